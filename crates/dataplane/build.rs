@@ -1,0 +1,35 @@
+//! Compiles each `bpf/NAME.bpf.c` to `OUT_DIR/NAME.bpf.o`, which `src/xdp/` embeds.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+fn main() {
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    println!("cargo::rerun-if-changed=bpf");
+    for file in fs::read_dir("bpf").expect("the package has a folder bpf") {
+        let source = file.expect("bpf/ is readable").path();
+        let name = source.file_name().and_then(|name| name.to_str()).expect("names in bpf/ are ASCII");
+        if let Some(stem) = name.strip_suffix(".bpf.c") {
+            compile(&source, &out.join(format!("{stem}.bpf.o")));
+        }
+    }
+}
+
+/// Runs clang; `-g` keeps the types (BTF) from which libbpf learns the maps.
+fn compile(source: &Path, object: &Path) {
+    let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets the architecture");
+    let status = Command::new("clang")
+        .args(["-O2", "-g", "-Wall", "-Wextra", "-Werror", "-target", "bpf", "-mcpu=v3", "-c"])
+        // Debian keeps <asm/types.h>, which <linux/types.h> includes, in a folder of the architecture.
+        .arg(format!("-I/usr/include/{arch}-linux-gnu"))
+        .arg(source)
+        .arg("-o")
+        .arg(object)
+        .status();
+    match status {
+        Ok(status) if status.success() => {}
+        Ok(status) => panic!("clang could not compile {}: {status}", source.display()),
+        Err(error) => panic!("clang could not be started ({error}); `scripts/setup` installs it"),
+    }
+}

@@ -1,0 +1,114 @@
+//! A port without a kernel: frames are put in and taken out by hand. For tests, benches and the lab.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::port::{BURST, LinkId, Port, Received, Woken};
+use crate::shm::{Census, Frame, FrameLayout, FramePool};
+
+/// A frame as bytes, with the link that it left or enters by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bytes {
+    /// The link.
+    pub link: LinkId,
+    /// The frame from its Ethernet header on.
+    pub frame: Vec<u8>,
+}
+
+/// An in-memory [`Port`] over a frame pool of its own.
+pub struct MemoryPort {
+    pool: FramePool,
+    incoming: VecDeque<Received>,
+    transmitted: Vec<Bytes>,
+    passed: Vec<Bytes>,
+    links: u16,
+}
+
+impl MemoryPort {
+    /// A port with this many links, none of whose frames are larger than `layout` holds.
+    pub fn new(layout: FrameLayout, links: u16) -> Self {
+        Self {
+            pool: FramePool::in_memory(layout),
+            incoming: VecDeque::new(),
+            transmitted: Vec::new(),
+            passed: Vec::new(),
+            links,
+        }
+    }
+
+    /// Frames as AF_XDP has them: 2 KiB, of which 256 bytes are headroom.
+    pub fn with_links(links: u16) -> Self {
+        Self::new(
+            FrameLayout { frame_size_bytes: 2048, headroom_bytes: 256, frames: 4 * BURST as u32 },
+            links,
+        )
+    }
+
+    /// How many links it has from now on.
+    pub fn set_links(&mut self, links: u16) {
+        self.links = links;
+    }
+
+    /// Lets a frame come in. `false` if it does not fit a slot or the pool is empty.
+    #[must_use]
+    pub fn inject(&mut self, link: LinkId, bytes: &[u8]) -> bool {
+        let Some(mut frame) = self.pool.take() else { return false };
+        if !frame.resize(bytes.len()) {
+            self.pool.put(frame);
+            return false;
+        }
+        frame.bytes_mut().copy_from_slice(bytes);
+        self.incoming.push_back(Received { link, frame });
+        true
+    }
+
+    /// What has been transmitted since the last call.
+    pub fn take_transmitted(&mut self) -> Vec<Bytes> {
+        std::mem::take(&mut self.transmitted)
+    }
+
+    /// What has gone to the kernel since the last call.
+    pub fn take_passed(&mut self) -> Vec<Bytes> {
+        std::mem::take(&mut self.passed)
+    }
+}
+
+impl Port for MemoryPort {
+    fn receive(&mut self, burst: &mut Vec<Received>) {
+        let room = BURST.saturating_sub(burst.len()).min(self.incoming.len());
+        burst.extend(self.incoming.drain(..room));
+    }
+
+    fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
+        if link.0 >= self.links {
+            return Err(frame);
+        }
+        self.transmitted.push(Bytes { link, frame: frame.bytes().to_vec() });
+        self.pool.put(frame);
+        Ok(())
+    }
+
+    fn pass_to_kernel(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
+        self.passed.push(Bytes { link, frame: frame.bytes().to_vec() });
+        self.pool.put(frame);
+        Ok(())
+    }
+
+    fn allocate(&mut self) -> Option<Frame> {
+        self.pool.take()
+    }
+
+    fn recycle(&mut self, frame: Frame) {
+        self.pool.put(frame);
+    }
+
+    fn flush(&mut self) {}
+
+    fn wait(&mut self, _: Option<Duration>) -> Woken {
+        if self.incoming.is_empty() { Woken::TimedOut } else { Woken::Ready }
+    }
+
+    fn census(&self) -> Census {
+        self.pool.census()
+    }
+}

@@ -1,0 +1,63 @@
+//! Where a worker's frames come from and go to.
+//!
+//! [`Port`] is all that the pipeline knows of the outside. `xdp` is the wire: one queue of every attached
+//! interface. `memory` is the same without a kernel, for tests, benches and the lab.
+
+use std::time::Duration;
+
+use crate::shm::{Census, Frame};
+
+pub mod memory;
+
+/// How many frames a worker takes at a time.
+pub const BURST: usize = 64;
+
+/// One of the director's interfaces, by its place in the snapshot's and the port's list of links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LinkId(pub u16);
+
+/// A frame with the link that it came in by.
+#[derive(Debug)]
+pub struct Received {
+    /// Where it came in.
+    pub link: LinkId,
+    /// The frame, whole, from the Ethernet header on.
+    pub frame: Frame,
+}
+
+/// Why a wait ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Woken {
+    /// Frames may be there, or somebody called for the worker.
+    Ready,
+    /// Nothing happened for as long as it was told to wait.
+    TimedOut,
+}
+
+/// A worker's way to its queues. Every frame handed over is owned: it goes out by exactly one of the methods.
+pub trait Port {
+    /// Appends frames that have come in to `burst`, until it holds [`BURST`] or there are none.
+    fn receive(&mut self, burst: &mut Vec<Received>);
+
+    /// Sends a frame out by a link. The frame comes back if the link is gone or down, or if its ring is full.
+    fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame>;
+
+    /// Gives a frame to the kernel as if it had come in by `link` and no XDP program had been there.
+    /// The frame comes back if that could not be done.
+    fn pass_to_kernel(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame>;
+
+    /// An empty frame for a packet that the director originates; `None` if all are in use.
+    fn allocate(&mut self) -> Option<Frame>;
+
+    /// Takes back a frame that goes nowhere.
+    fn recycle(&mut self, frame: Frame);
+
+    /// Ends a burst: what was transmitted is made known to the kernel, the receive queues are refilled.
+    fn flush(&mut self);
+
+    /// Sleeps until a frame comes in, the worker is called, or the time is over; `None` waits for ever.
+    fn wait(&mut self, at_most: Option<Duration>) -> Woken;
+
+    /// How many frames are where.
+    fn census(&self) -> Census;
+}

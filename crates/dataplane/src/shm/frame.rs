@@ -1,0 +1,325 @@
+//! Frames: slots of a fixed memory area that a packet occupies, and the pool that hands them out.
+//!
+//! A frame is at any time in exactly one place: in the pool, in the hands of the pipeline (as an owned [`Frame`]),
+//! or lent to the kernel. [`FramePool`] keeps that book in release builds too, so a descriptor that the kernel's
+//! side of a ring returns twice, or that was never lent, is refused instead of believed. Taking and putting back
+//! cost a few instructions each; nothing allocates after the pool was made.
+
+use std::any::Any;
+use std::ptr::NonNull;
+use std::slice;
+
+/// How an area is divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameLayout {
+    /// Bytes of one frame, headroom included.
+    pub frame_size_bytes: u32,
+    /// Where a fresh frame's packet begins; room for outer headers lies before it.
+    pub headroom_bytes: u32,
+    /// How many frames there are.
+    pub frames: u32,
+}
+
+/// An owned slot: nobody else reads or writes its bytes while it exists.
+#[derive(Debug)]
+pub struct Frame {
+    slot: NonNull<u8>,
+    size: u32,
+    start: u32,
+    len: u32,
+    index: u32,
+}
+
+// SAFETY: a frame is the only way to its slot (the pool marks the slot as taken while the frame exists), so moving
+// it to another thread moves the access with it.
+unsafe impl Send for Frame {}
+
+impl Frame {
+    /// The packet.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: `start + len <= size` is kept by every method below, the slot of `size` bytes belongs to this
+        // frame alone, and the pool keeps its area mapped while any frame is out (see its `Drop`).
+        unsafe {
+            slice::from_raw_parts(self.slot.as_ptr().wrapping_add(self.start as usize), self.len as usize)
+        }
+    }
+
+    /// The packet, to be edited.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        let start = self.slot.as_ptr().wrapping_add(self.start as usize);
+        // SAFETY: as for `bytes`; `&mut self` makes this the only view.
+        unsafe { slice::from_raw_parts_mut(start, self.len as usize) }
+    }
+
+    /// Bytes of the packet.
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether the packet has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Makes room for `bytes` before the packet; their content is whatever lay there. `false`, and nothing
+    /// changed, if the headroom does not suffice.
+    #[must_use]
+    pub fn grow_front(&mut self, bytes: usize) -> bool {
+        let enough = bytes <= self.start as usize;
+        if enough {
+            self.start -= bytes as u32;
+            self.len += bytes as u32;
+        }
+        enough
+    }
+
+    /// Takes up to `bytes` off the packet's front.
+    pub fn shrink_front(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.len()) as u32;
+        self.start += bytes;
+        self.len -= bytes;
+    }
+
+    /// Sets the packet's length, cutting it or adding bytes of whatever content. `false`, and nothing changed, if
+    /// it would pass the slot's end.
+    #[must_use]
+    pub fn resize(&mut self, len: usize) -> bool {
+        let fits = len <= (self.size - self.start) as usize;
+        if fits {
+            self.len = len as u32;
+        }
+        fits
+    }
+}
+
+/// Where a slot is; one byte each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Home,
+    Out,
+    Lent,
+}
+
+/// A position inside the area, as descriptors of the kernel name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// Byte offset of the packet from the start of the area.
+    pub offset: usize,
+    /// Bytes of the packet.
+    pub len: usize,
+}
+
+/// How many frames are where; the sum never changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Census {
+    /// In the pool.
+    pub home: u32,
+    /// In the pipeline's hands.
+    pub out: u32,
+    /// Lent to the kernel.
+    pub lent: u32,
+}
+
+/// The frames of one area.
+pub struct FramePool {
+    base: NonNull<u8>,
+    layout: FrameLayout,
+    free: Vec<u32>,
+    places: Vec<Place>,
+    out: u32,
+    /// Keeps the area mapped. Dropped last, and not at all while a frame is out.
+    area: Option<Box<dyn Any + Send>>,
+}
+
+// SAFETY: the pool owns its area (`area`), and `base` is only a way into it.
+unsafe impl Send for FramePool {}
+
+impl FramePool {
+    /// A pool over memory of its own: for ports without a kernel behind them.
+    pub fn in_memory(layout: FrameLayout) -> Self {
+        let mut area =
+            vec![0u8; layout.frame_size_bytes as usize * layout.frames as usize].into_boxed_slice();
+        let base = NonNull::new(area.as_mut_ptr()).expect("a boxed slice is not null");
+        // SAFETY: `area` has `frames * frame_size_bytes` bytes, moves into the pool (its heap bytes stay where
+        // they are) and is reached by no other way.
+        unsafe { Self::over(base, layout, Box::new(area)) }
+    }
+
+    /// A pool over an area that `owner` keeps mapped.
+    ///
+    /// # Safety
+    /// `base` points to `layout.frames * layout.frame_size_bytes` bytes that stay valid for reads and writes until
+    /// `owner` is dropped, and that nobody else accesses except the kernel, and the kernel only those that were
+    /// lent to it.
+    pub unsafe fn over(base: NonNull<u8>, layout: FrameLayout, owner: Box<dyn Any + Send>) -> Self {
+        assert!(layout.headroom_bytes <= layout.frame_size_bytes, "headroom within the frame");
+        Self {
+            base,
+            layout,
+            // The frame used last is the one whose bytes are still in the cache: hand it out first.
+            free: (0..layout.frames).rev().collect(),
+            places: vec![Place::Home; layout.frames as usize],
+            out: 0,
+            area: Some(owner),
+        }
+    }
+
+    /// How the area is divided.
+    pub fn layout(&self) -> FrameLayout {
+        self.layout
+    }
+
+    /// A frame with an empty packet behind the full headroom, or `None` if all are in use.
+    pub fn take(&mut self) -> Option<Frame> {
+        let index = self.free.pop()?;
+        Some(self.hand_out(index, self.layout.headroom_bytes, 0))
+    }
+
+    /// Takes a frame back.
+    pub fn put(&mut self, frame: Frame) {
+        self.check_in(&frame, Place::Home);
+        self.free.push(frame.index);
+    }
+
+    /// Lends a frame to the kernel: what its descriptor must say.
+    pub fn lend(&mut self, frame: Frame) -> Span {
+        self.check_in(&frame, Place::Lent);
+        Span { offset: self.offset(frame.index) + frame.start as usize, len: frame.len() }
+    }
+
+    /// Lends an empty frame from the pool, for a packet that the kernel will write.
+    pub fn lend_empty(&mut self) -> Option<Span> {
+        self.take().map(|frame| self.lend(frame))
+    }
+
+    /// A frame that the kernel returns with a packet in it. `None` if the span is not inside one lent frame: then
+    /// the descriptor is wrong, and nothing has changed.
+    pub fn reclaim(&mut self, span: Span) -> Option<Frame> {
+        let (index, start) = self.lent_slot(span.offset)?;
+        let fits = span.len <= (self.layout.frame_size_bytes - start) as usize;
+        fits.then(|| self.hand_out(index, start, span.len as u32))
+    }
+
+    /// Takes a lent frame straight back into the pool (a completed transmission). `false` if it was not lent.
+    #[must_use]
+    pub fn restore(&mut self, offset: usize) -> bool {
+        let Some((index, _)) = self.lent_slot(offset) else { return false };
+        self.places[index as usize] = Place::Home;
+        self.free.push(index);
+        true
+    }
+
+    /// How many frames are where.
+    pub fn census(&self) -> Census {
+        let home = self.free.len() as u32;
+        Census { home, out: self.out, lent: self.layout.frames - home - self.out }
+    }
+
+    fn offset(&self, index: u32) -> usize {
+        index as usize * self.layout.frame_size_bytes as usize
+    }
+
+    fn lent_slot(&self, offset: usize) -> Option<(u32, u32)> {
+        let size = self.layout.frame_size_bytes as usize;
+        let index = offset / size;
+        (*self.places.get(index)? == Place::Lent).then_some((index as u32, (offset % size) as u32))
+    }
+
+    fn hand_out(&mut self, index: u32, start: u32, len: u32) -> Frame {
+        self.places[index as usize] = Place::Out;
+        self.out += 1;
+        // SAFETY: `index < frames` (it indexed `places`), so the slot lies in the area, whose size `over` was
+        // promised.
+        let slot = unsafe { self.base.add(self.offset(index)) };
+        Frame { slot, size: self.layout.frame_size_bytes, start, len, index }
+    }
+
+    /// Marks a frame's slot as no longer out.
+    ///
+    /// # Panics
+    /// If the frame belongs to another pool: its bytes would be written by two owners.
+    fn check_in(&mut self, frame: &Frame, to: Place) {
+        let ours = self.base.as_ptr().wrapping_add(self.offset(frame.index)) == frame.slot.as_ptr();
+        assert!(ours, "a frame goes back to the pool that it came from");
+        debug_assert_eq!(self.places[frame.index as usize], Place::Out);
+        self.places[frame.index as usize] = to;
+        self.out -= 1;
+    }
+}
+
+impl Drop for FramePool {
+    fn drop(&mut self) {
+        // A frame that outlives its pool still points into the area, so the area must then stay.
+        if self.out > 0 {
+            std::mem::forget(self.area.take());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LAYOUT: FrameLayout = FrameLayout { frame_size_bytes: 128, headroom_bytes: 32, frames: 4 };
+
+    #[test]
+    fn a_frame_is_in_one_place_and_the_census_always_adds_up() {
+        let mut pool = FramePool::in_memory(LAYOUT);
+        let first = pool.take().unwrap();
+        let second = pool.take().unwrap();
+        assert_eq!(pool.census(), Census { home: 2, out: 2, lent: 0 });
+        let span = pool.lend(second);
+        assert_eq!(pool.census(), Census { home: 2, out: 1, lent: 1 });
+        pool.put(first);
+        let back = pool.reclaim(Span { len: 60, ..span }).unwrap();
+        assert_eq!(back.len(), 60);
+        pool.put(back);
+        assert_eq!(pool.census(), Census { home: 4, out: 0, lent: 0 });
+    }
+
+    #[test]
+    fn a_descriptor_that_was_not_lent_or_leaves_its_slot_is_refused() {
+        let mut pool = FramePool::in_memory(LAYOUT);
+        let span = pool.lend_empty().unwrap();
+        assert!(pool.reclaim(Span { len: 97, ..span }).is_none(), "passes the end of the slot");
+        assert!(pool.reclaim(Span { offset: 4 * 128, len: 1 }).is_none(), "beyond the area");
+        assert!(pool.reclaim(Span { offset: 128, len: 1 }).is_none(), "another slot, not lent");
+        let frame = pool.reclaim(Span { len: 96, ..span }).unwrap();
+        assert!(pool.reclaim(span).is_none(), "returned twice");
+        assert!(!pool.restore(span.offset), "returned twice");
+        pool.put(frame);
+    }
+
+    #[test]
+    fn an_exhausted_pool_gives_none_and_recovers() {
+        let mut pool = FramePool::in_memory(LAYOUT);
+        let mut frames: Vec<_> = std::iter::from_fn(|| pool.take()).collect();
+        assert_eq!(frames.len(), 4);
+        assert!(pool.lend_empty().is_none());
+        pool.put(frames.pop().unwrap());
+        assert!(pool.take().is_some());
+    }
+
+    #[test]
+    fn a_packet_grows_into_its_headroom_and_not_beyond() {
+        let mut pool = FramePool::in_memory(LAYOUT);
+        let mut frame = pool.take().unwrap();
+        assert!(frame.resize(96) && !frame.resize(97));
+        frame.bytes_mut().fill(0xa5);
+        assert!(frame.grow_front(32) && !frame.grow_front(1));
+        assert_eq!(frame.len(), 128);
+        frame.bytes_mut()[..32].fill(0x11);
+        frame.shrink_front(32);
+        assert_eq!(frame.bytes(), [0xa5; 96]);
+    }
+
+    #[test]
+    fn a_frame_may_outlive_its_pool() {
+        let mut pool = FramePool::in_memory(LAYOUT);
+        let mut frame = pool.take().unwrap();
+        drop(pool);
+        assert!(frame.resize(96));
+        frame.bytes_mut().fill(7);
+        assert_eq!(frame.bytes(), [7; 96]);
+    }
+}

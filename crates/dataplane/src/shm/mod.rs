@@ -1,0 +1,10 @@
+//! Memory that is shared with the kernel or between threads, and the only raw views of it.
+//!
+//! Everything here checks what it is handed in release builds too; what leaves is safe to use wrongly.
+
+// Raw views of shared memory are what this module is for; everything built on it is safe code.
+#![allow(unsafe_code)]
+
+mod frame;
+
+pub use frame::{Census, Frame, FrameLayout, FramePool, Span};

@@ -1,0 +1,242 @@
+//! Addresses as the packet path and the commands name them.
+//!
+//! Plain values; addresses are `std::net` types so that every crate prints and parses them alike.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+
+/// An Ethernet address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct MacAddr(pub [u8; 6]);
+
+impl MacAddr {
+    /// Whether the group bit is set: broadcast or multicast (IEEE 802.3 §3.2.3).
+    pub fn is_group(self) -> bool {
+        self.0[0] & 1 != 0
+    }
+}
+
+impl fmt::Display for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// A text that is not six colon-separated hexadecimal bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotAMacAddr;
+
+impl fmt::Display for NotAMacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a MAC address is six hexadecimal bytes like 02:00:00:00:01:01")
+    }
+}
+
+impl std::error::Error for NotAMacAddr {}
+
+impl FromStr for MacAddr {
+    type Err = NotAMacAddr;
+
+    fn from_str(text: &str) -> Result<Self, NotAMacAddr> {
+        let mut bytes = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut bytes {
+            let part = parts.next().filter(|part| part.len() == 2).ok_or(NotAMacAddr)?;
+            *byte = u8::from_str_radix(part, 16).map_err(|_| NotAMacAddr)?;
+        }
+        if parts.next().is_some() { Err(NotAMacAddr) } else { Ok(Self(bytes)) }
+    }
+}
+
+/// IPv4 or IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    pub fn of(addr: IpAddr) -> Self {
+        if addr.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+/// An IP protocol number (IANA «Assigned Internet Protocol Numbers»).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Protocol(pub u8);
+
+impl Protocol {
+    /// Placeholder of mark templates, printed as `IP`.
+    pub const IP: Self = Self(0);
+    /// ICMP (RFC 792).
+    pub const ICMP: Self = Self(1);
+    /// IPv4 in IP (RFC 2003).
+    pub const IPIP: Self = Self(4);
+    /// TCP (RFC 9293).
+    pub const TCP: Self = Self(6);
+    /// UDP (RFC 768).
+    pub const UDP: Self = Self(17);
+    /// GRE (RFC 2784).
+    pub const GRE: Self = Self(47);
+    /// SCTP (RFC 9260).
+    pub const SCTP: Self = Self(132);
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::IP => f.pad("IP"),
+            Self::ICMP => f.pad("ICMP"),
+            Self::TCP => f.pad("TCP"),
+            Self::UDP => f.pad("UDP"),
+            Self::SCTP => f.pad("SCTP"),
+            Self(other) => f.pad(&other.to_string()),
+        }
+    }
+}
+
+/// An address with a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Endpoint {
+    /// The address.
+    pub addr: IpAddr,
+    /// The port; 0 where a service or a template means every port.
+    pub port: u16,
+}
+
+impl Endpoint {
+    /// An endpoint of these two.
+    pub fn new(addr: impl Into<IpAddr>, port: u16) -> Self {
+        Self { addr: addr.into(), port }
+    }
+
+    /// The family of its address.
+    pub fn family(self) -> Family {
+        Family::of(self.addr)
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&SocketAddr::new(self.addr, self.port), f)
+    }
+}
+
+/// A network: an address and how many of its leading bits count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Prefix {
+    addr: IpAddr,
+    len: u8,
+}
+
+impl Prefix {
+    /// The network of `addr` with `len` leading bits; host bits are cleared.
+    ///
+    /// `None` if `len` exceeds the family's 32 or 128 bits.
+    pub fn new(addr: IpAddr, len: u8) -> Option<Self> {
+        let addr = match addr {
+            IpAddr::V4(v4) if len <= 32 => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0);
+                IpAddr::V4(Ipv4Addr::from(u32::from(v4) & mask))
+            }
+            IpAddr::V6(v6) if len <= 128 => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(len)).unwrap_or(0);
+                IpAddr::V6(Ipv6Addr::from(u128::from(v6) & mask))
+            }
+            _ => return None,
+        };
+        Some(Self { addr, len })
+    }
+
+    /// The network of this one address.
+    pub fn host(addr: IpAddr) -> Self {
+        Self { addr, len: if addr.is_ipv4() { 32 } else { 128 } }
+    }
+
+    /// The network address, host bits zero.
+    pub fn addr(self) -> IpAddr {
+        self.addr
+    }
+
+    /// How many leading bits count.
+    pub fn len(self) -> u8 {
+        self.len
+    }
+
+    /// Whether it covers a whole family.
+    pub fn is_default(self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether `addr` lies in it; never across families.
+    pub fn contains(self, addr: IpAddr) -> bool {
+        Self::new(addr, self.len) == Some(self)
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.addr, self.len)
+    }
+}
+
+/// A text that is not `ADDRESS/LENGTH` or `ADDRESS`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotAPrefix;
+
+impl fmt::Display for NotAPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a network is an address with a prefix length like 10.0.0.0/24")
+    }
+}
+
+impl std::error::Error for NotAPrefix {}
+
+impl FromStr for Prefix {
+    type Err = NotAPrefix;
+
+    fn from_str(text: &str) -> Result<Self, NotAPrefix> {
+        let Some((addr, len)) = text.split_once('/') else {
+            return text.parse().map(Self::host).map_err(|_| NotAPrefix);
+        };
+        let addr = addr.parse().map_err(|_| NotAPrefix)?;
+        let len = len.parse().map_err(|_| NotAPrefix)?;
+        Self::new(addr, len).ok_or(NotAPrefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mac_address_reads_what_it_prints_and_nothing_else() {
+        let mac = MacAddr([2, 0, 0, 0, 0x1, 0xfe]);
+        assert_eq!(mac.to_string(), "02:00:00:00:01:fe");
+        assert_eq!("02:00:00:00:01:fe".parse(), Ok(mac));
+        for bad in
+            ["", "02:00", "02:00:00:00:01:fe:00", "2:0:0:0:1:fe", "02:00:00:00:01:zz", "02-00-00-00-01-fe"]
+        {
+            assert_eq!(bad.parse::<MacAddr>(), Err(NotAMacAddr), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_clears_host_bits_and_contains_only_its_own_family() {
+        let net: Prefix = "192.0.2.77/24".parse().unwrap();
+        assert_eq!(net.to_string(), "192.0.2.0/24");
+        assert!(net.contains("192.0.2.255".parse().unwrap()));
+        assert!(!net.contains("192.0.3.0".parse().unwrap()));
+        assert!(!net.contains("::ffff:192.0.2.1".parse().unwrap()));
+        let all: Prefix = "0.0.0.0/0".parse().unwrap();
+        assert!(all.is_default() && all.contains("203.0.113.9".parse().unwrap()));
+        assert!("192.0.2.0/33".parse::<Prefix>().is_err());
+        assert!("2001:db8::/129".parse::<Prefix>().is_err());
+        assert_eq!("2001:db8::1/32".parse::<Prefix>().unwrap().to_string(), "2001:db8::/32");
+    }
+}

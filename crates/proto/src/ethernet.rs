@@ -1,0 +1,115 @@
+//! Ethernet II frames and their VLAN tags (IEEE 802.3, 802.1Q).
+
+use crate::addr::MacAddr;
+use crate::malformed::Malformed;
+
+/// Positions in the header.
+pub mod field {
+    use std::ops::Range;
+    /// Destination address.
+    pub const DEST: Range<usize> = 0..6;
+    /// Source address.
+    pub const SOURCE: Range<usize> = 6..12;
+    /// Type of what follows, or of the first tag.
+    pub const ETHERTYPE: Range<usize> = 12..14;
+}
+
+/// Length of the header without tags, in bytes.
+pub const HEADER_LEN: usize = field::ETHERTYPE.end;
+/// Length of one VLAN tag, in bytes.
+pub const TAG_LEN: usize = 4;
+/// Tags looked through: one, or two when the outer is 802.1ad.
+pub const MAX_TAGS: usize = 2;
+
+/// Type of IPv4.
+pub const TYPE_IPV4: u16 = 0x0800;
+/// Type of IPv6.
+pub const TYPE_IPV6: u16 = 0x86dd;
+/// Type of an 802.1Q tag.
+pub const TYPE_VLAN: u16 = 0x8100;
+/// Type of an 802.1ad tag.
+pub const TYPE_QINQ: u16 = 0x88a8;
+
+/// What the link layer of a frame says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ethernet {
+    /// Type of the payload, tags looked through.
+    pub ethertype: u16,
+    /// Where the payload begins.
+    pub payload: usize,
+}
+
+/// Looks through the tags of a frame.
+///
+/// # Errors
+/// [`Malformed::EthernetTooShort`], [`Malformed::VlanTooDeep`].
+pub fn parse(frame: &[u8]) -> Result<Ethernet, Malformed> {
+    let mut at = field::ETHERTYPE.start;
+    for _ in 0..=MAX_TAGS {
+        let ethertype = frame.get(at..at + 2).ok_or(Malformed::EthernetTooShort)?;
+        let ethertype = u16::from_be_bytes([ethertype[0], ethertype[1]]);
+        if ethertype != TYPE_VLAN && ethertype != TYPE_QINQ {
+            return Ok(Ethernet { ethertype, payload: at + 2 });
+        }
+        at += TAG_LEN;
+    }
+    Err(Malformed::VlanTooDeep)
+}
+
+/// Destination address of a frame that [`parse`] accepted.
+pub fn dest(frame: &[u8]) -> MacAddr {
+    MacAddr(frame[field::DEST].try_into().expect("six bytes"))
+}
+
+/// Source address of a frame that [`parse`] accepted.
+pub fn source(frame: &[u8]) -> MacAddr {
+    MacAddr(frame[field::SOURCE].try_into().expect("six bytes"))
+}
+
+/// Writes both addresses.
+pub fn set_addresses(frame: &mut [u8], source: MacAddr, dest: MacAddr) {
+    frame[field::DEST].copy_from_slice(&dest.0);
+    frame[field::SOURCE].copy_from_slice(&source.0);
+}
+
+/// Writes an untagged header.
+pub fn emit(frame: &mut [u8], source: MacAddr, dest: MacAddr, ethertype: u16) {
+    set_addresses(frame, source, dest);
+    frame[field::ETHERTYPE].copy_from_slice(&ethertype.to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(types: &[u16]) -> Vec<u8> {
+        let mut frame = vec![0xa5; 12];
+        for (i, ethertype) in types.iter().enumerate() {
+            if i > 0 {
+                frame.extend([0x00, 0x05]);
+            }
+            frame.extend(ethertype.to_be_bytes());
+        }
+        frame
+    }
+
+    #[test]
+    fn up_to_two_tags_are_looked_through_and_a_third_is_refused() {
+        assert_eq!(parse(&frame(&[TYPE_IPV4])), Ok(Ethernet { ethertype: TYPE_IPV4, payload: 14 }));
+        assert_eq!(
+            parse(&frame(&[TYPE_VLAN, TYPE_IPV6])),
+            Ok(Ethernet { ethertype: TYPE_IPV6, payload: 18 })
+        );
+        let two = frame(&[TYPE_QINQ, TYPE_VLAN, TYPE_IPV4]);
+        assert_eq!(parse(&two), Ok(Ethernet { ethertype: TYPE_IPV4, payload: 22 }));
+        assert_eq!(parse(&frame(&[TYPE_VLAN, TYPE_VLAN, TYPE_VLAN, TYPE_IPV4])), Err(Malformed::VlanTooDeep));
+    }
+
+    #[test]
+    fn a_frame_that_ends_in_its_header_or_in_a_tag_is_too_short() {
+        for len in 0..14 {
+            assert_eq!(parse(&frame(&[TYPE_IPV4])[..len]), Err(Malformed::EthernetTooShort));
+        }
+        assert_eq!(parse(&frame(&[TYPE_VLAN, TYPE_IPV4])[..17]), Err(Malformed::EthernetTooShort));
+    }
+}

@@ -1,0 +1,20 @@
+//! What bytes from the network mean.
+//!
+//! Two levels. A *view* borrows bytes and reads or edits fields in place: its constructor checks every length it
+//! relies on, so no accessor of it can fail, and its setters keep the checksums that cover what they touch.
+//! A *repr* is a plain value that can be written as bytes: the headers that a director originates.
+//! [`packet::parse`] is the one way from a frame to what the pipeline works with.
+//!
+//! Nothing here does I/O, reads a clock or allocates.
+
+pub mod malformed;
+
+pub mod addr;
+pub mod checksum;
+pub mod flow;
+
+pub mod ethernet;
+
+pub use addr::{Endpoint, Family, MacAddr, Prefix, Protocol};
+pub use flow::{FlowKey, HashSecret};
+pub use malformed::Malformed;

@@ -1,0 +1,82 @@
+//! Why bytes are not the packet that they claim to be.
+//!
+//! Made by [`crate::packet::parse`] and the views; every value is also a drop reason of the data plane, so each
+//! has a sentence for the operator.
+
+/// A header that contradicts itself or the frame it came in, by layer and reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Malformed {
+    /// The frame is shorter than an Ethernet header, or ends inside a VLAN tag.
+    EthernetTooShort,
+    /// More VLAN tags than the two that are looked through.
+    VlanTooDeep,
+    /// The frame ends before the IPv4 header does, or before the total length that the header gives.
+    Ipv4TooShort,
+    /// The version field is not 4.
+    Ipv4Version,
+    /// The header length field is below five words, or above the total length.
+    Ipv4HeaderLength,
+    /// The IPv4 header checksum is wrong.
+    Ipv4Checksum,
+    /// The packet ends before the TCP header does.
+    TcpTooShort,
+    /// The TCP data offset is below five words, or beyond the packet.
+    TcpDataOffset,
+    /// The packet ends before the UDP header does.
+    UdpTooShort,
+    /// The UDP length field is below eight, or beyond the packet.
+    UdpLength,
+    /// The packet ends before the ICMP header does.
+    IcmpTooShort,
+}
+
+impl Malformed {
+    /// Every value, in the order of the layers.
+    pub const ALL: [Self; 11] = [
+        Self::EthernetTooShort,
+        Self::VlanTooDeep,
+        Self::Ipv4TooShort,
+        Self::Ipv4Version,
+        Self::Ipv4HeaderLength,
+        Self::Ipv4Checksum,
+        Self::TcpTooShort,
+        Self::TcpDataOffset,
+        Self::UdpTooShort,
+        Self::UdpLength,
+        Self::IcmpTooShort,
+    ];
+
+    /// The name under which it is counted: `ipv4_checksum`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::EthernetTooShort => "ethernet_too_short",
+            Self::VlanTooDeep => "vlan_too_deep",
+            Self::Ipv4TooShort => "ipv4_too_short",
+            Self::Ipv4Version => "ipv4_version",
+            Self::Ipv4HeaderLength => "ipv4_header_length",
+            Self::Ipv4Checksum => "ipv4_checksum",
+            Self::TcpTooShort => "tcp_too_short",
+            Self::TcpDataOffset => "tcp_data_offset",
+            Self::UdpTooShort => "udp_too_short",
+            Self::UdpLength => "udp_length",
+            Self::IcmpTooShort => "icmp_too_short",
+        }
+    }
+
+    /// What an operator reads.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::EthernetTooShort => "the frame ends inside its Ethernet header",
+            Self::VlanTooDeep => "the frame carries more than two VLAN tags",
+            Self::Ipv4TooShort => "the frame ends before the IPv4 packet it announces",
+            Self::Ipv4Version => "the Ethernet type says IPv4 and the version field does not",
+            Self::Ipv4HeaderLength => "the IPv4 header length is impossible",
+            Self::Ipv4Checksum => "the IPv4 header checksum is wrong",
+            Self::TcpTooShort => "the packet ends inside its TCP header",
+            Self::TcpDataOffset => "the TCP data offset is impossible",
+            Self::UdpTooShort => "the packet ends inside its UDP header",
+            Self::UdpLength => "the UDP length is impossible",
+            Self::IcmpTooShort => "the packet ends inside its ICMP header",
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! A real server as one service sees it.
+
+/// How many connections a destination takes relative to its siblings; 0 is quiescent: it keeps the connections
+/// that it has and takes no new ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Weight(pub u32);
+
+impl Weight {
+    /// The greatest weight that IPVS takes.
+    pub const MAX: Self = Self(i32::MAX as u32);
+
+    /// Whether it takes no new connections.
+    pub fn is_quiescent(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// How a packet reaches its destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ForwardingMethod {
+    /// Rewritten to the destination's endpoint; replies come back through the director (`-m`, listed `Masq`).
+    Nat,
+    /// Delivered to the director itself (listed `Local`).
+    Local,
+    /// Encapsulated (`-i`, listed `Tunnel`).
+    Tunnel,
+    /// Sent to the destination's link address (`-g`, listed `Route`).
+    DirectRouting,
+}
+
+impl ForwardingMethod {
+    /// The word that listings print.
+    pub fn listed(self) -> &'static str {
+        match self {
+            Self::Nat => "Masq",
+            Self::Local => "Local",
+            Self::Tunnel => "Tunnel",
+            Self::DirectRouting => "Route",
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Weighted least-connection scheduling (`wlc`).
+//!
+//! Runs once per new connection. Chooses the usable destination with the lowest overhead-to-weight ratio; the
+//! first in order wins a tie. It keeps no state. Cost: one pass over the service's destinations.
+
+use crate::scheduler::{Candidates, Change, Choice, Scheduler, State};
+
+pub(crate) struct Wlc;
+
+impl Scheduler for Wlc {
+    fn pick(&self, state: State, candidates: &dyn Candidates) -> Choice {
+        // A ratio is compared by cross multiplication, so no division rounds two of them together.
+        let mut best: Option<(usize, i64, i64)> = None;
+        for position in (0..candidates.len()).filter(|position| candidates.usable(*position)) {
+            let overhead = candidates.load(position).overhead();
+            let weight = i64::from(candidates.weight(position).0);
+            if best.is_none_or(|(_, least, of)| least.saturating_mul(weight) > overhead.saturating_mul(of)) {
+                best = Some((position, overhead, weight));
+            }
+        }
+        Choice { position: best.map(|(position, ..)| position), state }
+    }
+
+    fn carry(&self, state: State, _: Change<'_>) -> State {
+        state
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheduler::testing::List;
+
+    fn pick(weights: &[u32], loads: &[(u32, u32)]) -> Option<usize> {
+        Wlc.pick(State(0), &List::weights(weights).loads(loads)).position
+    }
+
+    #[test]
+    fn the_lowest_overhead_per_weight_is_chosen_and_the_first_in_order_wins_a_tie() {
+        assert_eq!(pick(&[1, 2, 4], &[(0, 0), (0, 0), (0, 0)]), Some(0));
+        assert_eq!(pick(&[1, 2, 4], &[(1, 0), (0, 0), (0, 0)]), Some(1));
+        assert_eq!(pick(&[1, 2, 4], &[(1, 0), (1, 0), (0, 0)]), Some(2));
+        assert_eq!(pick(&[1, 1, 1], &[(2, 0), (1, 300), (2, 0)]), Some(0));
+    }
+
+    #[test]
+    fn a_quiescent_or_overloaded_destination_is_never_chosen() {
+        assert_eq!(pick(&[0, 1], &[(0, 0), (9, 9)]), Some(1));
+        assert_eq!(pick(&[0, 0], &[(0, 0), (0, 0)]), None);
+        let list = List::weights(&[1, 1]).loads(&[(0, 0), (5, 0)]).overloaded(0);
+        assert_eq!(Wlc.pick(State(0), &list).position, Some(1));
+    }
+}

@@ -1,0 +1,132 @@
+//! Weighted round-robin scheduling (`wrr`).
+//!
+//! Runs once per new connection. Walks the list round after round with a threshold that sinks, by the greatest
+//! common divisor of the weights, after each round; a destination is taken in the rounds whose threshold its
+//! weight reaches. The state is the last choice's position plus one (low half; 0 before the list's first) and
+//! the threshold (high half; 0 means the highest). Cost: at most four passes over the destinations, whatever
+//! their weights: rounds whose threshold no usable destination reaches are skipped.
+
+use crate::destination::Weight;
+use crate::scheduler::{Candidates, Change, Choice, Scheduler, State};
+
+pub(crate) struct Wrr {
+    /// Step of the threshold: the greatest common divisor of the weights above 0, 1 if there is none.
+    step: u32,
+    /// The highest threshold: the greatest weight, less what the step leaves over above one.
+    highest: u32,
+}
+
+impl Wrr {
+    pub(crate) fn new(weights: &[Weight]) -> Self {
+        let step = weights.iter().fold(0, |divisor, weight| gcd(divisor, weight.0)).max(1);
+        let greatest = weights.iter().map(|weight| weight.0).max().unwrap_or(0);
+        Self { step, highest: greatest.saturating_sub(step - 1) }
+    }
+
+    /// The threshold of the next round, rounds that nobody reaches left out.
+    fn lowered(&self, threshold: u32, reachable: u32) -> u32 {
+        let next = threshold.checked_sub(self.step).filter(|lower| *lower > 0).unwrap_or(self.highest);
+        let unreached = next.saturating_sub(reachable).div_ceil(self.step) * self.step;
+        next.saturating_sub(unreached).max(1)
+    }
+
+    fn unpack(&self, state: State) -> (usize, u32) {
+        let threshold = (state.0 >> 32) as u32;
+        (state.0 as u32 as usize, if threshold == 0 { self.highest } else { threshold })
+    }
+}
+
+fn pack(place: usize, threshold: u32) -> State {
+    State(u64::from(threshold) << 32 | place as u64)
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+impl Scheduler for Wrr {
+    fn pick(&self, state: State, candidates: &dyn Candidates) -> Choice {
+        let len = candidates.len();
+        let (mut place, mut threshold) = self.unpack(state);
+        let usable = || (0..len).filter(|position| candidates.usable(*position));
+        let Some(reachable) = usable().map(|position| candidates.weight(position).0).max() else {
+            return Choice { position: None, state };
+        };
+        // The rest of this round, then one whole round at each of at most two thresholds: the next one that
+        // anybody reaches, and after the lowest again the highest. Loads may change meanwhile, hence the bound.
+        for _ in 0..=2 {
+            let found = (place.min(len)..len)
+                .find(|position| candidates.weight(*position).0 >= threshold && candidates.usable(*position));
+            if let Some(position) = found {
+                return Choice { position: Some(position), state: pack(position + 1, threshold) };
+            }
+            place = 0;
+            threshold = self.lowered(threshold, reachable);
+        }
+        Choice { position: None, state }
+    }
+
+    /// The walk begins anew at the front; the threshold is kept if it still is one.
+    fn carry(&self, state: State, _: Change<'_>) -> State {
+        let threshold = (state.0 >> 32) as u32;
+        let threshold = match threshold {
+            0 => 0,
+            above if above > self.highest => self.highest,
+            kept if self.step > 1 => kept / self.step * self.step + 1,
+            kept => kept,
+        };
+        pack(0, threshold)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheduler::testing::{List, picks};
+
+    fn turns(weights: &[u32], count: usize) -> String {
+        let wrr = Wrr::new(&weights.iter().map(|weight| Weight(*weight)).collect::<Vec<_>>());
+        let names = ['A', 'B', 'C'];
+        picks(&wrr, &List::weights(weights), count).iter().map(|position| names[*position]).collect()
+    }
+
+    #[test]
+    fn turns_follow_the_weights_in_the_order_of_ipvs() {
+        assert_eq!(turns(&[4, 3, 2], 18), "AABABCABCAABABCABC");
+        assert_eq!(turns(&[6, 4, 2], 12), "AABABCAABABC");
+        assert_eq!(turns(&[1, 2, 3], 12), "CBCABCCBCABC");
+    }
+
+    #[test]
+    fn a_list_without_a_usable_destination_gives_none_and_ends() {
+        assert_eq!(turns(&[0, 0], 0), "");
+        let wrr = Wrr::new(&[Weight(0), Weight(0)]);
+        assert_eq!(wrr.pick(State(0), &List::weights(&[0, 0])).position, None);
+        let wrr = Wrr::new(&[Weight(3), Weight(2)]);
+        let all_overloaded = List::weights(&[3, 2]).overloaded(0).overloaded(1);
+        assert_eq!(wrr.pick(State(0), &all_overloaded), Choice { position: None, state: State(0) });
+    }
+
+    #[test]
+    fn the_greatest_weight_there_is_does_not_make_a_choice_slow_or_wrong() {
+        let wrr = Wrr::new(&[Weight(i32::MAX as u32), Weight(1)]);
+        let list = List::weights(&[i32::MAX as u32, 1]);
+        assert_eq!(picks(&wrr, &list, 3), [0, 0, 0]);
+    }
+
+    #[test]
+    fn an_overloaded_giant_does_not_hold_up_the_others() {
+        let wrr = Wrr::new(&[Weight(i32::MAX as u32), Weight(2), Weight(1)]);
+        let list = List::weights(&[i32::MAX as u32, 2, 1]).overloaded(0);
+        assert_eq!(picks(&wrr, &list, 6), [1, 1, 2, 1, 1, 2]);
+    }
+
+    #[test]
+    fn a_change_of_destinations_starts_the_walk_at_the_front_and_bounds_the_threshold() {
+        let wrr = Wrr::new(&[Weight(2), Weight(1)]);
+        let state = wrr.carry(pack(2, 6), Change { moved: &[] });
+        assert_eq!(state, pack(0, 2));
+        let wrr = Wrr::new(&[Weight(6), Weight(4)]);
+        assert_eq!(wrr.carry(pack(1, 4), Change { moved: &[] }), pack(0, 5));
+    }
+}

@@ -1,0 +1,1 @@
+//! Empty: this package exists for the tests and benches beside it.
