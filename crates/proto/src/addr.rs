@@ -164,6 +164,10 @@ impl Prefix {
     }
 
     /// How many leading bits count.
+    #[allow(
+        clippy::len_without_is_empty,
+        reason = "a prefix of no bits is the whole family, not an empty one"
+    )]
     pub fn len(self) -> u8 {
         self.len
     }

@@ -14,7 +14,14 @@ pub mod checksum;
 pub mod flow;
 
 pub mod ethernet;
+pub mod icmp;
+pub mod ipv4;
+pub mod tcp;
+pub mod udp;
+
+pub mod packet;
 
 pub use addr::{Endpoint, Family, MacAddr, Prefix, Protocol};
 pub use flow::{FlowKey, HashSecret};
 pub use malformed::Malformed;
+pub use packet::{Fragment, Packet, Parsed, parse};

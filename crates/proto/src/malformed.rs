@@ -20,19 +20,15 @@ pub enum Malformed {
     Ipv4Checksum,
     /// The packet ends before the TCP header does.
     TcpTooShort,
-    /// The TCP data offset is below five words, or beyond the packet.
-    TcpDataOffset,
     /// The packet ends before the UDP header does.
     UdpTooShort,
-    /// The UDP length field is below eight, or beyond the packet.
-    UdpLength,
     /// The packet ends before the ICMP header does.
     IcmpTooShort,
 }
 
 impl Malformed {
     /// Every value, in the order of the layers.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 9] = [
         Self::EthernetTooShort,
         Self::VlanTooDeep,
         Self::Ipv4TooShort,
@@ -40,9 +36,7 @@ impl Malformed {
         Self::Ipv4HeaderLength,
         Self::Ipv4Checksum,
         Self::TcpTooShort,
-        Self::TcpDataOffset,
         Self::UdpTooShort,
-        Self::UdpLength,
         Self::IcmpTooShort,
     ];
 
@@ -56,9 +50,7 @@ impl Malformed {
             Self::Ipv4HeaderLength => "ipv4_header_length",
             Self::Ipv4Checksum => "ipv4_checksum",
             Self::TcpTooShort => "tcp_too_short",
-            Self::TcpDataOffset => "tcp_data_offset",
             Self::UdpTooShort => "udp_too_short",
-            Self::UdpLength => "udp_length",
             Self::IcmpTooShort => "icmp_too_short",
         }
     }
@@ -73,9 +65,7 @@ impl Malformed {
             Self::Ipv4HeaderLength => "the IPv4 header length is impossible",
             Self::Ipv4Checksum => "the IPv4 header checksum is wrong",
             Self::TcpTooShort => "the packet ends inside its TCP header",
-            Self::TcpDataOffset => "the TCP data offset is impossible",
             Self::UdpTooShort => "the packet ends inside its UDP header",
-            Self::UdpLength => "the UDP length is impossible",
             Self::IcmpTooShort => "the packet ends inside its ICMP header",
         }
     }

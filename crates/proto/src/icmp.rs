@@ -1,0 +1,119 @@
+//! ICMP errors that the director originates (RFC 792, RFC 1191).
+
+use std::net::Ipv4Addr;
+
+use crate::addr::Protocol;
+use crate::checksum::Sum;
+use crate::ipv4;
+
+/// Length of the ICMP header of an error, in bytes.
+pub const HEADER_LEN: usize = 8;
+/// The longest error that is sent, IPv4 header included, in bytes (RFC 1812 §4.3.2.3).
+pub const MAX_LEN: usize = 576;
+
+/// What went wrong with a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Error {
+    /// Nobody serves the port (type 3, code 3).
+    PortUnreachable,
+    /// There is no way to the host (type 3, code 1).
+    HostUnreachable,
+    /// The packet is larger than this many bytes and may not be fragmented (type 3, code 4).
+    FragmentationNeeded {
+        /// The largest packet that would pass, in bytes.
+        mtu: u16,
+    },
+    /// The time to live has run out on the way (type 11, code 0).
+    TimeExceeded,
+}
+
+impl Error {
+    fn type_and_code(self) -> [u8; 2] {
+        match self {
+            Self::PortUnreachable => [3, 3],
+            Self::HostUnreachable => [3, 1],
+            Self::FragmentationNeeded { .. } => [3, 4],
+            Self::TimeExceeded => [11, 0],
+        }
+    }
+
+    /// How many bytes [`Self::emit`] writes about a packet of this many.
+    pub fn length(self, offending_len: usize) -> usize {
+        (ipv4::HEADER_LEN + HEADER_LEN + offending_len).min(MAX_LEN)
+    }
+
+    /// Writes the error about `offending`, an IPv4 packet, from that packet's destination to its source: the
+    /// whole IPv4 packet, [`Self::length`] bytes.
+    ///
+    /// Type of service as Linux sets it: the offending packet's, precedence 6 (internetwork control).
+    ///
+    /// # Panics
+    /// If `bytes` is shorter than [`Self::length`], or `offending` shorter than an IPv4 header.
+    pub fn emit(self, bytes: &mut [u8], offending: &[u8], id: u16) {
+        let len = self.length(offending.len());
+        let quoted = len - ipv4::HEADER_LEN - HEADER_LEN;
+        let addr =
+            |at: usize| Ipv4Addr::new(offending[at], offending[at + 1], offending[at + 2], offending[at + 3]);
+        let header = ipv4::Header {
+            tos: (offending[ipv4::field::TOS] & 0x1e) | 0xc0,
+            payload_len: (len - ipv4::HEADER_LEN) as u16,
+            id,
+            dont_fragment: false,
+            ttl: 64,
+            protocol: Protocol::ICMP,
+            source: addr(ipv4::field::DEST.start),
+            dest: addr(ipv4::field::SOURCE.start),
+        };
+        header.emit(bytes);
+        let message = &mut bytes[ipv4::HEADER_LEN..len];
+        message[..HEADER_LEN].fill(0);
+        message[..2].copy_from_slice(&self.type_and_code());
+        if let Self::FragmentationNeeded { mtu } = self {
+            message[6..8].copy_from_slice(&mtu.to_be_bytes());
+        }
+        message[HEADER_LEN..].copy_from_slice(&offending[..quoted]);
+        let checksum = Sum::default().bytes(message).checksum();
+        message[2..4].copy_from_slice(&checksum.to_be_bytes());
+    }
+}
+
+/// Whether an ICMP type reports an error about another packet; such a message never causes one of ours
+/// (RFC 1122 §3.2.2).
+pub fn is_error(icmp_type: u8) -> bool {
+    matches!(icmp_type, 3 | 4 | 5 | 11 | 12)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(text: &str) -> Vec<u8> {
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+    }
+
+    /// What the kernel's IPVS sent for this SYN: recording fwd-no-server, first frame.
+    #[test]
+    fn port_unreachable_is_the_message_that_the_kernel_sends() {
+        let syn = hex("450000281234400040065c2dc000020a0a01006403e80050000003e8000000005002faf0e0620000");
+        let want =
+            hex("45c00044cd7200004001e0170a010064c000020a0303c98600000000450000281234400040065c2dc000020a0a\
+                        01006403e80050000003e8000000005002faf0e0620000");
+        let mut ours = vec![0xa5; Error::PortUnreachable.length(syn.len())];
+        Error::PortUnreachable.emit(&mut ours, &syn, 0xcd72);
+        assert_eq!(ours, want);
+    }
+
+    #[test]
+    fn a_long_packet_is_quoted_as_far_as_576_bytes_allow() {
+        let mut long = hex("450005dc1234400040065c2dc000020a0a010064");
+        long.resize(1500, 0xa5);
+        let error = Error::FragmentationNeeded { mtu: 1480 };
+        assert_eq!(error.length(long.len()), 576);
+        let mut ours = vec![0; 576];
+        error.emit(&mut ours, &long, 0);
+        assert_eq!(ours[28..], long[..548]);
+        assert_eq!(ours[20..22], [3, 4]);
+        assert_eq!(ours[26..28], 1480u16.to_be_bytes());
+        assert_eq!(Sum::default().bytes(&ours[20..]).checksum(), 0);
+    }
+}
