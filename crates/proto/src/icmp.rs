@@ -42,14 +42,14 @@ impl Error {
         (ipv4::HEADER_LEN + HEADER_LEN + offending_len).min(MAX_LEN)
     }
 
-    /// Writes the error about `offending`, an IPv4 packet, from that packet's destination to its source: the
-    /// whole IPv4 packet, [`Self::length`] bytes.
+    /// Writes the error about `offending`, an IPv4 packet, from `source` to that packet's source: the whole IPv4
+    /// packet, [`Self::length`] bytes.
     ///
     /// Type of service as Linux sets it: the offending packet's, precedence 6 (internetwork control).
     ///
     /// # Panics
     /// If `bytes` is shorter than [`Self::length`], or `offending` shorter than an IPv4 header.
-    pub fn emit(self, bytes: &mut [u8], offending: &[u8], id: u16) {
+    pub fn emit(self, bytes: &mut [u8], source: Ipv4Addr, offending: &[u8], id: u16) {
         let len = self.length(offending.len());
         let quoted = len - ipv4::HEADER_LEN - HEADER_LEN;
         let addr =
@@ -61,8 +61,8 @@ impl Error {
             dont_fragment: false,
             ttl: 64,
             protocol: Protocol::ICMP,
-            source: addr(ipv4::field::DEST.start),
-            dest: addr(ipv4::field::SOURCE.start),
+            source,
+            dest: sender.into(),
         };
         header.emit(bytes);
         let message = &mut bytes[ipv4::HEADER_LEN..len];
@@ -99,7 +99,7 @@ mod tests {
             hex("45c00044cd7200004001e0170a010064c000020a0303c98600000000450000281234400040065c2dc000020a0a\
                         01006403e80050000003e8000000005002faf0e0620000");
         let mut ours = vec![0xa5; Error::PortUnreachable.length(syn.len())];
-        Error::PortUnreachable.emit(&mut ours, &syn, 0xcd72);
+        Error::PortUnreachable.emit(&mut ours, Ipv4Addr::new(10, 1, 0, 100), &syn, 0xcd72);
         assert_eq!(ours, want);
     }
 
@@ -110,7 +110,7 @@ mod tests {
         let error = Error::FragmentationNeeded { mtu: 1480 };
         assert_eq!(error.length(long.len()), 576);
         let mut ours = vec![0; 576];
-        error.emit(&mut ours, &long, 0);
+        error.emit(&mut ours, Ipv4Addr::new(10, 1, 0, 100), &long, 0);
         assert_eq!(ours[28..], long[..548]);
         assert_eq!(ours[20..22], [3, 4]);
         assert_eq!(ours[26..28], 1480u16.to_be_bytes());

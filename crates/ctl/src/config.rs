@@ -1,0 +1,181 @@
+//! `xvs.toml`: every key, its default, its unit. The empty file works.
+//!
+//! Read once, at start. What it says of services stands elsewhere: in commands.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use thiserror::Error;
+use xvs_dataplane::snapshot::Settings;
+
+/// What `xvsd` is told.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The interfaces whose packets the director takes, by name. Default: none, so that nothing is attached unasked.
+    pub interfaces: Vec<String>,
+    /// How many workers, each pinned to a core of its own. Default: as many as the interface with the fewest receive
+    /// queues has, but one less than the machine has cores, and at least one.
+    pub workers: Option<usize>,
+    /// How many connections the table holds. Default: 1,048,576. Memory is touched when used: 64 bytes each.
+    pub conn_table_size: usize,
+    /// How many frames each worker's UMEM has, 2 KiB each. Default: 3,072, which fits a memlock limit of 8 MiB.
+    pub frames_per_worker: u32,
+    /// The control socket. Default: `/run/xvs/xvsd.sock`.
+    pub socket: PathBuf,
+    /// The control socket's permissions, as an octal text. Default: `"0660"`: the daemon's user and the group `xvs`.
+    pub socket_mode: String,
+    /// What is logged: `error`, `warn`, `info`, `debug`, or a filter such as `info,xvs_ctl::network=debug`.
+    pub log: String,
+    /// What the kernel has as `net.ipv4.vs.*`.
+    pub ipvs: Ipvs,
+}
+
+/// The section `[ipvs]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ipvs {
+    /// How many ICMP errors each worker sends in a second; 0: no limit. Default: 1,000.
+    pub icmp_msgs_per_sec: u32,
+}
+
+impl Default for Ipvs {
+    fn default() -> Self {
+        Self { icmp_msgs_per_sec: Settings::default().icmp_msgs_per_sec }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            interfaces: Vec::new(),
+            workers: None,
+            conn_table_size: 1 << 20,
+            frames_per_worker: 3072,
+            socket: PathBuf::from("/run/xvs/xvsd.sock"),
+            socket_mode: "0660".to_owned(),
+            log: "info".to_owned(),
+            ipvs: Ipvs::default(),
+        }
+    }
+}
+
+/// Why a configuration is not used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{path}: {error}; name another file with --config, or leave it out", path = path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's word.
+        error: std::io::Error,
+    },
+    /// The file is not what it should be; the text names line and column.
+    #[error("{path}: {text}", path = path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        text: String,
+    },
+    /// A value that cannot be.
+    #[error("{key} = {value}: {why}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// What it was given.
+        value: String,
+        /// What it must be.
+        why: &'static str,
+    },
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// The file and the line that is wrong.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path)
+            .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?;
+        toml::from_str(&text)
+            .map_err(|error| ConfigError::Syntax { path: path.to_owned(), text: error.to_string() })
+    }
+
+    /// Checks what the syntax cannot.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`].
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |key, value: String, why| Err(ConfigError::Value { key, value, why });
+        if self.workers == Some(0) {
+            return wrong("workers", "0".to_owned(), "at least one worker is needed; leave it out for the default");
+        }
+        if !(1024..=1 << 27).contains(&self.conn_table_size) {
+            return wrong("conn_table_size", self.conn_table_size.to_string(), "from 1024 to 134217728 connections");
+        }
+        if !(512..=1 << 17).contains(&self.frames_per_worker) {
+            return wrong("frames_per_worker", self.frames_per_worker.to_string(), "from 512 to 131072 frames");
+        }
+        self.mode().map(|_| ())
+    }
+
+    /// The control socket's permissions as a number.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`].
+    pub fn mode(&self) -> Result<u32, ConfigError> {
+        u32::from_str_radix(&self.socket_mode, 8).ok().filter(|mode| *mode <= 0o777).ok_or_else(|| {
+            ConfigError::Value {
+                key: "socket_mode",
+                value: format!("{:?}", self.socket_mode),
+                why: "an octal text such as \"0660\"",
+            }
+        })
+    }
+
+    /// The settings that workers start with.
+    pub fn settings(&self) -> Settings {
+        Settings { icmp_msgs_per_sec: self.ipvs.icmp_msgs_per_sec, ..Settings::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error_of(text: &str) -> String {
+        match toml::from_str::<Config>(text) {
+            Err(error) => error.to_string(),
+            Ok(config) => config.check().unwrap_err().to_string(),
+        }
+    }
+
+    #[test]
+    fn the_empty_file_is_the_default_configuration() {
+        let config: Config = toml::from_str("").unwrap();
+        assert_eq!(config, Config::default());
+        assert!(config.check().is_ok());
+    }
+
+    #[test]
+    fn an_unknown_key_or_a_wrong_unit_names_its_line() {
+        let error = error_of("workers = 2\n\nconn_tabel_size = 5\n");
+        assert!(error.contains("line 3") && error.contains("conn_tabel_size"), "{error}");
+        let error = error_of("workers = 2\nconn_table_size = \"1 million\"\n");
+        assert!(error.contains("line 2"), "{error}");
+        let error = error_of("[ipvs]\nicmp_msgs_per_sec = \"1000/s\"\n");
+        assert!(error.contains("line 2"), "{error}");
+        let error = error_of("[ipvs]\nconn_reuse_mod = 1\n");
+        assert!(error.contains("line 2") && error.contains("conn_reuse_mod"), "{error}");
+    }
+
+    #[test]
+    fn a_value_out_of_range_names_its_key_and_the_range() {
+        assert!(error_of("workers = 0").contains("workers = 0"));
+        assert!(error_of("conn_table_size = 5").contains("conn_table_size = 5"));
+        assert!(error_of("socket_mode = \"0999\"").contains("socket_mode"));
+    }
+}

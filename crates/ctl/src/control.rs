@@ -1,0 +1,263 @@
+//! The one owner of the desired state, and the one publisher of snapshots.
+//!
+//! Every change (a command, the network, a removed destination that nothing refers to any more) is carried out here,
+//! one at a time: validated, entered in the desired state, turned into a snapshot, published. [`Control`] does it
+//! without a thread or a socket, so that the lab runs the very same code; `daemon.rs` puts it on the control thread.
+//! What the XDP program steers is widened before a snapshot is published and narrowed once every worker has it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use xvs_dataplane::clock::Millis;
+use xvs_dataplane::egress::Egress;
+use xvs_dataplane::egress::model::Network;
+use xvs_dataplane::snapshot::{ServiceLive, Settings, Snapshot};
+use xvs_dataplane::xdp::{SteeringError, SteeringRules};
+use xvs_sched::ServiceKey;
+
+use crate::estimator;
+use crate::message::{Command, CommandError, Reply, Request};
+use crate::registry::{Registry, Walk};
+use crate::settings;
+use crate::state::{Applied, State, Timeouts};
+use crate::support::supported;
+
+/// What the control thread acts on beside the snapshot.
+pub trait Plant {
+    /// Steers what `rules` name, in addition to what is steered already.
+    ///
+    /// # Errors
+    /// The map that is full, or the kernel's refusal; then what is steered has not changed.
+    fn widen(&mut self, rules: &SteeringRules) -> Result<(), SteeringError>;
+
+    /// Steers what `rules` name and nothing else.
+    ///
+    /// # Errors
+    /// As for [`Self::widen`].
+    fn narrow(&mut self, rules: &SteeringRules) -> Result<(), SteeringError>;
+
+    /// Returns when every worker acts on what was published before.
+    ///
+    /// # Errors
+    /// A sentence that names the worker that does not.
+    fn await_workers(&mut self) -> Result<(), String>;
+
+    /// Has the next hops towards these addresses kept resolved.
+    fn keep_resolved(&mut self, addresses: &mut dyn Iterator<Item = IpAddr>);
+}
+
+/// The control plane without its thread.
+pub struct Control<P> {
+    plant: P,
+    state: State,
+    registry: Registry,
+    /// What the next publication starts from; equal to the published one between changes.
+    snapshot: Snapshot,
+    published: Arc<ArcSwap<Snapshot>>,
+    /// Changes of the batch under way that are not in `snapshot` yet.
+    touched: BTreeMap<ServiceKey, Walk>,
+    next_look: Millis,
+    next_trash: Millis,
+    epoch: u64,
+    /// Snapshots that a worker may still hold, because it did not take up the next one in time.
+    held: Vec<Arc<Snapshot>>,
+}
+
+/// How often the trash is looked through.
+const TRASH_INTERVAL: std::time::Duration = std::time::Duration::from_secs(60);
+
+impl<P: Plant> Control<P> {
+    /// Nothing configured, for this many workers.
+    pub fn new(plant: P, workers: usize, settings: Settings) -> Self {
+        let snapshot = Snapshot { settings, ..Snapshot::empty() };
+        let published = Arc::new(ArcSwap::from_pointee(snapshot.clone()));
+        let mut state = State::default();
+        let timeouts = Timeouts {
+            tcp_seconds: settings.tcp_established.as_secs() as u32,
+            tcp_fin_seconds: settings.tcp_fin_wait.as_secs() as u32,
+            udp_seconds: settings.udp.as_secs() as u32,
+        };
+        // Timeouts are checked where they are read; a refusal here leaves the defaults.
+        let _ = state.apply(&Command::SetTimeouts(timeouts));
+        Self {
+            plant,
+            state,
+            registry: Registry::new(workers),
+            snapshot,
+            published,
+            touched: BTreeMap::new(),
+            next_look: Millis(0).after(estimator::INTERVAL),
+            next_trash: Millis(0).after(TRASH_INTERVAL),
+            epoch: 0,
+            held: Vec::new(),
+        }
+    }
+
+    /// The pointer that workers load snapshots from.
+    pub fn published(&self) -> Arc<ArcSwap<Snapshot>> {
+        self.published.clone()
+    }
+
+    /// Totals over all services.
+    pub fn total(&self) -> Arc<ServiceLive> {
+        self.registry.total.clone()
+    }
+
+    /// The outside, for who put it in.
+    pub fn plant(&mut self) -> &mut P {
+        &mut self.plant
+    }
+
+    /// How many snapshots have been published.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The desired state.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Carries out a request. Requests for connections and reports are not its business: they need no writer.
+    ///
+    /// # Errors
+    /// What is wrong with the request; then nothing has changed. Or that a worker does not take up a change; then
+    /// it has been published.
+    pub fn handle(&mut self, request: &Request, now: Millis) -> Result<Reply, CommandError> {
+        match request {
+            Request::Change(command) => {
+                self.change(command, now)?;
+                self.publish(now).map(|()| Reply::Done)
+            }
+            Request::Restore(commands) => {
+                let results = commands.iter().map(|command| self.change(command, now)).collect();
+                self.publish(now).map(|()| Reply::Restored(results))
+            }
+            Request::ListServices => Ok(Reply::Services(
+                self.state.services().filter_map(|(key, wanted)| self.registry.row(*key, wanted)).collect(),
+            )),
+            Request::ListService(key) => {
+                let wanted = self.state.service(key).ok_or(CommandError::NoSuchService(*key))?;
+                Ok(Reply::Services(self.registry.row(*key, wanted).into_iter().collect()))
+            }
+            Request::Timeouts => Ok(Reply::Timeouts(self.state.timeouts())),
+            Request::Daemons => Ok(Reply::Daemons(self.state.daemons().to_vec())),
+            Request::Set { key, value } => {
+                settings::set(&mut self.snapshot.settings, key, value)?;
+                self.publish(now).map(|()| Reply::Done)
+            }
+            Request::ListConnections | Request::Status | Request::Counters => {
+                Err(CommandError::Failed { why: "the control thread does not answer this request".to_owned() })
+            }
+        }
+    }
+
+    /// Enters one command in the desired state; the snapshot follows with [`Self::publish`].
+    fn change(&mut self, command: &Command, now: Millis) -> Result<(), CommandError> {
+        self.state.check(command)?;
+        supported(command)?;
+        self.refuse_local(command)?;
+        match self.state.apply(command)? {
+            Applied::Service(key) => {
+                if self.state.service(&key).is_none() {
+                    // At once: the same key may be added again in the same batch, and is another service then.
+                    self.touched.remove(&key);
+                    self.registry.update(key, &self.state, Walk::Carried, &mut self.snapshot, now);
+                    return Ok(());
+                }
+                let walk = self.touched.entry(key).or_insert(Walk::Kept);
+                if !matches!(command, Command::EditService { .. }) {
+                    *walk = Walk::Carried;
+                }
+            }
+            Applied::Flushed => {
+                self.touched.clear();
+                self.registry.flush(&mut self.snapshot, now);
+            }
+            Applied::Zeroed(key) => self.registry.zero(key),
+            Applied::Timeouts => settings::set_timeouts(&mut self.snapshot.settings, self.state.timeouts()),
+            Applied::Daemons => {}
+        }
+        Ok(())
+    }
+
+    /// A destination that is this machine itself would need the packet to be delivered here.
+    fn refuse_local(&self, command: &Command) -> Result<(), CommandError> {
+        let (Command::AddDestination { endpoint, .. } | Command::EditDestination { endpoint, .. }) = command else {
+            return Ok(());
+        };
+        if !self.snapshot.egress.is_local(endpoint.addr) {
+            return Ok(());
+        }
+        Err(CommandError::NotSupported {
+            object: format!("real server {endpoint}"),
+            what: "an address of the director itself is".to_owned(),
+            next: "run the server on another machine".to_owned(),
+        })
+    }
+
+    /// Makes the working snapshot the one that workers act on, and waits until they do.
+    fn publish(&mut self, now: Millis) -> Result<(), CommandError> {
+        let failed = |why: String| CommandError::Failed { why };
+        for (key, walk) in std::mem::take(&mut self.touched) {
+            self.registry.update(key, &self.state, walk, &mut self.snapshot, now);
+        }
+        let rules = self.steering();
+        self.plant.widen(&rules).map_err(|error| failed(format!("xvs: the XDP program cannot steer this: {error}")))?;
+        // Kept until every worker has left it, so that no worker is the last to hold it and has to free it.
+        self.held.push(self.published.swap(Arc::new(self.snapshot.clone())));
+        self.epoch += 1;
+        self.plant.await_workers().map_err(failed)?;
+        self.held.clear();
+        self.plant.narrow(&rules).map_err(|error| failed(format!("xvs: the XDP program still steers too much: {error}")))?;
+        self.plant.keep_resolved(&mut self.registry.addresses());
+        Ok(())
+    }
+
+    fn steering(&self) -> SteeringRules {
+        let mut rules = SteeringRules::default();
+        for key in self.registry.service_keys() {
+            if let ServiceKey::Address { protocol, endpoint } = key {
+                rules.services.insert((protocol, endpoint));
+            }
+        }
+        rules.nat_destinations = self.registry.nat_destinations().collect();
+        rules.local_addresses = self.snapshot.egress.local_addresses().collect();
+        if self.snapshot.services.is_empty() {
+            // A family without services passes untouched.
+            rules.services.clear();
+            rules.nat_destinations.clear();
+        }
+        rules
+    }
+
+    /// Takes over a new view of the network.
+    ///
+    /// # Errors
+    /// As for [`Self::handle`].
+    pub fn set_network(&mut self, network: &Network, now: Millis) -> Result<(), CommandError> {
+        self.snapshot.egress = Arc::new(Egress::build(network));
+        self.registry.reroute(&mut self.snapshot);
+        self.publish(now)
+    }
+
+    /// Does what is due: looks at the counters, looks through the trash. Returns when it wants to be called again.
+    ///
+    /// # Errors
+    /// As for [`Self::handle`].
+    pub fn tick(&mut self, now: Millis) -> Result<Millis, CommandError> {
+        while self.next_look <= now {
+            self.registry.tick();
+            self.next_look = self.next_look.after(estimator::INTERVAL);
+        }
+        if self.next_trash <= now {
+            self.next_trash = now.after(TRASH_INTERVAL);
+            if self.registry.empty_trash(&mut self.snapshot, now) {
+                self.publish(now)?;
+            }
+        }
+        Ok(self.next_look.min(self.next_trash))
+    }
+}

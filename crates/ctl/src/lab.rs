@@ -1,0 +1,287 @@
+//! The whole director without root, network or clock: one JSON object a line in, one out.
+//!
+//! Interfaces, routes and neighbours are named by hand, frames come in as hexadecimal text, time moves only by
+//! `advance`. Everything else is what the wire runs: the same control plane, pipeline and table. The same input gives
+//! the same output. A line that cannot be carried out answers `{"error":…}` and changes nothing.
+//!
+//! Requests: `link`, `route`, `neighbor`, `set`, `adm`, `xvs`, `inject`, `advance`, `counters`; their shapes stand
+//! beside the types below.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use xvs_dataplane::clock::Millis;
+use xvs_dataplane::conn::{Table, TableConfig, TableReader};
+use xvs_dataplane::counters::WorkerCounters;
+use xvs_dataplane::egress::model::Network;
+use xvs_dataplane::flow::Flows;
+use xvs_dataplane::outcome::{Outcome, Unresolved};
+use xvs_dataplane::pipeline::Pipeline;
+use xvs_dataplane::port::LinkId;
+use xvs_dataplane::port::memory::{Bytes, MemoryPort};
+use xvs_dataplane::snapshot::Settings;
+use xvs_dataplane::verdict::Verdict;
+use xvs_dataplane::xdp::{SteeringError, SteeringRules};
+use xvs_proto::MacAddr;
+
+use crate::adm;
+use crate::client::{Director, Failure};
+use crate::connections::rows;
+use crate::control::{Control, Plant};
+use crate::message::{CommandError, ConnectionRow, Reply, Request};
+
+/// Connections that the lab's table holds.
+const TABLE_SIZE: usize = 1 << 16;
+/// How far time moves between two looks at what is due.
+const STEP: Duration = Duration::from_millis(100);
+
+/// A director in memory.
+pub struct Lab {
+    inner: Inner,
+    port: MemoryPort,
+    pipeline: Pipeline,
+}
+
+/// What commands reach: everything but the packets.
+struct Inner {
+    control: Control<Unwired>,
+    counters: Arc<WorkerCounters>,
+    reader: TableReader,
+    network: Network,
+    now: Millis,
+}
+
+/// The lab has no kernel to steer and no worker to wait for.
+struct Unwired;
+
+impl Plant for Unwired {
+    fn widen(&mut self, _: &SteeringRules) -> Result<(), SteeringError> {
+        Ok(())
+    }
+
+    fn narrow(&mut self, _: &SteeringRules) -> Result<(), SteeringError> {
+        Ok(())
+    }
+
+    fn await_workers(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn keep_resolved(&mut self, _: &mut dyn Iterator<Item = IpAddr>) {}
+}
+
+/// One line.
+#[derive(Deserialize)]
+#[serde(untagged, deny_unknown_fields, expecting = "not a request of the lab; design.md lists them")]
+enum Line {
+    /// An interface of the director.
+    Link {
+        link: String,
+        mac: String,
+        #[serde(default)]
+        addresses: Vec<String>,
+        #[serde(default = "ethernet_mtu")]
+        mtu: u32,
+    },
+    /// A route; `default` is the whole of IPv4.
+    Route { route: String, via: IpAddr, link: String },
+    /// A resolved neighbour.
+    Neighbor { neighbor: IpAddr, mac: String, link: String },
+    /// Settings by name.
+    Set { set: BTreeMap<String, Value> },
+    /// A command line of `xvsadm`, without the program's name.
+    Adm {
+        adm: Vec<String>,
+        #[serde(default)]
+        stdin: String,
+    },
+    /// A command line of `xvs`, without the program's name.
+    Xvs { xvs: Vec<String> },
+    /// A frame that comes in by a link.
+    Inject { inject: String, frame: String },
+    /// Seconds that pass.
+    Advance { advance: f64 },
+    /// Asks for every counter that is not zero.
+    Counters { counters: bool },
+}
+
+fn ethernet_mtu() -> u32 {
+    1500
+}
+
+impl Default for Lab {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Lab {
+    /// A director without interfaces, at time 0.
+    ///
+    /// # Panics
+    /// If the machine has no memory for the table.
+    pub fn new() -> Self {
+        let config = TableConfig { capacity: TABLE_SIZE, workers: 1 };
+        let table = Table::create(config).expect("a small table always fits");
+        let counters = Arc::new(WorkerCounters::default());
+        let control = Control::new(Unwired, 1, Settings::default());
+        let unresolved = Arc::new(Unresolved::new(1));
+        let flows = Flows::new(0, table.handle(0), counters.clone(), control.total(), unresolved);
+        let pipeline = Pipeline::new(flows, Outcome::new(counters.clone()));
+        let reader = table.reader();
+        let inner = Inner { control, counters, reader, network: Network::default(), now: Millis(0) };
+        Self { inner, port: MemoryPort::with_links(0), pipeline }
+    }
+
+    /// Answers one line.
+    pub fn answer(&mut self, line: &str) -> String {
+        let answer = match serde_json::from_str(line) {
+            Ok(line) => self.carry_out(line),
+            Err(error) => Err(error.to_string()),
+        };
+        answer.unwrap_or_else(|error| json!({ "error": error })).to_string()
+    }
+
+    fn carry_out(&mut self, line: Line) -> Result<Value, String> {
+        match line {
+            Line::Link { link, mac, addresses, mtu } => self.link(&link, &mac, &addresses, mtu),
+            Line::Route { route, via, link } => self.route(&route, via, &link),
+            Line::Neighbor { neighbor, mac, link } => self.neighbour(neighbor, &mac, &link),
+            Line::Set { set } => self.set(set),
+            Line::Adm { adm, stdin } => {
+                let argv: Vec<_> = std::iter::once("ipvsadm".to_owned()).chain(adm).collect();
+                let output = adm::capture(&argv, &stdin, &mut self.inner, &adm::SystemResolver);
+                Ok(json!({ "exit": output.exit, "stdout": output.stdout, "stderr": output.stderr }))
+            }
+            Line::Xvs { xvs } => {
+                let output = crate::cli::capture(&xvs, &mut self.inner);
+                Ok(json!({ "exit": output.exit, "stdout": output.stdout, "stderr": output.stderr }))
+            }
+            Line::Inject { inject, frame } => self.inject(&inject, &frame),
+            Line::Advance { advance } => self.advance(advance),
+            Line::Counters { .. } => Ok(self.inner.counters()),
+        }
+    }
+
+    fn link(&mut self, name: &str, mac: &str, addresses: &[String], mtu: u32) -> Result<Value, String> {
+        let mac: MacAddr = mac.parse().map_err(|error| format!("mac {mac}: {error}"))?;
+        let addresses: Vec<_> = addresses.iter().map(|text| address(text)).collect::<Result<_, _>>()?;
+        self.change(|network| network.add_link(name, mac, &addresses, mtu).map(|_| ()).map_err(|e| e.to_string()))
+    }
+
+    fn route(&mut self, route: &str, via: IpAddr, link: &str) -> Result<Value, String> {
+        let dest = if route == "default" { "0.0.0.0/0" } else { route };
+        let dest = dest.parse().map_err(|error| format!("route {route}: {error}"))?;
+        self.change(|network| network.add_route(dest, Some(via), link).map_err(|error| error.to_string()))
+    }
+
+    fn neighbour(&mut self, addr: IpAddr, mac: &str, link: &str) -> Result<Value, String> {
+        let mac = mac.parse().map_err(|error| format!("mac {mac}: {error}"))?;
+        self.change(|network| network.add_neighbour(addr, mac, link).map_err(|error| error.to_string()))
+    }
+
+    /// Changes the network, whole or not at all.
+    fn change(&mut self, change: impl FnOnce(&mut Network) -> Result<(), String>) -> Result<Value, String> {
+        let mut network = self.inner.network.clone();
+        change(&mut network)?;
+        self.port.set_links(network.links.len() as u16);
+        self.inner.control.set_network(&network, self.inner.now).map_err(|error| error.to_string())?;
+        self.inner.network = network;
+        Ok(json!({ "ok": true }))
+    }
+
+    fn set(&mut self, set: BTreeMap<String, Value>) -> Result<Value, String> {
+        for (key, value) in set {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            self.inner.call(&Request::Set { key, value }).map_err(|failure| failure.to_string())?;
+        }
+        Ok(json!({ "ok": true }))
+    }
+
+    fn inject(&mut self, link: &str, frame: &str) -> Result<Value, String> {
+        let Some(known) = self.inner.network.links.iter().find(|known| known.name == link) else {
+            return Err(format!("no link {link}; add it with {{\"link\":\"{link}\",…}} first"));
+        };
+        let bytes = unhex(frame).ok_or("frame: an even number of hexadecimal digits is needed")?;
+        if !self.port.inject(known.id, &bytes) {
+            return Err(format!("frame: {} bytes are more than a frame holds", bytes.len()));
+        }
+        let snapshot = self.inner.control.published().load_full();
+        self.pipeline.run(&snapshot, &mut self.port, self.inner.now);
+        let verdict = *self.pipeline.verdicts().first().ok_or("the frame did not come in")?;
+        self.port.take_passed();
+        let (name, reason) = match verdict {
+            Verdict::Transmit(_) => ("transmit", None),
+            Verdict::PassToKernel => ("pass", None),
+            Verdict::Consumed => ("consumed", None),
+            Verdict::Drop(reason) => ("drop", Some(reason.name())),
+        };
+        Ok(json!({ "verdict": name, "tx": self.transmitted(), "reason": reason }))
+    }
+
+    fn advance(&mut self, seconds: f64) -> Result<Value, String> {
+        if !(0.0..=1e9).contains(&seconds) {
+            return Err(format!("advance: {seconds} is not a number of seconds that can pass"));
+        }
+        let target = self.inner.now.after(Duration::from_secs_f64(seconds));
+        while self.inner.now < target {
+            self.inner.now = self.inner.now.after(STEP).min(target);
+            self.inner.control.tick(self.inner.now).map_err(|error| error.to_string())?;
+            let snapshot = self.inner.control.published().load_full();
+            self.pipeline.expire(&snapshot, self.inner.now);
+        }
+        Ok(json!({ "ok": true, "tx": self.transmitted() }))
+    }
+
+    fn transmitted(&mut self) -> Value {
+        let name = |id: LinkId| {
+            let link = self.inner.network.links.iter().find(|link| link.id == id);
+            link.map_or("?", |link| link.name.as_str())
+        };
+        let frames = self.port.take_transmitted();
+        frames.iter().map(|Bytes { link, frame }| json!({ "link": name(*link), "frame": hex(frame) })).collect()
+    }
+}
+
+impl Inner {
+    fn counters(&self) -> Value {
+        self.counters.all().filter(|(_, value)| *value != 0).map(|(name, value)| (name, json!(value))).collect()
+    }
+}
+
+impl Director for Inner {
+    fn call(&mut self, request: &Request) -> Result<Reply, Failure> {
+        let reply = match request {
+            Request::Counters => Ok(Reply::Report(self.counters())),
+            Request::Status => {
+                Err(CommandError::Failed { why: "the lab has no status; ask for its counters".to_owned() })
+            }
+            _ => self.control.handle(request, self.now),
+        };
+        reply.map_err(Failure::Refused)
+    }
+
+    fn connections(&mut self, each: &mut dyn FnMut(ConnectionRow)) -> Result<(), Failure> {
+        rows(&mut self.reader, self.now, each);
+        Ok(())
+    }
+}
+
+fn address(text: &str) -> Result<(IpAddr, u8), String> {
+    let wrong = || format!("{text}: an address with a prefix length like 10.0.0.1/24 is needed");
+    let (addr, len) = text.split_once('/').ok_or_else(wrong)?;
+    Ok((addr.parse().map_err(|_| wrong())?, len.parse().map_err(|_| wrong())?))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits: Vec<_> = text.chars().map(|digit| digit.to_digit(16)).collect::<Option<_>>()?;
+    (digits.len() % 2 == 0).then(|| digits.chunks(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect())
+}

@@ -1,0 +1,119 @@
+//! ICMP errors that the director sends about packets it did not forward.
+//!
+//! Runs after a packet was dropped for a reason that its sender is told. Bounded by a rate per worker, as the
+//! kernel bounds its own. An error about an error, or to an address that is nobody's, is never sent (RFC 1122
+//! §3.2.2).
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use xvs_proto::{Packet, icmp};
+
+use crate::clock::Millis;
+use crate::forward::{Identification, link_header};
+use crate::port::{LinkId, Port};
+use crate::shm::Frame;
+use crate::snapshot::{Path, Snapshot};
+
+/// A bucket of permissions to send, refilled evenly over the second.
+#[derive(Debug, Default)]
+pub struct RateLimit {
+    /// Thousandths of a permission.
+    level: u64,
+    at: Millis,
+}
+
+impl RateLimit {
+    /// How many may be sent at once after a silence, as a share of a second's.
+    const BURST_SHARE: u64 = 20;
+
+    /// Whether one more may be sent at `now`; `per_second` of 0 is no limit.
+    pub fn allows(&mut self, now: Millis, per_second: u32) -> bool {
+        let rate = u64::from(per_second);
+        let full = (rate * 1000 / Self::BURST_SHARE).max(1000);
+        self.level = self.level.saturating_add(now.0.saturating_sub(self.at.0).saturating_mul(rate)).min(full);
+        self.at = now;
+        if rate == 0 {
+            return true;
+        }
+        let allowed = self.level >= 1000;
+        if allowed {
+            self.level -= 1000;
+        }
+        allowed
+    }
+}
+
+/// What an error is about.
+pub struct Offence<'a> {
+    /// The packet as it lies in its frame.
+    pub packet: &'a Packet,
+    /// The frame.
+    pub frame: &'a Frame,
+    /// Where it came in.
+    pub link: LinkId,
+    /// What is wrong with it.
+    pub error: icmp::Error,
+}
+
+impl Offence<'_> {
+    /// Writes the error into a frame of its own. `None` if nobody is to be told, the way back is unknown, or no
+    /// frame is free.
+    pub fn answer(&self, snapshot: &Snapshot, port: &mut impl Port, ids: &mut Identification) -> Option<(LinkId, Frame)> {
+        let sender = self.packet.flow.source.addr;
+        if self.packet.is_icmp_error() || !is_somebody(sender) {
+            return None;
+        }
+        let Path::To(hop) = Path::find(&snapshot.egress, sender, 0) else { return None };
+        let source = self.source(snapshot)?;
+        let offending = &self.frame.bytes()[self.packet.network..self.packet.end];
+        let mut frame = port.allocate()?;
+        let fits = frame.resize(self.error.length(offending.len()));
+        debug_assert!(fits, "576 bytes fit every frame");
+        self.error.emit(frame.bytes_mut(), source, offending, ids.next());
+        match link_header(&mut frame, hop) {
+            Ok(hop) => Some((hop.link, frame)),
+            Err(_) => {
+                port.recycle(frame);
+                None
+            }
+        }
+    }
+
+    /// The address that the packet was sent to if a service is there, else ours on the side it came from: a server
+    /// whose reply was refused must not hear from the client's address.
+    fn source(&self, snapshot: &Snapshot) -> Option<Ipv4Addr> {
+        let to_a_client = snapshot.serves(self.packet.flow.protocol, self.packet.flow.dest);
+        let source = match to_a_client {
+            true => Some(self.packet.flow.dest.addr),
+            false => snapshot.egress.source_for(self.packet.flow.source.addr, self.link),
+        };
+        match source? {
+            IpAddr::V4(source) => Some(source),
+            IpAddr::V6(_) => None,
+        }
+    }
+}
+
+fn is_somebody(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(addr) => {
+            !(addr.is_unspecified() || addr.is_loopback() || addr.is_multicast() || addr.is_broadcast())
+        }
+        IpAddr::V6(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_of_zero_is_none_and_any_other_is_kept_over_seconds() {
+        let mut limit = RateLimit::default();
+        assert!((0..10_000).all(|_| limit.allows(Millis(5), 0)));
+        let mut limit = RateLimit::default();
+        let allowed = (0..10_000).filter(|ms| limit.allows(Millis(1_000_000 + ms), 100)).count();
+        // Ten seconds at 100, and what the bucket held: a twentieth of a second's.
+        assert!((1000..=1005).contains(&allowed), "{allowed}");
+    }
+}

@@ -1,0 +1,163 @@
+//! What a worker counts. One writer each (the worker), on cache lines of its own, summed by readers.
+//!
+//! The balance of a worker: received + originated = transmitted + passed + consumed + dropped + held, after each
+//! burst.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam::utils::CachePadded;
+
+use crate::verdict::DropReason;
+
+/// A count that one thread writes and any may read.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds; only the one writer may call this, so that no bus lock is needed.
+    pub fn add(&self, count: u64) {
+        // Relaxed: a reader needs some recent value, and no other memory hangs on it.
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
+    }
+
+    /// The value now or a moment ago.
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The counters of one worker.
+#[derive(Debug, Default)]
+pub struct WorkerCounters {
+    /// Frames received.
+    pub received: Counter,
+    /// Frames that the director made itself: ICMP errors.
+    pub originated: Counter,
+    /// Frames sent.
+    pub transmitted: Counter,
+    /// Frames given to the kernel.
+    pub passed: Counter,
+    /// Frames that had done what they were for.
+    pub consumed: Counter,
+    /// ICMP errors that were not sent, because of their rate limit or for want of a frame.
+    pub answers_withheld: Counter,
+    /// Connections made.
+    pub connections: Counter,
+    /// Connections that reached their expiry.
+    pub expired: Counter,
+    dropped: Dropped,
+}
+
+#[derive(Debug)]
+struct Dropped([Counter; DropReason::COUNT]);
+
+impl Default for Dropped {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl WorkerCounters {
+    /// The count of one reason.
+    pub fn dropped(&self, reason: DropReason) -> &Counter {
+        &self.dropped.0[reason.index()]
+    }
+
+    /// Every counter with its name, drops as `drop_REASON`.
+    pub fn all(&self) -> impl Iterator<Item = (String, u64)> {
+        let plain = [
+            ("rx_packets", &self.received),
+            ("originated", &self.originated),
+            ("tx_packets", &self.transmitted),
+            ("passed_to_kernel", &self.passed),
+            ("consumed", &self.consumed),
+            ("answers_withheld", &self.answers_withheld),
+            ("connections", &self.connections),
+            ("expired", &self.expired),
+        ];
+        let drops = DropReason::all().map(|reason| (format!("drop_{}", reason.name()), self.dropped(reason).value()));
+        plain.into_iter().map(|(name, counter)| (name.to_owned(), counter.value())).chain(drops)
+    }
+
+    /// Received and originated frames less those that left by any way out: the frames in hand.
+    pub fn in_hand(&self) -> i64 {
+        let dropped: u64 = DropReason::all().map(|reason| self.dropped(reason).value()).sum();
+        let came = self.received.value() + self.originated.value();
+        let left = self.transmitted.value() + self.passed.value() + self.consumed.value() + dropped;
+        came as i64 - left as i64
+    }
+}
+
+/// What a service or destination counts, as IPVS names it. `in` is from clients, `out` is to them; bytes are those
+/// of the IP packet before encapsulation.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Connections scheduled.
+    pub connections: Counter,
+    /// Packets from clients.
+    pub in_packets: Counter,
+    /// Packets to clients.
+    pub out_packets: Counter,
+    /// Bytes from clients.
+    pub in_bytes: Counter,
+    /// Bytes to clients.
+    pub out_bytes: Counter,
+}
+
+/// [`Stats`] of every worker, each on its own cache line.
+#[derive(Debug)]
+pub struct SharedStats(Box<[CachePadded<Stats>]>);
+
+/// Values of [`Stats`] at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StatsValues {
+    /// Connections scheduled.
+    pub connections: u64,
+    /// Packets from clients.
+    pub in_packets: u64,
+    /// Packets to clients.
+    pub out_packets: u64,
+    /// Bytes from clients.
+    pub in_bytes: u64,
+    /// Bytes to clients.
+    pub out_bytes: u64,
+}
+
+impl SharedStats {
+    /// Zeroes for this many workers.
+    pub fn new(workers: usize) -> Self {
+        Self((0..workers).map(|_| CachePadded::default()).collect())
+    }
+
+    /// The one that this worker writes.
+    pub fn of_worker(&self, worker: usize) -> &Stats {
+        &self.0[worker]
+    }
+
+    /// The sums over all workers.
+    pub fn sum(&self) -> StatsValues {
+        let mut sum = StatsValues::default();
+        for stats in &self.0 {
+            sum.connections += stats.connections.value();
+            sum.in_packets += stats.in_packets.value();
+            sum.out_packets += stats.out_packets.value();
+            sum.in_bytes += stats.in_bytes.value();
+            sum.out_bytes += stats.out_bytes.value();
+        }
+        sum
+    }
+}
+
+impl Stats {
+    /// Counts a packet from a client.
+    pub fn count_in(&self, bytes: usize) {
+        self.in_packets.add(1);
+        self.in_bytes.add(bytes as u64);
+    }
+
+    /// Counts a packet to a client.
+    pub fn count_out(&self, bytes: usize) {
+        self.out_packets.add(1);
+        self.out_bytes.add(bytes as u64);
+    }
+}

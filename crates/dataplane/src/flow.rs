@@ -1,0 +1,292 @@
+//! A packet and its connection: found or made, counted, its state advanced, its deadline moved, then forwarded.
+//!
+//! Runs once per packet that may belong to a service. Follows IPVS's order: a client's packet is counted and moves
+//! its connection's state before it is known whether it can be sent; a reply only if it can. Cost: one line of the
+//! index for the look-up, one for the connection, one for its destination. Not here: which packets begin a
+//! connection (`schedule.rs`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use xvs_proto::{FlowKey, Packet, Protocol};
+use xvs_sched::ForwardingMethod;
+
+use crate::clock::Millis;
+use crate::conn::tcp::{self, Seen, TcpState};
+use crate::conn::{ConnId, Connection, Direction, Flags, Inserted, NewConnection, Removal, TableWorker, Timers};
+use crate::counters::{Stats, WorkerCounters};
+use crate::forward::{self, Ends, Identification};
+use crate::outcome::Unresolved;
+use crate::schedule::schedule;
+use crate::shm::Frame;
+use crate::snapshot::{Activity, Destination, DestinationId, DestinationLive, Path, ServiceLive, Settings, Snapshot};
+use crate::verdict::{DropReason, Verdict};
+
+/// What a connection is remembered for before its first packet was judged.
+const FIRST_TIMEOUT: Duration = Duration::from_secs(3);
+/// How much longer a template lives while it controls connections.
+const CONTROLLING_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// One worker's way to the connections.
+pub struct Flows {
+    worker: usize,
+    table: TableWorker,
+    counters: Arc<WorkerCounters>,
+    total: Arc<ServiceLive>,
+    unresolved: Arc<Unresolved>,
+    ids: Identification,
+}
+
+impl Flows {
+    /// The connections as this worker reaches them. `total` counts over all services; next hops that packets were
+    /// dropped for go to `unresolved`.
+    pub fn new(
+        worker: usize,
+        table: TableWorker,
+        counters: Arc<WorkerCounters>,
+        total: Arc<ServiceLive>,
+        unresolved: Arc<Unresolved>,
+    ) -> Self {
+        Self { worker, table, counters, total, unresolved, ids: Identification::default() }
+    }
+
+    /// The worker's seat at the table.
+    pub fn table(&mut self) -> &mut TableWorker {
+        &mut self.table
+    }
+
+    /// The hash by which a packet's connection is found.
+    pub fn hash(&self, flow: &FlowKey) -> u64 {
+        self.table.hash(flow)
+    }
+
+    /// Brings the buckets for a hash into the cache.
+    pub fn prefetch_buckets(&self, hash: u64) {
+        self.table.prefetch_buckets(hash);
+    }
+
+    /// Brings the entries that these buckets point to into the cache.
+    pub fn prefetch_entries(&self, hash: u64) {
+        self.table.prefetch_entries(hash);
+    }
+
+    /// Finds or makes the connection of a packet and edits its frame on its way.
+    pub fn take(
+        &mut self,
+        frame: &mut Frame,
+        packet: &Packet,
+        hash: u64,
+        snapshot: &Snapshot,
+        now: Millis,
+    ) -> Verdict {
+        match self.table.find(&packet.flow, hash) {
+            Some((id, Direction::Inbound)) => self.request(frame, packet, id, snapshot, now),
+            Some((id, Direction::Outbound)) => self.reply(frame, packet, id, snapshot, now),
+            None => match self.begin(packet, snapshot, now) {
+                Ok(id) => self.request(frame, packet, id, snapshot, now),
+                Err(verdict) => verdict,
+            },
+        }
+    }
+
+    /// Enters the connection that a packet begins.
+    fn begin(&mut self, packet: &Packet, snapshot: &Snapshot, now: Millis) -> Result<ConnId, Verdict> {
+        let (member, dest) = schedule(packet, snapshot)?;
+        let no_output = match member.method {
+            ForwardingMethod::Nat => Flags::NONE,
+            _ => Flags::NO_OUTPUT,
+        };
+        let new = NewConnection {
+            protocol: packet.flow.protocol,
+            client: packet.flow.source,
+            virtual_endpoint: packet.flow.dest,
+            dest,
+            method: member.method,
+            flags: Flags::INACTIVE | no_output,
+            state: 0,
+            expires: now.after(FIRST_TIMEOUT),
+            service: 0,
+            dest_ref: member.id.0,
+            mark: 0,
+            controller: None,
+        };
+        // Counted before anybody can find it, so that nobody moves a count that is not there.
+        member.live.enter(Activity::Inactive);
+        let inserted = self.table.insert(&new);
+        if !matches!(inserted, Inserted::New(_)) {
+            member.live.leave(Activity::Inactive);
+        }
+        match inserted {
+            Inserted::New(id) => {
+                self.counters.connections.add(1);
+                let service = snapshot.destinations.find(member.id).map(|destination| &destination.service);
+                for stats in [Some(&member.live.stats), service.map(|live| &live.stats), Some(&self.total.stats)] {
+                    if let Some(stats) = stats {
+                        stats.of_worker(self.worker).connections.add(1);
+                    }
+                }
+                Ok(id)
+            }
+            Inserted::Existing(id) => Ok(id),
+            Inserted::Full => Err(Verdict::Drop(DropReason::TableFull)),
+            Inserted::NotIpv4 => Err(Verdict::PassToKernel),
+        }
+    }
+
+    /// A packet from the client.
+    fn request(
+        &mut self,
+        frame: &mut Frame,
+        packet: &Packet,
+        id: ConnId,
+        snapshot: &Snapshot,
+        now: Millis,
+    ) -> Verdict {
+        let connection = self.table.connection(id);
+        let ends = ends(&connection);
+        let Some(destination) = destination(&connection, snapshot) else {
+            return Verdict::Drop(DropReason::DestinationUnavailable);
+        };
+        connection.count_in_packet();
+        self.count(destination, |stats| stats.count_in(packet.length()));
+        self.advance(id, packet, Direction::Inbound, &destination.live, &snapshot.settings, now);
+        let verdict = forward::request(frame, packet, &ends, destination.path, &mut self.ids);
+        self.report_unresolved(verdict, destination.path);
+        verdict
+    }
+
+    /// A packet to the client.
+    fn reply(
+        &mut self,
+        frame: &mut Frame,
+        packet: &Packet,
+        id: ConnId,
+        snapshot: &Snapshot,
+        now: Millis,
+    ) -> Verdict {
+        let connection = self.table.connection(id);
+        let ends = ends(&connection);
+        let path = Path::find(&snapshot.egress, packet.flow.dest.addr, self.table.hash(&packet.flow));
+        let verdict = forward::reply(frame, packet, &ends, path);
+        self.report_unresolved(verdict, path);
+        // A router refuses a packet before its forwarding hooks, so IPVS does not see it.
+        let refused = matches!(verdict, Verdict::Drop(DropReason::TtlExpired | DropReason::TooBig { .. }));
+        if !refused && let Some(live) = live(&connection, snapshot) {
+            if let Some(destination) = destination(&connection, snapshot) {
+                self.count(destination, |stats| stats.count_out(packet.length()));
+            }
+            self.advance(id, packet, Direction::Outbound, &live, &snapshot.settings, now);
+        }
+        verdict
+    }
+
+    fn count(&self, destination: &Destination, count: impl Fn(&Stats)) {
+        for stats in [&destination.live.stats, &destination.service.stats, &self.total.stats] {
+            count(stats.of_worker(self.worker));
+        }
+    }
+
+    /// Moves a connection's state and deadline as a packet demands.
+    fn advance(
+        &mut self,
+        id: ConnId,
+        packet: &Packet,
+        direction: Direction,
+        live: &DestinationLive,
+        settings: &Settings,
+        now: Millis,
+    ) {
+        let connection = self.table.connection(id);
+        if connection.protocol() == Protocol::UDP {
+            self.table.refresh(id, 0, now.after(settings.udp));
+            return;
+        }
+        let seen = match direction {
+            Direction::Outbound => {
+                // Most connections that pass here have no such flag; then nothing is written.
+                if connection.flags().contains(Flags::NO_OUTPUT) {
+                    let _ = connection.clear_flags(Flags::NO_OUTPUT);
+                }
+                Seen::Output
+            }
+            Direction::Inbound if connection.flags().contains(Flags::NO_OUTPUT) => Seen::InputOnly,
+            Direction::Inbound => Seen::Input,
+        };
+        let before = TcpState::of(connection.state());
+        let after = before.after(packet.tcp_flags, seen);
+        let timeout = tcp::timeout(after, settings.tcp_established, settings.tcp_fin_wait);
+        if after != before {
+            move_count(&connection, after, live);
+        }
+        self.table.refresh(id, after as u8, now.after(timeout));
+    }
+
+    fn report_unresolved(&self, verdict: Verdict, path: Path) {
+        if let (Verdict::Drop(DropReason::NoNeighbour), Path::NoNeighbour { link, next_hop }) = (verdict, path) {
+            // Full: others wait to be resolved, and the next packet brings this one again.
+            let _ = self.unresolved.push((link, next_hop));
+        }
+    }
+
+    /// Ends the connections whose time has come.
+    pub fn expire(&mut self, snapshot: &Snapshot, now: Millis) -> Timers {
+        let counters = &self.counters;
+        self.table.advance_timers(now, |table, id| expire(table, id, snapshot, counters, now))
+    }
+
+    /// Ends a burst.
+    pub fn quiescent(&mut self) {
+        self.table.quiescent();
+    }
+}
+
+fn expire(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot, counters: &WorkerCounters, now: Millis) {
+    match table.remove(id) {
+        Removal::Done => {
+            counters.expired.add(1);
+            let connection = table.connection(id);
+            if let Some(live) = live(&connection, snapshot) {
+                live.leave(activity(connection.flags()));
+            }
+        }
+        Removal::Controls => {
+            let state = table.connection(id).state();
+            table.refresh(id, state, now.after(CONTROLLING_TIMEOUT));
+        }
+        Removal::NotOurs => {}
+    }
+}
+
+/// Counts a connection where its new state puts it; the flag says where it is counted, so each move is made once.
+fn move_count(connection: &Connection<'_>, after: TcpState, live: &DestinationLive) {
+    let (moved, from, to) = match after.is_active() {
+        true => (connection.clear_flags(Flags::INACTIVE), Activity::Inactive, Activity::Active),
+        false => (connection.set_flags(Flags::INACTIVE), Activity::Active, Activity::Inactive),
+    };
+    if moved {
+        live.leave(from);
+        live.enter(to);
+    }
+}
+
+fn activity(flags: Flags) -> Activity {
+    if flags.contains(Flags::INACTIVE) { Activity::Inactive } else { Activity::Active }
+}
+
+fn ends(connection: &Connection<'_>) -> Ends {
+    Ends {
+        virtual_endpoint: connection.virtual_endpoint(),
+        dest: connection.dest(),
+        method: connection.method(),
+    }
+}
+
+/// The connection's destination, if it is still configured.
+fn destination<'s>(connection: &Connection<'_>, snapshot: &'s Snapshot) -> Option<&'s Destination> {
+    snapshot.destinations.find(DestinationId(connection.dest_ref())).filter(|destination| destination.available)
+}
+
+/// The numbers of the connection's destination, also of one that is no longer configured.
+fn live<'s>(connection: &Connection<'_>, snapshot: &'s Snapshot) -> Option<&'s Arc<DestinationLive>> {
+    snapshot.destinations.find(DestinationId(connection.dest_ref())).map(|destination| &destination.live)
+}

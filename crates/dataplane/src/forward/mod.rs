@@ -1,0 +1,120 @@
+//! Sends a packet to its connection's destination, or a reply to its client.
+//!
+//! Runs once per packet of a connection. Every method does the same in the same order: the way, the time to live,
+//! the size, the rewrite. A method edits the packet from its network header on; the link header is written here,
+//! for the link that it leaves by, untagged.
+
+mod dr;
+mod nat;
+mod tunnel;
+
+use std::net::Ipv4Addr;
+
+use xvs_proto::ipv4::Ipv4;
+use xvs_proto::{Endpoint, Packet, ethernet};
+use xvs_sched::ForwardingMethod;
+
+use crate::shm::Frame;
+use crate::snapshot::{Hop, Path};
+use crate::verdict::{DropReason, Verdict};
+
+/// What the frames that the director sends carry in their outer headers beyond the packet itself.
+#[derive(Debug, Default)]
+pub struct Identification(u16);
+
+impl Identification {
+    /// The next identification of an IPv4 header that the director writes.
+    pub fn next(&mut self) -> u16 {
+        self.0 = self.0.wrapping_add(1);
+        self.0
+    }
+}
+
+/// The ends of a connection that forwarding writes into packets.
+#[derive(Debug, Clone, Copy)]
+pub struct Ends {
+    /// Where clients send to.
+    pub virtual_endpoint: Endpoint,
+    /// Where the connection's packets go.
+    pub dest: Endpoint,
+    /// How.
+    pub method: ForwardingMethod,
+}
+
+/// Sends a client's packet to the connection's destination.
+pub fn request(frame: &mut Frame, packet: &Packet, ends: &Ends, path: Path, ids: &mut Identification) -> Verdict {
+    let sent = way(path).and_then(|hop| match ends.method {
+        ForwardingMethod::DirectRouting => dr::send(frame, packet, hop).map(|()| hop),
+        ForwardingMethod::Nat => nat::send_request(frame, packet, ends, hop).map(|()| hop),
+        ForwardingMethod::Tunnel => tunnel::send(frame, packet, ends, hop, ids).map(|()| hop),
+        ForwardingMethod::Local => Err(DropReason::DestinationLocal),
+    });
+    finish(frame, sent)
+}
+
+/// Sends a destination's packet to the connection's client, from the virtual endpoint.
+pub fn reply(frame: &mut Frame, packet: &Packet, ends: &Ends, path: Path) -> Verdict {
+    let sent = way(path).and_then(|hop| {
+        match ends.method {
+            ForwardingMethod::Nat => nat::send_reply(frame, packet, ends, hop),
+            _ => dr::send(frame, packet, hop),
+        }
+        .map(|()| hop)
+    });
+    finish(frame, sent)
+}
+
+fn way(path: Path) -> Result<Hop, DropReason> {
+    match path {
+        Path::To(hop) => Ok(hop),
+        Path::NoNeighbour { .. } => Err(DropReason::NoNeighbour),
+        Path::Local => Err(DropReason::DestinationLocal),
+        Path::NoRoute => Err(DropReason::NoRoute),
+    }
+}
+
+fn finish(frame: &mut Frame, sent: Result<Hop, DropReason>) -> Verdict {
+    match sent.and_then(|hop| link_header(frame, hop)) {
+        Ok(hop) => Verdict::Transmit(hop.link),
+        Err(reason) => Verdict::Drop(reason),
+    }
+}
+
+/// Puts a link header before a packet that begins with its network header.
+pub fn link_header(frame: &mut Frame, hop: Hop) -> Result<Hop, DropReason> {
+    if !frame.grow_front(ethernet::HEADER_LEN) {
+        return Err(DropReason::NoHeadroom);
+    }
+    ethernet::emit(frame.bytes_mut(), hop.source_mac, hop.dest_mac, ethernet::TYPE_IPV4);
+    Ok(hop)
+}
+
+/// What every router does: refuses a packet that has come too far, takes one off its time to live, and refuses one
+/// that does not fit. `overhead` is what the method puts around the packet, in bytes.
+fn route(frame: &mut Frame, packet: &Packet, mtu: u32, overhead: u32) -> Result<(), DropReason> {
+    if packet.ttl <= 1 {
+        return Err(DropReason::TtlExpired);
+    }
+    Ipv4::edit(&mut frame.bytes_mut()[packet.network..]).decrement_ttl();
+    let room = mtu.min(u32::from(u16::MAX)).saturating_sub(overhead);
+    match packet.length() <= room as usize {
+        true => Ok(()),
+        false if packet.dont_fragment => Err(DropReason::TooBig { mtu: room as u16 }),
+        false => Err(DropReason::NeedsFragmenting),
+    }
+}
+
+/// Leaves of the frame the packet alone, without link header and link padding; positions in `packet` are then
+/// counted from its network header.
+fn strip(frame: &mut Frame, packet: &Packet) {
+    frame.shrink_front(packet.network);
+    let shorter = frame.resize(packet.length());
+    debug_assert!(shorter, "parse saw the packet end inside the frame");
+}
+
+fn v4(endpoint: Endpoint) -> Option<Ipv4Addr> {
+    match endpoint.addr {
+        std::net::IpAddr::V4(addr) => Some(addr),
+        std::net::IpAddr::V6(_) => None,
+    }
+}

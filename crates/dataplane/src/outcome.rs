@@ -1,0 +1,115 @@
+//! The end of a packet's way: its frame goes where the verdict says and is counted, and its sender is told what
+//! has to be told.
+//!
+//! Runs once per frame. The last word on a verdict is spoken here: a frame that its link or the kernel refuses
+//! becomes a drop.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crossbeam::queue::ArrayQueue;
+
+use crate::answer::{Offence, RateLimit};
+use crate::classify::Class;
+use crate::clock::Millis;
+use crate::counters::WorkerCounters;
+use crate::forward::Identification;
+use crate::port::{BURST, LinkId, Port, Received};
+use crate::snapshot::Snapshot;
+use crate::verdict::{DropReason, Verdict};
+
+/// Next hops whose link address was missing, for the control thread to have resolved. Full, it forgets the newest:
+/// the next packet brings it again.
+pub type Unresolved = ArrayQueue<(LinkId, IpAddr)>;
+
+/// Hands out frames and counts what became of them.
+pub struct Outcome {
+    counters: Arc<WorkerCounters>,
+    limit: RateLimit,
+    ids: Identification,
+    verdicts: Vec<Verdict>,
+}
+
+impl Outcome {
+    /// Counts into `counters`, of which the caller's thread is the one writer.
+    pub fn new(counters: Arc<WorkerCounters>) -> Self {
+        Self { counters, limit: RateLimit::default(), ids: Identification::default(), verdicts: Vec::with_capacity(BURST) }
+    }
+
+    /// Forgets the last burst's verdicts; `frames` more follow.
+    pub fn begin(&mut self, frames: usize) {
+        self.verdicts.clear();
+        self.counters.received.add(frames as u64);
+    }
+
+    /// The verdicts on the last burst, in its order.
+    pub fn verdicts(&self) -> &[Verdict] {
+        &self.verdicts
+    }
+
+    /// Carries out one verdict.
+    pub fn carry_out(
+        &mut self,
+        received: Received,
+        class: &Class,
+        verdict: Verdict,
+        snapshot: &Snapshot,
+        port: &mut impl Port,
+        now: Millis,
+    ) {
+        if let (Verdict::Drop(reason), Class::Flow(packet)) = (verdict, class)
+            && let Some(error) = reason.answer()
+        {
+            let offence = Offence { packet, frame: &received.frame, link: received.link, error };
+            self.tell(&offence, snapshot, port, now);
+        }
+        let Received { link, frame } = received;
+        let done = match verdict {
+            Verdict::Transmit(out) => port.transmit(out, frame).map_err(|frame| (frame, DropReason::TransmitRefused)),
+            Verdict::PassToKernel => {
+                port.pass_to_kernel(link, frame).map_err(|frame| (frame, DropReason::KernelRefused))
+            }
+            Verdict::Consumed => {
+                port.recycle(frame);
+                Ok(())
+            }
+            Verdict::Drop(reason) => Err((frame, reason)),
+        };
+        let verdict = match done {
+            Ok(()) => verdict,
+            Err((frame, reason)) => {
+                port.recycle(frame);
+                Verdict::Drop(reason)
+            }
+        };
+        self.count(verdict);
+        self.verdicts.push(verdict);
+    }
+
+    fn tell(&mut self, offence: &Offence<'_>, snapshot: &Snapshot, port: &mut impl Port, now: Millis) {
+        let allowed = self.limit.allows(now, snapshot.settings.icmp_msgs_per_sec);
+        let answer = if allowed { offence.answer(snapshot, port, &mut self.ids) } else { None };
+        let Some((link, frame)) = answer else {
+            self.counters.answers_withheld.add(1);
+            return;
+        };
+        self.counters.originated.add(1);
+        match port.transmit(link, frame) {
+            Ok(()) => self.counters.transmitted.add(1),
+            Err(frame) => {
+                port.recycle(frame);
+                self.counters.dropped(DropReason::TransmitRefused).add(1);
+            }
+        }
+    }
+
+    fn count(&self, verdict: Verdict) {
+        match verdict {
+            Verdict::Transmit(_) => &self.counters.transmitted,
+            Verdict::PassToKernel => &self.counters.passed,
+            Verdict::Consumed => &self.counters.consumed,
+            Verdict::Drop(reason) => self.counters.dropped(reason),
+        }
+        .add(1);
+    }
+}

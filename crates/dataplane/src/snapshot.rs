@@ -1,0 +1,331 @@
+//! All configuration that a worker reads: one immutable value behind one pointer, loaded once a burst.
+//!
+//! The control thread builds a [`Snapshot`] that shares what did not change with the one before it, and publishes
+//! it. Numbers that live longer than a snapshot (connections, counters, a scheduler's place) are atomics in
+//! objects that snapshots share, so that a change of weight loses none of them. Cost: one pointer load a burst,
+//! one hash look-up a new connection, one index a packet.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use xvs_proto::{Endpoint, MacAddr};
+use xvs_sched::{Candidates, Choice, ForwardingMethod, Load, Scheduler, ServiceKey, State, Weight};
+
+use crate::counters::SharedStats;
+use crate::egress::{Egress, RouteTo};
+use crate::port::LinkId;
+
+/// What a worker acts on.
+#[derive(Clone)]
+pub struct Snapshot {
+    /// The services.
+    pub services: Services,
+    /// Every destination, also removed ones that connections still refer to, by [`DestinationId`].
+    pub destinations: Destinations,
+    /// Routes and next hops.
+    pub egress: Arc<Egress>,
+    /// Timeouts and settings.
+    pub settings: Settings,
+}
+
+impl Snapshot {
+    /// No services, no routes.
+    pub fn empty() -> Self {
+        Self {
+            services: Services::default(),
+            destinations: Destinations::default(),
+            egress: Arc::new(Egress::default()),
+            settings: Settings::default(),
+        }
+    }
+}
+
+/// What `xvsadm --set` and the `[ipvs]` keys of `xvs.toml` change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Timeout of an established TCP connection.
+    pub tcp_established: Duration,
+    /// Timeout of a TCP connection that one end has finished.
+    pub tcp_fin_wait: Duration,
+    /// Timeout of a UDP connection.
+    pub udp: Duration,
+    /// How many ICMP errors a worker sends in a second; 0 means as many as there are.
+    pub icmp_msgs_per_sec: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            tcp_established: Duration::from_secs(900),
+            tcp_fin_wait: Duration::from_secs(120),
+            udp: Duration::from_secs(300),
+            icmp_msgs_per_sec: 1000,
+        }
+    }
+}
+
+const SHARDS: usize = 64;
+
+/// The services by key. Changing one copies one shard of the map.
+#[derive(Clone)]
+pub struct Services {
+    shards: [Arc<HashMap<ServiceKey, Arc<Service>>>; SHARDS],
+    hasher: hashbrown::DefaultHashBuilder,
+}
+
+impl Default for Services {
+    fn default() -> Self {
+        Self { shards: std::array::from_fn(|_| Arc::default()), hasher: Default::default() }
+    }
+}
+
+impl Services {
+    fn shard(&self, key: &ServiceKey) -> usize {
+        use std::hash::BuildHasher;
+        // The map uses the low and the topmost bits of the same kind of hash; take others.
+        (self.hasher.hash_one(key) >> 40) as usize % SHARDS
+    }
+
+    /// The service of this very key.
+    pub fn find(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
+        self.shards[self.shard(key)].get(key)
+    }
+
+    /// Adds or replaces a service.
+    pub fn insert(&mut self, service: Arc<Service>) {
+        let shard = self.shard(&service.key);
+        Arc::make_mut(&mut self.shards[shard]).insert(service.key, service);
+    }
+
+    /// Takes a service out.
+    pub fn remove(&mut self, key: &ServiceKey) {
+        let shard = self.shard(key);
+        Arc::make_mut(&mut self.shards[shard]).remove(key);
+    }
+
+    /// Whether there is none: then no packet is touched.
+    pub fn is_empty(&self) -> bool {
+        self.shards.iter().all(|shard| shard.is_empty())
+    }
+}
+
+/// A virtual service, as new connections need it.
+pub struct Service {
+    /// What its packets have in common.
+    pub key: ServiceKey,
+    /// Its destinations in IPVS's order: the one added last comes first.
+    pub members: Box<[Member]>,
+    /// Chooses among them.
+    pub scheduler: Box<dyn Scheduler>,
+    /// The scheduler's state; shared by snapshots until the members change.
+    pub place: Arc<AtomicU64>,
+}
+
+/// A destination as its service's scheduler sees it.
+#[derive(Clone)]
+pub struct Member {
+    /// Its number.
+    pub id: DestinationId,
+    /// Where it is; port 0 keeps the packet's.
+    pub endpoint: Endpoint,
+    /// How packets reach it.
+    pub method: ForwardingMethod,
+    /// Its share.
+    pub weight: Weight,
+    /// What it carries.
+    pub live: Arc<DestinationLive>,
+}
+
+impl Service {
+    /// Lets the scheduler choose and commits its next state; `None` if no destination may be chosen.
+    pub fn choose(&self) -> Option<&Member> {
+        loop {
+            // Relaxed: the state is the whole of what is shared here.
+            let before = self.place.load(Ordering::Relaxed);
+            let Choice { position, state } = self.scheduler.pick(State(before), self);
+            let unchanged = state.0 == before;
+            let committed = unchanged
+                || self.place.compare_exchange(before, state.0, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+            if committed {
+                return position.map(|position| &self.members[position]);
+            }
+        }
+    }
+}
+
+impl Candidates for Service {
+    fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    fn weight(&self, position: usize) -> Weight {
+        self.members[position].weight
+    }
+
+    fn load(&self, position: usize) -> Load {
+        self.members[position].live.load()
+    }
+
+    fn overloaded(&self, _: usize) -> bool {
+        false
+    }
+}
+
+/// Numbers of a service that outlive snapshots.
+pub struct ServiceLive {
+    /// Its counters.
+    pub stats: SharedStats,
+}
+
+impl ServiceLive {
+    /// Zeroes for this many workers.
+    pub fn new(workers: usize) -> Self {
+        Self { stats: SharedStats::new(workers) }
+    }
+}
+
+/// Numbers of a destination that outlive snapshots.
+pub struct DestinationLive {
+    active: AtomicI32,
+    inactive: AtomicI32,
+    /// Its counters.
+    pub stats: SharedStats,
+}
+
+/// Which of a destination's two counts a connection is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activity {
+    /// `ActiveConn`.
+    Active,
+    /// `InActConn`.
+    Inactive,
+}
+
+impl DestinationLive {
+    /// Zeroes for this many workers.
+    pub fn new(workers: usize) -> Self {
+        Self { active: AtomicI32::new(0), inactive: AtomicI32::new(0), stats: SharedStats::new(workers) }
+    }
+
+    /// Its connections now.
+    pub fn load(&self) -> Load {
+        // Two workers' additions and subtractions may be seen in either order, so a count can dip below zero for
+        // a moment.
+        let count = |count: &AtomicI32| u32::try_from(count.load(Ordering::Relaxed)).unwrap_or(0);
+        Load { active: count(&self.active), inactive: count(&self.inactive) }
+    }
+
+    /// Counts a connection in.
+    pub fn enter(&self, activity: Activity) {
+        self.of(activity).fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a connection out.
+    pub fn leave(&self, activity: Activity) {
+        self.of(activity).fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn of(&self, activity: Activity) -> &AtomicI32 {
+        match activity {
+            Activity::Active => &self.active,
+            Activity::Inactive => &self.inactive,
+        }
+    }
+}
+
+/// The number by which connections refer to a destination. Reused only when no connection refers to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DestinationId(pub u32);
+
+/// A destination, as the packets of its connections need it.
+#[derive(Clone)]
+pub struct Destination {
+    /// Whether it is still configured; packets of a removed one's connections are dropped.
+    pub available: bool,
+    /// The way to it.
+    pub path: Path,
+    /// What it carries and counts.
+    pub live: Arc<DestinationLive>,
+    /// Its service's numbers.
+    pub service: Arc<ServiceLive>,
+}
+
+const PAGE: usize = 64;
+
+/// Destinations by number, in pages: changing one copies one page.
+#[derive(Clone, Default)]
+pub struct Destinations {
+    pages: Vec<Arc<Vec<Option<Destination>>>>,
+}
+
+impl Destinations {
+    /// The destination of this number.
+    pub fn find(&self, id: DestinationId) -> Option<&Destination> {
+        let id = id.0 as usize;
+        self.pages.get(id / PAGE)?.get(id % PAGE)?.as_ref()
+    }
+
+    /// Sets or clears the destination of this number.
+    pub fn set(&mut self, id: DestinationId, destination: Option<Destination>) {
+        let id = id.0 as usize;
+        while self.pages.len() <= id / PAGE {
+            self.pages.push(Arc::new(vec![None; PAGE]));
+        }
+        Arc::make_mut(&mut self.pages[id / PAGE])[id % PAGE] = destination;
+    }
+}
+
+/// The way to a destination or client, worked out from the network as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// Out by a link to a known neighbour.
+    To(Hop),
+    /// Out by a link, to a neighbour whose link address is not known yet.
+    NoNeighbour {
+        /// The link.
+        link: LinkId,
+        /// Whom to resolve.
+        next_hop: IpAddr,
+    },
+    /// This machine itself.
+    Local,
+    /// None.
+    NoRoute,
+}
+
+/// A resolved next hop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hop {
+    /// The link to leave by.
+    pub link: LinkId,
+    /// The link's own address.
+    pub source_mac: MacAddr,
+    /// The neighbour's.
+    pub dest_mac: MacAddr,
+    /// The largest packet that the link sends, in bytes.
+    pub mtu: u32,
+    /// The director's own address that packets of its own leave with.
+    pub source: IpAddr,
+}
+
+impl Path {
+    /// The way to `dest` for a flow of this hash.
+    pub fn find(egress: &Egress, dest: IpAddr, flow_hash: u64) -> Self {
+        let (link, next_hop) = match egress.route(dest, flow_hash) {
+            RouteTo::Local => return Self::Local,
+            RouteTo::Unreachable | RouteTo::NoRoute => return Self::NoRoute,
+            RouteTo::Via { link, next_hop } => (link, next_hop),
+        };
+        let info = egress.link(link);
+        match (egress.neighbour(link, next_hop), egress.source_for(dest, link)) {
+            (_, None) => Self::NoRoute,
+            (None, _) => Self::NoNeighbour { link, next_hop },
+            (Some(dest_mac), Some(source)) => {
+                Self::To(Hop { link, source_mac: info.mac, dest_mac, mtu: info.mtu, source })
+            }
+        }
+    }
+}

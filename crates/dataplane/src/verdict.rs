@@ -1,0 +1,171 @@
+//! What became of a packet: the only ways out of the pipeline, and the reasons of a drop.
+//!
+//! Each reason has a counter, a name that programs read and a sentence that operators read. Adding one takes a
+//! line in each of the tables below; the compiler finds what was forgotten.
+
+use xvs_proto::{Malformed, icmp};
+
+use crate::port::LinkId;
+
+/// What becomes of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is edited and leaves by this link.
+    Transmit(LinkId),
+    /// The kernel gets it as if it had come in without us.
+    PassToKernel,
+    /// It has done what it was for, and goes no further.
+    Consumed,
+    /// It goes nowhere.
+    Drop(DropReason),
+}
+
+/// Why a packet was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DropReason {
+    /// The frame contradicts itself.
+    Malformed(Malformed),
+    /// The service has no destination that takes new connections.
+    NoDestination,
+    /// The connection's destination was removed.
+    DestinationUnavailable,
+    /// The destination is an address of this machine.
+    DestinationLocal,
+    /// There is no route.
+    NoRoute,
+    /// The next hop's link address is not known yet.
+    NoNeighbour,
+    /// The time to live has run out.
+    TtlExpired,
+    /// The packet is larger than the way to its destination takes and must not be fragmented.
+    TooBig {
+        /// The largest packet that would have passed, in bytes.
+        mtu: u16,
+    },
+    /// The packet would have to be fragmented.
+    NeedsFragmenting,
+    /// The packet is a fragment.
+    Fragment,
+    /// The packet grew beyond its frame.
+    NoHeadroom,
+    /// The connection table has no room.
+    TableFull,
+    /// The link's transmit ring is full, or the link is down.
+    TransmitRefused,
+    /// The kernel did not take the packet back.
+    KernelRefused,
+}
+
+impl DropReason {
+    /// How many counters the reasons need.
+    pub const COUNT: usize = Self::OTHERS.len() + Malformed::ALL.len();
+
+    const OTHERS: [Self; 13] = [
+        Self::NoDestination,
+        Self::DestinationUnavailable,
+        Self::DestinationLocal,
+        Self::NoRoute,
+        Self::NoNeighbour,
+        Self::TtlExpired,
+        Self::TooBig { mtu: 0 },
+        Self::NeedsFragmenting,
+        Self::Fragment,
+        Self::NoHeadroom,
+        Self::TableFull,
+        Self::TransmitRefused,
+        Self::KernelRefused,
+    ];
+
+    /// Every reason, in the order of [`Self::index`].
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::OTHERS.into_iter().chain(Malformed::ALL.into_iter().map(Self::Malformed))
+    }
+
+    /// Its place among the counters.
+    pub fn index(self) -> usize {
+        match self {
+            Self::NoDestination => 0,
+            Self::DestinationUnavailable => 1,
+            Self::DestinationLocal => 2,
+            Self::NoRoute => 3,
+            Self::NoNeighbour => 4,
+            Self::TtlExpired => 5,
+            Self::TooBig { .. } => 6,
+            Self::NeedsFragmenting => 7,
+            Self::Fragment => 8,
+            Self::NoHeadroom => 9,
+            Self::TableFull => 10,
+            Self::TransmitRefused => 11,
+            Self::KernelRefused => 12,
+            Self::Malformed(malformed) => Self::OTHERS.len() + malformed as usize,
+        }
+    }
+
+    /// The name that programs read.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NoDestination => "no_destination",
+            Self::DestinationUnavailable => "destination_unavailable",
+            Self::DestinationLocal => "destination_local",
+            Self::NoRoute => "no_route",
+            Self::NoNeighbour => "no_neighbour",
+            Self::TtlExpired => "ttl_expired",
+            Self::TooBig { .. } => "too_big",
+            Self::NeedsFragmenting => "needs_fragmenting",
+            Self::Fragment => "fragment",
+            Self::NoHeadroom => "no_headroom",
+            Self::TableFull => "table_full",
+            Self::TransmitRefused => "transmit_refused",
+            Self::KernelRefused => "kernel_refused",
+            Self::Malformed(malformed) => malformed.name(),
+        }
+    }
+
+    /// The sentence that operators read.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::NoDestination => "the service has no real server with a weight above 0; the client was told",
+            Self::DestinationUnavailable => {
+                "the connection's real server was removed; add it back, or wait until the client starts anew"
+            }
+            Self::DestinationLocal => "the real server's address is one of this machine, which is not served yet",
+            Self::NoRoute => "the kernel has no route to the next hop over an attached interface; see `ip route`",
+            Self::NoNeighbour => "the next hop has not answered ARP yet; see `ip neigh`",
+            Self::TtlExpired => "the packet's time to live ran out here; the sender was told",
+            Self::TooBig { .. } => "the packet does not fit the way to its destination; the sender was told the size",
+            Self::NeedsFragmenting => "the packet would have to be fragmented, which is not done yet",
+            Self::Fragment => "the packet is a fragment, and fragments are not forwarded yet",
+            Self::NoHeadroom => "the frame has no room for the outer header",
+            Self::TableFull => "the connection table is full; raise `conn_table_size` in xvs.toml",
+            Self::TransmitRefused => "the interface is down or its transmit ring is full",
+            Self::KernelRefused => "the kernel did not take the packet back through the TAP",
+            Self::Malformed(malformed) => malformed.sentence(),
+        }
+    }
+
+    /// What the sender is told about it, if anything.
+    pub fn answer(self) -> Option<icmp::Error> {
+        match self {
+            Self::NoDestination => Some(icmp::Error::PortUnreachable),
+            Self::NoRoute => Some(icmp::Error::HostUnreachable),
+            Self::TtlExpired => Some(icmp::Error::TimeExceeded),
+            Self::TooBig { mtu } => Some(icmp::Error::FragmentationNeeded { mtu }),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_own_counter_and_its_own_name() {
+        let indexes: Vec<_> = DropReason::all().map(DropReason::index).collect();
+        assert_eq!(indexes, (0..DropReason::COUNT).collect::<Vec<_>>());
+        let mut names: Vec<_> = DropReason::all().map(DropReason::name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), DropReason::COUNT);
+    }
+}

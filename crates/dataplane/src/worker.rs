@@ -1,0 +1,68 @@
+//! One thread on one core: bursts while there are any, sleep when there are none.
+//!
+//! A worker loads the snapshot once a burst, reads the clock once a burst, and waits for nobody. Before it sleeps it
+//! parks, so that changes and the reuse of entries do not wait for it; when it wakes it loads the snapshot anew. It
+//! sleeps until a frame comes, its next timer, or a call.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+
+use crate::clock::Millis;
+use crate::conn::Timers;
+use crate::pipeline::Pipeline;
+use crate::port::Port;
+use crate::snapshot::Snapshot;
+
+/// A worker, to be run on a thread of its own.
+pub struct Worker<P> {
+    /// Its stages.
+    pub pipeline: Pipeline,
+    /// Its queues.
+    pub port: P,
+    /// Where the snapshot in force is.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// When time began: the same for all workers.
+    pub start: Instant,
+    /// Set, then called by its port's waker: the worker ends.
+    pub stop: Arc<AtomicBool>,
+}
+
+impl<P: Port> Worker<P> {
+    /// Runs until it is stopped; returns the port, with whatever it still holds.
+    pub fn run(mut self) -> P {
+        while !self.stop.load(Ordering::Relaxed) {
+            let now = since(self.start);
+            let snapshot = self.snapshot.load();
+            let frames = self.pipeline.run(&snapshot, &mut self.port, now);
+            let timers = self.pipeline.expire(&snapshot, now);
+            drop(snapshot);
+            if frames == 0 && timers == Timers::Current {
+                self.sleep(now);
+            }
+        }
+        self.port
+    }
+
+    fn sleep(&mut self, now: Millis) {
+        let table = self.pipeline.flows().table();
+        let until_timer = table.next_timer().map(|due| now.until(due));
+        let at_most = match table.in_limbo() {
+            0 => until_timer,
+            _ => Some(until_timer.map_or(LIMBO_WAIT, |until| until.min(LIMBO_WAIT))),
+        };
+        table.park();
+        self.port.wait(at_most);
+        self.pipeline.flows().table().unpark();
+    }
+}
+
+/// Milliseconds since time began.
+pub fn since(start: Instant) -> Millis {
+    Millis(0).after(start.elapsed())
+}
+
+/// How long entries that are to be reused may wait for a worker that has nothing else to do.
+const LIMBO_WAIT: Duration = Duration::from_secs(1);

@@ -1,0 +1,153 @@
+//! When what xvs did counts as what the kernel did.
+//!
+//! Frames are compared as a multiset of link and bytes, with what is nobody's to predict masked: the identification
+//! of headers that the director writes (and the sum over it). Listings are exact below a service; the order of
+//! services, which is that of a hash table in the kernel, and the table's size are free; times left may differ by
+//! what the kernel's timers are late.
+
+use serde_json::Value;
+
+/// The difference between two lists of frames, in words.
+pub fn frames(want: &Value, got: &Value) -> Result<(), String> {
+    let mut want: Vec<_> = list(want).iter().map(|frame| masked(&frame["port"], &frame["hex"])).collect();
+    let mut got: Vec<_> = list(got).iter().map(|frame| masked(&frame["link"], &frame["frame"])).collect();
+    want.sort();
+    got.sort();
+    if want == got { Ok(()) } else { Err(format!("frames\n  want {want:?}\n  got  {got:?}")) }
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn masked(link: &Value, hex: &Value) -> (String, String) {
+    let mut bytes = unhex(hex.as_str().unwrap_or_default());
+    let by_the_director = |protocol: u8| matches!(protocol, 1 | 4 | 41 | 47);
+    if bytes.len() >= 34 && bytes[12..14] == [0x08, 0x00] && by_the_director(bytes[23]) {
+        bytes[18..20].fill(0);
+        bytes[24..26].fill(0);
+    }
+    let text = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    (link.as_str().unwrap_or_default().to_owned(), text)
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len() / 2).map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).expect("hex")).collect()
+}
+
+/// The recorded frames without those that the kernel's own stack made of a packet which IPVS passed to it: a reset
+/// or an ICMP message from the address that was asked, or the packet itself, routed on.
+pub fn without_the_kernels_own(recorded: &Value, packet: &str, vips: &[String]) -> Value {
+    let packet = unhex(packet);
+    let (Some(source), Some(dest)) = (addr(&packet, 12, 8), addr(&packet, 16, 24)) else {
+        return Value::Array(Vec::new());
+    };
+    let to_a_vip = vips.contains(&dest);
+    let made_by_kernel = |frame: &Value| {
+        let fields = &frame["f"];
+        let answers = fields["src"] == *dest || !to_a_vip;
+        let resets = fields["flags"].as_str().is_some_and(|flags| flags.contains('R'));
+        let reports = fields["proto"] == 1 || fields["proto"] == 58;
+        let routed_on = !to_a_vip && fields["src"] == *source && fields["dst"] == *dest;
+        routed_on || answers && (resets || reports)
+    };
+    list(recorded).iter().filter(|frame| !made_by_kernel(frame)).cloned().collect()
+}
+
+/// An address in the network header of an untagged frame, as text.
+fn addr(frame: &[u8], v4: usize, v6: usize) -> Option<String> {
+    match frame.get(12..14)? {
+        [0x08, 0x00] => {
+            let octets: [u8; 4] = frame.get(14 + v4..18 + v4)?.try_into().ok()?;
+            Some(std::net::Ipv4Addr::from(octets).to_string())
+        }
+        [0x86, 0xdd] => {
+            let octets: [u8; 16] = frame.get(14 + v6..30 + v6)?.try_into().ok()?;
+            Some(std::net::Ipv6Addr::from(octets).to_string())
+        }
+        _ => None,
+    }
+}
+
+/// The difference between what a command printed and what it was recorded to print, in words.
+pub fn output(argv: &[String], recorded: &Value, got: &Value) -> Result<(), String> {
+    let differs = |what: &str, want: &str, got: &str| Err(format!("{what}\n--- want\n{want}--- got\n{got}---"));
+    if recorded["rc"] != got["exit"] {
+        return Err(format!("exit code {} instead of {}: {}", got["exit"], recorded["rc"], got["stderr"]));
+    }
+    let (want_err, got_err) = (text(&recorded["stderr"]), text(&got["stderr"]));
+    if want_err != got_err {
+        return differs("stderr", want_err, got_err);
+    }
+    let (want, got) = (text(&recorded["stdout"]), text(&got["stdout"]));
+    let same = if want.starts_with("IPVS connection entries") {
+        connections(want, got)
+    } else {
+        let saved = argv.iter().any(|word| word.starts_with("-S") || word == "--save");
+        services(want, saved) == services(got, saved)
+    };
+    if same { Ok(()) } else { differs("stdout", want, got) }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// A listing with its services in a fixed order and its table's size struck out.
+fn services(listing: &str, saved: bool) -> (Vec<String>, Vec<String>) {
+    let mut head = Vec::new();
+    let mut blocks: Vec<String> = Vec::new();
+    for line in listing.lines() {
+        let begins = match saved {
+            true => line.starts_with("-A "),
+            false => ["TCP ", "UDP ", "SCTP ", "FWM "].iter().any(|name| line.starts_with(name)),
+        };
+        match blocks.last_mut() {
+            _ if begins => blocks.push(format!("{line}\n")),
+            Some(block) => block.push_str(&format!("{line}\n")),
+            None if line.starts_with("IP Virtual Server version") => {
+                head.push(line.split(" (size=").next().unwrap_or(line).to_owned());
+            }
+            None => head.push(line.to_owned()),
+        }
+    }
+    blocks.sort();
+    (head, blocks)
+}
+
+/// Whether two connection listings have the same rows with about the same times left.
+fn connections(want: &str, got: &str) -> bool {
+    let (mut want, mut got) = (rows(want), rows(got));
+    want.sort();
+    got.sort();
+    let mut rest = got;
+    for (row, seconds) in want {
+        let close = |(other, left): &(String, u64)| {
+            *other == row && left.abs_diff(seconds) <= 2 + seconds.max(*left) / 8
+        };
+        match rest.iter().position(close) {
+            Some(at) => drop(rest.remove(at)),
+            // The kernel's timers fire late: a connection whose time is over may be gone here.
+            None if seconds == 0 => {}
+            None => return false,
+        }
+    }
+    rest.is_empty()
+}
+
+/// Rows without their time, and the time in seconds; title lines have none.
+fn rows(listing: &str) -> Vec<(String, u64)> {
+    listing
+        .lines()
+        .map(|line| {
+            let time = line.get(4..).and_then(|rest| rest.split_whitespace().next()).unwrap_or_default();
+            let seconds = time.split_once(':').and_then(|(minutes, seconds)| {
+                Some(minutes.parse::<u64>().ok()? * 60 + seconds.parse::<u64>().ok()?)
+            });
+            match seconds {
+                Some(seconds) => (line.replacen(time, "", 1), seconds),
+                None => (line.to_owned(), 0),
+            }
+        })
+        .collect()
+}

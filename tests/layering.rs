@@ -1,0 +1,95 @@
+//! The floor plan: which crate may use which, where unsafe code may stand, and that ARCHITECTURE.md names every file.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Files that git tracks or would track, below a folder.
+fn files(under: &str) -> Vec<PathBuf> {
+    let output = Command::new("git")
+        .current_dir(root())
+        .args(["ls-files", "--cached", "--others", "--exclude-standard", under])
+        .output()
+        .expect("git runs");
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(PathBuf::from).filter(|path| root().join(path).exists()).collect()
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(root().join(path)).unwrap()
+}
+
+#[test]
+fn crates_depend_only_on_crates_to_their_left() {
+    let output = Command::new(env!("CARGO"))
+        .current_dir(root())
+        .args(["metadata", "--no-deps", "--format-version=1"])
+        .output()
+        .expect("cargo runs");
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let order = ["xvs-proto", "xvs-sched", "xvs-dataplane", "xvs-ctl"];
+    for package in metadata["packages"].as_array().unwrap() {
+        let name = package["name"].as_str().unwrap();
+        let Some(place) = order.iter().position(|known| *known == name) else { continue };
+        for dependency in package["dependencies"].as_array().unwrap() {
+            let on = dependency["name"].as_str().unwrap();
+            if let Some(other) = order.iter().position(|known| *known == on) {
+                assert!(other < place, "{name} depends on {on}, which stands to its right");
+            }
+        }
+    }
+}
+
+#[test]
+fn unsafe_code_stands_only_where_the_kernel_and_shared_memory_are_touched() {
+    for path in files("crates") {
+        let text = path.to_string_lossy().into_owned();
+        let allowed =
+            text.starts_with("crates/dataplane/src/xdp/") || text.starts_with("crates/dataplane/src/shm/");
+        if allowed || path.extension().is_none_or(|extension| extension != "rs") {
+            continue;
+        }
+        for (number, line) in read(&path).lines().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            let found = ["unsafe {", "unsafe fn", "unsafe impl", "allow(unsafe_code)"];
+            let found = found.iter().find(|word| code.contains(**word));
+            assert!(found.is_none(), "{text}:{}: {line}", number + 1);
+        }
+    }
+}
+
+#[test]
+fn architecture_names_every_source_file_and_no_other() {
+    let architecture = read(Path::new("ARCHITECTURE.md"));
+    let mut missing = Vec::new();
+    for path in files("crates").iter().chain(&files("tests")).chain(&files("scripts")).chain(&files("benches")) {
+        let text = path.to_string_lossy();
+        let source = [".rs", ".c", ".h"].iter().any(|ending| text.ends_with(ending)) || text.starts_with("scripts/");
+        if source && !architecture.contains(&format!("`{text}`")) {
+            missing.push(text.into_owned());
+        }
+    }
+    assert!(missing.is_empty(), "ARCHITECTURE.md does not name: {missing:#?}");
+    for word in architecture.split('`').skip(1).step_by(2) {
+        let is_file = word.contains('/') && !word.contains([' ', '*', '<']) && !word.starts_with('/');
+        assert!(!is_file || root().join(word).exists(), "ARCHITECTURE.md names `{word}`, which is not there");
+    }
+}
+
+#[test]
+fn no_source_file_is_longer_than_six_hundred_lines_before_its_tests() {
+    for path in files("crates").iter().chain(&files("tests")) {
+        if path.extension().is_none_or(|extension| extension != "rs") {
+            continue;
+        }
+        let text = read(path);
+        let lines = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]")).count();
+        assert!(lines <= 600, "{} has {lines} lines before its tests", path.display());
+    }
+}
