@@ -1,1 +1,3 @@
-//! xvs-ctl
+//! What should be the case, and is it.
+
+pub mod network;

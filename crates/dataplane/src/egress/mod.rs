@@ -1,3 +1,218 @@
 //! Where a packet leaves: routes, next hops and their link addresses, read-only.
+//!
+//! [`Egress`] is built from a [`Network`](model::Network) whenever that changes, becomes part of a snapshot and
+//! is asked for each packet that is not bound to a known next hop. It answers as the kernel would with its three
+//! default rules: table local before table main, longest prefix, lowest metric, among several ways one by flow.
+//! Cost: a look-up makes one hash probe for each prefix length that its table and family hold, longest first
+//! (two or three in most networks), and allocates nothing. Not here: following the kernel, and resolving.
+
+use std::net::IpAddr;
+
+use hashbrown::HashMap;
+use xvs_proto::{Family, MacAddr};
+
+use crate::port::LinkId;
+
+use self::model::{Link, Network, Route, Table};
+use self::routes::{Action, Routes, Target};
 
 pub mod model;
+mod routes;
+
+/// The look-up tables of one [`Network`].
+#[derive(Debug, Default)]
+pub struct Egress {
+    /// By [`LinkId`].
+    links: Vec<Option<LinkInfo>>,
+    by_ifindex: HashMap<u32, LinkId>,
+    local: Routes,
+    main: Routes,
+    neighbours: HashMap<(LinkId, Family, u128), MacAddr>,
+}
+
+/// What the data plane knows of an interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkInfo {
+    /// The kernel's index of it.
+    pub ifindex: u32,
+    /// Its link address; all zero where it has none.
+    pub mac: MacAddr,
+    /// The largest packet it sends, in bytes, without link header.
+    pub mtu: u32,
+    /// Whether it is administratively up and has a carrier.
+    pub up: bool,
+    /// Its name.
+    pub name: String,
+    /// Its addresses with their prefix lengths, primary first: what [`Egress::source_for`] chooses from.
+    addresses: Vec<(IpAddr, u8)>,
+}
+
+/// Where a packet to some destination goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteTo {
+    /// To this machine.
+    Local,
+    /// Out by a link.
+    Via {
+        /// The link.
+        link: LinkId,
+        /// Whose link address it is sent to: the gateway, or the destination itself.
+        next_hop: IpAddr,
+    },
+    /// A route refuses it (unreachable, prohibit, blackhole).
+    Unreachable,
+    /// No route matches it.
+    NoRoute,
+}
+
+impl Egress {
+    /// The tables of this network. A way by a link that is not among its links is left out; a route with no way
+    /// left is as if it were not there, so that a higher metric or a shorter prefix stands in for it.
+    pub fn build(network: &Network) -> Self {
+        let by_ifindex: HashMap<u32, LinkId> =
+            network.links.iter().map(|link| (link.ifindex, link.id)).collect();
+        let mut links = Vec::new();
+        for link in &network.links {
+            let place = usize::from(link.id.0);
+            if links.len() <= place {
+                links.resize(place + 1, None);
+            }
+            links[place] = Some(LinkInfo::of(link));
+        }
+        let of = |table| network.routes.iter().filter(move |route: &&Route| route.table == table);
+        let local = Routes::build(of(Table::Local), &by_ifindex);
+        let main = Routes::build(of(Table::Main), &by_ifindex);
+        let neighbours = network
+            .neighbours
+            .iter()
+            .filter_map(|known| {
+                let link = *by_ifindex.get(&known.ifindex)?;
+                let (family, bits) = aligned(known.addr);
+                Some(((link, family, bits), known.mac))
+            })
+            .collect();
+        Self { links, by_ifindex, local, main, neighbours }
+    }
+
+    /// Where a packet to `dest` goes. Among the ways of a multipath route `flow_hash` chooses, each in
+    /// proportion to its weight: the high half of its bits counts, so the low half may have chosen before.
+    pub fn route(&self, dest: IpAddr, flow_hash: u64) -> RouteTo {
+        match self.target(dest) {
+            None => RouteTo::NoRoute,
+            Some(target) => match &target.action {
+                Action::Local => RouteTo::Local,
+                Action::Unreachable => RouteTo::Unreachable,
+                Action::Send(ways) => {
+                    let way = ways.pick(flow_hash);
+                    RouteTo::Via { link: way.link, next_hop: way.via.unwrap_or(dest) }
+                }
+            },
+        }
+    }
+
+    /// The link address of a neighbour; `None` where it is not resolved.
+    pub fn neighbour(&self, link: LinkId, addr: IpAddr) -> Option<MacAddr> {
+        let (family, bits) = aligned(addr);
+        self.neighbours.get(&(link, family, bits)).copied()
+    }
+
+    /// The link of this id; `None` if it is gone, which a frame received before the change may still ask.
+    pub fn link(&self, id: LinkId) -> Option<&LinkInfo> {
+        self.links.get(usize::from(id.0))?.as_ref()
+    }
+
+    /// The link with this index of the kernel's.
+    pub fn link_by_ifindex(&self, ifindex: u32) -> Option<LinkId> {
+        self.by_ifindex.get(&ifindex).copied()
+    }
+
+    /// Every link with its id, by id.
+    pub fn links(&self) -> impl Iterator<Item = (LinkId, &LinkInfo)> {
+        (0..=u16::MAX).map(LinkId).zip(&self.links).filter_map(|(id, link)| Some((id, link.as_ref()?)))
+    }
+
+    /// Whether the kernel would deliver a packet to `addr` to this machine.
+    pub fn is_local(&self, addr: IpAddr) -> bool {
+        self.target(addr).is_some_and(|target| matches!(target.action, Action::Local))
+    }
+
+    /// The source address with which the director itself would send to `dest` by `link`; `None` if it has none
+    /// of that family.
+    ///
+    /// The route's preferred source comes first. Else, for IPv4, the link's first address in the network of the
+    /// gateway, its first one, and the first of another link (kernel `net/ipv4/devinet.c`, `inet_select_addr`);
+    /// for IPv6 the link's address of the same scope with the longest common prefix, and then those of other
+    /// links (RFC 6724 §5, rules 2, 5 and 8).
+    pub fn source_for(&self, dest: IpAddr, link: LinkId) -> Option<IpAddr> {
+        let target = self.target(dest);
+        if let Some(source) = target.and_then(|target| target.preferred_source) {
+            return Some(source);
+        }
+        let on_link = self.link(link).map_or(&[][..], |info| &info.addresses);
+        let elsewhere = self.links().filter(|&(id, _)| id != link);
+        let elsewhere =
+            elsewhere.flat_map(|(_, info)| &info.addresses).filter(|(addr, _)| !addr.is_loopback());
+        match dest {
+            IpAddr::V4(_) => {
+                let gateway = target.and_then(|target| target.gateway_by(link));
+                let of_family = || on_link.iter().filter(|(addr, _)| addr.is_ipv4());
+                let beside =
+                    |&&(addr, len): &&(IpAddr, u8)| gateway.is_some_and(|gw| common(addr, gw) >= len);
+                let found = of_family().find(beside).or_else(|| of_family().next());
+                found
+                    .or_else(|| elsewhere.into_iter().find(|(addr, _)| addr.is_ipv4()))
+                    .map(|&(addr, _)| addr)
+            }
+            IpAddr::V6(_) => best_v6(on_link.iter(), dest).or_else(|| best_v6(elsewhere, dest)),
+        }
+    }
+
+    fn target(&self, dest: IpAddr) -> Option<&Target> {
+        let (family, bits) = aligned(dest);
+        self.local.find(family, bits).or_else(|| self.main.find(family, bits))
+    }
+}
+
+impl LinkInfo {
+    fn of(link: &Link) -> Self {
+        Self {
+            ifindex: link.ifindex,
+            mac: link.mac,
+            mtu: link.mtu,
+            up: link.up,
+            name: link.name.clone(),
+            addresses: link.addresses.clone(),
+        }
+    }
+}
+
+/// An address as its leading bits, so that a prefix of either family is a mask of the same kind.
+fn aligned(addr: IpAddr) -> (Family, u128) {
+    match addr {
+        IpAddr::V4(v4) => (Family::V4, u128::from(u32::from(v4)) << 96),
+        IpAddr::V6(v6) => (Family::V6, u128::from(v6)),
+    }
+}
+
+/// How many leading bits two addresses share; 0 across families.
+fn common(a: IpAddr, b: IpAddr) -> u8 {
+    let ((family, a), (other, b)) = (aligned(a), aligned(b));
+    let width = if family == Family::V4 { 32 } else { 128 };
+    if family == other { (a ^ b).leading_zeros().min(width) as u8 } else { 0 }
+}
+
+fn best_v6<'a>(candidates: impl Iterator<Item = &'a (IpAddr, u8)>, dest: IpAddr) -> Option<IpAddr> {
+    let link_local = |addr: IpAddr| matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    let mut best: Option<(u8, IpAddr)> = None;
+    for &(addr, len) in candidates {
+        let fits = addr.is_ipv6() && !addr.is_loopback() && link_local(addr) == link_local(dest);
+        let shared = common(addr, dest).min(len);
+        if fits && best.is_none_or(|(most, _)| shared > most) {
+            best = Some((shared, addr));
+        }
+    }
+    best.map(|(_, addr)| addr)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,16 +1,20 @@
 //! The director's network as the kernel has it: what routes and next hops are computed from.
 //!
-//! Plain values, built by the control plane from netlink (or by hand in the lab) and turned into the look-up
-//! tables of a snapshot by [`super::Egress`]. Nothing here is looked at per packet.
+//! Plain values, followed from the kernel by the control plane or built by hand ([`Network::add_link`] and its
+//! siblings: the lab, tests), and turned into the look-up tables of a snapshot by [`super::Egress`]. Nothing
+//! here is looked at per packet.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
+use thiserror::Error;
 use xvs_proto::{MacAddr, Prefix};
+
+use crate::port::LinkId;
 
 /// Everything that forwarding depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Network {
-    /// The interfaces.
+    /// The interfaces, each with an id of its own.
     pub links: Vec<Link>,
     /// The routes of the tables local and main.
     pub routes: Vec<Route>,
@@ -21,6 +25,9 @@ pub struct Network {
 /// An interface of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
+    /// How the data plane names it. Whoever builds a [`Network`] keeps it for as long as the ifindex lives, so
+    /// that a frame received before a change still names its link; a new link takes [`Network::free_link_id`].
+    pub id: LinkId,
     /// The kernel's index of it, never 0.
     pub ifindex: u32,
     /// Its name.
@@ -38,9 +45,11 @@ pub struct Link {
 /// One route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
+    /// Where it stands.
+    pub table: Table,
     /// What it leads to.
     pub dest: Prefix,
-    /// Preference among routes to the same destination: the lowest wins.
+    /// Preference among routes to the same destination: the lowest wins, of equals the first.
     pub metric: u32,
     /// What to do with packets that it matches.
     pub action: RouteAction,
@@ -48,14 +57,23 @@ pub struct Route {
     pub preferred_source: Option<IpAddr>,
 }
 
+/// A routing table, in the order in which the kernel's default rules ask them (ip-rule(8)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// Table 255: this machine's own addresses.
+    Local,
+    /// Table 254: everything that operators and routing daemons enter.
+    Main,
+}
+
 /// What a route does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RouteAction {
-    /// Delivers to this machine (table local, types local and broadcast).
+    /// Delivers to this machine (types local, broadcast and anycast).
     Local,
     /// Sends on by one of these, chosen by flow.
     Unicast(Vec<Hop>),
-    /// Refuses: unreachable, prohibit and blackhole alike.
+    /// Refuses: unreachable, prohibit, blackhole and throw alike.
     Unreachable,
 }
 
@@ -79,4 +97,166 @@ pub struct Neighbour {
     pub addr: IpAddr,
     /// Its link address.
     pub mac: MacAddr,
+}
+
+/// Why something could not be added to a [`Network`] by hand.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum NetworkError {
+    /// No link has this name.
+    #[error("there is no link {0}; add it first")]
+    UnknownLink(String),
+    /// A link of this name is there already.
+    #[error("there is a link {0} already; links cannot be replaced")]
+    DuplicateLink(String),
+    /// A prefix length beyond its family's 32 or 128 bits.
+    #[error("{0}/{1} is no address with a prefix length; IPv4 has up to 32 bits, IPv6 up to 128")]
+    PrefixLength(IpAddr, u8),
+}
+
+impl Network {
+    /// Adds a link that is up, with the routes that the kernel enters for its addresses: local and broadcast
+    /// ones, and those of the networks it is connected to.
+    ///
+    /// `addresses` are those of the director with the length of their network's prefix, `mtu_bytes` the largest
+    /// packet without link header. Errors: the name is taken, or a prefix length exceeds its family.
+    pub fn add_link(
+        &mut self,
+        name: &str,
+        mac: MacAddr,
+        addresses: &[(IpAddr, u8)],
+        mtu_bytes: u32,
+    ) -> Result<LinkId, NetworkError> {
+        if self.link_named(name).is_some() {
+            return Err(NetworkError::DuplicateLink(name.to_owned()));
+        }
+        let ifindex = self.links.iter().map(|link| link.ifindex).max().unwrap_or(0) + 1;
+        let mut routes = Vec::new();
+        for &(addr, len) in addresses {
+            let net = Prefix::new(addr, len).ok_or(NetworkError::PrefixLength(addr, len))?;
+            implied_routes(addr, net, ifindex, &mut routes);
+        }
+        let id = self.free_link_id();
+        let (name, addresses) = (name.to_owned(), addresses.to_vec());
+        self.links.push(Link { id, ifindex, name, mac, mtu: mtu_bytes, up: true, addresses });
+        self.routes.append(&mut routes);
+        Ok(id)
+    }
+
+    /// Adds a route of the main table with metric 0, by a gateway or straight onto the link. A route to the same
+    /// destination that is there already becomes a multipath route, each way with the same share.
+    ///
+    /// Error: there is no such link.
+    pub fn add_route(&mut self, dest: Prefix, via: Option<IpAddr>, link: &str) -> Result<(), NetworkError> {
+        let hop = Hop { ifindex: self.known_link(link)?.ifindex, via, weight: 1 };
+        let sibling = self.routes.iter_mut().find_map(|route| match &mut route.action {
+            RouteAction::Unicast(hops) if route.dest == dest && route.table == Table::Main => Some(hops),
+            _ => None,
+        });
+        match sibling {
+            Some(hops) => hops.push(hop),
+            None => {
+                let action = RouteAction::Unicast(vec![hop]);
+                self.routes.push(Route {
+                    table: Table::Main,
+                    dest,
+                    metric: 0,
+                    action,
+                    preferred_source: None,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a resolved neighbour, or gives one that is there another link address.
+    ///
+    /// Error: there is no such link.
+    pub fn add_neighbour(&mut self, addr: IpAddr, mac: MacAddr, link: &str) -> Result<(), NetworkError> {
+        let ifindex = self.known_link(link)?.ifindex;
+        self.neighbours.retain(|known| (known.ifindex, known.addr) != (ifindex, addr));
+        self.neighbours.push(Neighbour { ifindex, addr, mac });
+        Ok(())
+    }
+
+    /// The link of this name.
+    pub fn link_named(&self, name: &str) -> Option<&Link> {
+        self.links.iter().find(|link| link.name == name)
+    }
+
+    /// The lowest id that no link has.
+    ///
+    /// # Panics
+    ///
+    /// With 65,536 links, more than the kernel's own tables are ever given.
+    pub fn free_link_id(&self) -> LinkId {
+        let free = (0..=u16::MAX).map(LinkId).find(|&id| self.links.iter().all(|link| link.id != id));
+        free.expect("fewer than 65,536 links")
+    }
+
+    fn known_link(&self, name: &str) -> Result<&Link, NetworkError> {
+        self.link_named(name).ok_or_else(|| NetworkError::UnknownLink(name.to_owned()))
+    }
+}
+
+/// The routes that the kernel enters for an address (kernel `net/ipv4/fib_frontend.c`, `fib_add_ifaddr`, and
+/// `net/ipv6/addrconf.c`, `addrconf_prefix_route`).
+fn implied_routes(addr: IpAddr, net: Prefix, ifindex: u32, routes: &mut Vec<Route>) {
+    let preferred_source = addr.is_ipv4().then_some(addr);
+    let mut add = |table, dest, action| {
+        let metric = if addr.is_ipv6() && table == Table::Main { CONNECTED_METRIC_V6 } else { 0 };
+        routes.push(Route { table, dest, metric, action, preferred_source });
+    };
+    add(Table::Local, Prefix::host(addr), RouteAction::Local);
+    if net == Prefix::host(addr) {
+        return;
+    }
+    if addr.is_loopback() {
+        add(Table::Local, net, RouteAction::Local);
+        return;
+    }
+    add(Table::Main, net, RouteAction::Unicast(vec![Hop { ifindex, via: None, weight: 1 }]));
+    if let (IpAddr::V4(first), true) = (net.addr(), net.len() < 31) {
+        let host_bits = u32::MAX.checked_shr(u32::from(net.len())).unwrap_or(0);
+        let broadcast = Ipv4Addr::from(u32::from(first) | host_bits);
+        add(Table::Local, Prefix::host(broadcast.into()), RouteAction::Local);
+    }
+}
+
+/// Metric of IPv6 routes that come with an address (kernel `IP6_RT_PRIO_ADDRCONF`).
+const CONNECTED_METRIC_V6: u32 = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+
+    #[test]
+    fn a_link_brings_the_routes_that_its_addresses_imply() {
+        let mut network = Network::default();
+        let addresses = [
+            ("10.0.0.1".parse().unwrap(), 24),
+            ("10.1.1.1".parse().unwrap(), 32),
+            ("fd00::1".parse().unwrap(), 64),
+        ];
+        assert_eq!(network.add_link("wan", MAC, &addresses, 1500), Ok(LinkId(0)));
+        let of = |table| -> Vec<String> {
+            let found = network.routes.iter().filter(|route| route.table == table);
+            found.map(|route| route.dest.to_string()).collect()
+        };
+        assert_eq!(of(Table::Local), ["10.0.0.1/32", "10.0.0.255/32", "10.1.1.1/32", "fd00::1/128"]);
+        assert_eq!(of(Table::Main), ["10.0.0.0/24", "fd00::/64"]);
+    }
+
+    #[test]
+    fn what_cannot_be_added_says_why_and_changes_nothing() {
+        let mut network = Network::default();
+        let bad = network.add_link("wan", MAC, &[("10.0.0.1".parse().unwrap(), 33)], 1500).unwrap_err();
+        assert!(bad.to_string().starts_with("10.0.0.1/33"), "{bad}");
+        assert_eq!(network, Network::default());
+        network.add_link("wan", MAC, &[], 1500).unwrap();
+        assert!(network.add_link("wan", MAC, &[], 1500).is_err());
+        let missing = network.add_route("0.0.0.0/0".parse().unwrap(), None, "lan").unwrap_err();
+        assert_eq!(missing.to_string(), "there is no link lan; add it first");
+    }
 }

@@ -1,0 +1,152 @@
+//! Questions to the kernel over a route netlink socket, one at a time.
+//!
+//! Used by whatever reads or changes links, addresses, routes or neighbours. A [`Netlink`] works in the network
+//! namespace of the thread that opened it, for ever. Every call blocks until the kernel has answered, which it
+//! does at once. Not here: what a message means.
+
+use std::io;
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+
+/// A socket for questions and changes.
+#[derive(Debug)]
+pub struct Netlink {
+    socket: Socket,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+impl Netlink {
+    /// Opens one in the namespace of the calling thread.
+    pub fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER_BYTES) })
+    }
+
+    /// Everything that answers a question of kind `GET…`.
+    ///
+    /// Asked again while the kernel says that something changed in between, so what is returned was true at one
+    /// moment. A message that the library cannot read is left out and logged. What the kernel was built without
+    /// has no answers.
+    pub fn dump(&mut self, question: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+        for _ in 0..DUMP_ATTEMPTS {
+            self.send(question.clone(), NLM_F_DUMP)?;
+            match self.answers() {
+                Ok((answers, Consistency::Whole)) => return Ok(answers),
+                Ok((_, Consistency::Interrupted)) => {}
+                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error()) => {
+                    return Ok(Vec::new());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let text =
+            format!("the kernel's tables changed during each of {DUMP_ATTEMPTS} attempts to read them");
+        Err(io::Error::new(io::ErrorKind::Interrupted, text))
+    }
+
+    /// Makes a change, with these flags beside those of every request; the kernel's refusal is the error.
+    pub fn change(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        self.send(message, NLM_F_ACK | flags)?;
+        self.answers().map(|_| ())
+    }
+
+    fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = NLM_F_REQUEST | flags;
+        request.header.sequence_number = self.sequence;
+        request.finalize();
+        let mut bytes = vec![0; request.buffer_len()];
+        request.serialize(&mut bytes);
+        self.socket.send(&bytes, 0).map(|_| ())
+    }
+
+    /// Collects the answers to the request just sent, to the message that ends them.
+    fn answers(&mut self) -> io::Result<(Vec<RouteNetlinkMessage>, Consistency)> {
+        let (mut answers, mut consistency) = (Vec::new(), Consistency::Whole);
+        loop {
+            self.buffer.clear();
+            self.socket.recv(&mut self.buffer, 0)?;
+            for bytes in messages(&self.buffer) {
+                let message = match NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes) {
+                    Ok(message) => message,
+                    Err(error) => {
+                        tracing::warn!("netlink message not understood, left out: {error}");
+                        continue;
+                    }
+                };
+                if message.header.sequence_number != self.sequence {
+                    continue;
+                }
+                if message.header.flags & NLM_F_DUMP_INTR != 0 {
+                    consistency = Consistency::Interrupted;
+                }
+                match message.payload {
+                    NetlinkPayload::InnerMessage(answer) => answers.push(answer),
+                    NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
+                    NetlinkPayload::Error(_) => return Ok((answers, consistency)),
+                    NetlinkPayload::Done(done) if done.code < 0 => {
+                        return Err(io::Error::from_raw_os_error(-done.code));
+                    }
+                    NetlinkPayload::Done(_) => return Ok((answers, consistency)),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// Whether the tables stood still while they were read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Consistency {
+    Whole,
+    Interrupted,
+}
+
+/// Divides what one read returned into messages, each with its header; what is cut off ends it.
+pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let len = NetlinkBuffer::new_checked(bytes).ok()?.length() as usize;
+        let (message, _) = bytes.split_at_checked(len)?;
+        // Messages begin at multiples of four bytes (netlink(7), NLMSG_ALIGN).
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or(&[]);
+        Some(message)
+    })
+}
+
+/// More than the kernel puts into one read (32 KiB, `net/netlink/af_netlink.c`, `netlink_dump`).
+pub(super) const BUFFER_BYTES: usize = 64 * 1024;
+
+const DUMP_ATTEMPTS: u32 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_is_divided_at_the_lengths_its_headers_name_and_ends_where_it_is_cut_off() {
+        let mut bytes = vec![0; 18 + 2 + 16 + 8];
+        bytes[0] = 18;
+        bytes[20] = 16;
+        bytes[36] = 200;
+        let lengths: Vec<usize> = messages(&bytes).map(<[u8]>::len).collect();
+        assert_eq!(lengths, [18, 16]);
+    }
+
+    #[test]
+    fn the_kernels_refusal_is_returned_with_its_errno() {
+        let mut netlink = Netlink::open().unwrap();
+        let mut link = netlink_packet_route::link::LinkMessage::default();
+        link.header.index = u32::MAX >> 1;
+        let refused = netlink.change(RouteNetlinkMessage::SetLink(link), 0).unwrap_err();
+        assert!(refused.raw_os_error().is_some(), "{refused}");
+    }
+}

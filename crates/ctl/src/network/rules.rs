@@ -1,0 +1,96 @@
+//! Policy rules other than the default ones, each as a sentence for the operator.
+//!
+//! xvs routes as the kernel's three default rules do, by the tables local, main and (empty) default. A rule
+//! beside them means that the kernel may route some packets otherwise; it is reported, not followed.
+
+use std::io;
+
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::netlink::Netlink;
+
+/// A sentence for each rule that is not followed.
+pub(super) fn warnings(netlink: &mut Netlink) -> io::Result<Vec<String>> {
+    let mut warnings = Vec::new();
+    for (family, flag) in [(AddressFamily::Inet, "-4"), (AddressFamily::Inet6, "-6")] {
+        let mut question = RuleMessage::default();
+        question.header.family = family;
+        for answer in netlink.dump(RouteNetlinkMessage::GetRule(question))? {
+            if let RouteNetlinkMessage::NewRule(rule) = answer
+                && rule.header.family == family
+                && !is_default(&rule)
+            {
+                let priority = priority(&rule);
+                warnings.push(format!(
+                    "policy rule {priority} ({}) is not followed: xvs routes by the tables local and main alone; \
+                     packets that it concerns may leave by another way than the kernel's (`ip {flag} rule` lists it)",
+                    describe(&rule)
+                ));
+            }
+        }
+    }
+    Ok(warnings)
+}
+
+/// Whether it is one of the rules that every namespace begins with (ip-rule(8)).
+fn is_default(rule: &RuleMessage) -> bool {
+    let header = &rule.header;
+    let expected = match priority(rule) {
+        0 => 255,
+        32_766 => 254,
+        32_767 => 253,
+        _ => return false,
+    };
+    let plain = rule.attributes.iter().all(|attribute| match attribute {
+        RuleAttribute::Priority(_) | RuleAttribute::Table(_) | RuleAttribute::Protocol(_) => true,
+        // All ones where nothing is suppressed.
+        RuleAttribute::SuppressPrefixLen(value) => *value == u32::MAX,
+        _ => false,
+    });
+    plain
+        && table(rule) == expected
+        && header.action == RuleAction::ToTable
+        && (header.dst_len, header.src_len, header.tos) == (0, 0, 0)
+        && !header.flags.contains(RuleFlags::Invert)
+}
+
+fn describe(rule: &RuleMessage) -> String {
+    let mut words = Vec::new();
+    if rule.header.flags.contains(RuleFlags::Invert) {
+        words.push("not".to_owned());
+    }
+    for attribute in &rule.attributes {
+        match attribute {
+            RuleAttribute::Source(addr) => words.push(format!("from {addr}/{}", rule.header.src_len)),
+            RuleAttribute::Destination(addr) => words.push(format!("to {addr}/{}", rule.header.dst_len)),
+            RuleAttribute::Iifname(name) => words.push(format!("iif {name}")),
+            RuleAttribute::Oifname(name) => words.push(format!("oif {name}")),
+            RuleAttribute::FwMark(mark) => words.push(format!("fwmark {mark:#x}")),
+            RuleAttribute::L3MDev(true) => words.push("l3mdev".to_owned()),
+            _ => {}
+        }
+    }
+    match rule.header.action {
+        RuleAction::ToTable => words.push(format!("lookup {}", table(rule))),
+        action => words.push(format!("{action:?}").to_lowercase()),
+    }
+    words.join(" ")
+}
+
+/// The kernel leaves the attribute out where the priority is 0.
+fn priority(rule: &RuleMessage) -> u32 {
+    let found = rule.attributes.iter().find_map(|attribute| match attribute {
+        RuleAttribute::Priority(priority) => Some(*priority),
+        _ => None,
+    });
+    found.unwrap_or(0)
+}
+
+fn table(rule: &RuleMessage) -> u32 {
+    let found = rule.attributes.iter().find_map(|attribute| match attribute {
+        RuleAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    found.unwrap_or(u32::from(rule.header.table))
+}

@@ -1,0 +1,286 @@
+//! The kernel's tables, read and translated: netlink messages to the values of the data plane's model.
+//!
+//! Each function asks for one table and returns what matters of it, in an order that does not depend on the
+//! kernel's hashing, so that two readings of an unchanged table are equal. Cost: one dump each.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHopFlags, RouteType, RouteVia,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use xvs_dataplane::egress::model::{Hop, Link, Network, Route, RouteAction, Table};
+use xvs_proto::{MacAddr, Prefix};
+
+use super::netlink::Netlink;
+
+/// The links with their addresses. A link that `before` has keeps its id; another takes a free one.
+pub(super) fn links(netlink: &mut Netlink, before: &[Link]) -> io::Result<Vec<Link>> {
+    let mut addresses: BTreeMap<u32, Vec<(IpAddr, u8)>> = BTreeMap::new();
+    for answer in netlink.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))? {
+        if let RouteNetlinkMessage::NewAddress(message) = answer
+            && let Some(found) = address(&message)
+        {
+            addresses.entry(message.header.index).or_default().push(found);
+        }
+    }
+    let mut network = Network::default();
+    let mut added = Vec::new();
+    for answer in netlink.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))? {
+        let RouteNetlinkMessage::NewLink(message) = answer else { continue };
+        let mut link = link(&message);
+        link.addresses = addresses.remove(&link.ifindex).unwrap_or_default();
+        match before.iter().find(|known| known.ifindex == link.ifindex) {
+            Some(known) => network.links.push(Link { id: known.id, ..link }),
+            None => added.push(link),
+        }
+    }
+    for link in added {
+        let id = network.free_link_id();
+        network.links.push(Link { id, ..link });
+    }
+    network.links.sort_by_key(|link| link.id);
+    Ok(network.links)
+}
+
+/// The routes of the tables local and main, and a sentence for each that is there and not followed.
+pub(super) fn routes(netlink: &mut Netlink) -> io::Result<(Vec<Route>, Vec<String>)> {
+    let (mut routes, mut warnings) = (Vec::new(), Vec::new());
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut question = RouteMessage::default();
+        question.header.address_family = family;
+        for answer in netlink.dump(RouteNetlinkMessage::GetRoute(question))? {
+            let RouteNetlinkMessage::NewRoute(message) = answer else { continue };
+            if message.header.address_family != family {
+                continue;
+            }
+            match route(&message) {
+                Ok(found) => routes.extend(found),
+                Err(warning) => warnings.push(warning),
+            }
+        }
+    }
+    // Stable: of routes that are equal in all this, the kernel's order decides.
+    routes.sort_by_key(|route| (route.table, route.dest, route.metric));
+    Ok((routes, warnings))
+}
+
+/// One neighbour entry of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NeighbourEntry {
+    pub(super) ifindex: u32,
+    pub(super) addr: IpAddr,
+    /// Its link address, if the kernel would send to it now.
+    pub(super) mac: Option<MacAddr>,
+    pub(super) keeping: Keeping,
+}
+
+/// Who keeps an entry fresh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keeping {
+    /// Resolved when used, forgotten when not.
+    OnDemand,
+    /// The kernel, all the time.
+    Managed,
+    /// Nobody: it was entered by hand and is true for ever.
+    Permanent,
+}
+
+/// Every neighbour entry of either family.
+pub(super) fn neighbours(netlink: &mut Netlink) -> io::Result<Vec<NeighbourEntry>> {
+    let answers = netlink.dump(RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()))?;
+    let entries = answers.into_iter().filter_map(|answer| match answer {
+        RouteNetlinkMessage::NewNeighbour(message) => neighbour(&message),
+        _ => None,
+    });
+    Ok(entries.collect())
+}
+
+/// What a neighbour message says; `None` if it is about something else (a bridge's table, a multicast group).
+pub(super) fn neighbour(message: &NeighbourMessage) -> Option<NeighbourEntry> {
+    if !matches!(message.header.family, AddressFamily::Inet | AddressFamily::Inet6) {
+        return None;
+    }
+    let (mut addr, mut mac, mut keeping) = (None, None, Keeping::OnDemand);
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => addr = Some(IpAddr::V4(*v4)),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => addr = Some(IpAddr::V6(*v6)),
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = mac_of(bytes),
+            NeighbourAttribute::ExtFlags(flags) if flags.contains(NeighbourExtFlags::Managed) => {
+                keeping = Keeping::Managed;
+            }
+            _ => {}
+        }
+    }
+    // A state with which the kernel sends (NUD_VALID in include/net/neighbour.h), without the entries that it
+    // makes for multicast and loopback (NUD_NOARP).
+    let usable = match message.header.state {
+        NeighbourState::Permanent => {
+            keeping = Keeping::Permanent;
+            true
+        }
+        NeighbourState::Reachable | NeighbourState::Stale | NeighbourState::Delay | NeighbourState::Probe => {
+            true
+        }
+        NeighbourState::Noarp => return None,
+        _ => false,
+    };
+    Some(NeighbourEntry {
+        ifindex: message.header.ifindex,
+        addr: addr?,
+        mac: mac.filter(|_| usable),
+        keeping,
+    })
+}
+
+fn link(message: &LinkMessage) -> Link {
+    let mut link = Link {
+        id: xvs_dataplane::port::LinkId(0),
+        ifindex: message.header.index,
+        name: String::new(),
+        mac: MacAddr::default(),
+        mtu: 0,
+        up: message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
+        addresses: Vec::new(),
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Address(bytes) => link.mac = mac_of(bytes).unwrap_or_default(),
+            _ => {}
+        }
+    }
+    link
+}
+
+/// An address that can be sent from: not one whose uniqueness is still in doubt (RFC 4862 §5.4).
+fn address(message: &AddressMessage) -> Option<(IpAddr, u8)> {
+    let (mut peer, mut local) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Address(addr) => peer = Some(*addr),
+            // On a point-to-point link the other attribute is the far end's.
+            AddressAttribute::Local(addr) => local = Some(*addr),
+            AddressAttribute::Flags(flags)
+                if flags.contains(AddressFlags::Dadfailed)
+                    || flags.contains(AddressFlags::Tentative)
+                        && !flags.contains(AddressFlags::Optimistic) =>
+            {
+                return None;
+            }
+            _ => {}
+        }
+    }
+    Some((local.or(peer)?, message.header.prefix_len))
+}
+
+/// What a route message says: a route, nothing that concerns us, or a route that cannot be followed.
+fn route(message: &RouteMessage) -> Result<Option<Route>, String> {
+    let header = &message.header;
+    if header.flags.contains(RouteFlags::Cloned) {
+        return Ok(None);
+    }
+    let mut dest = match header.address_family {
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        _ => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let (mut table, mut metric, mut preferred_source) = (u32::from(header.table), 0, None);
+    let mut encapsulated = None;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Table(id) => table = *id,
+            RouteAttribute::Priority(priority) => metric = *priority,
+            RouteAttribute::Destination(addr) => dest = ip_of(addr).unwrap_or(dest),
+            RouteAttribute::PrefSource(addr) => preferred_source = ip_of(addr),
+            RouteAttribute::EncapType(_) => encapsulated = Some("with an encapsulation"),
+            _ => {}
+        }
+    }
+    let table = match table {
+        TABLE_LOCAL => Table::Local,
+        TABLE_MAIN => Table::Main,
+        _ => return Ok(None),
+    };
+    let Some(dest) = Prefix::new(dest, header.destination_prefix_length) else { return Ok(None) };
+    let selective = if header.tos != 0 {
+        Some("for one type of service alone")
+    } else {
+        (header.source_prefix_length != 0).then_some("for some sources alone")
+    };
+    if let Some(kind) = encapsulated.or(selective) {
+        return Err(format!("the route to {dest} {kind} is not followed: packets take the next best route"));
+    }
+    let action = match header.kind {
+        RouteType::Unicast => match hops(message) {
+            hops if hops.is_empty() => return Ok(None),
+            hops => RouteAction::Unicast(hops),
+        },
+        RouteType::Local | RouteType::Broadcast | RouteType::Anycast => RouteAction::Local,
+        // After a throw the kernel asks the table default, which nothing uses unless policy rules do.
+        RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit | RouteType::Throw => {
+            RouteAction::Unreachable
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(Route { table, dest, metric, action, preferred_source }))
+}
+
+/// The ways of a unicast route, without those that the kernel has marked dead.
+fn hops(message: &RouteMessage) -> Vec<Hop> {
+    let (mut ifindex, mut hops) = (None, Vec::new());
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => ifindex = Some(*index),
+            RouteAttribute::MultiPath(ways) => {
+                let alive = ways.iter().filter(|way| !way.flags.contains(RouteNextHopFlags::Dead));
+                hops.extend(alive.map(|way| Hop {
+                    ifindex: way.interface_index,
+                    via: gateway(&way.attributes),
+                    // The wire has the weight less one (rtnetlink(7), rtnh_hops).
+                    weight: u32::from(way.hops) + 1,
+                }));
+            }
+            _ => {}
+        }
+    }
+    if let (true, Some(ifindex)) = (hops.is_empty(), ifindex)
+        && !message.header.flags.contains(RouteFlags::Dead)
+    {
+        hops.push(Hop { ifindex, via: gateway(&message.attributes), weight: 1 });
+    }
+    hops
+}
+
+fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {
+    attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(addr) => ip_of(addr),
+        RouteAttribute::Via(RouteVia::Inet(addr)) => Some(IpAddr::V4(*addr)),
+        RouteAttribute::Via(RouteVia::Inet6(addr)) => Some(IpAddr::V6(*addr)),
+        _ => None,
+    })
+}
+
+fn ip_of(addr: &RouteAddress) -> Option<IpAddr> {
+    match addr {
+        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    }
+}
+
+fn mac_of(bytes: &[u8]) -> Option<MacAddr> {
+    bytes.try_into().ok().map(MacAddr)
+}
+
+/// The ids of routing tables (rtnetlink(7)).
+const TABLE_LOCAL: u32 = 255;
+const TABLE_MAIN: u32 = 254;

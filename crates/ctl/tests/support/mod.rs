@@ -1,0 +1,79 @@
+//! A network namespace for a test, gone when the test is.
+
+use std::fs::File;
+use std::process::{self, Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::fd::AsFd;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// A namespace of its own, with the loopback interface up.
+pub(crate) struct Netns {
+    pub(crate) name: String,
+}
+
+impl Netns {
+    pub(crate) fn new(purpose: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("xvs-{purpose}-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        must(Command::new("ip").args(["netns", "add", &name]));
+        let netns = Self { name };
+        netns.ip("link set lo up");
+        netns
+    }
+
+    /// Runs `ip` in it; anything but success ends the test.
+    pub(crate) fn ip(&self, words: &str) {
+        let words: Vec<&str> = words.split_whitespace().collect();
+        must(Command::new("ip").args(["-n", &self.name]).args(words));
+    }
+
+    /// Makes a link that is up and has a carrier, though nobody is at its far end.
+    pub(crate) fn link(&self, dev: &str) {
+        self.veth(dev, self, &format!("{dev}-far"));
+    }
+
+    /// Makes a veth pair between this one and another, both ends up, checksums complete.
+    pub(crate) fn veth(&self, here: &str, other: &Self, there: &str) {
+        self.ip(&format!("link add {here} type veth peer name {there} netns {}", other.name));
+        for (netns, dev) in [(self, here), (other, there)] {
+            must(netns.command("ethtool").args(["-K", dev, "tx", "off"]));
+            netns.ip(&format!("link set {dev} up"));
+        }
+    }
+
+    /// A program to be run in it.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name, program]);
+        command
+    }
+
+    /// Runs this on a thread that is in it. (The test's own thread may be shared with other tests.)
+    pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let file = File::open(format!("/run/netns/{}", self.name)).expect("`ip netns add` made it");
+        std::thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+                    .expect("this test needs root to enter a network namespace");
+                work()
+            });
+            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
+    }
+}
+
+/// Runs a command that has to succeed.
+pub(crate) fn must(command: &mut Command) -> Output {
+    let output =
+        command.output().unwrap_or_else(|error| panic!("{command:?}: {error}; scripts/setup installs it"));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?} (needs root): {stderr}");
+    output
+}
