@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use thiserror::Error;
 use xvs_dataplane::snapshot::Settings;
+use xvs_dataplane::xdp::RingSizes;
 
 /// What `xvsd` is told.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -20,8 +21,11 @@ pub struct Config {
     pub workers: Option<usize>,
     /// How many connections the table holds. Default: 1,048,576. Memory is touched when used: 64 bytes each.
     pub conn_table_size: usize,
-    /// How many frames each worker's UMEM has, 2 KiB each. Default: 3,072, which fits a memlock limit of 8 MiB.
-    pub frames_per_worker: u32,
+    /// How many frames each of a worker's queues has waiting for packets, a power of two. Default: 1,024.
+    pub receive_ring: u32,
+    /// How many frames each of a worker's queues may have waiting to be sent, a power of two. Default: 512. With both
+    /// defaults and two interfaces a worker locks 6.5 MiB.
+    pub transmit_ring: u32,
     /// The control socket. Default: `/run/xvs/xvsd.sock`.
     pub socket: PathBuf,
     /// The control socket's permissions, as an octal text. Default: `"0660"`: the daemon's user and the group `xvs`.
@@ -52,7 +56,8 @@ impl Default for Config {
             interfaces: Vec::new(),
             workers: None,
             conn_table_size: 1 << 20,
-            frames_per_worker: 3072,
+            receive_ring: RingSizes::default().receive,
+            transmit_ring: RingSizes::default().transmit,
             socket: PathBuf::from("/run/xvs/xvsd.sock"),
             socket_mode: "0660".to_owned(),
             log: "info".to_owned(),
@@ -116,8 +121,10 @@ impl Config {
         if !(1024..=1 << 27).contains(&self.conn_table_size) {
             return wrong("conn_table_size", self.conn_table_size.to_string(), "from 1024 to 134217728 connections");
         }
-        if !(512..=1 << 17).contains(&self.frames_per_worker) {
-            return wrong("frames_per_worker", self.frames_per_worker.to_string(), "from 512 to 131072 frames");
+        for (key, ring) in [("receive_ring", self.receive_ring), ("transmit_ring", self.transmit_ring)] {
+            if !ring.is_power_of_two() || !(64..=1 << 16).contains(&ring) {
+                return wrong(key, ring.to_string(), "a power of two from 64 to 65536 frames");
+            }
         }
         self.mode().map(|_| ())
     }
@@ -176,6 +183,7 @@ mod tests {
     fn a_value_out_of_range_names_its_key_and_the_range() {
         assert!(error_of("workers = 0").contains("workers = 0"));
         assert!(error_of("conn_table_size = 5").contains("conn_table_size = 5"));
+        assert!(error_of("receive_ring = 1000").contains("receive_ring = 1000"));
         assert!(error_of("socket_mode = \"0999\"").contains("socket_mode"));
     }
 }

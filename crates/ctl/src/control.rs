@@ -5,14 +5,14 @@
 //! without a thread or a socket, so that the lab runs the very same code; `daemon.rs` puts it on the control thread.
 //! What the XDP program steers is widened before a snapshot is published and narrowed once every worker has it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use xvs_dataplane::clock::Millis;
-use xvs_dataplane::egress::Egress;
-use xvs_dataplane::egress::model::Network;
+use xvs_dataplane::egress::model::{Network, RouteAction};
+use xvs_dataplane::egress::{Egress, RouteTo};
 use xvs_dataplane::snapshot::{ServiceLive, Settings, Snapshot};
 use xvs_dataplane::xdp::{SteeringError, SteeringRules};
 use xvs_sched::ServiceKey;
@@ -44,8 +44,8 @@ pub trait Plant {
     /// A sentence that names the worker that does not.
     fn await_workers(&mut self) -> Result<(), String>;
 
-    /// Has the next hops towards these addresses kept resolved.
-    fn keep_resolved(&mut self, addresses: &mut dyn Iterator<Item = IpAddr>);
+    /// Has these neighbours, by the kernel's index of their link, kept resolved, and no others.
+    fn keep_resolved(&mut self, neighbours: &BTreeSet<(u32, IpAddr)>);
 }
 
 /// The control plane without its thread.
@@ -63,6 +63,8 @@ pub struct Control<P> {
     epoch: u64,
     /// Snapshots that a worker may still hold, because it did not take up the next one in time.
     held: Vec<Arc<Snapshot>>,
+    gateways: BTreeSet<(u32, IpAddr)>,
+    resolved: BTreeSet<(u32, IpAddr)>,
 }
 
 /// How often the trash is looked through.
@@ -92,6 +94,8 @@ impl<P: Plant> Control<P> {
             next_trash: Millis(0).after(TRASH_INTERVAL),
             epoch: 0,
             held: Vec::new(),
+            gateways: BTreeSet::new(),
+            resolved: BTreeSet::new(),
         }
     }
 
@@ -108,6 +112,11 @@ impl<P: Plant> Control<P> {
     /// The outside, for who put it in.
     pub fn plant(&mut self) -> &mut P {
         &mut self.plant
+    }
+
+    /// Ends; what was put in comes out.
+    pub fn into_plant(self) -> P {
+        self.plant
     }
 
     /// How many snapshots have been published.
@@ -212,8 +221,22 @@ impl<P: Plant> Control<P> {
         self.plant.await_workers().map_err(failed)?;
         self.held.clear();
         self.plant.narrow(&rules).map_err(|error| failed(format!("xvs: the XDP program still steers too much: {error}")))?;
-        self.plant.keep_resolved(&mut self.registry.addresses());
+        let wanted = self.next_hops();
+        if wanted != self.resolved {
+            self.plant.keep_resolved(&wanted);
+            self.resolved = wanted;
+        }
         Ok(())
+    }
+
+    /// Whom packets are sent to: the gateways, and the next hops towards destinations.
+    fn next_hops(&self) -> BTreeSet<(u32, IpAddr)> {
+        let egress = &self.snapshot.egress;
+        let towards = self.registry.addresses().filter_map(|addr| match egress.route(addr, 0) {
+            RouteTo::Via { link, next_hop } => Some((egress.link(link)?.ifindex, next_hop)),
+            _ => None,
+        });
+        self.gateways.iter().copied().chain(towards).collect()
     }
 
     fn steering(&self) -> SteeringRules {
@@ -239,6 +262,9 @@ impl<P: Plant> Control<P> {
     /// As for [`Self::handle`].
     pub fn set_network(&mut self, network: &Network, now: Millis) -> Result<(), CommandError> {
         self.snapshot.egress = Arc::new(Egress::build(network));
+        self.gateways = gateways(network);
+        // The kernel forgets the neighbours of a link that goes down, so they are asked for anew.
+        self.resolved.clear();
         self.registry.reroute(&mut self.snapshot);
         self.publish(now)
     }
@@ -260,4 +286,14 @@ impl<P: Plant> Control<P> {
         }
         Ok(self.next_look.min(self.next_trash))
     }
+}
+
+/// The gateways of all routes by links that the director uses.
+fn gateways(network: &Network) -> BTreeSet<(u32, IpAddr)> {
+    let hops = network.routes.iter().filter_map(|route| match &route.action {
+        RouteAction::Unicast(hops) => Some(hops),
+        RouteAction::Local | RouteAction::Unreachable => None,
+    });
+    let used = |ifindex| network.links.iter().any(|link| link.ifindex == ifindex);
+    hops.flatten().filter(|hop| used(hop.ifindex)).filter_map(|hop| Some((hop.ifindex, hop.via?))).collect()
 }

@@ -7,7 +7,8 @@
 //! Requests: `link`, `route`, `neighbor`, `set`, `adm`, `xvs`, `inject`, `advance`, `counters`; their shapes stand
 //! beside the types below.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,7 +72,7 @@ impl Plant for Unwired {
         Ok(())
     }
 
-    fn keep_resolved(&mut self, _: &mut dyn Iterator<Item = IpAddr>) {}
+    fn keep_resolved(&mut self, _: &BTreeSet<(u32, IpAddr)>) {}
 }
 
 /// One line.
@@ -197,7 +198,7 @@ impl Lab {
     fn set(&mut self, set: BTreeMap<String, Value>) -> Result<Value, String> {
         for (key, value) in set {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            self.inner.call(&Request::Set { key, value }).map_err(|failure| failure.to_string())?;
+            self.inner.call(Request::Set { key, value }).map_err(|failure| failure.to_string())?;
         }
         Ok(json!({ "ok": true }))
     }
@@ -254,20 +255,19 @@ impl Inner {
 }
 
 impl Director for Inner {
-    fn call(&mut self, request: &Request) -> Result<Reply, Failure> {
+    fn call(&mut self, request: Request) -> Result<Reply, Failure> {
         let reply = match request {
             Request::Counters => Ok(Reply::Report(self.counters())),
             Request::Status => {
                 Err(CommandError::Failed { why: "the lab has no status; ask for its counters".to_owned() })
             }
-            _ => self.control.handle(request, self.now),
+            _ => self.control.handle(&request, self.now),
         };
         reply.map_err(Failure::Refused)
     }
 
-    fn connections(&mut self, each: &mut dyn FnMut(ConnectionRow)) -> Result<(), Failure> {
-        rows(&mut self.reader, self.now, each);
-        Ok(())
+    fn connections(&mut self, each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure> {
+        rows(&mut self.reader, self.now, each).map_err(Failure::Printing)
     }
 }
 
