@@ -1,3 +1,29 @@
-//! What should be the case, and is it.
+//! What should be the case, and is it: the control plane.
+//!
+//! A command's way, as modules in its order: typed for `xvsadm` ([`adm`]) or `xvs` ([`cli`]), it becomes a
+//! [`message`], travels over the Unix socket ([`client`], [`server`]) and is carried out by the control thread
+//! ([`daemon`], [`control`]) on the desired [`state`]; [`registry`] turns that into what workers use.
+
+pub mod adm;
+pub mod cli;
+
+pub mod message;
+
+pub mod client;
+pub mod server;
+
+pub mod config;
+pub mod daemon;
+
+pub mod control;
+pub mod registry;
+pub mod settings;
+pub mod state;
+pub mod support;
 
 pub mod network;
+
+pub mod connections;
+pub mod estimator;
+
+pub mod lab;

@@ -1,10 +1,15 @@
 //! Addresses as the packet path and the commands name them.
 //!
-//! Plain values; addresses are `std::net` types so that every crate prints and parses them alike.
+//! Plain values; addresses are `std::net` types so that every crate prints and parses them alike. In messages
+//! (serde) protocols and endpoints travel as the texts that they print.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// An Ethernet address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -51,7 +56,8 @@ impl FromStr for MacAddr {
 }
 
 /// IPv4 or IPv6.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Family {
     /// IPv4.
     V4,
@@ -100,6 +106,24 @@ impl fmt::Display for Protocol {
     }
 }
 
+impl Serialize for Protocol {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Protocol {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        let named = [Self::IP, Self::ICMP, Self::TCP, Self::UDP, Self::SCTP];
+        named
+            .into_iter()
+            .find(|protocol| protocol.to_string() == text)
+            .or_else(|| text.parse().ok().map(Self))
+            .ok_or_else(|| D::Error::custom(format_args!("{text:?} is no protocol")))
+    }
+}
+
 /// An address with a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Endpoint {
@@ -124,6 +148,21 @@ impl Endpoint {
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&SocketAddr::new(self.addr, self.port), f)
+    }
+}
+
+impl Serialize for Endpoint {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Endpoint {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        let socket: SocketAddr =
+            text.parse().map_err(|_| D::Error::custom(format_args!("{text:?} is no ADDRESS:PORT")))?;
+        Ok(Self::new(socket.ip(), socket.port()))
     }
 }
 

@@ -1,8 +1,10 @@
 //! A real server as one service sees it.
 
+use serde::{Deserialize, Serialize};
+
 /// How many connections a destination takes relative to its siblings; 0 is quiescent: it keeps the connections
 /// that it has and takes no new ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Weight(pub u32);
 
 impl Weight {
@@ -16,7 +18,8 @@ impl Weight {
 }
 
 /// How a packet reaches its destination.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ForwardingMethod {
     /// Rewritten to the destination's endpoint; replies come back through the director (`-m`, listed `Masq`).
     Nat,

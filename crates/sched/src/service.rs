@@ -2,10 +2,12 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use xvs_proto::{Endpoint, Family, Protocol};
 
 /// The identity of a virtual service: what its packets have in common.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ServiceKey {
     /// Packets of a protocol to a virtual endpoint; port 0 means every port.
     Address {

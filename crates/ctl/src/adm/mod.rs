@@ -1,0 +1,227 @@
+//! `ipvsadm`'s command line, to the byte: what is typed, what is printed, how it exits.
+//!
+//! One call of [`run`] is one run of the program. `words.rs` takes a line apart as popt does, `values.rs` reads
+//! single values, `grammar.rs` makes a checked request of them, `listing.rs` prints tables, `rules.rs` saves and
+//! restores. All of it talks to a [`Director`] and a [`Resolver`], so that the same code serves the socket and the
+//! in-process lab.
+//!
+//! `--json`, at any position, is ours: listings come as JSON.
+//!
+//! Source: the behaviour of ipvsadm 1.31 as recorded in `tests/conformance`.
+
+mod grammar;
+mod listing;
+pub mod resolver;
+mod rules;
+mod table;
+mod values;
+mod words;
+
+use std::io::{self, BufRead, Write};
+
+pub use resolver::{Resolver, SystemResolver};
+
+use crate::client::{Director, Failure};
+use crate::message::{Command, CommandError, Reply, Request};
+use grammar::Parsed;
+
+/// Where a run reads and prints.
+pub struct Streams<'a> {
+    /// Read by `-R` only.
+    pub stdin: &'a mut dyn BufRead,
+    /// Listings.
+    pub stdout: &'a mut dyn Write,
+    /// Messages.
+    pub stderr: &'a mut dyn Write,
+}
+
+/// All that a run printed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// The exit code.
+    pub exit: u8,
+    /// Listings.
+    pub stdout: String,
+    /// Messages.
+    pub stderr: String,
+}
+
+/// Runs one command line; `argv[0]` is the program's name. Returns the exit code.
+///
+/// 0: done. 1: a listing failed. 2: the command line is wrong, or there is no daemon to ask. 255: the director
+/// refused, or popt cannot read the line.
+pub fn run(
+    argv: &[String],
+    streams: &mut Streams<'_>,
+    director: &mut dyn Director,
+    resolver: &dyn Resolver,
+) -> u8 {
+    let words: Vec<&str> = argv.iter().skip(1).map(String::as_str).filter(|word| *word != "--json").collect();
+    let form = if words.len() + 1 < argv.len() { Form::Json } else { Form::Text };
+    let mut session = Session { stdin: streams.stdin, out: streams.stdout, director, resolver, form };
+    let ended = match grammar::parse(&words, resolver) {
+        Ok(Parsed::Restore) => match session.restore(streams.stderr) {
+            Ok(exit) => return exit,
+            Err(error) => Ended::output(&error),
+        },
+        Ok(parsed) => match session.execute(&parsed) {
+            Ok(()) => return 0,
+            Err(ended) => ended,
+        },
+        Err(ended) => ended,
+    };
+    // Nobody is left to tell if standard error is closed.
+    let _ = streams.stderr.write_all(ended.text.as_bytes());
+    ended.exit
+}
+
+/// Runs one command line and keeps what it prints.
+pub fn capture(argv: &[String], stdin: &str, director: &mut dyn Director, resolver: &dyn Resolver) -> Output {
+    let (mut stdin, mut stdout, mut stderr) = (stdin.as_bytes(), Vec::new(), Vec::new());
+    let mut streams = Streams { stdin: &mut stdin, stdout: &mut stdout, stderr: &mut stderr };
+    let exit = run(argv, &mut streams, director, resolver);
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Output { exit, stdout: text(stdout), stderr: text(stderr) }
+}
+
+/// How listings are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Text,
+    Json,
+}
+
+/// Why a line did not do what it says, and what follows from it.
+#[derive(Debug)]
+struct Ended {
+    /// For standard error.
+    text: String,
+    exit: u8,
+    /// What `-R` does after such a line.
+    restore: AfterLine,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AfterLine {
+    Continues,
+    Ends,
+}
+
+impl Ended {
+    /// A command line that is wrong.
+    fn usage(text: impl Into<String>) -> Self {
+        Self { text: text.into() + "\n", exit: 2, restore: AfterLine::Ends }
+    }
+
+    /// A word that popt cannot read.
+    fn popt(word: &str, what: &str) -> Self {
+        Self { text: format!("{word}: {what}\n"), exit: 255, restore: AfterLine::Continues }
+    }
+
+    /// A line without a command.
+    fn try_help() -> Self {
+        let text = "Try `ipvsadm -h' or 'ipvsadm --help' for more information.\n".to_owned();
+        Self { text, exit: 255, restore: AfterLine::Ends }
+    }
+
+    /// A change that was refused, or that could not be asked for.
+    fn change(failure: &Failure) -> Self {
+        match failure {
+            Failure::Refused(error) => {
+                Self { text: refusal(error) + "\n", exit: 255, restore: AfterLine::Continues }
+            }
+            Failure::Transport(_) => Self { text: format!("{failure}\n"), exit: 2, restore: AfterLine::Ends },
+            Failure::Printing(error) => Self::output(error),
+        }
+    }
+
+    /// A listing that failed.
+    fn listing(failure: &Failure) -> Self {
+        let exit = if matches!(failure, Failure::Transport(_)) { 2 } else { 1 };
+        Self { exit, restore: AfterLine::Ends, ..Self::change(failure) }
+    }
+
+    /// Standard output failed. A reader that went away, as `head` does, is no fault.
+    fn output(error: &io::Error) -> Self {
+        let text = match error.kind() {
+            io::ErrorKind::BrokenPipe => String::new(),
+            _ => format!("standard output: {error}\n"),
+        };
+        Self { text, exit: 1, restore: AfterLine::Ends }
+    }
+}
+
+impl From<io::Error> for Ended {
+    fn from(error: io::Error) -> Self {
+        Self::output(&error)
+    }
+}
+
+/// One run: where it reads, prints and asks.
+struct Session<'a> {
+    stdin: &'a mut dyn BufRead,
+    out: &'a mut dyn Write,
+    director: &'a mut dyn Director,
+    resolver: &'a dyn Resolver,
+    form: Form,
+}
+
+impl Session<'_> {
+    /// Carries out a line that is not `-R`.
+    fn execute(&mut self, parsed: &Parsed) -> Result<(), Ended> {
+        match parsed {
+            Parsed::Change(command) => self.change(command),
+            Parsed::List(list) => self.list(list),
+            Parsed::Save(names) => self.save(*names),
+            Parsed::Help => Ok(write!(self.out, "{VERSION}{}", include_str!("help.txt"))?),
+            Parsed::Version => Ok(self.out.write_all(VERSION.as_bytes())?),
+            Parsed::Restore => Err(Ended::try_help()),
+        }
+    }
+
+    fn change(&mut self, command: &Command) -> Result<(), Ended> {
+        match self.director.call(Request::Change(command.clone())) {
+            Ok(Reply::Done) => Ok(()),
+            Ok(other) => Err(Ended::change(&Failure::unexpected(&other))),
+            Err(failure) => Err(Ended::change(&failure)),
+        }
+    }
+}
+
+/// What `ipvsadm` prints when the kernel refuses.
+fn refusal(error: &CommandError) -> String {
+    let text = match error {
+        CommandError::ServiceExists(_) => "Service already exists",
+        CommandError::NoSuchService(_) => "No such service",
+        CommandError::ServiceNotDefined(_) => "Service not defined",
+        CommandError::DestinationExists { .. } => "Destination already exists",
+        CommandError::NoSuchDestination { .. } => "No such destination",
+        CommandError::SchedulerNotFound { known, .. } if known.is_empty() => SCHEDULER_NOT_FOUND,
+        CommandError::SchedulerNotFound { known, .. } => {
+            return format!("{SCHEDULER_NOT_FOUND}\nxvs has these schedulers: {}", known.join(", "));
+        }
+        CommandError::OutOfRange { .. } => "Numerical result out of range",
+        CommandError::InvalidOperation { .. } => {
+            "Invalid operation.  Possibly wrong module version, address not unicast, ..."
+        }
+        CommandError::ProtocolNotSupported(_) => "Protocol not supported",
+        CommandError::DaemonRunning(_) => "Daemon has already run",
+        CommandError::NoDaemon(_) => "No daemon is running",
+        CommandError::NoSuchDevice(_) => "No such device",
+        CommandError::PermissionDenied => "Permission denied (you must be root)",
+        CommandError::NoRoom { .. } => "Memory allocation problem",
+        CommandError::NotSupported { .. }
+        | CommandError::BadSetting { .. }
+        | CommandError::Malformed { .. }
+        | CommandError::TooLong { .. }
+        | CommandError::WrongVersion { .. }
+        | CommandError::TooManyClients
+        | CommandError::Failed { .. } => return error.to_string(),
+    };
+    text.to_owned()
+}
+
+const SCHEDULER_NOT_FOUND: &str = "Scheduler or persistence engine not found";
+
+/// The version line of the program that this one stands in for: scripts look for it.
+const VERSION: &str = "ipvsadm v1.31 2019/12/24 (compiled with popt and IPVS v1.2.1)\n";

@@ -1,0 +1,197 @@
+//! Rules saved as commands (`-S`) and run from a file (`-R`).
+//!
+//! `-R` reads the whole input first where it can: consecutive changes travel as one batch, so that they become one
+//! snapshot. What is printed and how it exits is as if each line had been run for itself: a line that the director
+//! refuses, or that popt cannot read, is told and the rest goes on; any other faulty line ends it.
+
+use std::io::{self, Write};
+
+use xvs_proto::{Family, Protocol};
+use xvs_sched::{ForwardingMethod, ServiceKey};
+
+use super::grammar::{self, Names, Order, Parsed};
+use super::listing::{Naming, netmask};
+use super::values::flag_names;
+use super::{AfterLine, Ended, Session};
+use crate::client::Failure;
+use crate::message::{Command, CommandError, DestinationRow, Reply, Request, ServiceRow};
+use crate::state::{Netmask, Tunnel, TunnelChecksum};
+
+impl Session<'_> {
+    /// Prints all services as the commands that make them. Thresholds are not among what they say.
+    pub(super) fn save(&mut self, names: Names) -> Result<(), Ended> {
+        let rows = self.services(Request::ListServices, Order::Sorted)?;
+        let names = Naming { names, resolver: self.resolver };
+        for row in &rows {
+            let service = service_option(&row.key, &names);
+            writeln!(self.out, "-A {service}{}", service_rule(row))?;
+            for dest in &row.destinations {
+                let server = names.destination(&row.key, dest.endpoint);
+                writeln!(self.out, "-a {service} -r {server}{}", destination_rule(dest))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the lines of standard input; returns the exit code, that of the last line run.
+    pub(super) fn restore(&mut self, stderr: &mut dyn Write) -> io::Result<u8> {
+        let mut steps = Vec::new();
+        let mut exit = 0;
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            if self.stdin.read_until(b'\n', &mut line)? == 0 {
+                return Ok(self.run_steps(&mut steps, stderr)?.unwrap_or(exit));
+            }
+            let text = String::from_utf8_lossy(&line);
+            let words: Vec<&str> = text
+                .split([' ', '\t', '\r', '\n'])
+                .filter(|word| !word.is_empty() && *word != "ipvsadm")
+                .collect();
+            if words.is_empty() {
+                continue;
+            }
+            let parsed = match grammar::parse(&words, self.resolver) {
+                Ok(Parsed::Change(command)) => {
+                    steps.push(Step::Change(command));
+                    continue;
+                }
+                Err(ended) if ended.restore == AfterLine::Continues => {
+                    steps.push(Step::Told(ended));
+                    continue;
+                }
+                parsed => parsed,
+            };
+            // A listing has to see what the lines before it did, and an error to be told after theirs.
+            self.run_steps(&mut steps, stderr)?;
+            let ends = matches!(parsed, Ok(Parsed::Help | Parsed::Version));
+            if let Err(ended) = parsed.and_then(|parsed| self.execute(&parsed)) {
+                stderr.write_all(ended.text.as_bytes())?;
+                return Ok(ended.exit);
+            }
+            exit = 0;
+            if ends {
+                return Ok(exit);
+            }
+        }
+    }
+
+    /// Carries out what has been read so far and tells what went wrong, line by line. Returns the exit code of the
+    /// last line, if there was one.
+    fn run_steps(&mut self, steps: &mut Vec<Step>, stderr: &mut dyn Write) -> io::Result<Option<u8>> {
+        let steps = std::mem::take(steps);
+        let commands: Vec<Command> = steps
+            .iter()
+            .filter_map(|step| match step {
+                Step::Change(command) => Some(command.clone()),
+                Step::Told(_) => None,
+            })
+            .collect();
+        let mut results = match self.batch(commands) {
+            Ok(results) => results.into_iter(),
+            Err(failure) => {
+                let ended = Ended::change(&failure);
+                stderr.write_all(ended.text.as_bytes())?;
+                return Ok(Some(ended.exit));
+            }
+        };
+        let mut exit = None;
+        for step in steps {
+            let ended = match step {
+                Step::Change(_) => match results.next() {
+                    Some(Err(refused)) => Some(Ended::change(&Failure::Refused(refused))),
+                    _ => None,
+                },
+                Step::Told(ended) => Some(ended),
+            };
+            exit = Some(ended.as_ref().map_or(0, |ended| ended.exit));
+            if let Some(ended) = ended {
+                stderr.write_all(ended.text.as_bytes())?;
+            }
+        }
+        Ok(exit)
+    }
+
+    fn batch(&mut self, commands: Vec<Command>) -> Result<BatchResults, Failure> {
+        if commands.is_empty() {
+            return Ok(Vec::new());
+        }
+        let asked = commands.len();
+        match self.director.call(Request::Restore(commands))? {
+            Reply::Restored(results) if results.len() == asked => Ok(results),
+            other => Err(Failure::unexpected(&other)),
+        }
+    }
+}
+
+/// For each command of a batch whether it was carried out.
+type BatchResults = Vec<Result<(), CommandError>>;
+
+/// A line of `-R` that has been read and not yet answered.
+enum Step {
+    Change(Command),
+    /// It cannot be read; what is told of it waits for its turn.
+    Told(Ended),
+}
+
+/// The option that names a service.
+fn service_option(key: &ServiceKey, names: &Naming<'_>) -> String {
+    match *key {
+        ServiceKey::Address { protocol, endpoint } => {
+            let option = match protocol {
+                Protocol::UDP => "-u",
+                Protocol::SCTP => "--sctp-service",
+                _ => "-t",
+            };
+            format!("{option} {}", names.endpoint(endpoint, Some(protocol)))
+        }
+        // Signed, as ipvsadm saves it.
+        ServiceKey::Mark { mark, family: Family::V4 } => format!("-f {}", mark as i32),
+        ServiceKey::Mark { mark, family: Family::V6 } => format!("-f {} -6", mark as i32),
+    }
+}
+
+fn service_rule(row: &ServiceRow) -> String {
+    let options = &row.options;
+    let mut text = format!(" -s {}", options.scheduler);
+    if let Some(seconds) = options.persistence_timeout_seconds {
+        text += &format!(" -p {seconds}");
+        if options.netmask != Netmask::host(row.key.family()) {
+            text += &format!(" -M {}", netmask(options.netmask));
+        }
+    }
+    if let Some(engine) = &options.persistence_engine {
+        text += &format!(" --pe {engine}");
+    }
+    if options.one_packet {
+        text += " -o";
+    }
+    if options.flags.0 != 0 {
+        text += &format!(" -b {}", flag_names(options.flags, &options.scheduler));
+    }
+    text
+}
+
+fn destination_rule(row: &DestinationRow) -> String {
+    let method = match row.options.method {
+        ForwardingMethod::Nat => "-m",
+        ForwardingMethod::Tunnel => "-i",
+        ForwardingMethod::DirectRouting | ForwardingMethod::Local => "-g",
+    };
+    let mut text = format!(" {method} -w {}", row.options.weight.0);
+    if row.options.method == ForwardingMethod::Tunnel {
+        let sums = |checksum| match checksum {
+            TunnelChecksum::Without => "--tun-nocsum",
+            TunnelChecksum::Full => "--tun-csum",
+            TunnelChecksum::Remote => "--tun-remcsum",
+        };
+        text += &match row.options.tunnel {
+            Tunnel::Ipip => " --tun-type ipip".to_owned(),
+            Tunnel::Gue { port, checksum } => {
+                format!(" --tun-type gue --tun-port {port} {}", sums(checksum))
+            }
+            Tunnel::Gre { checksum } => format!(" --tun-type gre {}", sums(checksum)),
+        };
+    }
+    text
+}

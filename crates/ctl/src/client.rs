@@ -1,0 +1,137 @@
+//! The client's end of the control socket, and [`Director`]: whoever answers requests, over the socket or not.
+//!
+//! One request at a time, its reply read before the next. The daemon decides how long it takes, so a client waits
+//! without a bound; it is the server that ends connections that are stuck.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::message::{
+    CommandError, ConnectionRow, FrameError, Reply, ReplyMessage, Request, RequestMessage, VERSION, decode,
+    read_frame, write_message,
+};
+
+/// Whoever answers requests.
+pub trait Director {
+    /// Asks one request that is answered by one reply.
+    ///
+    /// # Errors
+    /// [`Failure::Refused`] if it was understood and not carried out, else [`Failure::Transport`].
+    fn call(&mut self, request: Request) -> Result<Reply, Failure>;
+
+    /// Hands over every connection, one by one, until `each` fails.
+    ///
+    /// # Errors
+    /// Those of [`call`](Self::call), and [`Failure::Printing`] with the error of `each`.
+    fn connections(&mut self, each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure>;
+}
+
+/// Why there is no reply.
+#[derive(Debug, Error)]
+pub enum Failure {
+    /// The director says no.
+    #[error(transparent)]
+    Refused(#[from] CommandError),
+    /// There is no director, or the connection to it broke.
+    #[error("{0}")]
+    Transport(String),
+    /// The rows of a listing could not be passed on.
+    #[error("printing: {0}")]
+    Printing(#[source] io::Error),
+}
+
+impl Failure {
+    /// A reply that does not belong to the request.
+    pub fn unexpected(reply: &Reply) -> Self {
+        let text = format!("{reply:?}");
+        let start: String = text.chars().take(60).collect();
+        Self::Transport(format!("xvsd gave an answer that was not asked for: {start}"))
+    }
+}
+
+/// A connection to the daemon.
+#[derive(Debug)]
+pub struct Client {
+    stream: UnixStream,
+    socket: PathBuf,
+}
+
+impl Client {
+    /// Connects to the daemon that serves this socket.
+    ///
+    /// # Errors
+    /// [`Failure::Transport`] that names the socket and what to do.
+    pub fn connect(socket: &Path) -> Result<Self, Failure> {
+        let stream = UnixStream::connect(socket).map_err(|error| {
+            let path = socket.display();
+            Failure::Transport(match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => format!(
+                    "no xvsd listens on {path} ({error}); start it with `xvsd --interface eth0`, \
+                     or set XVS_SOCKET to the socket of one that runs"
+                ),
+                io::ErrorKind::PermissionDenied => {
+                    format!("no access to {path} ({error}); be root or in the group xvs")
+                }
+                _ => format!("connecting to {path}: {error}"),
+            })
+        })?;
+        Ok(Self { stream, socket: socket.to_owned() })
+    }
+
+    fn send(&mut self, request: Request) -> Result<(), Failure> {
+        let message = RequestMessage { version: VERSION, request };
+        match write_message(&mut self.stream, &message) {
+            // The server may have refused and closed while we wrote: then its reason waits to be read.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            other => other.map_err(|error| self.broken(&error)),
+        }
+    }
+
+    /// One part of a reply, and whether another follows.
+    fn receive(&mut self) -> Result<(Reply, bool), Failure> {
+        let frame = match read_frame(&mut self.stream, REPLY_LIMIT_BYTES) {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return Err(self.broken(&"xvsd closed the connection")),
+            Err(error @ (FrameError::Io(_) | FrameError::TooLong { .. })) => return Err(self.broken(&error)),
+        };
+        let message: ReplyMessage = decode(&frame)?;
+        Ok((message.answer?, message.more))
+    }
+
+    fn broken(&self, what: &dyn std::fmt::Display) -> Failure {
+        Failure::Transport(format!("{}: {what}; see xvsd's log", self.socket.display()))
+    }
+}
+
+impl Director for Client {
+    fn call(&mut self, request: Request) -> Result<Reply, Failure> {
+        self.send(request)?;
+        match self.receive()? {
+            (reply, false) => Ok(reply),
+            (reply, true) => Err(Failure::unexpected(&reply)),
+        }
+    }
+
+    fn connections(&mut self, each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure> {
+        self.send(Request::ListConnections)?;
+        loop {
+            let (reply, more) = self.receive()?;
+            let Reply::Connections(rows) = reply else { return Err(Failure::unexpected(&reply)) };
+            for row in rows {
+                each(row).map_err(Failure::Printing)?;
+            }
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Where the daemon listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/xvs/xvsd.sock";
+
+/// The longest reply we take: all services of a large director in one.
+const REPLY_LIMIT_BYTES: u32 = 1 << 30;

@@ -1,0 +1,399 @@
+//! What travels over the control socket: commands, requests, replies, refusals.
+//!
+//! A message is a 4-byte big-endian length and that many bytes of JSON. Every message carries
+//! [`VERSION`]; a request gets one reply, or several parts of one with `more` set in all but the last, so that a
+//! listing of connections never has to be in memory as a whole. Lengths are checked before anything is allocated.
+//!
+//! Not here: sockets ([`crate::server`], [`crate::client`]), and what a command means ([`crate::state`]).
+
+use std::io::{self, Read, Write};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use xvs_proto::{Endpoint, Protocol};
+use xvs_sched::ServiceKey;
+
+use crate::state::{DestinationOptions, ServiceOptions, SyncDaemon, SyncRole, Timeouts};
+
+/// The version of everything below. Both ends must have the same.
+pub const VERSION: u32 = 1;
+
+/// One change of the desired state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    /// A new service, without destinations.
+    AddService {
+        /// Which.
+        key: ServiceKey,
+        /// All that is said of it.
+        options: ServiceOptions,
+    },
+    /// Replaces all options of a service; its destinations stay.
+    EditService {
+        /// Which.
+        key: ServiceKey,
+        /// All that is said of it.
+        options: ServiceOptions,
+    },
+    /// Deletes a service with its destinations.
+    DeleteService(ServiceKey),
+    /// A new destination, before the others.
+    AddDestination {
+        /// Of which service.
+        service: ServiceKey,
+        /// Which.
+        endpoint: Endpoint,
+        /// All that is said of it.
+        options: DestinationOptions,
+    },
+    /// Replaces all options of a destination; it keeps its place.
+    EditDestination {
+        /// Of which service.
+        service: ServiceKey,
+        /// Which.
+        endpoint: Endpoint,
+        /// All that is said of it.
+        options: DestinationOptions,
+    },
+    /// Deletes a destination.
+    DeleteDestination {
+        /// Of which service.
+        service: ServiceKey,
+        /// Which.
+        endpoint: Endpoint,
+    },
+    /// Deletes all services.
+    Flush,
+    /// Zeroes the counters of one service and its destinations, or of all.
+    Zero(Option<ServiceKey>),
+    /// New timeouts; a 0 keeps the value in force.
+    SetTimeouts(Timeouts),
+    /// Starts a synchronization daemon.
+    StartDaemon(SyncDaemon),
+    /// Stops one.
+    StopDaemon(SyncRole),
+}
+
+/// What a client asks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// One change; answered by [`Reply::Done`].
+    Change(Command),
+    /// Several changes, published at once. A refused one is reported and the others are carried out; answered by
+    /// [`Reply::Restored`].
+    Restore(Vec<Command>),
+    /// Every service; answered by [`Reply::Services`].
+    ListServices,
+    /// One service; answered by [`Reply::Services`] with one row.
+    ListService(ServiceKey),
+    /// Every connection and template; answered by [`Reply::Connections`] in parts.
+    ListConnections,
+    /// The timeouts in force.
+    Timeouts,
+    /// The synchronization daemons that run.
+    Daemons,
+    /// Sets what `sysctl net.ipv4.vs.KEY` sets in the kernel.
+    Set {
+        /// The setting's name.
+        key: String,
+        /// Its new value as typed.
+        value: String,
+    },
+    /// How the daemon is; answered by [`Reply::Report`].
+    Status,
+    /// Every counter; answered by [`Reply::Report`].
+    Counters,
+}
+
+impl Request {
+    /// What it takes to be allowed to ask it.
+    pub fn access(&self) -> Access {
+        match self {
+            Self::Change(_) | Self::Restore(_) | Self::Set { .. } => Access::Change,
+            Self::ListServices
+            | Self::ListService(_)
+            | Self::ListConnections
+            | Self::Timeouts
+            | Self::Daemons
+            | Self::Status
+            | Self::Counters => Access::Read,
+        }
+    }
+}
+
+/// What a client may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Access {
+    /// Look.
+    Read,
+    /// Look and change.
+    Change,
+}
+
+/// What a client is answered when its request was carried out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// The change is in force for every packet from now on.
+    Done,
+    /// For each command of a batch, in its order, whether it was carried out.
+    Restored(Vec<Result<(), CommandError>>),
+    /// Services, in no particular order; their destinations in IPVS's.
+    Services(Vec<ServiceRow>),
+    /// Some connections.
+    Connections(Vec<ConnectionRow>),
+    /// The timeouts in force.
+    Timeouts(Timeouts),
+    /// The daemons that run, the master first.
+    Daemons(Vec<SyncDaemon>),
+    /// A document whose shape its request defines.
+    Report(serde_json::Value),
+}
+
+/// A service as listings show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceRow {
+    /// Which.
+    pub key: ServiceKey,
+    /// How it treats its connections.
+    pub options: ServiceOptions,
+    /// What it has carried since its counters were zeroed.
+    pub stats: Stats,
+    /// What it carries now.
+    pub rates: Rates,
+    /// Its destinations in IPVS's order.
+    pub destinations: Vec<DestinationRow>,
+}
+
+/// A destination as listings show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DestinationRow {
+    /// Which.
+    pub endpoint: Endpoint,
+    /// How it is used.
+    pub options: DestinationOptions,
+    /// Connections in an active state.
+    pub active: u32,
+    /// Its other connections.
+    pub inactive: u32,
+    /// Persistence templates.
+    pub persistent: u32,
+    /// What it has carried since its counters were zeroed.
+    pub stats: Stats,
+    /// What it carries now.
+    pub rates: Rates,
+}
+
+/// Totals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Stats {
+    /// Connections scheduled.
+    pub connections: u64,
+    /// Packets towards destinations.
+    pub in_packets: u64,
+    /// Packets towards clients.
+    pub out_packets: u64,
+    /// Bytes (IP total length) towards destinations.
+    pub in_bytes: u64,
+    /// Bytes (IP total length) towards clients.
+    pub out_bytes: u64,
+}
+
+/// Rates, each per second, as IPVS's estimator has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Rates {
+    /// Connections scheduled.
+    pub connections: u64,
+    /// Packets towards destinations.
+    pub in_packets: u64,
+    /// Packets towards clients.
+    pub out_packets: u64,
+    /// Bytes towards destinations.
+    pub in_bytes: u64,
+    /// Bytes towards clients.
+    pub out_bytes: u64,
+}
+
+/// A connection or template as listings show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionRow {
+    /// Its protocol; [`Protocol::IP`] for the template of a mark.
+    pub protocol: Protocol,
+    /// Seconds until it expires, if no packet refreshes it.
+    pub expires_seconds: u32,
+    /// The state's name as IPVS prints it.
+    pub state: String,
+    /// The client's end; port 0 in a template.
+    pub client: Endpoint,
+    /// The virtual end; in a mark's template the mark, written as an address.
+    pub virtual_endpoint: Endpoint,
+    /// The destination's end.
+    pub dest: Endpoint,
+    /// The persistence engine and what it keeps, for its templates.
+    pub engine: Option<EngineData>,
+}
+
+/// What a persistence engine keeps of a client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineData {
+    /// The engine's name.
+    pub name: String,
+    /// Its data, such as a Call-ID.
+    pub data: String,
+}
+
+/// Why a request was not carried out. Nothing has changed then.
+///
+/// The first group corresponds to what the kernel's IPVS answers by errno.
+#[derive(Debug, Clone, PartialEq, Eq, Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "the message of each variant says what it means and names its fields")]
+pub enum CommandError {
+    #[error("virtual service {0} exists already; edit it, or delete it first")]
+    ServiceExists(ServiceKey),
+    #[error("no virtual service {0}; list shows those configured")]
+    NoSuchService(ServiceKey),
+    #[error("no virtual service {0} that could have destinations; add it first")]
+    ServiceNotDefined(ServiceKey),
+    #[error("virtual service {service} has destination {endpoint} already; edit it, or delete it first")]
+    DestinationExists { service: ServiceKey, endpoint: Endpoint },
+    #[error("virtual service {service} has no destination {endpoint}; list shows those it has")]
+    NoSuchDestination { service: ServiceKey, endpoint: Endpoint },
+    #[error("no scheduler or persistence engine {name:?}; known: {}", known.join(", "))]
+    SchedulerNotFound { name: String, known: Vec<String> },
+    #[error("{what} is out of range")]
+    OutOfRange { what: String },
+    #[error("invalid: {why}")]
+    InvalidOperation { why: String },
+    #[error("protocol {0} has no virtual services; use TCP, UDP or SCTP")]
+    ProtocolNotSupported(Protocol),
+    #[error("the {} daemon runs already; stop it first", .0.name())]
+    DaemonRunning(SyncRole),
+    #[error("no {} daemon runs", .0.name())]
+    NoDaemon(SyncRole),
+    #[error("no interface {0}; `ip link` shows those there are")]
+    NoSuchDevice(String),
+    #[error("permission denied: root and the group xvs may change, others may only look")]
+    PermissionDenied,
+    #[error("no room for {what}; its size is a setting of xvs.toml")]
+    NoRoom { what: String },
+
+    #[error("xvs: {object}: {what} not supported yet; {next}")]
+    NotSupported { object: String, what: String, next: String },
+    #[error("no setting {key:?} that takes the value {value:?}")]
+    BadSetting { key: String, value: String },
+    #[error("the request cannot be read: {why}")]
+    Malformed { why: String },
+    #[error("a request of {bytes} bytes is longer than the {limit} that xvsd takes; send it in parts")]
+    TooLong { bytes: u64, limit: u64 },
+    #[error("xvsd speaks version {ours} and was asked in version {theirs}; use programs of one release")]
+    WrongVersion { ours: u32, theirs: u32 },
+    #[error("xvsd serves as many clients as it takes; try again, or end one")]
+    TooManyClients,
+    #[error("{why}")]
+    Failed { why: String },
+}
+
+impl CommandError {
+    /// A name that IPVS knows no scheduler or persistence engine by.
+    pub fn scheduler_not_found(name: &str) -> Self {
+        Self::SchedulerNotFound { name: name.to_owned(), known: Vec::new() }
+    }
+}
+
+/// A request as it travels.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RequestMessage {
+    /// The sender's [`VERSION`].
+    pub version: u32,
+    /// What is asked.
+    pub request: Request,
+}
+
+/// A reply, or one part of it, as it travels.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ReplyMessage {
+    /// The sender's [`VERSION`].
+    pub version: u32,
+    /// The answer.
+    pub answer: Result<Reply, CommandError>,
+    /// Whether another part follows.
+    pub more: bool,
+}
+
+/// The part of a message that every version has.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+/// Writes one message.
+///
+/// # Errors
+/// Those of the writer; `InvalidData` if the message is longer than a length can say.
+pub fn write_message(writer: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
+    let mut frame = vec![0; LENGTH_BYTES];
+    serde_json::to_writer(&mut frame, message)?;
+    let length = u32::try_from(frame.len() - LENGTH_BYTES)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "message longer than 4 GiB"))?;
+    frame[..LENGTH_BYTES].copy_from_slice(&length.to_be_bytes());
+    writer.write_all(&frame)
+}
+
+/// Reads the bytes of one message; `None` if the other end closed before it began.
+///
+/// # Errors
+/// [`FrameError::TooLong`] before anything of it is read or allocated; [`FrameError::Io`] also for a message that
+/// ends half-way.
+pub fn read_frame(reader: &mut impl Read, limit_bytes: u32) -> Result<Option<Vec<u8>>, FrameError> {
+    let mut length = [0; LENGTH_BYTES];
+    let first = reader.read(&mut length)?;
+    if first == 0 {
+        return Ok(None);
+    }
+    reader.read_exact(&mut length[first..])?;
+    let bytes = u32::from_be_bytes(length);
+    if bytes > limit_bytes {
+        return Err(FrameError::TooLong { bytes, limit: limit_bytes });
+    }
+    let mut frame = Vec::new();
+    // Grows as bytes arrive: a length alone must not make us allocate.
+    if reader.take(u64::from(bytes)).read_to_end(&mut frame)? < bytes as usize {
+        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+    }
+    Ok(Some(frame))
+}
+
+/// Reads a message's content; checks the version before the rest.
+///
+/// # Errors
+/// [`CommandError::Malformed`] or [`CommandError::WrongVersion`].
+pub fn decode<T: DeserializeOwned>(frame: &[u8]) -> Result<T, CommandError> {
+    let malformed = |error: serde_json::Error| CommandError::Malformed { why: error.to_string() };
+    let Versioned { version } = serde_json::from_slice(frame).map_err(malformed)?;
+    if version != VERSION {
+        return Err(CommandError::WrongVersion { ours: VERSION, theirs: version });
+    }
+    serde_json::from_slice(frame).map_err(malformed)
+}
+
+/// Why there is no message.
+#[derive(Debug, Error)]
+pub enum FrameError {
+    /// Its length is above the limit.
+    #[error("message of {bytes} bytes, above the limit of {limit}")]
+    TooLong {
+        /// The length it claims.
+        bytes: u32,
+        /// The longest allowed.
+        limit: u32,
+    },
+    /// The socket failed, was too slow, or closed half-way.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+const LENGTH_BYTES: usize = 4;

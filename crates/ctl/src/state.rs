@@ -1,0 +1,507 @@
+//! The desired state: what operators want to be the case.
+//!
+//! Changed by one command at a time, by the control thread only; validated as IPVS validates, so that a refused
+//! command changes nothing. Pure: no clock, no I/O, no live numbers (connections, counters), which the data plane
+//! owns. Services are shared, so a clone costs a reference count for each of them and a change copies one.
+//!
+//! It knows IPVS's whole model; what the data plane cannot carry out yet is refused by [`crate::support`].
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use xvs_proto::{Endpoint, Family, Protocol};
+use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
+
+use crate::message::{Command, CommandError};
+
+/// Every service with its destinations, the timeouts and the synchronization daemons.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct State {
+    services: BTreeMap<ServiceKey, Arc<Service>>,
+    timeouts: Timeouts,
+    daemons: Vec<SyncDaemon>,
+}
+
+/// What a command changed, for whoever builds the next snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// This service: itself or one of its destinations, added, edited or deleted.
+    Service(ServiceKey),
+    /// All services are gone.
+    Flushed,
+    /// Nothing here: the counters of this service, or of all, are to be zeroed.
+    Zeroed(Option<ServiceKey>),
+    /// The timeouts of connections.
+    Timeouts,
+    /// The synchronization daemons.
+    Daemons,
+}
+
+impl State {
+    /// Carries out one command.
+    ///
+    /// # Errors
+    /// Those of [`check`](Self::check); then nothing has changed.
+    pub fn apply(&mut self, command: &Command) -> Result<Applied, CommandError> {
+        self.check(command)?;
+        Ok(match command {
+            Command::AddService { key, options } => {
+                let service = Service { options: options.clone(), destinations: Vec::new() };
+                self.services.insert(*key, Arc::new(service));
+                Applied::Service(*key)
+            }
+            Command::EditService { key, options } => {
+                self.edit(key, |service| service.options = options.clone());
+                Applied::Service(*key)
+            }
+            Command::DeleteService(key) => {
+                self.services.remove(key);
+                Applied::Service(*key)
+            }
+            Command::AddDestination { service, endpoint, options } => {
+                let added = Destination { endpoint: *endpoint, options: options.clone() };
+                // IPVS puts a new destination before the others; rr, ties and hash tables depend on it.
+                self.edit(service, |service| service.destinations.insert(0, added));
+                Applied::Service(*service)
+            }
+            Command::EditDestination { service, endpoint, options } => {
+                self.edit(service, |service| {
+                    service
+                        .destinations
+                        .iter_mut()
+                        .filter(|dest| dest.endpoint == *endpoint)
+                        .for_each(|dest| dest.options = options.clone());
+                });
+                Applied::Service(*service)
+            }
+            Command::DeleteDestination { service, endpoint } => {
+                self.edit(service, |service| service.destinations.retain(|dest| dest.endpoint != *endpoint));
+                Applied::Service(*service)
+            }
+            Command::Flush => {
+                self.services.clear();
+                Applied::Flushed
+            }
+            Command::Zero(key) => Applied::Zeroed(*key),
+            Command::SetTimeouts(timeouts) => {
+                self.timeouts.update(*timeouts);
+                Applied::Timeouts
+            }
+            Command::StartDaemon(daemon) => {
+                self.daemons.push(daemon.clone());
+                self.daemons.sort_by_key(|running| running.role);
+                Applied::Daemons
+            }
+            Command::StopDaemon(role) => {
+                self.daemons.retain(|running| running.role != *role);
+                Applied::Daemons
+            }
+        })
+    }
+
+    /// Whether a command would be carried out; of several faults the one that IPVS reports.
+    ///
+    /// # Errors
+    /// The variant that corresponds to the kernel's errno for the same command in the same state.
+    pub fn check(&self, command: &Command) -> Result<(), CommandError> {
+        match command {
+            Command::AddService { key, options } => {
+                check_key(key)?;
+                if self.services.contains_key(key) {
+                    return Err(CommandError::ServiceExists(*key));
+                }
+                check_service(key, options)
+            }
+            Command::EditService { key, options } => {
+                self.known(key)?;
+                check_service(key, options)
+            }
+            Command::DeleteService(key) | Command::Zero(Some(key)) => self.known(key),
+            Command::AddDestination { service, endpoint, options } => {
+                let found = self.defined(service)?;
+                self.check_destination(service, *endpoint, options)?;
+                if found.destination(*endpoint).is_some() {
+                    return Err(CommandError::DestinationExists { service: *service, endpoint: *endpoint });
+                }
+                check_unicast(*endpoint)
+            }
+            Command::EditDestination { service, endpoint, options } => {
+                let found = self.defined(service)?;
+                self.check_destination(service, *endpoint, options)?;
+                check_present(found, service, *endpoint)
+            }
+            Command::DeleteDestination { service, endpoint } => {
+                check_present(self.defined(service)?, service, *endpoint)
+            }
+            Command::Flush | Command::Zero(None) => Ok(()),
+            Command::SetTimeouts(timeouts) => timeouts.check(),
+            Command::StartDaemon(daemon) => self.check_daemon(daemon),
+            Command::StopDaemon(role) => {
+                let running = self.daemons.iter().any(|daemon| daemon.role == *role);
+                if running { Ok(()) } else { Err(CommandError::NoDaemon(*role)) }
+            }
+        }
+    }
+
+    /// All services in the order of their keys.
+    pub fn services(&self) -> impl Iterator<Item = (&ServiceKey, &Arc<Service>)> {
+        self.services.iter()
+    }
+
+    /// One service.
+    pub fn service(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
+        self.services.get(key)
+    }
+
+    /// The timeouts in force.
+    pub fn timeouts(&self) -> Timeouts {
+        self.timeouts
+    }
+
+    /// The synchronization daemons that run, the master first.
+    pub fn daemons(&self) -> &[SyncDaemon] {
+        &self.daemons
+    }
+
+    fn edit(&mut self, key: &ServiceKey, change: impl FnOnce(&mut Service)) {
+        if let Some(service) = self.services.get_mut(key) {
+            change(Arc::make_mut(service));
+        }
+    }
+
+    fn known(&self, key: &ServiceKey) -> Result<(), CommandError> {
+        self.services.get(key).map(|_| ()).ok_or(CommandError::NoSuchService(*key))
+    }
+
+    fn defined(&self, key: &ServiceKey) -> Result<&Service, CommandError> {
+        self.services.get(key).map(Arc::as_ref).ok_or(CommandError::ServiceNotDefined(*key))
+    }
+
+    fn check_destination(
+        &self,
+        service: &ServiceKey,
+        endpoint: Endpoint,
+        options: &DestinationOptions,
+    ) -> Result<(), CommandError> {
+        if endpoint.family() != service.family() {
+            if !self.daemons.is_empty() {
+                let why = "the synchronization protocol has no place for a destination of another family";
+                return Err(CommandError::InvalidOperation { why: why.to_owned() });
+            }
+            if options.method != ForwardingMethod::Tunnel {
+                let why = "only a tunnel reaches a destination of another family";
+                return Err(CommandError::InvalidOperation { why: why.to_owned() });
+            }
+        }
+        if options.weight > Weight::MAX {
+            return Err(CommandError::OutOfRange { what: format!("weight {}", options.weight.0) });
+        }
+        if options.lower_threshold > options.upper_threshold {
+            let what = format!(
+                "lower threshold {} above upper threshold {}",
+                options.lower_threshold, options.upper_threshold
+            );
+            return Err(CommandError::OutOfRange { what });
+        }
+        if matches!(options.tunnel, Tunnel::Gue { port: 0, .. }) {
+            return Err(CommandError::InvalidOperation { why: "a gue tunnel needs a port".to_owned() });
+        }
+        Ok(())
+    }
+
+    fn check_daemon(&self, daemon: &SyncDaemon) -> Result<(), CommandError> {
+        let mixed = self.services.iter().any(|(key, service)| {
+            service.destinations.iter().any(|dest| dest.endpoint.family() != key.family())
+        });
+        if mixed {
+            let why = "a destination of another family than its service cannot be synchronized";
+            return Err(CommandError::InvalidOperation { why: why.to_owned() });
+        }
+        if self.daemons.iter().any(|running| running.role == daemon.role) {
+            return Err(CommandError::DaemonRunning(daemon.role));
+        }
+        Ok(())
+    }
+}
+
+/// A virtual service as it is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// How it treats its connections.
+    pub options: ServiceOptions,
+    /// In IPVS's order: the one added last comes first; an edit keeps the place.
+    pub destinations: Vec<Destination>,
+}
+
+impl Service {
+    /// One of its destinations.
+    pub fn destination(&self, endpoint: Endpoint) -> Option<&Destination> {
+        self.destinations.iter().find(|dest| dest.endpoint == endpoint)
+    }
+}
+
+/// What can be said of a service beside its key; an edit replaces all of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceOptions {
+    /// The scheduler's name; `none` schedules nothing.
+    pub scheduler: String,
+    /// Bits whose meaning the scheduler defines.
+    pub flags: SchedulerFlags,
+    /// How long a client stays with its destination; `None`: the service is not persistent.
+    pub persistence_timeout_seconds: Option<u32>,
+    /// Which clients persistence takes for one.
+    pub netmask: Netmask,
+    /// The persistence engine's name.
+    pub persistence_engine: Option<String>,
+    /// Whether each UDP packet is scheduled for itself.
+    pub one_packet: bool,
+}
+
+impl ServiceOptions {
+    /// What `ipvsadm` assumes for all that is not said, for a service of this family.
+    pub fn of(family: Family) -> Self {
+        Self {
+            scheduler: DEFAULT_SCHEDULER.to_owned(),
+            flags: SchedulerFlags::default(),
+            persistence_timeout_seconds: None,
+            netmask: Netmask::host(family),
+            persistence_engine: None,
+            one_packet: false,
+        }
+    }
+}
+
+/// The three flags of a scheduler; bit 0 is flag 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SchedulerFlags(pub u8);
+
+/// Which part of a client's address persistence looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Netmask {
+    /// Bits of an IPv4 address; they need not be contiguous.
+    V4(Ipv4Addr),
+    /// Leading bits of an IPv6 address, 1 to 128.
+    V6(u8),
+}
+
+impl Netmask {
+    /// Each client for itself.
+    pub fn host(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::V4(Ipv4Addr::BROADCAST),
+            Family::V6 => Self::V6(128),
+        }
+    }
+}
+
+/// A real server of a service as it is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Destination {
+    /// Its identity within the service.
+    pub endpoint: Endpoint,
+    /// How it is used.
+    pub options: DestinationOptions,
+}
+
+/// What can be said of a destination beside its endpoint; an edit replaces all of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DestinationOptions {
+    /// How packets reach it.
+    pub method: ForwardingMethod,
+    /// Its share of new connections.
+    pub weight: Weight,
+    /// Connections at which it takes no more; 0: no bound.
+    pub upper_threshold: u32,
+    /// Connections below which it takes new ones again; 0: three quarters of the upper one.
+    pub lower_threshold: u32,
+    /// The outer headers of [`ForwardingMethod::Tunnel`]; without meaning for other methods.
+    pub tunnel: Tunnel,
+}
+
+impl Default for DestinationOptions {
+    /// What `ipvsadm` assumes for all that is not said.
+    fn default() -> Self {
+        Self {
+            method: ForwardingMethod::DirectRouting,
+            weight: Weight(1),
+            upper_threshold: 0,
+            lower_threshold: 0,
+            tunnel: Tunnel::Ipip,
+        }
+    }
+}
+
+/// The kind of a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tunnel {
+    /// IP in IP (RFC 2003, RFC 4213, RFC 2473).
+    Ipip,
+    /// Generic UDP Encapsulation.
+    Gue {
+        /// The UDP port it is sent to; never 0.
+        port: u16,
+        /// What the outer header sums.
+        checksum: TunnelChecksum,
+    },
+    /// Generic Routing Encapsulation (RFC 2784).
+    Gre {
+        /// What the outer header sums.
+        checksum: TunnelChecksum,
+    },
+}
+
+/// Checksums of a tunnel's header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TunnelChecksum {
+    /// None.
+    Without,
+    /// Over the whole.
+    Full,
+    /// GUE's remote checksum offload.
+    Remote,
+}
+
+/// The timeouts that `--set` sets; other states have fixed ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timeouts {
+    /// Established TCP connections.
+    pub tcp_seconds: u32,
+    /// TCP connections after a FIN.
+    pub tcp_fin_seconds: u32,
+    /// UDP.
+    pub udp_seconds: u32,
+}
+
+impl Timeouts {
+    /// The longest timeout, 31 days, as `ipvsadm` has it.
+    pub const MAX_SECONDS: u32 = 31 * 24 * 60 * 60;
+
+    /// Takes over what `wanted` says; 0 keeps a value.
+    fn update(&mut self, wanted: Self) {
+        for (kept, new) in [
+            (&mut self.tcp_seconds, wanted.tcp_seconds),
+            (&mut self.tcp_fin_seconds, wanted.tcp_fin_seconds),
+            (&mut self.udp_seconds, wanted.udp_seconds),
+        ] {
+            if new != 0 {
+                *kept = new;
+            }
+        }
+    }
+
+    fn check(self) -> Result<(), CommandError> {
+        if [self.tcp_seconds, self.tcp_fin_seconds, self.udp_seconds].iter().any(|t| *t > Self::MAX_SECONDS) {
+            let why = format!("a timeout is at most {} seconds", Self::MAX_SECONDS);
+            return Err(CommandError::InvalidOperation { why });
+        }
+        Ok(())
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { tcp_seconds: 900, tcp_fin_seconds: 120, udp_seconds: 300 }
+    }
+}
+
+/// Which half of connection synchronization a daemon does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SyncRole {
+    /// Tells others of its connections.
+    Master,
+    /// Takes over what it is told.
+    Backup,
+}
+
+impl SyncRole {
+    /// The word that commands and listings use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Master => "master",
+            Self::Backup => "backup",
+        }
+    }
+}
+
+/// A synchronization daemon as it is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncDaemon {
+    /// Which half.
+    pub role: SyncRole,
+    /// The interface it multicasts on.
+    pub interface: String,
+    /// Whom it listens to; 0: everyone.
+    pub sync_id: u8,
+    /// The longest message, in bytes of UDP payload.
+    pub max_len_bytes: u16,
+    /// The multicast group.
+    pub group: IpAddr,
+    /// The UDP port.
+    pub port: u16,
+    /// The time to live of its packets.
+    pub ttl: u8,
+}
+
+fn check_key(key: &ServiceKey) -> Result<(), CommandError> {
+    match *key {
+        ServiceKey::Address { protocol: Protocol::TCP | Protocol::UDP | Protocol::SCTP, .. } => Ok(()),
+        ServiceKey::Address { protocol, .. } => Err(CommandError::ProtocolNotSupported(protocol)),
+        ServiceKey::Mark { mark: 0, .. } => {
+            Err(CommandError::InvalidOperation { why: "a firewall mark is never 0".to_owned() })
+        }
+        ServiceKey::Mark { .. } => Ok(()),
+    }
+}
+
+fn check_service(key: &ServiceKey, options: &ServiceOptions) -> Result<(), CommandError> {
+    if !SCHEDULERS.contains(&options.scheduler.as_str()) {
+        return Err(CommandError::scheduler_not_found(&options.scheduler));
+    }
+    if let Some(engine) = &options.persistence_engine
+        && engine != "sip"
+    {
+        return Err(CommandError::scheduler_not_found(engine));
+    }
+    let mask_fits = match options.netmask {
+        Netmask::V4(_) => key.family() == Family::V4,
+        Netmask::V6(bits) => key.family() == Family::V6 && (1..=128).contains(&bits),
+    };
+    if !mask_fits {
+        let why = format!("the netmask does not fit service {key}");
+        return Err(CommandError::InvalidOperation { why });
+    }
+    Ok(())
+}
+
+fn check_present(found: &Service, service: &ServiceKey, endpoint: Endpoint) -> Result<(), CommandError> {
+    found
+        .destination(endpoint)
+        .map(|_| ())
+        .ok_or(CommandError::NoSuchDestination { service: *service, endpoint })
+}
+
+/// Refuses what cannot be one server. Broadcast addresses of the director's own networks are not known here.
+fn check_unicast(endpoint: Endpoint) -> Result<(), CommandError> {
+    let unicast = match endpoint.addr {
+        IpAddr::V4(addr) => !addr.is_unspecified() && !addr.is_broadcast() && !addr.is_multicast(),
+        IpAddr::V6(addr) => {
+            let mapped = addr.to_ipv4_mapped().is_some();
+            !addr.is_unspecified() && !addr.is_multicast() && !addr.is_unicast_link_local() && !mapped
+        }
+    };
+    let why = format!("destination {endpoint} is not a unicast address");
+    if unicast { Ok(()) } else { Err(CommandError::InvalidOperation { why }) }
+}
+
+/// The scheduler of a service for which none was named.
+pub const DEFAULT_SCHEDULER: &str = "wlc";
+
+/// Every scheduler that IPVS has; `none` is a service without one.
+const SCHEDULERS: [&str; 15] =
+    ["rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos", "none"];
