@@ -5,6 +5,7 @@
 //! rewritten or encapsulated, and sent.
 
 pub mod shm;
+pub mod xdp;
 
 pub mod port;
 
