@@ -8,7 +8,7 @@ use std::ffi::{CStr, c_int, c_void};
 use std::io;
 use std::marker::PhantomData;
 use std::mem::size_of;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 
 use libxdp_sys as sys;
@@ -25,6 +25,30 @@ impl Object {
         // SAFETY: `image` is readable for the call, and libbpf copies what it keeps; no options are given.
         let raw = unsafe { sys::bpf_object__open_mem(image.as_ptr().cast(), image.len(), ptr::null()) };
         NonNull::new(raw).map(Self).ok_or_else(io::Error::last_os_error)
+    }
+
+    /// Leaves a program out of the kernel.
+    pub(super) fn leave_out(&mut self, name: &CStr) -> io::Result<()> {
+        let program = self.find_program(name)?;
+        // SAFETY: `program` belongs to this object.
+        check(unsafe { sys::bpf_program__set_autoload(program.as_ptr(), false) }).map(drop)
+    }
+
+    /// Takes a map of another object instead of making a new one.
+    pub(super) fn share(&mut self, name: &CStr, of: &Self) -> io::Result<()> {
+        let theirs = of.map_fd(of.find_map(name)?)?;
+        let ours = self.find_map(name)?;
+        // SAFETY: `ours` belongs to this object, which is not loaded yet (else libbpf refuses); the descriptor is
+        // duplicated.
+        check(unsafe { sys::bpf_map__reuse_fd(ours.as_ptr(), theirs.as_raw_fd()) }).map(drop)
+    }
+
+    /// Sets the constants of the object, all of them at once.
+    pub(super) fn set_constants(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let map = self.find_map(c".rodata")?;
+        // SAFETY: `map` belongs to this object; libbpf copies `bytes` and refuses a length other than the map's.
+        check(unsafe { sys::bpf_map__set_initial_value(map.as_ptr(), bytes.as_ptr().cast(), bytes.len()) })
+            .map(drop)
     }
 
     /// Makes the maps and hands the programs to the kernel.
@@ -49,10 +73,12 @@ impl Object {
         let key = unsafe { sys::bpf_map__key_size(map.as_ptr()) };
         // SAFETY: as above.
         let value = unsafe { sys::bpf_map__value_size(map.as_ptr()) };
+        // SAFETY: as above.
+        let limit = unsafe { sys::bpf_map__max_entries(map.as_ptr()) };
         if (key as usize, value as usize) != (K, size_of::<u32>()) {
             return Err(io::Error::other(format!("map {name:?} has keys of {key}, values of {value} bytes")));
         }
-        Ok(Map { fd: self.map_fd(map)?, key: PhantomData })
+        Ok(Map { fd: self.map_fd(map)?, limit, key: PhantomData })
     }
 
     fn map_fd(&self, map: NonNull<sys::bpf_map>) -> io::Result<BorrowedFd<'_>> {
@@ -85,16 +111,106 @@ impl Drop for Object {
 /// A map with keys of `K` bytes and values of four.
 pub(super) struct Map<'object, const K: usize> {
     fd: BorrowedFd<'object>,
+    limit: u32,
     key: PhantomData<[u8; K]>,
 }
 
 impl<const K: usize> Map<'_, K> {
+    /// How many keys it holds at most.
+    pub(super) fn limit(&self) -> u32 {
+        self.limit
+    }
+
     /// Enters or changes a key.
     pub(super) fn set(&self, key: &[u8; K], value: u32) -> io::Result<()> {
         let (key, value) = (key.as_ptr().cast(), (&raw const value).cast::<c_void>());
         // SAFETY: the map's keys have `K` and its values four bytes (checked by `Object::map`), which the kernel
         // copies during the call.
         check(unsafe { sys::bpf_map_update_elem(self.fd.as_raw_fd(), key, value, 0) }).map(drop)
+    }
+
+    /// Removes a key; that it was not there is no error.
+    pub(super) fn unset(&self, key: &[u8; K]) -> io::Result<()> {
+        // SAFETY: as for `set`.
+        let result = check(unsafe { sys::bpf_map_delete_elem(self.fd.as_raw_fd(), key.as_ptr().cast()) });
+        result
+            .map(drop)
+            .or_else(|error| if error.raw_os_error() == Some(libc::ENOENT) { Ok(()) } else { Err(error) })
+    }
+}
+
+/// Puts an XDP program on an interface until the returned link is closed.
+pub(super) fn attach_xdp(program: BorrowedFd<'_>, interface: u32, flags: u32) -> io::Result<OwnedFd> {
+    // SAFETY: the options are integers, pointers that may be null, and a union of these.
+    let mut options: sys::bpf_link_create_opts = unsafe { std::mem::zeroed() };
+    options.sz = size_of::<sys::bpf_link_create_opts>();
+    options.flags = flags;
+    let (program, interface) = (program.as_raw_fd(), interface as c_int);
+    // SAFETY: `options` says its size and is read during the call only.
+    let link = unsafe { sys::bpf_link_create(program, interface, sys::bpf_attach_type_BPF_XDP, &options) };
+    let link = check(link)?;
+    // SAFETY: the call has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(link) })
+}
+
+/// What an XDP program returns for a frame.
+pub(super) fn test_run(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<u32> {
+    // SAFETY: the options are integers and pointers that may be null.
+    let mut options: sys::bpf_test_run_opts = unsafe { std::mem::zeroed() };
+    options.sz = size_of::<sys::bpf_test_run_opts>();
+    options.data_in = frame.as_ptr().cast();
+    options.data_size_in = frame.len() as u32;
+    options.repeat = 1;
+    // SAFETY: `options` says its size; `frame` is readable for its length and copied; nothing is written back
+    // but into `options`.
+    check(unsafe { sys::bpf_prog_test_run_opts(program.as_raw_fd(), &mut options) })?;
+    Ok(options.retval)
+}
+
+/// A side of an interface that traffic control sees.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Direction {
+    /// What the interface hands to the kernel.
+    Ingress,
+    /// What the kernel hands to the interface.
+    Egress,
+}
+
+/// Makes an interface ready for [`attach_tc`]. It stays so until the interface goes.
+pub(super) fn prepare_tc(interface: u32) -> io::Result<()> {
+    let both = sys::bpf_tc_attach_point_BPF_TC_INGRESS | sys::bpf_tc_attach_point_BPF_TC_EGRESS;
+    let mut hook = hook(interface, both);
+    // SAFETY: `hook` says its size and is used during the call only.
+    check(unsafe { sys::bpf_tc_hook_create(&mut hook) }).map(drop)
+}
+
+/// Puts a traffic control program on one side of an interface. It stays there until the interface goes.
+pub(super) fn attach_tc(program: BorrowedFd<'_>, interface: u32, direction: Direction) -> io::Result<()> {
+    let hook = hook(
+        interface,
+        match direction {
+            Direction::Ingress => sys::bpf_tc_attach_point_BPF_TC_INGRESS,
+            Direction::Egress => sys::bpf_tc_attach_point_BPF_TC_EGRESS,
+        },
+    );
+    let mut options = sys::bpf_tc_opts {
+        sz: size_of::<sys::bpf_tc_opts>(),
+        prog_fd: program.as_raw_fd(),
+        flags: 0,
+        prog_id: 0,
+        handle: 1,
+        priority: 1,
+    };
+    // SAFETY: both say their size and are used during the call only.
+    check(unsafe { sys::bpf_tc_attach(&hook, &mut options) }).map(drop)
+}
+
+fn hook(interface: u32, attach_point: sys::bpf_tc_attach_point) -> sys::bpf_tc_hook {
+    sys::bpf_tc_hook {
+        sz: size_of::<sys::bpf_tc_hook>(),
+        ifindex: interface as c_int,
+        attach_point,
+        parent: 0,
     }
 }
 

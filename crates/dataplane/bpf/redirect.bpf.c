@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+/* Steering: frames that are the director's go to the AF_XDP socket of their queue, all others to the kernel.
+ *
+ * Runs once a frame, before the kernel has seen it. It never drops and never edits; what it cannot parse is the
+ * kernel's, and so is everything on a queue that no worker has opened. It may take too much (the pipeline gives
+ * that back), never too little. Cost of a frame that is not ours: three look-ups. What becomes of a frame that
+ * is ours is not decided here.
+ */
+#include "maps.h"
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+/* Which of two headers the kernel's headers lack a name for. */
+#define PROTOCOL_ICMPV6 58
+#define PROTOCOL_SCTP 132
+/* ISAKMP (RFC 2408 2.5.1): AH and ESP belong to the service that negotiated them. */
+#define PORT_ISAKMP 500
+
+/* Tags looked through, as in proto/src/ethernet.rs. */
+#define MAX_TAGS 2
+/* Extension headers looked through before the transport header or the fragment header. */
+#define MAX_EXTENSIONS 6
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, XVS_MAX_ENDPOINTS);
+	__type(key, struct xvs_endpoint);
+	__type(value, __u32);
+} endpoints SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, XVS_MAX_ADDRESSES);
+	__type(key, struct xvs_address);
+	__type(value, __u32);
+} addresses SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, XVS_MAX_PREFIXES);
+	__type(key, struct xvs_prefix);
+	__type(value, __u32);
+} prefixes SEC(".maps");
+
+/* One an interface; the other maps are shared by all interfaces. */
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, XVS_MAX_QUEUES);
+	__type(key, __u32);
+	__type(value, __u32);
+} xsks SEC(".maps");
+
+/* What steering asks of a packet. */
+struct packet {
+	__u8 source[16];
+	__u8 dest[16];
+	__be16 source_port;
+	__be16 dest_port;
+	__u8 family;
+	__u8 protocol;
+	/* Not the whole packet: what follows need not be a transport header. */
+	__u8 fragment;
+};
+
+/* Ports are the first four bytes of TCP, UDP and SCTP alike. */
+struct ports {
+	__be16 source;
+	__be16 dest;
+};
+
+struct extension {
+	__u8 next;
+	__u8 len;
+	__be16 offset_and_flags; /* of a fragment header */
+};
+
+#define IP4_OFFSET_AND_MORE 0x3fff
+#define IP6_OFFSET_AND_MORE 0xfff9
+
+static __always_inline int is_tag(__be16 type)
+{
+	return type == bpf_htons(ETH_P_8021Q) || type == bpf_htons(ETH_P_8021AD);
+}
+
+/* The type of what `*at` points to behind the Ethernet header and its tags; 0 if there is nothing. */
+static __always_inline __be16 link_header(void **at, void *end)
+{
+	struct ethhdr *eth = *at;
+	if ((void *)(eth + 1) > end)
+		return 0;
+	__be16 type = eth->h_proto;
+	*at = eth + 1;
+#pragma unroll
+	for (int i = 0; i < MAX_TAGS; i++) {
+		if (!is_tag(type))
+			break;
+		__be16 *tag = *at;
+		if ((void *)(tag + 2) > end)
+			return 0;
+		type = tag[1];
+		*at = tag + 2;
+	}
+	return type;
+}
+
+static __always_inline int ip4_header(struct packet *packet, void **at, void *end)
+{
+	struct iphdr *ip = *at;
+	if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
+		return 0;
+	__builtin_memcpy(packet->source, &ip->saddr, 4);
+	__builtin_memcpy(packet->dest, &ip->daddr, 4);
+	packet->family = XVS_V4;
+	packet->protocol = ip->protocol;
+	packet->fragment = (ip->frag_off & bpf_htons(IP4_OFFSET_AND_MORE)) != 0;
+	*at += ip->ihl * 4;
+	return 1;
+}
+
+static __always_inline int ip6_header(struct packet *packet, void **at, void *end)
+{
+	struct ipv6hdr *ip = *at;
+	if ((void *)(ip + 1) > end || ip->version != 6)
+		return 0;
+	__builtin_memcpy(packet->source, &ip->saddr, 16);
+	__builtin_memcpy(packet->dest, &ip->daddr, 16);
+	packet->family = XVS_V6;
+	*at = ip + 1;
+	__u8 next = ip->nexthdr;
+#pragma unroll
+	for (int i = 0; i < MAX_EXTENSIONS; i++) {
+		struct extension *extension = *at;
+		int fragment = next == IPPROTO_FRAGMENT;
+		if (!fragment && next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS)
+			break;
+		if ((void *)extension + 8 > end)
+			return 0;
+		next = extension->next;
+		if (fragment && (extension->offset_and_flags & bpf_htons(IP6_OFFSET_AND_MORE))) {
+			packet->fragment = 1;
+			break;
+		}
+		/* A fragment header has no length; the others count units of 8 bytes beyond the first (RFC 8200 4). */
+		*at += fragment ? 8 : 8 + extension->len * 8;
+	}
+	packet->protocol = next;
+	return 1;
+}
+
+/* Reads the ports of what steering knows by ports; 0 if it is something else, or cut short. */
+static __always_inline int transport_header(struct packet *packet, void *at, void *end)
+{
+	switch (packet->protocol) {
+	case IPPROTO_TCP:
+	case IPPROTO_UDP:
+	case PROTOCOL_SCTP: {
+		struct ports *ports = at;
+		if ((void *)(ports + 1) > end)
+			return 0;
+		packet->source_port = ports->source;
+		packet->dest_port = ports->dest;
+		return 1;
+	}
+	case IPPROTO_AH:
+	case IPPROTO_ESP:
+		packet->protocol = IPPROTO_UDP;
+		packet->source_port = bpf_htons(PORT_ISAKMP);
+		packet->dest_port = bpf_htons(PORT_ISAKMP);
+		return 1;
+	}
+	return 0;
+}
+
+static __always_inline __u32 address_roles(const __u8 *addr, __u8 family)
+{
+	struct xvs_address key = { .family = family };
+	__builtin_memcpy(key.addr, addr, 16);
+	__u32 *roles = bpf_map_lookup_elem(&addresses, &key);
+	return roles ? *roles : 0;
+}
+
+static __always_inline __u32 endpoint_roles(const __u8 *addr, __be16 port, const struct packet *packet)
+{
+	struct xvs_endpoint key = { .port = port, .protocol = packet->protocol, .family = packet->family };
+	__builtin_memcpy(key.addr, addr, 16);
+	__u32 *roles = bpf_map_lookup_elem(&endpoints, &key);
+	return roles ? *roles : 0;
+}
+
+static __always_inline int in_prefix(const __u8 *addr, __u8 family)
+{
+	struct xvs_prefix key = { .bits = 32 + 128, .family = { family } };
+	__builtin_memcpy(key.addr, addr, 16);
+	return bpf_map_lookup_elem(&prefixes, &key) != NULL;
+}
+
+/* Whether a packet goes to a service or comes from a destination. A fragment is judged by its addresses. */
+static __noinline int matches(const struct packet *packet)
+{
+	if (!packet)
+		return 0;
+	__u32 to = address_roles(packet->dest, packet->family);
+	if (to & XVS_SERVICE) {
+		if (packet->fragment || endpoint_roles(packet->dest, packet->dest_port, packet) & XVS_SERVICE)
+			return 1;
+	}
+	if (!(to & XVS_LOCAL) && address_roles(packet->source, packet->family) & XVS_DESTINATION) {
+		if (packet->fragment ||
+		    endpoint_roles(packet->source, packet->source_port, packet) & XVS_DESTINATION)
+			return 1;
+	}
+	return in_prefix(packet->dest, packet->family);
+}
+
+static __always_inline void reverse(struct packet *packet)
+{
+	__u8 addr[16];
+	__builtin_memcpy(addr, packet->source, 16);
+	__builtin_memcpy(packet->source, packet->dest, 16);
+	__builtin_memcpy(packet->dest, addr, 16);
+	__be16 port = packet->source_port;
+	packet->source_port = packet->dest_port;
+	packet->dest_port = port;
+}
+
+/* Whether `at` is an ICMP error of the packet's family (RFC 792; RFC 4443 2.1: types below 128). */
+static __always_inline int is_icmp_error(const struct packet *packet, void *at, void *end)
+{
+	__u8 *type = at;
+	if (at + 8 > end)
+		return 0;
+	if (packet->family == XVS_V4)
+		return packet->protocol == IPPROTO_ICMP && (*type == 3 || *type == 4 || *type == 11);
+	return packet->protocol == PROTOCOL_ICMPV6 && *type < 128;
+}
+
+/* Whether an ICMP error is about a packet of ours, in either direction; `at` is behind the ICMP header. */
+static __always_inline int quotes_ours(const struct packet *packet, void *at, void *end)
+{
+	struct packet quoted = {};
+	int parsed = packet->family == XVS_V4 ? ip4_header(&quoted, &at, end) : ip6_header(&quoted, &at, end);
+	if (!parsed)
+		return 0;
+	if (!quoted.fragment && !transport_header(&quoted, at, end))
+		return 0;
+	if (matches(&quoted))
+		return 1;
+	reverse(&quoted);
+	return matches(&quoted);
+}
+
+static __always_inline int is_ours(struct xdp_md *ctx)
+{
+	void *at = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
+	struct packet packet = {};
+
+	__be16 type = link_header(&at, end);
+	if (type == bpf_htons(ETH_P_IP)) {
+		if (!ip4_header(&packet, &at, end))
+			return 0;
+	} else if (type == bpf_htons(ETH_P_IPV6)) {
+		if (!ip6_header(&packet, &at, end))
+			return 0;
+	} else {
+		return 0;
+	}
+	if (packet.fragment)
+		return matches(&packet);
+	if (is_icmp_error(&packet, at, end)) {
+		return address_roles(packet.dest, packet.family) & XVS_SERVICE ||
+		       in_prefix(packet.dest, packet.family) || quotes_ours(&packet, at + 8, end);
+	}
+	return transport_header(&packet, at, end) && matches(&packet);
+}
+
+SEC("xdp")
+int redirect(struct xdp_md *ctx)
+{
+	/* A queue without a socket falls to the kernel. */
+	return is_ours(ctx) ? bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_PASS) : XDP_PASS;
+}
+
+/* The same question without a socket: for tests, and for telling an operator where a packet would go. */
+SEC("xdp")
+int verdict(struct xdp_md *ctx)
+{
+	return is_ours(ctx) ? XDP_REDIRECT : XDP_PASS;
+}
+
+char _license[] SEC("license") = "Dual MIT/GPL";

@@ -1,0 +1,289 @@
+//! The steering program: loaded once, put on each interface, told at every change what is the director's.
+//!
+//! Runs on the control thread. The maps of what is steered are shared by all interfaces; each interface has a map of
+//! its own for its sockets. An interface is left alone again when its [`Attached`] is dropped, and by the kernel when
+//! the process dies. A map that is full refuses what does not fit and says which limit it met; what it holds
+//! stays in force.
+
+use std::collections::BTreeMap;
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::net::netdevice::name_to_index;
+use rustix::net::{AddressFamily, SocketType, socket};
+
+use super::bpf::{Map, Object, attach_xdp, test_run};
+use super::mode::{Mode, Refusal, Settings};
+use super::steering::{Image, Roles, SteeringRules};
+
+const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/redirect.bpf.o"));
+const SHARED: [&CStr; 3] = [c"endpoints", c"addresses", c"prefixes"];
+
+/// Flags of an XDP link, and what the program returns (linux/if_link.h, linux/bpf.h).
+const GENERIC: u32 = 1 << 1;
+const NATIVE: u32 = 1 << 2;
+const REDIRECT: u32 = 4;
+
+/// What steering says of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes to the director.
+    Steered,
+    /// The kernel has it.
+    Kernel,
+}
+
+/// Why the maps could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum SteeringError {
+    /// A map holds as many entries as it can.
+    #[error("steering holds at most {limit} {what}; the others stay with the kernel")]
+    Full {
+        /// What the map holds, in the plural.
+        what: &'static str,
+        /// How many it can hold.
+        limit: u32,
+    },
+    /// The kernel refused for another reason.
+    #[error("steering: {0}")]
+    Kernel(#[from] io::Error),
+}
+
+/// The loaded program with the maps that all interfaces share.
+pub struct Steering {
+    object: Object,
+    rules: SteeringRules,
+    /// What the maps hold. This alone writes them.
+    installed: Image,
+}
+
+impl Steering {
+    /// Loads the program; it steers nothing yet.
+    ///
+    /// # Errors
+    /// What the kernel says: mostly that CAP_BPF, CAP_NET_ADMIN or CAP_PERFMON is missing. Why the verifier refused
+    /// is on stderr.
+    pub fn load() -> io::Result<Self> {
+        let mut object = Object::open(OBJECT)?;
+        object.leave_out(c"redirect")?;
+        object.load()?;
+        Ok(Self { object, rules: SteeringRules::default(), installed: Image::default() })
+    }
+
+    /// Puts the program on an interface of this thread's network namespace: in native mode, or in generic mode if
+    /// the driver refuses that.
+    ///
+    /// # Errors
+    /// See [`AttachError`]; nothing stays attached.
+    pub fn attach(&self, interface: &str) -> Result<Attached, AttachError> {
+        let failed = |source| AttachError::Kernel { interface: interface.to_owned(), source };
+        let index = index_of(interface).map_err(|error| match error.raw_os_error() {
+            Some(libc::ENODEV) => AttachError::NoSuchInterface { interface: interface.to_owned() },
+            _ => failed(error),
+        })?;
+        let settings = Settings::of(interface).map_err(failed)?;
+        let refuse = |mode| match settings.refusal(interface, mode) {
+            Some(why) => Err(AttachError::Refused { interface: interface.to_owned(), why }),
+            None => Ok(()),
+        };
+        refuse(Mode::Native)?;
+
+        let object = self.object_for_an_interface().map_err(failed)?;
+        let program = object.program(c"redirect").map_err(failed)?;
+        let occupied = |error: io::Error| match error.raw_os_error() {
+            Some(libc::EBUSY | libc::EEXIST) => AttachError::Occupied { interface: interface.to_owned() },
+            _ => failed(error),
+        };
+        let (link, native_refused) = match attach_xdp(program, index, NATIVE) {
+            Ok(link) => (link, None),
+            Err(error) => match occupied(error) {
+                AttachError::Kernel { source, .. } => {
+                    refuse(Mode::Generic)?;
+                    (attach_xdp(program, index, GENERIC).map_err(occupied)?, Some(source))
+                }
+                other => return Err(other),
+            },
+        };
+        Ok(Attached { link, object, interface: interface.to_owned(), index, settings, native_refused })
+    }
+
+    /// Before new rules become visible to the workers: steers also what they steer. What they no longer steer is
+    /// still steered.
+    ///
+    /// # Errors
+    /// [`SteeringError`]; the maps then hold part of it, and a later call completes it.
+    pub fn add(&mut self, wanted: &SteeringRules) -> Result<(), SteeringError> {
+        let between = self.rules.or(wanted);
+        self.write(between)
+    }
+
+    /// After every worker has left the old rules: steers exactly what these steer.
+    ///
+    /// # Errors
+    /// As for [`Self::add`].
+    pub fn remove(&mut self, wanted: &SteeringRules) -> Result<(), SteeringError> {
+        self.write(wanted.clone())
+    }
+
+    /// Both steps, where no worker needs to be waited for.
+    ///
+    /// # Errors
+    /// As for [`Self::add`].
+    pub fn update(&mut self, wanted: &SteeringRules) -> Result<(), SteeringError> {
+        self.add(wanted)?;
+        self.remove(wanted)
+    }
+
+    /// What the program would do with a frame on an interface whose queues all have a socket.
+    ///
+    /// # Errors
+    /// What the kernel says; it does not run frames below 14 bytes or above a page.
+    pub fn test_run(&self, frame: &[u8]) -> io::Result<Verdict> {
+        let returned = test_run(self.object.program(c"verdict")?, frame)?;
+        Ok(if returned == REDIRECT { Verdict::Steered } else { Verdict::Kernel })
+    }
+
+    fn object_for_an_interface(&self) -> io::Result<Object> {
+        let mut object = Object::open(OBJECT)?;
+        object.leave_out(c"verdict")?;
+        for map in SHARED {
+            object.share(map, &self.object)?;
+        }
+        object.load()?;
+        Ok(object)
+    }
+
+    fn write(&mut self, rules: SteeringRules) -> Result<(), SteeringError> {
+        let image = Image::of(&rules);
+        let installed = &mut self.installed;
+        // An endpoint answers only through the roles of its address, so the addresses come first; what is steered
+        // too early is at worst passed back.
+        let object = &self.object;
+        converge("addresses", &object.map(SHARED[1])?, &mut installed.addresses, &image.addresses)?;
+        converge("endpoints", &object.map(SHARED[0])?, &mut installed.endpoints, &image.endpoints)?;
+        converge("networks", &object.map(SHARED[2])?, &mut installed.prefixes, &image.prefixes)?;
+        self.rules = rules;
+        Ok(())
+    }
+}
+
+/// Makes a map hold what is wanted: additions and changes first, then removals. `installed` is what it holds at any
+/// moment, also after an error.
+fn converge<const K: usize>(
+    what: &'static str,
+    map: &Map<'_, K>,
+    installed: &mut Roles<K>,
+    wanted: &BTreeMap<[u8; K], u32>,
+) -> Result<(), SteeringError> {
+    for (key, roles) in wanted {
+        if installed.get(key) == Some(roles) {
+            continue;
+        }
+        map.set(key, *roles).map_err(|error| match error.raw_os_error() {
+            Some(libc::E2BIG | libc::ENOSPC) => SteeringError::Full { what, limit: map.limit() },
+            _ => error.into(),
+        })?;
+        installed.insert(*key, *roles);
+    }
+    let gone: Vec<_> = installed.keys().filter(|key| !wanted.contains_key(*key)).copied().collect();
+    for key in gone {
+        map.unset(&key)?;
+        installed.remove(&key);
+    }
+    Ok(())
+}
+
+pub(super) fn index_of(interface: &str) -> io::Result<u32> {
+    let any = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
+    Ok(name_to_index(any, interface)?)
+}
+
+/// Why an interface could not be attached.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// There is none of this name.
+    #[error("no interface {interface}; `ip link` shows those that exist")]
+    NoSuchInterface {
+        /// Its name.
+        interface: String,
+    },
+    /// It has an XDP program already.
+    #[error(
+        "{interface} has another XDP program; `ip link set dev {interface} xdp off` removes it, or stop the process that holds it"
+    )]
+    Occupied {
+        /// The interface.
+        interface: String,
+    },
+    /// It is set up so that packets would be corrupted.
+    #[error("{interface}: {why}")]
+    Refused {
+        /// The interface.
+        interface: String,
+        /// The reason.
+        why: Refusal,
+    },
+    /// The kernel refused.
+    #[error("{interface}: the XDP program could not be attached: {source}")]
+    Kernel {
+        /// The interface.
+        interface: String,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+/// An interface with the program on it. Dropped, the interface is the kernel's alone again.
+pub struct Attached {
+    /// Closing it detaches the program; that comes before the object goes.
+    link: OwnedFd,
+    object: Object,
+    interface: String,
+    index: u32,
+    settings: Settings,
+    native_refused: Option<io::Error>,
+}
+
+impl Attached {
+    /// The interface's name.
+    pub fn interface(&self) -> &str {
+        &self.interface
+    }
+
+    /// The kernel's index of it.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// The largest packet it sends, in bytes, when it was attached.
+    pub fn mtu(&self) -> u32 {
+        self.settings.mtu
+    }
+
+    /// How many receive queues it had when it was attached. A queue without a socket is the kernel's.
+    pub fn receive_queues(&self) -> u32 {
+        self.settings.receive_queues
+    }
+
+    /// Where the program runs.
+    pub fn mode(&self) -> Mode {
+        if self.native_refused.is_some() { Mode::Generic } else { Mode::Native }
+    }
+
+    /// Why not in native mode.
+    pub fn native_refused(&self) -> Option<&io::Error> {
+        self.native_refused.as_ref()
+    }
+
+    /// Lets the program steer a queue to a socket, until the socket is closed.
+    pub(super) fn enter_socket(&self, queue: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
+        self.object.map::<4>(c"xsks")?.set(&queue.to_ne_bytes(), socket.as_raw_fd() as u32)
+    }
+}
+
+impl std::fmt::Debug for Attached {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Attached({} {} {:?})", self.interface, self.mode(), self.link)
+    }
+}

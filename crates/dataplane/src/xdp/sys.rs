@@ -1,0 +1,167 @@
+//! System calls that neither `rustix` nor `xsk-rs` has: requests to an interface by name, and the two wake-ups of
+//! an AF_XDP socket whose outcome matters to us.
+
+use std::ffi::{c_int, c_ulong, c_void};
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::ptr;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
+/// ethtool's commands (linux/ethtool.h).
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Ethtool {
+    /// A set of [`FLAG_LRO`] and [`FLAG_RX_VLAN`].
+    Flags = 0x25,
+    /// Generic receive offload, 0 or 1.
+    Gro = 0x2b,
+}
+
+pub(super) const FLAG_RX_VLAN: u32 = 1 << 8;
+pub(super) const FLAG_LRO: u32 = 1 << 15;
+
+/// `ethtool -l`.
+const GET_CHANNELS: u32 = 0x3c;
+
+/// `struct ethtool_value`.
+#[repr(C)]
+struct EthtoolValue {
+    command: u32,
+    data: u32,
+}
+
+/// `struct ethtool_channels`.
+#[repr(C)]
+#[derive(Default)]
+struct EthtoolChannels {
+    command: u32,
+    max: [u32; 4],
+    rx: u32,
+    tx: u32,
+    other: u32,
+    combined: u32,
+}
+
+/// A request about the interface of this name.
+pub(super) struct Request {
+    socket: OwnedFd,
+    body: libc::ifreq,
+}
+
+impl Request {
+    pub(super) fn new(name: &str) -> io::Result<Self> {
+        let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        Ok(Self { socket, body: body(name)? })
+    }
+
+    /// The interface's MTU in bytes.
+    pub(super) fn mtu(&mut self) -> io::Result<u32> {
+        self.call(libc::SIOCGIFMTU)?;
+        // SAFETY: the kernel has just set this member of the union.
+        Ok(unsafe { self.body.ifr_ifru.ifru_mtu } as u32)
+    }
+
+    /// Sets flags (`IFF_…`) in addition to those that the interface has.
+    pub(super) fn add_flags(&mut self, flags: c_int) -> io::Result<()> {
+        self.call(libc::SIOCGIFFLAGS)?;
+        // SAFETY: the kernel has just set this member of the union.
+        let present = unsafe { self.body.ifr_ifru.ifru_flags };
+        self.body.ifr_ifru.ifru_flags = present | flags as i16;
+        self.call(libc::SIOCSIFFLAGS)
+    }
+
+    /// One of ethtool's values; 0 if the driver does not know it.
+    pub(super) fn ethtool(&mut self, command: Ethtool) -> io::Result<u32> {
+        let mut value = EthtoolValue { command: command as u32, data: 0 };
+        self.body.ifr_ifru.ifru_data = (&raw mut value).cast();
+        or_unsupported(self.call(libc::SIOCETHTOOL))?;
+        Ok(value.data)
+    }
+
+    /// How many receive queues the interface has; 1 if the driver does not say.
+    pub(super) fn receive_queues(&mut self) -> io::Result<u32> {
+        let mut channels = EthtoolChannels { command: GET_CHANNELS, ..Default::default() };
+        self.body.ifr_ifru.ifru_data = (&raw mut channels).cast();
+        or_unsupported(self.call(libc::SIOCETHTOOL))?;
+        Ok((channels.rx + channels.combined).max(1))
+    }
+
+    fn call(&mut self, request: c_ulong) -> io::Result<()> {
+        // SAFETY: `body` is the `ifreq` that all requests of this module take, with a name that ends in a zero byte;
+        // where it points to data, the caller set the pointer to a live value of that request's type just before.
+        check(unsafe { libc::ioctl(self.socket.as_raw_fd(), request as _, &raw mut self.body) }).map(drop)
+    }
+}
+
+/// Turns an open `/dev/net/tun` into an interface; `pattern` may hold a `%d` for the first free number. Returns its name.
+pub(super) fn make_tap(tun: BorrowedFd<'_>, pattern: &str) -> io::Result<String> {
+    let mut body = body(pattern)?;
+    body.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as i16;
+    // SAFETY: TUNSETIFF reads and writes one `ifreq`.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF as _, &raw mut body) })?;
+    Ok(body.ifr_name.iter().take_while(|byte| **byte != 0).map(|byte| char::from(*byte as u8)).collect())
+}
+
+/// How the kernel took a call to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kick {
+    /// It sent what it takes at a time.
+    Sent,
+    /// It has no room or stopped early: ask again.
+    Again,
+    /// The interface is down or gone.
+    Down,
+}
+
+/// Asks the kernel to send what is in a socket's TX ring. In copy mode it takes at most 32 frames a call.
+pub(super) fn kick_transmit(socket: BorrowedFd<'_>) -> Kick {
+    // SAFETY: no buffer and no address are passed.
+    let sent =
+        unsafe { libc::sendto(socket.as_raw_fd(), ptr::null(), 0, libc::MSG_DONTWAIT, ptr::null(), 0) };
+    if sent >= 0 {
+        return Kick::Sent;
+    }
+    match io::Error::last_os_error().raw_os_error() {
+        Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV) => Kick::Down,
+        _ => Kick::Again,
+    }
+}
+
+/// Tells the driver that a socket's fill ring has frames again.
+pub(super) fn kick_receive(socket: BorrowedFd<'_>) {
+    let (fd, none) = (socket.as_raw_fd(), ptr::null_mut::<c_void>());
+    // SAFETY: no buffer and no address are passed. The outcome does not matter: a socket that is not ready is asked
+    // again at the next refill.
+    let _ = unsafe { libc::recvfrom(fd, none, 0, libc::MSG_DONTWAIT, ptr::null_mut(), ptr::null_mut()) };
+}
+
+/// Whether a bound socket shares its frames with the driver, without copying.
+pub(super) fn is_zero_copy(socket: impl AsFd) -> io::Result<bool> {
+    let mut options: u32 = 0;
+    let mut size = size_of::<u32>() as libc::socklen_t;
+    let (fd, name) = (socket.as_fd().as_raw_fd(), libxdp_sys::XDP_OPTIONS as c_int);
+    // SAFETY: `struct xdp_options` is one 32-bit word, and `size` says so.
+    check(unsafe { libc::getsockopt(fd, libc::SOL_XDP, name, (&raw mut options).cast(), &mut size) })?;
+    Ok(options & libxdp_sys::XDP_OPTIONS_ZEROCOPY != 0)
+}
+
+fn body(name: &str) -> io::Result<libc::ifreq> {
+    // SAFETY: an `ifreq` is bytes, integers and pointers that may be null.
+    let mut body: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.len() >= body.ifr_name.len() || name.contains('\0') {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    for (to, from) in body.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    Ok(body)
+}
+
+fn or_unsupported(result: io::Result<()>) -> io::Result<()> {
+    result.or_else(|error| if error.raw_os_error() == Some(libc::EOPNOTSUPP) { Ok(()) } else { Err(error) })
+}
+
+fn check(result: c_int) -> io::Result<c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
