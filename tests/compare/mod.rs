@@ -8,7 +8,7 @@
 use serde_json::Value;
 
 /// The difference between two lists of frames, in words.
-pub fn frames(want: &Value, got: &Value) -> Result<(), String> {
+pub(crate) fn frames(want: &Value, got: &Value) -> Result<(), String> {
     let mut want: Vec<_> = list(want).iter().map(|frame| masked(&frame["port"], &frame["hex"])).collect();
     let mut got: Vec<_> = list(got).iter().map(|frame| masked(&frame["link"], &frame["frame"])).collect();
     want.sort();
@@ -37,7 +37,7 @@ fn unhex(text: &str) -> Vec<u8> {
 
 /// The recorded frames without those that the kernel's own stack made of a packet which IPVS passed to it: a reset
 /// or an ICMP message from the address that was asked, or the packet itself, routed on.
-pub fn without_the_kernels_own(recorded: &Value, packet: &str, vips: &[String]) -> Value {
+pub(crate) fn without_the_kernels_own(recorded: &Value, packet: &str, vips: &[String]) -> Value {
     let packet = unhex(packet);
     let (Some(source), Some(dest)) = (addr(&packet, 12, 8), addr(&packet, 16, 24)) else {
         return Value::Array(Vec::new());
@@ -70,7 +70,7 @@ fn addr(frame: &[u8], v4: usize, v6: usize) -> Option<String> {
 }
 
 /// The difference between what a command printed and what it was recorded to print, in words.
-pub fn output(argv: &[String], recorded: &Value, got: &Value) -> Result<(), String> {
+pub(crate) fn output(argv: &[String], recorded: &Value, got: &Value) -> Result<(), String> {
     let differs = |what: &str, want: &str, got: &str| Err(format!("{what}\n--- want\n{want}--- got\n{got}---"));
     if recorded["rc"] != got["exit"] {
         return Err(format!("exit code {} instead of {}: {}", got["exit"], recorded["rc"], got["stderr"]));

@@ -133,5 +133,10 @@ impl Director for Client {
 /// Where the daemon listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/xvs/xvsd.sock";
 
+/// The socket to ask: `XVS_SOCKET` if that is set, else [`DEFAULT_SOCKET`].
+pub fn default_socket() -> PathBuf {
+    std::env::var_os("XVS_SOCKET").map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from)
+}
+
 /// The longest reply we take: all services of a large director in one.
 const REPLY_LIMIT_BYTES: u32 = 1 << 30;

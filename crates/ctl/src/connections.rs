@@ -2,7 +2,8 @@
 //!
 //! Walks the table in bounded slices, so that neither the table's size nor a slow reader holds up a worker.
 
-use std::io;
+use std::ops::ControlFlow;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use xvs_dataplane::clock::Millis;
@@ -11,28 +12,32 @@ use xvs_proto::Protocol;
 
 use crate::message::ConnectionRow;
 
-/// A row for every connection that exists throughout the walk, until `each` fails; one that comes or goes meanwhile
-/// may be among them. `each` is called while no entry is looked at, so it may take its time.
-///
-/// # Errors
-/// That of `each`.
+/// A row for every connection that exists throughout the walk, until `each` breaks; one that comes or goes meanwhile
+/// may be among them. The reader is free while `each` takes its time.
 pub fn rows(
-    reader: &mut TableReader,
+    reader: &Mutex<TableReader>,
     now: Millis,
-    each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
-) -> io::Result<()> {
+    each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
+) {
     let mut slice = Vec::new();
-    let extent = reader.table().extent();
-    for start in (0..extent).step_by(SLICE) {
-        let end = start.saturating_add(SLICE as u32).min(extent);
-        reader.for_each(start..end, |connection| slice.push(row(&connection, now)));
-        slice.drain(..).try_for_each(&mut *each)?;
+    let mut next = 0;
+    loop {
+        {
+            let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+            if next >= reader.table().extent() {
+                return;
+            }
+            reader.for_each(next..next + SLICE, |connection| slice.push(row(&connection, now)));
+        }
+        next += SLICE;
+        if slice.drain(..).try_for_each(&mut *each).is_break() {
+            return;
+        }
     }
-    Ok(())
 }
 
 /// Entries looked at before others may reuse what they removed meanwhile.
-const SLICE: usize = 1024;
+const SLICE: u32 = 1024;
 
 fn row(connection: &Connection<'_>, now: Millis) -> ConnectionRow {
     let left: Duration = now.until(connection.expires());

@@ -5,7 +5,7 @@
 //! without a thread or a socket, so that the lab runs the very same code; `daemon.rs` puts it on the control thread.
 //! What the XDP program steers is widened before a snapshot is published and narrowed once every worker has it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -15,13 +15,14 @@ use xvs_dataplane::egress::model::{Network, RouteAction};
 use xvs_dataplane::egress::{Egress, RouteTo};
 use xvs_dataplane::snapshot::{ServiceLive, Settings, Snapshot};
 use xvs_dataplane::xdp::{SteeringError, SteeringRules};
+use xvs_proto::Prefix;
 use xvs_sched::ServiceKey;
 
 use crate::estimator;
 use crate::message::{Command, CommandError, Reply, Request};
-use crate::registry::{Registry, Walk};
+use crate::registry::Registry;
 use crate::settings;
-use crate::state::{Applied, State, Timeouts};
+use crate::state::{State, Timeouts};
 use crate::support::supported;
 
 /// What the control thread acts on beside the snapshot.
@@ -56,13 +57,13 @@ pub struct Control<P> {
     /// What the next publication starts from; equal to the published one between changes.
     snapshot: Snapshot,
     published: Arc<ArcSwap<Snapshot>>,
-    /// Changes of the batch under way that are not in `snapshot` yet.
-    touched: BTreeMap<ServiceKey, Walk>,
     next_look: Millis,
     next_trash: Millis,
     epoch: u64,
     /// Snapshots that a worker may still hold, because it did not take up the next one in time.
     held: Vec<Arc<Snapshot>>,
+    /// Addresses of this machine.
+    local: BTreeSet<IpAddr>,
     gateways: BTreeSet<(u32, IpAddr)>,
     resolved: BTreeSet<(u32, IpAddr)>,
 }
@@ -89,11 +90,11 @@ impl<P: Plant> Control<P> {
             registry: Registry::new(workers),
             snapshot,
             published,
-            touched: BTreeMap::new(),
-            next_look: Millis(0).after(estimator::INTERVAL),
-            next_trash: Millis(0).after(TRASH_INTERVAL),
+            next_look: Millis(0) + estimator::INTERVAL,
+            next_trash: Millis(0) + TRASH_INTERVAL,
             epoch: 0,
             held: Vec::new(),
+            local: BTreeSet::new(),
             gateways: BTreeSet::new(),
             resolved: BTreeSet::new(),
         }
@@ -138,11 +139,11 @@ impl<P: Plant> Control<P> {
         match request {
             Request::Change(command) => {
                 self.change(command, now)?;
-                self.publish(now).map(|()| Reply::Done)
+                self.publish().map(|()| Reply::Done)
             }
             Request::Restore(commands) => {
                 let results = commands.iter().map(|command| self.change(command, now)).collect();
-                self.publish(now).map(|()| Reply::Restored(results))
+                self.publish().map(|()| Reply::Restored(results))
             }
             Request::ListServices => Ok(Reply::Services(
                 self.state.services().filter_map(|(key, wanted)| self.registry.row(*key, wanted)).collect(),
@@ -155,7 +156,7 @@ impl<P: Plant> Control<P> {
             Request::Daemons => Ok(Reply::Daemons(self.state.daemons().to_vec())),
             Request::Set { key, value } => {
                 settings::set(&mut self.snapshot.settings, key, value)?;
-                self.publish(now).map(|()| Reply::Done)
+                self.publish().map(|()| Reply::Done)
             }
             Request::ListConnections | Request::Status | Request::Counters => {
                 Err(CommandError::Failed { why: "the control thread does not answer this request".to_owned() })
@@ -168,27 +169,9 @@ impl<P: Plant> Control<P> {
         self.state.check(command)?;
         supported(command)?;
         self.refuse_local(command)?;
-        match self.state.apply(command)? {
-            Applied::Service(key) => {
-                if self.state.service(&key).is_none() {
-                    // At once: the same key may be added again in the same batch, and is another service then.
-                    self.touched.remove(&key);
-                    self.registry.update(key, &self.state, Walk::Carried, &mut self.snapshot, now);
-                    return Ok(());
-                }
-                let walk = self.touched.entry(key).or_insert(Walk::Kept);
-                if !matches!(command, Command::EditService { .. }) {
-                    *walk = Walk::Carried;
-                }
-            }
-            Applied::Flushed => {
-                self.touched.clear();
-                self.registry.flush(&mut self.snapshot, now);
-            }
-            Applied::Zeroed(key) => self.registry.zero(key),
-            Applied::Timeouts => settings::set_timeouts(&mut self.snapshot.settings, self.state.timeouts()),
-            Applied::Daemons => {}
-        }
+        self.state.apply(command)?;
+        self.registry.follow(command, &self.state, &mut self.snapshot, now);
+        settings::set_timeouts(&mut self.snapshot.settings, self.state.timeouts());
         Ok(())
     }
 
@@ -208,11 +191,9 @@ impl<P: Plant> Control<P> {
     }
 
     /// Makes the working snapshot the one that workers act on, and waits until they do.
-    fn publish(&mut self, now: Millis) -> Result<(), CommandError> {
+    fn publish(&mut self) -> Result<(), CommandError> {
         let failed = |why: String| CommandError::Failed { why };
-        for (key, walk) in std::mem::take(&mut self.touched) {
-            self.registry.update(key, &self.state, walk, &mut self.snapshot, now);
-        }
+        self.registry.build(&self.state, &mut self.snapshot);
         let rules = self.steering();
         self.plant.widen(&rules).map_err(|error| failed(format!("xvs: the XDP program cannot steer this: {error}")))?;
         // Kept until every worker has left it, so that no worker is the last to hold it and has to free it.
@@ -247,7 +228,7 @@ impl<P: Plant> Control<P> {
             }
         }
         rules.nat_destinations = self.registry.nat_destinations().collect();
-        rules.local_addresses = self.snapshot.egress.local_addresses().collect();
+        rules.local_addresses.clone_from(&self.local);
         if self.snapshot.services.is_empty() {
             // A family without services passes untouched.
             rules.services.clear();
@@ -260,13 +241,14 @@ impl<P: Plant> Control<P> {
     ///
     /// # Errors
     /// As for [`Self::handle`].
-    pub fn set_network(&mut self, network: &Network, now: Millis) -> Result<(), CommandError> {
+    pub fn set_network(&mut self, network: &Network) -> Result<(), CommandError> {
         self.snapshot.egress = Arc::new(Egress::build(network));
         self.gateways = gateways(network);
+        self.local = local(network);
         // The kernel forgets the neighbours of a link that goes down, so they are asked for anew.
         self.resolved.clear();
         self.registry.reroute(&mut self.snapshot);
-        self.publish(now)
+        self.publish()
     }
 
     /// Does what is due: looks at the counters, looks through the trash. Returns when it wants to be called again.
@@ -276,16 +258,23 @@ impl<P: Plant> Control<P> {
     pub fn tick(&mut self, now: Millis) -> Result<Millis, CommandError> {
         while self.next_look <= now {
             self.registry.tick();
-            self.next_look = self.next_look.after(estimator::INTERVAL);
+            self.next_look = self.next_look + estimator::INTERVAL;
         }
         if self.next_trash <= now {
-            self.next_trash = now.after(TRASH_INTERVAL);
+            self.next_trash = now + TRASH_INTERVAL;
             if self.registry.empty_trash(&mut self.snapshot, now) {
-                self.publish(now)?;
+                self.publish()?;
             }
         }
         Ok(self.next_look.min(self.next_trash))
     }
+}
+
+/// The addresses that the kernel delivers to this machine.
+fn local(network: &Network) -> BTreeSet<IpAddr> {
+    let delivered = network.routes.iter().filter(|route| route.action == RouteAction::Local);
+    let hosts = delivered.map(|route| route.dest).filter(|dest| *dest == Prefix::host(dest.addr()));
+    hosts.map(Prefix::addr).collect()
 }
 
 /// The gateways of all routes by links that the director uses.

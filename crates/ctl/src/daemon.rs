@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use thiserror::Error;
-use xvs_dataplane::conn::{Memory, Table, TableConfig, TableReader};
+use xvs_dataplane::clock::{Clock, Millis};
+use xvs_dataplane::conn::{Table, TableConfig, TableReader};
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::flow::Flows;
@@ -24,7 +25,8 @@ use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::LinkId;
 use xvs_dataplane::port::xdp::{Waker, XdpPort};
 use xvs_dataplane::reinject::Reinjector;
-use xvs_dataplane::worker::{Worker, since};
+use xvs_dataplane::shm::Memory;
+use xvs_dataplane::worker::Worker;
 use xvs_dataplane::xdp::{
     AttachError, Attached, Queues, RingSizes, SocketError, Sockets, Steering, SteeringError, SteeringRules,
 };
@@ -94,7 +96,7 @@ struct Running {
 
 /// What requests that need no writer are answered from.
 pub struct Shared {
-    start: Instant,
+    clock: Arc<Clock>,
     table: Arc<Table>,
     reader: Mutex<TableReader>,
     counters: Vec<Arc<WorkerCounters>>,
@@ -140,7 +142,8 @@ pub struct WorkerFacts {
 /// The control thread's hold on the machine. Fields are dropped in this order: the interfaces are the kernel's again
 /// before anything else goes.
 struct Wired {
-    attached: Vec<Attached>,
+    /// Held to be dropped.
+    _attached: Vec<Attached>,
     steering: Steering,
     neighbours: Neighbours,
     table: Arc<Table>,
@@ -183,7 +186,7 @@ impl Daemon {
     pub fn start(config: &Config) -> Result<Self, DaemonError> {
         config.check()?;
         check_interfaces(&config.interfaces)?;
-        let start = Instant::now();
+        let clock = Arc::new(Clock::monotonic());
         let steering = Steering::load().map_err(DaemonError::Program)?;
         let attached: Vec<_> =
             config.interfaces.iter().map(|name| steering.attach(name)).collect::<Result<_, _>>()?;
@@ -217,7 +220,7 @@ impl Daemon {
 
         let unresolved = Arc::new(Unresolved::new(64));
         let names: Vec<_> = attached.iter().map(|attached| attached.index()).collect();
-        let plant = Wired { attached, steering, neighbours, table: table.clone() };
+        let plant = Wired { _attached: attached, steering, neighbours, table: table.clone() };
         let control = Control::new(plant, shares.len(), config.settings());
         let mut workers = Vec::new();
         let mut counters = Vec::new();
@@ -232,7 +235,7 @@ impl Daemon {
                 pipeline: Pipeline::new(flows, Outcome::new(counted)),
                 port,
                 snapshot: control.published(),
-                start,
+                clock: clock.clone(),
                 stop: stop.clone(),
             };
             let thread = spawn(format!("xvs-worker-{number}"), move || {
@@ -246,7 +249,7 @@ impl Daemon {
             workers.push(Running { stop, waker, thread });
         }
         let shared = Arc::new(Shared {
-            start,
+            clock,
             table,
             reader: Mutex::new(reader),
             counters,
@@ -258,13 +261,17 @@ impl Daemon {
         let control = spawn("xvs-control".to_owned(), move || {
             ControlThread { control, queue, unresolved, links: names, shared: thread_shared }.run()
         })?;
+        let (seen, first_view) = bounded(1);
         let network = follow(move |view| {
             // The control thread is gone only when the daemon ends.
             let _ = from_network.send(Input::Network(view));
+            // Full but for the first time.
+            let _ = seen.try_send(());
         })
         .map_err(system("following the kernel's network"))?;
         let daemon = Self { inputs, control: Some(control), network: Some(network), workers, shared };
-        // The first view of the network is in the queue before this request, so it is in force when this returns.
+        // The first view of the network is in the queue before the request, so it is in force when this returns.
+        let _ = first_view.recv();
         let _ = daemon.handle().ask(Request::Timeouts);
         Ok(daemon)
     }
@@ -365,7 +372,7 @@ impl ControlThread {
         loop {
             match self.queue.recv_timeout(UNRESOLVED_INTERVAL) {
                 Ok(Input::Request(request, reply)) => {
-                    let answer = self.control.handle(&request, since(self.shared.start));
+                    let answer = self.control.handle(&request, self.shared.clock.now());
                     // Who asked may have gone.
                     let _ = reply.send(answer);
                 }
@@ -373,7 +380,7 @@ impl ControlThread {
                 Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return self.control.into_plant(),
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            if let Err(error) = self.control.tick(since(self.shared.start)) {
+            if let Err(error) = self.control.tick(self.shared.clock.now()) {
                 tracing::error!("{error}");
             }
             self.resolve();
@@ -382,7 +389,7 @@ impl ControlThread {
 
     fn network(&mut self, view: &View) {
         let network = attached_only(&view.network, &self.links);
-        if let Err(error) = self.control.set_network(&network, since(self.shared.start)) {
+        if let Err(error) = self.control.set_network(&network) {
             tracing::error!("a change of the network: {error}");
         }
         let mut facts = self.shared.facts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -440,9 +447,9 @@ impl Handle {
 }
 
 impl Shared {
-    /// When time began.
-    pub fn start(&self) -> Instant {
-        self.start
+    /// What time it is for the workers.
+    pub fn now(&self) -> Millis {
+        self.clock.now()
     }
 
     /// The table.
@@ -451,8 +458,8 @@ impl Shared {
     }
 
     /// The reader's seat; listings take turns.
-    pub fn reader(&self) -> std::sync::MutexGuard<'_, TableReader> {
-        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn reader(&self) -> &Mutex<TableReader> {
+        &self.reader
     }
 
     /// How the daemon stands.

@@ -10,13 +10,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{Table, TableConfig, TableReader};
+use xvs_dataplane::shm::Memory;
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::flow::Flows;
@@ -45,13 +47,14 @@ pub struct Lab {
     inner: Inner,
     port: MemoryPort,
     pipeline: Pipeline,
+    resolver: adm::SystemResolver,
 }
 
 /// What commands reach: everything but the packets.
 struct Inner {
     control: Control<Unwired>,
     counters: Arc<WorkerCounters>,
-    reader: TableReader,
+    reader: Mutex<TableReader>,
     network: Network,
     now: Millis,
 }
@@ -107,7 +110,20 @@ enum Line {
     /// Seconds that pass.
     Advance { advance: f64 },
     /// Asks for every counter that is not zero.
-    Counters { counters: bool },
+    Counters { counters: All },
+}
+
+/// `true`: there is no other choice yet.
+#[derive(Deserialize)]
+#[serde(try_from = "bool")]
+struct All;
+
+impl TryFrom<bool> for All {
+    type Error = &'static str;
+
+    fn try_from(all: bool) -> Result<Self, Self::Error> {
+        if all { Ok(Self) } else { Err("counters: true asks for every counter that is not zero") }
+    }
 }
 
 fn ethernet_mtu() -> u32 {
@@ -126,16 +142,24 @@ impl Lab {
     /// # Panics
     /// If the machine has no memory for the table.
     pub fn new() -> Self {
-        let config = TableConfig { capacity: TABLE_SIZE, workers: 1 };
+        Self::with(Settings::default())
+    }
+
+    /// As [`Self::new`], with these settings.
+    ///
+    /// # Panics
+    /// As [`Self::new`].
+    pub fn with(settings: Settings) -> Self {
+        let config = TableConfig { capacity: TABLE_SIZE, workers: 1, memory: Memory::OnDemand };
         let table = Table::create(config).expect("a small table always fits");
         let counters = Arc::new(WorkerCounters::default());
-        let control = Control::new(Unwired, 1, Settings::default());
+        let control = Control::new(Unwired, 1, settings);
         let unresolved = Arc::new(Unresolved::new(1));
-        let flows = Flows::new(0, table.handle(0), counters.clone(), control.total(), unresolved);
+        let flows = Flows::new(0, table.handle(0).expect("its only worker"), counters.clone(), control.total(), unresolved);
         let pipeline = Pipeline::new(flows, Outcome::new(counters.clone()));
-        let reader = table.reader();
+        let reader = Mutex::new(table.reader().expect("its only reader"));
         let inner = Inner { control, counters, reader, network: Network::default(), now: Millis(0) };
-        Self { inner, port: MemoryPort::with_links(0), pipeline }
+        Self { inner, port: MemoryPort::with_links(0), pipeline, resolver: adm::SystemResolver::default() }
     }
 
     /// Answers one line.
@@ -155,7 +179,7 @@ impl Lab {
             Line::Set { set } => self.set(set),
             Line::Adm { adm, stdin } => {
                 let argv: Vec<_> = std::iter::once("ipvsadm".to_owned()).chain(adm).collect();
-                let output = adm::capture(&argv, &stdin, &mut self.inner, &adm::SystemResolver);
+                let output = adm::capture(&argv, &stdin, &mut self.inner, &self.resolver);
                 Ok(json!({ "exit": output.exit, "stdout": output.stdout, "stderr": output.stderr }))
             }
             Line::Xvs { xvs } => {
@@ -164,7 +188,7 @@ impl Lab {
             }
             Line::Inject { inject, frame } => self.inject(&inject, &frame),
             Line::Advance { advance } => self.advance(advance),
-            Line::Counters { .. } => Ok(self.inner.counters()),
+            Line::Counters { counters: All } => Ok(self.inner.counters()),
         }
     }
 
@@ -190,7 +214,7 @@ impl Lab {
         let mut network = self.inner.network.clone();
         change(&mut network)?;
         self.port.set_links(network.links.len() as u16);
-        self.inner.control.set_network(&network, self.inner.now).map_err(|error| error.to_string())?;
+        self.inner.control.set_network(&network).map_err(|error| error.to_string())?;
         self.inner.network = network;
         Ok(json!({ "ok": true }))
     }
@@ -228,9 +252,9 @@ impl Lab {
         if !(0.0..=1e9).contains(&seconds) {
             return Err(format!("advance: {seconds} is not a number of seconds that can pass"));
         }
-        let target = self.inner.now.after(Duration::from_secs_f64(seconds));
+        let target = self.inner.now + Duration::from_secs_f64(seconds);
         while self.inner.now < target {
-            self.inner.now = self.inner.now.after(STEP).min(target);
+            self.inner.now = (self.inner.now + STEP).min(target);
             self.inner.control.tick(self.inner.now).map_err(|error| error.to_string())?;
             let snapshot = self.inner.control.published().load_full();
             self.pipeline.expire(&snapshot, self.inner.now);
@@ -267,7 +291,15 @@ impl Director for Inner {
     }
 
     fn connections(&mut self, each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure> {
-        rows(&mut self.reader, self.now, each).map_err(Failure::Printing)
+        let mut printed = Ok(());
+        rows(&self.reader, self.now, &mut |row| match each(row) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                printed = Err(Failure::Printing(error));
+                ControlFlow::Break(())
+            }
+        });
+        printed
     }
 }
 

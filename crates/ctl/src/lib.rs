@@ -10,10 +10,12 @@ pub mod cli;
 pub mod message;
 
 pub mod client;
+mod peer;
 pub mod server;
 
 pub mod config;
 pub mod daemon;
+pub mod front;
 
 pub mod control;
 pub mod registry;
@@ -22,6 +24,8 @@ pub mod state;
 pub mod support;
 
 pub mod network;
+
+pub mod realserver;
 
 pub mod connections;
 pub mod estimator;

@@ -4,7 +4,7 @@
 //! destination the number by which connections refer to it, and keeps removed destinations in the trash for as long
 //! as a connection may refer to them, so that one that is added again gets its connections and counts back.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,23 +15,14 @@ use xvs_dataplane::snapshot::{
 };
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::scheduler::{self, Change};
-use xvs_sched::{Candidates, ForwardingMethod, ServiceKey, State as Place, Weight};
+use xvs_sched::{Candidates, Choice, ForwardingMethod, Scheduler, ServiceKey, State as Place, Weight};
 
 use crate::estimator::Estimator;
-use crate::message::{DestinationRow, ServiceRow};
+use crate::message::{Command, DestinationRow, ServiceRow};
 use crate::state::{self, State};
 
 /// How long a removed destination without connections is kept.
 const TRASH_TIME: Duration = Duration::from_secs(120);
-
-/// Whether a change of a service restarts its scheduler's walk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Walk {
-    /// The destinations may have changed: the scheduler carries its state over.
-    Carried,
-    /// Only the service's own options have changed.
-    Kept,
-}
 
 /// Live objects by identity.
 pub struct Registry {
@@ -39,6 +30,8 @@ pub struct Registry {
     services: BTreeMap<ServiceKey, Entry>,
     trash: HashMap<(ServiceKey, Endpoint), Trashed>,
     unused: Vec<DestinationId>,
+    /// Services that have changed since the last [`Self::build`].
+    unbuilt: BTreeSet<ServiceKey>,
     next: u32,
     /// Over all services, those gone included.
     pub total: Arc<ServiceLive>,
@@ -75,62 +68,102 @@ impl Registry {
             services: BTreeMap::new(),
             trash: HashMap::new(),
             unused: Vec::new(),
+            unbuilt: BTreeSet::new(),
             next: 0,
             total: Arc::new(ServiceLive::new(workers)),
             total_estimator: Estimator::default(),
         }
     }
 
-    /// Brings a snapshot in line with one service of the desired state, also if that is gone.
-    pub fn update(&mut self, key: ServiceKey, state: &State, walk: Walk, snapshot: &mut Snapshot, now: Millis) {
-        match state.service(&key) {
-            Some(wanted) => self.put(key, wanted, walk, snapshot, now),
-            None => self.remove(key, snapshot, now),
+    /// Takes in a command that the desired state has carried out. Services that change reach the snapshot with
+    /// [`Self::build`], so that a batch costs one building of each.
+    pub fn follow(&mut self, command: &Command, state: &State, snapshot: &mut Snapshot, now: Millis) {
+        match command {
+            Command::AddService { key, options } => self.add_service(*key, &options.scheduler),
+            Command::EditService { key, options } => self.edit_service(*key, &options.scheduler),
+            Command::DeleteService(key) => self.remove_service(*key, snapshot, now),
+            Command::Flush => {
+                let keys: Vec<_> = self.services.keys().copied().collect();
+                keys.into_iter().for_each(|key| self.remove_service(key, snapshot, now));
+            }
+            Command::AddDestination { service, endpoint, options } => {
+                let Some(mut entry) = self.services.remove(service) else { return };
+                let known = self.adopt(*service, *endpoint, &entry.live);
+                entry.destinations.insert(0, Known { method: options.method, ..known });
+                self.changed(*service, entry, Change::Added, state);
+            }
+            Command::EditDestination { service, endpoint, options } => {
+                let Some(mut entry) = self.services.remove(service) else { return };
+                if let Some(known) = entry.destinations.iter_mut().find(|known| known.endpoint == *endpoint) {
+                    known.method = options.method;
+                }
+                self.changed(*service, entry, Change::Edited, state);
+            }
+            Command::DeleteDestination { service, endpoint } => {
+                let Some(mut entry) = self.services.remove(service) else { return };
+                if let Some(position) = entry.destinations.iter().position(|known| known.endpoint == *endpoint) {
+                    let known = entry.destinations.remove(position);
+                    self.discard(*service, known, &entry.live, snapshot, now);
+                    self.changed(*service, entry, Change::Removed(position), state);
+                }
+            }
+            Command::Zero(key) => self.zero(*key),
+            Command::SetTimeouts(_) | Command::StartDaemon(_) | Command::StopDaemon(_) => {}
         }
     }
 
-    /// Removes every service that the desired state no longer has.
-    pub fn flush(&mut self, snapshot: &mut Snapshot, now: Millis) {
-        let keys: Vec<_> = self.services.keys().copied().collect();
-        for key in keys {
-            self.remove(key, snapshot, now);
-        }
+    fn add_service(&mut self, key: ServiceKey, scheduler: &str) {
+        let entry = Entry {
+            live: Arc::new(ServiceLive::new(self.workers)),
+            estimator: Estimator::default(),
+            scheduler: scheduler.to_owned(),
+            place: Arc::default(),
+            destinations: Vec::new(),
+        };
+        self.services.insert(key, entry);
+        self.unbuilt.insert(key);
     }
 
-    fn remove(&mut self, key: ServiceKey, snapshot: &mut Snapshot, now: Millis) {
+    /// Another scheduler begins anew; the same one goes on.
+    fn edit_service(&mut self, key: ServiceKey, scheduler: &str) {
+        if let Some(entry) = self.services.get_mut(&key)
+            && entry.scheduler != scheduler
+        {
+            scheduler.clone_into(&mut entry.scheduler);
+            entry.place = Arc::default();
+        }
+        self.unbuilt.insert(key);
+    }
+
+    fn remove_service(&mut self, key: ServiceKey, snapshot: &mut Snapshot, now: Millis) {
         let Some(entry) = self.services.remove(&key) else { return };
+        self.unbuilt.remove(&key);
         snapshot.services.remove(&key);
         for known in entry.destinations {
             self.discard(key, known, &entry.live, snapshot, now);
         }
     }
 
-    fn put(&mut self, key: ServiceKey, wanted: &state::Service, walk: Walk, snapshot: &mut Snapshot, now: Millis) {
-        let mut entry = self.services.remove(&key).unwrap_or_else(|| Entry {
-            live: Arc::new(ServiceLive::new(self.workers)),
-            estimator: Estimator::default(),
-            scheduler: wanted.options.scheduler.clone(),
-            place: Arc::default(),
-            destinations: Vec::new(),
-        });
-        let places: HashMap<_, _> =
-            wanted.destinations.iter().enumerate().map(|(at, destination)| (destination.endpoint, at)).collect();
-        let moved: Vec<_> =
-            entry.destinations.iter().map(|known| places.get(&known.endpoint).copied()).collect();
-        let mut old: HashMap<_, _> = entry.destinations.drain(..).map(|known| (known.endpoint, known)).collect();
-        for destination in &wanted.destinations {
-            let known = old.remove(&destination.endpoint);
-            let mut known = known.unwrap_or_else(|| self.adopt(key, destination.endpoint, &entry.live));
-            known.method = destination.options.method;
-            snapshot.destinations.set(known.id, Some(available(&known, &entry.live, snapshot)));
-            entry.destinations.push(known);
+    /// Puts a service back whose destinations have changed; its scheduler's state survives as it says.
+    fn changed(&mut self, key: ServiceKey, mut entry: Entry, change: Change, state: &State) {
+        if let Some(wanted) = state.service(&key) {
+            let before = Place(entry.place.load(Ordering::Relaxed));
+            let after = scheduler_of(wanted).carry(before, change);
+            entry.place = Arc::new(AtomicU64::new(after.0));
         }
-        for known in old.into_values() {
-            self.discard(key, known, &entry.live, snapshot, now);
-        }
-        let service = build(key, wanted, &mut entry, &moved, walk);
-        snapshot.services.insert(Arc::new(service));
         self.services.insert(key, entry);
+        self.unbuilt.insert(key);
+    }
+
+    /// Enters all services that have changed in a snapshot.
+    pub fn build(&mut self, state: &State, snapshot: &mut Snapshot) {
+        for key in std::mem::take(&mut self.unbuilt) {
+            let Some((entry, wanted)) = self.services.get(&key).zip(state.service(&key)) else { continue };
+            for known in &entry.destinations {
+                snapshot.destinations.set(known.id, Some(available(known, &entry.live, snapshot)));
+            }
+            snapshot.services.insert(Arc::new(build(key, wanted, entry)));
+        }
     }
 
     /// The live object of a destination that is added: out of the trash, or new.
@@ -243,7 +276,7 @@ impl Registry {
     }
 
     /// Zeroes what is shown of one service and its destinations, or of all and the total.
-    pub fn zero(&mut self, key: Option<ServiceKey>) {
+    fn zero(&mut self, key: Option<ServiceKey>) {
         if key.is_none() {
             self.total_estimator.zero();
         }
@@ -288,14 +321,7 @@ fn available(known: &Known, service: &Arc<ServiceLive>, snapshot: &Snapshot) -> 
 }
 
 /// A service as workers use it.
-fn build(
-    key: ServiceKey,
-    wanted: &state::Service,
-    entry: &mut Entry,
-    moved: &[Option<usize>],
-    walk: Walk,
-) -> Service {
-    let weights: Vec<Weight> = wanted.destinations.iter().map(|destination| destination.options.weight).collect();
+fn build(key: ServiceKey, wanted: &state::Service, entry: &Entry) -> Service {
     let members = entry.destinations.iter().zip(&wanted.destinations).map(|(known, destination)| Member {
         id: known.id,
         endpoint: known.endpoint,
@@ -303,27 +329,23 @@ fn build(
         weight: destination.options.weight,
         live: known.live.clone(),
     });
-    let name = &wanted.options.scheduler;
-    let scheduler = scheduler::build(name, &weights).unwrap_or_else(|| Box::new(Nobody));
-    if *name != entry.scheduler {
-        entry.place = Arc::default();
-        entry.scheduler.clone_from(name);
-    } else if walk == Walk::Carried {
-        let before = Place(entry.place.load(Ordering::Relaxed));
-        entry.place = Arc::new(AtomicU64::new(scheduler.carry(before, Change { moved }).0));
-    }
-    Service { key, members: members.collect(), scheduler, place: entry.place.clone() }
+    Service { key, members: members.collect(), scheduler: scheduler_of(wanted), place: entry.place.clone() }
+}
+
+fn scheduler_of(wanted: &state::Service) -> Box<dyn Scheduler> {
+    let weights: Vec<Weight> = wanted.destinations.iter().map(|destination| destination.options.weight).collect();
+    scheduler::build(&wanted.options.scheduler, &weights).unwrap_or_else(|| Box::new(Nobody))
 }
 
 /// The scheduler named `none`: a service that never schedules.
 struct Nobody;
 
-impl xvs_sched::Scheduler for Nobody {
-    fn pick(&self, state: Place, _: &dyn Candidates) -> xvs_sched::Choice {
-        xvs_sched::Choice { position: None, state }
+impl Scheduler for Nobody {
+    fn pick(&self, state: Place, _: &dyn Candidates) -> Choice {
+        Choice { position: None, state }
     }
 
-    fn carry(&self, state: Place, _: Change<'_>) -> Place {
+    fn carry(&self, state: Place, _: Change) -> Place {
         state
     }
 }

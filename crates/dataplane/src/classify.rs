@@ -27,7 +27,8 @@ pub fn classify(frame: &[u8], link: LinkId, snapshot: &Snapshot) -> Class {
     };
     // As IPVS: what the link layer addressed to somebody else is not looked at, and a family without services
     // passes untouched.
-    let ours = snapshot.egress.link(link).mac == ethernet::dest(frame) && !snapshot.services.is_empty();
+    let to_us = snapshot.egress.link(link).is_some_and(|link| link.mac == ethernet::dest(frame));
+    let ours = to_us && !snapshot.services.is_empty();
     if !ours || !matches!(packet.flow.protocol, Protocol::TCP | Protocol::UDP) {
         return Class::Decided(Verdict::PassToKernel);
     }

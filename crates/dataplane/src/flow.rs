@@ -104,7 +104,7 @@ impl Flows {
             method: member.method,
             flags: Flags::INACTIVE | no_output,
             state: 0,
-            expires: now.after(FIRST_TIMEOUT),
+            expires: now + FIRST_TIMEOUT,
             service: 0,
             dest_ref: member.id.0,
             mark: 0,
@@ -198,7 +198,7 @@ impl Flows {
     ) {
         let connection = self.table.connection(id);
         if connection.protocol() == Protocol::UDP {
-            self.table.refresh(id, 0, now.after(settings.udp));
+            self.table.refresh(id, 0, now + settings.udp);
             return;
         }
         let seen = match direction {
@@ -218,7 +218,7 @@ impl Flows {
         if after != before {
             move_count(&connection, after, live);
         }
-        self.table.refresh(id, after as u8, now.after(timeout));
+        self.table.refresh(id, after as u8, now + timeout);
     }
 
     fn report_unresolved(&self, verdict: Verdict, path: Path) {
@@ -251,7 +251,7 @@ fn expire(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot, counters: &W
         }
         Removal::Controls => {
             let state = table.connection(id).state();
-            table.refresh(id, state, now.after(CONTROLLING_TIMEOUT));
+            table.refresh(id, state, now + CONTROLLING_TIMEOUT);
         }
         Removal::NotOurs => {}
     }

@@ -319,7 +319,7 @@ impl Path {
             RouteTo::Unreachable | RouteTo::NoRoute => return Self::NoRoute,
             RouteTo::Via { link, next_hop } => (link, next_hop),
         };
-        let info = egress.link(link);
+        let Some(info) = egress.link(link) else { return Self::NoRoute };
         match (egress.neighbour(link, next_hop), egress.source_for(dest, link)) {
             (_, None) => Self::NoRoute,
             (None, _) => Self::NoNeighbour { link, next_hop },

@@ -6,11 +6,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use crate::clock::Millis;
+use crate::clock::{Clock, Millis};
 use crate::conn::Timers;
 use crate::pipeline::Pipeline;
 use crate::port::Port;
@@ -24,8 +24,8 @@ pub struct Worker<P> {
     pub port: P,
     /// Where the snapshot in force is.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
-    /// When time began: the same for all workers.
-    pub start: Instant,
+    /// Tells the time to all workers alike.
+    pub clock: Arc<Clock>,
     /// Set, then called by its port's waker: the worker ends.
     pub stop: Arc<AtomicBool>,
 }
@@ -34,7 +34,7 @@ impl<P: Port> Worker<P> {
     /// Runs until it is stopped; returns the port, with whatever it still holds.
     pub fn run(mut self) -> P {
         while !self.stop.load(Ordering::Relaxed) {
-            let now = since(self.start);
+            let now = self.clock.now();
             let snapshot = self.snapshot.load();
             let frames = self.pipeline.run(&snapshot, &mut self.port, now);
             let timers = self.pipeline.expire(&snapshot, now);
@@ -57,11 +57,6 @@ impl<P: Port> Worker<P> {
         self.port.wait(at_most);
         self.pipeline.flows().table().unpark();
     }
-}
-
-/// Milliseconds since time began.
-pub fn since(start: Instant) -> Millis {
-    Millis(0).after(start.elapsed())
 }
 
 /// How long entries that are to be reused may wait for a worker that has nothing else to do.

@@ -52,8 +52,7 @@ impl Error {
     pub fn emit(self, bytes: &mut [u8], source: Ipv4Addr, offending: &[u8], id: u16) {
         let len = self.length(offending.len());
         let quoted = len - ipv4::HEADER_LEN - HEADER_LEN;
-        let addr =
-            |at: usize| Ipv4Addr::new(offending[at], offending[at + 1], offending[at + 2], offending[at + 3]);
+        let sender: [u8; 4] = offending[ipv4::field::SOURCE].try_into().expect("four bytes");
         let header = ipv4::Header {
             tos: (offending[ipv4::field::TOS] & 0x1e) | 0xc0,
             payload_len: (len - ipv4::HEADER_LEN) as u16,

@@ -18,10 +18,12 @@ impl Scheduler for Rr {
     }
 
     /// A removed destination hands its place to the one before it; additions leave the place where it is.
-    fn carry(&self, state: State, change: Change<'_>) -> State {
-        let old = (state.0 as usize).min(change.moved.len());
-        let kept = change.moved[..old].iter().rev().find_map(|moved| *moved);
-        State(kept.map_or(0, |position| position as u64 + 1))
+    fn carry(&self, state: State, change: Change) -> State {
+        match change {
+            Change::Added if state.0 > 0 => State(state.0 + 1),
+            Change::Removed(position) if state.0 > position as u64 => State(state.0 - 1),
+            _ => state,
+        }
     }
 }
 
@@ -46,20 +48,24 @@ mod tests {
     #[test]
     fn an_added_destination_waits_for_its_turn_after_the_others() {
         // B, A; A was chosen last; C arrives at the front: after A the list wraps to C.
-        let state = Rr.carry(State(2), Change { moved: &[Some(1), Some(2)] });
+        let state = Rr.carry(State(2), Change::Added);
         assert_eq!(Rr.pick(state, &List::weights(&[1, 1, 1])).position, Some(0));
         // Nothing was chosen yet: C is at the front and comes first.
-        let state = Rr.carry(State(0), Change { moved: &[Some(1), Some(2)] });
+        let state = Rr.carry(State(0), Change::Added);
         assert_eq!(Rr.pick(state, &List::weights(&[1, 1, 1])).position, Some(0));
     }
 
     #[test]
     fn a_removed_last_choice_moves_the_place_to_its_predecessor() {
         // C, B, A; B was chosen last and goes: A is next.
-        let state = Rr.carry(State(2), Change { moved: &[Some(0), None, Some(1)] });
+        let state = Rr.carry(State(2), Change::Removed(1));
         assert_eq!(Rr.pick(state, &List::weights(&[1, 1])).position, Some(1));
         // C was chosen last and goes: the place is before the front.
-        let state = Rr.carry(State(1), Change { moved: &[None, Some(0), Some(1)] });
+        let state = Rr.carry(State(1), Change::Removed(0));
         assert_eq!(Rr.pick(state, &List::weights(&[1, 1])).position, Some(0));
+        // B was chosen last and stays: A is next, whoever else goes.
+        assert_eq!(Rr.carry(State(2), Change::Removed(2)), State(2));
+        assert_eq!(Rr.carry(State(2), Change::Removed(0)), State(1));
+        assert_eq!(Rr.carry(State(2), Change::Edited), State(2));
     }
 }

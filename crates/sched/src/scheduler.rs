@@ -55,10 +55,14 @@ pub struct Choice {
 }
 
 /// A change of a service's destinations, as a scheduler's state has to survive it.
-#[derive(Debug, Clone, Copy)]
-pub struct Change<'a> {
-    /// For each old position the new one, or `None` if that destination is gone.
-    pub moved: &'a [Option<usize>],
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// One was added, before all others.
+    Added,
+    /// The one at this position has gone; those behind it moved up.
+    Removed(usize),
+    /// One was given other options where it stands.
+    Edited,
 }
 
 /// A way of choosing. One value serves one service until its destinations change.
@@ -67,7 +71,7 @@ pub trait Scheduler: Send + Sync {
     fn pick(&self, state: State, candidates: &dyn Candidates) -> Choice;
 
     /// The state to go on with, from the one held before `change`; called on the scheduler built after it.
-    fn carry(&self, state: State, change: Change<'_>) -> State;
+    fn carry(&self, state: State, change: Change) -> State;
 }
 
 /// Builds a scheduler for a service's destinations, weights given in IPVS's order.

@@ -21,7 +21,7 @@ impl Scheduler for Wlc {
         Choice { position: best.map(|(position, ..)| position), state }
     }
 
-    fn carry(&self, state: State, _: Change<'_>) -> State {
+    fn carry(&self, state: State, _: Change) -> State {
         state
     }
 }

@@ -66,12 +66,12 @@ impl Scheduler for Wrr {
         Choice { position: None, state }
     }
 
-    /// The walk begins anew at the front; the threshold is kept if it still is one.
-    fn carry(&self, state: State, _: Change<'_>) -> State {
+    /// The walk begins anew at the front; the threshold is kept if it still is one. So destinations added one by one
+    /// leave it at what it was for the first.
+    fn carry(&self, state: State, _: Change) -> State {
         let threshold = (state.0 >> 32) as u32;
         let threshold = match threshold {
-            0 => 0,
-            above if above > self.highest => self.highest,
+            above if above == 0 || above > self.highest => self.highest,
             kept if self.step > 1 => kept / self.step * self.step + 1,
             kept => kept,
         };
@@ -124,9 +124,9 @@ mod tests {
     #[test]
     fn a_change_of_destinations_starts_the_walk_at_the_front_and_bounds_the_threshold() {
         let wrr = Wrr::new(&[Weight(2), Weight(1)]);
-        let state = wrr.carry(pack(2, 6), Change { moved: &[] });
+        let state = wrr.carry(pack(2, 6), Change::Edited);
         assert_eq!(state, pack(0, 2));
         let wrr = Wrr::new(&[Weight(6), Weight(4)]);
-        assert_eq!(wrr.carry(pack(1, 4), Change { moved: &[] }), pack(0, 5));
+        assert_eq!(wrr.carry(pack(1, 4), Change::Edited), pack(0, 5));
     }
 }

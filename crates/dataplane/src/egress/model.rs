@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use hashbrown::HashSet;
 use thiserror::Error;
 use xvs_proto::{MacAddr, Prefix};
 
@@ -55,6 +56,8 @@ pub struct Route {
     pub action: RouteAction,
     /// The source address that the kernel prefers for packets of its own.
     pub preferred_source: Option<IpAddr>,
+    /// The largest packet for this way, in bytes, where the route says so (`ip route … mtu`).
+    pub mtu: Option<u32>,
 }
 
 /// A routing table, in the order in which the kernel's default rules ask them (ip-rule(8)).
@@ -162,6 +165,7 @@ impl Network {
                     metric: 0,
                     action,
                     preferred_source: None,
+                    mtu: None,
                 });
             }
         }
@@ -189,7 +193,8 @@ impl Network {
     ///
     /// With 65,536 links, more than the kernel's own tables are ever given.
     pub fn free_link_id(&self) -> LinkId {
-        let free = (0..=u16::MAX).map(LinkId).find(|&id| self.links.iter().all(|link| link.id != id));
+        let taken: HashSet<LinkId> = self.links.iter().map(|link| link.id).collect();
+        let free = (0..=u16::MAX).map(LinkId).find(|id| !taken.contains(id));
         free.expect("fewer than 65,536 links")
     }
 
@@ -204,7 +209,7 @@ fn implied_routes(addr: IpAddr, net: Prefix, ifindex: u32, routes: &mut Vec<Rout
     let preferred_source = addr.is_ipv4().then_some(addr);
     let mut add = |table, dest, action| {
         let metric = if addr.is_ipv6() && table == Table::Main { CONNECTED_METRIC_V6 } else { 0 };
-        routes.push(Route { table, dest, metric, action, preferred_source });
+        routes.push(Route { table, dest, metric, action, preferred_source, mtu: None });
     };
     add(Table::Local, Prefix::host(addr), RouteAction::Local);
     if net == Prefix::host(addr) {

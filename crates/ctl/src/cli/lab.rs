@@ -1,0 +1,34 @@
+//! `xvs lab`: the lab over standard input and output, a line each.
+
+use std::io::{self, BufRead, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::Done;
+use crate::config::Config;
+use crate::lab::Lab;
+
+/// What follows `xvs lab`.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Take the section [ipvs] of this xvs.toml
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Done {
+    let config = arguments.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
+    let mut lab = Lab::with(config.settings());
+    let mut out = io::stdout().lock();
+    for line in io::stdin().lock().lines() {
+        let line = line?;
+        if !line.trim().is_empty() {
+            writeln!(out, "{}", lab.answer(&line))?;
+            // Whoever drives the lab waits for the answer before it asks again.
+            out.flush()?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,24 @@
+//! `xvs set`: one setting of the running director.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::Done;
+use crate::client::Director;
+use crate::message::Request;
+
+/// What follows `xvs set`.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The setting's name
+    key: String,
+    /// Its new value
+    value: String,
+}
+
+pub(super) fn run(arguments: &Arguments, director: &mut dyn Director) -> Done {
+    let Arguments { key, value } = arguments;
+    director.call(Request::Set { key: key.clone(), value: value.clone() })?;
+    Ok(ExitCode::SUCCESS)
+}
