@@ -1,3 +1,6 @@
 //! What should be the case, and is it.
 
+pub mod cli;
+
 pub mod network;
+pub mod realserver;

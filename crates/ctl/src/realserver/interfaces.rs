@@ -1,0 +1,118 @@
+//! This machine's interfaces, as far as a real server's preparation reads and changes them. By netlink.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
+use netlink_packet_route::link::{LinkFlags, LinkMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rustix::io::Errno;
+use xvs_dataplane::egress::model::{Link, Network, RouteAction, Table};
+
+use super::record::Origin;
+use crate::network::NetworkFollower;
+use crate::network::netlink::Netlink;
+
+/// The interfaces at one moment, and the way to change them.
+#[derive(Debug)]
+pub(super) struct Interfaces {
+    network: Arc<Network>,
+    netlink: Netlink,
+}
+
+/// The state that an interface is put into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Administrative {
+    Up,
+    Down,
+}
+
+impl Interfaces {
+    pub(super) fn read() -> io::Result<Self> {
+        let network = Arc::clone(&NetworkFollower::open()?.view().network);
+        Ok(Self { network, netlink: Netlink::open()? })
+    }
+
+    pub(super) fn link(&self, name: &str) -> Option<&Link> {
+        self.network.link_named(name)
+    }
+
+    pub(super) fn names(&self) -> Vec<&str> {
+        self.network.links.iter().map(|link| link.name.as_str()).collect()
+    }
+
+    /// The interface of the default route to this address's family.
+    pub(super) fn default_dev(&self, addr: IpAddr) -> Option<&str> {
+        let defaults = self.network.routes.iter().filter(|route| {
+            route.table == Table::Main
+                && route.dest.is_default()
+                && route.dest.addr().is_ipv4() == addr.is_ipv4()
+        });
+        let ways = defaults.min_by_key(|route| route.metric).map(|route| &route.action);
+        let Some(RouteAction::Unicast(hops)) = ways else { return None };
+        let ifindex = hops.first()?.ifindex;
+        self.network.links.iter().find(|link| link.ifindex == ifindex).map(|link| link.name.as_str())
+    }
+
+    /// The interface that has an address.
+    pub(super) fn holder_of(&self, addr: IpAddr) -> Option<&Link> {
+        self.network.links.iter().find(|link| link.addresses.iter().any(|&(held, _)| held == addr))
+    }
+
+    /// The IPv4 addresses of this machine to which others can send.
+    pub(super) fn reachable_v4(&self) -> Vec<Ipv4Addr> {
+        let held = self.network.links.iter().flat_map(|link| &link.addresses);
+        let v4 = held.filter_map(|&(addr, _)| match addr {
+            IpAddr::V4(v4) if !v4.is_loopback() => Some(v4),
+            _ => None,
+        });
+        v4.collect()
+    }
+
+    /// Gives an interface an address of its own, with no network around it.
+    pub(super) fn add_address(&mut self, ifindex: u32, addr: IpAddr) -> io::Result<Origin> {
+        let mut message = address(ifindex, addr);
+        // On this interface nobody else can have it, so there is nothing to detect (RFC 4862 §5.4).
+        message.header.flags |= AddressHeaderFlags::Nodad;
+        match self.netlink.change(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL) {
+            Ok(()) => Ok(Origin::Added),
+            Err(error) if is(&error, Errno::EXIST) => Ok(Origin::Found),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes an address away; that it is gone is fine.
+    pub(super) fn remove_address(&mut self, ifindex: u32, addr: IpAddr) -> io::Result<()> {
+        match self.netlink.change(RouteNetlinkMessage::DelAddress(address(ifindex, addr)), 0) {
+            Err(error) if !is(&error, Errno::ADDRNOTAVAIL) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn set(&mut self, ifindex: u32, state: Administrative) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = ifindex;
+        message.header.change_mask = LinkFlags::Up;
+        if state == Administrative::Up {
+            message.header.flags = LinkFlags::Up;
+        }
+        self.netlink.change(RouteNetlinkMessage::SetLink(message), 0)
+    }
+}
+
+fn address(ifindex: u32, addr: IpAddr) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.index = ifindex;
+    (message.header.family, message.header.prefix_len) = match addr {
+        IpAddr::V4(_) => (AddressFamily::Inet, 32),
+        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+    };
+    message.attributes = vec![AddressAttribute::Local(addr), AddressAttribute::Address(addr)];
+    message
+}
+
+fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno.raw_os_error())
+}

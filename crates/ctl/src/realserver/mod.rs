@@ -1,0 +1,361 @@
+//! Preparing a real server: the virtual address, silence about it on the wire, decapsulation.
+//!
+//! What the tutorials' script does, and undone exactly: `up` puts the virtual address on `lo` (or `tunl0`) with a
+//! host prefix, keeps the interface of the director's packets from answering ARP for it (`arp_ignore` 1) and from
+//! naming it in questions (`arp_announce` 2), and for tunnels has the outer header taken off: by the kernel's
+//! `tunl0` where that exists, else by an XDP program that stays without a process. Settings are only raised, never
+//! lowered; what stood there is kept in a [record](record) and put back when the last virtual address that needs
+//! it goes down, unless somebody has changed it since. Runs on the real server, for one command, and leaves.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use xvs_dataplane::xdp::decap::{self, DecapError, Occupant};
+
+use self::interfaces::{Administrative, Interfaces};
+use self::record::{Decapsulation, Locked, Origin, Record, Served, Setting};
+use self::status::Status;
+use self::sysctl::Wanted;
+
+mod interfaces;
+mod record;
+pub mod status;
+mod sysctl;
+
+/// How the director's packets reach this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// Direct routing (ipvsadm's `-g`): with only the link address changed.
+    Dr,
+    /// IPv4 in IPv4 (ipvsadm's `-i`, RFC 2003).
+    Tunnel,
+}
+
+/// Whether a command found something to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It was not up before.
+    New,
+    /// It was up; what had got lost was restored.
+    Again,
+}
+
+/// Why a real server could not be prepared, or put back.
+#[derive(Debug, Error)]
+pub enum RealserverError {
+    /// The record or a table of the kernel could not be read or written.
+    #[error("{what}: {error}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why not.
+        error: io::Error,
+    },
+    /// No such interface.
+    #[error("there is no interface {dev}; there are {present}")]
+    NoInterface {
+        /// The name asked for.
+        dev: String,
+        /// The names of those that exist.
+        present: String,
+    },
+    /// None was named and none suggests itself.
+    #[error("no default route tells by which interface packets for {0} come in; name it with --dev")]
+    NoDefaultRoute(IpAddr),
+    /// The address is where ARP for it would be answered.
+    #[error(
+        "{vip} is an address of {dev}, where it would answer ARP; remove it there (`ip address del`) first"
+    )]
+    OnTheWire {
+        /// The virtual address.
+        vip: IpAddr,
+        /// The interface that has it.
+        dev: String,
+    },
+    /// It is up in another way.
+    #[error(
+        "{vip} is up already with --method {method} --dev {dev}; `xvs realserver down --vip {vip}` first"
+    )]
+    UpOtherwise {
+        /// The virtual address.
+        vip: IpAddr,
+        /// How it is up.
+        method: Method,
+        /// Where it is up.
+        dev: String,
+    },
+    /// It is not up.
+    #[error("{0} is not up; `xvs realserver status` lists what is")]
+    NotUp(IpAddr),
+    /// A tunnel to an IPv6 address.
+    #[error("{0} cannot be served behind a tunnel: decapsulation is for IPv4 in IPv4; use --method dr")]
+    TunnelFamily(IpAddr),
+    /// The XDP program's refusal.
+    #[error("decapsulation for {vip}: {error}")]
+    Decap {
+        /// The virtual address.
+        vip: IpAddr,
+        /// Why not.
+        error: DecapError,
+    },
+}
+
+/// This machine, with the record of what was changed on it.
+#[derive(Debug)]
+pub struct Realserver {
+    interfaces: Interfaces,
+    locked: Locked,
+}
+
+impl Realserver {
+    /// Reads the machine and takes the record of this network namespace out of `folder`, locked.
+    pub fn open(folder: &Path) -> Result<Self, RealserverError> {
+        let locked = Locked::open(folder)
+            .map_err(failed(|| format!("the record of what is up, in {}", folder.display())))?;
+        let interfaces = Interfaces::read().map_err(failed(|| "reading the interfaces".to_owned()))?;
+        Ok(Self { interfaces, locked })
+    }
+
+    /// Makes this machine serve `vip`, by the interface of the default route if none is given. What was not done
+    /// when an error is returned is not needed; what was done is undone.
+    pub fn up(&mut self, vip: IpAddr, method: Method, dev: Option<&str>) -> Result<Change, RealserverError> {
+        let known = self.locked.record.virtuals.get(&vip);
+        let default = known.map(|served| served.dev.as_str()).or_else(|| self.interfaces.default_dev(vip));
+        let dev = dev.or(default).ok_or(RealserverError::NoDefaultRoute(vip))?.to_owned();
+        if let Some(served) = known {
+            served.must_be(vip, Some(method), Some(&dev))?;
+        }
+        let change = if known.is_some() { Change::Again } else { Change::New };
+        let done = self.apply(vip, method, &dev);
+        if done.is_err() && change == Change::New && self.locked.record.virtuals.contains_key(&vip) {
+            // The first error is the one to report; what this cannot undo stays in the record for `down`.
+            let _ = self.down(vip, None, None);
+        }
+        done.map(|()| change)
+    }
+
+    /// Puts back what [`up`](Self::up) found. Method and interface, where given, must be those it is up with.
+    pub fn down(
+        &mut self,
+        vip: IpAddr,
+        method: Option<Method>,
+        dev: Option<&str>,
+    ) -> Result<(), RealserverError> {
+        let served = self.locked.record.virtuals.get(&vip).ok_or(RealserverError::NotUp(vip))?.clone();
+        served.must_be(vip, method, dev)?;
+        // The address first: while it is there, ARP must stay quiet.
+        if served.address == Origin::Added
+            && let Some(ifindex) = self.interfaces.link(&served.holder).map(|link| link.ifindex)
+        {
+            let gone = self.interfaces.remove_address(ifindex, vip);
+            gone.map_err(failed(|| format!("removing {vip} from {}", served.holder)))?;
+        }
+        let mut record = std::mem::take(&mut self.locked.record);
+        record.virtuals.remove(&vip);
+        let (settings, raised) = record.take_unneeded();
+        self.locked.record = record;
+        if matches!(served.decapsulation, Some(Decapsulation::Xdp { .. })) {
+            self.program(vip, &served.dev)?;
+        }
+        for (place, setting) in settings {
+            put_back(&place, setting)?;
+        }
+        for dev in raised {
+            if let Some(ifindex) = self.interfaces.link(&dev).map(|link| link.ifindex) {
+                let lowered = self.interfaces.set(ifindex, Administrative::Down);
+                lowered.map_err(failed(|| format!("setting {dev} down as it was")))?;
+            }
+        }
+        self.save()
+    }
+
+    /// What is up (all, or this one), and what is wrong with it. That this one is not up is an error.
+    pub fn status(&self, vip: Option<IpAddr>) -> Result<Vec<Status>, RealserverError> {
+        let record = &self.locked.record;
+        if let Some(vip) = vip
+            && !record.virtuals.contains_key(&vip)
+        {
+            return Err(RealserverError::NotUp(vip));
+        }
+        let asked = record.virtuals.iter().filter(|&(&up, _)| vip.is_none_or(|vip| vip == up));
+        asked.map(|(&vip, served)| Status::of(vip, served, record, &self.interfaces)).collect()
+    }
+
+    fn apply(&mut self, vip: IpAddr, method: Method, dev: &str) -> Result<(), RealserverError> {
+        self.ifindex(dev)?;
+        let decapsulation = match (method, vip) {
+            (Method::Dr, _) => None,
+            (Method::Tunnel, IpAddr::V6(_)) => return Err(RealserverError::TunnelFamily(vip)),
+            (Method::Tunnel, IpAddr::V4(_)) if self.interfaces.link(TUNL0).is_some() => {
+                Some(Decapsulation::Tunl0)
+            }
+            (Method::Tunnel, IpAddr::V4(_)) => Some(Decapsulation::Xdp { outer_dests: self.outer_dests() }),
+        };
+        let holder = if decapsulation == Some(Decapsulation::Tunl0) { TUNL0 } else { LOOPBACK };
+        if let Some(other) = self.interfaces.holder_of(vip).filter(|link| link.name != holder) {
+            return Err(RealserverError::OnTheWire { vip, dev: other.name.clone() });
+        }
+        let ifindex = self.ifindex(holder)?;
+
+        let mut wanted = if vip.is_ipv4() { sysctl::quiet_arp(dev) } else { Vec::new() };
+        if method == Method::Tunnel {
+            let arrives = if holder == TUNL0 { TUNL0 } else { dev };
+            let loose = sysctl::loose_source_check(arrives);
+            let strict = sysctl::checks_strictly(arrives);
+            let strict = strict.map_err(failed(|| format!("reading rp_filter of {arrives}")))?;
+            // Also where it was strict before another virtual address went up.
+            if strict || self.locked.record.settings.contains_key(&loose.place) {
+                wanted.push(loose);
+            }
+        }
+        let before = self.locked.record.virtuals.get(&vip);
+        let mut served = Served {
+            method,
+            dev: dev.to_owned(),
+            holder: holder.to_owned(),
+            address: before.map_or(Origin::Found, |before| before.address),
+            settings: before.map(|before| before.settings.clone()).unwrap_or_default(),
+            decapsulation,
+        };
+        // Whatever happens from here on, the record knows of it first.
+        served.settings.extend(self.note(&wanted)?);
+        self.locked.record.virtuals.insert(vip, served.clone());
+        if !self.interfaces.link(holder).is_some_and(|link| link.up) {
+            self.locked.record.raised.insert(holder.to_owned());
+        }
+        self.save()?;
+        for place in &served.settings {
+            let setting = self.locked.record.settings[place];
+            sysctl::write(place, setting.set)
+                .map_err(failed(|| format!("setting {}", sysctl::name(place))))?;
+        }
+        if matches!(served.decapsulation, Some(Decapsulation::Xdp { .. })) {
+            self.program(vip, dev)?;
+        }
+        self.interfaces
+            .set(ifindex, Administrative::Up)
+            .map_err(failed(|| format!("setting {holder} up")))?;
+        let added = self.interfaces.add_address(ifindex, vip);
+        if added.map_err(failed(|| format!("adding {vip} to {holder}")))? == Origin::Added {
+            served.address = Origin::Added;
+        }
+        self.locked.record.virtuals.insert(vip, served);
+        self.save()
+    }
+
+    /// Enters what stands where something else is wanted, and returns the places that are ours to keep.
+    fn note(&mut self, wanted: &[Wanted]) -> Result<BTreeSet<String>, RealserverError> {
+        let mut ours = BTreeSet::new();
+        for Wanted { place, at_least } in wanted {
+            let value = sysctl::read(place).map_err(failed(|| format!("reading {}", sysctl::name(place))))?;
+            let known = self.locked.record.settings.contains_key(place);
+            if value < *at_least {
+                // New, or changed by somebody since: what stands there now is what they want back.
+                self.locked.record.settings.insert(place.clone(), Setting { found: value, set: *at_least });
+            }
+            if value < *at_least || known {
+                ours.insert(place.clone());
+            }
+        }
+        Ok(ours)
+    }
+
+    /// Has the XDP program on `dev` be what the record says: there with these addresses, or not there.
+    fn program(&self, vip: IpAddr, dev: &str) -> Result<(), RealserverError> {
+        // With its interface the program has gone too.
+        let Some(link) = self.interfaces.link(dev) else { return Ok(()) };
+        let (mut virtuals, mut outer_dests) = (Vec::new(), BTreeSet::new());
+        for (vip, served) in &self.locked.record.virtuals {
+            if let (IpAddr::V4(vip), Some(Decapsulation::Xdp { outer_dests: dests })) =
+                (vip, &served.decapsulation)
+                && served.dev == dev
+            {
+                virtuals.push(*vip);
+                outer_dests.extend(dests);
+            }
+        }
+        let outer_dests: Vec<Ipv4Addr> = outer_dests.into_iter().collect();
+        let done = if virtuals.is_empty() {
+            match decap::occupant(link.ifindex) {
+                // Whoever replaced ours has to take theirs off.
+                Ok(Occupant::Foreign(_)) => Ok(()),
+                Ok(_) => decap::remove(link.ifindex),
+                Err(error) => Err(error),
+            }
+        } else {
+            decap::install(link.ifindex, &outer_dests, &virtuals).map(drop)
+        };
+        done.map_err(|error| RealserverError::Decap { vip, error })
+    }
+
+    /// The addresses that the director may know this machine by: all that are not virtual.
+    fn outer_dests(&self) -> Vec<Ipv4Addr> {
+        outer_dests(&self.interfaces, &self.locked.record)
+    }
+
+    fn ifindex(&self, dev: &str) -> Result<u32, RealserverError> {
+        let link = self.interfaces.link(dev).ok_or_else(|| RealserverError::NoInterface {
+            dev: dev.to_owned(),
+            present: self.interfaces.names().join(", "),
+        })?;
+        Ok(link.ifindex)
+    }
+
+    fn save(&self) -> Result<(), RealserverError> {
+        self.locked.save().map_err(failed(|| format!("writing {}", self.locked.path().display())))
+    }
+}
+
+impl Served {
+    /// Refuses a command that means another way than the one it is up by.
+    fn must_be(&self, vip: IpAddr, method: Option<Method>, dev: Option<&str>) -> Result<(), RealserverError> {
+        let otherwise =
+            method.is_some_and(|method| method != self.method) || dev.is_some_and(|dev| dev != self.dev);
+        if !otherwise {
+            return Ok(());
+        }
+        Err(RealserverError::UpOtherwise { vip, method: self.method, dev: self.dev.clone() })
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Dr => "dr",
+            Self::Tunnel => "tunnel",
+        })
+    }
+}
+
+fn outer_dests(interfaces: &Interfaces, record: &Record) -> Vec<Ipv4Addr> {
+    let mut dests = interfaces.reachable_v4();
+    dests.retain(|&addr| !record.virtuals.contains_key(&IpAddr::V4(addr)));
+    dests.sort();
+    dests
+}
+
+/// Writes what was found, unless somebody has changed it since or it went with its interface.
+fn put_back(place: &str, setting: Setting) -> Result<(), RealserverError> {
+    let done = match sysctl::read(place) {
+        Ok(value) if value == setting.set => sysctl::write(place, setting.found),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    };
+    done.map_err(failed(|| format!("putting {} back to {}", sysctl::name(place), setting.found)))
+}
+
+fn failed(what: impl FnOnce() -> String) -> impl FnOnce(io::Error) -> RealserverError {
+    move |error| RealserverError::Io { what: what(), error }
+}
+
+const LOOPBACK: &str = "lo";
+
+/// The interface that the kernel's module `ipip` makes for tunnels from anywhere.
+const TUNL0: &str = "tunl0";

@@ -1,0 +1,163 @@
+//! What was found before `xvs realserver up` changed it, so that `down` can put it back.
+//!
+//! One JSON file for each network namespace under `/run/xvs`, gone with the machine's uptime like the settings
+//! themselves. It is locked while a command works on it, and replaced in one step.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use super::Method;
+
+/// What is up, and what was there before.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// The virtual addresses that are up.
+    pub(super) virtuals: BTreeMap<IpAddr, Served>,
+    /// Settings that were changed for any of them, by their place under `/proc/sys`.
+    pub(super) settings: BTreeMap<String, Setting>,
+    /// Interfaces that were down before one of them needed it.
+    pub(super) raised: BTreeSet<String>,
+}
+
+/// A virtual address that is up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Served {
+    pub(super) method: Method,
+    /// The interface that the director's packets come in by.
+    pub(super) dev: String,
+    /// The interface that has the virtual address.
+    pub(super) holder: String,
+    pub(super) address: Origin,
+    /// The places of the settings that it needs.
+    pub(super) settings: BTreeSet<String>,
+    /// Who takes off the outer header.
+    pub(super) decapsulation: Option<Decapsulation>,
+}
+
+/// How a thing came to be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Origin {
+    /// It was there before, and stays.
+    Found,
+    /// We made it, and remove it.
+    Added,
+}
+
+/// Who takes the outer header off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "by")]
+pub(super) enum Decapsulation {
+    /// The kernel's interface for IPv4 in IPv4.
+    Tunl0,
+    /// Our XDP program, for packets to these addresses of this machine.
+    Xdp { outer_dests: Vec<Ipv4Addr> },
+}
+
+/// A setting that was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Setting {
+    pub(super) found: i32,
+    pub(super) set: i32,
+}
+
+/// The record, locked against other commands until it is dropped.
+#[derive(Debug)]
+pub(super) struct Locked {
+    pub(super) record: Record,
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Locked {
+    /// Reads the record of this network namespace; none is an empty one.
+    pub(super) fn open(folder: &Path) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let lock = File::create(folder.join("realserver.lock"))?;
+        flock(&lock, FlockOperation::LockExclusive)?;
+        let namespace = fs::metadata("/proc/thread-self/ns/net")?.ino();
+        let path = folder.join(format!("realserver-{namespace}.json"));
+        let record = match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Record::default(),
+            Err(error) => return Err(error),
+        };
+        Ok(Self { record, path, _lock: lock })
+    }
+
+    /// Writes it down, or removes the file when nothing is up.
+    pub(super) fn save(&self) -> io::Result<()> {
+        if self.record == Record::default() {
+            return match fs::remove_file(&self.path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            };
+        }
+        let beside = self.path.with_extension("new");
+        let mut file = File::create(&beside)?;
+        serde_json::to_writer_pretty(&mut file, &self.record)?;
+        file.write_all(b"\n")?;
+        fs::rename(&beside, &self.path)
+    }
+
+    /// Where it stands.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Record {
+    /// Takes out what nobody needs any more, to be put back: settings and interfaces.
+    pub(super) fn take_unneeded(&mut self) -> (Vec<(String, Setting)>, Vec<String>) {
+        let needed = |place: &str| self.virtuals.values().any(|served| served.settings.contains(place));
+        let places: Vec<String> = self.settings.keys().filter(|place| !needed(place)).cloned().collect();
+        let held = |dev: &str| self.virtuals.values().any(|served| served.holder == dev);
+        let raised: Vec<String> = self.raised.iter().filter(|dev| !held(dev)).cloned().collect();
+        self.raised.retain(|dev| !raised.contains(dev));
+        let settings = places.into_iter().filter_map(|place| self.settings.remove_entry(&place)).collect();
+        (settings, raised)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn served(dev: &str, settings: &[&str]) -> Served {
+        Served {
+            method: Method::Dr,
+            dev: dev.to_owned(),
+            holder: "lo".to_owned(),
+            address: Origin::Added,
+            settings: settings.iter().map(|&place| place.to_owned()).collect(),
+            decapsulation: None,
+        }
+    }
+
+    #[test]
+    fn a_setting_is_put_back_when_the_last_address_that_needs_it_goes() {
+        let mut record = Record::default();
+        let setting = Setting { found: 0, set: 1 };
+        for place in ["all", "eth0", "eth1"] {
+            record.settings.insert(place.to_owned(), setting);
+        }
+        let [one, two] = ["192.0.2.1", "192.0.2.2"].map(|addr| addr.parse::<IpAddr>().unwrap());
+        record.virtuals.insert(one, served("eth0", &["all", "eth0"]));
+        record.virtuals.insert(two, served("eth1", &["all", "eth1"]));
+        record.raised.insert("lo".to_owned());
+        assert_eq!(record.take_unneeded(), (vec![], vec![]));
+        record.virtuals.remove(&one);
+        assert_eq!(record.take_unneeded(), (vec![("eth0".to_owned(), setting)], vec![]));
+        record.virtuals.remove(&two);
+        let (settings, raised) = record.take_unneeded();
+        assert_eq!((settings.len(), raised), (2, vec!["lo".to_owned()]));
+        assert_eq!(record, Record::default());
+    }
+}
