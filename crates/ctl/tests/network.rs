@@ -66,7 +66,7 @@ fn links_addresses_and_routes_are_followed_from_their_coming_to_their_going() {
         netns.ip("route add default via 10.0.0.254");
         netns.ip("route add unreachable 10.9.0.0/16");
         netns.ip("route add 10.5.0.0/16 nexthop via 10.0.0.7 dev wan weight 3 nexthop dev lan");
-        netns.ip("route add 10.6.0.0/16 via inet6 fd00::9 dev wan src 10.0.0.2");
+        netns.ip("route add 10.6.0.0/16 via inet6 fd00::9 dev wan src 10.0.0.2 mtu 1300");
         let view = until(&mut follower, "all routes are there", |view| {
             let egress = Egress::build(&view.network);
             egress.route(ip("10.6.0.1"), 0) != egress.route(ip("8.8.8.8"), 0)
@@ -88,6 +88,7 @@ fn links_addresses_and_routes_are_followed_from_their_coming_to_their_going() {
         assert_eq!(egress.route(ip("10.5.0.1"), 0), by(wan, "10.0.0.7"));
         assert_eq!(egress.route(ip("10.5.0.1"), u64::MAX / 8 * 5), by(wan, "10.0.0.7"), "weight 3 of 4");
         assert_eq!(egress.route(ip("10.5.0.1"), u64::MAX), by(lan, "10.5.0.1"));
+        assert_eq!([ip("10.6.0.1"), ip("8.8.8.8")].map(|to| egress.mtu(to, wan)), [Some(1300), Some(1400)]);
         assert_eq!(egress.source_for(ip("10.6.0.1"), wan), Some(ip("10.0.0.2")));
         assert_eq!(egress.source_for(ip("8.8.8.8"), wan), Some(ip("10.0.0.1")));
 

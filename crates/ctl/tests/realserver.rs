@@ -1,7 +1,9 @@
 //! `xvs realserver` in a namespace beside a director's: what goes over the wire, and that `down` leaves no trace.
 
+use std::fs;
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -231,6 +233,26 @@ fn where_the_kernel_has_tunl0_it_decapsulates_and_has_the_address() {
     assert!(now.contains("net.ipv4.conf.tunl0.rp_filter = 2") && !now.contains("XDP"), "{now}");
     done(&server, "down --vip 198.51.100.1");
     assert_eq!(state(&server), before);
+}
+
+#[test]
+fn another_xdp_program_is_neither_replaced_nor_removed() {
+    let (_director, server) = pair();
+    let object = std::env::temp_dir().join(format!("{}.bpf.o", server.name));
+    let source = "__attribute__((section(\"xdp\"), used)) int other(void *frame) { return 2; }";
+    let mut clang = Command::new("clang");
+    clang.args(["-O2", "-target", "bpf", "-x", "c", "-c", "-", "-o"]).arg(&object).stdin(Stdio::piped());
+    let mut clang = clang.spawn().expect("clang is there: the build needs it");
+    clang.stdin.take().unwrap().write_all(source.as_bytes()).unwrap();
+    assert!(clang.wait().unwrap().success());
+    server.ip(&format!("link set dev eth xdp obj {} sec xdp", object.display()));
+    fs::remove_file(object).unwrap();
+    let before = state(&server);
+    assert!(before.contains("with an XDP program"), "{before}");
+    let occupied = refused(&server, "up --vip 198.51.100.1 --method tunnel");
+    assert!(occupied.contains("has another XDP program (id "), "{occupied}");
+    assert_eq!(state(&server), before, "what was done is undone");
+    server.ip("link set dev eth xdp off");
 }
 
 #[test]

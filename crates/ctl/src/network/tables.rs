@@ -13,7 +13,8 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHopFlags, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHopFlags, RouteType,
+    RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use xvs_dataplane::egress::model::{Hop, Link, Network, Route, RouteAction, Table};
@@ -194,13 +195,19 @@ fn route(message: &RouteMessage) -> Result<Option<Route>, String> {
         _ => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
     let (mut table, mut metric, mut preferred_source) = (u32::from(header.table), 0, None);
-    let mut encapsulated = None;
+    let (mut encapsulated, mut mtu) = (None, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Table(id) => table = *id,
             RouteAttribute::Priority(priority) => metric = *priority,
             RouteAttribute::Destination(addr) => dest = ip_of(addr).unwrap_or(dest),
             RouteAttribute::PrefSource(addr) => preferred_source = ip_of(addr),
+            RouteAttribute::Metrics(metrics) => {
+                mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) => Some(*mtu),
+                    _ => None,
+                });
+            }
             RouteAttribute::EncapType(_) => encapsulated = Some("with an encapsulation"),
             _ => {}
         }
@@ -231,7 +238,7 @@ fn route(message: &RouteMessage) -> Result<Option<Route>, String> {
         }
         _ => return Ok(None),
     };
-    Ok(Some(Route { table, dest, metric, action, preferred_source }))
+    Ok(Some(Route { table, dest, metric, action, preferred_source, mtu }))
 }
 
 /// The ways of a unicast route, without those that the kernel has marked dead.

@@ -4,7 +4,7 @@
 //! host prefix, keeps the interface of the director's packets from answering ARP for it (`arp_ignore` 1) and from
 //! naming it in questions (`arp_announce` 2), and for tunnels has the outer header taken off: by the kernel's
 //! `tunl0` where that exists, else by an XDP program that stays without a process. Settings are only raised, never
-//! lowered; what stood there is kept in a [record](record) and put back when the last virtual address that needs
+//! lowered; what stood there is kept in a record and put back when the last virtual address that needs
 //! it goes down, unless somebody has changed it since. Runs on the real server, for one command, and leaves.
 
 use std::collections::BTreeSet;
@@ -50,7 +50,7 @@ pub enum Change {
 #[derive(Debug, Error)]
 pub enum RealserverError {
     /// The record or a table of the kernel could not be read or written.
-    #[error("{what}: {error}")]
+    #[error("{what}: {error}{}", hint(error))]
     Io {
         /// What was tried.
         what: String,
@@ -349,6 +349,10 @@ fn put_back(place: &str, setting: Setting) -> Result<(), RealserverError> {
         Err(error) => Err(error),
     };
     done.map_err(failed(|| format!("putting {} back to {}", sysctl::name(place), setting.found)))
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::PermissionDenied { "; this needs root" } else { "" }
 }
 
 fn failed(what: impl FnOnce() -> String) -> impl FnOnce(io::Error) -> RealserverError {

@@ -1,6 +1,6 @@
 //! Where a packet leaves: routes, next hops and their link addresses, read-only.
 //!
-//! [`Egress`] is built from a [`Network`](model::Network) whenever that changes, becomes part of a snapshot and
+//! [`Egress`] is built from a [`Network`] whenever that changes, becomes part of a snapshot and
 //! is asked for each packet that is not bound to a known next hop. It answers as the kernel would with its three
 //! default rules: table local before table main, longest prefix, lowest metric, among several ways one by flow.
 //! Cost: a look-up makes one hash probe for each prefix length that its table and family hold, longest first
@@ -94,7 +94,7 @@ impl Egress {
         Self { links, by_ifindex, local, main, neighbours }
     }
 
-    /// Where a packet to `dest` goes. Among the ways of a multipath route `flow_hash` chooses, each in
+    /// Where a packet to `dest` goes; whether that link is up, [`Self::link`] tells. Among the ways of a multipath route `flow_hash` chooses, each in
     /// proportion to its weight: the high half of its bits counts, so the low half may have chosen before.
     pub fn route(&self, dest: IpAddr, flow_hash: u64) -> RouteTo {
         match self.target(dest) {
@@ -129,6 +129,13 @@ impl Egress {
     /// Every link with its id, by id.
     pub fn links(&self) -> impl Iterator<Item = (LinkId, &LinkInfo)> {
         (0..=u16::MAX).map(LinkId).zip(&self.links).filter_map(|(id, link)| Some((id, link.as_ref()?)))
+    }
+
+    /// The largest packet to `dest` that goes out by `link`, in bytes without link header: the link's, or less
+    /// where the route says so. `None` if the link is gone. What the kernel has learned from ICMP is not known here.
+    pub fn mtu(&self, dest: IpAddr, link: LinkId) -> Option<u32> {
+        let most = self.link(link)?.mtu;
+        Some(self.target(dest).and_then(|target| target.mtu).map_or(most, |mtu| mtu.min(most)))
     }
 
     /// Whether the kernel would deliver a packet to `addr` to this machine.

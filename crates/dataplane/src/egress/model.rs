@@ -55,6 +55,8 @@ pub struct Route {
     pub action: RouteAction,
     /// The source address that the kernel prefers for packets of its own.
     pub preferred_source: Option<IpAddr>,
+    /// The largest packet for this way, in bytes, where the route says so (`ip route … mtu`).
+    pub mtu: Option<u32>,
 }
 
 /// A routing table, in the order in which the kernel's default rules ask them (ip-rule(8)).
@@ -162,6 +164,7 @@ impl Network {
                     metric: 0,
                     action,
                     preferred_source: None,
+                    mtu: None,
                 });
             }
         }
@@ -204,7 +207,7 @@ fn implied_routes(addr: IpAddr, net: Prefix, ifindex: u32, routes: &mut Vec<Rout
     let preferred_source = addr.is_ipv4().then_some(addr);
     let mut add = |table, dest, action| {
         let metric = if addr.is_ipv6() && table == Table::Main { CONNECTED_METRIC_V6 } else { 0 };
-        routes.push(Route { table, dest, metric, action, preferred_source });
+        routes.push(Route { table, dest, metric, action, preferred_source, mtu: None });
     };
     add(Table::Local, Prefix::host(addr), RouteAction::Local);
     if net == Prefix::host(addr) {

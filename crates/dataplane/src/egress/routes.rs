@@ -34,6 +34,7 @@ struct Prefixes {
 pub(super) struct Target {
     pub(super) action: Action,
     pub(super) preferred_source: Option<IpAddr>,
+    pub(super) mtu: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -70,7 +71,7 @@ impl Routes {
         for route in sorted {
             let Some(action) = Action::of(&route.action, by_ifindex) else { continue };
             let (family, bits) = aligned(route.dest.addr());
-            let target = Target { action, preferred_source: route.preferred_source };
+            let target = Target { action, preferred_source: route.preferred_source, mtu: route.mtu };
             built.of_mut(family).insert(bits, route.dest.len(), target);
         }
         built

@@ -61,6 +61,7 @@ fn the_lowest_metric_wins_until_its_link_is_gone() {
         metric,
         action,
         preferred_source: None,
+        mtu: None,
     };
     let by = |ifindex| RouteAction::Unicast(vec![Hop { ifindex, via: None, weight: 1 }]);
     network.routes.extend([route(30, RouteAction::Unreachable), route(20, by(1)), route(10, by(2))]);
@@ -84,6 +85,7 @@ fn flows_spread_over_a_multipath_route_by_weight_and_each_keeps_its_way() {
         metric: 0,
         action: RouteAction::Unicast(hops),
         preferred_source: None,
+        mtu: None,
     });
     let egress = Egress::build(&network);
     let step = u64::MAX / 1000 + 1;
@@ -145,6 +147,17 @@ fn an_ipv6_source_has_the_scope_of_the_destination_and_shares_most_of_its_prefix
     assert_eq!(egress.source_for(ip("2001:db8:1::9"), LAN), Some(ip("2001:db8:1::1")), "another link's");
 }
 
+#[test]
+fn a_route_may_allow_less_than_its_link_and_never_more() {
+    let mut network = director();
+    network.add_route(prefix("10.2.0.0/16"), Some(ip("10.1.0.9")), "lan").unwrap();
+    for (said, allowed) in [(None, 9000), (Some(1400), 1400), (Some(65_000), 9000)] {
+        network.routes.last_mut().unwrap().mtu = said;
+        assert_eq!(Egress::build(&network).mtu(ip("10.2.0.1"), LAN), Some(allowed));
+    }
+    assert_eq!(Egress::build(&network).mtu(ip("10.2.0.1"), LinkId(7)), None);
+}
+
 /// The same answer by looking at every route.
 fn scan(network: &Network, dest: IpAddr) -> RouteTo {
     for table in [Table::Local, Table::Main] {
@@ -196,7 +209,7 @@ fn route() -> impl Strategy<Value = Route> {
         let len = if addr.is_ipv4() { len / 4 } else { len };
         let dest = Prefix::new(addr, len).unwrap();
         let table = if local { Table::Local } else { Table::Main };
-        Route { table, dest, metric, action, preferred_source: None }
+        Route { table, dest, metric, action, preferred_source: None, mtu: None }
     })
 }
 
