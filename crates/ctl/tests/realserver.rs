@@ -259,7 +259,8 @@ fn another_xdp_program_is_neither_replaced_nor_removed() {
 fn an_interface_without_native_xdp_decapsulates_in_generic_mode_and_status_says_so() {
     let (_director, server) = pair();
     let before = state(&server);
-    done(&server, "up --vip 198.51.100.1 --method tunnel --dev lo");
+    let output = xvs(&server, "up --vip 198.51.100.1 --method tunnel --dev lo");
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
     assert_eq!(status(&server)[0]["decapsulation"], "an XDP program on lo (generic)");
     done(&server, "up --vip 198.51.100.2 --method tunnel --dev lo");
     done(&server, "down --vip 198.51.100.1");
