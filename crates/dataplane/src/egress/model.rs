@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use hashbrown::HashSet;
 use thiserror::Error;
 use xvs_proto::{MacAddr, Prefix};
 
@@ -192,7 +193,8 @@ impl Network {
     ///
     /// With 65,536 links, more than the kernel's own tables are ever given.
     pub fn free_link_id(&self) -> LinkId {
-        let free = (0..=u16::MAX).map(LinkId).find(|&id| self.links.iter().all(|link| link.id != id));
+        let taken: HashSet<LinkId> = self.links.iter().map(|link| link.id).collect();
+        let free = (0..=u16::MAX).map(LinkId).find(|id| !taken.contains(id));
         free.expect("fewer than 65,536 links")
     }
 
