@@ -1,8 +1,8 @@
 //! Where a packet leaves: routes, next hops and their link addresses, read-only.
 //!
-//! [`Egress`] is built from a [`Network`] whenever that changes, becomes part of a snapshot and
-//! is asked for each packet that is not bound to a known next hop. It answers as the kernel would with its three
-//! default rules: table local before table main, longest prefix, lowest metric, among several ways one by flow.
+//! [`Egress`] is built from a [`Network`] whenever that changes, becomes part of a snapshot and is asked for each
+//! packet that is not bound to a known next hop. It answers as the kernel would with its three default rules: table
+//! local before table main, longest prefix, lowest metric, among several ways one by flow.
 //! Cost: a route is one to four loads (IPv6: sixteen at most), a neighbour one hash probe; nothing allocates.
 //! Not here: following the kernel, and resolving.
 
@@ -90,8 +90,10 @@ impl Egress {
         Self { links, by_ifindex, routes, neighbours }
     }
 
-    /// Where a packet to `dest` goes; whether that link is up, [`Self::link`] tells. Among the ways of a multipath route `flow_hash` chooses, each in
-    /// proportion to its weight: the high half of its bits counts, so the low half may have chosen before.
+    /// Where a packet to `dest` goes; whether that link is up, [`Self::link`] tells.
+    ///
+    /// Among the ways of a multipath route `flow_hash` chooses, each in proportion to its weight: the high half of
+    /// its bits counts, so the low half may have chosen before.
     pub fn route(&self, dest: IpAddr, flow_hash: u64) -> RouteTo {
         match self.target(dest) {
             None => RouteTo::NoRoute,
