@@ -1,6 +1,7 @@
 //! The follower beside a real kernel: what `ip` changes in a namespace is what the next view says.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::Write;
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
@@ -23,6 +24,19 @@ fn ip(text: &str) -> IpAddr {
     text.parse().expect("a literal address")
 }
 
+/// Makes a link that is up and has a carrier, though nobody is at its far end.
+fn link(netns: &Netns, dev: &str) {
+    netns.veth(dev, netns, &format!("{dev}-far"));
+}
+
+/// How many netlink events the kernel could not deliver in this thread's namespace (`net/netlink/af_netlink.c`,
+/// `netlink_native_seq_show`).
+fn lost_events() -> u32 {
+    let table = fs::read_to_string("/proc/thread-self/net/netlink").expect("procfs is mounted");
+    let drops = table.lines().skip(1).filter_map(|line| line.split_whitespace().nth(8)?.parse::<u32>().ok());
+    drops.sum()
+}
+
 /// Follows until the network is as the test expects.
 fn until(follower: &mut NetworkFollower, what: &str, expected: impl Fn(&View) -> bool) -> View {
     while !expected(follower.view()) {
@@ -43,8 +57,8 @@ fn links_addresses_and_routes_are_followed_from_their_coming_to_their_going() {
     let netns = Netns::new("follow");
     netns.run(|| {
         let mut follower = NetworkFollower::open().unwrap();
-        netns.link("wan");
-        netns.link("lan");
+        link(&netns, "wan");
+        link(&netns, "lan");
         netns.ip("link set wan address 02:00:00:00:00:01 mtu 1400");
         netns.ip("addr add 10.0.0.1/24 dev wan");
         netns.ip("addr add 10.0.0.2/24 dev wan");
@@ -52,7 +66,7 @@ fn links_addresses_and_routes_are_followed_from_their_coming_to_their_going() {
         netns.ip("route add default via 10.0.0.254");
         netns.ip("route add unreachable 10.9.0.0/16");
         netns.ip("route add 10.5.0.0/16 nexthop via 10.0.0.7 dev wan weight 3 nexthop dev lan");
-        netns.ip("route add 10.6.0.0/16 via inet6 fd00::9 dev wan src 10.0.0.2");
+        netns.ip("route add 10.6.0.0/16 via inet6 fd00::9 dev wan src 10.0.0.2 mtu 1300");
         let view = until(&mut follower, "all routes are there", |view| {
             let egress = Egress::build(&view.network);
             egress.route(ip("10.6.0.1"), 0) != egress.route(ip("8.8.8.8"), 0)
@@ -74,6 +88,7 @@ fn links_addresses_and_routes_are_followed_from_their_coming_to_their_going() {
         assert_eq!(egress.route(ip("10.5.0.1"), 0), by(wan, "10.0.0.7"));
         assert_eq!(egress.route(ip("10.5.0.1"), u64::MAX / 8 * 5), by(wan, "10.0.0.7"), "weight 3 of 4");
         assert_eq!(egress.route(ip("10.5.0.1"), u64::MAX), by(lan, "10.5.0.1"));
+        assert_eq!([ip("10.6.0.1"), ip("8.8.8.8")].map(|to| egress.mtu(to, wan)), [Some(1300), Some(1400)]);
         assert_eq!(egress.source_for(ip("10.6.0.1"), wan), Some(ip("10.0.0.2")));
         assert_eq!(egress.source_for(ip("8.8.8.8"), wan), Some(ip("10.0.0.1")));
 
@@ -82,7 +97,7 @@ fn links_addresses_and_routes_are_followed_from_their_coming_to_their_going() {
         let view = until(&mut follower, "wan is down", |view| !view.network.link_named("wan").unwrap().up);
         assert_eq!(Egress::build(&view.network).route(ip("8.8.8.8"), 0), RouteTo::NoRoute);
         netns.ip("link del wan");
-        netns.link("third");
+        link(&netns, "third");
         let view = until(&mut follower, "third is there", |view| view.network.link_named("third").is_some());
         assert_eq!(view.network.link_named("wan"), None);
         assert_eq!(view.network.link_named("lan").unwrap().id, lan, "a link keeps its id");
@@ -93,7 +108,7 @@ fn links_addresses_and_routes_are_followed_from_their_coming_to_their_going() {
 fn a_neighbours_new_link_address_is_a_change_and_its_staleness_is_none() {
     let netns = Netns::new("neigh");
     netns.run(|| {
-        netns.link("wan");
+        link(&netns, "wan");
         netns.ip("addr add 10.0.0.1/24 dev wan");
         netns.ip("neigh add 10.0.0.9 lladdr 02:00:00:00:00:09 dev wan nud reachable");
         let mut follower = NetworkFollower::open().unwrap();
@@ -143,7 +158,7 @@ fn events_that_were_lost_are_made_up_for_by_reading_everything() {
     const MANY: usize = 60_000;
     let netns = Netns::new("enobufs");
     netns.run(|| {
-        netns.link("wan");
+        link(&netns, "wan");
         let mut follower = NetworkFollower::open().unwrap();
         let mut batch =
             Command::new("ip").args(["-n", &netns.name, "-b", "-"]).stdin(Stdio::piped()).spawn().unwrap();
@@ -155,6 +170,7 @@ fn events_that_were_lost_are_made_up_for_by_reading_everything() {
         writeln!(input, "link set wan address 02:00:00:00:00:77").unwrap();
         drop(input);
         assert!(batch.wait().unwrap().success());
+        assert!(lost_events() > 0, "there were too few events for this test to test anything");
         let view = until(&mut follower, "every route is there", |view| view.network.routes.len() >= MANY);
         assert_eq!(view.network.link_named("wan").unwrap().mac.to_string(), "02:00:00:00:00:77");
     });
@@ -168,7 +184,7 @@ fn a_follower_on_its_own_thread_reports_first_what_is_and_ends_when_dropped() {
         let following = follow(move |view| drop(sender.send(view))).unwrap();
         let first = receiver.recv_timeout(PATIENCE).unwrap();
         assert!(first.network.link_named("lo").is_some());
-        netns.link("wan");
+        link(&netns, "wan");
         let mut seen = receiver.recv_timeout(PATIENCE).unwrap();
         while seen.network.link_named("wan").is_none() {
             seen = receiver.recv_timeout(PATIENCE).unwrap();

@@ -28,11 +28,6 @@ impl Netns {
         must(Command::new("ip").args(["-n", &self.name]).args(words));
     }
 
-    /// Makes a link that is up and has a carrier, though nobody is at its far end.
-    pub(crate) fn link(&self, dev: &str) {
-        self.veth(dev, self, &format!("{dev}-far"));
-    }
-
     /// Makes a veth pair between this one and another, both ends up, checksums complete.
     pub(crate) fn veth(&self, here: &str, other: &Self, there: &str) {
         self.ip(&format!("link add {here} type veth peer name {there} netns {}", other.name));

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use xvs_proto::Prefix;
 
-use super::model::{Hop, Neighbour, RouteAction};
+use super::model::{Hop, Neighbour, Route, RouteAction, Table};
 use super::*;
 
 const WAN: LinkId = LinkId(0);

@@ -78,15 +78,22 @@ pub fn install(
     }
     let object = load(outer_dests, virtuals)?;
     let program = object.program(PROGRAM).map_err(refused("finding the XDP program"))?;
-    let attach = |mode| attach(ifindex, program.as_raw_fd(), mode);
-    if let Occupant::Ours(mode) = occupant {
-        return attach(mode).map(|()| mode).map_err(refused("replacing the XDP program"));
+    let attach = |flags| attach(ifindex, program.as_raw_fd(), flags);
+    match occupant {
+        Occupant::Ours(mode) => attach(mode.flags()).map_err(refused("replacing the XDP program"))?,
+        // The driver may have XDP and yet not for this interface as it is set up (its MTU, its queues).
+        _ => attach(AS_THE_DRIVER_CAN)
+            .or_else(|_| attach(DecapMode::Generic.flags()))
+            .map_err(refused("attaching the XDP program"))?,
     }
-    if attach(DecapMode::Native).is_ok() {
-        return Ok(DecapMode::Native);
+    match self::occupant(ifindex)? {
+        Occupant::Ours(mode) => Ok(mode),
+        Occupant::Foreign(program) => Err(DecapError::Occupied { ifindex, program }),
+        Occupant::Nobody => {
+            let error = io::Error::other("it was taken off again at once by somebody else");
+            Err(DecapError::Refused { what: "attaching the XDP program", error })
+        }
     }
-    let generic = attach(DecapMode::Generic).map_err(refused("attaching the XDP program"));
-    generic.map(|()| DecapMode::Generic)
 }
 
 /// Takes the program off an interface; that it is not there is fine.
@@ -94,7 +101,9 @@ pub fn remove(ifindex: u32) -> Result<(), DecapError> {
     match occupant(ifindex)? {
         Occupant::Nobody => Ok(()),
         Occupant::Foreign(program) => Err(DecapError::Occupied { ifindex, program }),
-        Occupant::Ours(mode) => attach(ifindex, DETACH, mode).map_err(refused("detaching the XDP program")),
+        Occupant::Ours(mode) => {
+            attach(ifindex, DETACH, mode.flags()).map_err(refused("detaching the XDP program"))
+        }
     }
 }
 
@@ -132,11 +141,7 @@ fn load(outer_dests: &[Ipv4Addr], virtuals: &[Ipv4Addr]) -> Result<Object, Decap
     Ok(object)
 }
 
-fn attach(ifindex: u32, program: i32, mode: DecapMode) -> io::Result<()> {
-    let flags = match mode {
-        DecapMode::Native => XDP_FLAGS_DRV_MODE,
-        DecapMode::Generic => XDP_FLAGS_SKB_MODE,
-    };
+fn attach(ifindex: u32, program: i32, flags: u32) -> io::Result<()> {
     // SAFETY: no options are given; libbpf passes three integers on to the kernel, which checks them.
     check(unsafe { sys::bpf_xdp_attach(ifindex as i32, program, flags, std::ptr::null()) }).map(drop)
 }
@@ -159,6 +164,16 @@ fn refused(what: &'static str) -> impl Fn(io::Error) -> DecapError {
     move |error| DecapError::Refused { what, error }
 }
 
+impl DecapMode {
+    /// As `include/uapi/linux/if_link.h` has them: `XDP_FLAGS_DRV_MODE`, `XDP_FLAGS_SKB_MODE`.
+    fn flags(self) -> u32 {
+        match self {
+            Self::Native => 1 << 2,
+            Self::Generic => 1 << 1,
+        }
+    }
+}
+
 impl fmt::Display for DecapMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -179,9 +194,8 @@ const MAX_ADDRESSES: usize = 1024;
 /// Instead of a program (kernel `net/core/dev.c`, `dev_change_xdp_fd`).
 const DETACH: i32 = -1;
 
-/// `include/uapi/linux/if_link.h`.
-const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
-const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
+/// No mode named: native if the driver has XDP, else generic.
+const AS_THE_DRIVER_CAN: u32 = 0;
 
 #[cfg(test)]
 mod tests {

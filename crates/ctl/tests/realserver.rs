@@ -1,0 +1,311 @@
+//! `xvs realserver` in a namespace beside a director's: what goes over the wire, and that `down` leaves no trace.
+
+use std::fs;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket};
+use serde_json::Value;
+use support::{Netns, must};
+
+mod support;
+
+/// Longer than anything here takes; only a failing test waits for it.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const VIP: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+
+/// A director 10.0.0.1 and a real server 10.0.0.2 on one wire.
+fn pair() -> (Netns, Netns) {
+    let (director, server) = (Netns::new("rs-d"), Netns::new("rs-s"));
+    director.veth("wan", &server, "eth");
+    director.ip("addr add 10.0.0.1/24 dev wan");
+    server.ip("addr add 10.0.0.2/24 dev eth");
+    server.ip("route add default via 10.0.0.1");
+    (director, server)
+}
+
+fn xvs(netns: &Netns, words: &str) -> Output {
+    let mut command = netns.command(env!("CARGO_BIN_EXE_xvs"));
+    command.arg("realserver").args(words.split_whitespace());
+    command.output().expect("xvs starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("xvs prints UTF-8")
+}
+
+/// Runs it and insists on success.
+fn done(netns: &Netns, words: &str) -> String {
+    let output = xvs(netns, words);
+    assert!(output.status.success(), "{words}: {}{}", text(&output.stdout), text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// Runs it, insists on failure, and returns the reason.
+fn refused(netns: &Netns, words: &str) -> String {
+    let output = xvs(netns, words);
+    assert_eq!(output.status.code(), Some(1), "{words}: {}", text(&output.stdout));
+    text(&output.stderr)
+}
+
+fn status(netns: &Netns) -> Value {
+    serde_json::from_str(&done(netns, "status --json")).expect("status prints JSON")
+}
+
+fn set(netns: &Netns, name: &str, value: i32) {
+    must(netns.command("sysctl").args(["-q", "-w", &format!("{name}={value}")]));
+}
+
+/// Everything that `up` may change, as text.
+fn state(netns: &Netns) -> String {
+    let devs = must(netns.command("ls").arg("/sys/class/net"));
+    let devs = text(&devs.stdout);
+    let settings = ["all"].into_iter().chain(devs.split_whitespace()).flat_map(|dev| {
+        ["arp_ignore", "arp_announce", "rp_filter"].map(|name| format!("net/ipv4/conf/{dev}/{name}"))
+    });
+    let settings = must(netns.command("sysctl").args(settings));
+    // Link-local addresses come when they please.
+    let addresses = must(netns.command("ip").args(["-o", "addr", "show", "scope", "global"]));
+    let links = must(netns.command("ip").args(["-o", "link", "show", "up"]));
+    let links = text(&links.stdout);
+    let links = links.lines().map(|line| {
+        let name = line.split_whitespace().nth(1).unwrap_or_default();
+        let program = if line.contains("xdp") { "with an XDP program" } else { "" };
+        format!("{name} is up {program}\n")
+    });
+    [text(&settings.stdout), text(&addresses.stdout), links.collect()].concat()
+}
+
+fn pings(netns: &Netns, dest: &str) -> bool {
+    netns.command("ping").args(["-c1", "-W1", dest]).output().expect("ping starts").status.success()
+}
+
+#[test]
+fn a_virtual_address_by_direct_routing_is_served_and_unseen_by_arp() {
+    let (director, server) = pair();
+    let vip = "10.0.0.100";
+    server.ip("addr add 10.0.0.100/32 dev lo");
+    assert!(pings(&director, vip), "without preparation the kernel answers ARP for it");
+    server.ip("addr del 10.0.0.100/32 dev lo");
+    director.ip("neigh flush dev wan");
+    set(&server, "net.ipv4.conf.eth.arp_announce", 1);
+    let before = state(&server);
+
+    done(&server, "up --vip 10.0.0.100");
+    assert!(!pings(&director, vip), "nobody answers ARP for it");
+    assert!(pings(&director, "10.0.0.2"), "the server's own address is answered");
+    let mac = text(&must(server.command("cat").arg("/sys/class/net/eth/address")).stdout);
+    director.ip(&format!("neigh replace {vip} lladdr {} dev wan", mac.trim()));
+    assert!(pings(&director, vip), "a frame to its link address is");
+
+    let up = status(&server);
+    assert_eq!(up[0]["dev"], "eth", "that of the default route");
+    assert_eq!(up[0]["problems"], serde_json::json!([]));
+    let found: Vec<_> = up[0]["settings"].as_array().unwrap().iter().map(|one| &one["found"]).collect();
+    assert_eq!(found, [0, 0, 1, 0], "all.arp_announce, all.arp_ignore, eth.arp_announce, eth.arp_ignore");
+
+    assert!(done(&server, "up --vip 10.0.0.100 --method dr --dev eth").contains("already"));
+    done(&server, "down --vip 10.0.0.100");
+    assert_eq!(state(&server), before);
+    assert_eq!(status(&server), serde_json::json!([]));
+}
+
+#[test]
+fn settings_stay_until_the_last_virtual_address_goes_and_what_others_changed_stays_for_ever() {
+    let (_director, server) = pair();
+    server.ip("link set lo down");
+    let before = state(&server);
+    done(&server, "up --vip 198.51.100.1");
+    done(&server, "up --vip 2001:db8::1 --dev eth");
+    done(&server, "up --vip 198.51.100.2");
+    done(&server, "down --vip 198.51.100.1");
+    assert_eq!(status(&server)[0]["problems"], serde_json::json!([]), "still quiet");
+    set(&server, "net.ipv4.conf.all.arp_ignore", 0);
+    server.ip("addr del 198.51.100.2/32 dev lo");
+    let output = xvs(&server, "status --vip 198.51.100.2");
+    assert_eq!(output.status.code(), Some(1), "what is broken is no success");
+    let shown = text(&output.stdout);
+    assert!(shown.contains("problem: lo does not have the address any more"), "{shown}");
+    assert!(shown.contains("problem: net.ipv4.conf.all.arp_ignore is 0"), "{shown}");
+    done(&server, "up --vip 198.51.100.2");
+    done(&server, "status --vip 198.51.100.2");
+    set(&server, "net.ipv4.conf.eth.arp_ignore", 2);
+    done(&server, "down --vip 198.51.100.2");
+    done(&server, "down --vip 2001:db8::1");
+    set(&server, "net.ipv4.conf.eth.arp_ignore", 0);
+    assert_eq!(state(&server), before);
+}
+
+/// An IPv4 header without its checksum, which the kernel fills in for what is sent as it is.
+fn ipv4(protocol: u8, source: Ipv4Addr, dest: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
+    let total = (20 + payload.len()) as u16;
+    let mut packet = vec![0x45, 0, 0, 0, 0, 7, 0, 0, 64, protocol, 0, 0];
+    packet[2..4].copy_from_slice(&total.to_be_bytes());
+    packet.extend([source.octets(), dest.octets()].concat());
+    let words = packet.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+    let sum: u32 = words.sum();
+    let check = !((sum & 0xffff) as u16).wrapping_add((sum >> 16) as u16);
+    packet[10..12].copy_from_slice(&check.to_be_bytes());
+    [&packet, payload].concat()
+}
+
+/// A datagram from a client to the virtual address, port 5000, in a tunnel from the director to the real server.
+fn tunnelled(client: SocketAddrV4, text: &[u8]) -> Vec<u8> {
+    let mut udp = client.port().to_be_bytes().to_vec();
+    udp.extend(5000u16.to_be_bytes());
+    udp.extend((8 + text.len() as u16).to_be_bytes());
+    // A checksum of 0 is none (RFC 768).
+    udp.extend([0, 0]);
+    udp.extend(text);
+    let inner = ipv4(17, *client.ip(), VIP, &udp);
+    ipv4(4, Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2), &inner)
+}
+
+#[test]
+fn a_tunnelled_request_is_decapsulated_and_its_reply_leaves_by_the_clients_route() {
+    let (director, server) = pair();
+    // The client lives behind another of the server's links; its packets come by the director all the same.
+    director.veth("back", &server, "out");
+    director.ip("addr add 10.1.0.1/24 dev back");
+    director.ip("addr add 203.0.113.9/32 dev lo");
+    server.ip("addr add 10.1.0.2/24 dev out");
+    server.ip("route add 203.0.113.0/24 via 10.1.0.1");
+    set(&server, "net.ipv4.conf.eth.rp_filter", 1);
+    let before = state(&server);
+
+    done(&server, &format!("up --vip {VIP} --method tunnel"));
+    done(&server, "up --vip 198.51.100.2 --method tunnel");
+    done(&server, "down --vip 198.51.100.2");
+    let shown = done(&server, "status");
+    assert!(shown.contains("decapsulation: an XDP program on eth (native)"), "{shown}");
+    assert!(
+        shown.contains("net.ipv4.conf.eth.rp_filter: 2 (was 1): decapsulated requests are taken"),
+        "{shown}"
+    );
+
+    let client = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 9), 4000);
+    let echo = server.run(|| UdpSocket::bind((VIP, 5000)).unwrap());
+    let asker = director.run(|| UdpSocket::bind(client).unwrap());
+    for one in [&echo, &asker] {
+        one.set_read_timeout(Some(PATIENCE)).unwrap();
+    }
+    director.run(|| {
+        let raw = socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::RAW)).unwrap();
+        let server = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 2), 0);
+        sendto(raw, &tunnelled(client, b"anybody there?"), SendFlags::empty(), &server).unwrap();
+    });
+    let mut buffer = [0; 100];
+    let (len, from) = echo.recv_from(&mut buffer).expect("the request arrives without its outer header");
+    assert_eq!((&buffer[..len], from), (&b"anybody there?"[..], client.into()));
+    echo.send_to(b"yes", from).unwrap();
+    let (len, from) = asker.recv_from(&mut buffer).expect("the reply arrives");
+    assert_eq!((&buffer[..len], from), (&b"yes"[..], SocketAddrV4::new(VIP, 5000).into()));
+
+    server.ip("addr add 10.0.0.3/32 dev eth");
+    let output = xvs(&server, "status");
+    assert!(
+        text(&output.stdout).contains("problem: the address 10.0.0.3 is new"),
+        "{}",
+        text(&output.stdout)
+    );
+    server.ip("addr del 10.0.0.3/32 dev eth");
+    done(&server, &format!("down --vip {VIP}"));
+    assert_eq!(state(&server), before);
+}
+
+#[test]
+fn where_the_kernel_has_tunl0_it_decapsulates_and_has_the_address() {
+    let (_director, server) = pair();
+    // Not a tunnel, but it has the name by which the kernel's is found.
+    server.ip("link add tunl0 type veth peer name far");
+    server.ip("link set far up");
+    set(&server, "net.ipv4.conf.all.rp_filter", 1);
+    let before = state(&server);
+    done(&server, "up --vip 198.51.100.1 --method tunnel");
+    let up = status(&server);
+    assert_eq!((&up[0]["address_on"], &up[0]["dev"]), (&"tunl0".into(), &"eth".into()));
+    assert_eq!(up[0]["decapsulation"], "the kernel's tunl0");
+    let now = state(&server);
+    assert!(now.contains("net.ipv4.conf.tunl0.rp_filter = 2") && !now.contains("XDP"), "{now}");
+    done(&server, "down --vip 198.51.100.1");
+    assert_eq!(state(&server), before);
+}
+
+#[test]
+fn another_xdp_program_is_neither_replaced_nor_removed() {
+    let (_director, server) = pair();
+    let object = std::env::temp_dir().join(format!("{}.bpf.o", server.name));
+    let source = "__attribute__((section(\"xdp\"), used)) int other(void *frame) { return 2; }";
+    let mut clang = Command::new("clang");
+    clang.args(["-O2", "-target", "bpf", "-x", "c", "-c", "-", "-o"]).arg(&object).stdin(Stdio::piped());
+    let mut clang = clang.spawn().expect("clang is there: the build needs it");
+    clang.stdin.take().unwrap().write_all(source.as_bytes()).unwrap();
+    assert!(clang.wait().unwrap().success());
+    server.ip(&format!("link set dev eth xdp obj {} sec xdp", object.display()));
+    fs::remove_file(object).unwrap();
+    let before = state(&server);
+    assert!(before.contains("with an XDP program"), "{before}");
+    let occupied = refused(&server, "up --vip 198.51.100.1 --method tunnel");
+    assert!(occupied.contains("has another XDP program (id "), "{occupied}");
+    assert_eq!(state(&server), before, "what was done is undone");
+    server.ip("link set dev eth xdp off");
+}
+
+#[test]
+fn an_interface_without_native_xdp_decapsulates_in_generic_mode_and_status_says_so() {
+    let (_director, server) = pair();
+    let before = state(&server);
+    let output = xvs(&server, "up --vip 198.51.100.1 --method tunnel --dev lo");
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
+    assert_eq!(status(&server)[0]["decapsulation"], "an XDP program on lo (generic)");
+    done(&server, "up --vip 198.51.100.2 --method tunnel --dev lo");
+    done(&server, "down --vip 198.51.100.1");
+    done(&server, "down --vip 198.51.100.2");
+    assert_eq!(state(&server), before);
+}
+
+#[test]
+fn what_cannot_be_done_says_why_and_leaves_everything_as_it_was() {
+    let (_director, server) = pair();
+    server.ip("addr add 10.0.0.7/24 dev eth");
+    let before = state(&server);
+    let not_up = refused(&server, "down --vip 198.51.100.1");
+    assert_eq!(not_up, "xvs: 198.51.100.1 is not up; `xvs realserver status` lists what is\n");
+    let no_dev = refused(&server, "up --vip 198.51.100.1 --dev eth9");
+    assert_eq!(no_dev, "xvs: there is no interface eth9; there are lo, eth\n");
+    let wire = refused(&server, "up --vip 10.0.0.7");
+    assert!(wire.starts_with("xvs: 10.0.0.7 is an address of eth, where it would answer ARP"), "{wire}");
+    let family = refused(&server, "up --vip 2001:db8::1 --method tunnel --dev eth");
+    assert!(family.contains("use --method dr"), "{family}");
+    assert_eq!(xvs(&server, "up --vip nonsense").status.code(), Some(2));
+    assert_eq!(state(&server), before);
+    done(&server, "up --vip 198.51.100.1");
+    let otherwise = refused(&server, "up --vip 198.51.100.1 --method tunnel");
+    assert!(otherwise.contains("is up already with --method dr --dev eth"), "{otherwise}");
+    done(&server, "down --vip 198.51.100.1");
+    server.ip("route del default");
+    let no_route = refused(&server, "up --vip 198.51.100.1");
+    assert!(no_route.contains("name it with --dev"), "{no_route}");
+    assert_eq!(state(&server), before);
+}
+
+#[test]
+fn commands_at_the_same_time_wait_for_each_other() {
+    let (_director, server) = pair();
+    let before = state(&server);
+    for action in ["up", "down"] {
+        thread::scope(|scope| {
+            for last in 1..=4 {
+                let server = &server;
+                scope.spawn(move || {
+                    done(server, &format!("{action} --vip 198.51.100.{last} --method tunnel"))
+                });
+            }
+        });
+    }
+    assert_eq!(state(&server), before);
+}
