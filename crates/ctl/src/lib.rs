@@ -9,6 +9,8 @@ pub mod adm;
 pub mod message;
 
 pub mod client;
+pub mod peer;
+pub mod server;
 
 pub mod state;
 pub mod support;

@@ -4,6 +4,8 @@
 //! waits are skipped, and listings of live numbers after the first frame are out of scope. What differs on purpose is
 //! listed in [`DIFFERENT`].
 
+#![allow(clippy::unwrap_used, reason = "the helpers of these tests are tests too")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;

@@ -323,11 +323,14 @@ fn large(number: u64, numbers: Numbers) -> String {
     if numbers == Numbers::Exact || number < 100_000_000 {
         return format!(" {number:>8}");
     }
-    let (unit, letter) = match number {
-        ..1_000_000_000 => (1_000, 'K'),
-        ..100_000_000_000 => (1_000_000, 'M'),
-        ..100_000_000_000_000 => (1_000_000_000, 'G'),
-        _ => (1_000_000_000_000, 'T'),
+    let (unit, letter) = if number < 1_000_000_000 {
+        (1_000, 'K')
+    } else if number < 100_000_000_000 {
+        (1_000_000, 'M')
+    } else if number < 100_000_000_000_000 {
+        (1_000_000_000, 'G')
+    } else {
+        (1_000_000_000_000, 'T')
     };
     format!("{:>8}{letter}", number / unit)
 }

@@ -1,0 +1,54 @@
+//! `xvsadm`: ipvsadm's command line for xvs, also under the name `ipvsadm`.
+//!
+//! Finds the daemon, hands the line to [`xvs_ctl::adm`], exits with its code. `XVS_SOCKET` names the daemon's socket.
+
+use std::env;
+use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use xvs_ctl::adm::{self, Streams, SystemResolver};
+use xvs_ctl::client::{Client, DEFAULT_SOCKET, Director, Failure};
+use xvs_ctl::message::{ConnectionRow, Reply, Request};
+
+fn main() -> ExitCode {
+    let argv: Vec<String> = env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let socket = env::var_os("XVS_SOCKET").map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from);
+    let mut director = Daemon { socket, client: None };
+    let mut stdout = BufWriter::new(io::stdout().lock());
+    let mut streams =
+        Streams { stdin: &mut io::stdin().lock(), stdout: &mut stdout, stderr: &mut io::stderr() };
+    let exit = adm::run(&argv, &mut streams, &mut director, &SystemResolver::default());
+    match stdout.flush() {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("standard output: {error}");
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::from(exit),
+    }
+}
+
+/// The daemon, connected to when there is something to ask: a wrong command line is told without one.
+struct Daemon {
+    socket: PathBuf,
+    client: Option<Client>,
+}
+
+impl Daemon {
+    fn client(&mut self) -> Result<&mut Client, Failure> {
+        match &mut self.client {
+            Some(client) => Ok(client),
+            none => Ok(none.insert(Client::connect(&self.socket)?)),
+        }
+    }
+}
+
+impl Director for Daemon {
+    fn call(&mut self, request: Request) -> Result<Reply, Failure> {
+        self.client()?.call(request)
+    }
+
+    fn connections(&mut self, each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure> {
+        self.client()?.connections(each)
+    }
+}
