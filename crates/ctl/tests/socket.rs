@@ -180,6 +180,21 @@ fn a_length_above_the_limit_is_refused_before_its_bytes_arrive() {
 }
 
 #[test]
+fn a_client_that_asks_too_much_at_once_is_told_so() {
+    let folder = Folder::new("much");
+    let (_server, handler) =
+        serve(&folder, Recorder::default(), |settings| settings.request_limit_bytes = 1000);
+    let mut client = Client::connect(&folder.socket()).unwrap();
+    // More than the socket's buffers hold, so that the refusal comes while it still writes.
+    let refused = client.call(Request::Restore(vec![Command::Flush; 1 << 20]));
+    assert!(
+        matches!(refused, Err(Failure::Refused(CommandError::TooLong { limit: 1000, .. }))),
+        "{refused:?}"
+    );
+    assert!(handler.asked.lock().unwrap().is_empty());
+}
+
+#[test]
 fn a_client_that_is_stuck_costs_only_itself() {
     let folder = Folder::new("stuck");
     let (_server, _) = serve(&folder, Recorder { connections: 60_000, ..Recorder::default() }, |settings| {
