@@ -82,10 +82,11 @@ impl Client {
     }
 
     fn send(&mut self, request: Request) -> Result<(), Failure> {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset};
         let message = RequestMessage { version: VERSION, request };
         match write_message(&mut self.stream, &message) {
             // The server may have refused and closed while we wrote: then its reason waits to be read.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Err(error) if matches!(error.kind(), BrokenPipe | ConnectionReset) => Ok(()),
             other => other.map_err(|error| self.broken(&error)),
         }
     }

@@ -10,7 +10,7 @@ pub mod cli;
 pub mod message;
 
 pub mod client;
-mod peer;
+pub mod peer;
 pub mod server;
 
 pub mod config;

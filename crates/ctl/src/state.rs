@@ -505,3 +505,172 @@ pub const DEFAULT_SCHEDULER: &str = "wlc";
 /// Every scheduler that IPVS has; `none` is a service without one.
 const SCHEDULERS: [&str; 15] =
     ["rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos", "none"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(last: u8) -> Endpoint {
+        Endpoint::new([192, 0, 2, last], 80)
+    }
+
+    fn service() -> ServiceKey {
+        ServiceKey::tcp(endpoint(100))
+    }
+
+    fn add_service(key: ServiceKey) -> Command {
+        Command::AddService { key, options: ServiceOptions::of(key.family()) }
+    }
+
+    fn add(last: u8) -> Command {
+        Command::AddDestination {
+            service: service(),
+            endpoint: endpoint(last),
+            options: DestinationOptions::default(),
+        }
+    }
+
+    fn edit(last: u8, options: DestinationOptions) -> Command {
+        Command::EditDestination { service: service(), endpoint: endpoint(last), options }
+    }
+
+    fn with_service() -> State {
+        let mut state = State::default();
+        state.apply(&add_service(service())).unwrap();
+        state
+    }
+
+    fn order(state: &State) -> Vec<Endpoint> {
+        state.service(&service()).unwrap().destinations.iter().map(|dest| dest.endpoint).collect()
+    }
+
+    #[test]
+    fn a_new_destination_goes_to_the_front_an_edited_one_keeps_its_place_and_a_readded_one_moves() {
+        let mut state = with_service();
+        for last in [1, 2, 3] {
+            state.apply(&add(last)).unwrap();
+        }
+        assert_eq!(order(&state), [endpoint(3), endpoint(2), endpoint(1)]);
+        let heavier = DestinationOptions { weight: Weight(7), ..DestinationOptions::default() };
+        state.apply(&edit(2, heavier.clone())).unwrap();
+        assert_eq!(order(&state), [endpoint(3), endpoint(2), endpoint(1)]);
+        assert_eq!(state.service(&service()).unwrap().destinations[1].options, heavier);
+        let delete = Command::DeleteDestination { service: service(), endpoint: endpoint(2) };
+        assert_eq!(state.apply(&delete), Ok(Applied::Service(service())));
+        state.apply(&add(2)).unwrap();
+        assert_eq!(order(&state), [endpoint(2), endpoint(3), endpoint(1)]);
+    }
+
+    #[test]
+    fn a_refused_command_changes_nothing_and_says_what_ipvs_would() {
+        let mut state = with_service();
+        state.apply(&add(1)).unwrap();
+        let other = ServiceKey::udp(endpoint(100));
+        let (key, there, gone) = (service(), endpoint(1), endpoint(9));
+        let plain = DestinationOptions::default();
+        let unknown = ServiceOptions { scheduler: "nosuch".to_owned(), ..ServiceOptions::of(Family::V4) };
+        let mask = ServiceOptions { netmask: Netmask::V6(0), ..ServiceOptions::of(Family::V6) };
+        let v6 = ServiceKey::tcp(Endpoint::new([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 80));
+        let icmp = ServiceKey::Address { protocol: Protocol::ICMP, endpoint: there };
+        let before = state.clone();
+        for (command, error) in [
+            (add_service(key), CommandError::ServiceExists(key)),
+            (Command::AddService { key, options: unknown.clone() }, CommandError::ServiceExists(key)),
+            (
+                Command::AddService { key: other, options: unknown },
+                CommandError::scheduler_not_found("nosuch"),
+            ),
+            (add_service(icmp), CommandError::ProtocolNotSupported(Protocol::ICMP)),
+            (
+                Command::AddService { key: v6, options: mask },
+                CommandError::InvalidOperation { why: format!("the netmask does not fit service {v6}") },
+            ),
+            (
+                Command::EditService { key: other, options: ServiceOptions::of(Family::V4) },
+                CommandError::NoSuchService(other),
+            ),
+            (Command::DeleteService(other), CommandError::NoSuchService(other)),
+            (Command::Zero(Some(other)), CommandError::NoSuchService(other)),
+            (
+                Command::AddDestination { service: other, endpoint: there, options: plain.clone() },
+                CommandError::ServiceNotDefined(other),
+            ),
+            (add(1), CommandError::DestinationExists { service: key, endpoint: there }),
+            (edit(9, plain), CommandError::NoSuchDestination { service: key, endpoint: gone }),
+            (
+                Command::DeleteDestination { service: key, endpoint: gone },
+                CommandError::NoSuchDestination { service: key, endpoint: gone },
+            ),
+            (
+                edit(1, DestinationOptions { weight: Weight(1 << 31), ..DestinationOptions::default() }),
+                CommandError::OutOfRange { what: "weight 2147483648".to_owned() },
+            ),
+            (Command::StopDaemon(SyncRole::Master), CommandError::NoDaemon(SyncRole::Master)),
+        ] {
+            assert_eq!(state.apply(&command), Err(error), "{command:?}");
+            assert_eq!(state, before, "{command:?}");
+        }
+    }
+
+    #[test]
+    fn only_unicast_addresses_become_destinations() {
+        let mut state = with_service();
+        for address in
+            ["0.0.0.0", "255.255.255.255", "224.0.0.1", "ff02::1", "fe80::1", "::", "::ffff:192.0.2.1"]
+        {
+            let options =
+                DestinationOptions { method: ForwardingMethod::Tunnel, ..DestinationOptions::default() };
+            let endpoint = Endpoint::new(address.parse::<IpAddr>().unwrap(), 80);
+            let refused = state.apply(&Command::AddDestination { service: service(), endpoint, options });
+            assert!(matches!(refused, Err(CommandError::InvalidOperation { .. })), "{address}: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn only_tunnels_cross_families_and_none_while_a_daemon_runs() {
+        let mut state = with_service();
+        let add = |method| Command::AddDestination {
+            service: service(),
+            endpoint: Endpoint::new([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 80),
+            options: DestinationOptions { method, ..DestinationOptions::default() },
+        };
+        let daemon = Command::StartDaemon(SyncDaemon {
+            role: SyncRole::Backup,
+            interface: "eth0".to_owned(),
+            sync_id: 0,
+            max_len_bytes: 1472,
+            group: IpAddr::from([224, 0, 0, 81]),
+            port: 8848,
+            ttl: 1,
+        });
+        let invalid = |result| matches!(result, Err(CommandError::InvalidOperation { .. }));
+        assert!(invalid(state.apply(&add(ForwardingMethod::Nat))));
+        state.apply(&daemon).unwrap();
+        assert_eq!(state.apply(&daemon), Err(CommandError::DaemonRunning(SyncRole::Backup)));
+        assert!(invalid(state.apply(&add(ForwardingMethod::Tunnel))));
+        state.apply(&Command::StopDaemon(SyncRole::Backup)).unwrap();
+        state.apply(&add(ForwardingMethod::Tunnel)).unwrap();
+        assert!(invalid(state.apply(&daemon)));
+    }
+
+    #[test]
+    fn a_timeout_of_0_keeps_the_value_in_force() {
+        let mut state = State::default();
+        let wanted = Timeouts { tcp_seconds: 0, tcp_fin_seconds: 60, udp_seconds: 0 };
+        assert_eq!(state.apply(&Command::SetTimeouts(wanted)), Ok(Applied::Timeouts));
+        assert_eq!(state.timeouts(), Timeouts { tcp_seconds: 900, tcp_fin_seconds: 60, udp_seconds: 300 });
+    }
+
+    #[test]
+    fn a_change_leaves_clones_alone_and_shares_the_services_that_it_does_not_touch() {
+        let mut state = with_service();
+        let other = ServiceKey::udp(endpoint(100));
+        state.apply(&add_service(other)).unwrap();
+        let before = state.clone();
+        state.apply(&add(1)).unwrap();
+        assert!(before.service(&service()).unwrap().destinations.is_empty());
+        assert!(Arc::ptr_eq(before.service(&other).unwrap(), state.service(&other).unwrap()));
+        assert_eq!(state.apply(&Command::Flush), Ok(Applied::Flushed));
+        assert_eq!((state.services().count(), before.services().count()), (0, 2));
+    }
+}

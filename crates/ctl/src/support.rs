@@ -94,3 +94,117 @@ fn destination_supported(endpoint: Endpoint, options: &DestinationOptions) -> Re
 fn refusal(object: impl ToString, what: &str, next: &str) -> CommandError {
     CommandError::NotSupported { object: object.to_string(), what: what.to_owned(), next: next.to_owned() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{Netmask, SchedulerFlags, TunnelChecksum};
+    use xvs_sched::{ForwardingMethod, Weight};
+
+    fn key() -> ServiceKey {
+        ServiceKey::tcp(Endpoint::new([192, 0, 2, 100], 80))
+    }
+
+    fn with(options: ServiceOptions) -> Command {
+        Command::AddService { key: key(), options }
+    }
+
+    fn of(key: ServiceKey) -> Command {
+        Command::AddService { key, options: ServiceOptions::of(key.family()) }
+    }
+
+    fn dest(options: DestinationOptions) -> Command {
+        Command::EditDestination { service: key(), endpoint: Endpoint::new([192, 0, 2, 1], 80), options }
+    }
+
+    #[test]
+    fn what_every_director_does_is_supported() {
+        let plain = ServiceOptions::of(Family::V4);
+        assert_eq!(supported(&with(plain.clone())), Ok(()));
+        // Without persistence a netmask means nothing and does no harm.
+        let mask = ServiceOptions { netmask: Netmask::V4([255, 255, 255, 0].into()), ..plain };
+        assert_eq!(supported(&with(mask)), Ok(()));
+        for method in [ForwardingMethod::DirectRouting, ForwardingMethod::Nat, ForwardingMethod::Tunnel] {
+            let options = DestinationOptions { method, weight: Weight(0), ..DestinationOptions::default() };
+            assert_eq!(supported(&dest(options)), Ok(()));
+        }
+        for command in [Command::Flush, Command::Zero(None), Command::DeleteService(key())] {
+            assert_eq!(supported(&command), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_object_what_is_missing_and_the_next_step() {
+        let v6 = Endpoint::new([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 80);
+        let plain = || ServiceOptions::of(Family::V4);
+        let server = DestinationOptions::default;
+        for (command, object, what) in [
+            (of(ServiceKey::tcp(v6)), "TCP [2001:db8::1]:80", "IPv6 services are"),
+            (of(ServiceKey::Mark { mark: 7, family: Family::V4 }), "FWM 7", "firewall marks are"),
+            (
+                of(ServiceKey::Address {
+                    protocol: Protocol::SCTP,
+                    endpoint: Endpoint::new([192, 0, 2, 1], 9),
+                }),
+                "SCTP 192.0.2.1:9",
+                "SCTP is",
+            ),
+            (
+                with(ServiceOptions { persistence_timeout_seconds: Some(360), ..plain() }),
+                "TCP 192.0.2.100:80",
+                "persistence (-p) is",
+            ),
+            (
+                with(ServiceOptions { persistence_engine: Some("sip".to_owned()), ..plain() }),
+                "TCP 192.0.2.100:80",
+                "persistence engines (--pe) are",
+            ),
+            (
+                with(ServiceOptions { one_packet: true, ..plain() }),
+                "TCP 192.0.2.100:80",
+                "one-packet scheduling (-o) is",
+            ),
+            (
+                with(ServiceOptions { flags: SchedulerFlags(1), ..plain() }),
+                "TCP 192.0.2.100:80",
+                "scheduler flags (-b) are",
+            ),
+            (
+                dest(DestinationOptions { upper_threshold: 1, ..server() }),
+                "192.0.2.1:80",
+                "thresholds (-x, -y) are",
+            ),
+            (
+                dest(DestinationOptions {
+                    tunnel: Tunnel::Gre { checksum: TunnelChecksum::Without },
+                    ..server()
+                }),
+                "192.0.2.1:80",
+                "tunnel types gue and gre are",
+            ),
+            (
+                Command::AddDestination { service: key(), endpoint: v6, options: server() },
+                "[2001:db8::1]:80",
+                "IPv6 destinations are",
+            ),
+        ] {
+            let refused = supported(&command).unwrap_err();
+            let CommandError::NotSupported { object: named, what: missing, next } = &refused else {
+                panic!("{refused:?}")
+            };
+            assert_eq!((named.as_str(), missing.as_str()), (object, what));
+            assert!(refused.to_string().starts_with(&format!("xvs: {object}: {what} not supported yet; ")));
+            assert!(!next.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_scheduler_that_is_missing_is_refused_with_those_there_are() {
+        let options = ServiceOptions { scheduler: "none".to_owned(), ..ServiceOptions::of(Family::V4) };
+        let Err(CommandError::SchedulerNotFound { name, known }) = supported(&with(options)) else {
+            panic!()
+        };
+        assert_eq!(name, "none");
+        assert!(known.iter().any(|known| known == "wlc"), "{known:?}");
+    }
+}

@@ -4,6 +4,8 @@
 //! waits are skipped, and listings of live numbers after the first frame are out of scope. What differs on purpose is
 //! listed in [`DIFFERENT`].
 
+#![allow(clippy::unwrap_used, reason = "the helpers of these tests are tests too")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -13,9 +15,7 @@ use serde_json::Value;
 use xvs_ctl::adm::resolver::Table;
 use xvs_ctl::adm::{Output, capture};
 use xvs_ctl::client::{Director, Failure};
-use xvs_ctl::message::{
-    Command, CommandError, ConnectionRow, DestinationRow, Rates, Reply, Request, ServiceRow, Stats,
-};
+use xvs_ctl::message::{Command, CommandError, ConnectionRow, Reply, Request, ServiceRow};
 use xvs_ctl::state::State;
 use xvs_proto::Protocol;
 
@@ -40,27 +40,7 @@ impl Model {
     }
 
     fn rows(&self) -> Vec<ServiceRow> {
-        let row =
-            |(key, service): (&xvs_sched::ServiceKey, &std::sync::Arc<xvs_ctl::state::Service>)| ServiceRow {
-                key: *key,
-                options: service.options.clone(),
-                stats: Stats::default(),
-                rates: Rates::default(),
-                destinations: service
-                    .destinations
-                    .iter()
-                    .map(|dest| DestinationRow {
-                        endpoint: dest.endpoint,
-                        options: dest.options.clone(),
-                        active: 0,
-                        inactive: 0,
-                        persistent: 0,
-                        stats: Stats::default(),
-                        rates: Rates::default(),
-                    })
-                    .collect(),
-            };
-        self.state.services().map(row).collect()
+        self.state.services().map(|(key, service)| ServiceRow::idle(*key, service)).collect()
     }
 }
 

@@ -14,6 +14,8 @@ mod listing;
 pub mod resolver;
 mod rules;
 mod table;
+#[cfg(test)]
+mod tests;
 mod values;
 mod words;
 

@@ -5,6 +5,7 @@
 //! refuses, or that popt cannot read, is told and the rest goes on; any other faulty line ends it.
 
 use std::io::{self, Write};
+use std::ops::ControlFlow;
 
 use xvs_proto::{Family, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
@@ -41,7 +42,10 @@ impl Session<'_> {
         loop {
             line.clear();
             if self.stdin.read_until(b'\n', &mut line)? == 0 {
-                return Ok(self.run_steps(&mut steps, stderr)?.unwrap_or(exit));
+                return Ok(match self.run_steps(&mut steps, stderr)? {
+                    ControlFlow::Continue(last) => last.unwrap_or(exit),
+                    ControlFlow::Break(exit) => exit,
+                });
             }
             let text = String::from_utf8_lossy(&line);
             let words: Vec<&str> = text
@@ -63,7 +67,9 @@ impl Session<'_> {
                 parsed => parsed,
             };
             // A listing has to see what the lines before it did, and an error to be told after theirs.
-            self.run_steps(&mut steps, stderr)?;
+            if let ControlFlow::Break(exit) = self.run_steps(&mut steps, stderr)? {
+                return Ok(exit);
+            }
             let ends = matches!(parsed, Ok(Parsed::Help | Parsed::Version));
             if let Err(ended) = parsed.and_then(|parsed| self.execute(&parsed)) {
                 stderr.write_all(ended.text.as_bytes())?;
@@ -76,9 +82,13 @@ impl Session<'_> {
         }
     }
 
-    /// Carries out what has been read so far and tells what went wrong, line by line. Returns the exit code of the
-    /// last line, if there was one.
-    fn run_steps(&mut self, steps: &mut Vec<Step>, stderr: &mut dyn Write) -> io::Result<Option<u8>> {
+    /// Carries out what has been read so far and tells what went wrong, line by line. Goes on with the exit code of
+    /// the last line, if there was one; breaks with one if there is nobody to carry out anything.
+    fn run_steps(
+        &mut self,
+        steps: &mut Vec<Step>,
+        stderr: &mut dyn Write,
+    ) -> io::Result<ControlFlow<u8, Option<u8>>> {
         let steps = std::mem::take(steps);
         let commands: Vec<Command> = steps
             .iter()
@@ -92,7 +102,7 @@ impl Session<'_> {
             Err(failure) => {
                 let ended = Ended::change(&failure);
                 stderr.write_all(ended.text.as_bytes())?;
-                return Ok(Some(ended.exit));
+                return Ok(ControlFlow::Break(ended.exit));
             }
         };
         let mut exit = None;
@@ -109,7 +119,7 @@ impl Session<'_> {
                 stderr.write_all(ended.text.as_bytes())?;
             }
         }
-        Ok(exit)
+        Ok(ControlFlow::Continue(exit))
     }
 
     fn batch(&mut self, commands: Vec<Command>) -> Result<BatchResults, Failure> {

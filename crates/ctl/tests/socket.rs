@@ -1,0 +1,331 @@
+//! The control socket's two ends against each other, and the server against clients that break its bounds.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of these tests are tests too")]
+
+use std::io::{self, Read, Write};
+use std::net::Ipv4Addr;
+use std::ops::ControlFlow;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::process::{Command as Process, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use std::{env, fs, process};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use xvs_ctl::client::{Client, Director, Failure};
+use xvs_ctl::message::{
+    Command, CommandError, ConnectionRow, Reply, ReplyMessage, Request, RequestMessage, VERSION, decode,
+    read_frame, write_message,
+};
+use xvs_ctl::server::{Handler, Peer, Server, Settings, StartError};
+use xvs_ctl::state::Timeouts;
+use xvs_proto::{Endpoint, Protocol};
+
+/// A folder of its own for each test, removed with it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = env::temp_dir().join(format!("xvs-{}-{name}", process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        Self(path)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.0.join("xvsd.sock")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Says yes, remembers what it was asked, and has so many connections.
+#[derive(Default)]
+struct Recorder {
+    asked: Mutex<Vec<Request>>,
+    connections: u16,
+}
+
+impl Handler for Recorder {
+    fn handle(&self, request: Request, _: &Peer) -> Result<Reply, CommandError> {
+        let reply = match &request {
+            Request::Timeouts => Ok(Reply::Timeouts(Timeouts::default())),
+            Request::ListServices => Ok(Reply::Services(Vec::new())),
+            Request::Status => panic!("the handler is broken"),
+            _ => Ok(Reply::Done),
+        };
+        self.asked.lock().unwrap().push(request);
+        reply
+    }
+
+    fn connections(
+        &self,
+        each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
+    ) -> Result<(), CommandError> {
+        for port in 1..=self.connections {
+            if each(connection(port)).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn connection(port: u16) -> ConnectionRow {
+    let endpoint = |last, port| Endpoint::new(Ipv4Addr::new(192, 0, 2, last), port);
+    ConnectionRow {
+        protocol: Protocol::TCP,
+        expires_seconds: 60,
+        state: "ESTABLISHED".to_owned(),
+        client: endpoint(1, port),
+        virtual_endpoint: endpoint(2, 80),
+        dest: endpoint(3, 80),
+        engine: None,
+    }
+}
+
+fn serve(folder: &Folder, handler: Recorder, adjust: impl FnOnce(&mut Settings)) -> (Server, Arc<Recorder>) {
+    let mut settings = Settings::of(folder.socket());
+    adjust(&mut settings);
+    let handler = Arc::new(handler);
+    (Server::start(settings, Arc::clone(&handler) as Arc<dyn Handler>).unwrap(), handler)
+}
+
+fn raw_reply(stream: &mut UnixStream) -> ReplyMessage {
+    decode(&read_frame(stream, 1 << 20).unwrap().unwrap()).unwrap()
+}
+
+/// Whether the other end has closed: nothing more to read, in either of the two ways a socket says so.
+fn closed(stream: &mut UnixStream) -> bool {
+    match stream.read(&mut [0]) {
+        Ok(count) => count == 0,
+        Err(error) => error.kind() == io::ErrorKind::ConnectionReset,
+    }
+}
+
+#[test]
+fn a_request_reaches_the_handler_and_its_reply_the_client() {
+    let folder = Folder::new("request");
+    let (_server, handler) = serve(&folder, Recorder::default(), |_| {});
+    let mut client = Client::connect(&folder.socket()).unwrap();
+    assert_eq!(client.call(Request::Change(Command::Flush)).unwrap(), Reply::Done);
+    assert_eq!(client.call(Request::Timeouts).unwrap(), Reply::Timeouts(Timeouts::default()));
+    assert_eq!(*handler.asked.lock().unwrap(), [Request::Change(Command::Flush), Request::Timeouts]);
+}
+
+#[test]
+fn connections_come_in_their_order_and_in_bounded_parts() {
+    let folder = Folder::new("parts");
+    let (_server, _) = serve(&folder, Recorder { connections: 2000, ..Recorder::default() }, |_| {});
+    let mut ports = Vec::new();
+    let mut client = Client::connect(&folder.socket()).unwrap();
+    let mut each = |row: ConnectionRow| {
+        ports.push(row.client.port);
+        Ok(())
+    };
+    client.connections(&mut each).unwrap();
+    assert!(ports.iter().copied().eq(1..=2000));
+
+    let mut stream = UnixStream::connect(folder.socket()).unwrap();
+    let message = RequestMessage { version: VERSION, request: Request::ListConnections };
+    write_message(&mut stream, &message).unwrap();
+    let mut sizes = Vec::new();
+    loop {
+        let part = raw_reply(&mut stream);
+        let Ok(Reply::Connections(rows)) = part.answer else { panic!("{:?}", part.answer) };
+        sizes.push(rows.len());
+        if !part.more {
+            break;
+        }
+    }
+    assert_eq!(sizes, [512, 512, 512, 464]);
+}
+
+#[test]
+fn a_message_that_is_no_request_is_refused_and_the_connection_goes_on() {
+    let folder = Folder::new("garbage");
+    let (_server, _) = serve(&folder, Recorder::default(), |_| {});
+    let mut stream = UnixStream::connect(folder.socket()).unwrap();
+    let garbage: [&[u8]; 4] = [b"", b"{", b"\xff\xfe", br#"{"version":1,"request":"no such"}"#];
+    for text in garbage {
+        stream.write_all(&(text.len() as u32).to_be_bytes()).unwrap();
+        stream.write_all(text).unwrap();
+        assert!(matches!(raw_reply(&mut stream).answer, Err(CommandError::Malformed { .. })), "{text:?}");
+    }
+    write_message(&mut stream, &RequestMessage { version: VERSION + 1, request: Request::Timeouts }).unwrap();
+    let refused = CommandError::WrongVersion { ours: VERSION, theirs: VERSION + 1 };
+    assert_eq!(raw_reply(&mut stream).answer, Err(refused));
+    write_message(&mut stream, &RequestMessage { version: VERSION, request: Request::Timeouts }).unwrap();
+    assert_eq!(raw_reply(&mut stream).answer, Ok(Reply::Timeouts(Timeouts::default())));
+}
+
+#[test]
+fn a_length_above_the_limit_is_refused_before_its_bytes_arrive() {
+    let folder = Folder::new("length");
+    let (_server, _) =
+        serve(&folder, Recorder::default(), |settings| settings.request_limit_bytes = 16 << 20);
+    let mut stream = UnixStream::connect(folder.socket()).unwrap();
+    stream.write_all(&100_000_000_u32.to_be_bytes()).unwrap();
+    let refused = CommandError::TooLong { bytes: 100_000_000, limit: 16 << 20 };
+    assert_eq!(raw_reply(&mut stream).answer, Err(refused));
+    assert!(closed(&mut stream));
+    Client::connect(&folder.socket()).unwrap().call(Request::Timeouts).unwrap();
+}
+
+#[test]
+fn a_client_that_asks_too_much_at_once_is_told_so() {
+    let folder = Folder::new("much");
+    let (_server, handler) =
+        serve(&folder, Recorder::default(), |settings| settings.request_limit_bytes = 1000);
+    let mut client = Client::connect(&folder.socket()).unwrap();
+    // More than the socket's buffers hold, so that the refusal comes while it still writes.
+    let refused = client.call(Request::Restore(vec![Command::Flush; 1 << 20]));
+    assert!(
+        matches!(refused, Err(Failure::Refused(CommandError::TooLong { limit: 1000, .. }))),
+        "{refused:?}"
+    );
+    assert!(handler.asked.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_client_that_is_stuck_costs_only_itself() {
+    let folder = Folder::new("stuck");
+    let (_server, _) = serve(&folder, Recorder { connections: 60_000, ..Recorder::default() }, |settings| {
+        settings.idle = Duration::from_millis(500);
+        settings.transfer = Duration::from_millis(500);
+    });
+    let mut silent = UnixStream::connect(folder.socket()).unwrap();
+    let mut half = UnixStream::connect(folder.socket()).unwrap();
+    half.write_all(&10_u32.to_be_bytes()).unwrap();
+    half.write_all(b"{").unwrap();
+    // Asks for megabytes and takes none.
+    let mut deaf = UnixStream::connect(folder.socket()).unwrap();
+    write_message(&mut deaf, &RequestMessage { version: VERSION, request: Request::ListConnections })
+        .unwrap();
+    Client::connect(&folder.socket()).unwrap().call(Request::Timeouts).unwrap();
+    assert!(closed(&mut silent));
+    assert!(closed(&mut half));
+    // Hangs up although nothing was ever taken.
+    poll(&mut [PollFd::new(&deaf, PollFlags::HUP)], None).unwrap();
+}
+
+#[test]
+fn a_handler_that_panics_costs_only_that_client() {
+    let folder = Folder::new("panic");
+    let (_server, _) = serve(&folder, Recorder::default(), |settings| settings.clients = 1);
+    let broken = Client::connect(&folder.socket()).unwrap().call(Request::Status);
+    assert!(matches!(broken, Err(Failure::Transport(_))), "{broken:?}");
+    let mut next = Client::connect(&folder.socket()).unwrap();
+    assert_eq!(next.call(Request::Timeouts).unwrap(), Reply::Timeouts(Timeouts::default()));
+}
+
+#[test]
+fn a_client_too_many_is_told_and_there_is_room_again_when_one_goes() {
+    let folder = Folder::new("many");
+    let (_server, _) = serve(&folder, Recorder::default(), |settings| settings.clients = 1);
+    let mut first = Client::connect(&folder.socket()).unwrap();
+    first.call(Request::Timeouts).unwrap();
+    let refused = Client::connect(&folder.socket()).unwrap().call(Request::Timeouts);
+    assert!(matches!(refused, Err(Failure::Refused(CommandError::TooManyClients))), "{refused:?}");
+    drop(first);
+    let served = |_| Client::connect(&folder.socket()).unwrap().call(Request::Timeouts).is_ok();
+    assert!((0..10_000).any(served), "the place is never free again");
+}
+
+#[test]
+fn a_second_server_refuses_and_leaves_the_first_alone() {
+    let folder = Folder::new("second");
+    let (server, _) = serve(&folder, Recorder::default(), |_| {});
+    let second = Server::start(Settings::of(folder.socket()), Arc::new(Recorder::default()));
+    let Err(StartError::InUse(path)) = second else { panic!("{second:?}") };
+    assert_eq!(path, server.socket());
+    Client::connect(&folder.socket()).unwrap().call(Request::Timeouts).unwrap();
+    drop(server);
+    assert!(!folder.socket().exists());
+    let (_third, _) = serve(&folder, Recorder::default(), |_| {});
+    Client::connect(&folder.socket()).unwrap().call(Request::Timeouts).unwrap();
+}
+
+#[test]
+fn a_stale_socket_is_replaced_and_a_file_in_its_place_is_not() {
+    let folder = Folder::new("stale");
+    drop(UnixListener::bind(folder.socket()).unwrap());
+    let (server, _) = serve(&folder, Recorder::default(), |_| {});
+    Client::connect(&folder.socket()).unwrap().call(Request::Timeouts).unwrap();
+    drop(server);
+    fs::write(folder.socket(), "precious").unwrap();
+    let refused = Server::start(Settings::of(folder.socket()), Arc::new(Recorder::default()));
+    assert!(matches!(refused, Err(StartError::NotASocket(_))), "{refused:?}");
+    assert_eq!(fs::read_to_string(folder.socket()).unwrap(), "precious");
+}
+
+/// Runs `xvsadm` as user 65534 with these groups, which only root can do.
+fn as_nobody(folder: &Folder, groups: &str, arguments: &[&str]) -> Option<(i32, String)> {
+    if !is_root() {
+        eprintln!("skipped: running a program as another user needs root");
+        return None;
+    }
+    let program = folder.0.join("xvsadm");
+    fs::copy(env!("CARGO_BIN_EXE_xvsadm"), &program).unwrap();
+    let output = Process::new("setpriv")
+        .args(["--reuid", "65534", "--regid", "65534", groups])
+        .arg(&program)
+        .args(arguments)
+        .env("XVS_SOCKET", folder.socket())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    Some((output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap()))
+}
+
+fn is_root() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    status.lines().any(|line| line.starts_with("Uid:\t0\t0"))
+}
+
+#[test]
+fn others_may_read_and_only_members_of_the_group_may_change() {
+    let folder = Folder::new("rights");
+    let group = fs::read_to_string("/etc/group").unwrap();
+    let (name, number) = group
+        .lines()
+        .rev()
+        .find_map(|line| {
+            let mut fields = line.split(':');
+            Some((fields.next()?.to_owned(), fields.nth(1)?.to_owned())).filter(|(_, number)| number != "0")
+        })
+        .unwrap();
+    let (_server, handler) = serve(&folder, Recorder::default(), |settings| {
+        settings.mode = 0o666;
+        settings.group = name;
+    });
+    let denied = "Permission denied (you must be root)\n".to_owned();
+    let Some(listed) = as_nobody(&folder, "--clear-groups", &["-L", "-n"]) else { return };
+    assert_eq!(listed, (0, String::new()));
+    assert_eq!(as_nobody(&folder, "--clear-groups", &["-C"]), Some((255, denied)));
+    assert_eq!(*handler.asked.lock().unwrap(), [Request::ListServices]);
+    let groups = format!("--groups={number}");
+    assert_eq!(as_nobody(&folder, &groups, &["-C"]), Some((0, String::new())));
+    assert_eq!(handler.asked.lock().unwrap().last(), Some(&Request::Change(Command::Flush)));
+}
+
+#[test]
+fn without_a_daemon_xvsadm_names_the_socket_and_how_to_start_one() {
+    let folder = Folder::new("absent");
+    let output = Process::new(env!("CARGO_BIN_EXE_xvsadm"))
+        .arg("-L")
+        .env("XVS_SOCKET", folder.socket())
+        .output()
+        .unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(message.contains(folder.socket().to_str().unwrap()), "{message}");
+    assert!(message.contains("xvsd --interface"), "{message}");
+}
