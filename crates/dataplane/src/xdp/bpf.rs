@@ -13,6 +13,14 @@ use std::ptr::{self, NonNull};
 
 use libxdp_sys as sys;
 
+/// Bytes of a structure of options up to this field of 4 bytes. libbpf wants zero bytes after what it knows, and what
+/// pads a structure at its end holds anything.
+macro_rules! size_to {
+    ($options:ty, $field:ident) => {
+        std::mem::offset_of!($options, $field) + 4
+    };
+}
+
 /// An object file, opened or loaded.
 pub(super) struct Object(NonNull<sys::bpf_object>);
 
@@ -143,7 +151,7 @@ impl<const K: usize> Map<'_, K> {
 pub(super) fn attach_xdp(program: BorrowedFd<'_>, interface: u32, flags: u32) -> io::Result<OwnedFd> {
     // SAFETY: the options are integers, pointers that may be null, and a union of these.
     let mut options: sys::bpf_link_create_opts = unsafe { std::mem::zeroed() };
-    options.sz = size_of::<sys::bpf_link_create_opts>();
+    options.sz = size_to!(sys::bpf_link_create_opts, flags);
     options.flags = flags;
     let (program, interface) = (program.as_raw_fd(), interface as c_int);
     // SAFETY: `options` says its size and is read during the call only.
@@ -157,7 +165,7 @@ pub(super) fn attach_xdp(program: BorrowedFd<'_>, interface: u32, flags: u32) ->
 pub(super) fn test_run(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<u32> {
     // SAFETY: the options are integers and pointers that may be null.
     let mut options: sys::bpf_test_run_opts = unsafe { std::mem::zeroed() };
-    options.sz = size_of::<sys::bpf_test_run_opts>();
+    options.sz = size_to!(sys::bpf_test_run_opts, repeat);
     options.data_in = frame.as_ptr().cast();
     options.data_size_in = frame.len() as u32;
     options.repeat = 1;
@@ -194,7 +202,7 @@ pub(super) fn attach_tc(program: BorrowedFd<'_>, interface: u32, direction: Dire
         },
     );
     let mut options = sys::bpf_tc_opts {
-        sz: size_of::<sys::bpf_tc_opts>(),
+        sz: size_to!(sys::bpf_tc_opts, priority),
         prog_fd: program.as_raw_fd(),
         flags: 0,
         prog_id: 0,
@@ -207,7 +215,7 @@ pub(super) fn attach_tc(program: BorrowedFd<'_>, interface: u32, direction: Dire
 
 fn hook(interface: u32, attach_point: sys::bpf_tc_attach_point) -> sys::bpf_tc_hook {
     sys::bpf_tc_hook {
-        sz: size_of::<sys::bpf_tc_hook>(),
+        sz: size_to!(sys::bpf_tc_hook, parent),
         ifindex: interface as c_int,
         attach_point,
         parent: 0,

@@ -1,7 +1,8 @@
-//! The wire: steering and attachment to interfaces.
+//! The wire: steering, attachment to interfaces, AF_XDP sockets and the TAP back to the kernel.
 //!
-//! [`Steering`] holds what is the director's; [`Steering::attach`] puts the program on an interface. Everything here is
-//! set up and taken down by the control thread and may block.
+//! [`Steering`] holds what is the director's; [`Steering::attach`] puts the program on an interface; [`Sockets`] are
+//! one worker's queues of every attached interface over one UMEM. Everything here is set up and taken down by the
+//! control thread and may block; only what [`crate::port::xdp::XdpPort`] calls of [`Sockets`] runs per burst.
 
 // Rings, descriptors and libbpf are raw memory and C; what leaves this module is safe to use wrongly.
 #![allow(unsafe_code)]
@@ -10,9 +11,13 @@ mod mode;
 mod program;
 mod steering;
 
+mod descriptor;
+mod socket;
+
 mod bpf;
 mod sys;
 
 pub use mode::{MAX_MTU, Mode, Refusal};
 pub use program::{AttachError, Attached, Steering, SteeringError, Verdict};
+pub use socket::{CopyMode, Queues, RingSizes, SocketError, Sockets, Statistics, Unsent};
 pub use steering::SteeringRules;
