@@ -40,6 +40,9 @@ struct xvs_prefix {
 	__u8 addr[16];
 };
 
+/* Before a frame that is passed to the kernel of an interface in generic mode: random bytes that nobody else knows. */
+#define XVS_MARKER_SIZE 16
+
 #define XVS_MAX_ENDPOINTS (1 << 18)
 #define XVS_MAX_ADDRESSES (1 << 16)
 #define XVS_MAX_PREFIXES (1 << 14)

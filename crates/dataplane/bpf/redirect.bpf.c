@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /* Steering: frames that are the director's go to the AF_XDP socket of their queue, all others to the kernel.
  *
- * Runs once a frame, before the kernel has seen it. It never drops and never edits; what it cannot parse is the
- * kernel's, and so is everything on a queue that no worker has opened. It may take too much (the pipeline gives
+ * Runs once a frame, before the kernel has seen it. It never drops, and edits nothing but a marker of our own; what
+ * it cannot parse is the kernel's, and so is everything on a queue that no worker has opened. It may take too much (the pipeline gives
  * that back), never too little. Cost of a frame that is not ours: three look-ups. What becomes of a frame that
  * is ours is not decided here.
  */
@@ -284,9 +284,26 @@ static __always_inline int is_ours(struct xdp_md *ctx)
 	return transport_header(&packet, at, end) && matches(&packet);
 }
 
+/* Set before the program is loaded. */
+const volatile __u64 marker[XVS_MARKER_SIZE / 8] = {};
+
+/* Whether the director has seen a frame before and wants the kernel to have it. In generic mode the kernel runs this
+ * program also on what is redirected to the interface's ingress, and nothing of a packet but its bytes is visible
+ * here. What is found so is stripped of its marker.
+ */
+static __always_inline int is_reinjected(struct xdp_md *ctx)
+{
+	__u64 *first = (void *)(long)ctx->data;
+	if ((void *)(first + 2) > (void *)(long)ctx->data_end || first[0] != marker[0] || first[1] != marker[1])
+		return 0;
+	return bpf_xdp_adjust_head(ctx, XVS_MARKER_SIZE) == 0;
+}
+
 SEC("xdp")
 int redirect(struct xdp_md *ctx)
 {
+	if (is_reinjected(ctx))
+		return XDP_PASS;
 	/* A queue without a socket falls to the kernel. */
 	return is_ours(ctx) ? bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_PASS) : XDP_PASS;
 }

@@ -2,7 +2,7 @@
 //!
 //! The way of a packet, as modules in its order: a [`port`] hands a burst of frames to the pipeline; each is
 //! parsed, classified against the snapshot, looked up among the connections, scheduled if it begins one,
-//! rewritten or encapsulated, and sent.
+//! rewritten or encapsulated, and sent. What was not ours after all goes back to the kernel by [`reinject`].
 
 pub mod shm;
 pub mod xdp;
@@ -10,3 +10,5 @@ pub mod xdp;
 pub mod port;
 
 pub mod egress;
+
+pub mod reinject;

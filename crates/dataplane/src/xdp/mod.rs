@@ -14,6 +14,8 @@ mod steering;
 mod descriptor;
 mod socket;
 
+pub(crate) mod tap;
+
 mod bpf;
 mod sys;
 

@@ -12,10 +12,11 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketType, socket};
+use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::bpf::{Map, Object, attach_xdp, test_run};
 use super::mode::{Mode, Refusal, Settings};
-use super::steering::{Image, Roles, SteeringRules};
+use super::steering::{Image, Marker, Roles, SteeringRules};
 
 const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/redirect.bpf.o"));
 const SHARED: [&CStr; 3] = [c"endpoints", c"addresses", c"prefixes"];
@@ -89,7 +90,9 @@ impl Steering {
         };
         refuse(Mode::Native)?;
 
-        let object = self.object_for_an_interface().map_err(failed)?;
+        let mut marker = Marker::default();
+        getrandom(&mut marker, GetRandomFlags::empty()).map_err(|error| failed(error.into()))?;
+        let object = self.object_for_an_interface(&marker).map_err(failed)?;
         let program = object.program(c"redirect").map_err(failed)?;
         let occupied = |error: io::Error| match error.raw_os_error() {
             Some(libc::EBUSY | libc::EEXIST) => AttachError::Occupied { interface: interface.to_owned() },
@@ -105,7 +108,15 @@ impl Steering {
                 other => return Err(other),
             },
         };
-        Ok(Attached { link, object, interface: interface.to_owned(), index, settings, native_refused })
+        Ok(Attached {
+            link,
+            object,
+            interface: interface.to_owned(),
+            index,
+            settings,
+            native_refused,
+            marker,
+        })
     }
 
     /// Before new rules become visible to the workers: steers also what they steer. What they no longer steer is
@@ -144,8 +155,9 @@ impl Steering {
         Ok(if returned == REDIRECT { Verdict::Steered } else { Verdict::Kernel })
     }
 
-    fn object_for_an_interface(&self) -> io::Result<Object> {
+    fn object_for_an_interface(&self, marker: &Marker) -> io::Result<Object> {
         let mut object = Object::open(OBJECT)?;
+        object.set_constants(marker)?;
         object.leave_out(c"verdict")?;
         for map in SHARED {
             object.share(map, &self.object)?;
@@ -243,6 +255,7 @@ pub struct Attached {
     index: u32,
     settings: Settings,
     native_refused: Option<io::Error>,
+    marker: Marker,
 }
 
 impl Attached {
@@ -274,6 +287,15 @@ impl Attached {
     /// Why not in native mode.
     pub fn native_refused(&self) -> Option<&io::Error> {
         self.native_refused.as_ref()
+    }
+
+    /// What must stand before a frame for the program to leave it to the kernel; nothing in native mode, where the
+    /// program sits before the point at which such a frame comes in.
+    pub(crate) fn marker(&self) -> &[u8] {
+        match self.mode() {
+            Mode::Native => &[],
+            Mode::Generic => &self.marker,
+        }
     }
 
     /// Lets the program steer a queue to a socket, until the socket is closed.

@@ -64,6 +64,9 @@ impl Image {
     }
 }
 
+/// What stands before a frame that the program shall leave to the kernel.
+pub(crate) type Marker = [u8; 16];
+
 const SERVICE: u32 = 1 << 0;
 const DESTINATION: u32 = 1 << 1;
 const LOCAL: u32 = 1 << 2;
@@ -162,6 +165,7 @@ mod tests {
             claim(format!("offsetof(struct xvs_{name}, {field}) == {}", at.start));
             claim(format!("sizeof(((struct xvs_{name} *)0)->{field}) == {}", at.len()));
         }
+        claim(format!("XVS_MARKER_SIZE == {}", size_of::<Marker>()));
         for (name, value) in [("SERVICE", SERVICE), ("DESTINATION", DESTINATION), ("LOCAL", LOCAL)] {
             claim(format!("XVS_{name} == {value}"));
         }
