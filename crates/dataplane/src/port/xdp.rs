@@ -1,0 +1,141 @@
+//! The wire as a [`Port`]: one worker's AF_XDP sockets, the TAPs back to the kernel, and its wake-up.
+//!
+//! Made by the control thread, moved to the worker's thread. Frames come in turn from the queues of all interfaces and
+//! go out by the first queue that the worker owns of theirs. What was transmitted is on its way after
+//! [`Port::flush`]; while the kernel has not taken all of it, [`Port::wait`] returns after a millisecond so that the
+//! worker flushes again. Nothing allocates after [`XdpPort::open`].
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+
+use crate::port::{BURST, LinkId, Port, Received, Woken};
+use crate::reinject::Reinjector;
+use crate::shm::{Census, Frame};
+use crate::xdp::{Sockets, Unsent};
+
+/// How many sockets one worker may have.
+pub const MAX_SOCKETS: usize = 63;
+
+/// One worker's port to the wire.
+pub struct XdpPort {
+    sockets: Sockets,
+    /// By link.
+    to_kernel: Vec<Arc<Reinjector>>,
+    waker: Waker,
+    unsent: Unsent,
+}
+
+impl XdpPort {
+    /// A port over these sockets; `to_kernel` has the way back for each of their links, in the same order.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] if the two do not fit each other or there are more than [`MAX_SOCKETS`] sockets;
+    /// what the kernel says when it has no more descriptors.
+    pub fn open(sockets: Sockets, to_kernel: Vec<Arc<Reinjector>>) -> io::Result<Self> {
+        let fits = to_kernel.len() == sockets.links() && sockets.fds().count() <= MAX_SOCKETS;
+        if !fits {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let event = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+        Ok(Self { sockets, to_kernel, waker: Waker(Arc::new(event)), unsent: Unsent::Nothing })
+    }
+
+    /// What ends this port's wait.
+    pub fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    /// Its sockets, for their mode and statistics.
+    pub fn sockets(&self) -> &Sockets {
+        &self.sockets
+    }
+}
+
+impl Port for XdpPort {
+    fn receive(&mut self, burst: &mut Vec<Received>) {
+        let room = BURST.saturating_sub(burst.len());
+        self.sockets.receive(room, |link, frame| burst.push(Received { link, frame }));
+    }
+
+    fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
+        self.sockets.transmit(link, frame)
+    }
+
+    fn pass_to_kernel(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
+        let Some(way) = self.to_kernel.get(usize::from(link.0)) else { return Err(frame) };
+        match way.inject(frame.bytes()) {
+            Ok(()) => {
+                self.sockets.pool().put(frame);
+                Ok(())
+            }
+            Err(_) => Err(frame),
+        }
+    }
+
+    fn allocate(&mut self) -> Option<Frame> {
+        self.sockets.pool().take()
+    }
+
+    fn recycle(&mut self, frame: Frame) {
+        self.sockets.pool().put(frame);
+    }
+
+    fn flush(&mut self) {
+        self.unsent = self.sockets.flush();
+    }
+
+    fn wait(&mut self, at_most: Option<Duration>) -> Woken {
+        let retry = Duration::from_millis(1);
+        let at_most = match self.unsent {
+            Unsent::Some => Some(at_most.map_or(retry, |limit| limit.min(retry))),
+            Unsent::Nothing => at_most,
+        };
+        // One too long for the kernel is as good as none.
+        let timeout = at_most.and_then(|limit| Timespec::try_from(limit).ok());
+        let mut fds = [const { None }; MAX_SOCKETS + 1];
+        let waker = self.waker.0.as_fd();
+        let mut count = 0;
+        for (slot, fd) in fds.iter_mut().zip(std::iter::once(waker).chain(self.sockets.fds())) {
+            *slot = Some(fd);
+            count += 1;
+        }
+        let mut polled = fds.map(|fd| PollFd::from_borrowed_fd(fd.unwrap_or(waker), PollFlags::IN));
+        match poll(&mut polled[..count], timeout.as_ref()) {
+            Ok(0) => Woken::TimedOut,
+            Ok(_) => {
+                if !polled[0].revents().is_empty() {
+                    self.waker.clear();
+                }
+                Woken::Ready
+            }
+            // A signal; whoever waits looks for work and waits again.
+            Err(_) => Woken::Ready,
+        }
+    }
+
+    fn census(&self) -> Census {
+        self.sockets.census()
+    }
+}
+
+/// Calls a worker out of [`Port::wait`], from any thread; a call before the wait ends that wait at once.
+#[derive(Debug, Clone)]
+pub struct Waker(Arc<OwnedFd>);
+
+impl Waker {
+    /// Ends the current wait, or the next one.
+    pub fn wake(&self) {
+        // It fails only when the counter is at its limit: then the wait ends anyway.
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+
+    fn clear(&self) {
+        let mut count = [0; 8];
+        // That nobody called meanwhile is no error.
+        let _ = rustix::io::read(&self.0, &mut count);
+    }
+}
