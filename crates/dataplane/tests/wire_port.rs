@@ -17,7 +17,9 @@ use cable::{
 };
 use xvs_dataplane::port::xdp::XdpPort;
 use xvs_dataplane::port::{BURST, LinkId, Port, Woken};
-use xvs_dataplane::xdp::{CopyMode, Mode, Queues, RingSizes, SocketError, Sockets, Steering, SteeringRules};
+use xvs_dataplane::xdp::{
+    CopyMode, MAX_MTU, Mode, Queues, RingSizes, SocketError, Sockets, Steering, SteeringRules,
+};
 use xvs_proto::{Endpoint, Protocol, ethernet};
 
 /// UDP to and from the virtual address's port 53 is the director's.
@@ -28,6 +30,11 @@ fn steering() -> Steering {
         SteeringRules { services: [echo].into(), nat_destinations: [echo].into(), ..Default::default() };
     steering.update(&rules).unwrap();
     steering
+}
+
+/// Bytes that differ from datagram to datagram and within one.
+fn datagram(number: u32, len: usize) -> Vec<u8> {
+    (0..len as u32).map(|at| (number.wrapping_mul(31) + at) as u8).collect()
 }
 
 /// One burst: whatever comes in by one link leaves by the other.
@@ -49,8 +56,8 @@ fn forward_burst(port: &mut XdpPort) {
     port.flush();
 }
 
-/// Sends `count` datagrams from the client to the server and back, through the port, 32 at a time.
-fn echo_through(cable: &Cable, port: &mut XdpPort, count: u32) {
+/// Sends `count` datagrams of `len` bytes from the client to the server and back, through the port, 32 at a time.
+fn echo_through(cable: &Cable, port: &mut XdpPort, count: u32, len: usize) {
     let done = AtomicBool::new(false);
     let waker = port.waker();
     let ready = std::sync::Barrier::new(2);
@@ -71,7 +78,7 @@ fn echo_through(cable: &Cable, port: &mut XdpPort, count: u32) {
                         let socket = UdpSocket::bind((Ipv4Addr::from(VIP), 53)).unwrap();
                         socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
                         ready.wait();
-                        let mut buffer = [0; 64];
+                        let mut buffer = [0; 4096];
                         for _ in 0..count {
                             let (len, from) = socket.recv_from(&mut buffer).expect("the request arrives");
                             socket.send_to(&buffer[..len], from).unwrap();
@@ -86,12 +93,12 @@ fn echo_through(cable: &Cable, port: &mut XdpPort, count: u32) {
                     let numbers: Vec<u32> = (0..count).collect();
                     for window in numbers.chunks(32) {
                         for number in window {
-                            socket.send(&number.to_be_bytes()).unwrap();
+                            socket.send(&datagram(*number, len)).unwrap();
                         }
                         for number in window {
-                            let mut buffer = [0; 64];
-                            let len = socket.recv(&mut buffer).expect("the echo arrives");
-                            assert_eq!(buffer[..len], number.to_be_bytes());
+                            let mut buffer = [0; 4096];
+                            let received = socket.recv(&mut buffer).expect("the echo arrives");
+                            assert!(buffer[..received] == datagram(*number, len), "datagram {number}");
                         }
                     }
                 });
@@ -109,7 +116,7 @@ fn echo_through(cable: &Cable, port: &mut XdpPort, count: u32) {
 /// A frame that no host answers (EtherType for experiments, IEEE 802), sent to the server.
 fn send_one(port: &mut XdpPort, link: LinkId) -> bool {
     let mut frame = port.allocate().expect("a frame is free");
-    assert!(frame.resize(60));
+    assert!(frame.resize(20) && frame.grow_front(40), "the packet begins in the headroom");
     frame.bytes_mut().fill(0xa5);
     ethernet::emit(frame.bytes_mut(), xvs_proto::MacAddr(LAN_MAC), xvs_proto::MacAddr(SERVER_MAC), 0x88b5);
     port.transmit(link, frame).map_err(|frame| port.recycle(frame)).is_ok()
@@ -143,7 +150,63 @@ fn datagrams_go_through_both_ways_and_every_frame_is_accounted_for() {
         assert_eq!(*port.sockets().copy_mode(), CopyMode::Copy { because_of: "d0".into() });
         let total = total(&port);
         assert_balanced(&port, total);
-        echo_through(&cable, &mut port, 5_000);
+        echo_through(&cable, &mut port, 5_000, 18);
+        drain(&mut port);
+        assert_balanced(&port, total);
+    });
+}
+
+#[test]
+fn the_largest_packets_that_attaching_allows_go_through_both_ways() {
+    let cable = Cable::lay();
+    let mtu = MAX_MTU;
+    for (host, device) in
+        [(Host::Client, "c0"), (Host::Director, "d0"), (Host::Director, "d1"), (Host::Server, "s0")]
+    {
+        cable.on(host, &format!("ip link set dev {device} mtu {mtu}"));
+    }
+    cable.inside(Host::Director, || {
+        let steering = steering();
+        let links = attach_both(&steering);
+        assert_eq!(links[0].mode(), Mode::Native, "{:?}", links[0].native_refused());
+        let mut port = open_port(&[&links[0], &links[1]]);
+        let total = total(&port);
+        echo_through(&cable, &mut port, 100, mtu as usize - 28);
+        drain(&mut port);
+        assert_balanced(&port, total);
+    });
+}
+
+#[test]
+fn one_interface_in_generic_mode_and_one_in_native_mode_work_together() {
+    let cable = Cable::lay();
+    cable.only_generic_on_d0();
+    cable.inside(Host::Director, || {
+        let steering = steering();
+        let links = attach_both(&steering);
+        assert_eq!(links.each_ref().map(|link| link.mode()), [Mode::Generic, Mode::Native]);
+        let mut port = open_port(&[&links[0], &links[1]]);
+        let total = total(&port);
+        echo_through(&cable, &mut port, 1_000, 1472);
+        drain(&mut port);
+        assert_balanced(&port, total);
+    });
+}
+
+#[test]
+fn a_worker_with_several_queues_of_each_interface_serves_them_all() {
+    let cable = Cable::with_queues(2);
+    cable.inside(Host::Director, || {
+        let steering = steering();
+        let links = attach_both(&steering);
+        assert_eq!(links.each_ref().map(|link| link.receive_queues()), [2, 2]);
+        let mut port = open_port(&[&links[0], &links[1]]);
+        assert_eq!(port.sockets().fds().count(), 4);
+        let total = total(&port);
+        // Each round is another flow, which the kernel may put on another queue.
+        for _ in 0..16 {
+            echo_through(&cable, &mut port, 64, 18);
+        }
         drain(&mut port);
         assert_balanced(&port, total);
     });
@@ -165,7 +228,7 @@ fn a_full_ring_hands_frames_back_and_takes_them_again_once_it_is_flushed() {
             assert_balanced(&port, total);
         }
         assert!(!send_one(&mut port, LinkId(2)), "there is no such link");
-        echo_through(&cable, &mut port, 100);
+        echo_through(&cable, &mut port, 100, 18);
         drain(&mut port);
         assert_balanced(&port, total);
     });
@@ -179,7 +242,7 @@ fn a_link_that_is_down_hands_frames_back_and_works_again_when_it_is_up() {
         let links = attach_both(&steering);
         let mut port = open_port(&[&links[0], &links[1]]);
         let total = total(&port);
-        echo_through(&cable, &mut port, 100);
+        echo_through(&cable, &mut port, 100, 18);
 
         cable.on(Host::Director, "ip link set d1 down");
         assert!(send_one(&mut port, LAN), "nobody has told us yet");
@@ -196,7 +259,7 @@ fn a_link_that_is_down_hands_frames_back_and_works_again_when_it_is_up() {
         port.flush();
         assert!(send_one(&mut port, LAN));
         drain(&mut port);
-        echo_through(&cable, &mut port, 100);
+        echo_through(&cable, &mut port, 100, 18);
         drain(&mut port);
         assert_balanced(&port, total);
     });
@@ -217,6 +280,7 @@ fn a_link_that_is_gone_hands_frames_back_and_the_others_go_on() {
         port.flush();
         assert!(send_one(&mut port, WAN));
         port.flush();
+        assert_eq!(port.wait(Some(Duration::ZERO)), Woken::TimedOut, "a worker sleeps all the same");
         assert_balanced(&port, total);
     });
 }

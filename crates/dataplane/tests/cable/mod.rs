@@ -53,6 +53,12 @@ pub(crate) struct Cable {
 
 impl Cable {
     pub(crate) fn lay() -> Self {
+        Self::with_queues(1)
+    }
+
+    /// With so many receive and transmit queues on every end.
+    pub(crate) fn with_queues(count: u32) -> Self {
+        let queues = format!("numrxqueues {count} numtxqueues {count}");
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = |role| format!("xvs-{}-{number}-{role}", std::process::id());
         let cable = Self { names: ["client", "director", "server"].map(name) };
@@ -61,8 +67,8 @@ impl Cable {
             run(&format!("ip netns add {name}"));
             run(&format!("ip -n {name} link set lo up"));
         }
-        run(&format!("ip -n {client} link add c0 type veth peer name d0 netns {director}"));
-        run(&format!("ip -n {server} link add s0 type veth peer name d1 netns {director}"));
+        run(&format!("ip -n {client} link add c0 {queues} type veth peer name d0 netns {director} {queues}"));
+        run(&format!("ip -n {server} link add s0 {queues} type veth peer name d1 netns {director} {queues}"));
         for (name, device, mac, addr) in [
             (client, "c0", "02:00:00:00:00:c0", "203.0.113.7/24"),
             (director, "d0", "02:00:00:00:00:d0", "203.0.113.1/24"),
@@ -132,9 +138,11 @@ pub(crate) fn run(command: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// One worker's port over queue 0 of these interfaces.
+/// One worker's port over all queues of these interfaces.
 pub(crate) fn open_port(links: &[&Attached]) -> XdpPort {
-    let queues: Vec<_> = links.iter().map(|attached| Queues { attached, queues: &[0] }).collect();
+    let all: Vec<Vec<u32>> = links.iter().map(|attached| (0..attached.receive_queues()).collect()).collect();
+    let queues: Vec<_> =
+        links.iter().zip(&all).map(|(attached, queues)| Queues { attached, queues }).collect();
     let sockets = Sockets::open(&queues, RingSizes::default()).unwrap();
     let ways = links.iter().map(|attached| Arc::new(Reinjector::open(attached).unwrap())).collect();
     XdpPort::open(sockets, ways).unwrap()
