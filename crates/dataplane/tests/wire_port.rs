@@ -12,9 +12,10 @@ use std::thread;
 use std::time::Duration;
 
 use cable::{
-    CLIENT_MAC, Cable, Host, LAN, LAN_MAC, SERVER_MAC, VIP, WAN, WAN_MAC, assert_balanced, attach_both,
-    open_port,
+    CLIENT, CLIENT_MAC, Cable, Host, LAN, LAN_MAC, SERVER_MAC, VIP, WAN, WAN_MAC, assert_balanced,
+    attach_both, open_port,
 };
+use etherparse::PacketBuilder;
 use xvs_dataplane::port::xdp::XdpPort;
 use xvs_dataplane::port::{BURST, LinkId, Port, Woken};
 use xvs_dataplane::xdp::{
@@ -175,6 +176,49 @@ fn the_largest_packets_that_attaching_allows_go_through_both_ways() {
         drain(&mut port);
         assert_balanced(&port, total);
     });
+}
+
+#[test]
+fn frames_arrive_byte_for_byte_with_their_tags() {
+    let cable = Cable::lay();
+    // The client is a port too: what it sends is what the wire carries.
+    let (client_end, mut client) = cable.inside(Host::Client, || {
+        let attached = Steering::load().unwrap().attach("c0").unwrap();
+        let port = open_port(&[&attached]);
+        (attached, port)
+    });
+    let (director_end, mut director) = cable.inside(Host::Director, || {
+        let attached = steering().attach("d0").unwrap();
+        let port = open_port(&[&attached]);
+        (attached, port)
+    });
+    let mut plain = Vec::new();
+    PacketBuilder::ethernet2(CLIENT_MAC, WAN_MAC)
+        .ipv4(CLIENT, VIP, 64)
+        .udp(4000, 53)
+        .write(&mut plain, &[0xa5; 400])
+        .unwrap();
+    let tagged = |tags: &[u8]| [&plain[..12], tags, &plain[12..]].concat();
+    let sent = [plain.clone(), tagged(&[0x81, 0, 0, 100]), tagged(&[0x88, 0xa8, 0, 10, 0x81, 0, 0x60, 100])];
+    for bytes in &sent {
+        let mut frame = client.allocate().unwrap();
+        assert!(frame.resize(bytes.len()));
+        frame.bytes_mut().copy_from_slice(bytes);
+        client.transmit(WAN, frame).unwrap();
+    }
+    client.flush();
+
+    let mut burst = Vec::new();
+    while burst.len() < sent.len() {
+        assert_eq!(director.wait(Some(Duration::from_secs(20))), Woken::Ready, "{} arrived", burst.len());
+        director.receive(&mut burst);
+    }
+    for (received, bytes) in burst.into_iter().zip(&sent) {
+        assert_eq!(received.frame.bytes(), bytes);
+        director.recycle(received.frame);
+    }
+    director.flush();
+    drop((client, client_end, director, director_end));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use xsk_rs::config::{
     BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig,
     XDP_UMEM_MIN_CHUNK_SIZE,
@@ -547,9 +547,12 @@ fn area(layout: FrameLayout, sizes: RingSizes) -> Result<(Umem, FramePool), Sock
     Ok((umem, pool))
 }
 
-/// Lets this process lock as much memory as it wants, if it may say so.
+/// Lets this process lock as much memory as it wants, or else as it may.
 fn lift_memory_limit() -> io::Result<()> {
-    Ok(setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None })?)
+    let allowed = getrlimit(Resource::Memlock).maximum;
+    setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None })
+        .or_else(|_| setrlimit(Resource::Memlock, Rlimit { current: allowed, maximum: allowed }))?;
+    Ok(())
 }
 
 fn ring(slots: u32) -> Result<QueueSize, SocketError> {
