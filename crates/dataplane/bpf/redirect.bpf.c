@@ -17,9 +17,6 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-/* Which of two headers the kernel's headers lack a name for. */
-#define PROTOCOL_ICMPV6 58
-#define PROTOCOL_SCTP 132
 /* ISAKMP (RFC 2408 2.5.1): AH and ESP belong to the service that negotiated them. */
 #define PORT_ISAKMP 500
 
@@ -163,7 +160,7 @@ static __always_inline int transport_header(struct packet *packet, void *at, voi
 	switch (packet->protocol) {
 	case IPPROTO_TCP:
 	case IPPROTO_UDP:
-	case PROTOCOL_SCTP: {
+	case IPPROTO_SCTP: {
 		struct ports *ports = at;
 		if ((void *)(ports + 1) > end)
 			return 0;
@@ -241,7 +238,7 @@ static __always_inline int is_icmp_error(const struct packet *packet, void *at, 
 		return 0;
 	if (packet->family == XVS_V4)
 		return packet->protocol == IPPROTO_ICMP && (*type == 3 || *type == 4 || *type == 11);
-	return packet->protocol == PROTOCOL_ICMPV6 && *type < 128;
+	return packet->protocol == IPPROTO_ICMPV6 && *type < 128;
 }
 
 /* Whether an ICMP error is about a packet of ours, in either direction; `at` is behind the ICMP header. */

@@ -16,7 +16,7 @@ use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use xsk_rs::config::{
     BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig,
     XDP_UMEM_MIN_CHUNK_SIZE,
@@ -256,14 +256,14 @@ impl Sockets {
             Some(attached) => CopyMode::Copy { because_of: attached.interface().to_owned() },
             None => CopyMode::ZeroCopy,
         };
+        let mut scratch = vec![FrameDesc::default(); BURST];
         for socket in &mut sockets {
-            socket.refill(&mut pool, descriptors, sizes);
+            socket.refill(&mut pool, &mut scratch, descriptors, sizes);
             let attached = links[usize::from(socket.link.0)].attached;
             attached
                 .enter_socket(socket.queue, socket.fd())
                 .map_err(|source| socket_error(attached, socket.queue, source))?;
         }
-        let scratch = vec![FrameDesc::default(); BURST];
         Ok(Self { sockets, senders, pool, descriptors, sizes, copy, turn: 0, scratch })
     }
 
@@ -312,7 +312,7 @@ impl Sockets {
     }
 
     /// Queues a frame for the next [`Self::flush`]. It comes back if there is no such link, if the link is down or
-    /// if its ring is full.
+    /// if its ring is full. What was in the ring when the link went down is sent once it is up again.
     pub fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
         let Some(&sender) = self.senders.get(usize::from(link.0)) else { return Err(frame) };
         let socket = &mut self.sockets[sender];
@@ -335,7 +335,7 @@ impl Sockets {
             socket.submit();
             socket.kick(self.sizes, &self.copy);
             socket.reap(&mut self.pool, &mut self.scratch);
-            socket.refill(&mut self.pool, self.descriptors, self.sizes);
+            socket.refill(&mut self.pool, &mut self.scratch, self.descriptors, self.sizes);
             if socket.state == LinkState::Up && socket.unsent(self.sizes) > 0 {
                 unsent = Unsent::Some;
             }
@@ -404,7 +404,8 @@ impl Socket {
                 None => self.descriptors_refused += 1,
             }
         }
-        self.filled -= received as u32;
+        // A kernel that returns more than it was lent was refused above.
+        self.filled = self.filled.saturating_sub(received as u32);
         received
     }
 
@@ -454,23 +455,29 @@ impl Socket {
             for desc in &room[..completed] {
                 self.descriptors_refused += u64::from(!pool.restore(desc.addr()));
             }
-            self.in_flight -= completed as u32;
+            self.in_flight = self.in_flight.saturating_sub(completed as u32);
             if completed < room.len() {
                 break;
             }
         }
     }
 
-    fn refill(&mut self, pool: &mut FramePool, descriptors: Descriptors, sizes: RingSizes) {
-        let mut chunk = [FrameDesc::default(); REFILL as usize];
+    fn refill(
+        &mut self,
+        pool: &mut FramePool,
+        chunk: &mut [FrameDesc],
+        descriptors: Descriptors,
+        sizes: RingSizes,
+    ) {
+        debug_assert_eq!(chunk.len(), REFILL as usize);
         while self.filled + REFILL <= sizes.receive && pool.census().home >= REFILL {
-            for desc in &mut chunk {
+            for desc in &mut *chunk {
                 let span = pool.lend_empty().expect("as many frames were at home");
                 *desc = descriptors.at(span);
             }
             // SAFETY: the pool of this UMEM has just lent these frames, empty, and nobody touches them until the
             // kernel returns them.
-            let produced = unsafe { self.fill.produce(&chunk) };
+            let produced = unsafe { self.fill.produce(chunk) };
             // The ring has `receive` slots and `filled` counts at least what is in it.
             debug_assert_eq!(produced, chunk.len());
             self.filled += produced as u32;
@@ -540,9 +547,12 @@ fn area(layout: FrameLayout, sizes: RingSizes) -> Result<(Umem, FramePool), Sock
     Ok((umem, pool))
 }
 
-/// Lets this process lock as much memory as it wants, if it may say so.
+/// Lets this process lock as much memory as it wants, or else as it may.
 fn lift_memory_limit() -> io::Result<()> {
-    Ok(setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None })?)
+    let allowed = getrlimit(Resource::Memlock).maximum;
+    setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None })
+        .or_else(|_| setrlimit(Resource::Memlock, Rlimit { current: allowed, maximum: allowed }))?;
+    Ok(())
 }
 
 fn ring(slots: u32) -> Result<QueueSize, SocketError> {

@@ -11,7 +11,8 @@ use xvs_proto::{Endpoint, Prefix, Protocol};
 /// Which packets are the director's. Everything else stays with the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SteeringRules {
-    /// Packets *to* these are the director's, and so are fragments and ICMP errors to their addresses.
+    /// Packets *to* these are the director's, and so are fragments and ICMP errors to their addresses. A service that
+    /// takes any port belongs to `wide`.
     pub services: BTreeSet<(Protocol, Endpoint)>,
     /// Packets *from* these are, unless they go to a local address; so are fragments from their addresses.
     pub nat_destinations: BTreeSet<(Protocol, Endpoint)>,

@@ -1,0 +1,81 @@
+//! The least that a forwarder over AF_XDP can be: what comes in by one of two interfaces leaves by the other, with the
+//! Ethernet addresses rewritten and nothing looked at.
+//!
+//! ```text
+//! forward_raw d0=02:00:00:00:00:c0 d1=02:00:00:00:00:50      (interface=address of the host behind it)
+//! ```
+//!
+//! The base that the director is measured against: same port, same kernel, no pipeline. It takes all TCP and UDP, to
+//! this machine too, so do not run it on an interface that you log in by. It prints `ready` and runs until it is
+//! killed; the kernel then has its interfaces back. Needs root.
+
+use std::error::Error;
+use std::fs;
+use std::io::Write;
+use std::sync::Arc;
+
+use xvs_dataplane::port::xdp::XdpPort;
+use xvs_dataplane::port::{BURST, Port};
+use xvs_dataplane::reinject::Reinjector;
+use xvs_dataplane::xdp::{Queues, RingSizes, Sockets, Steering, SteeringRules};
+use xvs_proto::{MacAddr, ethernet};
+
+const USAGE: &str = "usage: forward_raw INTERFACE=MAC INTERFACE=MAC";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [first, second] = &arguments[..] else { return Err(USAGE.into()) };
+    let ends = [End::parse(first)?, End::parse(second)?];
+
+    let mut steering = Steering::load()?;
+    let everything = ["0.0.0.0/0".parse()?, "::/0".parse()?].into();
+    steering.update(&SteeringRules { wide: everything, ..Default::default() })?;
+    let links = [steering.attach(ends[0].interface)?, steering.attach(ends[1].interface)?];
+    let queues: Vec<Vec<u32>> = links.iter().map(|link| (0..link.receive_queues()).collect()).collect();
+    let owned: Vec<_> =
+        links.iter().zip(&queues).map(|(attached, queues)| Queues { attached, queues }).collect();
+    let sockets = Sockets::open(&owned, RingSizes::default())?;
+    let modes = links.each_ref().map(|link| link.mode());
+    println!("{} {}, {} {}, {}", first, modes[0], second, modes[1], sockets.copy_mode());
+    let ways = [Arc::new(Reinjector::open(&links[0])?), Arc::new(Reinjector::open(&links[1])?)];
+    let port = XdpPort::open(sockets, ways.into())?;
+    println!("ready");
+    std::io::stdout().flush()?;
+    forward(port, &ends)
+}
+
+/// An interface, its own address and that of the host behind it.
+struct End<'a> {
+    interface: &'a str,
+    mac: MacAddr,
+    next: MacAddr,
+}
+
+impl<'a> End<'a> {
+    fn parse(argument: &'a str) -> Result<Self, Box<dyn Error>> {
+        let (interface, next) = argument.split_once('=').ok_or(USAGE)?;
+        let mac = fs::read_to_string(format!("/sys/class/net/{interface}/address"))
+            .map_err(|error| format!("{interface}: {error}"))?;
+        Ok(Self { interface, mac: mac.trim().parse()?, next: next.parse()? })
+    }
+}
+
+fn forward(mut port: XdpPort, ends: &[End<'_>; 2]) -> ! {
+    let mut burst = Vec::with_capacity(BURST);
+    loop {
+        port.receive(&mut burst);
+        if burst.is_empty() {
+            port.wait(None);
+        }
+        for mut received in burst.drain(..) {
+            let mut out = received.link;
+            out.0 ^= 1;
+            let end = &ends[usize::from(out.0)];
+            ethernet::set_addresses(received.frame.bytes_mut(), end.mac, end.next);
+            if let Err(frame) = port.transmit(out, received.frame) {
+                port.recycle(frame);
+            }
+        }
+        port.flush();
+    }
+}

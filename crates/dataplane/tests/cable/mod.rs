@@ -1,0 +1,167 @@
+//! A client, a director with two interfaces and a server, each in a network namespace of its own, joined by veth.
+//!
+//! ```text
+//! client c0 ─── d0 director d1 ─── s0 server
+//! 203.0.113.7   .1          198.51.100.1   .2, and the virtual address 192.0.2.1
+//! ```
+//!
+//! Needs root, `ip` and `ethtool`; what fails here fails the test and says which command it was. All is removed when
+//! the [`Cable`] is dropped. Checksum offload is off on every end: a veth passes packets on without their checksums,
+//! which a director that forwards them would have to invent. Neighbours are permanent, so that no ARP is needed.
+
+// Helpers of tests may unwrap as tests do; not every test uses all of them.
+#![allow(clippy::unwrap_used, dead_code)]
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use xvs_dataplane::port::LinkId;
+use xvs_dataplane::port::xdp::XdpPort;
+use xvs_dataplane::reinject::Reinjector;
+use xvs_dataplane::xdp::{Attached, Queues, RingSizes, Sockets, Steering};
+
+pub(crate) const CLIENT: [u8; 4] = [203, 0, 113, 7];
+pub(crate) const DIRECTOR: [u8; 4] = [203, 0, 113, 1];
+pub(crate) const VIP: [u8; 4] = [192, 0, 2, 1];
+
+pub(crate) const WAN: LinkId = LinkId(0);
+pub(crate) const LAN: LinkId = LinkId(1);
+
+pub(crate) const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xc0];
+pub(crate) const WAN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xd0];
+pub(crate) const LAN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xd1];
+pub(crate) const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x50];
+
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// Which of the three machines.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Host {
+    Client,
+    Director,
+    Server,
+}
+
+pub(crate) struct Cable {
+    names: [String; 3],
+}
+
+impl Cable {
+    pub(crate) fn lay() -> Self {
+        Self::with_queues(1)
+    }
+
+    /// With so many receive and transmit queues on every end.
+    pub(crate) fn with_queues(count: u32) -> Self {
+        let queues = format!("numrxqueues {count} numtxqueues {count}");
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = |role| format!("xvs-{}-{number}-{role}", std::process::id());
+        let cable = Self { names: ["client", "director", "server"].map(name) };
+        let [client, director, server] = &cable.names;
+        for name in &cable.names {
+            run(&format!("ip netns add {name}"));
+            run(&format!("ip -n {name} link set lo up"));
+        }
+        run(&format!("ip -n {client} link add c0 {queues} type veth peer name d0 netns {director} {queues}"));
+        run(&format!("ip -n {server} link add s0 {queues} type veth peer name d1 netns {director} {queues}"));
+        for (name, device, mac, addr) in [
+            (client, "c0", "02:00:00:00:00:c0", "203.0.113.7/24"),
+            (director, "d0", "02:00:00:00:00:d0", "203.0.113.1/24"),
+            (director, "d1", "02:00:00:00:00:d1", "198.51.100.1/24"),
+            (server, "s0", "02:00:00:00:00:50", "198.51.100.2/24"),
+        ] {
+            run(&format!("ip -n {name} link set {device} address {mac} up"));
+            run(&format!("ip -n {name} addr add {addr} dev {device}"));
+            run(&format!("ip netns exec {name} ethtool -K {device} tx off"));
+        }
+        for (name, device, addr, mac) in [
+            (client, "c0", "203.0.113.1", "02:00:00:00:00:d0"),
+            (director, "d0", "203.0.113.7", "02:00:00:00:00:c0"),
+            (director, "d1", "198.51.100.2", "02:00:00:00:00:50"),
+            (server, "s0", "198.51.100.1", "02:00:00:00:00:d1"),
+        ] {
+            run(&format!("ip -n {name} neigh add {addr} lladdr {mac} dev {device} nud permanent"));
+        }
+        run(&format!("ip -n {server} addr add 192.0.2.1/32 dev lo"));
+        run(&format!("ip -n {client} route add default via 203.0.113.1"));
+        run(&format!("ip -n {server} route add default via 198.51.100.1"));
+        for device in ["all", "d0", "d1"] {
+            run(&format!("ip netns exec {director} sysctl -qw net.ipv4.conf.{device}.rp_filter=1"));
+        }
+        cable
+    }
+
+    /// Makes veth refuse native mode on the director's first interface (its peer's packets would not fit a page), and
+    /// sets it up so that generic mode is accepted.
+    pub(crate) fn only_generic_on_d0(&self) {
+        run(&format!("ip -n {} link set c0 mtu 9000", self.names[0]));
+        self.on(Host::Director, "ethtool -K d0 gro off rxvlan off");
+    }
+
+    /// Runs a command on one of the machines and returns what it printed.
+    pub(crate) fn on(&self, host: Host, command: &str) -> String {
+        run(&format!("ip netns exec {} {command}", self.names[host as usize]))
+    }
+
+    /// Runs code on one of the machines: in a thread of its own, which enters the namespace.
+    pub(crate) fn inside<T: Send>(&self, host: Host, code: impl FnOnce() -> T + Send) -> T {
+        let namespace = File::open(format!("/run/netns/{}", self.names[host as usize])).unwrap();
+        thread::scope(|scope| {
+            let thread = scope.spawn(move || {
+                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+                    .expect("run as root: a test enters namespaces of its own");
+                code()
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+}
+
+impl Drop for Cable {
+    fn drop(&mut self) {
+        for name in &self.names {
+            let _ = Command::new("ip").args(["netns", "del", name]).status();
+        }
+    }
+}
+
+/// Runs a command; its words are separated by spaces.
+pub(crate) fn run(command: &str) -> String {
+    let mut words = command.split(' ');
+    let output = Command::new(words.next().unwrap()).args(words).output().expect(command);
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// One worker's port over all queues of these interfaces.
+pub(crate) fn open_port(links: &[&Attached]) -> XdpPort {
+    let all: Vec<Vec<u32>> = links.iter().map(|attached| (0..attached.receive_queues()).collect()).collect();
+    let queues: Vec<_> =
+        links.iter().zip(&all).map(|(attached, queues)| Queues { attached, queues }).collect();
+    let sockets = Sockets::open(&queues, RingSizes::default()).unwrap();
+    let ways = links.iter().map(|attached| Arc::new(Reinjector::open(attached).unwrap())).collect();
+    XdpPort::open(sockets, ways).unwrap()
+}
+
+/// Attaches the director's two interfaces.
+pub(crate) fn attach_both(steering: &Steering) -> [Attached; 2] {
+    ["d0", "d1"].map(|interface| steering.attach(interface).unwrap())
+}
+
+/// Asserts that the pool and the sockets agree on where every frame is, and that none is left in our hands.
+pub(crate) fn assert_balanced(port: &XdpPort, total: u32) {
+    use xvs_dataplane::port::Port;
+    let census = port.census();
+    let held = port.sockets().statistics().map(|(_, _, held)| held.lent_to_receive + held.lent_to_transmit);
+    assert_eq!(census.lent, held.sum::<u32>(), "{census:?}");
+    assert_eq!((census.out, census.home + census.lent), (0, total), "{census:?}");
+    for (link, queue, counted) in port.sockets().statistics() {
+        assert_eq!(counted.descriptors_refused, 0, "{link:?} {queue}");
+        assert_eq!(counted.transmit_invalid, 0, "{link:?} {queue}");
+    }
+}

@@ -1,0 +1,185 @@
+//! What the kernel is left with: frames passed to it after all, interfaces after shutdown, and the refusals to attach.
+//! Needs root; see `cable/mod.rs`.
+
+// Helpers of tests may unwrap as tests do.
+#![allow(clippy::unwrap_used)]
+
+mod cable;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use cable::{Cable, DIRECTOR, Host, assert_balanced, attach_both, open_port};
+use xvs_dataplane::port::{BURST, Port};
+use xvs_dataplane::xdp::{AttachError, Mode, Steering, SteeringRules};
+use xvs_proto::{Endpoint, Protocol};
+
+/// TCP to a port of the director that nothing listens on is steered.
+fn steering() -> Steering {
+    let mut steering = Steering::load().expect("run as root");
+    let services = [(Protocol::TCP, Endpoint::new(DIRECTOR, 81))].into();
+    steering.update(&SteeringRules { services, ..Default::default() }).unwrap();
+    steering
+}
+
+/// Connects from the client while the director passes every frame to its kernel. Returns how the connection ended and
+/// how many frames were passed.
+fn connect_with_everything_passed(cable: &Cable, expected: Mode) -> (io::Result<TcpStream>, usize) {
+    cable.inside(Host::Director, || {
+        let steering = steering();
+        let attached = steering.attach("d0").unwrap();
+        assert_eq!(attached.mode(), expected, "{:?}", attached.native_refused());
+        let mut port = open_port(&[&attached]);
+        let total = port.census().home + port.census().lent;
+        let done = AtomicBool::new(false);
+        let waker = port.waker();
+        let mut passed = 0;
+        let result = thread::scope(|scope| {
+            let client = scope.spawn(|| {
+                let result = cable.inside(Host::Client, || {
+                    let address = SocketAddr::from((Ipv4Addr::from(DIRECTOR), 81));
+                    TcpStream::connect_timeout(&address, Duration::from_secs(20))
+                });
+                done.store(true, Ordering::Release);
+                waker.wake();
+                result
+            });
+            let mut burst = Vec::with_capacity(BURST);
+            while !done.load(Ordering::Acquire) {
+                port.receive(&mut burst);
+                for received in burst.drain(..) {
+                    passed += 1;
+                    if let Err(frame) = port.pass_to_kernel(received.link, received.frame) {
+                        port.recycle(frame);
+                    }
+                }
+                port.flush();
+                port.wait(None);
+            }
+            client.join().unwrap()
+        });
+        assert_balanced(&port, total);
+        (result, passed)
+    })
+}
+
+fn assert_refused_by_the_kernel(cable: &Cable, mode: Mode) {
+    let (result, passed) = connect_with_everything_passed(cable, mode);
+    let error = result.expect_err("nothing listens there");
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{error}");
+    assert_eq!(passed, 1, "the SYN was steered once and never again");
+}
+
+#[test]
+fn a_syn_passed_to_the_kernel_is_answered_as_if_it_had_come_in_there() {
+    let cable = Cable::lay();
+    assert_refused_by_the_kernel(&cable, Mode::Native);
+}
+
+#[test]
+fn a_syn_passed_to_the_kernel_in_generic_mode_does_not_come_back() {
+    let cable = Cable::lay();
+    cable.only_generic_on_d0();
+    assert_refused_by_the_kernel(&cable, Mode::Generic);
+}
+
+#[test]
+fn what_is_not_steered_reaches_the_kernel_by_itself() {
+    let cable = Cable::lay();
+    cable.inside(Host::Director, || {
+        let steering = steering();
+        let links = attach_both(&steering);
+        let port = open_port(&[&links[0], &links[1]]);
+        cable.on(Host::Client, "ping -q -c 1 -W 20 203.0.113.1");
+        drop(port);
+        cable.on(Host::Client, "ping -q -c 1 -W 20 203.0.113.1");
+    });
+}
+
+#[test]
+fn after_shutdown_no_program_and_no_tap_are_left() {
+    let cable = Cable::lay();
+    let count = |what: &str| cable.on(Host::Director, "ip -d link").matches(what).count();
+    cable.inside(Host::Director, || {
+        let steering = steering();
+        let links = attach_both(&steering);
+        let port = open_port(&[&links[0], &links[1]]);
+        assert_eq!((count("prog/xdp"), count(": xvs")), (2, 2));
+        drop((port, links));
+    });
+    assert_eq!((count("prog/xdp"), count(": xvs")), (0, 0));
+}
+
+#[test]
+fn the_tap_neither_speaks_nor_has_an_address() {
+    let cable = Cable::lay();
+    cable.inside(Host::Director, || {
+        let steering = steering();
+        let attached = steering.attach("d0").unwrap();
+        let _port = open_port(&[&attached]);
+        let tap = cable.on(Host::Director, "ip -s addr show xvs0");
+        assert!(tap.contains("NOARP") && tap.contains(",UP"), "{tap}");
+        assert!(!tap.contains("inet"), "{tap}");
+    });
+}
+
+#[test]
+fn an_interface_that_does_not_exist_is_said_so() {
+    let cable = Cable::lay();
+    cable.inside(Host::Director, || {
+        for name in ["d7", "a-name-longer-than-interfaces-have"] {
+            let error = steering().attach(name).unwrap_err();
+            assert!(
+                matches!(&error, AttachError::NoSuchInterface { interface } if interface == name),
+                "{error}"
+            );
+        }
+    });
+}
+
+#[test]
+fn an_interface_with_another_program_is_left_alone() {
+    let cable = Cable::lay();
+    cable.inside(Host::Director, || {
+        let (first, second) = (steering(), steering());
+        let held = first.attach("d0").unwrap();
+        let error = second.attach("d0").unwrap_err();
+        assert!(matches!(&error, AttachError::Occupied { .. }), "{error}");
+        assert!(error.to_string().contains("`ip link set dev d0 xdp off`"), "{error}");
+        drop(held);
+        second.attach("d0").expect("free again");
+    });
+}
+
+#[test]
+fn generic_mode_is_refused_while_packets_are_merged_or_tags_hidden() {
+    let cable = Cable::lay();
+    cable.only_generic_on_d0();
+    cable.inside(Host::Director, || {
+        let steering = steering();
+        for (feature, mend) in [("gro", "ethtool -K d0 gro off"), ("rxvlan", "ethtool -K d0 rxvlan off")] {
+            cable.on(Host::Director, &format!("ethtool -K d0 {feature} on"));
+            let error = steering.attach("d0").unwrap_err();
+            assert!(matches!(error, AttachError::Refused { .. }), "{error}");
+            assert!(error.to_string().contains(mend), "{error}");
+            cable.on(Host::Director, mend);
+        }
+        assert_eq!(steering.attach("d0").unwrap().mode(), Mode::Generic);
+    });
+}
+
+#[test]
+fn an_mtu_above_what_a_frame_holds_is_refused_in_every_mode() {
+    let cable = Cable::lay();
+    cable.inside(Host::Director, || {
+        cable.on(Host::Director, "ip link set dev d0 mtu 9000");
+        let error = steering().attach("d0").unwrap_err();
+        assert!(error.to_string().contains("`ip link set dev d0 mtu 3498`"), "{error}");
+        cable.on(Host::Director, "ip link set dev d0 mtu 3498");
+        let attached = steering().attach("d0").unwrap();
+        assert_eq!((attached.mode(), attached.mtu(), attached.receive_queues()), (Mode::Native, 3498, 1));
+    });
+}

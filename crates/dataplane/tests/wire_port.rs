@@ -1,0 +1,363 @@
+//! The port over real interfaces: frames forwarded between two veth pairs, and where each frame is when a ring is
+//! full, when a link goes down and comes back, and at the end. Needs root; see `cable/mod.rs`.
+
+// Helpers of tests may unwrap as tests do.
+#![allow(clippy::unwrap_used)]
+
+mod cable;
+
+use std::net::{Ipv4Addr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use cable::{
+    CLIENT, CLIENT_MAC, Cable, Host, LAN, LAN_MAC, SERVER_MAC, VIP, WAN, WAN_MAC, assert_balanced,
+    attach_both, open_port,
+};
+use etherparse::PacketBuilder;
+use xvs_dataplane::port::xdp::XdpPort;
+use xvs_dataplane::port::{BURST, LinkId, Port, Woken};
+use xvs_dataplane::xdp::{
+    CopyMode, MAX_MTU, Mode, Queues, RingSizes, SocketError, Sockets, Steering, SteeringRules,
+};
+use xvs_proto::{Endpoint, Protocol, ethernet};
+
+/// UDP to and from the virtual address's port 53 is the director's.
+fn steering() -> Steering {
+    let mut steering = Steering::load().expect("run as root");
+    let echo = (Protocol::UDP, Endpoint::new(VIP, 53));
+    let rules =
+        SteeringRules { services: [echo].into(), nat_destinations: [echo].into(), ..Default::default() };
+    steering.update(&rules).unwrap();
+    steering
+}
+
+/// Bytes that differ from datagram to datagram and within one.
+fn datagram(number: u32, len: usize) -> Vec<u8> {
+    (0..len as u32).map(|at| (number.wrapping_mul(31) + at) as u8).collect()
+}
+
+/// One burst: whatever comes in by one link leaves by the other.
+fn forward_burst(port: &mut XdpPort) {
+    let mut burst = Vec::with_capacity(BURST);
+    port.receive(&mut burst);
+    for mut received in burst {
+        let (out, source, dest) =
+            if received.link == WAN { (LAN, LAN_MAC, SERVER_MAC) } else { (WAN, WAN_MAC, CLIENT_MAC) };
+        ethernet::set_addresses(
+            received.frame.bytes_mut(),
+            xvs_proto::MacAddr(source),
+            xvs_proto::MacAddr(dest),
+        );
+        if let Err(frame) = port.transmit(out, received.frame) {
+            port.recycle(frame);
+        }
+    }
+    port.flush();
+}
+
+/// Sends `count` datagrams of `len` bytes from the client to the server and back, through the port, 32 at a time.
+fn echo_through(cable: &Cable, port: &mut XdpPort, count: u32, len: usize) {
+    let done = AtomicBool::new(false);
+    let waker = port.waker();
+    let ready = std::sync::Barrier::new(2);
+    thread::scope(|scope| {
+        let ends = scope.spawn(|| {
+            // Also when an assertion below fails, the forwarding ends.
+            struct End<'a>(&'a AtomicBool, xvs_dataplane::port::xdp::Waker);
+            impl Drop for End<'_> {
+                fn drop(&mut self) {
+                    self.0.store(true, Ordering::Release);
+                    self.1.wake();
+                }
+            }
+            let _end = End(&done, waker);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    cable.inside(Host::Server, || {
+                        let socket = UdpSocket::bind((Ipv4Addr::from(VIP), 53)).unwrap();
+                        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                        ready.wait();
+                        let mut buffer = [0; 4096];
+                        for _ in 0..count {
+                            let (len, from) = socket.recv_from(&mut buffer).expect("the request arrives");
+                            socket.send_to(&buffer[..len], from).unwrap();
+                        }
+                    });
+                });
+                cable.inside(Host::Client, || {
+                    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+                    socket.connect((Ipv4Addr::from(VIP), 53)).unwrap();
+                    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                    ready.wait();
+                    let numbers: Vec<u32> = (0..count).collect();
+                    for window in numbers.chunks(32) {
+                        for number in window {
+                            socket.send(&datagram(*number, len)).unwrap();
+                        }
+                        for number in window {
+                            let mut buffer = [0; 4096];
+                            let received = socket.recv(&mut buffer).expect("the echo arrives");
+                            assert!(buffer[..received] == datagram(*number, len), "datagram {number}");
+                        }
+                    }
+                });
+            });
+        });
+        while !done.load(Ordering::Acquire) {
+            forward_burst(port);
+            port.wait(None);
+        }
+        ends.join().unwrap();
+    });
+    port.flush();
+}
+
+/// A frame that no host answers (EtherType for experiments, IEEE 802), sent to the server.
+fn send_one(port: &mut XdpPort, link: LinkId) -> bool {
+    let mut frame = port.allocate().expect("a frame is free");
+    assert!(frame.resize(20) && frame.grow_front(40), "the packet begins in the headroom");
+    frame.bytes_mut().fill(0xa5);
+    ethernet::emit(frame.bytes_mut(), xvs_proto::MacAddr(LAN_MAC), xvs_proto::MacAddr(SERVER_MAC), 0x88b5);
+    port.transmit(link, frame).map_err(|frame| port.recycle(frame)).is_ok()
+}
+
+/// Flushes until the kernel has sent and returned everything.
+fn drain(port: &mut XdpPort) {
+    for _ in 0..10_000 {
+        port.flush();
+        if port.sockets().statistics().all(|(_, _, held)| held.lent_to_transmit == 0) {
+            return;
+        }
+        port.wait(Some(Duration::from_millis(1)));
+    }
+    panic!("frames stay in the TX rings: {:?}", port.sockets().statistics().collect::<Vec<_>>());
+}
+
+fn total(port: &XdpPort) -> u32 {
+    let census = port.census();
+    census.home + census.out + census.lent
+}
+
+#[test]
+fn datagrams_go_through_both_ways_and_every_frame_is_accounted_for() {
+    let cable = Cable::lay();
+    cable.inside(Host::Director, || {
+        let steering = steering();
+        let links = attach_both(&steering);
+        assert_eq!(links[0].mode(), Mode::Native, "{:?}", links[0].native_refused());
+        let mut port = open_port(&[&links[0], &links[1]]);
+        assert_eq!(*port.sockets().copy_mode(), CopyMode::Copy { because_of: "d0".into() });
+        let total = total(&port);
+        assert_balanced(&port, total);
+        echo_through(&cable, &mut port, 5_000, 18);
+        drain(&mut port);
+        assert_balanced(&port, total);
+    });
+}
+
+#[test]
+fn the_largest_packets_that_attaching_allows_go_through_both_ways() {
+    let cable = Cable::lay();
+    let mtu = MAX_MTU;
+    for (host, device) in
+        [(Host::Client, "c0"), (Host::Director, "d0"), (Host::Director, "d1"), (Host::Server, "s0")]
+    {
+        cable.on(host, &format!("ip link set dev {device} mtu {mtu}"));
+    }
+    cable.inside(Host::Director, || {
+        let steering = steering();
+        let links = attach_both(&steering);
+        assert_eq!(links[0].mode(), Mode::Native, "{:?}", links[0].native_refused());
+        let mut port = open_port(&[&links[0], &links[1]]);
+        let total = total(&port);
+        echo_through(&cable, &mut port, 100, mtu as usize - 28);
+        drain(&mut port);
+        assert_balanced(&port, total);
+    });
+}
+
+#[test]
+fn frames_arrive_byte_for_byte_with_their_tags() {
+    let cable = Cable::lay();
+    // The client is a port too: what it sends is what the wire carries.
+    let (client_end, mut client) = cable.inside(Host::Client, || {
+        let attached = Steering::load().unwrap().attach("c0").unwrap();
+        let port = open_port(&[&attached]);
+        (attached, port)
+    });
+    let (director_end, mut director) = cable.inside(Host::Director, || {
+        let attached = steering().attach("d0").unwrap();
+        let port = open_port(&[&attached]);
+        (attached, port)
+    });
+    let mut plain = Vec::new();
+    PacketBuilder::ethernet2(CLIENT_MAC, WAN_MAC)
+        .ipv4(CLIENT, VIP, 64)
+        .udp(4000, 53)
+        .write(&mut plain, &[0xa5; 400])
+        .unwrap();
+    let tagged = |tags: &[u8]| [&plain[..12], tags, &plain[12..]].concat();
+    let sent = [plain.clone(), tagged(&[0x81, 0, 0, 100]), tagged(&[0x88, 0xa8, 0, 10, 0x81, 0, 0x60, 100])];
+    for bytes in &sent {
+        let mut frame = client.allocate().unwrap();
+        assert!(frame.resize(bytes.len()));
+        frame.bytes_mut().copy_from_slice(bytes);
+        client.transmit(WAN, frame).unwrap();
+    }
+    client.flush();
+
+    let mut burst = Vec::new();
+    while burst.len() < sent.len() {
+        assert_eq!(director.wait(Some(Duration::from_secs(20))), Woken::Ready, "{} arrived", burst.len());
+        director.receive(&mut burst);
+    }
+    for (received, bytes) in burst.into_iter().zip(&sent) {
+        assert_eq!(received.frame.bytes(), bytes);
+        director.recycle(received.frame);
+    }
+    director.flush();
+    drop((client, client_end, director, director_end));
+}
+
+#[test]
+fn one_interface_in_generic_mode_and_one_in_native_mode_work_together() {
+    let cable = Cable::lay();
+    cable.only_generic_on_d0();
+    cable.inside(Host::Director, || {
+        let steering = steering();
+        let links = attach_both(&steering);
+        assert_eq!(links.each_ref().map(|link| link.mode()), [Mode::Generic, Mode::Native]);
+        let mut port = open_port(&[&links[0], &links[1]]);
+        let total = total(&port);
+        echo_through(&cable, &mut port, 1_000, 1472);
+        drain(&mut port);
+        assert_balanced(&port, total);
+    });
+}
+
+#[test]
+fn a_worker_with_several_queues_of_each_interface_serves_them_all() {
+    let cable = Cable::with_queues(2);
+    cable.inside(Host::Director, || {
+        let steering = steering();
+        let links = attach_both(&steering);
+        assert_eq!(links.each_ref().map(|link| link.receive_queues()), [2, 2]);
+        let mut port = open_port(&[&links[0], &links[1]]);
+        assert_eq!(port.sockets().fds().count(), 4);
+        let total = total(&port);
+        // Each round is another flow, which the kernel may put on another queue.
+        for _ in 0..16 {
+            echo_through(&cable, &mut port, 64, 18);
+        }
+        drain(&mut port);
+        assert_balanced(&port, total);
+    });
+}
+
+#[test]
+fn a_full_ring_hands_frames_back_and_takes_them_again_once_it_is_flushed() {
+    let cable = Cable::lay();
+    cable.inside(Host::Director, || {
+        let steering = steering();
+        let links = attach_both(&steering);
+        let mut port = open_port(&[&links[0], &links[1]]);
+        let total = total(&port);
+        for _ in 0..3 {
+            let accepted = (0..600).filter(|_| send_one(&mut port, LAN)).count();
+            assert_eq!(accepted, RingSizes::default().transmit as usize);
+            assert_balanced(&port, total);
+            drain(&mut port);
+            assert_balanced(&port, total);
+        }
+        assert!(!send_one(&mut port, LinkId(2)), "there is no such link");
+        echo_through(&cable, &mut port, 100, 18);
+        drain(&mut port);
+        assert_balanced(&port, total);
+    });
+}
+
+#[test]
+fn a_link_that_is_down_hands_frames_back_and_works_again_when_it_is_up() {
+    let cable = Cable::lay();
+    cable.inside(Host::Director, || {
+        let steering = steering();
+        let links = attach_both(&steering);
+        let mut port = open_port(&[&links[0], &links[1]]);
+        let total = total(&port);
+        echo_through(&cable, &mut port, 100, 18);
+
+        cable.on(Host::Director, "ip link set d1 down");
+        assert!(send_one(&mut port, LAN), "nobody has told us yet");
+        port.flush();
+        for _ in 0..3 {
+            assert!(!send_one(&mut port, LAN));
+            port.flush();
+        }
+        assert!(send_one(&mut port, WAN), "the other link is up");
+        assert_balanced(&port, total);
+
+        cable.on(Host::Director, "ip link set d1 up");
+        assert!(!send_one(&mut port, LAN), "the first attempt finds out");
+        port.flush();
+        assert!(send_one(&mut port, LAN));
+        drain(&mut port);
+        echo_through(&cable, &mut port, 100, 18);
+        drain(&mut port);
+        assert_balanced(&port, total);
+    });
+}
+
+#[test]
+fn a_link_that_is_gone_hands_frames_back_and_the_others_go_on() {
+    let cable = Cable::lay();
+    cable.inside(Host::Director, || {
+        let steering = steering();
+        let links = attach_both(&steering);
+        let mut port = open_port(&[&links[0], &links[1]]);
+        let total = total(&port);
+        cable.on(Host::Director, "ip link del d1");
+        assert!(send_one(&mut port, LAN), "nobody has told us yet");
+        port.flush();
+        assert!(!send_one(&mut port, LAN));
+        port.flush();
+        assert!(send_one(&mut port, WAN));
+        port.flush();
+        assert_eq!(port.wait(Some(Duration::ZERO)), Woken::TimedOut, "a worker sleeps all the same");
+        assert_balanced(&port, total);
+    });
+}
+
+#[test]
+fn a_wait_ends_when_somebody_calls_even_before_it_began() {
+    let cable = Cable::lay();
+    cable.inside(Host::Director, || {
+        let steering = steering();
+        let links = attach_both(&steering);
+        let mut port = open_port(&[&links[0], &links[1]]);
+        assert_eq!(port.wait(Some(Duration::ZERO)), Woken::TimedOut);
+        port.waker().wake();
+        port.waker().wake();
+        assert_eq!(port.wait(None), Woken::Ready);
+        assert_eq!(port.wait(Some(Duration::ZERO)), Woken::TimedOut, "both calls were answered");
+    });
+}
+
+#[test]
+fn a_queue_that_has_a_socket_is_refused_to_another() {
+    let cable = Cable::lay();
+    cable.inside(Host::Director, || {
+        let steering = steering();
+        let attached = steering.attach("d0").unwrap();
+        let queues = [Queues { attached: &attached, queues: &[0] }];
+        let first = Sockets::open(&queues, RingSizes::default()).unwrap();
+        let Err(error) = Sockets::open(&queues, RingSizes::default()) else { panic!("both opened") };
+        assert!(
+            matches!(&error, SocketError::Occupied { interface, queue: 0 } if interface == "d0"),
+            "{error}"
+        );
+        drop(first);
+        Sockets::open(&queues, RingSizes::default()).expect("free again");
+    });
+}
