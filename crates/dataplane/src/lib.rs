@@ -8,4 +8,7 @@ pub mod shm;
 
 pub mod port;
 
+pub mod clock;
+
+
 pub mod egress;
