@@ -5,6 +5,11 @@
 // Raw views of shared memory are what this module is for; everything built on it is safe code.
 #![allow(unsafe_code)]
 
+pub(crate) mod atomic;
 mod frame;
+pub(crate) mod layout;
+mod mapping;
 
 pub use frame::{Census, Frame, FrameLayout, FramePool, Span};
+pub(crate) use mapping::{Cells, Mapping, prefetch};
+pub use mapping::{Memory, Pages};
