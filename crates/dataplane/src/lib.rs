@@ -8,14 +8,9 @@ pub mod shm;
 
 pub mod port;
 
-pub mod worker;
+pub mod clock;
 
-pub mod pipeline;
-
-pub mod classify;
 pub mod conn;
-pub mod flow;
-pub mod schedule;
 
 pub mod egress;
 
