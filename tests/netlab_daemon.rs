@@ -1,0 +1,247 @@
+//! The daemon on real interfaces: what it must leave alone, how it ends, what it refuses to start on.
+//!
+//! Each test has a cluster of its own. Needs root. Not here: what each forwarding method carries.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::path::PathBuf;
+use std::process::Command;
+
+use xvs::cluster::{self, DIRECTOR, REAL_SERVERS, VIP, real_server, succeed, virtual_endpoint};
+use xvs::director::Protocol;
+use xvs::servers::Sink;
+use xvs::wait::{self, DEADLINE};
+use xvs::{Cluster, Director, Host, Layout, Method, Wan, Workers, carries, clients, words};
+
+/// A TCP port of the director's own, which no service has.
+const OWN: u16 = 2200;
+
+#[test]
+fn ping_arp_and_the_directors_own_tcp_service_work_while_it_runs() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let _own = Sink::start(&cluster, Host::Director, OWN);
+    let director = Director::start(&cluster, Workers::One);
+    director.add_service(Protocol::Tcp, 80, Method::Nat);
+    assert_eq!(clients::pages(&cluster, &format!("http://{VIP}/"), 1).len(), 1);
+    the_directors_kernel_answers(&cluster);
+}
+
+#[test]
+fn a_killed_daemon_leaves_ping_arp_own_services_and_the_vip_to_the_kernel() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let _own = Sink::start(&cluster, Host::Director, OWN);
+    let mut director = Director::start(&cluster, Workers::One);
+    director.add_service(Protocol::Tcp, 80, Method::Nat);
+    clients::pages(&cluster, &format!("http://{VIP}/"), 1);
+
+    director.kill();
+    the_kernel_refuses(&cluster, virtual_endpoint(80));
+    the_directors_kernel_answers(&cluster);
+    assert_no_program(&cluster, &["wan", "lan"]);
+}
+
+#[test]
+fn sigterm_ends_it_with_success_and_nothing_attached() {
+    let cluster = carries::prepared(Method::Nat, Workers::Two);
+    let mut director = Director::start(&cluster, Workers::Two);
+    director.add_service(Protocol::Tcp, 80, Method::Nat);
+    clients::pages(&cluster, &format!("http://{VIP}/"), 1);
+
+    let status = director.stop();
+    assert!(status.success(), "xvsd ended by SIGTERM: {status}\n{}", director.log());
+    assert_no_program(&cluster, &["wan", "lan"]);
+    the_kernel_refuses(&cluster, virtual_endpoint(80));
+}
+
+#[test]
+fn a_killed_daemon_can_be_started_again_on_the_same_socket_and_interfaces() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    Director::start(&cluster, Workers::One).kill();
+    let director = Director::start(&cluster, Workers::One);
+    director.add_service(Protocol::Tcp, 80, Method::Nat);
+    assert!(clients::take_turns(&clients::pages(&cluster, &format!("http://{VIP}/"), 4)));
+}
+
+#[test]
+fn deleting_a_service_under_traffic_leaves_another_services_connection_alone() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, 9000));
+    let director = Director::start(&cluster, Workers::One);
+    director.add_service(Protocol::Tcp, 80, Method::Nat);
+    director.add_service(Protocol::Tcp, 9000, Method::Nat);
+    let blob = cluster.blob();
+    let mut upload = open(&cluster, 9000);
+    upload.write_all(&blob[..1_000_000]).expect("upload");
+    let _download = started_download(&cluster);
+
+    director.adm(&format!("-D -t {VIP}:80"));
+    the_kernel_refuses(&cluster, virtual_endpoint(80));
+    let receipt = clients::upload(upload, &blob[1_000_000..]).expect("upload");
+    assert_eq!(receipt, clients::receipt(&receipt.host, &blob));
+
+    director.add_service(Protocol::Tcp, 80, Method::Nat);
+    assert!(clients::take_turns(&clients::pages(&cluster, &format!("http://{VIP}/"), 4)));
+}
+
+#[test]
+fn a_connection_goes_on_when_its_deleted_service_comes_back() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let director = Director::start(&cluster, Workers::One);
+    director.add_service(Protocol::Tcp, 80, Method::Nat);
+    // Keeps TCP over IPv4 the director's while the other service is away.
+    director.add_service(Protocol::Tcp, 9000, Method::Nat);
+    let mut download = started_download(&cluster);
+
+    director.adm(&format!("-D -t {VIP}:80"));
+    director.add_service(Protocol::Tcp, 80, Method::Nat);
+    let mut body = Vec::new();
+    download.read_to_end(&mut body).expect("the connection still works");
+    assert!(body.ends_with(&cluster.blob()), "{} bytes arrived, header included", body.len());
+}
+
+#[test]
+fn a_second_daemon_on_the_socket_is_refused_and_the_first_serves_on() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let director = Director::start(&cluster, Workers::One);
+    director.add_service(Protocol::Tcp, 80, Method::Nat);
+
+    let (status, log) = Director::refusal(&cluster, &["--interface", "wan", "--interface", "lan"]);
+    assert!(!status.success(), "{log}");
+    assert!(log.contains(words::SOCKET), "the message names the socket:\n{log}");
+    assert!(clients::take_turns(&clients::pages(&cluster, &format!("http://{VIP}/"), 4)));
+}
+
+#[test]
+fn an_interface_that_does_not_exist_is_named_and_nothing_stays_attached() {
+    let cluster = Cluster::up(Layout::default());
+    let (status, log) = Director::refusal(&cluster, &["--interface", "wan", "--interface", "wan7"]);
+    assert!(!status.success(), "{log}");
+    assert!(log.contains("wan7"), "the message names the interface:\n{log}");
+    assert_no_program(&cluster, &["wan"]);
+}
+
+#[test]
+fn an_interface_that_another_xdp_program_holds_is_refused_and_the_program_stays() {
+    let cluster = Cluster::up(Layout::default());
+    let program = pass_everything(&cluster);
+    let mut attach = cluster.command(Host::Director, "ip");
+    succeed(attach.args(["link", "set", "lan", "xdp", "obj"]).arg(program).args(["sec", "xdp"]));
+
+    let (status, log) = Director::refusal(&cluster, &["--interface", "wan", "--interface", "lan"]);
+    assert!(!status.success(), "{log}");
+    assert!(log.contains("lan"), "the message names the interface:\n{log}");
+    assert!(has_program(&cluster, "lan"), "the other program was detached");
+    assert_no_program(&cluster, &["wan"]);
+}
+
+#[test]
+fn an_interface_without_native_xdp_is_served_by_generic_xdp() {
+    let cluster = Cluster::up(Layout { wan: Wan::Macvlan, ..Layout::default() });
+    let _own = Sink::start(&cluster, Host::Director, OWN);
+    let director = Director::start(&cluster, Workers::One);
+    director.add_service(Protocol::Tcp, 80, Method::Nat);
+
+    assert!(director.status().contains(words::GENERIC), "{}", director.status());
+    assert!(clients::take_turns(&clients::pages(&cluster, &format!("http://{VIP}/"), 4)));
+    let body = clients::fetch(&cluster, &format!("http://{VIP}/blob")).expect("download");
+    assert!(body == cluster.blob(), "a download of {} bytes differs from the file", body.len());
+    the_directors_kernel_answers(&cluster);
+}
+
+#[test]
+fn a_restore_goes_on_after_a_line_that_is_refused() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let director = Director::start(&cluster, Workers::One);
+    let rules = format!(
+        "-A -t {VIP}:80 -s rr\n-A -t {VIP}:80 -s rr\n-a -t {VIP}:80 -r {}:80 -m -w 1\n",
+        real_server(1)
+    );
+    let output = director.adm_reading("-R", &rules);
+    // The exit status is the last line's.
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "Service already exists\n");
+    assert_eq!(clients::pages(&cluster, &format!("http://{VIP}/"), 2), ["rs1", "rs1"]);
+}
+
+#[test]
+fn a_restore_ends_at_a_line_that_does_not_parse_and_what_stood_before_it_stays() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let director = Director::start(&cluster, Workers::One);
+    let before = format!("-A -t {VIP}:80 -s rr\n-a -t {VIP}:80 -r {}:80 -m -w 1\n", real_server(1));
+    let after = format!("-a -t {VIP}:80 -r {}:80 -m -w 1\n", real_server(2));
+    let output = director.adm_reading("-R", &format!("{before}-A -t {VIP}:81 -s rr stray\n{after}"));
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "unexpected argument stray\n");
+    assert_eq!(director.adm("-Sn"), before);
+    assert_eq!(clients::pages(&cluster, &format!("http://{VIP}/"), 2), ["rs1", "rs1"]);
+}
+
+/// Ping of both addresses, ARP for them, and a TCP service of the director's own at both.
+fn the_directors_kernel_answers(cluster: &Cluster) {
+    let mut flush = cluster.command(Host::Client, "ip");
+    succeed(flush.args(["neighbour", "flush", "dev", "wan"]));
+    for address in [DIRECTOR, VIP] {
+        ping(cluster, address);
+        let endpoint = SocketAddrV4::new(address, OWN);
+        let receipts = clients::parallel_uploads(cluster, endpoint, 1, b"to the director itself");
+        assert_eq!(receipts, [clients::receipt("dr", b"to the director itself")]);
+    }
+    let mut show = cluster.command(Host::Client, "ip");
+    let neighbours = succeed(show.args(["neighbour", "show", "dev", "wan"]));
+    for address in [DIRECTOR, VIP] {
+        let resolved = neighbours.lines().any(|line| line.starts_with(&format!("{address} lladdr ")));
+        assert!(resolved, "no ARP answer for {address}:\n{neighbours}");
+    }
+}
+
+fn ping(cluster: &Cluster, address: Ipv4Addr) {
+    succeed(cluster.command(Host::Client, "ping").args(["-c1", "-W5", &address.to_string()]));
+}
+
+/// A SYN to where no service and no socket is gets the kernel's RST, at once or when it is sent again.
+fn the_kernel_refuses(cluster: &Cluster, endpoint: SocketAddrV4) {
+    let answer = cluster.run(Host::Client, || clients::connect(endpoint));
+    assert_eq!(answer.map_err(|error| error.kind()).err(), Some(ErrorKind::ConnectionRefused));
+}
+
+fn open(cluster: &Cluster, port: u16) -> TcpStream {
+    cluster.run(Host::Client, || clients::connect(virtual_endpoint(port))).expect("the service answers")
+}
+
+/// A download of the blob of which the beginning has arrived; more comes only as it is read.
+fn started_download(cluster: &Cluster) -> TcpStream {
+    let mut stream = open(cluster, 80);
+    stream.write_all(b"GET /blob HTTP/1.0\r\n\r\n").expect("request");
+    // Peek waits for the first byte and takes nothing.
+    stream.peek(&mut [0]).expect("the answer begins");
+    stream
+}
+
+fn has_program(cluster: &Cluster, interface: &str) -> bool {
+    let mut show = cluster.command(Host::Director, "ip");
+    succeed(show.args(["-details", "link", "show", "dev", interface])).contains("xdp")
+}
+
+/// The kernel detaches a killed process's program a moment after its end, so this waits.
+fn assert_no_program(cluster: &Cluster, interfaces: &[&str]) {
+    for interface in interfaces {
+        let free = || (!has_program(cluster, interface)).then_some(());
+        wait::until(&format!("no XDP program on {interface} within {DEADLINE:?}"), free);
+    }
+}
+
+/// Object file of an XDP program that passes every packet: somebody else's, as far as xvsd knows.
+fn pass_everything(cluster: &Cluster) -> PathBuf {
+    let source = cluster.state().join("pass.c");
+    let object = cluster.state().join("pass.o");
+    std::fs::write(
+        &source,
+        "__attribute__((section(\"xdp\"), used)) int pass(void *frame) { return 2; }\n\
+         char license[] __attribute__((section(\"license\"), used)) = \"MIT\";\n",
+    )
+    .expect("the cluster's folder takes a new file");
+    cluster::succeed(
+        Command::new("clang").args(["-O2", "-target", "bpf", "-c"]).arg(source).arg("-o").arg(&object),
+    );
+    object
+}

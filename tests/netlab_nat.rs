@@ -1,0 +1,47 @@
+//! Forwarding by NAT with real sockets: the director rewrites both directions.
+//!
+//! Each test has a cluster of its own. Needs root. Not here: UDP (`netlab_udp.rs`).
+
+use xvs::cluster::{VIP, real_server};
+use xvs::{Director, Method, Workers, carries, clients};
+
+#[test]
+fn downloads_and_uploads_arrive_whole_with_one_worker() {
+    carries::tcp_whole_both_ways(Method::Nat, Workers::One);
+}
+
+#[test]
+fn downloads_and_uploads_arrive_whole_with_two_workers() {
+    carries::tcp_whole_both_ways(Method::Nat, Workers::Two);
+}
+
+#[test]
+fn two_hundred_parallel_connections_are_shared_evenly_with_one_worker() {
+    carries::two_hundred_connections_at_once(Method::Nat, Workers::One);
+}
+
+#[test]
+fn two_hundred_parallel_connections_are_shared_evenly_with_two_workers() {
+    carries::two_hundred_connections_at_once(Method::Nat, Workers::Two);
+}
+
+#[test]
+fn the_virtual_port_may_differ_from_the_real_servers_port() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let director = Director::start(&cluster, Workers::One);
+    director.adm(&format!("-A -t {VIP}:8080 -s rr"));
+    director.adm(&format!("-a -t {VIP}:8080 -r {}:80 -m", real_server(1)));
+    assert_eq!(clients::pages(&cluster, &format!("http://{VIP}:8080/"), 2), ["rs1", "rs1"]);
+}
+
+#[test]
+fn weights_of_three_to_one_share_connections_three_to_one() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let director = Director::start(&cluster, Workers::One);
+    director.adm(&format!("-A -t {VIP}:80 -s wrr"));
+    director.adm(&format!("-a -t {VIP}:80 -r {}:80 -m -w 3", real_server(1)));
+    director.adm(&format!("-a -t {VIP}:80 -r {}:80 -m -w 1", real_server(2)));
+    let pages = clients::pages(&cluster, &format!("http://{VIP}/"), 8);
+    assert_eq!(pages.iter().filter(|&name| name == "rs1").count(), 6, "pages came from {pages:?}");
+    assert_eq!(pages.iter().filter(|&name| name == "rs2").count(), 2, "pages came from {pages:?}");
+}

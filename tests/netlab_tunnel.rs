@@ -1,0 +1,26 @@
+//! Forwarding by IPIP tunnel with real sockets: real servers unwrap, have the VIP and reply themselves.
+//!
+//! An upload's full-sized segments do not fit the tunnel, so uploads also show that the client is told the
+//! path's MTU. Each test has a cluster of its own. Needs root. Not here: UDP (`netlab_udp.rs`).
+
+use xvs::{Method, Workers, carries};
+
+#[test]
+fn downloads_and_uploads_arrive_whole_with_one_worker() {
+    carries::tcp_whole_both_ways(Method::Tunnel, Workers::One);
+}
+
+#[test]
+fn downloads_and_uploads_arrive_whole_with_two_workers() {
+    carries::tcp_whole_both_ways(Method::Tunnel, Workers::Two);
+}
+
+#[test]
+fn two_hundred_parallel_connections_are_shared_evenly_with_one_worker() {
+    carries::two_hundred_connections_at_once(Method::Tunnel, Workers::One);
+}
+
+#[test]
+fn two_hundred_parallel_connections_are_shared_evenly_with_two_workers() {
+    carries::two_hundred_connections_at_once(Method::Tunnel, Workers::Two);
+}

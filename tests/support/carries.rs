@@ -1,0 +1,102 @@
+//! What every forwarding method must carry, so that all methods pass the same checks.
+//!
+//! One function a claim, called by `tests/netlab_*.rs` for each method and number of workers; each makes
+//! a cluster of its own. Not here: what only one method does.
+
+use crate::clients::{self, Asker};
+use crate::cluster::{Cluster, Layout, REAL_SERVERS, VIP, real_server, virtual_endpoint};
+use crate::director::{Director, Protocol, Workers};
+use crate::method::Method;
+use crate::servers::{Echo, Receipt, Sink};
+
+/// nginx's port, and the sinks'.
+const HTTP: u16 = 80;
+const UPLOAD: u16 = 9000;
+const DATAGRAMS: u16 = 5300;
+
+/// A cluster whose interfaces have a queue for each worker, its real servers ready for the method.
+///
+/// # Panics
+///
+/// If it can't be made.
+pub fn prepared(method: Method, workers: Workers) -> Cluster {
+    let cluster = Cluster::up(Layout { queues: workers.count(), ..Layout::default() });
+    method.prepare(&cluster);
+    cluster
+}
+
+/// Real servers take turns; 20 MB arrive whole from each of them, and at each of them.
+///
+/// # Panics
+///
+/// If they do not.
+pub fn tcp_whole_both_ways(method: Method, workers: Workers) {
+    let cluster = prepared(method, workers);
+    let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, UPLOAD));
+    let director = Director::start(&cluster, workers);
+    director.add_service(Protocol::Tcp, HTTP, method);
+    director.add_service(Protocol::Tcp, UPLOAD, method);
+
+    let pages = clients::pages(&cluster, &format!("http://{VIP}/"), 8);
+    assert!(clients::take_turns(&pages), "pages came from {pages:?}");
+
+    let blob = cluster.blob();
+    for _ in REAL_SERVERS {
+        let body = clients::fetch(&cluster, &format!("http://{VIP}/blob")).expect("download");
+        // Not assert_eq: it would print 20 MB.
+        assert!(body == blob, "a download of {} bytes differs from the file", body.len());
+    }
+    let receipts: Vec<Receipt> = REAL_SERVERS
+        .iter()
+        .flat_map(|_| clients::parallel_uploads(&cluster, virtual_endpoint(UPLOAD), 1, &blob))
+        .collect();
+    assert_each_took(&receipts, 1, &blob);
+}
+
+/// 200 connections, all open at once, each carry their bytes; each real server got its half of them.
+///
+/// # Panics
+///
+/// If they do not.
+pub fn two_hundred_connections_at_once(method: Method, workers: Workers) {
+    let cluster = prepared(method, workers);
+    let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, UPLOAD));
+    let director = Director::start(&cluster, workers);
+    director.add_service(Protocol::Tcp, UPLOAD, method);
+
+    let bytes = &cluster.blob()[..100_000];
+    let receipts = clients::parallel_uploads(&cluster, virtual_endpoint(UPLOAD), 200, bytes);
+    assert_each_took(&receipts, 100, bytes);
+}
+
+/// Datagrams are answered from the VIP; flows take turns and each keeps its real server.
+///
+/// # Panics
+///
+/// If they are not.
+pub fn udp_both_ways(method: Method, workers: Workers) {
+    let cluster = prepared(method, workers);
+    let _echoes = [1, 2].map(|number| {
+        let mut endpoint = virtual_endpoint(DATAGRAMS);
+        if method == Method::Nat {
+            endpoint.set_ip(real_server(number));
+        }
+        Echo::start(&cluster, crate::Host::RealServer(number), endpoint)
+    });
+    let director = Director::start(&cluster, workers);
+    director.add_service(Protocol::Udp, DATAGRAMS, method);
+
+    let flows: Vec<Asker> = (0..8).map(|_| Asker::new(&cluster, virtual_endpoint(DATAGRAMS))).collect();
+    let first: Vec<String> = flows.iter().map(|flow| flow.ask(b"who serves me?")).collect();
+    assert!(clients::take_turns(&first), "flows were answered by {first:?}");
+    let again: Vec<String> = flows.iter().map(|flow| flow.ask(&[0xa5; 1400])).collect();
+    assert_eq!(first, again, "a flow changed its real server");
+}
+
+fn assert_each_took(receipts: &[Receipt], count: usize, bytes: &[u8]) {
+    for host in REAL_SERVERS {
+        let owed = clients::receipt(&host.name(), bytes);
+        let whole = receipts.iter().filter(|&receipt| *receipt == owed).count();
+        assert_eq!(whole, count, "uploads that {} took whole; all receipts: {receipts:?}", owed.host);
+    }
+}

@@ -1,0 +1,151 @@
+//! Clients: what the cluster's client host asks of the VIP, and how it checks the answer.
+//!
+//! Each call blocks until the answer is there or a time limit ends the test. Downloads are curl's from
+//! nginx, uploads and datagrams are sockets of the test. Not here: what the answer ought to be.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
+use std::process::Command;
+use std::sync::Barrier;
+use std::thread;
+use std::time::Duration;
+
+use crate::cluster::{Cluster, Host, complete};
+use crate::servers::{Receipt, checksum};
+use crate::wait::{self, DEADLINE};
+
+/// What curl got for a URL on the client: the body, or curl's complaint.
+pub fn fetch(cluster: &Cluster, url: &str) -> Result<Vec<u8>, String> {
+    let output = complete(curl(cluster).arg(url));
+    if output.status.success() {
+        Ok(output.stdout)
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+/// Names of the servers whose page came for each of `count` requests, one connection each.
+///
+/// # Panics
+///
+/// With curl's complaint if one fails.
+pub fn pages(cluster: &Cluster, url: &str, count: usize) -> Vec<String> {
+    let page = || fetch(cluster, url).unwrap_or_else(|error| panic!("no page from {url}: {error}"));
+    (0..count).map(|_| String::from_utf8_lossy(&page()).trim_end().to_owned()).collect()
+}
+
+/// curl on the client, quiet, with a time limit.
+pub fn curl(cluster: &Cluster) -> Command {
+    let mut command = cluster.command(Host::Client, "curl");
+    command.args(["--silent", "--show-error", "--max-time"]).arg(DEADLINE.as_secs().to_string());
+    command
+}
+
+/// Opens a connection from this thread's namespace, with [`DEADLINE`] for each wait.
+pub fn connect(target: SocketAddrV4) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&SocketAddr::V4(target), DEADLINE)?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    stream.set_write_timeout(Some(DEADLINE))?;
+    Ok(stream)
+}
+
+/// Sends `bytes` to a [`Sink`](crate::servers::Sink) and returns its receipt.
+pub fn upload(mut stream: TcpStream, bytes: &[u8]) -> io::Result<Receipt> {
+    stream.write_all(bytes)?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut line = String::new();
+    stream.read_to_string(&mut line)?;
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let malformed = || io::Error::other(format!("a sink answered {line:?}"));
+    let [host, length, checksum] = words[..] else { return Err(malformed()) };
+    Ok(Receipt {
+        host: host.to_owned(),
+        length_bytes: length.parse().map_err(|_| malformed())?,
+        checksum: checksum.parse().map_err(|_| malformed())?,
+    })
+}
+
+/// The receipt that `host` owes for `bytes`.
+pub fn receipt(host: &str, bytes: &[u8]) -> Receipt {
+    Receipt { host: host.to_owned(), length_bytes: bytes.len() as u64, checksum: checksum(bytes) }
+}
+
+/// Opens `count` connections from the client and, once all are open, uploads `bytes` by each at once.
+///
+/// # Panics
+///
+/// If one of them can't be opened or breaks.
+pub fn parallel_uploads(cluster: &Cluster, target: SocketAddrV4, count: usize, bytes: &[u8]) -> Vec<Receipt> {
+    let all_open = Barrier::new(count);
+    thread::scope(|scope| {
+        let started: Vec<_> = (0..count)
+            .map(|_| {
+                scope.spawn(|| {
+                    cluster.run(Host::Client, || {
+                        let stream = connect(target);
+                        // Also for one that failed: the others wait for it.
+                        all_open.wait();
+                        upload(stream?, bytes)
+                    })
+                })
+            })
+            .collect();
+        started
+            .into_iter()
+            .map(|thread| thread.join().expect("connect and upload do not panic").expect("upload"))
+            .collect()
+    })
+}
+
+/// A UDP client on the client host: one port, one flow.
+#[derive(Debug)]
+pub struct Asker {
+    socket: UdpSocket,
+}
+
+impl Asker {
+    /// Takes a free port and directs it to `target`.
+    ///
+    /// # Panics
+    ///
+    /// If the client has no route there.
+    pub fn new(cluster: &Cluster, target: SocketAddrV4) -> Self {
+        let socket = cluster.run(Host::Client, || {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port is free");
+            // Connected: the kernel refuses a reply from any other address than the VIP.
+            socket.connect(target).expect("the client has a route to the VIP");
+            socket
+        });
+        socket.set_read_timeout(Some(Duration::from_millis(500))).expect("the time limit is not zero");
+        Self { socket }
+    }
+
+    /// Sends a question until a reply to it comes, and returns who replied.
+    ///
+    /// Datagrams may get lost, so a question is asked again; a late reply to an earlier one is skipped.
+    ///
+    /// # Panics
+    ///
+    /// If no reply comes, or a datagram can't be sent.
+    pub fn ask(&self, question: &[u8]) -> String {
+        wait::until("a reply to a datagram", || {
+            // An ICMP error to an earlier question comes out of either call; the next try tells more.
+            self.socket.send(question).ok()?;
+            let mut reply = vec![0; 65536];
+            while let Ok(count) = self.socket.recv(&mut reply) {
+                let mut parts = reply[..count].splitn(2, |&byte| byte == b' ');
+                if let (Some(name), Some(body)) = (parts.next(), parts.next())
+                    && body == question
+                {
+                    return Some(String::from_utf8_lossy(name).into_owned());
+                }
+            }
+            None
+        })
+    }
+}
+
+/// Whether each name differs from the one before: real servers taking turns.
+pub fn take_turns(names: &[String]) -> bool {
+    names.windows(2).all(|pair| pair[0] != pair[1])
+}

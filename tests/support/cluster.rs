@@ -1,0 +1,170 @@
+//! A cluster of namespaces, from `scripts/netlab up` to its drop.
+//!
+//! Made at the start of a test, removed at its end, also by a panic; what a killed test run leaves,
+//! `scripts/netlab sweep` finds by the run's process number. Addresses are netlab's, drawn there.
+//! Not here: the daemon, the VIP on the real servers.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+use std::process::{self, Command, Output};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::namespace;
+
+/// The virtual address; the director's kernel has it on `wan`, as IPVS operators do.
+pub const VIP: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 100);
+
+/// The director's own address towards the client.
+pub const DIRECTOR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+
+/// The cluster's real servers.
+pub const REAL_SERVERS: [Host; 2] = [Host::RealServer(1), Host::RealServer(2)];
+
+/// One machine of the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// 198.51.100.10, and 192.0.2.254 for what comes back past the director.
+    Client,
+    /// Interfaces `wan` and `lan`.
+    Director,
+    /// Real server by its number, from 1.
+    RealServer(u8),
+}
+
+impl Host {
+    /// Name as netlab has it, by which pages and replies name the server.
+    pub fn name(self) -> String {
+        match self {
+            Self::Client => "cl".to_owned(),
+            Self::Director => "dr".to_owned(),
+            Self::RealServer(number) => format!("rs{number}"),
+        }
+    }
+}
+
+/// The real server's own address.
+pub fn real_server(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(192, 0, 2, 10 + number)
+}
+
+/// What the director's `wan` is.
+#[derive(Clone, Copy, Debug)]
+pub enum Wan {
+    /// A veth, whose driver runs XDP programs itself.
+    Veth,
+    /// A macvlan, whose driver does not.
+    Macvlan,
+}
+
+/// How the director's side of a cluster is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// RX and TX queues of each of the director's interfaces.
+    pub queues: u8,
+    /// The interface towards the client.
+    pub wan: Wan,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Self { queues: 1, wan: Wan::Veth }
+    }
+}
+
+/// A running cluster; removed when dropped.
+#[derive(Debug)]
+pub struct Cluster {
+    name: String,
+    state: PathBuf,
+}
+
+impl Cluster {
+    /// Makes a cluster: one client, the director, two real servers with nginx.
+    ///
+    /// # Panics
+    ///
+    /// With netlab's own words if it fails.
+    pub fn up(layout: Layout) -> Self {
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        // Relaxed: only the numbers' being different matters.
+        let name = format!("xvs-t{}-{}", process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let mut command = netlab("up", &name);
+        command.args(["--owner", &process::id().to_string(), "--queues", &layout.queues.to_string()]);
+        if matches!(layout.wan, Wan::Macvlan) {
+            command.arg("--generic");
+        }
+        let state = succeed(&mut command);
+        Self { name, state: PathBuf::from(state.trim_end()) }
+    }
+
+    /// A program to be started on one of the hosts; ended with the cluster if it still runs then.
+    pub fn command(&self, host: Host, program: impl AsRef<Path>) -> Command {
+        let mut command = netlab("exec", &self.name);
+        command.arg(host.name()).arg(program.as_ref());
+        command
+    }
+
+    /// Runs `work` on one of the hosts: sockets it makes are that host's.
+    pub fn run<T: Send>(&self, host: Host, work: impl FnOnce() -> T + Send) -> T {
+        namespace::run(&self.namespace(host), work)
+    }
+
+    /// Name of a host's namespace.
+    pub fn namespace(&self, host: Host) -> String {
+        format!("{}-{}", self.name, host.name())
+    }
+
+    /// Folder for the logs of what runs in the cluster; goes with it.
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// What every real server's nginx serves as `/blob`: 20 MB of random bytes.
+    pub fn blob(&self) -> Vec<u8> {
+        fs::read(self.state.join("blob")).expect("netlab wrote the file when it made the cluster")
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // A panic in a drop during a panic would abort the run; `sweep` tries again what fails here.
+        match netlab("down", &self.name).status() {
+            Ok(status) if status.success() => {}
+            other => eprintln!("netlab down --name {}: {other:?}", self.name),
+        }
+    }
+}
+
+/// Runs a command to its end and returns what it printed.
+///
+/// # Panics
+///
+/// If it can't be started or exits with another code than 0, with all it printed.
+pub fn succeed(command: &mut Command) -> String {
+    let output = complete(command);
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?} failed, {}\n{stdout}{stderr}", output.status);
+    stdout
+}
+
+/// Runs a command to its end.
+///
+/// # Panics
+///
+/// If it can't be started.
+pub fn complete(command: &mut Command) -> Output {
+    command.output().unwrap_or_else(|error| panic!("{command:?} can't be started: {error}"))
+}
+
+/// `ADDRESS:PORT` of the virtual address.
+pub fn virtual_endpoint(port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(VIP, port)
+}
+
+fn netlab(action: &str, name: &str) -> Command {
+    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/netlab"));
+    command.args([action, "--name", name]);
+    command
+}

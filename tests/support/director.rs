@@ -1,0 +1,202 @@
+//! The daemon under test: started in the director's namespace, commanded, ended in several ways.
+//!
+//! [`Director::start`] returns when the daemon says that it is ready. Its log goes to a file, which a
+//! failing test prints. Costs the start of a process. Not here: what its words are (`words.rs`).
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::{env, thread};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::cluster::{Cluster, Host, REAL_SERVERS, real_server, succeed, virtual_endpoint};
+use crate::method::Method;
+use crate::wait;
+use crate::words;
+
+/// Number of worker threads, and of queues of each interface: a queue belongs to one worker.
+#[derive(Clone, Copy, Debug)]
+pub enum Workers {
+    /// One thread, single-queue interfaces.
+    One,
+    /// Two threads: the two directions of a connection may be met by different ones.
+    Two,
+}
+
+impl Workers {
+    /// As a number.
+    pub fn count(self) -> u8 {
+        match self {
+            Self::One => 1,
+            Self::Two => 2,
+        }
+    }
+}
+
+/// A running `xvsd`; killed when dropped.
+#[derive(Debug)]
+pub struct Director<'a> {
+    cluster: &'a Cluster,
+    process: Child,
+    log: PathBuf,
+}
+
+impl<'a> Director<'a> {
+    /// Starts the daemon on `wan` and `lan` and waits until it is ready.
+    ///
+    /// # Panics
+    ///
+    /// With its log if it ends before, or does not become ready.
+    pub fn start(cluster: &'a Cluster, workers: Workers) -> Self {
+        let workers = workers.count().to_string();
+        let mut this =
+            Self::launch(cluster, &["--interface", "wan", "--interface", "lan", "--workers", &workers]);
+        wait::until("xvsd says that it is ready", || {
+            let log = this.log();
+            if let Some(status) = this.process.try_wait().expect("xvsd is a child of this process") {
+                panic!("xvsd ended, {status}, before it was ready:\n{log}");
+            }
+            words::says_ready(&log).then_some(())
+        });
+        this
+    }
+
+    /// Starts the daemon with these arguments, which it must refuse: how it ended, and its log.
+    ///
+    /// # Panics
+    ///
+    /// With its log if it goes on running.
+    pub fn refusal(cluster: &'a Cluster, arguments: &[&str]) -> (ExitStatus, String) {
+        let mut this = Self::launch(cluster, arguments);
+        let status = this.wait();
+        (status, this.log())
+    }
+
+    fn launch(cluster: &'a Cluster, arguments: &[&str]) -> Self {
+        // A second daemon in one cluster has a log of its own.
+        let log = (0..)
+            .map(|number| cluster.state().join(format!("xvsd-{number}.log")))
+            .find(|path| !path.exists())
+            .expect("numbers do not run out");
+        let out = File::create_new(&log).expect("the cluster's folder takes a new file");
+        let err = out.try_clone().expect("a file can be cloned");
+        let mut command = cluster.command(Host::Director, program("xvsd"));
+        command.args(arguments).stdin(Stdio::null()).stdout(out).stderr(err);
+        let process = command.spawn().unwrap_or_else(|error| panic!("{command:?} can't be started: {error}"));
+        Self { cluster, process, log }
+    }
+
+    /// Waits for the daemon's end.
+    fn wait(&mut self) -> ExitStatus {
+        wait::until("xvsd ends", || self.process.try_wait().expect("xvsd is a child of this process"))
+    }
+
+    /// Kills the daemon so that it can't clean up.
+    pub fn kill(&mut self) {
+        self.process.kill().expect("xvsd runs");
+        self.wait();
+    }
+
+    /// Ends the daemon as systemd does, and returns its exit status.
+    pub fn stop(&mut self) -> ExitStatus {
+        kill_process(Pid::from_child(&self.process), Signal::TERM).expect("xvsd runs");
+        self.wait()
+    }
+
+    /// Runs `xvsadm` with these words, which must succeed, and returns what it printed.
+    ///
+    /// # Panics
+    ///
+    /// With what it printed if its exit code is not 0.
+    pub fn adm(&self, arguments: &str) -> String {
+        succeed(&mut self.adm_command(arguments))
+    }
+
+    /// Runs `xvsadm` with these words and this input.
+    pub fn adm_reading(&self, arguments: &str, input: &str) -> Output {
+        let mut command = self.adm_command(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = command.spawn().expect("scripts/netlab can be started");
+        let mut stdin = process.stdin.take().expect("it was asked for above");
+        thread::scope(|scope| {
+            // A command that stops reading early breaks the pipe; its exit code tells of it.
+            scope.spawn(move || stdin.write_all(input.as_bytes()));
+            process.wait_with_output().expect("xvsadm is a child of this process")
+        })
+    }
+
+    /// Runs `xvs status` and returns what it printed.
+    ///
+    /// # Panics
+    ///
+    /// With what it printed if its exit code is not 0.
+    pub fn status(&self) -> String {
+        succeed(self.cluster.command(Host::Director, program("xvs")).arg("status"))
+    }
+
+    /// Adds a round-robin service of the VIP with both real servers; `protocol` as `xvsadm` has it.
+    pub fn add_service(&self, protocol: Protocol, port: u16, method: Method) {
+        let service = format!("{} {}", protocol.option(), virtual_endpoint(port));
+        self.adm(&format!("-A {service} -s rr"));
+        for number in 1..=REAL_SERVERS.len() as u8 {
+            self.adm(&format!("-a {service} -r {}:{port} {}", real_server(number), method.option()));
+        }
+    }
+
+    /// Everything the daemon has printed so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).expect("the log was made before the daemon")
+    }
+
+    fn adm_command(&self, arguments: &str) -> Command {
+        let mut command = self.cluster.command(Host::Director, program("xvsadm"));
+        command.args(arguments.split_whitespace());
+        command
+    }
+}
+
+impl Drop for Director<'_> {
+    fn drop(&mut self) {
+        // Neither fails for a daemon that has ended already, and a failure here has no better place.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if thread::panicking() {
+            eprintln!("---- log of xvsd\n{}", self.log());
+        }
+    }
+}
+
+/// Protocol of a virtual service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// `-t`
+    Tcp,
+    /// `-u`
+    Udp,
+}
+
+impl Protocol {
+    /// The option by which `xvsadm` is told.
+    pub fn option(self) -> &'static str {
+        match self {
+            Self::Tcp => "-t",
+            Self::Udp => "-u",
+        }
+    }
+}
+
+/// Path of one of the workspace's programs, as built beside the running test.
+///
+/// # Panics
+///
+/// If it was not built: `cargo test --workspace` builds the programs, `cargo test --test NAME` does not.
+pub fn program(name: &str) -> PathBuf {
+    let test = env::current_exe().expect("a running program has a path");
+    // target/PROFILE/deps/TEST
+    let folder = test.ancestors().nth(2).unwrap_or(Path::new("/"));
+    let path = folder.join(name);
+    assert!(path.exists(), "{} is missing; `cargo build --workspace` makes it", path.display());
+    path
+}

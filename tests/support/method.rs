@@ -1,0 +1,49 @@
+//! A forwarding method as the tests set it up: `xvsadm`'s option, and what the real servers need for it.
+//!
+//! Used at the start of each test that forwards. Not here: what a method does to a packet.
+
+use crate::cluster::{Cluster, REAL_SERVERS, VIP, succeed};
+use crate::director::program;
+
+/// Forwarding method of all destinations in a test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// `-m`: replies come back by the director.
+    Nat,
+    /// `-g`: the real servers have the VIP and reply to the client themselves.
+    DirectRouting,
+    /// `-i`: as direct routing, the packet wrapped in another.
+    Tunnel,
+}
+
+impl Method {
+    /// The option by which `ipvsadm -a` is told.
+    pub fn option(self) -> &'static str {
+        match self {
+            Self::Nat => "-m",
+            Self::DirectRouting => "-g",
+            Self::Tunnel => "-i",
+        }
+    }
+
+    /// Prepares the real servers as an operator does, by `xvs realserver up`; NAT needs nothing.
+    ///
+    /// # Panics
+    ///
+    /// With the command's own words if it fails.
+    pub fn prepare(self, cluster: &Cluster) {
+        let method = match self {
+            Self::Nat => return,
+            Self::DirectRouting => "dr",
+            Self::Tunnel => "tunnel",
+        };
+        for server in REAL_SERVERS {
+            let mut command = cluster.command(server, program("xvs"));
+            succeed(
+                command
+                    .args(["realserver", "up", "--vip", &VIP.to_string()])
+                    .args(["--method", method, "--dev", "lan"]),
+            );
+        }
+    }
+}

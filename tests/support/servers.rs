@@ -1,0 +1,145 @@
+//! Servers on the cluster's hosts: a TCP sink that tells what it got, a UDP echo.
+//!
+//! Threads of the test, listening in a host's namespace from `start` until they are dropped. Each reply
+//! names the host, so that a test sees whom the director chose. Not here: nginx, which netlab starts.
+
+use std::hash::{DefaultHasher, Hasher};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+
+use crate::cluster::{Cluster, Host};
+use crate::namespace;
+use crate::wait::DEADLINE;
+
+/// What a [`Sink`] got on one connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Name of the host that took it.
+    pub host: String,
+    /// Number of bytes.
+    pub length_bytes: u64,
+    /// Of all bytes, by [`checksum`].
+    pub checksum: u64,
+}
+
+/// What both ends of an upload compare.
+pub fn checksum(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
+}
+
+/// Takes TCP connections, reads each to its end, then sends the [`Receipt`] as a line of text.
+#[derive(Debug)]
+pub struct Sink {
+    _listener: Listener,
+}
+
+impl Sink {
+    /// Listens on all addresses of the host; returns when it does.
+    pub fn start(cluster: &Cluster, host: Host, port: u16) -> Self {
+        let name = host.name();
+        let listener = Listener::start(cluster, host, move |running, listening| {
+            let socket = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("the port is free");
+            // accept() obeys the receive time limit, which `TcpListener` has no method for.
+            set_socket_timeout(&socket, Timeout::Recv, Some(TICK)).expect("a TCP socket has time limits");
+            listening.send(()).expect("`Listener::start` waits for this");
+            // Relaxed: the flag stands for nothing but itself.
+            while running.load(Ordering::Relaxed) {
+                if let Ok((connection, _)) = socket.accept() {
+                    let name = name.clone();
+                    // A connection that breaks is the client's to notice: it gets no receipt.
+                    thread::spawn(move || take(connection, &name));
+                }
+            }
+        });
+        Self { _listener: listener }
+    }
+}
+
+fn take(mut connection: TcpStream, name: &str) -> io::Result<()> {
+    connection.set_read_timeout(Some(DEADLINE))?;
+    let mut hasher = DefaultHasher::new();
+    let mut length = 0_u64;
+    let mut buffer = vec![0; 65536];
+    loop {
+        let count = connection.read(&mut buffer)?;
+        if count == 0 {
+            break;
+        }
+        hasher.write(&buffer[..count]);
+        length += count as u64;
+    }
+    writeln!(connection, "{name} {length} {}", hasher.finish())
+}
+
+/// Sends each datagram back with the host's name in front: `rs1 hello`.
+#[derive(Debug)]
+pub struct Echo {
+    _listener: Listener,
+}
+
+impl Echo {
+    /// Listens on one address, so that replies come from it; returns when it does.
+    pub fn start(cluster: &Cluster, host: Host, endpoint: SocketAddrV4) -> Self {
+        let prefix = format!("{} ", host.name());
+        let listener = Listener::start(cluster, host, move |running, listening| {
+            let socket = UdpSocket::bind(endpoint).expect("netlab lets real servers bind the VIP");
+            socket.set_read_timeout(Some(TICK)).expect("the time limit is not zero");
+            listening.send(()).expect("`Listener::start` waits for this");
+            let mut datagram = prefix.clone().into_bytes();
+            // Relaxed: the flag stands for nothing but itself.
+            while running.load(Ordering::Relaxed) {
+                datagram.resize(65536, 0);
+                if let Ok((count, client)) = socket.recv_from(&mut datagram[prefix.len()..]) {
+                    datagram.truncate(prefix.len() + count);
+                    // A reply that can't be sent is a lost datagram; clients ask again.
+                    let _ = socket.send_to(&datagram, client);
+                }
+            }
+        });
+        Self { _listener: listener }
+    }
+}
+
+/// A server's thread, ended by its drop.
+#[derive(Debug)]
+struct Listener {
+    running: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Listener {
+    fn start(
+        cluster: &Cluster,
+        host: Host,
+        serve: impl FnOnce(&AtomicBool, mpsc::Sender<()>) + Send + 'static,
+    ) -> Self {
+        let running = Arc::new(AtomicBool::new(true));
+        let (sender, listening) = mpsc::channel();
+        let flag = Arc::clone(&running);
+        let thread = namespace::spawn(&cluster.namespace(host), move || serve(&flag, sender));
+        listening.recv().unwrap_or_else(|_| panic!("the server on {} did not start", host.name()));
+        Self { running, thread: Some(thread) }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.running.store(false, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // Its panic was printed, and the test noticed by what did not come back.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// How often a server looks whether it is to end.
+const TICK: Duration = Duration::from_millis(100);
