@@ -32,7 +32,9 @@ impl Player {
         for (name, link) in object(&topology["director"]) {
             let mut addresses = strings(&link["addr"]);
             if name == "cl0" {
-                addresses.extend(vips.iter().map(|vip| format!("{vip}/{}", if vip.contains(':') { 128 } else { 32 })));
+                addresses.extend(
+                    vips.iter().map(|vip| format!("{vip}/{}", if vip.contains(':') { 128 } else { 32 })),
+                );
             }
             let mtu = &topology["mtu"][&name];
             player.ok(json!({ "link": name, "mac": link["mac"], "addresses": addresses, "mtu": mtu }));
@@ -91,7 +93,8 @@ impl Player {
                 if answer["ok"] == true { Ok(()) } else { Err(format!("set {name}: {answer}")) }
             }
             "mark" => {
-                let answer = self.ask(json!({ "xvs": ["mark", "add", "-d", step["dst"], "--set-mark", step["mark"]] }));
+                let answer = self
+                    .ask(json!({ "xvs": ["mark", "add", "-d", step["dst"], "--set-mark", step["mark"]] }));
                 if answer["exit"] == 0 { Ok(()) } else { Err(format!("mark: {answer}")) }
             }
             "setup" => Err("changes the director's addresses by a shell command".to_owned()),
@@ -116,11 +119,16 @@ impl Player {
             return Err(format!("inject: {error}"));
         }
         let want = match answer["verdict"] == "pass" {
-            true => compare::without_the_kernels_own(&step["out"], step["in"].as_str().unwrap_or_default(), &self.vips),
+            true => compare::without_the_kernels_own(
+                &step["out"],
+                step["in"].as_str().unwrap_or_default(),
+                &self.vips,
+            ),
             false => step["out"].clone(),
         };
-        compare::frames(&want, &answer["tx"])
-            .map_err(|difference| format!("verdict {} ({}): {difference}", answer["verdict"], answer["reason"]))
+        compare::frames(&want, &answer["tx"]).map_err(|difference| {
+            format!("verdict {} ({}): {difference}", answer["verdict"], answer["reason"])
+        })
     }
 
     fn burst(&mut self, step: &Value) -> Result<(), String> {
@@ -185,7 +193,8 @@ fn every_recording_of_the_kernel_plays_the_same_here_unless_it_is_listed_as_pend
         if only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
             continue;
         }
-        let result = panic::catch_unwind(|| play(path)).unwrap_or_else(|_| Err("the player panicked".to_owned()));
+        let result =
+            panic::catch_unwind(|| play(path)).unwrap_or_else(|_| Err("the player panicked".to_owned()));
         match (result, pending.contains_key(name) && only.is_none()) {
             (Ok(()), false) => passed += 1,
             (Err(_), true) => waiting += 1,
@@ -194,7 +203,12 @@ fn every_recording_of_the_kernel_plays_the_same_here_unless_it_is_listed_as_pend
         }
     }
     let names: Vec<_> = paths.iter().map(|path| path.file_stem().unwrap().to_str().unwrap()).collect();
-    wrong.extend(pending.keys().filter(|name| !names.contains(&name.as_str())).map(|name| format!("{name}: no such recording")));
+    wrong.extend(
+        pending
+            .keys()
+            .filter(|name| !names.contains(&name.as_str()))
+            .map(|name| format!("{name}: no such recording")),
+    );
     println!("{passed} recordings play the same, {waiting} are pending");
     assert!(wrong.is_empty(), "{} recordings differ:\n{}", wrong.len(), wrong.join("\n"));
 }

@@ -68,9 +68,12 @@ fn unsafe_code_stands_only_where_the_kernel_and_shared_memory_are_touched() {
 fn architecture_names_every_source_file_and_no_other() {
     let architecture = read(Path::new("ARCHITECTURE.md"));
     let mut missing = Vec::new();
-    for path in files("crates").iter().chain(&files("tests")).chain(&files("scripts")).chain(&files("benches")) {
+    for path in
+        files("crates").iter().chain(&files("tests")).chain(&files("scripts")).chain(&files("benches"))
+    {
         let text = path.to_string_lossy();
-        let source = [".rs", ".c", ".h"].iter().any(|ending| text.ends_with(ending)) || text.starts_with("scripts/");
+        let source =
+            [".rs", ".c", ".h"].iter().any(|ending| text.ends_with(ending)) || text.starts_with("scripts/");
         if source && !architecture.contains(&format!("`{text}`")) {
             missing.push(text.into_owned());
         }

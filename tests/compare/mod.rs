@@ -71,7 +71,8 @@ fn addr(frame: &[u8], v4: usize, v6: usize) -> Option<String> {
 
 /// The difference between what a command printed and what it was recorded to print, in words.
 pub(crate) fn output(argv: &[String], recorded: &Value, got: &Value) -> Result<(), String> {
-    let differs = |what: &str, want: &str, got: &str| Err(format!("{what}\n--- want\n{want}--- got\n{got}---"));
+    let differs =
+        |what: &str, want: &str, got: &str| Err(format!("{what}\n--- want\n{want}--- got\n{got}---"));
     if recorded["rc"] != got["exit"] {
         return Err(format!("exit code {} instead of {}: {}", got["exit"], recorded["rc"], got["stderr"]));
     }

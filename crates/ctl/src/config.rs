@@ -116,10 +116,18 @@ impl Config {
     pub fn check(&self) -> Result<(), ConfigError> {
         let wrong = |key, value: String, why| Err(ConfigError::Value { key, value, why });
         if self.workers == Some(0) {
-            return wrong("workers", "0".to_owned(), "at least one worker is needed; leave it out for the default");
+            return wrong(
+                "workers",
+                "0".to_owned(),
+                "at least one worker is needed; leave it out for the default",
+            );
         }
         if !(1024..=1 << 27).contains(&self.conn_table_size) {
-            return wrong("conn_table_size", self.conn_table_size.to_string(), "from 1024 to 134217728 connections");
+            return wrong(
+                "conn_table_size",
+                self.conn_table_size.to_string(),
+                "from 1024 to 134217728 connections",
+            );
         }
         for (key, ring) in [("receive_ring", self.receive_ring), ("transmit_ring", self.transmit_ring)] {
             if !ring.is_power_of_two() || !(64..=1 << 16).contains(&ring) {

@@ -158,9 +158,9 @@ impl<P: Plant> Control<P> {
                 settings::set(&mut self.snapshot.settings, key, value)?;
                 self.publish().map(|()| Reply::Done)
             }
-            Request::ListConnections | Request::Status | Request::Counters => {
-                Err(CommandError::Failed { why: "the control thread does not answer this request".to_owned() })
-            }
+            Request::ListConnections | Request::Status | Request::Counters => Err(CommandError::Failed {
+                why: "the control thread does not answer this request".to_owned(),
+            }),
         }
     }
 
@@ -177,7 +177,8 @@ impl<P: Plant> Control<P> {
 
     /// A destination that is this machine itself would need the packet to be delivered here.
     fn refuse_local(&self, command: &Command) -> Result<(), CommandError> {
-        let (Command::AddDestination { endpoint, .. } | Command::EditDestination { endpoint, .. }) = command else {
+        let (Command::AddDestination { endpoint, .. } | Command::EditDestination { endpoint, .. }) = command
+        else {
             return Ok(());
         };
         if !self.snapshot.egress.is_local(endpoint.addr) {
@@ -195,13 +196,17 @@ impl<P: Plant> Control<P> {
         let failed = |why: String| CommandError::Failed { why };
         self.registry.build(&self.state, &mut self.snapshot);
         let rules = self.steering();
-        self.plant.widen(&rules).map_err(|error| failed(format!("xvs: the XDP program cannot steer this: {error}")))?;
+        self.plant
+            .widen(&rules)
+            .map_err(|error| failed(format!("xvs: the XDP program cannot steer this: {error}")))?;
         // Kept until every worker has left it, so that no worker is the last to hold it and has to free it.
         self.held.push(self.published.swap(Arc::new(self.snapshot.clone())));
         self.epoch += 1;
         self.plant.await_workers().map_err(failed)?;
         self.held.clear();
-        self.plant.narrow(&rules).map_err(|error| failed(format!("xvs: the XDP program still steers too much: {error}")))?;
+        self.plant
+            .narrow(&rules)
+            .map_err(|error| failed(format!("xvs: the XDP program still steers too much: {error}")))?;
         let wanted = self.next_hops();
         if wanted != self.resolved {
             self.plant.keep_resolved(&wanted);

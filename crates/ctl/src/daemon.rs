@@ -51,9 +51,13 @@ pub enum DaemonError {
     Attach(#[from] AttachError),
     #[error(transparent)]
     Socket(#[from] SocketError),
-    #[error("the XDP program cannot be loaded ({0}); xvsd needs root, or CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_PERFMON")]
+    #[error(
+        "the XDP program cannot be loaded ({0}); xvsd needs root, or CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_PERFMON"
+    )]
     Program(io::Error),
-    #[error("{workers} workers cannot share {queues} queues of {interface}; each needs one, so take fewer workers, or `ethtool -L {interface} combined {workers}`")]
+    #[error(
+        "{workers} workers cannot share {queues} queues of {interface}; each needs one, so take fewer workers, or `ethtool -L {interface} combined {workers}`"
+    )]
     TooManyWorkers { workers: usize, queues: u32, interface: String },
     #[error("{what}: {error}")]
     System { what: &'static str, error: io::Error },
@@ -163,7 +167,9 @@ impl Plant for Wired {
         let patience = Instant::now() + TAKE_UP;
         while let Some(seat) = self.table.laggard(epoch) {
             if Instant::now() >= patience {
-                return Err(format!("xvs: the change is made, but worker {seat} has not taken it up after a second; see `xvs status`"));
+                return Err(format!(
+                    "xvs: the change is made, but worker {seat} has not taken it up after a second; see `xvs status`"
+                ));
             }
             thread::sleep(Duration::from_micros(20));
         }
@@ -202,18 +208,20 @@ impl Daemon {
             .collect::<Result<_, _>>()
             .map_err(system("the TAP by which packets go back to the kernel"))?;
 
-        let mut facts = Facts { interfaces: attached.iter().map(interface_facts).collect(), ..Facts::default() };
+        let mut facts =
+            Facts { interfaces: attached.iter().map(interface_facts).collect(), ..Facts::default() };
         let rings = RingSizes { receive: config.receive_ring, transmit: config.transmit_ring };
         let mut ports = Vec::new();
         for (share, core) in shares.iter().zip(cores(shares.len())) {
-            let links: Vec<_> = attached
-                .iter()
-                .zip(share)
-                .map(|(attached, queues)| Queues { attached, queues })
-                .collect();
+            let links: Vec<_> =
+                attached.iter().zip(share).map(|(attached, queues)| Queues { attached, queues }).collect();
             let sockets = Sockets::open(&links, rings)?;
             let copy_mode = sockets.copy_mode().to_string();
-            facts.workers.push(WorkerFacts { core: core.map(|core| core.id), copy_mode, queues: share[0].clone() });
+            facts.workers.push(WorkerFacts {
+                core: core.map(|core| core.id),
+                copy_mode,
+                queues: share[0].clone(),
+            });
             let port = XdpPort::open(sockets, ways.clone()).map_err(system("a worker's port"))?;
             ports.push((port, core));
         }
@@ -248,13 +256,8 @@ impl Daemon {
             })?;
             workers.push(Running { stop, waker, thread });
         }
-        let shared = Arc::new(Shared {
-            clock,
-            table,
-            reader: Mutex::new(reader),
-            counters,
-            facts: Mutex::new(facts),
-        });
+        let shared =
+            Arc::new(Shared { clock, table, reader: Mutex::new(reader), counters, facts: Mutex::new(facts) });
         let (inputs, queue) = bounded(QUEUE);
         let from_network = inputs.clone();
         let thread_shared = shared.clone();
@@ -321,7 +324,8 @@ fn check_interfaces(names: &[String]) -> Result<(), DaemonError> {
 
 /// For each worker, its queues of each interface: every queue belongs to one worker.
 fn shares(attached: &[Attached], wanted: Option<usize>) -> Result<Vec<Vec<Vec<u32>>>, DaemonError> {
-    let fewest = attached.iter().min_by_key(|attached| attached.receive_queues()).ok_or(DaemonError::NoInterface)?;
+    let fewest =
+        attached.iter().min_by_key(|attached| attached.receive_queues()).ok_or(DaemonError::NoInterface)?;
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let queues = fewest.receive_queues();
     let workers = wanted.unwrap_or_else(|| (queues as usize).min(cores.saturating_sub(1)).max(1));

@@ -18,7 +18,6 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{Table, TableConfig, TableReader};
-use xvs_dataplane::shm::Memory;
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::flow::Flows;
@@ -26,6 +25,7 @@ use xvs_dataplane::outcome::{Outcome, Unresolved};
 use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::LinkId;
 use xvs_dataplane::port::memory::{Bytes, MemoryPort};
+use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::Settings;
 use xvs_dataplane::verdict::Verdict;
 use xvs_dataplane::xdp::{SteeringError, SteeringRules};
@@ -155,7 +155,13 @@ impl Lab {
         let counters = Arc::new(WorkerCounters::default());
         let control = Control::new(Unwired, 1, settings);
         let unresolved = Arc::new(Unresolved::new(1));
-        let flows = Flows::new(0, table.handle(0).expect("its only worker"), counters.clone(), control.total(), unresolved);
+        let flows = Flows::new(
+            0,
+            table.handle(0).expect("its only worker"),
+            counters.clone(),
+            control.total(),
+            unresolved,
+        );
         let pipeline = Pipeline::new(flows, Outcome::new(counters.clone()));
         let reader = Mutex::new(table.reader().expect("its only reader"));
         let inner = Inner { control, counters, reader, network: Network::default(), now: Millis(0) };
@@ -195,7 +201,9 @@ impl Lab {
     fn link(&mut self, name: &str, mac: &str, addresses: &[String], mtu: u32) -> Result<Value, String> {
         let mac: MacAddr = mac.parse().map_err(|error| format!("mac {mac}: {error}"))?;
         let addresses: Vec<_> = addresses.iter().map(|text| address(text)).collect::<Result<_, _>>()?;
-        self.change(|network| network.add_link(name, mac, &addresses, mtu).map(|_| ()).map_err(|e| e.to_string()))
+        self.change(|network| {
+            network.add_link(name, mac, &addresses, mtu).map(|_| ()).map_err(|e| e.to_string())
+        })
     }
 
     fn route(&mut self, route: &str, via: IpAddr, link: &str) -> Result<Value, String> {
@@ -268,13 +276,20 @@ impl Lab {
             link.map_or("?", |link| link.name.as_str())
         };
         let frames = self.port.take_transmitted();
-        frames.iter().map(|Bytes { link, frame }| json!({ "link": name(*link), "frame": hex(frame) })).collect()
+        frames
+            .iter()
+            .map(|Bytes { link, frame }| json!({ "link": name(*link), "frame": hex(frame) }))
+            .collect()
     }
 }
 
 impl Inner {
     fn counters(&self) -> Value {
-        self.counters.all().filter(|(_, value)| *value != 0).map(|(name, value)| (name, json!(value))).collect()
+        self.counters
+            .all()
+            .filter(|(_, value)| *value != 0)
+            .map(|(name, value)| (name, json!(value)))
+            .collect()
     }
 }
 

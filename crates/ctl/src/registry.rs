@@ -101,7 +101,9 @@ impl Registry {
             }
             Command::DeleteDestination { service, endpoint } => {
                 let Some(mut entry) = self.services.remove(service) else { return };
-                if let Some(position) = entry.destinations.iter().position(|known| known.endpoint == *endpoint) {
+                if let Some(position) =
+                    entry.destinations.iter().position(|known| known.endpoint == *endpoint)
+                {
                     let known = entry.destinations.remove(position);
                     self.discard(*service, known, &entry.live, snapshot, now);
                     self.changed(*service, entry, Change::Removed(position), state);
@@ -241,17 +243,20 @@ impl Registry {
 
     /// The protocol and endpoint of every masqueraded destination whose replies may come, removed ones included.
     pub fn nat_destinations(&self) -> impl Iterator<Item = (Protocol, Endpoint)> {
-        let live = self.services.iter().flat_map(|(key, entry)| entry.destinations.iter().map(|known| (*key, known)));
+        let live = self
+            .services
+            .iter()
+            .flat_map(|(key, entry)| entry.destinations.iter().map(|known| (*key, known)));
         let trash = self.trash.iter().map(|((key, _), trashed)| (*key, &trashed.known));
-        live.chain(trash).filter(|(_, known)| known.method == ForwardingMethod::Nat).filter_map(|(key, known)| {
-            match key {
+        live.chain(trash).filter(|(_, known)| known.method == ForwardingMethod::Nat).filter_map(
+            |(key, known)| match key {
                 ServiceKey::Address { protocol, endpoint } => {
                     let port = if known.endpoint.port == 0 { endpoint.port } else { known.endpoint.port };
                     Some((protocol, Endpoint { port, ..known.endpoint }))
                 }
                 ServiceKey::Mark { .. } => None,
-            }
-        })
+            },
+        )
     }
 
     /// Every service, and those gone whose connections may live on.
@@ -333,7 +338,8 @@ fn build(key: ServiceKey, wanted: &state::Service, entry: &Entry) -> Service {
 }
 
 fn scheduler_of(wanted: &state::Service) -> Box<dyn Scheduler> {
-    let weights: Vec<Weight> = wanted.destinations.iter().map(|destination| destination.options.weight).collect();
+    let weights: Vec<Weight> =
+        wanted.destinations.iter().map(|destination| destination.options.weight).collect();
     scheduler::build(&wanted.options.scheduler, &weights).unwrap_or_else(|| Box::new(Nobody))
 }
 

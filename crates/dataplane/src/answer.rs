@@ -30,7 +30,8 @@ impl RateLimit {
     pub fn allows(&mut self, now: Millis, per_second: u32) -> bool {
         let rate = u64::from(per_second);
         let full = (rate * 1000 / Self::BURST_SHARE).max(1000);
-        self.level = self.level.saturating_add(now.0.saturating_sub(self.at.0).saturating_mul(rate)).min(full);
+        self.level =
+            self.level.saturating_add(now.0.saturating_sub(self.at.0).saturating_mul(rate)).min(full);
         self.at = now;
         if rate == 0 {
             return true;
@@ -58,7 +59,12 @@ pub struct Offence<'a> {
 impl Offence<'_> {
     /// Writes the error into a frame of its own. `None` if nobody is to be told, the way back is unknown, or no
     /// frame is free.
-    pub fn answer(&self, snapshot: &Snapshot, port: &mut impl Port, ids: &mut Identification) -> Option<(LinkId, Frame)> {
+    pub fn answer(
+        &self,
+        snapshot: &Snapshot,
+        port: &mut impl Port,
+        ids: &mut Identification,
+    ) -> Option<(LinkId, Frame)> {
         let sender = self.packet.flow.source.addr;
         if self.packet.is_icmp_error() || !is_somebody(sender) {
             return None;

@@ -75,7 +75,8 @@ impl WorkerCounters {
             ("connections", &self.connections),
             ("expired", &self.expired),
         ];
-        let drops = DropReason::all().map(|reason| (format!("drop_{}", reason.name()), self.dropped(reason).value()));
+        let drops =
+            DropReason::all().map(|reason| (format!("drop_{}", reason.name()), self.dropped(reason).value()));
         plain.into_iter().map(|(name, counter)| (name.to_owned(), counter.value())).chain(drops)
     }
 

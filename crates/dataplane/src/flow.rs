@@ -13,13 +13,17 @@ use xvs_sched::ForwardingMethod;
 
 use crate::clock::Millis;
 use crate::conn::tcp::{self, Seen, TcpState};
-use crate::conn::{ConnId, Connection, Direction, Flags, Inserted, NewConnection, Removal, TableWorker, Timers};
+use crate::conn::{
+    ConnId, Connection, Direction, Flags, Inserted, NewConnection, Removal, TableWorker, Timers,
+};
 use crate::counters::{Stats, WorkerCounters};
 use crate::forward::{self, Ends, Identification};
 use crate::outcome::Unresolved;
 use crate::schedule::schedule;
 use crate::shm::Frame;
-use crate::snapshot::{Activity, Destination, DestinationId, DestinationLive, Path, ServiceLive, Settings, Snapshot};
+use crate::snapshot::{
+    Activity, Destination, DestinationId, DestinationLive, Path, ServiceLive, Settings, Snapshot,
+};
 use crate::verdict::{DropReason, Verdict};
 
 /// What a connection is remembered for before its first packet was judged.
@@ -120,7 +124,9 @@ impl Flows {
             Inserted::New(id) => {
                 self.counters.connections.add(1);
                 let service = snapshot.destinations.find(member.id).map(|destination| &destination.service);
-                for stats in [Some(&member.live.stats), service.map(|live| &live.stats), Some(&self.total.stats)] {
+                for stats in
+                    [Some(&member.live.stats), service.map(|live| &live.stats), Some(&self.total.stats)]
+                {
                     if let Some(stats) = stats {
                         stats.of_worker(self.worker).connections.add(1);
                     }
@@ -222,7 +228,9 @@ impl Flows {
     }
 
     fn report_unresolved(&self, verdict: Verdict, path: Path) {
-        if let (Verdict::Drop(DropReason::NoNeighbour), Path::NoNeighbour { link, next_hop }) = (verdict, path) {
+        if let (Verdict::Drop(DropReason::NoNeighbour), Path::NoNeighbour { link, next_hop }) =
+            (verdict, path)
+        {
             // Full: others wait to be resolved, and the next packet brings this one again.
             let _ = self.unresolved.push((link, next_hop));
         }
@@ -283,7 +291,10 @@ fn ends(connection: &Connection<'_>) -> Ends {
 
 /// The connection's destination, if it is still configured.
 fn destination<'s>(connection: &Connection<'_>, snapshot: &'s Snapshot) -> Option<&'s Destination> {
-    snapshot.destinations.find(DestinationId(connection.dest_ref())).filter(|destination| destination.available)
+    snapshot
+        .destinations
+        .find(DestinationId(connection.dest_ref()))
+        .filter(|destination| destination.available)
 }
 
 /// The numbers of the connection's destination, also of one that is no longer configured.

@@ -1,17 +1,34 @@
 //! What happens to a packet, now.
 //!
-//! The way of a packet, as modules in its order: a [`port`] hands a burst of frames to the pipeline; each is
-//! parsed, classified against the snapshot, looked up among the connections, scheduled if it begins one,
-//! rewritten or encapsulated, and sent. What was not ours after all goes back to the kernel by [`reinject`].
+//! The way of a packet, as modules in its order: the XDP program ([`xdp`]) steers it to a socket; a [`worker`] takes a
+//! burst of frames from its [`port`] through the [`pipeline`], where each is parsed, classified against the
+//! [`snapshot`], looked up among the connections ([`flow`], [`conn`]), scheduled if it begins one, rewritten or
+//! encapsulated ([`forward`]), and sent or dropped ([`outcome`]).
+
+pub mod xdp;
 
 pub mod shm;
 
 pub mod port;
 
-pub mod clock;
+pub mod worker;
 
+pub mod pipeline;
+
+pub mod classify;
 pub mod conn;
+pub mod flow;
+pub mod schedule;
 
 pub mod egress;
+pub mod forward;
 
+pub mod answer;
+pub mod outcome;
 pub mod reinject;
+pub mod verdict;
+
+pub mod snapshot;
+
+pub mod clock;
+pub mod counters;

@@ -33,7 +33,12 @@ pub struct Outcome {
 impl Outcome {
     /// Counts into `counters`, of which the caller's thread is the one writer.
     pub fn new(counters: Arc<WorkerCounters>) -> Self {
-        Self { counters, limit: RateLimit::default(), ids: Identification::default(), verdicts: Vec::with_capacity(BURST) }
+        Self {
+            counters,
+            limit: RateLimit::default(),
+            ids: Identification::default(),
+            verdicts: Vec::with_capacity(BURST),
+        }
     }
 
     /// Forgets the last burst's verdicts; `frames` more follow.
@@ -65,7 +70,9 @@ impl Outcome {
         }
         let Received { link, frame } = received;
         let done = match verdict {
-            Verdict::Transmit(out) => port.transmit(out, frame).map_err(|frame| (frame, DropReason::TransmitRefused)),
+            Verdict::Transmit(out) => {
+                port.transmit(out, frame).map_err(|frame| (frame, DropReason::TransmitRefused))
+            }
             Verdict::PassToKernel => {
                 port.pass_to_kernel(link, frame).map_err(|frame| (frame, DropReason::KernelRefused))
             }

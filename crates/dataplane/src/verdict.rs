@@ -124,15 +124,23 @@ impl DropReason {
     /// The sentence that operators read.
     pub fn sentence(self) -> &'static str {
         match self {
-            Self::NoDestination => "the service has no real server with a weight above 0; the client was told",
+            Self::NoDestination => {
+                "the service has no real server with a weight above 0; the client was told"
+            }
             Self::DestinationUnavailable => {
                 "the connection's real server was removed; add it back, or wait until the client starts anew"
             }
-            Self::DestinationLocal => "the real server's address is one of this machine, which is not served yet",
-            Self::NoRoute => "the kernel has no route to the next hop over an attached interface; see `ip route`",
+            Self::DestinationLocal => {
+                "the real server's address is one of this machine, which is not served yet"
+            }
+            Self::NoRoute => {
+                "the kernel has no route to the next hop over an attached interface; see `ip route`"
+            }
             Self::NoNeighbour => "the next hop has not answered ARP yet; see `ip neigh`",
             Self::TtlExpired => "the packet's time to live ran out here; the sender was told",
-            Self::TooBig { .. } => "the packet does not fit the way to its destination; the sender was told the size",
+            Self::TooBig { .. } => {
+                "the packet does not fit the way to its destination; the sender was told the size"
+            }
             Self::NeedsFragmenting => "the packet would have to be fragmented, which is not done yet",
             Self::Fragment => "the packet is a fragment, and fragments are not forwarded yet",
             Self::NoHeadroom => "the frame has no room for the outer header",

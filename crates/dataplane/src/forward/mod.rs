@@ -42,7 +42,13 @@ pub struct Ends {
 }
 
 /// Sends a client's packet to the connection's destination.
-pub fn request(frame: &mut Frame, packet: &Packet, ends: &Ends, path: Path, ids: &mut Identification) -> Verdict {
+pub fn request(
+    frame: &mut Frame,
+    packet: &Packet,
+    ends: &Ends,
+    path: Path,
+    ids: &mut Identification,
+) -> Verdict {
     let sent = way(path).and_then(|hop| match ends.method {
         ForwardingMethod::DirectRouting => dr::send(frame, packet, hop).map(|()| hop),
         ForwardingMethod::Nat => nat::send_request(frame, packet, ends, hop).map(|()| hop),

@@ -21,14 +21,24 @@ enum End {
     Dest,
 }
 
-pub(super) fn send_request(frame: &mut Frame, packet: &Packet, ends: &Ends, hop: Hop) -> Result<(), DropReason> {
+pub(super) fn send_request(
+    frame: &mut Frame,
+    packet: &Packet,
+    ends: &Ends,
+    hop: Hop,
+) -> Result<(), DropReason> {
     route(frame, packet, hop.mtu, 0)?;
     rewrite(frame, packet, End::Dest, packet.flow.dest, ends.dest);
     strip(frame, packet);
     Ok(())
 }
 
-pub(super) fn send_reply(frame: &mut Frame, packet: &Packet, ends: &Ends, hop: Hop) -> Result<(), DropReason> {
+pub(super) fn send_reply(
+    frame: &mut Frame,
+    packet: &Packet,
+    ends: &Ends,
+    hop: Hop,
+) -> Result<(), DropReason> {
     route(frame, packet, hop.mtu, 0)?;
     rewrite(frame, packet, End::Source, packet.flow.source, ends.virtual_endpoint);
     strip(frame, packet);

@@ -34,6 +34,16 @@ pub enum Memory {
     Resident,
 }
 
+impl std::fmt::Display for Pages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Reserved => "reserved huge pages",
+            Self::Collapsed => "huge pages",
+            Self::Small => "small pages",
+        })
+    }
+}
+
 /// Which pages a mapping got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pages {
