@@ -108,6 +108,13 @@ impl Cable {
         run(&format!("ip netns exec {} {command}", self.names[host as usize]))
     }
 
+    /// Asks until the answer is yes, for what the kernel does by and by. The number of times only ends a test that
+    /// would never end.
+    pub(crate) fn until(&self, host: Host, command: &str, answer: impl Fn(&str) -> bool) {
+        let yes = (0..5_000).any(|_| answer(&self.on(host, command)));
+        assert!(yes, "{command}: {}", self.on(host, command));
+    }
+
     /// Runs code on one of the machines: in a thread of its own, which enters the namespace.
     pub(crate) fn inside<T: Send>(&self, host: Host, code: impl FnOnce() -> T + Send) -> T {
         let namespace = File::open(format!("/run/netns/{}", self.names[host as usize])).unwrap();
