@@ -1,7 +1,7 @@
 //! What the kernel is left with: frames passed to it after all, interfaces after shutdown, and the refusals to attach.
 //! Needs root; see `cable/mod.rs`.
 
-// Helpers of tests may unwrap as tests do.
+// What tests share may unwrap as tests do.
 #![allow(clippy::unwrap_used)]
 
 mod cable;

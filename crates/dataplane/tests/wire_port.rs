@@ -1,7 +1,7 @@
 //! The port over real interfaces: frames forwarded between two veth pairs, and where each frame is when a ring is
 //! full, when a link goes down and comes back, and at the end. Needs root; see `cable/mod.rs`.
 
-// Helpers of tests may unwrap as tests do.
+// What tests share may unwrap as tests do.
 #![allow(clippy::unwrap_used)]
 
 mod cable;

@@ -9,7 +9,7 @@
 //! the [`Cable`] is dropped. Checksum offload is off on every end: a veth passes packets on without their checksums,
 //! which a director that forwards them would have to invent. Neighbours are permanent, so that no ARP is needed.
 
-// Helpers of tests may unwrap as tests do; not every test uses all of them.
+// What tests share may unwrap as tests do; not every test uses all of them.
 #![allow(clippy::unwrap_used, dead_code)]
 
 use std::fs::File;
