@@ -3,7 +3,7 @@
 //!
 //! Frames are those of etherparse, an encoder that is not ours, or are spelled out.
 
-// Helpers of tests may unwrap as tests do.
+// What tests share may unwrap as tests do.
 #![allow(clippy::unwrap_used)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -1,7 +1,7 @@
 //! The port over real interfaces: frames forwarded between two veth pairs, and where each frame is when a ring is
 //! full, when a link goes down and comes back, and at the end. Needs root; see `cable/mod.rs`.
 
-// Helpers of tests may unwrap as tests do.
+// What tests share may unwrap as tests do.
 #![allow(clippy::unwrap_used)]
 
 mod cable;
@@ -299,6 +299,8 @@ fn a_link_that_is_down_hands_frames_back_and_works_again_when_it_is_up() {
         assert_balanced(&port, total);
 
         cable.on(Host::Director, "ip link set d1 up");
+        // The server sends nothing before its kernel has noticed that the carrier is back.
+        cable.until(Host::Server, "ip link show s0", |link| link.contains("state UP"));
         assert!(!send_one(&mut port, LAN), "the first attempt finds out");
         port.flush();
         assert!(send_one(&mut port, LAN));

@@ -161,6 +161,12 @@ pub(super) fn attach_xdp(program: BorrowedFd<'_>, interface: u32, flags: u32) ->
     Ok(unsafe { OwnedFd::from_raw_fd(link) })
 }
 
+/// Takes a program off its interface, also while another process (a child about to start) still holds the link open.
+pub(super) fn detach(link: BorrowedFd<'_>) {
+    // SAFETY: the call takes nothing but the descriptor. If the interface is gone it fails, and nothing is attached.
+    let _ = unsafe { sys::bpf_link_detach(link.as_raw_fd()) };
+}
+
 /// What an XDP program returns for a frame.
 pub(super) fn test_run(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<u32> {
     // SAFETY: the options are integers and pointers that may be null.

@@ -15,6 +15,8 @@ mod steering;
 
 mod descriptor;
 mod socket;
+mod sockets;
+mod umem;
 
 pub(crate) mod tap;
 
@@ -23,5 +25,7 @@ mod sys;
 
 pub use mode::{MAX_MTU, Mode, Refusal};
 pub use program::{AttachError, Attached, Steering, SteeringError, Verdict};
-pub use socket::{CopyMode, Queues, RingSizes, SocketError, Sockets, Statistics, Unsent};
+pub use socket::Statistics;
+pub use sockets::{CopyMode, Queues, SocketError, Sockets, Unsent};
 pub use steering::SteeringRules;
+pub use umem::RingSizes;

@@ -8,13 +8,13 @@
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use super::bpf::{Map, Object, attach_xdp, test_run};
+use super::bpf::{Map, Object, attach_xdp, detach, test_run};
 use super::mode::{Mode, Refusal, Settings};
 use super::steering::{Image, Marker, Roles, SteeringRules};
 
@@ -248,7 +248,6 @@ pub enum AttachError {
 
 /// An interface with the program on it. Dropped, the interface is the kernel's alone again.
 pub struct Attached {
-    /// Closing it detaches the program; that comes before the object goes.
     link: OwnedFd,
     object: Object,
     interface: String,
@@ -301,6 +300,12 @@ impl Attached {
     /// Lets the program steer a queue to a socket, until the socket is closed.
     pub(super) fn enter_socket(&self, queue: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
         self.object.map::<4>(c"xsks")?.set(&queue.to_ne_bytes(), socket.as_raw_fd() as u32)
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        detach(self.link.as_fd());
     }
 }
 

@@ -9,7 +9,7 @@
 //! the [`Cable`] is dropped. Checksum offload is off on every end: a veth passes packets on without their checksums,
 //! which a director that forwards them would have to invent. Neighbours are permanent, so that no ARP is needed.
 
-// Helpers of tests may unwrap as tests do; not every test uses all of them.
+// What tests share may unwrap as tests do; not every test uses all of them.
 #![allow(clippy::unwrap_used, dead_code)]
 
 use std::fs::File;
@@ -106,6 +106,13 @@ impl Cable {
     /// Runs a command on one of the machines and returns what it printed.
     pub(crate) fn on(&self, host: Host, command: &str) -> String {
         run(&format!("ip netns exec {} {command}", self.names[host as usize]))
+    }
+
+    /// Asks until the answer is yes, for what the kernel does by and by. The number of times only ends a test that
+    /// would never end.
+    pub(crate) fn until(&self, host: Host, command: &str, answer: impl Fn(&str) -> bool) {
+        let yes = (0..5_000).any(|_| answer(&self.on(host, command)));
+        assert!(yes, "{command}: {}", self.on(host, command));
     }
 
     /// Runs code on one of the machines: in a thread of its own, which enters the namespace.
