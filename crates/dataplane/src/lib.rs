@@ -10,5 +10,6 @@ pub mod port;
 
 pub mod clock;
 
+pub mod conn;
 
 pub mod egress;

@@ -1,0 +1,356 @@
+//! The index: from a hash to the entries that may have it.
+//!
+//! A bucket is a cache line of slots; a slot holds a tag (16 bits of the hash that do not choose the bucket), a
+//! state and an entry's index. A key may stand in two buckets: its primary, which is filled first, and an
+//! alternative that primary and tag determine. A look-up reads the primary's line, and the other only on a miss. It
+//! compares all tags of a bucket before it branches. Nothing moves and nothing waits; when both buckets are full,
+//! the key is refused.
+//!
+//! **Two workers may enter one key at once.** Each writes its entry, puts it into an empty slot as *tentative*, which
+//! look-ups ignore, passes a SeqCst fence, and reads all slots of both buckets. Of two such fences one is first, and
+//! who passed the second sees the other's slot: tentative, final, or gone again. (In words of the memory model: slot
+//! A, fence, read B against slot B, fence, read A cannot both read the old value.) Who sees
+//!
+//! - a final one of the same key, gives way and uses it;
+//! - a tentative one at a higher position, kills it (compare-and-swap to empty);
+//! - a tentative one at a lower position, withdraws and starts over, but after [`PATIENCE`] times kills that too, so
+//!   that nobody waits for a worker that does not run.
+//!
+//! Only then it makes its own final, by compare-and-swap, and starts over if it was killed. So of two that both saw
+//! themselves through, the second would have had to see the first's slot and to leave it alone: none does.
+
+use crate::shm::atomic::{Ordering, fence};
+use crate::shm::layout::{Bucket, SLOTS};
+use crate::shm::{Cells, prefetch};
+
+/// What became of entering a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Entered {
+    /// The key is the caller's.
+    Own,
+    /// Another entry has it.
+    Existing(u32),
+    /// Both buckets are full.
+    Full,
+}
+
+/// All buckets.
+#[derive(Debug)]
+pub(super) struct Buckets {
+    cells: Cells<Bucket>,
+    mask: usize,
+}
+
+/// Where a hash may stand, and the upper half of a slot that has it.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    buckets: [usize; 2],
+    tag: u64,
+}
+
+/// The slots of both buckets at one moment (not the same for all); positions count through both.
+type Slots = [u64; 2 * SLOTS];
+
+impl Buckets {
+    /// How many buckets so many connections need, each with two keys: twice as many slots as keys, because two
+    /// choices of eight slots overflow only far above half full.
+    pub(super) fn needed(connections: usize) -> usize {
+        (connections * 4).div_ceil(SLOTS).next_power_of_two().max(2)
+    }
+
+    /// Over cells whose number is a power of two, at least 2.
+    pub(super) fn new(cells: Cells<Bucket>) -> Self {
+        let mask = cells.len() - 1;
+        Self { cells, mask }
+    }
+
+    /// Brings the line that a look-up reads first into the cache.
+    pub(super) fn prefetch(&self, hash: u64) {
+        prefetch(&self.cells[self.place(hash).buckets[0]]);
+    }
+
+    /// For each entry that a look-up in the primary bucket will compare, calls `fetch`; if there is none, brings
+    /// the alternative into the cache.
+    pub(super) fn prefetch_entries(&self, hash: u64, mut fetch: impl FnMut(u32)) {
+        let place = self.place(hash);
+        let words = self.words(place.buckets[0]);
+        let mut hits = place.hits(&words);
+        if hits == 0 {
+            prefetch(&self.cells[place.buckets[1]]);
+        }
+        while hits != 0 {
+            fetch(words[hits.trailing_zeros() as usize] as u32);
+            hits &= hits - 1;
+        }
+    }
+
+    /// The first of the entries with this hash for which `test` has an answer. An entry in whose place a newer one
+    /// answers (see [`enter_beside`](Self::enter_beside)) is taken only if there is no other.
+    pub(super) fn find<T>(&self, hash: u64, mut test: impl FnMut(u32) -> Option<T>) -> Option<T> {
+        let place = self.place(hash);
+        let mut shadowed = None;
+        for bucket in place.buckets {
+            let words = self.words(bucket);
+            let mut hits = place.hits(&words);
+            while hits != 0 {
+                let word = words[hits.trailing_zeros() as usize];
+                hits &= hits - 1;
+                match test(word as u32) {
+                    Some(answer) if word & SHADOWED == 0 => return Some(answer),
+                    Some(answer) => shadowed = Some(answer),
+                    None => {}
+                }
+            }
+        }
+        shadowed
+    }
+
+    /// Enters a key that no two entries may have; `same` tells whether an entry has it. The entry at `index` must
+    /// be filled.
+    pub(super) fn enter_alone(&self, hash: u64, index: u32, same: impl Fn(u32) -> bool) -> Entered {
+        let place = self.place(hash);
+        let (own, last) = (place.tag | TENTATIVE | u64::from(index), place.tag | FINAL | u64::from(index));
+        for attempt in 0.. {
+            let slots = self.slots(place);
+            let mut finals = slots.iter().filter(|&&word| place.is_final(word) && word & BESIDE == 0);
+            if let Some(&word) = finals.find(|&&word| same(word as u32)) {
+                return Entered::Existing(word as u32);
+            }
+            let Some(position) = vacancy(&slots) else { return Entered::Full };
+            // Release: whoever sees the slot sees the entry filled. If another was faster, all is looked at anew.
+            if !self.exchange(place, position, 0, own) {
+                continue;
+            }
+            // The one that the module's argument orders against the rival's.
+            fence(Ordering::SeqCst);
+            match self.settle(place, position, attempt, &same) {
+                // A failure means that own slot was killed: then it is empty already.
+                Rivals::None if self.exchange(place, position, own, last) => return Entered::Own,
+                Rivals::None => {}
+                Rivals::First(other) => {
+                    self.exchange(place, position, own, 0);
+                    return Entered::Existing(other);
+                }
+                Rivals::Lower => {
+                    self.exchange(place, position, own, 0);
+                }
+            }
+        }
+        unreachable!("the loop has no end but its returns")
+    }
+
+    /// Enters a key that several entries may have: `same` tells whether another entry has it. From then on this one
+    /// is found and not those that were there, until it is unlinked. Of several that were there, whichever stands
+    /// first is found after. Two that enter at one time may each stand in front. `false` if both buckets are full.
+    #[must_use]
+    pub(super) fn enter_beside(&self, hash: u64, index: u32, same: impl Fn(u32) -> bool) -> bool {
+        let place = self.place(hash);
+        loop {
+            let slots = self.slots(place);
+            let Some(position) = vacancy(&slots) else { return false };
+            if !self.exchange(place, position, 0, place.tag | FINAL | BESIDE | u64::from(index)) {
+                continue;
+            }
+            for (position, &word) in slots.iter().enumerate() {
+                if place.is_final(word) && word & SHADOWED == 0 && same(word as u32) {
+                    // A failure means that it was unlinked meanwhile.
+                    self.exchange(place, position, word, word | SHADOWED);
+                }
+            }
+            return true;
+        }
+    }
+
+    /// Empties the slot of an entry's key, which was entered; the caller alone does so.
+    pub(super) fn unlink(&self, hash: u64, index: u32) {
+        let place = self.place(hash);
+        for position in 0..2 * SLOTS {
+            let slot = self.slot(place, position);
+            // Acquire: as every read of a slot. A final slot changes by no one else but for its shadow.
+            let word = slot.load(Ordering::Acquire);
+            if place.is_final(word) && word as u32 == index {
+                // Release: comes after what was done with the entry.
+                slot.store(0, Ordering::Release);
+            }
+        }
+    }
+
+    /// Looks for rivals of the tentative slot at `own`, and removes those that may be removed.
+    fn settle(&self, place: Place, own: usize, attempt: u32, same: &impl Fn(u32) -> bool) -> Rivals {
+        for position in (0..2 * SLOTS).filter(|&position| position != own) {
+            loop {
+                let word = self.slot(place, position).load(Ordering::Acquire);
+                let other = word == 0 || word & BESIDE != 0 || word & TAG != place.tag;
+                if other || !same(word as u32) {
+                    break;
+                }
+                if word & FINAL != 0 {
+                    return Rivals::First(word as u32);
+                }
+                if position < own && attempt < PATIENCE {
+                    return Rivals::Lower;
+                }
+                // If it fails, the rival has become final or has withdrawn in this moment: look again.
+                if self.exchange(place, position, word, 0) {
+                    break;
+                }
+            }
+        }
+        Rivals::None
+    }
+
+    fn exchange(&self, place: Place, position: usize, old: u64, new: u64) -> bool {
+        // Release for the entry behind `new`; Acquire so that a chain of changes of one slot orders them all.
+        let slot = self.slot(place, position);
+        slot.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    fn slot(&self, place: Place, position: usize) -> &crate::shm::atomic::AtomicU64 {
+        &self.cells[place.buckets[position / SLOTS]].slots[position % SLOTS]
+    }
+
+    fn slots(&self, place: Place) -> Slots {
+        std::array::from_fn(|position| self.slot(place, position).load(Ordering::Acquire))
+    }
+
+    fn words(&self, bucket: usize) -> [u64; SLOTS] {
+        let slots = &self.cells[bucket].slots;
+        // Acquire: an entry whose index is read is read after.
+        std::array::from_fn(|position| slots[position].load(Ordering::Acquire))
+    }
+
+    fn place(&self, hash: u64) -> Place {
+        let (tag, primary) = (hash & TAG, hash as usize & self.mask);
+        // Of a product the upper bits depend on all of the tag. Never 0, so the two differ, and the same both ways.
+        let apart = (((tag >> 48) + 1).wrapping_mul(SPREAD) >> 32) as usize & self.mask;
+        Place { buckets: [primary, primary ^ apart.max(1)], tag }
+    }
+}
+
+impl Place {
+    /// A bit for each word that is final and has the tag.
+    fn hits(self, words: &[u64; SLOTS]) -> u32 {
+        let hit = |(position, &word): (usize, &u64)| u32::from(self.is_final(word)) << position;
+        words.iter().enumerate().map(hit).fold(0, |hits, hit| hits | hit)
+    }
+
+    fn is_final(self, word: u64) -> bool {
+        word & (TAG | FINAL) == self.tag | FINAL
+    }
+}
+
+/// What stands in the way of a tentative slot.
+enum Rivals {
+    None,
+    /// Somebody has the key.
+    First(u32),
+    /// Somebody who has precedence tries to get it.
+    Lower,
+}
+
+/// An empty position: in the primary bucket as long as it has room to spare, else in the emptier one.
+fn vacancy(slots: &Slots) -> Option<usize> {
+    let empty = |bucket: usize| slots[bucket * SLOTS..][..SLOTS].iter().filter(|&&word| word == 0).count();
+    let (primary, alternative) = (empty(0), empty(1));
+    let first = if primary > SPARE || primary >= alternative { 0 } else { SLOTS };
+    let among = &slots[first..first + SLOTS];
+    among.iter().position(|&word| word == 0).map(|position| first + position)
+}
+
+/// The bits of a slot, and of a hash, that are compared. The bucket is chosen by the lowest bits of the hash.
+const TAG: u64 = 0xffff << 48;
+/// The slot answers look-ups.
+const FINAL: u64 = 1 << 32;
+/// Its entry is being inserted.
+const TENTATIVE: u64 = 1 << 33;
+/// Entered beside others: no claim to its key, so none that contends for one looks at it.
+const BESIDE: u64 = 1 << 35;
+/// A newer entry answers in its place.
+const SHADOWED: u64 = 1 << 34;
+/// Empty slots that a primary bucket keeps while the alternative is emptier.
+const SPARE: usize = 2;
+/// How often a worker withdraws before a rival at a lower position.
+const PATIENCE: u32 = 3;
+/// 2^64 divided by the golden ratio, odd.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+    use crate::shm::{Mapping, Memory};
+
+    fn buckets(len: usize) -> Buckets {
+        Buckets::new(Mapping::create(len * 64, Memory::OnDemand).unwrap().cells(0, len))
+    }
+
+    fn spread(number: u64) -> u64 {
+        let x = (number + 1).wrapping_mul(SPREAD);
+        (x ^ x >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9).rotate_left(17)
+    }
+
+    #[test]
+    fn two_keys_for_each_of_the_connections_asked_for_find_room() {
+        let connections = 1 << 17;
+        let buckets = buckets(Buckets::needed(connections));
+        for key in 0..2 * connections as u64 {
+            assert_eq!(buckets.enter_alone(spread(key), key as u32, |_| false), Entered::Own);
+        }
+        for key in 0..2 * connections as u64 {
+            let found = buckets.find(spread(key), |index| (index == key as u32).then_some(index));
+            assert_eq!(found, Some(key as u32));
+        }
+    }
+
+    #[test]
+    fn most_keys_of_a_table_with_one_key_each_stand_in_their_primary_bucket() {
+        let connections = 1 << 15;
+        let buckets = buckets(Buckets::needed(connections));
+        for key in 0..connections as u64 {
+            assert_eq!(buckets.enter_alone(spread(key), key as u32, |_| false), Entered::Own);
+        }
+        let primary = (0..connections as u64).filter(|&key| {
+            let place = buckets.place(spread(key));
+            buckets.words(place.buckets[0]).iter().any(|&word| word as u32 == key as u32 && word != 0)
+        });
+        assert!(primary.count() * 100 > connections * 97);
+    }
+
+    #[test]
+    fn when_both_buckets_are_full_the_key_is_refused_until_one_leaves() {
+        let buckets = buckets(64);
+        for index in 0..2 * SLOTS as u32 {
+            assert_eq!(buckets.enter_alone(7, index, |_| false), Entered::Own);
+        }
+        assert_eq!(buckets.enter_alone(7, 99, |_| false), Entered::Full);
+        assert!(!buckets.enter_beside(7, 99, |_| false));
+        buckets.unlink(7, 3);
+        assert_eq!(buckets.enter_alone(7, 99, |_| false), Entered::Own);
+    }
+
+    #[test]
+    fn a_worker_that_stopped_in_the_middle_of_an_insertion_holds_nobody_up() {
+        let buckets = buckets(2);
+        let place = buckets.place(7);
+        for stalled in [0, SLOTS + 3] {
+            assert!(buckets.exchange(place, stalled, 0, place.tag | TENTATIVE | 1));
+            assert_eq!(buckets.find(7, Some), None, "a tentative entry is not found");
+            assert_eq!(buckets.enter_alone(7, 2, |_| true), Entered::Own);
+            assert_eq!(buckets.slots(place).iter().filter(|&&word| word != 0).count(), 1);
+            buckets.unlink(7, 2);
+        }
+    }
+
+    #[test]
+    fn of_equal_keys_the_newest_is_found_and_then_the_one_before() {
+        let buckets = buckets(2);
+        assert!(buckets.enter_beside(7, 1, |_| true));
+        assert!(buckets.enter_beside(7, 2, |_| true));
+        assert_eq!(buckets.find(7, Some), Some(2));
+        buckets.unlink(7, 2);
+        assert_eq!(buckets.find(7, Some), Some(1));
+        assert!(buckets.enter_beside(7, 3, |_| true));
+        buckets.unlink(7, 1);
+        assert_eq!(buckets.find(7, Some), Some(3));
+    }
+}

@@ -1,0 +1,245 @@
+//! Connections: who talks to which destination by which service, and how long that is remembered.
+//!
+//! [`Connection`] is a view of one entry of the [`Table`], got by a packet's flow or by a walk. It reads atomics and
+//! costs what they cost; it cannot outlive the burst it was got in, because the entry may be reused after. Endpoints
+//! and references never change while the connection lives; state, deadline, flags and counts do, by any worker.
+//! Not here: the states themselves and their timeouts (`tcp.rs`, `udp.rs`, `sctp.rs`), and IPv6, whose entries are
+//! larger; the types here already speak of both families.
+
+mod buckets;
+mod entry;
+mod quiescence;
+mod seat;
+mod slab;
+mod table;
+mod wheel;
+
+use std::ops::BitOr;
+
+use xvs_proto::{Endpoint, Protocol};
+use xvs_sched::ForwardingMethod;
+
+use crate::clock::Millis;
+use crate::shm::atomic::Ordering;
+use crate::shm::layout::Entry;
+
+pub use seat::{Inserted, Removal, TableReader, TableWorker, Timers};
+pub use table::{Table, TableConfig, TableCounts};
+
+/// A connection's place in the table. It names the same connection until the holder's next quiescent point; later
+/// only together with the generation ([`TableWorker::recall`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnId(pub(crate) u32);
+
+impl ConnId {
+    /// The number by which walks count: below [`Table::extent`].
+    pub fn index(self) -> u32 {
+        self.0
+    }
+}
+
+/// Which way a packet of a connection goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// From the client, to the virtual endpoint.
+    Inbound,
+    /// To the client: from the destination where the method is NAT, from the virtual endpoint otherwise.
+    Outbound,
+}
+
+/// Properties of a connection, in the bits of the kernel's sync messages.
+///
+/// Source: `include/uapi/linux/ip_vs.h`, `IP_VS_CONN_F_*`. The method is not among them here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Flags(pub u16);
+
+impl Flags {
+    /// None.
+    pub const NONE: Self = Self(0);
+    /// Came by synchronisation.
+    pub const SYNC: Self = Self(0x0020);
+    /// No reply was seen and none is expected.
+    pub const NO_OUTPUT: Self = Self(0x0080);
+    /// Counted among the inactive connections of its destination.
+    pub const INACTIVE: Self = Self(0x0100);
+    /// The client's port is not known yet.
+    pub const NO_CLIENT_PORT: Self = Self(0x0800);
+    /// A persistence template. Fixed when the entry is made: a template is another identity.
+    pub const TEMPLATE: Self = Self(0x1000);
+    /// Lives for one packet only.
+    pub const ONE_PACKET: Self = Self(0x2000);
+
+    /// Whether all of `flags` are set.
+    pub fn contains(self, flags: Self) -> bool {
+        self.0 & flags.0 == flags.0
+    }
+}
+
+impl BitOr for Flags {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// A connection to be inserted. Protocol, client, virtual endpoint and [`Flags::TEMPLATE`] are its identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewConnection {
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// Who connects; port 0 in a template.
+    pub client: Endpoint,
+    /// To what.
+    pub virtual_endpoint: Endpoint,
+    /// The real server's endpoint.
+    pub dest: Endpoint,
+    /// How packets reach it.
+    pub method: ForwardingMethod,
+    /// Flags at the start.
+    pub flags: Flags,
+    /// The protocol's state, as sync messages number it.
+    pub state: u8,
+    /// When it expires unless refreshed.
+    pub expires: Millis,
+    /// Number of the service's live object.
+    pub service: u32,
+    /// Number of the destination's live object.
+    pub dest_ref: u32,
+    /// Firewall mark of the service; 0: none.
+    pub mark: u32,
+    /// The template that controls it. Whoever inserts has taken its share first ([`Connection::add_controlled`])
+    /// and gives it back if the insertion makes no new connection.
+    pub controller: Option<ConnId>,
+}
+
+/// A view of one connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Connection<'a> {
+    id: ConnId,
+    entry: &'a Entry,
+}
+
+impl Connection<'_> {
+    /// Its place in the table.
+    pub fn id(&self) -> ConnId {
+        self.id
+    }
+
+    /// Changes when the connection is removed: with the id, it names this connection for ever.
+    pub fn generation(&self) -> u32 {
+        self.entry.generation.load(Ordering::Relaxed)
+    }
+
+    /// The transport protocol.
+    pub fn protocol(&self) -> Protocol {
+        self.entry.protocol()
+    }
+
+    /// The client's endpoint.
+    pub fn client(&self) -> Endpoint {
+        self.entry.client()
+    }
+
+    /// The service's endpoint that the client speaks to.
+    pub fn virtual_endpoint(&self) -> Endpoint {
+        self.entry.virtual_endpoint()
+    }
+
+    /// The real server's endpoint.
+    pub fn dest(&self) -> Endpoint {
+        self.entry.dest()
+    }
+
+    /// How packets reach the real server.
+    pub fn method(&self) -> ForwardingMethod {
+        self.entry.method()
+    }
+
+    /// Number of the service's live object.
+    pub fn service(&self) -> u32 {
+        self.entry.service.load(Ordering::Relaxed)
+    }
+
+    /// Number of the destination's live object.
+    pub fn dest_ref(&self) -> u32 {
+        self.entry.dest.load(Ordering::Relaxed)
+    }
+
+    /// Firewall mark of the service; 0: none.
+    pub fn mark(&self) -> u32 {
+        self.entry.mark.load(Ordering::Relaxed)
+    }
+
+    /// The template that controls it. Alive as long as this connection is, because it counts it.
+    pub fn controller(&self) -> Option<ConnId> {
+        self.entry.controller.load(Ordering::Relaxed).checked_sub(1).map(ConnId)
+    }
+
+    /// The protocol's state; what it was last if the connection has been removed meanwhile is not kept: then 0.
+    pub fn state(&self) -> u8 {
+        self.entry.life().state()
+    }
+
+    /// When it expires; time 0 if it has been removed meanwhile.
+    pub fn expires(&self) -> Millis {
+        self.entry.life().deadline()
+    }
+
+    /// Flags now.
+    pub fn flags(&self) -> Flags {
+        Flags(self.entry.flags.load(Ordering::Relaxed))
+    }
+
+    /// Sets flags. `true` for the one caller that found any of them unset, so that what goes with the transition (a
+    /// connection count moved from active to inactive) is done once.
+    ///
+    /// [`Flags::TEMPLATE`] is no flag to set: it is part of the identity.
+    #[must_use]
+    pub fn set_flags(&self, flags: Flags) -> bool {
+        debug_assert!(!flags.contains(Flags::TEMPLATE));
+        // Relaxed: the counts that follow are atomics of their own and nobody infers one from the other.
+        let before = self.entry.flags.fetch_or(flags.0, Ordering::Relaxed);
+        before & flags.0 != flags.0
+    }
+
+    /// Clears flags. `true` for the one caller that found any of them set.
+    #[must_use]
+    pub fn clear_flags(&self, flags: Flags) -> bool {
+        debug_assert!(!flags.contains(Flags::TEMPLATE));
+        // Relaxed: as in `set_flags`.
+        self.entry.flags.fetch_and(!flags.0, Ordering::Relaxed) & flags.0 != 0
+    }
+
+    /// Packets from the client so far.
+    pub fn in_packets(&self) -> u32 {
+        self.entry.in_packets.load(Ordering::Relaxed)
+    }
+
+    /// Counts one more packet from the client: how many there are now. Wraps, as the kernel's count does.
+    pub fn count_in_packet(&self) -> u32 {
+        self.entry.in_packets.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
+    }
+
+    /// How many connections name this one as their controller.
+    pub fn controlled(&self) -> u32 {
+        match self.entry.controlled.load(Ordering::Relaxed) {
+            entry::REMOVED => 0,
+            count => count,
+        }
+    }
+
+    /// Counts one more connection under this controller, which then cannot be removed. `false`, and nothing counted,
+    /// if it is being removed already: then a new template is needed.
+    #[must_use]
+    pub fn add_controlled(&self) -> bool {
+        self.entry.add_controlled()
+    }
+
+    /// Counts one connection less under this controller.
+    pub fn drop_controlled(&self) {
+        // Release: what the caller did as the holder of its share comes before the removal that this may permit.
+        let before = self.entry.controlled.fetch_sub(1, Ordering::Release);
+        debug_assert!(before != 0 && before != entry::REMOVED, "a share was taken before it is given back");
+    }
+}

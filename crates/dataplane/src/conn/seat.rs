@@ -1,0 +1,450 @@
+//! Seats at the table: what workers and readers do with it.
+//!
+//! A [`TableWorker`] finds, inserts, removes and times connections within a burst; a [`TableReader`] walks all of them
+//! beside. Each owns the entries that it has removed until nobody can still look at them, and a worker the timer
+//! links that it has made. A connection's one link that counts is at the tick in its entry's `timer`, in whichever
+//! worker's wheel; who sets `timer` makes that link, and every other link dies when it is due. Cost of each operation:
+//! a few loads and at most a handful of compare-and-swaps; nothing waits or allocates. Not here: how the index and the
+//! reuse work (`buckets.rs`, `slab.rs`, `quiescence.rs`).
+
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64 as Statistic, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use xvs_proto::FlowKey;
+
+use super::buckets::Entered;
+use super::entry::{self, Identity, Kind, Life, PackedFlow, packed};
+use super::table::{SeatCounts, SeatState, Table};
+use super::wheel::{Link, Wheel, tick_at_or_after};
+use super::{ConnId, Connection, Direction, Flags, NewConnection};
+use crate::clock::Millis;
+use crate::shm::atomic::{Ordering, fence};
+use crate::shm::layout::Entry;
+use crate::shm::prefetch;
+
+/// What became of an insertion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inserted {
+    /// The connection is in the table, and timed by this worker.
+    New(ConnId),
+    /// It was there already, or another worker was faster: this is it, and the new one was discarded.
+    Existing(ConnId),
+    /// There is no room, in the slab or in the buckets of one of its keys. Counted.
+    Full,
+    /// An endpoint is IPv6: the table holds none.
+    NotIpv4,
+}
+
+/// What became of a removal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// The connection is out. The caller, and nobody else, is told so, and does what its end entails; the entry
+    /// stays readable until the caller's quiescent point.
+    Done,
+    /// It controls others and stays.
+    Controls,
+    /// Another caller removes it, or another worker is at this moment inserting it.
+    NotOurs,
+}
+
+/// Whether a worker's timers are up to date.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Timers {
+    /// All that was due was looked at.
+    Current,
+    /// There is more: it is looked at by the next call.
+    Behind,
+}
+
+/// A worker's seat at the table. It belongs to one thread at a time; what it returns by [`ConnId`] is good until the
+/// next quiescent point.
+#[derive(Debug)]
+pub struct TableWorker {
+    seat: Seat,
+}
+
+impl TableWorker {
+    pub(super) fn new(seat: Seat) -> Self {
+        Self { seat }
+    }
+
+    /// The table.
+    pub fn table(&self) -> &Table {
+        &self.seat.table
+    }
+
+    /// The hash of a flow: one of both directions.
+    pub fn hash(&self, flow: &FlowKey) -> u64 {
+        flow.hash(&self.seat.table.secret)
+    }
+
+    /// Brings the first line that a look-up by this hash reads into the cache.
+    pub fn prefetch_buckets(&self, hash: u64) {
+        self.seat.table.buckets.prefetch(hash);
+    }
+
+    /// Brings the entries that a look-up by this hash compares into the cache; worth it when the buckets are there.
+    pub fn prefetch_entries(&self, hash: u64) {
+        let table = &self.seat.table;
+        table.buckets.prefetch_entries(hash, |index| prefetch(table.slab.entry(index)));
+    }
+
+    /// The connection to which a packet belongs, and which way it goes. Never a template.
+    ///
+    /// Of several NAT connections with the same replies, the one inserted last answers; when it is gone, one of the
+    /// others. Should a packet be inbound of one connection and outbound of another, either may be found.
+    pub fn find(&self, flow: &FlowKey, hash: u64) -> Option<(ConnId, Direction)> {
+        self.seat.find(flow, hash)
+    }
+
+    /// The template from this client (its address masked, port 0) to this virtual endpoint.
+    pub fn find_template(&self, flow: &FlowKey, hash: u64) -> Option<ConnId> {
+        debug_assert!(!self.seat.parked);
+        let identity = Identity::of(flow, Kind::Template)?;
+        let found = self.seat.table.find(hash, |entry| entry.is(identity).then_some(()));
+        found.map(|(id, ())| id)
+    }
+
+    /// Inserts a connection or template, found by all workers from then on, unless it is there.
+    pub fn insert(&mut self, new: &NewConnection) -> Inserted {
+        debug_assert!(!self.seat.parked);
+        let kind = if new.flags.contains(Flags::TEMPLATE) { Kind::Template } else { Kind::Connection };
+        let flow = FlowKey { protocol: new.protocol, source: new.client, dest: new.virtual_endpoint };
+        let Some((identity, dest)) = Identity::of(&flow, kind).zip(packed(new.dest)) else {
+            return Inserted::NotIpv4;
+        };
+        let seat = &mut self.seat;
+        let table = &*seat.table;
+        let Some(index) = seat.state.stock.take(&table.slab) else {
+            add(&seat.counts().full, 1);
+            return Inserted::Full;
+        };
+        let entry = table.slab.entry(index);
+        let tick = seat.state.wheel.tick_for(new.expires);
+        entry.fill(new, identity, dest, tick);
+        // The reply key first: when another worker finds the connection by the client's, it may send a packet to
+        // the destination, and the answer must be known for one.
+        let reply = entry.reply_hash(&table.secret);
+        let beside = |other| table.slab.entry(other).shares_reply_key(entry);
+        let entered = match reply.map(|hash| table.buckets.enter_beside(hash, index, beside)) {
+            Some(false) => Entered::Full,
+            _ => {
+                let same = |other| table.slab.entry(other).is(identity);
+                table.buckets.enter_alone(flow.hash(&table.secret), index, same)
+            }
+        };
+        if entered == Entered::Own {
+            let generation = entry.generation.load(Ordering::Relaxed);
+            entry.publish();
+            add(&seat.counts().inserted, 1);
+            seat.state.wheel.link(Link { index, generation, tick });
+            return Inserted::New(ConnId(index));
+        }
+        seat.discard(index, reply);
+        match entered {
+            Entered::Existing(index) => Inserted::Existing(ConnId(index)),
+            _ => {
+                add(&self.seat.counts().full, 1);
+                Inserted::Full
+            }
+        }
+    }
+
+    /// Takes a connection out of the table.
+    pub fn remove(&mut self, id: ConnId) -> Removal {
+        let removal = self.seat.remove(id);
+        if removal == Removal::Done {
+            // It would die when due; so it need not wake the worker for that.
+            self.seat.state.wheel.unlink(id.0);
+        }
+        removal
+    }
+
+    /// A view of a connection.
+    pub fn connection(&self, id: ConnId) -> Connection<'_> {
+        self.seat.connection(id)
+    }
+
+    /// The connection that had this id and generation, if it is still there; for ids kept across bursts.
+    pub fn recall(&self, id: ConnId, generation: u32) -> Option<Connection<'_>> {
+        let connection = self.connection(id);
+        let there = connection.entry.life().is_live() && connection.generation() == generation;
+        there.then_some(connection)
+    }
+
+    /// Sets the protocol's state and when the connection expires unless a packet refreshes it.
+    ///
+    /// A change of state keeps the time exactly. If the state stays, a deadline is moved at most once a second, to a
+    /// whole second: later than asked for by less than a second, never earlier. A later deadline costs nothing in
+    /// the wheel, an earlier one is linked in this worker's. Nothing happens if the connection has been removed.
+    pub fn refresh(&mut self, id: ConnId, state: u8, expires: Millis) {
+        let Seat { table, state: SeatState { wheel, .. }, .. } = &mut self.seat;
+        let entry = table.entry(id);
+        let mut old = entry.life();
+        let deadline = loop {
+            let deadline = match old.deadline() {
+                _ if !old.is_current() => return,
+                _ if old.state() != state => expires,
+                now if now >= expires && now < expires + SECOND => return,
+                now if now < expires => whole_second(expires),
+                _ => expires,
+            };
+            let new = old.with(state, deadline);
+            // Relaxed: state and deadline speak for themselves; what an earlier deadline needs comes below.
+            match entry.life.compare_exchange_weak(old.0, new.0, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => break deadline,
+                Err(now) => old = Life(now),
+            }
+        };
+        if deadline < old.deadline() {
+            // Orders the deadline written above before the tick read below, against `put_back`, which writes the
+            // tick before it reads the deadline: one of the two sees what the other has written.
+            fence(Ordering::SeqCst);
+            bring_forward(wheel, id.0, entry, deadline);
+        }
+    }
+
+    /// Looks at links that are due, a bounded number of them, and calls `expired` for each connection whose deadline
+    /// has come. It is expected to remove or to refresh the connection; one that it leaves alone is due again a
+    /// tick (1/8 s) later. To be called first in a burst: what is inserted is timed from the last call on.
+    pub fn advance_timers(&mut self, now: Millis, mut expired: impl FnMut(&mut Self, ConnId)) -> Timers {
+        debug_assert!(!self.seat.parked);
+        for _ in 0..TIMERS_A_CALL {
+            let Seat { table, state: SeatState { wheel, .. }, .. } = &mut self.seat;
+            let Some(link) = wheel.pop(now) else { return Timers::Current };
+            if put_back(wheel, table.slab.entry(link.index), link) {
+                expired(self, ConnId(link.index));
+            }
+        }
+        Timers::Behind
+    }
+
+    /// When the worker must advance its timers at the latest; `None`: it times nothing.
+    pub fn next_timer(&self) -> Option<Millis> {
+        self.seat.state.wheel.next_due()
+    }
+
+    /// Ends a burst: the worker holds no [`ConnId`] that it will use without [`recall`](Self::recall).
+    pub fn quiescent(&mut self) {
+        self.seat.quiescent(BATCHES_A_BURST);
+    }
+
+    /// As [`quiescent`](Self::quiescent), and it will not look into the table until it unparks: others may reuse
+    /// without it what they remove.
+    pub fn park(&mut self) {
+        self.seat.park();
+    }
+
+    /// To be called after [`park`](Self::park), before anything else.
+    pub fn unpark(&mut self) {
+        self.seat.unpark();
+    }
+
+    /// Entries that this worker has removed and that are not free yet: a worker that has some should not sleep for
+    /// long, or the table is smaller by as many.
+    pub fn in_limbo(&self) -> u32 {
+        self.seat.state.stock.in_limbo()
+    }
+}
+
+/// A seat for listings and sweeps. It is parked except during a walk.
+#[derive(Debug)]
+pub struct TableReader {
+    seat: Seat,
+}
+
+impl TableReader {
+    pub(super) fn new(mut seat: Seat) -> Self {
+        seat.park();
+        Self { seat }
+    }
+
+    /// The table.
+    pub fn table(&self) -> &Table {
+        &self.seat.table
+    }
+
+    /// Calls `view` for each connection whose index is in `range`, in the order of indices. One that is there all
+    /// the time is met; one that comes or goes meanwhile may be. Walk long tables in slices: what is removed during
+    /// a slice is reused only after it.
+    pub fn for_each(&mut self, range: Range<u32>, mut view: impl FnMut(Connection<'_>)) {
+        self.visit(range, |reader, id| view(reader.connection(id)));
+    }
+
+    /// As [`for_each`](Self::for_each), for a walk that removes some of them.
+    pub fn visit(&mut self, range: Range<u32>, mut visit: impl FnMut(&mut Self, ConnId)) {
+        self.seat.unpark();
+        for index in range.start..range.end.min(self.seat.table.extent()) {
+            if self.seat.table.slab.entry(index).life().is_live() {
+                visit(self, ConnId(index));
+            }
+        }
+        self.seat.quiescent(u32::MAX);
+        self.seat.park();
+    }
+
+    /// A view of a connection; during a walk.
+    pub fn connection(&self, id: ConnId) -> Connection<'_> {
+        self.seat.connection(id)
+    }
+
+    /// Takes a connection out of the table; during a walk.
+    pub fn remove(&mut self, id: ConnId) -> Removal {
+        self.seat.remove(id)
+    }
+}
+
+/// What workers and readers have in common.
+#[derive(Debug)]
+pub(super) struct Seat {
+    table: Arc<Table>,
+    number: usize,
+    state: SeatState,
+    parked: bool,
+    /// It may go to another thread but not be used by two.
+    one_thread: PhantomData<std::cell::Cell<()>>,
+}
+
+impl Seat {
+    /// Takes the seat, unparked, if there is one of this number and nobody sits there.
+    pub(super) fn sit_down(table: &Arc<Table>, number: usize) -> Option<Self> {
+        let state = table.vacant.get(number)?.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        table.quiescence.unpark(number);
+        Some(Self { table: Arc::clone(table), number, state, parked: false, one_thread: PhantomData })
+    }
+
+    fn counts(&self) -> &SeatCounts {
+        &self.table.counts[self.number]
+    }
+
+    fn connection(&self, id: ConnId) -> Connection<'_> {
+        Connection { id, entry: self.table.entry(id) }
+    }
+
+    fn find(&self, flow: &FlowKey, hash: u64) -> Option<(ConnId, Direction)> {
+        debug_assert!(!self.parked);
+        let flow = PackedFlow::of(flow)?;
+        self.table.find(hash, |entry| entry.direction(flow))
+    }
+
+    fn remove(&mut self, id: ConnId) -> Removal {
+        debug_assert!(!self.parked);
+        let table = &*self.table;
+        let entry = table.entry(id);
+        if !entry.life().is_live() {
+            return Removal::NotOurs;
+        }
+        // This exchange elects the one who removes.
+        match entry.close() {
+            Ok(_) => {}
+            Err(entry::REMOVED) => return Removal::NotOurs,
+            Err(_) => return Removal::Controls,
+        }
+        table.buckets.unlink(entry.client_hash(&table.secret), id.0);
+        let reply = entry.reply_hash(&table.secret);
+        add(&self.counts().removed, 1);
+        self.discard(id.0, reply);
+        Removal::Done
+    }
+
+    /// Retires an entry that no client key leads to, and whose reply key, if it has one, is still there.
+    fn discard(&mut self, index: u32, reply: Option<u64>) {
+        let table = &*self.table;
+        let entry = table.slab.entry(index);
+        if let Some(hash) = reply {
+            table.buckets.unlink(hash, index);
+        }
+        // A swap, not a store: an exchange of another worker that refreshes it at this moment fails or comes before.
+        // Release, as for the generation: before the closing of the epoch, which others acquire.
+        entry.life.swap(Life::removed(0).0, Ordering::Release);
+        let generation = entry.generation.load(Ordering::Relaxed).wrapping_add(1);
+        entry.generation.store(generation, Ordering::Release);
+        self.state.stock.retire(&table.slab, index);
+    }
+
+    fn quiescent(&mut self, batches: u32) {
+        let Table { slab, quiescence, .. } = &*self.table;
+        self.state.stock.close(quiescence);
+        quiescence.quiescent(self.number);
+        self.state.stock.collect(slab, quiescence, batches);
+    }
+
+    fn park(&mut self) {
+        self.parked = true;
+        self.state.stock.close(&self.table.quiescence);
+        self.table.quiescence.park(self.number);
+        self.state.stock.collect(&self.table.slab, &self.table.quiescence, BATCHES_A_BURST);
+    }
+
+    fn unpark(&mut self) {
+        self.table.quiescence.unpark(self.number);
+        self.parked = false;
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.park();
+        let state = std::mem::take(&mut self.state);
+        *self.table.vacant[self.number].lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
+    }
+}
+
+/// Puts a due link back, a tick later if the deadline has come; then `true`. A link that does not count dies.
+fn put_back(wheel: &mut Wheel, entry: &Entry, due: Link) -> bool {
+    // An entry of this generation was not removed before this burst, or its removal would be known here; so it
+    // is not reused in it.
+    if entry.generation.load(Ordering::Relaxed) != due.generation {
+        return false;
+    }
+    let life = entry.life();
+    if !life.is_current() {
+        return false;
+    }
+    let has_come = tick_at_or_after(life.deadline()) <= due.tick;
+    let tick = wheel.tick_for(life.deadline());
+    // Relaxed, as all accesses of `timer`: the fences here and in `refresh` order what must be.
+    if entry.timer.compare_exchange(due.tick, tick, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+        return false;
+    }
+    wheel.link(Link { tick, ..due });
+    if has_come {
+        return true;
+    }
+    // See `refresh`. A deadline brought forward while the link was on its way back is seen here.
+    fence(Ordering::SeqCst);
+    let life = entry.life();
+    if life.is_current() {
+        bring_forward(wheel, due.index, entry, life.deadline());
+    }
+    false
+}
+
+/// Links an entry here if no link that counts is due early enough.
+fn bring_forward(wheel: &mut Wheel, index: u32, entry: &Entry, deadline: Millis) {
+    let tick = wheel.tick_for(deadline);
+    let earlier = |linked| (linked > tick).then_some(tick);
+    if entry.timer.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earlier).is_ok() {
+        let generation = entry.generation.load(Ordering::Relaxed);
+        wheel.link(Link { index, generation, tick });
+    }
+}
+
+/// Adds to a count whose one writer is the caller.
+fn add(count: &Statistic, more: u64) {
+    count.store(count.load(Relaxed) + more, Relaxed);
+}
+
+/// The whole second at or after a time.
+fn whole_second(time: Millis) -> Millis {
+    Millis(time.0.div_ceil(1000).saturating_mul(1000))
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+/// Links that one call of `advance_timers` looks at: four bursts' worth of connections.
+const TIMERS_A_CALL: usize = 256;
+/// Batches of surplus that a quiescent point gives away: more than a burst and its timers can remove.
+const BATCHES_A_BURST: u32 = 8;

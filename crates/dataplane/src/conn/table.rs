@@ -1,0 +1,216 @@
+//! The table of connections: one for all workers, of fixed size, without locks.
+//!
+//! Made once. Each worker takes its [`TableWorker`], each thread that lists or sweeps a [`TableReader`]. A worker
+//! finds, inserts, removes and times connections within a burst and then says [`TableWorker::quiescent`]; before it
+//! sleeps it says [`TableWorker::park`]. Promise: nobody waits for anybody, nothing allocates after the start, two
+//! workers that insert one connection at once get one entry, a live entry never moves, and whatever a worker has
+//! found stays readable until its quiescent point. Cost: a look-up reads a line of the index and one of the entry
+//! (two lines of the index for a miss); both can be prefetched. Memory: see [`TableConfig`].
+//!
+//! Not here: what states mean, who is counted where, which connection gives way when the table is full.
+
+use std::io;
+use std::sync::atomic::{AtomicU64 as Statistic, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+use crossbeam::utils::CachePadded;
+use xvs_proto::HashSecret;
+
+use super::ConnId;
+use super::buckets::Buckets;
+use super::quiescence::Quiescence;
+use super::seat::{Seat, TableReader, TableWorker};
+use super::slab::{STRANDED_MAX, Slab, Stock};
+use super::wheel::Wheel;
+use crate::shm::atomic::Ordering;
+use crate::shm::layout::{Bucket, Entry, HEADER_BYTES, Header, MAGIC, VERSION};
+use crate::shm::{Mapping, Memory, Pages};
+
+/// How large a table is. A connection costs 64 bytes, its share of the index 32 to 64, and 16 more in each worker
+/// that has ever timed an entry in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TableConfig {
+    /// How many connections and templates it holds.
+    pub capacity: usize,
+    /// How many workers there are.
+    pub workers: usize,
+    /// When its memory is allocated.
+    pub memory: Memory,
+}
+
+/// Sums over all workers, taken one after the other: exact when nobody works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TableCounts {
+    /// Connections inserted since the start.
+    pub inserted: u64,
+    /// Connections removed since the start.
+    pub removed: u64,
+    /// Insertions refused because there was no room.
+    pub full: u64,
+}
+
+/// The table. All that changes it is done by its workers and readers.
+#[derive(Debug)]
+pub struct Table {
+    config: TableConfig,
+    pub(super) secret: HashSecret,
+    mapping: Arc<Mapping>,
+    pub(super) buckets: Buckets,
+    pub(super) slab: Slab,
+    pub(super) quiescence: Quiescence,
+    pub(super) counts: Box<[CachePadded<SeatCounts>]>,
+    /// What a seat keeps while nobody sits in it: the workers' first, then the readers'. Locked only to sit down
+    /// and to get up.
+    pub(super) vacant: Box<[Mutex<Option<SeatState>>]>,
+}
+
+/// One writer: who sits there. Statistics, so they order nothing.
+#[derive(Debug, Default)]
+pub(super) struct SeatCounts {
+    pub(super) inserted: Statistic,
+    pub(super) removed: Statistic,
+    pub(super) full: Statistic,
+}
+
+/// What outlasts whoever sits there.
+#[derive(Debug, Default)]
+pub(super) struct SeatState {
+    pub(super) stock: Stock,
+    pub(super) wheel: Wheel,
+}
+
+impl Table {
+    /// Makes an empty table.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a capacity of 0 or one that 32-bit indices do not reach; otherwise what the kernel said
+    /// to the request for memory or for random numbers.
+    pub fn create(config: TableConfig) -> io::Result<Arc<Self>> {
+        let seats = config.workers + READERS;
+        let entries = config.capacity.saturating_add(seats * STRANDED_MAX as usize);
+        if config.capacity == 0 || entries > ENTRIES_MAX {
+            let text =
+                format!("a connection table of {} entries; 1 to {ENTRIES_MAX} are possible", config.capacity);
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        let secret = random_secret()?;
+        let buckets = Buckets::needed(config.capacity);
+        let entries_offset = HEADER_BYTES + buckets * size_of::<Bucket>();
+        let mapping = Mapping::create(entries_offset + entries * size_of::<Entry>(), config.memory)?;
+        let slab = Slab { header: mapping.cells(0, 1), entries: mapping.cells(entries_offset, entries) };
+        write_header(&slab.header[0], buckets, entries, &secret);
+        let vacant = (0..seats).map(|seat| {
+            let timed = if seat < config.workers { entries } else { 0 };
+            Mutex::new(Some(SeatState { stock: Stock::default(), wheel: Wheel::new(timed) }))
+        });
+        Ok(Arc::new(Self {
+            config,
+            secret,
+            buckets: Buckets::new(mapping.cells(HEADER_BYTES, buckets)),
+            slab,
+            quiescence: Quiescence::new(seats),
+            counts: (0..seats).map(|_| CachePadded::default()).collect(),
+            vacant: vacant.collect(),
+            mapping,
+        }))
+    }
+
+    /// The seat of a worker, unparked; `None` if there is no such worker or the seat is taken. Dropping it gives the
+    /// seat back, with the timers and spare entries that belong to it.
+    pub fn handle(self: &Arc<Self>, worker: usize) -> Option<TableWorker> {
+        if worker >= self.config.workers {
+            return None;
+        }
+        let seat = Seat::sit_down(self, worker)?;
+        Some(TableWorker::new(seat))
+    }
+
+    /// A seat for a thread that lists or sweeps, parked; `None` if all are taken. There are two: for the reader
+    /// thread and for the control thread.
+    pub fn reader(self: &Arc<Self>) -> Option<TableReader> {
+        let mut seats = self.config.workers..self.vacant.len();
+        seats.find_map(|seat| Seat::sit_down(self, seat)).map(TableReader::new)
+    }
+
+    /// The secret that keys the hash of flows.
+    pub fn secret(&self) -> &HashSecret {
+        &self.secret
+    }
+
+    /// How many connections there are, those being inserted or removed at this moment counted or not.
+    pub fn live(&self) -> usize {
+        let TableCounts { inserted, removed, .. } = self.counts();
+        inserted.saturating_sub(removed) as usize
+    }
+
+    /// Counts since the start.
+    pub fn counts(&self) -> TableCounts {
+        let sum =
+            |of: fn(&SeatCounts) -> &Statistic| self.counts.iter().map(|seat| of(seat).load(Relaxed)).sum();
+        // Removals first, so that hardly one is counted whose insertion is not.
+        let removed = sum(|seat| &seat.removed);
+        TableCounts { inserted: sum(|seat| &seat.inserted), removed, full: sum(|seat| &seat.full) }
+    }
+
+    /// The size that was asked for.
+    pub fn config(&self) -> TableConfig {
+        self.config
+    }
+
+    /// Which pages its memory got.
+    pub fn pages(&self) -> Pages {
+        self.mapping.pages()
+    }
+
+    /// The memory file, which another process may map.
+    #[cfg(not(loom))]
+    pub fn memory_file(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.mapping.file()
+    }
+
+    /// One more than the greatest index that a connection ever had: where a walk ends.
+    pub fn extent(&self) -> u32 {
+        self.slab.extent()
+    }
+
+    pub(super) fn entry(&self, id: ConnId) -> &Entry {
+        self.slab.entry(id.0)
+    }
+
+    /// The first connection with this hash for which `test` has an answer.
+    pub(super) fn find<T>(&self, hash: u64, test: impl Fn(&Entry) -> Option<T>) -> Option<(ConnId, T)> {
+        self.buckets.find(hash, |index| Some((ConnId(index), test(self.slab.entry(index))?)))
+    }
+}
+
+fn write_header(header: &Header, buckets: usize, entries: usize, secret: &HashSecret) {
+    header.version.store(VERSION, Ordering::Relaxed);
+    header.buckets.store(buckets as u64, Ordering::Relaxed);
+    header.entries.store(entries as u64, Ordering::Relaxed);
+    for (word, value) in header.secret.iter().zip(secret.0) {
+        word.store(value, Ordering::Relaxed);
+    }
+    // Release: who finds the magic finds the rest.
+    header.magic.store(MAGIC, Ordering::Release);
+}
+
+#[cfg(not(loom))]
+fn random_secret() -> io::Result<HashSecret> {
+    use rustix::rand::{GetRandomFlags, getrandom};
+    let mut bytes = [0; 24];
+    // A request of at most 256 bytes is never answered in part (getrandom(2)).
+    getrandom(&mut bytes, GetRandomFlags::empty())?;
+    let word = |at: usize| u64::from_ne_bytes(std::array::from_fn(|byte| bytes[at * 8 + byte]));
+    Ok(HashSecret([word(0), word(1), word(2)]))
+}
+
+/// A model's runs must be alike.
+#[cfg(loom)]
+fn random_secret() -> io::Result<HashSecret> {
+    Ok(HashSecret([0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03, 0x2545_f491_4f6c_dd1d]))
+}
+
+/// Seats of threads that are not workers.
+const READERS: usize = 2;
+/// An index plus one fits 32 bits, and so does one more.
+const ENTRIES_MAX: usize = u32::MAX as usize - 1;
