@@ -13,12 +13,7 @@ pub mod port;
 
 pub mod worker;
 
-pub mod pipeline;
-
-pub mod classify;
 pub mod conn;
-pub mod flow;
-pub mod schedule;
 
 pub mod egress;
 pub mod forward;

@@ -162,9 +162,11 @@ impl Entry {
         replies.then_some(Direction::Outbound)
     }
 
-    /// Whether packets of both would match by one reply key of their own.
+    /// Whether packets of both would match by one reply key of their own, and they are not of one identity: then
+    /// one of them loses the insertion and should not have stood in front of the other.
     pub(super) fn shares_reply_key(&self, other: &Self) -> bool {
-        self.client.load(Ordering::Relaxed) == other.client.load(Ordering::Relaxed)
+        self.virtual_word() != other.virtual_word()
+            && self.client.load(Ordering::Relaxed) == other.client.load(Ordering::Relaxed)
             && self.reply_flow().is_some()
             && other.reply_flow().is_some()
             && self.replier() == other.replier()

@@ -209,7 +209,7 @@ impl TableWorker {
 
     /// Looks at links that are due, a bounded number of them, and calls `expired` for each connection whose deadline
     /// has come. It is expected to remove or to refresh the connection; one that it leaves alone is due again a
-    /// tick (1/8 s) later.
+    /// tick (1/8 s) later. To be called first in a burst: what is inserted is timed from the last call on.
     pub fn advance_timers(&mut self, now: Millis, mut expired: impl FnMut(&mut Self, ConnId)) -> Timers {
         debug_assert!(!self.seat.parked);
         for _ in 0..TIMERS_A_CALL {

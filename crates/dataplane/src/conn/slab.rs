@@ -188,7 +188,7 @@ impl Chain {
     /// Takes the first [`BATCH`] entries off; there are at least as many.
     fn split(&mut self, slab: &Slab) -> Self {
         let mut last = self.head;
-        for _ in 1..BATCH {
+        for _ in 0..BATCH - 1 {
             last = next(slab, last - 1);
         }
         let batch = Self { head: self.head, tail: last, len: BATCH };

@@ -5,11 +5,11 @@
 //! (unless [`Memory::Resident`] was asked for), and stays mapped as long as any [`Cells`] of it exists. Not here:
 //! what the cells mean (`layout.rs`). Where a loom model runs, the same types are plain boxed slices.
 
-use std::ops::Deref;
 #[cfg(not(loom))]
 use std::{
     ffi::c_void,
     io,
+    ops::Deref,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     ptr::{NonNull, null_mut},
     sync::Arc,
@@ -213,7 +213,6 @@ pub(crate) use model::{Cells, Mapping};
 mod model {
     use std::io;
     use std::ops::Deref;
-    use std::os::fd::BorrowedFd;
     use std::sync::Arc;
 
     use super::{Cell, Memory, Pages};
@@ -228,10 +227,6 @@ mod model {
 
         pub(crate) fn pages(&self) -> Pages {
             Pages::Small
-        }
-
-        pub(crate) fn file(&self) -> BorrowedFd<'_> {
-            unreachable!("a model has no memory file")
         }
 
         pub(crate) fn cells<C: Cell>(self: &Arc<Self>, _offset: usize, len: usize) -> Cells<C> {
