@@ -237,7 +237,7 @@ fn pass_everything(cluster: &Cluster) -> PathBuf {
     std::fs::write(
         &source,
         "__attribute__((section(\"xdp\"), used)) int pass(void *frame) { return 2; }\n\
-         char license[] __attribute__((section(\"license\"), used)) = \"MIT\";\n",
+         char terms[] __attribute__((section(\"license\"), used)) = \"MIT\";\n",
     )
     .expect("the cluster's folder takes a new file");
     cluster::succeed(

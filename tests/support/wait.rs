@@ -1,8 +1,8 @@
 //! Waiting for something that another process or the kernel will do.
 //!
 //! Used where no call would block until then. Promises to return as soon as the condition holds, give or
-//! take [`PAUSE`], and to end the test with the condition's name at the deadline. No test asserts how
-//! long anything took. Not here: waits that a socket's own time limit ends.
+//! take a pause between two looks, and to end the test with the condition's name at the deadline. No test
+//! asserts how long anything took. Not here: waits that a socket's own time limit ends.
 
 use std::thread;
 use std::time::{Duration, Instant};
