@@ -13,7 +13,12 @@ pub mod port;
 
 pub mod worker;
 
+pub mod pipeline;
+
+pub mod classify;
 pub mod conn;
+pub mod flow;
+pub mod schedule;
 
 pub mod egress;
 pub mod forward;

@@ -14,6 +14,9 @@ mod slab;
 mod table;
 mod wheel;
 
+pub mod tcp;
+pub mod udp;
+
 use std::ops::BitOr;
 
 use xvs_proto::{Endpoint, Protocol};
@@ -24,7 +27,7 @@ use crate::shm::atomic::Ordering;
 use crate::shm::layout::Entry;
 
 pub use seat::{Inserted, Removal, TableReader, TableWorker, Timers};
-pub use table::{Table, TableConfig, TableCounts};
+pub use table::{Epoch, Table, TableConfig, TableCounts};
 
 /// A connection's place in the table. It names the same connection until the holder's next quiescent point; later
 /// only together with the generation ([`TableWorker::recall`]).

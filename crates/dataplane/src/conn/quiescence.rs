@@ -62,6 +62,13 @@ impl Quiescence {
         self.epoch.fetch_add(1, Ordering::AcqRel) + 1
     }
 
+    /// A slot that is not parked and has not seen an epoch yet.
+    pub(super) fn laggard(&self, target: u64) -> Option<usize> {
+        // As in `has_passed`.
+        fence(Ordering::SeqCst);
+        self.seen.iter().position(|seen| seen.load(Ordering::Acquire) < target)
+    }
+
     /// Whether everybody has seen an epoch or is parked.
     pub(super) fn has_passed(&self, target: u64) -> bool {
         // The module's argument needs it between the unlinking and these loads.

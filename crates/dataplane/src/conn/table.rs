@@ -38,6 +38,10 @@ pub struct TableConfig {
     pub memory: Memory,
 }
 
+/// The end of an epoch ([`Table::close_epoch`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Epoch(u64);
+
 /// Sums over all workers, taken one after the other: exact when nobody works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TableCounts {
@@ -155,6 +159,18 @@ impl Table {
     /// The size that was asked for.
     pub fn config(&self) -> TableConfig {
         self.config
+    }
+
+    /// Ends an epoch: whatever the caller stored before is seen by every worker after its next quiescent point. So
+    /// a configuration that was replaced before may be freed when nobody is a [`Self::laggard`] any more.
+    pub fn close_epoch(&self) -> Epoch {
+        Epoch(self.quiescence.close())
+    }
+
+    /// A worker, or else a reader (counted on from the workers), that may still act on what was before an epoch
+    /// ended.
+    pub fn laggard(&self, epoch: Epoch) -> Option<usize> {
+        self.quiescence.laggard(epoch.0)
     }
 
     /// Which pages its memory got.
