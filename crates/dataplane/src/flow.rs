@@ -171,6 +171,10 @@ impl Flows {
         now: Millis,
     ) -> Verdict {
         let connection = self.table.connection(id);
+        if connection.method() != ForwardingMethod::Nat {
+            // From the virtual address itself. IPv4 does not take that from the wire: the kernel refuses it.
+            return Verdict::PassToKernel;
+        }
         let ends = ends(&connection);
         let path = Path::find(&snapshot.egress, packet.flow.dest.addr, self.table.hash(&packet.flow));
         let verdict = forward::reply(frame, packet, &ends, path);

@@ -58,15 +58,9 @@ pub fn request(
     finish(frame, sent)
 }
 
-/// Sends a destination's packet to the connection's client, from the virtual endpoint.
+/// Sends a masqueraded destination's packet to the connection's client, from the virtual endpoint.
 pub fn reply(frame: &mut Frame, packet: &Packet, ends: &Ends, path: Path) -> Verdict {
-    let sent = way(path).and_then(|hop| {
-        match ends.method {
-            ForwardingMethod::Nat => nat::send_reply(frame, packet, ends, hop),
-            _ => dr::send(frame, packet, hop),
-        }
-        .map(|()| hop)
-    });
+    let sent = way(path).and_then(|hop| nat::send_reply(frame, packet, ends, hop).map(|()| hop));
     finish(frame, sent)
 }
 
