@@ -1,0 +1,244 @@
+//! Models of the connection table: every interleaving of a few steps of two workers, with at most so many
+//! preemptions, under the memory model of C++.
+//!
+//! `RUSTFLAGS="--cfg loom" cargo test -p xvs-dataplane --release --target-dir target/loom --test loom_table`
+//!
+//! Buckets have two slots and batches one entry here, so that a model ends. Where it is not plain that the
+//! case that a model is about comes up at all, the model counts it, because one that never meets it shows nothing.
+
+#![cfg(loom)]
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use loom::thread;
+use xvs_dataplane::clock::Millis;
+use xvs_dataplane::conn::{
+    ConnId, Direction, Flags, Inserted, NewConnection, Removal, Table, TableConfig, TableWorker,
+};
+use xvs_dataplane::shm::Memory;
+use xvs_proto::{Endpoint, FlowKey, Protocol};
+use xvs_sched::ForwardingMethod;
+
+fn connection(port: u16, method: ForwardingMethod) -> NewConnection {
+    NewConnection {
+        protocol: Protocol::TCP,
+        client: Endpoint::new(Ipv4Addr::new(192, 0, 2, 10), port),
+        virtual_endpoint: Endpoint::new(Ipv4Addr::new(198, 51, 100, 1), 80),
+        dest: Endpoint::new(Ipv4Addr::new(203, 0, 113, 11), 8080),
+        method,
+        flags: Flags::NONE,
+        state: 1,
+        expires: Millis(60_000),
+        service: 0,
+        dest_ref: 0,
+        mark: 0,
+        controller: None,
+    }
+}
+
+fn direct(port: u16) -> NewConnection {
+    connection(port, ForwardingMethod::DirectRouting)
+}
+
+fn inbound(new: &NewConnection) -> FlowKey {
+    FlowKey { protocol: new.protocol, source: new.client, dest: new.virtual_endpoint }
+}
+
+fn find(worker: &TableWorker, flow: FlowKey) -> Option<(ConnId, Direction)> {
+    worker.find(&flow, worker.hash(&flow))
+}
+
+fn workers() -> (Arc<Table>, TableWorker, TableWorker) {
+    let config = TableConfig { capacity: 1, workers: 2, memory: Memory::OnDemand };
+    let table = Table::create(config).expect("a tiny table");
+    let (one, other) = (table.handle(0).expect("a seat"), table.handle(1).expect("a seat"));
+    (table, one, other)
+}
+
+/// Runs every interleaving with at most so many preemptions.
+fn explore(model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(PREEMPTIONS);
+    builder.check(model);
+}
+
+/// Two workers insert one connection, with different destinations: both must end with one entry, and the loser's
+/// reply key must be gone.
+fn insert_at_once(method: ForwardingMethod) {
+    static RACES: AtomicUsize = AtomicUsize::new(0);
+    explore(move || {
+        let (table, mut one, mut other) = workers();
+        let first = connection(1, method);
+        let second = NewConnection { dest: Endpoint::new(Ipv4Addr::new(203, 0, 113, 12), 8080), ..first };
+        let thread = thread::spawn(move || (other.insert(&second), other));
+        let mine = one.insert(&first);
+        let (theirs, _other) = thread.join().expect("no panic");
+        let (id, winner) = match (mine, theirs) {
+            (Inserted::New(a), Inserted::Existing(b)) if a == b => (a, first),
+            (Inserted::Existing(a), Inserted::New(b)) if a == b => {
+                RACES.fetch_add(1, Relaxed);
+                (b, second)
+            }
+            other => panic!("two for one key, or none: {other:?}"),
+        };
+        assert_eq!(find(&one, inbound(&first)), Some((id, Direction::Inbound)));
+        assert_eq!(one.connection(id).dest(), winner.dest);
+        for new in [first, second] {
+            let reply = FlowKey { protocol: new.protocol, source: new.dest, dest: new.client };
+            let answers = method == ForwardingMethod::Nat && new == winner;
+            assert_eq!(find(&one, reply), answers.then_some((id, Direction::Outbound)));
+        }
+        assert_eq!(table.live(), 1);
+    });
+    assert!(RACES.load(Relaxed) > 0, "the other worker never won");
+}
+
+#[test]
+fn two_insertions_of_one_key_end_with_one_entry() {
+    insert_at_once(ForwardingMethod::DirectRouting);
+}
+
+#[test]
+fn two_nat_insertions_of_one_key_end_with_one_entry_and_one_reply_key() {
+    insert_at_once(ForwardingMethod::Nat);
+}
+
+#[test]
+fn two_insertions_of_one_key_that_take_different_slots_end_with_one_entry() {
+    static RACES: AtomicUsize = AtomicUsize::new(0);
+    explore(|| {
+        let (table, mut one, mut other) = workers();
+        // A connection that stands where the first to come would stand, until the other worker removes it.
+        let bucket = |new: &NewConnection| one.hash(&inbound(new)) & 1;
+        let before = (2..).map(direct).find(|new| bucket(new) == bucket(&direct(1))).expect("half of all");
+        let Inserted::New(id) = one.insert(&before) else { panic!("there is room") };
+        let thread = thread::spawn(move || {
+            assert_eq!(other.remove(id), Removal::Done);
+            other.insert(&direct(1))
+        });
+        match (one.insert(&direct(1)), thread.join().expect("no panic")) {
+            (Inserted::New(a), Inserted::Existing(b)) if a == b => {}
+            (Inserted::Existing(a), Inserted::New(b)) if a == b => {
+                RACES.fetch_add(1, Relaxed);
+            }
+            other => panic!("two for one key, or none: {other:?}"),
+        }
+        assert_eq!(table.live(), 1);
+    });
+    assert!(RACES.load(Relaxed) > 0, "the other worker never won");
+}
+
+#[test]
+fn what_a_worker_has_found_is_not_reused_before_its_quiescent_point() {
+    static FOUND_THEN_REMOVED: AtomicUsize = AtomicUsize::new(0);
+    static REUSED: AtomicUsize = AtomicUsize::new(0);
+    explore(|| {
+        let (_table, mut one, mut other) = workers();
+        let Inserted::New(id) = one.insert(&direct(1)) else { panic!("there is room") };
+        let thread = thread::spawn(move || {
+            if let Some((found, direction)) = find(&other, inbound(&direct(1))) {
+                let seen = other.connection(found);
+                assert_eq!((found, direction), (id, Direction::Inbound));
+                assert_eq!((seen.client().port, seen.dest().port), (1, 8080), "reused while it was held");
+                FOUND_THEN_REMOVED.fetch_add(usize::from(seen.expires() == Millis(0)), Relaxed);
+            }
+            other.quiescent();
+            other
+        });
+        assert_eq!(one.remove(id), Removal::Done);
+        one.quiescent();
+        // Loom does not think of letting the other in here by itself.
+        thread::yield_now();
+        one.quiescent();
+        let Inserted::New(again) = one.insert(&direct(2)) else { panic!("there is room") };
+        REUSED.fetch_add(usize::from(again == id), Relaxed);
+        let other = thread.join().expect("no panic");
+        assert_eq!(find(&other, inbound(&direct(1))), None);
+        assert_eq!(find(&other, inbound(&direct(2))), Some((again, Direction::Inbound)));
+    });
+    assert!(FOUND_THEN_REMOVED.load(Relaxed) > 0 && REUSED.load(Relaxed) > 0);
+}
+
+#[test]
+fn a_worker_that_unparks_finds_no_entry_that_is_reused_without_it() {
+    static REUSED: AtomicUsize = AtomicUsize::new(0);
+    static FOUND: AtomicUsize = AtomicUsize::new(0);
+    explore(|| {
+        let (_table, mut one, mut other) = workers();
+        let Inserted::New(id) = one.insert(&direct(1)) else { panic!("there is room") };
+        other.park();
+        let thread = thread::spawn(move || {
+            other.unpark();
+            if let Some((found, _)) = find(&other, inbound(&direct(1))) {
+                FOUND.fetch_add(1, Relaxed);
+                assert_eq!(other.connection(found).client().port, 1, "reused while it was held");
+            }
+            other.park();
+        });
+        assert_eq!(one.remove(id), Removal::Done);
+        one.quiescent();
+        let Inserted::New(again) = one.insert(&direct(2)) else { panic!("there is room") };
+        REUSED.fetch_add(usize::from(again == id), Relaxed);
+        thread.join().expect("no panic");
+    });
+    assert!(FOUND.load(Relaxed) > 0 && REUSED.load(Relaxed) > 0);
+}
+
+#[test]
+fn of_two_removals_one_is_told_that_it_was_the_one() {
+    explore(|| {
+        let (table, mut one, mut other) = workers();
+        let Inserted::New(id) = one.insert(&direct(1)) else { panic!("there is room") };
+        let thread = thread::spawn(move || {
+            let removal = other.remove(id);
+            other.quiescent();
+            removal
+        });
+        let mine = one.remove(id);
+        one.quiescent();
+        let theirs = thread.join().expect("no panic");
+        assert!(matches!(
+            (mine, theirs),
+            (Removal::Done, Removal::NotOurs) | (Removal::NotOurs, Removal::Done)
+        ));
+        assert_eq!(table.live(), 0);
+    });
+}
+
+#[test]
+fn a_controller_is_not_removed_under_a_connection_that_took_its_share() {
+    explore(|| {
+        let (_table, mut one, other) = workers();
+        let template = NewConnection { flags: Flags::TEMPLATE, ..direct(0) };
+        let Inserted::New(id) = one.insert(&template) else { panic!("there is room") };
+        let thread = thread::spawn(move || other.connection(id).add_controlled());
+        let removal = one.remove(id);
+        let shared = thread.join().expect("no panic");
+        assert_eq!(removal, if shared { Removal::Controls } else { Removal::Done });
+    });
+}
+
+#[test]
+fn a_deadline_brought_forward_while_its_link_is_put_back_is_met() {
+    static PUT_BACK: AtomicUsize = AtomicUsize::new(0);
+    explore(|| {
+        let (_table, mut one, mut other) = workers();
+        let Inserted::New(id) = one.insert(&direct(1)) else { panic!("there is room") };
+        one.refresh(id, 2, Millis(300_000));
+        let thread = thread::spawn(move || {
+            other.refresh(id, 3, Millis(61_000));
+            other
+        });
+        one.advance_timers(Millis(60_000), |_, _| panic!("it expires a second later at the earliest"));
+        let other = thread.join().expect("no panic");
+        PUT_BACK.fetch_add(usize::from(other.next_timer().is_none()), Relaxed);
+        let due = [one.next_timer(), other.next_timer()].into_iter().flatten().min();
+        assert_eq!(due, Some(Millis(61_000)), "nobody will look at it in time");
+    });
+    assert!(PUT_BACK.load(Relaxed) > 0, "the first worker never saw the earlier deadline");
+}
+
+/// Bounds the time: two insertions with reply keys have 7,098 runs with three and 142,999 with five.
+const PREEMPTIONS: usize = 4;
