@@ -1,5 +1,5 @@
-//! Models of the connection table: every interleaving of a few steps of two workers, with at most so many
-//! preemptions, under the memory model of C++.
+//! Models of the connection table: a few steps of two workers, interleaved in all ways that loom thinks of with at
+//! most so many preemptions, under the memory model of C++. Evidence, not proof: one order it had to be told of.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p xvs-dataplane --release --target-dir target/loom --test loom_table`
 //!
@@ -57,7 +57,7 @@ fn workers() -> (Arc<Table>, TableWorker, TableWorker) {
     (table, one, other)
 }
 
-/// Runs every interleaving with at most so many preemptions.
+/// Runs a model in all ways that loom thinks of.
 fn explore(model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(PREEMPTIONS);
