@@ -18,7 +18,7 @@ use std::{
 #[cfg(not(loom))]
 use rustix::{
     fs::{MemfdFlags, ftruncate, memfd_create},
-    mm::{MapFlags, ProtFlags, mmap, munmap},
+    mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap},
 };
 
 use super::layout::{Bucket, Entry, Header};
@@ -27,10 +27,11 @@ use super::layout::{Bucket, Entry, Header};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Memory {
     /// Pages are touched when they are first used. Huge pages only if the machine has reserved some
-    /// (`vm.nr_hugepages`): with small pages the look-up of one of ten million connections takes about a tenth longer.
+    /// (`vm.nr_hugepages`); with small pages a look-up in a large table waits for page tables too.
     #[default]
     OnDemand,
-    /// Everything is allocated at once, as huge pages if the kernel finds them, reserved or not.
+    /// Everything is allocated at once, as huge pages if the kernel finds them, reserved or not. For tables that
+    /// are expected to fill.
     Resident,
 }
 
@@ -78,6 +79,8 @@ pub(crate) struct Mapping {
     size_bytes: usize,
     pages: Pages,
     file: OwnedFd,
+    /// The addresses around `base`; unmaps all of them when dropped.
+    _reservation: Reservation,
 }
 
 // SAFETY: the mapping is memory of the whole process, and the only views of it that are handed out are slices of
@@ -135,28 +138,55 @@ impl Mapping {
         let file = memfd_create("xvs-connections", flags | MemfdFlags::CLOEXEC)?;
         ftruncate(&file, size_bytes as u64)?;
         let access = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: the address is the kernel's choice, so no other mapping is replaced. The file is ours alone and
-        // never truncated again, so no page of it can vanish under the mapping.
-        let base = unsafe { mmap(null_mut(), size_bytes, access, MapFlags::SHARED, &file, 0) }?;
+        // A file's huge page must lie at a multiple of its size in the address space too, and the kernel places
+        // ordinary files anywhere: so a range that is larger by one is reserved, and the file put into it.
+        let reserved_bytes = size_bytes + HUGE_PAGE_BYTES;
+        // SAFETY: the address is the kernel's choice, so no other mapping is replaced.
+        let start =
+            unsafe { mmap_anonymous(null_mut(), reserved_bytes, ProtFlags::empty(), MapFlags::PRIVATE) }?;
+        let start = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let reservation = Reservation { start, size_bytes: reserved_bytes };
+        let aligned = start.as_ptr().wrapping_add(start.as_ptr().align_offset(HUGE_PAGE_BYTES));
+        // SAFETY: `aligned` is less than one huge page after `start`, so the range lies in the reservation, which
+        // nobody else knows of; only that is replaced. The file is ours alone and never truncated again, so no
+        // page of it can vanish under the mapping.
+        let base = unsafe {
+            mmap(aligned.cast(), size_bytes, access, MapFlags::SHARED | MapFlags::FIXED, &file, 0)
+        }?;
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { base, size_bytes, pages, file })
+        Ok(Self { base, size_bytes, pages, file, _reservation: reservation })
     }
 
     /// Asks for huge pages now; whether all of it has them.
     fn collapse(&self) -> bool {
+        // The kernel (6.18) refuses a range of which nothing was ever touched, with EINVAL.
+        for offset in (0..self.size_bytes).step_by(HUGE_PAGE_BYTES) {
+            // SAFETY: `offset` is below the size of the mapping that `base` points to.
+            let byte = unsafe { self.base.add(offset) };
+            // SAFETY: the byte is mapped and, the mapping being not yet handed out, in nobody else's hands.
+            let _ = unsafe { byte.read_volatile() };
+        }
         let start = self.base.as_ptr().cast::<c_void>();
         // SAFETY: the range is the whole of our own mapping; collapsing changes which pages hold it and no byte.
         unsafe { libc::madvise(start, self.size_bytes, libc::MADV_COLLAPSE) == 0 }
     }
 }
 
+/// A range of addresses that belongs to a mapping.
 #[cfg(not(loom))]
-impl Drop for Mapping {
+#[derive(Debug)]
+struct Reservation {
+    start: NonNull<u8>,
+    size_bytes: usize,
+}
+
+#[cfg(not(loom))]
+impl Drop for Reservation {
     fn drop(&mut self) {
-        // SAFETY: `base` and `size_bytes` are what `mmap` returned and was given, and every `Cells` holds a count
-        // on this value, so none is left that could reach the memory. The call can fail only for a range that is
+        // SAFETY: the range is what `mmap` returned and was given. Its owner is the mapping, on which every `Cells`
+        // holds a count, so none is left that could reach the memory. The call can fail only for a range that is
         // not ours, so its result says nothing.
-        let _ = unsafe { munmap(self.base.as_ptr().cast(), self.size_bytes) };
+        let _ = unsafe { munmap(self.start.as_ptr().cast(), self.size_bytes) };
     }
 }
 
