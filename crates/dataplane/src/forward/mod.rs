@@ -95,7 +95,7 @@ fn check_ttl(packet: &Packet) -> Result<(), DropReason> {
 }
 
 /// Takes one off a packet's time to live.
-fn decrement_ttl(frame: &mut Frame, packet: &Packet) {
+pub fn decrement_ttl(frame: &mut Frame, packet: &Packet) {
     Ipv4::edit(&mut frame.bytes_mut()[packet.network..]).decrement_ttl();
 }
 
