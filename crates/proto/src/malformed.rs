@@ -22,13 +22,17 @@ pub enum Malformed {
     TcpTooShort,
     /// The packet ends before the UDP header does.
     UdpTooShort,
+    /// The packet ends before the SCTP common header does.
+    SctpTooShort,
+    /// The packet ends before the header of its first SCTP chunk does.
+    SctpNoChunk,
     /// The packet ends before the ICMP header does.
     IcmpTooShort,
 }
 
 impl Malformed {
     /// Every value, in the order of the layers.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::EthernetTooShort,
         Self::VlanTooDeep,
         Self::Ipv4TooShort,
@@ -37,6 +41,8 @@ impl Malformed {
         Self::Ipv4Checksum,
         Self::TcpTooShort,
         Self::UdpTooShort,
+        Self::SctpTooShort,
+        Self::SctpNoChunk,
         Self::IcmpTooShort,
     ];
 
@@ -51,6 +57,8 @@ impl Malformed {
             Self::Ipv4Checksum => "ipv4_checksum",
             Self::TcpTooShort => "tcp_too_short",
             Self::UdpTooShort => "udp_too_short",
+            Self::SctpTooShort => "sctp_too_short",
+            Self::SctpNoChunk => "sctp_no_chunk",
             Self::IcmpTooShort => "icmp_too_short",
         }
     }
@@ -66,6 +74,8 @@ impl Malformed {
             Self::Ipv4Checksum => "the IPv4 header checksum is wrong",
             Self::TcpTooShort => "the packet ends inside its TCP header",
             Self::UdpTooShort => "the packet ends inside its UDP header",
+            Self::SctpTooShort => "the packet ends inside its SCTP common header",
+            Self::SctpNoChunk => "the packet would begin a connection and holds no SCTP chunk",
             Self::IcmpTooShort => "the packet ends inside its ICMP header",
         }
     }

@@ -9,7 +9,7 @@ use crate::addr::{Endpoint, Protocol};
 use crate::flow::FlowKey;
 use crate::ipv4::{self, Ipv4};
 use crate::malformed::Malformed;
-use crate::{ethernet, icmp, tcp, udp};
+use crate::{ethernet, icmp, sctp, tcp, udp};
 
 /// A packet's headers, as positions in its frame and the fields that decide what becomes of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct Packet {
     pub fragment: Fragment,
     /// Control bits of a TCP segment, else none.
     pub tcp_flags: tcp::Flags,
+    /// What an SCTP packet's first chunk says; none in other protocols, and in a packet without a chunk.
+    pub sctp_event: Option<sctp::Event>,
     /// Type of an ICMP message.
     pub icmp_type: Option<u8>,
     /// Time to live.
@@ -99,6 +101,7 @@ pub fn parse(frame: &[u8]) -> Result<Parsed, Malformed> {
         },
         fragment,
         tcp_flags: tcp::Flags::default(),
+        sctp_event: None,
         icmp_type: None,
         ttl: view.ttl(),
         tos: view.tos(),
@@ -115,6 +118,7 @@ fn read_transport(packet: &mut Packet, segment: &[u8]) -> Result<(), Malformed> 
     let (needed, otherwise) = match packet.flow.protocol {
         Protocol::TCP => (tcp::HEADER_LEN, Malformed::TcpTooShort),
         Protocol::UDP => (udp::HEADER_LEN, Malformed::UdpTooShort),
+        Protocol::SCTP => (sctp::HEADER_LEN, Malformed::SctpTooShort),
         Protocol::ICMP => (icmp::HEADER_LEN, Malformed::IcmpTooShort),
         _ => return Ok(()),
     };
@@ -127,8 +131,10 @@ fn read_transport(packet: &mut Packet, segment: &[u8]) -> Result<(), Malformed> 
     }
     packet.flow.source.port = u16::from_be_bytes([segment[0], segment[1]]);
     packet.flow.dest.port = u16::from_be_bytes([segment[2], segment[3]]);
-    if packet.flow.protocol == Protocol::TCP {
-        packet.tcp_flags = tcp::Flags(segment[tcp::field::FLAGS]);
+    match packet.flow.protocol {
+        Protocol::TCP => packet.tcp_flags = tcp::Flags(segment[tcp::field::FLAGS]),
+        Protocol::SCTP => packet.sctp_event = sctp::Event::of(segment),
+        _ => {}
     }
     Ok(())
 }
@@ -197,6 +203,7 @@ mod tests {
         for (protocol, needed, reason) in [
             (6, 20, Malformed::TcpTooShort),
             (17, 8, Malformed::UdpTooShort),
+            (132, 12, Malformed::SctpTooShort),
             (1, 8, Malformed::IcmpTooShort),
         ] {
             for len in 0..=needed {
@@ -207,6 +214,21 @@ mod tests {
                 assert_eq!(parse(&frame).err(), (len < needed).then_some(reason), "{protocol} {len}");
             }
         }
+    }
+
+    #[test]
+    fn an_sctp_packet_is_read_with_its_ports_and_the_event_of_its_first_chunk() {
+        let mut frame = syn();
+        frame[23] = 132;
+        // After the common header: an INIT.
+        frame[46..50].copy_from_slice(&[1, 0, 0, 20]);
+        resum(&mut frame);
+        let packet = ipv4(&frame);
+        assert_eq!(packet.flow.to_string_for_test(), "SCTP 192.0.2.10:1000 > 198.51.100.1:80");
+        assert_eq!((packet.sctp_event, packet.tcp_flags), (Some(sctp::Event::Init), tcp::Flags::default()));
+        frame[16..18].copy_from_slice(&32u16.to_be_bytes());
+        resum(&mut frame);
+        assert_eq!(ipv4(&frame).sctp_event, None, "the chunk lies behind the packet's end");
     }
 
     #[test]
