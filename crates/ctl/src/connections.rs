@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use xvs_dataplane::clock::Millis;
-use xvs_dataplane::conn::{Connection, TableReader, tcp::TcpState, udp};
+use xvs_dataplane::conn::{Connection, TableReader, sctp::SctpState, tcp::TcpState, udp};
 use xvs_proto::Protocol;
 
 use crate::message::ConnectionRow;
@@ -43,6 +43,7 @@ fn row(connection: &Connection<'_>, now: Millis) -> ConnectionRow {
     let left: Duration = now.until(connection.expires());
     let state = match connection.protocol() {
         Protocol::UDP => udp::STATE_NAME,
+        Protocol::SCTP => SctpState::of(connection.state()).name(),
         _ => TcpState::of(connection.state()).name(),
     };
     ConnectionRow {

@@ -4,7 +4,7 @@
 //! and before it is applied: what the data plane would treat wrongly must be refused, never taken and ignored.
 //! Pure. Each capability that is added deletes its lines here.
 
-use xvs_proto::{Endpoint, Family, Protocol};
+use xvs_proto::{Endpoint, Family};
 use xvs_sched::{ServiceKey, scheduler};
 
 use crate::message::{Command, CommandError};
@@ -47,9 +47,6 @@ fn key_supported(key: &ServiceKey) -> Result<(), CommandError> {
         }
         ServiceKey::Address { .. } if key.family() == Family::V6 => {
             Err(refusal(key, "IPv6 services are", "use an IPv4 address"))
-        }
-        ServiceKey::Address { protocol: Protocol::SCTP, .. } => {
-            Err(refusal(key, "SCTP is", "use a TCP or UDP service"))
         }
         ServiceKey::Address { .. } => Ok(()),
     }
@@ -96,6 +93,7 @@ fn refusal(object: impl ToString, what: &str, next: &str) -> CommandError {
 mod tests {
     use super::*;
     use crate::state::{Netmask, SchedulerFlags, TunnelChecksum};
+    use xvs_proto::Protocol;
     use xvs_sched::{ForwardingMethod, Weight};
 
     fn key() -> ServiceKey {
@@ -125,6 +123,10 @@ mod tests {
             let options = DestinationOptions { method, weight: Weight(0), ..DestinationOptions::default() };
             assert_eq!(supported(&dest(options)), Ok(()));
         }
+        let endpoint = Endpoint::new([192, 0, 2, 1], 3868);
+        for protocol in [Protocol::TCP, Protocol::UDP, Protocol::SCTP] {
+            assert_eq!(supported(&of(ServiceKey::Address { protocol, endpoint })), Ok(()));
+        }
         for command in [Command::Flush, Command::Zero(None), Command::DeleteService(key())] {
             assert_eq!(supported(&command), Ok(()));
         }
@@ -138,14 +140,6 @@ mod tests {
         for (command, object, what) in [
             (of(ServiceKey::tcp(v6)), "TCP [2001:db8::1]:80", "IPv6 services are"),
             (of(ServiceKey::Mark { mark: 7, family: Family::V4 }), "FWM 7", "firewall marks are"),
-            (
-                of(ServiceKey::Address {
-                    protocol: Protocol::SCTP,
-                    endpoint: Endpoint::new([192, 0, 2, 1], 9),
-                }),
-                "SCTP 192.0.2.1:9",
-                "SCTP is",
-            ),
             (
                 with(ServiceOptions { persistence_timeout_seconds: Some(360), ..plain() }),
                 "TCP 192.0.2.100:80",

@@ -29,7 +29,7 @@ pub fn classify(frame: &[u8], link: LinkId, snapshot: &Snapshot) -> Class {
     // passes untouched.
     let to_us = snapshot.egress.link(link).is_some_and(|link| link.mac == ethernet::dest(frame));
     let ours = to_us && !snapshot.services.is_empty();
-    if !ours || !matches!(packet.flow.protocol, Protocol::TCP | Protocol::UDP) {
+    if !ours || !matches!(packet.flow.protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP) {
         return Class::Decided(Verdict::PassToKernel);
     }
     match packet.fragment {

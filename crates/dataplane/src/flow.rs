@@ -8,22 +8,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use xvs_proto::tcp::Flags as TcpFlags;
 use xvs_proto::{FlowKey, Packet, Protocol};
 use xvs_sched::ForwardingMethod;
 
 use crate::clock::Millis;
-use crate::conn::tcp::{self, Judgement, Seen, TcpState};
+use crate::conn::sctp::SctpState;
+use crate::conn::tcp::{self, Judgement, TcpState};
 use crate::conn::{
-    ConnId, Connection, Direction, Flags, Inserted, NewConnection, Removal, TableWorker, Timers,
+    ConnId, Connection, Direction, Flags, Inserted, NewConnection, Removal, Seen, TableWorker, Timers,
 };
 use crate::counters::{Stats, WorkerCounters};
 use crate::forward::{self, Ends, Identification};
 use crate::outcome::Unresolved;
-use crate::schedule::{choose, is_first, service};
+use crate::schedule::{choose, is_first, is_reset, service};
 use crate::shm::Frame;
 use crate::snapshot::{
-    Activity, Destination, DestinationId, DestinationLive, Path, ServiceLive, Settings, Snapshot,
+    Activity, ConnReuse, Destination, DestinationId, DestinationLive, Path, ServiceLive, Settings, Snapshot,
 };
 use crate::verdict::{DropReason, Verdict};
 
@@ -132,14 +132,11 @@ impl Flows {
             return Standing::Lasts;
         }
         let drained = settings.expire_nodest_conn && destination.weight.is_quiescent();
-        let over = match TcpState::of(connection.state()) {
-            TcpState::TimeWait | TcpState::Close => settings.conn_reuse_mode.closed(),
-            TcpState::FinWait => {
-                settings.conn_reuse_mode.half_seen() && connection.flags().contains(Flags::NO_OUTPUT)
-            }
-            _ => false,
-        };
-        if drained || over { Standing::GivesWay } else { Standing::Lasts }
+        if drained || is_over(&connection, settings.conn_reuse_mode) {
+            Standing::GivesWay
+        } else {
+            Standing::Lasts
+        }
     }
 
     /// Takes a connection out of the table before its time. `false` if it controls others and has to stay.
@@ -321,10 +318,6 @@ impl Flows {
         now: Millis,
     ) {
         let connection = self.table.connection(id);
-        if connection.protocol() == Protocol::UDP {
-            self.table.refresh(id, 0, now + settings.udp);
-            return;
-        }
         let seen = match direction {
             Direction::Outbound => {
                 // Most connections that pass here have no such flag; then nothing is written.
@@ -336,14 +329,25 @@ impl Flows {
             Direction::Inbound if connection.flags().contains(Flags::NO_OUTPUT) => Seen::InputOnly,
             Direction::Inbound => Seen::Input,
         };
-        let before = TcpState::of(connection.state());
-        let judgement = if settings.secure_tcp { Judgement::Secure } else { Judgement::Ordinary };
-        let after = before.after(packet.tcp_flags, seen, judgement);
-        let timeout = tcp::timeout(after, settings.tcp_established, settings.tcp_fin_wait);
+        let before = connection.state();
+        let (after, is_active, timeout) = match connection.protocol() {
+            Protocol::UDP => (0, false, settings.udp),
+            Protocol::SCTP => {
+                let after = SctpState::of(before).after(packet.sctp_event, seen);
+                (after as u8, after.is_active(), after.timeout())
+            }
+            _ => {
+                let judgement = if settings.secure_tcp { Judgement::Secure } else { Judgement::Ordinary };
+                let after = TcpState::of(before).after(packet.tcp_flags, seen, judgement);
+                let timeout = tcp::timeout(after, settings.tcp_established, settings.tcp_fin_wait);
+                (after as u8, after.is_active(), timeout)
+            }
+        };
         if after != before {
-            move_count(&connection, after, live);
+            let activity = if is_active { Activity::Active } else { Activity::Inactive };
+            move_count(&connection, activity, live);
         }
-        self.table.refresh(id, after as u8, now + timeout);
+        self.table.refresh(id, after, now + timeout);
     }
 
     fn report_unresolved(&self, verdict: Verdict, path: Path) {
@@ -387,6 +391,21 @@ enum Standing {
     Orphaned,
 }
 
+/// Whether a connection has ended as far as can be seen, so that a first packet begins a new one.
+///
+/// Source: ipvs-behaviour, section 3.6.
+fn is_over(connection: &Connection<'_>, reuse: ConnReuse) -> bool {
+    match connection.protocol() {
+        Protocol::SCTP => reuse.closed() && SctpState::of(connection.state()) == SctpState::Closed,
+        Protocol::TCP => match TcpState::of(connection.state()) {
+            TcpState::TimeWait | TcpState::Close => reuse.closed(),
+            TcpState::FinWait => reuse.half_seen() && connection.flags().contains(Flags::NO_OUTPUT),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
 /// What a packet has begun.
 enum Begun {
     /// A connection in the table.
@@ -417,7 +436,7 @@ impl Defence {
 /// Whether a masqueraded destination speaks to somebody who did not ask, and is to be told so.
 fn unasked(packet: &Packet, snapshot: &Snapshot) -> bool {
     snapshot.settings.nat_icmp_send
-        && !packet.tcp_flags.has(TcpFlags::RST)
+        && !is_reset(packet)
         && snapshot.nat_destinations.contains(&(packet.flow.protocol, packet.flow.source))
 }
 
@@ -445,10 +464,10 @@ fn end(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot) -> Removal {
 }
 
 /// Counts a connection where its new state puts it; the flag says where it is counted, so each move is made once.
-fn move_count(connection: &Connection<'_>, after: TcpState, live: &DestinationLive) {
-    let (moved, from, to) = match after.is_active() {
-        true => (connection.clear_flags(Flags::INACTIVE), Activity::Inactive, Activity::Active),
-        false => (connection.set_flags(Flags::INACTIVE), Activity::Active, Activity::Inactive),
+fn move_count(connection: &Connection<'_>, to: Activity, live: &DestinationLive) {
+    let (moved, from) = match to {
+        Activity::Active => (connection.clear_flags(Flags::INACTIVE), Activity::Inactive),
+        Activity::Inactive => (connection.set_flags(Flags::INACTIVE), Activity::Active),
     };
     if moved {
         live.leave(from);

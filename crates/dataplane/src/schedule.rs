@@ -3,8 +3,7 @@
 //! Runs when a packet matches no connection. Cost: one look-up of a service; for a packet that may begin a
 //! connection, one choice of the service's scheduler. Not here: the connection's entry in the table.
 
-use xvs_proto::tcp::Flags;
-use xvs_proto::{Endpoint, Packet, Protocol};
+use xvs_proto::{Endpoint, Malformed, Packet, Protocol, sctp, tcp};
 use xvs_sched::ServiceKey;
 
 use crate::snapshot::{Member, Service, Settings, Snapshot};
@@ -26,6 +25,9 @@ impl Snapshot {
 /// The verdict on a packet that begins none.
 pub fn service<'s>(packet: &Packet, snapshot: &'s Snapshot) -> Result<&'s Service, Verdict> {
     let key = ServiceKey::Address { protocol: packet.flow.protocol, endpoint: packet.flow.dest };
+    if packet.flow.protocol == Protocol::SCTP && packet.sctp_event.is_none() {
+        return Err(Verdict::Drop(DropReason::Malformed(Malformed::SctpNoChunk)));
+    }
     if !may_begin(packet, &snapshot.settings) {
         return Err(Verdict::PassToKernel);
     }
@@ -46,15 +48,27 @@ pub fn choose<'s>(packet: &Packet, service: &'s Service) -> Result<(&'s Member, 
 }
 
 /// Whether a packet is the first of its connection as its protocol has it: then it may also take the place of an old
-/// one. TCP: a SYN, acknowledging or not.
+/// one. TCP: a SYN, acknowledging or not. SCTP: an INIT.
 pub fn is_first(packet: &Packet) -> bool {
-    packet.flow.protocol == Protocol::TCP && packet.tcp_flags.has(Flags::SYN)
+    match packet.flow.protocol {
+        Protocol::TCP => packet.tcp_flags.has(tcp::Flags::SYN),
+        Protocol::SCTP => packet.sctp_event == Some(sctp::Event::Init),
+        _ => false,
+    }
 }
 
-/// TCP: a SYN that does not reset; any that does not reset if sloppy. UDP: every datagram.
+/// Whether a packet begins with the end of its connection: a TCP reset, an SCTP abort as the first chunk. It begins
+/// none, and nobody is told about it.
+pub fn is_reset(packet: &Packet) -> bool {
+    packet.tcp_flags.has(tcp::Flags::RST) || packet.sctp_event == Some(sctp::Event::Abort)
+}
+
+/// TCP: a SYN that does not reset; any that does not reset if sloppy. UDP: every datagram. SCTP: an INIT; any chunk
+/// but an ABORT if sloppy.
 fn may_begin(packet: &Packet, settings: &Settings) -> bool {
     match packet.flow.protocol {
-        Protocol::TCP => (is_first(packet) || settings.sloppy_tcp) && !packet.tcp_flags.has(Flags::RST),
+        Protocol::TCP => (is_first(packet) || settings.sloppy_tcp) && !is_reset(packet),
+        Protocol::SCTP => (is_first(packet) || settings.sloppy_sctp) && !is_reset(packet),
         Protocol::UDP => true,
         _ => false,
     }

@@ -14,6 +14,7 @@ mod slab;
 mod table;
 mod wheel;
 
+pub mod sctp;
 pub mod tcp;
 pub mod udp;
 
@@ -48,6 +49,17 @@ pub enum Direction {
     Inbound,
     /// To the client: from the destination where the method is NAT, from the virtual endpoint otherwise.
     Outbound,
+}
+
+/// Which way a packet goes, as far as the director can see both ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// From the client; replies pass the director too.
+    Input,
+    /// A reply.
+    Output,
+    /// From the client; replies go past the director (direct routing, tunnel).
+    InputOnly,
 }
 
 /// Properties of a connection, in the bits of the kernel's sync messages.

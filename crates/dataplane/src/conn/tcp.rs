@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use xvs_proto::tcp::Flags;
 
+use super::Seen;
+
 /// What a connection is taken to be in, numbered as connection sync messages number them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -40,17 +42,6 @@ use TcpState::{
     Close as CL, CloseWait as CW, Established as ES, FinWait as FW, LastAck as LA, Listen as LI, None as NO,
     SynAck as SA, SynRecv as SR, SynSent as SS, TimeWait as TW,
 };
-
-/// Which way a packet goes, as far as the director can see both ways.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Seen {
-    /// From the client; replies pass the director too.
-    Input,
-    /// A reply.
-    Output,
-    /// From the client; replies go past the director (direct routing, tunnel).
-    InputOnly,
-}
 
 type Row = [TcpState; 11];
 

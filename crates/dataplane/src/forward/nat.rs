@@ -1,14 +1,14 @@
 //! Masquerading: the packet is rewritten to the destination's endpoint, replies back to the virtual one.
 //!
-//! Checksums are updated, never recomputed: one that came wrong leaves wrong. A UDP datagram without checksum gets
-//! one, as under IPVS.
+//! As under IPVS, checksums are updated, not recomputed: one that came wrong leaves wrong. Only a UDP datagram without
+//! checksum gets one, and SCTP's is computed anew where the port changes.
 
 use std::net::Ipv4Addr;
 use std::ops::Range;
 
 use xvs_proto::checksum::Delta;
 use xvs_proto::ipv4::Ipv4;
-use xvs_proto::{Endpoint, Packet, Protocol, ipv4, tcp, udp};
+use xvs_proto::{Endpoint, Packet, Protocol, ipv4, sctp, tcp, udp};
 
 use super::{Ends, admit_request, check_size, check_ttl, decrement_ttl, strip, v4};
 use crate::shm::Frame;
@@ -71,6 +71,9 @@ fn rewrite(frame: &mut Frame, packet: &Packet, end: End, from: Endpoint, to: End
     let delta = Delta::default().ipv4(old, new).word(from.port, to.port);
     match packet.flow.protocol {
         Protocol::UDP => udp::update_checksum(segment, delta, addrs.0, addrs.1),
+        // Its sum does not cover the addresses.
+        Protocol::SCTP if from.port == to.port => {}
+        Protocol::SCTP => sctp::write_checksum(segment),
         _ => tcp::update_checksum(segment, delta),
     }
 }

@@ -1,0 +1,258 @@
+//! SCTP states of an association: from the chunks that pass the director.
+//!
+//! Runs once per SCTP packet of a connection. Follows IPVS's table cell by cell; it is no SCTP implementation, it only
+//! judges how long an association is worth remembering and whether it counts as active.
+//! Cost: one table look-up.
+
+use std::time::Duration;
+
+use xvs_proto::sctp::Event;
+
+use super::Seen;
+
+/// What an association is taken to be in, numbered as connection sync messages number them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum SctpState {
+    /// Nothing seen yet.
+    None = 0,
+    /// A first INIT from the client.
+    Init1 = 1,
+    /// The client has sent INIT again.
+    Init = 2,
+    /// The destination's side has sent its cookie.
+    CookieSent = 3,
+    /// The client has returned the cookie.
+    CookieReplied = 4,
+    /// An INIT from the destination's side.
+    CookieWait = 5,
+    /// Never reached by packets alone.
+    Cookie = 6,
+    /// The destination's side has returned a cookie.
+    CookieEchoed = 7,
+    /// Both ends talk.
+    Established = 8,
+    /// The destination's side has begun to shut down.
+    ShutdownSent = 9,
+    /// The client has begun to shut down.
+    ShutdownReceived = 10,
+    /// The destination's side has acknowledged the shutdown.
+    ShutdownAckSent = 11,
+    /// Aborted before it was established.
+    Rejected = 12,
+    /// Shut down, aborted or out of order.
+    Closed = 13,
+}
+
+use SctpState::{
+    Closed as CL, Cookie as CO, CookieEchoed as CE, CookieReplied as CR, CookieSent as CS, CookieWait as CW,
+    Established as ES, Init as IN, Init1 as I1, None as NO, Rejected as RJ, ShutdownAckSent as SA,
+    ShutdownReceived as SR, ShutdownSent as SS,
+};
+
+type Row = [SctpState; 14];
+
+/// Next states, columns in the order of the states' numbers. One block a direction, in each a row an event: DATA,
+/// INIT, INIT ACK, COOKIE ECHO, COOKIE ACK, SHUTDOWN, SHUTDOWN ACK, SHUTDOWN COMPLETE, ERROR, ABORT.
+///
+/// Source: ipvs-behaviour, section 4.2.
+#[rustfmt::skip]
+const TABLE: [[Row; 10]; 3] = [
+    [ // from the client
+        // NO  I1  IN  CS  CR  CW  CO  CE  ES  SS  SR  SA  RJ  CL
+        [ES, I1, IN, CS, CR, CW, CO, CE, ES, SS, SR, SA, RJ, CL],
+        [I1, IN, IN, CS, CR, CW, CO, CE, ES, SS, SR, SA, IN, IN],
+        [CW, CW, CW, CS, CR, CO, CO, CE, ES, SS, SR, SA, RJ, CL],
+        [CR, IN, IN, CR, CR, CW, CO, CE, ES, SS, SR, SA, RJ, CL],
+        [ES, I1, IN, CS, CR, CW, CO, ES, ES, SS, SR, SA, RJ, CL],
+        [SR, I1, IN, CS, CR, CW, CO, CE, SR, SS, SR, SA, RJ, CL],
+        [CL, IN, IN, CS, CR, CW, CO, CE, ES, CL, SR, CL, RJ, CL],
+        [CL, CL, CL, CS, CR, CW, CO, CE, ES, SS, SR, CL, RJ, CL],
+        [CL, I1, IN, CS, CR, CW, CO, CL, ES, SS, SR, SA, RJ, CL],
+        [CL, CL, CL, CL, CL, RJ, CL, CL, CL, CL, CL, CL, CL, CL],
+    ],
+    [ // a reply
+        // NO  I1  IN  CS  CR  CW  CO  CE  ES  SS  SR  SA  RJ  CL
+        [ES, I1, IN, CS, CR, CW, CO, CE, ES, SS, SR, SA, RJ, CL],
+        [CW, CW, CW, CW, CW, CW, CW, CW, ES, CW, CW, CW, CW, CW],
+        [CS, CS, CS, CS, CR, CW, CO, CE, ES, SS, SR, SA, RJ, CL],
+        [CE, CE, CE, CE, CE, CE, CE, CE, ES, SS, SR, SA, RJ, CL],
+        [ES, ES, ES, ES, ES, ES, ES, ES, ES, SS, SR, SA, RJ, CL],
+        [SS, SS, SS, SS, SS, SS, SS, SS, SS, SS, SR, SA, RJ, CL],
+        [SA, SA, SA, SA, SA, CW, CO, CE, ES, SA, SA, SA, RJ, CL],
+        [CL, I1, IN, CS, CR, CW, CO, CE, ES, SS, SR, SA, RJ, CL],
+        [CL, CL, CL, CL, CL, CW, CO, CE, ES, SS, SR, SA, RJ, CL],
+        [CL, RJ, CL, CL, CL, CL, CL, CL, CL, CL, CL, CL, CL, CL],
+    ],
+    [ // from the client, replies not seen
+        // NO  I1  IN  CS  CR  CW  CO  CE  ES  SS  SR  SA  RJ  CL
+        [ES, I1, IN, CS, CR, ES, CO, CE, ES, SS, SR, SA, RJ, CL],
+        [I1, IN, IN, IN, IN, IN, CO, CE, ES, SS, SR, SA, IN, IN],
+        [CE, CE, CE, CE, CE, CE, CO, CE, ES, SS, SR, SA, RJ, CL],
+        [ES, ES, ES, ES, ES, ES, CO, CE, ES, SS, SR, SA, RJ, CL],
+        [ES, I1, IN, ES, ES, CW, ES, ES, ES, SS, SR, SA, RJ, CL],
+        [SR, I1, IN, CS, CR, CW, CO, CE, SR, SS, SR, SA, RJ, CL],
+        [CL, IN, IN, CS, CR, CW, CO, CE, CL, CL, SR, CL, RJ, CL],
+        [CL, CL, CL, CL, CL, CW, CO, CE, ES, SS, CL, CL, RJ, CL],
+        [CL, I1, IN, CS, CR, CW, CO, CE, ES, SS, SR, SA, RJ, CL],
+        [CL, CL, CL, CL, CL, RJ, CL, CL, CL, CL, CL, CL, CL, CL],
+    ],
+];
+
+impl SctpState {
+    /// Every state, in the order of their numbers.
+    pub const ALL: [Self; 14] = [NO, I1, IN, CS, CR, CW, CO, CE, ES, SS, SR, SA, RJ, CL];
+
+    /// The state of this number; unknown numbers are taken for [`SctpState::None`].
+    pub fn of(number: u8) -> Self {
+        Self::ALL.get(usize::from(number)).copied().unwrap_or(NO)
+    }
+
+    /// The state after a packet with this event; a packet without a chunk changes nothing.
+    pub fn after(self, event: Option<Event>, seen: Seen) -> Self {
+        let row = match event {
+            None => return self,
+            Some(event) if event.aborts() => Event::Abort,
+            Some(event) => event,
+        };
+        TABLE[seen as usize][row as usize][self as usize]
+    }
+
+    /// Whether an association in it counts as active rather than inactive.
+    pub fn is_active(self) -> bool {
+        self == ES
+    }
+
+    /// How long an association in it is remembered after its last packet.
+    pub fn timeout(self) -> Duration {
+        Duration::from_secs(match self {
+            NO => 2,
+            I1 | RJ => 4,
+            ES => 900,
+            IN | CS | CR | CW | CO | CE | SS | SR | SA | CL => 61,
+        })
+    }
+
+    /// The name that listings print.
+    pub fn name(self) -> &'static str {
+        match self {
+            NO => "NONE",
+            I1 => "INIT1",
+            IN => "INIT",
+            CS => "C-SENT",
+            CR => "C-REPLIED",
+            CW => "C-WAIT",
+            CO => "COOKIE",
+            CE => "C-ECHOED",
+            ES => "ESTABLISHED",
+            SS => "S-SENT",
+            SR => "S-RECEIVED",
+            SA => "S-ACK-SENT",
+            RJ => "REJECTED",
+            CL => "CLOSED",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Seen::{Input, InputOnly, Output};
+
+    fn walk(packets: &[(Event, Seen)]) -> Vec<SctpState> {
+        let mut state = NO;
+        packets
+            .iter()
+            .map(|(event, seen)| {
+                state = state.after(Some(*event), *seen);
+                state
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_translated_association_is_established_by_the_servers_cookie_ack_and_closed_by_the_clients_last_word()
+    {
+        let seen = walk(&[
+            (Event::Init, Input),
+            (Event::InitAck, Output),
+            (Event::CookieEcho, Input),
+            (Event::CookieAck, Output),
+            (Event::Data, Input),
+            (Event::Shutdown, Input),
+            (Event::ShutdownAck, Output),
+            (Event::ShutdownComplete, Input),
+        ]);
+        assert_eq!(seen, [I1, CS, CR, ES, ES, SR, SA, CL]);
+    }
+
+    #[test]
+    fn an_association_whose_replies_are_not_seen_is_established_by_the_clients_cookie() {
+        let seen = walk(&[
+            (Event::Init, InputOnly),
+            (Event::CookieEcho, InputOnly),
+            (Event::Data, InputOnly),
+            (Event::Shutdown, InputOnly),
+            (Event::ShutdownComplete, InputOnly),
+        ]);
+        assert_eq!(seen, [I1, ES, ES, SR, CL]);
+    }
+
+    #[test]
+    fn a_shutdown_begun_by_the_server_waits_for_its_own_last_word() {
+        let begun = ES.after(Some(Event::Shutdown), Output);
+        assert_eq!(begun, SS);
+        assert_eq!(begun.after(Some(Event::ShutdownAck), Input), CL);
+        assert_eq!(begun.after(Some(Event::ShutdownComplete), Output), SS);
+    }
+
+    #[test]
+    fn an_init_again_moves_on_but_does_not_touch_an_established_association() {
+        assert_eq!(walk(&[(Event::Init, Input), (Event::Init, Input), (Event::Init, Input)]), [I1, IN, IN]);
+        for seen in [Input, Output, InputOnly] {
+            assert_eq!(ES.after(Some(Event::Init), seen), ES);
+        }
+    }
+
+    #[test]
+    fn an_abort_closes_except_that_what_the_peer_was_asked_to_begin_is_rejected() {
+        for state in SctpState::ALL {
+            for abort in [Event::Abort, Event::AbortBehindCookie] {
+                let after = |seen| state.after(Some(abort), seen);
+                assert_eq!(after(Input), if state == CW { RJ } else { CL }, "{state:?}");
+                assert_eq!(after(InputOnly), if state == CW { RJ } else { CL }, "{state:?}");
+                assert_eq!(after(Output), if state == I1 { RJ } else { CL }, "{state:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn data_keeps_every_state_but_none_and_a_packet_without_a_chunk_keeps_that_too() {
+        for state in SctpState::ALL {
+            for seen in [Input, Output] {
+                assert_eq!(state.after(Some(Event::Data), seen), if state == NO { ES } else { state });
+                assert_eq!(state.after(None, seen), state);
+            }
+        }
+    }
+
+    #[test]
+    fn only_an_established_association_counts_as_active() {
+        let active: Vec<_> = SctpState::ALL.into_iter().filter(|state| state.is_active()).collect();
+        assert_eq!(active, [ES]);
+    }
+
+    #[test]
+    fn states_are_remembered_for_as_long_as_ipvs_does() {
+        let seconds = SctpState::ALL.map(|state| state.timeout().as_secs());
+        assert_eq!(seconds, [2, 4, 61, 61, 61, 61, 61, 61, 900, 61, 61, 61, 4, 61]);
+    }
+
+    #[test]
+    fn states_have_the_numbers_of_the_sync_protocol() {
+        for (number, state) in SctpState::ALL.into_iter().enumerate() {
+            assert_eq!((SctpState::of(number as u8), state as usize), (state, number));
+        }
+        assert_eq!(SctpState::of(99), NO);
+    }
+}
