@@ -288,7 +288,7 @@ impl Flows {
             if let Some(destination) = destination(&connection, snapshot) {
                 self.count(destination, |stats| stats.count_out(packet.length()));
             }
-            self.advance(id, packet, Direction::Outbound, &live, &snapshot.settings, now);
+            self.advance(id, packet, Direction::Outbound, live, &snapshot.settings, now);
         }
         verdict
     }

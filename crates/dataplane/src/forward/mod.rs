@@ -24,7 +24,7 @@ pub struct Identification(u16);
 
 impl Identification {
     /// The next identification of an IPv4 header that the director writes.
-    pub fn next(&mut self) -> u16 {
+    pub fn take(&mut self) -> u16 {
         self.0 = self.0.wrapping_add(1);
         self.0
     }
