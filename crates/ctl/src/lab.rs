@@ -26,7 +26,6 @@ use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::LinkId;
 use xvs_dataplane::port::memory::{Bytes, MemoryPort};
 use xvs_dataplane::shm::Memory;
-use xvs_dataplane::snapshot::Settings;
 use xvs_dataplane::verdict::Verdict;
 use xvs_dataplane::xdp::{SteeringError, SteeringRules};
 use xvs_proto::MacAddr;
@@ -36,6 +35,7 @@ use crate::client::{Director, Failure};
 use crate::connections::rows;
 use crate::control::{Control, Plant};
 use crate::message::{CommandError, ConnectionRow, Reply, Request};
+use crate::settings::Ipvs;
 
 /// Connections that the lab's table holds.
 const TABLE_SIZE: usize = 1 << 16;
@@ -142,18 +142,18 @@ impl Lab {
     /// # Panics
     /// If the machine has no memory for the table.
     pub fn new() -> Self {
-        Self::with(Settings::default())
+        Self::with(Ipvs::default())
     }
 
     /// As [`Self::new`], with these settings.
     ///
     /// # Panics
     /// As [`Self::new`].
-    pub fn with(settings: Settings) -> Self {
+    pub fn with(ipvs: Ipvs) -> Self {
         let config = TableConfig { capacity: TABLE_SIZE, workers: 1, memory: Memory::OnDemand };
         let table = Table::create(config).expect("a small table always fits");
         let counters = Arc::new(WorkerCounters::default());
-        let control = Control::new(Unwired, 1, settings);
+        let control = Control::new(Unwired, 1, ipvs);
         let unresolved = Arc::new(Unresolved::new(1));
         let flows = Flows::new(
             0,

@@ -49,6 +49,7 @@ struct Entry {
 struct Known {
     endpoint: Endpoint,
     method: ForwardingMethod,
+    weight: Weight,
     id: DestinationId,
     live: Arc<DestinationLive>,
     estimator: Estimator,
@@ -89,13 +90,16 @@ impl Registry {
             Command::AddDestination { service, endpoint, options } => {
                 let Some(mut entry) = self.services.remove(service) else { return };
                 let known = self.adopt(*service, *endpoint, &entry.live);
-                entry.destinations.insert(0, Known { method: options.method, ..known });
+                entry
+                    .destinations
+                    .insert(0, Known { method: options.method, weight: options.weight, ..known });
                 self.changed(*service, entry, Change::Added, state);
             }
             Command::EditDestination { service, endpoint, options } => {
                 let Some(mut entry) = self.services.remove(service) else { return };
                 if let Some(known) = entry.destinations.iter_mut().find(|known| known.endpoint == *endpoint) {
                     known.method = options.method;
+                    known.weight = options.weight;
                 }
                 self.changed(*service, entry, Change::Edited, state);
             }
@@ -183,6 +187,7 @@ impl Registry {
         Known {
             endpoint,
             method: ForwardingMethod::DirectRouting,
+            weight: Weight(0),
             id,
             live: Arc::new(DestinationLive::new(self.workers)),
             estimator: Estimator::default(),
@@ -319,6 +324,7 @@ impl Registry {
 fn available(known: &Known, service: &Arc<ServiceLive>, snapshot: &Snapshot) -> Destination {
     Destination {
         available: true,
+        weight: known.weight,
         path: Path::find(&snapshot.egress, known.endpoint.addr, 0),
         live: known.live.clone(),
         service: service.clone(),
@@ -334,7 +340,13 @@ fn build(key: ServiceKey, wanted: &state::Service, entry: &Entry) -> Service {
         weight: destination.options.weight,
         live: known.live.clone(),
     });
-    Service { key, members: members.collect(), scheduler: scheduler_of(wanted), place: entry.place.clone() }
+    Service {
+        key,
+        members: members.collect(),
+        scheduler: scheduler_of(wanted),
+        one_packet: wanted.options.one_packet,
+        place: entry.place.clone(),
+    }
 }
 
 fn scheduler_of(wanted: &state::Service) -> Box<dyn Scheduler> {
