@@ -170,13 +170,55 @@ fn connections_end_when_their_time_is_over_and_not_later() {
 }
 
 #[test]
-fn a_syn_meets_the_connection_that_is_in_time_wait() {
-    let recording = Recording::read("tcp-nat-timewait-reuse");
+fn a_late_reply_of_a_connection_that_gave_way_goes_to_the_directors_kernel() {
+    let recording = Recording::read("tcp-nat-stale-reply");
     let mut director = Director::usual();
-    let answer = director.play(&recording, 0..=21);
-    let mac_of = |frames: Vec<(&str, &str)>| frames.first().map(|(_, hex)| hex[..12].to_owned());
-    assert_eq!(mac_of(recording.out(21)).as_deref(), Some("020000000211"), "the kernel schedules anew");
-    assert_eq!(mac_of(sent(&answer)).as_deref(), Some("020000000212"));
+    director.play(&recording, 0..=11);
+    assert_eq!(recording.out(12).len(), 1, "the kernel translates it for one tick more");
+    assert_eq!(verdict(&director.play(&recording, [12])), ("pass", None));
+}
+
+#[test]
+fn udp_of_a_removed_destination_moves_to_another_unless_told_to_be_dropped() {
+    let recording = Recording::read("fwd-nat");
+    for (setting, expected) in [(1, ("transmit", None)), (0, ("drop", Some("destination_unavailable")))] {
+        let mut director = Director::usual();
+        director.ask(json!({ "set": { "udp_nodest_reschedule": setting } }));
+        director.play(&recording, 0..=5);
+        let first = director.play(&recording, [35]);
+        assert_eq!(sent(&first), recording.out(35));
+        director.adm("-d -u 10.1.0.100:53 -r 10.2.0.12:53");
+        assert_eq!(verdict(&director.play(&recording, [35])), expected);
+    }
+}
+
+#[test]
+fn with_expire_nodest_conn_a_connection_ends_at_its_next_packet() {
+    let recording = Recording::read("dest-delete-nodest1");
+    let mut director = Director::usual();
+    director.ask(json!({ "set": { "expire_nodest_conn": 1 } }));
+    director.play(&recording, 0..=12);
+    director.ask(json!({ "advance": 5 }));
+    director.now += 5.0;
+    let listing = director.adm("-L -n -c");
+    assert!(listing["stdout"].as_str().is_some_and(|text| text.contains("10.2.0.11:80")), "{listing}");
+    assert_eq!(verdict(&director.play(&recording, [16])), ("pass", None));
+}
+
+#[test]
+fn drop_entry_and_the_automatic_defences_are_taken_and_do_nothing() {
+    let recording = Recording::read("fwd-dr");
+    let mut director = Director::usual();
+    for setting in
+        [json!({ "drop_entry": 3 }), json!({ "drop_packet": 1 }), json!({ "amemthresh": 4_000_000_000_u32 })]
+    {
+        assert_eq!(director.ask(json!({ "set": setting }))["ok"], true);
+    }
+    let answer = director.play(&recording, 0..=7);
+    assert_eq!(sent(&answer), recording.out(7));
+    director.ask(json!({ "advance": 30 }));
+    let listing = director.adm("-L -n -c");
+    assert!(listing["stdout"].as_str().is_some_and(|text| text.contains("SYN_RECV")), "{listing}");
 }
 
 #[test]
@@ -208,6 +250,17 @@ fn an_icmp_error_about_a_connection_goes_to_the_directors_kernel() {
     director.play(&recording, 0..=9);
     for step in [11, 22] {
         assert_eq!(recording.out(step).len(), 1, "IPVS translates it and sends it on");
+        assert_eq!(verdict(&director.play(&recording, [step])), ("pass", None), "step {step}");
+    }
+}
+
+#[test]
+fn esp_and_ah_go_to_the_directors_kernel() {
+    let recording = Recording::read("esp-ah");
+    let mut director = Director::usual();
+    director.play(&recording, 0..=4);
+    for step in [7, 8] {
+        assert_eq!(recording.out(step).len(), 1, "IPVS sends it with the connection of UDP 500");
         assert_eq!(verdict(&director.play(&recording, [step])), ("pass", None), "step {step}");
     }
 }
@@ -254,7 +307,8 @@ fn an_unknown_scheduler_is_told_as_ipvsadm_does_and_then_which_there_are() {
 #[test]
 fn a_setting_that_xvs_does_not_have_is_refused_by_its_name() {
     let mut director = Director::usual();
-    for setting in ["conn_reuse_mode", "expire_nodest_conn", "sloppy_tcp", "pmtu_disc", "nat_icmp_send"] {
+    for setting in ["pmtu_disc", "cache_bypass", "schedule_icmp", "snat_reroute", "expire_quiescent_template"]
+    {
         let answer = director.ask(json!({ "set": { setting: 1 } }));
         assert!(answer["error"].as_str().is_some_and(|error| error.contains(setting)), "{answer}");
     }
