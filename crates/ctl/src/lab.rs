@@ -17,10 +17,11 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use xvs_dataplane::clock::Millis;
-use xvs_dataplane::conn::{Table, TableConfig, TableReader};
+use xvs_dataplane::conn::{Table, TableConfig, TableReader, Timers};
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::flow::Flows;
+use xvs_dataplane::forward::Identification;
 use xvs_dataplane::outcome::{Outcome, Unresolved};
 use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::LinkId;
@@ -71,7 +72,7 @@ impl Plant for Unwired {
         Ok(())
     }
 
-    fn await_workers(&mut self) -> Result<(), String> {
+    fn await_workers(&mut self, _: Duration) -> Result<(), String> {
         Ok(())
     }
 
@@ -160,9 +161,11 @@ impl Lab {
             table.handle(0).expect("its only worker"),
             counters.clone(),
             control.total(),
-            unresolved,
+            unresolved.clone(),
+            Identification::after(0),
         );
-        let pipeline = Pipeline::new(flows, Outcome::new(counters.clone()));
+        let pipeline =
+            Pipeline::new(flows, Outcome::new(counters.clone(), unresolved, Identification::after(0)));
         let reader = Mutex::new(table.reader().expect("its only reader"));
         let inner = Inner { control, counters, reader, network: Network::default(), now: Millis(0) };
         Self { inner, port: MemoryPort::with_links(0), pipeline, resolver: adm::SystemResolver::default() }
@@ -245,6 +248,7 @@ impl Lab {
         }
         let snapshot = self.inner.control.published().load_full();
         self.pipeline.run(&snapshot, &mut self.port, self.inner.now);
+        self.pipeline.quiescent();
         let verdict = *self.pipeline.verdicts().first().ok_or("the frame did not come in")?;
         self.port.take_passed();
         let (name, reason) = match verdict {
@@ -265,7 +269,8 @@ impl Lab {
             self.inner.now = (self.inner.now + STEP).min(target);
             self.inner.control.tick(self.inner.now).map_err(|error| error.to_string())?;
             let snapshot = self.inner.control.published().load_full();
-            self.pipeline.expire(&snapshot, self.inner.now);
+            while self.pipeline.expire(&snapshot, self.inner.now) == Timers::Behind {}
+            self.pipeline.quiescent();
         }
         Ok(json!({ "ok": true, "tx": self.transmitted() }))
     }

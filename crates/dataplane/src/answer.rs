@@ -10,6 +10,7 @@ use xvs_proto::{Packet, icmp};
 
 use crate::clock::Millis;
 use crate::forward::{Identification, link_header};
+use crate::outcome::Unresolved;
 use crate::port::{LinkId, Port};
 use crate::shm::Frame;
 use crate::snapshot::{Path, Snapshot};
@@ -64,18 +65,27 @@ impl Offence<'_> {
         snapshot: &Snapshot,
         port: &mut impl Port,
         ids: &mut Identification,
+        unresolved: &Unresolved,
     ) -> Option<(LinkId, Frame)> {
         let sender = self.packet.flow.source.addr;
         if self.packet.is_icmp_error() || !is_somebody(sender) {
             return None;
         }
-        let Path::To(hop) = Path::find(&snapshot.egress, sender, 0) else { return None };
+        let hop = match Path::find(&snapshot.egress, sender, 0) {
+            Path::To(hop) => hop,
+            Path::NoNeighbour { link, next_hop } => {
+                // Full: others wait to be resolved.
+                let _ = unresolved.push((link, next_hop));
+                return None;
+            }
+            Path::Local | Path::NoRoute => return None,
+        };
         let source = self.source(snapshot)?;
         let offending = &self.frame.bytes()[self.packet.network..self.packet.end];
         let mut frame = port.allocate()?;
         let fits = frame.resize(self.error.length(offending.len()));
         debug_assert!(fits, "576 bytes fit every frame");
-        self.error.emit(frame.bytes_mut(), source, offending, ids.next());
+        self.error.emit(frame.bytes_mut(), source, offending, ids.take());
         match link_header(&mut frame, hop) {
             Ok(hop) => Some((hop.link, frame)),
             Err(_) => {

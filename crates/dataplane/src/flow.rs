@@ -5,6 +5,7 @@
 //! index for the look-up, one for the connection, one for its destination. Not here: which packets begin a
 //! connection (`schedule.rs`).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +60,7 @@ impl Flows {
         counters: Arc<WorkerCounters>,
         total: Arc<ServiceLive>,
         unresolved: Arc<Unresolved>,
+        ids: Identification,
     ) -> Self {
         Self {
             worker,
@@ -66,7 +68,7 @@ impl Flows {
             counters,
             total,
             unresolved,
-            ids: Identification::default(),
+            ids,
             defence: Defence::default(),
             leaving: Vec::with_capacity(LEAVING),
             leave_at: Millis(0),
@@ -120,22 +122,18 @@ impl Flows {
     fn standing(&self, id: ConnId, packet: &Packet, snapshot: &Snapshot) -> Standing {
         let connection = self.table.connection(id);
         let settings = &snapshot.settings;
-        let Some(destination) = destination(&connection, snapshot) else {
-            let moves_on = packet.flow.protocol == Protocol::UDP && settings.udp_nodest_reschedule;
-            return if settings.expire_nodest_conn || moves_on {
-                Standing::GivesWay
-            } else {
-                Standing::Orphaned
-            };
-        };
-        if !is_first(packet) {
-            return Standing::Lasts;
+        let destination = destination(&connection, snapshot);
+        if is_first(packet) {
+            let drained = destination.is_some_and(|destination| destination.weight.is_quiescent());
+            if is_over(&connection, settings.conn_reuse_mode) || drained && settings.expire_nodest_conn {
+                return Standing::GivesWay;
+            }
         }
-        let drained = settings.expire_nodest_conn && destination.weight.is_quiescent();
-        if drained || is_over(&connection, settings.conn_reuse_mode) {
-            Standing::GivesWay
-        } else {
-            Standing::Lasts
+        let moves_on = packet.flow.protocol == Protocol::UDP && settings.udp_nodest_reschedule;
+        match destination {
+            Some(_) => Standing::Lasts,
+            None if settings.expire_nodest_conn || moves_on => Standing::GivesWay,
+            None => Standing::Orphaned,
         }
     }
 
@@ -148,11 +146,13 @@ impl Flows {
             self.let_go();
         }
         let removal = self.table.remove(id);
-        if removal == Removal::Done {
+        if let Removal::Done(state) = removal {
             let connection = self.table.connection(id);
             if let Some(live) = live(&connection, snapshot) {
-                self.leaving.push((live.clone(), activity(connection.flags())));
-                self.leave_at = next_tick(now);
+                if self.leaving.is_empty() {
+                    self.leave_at = next_tick(now);
+                }
+                self.leaving.push((live.clone(), activity(connection.protocol(), state)));
             }
         }
         removal != Removal::Controls
@@ -200,7 +200,8 @@ impl Flows {
         let counted = snapshot.destinations.find(member.id);
         if service.one_packet && packet.flow.protocol == Protocol::UDP {
             counted.inspect(|destination| self.count(destination, |stats| stats.connections.add(1)));
-            let ends = Ends { virtual_endpoint: packet.flow.dest, dest, method: member.method };
+            let source = counted.and_then(|destination| destination.source);
+            let ends = Ends { virtual_endpoint: packet.flow.dest, dest, method: member.method, source };
             return Ok(Begun::OnePacket(ends, member.id));
         }
         let no_output = match member.method {
@@ -213,7 +214,7 @@ impl Flows {
             virtual_endpoint: packet.flow.dest,
             dest,
             method: member.method,
-            flags: Flags::INACTIVE | no_output,
+            flags: no_output,
             state: 0,
             expires: now + FIRST_TIMEOUT,
             service: 0,
@@ -249,10 +250,10 @@ impl Flows {
         now: Millis,
     ) -> Verdict {
         let connection = self.table.connection(id);
-        let ends = ends(&connection);
         let Some(destination) = destination(&connection, snapshot) else {
             return Verdict::Drop(DropReason::DestinationUnavailable);
         };
+        let ends = ends(&connection, destination.source);
         connection.count_in_packet();
         self.count(destination, |stats| stats.count_in(packet.length()));
         self.advance(id, packet, Direction::Inbound, &destination.live, &snapshot.settings, now);
@@ -275,7 +276,7 @@ impl Flows {
             // From the virtual address itself. IPv4 does not take that from the wire: the kernel refuses it.
             return Verdict::PassToKernel;
         }
-        let ends = ends(&connection);
+        let ends = ends(&connection, None);
         let path = Path::find(&snapshot.egress, packet.flow.dest.addr, self.table.hash(&packet.flow));
         let verdict = forward::reply(frame, packet, &ends, path);
         self.report_unresolved(verdict, path);
@@ -285,7 +286,7 @@ impl Flows {
             if let Some(destination) = destination(&connection, snapshot) {
                 self.count(destination, |stats| stats.count_out(packet.length()));
             }
-            self.advance(id, packet, Direction::Outbound, &live, &snapshot.settings, now);
+            self.advance(id, packet, Direction::Outbound, live, &snapshot.settings, now);
         }
         verdict
     }
@@ -307,7 +308,8 @@ impl Flows {
         }
     }
 
-    /// Moves a connection's state and deadline as a packet demands.
+    /// Moves a connection's state and deadline as a packet demands, and its place among its destination's counts: the
+    /// state alone says which of the two it is in, so each move is made by the one worker whose transition it was.
     fn advance(
         &mut self,
         id: ConnId,
@@ -318,36 +320,33 @@ impl Flows {
         now: Millis,
     ) {
         let connection = self.table.connection(id);
-        let seen = match direction {
-            Direction::Outbound => {
-                // Most connections that pass here have no such flag; then nothing is written.
-                if connection.flags().contains(Flags::NO_OUTPUT) {
-                    let _ = connection.clear_flags(Flags::NO_OUTPUT);
-                }
-                Seen::Output
-            }
-            Direction::Inbound if connection.flags().contains(Flags::NO_OUTPUT) => Seen::InputOnly,
-            Direction::Inbound => Seen::Input,
-        };
-        let before = connection.state();
-        let (after, is_active, timeout) = match connection.protocol() {
-            Protocol::UDP => (0, false, settings.udp),
+        let protocol = connection.protocol();
+        let moved = match protocol {
+            Protocol::UDP => self.table.transition(id, |state| (state, now + settings.udp)),
             Protocol::SCTP => {
-                let after = SctpState::of(before).after(packet.sctp_event, seen);
-                (after as u8, after.is_active(), after.timeout())
+                let seen = seen(&connection, direction);
+                self.table.transition(id, |state| {
+                    let after = SctpState::of(state).after(packet.sctp_event, seen);
+                    (after as u8, now + after.timeout())
+                })
             }
             _ => {
+                let seen = seen(&connection, direction);
                 let judgement = if settings.secure_tcp { Judgement::Secure } else { Judgement::Ordinary };
-                let after = TcpState::of(before).after(packet.tcp_flags, seen, judgement);
-                let timeout = tcp::timeout(after, settings.tcp_established, settings.tcp_fin_wait);
-                (after as u8, after.is_active(), timeout)
+                self.table.transition(id, |state| {
+                    let after = TcpState::of(state).after(packet.tcp_flags, seen, judgement);
+                    let timeout = tcp::timeout(after, settings.tcp_established, settings.tcp_fin_wait);
+                    (after as u8, now + timeout)
+                })
             }
         };
-        if after != before {
-            let activity = if is_active { Activity::Active } else { Activity::Inactive };
-            move_count(&connection, activity, live);
+        let Some((before, after)) = moved else { return };
+        let (from, to) = (activity(protocol, before), activity(protocol, after));
+        if from != to {
+            // In this order, so that the connection is counted at every moment.
+            live.enter(to);
+            live.leave(from);
         }
-        self.table.refresh(id, after, now + timeout);
     }
 
     fn report_unresolved(&self, verdict: Verdict, path: Path) {
@@ -397,12 +396,11 @@ enum Standing {
 fn is_over(connection: &Connection<'_>, reuse: ConnReuse) -> bool {
     match connection.protocol() {
         Protocol::SCTP => reuse.closed() && SctpState::of(connection.state()) == SctpState::Closed,
-        Protocol::TCP => match TcpState::of(connection.state()) {
+        _ => match TcpState::of(connection.state()) {
             TcpState::TimeWait | TcpState::Close => reuse.closed(),
             TcpState::FinWait => reuse.half_seen() && connection.flags().contains(Flags::NO_OUTPUT),
             _ => false,
         },
-        _ => false,
     }
 }
 
@@ -442,7 +440,7 @@ fn unasked(packet: &Packet, snapshot: &Snapshot) -> bool {
 
 fn expire(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot, counters: &WorkerCounters, now: Millis) {
     match end(table, id, snapshot) {
-        Removal::Done => counters.expired.add(1),
+        Removal::Done(_) => counters.expired.add(1),
         Removal::Controls => {
             let state = table.connection(id).state();
             table.refresh(id, state, now + CONTROLLING_TIMEOUT);
@@ -454,24 +452,37 @@ fn expire(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot, counters: &W
 /// Takes a connection out of the table, and out of its destination's count.
 fn end(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot) -> Removal {
     let removal = table.remove(id);
-    if removal == Removal::Done {
+    if let Removal::Done(state) = removal {
         let connection = table.connection(id);
         if let Some(live) = live(&connection, snapshot) {
-            live.leave(activity(connection.flags()));
+            live.leave(activity(connection.protocol(), state));
         }
     }
     removal
 }
 
-/// Counts a connection where its new state puts it; the flag says where it is counted, so each move is made once.
-fn move_count(connection: &Connection<'_>, to: Activity, live: &DestinationLive) {
-    let (moved, from) = match to {
-        Activity::Active => (connection.clear_flags(Flags::INACTIVE), Activity::Inactive),
-        Activity::Inactive => (connection.set_flags(Flags::INACTIVE), Activity::Active),
-    };
-    if moved {
-        live.leave(from);
-        live.enter(to);
+/// Which way a packet goes, as far as the director sees both ways; a reply says that it does.
+fn seen(connection: &Connection<'_>, direction: Direction) -> Seen {
+    let unseen = connection.flags().contains(Flags::NO_OUTPUT);
+    match direction {
+        Direction::Outbound => {
+            // Most connections that pass here have no such flag; then nothing is written.
+            if unseen {
+                let _ = connection.clear_flags(Flags::NO_OUTPUT);
+            }
+            Seen::Output
+        }
+        Direction::Inbound if unseen => Seen::InputOnly,
+        Direction::Inbound => Seen::Input,
+    }
+}
+
+/// Which of its destination's two counts a connection in this state is in.
+fn activity(protocol: Protocol, state: u8) -> Activity {
+    match protocol {
+        Protocol::TCP if TcpState::of(state).is_active() => Activity::Active,
+        Protocol::SCTP if SctpState::of(state).is_active() => Activity::Active,
+        _ => Activity::Inactive,
     }
 }
 
@@ -481,15 +492,12 @@ fn next_tick(now: Millis) -> Millis {
     Millis((now.0 / tick + 1) * tick)
 }
 
-fn activity(flags: Flags) -> Activity {
-    if flags.contains(Flags::INACTIVE) { Activity::Inactive } else { Activity::Active }
-}
-
-fn ends(connection: &Connection<'_>) -> Ends {
+fn ends(connection: &Connection<'_>, source: Option<IpAddr>) -> Ends {
     Ends {
         virtual_endpoint: connection.virtual_endpoint(),
         dest: connection.dest(),
         method: connection.method(),
+        source,
     }
 }
 

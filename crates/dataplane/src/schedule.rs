@@ -3,6 +3,8 @@
 //! Runs when a packet matches no connection. Cost: one look-up of a service; for a packet that may begin a
 //! connection, one choice of the service's scheduler. Not here: the connection's entry in the table.
 
+use std::net::IpAddr;
+
 use xvs_proto::{Endpoint, Malformed, Packet, Protocol, sctp, tcp};
 use xvs_sched::ServiceKey;
 
@@ -25,16 +27,32 @@ impl Snapshot {
 /// The verdict on a packet that begins none.
 pub fn service<'s>(packet: &Packet, snapshot: &'s Snapshot) -> Result<&'s Service, Verdict> {
     let key = ServiceKey::Address { protocol: packet.flow.protocol, endpoint: packet.flow.dest };
-    if packet.flow.protocol == Protocol::SCTP && packet.sctp_event.is_none() {
-        return Err(Verdict::Drop(DropReason::Malformed(Malformed::SctpNoChunk)));
-    }
-    if !may_begin(packet, &snapshot.settings) {
+    // Of what IPVS would have to read there is nothing.
+    let empty = packet.flow.protocol == Protocol::SCTP && packet.sctp_event.is_none();
+    if !empty && !may_begin(packet, &snapshot.settings) {
         return Err(Verdict::PassToKernel);
     }
     match snapshot.services.find(&key) {
-        Some(service) if packet.flow.source.port != FTP_DATA => Ok(service),
+        Some(_) if empty => Err(Verdict::Drop(DropReason::Malformed(Malformed::SctpNoChunk))),
+        Some(service)
+            if packet.flow.source.port != FTP_DATA && may_ask(packet.flow.source.addr, snapshot) =>
+        {
+            Ok(service)
+        }
         _ => Err(Verdict::PassToKernel),
     }
+}
+
+/// Whether a packet from outside may have this source. The kernel refuses such packets before IPVS sees them (RFC 1812
+/// §5.3.7), and gets these back.
+fn may_ask(source: IpAddr, snapshot: &Snapshot) -> bool {
+    let somebody = match source {
+        IpAddr::V4(v4) => {
+            !(v4.is_unspecified() || v4.is_loopback() || v4.is_multicast() || v4.is_broadcast())
+        }
+        IpAddr::V6(v6) => !(v6.is_unspecified() || v6.is_loopback() || v6.is_multicast()),
+    };
+    somebody && !snapshot.egress.is_local(source)
 }
 
 /// Chooses a destination for a new connection, and the endpoint there.
@@ -57,14 +75,14 @@ pub fn is_first(packet: &Packet) -> bool {
     }
 }
 
-/// Whether a packet begins with the end of its connection: a TCP reset, an SCTP abort as the first chunk. It begins
-/// none, and nobody is told about it.
+/// Whether a packet begins with the end of its connection: a TCP reset, an SCTP abort as the first chunk. It begins no
+/// other, and its sender is told nothing.
 pub fn is_reset(packet: &Packet) -> bool {
     packet.tcp_flags.has(tcp::Flags::RST) || packet.sctp_event == Some(sctp::Event::Abort)
 }
 
-/// TCP: a SYN that does not reset; any that does not reset if sloppy. UDP: every datagram. SCTP: an INIT; any chunk
-/// but an ABORT if sloppy.
+/// TCP: a SYN that does not reset; any that does not reset if sloppy. UDP: every datagram. SCTP: an INIT; all but an
+/// ABORT if sloppy.
 fn may_begin(packet: &Packet, settings: &Settings) -> bool {
     match packet.flow.protocol {
         Protocol::TCP => (is_first(packet) || settings.sloppy_tcp) && !is_reset(packet),
