@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use thiserror::Error;
+use xvs_dataplane::conn::TableConfig;
 use xvs_dataplane::xdp::RingSizes;
 
 use crate::settings::Ipvs;
@@ -72,6 +73,18 @@ pub enum ConfigError {
         /// What is wrong, and where.
         text: String,
     },
+    /// A connection table that the machine could not hold.
+    #[error(
+        "conn_table_size = {size}: full, it takes {needed_mib} MiB, and the machine has {memory_mib} MiB; make it smaller"
+    )]
+    TableTooLarge {
+        /// How many connections.
+        size: usize,
+        /// What they take, in MiB.
+        needed_mib: u64,
+        /// All that the machine has, in MiB.
+        memory_mib: u64,
+    },
     /// A value that cannot be.
     #[error("{key} = {value}: {why}")]
     Value {
@@ -124,6 +137,23 @@ impl Config {
         self.mode().map(|_| ())
     }
 
+    /// Checks a table against the machine: its memory is touched when used, so a table that is too large would be
+    /// found out by those whose connections fill it. `memory_bytes` is all that the machine has.
+    ///
+    /// # Errors
+    /// [`ConfigError::TableTooLarge`].
+    pub fn check_table(table: &TableConfig, memory_bytes: u64) -> Result<(), ConfigError> {
+        let needed = table.full_bytes() as u64;
+        match needed <= memory_bytes {
+            true => Ok(()),
+            false => Err(ConfigError::TableTooLarge {
+                size: table.capacity,
+                needed_mib: needed >> 20,
+                memory_mib: memory_bytes >> 20,
+            }),
+        }
+    }
+
     /// The control socket's permissions as a number.
     ///
     /// # Errors
@@ -142,6 +172,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use xvs_dataplane::shm::Memory;
 
     fn error_of(text: &str) -> String {
         match toml::from_str::<Config>(text) {
@@ -172,8 +203,24 @@ mod tests {
     #[test]
     fn a_value_out_of_range_names_its_key_and_the_range() {
         assert!(error_of("workers = 0").contains("workers = 0"));
-        assert!(error_of("conn_table_size = 5").contains("conn_table_size = 5"));
+        for size in ["0", "5", "200000000"] {
+            let error = error_of(&format!("conn_table_size = {size}"));
+            assert_eq!(error, format!("conn_table_size = {size}: from 1024 to 134217728 connections"));
+        }
         assert!(error_of("receive_ring = 1000").contains("receive_ring = 1000"));
         assert!(error_of("socket_mode = \"0999\"").contains("socket_mode"));
+    }
+
+    #[test]
+    fn a_table_that_would_outgrow_the_machine_is_refused_with_both_sizes() {
+        let table = TableConfig { capacity: 1 << 20, workers: 2, memory: Memory::OnDemand };
+        // 64 bytes an entry, 32 of index, 16 for each worker's timers, and a little for what workers hold back.
+        let full = 128 << 20;
+        assert!(Config::check_table(&table, full + (1 << 20)).is_ok());
+        let error = Config::check_table(&table, full - 1).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "conn_table_size = 1048576: full, it takes 128 MiB, and the machine has 127 MiB; make it smaller"
+        );
     }
 }

@@ -210,6 +210,7 @@ impl Daemon {
         let shares = shares(&attached, config.workers)?;
         let memory = Memory::OnDemand;
         let table = TableConfig { capacity: config.conn_table_size, workers: shares.len(), memory };
+        Config::check_table(&table, machine_memory_bytes())?;
         let table = Table::create(table).map_err(system("the connection table"))?;
         let reader = table.reader().expect("a new table has its seats free");
         let neighbours = Neighbours::open().map_err(system("netlink"))?;
@@ -324,6 +325,13 @@ fn spawn<T: Send + 'static>(
     run: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>, DaemonError> {
     thread::Builder::new().name(name).spawn(run).map_err(system("a thread"))
+}
+
+/// All memory of the machine.
+fn machine_memory_bytes() -> u64 {
+    let machine = rustix::system::sysinfo();
+    // Its fields are as wide as the machine's words.
+    u64::from(machine.mem_unit) * machine.totalram as u64
 }
 
 fn check_interfaces(names: &[String]) -> Result<(), DaemonError> {

@@ -38,6 +38,20 @@ pub struct TableConfig {
     pub memory: Memory,
 }
 
+impl TableConfig {
+    /// How much memory the table takes when it is full, in bytes: its index, its entries and the workers' timers.
+    pub fn full_bytes(&self) -> usize {
+        let index = Buckets::needed(self.capacity.min(ENTRIES_MAX)) * size_of::<Bucket>();
+        let per_entry = size_of::<Entry>() + self.workers * Wheel::ENTRY_BYTES;
+        HEADER_BYTES + index + self.entries().saturating_mul(per_entry)
+    }
+
+    /// Entries: as many as connections, and those that workers and readers may hold back.
+    fn entries(&self) -> usize {
+        self.capacity.saturating_add((self.workers + READERS) * STRANDED_MAX as usize)
+    }
+}
+
 /// The end of an epoch ([`Table::close_epoch`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Epoch(u64);
@@ -91,7 +105,7 @@ impl Table {
     /// to the request for memory or for random numbers.
     pub fn create(config: TableConfig) -> io::Result<Arc<Self>> {
         let seats = config.workers + READERS;
-        let entries = config.capacity.saturating_add(seats * STRANDED_MAX as usize);
+        let entries = config.entries();
         if config.capacity == 0 || entries > ENTRIES_MAX {
             let text =
                 format!("a connection table of {} entries; 1 to {ENTRIES_MAX} are possible", config.capacity);

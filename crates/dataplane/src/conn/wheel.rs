@@ -33,6 +33,9 @@ pub(super) struct Wheel {
 }
 
 impl Wheel {
+    /// Memory for each entry that was ever linked, in bytes.
+    pub(super) const ENTRY_BYTES: usize = size_of::<[u32; 4]>();
+
     /// A wheel for so many entries.
     pub(super) fn new(entries: usize) -> Self {
         Self { nodes: vec![[0; 4]; entries], heads: vec![0; SLOTS as usize], cursor: 0, linked: 0 }
