@@ -138,6 +138,21 @@ impl Mapping {
         let file = memfd_create("xvs-connections", flags | MemfdFlags::CLOEXEC)?;
         ftruncate(&file, size_bytes as u64)?;
         let access = ProtFlags::READ | ProtFlags::WRITE;
+        if pages == Pages::Reserved {
+            // The kernel places files of huge pages at multiples of their size by itself. A fixed place would not do:
+            // where there are no huge pages this fails, and the kernel may have unmapped what was there by then.
+            // SAFETY: the address is the kernel's choice, so no other mapping is replaced; the file is ours alone
+            // and never truncated again.
+            let start = unsafe { mmap(null_mut(), size_bytes, access, MapFlags::SHARED, &file, 0) }?;
+            let base = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
+            return Ok(Self {
+                base,
+                size_bytes,
+                pages,
+                file,
+                _reservation: Reservation { start: base, size_bytes },
+            });
+        }
         // A file's huge page must lie at a multiple of its size in the address space too, and the kernel places
         // ordinary files anywhere: so a range that is larger by one is reserved, and the file put into it.
         let reserved_bytes = size_bytes + HUGE_PAGE_BYTES;
@@ -150,10 +165,17 @@ impl Mapping {
         // SAFETY: `aligned` is less than one huge page after `start`, so the range lies in the reservation, which
         // nobody else knows of; only that is replaced. The file is ours alone and never truncated again, so no
         // page of it can vanish under the mapping.
-        let base = unsafe {
-            mmap(aligned.cast(), size_bytes, access, MapFlags::SHARED | MapFlags::FIXED, &file, 0)
-        }?;
-        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let mapped =
+            unsafe { mmap(aligned.cast(), size_bytes, access, MapFlags::SHARED | MapFlags::FIXED, &file, 0) };
+        let base = match mapped {
+            Ok(base) => NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?,
+            Err(error) => {
+                // The kernel may have unmapped the range by now, and another thread have mapped something there: so
+                // it is no longer ours to unmap.
+                std::mem::forget(reservation);
+                return Err(error.into());
+            }
+        };
         Ok(Self { base, size_bytes, pages, file, _reservation: reservation })
     }
 
@@ -308,5 +330,27 @@ mod tests {
     fn cells_beyond_the_mapping_are_refused() {
         let mapping = Mapping::create(4096, Memory::OnDemand).unwrap();
         let _: Cells<Entry> = mapping.cells(mapping.size_bytes - 64, 2);
+    }
+
+    #[test]
+    fn mappings_that_threads_make_at_once_do_not_take_each_others_memory() {
+        std::thread::scope(|scope| {
+            for thread in 1..=4 {
+                scope.spawn(move || {
+                    let mut kept = std::collections::VecDeque::new();
+                    for round in 0..2000 {
+                        let mapping = Mapping::create(1 << 22, Memory::OnDemand).unwrap();
+                        let entries: Cells<Entry> = mapping.cells(1 << 21, 1);
+                        entries[0].mark.store(thread * 10_000 + round, Ordering::Relaxed);
+                        kept.push_back((entries, thread * 10_000 + round));
+                        if kept.len() > 3
+                            && let Some((entries, mark)) = kept.pop_front()
+                        {
+                            assert_eq!(entries[0].mark.load(Ordering::Relaxed), mark);
+                        }
+                    }
+                });
+            }
+        });
     }
 }
