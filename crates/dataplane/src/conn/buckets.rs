@@ -279,6 +279,8 @@ const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 mod tests {
     use super::*;
     use crate::shm::{Mapping, Memory};
+    use std::net::Ipv4Addr;
+    use xvs_proto::{Endpoint, FlowKey, HashSecret, Protocol};
 
     fn buckets(len: usize) -> Buckets {
         Buckets::new(Mapping::create(len * 64, Memory::OnDemand).unwrap().cells(0, len))
@@ -314,6 +316,41 @@ mod tests {
             buckets.words(place.buckets[0]).iter().any(|&word| word as u32 == key as u32 && word != 0)
         });
         assert!(primary.count() * 100 > connections * 97);
+    }
+
+    /// Balls thrown at random into so many bins that each gets `mean` of them: their variance over bins is the mean
+    /// (Poisson), and a bin of more than `mean + 12 * sqrt(mean)` is not met with.
+    #[test]
+    fn clients_that_choose_their_ports_and_addresses_fill_buckets_as_chance_would() {
+        let secret = HashSecret([0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0]);
+        let (keys, mean) = (1u32 << 18, 4.0);
+        let buckets = buckets(keys as usize / 4);
+        // What somebody can number without knowing the secret.
+        type Numbered = fn(u32) -> (u32, u32);
+        let chosen: [(&str, Numbered); 5] = [
+            ("every port of neighbours", |n| (0xc000_0200 + (n >> 16), n & 0xffff)),
+            ("one port of sequential addresses", |n| (0x0a00_0000 + n, 4000)),
+            ("addresses that differ in their upper bits only", |n| (n << 14, n >> 2 & 0xf000)),
+            ("port and address that cancel out", |n| (0x0a00_0000 ^ n, n & 0xffff)),
+            ("even steps", |n| (0x0a00_0000 + 64 * n, 1024 + (n & 0xff) * 256)),
+        ];
+        for (what, numbered) in chosen {
+            let mut fill = vec![0u32; buckets.cells.len()];
+            for (addr, port) in (0..keys).map(numbered) {
+                let flow = FlowKey {
+                    protocol: Protocol::TCP,
+                    source: Endpoint::new(Ipv4Addr::from(addr), port as u16),
+                    dest: Endpoint::new([198, 51, 100, 1], 80),
+                };
+                fill[buckets.place(flow.hash(&secret)).buckets[0]] += 1;
+            }
+            let variance =
+                fill.iter().map(|&n| (f64::from(n) - mean).powi(2)).sum::<f64>() / fill.len() as f64;
+            let fullest = fill.iter().max().copied().unwrap_or_default();
+            println!("{what}: mean {mean}, variance {variance:.2}, fullest bucket {fullest}");
+            assert!((0.9..1.1).contains(&(variance / mean)), "{what}: variance {variance}");
+            assert!(f64::from(fullest) < mean + 12.0 * mean.sqrt(), "{what}: {fullest} in one bucket");
+        }
     }
 
     #[test]
