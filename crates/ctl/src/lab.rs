@@ -59,15 +59,19 @@ struct Inner {
     now: Millis,
 }
 
-/// The lab has no kernel to steer and no worker to wait for.
-struct Unwired;
+/// The lab has no kernel to steer and no worker to wait for; it keeps what would be steered.
+#[derive(Default)]
+struct Unwired {
+    rules: SteeringRules,
+}
 
 impl Plant for Unwired {
     fn widen(&mut self, _: &SteeringRules) -> Result<(), SteeringError> {
         Ok(())
     }
 
-    fn narrow(&mut self, _: &SteeringRules) -> Result<(), SteeringError> {
+    fn narrow(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+        self.rules.clone_from(rules);
         Ok(())
     }
 
@@ -153,7 +157,7 @@ impl Lab {
         let config = TableConfig { capacity: TABLE_SIZE, workers: 1, memory: Memory::OnDemand };
         let table = Table::create(config).expect("a small table always fits");
         let counters = Arc::new(WorkerCounters::default());
-        let control = Control::new(Unwired, 1, settings);
+        let control = Control::new(Unwired::default(), 1, settings);
         let unresolved = Arc::new(Unresolved::new(1));
         let flows = Flows::new(
             0,
@@ -175,6 +179,21 @@ impl Lab {
             Err(error) => Err(error.to_string()),
         };
         answer.unwrap_or_else(|error| json!({ "error": error })).to_string()
+    }
+
+    /// What the XDP program would be told to steer now.
+    pub fn steering_rules(&mut self) -> &SteeringRules {
+        &self.inner.control.plant().rules
+    }
+
+    /// Who answers what a client of the control socket asks.
+    pub fn director(&mut self) -> &mut dyn Director {
+        &mut self.inner
+    }
+
+    /// How many snapshots have been published.
+    pub fn epoch(&self) -> u64 {
+        self.inner.control.epoch()
     }
 
     fn carry_out(&mut self, line: Line) -> Result<Value, String> {
