@@ -4,6 +4,7 @@
 //! client's own thread, so that they delay no command. While the daemon starts, it says so.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -42,12 +43,9 @@ impl Handler for Front {
             Request::Status => Ok(Reply::Report(status(daemon.shared()))),
             Request::Counters => Ok(Reply::Report(json!(daemon.shared().counters()))),
             Request::Change(_) | Request::Restore(_) | Request::Set { .. } => {
-                let what = format!("{request:?}");
+                let asked = request.clone();
                 let answer = daemon.ask(request);
-                match &answer {
-                    Ok(_) => tracing::info!(uid = peer.uid, "{what}"),
-                    Err(error) => tracing::info!(uid = peer.uid, "{what}: refused: {error}"),
-                }
+                log(&asked, &answer, peer);
                 answer
             }
             other => daemon.ask(other),
@@ -61,6 +59,28 @@ impl Handler for Front {
         let shared = self.daemon()?.shared();
         rows(shared.reader(), shared.now(), each);
         Ok(())
+    }
+}
+
+/// Tells who changed what, and what came of it.
+fn log(request: &Request, answer: &Result<Reply, CommandError>, peer: &Peer) {
+    let uid = peer.uid;
+    let line = |what: &dyn fmt::Display, error: Option<&CommandError>| match error {
+        None => tracing::info!("uid {uid}: {what}"),
+        Some(error) => tracing::info!("uid {uid}: {what}: refused: {error}"),
+    };
+    match (request, answer) {
+        (Request::Restore(commands), Ok(Reply::Restored(results))) => {
+            tracing::info!("uid {uid}: restore of {} lines", commands.len());
+            let refused = commands
+                .iter()
+                .zip(results)
+                .filter_map(|(command, result)| Some((command, result.as_ref().err()?)));
+            refused.for_each(|(command, error)| line(command, Some(error)));
+        }
+        (Request::Change(command), answer) => line(command, answer.as_ref().err()),
+        (Request::Set { key, value }, answer) => line(&format!("set {key} {value}"), answer.as_ref().err()),
+        (_, answer) => line(&"restore", answer.as_ref().err()),
     }
 }
 

@@ -6,6 +6,7 @@
 //!
 //! Not here: sockets ([`crate::server`], [`crate::client`]), and what a command means ([`crate::state`]).
 
+use std::fmt;
 use std::io::{self, Read, Write};
 
 use serde::de::DeserializeOwned;
@@ -76,6 +77,44 @@ pub enum Command {
     StartDaemon(SyncDaemon),
     /// Stops one.
     StopDaemon(SyncRole),
+}
+
+/// What it does, as the log tells it.
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AddService { key, options } => {
+                write!(f, "add service {key}, scheduler {}", options.scheduler)
+            }
+            Self::EditService { key, options } => {
+                write!(f, "edit service {key}, scheduler {}", options.scheduler)
+            }
+            Self::DeleteService(key) => write!(f, "delete service {key}"),
+            Self::AddDestination { service, endpoint, options } => write!(
+                f,
+                "add real server {endpoint} to {service}, {}, weight {}",
+                options.method.listed(),
+                options.weight.0
+            ),
+            Self::EditDestination { service, endpoint, options } => write!(
+                f,
+                "edit real server {endpoint} of {service}, {}, weight {}",
+                options.method.listed(),
+                options.weight.0
+            ),
+            Self::DeleteDestination { service, endpoint } => {
+                write!(f, "delete real server {endpoint} of {service}")
+            }
+            Self::Flush => f.write_str("delete every service"),
+            Self::Zero(Some(key)) => write!(f, "zero the counters of {key}"),
+            Self::Zero(None) => f.write_str("zero all counters"),
+            Self::SetTimeouts(Timeouts { tcp_seconds, tcp_fin_seconds, udp_seconds }) => {
+                write!(f, "set timeouts {tcp_seconds} {tcp_fin_seconds} {udp_seconds}")
+            }
+            Self::StartDaemon(daemon) => write!(f, "start the {} daemon", daemon.role.name()),
+            Self::StopDaemon(role) => write!(f, "stop the {} daemon", role.name()),
+        }
+    }
 }
 
 /// What a client asks.

@@ -190,6 +190,17 @@ impl Flows {
         verdict
     }
 
+    /// Counts an ICMP error to the client of a connection: as IPVS does where such errors pass for replies.
+    pub fn count_answer(&self, packet: &Packet, hash: u64, bytes: usize, snapshot: &Snapshot) {
+        let Some((id, Direction::Inbound)) = self.table.find(&packet.flow, hash) else { return };
+        let connection = self.table.connection(id);
+        if connection.method() != ForwardingMethod::Nat
+            && let Some(destination) = destination(&connection, snapshot)
+        {
+            self.count(destination, |stats| stats.count_out(bytes));
+        }
+    }
+
     fn count(&self, destination: &Destination, count: impl Fn(&Stats)) {
         for stats in [&destination.live.stats, &destination.service.stats, &self.total.stats] {
             count(stats.of_worker(self.worker));

@@ -8,9 +8,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
+use xvs_proto::{Packet, ethernet};
 
 use crate::answer::{Offence, RateLimit};
-use crate::classify::Class;
 use crate::clock::Millis;
 use crate::counters::WorkerCounters;
 use crate::forward::Identification;
@@ -52,22 +52,42 @@ impl Outcome {
         &self.verdicts
     }
 
-    /// Carries out one verdict.
-    pub fn carry_out(
+    /// Tells the sender of a dropped packet why, if that is due. Returns the bytes of the ICMP error that it was sent.
+    pub fn answer(
         &mut self,
-        received: Received,
-        class: &Class,
+        received: &Received,
+        packet: &Packet,
         verdict: Verdict,
         snapshot: &Snapshot,
         port: &mut impl Port,
         now: Millis,
-    ) {
-        if let (Verdict::Drop(reason), Class::Flow(packet)) = (verdict, class)
-            && let Some(error) = reason.answer()
-        {
-            let offence = Offence { packet, frame: &received.frame, link: received.link, error };
-            self.tell(&offence, snapshot, port, now);
+    ) -> Option<usize> {
+        let Verdict::Drop(reason) = verdict else { return None };
+        let error = reason.answer()?;
+        let offence = Offence { packet, frame: &received.frame, link: received.link, error };
+        let allowed = self.limit.allows(now, snapshot.settings.icmp_msgs_per_sec);
+        let answer = if allowed { offence.answer(snapshot, port, &mut self.ids) } else { None };
+        let Some((link, frame)) = answer else {
+            self.counters.answers_withheld.add(1);
+            return None;
+        };
+        let bytes = frame.len() - ethernet::HEADER_LEN;
+        self.counters.originated.add(1);
+        match port.transmit(link, frame) {
+            Ok(()) => {
+                self.counters.transmitted.add(1);
+                Some(bytes)
+            }
+            Err(frame) => {
+                port.recycle(frame);
+                self.counters.dropped(DropReason::TransmitRefused).add(1);
+                None
+            }
         }
+    }
+
+    /// Carries out one verdict.
+    pub fn carry_out(&mut self, received: Received, verdict: Verdict, port: &mut impl Port) {
         let Received { link, frame } = received;
         let done = match verdict {
             Verdict::Transmit(out) => {
@@ -91,23 +111,6 @@ impl Outcome {
         };
         self.count(verdict);
         self.verdicts.push(verdict);
-    }
-
-    fn tell(&mut self, offence: &Offence<'_>, snapshot: &Snapshot, port: &mut impl Port, now: Millis) {
-        let allowed = self.limit.allows(now, snapshot.settings.icmp_msgs_per_sec);
-        let answer = if allowed { offence.answer(snapshot, port, &mut self.ids) } else { None };
-        let Some((link, frame)) = answer else {
-            self.counters.answers_withheld.add(1);
-            return;
-        };
-        self.counters.originated.add(1);
-        match port.transmit(link, frame) {
-            Ok(()) => self.counters.transmitted.add(1),
-            Err(frame) => {
-                port.recycle(frame);
-                self.counters.dropped(DropReason::TransmitRefused).add(1);
-            }
-        }
     }
 
     fn count(&self, verdict: Verdict) {

@@ -79,8 +79,13 @@ impl Pipeline {
     fn carry_out(&mut self, snapshot: &Snapshot, port: &mut impl Port, now: Millis) -> usize {
         let frames = self.burst.len();
         self.outcome.begin(frames);
-        for (received, step) in self.burst.drain(..).zip(&self.steps) {
-            self.outcome.carry_out(received, &step.class, step.verdict, snapshot, port, now);
+        for (received, Step { class, hash, verdict }) in self.burst.drain(..).zip(&self.steps) {
+            if let Class::Flow(packet) = class
+                && let Some(bytes) = self.outcome.answer(&received, packet, *verdict, snapshot, port, now)
+            {
+                self.flows.count_answer(packet, *hash, bytes, snapshot);
+            }
+            self.outcome.carry_out(received, *verdict, port);
         }
         frames
     }

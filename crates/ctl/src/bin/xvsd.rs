@@ -1,5 +1,6 @@
 //! `xvsd`: the director's daemon, in the foreground.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -57,7 +58,12 @@ impl Arguments {
 fn main() -> anyhow::Result<()> {
     let config = Arguments::parse().config()?;
     let filter = EnvFilter::try_new(&config.log).with_context(|| format!("log = {:?}", config.log))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let stderr = std::io::stderr;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(stderr().is_terminal())
+        .with_writer(stderr)
+        .init();
     // Before anything is touched, so that a signal during the start still ends in order.
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let front = Arc::new(Front::default());

@@ -2,13 +2,13 @@
 
 use xvs_proto::Packet;
 
-use super::{route, strip};
+use super::{admit_request, strip};
 use crate::shm::Frame;
 use crate::snapshot::Hop;
 use crate::verdict::DropReason;
 
 pub(super) fn send(frame: &mut Frame, packet: &Packet, hop: Hop) -> Result<(), DropReason> {
-    route(frame, packet, hop.mtu, 0)?;
+    admit_request(frame, packet, hop.mtu, 0)?;
     strip(frame, packet);
     Ok(())
 }

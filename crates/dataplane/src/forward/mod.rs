@@ -89,19 +89,32 @@ pub fn link_header(frame: &mut Frame, hop: Hop) -> Result<Hop, DropReason> {
     Ok(hop)
 }
 
-/// What every router does: refuses a packet that has come too far, takes one off its time to live, and refuses one
-/// that does not fit. `overhead` is what the method puts around the packet, in bytes.
-fn route(frame: &mut Frame, packet: &Packet, mtu: u32, overhead: u32) -> Result<(), DropReason> {
-    if packet.ttl <= 1 {
-        return Err(DropReason::TtlExpired);
-    }
+/// What a router does first: refuses a packet that has come too far.
+fn check_ttl(packet: &Packet) -> Result<(), DropReason> {
+    if packet.ttl <= 1 { Err(DropReason::TtlExpired) } else { Ok(()) }
+}
+
+/// Takes one off a packet's time to live.
+fn decrement_ttl(frame: &mut Frame, packet: &Packet) {
     Ipv4::edit(&mut frame.bytes_mut()[packet.network..]).decrement_ttl();
+}
+
+/// Refuses a packet that does not fit the way, of whose `mtu` the method needs `overhead` for itself; both in bytes.
+fn check_size(packet: &Packet, mtu: u32, overhead: u32) -> Result<(), DropReason> {
     let room = mtu.min(u32::from(u16::MAX)).saturating_sub(overhead);
     match packet.length() <= room as usize {
         true => Ok(()),
         false if packet.dont_fragment => Err(DropReason::TooBig { mtu: room as u16 }),
         false => Err(DropReason::NeedsFragmenting),
     }
+}
+
+/// What IPVS does with a client's packet before it rewrites it. What is too big is reported with the time to live
+/// that it would have left with.
+fn admit_request(frame: &mut Frame, packet: &Packet, mtu: u32, overhead: u32) -> Result<(), DropReason> {
+    check_ttl(packet)?;
+    decrement_ttl(frame, packet);
+    check_size(packet, mtu, overhead)
 }
 
 /// Leaves of the frame the packet alone, without link header and link padding; positions in `packet` are then

@@ -10,7 +10,7 @@ use xvs_proto::checksum::Delta;
 use xvs_proto::ipv4::Ipv4;
 use xvs_proto::{Endpoint, Packet, Protocol, ipv4, tcp, udp};
 
-use super::{Ends, route, strip, v4};
+use super::{Ends, admit_request, check_size, check_ttl, decrement_ttl, strip, v4};
 use crate::shm::Frame;
 use crate::snapshot::Hop;
 use crate::verdict::DropReason;
@@ -27,7 +27,7 @@ pub(super) fn send_request(
     ends: &Ends,
     hop: Hop,
 ) -> Result<(), DropReason> {
-    route(frame, packet, hop.mtu, 0)?;
+    admit_request(frame, packet, hop.mtu, 0)?;
     rewrite(frame, packet, End::Dest, packet.flow.dest, ends.dest);
     strip(frame, packet);
     Ok(())
@@ -39,7 +39,10 @@ pub(super) fn send_reply(
     ends: &Ends,
     hop: Hop,
 ) -> Result<(), DropReason> {
-    route(frame, packet, hop.mtu, 0)?;
+    // The kernel's own forwarding does this, before IPVS sees the reply: what is refused is quoted as it came.
+    check_ttl(packet)?;
+    check_size(packet, hop.mtu, 0)?;
+    decrement_ttl(frame, packet);
     rewrite(frame, packet, End::Source, packet.flow.source, ends.virtual_endpoint);
     strip(frame, packet);
     Ok(())

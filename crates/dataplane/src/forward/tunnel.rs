@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use xvs_proto::{Packet, Protocol, ipv4};
 
-use super::{Ends, Identification, route, strip, v4};
+use super::{Ends, Identification, admit_request, strip, v4};
 use crate::shm::Frame;
 use crate::snapshot::Hop;
 use crate::verdict::DropReason;
@@ -30,7 +30,7 @@ pub(super) fn send(
     if hop.mtu < LEAST_MTU + overhead {
         return Err(DropReason::NeedsFragmenting);
     }
-    route(frame, packet, hop.mtu, overhead)?;
+    admit_request(frame, packet, hop.mtu, overhead)?;
     strip(frame, packet);
     let outer = ipv4::Header {
         tos: outer_tos(packet.tos),
