@@ -36,6 +36,7 @@ use crate::client::{Director, Failure};
 use crate::connections::rows;
 use crate::control::{Control, Plant};
 use crate::message::{CommandError, ConnectionRow, Reply, Request};
+use crate::settings;
 
 /// Connections that the lab's table holds.
 const TABLE_SIZE: usize = 1 << 16;
@@ -247,8 +248,14 @@ impl Lab {
     }
 
     fn set(&mut self, set: BTreeMap<String, Value>) -> Result<Value, String> {
+        let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let set: Vec<_> = set.into_iter().map(|(key, value)| (key, text(value))).collect();
+        // All or none: each is tried on a copy first.
+        let mut tried = self.inner.control.published().load().settings;
+        for (key, value) in &set {
+            settings::set(&mut tried, key, value).map_err(|error| error.to_string())?;
+        }
         for (key, value) in set {
-            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             self.inner.call(Request::Set { key, value }).map_err(|failure| failure.to_string())?;
         }
         Ok(json!({ "ok": true }))
