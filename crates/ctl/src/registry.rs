@@ -48,7 +48,9 @@ struct Entry {
 
 struct Known {
     endpoint: Endpoint,
-    method: ForwardingMethod,
+    /// Whether it is or was masqueraded: connections keep the method that they began with, so their replies may come
+    /// for as long as it is known.
+    masqueraded: bool,
     id: DestinationId,
     live: Arc<DestinationLive>,
     estimator: Estimator,
@@ -88,14 +90,15 @@ impl Registry {
             }
             Command::AddDestination { service, endpoint, options } => {
                 let Some(mut entry) = self.services.remove(service) else { return };
-                let known = self.adopt(*service, *endpoint, &entry.live);
-                entry.destinations.insert(0, Known { method: options.method, ..known });
+                let mut known = self.adopt(*service, *endpoint, &entry.live);
+                known.masqueraded |= options.method == ForwardingMethod::Nat;
+                entry.destinations.insert(0, known);
                 self.changed(*service, entry, Change::Added, state);
             }
             Command::EditDestination { service, endpoint, options } => {
                 let Some(mut entry) = self.services.remove(service) else { return };
                 if let Some(known) = entry.destinations.iter_mut().find(|known| known.endpoint == *endpoint) {
-                    known.method = options.method;
+                    known.masqueraded |= options.method == ForwardingMethod::Nat;
                 }
                 self.changed(*service, entry, Change::Edited, state);
             }
@@ -182,7 +185,7 @@ impl Registry {
         });
         Known {
             endpoint,
-            method: ForwardingMethod::DirectRouting,
+            masqueraded: false,
             id,
             live: Arc::new(DestinationLive::new(self.workers)),
             estimator: Estimator::default(),
@@ -241,22 +244,21 @@ impl Registry {
         live.chain(self.trash.values().map(|trashed| &trashed.known))
     }
 
-    /// The protocol and endpoint of every masqueraded destination whose replies may come, removed ones included.
+    /// The protocol and endpoint of every masqueraded destination whose replies may come, those included that were
+    /// removed or are now reached by another method.
     pub fn nat_destinations(&self) -> impl Iterator<Item = (Protocol, Endpoint)> {
         let live = self
             .services
             .iter()
             .flat_map(|(key, entry)| entry.destinations.iter().map(|known| (*key, known)));
         let trash = self.trash.iter().map(|((key, _), trashed)| (*key, &trashed.known));
-        live.chain(trash).filter(|(_, known)| known.method == ForwardingMethod::Nat).filter_map(
-            |(key, known)| match key {
-                ServiceKey::Address { protocol, endpoint } => {
-                    let port = if known.endpoint.port == 0 { endpoint.port } else { known.endpoint.port };
-                    Some((protocol, Endpoint { port, ..known.endpoint }))
-                }
-                ServiceKey::Mark { .. } => None,
-            },
-        )
+        live.chain(trash).filter(|(_, known)| known.masqueraded).filter_map(|(key, known)| match key {
+            ServiceKey::Address { protocol, endpoint } => {
+                let port = if known.endpoint.port == 0 { endpoint.port } else { known.endpoint.port };
+                Some((protocol, Endpoint { port, ..known.endpoint }))
+            }
+            ServiceKey::Mark { .. } => None,
+        })
     }
 
     /// Every service, and those gone whose connections may live on.
