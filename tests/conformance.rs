@@ -50,8 +50,9 @@ impl Player {
             let route = if addr.contains(':') { "::/0" } else { "default" };
             player.ok(json!({ "route": route, "via": addr, "link": gateway["dev"] }));
         }
-        // The recordings were made with the kernel's limit of ICMP errors off.
-        player.ok(json!({ "set": { "icmp_msgs_per_sec": 0 } }));
+        // The recordings were made with the kernel's limit of ICMP errors off, and the kernel drops UDP of a removed
+        // real server (docs/limits.md).
+        player.ok(json!({ "set": { "icmp_msgs_per_sec": 0, "udp_nodest_reschedule": 0 } }));
         player
     }
 

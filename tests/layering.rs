@@ -17,12 +17,12 @@ fn files(under: &str) -> Vec<PathBuf> {
         .args(["ls-files", "--cached", "--others", "--exclude-standard", under])
         .output()
         .expect("git runs");
-    let text = String::from_utf8(output.stdout).unwrap();
+    let text = String::from_utf8(output.stdout).expect("git prints UTF-8");
     text.lines().map(PathBuf::from).filter(|path| root().join(path).exists()).collect()
 }
 
 fn read(path: &Path) -> String {
-    fs::read_to_string(root().join(path)).unwrap()
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 #[test]

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use thiserror::Error;
-use xvs_dataplane::snapshot::Settings;
 use xvs_dataplane::xdp::RingSizes;
+
+use crate::settings::Ipvs;
 
 /// What `xvsd` is told.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -34,20 +35,6 @@ pub struct Config {
     pub log: String,
     /// What the kernel has as `net.ipv4.vs.*`.
     pub ipvs: Ipvs,
-}
-
-/// The section `[ipvs]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Ipvs {
-    /// How many ICMP errors each worker sends in a second; 0: no limit. Default: 1,000.
-    pub icmp_msgs_per_sec: u32,
-}
-
-impl Default for Ipvs {
-    fn default() -> Self {
-        Self { icmp_msgs_per_sec: Settings::default().icmp_msgs_per_sec }
-    }
 }
 
 impl Default for Config {
@@ -149,11 +136,6 @@ impl Config {
                 why: "an octal text such as \"0660\"",
             }
         })
-    }
-
-    /// The settings that workers start with.
-    pub fn settings(&self) -> Settings {
-        Settings { icmp_msgs_per_sec: self.ipvs.icmp_msgs_per_sec, ..Settings::default() }
     }
 }
 

@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::egress::model::{Network, RouteAction};
 use xvs_dataplane::egress::{Egress, RouteTo};
-use xvs_dataplane::snapshot::{ServiceLive, Settings, Snapshot};
+use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 use xvs_dataplane::xdp::{SteeringError, SteeringRules};
 use xvs_proto::Prefix;
 use xvs_sched::ServiceKey;
@@ -21,8 +21,8 @@ use xvs_sched::ServiceKey;
 use crate::estimator;
 use crate::message::{Command, CommandError, Reply, Request};
 use crate::registry::Registry;
-use crate::settings;
-use crate::state::{State, Timeouts};
+use crate::settings::{Ipvs, Memory};
+use crate::state::State;
 use crate::support::supported;
 
 /// What the control thread acts on beside the snapshot.
@@ -53,6 +53,8 @@ pub trait Plant {
 pub struct Control<P> {
     plant: P,
     state: State,
+    ipvs: Ipvs,
+    memory: Memory,
     registry: Registry,
     /// What the next publication starts from; equal to the published one between changes.
     snapshot: Snapshot,
@@ -73,20 +75,17 @@ const TRASH_INTERVAL: std::time::Duration = std::time::Duration::from_secs(60);
 
 impl<P: Plant> Control<P> {
     /// Nothing configured, for this many workers.
-    pub fn new(plant: P, workers: usize, settings: Settings) -> Self {
+    pub fn new(plant: P, workers: usize, ipvs: Ipvs) -> Self {
+        let state = State::default();
+        let memory = Memory::Plenty;
+        let settings = ipvs.in_force(state.timeouts(), memory);
         let snapshot = Snapshot { settings, ..Snapshot::empty() };
         let published = Arc::new(ArcSwap::from_pointee(snapshot.clone()));
-        let mut state = State::default();
-        let timeouts = Timeouts {
-            tcp_seconds: settings.tcp_established.as_secs() as u32,
-            tcp_fin_seconds: settings.tcp_fin_wait.as_secs() as u32,
-            udp_seconds: settings.udp.as_secs() as u32,
-        };
-        // Timeouts are checked where they are read; a refusal here leaves the defaults.
-        let _ = state.apply(&Command::SetTimeouts(timeouts));
         Self {
             plant,
             state,
+            ipvs,
+            memory,
             registry: Registry::new(workers),
             snapshot,
             published,
@@ -155,7 +154,7 @@ impl<P: Plant> Control<P> {
             Request::Timeouts => Ok(Reply::Timeouts(self.state.timeouts())),
             Request::Daemons => Ok(Reply::Daemons(self.state.daemons().to_vec())),
             Request::Set { key, value } => {
-                settings::set(&mut self.snapshot.settings, key, value)?;
+                self.ipvs.set(key, value)?;
                 self.publish().map(|()| Reply::Done)
             }
             Request::ListConnections | Request::Status | Request::Counters => Err(CommandError::Failed {
@@ -171,7 +170,6 @@ impl<P: Plant> Control<P> {
         self.refuse_local(command)?;
         self.state.apply(command)?;
         self.registry.follow(command, &self.state, &mut self.snapshot, now);
-        settings::set_timeouts(&mut self.snapshot.settings, self.state.timeouts());
         Ok(())
     }
 
@@ -195,6 +193,11 @@ impl<P: Plant> Control<P> {
     fn publish(&mut self) -> Result<(), CommandError> {
         let failed = |why: String| CommandError::Failed { why };
         self.registry.build(&self.state, &mut self.snapshot);
+        self.snapshot.settings = self.ipvs.in_force(self.state.timeouts(), self.memory);
+        self.snapshot.nat_destinations = match self.snapshot.settings.nat_icmp_send {
+            true => Arc::new(self.registry.nat_destinations().collect()),
+            false => Arc::default(),
+        };
         let rules = self.steering();
         self.plant
             .widen(&rules)

@@ -229,7 +229,7 @@ impl Daemon {
         let unresolved = Arc::new(Unresolved::new(64));
         let names: Vec<_> = attached.iter().map(|attached| attached.index()).collect();
         let plant = Wired { _attached: attached, steering, neighbours, table: table.clone() };
-        let control = Control::new(plant, shares.len(), config.settings());
+        let control = Control::new(plant, shares.len(), config.ipvs);
         let mut workers = Vec::new();
         let mut counters = Vec::new();
         for (number, (port, core)) in ports.into_iter().enumerate() {

@@ -26,7 +26,6 @@ use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::LinkId;
 use xvs_dataplane::port::memory::{Bytes, MemoryPort};
 use xvs_dataplane::shm::Memory;
-use xvs_dataplane::snapshot::Settings;
 use xvs_dataplane::verdict::Verdict;
 use xvs_dataplane::xdp::{SteeringError, SteeringRules};
 use xvs_proto::MacAddr;
@@ -36,7 +35,7 @@ use crate::client::{Director, Failure};
 use crate::connections::rows;
 use crate::control::{Control, Plant};
 use crate::message::{CommandError, ConnectionRow, Reply, Request};
-use crate::settings;
+use crate::settings::Ipvs;
 
 /// Connections that the lab's table holds.
 const TABLE_SIZE: usize = 1 << 16;
@@ -147,18 +146,18 @@ impl Lab {
     /// # Panics
     /// If the machine has no memory for the table.
     pub fn new() -> Self {
-        Self::with(Settings::default())
+        Self::with(Ipvs::default())
     }
 
     /// As [`Self::new`], with these settings.
     ///
     /// # Panics
     /// As [`Self::new`].
-    pub fn with(settings: Settings) -> Self {
+    pub fn with(ipvs: Ipvs) -> Self {
         let config = TableConfig { capacity: TABLE_SIZE, workers: 1, memory: Memory::OnDemand };
         let table = Table::create(config).expect("a small table always fits");
         let counters = Arc::new(WorkerCounters::default());
-        let control = Control::new(Unwired::default(), 1, settings);
+        let control = Control::new(Unwired::default(), 1, ipvs);
         let unresolved = Arc::new(Unresolved::new(1));
         let flows = Flows::new(
             0,
@@ -251,9 +250,9 @@ impl Lab {
         let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let set: Vec<_> = set.into_iter().map(|(key, value)| (key, text(value))).collect();
         // All or none: each is tried on a copy first.
-        let mut tried = self.inner.control.published().load().settings;
+        let mut tried = Ipvs::default();
         for (key, value) in &set {
-            settings::set(&mut tried, key, value).map_err(|error| error.to_string())?;
+            tried.set(key, value).map_err(|error| error.to_string())?;
         }
         for (key, value) in set {
             self.inner.call(Request::Set { key, value }).map_err(|failure| failure.to_string())?;

@@ -19,7 +19,7 @@ use xvs_sched::{Candidates, Choice, ForwardingMethod, Scheduler, ServiceKey, Sta
 
 use crate::estimator::Estimator;
 use crate::message::{Command, DestinationRow, ServiceRow};
-use crate::state::{self, State};
+use crate::state::{self, DestinationOptions, State};
 
 /// How long a removed destination without connections is kept.
 const TRASH_TIME: Duration = Duration::from_secs(120);
@@ -51,9 +51,17 @@ struct Known {
     /// Whether it is or was masqueraded: connections keep the method that they began with, so their replies may come
     /// for as long as it is known.
     masqueraded: bool,
+    weight: Weight,
     id: DestinationId,
     live: Arc<DestinationLive>,
     estimator: Estimator,
+}
+
+impl Known {
+    fn follow(&mut self, options: &DestinationOptions) {
+        self.masqueraded |= options.method == ForwardingMethod::Nat;
+        self.weight = options.weight;
+    }
 }
 
 struct Trashed {
@@ -91,14 +99,14 @@ impl Registry {
             Command::AddDestination { service, endpoint, options } => {
                 let Some(mut entry) = self.services.remove(service) else { return };
                 let mut known = self.adopt(*service, *endpoint, &entry.live);
-                known.masqueraded |= options.method == ForwardingMethod::Nat;
+                known.follow(options);
                 entry.destinations.insert(0, known);
                 self.changed(*service, entry, Change::Added, state);
             }
             Command::EditDestination { service, endpoint, options } => {
                 let Some(mut entry) = self.services.remove(service) else { return };
                 if let Some(known) = entry.destinations.iter_mut().find(|known| known.endpoint == *endpoint) {
-                    known.masqueraded |= options.method == ForwardingMethod::Nat;
+                    known.follow(options);
                 }
                 self.changed(*service, entry, Change::Edited, state);
             }
@@ -186,6 +194,7 @@ impl Registry {
         Known {
             endpoint,
             masqueraded: false,
+            weight: Weight(0),
             id,
             live: Arc::new(DestinationLive::new(self.workers)),
             estimator: Estimator::default(),
@@ -321,6 +330,7 @@ impl Registry {
 fn available(known: &Known, service: &Arc<ServiceLive>, snapshot: &Snapshot) -> Destination {
     Destination {
         available: true,
+        weight: known.weight,
         path: Path::find(&snapshot.egress, known.endpoint.addr, 0),
         live: known.live.clone(),
         service: service.clone(),
@@ -336,7 +346,13 @@ fn build(key: ServiceKey, wanted: &state::Service, entry: &Entry) -> Service {
         weight: destination.options.weight,
         live: known.live.clone(),
     });
-    Service { key, members: members.collect(), scheduler: scheduler_of(wanted), place: entry.place.clone() }
+    Service {
+        key,
+        members: members.collect(),
+        scheduler: scheduler_of(wanted),
+        one_packet: wanted.options.one_packet,
+        place: entry.place.clone(),
+    }
 }
 
 fn scheduler_of(wanted: &state::Service) -> Box<dyn Scheduler> {

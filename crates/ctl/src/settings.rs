@@ -1,29 +1,211 @@
 //! What `xvs set KEY VALUE` and the `[ipvs]` keys of `xvs.toml` change: the kernel's `net.ipv4.vs.*` under their names.
+//!
+//! [`Ipvs`] holds what was set; [`Ipvs::in_force`] is what workers act on, which for the defences also depends on how
+//! much memory the machine has left. Ranges and refusals are those of the kernel.
 
 use std::time::Duration;
 
-use xvs_dataplane::snapshot::Settings;
+use serde::Deserialize;
+use xvs_dataplane::snapshot::{ConnReuse, Settings};
 
 use crate::message::CommandError;
 use crate::state::Timeouts;
 
-/// Sets one.
-///
-/// # Errors
-/// [`CommandError::BadSetting`]; then nothing has changed.
-pub fn set(settings: &mut Settings, key: &str, value: &str) -> Result<(), CommandError> {
-    let bad = || CommandError::BadSetting { key: key.to_owned(), value: value.to_owned() };
-    match key {
-        "icmp_msgs_per_sec" => settings.icmp_msgs_per_sec = value.parse().map_err(|_| bad())?,
-        _ => return Err(bad()),
-    }
-    Ok(())
+/// The section `[ipvs]`, and what is set live. Each key's default is the kernel's where the kernel has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ipvs {
+    /// How many ICMP errors each worker sends in a second; 0: no limit. Default: 1,000.
+    pub icmp_msgs_per_sec: u32,
+    /// When a new SYN takes the place of an old connection: 0 never, 1 of one in TIME_WAIT, 2 also in FIN_WAIT whose
+    /// replies are not seen. Default: 1.
+    pub conn_reuse_mode: u8,
+    /// 1: connections of a removed real server end at once. Default: 0.
+    pub expire_nodest_conn: Switch,
+    /// 1: UDP of a removed real server goes to another one at its next datagram. Default: 1; the kernel has no such
+    /// key and drops.
+    pub udp_nodest_reschedule: Switch,
+    /// 1: any TCP packet but a reset may begin a connection. Default: 0.
+    pub sloppy_tcp: Switch,
+    /// 1: any SCTP packet but an abort may begin a connection. Default: 0.
+    pub sloppy_sctp: Switch,
+    /// Defence against half-open connections: the table of states that wants to see both ends. Default: 0.
+    pub secure_tcp: Defence,
+    /// Defence: drops some packets that could begin a connection. Default: 0.
+    pub drop_packet: Defence,
+    /// Defence: ends connections that look worthless, some at a time. Default: 0.
+    pub drop_entry: Defence,
+    /// Of how many packets `drop_packet` 3 drops one. Default: 10.
+    pub am_droprate: u32,
+    /// Below how many free pages of memory a defence of 1 or 2 is on. Default: 1,024.
+    pub amemthresh: u32,
+    /// 1: a real server that sends without being asked gets an ICMP error. Default: 0.
+    pub nat_icmp_send: Switch,
 }
 
-/// Takes over the timeouts of the desired state.
-pub fn set_timeouts(settings: &mut Settings, timeouts: Timeouts) {
-    let seconds = |seconds: u32| Duration::from_secs(seconds.into());
-    settings.tcp_established = seconds(timeouts.tcp_seconds);
-    settings.tcp_fin_wait = seconds(timeouts.tcp_fin_seconds);
-    settings.udp = seconds(timeouts.udp_seconds);
+/// 0 or 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "u8")]
+pub struct Switch(pub bool);
+
+impl TryFrom<u8> for Switch {
+    type Error = &'static str;
+
+    fn try_from(value: u8) -> Result<Self, Self::Error> {
+        if value <= 1 { Ok(Self(value == 1)) } else { Err("0 or 1 is needed") }
+    }
+}
+
+/// 0 off, 1 and 2 on while memory is short (the director sets which of the two), 3 on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "u8")]
+pub struct Defence(u8);
+
+impl TryFrom<u8> for Defence {
+    type Error = &'static str;
+
+    fn try_from(value: u8) -> Result<Self, Self::Error> {
+        if value <= 3 { Ok(Self(value)) } else { Err("0, 1, 2 or 3 is needed") }
+    }
+}
+
+impl Defence {
+    /// Whether it is on when memory is short as said.
+    fn is_on(self, memory: Memory) -> bool {
+        self.0 == 3 || self.is_automatic() && matches!(memory, Memory::Short { .. })
+    }
+
+    fn is_automatic(self) -> bool {
+        matches!(self.0, 1 | 2)
+    }
+}
+
+/// How much memory the machine has left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Memory {
+    /// Enough.
+    Plenty,
+    /// Below `amemthresh`.
+    Short {
+        /// Pages that are free.
+        free_pages: u32,
+    },
+}
+
+impl Default for Ipvs {
+    fn default() -> Self {
+        let off = Switch(false);
+        Self {
+            icmp_msgs_per_sec: 1000,
+            conn_reuse_mode: 1,
+            expire_nodest_conn: off,
+            udp_nodest_reschedule: Switch(true),
+            sloppy_tcp: off,
+            sloppy_sctp: off,
+            secure_tcp: Defence(0),
+            drop_packet: Defence(0),
+            drop_entry: Defence(0),
+            am_droprate: 10,
+            amemthresh: 1024,
+            nat_icmp_send: off,
+        }
+    }
+}
+
+impl Ipvs {
+    /// Sets one by name.
+    ///
+    /// # Errors
+    /// [`CommandError::BadSetting`]; then nothing has changed.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<(), CommandError> {
+        let bad = || CommandError::BadSetting { key: key.to_owned(), value: value.to_owned() };
+        let number: u32 = value.parse().map_err(|_| bad())?;
+        let small = || u8::try_from(number).map_err(|_| bad());
+        let switch = || Switch::try_from(small()?).map_err(|_| bad());
+        let defence = || Defence::try_from(small()?).map_err(|_| bad());
+        match key {
+            "icmp_msgs_per_sec" => self.icmp_msgs_per_sec = number,
+            "conn_reuse_mode" => self.conn_reuse_mode = small()?,
+            "expire_nodest_conn" => self.expire_nodest_conn = switch()?,
+            "udp_nodest_reschedule" => self.udp_nodest_reschedule = switch()?,
+            "sloppy_tcp" => self.sloppy_tcp = switch()?,
+            "sloppy_sctp" => self.sloppy_sctp = switch()?,
+            "secure_tcp" => self.secure_tcp = defence()?,
+            "drop_packet" => self.drop_packet = defence()?,
+            "drop_entry" => self.drop_entry = defence()?,
+            "am_droprate" => self.am_droprate = number,
+            "amemthresh" => self.amemthresh = number,
+            "nat_icmp_send" => self.nat_icmp_send = switch()?,
+            _ => return Err(bad()),
+        }
+        Ok(())
+    }
+
+    /// Whether how much memory is left makes a difference.
+    pub fn is_automatic(&self) -> bool {
+        [self.secure_tcp, self.drop_packet, self.drop_entry].iter().any(|defence| defence.is_automatic())
+    }
+
+    /// Whether connections that look worthless are to be ended.
+    pub fn drops_entries(&self, memory: Memory) -> bool {
+        self.drop_entry.is_on(memory)
+    }
+
+    /// What workers act on.
+    pub fn in_force(&self, timeouts: Timeouts, memory: Memory) -> Settings {
+        let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+        // The shorter memory is, the more is dropped. Source: ipvs-behaviour, section 3.7.
+        let rate = match memory {
+            Memory::Short { free_pages } if self.drop_packet.is_automatic() => {
+                self.amemthresh / self.amemthresh.saturating_sub(free_pages).max(1)
+            }
+            _ => self.am_droprate,
+        };
+        Settings {
+            tcp_established: seconds(timeouts.tcp_seconds),
+            tcp_fin_wait: seconds(timeouts.tcp_fin_seconds),
+            udp: seconds(timeouts.udp_seconds),
+            icmp_msgs_per_sec: self.icmp_msgs_per_sec,
+            conn_reuse_mode: ConnReuse(self.conn_reuse_mode),
+            expire_nodest_conn: self.expire_nodest_conn.0,
+            udp_nodest_reschedule: self.udp_nodest_reschedule.0,
+            sloppy_tcp: self.sloppy_tcp.0,
+            sloppy_sctp: self.sloppy_sctp.0,
+            secure_tcp: self.secure_tcp.is_on(memory),
+            drop_packet_rate: if self.drop_packet.is_on(memory) { rate } else { 0 },
+            nat_icmp_send: self.nat_icmp_send.0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_defence_of_one_or_two_is_on_while_memory_is_short_and_drops_the_more_the_shorter_it_is() {
+        let mut ipvs = Ipvs::default();
+        ipvs.set("drop_packet", "1").unwrap();
+        ipvs.set("secure_tcp", "2").unwrap();
+        let force = |memory| ipvs.in_force(Timeouts::default(), memory);
+        assert_eq!((force(Memory::Plenty).drop_packet_rate, force(Memory::Plenty).secure_tcp), (0, false));
+        let short = Memory::Short { free_pages: 768 };
+        assert_eq!((force(short).drop_packet_rate, force(short).secure_tcp), (4, true));
+        assert_eq!(force(Memory::Short { free_pages: 0 }).drop_packet_rate, 1);
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_is_refused_and_changes_nothing() {
+        let mut ipvs = Ipvs::default();
+        for (key, value) in [
+            ("drop_entry", "4"),
+            ("secure_tcp", "-1"),
+            ("sloppy_tcp", "2"),
+            ("am_droprate", "x"),
+            ("nosuch", "1"),
+        ] {
+            assert!(matches!(ipvs.set(key, value), Err(CommandError::BadSetting { .. })), "{key} {value}");
+        }
+        assert_eq!(ipvs, Ipvs::default());
+    }
 }

@@ -68,9 +68,6 @@ fn service_supported(key: &ServiceKey, options: &ServiceOptions) -> Result<(), C
     if options.persistence_engine.is_some() {
         return Err(refusal(key, "persistence engines (--pe) are", "add the service without one"));
     }
-    if options.one_packet {
-        return Err(refusal(key, "one-packet scheduling (-o) is", "add the service without it"));
-    }
     if options.flags != SchedulerFlags::default() {
         return Err(refusal(key, "scheduler flags (-b) are", "add the service without them"));
     }
@@ -158,11 +155,6 @@ mod tests {
                 with(ServiceOptions { persistence_engine: Some("sip".to_owned()), ..plain() }),
                 "TCP 192.0.2.100:80",
                 "persistence engines (--pe) are",
-            ),
-            (
-                with(ServiceOptions { one_packet: true, ..plain() }),
-                "TCP 192.0.2.100:80",
-                "one-packet scheduling (-o) is",
             ),
             (
                 with(ServiceOptions { flags: SchedulerFlags(1), ..plain() }),

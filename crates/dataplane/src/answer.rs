@@ -75,7 +75,7 @@ impl Offence<'_> {
         let mut frame = port.allocate()?;
         let fits = frame.resize(self.error.length(offending.len()));
         debug_assert!(fits, "576 bytes fit every frame");
-        self.error.emit(frame.bytes_mut(), source, offending, ids.next());
+        self.error.emit(frame.bytes_mut(), source, offending, ids.take());
         match link_header(&mut frame, hop) {
             Ok(hop) => Some((hop.link, frame)),
             Err(_) => {

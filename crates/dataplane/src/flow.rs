@@ -8,18 +8,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use xvs_proto::tcp::Flags as TcpFlags;
 use xvs_proto::{FlowKey, Packet, Protocol};
 use xvs_sched::ForwardingMethod;
 
 use crate::clock::Millis;
-use crate::conn::tcp::{self, Seen, TcpState};
+use crate::conn::tcp::{self, Judgement, Seen, TcpState};
 use crate::conn::{
     ConnId, Connection, Direction, Flags, Inserted, NewConnection, Removal, TableWorker, Timers,
 };
 use crate::counters::{Stats, WorkerCounters};
 use crate::forward::{self, Ends, Identification};
 use crate::outcome::Unresolved;
-use crate::schedule::schedule;
+use crate::schedule::{choose, is_first, service};
 use crate::shm::Frame;
 use crate::snapshot::{
     Activity, Destination, DestinationId, DestinationLive, Path, ServiceLive, Settings, Snapshot,
@@ -28,6 +29,10 @@ use crate::verdict::{DropReason, Verdict};
 
 /// What a connection is remembered for before its first packet was judged.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a destination carries a connection that gave way: until the next of these, as the kernel's clock ticks.
+const LEAVING_TICK: Duration = Duration::from_millis(10);
+/// How many such connections a worker remembers; more of them are taken out of the count at once.
+const LEAVING: usize = 256;
 /// How much longer a template lives while it controls connections.
 const CONTROLLING_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -39,6 +44,10 @@ pub struct Flows {
     total: Arc<ServiceLive>,
     unresolved: Arc<Unresolved>,
     ids: Identification,
+    defence: Defence,
+    /// Connections that gave way to new ones and are still counted, and until when.
+    leaving: Vec<(Arc<DestinationLive>, Activity)>,
+    leave_at: Millis,
 }
 
 impl Flows {
@@ -51,7 +60,17 @@ impl Flows {
         total: Arc<ServiceLive>,
         unresolved: Arc<Unresolved>,
     ) -> Self {
-        Self { worker, table, counters, total, unresolved, ids: Identification::default() }
+        Self {
+            worker,
+            table,
+            counters,
+            total,
+            unresolved,
+            ids: Identification::default(),
+            defence: Defence::default(),
+            leaving: Vec::with_capacity(LEAVING),
+            leave_at: Millis(0),
+        }
     }
 
     /// The worker's seat at the table.
@@ -84,18 +103,109 @@ impl Flows {
         now: Millis,
     ) -> Verdict {
         match self.table.find(&packet.flow, hash) {
-            Some((id, Direction::Inbound)) => self.request(frame, packet, id, snapshot, now),
             Some((id, Direction::Outbound)) => self.reply(frame, packet, id, snapshot, now),
-            None => match self.begin(packet, snapshot, now) {
-                Ok(id) => self.request(frame, packet, id, snapshot, now),
-                Err(verdict) => verdict,
+            Some((id, Direction::Inbound)) => match self.standing(id, packet, snapshot) {
+                Standing::Lasts => self.request(frame, packet, id, snapshot, now),
+                Standing::GivesWay if self.give_way(id, snapshot, now) => {
+                    self.begin(frame, packet, snapshot, now)
+                }
+                Standing::GivesWay => self.request(frame, packet, id, snapshot, now),
+                Standing::Orphaned => Verdict::Drop(DropReason::DestinationUnavailable),
             },
+            None => self.begin(frame, packet, snapshot, now),
         }
     }
 
-    /// Enters the connection that a packet begins.
-    fn begin(&mut self, packet: &Packet, snapshot: &Snapshot, now: Millis) -> Result<ConnId, Verdict> {
-        let (member, dest) = schedule(packet, snapshot)?;
+    /// Whether a connection goes on with a client's packet. Source: ipvs-behaviour, sections 2.2 and 3.6.
+    fn standing(&self, id: ConnId, packet: &Packet, snapshot: &Snapshot) -> Standing {
+        let connection = self.table.connection(id);
+        let settings = &snapshot.settings;
+        let Some(destination) = destination(&connection, snapshot) else {
+            let moves_on = packet.flow.protocol == Protocol::UDP && settings.udp_nodest_reschedule;
+            return if settings.expire_nodest_conn || moves_on {
+                Standing::GivesWay
+            } else {
+                Standing::Orphaned
+            };
+        };
+        if !is_first(packet) {
+            return Standing::Lasts;
+        }
+        let drained = settings.expire_nodest_conn && destination.weight.is_quiescent();
+        let over = match TcpState::of(connection.state()) {
+            TcpState::TimeWait | TcpState::Close => settings.conn_reuse_mode.closed(),
+            TcpState::FinWait => {
+                settings.conn_reuse_mode.half_seen() && connection.flags().contains(Flags::NO_OUTPUT)
+            }
+            _ => false,
+        };
+        if drained || over { Standing::GivesWay } else { Standing::Lasts }
+    }
+
+    /// Takes a connection out of the table before its time. `false` if it controls others and has to stay.
+    ///
+    /// As under IPVS, which has it expire by its timer, its destination carries it until the next tick: whoever is
+    /// scheduled meanwhile is scheduled by that count.
+    fn give_way(&mut self, id: ConnId, snapshot: &Snapshot, now: Millis) -> bool {
+        if self.leaving.len() == self.leaving.capacity() {
+            self.let_go();
+        }
+        let removal = self.table.remove(id);
+        if removal == Removal::Done {
+            let connection = self.table.connection(id);
+            if let Some(live) = live(&connection, snapshot) {
+                self.leaving.push((live.clone(), activity(connection.flags())));
+                self.leave_at = next_tick(now);
+            }
+        }
+        removal != Removal::Controls
+    }
+
+    /// Takes those that gave way out of their destinations' counts.
+    fn let_go(&mut self) {
+        self.leaving.drain(..).for_each(|(live, activity)| live.leave(activity));
+    }
+
+    /// A packet that belongs to no connection: begins one if it may.
+    fn begin(&mut self, frame: &mut Frame, packet: &Packet, snapshot: &Snapshot, now: Millis) -> Verdict {
+        match self.schedule(packet, snapshot, now) {
+            Ok(Begun::Connection(id)) => self.request(frame, packet, id, snapshot, now),
+            Ok(Begun::OnePacket(ends, id)) => {
+                let Some(destination) = snapshot.destinations.find(id) else {
+                    return Verdict::Drop(DropReason::DestinationUnavailable);
+                };
+                self.count(destination, |stats| stats.count_in(packet.length()));
+                let verdict = forward::request(frame, packet, &ends, destination.path, &mut self.ids);
+                self.report_unresolved(verdict, destination.path);
+                verdict
+            }
+            Err(verdict) => {
+                if verdict == Verdict::Drop(DropReason::Unasked) {
+                    // The kernel's forwarding has taken one off when IPVS tells the sender.
+                    forward::decrement_ttl(frame, packet);
+                }
+                verdict
+            }
+        }
+    }
+
+    /// Chooses a destination and enters the connection in the table, unless it is for this one packet only.
+    fn schedule(&mut self, packet: &Packet, snapshot: &Snapshot, now: Millis) -> Result<Begun, Verdict> {
+        let service = match service(packet, snapshot) {
+            Ok(service) => service,
+            Err(_) if unasked(packet, snapshot) => return Err(Verdict::Drop(DropReason::Unasked)),
+            Err(verdict) => return Err(verdict),
+        };
+        if self.defence.drops(snapshot.settings.drop_packet_rate) {
+            return Err(Verdict::Drop(DropReason::Defence));
+        }
+        let (member, dest) = choose(packet, service)?;
+        let counted = snapshot.destinations.find(member.id);
+        if service.one_packet && packet.flow.protocol == Protocol::UDP {
+            counted.inspect(|destination| self.count(destination, |stats| stats.connections.add(1)));
+            let ends = Ends { virtual_endpoint: packet.flow.dest, dest, method: member.method };
+            return Ok(Begun::OnePacket(ends, member.id));
+        }
         let no_output = match member.method {
             ForwardingMethod::Nat => Flags::NONE,
             _ => Flags::NO_OUTPUT,
@@ -123,17 +233,10 @@ impl Flows {
         match inserted {
             Inserted::New(id) => {
                 self.counters.connections.add(1);
-                let service = snapshot.destinations.find(member.id).map(|destination| &destination.service);
-                for stats in
-                    [Some(&member.live.stats), service.map(|live| &live.stats), Some(&self.total.stats)]
-                {
-                    if let Some(stats) = stats {
-                        stats.of_worker(self.worker).connections.add(1);
-                    }
-                }
-                Ok(id)
+                counted.inspect(|destination| self.count(destination, |stats| stats.connections.add(1)));
+                Ok(Begun::Connection(id))
             }
-            Inserted::Existing(id) => Ok(id),
+            Inserted::Existing(id) => Ok(Begun::Connection(id)),
             Inserted::Full => Err(Verdict::Drop(DropReason::TableFull)),
             Inserted::NotIpv4 => Err(Verdict::PassToKernel),
         }
@@ -185,7 +288,7 @@ impl Flows {
             if let Some(destination) = destination(&connection, snapshot) {
                 self.count(destination, |stats| stats.count_out(packet.length()));
             }
-            self.advance(id, packet, Direction::Outbound, &live, &snapshot.settings, now);
+            self.advance(id, packet, Direction::Outbound, live, &snapshot.settings, now);
         }
         verdict
     }
@@ -234,7 +337,8 @@ impl Flows {
             Direction::Inbound => Seen::Input,
         };
         let before = TcpState::of(connection.state());
-        let after = before.after(packet.tcp_flags, seen);
+        let judgement = if settings.secure_tcp { Judgement::Secure } else { Judgement::Ordinary };
+        let after = before.after(packet.tcp_flags, seen, judgement);
         let timeout = tcp::timeout(after, settings.tcp_established, settings.tcp_fin_wait);
         if after != before {
             move_count(&connection, after, live);
@@ -253,8 +357,17 @@ impl Flows {
 
     /// Ends the connections whose time has come.
     pub fn expire(&mut self, snapshot: &Snapshot, now: Millis) -> Timers {
+        if now >= self.leave_at {
+            self.let_go();
+        }
         let counters = &self.counters;
         self.table.advance_timers(now, |table, id| expire(table, id, snapshot, counters, now))
+    }
+
+    /// When [`Self::expire`] has something to do next; `None`: not before a packet comes.
+    pub fn next_due(&self) -> Option<Millis> {
+        let leaving = (!self.leaving.is_empty()).then_some(self.leave_at);
+        self.table.next_timer().into_iter().chain(leaving).min()
     }
 
     /// Ends a burst.
@@ -263,21 +376,72 @@ impl Flows {
     }
 }
 
-fn expire(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot, counters: &WorkerCounters, now: Millis) {
-    match table.remove(id) {
-        Removal::Done => {
-            counters.expired.add(1);
-            let connection = table.connection(id);
-            if let Some(live) = live(&connection, snapshot) {
-                live.leave(activity(connection.flags()));
-            }
+/// What becomes of a connection that a client's packet met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// It takes the packet.
+    Lasts,
+    /// It ends, and the packet is treated as if it had met none.
+    GivesWay,
+    /// Its destination was removed: the packet is dropped, and the time left is not extended.
+    Orphaned,
+}
+
+/// What a packet has begun.
+enum Begun {
+    /// A connection in the table.
+    Connection(ConnId),
+    /// Nothing that is remembered.
+    OnePacket(Ends, DestinationId),
+}
+
+/// Drops one of so many packets that could begin a connection (`drop_packet`).
+#[derive(Debug, Default)]
+struct Defence {
+    passed: u32,
+}
+
+impl Defence {
+    /// Whether to drop this one: the first, and then each `rate`-th; a rate of 0 drops none.
+    fn drops(&mut self, rate: u32) -> bool {
+        if rate == 0 {
+            self.passed = 0;
+            return false;
         }
+        let drops = self.passed == 0;
+        self.passed = (self.passed + 1) % rate;
+        drops
+    }
+}
+
+/// Whether a masqueraded destination speaks to somebody who did not ask, and is to be told so.
+fn unasked(packet: &Packet, snapshot: &Snapshot) -> bool {
+    snapshot.settings.nat_icmp_send
+        && !packet.tcp_flags.has(TcpFlags::RST)
+        && snapshot.nat_destinations.contains(&(packet.flow.protocol, packet.flow.source))
+}
+
+fn expire(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot, counters: &WorkerCounters, now: Millis) {
+    match end(table, id, snapshot) {
+        Removal::Done => counters.expired.add(1),
         Removal::Controls => {
             let state = table.connection(id).state();
             table.refresh(id, state, now + CONTROLLING_TIMEOUT);
         }
         Removal::NotOurs => {}
     }
+}
+
+/// Takes a connection out of the table, and out of its destination's count.
+fn end(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot) -> Removal {
+    let removal = table.remove(id);
+    if removal == Removal::Done {
+        let connection = table.connection(id);
+        if let Some(live) = live(&connection, snapshot) {
+            live.leave(activity(connection.flags()));
+        }
+    }
+    removal
 }
 
 /// Counts a connection where its new state puts it; the flag says where it is counted, so each move is made once.
@@ -290,6 +454,12 @@ fn move_count(connection: &Connection<'_>, after: TcpState, live: &DestinationLi
         live.leave(from);
         live.enter(to);
     }
+}
+
+/// The first tick after `now`.
+fn next_tick(now: Millis) -> Millis {
+    let tick = LEAVING_TICK.as_millis() as u64;
+    Millis((now.0 / tick + 1) * tick)
 }
 
 fn activity(flags: Flags) -> Activity {

@@ -3,13 +3,11 @@
 //! Runs when a packet matches no connection. Cost: one look-up of a service; for a packet that may begin a
 //! connection, one choice of the service's scheduler. Not here: the connection's entry in the table.
 
-use std::net::IpAddr;
-
 use xvs_proto::tcp::Flags;
 use xvs_proto::{Endpoint, Packet, Protocol};
 use xvs_sched::ServiceKey;
 
-use crate::snapshot::{Member, Snapshot};
+use crate::snapshot::{Member, Service, Settings, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
 /// The port that FTP servers send data from; such connections are never scheduled.
@@ -22,29 +20,42 @@ impl Snapshot {
     }
 }
 
-/// Chooses a destination for the connection that `packet` begins, and the endpoint there.
+/// The service whose connection `packet` begins.
 ///
 /// # Errors
 /// The verdict on a packet that begins none.
-pub fn schedule<'s>(packet: &Packet, snapshot: &'s Snapshot) -> Result<(&'s Member, Endpoint), Verdict> {
+pub fn service<'s>(packet: &Packet, snapshot: &'s Snapshot) -> Result<&'s Service, Verdict> {
     let key = ServiceKey::Address { protocol: packet.flow.protocol, endpoint: packet.flow.dest };
-    if !begins_a_connection(packet) {
+    if !may_begin(packet, &snapshot.settings) {
         return Err(Verdict::PassToKernel);
     }
-    let service = snapshot.services.find(&key).ok_or(Verdict::PassToKernel)?;
-    if packet.flow.source.port == FTP_DATA {
-        return Err(Verdict::PassToKernel);
+    match snapshot.services.find(&key) {
+        Some(service) if packet.flow.source.port != FTP_DATA => Ok(service),
+        _ => Err(Verdict::PassToKernel),
     }
+}
+
+/// Chooses a destination for a new connection, and the endpoint there.
+///
+/// # Errors
+/// The verdict on a packet that nobody takes.
+pub fn choose<'s>(packet: &Packet, service: &'s Service) -> Result<(&'s Member, Endpoint), Verdict> {
     let member = service.choose().ok_or(Verdict::Drop(DropReason::NoDestination))?;
     let port = if member.endpoint.port == 0 { packet.flow.dest.port } else { member.endpoint.port };
     Ok((member, Endpoint { port, ..member.endpoint }))
 }
 
-/// TCP: a SYN that does not reset, acknowledging or not. UDP: every datagram.
-fn begins_a_connection(packet: &Packet) -> bool {
+/// Whether a packet is the first of its connection as its protocol has it: then it may also take the place of an old
+/// one. TCP: a SYN, acknowledging or not.
+pub fn is_first(packet: &Packet) -> bool {
+    packet.flow.protocol == Protocol::TCP && packet.tcp_flags.has(Flags::SYN)
+}
+
+/// TCP: a SYN that does not reset; any that does not reset if sloppy. UDP: every datagram.
+fn may_begin(packet: &Packet, settings: &Settings) -> bool {
     match packet.flow.protocol {
-        Protocol::TCP => packet.tcp_flags.has(Flags::SYN) && !packet.tcp_flags.has(Flags::RST),
-        Protocol::UDP => matches!(packet.flow.dest.addr, IpAddr::V4(_)),
+        Protocol::TCP => (is_first(packet) || settings.sloppy_tcp) && !packet.tcp_flags.has(Flags::RST),
+        Protocol::UDP => true,
         _ => false,
     }
 }

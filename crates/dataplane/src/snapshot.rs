@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use hashbrown::HashMap;
-use xvs_proto::{Endpoint, MacAddr};
+use hashbrown::{HashMap, HashSet};
+use xvs_proto::{Endpoint, MacAddr, Protocol};
 use xvs_sched::{Candidates, Choice, ForwardingMethod, Load, Scheduler, ServiceKey, State, Weight};
 
 use crate::counters::SharedStats;
@@ -27,6 +27,8 @@ pub struct Snapshot {
     pub destinations: Destinations,
     /// Routes and next hops.
     pub egress: Arc<Egress>,
+    /// Masqueraded destinations; empty unless `nat_icmp_send` asks for them.
+    pub nat_destinations: Arc<HashSet<(Protocol, Endpoint)>>,
     /// Timeouts and settings.
     pub settings: Settings,
 }
@@ -38,6 +40,7 @@ impl Snapshot {
             services: Services::default(),
             destinations: Destinations::default(),
             egress: Arc::new(Egress::default()),
+            nat_destinations: Arc::default(),
             settings: Settings::default(),
         }
     }
@@ -54,6 +57,38 @@ pub struct Settings {
     pub udp: Duration,
     /// How many ICMP errors a worker sends in a second; 0 means as many as there are.
     pub icmp_msgs_per_sec: u32,
+    /// When a new SYN takes the place of an old connection between the same endpoints.
+    pub conn_reuse_mode: ConnReuse,
+    /// Whether connections of a removed destination end at once, instead of being dropped until they expire.
+    pub expire_nodest_conn: bool,
+    /// Whether UDP datagrams of a removed destination are scheduled anew even without `expire_nodest_conn`.
+    pub udp_nodest_reschedule: bool,
+    /// Whether any TCP packet but a reset may begin a connection.
+    pub sloppy_tcp: bool,
+    /// Whether any SCTP packet but an abort may begin a connection.
+    pub sloppy_sctp: bool,
+    /// Whether half-open TCP connections are judged by the defensive table.
+    pub secure_tcp: bool,
+    /// Of so many packets that could begin a connection one is dropped; 0: none.
+    pub drop_packet_rate: u32,
+    /// Whether a destination that speaks without being asked is told so.
+    pub nat_icmp_send: bool,
+}
+
+/// The bits of `conn_reuse_mode`: 1 reuses what has closed, 2 also what waits for a FIN that cannot be seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnReuse(pub u8);
+
+impl ConnReuse {
+    /// Whether connections in TIME_WAIT (SCTP: CLOSED) give way.
+    pub fn closed(self) -> bool {
+        self.0 != 0
+    }
+
+    /// Whether connections in FIN_WAIT whose replies are not seen give way.
+    pub fn half_seen(self) -> bool {
+        self.0 & 2 != 0
+    }
 }
 
 impl Default for Settings {
@@ -63,6 +98,14 @@ impl Default for Settings {
             tcp_fin_wait: Duration::from_secs(120),
             udp: Duration::from_secs(300),
             icmp_msgs_per_sec: 1000,
+            conn_reuse_mode: ConnReuse(1),
+            expire_nodest_conn: false,
+            udp_nodest_reschedule: true,
+            sloppy_tcp: false,
+            sloppy_sctp: false,
+            secure_tcp: false,
+            drop_packet_rate: 0,
+            nat_icmp_send: false,
         }
     }
 }
@@ -120,6 +163,8 @@ pub struct Service {
     pub members: Box<[Member]>,
     /// Chooses among them.
     pub scheduler: Box<dyn Scheduler>,
+    /// Whether each UDP datagram is scheduled for itself.
+    pub one_packet: bool,
     /// The scheduler's state; shared by snapshots until the members change.
     pub place: Arc<AtomicU64>,
 }
@@ -245,6 +290,8 @@ pub struct DestinationId(pub u32);
 pub struct Destination {
     /// Whether it is still configured; packets of a removed one's connections are dropped.
     pub available: bool,
+    /// Its share of new connections.
+    pub weight: Weight,
     /// The way to it.
     pub path: Path,
     /// What it carries and counts.

@@ -50,6 +50,10 @@ pub enum DropReason {
     NoHeadroom,
     /// The connection table has no room.
     TableFull,
+    /// One of those that `drop_packet` sacrifices.
+    Defence,
+    /// A real server sent it without having been asked.
+    Unasked,
     /// The link's transmit ring is full, or the link is down.
     TransmitRefused,
     /// The kernel did not take the packet back.
@@ -60,7 +64,7 @@ impl DropReason {
     /// How many counters the reasons need.
     pub const COUNT: usize = Self::OTHERS.len() + Malformed::ALL.len();
 
-    const OTHERS: [Self; 13] = [
+    const OTHERS: [Self; 15] = [
         Self::NoDestination,
         Self::DestinationUnavailable,
         Self::DestinationLocal,
@@ -74,6 +78,8 @@ impl DropReason {
         Self::TableFull,
         Self::TransmitRefused,
         Self::KernelRefused,
+        Self::Defence,
+        Self::Unasked,
     ];
 
     /// Every reason, in the order of [`Self::index`].
@@ -97,6 +103,8 @@ impl DropReason {
             Self::TableFull => 10,
             Self::TransmitRefused => 11,
             Self::KernelRefused => 12,
+            Self::Defence => 13,
+            Self::Unasked => 14,
             Self::Malformed(malformed) => Self::OTHERS.len() + malformed as usize,
         }
     }
@@ -117,6 +125,8 @@ impl DropReason {
             Self::TableFull => "table_full",
             Self::TransmitRefused => "transmit_refused",
             Self::KernelRefused => "kernel_refused",
+            Self::Defence => "defence",
+            Self::Unasked => "unasked",
             Self::Malformed(malformed) => malformed.name(),
         }
     }
@@ -147,6 +157,8 @@ impl DropReason {
             Self::TableFull => "the connection table is full; raise `conn_table_size` in xvs.toml",
             Self::TransmitRefused => "the interface is down or its transmit ring is full",
             Self::KernelRefused => "the kernel did not take the packet back through the TAP",
+            Self::Defence => "`drop_packet` sacrifices one of so many packets that would begin a connection",
+            Self::Unasked => "a real server sent it without having been asked; it was told (`nat_icmp_send`)",
             Self::Malformed(malformed) => malformed.sentence(),
         }
     }
@@ -154,7 +166,7 @@ impl DropReason {
     /// What the sender is told about it, if anything.
     pub fn answer(self) -> Option<icmp::Error> {
         match self {
-            Self::NoDestination => Some(icmp::Error::PortUnreachable),
+            Self::NoDestination | Self::Unasked => Some(icmp::Error::PortUnreachable),
             Self::NoRoute => Some(icmp::Error::HostUnreachable),
             Self::TtlExpired => Some(icmp::Error::TimeExceeded),
             Self::TooBig { mtu } => Some(icmp::Error::FragmentationNeeded { mtu }),

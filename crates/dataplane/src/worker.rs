@@ -47,8 +47,8 @@ impl<P: Port> Worker<P> {
     }
 
     fn sleep(&mut self, now: Millis) {
+        let until_timer = self.pipeline.flows().next_due().map(|due| now.until(due));
         let table = self.pipeline.flows().table();
-        let until_timer = table.next_timer().map(|due| now.until(due));
         let at_most = match table.in_limbo() {
             0 => until_timer,
             _ => Some(until_timer.map_or(LIMBO_WAIT, |until| until.min(LIMBO_WAIT))),

@@ -20,7 +20,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Done {
     let config = arguments.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
-    let mut lab = Lab::with(config.settings());
+    let mut lab = Lab::with(config.ipvs);
     let mut out = io::stdout().lock();
     for line in io::stdin().lock().lines() {
         let line = line?;

@@ -2,7 +2,7 @@
 //!
 //! Runs once per TCP packet of a connection. Follows IPVS's ordinary table cell by cell; it is no TCP
 //! implementation, it only judges how long a connection is worth remembering and whether it counts as active.
-//! Cost: one table look-up. Not here: `secure_tcp`.
+//! Cost: one table look-up.
 
 use std::time::Duration;
 
@@ -55,9 +55,12 @@ pub enum Seen {
 type Row = [TcpState; 11];
 
 /// Next states, columns in the order of the states' numbers. One block a direction, in each the rows SYN, FIN, ACK,
-/// RST. Source: ipvs-behaviour, section 4.1, normal table (there the columns stand in the same order).
+/// RST.
+type Table = [[Row; 4]; 3];
+
+/// Source: ipvs-behaviour, section 4.1, normal table (there the columns stand in the same order).
 #[rustfmt::skip]
-const TABLE: [[Row; 4]; 3] = [
+const ORDINARY: Table = [
     [ // from the client
         // NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA
         [SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SR],
@@ -79,6 +82,39 @@ const TABLE: [[Row; 4]; 3] = [
     ],
 ];
 
+/// Under `secure_tcp` a handshake counts only when both its ends were seen. Source: as above, table of secure_tcp.
+#[rustfmt::skip]
+const SECURE: Table = [
+    [ // from the client
+        // NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA
+        [SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SA],
+        [CL, CW, SS, TW, TW, TW, CL, CW, LA, LI, SA],
+        [ES, ES, SS, SR, FW, TW, CL, CW, CL, LI, SA],
+        [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL],
+    ],
+    [ // a reply
+        [SS, ES, SS, SA, SS, SS, SS, SS, SS, LI, SA],
+        [TW, FW, SS, TW, FW, TW, CL, TW, LA, LI, TW],
+        [ES, ES, SS, ES, FW, TW, CL, CW, LA, ES, ES],
+        [CL, CL, SS, CL, CL, TW, CL, CL, CL, CL, CL],
+    ],
+    [ // from the client, replies not seen
+        [SA, ES, ES, SR, SA, SA, SA, SA, SA, SA, SA],
+        [CL, FW, SS, TW, FW, TW, CL, CW, LA, LI, TW],
+        [ES, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES],
+        [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL],
+    ],
+];
+
+/// By which table handshakes are judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judgement {
+    /// The one for quiet times.
+    Ordinary,
+    /// The defensive one (`secure_tcp`).
+    Secure,
+}
+
 impl TcpState {
     /// Every state, in the order of their numbers.
     pub const ALL: [Self; 11] = [NO, ES, SS, SR, FW, TW, CL, CW, LA, LI, SA];
@@ -90,7 +126,7 @@ impl TcpState {
 
     /// The state after a packet with these flags. RST outranks SYN, SYN outranks FIN, FIN outranks ACK; a packet
     /// with none of them closes.
-    pub fn after(self, flags: Flags, seen: Seen) -> Self {
+    pub fn after(self, flags: Flags, seen: Seen, judgement: Judgement) -> Self {
         let row = match flags {
             flags if flags.has(Flags::RST) => 3,
             flags if flags.has(Flags::SYN) => 0,
@@ -98,7 +134,11 @@ impl TcpState {
             flags if flags.has(Flags::ACK) => 2,
             _ => return CL,
         };
-        TABLE[seen as usize][row][self as usize]
+        let table = match judgement {
+            Judgement::Ordinary => &ORDINARY,
+            Judgement::Secure => &SECURE,
+        };
+        table[seen as usize][row][self as usize]
     }
 
     /// Whether a connection in it counts as active rather than inactive.
@@ -150,7 +190,7 @@ mod tests {
         packets
             .iter()
             .map(|(flags, seen)| {
-                state = state.after(*flags, *seen);
+                state = state.after(*flags, *seen, Judgement::Ordinary);
                 state
             })
             .collect()
@@ -184,15 +224,27 @@ mod tests {
 
     #[test]
     fn a_reset_outranks_everything_but_a_client_cannot_reset_what_the_server_has_not_answered() {
-        assert_eq!(SR.after(Flags(0x06), Seen::Input), SR);
-        assert_eq!(SR.after(Flags::RST, Seen::Output), CL);
-        assert_eq!(ES.after(Flags(0x15), Seen::InputOnly), CL);
+        assert_eq!(SR.after(Flags(0x06), Seen::Input, Judgement::Ordinary), SR);
+        assert_eq!(SR.after(Flags::RST, Seen::Output, Judgement::Ordinary), CL);
+        assert_eq!(ES.after(Flags(0x15), Seen::InputOnly, Judgement::Ordinary), CL);
+    }
+
+    #[test]
+    fn under_secure_tcp_a_client_alone_does_not_make_a_handshake() {
+        let secure = |state: TcpState, flags, seen| state.after(flags, seen, Judgement::Secure);
+        assert_eq!(secure(NO, Flags::SYN, Seen::Input), SR);
+        assert_eq!(secure(SR, Flags::ACK, Seen::Input), SR);
+        assert_eq!(secure(SR, SYN_ACK, Seen::Output), SA);
+        assert_eq!(secure(SA, Flags::ACK, Seen::Input), SA);
+        assert_eq!(secure(SA, Flags::ACK, Seen::Output), ES);
+        assert_eq!(secure(NO, Flags::SYN, Seen::InputOnly), SA);
+        assert_eq!(secure(SA, Flags::ACK, Seen::InputOnly), ES);
     }
 
     #[test]
     fn a_packet_without_any_of_the_four_flags_closes() {
         for state in TcpState::ALL {
-            assert_eq!(state.after(Flags(0x28), Seen::Input), CL);
+            assert_eq!(state.after(Flags(0x28), Seen::Input, Judgement::Ordinary), CL);
         }
     }
 

@@ -24,7 +24,7 @@ pub struct Identification(u16);
 
 impl Identification {
     /// The next identification of an IPv4 header that the director writes.
-    pub fn next(&mut self) -> u16 {
+    pub fn take(&mut self) -> u16 {
         self.0 = self.0.wrapping_add(1);
         self.0
     }
@@ -95,7 +95,7 @@ fn check_ttl(packet: &Packet) -> Result<(), DropReason> {
 }
 
 /// Takes one off a packet's time to live.
-fn decrement_ttl(frame: &mut Frame, packet: &Packet) {
+pub fn decrement_ttl(frame: &mut Frame, packet: &Packet) {
     Ipv4::edit(&mut frame.bytes_mut()[packet.network..]).decrement_ttl();
 }
 

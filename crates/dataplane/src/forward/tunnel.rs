@@ -35,7 +35,7 @@ pub(super) fn send(
     let outer = ipv4::Header {
         tos: outer_tos(packet.tos),
         payload_len: packet.length() as u16,
-        id: if packet.dont_fragment { 0 } else { ids.next() },
+        id: if packet.dont_fragment { 0 } else { ids.take() },
         dont_fragment: packet.dont_fragment,
         ttl: packet.ttl - 1,
         protocol: Protocol::IPIP,
