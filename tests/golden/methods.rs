@@ -304,6 +304,27 @@ fn one_port_of_a_server_may_serve_two_services_and_replies_find_the_right_one() 
 }
 
 #[test]
+fn of_two_connections_whose_replies_look_alike_the_newest_is_answered_and_then_the_other_again() {
+    let mut cluster = LabCluster::new();
+    for port in [80, 81] {
+        cluster.adm(&format!("-A -t {VIP}:{port} -s rr"));
+        cluster.adm(&format!("-a -t {VIP}:{port} -r {}:8080 -m", server(1)));
+        let first = Datagram::new(Transport::Tcp(SYN), at(CLIENT, 4000), at(VIP, port));
+        assert_eq!(cluster.from_client(&first).verdict, "transmit");
+    }
+    let answer = Datagram::new(Transport::Tcp(ACK), at(server(1), 8080), at(CLIENT, 4000));
+    let from = |port| to_client(&Datagram { ttl: 63, source: at(VIP, port), ..answer.clone() });
+    assert_judged(&cluster.from_server(&answer), "transmit", &[from(81)], FORWARDED);
+    // The older one lives on by its client's packets, the newer one ends.
+    cluster.from_client(&Datagram::new(Transport::Tcp(ACK), at(CLIENT, 4000), at(VIP, 80)));
+    let end = Datagram::new(Transport::Tcp(RST), at(CLIENT, 4000), at(VIP, 81));
+    assert_eq!(cluster.from_client(&end).verdict, "transmit");
+    cluster.advance(10.0);
+    assert_eq!(cluster.connections().len(), 1);
+    assert_judged(&cluster.from_server(&answer), "transmit", &[from(80)], FORWARDED);
+}
+
+#[test]
 fn round_robin_begins_at_the_server_added_last_and_takes_turns() {
     let mut cluster = LabCluster::new();
     cluster.adm(&format!("-A -u {VIP}:80 -s rr"));

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use etherparse::EtherType;
 use serde_json::json;
-use xvs::frames::{ACK, Complaint, FIN, SYN, ethernet, id};
+use xvs::frames::{ACK, Complaint, FIN, SYN, ethernet, hex, id};
 use xvs::lab_cluster::{
     CLIENT, GATEWAY_MAC, INSIDE, LAN_MAC, NOWHERE, SILENT, VIP, WAN_MAC, at, server, server_mac,
 };
@@ -357,4 +357,34 @@ fn a_packet_that_comes_back_to_where_it_came_from_goes_out_by_that_link() {
     let want = Datagram { ttl: 63, ..first.clone() }.frame(WAN_MAC, [2, 0, 0, 0, 1, 9]);
     let judged = cluster.inject("wan", &first.frame(GATEWAY_MAC, WAN_MAC));
     assert_judged(&judged, "transmit", &[("wan", want)], BEGUN);
+}
+
+#[test]
+fn a_full_table_drops_who_is_new_keeps_who_is_known_and_has_room_again_with_time() {
+    let mut cluster = cluster("-g", 1500);
+    let first = |number: u32| {
+        let client = Ipv4Addr::new(192, 0, 2, 200 + (number >> 16) as u8);
+        Datagram { source: at(client, number as u16), ..request(Transport::Udp) }
+    };
+    let known = first(1);
+    assert_eq!(cluster.from_client(&known).verdict, "transmit");
+    // More than the table holds; the lab itself is asked, because counters need no look each time.
+    for number in 2..70_000 {
+        let frame = hex(&first(number).frame(GATEWAY_MAC, WAN_MAC));
+        cluster.lab().answer(&format!(r#"{{"inject":"wan","frame":"{frame}"}}"#));
+    }
+    let counters = cluster.counters();
+    // Those from the FTP data port are passed.
+    assert_eq!(counters["passed_to_kernel"], 2);
+    assert_eq!(counters["connections"] + counters["drop_table_full"] + 2, 69_999);
+    let judged = cluster.from_client(&first(69_999));
+    let moved = [("drop_table_full", 1), ("rx_packets", 1)];
+    assert_judged(&judged, "drop table_full", &[], &moved);
+    assert_eq!(cluster.from_client(&known).verdict, "transmit");
+    let (active, inactive) = (cluster.loads()[1].1, cluster.loads()[1].2);
+    assert_eq!((active, inactive), (0, counters["connections"]));
+    cluster.advance(300.0);
+    assert_eq!(cluster.connections(), [] as [String; 0]);
+    assert_eq!(cluster.loads()[1].2, 0);
+    assert_eq!(cluster.from_client(&first(69_999)).verdict, "transmit");
 }

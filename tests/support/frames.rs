@@ -183,11 +183,16 @@ pub fn id(frame: &[u8]) -> u16 {
     u16::from_be_bytes([frame[18], frame[19]])
 }
 
-/// Makes the IPv4 header checksum of an untagged frame right after a test has edited the header.
+/// Makes the IPv4 header checksum of an untagged frame right after a test has edited the header; leaves alone what
+/// has no whole header.
 pub fn resum(frame: &mut [u8]) {
+    if frame.len() < 34 {
+        return;
+    }
     frame[24..26].fill(0);
     let end = (14 + usize::from(frame[14] & 0xf) * 4).min(frame.len());
-    let sum: u32 = frame[14..end].chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    let sum: u32 =
+        frame[14..end.max(34)].chunks_exact(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
