@@ -321,6 +321,33 @@ fn what_a_server_says_that_is_no_reply_is_the_kernels() {
 }
 
 #[test]
+fn a_server_that_speaks_unasked_is_told_if_so_set_for_as_long_as_it_is_masqueraded() {
+    let mut cluster = cluster("-m", 1500);
+    cluster.ok(json!({ "set": { "nat_icmp_send": 1 } }));
+    let unasked = Datagram::new(Transport::Tcp(ACK), at(server(1), 80), at(CLIENT, 4001));
+    let judged = cluster.from_server(&unasked);
+    assert_eq!(judged.verdict, "drop unasked");
+    let message = Complaint::PORT_UNREACHABLE;
+    let quoted = Datagram { ttl: 63, ..unasked.clone() };
+    assert_eq!(
+        judged.sent,
+        [told_server(&judged, message, &quoted)].map(|(link, frame)| (link.to_owned(), frame))
+    );
+    for (command, masqueraded) in [
+        (format!("-e -t {VIP}:80 -r {}:80 -m -w 0", server(1)), true),
+        (format!("-e -t {VIP}:80 -r {}:80 -g", server(1)), false),
+        (format!("-e -t {VIP}:80 -r {}:80 -m", server(1)), true),
+        (format!("-d -t {VIP}:80 -r {}:80", server(1)), false),
+        (format!("-a -t {VIP}:80 -r {}:80 -m", server(1)), true),
+        (format!("-D -t {VIP}:80"), false),
+    ] {
+        cluster.adm(&command);
+        let want = if masqueraded { "drop unasked" } else { "pass" };
+        assert_eq!(cluster.from_server(&unasked).verdict, want, "{command}");
+    }
+}
+
+#[test]
 fn a_server_of_direct_routing_has_no_replies_here() {
     for method in ["-g", "-i"] {
         let mut cluster = cluster(method, 1500);

@@ -15,12 +15,12 @@ use xvs_dataplane::egress::model::{Network, RouteAction};
 use xvs_dataplane::egress::{Egress, RouteTo};
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 use xvs_dataplane::xdp::{SteeringError, SteeringRules};
-use xvs_proto::Prefix;
-use xvs_sched::ServiceKey;
+use xvs_proto::{Endpoint, Prefix, Protocol};
+use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use crate::estimator;
 use crate::message::{Command, CommandError, Reply, Request};
-use crate::registry::Registry;
+use crate::registry::{Registry, reply_source};
 use crate::settings::{Ipvs, Memory};
 use crate::state::State;
 use crate::support::supported;
@@ -195,7 +195,7 @@ impl<P: Plant> Control<P> {
         self.registry.build(&self.state, &mut self.snapshot);
         self.snapshot.settings = self.ipvs.in_force(self.state.timeouts(), self.memory);
         self.snapshot.nat_destinations = match self.snapshot.settings.nat_icmp_send {
-            true => Arc::new(self.registry.nat_destinations().collect()),
+            true => Arc::new(self.masqueraded().collect()),
             false => Arc::default(),
         };
         let rules = self.steering();
@@ -228,6 +228,16 @@ impl<P: Plant> Control<P> {
         self.gateways.iter().copied().chain(towards).collect()
     }
 
+    /// Where the masqueraded destinations that are configured now send from.
+    fn masqueraded(&self) -> impl Iterator<Item = (Protocol, Endpoint)> {
+        let all = self
+            .state
+            .services()
+            .flat_map(|(key, service)| service.destinations.iter().map(|destination| (*key, destination)));
+        let masqueraded = all.filter(|(_, destination)| destination.options.method == ForwardingMethod::Nat);
+        masqueraded.filter_map(|(key, destination)| reply_source(key, destination.endpoint))
+    }
+
     fn steering(&self) -> SteeringRules {
         let mut rules = SteeringRules::default();
         for key in self.registry.service_keys() {
@@ -235,7 +245,7 @@ impl<P: Plant> Control<P> {
                 rules.services.insert((protocol, endpoint));
             }
         }
-        rules.nat_destinations = self.registry.nat_destinations().collect();
+        rules.nat_destinations = self.registry.reply_sources().collect();
         rules.local_addresses.clone_from(&self.local);
         if self.snapshot.services.is_empty() {
             // A family without services passes untouched.

@@ -253,21 +253,16 @@ impl Registry {
         live.chain(self.trash.values().map(|trashed| &trashed.known))
     }
 
-    /// The protocol and endpoint of every masqueraded destination whose replies may come, those included that were
-    /// removed or are now reached by another method.
-    pub fn nat_destinations(&self) -> impl Iterator<Item = (Protocol, Endpoint)> {
+    /// Where replies of masqueraded connections may come from, destinations included that were removed or are now
+    /// reached by another method.
+    pub fn reply_sources(&self) -> impl Iterator<Item = (Protocol, Endpoint)> {
         let live = self
             .services
             .iter()
             .flat_map(|(key, entry)| entry.destinations.iter().map(|known| (*key, known)));
         let trash = self.trash.iter().map(|((key, _), trashed)| (*key, &trashed.known));
-        live.chain(trash).filter(|(_, known)| known.masqueraded).filter_map(|(key, known)| match key {
-            ServiceKey::Address { protocol, endpoint } => {
-                let port = if known.endpoint.port == 0 { endpoint.port } else { known.endpoint.port };
-                Some((protocol, Endpoint { port, ..known.endpoint }))
-            }
-            ServiceKey::Mark { .. } => None,
-        })
+        let masqueraded = live.chain(trash).filter(|(_, known)| known.masqueraded);
+        masqueraded.filter_map(|(key, known)| reply_source(key, known.endpoint))
     }
 
     /// Every service, and those gone whose connections may live on.
@@ -334,6 +329,17 @@ fn available(known: &Known, service: &Arc<ServiceLive>, snapshot: &Snapshot) -> 
         path: Path::find(&snapshot.egress, known.endpoint.addr, 0),
         live: known.live.clone(),
         service: service.clone(),
+    }
+}
+
+/// Where a destination's replies to the clients of a service come from; `None`: from any port.
+pub fn reply_source(service: ServiceKey, dest: Endpoint) -> Option<(Protocol, Endpoint)> {
+    match service {
+        ServiceKey::Address { protocol, endpoint } => {
+            let port = if dest.port == 0 { endpoint.port } else { dest.port };
+            Some((protocol, Endpoint { port, ..dest }))
+        }
+        ServiceKey::Mark { .. } => None,
     }
 }
 
