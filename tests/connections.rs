@@ -227,7 +227,8 @@ fn a_packet_without_any_flag_closes() {
 #[test]
 fn every_state_ends_at_its_second_and_not_before() {
     use Sender::{Client, Server};
-    let ways: [(&str, &[(Sender, u8)], u64); 7] = [
+    type Way = (&'static str, &'static [(Sender, u8)], u64);
+    let ways: [Way; 7] = [
         ("-g", &[(Client, SYN)], 60),
         ("-i", &[(Client, SYN), (Client, ACK)], 900),
         ("-g", &[(Client, SYN), (Client, ACK), (Client, FIN)], 120),
