@@ -11,50 +11,22 @@ use std::path::Path;
 use serde_json::{Value, json};
 use xvs::frames::{ACK, SYN, hex, unhex};
 use xvs::lab_cluster::{CLIENT, GATEWAY_MAC, LAN_MAC, VIP, WAN_MAC, at, server, server_mac};
+use xvs::steered::{Steered, unreadable};
 use xvs::{Datagram, LabCluster, Transport, recording};
 use xvs_ctl::lab::Lab;
-use xvs_dataplane::verdict::DropReason;
-use xvs_dataplane::xdp::{Steering, SteeringRules, Verdict};
+use xvs_dataplane::xdp::Verdict;
 
-/// The program beside a lab, told at every change what the lab's director serves.
-struct Steered {
-    program: Steering,
-    told: SteeringRules,
-}
-
-impl Steered {
-    fn new() -> Self {
-        let program = Steering::load().expect("CAP_BPF and CAP_NET_ADMIN: run the tests as root");
-        Self { program, told: SteeringRules::default() }
+/// Injects a frame; a sentence if it was the director's and would not have reached it.
+fn inject(steered: &mut Steered, lab: &mut Lab, link: &str, frame: &[u8]) -> Result<Value, String> {
+    let verdict = steered.verdict(lab, frame);
+    let request = json!({ "inject": link, "frame": hex(frame) });
+    let answer: Value = serde_json::from_str(&lab.answer(&request.to_string())).expect("JSON");
+    let reason = answer["reason"].as_str().unwrap_or_default();
+    let taken = answer.get("error").is_none() && answer["verdict"] != "pass" && !unreadable(reason);
+    match verdict {
+        Verdict::Kernel if taken => Err(format!("left to the kernel, but {answer}: {}", hex(frame))),
+        _ => Ok(answer),
     }
-
-    /// Where the program sends a frame that comes to this lab now.
-    fn verdict(&mut self, lab: &mut Lab, frame: &[u8]) -> Verdict {
-        let rules = lab.steering_rules();
-        if self.told != *rules {
-            self.program.update(rules).expect("the maps have room");
-            self.told.clone_from(rules);
-        }
-        self.program.test_run(frame).expect("the kernel runs the program")
-    }
-
-    /// Injects a frame; a sentence if it was the director's and would not have reached it.
-    fn inject(&mut self, lab: &mut Lab, link: &str, frame: &[u8]) -> Result<Value, String> {
-        let steered = self.verdict(lab, frame);
-        let request = json!({ "inject": link, "frame": hex(frame) });
-        let answer: Value = serde_json::from_str(&lab.answer(&request.to_string())).expect("JSON");
-        let reason = answer["reason"].as_str().unwrap_or_default();
-        let taken = answer.get("error").is_none() && answer["verdict"] != "pass" && !unreadable(reason);
-        match steered {
-            Verdict::Kernel if taken => Err(format!("left to the kernel, but {answer}: {}", hex(frame))),
-            _ => Ok(answer),
-        }
-    }
-}
-
-/// Whether a drop is one of a frame that contradicts itself: the kernel drops it as well.
-fn unreadable(reason: &str) -> bool {
-    DropReason::all().any(|known| matches!(known, DropReason::Malformed(_)) && known.name() == reason)
 }
 
 /// Plays a recording; every frame that was steered too little, in words, and how many frames there were.
@@ -87,7 +59,7 @@ fn play(path: &Path, steered: &mut Steered) -> (usize, Vec<String>) {
                 frames += 1;
                 let frame = unhex(step["in"].as_str().expect("a frame"));
                 let link = step["port"].as_str().expect("a link");
-                if let Err(difference) = steered.inject(&mut lab, link, &frame) {
+                if let Err(difference) = inject(steered, &mut lab, link, &frame) {
                     wrong.push(format!("step {number}, {}: {difference}", step["note"]));
                 }
             }
@@ -156,10 +128,10 @@ fn replies_of_a_live_connection_are_steered_whatever_becomes_of_its_destination(
             cluster.ask(json!({ "adm": command.split(' ').collect::<Vec<_>>() }));
         }
         let lab = cluster.lab();
-        let answer =
-            steered.inject(lab, "lan", &reply()).unwrap_or_else(|wrong| panic!("{commands:?}: {wrong}"));
+        let answer = inject(&mut steered, lab, "lan", &reply())
+            .unwrap_or_else(|wrong| panic!("{commands:?}: {wrong}"));
         assert_eq!(answer["verdict"], "transmit", "{commands:?}");
-        steered.inject(lab, "wan", &request()).unwrap_or_else(|wrong| panic!("{commands:?}: {wrong}"));
+        inject(&mut steered, lab, "wan", &request()).unwrap_or_else(|wrong| panic!("{commands:?}: {wrong}"));
     }
 }
 
@@ -180,7 +152,7 @@ fn a_destination_of_the_same_port_that_turns_to_direct_routing_still_has_its_rep
             cluster.adm(&format!("-e -t {VIP}:80 -r {}:80 -g", server(1)));
         }
         let reply = Datagram::new(Transport::Tcp(ACK), at(server(1), 80), at(CLIENT, 4000));
-        let answer = steered.inject(cluster.lab(), "lan", &reply.frame(server_mac(1), LAN_MAC));
+        let answer = inject(&mut steered, cluster.lab(), "lan", &reply.frame(server_mac(1), LAN_MAC));
         assert_eq!(answer.map(|answer| answer["verdict"].clone()), Ok(json!("transmit")));
     }
 }

@@ -17,6 +17,7 @@ pub mod method;
 pub mod namespace;
 pub mod recording;
 pub mod servers;
+pub mod steered;
 pub mod wait;
 pub mod words;
 
