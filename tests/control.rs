@@ -77,8 +77,8 @@ impl Served {
         Client::connect(&self.socket).expect("the server answers")
     }
 
-    fn epoch(&self) -> u64 {
-        self.desk.cluster().lab().epoch()
+    fn publications(&self) -> u64 {
+        self.desk.cluster().lab().publications()
     }
 
     /// The verdict on a client's first packet to the virtual address, and the link address it leaves to.
@@ -146,10 +146,10 @@ fn what_was_answered_holds_for_the_next_packet() {
 fn each_command_is_one_snapshot_and_a_refused_one_none() {
     let served = Served::new();
     let mut client = served.client();
-    let before = served.epoch();
+    let before = served.publications();
     done(&mut client, &format!("-A -t {VIP}:80 -s rr"));
     done(&mut client, &format!("-a -t {VIP}:80 -r {}", server(1)));
-    assert_eq!(served.epoch(), before + 2);
+    assert_eq!(served.publications(), before + 2);
     for (line, text) in [
         (format!("-A -t {VIP}:80"), "Service already exists\n"),
         (format!("-a -t {VIP}:80 -r {}", server(1)), "Destination already exists\n"),
@@ -162,7 +162,7 @@ fn each_command_is_one_snapshot_and_a_refused_one_none() {
     }
     done(&mut client, "-L -n");
     done(&mut client, "-L -n -c");
-    assert_eq!(served.epoch(), before + 2);
+    assert_eq!(served.publications(), before + 2);
 }
 
 #[test]
@@ -171,10 +171,10 @@ fn a_restore_of_ten_thousand_lines_is_one_snapshot_and_saved_again_as_it_was() {
     let mut client = served.client();
     let rules = ten_thousand_lines();
     assert_eq!(rules.lines().count(), 10_000);
-    let before = served.epoch();
+    let before = served.publications();
     let Output { exit, stdout, stderr } = run(&mut client, "-R", &rules);
     assert_eq!((exit, stdout.as_str(), stderr.as_str()), (0, "", ""));
-    assert_eq!(served.epoch(), before + 1);
+    assert_eq!(served.publications(), before + 1);
     let saved = done(&mut client, "-S -n");
     let sorted = |text: &str| {
         let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
@@ -184,16 +184,16 @@ fn a_restore_of_ten_thousand_lines_is_one_snapshot_and_saved_again_as_it_was() {
     assert_eq!(sorted(&saved), sorted(&rules));
     // The one added last is chosen first, and nobody has answered for it.
     assert_eq!(served.first_packet(1, 1100).0, "drop no_neighbour");
-    let before = served.epoch();
+    let before = served.publications();
     assert_eq!(run(&mut client, "-R", &format!("-C\n{saved}")).exit, 0);
-    assert_eq!(served.epoch(), before + 1);
+    assert_eq!(served.publications(), before + 1);
 }
 
 #[test]
 fn a_refused_line_of_a_restore_is_reported_and_one_that_does_not_parse_ends_it_in_one_snapshot() {
     let served = Served::new();
     let mut client = served.client();
-    let before = served.epoch();
+    let before = served.publications();
     let rules = format!(
         "-A -t {VIP}:80\n-A -t {VIP}:80\n-a -t {VIP}:80 -r {}\n-A -t nonsense:\n-A -t {VIP}:81\n",
         server(1)
@@ -201,7 +201,7 @@ fn a_refused_line_of_a_restore_is_reported_and_one_that_does_not_parse_ends_it_i
     let Output { exit, stderr, .. } = run(&mut client, "-R", &rules);
     assert_eq!(exit, 2);
     assert_eq!(stderr, "Service already exists\nillegal virtual server address[:port] specified\n");
-    assert_eq!(served.epoch(), before + 1);
+    assert_eq!(served.publications(), before + 1);
     assert_eq!(served.first_packet(1, 80).1, Some([2, 0, 0, 0, 2, 11]));
     assert_eq!(served.first_packet(1, 81).0, "pass");
 }
@@ -212,7 +212,7 @@ fn ten_thousand_single_commands_are_each_in_force_when_answered() {
     let mut client = served.client();
     done(&mut client, &format!("-A -t {VIP}:80 -s rr"));
     done(&mut client, &format!("-a -t {VIP}:80 -r {}", server(1)));
-    let before = served.epoch();
+    let before = served.publications();
     for turn in 0..10_000u32 {
         done(&mut client, &format!("-e -t {VIP}:80 -r {} -w {}", server(1), turn % 2));
         if turn % 100 < 2 {
@@ -220,7 +220,7 @@ fn ten_thousand_single_commands_are_each_in_force_when_answered() {
             assert_eq!(served.first_packet(turn as u16 + 1, 80).0, want);
         }
     }
-    assert_eq!(served.epoch(), before + 10_000);
+    assert_eq!(served.publications(), before + 10_000);
 }
 
 #[test]
@@ -228,17 +228,17 @@ fn a_large_director_takes_single_commands_too() {
     let served = Served::new();
     let mut client = served.client();
     assert_eq!(run(&mut client, "-R", &ten_thousand_lines()).exit, 0);
-    let before = served.epoch();
+    let before = served.publications();
     for turn in 0..20 {
         done(&mut client, &format!("-e -t {VIP}:1001 -r 203.0.113.101 -w {turn}"));
     }
-    assert_eq!(served.epoch(), before + 20);
+    assert_eq!(served.publications(), before + 20);
 }
 
 #[test]
 fn clients_that_change_at_the_same_time_each_have_their_change_whole() {
     let served = Served::new();
-    let before = served.epoch();
+    let before = served.publications();
     std::thread::scope(|scope| {
         for number in 0..4 {
             let mut client = served.client();
@@ -251,7 +251,7 @@ fn clients_that_change_at_the_same_time_each_have_their_change_whole() {
             });
         }
     });
-    assert_eq!(served.epoch(), before + 800);
+    assert_eq!(served.publications(), before + 800);
     let saved = done(&mut served.client(), "-S -n");
     assert_eq!(saved.lines().count(), 800);
     assert_eq!(served.first_packet(1, 4099).0, "transmit");

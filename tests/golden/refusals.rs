@@ -243,7 +243,7 @@ fn a_client_without_a_way_back_is_not_told_and_that_is_counted() {
 }
 
 #[test]
-fn nobody_is_told_who_is_nobody() {
+fn what_comes_from_an_address_that_is_nobodys_is_the_kernels_to_refuse() {
     let mut cluster = LabCluster::new();
     cluster.adm(&format!("-A -u {VIP}:80"));
     let nobodies = [
@@ -255,8 +255,7 @@ fn nobody_is_told_who_is_nobody() {
     ];
     for nobody in nobodies {
         let first = Datagram { source: at(nobody, 4000), ..request(Transport::Udp) };
-        let moved = [("answers_withheld", 1), ("drop_no_destination", 1), ("rx_packets", 1)];
-        assert_judged(&cluster.from_client(&first), "drop no_destination", &[], &moved);
+        assert_passed(&cluster.from_client(&first));
     }
 }
 

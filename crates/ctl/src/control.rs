@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use xvs_dataplane::clock::Millis;
@@ -16,11 +17,11 @@ use xvs_dataplane::egress::{Egress, RouteTo};
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 use xvs_dataplane::xdp::{SteeringError, SteeringRules};
 use xvs_proto::{Endpoint, Prefix, Protocol};
-use xvs_sched::{ForwardingMethod, ServiceKey};
+use xvs_sched::ServiceKey;
 
 use crate::estimator;
 use crate::message::{Command, CommandError, Reply, Request};
-use crate::registry::{Registry, reply_source};
+use crate::registry::{Registry, replies_from};
 use crate::settings::{Ipvs, Memory};
 use crate::state::State;
 use crate::support::supported;
@@ -42,8 +43,8 @@ pub trait Plant {
     /// Returns when every worker acts on what was published before.
     ///
     /// # Errors
-    /// A sentence that names the worker that does not.
-    fn await_workers(&mut self) -> Result<(), String>;
+    /// A sentence that names one that does not after this long.
+    fn await_workers(&mut self, patience: Duration) -> Result<(), String>;
 
     /// Has these neighbours, by the kernel's index of their link, kept resolved, and no others.
     fn keep_resolved(&mut self, neighbours: &BTreeSet<(u32, IpAddr)>);
@@ -61,7 +62,8 @@ pub struct Control<P> {
     published: Arc<ArcSwap<Snapshot>>,
     next_look: Millis,
     next_trash: Millis,
-    epoch: u64,
+    /// Whether the XDP program steers other packets than it should since the last change.
+    steering_is_due: bool,
     /// Snapshots that a worker may still hold, because it did not take up the next one in time.
     held: Vec<Arc<Snapshot>>,
     /// Addresses of this machine.
@@ -71,7 +73,9 @@ pub struct Control<P> {
 }
 
 /// How often the trash is looked through.
-const TRASH_INTERVAL: std::time::Duration = std::time::Duration::from_secs(60);
+const TRASH_INTERVAL: Duration = Duration::from_secs(60);
+/// How long a change may take to reach every worker.
+const TAKE_UP: Duration = Duration::from_secs(1);
 
 impl<P: Plant> Control<P> {
     /// Nothing configured, for this many workers.
@@ -91,7 +95,7 @@ impl<P: Plant> Control<P> {
             published,
             next_look: Millis(0) + estimator::INTERVAL,
             next_trash: Millis(0) + TRASH_INTERVAL,
-            epoch: 0,
+            steering_is_due: false,
             held: Vec::new(),
             local: BTreeSet::new(),
             gateways: BTreeSet::new(),
@@ -119,11 +123,6 @@ impl<P: Plant> Control<P> {
         self.plant
     }
 
-    /// How many snapshots have been published.
-    pub fn epoch(&self) -> u64 {
-        self.epoch
-    }
-
     /// The desired state.
     pub fn state(&self) -> &State {
         &self.state
@@ -137,11 +136,15 @@ impl<P: Plant> Control<P> {
     pub fn handle(&mut self, request: &Request, now: Millis) -> Result<Reply, CommandError> {
         match request {
             Request::Change(command) => {
+                self.admit(command)?;
+                self.widen(std::slice::from_ref(command))?;
                 self.change(command, now)?;
                 self.publish().map(|()| Reply::Done)
             }
             Request::Restore(commands) => {
-                let results = commands.iter().map(|command| self.change(command, now)).collect();
+                self.widen(commands)?;
+                let change = |command| self.admit(command).and_then(|()| self.change(command, now));
+                let results = commands.iter().map(change).collect();
                 self.publish().map(|()| Reply::Restored(results))
             }
             Request::ListServices => Ok(Reply::Services(
@@ -163,14 +166,43 @@ impl<P: Plant> Control<P> {
         }
     }
 
-    /// Enters one command in the desired state; the snapshot follows with [`Self::publish`].
-    fn change(&mut self, command: &Command, now: Millis) -> Result<(), CommandError> {
+    /// Whether a command may be carried out as things are.
+    fn admit(&self, command: &Command) -> Result<(), CommandError> {
         self.state.check(command)?;
         supported(command)?;
-        self.refuse_local(command)?;
+        self.refuse_local(command)
+    }
+
+    /// Enters a command that was admitted in the desired state; the snapshot follows with [`Self::publish`].
+    fn change(&mut self, command: &Command, now: Millis) -> Result<(), CommandError> {
         self.state.apply(command)?;
         self.registry.follow(command, &self.state, &mut self.snapshot, now);
+        self.steering_is_due |= changes_steering(command);
         Ok(())
+    }
+
+    /// Has the XDP program steer what these commands would have it steer: before anything is changed, so that a program
+    /// that has no room refuses the change as a whole.
+    fn widen(&mut self, commands: &[Command]) -> Result<(), CommandError> {
+        let mut more = SteeringRules { local_addresses: self.local.clone(), ..SteeringRules::default() };
+        for command in commands {
+            match command {
+                Command::AddService { key: ServiceKey::Address { protocol, endpoint }, .. } => {
+                    more.services.insert((*protocol, *endpoint));
+                }
+                Command::AddDestination { service, endpoint, options }
+                | Command::EditDestination { service, endpoint, options } => {
+                    more.nat_destinations.extend(replies_from(*service, *endpoint, options.method));
+                }
+                _ => {}
+            }
+        }
+        if more.services.is_empty() && more.nat_destinations.is_empty() {
+            return Ok(());
+        }
+        self.plant
+            .widen(&more)
+            .map_err(|error| CommandError::Failed { why: format!("xvs: {error}; nothing was changed") })
     }
 
     /// A destination that is this machine itself would need the packet to be delivered here.
@@ -190,30 +222,37 @@ impl<P: Plant> Control<P> {
     }
 
     /// Makes the working snapshot the one that workers act on, and waits until they do.
+    ///
+    /// # Errors
+    /// The worker that does not. The change is made all the same; what has to wait for the worker is done by
+    /// [`Self::tick`].
     fn publish(&mut self) -> Result<(), CommandError> {
-        let failed = |why: String| CommandError::Failed { why };
         self.registry.build(&self.state, &mut self.snapshot);
         self.snapshot.settings = self.ipvs.in_force(self.state.timeouts(), self.memory);
         self.snapshot.nat_destinations = match self.snapshot.settings.nat_icmp_send {
             true => Arc::new(self.masqueraded().collect()),
             false => Arc::default(),
         };
-        let rules = self.steering();
-        self.plant
-            .widen(&rules)
-            .map_err(|error| failed(format!("xvs: the XDP program cannot steer this: {error}")))?;
         // Kept until every worker has left it, so that no worker is the last to hold it and has to free it.
         self.held.push(self.published.swap(Arc::new(self.snapshot.clone())));
-        self.epoch += 1;
-        self.plant.await_workers().map_err(failed)?;
-        self.held.clear();
-        self.plant
-            .narrow(&rules)
-            .map_err(|error| failed(format!("xvs: the XDP program still steers too much: {error}")))?;
         let wanted = self.next_hops();
         if wanted != self.resolved {
             self.plant.keep_resolved(&wanted);
             self.resolved = wanted;
+        }
+        self.settle(TAKE_UP).map_err(|why| CommandError::Failed { why })
+    }
+
+    /// Waits for the workers, then does what had to wait for them.
+    fn settle(&mut self, patience: Duration) -> Result<(), String> {
+        self.plant.await_workers(patience)?;
+        self.held.clear();
+        if std::mem::take(&mut self.steering_is_due) {
+            let rules = self.steering();
+            if let Err(error) = self.plant.narrow(&rules) {
+                tracing::error!("the XDP program does not steer as it should: {error}");
+                self.steering_is_due = true;
+            }
         }
         Ok(())
     }
@@ -230,12 +269,9 @@ impl<P: Plant> Control<P> {
 
     /// Where the masqueraded destinations that are configured now send from.
     fn masqueraded(&self) -> impl Iterator<Item = (Protocol, Endpoint)> {
-        let all = self
-            .state
-            .services()
-            .flat_map(|(key, service)| service.destinations.iter().map(|destination| (*key, destination)));
-        let masqueraded = all.filter(|(_, destination)| destination.options.method == ForwardingMethod::Nat);
-        masqueraded.filter_map(|(key, destination)| reply_source(key, destination.endpoint))
+        let services = self.state.services();
+        let all = services.flat_map(|(key, service)| service.destinations.iter().map(move |one| (*key, one)));
+        all.filter_map(|(key, one)| replies_from(key, one.endpoint, one.options.method))
     }
 
     fn steering(&self) -> SteeringRules {
@@ -245,7 +281,7 @@ impl<P: Plant> Control<P> {
                 rules.services.insert((protocol, endpoint));
             }
         }
-        rules.nat_destinations = self.registry.reply_sources().collect();
+        rules.nat_destinations = self.registry.nat_destinations().collect();
         rules.local_addresses.clone_from(&self.local);
         if self.snapshot.services.is_empty() {
             // A family without services passes untouched.
@@ -261,6 +297,7 @@ impl<P: Plant> Control<P> {
     /// As for [`Self::handle`].
     pub fn set_network(&mut self, network: &Network) -> Result<(), CommandError> {
         self.snapshot.egress = Arc::new(Egress::build(network));
+        self.steering_is_due = true;
         self.gateways = gateways(network);
         self.local = local(network);
         // The kernel forgets the neighbours of a link that goes down, so they are asked for anew.
@@ -281,11 +318,28 @@ impl<P: Plant> Control<P> {
         if self.next_trash <= now {
             self.next_trash = now + TRASH_INTERVAL;
             if self.registry.empty_trash(&mut self.snapshot, now) {
+                // What is steered for removed destinations depends on the connections that they still have.
+                self.steering_is_due = true;
                 self.publish()?;
             }
         }
+        if !self.held.is_empty() || self.steering_is_due {
+            self.settle(Duration::ZERO).map_err(|why| CommandError::Failed { why })?;
+        }
         Ok(self.next_look.min(self.next_trash))
     }
+}
+
+/// Whether a command can change which packets are the director's.
+fn changes_steering(command: &Command) -> bool {
+    !matches!(
+        command,
+        Command::EditService { .. }
+            | Command::Zero(_)
+            | Command::SetTimeouts(_)
+            | Command::StartDaemon(_)
+            | Command::StopDaemon(_)
+    )
 }
 
 /// The addresses that the kernel delivers to this machine.

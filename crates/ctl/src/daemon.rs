@@ -20,6 +20,7 @@ use xvs_dataplane::conn::{Table, TableConfig, TableReader};
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::flow::Flows;
+use xvs_dataplane::forward::Identification;
 use xvs_dataplane::outcome::{Outcome, Unresolved};
 use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::LinkId;
@@ -75,12 +76,13 @@ enum Input {
     Stop,
 }
 
-/// How long a change may take to reach every worker.
-const TAKE_UP: Duration = Duration::from_secs(1);
 /// How often the control thread looks for next hops that packets were dropped for.
 const UNRESOLVED_INTERVAL: Duration = Duration::from_millis(100);
 /// Changes of the network, and requests, that may wait for the control thread.
 const QUEUE: usize = 1024;
+
+/// How far apart the sequences of identifications begin.
+const ID_STRIDE: u16 = 4093;
 
 /// A running daemon.
 pub struct Daemon {
@@ -153,6 +155,14 @@ struct Wired {
     table: Arc<Table>,
 }
 
+impl Wired {
+    /// Whose seat it is at the table.
+    fn who(&self, seat: usize) -> String {
+        let workers = self.table.config().workers;
+        if seat < workers { format!("worker {seat}") } else { "a listing".to_owned() }
+    }
+}
+
 impl Plant for Wired {
     fn widen(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
         self.steering.add(rules)
@@ -162,13 +172,14 @@ impl Plant for Wired {
         self.steering.remove(rules)
     }
 
-    fn await_workers(&mut self) -> Result<(), String> {
+    fn await_workers(&mut self, patience: Duration) -> Result<(), String> {
         let epoch = self.table.close_epoch();
-        let patience = Instant::now() + TAKE_UP;
+        let patience = Instant::now() + patience;
         while let Some(seat) = self.table.laggard(epoch) {
             if Instant::now() >= patience {
                 return Err(format!(
-                    "xvs: the change is made, but worker {seat} has not taken it up after a second; see `xvs status`"
+                    "xvs: the change is made, but {} has not taken it up; see `xvs status`",
+                    self.who(seat)
                 ));
             }
             thread::sleep(Duration::from_micros(20));
@@ -230,17 +241,21 @@ impl Daemon {
         let names: Vec<_> = attached.iter().map(|attached| attached.index()).collect();
         let plant = Wired { _attached: attached, steering, neighbours, table: table.clone() };
         let control = Control::new(plant, shares.len(), config.ipvs);
+        // Nobody outside can tell where the sequences begin.
+        let first_id = table.secret().0[0] as u16;
         let mut workers = Vec::new();
         let mut counters = Vec::new();
         for (number, (port, core)) in ports.into_iter().enumerate() {
             let counted = Arc::new(WorkerCounters::default());
             counters.push(counted.clone());
             let seat = table.handle(number).expect("each worker has its seat");
-            let flows = Flows::new(number, seat, counted.clone(), control.total(), unresolved.clone());
+            let ids = |half| Identification::after(first_id.wrapping_add(half * ID_STRIDE));
+            let ids = (ids(2 * number as u16), ids(2 * number as u16 + 1));
+            let flows = Flows::new(number, seat, counted.clone(), control.total(), unresolved.clone(), ids.0);
             let stop = Arc::new(AtomicBool::new(false));
             let waker = port.waker();
             let worker = Worker {
-                pipeline: Pipeline::new(flows, Outcome::new(counted)),
+                pipeline: Pipeline::new(flows, Outcome::new(counted, unresolved.clone(), ids.1)),
                 port,
                 snapshot: control.published(),
                 clock: clock.clone(),

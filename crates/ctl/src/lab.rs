@@ -21,6 +21,7 @@ use xvs_dataplane::conn::{Table, TableConfig, TableReader, Timers};
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::flow::Flows;
+use xvs_dataplane::forward::Identification;
 use xvs_dataplane::outcome::{Outcome, Unresolved};
 use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::LinkId;
@@ -63,10 +64,13 @@ struct Inner {
 #[derive(Default)]
 struct Unwired {
     rules: SteeringRules,
+    /// How often workers would have been waited for: once a publication.
+    publications: u64,
 }
 
 impl Plant for Unwired {
-    fn widen(&mut self, _: &SteeringRules) -> Result<(), SteeringError> {
+    fn widen(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+        self.rules = self.rules.or(rules);
         Ok(())
     }
 
@@ -75,7 +79,8 @@ impl Plant for Unwired {
         Ok(())
     }
 
-    fn await_workers(&mut self) -> Result<(), String> {
+    fn await_workers(&mut self, _: Duration) -> Result<(), String> {
+        self.publications += 1;
         Ok(())
     }
 
@@ -164,9 +169,11 @@ impl Lab {
             table.handle(0).expect("its only worker"),
             counters.clone(),
             control.total(),
-            unresolved,
+            unresolved.clone(),
+            Identification::after(0),
         );
-        let pipeline = Pipeline::new(flows, Outcome::new(counters.clone()));
+        let pipeline =
+            Pipeline::new(flows, Outcome::new(counters.clone(), unresolved, Identification::after(0)));
         let reader = Mutex::new(table.reader().expect("its only reader"));
         let inner = Inner { control, counters, reader, network: Network::default(), now: Millis(0) };
         Self { inner, port: MemoryPort::with_links(0), pipeline, resolver: adm::SystemResolver::default() }
@@ -192,8 +199,8 @@ impl Lab {
     }
 
     /// How many snapshots have been published.
-    pub fn epoch(&self) -> u64 {
-        self.inner.control.epoch()
+    pub fn publications(&mut self) -> u64 {
+        self.inner.control.plant().publications
     }
 
     fn carry_out(&mut self, line: Line) -> Result<Value, String> {
@@ -270,6 +277,7 @@ impl Lab {
         }
         let snapshot = self.inner.control.published().load_full();
         self.pipeline.run(&snapshot, &mut self.port, self.inner.now);
+        self.pipeline.quiescent();
         let verdict = *self.pipeline.verdicts().first().ok_or("the frame did not come in")?;
         self.port.take_passed();
         let (name, reason) = match verdict {
@@ -290,10 +298,8 @@ impl Lab {
             self.inner.now = (self.inner.now + STEP).min(target);
             self.inner.control.tick(self.inner.now).map_err(|error| error.to_string())?;
             let snapshot = self.inner.control.published().load_full();
-            // Each call does a bounded part; a worker's bursts go between them.
-            while self.pipeline.expire(&snapshot, self.inner.now) == Timers::Behind {
-                self.pipeline.flows().quiescent();
-            }
+            while self.pipeline.expire(&snapshot, self.inner.now) == Timers::Behind {}
+            self.pipeline.quiescent();
         }
         Ok(json!({ "ok": true, "tx": self.transmitted() }))
     }

@@ -5,11 +5,13 @@
 //! as a connection may refer to them, so that one that is added again gets its connections and counts back.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use xvs_dataplane::clock::Millis;
+use xvs_dataplane::egress::RouteTo;
 use xvs_dataplane::snapshot::{
     Destination, DestinationId, DestinationLive, Member, Path, Service, ServiceLive, Snapshot,
 };
@@ -48,9 +50,9 @@ struct Entry {
 
 struct Known {
     endpoint: Endpoint,
-    /// Whether it is or was masqueraded: connections keep the method that they began with, so their replies may come
-    /// for as long as it is known.
-    masqueraded: bool,
+    method: ForwardingMethod,
+    /// Whether some of its connections may be masqueraded: they keep their method when an edit changes it.
+    was_nat: bool,
     weight: Weight,
     id: DestinationId,
     live: Arc<DestinationLive>,
@@ -58,9 +60,20 @@ struct Known {
 }
 
 impl Known {
-    fn follow(&mut self, options: &DestinationOptions) {
-        self.masqueraded |= options.method == ForwardingMethod::Nat;
+    fn set_options(&mut self, options: &DestinationOptions) {
+        let nat = options.method == ForwardingMethod::Nat;
+        self.was_nat = nat || self.was_nat && self.has_connections();
+        self.method = options.method;
         self.weight = options.weight;
+    }
+
+    fn masqueraded(&self) -> bool {
+        self.method == ForwardingMethod::Nat || self.was_nat && self.has_connections()
+    }
+
+    fn has_connections(&self) -> bool {
+        let load = self.live.load();
+        load.active + load.inactive > 0
     }
 }
 
@@ -98,15 +111,16 @@ impl Registry {
             }
             Command::AddDestination { service, endpoint, options } => {
                 let Some(mut entry) = self.services.remove(service) else { return };
-                let mut known = self.adopt(*service, *endpoint, &entry.live);
-                known.follow(options);
-                entry.destinations.insert(0, known);
+                let known = self.adopt(*service, *endpoint, &entry.live);
+                entry
+                    .destinations
+                    .insert(0, Known { method: options.method, weight: options.weight, ..known });
                 self.changed(*service, entry, Change::Added, state);
             }
             Command::EditDestination { service, endpoint, options } => {
                 let Some(mut entry) = self.services.remove(service) else { return };
                 if let Some(known) = entry.destinations.iter_mut().find(|known| known.endpoint == *endpoint) {
-                    known.follow(options);
+                    known.set_options(options);
                 }
                 self.changed(*service, entry, Change::Edited, state);
             }
@@ -193,7 +207,8 @@ impl Registry {
         });
         Known {
             endpoint,
-            masqueraded: false,
+            method: ForwardingMethod::DirectRouting,
+            was_nat: false,
             weight: Weight(0),
             id,
             live: Arc::new(DestinationLive::new(self.workers)),
@@ -215,12 +230,11 @@ impl Registry {
         self.trash.insert((key, trashed.known.endpoint), trashed);
     }
 
-    /// Forgets removed destinations that nothing refers to any more. Returns whether the snapshot changed.
+    /// Forgets removed destinations that nothing refers to any more. Returns whether there were removed ones.
     pub fn empty_trash(&mut self, snapshot: &mut Snapshot, now: Millis) -> bool {
-        let before = self.unused.len();
+        let any = !self.trash.is_empty();
         self.trash.retain(|_, trashed| {
-            let load = trashed.known.live.load();
-            if load.active + load.inactive > 0 {
+            if trashed.known.has_connections() {
                 trashed.since = now;
             }
             let keep = trashed.since.until(now) < TRASH_TIME;
@@ -230,7 +244,7 @@ impl Registry {
             }
             keep
         });
-        self.unused.len() > before
+        any
     }
 
     /// Works out every destination's path anew. Returns whether any changed.
@@ -239,8 +253,9 @@ impl Registry {
         for known in self.known() {
             let Some(destination) = snapshot.destinations.find(known.id) else { continue };
             let path = Path::find(&snapshot.egress, known.endpoint.addr, 0);
-            if destination.path != path {
-                let rerouted = Destination { path, ..destination.clone() };
+            let source = source(known, snapshot);
+            if (destination.path, destination.source) != (path, source) {
+                let rerouted = Destination { path, source, ..destination.clone() };
                 snapshot.destinations.set(known.id, Some(rerouted));
                 changed = true;
             }
@@ -253,21 +268,25 @@ impl Registry {
         live.chain(self.trash.values().map(|trashed| &trashed.known))
     }
 
-    /// Where replies of masqueraded connections may come from, destinations included that were removed or are now
-    /// reached by another method.
-    pub fn reply_sources(&self) -> impl Iterator<Item = (Protocol, Endpoint)> {
-        let live = self
-            .services
-            .iter()
-            .flat_map(|(key, entry)| entry.destinations.iter().map(|known| (*key, known)));
-        let trash = self.trash.iter().map(|((key, _), trashed)| (*key, &trashed.known));
-        let masqueraded = live.chain(trash).filter(|(_, known)| known.masqueraded);
-        masqueraded.filter_map(|(key, known)| reply_source(key, known.endpoint))
+    /// The protocol and endpoint of every destination that may send replies to be translated: those that are
+    /// masqueraded, and those that were and still have connections.
+    pub fn nat_destinations(&self) -> impl Iterator<Item = (Protocol, Endpoint)> {
+        let live = self.services.iter().flat_map(|(key, entry)| {
+            entry.destinations.iter().map(|known| (*key, known)).filter(|(_, known)| known.masqueraded())
+        });
+        let trash = self.lingering().filter(|(_, known)| known.was_nat);
+        live.chain(trash).filter_map(|(key, known)| replies_from(key, known.endpoint, ForwardingMethod::Nat))
     }
 
-    /// Every service, and those gone whose connections may live on.
+    /// Every service, and those gone whose connections live on.
     pub fn service_keys(&self) -> impl Iterator<Item = ServiceKey> {
-        self.services.keys().copied().chain(self.trash.keys().map(|(key, _)| *key))
+        self.services.keys().copied().chain(self.lingering().map(|(key, _)| key))
+    }
+
+    /// Removed destinations that still have connections.
+    fn lingering(&self) -> impl Iterator<Item = (ServiceKey, &Known)> {
+        let all = self.trash.iter().map(|((key, _), trashed)| (*key, &trashed.known));
+        all.filter(|(_, known)| known.has_connections())
     }
 
     /// The addresses that destinations are reached at.
@@ -322,24 +341,38 @@ impl Registry {
     }
 }
 
+/// The address that tunnels to a destination come from.
+fn source(known: &Known, snapshot: &Snapshot) -> Option<IpAddr> {
+    let egress = &snapshot.egress;
+    match egress.route(known.endpoint.addr, 0) {
+        RouteTo::Via { link, .. } => egress.source_for(known.endpoint.addr, link),
+        _ => None,
+    }
+}
+
+/// Where the replies of a destination come from that are to be translated.
+pub fn replies_from(
+    service: ServiceKey,
+    destination: Endpoint,
+    method: ForwardingMethod,
+) -> Option<(Protocol, Endpoint)> {
+    match service {
+        ServiceKey::Address { protocol, endpoint } if method == ForwardingMethod::Nat => {
+            let port = if destination.port == 0 { endpoint.port } else { destination.port };
+            Some((protocol, Endpoint { port, ..destination }))
+        }
+        _ => None,
+    }
+}
+
 fn available(known: &Known, service: &Arc<ServiceLive>, snapshot: &Snapshot) -> Destination {
     Destination {
         available: true,
         weight: known.weight,
         path: Path::find(&snapshot.egress, known.endpoint.addr, 0),
+        source: source(known, snapshot),
         live: known.live.clone(),
         service: service.clone(),
-    }
-}
-
-/// Where a destination's replies to the clients of a service come from; `None`: from any port.
-pub fn reply_source(service: ServiceKey, dest: Endpoint) -> Option<(Protocol, Endpoint)> {
-    match service {
-        ServiceKey::Address { protocol, endpoint } => {
-            let port = if dest.port == 0 { endpoint.port } else { dest.port };
-            Some((protocol, Endpoint { port, ..dest }))
-        }
-        ServiceKey::Mark { .. } => None,
     }
 }
 

@@ -10,6 +10,7 @@ use xvs_proto::{Packet, icmp};
 
 use crate::clock::Millis;
 use crate::forward::{Identification, link_header};
+use crate::outcome::Unresolved;
 use crate::port::{LinkId, Port};
 use crate::shm::Frame;
 use crate::snapshot::{Path, Snapshot};
@@ -64,12 +65,21 @@ impl Offence<'_> {
         snapshot: &Snapshot,
         port: &mut impl Port,
         ids: &mut Identification,
+        unresolved: &Unresolved,
     ) -> Option<(LinkId, Frame)> {
         let sender = self.packet.flow.source.addr;
         if self.packet.is_icmp_error() || !is_somebody(sender) {
             return None;
         }
-        let Path::To(hop) = Path::find(&snapshot.egress, sender, 0) else { return None };
+        let hop = match Path::find(&snapshot.egress, sender, 0) {
+            Path::To(hop) => hop,
+            Path::NoNeighbour { link, next_hop } => {
+                // Full: others wait to be resolved.
+                let _ = unresolved.push((link, next_hop));
+                return None;
+            }
+            Path::Local | Path::NoRoute => return None,
+        };
         let source = self.source(snapshot)?;
         let offending = &self.frame.bytes()[self.packet.network..self.packet.end];
         let mut frame = port.allocate()?;

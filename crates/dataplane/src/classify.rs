@@ -25,6 +25,10 @@ pub fn classify(frame: &[u8], link: LinkId, snapshot: &Snapshot) -> Class {
         Ok(Parsed::Other) => return Class::Decided(Verdict::PassToKernel),
         Err(malformed) => return Class::Decided(Verdict::Drop(DropReason::Malformed(malformed))),
     };
+    if packet.network != ethernet::HEADER_LEN {
+        // Of a tagged network no link here tells; its packets stay with the kernel.
+        return Class::Decided(Verdict::PassToKernel);
+    }
     // As IPVS: what the link layer addressed to somebody else is not looked at, and a family without services
     // passes untouched.
     let to_us = snapshot.egress.link(link).is_some_and(|link| link.mac == ethernet::dest(frame));

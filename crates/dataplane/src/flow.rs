@@ -5,6 +5,7 @@
 //! index for the look-up, one for the connection, one for its destination. Not here: which packets begin a
 //! connection (`schedule.rs`).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +60,7 @@ impl Flows {
         counters: Arc<WorkerCounters>,
         total: Arc<ServiceLive>,
         unresolved: Arc<Unresolved>,
+        ids: Identification,
     ) -> Self {
         Self {
             worker,
@@ -66,7 +68,7 @@ impl Flows {
             counters,
             total,
             unresolved,
-            ids: Identification::default(),
+            ids,
             defence: Defence::default(),
             leaving: Vec::with_capacity(LEAVING),
             leave_at: Millis(0),
@@ -120,26 +122,26 @@ impl Flows {
     fn standing(&self, id: ConnId, packet: &Packet, snapshot: &Snapshot) -> Standing {
         let connection = self.table.connection(id);
         let settings = &snapshot.settings;
-        let Some(destination) = destination(&connection, snapshot) else {
-            let moves_on = packet.flow.protocol == Protocol::UDP && settings.udp_nodest_reschedule;
-            return if settings.expire_nodest_conn || moves_on {
-                Standing::GivesWay
-            } else {
-                Standing::Orphaned
+        let destination = destination(&connection, snapshot);
+        if is_first(packet) {
+            let drained = destination.is_some_and(|destination| destination.weight.is_quiescent());
+            let over = match TcpState::of(connection.state()) {
+                TcpState::TimeWait | TcpState::Close => settings.conn_reuse_mode.closed(),
+                TcpState::FinWait => {
+                    settings.conn_reuse_mode.half_seen() && connection.flags().contains(Flags::NO_OUTPUT)
+                }
+                _ => false,
             };
-        };
-        if !is_first(packet) {
-            return Standing::Lasts;
-        }
-        let drained = settings.expire_nodest_conn && destination.weight.is_quiescent();
-        let over = match TcpState::of(connection.state()) {
-            TcpState::TimeWait | TcpState::Close => settings.conn_reuse_mode.closed(),
-            TcpState::FinWait => {
-                settings.conn_reuse_mode.half_seen() && connection.flags().contains(Flags::NO_OUTPUT)
+            if over || drained && settings.expire_nodest_conn {
+                return Standing::GivesWay;
             }
-            _ => false,
-        };
-        if drained || over { Standing::GivesWay } else { Standing::Lasts }
+        }
+        let moves_on = packet.flow.protocol == Protocol::UDP && settings.udp_nodest_reschedule;
+        match destination {
+            Some(_) => Standing::Lasts,
+            None if settings.expire_nodest_conn || moves_on => Standing::GivesWay,
+            None => Standing::Orphaned,
+        }
     }
 
     /// Takes a connection out of the table before its time. `false` if it controls others and has to stay.
@@ -151,11 +153,13 @@ impl Flows {
             self.let_go();
         }
         let removal = self.table.remove(id);
-        if removal == Removal::Done {
+        if let Removal::Done(state) = removal {
             let connection = self.table.connection(id);
             if let Some(live) = live(&connection, snapshot) {
-                self.leaving.push((live.clone(), activity(connection.flags())));
-                self.leave_at = next_tick(now);
+                if self.leaving.is_empty() {
+                    self.leave_at = next_tick(now);
+                }
+                self.leaving.push((live.clone(), activity(connection.protocol(), state)));
             }
         }
         removal != Removal::Controls
@@ -203,7 +207,8 @@ impl Flows {
         let counted = snapshot.destinations.find(member.id);
         if service.one_packet && packet.flow.protocol == Protocol::UDP {
             counted.inspect(|destination| self.count(destination, |stats| stats.connections.add(1)));
-            let ends = Ends { virtual_endpoint: packet.flow.dest, dest, method: member.method };
+            let source = counted.and_then(|destination| destination.source);
+            let ends = Ends { virtual_endpoint: packet.flow.dest, dest, method: member.method, source };
             return Ok(Begun::OnePacket(ends, member.id));
         }
         let no_output = match member.method {
@@ -216,7 +221,7 @@ impl Flows {
             virtual_endpoint: packet.flow.dest,
             dest,
             method: member.method,
-            flags: Flags::INACTIVE | no_output,
+            flags: no_output,
             state: 0,
             expires: now + FIRST_TIMEOUT,
             service: 0,
@@ -252,10 +257,10 @@ impl Flows {
         now: Millis,
     ) -> Verdict {
         let connection = self.table.connection(id);
-        let ends = ends(&connection);
         let Some(destination) = destination(&connection, snapshot) else {
             return Verdict::Drop(DropReason::DestinationUnavailable);
         };
+        let ends = ends(&connection, destination.source);
         connection.count_in_packet();
         self.count(destination, |stats| stats.count_in(packet.length()));
         self.advance(id, packet, Direction::Inbound, &destination.live, &snapshot.settings, now);
@@ -278,7 +283,7 @@ impl Flows {
             // From the virtual address itself. IPv4 does not take that from the wire: the kernel refuses it.
             return Verdict::PassToKernel;
         }
-        let ends = ends(&connection);
+        let ends = ends(&connection, None);
         let path = Path::find(&snapshot.egress, packet.flow.dest.addr, self.table.hash(&packet.flow));
         let verdict = forward::reply(frame, packet, &ends, path);
         self.report_unresolved(verdict, path);
@@ -310,7 +315,8 @@ impl Flows {
         }
     }
 
-    /// Moves a connection's state and deadline as a packet demands.
+    /// Moves a connection's state and deadline as a packet demands, and its place among its destination's counts: the
+    /// state alone says which of the two it is in, so each move is made by the one worker whose transition it was.
     fn advance(
         &mut self,
         id: ConnId,
@@ -321,29 +327,26 @@ impl Flows {
         now: Millis,
     ) {
         let connection = self.table.connection(id);
-        if connection.protocol() == Protocol::UDP {
-            self.table.refresh(id, 0, now + settings.udp);
-            return;
-        }
-        let seen = match direction {
-            Direction::Outbound => {
-                // Most connections that pass here have no such flag; then nothing is written.
-                if connection.flags().contains(Flags::NO_OUTPUT) {
-                    let _ = connection.clear_flags(Flags::NO_OUTPUT);
-                }
-                Seen::Output
+        let protocol = connection.protocol();
+        let moved = match protocol {
+            Protocol::UDP => self.table.transition(id, |state| (state, now + settings.udp)),
+            _ => {
+                let seen = seen(&connection, direction);
+                let judgement = if settings.secure_tcp { Judgement::Secure } else { Judgement::Ordinary };
+                self.table.transition(id, |state| {
+                    let after = TcpState::of(state).after(packet.tcp_flags, seen, judgement);
+                    let timeout = tcp::timeout(after, settings.tcp_established, settings.tcp_fin_wait);
+                    (after as u8, now + timeout)
+                })
             }
-            Direction::Inbound if connection.flags().contains(Flags::NO_OUTPUT) => Seen::InputOnly,
-            Direction::Inbound => Seen::Input,
         };
-        let before = TcpState::of(connection.state());
-        let judgement = if settings.secure_tcp { Judgement::Secure } else { Judgement::Ordinary };
-        let after = before.after(packet.tcp_flags, seen, judgement);
-        let timeout = tcp::timeout(after, settings.tcp_established, settings.tcp_fin_wait);
-        if after != before {
-            move_count(&connection, after, live);
+        let Some((before, after)) = moved else { return };
+        let (from, to) = (activity(protocol, before), activity(protocol, after));
+        if from != to {
+            // In this order, so that the connection is counted at every moment.
+            live.enter(to);
+            live.leave(from);
         }
-        self.table.refresh(id, after as u8, now + timeout);
     }
 
     fn report_unresolved(&self, verdict: Verdict, path: Path) {
@@ -423,7 +426,7 @@ fn unasked(packet: &Packet, snapshot: &Snapshot) -> bool {
 
 fn expire(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot, counters: &WorkerCounters, now: Millis) {
     match end(table, id, snapshot) {
-        Removal::Done => counters.expired.add(1),
+        Removal::Done(_) => counters.expired.add(1),
         Removal::Controls => {
             let state = table.connection(id).state();
             table.refresh(id, state, now + CONTROLLING_TIMEOUT);
@@ -435,24 +438,36 @@ fn expire(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot, counters: &W
 /// Takes a connection out of the table, and out of its destination's count.
 fn end(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot) -> Removal {
     let removal = table.remove(id);
-    if removal == Removal::Done {
+    if let Removal::Done(state) = removal {
         let connection = table.connection(id);
         if let Some(live) = live(&connection, snapshot) {
-            live.leave(activity(connection.flags()));
+            live.leave(activity(connection.protocol(), state));
         }
     }
     removal
 }
 
-/// Counts a connection where its new state puts it; the flag says where it is counted, so each move is made once.
-fn move_count(connection: &Connection<'_>, after: TcpState, live: &DestinationLive) {
-    let (moved, from, to) = match after.is_active() {
-        true => (connection.clear_flags(Flags::INACTIVE), Activity::Inactive, Activity::Active),
-        false => (connection.set_flags(Flags::INACTIVE), Activity::Active, Activity::Inactive),
-    };
-    if moved {
-        live.leave(from);
-        live.enter(to);
+/// Which way a packet goes, as far as the director sees both ways; a reply says that it does.
+fn seen(connection: &Connection<'_>, direction: Direction) -> Seen {
+    let unseen = connection.flags().contains(Flags::NO_OUTPUT);
+    match direction {
+        Direction::Outbound => {
+            // Most connections that pass here have no such flag; then nothing is written.
+            if unseen {
+                let _ = connection.clear_flags(Flags::NO_OUTPUT);
+            }
+            Seen::Output
+        }
+        Direction::Inbound if unseen => Seen::InputOnly,
+        Direction::Inbound => Seen::Input,
+    }
+}
+
+/// Which of its destination's two counts a connection in this state is in.
+fn activity(protocol: Protocol, state: u8) -> Activity {
+    match protocol {
+        Protocol::TCP if TcpState::of(state).is_active() => Activity::Active,
+        _ => Activity::Inactive,
     }
 }
 
@@ -462,15 +477,12 @@ fn next_tick(now: Millis) -> Millis {
     Millis((now.0 / tick + 1) * tick)
 }
 
-fn activity(flags: Flags) -> Activity {
-    if flags.contains(Flags::INACTIVE) { Activity::Inactive } else { Activity::Active }
-}
-
-fn ends(connection: &Connection<'_>) -> Ends {
+fn ends(connection: &Connection<'_>, source: Option<IpAddr>) -> Ends {
     Ends {
         virtual_endpoint: connection.virtual_endpoint(),
         dest: connection.dest(),
         method: connection.method(),
+        source,
     }
 }
 

@@ -26,19 +26,15 @@ pub type Unresolved = ArrayQueue<(LinkId, IpAddr)>;
 pub struct Outcome {
     counters: Arc<WorkerCounters>,
     limit: RateLimit,
+    unresolved: Arc<Unresolved>,
     ids: Identification,
     verdicts: Vec<Verdict>,
 }
 
 impl Outcome {
     /// Counts into `counters`, of which the caller's thread is the one writer.
-    pub fn new(counters: Arc<WorkerCounters>) -> Self {
-        Self {
-            counters,
-            limit: RateLimit::default(),
-            ids: Identification::default(),
-            verdicts: Vec::with_capacity(BURST),
-        }
+    pub fn new(counters: Arc<WorkerCounters>, unresolved: Arc<Unresolved>, ids: Identification) -> Self {
+        Self { unresolved, counters, limit: RateLimit::default(), ids, verdicts: Vec::with_capacity(BURST) }
     }
 
     /// Forgets the last burst's verdicts; `frames` more follow.
@@ -66,7 +62,8 @@ impl Outcome {
         let error = reason.answer()?;
         let offence = Offence { packet, frame: &received.frame, link: received.link, error };
         let allowed = self.limit.allows(now, snapshot.settings.icmp_msgs_per_sec);
-        let answer = if allowed { offence.answer(snapshot, port, &mut self.ids) } else { None };
+        let answer =
+            if allowed { offence.answer(snapshot, port, &mut self.ids, &self.unresolved) } else { None };
         let Some((link, frame)) = answer else {
             self.counters.answers_withheld.add(1);
             return None;

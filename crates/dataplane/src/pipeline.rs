@@ -33,7 +33,8 @@ impl Pipeline {
         Self { flows, outcome, burst: Vec::with_capacity(BURST), steps: Vec::with_capacity(BURST) }
     }
 
-    /// Takes a burst from the port through all stages. Returns how many frames it was.
+    /// Takes a burst from the port through all stages. Returns how many frames it was. [`Self::quiescent`] is due when
+    /// the snapshot has been left.
     pub fn run(&mut self, snapshot: &Snapshot, port: &mut impl Port, now: Millis) -> usize {
         port.receive(&mut self.burst);
         self.classify(snapshot);
@@ -41,7 +42,6 @@ impl Pipeline {
         self.decide(snapshot, now);
         let frames = self.carry_out(snapshot, port, now);
         port.flush();
-        self.flows.quiescent();
         frames
     }
 
@@ -90,7 +90,12 @@ impl Pipeline {
         frames
     }
 
-    /// Ends the connections whose time has come.
+    /// Says that nothing of the last burst is held any more, its snapshot included.
+    pub fn quiescent(&mut self) {
+        self.flows.quiescent();
+    }
+
+    /// Ends the connections whose time has come; to be done first in a burst.
     pub fn expire(&mut self, snapshot: &Snapshot, now: Millis) -> Timers {
         self.flows.expire(snapshot, now)
     }

@@ -3,6 +3,8 @@
 //! Runs when a packet matches no connection. Cost: one look-up of a service; for a packet that may begin a
 //! connection, one choice of the service's scheduler. Not here: the connection's entry in the table.
 
+use std::net::IpAddr;
+
 use xvs_proto::tcp::Flags;
 use xvs_proto::{Endpoint, Packet, Protocol};
 use xvs_sched::ServiceKey;
@@ -30,9 +32,25 @@ pub fn service<'s>(packet: &Packet, snapshot: &'s Snapshot) -> Result<&'s Servic
         return Err(Verdict::PassToKernel);
     }
     match snapshot.services.find(&key) {
-        Some(service) if packet.flow.source.port != FTP_DATA => Ok(service),
+        Some(service)
+            if packet.flow.source.port != FTP_DATA && may_ask(packet.flow.source.addr, snapshot) =>
+        {
+            Ok(service)
+        }
         _ => Err(Verdict::PassToKernel),
     }
+}
+
+/// Whether a packet from outside may have this source. The kernel refuses such packets before IPVS sees them (RFC 1812
+/// §5.3.7), and gets these back.
+fn may_ask(source: IpAddr, snapshot: &Snapshot) -> bool {
+    let somebody = match source {
+        IpAddr::V4(v4) => {
+            !(v4.is_unspecified() || v4.is_loopback() || v4.is_multicast() || v4.is_broadcast())
+        }
+        IpAddr::V6(v6) => !(v6.is_unspecified() || v6.is_loopback() || v6.is_multicast()),
+    };
+    somebody && !snapshot.egress.is_local(source)
 }
 
 /// Chooses a destination for a new connection, and the endpoint there.

@@ -116,12 +116,13 @@ const SHARDS: usize = 64;
 #[derive(Clone)]
 pub struct Services {
     shards: [Arc<HashMap<ServiceKey, Arc<Service>>>; SHARDS],
+    len: usize,
     hasher: hashbrown::DefaultHashBuilder,
 }
 
 impl Default for Services {
     fn default() -> Self {
-        Self { shards: std::array::from_fn(|_| Arc::default()), hasher: Default::default() }
+        Self { shards: std::array::from_fn(|_| Arc::default()), len: 0, hasher: Default::default() }
     }
 }
 
@@ -140,18 +141,20 @@ impl Services {
     /// Adds or replaces a service.
     pub fn insert(&mut self, service: Arc<Service>) {
         let shard = self.shard(&service.key);
-        Arc::make_mut(&mut self.shards[shard]).insert(service.key, service);
+        let replaced = Arc::make_mut(&mut self.shards[shard]).insert(service.key, service);
+        self.len += usize::from(replaced.is_none());
     }
 
     /// Takes a service out.
     pub fn remove(&mut self, key: &ServiceKey) {
         let shard = self.shard(key);
-        Arc::make_mut(&mut self.shards[shard]).remove(key);
+        let removed = Arc::make_mut(&mut self.shards[shard]).remove(key);
+        self.len -= usize::from(removed.is_some());
     }
 
     /// Whether there is none: then no packet is touched.
     pub fn is_empty(&self) -> bool {
-        self.shards.iter().all(|shard| shard.is_empty())
+        self.len == 0
     }
 }
 
@@ -294,6 +297,8 @@ pub struct Destination {
     pub weight: Weight,
     /// The way to it.
     pub path: Path,
+    /// The director's own address that tunnels to it come from.
+    pub source: Option<IpAddr>,
     /// What it carries and counts.
     pub live: Arc<DestinationLive>,
     /// Its service's numbers.
@@ -354,8 +359,6 @@ pub struct Hop {
     pub dest_mac: MacAddr,
     /// The largest packet that the link sends, in bytes.
     pub mtu: u32,
-    /// The director's own address that packets of its own leave with.
-    pub source: IpAddr,
 }
 
 impl Path {
@@ -366,12 +369,12 @@ impl Path {
             RouteTo::Unreachable | RouteTo::NoRoute => return Self::NoRoute,
             RouteTo::Via { link, next_hop } => (link, next_hop),
         };
-        let Some(info) = egress.link(link) else { return Self::NoRoute };
-        match (egress.neighbour(link, next_hop), egress.source_for(dest, link)) {
-            (_, None) => Self::NoRoute,
-            (None, _) => Self::NoNeighbour { link, next_hop },
-            (Some(dest_mac), Some(source)) => {
-                Self::To(Hop { link, source_mac: info.mac, dest_mac, mtu: info.mtu, source })
+        let Some(info) = egress.link(link).filter(|info| info.up) else { return Self::NoRoute };
+        match egress.neighbour(link, next_hop) {
+            None => Self::NoNeighbour { link, next_hop },
+            Some(dest_mac) => {
+                let mtu = egress.mtu(dest, link).unwrap_or(info.mtu);
+                Self::To(Hop { link, source_mac: info.mac, dest_mac, mtu })
             }
         }
     }

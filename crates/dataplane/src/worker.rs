@@ -31,19 +31,25 @@ pub struct Worker<P> {
 }
 
 impl<P: Port> Worker<P> {
-    /// Runs until it is stopped; returns the port, with whatever it still holds.
+    /// Runs until it is stopped and has sent on what had come in; returns the port, with whatever it still holds.
     pub fn run(mut self) -> P {
-        while !self.stop.load(Ordering::Relaxed) {
+        let mut last = LAST_BURSTS;
+        loop {
+            let stopping = self.stop.load(Ordering::Relaxed);
             let now = self.clock.now();
             let snapshot = self.snapshot.load();
-            let frames = self.pipeline.run(&snapshot, &mut self.port, now);
             let timers = self.pipeline.expire(&snapshot, now);
+            let frames = self.pipeline.run(&snapshot, &mut self.port, now);
+            // In this order: whoever waits for this point frees the snapshot.
             drop(snapshot);
-            if frames == 0 && timers == Timers::Current {
-                self.sleep(now);
+            self.pipeline.quiescent();
+            match (stopping, frames == 0 && timers == Timers::Current) {
+                (true, idle) if idle || last == 0 => return self.port,
+                (true, _) => last -= 1,
+                (false, true) => self.sleep(now),
+                (false, false) => {}
             }
         }
-        self.port
     }
 
     fn sleep(&mut self, now: Millis) {
@@ -59,5 +65,7 @@ impl<P: Port> Worker<P> {
     }
 }
 
+/// How many bursts a worker that is stopped still takes: more than its queues hold.
+const LAST_BURSTS: u32 = 1024;
 /// How long entries that are to be reused may wait for a worker that has nothing else to do.
 const LIMBO_WAIT: Duration = Duration::from_secs(1);

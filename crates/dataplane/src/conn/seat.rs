@@ -41,9 +41,9 @@ pub enum Inserted {
 /// What became of a removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Removal {
-    /// The connection is out. The caller, and nobody else, is told so, and does what its end entails; the entry
-    /// stays readable until the caller's quiescent point.
-    Done,
+    /// The connection is out; it was in this state at its end. The caller, and nobody else, is told so, and does what
+    /// the end entails; the entry stays readable until the caller's quiescent point.
+    Done(u8),
     /// It controls others and stays.
     Controls,
     /// Another caller removes it, or another worker is at this moment inserting it.
@@ -156,7 +156,7 @@ impl TableWorker {
     /// Takes a connection out of the table.
     pub fn remove(&mut self, id: ConnId) -> Removal {
         let removal = self.seat.remove(id);
-        if removal == Removal::Done {
+        if matches!(removal, Removal::Done(_)) {
             // It would die when due; so it need not wake the worker for that.
             self.seat.state.wheel.unlink(id.0);
         }
@@ -175,27 +175,39 @@ impl TableWorker {
         there.then_some(connection)
     }
 
-    /// Sets the protocol's state and when the connection expires unless a packet refreshes it.
+    /// Sets the protocol's state and when the connection expires unless a packet refreshes it; see
+    /// [`Self::transition`].
+    pub fn refresh(&mut self, id: ConnId, state: u8, expires: Millis) {
+        self.transition(id, |_| (state, expires));
+    }
+
+    /// Moves the protocol's state: `next` gives, for the state that the connection is in, the one to go to and when it
+    /// expires unless a packet refreshes it. Returns both states. `next` may be asked again when another worker was
+    /// faster, so that no transition is lost and each is reported to exactly one caller.
     ///
     /// A change of state keeps the time exactly. If the state stays, a deadline is moved at most once a second, to a
     /// whole second: later than asked for by less than a second, never earlier. A later deadline costs nothing in
-    /// the wheel, an earlier one is linked in this worker's. Nothing happens if the connection has been removed.
-    pub fn refresh(&mut self, id: ConnId, state: u8, expires: Millis) {
+    /// the wheel, an earlier one is linked in this worker's. Nothing happens, and `None` is returned, if the connection
+    /// has been removed, or is not quite inserted yet: then it can still be discarded.
+    pub fn transition(&mut self, id: ConnId, next: impl Fn(u8) -> (u8, Millis)) -> Option<(u8, u8)> {
         let Seat { table, state: SeatState { wheel, .. }, .. } = &mut self.seat;
         let entry = table.entry(id);
         let mut old = entry.life();
-        let deadline = loop {
+        let (deadline, state) = loop {
+            if !old.is_live() {
+                return None;
+            }
+            let (state, expires) = next(old.state());
             let deadline = match old.deadline() {
-                _ if !old.is_current() => return,
                 _ if old.state() != state => expires,
-                now if now >= expires && now < expires + SECOND => return,
+                now if now >= expires && now < expires + SECOND => return Some((state, state)),
                 now if now < expires => whole_second(expires),
                 _ => expires,
             };
             let new = old.with(state, deadline);
             // Relaxed: state and deadline speak for themselves; what an earlier deadline needs comes below.
             match entry.life.compare_exchange_weak(old.0, new.0, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => break deadline,
+                Ok(_) => break (deadline, state),
                 Err(now) => old = Life(now),
             }
         };
@@ -205,6 +217,7 @@ impl TableWorker {
             fence(Ordering::SeqCst);
             bring_forward(wheel, id.0, entry, deadline);
         }
+        Some((old.state(), state))
     }
 
     /// Looks at links that are due, a bounded number of them, and calls `expired` for each connection whose deadline
@@ -277,13 +290,13 @@ impl TableReader {
     /// As [`for_each`](Self::for_each), for a walk that removes some of them.
     pub fn visit(&mut self, range: Range<u32>, mut visit: impl FnMut(&mut Self, ConnId)) {
         self.seat.unpark();
-        for index in range.start..range.end.min(self.seat.table.extent()) {
-            if self.seat.table.slab.entry(index).life().is_live() {
-                visit(self, ConnId(index));
+        let end = range.end.min(self.seat.table.extent());
+        let walk = Parked(self);
+        for index in range.start..end {
+            if walk.0.seat.table.slab.entry(index).life().is_live() {
+                visit(walk.0, ConnId(index));
             }
         }
-        self.seat.quiescent(u32::MAX);
-        self.seat.park();
     }
 
     /// A view of a connection; during a walk.
@@ -294,6 +307,16 @@ impl TableReader {
     /// Takes a connection out of the table; during a walk.
     pub fn remove(&mut self, id: ConnId) -> Removal {
         self.seat.remove(id)
+    }
+}
+
+/// Ends a walk, also one that panics: a reader that stays unparked would keep every entry from being reused.
+struct Parked<'a>(&'a mut TableReader);
+
+impl Drop for Parked<'_> {
+    fn drop(&mut self) {
+        self.0.seat.quiescent(u32::MAX);
+        self.0.seat.park();
     }
 }
 
@@ -346,12 +369,12 @@ impl Seat {
         table.buckets.unlink(entry.client_hash(&table.secret), id.0);
         let reply = entry.reply_hash(&table.secret);
         add(&self.counts().removed, 1);
-        self.discard(id.0, reply);
-        Removal::Done
+        Removal::Done(self.discard(id.0, reply))
     }
 
-    /// Retires an entry that no client key leads to, and whose reply key, if it has one, is still there.
-    fn discard(&mut self, index: u32, reply: Option<u64>) {
+    /// Retires an entry that no client key leads to, and whose reply key, if it has one, is still there. Returns the
+    /// state that it was in: no transition comes after.
+    fn discard(&mut self, index: u32, reply: Option<u64>) -> u8 {
         let table = &*self.table;
         let entry = table.slab.entry(index);
         if let Some(hash) = reply {
@@ -359,10 +382,11 @@ impl Seat {
         }
         // A swap, not a store: an exchange of another worker that refreshes it at this moment fails or comes before.
         // Release, as for the generation: before the closing of the epoch, which others acquire.
-        entry.life.swap(Life::removed(0).0, Ordering::Release);
+        let last = Life(entry.life.swap(Life::removed(0).0, Ordering::Release));
         let generation = entry.generation.load(Ordering::Relaxed).wrapping_add(1);
         entry.generation.store(generation, Ordering::Release);
         self.state.stock.retire(&table.slab, index);
+        last.state()
     }
 
     fn quiescent(&mut self, batches: u32) {

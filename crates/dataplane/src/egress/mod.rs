@@ -66,7 +66,8 @@ pub enum RouteTo {
 
 impl Egress {
     /// The tables of this network. A way by a link that is not among its links is left out; a route with no way
-    /// left is as if it were not there, so that a higher metric or a shorter prefix stands in for it.
+    /// left refuses what it matches: the kernel would send that by a link that is not ours, and it must not leave by
+    /// another.
     pub fn build(network: &Network) -> Self {
         let by_ifindex: HashMap<u32, LinkId> =
             network.links.iter().map(|link| (link.ifindex, link.id)).collect();

@@ -62,7 +62,8 @@ impl Routes {
         painted.sort_by_key(|route| (Reverse(route.table), route.dest.len(), Reverse(route.metric)));
         let mut built = Self::default();
         for route in painted {
-            let Some(action) = Action::of(&route.action, by_ifindex) else { continue };
+            // By links that are not ours the kernel would send it; we cannot, and must not send it elsewhere.
+            let action = Action::of(&route.action, by_ifindex).unwrap_or(Action::Unreachable);
             built.targets.push(Target { action, preferred_source: route.preferred_source, mtu: route.mtu });
             let leaf = built.targets.len() as u32;
             let (family, bits) = aligned(route.dest.addr());

@@ -53,7 +53,7 @@ fn the_longest_prefix_wins_and_table_local_comes_first() {
 }
 
 #[test]
-fn the_lowest_metric_wins_until_its_link_is_gone() {
+fn the_lowest_metric_wins_and_by_a_link_that_is_not_ours_nothing_goes_elsewhere() {
     let mut network = director();
     let route = |metric, action| Route {
         table: Table::Main,
@@ -67,9 +67,9 @@ fn the_lowest_metric_wins_until_its_link_is_gone() {
     network.routes.extend([route(30, RouteAction::Unreachable), route(20, by(1)), route(10, by(2))]);
     assert_eq!(Egress::build(&network).route(ip("10.3.0.1"), 0), via(LAN, "10.3.0.1"));
     network.links.pop();
-    assert_eq!(Egress::build(&network).route(ip("10.3.0.1"), 0), via(WAN, "10.3.0.1"));
-    network.routes.retain(|route| route.metric != 20);
     assert_eq!(Egress::build(&network).route(ip("10.3.0.1"), 0), RouteTo::Unreachable);
+    network.routes.retain(|route| route.metric != 10);
+    assert_eq!(Egress::build(&network).route(ip("10.3.0.1"), 0), via(WAN, "10.3.0.1"));
 }
 
 #[test]
@@ -163,18 +163,16 @@ fn scan(network: &Network, dest: IpAddr) -> RouteTo {
     for table in [Table::Local, Table::Main] {
         let matching =
             network.routes.iter().filter(|route| route.table == table && route.dest.contains(dest));
-        let usable = matching.filter(|route| match &route.action {
-            RouteAction::Unicast(hops) => hops.iter().any(|hop| (1..=2).contains(&hop.ifindex)),
-            _ => true,
-        });
         // `min_by_key` returns the first of equals.
-        let best = usable.min_by_key(|route| (u8::MAX - route.dest.len(), route.metric));
+        let best = matching.min_by_key(|route| (u8::MAX - route.dest.len(), route.metric));
         match best.map(|route| &route.action) {
             None => {}
             Some(RouteAction::Local) => return RouteTo::Local,
             Some(RouteAction::Unreachable) => return RouteTo::Unreachable,
             Some(RouteAction::Unicast(hops)) => {
-                let hop = hops.iter().find(|hop| (1..=2).contains(&hop.ifindex)).unwrap();
+                let Some(hop) = hops.iter().find(|hop| (1..=2).contains(&hop.ifindex)) else {
+                    return RouteTo::Unreachable;
+                };
                 let link = LinkId(hop.ifindex as u16 - 1);
                 return RouteTo::Via { link, next_hop: hop.via.unwrap_or(dest) };
             }

@@ -8,7 +8,7 @@ mod dr;
 mod nat;
 mod tunnel;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use xvs_proto::ipv4::Ipv4;
 use xvs_proto::{Endpoint, Packet, ethernet};
@@ -19,10 +19,16 @@ use crate::snapshot::{Hop, Path};
 use crate::verdict::{DropReason, Verdict};
 
 /// What the frames that the director sends carry in their outer headers beyond the packet itself.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Identification(u16);
 
 impl Identification {
+    /// A sequence that begins after `start`; workers begin apart, so that their packets are not taken for fragments of
+    /// one another.
+    pub fn after(start: u16) -> Self {
+        Self(start)
+    }
+
     /// The next identification of an IPv4 header that the director writes.
     pub fn take(&mut self) -> u16 {
         self.0 = self.0.wrapping_add(1);
@@ -39,6 +45,8 @@ pub struct Ends {
     pub dest: Endpoint,
     /// How.
     pub method: ForwardingMethod,
+    /// The director's own address that tunnels to the destination come from.
+    pub source: Option<IpAddr>,
 }
 
 /// Sends a client's packet to the connection's destination.
@@ -127,7 +135,7 @@ fn strip(frame: &mut Frame, packet: &Packet) {
 
 fn v4(endpoint: Endpoint) -> Option<Ipv4Addr> {
     match endpoint.addr {
-        std::net::IpAddr::V4(addr) => Some(addr),
-        std::net::IpAddr::V6(_) => None,
+        IpAddr::V4(addr) => Some(addr),
+        IpAddr::V6(_) => None,
     }
 }

@@ -3,12 +3,11 @@
 //! Checksums are updated, never recomputed: one that came wrong leaves wrong. A UDP datagram without checksum gets
 //! one, as under IPVS.
 
-use std::net::Ipv4Addr;
 use std::ops::Range;
 
 use xvs_proto::checksum::Delta;
 use xvs_proto::ipv4::Ipv4;
-use xvs_proto::{Endpoint, Packet, Protocol, ipv4, tcp, udp};
+use xvs_proto::{Endpoint, Packet, Protocol, tcp, udp};
 
 use super::{Ends, admit_request, check_size, check_ttl, decrement_ttl, strip, v4};
 use crate::shm::Frame;
@@ -65,7 +64,7 @@ fn rewrite(frame: &mut Frame, packet: &Packet, end: End, from: Endpoint, to: End
             tcp::field::DEST
         }
     };
-    let addrs = (source(bytes), dest(bytes));
+    let addrs = (header.source(), header.dest());
     let segment = &mut bytes[packet.transport - packet.network..];
     segment[port].copy_from_slice(&to.port.to_be_bytes());
     let delta = Delta::default().ipv4(old, new).word(from.port, to.port);
@@ -73,14 +72,4 @@ fn rewrite(frame: &mut Frame, packet: &Packet, end: End, from: Endpoint, to: End
         Protocol::UDP => udp::update_checksum(segment, delta, addrs.0, addrs.1),
         _ => tcp::update_checksum(segment, delta),
     }
-}
-
-fn source(packet: &[u8]) -> Ipv4Addr {
-    let octets: [u8; 4] = packet[ipv4::field::SOURCE].try_into().expect("four bytes");
-    octets.into()
-}
-
-fn dest(packet: &[u8]) -> Ipv4Addr {
-    let octets: [u8; 4] = packet[ipv4::field::DEST].try_into().expect("four bytes");
-    octets.into()
 }

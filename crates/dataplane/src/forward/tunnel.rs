@@ -23,8 +23,8 @@ pub(super) fn send(
     ids: &mut Identification,
 ) -> Result<(), DropReason> {
     let overhead = ipv4::HEADER_LEN as u32;
-    let (IpAddr::V4(source), Some(dest)) = (hop.source, v4(ends.dest)) else {
-        debug_assert!(false, "an IPIP tunnel's ends are IPv4");
+    let (Some(IpAddr::V4(source)), Some(dest)) = (ends.source, v4(ends.dest)) else {
+        // The director has no IPv4 address at all.
         return Err(DropReason::NoRoute);
     };
     if hop.mtu < LEAST_MTU + overhead {

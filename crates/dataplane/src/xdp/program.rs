@@ -134,6 +134,9 @@ impl Steering {
     /// # Errors
     /// As for [`Self::add`].
     pub fn remove(&mut self, wanted: &SteeringRules) -> Result<(), SteeringError> {
+        if *wanted == self.rules {
+            return Ok(());
+        }
         self.write(wanted.clone())
     }
 

@@ -1,0 +1,350 @@
+//! What `docs/limits.md` says of xvs beside the kernel's IPVS: a test for each line that no other test shows.
+//!
+//! Frames and commands are those of the recordings, played step by step through the lab, so that each test can say
+//! at which step the kernel did something else. A difference that goes away takes its test and its line with it. That
+//! the tests which the document names exist is checked too.
+//! Not here: what is the same (`conformance.rs`), and limits that a crate's own tests show.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+use xvs_ctl::lab::Lab;
+
+/// The director of the recordings, on both sides of it.
+const OUTSIDE: &str = "10.1.0.1/24";
+const VIP: &str = "10.1.0.100/32";
+const SERVERS: [u8; 2] = [11, 12];
+
+/// A recording's steps.
+struct Recording(Vec<Value>);
+
+impl Recording {
+    fn read(name: &str) -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance").join(name);
+        let text = fs::read_to_string(path.with_extension("json")).expect("a recording");
+        let recording: Value = serde_json::from_str(&text).expect("recordings are JSON");
+        Self(recording["truth"]["steps"].as_array().expect("steps").clone())
+    }
+
+    /// The frames that left the kernel at a step.
+    fn out(&self, step: usize) -> Vec<(&str, &str)> {
+        let out = self.0[step]["out"].as_array().expect("a frame's step");
+        out.iter().filter_map(|frame| Some((frame["port"].as_str()?, frame["hex"].as_str()?))).collect()
+    }
+
+    /// What was printed at a step.
+    fn printed(&self, step: usize) -> &str {
+        self.0[step]["stdout"].as_str().expect("a command's step")
+    }
+}
+
+/// A director in the lab, with the recordings' network around it.
+struct Director {
+    lab: Lab,
+    now: f64,
+}
+
+impl Director {
+    /// Outside it has these addresses; inside, packets up to `mtu` bytes pass.
+    fn new(outside: &[&str], mtu: u32) -> Self {
+        let mut director = Self { lab: Lab::new(), now: 0.0 };
+        director.ask(json!({ "link": "cl0", "mac": "02:00:00:00:01:01", "addresses": outside }));
+        director.ask(
+            json!({ "link": "rs0", "mac": "02:00:00:00:02:01", "addresses": ["10.2.0.1/24"], "mtu": mtu }),
+        );
+        director.ask(json!({ "neighbor": "10.1.0.254", "mac": "02:00:00:00:01:fe", "link": "cl0" }));
+        director.ask(json!({ "route": "default", "via": "10.1.0.254", "link": "cl0" }));
+        director
+    }
+
+    /// As in the recordings: with the virtual address and two real servers that have answered.
+    fn usual() -> Self {
+        Self::with_mtu(1500)
+    }
+
+    fn with_mtu(mtu: u32) -> Self {
+        let mut director = Self::new(&[OUTSIDE, VIP], mtu);
+        SERVERS.iter().for_each(|server| director.resolve(*server));
+        director
+    }
+
+    fn ask(&mut self, request: Value) -> Value {
+        serde_json::from_str(&self.lab.answer(&request.to_string())).expect("the lab answers JSON")
+    }
+
+    fn resolve(&mut self, server: u8) {
+        let (addr, mac) = (format!("10.2.0.{server}"), format!("02:00:00:00:02:{server}"));
+        self.ask(json!({ "neighbor": addr, "mac": mac, "link": "rs0" }));
+    }
+
+    /// Carries out these steps at their times; the answer to the last.
+    fn play(&mut self, recording: &Recording, steps: impl IntoIterator<Item = usize>) -> Value {
+        let mut answer = Value::Null;
+        for step in steps {
+            let step = &recording.0[step];
+            let to = step["t"].as_f64().expect("a time");
+            if to > self.now {
+                self.ask(json!({ "advance": to - self.now }));
+                self.now = to;
+            }
+            answer = match step["op"].as_str().expect("a step") {
+                "cmd" | "dump" => {
+                    let argv = step["argv"].as_array().expect("words");
+                    self.ask(json!({ "adm": argv[1..] }))
+                }
+                "frame" => self.ask(json!({ "inject": step["port"], "frame": step["in"] })),
+                _ => Value::Null,
+            };
+        }
+        answer
+    }
+
+    fn adm(&mut self, line: &str) -> Value {
+        let words: Vec<_> = line.split_whitespace().collect();
+        self.ask(json!({ "adm": words }))
+    }
+
+    fn counter(&mut self, name: &str) -> Value {
+        self.ask(json!({ "counters": true }))[name].clone()
+    }
+}
+
+/// The frames that left.
+fn sent(answer: &Value) -> Vec<(&str, &str)> {
+    let tx = answer["tx"].as_array().expect("frames");
+    tx.iter().filter_map(|frame| Some((frame["link"].as_str()?, frame["frame"].as_str()?))).collect()
+}
+
+fn verdict(answer: &Value) -> (&str, Option<&str>) {
+    (answer["verdict"].as_str().expect("a verdict"), answer["reason"].as_str())
+}
+
+#[test]
+fn a_virtual_address_is_served_although_the_directors_kernel_does_not_have_it() {
+    let recording = Recording::read("fwd-dr");
+    let mut director = Director::new(&[OUTSIDE], 1500);
+    SERVERS.iter().for_each(|server| director.resolve(*server));
+    let answer = director.play(&recording, 0..=7);
+    assert_eq!(sent(&answer), recording.out(7));
+}
+
+#[test]
+fn a_removed_destinations_connections_are_dropped_until_it_is_added_again() {
+    let recording = Recording::read("dest-delete-nodest0");
+    let mut director = Director::usual();
+    director.play(&recording, 0..=15);
+    let answer = director.play(&recording, [16]);
+    assert_eq!(verdict(&answer), ("drop", Some("destination_unavailable")));
+    assert_eq!(director.counter("drop_destination_unavailable"), 1);
+    for step in [18, 19, 22, 27, 28] {
+        let answer = director.play(&recording, if step == 27 { 25..=27 } else { step..=step });
+        assert_eq!(sent(&answer), recording.out(step), "step {step}");
+    }
+}
+
+#[test]
+fn a_packet_to_a_next_hop_that_has_not_answered_is_dropped_and_the_next_one_is_sent() {
+    let recording = Recording::read("fwd-dr");
+    let mut director = Director::new(&[OUTSIDE, VIP], 1500);
+    let answer = director.play(&recording, 0..=7);
+    assert_eq!(verdict(&answer), ("drop", Some("no_neighbour")), "the kernel queues it");
+    assert_eq!(director.counter("drop_no_neighbour"), 1);
+    SERVERS.iter().for_each(|server| director.resolve(*server));
+    let answer = director.play(&recording, [7]);
+    assert_eq!(sent(&answer), recording.out(7));
+}
+
+#[test]
+fn connections_end_when_their_time_is_over_and_not_later() {
+    let recording = Recording::read("timeout-default");
+    let mut director = Director::usual();
+    let answer = director.play(&recording, 0..=42);
+    assert!(recording.printed(42).contains("00:00  TIME_WAIT"), "two seconds late");
+    assert!(!answer["stdout"].as_str().expect("text").contains("TIME_WAIT"), "{answer}");
+    let answer = director.play(&recording, 43..=54);
+    assert!(recording.printed(54).contains("00:00  ESTABLISHED"), "three seconds late");
+    assert!(!answer["stdout"].as_str().expect("text").contains("ESTABLISHED"), "{answer}");
+    assert_eq!(verdict(&director.play(&recording, [57])), ("pass", None), "so it belongs to no connection");
+}
+
+#[test]
+fn a_late_reply_of_a_connection_that_gave_way_goes_to_the_directors_kernel() {
+    let recording = Recording::read("tcp-nat-stale-reply");
+    let mut director = Director::usual();
+    director.play(&recording, 0..=11);
+    assert_eq!(recording.out(12).len(), 1, "the kernel translates it for one tick more");
+    assert_eq!(verdict(&director.play(&recording, [12])), ("pass", None));
+}
+
+#[test]
+fn udp_of_a_removed_destination_moves_to_another_unless_told_to_be_dropped() {
+    let recording = Recording::read("fwd-nat");
+    for (setting, expected) in [(1, ("transmit", None)), (0, ("drop", Some("destination_unavailable")))] {
+        let mut director = Director::usual();
+        director.ask(json!({ "set": { "udp_nodest_reschedule": setting } }));
+        director.play(&recording, 0..=5);
+        let first = director.play(&recording, [35]);
+        assert_eq!(sent(&first), recording.out(35));
+        director.adm("-d -u 10.1.0.100:53 -r 10.2.0.12:53");
+        assert_eq!(verdict(&director.play(&recording, [35])), expected);
+    }
+}
+
+#[test]
+fn with_expire_nodest_conn_a_connection_ends_at_its_next_packet() {
+    let recording = Recording::read("dest-delete-nodest1");
+    let mut director = Director::usual();
+    director.ask(json!({ "set": { "expire_nodest_conn": 1 } }));
+    director.play(&recording, 0..=12);
+    director.ask(json!({ "advance": 5 }));
+    director.now += 5.0;
+    let listing = director.adm("-L -n -c");
+    assert!(listing["stdout"].as_str().is_some_and(|text| text.contains("10.2.0.11:80")), "{listing}");
+    assert_eq!(verdict(&director.play(&recording, [16])), ("pass", None));
+}
+
+#[test]
+fn drop_entry_and_the_automatic_defences_are_taken_and_do_nothing() {
+    let recording = Recording::read("fwd-dr");
+    let mut director = Director::usual();
+    for setting in
+        [json!({ "drop_entry": 3 }), json!({ "drop_packet": 1 }), json!({ "amemthresh": 4_000_000_000_u32 })]
+    {
+        assert_eq!(director.ask(json!({ "set": setting }))["ok"], true);
+    }
+    let answer = director.play(&recording, 0..=7);
+    assert_eq!(sent(&answer), recording.out(7));
+    director.ask(json!({ "advance": 30 }));
+    let listing = director.adm("-L -n -c");
+    assert!(listing["stdout"].as_str().is_some_and(|text| text.contains("SYN_RECV")), "{listing}");
+}
+
+#[test]
+fn fragments_are_dropped_and_counted() {
+    let recording = Recording::read("frag-nat");
+    let mut director = Director::usual();
+    director.play(&recording, 0..=5);
+    for step in 6..=9 {
+        assert_eq!(verdict(&director.play(&recording, [step])), ("drop", Some("fragment")), "step {step}");
+    }
+    assert_eq!(director.counter("drop_fragment"), 4);
+}
+
+#[test]
+fn a_packet_that_would_have_to_be_fragmented_is_dropped_and_counted() {
+    let recording = Recording::read("mtu-nat");
+    let mut director = Director::with_mtu(1400);
+    director.play(&recording, 0..=5);
+    let answer = director.play(&recording, [16]);
+    assert_eq!(recording.out(16).len(), 2, "the kernel fragments it");
+    assert_eq!(verdict(&answer), ("drop", Some("needs_fragmenting")));
+    assert_eq!(director.counter("drop_needs_fragmenting"), 1);
+}
+
+#[test]
+fn an_icmp_error_about_a_connection_goes_to_the_directors_kernel() {
+    let recording = Recording::read("icmp-nat");
+    let mut director = Director::usual();
+    director.play(&recording, 0..=9);
+    for step in [11, 22] {
+        assert_eq!(recording.out(step).len(), 1, "IPVS translates it and sends it on");
+        assert_eq!(verdict(&director.play(&recording, [step])), ("pass", None), "step {step}");
+    }
+}
+
+#[test]
+fn esp_and_ah_go_to_the_directors_kernel() {
+    let recording = Recording::read("esp-ah");
+    let mut director = Director::usual();
+    director.play(&recording, 0..=4);
+    for step in [7, 8] {
+        assert_eq!(recording.out(step).len(), 1, "IPVS sends it with the connection of UDP 500");
+        assert_eq!(verdict(&director.play(&recording, [step])), ("pass", None), "step {step}");
+    }
+}
+
+#[test]
+fn ipv6_goes_to_the_directors_kernel() {
+    let mut director = Director::usual();
+    director.play(&Recording::read("fwd-dr"), 0..=2);
+    let answer = director.play(&Recording::read("fwd-dr-v6"), [7]);
+    assert_eq!(verdict(&answer), ("pass", None));
+}
+
+#[test]
+fn a_tagged_packet_stays_with_the_kernel() {
+    let recording = Recording::read("fwd-dr");
+    let mut director = Director::usual();
+    director.play(&recording, 0..=6);
+    let plain = recording.0[7]["in"].as_str().expect("a frame");
+    let tagged = format!("{}8100000a{}", &plain[..24], &plain[24..]);
+    let answer = director.ask(json!({ "inject": "cl0", "frame": tagged }));
+    assert_eq!(verdict(&answer), ("pass", None));
+}
+
+#[test]
+fn the_directors_own_address_is_refused_as_a_real_server() {
+    let mut director = Director::usual();
+    director.adm("-A -t 10.1.0.100:80 -s rr");
+    let answer = director.adm("-a -t 10.1.0.100:80 -r 10.2.0.1:80 -m");
+    assert_eq!(answer["exit"], 255);
+    let expected = "xvs: real server 10.2.0.1:80: an address of the director itself is not supported yet; \
+                    run the server on another machine\n";
+    assert_eq!(answer["stderr"], expected);
+}
+
+#[test]
+fn an_unknown_scheduler_is_told_as_ipvsadm_does_and_then_which_there_are() {
+    let mut director = Director::usual();
+    let answer = director.adm("-A -t 10.1.0.100:80 -s lc");
+    assert_eq!(answer["exit"], 255);
+    let expected = "Scheduler or persistence engine not found\nxvs has these schedulers: rr, wlc, wrr\n";
+    assert_eq!(answer["stderr"], expected);
+}
+
+#[test]
+fn a_setting_that_xvs_does_not_have_is_refused_by_its_name() {
+    let mut director = Director::usual();
+    for setting in ["pmtu_disc", "cache_bypass", "schedule_icmp", "snat_reroute", "expire_quiescent_template"]
+    {
+        let answer = director.ask(json!({ "set": { setting: 1 } }));
+        assert!(answer["error"].as_str().is_some_and(|error| error.contains(setting)), "{answer}");
+    }
+    assert_eq!(director.ask(json!({ "set": { "icmp_msgs_per_sec": 500 } }))["ok"], true);
+}
+
+#[test]
+fn the_size_in_listings_is_that_of_the_kernels_default_whatever_the_table_holds() {
+    let listing = Director::usual().adm("-L -n");
+    let title = "IP Virtual Server version 1.2.1 (size=4096)\n";
+    assert!(listing["stdout"].as_str().is_some_and(|text| text.starts_with(title)), "{listing}");
+}
+
+#[test]
+fn unsorted_services_are_listed_by_protocol_address_and_port() {
+    let mut director = Director::usual();
+    let services = ["-u 10.1.0.100:53", "-t 10.1.0.101:80", "-t 10.1.0.100:443", "-t 10.1.0.100:80"];
+    services.iter().for_each(|service| drop(director.adm(&format!("-A {service} -s rr"))));
+    let listing = director.adm("-L -n --nosort");
+    let lines = listing["stdout"].as_str().expect("text").lines().skip(3);
+    let expected =
+        ["TCP  10.1.0.100:80 rr", "TCP  10.1.0.100:443 rr", "TCP  10.1.0.101:80 rr", "UDP  10.1.0.100:53 rr"];
+    assert_eq!(lines.collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn every_test_that_the_document_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let document = fs::read_to_string(root.join("docs/limits.md")).expect("docs/limits.md");
+    let listed = Command::new("git").current_dir(root).args(["ls-files", "*.rs"]).output().expect("git runs");
+    let files = String::from_utf8(listed.stdout).expect("names are UTF-8");
+    let sources: String = files.lines().filter_map(|file| fs::read_to_string(root.join(file)).ok()).collect();
+    let words = document.split(|char: char| !char.is_ascii_alphanumeric() && char != '_');
+    // Sentences have more words than the names of settings and reasons.
+    let tests: Vec<_> = words.filter(|word| word.matches('_').count() > 4).collect();
+    assert!(tests.len() > 30, "the document's form has changed: {tests:?}");
+    let missing: Vec<_> = tests.iter().filter(|test| !sources.contains(&format!("fn {test}("))).collect();
+    assert!(missing.is_empty(), "docs/limits.md names tests that are not there: {missing:#?}");
+}
