@@ -5,7 +5,7 @@ use xvs::frames::{Ipv4, SYN, ethernet, resum};
 use xvs::lab_cluster::{CLIENT, GATEWAY_MAC, VIP, WAN_MAC, at, server};
 use xvs::{Datagram, LabCluster, Transport};
 
-use super::{BEGUN, assert_judged, assert_passed, to_server};
+use super::{assert_judged, assert_passed};
 
 fn cluster() -> LabCluster {
     let mut cluster = LabCluster::new();
