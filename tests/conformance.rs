@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, panic};
 
 use serde_json::{Value, json};
+use xvs::recording::{self, strings};
 use xvs_ctl::lab::Lab;
 
 fn folder() -> PathBuf {
@@ -28,31 +29,9 @@ struct Player {
 impl Player {
     fn new(topology: &Value) -> Self {
         let mut player = Self { lab: Lab::new(), now: 0.0, vips: strings(&topology["vips"]) };
-        let vips = player.vips.clone();
-        for (name, link) in object(&topology["director"]) {
-            let mut addresses = strings(&link["addr"]);
-            if name == "cl0" {
-                addresses.extend(
-                    vips.iter().map(|vip| format!("{vip}/{}", if vip.contains(':') { 128 } else { 32 })),
-                );
-            }
-            let mtu = &topology["mtu"][&name];
-            player.ok(json!({ "link": name, "mac": link["mac"], "addresses": addresses, "mtu": mtu }));
+        for request in recording::network(topology) {
+            player.ok(request);
         }
-        for (_, host) in object(&topology["hosts"]) {
-            for addr in host.get("addr").map(strings).unwrap_or_default() {
-                player.ok(json!({ "neighbor": addr, "mac": host["mac"], "link": host["dev"] }));
-            }
-        }
-        let gateway = &topology["default_gateway"];
-        for addr in strings(&gateway["addr"]) {
-            player.ok(json!({ "neighbor": addr, "mac": gateway["mac"], "link": gateway["dev"] }));
-            let route = if addr.contains(':') { "::/0" } else { "default" };
-            player.ok(json!({ "route": route, "via": addr, "link": gateway["dev"] }));
-        }
-        // The recordings were made with the kernel's limit of ICMP errors off, and the kernel drops UDP of a removed
-        // real server (docs/limits.md).
-        player.ok(json!({ "set": { "icmp_msgs_per_sec": 0, "udp_nodest_reschedule": 0 } }));
         player
     }
 
@@ -141,15 +120,6 @@ impl Player {
         let want = step["out_count"].as_u64().unwrap_or(0);
         if sent == want { Ok(()) } else { Err(format!("{sent} frames left instead of {want}")) }
     }
-}
-
-fn strings(value: &Value) -> Vec<String> {
-    let texts = value.as_array().map(Vec::as_slice).unwrap_or_default();
-    texts.iter().map(|text| text.as_str().expect("a text").to_owned()).collect()
-}
-
-fn object(value: &Value) -> Vec<(String, Value)> {
-    value.as_object().map(|map| map.iter().map(|(k, v)| (k.clone(), v.clone())).collect()).unwrap_or_default()
 }
 
 /// The first step of a recording that differs, in words.

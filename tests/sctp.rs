@@ -3,12 +3,12 @@
 //! The table stands here as the behaviour of the kernel's IPVS (section 4.2) has it, typed a second time. Real SCTP
 //! sockets are not used: the machines that test xvs need no kernel with SCTP.
 
-mod lab_director;
-
 use std::collections::BTreeMap;
 
-use etherparse::IpNumber;
-use lab_director::{Director, Fate, TRANSPORT, service};
+use etherparse::{EtherType, IpNumber};
+use xvs::frames::{Ipv4, ethernet};
+use xvs::lab_cluster::{CLIENT, GATEWAY_MAC, VIP, WAN_MAC, at, server};
+use xvs::{Datagram, Judged, LabCluster, Transport};
 
 const CLIENT_PORT: u16 = 1000;
 const PORT: u16 = 3868;
@@ -120,23 +120,32 @@ fn steps(tables: &[(Sender, &Table)], column: usize) -> Vec<(Sender, u8, usize)>
     all.filter(|(sender, kind, _)| column != 0 || *sender == Client && *kind != ABORT).collect()
 }
 
-/// A packet whose only chunk has this type and no content.
-fn packet(from: Sender, kind: u8) -> Vec<u8> {
-    let (source, dest) = if from == Client { (CLIENT_PORT, PORT) } else { (PORT, CLIENT_PORT) };
-    [&source.to_be_bytes()[..], &dest.to_be_bytes(), &[0, 0, 0, 7, 0xa5, 0xa5, 0xa5, 0xa5], &[kind, 0, 0, 4]]
-        .concat()
+/// A packet with these chunks.
+fn packet(from: Sender, chunks: &[u8]) -> Datagram {
+    let (source, dest) = match from {
+        Client => (at(CLIENT, CLIENT_PORT), at(VIP, PORT)),
+        Server => (at(server(1), PORT), at(CLIENT, CLIENT_PORT)),
+    };
+    Datagram { data: chunks.to_vec(), ..Datagram::new(Transport::Sctp, source, dest) }
 }
 
-fn send(director: &mut Director, from: Sender, segment: &[u8]) -> Fate {
+/// Sends a packet whose only chunk has this type and no content.
+fn send(cluster: &mut LabCluster, from: Sender, kind: u8) -> Judged {
+    let packet = packet(from, &[kind, 0, 0, 4]);
     match from {
-        Client => director.from_client(IpNumber::SCTP, segment),
-        Server => director.from_server(0, IpNumber::SCTP, segment),
+        Client => cluster.from_client(&packet),
+        Server => cluster.from_server(&packet),
     }
 }
 
-/// A service with one server.
-fn director(method: &str) -> Director {
-    Director::with(&service("--sctp-service", PORT, 1, &format!("{PORT} {method}")))
+/// A service with the first `servers` servers, the first of them to be asked first; `dest` is their port and method.
+fn cluster(servers: u8, dest: &str) -> LabCluster {
+    let mut cluster = LabCluster::new();
+    cluster.adm(&format!("-A --sctp-service {VIP}:{PORT} -s rr"));
+    for number in (1..=servers).rev() {
+        cluster.adm(&format!("-a --sctp-service {VIP}:{PORT} -r {}:{dest}", server(number)));
+    }
+    cluster
 }
 
 fn assert_every_cell(method: &str, tables: &[(Sender, &Table)], columns: usize) {
@@ -144,17 +153,17 @@ fn assert_every_cell(method: &str, tables: &[(Sender, &Table)], columns: usize) 
     assert_eq!(reached.len(), columns, "{:?}", reached.keys());
     for (column, path) in reached {
         for (sender, kind, next) in steps(tables, column) {
-            let mut director = director(method);
+            let mut cluster = cluster(1, &format!("{PORT} {method}"));
             // The table alone: any chunk begins, and none takes the place of what has closed.
-            director.set("sloppy_sctp", 1);
-            director.set("conn_reuse_mode", 0);
+            cluster.set("sloppy_sctp", 1);
+            cluster.set("conn_reuse_mode", 0);
             for (sender, kind) in path.iter().copied().chain([(sender, kind)]) {
-                assert_eq!(send(&mut director, sender, &packet(sender, kind)).verdict, "transmit");
+                assert_eq!(send(&mut cluster, sender, kind).verdict, "transmit");
             }
             let (_, name, left) = STATES[next];
             let what = format!("{method}: {sender:?} sends {kind} in {}", STATES[column].1);
-            assert_eq!(director.only_connection(), (left.to_owned(), name.to_owned()), "{what}");
-            assert_eq!(director.load(), if name == "ESTABLISHED" { (1, 0) } else { (0, 1) }, "{what}");
+            assert_eq!(cluster.only_connection(), (left.to_owned(), name.to_owned()), "{what}");
+            assert_eq!(cluster.total_load(), if name == "ESTABLISHED" { (1, 0) } else { (0, 1) }, "{what}");
         }
     }
 }
@@ -173,111 +182,126 @@ fn every_state_that_a_client_alone_can_reach_goes_where_the_table_says() {
 fn an_init_begins_an_association_and_nothing_else_does_unless_sloppy() {
     for sloppy in [0, 1] {
         for kind in 0..=15 {
-            let mut director = director("-g");
-            director.set("sloppy_sctp", sloppy);
+            let mut cluster = cluster(1, "3868 -g");
+            cluster.set("sloppy_sctp", sloppy);
             let begins = kind == INIT || sloppy == 1 && kind != ABORT;
-            let verdict = send(&mut director, Client, &packet(Client, kind)).verdict;
+            let verdict = send(&mut cluster, Client, kind).verdict;
             assert_eq!(
                 verdict,
                 if begins { "transmit" } else { "pass" },
                 "chunk {kind}, sloppy_sctp {sloppy}"
             );
-            assert_eq!(director.connections().len(), usize::from(begins));
+            assert_eq!(cluster.connections().len(), usize::from(begins));
         }
     }
 }
 
 #[test]
 fn an_abort_behind_a_cookie_closes() {
-    let mut director = director("-g");
-    send(&mut director, Client, &packet(Client, INIT));
-    send(&mut director, Client, &packet(Client, COOKIE_ECHO));
-    assert_eq!(director.load(), (1, 0));
-    let segment = [&packet(Client, COOKIE_ACK)[..], &[ABORT, 0, 0, 4]].concat();
-    assert_eq!(send(&mut director, Client, &segment).verdict, "transmit");
-    assert_eq!(director.only_connection().1, "CLOSED");
-    assert_eq!(director.load(), (0, 1));
+    let mut cluster = cluster(1, "3868 -g");
+    send(&mut cluster, Client, INIT);
+    send(&mut cluster, Client, COOKIE_ECHO);
+    assert_eq!(cluster.total_load(), (1, 0));
+    let judged = cluster.from_client(&packet(Client, &[COOKIE_ACK, 0, 0, 4, ABORT, 0, 0, 4]));
+    assert_eq!(judged.verdict, "transmit");
+    assert_eq!(cluster.only_connection().1, "CLOSED");
+    assert_eq!(cluster.total_load(), (0, 1));
 }
 
 #[test]
 fn a_packet_without_a_chunk_begins_nothing_and_changes_no_state() {
-    let mut director = director("-g");
-    let bare = &packet(Client, INIT)[..12];
-    assert_eq!(send(&mut director, Client, bare).verdict, "drop sctp_no_chunk");
-    director.set("sloppy_sctp", 1);
-    assert_eq!(send(&mut director, Client, bare).verdict, "drop sctp_no_chunk");
-    assert_eq!(send(&mut director, Client, &bare[..11]).verdict, "drop sctp_too_short");
-    assert_eq!(director.connections(), [] as [String; 0]);
-    send(&mut director, Client, &packet(Client, INIT));
-    director.advance(2.0);
-    assert_eq!(send(&mut director, Client, bare).verdict, "transmit");
-    assert_eq!(director.only_connection(), ("00:04".to_owned(), "INIT1".to_owned()));
+    let mut cluster = cluster(1, "3868 -g");
+    for sloppy in [0, 1] {
+        cluster.set("sloppy_sctp", sloppy);
+        // The last is a chunk's header but for one byte.
+        for rest in [&[][..], &[INIT], &[INIT, 0, 0]] {
+            let judged = cluster.from_client(&packet(Client, rest));
+            assert_eq!(judged.verdict, "drop sctp_no_chunk");
+        }
+    }
+    assert_eq!(cluster.connections(), [] as [String; 0]);
+    send(&mut cluster, Client, INIT);
+    cluster.advance(2.0);
+    assert_eq!(cluster.from_client(&packet(Client, &[])).verdict, "transmit");
+    assert_eq!(cluster.only_connection(), ("00:04".to_owned(), "INIT1".to_owned()));
+}
+
+#[test]
+fn a_packet_that_ends_inside_the_common_header_is_dropped_as_such() {
+    let mut cluster = cluster(1, "3868 -g");
+    let whole = packet(Client, &[INIT, 0, 0, 4]).packet();
+    let header = Ipv4 { ttl: 64, tos: 0, id: 1, dont_fragment: false };
+    for len in 0..12 {
+        let short = header.packet(IpNumber::SCTP, CLIENT, VIP, &whole[20..20 + len]);
+        let judged = cluster.inject("wan", &ethernet(GATEWAY_MAC, WAN_MAC, EtherType::IPV4, &short));
+        assert_eq!(judged.verdict, "drop sctp_too_short", "{len}");
+    }
 }
 
 #[test]
 fn an_init_takes_the_place_of_a_closed_association_unless_conn_reuse_mode_is_0() {
-    for (mode, server, state) in [(0, ".11:", "INIT"), (1, ".12:", "INIT1"), (2, ".12:", "INIT1")] {
-        let mut director = Director::with(&service("--sctp-service", PORT, 2, &format!("{PORT} -g")));
-        director.set("conn_reuse_mode", mode);
+    for (mode, chosen, state) in [(0, 1, "INIT"), (1, 2, "INIT1"), (2, 2, "INIT1")] {
+        let mut cluster = cluster(2, "3868 -g");
+        cluster.set("conn_reuse_mode", mode);
         for kind in [INIT, ABORT, INIT] {
-            assert_eq!(send(&mut director, Client, &packet(Client, kind)).verdict, "transmit");
+            assert_eq!(send(&mut cluster, Client, kind).verdict, "transmit");
         }
-        let rows = director.connections();
-        assert!(rows[0].contains(server) && rows[0].contains(&format!(" {state} ")), "{mode}: {rows:?}");
-        assert_eq!((rows.len(), director.load().0), (1, 0));
+        assert_eq!(cluster.only_connection().1, state, "conn_reuse_mode {mode}");
+        let rows = cluster.connections();
+        assert!(rows[0].ends_with(&format!(" {}", at(server(chosen), PORT))), "{mode}: {rows:?}");
+        // The old one leaves the count by the next tick.
+        cluster.advance(0.1);
+        assert_eq!(cluster.total_load(), (0, 1));
     }
 }
 
 #[test]
 fn an_association_ends_at_its_second_and_leaves_the_count() {
-    let mut director = director("-g");
-    send(&mut director, Client, &packet(Client, INIT));
-    director.advance(3.999);
-    assert_eq!(director.connections().len(), 1);
-    director.advance(0.001);
-    assert_eq!((director.connections().len(), director.load()), (0, (0, 0)));
+    let mut cluster = cluster(1, "3868 -g");
+    send(&mut cluster, Client, INIT);
+    cluster.advance(3.999);
+    assert_eq!(cluster.connections().len(), 1);
+    cluster.advance(0.001);
+    assert_eq!((cluster.connections().len(), cluster.total_load()), (0, (0, 0)));
 }
 
 #[test]
 fn a_server_that_speaks_unasked_is_told_so_unless_it_aborts() {
-    let mut director = director("-m");
-    director.set("nat_icmp_send", 1);
-    assert_eq!(send(&mut director, Server, &packet(Server, ABORT)).verdict, "pass");
-    assert_eq!(send(&mut director, Server, &packet(Server, INIT_ACK)).verdict, "drop unasked");
+    let mut cluster = cluster(1, "3868 -m");
+    cluster.set("nat_icmp_send", 1);
+    assert_eq!(send(&mut cluster, Server, ABORT).verdict, "pass");
+    assert_eq!(send(&mut cluster, Server, INIT_ACK).verdict, "drop unasked");
 }
 
-/// Checksums as computed bit by bit from the polynomial of RFC 9260, appendix A.
-const INIT_TO_9899: [u8; 4] = [0x58, 0x9b, 0xb3, 0x21];
-const INIT_ACK_FROM_3868: [u8; 4] = [0x08, 0x1f, 0x81, 0xca];
-
-/// INIT and INIT ACK with content, and this checksum.
-fn init(sum: [u8; 4]) -> Vec<u8> {
-    let chunk = [1, 0, 0, 20, 0, 0, 0, 1, 0, 0, 16, 0, 0, 1, 0, 1, 0, 0, 0, 1];
-    [&packet(Client, INIT)[..8], &sum, &chunk].concat()
-}
+/// INIT, and its acknowledgement, with some content.
+const CHUNKS: [[u8; 20]; 2] = [
+    [INIT, 0, 0, 20, 0, 0, 0, 1, 0, 0, 16, 0, 0, 1, 0, 1, 0, 0, 0, 1],
+    [INIT_ACK, 0, 0, 20, 0, 0, 0, 2, 0, 0, 16, 0, 0, 1, 0, 1, 0, 0, 0, 2],
+];
 
 #[test]
 fn where_the_port_changes_the_checksum_is_computed_anew_in_both_directions() {
-    let mut director = Director::with(&service("--sctp-service", PORT, 1, "9899 -m"));
-    let fate = send(&mut director, Client, &init([0x49, 0x88, 0x5d, 0x65]));
-    let mut want = init(INIT_TO_9899);
-    want[2..4].copy_from_slice(&9899u16.to_be_bytes());
-    assert_eq!((fate.verdict.as_str(), &fate.sent[0][TRANSPORT..]), ("transmit", &want[..]));
+    let mut cluster = cluster(1, "9899 -m");
+    let init = packet(Client, &CHUNKS[0]);
+    let judged = cluster.from_client(&init);
+    let sent = Datagram { dest: at(server(1), 9899), ttl: 63, ..init };
+    assert_eq!(judged.sent[0].1[14..], sent.packet());
 
-    let chunk = [2, 0, 0, 20, 0, 0, 0, 2, 0, 0, 16, 0, 0, 1, 0, 1, 0, 0, 0, 2];
-    let answer = |port: u16, sum: [u8; 4]| {
-        [&port.to_be_bytes()[..], &CLIENT_PORT.to_be_bytes(), &[0, 0, 0, 8], &sum, &chunk].concat()
-    };
-    let fate = send(&mut director, Server, &answer(9899, [0x8b, 0x06, 0xe8, 0xe5]));
-    assert_eq!(fate.sent[0][TRANSPORT..], answer(PORT, INIT_ACK_FROM_3868));
+    let answer = Datagram { source: at(server(1), 9899), ..packet(Server, &CHUNKS[1]) };
+    let judged = cluster.from_server(&answer);
+    let sent = Datagram { source: at(VIP, PORT), ttl: 63, ..answer };
+    assert_eq!(judged.sent[0].1[14..], sent.packet());
 }
 
 #[test]
 fn where_the_port_stays_the_checksum_stays_right_or_wrong() {
     for method in ["-m", "-g"] {
-        let mut director = director(method);
-        let wrong = init([1, 2, 3, 4]);
-        let fate = send(&mut director, Client, &wrong);
-        assert_eq!(fate.sent[0][TRANSPORT..], wrong, "{method}");
+        for wrong in [0, 0x5a] {
+            let mut cluster = cluster(1, &format!("{PORT} {method}"));
+            let mut frame = packet(Client, &CHUNKS[0]).frame(GATEWAY_MAC, WAN_MAC);
+            frame[42] ^= wrong;
+            let judged = cluster.inject("wan", &frame);
+            assert_eq!(judged.sent[0].1[34..], frame[34..], "{method}");
+        }
     }
 }

@@ -16,7 +16,7 @@ use xvs_dataplane::egress::model::{Network, RouteAction};
 use xvs_dataplane::egress::{Egress, RouteTo};
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 use xvs_dataplane::xdp::{SteeringError, SteeringRules};
-use xvs_proto::Prefix;
+use xvs_proto::{Endpoint, Prefix, Protocol};
 use xvs_sched::ServiceKey;
 
 use crate::estimator;
@@ -230,7 +230,7 @@ impl<P: Plant> Control<P> {
         self.registry.build(&self.state, &mut self.snapshot);
         self.snapshot.settings = self.ipvs.in_force(self.state.timeouts(), self.memory);
         self.snapshot.nat_destinations = match self.snapshot.settings.nat_icmp_send {
-            true => Arc::new(self.registry.nat_destinations().collect()),
+            true => Arc::new(self.masqueraded().collect()),
             false => Arc::default(),
         };
         // Kept until every worker has left it, so that no worker is the last to hold it and has to free it.
@@ -265,6 +265,13 @@ impl<P: Plant> Control<P> {
             _ => None,
         });
         self.gateways.iter().copied().chain(towards).collect()
+    }
+
+    /// Where the masqueraded destinations that are configured now send from.
+    fn masqueraded(&self) -> impl Iterator<Item = (Protocol, Endpoint)> {
+        let services = self.state.services();
+        let all = services.flat_map(|(key, service)| service.destinations.iter().map(move |one| (*key, one)));
+        all.filter_map(|(key, one)| replies_from(key, one.endpoint, one.options.method))
     }
 
     fn steering(&self) -> SteeringRules {

@@ -60,19 +60,27 @@ struct Inner {
     now: Millis,
 }
 
-/// The lab has no kernel to steer and no worker to wait for.
-struct Unwired;
+/// The lab has no kernel to steer and no worker to wait for; it keeps what would be steered.
+#[derive(Default)]
+struct Unwired {
+    rules: SteeringRules,
+    /// How often workers would have been waited for: once a publication.
+    publications: u64,
+}
 
 impl Plant for Unwired {
-    fn widen(&mut self, _: &SteeringRules) -> Result<(), SteeringError> {
+    fn widen(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+        self.rules = self.rules.or(rules);
         Ok(())
     }
 
-    fn narrow(&mut self, _: &SteeringRules) -> Result<(), SteeringError> {
+    fn narrow(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+        self.rules.clone_from(rules);
         Ok(())
     }
 
     fn await_workers(&mut self, _: Duration) -> Result<(), String> {
+        self.publications += 1;
         Ok(())
     }
 
@@ -154,7 +162,7 @@ impl Lab {
         let config = TableConfig { capacity: TABLE_SIZE, workers: 1, memory: Memory::OnDemand };
         let table = Table::create(config).expect("a small table always fits");
         let counters = Arc::new(WorkerCounters::default());
-        let control = Control::new(Unwired, 1, ipvs);
+        let control = Control::new(Unwired::default(), 1, ipvs);
         let unresolved = Arc::new(Unresolved::new(1));
         let flows = Flows::new(
             0,
@@ -178,6 +186,21 @@ impl Lab {
             Err(error) => Err(error.to_string()),
         };
         answer.unwrap_or_else(|error| json!({ "error": error })).to_string()
+    }
+
+    /// What the XDP program would be told to steer now.
+    pub fn steering_rules(&mut self) -> &SteeringRules {
+        &self.inner.control.plant().rules
+    }
+
+    /// Who answers what a client of the control socket asks.
+    pub fn director(&mut self) -> &mut dyn Director {
+        &mut self.inner
+    }
+
+    /// How many snapshots have been published.
+    pub fn publications(&mut self) -> u64 {
+        self.inner.control.plant().publications
     }
 
     fn carry_out(&mut self, line: Line) -> Result<Value, String> {
@@ -231,8 +254,14 @@ impl Lab {
     }
 
     fn set(&mut self, set: BTreeMap<String, Value>) -> Result<Value, String> {
+        let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let set: Vec<_> = set.into_iter().map(|(key, value)| (key, text(value))).collect();
+        // All or none: each is tried on a copy first.
+        let mut tried = Ipvs::default();
+        for (key, value) in &set {
+            tried.set(key, value).map_err(|error| error.to_string())?;
+        }
         for (key, value) in set {
-            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             self.inner.call(Request::Set { key, value }).map_err(|failure| failure.to_string())?;
         }
         Ok(json!({ "ok": true }))

@@ -111,10 +111,9 @@ impl Registry {
             }
             Command::AddDestination { service, endpoint, options } => {
                 let Some(mut entry) = self.services.remove(service) else { return };
-                let known = self.adopt(*service, *endpoint, &entry.live);
-                entry
-                    .destinations
-                    .insert(0, Known { method: options.method, weight: options.weight, ..known });
+                let mut known = self.adopt(*service, *endpoint, &entry.live);
+                known.set_options(options);
+                entry.destinations.insert(0, known);
                 self.changed(*service, entry, Change::Added, state);
             }
             Command::EditDestination { service, endpoint, options } => {

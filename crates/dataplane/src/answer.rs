@@ -15,11 +15,11 @@ use crate::port::{LinkId, Port};
 use crate::shm::Frame;
 use crate::snapshot::{Path, Snapshot};
 
-/// A bucket of permissions to send, refilled evenly over the second.
+/// A bucket of permissions to send, full at the start and refilled evenly over the second.
 #[derive(Debug, Default)]
 pub struct RateLimit {
-    /// Thousandths of a permission.
-    level: u64,
+    /// What the bucket lacks, in thousandths of a permission.
+    lacking: u64,
     at: Millis,
 }
 
@@ -31,15 +31,15 @@ impl RateLimit {
     pub fn allows(&mut self, now: Millis, per_second: u32) -> bool {
         let rate = u64::from(per_second);
         let full = (rate * 1000 / Self::BURST_SHARE).max(1000);
-        self.level =
-            self.level.saturating_add(now.0.saturating_sub(self.at.0).saturating_mul(rate)).min(full);
+        let refill = now.0.saturating_sub(self.at.0).saturating_mul(rate);
+        self.lacking = self.lacking.saturating_sub(refill);
         self.at = now;
         if rate == 0 {
             return true;
         }
-        let allowed = self.level >= 1000;
+        let allowed = self.lacking + 1000 <= full;
         if allowed {
-            self.level -= 1000;
+            self.lacking += 1000;
         }
         allowed
     }
@@ -127,6 +127,10 @@ mod tests {
     fn a_limit_of_zero_is_none_and_any_other_is_kept_over_seconds() {
         let mut limit = RateLimit::default();
         assert!((0..10_000).all(|_| limit.allows(Millis(5), 0)));
+        let mut limit = RateLimit::default();
+        assert!(limit.allows(Millis(0), 1), "the bucket is full at the start");
+        assert!(!limit.allows(Millis(999), 1));
+        assert!(limit.allows(Millis(1000), 1));
         let mut limit = RateLimit::default();
         let allowed = (0..10_000).filter(|ms| limit.allows(Millis(1_000_000 + ms), 100)).count();
         // Ten seconds at 100, and what the bucket held: a twentieth of a second's.

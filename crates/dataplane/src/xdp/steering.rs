@@ -25,7 +25,8 @@ pub struct SteeringRules {
 
 impl SteeringRules {
     /// The rules by which everything is steered that either `self` or `other` steers.
-    pub(super) fn or(&self, other: &Self) -> Self {
+    #[must_use]
+    pub fn or(&self, other: &Self) -> Self {
         Self {
             services: &self.services | &other.services,
             nat_destinations: &self.nat_destinations | &other.nat_destinations,

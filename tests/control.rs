@@ -1,0 +1,275 @@
+//! From a command over the socket to the next packet: a server of the control socket before a director in the lab.
+//!
+//! What a client was answered holds for the next frame; a batch is one snapshot however long, a single command one
+//! each, a refused one none. Not here: the socket's bounds and hostile clients (`ctl/src/server.rs`), the daemon
+//! (`netlab_daemon.rs`).
+
+use std::fmt::Write;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use xvs::frames::SYN;
+use xvs::lab_cluster::{CLIENT, VIP, at, server};
+use xvs::{Datagram, LabCluster, Transport};
+use xvs_ctl::adm::{self, Output};
+use xvs_ctl::client::{Client, Failure};
+use xvs_ctl::message::{CommandError, ConnectionRow, Reply, Request};
+use xvs_ctl::server::{Handler, Peer, Server, Settings};
+
+/// Answers the socket's clients from a director in the lab.
+struct Desk(Mutex<LabCluster>);
+
+impl Desk {
+    fn cluster(&self) -> MutexGuard<'_, LabCluster> {
+        self.0.lock().expect("no client's thread has panicked")
+    }
+}
+
+fn refusal(failure: Failure) -> CommandError {
+    match failure {
+        Failure::Refused(refusal) => refusal,
+        other => CommandError::Failed { why: other.to_string() },
+    }
+}
+
+impl Handler for Desk {
+    fn handle(&self, request: Request, _: &Peer) -> Result<Reply, CommandError> {
+        self.cluster().lab().director().call(request).map_err(refusal)
+    }
+
+    fn connections(
+        &self,
+        each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
+    ) -> Result<(), CommandError> {
+        let mut rows = Vec::new();
+        let mut keep = |row| {
+            rows.push(row);
+            Ok(())
+        };
+        self.cluster().lab().director().connections(&mut keep).map_err(refusal)?;
+        let _ = rows.into_iter().try_for_each(each);
+        Ok(())
+    }
+}
+
+/// A director in the lab that listens on a socket of its own.
+struct Served {
+    desk: Arc<Desk>,
+    socket: PathBuf,
+    _server: Server,
+}
+
+impl Served {
+    fn new() -> Self {
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        // Relaxed: only the numbers' being different matters.
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("xvs-control-{}-{number}", std::process::id()));
+        let socket = folder.join("xvsd.sock");
+        let desk = Arc::new(Desk(Mutex::new(LabCluster::new())));
+        let server = Server::start(Settings::of(&socket), desk.clone()).expect("the socket is served");
+        Self { desk, socket, _server: server }
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(&self.socket).expect("the server answers")
+    }
+
+    fn publications(&self) -> u64 {
+        self.desk.cluster().lab().publications()
+    }
+
+    /// The verdict on a client's first packet to the virtual address, and the link address it leaves to.
+    fn first_packet(&self, client_port: u16, port: u16) -> (String, Option<[u8; 6]>) {
+        let first = Datagram::new(Transport::Tcp(SYN), at(CLIENT, client_port), at(VIP, port));
+        let judged = self.desk.cluster().from_client(&first);
+        let mac = judged.sent.first().map(|(_, frame)| frame[..6].try_into().expect("six bytes"));
+        (judged.verdict, mac)
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // Only the lock beside the socket is left of it; in the way of nobody if it stays.
+        let _ = self.socket.parent().map(std::fs::remove_dir_all);
+    }
+}
+
+fn run(client: &mut Client, line: &str, stdin: &str) -> Output {
+    let argv: Vec<_> = std::iter::once("ipvsadm").chain(line.split_whitespace()).map(str::to_owned).collect();
+    adm::capture(&argv, stdin, client, &adm::SystemResolver::default())
+}
+
+#[track_caller]
+fn done(client: &mut Client, line: &str) -> String {
+    let Output { exit, stdout, stderr } = run(client, line, "");
+    assert_eq!((exit, stderr.as_str()), (0, ""), "{line}");
+    stdout
+}
+
+/// 100 services, each with 99 servers, as `ipvsadm -S -n` writes them.
+fn ten_thousand_lines() -> String {
+    let mut rules = String::new();
+    for port in 1001..=1100 {
+        writeln!(rules, "-A -t {VIP}:{port} -s rr").expect("a text");
+        for number in 1..=99 {
+            let weight = number % 7 + 1;
+            writeln!(rules, "-a -t {VIP}:{port} -r 203.0.113.{}:{port} -g -w {weight}", number + 100)
+                .expect("a text");
+        }
+    }
+    rules
+}
+
+#[test]
+fn what_was_answered_holds_for_the_next_packet() {
+    let served = Served::new();
+    let mut client = served.client();
+    assert_eq!(served.first_packet(1, 80).0, "pass");
+    done(&mut client, &format!("-A -t {VIP}:80 -s rr"));
+    assert_eq!(served.first_packet(2, 80).0, "drop no_destination");
+    done(&mut client, &format!("-a -t {VIP}:80 -r {}", server(1)));
+    assert_eq!(served.first_packet(3, 80).1, Some([2, 0, 0, 0, 2, 11]));
+    done(&mut client, &format!("-a -t {VIP}:80 -r {}", server(2)));
+    done(&mut client, &format!("-e -t {VIP}:80 -r {} -w 0", server(1)));
+    assert_eq!(served.first_packet(4, 80).1, Some([2, 0, 0, 0, 2, 12]));
+    done(&mut client, &format!("-d -t {VIP}:80 -r {}", server(2)));
+    assert_eq!(served.first_packet(4, 80).0, "drop destination_unavailable");
+    assert_eq!(served.first_packet(5, 80).0, "drop no_destination");
+    done(&mut client, "-C");
+    assert_eq!(served.first_packet(6, 80).0, "pass");
+}
+
+#[test]
+fn each_command_is_one_snapshot_and_a_refused_one_none() {
+    let served = Served::new();
+    let mut client = served.client();
+    let before = served.publications();
+    done(&mut client, &format!("-A -t {VIP}:80 -s rr"));
+    done(&mut client, &format!("-a -t {VIP}:80 -r {}", server(1)));
+    assert_eq!(served.publications(), before + 2);
+    for (line, text) in [
+        (format!("-A -t {VIP}:80"), "Service already exists\n"),
+        (format!("-a -t {VIP}:80 -r {}", server(1)), "Destination already exists\n"),
+        (format!("-d -t {VIP}:80 -r {}", server(2)), "No such destination\n"),
+        (format!("-D -t {VIP}:81"), "No such service\n"),
+        (format!("-A -t {VIP}:81 -s nonsense"), "Scheduler or persistence engine not found\n"),
+    ] {
+        let Output { exit, stdout, stderr } = run(&mut client, &line, "");
+        assert_eq!((exit, stdout.as_str(), stderr.as_str()), (255, "", text), "{line}");
+    }
+    done(&mut client, "-L -n");
+    done(&mut client, "-L -n -c");
+    assert_eq!(served.publications(), before + 2);
+}
+
+#[test]
+fn a_restore_of_ten_thousand_lines_is_one_snapshot_and_saved_again_as_it_was() {
+    let served = Served::new();
+    let mut client = served.client();
+    let rules = ten_thousand_lines();
+    assert_eq!(rules.lines().count(), 10_000);
+    let before = served.publications();
+    let Output { exit, stdout, stderr } = run(&mut client, "-R", &rules);
+    assert_eq!((exit, stdout.as_str(), stderr.as_str()), (0, "", ""));
+    assert_eq!(served.publications(), before + 1);
+    let saved = done(&mut client, "-S -n");
+    let sorted = |text: &str| {
+        let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(sorted(&saved), sorted(&rules));
+    // The one added last is chosen first, and nobody has answered for it.
+    assert_eq!(served.first_packet(1, 1100).0, "drop no_neighbour");
+    let before = served.publications();
+    assert_eq!(run(&mut client, "-R", &format!("-C\n{saved}")).exit, 0);
+    assert_eq!(served.publications(), before + 1);
+}
+
+#[test]
+fn a_refused_line_of_a_restore_is_reported_and_one_that_does_not_parse_ends_it_in_one_snapshot() {
+    let served = Served::new();
+    let mut client = served.client();
+    let before = served.publications();
+    let rules = format!(
+        "-A -t {VIP}:80\n-A -t {VIP}:80\n-a -t {VIP}:80 -r {}\n-A -t nonsense:\n-A -t {VIP}:81\n",
+        server(1)
+    );
+    let Output { exit, stderr, .. } = run(&mut client, "-R", &rules);
+    assert_eq!(exit, 2);
+    assert_eq!(stderr, "Service already exists\nillegal virtual server address[:port] specified\n");
+    assert_eq!(served.publications(), before + 1);
+    assert_eq!(served.first_packet(1, 80).1, Some([2, 0, 0, 0, 2, 11]));
+    assert_eq!(served.first_packet(1, 81).0, "pass");
+}
+
+#[test]
+fn ten_thousand_single_commands_are_each_in_force_when_answered() {
+    let served = Served::new();
+    let mut client = served.client();
+    done(&mut client, &format!("-A -t {VIP}:80 -s rr"));
+    done(&mut client, &format!("-a -t {VIP}:80 -r {}", server(1)));
+    let before = served.publications();
+    for turn in 0..10_000u32 {
+        done(&mut client, &format!("-e -t {VIP}:80 -r {} -w {}", server(1), turn % 2));
+        if turn % 100 < 2 {
+            let want = if turn % 2 == 0 { "drop no_destination" } else { "transmit" };
+            assert_eq!(served.first_packet(turn as u16 + 1, 80).0, want);
+        }
+    }
+    assert_eq!(served.publications(), before + 10_000);
+}
+
+#[test]
+fn a_large_director_takes_single_commands_too() {
+    let served = Served::new();
+    let mut client = served.client();
+    assert_eq!(run(&mut client, "-R", &ten_thousand_lines()).exit, 0);
+    let before = served.publications();
+    for turn in 0..20 {
+        done(&mut client, &format!("-e -t {VIP}:1001 -r 203.0.113.101 -w {turn}"));
+    }
+    assert_eq!(served.publications(), before + 20);
+}
+
+#[test]
+fn clients_that_change_at_the_same_time_each_have_their_change_whole() {
+    let served = Served::new();
+    let before = served.publications();
+    std::thread::scope(|scope| {
+        for number in 0..4 {
+            let mut client = served.client();
+            scope.spawn(move || {
+                for port in 0..100 {
+                    let port = 1000 * (number + 1) + port;
+                    done(&mut client, &format!("-A -t {VIP}:{port} -s rr"));
+                    done(&mut client, &format!("-a -t {VIP}:{port} -r {}", server(1)));
+                }
+            });
+        }
+    });
+    assert_eq!(served.publications(), before + 800);
+    let saved = done(&mut served.client(), "-S -n");
+    assert_eq!(saved.lines().count(), 800);
+    assert_eq!(served.first_packet(1, 4099).0, "transmit");
+}
+
+#[test]
+fn a_listing_of_many_connections_comes_whole_in_parts() {
+    let served = Served::new();
+    let mut client = served.client();
+    done(&mut client, &format!("-A -t {VIP}:80 -s rr"));
+    done(&mut client, &format!("-a -t {VIP}:80 -r {}", server(1)));
+    for port in 1..=5000 {
+        assert_eq!(served.first_packet(port, 80).0, if port == 20 { "pass" } else { "transmit" });
+    }
+    let listing = done(&mut client, "-L -n -c");
+    let mut clients: Vec<_> =
+        listing.lines().skip(2).filter_map(|line| line.split_whitespace().nth(3)).collect();
+    clients.sort_unstable();
+    clients.dedup();
+    assert_eq!(clients.len(), 4999);
+}

@@ -1,0 +1,51 @@
+//! Configuration and frames in; verdict, frames out and every counter that moved.
+//!
+//! Each case names all of what a frame does: its verdict, the bytes that leave, the whole difference of the counters
+//! (the balance is checked with each frame), and where it matters the service's own numbers. Expected bytes are
+//! written by `etherparse`. Source of the rules: the kernel's IPVS, sections 2 and 3 of its behaviour.
+
+use xvs::Judged;
+use xvs::frames::Datagram;
+use xvs::lab_cluster::{GATEWAY_MAC, LAN_MAC, WAN_MAC, server_mac};
+
+#[path = "golden/gone.rs"]
+mod gone;
+#[path = "golden/methods.rs"]
+mod methods;
+#[path = "golden/refusals.rs"]
+mod refusals;
+#[path = "golden/shapes.rs"]
+mod shapes;
+
+/// A packet of a connection was forwarded.
+const FORWARDED: &[(&str, u64)] = &[("rx_packets", 1), ("tx_packets", 1)];
+/// A packet began a connection and was forwarded.
+const BEGUN: &[(&str, u64)] = &[("connections", 1), ("rx_packets", 1), ("tx_packets", 1)];
+/// The kernel has it.
+const PASSED: &[(&str, u64)] = &[("passed_to_kernel", 1), ("rx_packets", 1)];
+
+/// Asserts all of what became of a frame.
+#[track_caller]
+fn assert_judged(judged: &Judged, verdict: &str, sent: &[(&str, Vec<u8>)], moved: &[(&str, u64)]) {
+    assert_eq!(judged.verdict, verdict, "{judged:x?}");
+    let sent: Vec<_> = sent.iter().map(|(link, frame)| ((*link).to_owned(), frame.clone())).collect();
+    assert_eq!(judged.sent, sent, "\nleft  {:x?}\nright {sent:x?}", judged.sent);
+    let moved = moved.iter().map(|(name, by)| ((*name).to_owned(), *by)).collect();
+    assert_eq!(judged.moved, moved);
+}
+
+/// Asserts that a frame was left to the kernel, without effect.
+#[track_caller]
+fn assert_passed(judged: &Judged) {
+    assert_judged(judged, "pass", &[], PASSED);
+}
+
+/// What leaves for a server.
+fn to_server(number: u8, packet: &Datagram) -> (&'static str, Vec<u8>) {
+    ("lan", packet.frame(LAN_MAC, server_mac(number)))
+}
+
+/// What leaves for a client.
+fn to_client(packet: &Datagram) -> (&'static str, Vec<u8>) {
+    ("wan", packet.frame(WAN_MAC, GATEWAY_MAC))
+}

@@ -1,0 +1,416 @@
+//! What cannot be forwarded: dropped with a reason, and the sender told where the kernel tells it.
+
+use std::net::Ipv4Addr;
+
+use etherparse::EtherType;
+use serde_json::json;
+use xvs::frames::{ACK, Complaint, FIN, SYN, ethernet, hex, id};
+use xvs::lab_cluster::{
+    CLIENT, GATEWAY_MAC, INSIDE, LAN_MAC, NOWHERE, SILENT, VIP, WAN_MAC, at, server, server_mac,
+};
+use xvs::{Datagram, Judged, LabCluster, Transport};
+
+use super::{BEGUN, FORWARDED, assert_judged, assert_passed, to_client, to_server};
+
+const BOTH: [Transport; 2] = [Transport::Tcp(SYN), Transport::Udp];
+
+/// A cluster with a TCP and a UDP service at port 80 with the first server, reached by this option.
+fn cluster(method: &str, mtu: u32) -> LabCluster {
+    let mut cluster = LabCluster::with_mtu(mtu);
+    serve(&mut cluster, server(1), method);
+    cluster
+}
+
+fn serve(cluster: &mut LabCluster, dest: Ipv4Addr, options: &str) {
+    for protocol in ["-t", "-u"] {
+        cluster.adm(&format!("-A {protocol} {VIP}:80 -s wlc"));
+        cluster.adm(&format!("-a {protocol} {VIP}:80 -r {dest}:80 {options}"));
+    }
+}
+
+fn request(transport: Transport) -> Datagram {
+    Datagram { tos: 0x29, ..Datagram::new(transport, at(CLIENT, 4000), at(VIP, 80)) }
+}
+
+/// The client is told by the virtual address.
+fn told(judged: &Judged, complaint: Complaint, about: &Datagram) -> (&'static str, Vec<u8>) {
+    let id = judged.sent.first().map_or(0, |(_, frame)| id(frame));
+    let message = complaint.about(&about.packet(), VIP, id);
+    ("wan", ethernet(WAN_MAC, GATEWAY_MAC, EtherType::IPV4, &message))
+}
+
+/// The server is told by the director's address on its side.
+fn told_server(judged: &Judged, complaint: Complaint, about: &Datagram) -> (&'static str, Vec<u8>) {
+    let id = judged.sent.first().map_or(0, |(_, frame)| id(frame));
+    let message = complaint.about(&about.packet(), INSIDE, id);
+    ("lan", ethernet(LAN_MAC, server_mac(1), EtherType::IPV4, &message))
+}
+
+#[test]
+fn a_packet_whose_time_to_live_ends_here_is_dropped_and_its_client_told() {
+    for method in ["-g", "-m", "-i"] {
+        for transport in BOTH {
+            for ttl in [1, 0] {
+                let mut cluster = cluster(method, 1500);
+                let first = Datagram { ttl, ..request(transport).carrying(7) };
+                let judged = cluster.from_client(&first);
+                let want = told(&judged, Complaint::TIME_EXCEEDED, &first);
+                let moved = [
+                    ("connections", 1),
+                    ("drop_ttl_expired", 1),
+                    ("originated", 1),
+                    ("rx_packets", 1),
+                    ("tx_packets", 1),
+                ];
+                assert_judged(&judged, "drop ttl_expired", &[want], &moved);
+                // The connection is there and its packet counted all the same; the error passes for a reply of
+                // those whose replies are not seen.
+                assert_eq!(cluster.connections().len(), 1);
+                let out = if method == "-m" { (0, 0) } else { (1, judged.sent[0].1.len() - 14) };
+                let (length, name) = (first.packet().len(), at(server(1), 80));
+                let row = format!("-> {name} 1 1 {} {length} {}", out.0, out.1);
+                assert!(cluster.stats().contains(&row), "{row}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_reply_whose_time_to_live_ends_here_is_dropped_uncounted_and_its_server_told() {
+    let mut cluster = cluster("-m", 1500);
+    cluster.from_client(&request(Transport::Tcp(SYN)));
+    let answer =
+        Datagram { ttl: 1, ..Datagram::new(Transport::Tcp(SYN | ACK), at(server(1), 80), at(CLIENT, 4000)) };
+    let judged = cluster.from_server(&answer);
+    let want = told_server(&judged, Complaint::TIME_EXCEEDED, &answer);
+    let moved = [("drop_ttl_expired", 1), ("originated", 1), ("rx_packets", 1), ("tx_packets", 1)];
+    assert_judged(&judged, "drop ttl_expired", &[want], &moved);
+    assert_eq!(cluster.stats()[0], format!("TCP {VIP}:80 1 1 0 40 0"));
+}
+
+#[test]
+fn a_packet_too_big_for_its_way_is_dropped_and_its_client_told_the_size() {
+    for (method, room) in [("-g", 1400), ("-m", 1400), ("-i", 1380)] {
+        for transport in BOTH {
+            let mut cluster = cluster(method, 1400);
+            let headers = if transport == Transport::Udp { 28 } else { 40 };
+            let first = Datagram { dont_fragment: true, ..request(transport).carrying(room + 1 - headers) };
+            let judged = cluster.from_client(&first);
+            // The quote shows the time to live as it would have left.
+            let quoted = Datagram { ttl: 63, ..first.clone() };
+            let want = told(&judged, Complaint::fragmentation_needed(room as u16), &quoted);
+            let moved = [
+                ("connections", 1),
+                ("drop_too_big", 1),
+                ("originated", 1),
+                ("rx_packets", 1),
+                ("tx_packets", 1),
+            ];
+            assert_judged(&judged, "drop too_big", &[want], &moved);
+        }
+    }
+}
+
+#[test]
+fn a_reply_too_big_for_its_way_is_dropped_uncounted_and_its_server_told_the_size() {
+    let mut cluster = cluster("-m", 1500);
+    cluster.from_client(&request(Transport::Tcp(SYN)));
+    let answer = Datagram::new(Transport::Tcp(ACK), at(server(1), 80), at(CLIENT, 4000));
+    let answer = Datagram { dont_fragment: true, ..answer.carrying(1461) };
+    let judged = cluster.from_server(&answer);
+    // Linux refuses what does not fit before it takes one off the time to live.
+    let want = told_server(&judged, Complaint::fragmentation_needed(1500), &answer);
+    let moved = [("drop_too_big", 1), ("originated", 1), ("rx_packets", 1), ("tx_packets", 1)];
+    assert_judged(&judged, "drop too_big", &[want], &moved);
+    assert_eq!(cluster.stats()[0], format!("TCP {VIP}:80 1 1 0 40 0"));
+}
+
+#[test]
+fn a_packet_too_big_that_may_be_fragmented_is_dropped_without_a_word() {
+    for (method, room) in [("-g", 1400), ("-m", 1400), ("-i", 1380)] {
+        for transport in BOTH {
+            let mut cluster = cluster(method, 1400);
+            let headers = if transport == Transport::Udp { 28 } else { 40 };
+            let first = request(transport).carrying(room + 1 - headers);
+            let moved = [("connections", 1), ("drop_needs_fragmenting", 1), ("rx_packets", 1)];
+            assert_judged(&cluster.from_client(&first), "drop needs_fragmenting", &[], &moved);
+        }
+    }
+}
+
+#[test]
+fn the_time_to_live_is_judged_before_the_size() {
+    let mut cluster = cluster("-g", 1400);
+    let first = Datagram { ttl: 1, dont_fragment: true, ..request(Transport::Udp).carrying(1400) };
+    assert_eq!(cluster.from_client(&first).verdict, "drop ttl_expired");
+}
+
+#[test]
+fn a_path_too_narrow_for_any_tunnel_drops_without_telling_a_size() {
+    let mut cluster = cluster("-i", 87);
+    let first = Datagram { dont_fragment: true, ..request(Transport::Udp) };
+    let judged = cluster.from_client(&first);
+    assert!(judged.verdict.starts_with("drop "), "{judged:?}");
+    assert_eq!(judged.sent, []);
+}
+
+#[test]
+fn a_service_without_a_destination_to_choose_tells_the_client_also_for_tcp() {
+    let moved = [("drop_no_destination", 1), ("originated", 1), ("rx_packets", 1), ("tx_packets", 1)];
+    for scheduler in ["rr", "wrr", "wlc"] {
+        for transport in BOTH {
+            let mut cluster = LabCluster::new();
+            for protocol in ["-t", "-u"] {
+                cluster.adm(&format!("-A {protocol} {VIP}:80 -s {scheduler}"));
+            }
+            let first = request(transport).carrying(600);
+            let judged = cluster.from_client(&first);
+            let want = told(&judged, Complaint::PORT_UNREACHABLE, &first);
+            assert_judged(&judged, "drop no_destination", &[want], &moved);
+
+            for protocol in ["-t", "-u"] {
+                cluster.adm(&format!("-a {protocol} {VIP}:80 -r {}:80 -g -w 0", server(1)));
+            }
+            let judged = cluster.from_client(&first);
+            let want = told(&judged, Complaint::PORT_UNREACHABLE, &first);
+            assert_judged(&judged, "drop no_destination", &[want], &moved);
+            assert_eq!(cluster.connections(), [] as [String; 0]);
+            assert_eq!(cluster.stats()[1], format!("-> {}:80 0 0 0 0 0", server(1)));
+        }
+    }
+}
+
+#[test]
+fn a_quiescent_destination_keeps_its_connections_and_takes_no_new_one() {
+    let mut cluster = cluster("-m", 1500);
+    cluster.from_client(&request(Transport::Tcp(SYN)));
+    cluster.adm(&format!("-e -t {VIP}:80 -r {}:80 -m -w 0", server(1)));
+    let next = request(Transport::Tcp(ACK)).carrying(5);
+    let want = to_server(1, &Datagram { ttl: 63, dest: at(server(1), 80), ..next.clone() });
+    assert_judged(&cluster.from_client(&next), "transmit", &[want], FORWARDED);
+    let answer = Datagram::new(Transport::Tcp(ACK), at(server(1), 80), at(CLIENT, 4000));
+    let want = to_client(&Datagram { ttl: 63, source: at(VIP, 80), ..answer.clone() });
+    assert_judged(&cluster.from_server(&answer), "transmit", &[want], FORWARDED);
+    let other = Datagram { source: at(CLIENT, 4001), ..request(Transport::Tcp(SYN)) };
+    assert_eq!(cluster.from_client(&other).verdict, "drop no_destination");
+}
+
+#[test]
+fn a_destination_without_a_route_is_reported_as_a_host_that_cannot_be_reached() {
+    for method in ["-g", "-m", "-i"] {
+        for transport in BOTH {
+            let mut cluster = LabCluster::new();
+            serve(&mut cluster, NOWHERE, method);
+            let first = request(transport);
+            let judged = cluster.from_client(&first);
+            let want = told(&judged, Complaint::HOST_UNREACHABLE, &first);
+            let moved = [
+                ("connections", 1),
+                ("drop_no_route", 1),
+                ("originated", 1),
+                ("rx_packets", 1),
+                ("tx_packets", 1),
+            ];
+            assert_judged(&judged, "drop no_route", &[want], &moved);
+        }
+    }
+}
+
+#[test]
+fn a_destination_that_answers_no_arp_drops_silently_until_it_is_resolved() {
+    for method in ["-g", "-i"] {
+        let mut cluster = LabCluster::new();
+        serve(&mut cluster, SILENT, method);
+        let moved = [("connections", 1), ("drop_no_neighbour", 1), ("rx_packets", 1)];
+        let first = request(Transport::Udp);
+        assert_judged(&cluster.from_client(&first), "drop no_neighbour", &[], &moved);
+        cluster.ok(json!({ "neighbor": SILENT, "mac": "02:00:00:00:02:99", "link": "lan" }));
+        let judged = cluster.from_client(&first);
+        assert_eq!(
+            (judged.verdict.as_str(), &judged.sent[0].1[..6]),
+            ("transmit", &[2, 0, 0, 0, 2, 0x99][..])
+        );
+    }
+}
+
+#[test]
+fn a_client_without_a_way_back_is_not_told_and_that_is_counted() {
+    let mut cluster = LabCluster::new();
+    cluster.adm(&format!("-A -u {VIP}:80"));
+    let first = Datagram { source: at(NOWHERE, 4000), ..request(Transport::Udp) };
+    let moved = [("answers_withheld", 1), ("drop_no_destination", 1), ("rx_packets", 1)];
+    assert_judged(&cluster.from_client(&first), "drop no_destination", &[], &moved);
+}
+
+#[test]
+fn what_comes_from_an_address_that_is_nobodys_is_the_kernels_to_refuse() {
+    let mut cluster = LabCluster::new();
+    cluster.adm(&format!("-A -u {VIP}:80"));
+    let nobodies = [
+        Ipv4Addr::UNSPECIFIED,
+        Ipv4Addr::BROADCAST,
+        Ipv4Addr::LOCALHOST,
+        Ipv4Addr::new(224, 0, 0, 1),
+        Ipv4Addr::new(239, 255, 255, 255),
+    ];
+    for nobody in nobodies {
+        let first = Datagram { source: at(nobody, 4000), ..request(Transport::Udp) };
+        assert_passed(&cluster.from_client(&first));
+    }
+}
+
+#[test]
+fn errors_are_sent_from_the_first_moment_on_and_as_many_a_second_as_the_setting_says() {
+    let mut cluster = LabCluster::new();
+    cluster.ok(json!({ "set": { "icmp_msgs_per_sec": 1000 } }));
+    cluster.adm(&format!("-A -u {VIP}:80"));
+    let told = |cluster: &mut LabCluster, times: usize| -> usize {
+        (0..times).map(|_| cluster.from_client(&request(Transport::Udp)).sent.len()).sum()
+    };
+    // A twentieth of a second's may come at once (kernel documentation, icmp_msgs_burst).
+    assert_eq!(told(&mut cluster, 60), 50);
+    cluster.advance(0.01);
+    assert_eq!(told(&mut cluster, 60), 10);
+    cluster.advance(10.0);
+    assert_eq!(told(&mut cluster, 60), 50);
+    let withheld = cluster.counters()["answers_withheld"];
+    assert_eq!(withheld, 180 - 110);
+}
+
+#[test]
+fn a_port_without_a_service_is_the_kernels() {
+    let mut cluster = cluster("-m", 1500);
+    for transport in BOTH {
+        assert_passed(&cluster.from_client(&Datagram { dest: at(VIP, 81), ..request(transport) }));
+        assert_passed(&cluster.from_client(&Datagram { dest: at(server(2), 80), ..request(transport) }));
+    }
+}
+
+#[test]
+fn one_protocols_service_is_not_the_others() {
+    let mut cluster = LabCluster::new();
+    cluster.adm(&format!("-A -t {VIP}:80"));
+    assert_passed(&cluster.from_client(&request(Transport::Udp)));
+    let mut cluster = LabCluster::new();
+    cluster.adm(&format!("-A -u {VIP}:80"));
+    assert_passed(&cluster.from_client(&request(Transport::Tcp(SYN))));
+}
+
+#[test]
+fn a_tcp_packet_that_belongs_to_no_connection_is_the_kernels() {
+    let mut cluster = cluster("-m", 1500);
+    for flags in [ACK, FIN, FIN | ACK, 0] {
+        assert_passed(&cluster.from_client(&request(Transport::Tcp(flags))));
+    }
+}
+
+#[test]
+fn what_a_server_says_that_is_no_reply_is_the_kernels() {
+    let mut cluster = cluster("-m", 1500);
+    cluster.from_client(&request(Transport::Tcp(SYN)));
+    for (source, dest) in [
+        (at(server(1), 80), at(CLIENT, 4001)),
+        (at(server(1), 81), at(CLIENT, 4000)),
+        (at(server(2), 80), at(CLIENT, 4000)),
+    ] {
+        for transport in [Transport::Tcp(ACK), Transport::Tcp(SYN), Transport::Udp] {
+            assert_passed(&cluster.from_server(&Datagram::new(transport, source, dest)));
+        }
+    }
+}
+
+#[test]
+fn a_server_that_speaks_unasked_is_told_if_so_set_for_as_long_as_it_is_masqueraded() {
+    let mut cluster = cluster("-m", 1500);
+    cluster.ok(json!({ "set": { "nat_icmp_send": 1 } }));
+    let unasked = Datagram::new(Transport::Tcp(ACK), at(server(1), 80), at(CLIENT, 4001));
+    let judged = cluster.from_server(&unasked);
+    assert_eq!(judged.verdict, "drop unasked");
+    let message = Complaint::PORT_UNREACHABLE;
+    let quoted = Datagram { ttl: 63, ..unasked.clone() };
+    assert_eq!(
+        judged.sent,
+        [told_server(&judged, message, &quoted)].map(|(link, frame)| (link.to_owned(), frame))
+    );
+    for (command, masqueraded) in [
+        (format!("-e -t {VIP}:80 -r {}:80 -m -w 0", server(1)), true),
+        (format!("-e -t {VIP}:80 -r {}:80 -g", server(1)), false),
+        (format!("-e -t {VIP}:80 -r {}:80 -m", server(1)), true),
+        (format!("-d -t {VIP}:80 -r {}:80", server(1)), false),
+        (format!("-a -t {VIP}:80 -r {}:80 -m", server(1)), true),
+        (format!("-D -t {VIP}:80"), false),
+    ] {
+        cluster.adm(&command);
+        let want = if masqueraded { "drop unasked" } else { "pass" };
+        assert_eq!(cluster.from_server(&unasked).verdict, want, "{command}");
+    }
+}
+
+#[test]
+fn a_server_of_direct_routing_has_no_replies_here() {
+    for method in ["-g", "-i"] {
+        let mut cluster = cluster(method, 1500);
+        cluster.from_client(&request(Transport::Tcp(SYN)));
+        let answer = Datagram::new(Transport::Tcp(SYN | ACK), at(server(1), 80), at(CLIENT, 4000));
+        assert_passed(&cluster.from_server(&answer));
+    }
+}
+
+#[test]
+fn what_comes_from_the_ftp_data_port_begins_no_connection() {
+    let mut cluster = cluster("-m", 1500);
+    for transport in BOTH {
+        assert_passed(&cluster.from_client(&Datagram { source: at(CLIENT, 20), ..request(transport) }));
+    }
+}
+
+#[test]
+fn without_any_service_everything_is_the_kernels() {
+    let mut cluster = LabCluster::new();
+    for transport in BOTH {
+        assert_passed(&cluster.from_client(&request(transport)));
+        assert_passed(&cluster.from_server(&request(transport)));
+    }
+}
+
+#[test]
+fn a_packet_that_comes_back_to_where_it_came_from_goes_out_by_that_link() {
+    let mut cluster = LabCluster::new();
+    cluster.ok(json!({ "neighbor": "192.0.2.9", "mac": "02:00:00:00:01:09", "link": "wan" }));
+    cluster.adm(&format!("-A -u {VIP}:80"));
+    cluster.adm(&format!("-a -u {VIP}:80 -r 192.0.2.9:80 -g"));
+    let first = request(Transport::Udp);
+    let want = Datagram { ttl: 63, ..first.clone() }.frame(WAN_MAC, [2, 0, 0, 0, 1, 9]);
+    let judged = cluster.inject("wan", &first.frame(GATEWAY_MAC, WAN_MAC));
+    assert_judged(&judged, "transmit", &[("wan", want)], BEGUN);
+}
+
+#[test]
+fn a_full_table_drops_who_is_new_keeps_who_is_known_and_has_room_again_with_time() {
+    let mut cluster = cluster("-g", 1500);
+    let first = |number: u32| {
+        let client = Ipv4Addr::new(192, 0, 2, 200 + (number >> 16) as u8);
+        Datagram { source: at(client, number as u16), ..request(Transport::Udp) }
+    };
+    let known = first(1);
+    assert_eq!(cluster.from_client(&known).verdict, "transmit");
+    // More than the table holds; the lab itself is asked, because counters need no look each time.
+    for number in 2..70_000 {
+        let frame = hex(&first(number).frame(GATEWAY_MAC, WAN_MAC));
+        cluster.lab().answer(&format!(r#"{{"inject":"wan","frame":"{frame}"}}"#));
+    }
+    let counters = cluster.counters();
+    // Those from the FTP data port are passed.
+    assert_eq!(counters["passed_to_kernel"], 2);
+    assert_eq!(counters["connections"] + counters["drop_table_full"] + 2, 69_999);
+    let judged = cluster.from_client(&first(69_999));
+    let moved = [("drop_table_full", 1), ("rx_packets", 1)];
+    assert_judged(&judged, "drop table_full", &[], &moved);
+    assert_eq!(cluster.from_client(&known).verdict, "transmit");
+    let (active, inactive) = (cluster.loads()[1].1, cluster.loads()[1].2);
+    assert_eq!((active, inactive), (0, counters["connections"]));
+    cluster.advance(300.0);
+    assert_eq!(cluster.connections(), [] as [String; 0]);
+    assert_eq!(cluster.loads()[1].2, 0);
+    assert_eq!(cluster.from_client(&first(69_999)).verdict, "transmit");
+}

@@ -1,0 +1,289 @@
+//! What holds after every step of any mixture of frames, commands and time.
+//!
+//! Frames are valid, mutated or noise; commands are right and wrong ones. After each step: no panic, the counters
+//! balance (checked with each frame), every destination's ActiveConn and InActConn are the rows of its connections,
+//! every frame that is sent has right lengths and checksums, and none that the director kept would have been left to the
+//! kernel by the XDP program.
+
+use etherparse::{IpNumber, Ipv4Header, SlicedPacket, TransportSlice};
+use proptest::prelude::*;
+use serde_json::json;
+use xvs::frames::{Mac, resum};
+use xvs::lab_cluster::{CLIENT, GATEWAY_MAC, LAN_MAC, VIP, WAN_MAC, at, server, server_mac};
+use xvs::steered::{Steered, unreadable};
+use xvs::{Datagram, Judged, LabCluster, Transport};
+use xvs_dataplane::xdp::Verdict;
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// A command line of ipvsadm.
+    Command(String),
+    /// A packet, with what is done to its frame.
+    Packet { inbound: bool, datagram: Datagram, harm: Harm },
+    /// Bytes.
+    Noise(Vec<u8>),
+    /// A setting and its value.
+    Set(&'static str, u8),
+    /// Tenths of a second.
+    Advance(u32),
+}
+
+#[derive(Clone, Debug)]
+enum Harm {
+    None,
+    /// Ends early.
+    Cut(prop::sample::Index),
+    /// Has other bytes at places; the header checksum is then made right.
+    Bytes(Vec<(prop::sample::Index, u8)>),
+    /// Has other bytes, and nothing made right.
+    Raw(Vec<(prop::sample::Index, u8)>),
+    /// Is followed by padding.
+    Padded(u8),
+}
+
+fn service() -> impl Strategy<Value = String> {
+    prop_oneof!["-t", "-u"]
+        .prop_flat_map(|protocol| (80u16..82).prop_map(move |port| format!("{protocol} {VIP}:{port}")))
+}
+
+fn command() -> impl Strategy<Value = String> {
+    let dest = || (1u8..4, prop_oneof![Just(80u16), Just(81), Just(8080)]);
+    let method = || prop_oneof![Just("-m"), Just("-m"), Just("-g"), Just("-i")];
+    prop_oneof![
+        3 => (service(), prop_oneof!["rr", "wrr", "wlc"]).prop_map(|(service, by)| format!("-A {service} -s {by}")),
+        1 => Just(format!("-A -u {VIP}:80 -o")),
+        1 => (service(), prop_oneof!["rr", "wrr", "wlc"]).prop_map(|(service, by)| format!("-E {service} -s {by}")),
+        1 => service().prop_map(|service| format!("-D {service}")),
+        6 => (service(), dest(), method(), 0u8..4).prop_map(|(service, (number, port), method, weight)| {
+            format!("-a {service} -r {}:{port} {method} -w {weight}", server(number))
+        }),
+        2 => (service(), dest(), method(), 0u8..4).prop_map(|(service, (number, port), method, weight)| {
+            format!("-e {service} -r {}:{port} {method} -w {weight}", server(number))
+        }),
+        2 => (service(), dest()).prop_map(|(service, (number, port))| {
+            format!("-d {service} -r {}:{port}", server(number))
+        }),
+        1 => Just("-Z".to_owned()),
+        1 => (0u16..40, 0u16..40, 0u16..40).prop_map(|(tcp, fin, udp)| format!("--set {tcp} {fin} {udp}")),
+        1 => Just("-C".to_owned()),
+    ]
+}
+
+fn transport() -> impl Strategy<Value = Transport> {
+    prop_oneof![
+        3 => prop_oneof![Just(0x02u8), Just(0x10), Just(0x12), Just(0x11), Just(0x04), any::<u8>()]
+            .prop_map(|flags| Transport::Tcp(flags & 0x17)),
+        1 => Just(Transport::Udp),
+        1 => Just(Transport::UdpUnsummed),
+    ]
+}
+
+fn harm() -> impl Strategy<Value = Harm> {
+    let edits = || prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4);
+    prop_oneof![
+        8 => Just(Harm::None),
+        1 => any::<prop::sample::Index>().prop_map(Harm::Cut),
+        2 => edits().prop_map(Harm::Bytes),
+        1 => edits().prop_map(Harm::Raw),
+        1 => (0u8..60).prop_map(Harm::Padded),
+    ]
+}
+
+fn packet() -> impl Strategy<Value = Step> {
+    let head = (
+        any::<bool>(),
+        transport(),
+        1u16..5,
+        80u16..82,
+        1u8..4,
+        prop_oneof![Just(80u16), Just(81), Just(8080)],
+    );
+    let tail = (prop_oneof![4 => Just(64u8), 1 => 0u8..4], any::<bool>(), any::<u8>(), 0usize..1600, harm());
+    (head, tail).prop_map(
+        |((inbound, transport, client, port, number, dest), (ttl, dont_fragment, tos, length, harm))| {
+            let client = at(CLIENT, 4000 + client);
+            let (source, to) = match inbound {
+                true => (client, at(VIP, port)),
+                false => (at(server(number), dest), client),
+            };
+            // Mostly short; a frame of the lab holds 1792 bytes.
+            let length = if length < 1500 { length % 60 } else { length };
+            let datagram =
+                Datagram { ttl, dont_fragment, tos, ..Datagram::new(transport, source, to).carrying(length) };
+            Step::Packet { inbound, datagram, harm }
+        },
+    )
+}
+
+fn set() -> impl Strategy<Value = Step> {
+    let switch = ["expire_nodest_conn", "udp_nodest_reschedule", "sloppy_tcp", "nat_icmp_send"];
+    let table =
+        [("conn_reuse_mode", [0, 1, 2, 3]), ("secure_tcp", [0, 3, 0, 3]), ("drop_packet", [0, 0, 0, 3])];
+    prop_oneof![
+        (prop::sample::select(switch.to_vec()), 0u8..2).prop_map(|(key, value)| Step::Set(key, value)),
+        (prop::sample::select(table.to_vec()), 0usize..4)
+            .prop_map(|((key, values), at)| Step::Set(key, values[at])),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        2 => set(),
+        4 => command().prop_map(Step::Command),
+        14 => packet(),
+        1 => prop::collection::vec(any::<u8>(), 0..200).prop_map(Step::Noise),
+        2 => prop_oneof![4 => 0u32..100, 1 => 0u32..4000].prop_map(Step::Advance),
+    ]
+}
+
+fn harmed(mut frame: Vec<u8>, harm: &Harm) -> Vec<u8> {
+    match harm {
+        Harm::None => {}
+        Harm::Cut(at) => frame.truncate(at.index(frame.len())),
+        Harm::Bytes(edits) | Harm::Raw(edits) => {
+            for (at, byte) in edits {
+                // Not in the data, where it would only spoil a checksum.
+                let at = at.index(frame.len().min(60));
+                frame[at] = *byte;
+            }
+            if matches!(harm, Harm::Bytes(_)) {
+                resum(&mut frame);
+            }
+        }
+        Harm::Padded(by) => frame.resize(frame.len() + usize::from(*by), 0xa5),
+    }
+    frame
+}
+
+/// What is sent is untagged IPv4 from the link's own address, with lengths that agree and right checksums where the
+/// frame that came had them.
+fn check_sent(judged: &Judged, whole: bool) -> Result<(), TestCaseError> {
+    for (link, frame) in &judged.sent {
+        let mac: Mac = if link == "wan" { WAN_MAC } else { LAN_MAC };
+        prop_assert_eq!(&frame[6..12], &mac[..]);
+        let Ok((header, _)) = Ipv4Header::from_slice(&frame[14..]) else {
+            return Err(TestCaseError::fail(format!("not IPv4: {frame:x?}")));
+        };
+        prop_assert_eq!(usize::from(header.total_len) + 14, frame.len());
+        prop_assert_eq!(header.header_checksum, header.calc_header_checksum());
+        prop_assert!(header.time_to_live > 0);
+        // A transport header that came spoilt leaves spoilt.
+        if !whole && header.protocol != IpNumber::ICMP {
+            continue;
+        }
+        let transport = match header.protocol {
+            IpNumber::IPV4 => None,
+            _ => SlicedPacket::from_ip(&frame[14..]).ok().and_then(|packet| packet.transport),
+        };
+        prop_assert!(transport.is_some() || header.protocol == IpNumber::IPV4, "{:x?}", frame);
+        match transport {
+            Some(TransportSlice::Tcp(tcp)) => {
+                let header_of = tcp.to_header();
+                let sum = header_of.calc_checksum_ipv4_raw(header.source, header.destination, tcp.payload());
+                prop_assert_eq!(Ok(header_of.checksum), sum);
+            }
+            Some(TransportSlice::Udp(udp)) if udp.checksum() != 0 => {
+                let header_of = udp.to_header();
+                let sum = header_of.calc_checksum_ipv4_raw(header.source, header.destination, udp.payload());
+                prop_assert_eq!(Ok(header_of.checksum), sum);
+            }
+            Some(TransportSlice::Icmpv4(icmp)) => {
+                prop_assert_eq!(
+                    icmp.checksum(),
+                    icmp.icmp_type().calc_checksum(icmp.payload()),
+                    "{:x?}",
+                    frame
+                );
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Injects a frame, which the XDP program steers to the director if the director keeps it.
+fn inject(
+    cluster: &mut LabCluster,
+    steered: &mut Steered,
+    link: &str,
+    frame: &[u8],
+) -> Result<Judged, TestCaseError> {
+    // The kernel runs no program on less than an Ethernet header.
+    let steering = (frame.len() >= 14).then(|| steered.verdict(cluster.lab(), frame));
+    let judged = cluster.inject(link, frame);
+    // Fragments are refused whosever they are, and steered by their addresses.
+    let refused = judged.verdict.strip_prefix("drop ");
+    let refused = refused.is_some_and(|reason| reason == "fragment" || unreadable(reason));
+    let kept = judged.verdict != "pass" && !refused;
+    prop_assert!(!(kept && steering == Some(Verdict::Kernel)), "{:?}: {:x?}", judged, frame);
+    Ok(judged)
+}
+
+/// Each listed destination counts as many connections as `-Lnc` has rows for it.
+fn check_counts(cluster: &mut LabCluster) -> Result<(), TestCaseError> {
+    let rows = cluster.connections();
+    let listing = cluster.adm("-L -n");
+    let mut service = (String::new(), String::new());
+    for line in listing.lines().skip(3) {
+        let words: Vec<_> = line.split_whitespace().collect();
+        if words[0] != "->" {
+            service = (words[0].to_owned(), words[1].to_owned());
+            continue;
+        }
+        let of_this = |row: &&String| {
+            let row: Vec<_> = row.split(' ').collect();
+            (row[0], row[4], row[5]) == (&service.0, &service.1, words[1])
+        };
+        let active = |row: &&String| {
+            ["ESTABLISHED", "SYN_RECV", "SYN_SENT", "SYNACK"].contains(&row.split(' ').nth(2).unwrap_or(""))
+        };
+        let mine: Vec<_> = rows.iter().filter(of_this).collect();
+        let active = mine.iter().filter(|row| active(row)).count();
+        let want = (active.to_string(), (mine.len() - active).to_string());
+        prop_assert_eq!((words[4].to_owned(), words[5].to_owned()), want, "{}\n{:#?}", listing, rows);
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_mixture_of_frames_commands_and_time_keeps_its_books(
+        steps in prop::collection::vec(step(), 1..80),
+    ) {
+        let mut steered = Steered::new();
+        let mut cluster = LabCluster::with_mtu(1480);
+        cluster.adm(&format!("-A -t {VIP}:80 -s rr"));
+        cluster.adm(&format!("-a -t {VIP}:80 -r {}:8080 -m", server(1)));
+        for step in steps {
+            match &step {
+                Step::Command(line) => {
+                    let words: Vec<_> = line.split(' ').collect();
+                    let answer = cluster.ask(json!({ "adm": words }));
+                    let exit = answer["exit"].as_u64();
+                    prop_assert!(exit == Some(0) || exit == Some(255), "{}: {}", line, answer);
+                }
+                Step::Packet { inbound, datagram, harm } => {
+                    let (link, frame) = match inbound {
+                        true => ("wan", datagram.frame(GATEWAY_MAC, WAN_MAC)),
+                        false => ("lan", datagram.frame(server_mac(1), LAN_MAC)),
+                    };
+                    let judged = inject(&mut cluster, &mut steered, link, &harmed(frame, harm))?;
+                    check_sent(&judged, matches!(harm, Harm::None | Harm::Padded(_)))?;
+                }
+                Step::Noise(bytes) => {
+                    let judged = inject(&mut cluster, &mut steered, "wan", bytes)?;
+                    check_sent(&judged, false)?;
+                }
+                Step::Set(key, value) => cluster.ok(json!({ "set": { *key: value } })),
+                Step::Advance(tenths) => {
+                    cluster.advance(f64::from(*tenths) / 10.0);
+                }
+            }
+            // A connection that gave way to a new one is counted until the next tick, as under IPVS.
+            cluster.advance(0.1);
+            check_counts(&mut cluster)?;
+        }
+    }
+}

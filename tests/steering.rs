@@ -1,0 +1,183 @@
+//! What the director would not leave to the kernel, the XDP program must give it.
+//!
+//! Plays every recording's frames, and a few of our own, through the lab; before each, the program is told what the
+//! lab's control thread would tell it, and asked by `BPF_PROG_TEST_RUN`. Steering too much costs a detour, steering
+//! too little loses packets. Needs the right to load a BPF program, and no interface. Not here: what the program
+//! does to frames that are nobody's (`xdp/program.rs`).
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use xvs::frames::{ACK, SYN, hex, unhex};
+use xvs::lab_cluster::{CLIENT, GATEWAY_MAC, LAN_MAC, VIP, WAN_MAC, at, server, server_mac};
+use xvs::steered::{Steered, unreadable};
+use xvs::{Datagram, LabCluster, Transport, recording};
+use xvs_ctl::lab::Lab;
+use xvs_dataplane::xdp::Verdict;
+
+/// Injects a frame; a sentence if it was the director's and would not have reached it.
+fn inject(steered: &mut Steered, lab: &mut Lab, link: &str, frame: &[u8]) -> Result<Value, String> {
+    let verdict = steered.verdict(lab, frame);
+    let request = json!({ "inject": link, "frame": hex(frame) });
+    let answer: Value = serde_json::from_str(&lab.answer(&request.to_string())).expect("JSON");
+    let reason = answer["reason"].as_str().unwrap_or_default();
+    let taken = answer.get("error").is_none() && answer["verdict"] != "pass" && !unreadable(reason);
+    match verdict {
+        Verdict::Kernel if taken => Err(format!("left to the kernel, but {answer}: {}", hex(frame))),
+        _ => Ok(answer),
+    }
+}
+
+/// Plays a recording; every frame that was steered too little, in words, and how many frames there were.
+fn play(path: &Path, steered: &mut Steered) -> (usize, Vec<String>) {
+    let recording: Value = serde_json::from_slice(&fs::read(path).expect("readable")).expect("JSON");
+    let truth = &recording["truth"];
+    let mut lab = Lab::new();
+    for request in recording::network(&truth["topology"]) {
+        lab.answer(&request.to_string());
+    }
+    let (mut now, mut frames, mut wrong) = (0.0, 0, Vec::new());
+    for (number, step) in truth["steps"].as_array().expect("steps").iter().enumerate() {
+        if step["ns"].as_str().is_some_and(|ns| ns != "dir") {
+            continue;
+        }
+        let then = step["t"].as_f64().unwrap_or(now);
+        if then > now {
+            lab.answer(&json!({ "advance": then - now }).to_string());
+            now = then;
+        }
+        match step["op"].as_str().unwrap_or_default() {
+            "cmd" => {
+                let words = step["argv"].as_array().map(Vec::as_slice).unwrap_or_default();
+                if words.first().is_some_and(|word| word == "ipvsadm") {
+                    let stdin = step["stdin"].as_str().unwrap_or_default();
+                    lab.answer(&json!({ "adm": &words[1..], "stdin": stdin }).to_string());
+                }
+            }
+            "frame" | "burst" => {
+                frames += 1;
+                let frame = unhex(step["in"].as_str().expect("a frame"));
+                let link = step["port"].as_str().expect("a link");
+                if let Err(difference) = inject(steered, &mut lab, link, &frame) {
+                    wrong.push(format!("step {number}, {}: {difference}", step["note"]));
+                }
+            }
+            _ => {}
+        }
+    }
+    (frames, wrong)
+}
+
+#[test]
+fn every_recorded_frame_that_the_director_keeps_is_steered_to_it() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance");
+    let mut steered = Steered::new();
+    let (mut frames, mut wrong) = (0, Vec::new());
+    for entry in fs::read_dir(folder).expect("the recordings") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        let (played, differences) = play(&path, &mut steered);
+        frames += played;
+        let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
+        wrong.extend(differences.into_iter().map(|difference| format!("{name}: {difference}")));
+    }
+    println!("{frames} frames");
+    assert!(frames > 1000, "{frames} frames");
+    assert!(wrong.is_empty(), "{} of {frames} frames:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// A masqueraded connection in the making.
+fn connected() -> LabCluster {
+    let mut cluster = LabCluster::new();
+    cluster
+        .configure(&[&format!("-A -t {VIP}:80 -s rr"), &format!("-a -t {VIP}:80 -r {}:8080 -m", server(1))]);
+    let verdict = cluster.from_client(&Datagram::new(Transport::Tcp(SYN), at(CLIENT, 4000), at(VIP, 80)));
+    assert_eq!(verdict.verdict, "transmit");
+    cluster
+}
+
+fn request() -> Vec<u8> {
+    Datagram::new(Transport::Tcp(ACK), at(CLIENT, 4000), at(VIP, 80)).frame(GATEWAY_MAC, WAN_MAC)
+}
+
+fn reply() -> Vec<u8> {
+    Datagram::new(Transport::Tcp(ACK), at(server(1), 8080), at(CLIENT, 4000)).frame(server_mac(1), LAN_MAC)
+}
+
+#[test]
+fn replies_of_a_live_connection_are_steered_whatever_becomes_of_its_destination() {
+    let mut steered = Steered::new();
+    let service = format!("-t {VIP}:80");
+    let dest = format!("{service} -r {}:8080", server(1));
+    let direct = format!("{service} -r {}:80", server(1));
+    for commands in [
+        &[][..],
+        &[format!("-e {dest} -m -w 0")],
+        &[format!("-e {dest} -i")],
+        &[format!("-d {dest}")],
+        &[format!("-d {dest}"), format!("-a {direct} -g")],
+        &[format!("-A -u {VIP}:53"), format!("-D {service}")],
+        &[format!("-A -u {VIP}:53"), format!("-D {service}"), format!("-A {service}")],
+    ] {
+        let mut cluster = connected();
+        for command in commands {
+            // A server that is reached directly takes the service's port, so one of these names nothing.
+            cluster.ask(json!({ "adm": command.split(' ').collect::<Vec<_>>() }));
+        }
+        let lab = cluster.lab();
+        let answer = inject(&mut steered, lab, "lan", &reply())
+            .unwrap_or_else(|wrong| panic!("{commands:?}: {wrong}"));
+        assert_eq!(answer["verdict"], "transmit", "{commands:?}");
+        inject(&mut steered, lab, "wan", &request()).unwrap_or_else(|wrong| panic!("{commands:?}: {wrong}"));
+    }
+}
+
+#[test]
+fn a_destination_of_the_same_port_that_turns_to_direct_routing_still_has_its_replies_steered() {
+    let mut steered = Steered::new();
+    for again in [false, true] {
+        let mut cluster = LabCluster::new();
+        cluster.configure(&[
+            &format!("-A -t {VIP}:80 -s rr"),
+            &format!("-a -t {VIP}:80 -r {}:80 -m", server(1)),
+        ]);
+        cluster.from_client(&Datagram::new(Transport::Tcp(SYN), at(CLIENT, 4000), at(VIP, 80)));
+        if again {
+            cluster.adm(&format!("-d -t {VIP}:80 -r {}:80", server(1)));
+            cluster.adm(&format!("-a -t {VIP}:80 -r {}:80 -g", server(1)));
+        } else {
+            cluster.adm(&format!("-e -t {VIP}:80 -r {}:80 -g", server(1)));
+        }
+        let reply = Datagram::new(Transport::Tcp(ACK), at(server(1), 80), at(CLIENT, 4000));
+        let answer = inject(&mut steered, cluster.lab(), "lan", &reply.frame(server_mac(1), LAN_MAC));
+        assert_eq!(answer.map(|answer| answer["verdict"].clone()), Ok(json!("transmit")));
+    }
+}
+
+#[test]
+fn nothing_is_steered_before_the_first_service_and_after_the_last() {
+    let mut steered = Steered::new();
+    let mut fresh = LabCluster::new();
+    assert_eq!(steered.verdict(fresh.lab(), &request()), Verdict::Kernel);
+    let mut cluster = connected();
+    assert_eq!(steered.verdict(cluster.lab(), &request()), Verdict::Steered);
+    assert_eq!(steered.verdict(cluster.lab(), &reply()), Verdict::Steered);
+    cluster.adm("-C");
+    assert_eq!(steered.verdict(cluster.lab(), &request()), Verdict::Kernel);
+    assert_eq!(steered.verdict(cluster.lab(), &reply()), Verdict::Kernel);
+}
+
+#[test]
+fn a_removed_destination_is_forgotten_once_its_connections_are() {
+    let mut steered = Steered::new();
+    let mut cluster = connected();
+    cluster.adm(&format!("-d -t {VIP}:80 -r {}:8080", server(1)));
+    assert_eq!(steered.verdict(cluster.lab(), &reply()), Verdict::Steered);
+    // The connection ends after a minute; the destination is kept for two more, and looked for once a minute.
+    cluster.advance(60.0 + 120.0 + 61.0);
+    assert_eq!(steered.verdict(cluster.lab(), &reply()), Verdict::Kernel);
+    assert_eq!(steered.verdict(cluster.lab(), &request()), Verdict::Steered);
+}

@@ -1,0 +1,229 @@
+//! Frames as they should be, written by `etherparse`, which shares no line with our own encoders.
+//!
+//! Used by the tests that play the lab, for what goes in and for what must come out: an expected frame is the one
+//! that went in with the fields that a rule changes. Not here: what the director makes of them.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use etherparse::{
+    EtherType, Ethernet2Header, Icmpv4Header, Icmpv4Type, IpDscp, IpEcn, IpFragOffset, IpNumber, Ipv4Header,
+    TcpHeader, UdpHeader,
+};
+
+/// An Ethernet address.
+pub type Mac = [u8; 6];
+
+/// FIN of TCP.
+pub const FIN: u8 = 0x01;
+/// SYN of TCP.
+pub const SYN: u8 = 0x02;
+/// RST of TCP.
+pub const RST: u8 = 0x04;
+/// ACK of TCP.
+pub const ACK: u8 = 0x10;
+
+/// What an IPv4 packet carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP with these control bits.
+    Tcp(u8),
+    /// UDP with its checksum.
+    Udp,
+    /// UDP that says it has no checksum.
+    UdpUnsummed,
+    /// SCTP, whose chunks are the data.
+    Sctp,
+}
+
+/// An IPv4 packet with ports, as its sender meant it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Datagram {
+    /// Who sends it.
+    pub source: SocketAddrV4,
+    /// Whom to.
+    pub dest: SocketAddrV4,
+    /// By which protocol.
+    pub transport: Transport,
+    /// What it carries.
+    pub data: Vec<u8>,
+    /// Time to live.
+    pub ttl: u8,
+    /// Type of service.
+    pub tos: u8,
+    /// Identification.
+    pub id: u16,
+    /// Whether routers may not fragment it.
+    pub dont_fragment: bool,
+}
+
+impl Datagram {
+    /// A packet without data, fresh from its sender, that may be fragmented.
+    pub fn new(transport: Transport, source: SocketAddrV4, dest: SocketAddrV4) -> Self {
+        let data = Vec::new();
+        Self { source, dest, transport, data, ttl: 64, tos: 0, id: 0x1234, dont_fragment: false }
+    }
+
+    /// The packet with this many bytes of data.
+    #[must_use]
+    pub fn carrying(self, bytes: usize) -> Self {
+        Self { data: (0..bytes).map(|at| at as u8 ^ 0xa5).collect(), ..self }
+    }
+
+    /// The packet, from its network header on.
+    ///
+    /// # Panics
+    /// If it is longer than IPv4 allows.
+    pub fn packet(&self) -> Vec<u8> {
+        let (from, to) = (self.source.ip().octets(), self.dest.ip().octets());
+        let (source, dest) = (self.source.port(), self.dest.port());
+        let (protocol, mut segment) = match self.transport {
+            Transport::Tcp(flags) => {
+                let mut header = TcpHeader::new(source, dest, 1000, 64240);
+                (header.fin, header.syn) = (flags & FIN != 0, flags & SYN != 0);
+                (header.rst, header.ack) = (flags & RST != 0, flags & ACK != 0);
+                header.checksum = header.calc_checksum_ipv4_raw(from, to, &self.data).expect("short enough");
+                (IpNumber::TCP, header.to_bytes().to_vec())
+            }
+            Transport::Udp | Transport::UdpUnsummed => {
+                let length = self.data.len();
+                let mut header =
+                    UdpHeader::without_ipv4_checksum(source, dest, length).expect("short enough");
+                if self.transport == Transport::Udp {
+                    header.checksum =
+                        header.calc_checksum_ipv4_raw(from, to, &self.data).expect("short enough");
+                }
+                (IpNumber::UDP, header.to_bytes().to_vec())
+            }
+            Transport::Sctp => (IpNumber::SCTP, sctp_header(source, dest, &self.data)),
+        };
+        segment.extend(&self.data);
+        let header = Ipv4 { ttl: self.ttl, tos: self.tos, id: self.id, dont_fragment: self.dont_fragment };
+        header.packet(protocol, *self.source.ip(), *self.dest.ip(), &segment)
+    }
+
+    /// The packet in a frame.
+    pub fn frame(&self, from: Mac, to: Mac) -> Vec<u8> {
+        ethernet(from, to, EtherType::IPV4, &self.packet())
+    }
+}
+
+/// Fields of an IPv4 header that the packet's content does not say.
+#[derive(Clone, Copy, Debug)]
+pub struct Ipv4 {
+    /// Time to live.
+    pub ttl: u8,
+    /// Type of service.
+    pub tos: u8,
+    /// Identification.
+    pub id: u16,
+    /// Whether routers may not fragment it.
+    pub dont_fragment: bool,
+}
+
+impl Ipv4 {
+    /// A packet that carries `payload`.
+    ///
+    /// # Panics
+    /// If it is longer than IPv4 allows.
+    pub fn packet(self, protocol: IpNumber, from: Ipv4Addr, to: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(payload.len()).expect("short enough");
+        let mut header =
+            Ipv4Header::new(length, self.ttl, protocol, from.octets(), to.octets()).expect("short enough");
+        header.dscp = IpDscp::try_new(self.tos >> 2).expect("six bits");
+        header.ecn = IpEcn::try_new(self.tos & 3).expect("two bits");
+        header.identification = self.id;
+        header.dont_fragment = self.dont_fragment;
+        header.fragment_offset = IpFragOffset::ZERO;
+        header.header_checksum = header.calc_header_checksum();
+        let mut packet = header.to_bytes().to_vec();
+        packet.extend(payload);
+        packet
+    }
+}
+
+/// What an ICMP error says: type, code, and the last four bytes of its header.
+#[derive(Clone, Copy, Debug)]
+pub struct Complaint(pub u8, pub u8, pub [u8; 4]);
+
+impl Complaint {
+    /// Nobody serves the port.
+    pub const PORT_UNREACHABLE: Self = Self(3, 3, [0; 4]);
+    /// There is no way to the host.
+    pub const HOST_UNREACHABLE: Self = Self(3, 1, [0; 4]);
+    /// The time to live ran out on the way.
+    pub const TIME_EXCEEDED: Self = Self(11, 0, [0; 4]);
+
+    /// The packet is longer than `mtu` bytes and may not be fragmented (RFC 1191 section 4).
+    pub fn fragmentation_needed(mtu: u16) -> Self {
+        let [high, low] = mtu.to_be_bytes();
+        Self(3, 4, [0, 0, high, low])
+    }
+
+    /// The error that Linux sends from `source` about `offending`: at most 576 bytes, time to live 64.
+    pub fn about(self, offending: &[u8], source: Ipv4Addr, id: u16) -> Vec<u8> {
+        let Self(type_u8, code_u8, bytes5to8) = self;
+        let quote = &offending[..offending.len().min(576 - 28)];
+        let mut message =
+            Icmpv4Header::with_checksum(Icmpv4Type::Unknown { type_u8, code_u8, bytes5to8 }, quote)
+                .to_bytes()
+                .to_vec();
+        message.extend(quote);
+        let sender: [u8; 4] = offending[12..16].try_into().expect("four bytes");
+        let header = Ipv4 { ttl: 64, tos: offending[1] & 0x1e | 0xc0, id, dont_fragment: false };
+        header.packet(IpNumber::ICMP, source, sender.into(), &message)
+    }
+}
+
+/// A common header of SCTP with verification tag 7 and the checksum over these chunks (RFC 9260 section 3.1).
+fn sctp_header(source: u16, dest: u16, chunks: &[u8]) -> Vec<u8> {
+    let before = [&source.to_be_bytes()[..], &dest.to_be_bytes(), &[0, 0, 0, 7]].concat();
+    let sum = crc32c(&[&before[..], &[0; 4], chunks].concat());
+    [&before[..], &sum.to_le_bytes()].concat()
+}
+
+/// CRC32c bit by bit, from the polynomial in RFC 9260 appendix A.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let bit = |sum: u32| sum >> 1 ^ if sum & 1 == 1 { 0x82f6_3b78 } else { 0 };
+    let byte = |sum: u32, byte: &u8| (0..8).fold(sum ^ u32::from(*byte), |sum, _| bit(sum));
+    !bytes.iter().fold(!0, byte)
+}
+
+/// A frame around `payload`.
+pub fn ethernet(from: Mac, to: Mac, ether_type: EtherType, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Ethernet2Header { source: from, destination: to, ether_type }.to_bytes().to_vec();
+    frame.extend(payload);
+    frame
+}
+
+/// The identification of the IPv4 packet in an untagged frame: nobody's to predict where the director writes it.
+pub fn id(frame: &[u8]) -> u16 {
+    u16::from_be_bytes([frame[18], frame[19]])
+}
+
+/// Makes the IPv4 header checksum of an untagged frame right after a test has edited the header; leaves alone what
+/// has no whole header.
+pub fn resum(frame: &mut [u8]) {
+    if frame.len() < 34 {
+        return;
+    }
+    frame[24..26].fill(0);
+    let end = (14 + usize::from(frame[14] & 0xf) * 4).min(frame.len());
+    let sum: u32 =
+        frame[14..end.max(34)].chunks_exact(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// Bytes as the lab's text.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The lab's text as bytes.
+///
+/// # Panics
+/// If it is none.
+pub fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len() / 2).map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).expect("hex")).collect()
+}

@@ -1,0 +1,289 @@
+//! A cluster around a director in the lab: a client behind a gateway, real servers beside it, time moved by hand.
+//!
+//! Made by each test for itself, in milliseconds, without root. Whatever is injected, the balance of the director's
+//! counters is checked at once: received + originated = transmitted + passed + consumed + dropped.
+//! Not here: frames' bytes ([`crate::frames`]).
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use serde_json::{Value, json};
+use xvs_ctl::lab::Lab;
+
+use crate::frames::{Datagram, Mac, hex, unhex};
+
+/// The virtual address; no interface has it.
+pub const VIP: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+/// A client, behind [`GATEWAY_MAC`].
+pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 200);
+/// The director's address towards the servers.
+pub const INSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+/// The director's address towards clients.
+pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// The director's interface towards clients.
+pub const WAN_MAC: Mac = [2, 0, 0, 0, 1, 1];
+/// The router to clients.
+pub const GATEWAY_MAC: Mac = [2, 0, 0, 0, 1, 0xfe];
+/// The director's interface towards the servers.
+pub const LAN_MAC: Mac = [2, 0, 0, 0, 2, 1];
+
+/// An address beside the servers that answers no ARP.
+pub const SILENT: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 99);
+/// An address that no route leads to.
+pub const NOWHERE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 200);
+
+/// The real server of this number, from 1 to 9.
+pub fn server(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(203, 0, 113, 10 + number)
+}
+
+/// Its link address.
+pub fn server_mac(number: u8) -> Mac {
+    [2, 0, 0, 0, 2, 10 + number]
+}
+
+/// An address with a port.
+pub fn at(addr: Ipv4Addr, port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(addr, port)
+}
+
+/// A director in the lab with its network.
+pub struct LabCluster {
+    lab: Lab,
+}
+
+/// What became of an injected frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judged {
+    /// `transmit`, `pass`, `consumed` or `drop REASON`.
+    pub verdict: String,
+    /// What left because of it: link and frame.
+    pub sent: Vec<(String, Vec<u8>)>,
+    /// The difference of every counter that moved.
+    pub moved: BTreeMap<String, u64>,
+}
+
+impl Default for LabCluster {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl LabCluster {
+    /// Links `wan` and `lan` of 1500 bytes, a route to clients, nine servers.
+    pub fn new() -> Self {
+        Self::with_mtu(1500)
+    }
+
+    /// As [`Self::new`], with this MTU on `lan`, in bytes.
+    pub fn with_mtu(lan: u32) -> Self {
+        let mut cluster = Self { lab: Lab::new() };
+        let colons = |mac: Mac| mac.map(|byte| format!("{byte:02x}")).join(":");
+        cluster.ok(json!({ "link": "wan", "mac": colons(WAN_MAC), "addresses": [format!("{OUTSIDE}/25")] }));
+        cluster.ok(json!({
+            "link": "lan", "mac": colons(LAN_MAC), "addresses": [format!("{INSIDE}/24")], "mtu": lan
+        }));
+        cluster.ok(json!({ "neighbor": "192.0.2.126", "mac": colons(GATEWAY_MAC), "link": "wan" }));
+        cluster.ok(json!({ "route": "192.0.2.128/25", "via": "192.0.2.126", "link": "wan" }));
+        for number in 1..=9 {
+            let (addr, mac) = (server(number), colons(server_mac(number)));
+            cluster.ok(json!({ "neighbor": addr, "mac": mac, "link": "lan" }));
+        }
+        // As many errors as a test provokes.
+        cluster.ok(json!({ "set": { "icmp_msgs_per_sec": 0 } }));
+        cluster
+    }
+
+    /// The lab itself.
+    pub fn lab(&mut self) -> &mut Lab {
+        &mut self.lab
+    }
+
+    /// Asks the lab.
+    ///
+    /// # Panics
+    /// If the answer is not JSON.
+    pub fn ask(&mut self, request: Value) -> Value {
+        serde_json::from_str(&self.lab.answer(&request.to_string())).expect("the lab answers JSON")
+    }
+
+    /// Asks what has nothing to answer.
+    ///
+    /// # Panics
+    /// If it was not carried out.
+    pub fn ok(&mut self, request: Value) {
+        let answer = self.ask(request.clone());
+        assert_eq!(answer, json!({ "ok": true }), "{request}");
+    }
+
+    /// Runs `ipvsadm` with the words of `line` and returns what it printed.
+    ///
+    /// # Panics
+    /// If it failed.
+    pub fn adm(&mut self, line: &str) -> String {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let answer = self.ask(json!({ "adm": words }));
+        assert_eq!((&answer["exit"], &answer["stderr"]), (&json!(0), &json!("")), "ipvsadm {line}: {answer}");
+        answer["stdout"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Runs several `ipvsadm` lines that print nothing.
+    ///
+    /// # Panics
+    /// As [`Self::adm`].
+    pub fn configure(&mut self, lines: &[&str]) {
+        for line in lines {
+            assert_eq!(self.adm(line), "", "ipvsadm {line}");
+        }
+    }
+
+    /// Sets a key of `[ipvs]`.
+    ///
+    /// # Panics
+    /// If it is refused.
+    pub fn set(&mut self, key: &str, value: u32) {
+        self.ok(json!({ "set": { key: value } }));
+    }
+
+    /// Lets time pass.
+    ///
+    /// # Panics
+    /// If timers sent something: none does.
+    pub fn advance(&mut self, seconds: f64) {
+        let answer = self.ask(json!({ "advance": seconds }));
+        assert_eq!(answer, json!({ "ok": true, "tx": [] }));
+    }
+
+    /// A client's packet comes in.
+    pub fn from_client(&mut self, datagram: &Datagram) -> Judged {
+        self.inject("wan", &datagram.frame(GATEWAY_MAC, WAN_MAC))
+    }
+
+    /// A server's packet comes in.
+    pub fn from_server(&mut self, datagram: &Datagram) -> Judged {
+        self.inject("lan", &datagram.frame(server_mac(1), LAN_MAC))
+    }
+
+    /// A frame comes in.
+    ///
+    /// # Panics
+    /// If the counters do not balance afterwards, or contradict the verdict.
+    pub fn inject(&mut self, link: &str, frame: &[u8]) -> Judged {
+        let before = self.counters();
+        let answer = self.ask(json!({ "inject": link, "frame": hex(frame) }));
+        assert!(answer.get("error").is_none(), "{answer}");
+        let sent: Vec<_> = answer["tx"].as_array().expect("frames").iter().map(sent).collect();
+        let after = self.counters();
+        assert_balance(&after);
+        let count = |name: &String| before.get(name).copied().unwrap_or(0);
+        let difference = after.iter().map(|(name, value)| (name.clone(), value - count(name)));
+        let moved: BTreeMap<_, _> = difference.filter(|(_, by)| *by != 0).collect();
+        let moved_by = |name: &str| moved.get(name).copied().unwrap_or(0);
+        let verdict = match &answer["reason"] {
+            Value::String(reason) => format!("{} {reason}", text(&answer["verdict"])),
+            _ => text(&answer["verdict"]),
+        };
+        assert_eq!(moved_by("rx_packets"), 1, "{answer}");
+        assert_eq!(moved_by("tx_packets"), sent.len() as u64, "{answer}");
+        assert_eq!(moved_by("passed_to_kernel"), u64::from(verdict == "pass"), "{answer}");
+        if let Some(reason) = verdict.strip_prefix("drop ") {
+            assert_eq!(moved_by(&format!("drop_{reason}")), 1, "{answer}");
+        }
+        Judged { verdict, sent, moved }
+    }
+
+    /// Every counter that is not zero.
+    ///
+    /// # Panics
+    /// If the lab answers something else.
+    pub fn counters(&mut self) -> BTreeMap<String, u64> {
+        let answer = self.ask(json!({ "counters": true }));
+        let object = answer.as_object().expect("an object");
+        object.iter().map(|(name, value)| (name.clone(), value.as_u64().expect("a count"))).collect()
+    }
+
+    /// `-Lnc`: the rows, sorted, with one blank between columns.
+    pub fn connections(&mut self) -> Vec<String> {
+        let mut rows = rows(&self.adm("-L -n -c"));
+        rows.drain(..2);
+        rows.sort();
+        rows
+    }
+
+    /// Time left and state of the only connection, as `-Lnc` lists them.
+    ///
+    /// # Panics
+    /// If there is none or another one.
+    pub fn only_connection(&mut self) -> (String, String) {
+        let rows = self.connections();
+        let [row] = &rows[..] else { panic!("not one connection: {rows:?}") };
+        let words: Vec<_> = row.split(' ').collect();
+        (words[1].to_owned(), words[2].to_owned())
+    }
+
+    /// `-Ln --stats --exact` as rows `NAME CONNS INPKTS OUTPKTS INBYTES OUTBYTES`. Counters are seen every two
+    /// seconds, which pass here.
+    pub fn stats(&mut self) -> Vec<String> {
+        self.advance(2.0);
+        let mut rows = rows(&self.adm("-L -n --stats --exact"));
+        rows.drain(..3);
+        rows
+    }
+
+    /// `ActiveConn` and `InActConn` of a destination, as `-Ln` lists them.
+    ///
+    /// # Panics
+    /// If no service or several have it.
+    pub fn load(&mut self, dest: SocketAddrV4) -> (u64, u64) {
+        let found: Vec<_> = self.loads().into_iter().filter(|(name, ..)| *name == dest.to_string()).collect();
+        let [(_, active, inactive)] = found[..] else { panic!("{dest}: {found:?}") };
+        (active, inactive)
+    }
+
+    /// `ActiveConn` and `InActConn`, summed over all destinations.
+    pub fn total_load(&mut self) -> (u64, u64) {
+        let sum = |(a, b), (_, active, inactive): &(String, u64, u64)| (a + active, b + inactive);
+        self.loads().iter().fold((0, 0), sum)
+    }
+
+    /// `ActiveConn` and `InActConn` of every destination, in the order listed.
+    ///
+    /// # Panics
+    /// If the listing has not the columns it should have.
+    pub fn loads(&mut self) -> Vec<(String, u64, u64)> {
+        let listing = self.adm("-L -n");
+        let dests = listing.lines().skip(3).filter_map(|line| line.strip_prefix("  -> "));
+        dests
+            .map(|line| {
+                let words: Vec<_> = line.split_whitespace().collect();
+                let number = |at: usize| words[at].parse().expect("a number");
+                (words[0].to_owned(), number(3), number(4))
+            })
+            .collect()
+    }
+}
+
+/// Asserts that every frame that came or was made has left by exactly one way.
+///
+/// # Panics
+/// If not.
+pub fn assert_balance(counters: &BTreeMap<String, u64>) {
+    let count = |name: &str| counters.get(name).copied().unwrap_or(0);
+    let dropped: u64 =
+        counters.iter().filter(|(name, _)| name.starts_with("drop_")).map(|(_, value)| value).sum();
+    let came = count("rx_packets") + count("originated");
+    let left = count("tx_packets") + count("passed_to_kernel") + count("consumed") + dropped;
+    assert_eq!(came, left, "{counters:?}");
+}
+
+fn sent(frame: &Value) -> (String, Vec<u8>) {
+    (text(&frame["link"]), unhex(&text(&frame["frame"])))
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+fn rows(listing: &str) -> Vec<String> {
+    listing.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+}

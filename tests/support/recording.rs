@@ -1,0 +1,51 @@
+//! The network of a recording of the kernel's IPVS, as requests of the lab.
+//!
+//! Made before a recording is played. Not here: its steps, which each test takes as it needs.
+
+use serde_json::{Value, json};
+
+/// The requests that build a recording's `topology` in a lab: links, neighbours, the clients' gateway. The recordings
+/// were made with the kernel's limit of ICMP errors off, and the kernel drops UDP of a removed real server
+/// (docs/limits.md).
+///
+/// # Panics
+/// If it has not the shape that recordings have.
+pub fn network(topology: &Value) -> Vec<Value> {
+    let mut requests = Vec::new();
+    let vips = strings(&topology["vips"]);
+    for (name, link) in entries(&topology["director"]) {
+        let mut addresses = strings(&link["addr"]);
+        if name == "cl0" {
+            addresses
+                .extend(vips.iter().map(|vip| format!("{vip}/{}", if vip.contains(':') { 128 } else { 32 })));
+        }
+        let mtu = &topology["mtu"][name];
+        requests.push(json!({ "link": name, "mac": link["mac"], "addresses": addresses, "mtu": mtu }));
+    }
+    for (_, host) in entries(&topology["hosts"]) {
+        for addr in strings(&host["addr"]) {
+            requests.push(json!({ "neighbor": addr, "mac": host["mac"], "link": host["dev"] }));
+        }
+    }
+    let gateway = &topology["default_gateway"];
+    for addr in strings(&gateway["addr"]) {
+        requests.push(json!({ "neighbor": addr, "mac": gateway["mac"], "link": gateway["dev"] }));
+        let route = if addr.contains(':') { "::/0" } else { "default" };
+        requests.push(json!({ "route": route, "via": addr, "link": gateway["dev"] }));
+    }
+    requests.push(json!({ "set": { "icmp_msgs_per_sec": 0, "udp_nodest_reschedule": 0 } }));
+    requests
+}
+
+/// The texts of a list; none if there is no list.
+///
+/// # Panics
+/// If something else than a text is in it.
+pub fn strings(value: &Value) -> Vec<String> {
+    let texts = value.as_array().map(Vec::as_slice).unwrap_or_default();
+    texts.iter().map(|text| text.as_str().expect("a text").to_owned()).collect()
+}
+
+fn entries(value: &Value) -> impl Iterator<Item = (&str, &Value)> {
+    value.as_object().into_iter().flatten().map(|(name, value)| (name.as_str(), value))
+}

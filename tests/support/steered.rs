@@ -1,0 +1,44 @@
+//! The XDP program beside a lab, told at every change what the lab's director serves.
+//!
+//! For tests that ask where a frame would have gone: to the director or to the kernel. Needs the right to load a BPF
+//! program, and no interface.
+
+use xvs_ctl::lab::Lab;
+use xvs_dataplane::verdict::DropReason;
+use xvs_dataplane::xdp::{Steering, SteeringRules, Verdict};
+
+/// The loaded program.
+pub struct Steered {
+    program: Steering,
+    told: SteeringRules,
+}
+
+impl Steered {
+    /// Loads the program.
+    ///
+    /// # Panics
+    /// Without the right to.
+    #[expect(clippy::new_without_default, reason = "loading a program is no default")]
+    pub fn new() -> Self {
+        let program = Steering::load().expect("CAP_BPF and CAP_NET_ADMIN: run the tests as root");
+        Self { program, told: SteeringRules::default() }
+    }
+
+    /// Where the program sends a frame that comes to this lab now.
+    ///
+    /// # Panics
+    /// If the kernel refuses the rules or the frame.
+    pub fn verdict(&mut self, lab: &mut Lab, frame: &[u8]) -> Verdict {
+        let rules = lab.steering_rules();
+        if self.told != *rules {
+            self.program.update(rules).expect("the maps have room");
+            self.told.clone_from(rules);
+        }
+        self.program.test_run(frame).expect("the kernel runs the program")
+    }
+}
+
+/// Whether a drop is one of a frame that contradicts itself: the kernel drops it as well.
+pub fn unreadable(reason: &str) -> bool {
+    DropReason::all().any(|known| matches!(known, DropReason::Malformed(_)) && known.name() == reason)
+}
