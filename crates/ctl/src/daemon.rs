@@ -35,7 +35,7 @@ use crate::config::{Config, ConfigError};
 use crate::control::{Control, Plant};
 use crate::message::{CommandError, Reply, Request};
 use crate::network::neighbours::Neighbours;
-use crate::network::{Following, View, follow};
+use crate::network::{Following, Latest, Slot, View, follow};
 
 /// Why the daemon does not run.
 #[derive(Debug, Error)]
@@ -71,7 +71,8 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> DaemonError {
 /// What reaches the control thread.
 enum Input {
     Request(Request, Sender<Result<Reply, CommandError>>),
-    Network(View),
+    /// A view of the network waits in [`Latest`].
+    Network,
     Stop,
 }
 
@@ -79,7 +80,7 @@ enum Input {
 const TAKE_UP: Duration = Duration::from_secs(1);
 /// How often the control thread looks for next hops that packets were dropped for.
 const UNRESOLVED_INTERVAL: Duration = Duration::from_millis(100);
-/// Changes of the network, and requests, that may wait for the control thread.
+/// Requests that may wait for the control thread.
 const QUEUE: usize = 1024;
 
 /// A running daemon.
@@ -259,21 +260,24 @@ impl Daemon {
         let shared =
             Arc::new(Shared { clock, table, reader: Mutex::new(reader), counters, facts: Mutex::new(facts) });
         let (inputs, queue) = bounded(QUEUE);
-        let from_network = inputs.clone();
+        let (from_network, latest) = (inputs.clone(), Latest::default());
+        let views = latest.clone();
         let thread_shared = shared.clone();
         let control = spawn("xvs-control".to_owned(), move || {
-            ControlThread { control, queue, unresolved, links: names, shared: thread_shared }.run()
+            ControlThread { control, queue, views, unresolved, links: names, shared: thread_shared }.run()
         })?;
         let (seen, first_view) = bounded(1);
         let network = follow(move |view| {
-            // The control thread is gone only when the daemon ends.
-            let _ = from_network.send(Input::Network(view));
+            if latest.put(view) == Slot::Empty {
+                // The control thread is gone only when the daemon ends.
+                let _ = from_network.send(Input::Network);
+            }
             // Full but for the first time.
             let _ = seen.try_send(());
         })
         .map_err(system("following the kernel's network"))?;
         let daemon = Self { inputs, control: Some(control), network: Some(network), workers, shared };
-        // The first view of the network is in the queue before the request, so it is in force when this returns.
+        // The first view of the network is told of before the request, so it is in force when this returns.
         let _ = first_view.recv();
         let _ = daemon.handle().ask(Request::Timeouts);
         Ok(daemon)
@@ -365,6 +369,7 @@ fn interface_facts(attached: &Attached) -> InterfaceFacts {
 struct ControlThread {
     control: Control<Wired>,
     queue: Receiver<Input>,
+    views: Latest,
     unresolved: Arc<Unresolved>,
     /// The kernel's indices of the attached interfaces, in the order of their [`LinkId`]s.
     links: Vec<u32>,
@@ -380,7 +385,11 @@ impl ControlThread {
                     // Who asked may have gone.
                     let _ = reply.send(answer);
                 }
-                Ok(Input::Network(view)) => self.network(&view),
+                Ok(Input::Network) => {
+                    if let Some(view) = self.views.take() {
+                        self.network(&view);
+                    }
+                }
                 Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return self.control.into_plant(),
                 Err(RecvTimeoutError::Timeout) => {}
             }
