@@ -80,6 +80,8 @@ enum Input {
 const TAKE_UP: Duration = Duration::from_secs(1);
 /// How often the control thread looks for next hops that packets were dropped for.
 const UNRESOLVED_INTERVAL: Duration = Duration::from_millis(100);
+/// How long after a refusal neighbours are tried again.
+const RETRY_REFUSED: Duration = Duration::from_secs(30);
 /// Requests that may wait for the control thread.
 const QUEUE: usize = 1024;
 
@@ -151,6 +153,10 @@ struct Wired {
     _attached: Vec<Attached>,
     steering: Steering,
     neighbours: Neighbours,
+    /// Those that are to be kept resolved.
+    wanted: BTreeSet<(u32, IpAddr)>,
+    /// When they are tried again, if the kernel has refused some.
+    retry: Option<Instant>,
     table: Arc<Table>,
 }
 
@@ -178,9 +184,33 @@ impl Plant for Wired {
     }
 
     fn keep_resolved(&mut self, neighbours: &BTreeSet<(u32, IpAddr)>) {
-        match self.neighbours.manage(neighbours) {
-            Ok(refused) => refused.iter().for_each(|refused| tracing::warn!("{refused}")),
-            Err(error) => tracing::warn!("neighbours cannot be kept resolved: {error}"),
+        self.wanted.clone_from(neighbours);
+        self.manage_neighbours();
+    }
+}
+
+impl Wired {
+    /// Has the wanted neighbours kept resolved. A refusal is told when it begins and when it ends.
+    fn manage_neighbours(&mut self) {
+        let refused = match self.neighbours.manage(&self.wanted) {
+            Ok(None) => None,
+            Ok(Some(refused)) => Some(refused.to_string()),
+            Err(error) => Some(format!("neighbours cannot be kept resolved: {error}")),
+        };
+        match (&refused, self.retry) {
+            (Some(refused), None) => {
+                tracing::warn!("{refused}; tried again every {} s", RETRY_REFUSED.as_secs());
+            }
+            (None, Some(_)) => tracing::info!("all neighbours are kept resolved again"),
+            _ => {}
+        }
+        self.retry = refused.map(|_| Instant::now() + RETRY_REFUSED);
+    }
+
+    /// Tries neighbours again that were refused, when that is due.
+    fn retry_neighbours(&mut self) {
+        if self.retry.is_some_and(|due| due <= Instant::now()) {
+            self.manage_neighbours();
         }
     }
 }
@@ -202,7 +232,8 @@ impl Daemon {
         let table = TableConfig { capacity: config.conn_table_size, workers: shares.len(), memory };
         let table = Table::create(table).map_err(system("the connection table"))?;
         let reader = table.reader().expect("a new table has its seats free");
-        let neighbours = Neighbours::open().map_err(system("netlink"))?;
+        let indices: Vec<_> = attached.iter().map(|attached| attached.index()).collect();
+        let neighbours = Neighbours::open(&indices).map_err(system("netlink"))?;
         let ways: Vec<_> = attached
             .iter()
             .map(|attached| Reinjector::open(attached).map(Arc::new))
@@ -228,8 +259,14 @@ impl Daemon {
         }
 
         let unresolved = Arc::new(Unresolved::new(64));
-        let names: Vec<_> = attached.iter().map(|attached| attached.index()).collect();
-        let plant = Wired { _attached: attached, steering, neighbours, table: table.clone() };
+        let plant = Wired {
+            _attached: attached,
+            steering,
+            neighbours,
+            wanted: BTreeSet::new(),
+            retry: None,
+            table: table.clone(),
+        };
         let control = Control::new(plant, shares.len(), config.ipvs);
         let mut workers = Vec::new();
         let mut counters = Vec::new();
@@ -264,7 +301,11 @@ impl Daemon {
         let views = latest.clone();
         let thread_shared = shared.clone();
         let control = spawn("xvs-control".to_owned(), move || {
-            ControlThread { control, queue, views, unresolved, links: names, shared: thread_shared }.run()
+            let (now, shared) = (Instant::now(), thread_shared);
+            let (resolve_again, complain_again) = (now, now);
+            let links = indices;
+            ControlThread { control, queue, views, unresolved, resolve_again, complain_again, links, shared }
+                .run()
         })?;
         let (seen, first_view) = bounded(1);
         let network = follow(move |view| {
@@ -371,6 +412,9 @@ struct ControlThread {
     queue: Receiver<Input>,
     views: Latest,
     unresolved: Arc<Unresolved>,
+    resolve_again: Instant,
+    /// When it may next be logged that next hops cannot be resolved.
+    complain_again: Instant,
     /// The kernel's indices of the attached interfaces, in the order of their [`LinkId`]s.
     links: Vec<u32>,
     shared: Arc<Shared>,
@@ -397,6 +441,7 @@ impl ControlThread {
                 tracing::error!("{error}");
             }
             self.resolve();
+            self.control.plant().retry_neighbours();
         }
     }
 
@@ -412,13 +457,24 @@ impl ControlThread {
         facts.warnings.clone_from(&view.warnings);
     }
 
+    /// Has next hops resolved that packets were dropped for; looks for them once in an interval.
     fn resolve(&mut self) {
-        let missing: BTreeSet<_> = std::iter::from_fn(|| self.unresolved.pop()).collect();
-        for (link, addr) in missing {
-            let Some(ifindex) = self.links.get(usize::from(link.0)) else { continue };
-            if let Err(error) = self.control.plant().neighbours.resolve(*ifindex, addr) {
-                tracing::warn!("{addr} cannot be resolved: {error}");
-            }
+        let now = Instant::now();
+        if self.unresolved.is_empty() || now < self.resolve_again {
+            return;
+        }
+        self.resolve_again = now + UNRESOLVED_INTERVAL;
+        let missing = std::iter::from_fn(|| self.unresolved.pop());
+        let by_index =
+            missing.filter_map(|(link, addr)| Some((*self.links.get(usize::from(link.0))?, addr))).collect();
+        let refused = match self.control.plant().neighbours.resolve(&by_index) {
+            Ok(None) => return,
+            Ok(Some(refused)) => refused.to_string(),
+            Err(error) => format!("next hops cannot be resolved: {error}"),
+        };
+        if self.complain_again <= now {
+            self.complain_again = now + RETRY_REFUSED;
+            tracing::warn!("{refused}");
         }
     }
 }
