@@ -28,6 +28,7 @@ pub mod support;
 
 pub mod network;
 
+mod lockfile;
 pub mod realserver;
 
 pub mod connections;

@@ -8,7 +8,7 @@
 //! serves: so a second server refuses, a stale socket is replaced, and the two are never confused.
 
 use std::collections::HashMap;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, Permissions};
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::ops::ControlFlow;
@@ -19,9 +19,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, Gid, chown, flock};
+use rustix::fs::{Gid, chown};
 use thiserror::Error;
 
+use crate::lockfile::{self, Held, Lock, Tried};
 use crate::message::{
     Access, CommandError, ConnectionRow, FrameError, Reply, ReplyMessage, Request, RequestMessage, VERSION,
     decode, read_frame, write_message,
@@ -84,8 +85,17 @@ impl Settings {
 #[derive(Debug, Error)]
 pub enum StartError {
     /// Another server has the lock.
-    #[error("another xvsd serves {}; stop it first, or choose another socket", .0.display())]
-    InUse(PathBuf),
+    #[error(
+        "another xvsd{} serves {}; stop it first, or choose another socket",
+        by.map(|pid| format!(" (process {pid})")).unwrap_or_default(),
+        socket.display()
+    )]
+    InUse {
+        /// What it serves.
+        socket: PathBuf,
+        /// Its process id, if it has said.
+        by: Option<u32>,
+    },
     /// What is there was not made by a server.
     #[error("{} is in the way and is no socket; move it, or choose another path", .0.display())]
     NotASocket(PathBuf),
@@ -108,7 +118,7 @@ pub struct Server {
     listener: Arc<UnixListener>,
     accepting: Option<JoinHandle<()>>,
     shared: Arc<Shared>,
-    _lock: File,
+    _lock: Lock,
 }
 
 /// What the threads of a server share.
@@ -200,19 +210,15 @@ impl Drop for Server {
     }
 }
 
-/// Takes the lock beside the socket. The file stays when the server ends: to remove it would be a race.
-fn take_lock(socket: &Path) -> Result<File, StartError> {
+/// Takes the lock beside the socket.
+fn take_lock(socket: &Path) -> Result<Lock, StartError> {
     let mut path = socket.as_os_str().to_owned();
     path.push(".lock");
     let path = PathBuf::from(path);
-    let system = |call, error| StartError::System { call, path: path.clone(), error };
-    let mut options = File::options();
-    let file = options.read(true).write(true).create(true).truncate(false).open(&path);
-    let file = file.map_err(|error| system("open", error))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(StartError::InUse(socket.to_owned())),
-        Err(error) => Err(system("flock", error.into())),
+    match lockfile::lock(&path) {
+        Ok(Tried::Locked(lock)) => Ok(lock),
+        Ok(Tried::Held(Held { by, .. })) => Err(StartError::InUse { socket: socket.to_owned(), by }),
+        Err(error) => Err(StartError::System { call: "lock", path, error }),
     }
 }
 
