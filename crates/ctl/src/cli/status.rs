@@ -1,12 +1,11 @@
 //! `xvs status`: whether all is well, on one screen.
 
 use std::io::Write;
-use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::Value;
 
-use super::Done;
+use super::{DONE, Done};
 use crate::client::{Director, Failure};
 use crate::message::{Reply, Request};
 
@@ -28,7 +27,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     } else {
         out.write_all(screen(&report).as_bytes())?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(DONE)
 }
 
 /// The report as people read it.
