@@ -11,6 +11,7 @@ use thiserror::Error;
 use tracing_subscriber::EnvFilter;
 use xvs_dataplane::xdp::RingSizes;
 
+use crate::client::DEFAULT_SOCKET;
 use crate::settings::Ipvs;
 
 /// What `xvsd` is told.
@@ -48,7 +49,7 @@ impl Default for Config {
             conn_table_size: 1 << 20,
             receive_ring: RingSizes::default().receive,
             transmit_ring: RingSizes::default().transmit,
-            socket: PathBuf::from("/run/xvs/xvsd.sock"),
+            socket: PathBuf::from(DEFAULT_SOCKET),
             socket_mode: "0660".to_owned(),
             log: "info".to_owned(),
             ipvs: Ipvs::default(),

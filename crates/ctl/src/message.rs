@@ -15,9 +15,7 @@ use thiserror::Error;
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::ServiceKey;
 
-use crate::state::{
-    Destination, DestinationOptions, Service, ServiceOptions, SyncDaemon, SyncRole, Timeouts,
-};
+use crate::state::{DestinationOptions, ServiceOptions, SyncDaemon, SyncRole, Timeouts};
 
 /// The version of everything below. Both ends must have the same.
 pub const VERSION: u32 = 1;
@@ -207,28 +205,6 @@ pub struct ServiceRow {
     pub rates: Rates,
     /// Its destinations in IPVS's order.
     pub destinations: Vec<DestinationRow>,
-}
-
-impl ServiceRow {
-    /// A service as it is wanted, all live numbers 0: whoever knows those fills them in.
-    pub fn idle(key: ServiceKey, service: &Service) -> Self {
-        let row = |dest: &Destination| DestinationRow {
-            endpoint: dest.endpoint,
-            options: dest.options.clone(),
-            active: 0,
-            inactive: 0,
-            persistent: 0,
-            stats: Stats::default(),
-            rates: Rates::default(),
-        };
-        Self {
-            key,
-            options: service.options.clone(),
-            stats: Stats::default(),
-            rates: Rates::default(),
-            destinations: service.destinations.iter().map(row).collect(),
-        }
-    }
 }
 
 /// A destination as listings show it.
