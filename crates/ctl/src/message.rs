@@ -322,8 +322,10 @@ pub enum CommandError {
 
     #[error("xvs: {object}: {what} not supported yet; {next}")]
     NotSupported { object: String, what: String, next: String },
-    #[error("no setting {key:?} that takes the value {value:?}")]
-    BadSetting { key: String, value: String },
+    #[error("no setting {key:?}; known: {}", known.join(", "))]
+    UnknownSetting { key: String, known: Vec<String> },
+    #[error("{key} cannot be {value:?}; it takes {range}")]
+    BadSetting { key: String, value: String, range: String },
     #[error("the request cannot be read: {why}")]
     Malformed { why: String },
     #[error("a request of {bytes} bytes is longer than the {limit} that xvsd takes; send it in parts")]
