@@ -124,6 +124,11 @@ impl<P: Plant> Control<P> {
         self.epoch
     }
 
+    /// What was set.
+    pub fn ipvs(&self) -> Ipvs {
+        self.ipvs
+    }
+
     /// The desired state.
     pub fn state(&self) -> &State {
         &self.state
