@@ -2,13 +2,16 @@
 //!
 //! Read once, at start. What it says of services stands elsewhere: in commands.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use thiserror::Error;
+use tracing_subscriber::EnvFilter;
 use xvs_dataplane::xdp::RingSizes;
 
+use crate::client::DEFAULT_SOCKET;
 use crate::settings::Ipvs;
 
 /// What `xvsd` is told.
@@ -32,6 +35,7 @@ pub struct Config {
     /// The control socket's permissions, as an octal text. Default: `"0660"`: the daemon's user and the group `xvs`.
     pub socket_mode: String,
     /// What is logged: `error`, `warn`, `info`, `debug`, or a filter such as `info,xvs_ctl::network=debug`.
+    /// A filter is a list of `TARGET=LEVEL`; one word alone must be a level.
     pub log: String,
     /// What the kernel has as `net.ipv4.vs.*`.
     pub ipvs: Ipvs,
@@ -45,7 +49,7 @@ impl Default for Config {
             conn_table_size: 1 << 20,
             receive_ring: RingSizes::default().receive,
             transmit_ring: RingSizes::default().transmit,
-            socket: PathBuf::from("/run/xvs/xvsd.sock"),
+            socket: PathBuf::from(DEFAULT_SOCKET),
             socket_mode: "0660".to_owned(),
             log: "info".to_owned(),
             ipvs: Ipvs::default(),
@@ -72,6 +76,12 @@ pub enum ConfigError {
         /// What is wrong, and where.
         text: String,
     },
+    /// None is named.
+    #[error("no interface to take packets from; name one with --interface, or `interfaces` in xvs.toml")]
+    NoInterface,
+    /// One is named twice.
+    #[error("interface {0} is named twice")]
+    InterfaceTwice(String),
     /// A value that cannot be.
     #[error("{key} = {value}: {why}")]
     Value {
@@ -99,7 +109,7 @@ impl Config {
     /// Checks what the syntax cannot.
     ///
     /// # Errors
-    /// [`ConfigError::Value`].
+    /// [`ConfigError::Value`]; [`ConfigError::NoInterface`] and [`ConfigError::InterfaceTwice`].
     pub fn check(&self) -> Result<(), ConfigError> {
         let wrong = |key, value: String, why| Err(ConfigError::Value { key, value, why });
         if self.workers == Some(0) {
@@ -121,7 +131,32 @@ impl Config {
                 return wrong(key, ring.to_string(), "a power of two from 64 to 65536 frames");
             }
         }
-        self.mode().map(|_| ())
+        self.mode()?;
+        self.log_filter()?;
+        let mut seen = BTreeSet::new();
+        match self.interfaces.iter().find(|name| !seen.insert(*name)) {
+            _ if self.interfaces.is_empty() => Err(ConfigError::NoInterface),
+            Some(twice) => Err(ConfigError::InterfaceTwice(twice.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// What is logged.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`].
+    pub fn log_filter(&self) -> Result<EnvFilter, ConfigError> {
+        let wrong = || ConfigError::Value {
+            key: "log",
+            value: format!("{:?}", self.log),
+            why: "error, warn, info, debug, or a filter such as info,xvs_ctl::network=debug",
+        };
+        // The filter takes an unknown word for the name of a target, and then nothing else is logged.
+        let is_word = !self.log.contains(['=', ',']);
+        if is_word && !LEVELS.contains(&self.log.as_str()) {
+            return Err(wrong());
+        }
+        EnvFilter::try_new(&self.log).map_err(|_| wrong())
     }
 
     /// The control socket's permissions as a number.
@@ -139,6 +174,8 @@ impl Config {
     }
 }
 
+const LEVELS: [&str; 4] = ["error", "warn", "info", "debug"];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,9 +189,29 @@ mod tests {
 
     #[test]
     fn the_empty_file_is_the_default_configuration() {
-        let config: Config = toml::from_str("").unwrap();
+        let mut config: Config = toml::from_str("").unwrap();
         assert_eq!(config, Config::default());
+        assert!(matches!(config.check(), Err(ConfigError::NoInterface)));
+        config.interfaces.push("wan".to_owned());
         assert!(config.check().is_ok());
+    }
+
+    #[test]
+    fn an_interface_named_twice_is_refused_by_its_name() {
+        let error = error_of("interfaces = [\"wan\", \"lan\", \"wan\"]");
+        assert_eq!(error, "interface wan is named twice");
+    }
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused_and_a_filter_is_taken() {
+        for word in ["warning", "INFOO", "", "trace all", "xvs_ctl::network=loud"] {
+            let error = error_of(&format!("interfaces = [\"wan\"]\nlog = {word:?}"));
+            assert!(error.starts_with("log = ") && error.contains("debug"), "{word}: {error}");
+        }
+        for filter in ["warn", "debug", "info,xvs_ctl::network=debug", "xvs_ctl=debug"] {
+            let config: Config = toml::from_str(&format!("log = {filter:?}")).unwrap();
+            assert!(config.log_filter().is_ok(), "{filter}");
+        }
     }
 
     #[test]
