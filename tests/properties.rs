@@ -8,7 +8,7 @@
 use etherparse::{IpNumber, Ipv4Header, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 use serde_json::json;
-use xvs::frames::{Mac, resum};
+use xvs::frames::{Mac, resum, sctp_checksum_is_right};
 use xvs::lab_cluster::{CLIENT, GATEWAY_MAC, LAN_MAC, VIP, WAN_MAC, at, server, server_mac};
 use xvs::steered::{Steered, unreadable};
 use xvs::{Datagram, Judged, LabCluster, Transport};
@@ -42,7 +42,7 @@ enum Harm {
 }
 
 fn service() -> impl Strategy<Value = String> {
-    prop_oneof!["-t", "-u"]
+    prop_oneof!["-t", "-u", "--sctp-service"]
         .prop_flat_map(|protocol| (80u16..82).prop_map(move |port| format!("{protocol} {VIP}:{port}")))
 }
 
@@ -75,6 +75,7 @@ fn transport() -> impl Strategy<Value = Transport> {
             .prop_map(|flags| Transport::Tcp(flags & 0x17)),
         1 => Just(Transport::Udp),
         1 => Just(Transport::UdpUnsummed),
+        1 => Just(Transport::Sctp),
     ]
 }
 
@@ -98,9 +99,19 @@ fn packet() -> impl Strategy<Value = Step> {
         1u8..4,
         prop_oneof![Just(80u16), Just(81), Just(8080)],
     );
-    let tail = (prop_oneof![4 => Just(64u8), 1 => 0u8..4], any::<bool>(), any::<u8>(), 0usize..1600, harm());
+    let tail = (
+        prop_oneof![4 => Just(64u8), 1 => 0u8..4],
+        any::<bool>(),
+        any::<u8>(),
+        0usize..1600,
+        0u8..16,
+        harm(),
+    );
     (head, tail).prop_map(
-        |((inbound, transport, client, port, number, dest), (ttl, dont_fragment, tos, length, harm))| {
+        |(
+            (inbound, transport, client, port, number, dest),
+            (ttl, dont_fragment, tos, length, chunk, harm),
+        )| {
             let client = at(CLIENT, 4000 + client);
             let (source, to) = match inbound {
                 true => (client, at(VIP, port)),
@@ -108,15 +119,19 @@ fn packet() -> impl Strategy<Value = Step> {
             };
             // Mostly short; a frame of the lab holds 1792 bytes.
             let length = if length < 1500 { length % 60 } else { length };
-            let datagram =
+            let mut datagram =
                 Datagram { ttl, dont_fragment, tos, ..Datagram::new(transport, source, to).carrying(length) };
+            if let (Transport::Sctp, Some(kind)) = (transport, datagram.data.first_mut()) {
+                *kind = chunk;
+            }
             Step::Packet { inbound, datagram, harm }
         },
     )
 }
 
 fn set() -> impl Strategy<Value = Step> {
-    let switch = ["expire_nodest_conn", "udp_nodest_reschedule", "sloppy_tcp", "nat_icmp_send"];
+    let switch =
+        ["expire_nodest_conn", "udp_nodest_reschedule", "sloppy_tcp", "sloppy_sctp", "nat_icmp_send"];
     let table =
         [("conn_reuse_mode", [0, 1, 2, 3]), ("secure_tcp", [0, 3, 0, 3]), ("drop_packet", [0, 0, 0, 3])];
     prop_oneof![
@@ -169,6 +184,10 @@ fn check_sent(judged: &Judged, whole: bool) -> Result<(), TestCaseError> {
         prop_assert!(header.time_to_live > 0);
         // A transport header that came spoilt leaves spoilt.
         if !whole && header.protocol != IpNumber::ICMP {
+            continue;
+        }
+        if header.protocol == IpNumber::SCTP {
+            prop_assert!(sctp_checksum_is_right(&frame[14 + header.header_len()..]), "{:x?}", frame);
             continue;
         }
         let transport = match header.protocol {

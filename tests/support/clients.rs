@@ -6,7 +6,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
 use std::process::Command;
-use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -76,7 +76,7 @@ pub fn receipt(host: &str, bytes: &[u8]) -> Receipt {
 ///
 /// If one of them can't be opened or breaks.
 pub fn parallel_uploads(cluster: &Cluster, target: SocketAddrV4, count: usize, bytes: &[u8]) -> Vec<Receipt> {
-    let all_open = Barrier::new(count);
+    let tried = AtomicUsize::new(0);
     thread::scope(|scope| {
         let started: Vec<_> = (0..count)
             .map(|_| {
@@ -84,7 +84,10 @@ pub fn parallel_uploads(cluster: &Cluster, target: SocketAddrV4, count: usize, b
                     cluster.run(Host::Client, || {
                         let stream = connect(target);
                         // Also for one that failed: the others wait for it.
-                        all_open.wait();
+                        tried.fetch_add(1, Ordering::Relaxed);
+                        wait::until("every connection has been tried", || {
+                            (tried.load(Ordering::Relaxed) == count).then_some(())
+                        });
                         upload(stream?, bytes)
                     })
                 })

@@ -181,6 +181,14 @@ fn sctp_header(source: u16, dest: u16, chunks: &[u8]) -> Vec<u8> {
     [&before[..], &sum.to_le_bytes()].concat()
 }
 
+/// Whether an SCTP packet's checksum is that of its bytes.
+///
+/// # Panics
+/// If the packet is shorter than the common header.
+pub fn sctp_checksum_is_right(packet: &[u8]) -> bool {
+    crc32c(&[&packet[..8], &[0; 4], &packet[12..]].concat()).to_le_bytes() == packet[8..12]
+}
+
 /// CRC32c bit by bit, from the polynomial in RFC 9260 appendix A.
 fn crc32c(bytes: &[u8]) -> u32 {
     let bit = |sum: u32| sum >> 1 ^ if sum & 1 == 1 { 0x82f6_3b78 } else { 0 };

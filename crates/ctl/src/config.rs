@@ -2,14 +2,17 @@
 //!
 //! Read once, at start. What it says of services stands elsewhere: in commands.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use thiserror::Error;
+use tracing_subscriber::EnvFilter;
 use xvs_dataplane::conn::TableConfig;
 use xvs_dataplane::xdp::RingSizes;
 
+use crate::client::DEFAULT_SOCKET;
 use crate::settings::Ipvs;
 
 /// What `xvsd` is told.
@@ -33,6 +36,7 @@ pub struct Config {
     /// The control socket's permissions, as an octal text. Default: `"0660"`: the daemon's user and the group `xvs`.
     pub socket_mode: String,
     /// What is logged: `error`, `warn`, `info`, `debug`, or a filter such as `info,xvs_ctl::network=debug`.
+    /// A filter is a list of `TARGET=LEVEL`; one word alone must be a level.
     pub log: String,
     /// What the kernel has as `net.ipv4.vs.*`.
     pub ipvs: Ipvs,
@@ -46,7 +50,7 @@ impl Default for Config {
             conn_table_size: 1 << 20,
             receive_ring: RingSizes::default().receive,
             transmit_ring: RingSizes::default().transmit,
-            socket: PathBuf::from("/run/xvs/xvsd.sock"),
+            socket: PathBuf::from(DEFAULT_SOCKET),
             socket_mode: "0660".to_owned(),
             log: "info".to_owned(),
             ipvs: Ipvs::default(),
@@ -85,6 +89,12 @@ pub enum ConfigError {
         /// All that the machine has, in MiB.
         memory_mib: u64,
     },
+    /// None is named.
+    #[error("no interface to take packets from; name one with --interface, or `interfaces` in xvs.toml")]
+    NoInterface,
+    /// One is named twice.
+    #[error("interface {0} is named twice")]
+    InterfaceTwice(String),
     /// A value that cannot be.
     #[error("{key} = {value}: {why}")]
     Value {
@@ -112,7 +122,7 @@ impl Config {
     /// Checks what the syntax cannot.
     ///
     /// # Errors
-    /// [`ConfigError::Value`].
+    /// [`ConfigError::Value`]; [`ConfigError::NoInterface`] and [`ConfigError::InterfaceTwice`].
     pub fn check(&self) -> Result<(), ConfigError> {
         let wrong = |key, value: String, why| Err(ConfigError::Value { key, value, why });
         if self.workers == Some(0) {
@@ -134,7 +144,32 @@ impl Config {
                 return wrong(key, ring.to_string(), "a power of two from 64 to 65536 frames");
             }
         }
-        self.mode().map(|_| ())
+        self.mode()?;
+        self.log_filter()?;
+        let mut seen = BTreeSet::new();
+        match self.interfaces.iter().find(|name| !seen.insert(*name)) {
+            _ if self.interfaces.is_empty() => Err(ConfigError::NoInterface),
+            Some(twice) => Err(ConfigError::InterfaceTwice(twice.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// What is logged.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`].
+    pub fn log_filter(&self) -> Result<EnvFilter, ConfigError> {
+        let wrong = || ConfigError::Value {
+            key: "log",
+            value: format!("{:?}", self.log),
+            why: "error, warn, info, debug, or a filter such as info,xvs_ctl::network=debug",
+        };
+        // The filter takes an unknown word for the name of a target, and then nothing else is logged.
+        let is_word = !self.log.contains(['=', ',']);
+        if is_word && !LEVELS.contains(&self.log.as_str()) {
+            return Err(wrong());
+        }
+        EnvFilter::try_new(&self.log).map_err(|_| wrong())
     }
 
     /// Checks a table against the machine: its memory is touched when used, so a table that is too large would be
@@ -169,6 +204,8 @@ impl Config {
     }
 }
 
+const LEVELS: [&str; 4] = ["error", "warn", "info", "debug"];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,9 +220,29 @@ mod tests {
 
     #[test]
     fn the_empty_file_is_the_default_configuration() {
-        let config: Config = toml::from_str("").unwrap();
+        let mut config: Config = toml::from_str("").unwrap();
         assert_eq!(config, Config::default());
+        assert!(matches!(config.check(), Err(ConfigError::NoInterface)));
+        config.interfaces.push("wan".to_owned());
         assert!(config.check().is_ok());
+    }
+
+    #[test]
+    fn an_interface_named_twice_is_refused_by_its_name() {
+        let error = error_of("interfaces = [\"wan\", \"lan\", \"wan\"]");
+        assert_eq!(error, "interface wan is named twice");
+    }
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused_and_a_filter_is_taken() {
+        for word in ["warning", "INFOO", "", "trace all", "xvs_ctl::network=loud"] {
+            let error = error_of(&format!("interfaces = [\"wan\"]\nlog = {word:?}"));
+            assert!(error.starts_with("log = ") && error.contains("debug"), "{word}: {error}");
+        }
+        for filter in ["warn", "debug", "info,xvs_ctl::network=debug", "xvs_ctl=debug"] {
+            let config: Config = toml::from_str(&format!("log = {filter:?}")).unwrap();
+            assert!(config.log_filter().is_ok(), "{filter}");
+        }
     }
 
     #[test]

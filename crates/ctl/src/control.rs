@@ -123,6 +123,11 @@ impl<P: Plant> Control<P> {
         self.plant
     }
 
+    /// What was set.
+    pub fn ipvs(&self) -> Ipvs {
+        self.ipvs
+    }
+
     /// The desired state.
     pub fn state(&self) -> &State {
         &self.state

@@ -5,18 +5,19 @@
 //! the XDP program off (the kernel has its packets back), the workers' last burst, the sockets. What fails on the way
 //! up undoes what was done, by dropping it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use core_affinity::CoreId;
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use thiserror::Error;
-use xvs_dataplane::clock::{Clock, Millis};
-use xvs_dataplane::conn::{Table, TableConfig, TableReader};
+use xvs_dataplane::clock::Clock;
+use xvs_dataplane::conn::{Table, TableConfig};
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::flow::Flows;
@@ -34,9 +35,12 @@ use xvs_dataplane::xdp::{
 
 use crate::config::{Config, ConfigError};
 use crate::control::{Control, Plant};
-use crate::message::{CommandError, Reply, Request};
+use crate::message::{Access, CommandError, Reply, Request};
 use crate::network::neighbours::Neighbours;
-use crate::network::{Following, View, follow};
+use crate::network::{Following, Latest, Slot, View, follow};
+use crate::placement::{self, PlacementError};
+use crate::shared::{Facts, InterfaceFacts, LinkState, Shared, WorkerFacts};
+use crate::threads::{self, EndNotice};
 
 /// Why the daemon does not run.
 #[derive(Debug, Error)]
@@ -44,10 +48,6 @@ use crate::network::{Following, View, follow};
 pub enum DaemonError {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("no interface to take packets from; name one with --interface, or `interfaces` in xvs.toml")]
-    NoInterface,
-    #[error("interface {0} is named twice")]
-    InterfaceTwice(String),
     #[error(transparent)]
     Attach(#[from] AttachError),
     #[error(transparent)]
@@ -56,10 +56,8 @@ pub enum DaemonError {
         "the XDP program cannot be loaded ({0}); xvsd needs root, or CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_PERFMON"
     )]
     Program(io::Error),
-    #[error(
-        "{workers} workers cannot share {queues} queues of {interface}; each needs one, so take fewer workers, or `ethtool -L {interface} combined {workers}`"
-    )]
-    TooManyWorkers { workers: usize, queues: u32, interface: String },
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
     #[error("{what}: {error}")]
     System { what: &'static str, error: io::Error },
 }
@@ -72,13 +70,16 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> DaemonError {
 /// What reaches the control thread.
 enum Input {
     Request(Request, Sender<Result<Reply, CommandError>>),
-    Network(View),
+    /// A view of the network waits in [`Latest`].
+    Network,
     Stop,
 }
 
 /// How often the control thread looks for next hops that packets were dropped for.
 const UNRESOLVED_INTERVAL: Duration = Duration::from_millis(100);
-/// Changes of the network, and requests, that may wait for the control thread.
+/// How long after a refusal neighbours are tried again.
+const RETRY_REFUSED: Duration = Duration::from_secs(30);
+/// Requests that may wait for the control thread.
 const QUEUE: usize = 1024;
 
 /// How far apart the sequences of identifications begin.
@@ -91,6 +92,7 @@ pub struct Daemon {
     network: Option<Following>,
     workers: Vec<Running>,
     shared: Arc<Shared>,
+    ended: Receiver<String>,
 }
 
 /// A worker's thread, and how to end it.
@@ -100,51 +102,6 @@ struct Running {
     thread: JoinHandle<XdpPort>,
 }
 
-/// What requests that need no writer are answered from.
-pub struct Shared {
-    clock: Arc<Clock>,
-    table: Arc<Table>,
-    reader: Mutex<TableReader>,
-    counters: Vec<Arc<WorkerCounters>>,
-    /// How each interface is attached and each worker placed, and what is wrong with the network.
-    facts: Mutex<Facts>,
-}
-
-/// What `xvs status` tells beside counters.
-#[derive(Clone, Default)]
-pub struct Facts {
-    /// One line an interface.
-    pub interfaces: Vec<InterfaceFacts>,
-    /// One line a worker.
-    pub workers: Vec<WorkerFacts>,
-    /// Sentences for the operator.
-    pub warnings: Vec<String>,
-}
-
-/// An interface as it is attached.
-#[derive(Clone)]
-pub struct InterfaceFacts {
-    /// Its name.
-    pub name: String,
-    /// `native` or `generic`.
-    pub mode: String,
-    /// Why not native.
-    pub why_not_native: Option<String>,
-    /// Receive queues.
-    pub queues: u32,
-}
-
-/// Where a worker runs.
-#[derive(Clone)]
-pub struct WorkerFacts {
-    /// The core it is pinned to.
-    pub core: Option<usize>,
-    /// Whether the kernel copies its frames, and because of which interface.
-    pub copy_mode: String,
-    /// Its share of each interface's queues.
-    pub queues: Vec<u32>,
-}
-
 /// The control thread's hold on the machine. Fields are dropped in this order: the interfaces are the kernel's again
 /// before anything else goes.
 struct Wired {
@@ -152,6 +109,10 @@ struct Wired {
     _attached: Vec<Attached>,
     steering: Steering,
     neighbours: Neighbours,
+    /// Those that are to be kept resolved.
+    wanted: BTreeSet<(u32, IpAddr)>,
+    /// When they are tried again, if the kernel has refused some.
+    retry: Option<Instant>,
     table: Arc<Table>,
 }
 
@@ -188,62 +149,76 @@ impl Plant for Wired {
     }
 
     fn keep_resolved(&mut self, neighbours: &BTreeSet<(u32, IpAddr)>) {
-        match self.neighbours.manage(neighbours) {
-            Ok(refused) => refused.iter().for_each(|refused| tracing::warn!("{refused}")),
-            Err(error) => tracing::warn!("neighbours cannot be kept resolved: {error}"),
+        self.wanted.clone_from(neighbours);
+        self.manage_neighbours();
+    }
+}
+
+impl Wired {
+    /// Has the wanted neighbours kept resolved. A refusal is told when it begins and when it ends.
+    fn manage_neighbours(&mut self) {
+        let refused = match self.neighbours.manage(&self.wanted) {
+            Ok(None) => None,
+            Ok(Some(refused)) => Some(refused.to_string()),
+            Err(error) => Some(format!("neighbours cannot be kept resolved: {error}")),
+        };
+        match (&refused, self.retry) {
+            (Some(refused), None) => {
+                tracing::warn!("{refused}; tried again every {} s", RETRY_REFUSED.as_secs());
+            }
+            (None, Some(_)) => tracing::info!("all neighbours are kept resolved again"),
+            _ => {}
+        }
+        self.retry = refused.map(|_| Instant::now() + RETRY_REFUSED);
+    }
+
+    /// Tries neighbours again that were refused, when that is due.
+    fn retry_neighbours(&mut self) {
+        if self.retry.is_some_and(|due| due <= Instant::now()) {
+            self.manage_neighbours();
         }
     }
 }
 
 impl Daemon {
-    /// Starts everything; returns when packets are taken and commands can be given.
+    /// Starts everything as a configuration says that has been checked; returns when packets are taken and commands
+    /// can be given.
     ///
     /// # Errors
     /// What could not be started; nothing stays attached then.
     pub fn start(config: &Config) -> Result<Self, DaemonError> {
-        config.check()?;
-        check_interfaces(&config.interfaces)?;
         let clock = Arc::new(Clock::monotonic());
         let steering = Steering::load().map_err(DaemonError::Program)?;
         let attached: Vec<_> =
             config.interfaces.iter().map(|name| steering.attach(name)).collect::<Result<_, _>>()?;
-        let shares = shares(&attached, config.workers)?;
+        let queues: Vec<_> =
+            attached.iter().map(|attached| (attached.interface(), attached.receive_queues())).collect();
+        let shares = placement::shares(&queues, config.workers, placement::cores_available())?;
         let memory = Memory::OnDemand;
         let table = TableConfig { capacity: config.conn_table_size, workers: shares.len(), memory };
         Config::check_table(&table, machine_memory_bytes())?;
         let table = Table::create(table).map_err(system("the connection table"))?;
         let reader = table.reader().expect("a new table has its seats free");
-        let neighbours = Neighbours::open().map_err(system("netlink"))?;
-        let ways: Vec<_> = attached
-            .iter()
-            .map(|attached| Reinjector::open(attached).map(Arc::new))
-            .collect::<Result<_, _>>()
-            .map_err(system("the TAP by which packets go back to the kernel"))?;
-
+        let links: Vec<_> = attached.iter().map(|attached| attached.index()).collect();
+        let neighbours = Neighbours::open(&links).map_err(system("netlink"))?;
         let mut facts =
             Facts { interfaces: attached.iter().map(interface_facts).collect(), ..Facts::default() };
         let rings = RingSizes { receive: config.receive_ring, transmit: config.transmit_ring };
-        let mut ports = Vec::new();
-        for (share, core) in shares.iter().zip(cores(shares.len())) {
-            let links: Vec<_> =
-                attached.iter().zip(share).map(|(attached, queues)| Queues { attached, queues }).collect();
-            let sockets = Sockets::open(&links, rings)?;
-            let copy_mode = sockets.copy_mode().to_string();
-            facts.workers.push(WorkerFacts {
-                core: core.map(|core| core.id),
-                copy_mode,
-                queues: share[0].clone(),
-            });
-            let port = XdpPort::open(sockets, ways.clone()).map_err(system("a worker's port"))?;
-            ports.push((port, core));
-        }
+        let ports = open_ports(&attached, &shares, rings, &mut facts)?;
 
         let unresolved = Arc::new(Unresolved::new(64));
-        let names: Vec<_> = attached.iter().map(|attached| attached.index()).collect();
-        let plant = Wired { _attached: attached, steering, neighbours, table: table.clone() };
+        let plant = Wired {
+            _attached: attached,
+            steering,
+            neighbours,
+            wanted: BTreeSet::new(),
+            retry: None,
+            table: table.clone(),
+        };
         let control = Control::new(plant, shares.len(), config.ipvs);
         // Nobody outside can tell where the sequences begin.
         let first_id = table.secret().0[0] as u16;
+        let (notices, ended) = unbounded();
         let mut workers = Vec::new();
         let mut counters = Vec::new();
         for (number, (port, core)) in ports.into_iter().enumerate() {
@@ -253,46 +228,32 @@ impl Daemon {
             let ids = |half| Identification::after(first_id.wrapping_add(half * ID_STRIDE));
             let ids = (ids(2 * number as u16), ids(2 * number as u16 + 1));
             let flows = Flows::new(number, seat, counted.clone(), control.total(), unresolved.clone(), ids.0);
-            let stop = Arc::new(AtomicBool::new(false));
-            let waker = port.waker();
             let worker = Worker {
                 pipeline: Pipeline::new(flows, Outcome::new(counted, unresolved.clone(), ids.1)),
                 port,
                 snapshot: control.published(),
                 clock: clock.clone(),
-                stop: stop.clone(),
+                stop: Arc::default(),
             };
-            let thread = spawn(format!("xvs-worker-{number}"), move || {
-                if let Some(core) = core
-                    && !core_affinity::set_for_current(core)
-                {
-                    tracing::warn!("worker {number} cannot be pinned to core {}", core.id);
-                }
-                worker.run()
-            })?;
-            workers.push(Running { stop, waker, thread });
+            workers.push(Running::start(number, worker, core, &notices)?);
         }
-        let shared =
-            Arc::new(Shared { clock, table, reader: Mutex::new(reader), counters, facts: Mutex::new(facts) });
+        let facts = Mutex::new(facts);
+        let shared = Arc::new(Shared { clock, table, reader: Mutex::new(reader), counters, facts });
         let (inputs, queue) = bounded(QUEUE);
-        let from_network = inputs.clone();
-        let thread_shared = shared.clone();
-        let control = spawn("xvs-control".to_owned(), move || {
-            ControlThread { control, queue, unresolved, links: names, shared: thread_shared }.run()
-        })?;
-        let (seen, first_view) = bounded(1);
-        let network = follow(move |view| {
-            // The control thread is gone only when the daemon ends.
-            let _ = from_network.send(Input::Network(view));
-            // Full but for the first time.
-            let _ = seen.try_send(());
-        })
-        .map_err(system("following the kernel's network"))?;
-        let daemon = Self { inputs, control: Some(control), network: Some(network), workers, shared };
-        // The first view of the network is in the queue before the request, so it is in force when this returns.
+        let latest = Latest::default();
+        let thread = ControlThread::new(control, queue, latest.clone(), unresolved, links, shared.clone());
+        let control = threads::spawn("xvs-control", &notices, move || thread.run()).map_err(a_thread())?;
+        let (network, first_view) = follow_network(latest, inputs.clone(), &notices)?;
+        let daemon = Self { inputs, control: Some(control), network: Some(network), workers, shared, ended };
+        // The first view of the network is told of before the request, so it is in force when this returns.
         let _ = first_view.recv();
         let _ = daemon.handle().ask(Request::Timeouts);
         Ok(daemon)
+    }
+
+    /// Receives the name of a thread that has ended though the daemon was not told to stop.
+    pub fn ended(&self) -> &Receiver<String> {
+        &self.ended
     }
 
     /// A way to ask, for whoever serves the socket.
@@ -320,11 +281,31 @@ impl Daemon {
     }
 }
 
-fn spawn<T: Send + 'static>(
-    name: String,
-    run: impl FnOnce() -> T + Send + 'static,
-) -> Result<JoinHandle<T>, DaemonError> {
-    thread::Builder::new().name(name).spawn(run).map_err(system("a thread"))
+/// A worker's port, and the core that it is to run on.
+type Place = (XdpPort, Option<CoreId>);
+
+/// A port for each worker, of its share of the queues, and what is to be told of it.
+fn open_ports(
+    attached: &[Attached],
+    shares: &[Vec<Vec<u32>>],
+    rings: RingSizes,
+    facts: &mut Facts,
+) -> Result<Vec<Place>, DaemonError> {
+    let ways: Vec<_> = attached
+        .iter()
+        .map(|attached| Reinjector::open(attached).map(Arc::new))
+        .collect::<Result<_, _>>()
+        .map_err(system("the TAP by which packets go back to the kernel"))?;
+    let mut ports = Vec::new();
+    for (share, core) in shares.iter().zip(placement::cores(shares.len())) {
+        let links: Vec<_> =
+            attached.iter().zip(share).map(|(attached, queues)| Queues { attached, queues }).collect();
+        let sockets = Sockets::open(&links, rings)?;
+        let copy_mode = sockets.copy_mode().to_string();
+        facts.workers.push(WorkerFacts { core: core.map(|core| core.id), copy_mode, queues: share.clone() });
+        ports.push((XdpPort::open(sockets, ways.clone()).map_err(system("a worker's port"))?, core));
+    }
+    Ok(ports)
 }
 
 /// All memory of the machine.
@@ -334,40 +315,50 @@ fn machine_memory_bytes() -> u64 {
     u64::from(machine.mem_unit) * machine.totalram as u64
 }
 
-fn check_interfaces(names: &[String]) -> Result<(), DaemonError> {
-    if names.is_empty() {
-        return Err(DaemonError::NoInterface);
-    }
-    let mut seen = BTreeSet::new();
-    match names.iter().find(|name| !seen.insert(*name)) {
-        Some(twice) => Err(DaemonError::InterfaceTwice(twice.clone())),
-        None => Ok(()),
+impl Running {
+    fn start(
+        number: usize,
+        worker: Worker<XdpPort>,
+        core: Option<CoreId>,
+        notices: &Sender<String>,
+    ) -> Result<Self, DaemonError> {
+        let (stop, waker) = (worker.stop.clone(), worker.port.waker());
+        let run = move || {
+            if let Some(core) = core
+                && !core_affinity::set_for_current(core)
+            {
+                tracing::warn!("worker {number} cannot be pinned to core {}", core.id);
+            }
+            worker.run()
+        };
+        let thread = threads::spawn(&format!("xvs-worker-{number}"), notices, run).map_err(a_thread())?;
+        Ok(Self { stop, waker, thread })
     }
 }
 
-/// For each worker, its queues of each interface: every queue belongs to one worker.
-fn shares(attached: &[Attached], wanted: Option<usize>) -> Result<Vec<Vec<Vec<u32>>>, DaemonError> {
-    let fewest =
-        attached.iter().min_by_key(|attached| attached.receive_queues()).ok_or(DaemonError::NoInterface)?;
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let queues = fewest.receive_queues();
-    let workers = wanted.unwrap_or_else(|| (queues as usize).min(cores.saturating_sub(1)).max(1));
-    if workers > queues as usize {
-        let interface = fewest.interface().to_owned();
-        return Err(DaemonError::TooManyWorkers { workers, queues, interface });
-    }
-    let share = |worker: usize| {
-        let of = |attached: &Attached| (0..attached.receive_queues()).skip(worker).step_by(workers).collect();
-        attached.iter().map(of).collect()
-    };
-    Ok((0..workers).map(share).collect())
+/// Follows the kernel's network on behalf of the control thread. The receiver gets one message, for the first view.
+fn follow_network(
+    latest: Latest,
+    inputs: Sender<Input>,
+    notices: &Sender<String>,
+) -> Result<(Following, Receiver<()>), DaemonError> {
+    let (seen, first_view) = bounded(1);
+    let notice = EndNotice::new("xvs-network", notices);
+    let following = follow(move |view| {
+        // It goes when the thread does.
+        let _ = &notice;
+        if latest.put(view) == Slot::Empty {
+            // The control thread is gone only when the daemon ends.
+            let _ = inputs.send(Input::Network);
+        }
+        // Full but for the first time.
+        let _ = seen.try_send(());
+    });
+    Ok((following.map_err(system("following the kernel's network"))?, first_view))
 }
 
-/// A core for each worker, from the last one down, so that the first is left to the rest of the machine.
-fn cores(workers: usize) -> Vec<Option<core_affinity::CoreId>> {
-    let mut cores = core_affinity::get_core_ids().unwrap_or_default();
-    cores.reverse();
-    (0..workers).map(|worker| cores.get(worker % cores.len().max(1)).copied()).collect()
+fn a_thread() -> impl FnOnce(io::Error) -> DaemonError {
+    system("a thread")
 }
 
 fn interface_facts(attached: &Attached) -> InterfaceFacts {
@@ -376,6 +367,7 @@ fn interface_facts(attached: &Attached) -> InterfaceFacts {
         mode: attached.mode().to_string(),
         why_not_native: attached.native_refused().map(ToString::to_string),
         queues: attached.receive_queues(),
+        state: LinkState::Up,
     };
     match &facts.why_not_native {
         Some(why) => tracing::warn!("{}: generic XDP, because native was refused: {why}", facts.name),
@@ -388,29 +380,53 @@ fn interface_facts(attached: &Attached) -> InterfaceFacts {
 struct ControlThread {
     control: Control<Wired>,
     queue: Receiver<Input>,
+    views: Latest,
     unresolved: Arc<Unresolved>,
+    resolve_again: Instant,
+    /// When it may next be logged that next hops cannot be resolved.
+    complain_again: Instant,
     /// The kernel's indices of the attached interfaces, in the order of their [`LinkId`]s.
     links: Vec<u32>,
     shared: Arc<Shared>,
 }
 
 impl ControlThread {
+    fn new(
+        control: Control<Wired>,
+        queue: Receiver<Input>,
+        views: Latest,
+        unresolved: Arc<Unresolved>,
+        links: Vec<u32>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let (resolve_again, complain_again) = (Instant::now(), Instant::now());
+        Self { control, queue, views, unresolved, resolve_again, complain_again, links, shared }
+    }
+
     fn run(mut self) -> Wired {
         loop {
             match self.queue.recv_timeout(UNRESOLVED_INTERVAL) {
                 Ok(Input::Request(request, reply)) => {
-                    let answer = self.control.handle(&request, self.shared.clock.now());
+                    let answer = self.control.handle(&request, self.shared.now());
+                    if request.access() == Access::Change {
+                        self.count();
+                    }
                     // Who asked may have gone.
                     let _ = reply.send(answer);
                 }
-                Ok(Input::Network(view)) => self.network(&view),
+                Ok(Input::Network) => {
+                    if let Some(view) = self.views.take() {
+                        self.network(&view);
+                    }
+                }
                 Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return self.control.into_plant(),
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            if let Err(error) = self.control.tick(self.shared.clock.now()) {
+            if let Err(error) = self.control.tick(self.shared.now()) {
                 tracing::error!("{error}");
             }
             self.resolve();
+            self.control.plant().retry_neighbours();
         }
     }
 
@@ -419,20 +435,50 @@ impl ControlThread {
         if let Err(error) = self.control.set_network(&network) {
             tracing::error!("a change of the network: {error}");
         }
-        let mut facts = self.shared.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut facts = self.shared.facts_now();
+        for (interface, ifindex) in facts.interfaces.iter_mut().zip(&self.links) {
+            let state = LinkState::of(&view.network, *ifindex);
+            if state != interface.state {
+                match state.complaint(&interface.name) {
+                    Some(complaint) => tracing::warn!("{complaint}"),
+                    None => tracing::info!("{} is up again", interface.name),
+                }
+                interface.state = state;
+            }
+        }
         for warning in view.warnings.iter().filter(|warning| !facts.warnings.contains(warning)) {
             tracing::warn!("{warning}");
         }
         facts.warnings.clone_from(&view.warnings);
     }
 
+    /// Tells how much is configured.
+    fn count(&self) {
+        let mut facts = self.shared.facts_now();
+        let services = self.control.state().services();
+        (facts.services, facts.destinations) = services.fold((0, 0), |(services, dests), (_, service)| {
+            (services + 1, dests + service.destinations.len())
+        });
+    }
+
+    /// Has next hops resolved that packets were dropped for; looks for them once in an interval.
     fn resolve(&mut self) {
-        let missing: BTreeSet<_> = std::iter::from_fn(|| self.unresolved.pop()).collect();
-        for (link, addr) in missing {
-            let Some(ifindex) = self.links.get(usize::from(link.0)) else { continue };
-            if let Err(error) = self.control.plant().neighbours.resolve(*ifindex, addr) {
-                tracing::warn!("{addr} cannot be resolved: {error}");
-            }
+        let now = Instant::now();
+        if self.unresolved.is_empty() || now < self.resolve_again {
+            return;
+        }
+        self.resolve_again = now + UNRESOLVED_INTERVAL;
+        let missing = std::iter::from_fn(|| self.unresolved.pop());
+        let by_index =
+            missing.filter_map(|(link, addr)| Some((*self.links.get(usize::from(link.0))?, addr))).collect();
+        let refused = match self.control.plant().neighbours.resolve(&by_index) {
+            Ok(None) => return,
+            Ok(Some(refused)) => refused.to_string(),
+            Err(error) => format!("next hops cannot be resolved: {error}"),
+        };
+        if self.complain_again <= now {
+            self.complain_again = now + RETRY_REFUSED;
+            tracing::warn!("{refused}");
         }
     }
 }
@@ -470,41 +516,5 @@ impl Handle {
     /// What needs no writer.
     pub fn shared(&self) -> &Shared {
         &self.shared
-    }
-}
-
-impl Shared {
-    /// What time it is for the workers.
-    pub fn now(&self) -> Millis {
-        self.clock.now()
-    }
-
-    /// The table.
-    pub fn table(&self) -> &Table {
-        &self.table
-    }
-
-    /// The reader's seat; listings take turns.
-    pub fn reader(&self) -> &Mutex<TableReader> {
-        &self.reader
-    }
-
-    /// How the daemon stands.
-    pub fn facts(&self) -> Facts {
-        self.facts.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Every worker's counters.
-    pub fn workers(&self) -> &[Arc<WorkerCounters>] {
-        &self.counters
-    }
-
-    /// Every counter, summed over the workers.
-    pub fn counters(&self) -> BTreeMap<String, u64> {
-        let mut sum = BTreeMap::new();
-        for (name, value) in self.counters.iter().flat_map(|counters| counters.all()) {
-            *sum.entry(name).or_default() += value;
-        }
-        sum
     }
 }

@@ -6,16 +6,18 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::ControlFlow;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use xvs_dataplane::counters::{Counter, WorkerCounters};
 use xvs_dataplane::verdict::DropReason;
 
 use crate::connections::rows;
-use crate::daemon::{Handle, Shared};
+use crate::daemon::Handle;
 use crate::message::{CommandError, ConnectionRow, Reply, Request};
 use crate::server::{Handler, Peer};
+use crate::shared::{Facts, Shared};
 
 /// The daemon as its clients meet it.
 #[derive(Default)]
@@ -96,6 +98,7 @@ fn status(shared: &Shared) -> Value {
                 "mode": interface.mode,
                 "why_not_native": interface.why_not_native,
                 "queues": interface.queues,
+                "state": interface.state.to_string(),
             })
         })
         .collect();
@@ -105,25 +108,22 @@ fn status(shared: &Shared) -> Value {
         .zip(shared.workers())
         .map(|(worker, counters)| {
             let counters: BTreeMap<_, _> = counters.all().filter(|(_, value)| *value != 0).collect();
+            let names = facts.interfaces.iter().map(|interface| interface.name.as_str());
+            let queues: BTreeMap<_, _> = names.zip(&worker.queues).collect();
             json!({
                 "core": worker.core,
-                "queues": worker.queues,
+                "queues": queues,
                 "copy_mode": worker.copy_mode,
                 "counters": counters,
             })
-        })
-        .collect();
-    let drops: Vec<_> = DropReason::all()
-        .filter_map(|reason| {
-            let packets: u64 = shared.workers().iter().map(|counters| counters.dropped(reason).value()).sum();
-            (packets > 0)
-                .then(|| json!({ "reason": reason.name(), "packets": packets, "what": reason.sentence() }))
         })
         .collect();
     let table = shared.table();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": Duration::from_millis(shared.now().0).as_secs(),
+        "services": facts.services,
+        "destinations": facts.destinations,
         "interfaces": interfaces,
         "workers": workers,
         "table": {
@@ -131,7 +131,76 @@ fn status(shared: &Shared) -> Value {
             "connections": table.live(),
             "pages": table.pages().to_string(),
         },
-        "drops": drops,
-        "warnings": facts.warnings,
+        "drops": drops(shared.workers()),
+        "warnings": warnings(&facts),
     })
+}
+
+/// What was dropped, by the workers or before they had it, and why.
+fn drops(workers: &[Arc<WorkerCounters>]) -> Vec<Value> {
+    let sum = |counter: &dyn Fn(&WorkerCounters) -> &Counter| -> u64 {
+        workers.iter().map(|counters| counter(counters).value()).sum()
+    };
+    let ours = DropReason::all()
+        .map(|reason| (reason.name(), reason.sentence(), sum(&|counters| counters.dropped(reason))));
+    let kernel = [
+        (
+            "kernel_ring_full",
+            "a worker was not fast enough for its RX ring: take more workers, or raise receive_ring",
+            sum(&|counters| &counters.kernel_ring_full),
+        ),
+        (
+            "kernel_fill_ring_empty",
+            "no frame was free for them: raise receive_ring",
+            sum(&|counters| &counters.kernel_fill_ring_empty),
+        ),
+        (
+            "kernel_dropped",
+            "the kernel could not give them to a worker, such as packets larger than a frame",
+            sum(&|counters| &counters.kernel_dropped),
+        ),
+    ];
+    ours.chain(kernel)
+        .filter(|(.., packets)| *packets > 0)
+        .map(|(reason, what, packets)| json!({ "reason": reason, "packets": packets, "what": what }))
+        .collect()
+}
+
+/// What the operator should see to: interfaces first.
+fn warnings(facts: &Facts) -> Vec<String> {
+    let interfaces =
+        facts.interfaces.iter().filter_map(|interface| interface.state.complaint(&interface.name));
+    interfaces.chain(facts.warnings.iter().cloned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shared::{InterfaceFacts, LinkState};
+
+    #[test]
+    fn drops_of_all_workers_are_summed_and_those_before_the_workers_are_among_them() {
+        let workers = [Arc::new(WorkerCounters::default()), Arc::default()];
+        workers[0].dropped(DropReason::TransmitRefused).add(2);
+        workers[1].dropped(DropReason::TransmitRefused).add(3);
+        workers[1].kernel_ring_full.add(7);
+        let drops = drops(&workers);
+        let told: Vec<_> =
+            drops.iter().map(|drop| (drop["reason"].as_str().unwrap(), &drop["packets"])).collect();
+        assert_eq!(told, [(DropReason::TransmitRefused.name(), &json!(5)), ("kernel_ring_full", &json!(7))]);
+    }
+
+    #[test]
+    fn an_interface_that_is_gone_is_the_first_warning() {
+        let interface = InterfaceFacts {
+            name: "wan".to_owned(),
+            mode: "native".to_owned(),
+            why_not_native: None,
+            queues: 1,
+            state: LinkState::Gone,
+        };
+        let facts =
+            Facts { interfaces: vec![interface], warnings: vec!["another".to_owned()], ..Facts::default() };
+        assert_eq!(warnings(&facts), ["wan is gone; restart xvsd", "another"]);
+    }
 }

@@ -32,6 +32,7 @@ use xvs_dataplane::xdp::{SteeringError, SteeringRules};
 use xvs_proto::MacAddr;
 
 use crate::adm;
+use crate::adm::resolver::Table as Names;
 use crate::client::{Director, Failure};
 use crate::connections::rows;
 use crate::control::{Control, Plant};
@@ -48,7 +49,8 @@ pub struct Lab {
     inner: Inner,
     port: MemoryPort,
     pipeline: Pipeline,
-    resolver: adm::SystemResolver,
+    /// Its own names, so that it asks no DNS and prints the same on every machine.
+    resolver: Names,
 }
 
 /// What commands reach: everything but the packets.
@@ -176,7 +178,7 @@ impl Lab {
             Pipeline::new(flows, Outcome::new(counters.clone(), unresolved, Identification::after(0)));
         let reader = Mutex::new(table.reader().expect("its only reader"));
         let inner = Inner { control, counters, reader, network: Network::default(), now: Millis(0) };
-        Self { inner, port: MemoryPort::with_links(0), pipeline, resolver: adm::SystemResolver::default() }
+        Self { inner, port: MemoryPort::with_links(0), pipeline, resolver: Names::well_known() }
     }
 
     /// Answers one line.
@@ -256,11 +258,9 @@ impl Lab {
     fn set(&mut self, set: BTreeMap<String, Value>) -> Result<Value, String> {
         let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let set: Vec<_> = set.into_iter().map(|(key, value)| (key, text(value))).collect();
-        // All or none: each is tried on a copy first.
-        let mut tried = Ipvs::default();
-        for (key, value) in &set {
-            tried.set(key, value).map_err(|error| error.to_string())?;
-        }
+        // All or nothing, like every line.
+        let mut copy = self.inner.control.ipvs();
+        set.iter().try_for_each(|(key, value)| copy.set(key, value)).map_err(|error| error.to_string())?;
         for (key, value) in set {
             self.inner.call(Request::Set { key, value }).map_err(|failure| failure.to_string())?;
         }
@@ -365,4 +365,28 @@ fn hex(bytes: &[u8]) -> String {
 fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits: Vec<_> = text.chars().map(|digit| digit.to_digit(16)).collect::<Option<_>>()?;
     (digits.len() % 2 == 0).then(|| digits.chunks(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_of_which_one_is_wrong_change_nothing() {
+        let mut lab = Lab::new();
+        let answer = lab.answer(r#"{"set":{"am_droprate":7,"drop_entry":9}}"#);
+        assert_eq!(answer, r#"{"error":"drop_entry cannot be \"9\"; it takes 0 to 3"}"#);
+        assert_eq!(lab.inner.control.ipvs(), Ipvs::default());
+        assert_eq!(lab.answer(r#"{"set":{"am_droprate":7,"drop_entry":"3"}}"#), r#"{"ok":true}"#);
+        assert_eq!(lab.inner.control.ipvs().am_droprate, 7);
+    }
+
+    #[test]
+    fn names_are_the_labs_own_and_a_host_has_none() {
+        let mut lab = Lab::new();
+        let answer = lab.answer(r#"{"adm":["-A","-t","localhost:http"]}"#);
+        assert!(answer.contains("\"exit\":2"), "{answer}");
+        let answer = lab.answer(r#"{"adm":["-A","-t","192.0.2.1:http"]}"#);
+        assert!(answer.contains("\"exit\":0"), "{answer}");
+    }
 }

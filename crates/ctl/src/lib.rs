@@ -16,6 +16,9 @@ pub mod server;
 pub mod config;
 pub mod daemon;
 pub mod front;
+mod placement;
+pub mod shared;
+mod threads;
 
 pub mod control;
 pub mod registry;
@@ -25,6 +28,7 @@ pub mod support;
 
 pub mod network;
 
+mod lockfile;
 pub mod realserver;
 
 pub mod connections;

@@ -15,9 +15,7 @@ use thiserror::Error;
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::ServiceKey;
 
-use crate::state::{
-    Destination, DestinationOptions, Service, ServiceOptions, SyncDaemon, SyncRole, Timeouts,
-};
+use crate::state::{DestinationOptions, ServiceOptions, SyncDaemon, SyncRole, Timeouts};
 
 /// The version of everything below. Both ends must have the same.
 pub const VERSION: u32 = 1;
@@ -209,28 +207,6 @@ pub struct ServiceRow {
     pub destinations: Vec<DestinationRow>,
 }
 
-impl ServiceRow {
-    /// A service as it is wanted, all live numbers 0: whoever knows those fills them in.
-    pub fn idle(key: ServiceKey, service: &Service) -> Self {
-        let row = |dest: &Destination| DestinationRow {
-            endpoint: dest.endpoint,
-            options: dest.options.clone(),
-            active: 0,
-            inactive: 0,
-            persistent: 0,
-            stats: Stats::default(),
-            rates: Rates::default(),
-        };
-        Self {
-            key,
-            options: service.options.clone(),
-            stats: Stats::default(),
-            rates: Rates::default(),
-            destinations: service.destinations.iter().map(row).collect(),
-        }
-    }
-}
-
 /// A destination as listings show it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DestinationRow {
@@ -346,8 +322,10 @@ pub enum CommandError {
 
     #[error("xvs: {object}: {what} not supported yet; {next}")]
     NotSupported { object: String, what: String, next: String },
-    #[error("no setting {key:?} that takes the value {value:?}")]
-    BadSetting { key: String, value: String },
+    #[error("no setting {key:?}; known: {}", known.join(", "))]
+    UnknownSetting { key: String, known: Vec<String> },
+    #[error("{key} cannot be {value:?}; it takes {range}")]
+    BadSetting { key: String, value: String, range: String },
     #[error("the request cannot be read: {why}")]
     Malformed { why: String },
     #[error("a request of {bytes} bytes is longer than the {limit} that xvsd takes; send it in parts")]

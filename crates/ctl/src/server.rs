@@ -1,14 +1,15 @@
 //! The daemon's end of the control socket.
 //!
 //! One thread accepts, one more serves each client; nothing here decides what a request means, that is the
-//! [`Handler`]'s. Bounded: so many clients, so many bytes a request, so long for a message to arrive and for a reply to
-//! be taken. Whoever breaks a bound costs only himself; he is told why where that is possible.
+//! [`Handler`]'s. Bounded: so many clients, fewer of whom may only read, so many bytes a request, so long for a message
+//! to arrive and for a reply to be taken. Whoever breaks a bound costs only himself; he is told why where that is
+//! possible.
 //!
 //! A lock beside the socket, held for as long as the server lives and given back by the kernel if it dies, decides who
 //! serves: so a second server refuses, a stale socket is replaced, and the two are never confused.
 
 use std::collections::HashMap;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, Permissions};
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::ops::ControlFlow;
@@ -19,9 +20,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, Gid, chown, flock};
+use rustix::fs::{Gid, chown};
 use thiserror::Error;
 
+use crate::lockfile::{self, Held, Lock, Tried};
 use crate::message::{
     Access, CommandError, ConnectionRow, FrameError, Reply, ReplyMessage, Request, RequestMessage, VERSION,
     decode, read_frame, write_message,
@@ -57,6 +59,10 @@ pub struct Settings {
     pub group: String,
     /// Clients at one time.
     pub clients: usize,
+    /// How many of them may be such as may only read, so that there is always room for those who may change.
+    pub readers: usize,
+    /// How many of those may be one user's.
+    pub readers_per_user: usize,
     /// The longest request of those who may change. Others have [`READER_LIMIT_BYTES`].
     pub request_limit_bytes: u32,
     /// How long a client may be silent between requests.
@@ -73,6 +79,8 @@ impl Settings {
             mode: 0o660,
             group: "xvs".to_owned(),
             clients: 64,
+            readers: 48,
+            readers_per_user: 16,
             request_limit_bytes: 64 << 20,
             idle: Duration::from_secs(300),
             transfer: Duration::from_secs(10),
@@ -84,8 +92,17 @@ impl Settings {
 #[derive(Debug, Error)]
 pub enum StartError {
     /// Another server has the lock.
-    #[error("another xvsd serves {}; stop it first, or choose another socket", .0.display())]
-    InUse(PathBuf),
+    #[error(
+        "another xvsd{} serves {}; stop it first, or choose another socket",
+        by.map(|pid| format!(" (process {pid})")).unwrap_or_default(),
+        socket.display()
+    )]
+    InUse {
+        /// What it serves.
+        socket: PathBuf,
+        /// Its process id, if it has said.
+        by: Option<u32>,
+    },
     /// What is there was not made by a server.
     #[error("{} is in the way and is no socket; move it, or choose another path", .0.display())]
     NotASocket(PathBuf),
@@ -108,7 +125,7 @@ pub struct Server {
     listener: Arc<UnixListener>,
     accepting: Option<JoinHandle<()>>,
     shared: Arc<Shared>,
-    _lock: File,
+    _lock: Lock,
 }
 
 /// What the threads of a server share.
@@ -118,13 +135,56 @@ struct Shared {
     rules: Rules,
     /// The clients being served, by a number that is never used twice.
     clients: Mutex<Clients>,
+    denials: Mutex<Denials>,
 }
 
 #[derive(Debug, Default)]
 struct Clients {
     next: u64,
-    streams: HashMap<u64, UnixStream>,
+    served: HashMap<u64, (UnixStream, Peer)>,
     stopping: bool,
+}
+
+impl Clients {
+    /// Whether another one may come: those who may only read never take all the places.
+    fn have_room_for(&self, peer: &Peer, settings: &Settings) -> bool {
+        let readers = || self.served.values().filter(|(_, other)| other.access == Access::Read);
+        let room = self.served.len() < settings.clients;
+        match peer.access {
+            Access::Change => room,
+            Access::Read => {
+                room && readers().count() < settings.readers
+                    && readers().filter(|(_, other)| other.uid == peer.uid).count()
+                        < settings.readers_per_user
+            }
+        }
+    }
+}
+
+/// Denied changes, of which a user can ask any number.
+#[derive(Debug, Default)]
+struct Denials {
+    /// When the next may be told.
+    quiet_until: Option<Instant>,
+    /// How many have not been.
+    untold: u64,
+}
+
+impl Denials {
+    /// The line for the log, at most one in [`DENIAL_INTERVAL`].
+    fn line(&mut self, peer: &Peer, now: Instant) -> Option<String> {
+        if self.quiet_until.is_some_and(|until| now < until) {
+            self.untold += 1;
+            return None;
+        }
+        self.quiet_until = Some(now + DENIAL_INTERVAL);
+        let others = match std::mem::take(&mut self.untold) {
+            0 => String::new(),
+            others => format!("; {others} more changes were denied since the last line"),
+        };
+        let Peer { uid, pid, .. } = peer;
+        Some(format!("uid {uid} (process {pid}) asked for a change, which was denied{others}"))
+    }
 }
 
 impl Shared {
@@ -162,7 +222,8 @@ impl Server {
             chown(&path, None, group).map_err(|error| failed("chown", &path)(error.into()))?;
         }
         fs::set_permissions(&path, Permissions::from_mode(settings.mode)).map_err(failed("chmod", &path))?;
-        let shared = Arc::new(Shared { settings, rules, clients: Mutex::default() });
+        let shared =
+            Arc::new(Shared { settings, rules, clients: Mutex::default(), denials: Mutex::default() });
         let accepting = {
             let (listener, shared) = (Arc::clone(&listener), Arc::clone(&shared));
             thread::Builder::new()
@@ -184,7 +245,7 @@ impl Drop for Server {
         {
             let mut clients = self.shared.clients();
             clients.stopping = true;
-            for stream in clients.streams.values() {
+            for (stream, _) in clients.served.values() {
                 // A client that has gone by itself is what we want.
                 let _ = stream.shutdown(Shutdown::Both);
             }
@@ -200,19 +261,15 @@ impl Drop for Server {
     }
 }
 
-/// Takes the lock beside the socket. The file stays when the server ends: to remove it would be a race.
-fn take_lock(socket: &Path) -> Result<File, StartError> {
+/// Takes the lock beside the socket.
+fn take_lock(socket: &Path) -> Result<Lock, StartError> {
     let mut path = socket.as_os_str().to_owned();
     path.push(".lock");
     let path = PathBuf::from(path);
-    let system = |call, error| StartError::System { call, path: path.clone(), error };
-    let mut options = File::options();
-    let file = options.read(true).write(true).create(true).truncate(false).open(&path);
-    let file = file.map_err(|error| system("open", error))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(StartError::InUse(socket.to_owned())),
-        Err(error) => Err(system("flock", error.into())),
+    match lockfile::lock(&path) {
+        Ok(Tried::Locked(lock)) => Ok(lock),
+        Ok(Tried::Held(Held { by, .. })) => Err(StartError::InUse { socket: socket.to_owned(), by }),
+        Err(error) => Err(StartError::System { call: "lock", path, error }),
     }
 }
 
@@ -228,7 +285,14 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>, handler: &Arc<dyn Handl
                 continue;
             }
         };
-        let Some(client) = Client::register(stream, shared) else { continue };
+        let peer = match shared.rules.peer(&stream) {
+            Ok(peer) => peer,
+            Err(error) => {
+                tracing::warn!(%error, "no credentials of a control client");
+                continue;
+            }
+        };
+        let Some(client) = Client::register(stream, peer, shared) else { continue };
         let handler = Arc::clone(handler);
         let served = thread::Builder::new()
             .name("control-client".to_owned())
@@ -243,18 +307,19 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>, handler: &Arc<dyn Handl
 struct Client {
     number: u64,
     stream: UnixStream,
+    peer: Peer,
     shared: Arc<Shared>,
 }
 
 impl Client {
     /// Takes a client in, or tells him that there is no room.
-    fn register(stream: UnixStream, shared: &Arc<Shared>) -> Option<Self> {
+    fn register(stream: UnixStream, peer: Peer, shared: &Arc<Shared>) -> Option<Self> {
         let second = stream.try_clone().ok()?;
         let mut clients = shared.clients();
         if clients.stopping {
             return None;
         }
-        if clients.streams.len() >= shared.settings.clients {
+        if !clients.have_room_for(&peer, &shared.settings) {
             drop(clients);
             // Fits into an empty socket buffer, so it does not wait; if it fails, he sees the end all the same.
             let _ = send(&stream, Err(CommandError::TooManyClients), Part::Last, Duration::from_secs(1));
@@ -262,18 +327,15 @@ impl Client {
         }
         let number = clients.next;
         clients.next += 1;
-        clients.streams.insert(number, second);
+        clients.served.insert(number, (second, peer));
         drop(clients);
-        Some(Self { number, stream, shared: Arc::clone(shared) })
+        Some(Self { number, stream, peer, shared: Arc::clone(shared) })
     }
 
     /// Answers requests until the client goes or breaks a bound.
     fn serve(&self, handler: &dyn Handler) {
-        let peer = match self.shared.rules.peer(&self.stream) {
-            Ok(peer) => peer,
-            Err(error) => return tracing::warn!(%error, "no credentials of a control client"),
-        };
         let settings = &self.shared.settings;
+        let (peer, pid) = (&self.peer, self.peer.pid);
         let limit = match peer.access {
             Access::Change => settings.request_limit_bytes,
             Access::Read => READER_LIMIT_BYTES.min(settings.request_limit_bytes),
@@ -291,12 +353,12 @@ impl Client {
                     return;
                 }
                 Err(FrameError::Io(error)) => {
-                    tracing::debug!(pid = peer.pid, %error, "control client dropped");
+                    tracing::debug!(pid, %error, "control client dropped");
                     return;
                 }
             };
-            if let Err(error) = self.answer(&frame, &peer, handler) {
-                tracing::debug!(pid = peer.pid, %error, "control client dropped");
+            if let Err(error) = self.answer(&frame, peer, handler) {
+                tracing::debug!(pid, %error, "control client dropped");
                 return;
             }
         }
@@ -308,6 +370,11 @@ impl Client {
             Err(refused) => return self.send(Err(refused), Part::Last),
         };
         if request.access() > peer.access {
+            let mut denials = self.shared.denials.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(line) = denials.line(peer, Instant::now()) {
+                tracing::warn!("{line}");
+            }
+            drop(denials);
             return self.send(Err(CommandError::PermissionDenied), Part::Last);
         }
         if request == Request::ListConnections {
@@ -339,7 +406,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.shared.clients().streams.remove(&self.number);
+        self.shared.clients().served.remove(&self.number);
         // The clone is closed only now; the other end must not wait for it.
         let _ = self.stream.shutdown(Shutdown::Both);
     }
@@ -415,3 +482,45 @@ pub const READER_LIMIT_BYTES: u32 = 64 << 10;
 const PART_ROWS: usize = 512;
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Between two lines about denied changes.
+const DENIAL_INTERVAL: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clients(peers: &[Peer]) -> Clients {
+        let served = peers.iter().zip(0..).map(|(peer, number)| {
+            let (stream, _) = UnixStream::pair().unwrap();
+            (number, (stream, *peer))
+        });
+        Clients { served: served.collect(), ..Clients::default() }
+    }
+
+    #[test]
+    fn readers_never_take_all_places_nor_one_user_all_of_theirs() {
+        let settings = Settings { clients: 4, readers: 3, readers_per_user: 2, ..Settings::of("unused") };
+        let reader = |uid| Peer { pid: 1, uid, access: Access::Read };
+        let root = Peer { pid: 1, uid: 0, access: Access::Change };
+        let room = |there: &[Peer], peer| clients(there).have_room_for(&peer, &settings);
+        assert!(room(&[reader(1)], reader(1)));
+        assert!(!room(&[reader(1), reader(1)], reader(1)), "one user's");
+        assert!(room(&[reader(1), reader(1)], reader(2)));
+        assert!(!room(&[reader(1), reader(1), reader(2)], reader(3)), "all users'");
+        assert!(room(&[reader(1), reader(1), reader(2)], root), "the rest is for those who may change");
+        assert!(!room(&[root; 4], root));
+        assert!(!room(&[root; 4], reader(1)));
+    }
+
+    #[test]
+    fn denied_changes_are_told_by_user_and_process_and_a_flood_of_them_by_its_number() {
+        let (mut denials, begin) = (Denials::default(), Instant::now());
+        let peer = Peer { pid: 4711, uid: 1000, access: Access::Read };
+        let first = denials.line(&peer, begin).unwrap();
+        assert!(first.starts_with("uid 1000 (process 4711) ") && first.ends_with("denied"), "{first}");
+        assert!((0..90).all(|_| denials.line(&peer, begin + DENIAL_INTERVAL / 2).is_none()));
+        let next = denials.line(&peer, begin + DENIAL_INTERVAL).unwrap();
+        assert!(next.contains("90 more"), "{next}");
+    }
+}

@@ -116,16 +116,20 @@ impl Ipvs {
     /// Sets one by name.
     ///
     /// # Errors
-    /// [`CommandError::BadSetting`]; then nothing has changed.
+    /// [`CommandError::UnknownSetting`] or [`CommandError::BadSetting`]; then nothing has changed.
     pub fn set(&mut self, key: &str, value: &str) -> Result<(), CommandError> {
-        let bad = || CommandError::BadSetting { key: key.to_owned(), value: value.to_owned() };
-        let number: u32 = value.parse().map_err(|_| bad())?;
-        let small = || u8::try_from(number).map_err(|_| bad());
-        let switch = || Switch::try_from(small()?).map_err(|_| bad());
-        let defence = || Defence::try_from(small()?).map_err(|_| bad());
+        let bad = |range: &str| CommandError::BadSetting {
+            key: key.to_owned(),
+            value: value.to_owned(),
+            range: range.to_owned(),
+        };
+        let number = || value.parse().map_err(|_| bad("0 to 4294967295"));
+        let small = || value.parse::<u8>().ok();
+        let switch = || small().and_then(|value| Switch::try_from(value).ok()).ok_or_else(|| bad("0 or 1"));
+        let defence = || small().and_then(|value| Defence::try_from(value).ok()).ok_or_else(|| bad("0 to 3"));
         match key {
-            "icmp_msgs_per_sec" => self.icmp_msgs_per_sec = number,
-            "conn_reuse_mode" => self.conn_reuse_mode = small()?,
+            "icmp_msgs_per_sec" => self.icmp_msgs_per_sec = number()?,
+            "conn_reuse_mode" => self.conn_reuse_mode = small().ok_or_else(|| bad("0 to 255"))?,
             "expire_nodest_conn" => self.expire_nodest_conn = switch()?,
             "udp_nodest_reschedule" => self.udp_nodest_reschedule = switch()?,
             "sloppy_tcp" => self.sloppy_tcp = switch()?,
@@ -133,10 +137,13 @@ impl Ipvs {
             "secure_tcp" => self.secure_tcp = defence()?,
             "drop_packet" => self.drop_packet = defence()?,
             "drop_entry" => self.drop_entry = defence()?,
-            "am_droprate" => self.am_droprate = number,
-            "amemthresh" => self.amemthresh = number,
+            "am_droprate" => self.am_droprate = number()?,
+            "amemthresh" => self.amemthresh = number()?,
             "nat_icmp_send" => self.nat_icmp_send = switch()?,
-            _ => return Err(bad()),
+            _ => {
+                let known = KEYS.map(str::to_owned).to_vec();
+                return Err(CommandError::UnknownSetting { key: key.to_owned(), known });
+            }
         }
         Ok(())
     }
@@ -178,6 +185,22 @@ impl Ipvs {
     }
 }
 
+/// What [`Ipvs::set`] knows.
+const KEYS: [&str; 12] = [
+    "am_droprate",
+    "amemthresh",
+    "conn_reuse_mode",
+    "drop_entry",
+    "drop_packet",
+    "expire_nodest_conn",
+    "icmp_msgs_per_sec",
+    "nat_icmp_send",
+    "secure_tcp",
+    "sloppy_sctp",
+    "sloppy_tcp",
+    "udp_nodest_reschedule",
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,15 +220,23 @@ mod tests {
     #[test]
     fn what_the_kernel_refuses_is_refused_and_changes_nothing() {
         let mut ipvs = Ipvs::default();
-        for (key, value) in [
-            ("drop_entry", "4"),
-            ("secure_tcp", "-1"),
-            ("sloppy_tcp", "2"),
-            ("am_droprate", "x"),
-            ("nosuch", "1"),
-        ] {
+        for (key, value) in
+            [("drop_entry", "4"), ("secure_tcp", "-1"), ("sloppy_tcp", "2"), ("am_droprate", "x")]
+        {
             assert!(matches!(ipvs.set(key, value), Err(CommandError::BadSetting { .. })), "{key} {value}");
         }
         assert_eq!(ipvs, Ipvs::default());
+    }
+
+    #[test]
+    fn an_unknown_setting_lists_those_there_are_and_a_bad_value_the_range() {
+        let mut ipvs = Ipvs::default();
+        let unknown = ipvs.set("nosuch", "x").unwrap_err().to_string();
+        for key in KEYS {
+            assert!(unknown.contains(key), "{key}: {unknown}");
+            ipvs.set(key, "1").unwrap();
+        }
+        let bad = ipvs.set("drop_entry", "4").unwrap_err().to_string();
+        assert_eq!(bad, "drop_entry cannot be \"4\"; it takes 0 to 3");
     }
 }

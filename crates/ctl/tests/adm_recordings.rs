@@ -15,9 +15,12 @@ use serde_json::Value;
 use xvs_ctl::adm::resolver::Table;
 use xvs_ctl::adm::{Output, capture};
 use xvs_ctl::client::{Director, Failure};
-use xvs_ctl::message::{Command, CommandError, ConnectionRow, Reply, Request, ServiceRow};
-use xvs_ctl::state::State;
+use xvs_ctl::message::{
+    Command, CommandError, ConnectionRow, DestinationRow, Rates, Reply, Request, ServiceRow, Stats,
+};
+use xvs_ctl::state::{Destination, Service, State};
 use xvs_proto::Protocol;
+use xvs_sched::ServiceKey;
 
 /// Begins of command lines whose standard output differs on purpose, and why.
 const DIFFERENT: [(&str, &str); 2] =
@@ -40,7 +43,27 @@ impl Model {
     }
 
     fn rows(&self) -> Vec<ServiceRow> {
-        self.state.services().map(|(key, service)| ServiceRow::idle(*key, service)).collect()
+        self.state.services().map(|(key, service)| idle(*key, service)).collect()
+    }
+}
+
+/// A service as it is wanted, all live numbers 0.
+fn idle(key: ServiceKey, service: &Service) -> ServiceRow {
+    let dest = |dest: &Destination| DestinationRow {
+        endpoint: dest.endpoint,
+        options: dest.options.clone(),
+        active: 0,
+        inactive: 0,
+        persistent: 0,
+        stats: Stats::default(),
+        rates: Rates::default(),
+    };
+    ServiceRow {
+        key,
+        options: service.options.clone(),
+        stats: Stats::default(),
+        rates: Rates::default(),
+        destinations: service.destinations.iter().map(dest).collect(),
     }
 }
 

@@ -15,8 +15,8 @@ fn xvsd(arguments: &[&str]) -> (Option<i32>, String) {
 fn a_table_of_no_connections_or_of_too_many_is_refused_with_what_is_possible() {
     for size in ["0", "1023", "134217729", "18446744073709551615"] {
         let said = xvsd(&["--conn-table-size", size, "--interface", "lo"]);
-        let want = format!("Error: conn_table_size = {size}: from 1024 to 134217728 connections\n");
-        assert_eq!(said, (Some(1), want));
+        let want = format!("xvsd: conn_table_size = {size}: from 1024 to 134217728 connections\n");
+        assert_eq!(said, (Some(2), want));
     }
 }
 
@@ -28,6 +28,6 @@ fn a_table_size_in_the_file_is_refused_as_one_on_the_command_line() {
     fs::remove_file(&path).expect("the file");
     assert_eq!(
         (code, said.as_str()),
-        (Some(1), "Error: conn_table_size = 0: from 1024 to 134217728 connections\n")
+        (Some(2), "xvsd: conn_table_size = 0: from 1024 to 134217728 connections\n")
     );
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
+use std::mem;
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -213,12 +214,12 @@ fn managed_neighbours_are_resolved_without_traffic_and_go_when_no_longer_wanted(
     director.run(|| {
         let mut follower = NetworkFollower::open().unwrap();
         let lan = follower.view().network.link_named("lan").unwrap().ifindex;
-        let mut neighbours = Neighbours::open().unwrap();
+        let mut neighbours = Neighbours::open(&[lan]).unwrap();
         let wanted = ["10.1.0.2", "fd00::2", "10.1.0.3"].map(|addr| (lan, ip(addr)));
         let mut wanted: BTreeSet<_> = wanted.into();
         let manage = |neighbours: &mut Neighbours, wanted: &BTreeSet<_>| {
             let refused = neighbours.manage(wanted).unwrap();
-            assert!(refused.is_empty(), "{refused:?}");
+            assert!(refused.is_none(), "{refused:?}");
         };
         manage(&mut neighbours, &wanted);
         until(&mut follower, "both are resolved", |view| {
@@ -236,16 +237,48 @@ fn managed_neighbours_are_resolved_without_traffic_and_go_when_no_longer_wanted(
         manage(&mut neighbours, &wanted);
         until(&mut follower, "it is resolved again", |view| mac_of(&view.network, "10.1.0.2").is_some());
 
-        let nobody = neighbours.manage(&[(9999, ip("10.1.0.2"))].into()).unwrap();
-        assert_eq!(nobody.len(), 1, "no interface 9999");
+        let nobody = [(9999, ip("10.1.0.2")), (9999, ip("10.1.0.9"))].into();
+        let refused = neighbours.manage(&nobody).unwrap().expect("there is no interface 9999");
+        assert_eq!((refused.count, refused.addr), (2, ip("10.1.0.2")));
         assert!(!listing().contains("10.1.0.2 "), "{}", listing());
-        neighbours.resolve(lan, ip("10.1.0.2")).unwrap();
+        assert!(neighbours.resolve(&[(lan, ip("10.1.0.2"))].into()).unwrap().is_none());
         until(&mut follower, "it is resolved once", |view| mac_of(&view.network, "10.1.0.2").is_some());
         assert!(!listing().contains("managed"), "{}", listing());
         manage(&mut neighbours, &wanted);
         assert!(listing().contains("managed"), "{}", listing());
         drop(neighbours);
         assert!(!listing().contains("managed"), "{}", listing());
+    });
+}
+
+#[test]
+fn what_a_killed_director_left_on_its_interfaces_is_taken_over_and_goes_with_the_next() {
+    let netns = Netns::new("left");
+    for (dev, network) in [("lan", "10.1.0.1/24"), ("other", "10.2.0.1/24")] {
+        link(&netns, dev);
+        netns.ip(&format!("addr add {network} dev {dev}"));
+    }
+    let listing = || {
+        let output = support::must(Command::new("ip").args(["-n", &netns.name, "neigh"]));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    netns.run(|| {
+        let view = NetworkFollower::open().unwrap().view().clone();
+        let [lan, other] = ["lan", "other"].map(|dev| view.network.link_named(dev).unwrap().ifindex);
+        let mut killed = Neighbours::open(&[lan, other]).unwrap();
+        let wanted = ["10.1.0.2", "10.1.0.3"].map(|addr| (lan, ip(addr)));
+        killed.manage(&[wanted[0], wanted[1], (other, ip("10.2.0.2"))].into()).unwrap();
+        // What SIGKILL does: nothing is cleaned up.
+        mem::forget(killed);
+        netns.ip("neigh add 10.1.0.4 dev lan managed");
+
+        let mut next = Neighbours::open(&[lan]).unwrap();
+        next.manage(&[wanted[0]].into()).unwrap();
+        assert!(listing().contains("10.1.0.2 ") && !listing().contains("10.1.0.3 "), "{}", listing());
+        drop(next);
+        assert!(!listing().contains("10.1.0.2 "), "{}", listing());
+        assert!(listing().contains("10.2.0.2 "), "another director may have that interface: {}", listing());
+        assert!(listing().contains("10.1.0.4 "), "an operator's entry: {}", listing());
     });
 }
 

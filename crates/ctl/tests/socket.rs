@@ -244,8 +244,10 @@ fn a_second_server_refuses_and_leaves_the_first_alone() {
     let folder = Folder::new("second");
     let (server, _) = serve(&folder, Recorder::default(), |_| {});
     let second = Server::start(Settings::of(folder.socket()), Arc::new(Recorder::default()));
-    let Err(StartError::InUse(path)) = second else { panic!("{second:?}") };
-    assert_eq!(path, server.socket());
+    let Err(StartError::InUse { socket, by }) = second else { panic!("{second:?}") };
+    assert_eq!((socket.as_path(), by), (server.socket(), Some(process::id())));
+    let mode = fs::metadata(folder.0.join("xvsd.sock.lock")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "who can open it could keep every server from starting");
     Client::connect(&folder.socket()).unwrap().call(Request::Timeouts).unwrap();
     drop(server);
     assert!(!folder.socket().exists());

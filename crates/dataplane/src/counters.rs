@@ -14,6 +14,11 @@ use crate::verdict::DropReason;
 pub struct Counter(AtomicU64);
 
 impl Counter {
+    /// Raises it to what is counted elsewhere; a lower count there changes nothing. For the one writer only.
+    pub fn raise_to(&self, count: u64) {
+        self.add(count.saturating_sub(self.value()));
+    }
+
     /// Adds; only the one writer may call this, so that no bus lock is needed.
     pub fn add(&self, count: u64) {
         // Relaxed: a reader needs some recent value, and no other memory hangs on it.
@@ -41,6 +46,13 @@ pub struct WorkerCounters {
     pub consumed: Counter,
     /// ICMP errors that were not sent, because of their rate limit or for want of a frame.
     pub answers_withheld: Counter,
+    /// Packets that the kernel dropped because the worker's RX ring was full. This and the next two are copied from
+    /// the kernel about a second after packets came; the worker never had these packets, so no balance has them.
+    pub kernel_ring_full: Counter,
+    /// Packets that the kernel dropped because no frame was free for them.
+    pub kernel_fill_ring_empty: Counter,
+    /// Packets that the kernel dropped for another reason, such as being larger than a frame.
+    pub kernel_dropped: Counter,
     /// Connections made.
     pub connections: Counter,
     /// Connections that reached their expiry.
@@ -72,6 +84,9 @@ impl WorkerCounters {
             ("passed_to_kernel", &self.passed),
             ("consumed", &self.consumed),
             ("answers_withheld", &self.answers_withheld),
+            ("kernel_ring_full", &self.kernel_ring_full),
+            ("kernel_fill_ring_empty", &self.kernel_fill_ring_empty),
+            ("kernel_dropped", &self.kernel_dropped),
             ("connections", &self.connections),
             ("expired", &self.expired),
         ];

@@ -43,6 +43,11 @@ impl Outcome {
         self.counters.received.add(frames as u64);
     }
 
+    /// Where it counts.
+    pub fn counters(&self) -> &WorkerCounters {
+        &self.counters
+    }
+
     /// The verdicts on the last burst, in its order.
     pub fn verdicts(&self) -> &[Verdict] {
         &self.verdicts

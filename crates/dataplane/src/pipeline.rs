@@ -6,6 +6,7 @@
 use crate::classify::{Class, classify};
 use crate::clock::Millis;
 use crate::conn::Timers;
+use crate::counters::WorkerCounters;
 use crate::flow::Flows;
 use crate::outcome::Outcome;
 use crate::port::{BURST, Port, Received};
@@ -103,6 +104,11 @@ impl Pipeline {
     /// The packets' connections.
     pub fn flows(&mut self) -> &mut Flows {
         &mut self.flows
+    }
+
+    /// What the worker counts.
+    pub fn counters(&self) -> &WorkerCounters {
+        self.outcome.counters()
     }
 
     /// The verdicts on the last burst, in its order.

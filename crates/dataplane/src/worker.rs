@@ -2,7 +2,8 @@
 //!
 //! A worker loads the snapshot once a burst, reads the clock once a burst, and waits for nobody. Before it sleeps it
 //! parks, so that changes and the reuse of entries do not wait for it; when it wakes it loads the snapshot anew. It
-//! sleeps until a frame comes, its next timer, or a call.
+//! sleeps until a frame comes, its next timer, or a call. About once a second while packets come it copies what the
+//! kernel dropped into its counters.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,8 +13,9 @@ use arc_swap::ArcSwap;
 
 use crate::clock::{Clock, Millis};
 use crate::conn::Timers;
+use crate::counters::WorkerCounters;
 use crate::pipeline::Pipeline;
-use crate::port::Port;
+use crate::port::{KernelDrops, Port};
 use crate::snapshot::Snapshot;
 
 /// A worker, to be run on a thread of its own.
@@ -33,6 +35,7 @@ pub struct Worker<P> {
 impl<P: Port> Worker<P> {
     /// Runs until it is stopped and has sent on what had come in; returns the port, with whatever it still holds.
     pub fn run(mut self) -> P {
+        let mut drops = DropCopy::default();
         let mut last = LAST_BURSTS;
         loop {
             let stopping = self.stop.load(Ordering::Relaxed);
@@ -43,17 +46,19 @@ impl<P: Port> Worker<P> {
             // In this order: whoever waits for this point frees the snapshot.
             drop(snapshot);
             self.pipeline.quiescent();
+            drops.look(frames, now, || self.port.kernel_drops(), self.pipeline.counters());
             match (stopping, frames == 0 && timers == Timers::Current) {
                 (true, idle) if idle || last == 0 => return self.port,
                 (true, _) => last -= 1,
-                (false, true) => self.sleep(now),
+                (false, true) => self.sleep(now, drops.due),
                 (false, false) => {}
             }
         }
     }
 
-    fn sleep(&mut self, now: Millis) {
-        let until_timer = self.pipeline.flows().next_due().map(|due| now.until(due));
+    fn sleep(&mut self, now: Millis, drops_due: Option<Millis>) {
+        let due = [self.pipeline.flows().next_due(), drops_due].into_iter().flatten().min();
+        let until_timer = due.map(|due| now.until(due));
         let table = self.pipeline.flows().table();
         let at_most = match table.in_limbo() {
             0 => until_timer,
@@ -69,3 +74,62 @@ impl<P: Port> Worker<P> {
 const LAST_BURSTS: u32 = 1024;
 /// How long entries that are to be reused may wait for a worker that has nothing else to do.
 const LIMBO_WAIT: Duration = Duration::from_secs(1);
+/// How old a copy of the kernel's counts may be.
+const DROPS_AGE: Duration = Duration::from_secs(1);
+
+/// When what the kernel dropped is copied: once, some time after packets have come.
+#[derive(Debug, Default)]
+struct DropCopy {
+    due: Option<Millis>,
+}
+
+impl DropCopy {
+    fn look(
+        &mut self,
+        frames: usize,
+        now: Millis,
+        drops: impl FnOnce() -> KernelDrops,
+        counters: &WorkerCounters,
+    ) {
+        match self.due {
+            None if frames > 0 => self.due = Some(now + DROPS_AGE),
+            Some(due) if due <= now => {
+                let KernelDrops { ring_full, fill_ring_empty, other } = drops();
+                counters.kernel_ring_full.raise_to(ring_full);
+                counters.kernel_fill_ring_empty.raise_to(fill_ring_empty);
+                counters.kernel_dropped.raise_to(other);
+                self.due = None;
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_dropped_is_counted_once_a_second_after_packets_and_never_counts_down() {
+        let (mut copy, counters) = (DropCopy::default(), WorkerCounters::default());
+        let drops = |other| KernelDrops { ring_full: 3, fill_ring_empty: 2, other };
+        let never = || -> KernelDrops { panic!("the kernel is asked without need") };
+        copy.look(0, Millis(5), never, &counters);
+        copy.look(64, Millis(10), never, &counters);
+        copy.look(64, Millis(1009), never, &counters);
+        copy.look(0, Millis(1010), || drops(1), &counters);
+        copy.look(0, Millis(9000), never, &counters);
+        let counted = || {
+            [&counters.kernel_ring_full, &counters.kernel_fill_ring_empty, &counters.kernel_dropped]
+                .map(|counter| counter.value())
+        };
+        assert_eq!(counted(), [3, 2, 1]);
+        copy.look(1, Millis(10_000), never, &counters);
+        // An interface that is gone has no counts any more.
+        copy.look(0, Millis(11_000), KernelDrops::default, &counters);
+        assert_eq!(counted(), [3, 2, 1]);
+        copy.look(1, Millis(12_000), never, &counters);
+        copy.look(0, Millis(13_000), || drops(7), &counters);
+        assert_eq!(counted(), [3, 2, 7]);
+    }
+}

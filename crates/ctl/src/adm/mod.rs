@@ -213,6 +213,7 @@ fn refusal(error: &CommandError) -> String {
         CommandError::PermissionDenied => "Permission denied (you must be root)",
         CommandError::NoRoom { .. } => "Memory allocation problem",
         CommandError::NotSupported { .. }
+        | CommandError::UnknownSetting { .. }
         | CommandError::BadSetting { .. }
         | CommandError::Malformed { .. }
         | CommandError::TooLong { .. }

@@ -92,6 +92,28 @@ pub struct Table {
 }
 
 impl Table {
+    /// With the services that every machine knows, and no host.
+    ///
+    /// Source: IANA's registry of service names and port numbers.
+    pub fn well_known() -> Self {
+        let (tcp, udp) = (Protocol::TCP, Protocol::UDP);
+        let services = [
+            ("ftp", 21, tcp),
+            ("ssh", 22, tcp),
+            ("smtp", 25, tcp),
+            ("domain", 53, tcp),
+            ("domain", 53, udp),
+            ("http", 80, tcp),
+            ("pop3", 110, tcp),
+            ("ntp", 123, udp),
+            ("https", 443, tcp),
+            ("https", 443, udp),
+            ("sip", 5060, tcp),
+            ("sip", 5060, udp),
+        ];
+        services.into_iter().fold(Self::default(), |table, (name, port, of)| table.service(name, port, of))
+    }
+
     /// With this host in addition.
     #[must_use]
     pub fn host(mut self, name: &str, addr: impl Into<IpAddr>) -> Self {

@@ -8,13 +8,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use xvs_ctl::adm::{self, Streams, SystemResolver};
-use xvs_ctl::client::{Client, DEFAULT_SOCKET, Director, Failure};
+use xvs_ctl::client::{Client, Director, Failure, default_socket};
 use xvs_ctl::message::{ConnectionRow, Reply, Request};
 
 fn main() -> ExitCode {
     let argv: Vec<String> = env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
-    let socket = env::var_os("XVS_SOCKET").map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from);
-    let mut director = Daemon { socket, client: None };
+    let mut director = Daemon { socket: default_socket(), client: None };
     let mut stdout = BufWriter::new(io::stdout().lock());
     let mut streams =
         Streams { stdin: &mut io::stdin().lock(), stdout: &mut stdout, stderr: &mut io::stderr() };

@@ -1,22 +1,25 @@
 //! `xvsd`: the director's daemon, in the foreground.
 
+use std::error::Error;
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::process::{self, ExitCode};
 use std::sync::Arc;
+use std::thread;
 
-use anyhow::Context;
 use clap::Parser;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use crossbeam::channel::{Sender, bounded, select};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tracing_subscriber::EnvFilter;
-use xvs_ctl::config::Config;
+use xvs_ctl::config::{Config, ConfigError};
 use xvs_ctl::daemon::Daemon;
 use xvs_ctl::front::Front;
 use xvs_ctl::server::{Server, Settings};
 
 /// The director: takes the packets of virtual services from its interfaces and sends them to real servers.
 ///
-/// Runs in the foreground until SIGTERM or SIGINT. Services are configured with xvsadm.
+/// Runs in the foreground until SIGTERM or SIGINT; a second one ends it at once. Services are configured with xvsadm.
+/// Exits with 0 when told to end, 2 if command line or configuration are wrong, 1 if it cannot start or has a fault.
 #[derive(Debug, Parser)]
 #[command(name = "xvsd", version)]
 struct Arguments {
@@ -41,7 +44,7 @@ struct Arguments {
 }
 
 impl Arguments {
-    fn config(self) -> anyhow::Result<Config> {
+    fn config(self) -> Result<Config, ConfigError> {
         let mut config = self.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
         if !self.interfaces.is_empty() {
             config.interfaces = self.interfaces;
@@ -55,31 +58,82 @@ impl Arguments {
     }
 }
 
-fn main() -> anyhow::Result<()> {
-    let config = Arguments::parse().config()?;
-    let filter = EnvFilter::try_new(&config.log).with_context(|| format!("log = {:?}", config.log))?;
+fn main() -> ExitCode {
+    let config = match Arguments::parse().config() {
+        Ok(config) => config,
+        Err(error) => return fail(&error, MISCONFIGURED),
+    };
+    match run(&config) {
+        Ok(code) => code,
+        Err(error) => fail(&*error, FAILED),
+    }
+}
+
+/// From the first socket to the last packet.
+fn run(config: &Config) -> Result<ExitCode, Box<dyn Error>> {
     let stderr = std::io::stderr;
     tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(config.log_filter()?)
         .with_ansi(stderr().is_terminal())
         .with_writer(stderr)
         .init();
     // Before anything is touched, so that a signal during the start still ends in order.
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    let (stop, told_to_stop) = bounded(1);
+    thread::Builder::new().name("xvs-signals".to_owned()).spawn(move || heed(signals, &stop))?;
     let front = Arc::new(Front::default());
     let settings = Settings { mode: config.mode()?, ..Settings::of(&config.socket) };
     let server = Server::start(settings, front.clone())?;
-    let daemon = Daemon::start(&config)?;
+    let daemon = Daemon::start(config)?;
     front.open(daemon.handle());
     tracing::info!("ready: {} on {}", config.interfaces.join(", "), config.socket.display());
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!("systemd was not told: {error}");
     }
-    if let Some(signal) = signals.forever().next() {
-        tracing::info!("signal {signal}: stopping");
-    }
+    let code = select! {
+        recv(told_to_stop) -> signal => {
+            tracing::info!("signal {}: stopping", signal.unwrap_or_default());
+            ExitCode::SUCCESS
+        }
+        recv(daemon.ended()) -> thread => {
+            tracing::error!("the thread {} has ended by a fault of xvsd; stopping", thread.unwrap_or_default());
+            ExitCode::from(FAILED)
+        }
+    };
     drop(server);
     daemon.stop();
     tracing::info!("stopped");
-    Ok(())
+    Ok(code)
 }
+
+/// Passes the first signal to end on; at the second one nobody wants to wait any more.
+fn heed(mut signals: Signals, stop: &Sender<i32>) {
+    let mut stopping = false;
+    for signal in signals.forever() {
+        match signal {
+            SIGHUP => {
+                tracing::warn!("SIGHUP: xvsd does not read its configuration anew; restart it for that")
+            }
+            _ if stopping => {
+                tracing::warn!("signal {signal} again: ending at once");
+                process::exit(i32::from(FAILED));
+            }
+            _ => {
+                stopping = true;
+                // Main waits for it, unless it is ending already.
+                let _ = stop.send(signal);
+            }
+        }
+    }
+}
+
+/// Says why, on a line.
+fn fail(error: &dyn Error, code: u8) -> ExitCode {
+    eprintln!("xvsd: {error}");
+    ExitCode::from(code)
+}
+
+/// It could not start, or a fault ended it.
+const FAILED: u8 = 1;
+/// The command line or xvs.toml is wrong; clap exits with the same.
+const MISCONFIGURED: u8 = 2;

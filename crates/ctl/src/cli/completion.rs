@@ -1,12 +1,11 @@
 //! `xvs completion`: a script by which a shell completes `xvs` command lines.
 
-use std::io;
-use std::process::ExitCode;
+use std::io::Write;
 
 use clap::{Args, CommandFactory};
 use clap_complete::{Shell, generate};
 
-use super::{Cli, Done};
+use super::{Cli, DONE, Done};
 
 /// What follows `xvs completion`.
 #[derive(Debug, Args)]
@@ -15,7 +14,10 @@ pub(super) struct Arguments {
     shell: Shell,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Done {
-    generate(arguments.shell, &mut Cli::command(), "xvs", &mut io::stdout());
-    Ok(ExitCode::SUCCESS)
+pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
+    // clap_complete panics at an output that fails, such as a pipe that was closed.
+    let mut script = Vec::new();
+    generate(arguments.shell, &mut Cli::command(), "xvs", &mut script);
+    out.write_all(&script)?;
+    Ok(DONE)
 }

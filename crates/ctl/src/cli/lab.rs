@@ -2,11 +2,10 @@
 
 use std::io::{self, BufRead, Write};
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::Args;
 
-use super::Done;
+use super::{DONE, Done};
 use crate::config::Config;
 use crate::lab::Lab;
 
@@ -18,10 +17,9 @@ pub(super) struct Arguments {
     config: Option<PathBuf>,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Done {
+pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     let config = arguments.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
     let mut lab = Lab::with(config.ipvs);
-    let mut out = io::stdout().lock();
     for line in io::stdin().lock().lines() {
         let line = line?;
         if !line.trim().is_empty() {
@@ -30,5 +28,5 @@ pub(super) fn run(arguments: &Arguments) -> Done {
             out.flush()?;
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(DONE)
 }

@@ -6,9 +6,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::client::{Client, Director, default_socket};
+use crate::adm::Output;
+use crate::client::{Client, Director, Failure, default_socket};
 
 mod completion;
+mod counters;
 mod lab;
 mod realserver;
 mod set;
@@ -16,7 +18,7 @@ mod status;
 
 /// What ipvsadm has no words for.
 #[derive(Debug, Parser)]
-#[command(name = "xvs", version)]
+#[command(name = "xvs", version, after_help = EXIT_CODES)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -26,6 +28,8 @@ pub struct Cli {
 enum Command {
     /// Show how the director is: interfaces, workers, connections, drops
     Status(status::Arguments),
+    /// Print what was counted, summed over the workers
+    Counters(counters::Arguments),
     /// Set what `sysctl net.ipv4.vs.KEY` sets in the kernel
     Set(set::Arguments),
     /// Play a director without root, network or clock: JSON lines in, JSON lines out
@@ -36,44 +40,65 @@ enum Command {
     Completion(completion::Arguments),
 }
 
-/// What a subcommand comes to.
-type Done = Result<ExitCode, Box<dyn Error>>;
+/// What a subcommand comes to: an exit code of its own, or why it was not carried out.
+type Done = Result<u8, Box<dyn Error>>;
 
-/// Does what the command line says. What fails is one line on stderr.
-///
-/// Exit codes: 0 done, 1 failed; a line that cannot be understood never gets here (2).
+const DONE: u8 = 0;
+const FAILED: u8 = 1;
+/// clap exits with it too.
+const MISUSED: u8 = 2;
+const REFUSED: u8 = 3;
+const NO_DAEMON: u8 = 4;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed; for `realserver status`: something is not as it has to be
+  2  the command line is wrong
+  3  xvsd refused, and nothing has changed
+  4  no xvsd could be asked";
+
+/// Does what the command line says. What fails is one line on stderr; the exit codes are those of `--help`.
 pub fn run(cli: Cli) -> ExitCode {
+    let mut out = io::stdout().lock();
     let done = match cli.command {
-        Command::Realserver(arguments) => realserver::run(&arguments),
-        Command::Lab(arguments) => lab::run(&arguments),
-        Command::Completion(arguments) => completion::run(&arguments),
+        Command::Realserver(arguments) => realserver::run(&arguments, &mut out),
+        Command::Lab(arguments) => lab::run(&arguments, &mut out),
+        Command::Completion(arguments) => completion::run(&arguments, &mut out),
         asking => Client::connect(&default_socket())
             .map_err(Into::into)
-            .and_then(|mut client| ask(&asking, &mut client, &mut io::stdout().lock())),
+            .and_then(|mut client| ask(&asking, &mut client, &mut out)),
     };
-    done.unwrap_or_else(|error| {
-        eprintln!("xvs: {error}");
-        ExitCode::FAILURE
-    })
+    let done = done.and_then(|code| Ok(out.flush().map(|()| code)?));
+    ExitCode::from(done.unwrap_or_else(|error| {
+        let code = exit_code(&*error);
+        if code != DONE {
+            eprintln!("xvs: {error}");
+        }
+        code
+    }))
+}
+
+fn exit_code(error: &(dyn Error + 'static)) -> u8 {
+    let printing = match error.downcast_ref() {
+        Some(Failure::Refused(_)) => return REFUSED,
+        Some(Failure::Transport(_)) => return NO_DAEMON,
+        Some(Failure::Printing(error)) => Some(error),
+        None => error.downcast_ref::<io::Error>(),
+    };
+    // Who closes the pipe has seen enough.
+    let enough = printing.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
+    if enough { DONE } else { FAILED }
 }
 
 /// Carries out a subcommand that asks the daemon.
 fn ask(command: &Command, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     match command {
         Command::Status(arguments) => status::run(arguments, director, out),
+        Command::Counters(arguments) => counters::run(arguments, director, out),
         Command::Set(arguments) => set::run(arguments, director),
         _ => Err("this command does not talk to the daemon".into()),
     }
-}
-
-/// What one command line printed.
-pub struct Output {
-    /// The exit code.
-    pub exit: u8,
-    /// Standard output.
-    pub stdout: String,
-    /// Standard error.
-    pub stderr: String,
 }
 
 /// Runs a command line without the program's name against a director at hand, and keeps what it prints.
@@ -82,15 +107,29 @@ pub fn capture(words: &[String], director: &mut dyn Director) -> Output {
     let failed = |exit, stderr| Output { exit, stdout: String::new(), stderr };
     let cli = match Cli::try_parse_from(argv) {
         Ok(cli) => cli,
-        Err(error) => return failed(2, error.to_string()),
+        Err(error) => return failed(MISUSED, error.to_string()),
     };
     let mut out = Vec::new();
     match ask(&cli.command, director, &mut out) {
-        Ok(code) => Output {
-            exit: u8::from(code != ExitCode::SUCCESS),
-            stdout: String::from_utf8_lossy(&out).into_owned(),
-            stderr: String::new(),
-        },
-        Err(error) => failed(1, format!("xvs: {error}\n")),
+        Ok(code) => {
+            Output { exit: code, stdout: String::from_utf8_lossy(&out).into_owned(), stderr: String::new() }
+        }
+        Err(error) => failed(exit_code(&*error), format!("xvs: {error}\n")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::CommandError;
+
+    #[test]
+    fn refusal_absence_failure_and_a_closed_pipe_have_exit_codes_of_their_own() {
+        let code = |error: Box<dyn Error>| exit_code(&*error);
+        assert_eq!(code(Failure::Refused(CommandError::PermissionDenied).into()), 3);
+        assert_eq!(code(Failure::Transport("no xvsd".to_owned()).into()), 4);
+        assert_eq!(code("another reason".into()), 1);
+        assert_eq!(code(io::Error::from(io::ErrorKind::StorageFull).into()), 1);
+        assert_eq!(code(io::Error::from(io::ErrorKind::BrokenPipe).into()), 0);
     }
 }

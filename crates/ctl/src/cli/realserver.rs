@@ -1,12 +1,12 @@
 //! `xvs realserver`: prepare this machine as a real server, put it back, say how it stands.
 
-use std::error::Error;
+use std::io::Write;
 use std::net::IpAddr;
 use std::path::Path;
-use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
+use super::{DONE, Done, FAILED};
 use crate::realserver::{Change, Method, Realserver};
 
 /// What follows `xvs realserver`.
@@ -59,34 +59,34 @@ struct Which {
 }
 
 /// Does it.
-pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
-    let mut machine = Realserver::open(Path::new(RECORDS))?;
+pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
+    let records = Path::new(RECORDS);
     match &arguments.action {
         Action::Up { which: Which { vip, method, dev } } => {
             let method = method.unwrap_or(Method::Dr);
-            let change = machine.up(*vip, method, dev.as_deref())?;
+            let change = Realserver::open(records)?.up(*vip, method, dev.as_deref())?;
             let again = if change == Change::Again { " (it was already)" } else { "" };
-            println!("{vip} is up, method {method}{again}");
-            Ok(ExitCode::SUCCESS)
+            writeln!(out, "{vip} is up, method {method}{again}")?;
+            Ok(DONE)
         }
         Action::Down { which: Which { vip, method, dev } } => {
-            machine.down(*vip, *method, dev.as_deref())?;
-            println!("{vip} is down");
-            Ok(ExitCode::SUCCESS)
+            Realserver::open(records)?.down(*vip, *method, dev.as_deref())?;
+            writeln!(out, "{vip} is down")?;
+            Ok(DONE)
         }
         Action::Status { vip, method, dev, json } => {
-            let mut found = machine.status(*vip)?;
+            let mut found = Realserver::status(records, *vip)?;
             found.retain(|status| {
                 method.is_none_or(|method| method == status.method)
                     && dev.as_ref().is_none_or(|dev| *dev == status.dev)
             });
             match json {
-                true => println!("{}", serde_json::to_string_pretty(&found)?),
-                false if found.is_empty() => println!("no virtual address is up"),
-                false => found.iter().for_each(|status| print!("{status}")),
+                true => writeln!(out, "{}", serde_json::to_string_pretty(&found)?)?,
+                false if found.is_empty() => writeln!(out, "no virtual address is up")?,
+                false => found.iter().try_for_each(|status| write!(out, "{status}"))?,
             }
             let whole = found.iter().all(|status| status.problems.is_empty());
-            Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            Ok(if whole { DONE } else { FAILED })
         }
     }
 }

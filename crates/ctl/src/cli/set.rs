@@ -1,10 +1,8 @@
 //! `xvs set`: one setting of the running director.
 
-use std::process::ExitCode;
-
 use clap::Args;
 
-use super::Done;
+use super::{DONE, Done};
 use crate::client::Director;
 use crate::message::Request;
 
@@ -20,5 +18,5 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments, director: &mut dyn Director) -> Done {
     let Arguments { key, value } = arguments;
     director.call(Request::Set { key: key.clone(), value: value.clone() })?;
-    Ok(ExitCode::SUCCESS)
+    Ok(DONE)
 }

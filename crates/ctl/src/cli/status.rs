@@ -1,12 +1,11 @@
 //! `xvs status`: whether all is well, on one screen.
 
 use std::io::Write;
-use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::Value;
 
-use super::Done;
+use super::{DONE, Done};
 use crate::client::{Director, Failure};
 use crate::message::{Reply, Request};
 
@@ -28,7 +27,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     } else {
         out.write_all(screen(&report).as_bytes())?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(DONE)
 }
 
 /// The report as people read it.
@@ -41,21 +40,28 @@ fn screen(report: &Value) -> String {
     for interface in list(&report["interfaces"]) {
         let why = interface["why_not_native"].as_str();
         let why = why.map(|why| format!(" (native refused: {why})")).unwrap_or_default();
-        let (name, mode, queues) = (text(&interface["name"]), text(&interface["mode"]), &interface["queues"]);
-        lines.push(format!("interface  {name}: {mode} XDP{why}, {queues} queues"));
+        let (name, mode, state) =
+            (text(&interface["name"]), text(&interface["mode"]), text(&interface["state"]));
+        let queues = counted(&interface["queues"], "queue", "queues");
+        lines.push(format!("interface  {name}: {state}, {mode} XDP{why}, {queues}"));
     }
     for (number, worker) in list(&report["workers"]).iter().enumerate() {
         let core = worker["core"].as_u64().map_or("not pinned".to_owned(), |core| format!("core {core}"));
         let count = |name: &str| worker["counters"][name].as_u64().unwrap_or(0);
         lines.push(format!(
-            "worker {number}   {core}, queues {}, {}; received {}, sent {}, passed to the kernel {}",
-            worker["queues"],
+            "worker {number}   {core}, {}, {}; received {}, sent {}, passed to the kernel {}",
+            share(&worker["queues"]),
             text(&worker["copy_mode"]),
             count("rx_packets"),
             count("tx_packets"),
             count("passed_to_kernel"),
         ));
     }
+    lines.push(format!(
+        "services   {}, {}",
+        counted(&report["services"], "virtual service", "virtual services"),
+        counted(&report["destinations"], "real server", "real servers"),
+    ));
     let table = &report["table"];
     lines.push(format!(
         "table      {} of {} connections, {}",
@@ -74,6 +80,19 @@ fn screen(report: &Value) -> String {
     lines.join("\n") + "\n"
 }
 
+/// A worker's queues of each interface.
+fn share(queues: &Value) -> String {
+    let of = |(name, numbers): (&String, &Value)| {
+        let list: Vec<_> = list(numbers).iter().map(Value::to_string).collect();
+        format!("{name} {} {}", if list.len() == 1 { "queue" } else { "queues" }, list.join(","))
+    };
+    queues.as_object().map(|queues| queues.iter().map(of).collect::<Vec<_>>().join(", ")).unwrap_or_default()
+}
+
+fn counted(number: &Value, one: &str, many: &str) -> String {
+    format!("{number} {}", if *number == 1 { one } else { many })
+}
+
 fn list(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
@@ -89,5 +108,38 @@ fn duration(seconds: u64) -> String {
         (0, 0, _) => format!("{minutes} min"),
         (0, ..) => format!("{hours} h {minutes} min"),
         _ => format!("{days} d {hours} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_screen_counts_one_as_one_and_shows_each_interfaces_state_and_queues() {
+        let report = json!({
+            "version": "1", "uptime_seconds": 59, "services": 1, "destinations": 2,
+            "interfaces": [
+                { "name": "lan", "mode": "native", "why_not_native": null, "queues": 1, "state": "up" },
+                { "name": "wan", "mode": "generic", "why_not_native": "busy", "queues": 2, "state": "gone" },
+            ],
+            "workers": [
+                { "core": 1, "queues": { "lan": [0], "wan": [0, 1] }, "copy_mode": "zero-copy", "counters": {} },
+            ],
+            "table": { "size": 1024, "connections": 3, "pages": "small pages" },
+            "drops": [{ "reason": "kernel_ring_full", "packets": 7, "what": "too slow" }],
+            "warnings": ["wan is gone; restart xvsd"],
+        });
+        let expected = "xvsd 1, up 59 s\n\
+            interface  lan: up, native XDP, 1 queue\n\
+            interface  wan: gone, generic XDP (native refused: busy), 2 queues\n\
+            worker 0   core 1, lan queue 0, wan queues 0,1, zero-copy; received 0, sent 0, passed to the kernel 0\n\
+            services   1 virtual service, 2 real servers\n\
+            table      3 of 1024 connections, small pages\n\
+            drops      7 kernel_ring_full: too slow\n\
+            warning    wan is gone; restart xvsd\n";
+        assert_eq!(screen(&report), expected);
     }
 }

@@ -1,9 +1,10 @@
 //! Follows the kernel's links, addresses, routes and neighbours, and enters the neighbours that we need.
 //!
-//! A [`NetworkFollower`] reads everything once and then listens: events that come within 10 ms become one, and a
-//! new [`View`] is returned only if it differs, so a neighbour that goes stale and is confirmed with the same
-//! link address makes no noise. The daemon runs it on a thread of its own by [`follow`]. It sees the network
-//! namespace of the thread that opened it.
+//! A [`NetworkFollower`] reads everything once and then listens. A neighbour after a quiet time is taken over at once,
+//! so that a client's first reply finds it resolved; other changes, and neighbours that follow soon, are gathered for
+//! 10 ms and become one. A new [`View`] is returned only if it differs, so a neighbour that goes stale and is
+//! confirmed with the same link address makes no noise. The daemon runs it on a thread of its own by [`follow`] and
+//! hands views over by [`Latest`]. It sees the network namespace of the thread that opened it.
 //!
 //! Cost: neighbour events are applied as they come; a change of links, addresses or routes re-reads those tables,
 //! because the kernel announces no route that goes with its link. Reading takes at most a fifth of the time:
@@ -27,9 +28,11 @@ use rustix::io::Errno;
 use xvs_dataplane::egress::model::{Neighbour, Network};
 use xvs_proto::MacAddr;
 
+pub use self::latest::{Latest, Slot};
 use self::netlink::Netlink;
 use self::tables::NeighbourEntry;
 
+mod latest;
 pub mod neighbours;
 pub mod netlink;
 mod rules;
@@ -67,8 +70,8 @@ pub struct NetworkFollower {
     route_warnings: Vec<String>,
     rule_warnings: Vec<String>,
     view: View,
-    /// How long events are gathered before the tables are read.
-    gather: Duration,
+    /// Until when events are gathered, because of the last reading.
+    gathered: Instant,
 }
 
 /// Ends a follower's wait from another thread, now and for ever.
@@ -76,7 +79,7 @@ pub struct NetworkFollower {
 pub struct Stopper(Arc<OwnedFd>);
 
 /// What of our copy no longer is what the kernel has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stale {
     links: bool,
     routes: bool,
@@ -110,7 +113,7 @@ impl NetworkFollower {
             route_warnings: Vec::new(),
             rule_warnings: Vec::new(),
             view: View::default(),
-            gather: GATHER_AT_LEAST,
+            gathered: Instant::now(),
         };
         follower.refresh()?;
         Ok(follower)
@@ -121,24 +124,27 @@ impl NetworkFollower {
     /// An error is a system call that should not have failed; the follower may be asked again.
     pub fn next(&mut self, timeout: Duration) -> io::Result<Event> {
         let give_up = Instant::now() + timeout;
-        let mut gathered: Option<Instant> = None;
+        // The kernel tells of a link before it has done with the link's routes, of which it does not tell: tables
+        // are therefore never read at once.
+        let mut tables_due = None;
         loop {
             let now = Instant::now();
-            if self.stale != Stale::default() && gathered.is_none() {
-                gathered = Some(now + self.gather);
-            }
-            match gathered {
-                Some(due) if due <= now => {
-                    gathered = None;
-                    if self.refresh()? {
-                        return Ok(Event::Changed(self.view.clone()));
-                    }
-                    continue;
+            let until = match self.stale {
+                Stale::NOTHING => give_up,
+                Stale::NEIGHBOURS => self.gathered,
+                _ => *tables_due.get_or_insert(self.gathered.max(now + GATHER_AT_LEAST)),
+            };
+            if until <= now {
+                tables_due = None;
+                if self.stale == Stale::NOTHING {
+                    return Ok(Event::Quiet);
                 }
-                None if give_up <= now => return Ok(Event::Quiet),
-                _ => {}
+                if self.refresh()? {
+                    return Ok(Event::Changed(self.view.clone()));
+                }
+                continue;
             }
-            match self.wait(gathered.unwrap_or(give_up) - now)? {
+            match self.wait(until - now)? {
                 Woken::Stopped => return Ok(Event::Stopped),
                 Woken::TimedOut => {}
                 Woken::Events => self.take_events()?,
@@ -224,8 +230,8 @@ impl NetworkFollower {
         let entries = self.neighbours.iter();
         network.neighbours =
             entries.map(|(&(ifindex, addr), &mac)| Neighbour { ifindex, addr, mac }).collect();
-        self.stale = Stale::default();
-        self.gather = GATHER_AT_LEAST.max(began.elapsed() * 4);
+        self.stale = Stale::NOTHING;
+        self.gathered = gathered(began, Instant::now());
         let warnings = [self.rule_warnings.as_slice(), &self.route_warnings].concat();
         let view = View { network: Arc::new(network), warnings };
         let changed = view != self.view;
@@ -290,6 +296,10 @@ impl Drop for Following {
 }
 
 impl Stale {
+    const NOTHING: Self =
+        Self { links: false, routes: false, rules: false, neighbours: false, unpublished: false };
+    /// The copy is right and only the view is behind it.
+    const NEIGHBOURS: Self = Self { unpublished: true, ..Self::NOTHING };
     const EVERYTHING: Self =
         Self { links: true, routes: true, rules: true, neighbours: true, unpublished: true };
 }
@@ -313,6 +323,11 @@ fn neighbour_event(message: &[u8]) -> Option<NeighbourEntry> {
     }
 }
 
+/// Until when events are gathered after a reading: long enough that reading takes at most a fifth of the time.
+fn gathered(began: Instant, ended: Instant) -> Instant {
+    ended + GATHER_AT_LEAST.max((ended - began) * 4)
+}
+
 /// Enters what is resolved and removes what is not; says whether that made a difference.
 fn apply(neighbours: &mut BTreeMap<(u32, IpAddr), MacAddr>, entry: &NeighbourEntry) -> bool {
     let key = (entry.ifindex, entry.addr);
@@ -322,7 +337,7 @@ fn apply(neighbours: &mut BTreeMap<(u32, IpAddr), MacAddr>, entry: &NeighbourEnt
     }
 }
 
-/// How long events are gathered, so that a burst of them is one change.
+/// How long events are gathered after a reading, so that a burst of them is one change.
 const GATHER_AT_LEAST: Duration = Duration::from_millis(10);
 const LISTEN: Duration = Duration::from_secs(3600);
 const RETRY: Duration = Duration::from_secs(1);
@@ -343,3 +358,20 @@ const RTM_NEWRULE: u16 = 32;
 const RTM_DELRULE: u16 = 33;
 const RTM_NEWNEXTHOP: u16 = 104;
 const RTM_DELNEXTHOP: u16 = 105;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_reading_events_are_gathered_for_ten_milliseconds_or_four_times_as_long_as_it_took() {
+        let began = Instant::now();
+        let after = |took, due| {
+            let ended = began + Duration::from_millis(took);
+            assert_eq!(gathered(began, ended), ended + Duration::from_millis(due));
+        };
+        after(0, 10);
+        after(2, 10);
+        after(50, 200);
+    }
+}

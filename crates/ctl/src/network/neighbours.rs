@@ -4,9 +4,10 @@
 //! therefore enters those it is told of as *managed* neighbours (ip-neighbour(8)), which the kernel probes by
 //! itself as long as they exist. A kernel before 5.16 does not know that word and resolves the address once:
 //! calling [`Neighbours::manage`] again, as is done at each change of the network, then renews it. Entries that
-//! an operator made permanent are left alone. Those entered here go when no longer wanted, and on drop.
+//! an operator made permanent are left alone. Those entered here go when no longer wanted, and on drop; they carry a
+//! number of ours, by which those of a director that was killed are known again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
@@ -15,10 +16,13 @@ use netlink_packet_core::NLM_F_CREATE;
 use netlink_packet_route::neighbour::{
     NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
+use netlink_packet_route::route::RouteProtocol;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rustix::io::Errno;
+use rustix::net::netdevice::index_to_name;
 
 use super::netlink::Netlink;
-use super::tables::{self, Keeping};
+use super::tables::{self, Keeping, NeighbourEntry};
 
 /// The neighbours that this process has entered.
 #[derive(Debug)]
@@ -27,65 +31,96 @@ pub struct Neighbours {
     entered: BTreeSet<(u32, IpAddr)>,
 }
 
-/// A neighbour that could not be entered; the others were.
+/// Neighbours that could not be entered; the others were.
 #[derive(Debug)]
 pub struct Refused {
-    /// The interface's index.
-    pub ifindex: u32,
-    /// The neighbour's address.
+    /// How many; at least one.
+    pub count: usize,
+    /// The first one's interface, by name if it has one.
+    pub interface: String,
+    /// The first one's address.
     pub addr: IpAddr,
-    /// The kernel's reason.
+    /// The kernel's reason for the first one.
     pub error: io::Error,
 }
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { ifindex, addr, error } = self;
-        write!(f, "neighbour {addr} on interface {ifindex} cannot be kept resolved: {error}")
+        let Self { count, interface, addr, error } = self;
+        match count {
+            1 => write!(f, "neighbour {addr} on {interface} cannot be entered: {error}")?,
+            _ => write!(f, "{count} neighbours cannot be entered, the first {addr} on {interface}: {error}")?,
+        }
+        if is_table_full(error) {
+            let family = if addr.is_ipv4() { "ipv4" } else { "ipv6" };
+            write!(f, "; raise net.{family}.neigh.default.gc_thresh3")?;
+        }
+        Ok(())
     }
+}
+
+/// What the kernel says when it has as many neighbours as `gc_thresh3` (`net/core/neighbour.c`, `neigh_add`).
+fn is_table_full(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error())
 }
 
 impl Neighbours {
     /// Works in the network namespace of the calling thread.
-    pub fn open() -> io::Result<Self> {
-        Ok(Self { netlink: Netlink::open()?, entered: BTreeSet::new() })
+    ///
+    /// Those that a director which was killed has left on these interfaces, given by index, count as entered by this
+    /// one. Costs one dump of the neighbours.
+    pub fn open(links: &[u32]) -> io::Result<Self> {
+        let mut netlink = Netlink::open()?;
+        let present = tables::neighbours(&mut netlink)?;
+        let left =
+            present.iter().filter(|entry| entry.protocol == PROTOCOL && links.contains(&entry.ifindex));
+        let entered = left.map(|entry| (entry.ifindex, entry.addr)).collect();
+        Ok(Self { netlink, entered })
     }
 
     /// Sees to it that exactly these, by interface index and address, are kept resolved on our account.
     ///
     /// To be called when the wanted ones change, and when the network did: the kernel forgets a neighbour when its
     /// link goes down. Costs one dump of the neighbours, and one request for each that is missing. Those that the
-    /// kernel refuses are returned and tried again at the next call; an error is a dump that failed.
-    pub fn manage(&mut self, wanted: &BTreeSet<(u32, IpAddr)>) -> io::Result<Vec<Refused>> {
-        let present = tables::neighbours(&mut self.netlink)?;
+    /// kernel refuses are told of, and tried again at the next call; an error is a dump that failed.
+    pub fn manage(&mut self, wanted: &BTreeSet<(u32, IpAddr)>) -> io::Result<Option<Refused>> {
         let unwanted: Vec<_> = self.entered.difference(wanted).copied().collect();
         for neighbour in unwanted {
             self.remove(neighbour);
         }
-        let mut refused = Vec::new();
-        for &(ifindex, addr) in wanted {
-            let entry = present.iter().find(|entry| (entry.ifindex, entry.addr) == (ifindex, addr));
-            match entry.map_or(Keeping::OnDemand, |entry| entry.keeping) {
-                Keeping::Permanent | Keeping::Managed => continue,
-                Keeping::OnDemand => {}
-            }
-            match self.enter(ifindex, addr, NeighbourExtFlags::Managed) {
-                Ok(()) => drop(self.entered.insert((ifindex, addr))),
-                Err(error) => refused.push(Refused { ifindex, addr, error }),
-            }
-        }
-        Ok(refused)
+        self.enter_missing(wanted, NeighbourExtFlags::Managed)
     }
 
-    /// Has the kernel resolve an address once, now, if it has not.
-    pub fn resolve(&mut self, ifindex: u32, addr: IpAddr) -> io::Result<()> {
+    /// Has the kernel resolve these once, now, where it has not. Costs and errors are those of [`Self::manage`].
+    pub fn resolve(&mut self, asked: &BTreeSet<(u32, IpAddr)>) -> io::Result<Option<Refused>> {
+        self.enter_missing(asked, NeighbourExtFlags::empty())
+    }
+
+    /// Enters those that nobody keeps: entering another again would take away that it is permanent, or managed.
+    fn enter_missing(
+        &mut self,
+        asked: &BTreeSet<(u32, IpAddr)>,
+        kept: NeighbourExtFlags,
+    ) -> io::Result<Option<Refused>> {
         let present = tables::neighbours(&mut self.netlink)?;
-        let known = present.iter().find(|entry| (entry.ifindex, entry.addr) == (ifindex, addr));
-        match known {
-            // Entering it again would take away that it is permanent, or managed.
-            Some(entry) if entry.keeping != Keeping::OnDemand => Ok(()),
-            _ => self.enter(ifindex, addr, NeighbourExtFlags::empty()),
+        let key = |entry: &NeighbourEntry| ((entry.ifindex, entry.addr), entry.keeping);
+        let present: BTreeMap<_, _> = present.iter().map(key).collect();
+        let on_demand = |key| present.get(key).is_none_or(|keeping| *keeping == Keeping::OnDemand);
+        let mut missing = asked.iter().filter(|key| on_demand(key));
+        let mut refused: Option<Refused> = None;
+        while let Some(&(ifindex, addr)) = missing.next() {
+            let Err(error) = self.enter(ifindex, addr, kept) else { continue };
+            // Asked for each of the others, a kernel whose table is full would look through all of it each time.
+            let others = if is_table_full(&error) { missing.by_ref().count() } else { 0 };
+            let interface = || {
+                let name = index_to_name(&self.netlink, ifindex);
+                name.unwrap_or_else(|_| format!("interface {ifindex}, which is gone"))
+            };
+            let refused =
+                refused.get_or_insert_with(|| Refused { count: 0, interface: interface(), addr, error });
+            refused.count += 1 + others;
         }
+        Ok(refused)
     }
 
     /// `NTF_USE` has every kernel resolve it at once; one that does not know `kept` ignores that.
@@ -95,8 +130,13 @@ impl Neighbours {
         message.header.flags = NeighbourFlags::Use;
         if !kept.is_empty() {
             message.attributes.push(NeighbourAttribute::ExtFlags(kept));
+            message.attributes.push(NeighbourAttribute::Protocol(RouteProtocol::Other(PROTOCOL)));
         }
-        self.netlink.change(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE)
+        self.netlink.change(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE)?;
+        if !kept.is_empty() {
+            self.entered.insert((ifindex, addr));
+        }
+        Ok(())
     }
 
     /// Removes one; that it is gone already, or its link, is as good.
@@ -123,4 +163,32 @@ fn message(ifindex: u32, addr: IpAddr) -> NeighbourMessage {
     message.header.ifindex = ifindex;
     message.attributes.push(NeighbourAttribute::Destination(addr.into()));
     message
+}
+
+/// By whom our entries say that they were entered: the letter x, which `include/uapi/linux/rtnetlink.h` and
+/// iproute2's `rt_protos` give to nobody.
+const PROTOCOL: u8 = 120;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_neighbours_are_one_line_with_their_number_the_first_and_what_to_raise() {
+        let refused = |count, error: Errno| Refused {
+            count,
+            interface: "lan".to_owned(),
+            addr: "192.0.2.7".parse().unwrap(),
+            error: error.into(),
+        };
+        let full = refused(9000, Errno::NOBUFS).to_string();
+        assert!(
+            full.starts_with("9000 neighbours cannot be entered, the first 192.0.2.7 on lan: "),
+            "{full}"
+        );
+        assert!(full.ends_with("; raise net.ipv4.neigh.default.gc_thresh3"), "{full}");
+        let down = refused(1, Errno::NETDOWN).to_string();
+        assert!(down.starts_with("neighbour 192.0.2.7 on lan cannot be entered: "), "{down}");
+        assert!(!down.contains("gc_thresh3"), "{down}");
+    }
 }

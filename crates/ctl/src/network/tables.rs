@@ -81,6 +81,8 @@ pub(super) struct NeighbourEntry {
     /// Its link address, if the kernel would send to it now.
     pub(super) mac: Option<MacAddr>,
     pub(super) keeping: Keeping,
+    /// Who entered it, by a number like those of routes (`NDA_PROTOCOL`); 0 if it does not say.
+    pub(super) protocol: u8,
 }
 
 /// Who keeps an entry fresh.
@@ -109,12 +111,13 @@ pub(super) fn neighbour(message: &NeighbourMessage) -> Option<NeighbourEntry> {
     if !matches!(message.header.family, AddressFamily::Inet | AddressFamily::Inet6) {
         return None;
     }
-    let (mut addr, mut mac, mut keeping) = (None, None, Keeping::OnDemand);
+    let (mut addr, mut mac, mut keeping, mut protocol) = (None, None, Keeping::OnDemand, 0);
     for attribute in &message.attributes {
         match attribute {
             NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => addr = Some(IpAddr::V4(*v4)),
             NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => addr = Some(IpAddr::V6(*v6)),
             NeighbourAttribute::LinkLayerAddress(bytes) => mac = mac_of(bytes),
+            NeighbourAttribute::Protocol(number) => protocol = (*number).into(),
             NeighbourAttribute::ExtFlags(flags) if flags.contains(NeighbourExtFlags::Managed) => {
                 keeping = Keeping::Managed;
             }
@@ -139,6 +142,7 @@ pub(super) fn neighbour(message: &NeighbourMessage) -> Option<NeighbourEntry> {
         addr: addr?,
         mac: mac.filter(|_| usable),
         keeping,
+        protocol,
     })
 }
 

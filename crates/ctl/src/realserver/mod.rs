@@ -116,8 +116,7 @@ pub struct Realserver {
 impl Realserver {
     /// Reads the machine and takes the record of this network namespace out of `folder`, locked.
     pub fn open(folder: &Path) -> Result<Self, RealserverError> {
-        let locked = Locked::open(folder)
-            .map_err(failed(|| format!("the record of what is up, in {}", folder.display())))?;
+        let locked = Locked::open(folder).map_err(failed(|| the_record(folder)))?;
         let interfaces = Interfaces::read().map_err(failed(|| "reading the interfaces".to_owned()))?;
         Ok(Self { interfaces, locked })
     }
@@ -175,16 +174,18 @@ impl Realserver {
         self.save()
     }
 
-    /// What is up (all, or this one), and what is wrong with it. That this one is not up is an error.
-    pub fn status(&self, vip: Option<IpAddr>) -> Result<Vec<Status>, RealserverError> {
-        let record = &self.locked.record;
+    /// What is up (all, or this one) in this network namespace by the record in `folder`, and what is wrong with it.
+    /// That this one is not up is an error. Changes nothing; tunnels by an XDP program need the right to look at it.
+    pub fn status(folder: &Path, vip: Option<IpAddr>) -> Result<Vec<Status>, RealserverError> {
+        let record = Record::look(folder).map_err(failed(|| the_record(folder)))?;
         if let Some(vip) = vip
             && !record.virtuals.contains_key(&vip)
         {
             return Err(RealserverError::NotUp(vip));
         }
         let asked = record.virtuals.iter().filter(|&(&up, _)| vip.is_none_or(|vip| vip == up));
-        asked.map(|(&vip, served)| Status::of(vip, served, record, &self.interfaces)).collect()
+        let interfaces = Interfaces::read().map_err(failed(|| "reading the interfaces".to_owned()))?;
+        asked.map(|(&vip, served)| Status::of(vip, served, &record, &interfaces)).collect()
     }
 
     fn apply(&mut self, vip: IpAddr, method: Method, dev: &str) -> Result<(), RealserverError> {
@@ -349,6 +350,10 @@ fn put_back(place: &str, setting: Setting) -> Result<(), RealserverError> {
         Err(error) => Err(error),
     };
     done.map_err(failed(|| format!("putting {} back to {}", sysctl::name(place), setting.found)))
+}
+
+fn the_record(folder: &Path) -> String {
+    format!("the record of what is up, in {}", folder.display())
 }
 
 fn hint(error: &io::Error) -> &'static str {

@@ -1,7 +1,7 @@
 //! What was found before `xvs realserver up` changed it, so that `down` can put it back.
 //!
 //! One JSON file for each network namespace under `/run/xvs`, gone with the machine's uptime like the settings
-//! themselves. It is locked while a command works on it, and replaced in one step.
+//! themselves. It is locked while a command works on it, and replaced in one step; so who only looks needs no lock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -10,10 +10,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::Method;
+use crate::lockfile::{self, Lock, Tried};
 
 /// What is up, and what was there before.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,23 +73,23 @@ pub(super) struct Setting {
 pub(super) struct Locked {
     pub(super) record: Record,
     path: PathBuf,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Locked {
     /// Reads the record of this network namespace; none is an empty one.
     pub(super) fn open(folder: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
-        let lock = File::create(folder.join("realserver.lock"))?;
-        flock(&lock, FlockOperation::LockExclusive)?;
-        let namespace = fs::metadata("/proc/thread-self/ns/net")?.ino();
-        let path = folder.join(format!("realserver-{namespace}.json"));
-        let record = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Record::default(),
-            Err(error) => return Err(error),
+        let lock = match lockfile::lock(&folder.join("realserver.lock"))? {
+            Tried::Locked(lock) => lock,
+            Tried::Held(held) => {
+                let by = held.by.map(|pid| format!(" (process {pid})")).unwrap_or_default();
+                eprintln!("xvs: waiting for another `xvs realserver`{by} to end");
+                held.wait()?
+            }
         };
-        Ok(Self { record, path, _lock: lock })
+        let path = path(folder)?;
+        Ok(Self { record: read(&path)?, path, _lock: lock })
     }
 
     /// Writes it down, or removes the file when nothing is up.
@@ -113,7 +113,26 @@ impl Locked {
     }
 }
 
+/// The file of this thread's network namespace.
+fn path(folder: &Path) -> io::Result<PathBuf> {
+    let namespace = fs::metadata("/proc/thread-self/ns/net")?.ino();
+    Ok(folder.join(format!("realserver-{namespace}.json")))
+}
+
+fn read(path: &Path) -> io::Result<Record> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Record::default()),
+        Err(error) => Err(error),
+    }
+}
+
 impl Record {
+    /// The record as it is now; none is an empty one. Makes no file and waits for nobody.
+    pub(super) fn look(folder: &Path) -> io::Result<Self> {
+        read(&path(folder)?)
+    }
+
     /// Takes out what nobody needs any more, to be put back: settings and interfaces.
     pub(super) fn take_unneeded(&mut self) -> (Vec<(String, Setting)>, Vec<String>) {
         let needed = |place: &str| self.virtuals.values().any(|served| served.settings.contains(place));

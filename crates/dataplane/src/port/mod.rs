@@ -26,6 +26,19 @@ pub struct Received {
     pub frame: Frame,
 }
 
+/// Packets that the XDP program steered to a port and that the kernel dropped before it had them.
+///
+/// Source: `struct xdp_statistics` in `include/uapi/linux/if_xdp.h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct KernelDrops {
+    /// The RX ring was full: the worker was not fast enough.
+    pub ring_full: u64,
+    /// The fill ring was empty: no frame was free.
+    pub fill_ring_empty: u64,
+    /// Another reason, such as a packet larger than a frame.
+    pub other: u64,
+}
+
 /// Why a wait ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Woken {
@@ -61,4 +74,9 @@ pub trait Port {
 
     /// How many frames are where.
     fn census(&self) -> Census;
+
+    /// What the kernel has dropped of what came for this port, since it was opened. Asking may cost system calls.
+    fn kernel_drops(&self) -> KernelDrops {
+        KernelDrops::default()
+    }
 }

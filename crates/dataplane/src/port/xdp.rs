@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
-use crate::port::{BURST, LinkId, Port, Received, Woken};
+use crate::port::{BURST, KernelDrops, LinkId, Port, Received, Woken};
 use crate::reinject::Reinjector;
 use crate::shm::{Census, Frame};
 use crate::xdp::{Sockets, Unsent};
@@ -119,6 +119,14 @@ impl Port for XdpPort {
 
     fn census(&self) -> Census {
         self.sockets.census()
+    }
+
+    fn kernel_drops(&self) -> KernelDrops {
+        self.sockets.statistics().fold(KernelDrops::default(), |sum, (_, _, queue)| KernelDrops {
+            ring_full: sum.ring_full + queue.receive_ring_full,
+            fill_ring_empty: sum.fill_ring_empty + queue.fill_ring_empty,
+            other: sum.other + queue.receive_dropped,
+        })
     }
 }
 

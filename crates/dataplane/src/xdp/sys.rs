@@ -1,5 +1,5 @@
-//! System calls that neither `rustix` nor `xsk-rs` has: requests to an interface by name, and the two wake-ups of
-//! an AF_XDP socket whose outcome matters to us.
+//! System calls that neither `rustix` nor `xsk-rs` has: requests to an interface by name, the two wake-ups of an
+//! AF_XDP socket whose outcome matters to us, and the groups of who connected to a Unix socket.
 
 use std::ffi::{c_int, c_ulong, c_void};
 use std::io;
@@ -144,6 +144,35 @@ pub(super) fn is_zero_copy(socket: impl AsFd) -> io::Result<bool> {
     // SAFETY: `struct xdp_options` is one 32-bit word, and `size` says so.
     check(unsafe { libc::getsockopt(fd, libc::SOL_XDP, name, (&raw mut options).cast(), &mut size) })?;
     Ok(options & libxdp_sys::XDP_OPTIONS_ZEROCOPY != 0)
+}
+
+/// The supplementary groups of the process at the other end of a Unix socket, as they were when it connected.
+///
+/// Has nothing to do with packets; it stands here because it is a raw system call. Source: unix(7), `SO_PEERGROUPS`.
+///
+/// # Errors
+/// What the kernel says of a socket that has no such peer.
+pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    let mut groups = vec![0_u32; 32];
+    loop {
+        let mut bytes = size_of_val(&groups[..]) as libc::socklen_t;
+        let (fd, buffer) = (socket.as_raw_fd(), groups.as_mut_ptr().cast());
+        // SAFETY: `buffer` is the start of `groups`, which is alive and not touched meanwhile, and `bytes` is its
+        // length; the kernel writes no more than that, in words of 32 bits, each of which is a `u32`.
+        let got = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERGROUPS, buffer, &mut bytes) };
+        let count = bytes as usize / size_of::<u32>();
+        match check(got) {
+            Ok(_) => {
+                groups.truncate(count);
+                return Ok(groups);
+            }
+            // It has said how many there are; a process may have 65,536 (NGROUPS_MAX).
+            Err(error) if error.raw_os_error() == Some(libc::ERANGE) && count > groups.len() => {
+                groups.resize(count, 0);
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 fn body(name: &str) -> io::Result<libc::ifreq> {

@@ -1,0 +1,58 @@
+//! One slot for the newest view of the network, between the follower and the control thread.
+//!
+//! Views that come while the control thread is busy replace each other, so it builds from the newest alone, however
+//! fast the network changes. Neither end waits for the other.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::View;
+
+/// The slot; its clones are the same one.
+#[derive(Debug, Clone, Default)]
+pub struct Latest(Arc<Mutex<Option<View>>>);
+
+/// What a slot was when a view was put into it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slot {
+    /// Empty: whoever takes views has to be told.
+    Empty,
+    /// Another view was there, of which whoever takes views has been told.
+    Full,
+}
+
+impl Latest {
+    /// Puts a view in the place of one that nobody has taken.
+    pub fn put(&self, view: View) -> Slot {
+        match self.slot().replace(view) {
+            None => Slot::Empty,
+            Some(_) => Slot::Full,
+        }
+    }
+
+    /// Takes the newest view out.
+    pub fn take(&self) -> Option<View> {
+        self.slot().take()
+    }
+
+    /// Each change of the slot is one move, so a panic elsewhere leaves it whole.
+    fn slot(&self) -> std::sync::MutexGuard<'_, Option<View>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_views_only_the_newest_is_taken_and_only_the_first_is_told_of() {
+        let latest = Latest::default();
+        let view = |number: usize| View { warnings: vec![number.to_string()], ..View::default() };
+        let told: Vec<_> = (0..20).map(|number| latest.put(view(number))).collect();
+        assert_eq!(told.iter().filter(|slot| **slot == Slot::Empty).count(), 1);
+        assert_eq!(told[0], Slot::Empty);
+        assert_eq!(latest.take(), Some(view(19)));
+        assert_eq!(latest.take(), None);
+        assert_eq!(latest.put(view(20)), Slot::Empty, "told of again");
+    }
+}

@@ -1,0 +1,163 @@
+//! What the daemon knows of itself: what requests are answered from that need no writer.
+//!
+//! Read by the threads of clients, so that listings and `xvs status` delay no command. The table and the counters are
+//! the workers'; the facts are written by whoever starts the daemon and then by the control thread.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use xvs_dataplane::clock::{Clock, Millis};
+use xvs_dataplane::conn::{Table, TableReader};
+use xvs_dataplane::counters::WorkerCounters;
+use xvs_dataplane::egress::model::Network;
+
+/// What requests that need no writer are answered from.
+pub struct Shared {
+    pub(crate) clock: Arc<Clock>,
+    pub(crate) table: Arc<Table>,
+    pub(crate) reader: Mutex<TableReader>,
+    pub(crate) counters: Vec<Arc<WorkerCounters>>,
+    /// How each interface is attached and each worker placed, and what is wrong with the network.
+    pub(crate) facts: Mutex<Facts>,
+}
+
+/// What `xvs status` tells beside counters.
+#[derive(Clone, Default)]
+pub struct Facts {
+    /// One line an interface.
+    pub interfaces: Vec<InterfaceFacts>,
+    /// One line a worker.
+    pub workers: Vec<WorkerFacts>,
+    /// Virtual services.
+    pub services: usize,
+    /// Destinations of all services.
+    pub destinations: usize,
+    /// Sentences for the operator.
+    pub warnings: Vec<String>,
+}
+
+/// An interface as it is attached.
+#[derive(Clone)]
+pub struct InterfaceFacts {
+    /// Its name.
+    pub name: String,
+    /// `native` or `generic`.
+    pub mode: String,
+    /// Why not native.
+    pub why_not_native: Option<String>,
+    /// Receive queues.
+    pub queues: u32,
+    /// Whether it can be used now.
+    pub state: LinkState,
+}
+
+/// Whether an interface can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkState {
+    /// It is up and has a carrier.
+    Up,
+    /// It is down or has no carrier.
+    Down,
+    /// It is not there any more. One of the same name that comes later is another one.
+    Gone,
+}
+
+impl LinkState {
+    /// That of the link with this index.
+    pub(crate) fn of(network: &Network, ifindex: u32) -> Self {
+        match network.links.iter().find(|link| link.ifindex == ifindex) {
+            Some(link) if link.up => Self::Up,
+            Some(_) => Self::Down,
+            None => Self::Gone,
+        }
+    }
+
+    /// What an operator should know of an interface that can't be used.
+    pub fn complaint(self, name: &str) -> Option<String> {
+        match self {
+            Self::Up => None,
+            Self::Down => Some(format!("{name} is down")),
+            Self::Gone => Some(format!("{name} is gone; restart xvsd")),
+        }
+    }
+}
+
+impl fmt::Display for LinkState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Gone => "gone",
+        })
+    }
+}
+
+/// Where a worker runs.
+#[derive(Clone)]
+pub struct WorkerFacts {
+    /// The core it is pinned to.
+    pub core: Option<usize>,
+    /// Whether the kernel copies its frames, and because of which interface.
+    pub copy_mode: String,
+    /// Its share of each interface's queues, in the interfaces' order.
+    pub queues: Vec<Vec<u32>>,
+}
+
+impl Shared {
+    /// What time it is for the workers.
+    pub fn now(&self) -> Millis {
+        self.clock.now()
+    }
+
+    /// The table.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// The reader's seat; listings take turns.
+    pub fn reader(&self) -> &Mutex<TableReader> {
+        &self.reader
+    }
+
+    /// How the daemon stands.
+    pub fn facts(&self) -> Facts {
+        self.facts_now().clone()
+    }
+
+    /// The same, for the control thread, which is the one writer. A panic elsewhere leaves it whole.
+    pub(crate) fn facts_now(&self) -> MutexGuard<'_, Facts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every worker's counters.
+    pub fn workers(&self) -> &[Arc<WorkerCounters>] {
+        &self.counters
+    }
+
+    /// Every counter, summed over the workers.
+    pub fn counters(&self) -> BTreeMap<String, u64> {
+        let mut sum = BTreeMap::new();
+        for (name, value) in self.counters.iter().flat_map(|counters| counters.all()) {
+            *sum.entry(name).or_default() += value;
+        }
+        sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_that_is_down_or_gone_is_told_apart_and_complained_of() {
+        let mut network = Network::default();
+        network.add_link("wan", "02:00:00:00:00:01".parse().unwrap(), &[], 1500).unwrap();
+        let ifindex = network.links[0].ifindex;
+        assert_eq!(LinkState::of(&network, ifindex).complaint("wan"), None);
+        network.links[0].up = false;
+        assert_eq!(LinkState::of(&network, ifindex).complaint("wan").unwrap(), "wan is down");
+        network.links.clear();
+        assert_eq!(LinkState::of(&network, ifindex).complaint("wan").unwrap(), "wan is gone; restart xvsd");
+    }
+}
