@@ -211,20 +211,21 @@ fn a_wrong_line_answers_an_error_changes_nothing_and_the_lab_goes_on() {
 #[test]
 fn a_command_that_acts_on_the_machine_itself_is_not_run_from_the_lab() {
     let mut lab = Lab::new();
-    for words in [
-        json!(["realserver", "up", "--vip", "198.51.100.1"]),
-        json!(["lab"]),
-        json!(["status"]),
-        json!(["completion", "bash"]),
+    // 1: it failed; 3: the director refused it.
+    for (words, exit) in [
+        (json!(["realserver", "up", "--vip", "198.51.100.1"]), 1),
+        (json!(["lab"]), 1),
+        (json!(["completion", "bash"]), 1),
+        (json!(["status"]), 3),
     ] {
         let answer = ask(&mut lab, &json!({ "xvs": words }).to_string());
-        assert_eq!((&answer["exit"], &answer["stdout"]), (&json!(1), &json!("")), "{words}");
+        assert_eq!((&answer["exit"], &answer["stdout"]), (&json!(exit), &json!("")), "{words}");
         assert!(answer["stderr"].as_str().is_some_and(|text| text.starts_with("xvs: ")), "{answer}");
     }
     let answer = ask(&mut lab, r#"{"xvs":["no-such-command"]}"#);
     assert_eq!(answer["exit"], 2);
     let answer = ask(&mut lab, r#"{"xvs":["set","no_such_setting","1"]}"#);
-    assert_eq!(answer["exit"], 1);
+    assert_eq!(answer["exit"], 3);
 }
 
 #[test]

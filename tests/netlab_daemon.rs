@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 
+use rustix::process::Signal;
 use xvs::cluster::{self, DIRECTOR, REAL_SERVERS, VIP, real_server, succeed, virtual_endpoint};
 use xvs::director::Protocol;
 use xvs::servers::Sink;
@@ -61,6 +62,41 @@ fn sigterm_ends_it_with_success_and_nothing_attached() {
     assert!(status.success(), "xvsd ended by SIGTERM: {status}\n{}", director.log());
     assert_no_program(&cluster, &["wan", "lan"]);
     the_kernel_refuses(&cluster, virtual_endpoint(80));
+}
+
+#[test]
+fn a_hangup_is_answered_in_the_log_and_the_daemon_serves_on() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let mut director = Director::start(&cluster, Workers::One);
+    director.add_service(Protocol::Tcp, 80, Method::Nat);
+    director.signal(Signal::HUP);
+    wait::until("the log answers", || director.log().contains("SIGHUP").then_some(()));
+    assert!(clients::take_turns(&clients::pages(&cluster, &format!("http://{VIP}/"), 4)));
+    assert!(director.stop().success());
+}
+
+#[test]
+fn an_interface_that_goes_down_comes_back_or_is_gone_is_logged_and_shown() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let director = Director::start(&cluster, Workers::One);
+    director.add_service(Protocol::Tcp, 80, Method::Nat);
+    let status = director.status();
+    assert!(status.contains("interface  wan: up, native XDP, 1 queue\n"), "{status}");
+    assert!(status.contains("1 virtual service, 2 real servers\n"), "{status}");
+    let ip = |words: &[&str]| succeed(cluster.command(Host::Director, "ip").args(words));
+    let shows = |text: &str| {
+        wait::until(text, || director.status().contains(text).then_some(()));
+    };
+    ip(&["link", "set", "wan", "down"]);
+    shows("warning    wan is down\n");
+    ip(&["link", "set", "wan", "up"]);
+    shows("interface  wan: up");
+    ip(&["link", "del", "wan"]);
+    shows("warning    wan is gone; restart xvsd\n");
+    let log = director.log();
+    for line in ["wan is down", "wan is up again", "wan is gone; restart xvsd"] {
+        assert!(log.contains(line), "{line}:\n{log}");
+    }
 }
 
 #[test]

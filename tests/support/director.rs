@@ -99,9 +99,14 @@ impl<'a> Director<'a> {
         self.wait();
     }
 
+    /// Sends the daemon a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process), signal).expect("xvsd runs");
+    }
+
     /// Ends the daemon as systemd does, and returns its exit status.
     pub fn stop(&mut self) -> ExitStatus {
-        kill_process(Pid::from_child(&self.process), Signal::TERM).expect("xvsd runs");
+        self.signal(Signal::TERM);
         self.wait()
     }
 

@@ -1,0 +1,34 @@
+//! `xvsd` as a program: what it refuses before it touches anything, and how it says so.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::{env, process};
+
+/// Runs it with a socket in a folder that does not exist; it must end by itself.
+fn xvsd(purpose: &str, arguments: &[&str]) -> (Output, PathBuf) {
+    let folder = env::temp_dir().join(format!("xvs-xvsd-{}-{purpose}", process::id()));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xvsd"));
+    command.arg("--socket").arg(folder.join("xvsd.sock")).args(arguments).env("RUST_BACKTRACE", "1");
+    (command.output().expect("xvsd starts"), folder)
+}
+
+#[test]
+fn a_wrong_configuration_is_one_line_and_exit_2_and_touches_nothing() {
+    let lines: [(&str, &[&str], &str); 4] = [
+        ("none", &[], "xvsd: no interface to take packets from"),
+        ("twice", &["--interface", "lo", "--interface", "lo"], "xvsd: interface lo is named twice"),
+        (
+            "log",
+            &["--interface", "lo", "--log", "warning"],
+            "xvsd: log = \"warning\": error, warn, info, debug",
+        ),
+        ("file", &["--config", "/nonexistent/xvs.toml"], "xvsd: /nonexistent/xvs.toml: "),
+    ];
+    for (purpose, arguments, begin) in lines {
+        let (output, folder) = xvsd(purpose, arguments);
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{purpose}: {message}");
+        assert!(message.starts_with(begin) && message.lines().count() == 1, "{purpose}: {message}");
+        assert!(!folder.exists(), "{purpose}: a folder was made");
+    }
+}
