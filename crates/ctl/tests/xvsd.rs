@@ -32,3 +32,13 @@ fn a_wrong_configuration_is_one_line_and_exit_2_and_touches_nothing() {
         assert!(!folder.exists(), "{purpose}: a folder was made");
     }
 }
+
+#[test]
+fn a_table_of_no_connections_or_of_too_many_is_refused_with_what_is_possible() {
+    for size in ["0", "1023", "134217729", "18446744073709551615"] {
+        let (output, folder) = xvsd("table", &["--interface", "lo", "--conn-table-size", size]);
+        let want = format!("xvsd: conn_table_size = {size}: from 1024 to 134217728 connections\n");
+        assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr)), (Some(2), want.into()));
+        assert!(!folder.exists(), "{size}: a folder was made");
+    }
+}
