@@ -1,6 +1,7 @@
 //! What a packet costs in memory: the pipeline at 1,000 to 1,000,000 connections, and its parts alone.
 //!
-//! `cargo bench --bench pipeline`; see `benches/README.md` for how to read it. Every row of every table takes its turn
+//! `cargo bench --bench pipeline [-- NAME]`, where NAME leaves of the rows only those that contain it; see
+//! `benches/README.md` for how to read it. Every row of every table takes its turn
 //! in each of the rounds, so that what disturbs the machine disturbs all alike; shown are medians of CPU time of this
 //! thread. Not here: the kernel's share, which `scripts/bench` measures on veth.
 
@@ -61,6 +62,8 @@ struct Row {
 }
 
 fn main() {
+    // Cargo adds options of its own.
+    let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
     let mut benches = Vec::new();
     let mut tables: Vec<(u32, Vec<Row>)> = Vec::new();
     for connections in SIZES {
@@ -91,7 +94,8 @@ fn main() {
             row("DR, first packet", 4, Part::First),
             row("expiry", 4, Part::Expiry),
         ];
-        tables.push((connections, rows.into()));
+        let rows = rows.into_iter().filter(|row| row.part == Part::Bare || row.name.contains(&wanted));
+        tables.push((connections, rows.collect()));
     }
     for _ in 0..ROUNDS {
         for row in tables.iter_mut().flat_map(|(_, rows)| rows) {
@@ -108,9 +112,10 @@ impl Bench {
     fn new(method: ForwardingMethod, connections: u32, memory: Memory, clock: Clock) -> Self {
         let mut worker = rig::worker(method, connections as usize, memory, clock);
         worker.port.offer(Side::Requests, Order::Turns, connections, connections.into());
-        let mut bench = Self { worker, connections };
-        rig::forward(&mut bench.worker);
-        bench
+        rig::forward(&mut worker);
+        let live = worker.pipeline.flows().table().table().live();
+        assert_eq!(live, connections as usize, "each flow has a connection of its own");
+        Self { worker, connections }
     }
 
     /// CPU time for one packet or connection.

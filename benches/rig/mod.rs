@@ -152,7 +152,7 @@ fn server(number: u8) -> Ipv4Addr {
 
 /// The client's end of a flow.
 pub(crate) fn client(flow: u32) -> (Ipv4Addr, u16) {
-    (Ipv4Addr::from(0x0a00_0000 | flow >> 14), 1024 | (flow & 0x3fff) as u16)
+    (Ipv4Addr::from(0x0a00_0000 + (flow >> 14)), 1024 + (flow & 0x3fff) as u16)
 }
 
 /// A port whose packets come from nowhere and go there.
