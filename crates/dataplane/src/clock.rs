@@ -23,8 +23,9 @@ impl Add<Duration> for Millis {
 
     /// A point later by this much, to the millisecond above.
     fn add(self, later: Duration) -> Self {
-        let millis = later.as_nanos().div_ceil(1_000_000);
-        Self(self.0.saturating_add(u64::try_from(millis).unwrap_or(u64::MAX)))
+        // Not by `as_nanos`, whose 128 bits are divided by a call; this runs once a packet.
+        let millis = u64::from(later.subsec_nanos().div_ceil(1_000_000));
+        Self(self.0.saturating_add(later.as_secs().saturating_mul(1000)).saturating_add(millis))
     }
 }
 
@@ -81,6 +82,8 @@ mod tests {
     #[test]
     fn adding_rounds_up_and_the_past_is_no_time_away() {
         assert_eq!(Millis(5) + Duration::from_micros(1001), Millis(7));
+        assert_eq!(Millis(5) + Duration::new(2, 999_999_999), Millis(3005));
+        assert_eq!(Millis(5) + Duration::MAX, Millis(u64::MAX));
         assert_eq!(Millis(5).until(Millis(8)), Duration::from_millis(3));
         assert_eq!(Millis(8).until(Millis(5)), Duration::ZERO);
     }

@@ -116,13 +116,14 @@ const SHARDS: usize = 64;
 #[derive(Clone)]
 pub struct Services {
     shards: [Arc<HashMap<ServiceKey, Arc<Service>>>; SHARDS],
-    len: usize,
+    /// In all shards together, so that a packet need not ask each whether it is empty.
+    count: usize,
     hasher: hashbrown::DefaultHashBuilder,
 }
 
 impl Default for Services {
     fn default() -> Self {
-        Self { shards: std::array::from_fn(|_| Arc::default()), len: 0, hasher: Default::default() }
+        Self { shards: std::array::from_fn(|_| Arc::default()), count: 0, hasher: Default::default() }
     }
 }
 
@@ -142,19 +143,19 @@ impl Services {
     pub fn insert(&mut self, service: Arc<Service>) {
         let shard = self.shard(&service.key);
         let replaced = Arc::make_mut(&mut self.shards[shard]).insert(service.key, service);
-        self.len += usize::from(replaced.is_none());
+        self.count += usize::from(replaced.is_none());
     }
 
     /// Takes a service out.
     pub fn remove(&mut self, key: &ServiceKey) {
         let shard = self.shard(key);
         let removed = Arc::make_mut(&mut self.shards[shard]).remove(key);
-        self.len -= usize::from(removed.is_some());
+        self.count -= usize::from(removed.is_some());
     }
 
     /// Whether there is none: then no packet is touched.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.count == 0
     }
 }
 
@@ -377,5 +378,34 @@ impl Path {
                 Self::To(Hop { link, source_mac: info.mac, dest_mac, mtu })
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(port: u16) -> Arc<Service> {
+        Arc::new(Service {
+            key: ServiceKey::tcp(Endpoint::new(std::net::Ipv4Addr::new(198, 51, 100, 1), port)),
+            members: Box::new([]),
+            scheduler: xvs_sched::scheduler::build("rr", &[]).unwrap(),
+            place: Arc::default(),
+        })
+    }
+
+    #[test]
+    fn there_are_services_from_the_first_to_the_last_however_often_one_is_replaced_or_removed() {
+        let mut services = Services::default();
+        services.remove(&service(80).key);
+        assert!(services.is_empty());
+        for port in [80, 443, 80, 80] {
+            services.insert(service(port));
+        }
+        services.remove(&service(80).key);
+        services.remove(&service(80).key);
+        assert!(!services.is_empty());
+        services.remove(&service(443).key);
+        assert!(services.is_empty());
     }
 }

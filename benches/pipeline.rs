@@ -1,0 +1,250 @@
+//! What a packet costs in memory: the pipeline at 1,000 to 1,000,000 connections, and its parts alone.
+//!
+//! `cargo bench --bench pipeline [-- NAME]`, where NAME leaves of the rows only those that contain it; see
+//! `benches/README.md` for how to read it. Every row of every table takes its turn
+//! in each of the rounds, so that what disturbs the machine disturbs all alike; shown are medians of CPU time of this
+//! thread. Not here: the kernel's share, which `scripts/bench` measures on veth.
+
+// What the benches and the allocation test share; neither uses all of it.
+#[allow(dead_code)]
+mod rig;
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use xvs_dataplane::clock::Clock;
+use xvs_dataplane::conn::Timers;
+use xvs_dataplane::port::{BURST, Port};
+use xvs_dataplane::shm::Memory;
+use xvs_dataplane::worker::Worker;
+use xvs_proto::{Endpoint, FlowKey, MacAddr, Protocol, ethernet, parse};
+use xvs_sched::ForwardingMethod::{self, DirectRouting, Nat, Tunnel};
+
+use rig::{Loop, Order, Side};
+
+const SIZES: [u32; 3] = [1_000, 100_000, 1_000_000];
+const ROUNDS: usize = 11;
+/// Of one row in one round.
+const PACKETS: u64 = 1 << 19;
+/// Longer than any timeout here.
+const AGES: Duration = Duration::from_secs(3600);
+
+/// What a row measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// The port and new Ethernet addresses: what `forward_raw` does on the wire.
+    Bare,
+    /// [`Bare`](Self::Bare), with every frame parsed.
+    Parse,
+    /// Hash, find, count and refresh, without frames.
+    Table,
+    /// Packets of connections that are there.
+    Hits(Side),
+    /// First packets: a connection is made for each.
+    First,
+    /// The end of the connections so made.
+    Expiry,
+}
+
+/// A worker with its connections.
+struct Bench {
+    worker: Worker<Loop>,
+    connections: u32,
+}
+
+/// A line of the report.
+struct Row {
+    name: &'static str,
+    bench: usize,
+    part: Part,
+    samples: Vec<f64>,
+}
+
+fn main() {
+    // Cargo adds options of its own.
+    let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
+    let mut benches = Vec::new();
+    let mut tables: Vec<(u32, Vec<Row>)> = Vec::new();
+    for connections in SIZES {
+        let first = benches.len();
+        let before = resident_bytes();
+        let mut make = |method, memory, clock| benches.push(Bench::new(method, connections, memory, clock));
+        make(DirectRouting, Memory::OnDemand, Clock::monotonic());
+        let bytes = resident_bytes().saturating_sub(before) / connections as usize;
+        make(Nat, Memory::OnDemand, Clock::monotonic());
+        make(Tunnel, Memory::OnDemand, Clock::monotonic());
+        make(DirectRouting, Memory::Resident, Clock::monotonic());
+        make(DirectRouting, Memory::OnDemand, Clock::by_hand());
+        if connections == SIZES[SIZES.len() - 1] {
+            println!("a DR connection of {connections}: {bytes} bytes of memory, table, index and timer");
+        }
+        println!("{connections} connections: {}", pages(&mut benches[first..]));
+        let row = |name, bench, part| Row { name, bench: first + bench, part, samples: Vec::new() };
+        let rows = [
+            row("port and MAC addresses (base)", 0, Part::Bare),
+            row("base and parse", 0, Part::Parse),
+            row("table alone", 0, Part::Table),
+            row("table alone, memory resident", 3, Part::Table),
+            row("DR", 0, Part::Hits(Side::Requests)),
+            row("DR, memory resident", 3, Part::Hits(Side::Requests)),
+            row("TUN", 2, Part::Hits(Side::Requests)),
+            row("NAT", 1, Part::Hits(Side::Requests)),
+            row("NAT, replies", 1, Part::Hits(Side::Replies)),
+            row("DR, first packet", 4, Part::First),
+            row("expiry", 4, Part::Expiry),
+        ];
+        let rows = rows.into_iter().filter(|row| row.part == Part::Bare || row.name.contains(&wanted));
+        tables.push((connections, rows.collect()));
+    }
+    for _ in 0..ROUNDS {
+        for row in tables.iter_mut().flat_map(|(_, rows)| rows) {
+            row.samples.push(benches[row.bench].nanoseconds(row.part));
+        }
+    }
+    for (connections, rows) in &mut tables {
+        report(*connections, rows);
+    }
+}
+
+impl Bench {
+    /// Makes all the connections, in their order.
+    fn new(method: ForwardingMethod, connections: u32, memory: Memory, clock: Clock) -> Self {
+        let mut worker = rig::worker(method, connections as usize, memory, clock);
+        worker.port.offer(Side::Requests, Order::Turns, connections, connections.into());
+        rig::forward(&mut worker);
+        let live = worker.pipeline.flows().table().table().live();
+        assert_eq!(live, connections as usize, "each flow has a connection of its own");
+        Self { worker, connections }
+    }
+
+    /// CPU time for one packet or connection.
+    fn nanoseconds(&mut self, part: Part) -> f64 {
+        let side = if let Part::Hits(side) = part { side } else { Side::Requests };
+        let sent = self.worker.port.sent();
+        self.worker.port.offer(side, Order::Drawn, self.connections, PACKETS);
+        let (count, nanoseconds) = match part {
+            Part::Bare => (PACKETS, timed(|| self.bare(|_| ()))),
+            Part::Parse => (PACKETS, timed(|| self.bare(parsed))),
+            Part::Table => return timed(|| self.look_up()) / PACKETS as f64,
+            Part::Hits(_) => (PACKETS, timed(|| rig::forward(&mut self.worker))),
+            Part::First => self.repeated(Part::First),
+            Part::Expiry => self.repeated(Part::Expiry),
+        };
+        assert_eq!(self.worker.port.sent() - sent, count, "{part:?} sends every packet");
+        nanoseconds / count as f64
+    }
+
+    fn bare(&mut self, mut look: impl FnMut(&[u8])) {
+        let port = &mut self.worker.port;
+        let mut burst = Vec::with_capacity(BURST);
+        while port.is_open() {
+            port.receive(&mut burst);
+            for received in &burst {
+                look(received.frame.bytes());
+            }
+            for mut received in burst.drain(..) {
+                ethernet::set_addresses(received.frame.bytes_mut(), MacAddr([2; 6]), MacAddr([4; 6]));
+                if let Err(frame) = port.transmit(rig::LAN, received.frame) {
+                    port.recycle(frame);
+                }
+            }
+            port.flush();
+        }
+    }
+
+    fn look_up(&mut self) {
+        let Worker { pipeline, port, clock, .. } = &mut self.worker;
+        let table = pipeline.flows().table();
+        let timeout = Duration::from_secs(300);
+        let mut burst = Vec::with_capacity(BURST);
+        for _ in 0..PACKETS / BURST as u64 {
+            let now = clock.now();
+            burst.clear();
+            for _ in 0..BURST {
+                let flow = flow_key(port.next_flow());
+                burst.push((flow, table.hash(&flow)));
+            }
+            burst.iter().for_each(|(_, hash)| table.prefetch_buckets(*hash));
+            burst.iter().for_each(|(_, hash)| table.prefetch_entries(*hash));
+            for (flow, hash) in &burst {
+                let (id, _) = table.find(flow, *hash).expect("every flow has its connection");
+                table.connection(id).count_in_packet();
+                table.refresh(id, 0, now + timeout);
+            }
+            table.quiescent();
+        }
+    }
+
+    /// Ends all connections and makes them again, until as many were made as other rows have packets.
+    fn repeated(&mut self, part: Part) -> (u64, f64) {
+        let times = PACKETS.div_ceil(self.connections.into());
+        let mut nanoseconds = 0.0;
+        for _ in 0..times {
+            self.worker.clock.advance(AGES);
+            let expiry = timed(|| self.expire());
+            self.worker.port.offer(Side::Requests, Order::Turns, self.connections, self.connections.into());
+            let first = timed(|| rig::forward(&mut self.worker));
+            nanoseconds += if part == Part::First { first } else { expiry };
+        }
+        (times * u64::from(self.connections), nanoseconds)
+    }
+
+    fn expire(&mut self) {
+        let Worker { pipeline, snapshot, clock, .. } = &mut self.worker;
+        let snapshot = snapshot.load();
+        while pipeline.expire(&snapshot, clock.now()) == Timers::Behind {
+            pipeline.flows().quiescent();
+        }
+        let live = pipeline.flows().table().table().live();
+        assert_eq!(live, 0, "every connection is past its time");
+        // What the last of them left is reused after two more.
+        pipeline.flows().quiescent();
+        pipeline.flows().quiescent();
+    }
+}
+
+fn parsed(frame: &[u8]) {
+    // What it says is nobody's here, so that it is read at all must not be optimised away.
+    let _ = black_box(parse(frame));
+}
+
+fn flow_key(flow: u32) -> FlowKey {
+    let (addr, port) = rig::client(flow);
+    let dest = Endpoint::new(rig::VIRTUAL.0, rig::VIRTUAL.1);
+    FlowKey { protocol: Protocol::UDP, source: Endpoint::new(addr, port), dest }
+}
+
+/// CPU time that this thread takes for it, in nanoseconds.
+fn timed(work: impl FnOnce()) -> f64 {
+    let now = || {
+        let time = clock_gettime(ClockId::ThreadCPUTime);
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    };
+    let before = now();
+    work();
+    (now() - before).as_nanos() as f64
+}
+
+fn resident_bytes() -> usize {
+    let text = std::fs::read_to_string("/proc/self/statm").expect("procfs is mounted");
+    let pages = text.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok());
+    pages.expect("proc(5): resident pages come second") * rustix::param::page_size()
+}
+
+fn pages(benches: &mut [Bench]) -> String {
+    let mut of = |bench: usize| benches[bench].worker.pipeline.flows().table().table().pages().to_string();
+    format!("{}; where memory is resident, {}", of(0), of(3))
+}
+
+/// Prints medians, their ratio to the first row's, and how far the samples lie apart.
+fn report(connections: u32, rows: &mut [Row]) {
+    println!("\n{connections} connections{:23}    ns   × base   middle half of {ROUNDS} rounds", "");
+    let mut base = None;
+    for row in rows {
+        row.samples.sort_by(f64::total_cmp);
+        let at = |share: usize| row.samples[share * (ROUNDS - 1) / 4];
+        let base = *base.get_or_insert(at(2));
+        println!("  {:32} {:7.1}  {:7.2}   {:.1} to {:.1}", row.name, at(2), at(2) / base, at(1), at(3));
+    }
+}

@@ -1,0 +1,44 @@
+//! Sends small UDP packets as fast as one thread can: the load of `scripts/bench`.
+//!
+//! ```text
+//! udp_source 198.51.100.100:9 64 1000000 5      (to whom, flows, packets, seconds)
+//! ```
+//!
+//! Ends after so many packets or so many seconds, whichever comes first, and prints how many it has sent. Each packet
+//! is a frame of 64 bytes on the wire; the flows take turns, each from a port of its own. Not here: replies. What the
+//! kernel refuses to send, it does not count and goes on.
+
+use std::error::Error;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+const USAGE: &str = "usage: udp_source ADDRESS:PORT FLOWS PACKETS SECONDS";
+/// 64 less Ethernet header and check sequence, IPv4 and UDP header.
+const PAYLOAD_BYTES: usize = 64 - 18 - 20 - 8;
+/// Packets between two looks at the clock.
+const BATCH: u64 = 256;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [dest, flows, packets, seconds] = &arguments[..] else { return Err(USAGE.into()) };
+    let (dest, packets) = (dest.parse::<SocketAddr>()?, packets.parse::<u64>()?);
+    let sockets: Vec<_> = (0..flows.parse()?).map(|_| source(dest)).collect::<Result<_, _>>()?;
+    let end = Instant::now() + Duration::from_secs(seconds.parse()?);
+    let mut offered = 0;
+    let mut sent = 0;
+    for socket in sockets.iter().cycle() {
+        if offered == packets || (offered % BATCH == 0 && Instant::now() >= end) {
+            break;
+        }
+        offered += 1;
+        sent += u64::from(socket.send(&[0; PAYLOAD_BYTES]).is_ok());
+    }
+    println!("{sent}");
+    Ok(())
+}
+
+fn source(dest: SocketAddr) -> Result<UdpSocket, std::io::Error> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.connect(dest)?;
+    Ok(socket)
+}

@@ -1,0 +1,81 @@
+//! What a worker asks of the allocator for packets, connections and their end: nothing.
+//!
+//! The worker is the data plane's own, on this thread; its port is that of the benches, which allocates nothing
+//! either, so that any count is the pipeline's. Packets have passed before the count begins: what a thread sets up
+//! once in its life is no cost of a burst. Not here: the port of the wire.
+
+// What the benches and this test share; neither uses all of it.
+#[allow(dead_code)]
+#[path = "../benches/rig/mod.rs"]
+mod rig;
+
+use std::time::Duration;
+
+use allocation_counter::measure;
+use xvs_dataplane::clock::Clock;
+use xvs_dataplane::conn::Timers;
+use xvs_dataplane::shm::Memory;
+use xvs_dataplane::worker::Worker;
+use xvs_sched::ForwardingMethod::{self, DirectRouting, Nat, Tunnel};
+
+use rig::{Loop, Order, Side};
+
+const FLOWS: u32 = 10_000;
+const PACKETS: u64 = 50_000;
+
+/// A worker through which a packet of each of the first `flows` has passed.
+fn worker_after(flows: u32, method: ForwardingMethod) -> Worker<Loop> {
+    let mut worker = rig::worker(method, FLOWS as usize, Memory::OnDemand, Clock::by_hand());
+    worker.port.offer(Side::Requests, Order::Turns, flows, flows.into());
+    rig::forward(&mut worker);
+    assert_eq!(worker.port.sent(), u64::from(flows));
+    worker
+}
+
+/// Lets the worker run until nothing comes any more: how often it allocated, and how many packets it has sent in all.
+fn run(mut worker: Worker<Loop>, side: Side, packets: u64) -> (u64, u64) {
+    worker.port.offer(side, Order::Turns, FLOWS, packets);
+    let mut sent = 0;
+    let allocations = measure(|| sent = worker.run().sent());
+    (allocations.count_total, sent)
+}
+
+#[test]
+fn an_allocation_would_be_counted() {
+    assert_eq!(measure(|| drop(std::hint::black_box(Box::new(0xa5)))).count_total, 1);
+}
+
+#[test]
+fn packets_of_connections_that_are_there_cost_no_allocation() {
+    for method in [DirectRouting, Nat, Tunnel] {
+        let worker = worker_after(FLOWS, method);
+        assert_eq!(run(worker, Side::Requests, PACKETS), (0, u64::from(FLOWS) + PACKETS), "{method:?}");
+    }
+}
+
+#[test]
+fn replies_cost_no_allocation() {
+    let worker = worker_after(FLOWS, Nat);
+    assert_eq!(run(worker, Side::Replies, PACKETS), (0, u64::from(FLOWS) + PACKETS));
+}
+
+#[test]
+fn new_connections_cost_no_allocation() {
+    for method in [DirectRouting, Nat, Tunnel] {
+        let worker = worker_after(1, method);
+        assert_eq!(run(worker, Side::Requests, FLOWS.into()), (0, 1 + u64::from(FLOWS)), "{method:?}");
+    }
+}
+
+#[test]
+fn the_end_of_connections_costs_no_allocation() {
+    let mut worker = worker_after(FLOWS, Nat);
+    worker.clock.advance(Duration::from_secs(3600));
+    let snapshot = worker.snapshot.load();
+    let allocations = measure(|| {
+        while worker.pipeline.expire(&snapshot, worker.clock.now()) == Timers::Behind {
+            worker.pipeline.flows().quiescent();
+        }
+    });
+    assert_eq!((allocations.count_total, worker.pipeline.flows().table().table().live()), (0, 0));
+}
