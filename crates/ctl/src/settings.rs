@@ -172,6 +172,7 @@ impl Ipvs {
             sloppy_tcp: self.sloppy_tcp.0,
             sloppy_sctp: self.sloppy_sctp.0,
             secure_tcp: self.secure_tcp.is_on(memory),
+            drops_entries: self.drops_entries(memory),
             drop_packet_rate: if self.drop_packet.is_on(memory) { rate } else { 0 },
             nat_icmp_send: self.nat_icmp_send.0,
         }
