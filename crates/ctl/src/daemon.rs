@@ -34,9 +34,11 @@ use xvs_dataplane::xdp::{
 
 use crate::config::{Config, ConfigError};
 use crate::control::{Control, Plant};
+use crate::memory::available_pages;
 use crate::message::{CommandError, Reply, Request};
 use crate::network::neighbours::Neighbours;
 use crate::network::{Following, View, follow};
+use crate::sweep::{SweepCounters, Sweeper, Sweeping};
 
 /// Why the daemon does not run.
 #[derive(Debug, Error)]
@@ -89,6 +91,7 @@ pub struct Daemon {
     inputs: Sender<Input>,
     control: Option<JoinHandle<Wired>>,
     network: Option<Following>,
+    sweeping: Option<Sweeping>,
     workers: Vec<Running>,
     shared: Arc<Shared>,
 }
@@ -106,6 +109,7 @@ pub struct Shared {
     table: Arc<Table>,
     reader: Mutex<TableReader>,
     counters: Vec<Arc<WorkerCounters>>,
+    swept: Arc<SweepCounters>,
     /// How each interface is attached and each worker placed, and what is wrong with the network.
     facts: Mutex<Facts>,
 }
@@ -193,6 +197,10 @@ impl Plant for Wired {
             Err(error) => tracing::warn!("neighbours cannot be kept resolved: {error}"),
         }
     }
+
+    fn available_pages(&mut self) -> Option<u32> {
+        available_pages().inspect_err(|error| tracing::warn!("the memory left is not known: {error}")).ok()
+    }
 }
 
 impl Daemon {
@@ -271,8 +279,12 @@ impl Daemon {
             })?;
             workers.push(Running { stop, waker, thread });
         }
-        let shared =
-            Arc::new(Shared { clock, table, reader: Mutex::new(reader), counters, facts: Mutex::new(facts) });
+        let seat = table.reader().expect("a new table has its seats free");
+        let sweeper = Sweeper::new(seat, control.published(), table.secret().0[1]);
+        let swept = sweeper.counters();
+        let sweeping = Some(Sweeping::start(sweeper, clock.clone()).map_err(system("a thread"))?);
+        let (reader, facts) = (Mutex::new(reader), Mutex::new(facts));
+        let shared = Arc::new(Shared { clock, table, reader, counters, swept, facts });
         let (inputs, queue) = bounded(QUEUE);
         let from_network = inputs.clone();
         let thread_shared = shared.clone();
@@ -287,7 +299,8 @@ impl Daemon {
             let _ = seen.try_send(());
         })
         .map_err(system("following the kernel's network"))?;
-        let daemon = Self { inputs, control: Some(control), network: Some(network), workers, shared };
+        let (control, network) = (Some(control), Some(network));
+        let daemon = Self { inputs, control, network, sweeping, workers, shared };
         // The first view of the network is in the queue before the request, so it is in force when this returns.
         let _ = first_view.recv();
         let _ = daemon.handle().ask(Request::Timeouts);
@@ -302,6 +315,7 @@ impl Daemon {
     /// Gives the interfaces back to the kernel and ends every thread.
     pub fn stop(mut self) {
         drop(self.network.take());
+        drop(self.sweeping.take());
         let _ = self.inputs.send(Input::Stop);
         let wired = self.control.take().map(JoinHandle::join);
         if let Some(Ok(wired)) = wired {
@@ -491,10 +505,11 @@ impl Shared {
         &self.counters
     }
 
-    /// Every counter, summed over the workers.
+    /// Every counter, summed over the workers, and the sweeper's.
     pub fn counters(&self) -> BTreeMap<String, u64> {
         let mut sum = BTreeMap::new();
-        for (name, value) in self.counters.iter().flat_map(|counters| counters.all()) {
+        let swept = self.swept.all().map(|(name, value)| (name.to_owned(), value));
+        for (name, value) in self.counters.iter().flat_map(|counters| counters.all()).chain(swept) {
             *sum.entry(name).or_default() += value;
         }
         sum

@@ -29,5 +29,7 @@ pub mod realserver;
 
 pub mod connections;
 pub mod estimator;
+pub mod memory;
+pub mod sweep;
 
 pub mod lab;
