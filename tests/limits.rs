@@ -193,35 +193,6 @@ fn udp_of_a_removed_destination_moves_to_another_unless_told_to_be_dropped() {
 }
 
 #[test]
-fn with_expire_nodest_conn_a_connection_ends_at_its_next_packet() {
-    let recording = Recording::read("dest-delete-nodest1");
-    let mut director = Director::usual();
-    director.ask(json!({ "set": { "expire_nodest_conn": 1 } }));
-    director.play(&recording, 0..=12);
-    director.ask(json!({ "advance": 5 }));
-    director.now += 5.0;
-    let listing = director.adm("-L -n -c");
-    assert!(listing["stdout"].as_str().is_some_and(|text| text.contains("10.2.0.11:80")), "{listing}");
-    assert_eq!(verdict(&director.play(&recording, [16])), ("pass", None));
-}
-
-#[test]
-fn drop_entry_and_the_automatic_defences_are_taken_and_do_nothing() {
-    let recording = Recording::read("fwd-dr");
-    let mut director = Director::usual();
-    for setting in
-        [json!({ "drop_entry": 3 }), json!({ "drop_packet": 1 }), json!({ "amemthresh": 4_000_000_000_u32 })]
-    {
-        assert_eq!(director.ask(json!({ "set": setting }))["ok"], true);
-    }
-    let answer = director.play(&recording, 0..=7);
-    assert_eq!(sent(&answer), recording.out(7));
-    director.ask(json!({ "advance": 30 }));
-    let listing = director.adm("-L -n -c");
-    assert!(listing["stdout"].as_str().is_some_and(|text| text.contains("SYN_RECV")), "{listing}");
-}
-
-#[test]
 fn fragments_are_dropped_and_counted() {
     let recording = Recording::read("frag-nat");
     let mut director = Director::usual();

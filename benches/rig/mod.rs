@@ -18,6 +18,7 @@ use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::Egress;
 use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::flow::Flows;
+use xvs_dataplane::forward::Identification;
 use xvs_dataplane::outcome::{Outcome, Unresolved};
 use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::{BURST, LinkId, Port, Received, Woken};
@@ -80,10 +81,12 @@ pub(crate) fn worker(
     let counters = Arc::new(WorkerCounters::default());
     let total = Arc::new(ServiceLive::new(1));
     let seat = table.handle(0).expect("its only worker");
-    let flows = Flows::new(0, seat, counters.clone(), total, Arc::new(Unresolved::new(1)));
+    let unresolved = Arc::new(Unresolved::new(1));
+    let ids = || Identification::after(0);
+    let flows = Flows::new(0, seat, counters.clone(), total, unresolved.clone(), ids());
     let stop = Arc::new(AtomicBool::new(false));
     Worker {
-        pipeline: Pipeline::new(flows, Outcome::new(counters)),
+        pipeline: Pipeline::new(flows, Outcome::new(counters, unresolved, ids())),
         port: Loop::new(stop.clone()),
         snapshot: Arc::new(Arc::new(snapshot(method)).into()),
         clock: Arc::new(clock),
@@ -98,8 +101,9 @@ pub(crate) fn forward(worker: &mut Worker<Loop>) {
     let snapshot = snapshot.load();
     while port.is_open() {
         let now = clock.now();
-        pipeline.run(&snapshot, port, now);
         pipeline.expire(&snapshot, now);
+        pipeline.run(&snapshot, port, now);
+        pipeline.quiescent();
     }
 }
 
@@ -112,7 +116,9 @@ fn snapshot(method: ForwardingMethod) -> Snapshot {
         let live = Arc::new(DestinationLive::new(1));
         let destination = Destination {
             available: true,
+            weight: Weight(1),
             path: Path::find(&snapshot.egress, server(number).into(), 0),
+            source: snapshot.egress.source_for(server(number).into(), LAN),
             live: live.clone(),
             service: service.clone(),
         };
@@ -125,6 +131,7 @@ fn snapshot(method: ForwardingMethod) -> Snapshot {
         key: ServiceKey::udp(Endpoint::new(VIRTUAL.0, VIRTUAL.1)),
         members,
         scheduler: scheduler::build("rr", &weights).expect("rr is a scheduler"),
+        one_packet: false,
         place: Arc::default(),
     }));
     snapshot

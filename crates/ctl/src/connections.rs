@@ -56,3 +56,89 @@ fn row(connection: &Connection<'_>, now: Millis) -> ConnectionRow {
         engine: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::net::Ipv4Addr;
+
+    use xvs_dataplane::conn::{
+        ConnId, Flags, Inserted, NewConnection, Removal, Table, TableConfig, TableWorker,
+    };
+    use xvs_dataplane::shm::Memory;
+    use xvs_proto::Endpoint;
+    use xvs_sched::ForwardingMethod;
+
+    use super::*;
+
+    fn insert(worker: &mut TableWorker, client: Ipv4Addr) -> ConnId {
+        let inserted = worker.insert(&NewConnection {
+            protocol: Protocol::TCP,
+            client: Endpoint::new(client, 4096),
+            virtual_endpoint: Endpoint::new(Ipv4Addr::new(198, 51, 100, 80), 80),
+            dest: Endpoint::new(Ipv4Addr::new(192, 0, 2, 11), 80),
+            method: ForwardingMethod::Nat,
+            flags: Flags::NONE,
+            state: 1,
+            expires: Millis(900_000),
+            service: 0,
+            dest_ref: 0,
+            mark: 0,
+            controller: None,
+        });
+        let Inserted::New(id) = inserted else { panic!("{inserted:?}") };
+        id
+    }
+
+    #[test]
+    fn what_exists_throughout_a_listing_is_listed_once_however_many_come_and_go_meanwhile() {
+        const STAYING: u32 = 5000;
+        let config = TableConfig { capacity: 20_000, workers: 1, memory: Memory::OnDemand };
+        let table = Table::create(config).unwrap();
+        let mut worker = table.handle(0).unwrap();
+        let staying = |number: u32| Ipv4Addr::from(0x0a00_0000 + number);
+        let passing = |number: u32| Ipv4Addr::from(0x0b00_0000 + number);
+        let mut passed = Vec::new();
+        for number in 0..STAYING {
+            insert(&mut worker, staying(number));
+            passed.push(insert(&mut worker, passing(number)));
+        }
+        worker.quiescent();
+        let reader = Mutex::new(table.reader().unwrap());
+        let mut listed: HashMap<Endpoint, u32> = HashMap::new();
+        let mut next = STAYING;
+        rows(&reader, Millis(0), &mut |row| {
+            // For each row one goes, wherever it stands, and another comes, in places that others left.
+            let gone = passed.swap_remove(next as usize * 7 % passed.len());
+            assert!(matches!(worker.remove(gone), Removal::Done(_)));
+            passed.push(insert(&mut worker, passing(next)));
+            next += 1;
+            worker.quiescent();
+            *listed.entry(row.client).or_default() += 1;
+            ControlFlow::Continue(())
+        });
+        for number in 0..STAYING {
+            assert_eq!(listed.get(&Endpoint::new(staying(number), 4096)), Some(&1));
+        }
+        assert!(listed.values().all(|&times| times == 1), "no connection is listed twice");
+        assert!(next > STAYING + 5000, "many came meanwhile");
+    }
+
+    #[test]
+    fn a_listing_that_is_broken_off_leaves_the_rest_unread_and_the_reader_free() {
+        let config = TableConfig { capacity: 5000, workers: 1, memory: Memory::OnDemand };
+        let table = Table::create(config).unwrap();
+        let mut worker = table.handle(0).unwrap();
+        for number in 0..5000 {
+            insert(&mut worker, Ipv4Addr::from(0x0a00_0000 + number));
+        }
+        let reader = Mutex::new(table.reader().unwrap());
+        let mut rows_seen = 0;
+        rows(&reader, Millis(0), &mut |_| {
+            rows_seen += 1;
+            assert!(reader.try_lock().is_ok(), "the reader is free while a row is taken");
+            if rows_seen < 10 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        assert_eq!(rows_seen, 10);
+    }
+}

@@ -48,6 +48,10 @@ pub trait Plant {
 
     /// Has these neighbours, by the kernel's index of their link, kept resolved, and no others.
     fn keep_resolved(&mut self, neighbours: &BTreeSet<(u32, IpAddr)>);
+
+    /// Pages of memory that the machine has available; `None` if that cannot be told, which is not taken for
+    /// shortness.
+    fn available_pages(&mut self) -> Option<u32>;
 }
 
 /// The control plane without its thread.
@@ -62,6 +66,7 @@ pub struct Control<P> {
     published: Arc<ArcSwap<Snapshot>>,
     next_look: Millis,
     next_trash: Millis,
+    next_memory: Millis,
     /// Whether the XDP program steers other packets than it should since the last change.
     steering_is_due: bool,
     /// Snapshots that a worker may still hold, because it did not take up the next one in time.
@@ -74,6 +79,8 @@ pub struct Control<P> {
 
 /// How often the trash is looked through.
 const TRASH_INTERVAL: Duration = Duration::from_secs(60);
+/// How often automatic defences ask for the memory left.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a change may take to reach every worker.
 const TAKE_UP: Duration = Duration::from_secs(1);
 
@@ -95,6 +102,7 @@ impl<P: Plant> Control<P> {
             published,
             next_look: Millis(0) + estimator::INTERVAL,
             next_trash: Millis(0) + TRASH_INTERVAL,
+            next_memory: Millis(0) + MEMORY_INTERVAL,
             steering_is_due: false,
             held: Vec::new(),
             local: BTreeSet::new(),
@@ -311,7 +319,7 @@ impl<P: Plant> Control<P> {
         self.publish()
     }
 
-    /// Does what is due: looks at the counters, looks through the trash. Returns when it wants to be called again.
+    /// Does what is due: looks at the counters, through the trash, at the memory left. Returns when it wants to be called again.
     ///
     /// # Errors
     /// As for [`Self::handle`].
@@ -328,10 +336,24 @@ impl<P: Plant> Control<P> {
                 self.publish()?;
             }
         }
+        if self.next_memory <= now {
+            self.next_memory = now + MEMORY_INTERVAL;
+            self.look_at_memory()?;
+        }
         if !self.held.is_empty() || self.steering_is_due {
             self.settle(Duration::ZERO).map_err(|why| CommandError::Failed { why })?;
         }
-        Ok(self.next_look.min(self.next_trash))
+        Ok(self.next_look.min(self.next_trash).min(self.next_memory))
+    }
+
+    /// Turns automatic defences on or off.
+    fn look_at_memory(&mut self) -> Result<(), CommandError> {
+        let pages = if self.ipvs.is_automatic() { self.plant.available_pages() } else { None };
+        self.memory = pages.map_or(Memory::Plenty, |pages| self.ipvs.observe(pages));
+        if self.ipvs.in_force(self.state.timeouts(), self.memory) == self.snapshot.settings {
+            return Ok(());
+        }
+        self.publish()
     }
 }
 
@@ -362,4 +384,57 @@ fn gateways(network: &Network) -> BTreeSet<(u32, IpAddr)> {
     });
     let used = |ifindex| network.links.iter().any(|link| link.ifindex == ifindex);
     hops.flatten().filter(|hop| used(hop.ifindex)).filter_map(|hop| Some((hop.ifindex, hop.via?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A machine with so much memory left, and nothing else.
+    struct Machine {
+        available_pages: Option<u32>,
+    }
+
+    impl Plant for Machine {
+        fn widen(&mut self, _: &SteeringRules) -> Result<(), SteeringError> {
+            Ok(())
+        }
+
+        fn narrow(&mut self, _: &SteeringRules) -> Result<(), SteeringError> {
+            Ok(())
+        }
+
+        fn await_workers(&mut self, _: Duration) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn keep_resolved(&mut self, _: &BTreeSet<(u32, IpAddr)>) {}
+
+        fn available_pages(&mut self) -> Option<u32> {
+            self.available_pages
+        }
+    }
+
+    #[test]
+    fn automatic_defences_follow_the_memory_left_within_a_second() {
+        let mut ipvs = Ipvs::default();
+        for key in ["drop_entry", "drop_packet", "secure_tcp"] {
+            ipvs.set(key, "1").unwrap();
+        }
+        let mut control = Control::new(Machine { available_pages: Some(5000) }, 1, ipvs);
+        let published = control.published();
+        let on = |settings: xvs_dataplane::snapshot::Settings| {
+            (settings.drops_entries, settings.drop_packet_rate, settings.secure_tcp)
+        };
+        control.tick(Millis(1000)).unwrap();
+        assert_eq!(on(published.load().settings), (false, 0, false));
+        control.plant().available_pages = Some(768);
+        control.tick(Millis(1999)).unwrap();
+        assert_eq!(on(published.load().settings), (false, 0, false));
+        control.tick(Millis(2000)).unwrap();
+        assert_eq!(on(published.load().settings), (true, 4, true));
+        control.plant().available_pages = None;
+        control.tick(Millis(3000)).unwrap();
+        assert_eq!(on(published.load().settings), (false, 0, false), "what cannot be told is not shortness");
+    }
 }

@@ -35,11 +35,13 @@ use xvs_dataplane::xdp::{
 
 use crate::config::{Config, ConfigError};
 use crate::control::{Control, Plant};
+use crate::memory::available_pages;
 use crate::message::{Access, CommandError, Reply, Request};
 use crate::network::neighbours::Neighbours;
 use crate::network::{Following, Latest, Slot, View, follow};
 use crate::placement::{self, PlacementError};
 use crate::shared::{Facts, InterfaceFacts, LinkState, Shared, WorkerFacts};
+use crate::sweep::{Sweeper, Sweeping};
 use crate::threads::{self, EndNotice};
 
 /// Why the daemon does not run.
@@ -90,6 +92,7 @@ pub struct Daemon {
     inputs: Sender<Input>,
     control: Option<JoinHandle<Wired>>,
     network: Option<Following>,
+    sweeping: Option<Sweeping>,
     workers: Vec<Running>,
     shared: Arc<Shared>,
     ended: Receiver<String>,
@@ -151,6 +154,10 @@ impl Plant for Wired {
     fn keep_resolved(&mut self, neighbours: &BTreeSet<(u32, IpAddr)>) {
         self.wanted.clone_from(neighbours);
         self.manage_neighbours();
+    }
+
+    fn available_pages(&mut self) -> Option<u32> {
+        available_pages().inspect_err(|error| tracing::warn!("the memory left is not known: {error}")).ok()
     }
 }
 
@@ -237,14 +244,19 @@ impl Daemon {
             };
             workers.push(Running::start(number, worker, core, &notices)?);
         }
-        let facts = Mutex::new(facts);
-        let shared = Arc::new(Shared { clock, table, reader: Mutex::new(reader), counters, facts });
+        let seat = table.reader().expect("a new table has its seats free");
+        let sweeper = Sweeper::new(seat, control.published(), table.secret().0[1]);
+        let swept = sweeper.counters();
+        let sweeping = Some(Sweeping::start(sweeper, clock.clone()).map_err(a_thread())?);
+        let (reader, facts) = (Mutex::new(reader), Mutex::new(facts));
+        let shared = Arc::new(Shared { clock, table, reader, counters, swept, facts });
         let (inputs, queue) = bounded(QUEUE);
         let latest = Latest::default();
         let thread = ControlThread::new(control, queue, latest.clone(), unresolved, links, shared.clone());
         let control = threads::spawn("xvs-control", &notices, move || thread.run()).map_err(a_thread())?;
         let (network, first_view) = follow_network(latest, inputs.clone(), &notices)?;
-        let daemon = Self { inputs, control: Some(control), network: Some(network), workers, shared, ended };
+        let (control, network) = (Some(control), Some(network));
+        let daemon = Self { inputs, control, network, sweeping, workers, shared, ended };
         // The first view of the network is told of before the request, so it is in force when this returns.
         let _ = first_view.recv();
         let _ = daemon.handle().ask(Request::Timeouts);
@@ -264,6 +276,7 @@ impl Daemon {
     /// Gives the interfaces back to the kernel and ends every thread.
     pub fn stop(mut self) {
         drop(self.network.take());
+        drop(self.sweeping.take());
         let _ = self.inputs.send(Input::Stop);
         let wired = self.control.take().map(JoinHandle::join);
         if let Some(Ok(wired)) = wired {

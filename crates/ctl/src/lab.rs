@@ -38,6 +38,7 @@ use crate::connections::rows;
 use crate::control::{Control, Plant};
 use crate::message::{CommandError, ConnectionRow, Reply, Request};
 use crate::settings::Ipvs;
+use crate::sweep::Sweeper;
 
 /// Connections that the lab's table holds.
 const TABLE_SIZE: usize = 1 << 16;
@@ -56,6 +57,7 @@ pub struct Lab {
 /// What commands reach: everything but the packets.
 struct Inner {
     control: Control<Unwired>,
+    sweeper: Sweeper,
     counters: Arc<WorkerCounters>,
     reader: Mutex<TableReader>,
     network: Network,
@@ -87,6 +89,11 @@ impl Plant for Unwired {
     }
 
     fn keep_resolved(&mut self, _: &BTreeSet<(u32, IpAddr)>) {}
+
+    /// A lab's memory is never short.
+    fn available_pages(&mut self) -> Option<u32> {
+        None
+    }
 }
 
 /// One line.
@@ -176,8 +183,10 @@ impl Lab {
         );
         let pipeline =
             Pipeline::new(flows, Outcome::new(counters.clone(), unresolved, Identification::after(0)));
-        let reader = Mutex::new(table.reader().expect("its only reader"));
-        let inner = Inner { control, counters, reader, network: Network::default(), now: Millis(0) };
+        let seat = || table.reader().expect("a seat for listings and one for sweeps");
+        let (reader, sweeper) = (Mutex::new(seat()), Sweeper::new(seat(), control.published(), 0));
+        let (network, now) = (Network::default(), Millis(0));
+        let inner = Inner { control, sweeper, counters, reader, network, now };
         Self { inner, port: MemoryPort::with_links(0), pipeline, resolver: Names::well_known() }
     }
 
@@ -297,6 +306,7 @@ impl Lab {
         while self.inner.now < target {
             self.inner.now = (self.inner.now + STEP).min(target);
             self.inner.control.tick(self.inner.now).map_err(|error| error.to_string())?;
+            self.inner.sweeper.run(self.inner.now);
             let snapshot = self.inner.control.published().load_full();
             while self.pipeline.expire(&snapshot, self.inner.now) == Timers::Behind {}
             self.pipeline.quiescent();
@@ -319,8 +329,10 @@ impl Lab {
 
 impl Inner {
     fn counters(&self) -> Value {
+        let swept = self.sweeper.counters().all().map(|(name, value)| (name.to_owned(), value));
         self.counters
             .all()
+            .chain(swept)
             .filter(|(_, value)| *value != 0)
             .map(|(name, value)| (name, json!(value)))
             .collect()

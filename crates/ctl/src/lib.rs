@@ -33,5 +33,7 @@ pub mod realserver;
 
 pub mod connections;
 pub mod estimator;
+pub mod memory;
+pub mod sweep;
 
 pub mod lab;

@@ -153,6 +153,18 @@ impl Ipvs {
         [self.secure_tcp, self.drop_packet, self.drop_entry].iter().any(|defence| defence.is_automatic())
     }
 
+    /// Takes in how much memory is available, in pages: an automatic defence becomes 2 and is on while there is less
+    /// than `amemthresh`, else 1. Source: ipvs-behaviour, section 3.7.
+    #[must_use]
+    pub fn observe(&mut self, available_pages: u32) -> Memory {
+        let short = available_pages < self.amemthresh;
+        let defences = [&mut self.secure_tcp, &mut self.drop_packet, &mut self.drop_entry];
+        for defence in defences.into_iter().filter(|defence| defence.is_automatic()) {
+            defence.0 = if short { 2 } else { 1 };
+        }
+        if short { Memory::Short { free_pages: available_pages } } else { Memory::Plenty }
+    }
+
     /// Whether connections that look worthless are to be ended.
     pub fn drops_entries(&self, memory: Memory) -> bool {
         self.drop_entry.is_on(memory)
@@ -179,6 +191,7 @@ impl Ipvs {
             sloppy_tcp: self.sloppy_tcp.0,
             sloppy_sctp: self.sloppy_sctp.0,
             secure_tcp: self.secure_tcp.is_on(memory),
+            drops_entries: self.drops_entries(memory),
             drop_packet_rate: if self.drop_packet.is_on(memory) { rate } else { 0 },
             nat_icmp_send: self.nat_icmp_send.0,
         }
@@ -215,6 +228,25 @@ mod tests {
         let short = Memory::Short { free_pages: 768 };
         assert_eq!((force(short).drop_packet_rate, force(short).secure_tcp), (4, true));
         assert_eq!(force(Memory::Short { free_pages: 0 }).drop_packet_rate, 1);
+    }
+
+    #[test]
+    fn an_automatic_defence_becomes_two_below_the_threshold_and_one_above_it_and_others_stay() {
+        let mut ipvs = Ipvs::default();
+        for (key, value) in [("drop_entry", "1"), ("secure_tcp", "2"), ("drop_packet", "3")] {
+            ipvs.set(key, value).unwrap();
+        }
+        assert_eq!(ipvs.observe(1023), Memory::Short { free_pages: 1023 });
+        assert_eq!(
+            (ipvs.drop_entry, ipvs.secure_tcp, ipvs.drop_packet),
+            (Defence(2), Defence(2), Defence(3))
+        );
+        assert!(ipvs.drops_entries(Memory::Short { free_pages: 1023 }));
+        assert_eq!(ipvs.observe(1024), Memory::Plenty);
+        assert_eq!(
+            (ipvs.drop_entry, ipvs.secure_tcp, ipvs.drop_packet),
+            (Defence(1), Defence(1), Defence(3))
+        );
     }
 
     #[test]

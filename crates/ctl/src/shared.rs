@@ -12,12 +12,15 @@ use xvs_dataplane::conn::{Table, TableReader};
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::model::Network;
 
+use crate::sweep::SweepCounters;
+
 /// What requests that need no writer are answered from.
 pub struct Shared {
     pub(crate) clock: Arc<Clock>,
     pub(crate) table: Arc<Table>,
     pub(crate) reader: Mutex<TableReader>,
     pub(crate) counters: Vec<Arc<WorkerCounters>>,
+    pub(crate) swept: Arc<SweepCounters>,
     /// How each interface is attached and each worker placed, and what is wrong with the network.
     pub(crate) facts: Mutex<Facts>,
 }
@@ -135,10 +138,11 @@ impl Shared {
         &self.counters
     }
 
-    /// Every counter, summed over the workers.
+    /// Every counter, summed over the workers, and the sweeper's.
     pub fn counters(&self) -> BTreeMap<String, u64> {
         let mut sum = BTreeMap::new();
-        for (name, value) in self.counters.iter().flat_map(|counters| counters.all()) {
+        let swept = self.swept.all().map(|(name, value)| (name.to_owned(), value));
+        for (name, value) in self.counters.iter().flat_map(|counters| counters.all()).chain(swept) {
             *sum.entry(name).or_default() += value;
         }
         sum

@@ -57,6 +57,8 @@ pub struct WorkerCounters {
     pub connections: Counter,
     /// Connections that reached their expiry.
     pub expired: Counter,
+    /// Connections that gave way to new ones because the table was full.
+    pub evicted: Counter,
     dropped: Dropped,
 }
 
@@ -89,6 +91,7 @@ impl WorkerCounters {
             ("kernel_dropped", &self.kernel_dropped),
             ("connections", &self.connections),
             ("expired", &self.expired),
+            ("evicted", &self.evicted),
         ];
         let drops =
             DropReason::all().map(|reason| (format!("drop_{}", reason.name()), self.dropped(reason).value()));

@@ -21,6 +21,7 @@ use crate::conn::{
 use crate::counters::{Stats, WorkerCounters};
 use crate::forward::{self, Ends, Identification};
 use crate::outcome::Unresolved;
+use crate::pressure::{Pressure, count_out, relieve_buckets};
 use crate::schedule::{choose, is_first, is_reset, service};
 use crate::shm::Frame;
 use crate::snapshot::{
@@ -34,6 +35,8 @@ const FIRST_TIMEOUT: Duration = Duration::from_secs(3);
 const LEAVING_TICK: Duration = Duration::from_millis(10);
 /// How many such connections a worker remembers; more of them are taken out of the count at once.
 const LEAVING: usize = 256;
+/// Keys of a connection, each of which may find its buckets full.
+const KEYS: usize = 2;
 /// How much longer a template lives while it controls connections.
 const CONTROLLING_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -46,6 +49,7 @@ pub struct Flows {
     unresolved: Arc<Unresolved>,
     ids: Identification,
     defence: Defence,
+    pressure: Pressure,
     /// Connections that gave way to new ones and are still counted, and until when.
     leaving: Vec<(Arc<DestinationLive>, Activity)>,
     leave_at: Millis,
@@ -64,6 +68,7 @@ impl Flows {
     ) -> Self {
         Self {
             worker,
+            pressure: Pressure::new(worker, &table),
             table,
             counters,
             total,
@@ -224,7 +229,7 @@ impl Flows {
         };
         // Counted before anybody can find it, so that nobody moves a count that is not there.
         member.live.enter(Activity::Inactive);
-        let inserted = self.table.insert(&new);
+        let inserted = self.insert(&new, snapshot, now);
         if !matches!(inserted, Inserted::New(_)) {
             member.live.leave(Activity::Inactive);
         }
@@ -238,6 +243,20 @@ impl Flows {
             Inserted::Full => Err(Verdict::Drop(DropReason::TableFull)),
             Inserted::NotIpv4 => Err(Verdict::PassToKernel),
         }
+    }
+
+    /// Enters a connection; when there is no room, in the place of one that is worth less.
+    fn insert(&mut self, new: &NewConnection, snapshot: &Snapshot, now: Millis) -> Inserted {
+        self.pressure.relieve(&mut self.table, snapshot, &self.counters, now);
+        let mut inserted = self.table.insert(new);
+        for _ in 0..KEYS {
+            let counters = &self.counters;
+            if inserted != Inserted::Full || !relieve_buckets(&mut self.table, new, snapshot, counters, now) {
+                break;
+            }
+            inserted = self.table.insert(new);
+        }
+        inserted
     }
 
     /// A packet from the client.
@@ -445,7 +464,7 @@ fn expire(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot, counters: &W
             let state = table.connection(id).state();
             table.refresh(id, state, now + CONTROLLING_TIMEOUT);
         }
-        Removal::NotOurs => {}
+        Removal::NotOurs | Removal::Lasts => {}
     }
 }
 
@@ -453,10 +472,7 @@ fn expire(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot, counters: &W
 fn end(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot) -> Removal {
     let removal = table.remove(id);
     if let Removal::Done(state) = removal {
-        let connection = table.connection(id);
-        if let Some(live) = live(&connection, snapshot) {
-            live.leave(activity(connection.protocol(), state));
-        }
+        count_out(&table.connection(id), state, snapshot);
     }
     removal
 }
@@ -478,7 +494,7 @@ fn seen(connection: &Connection<'_>, direction: Direction) -> Seen {
 }
 
 /// Which of its destination's two counts a connection in this state is in.
-fn activity(protocol: Protocol, state: u8) -> Activity {
+pub(crate) fn activity(protocol: Protocol, state: u8) -> Activity {
     match protocol {
         Protocol::TCP if TcpState::of(state).is_active() => Activity::Active,
         Protocol::SCTP if SctpState::of(state).is_active() => Activity::Active,
@@ -510,6 +526,9 @@ fn destination<'s>(connection: &Connection<'_>, snapshot: &'s Snapshot) -> Optio
 }
 
 /// The numbers of the connection's destination, also of one that is no longer configured.
-fn live<'s>(connection: &Connection<'_>, snapshot: &'s Snapshot) -> Option<&'s Arc<DestinationLive>> {
+pub(crate) fn live<'s>(
+    connection: &Connection<'_>,
+    snapshot: &'s Snapshot,
+) -> Option<&'s Arc<DestinationLive>> {
     snapshot.destinations.find(DestinationId(connection.dest_ref())).map(|destination| &destination.live)
 }

@@ -71,6 +71,8 @@ pub struct Settings {
     pub secure_tcp: bool,
     /// Of so many packets that could begin a connection one is dropped; 0: none.
     pub drop_packet_rate: u32,
+    /// Whether connections that look worthless are ended, some each second.
+    pub drops_entries: bool,
     /// Whether a destination that speaks without being asked is told so.
     pub nat_icmp_send: bool,
 }
@@ -105,6 +107,7 @@ impl Default for Settings {
             sloppy_sctp: false,
             secure_tcp: false,
             drop_packet_rate: 0,
+            drops_entries: false,
             nat_icmp_send: false,
         }
     }
@@ -321,6 +324,11 @@ impl Destinations {
         self.pages.get(id / PAGE)?.get(id % PAGE)?.as_ref()
     }
 
+    /// Every destination that has a number.
+    pub fn iter(&self) -> impl Iterator<Item = &Destination> {
+        self.pages.iter().flat_map(|page| page.iter()).flatten()
+    }
+
     /// Sets or clears the destination of this number.
     pub fn set(&mut self, id: DestinationId, destination: Option<Destination>) {
         let id = id.0 as usize;
@@ -390,6 +398,7 @@ mod tests {
             key: ServiceKey::tcp(Endpoint::new(std::net::Ipv4Addr::new(198, 51, 100, 1), port)),
             members: Box::new([]),
             scheduler: xvs_sched::scheduler::build("rr", &[]).unwrap(),
+            one_packet: false,
             place: Arc::default(),
         })
     }

@@ -161,6 +161,13 @@ impl Buckets {
         }
     }
 
+    /// The entries that fill all slots where a key with this hash could stand; none while one is empty.
+    pub(super) fn crowd(&self, hash: u64) -> impl Iterator<Item = u32> + use<> {
+        let slots = self.slots(self.place(hash));
+        let full = vacancy(&slots).is_none();
+        slots.into_iter().filter(move |word| full && word & FINAL != 0).map(|word| word as u32)
+    }
+
     /// Empties the slot of an entry's key, which was entered; the caller alone does so.
     pub(super) fn unlink(&self, hash: u64, index: u32) {
         let place = self.place(hash);

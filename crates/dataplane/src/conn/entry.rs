@@ -223,6 +223,12 @@ impl Entry {
         self.controlled.compare_exchange(0, REMOVED, Ordering::Acquire, Ordering::Relaxed)
     }
 
+    /// Takes [`close`](Self::close) back: only for the one it succeeded for.
+    pub(super) fn reopen(&self) {
+        // Release: for symmetry with `drop_controlled`; nobody else writes the word in between.
+        self.controlled.store(0, Ordering::Release);
+    }
+
     /// The flow of replies, if they are found by a key of their own: masqueraded, not from the virtual endpoint
     /// itself, and not of a template.
     fn reply_flow(&self) -> Option<FlowKey> {

@@ -14,9 +14,11 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use xvs_proto::FlowKey;
+use xvs_sched::ForwardingMethod;
 
 use super::buckets::Entered;
 use super::entry::{self, Identity, Kind, Life, PackedFlow, packed};
+use super::slab::STRANDED_MAX;
 use super::table::{SeatCounts, SeatState, Table};
 use super::wheel::{Link, Wheel, tick_at_or_after};
 use super::{ConnId, Connection, Direction, Flags, NewConnection};
@@ -48,6 +50,8 @@ pub enum Removal {
     Controls,
     /// Another caller removes it, or another worker is at this moment inserting it.
     NotOurs,
+    /// It is not, or not any more, what was to be removed ([`TableWorker::remove_if`]).
+    Lasts,
 }
 
 /// Whether a worker's timers are up to date.
@@ -163,9 +167,49 @@ impl TableWorker {
         removal
     }
 
+    /// Takes a connection out of the table if `test` approves of its state and deadline, which then are its last: a
+    /// packet that moves either at this moment on another worker comes before, and is judged, or too late.
+    pub fn remove_if(&mut self, id: ConnId, test: impl Fn(u8, Millis) -> bool) -> Removal {
+        let removal = self.seat.remove_if(id, test);
+        if matches!(removal, Removal::Done(_)) {
+            self.seat.state.wheel.unlink(id.0);
+        }
+        removal
+    }
+
+    /// Whether the table is as good as full, so that for each connection inserted another should be removed: nobody
+    /// has entries to give, and this worker, limbo included, has fewer than its reserve.
+    ///
+    /// A removed entry is free only after every worker's quiescent point, so what a burst evicts serves a later one:
+    /// the reserve bridges that. With workers that keep pace, the evictions of a burst are free three bursts later at
+    /// the latest: closed at the end of the second at the worst, because one closing is under way at a time, and seen
+    /// by all at the end of the third. So three bursts' worth suffices. Each seat's part of the slab that is more than
+    /// the table's capacity has room for that many, so the reserve costs no capacity. When a worker does not keep
+    /// pace, the reserve runs out and insertions are refused until it does.
+    pub fn is_short(&self) -> bool {
+        self.seat.table.slab.is_exhausted() && self.seat.state.stock.spare() < STRANDED_MAX
+    }
+
+    /// The connections in whose slots one of the keys of `new` would have to stand; none if there is room for both.
+    pub fn crowd(&self, new: &NewConnection) -> impl Iterator<Item = ConnId> + use<> {
+        let request = FlowKey { protocol: new.protocol, source: new.client, dest: new.virtual_endpoint };
+        let reply = FlowKey { source: new.dest, dest: new.client, ..request };
+        let reply = (new.method == ForwardingMethod::Nat).then_some(reply);
+        let buckets = &self.seat.table.buckets;
+        let request = buckets.crowd(self.hash(&request));
+        let reply = reply.map(|flow| buckets.crowd(self.hash(&flow)));
+        request.chain(reply.into_iter().flatten()).map(ConnId)
+    }
+
     /// A view of a connection.
     pub fn connection(&self, id: ConnId) -> Connection<'_> {
         self.seat.connection(id)
+    }
+
+    /// The connection in this place, if there is one; for ids that no look-up of this burst has given.
+    pub fn occupant(&self, id: ConnId) -> Option<Connection<'_>> {
+        let connection = self.connection(id);
+        connection.entry.life().is_live().then_some(connection)
     }
 
     /// The connection that had this id and generation, if it is still there; for ids kept across bursts.
@@ -288,11 +332,20 @@ impl TableReader {
     }
 
     /// As [`for_each`](Self::for_each), for a walk that removes some of them.
-    pub fn visit(&mut self, range: Range<u32>, mut visit: impl FnMut(&mut Self, ConnId)) {
-        self.seat.unpark();
+    pub fn visit(&mut self, range: Range<u32>, visit: impl FnMut(&mut Self, ConnId)) {
         let end = range.end.min(self.seat.table.extent());
+        self.visit_each(range.start..end, visit);
+    }
+
+    /// As [`visit`](Self::visit), for places in any order, all below [`Table::extent`].
+    pub fn visit_each(
+        &mut self,
+        places: impl Iterator<Item = u32>,
+        mut visit: impl FnMut(&mut Self, ConnId),
+    ) {
+        self.seat.unpark();
         let walk = Parked(self);
-        for index in range.start..end {
+        for index in places {
             if walk.0.seat.table.slab.entry(index).life().is_live() {
                 visit(walk.0, ConnId(index));
             }
@@ -307,6 +360,16 @@ impl TableReader {
     /// Takes a connection out of the table; during a walk.
     pub fn remove(&mut self, id: ConnId) -> Removal {
         self.seat.remove(id)
+    }
+
+    /// As [`TableWorker::remove_if`]; during a walk.
+    pub fn remove_if(&mut self, id: ConnId, test: impl Fn(u8, Millis) -> bool) -> Removal {
+        self.seat.remove_if(id, test)
+    }
+
+    /// Entries that this reader has removed and that are not free yet: the next walk frees them.
+    pub fn in_limbo(&self) -> u32 {
+        self.seat.state.stock.in_limbo()
     }
 }
 
@@ -366,10 +429,46 @@ impl Seat {
             Err(entry::REMOVED) => return Removal::NotOurs,
             Err(_) => return Removal::Controls,
         }
+        Removal::Done(self.withdraw(id))
+    }
+
+    fn remove_if(&mut self, id: ConnId, test: impl Fn(u8, Millis) -> bool) -> Removal {
+        debug_assert!(!self.parked);
+        let entry = self.table.entry(id);
+        let passes = |life: Life| life.is_live() && test(life.state(), life.deadline());
+        let mut life = entry.life();
+        // Looked at before the election too, which writes the entry's line.
+        if !passes(life) {
+            return Removal::Lasts;
+        }
+        match entry.close() {
+            Ok(_) => {}
+            Err(entry::REMOVED) => return Removal::NotOurs,
+            Err(_) => return Removal::Controls,
+        }
+        while passes(life) {
+            // Relaxed: the word alone is decided here; what others need to see comes with `withdraw`.
+            let removed = Life::removed(0).0;
+            match entry.life.compare_exchange_weak(life.0, removed, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => {
+                    self.withdraw(id);
+                    return Removal::Done(life.state());
+                }
+                Err(now) => life = Life(now),
+            }
+        }
+        entry.reopen();
+        Removal::Lasts
+    }
+
+    /// Takes the keys of a closed entry out of the index, and retires it; see [`discard`](Self::discard).
+    fn withdraw(&mut self, id: ConnId) -> u8 {
+        let table = &*self.table;
+        let entry = table.entry(id);
         table.buckets.unlink(entry.client_hash(&table.secret), id.0);
         let reply = entry.reply_hash(&table.secret);
         add(&self.counts().removed, 1);
-        Removal::Done(self.discard(id.0, reply))
+        self.discard(id.0, reply)
     }
 
     /// Retires an entry that no client key leads to, and whose reply key, if it has one, is still there. Returns the

@@ -18,7 +18,8 @@ use crate::shm::layout::{Entry, Header};
 /// How many entries travel together between a stock and the free list. Models move them one by one.
 pub(super) const BATCH: u32 = if cfg!(loom) { 1 } else { 64 };
 
-/// How many entries may lie in one seat's stock, unused, while another seat finds none.
+/// How many entries may lie in one seat's stock, unused, while another seat finds none. As many are a worker's reserve
+/// when the table is full: see [`super::TableWorker::is_short`].
 pub(super) const STRANDED_MAX: u32 = 3 * BATCH;
 
 /// All entries, and the free list.
@@ -37,6 +38,14 @@ impl Slab {
     pub(super) fn extent(&self) -> u32 {
         // Relaxed: a walk that misses an entry being inserted at this moment is none the worse.
         self.header[0].extent.load(Ordering::Relaxed)
+    }
+
+    /// Whether a seat that has no entry gets none here.
+    pub(super) fn is_exhausted(&self) -> bool {
+        // Relaxed: an answer of a moment ago does as well. The line of `extent` is one that every worker reads anyway
+        // and hardly anyone writes, so the list's is looked at only when the table has been full once.
+        self.extent() as usize >= self.entries.len()
+            && self.header[0].free.load(Ordering::Relaxed) & INDEX == 0
     }
 
     /// Never used entries, at most a batch; empty if there are none left.
@@ -144,6 +153,11 @@ impl Stock {
             }
             slab.push_batch(&self.free.split(slab));
         }
+    }
+
+    /// Entries that are not in use: at hand, or in limbo.
+    pub(super) fn spare(&self) -> u32 {
+        self.free.len + self.fresh.len() as u32 + self.in_limbo()
     }
 
     /// Entries that are neither in use nor free yet.

@@ -143,8 +143,8 @@ impl Table {
         Some(TableWorker::new(seat))
     }
 
-    /// A seat for a thread that lists or sweeps, parked; `None` if all are taken. There are two: for the reader
-    /// thread and for the control thread.
+    /// A seat for a thread that lists or sweeps, parked; `None` if all are taken. There are two: one for listings, one
+    /// for sweeps.
     pub fn reader(self: &Arc<Self>) -> Option<TableReader> {
         let mut seats = self.config.workers..self.vacant.len();
         seats.find_map(|seat| Seat::sit_down(self, seat)).map(TableReader::new)

@@ -1,0 +1,283 @@
+//! Ends connections before their time where a setting asks for it: `drop_entry`, and `expire_nodest_conn` once a real
+//! server is removed.
+//!
+//! Runs on a thread of its own in the daemon ([`Sweeping`]), and as the clock is moved in the lab; never on a worker.
+//! Each second `drop_entry` looks at 1/32 of the table at random places; four times a second it is asked whether
+//! removed real servers still have connections, and only then the table is walked. Both in slices of 1,024 entries, so
+//! that no worker waits for an entry longer than a slice takes. Cost with nothing to do: a look at each destination
+//! four times a second, if `expire_nodest_conn` is on, and nothing otherwise.
+//!
+//! Not here: when the defences are on (`settings.rs`); what gives way in a full table (`xvs-dataplane`, `pressure.rs`).
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
+use xvs_dataplane::clock::{Clock, Millis};
+use xvs_dataplane::conn::tcp::TcpState;
+use xvs_dataplane::conn::{Connection, Flags, Removal, TableReader};
+use xvs_dataplane::counters::Counter;
+use xvs_dataplane::pressure::{count_out, is_half_open, is_known};
+use xvs_dataplane::snapshot::{DestinationId, Settings, Snapshot};
+use xvs_proto::Protocol;
+
+/// What a sweeper has ended; it is the one writer.
+#[derive(Debug, Default)]
+pub struct SweepCounters {
+    /// Connections that looked worthless (`drop_entry`).
+    pub worthless: Counter,
+    /// Connections of removed real servers (`expire_nodest_conn`).
+    pub orphaned: Counter,
+}
+
+impl SweepCounters {
+    /// Both with their names.
+    pub fn all(&self) -> [(&'static str, u64); 2] {
+        [("swept_worthless", self.worthless.value()), ("swept_orphaned", self.orphaned.value())]
+    }
+}
+
+/// Sweeps the table, as often as it is told the time.
+pub struct Sweeper {
+    reader: TableReader,
+    published: Arc<ArcSwap<Snapshot>>,
+    counters: Arc<SweepCounters>,
+    dice: Dice,
+    countdowns: Countdowns,
+    next_worthless: Millis,
+    next_orphans: Millis,
+    /// Connections of removed real servers that the last walk could not end, because they control others.
+    stuck: u64,
+}
+
+impl Sweeper {
+    /// A sweeper with a seat at the table, for the settings and destinations that are published. Equal seeds look at
+    /// equal places.
+    pub fn new(reader: TableReader, published: Arc<ArcSwap<Snapshot>>, seed: u64) -> Self {
+        Self {
+            reader,
+            published,
+            counters: Arc::default(),
+            dice: Dice(seed),
+            countdowns: Countdowns::default(),
+            next_worthless: Millis(0) + WORTHLESS_INTERVAL,
+            next_orphans: Millis(0),
+            stuck: 0,
+        }
+    }
+
+    /// What it has ended.
+    pub fn counters(&self) -> Arc<SweepCounters> {
+        self.counters.clone()
+    }
+
+    /// Does what is due. Returns when it wants to be called again.
+    pub fn run(&mut self, now: Millis) -> Millis {
+        let settings = self.published.load().settings;
+        if self.next_worthless <= now {
+            self.next_worthless = now + WORTHLESS_INTERVAL;
+            if settings.drops_entries {
+                self.end_worthless(now);
+            }
+        }
+        if self.next_orphans <= now {
+            self.next_orphans = now + ORPHANS_INTERVAL;
+            if settings.expire_nodest_conn {
+                self.end_orphans();
+            }
+        }
+        if self.reader.in_limbo() > 0 {
+            // A walk of nothing frees what earlier ones removed.
+            self.reader.visit(0..0, |_, _| {});
+        }
+        self.next_worthless.min(self.next_orphans)
+    }
+
+    /// `drop_entry`. Source: ipvs-behaviour, section 3.7.
+    fn end_worthless(&mut self, now: Millis) {
+        let Self { reader, published, counters, dice, countdowns, .. } = self;
+        let extent = reader.table().extent();
+        let mut left = extent.div_ceil(WORTHLESS_SHARE);
+        while left > 0 {
+            let slice = left.min(SLICE);
+            left -= slice;
+            let snapshot = published.load_full();
+            let places = (0..slice).map(|_| dice.below(extent));
+            reader.visit_each(places, |reader, id| {
+                let connection = reader.connection(id);
+                let seen = (connection.state(), connection.expires());
+                let worthless = is_known(&connection, &snapshot)
+                    && countdowns.is_worthless(&connection, seen, &snapshot.settings, now);
+                if !worthless {
+                    return;
+                }
+                // A packet that comes meanwhile saves it.
+                let same = |state, expires| (state, expires) == seen;
+                if let Removal::Done(state) = reader.remove_if(id, same) {
+                    count_out(&reader.connection(id), state, &snapshot);
+                    counters.worthless.add(1);
+                }
+            });
+        }
+    }
+
+    /// The bulk end of the connections of removed destinations. Source: ipvs-behaviour, section 3.5.
+    fn end_orphans(&mut self) {
+        let orphans = orphans(&self.published.load());
+        self.stuck = self.stuck.min(orphans);
+        if orphans == self.stuck {
+            return;
+        }
+        let before = self.counters.orphaned.value();
+        let mut next = 0;
+        while next < self.reader.table().extent() {
+            let snapshot = self.published.load_full();
+            let counters = &self.counters;
+            self.reader.visit(next..next.saturating_add(SLICE), |reader, id| {
+                let connection = reader.connection(id);
+                let number = DestinationId(connection.dest_ref());
+                let removed = snapshot.destinations.find(number).is_some_and(|known| !known.available);
+                if removed && let Removal::Done(state) = reader.remove(id) {
+                    count_out(&reader.connection(id), state, &snapshot);
+                    counters.orphaned.add(1);
+                }
+            });
+            next = next.saturating_add(SLICE);
+        }
+        if self.counters.orphaned.value() == before {
+            self.stuck = orphans;
+        }
+    }
+}
+
+/// Connections of destinations that were removed.
+fn orphans(snapshot: &Snapshot) -> u64 {
+    let removed = snapshot.destinations.iter().filter(|known| !known.available);
+    removed.map(|known| known.live.load()).map(|load| u64::from(load.active) + u64::from(load.inactive)).sum()
+}
+
+/// Which of the connections that have been quiet for a minute `drop_entry` ends: of those with one packet from the
+/// client each, of those with two every second, and so on to eight. Who has sent more is spared.
+#[derive(Debug, Default)]
+struct Countdowns([u32; PACKETS_MAX as usize]);
+
+impl Countdowns {
+    fn is_worthless(
+        &mut self,
+        connection: &Connection<'_>,
+        (state, expires): (u8, Millis),
+        settings: &Settings,
+        now: Millis,
+    ) -> bool {
+        if connection.controlled() > 0 {
+            return false;
+        }
+        if connection.flags().contains(Flags::TEMPLATE) {
+            return state & ASSURED == 0;
+        }
+        let timeout = match (connection.protocol(), state) {
+            (protocol, state) if is_half_open(protocol, state) => return true,
+            (Protocol::TCP, state) if state == TcpState::Established as u8 => settings.tcp_established,
+            (Protocol::SCTP, SCTP_ESTABLISHED) => SCTP_ESTABLISHED_TIMEOUT,
+            (Protocol::UDP, _) => settings.udp,
+            _ => return false,
+        };
+        let quiet = timeout.saturating_sub(now.until(expires));
+        quiet >= QUIET && self.is_turn(connection.in_packets())
+    }
+
+    fn is_turn(&mut self, packets: u32) -> bool {
+        let Some(passed) = packets.checked_sub(1).and_then(|at| self.0.get_mut(at as usize)) else {
+            return false;
+        };
+        *passed = (*passed + 1) % packets;
+        *passed == 0
+    }
+}
+
+/// Random numbers for places: splitmix64 (Steele, Lea, Flood 2014).
+#[derive(Debug)]
+struct Dice(u64);
+
+impl Dice {
+    /// A number below `bound`, all alike but for one in 2^32.
+    fn below(&mut self, bound: u32) -> u32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let word = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((((word ^ word >> 31) >> 32) * u64::from(bound)) >> 32) as u32
+    }
+}
+
+/// A sweeper on its thread; it ends when this is dropped.
+pub struct Sweeping {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Sweeping {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The system's refusal of a thread.
+    pub fn start(mut sweeper: Sweeper, clock: Arc<Clock>) -> std::io::Result<Self> {
+        let (stop, stopped) = bounded(0);
+        let thread = thread::Builder::new().name("xvs-sweep".to_owned()).spawn(move || {
+            let mut next = sweeper.run(clock.now());
+            while stopped.recv_timeout(clock.now().until(next)) == Err(RecvTimeoutError::Timeout) {
+                next = sweeper.run(clock.now());
+            }
+        })?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Sweeping {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the sweeper had panicked");
+        }
+    }
+}
+
+const WORTHLESS_INTERVAL: Duration = Duration::from_secs(1);
+/// Of how many places `drop_entry` looks at one each second.
+const WORTHLESS_SHARE: u32 = 32;
+/// Half of the half second in which connections of a removed real server are to end.
+const ORPHANS_INTERVAL: Duration = Duration::from_millis(250);
+/// Entries looked at before others may reuse what they removed meanwhile.
+const SLICE: u32 = 1024;
+/// For how long a connection must have been quiet to be worthless.
+const QUIET: Duration = Duration::from_secs(60);
+/// Who has sent more packets than this is spared.
+const PACKETS_MAX: u32 = 8;
+/// The bit of a template's state that says a connection by it was established.
+const ASSURED: u8 = 1;
+const SCTP_ESTABLISHED: u8 = 8;
+const SCTP_ESTABLISHED_TIMEOUT: Duration = Duration::from_secs(900);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_quiet_connections_with_so_many_packets_each_so_manieth_is_worthless() {
+        let mut countdowns = Countdowns::default();
+        let mut ended = |packets| (0..840).filter(|_| countdowns.is_turn(packets)).count();
+        assert_eq!([0, 1, 2, 3, 8, 9].map(&mut ended), [0, 840, 420, 280, 105, 0]);
+    }
+
+    #[test]
+    fn places_are_below_the_bound_and_equal_seeds_draw_equal_ones() {
+        let drawn = |seed| {
+            let mut dice = Dice(seed);
+            (0..1000).map(|_| dice.below(10)).collect::<Vec<_>>()
+        };
+        assert!((0..10).all(|place| drawn(1).contains(&place)) && drawn(1).iter().all(|&place| place < 10));
+        assert_eq!(drawn(7), drawn(7));
+        assert_ne!(drawn(7), drawn(8));
+    }
+}

@@ -1,0 +1,127 @@
+//! Which connections give way, and how a full table makes room.
+//!
+//! Runs for each new connection; while the table has room that is one comparison. Under pressure it looks at a
+//! bounded number of entries, by a hand of the worker's own that goes round the slab, and ends those that have expired
+//! or are embryonic: TCP and SCTP whose handshake was begun and never finished, UDP with no more than one datagram
+//! from the client. Such a UDP client is as unproven as a SYN's, and where replies pass the director the price is at
+//! most that one reply. Everything else stays, and if there is nothing else the new connection is refused. What was
+//! made a moment ago stands behind the hand, so a connection has about a round of evictions to prove itself.
+//!
+//! When both buckets of a new key are full, though the table is not, its neighbours there are judged likewise.
+//!
+//! Not here: how an entry comes free (`conn/slab.rs`); `drop_entry`, which sweeps before the table is full
+//! (`ctl`, `sweep.rs`).
+
+use xvs_proto::Protocol;
+
+use crate::clock::Millis;
+use crate::conn::tcp::TcpState;
+use crate::conn::{ConnId, Connection, Flags, NewConnection, Removal, TableWorker};
+use crate::counters::WorkerCounters;
+use crate::flow::{activity, live};
+use crate::snapshot::Snapshot;
+
+/// A worker's hand, which goes round the slab.
+#[derive(Debug)]
+pub(crate) struct Pressure {
+    hand: u32,
+}
+
+impl Pressure {
+    /// Workers begin apart, so that they do not look at the same entries.
+    pub(crate) fn new(worker: usize, table: &TableWorker) -> Self {
+        let config = table.table().config();
+        Self { hand: (config.capacity / config.workers.max(1) * worker) as u32 }
+    }
+
+    /// Before an insertion: if the table is as good as full, ends connections that give way. Two, if they are found,
+    /// so that a reserve that was used up comes back.
+    pub(crate) fn relieve(
+        &mut self,
+        table: &mut TableWorker,
+        snapshot: &Snapshot,
+        counters: &WorkerCounters,
+        now: Millis,
+    ) {
+        let mut evicted = 0;
+        for _ in 0..LOOKED_AT {
+            if evicted == EVICTED_MAX || !table.is_short() {
+                return;
+            }
+            self.hand = if self.hand < table.table().extent() { self.hand } else { 0 };
+            evicted += u32::from(evict(table, ConnId(self.hand), snapshot, counters, now));
+            self.hand += 1;
+        }
+    }
+}
+
+/// After an insertion that failed: if the buckets of one of its keys are full, ends a connection there that gives way.
+/// `true` if that is worth another try; the other key may need the same.
+pub(crate) fn relieve_buckets(
+    table: &mut TableWorker,
+    new: &NewConnection,
+    snapshot: &Snapshot,
+    counters: &WorkerCounters,
+    now: Millis,
+) -> bool {
+    table.crowd(new).any(|id| evict(table, id, snapshot, counters, now))
+}
+
+/// Ends a connection if it gives way.
+fn evict(
+    table: &mut TableWorker,
+    id: ConnId,
+    snapshot: &Snapshot,
+    counters: &WorkerCounters,
+    now: Millis,
+) -> bool {
+    let Some(connection) = table.occupant(id) else { return false };
+    let may = !connection.flags().contains(Flags::TEMPLATE) && is_known(&connection, snapshot);
+    let (protocol, packets) = (connection.protocol(), connection.in_packets());
+    let gives_way = |state, expires| expires <= now || is_embryonic(protocol, state, packets);
+    if may && let Removal::Done(state) = table.remove_if(id, gives_way) {
+        count_out(&table.connection(id), state, snapshot);
+        counters.evicted.add(1);
+        return true;
+    }
+    false
+}
+
+/// Whether a handshake was begun and nothing shows yet that there is a client. Only UDP is judged by its packets.
+fn is_embryonic(protocol: Protocol, state: u8, in_packets: u32) -> bool {
+    match protocol {
+        Protocol::UDP => in_packets <= 1,
+        _ => is_half_open(protocol, state) || protocol == Protocol::TCP && state == TcpState::SynSent as u8,
+    }
+}
+
+/// Whether a TCP or SCTP handshake has got no further than the client's first packet or its answer.
+///
+/// Source: ipvs-behaviour, sections 3.7 (what `drop_entry` ends first) and 4.2 (numbers of SCTP's states).
+pub fn is_half_open(protocol: Protocol, state: u8) -> bool {
+    match protocol {
+        Protocol::TCP => matches!(TcpState::of(state), TcpState::SynRecv | TcpState::SynAck),
+        Protocol::SCTP => matches!(state, SCTP_INIT1 | SCTP_INIT),
+        _ => false,
+    }
+}
+
+/// Whether a snapshot has the destination that the connection is counted at. One taken a moment ago may lack that of a
+/// connection which another worker has just made; nobody should end that one who could not count it out.
+pub fn is_known(connection: &Connection<'_>, snapshot: &Snapshot) -> bool {
+    live(connection, snapshot).is_some()
+}
+
+/// Takes a connection that the caller has removed, and that was in this state then, out of its destination's counts.
+pub fn count_out(connection: &Connection<'_>, state: u8, snapshot: &Snapshot) {
+    if let Some(live) = live(connection, snapshot) {
+        live.leave(activity(connection.protocol(), state));
+    }
+}
+
+/// How many entries are looked at for one new connection: four kilobytes, read in order.
+const LOOKED_AT: u32 = 64;
+/// How many may be ended for one.
+const EVICTED_MAX: u32 = 2;
+const SCTP_INIT1: u8 = 1;
+const SCTP_INIT: u8 = 2;

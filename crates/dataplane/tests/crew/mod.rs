@@ -1,0 +1,322 @@
+//! Workers on one table, with a port in memory each, a clock moved by hand and three services.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use xvs_dataplane::clock::Millis;
+use xvs_dataplane::conn::tcp::TcpState;
+use xvs_dataplane::conn::{Direction, Table, TableConfig, TableReader, Timers};
+use xvs_dataplane::counters::WorkerCounters;
+use xvs_dataplane::egress::Egress;
+use xvs_dataplane::egress::model::Network;
+use xvs_dataplane::flow::Flows;
+use xvs_dataplane::forward::Identification;
+use xvs_dataplane::outcome::{Outcome, Unresolved};
+use xvs_dataplane::pipeline::Pipeline;
+use xvs_dataplane::port::memory::MemoryPort;
+use xvs_dataplane::port::{LinkId, Port as _};
+use xvs_dataplane::shm::Memory;
+use xvs_dataplane::snapshot::{
+    Activity, Destination, DestinationId, DestinationLive, Member, Path, Service, ServiceLive, Snapshot,
+};
+use xvs_dataplane::verdict::Verdict;
+use xvs_proto::{Endpoint, FlowKey, MacAddr, Protocol};
+use xvs_sched::{ForwardingMethod, Load, ServiceKey, Weight, scheduler};
+
+pub(crate) const SYN: u8 = 0x02;
+pub(crate) const ACK: u8 = 0x10;
+pub(crate) const FIN_ACK: u8 = 0x11;
+pub(crate) const RST: u8 = 0x04;
+
+const VIP: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 80);
+const SERVERS: u8 = 3;
+
+/// A client's flow to one of the services.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Flow {
+    client: Ipv4Addr,
+    port: u16,
+    service: (Protocol, u16),
+}
+
+const SERVICES: [((Protocol, u16), ForwardingMethod); 3] = [
+    ((Protocol::TCP, 80), ForwardingMethod::DirectRouting),
+    ((Protocol::TCP, 443), ForwardingMethod::Nat),
+    ((Protocol::UDP, 53), ForwardingMethod::Nat),
+];
+
+impl Flow {
+    /// The flow of this number, of all that there can be of a group, to the service that is forwarded directly.
+    pub(crate) fn direct(group: u8, number: u32) -> Self {
+        Self::to(SERVICES[0].0, group, number)
+    }
+
+    /// As [`Self::direct`], to the UDP service.
+    pub(crate) fn udp(group: u8, number: u32) -> Self {
+        Self::to(SERVICES[2].0, group, number)
+    }
+
+    /// As [`Self::direct`], to whichever service the number says.
+    pub(crate) fn any(group: u8, number: u32) -> Self {
+        Self::to(SERVICES[number as usize % 3].0, group, number / 3)
+    }
+
+    fn to(service: (Protocol, u16), group: u8, number: u32) -> Self {
+        // Port 20 is FTP's: it begins no connection.
+        let [a, b, c, d] = number.to_be_bytes();
+        Self { client: Ipv4Addr::new(10 + group, a, b, c), port: 1024 + u16::from(d), service }
+    }
+
+    /// A frame from the client.
+    pub(crate) fn request(&self, flags: u8) -> Vec<u8> {
+        frame(self.service.0, (self.client, self.port), (VIP, self.service.1), flags)
+    }
+
+    /// A frame from the first server to the client.
+    pub(crate) fn reply(&self, flags: u8) -> Vec<u8> {
+        frame(self.service.0, (server(0), self.service.1), (self.client, self.port), flags)
+    }
+
+    fn key(&self) -> FlowKey {
+        FlowKey {
+            protocol: self.service.0,
+            source: Endpoint::new(self.client, self.port),
+            dest: Endpoint::new(VIP, self.service.1),
+        }
+    }
+}
+
+/// One worker.
+pub(crate) struct Hand {
+    pipeline: Pipeline,
+    port: MemoryPort,
+    counters: Arc<WorkerCounters>,
+    snapshot: Arc<Snapshot>,
+    now: Millis,
+}
+
+impl Hand {
+    /// Takes one frame.
+    pub(crate) fn packet(&mut self, frame: Vec<u8>) -> Verdict {
+        self.burst(&[frame])[0]
+    }
+
+    /// Takes a burst of frames, at most 64.
+    pub(crate) fn burst(&mut self, frames: &[Vec<u8>]) -> Vec<Verdict> {
+        for frame in frames {
+            assert!(self.port.inject(LinkId(0), frame));
+        }
+        assert_eq!(self.pipeline.run(&self.snapshot, &mut self.port, self.now), frames.len());
+        self.pipeline.quiescent();
+        drop((self.port.take_transmitted(), self.port.take_passed()));
+        assert_eq!((self.port.census().out, self.counters.in_hand()), (0, 0));
+        self.pipeline.verdicts().to_vec()
+    }
+
+    /// Lets time pass for this worker.
+    pub(crate) fn advance(&mut self, by: Duration) {
+        self.now = self.now + by;
+        self.expire();
+    }
+
+    /// As a worker before it sleeps.
+    pub(crate) fn park(&mut self) {
+        self.pipeline.flows().table().park();
+    }
+
+    fn expire(&mut self) {
+        while self.pipeline.expire(&self.snapshot, self.now) == Timers::Behind {
+            self.pipeline.flows().quiescent();
+        }
+        self.pipeline.flows().quiescent();
+    }
+}
+
+/// All workers, and what they share.
+pub(crate) struct Crew {
+    table: Arc<Table>,
+    reader: TableReader,
+    snapshot: Arc<Snapshot>,
+    hands: Vec<Hand>,
+}
+
+impl Crew {
+    pub(crate) fn new(capacity: usize, workers: usize) -> Self {
+        let table = Table::create(TableConfig { capacity, workers, memory: Memory::OnDemand });
+        let table = table.expect("a small table");
+        let snapshot = Arc::new(snapshot(workers));
+        let total = Arc::new(ServiceLive::new(workers));
+        let hand = |number| {
+            let counters = Arc::new(WorkerCounters::default());
+            let seat = table.handle(number).expect("a seat for each worker");
+            let unresolved = Arc::new(Unresolved::new(1));
+            let ids = || Identification::after(0);
+            let flows = Flows::new(number, seat, counters.clone(), total.clone(), unresolved.clone(), ids());
+            Hand {
+                pipeline: Pipeline::new(flows, Outcome::new(counters.clone(), unresolved, ids())),
+                port: MemoryPort::with_links(2),
+                counters,
+                snapshot: snapshot.clone(),
+                now: Millis(0),
+            }
+        };
+        let hands = (0..workers).map(hand).collect();
+        let reader = table.reader().expect("a seat for a reader");
+        Self { table, reader, snapshot, hands }
+    }
+
+    pub(crate) fn hand(&mut self, worker: usize) -> &mut Hand {
+        &mut self.hands[worker]
+    }
+
+    pub(crate) fn hands(&mut self) -> &mut [Hand] {
+        &mut self.hands
+    }
+
+    pub(crate) fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// Sets every worker's clock, and has each look at its timers.
+    pub(crate) fn set_clock(&mut self, now: u64) {
+        self.set_clock_without_timers(now);
+        for hand in &mut self.hands {
+            hand.pipeline.flows().table().unpark();
+            hand.expire();
+        }
+    }
+
+    pub(crate) fn set_clock_without_timers(&mut self, now: u64) {
+        self.hands.iter_mut().for_each(|hand| hand.now = Millis(now));
+    }
+
+    /// The sum over the workers.
+    pub(crate) fn counter(&self, name: &str) -> u64 {
+        let all = self.hands.iter().flat_map(|hand| hand.counters.all());
+        all.filter(|(of, _)| of == name).map(|(_, value)| value).sum()
+    }
+
+    /// The state of a flow's connection, if it has one.
+    pub(crate) fn state(&mut self, flow: &Flow) -> Option<u8> {
+        let table = self.hands[0].pipeline.flows().table();
+        let (id, direction) = table.find(&flow.key(), table.hash(&flow.key()))?;
+        assert_eq!(direction, Direction::Inbound);
+        Some(table.connection(id).state())
+    }
+
+    /// Every destination counts what the table holds.
+    pub(crate) fn assert_counts(&mut self) {
+        let mut held = vec![Load { active: 0, inactive: 0 }; SERVICES.len() * usize::from(SERVERS)];
+        self.reader.for_each(0..u32::MAX, |connection| {
+            let load = &mut held[connection.dest_ref() as usize];
+            let tcp = connection.protocol() == Protocol::TCP;
+            match tcp && TcpState::of(connection.state()).is_active() {
+                true => load.active += 1,
+                false => load.inactive += 1,
+            }
+        });
+        let counted: Vec<_> = self.snapshot.destinations.iter().map(|dest| dest.live.load()).collect();
+        assert_eq!(counted, held);
+        let sum: u32 = held.iter().map(|load| load.active + load.inactive).sum();
+        assert_eq!(self.table.live(), sum as usize);
+    }
+
+    /// Nothing is left, and no count is below zero, where it would show as zero.
+    pub(crate) fn assert_empty(&mut self) {
+        assert_eq!(self.table.live(), 0);
+        for destination in self.snapshot.destinations.iter() {
+            destination.live.enter(Activity::Active);
+            destination.live.enter(Activity::Inactive);
+            assert_eq!(destination.live.load(), Load { active: 1, inactive: 1 });
+        }
+    }
+}
+
+/// Random numbers, the same for the same seed: splitmix64 (Steele, Lea, Flood 2014).
+pub(crate) fn dice(seed: u64) -> impl FnMut() -> u64 {
+    let mut state = seed;
+    move || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let word = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        word ^ word >> 31
+    }
+}
+
+fn server(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(192, 0, 2, 11 + number)
+}
+
+fn snapshot(workers: usize) -> Snapshot {
+    let mut snapshot = Snapshot::empty();
+    snapshot.egress = Arc::new(Egress::build(&network()));
+    for ((protocol, port), method) in SERVICES {
+        let service = Arc::new(ServiceLive::new(workers));
+        let first = snapshot.destinations.iter().count() as u32;
+        let members = (0..SERVERS).map(|number| {
+            let id = DestinationId(first + u32::from(number));
+            let live = Arc::new(DestinationLive::new(workers));
+            let destination = Destination {
+                available: true,
+                weight: Weight(1),
+                path: Path::find(&snapshot.egress, server(number).into(), 0),
+                source: None,
+                live: live.clone(),
+                service: service.clone(),
+            };
+            snapshot.destinations.set(id, Some(destination));
+            Member { id, endpoint: Endpoint::new(server(number), port), method, weight: Weight(1), live }
+        });
+        let members: Box<[_]> = members.collect();
+        let weights = [Weight(1); SERVERS as usize];
+        snapshot.services.insert(Arc::new(Service {
+            key: ServiceKey::Address { protocol, endpoint: Endpoint::new(VIP, port) },
+            members,
+            scheduler: scheduler::build("rr", &weights).expect("rr is a scheduler"),
+            one_packet: false,
+            place: Arc::default(),
+        }));
+    }
+    snapshot
+}
+
+fn network() -> Network {
+    let mut network = Network::default();
+    let addr = |d| IpAddr::V4(Ipv4Addr::new(203, 0, 113, d));
+    network.add_link("wan", MacAddr([2, 0, 0, 0, 0, 1]), &[(addr(1), 24)], 1500).expect("a new name");
+    let lan = [(Ipv4Addr::new(192, 0, 2, 1).into(), 24)];
+    network.add_link("lan", MacAddr([2, 0, 0, 0, 0, 2]), &lan, 1500).expect("a new name");
+    let everywhere = "0.0.0.0/0".parse().expect("a prefix");
+    network.add_route(everywhere, Some(addr(254)), "wan").expect("wan is there");
+    network.add_neighbour(addr(254), MacAddr([2, 0, 0, 0, 0, 3]), "wan").expect("wan is there");
+    for number in 0..SERVERS {
+        let mac = MacAddr([2, 0, 0, 0, 1, number]);
+        network.add_neighbour(server(number).into(), mac, "lan").expect("lan is there");
+    }
+    network
+}
+
+/// An Ethernet frame with the shortest packet of its protocol.
+fn frame(protocol: Protocol, source: (Ipv4Addr, u16), dest: (Ipv4Addr, u16), flags: u8) -> Vec<u8> {
+    let transport = if protocol == Protocol::TCP { 20 } else { 8 };
+    let mut frame = vec![0; 34 + transport];
+    frame[..14].copy_from_slice(&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 3, 0x08, 0x00]);
+    frame[14] = 0x45;
+    frame[17] = 20 + transport as u8;
+    frame[22] = 64;
+    frame[23] = protocol.0;
+    frame[26..30].copy_from_slice(&source.0.octets());
+    frame[30..34].copy_from_slice(&dest.0.octets());
+    let sum: u32 = frame[14..34].chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let checksum = !((folded & 0xffff) + (folded >> 16)) as u16;
+    frame[24..26].copy_from_slice(&checksum.to_be_bytes());
+    frame[34..36].copy_from_slice(&source.1.to_be_bytes());
+    frame[36..38].copy_from_slice(&dest.1.to_be_bytes());
+    match protocol {
+        Protocol::TCP => frame[46..48].copy_from_slice(&[0x50, flags]),
+        _ => frame[38..40].copy_from_slice(&8_u16.to_be_bytes()),
+    }
+    frame
+}

@@ -1,0 +1,302 @@
+//! A full table, and counts that stay exact whoever ends a connection: whole workers on one table, in memory.
+
+#![cfg(not(loom))]
+
+mod crew;
+
+use std::collections::VecDeque;
+use std::thread;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use xvs_dataplane::conn::tcp::TcpState;
+use xvs_dataplane::pressure::is_half_open;
+use xvs_dataplane::verdict::{DropReason, Verdict};
+use xvs_proto::Protocol;
+
+use crew::{ACK, Crew, FIN_ACK, Flow, Hand, RST, SYN, dice};
+
+/// Of three SYNs of a client that gets no answer, when the second and the third are sent after the first.
+const RETRIES: [u64; 2] = [1000, 3000];
+/// How long the server's answer takes, and the client's.
+const ROUND_TRIP: u64 = 100;
+/// For how long at most a destination still carries a connection that a new one has taken the place of.
+const LEAVING: u64 = 10;
+
+fn is_sent(verdict: Verdict) -> bool {
+    matches!(verdict, Verdict::Transmit(_))
+}
+
+/// A client that wants to connect: what it sends next, and when.
+struct Handshake {
+    flow: Flow,
+    begun: u64,
+    due: u64,
+    syns: usize,
+    answered: bool,
+}
+
+/// Sends `syns` SYNs from random clients within a minute, to workers in turn, while 1,000 established connections send
+/// on and 1,000 clients connect. Returns how many of these succeed.
+fn flooded(workers: usize, capacity: usize, syns: usize) -> usize {
+    let mut crew = Crew::new(capacity, workers);
+    let established: Vec<_> = (0..1000).map(|number| Flow::direct(1, number)).collect();
+    for flow in &established {
+        assert!(is_sent(crew.hand(0).packet(flow.request(SYN))));
+        assert!(is_sent(crew.hand(0).packet(flow.request(ACK))));
+    }
+    let bursts = syns.div_ceil(62);
+    let mut dice = dice(1);
+    let mut waiting: VecDeque<Handshake> = VecDeque::new();
+    let (mut begun, mut connected) = (0, Vec::new());
+    for burst in 0..bursts + bursts / 10 {
+        let worker = burst % workers;
+        let now = (burst * 60_000 / bursts) as u64;
+        crew.set_clock(now);
+        while begun < 1000 && begun * bursts < burst * 1000 {
+            let flow = Flow::direct(2, begun as u32);
+            waiting.push_back(Handshake { flow, begun: now, due: now, syns: 0, answered: false });
+            begun += 1;
+        }
+        let kept = &established[burst % established.len()];
+        let mut frames = vec![kept.request(ACK)];
+        let due: Vec<_> = (0..waiting.len()).filter(|&at| waiting[at].due <= now).take(8).collect();
+        let real = |handshake: &Handshake| handshake.flow.request(if handshake.answered { ACK } else { SYN });
+        frames.extend(due.iter().map(|&at| real(&waiting[at])));
+        while frames.len() < 64 && burst < bursts {
+            frames.push(Flow::direct(0, (dice() >> 32) as u32).request(SYN));
+        }
+        let verdicts = crew.hand(worker).burst(&frames);
+        assert!(is_sent(verdicts[0]), "an established connection lost a packet: {:?}", verdicts[0]);
+        for (&at, &verdict) in due.iter().zip(&verdicts[1..]) {
+            let handshake = &mut waiting[at];
+            if !handshake.answered {
+                handshake.syns += 1;
+            }
+            match (handshake.answered, is_sent(verdict)) {
+                (false, true) => (handshake.answered, handshake.due) = (true, now + ROUND_TRIP),
+                (true, true) => {
+                    connected.push(handshake.flow);
+                    handshake.due = u64::MAX;
+                }
+                // A SYN that was dropped is sent again; a connection that was evicted is reset, and that was all.
+                (false, false) if handshake.syns <= RETRIES.len() => {
+                    handshake.due = handshake.begun + RETRIES[handshake.syns - 1];
+                }
+                _ => handshake.due = u64::MAX,
+            }
+        }
+        waiting.retain(|handshake| handshake.due != u64::MAX);
+    }
+    for flow in &established {
+        assert_eq!(crew.state(flow), Some(TcpState::Established as u8));
+    }
+    let connected = connected.iter().filter(|flow| crew.state(flow) == Some(TcpState::Established as u8));
+    let connected = connected.count();
+    assert!(crew.counter("evicted") > 0, "the table was never full");
+    assert!(crew.table().live() >= capacity, "the reserve costs no capacity");
+    crew.assert_counts();
+    connected
+}
+
+#[test]
+fn a_flood_of_a_million_syns_costs_established_connections_nothing_and_lets_clients_in() {
+    let connected = flooded(1, 1 << 16, 1_000_000);
+    assert!(connected >= 900, "{connected} of 1000 clients got through");
+}
+
+#[test]
+fn a_flood_that_two_workers_receive_lets_clients_in_too() {
+    let connected = flooded(2, 1 << 14, 200_000);
+    assert!(connected >= 900, "{connected} of 1000 clients got through");
+}
+
+#[test]
+fn when_all_are_established_a_new_connection_is_refused_and_counted() {
+    let mut crew = Crew::new(256, 1);
+    let mut inside = 0;
+    let refused = loop {
+        let flow = Flow::direct(1, inside);
+        match crew.hand(0).packet(flow.request(SYN)) {
+            Verdict::Drop(reason) => break reason,
+            verdict => assert!(is_sent(verdict)),
+        }
+        assert!(is_sent(crew.hand(0).packet(flow.request(ACK))));
+        inside += 1;
+    };
+    assert_eq!(refused, DropReason::TableFull);
+    assert!(inside >= 256, "{inside}");
+    assert_eq!((crew.counter("evicted"), crew.counter("drop_table_full")), (0, 1));
+    for number in 0..inside {
+        assert_eq!(crew.state(&Flow::direct(1, number)), Some(TcpState::Established as u8));
+    }
+    crew.assert_counts();
+}
+
+#[test]
+fn an_expired_connection_gives_way_before_its_timer_is_looked_at() {
+    let mut crew = Crew::new(256, 1);
+    let mut inside = 0;
+    loop {
+        let flow = Flow::direct(1, inside);
+        if !is_sent(crew.hand(0).packet(flow.request(SYN))) {
+            break;
+        }
+        crew.hand(0).packet(flow.request(ACK));
+        inside += 1;
+    }
+    crew.set_clock_without_timers(901_000);
+    // The first one may find the reserve used up and brings it back.
+    let sent = (0..10).filter(|&number| is_sent(crew.hand(0).packet(Flow::direct(2, number).request(SYN))));
+    assert!(sent.count() >= 9);
+    assert!((10..=20).contains(&crew.counter("evicted")), "{}", crew.counter("evicted"));
+    crew.assert_counts();
+}
+
+#[test]
+fn of_udp_only_what_has_sent_a_single_datagram_gives_way() {
+    let mut crew = Crew::new(2048, 1);
+    for number in 0..1000 {
+        let flow = Flow::udp(1, number);
+        assert!(is_sent(crew.hand(0).packet(flow.request(0))));
+        assert!(is_sent(crew.hand(0).packet(flow.request(0))));
+    }
+    for number in 0..5000 {
+        let verdict = crew.hand(0).packet(Flow::udp(2, number).request(0));
+        assert!(is_sent(verdict), "{number}: {verdict:?}");
+    }
+    assert!(crew.counter("evicted") > 0);
+    for number in 0..1000 {
+        assert!(crew.state(&Flow::udp(1, number)).is_some());
+    }
+    crew.assert_counts();
+}
+
+#[test]
+fn in_full_buckets_a_half_open_neighbour_gives_way_and_an_established_one_does_not() {
+    // Two buckets of eight slots, so every key may stand in any slot; and many more entries.
+    let mut crew = Crew::new(1, 1);
+    for number in 0..16 {
+        assert!(is_sent(crew.hand(0).packet(Flow::direct(1, number).request(SYN))));
+    }
+    for number in 0..15 {
+        assert!(is_sent(crew.hand(0).packet(Flow::direct(1, number).request(ACK))));
+    }
+    let late = Flow::direct(2, 0);
+    assert!(is_sent(crew.hand(0).packet(late.request(SYN))));
+    assert_eq!((crew.state(&Flow::direct(1, 15)), crew.counter("evicted")), (None, 1));
+    assert!(is_sent(crew.hand(0).packet(late.request(ACK))));
+    let refused = crew.hand(0).packet(Flow::direct(2, 1).request(SYN));
+    assert_eq!(refused, Verdict::Drop(DropReason::TableFull));
+    for number in 0..15 {
+        assert_eq!(crew.state(&Flow::direct(1, number)), Some(TcpState::Established as u8));
+    }
+    crew.assert_counts();
+}
+
+#[test]
+fn half_open_are_the_states_of_an_unfinished_handshake() {
+    let tcp = TcpState::ALL.into_iter().filter(|state| is_half_open(Protocol::TCP, *state as u8));
+    assert_eq!(tcp.collect::<Vec<_>>(), [TcpState::SynRecv, TcpState::SynAck]);
+    let sctp = (0..14).filter(|&state| is_half_open(Protocol::SCTP, state));
+    assert_eq!(sctp.collect::<Vec<_>>(), [1, 2]);
+    assert!(!is_half_open(Protocol::UDP, 0));
+}
+
+/// A step of a random history.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    /// A packet of one of few flows, by its client or by its server.
+    Packet { worker: usize, flow: u32, reply: bool, flags: u8 },
+    /// SYNs and datagrams of clients that nobody hears of again.
+    Flood { worker: usize, frames: u32, seed: u64 },
+    /// Time passes, and who may notices it.
+    Advance { millis: u64, timers: bool },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let flags = prop_oneof![Just(SYN), Just(ACK), Just(FIN_ACK), Just(RST)];
+    prop_oneof![
+        8 => (0..2_usize, 0..60_u32, any::<bool>(), flags)
+            .prop_map(|(worker, flow, reply, flags)| Step::Packet { worker, flow, reply, flags }),
+        2 => (0..2_usize, 1..300_u32, any::<u64>())
+            .prop_map(|(worker, frames, seed)| Step::Flood { worker, frames, seed }),
+        1 => (0..90_000_u64, any::<bool>()).prop_map(|(millis, timers)| Step::Advance { millis, timers }),
+    ]
+}
+
+fn take(hand: &mut Hand, step: Step) {
+    match step {
+        Step::Packet { flow, reply, flags, .. } => {
+            let flow = Flow::any(1, flow);
+            hand.packet(if reply { flow.reply(flags) } else { flow.request(flags) });
+        }
+        Step::Flood { frames, seed, .. } => {
+            let mut dice = dice(seed);
+            let frames: Vec<_> =
+                (0..frames).map(|_| Flow::any(0, (dice() >> 32) as u32).request(SYN)).collect();
+            frames.chunks(64).for_each(|burst| drop(hand.burst(burst)));
+        }
+        Step::Advance { .. } => {}
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(24) })]
+
+    #[test]
+    fn after_any_history_of_two_workers_destinations_count_what_the_table_holds(
+        steps in prop::collection::vec(step(), 1..120)
+    ) {
+        let mut crew = Crew::new(128, 2);
+        let mut now = 0;
+        for step in steps {
+            match step {
+                Step::Packet { worker, .. } | Step::Flood { worker, .. } => take(crew.hand(worker), step),
+                Step::Advance { millis, timers: false } => {
+                    now += millis;
+                    crew.set_clock_without_timers(now);
+                }
+                Step::Advance { millis, timers: true } => {
+                    now += millis + LEAVING;
+                    crew.set_clock(now);
+                    crew.assert_counts();
+                }
+            }
+        }
+        crew.set_clock(now + LEAVING);
+        crew.assert_counts();
+        crew.set_clock(now + 10_000_000);
+        crew.assert_empty();
+    }
+}
+
+#[test]
+fn two_threads_that_make_end_and_evict_the_same_connections_count_each_once() {
+    const ROUNDS: u64 = 6000;
+    const STEP: u64 = 50;
+    let mut crew = Crew::new(128, 2);
+    thread::scope(|scope| {
+        for (number, hand) in crew.hands().iter_mut().enumerate() {
+            scope.spawn(move || {
+                let mut dice = dice(number as u64 + 7);
+                for round in 0..ROUNDS {
+                    let word = dice();
+                    let flags = [SYN, SYN, ACK, ACK, FIN_ACK, RST][(word >> 8) as usize % 6];
+                    let (flow, reply) = ((word >> 16) as u32 % 24, word & 1 == 0);
+                    take(hand, Step::Packet { worker: number, flow, reply, flags });
+                    if round.is_multiple_of(40) {
+                        take(hand, Step::Flood { worker: number, frames: 64, seed: word });
+                    }
+                    hand.advance(Duration::from_millis(STEP));
+                }
+                hand.park();
+            });
+        }
+    });
+    assert!(crew.counter("evicted") > 0 && crew.counter("expired") > 0);
+    crew.set_clock(ROUNDS * STEP + LEAVING);
+    crew.assert_counts();
+    crew.set_clock(100_000_000);
+    crew.assert_empty();
+}
