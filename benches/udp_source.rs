@@ -16,21 +16,19 @@ const USAGE: &str = "usage: udp_source ADDRESS:PORT FLOWS PACKETS SECONDS";
 /// 64 less Ethernet header and check sequence, IPv4 and UDP header.
 const PAYLOAD_BYTES: usize = 64 - 18 - 20 - 8;
 /// Packets between two looks at the clock.
-const BATCH: u64 = 256;
+const BATCH: usize = 256;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [dest, flows, packets, seconds] = &arguments[..] else { return Err(USAGE.into()) };
-    let (dest, packets) = (dest.parse::<SocketAddr>()?, packets.parse::<u64>()?);
+    let (dest, packets) = (dest.parse::<SocketAddr>()?, packets.parse::<usize>()?);
     let sockets: Vec<_> = (0..flows.parse()?).map(|_| source(dest)).collect::<Result<_, _>>()?;
     let end = Instant::now() + Duration::from_secs(seconds.parse()?);
-    let mut offered = 0;
     let mut sent = 0;
-    for socket in sockets.iter().cycle() {
+    for (offered, socket) in sockets.iter().cycle().enumerate() {
         if offered == packets || (offered % BATCH == 0 && Instant::now() >= end) {
             break;
         }
-        offered += 1;
         sent += u64::from(socket.send(&[0; PAYLOAD_BYTES]).is_ok());
     }
     println!("{sent}");
