@@ -386,30 +386,35 @@ fn a_packet_that_comes_back_to_where_it_came_from_goes_out_by_that_link() {
 }
 
 #[test]
-fn a_full_table_drops_who_is_new_keeps_who_is_known_and_has_room_again_with_time() {
+fn in_a_full_table_who_asked_once_gives_way_and_who_asked_again_stays() {
     let mut cluster = cluster("-g", 1500);
     let first = |number: u32| {
         let client = Ipv4Addr::new(192, 0, 2, 200 + (number >> 16) as u8);
         Datagram { source: at(client, number as u16), ..request(Transport::Udp) }
     };
     let known = first(1);
-    assert_eq!(cluster.from_client(&known).verdict, "transmit");
+    for _ in 0..2 {
+        assert_eq!(cluster.from_client(&known).verdict, "transmit");
+    }
     // More than the table holds; the lab itself is asked, because counters need no look each time.
     for number in 2..70_000 {
         let frame = hex(&first(number).frame(GATEWAY_MAC, WAN_MAC));
         cluster.lab().answer(&format!(r#"{{"inject":"wan","frame":"{frame}"}}"#));
     }
     let counters = cluster.counters();
+    let count = |name: &str| counters.get(name).copied().unwrap_or(0);
     // Those from the FTP data port are passed.
-    assert_eq!(counters["passed_to_kernel"], 2);
-    assert_eq!(counters["connections"] + counters["drop_table_full"] + 2, 69_999);
-    let judged = cluster.from_client(&first(69_999));
-    let moved = [("drop_table_full", 1), ("rx_packets", 1)];
-    assert_judged(&judged, "drop table_full", &[], &moved);
-    assert_eq!(cluster.from_client(&known).verdict, "transmit");
+    assert_eq!(count("passed_to_kernel"), 2);
+    assert_eq!(count("connections") + count("drop_table_full") + 2, 69_999);
+    assert!(count("evicted") > 3000, "{}", count("evicted"));
+    // The table's places are found by a hash whose secret is drawn anew, so a few may be refused.
+    assert!(count("drop_table_full") < 100, "{}", count("drop_table_full"));
+    let judged = cluster.from_client(&known);
+    assert_eq!(judged.verdict, "transmit");
+    assert_eq!(cluster.counters()["connections"], count("connections"), "it is still the same connection");
     let (active, inactive) = (cluster.loads()[1].1, cluster.loads()[1].2);
-    assert_eq!((active, inactive), (0, counters["connections"]));
-    cluster.advance(300.0);
+    assert_eq!((active, inactive), (0, count("connections") - count("evicted")));
+    cluster.advance(301.0);
     assert_eq!(cluster.connections(), [] as [String; 0]);
     assert_eq!(cluster.loads()[1].2, 0);
     assert_eq!(cluster.from_client(&first(69_999)).verdict, "transmit");

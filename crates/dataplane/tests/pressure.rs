@@ -135,7 +135,7 @@ fn when_all_are_established_a_new_connection_is_refused_and_counted() {
 
 #[test]
 fn an_expired_connection_gives_way_before_its_timer_is_looked_at() {
-    let mut crew = Crew::new(256, 1);
+    let mut crew = Crew::new(2048, 1);
     let mut inside = 0;
     loop {
         let flow = Flow::direct(1, inside);
