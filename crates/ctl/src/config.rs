@@ -10,6 +10,7 @@ use serde::Deserialize;
 use thiserror::Error;
 use tracing_subscriber::EnvFilter;
 use xvs_dataplane::conn::TableConfig;
+use xvs_dataplane::shm::Memory;
 use xvs_dataplane::xdp::RingSizes;
 
 use crate::client::DEFAULT_SOCKET;
@@ -26,6 +27,9 @@ pub struct Config {
     pub workers: Option<usize>,
     /// How many connections the table holds. Default: 1,048,576. Memory is touched when used: 64 bytes each.
     pub conn_table_size: usize,
+    /// When the table's memory is allocated: `"on-demand"`, as it is used, or `"resident"`, at the start, in huge pages if
+    /// the kernel finds them: for tables that are expected to fill. Default: on demand.
+    pub conn_table_memory: TableMemory,
     /// How many frames each of a worker's queues has waiting for packets, a power of two. Default: 1,024.
     pub receive_ring: u32,
     /// How many frames each of a worker's queues may have waiting to be sent, a power of two. Default: 512. With both
@@ -42,12 +46,32 @@ pub struct Config {
     pub ipvs: Ipvs,
 }
 
+/// When the connection table's memory is allocated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TableMemory {
+    /// As it is used.
+    OnDemand,
+    /// At the start.
+    Resident,
+}
+
+impl From<TableMemory> for Memory {
+    fn from(memory: TableMemory) -> Self {
+        match memory {
+            TableMemory::OnDemand => Self::OnDemand,
+            TableMemory::Resident => Self::Resident,
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
             interfaces: Vec::new(),
             workers: None,
             conn_table_size: 1 << 20,
+            conn_table_memory: TableMemory::OnDemand,
             receive_ring: RingSizes::default().receive,
             transmit_ring: RingSizes::default().transmit,
             socket: PathBuf::from(DEFAULT_SOCKET),
@@ -209,7 +233,6 @@ const LEVELS: [&str; 4] = ["error", "warn", "info", "debug"];
 #[cfg(test)]
 mod tests {
     use super::*;
-    use xvs_dataplane::shm::Memory;
 
     fn error_of(text: &str) -> String {
         match toml::from_str::<Config>(text) {
@@ -251,6 +274,8 @@ mod tests {
         assert!(error.contains("line 3") && error.contains("conn_tabel_size"), "{error}");
         let error = error_of("workers = 2\nconn_table_size = \"1 million\"\n");
         assert!(error.contains("line 2"), "{error}");
+        let error = error_of("conn_table_memory = \"huge\"\n");
+        assert!(error.contains("line 1") && error.contains("resident"), "{error}");
         let error = error_of("[ipvs]\nicmp_msgs_per_sec = \"1000/s\"\n");
         assert!(error.contains("line 2"), "{error}");
         let error = error_of("[ipvs]\nconn_reuse_mod = 1\n");

@@ -27,7 +27,7 @@ use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::LinkId;
 use xvs_dataplane::port::xdp::{Waker, XdpPort};
 use xvs_dataplane::reinject::Reinjector;
-use xvs_dataplane::shm::Memory;
+
 use xvs_dataplane::worker::Worker;
 use xvs_dataplane::xdp::{
     AttachError, Attached, Queues, RingSizes, SocketError, Sockets, Steering, SteeringError, SteeringRules,
@@ -201,7 +201,7 @@ impl Daemon {
         let queues: Vec<_> =
             attached.iter().map(|attached| (attached.interface(), attached.receive_queues())).collect();
         let shares = placement::shares(&queues, config.workers, placement::cores_available())?;
-        let memory = Memory::OnDemand;
+        let memory = config.conn_table_memory.into();
         let table = TableConfig { capacity: config.conn_table_size, workers: shares.len(), memory };
         Config::check_table(&table, machine_memory_bytes())?;
         let table = Table::create(table).map_err(system("the connection table"))?;
