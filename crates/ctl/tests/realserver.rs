@@ -69,9 +69,9 @@ fn set(netns: &Netns, name: &str, value: i32) {
 
 /// Everything that `up` may change, as text.
 fn state(netns: &Netns) -> String {
-    let devs = must(netns.command("ls").arg("/sys/class/net"));
+    let devs = must(netns.command("ls").arg("/proc/sys/net/ipv4/conf"));
     let devs = text(&devs.stdout);
-    let settings = ["all"].into_iter().chain(devs.split_whitespace()).flat_map(|dev| {
+    let settings = devs.split_whitespace().flat_map(|dev| {
         ["arp_ignore", "arp_announce", "rp_filter"].map(|name| format!("net/ipv4/conf/{dev}/{name}"))
     });
     let settings = must(netns.command("sysctl").args(settings));
@@ -105,8 +105,9 @@ fn a_virtual_address_by_direct_routing_is_served_and_unseen_by_arp() {
     done(&server, "up --vip 10.0.0.100");
     assert!(!pings(&director, vip), "nobody answers ARP for it");
     assert!(pings(&director, "10.0.0.2"), "the server's own address is answered");
-    let mac = text(&must(server.command("cat").arg("/sys/class/net/eth/address")).stdout);
-    director.ip(&format!("neigh replace {vip} lladdr {} dev wan", mac.trim()));
+    let link = text(&must(server.command("ip").args(["-br", "link", "show", "dev", "eth"])).stdout);
+    let mac = link.split_whitespace().nth(2).expect("name, state, address");
+    director.ip(&format!("neigh replace {vip} lladdr {mac} dev wan"));
     assert!(pings(&director, vip), "a frame to its link address is");
 
     let up = status(&server);

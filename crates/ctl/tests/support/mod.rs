@@ -39,8 +39,8 @@ impl Netns {
 
     /// A program to be run in it.
     pub(crate) fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name, program]);
+        let mut command = Command::new("nsenter");
+        command.args([&format!("--net=/run/netns/{}", self.name), program]);
         command
     }
 

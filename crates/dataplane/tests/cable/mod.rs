@@ -77,7 +77,7 @@ impl Cable {
         ] {
             run(&format!("ip -n {name} link set {device} address {mac} up"));
             run(&format!("ip -n {name} addr add {addr} dev {device}"));
-            run(&format!("ip netns exec {name} ethtool -K {device} tx off"));
+            run(&format!("nsenter --net=/run/netns/{name} ethtool -K {device} tx off"));
         }
         for (name, device, addr, mac) in [
             (client, "c0", "203.0.113.1", "02:00:00:00:00:d0"),
@@ -91,7 +91,9 @@ impl Cable {
         run(&format!("ip -n {client} route add default via 203.0.113.1"));
         run(&format!("ip -n {server} route add default via 198.51.100.1"));
         for device in ["all", "d0", "d1"] {
-            run(&format!("ip netns exec {director} sysctl -qw net.ipv4.conf.{device}.rp_filter=1"));
+            run(&format!(
+                "nsenter --net=/run/netns/{director} sysctl -qw net.ipv4.conf.{device}.rp_filter=1"
+            ));
         }
         cable
     }
@@ -105,7 +107,7 @@ impl Cable {
 
     /// Runs a command on one of the machines and returns what it printed.
     pub(crate) fn on(&self, host: Host, command: &str) -> String {
-        run(&format!("ip netns exec {} {command}", self.names[host as usize]))
+        run(&format!("nsenter --net=/run/netns/{} {command}", self.names[host as usize]))
     }
 
     /// Asks until the answer is yes, for what the kernel does by and by. The number of times only ends a test that
