@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::mem;
 use std::net::IpAddr;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -161,8 +161,7 @@ fn events_that_were_lost_are_made_up_for_by_reading_everything() {
     netns.run(|| {
         link(&netns, "wan");
         let mut follower = NetworkFollower::open().unwrap();
-        let mut batch =
-            Command::new("ip").args(["-n", &netns.name, "-b", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+        let mut batch = netns.command("ip").args(["-b", "-"]).stdin(Stdio::piped()).spawn().unwrap();
         let mut input = batch.stdin.take().unwrap();
         // Nobody reads meanwhile, so the socket's room runs out.
         for n in 0..MANY {
@@ -208,7 +207,7 @@ fn managed_neighbours_are_resolved_without_traffic_and_go_when_no_longer_wanted(
     director.ip("addr add fd00::1/64 dev lan nodad");
     director.ip("neigh add 10.1.0.3 lladdr 02:00:00:00:00:03 dev lan nud permanent");
     let listing = || {
-        let output = support::must(Command::new("ip").args(["-n", &director.name, "neigh"]));
+        let output = support::must(director.command("ip").arg("neigh"));
         String::from_utf8(output.stdout).unwrap()
     };
     director.run(|| {
@@ -259,7 +258,7 @@ fn what_a_killed_director_left_on_its_interfaces_is_taken_over_and_goes_with_the
         netns.ip(&format!("addr add {network} dev {dev}"));
     }
     let listing = || {
-        let output = support::must(Command::new("ip").args(["-n", &netns.name, "neigh"]));
+        let output = support::must(netns.command("ip").arg("neigh"));
         String::from_utf8(output.stdout).unwrap()
     };
     netns.run(|| {

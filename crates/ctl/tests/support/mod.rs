@@ -25,7 +25,7 @@ impl Netns {
     /// Runs `ip` in it; anything but success ends the test.
     pub(crate) fn ip(&self, words: &str) {
         let words: Vec<&str> = words.split_whitespace().collect();
-        must(Command::new("ip").args(["-n", &self.name]).args(words));
+        must(self.command("ip").args(words));
     }
 
     /// Makes a veth pair between this one and another, both ends up, checksums complete.

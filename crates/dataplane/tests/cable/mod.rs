@@ -65,18 +65,22 @@ impl Cable {
         let [client, director, server] = &cable.names;
         for name in &cable.names {
             run(&format!("ip netns add {name}"));
-            run(&format!("ip -n {name} link set lo up"));
+            run(&format!("nsenter --net=/run/netns/{name} ip link set lo up"));
         }
-        run(&format!("ip -n {client} link add c0 {queues} type veth peer name d0 netns {director} {queues}"));
-        run(&format!("ip -n {server} link add s0 {queues} type veth peer name d1 netns {director} {queues}"));
+        run(&format!(
+            "nsenter --net=/run/netns/{client} ip link add c0 {queues} type veth peer name d0 netns {director} {queues}"
+        ));
+        run(&format!(
+            "nsenter --net=/run/netns/{server} ip link add s0 {queues} type veth peer name d1 netns {director} {queues}"
+        ));
         for (name, device, mac, addr) in [
             (client, "c0", "02:00:00:00:00:c0", "203.0.113.7/24"),
             (director, "d0", "02:00:00:00:00:d0", "203.0.113.1/24"),
             (director, "d1", "02:00:00:00:00:d1", "198.51.100.1/24"),
             (server, "s0", "02:00:00:00:00:50", "198.51.100.2/24"),
         ] {
-            run(&format!("ip -n {name} link set {device} address {mac} up"));
-            run(&format!("ip -n {name} addr add {addr} dev {device}"));
+            run(&format!("nsenter --net=/run/netns/{name} ip link set {device} address {mac} up"));
+            run(&format!("nsenter --net=/run/netns/{name} ip addr add {addr} dev {device}"));
             run(&format!("nsenter --net=/run/netns/{name} ethtool -K {device} tx off"));
         }
         for (name, device, addr, mac) in [
@@ -85,11 +89,13 @@ impl Cable {
             (director, "d1", "198.51.100.2", "02:00:00:00:00:50"),
             (server, "s0", "198.51.100.1", "02:00:00:00:00:d1"),
         ] {
-            run(&format!("ip -n {name} neigh add {addr} lladdr {mac} dev {device} nud permanent"));
+            run(&format!(
+                "nsenter --net=/run/netns/{name} ip neigh add {addr} lladdr {mac} dev {device} nud permanent"
+            ));
         }
-        run(&format!("ip -n {server} addr add 192.0.2.1/32 dev lo"));
-        run(&format!("ip -n {client} route add default via 203.0.113.1"));
-        run(&format!("ip -n {server} route add default via 198.51.100.1"));
+        run(&format!("nsenter --net=/run/netns/{server} ip addr add 192.0.2.1/32 dev lo"));
+        run(&format!("nsenter --net=/run/netns/{client} ip route add default via 203.0.113.1"));
+        run(&format!("nsenter --net=/run/netns/{server} ip route add default via 198.51.100.1"));
         for device in ["all", "d0", "d1"] {
             run(&format!(
                 "nsenter --net=/run/netns/{director} sysctl -qw net.ipv4.conf.{device}.rp_filter=1"
@@ -101,7 +107,7 @@ impl Cable {
     /// Makes veth refuse native mode on the director's first interface (its peer's packets would not fit a page), and
     /// sets it up so that generic mode is accepted.
     pub(crate) fn only_generic_on_d0(&self) {
-        run(&format!("ip -n {} link set c0 mtu 9000", self.names[0]));
+        run(&format!("nsenter --net=/run/netns/{} ip link set c0 mtu 9000", self.names[0]));
         self.on(Host::Director, "ethtool -K d0 gro off rxvlan off");
     }
 
