@@ -2,15 +2,16 @@
 //! Ethernet addresses rewritten and nothing looked at.
 //!
 //! ```text
-//! forward_raw d0=02:00:00:00:00:c0 d1=02:00:00:00:00:50      (interface=address of the host behind it)
+//! forward_raw d0=02:00:00:00:00:d0,02:00:00:00:00:c0 d1=02:00:00:00:00:d1,02:00:00:00:00:50
 //! ```
+//!
+//! Behind each interface stand its own link address and that of the host behind it.
 //!
 //! The base that the director is measured against: same port, same kernel, no pipeline. It takes all TCP and UDP, to
 //! this machine too, so do not run it on an interface that you log in by. It prints `ready` and runs until it is
 //! killed; the kernel then has its interfaces back. Needs root.
 
 use std::error::Error;
-use std::fs;
 use std::io::Write;
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ use xvs_dataplane::reinject::Reinjector;
 use xvs_dataplane::xdp::{Queues, RingSizes, Sockets, Steering, SteeringRules};
 use xvs_proto::{MacAddr, ethernet};
 
-const USAGE: &str = "usage: forward_raw INTERFACE=MAC INTERFACE=MAC";
+const USAGE: &str = "usage: forward_raw INTERFACE=OWN_MAC,NEXT_MAC INTERFACE=OWN_MAC,NEXT_MAC";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -53,10 +54,9 @@ struct End<'a> {
 
 impl<'a> End<'a> {
     fn parse(argument: &'a str) -> Result<Self, Box<dyn Error>> {
-        let (interface, next) = argument.split_once('=').ok_or(USAGE)?;
-        let mac = fs::read_to_string(format!("/sys/class/net/{interface}/address"))
-            .map_err(|error| format!("{interface}: {error}"))?;
-        Ok(Self { interface, mac: mac.trim().parse()?, next: next.parse()? })
+        let (interface, addresses) = argument.split_once('=').ok_or(USAGE)?;
+        let (own, next) = addresses.split_once(',').ok_or(USAGE)?;
+        Ok(Self { interface, mac: own.parse()?, next: next.parse()? })
     }
 }
 
