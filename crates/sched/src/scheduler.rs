@@ -11,7 +11,7 @@ use xvs_proto::Endpoint;
 
 use crate::destination::{Destination, Weight};
 pub use crate::memory::{Memory, Tuning};
-use crate::{rr, wlc, wrr};
+use crate::{dh, fo, lblc, lblcr, lc, mh, none, nq, ovf, rr, sed, sh, twos, wlc, wrr};
 
 /// What a destination carries at the moment of a choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -151,7 +151,23 @@ impl Kind {
 }
 
 /// Every scheduler in alphabetical order.
-const SCHEDULERS: &[Kind] = &[rr::KIND, wlc::KIND, wrr::KIND];
+const SCHEDULERS: &[Kind] = &[
+    dh::KIND,
+    fo::KIND,
+    lblc::KIND,
+    lblcr::KIND,
+    lc::KIND,
+    mh::KIND,
+    none::KIND,
+    nq::KIND,
+    ovf::KIND,
+    rr::KIND,
+    sed::KIND,
+    sh::KIND,
+    twos::KIND,
+    wlc::KIND,
+    wrr::KIND,
+];
 
 fn kind(name: &str) -> Option<&'static Kind> {
     SCHEDULERS.iter().find(|kind| kind.name == name)
