@@ -189,7 +189,7 @@ impl<P: Plant> Control<P> {
     /// Enters a command that was admitted in the desired state; the snapshot follows with [`Self::publish`].
     fn change(&mut self, command: &Command, now: Millis) -> Result<(), CommandError> {
         self.state.apply(command)?;
-        self.registry.follow(command, &self.state, &mut self.snapshot, now);
+        self.registry.follow(command, &mut self.snapshot, now);
         self.steering_is_due |= changes_steering(command);
         Ok(())
     }
