@@ -65,6 +65,7 @@ impl Known {
         self.was_nat = nat || self.was_nat && self.has_connections();
         self.method = options.method;
         self.weight = options.weight;
+        self.live.set_thresholds(options.upper_threshold, options.lower_threshold);
     }
 
     fn masqueraded(&self) -> bool {
