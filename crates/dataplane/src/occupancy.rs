@@ -15,7 +15,7 @@ use crate::snapshot::Activity;
 /// Why no answer stays wrong: whoever changes the counts, or the thresholds, adds to the word and then judges. Of two
 /// who do so at once the later addition reads the earlier (AcqRel), so it judges by the thresholds and counts of both.
 /// An answer that was written by thresholds which have changed meanwhile is judged again by whoever wrote it: writing
-/// it after the change's addition, he reads the new thresholds.
+/// it after the change's addition, he reads the new thresholds. `tests/loom_occupancy.rs` models it.
 #[derive(Debug, Default)]
 pub(crate) struct Occupancy {
     word: AtomicU64,
