@@ -95,6 +95,7 @@ fn connection(number: u32, method: ForwardingMethod, expires: Millis) -> NewConn
         client: source,
         virtual_endpoint: dest,
         dest: Endpoint::new(Ipv4Addr::new(192, 0, 2, 11 + (number & 7) as u8), dest.port),
+        local: None,
         method,
         flags: Flags::INACTIVE,
         state: 1,

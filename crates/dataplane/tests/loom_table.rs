@@ -28,6 +28,7 @@ fn connection(port: u16, method: ForwardingMethod) -> NewConnection {
         client: Endpoint::new(Ipv4Addr::new(192, 0, 2, 10), port),
         virtual_endpoint: Endpoint::new(Ipv4Addr::new(198, 51, 100, 1), 80),
         dest: Endpoint::new(Ipv4Addr::new(203, 0, 113, 11), 8080),
+        local: None,
         method,
         flags: Flags::NONE,
         state: 1,
@@ -41,6 +42,10 @@ fn connection(port: u16, method: ForwardingMethod) -> NewConnection {
 
 fn direct(port: u16) -> NewConnection {
     connection(port, ForwardingMethod::DirectRouting)
+}
+
+fn local(port: u16) -> Endpoint {
+    Endpoint::new(Ipv4Addr::new(203, 0, 113, 1), port)
 }
 
 fn inbound(new: &NewConnection) -> FlowKey {
@@ -60,8 +65,12 @@ fn workers() -> (Arc<Table>, TableWorker, TableWorker) {
 
 /// Runs a model in all ways that loom thinks of.
 fn explore(model: impl Fn() + Sync + Send + 'static) {
+    explore_with(PREEMPTIONS, model);
+}
+
+fn explore_with(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(PREEMPTIONS);
+    builder.preemption_bound = Some(preemptions);
     builder.check(model);
 }
 
@@ -104,6 +113,58 @@ fn two_insertions_of_one_key_end_with_one_entry() {
 #[test]
 fn two_nat_insertions_of_one_key_end_with_one_entry_and_one_reply_key() {
     insert_at_once(ForwardingMethod::Nat);
+}
+
+#[test]
+fn of_two_connections_that_want_one_local_endpoint_one_is_told_that_it_is_taken() {
+    static RACES: AtomicUsize = AtomicUsize::new(0);
+    explore(|| {
+        let (table, mut one, mut other) = workers();
+        let [first, second] = [1, 2].map(|port| NewConnection { local: Some(local(60_000)), ..direct(port) });
+        let thread = thread::spawn(move || other.insert(&second));
+        let mine = one.insert(&first);
+        let (id, winner) = match (mine, thread.join().expect("no panic")) {
+            (Inserted::New(id), Inserted::LocalTaken) => (id, first),
+            (Inserted::LocalTaken, Inserted::New(id)) => {
+                RACES.fetch_add(1, Relaxed);
+                (id, second)
+            }
+            other => panic!("two for one endpoint, or none: {other:?}"),
+        };
+        let reply = FlowKey { source: first.dest, dest: local(60_000), ..inbound(&first) };
+        assert_eq!(find(&one, reply), Some((id, Direction::Outbound)));
+        assert_eq!(find(&one, inbound(&winner)), Some((id, Direction::Inbound)));
+        assert_eq!(table.live(), 1);
+    });
+    assert!(RACES.load(Relaxed) > 0, "the other worker never won");
+}
+
+#[test]
+fn two_insertions_of_one_connection_by_two_local_endpoints_leave_one_of_them_free() {
+    static RACES: AtomicUsize = AtomicUsize::new(0);
+    // Four keys that are each entered alone: with one preemption more it takes minutes.
+    explore_with(PREEMPTIONS - 1, || {
+        let (table, mut one, mut other) = workers();
+        let [first, second] =
+            [60_000, 60_001].map(|port| NewConnection { local: Some(local(port)), ..direct(1) });
+        let thread = thread::spawn(move || (other.insert(&second), other));
+        let mine = one.insert(&first);
+        let (theirs, _other) = thread.join().expect("no panic");
+        let (id, winner) = match (mine, theirs) {
+            (Inserted::New(a), Inserted::Existing(b)) if a == b => (a, first),
+            (Inserted::Existing(a), Inserted::New(b)) if a == b => {
+                RACES.fetch_add(1, Relaxed);
+                (b, second)
+            }
+            other => panic!("two for one key, or none: {other:?}"),
+        };
+        for new in [first, second] {
+            let reply = FlowKey { source: new.dest, dest: new.local.expect("given above"), ..inbound(&new) };
+            assert_eq!(find(&one, reply), (new == winner).then_some((id, Direction::Outbound)));
+        }
+        assert_eq!(table.live(), 1);
+    });
+    assert!(RACES.load(Relaxed) > 0, "the other worker never won");
 }
 
 #[test]

@@ -35,6 +35,29 @@ pub(super) enum Entered {
     Full,
 }
 
+/// Of two kinds of keys, those of one kind are never taken for those of the other where they contend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Key {
+    /// By which a client's packets find their connection.
+    Request,
+    /// By which replies do.
+    Reply,
+}
+
+/// The entry that a key leads to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Claim {
+    pub(super) index: u32,
+    /// Whether it has an extension, which is to be prefetched with it.
+    pub(super) wide: bool,
+}
+
+impl Claim {
+    fn word(self) -> u64 {
+        u64::from(self.index) | if self.wide { WIDE } else { 0 }
+    }
+}
+
 /// All buckets.
 #[derive(Debug)]
 pub(super) struct Buckets {
@@ -46,6 +69,8 @@ pub(super) struct Buckets {
 struct Place {
     buckets: [usize; 2],
     tag: u64,
+    /// The tag, with [`REPLY`] for such a key that nobody else may have.
+    contends: u64,
 }
 
 /// The slots of both buckets at one moment (not the same for all); positions count through both.
@@ -76,10 +101,11 @@ impl Buckets {
         self.place(hash).buckets.iter().for_each(|&bucket| prefetch(&self.cells[bucket]));
     }
 
-    /// For each entry that a look-up in the primary bucket will compare, calls `fetch`; if there is none, brings
-    /// the alternative into the cache.
-    #[inline]
-    pub(super) fn prefetch_entries(&self, hash: u64, mut fetch: impl FnMut(u32)) {
+    /// For each entry that a look-up in the primary bucket will compare, calls `fetch`, also with whether it has an
+    /// extension; if there is none, brings the alternative into the cache.
+    // Always: a call and what it passes cost as much as the comparison.
+    #[inline(always)]
+    pub(super) fn prefetch_entries(&self, hash: u64, mut fetch: impl FnMut(u32, bool)) {
         let primary = self.primary(hash);
         let slots = &self.cells[primary].slots;
         let mut hits = hits(slots, tag(hash));
@@ -88,7 +114,8 @@ impl Buckets {
         }
         while hits != 0 {
             // Relaxed: nothing is read behind it.
-            fetch(slots[hits.trailing_zeros() as usize].load(Ordering::Relaxed) as u32);
+            let word = slots[hits.trailing_zeros() as usize].load(Ordering::Relaxed);
+            fetch(word as u32, word & WIDE != 0);
             hits &= hits - 1;
         }
     }
@@ -97,48 +124,48 @@ impl Buckets {
     /// answers (see [`enter_beside`](Self::enter_beside)) is taken only if there is no other.
     #[inline]
     pub(super) fn find<T>(&self, hash: u64, mut test: impl FnMut(u32) -> Option<T>) -> Option<T> {
+        let (tag, primary) = (tag(hash), self.primary(hash));
         let mut shadowed = None;
-        let primary = self.primary(hash);
-        let in_primary = self.find_in(primary, hash, &mut test, &mut shadowed);
-        in_primary
-            .or_else(|| self.find_in(self.alternative(hash, primary), hash, &mut test, &mut shadowed))
-            .or(shadowed)
-    }
-
-    #[inline]
-    fn find_in<T>(
-        &self,
-        bucket: usize,
-        hash: u64,
-        test: &mut impl FnMut(u32) -> Option<T>,
-        shadowed: &mut Option<T>,
-    ) -> Option<T> {
-        let slots = &self.cells[bucket].slots;
-        let mut hits = hits(slots, tag(hash));
-        while hits != 0 {
-            // Acquire: the entry is read after. The slot may have changed since; the test tells.
-            let word = slots[hits.trailing_zeros() as usize].load(Ordering::Acquire);
-            hits &= hits - 1;
-            if !is_final(word, tag(hash)) {
-                continue;
+        let mut bucket = primary;
+        loop {
+            let slots = &self.cells[bucket].slots;
+            let mut hits = hits(slots, tag);
+            while hits != 0 {
+                // Acquire: the entry is read after. The slot may have changed since.
+                let word = slots[hits.trailing_zeros() as usize].load(Ordering::Acquire);
+                hits &= hits - 1;
+                if is_final(word, tag)
+                    && let Some(answer) = test(word as u32)
+                {
+                    if word & SHADOWED == 0 {
+                        return Some(answer);
+                    }
+                    shadowed = Some(answer);
+                }
             }
-            match test(word as u32) {
-                Some(answer) if word & SHADOWED == 0 => return Some(answer),
-                Some(answer) => *shadowed = Some(answer),
-                None => {}
+            if bucket != primary {
+                return shadowed;
             }
+            bucket = self.alternative(hash, primary);
         }
-        None
     }
 
-    /// Enters a key that no two entries may have; `same` tells whether an entry has it. The entry at `index` must
-    /// be filled.
-    pub(super) fn enter_alone(&self, hash: u64, index: u32, same: impl Fn(u32) -> bool) -> Entered {
-        let place = self.place(hash);
-        let (own, last) = (place.tag | TENTATIVE | u64::from(index), place.tag | FINAL | u64::from(index));
+    /// Enters a key that no two entries may have; `same` tells whether an entry has it. The entry must be filled.
+    pub(super) fn enter_alone(
+        &self,
+        hash: u64,
+        claim: Claim,
+        key: Key,
+        same: impl Fn(u32) -> bool,
+    ) -> Entered {
+        let mut place = self.place(hash);
+        if key == Key::Reply {
+            place.contends |= REPLY;
+        }
+        let (own, last) = (place.contends | TENTATIVE | claim.word(), place.contends | FINAL | claim.word());
         for attempt in 0.. {
             let slots = self.slots(place);
-            let mut finals = slots.iter().filter(|&&word| place.is_final(word) && word & BESIDE == 0);
+            let mut finals = slots.iter().filter(|&&word| place.contends(word) && word & FINAL != 0);
             if let Some(&word) = finals.find(|&&word| same(word as u32)) {
                 return Entered::Existing(word as u32);
             }
@@ -167,14 +194,13 @@ impl Buckets {
 
     /// Enters a key that several entries may have: `same` tells whether another entry has it. From then on this one
     /// is found and not those that were there, until it is unlinked. Of several that were there, whichever stands
-    /// first is found after. Two that enter at one time may each stand in front. `false` if both buckets are full.
-    #[must_use]
-    pub(super) fn enter_beside(&self, hash: u64, index: u32, same: impl Fn(u32) -> bool) -> bool {
+    /// first is found after. Two that enter at one time may each stand in front. Never [`Entered::Existing`].
+    pub(super) fn enter_beside(&self, hash: u64, claim: Claim, same: impl Fn(u32) -> bool) -> Entered {
         let place = self.place(hash);
         loop {
             let slots = self.slots(place);
-            let Some(position) = vacancy(&slots) else { return false };
-            if !self.exchange(place, position, 0, place.tag | FINAL | BESIDE | u64::from(index)) {
+            let Some(position) = vacancy(&slots) else { return Entered::Full };
+            if !self.exchange(place, position, 0, place.tag | FINAL | BESIDE | claim.word()) {
                 continue;
             }
             for (position, &word) in slots.iter().enumerate() {
@@ -183,7 +209,7 @@ impl Buckets {
                     self.exchange(place, position, word, word | SHADOWED);
                 }
             }
-            return true;
+            return Entered::Own;
         }
     }
 
@@ -213,8 +239,7 @@ impl Buckets {
         for position in (0..2 * SLOTS).filter(|&position| position != own) {
             loop {
                 let word = self.slot(place, position).load(Ordering::Acquire);
-                let other = word == 0 || word & BESIDE != 0 || word & TAG != place.tag;
-                if other || !same(word as u32) {
+                if !place.contends(word) || !same(word as u32) {
                     break;
                 }
                 if word & FINAL != 0 {
@@ -261,13 +286,19 @@ impl Buckets {
     #[inline]
     fn place(&self, hash: u64) -> Place {
         let primary = self.primary(hash);
-        Place { buckets: [primary, self.alternative(hash, primary)], tag: tag(hash) }
+        let tag = tag(hash);
+        Place { buckets: [primary, self.alternative(hash, primary)], tag, contends: tag }
     }
 }
 
 impl Place {
     fn is_final(self, word: u64) -> bool {
         is_final(word, self.tag)
+    }
+
+    /// Whether a slot is taken, or to be taken, by a key of which there may be one only and which may be this one.
+    fn contends(self, word: u64) -> bool {
+        word & (FINAL | TENTATIVE) != 0 && word & (TAG | REPLY | BESIDE) == self.contends
     }
 }
 
@@ -293,7 +324,7 @@ fn is_final(word: u64, tag: u64) -> bool {
 /// A number below `count`, as a fraction of it what the hash is of 2^64.
 #[inline]
 fn scaled(hash: u64, count: usize) -> usize {
-    (u128::from(hash) * count as u128 >> 64) as usize
+    ((u128::from(hash) * count as u128) >> 64) as usize
 }
 
 /// What stands in the way of a tentative slot.
@@ -322,6 +353,10 @@ const FINAL: u64 = 1 << 32;
 const TENTATIVE: u64 = 1 << 33;
 /// Entered beside others: no claim to its key, so none that contends for one looks at it.
 const BESIDE: u64 = 1 << 35;
+/// A key of replies that is entered alone.
+const REPLY: u64 = 1 << 36;
+/// The entry has an extension.
+const WIDE: u64 = 1 << 37;
 /// A newer entry answers in its place.
 const SHADOWED: u64 = 1 << 34;
 /// Empty slots that a primary bucket keeps while the alternative is emptier.
@@ -343,6 +378,10 @@ mod tests {
         Buckets::new(Mapping::create(len * 64, Memory::OnDemand).unwrap().cells(0, len))
     }
 
+    fn claim(index: u32) -> Claim {
+        Claim { index, wide: false }
+    }
+
     fn spread(number: u64) -> u64 {
         let x = (number + 1).wrapping_mul(SPREAD);
         (x ^ x >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9).rotate_left(17)
@@ -353,7 +392,10 @@ mod tests {
         let connections = 1 << 17;
         let buckets = buckets(Buckets::needed(connections));
         for key in 0..2 * connections as u64 {
-            assert_eq!(buckets.enter_alone(spread(key), key as u32, |_| false), Entered::Own);
+            assert_eq!(
+                buckets.enter_alone(spread(key), claim(key as u32), Key::Request, |_| false),
+                Entered::Own
+            );
         }
         for key in 0..2 * connections as u64 {
             let found = buckets.find(spread(key), |index| (index == key as u32).then_some(index));
@@ -366,7 +408,10 @@ mod tests {
         let connections = 1 << 15;
         let buckets = buckets(Buckets::needed(connections));
         for key in 0..connections as u64 {
-            assert_eq!(buckets.enter_alone(spread(key), key as u32, |_| false), Entered::Own);
+            assert_eq!(
+                buckets.enter_alone(spread(key), claim(key as u32), Key::Request, |_| false),
+                Entered::Own
+            );
         }
         let primary = (0..connections as u64).filter(|&key| {
             let slots = buckets.slots(buckets.place(spread(key)));
@@ -414,12 +459,12 @@ mod tests {
     fn when_both_buckets_are_full_the_key_is_refused_until_one_leaves() {
         let buckets = buckets(64);
         for index in 0..2 * SLOTS as u32 {
-            assert_eq!(buckets.enter_alone(7, index, |_| false), Entered::Own);
+            assert_eq!(buckets.enter_alone(7, claim(index), Key::Request, |_| false), Entered::Own);
         }
-        assert_eq!(buckets.enter_alone(7, 99, |_| false), Entered::Full);
-        assert!(!buckets.enter_beside(7, 99, |_| false));
+        assert_eq!(buckets.enter_alone(7, claim(99), Key::Request, |_| false), Entered::Full);
+        assert_eq!(buckets.enter_beside(7, claim(99), |_| false), Entered::Full);
         buckets.unlink(7, 3);
-        assert_eq!(buckets.enter_alone(7, 99, |_| false), Entered::Own);
+        assert_eq!(buckets.enter_alone(7, claim(99), Key::Request, |_| false), Entered::Own);
     }
 
     #[test]
@@ -429,7 +474,7 @@ mod tests {
         for stalled in [0, SLOTS + 3] {
             assert!(buckets.exchange(place, stalled, 0, place.tag | TENTATIVE | 1));
             assert_eq!(buckets.find(7, Some), None, "a tentative entry is not found");
-            assert_eq!(buckets.enter_alone(7, 2, |_| true), Entered::Own);
+            assert_eq!(buckets.enter_alone(7, claim(2), Key::Request, |_| true), Entered::Own);
             assert_eq!(buckets.slots(place).iter().filter(|&&word| word != 0).count(), 1);
             buckets.unlink(7, 2);
         }
@@ -438,12 +483,12 @@ mod tests {
     #[test]
     fn of_equal_keys_the_newest_is_found_and_then_the_one_before() {
         let buckets = buckets(2);
-        assert!(buckets.enter_beside(7, 1, |_| true));
-        assert!(buckets.enter_beside(7, 2, |_| true));
+        assert_eq!(buckets.enter_beside(7, claim(1), |_| true), Entered::Own);
+        assert_eq!(buckets.enter_beside(7, claim(2), |_| true), Entered::Own);
         assert_eq!(buckets.find(7, Some), Some(2));
         buckets.unlink(7, 2);
         assert_eq!(buckets.find(7, Some), Some(1));
-        assert!(buckets.enter_beside(7, 3, |_| true));
+        assert_eq!(buckets.enter_beside(7, claim(3), |_| true), Entered::Own);
         buckets.unlink(7, 1);
         assert_eq!(buckets.find(7, Some), Some(3));
     }

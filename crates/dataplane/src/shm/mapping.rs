@@ -20,7 +20,7 @@ use rustix::{
     mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap},
 };
 
-use super::layout::{Bucket, Entry, Header};
+use super::layout::{Bucket, Entry, Extension, Header};
 
 /// What a table's memory may cost at its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -69,6 +69,8 @@ unsafe impl Cell for Header {}
 unsafe impl Cell for Bucket {}
 // SAFETY: as for `Header`.
 unsafe impl Cell for Entry {}
+// SAFETY: as for `Header`.
+unsafe impl Cell for Extension {}
 
 /// The mapping of a memory file, which it keeps alive.
 #[cfg(not(loom))]
