@@ -296,13 +296,13 @@ mod tests {
     #[test]
     fn a_table_that_would_outgrow_the_machine_is_refused_with_both_sizes() {
         let table = TableConfig { capacity: 1 << 20, workers: 2, memory: Memory::OnDemand };
-        // 64 bytes an entry, 32 of index, 16 for each worker's timers, and a little for what workers hold back.
-        let full = 128 << 20;
+        // 64 bytes an entry, 25 of index, 8 for each worker's timers, and a little for what workers hold back.
+        let full = 105 << 20;
         assert!(Config::check_table(&table, full + (1 << 20)).is_ok());
         let error = Config::check_table(&table, full - 1).unwrap_err().to_string();
         assert_eq!(
             error,
-            "conn_table_size = 1048576: full, it takes 128 MiB, and the machine has 127 MiB; make it smaller"
+            "conn_table_size = 1048576: full, it takes 105 MiB, and the machine has 104 MiB; make it smaller"
         );
     }
 }

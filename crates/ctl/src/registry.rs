@@ -74,6 +74,7 @@ impl Known {
         if !options.weight.is_quiescent() {
             self.last_weight = options.weight;
         }
+        self.live.set_thresholds(options.upper_threshold, options.lower_threshold);
     }
 
     /// As its service's scheduler sees it.

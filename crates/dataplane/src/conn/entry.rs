@@ -49,6 +49,7 @@ pub(super) struct PackedFlow {
 
 impl PackedFlow {
     /// `None` unless it is IPv4.
+    #[inline]
     pub(super) fn of(flow: &FlowKey) -> Option<Self> {
         let protocol = u64::from(flow.protocol.0) << 8;
         Some(Self { source: packed(flow.source)?, dest: packed(flow.dest)?, protocol })
@@ -153,6 +154,7 @@ impl Entry {
     ///
     /// Source: kernel, `net/netfilter/ipvs/ip_vs_conn.c`: a reply comes from the destination where the method is
     /// masquerading and from the virtual endpoint for every other.
+    #[inline]
     pub(super) fn direction(&self, flow: PackedFlow) -> Option<Direction> {
         let client = self.client.load(Ordering::Relaxed);
         if client == flow.source | flow.protocol && self.virtual_word() & !METHOD == flow.dest {
@@ -241,16 +243,19 @@ impl Entry {
         })
     }
 
+    #[inline]
     fn virtual_word(&self) -> u64 {
         self.virtual_endpoint.load(Ordering::Relaxed)
     }
 
+    #[inline]
     fn packed_dest(&self) -> u64 {
         u64::from(self.dest_addr.load(Ordering::Relaxed)) << 32
             | u64::from(self.dest_port.load(Ordering::Relaxed)) << 16
     }
 
     /// Who answers the client.
+    #[inline]
     fn replier(&self) -> u64 {
         let word = self.virtual_word();
         if word & METHOD == ForwardingMethod::Nat as u64 { self.packed_dest() } else { word & !METHOD }
@@ -258,6 +263,7 @@ impl Entry {
 }
 
 /// Address in bits 32 to 63, port in 16 to 31; `None` unless IPv4.
+#[inline]
 pub(super) fn packed(endpoint: Endpoint) -> Option<u64> {
     match endpoint.addr {
         IpAddr::V4(addr) => Some(u64::from(u32::from(addr)) << 32 | u64::from(endpoint.port) << 16),

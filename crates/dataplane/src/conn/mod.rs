@@ -20,7 +20,7 @@ pub mod udp;
 
 use std::ops::BitOr;
 
-use xvs_proto::{Endpoint, Protocol};
+use xvs_proto::{Endpoint, FlowKey, Protocol};
 use xvs_sched::ForwardingMethod;
 
 use crate::clock::Millis;
@@ -126,6 +126,21 @@ pub struct NewConnection {
     /// The template that controls it. Whoever inserts has taken its share first ([`Connection::add_controlled`])
     /// and gives it back if the insertion makes no new connection.
     pub controller: Option<ConnId>,
+}
+
+impl NewConnection {
+    /// The flow of the client's packets.
+    fn request_flow(&self) -> FlowKey {
+        FlowKey { protocol: self.protocol, source: self.client, dest: self.virtual_endpoint }
+    }
+
+    /// The flow of replies, if they are found by a key of their own: masqueraded, not from the virtual endpoint
+    /// itself, and not of a template.
+    fn reply_flow(&self) -> Option<FlowKey> {
+        let own = self.method == ForwardingMethod::Nat && self.dest != self.virtual_endpoint;
+        let reply = FlowKey { protocol: self.protocol, source: self.dest, dest: self.client };
+        (own && !self.flags.contains(Flags::TEMPLATE)).then_some(reply)
+    }
 }
 
 /// A view of one connection.

@@ -14,7 +14,6 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use xvs_proto::FlowKey;
-use xvs_sched::ForwardingMethod;
 
 use super::buckets::Entered;
 use super::entry::{self, Identity, Kind, Life, PackedFlow, packed};
@@ -80,17 +79,20 @@ impl TableWorker {
         &self.seat.table
     }
 
+    #[inline]
     /// The hash of a flow: one of both directions.
     pub fn hash(&self, flow: &FlowKey) -> u64 {
         flow.hash(&self.seat.table.secret)
     }
 
     /// Brings the first line that a look-up by this hash reads into the cache.
+    #[inline]
     pub fn prefetch_buckets(&self, hash: u64) {
         self.seat.table.buckets.prefetch(hash);
     }
 
     /// Brings the entries that a look-up by this hash compares into the cache; worth it when the buckets are there.
+    #[inline]
     pub fn prefetch_entries(&self, hash: u64) {
         let table = &self.seat.table;
         table.buckets.prefetch_entries(hash, |index| prefetch(table.slab.entry(index)));
@@ -100,6 +102,7 @@ impl TableWorker {
     ///
     /// Of several NAT connections with the same replies, the one inserted last answers; when it is gone, one of the
     /// others. Should a packet be inbound of one connection and outbound of another, either may be found.
+    #[inline]
     pub fn find(&self, flow: &FlowKey, hash: u64) -> Option<(ConnId, Direction)> {
         self.seat.find(flow, hash)
     }
@@ -116,12 +119,15 @@ impl TableWorker {
     pub fn insert(&mut self, new: &NewConnection) -> Inserted {
         debug_assert!(!self.seat.parked);
         let kind = if new.flags.contains(Flags::TEMPLATE) { Kind::Template } else { Kind::Connection };
-        let flow = FlowKey { protocol: new.protocol, source: new.client, dest: new.virtual_endpoint };
+        let flow = new.request_flow();
         let Some((identity, dest)) = Identity::of(&flow, kind).zip(packed(new.dest)) else {
             return Inserted::NotIpv4;
         };
         let seat = &mut self.seat;
         let table = &*seat.table;
+        // Nobody knew of the reply key before: its lines come while the entry is filled.
+        let reply = new.reply_flow().map(|flow| flow.hash(&table.secret));
+        reply.inspect(|&hash| table.buckets.prefetch_both(hash));
         let Some(index) = seat.state.stock.take(&table.slab) else {
             add(&seat.counts().full, 1);
             return Inserted::Full;
@@ -131,7 +137,6 @@ impl TableWorker {
         entry.fill(new, identity, dest, tick);
         // The reply key first: when another worker finds the connection by the client's, it may send a packet to
         // the destination, and the answer must be known for one.
-        let reply = entry.reply_hash(&table.secret);
         let beside = |other| table.slab.entry(other).shares_reply_key(entry);
         let entered = match reply.map(|hash| table.buckets.enter_beside(hash, index, beside)) {
             Some(false) => Entered::Full,
@@ -141,10 +146,9 @@ impl TableWorker {
             }
         };
         if entered == Entered::Own {
-            let generation = entry.generation.load(Ordering::Relaxed);
             entry.publish();
             add(&seat.counts().inserted, 1);
-            seat.state.wheel.link(Link { index, generation, tick });
+            seat.state.wheel.link(Link { index, tick });
             return Inserted::New(ConnId(index));
         }
         seat.discard(index, reply);
@@ -192,16 +196,14 @@ impl TableWorker {
 
     /// The connections in whose slots one of the keys of `new` would have to stand; none if there is room for both.
     pub fn crowd(&self, new: &NewConnection) -> impl Iterator<Item = ConnId> + use<> {
-        let request = FlowKey { protocol: new.protocol, source: new.client, dest: new.virtual_endpoint };
-        let reply = FlowKey { source: new.dest, dest: new.client, ..request };
-        let reply = (new.method == ForwardingMethod::Nat).then_some(reply);
         let buckets = &self.seat.table.buckets;
-        let request = buckets.crowd(self.hash(&request));
-        let reply = reply.map(|flow| buckets.crowd(self.hash(&flow)));
+        let request = buckets.crowd(self.hash(&new.request_flow()));
+        let reply = new.reply_flow().map(|flow| buckets.crowd(self.hash(&flow)));
         request.chain(reply.into_iter().flatten()).map(ConnId)
     }
 
     /// A view of a connection.
+    #[inline]
     pub fn connection(&self, id: ConnId) -> Connection<'_> {
         self.seat.connection(id)
     }
@@ -406,10 +408,12 @@ impl Seat {
         &self.table.counts[self.number]
     }
 
+    #[inline]
     fn connection(&self, id: ConnId) -> Connection<'_> {
         Connection { id, entry: self.table.entry(id) }
     }
 
+    #[inline]
     fn find(&self, flow: &FlowKey, hash: u64) -> Option<(ConnId, Direction)> {
         debug_assert!(!self.parked);
         let flow = PackedFlow::of(flow)?;
@@ -517,12 +521,10 @@ impl Drop for Seat {
 }
 
 /// Puts a due link back, a tick later if the deadline has come; then `true`. A link that does not count dies.
+///
+/// The entry may be another connection's by now. Its link that counts is in some wheel at the tick in `timer`; if that
+/// is this link's tick too, this one takes over and the other dies. So each connection is always looked at in time.
 fn put_back(wheel: &mut Wheel, entry: &Entry, due: Link) -> bool {
-    // An entry of this generation was not removed before this burst, or its removal would be known here; so it
-    // is not reused in it.
-    if entry.generation.load(Ordering::Relaxed) != due.generation {
-        return false;
-    }
     let life = entry.life();
     if !life.is_current() {
         return false;
@@ -535,7 +537,8 @@ fn put_back(wheel: &mut Wheel, entry: &Entry, due: Link) -> bool {
     }
     wheel.link(Link { tick, ..due });
     if has_come {
-        return true;
+        // One that is being inserted cannot be ended yet. One that is live stays readable in this burst.
+        return life.is_live();
     }
     // See `refresh`. A deadline brought forward while the link was on its way back is seen here.
     fence(Ordering::SeqCst);
@@ -551,8 +554,7 @@ fn bring_forward(wheel: &mut Wheel, index: u32, entry: &Entry, deadline: Millis)
     let tick = wheel.tick_for(deadline);
     let earlier = |linked| (linked > tick).then_some(tick);
     if entry.timer.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earlier).is_ok() {
-        let generation = entry.generation.load(Ordering::Relaxed);
-        wheel.link(Link { index, generation, tick });
+        wheel.link(Link { index, tick });
     }
 }
 

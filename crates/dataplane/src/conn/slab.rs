@@ -11,9 +11,9 @@ use std::ops::Range;
 
 use super::entry::Life;
 use super::quiescence::Quiescence;
-use crate::shm::Cells;
 use crate::shm::atomic::Ordering;
 use crate::shm::layout::{Entry, Header};
+use crate::shm::{Cells, prefetch};
 
 /// How many entries travel together between a stock and the free list. Models move them one by one.
 pub(super) const BATCH: u32 = if cfg!(loom) { 1 } else { 64 };
@@ -30,6 +30,7 @@ pub(super) struct Slab {
 }
 
 impl Slab {
+    #[inline]
     pub(super) fn entry(&self, index: u32) -> &Entry {
         &self.entries[index as usize]
     }
@@ -189,6 +190,9 @@ impl Chain {
         let index = self.head.checked_sub(1).filter(|_| self.len > 0)?;
         self.head = next(slab, index);
         self.len -= 1;
+        if let Some(following) = self.head.checked_sub(1) {
+            prefetch(slab.entry(following));
+        }
         Some(index)
     }
 

@@ -26,8 +26,8 @@ use crate::shm::atomic::Ordering;
 use crate::shm::layout::{Bucket, Entry, HEADER_BYTES, Header, MAGIC, VERSION};
 use crate::shm::{Mapping, Memory, Pages};
 
-/// How large a table is. A connection costs 64 bytes, its share of the index 32 to 64, and 16 more in each worker
-/// that has ever timed an entry in its place.
+/// How large a table is. A connection costs 64 bytes, its share of the index 25, and 8 more in each worker that has ever
+/// timed an entry in its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TableConfig {
     /// How many connections and templates it holds.
@@ -192,22 +192,18 @@ impl Table {
         self.mapping.pages()
     }
 
-    /// The memory file, which another process may map.
-    #[cfg(not(loom))]
-    pub fn memory_file(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.mapping.file()
-    }
-
     /// One more than the greatest index that a connection ever had: where a walk ends.
     pub fn extent(&self) -> u32 {
         self.slab.extent()
     }
 
+    #[inline]
     pub(super) fn entry(&self, id: ConnId) -> &Entry {
         self.slab.entry(id.0)
     }
 
     /// The first connection with this hash for which `test` has an answer.
+    #[inline]
     pub(super) fn find<T>(&self, hash: u64, test: impl Fn(&Entry) -> Option<T>) -> Option<(ConnId, T)> {
         self.buckets.find(hash, |index| Some((ConnId(index), test(self.slab.entry(index))?)))
     }
@@ -242,5 +238,5 @@ fn random_secret() -> io::Result<HashSecret> {
 
 /// Seats of threads that are not workers.
 const READERS: usize = 2;
-/// An index plus one fits 32 bits, and so does one more.
-const ENTRIES_MAX: usize = u32::MAX as usize - 1;
+/// An index plus one fits 31 bits.
+const ENTRIES_MAX: usize = i32::MAX as usize - 1;

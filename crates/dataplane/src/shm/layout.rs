@@ -10,7 +10,7 @@ use super::atomic::{AtomicU16, AtomicU32, AtomicU64};
 pub(crate) const MAGIC: u64 = u64::from_be_bytes(*b"xvs-conn");
 
 /// Version of everything in this file and of the packing in `conn/entry.rs` and `conn/buckets.rs`.
-pub(crate) const VERSION: u64 = 1;
+pub(crate) const VERSION: u64 = 2;
 
 /// Slots of a bucket: a cache line. Models have fewer, so that they end.
 pub(crate) const SLOTS: usize = if cfg!(loom) { 2 } else { 8 };
@@ -26,7 +26,7 @@ pub(crate) struct Header {
     pub(crate) magic: AtomicU64,
     /// [`VERSION`].
     pub(crate) version: AtomicU64,
-    /// How many buckets there are, a power of two.
+    /// How many buckets there are.
     pub(crate) buckets: AtomicU64,
     /// How many entries there are.
     pub(crate) entries: AtomicU64,
