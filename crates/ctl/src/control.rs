@@ -98,13 +98,15 @@ impl<P: Plant> Control<P> {
         let settings = ipvs.in_force(state.timeouts(), memory);
         let snapshot = Snapshot { settings, ..Snapshot::empty() };
         let published = Arc::new(ArcSwap::from_pointee(snapshot.clone()));
+        let registry = Registry::new(workers);
+        ipvs.tune(&registry.tuning);
         Self {
             plant,
             state,
             ipvs,
             feedback,
             memory,
-            registry: Registry::new(workers),
+            registry,
             snapshot,
             published,
             next_look: Millis(0) + estimator::INTERVAL,
@@ -184,6 +186,7 @@ impl<P: Plant> Control<P> {
             Request::Daemons => Ok(Reply::Daemons(self.state.daemons().to_vec())),
             Request::Set { key, value } => {
                 settings::set(&mut self.ipvs, &mut self.feedback, key, value)?;
+                self.ipvs.tune(&self.registry.tuning);
                 self.registry.review(&self.feedback, now);
                 self.publish().map(|()| Reply::Done)
             }
@@ -357,7 +360,7 @@ impl<P: Plant> Control<P> {
     /// As for [`Self::handle`].
     pub fn tick(&mut self, now: Millis) -> Result<Millis, CommandError> {
         while self.next_look <= now {
-            self.registry.tick();
+            self.registry.tick(self.next_look);
             self.next_look = self.next_look + estimator::INTERVAL;
         }
         if self.next_trash <= now {

@@ -405,10 +405,11 @@ impl Registry {
         self.known().map(|known| known.endpoint.addr)
     }
 
-    /// Takes a look at every counter.
-    pub fn tick(&mut self) {
+    /// Takes a look at every counter, and at what schedulers remember.
+    pub fn tick(&mut self, now: Millis) {
         self.total_estimator.tick(self.total.stats.sum());
         for entry in self.services.values_mut() {
+            entry.memory.iter().for_each(|memory| memory.tend(now.0));
             entry.estimator.tick(entry.live.stats.sum());
             for known in &mut entry.destinations {
                 known.estimator.tick(known.live.stats.sum());
