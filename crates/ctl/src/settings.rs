@@ -41,6 +41,9 @@ pub struct Ipvs {
     pub amemthresh: u32,
     /// 1: a real server that sends without being asked gets an ICMP error. Default: 0.
     pub nat_icmp_send: Switch,
+    /// 1: tunnels forbid fragmentation as the packet inside does, and the sender of one that is too big for them is
+    /// told. 0: they never do, and are fragmented. Default: 1.
+    pub pmtu_disc: Switch,
 }
 
 /// 0 or 1.
@@ -108,6 +111,7 @@ impl Default for Ipvs {
             am_droprate: 10,
             amemthresh: 1024,
             nat_icmp_send: off,
+            pmtu_disc: Switch(true),
         }
     }
 }
@@ -140,6 +144,7 @@ impl Ipvs {
             "am_droprate" => self.am_droprate = number()?,
             "amemthresh" => self.amemthresh = number()?,
             "nat_icmp_send" => self.nat_icmp_send = switch()?,
+            "pmtu_disc" => self.pmtu_disc = switch()?,
             _ => {
                 let known = KEYS.map(str::to_owned).to_vec();
                 return Err(CommandError::UnknownSetting { key: key.to_owned(), known });
@@ -194,12 +199,13 @@ impl Ipvs {
             drops_entries: self.drops_entries(memory),
             drop_packet_rate: if self.drop_packet.is_on(memory) { rate } else { 0 },
             nat_icmp_send: self.nat_icmp_send.0,
+            pmtu_disc: self.pmtu_disc.0,
         }
     }
 }
 
 /// What [`Ipvs::set`] knows.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "am_droprate",
     "amemthresh",
     "conn_reuse_mode",
@@ -208,6 +214,7 @@ const KEYS: [&str; 12] = [
     "expire_nodest_conn",
     "icmp_msgs_per_sec",
     "nat_icmp_send",
+    "pmtu_disc",
     "secure_tcp",
     "sloppy_sctp",
     "sloppy_tcp",

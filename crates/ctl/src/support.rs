@@ -8,7 +8,7 @@ use xvs_proto::{Endpoint, Family};
 use xvs_sched::{ServiceKey, scheduler};
 
 use crate::message::{Command, CommandError};
-use crate::state::{DestinationOptions, SchedulerFlags, ServiceOptions, Tunnel};
+use crate::state::{DestinationOptions, SchedulerFlags, ServiceOptions};
 
 /// Whether the data plane can do what a command asks for.
 ///
@@ -79,9 +79,6 @@ fn destination_supported(endpoint: Endpoint, options: &DestinationOptions) -> Re
         let next = "add the destination without them";
         return Err(refusal(endpoint, "thresholds (-x, -y) are", next));
     }
-    if options.tunnel != Tunnel::Ipip {
-        return Err(refusal(endpoint, "tunnel types gue and gre are", "use --tun-type ipip"));
-    }
     Ok(())
 }
 
@@ -92,7 +89,7 @@ fn refusal(object: impl ToString, what: &str, next: &str) -> CommandError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{Netmask, SchedulerFlags, TunnelChecksum};
+    use crate::state::{Netmask, SchedulerFlags};
     use xvs_proto::Protocol;
     use xvs_sched::{ForwardingMethod, Weight};
 
@@ -159,14 +156,6 @@ mod tests {
                 dest(DestinationOptions { upper_threshold: 1, ..server() }),
                 "192.0.2.1:80",
                 "thresholds (-x, -y) are",
-            ),
-            (
-                dest(DestinationOptions {
-                    tunnel: Tunnel::Gre { checksum: TunnelChecksum::Without },
-                    ..server()
-                }),
-                "192.0.2.1:80",
-                "tunnel types gue and gre are",
             ),
             (
                 Command::AddDestination { service: key(), endpoint: v6, options: server() },

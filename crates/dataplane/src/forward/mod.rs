@@ -15,7 +15,7 @@ use xvs_proto::{Endpoint, Packet, ethernet};
 use xvs_sched::ForwardingMethod;
 
 use crate::shm::Frame;
-use crate::snapshot::{Hop, Path};
+use crate::snapshot::{Hop, Path, Tunnel};
 use crate::verdict::{DropReason, Verdict};
 
 /// What the frames that the director sends carry in their outer headers beyond the packet itself.
@@ -45,22 +45,27 @@ pub struct Ends {
     pub dest: Endpoint,
     /// How.
     pub method: ForwardingMethod,
-    /// The director's own address that tunnels to the destination come from.
-    pub source: Option<IpAddr>,
+}
+
+/// What a tunnel writes around a packet.
+#[derive(Debug)]
+pub struct Outer<'a> {
+    /// The headers.
+    pub tunnel: Tunnel,
+    /// The setting of this name.
+    pub pmtu_disc: bool,
+    /// The same for all packets of a flow; of GUE alone, which shows it in its source port.
+    pub flow_hash: u64,
+    /// Where identifications come from.
+    pub ids: &'a mut Identification,
 }
 
 /// Sends a client's packet to the connection's destination.
-pub fn request(
-    frame: &mut Frame,
-    packet: &Packet,
-    ends: &Ends,
-    path: Path,
-    ids: &mut Identification,
-) -> Verdict {
+pub fn request(frame: &mut Frame, packet: &Packet, ends: &Ends, path: Path, outer: Outer<'_>) -> Verdict {
     let sent = way(path).and_then(|hop| match ends.method {
         ForwardingMethod::DirectRouting => dr::send(frame, packet, hop).map(|()| hop),
         ForwardingMethod::Nat => nat::send_request(frame, packet, ends, hop).map(|()| hop),
-        ForwardingMethod::Tunnel => tunnel::send(frame, packet, ends, hop, ids).map(|()| hop),
+        ForwardingMethod::Tunnel => tunnel::send(frame, packet, ends, hop, outer).map(|()| hop),
         ForwardingMethod::Local => Err(DropReason::DestinationLocal),
     });
     finish(frame, sent)

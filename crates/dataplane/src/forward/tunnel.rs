@@ -1,52 +1,109 @@
-//! Tunnelling: the packet travels whole inside another, addressed to the destination (IPIP, RFC 2003).
+//! Tunnelling: the packet travels whole inside another, addressed to the destination, alone (IP in IP) or behind a
+//! GRE header or behind UDP and GUE headers.
 //!
 //! The outer header takes its type of service, time to live and don't-fragment bit from the inner one, as IPVS
-//! does; its identification is 0 where fragmentation is forbidden (RFC 6864).
+//! does; its identification is 0 where fragmentation is forbidden (RFC 6864). Where the packet must not be fragmented
+//! its sender is told of the path less the tunnel's own headers; else the outer packet is as long as it comes to be.
 
 use std::net::IpAddr;
+use std::ops::Range;
 
-use xvs_proto::{Packet, Protocol, ipv4};
+use xvs_proto::checksum::{Coverage, Delta};
+use xvs_proto::{Packet, Protocol, ethernet, gre, gue, ipv4, udp};
 
-use super::{Ends, Identification, admit_request, strip, v4};
+use super::{Ends, Outer, check_size, check_ttl, decrement_ttl, strip};
 use crate::shm::Frame;
-use crate::snapshot::Hop;
+use crate::snapshot::{Encapsulation, Hop};
 use crate::verdict::DropReason;
 
 /// The least path that a tunnel can use, in bytes beside its own headers (RFC 791: every link takes 68).
 const LEAST_MTU: u32 = 68;
+
+/// The ports that GUE packets come from, one a flow: those that Linux gives to sockets (kernel
+/// `Documentation/networking/ip-sysctl.rst`, `ip_local_port_range`).
+const SOURCE_PORTS: Range<u16> = 32768..60999;
 
 pub(super) fn send(
     frame: &mut Frame,
     packet: &Packet,
     ends: &Ends,
     hop: Hop,
-    ids: &mut Identification,
+    outer: Outer<'_>,
 ) -> Result<(), DropReason> {
-    let overhead = ipv4::HEADER_LEN as u32;
-    let (Some(IpAddr::V4(source)), Some(dest)) = (ends.source, v4(ends.dest)) else {
-        // The director has no IPv4 address at all.
+    let (Some(IpAddr::V4(source)), IpAddr::V4(dest)) = (outer.tunnel.source, ends.dest.addr) else {
+        // The director has no address of the destination's family.
         return Err(DropReason::NoRoute);
     };
-    if hop.mtu < LEAST_MTU + overhead {
-        return Err(DropReason::NeedsFragmenting);
+    let encapsulation = outer.tunnel.encapsulation;
+    let overhead = ipv4::HEADER_LEN + encapsulation.header_len();
+    check_ttl(packet)?;
+    decrement_ttl(frame, packet);
+    if hop.mtu < LEAST_MTU + overhead as u32 {
+        return Err(DropReason::PathTooNarrow);
     }
-    admit_request(frame, packet, hop.mtu, overhead)?;
+    if outer.pmtu_disc {
+        match check_size(packet, hop.mtu, overhead as u32) {
+            // What the path does not take whole is fragmented with its outer header.
+            Err(DropReason::NeedsFragmenting) => {}
+            checked => checked?,
+        }
+    }
     strip(frame, packet);
-    let outer = ipv4::Header {
+    if !frame.grow_front(overhead) {
+        return Err(DropReason::NoHeadroom);
+    }
+    let dont_fragment = packet.dont_fragment && outer.pmtu_disc;
+    let header = ipv4::Header {
         tos: outer_tos(packet.tos),
-        payload_len: packet.length() as u16,
-        id: if packet.dont_fragment { 0 } else { ids.take() },
-        dont_fragment: packet.dont_fragment,
+        payload_len: (frame.len() - ipv4::HEADER_LEN) as u16,
+        id: if dont_fragment { 0 } else { outer.ids.take() },
+        dont_fragment,
         ttl: packet.ttl - 1,
-        protocol: Protocol::IPIP,
+        protocol: encapsulation.protocol(),
         source,
         dest,
     };
-    if !frame.grow_front(ipv4::HEADER_LEN) {
-        return Err(DropReason::NoHeadroom);
+    let (network, payload) = frame.bytes_mut().split_at_mut(ipv4::HEADER_LEN);
+    header.emit(network);
+    match encapsulation {
+        Encapsulation::Ip => {}
+        Encapsulation::Gre(coverage) => gre::emit(payload, ethernet::TYPE_IPV4, coverage),
+        Encapsulation::Gue { port, coverage } => {
+            gue::emit(&mut payload[udp::HEADER_LEN..], Protocol::IPIP);
+            udp::emit(payload, source_port(outer.flow_hash), port);
+            if coverage == Coverage::Whole {
+                // There is none yet, so it is computed.
+                udp::update_checksum(payload, Delta::default(), source, dest);
+            }
+        }
     }
-    outer.emit(frame.bytes_mut());
-    Ok(())
+    if frame.len() > hop.mtu as usize { Err(DropReason::NeedsFragmenting) } else { Ok(()) }
+}
+
+impl Encapsulation {
+    /// Bytes between the outer network header and the packet.
+    fn header_len(self) -> usize {
+        match self {
+            Self::Ip => 0,
+            Self::Gre(coverage) => gre::header_len(coverage),
+            Self::Gue { .. } => udp::HEADER_LEN + gue::HEADER_LEN,
+        }
+    }
+
+    /// What the outer network header announces.
+    fn protocol(self) -> Protocol {
+        match self {
+            Self::Ip => Protocol::IPIP,
+            Self::Gre(_) => Protocol::GRE,
+            Self::Gue { .. } => Protocol::UDP,
+        }
+    }
+}
+
+/// The port that shows a flow to routers and receive queues.
+fn source_port(flow_hash: u64) -> u16 {
+    let span = u64::from(SOURCE_PORTS.end - SOURCE_PORTS.start);
+    SOURCE_PORTS.start + ((flow_hash >> 32) * span >> 32) as u16
 }
 
 /// DSCP and ECN are copied, except that congestion experienced inside starts anew outside (RFC 3168 §9.1).
@@ -66,5 +123,12 @@ mod tests {
         for tos in [0xb8, 0xb8 | 0b01, 0xb8 | 0b10, 0] {
             assert_eq!(outer_tos(tos), tos);
         }
+    }
+
+    #[test]
+    fn every_flow_has_a_port_that_linux_gives_to_sockets() {
+        assert_eq!(source_port(0), 32768);
+        assert_eq!(source_port(u64::MAX), 60998);
+        assert_eq!(source_port(1 << 63), 32768 + (60999 - 32768) / 2);
     }
 }
