@@ -3,7 +3,7 @@
 //! Runs once per frame, right after it was parsed. What the XDP program steered too broadly goes back to the
 //! kernel here. Not here: whether a connection or a service takes the packet.
 
-use xvs_proto::{Fragment, Packet, Parsed, Protocol, ethernet, parse};
+use xvs_proto::{Family, Fragment, Packet, Parsed, Protocol, ethernet, parse};
 
 use crate::port::LinkId;
 use crate::snapshot::Snapshot;
@@ -21,8 +21,8 @@ pub enum Class {
 /// Decides what can be decided from the frame alone.
 pub fn classify(frame: &[u8], link: LinkId, snapshot: &Snapshot) -> Class {
     let packet = match parse(frame) {
-        Ok(Parsed::Ipv4(packet)) => packet,
-        Ok(Parsed::Other) => return Class::Decided(Verdict::PassToKernel),
+        Ok(Parsed::Ip(packet)) if packet.family() == Family::V4 => packet,
+        Ok(_) => return Class::Decided(Verdict::PassToKernel),
         Err(malformed) => return Class::Decided(Verdict::Drop(DropReason::Malformed(malformed))),
     };
     if packet.network != ethernet::HEADER_LEN {

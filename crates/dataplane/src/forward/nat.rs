@@ -69,7 +69,7 @@ fn rewrite(frame: &mut Frame, packet: &Packet, end: End, from: Endpoint, to: End
     segment[port].copy_from_slice(&to.port.to_be_bytes());
     let delta = Delta::default().ipv4(old, new).word(from.port, to.port);
     match packet.flow.protocol {
-        Protocol::UDP => udp::update_checksum(segment, delta, addrs.0, addrs.1),
+        Protocol::UDP => udp::update_checksum(segment, delta, addrs.0.into(), addrs.1.into()),
         // Its sum does not cover the addresses.
         Protocol::SCTP if from.port == to.port => {}
         Protocol::SCTP => sctp::write_checksum(segment),

@@ -73,7 +73,7 @@ pub(super) fn send(
             udp::emit(payload, source_port(outer.flow_hash), port);
             if coverage == Coverage::Whole {
                 // There is none yet, so it is computed.
-                udp::update_checksum(payload, Delta::default(), source, dest);
+                udp::update_checksum(payload, Delta::default(), source.into(), dest.into());
             }
         }
     }
