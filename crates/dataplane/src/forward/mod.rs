@@ -11,7 +11,8 @@ mod tunnel;
 use std::net::{IpAddr, Ipv4Addr};
 
 use xvs_proto::ipv4::Ipv4;
-use xvs_proto::{Endpoint, Packet, ethernet};
+use xvs_proto::ipv6::Ipv6;
+use xvs_proto::{Endpoint, Family, Packet, ethernet};
 use xvs_sched::ForwardingMethod;
 
 use crate::shm::Frame;
@@ -93,12 +94,17 @@ fn finish(frame: &mut Frame, sent: Result<Hop, DropReason>) -> Verdict {
     }
 }
 
-/// Puts a link header before a packet that begins with its network header.
+/// Puts a link header before a packet that begins with its network header, whose version says of which type it is.
 pub fn link_header(frame: &mut Frame, hop: Hop) -> Result<Hop, DropReason> {
     if !frame.grow_front(ethernet::HEADER_LEN) {
         return Err(DropReason::NoHeadroom);
     }
-    ethernet::emit(frame.bytes_mut(), hop.source_mac, hop.dest_mac, ethernet::TYPE_IPV4);
+    let bytes = frame.bytes_mut();
+    let ethertype = match bytes[ethernet::HEADER_LEN] >> 4 {
+        6 => ethernet::TYPE_IPV6,
+        _ => ethernet::TYPE_IPV4,
+    };
+    ethernet::emit(bytes, hop.source_mac, hop.dest_mac, ethertype);
     Ok(hop)
 }
 
@@ -107,9 +113,13 @@ fn check_ttl(packet: &Packet) -> Result<(), DropReason> {
     if packet.ttl <= 1 { Err(DropReason::TtlExpired) } else { Ok(()) }
 }
 
-/// Takes one off a packet's time to live.
+/// Takes one off a packet's time to live, or hop limit.
 pub fn decrement_ttl(frame: &mut Frame, packet: &Packet) {
-    Ipv4::edit(&mut frame.bytes_mut()[packet.network..]).decrement_ttl();
+    let bytes = &mut frame.bytes_mut()[packet.network..];
+    match packet.family() {
+        Family::V4 => Ipv4::edit(bytes).decrement_ttl(),
+        Family::V6 => Ipv6::edit(bytes).decrement_hop_limit(),
+    }
 }
 
 /// Refuses a packet that does not fit the way, of whose `mtu` the method needs `overhead` for itself; both in bytes.

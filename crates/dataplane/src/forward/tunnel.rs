@@ -9,15 +9,15 @@ use std::net::IpAddr;
 use std::ops::Range;
 
 use xvs_proto::checksum::{Coverage, Delta};
-use xvs_proto::{Packet, Protocol, ethernet, gre, gue, ipv4, udp};
+use xvs_proto::{Family, Packet, Protocol, ethernet, gre, gue, ipv4, ipv6, udp};
 
 use super::{Ends, Outer, check_size, check_ttl, decrement_ttl, strip};
 use crate::shm::Frame;
 use crate::snapshot::{Encapsulation, Hop};
 use crate::verdict::DropReason;
 
-/// The least path that a tunnel can use, in bytes beside its own headers (RFC 791: every link takes 68).
-const LEAST_MTU: u32 = 68;
+/// The least path over IPv4 that a tunnel can use, in bytes beside its own headers (RFC 791: every link takes 68).
+const LEAST_MTU_V4: u32 = 68;
 
 /// The ports that GUE packets come from, one a flow: those that Linux gives to sockets (kernel
 /// `Documentation/networking/ip-sysctl.rst`, `ip_local_port_range`).
@@ -30,18 +30,24 @@ pub(super) fn send(
     hop: Hop,
     outer: Outer<'_>,
 ) -> Result<(), DropReason> {
-    let (Some(IpAddr::V4(source)), IpAddr::V4(dest)) = (outer.tunnel.source, ends.dest.addr) else {
+    let dest = ends.dest.addr;
+    let Some(source) = outer.tunnel.source.filter(|source| source.is_ipv4() == dest.is_ipv4()) else {
         // The director has no address of the destination's family.
         return Err(DropReason::NoRoute);
     };
+    let (network_len, least_mtu) = match dest {
+        IpAddr::V4(_) => (ipv4::HEADER_LEN, LEAST_MTU_V4),
+        IpAddr::V6(_) => (ipv6::HEADER_LEN, ipv6::MIN_MTU),
+    };
     let encapsulation = outer.tunnel.encapsulation;
-    let overhead = ipv4::HEADER_LEN + encapsulation.header_len();
+    let overhead = network_len + encapsulation.header_len();
     check_ttl(packet)?;
     decrement_ttl(frame, packet);
-    if hop.mtu < LEAST_MTU + overhead as u32 {
+    if hop.mtu < least_mtu + overhead as u32 {
         return Err(DropReason::PathTooNarrow);
     }
-    if outer.pmtu_disc {
+    // Of an IPv6 packet the sender is told whatever the setting: nobody fragments it on its way.
+    if outer.pmtu_disc || packet.family() == Family::V6 {
         match check_size(packet, hop.mtu, overhead as u32) {
             // What the path does not take whole is fragmented with its outer header.
             Err(DropReason::NeedsFragmenting) => {}
@@ -52,32 +58,63 @@ pub(super) fn send(
     if !frame.grow_front(overhead) {
         return Err(DropReason::NoHeadroom);
     }
-    let dont_fragment = packet.dont_fragment && outer.pmtu_disc;
-    let header = ipv4::Header {
-        tos: outer_tos(packet.tos),
-        payload_len: (frame.len() - ipv4::HEADER_LEN) as u16,
-        id: if dont_fragment { 0 } else { outer.ids.take() },
-        dont_fragment,
-        ttl: packet.ttl - 1,
-        protocol: encapsulation.protocol(),
-        source,
-        dest,
-    };
-    let (network, payload) = frame.bytes_mut().split_at_mut(ipv4::HEADER_LEN);
-    header.emit(network);
+    let inner = Inner::of(packet.family());
+    let (network, payload) = frame.bytes_mut().split_at_mut(network_len);
     match encapsulation {
         Encapsulation::Ip => {}
-        Encapsulation::Gre(coverage) => gre::emit(payload, ethernet::TYPE_IPV4, coverage),
+        Encapsulation::Gre(coverage) => gre::emit(payload, inner.ethertype, coverage),
         Encapsulation::Gue { port, coverage } => {
-            gue::emit(&mut payload[udp::HEADER_LEN..], Protocol::IPIP);
+            gue::emit(&mut payload[udp::HEADER_LEN..], inner.protocol);
             udp::emit(payload, source_port(outer.flow_hash), port);
             if coverage == Coverage::Whole {
                 // There is none yet, so it is computed.
-                udp::update_checksum(payload, Delta::default(), source.into(), dest.into());
+                udp::update_checksum(payload, Delta::default(), source, dest);
             }
         }
     }
+    emit_network(network, payload.len() as u16, packet, (source, dest), outer);
     if frame.len() > hop.mtu as usize { Err(DropReason::NeedsFragmenting) } else { Ok(()) }
+}
+
+/// Writes the outer network header around `packet`, before so many bytes.
+fn emit_network(
+    network: &mut [u8],
+    payload_len: u16,
+    packet: &Packet,
+    ends: (IpAddr, IpAddr),
+    outer: Outer<'_>,
+) {
+    let encapsulation = outer.tunnel.encapsulation;
+    let protocol = encapsulation.protocol().unwrap_or(Inner::of(packet.family()).protocol);
+    let (tos, ttl) = (outer_tos(packet.tos), packet.ttl - 1);
+    match ends {
+        (IpAddr::V4(source), IpAddr::V4(dest)) => {
+            // An IPv6 packet says nothing about the routers of an IPv4 path.
+            let dont_fragment = outer.pmtu_disc && packet.dont_fragment && packet.family() == Family::V4;
+            let id = if dont_fragment { 0 } else { outer.ids.take() };
+            ipv4::Header { tos, payload_len, id, dont_fragment, ttl, protocol, source, dest }.emit(network);
+        }
+        (IpAddr::V6(source), IpAddr::V6(dest)) => {
+            let (traffic_class, next_header, hop_limit) = (tos, protocol, ttl);
+            ipv6::Header { traffic_class, payload_len, next_header, hop_limit, source, dest }.emit(network);
+        }
+        _ => debug_assert!(false, "a tunnel's ends are of one family"),
+    }
+}
+
+/// How a packet inside a tunnel is announced.
+struct Inner {
+    protocol: Protocol,
+    ethertype: u16,
+}
+
+impl Inner {
+    fn of(family: Family) -> Self {
+        match family {
+            Family::V4 => Self { protocol: Protocol::IPIP, ethertype: ethernet::TYPE_IPV4 },
+            Family::V6 => Self { protocol: Protocol::IPV6, ethertype: ethernet::TYPE_IPV6 },
+        }
+    }
 }
 
 impl Encapsulation {
@@ -90,12 +127,12 @@ impl Encapsulation {
         }
     }
 
-    /// What the outer network header announces.
-    fn protocol(self) -> Protocol {
+    /// What the outer network header announces, if it is not the packet itself.
+    fn protocol(self) -> Option<Protocol> {
         match self {
-            Self::Ip => Protocol::IPIP,
-            Self::Gre(_) => Protocol::GRE,
-            Self::Gue { .. } => Protocol::UDP,
+            Self::Ip => None,
+            Self::Gre(_) => Some(Protocol::GRE),
+            Self::Gue { .. } => Some(Protocol::UDP),
         }
     }
 }
