@@ -151,21 +151,4 @@ fn outer_tos(inner: u8) -> u8 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn congestion_experienced_inside_is_capable_transport_outside() {
-        assert_eq!(outer_tos(0xb8 | 0b11), 0xb8 | 0b10);
-        for tos in [0xb8, 0xb8 | 0b01, 0xb8 | 0b10, 0] {
-            assert_eq!(outer_tos(tos), tos);
-        }
-    }
-
-    #[test]
-    fn every_flow_has_a_port_that_linux_gives_to_sockets() {
-        assert_eq!(source_port(0), 32768);
-        assert_eq!(source_port(u64::MAX), 60998);
-        assert_eq!(source_port(1 << 63), 32768 + (60999 - 32768) / 2);
-    }
-}
+mod tests;
