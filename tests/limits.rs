@@ -237,14 +237,6 @@ fn esp_and_ah_go_to_the_directors_kernel() {
 }
 
 #[test]
-fn ipv6_goes_to_the_directors_kernel() {
-    let mut director = Director::usual();
-    director.play(&Recording::read("fwd-dr"), 0..=2);
-    let answer = director.play(&Recording::read("fwd-dr-v6"), [7]);
-    assert_eq!(verdict(&answer), ("pass", None));
-}
-
-#[test]
 fn a_tagged_packet_stays_with_the_kernel() {
     let recording = Recording::read("fwd-dr");
     let mut director = Director::usual();

@@ -5,7 +5,7 @@
 //! Pure. Each capability that is added deletes its lines here.
 
 use xvs_proto::{Endpoint, Family};
-use xvs_sched::{ServiceKey, scheduler};
+use xvs_sched::{ForwardingMethod, ServiceKey, scheduler};
 
 use crate::message::{Command, CommandError};
 use crate::state::{DestinationOptions, SchedulerFlags, ServiceOptions, Tunnel};
@@ -24,7 +24,7 @@ pub fn supported(command: &Command) -> Result<(), CommandError> {
         Command::AddDestination { service, endpoint, options }
         | Command::EditDestination { service, endpoint, options } => {
             key_supported(service)?;
-            destination_supported(*endpoint, options)
+            destination_supported(service, *endpoint, options)
         }
         Command::StartDaemon(daemon) => Err(refusal(
             format!("{} daemon", daemon.role.name()),
@@ -44,9 +44,6 @@ fn key_supported(key: &ServiceKey) -> Result<(), CommandError> {
     match key {
         ServiceKey::Mark { .. } => {
             Err(refusal(key, "firewall marks are", "add a service for each address and port"))
-        }
-        ServiceKey::Address { .. } if key.family() == Family::V6 => {
-            Err(refusal(key, "IPv6 services are", "use an IPv4 address"))
         }
         ServiceKey::Address { .. } => Ok(()),
     }
@@ -71,9 +68,14 @@ fn service_supported(key: &ServiceKey, options: &ServiceOptions) -> Result<(), C
     Ok(())
 }
 
-fn destination_supported(endpoint: Endpoint, options: &DestinationOptions) -> Result<(), CommandError> {
-    if endpoint.family() == Family::V6 {
-        return Err(refusal(endpoint, "IPv6 destinations are", "use an IPv4 address"));
+fn destination_supported(
+    service: &ServiceKey,
+    endpoint: Endpoint,
+    options: &DestinationOptions,
+) -> Result<(), CommandError> {
+    let v6 = service.family() == Family::V6 || endpoint.family() == Family::V6;
+    if v6 && options.method == ForwardingMethod::Tunnel {
+        return Err(refusal(endpoint, "tunnels of IPv6 are", "use -g or -m"));
     }
     if options.upper_threshold != 0 || options.lower_threshold != 0 {
         let next = "add the destination without them";
@@ -94,7 +96,7 @@ mod tests {
     use super::*;
     use crate::state::{Netmask, SchedulerFlags, TunnelChecksum};
     use xvs_proto::Protocol;
-    use xvs_sched::{ForwardingMethod, Weight};
+    use xvs_sched::Weight;
 
     fn key() -> ServiceKey {
         ServiceKey::tcp(Endpoint::new([192, 0, 2, 100], 80))
@@ -138,7 +140,6 @@ mod tests {
         let plain = || ServiceOptions::of(Family::V4);
         let server = DestinationOptions::default;
         for (command, object, what) in [
-            (of(ServiceKey::tcp(v6)), "TCP [2001:db8::1]:80", "IPv6 services are"),
             (of(ServiceKey::Mark { mark: 7, family: Family::V4 }), "FWM 7", "firewall marks are"),
             (
                 with(ServiceOptions { persistence_timeout_seconds: Some(360), ..plain() }),
@@ -169,9 +170,13 @@ mod tests {
                 "tunnel types gue and gre are",
             ),
             (
-                Command::AddDestination { service: key(), endpoint: v6, options: server() },
+                Command::AddDestination {
+                    service: ServiceKey::tcp(v6),
+                    endpoint: v6,
+                    options: DestinationOptions { method: ForwardingMethod::Tunnel, ..server() },
+                },
                 "[2001:db8::1]:80",
-                "IPv6 destinations are",
+                "tunnels of IPv6 are",
             ),
         ] {
             let refused = supported(&command).unwrap_err();
