@@ -4,7 +4,7 @@
 //! and before it is applied: what the data plane would treat wrongly must be refused, never taken and ignored.
 //! Pure. Each capability that is added deletes its lines here.
 
-use xvs_proto::{Endpoint, Family};
+use xvs_proto::Endpoint;
 use xvs_sched::{ServiceKey, scheduler};
 
 use crate::message::{Command, CommandError};
@@ -45,9 +45,6 @@ fn key_supported(key: &ServiceKey) -> Result<(), CommandError> {
         ServiceKey::Mark { .. } => {
             Err(refusal(key, "firewall marks are", "add a service for each address and port"))
         }
-        ServiceKey::Address { .. } if key.family() == Family::V6 => {
-            Err(refusal(key, "IPv6 services are", "use an IPv4 address"))
-        }
         ServiceKey::Address { .. } => Ok(()),
     }
 }
@@ -72,9 +69,6 @@ fn service_supported(key: &ServiceKey, options: &ServiceOptions) -> Result<(), C
 }
 
 fn destination_supported(endpoint: Endpoint, options: &DestinationOptions) -> Result<(), CommandError> {
-    if endpoint.family() == Family::V6 {
-        return Err(refusal(endpoint, "IPv6 destinations are", "use an IPv4 address"));
-    }
     if options.upper_threshold != 0 || options.lower_threshold != 0 {
         let next = "add the destination without them";
         return Err(refusal(endpoint, "thresholds (-x, -y) are", next));
@@ -90,7 +84,7 @@ fn refusal(object: impl ToString, what: &str, next: &str) -> CommandError {
 mod tests {
     use super::*;
     use crate::state::{Netmask, SchedulerFlags};
-    use xvs_proto::Protocol;
+    use xvs_proto::{Family, Protocol};
     use xvs_sched::{ForwardingMethod, Weight};
 
     fn key() -> ServiceKey {
@@ -131,11 +125,9 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_object_what_is_missing_and_the_next_step() {
-        let v6 = Endpoint::new([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 80);
         let plain = || ServiceOptions::of(Family::V4);
         let server = DestinationOptions::default;
         for (command, object, what) in [
-            (of(ServiceKey::tcp(v6)), "TCP [2001:db8::1]:80", "IPv6 services are"),
             (of(ServiceKey::Mark { mark: 7, family: Family::V4 }), "FWM 7", "firewall marks are"),
             (
                 with(ServiceOptions { persistence_timeout_seconds: Some(360), ..plain() }),
@@ -156,11 +148,6 @@ mod tests {
                 dest(DestinationOptions { upper_threshold: 1, ..server() }),
                 "192.0.2.1:80",
                 "thresholds (-x, -y) are",
-            ),
-            (
-                Command::AddDestination { service: key(), endpoint: v6, options: server() },
-                "[2001:db8::1]:80",
-                "IPv6 destinations are",
             ),
         ] {
             let refused = supported(&command).unwrap_err();

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use xvs_proto::{FlowKey, Packet, Protocol};
+use xvs_proto::{Family, FlowKey, Packet, Protocol};
 use xvs_sched::ForwardingMethod;
 
 use crate::clock::Millis;
@@ -301,8 +301,8 @@ impl Flows {
         now: Millis,
     ) -> Verdict {
         let connection = self.table.connection(id);
-        if connection.method() != ForwardingMethod::Nat {
-            // From the virtual address itself. IPv4 does not take that from the wire: the kernel refuses it.
+        if connection.method() != ForwardingMethod::Nat && packet.family() == Family::V4 {
+            // From the virtual address itself: the kernel refuses that from the wire in IPv4, and routes it in IPv6.
             return Verdict::PassToKernel;
         }
         let ends = ends(&connection);

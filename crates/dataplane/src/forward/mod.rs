@@ -8,8 +8,6 @@ mod dr;
 mod nat;
 mod tunnel;
 
-use std::net::{IpAddr, Ipv4Addr};
-
 use xvs_proto::ipv4::Ipv4;
 use xvs_proto::ipv6::Ipv6;
 use xvs_proto::{Endpoint, Family, Packet, ethernet};
@@ -72,9 +70,17 @@ pub fn request(frame: &mut Frame, packet: &Packet, ends: &Ends, path: Path, oute
     finish(frame, sent)
 }
 
-/// Sends a masqueraded destination's packet to the connection's client, from the virtual endpoint.
+/// Sends a packet to the connection's client: a masqueraded destination's from the virtual endpoint, another one as it
+/// is, for it comes from there.
 pub fn reply(frame: &mut Frame, packet: &Packet, ends: &Ends, path: Path) -> Verdict {
-    let sent = way(path).and_then(|hop| nat::send_reply(frame, packet, ends, hop).map(|()| hop));
+    let sent = way(path).and_then(|hop| {
+        admit_reply(frame, packet, hop.mtu)?;
+        if ends.method == ForwardingMethod::Nat {
+            nat::rewrite_reply(frame, packet, ends);
+        }
+        strip(frame, packet);
+        Ok(hop)
+    });
     finish(frame, sent)
 }
 
@@ -140,17 +146,19 @@ fn admit_request(frame: &mut Frame, packet: &Packet, mtu: u32, overhead: u32) ->
     check_size(packet, mtu, overhead)
 }
 
+/// What a router does with a packet: the kernel's own forwarding does it before IPVS sees the reply, so what is refused
+/// is reported as it came.
+fn admit_reply(frame: &mut Frame, packet: &Packet, mtu: u32) -> Result<(), DropReason> {
+    check_ttl(packet)?;
+    check_size(packet, mtu, 0)?;
+    decrement_ttl(frame, packet);
+    Ok(())
+}
+
 /// Leaves of the frame the packet alone, without link header and link padding; positions in `packet` are then
 /// counted from its network header.
 fn strip(frame: &mut Frame, packet: &Packet) {
     frame.shrink_front(packet.network);
     let shorter = frame.resize(packet.length());
     debug_assert!(shorter, "parse saw the packet end inside the frame");
-}
-
-fn v4(endpoint: Endpoint) -> Option<Ipv4Addr> {
-    match endpoint.addr {
-        IpAddr::V4(addr) => Some(addr),
-        IpAddr::V6(_) => None,
-    }
 }
