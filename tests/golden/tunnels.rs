@@ -62,10 +62,11 @@ impl Kind {
             Gue | GueSummed | GueRemote => {
                 let data = [&[0, 4, 0, 0], &packet[..]].concat();
                 let source = u16::from_be_bytes([got[34], got[35]]);
-                let mut udp = UdpHeader::without_ipv4_checksum(source, GUE_PORT, data.len()).unwrap();
+                let mut udp =
+                    UdpHeader::without_ipv4_checksum(source, GUE_PORT, data.len()).expect("short enough");
                 if self != Gue {
                     let (from, to) = (INSIDE.octets(), server(1).octets());
-                    udp.checksum = udp.calc_checksum_ipv4_raw(from, to, &data).unwrap();
+                    udp.checksum = udp.calc_checksum_ipv4_raw(from, to, &data).expect("short enough");
                 }
                 (IpNumber::UDP, [&udp.to_bytes()[..], &data].concat())
             }

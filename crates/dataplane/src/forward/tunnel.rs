@@ -140,7 +140,7 @@ impl Encapsulation {
 /// The port that shows a flow to routers and receive queues.
 fn source_port(flow_hash: u64) -> u16 {
     let span = u64::from(SOURCE_PORTS.end - SOURCE_PORTS.start);
-    SOURCE_PORTS.start + ((flow_hash >> 32) * span >> 32) as u16
+    SOURCE_PORTS.start + (((flow_hash >> 32) * span) >> 32) as u16
 }
 
 /// DSCP and ECN are copied, except that congestion experienced inside starts anew outside (RFC 3168 §9.1).
