@@ -192,8 +192,8 @@ fn send_raw(director: &Netns, server: IpAddr, protocol: u8, payload: &[u8]) {
     director.run(|| {
         let family = if server.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let number = NonZeroU32::new(protocol.into()).map(|number| Protocol::from_raw(number as RawProtocol));
-        let raw = socket(family, SocketType::RAW, number).unwrap();
-        sendto(raw, payload, SendFlags::empty(), &SocketAddr::new(server, 0)).unwrap();
+        let raw = socket(family, SocketType::RAW, number).expect("this test runs as root");
+        sendto(raw, payload, SendFlags::empty(), &SocketAddr::new(server, 0)).expect("there is a route");
     });
 }
 
@@ -320,10 +320,12 @@ fn occupy(server: &Netns) {
     let mut clang = Command::new("clang");
     clang.args(["-O2", "-target", "bpf", "-x", "c", "-c", "-", "-o"]).arg(&object).stdin(Stdio::piped());
     let mut clang = clang.spawn().expect("clang is there: the build needs it");
-    clang.stdin.take().unwrap().write_all(source.as_bytes()).unwrap();
-    assert!(clang.wait().unwrap().success());
+    let mut stdin = clang.stdin.take().expect("it was asked for above");
+    stdin.write_all(source.as_bytes()).expect("clang reads its input");
+    drop(stdin);
+    assert!(clang.wait().expect("it is a child of this process").success());
     server.ip(&format!("link set dev eth xdp obj {} sec xdp", object.display()));
-    fs::remove_file(object).unwrap();
+    fs::remove_file(object).expect("clang made it");
 }
 
 #[test]
