@@ -200,12 +200,28 @@ fn send_raw(director: &Netns, server: IpAddr, protocol: u8, payload: &[u8]) {
 #[test]
 fn every_tunnel_over_and_around_both_families_is_taken_off_and_counted_and_others_stay_with_the_kernel() {
     let (director, server) = pair();
+    takes_every_tunnel(&director, &server, "eth", "native");
+}
+
+#[test]
+fn without_native_xdp_every_tunnel_is_taken_off_too() {
+    let (director, server) = pair();
+    server.ip("addr flush dev eth");
+    server.ip("link add mac0 link eth type macvlan mode bridge");
+    server.ip("link set mac0 up");
+    server.ip("addr add 10.0.0.2/24 dev mac0");
+    server.ip("route add default via 10.0.0.1");
+    takes_every_tunnel(&director, &server, "mac0", "generic");
+}
+
+/// Sends one packet of every tunnel around each family to the server's interface `dev`.
+fn takes_every_tunnel(director: &Netns, server: &Netns, dev: &str, mode: &str) {
     director.ip("addr add 2001:db8:2::1/64 dev wan nodad");
-    server.ip("addr add 2001:db8:2::2/64 dev eth nodad");
+    server.ip(&format!("addr add 2001:db8:2::2/64 dev {dev} nodad"));
     let vip6 = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
-    let before = state(&server);
-    done(&server, &format!("up --vip {VIP} --method tunnel --gue-port 5555"));
-    done(&server, &format!("up --vip {vip6} --method tunnel --dev eth"));
+    let before = state(server);
+    done(server, &format!("up --vip {VIP} --method tunnel --gue-port 5555"));
+    done(server, &format!("up --vip {vip6} --method tunnel --dev {dev}"));
 
     let echoes =
         [IpAddr::from(VIP), vip6.into()].map(|vip| server.run(|| UdpSocket::bind((vip, 5000)).unwrap()));
@@ -231,7 +247,7 @@ fn every_tunnel_over_and_around_both_families_is_taken_off_and_counted_and_other
                     "gre" => (47, gre),
                     _ => (17, gue),
                 };
-                send_raw(&director, outer, protocol, &payload);
+                send_raw(director, outer, protocol, &payload);
                 let mut buffer = [0; 100];
                 let len =
                     echo.recv(&mut buffer).unwrap_or_else(|error| panic!("{family} in {text}: {error}"));
@@ -241,24 +257,25 @@ fn every_tunnel_over_and_around_both_families_is_taken_off_and_counted_and_other
     }
     // To another address than a virtual one: GRE around a packet to the server itself.
     let own = ipv4(17, *client.ip(), Ipv4Addr::new(10, 0, 0, 2), &[0; 8]);
-    send_raw(&director, "10.0.0.2".parse().unwrap(), 47, &[&[0, 0, 8, 0], &own[..]].concat());
+    send_raw(director, "10.0.0.2".parse().unwrap(), 47, &[&[0, 0, 8, 0], &own[..]].concat());
     // After it in the same queue, so that it has been counted.
-    send_raw(&director, "10.0.0.2".parse().unwrap(), 4, &tunnelled(client, b"last")[20..]);
+    send_raw(director, "10.0.0.2".parse().unwrap(), 4, &tunnelled(client, b"last")[20..]);
     let mut buffer = [0; 100];
     assert_eq!(echoes[0].recv(&mut buffer).unwrap(), 4);
 
-    let up = status(&server);
+    let up = status(server);
     assert_eq!(up[0]["problems"], serde_json::json!([]));
+    assert_eq!(up[0]["decapsulation"], format!("an XDP program on {dev} ({mode})"));
     assert_eq!(up[0]["takes"], "IP in IP, GRE, GUE to UDP port 5555; IPv4 and IPv6 over IPv4 and IPv6");
     let counters = serde_json::json!({
         "ip": 5, "gre": 4, "gue": 4, "left_to_kernel": 1, "bad_checksum": 0, "congested": 0
     });
     assert_eq!(up[0]["counters"], counters);
-    let shown = done(&server, "status");
+    let shown = done(server, "status");
     assert!(shown.contains("packets taken: 5 IP in IP, 4 GRE, 4 GUE; left to the kernel: 1"), "{shown}");
-    done(&server, &format!("down --vip {VIP}"));
-    done(&server, &format!("down --vip {vip6}"));
-    assert_eq!(state(&server), before);
+    done(server, &format!("down --vip {VIP}"));
+    done(server, &format!("down --vip {vip6}"));
+    assert_eq!(state(server), before);
 }
 
 #[test]
