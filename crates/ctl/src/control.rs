@@ -92,12 +92,14 @@ impl<P: Plant> Control<P> {
         let settings = ipvs.in_force(state.timeouts(), memory);
         let snapshot = Snapshot { settings, ..Snapshot::empty() };
         let published = Arc::new(ArcSwap::from_pointee(snapshot.clone()));
+        let registry = Registry::new(workers);
+        ipvs.tune(&registry.tuning);
         Self {
             plant,
             state,
             ipvs,
             memory,
-            registry: Registry::new(workers),
+            registry,
             snapshot,
             published,
             next_look: Millis(0) + estimator::INTERVAL,
@@ -171,6 +173,7 @@ impl<P: Plant> Control<P> {
             Request::Daemons => Ok(Reply::Daemons(self.state.daemons().to_vec())),
             Request::Set { key, value } => {
                 self.ipvs.set(key, value)?;
+                self.ipvs.tune(&self.registry.tuning);
                 self.publish().map(|()| Reply::Done)
             }
             Request::ListConnections | Request::Status | Request::Counters => Err(CommandError::Failed {
@@ -189,7 +192,7 @@ impl<P: Plant> Control<P> {
     /// Enters a command that was admitted in the desired state; the snapshot follows with [`Self::publish`].
     fn change(&mut self, command: &Command, now: Millis) -> Result<(), CommandError> {
         self.state.apply(command)?;
-        self.registry.follow(command, &self.state, &mut self.snapshot, now);
+        self.registry.follow(command, &mut self.snapshot, now);
         self.steering_is_due |= changes_steering(command);
         Ok(())
     }
@@ -324,7 +327,7 @@ impl<P: Plant> Control<P> {
     /// As for [`Self::handle`].
     pub fn tick(&mut self, now: Millis) -> Result<Millis, CommandError> {
         while self.next_look <= now {
-            self.registry.tick();
+            self.registry.tick(self.next_look);
             self.next_look = self.next_look + estimator::INTERVAL;
         }
         if self.next_trash <= now {

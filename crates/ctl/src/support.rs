@@ -5,16 +5,15 @@
 //! Pure. Each capability that is added deletes its lines here.
 
 use xvs_proto::Endpoint;
-use xvs_sched::{ServiceKey, scheduler};
+use xvs_sched::ServiceKey;
 
 use crate::message::{Command, CommandError};
-use crate::state::{DestinationOptions, SchedulerFlags, ServiceOptions};
+use crate::state::{DestinationOptions, ServiceOptions};
 
 /// Whether the data plane can do what a command asks for.
 ///
 /// # Errors
-/// [`CommandError::NotSupported`] with the object, what about it is not supported, and what to do instead;
-/// [`CommandError::SchedulerNotFound`] with the schedulers there are.
+/// [`CommandError::NotSupported`] with the object, what about it is not supported, and what to do instead.
 pub fn supported(command: &Command) -> Result<(), CommandError> {
     match command {
         Command::AddService { key, options } | Command::EditService { key, options } => {
@@ -50,20 +49,11 @@ fn key_supported(key: &ServiceKey) -> Result<(), CommandError> {
 }
 
 fn service_supported(key: &ServiceKey, options: &ServiceOptions) -> Result<(), CommandError> {
-    if !scheduler::names().any(|name| name == options.scheduler) {
-        return Err(CommandError::SchedulerNotFound {
-            name: options.scheduler.clone(),
-            known: scheduler::names().map(str::to_owned).collect(),
-        });
-    }
     if options.persistence_timeout_seconds.is_some() {
         return Err(refusal(key, "persistence (-p) is", "add the service without it"));
     }
     if options.persistence_engine.is_some() {
         return Err(refusal(key, "persistence engines (--pe) are", "add the service without one"));
-    }
-    if options.flags != SchedulerFlags::default() {
-        return Err(refusal(key, "scheduler flags (-b) are", "add the service without them"));
     }
     Ok(())
 }
@@ -110,6 +100,8 @@ mod tests {
         // Without persistence a netmask means nothing and does no harm.
         let mask = ServiceOptions { netmask: Netmask::V4([255, 255, 255, 0].into()), ..plain };
         assert_eq!(supported(&with(mask)), Ok(()));
+        let flags = ServiceOptions { flags: SchedulerFlags(3), ..ServiceOptions::of(Family::V4) };
+        assert_eq!(supported(&with(flags)), Ok(()));
         for method in [ForwardingMethod::DirectRouting, ForwardingMethod::Nat, ForwardingMethod::Tunnel] {
             let options = DestinationOptions { method, weight: Weight(0), ..DestinationOptions::default() };
             assert_eq!(supported(&dest(options)), Ok(()));
@@ -140,11 +132,6 @@ mod tests {
                 "persistence engines (--pe) are",
             ),
             (
-                with(ServiceOptions { flags: SchedulerFlags(1), ..plain() }),
-                "TCP 192.0.2.100:80",
-                "scheduler flags (-b) are",
-            ),
-            (
                 dest(DestinationOptions { upper_threshold: 1, ..server() }),
                 "192.0.2.1:80",
                 "thresholds (-x, -y) are",
@@ -158,15 +145,5 @@ mod tests {
             assert!(refused.to_string().starts_with(&format!("xvs: {object}: {what} not supported yet; ")));
             assert!(!next.is_empty());
         }
-    }
-
-    #[test]
-    fn a_scheduler_that_is_missing_is_refused_with_those_there_are() {
-        let options = ServiceOptions { scheduler: "none".to_owned(), ..ServiceOptions::of(Family::V4) };
-        let Err(CommandError::SchedulerNotFound { name, known }) = supported(&with(options)) else {
-            panic!()
-        };
-        assert_eq!(name, "none");
-        assert!(known.iter().any(|known| known == "wlc"), "{known:?}");
     }
 }

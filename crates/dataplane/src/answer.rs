@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use xvs_proto::{Family, Packet, icmp, icmpv6};
+use xvs_proto::{Packet, icmp, icmpv6};
 
 use crate::clock::Millis;
 use crate::forward::{Identification, link_header};
@@ -83,9 +83,9 @@ impl Offence<'_> {
         let source = self.source(snapshot)?;
         let offending = &self.frame.bytes()[self.packet.network..self.packet.end];
         let mut frame = port.allocate()?;
-        let fits = frame.resize(match self.packet.family() {
-            Family::V4 => self.error.length(offending.len()),
-            Family::V6 => icmpv6::length(offending.len()),
+        let fits = frame.resize(match source {
+            IpAddr::V4(_) => self.error.length(offending.len()),
+            IpAddr::V6(_) => icmpv6::length(offending.len()),
         });
         debug_assert!(fits, "1280 bytes fit every frame");
         match source {

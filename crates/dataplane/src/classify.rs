@@ -1,7 +1,8 @@
 //! What a frame is to the director, before any table is asked.
 //!
 //! Runs once per frame, right after it was parsed. What the XDP program steered too broadly goes back to the
-//! kernel here. Nothing is edited but one thing: an IPv6 fragment header that says nothing is taken out. Not here: whether a connection or a service takes the packet.
+//! kernel here. One thing is edited: an IPv6 fragment header that says nothing is taken out, at the cost of moving what
+//! stands before it. Not here: whether a connection or a service takes the packet.
 
 use xvs_proto::ipv6::{FRAGMENT_HEADER_LEN, Ipv6};
 use xvs_proto::{Family, Fragment, Packet, Parsed, Protocol, ethernet, parse};

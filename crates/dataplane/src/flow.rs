@@ -18,6 +18,7 @@ use crate::conn::{
     ConnId, Connection, Direction, Flags, Inserted, NewConnection, Removal, Seen, TableWorker, Timers,
 };
 use crate::counters::{Stats, WorkerCounters};
+use crate::dice::Dice;
 use crate::forward::{self, Ends, Identification, Outer};
 use crate::outcome::Unresolved;
 use crate::pressure::{Pressure, count_out, relieve_buckets};
@@ -50,6 +51,7 @@ pub struct Flows {
     ids: Identification,
     defence: Defence,
     pressure: Pressure,
+    dice: Dice,
     /// Connections that gave way to new ones and are still counted, and until when.
     leaving: Vec<(Arc<DestinationLive>, Activity)>,
     leave_at: Millis,
@@ -69,6 +71,7 @@ impl Flows {
         Self {
             worker,
             pressure: Pressure::new(worker, &table),
+            dice: Dice::new(table.table().secret().0[0].wrapping_add(worker as u64)),
             table,
             counters,
             total,
@@ -202,7 +205,7 @@ impl Flows {
         if self.defence.drops(snapshot.settings.drop_packet_rate) {
             return Err(Verdict::Drop(DropReason::Defence));
         }
-        let (member, dest) = choose(packet, service)?;
+        let (member, dest) = choose(packet, service, now, self.dice.draw())?;
         let counted = snapshot.destinations.find(member.id);
         if service.one_packet && packet.flow.protocol == Protocol::UDP {
             counted.inspect(|destination| self.count(destination, |stats| stats.connections.add(1)));

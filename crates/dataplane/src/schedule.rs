@@ -6,8 +6,9 @@
 use std::net::IpAddr;
 
 use xvs_proto::{Endpoint, Malformed, Packet, Protocol, sctp, tcp};
-use xvs_sched::ServiceKey;
+use xvs_sched::{Request, ServiceKey};
 
+use crate::clock::Millis;
 use crate::snapshot::{Member, Service, Settings, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
@@ -58,12 +59,18 @@ fn may_ask(source: IpAddr, snapshot: &Snapshot) -> bool {
     }
 }
 
-/// Chooses a destination for a new connection, and the endpoint there.
+/// Chooses a destination for a new connection, and the endpoint there. `random`: bits that are fresh for each choice.
 ///
 /// # Errors
 /// The verdict on a packet that nobody takes.
-pub fn choose<'s>(packet: &Packet, service: &'s Service) -> Result<(&'s Member, Endpoint), Verdict> {
-    let member = service.choose().ok_or(Verdict::Drop(DropReason::NoDestination))?;
+pub fn choose<'s>(
+    packet: &Packet,
+    service: &'s Service,
+    now: Millis,
+    random: u64,
+) -> Result<(&'s Member, Endpoint), Verdict> {
+    let request = Request { source: packet.flow.source, dest: packet.flow.dest, now_millis: now.0, random };
+    let member = service.choose(&request).ok_or(Verdict::Drop(DropReason::NoDestination))?;
     let port = if member.endpoint.port == 0 { packet.flow.dest.port } else { member.endpoint.port };
     Ok((member, Endpoint { port, ..member.endpoint }))
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use hashbrown::{HashMap, HashSet};
 use xvs_proto::checksum::Coverage;
 use xvs_proto::{Endpoint, Family, MacAddr, Protocol};
-use xvs_sched::{Candidates, Choice, ForwardingMethod, Load, Scheduler, ServiceKey, State, Weight};
+use xvs_sched::{Candidates, Choice, ForwardingMethod, Load, Request, Scheduler, ServiceKey, State, Weight};
 
 use crate::counters::SharedStats;
 use crate::egress::{Egress, RouteTo};
@@ -197,11 +197,11 @@ pub struct Member {
 
 impl Service {
     /// Lets the scheduler choose and commits its next state; `None` if no destination may be chosen.
-    pub fn choose(&self) -> Option<&Member> {
+    pub fn choose(&self, request: &Request) -> Option<&Member> {
         loop {
             // Relaxed: the state is the whole of what is shared here.
             let before = self.place.load(Ordering::Relaxed);
-            let Choice { position, state } = self.scheduler.pick(State(before), self);
+            let Choice { position, state } = self.scheduler.choose(State(before), request, self);
             let unchanged = state.0 == before;
             let committed = unchanged
                 || self.place.compare_exchange(before, state.0, Ordering::Relaxed, Ordering::Relaxed).is_ok();
@@ -426,7 +426,7 @@ mod tests {
         Arc::new(Service {
             key: ServiceKey::tcp(Endpoint::new(std::net::Ipv4Addr::new(198, 51, 100, 1), port)),
             members: Box::new([]),
-            scheduler: xvs_sched::scheduler::build("rr", &[]).unwrap(),
+            scheduler: xvs_sched::scheduler::build("rr", &Default::default()).unwrap(),
             one_packet: false,
             place: Arc::default(),
         })
