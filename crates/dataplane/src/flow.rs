@@ -221,6 +221,7 @@ impl Flows {
             client: packet.flow.source,
             virtual_endpoint: packet.flow.dest,
             dest,
+            local: None,
             method: member.method,
             flags: no_output,
             state: 0,
@@ -243,8 +244,8 @@ impl Flows {
                 Ok(Begun::Connection(id))
             }
             Inserted::Existing(id) => Ok(Begun::Connection(id)),
-            Inserted::Full => Err(Verdict::Drop(DropReason::TableFull)),
-            Inserted::NotIpv4 => Err(Verdict::PassToKernel),
+            // None is taken, as none is asked for.
+            Inserted::Full | Inserted::LocalTaken => Err(Verdict::Drop(DropReason::TableFull)),
         }
     }
 
