@@ -254,17 +254,18 @@ fn without_native_xdp_every_tunnel_is_taken_off_too() {
 fn takes_every_tunnel(director: &Netns, server: &Netns, dev: &str, mode: &str) {
     director.ip("addr add 2001:db8:2::1/64 dev wan nodad");
     server.ip(&format!("addr add 2001:db8:2::2/64 dev {dev} nodad"));
+    let own_addr = Ipv4Addr::new(10, 0, 0, 2);
     let vip6 = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
     let before = state(server);
     done(server, &format!("up --vip {VIP} --method tunnel --gue-port 5555"));
     done(server, &format!("up --vip {vip6} --method tunnel --dev {dev}"));
 
-    let echoes =
-        [IpAddr::from(VIP), vip6.into()].map(|vip| server.run(|| UdpSocket::bind((vip, 5000)).unwrap()));
+    let echoes = [IpAddr::from(VIP), vip6.into()]
+        .map(|vip| server.run(|| UdpSocket::bind((vip, 5000)).expect("it is up")));
     let client = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 9), 4000);
-    for outer in ["10.0.0.2", "2001:db8:2::2"].map(|addr| addr.parse::<IpAddr>().unwrap()) {
+    for outer in [IpAddr::from(own_addr), Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 2).into()] {
         for (echo, family) in echoes.iter().zip([4, 6]) {
-            echo.set_read_timeout(Some(PATIENCE)).unwrap();
+            echo.set_read_timeout(Some(PATIENCE)).expect("the time limit is not zero");
             let (direct, ethertype, gue_port) =
                 if family == 4 { (4, 0x0800u16, 5555u16) } else { (41, 0x86dd, 6080) };
             for kind in ["ip", "gre", "gue"] {
@@ -292,12 +293,12 @@ fn takes_every_tunnel(director: &Netns, server: &Netns, dev: &str, mode: &str) {
         }
     }
     // To another address than a virtual one: GRE around a packet to the server itself.
-    let own = ipv4(17, *client.ip(), Ipv4Addr::new(10, 0, 0, 2), &[0; 8]);
-    send_raw(director, "10.0.0.2".parse().unwrap(), 47, &[&[0, 0, 8, 0], &own[..]].concat());
+    let own = ipv4(17, *client.ip(), own_addr, &[0; 8]);
+    send_raw(director, own_addr.into(), 47, &[&[0, 0, 8, 0], &own[..]].concat());
     // After it in the same queue, so that it has been counted.
-    send_raw(director, "10.0.0.2".parse().unwrap(), 4, &tunnelled(client, b"last")[20..]);
+    send_raw(director, own_addr.into(), 4, &tunnelled(client, b"last")[20..]);
     let mut buffer = [0; 100];
-    assert_eq!(echoes[0].recv(&mut buffer).unwrap(), 4);
+    assert_eq!(echoes[0].recv(&mut buffer).expect("the last request arrives"), 4);
 
     let up = status(server);
     assert_eq!(up[0]["problems"], serde_json::json!([]));
