@@ -10,12 +10,16 @@ use xvs::lab_cluster::{GATEWAY_MAC, LAN_MAC, WAN_MAC, server_mac};
 
 #[path = "golden/gone.rs"]
 mod gone;
+#[path = "golden/ipv6.rs"]
+mod ipv6;
 #[path = "golden/methods.rs"]
 mod methods;
 #[path = "golden/refusals.rs"]
 mod refusals;
 #[path = "golden/shapes.rs"]
 mod shapes;
+#[path = "golden/tunnels.rs"]
+mod tunnels;
 
 /// A packet of a connection was forwarded.
 const FORWARDED: &[(&str, u64)] = &[("rx_packets", 1), ("tx_packets", 1)];

@@ -261,14 +261,6 @@ fn esp_and_ah_go_to_the_directors_kernel() {
 }
 
 #[test]
-fn ipv6_goes_to_the_directors_kernel() {
-    let mut director = Director::usual();
-    director.play(&Recording::read("fwd-dr"), 0..=2);
-    let answer = director.play(&Recording::read("fwd-dr-v6"), [7]);
-    assert_eq!(verdict(&answer), ("pass", None));
-}
-
-#[test]
 fn a_tagged_packet_stays_with_the_kernel() {
     let recording = Recording::read("fwd-dr");
     let mut director = Director::usual();
@@ -303,8 +295,7 @@ fn an_unknown_scheduler_is_told_as_ipvsadm_does_and_then_which_there_are() {
 #[test]
 fn a_setting_that_xvs_does_not_have_is_refused_by_its_name() {
     let mut director = Director::usual();
-    for setting in ["pmtu_disc", "cache_bypass", "schedule_icmp", "snat_reroute", "expire_quiescent_template"]
-    {
+    for setting in ["cache_bypass", "schedule_icmp", "snat_reroute", "expire_quiescent_template"] {
         let answer = director.ask(json!({ "set": { setting: 1 } }));
         assert!(answer["error"].as_str().is_some_and(|error| error.contains(setting)), "{answer}");
     }

@@ -17,7 +17,7 @@ use xvs_dataplane::egress::model::{Network, RouteAction};
 use xvs_dataplane::egress::{Egress, RouteTo};
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 use xvs_dataplane::xdp::{SteeringError, SteeringRules};
-use xvs_proto::{Endpoint, Prefix, Protocol};
+use xvs_proto::{Endpoint, Family, Prefix, Protocol};
 use xvs_sched::ServiceKey;
 
 use crate::estimator;
@@ -235,7 +235,7 @@ impl<P: Plant> Control<P> {
         for command in commands {
             match command {
                 Command::AddService { key: ServiceKey::Address { protocol, endpoint }, .. } => {
-                    more.services.insert((*protocol, *endpoint));
+                    steer_service(&mut more, *protocol, *endpoint);
                 }
                 Command::AddDestination { service, endpoint, options }
                 | Command::EditDestination { service, endpoint, options } => {
@@ -325,16 +325,15 @@ impl<P: Plant> Control<P> {
         let mut rules = SteeringRules::default();
         for key in self.registry.service_keys() {
             if let ServiceKey::Address { protocol, endpoint } = key {
-                rules.services.insert((protocol, endpoint));
+                steer_service(&mut rules, protocol, endpoint);
             }
         }
-        rules.nat_destinations = self.registry.nat_destinations().collect();
+        rules.nat_destinations.extend(self.registry.nat_destinations());
         rules.local_addresses.clone_from(&self.local);
-        if self.snapshot.services.is_empty() {
-            // A family without services passes untouched.
-            rules.services.clear();
-            rules.nat_destinations.clear();
-        }
+        // A family without services passes untouched.
+        let served = |(_, endpoint): &(Protocol, Endpoint)| self.snapshot.services.any_of(endpoint.family());
+        rules.services.retain(served);
+        rules.nat_destinations.retain(served);
         rules
     }
 
@@ -395,6 +394,15 @@ impl<P: Plant> Control<P> {
             return Ok(());
         }
         self.publish()
+    }
+}
+
+/// Has packets to a service steered. In IPv6 also those from it: the kernel routes replies by direct routing where the
+/// director is the servers' router, and IPVS sees them; in IPv4 it refuses them.
+fn steer_service(rules: &mut SteeringRules, protocol: Protocol, endpoint: Endpoint) {
+    rules.services.insert((protocol, endpoint));
+    if endpoint.family() == Family::V6 {
+        rules.nat_destinations.insert((protocol, endpoint));
     }
 }
 

@@ -49,6 +49,9 @@ pub struct Ipvs {
     pub lblcr_expiration: u32,
     /// 1: a real server that sends without being asked gets an ICMP error. Default: 0.
     pub nat_icmp_send: Switch,
+    /// 1: tunnels forbid fragmentation as the packet inside does, and the sender of one that is too big for them is
+    /// told. 0: they never do, and are fragmented. Default: 1.
+    pub pmtu_disc: Switch,
 }
 
 /// Sets one of all that can be set live, by name.
@@ -135,6 +138,7 @@ impl Default for Ipvs {
             lblc_expiration: 86_400,
             lblcr_expiration: 86_400,
             nat_icmp_send: off,
+            pmtu_disc: Switch(true),
         }
     }
 }
@@ -169,6 +173,7 @@ impl Ipvs {
             "lblc_expiration" => self.lblc_expiration = number()?,
             "lblcr_expiration" => self.lblcr_expiration = number()?,
             "nat_icmp_send" => self.nat_icmp_send = switch()?,
+            "pmtu_disc" => self.pmtu_disc = switch()?,
             _ => {
                 let known = KEYS.map(str::to_owned).to_vec();
                 return Err(CommandError::UnknownSetting { key: key.to_owned(), known });
@@ -229,12 +234,13 @@ impl Ipvs {
             drops_entries: self.drops_entries(memory),
             drop_packet_rate: if self.drop_packet.is_on(memory) { rate } else { 0 },
             nat_icmp_send: self.nat_icmp_send.0,
+            pmtu_disc: self.pmtu_disc.0,
         }
     }
 }
 
 /// What [`Ipvs::set`] knows.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "am_droprate",
     "amemthresh",
     "conn_reuse_mode",
@@ -245,6 +251,7 @@ const KEYS: [&str; 14] = [
     "lblc_expiration",
     "lblcr_expiration",
     "nat_icmp_send",
+    "pmtu_disc",
     "secure_tcp",
     "sloppy_sctp",
     "sloppy_tcp",

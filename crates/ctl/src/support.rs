@@ -4,11 +4,10 @@
 //! and before it is applied: what the data plane would treat wrongly must be refused, never taken and ignored.
 //! Pure. Each capability that is added deletes its lines here.
 
-use xvs_proto::{Endpoint, Family};
 use xvs_sched::ServiceKey;
 
 use crate::message::{Command, CommandError};
-use crate::state::{DestinationOptions, ServiceOptions, Tunnel};
+use crate::state::ServiceOptions;
 
 /// Whether the data plane can do what a command asks for.
 ///
@@ -20,10 +19,8 @@ pub fn supported(command: &Command) -> Result<(), CommandError> {
             key_supported(key)?;
             service_supported(key, options)
         }
-        Command::AddDestination { service, endpoint, options }
-        | Command::EditDestination { service, endpoint, options } => {
-            key_supported(service)?;
-            destination_supported(*endpoint, options)
+        Command::AddDestination { service, .. } | Command::EditDestination { service, .. } => {
+            key_supported(service)
         }
         Command::StartDaemon(daemon) => Err(refusal(
             format!("{} daemon", daemon.role.name()),
@@ -44,9 +41,6 @@ fn key_supported(key: &ServiceKey) -> Result<(), CommandError> {
         ServiceKey::Mark { .. } => {
             Err(refusal(key, "firewall marks are", "add a service for each address and port"))
         }
-        ServiceKey::Address { .. } if key.family() == Family::V6 => {
-            Err(refusal(key, "IPv6 services are", "use an IPv4 address"))
-        }
         ServiceKey::Address { .. } => Ok(()),
     }
 }
@@ -61,16 +55,6 @@ fn service_supported(key: &ServiceKey, options: &ServiceOptions) -> Result<(), C
     Ok(())
 }
 
-fn destination_supported(endpoint: Endpoint, options: &DestinationOptions) -> Result<(), CommandError> {
-    if endpoint.family() == Family::V6 {
-        return Err(refusal(endpoint, "IPv6 destinations are", "use an IPv4 address"));
-    }
-    if options.tunnel != Tunnel::Ipip {
-        return Err(refusal(endpoint, "tunnel types gue and gre are", "use --tun-type ipip"));
-    }
-    Ok(())
-}
-
 fn refusal(object: impl ToString, what: &str, next: &str) -> CommandError {
     CommandError::NotSupported { object: object.to_string(), what: what.to_owned(), next: next.to_owned() }
 }
@@ -78,8 +62,8 @@ fn refusal(object: impl ToString, what: &str, next: &str) -> CommandError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{Netmask, SchedulerFlags, TunnelChecksum};
-    use xvs_proto::Protocol;
+    use crate::state::{DestinationOptions, Netmask, SchedulerFlags};
+    use xvs_proto::{Endpoint, Family, Protocol};
     use xvs_sched::{ForwardingMethod, Weight};
 
     fn key() -> ServiceKey {
@@ -122,11 +106,8 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_object_what_is_missing_and_the_next_step() {
-        let v6 = Endpoint::new([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 80);
         let plain = || ServiceOptions::of(Family::V4);
-        let server = DestinationOptions::default;
         for (command, object, what) in [
-            (of(ServiceKey::tcp(v6)), "TCP [2001:db8::1]:80", "IPv6 services are"),
             (of(ServiceKey::Mark { mark: 7, family: Family::V4 }), "FWM 7", "firewall marks are"),
             (
                 with(ServiceOptions { persistence_timeout_seconds: Some(360), ..plain() }),
@@ -137,19 +118,6 @@ mod tests {
                 with(ServiceOptions { persistence_engine: Some("sip".to_owned()), ..plain() }),
                 "TCP 192.0.2.100:80",
                 "persistence engines (--pe) are",
-            ),
-            (
-                dest(DestinationOptions {
-                    tunnel: Tunnel::Gre { checksum: TunnelChecksum::Without },
-                    ..server()
-                }),
-                "192.0.2.1:80",
-                "tunnel types gue and gre are",
-            ),
-            (
-                Command::AddDestination { service: key(), endpoint: v6, options: server() },
-                "[2001:db8::1]:80",
-                "IPv6 destinations are",
             ),
         ] {
             let refused = supported(&command).unwrap_err();

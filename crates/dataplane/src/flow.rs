@@ -5,11 +5,10 @@
 //! index for the look-up, one for the connection, one for its destination. Not here: which packets begin a
 //! connection (`schedule.rs`).
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use xvs_proto::{FlowKey, Packet, Protocol};
+use xvs_proto::{Family, FlowKey, Packet, Protocol};
 use xvs_sched::ForwardingMethod;
 
 use crate::clock::Millis;
@@ -20,13 +19,14 @@ use crate::conn::{
 };
 use crate::counters::{Stats, WorkerCounters};
 use crate::dice::Dice;
-use crate::forward::{self, Ends, Identification};
+use crate::forward::{self, Ends, Identification, Outer};
 use crate::outcome::Unresolved;
 use crate::pressure::{Pressure, count_out, relieve_buckets};
 use crate::schedule::{choose, is_first, is_reset, service};
 use crate::shm::Frame;
 use crate::snapshot::{
-    Activity, ConnReuse, Destination, DestinationId, DestinationLive, Path, ServiceLive, Settings, Snapshot,
+    Activity, ConnReuse, Destination, DestinationId, DestinationLive, Encapsulation, Path, ServiceLive,
+    Settings, Snapshot,
 };
 use crate::verdict::{DropReason, Verdict};
 
@@ -180,7 +180,8 @@ impl Flows {
                     return Verdict::Drop(DropReason::DestinationUnavailable);
                 };
                 self.count(destination, |stats| stats.count_in(packet.length()));
-                let verdict = forward::request(frame, packet, &ends, destination.path, &mut self.ids);
+                let outer = self.outer(packet, destination, &snapshot.settings);
+                let verdict = forward::request(frame, packet, &ends, destination.path, outer);
                 self.report_unresolved(verdict, destination.path);
                 verdict
             }
@@ -209,8 +210,7 @@ impl Flows {
         if service.one_packet && packet.flow.protocol == Protocol::UDP {
             counted.inspect(|destination| self.count(destination, |stats| stats.connections.add(1)));
             member.live.pass();
-            let source = counted.and_then(|destination| destination.source);
-            let ends = Ends { virtual_endpoint: packet.flow.dest, dest, method: member.method, source };
+            let ends = Ends { virtual_endpoint: packet.flow.dest, dest, method: member.method };
             return Ok(Begun::OnePacket(ends, member.id));
         }
         let no_output = match member.method {
@@ -278,13 +278,23 @@ impl Flows {
         let Some(destination) = destination(&connection, snapshot) else {
             return Verdict::Drop(DropReason::DestinationUnavailable);
         };
-        let ends = ends(&connection, destination.source);
+        let ends = ends(&connection);
         connection.count_in_packet();
         self.count(destination, |stats| stats.count_in(packet.length()));
         self.advance(id, packet, Direction::Inbound, &destination.live, &snapshot.settings, now);
-        let verdict = forward::request(frame, packet, &ends, destination.path, &mut self.ids);
+        let outer = self.outer(packet, destination, &snapshot.settings);
+        let verdict = forward::request(frame, packet, &ends, destination.path, outer);
         self.report_unresolved(verdict, destination.path);
         verdict
+    }
+
+    /// What a tunnel to a destination writes around a packet.
+    fn outer(&mut self, packet: &Packet, destination: &Destination, settings: &Settings) -> Outer<'_> {
+        let flow_hash = match destination.tunnel.encapsulation {
+            Encapsulation::Gue { .. } => self.table.hash(&packet.flow),
+            Encapsulation::Ip | Encapsulation::Gre(_) => 0,
+        };
+        Outer { tunnel: destination.tunnel, pmtu_disc: settings.pmtu_disc, flow_hash, ids: &mut self.ids }
     }
 
     /// A packet to the client.
@@ -297,11 +307,11 @@ impl Flows {
         now: Millis,
     ) -> Verdict {
         let connection = self.table.connection(id);
-        if connection.method() != ForwardingMethod::Nat {
-            // From the virtual address itself. IPv4 does not take that from the wire: the kernel refuses it.
+        if connection.method() != ForwardingMethod::Nat && packet.family() == Family::V4 {
+            // From the virtual address itself: the kernel refuses that from the wire in IPv4, and routes it in IPv6.
             return Verdict::PassToKernel;
         }
-        let ends = ends(&connection, None);
+        let ends = ends(&connection);
         let path = Path::find(&snapshot.egress, packet.flow.dest.addr, self.table.hash(&packet.flow));
         let verdict = forward::reply(frame, packet, &ends, path);
         self.report_unresolved(verdict, path);
@@ -512,12 +522,11 @@ fn next_tick(now: Millis) -> Millis {
     Millis((now.0 / tick + 1) * tick)
 }
 
-fn ends(connection: &Connection<'_>, source: Option<IpAddr>) -> Ends {
+fn ends(connection: &Connection<'_>) -> Ends {
     Ends {
         virtual_endpoint: connection.virtual_endpoint(),
         dest: connection.dest(),
         method: connection.method(),
-        source,
     }
 }
 

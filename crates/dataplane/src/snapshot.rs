@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
-use xvs_proto::{Endpoint, MacAddr, Protocol};
+use xvs_proto::checksum::Coverage;
+use xvs_proto::{Endpoint, Family, MacAddr, Protocol};
 use xvs_sched::{Candidates, Choice, ForwardingMethod, Load, Request, Scheduler, ServiceKey, State, Weight};
 
 use crate::counters::SharedStats;
@@ -76,6 +77,8 @@ pub struct Settings {
     pub drops_entries: bool,
     /// Whether a destination that speaks without being asked is told so.
     pub nat_icmp_send: bool,
+    /// Whether tunnels forbid fragmentation as the packet inside does, and refuse what is too big for them.
+    pub pmtu_disc: bool,
 }
 
 /// The bits of `conn_reuse_mode`: 1 reuses what has closed, 2 also what waits for a FIN that cannot be seen.
@@ -110,6 +113,7 @@ impl Default for Settings {
             drop_packet_rate: 0,
             drops_entries: false,
             nat_icmp_send: false,
+            pmtu_disc: true,
         }
     }
 }
@@ -120,14 +124,14 @@ const SHARDS: usize = 64;
 #[derive(Clone)]
 pub struct Services {
     shards: [Arc<HashMap<ServiceKey, Arc<Service>>>; SHARDS],
-    /// In all shards together, so that a packet need not ask each whether it is empty.
-    count: usize,
+    /// In all shards together, of each family, so that a packet need not ask each whether it is empty.
+    counts: [usize; 2],
     hasher: hashbrown::DefaultHashBuilder,
 }
 
 impl Default for Services {
     fn default() -> Self {
-        Self { shards: std::array::from_fn(|_| Arc::default()), count: 0, hasher: Default::default() }
+        Self { shards: std::array::from_fn(|_| Arc::default()), counts: [0; 2], hasher: Default::default() }
     }
 }
 
@@ -145,21 +149,21 @@ impl Services {
 
     /// Adds or replaces a service.
     pub fn insert(&mut self, service: Arc<Service>) {
-        let shard = self.shard(&service.key);
-        let replaced = Arc::make_mut(&mut self.shards[shard]).insert(service.key, service);
-        self.count += usize::from(replaced.is_none());
+        let (shard, key) = (self.shard(&service.key), service.key);
+        let replaced = Arc::make_mut(&mut self.shards[shard]).insert(key, service);
+        self.counts[key.family() as usize] += usize::from(replaced.is_none());
     }
 
     /// Takes a service out.
     pub fn remove(&mut self, key: &ServiceKey) {
         let shard = self.shard(key);
         let removed = Arc::make_mut(&mut self.shards[shard]).remove(key);
-        self.count -= usize::from(removed.is_some());
+        self.counts[key.family() as usize] -= usize::from(removed.is_some());
     }
 
-    /// Whether there is none: then no packet is touched.
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
+    /// Whether there is any of this family: else none of its packets is touched.
+    pub fn any_of(&self, family: Family) -> bool {
+        self.counts[family as usize] > 0
     }
 }
 
@@ -323,12 +327,37 @@ pub struct Destination {
     pub weight: Weight,
     /// The way to it.
     pub path: Path,
-    /// The director's own address that tunnels to it come from.
-    pub source: Option<IpAddr>,
+    /// What tunnels to it look like.
+    pub tunnel: Tunnel,
     /// What it carries and counts.
     pub live: Arc<DestinationLive>,
     /// Its service's numbers.
     pub service: Arc<ServiceLive>,
+}
+
+/// What tunnels to a destination look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tunnel {
+    /// The director's own address that they come from, of the destination's family.
+    pub source: Option<IpAddr>,
+    /// What stands between the outer network header and the packet.
+    pub encapsulation: Encapsulation,
+}
+
+/// What stands between the outer network header and the packet in a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encapsulation {
+    /// Nothing: IP in IP (RFC 2003, RFC 2473, RFC 4213).
+    Ip,
+    /// A GRE header (RFC 2784).
+    Gre(Coverage),
+    /// UDP and GUE headers (draft-ietf-intarea-gue).
+    Gue {
+        /// The UDP port that they are sent to.
+        port: u16,
+        /// What the UDP checksum covers.
+        coverage: Coverage,
+    },
 }
 
 const PAGE: usize = 64;
@@ -429,15 +458,15 @@ mod tests {
     fn there_are_services_from_the_first_to_the_last_however_often_one_is_replaced_or_removed() {
         let mut services = Services::default();
         services.remove(&service(80).key);
-        assert!(services.is_empty());
+        assert!(!services.any_of(Family::V4));
         for port in [80, 443, 80, 80] {
             services.insert(service(port));
         }
         services.remove(&service(80).key);
         services.remove(&service(80).key);
-        assert!(!services.is_empty());
+        assert!(services.any_of(Family::V4) && !services.any_of(Family::V6));
         services.remove(&service(443).key);
-        assert!(services.is_empty());
+        assert!(!services.any_of(Family::V4));
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub enum DropReason {
     },
     /// The packet would have to be fragmented.
     NeedsFragmenting,
+    /// The path leaves too little room beside a tunnel's own headers.
+    PathTooNarrow,
     /// The packet is a fragment.
     Fragment,
     /// The packet grew beyond its frame.
@@ -64,7 +66,7 @@ impl DropReason {
     /// How many counters the reasons need.
     pub const COUNT: usize = Self::OTHERS.len() + Malformed::ALL.len();
 
-    const OTHERS: [Self; 15] = [
+    const OTHERS: [Self; 16] = [
         Self::NoDestination,
         Self::DestinationUnavailable,
         Self::DestinationLocal,
@@ -80,6 +82,7 @@ impl DropReason {
         Self::KernelRefused,
         Self::Defence,
         Self::Unasked,
+        Self::PathTooNarrow,
     ];
 
     /// Every reason, in the order of [`Self::index`].
@@ -105,6 +108,7 @@ impl DropReason {
             Self::KernelRefused => 12,
             Self::Defence => 13,
             Self::Unasked => 14,
+            Self::PathTooNarrow => 15,
             Self::Malformed(malformed) => Self::OTHERS.len() + malformed as usize,
         }
     }
@@ -127,6 +131,7 @@ impl DropReason {
             Self::KernelRefused => "kernel_refused",
             Self::Defence => "defence",
             Self::Unasked => "unasked",
+            Self::PathTooNarrow => "path_too_narrow",
             Self::Malformed(malformed) => malformed.name(),
         }
     }
@@ -146,7 +151,9 @@ impl DropReason {
             Self::NoRoute => {
                 "the kernel has no route to the next hop over an attached interface; see `ip route`"
             }
-            Self::NoNeighbour => "the next hop has not answered ARP yet; see `ip neigh`",
+            Self::NoNeighbour => {
+                "the next hop has not answered ARP or neighbour discovery yet; see `ip neigh`"
+            }
             Self::TtlExpired => "the packet's time to live ran out here; the sender was told",
             Self::TooBig { .. } => {
                 "the packet does not fit the way to its destination; the sender was told the size"
@@ -159,6 +166,9 @@ impl DropReason {
             Self::KernelRefused => "the kernel did not take the packet back through the TAP",
             Self::Defence => "`drop_packet` sacrifices one of so many packets that would begin a connection",
             Self::Unasked => "a real server sent it without having been asked; it was told (`nat_icmp_send`)",
+            Self::PathTooNarrow => {
+                "the way to the real server leaves a tunnel less than 68 bytes (IPv6: 1280); raise its MTU"
+            }
             Self::Malformed(malformed) => malformed.sentence(),
         }
     }

@@ -82,6 +82,14 @@ impl Protocol {
     pub const UDP: Self = Self(17);
     /// GRE (RFC 2784).
     pub const GRE: Self = Self(47);
+    /// IPv6 in IP (RFC 2473, RFC 4213).
+    pub const IPV6: Self = Self(41);
+    /// ESP (RFC 4303).
+    pub const ESP: Self = Self(50);
+    /// AH (RFC 4302).
+    pub const AH: Self = Self(51);
+    /// ICMPv6 (RFC 4443).
+    pub const ICMPV6: Self = Self(58);
     /// SCTP (RFC 9260).
     pub const SCTP: Self = Self(132);
 }

@@ -14,8 +14,12 @@ pub mod checksum;
 pub mod flow;
 
 pub mod ethernet;
+pub mod gre;
+pub mod gue;
 pub mod icmp;
+pub mod icmpv6;
 pub mod ipv4;
+pub mod ipv6;
 pub mod sctp;
 pub mod tcp;
 pub mod udp;

@@ -14,7 +14,8 @@ pub struct SteeringRules {
     /// Packets *to* these are the director's, and so are fragments and ICMP errors to their addresses. A service that
     /// takes any port belongs to `wide`.
     pub services: BTreeSet<(Protocol, Endpoint)>,
-    /// Packets *from* these are, unless they go to a local address; so are fragments from their addresses.
+    /// Packets *from* these are, unless they go to a local address; so are fragments from their addresses. Besides
+    /// masqueraded destinations, virtual endpoints whose replies may pass here.
     pub nat_destinations: BTreeSet<(Protocol, Endpoint)>,
     /// Every TCP, UDP, SCTP, AH and ESP packet to these is, and every fragment and ICMP error: services that take
     /// any port, and marks.
@@ -119,7 +120,7 @@ fn endpoint_key(protocol: Protocol, at: Endpoint) -> [u8; endpoint::SIZE] {
     key
 }
 
-fn address_key(addr: IpAddr) -> [u8; address::SIZE] {
+pub(super) fn address_key(addr: IpAddr) -> [u8; address::SIZE] {
     let (family, addr) = split(addr);
     let mut key = [0; address::SIZE];
     key[address::ADDR].copy_from_slice(&addr);
