@@ -215,6 +215,8 @@ fn refusal(error: &CommandError) -> String {
         CommandError::NotSupported { .. }
         | CommandError::UnknownSetting { .. }
         | CommandError::BadSetting { .. }
+        | CommandError::UnknownServer(_)
+        | CommandError::NotFollowed { .. }
         | CommandError::Malformed { .. }
         | CommandError::TooLong { .. }
         | CommandError::WrongVersion { .. }
