@@ -21,6 +21,7 @@ use crate::conn::{
 use crate::counters::{Stats, WorkerCounters};
 use crate::forward::{self, Ends, Identification};
 use crate::outcome::Unresolved;
+use crate::port::{LinkId, Received};
 use crate::pressure::{Pressure, count_out, relieve_buckets};
 use crate::schedule::{choose, is_first, is_reset, service};
 use crate::shm::Frame;
@@ -103,23 +104,24 @@ impl Flows {
     /// Finds or makes the connection of a packet and edits its frame on its way.
     pub fn take(
         &mut self,
-        frame: &mut Frame,
+        received: &mut Received,
         packet: &Packet,
         hash: u64,
         snapshot: &Snapshot,
         now: Millis,
     ) -> Verdict {
+        let Received { link, ref mut frame } = *received;
         match self.table.find(&packet.flow, hash) {
             Some((id, Direction::Outbound)) => self.reply(frame, packet, id, snapshot, now),
             Some((id, Direction::Inbound)) => match self.standing(id, packet, snapshot) {
                 Standing::Lasts => self.request(frame, packet, id, snapshot, now),
                 Standing::GivesWay if self.give_way(id, snapshot, now) => {
-                    self.begin(frame, packet, snapshot, now)
+                    self.begin(frame, link, packet, snapshot, now)
                 }
                 Standing::GivesWay => self.request(frame, packet, id, snapshot, now),
                 Standing::Orphaned => Verdict::Drop(DropReason::DestinationUnavailable),
             },
-            None => self.begin(frame, packet, snapshot, now),
+            None => self.begin(frame, link, packet, snapshot, now),
         }
     }
 
@@ -169,8 +171,15 @@ impl Flows {
     }
 
     /// A packet that belongs to no connection: begins one if it may.
-    fn begin(&mut self, frame: &mut Frame, packet: &Packet, snapshot: &Snapshot, now: Millis) -> Verdict {
-        match self.schedule(packet, snapshot, now) {
+    fn begin(
+        &mut self,
+        frame: &mut Frame,
+        link: LinkId,
+        packet: &Packet,
+        snapshot: &Snapshot,
+        now: Millis,
+    ) -> Verdict {
+        match self.schedule(packet, link, snapshot, now) {
             Ok(Begun::Connection(id)) => self.request(frame, packet, id, snapshot, now),
             Ok(Begun::OnePacket(ends, id)) => {
                 let Some(destination) = snapshot.destinations.find(id) else {
@@ -192,9 +201,15 @@ impl Flows {
     }
 
     /// Chooses a destination and enters the connection in the table, unless it is for this one packet only.
-    fn schedule(&mut self, packet: &Packet, snapshot: &Snapshot, now: Millis) -> Result<Begun, Verdict> {
-        let service = match service(packet, snapshot) {
-            Ok(service) => service,
+    fn schedule(
+        &mut self,
+        packet: &Packet,
+        link: LinkId,
+        snapshot: &Snapshot,
+        now: Millis,
+    ) -> Result<Begun, Verdict> {
+        let (service, mark) = match service(packet, link, snapshot) {
+            Ok(found) => found,
             Err(_) if unasked(packet, snapshot) => return Err(Verdict::Drop(DropReason::Unasked)),
             Err(verdict) => return Err(verdict),
         };
@@ -224,7 +239,7 @@ impl Flows {
             expires: now + FIRST_TIMEOUT,
             service: 0,
             dest_ref: member.id.0,
-            mark: 0,
+            mark,
             controller: None,
         };
         // Counted before anybody can find it, so that nobody moves a count that is not there.

@@ -16,6 +16,7 @@ use xvs_sched::{Candidates, Choice, ForwardingMethod, Load, Scheduler, ServiceKe
 
 use crate::counters::SharedStats;
 use crate::egress::{Egress, RouteTo};
+use crate::marks::Marks;
 use crate::port::LinkId;
 
 /// What a worker acts on.
@@ -29,6 +30,8 @@ pub struct Snapshot {
     pub egress: Arc<Egress>,
     /// Masqueraded destinations; empty unless `nat_icmp_send` asks for them.
     pub nat_destinations: Arc<HashSet<(Protocol, Endpoint)>>,
+    /// By which packets are marked; asked of those that meet no connection.
+    pub marks: Arc<Marks>,
     /// Timeouts and settings.
     pub settings: Settings,
 }
@@ -41,6 +44,7 @@ impl Snapshot {
             destinations: Destinations::default(),
             egress: Arc::new(Egress::default()),
             nat_destinations: Arc::default(),
+            marks: Arc::default(),
             settings: Settings::default(),
         }
     }
@@ -75,6 +79,8 @@ pub struct Settings {
     pub drops_entries: bool,
     /// Whether a destination that speaks without being asked is told so.
     pub nat_icmp_send: bool,
+    /// Whether marked packets that no destination takes go where they were sent to.
+    pub cache_bypass: bool,
 }
 
 /// The bits of `conn_reuse_mode`: 1 reuses what has closed, 2 also what waits for a FIN that cannot be seen.
@@ -109,6 +115,7 @@ impl Default for Settings {
             drop_packet_rate: 0,
             drops_entries: false,
             nat_icmp_send: false,
+            cache_bypass: false,
         }
     }
 }
