@@ -7,6 +7,7 @@
 pub mod adm;
 pub mod cli;
 
+pub mod marks;
 pub mod message;
 
 pub mod client;
