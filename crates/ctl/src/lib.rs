@@ -27,6 +27,7 @@ pub mod settings;
 pub mod state;
 pub mod support;
 
+pub mod netfilter;
 pub mod network;
 
 mod lockfile;
