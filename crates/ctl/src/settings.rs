@@ -39,6 +39,8 @@ pub struct Ipvs {
     pub am_droprate: u32,
     /// Below how many free pages of memory a defence of 1 or 2 is on. Default: 1,024.
     pub amemthresh: u32,
+    /// 1: marked packets that no real server takes go where they were sent to. Default: 0.
+    pub cache_bypass: Switch,
     /// 1: a real server that sends without being asked gets an ICMP error. Default: 0.
     pub nat_icmp_send: Switch,
 }
@@ -107,6 +109,7 @@ impl Default for Ipvs {
             drop_entry: Defence(0),
             am_droprate: 10,
             amemthresh: 1024,
+            cache_bypass: off,
             nat_icmp_send: off,
         }
     }
@@ -139,6 +142,7 @@ impl Ipvs {
             "drop_entry" => self.drop_entry = defence()?,
             "am_droprate" => self.am_droprate = number()?,
             "amemthresh" => self.amemthresh = number()?,
+            "cache_bypass" => self.cache_bypass = switch()?,
             "nat_icmp_send" => self.nat_icmp_send = switch()?,
             _ => {
                 let known = KEYS.map(str::to_owned).to_vec();
@@ -194,14 +198,16 @@ impl Ipvs {
             drops_entries: self.drops_entries(memory),
             drop_packet_rate: if self.drop_packet.is_on(memory) { rate } else { 0 },
             nat_icmp_send: self.nat_icmp_send.0,
+            cache_bypass: self.cache_bypass.0,
         }
     }
 }
 
 /// What [`Ipvs::set`] knows.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "am_droprate",
     "amemthresh",
+    "cache_bypass",
     "conn_reuse_mode",
     "drop_entry",
     "drop_packet",

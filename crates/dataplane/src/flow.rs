@@ -5,6 +5,8 @@
 //! index for the look-up, one for the connection, one for its destination. Not here: which packets begin a
 //! connection (`schedule.rs`).
 
+mod bypass;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +14,7 @@ use std::time::Duration;
 use xvs_proto::{FlowKey, Packet, Protocol};
 use xvs_sched::ForwardingMethod;
 
+use self::bypass::{is_bypass, may_bypass};
 use crate::clock::Millis;
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::{self, Judgement, TcpState};
@@ -139,6 +142,7 @@ impl Flows {
         let moves_on = packet.flow.protocol == Protocol::UDP && settings.udp_nodest_reschedule;
         match destination {
             Some(_) => Standing::Lasts,
+            None if is_bypass(&connection) => Standing::Lasts,
             None if settings.expire_nodest_conn || moves_on => Standing::GivesWay,
             None => Standing::Orphaned,
         }
@@ -216,7 +220,12 @@ impl Flows {
         if self.defence.drops(snapshot.settings.drop_packet_rate) {
             return Err(Verdict::Drop(DropReason::Defence));
         }
-        let (member, dest) = choose(packet, service)?;
+        let (member, dest) = match choose(packet, service) {
+            Err(Verdict::Drop(DropReason::NoDestination)) if may_bypass(service, packet, snapshot) => {
+                return self.begin_bypass(packet, mark, snapshot, now);
+            }
+            chosen => chosen?,
+        };
         let counted = snapshot.destinations.find(member.id);
         if service.one_packet && packet.flow.protocol == Protocol::UDP {
             counted.inspect(|destination| self.count(destination, |stats| stats.connections.add(1)));
@@ -284,13 +293,16 @@ impl Flows {
         now: Millis,
     ) -> Verdict {
         let connection = self.table.connection(id);
+        if is_bypass(&connection) {
+            return self.bypass(frame, packet, id, snapshot, now);
+        }
         let Some(destination) = destination(&connection, snapshot) else {
             return Verdict::Drop(DropReason::DestinationUnavailable);
         };
         let ends = ends(&connection, destination.source);
         connection.count_in_packet();
         self.count(destination, |stats| stats.count_in(packet.length()));
-        self.advance(id, packet, Direction::Inbound, &destination.live, &snapshot.settings, now);
+        self.advance(id, packet, Direction::Inbound, Some(&destination.live), &snapshot.settings, now);
         let verdict = forward::request(frame, packet, &ends, destination.path, &mut self.ids);
         self.report_unresolved(verdict, destination.path);
         verdict
@@ -320,7 +332,7 @@ impl Flows {
             if let Some(destination) = destination(&connection, snapshot) {
                 self.count(destination, |stats| stats.count_out(packet.length()));
             }
-            self.advance(id, packet, Direction::Outbound, live, &snapshot.settings, now);
+            self.advance(id, packet, Direction::Outbound, Some(live), &snapshot.settings, now);
         }
         verdict
     }
@@ -349,7 +361,7 @@ impl Flows {
         id: ConnId,
         packet: &Packet,
         direction: Direction,
-        live: &DestinationLive,
+        live: Option<&DestinationLive>,
         settings: &Settings,
         now: Millis,
     ) {
@@ -376,7 +388,7 @@ impl Flows {
         };
         let Some((before, after)) = moved else { return };
         let (from, to) = (activity(protocol, before), activity(protocol, after));
-        if from != to {
+        if let Some(live) = live.filter(|_| from != to) {
             // In this order, so that the connection is counted at every moment.
             live.enter(to);
             live.leave(from);
