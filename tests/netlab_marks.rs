@@ -169,6 +169,30 @@ fn rules_that_were_there_before_the_daemon_are_followed_and_one_that_cannot_be_i
     assert!(director.log().contains(&told));
 }
 
+#[test]
+fn marked_packets_that_nobody_takes_go_where_they_were_sent_to_when_the_kernel_would_deliver_them_here() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let ip = |host, line: &str| succeed(cluster.command(host, "ip").args(line.split(' ')));
+    // A server beyond the director, by its own address.
+    ip(Host::RealServer(1), "address add 203.0.113.80/32 dev lo");
+    ip(Host::Director, "route add 203.0.113.80/32 via 192.0.2.11");
+    ip(Host::Client, "route add 203.0.113.80/32 via 198.51.100.1");
+    ip(Host::Director, "rule add fwmark 7 lookup 100");
+    ip(Host::Director, "route add local 0.0.0.0/0 dev lo table 100");
+    run(&cluster, &["iptables-nft -t mangle -A PREROUTING -d 203.0.113.0/24 -j MARK --set-mark 7"]);
+    let director = Director::start(&cluster, Workers::One);
+    director.adm("-A -f 7 -s rr");
+    let fetch = || clients::fetch(&cluster, "http://203.0.113.80/");
+    assert!(fetch().is_err(), "there is no real server");
+
+    run(&cluster, &["xvs set cache_bypass 1"]);
+    assert_eq!(fetch().as_deref(), Ok(b"rs1\n".as_slice()));
+    let listing = director.adm("-Lnc");
+    let row = listing.lines().find(|line| line.contains("203.0.113.80:80")).expect("a connection");
+    assert!(row.ends_with(" 0.0.0.0:0"), "{row}");
+    assert!(director.adm("-Ln").contains("FWM  7 rr"));
+}
+
 fn each(lines: &[String]) -> Vec<&str> {
     lines.iter().map(String::as_str).collect()
 }

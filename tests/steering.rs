@@ -139,6 +139,53 @@ fn replies_of_a_live_connection_are_steered_whatever_becomes_of_its_destination(
 }
 
 #[test]
+fn marked_connections_are_steered_both_ways_also_when_their_rule_or_service_is_gone_and_nobody_else_is() {
+    let mut steered = Steered::new();
+    let mark = |action| json!({ "xvs": ["mark", action, "-d", format!("{VIP}/32"), "--set-mark", "7"] });
+    let delete = mark("delete");
+    for gone in [None, Some(delete), Some(json!({ "adm": ["-D", "-f", "7"] }))] {
+        let mut cluster = LabCluster::new();
+        cluster.configure(&["-A -f 7 -s rr", &format!("-a -f 7 -r {}:8080 -m", server(1))]);
+        assert_eq!(steered.verdict(cluster.lab(), &request()), Verdict::Kernel, "no rule marks it");
+        // Keeps the family the director's.
+        cluster.adm(&format!("-A -u {}:53", server(2)));
+        assert_eq!(cluster.ask(mark("add"))["exit"], 0);
+        let syn = Datagram::new(Transport::Tcp(SYN), at(CLIENT, 4000), at(VIP, 80));
+        let judged = inject(&mut steered, cluster.lab(), "wan", &syn.frame(GATEWAY_MAC, WAN_MAC));
+        assert_eq!(judged.map(|answer| answer["verdict"].clone()), Ok(json!("transmit")));
+        if let Some(gone) = &gone {
+            assert_eq!(cluster.ask(gone.clone())["exit"], 0, "{gone}");
+        }
+        let lab = cluster.lab();
+        assert_eq!(steered.verdict(lab, &request()), Verdict::Steered, "{gone:?}");
+        let answer = inject(&mut steered, lab, "lan", &reply());
+        assert_eq!(answer.map(|answer| answer["verdict"].clone()), Ok(json!("transmit")), "{gone:?}");
+        lab.answer(r#"{"advance":1200}"#);
+        let left = if gone.is_none() { Verdict::Steered } else { Verdict::Kernel };
+        assert_eq!(steered.verdict(lab, &request()), left, "{gone:?}: when its connections are over");
+    }
+}
+
+#[test]
+fn a_batch_that_brings_a_marks_rule_and_its_service_steers_what_is_marked() {
+    let mut steered = Steered::new();
+    for rule in ["-d 198.51.100.0/24", "-p tcp", "-s 203.0.113.0/24 -p tcp --dport 80"] {
+        let mut cluster = LabCluster::new();
+        let words: Vec<_> = format!("mark add {rule} --set-mark 7").split(' ').map(str::to_owned).collect();
+        assert_eq!(cluster.ask(json!({ "xvs": words }))["exit"], 0, "{rule}");
+        assert_eq!(
+            steered.verdict(cluster.lab(), &request()),
+            Verdict::Kernel,
+            "{rule}: no service of the mark"
+        );
+        let answer =
+            cluster.ask(json!({ "adm": ["-R"], "stdin": "-A -f 7 -s rr\n-a -f 7 -r 192.0.2.11:80 -g\n" }));
+        assert_eq!(answer["exit"], 0, "{answer}");
+        assert_eq!(steered.verdict(cluster.lab(), &request()), Verdict::Steered, "{rule}");
+    }
+}
+
+#[test]
 fn a_destination_of_the_same_port_that_turns_to_direct_routing_still_has_its_replies_steered() {
     let mut steered = Steered::new();
     for again in [false, true] {
