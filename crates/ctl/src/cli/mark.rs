@@ -25,7 +25,7 @@ enum Action {
     Add(Rule),
     /// Delete the rule that says the same
     Delete(Rule),
-    /// Show the rules in the order in which they apply
+    /// Show these rules in the order in which they apply; the kernel's own come before them
     List {
         /// Print JSON
         #[arg(long)]
@@ -134,7 +134,7 @@ fn as_json(rule: &MarkRule) -> Value {
         "dest": rule.dest,
         "source": rule.source,
         "protocol": rule.protocol,
-        "dports": rule.dest_ports.iter().map(|range| ports_text(&[range.clone()])).collect::<Vec<_>>(),
+        "dports": rule.dest_ports.iter().map(|range| ports_text(std::slice::from_ref(range))).collect::<Vec<_>>(),
         "interface": rule.interface,
         "mark": rule.mark,
         "mask": rule.mask,

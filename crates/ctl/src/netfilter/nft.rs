@@ -133,12 +133,9 @@ impl Reading<'_> {
                     None => self.cannot("xvs does not know what it asks for"),
                 },
                 "mangle" if is_mark(&content["key"]) => self.mangle(&content["value"]),
-                "vmap" => self.elements(content, |value| verdict(value)),
+                "vmap" => self.elements(content, verdict),
                 "counter" | "log" | "mangle" | "notrack" | "set" | "tproxy" => {}
-                "xt" => {
-                    self.cannot("nft does not tell what it says; iptables-nft-save would");
-                    self.decide(Action::Unknown, &[]);
-                }
+                "xt" => self.extension(text(&content["type"]), text(&content["name"])),
                 _ => match verdict(statement) {
                     Some(action) => self.decide(action, &[]),
                     None => self.cannot(&format!("xvs does not know the statement {kind}")),
@@ -165,6 +162,19 @@ impl Reading<'_> {
         };
         let criteria = self.criteria.iter().chain(more).cloned().collect();
         self.rules.push(Rule { text: self.text.clone(), criteria, action, obstacle });
+    }
+
+    /// A match or target of iptables, of which nft tells the name only.
+    fn extension(&mut self, kind: &str, name: &str) {
+        match (kind, name) {
+            ("match", "comment") => {}
+            ("match", _) => self.cannot(&format!("nft does not tell what the match {name} asks for")),
+            ("target", "MARK" | "CONNMARK") | ("", _) => {
+                self.cannot("nft does not tell what iptables has set");
+                self.decide(Action::Unknown, &[]);
+            }
+            _ => {}
+        }
     }
 
     fn mangle(&mut self, value: &Value) {

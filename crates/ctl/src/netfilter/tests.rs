@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use serde_json::{Value, json};
 use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::port::LinkId;
 use xvs_proto::{Endpoint, FlowKey, Fragment, Packet, tcp};
@@ -148,6 +149,25 @@ fn rules_of_nftables_mark_as_they_say_with_their_sets_and_maps_and_from_the_righ
             "{sentence}"
         );
     }
+}
+
+#[test]
+fn of_iptables_own_matches_and_targets_in_other_tables_only_those_that_mark_are_told() {
+    let table = |rules: Value| {
+        let base = json!({ "chain": { "family": "ip", "table": "raw", "name": "PREROUTING", "handle": 1,
+            "type": "filter", "hook": "prerouting", "prio": -300, "policy": "accept" } });
+        let rule = |expr: &Value| json!({ "rule": { "family": "ip", "table": "raw", "chain": "PREROUTING", "handle": 2, "expr": expr } });
+        let rules = rules.as_array().unwrap().iter().map(rule);
+        let objects: Vec<_> = [base].into_iter().chain(rules).collect();
+        nft::Ruleset::parse(&json!({ "nftables": objects }).to_string()).unwrap().tables("", &[])
+    };
+    let conntrack = json!({ "xt": { "type": "match", "name": "conntrack" } });
+    let target = |name| json!({ "xt": { "type": "target", "name": name } });
+    let harmless = json!([[conntrack, { "counter": null }, target("DNAT")], [conntrack, { "accept": null }]]);
+    assert_eq!(laid_out(&table(harmless)), LaidOut::default());
+    let marking = laid_out(&table(json!([[conntrack, target("MARK")]])));
+    assert_eq!(marking.unfollowed.len(), 1);
+    assert!(marking.unfollowed[0].ends_with("nft does not tell what the match conntrack asks for"));
 }
 
 #[test]
