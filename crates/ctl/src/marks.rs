@@ -411,6 +411,7 @@ const DEPTH_MAX: usize = 64;
 mod tests {
     use std::net::Ipv4Addr;
 
+    use proptest::prelude::*;
     use xvs_dataplane::egress::model::Network;
     use xvs_dataplane::port::LinkId;
     use xvs_proto::{Endpoint, FlowKey, Fragment, Packet, tcp};
@@ -472,23 +473,15 @@ mod tests {
 
     #[test]
     fn a_called_chain_goes_on_behind_the_call_and_one_gone_to_behind_the_call_before() {
-        let call = |to: &str| Action::Call(to.to_owned());
-        let goto = |to: &str| Action::Goto(to.to_owned());
-        for (name, first, expected) in
-            [("call", call("sub"), [2 + 0x100, 0x100]), ("goto", goto("sub"), [2 + 0x200, 0x100])]
+        let or = |bits| Action::Set(Change::NONE.or(bits));
+        for (to_sub, marked) in
+            [(Action::Call("sub".to_owned()), 0x102), (Action::Goto("sub".to_owned()), 0x002)]
         {
-            let or = |bits| Action::Set(Change::NONE.or(bits));
-            let tables = [table(
-                0,
-                &[
-                    ("pre", &[rule(vec![], call("outer")), rule(to_port(99), set(7))]),
-                    ("outer", &[rule(to_port(80), first), rule(vec![], or(0x100))]),
-                    ("sub", &[rule(vec![], or(2)), rule(vec![], Action::Return), rule(vec![], set(9))]),
-                ],
-            )];
-            let wanted = if name == "call" { 0x102 } else { 2 };
-            assert_eq!(mark(&tables, 80), wanted, "{name}");
-            assert_eq!(mark(&tables, 81), expected[1], "{name}");
+            let outer = [rule(to_port(80), to_sub), rule(vec![], or(0x100))];
+            let sub = [rule(vec![], or(2)), rule(vec![], Action::Return), rule(vec![], set(9))];
+            let pre = [rule(vec![], Action::Call("outer".to_owned())), rule(to_port(99), set(7))];
+            let tables = [table(0, &[("pre", &pre), ("outer", &outer), ("sub", &sub)])];
+            assert_eq!([80, 81, 99].map(|port| mark(&tables, port)), [marked, 0x100, 7]);
         }
     }
 
@@ -592,5 +585,89 @@ mod tests {
         assert_eq!(reach(0x14), nets(&["0.0.0.0/0"]));
         assert_eq!(reach(3), nets(&[]));
         assert_eq!(laid_out.reach(1, Family::V6), nets(&[]));
+    }
+
+    /// What a chain does to a packet, as iptables(8) says it: not laid out, but gone through.
+    struct Walk<'a> {
+        table: &'a Table,
+        port: u16,
+        mark: u32,
+    }
+
+    impl Walk<'_> {
+        /// Whether the table ends here.
+        fn chain(&mut self, name: &str) -> bool {
+            for rule in &self.table.chains[name] {
+                let fits = rule.criteria.iter().all(|one| match &one.what {
+                    What::Test(Test::DestPort(ports)) => {
+                        ports[0].contains(&self.port) == (one.expected == Expected::Yes)
+                    }
+                    What::Test(Test::Mark { value, mask }) => self.mark & mask == *value,
+                    other => panic!("{other:?}"),
+                });
+                match &rule.action {
+                    _ if !fits => {}
+                    Action::Set(change) => self.mark = change.apply(self.mark),
+                    Action::Accept => return true,
+                    Action::Return => return false,
+                    Action::Call(to) if self.chain(to) => return true,
+                    Action::Goto(to) => return self.chain(to),
+                    _ => {}
+                }
+            }
+            false
+        }
+    }
+
+    fn any_criteria() -> impl Strategy<Value = Vec<Criterion>> {
+        let yes = |test| Criterion { what: What::Test(test), expected: Expected::Yes };
+        let port = (0..4u16, 0..2u16, any::<bool>()).prop_map(|(first, more, negated)| Criterion {
+            what: What::Test(Test::DestPort(vec![first..=first + more])),
+            expected: if negated { Expected::No } else { Expected::Yes },
+        });
+        let mark =
+            (0..4u32, 0..4u32).prop_map(move |(value, mask)| yes(Test::Mark { value: value & mask, mask }));
+        prop::collection::vec(prop_oneof![port, mark], 0..3)
+    }
+
+    /// Rules of the chain of this number, which calls those of higher ones only.
+    fn any_rules(number: usize) -> impl Strategy<Value = Vec<Rule>> {
+        let to = (number + 1..=number + 3).prop_map(|to| to.min(CHAINS).to_string());
+        let action = prop_oneof![
+            3 => (0..4u32, 0..4u32).prop_map(|(value, mask)| Action::Set(Change::set_xmark(value, mask))),
+            1 => Just(Action::Accept),
+            1 => Just(Action::Return),
+            1 => Just(Action::Nothing),
+            2 => to.clone().prop_map(Action::Call),
+            1 => to.prop_map(Action::Goto),
+        ];
+        prop::collection::vec(
+            (any_criteria(), action).prop_map(|(criteria, action)| rule(criteria, action)),
+            0..5,
+        )
+    }
+
+    /// How many chains there are behind the first.
+    const CHAINS: usize = 4;
+
+    proptest! {
+        #[test]
+        fn what_is_laid_out_marks_as_the_chains_would_if_they_were_gone_through(
+            rules in (any_rules(0), any_rules(1), any_rules(2), any_rules(3)),
+        ) {
+            let rules = [rules.0, rules.1, rules.2, rules.3, vec![]];
+            let chains = rules.into_iter().enumerate().map(|(number, rules)| (number.to_string(), rules)).collect();
+            let base = Base { chain: "0".to_owned(), priority: 0, family: None };
+            let table = Table { bases: vec![base], chains };
+            let laid_out = lay_out(std::slice::from_ref(&table), &[], &[]);
+            for port in 0..6 {
+                let mut walk = Walk { table: &table, port, mark: 0 };
+                walk.chain("0");
+                prop_assert_eq!(laid_out.marks.of(LinkId(0), &packet(port)), walk.mark, "port {}", port);
+                if walk.mark != 0 {
+                    prop_assert!(!laid_out.reach(walk.mark, Family::V4).is_empty(), "mark {} is steered", walk.mark);
+                }
+            }
+        }
     }
 }
