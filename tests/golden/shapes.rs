@@ -214,7 +214,7 @@ fn a_ping_of_the_virtual_address_is_the_kernels() {
 }
 
 #[test]
-fn arp_ipv6_and_unknown_ethernet_types_are_the_kernels() {
+fn arp_and_unknown_ethernet_types_are_the_kernels() {
     for ether_type in
         [EtherType::ARP, EtherType::IPV6, EtherType(0x88cc), EtherType(0x0000), EtherType(0x05dc)]
     {

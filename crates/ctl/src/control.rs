@@ -16,7 +16,7 @@ use xvs_dataplane::egress::model::{Link, Network, RouteAction};
 use xvs_dataplane::egress::{Egress, RouteTo};
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 use xvs_dataplane::xdp::{SteeringError, SteeringRules};
-use xvs_proto::{Endpoint, Prefix, Protocol};
+use xvs_proto::{Endpoint, Family, Prefix, Protocol};
 use xvs_sched::ServiceKey;
 
 use crate::estimator;
@@ -99,12 +99,14 @@ impl<P: Plant> Control<P> {
         let settings = ipvs.in_force(state.timeouts(), memory);
         let snapshot = Snapshot { settings, ..Snapshot::empty() };
         let published = Arc::new(ArcSwap::from_pointee(snapshot.clone()));
+        let registry = Registry::new(workers);
+        ipvs.tune(&registry.tuning);
         Self {
             plant,
             state,
             ipvs,
             memory,
-            registry: Registry::new(workers),
+            registry,
             snapshot,
             published,
             next_look: Millis(0) + estimator::INTERVAL,
@@ -183,6 +185,7 @@ impl<P: Plant> Control<P> {
             Request::Marks => Ok(Reply::Marks(self.state.marks().to_vec())),
             Request::Set { key, value } => {
                 self.ipvs.set(key, value)?;
+                self.ipvs.tune(&self.registry.tuning);
                 self.publish().map(|()| Reply::Done)
             }
             Request::ListConnections | Request::Status | Request::Counters => Err(CommandError::Failed {
@@ -201,7 +204,7 @@ impl<P: Plant> Control<P> {
     /// Enters a command that was admitted in the desired state; the snapshot follows with [`Self::publish`].
     fn change(&mut self, command: &Command, now: Millis) -> Result<(), CommandError> {
         self.state.apply(command)?;
-        self.registry.follow(command, &self.state, &mut self.snapshot, now);
+        self.registry.follow(command, &mut self.snapshot, now);
         if matches!(command, Command::AddMark(_) | Command::DeleteMark(_)) {
             self.mark();
         }
@@ -215,7 +218,7 @@ impl<P: Plant> Control<P> {
         let mut more = SteeringRules { local_addresses: self.local.clone(), ..SteeringRules::default() };
         for command in commands {
             match command {
-                Command::AddService { key, .. } => more.services.extend(steered_to(*key)),
+                Command::AddService { key, .. } => steer_service(&mut more, *key),
                 Command::AddDestination { service, endpoint, options }
                 | Command::EditDestination { service, endpoint, options } => {
                     more.nat_destinations.extend(steered_from(*service, *endpoint, options.method));
@@ -351,7 +354,7 @@ impl<P: Plant> Control<P> {
         let mut rules = SteeringRules::default();
         let before = std::mem::take(&mut self.marked);
         for key in self.registry.service_keys() {
-            rules.services.extend(steered_to(key));
+            steer_service(&mut rules, key);
             let mut networks = reach(&self.laid_out, key);
             // The connections that its rules of before began go on.
             if let Some(before) = before.get(&key).filter(|_| self.registry.has_connections(key)) {
@@ -362,14 +365,13 @@ impl<P: Plant> Control<P> {
                 self.marked.insert(key, networks);
             }
         }
-        rules.nat_destinations = self.registry.nat_destinations().collect();
+        rules.nat_destinations.extend(self.registry.nat_destinations());
         rules.local_addresses.clone_from(&self.local);
-        if self.snapshot.services.is_empty() {
-            // A family without services passes untouched.
-            rules.services.clear();
-            rules.nat_destinations.clear();
-            rules.wide.clear();
-        }
+        // A family without services passes untouched.
+        let served = |(_, endpoint): &(Protocol, Endpoint)| self.snapshot.services.any_of(endpoint.family());
+        rules.services.retain(served);
+        rules.nat_destinations.retain(served);
+        rules.wide.retain(|network| self.snapshot.services.any_of(Family::of(network.addr())));
         rules
     }
 
@@ -398,7 +400,7 @@ impl<P: Plant> Control<P> {
     /// As for [`Self::handle`].
     pub fn tick(&mut self, now: Millis) -> Result<Millis, CommandError> {
         while self.next_look <= now {
-            self.registry.tick();
+            self.registry.tick(self.next_look);
             self.next_look = self.next_look + estimator::INTERVAL;
         }
         if self.next_trash <= now {
@@ -432,11 +434,16 @@ impl<P: Plant> Control<P> {
     }
 }
 
-/// Where the packets of a service go that the XDP program knows by their endpoint.
-fn steered_to(key: ServiceKey) -> Option<(Protocol, Endpoint)> {
-    let ServiceKey::Address { protocol, endpoint } = key else { return None };
+/// Has packets to a service that are known by their endpoint steered. In IPv6 also those from it: the kernel routes replies
+/// by direct routing where the director is the servers' router, and IPVS sees them; in IPv4 it refuses them.
+fn steer_service(rules: &mut SteeringRules, key: ServiceKey) {
+    let ServiceKey::Address { protocol, endpoint } = key else { return };
     let port = if takes_any_port(key) { 0 } else { endpoint.port };
-    Some((protocol, Endpoint { port, ..endpoint }))
+    let steered = (protocol, Endpoint { port, ..endpoint });
+    rules.services.insert(steered);
+    if endpoint.family() == Family::V6 {
+        rules.nat_destinations.insert(steered);
+    }
 }
 
 /// Where the packets of a mark's service go.

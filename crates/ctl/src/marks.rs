@@ -439,6 +439,7 @@ mod tests {
                 dest: Endpoint::new(VIP, port),
             },
             fragment: Fragment::Whole,
+            fragment_header: None,
             tcp_flags: tcp::Flags::SYN,
             sctp_event: None,
             icmp_type: None,

@@ -3,10 +3,12 @@
 //! [`Ipvs`] holds what was set; [`Ipvs::in_force`] is what workers act on, which for the defences also depends on how
 //! much memory the machine has left. Ranges and refusals are those of the kernel.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::Deserialize;
 use xvs_dataplane::snapshot::{ConnReuse, Settings};
+use xvs_sched::scheduler::Tuning;
 
 use crate::message::CommandError;
 use crate::state::Timeouts;
@@ -41,6 +43,11 @@ pub struct Ipvs {
     pub amemthresh: u32,
     /// 1: marked packets that no real server takes go where they were sent to. Default: 0.
     pub cache_bypass: Switch,
+    /// After how many seconds `lblc` forgets an address that nobody asked for, looked at every half hour. Default: 86,400.
+    pub lblc_expiration: u32,
+    /// The same for `lblcr`, which also takes a real server from a set that has not changed for so long. Default:
+    /// 86,400.
+    pub lblcr_expiration: u32,
     /// 1: a real server that sends without being asked gets an ICMP error. Default: 0.
     pub nat_icmp_send: Switch,
 }
@@ -110,6 +117,8 @@ impl Default for Ipvs {
             am_droprate: 10,
             amemthresh: 1024,
             cache_bypass: off,
+            lblc_expiration: 86_400,
+            lblcr_expiration: 86_400,
             nat_icmp_send: off,
         }
     }
@@ -143,6 +152,8 @@ impl Ipvs {
             "am_droprate" => self.am_droprate = number()?,
             "amemthresh" => self.amemthresh = number()?,
             "cache_bypass" => self.cache_bypass = switch()?,
+            "lblc_expiration" => self.lblc_expiration = number()?,
+            "lblcr_expiration" => self.lblcr_expiration = number()?,
             "nat_icmp_send" => self.nat_icmp_send = switch()?,
             _ => {
                 let known = KEYS.map(str::to_owned).to_vec();
@@ -172,6 +183,12 @@ impl Ipvs {
     /// Whether connections that look worthless are to be ended.
     pub fn drops_entries(&self, memory: Memory) -> bool {
         self.drop_entry.is_on(memory)
+    }
+
+    /// Tells schedulers what they look up while they work.
+    pub fn tune(&self, tuning: &Tuning) {
+        tuning.lblc_expiration_seconds.store(self.lblc_expiration, Ordering::Relaxed);
+        tuning.lblcr_expiration_seconds.store(self.lblcr_expiration, Ordering::Relaxed);
     }
 
     /// What workers act on.
@@ -204,7 +221,7 @@ impl Ipvs {
 }
 
 /// What [`Ipvs::set`] knows.
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 15] = [
     "am_droprate",
     "amemthresh",
     "cache_bypass",
@@ -213,6 +230,8 @@ const KEYS: [&str; 13] = [
     "drop_packet",
     "expire_nodest_conn",
     "icmp_msgs_per_sec",
+    "lblc_expiration",
+    "lblcr_expiration",
     "nat_icmp_send",
     "secure_tcp",
     "sloppy_sctp",

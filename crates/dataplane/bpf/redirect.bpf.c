@@ -22,7 +22,7 @@
 
 /* Tags looked through, as in proto/src/ethernet.rs. */
 #define MAX_TAGS 2
-/* Extension headers looked through before the transport header or the fragment header. */
+/* Extension headers looked through before the transport header or the fragment header, as in proto/src/ipv6.rs. */
 #define MAX_EXTENSIONS 6
 
 struct {
@@ -221,7 +221,10 @@ static __noinline int matches(const struct packet *packet)
 		if (packet->fragment || has_role(packet->source, packet->source_port, packet, XVS_DESTINATION))
 			return 1;
 	}
-	return in_prefix(packet->dest, packet->family);
+	if (in_prefix(packet->dest, packet->family))
+		return 1;
+	/* Replies from a virtual address that the kernel routes: in IPv4 it refuses them. */
+	return packet->family == XVS_V6 && !(to & XVS_LOCAL) && in_prefix(packet->source, packet->family);
 }
 
 static __always_inline void reverse(struct packet *packet)

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use xvs_proto::{FlowKey, Packet, Protocol};
+use xvs_proto::{Family, FlowKey, Packet, Protocol};
 use xvs_sched::ForwardingMethod;
 
 use self::bypass::{is_bypass, may_bypass};
@@ -22,6 +22,7 @@ use crate::conn::{
     ConnId, Connection, Direction, Flags, Inserted, NewConnection, Removal, Seen, TableWorker, Timers,
 };
 use crate::counters::{Stats, WorkerCounters};
+use crate::dice::Dice;
 use crate::forward::{self, Ends, Identification};
 use crate::outcome::Unresolved;
 use crate::port::{LinkId, Received};
@@ -54,6 +55,7 @@ pub struct Flows {
     ids: Identification,
     defence: Defence,
     pressure: Pressure,
+    dice: Dice,
     /// Connections that gave way to new ones and are still counted, and until when.
     leaving: Vec<(Arc<DestinationLive>, Activity)>,
     leave_at: Millis,
@@ -73,6 +75,7 @@ impl Flows {
         Self {
             worker,
             pressure: Pressure::new(worker, &table),
+            dice: Dice::new(table.table().secret().0[0].wrapping_add(worker as u64)),
             table,
             counters,
             total,
@@ -220,7 +223,7 @@ impl Flows {
         if self.defence.drops(snapshot.settings.drop_packet_rate) {
             return Err(Verdict::Drop(DropReason::Defence));
         }
-        let (member, dest) = match choose(packet, service) {
+        let (member, dest) = match choose(packet, service, now, self.dice.draw()) {
             Err(Verdict::Drop(DropReason::NoDestination)) if may_bypass(service, packet, snapshot) => {
                 return self.begin_bypass(packet, mark, snapshot, now);
             }
@@ -242,6 +245,7 @@ impl Flows {
             client: packet.flow.source,
             virtual_endpoint: packet.flow.dest,
             dest,
+            local: None,
             method: member.method,
             flags: no_output,
             state: 0,
@@ -264,8 +268,8 @@ impl Flows {
                 Ok(Begun::Connection(id))
             }
             Inserted::Existing(id) => Ok(Begun::Connection(id)),
-            Inserted::Full => Err(Verdict::Drop(DropReason::TableFull)),
-            Inserted::NotIpv4 => Err(Verdict::PassToKernel),
+            // None is taken, as none is asked for.
+            Inserted::Full | Inserted::LocalTaken => Err(Verdict::Drop(DropReason::TableFull)),
         }
     }
 
@@ -318,8 +322,8 @@ impl Flows {
         now: Millis,
     ) -> Verdict {
         let connection = self.table.connection(id);
-        if connection.method() != ForwardingMethod::Nat {
-            // From the virtual address itself. IPv4 does not take that from the wire: the kernel refuses it.
+        if connection.method() != ForwardingMethod::Nat && packet.family() == Family::V4 {
+            // From the virtual address itself: the kernel refuses that from the wire in IPv4, and routes it in IPv6.
             return Verdict::PassToKernel;
         }
         let ends = ends(&connection, None);

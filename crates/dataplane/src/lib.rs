@@ -34,3 +34,4 @@ pub mod snapshot;
 
 pub mod clock;
 pub mod counters;
+pub mod dice;

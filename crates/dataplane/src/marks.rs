@@ -202,7 +202,7 @@ mod tests {
             00000001000000005002faf0b1c00000";
         let digits: Vec<_> = hex.chars().map(|digit| digit.to_digit(16).unwrap() as u8).collect();
         let frame: Vec<_> = digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect();
-        let Ok(Parsed::Ipv4(packet)) = parse(&frame) else { panic!("a packet") };
+        let Ok(Parsed::Ip(packet)) = parse(&frame) else { panic!("a packet") };
         packet
     }
 

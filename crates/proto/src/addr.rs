@@ -15,13 +15,6 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct MacAddr(pub [u8; 6]);
 
-impl MacAddr {
-    /// Whether the group bit is set: broadcast or multicast (IEEE 802.3 §3.2.3).
-    pub fn is_group(self) -> bool {
-        self.0[0] & 1 != 0
-    }
-}
-
 impl fmt::Display for MacAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;
@@ -89,6 +82,14 @@ impl Protocol {
     pub const UDP: Self = Self(17);
     /// GRE (RFC 2784).
     pub const GRE: Self = Self(47);
+    /// IPv6 in IP (RFC 2473, RFC 4213).
+    pub const IPV6: Self = Self(41);
+    /// ESP (RFC 4303).
+    pub const ESP: Self = Self(50);
+    /// AH (RFC 4302).
+    pub const AH: Self = Self(51);
+    /// ICMPv6 (RFC 4443).
+    pub const ICMPV6: Self = Self(58);
     /// SCTP (RFC 9260).
     pub const SCTP: Self = Self(132);
 }

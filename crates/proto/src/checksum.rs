@@ -4,7 +4,7 @@
 //! Incremental update costs a few additions; it equals recomputing for every field value but the two
 //! representations of zero, which RFC 1624 §3 explains and the tests show.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// A ones'-complement sum under way: 16-bit big-endian words, carries not yet folded.
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,6 +35,20 @@ impl Sum {
     pub fn ipv4(mut self, addr: Ipv4Addr) -> Self {
         self.0 += u64::from(u32::from(addr));
         self
+    }
+
+    /// Adds an address of either family.
+    pub fn addr(mut self, addr: IpAddr) -> Self {
+        match addr {
+            IpAddr::V4(v4) => self.ipv4(v4),
+            IpAddr::V6(v6) => {
+                let bits = u128::from(v6);
+                for shift in [0, 32, 64, 96] {
+                    self.0 += u64::from((bits >> shift) as u32);
+                }
+                self
+            }
+        }
     }
 
     /// The checksum field: the complement of the folded sum.
@@ -68,6 +82,15 @@ impl Delta {
         Self(self.0.ipv4(Ipv4Addr::from(!u32::from(old))).ipv4(new))
     }
 
+    /// Replaces an address by another of its family.
+    pub fn addr(self, old: IpAddr, new: IpAddr) -> Self {
+        let complement = match old {
+            IpAddr::V4(v4) => IpAddr::V4((!u32::from(v4)).into()),
+            IpAddr::V6(v6) => IpAddr::V6((!u128::from(v6)).into()),
+        };
+        Self(self.0.addr(complement).addr(new))
+    }
+
     /// The checksum field after the change, from the field before it.
     ///
     /// UDP's own rules are the caller's: a received field of 0 means «none» and must not be updated but computed
@@ -79,15 +102,17 @@ impl Delta {
     }
 }
 
-/// The checksum of a transport segment with its IPv4 pseudo-header; the field inside `segment` counts as it is,
-/// so it is 0 when computing and the received value when verifying (then the result is 0).
+/// The checksum of a transport segment with the pseudo-header of its addresses' family; the field inside `segment`
+/// counts as it is, so it is 0 when computing and the received value when verifying (then the result is 0).
 ///
-/// Source: RFC 9293 §3.1; RFC 768.
-pub fn transport_v4(source: Ipv4Addr, dest: Ipv4Addr, protocol: u8, segment: &[u8]) -> u16 {
-    let length = u32::try_from(segment.len()).expect("an IPv4 segment is below 64 KiB");
+/// One sum serves both families: their pseudo-headers hold the same values at different places.
+///
+/// Source: RFC 9293 §3.1; RFC 768; RFC 8200 §8.1.
+pub fn transport(source: IpAddr, dest: IpAddr, protocol: u8, segment: &[u8]) -> u16 {
+    let length = u32::try_from(segment.len()).expect("a segment is below 64 KiB");
     Sum::default()
-        .ipv4(source)
-        .ipv4(dest)
+        .addr(source)
+        .addr(dest)
         .word(u16::from(protocol))
         .word((length >> 16) as u16)
         .word(length as u16)
@@ -122,7 +147,25 @@ mod tests {
         !(sum as u16)
     }
 
+    #[test]
+    fn a_segments_checksum_is_the_one_that_another_implementation_computes() {
+        let udp = etherparse::UdpHeader { source_port: 1000, destination_port: 53, length: 13, checksum: 0 };
+        let segment = [&udp.to_bytes()[..], b"hello"].concat();
+        let (v4, v6) = ([192, 0, 2, 10], [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0xab, 0xcd, 0, 1]);
+        let want = udp.calc_checksum_ipv4_raw(v4, [198, 51, 100, 1], b"hello").unwrap();
+        assert_eq!(transport(v4.into(), [198, 51, 100, 1].into(), 17, &segment), want);
+        let want = udp.calc_checksum_ipv6_raw(v6, [0xfd; 16], b"hello").unwrap();
+        assert_eq!(transport(v6.into(), [0xfd; 16].into(), 17, &segment), want);
+    }
+
     proptest! {
+        #[test]
+        fn replacing_an_address_equals_recomputing(source: [u8; 16], old: [u8; 16], new: [u8; 16], data: [u8; 9]) {
+            let (source, old, new) = (source.into(), old.into(), new.into());
+            let before = transport(source, old, 17, &data);
+            prop_assert_eq!(Delta::default().addr(old, new).applied(before), transport(source, new, 17, &data));
+        }
+
         #[test]
         fn a_sum_of_any_length_equals_the_word_by_word_sum(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             prop_assert_eq!(Sum::default().bytes(&bytes).checksum(), reference(&bytes));

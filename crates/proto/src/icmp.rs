@@ -1,4 +1,4 @@
-//! ICMP errors that the director originates (RFC 792, RFC 1191).
+//! ICMP errors that the director originates (RFC 792, RFC 1191); how they look in IPv6 is [`crate::icmpv6`]'s.
 
 use std::net::Ipv4Addr;
 
@@ -11,7 +11,7 @@ pub const HEADER_LEN: usize = 8;
 /// The longest error that is sent, IPv4 header included, in bytes (RFC 1812 §4.3.2.3).
 pub const MAX_LEN: usize = 576;
 
-/// What went wrong with a packet.
+/// What went wrong with a packet of either family; the types and codes are those of IPv4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Error {
     /// Nobody serves the port (type 3, code 3).

@@ -18,6 +18,16 @@ pub enum Malformed {
     Ipv4HeaderLength,
     /// The IPv4 header checksum is wrong.
     Ipv4Checksum,
+    /// The frame ends before the IPv6 header does, or before the payload length that the header gives.
+    Ipv6TooShort,
+    /// The version field is not 6.
+    Ipv6Version,
+    /// It says that its length stands in a jumbo option.
+    Ipv6Jumbogram,
+    /// The packet ends inside an extension header.
+    Ipv6ExtensionTooShort,
+    /// More extension headers than are looked through, or two fragment headers.
+    Ipv6Extensions,
     /// The packet ends before the TCP header does.
     TcpTooShort,
     /// The packet ends before the UDP header does.
@@ -32,13 +42,18 @@ pub enum Malformed {
 
 impl Malformed {
     /// Every value, in the order of the layers.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 16] = [
         Self::EthernetTooShort,
         Self::VlanTooDeep,
         Self::Ipv4TooShort,
         Self::Ipv4Version,
         Self::Ipv4HeaderLength,
         Self::Ipv4Checksum,
+        Self::Ipv6TooShort,
+        Self::Ipv6Version,
+        Self::Ipv6Jumbogram,
+        Self::Ipv6ExtensionTooShort,
+        Self::Ipv6Extensions,
         Self::TcpTooShort,
         Self::UdpTooShort,
         Self::SctpTooShort,
@@ -55,6 +70,11 @@ impl Malformed {
             Self::Ipv4Version => "ipv4_version",
             Self::Ipv4HeaderLength => "ipv4_header_length",
             Self::Ipv4Checksum => "ipv4_checksum",
+            Self::Ipv6TooShort => "ipv6_too_short",
+            Self::Ipv6Version => "ipv6_version",
+            Self::Ipv6Jumbogram => "ipv6_jumbogram",
+            Self::Ipv6ExtensionTooShort => "ipv6_extension_too_short",
+            Self::Ipv6Extensions => "ipv6_extensions",
             Self::TcpTooShort => "tcp_too_short",
             Self::UdpTooShort => "udp_too_short",
             Self::SctpTooShort => "sctp_too_short",
@@ -72,6 +92,13 @@ impl Malformed {
             Self::Ipv4Version => "the Ethernet type says IPv4 and the version field does not",
             Self::Ipv4HeaderLength => "the IPv4 header length is impossible",
             Self::Ipv4Checksum => "the IPv4 header checksum is wrong",
+            Self::Ipv6TooShort => "the frame ends before the IPv6 packet it announces",
+            Self::Ipv6Version => "the Ethernet type says IPv6 and the version field does not",
+            Self::Ipv6Jumbogram => "the packet is an IPv6 jumbogram, which no Ethernet frame holds",
+            Self::Ipv6ExtensionTooShort => "the packet ends inside an IPv6 extension header",
+            Self::Ipv6Extensions => {
+                "the packet has more than six IPv6 extension headers, or is a fragment twice"
+            }
             Self::TcpTooShort => "the packet ends inside its TCP header",
             Self::UdpTooShort => "the packet ends inside its UDP header",
             Self::SctpTooShort => "the packet ends inside its SCTP common header",

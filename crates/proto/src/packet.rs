@@ -5,18 +5,19 @@
 
 use std::net::IpAddr;
 
-use crate::addr::{Endpoint, Protocol};
+use crate::addr::{Endpoint, Family, Protocol};
 use crate::flow::FlowKey;
 use crate::ipv4::{self, Ipv4};
+use crate::ipv6::{self, Ipv6};
 use crate::malformed::Malformed;
-use crate::{ethernet, icmp, sctp, tcp, udp};
+use crate::{ethernet, icmp, icmpv6, sctp, tcp, udp};
 
 /// A packet's headers, as positions in its frame and the fields that decide what becomes of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet {
     /// Where the network header begins.
     pub network: usize,
-    /// Where the transport header begins.
+    /// Where the transport header begins; behind IPv6 extension headers, if there are any.
     pub transport: usize,
     /// Where the packet ends; link padding may follow.
     pub end: usize,
@@ -24,21 +25,28 @@ pub struct Packet {
     pub flow: FlowKey,
     /// Whether it is a fragment.
     pub fragment: Fragment,
+    /// Where the IPv6 fragment header begins; in a whole packet it is one that says nothing (RFC 6946).
+    pub fragment_header: Option<usize>,
     /// Control bits of a TCP segment, else none.
     pub tcp_flags: tcp::Flags,
     /// What an SCTP packet's first chunk says; none in other protocols, and in a packet without a chunk.
     pub sctp_event: Option<sctp::Event>,
-    /// Type of an ICMP message.
+    /// Type of an ICMP or ICMPv6 message.
     pub icmp_type: Option<u8>,
-    /// Time to live.
+    /// Time to live, or hop limit.
     pub ttl: u8,
-    /// Type of service.
+    /// Type of service, or traffic class.
     pub tos: u8,
-    /// Whether routers may not fragment it.
+    /// Whether routers may not fragment it; of IPv6 they never may.
     pub dont_fragment: bool,
 }
 
 impl Packet {
+    /// Of which version of IP it is.
+    pub fn family(&self) -> Family {
+        self.flow.dest.family()
+    }
+
     /// Bytes of the packet, network header included: what counters count and an MTU limits.
     pub fn length(&self) -> usize {
         self.end - self.network
@@ -46,7 +54,11 @@ impl Packet {
 
     /// Whether it is itself a report about another packet.
     pub fn is_icmp_error(&self) -> bool {
-        self.icmp_type.is_some_and(icmp::is_error)
+        let is_error = match self.family() {
+            Family::V4 => icmp::is_error,
+            Family::V6 => icmpv6::is_error,
+        };
+        self.icmp_type.is_some_and(is_error)
     }
 }
 
@@ -61,11 +73,21 @@ pub enum Fragment {
     Later,
 }
 
+impl Fragment {
+    fn of(offset: u16, more: u16) -> Self {
+        match (offset, more) {
+            (0, 0) => Self::Whole,
+            (0, _) => Self::First,
+            _ => Self::Later,
+        }
+    }
+}
+
 /// What a frame holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parsed {
-    /// An IPv4 packet.
-    Ipv4(Packet),
+    /// An IPv4 or IPv6 packet.
+    Ip(Packet),
     /// Something that is not looked at further.
     Other,
 }
@@ -76,56 +98,79 @@ pub enum Parsed {
 /// [`Malformed`] for a frame that contradicts itself.
 pub fn parse(frame: &[u8]) -> Result<Parsed, Malformed> {
     let link = ethernet::parse(frame)?;
-    if link.ethertype != ethernet::TYPE_IPV4 {
-        return Ok(Parsed::Other);
-    }
-    let network = link.payload;
-    let view = Ipv4::parse(&frame[network..])?;
-    let transport = network + view.header_len();
-    let end = network + usize::from(view.total_len());
-    let word = view.flags_and_offset();
-    let fragment = match (word & ipv4::OFFSET_MASK, word & ipv4::MORE_FRAGMENTS) {
-        (0, 0) => Fragment::Whole,
-        (0, _) => Fragment::First,
-        _ => Fragment::Later,
+    let mut packet = match link.ethertype {
+        ethernet::TYPE_IPV4 => ipv4_headers(frame, link.payload)?,
+        ethernet::TYPE_IPV6 => ipv6_headers(frame, link.payload)?,
+        _ => return Ok(Parsed::Other),
     };
-    let protocol = view.protocol();
-    let mut packet = Packet {
+    if packet.fragment != Fragment::Later {
+        let segment = &frame[packet.transport..packet.end];
+        read_transport(&mut packet, segment)?;
+    }
+    Ok(Parsed::Ip(packet))
+}
+
+fn ipv4_headers(frame: &[u8], network: usize) -> Result<Packet, Malformed> {
+    let view = Ipv4::parse(&frame[network..])?;
+    let word = view.flags_and_offset();
+    Ok(Packet {
         network,
-        transport,
-        end,
-        flow: FlowKey {
-            protocol,
-            source: Endpoint { addr: IpAddr::V4(view.source()), port: 0 },
-            dest: Endpoint { addr: IpAddr::V4(view.dest()), port: 0 },
-        },
-        fragment,
+        transport: network + view.header_len(),
+        end: network + usize::from(view.total_len()),
+        flow: portless(view.protocol(), IpAddr::V4(view.source()), IpAddr::V4(view.dest())),
+        fragment: Fragment::of(word & ipv4::OFFSET_MASK, word & ipv4::MORE_FRAGMENTS),
+        fragment_header: None,
         tcp_flags: tcp::Flags::default(),
         sctp_event: None,
         icmp_type: None,
         ttl: view.ttl(),
         tos: view.tos(),
         dont_fragment: word & ipv4::DONT_FRAGMENT != 0,
-    };
-    if fragment != Fragment::Later {
-        read_transport(&mut packet, &frame[transport..end])?;
-    }
-    Ok(Parsed::Ipv4(packet))
+    })
+}
+
+fn ipv6_headers(frame: &[u8], network: usize) -> Result<Packet, Malformed> {
+    let view = Ipv6::parse(&frame[network..])?;
+    let chain = view.chain()?;
+    let word = chain.fragment.map_or(0, |header| header.offset_and_more);
+    Ok(Packet {
+        network,
+        transport: network + chain.transport,
+        end: network + view.total_len(),
+        flow: portless(chain.protocol, IpAddr::V6(view.source()), IpAddr::V6(view.dest())),
+        fragment: Fragment::of(word & ipv6::OFFSET_MASK, word & ipv6::MORE_FRAGMENTS),
+        fragment_header: chain.fragment.map(|header| network + header.at),
+        tcp_flags: tcp::Flags::default(),
+        sctp_event: None,
+        icmp_type: None,
+        ttl: view.hop_limit(),
+        tos: view.traffic_class(),
+        dont_fragment: true,
+    })
+}
+
+/// A flow whose ports have not been read.
+fn portless(protocol: Protocol, source: IpAddr, dest: IpAddr) -> FlowKey {
+    FlowKey { protocol, source: Endpoint::new(source, 0), dest: Endpoint::new(dest, 0) }
 }
 
 /// Reads what the first bytes of a datagram's payload say.
 fn read_transport(packet: &mut Packet, segment: &[u8]) -> Result<(), Malformed> {
+    let icmp = match packet.family() {
+        Family::V4 => Protocol::ICMP,
+        Family::V6 => Protocol::ICMPV6,
+    };
     let (needed, otherwise) = match packet.flow.protocol {
         Protocol::TCP => (tcp::HEADER_LEN, Malformed::TcpTooShort),
         Protocol::UDP => (udp::HEADER_LEN, Malformed::UdpTooShort),
         Protocol::SCTP => (sctp::HEADER_LEN, Malformed::SctpTooShort),
-        Protocol::ICMP => (icmp::HEADER_LEN, Malformed::IcmpTooShort),
+        protocol if protocol == icmp => (icmp::HEADER_LEN, Malformed::IcmpTooShort),
         _ => return Ok(()),
     };
     if segment.len() < needed {
         return Err(otherwise);
     }
-    if packet.flow.protocol == Protocol::ICMP {
+    if packet.flow.protocol == icmp {
         packet.icmp_type = Some(segment[0]);
         return Ok(());
     }
@@ -155,11 +200,27 @@ mod tests {
         bytes
     }
 
-    fn ipv4(frame: &[u8]) -> Packet {
+    fn read(frame: &[u8]) -> Packet {
         match parse(frame) {
-            Ok(Parsed::Ipv4(packet)) => packet,
-            other => panic!("not an IPv4 packet: {other:?}"),
+            Ok(Parsed::Ip(packet)) => packet,
+            other => panic!("not a packet: {other:?}"),
         }
+    }
+
+    /// A UDP datagram over IPv6 with these extension headers before it, of which the first is of this kind.
+    fn datagram_behind(first: u8, extensions: &[u8]) -> Vec<u8> {
+        let udp = etherparse::UdpHeader { source_port: 1000, destination_port: 53, length: 12, checksum: 7 };
+        let header = etherparse::Ipv6Header {
+            traffic_class: 0xb8,
+            payload_length: (extensions.len() + 12) as u16,
+            next_header: first.into(),
+            hop_limit: 9,
+            source: [0x20; 16],
+            destination: [0xfd; 16],
+            ..Default::default()
+        };
+        let link = [[2, 0, 0, 0, 1, 1], [2, 0, 0, 0, 1, 0xfe]].concat();
+        [&link[..], &[0x86, 0xdd], &header.to_bytes(), extensions, &udp.to_bytes(), b"data"].concat()
     }
 
     /// Corrects the header checksum after a test edited the header.
@@ -171,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_syn_is_read_with_its_endpoints_and_flags() {
-        let packet = ipv4(&syn());
+        let packet = read(&syn());
         assert_eq!(packet.flow.to_string_for_test(), "TCP 192.0.2.10:1000 > 198.51.100.1:80");
         assert_eq!(packet.tcp_flags, tcp::Flags::SYN);
         assert_eq!((packet.network, packet.transport, packet.end, packet.length()), (14, 34, 54, 40));
@@ -182,7 +243,7 @@ mod tests {
     fn link_padding_is_not_part_of_the_packet() {
         let mut frame = syn();
         frame.resize(60, 0xa5);
-        assert_eq!(ipv4(&frame).end, 54);
+        assert_eq!(read(&frame).end, 54);
     }
 
     #[test]
@@ -190,12 +251,12 @@ mod tests {
         let mut frame = syn();
         frame[20..22].copy_from_slice(&0x2000u16.to_be_bytes());
         resum(&mut frame);
-        assert_eq!(ipv4(&frame).fragment, Fragment::First);
-        assert_eq!(ipv4(&frame).flow.dest.port, 80);
+        assert_eq!(read(&frame).fragment, Fragment::First);
+        assert_eq!(read(&frame).flow.dest.port, 80);
         frame[20..22].copy_from_slice(&0x0001u16.to_be_bytes());
         resum(&mut frame);
-        assert_eq!(ipv4(&frame).fragment, Fragment::Later);
-        assert_eq!((ipv4(&frame).flow.source.port, ipv4(&frame).flow.dest.port), (0, 0));
+        assert_eq!(read(&frame).fragment, Fragment::Later);
+        assert_eq!((read(&frame).flow.source.port, read(&frame).flow.dest.port), (0, 0));
     }
 
     #[test]
@@ -223,12 +284,71 @@ mod tests {
         // After the common header: an INIT.
         frame[46..50].copy_from_slice(&[1, 0, 0, 20]);
         resum(&mut frame);
-        let packet = ipv4(&frame);
+        let packet = read(&frame);
         assert_eq!(packet.flow.to_string_for_test(), "SCTP 192.0.2.10:1000 > 198.51.100.1:80");
         assert_eq!((packet.sctp_event, packet.tcp_flags), (Some(sctp::Event::Init), tcp::Flags::default()));
         frame[16..18].copy_from_slice(&32u16.to_be_bytes());
         resum(&mut frame);
-        assert_eq!(ipv4(&frame).sctp_event, None, "the chunk lies behind the packet's end");
+        assert_eq!(read(&frame).sctp_event, None, "the chunk lies behind the packet's end");
+    }
+
+    #[test]
+    fn an_ipv6_packet_is_read_through_its_extension_headers() {
+        let options = [60, 0, 1, 4, 0, 0, 0, 0, 17, 0, 1, 4, 0, 0, 0, 0];
+        for (first, extensions) in [(17, &[][..]), (0, &options[..])] {
+            let packet = read(&datagram_behind(first, extensions));
+            assert_eq!(
+                packet.flow.to_string_for_test(),
+                "UDP [2020:2020:2020:2020:2020:2020:2020:2020]:1000 > [fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd]:53"
+            );
+            let transport = 54 + extensions.len();
+            assert_eq!((packet.network, packet.transport, packet.end), (14, transport, transport + 12));
+            assert_eq!((packet.ttl, packet.tos, packet.dont_fragment), (9, 0xb8, true));
+            assert_eq!((packet.fragment, packet.fragment_header), (Fragment::Whole, None));
+            assert_eq!((packet.family(), packet.is_icmp_error()), (Family::V6, false));
+        }
+    }
+
+    #[test]
+    fn an_atomic_fragment_is_a_whole_packet_and_others_are_what_they_say() {
+        for (word, fragment, port) in [
+            (0, Fragment::Whole, 53),
+            (1, Fragment::First, 53),
+            (8, Fragment::Later, 0),
+            (9, Fragment::Later, 0),
+        ] {
+            let packet = read(&datagram_behind(44, &[17, 0, 0, word, 0, 0, 0, 7]));
+            assert_eq!((packet.fragment, packet.fragment_header), (fragment, Some(54)));
+            assert_eq!((packet.flow.protocol, packet.flow.dest.port), (Protocol::UDP, port));
+        }
+    }
+
+    #[test]
+    fn each_family_has_an_icmp_of_its_own() {
+        let mut frame = datagram_behind(58, &[]);
+        frame[54] = 1;
+        assert!(read(&frame).is_icmp_error());
+        frame[54] = 128;
+        assert_eq!((read(&frame).icmp_type, read(&frame).is_icmp_error()), (Some(128), false));
+        frame[20] = 1;
+        assert_eq!(read(&frame).icmp_type, None, "ICMPv4 inside IPv6 is nothing that is known");
+    }
+
+    #[test]
+    fn an_ipv6_packet_that_ends_inside_its_transport_header_is_refused() {
+        for (protocol, needed, reason) in [
+            (6, 20, Malformed::TcpTooShort),
+            (17, 8, Malformed::UdpTooShort),
+            (132, 12, Malformed::SctpTooShort),
+            (58, 8, Malformed::IcmpTooShort),
+            (50, 0, Malformed::TcpTooShort),
+        ] {
+            for len in 0..=needed {
+                let mut frame = datagram_behind(protocol, &[0; 8]);
+                frame[19] = len as u8;
+                assert_eq!(parse(&frame).err(), (len < needed).then_some(reason), "{protocol} {len}");
+            }
+        }
     }
 
     #[test]
@@ -254,11 +374,34 @@ mod tests {
                 frame[at] ^= 0x11;
                 resum(&mut frame);
             }
-            if let Ok(Parsed::Ipv4(packet)) = parse(&frame) {
-                prop_assert!(packet.network < packet.transport && packet.transport <= packet.end);
-                prop_assert!(packet.end <= frame.len());
-            }
+            lies_within(&frame)?;
         }
+
+        #[test]
+        fn no_ipv6_bytes_make_it_panic_either(
+            mut noise in prop::collection::vec(any::<u8>(), 0..120),
+            edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            keep in 0usize..90,
+        ) {
+            let base = datagram_behind(0, &[44, 0, 1, 4, 0, 0, 0, 0, 17, 0, 0, 0, 0, 0, 0, 7]);
+            let mut frame = base[..keep.min(base.len())].to_vec();
+            frame.append(&mut noise);
+            for (at, value) in edits {
+                if frame.len() > 14 {
+                    let at = 14 + at.index(frame.len() - 14);
+                    frame[at] = value;
+                }
+            }
+            lies_within(&frame)?;
+        }
+    }
+
+    fn lies_within(frame: &[u8]) -> Result<(), TestCaseError> {
+        if let Ok(Parsed::Ip(packet)) = parse(frame) {
+            prop_assert!(packet.network < packet.transport && packet.transport <= packet.end);
+            prop_assert!(packet.end <= frame.len());
+        }
+        Ok(())
     }
 
     impl FlowKey {

@@ -1,9 +1,9 @@
 //! UDP headers (RFC 768).
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use crate::addr::Protocol;
-use crate::checksum::{Delta, transport_v4};
+use crate::checksum::{Delta, transport};
 
 /// Positions in the header; the ports stand where TCP has them.
 pub mod field {
@@ -19,10 +19,10 @@ pub const HEADER_LEN: usize = 8;
 ///
 /// A datagram without one gets it, computed in full between `source` and `dest` (the addresses after the rewrite),
 /// as IPVS does; a sum of 0 is sent as 0xffff (RFC 768).
-pub fn update_checksum(datagram: &mut [u8], delta: Delta, source: Ipv4Addr, dest: Ipv4Addr) {
+pub fn update_checksum(datagram: &mut [u8], delta: Delta, source: IpAddr, dest: IpAddr) {
     let old = u16::from_be_bytes([datagram[field::CHECKSUM.start], datagram[field::CHECKSUM.start + 1]]);
     let new = match old {
-        0 => transport_v4(source, dest, Protocol::UDP.0, datagram),
+        0 => transport(source, dest, Protocol::UDP.0, datagram),
         sum => delta.applied(sum),
     };
     let new = if new == 0 { 0xffff } else { new };

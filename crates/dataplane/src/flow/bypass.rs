@@ -64,11 +64,12 @@ impl Flows {
             dest_ref: NO_DESTINATION,
             mark,
             controller: None,
+            local: None,
         };
         match self.insert(&new, snapshot, now) {
             Inserted::New(id) | Inserted::Existing(id) => Ok(Begun::Connection(id)),
-            Inserted::Full => Err(Verdict::Drop(DropReason::TableFull)),
-            Inserted::NotIpv4 => Err(Verdict::PassToKernel),
+            // None is taken, as none is asked for.
+            Inserted::Full | Inserted::LocalTaken => Err(Verdict::Drop(DropReason::TableFull)),
         }
     }
 

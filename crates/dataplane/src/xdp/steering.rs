@@ -14,10 +14,11 @@ pub struct SteeringRules {
     /// Packets *to* these are the director's, and so are fragments and ICMP errors to their addresses. Port 0 is every
     /// port.
     pub services: BTreeSet<(Protocol, Endpoint)>,
-    /// Packets *from* these are, unless they go to a local address; so are fragments from their addresses. Port 0 is
-    /// every port.
+    /// Packets *from* these are, unless they go to a local address; so are fragments from their addresses. Besides
+    /// masqueraded destinations, virtual endpoints whose replies may pass here. Port 0 is every port.
     pub nat_destinations: BTreeSet<(Protocol, Endpoint)>,
     /// Every TCP, UDP, SCTP, AH and ESP packet to these is, and every fragment and ICMP error: what may be marked.
+    /// In IPv6 also what comes from these, unless it goes to a local address.
     pub wide: BTreeSet<Prefix>,
     /// Addresses of this machine: what its own programs say to a destination is not a client's connection.
     pub local_addresses: BTreeSet<IpAddr>,
