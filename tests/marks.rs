@@ -2,11 +2,11 @@
 //!
 //! Not here: the rules' own forms (`crates/ctl/src/netfilter/tests.rs`), and the kernel's (`netlab_marks.rs`).
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde_json::{Value, json};
 use xvs::frames::SYN;
-use xvs::lab_cluster::{CLIENT, VIP, at, server};
+use xvs::lab_cluster::{CLIENT, CLIENT6, VIP, VIP6, at, server, server6};
 use xvs::{Datagram, LabCluster, Transport};
 
 /// A second virtual address, which no service names.
@@ -60,6 +60,25 @@ fn a_marks_service_comes_before_that_of_the_address_and_takes_every_protocol_and
     mark(&mut cluster, &format!("-d {VIP}/25 -p tcp --set-mark 6"));
     assert_eq!(row(&mut cluster, 5, tcp(), (VIP, 80)), address);
     assert_eq!(row(&mut cluster, 6, tcp(), (OTHER, 22)), None);
+}
+
+#[test]
+fn a_mark_is_one_service_in_ipv6_and_another_in_ipv4() {
+    let mut cluster = LabCluster::new();
+    cluster.configure(&["-A -f 5 -6 -s rr", &format!("-a -f 5 -6 -r [{}]:0 -g", server6(1))]);
+    mark(&mut cluster, "-p tcp --dports 80,443 --set-mark 5");
+    let tcp = || Transport::Tcp(SYN);
+    let mut verdict = |from: IpAddr, to: IpAddr, port| {
+        cluster.from_client(&Datagram::new(tcp(), at(from, 1), at(to, port))).verdict
+    };
+    assert_eq!(verdict(CLIENT6.into(), VIP6.into(), 443), "transmit");
+    assert_eq!(verdict(CLIENT6.into(), VIP6.into(), 22), "pass");
+    assert_eq!(verdict(CLIENT.into(), VIP.into(), 443), "pass");
+    let rows = cluster.adm("-Lnc");
+    assert!(
+        rows.contains(&format!("[{VIP6}]:443")) && rows.contains(&format!("[{}]:443", server6(1))),
+        "{rows}"
+    );
 }
 
 #[test]

@@ -170,6 +170,23 @@ fn marked_connections_are_steered_both_ways_also_when_their_rule_or_service_is_g
 }
 
 #[test]
+fn replies_of_a_marks_service_over_ipv6_are_steered_from_its_servers_and_from_what_is_marked() {
+    let mut steered = Steered::new();
+    for (method, from) in [("-m", at(server6(1), 8443)), ("-g", at(VIP6, 443))] {
+        let mut cluster = LabCluster::new();
+        cluster.configure(&["-A -f 7 -6 -s rr", &format!("-a -f 7 -6 -r [{}]:8443 {method}", server6(1))]);
+        let words = ["mark", "add", "-d", "2001:db8:51::/64", "--set-mark", "7"];
+        assert_eq!(cluster.ask(json!({ "xvs": words }))["exit"], 0);
+        let syn = Datagram::new(Transport::Tcp(SYN), at(CLIENT6, 4000), at(VIP6, 443));
+        let answer = inject(&mut steered, cluster.lab(), "wan", &syn.frame(GATEWAY_MAC, WAN_MAC));
+        assert_eq!(answer.map(|answer| answer["verdict"].clone()), Ok(json!("transmit")));
+        let reply = Datagram::new(Transport::Tcp(ACK), from, at(CLIENT6, 4000));
+        let answer = inject(&mut steered, cluster.lab(), "lan", &reply.frame(server_mac(1), LAN_MAC));
+        assert_eq!(answer.map(|answer| answer["verdict"].clone()), Ok(json!("transmit")), "{method}");
+    }
+}
+
+#[test]
 fn a_batch_that_brings_a_marks_rule_and_its_service_steers_what_is_marked() {
     let mut steered = Steered::new();
     for rule in ["-d 198.51.100.0/24", "-p tcp", "-s 203.0.113.0/24 -p tcp --dport 80"] {

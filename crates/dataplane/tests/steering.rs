@@ -53,7 +53,7 @@ fn rules() -> SteeringRules {
             (Protocol::UDP, at(REAL_ANY_PORT, 0)),
         ]
         .into(),
-        wide: ["192.0.2.64/28".parse().unwrap()].into(),
+        wide: ["192.0.2.64/28".parse().unwrap(), "2001:db8:77::/48".parse().unwrap()].into(),
         local_addresses: [SELF.into(), v6(SELF6).into()].into(),
     }
 }
@@ -142,6 +142,28 @@ fn tagged(frame: &[u8], tags: &[[u8; 4]]) -> Vec<u8> {
 
 const CTAG: [u8; 4] = [0x81, 0x00, 0x00, 0x64];
 const STAG: [u8; 4] = [0x88, 0xa8, 0x00, 0x0a];
+
+#[test]
+fn a_network_is_every_port_of_it_and_in_ipv6_also_what_comes_from_it() {
+    let steering = steering();
+    let wide = Ipv6Addr::new(0x2001, 0xdb8, 0x77, 0, 0, 0, 0, 1);
+    let six = |from: Ipv6Addr, to: Ipv6Addr| {
+        let mut frame = Vec::new();
+        ethernet().ipv6(from.octets(), to.octets(), 64).udp(53, 4000).write(&mut frame, b"hello").unwrap();
+        frame
+    };
+    let steered = [
+        ("to it", udp((CLIENT, 4000), (WIDE, 9))),
+        ("to it in IPv6", six(v6(CLIENT6), wide)),
+        ("a reply in IPv6", six(wide, v6(CLIENT6))),
+    ];
+    assert_all(&steering, Verdict::Steered, &steered);
+    let left = [
+        ("a reply in IPv4, which the kernel refuses", udp((WIDE, 53), (CLIENT, 4000))),
+        ("from it to this machine", six(wide, v6(SELF6))),
+    ];
+    assert_all(&steering, Verdict::Kernel, &left);
+}
 
 #[test]
 fn an_endpoint_of_port_zero_is_every_port_of_its_address_in_its_protocol() {
