@@ -462,6 +462,7 @@ impl ControlThread {
                     let answer = self.control.handle(&request, self.shared.now());
                     if request.access() == Access::Change {
                         self.count();
+                        self.warn();
                     }
                     // Who asked may have gone.
                     let _ = reply.send(answer);

@@ -157,6 +157,10 @@ impl State {
                 let running = self.daemons.iter().any(|daemon| daemon.role == *role);
                 if running { Ok(()) } else { Err(CommandError::NoDaemon(*role)) }
             }
+            Command::AddMark(_) if self.marks.len() >= MARKS_MAX => {
+                let why = format!("there are {MARKS_MAX} mark rules, and no room for more; delete one first");
+                Err(CommandError::InvalidOperation { why })
+            }
             Command::AddMark(rule) => match self.marks.contains(rule) {
                 true => Err(CommandError::MarkExists(rule.to_string())),
                 false => Ok(()),
@@ -537,6 +541,9 @@ fn check_unicast(endpoint: Endpoint) -> Result<(), CommandError> {
 /// The scheduler of a service for which none was named.
 pub const DEFAULT_SCHEDULER: &str = "wlc";
 
+/// How many mark rules `xvs mark` takes.
+const MARKS_MAX: usize = 1024;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -728,5 +735,30 @@ mod tests {
         assert!(Arc::ptr_eq(before.service(&other).unwrap(), state.service(&other).unwrap()));
         assert_eq!(state.apply(&Command::Flush), Ok(Applied::Flushed));
         assert_eq!((state.services().count(), before.services().count()), (0, 2));
+    }
+
+    #[test]
+    fn a_mark_rule_is_added_once_and_no_more_than_there_is_room_for() {
+        let rule = |mark| MarkRule {
+            dest: None,
+            source: None,
+            protocol: None,
+            dest_ports: Vec::new(),
+            interface: None,
+            mark,
+            mask: u32::MAX,
+        };
+        let mut state = State::default();
+        state.apply(&Command::AddMark(rule(0))).unwrap();
+        assert!(matches!(state.check(&Command::AddMark(rule(0))), Err(CommandError::MarkExists(_))));
+        for mark in 1..MARKS_MAX as u32 {
+            state.apply(&Command::AddMark(rule(mark))).unwrap();
+        }
+        let refused = state.apply(&Command::AddMark(rule(5000))).unwrap_err().to_string();
+        assert!(refused.contains("delete one first"), "{refused}");
+        state.apply(&Command::DeleteMark(rule(7))).unwrap();
+        assert!(matches!(state.check(&Command::DeleteMark(rule(7))), Err(CommandError::NoSuchMark(_))));
+        assert_eq!(state.apply(&Command::AddMark(rule(5000))), Ok(Applied::Marks));
+        assert_eq!(state.marks().len(), MARKS_MAX);
     }
 }

@@ -151,13 +151,13 @@ impl Reading {
             "ACCEPT" => Action::Accept,
             "RETURN" => Action::Return,
             "DROP" | "REJECT" => Action::Drop,
-            // Set by its options.
-            "MARK" => Action::Nothing,
-            // Restores the mark, or leaves it: its options say.
-            "CONNMARK" | "CONNSECMARK" => Action::Nothing,
-            _ if HARMLESS.contains(&target) => Action::Nothing,
-            // What ends in capitals alone is a target by convention, but a chain may be called so too: one that is not
-            // there is not gone through.
+            // What they do to the mark, their options say.
+            "MARK" | "CONNMARK" => Action::Nothing,
+            "TPROXY" | "HMARK" => {
+                self.cannot(format!("xvs does not know the mark that {target} gives"));
+                Action::Unknown
+            }
+            // A chain; or a target that leaves the mark alone, of whose name there is no chain.
             _ => otherwise,
         });
     }
@@ -260,25 +260,3 @@ pub(super) const DROPS: &str = "xvs comes before netfilter, and takes what it dr
 
 /// The priority of the table mangle at prerouting (`include/uapi/linux/netfilter_ipv4.h`, `NF_IP_PRI_MANGLE`).
 const MANGLE: i64 = -150;
-
-/// Targets that go on with the next rule and leave the mark alone.
-const HARMLESS: [&str; 18] = [
-    "AUDIT",
-    "CHECKSUM",
-    "CLASSIFY",
-    "CT",
-    "DSCP",
-    "ECN",
-    "HL",
-    "IDLETIMER",
-    "LOG",
-    "NFLOG",
-    "NOTRACK",
-    "RATEEST",
-    "SECMARK",
-    "TCPMSS",
-    "TOS",
-    "TRACE",
-    "TTL",
-    "TEE",
-];
