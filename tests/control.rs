@@ -14,7 +14,7 @@ use xvs::frames::SYN;
 use xvs::lab_cluster::{CLIENT, VIP, at, server};
 use xvs::{Datagram, LabCluster, Transport};
 use xvs_ctl::adm::{self, Output};
-use xvs_ctl::client::{Client, Failure};
+use xvs_ctl::client::{Client, Director, Failure};
 use xvs_ctl::message::{CommandError, ConnectionRow, Reply, Request};
 use xvs_ctl::server::{Handler, Peer, Server, Settings};
 
@@ -167,6 +167,33 @@ fn each_command_is_one_snapshot_and_a_refused_one_none() {
     done(&mut client, "-L -n");
     done(&mut client, "-L -n -c");
     assert_eq!(served.publications(), before + 2);
+}
+
+#[test]
+fn a_load_report_is_one_snapshot_if_it_moves_a_weight_and_else_none() {
+    let served = Served::new();
+    let mut client = served.client();
+    done(&mut client, &format!("-A -t {VIP}:80 -s wrr"));
+    done(&mut client, &format!("-a -t {VIP}:80 -r {} -g -w 1", server(1)));
+    let report = |client: &mut Client, load_percent| {
+        let server = server(1).to_string().parse().expect("an address");
+        client.call(Request::ReportLoad { server, load_percent })
+    };
+    let before = served.publications();
+    assert!(matches!(report(&mut client, 0.0), Err(Failure::Refused(CommandError::NotFollowed { .. }))));
+    let set = Request::Set { key: "feedback.services".to_owned(), value: "all".to_owned() };
+    assert_eq!(client.call(set).ok(), Some(Reply::Done));
+    assert!(matches!(report(&mut client, 101.0), Err(Failure::Refused(CommandError::BadSetting { .. }))));
+    assert_eq!(served.publications(), before + 1);
+    for (load, weight, publications) in [(0.0, "6", 2), (0.0, "10", 3), (0.0, "10", 3), (95.0, "10", 3)] {
+        assert_eq!(report(&mut client, load).ok(), Some(Reply::Done));
+        let listing = done(&mut client, "-L -n");
+        assert_eq!(listing.split_whitespace().rev().nth(2), Some(weight), "{listing}");
+        assert_eq!(served.publications(), before + publications);
+    }
+    let rows = client.call(Request::Feedback);
+    let Ok(Reply::Report(rows)) = rows else { panic!("{rows:?}") };
+    assert_eq!((&rows[0]["weight_in_force"], &rows[0]["own_weight"]), (&10.into(), &1.into()));
 }
 
 #[test]

@@ -170,6 +170,30 @@ fn connections_end_when_their_time_is_over_and_not_later() {
 }
 
 #[test]
+fn connections_whose_time_is_over_do_not_count_for_thresholds() {
+    let mut recording = Recording::read("threshold");
+    let mut director = Director::usual();
+    let answer = director.play(&recording, 0..=41);
+    assert!(recording.printed(41).contains("3          2 "), "two connections a second late");
+    assert!(answer["stdout"].as_str().expect("text").contains("3          0 "), "{answer}");
+
+    // Two seconds earlier, before their time, all is the same.
+    for step in recording.0.iter_mut().skip(40) {
+        step["t"] = json!(step["t"].as_f64().expect("a time") - 2.0);
+    }
+    let mut director = Director::usual();
+    director.resolve(13);
+    for step in 0..recording.0.len() {
+        let answer = director.play(&recording, [step]);
+        match recording.0[step]["op"].as_str() {
+            Some("frame") => assert_eq!(sent(&answer), recording.out(step), "step {step}"),
+            Some("cmd" | "dump") => assert_eq!(answer["stdout"], recording.printed(step), "step {step}"),
+            _ => {}
+        }
+    }
+}
+
+#[test]
 fn a_late_reply_of_a_connection_that_gave_way_goes_to_the_directors_kernel() {
     let recording = Recording::read("tcp-nat-stale-reply");
     let mut director = Director::usual();

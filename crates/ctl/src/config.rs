@@ -14,6 +14,7 @@ use xvs_dataplane::shm::Memory;
 use xvs_dataplane::xdp::RingSizes;
 
 use crate::client::DEFAULT_SOCKET;
+use crate::feedback::Feedback;
 use crate::settings::Ipvs;
 
 /// What `xvsd` is told.
@@ -44,6 +45,8 @@ pub struct Config {
     pub log: String,
     /// What the kernel has as `net.ipv4.vs.*`.
     pub ipvs: Ipvs,
+    /// Weights that follow load reports.
+    pub feedback: Feedback,
 }
 
 /// When the connection table's memory is allocated.
@@ -78,6 +81,7 @@ impl Default for Config {
             socket_mode: "0660".to_owned(),
             log: "info".to_owned(),
             ipvs: Ipvs::default(),
+            feedback: Feedback::default(),
         }
     }
 }
@@ -280,6 +284,10 @@ mod tests {
         assert!(error.contains("line 2"), "{error}");
         let error = error_of("[ipvs]\nconn_reuse_mod = 1\n");
         assert!(error.contains("line 2") && error.contains("conn_reuse_mod"), "{error}");
+        let error = error_of("[feedback]\nstep = 0\n");
+        assert!(error.contains("line 2") && error.contains("1 to 1000"), "{error}");
+        let error = error_of("[feedback]\nservices = \"TCP 80\"\n");
+        assert!(error.contains("line 2") && error.contains("FWM 7"), "{error}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use serde_json::json;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::egress::model::{Link, Network, RouteAction};
 use xvs_dataplane::egress::{Egress, RouteTo};
@@ -20,10 +21,11 @@ use xvs_proto::{Endpoint, Family, Prefix, Protocol};
 use xvs_sched::ServiceKey;
 
 use crate::estimator;
+use crate::feedback::{Feedback, Server};
 use crate::marks::{LaidOut, Table, lay_out};
 use crate::message::{Command, CommandError, Reply, Request};
 use crate::registry::{Registry, replies_from, steered_from, takes_any_port};
-use crate::settings::{Ipvs, Memory};
+use crate::settings::{self, Ipvs, Memory};
 use crate::state::State;
 use crate::support::supported;
 
@@ -60,6 +62,7 @@ pub struct Control<P> {
     plant: P,
     state: State,
     ipvs: Ipvs,
+    feedback: Feedback,
     memory: Memory,
     registry: Registry,
     /// What the next publication starts from; equal to the published one between changes.
@@ -68,6 +71,7 @@ pub struct Control<P> {
     next_look: Millis,
     next_trash: Millis,
     next_memory: Millis,
+    next_review: Millis,
     /// Whether the XDP program steers other packets than it should since the last change.
     steering_is_due: bool,
     /// Snapshots that a worker may still hold, because it did not take up the next one in time.
@@ -88,12 +92,14 @@ pub struct Control<P> {
 const TRASH_INTERVAL: Duration = Duration::from_secs(60);
 /// How often automatic defences ask for the memory left.
 const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
+/// How often load reports that stay away are looked for.
+const REVIEW_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a change may take to reach every worker.
 const TAKE_UP: Duration = Duration::from_secs(1);
 
 impl<P: Plant> Control<P> {
     /// Nothing configured, for this many workers.
-    pub fn new(plant: P, workers: usize, ipvs: Ipvs) -> Self {
+    pub fn new(plant: P, workers: usize, ipvs: Ipvs, feedback: Feedback) -> Self {
         let state = State::default();
         let memory = Memory::Plenty;
         let settings = ipvs.in_force(state.timeouts(), memory);
@@ -105,6 +111,7 @@ impl<P: Plant> Control<P> {
             plant,
             state,
             ipvs,
+            feedback,
             memory,
             registry,
             snapshot,
@@ -112,6 +119,7 @@ impl<P: Plant> Control<P> {
             next_look: Millis(0) + estimator::INTERVAL,
             next_trash: Millis(0) + TRASH_INTERVAL,
             next_memory: Millis(0) + MEMORY_INTERVAL,
+            next_review: Millis(0) + REVIEW_INTERVAL,
             steering_is_due: false,
             held: Vec::new(),
             tables: Vec::new(),
@@ -149,6 +157,11 @@ impl<P: Plant> Control<P> {
         self.ipvs
     }
 
+    /// How weights follow load reports.
+    pub fn feedback(&self) -> &Feedback {
+        &self.feedback
+    }
+
     /// The desired state.
     pub fn state(&self) -> &State {
         &self.state
@@ -184,14 +197,32 @@ impl<P: Plant> Control<P> {
             Request::Daemons => Ok(Reply::Daemons(self.state.daemons().to_vec())),
             Request::Marks => Ok(Reply::Marks(self.state.marks().to_vec())),
             Request::Set { key, value } => {
-                self.ipvs.set(key, value)?;
+                settings::set(&mut self.ipvs, &mut self.feedback, key, value)?;
                 self.ipvs.tune(&self.registry.tuning);
+                self.registry.review(&self.feedback, now);
                 self.publish().map(|()| Reply::Done)
             }
+            Request::ReportLoad { server, load_percent } => self.report_load(*server, *load_percent, now),
+            Request::Feedback => Ok(Reply::Report(json!(self.registry.feedback_rows(&self.feedback, now)))),
             Request::ListConnections | Request::Status | Request::Counters => Err(CommandError::Failed {
                 why: "the control thread does not answer this request".to_owned(),
             }),
         }
+    }
+
+    /// Moves weights as a real server's load says.
+    fn report_load(&mut self, server: Server, load_percent: f64, now: Millis) -> Result<Reply, CommandError> {
+        if !(0.0..=100.0).contains(&load_percent) {
+            return Err(CommandError::BadSetting {
+                key: format!("the load of real server {server}"),
+                value: load_percent.to_string(),
+                range: "a number from 0, idle, to 100, with no room left".to_owned(),
+            });
+        }
+        if self.registry.report_load(server, load_percent, &self.feedback, now)? {
+            self.publish()?;
+        }
+        Ok(Reply::Done)
     }
 
     /// Whether a command may be carried out as things are.
@@ -394,7 +425,8 @@ impl<P: Plant> Control<P> {
         self.publish()
     }
 
-    /// Does what is due: looks at the counters, through the trash, at the memory left. Returns when it wants to be called again.
+    /// Does what is due: looks at the counters, through the trash, at the memory left, for load reports
+    /// that stay away. Returns when it wants to be called again.
     ///
     /// # Errors
     /// As for [`Self::handle`].
@@ -417,10 +449,16 @@ impl<P: Plant> Control<P> {
             self.next_memory = now + MEMORY_INTERVAL;
             self.look_at_memory()?;
         }
+        if self.next_review <= now {
+            self.next_review = now + REVIEW_INTERVAL;
+            if self.registry.review(&self.feedback, now) {
+                self.publish()?;
+            }
+        }
         if !self.held.is_empty() || self.steering_is_due {
             self.settle(Duration::ZERO).map_err(|why| CommandError::Failed { why })?;
         }
-        Ok(self.next_look.min(self.next_trash).min(self.next_memory))
+        Ok(self.next_look.min(self.next_trash).min(self.next_memory).min(self.next_review))
     }
 
     /// Turns automatic defences on or off.
@@ -518,7 +556,7 @@ mod tests {
         for key in ["drop_entry", "drop_packet", "secure_tcp"] {
             ipvs.set(key, "1").unwrap();
         }
-        let mut control = Control::new(Machine { available_pages: Some(5000) }, 1, ipvs);
+        let mut control = Control::new(Machine { available_pages: Some(5000) }, 1, ipvs, Feedback::default());
         let published = control.published();
         let on = |settings: xvs_dataplane::snapshot::Settings| {
             (settings.drops_entries, settings.drop_packet_rate, settings.secure_tcp)

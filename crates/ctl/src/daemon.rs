@@ -229,7 +229,7 @@ impl Daemon {
             retry: None,
             table: table.clone(),
         };
-        let control = Control::new(plant, shares.len(), config.ipvs);
+        let control = Control::new(plant, shares.len(), config.ipvs, config.feedback.clone());
         // Nobody outside can tell where the sequences begin.
         let first_id = table.secret().0[0] as u16;
         let (notices, ended) = unbounded();

@@ -36,8 +36,9 @@ use crate::adm::resolver::Table as Names;
 use crate::client::{Director, Failure};
 use crate::connections::rows;
 use crate::control::{Control, Plant};
+use crate::feedback::Feedback;
 use crate::message::{CommandError, ConnectionRow, Reply, Request};
-use crate::settings::Ipvs;
+use crate::settings::{self, Ipvs};
 use crate::sweep::Sweeper;
 
 /// Connections that the lab's table holds.
@@ -160,18 +161,18 @@ impl Lab {
     /// # Panics
     /// If the machine has no memory for the table.
     pub fn new() -> Self {
-        Self::with(Ipvs::default())
+        Self::with(Ipvs::default(), Feedback::default())
     }
 
     /// As [`Self::new`], with these settings.
     ///
     /// # Panics
     /// As [`Self::new`].
-    pub fn with(ipvs: Ipvs) -> Self {
+    pub fn with(ipvs: Ipvs, feedback: Feedback) -> Self {
         let config = TableConfig { capacity: TABLE_SIZE, workers: 1, memory: Memory::OnDemand };
         let table = Table::create(config).expect("a small table always fits");
         let counters = Arc::new(WorkerCounters::default());
-        let control = Control::new(Unwired::default(), 1, ipvs);
+        let control = Control::new(Unwired::default(), 1, ipvs, feedback);
         let unresolved = Arc::new(Unresolved::new(1));
         let flows = Flows::new(
             0,
@@ -268,8 +269,10 @@ impl Lab {
         let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let set: Vec<_> = set.into_iter().map(|(key, value)| (key, text(value))).collect();
         // All or nothing, like every line.
-        let mut copy = self.inner.control.ipvs();
-        set.iter().try_for_each(|(key, value)| copy.set(key, value)).map_err(|error| error.to_string())?;
+        let (mut ipvs, mut feedback) = (self.inner.control.ipvs(), self.inner.control.feedback().clone());
+        set.iter()
+            .try_for_each(|(key, value)| settings::set(&mut ipvs, &mut feedback, key, value))
+            .map_err(|error| error.to_string())?;
         for (key, value) in set {
             self.inner.call(Request::Set { key, value }).map_err(|failure| failure.to_string())?;
         }

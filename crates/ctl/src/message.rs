@@ -13,8 +13,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use xvs_proto::{Endpoint, Protocol};
-use xvs_sched::{ServiceKey, scheduler};
+use xvs_sched::{ServiceKey, Weight, scheduler};
 
+use crate::feedback::Server;
 use crate::marks::MarkRule;
 use crate::state::{DestinationOptions, ServiceOptions, SyncDaemon, SyncRole, Timeouts};
 
@@ -143,13 +144,23 @@ pub enum Request {
     Daemons,
     /// The mark rules that were set; answered by [`Reply::Marks`].
     Marks,
-    /// Sets what `sysctl net.ipv4.vs.KEY` sets in the kernel.
+    /// Sets what `sysctl net.ipv4.vs.KEY` sets in the kernel, or `feedback.KEY`.
     Set {
         /// The setting's name.
         key: String,
         /// Its new value as typed.
         value: String,
     },
+    /// A real server's load.
+    ReportLoad {
+        /// Whose.
+        server: Server,
+        /// 0 to 100.
+        load_percent: f64,
+    },
+    /// Weights that follow load reports; answered by [`Reply::Report`] with
+    /// [`FeedbackRow`](crate::feedback::FeedbackRow)s.
+    Feedback,
     /// How the daemon is; answered by [`Reply::Report`].
     Status,
     /// Every counter; answered by [`Reply::Report`].
@@ -160,13 +171,14 @@ impl Request {
     /// What it takes to be allowed to ask it.
     pub fn access(&self) -> Access {
         match self {
-            Self::Change(_) | Self::Restore(_) | Self::Set { .. } => Access::Change,
+            Self::Change(_) | Self::Restore(_) | Self::Set { .. } | Self::ReportLoad { .. } => Access::Change,
             Self::ListServices
             | Self::ListService(_)
             | Self::ListConnections
             | Self::Timeouts
             | Self::Daemons
             | Self::Marks
+            | Self::Feedback
             | Self::Status
             | Self::Counters => Access::Read,
         }
@@ -226,6 +238,8 @@ pub struct DestinationRow {
     pub endpoint: Endpoint,
     /// How it is used.
     pub options: DestinationOptions,
+    /// What schedulers go by: the weight of `options`, unless load reports have moved it.
+    pub weight_in_force: Weight,
     /// Connections in an active state.
     pub active: u32,
     /// Its other connections.
@@ -342,6 +356,12 @@ pub enum CommandError {
     UnknownSetting { key: String, known: Vec<String> },
     #[error("{key} cannot be {value:?}; it takes {range}")]
     BadSetting { key: String, value: String, range: String },
+    #[error("no virtual service has real server {0}; `xvsadm -Ln` lists those there are")]
+    UnknownServer(Server),
+    #[error(
+        "no service of real server {server} follows load reports; `xvs set feedback.services \"{service}\"` has that one follow them"
+    )]
+    NotFollowed { server: Server, service: ServiceKey },
     #[error("the request cannot be read: {why}")]
     Malformed { why: String },
     #[error("a request of {bytes} bytes is longer than the {limit} that xvsd takes; send it in parts")]

@@ -20,7 +20,8 @@ use xvs_sched::scheduler::{self, Change, Flags, Memory, Setup, Tuning};
 use xvs_sched::{ForwardingMethod, ServiceKey, State as Place, Weight};
 
 use crate::estimator::Estimator;
-use crate::message::{Command, DestinationRow, ServiceRow};
+use crate::feedback::{Feedback, FeedbackRow, Report, Server};
+use crate::message::{Command, CommandError, DestinationRow, ServiceRow};
 use crate::state::{self, DestinationOptions, State};
 
 /// How long a removed destination without connections is kept.
@@ -57,9 +58,12 @@ struct Known {
     method: ForwardingMethod,
     /// Whether some of its connections may be masqueraded: they keep their method when an edit changes it.
     was_nat: bool,
+    /// The operator's.
     weight: Weight,
     /// The last weight above 0 since it was added; 0 if there was none.
     last_weight: Weight,
+    /// What load reports have made of it.
+    report: Option<Report>,
     id: DestinationId,
     live: Arc<DestinationLive>,
     estimator: Estimator,
@@ -70,16 +74,29 @@ impl Known {
         let nat = options.method == ForwardingMethod::Nat;
         self.was_nat = nat || self.was_nat && self.has_connections();
         self.method = options.method;
+        if self.weight != options.weight {
+            self.report = None;
+        }
         self.weight = options.weight;
         if !options.weight.is_quiescent() {
             self.last_weight = options.weight;
         }
+        self.live.set_thresholds(options.upper_threshold, options.lower_threshold);
     }
 
     /// As its service's scheduler sees it.
     fn listed(&self) -> xvs_sched::Destination {
-        let Self { endpoint, weight, last_weight, .. } = *self;
-        xvs_sched::Destination { endpoint, weight, last_weight }
+        let weight = self.weight_in_force();
+        let last_weight = if weight.is_quiescent() { self.last_weight } else { weight };
+        xvs_sched::Destination { endpoint: self.endpoint, weight, last_weight }
+    }
+
+    /// The weight that schedulers go by.
+    fn weight_in_force(&self) -> Weight {
+        match self.report {
+            Some(report) if !self.weight.is_quiescent() => report.weight(),
+            _ => self.weight,
+        }
     }
 
     fn masqueraded(&self) -> bool {
@@ -196,11 +213,81 @@ impl Registry {
     /// Puts a service back whose destinations have changed; its scheduler's state survives as it says.
     fn changed(&mut self, key: ServiceKey, mut entry: Entry, change: Change) {
         let before = Place(entry.place.load(Ordering::Relaxed));
-        let mut weights = entry.destinations.iter().map(|known| known.weight);
+        let mut weights = entry.destinations.iter().map(Known::weight_in_force);
         let after = scheduler::carry(&entry.scheduler, before, change, &mut weights);
         entry.place = Arc::new(AtomicU64::new(after.0));
         self.services.insert(key, entry);
         self.unbuilt.insert(key);
+    }
+
+    /// Takes in a real server's load, 0 to 100. Returns whether a weight in force has changed, for which services reach
+    /// the snapshot with [`Self::build`] as after an edit.
+    ///
+    /// # Errors
+    /// [`CommandError::UnknownServer`]; [`CommandError::NotFollowed`] with a service that could follow it.
+    pub fn report_load(
+        &mut self,
+        server: Server,
+        load_percent: f64,
+        feedback: &Feedback,
+        now: Millis,
+    ) -> Result<bool, CommandError> {
+        let has_it = |entry: &Entry| entry.destinations.iter().any(|known| server.is(known.endpoint));
+        let having: Vec<_> =
+            self.services.iter().filter(|(_, entry)| has_it(entry)).map(|(key, _)| *key).collect();
+        let service = *having.first().ok_or(CommandError::UnknownServer(server))?;
+        let following: Vec<_> = having.into_iter().filter(|key| feedback.follows(key)).collect();
+        if following.is_empty() {
+            return Err(CommandError::NotFollowed { server, service });
+        }
+        Ok(self.reweigh(following, |_, known| {
+            if server.is(known.endpoint) {
+                known.report = Some(feedback.weigh(known.weight, known.report, load_percent, now));
+            }
+        }))
+    }
+
+    /// Forgets reports that are too old or not followed any more, and keeps weights within bounds that have changed.
+    /// Returns whether a weight in force has changed, as [`Self::report_load`].
+    pub fn review(&mut self, feedback: &Feedback, now: Millis) -> bool {
+        let keys: Vec<_> = self.services.keys().copied().collect();
+        self.reweigh(keys, |key, known| {
+            let followed = known.report.filter(|_| feedback.follows(&key));
+            known.report = followed.and_then(|report| feedback.review(known.weight, report, now));
+        })
+    }
+
+    fn reweigh(&mut self, services: Vec<ServiceKey>, change: impl Fn(ServiceKey, &mut Known)) -> bool {
+        let mut any = false;
+        for key in services {
+            let Some(entry) = self.services.get_mut(&key) else { continue };
+            let mut moved = false;
+            for known in &mut entry.destinations {
+                let before = known.weight_in_force();
+                change(key, known);
+                moved |= known.weight_in_force() != before;
+            }
+            if moved && let Some(entry) = self.services.remove(&key) {
+                self.changed(key, entry, Change::Edited);
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// The destinations of services that follow load reports.
+    pub fn feedback_rows(&self, feedback: &Feedback, now: Millis) -> Vec<FeedbackRow> {
+        let followed = self.services.iter().filter(|(key, _)| feedback.follows(key));
+        let all = followed.flat_map(|(key, entry)| entry.destinations.iter().map(move |known| (key, known)));
+        all.map(|(key, known)| FeedbackRow {
+            service: key.to_string(),
+            server: known.endpoint,
+            own_weight: known.weight,
+            weight_in_force: known.weight_in_force(),
+            load_percent: known.report.map(|report| report.load_percent),
+            age_seconds: known.report.map(|report| report.at.until(now).as_secs()),
+        })
+        .collect()
     }
 
     /// Enters all services that have changed in a snapshot.
@@ -236,6 +323,7 @@ impl Registry {
             was_nat: false,
             weight: Weight(0),
             last_weight: Weight(0),
+            report: None,
             id,
             live: Arc::new(DestinationLive::new(self.workers)),
             estimator: Estimator::default(),
@@ -245,11 +333,12 @@ impl Registry {
     fn discard(
         &mut self,
         key: ServiceKey,
-        known: Known,
+        mut known: Known,
         service: &Arc<ServiceLive>,
         snapshot: &mut Snapshot,
         now: Millis,
     ) {
+        known.report = None;
         let gone = Destination { available: false, ..available(&known, service, snapshot) };
         snapshot.destinations.set(known.id, Some(gone));
         let trashed = Trashed { known, service: service.clone(), since: now };
@@ -358,6 +447,7 @@ impl Registry {
             DestinationRow {
                 endpoint: known.endpoint,
                 options: destination.options.clone(),
+                weight_in_force: known.weight_in_force(),
                 active: load.active,
                 inactive: load.inactive,
                 persistent: 0,
@@ -429,7 +519,7 @@ const FTP: u16 = 21;
 fn available(known: &Known, service: &Arc<ServiceLive>, snapshot: &Snapshot) -> Destination {
     Destination {
         available: true,
-        weight: known.weight,
+        weight: known.weight_in_force(),
         path: Path::find(&snapshot.egress, known.endpoint.addr, 0),
         source: source(known, snapshot),
         live: known.live.clone(),
@@ -452,7 +542,7 @@ fn build(key: ServiceKey, wanted: &state::Service, entry: &mut Entry, tuning: &T
         id: known.id,
         endpoint: known.endpoint,
         method: known.method,
-        weight: known.weight,
+        weight: known.weight_in_force(),
         live: known.live.clone(),
     });
     Some(Service {

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use xvs_dataplane::snapshot::{ConnReuse, Settings};
 use xvs_sched::scheduler::Tuning;
 
+use crate::feedback::{self, Feedback};
 use crate::message::CommandError;
 use crate::state::Timeouts;
 
@@ -50,6 +51,23 @@ pub struct Ipvs {
     pub lblcr_expiration: u32,
     /// 1: a real server that sends without being asked gets an ICMP error. Default: 0.
     pub nat_icmp_send: Switch,
+}
+
+/// Sets one of all that can be set live, by name.
+///
+/// # Errors
+/// [`CommandError::UnknownSetting`] or [`CommandError::BadSetting`]; then nothing has changed.
+pub fn set(ipvs: &mut Ipvs, feedback: &mut Feedback, key: &str, value: &str) -> Result<(), CommandError> {
+    match key.strip_prefix(feedback::PREFIX) {
+        Some(key) => feedback.set(key, value),
+        None => ipvs.set(key, value).map_err(|error| match error {
+            CommandError::UnknownSetting { key, mut known } => {
+                known.extend(Feedback::keys());
+                CommandError::UnknownSetting { key, known }
+            }
+            other => other,
+        }),
+    }
 }
 
 /// 0 or 1.

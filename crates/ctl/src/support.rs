@@ -58,10 +58,6 @@ fn destination_supported(
     if v6 && options.method == ForwardingMethod::Tunnel {
         return Err(refusal(endpoint, "tunnels of IPv6 are", "use -g or -m"));
     }
-    if options.upper_threshold != 0 || options.lower_threshold != 0 {
-        let next = "add the destination without them";
-        return Err(refusal(endpoint, "thresholds (-x, -y) are", next));
-    }
     if options.tunnel != Tunnel::Ipip {
         return Err(refusal(endpoint, "tunnel types gue and gre are", "use --tun-type ipip"));
     }
@@ -135,11 +131,6 @@ mod tests {
                 with(ServiceOptions { persistence_engine: Some("sip".to_owned()), ..plain() }),
                 "TCP 192.0.2.100:80",
                 "persistence engines (--pe) are",
-            ),
-            (
-                dest(DestinationOptions { upper_threshold: 1, ..server() }),
-                "192.0.2.1:80",
-                "thresholds (-x, -y) are",
             ),
             (
                 dest(DestinationOptions {

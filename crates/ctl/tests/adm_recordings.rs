@@ -52,6 +52,7 @@ fn idle(key: ServiceKey, service: &Service) -> ServiceRow {
     let dest = |dest: &Destination| DestinationRow {
         endpoint: dest.endpoint,
         options: dest.options.clone(),
+        weight_in_force: dest.options.weight,
         active: 0,
         inactive: 0,
         persistent: 0,

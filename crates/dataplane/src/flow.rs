@@ -232,6 +232,7 @@ impl Flows {
         let counted = snapshot.destinations.find(member.id);
         if service.one_packet && packet.flow.protocol == Protocol::UDP {
             counted.inspect(|destination| self.count(destination, |stats| stats.connections.add(1)));
+            member.live.pass();
             let source = counted.and_then(|destination| destination.source);
             let ends = Ends { virtual_endpoint: packet.flow.dest, dest, method: member.method, source };
             return Ok(Begun::OnePacket(ends, member.id));
@@ -258,8 +259,9 @@ impl Flows {
         // Counted before anybody can find it, so that nobody moves a count that is not there.
         member.live.enter(Activity::Inactive);
         let inserted = self.insert(&new, snapshot, now);
-        if !matches!(inserted, Inserted::New(_)) {
-            member.live.leave(Activity::Inactive);
+        match inserted {
+            Inserted::New(_) => member.live.bound(),
+            _ => member.live.leave(Activity::Inactive),
         }
         match inserted {
             Inserted::New(id) => {
@@ -393,9 +395,7 @@ impl Flows {
         let Some((before, after)) = moved else { return };
         let (from, to) = (activity(protocol, before), activity(protocol, after));
         if let Some(live) = live.filter(|_| from != to) {
-            // In this order, so that the connection is counted at every moment.
-            live.enter(to);
-            live.leave(from);
+            live.turn(to);
         }
     }
 

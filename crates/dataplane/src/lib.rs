@@ -30,6 +30,7 @@ pub mod outcome;
 pub mod reinject;
 pub mod verdict;
 
+mod occupancy;
 pub mod snapshot;
 
 pub mod clock;

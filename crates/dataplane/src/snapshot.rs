@@ -7,7 +7,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
@@ -17,6 +17,7 @@ use xvs_sched::{Candidates, Choice, ForwardingMethod, Load, Request, Scheduler, 
 use crate::counters::SharedStats;
 use crate::egress::{Egress, RouteTo};
 use crate::marks::Marks;
+use crate::occupancy::Occupancy;
 use crate::port::LinkId;
 
 /// What a worker acts on.
@@ -228,8 +229,8 @@ impl Candidates for Service {
         self.members[position].live.load()
     }
 
-    fn overloaded(&self, _: usize) -> bool {
-        false
+    fn overloaded(&self, position: usize) -> bool {
+        self.members[position].live.is_overloaded()
     }
 }
 
@@ -248,8 +249,7 @@ impl ServiceLive {
 
 /// Numbers of a destination that outlive snapshots.
 pub struct DestinationLive {
-    active: AtomicI32,
-    inactive: AtomicI32,
+    occupancy: Occupancy,
     /// Its counters.
     pub stats: SharedStats,
 }
@@ -266,32 +266,54 @@ pub enum Activity {
 impl DestinationLive {
     /// Zeroes for this many workers.
     pub fn new(workers: usize) -> Self {
-        Self { active: AtomicI32::new(0), inactive: AtomicI32::new(0), stats: SharedStats::new(workers) }
+        Self { occupancy: Occupancy::default(), stats: SharedStats::new(workers) }
     }
 
     /// Its connections now.
     pub fn load(&self) -> Load {
-        // Two workers' additions and subtractions may be seen in either order, so a count can dip below zero for
-        // a moment.
-        let count = |count: &AtomicI32| u32::try_from(count.load(Ordering::Relaxed)).unwrap_or(0);
-        Load { active: count(&self.active), inactive: count(&self.inactive) }
+        let (active, inactive) = self.occupancy.counts();
+        Load { active, inactive }
     }
 
-    /// Counts a connection in.
+    /// Counts a connection in, before anybody can find it. Templates are not counted here.
     pub fn enter(&self, activity: Activity) {
-        self.of(activity).fetch_add(1, Ordering::Relaxed);
+        self.occupancy.enter(activity);
     }
 
-    /// Counts a connection out.
+    /// A connection that was counted in is in the table: it may have reached the upper threshold.
+    pub fn bound(&self) {
+        self.occupancy.bound();
+    }
+
+    /// Counts a connection out; also one that was counted in and did not come about.
     pub fn leave(&self, activity: Activity) {
-        self.of(activity).fetch_sub(1, Ordering::Relaxed);
+        self.occupancy.leave(activity);
     }
 
-    fn of(&self, activity: Activity) -> &AtomicI32 {
-        match activity {
-            Activity::Active => &self.active,
-            Activity::Inactive => &self.inactive,
+    /// A connection that is counted has become active, or inactive, and was not before.
+    pub fn turn(&self, to: Activity) {
+        self.occupancy.turn(to);
+    }
+
+    /// A connection came and went with its one packet. It may leave the destination overloaded.
+    pub fn pass(&self) {
+        if self.occupancy.is_bounded() {
+            self.enter(Activity::Inactive);
+            self.bound();
+            self.leave(Activity::Inactive);
         }
+    }
+
+    /// Sets the thresholds, in connections, and judges by them at once. An upper one of 0 is none; a lower one of 0 is
+    /// three quarters of the upper one.
+    pub fn set_thresholds(&self, upper: u32, lower: u32) {
+        self.occupancy.set_bounds(upper, lower);
+    }
+
+    /// Whether it takes no new connections, because it reached its upper threshold and has not come down below its
+    /// lower one since. Source: ipvs-behaviour, section 7.
+    pub fn is_overloaded(&self) -> bool {
+        self.occupancy.is_overloaded()
     }
 }
 
@@ -423,5 +445,45 @@ mod tests {
         assert!(services.any_of(Family::V4) && !services.any_of(Family::V6));
         services.remove(&service(443).key);
         assert!(!services.any_of(Family::V4));
+    }
+
+    #[test]
+    fn workers_that_choose_at_once_take_each_turn_once() {
+        let endpoint = |last| Endpoint::new(std::net::Ipv4Addr::new(192, 0, 2, last), 80);
+        let live = Arc::new(DestinationLive::new(2));
+        let (method, weight) = (ForwardingMethod::Nat, Weight(1));
+        let member = |last| Member {
+            id: DestinationId(last),
+            endpoint: endpoint(last as u8),
+            method,
+            weight,
+            live: live.clone(),
+        };
+        let destinations = [1, 2, 3].map(|last| xvs_sched::Destination {
+            endpoint: endpoint(last),
+            weight,
+            last_weight: weight,
+        });
+        let setup = xvs_sched::scheduler::Setup { destinations: &destinations, ..Default::default() };
+        let service = Service {
+            key: ServiceKey::tcp(endpoint(100)),
+            members: [1, 2, 3].map(member).into(),
+            scheduler: xvs_sched::scheduler::build("rr", &setup).unwrap(),
+            one_packet: false,
+            place: Arc::default(),
+        };
+        let request = Request { source: endpoint(200), dest: endpoint(100), now_millis: 0, random: 0 };
+        let turns = [1, 2, 3].map(|_| std::sync::atomic::AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..9_999 {
+                        let chosen = service.choose(&request).unwrap();
+                        turns[chosen.id.0 as usize - 1].fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        assert_eq!(turns.map(|count| count.into_inner()), [6666; 3]);
     }
 }

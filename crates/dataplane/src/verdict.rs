@@ -135,7 +135,7 @@ impl DropReason {
     pub fn sentence(self) -> &'static str {
         match self {
             Self::NoDestination => {
-                "the service has no real server with a weight above 0; the client was told"
+                "the service has no real server with a weight above 0 that is not overloaded; the client was told"
             }
             Self::DestinationUnavailable => {
                 "the connection's real server was removed; add it back, or wait until the client starts anew"

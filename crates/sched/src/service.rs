@@ -1,6 +1,8 @@
 //! What identifies a virtual service.
 
 use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use xvs_proto::{Endpoint, Family, Protocol};
@@ -51,6 +53,58 @@ impl fmt::Display for ServiceKey {
             Self::Address { protocol, endpoint } => write!(f, "{protocol} {endpoint}"),
             Self::Mark { mark, family: Family::V4 } => write!(f, "FWM {mark}"),
             Self::Mark { mark, family: Family::V6 } => write!(f, "FWM {mark} IPv6"),
+        }
+    }
+}
+
+/// A text that is no service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotAService;
+
+impl fmt::Display for NotAService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a service is like TCP 192.0.2.1:80, UDP [2001:db8::1]:53, FWM 7 or FWM 7 IPv6")
+    }
+}
+
+impl std::error::Error for NotAService {}
+
+/// As it is printed, in letters of either case.
+impl FromStr for ServiceKey {
+    type Err = NotAService;
+
+    fn from_str(text: &str) -> Result<Self, NotAService> {
+        let words: Vec<_> = text.split_whitespace().map(str::to_ascii_uppercase).collect();
+        let (kind, name, family) = match &words[..] {
+            [kind, name] => (kind, name, Family::V4),
+            [kind, name, v6] if kind == "FWM" && v6 == "IPV6" => (kind, name, Family::V6),
+            _ => return Err(NotAService),
+        };
+        if kind == "FWM" {
+            let mark = name.parse().ok().filter(|mark| *mark != 0).ok_or(NotAService)?;
+            return Ok(Self::Mark { mark, family });
+        }
+        let known = [Protocol::TCP, Protocol::UDP, Protocol::SCTP];
+        let protocol = known.into_iter().find(|known| known.to_string() == *kind).ok_or(NotAService)?;
+        let socket: SocketAddr = name.parse().map_err(|_| NotAService)?;
+        Ok(Self::Address { protocol, endpoint: Endpoint::new(socket.ip(), socket.port()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_reads_what_it_prints_and_nothing_else() {
+        for text in ["TCP 192.0.2.1:80", "UDP [2001:db8::1]:53", "SCTP 192.0.2.1:0", "FWM 7", "FWM 7 IPv6"] {
+            assert_eq!(text.parse::<ServiceKey>().unwrap().to_string(), text);
+        }
+        assert_eq!("tcp   192.0.2.1:80".parse(), Ok(ServiceKey::tcp(Endpoint::new([192, 0, 2, 1], 80))));
+        for text in
+            ["", "TCP", "TCP 192.0.2.1", "ICMP 192.0.2.1:1", "FWM 0", "FWM x", "TCP 192.0.2.1:80 IPv6"]
+        {
+            assert_eq!(text.parse::<ServiceKey>(), Err(NotAService), "{text}");
         }
     }
 }

@@ -255,7 +255,7 @@ fn destination_line(service: &ServiceKey, row: &DestinationRow, list: &List, nam
     let name = cut(names.destination(service, row.endpoint), service.family(), 28);
     let name = format!("  -> {name:<28}");
     let method = row.options.method.listed();
-    let (weight, active, inactive) = (row.options.weight.0, row.active, row.inactive);
+    let (weight, active, inactive) = (row.weight_in_force.0, row.active, row.inactive);
     let columns = match list.table {
         Table::Plain => format!(" {method:<7} {weight:<6} {active:<10} {inactive:<10}"),
         Table::Tunnels => {

@@ -217,6 +217,8 @@ fn refusal(error: &CommandError) -> String {
         | CommandError::NoSuchMark(_)
         | CommandError::UnknownSetting { .. }
         | CommandError::BadSetting { .. }
+        | CommandError::UnknownServer(_)
+        | CommandError::NotFollowed { .. }
         | CommandError::Malformed { .. }
         | CommandError::TooLong { .. }
         | CommandError::WrongVersion { .. }

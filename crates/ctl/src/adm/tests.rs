@@ -84,6 +84,7 @@ fn row() -> ServiceRow {
             lower_threshold: 100,
             tunnel: Tunnel::Ipip,
         },
+        weight_in_force: Weight(weight),
         active: 5,
         inactive: 7,
         persistent: 2,

@@ -12,14 +12,14 @@ use crate::lab::Lab;
 /// What follows `xvs lab`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Take the section [ipvs] of this xvs.toml
+    /// Take the sections [ipvs] and [feedback] of this xvs.toml
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     let config = arguments.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
-    let mut lab = Lab::with(config.ipvs);
+    let mut lab = Lab::with(config.ipvs, config.feedback);
     for line in io::stdin().lock().lines() {
         let line = line?;
         if !line.trim().is_empty() {

@@ -11,6 +11,7 @@ use crate::client::{Client, Director, Failure, default_socket};
 
 mod completion;
 mod counters;
+mod feedback;
 mod lab;
 mod mark;
 mod realserver;
@@ -31,10 +32,12 @@ enum Command {
     Status(status::Arguments),
     /// Print what was counted, summed over the workers
     Counters(counters::Arguments),
-    /// Set what `sysctl net.ipv4.vs.KEY` sets in the kernel
+    /// Set what `sysctl net.ipv4.vs.KEY` sets in the kernel, or feedback.KEY
     Set(set::Arguments),
     /// Add, delete and list the rules by which packets are marked for `-f` services
     Mark(mark::Arguments),
+    /// Report a real server's load, or show the weights that follow such reports
+    Feedback(feedback::Arguments),
     /// Play a director without root, network or clock: JSON lines in, JSON lines out
     Lab(lab::Arguments),
     /// Prepare this machine as a real server of a virtual address, and put it back
@@ -101,6 +104,7 @@ fn ask(command: &Command, director: &mut dyn Director, out: &mut dyn Write) -> D
         Command::Counters(arguments) => counters::run(arguments, director, out),
         Command::Set(arguments) => set::run(arguments, director),
         Command::Mark(arguments) => mark::run(arguments, director, out),
+        Command::Feedback(arguments) => feedback::run(arguments, director, out),
         _ => Err("this command does not talk to the daemon".into()),
     }
 }

@@ -103,7 +103,8 @@ impl Buckets {
 
     /// For each entry that a look-up in the primary bucket will compare, calls `fetch`, also with whether it has an
     /// extension; if there is none, brings the alternative into the cache.
-    #[inline]
+    // Always: a call and what it passes cost as much as the comparison.
+    #[inline(always)]
     pub(super) fn prefetch_entries(&self, hash: u64, mut fetch: impl FnMut(u32, bool)) {
         let primary = self.primary(hash);
         let slots = &self.cells[primary].slots;
@@ -123,38 +124,30 @@ impl Buckets {
     /// answers (see [`enter_beside`](Self::enter_beside)) is taken only if there is no other.
     #[inline]
     pub(super) fn find<T>(&self, hash: u64, mut test: impl FnMut(u32) -> Option<T>) -> Option<T> {
+        let (tag, primary) = (tag(hash), self.primary(hash));
         let mut shadowed = None;
-        let primary = self.primary(hash);
-        let in_primary = self.find_in(primary, hash, &mut test, &mut shadowed);
-        in_primary
-            .or_else(|| self.find_in(self.alternative(hash, primary), hash, &mut test, &mut shadowed))
-            .or(shadowed)
-    }
-
-    #[inline]
-    fn find_in<T>(
-        &self,
-        bucket: usize,
-        hash: u64,
-        test: &mut impl FnMut(u32) -> Option<T>,
-        shadowed: &mut Option<T>,
-    ) -> Option<T> {
-        let slots = &self.cells[bucket].slots;
-        let mut hits = hits(slots, tag(hash));
-        while hits != 0 {
-            // Acquire: the entry is read after. The slot may have changed since; the test tells.
-            let word = slots[hits.trailing_zeros() as usize].load(Ordering::Acquire);
-            hits &= hits - 1;
-            if !is_final(word, tag(hash)) {
-                continue;
+        let mut bucket = primary;
+        loop {
+            let slots = &self.cells[bucket].slots;
+            let mut hits = hits(slots, tag);
+            while hits != 0 {
+                // Acquire: the entry is read after. The slot may have changed since.
+                let word = slots[hits.trailing_zeros() as usize].load(Ordering::Acquire);
+                hits &= hits - 1;
+                if is_final(word, tag)
+                    && let Some(answer) = test(word as u32)
+                {
+                    if word & SHADOWED == 0 {
+                        return Some(answer);
+                    }
+                    shadowed = Some(answer);
+                }
             }
-            match test(word as u32) {
-                Some(answer) if word & SHADOWED == 0 => return Some(answer),
-                Some(answer) => *shadowed = Some(answer),
-                None => {}
+            if bucket != primary {
+                return shadowed;
             }
+            bucket = self.alternative(hash, primary);
         }
-        None
     }
 
     /// Enters a key that no two entries may have; `same` tells whether an entry has it. The entry must be filled.

@@ -1,0 +1,122 @@
+//! Thresholds (`-x`, `-y`) by a clock moved by hand: who still gets connections, and when again.
+//!
+//! Not here: the rules at every count (`crates/dataplane/src/occupancy.rs`).
+
+use xvs::frames::{ACK, FIN, SYN};
+use xvs::lab_cluster::{CLIENT, VIP, at, server};
+use xvs::{Datagram, LabCluster, Transport};
+
+/// A service of this protocol and scheduler with one server.
+fn cluster(service: &str, server_options: &str) -> LabCluster {
+    let mut cluster = LabCluster::new();
+    cluster.configure(&[
+        &format!("-A {service}"),
+        &format!("-a {} -r {}:80 -g {server_options}", key(service), server(1)),
+    ]);
+    cluster
+}
+
+/// The words of a service that name it.
+fn key(service: &str) -> String {
+    service.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+/// What becomes of a client's packet from this port.
+fn verdict(cluster: &mut LabCluster, port: u16, transport: Transport) -> String {
+    cluster.from_client(&Datagram::new(transport, at(CLIENT, port), at(VIP, 80))).verdict
+}
+
+/// How many of these clients, one after the other, get a connection.
+fn taken(cluster: &mut LabCluster, ports: std::ops::Range<u16>) -> usize {
+    let syn = Transport::Tcp(SYN);
+    ports.filter(|port| verdict(cluster, *port, syn) == "transmit").count()
+}
+
+/// These clients finish; their connections end a second after, if `--set 0 1 0` says so.
+fn finish(cluster: &mut LabCluster, ports: std::ops::Range<u16>) {
+    for (port, flags) in ports.flat_map(|port| [(port, ACK), (port, FIN | ACK)]) {
+        assert_eq!(verdict(cluster, port, Transport::Tcp(flags)), "transmit");
+    }
+}
+
+fn edit(cluster: &mut LabCluster, options: &str) {
+    cluster.adm(&format!("-e -t {VIP}:80 -r {}:80 -g {options}", server(1)));
+}
+
+#[test]
+fn a_server_takes_as_many_as_its_upper_threshold_and_again_below_three_quarters_of_it() {
+    let mut cluster = cluster(&format!("-t {VIP}:80 -s rr"), "-x 8");
+    assert_eq!(taken(&mut cluster, 1000..1010), 8);
+    assert_eq!(cluster.counters()["drop_no_destination"], 2);
+    cluster.adm("--set 0 1 0");
+    finish(&mut cluster, 1000..1002);
+    assert_eq!((cluster.total_load(), taken(&mut cluster, 1010..1011)), ((6, 2), 0));
+    cluster.advance(2.0);
+    assert_eq!((cluster.total_load(), taken(&mut cluster, 1010..1011)), ((6, 0), 0), "six are not below six");
+    finish(&mut cluster, 1002..1003);
+    cluster.advance(2.0);
+    assert_eq!((cluster.total_load(), taken(&mut cluster, 1011..1020)), ((5, 0), 3));
+}
+
+#[test]
+fn an_edit_is_judged_at_once_and_between_the_thresholds_nothing_changes() {
+    let mut cluster = cluster(&format!("-t {VIP}:80 -s wlc"), "");
+    assert_eq!(taken(&mut cluster, 1000..1006), 6);
+    edit(&mut cluster, "-x 6");
+    assert_eq!(taken(&mut cluster, 2000..2001), 0, "six of six");
+    edit(&mut cluster, "-x 8 -y 6");
+    assert_eq!(taken(&mut cluster, 2000..2001), 0, "it was overloaded, and six are not below six");
+    edit(&mut cluster, "-x 8 -y 7");
+    assert_eq!(taken(&mut cluster, 2000..2004), 2);
+    edit(&mut cluster, "-x 8 -y 7 -w 5");
+    assert_eq!(taken(&mut cluster, 2004..2005), 0, "another weight is no reason");
+    edit(&mut cluster, "");
+    assert_eq!(taken(&mut cluster, 2004..2008), 4);
+}
+
+#[test]
+fn a_deleted_server_comes_back_as_overloaded_as_it_was() {
+    let mut cluster = cluster(&format!("-t {VIP}:80 -s rr"), "-x 4");
+    assert_eq!(taken(&mut cluster, 1000..1005), 4);
+    cluster.adm("--set 0 1 0");
+    finish(&mut cluster, 1000..1001);
+    cluster.advance(2.0);
+    for again in ["-x 4", "-x 5 -y 3"] {
+        cluster.adm(&format!("-d -t {VIP}:80 -r {}:80", server(1)));
+        cluster.adm(&format!("-a -t {VIP}:80 -r {}:80 -g {again}", server(1)));
+        assert_eq!(taken(&mut cluster, 2000..2001), 0, "three are not below three: {again}");
+    }
+    cluster.adm("-C");
+    cluster.advance(61.0);
+    cluster.configure(&[
+        &format!("-A -t {VIP}:80 -s rr"),
+        &format!("-a -t {VIP}:80 -r {}:80 -g -x 4", server(1)),
+    ]);
+    assert_eq!(taken(&mut cluster, 3000..3005), 4, "they have ended meanwhile");
+}
+
+#[test]
+fn of_two_servers_the_one_that_has_room_takes_all() {
+    let mut cluster = cluster(&format!("-t {VIP}:80 -s wrr"), "-x 2 -w 9");
+    cluster.adm(&format!("-a -t {VIP}:80 -r {}:80 -g -w 1", server(2)));
+    assert_eq!(taken(&mut cluster, 1000..1010), 10);
+    assert_eq!((cluster.load(at(server(1), 80)).0, cluster.load(at(server(2), 80)).0), (2, 8));
+}
+
+#[test]
+fn a_connection_of_one_packet_counts_while_it_passes() {
+    // One of one is too many while it passes, and none are below one.
+    let mut alone = cluster(&format!("-u {VIP}:80 -s rr -o"), "-x 1");
+    let datagrams = |cluster: &mut LabCluster| {
+        (1000..1003).filter(|port| verdict(cluster, *port, Transport::Udp) == "transmit").count()
+    };
+    assert_eq!(datagrams(&mut alone), 3);
+    // Beside two that stay, the third of three leaves it overloaded.
+    let mut beside = cluster(&format!("-u {VIP}:80 -s rr"), "-x 3");
+    for port in 2000..2002 {
+        assert_eq!(verdict(&mut beside, port, Transport::Udp), "transmit");
+    }
+    beside.adm(&format!("-e -u {VIP}:80 -r {}:80 -g -x 3 -y 2", server(1)));
+    beside.adm(&format!("-E -u {VIP}:80 -s rr -o"));
+    assert_eq!(datagrams(&mut beside), 1);
+}
