@@ -58,6 +58,9 @@ fn play(path: &Path, steered: &mut Steered) -> (usize, Vec<String>) {
                     lab.answer(&json!({ "adm": &words[1..], "stdin": stdin }).to_string());
                 }
             }
+            "mark" => {
+                lab.answer(&recording::mark(step).to_string());
+            }
             "frame" | "burst" => {
                 frames += 1;
                 let frame = unhex(step["in"].as_str().expect("a frame"));
@@ -135,6 +138,70 @@ fn replies_of_a_live_connection_are_steered_whatever_becomes_of_its_destination(
             .unwrap_or_else(|wrong| panic!("{commands:?}: {wrong}"));
         assert_eq!(answer["verdict"], "transmit", "{commands:?}");
         inject(&mut steered, lab, "wan", &request()).unwrap_or_else(|wrong| panic!("{commands:?}: {wrong}"));
+    }
+}
+
+#[test]
+fn marked_connections_are_steered_both_ways_also_when_their_rule_or_service_is_gone_and_nobody_else_is() {
+    let mut steered = Steered::new();
+    let mark = |action| json!({ "xvs": ["mark", action, "-d", format!("{VIP}/32"), "--set-mark", "7"] });
+    let delete = mark("delete");
+    for gone in [None, Some(delete), Some(json!({ "adm": ["-D", "-f", "7"] }))] {
+        let mut cluster = LabCluster::new();
+        cluster.configure(&["-A -f 7 -s rr", &format!("-a -f 7 -r {}:8080 -m", server(1))]);
+        assert_eq!(steered.verdict(cluster.lab(), &request()), Verdict::Kernel, "no rule marks it");
+        // Keeps the family the director's.
+        cluster.adm(&format!("-A -u {}:53", server(2)));
+        assert_eq!(cluster.ask(mark("add"))["exit"], 0);
+        let syn = Datagram::new(Transport::Tcp(SYN), at(CLIENT, 4000), at(VIP, 80));
+        let judged = inject(&mut steered, cluster.lab(), "wan", &syn.frame(GATEWAY_MAC, WAN_MAC));
+        assert_eq!(judged.map(|answer| answer["verdict"].clone()), Ok(json!("transmit")));
+        if let Some(gone) = &gone {
+            assert_eq!(cluster.ask(gone.clone())["exit"], 0, "{gone}");
+        }
+        let lab = cluster.lab();
+        assert_eq!(steered.verdict(lab, &request()), Verdict::Steered, "{gone:?}");
+        let answer = inject(&mut steered, lab, "lan", &reply());
+        assert_eq!(answer.map(|answer| answer["verdict"].clone()), Ok(json!("transmit")), "{gone:?}");
+        lab.answer(r#"{"advance":1200}"#);
+        let left = if gone.is_none() { Verdict::Steered } else { Verdict::Kernel };
+        assert_eq!(steered.verdict(lab, &request()), left, "{gone:?}: when its connections are over");
+    }
+}
+
+#[test]
+fn replies_of_a_marks_service_over_ipv6_are_steered_from_its_servers_and_from_what_is_marked() {
+    let mut steered = Steered::new();
+    for (method, from) in [("-m", at(server6(1), 8443)), ("-g", at(VIP6, 443))] {
+        let mut cluster = LabCluster::new();
+        cluster.configure(&["-A -f 7 -6 -s rr", &format!("-a -f 7 -6 -r [{}]:8443 {method}", server6(1))]);
+        let words = ["mark", "add", "-d", "2001:db8:51::/64", "--set-mark", "7"];
+        assert_eq!(cluster.ask(json!({ "xvs": words }))["exit"], 0);
+        let syn = Datagram::new(Transport::Tcp(SYN), at(CLIENT6, 4000), at(VIP6, 443));
+        let answer = inject(&mut steered, cluster.lab(), "wan", &syn.frame(GATEWAY_MAC, WAN_MAC));
+        assert_eq!(answer.map(|answer| answer["verdict"].clone()), Ok(json!("transmit")));
+        let reply = Datagram::new(Transport::Tcp(ACK), from, at(CLIENT6, 4000));
+        let answer = inject(&mut steered, cluster.lab(), "lan", &reply.frame(server_mac(1), LAN_MAC));
+        assert_eq!(answer.map(|answer| answer["verdict"].clone()), Ok(json!("transmit")), "{method}");
+    }
+}
+
+#[test]
+fn a_batch_that_brings_a_marks_rule_and_its_service_steers_what_is_marked() {
+    let mut steered = Steered::new();
+    for rule in ["-d 198.51.100.0/24", "-p tcp", "-s 203.0.113.0/24 -p tcp --dport 80"] {
+        let mut cluster = LabCluster::new();
+        let words: Vec<_> = format!("mark add {rule} --set-mark 7").split(' ').map(str::to_owned).collect();
+        assert_eq!(cluster.ask(json!({ "xvs": words }))["exit"], 0, "{rule}");
+        assert_eq!(
+            steered.verdict(cluster.lab(), &request()),
+            Verdict::Kernel,
+            "{rule}: no service of the mark"
+        );
+        let answer =
+            cluster.ask(json!({ "adm": ["-R"], "stdin": "-A -f 7 -s rr\n-a -f 7 -r 192.0.2.11:80 -g\n" }));
+        assert_eq!(answer["exit"], 0, "{answer}");
+        assert_eq!(steered.verdict(cluster.lab(), &request()), Verdict::Steered, "{rule}");
     }
 }
 

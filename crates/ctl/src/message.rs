@@ -16,6 +16,7 @@ use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::{ServiceKey, Weight, scheduler};
 
 use crate::feedback::Server;
+use crate::marks::MarkRule;
 use crate::state::{DestinationOptions, ServiceOptions, SyncDaemon, SyncRole, Timeouts};
 
 /// The version of everything below. Both ends must have the same.
@@ -76,6 +77,10 @@ pub enum Command {
     StartDaemon(SyncDaemon),
     /// Stops one.
     StopDaemon(SyncRole),
+    /// A new mark rule, behind the others.
+    AddMark(MarkRule),
+    /// Deletes the mark rule that says the same.
+    DeleteMark(MarkRule),
 }
 
 /// What it does, as the log tells it.
@@ -112,6 +117,8 @@ impl fmt::Display for Command {
             }
             Self::StartDaemon(daemon) => write!(f, "start the {} daemon", daemon.role.name()),
             Self::StopDaemon(role) => write!(f, "stop the {} daemon", role.name()),
+            Self::AddMark(rule) => write!(f, "add mark rule {rule}"),
+            Self::DeleteMark(rule) => write!(f, "delete mark rule {rule}"),
         }
     }
 }
@@ -135,6 +142,8 @@ pub enum Request {
     Timeouts,
     /// The synchronization daemons that run.
     Daemons,
+    /// The mark rules that were set; answered by [`Reply::Marks`].
+    Marks,
     /// Sets what `sysctl net.ipv4.vs.KEY` sets in the kernel, or `feedback.KEY`.
     Set {
         /// The setting's name.
@@ -168,6 +177,7 @@ impl Request {
             | Self::ListConnections
             | Self::Timeouts
             | Self::Daemons
+            | Self::Marks
             | Self::Feedback
             | Self::Status
             | Self::Counters => Access::Read,
@@ -200,6 +210,8 @@ pub enum Reply {
     Timeouts(Timeouts),
     /// The daemons that run, the master first.
     Daemons(Vec<SyncDaemon>),
+    /// The mark rules that were set, in the order in which they apply.
+    Marks(Vec<MarkRule>),
     /// A document whose shape its request defines.
     Report(serde_json::Value),
 }
@@ -327,6 +339,10 @@ pub enum CommandError {
     DaemonRunning(SyncRole),
     #[error("no {} daemon runs", .0.name())]
     NoDaemon(SyncRole),
+    #[error("mark rule {0} exists already; `xvs mark list` shows those there are")]
+    MarkExists(String),
+    #[error("no mark rule {0}; `xvs mark list` shows those that can be deleted")]
+    NoSuchMark(String),
     #[error("no interface {0}; `ip link` shows those there are")]
     NoSuchDevice(String),
     #[error("permission denied: root and the group xvs may change, others may only look")]

@@ -42,6 +42,8 @@ pub struct Ipvs {
     pub am_droprate: u32,
     /// Below how many free pages of memory a defence of 1 or 2 is on. Default: 1,024.
     pub amemthresh: u32,
+    /// 1: marked packets that no real server takes go where they were sent to. Default: 0.
+    pub cache_bypass: Switch,
     /// After how many seconds `lblc` forgets an address that nobody asked for, looked at every half hour. Default: 86,400.
     pub lblc_expiration: u32,
     /// The same for `lblcr`, which also takes a real server from a set that has not changed for so long. Default:
@@ -135,6 +137,7 @@ impl Default for Ipvs {
             drop_entry: Defence(0),
             am_droprate: 10,
             amemthresh: 1024,
+            cache_bypass: off,
             lblc_expiration: 86_400,
             lblcr_expiration: 86_400,
             nat_icmp_send: off,
@@ -170,6 +173,7 @@ impl Ipvs {
             "drop_entry" => self.drop_entry = defence()?,
             "am_droprate" => self.am_droprate = number()?,
             "amemthresh" => self.amemthresh = number()?,
+            "cache_bypass" => self.cache_bypass = switch()?,
             "lblc_expiration" => self.lblc_expiration = number()?,
             "lblcr_expiration" => self.lblcr_expiration = number()?,
             "nat_icmp_send" => self.nat_icmp_send = switch()?,
@@ -235,14 +239,16 @@ impl Ipvs {
             drop_packet_rate: if self.drop_packet.is_on(memory) { rate } else { 0 },
             nat_icmp_send: self.nat_icmp_send.0,
             pmtu_disc: self.pmtu_disc.0,
+            cache_bypass: self.cache_bypass.0,
         }
     }
 }
 
 /// What [`Ipvs::set`] knows.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "am_droprate",
     "amemthresh",
+    "cache_bypass",
     "conn_reuse_mode",
     "drop_entry",
     "drop_packet",

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight, scheduler};
 
+use crate::marks::MarkRule;
 use crate::message::{Command, CommandError};
 
 /// Every service with its destinations, the timeouts and the synchronization daemons.
@@ -22,6 +23,7 @@ pub struct State {
     services: BTreeMap<ServiceKey, Arc<Service>>,
     timeouts: Timeouts,
     daemons: Vec<SyncDaemon>,
+    marks: Vec<MarkRule>,
 }
 
 /// What a command changed, for whoever builds the next snapshot.
@@ -37,6 +39,8 @@ pub enum Applied {
     Timeouts,
     /// The synchronization daemons.
     Daemons,
+    /// The mark rules.
+    Marks,
 }
 
 impl State {
@@ -98,6 +102,14 @@ impl State {
                 self.daemons.retain(|running| running.role != *role);
                 Applied::Daemons
             }
+            Command::AddMark(rule) => {
+                self.marks.push(rule.clone());
+                Applied::Marks
+            }
+            Command::DeleteMark(rule) => {
+                self.marks.retain(|known| known != rule);
+                Applied::Marks
+            }
         })
     }
 
@@ -145,6 +157,18 @@ impl State {
                 let running = self.daemons.iter().any(|daemon| daemon.role == *role);
                 if running { Ok(()) } else { Err(CommandError::NoDaemon(*role)) }
             }
+            Command::AddMark(_) if self.marks.len() >= MARKS_MAX => {
+                let why = format!("there are {MARKS_MAX} mark rules, and no room for more; delete one first");
+                Err(CommandError::InvalidOperation { why })
+            }
+            Command::AddMark(rule) => match self.marks.contains(rule) {
+                true => Err(CommandError::MarkExists(rule.to_string())),
+                false => Ok(()),
+            },
+            Command::DeleteMark(rule) => match self.marks.contains(rule) {
+                true => Ok(()),
+                false => Err(CommandError::NoSuchMark(rule.to_string())),
+            },
         }
     }
 
@@ -166,6 +190,11 @@ impl State {
     /// The synchronization daemons that run, the master first.
     pub fn daemons(&self) -> &[SyncDaemon] {
         &self.daemons
+    }
+
+    /// The mark rules that were set, in the order in which they apply.
+    pub fn marks(&self) -> &[MarkRule] {
+        &self.marks
     }
 
     fn edit(&mut self, key: &ServiceKey, change: impl FnOnce(&mut Service)) {
@@ -512,6 +541,9 @@ fn check_unicast(endpoint: Endpoint) -> Result<(), CommandError> {
 /// The scheduler of a service for which none was named.
 pub const DEFAULT_SCHEDULER: &str = "wlc";
 
+/// How many mark rules `xvs mark` takes.
+const MARKS_MAX: usize = 1024;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -703,5 +735,30 @@ mod tests {
         assert!(Arc::ptr_eq(before.service(&other).unwrap(), state.service(&other).unwrap()));
         assert_eq!(state.apply(&Command::Flush), Ok(Applied::Flushed));
         assert_eq!((state.services().count(), before.services().count()), (0, 2));
+    }
+
+    #[test]
+    fn a_mark_rule_is_added_once_and_no_more_than_there_is_room_for() {
+        let rule = |mark| MarkRule {
+            dest: None,
+            source: None,
+            protocol: None,
+            dest_ports: Vec::new(),
+            interface: None,
+            mark,
+            mask: u32::MAX,
+        };
+        let mut state = State::default();
+        state.apply(&Command::AddMark(rule(0))).unwrap();
+        assert!(matches!(state.check(&Command::AddMark(rule(0))), Err(CommandError::MarkExists(_))));
+        for mark in 1..MARKS_MAX as u32 {
+            state.apply(&Command::AddMark(rule(mark))).unwrap();
+        }
+        let refused = state.apply(&Command::AddMark(rule(5000))).unwrap_err().to_string();
+        assert!(refused.contains("delete one first"), "{refused}");
+        state.apply(&Command::DeleteMark(rule(7))).unwrap();
+        assert!(matches!(state.check(&Command::DeleteMark(rule(7))), Err(CommandError::NoSuchMark(_))));
+        assert_eq!(state.apply(&Command::AddMark(rule(5000))), Ok(Applied::Marks));
+        assert_eq!(state.marks().len(), MARKS_MAX);
     }
 }

@@ -16,32 +16,23 @@ use crate::state::ServiceOptions;
 pub fn supported(command: &Command) -> Result<(), CommandError> {
     match command {
         Command::AddService { key, options } | Command::EditService { key, options } => {
-            key_supported(key)?;
             service_supported(key, options)
-        }
-        Command::AddDestination { service, .. } | Command::EditDestination { service, .. } => {
-            key_supported(service)
         }
         Command::StartDaemon(daemon) => Err(refusal(
             format!("{} daemon", daemon.role.name()),
             "connection synchronization is",
             "run without it; after a failover clients connect anew",
         )),
-        Command::DeleteService(_)
+        Command::AddDestination { .. }
+        | Command::EditDestination { .. }
+        | Command::DeleteService(_)
         | Command::DeleteDestination { .. }
         | Command::Flush
         | Command::Zero(_)
         | Command::SetTimeouts(_)
-        | Command::StopDaemon(_) => Ok(()),
-    }
-}
-
-fn key_supported(key: &ServiceKey) -> Result<(), CommandError> {
-    match key {
-        ServiceKey::Mark { .. } => {
-            Err(refusal(key, "firewall marks are", "add a service for each address and port"))
-        }
-        ServiceKey::Address { .. } => Ok(()),
+        | Command::StopDaemon(_)
+        | Command::AddMark(_)
+        | Command::DeleteMark(_) => Ok(()),
     }
 }
 
@@ -99,6 +90,9 @@ mod tests {
         for protocol in [Protocol::TCP, Protocol::UDP, Protocol::SCTP] {
             assert_eq!(supported(&of(ServiceKey::Address { protocol, endpoint })), Ok(()));
         }
+        for family in [Family::V4, Family::V6] {
+            assert_eq!(supported(&of(ServiceKey::Mark { mark: 7, family })), Ok(()));
+        }
         for command in [Command::Flush, Command::Zero(None), Command::DeleteService(key())] {
             assert_eq!(supported(&command), Ok(()));
         }
@@ -108,7 +102,6 @@ mod tests {
     fn a_refusal_names_the_object_what_is_missing_and_the_next_step() {
         let plain = || ServiceOptions::of(Family::V4);
         for (command, object, what) in [
-            (of(ServiceKey::Mark { mark: 7, family: Family::V4 }), "FWM 7", "firewall marks are"),
             (
                 with(ServiceOptions { persistence_timeout_seconds: Some(360), ..plain() }),
                 "TCP 192.0.2.100:80",

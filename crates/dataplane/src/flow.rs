@@ -5,12 +5,15 @@
 //! index for the look-up, one for the connection, one for its destination. Not here: which packets begin a
 //! connection (`schedule.rs`).
 
+mod bypass;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use xvs_proto::{Family, FlowKey, Packet, Protocol};
 use xvs_sched::ForwardingMethod;
 
+use self::bypass::{is_bypass, may_bypass};
 use crate::clock::Millis;
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::{self, Judgement, TcpState};
@@ -21,6 +24,7 @@ use crate::counters::{Stats, WorkerCounters};
 use crate::dice::Dice;
 use crate::forward::{self, Ends, Identification, Outer};
 use crate::outcome::Unresolved;
+use crate::port::{LinkId, Received};
 use crate::pressure::{Pressure, count_out, relieve_buckets};
 use crate::schedule::{choose, is_first, is_reset, service};
 use crate::shm::Frame;
@@ -106,23 +110,24 @@ impl Flows {
     /// Finds or makes the connection of a packet and edits its frame on its way.
     pub fn take(
         &mut self,
-        frame: &mut Frame,
+        received: &mut Received,
         packet: &Packet,
         hash: u64,
         snapshot: &Snapshot,
         now: Millis,
     ) -> Verdict {
+        let Received { link, ref mut frame } = *received;
         match self.table.find(&packet.flow, hash) {
             Some((id, Direction::Outbound)) => self.reply(frame, packet, id, snapshot, now),
             Some((id, Direction::Inbound)) => match self.standing(id, packet, snapshot) {
                 Standing::Lasts => self.request(frame, packet, id, snapshot, now),
                 Standing::GivesWay if self.give_way(id, snapshot, now) => {
-                    self.begin(frame, packet, snapshot, now)
+                    self.begin(frame, link, packet, snapshot, now)
                 }
                 Standing::GivesWay => self.request(frame, packet, id, snapshot, now),
                 Standing::Orphaned => Verdict::Drop(DropReason::DestinationUnavailable),
             },
-            None => self.begin(frame, packet, snapshot, now),
+            None => self.begin(frame, link, packet, snapshot, now),
         }
     }
 
@@ -140,6 +145,7 @@ impl Flows {
         let moves_on = packet.flow.protocol == Protocol::UDP && settings.udp_nodest_reschedule;
         match destination {
             Some(_) => Standing::Lasts,
+            None if is_bypass(&connection) => Standing::Lasts,
             None if settings.expire_nodest_conn || moves_on => Standing::GivesWay,
             None => Standing::Orphaned,
         }
@@ -172,8 +178,15 @@ impl Flows {
     }
 
     /// A packet that belongs to no connection: begins one if it may.
-    fn begin(&mut self, frame: &mut Frame, packet: &Packet, snapshot: &Snapshot, now: Millis) -> Verdict {
-        match self.schedule(packet, snapshot, now) {
+    fn begin(
+        &mut self,
+        frame: &mut Frame,
+        link: LinkId,
+        packet: &Packet,
+        snapshot: &Snapshot,
+        now: Millis,
+    ) -> Verdict {
+        match self.schedule(packet, link, snapshot, now) {
             Ok(Begun::Connection(id)) => self.request(frame, packet, id, snapshot, now),
             Ok(Begun::OnePacket(ends, id)) => {
                 let Some(destination) = snapshot.destinations.find(id) else {
@@ -196,16 +209,27 @@ impl Flows {
     }
 
     /// Chooses a destination and enters the connection in the table, unless it is for this one packet only.
-    fn schedule(&mut self, packet: &Packet, snapshot: &Snapshot, now: Millis) -> Result<Begun, Verdict> {
-        let service = match service(packet, snapshot) {
-            Ok(service) => service,
+    fn schedule(
+        &mut self,
+        packet: &Packet,
+        link: LinkId,
+        snapshot: &Snapshot,
+        now: Millis,
+    ) -> Result<Begun, Verdict> {
+        let (service, mark) = match service(packet, link, snapshot) {
+            Ok(found) => found,
             Err(_) if unasked(packet, snapshot) => return Err(Verdict::Drop(DropReason::Unasked)),
             Err(verdict) => return Err(verdict),
         };
         if self.defence.drops(snapshot.settings.drop_packet_rate) {
             return Err(Verdict::Drop(DropReason::Defence));
         }
-        let (member, dest) = choose(packet, service, now, self.dice.draw())?;
+        let (member, dest) = match choose(packet, service, now, self.dice.draw()) {
+            Err(Verdict::Drop(DropReason::NoDestination)) if may_bypass(service, packet, snapshot) => {
+                return self.begin_bypass(packet, mark, snapshot, now);
+            }
+            chosen => chosen?,
+        };
         let counted = snapshot.destinations.find(member.id);
         if service.one_packet && packet.flow.protocol == Protocol::UDP {
             counted.inspect(|destination| self.count(destination, |stats| stats.connections.add(1)));
@@ -229,7 +253,7 @@ impl Flows {
             expires: now + FIRST_TIMEOUT,
             service: 0,
             dest_ref: member.id.0,
-            mark: 0,
+            mark,
             controller: None,
         };
         // Counted before anybody can find it, so that nobody moves a count that is not there.
@@ -275,13 +299,16 @@ impl Flows {
         now: Millis,
     ) -> Verdict {
         let connection = self.table.connection(id);
+        if is_bypass(&connection) {
+            return self.bypass(frame, packet, id, snapshot, now);
+        }
         let Some(destination) = destination(&connection, snapshot) else {
             return Verdict::Drop(DropReason::DestinationUnavailable);
         };
         let ends = ends(&connection);
         connection.count_in_packet();
         self.count(destination, |stats| stats.count_in(packet.length()));
-        self.advance(id, packet, Direction::Inbound, &destination.live, &snapshot.settings, now);
+        self.advance(id, packet, Direction::Inbound, Some(&destination.live), &snapshot.settings, now);
         let outer = self.outer(packet, destination, &snapshot.settings);
         let verdict = forward::request(frame, packet, &ends, destination.path, outer);
         self.report_unresolved(verdict, destination.path);
@@ -321,7 +348,7 @@ impl Flows {
             if let Some(destination) = destination(&connection, snapshot) {
                 self.count(destination, |stats| stats.count_out(packet.length()));
             }
-            self.advance(id, packet, Direction::Outbound, live, &snapshot.settings, now);
+            self.advance(id, packet, Direction::Outbound, Some(live), &snapshot.settings, now);
         }
         verdict
     }
@@ -350,7 +377,7 @@ impl Flows {
         id: ConnId,
         packet: &Packet,
         direction: Direction,
-        live: &DestinationLive,
+        live: Option<&DestinationLive>,
         settings: &Settings,
         now: Millis,
     ) {
@@ -377,7 +404,7 @@ impl Flows {
         };
         let Some((before, after)) = moved else { return };
         let (from, to) = (activity(protocol, before), activity(protocol, after));
-        if from != to {
+        if let Some(live) = live.filter(|_| from != to) {
             live.turn(to);
         }
     }

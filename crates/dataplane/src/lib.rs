@@ -18,6 +18,7 @@ pub mod pipeline;
 pub mod classify;
 pub mod conn;
 pub mod flow;
+pub mod marks;
 pub mod pressure;
 pub mod schedule;
 

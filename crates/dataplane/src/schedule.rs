@@ -1,14 +1,16 @@
 //! A new connection: which packets may begin one, and what it begins as.
 //!
-//! Runs when a packet matches no connection. Cost: one look-up of a service; for a packet that may begin a
+//! Runs when a packet matches no connection. Cost: the mark rules, two look-ups of a service; for a packet that may begin a
 //! connection, one choice of the service's scheduler. Not here: the connection's entry in the table.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use xvs_proto::{Endpoint, Malformed, Packet, Protocol, sctp, tcp};
 use xvs_sched::{Request, ServiceKey};
 
 use crate::clock::Millis;
+use crate::port::LinkId;
 use crate::snapshot::{Member, Service, Settings, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
@@ -16,29 +18,43 @@ use crate::verdict::{DropReason, Verdict};
 const FTP_DATA: u16 = 20;
 
 impl Snapshot {
-    /// Whether a service of this protocol is at this endpoint.
-    pub fn serves(&self, protocol: Protocol, endpoint: Endpoint) -> bool {
-        self.services.find(&ServiceKey::Address { protocol, endpoint }).is_some()
+    /// The service that packets with this mark, of this protocol and to this endpoint belong to: that of the mark, if it
+    /// has one, whatever the rest is; else that of the endpoint. Source: ipvs-behaviour, section 1.1.
+    pub fn service_for(&self, mark: u32, protocol: Protocol, dest: Endpoint) -> Option<&Arc<Service>> {
+        let marked = match mark {
+            0 => None,
+            mark => self.services.find(&ServiceKey::Mark { mark, family: dest.family() }),
+        };
+        marked.or_else(|| self.services.find(&ServiceKey::Address { protocol, endpoint: dest }))
+    }
+
+    /// Whether a packet that came in by a link belongs to a service.
+    pub fn serves(&self, link: LinkId, packet: &Packet) -> bool {
+        self.service_for(self.marks.of(link, packet), packet.flow.protocol, packet.flow.dest).is_some()
     }
 }
 
-/// The service whose connection `packet` begins.
+/// The service whose connection `packet` begins, and the packet's mark.
 ///
 /// # Errors
 /// The verdict on a packet that begins none.
-pub fn service<'s>(packet: &Packet, snapshot: &'s Snapshot) -> Result<&'s Service, Verdict> {
-    let key = ServiceKey::Address { protocol: packet.flow.protocol, endpoint: packet.flow.dest };
+pub fn service<'s>(
+    packet: &Packet,
+    link: LinkId,
+    snapshot: &'s Snapshot,
+) -> Result<(&'s Service, u32), Verdict> {
     // Of what IPVS would have to read there is nothing.
     let empty = packet.flow.protocol == Protocol::SCTP && packet.sctp_event.is_none();
     if !empty && !may_begin(packet, &snapshot.settings) {
         return Err(Verdict::PassToKernel);
     }
-    match snapshot.services.find(&key) {
+    let mark = snapshot.marks.of(link, packet);
+    match snapshot.service_for(mark, packet.flow.protocol, packet.flow.dest) {
         Some(_) if empty => Err(Verdict::Drop(DropReason::Malformed(Malformed::SctpNoChunk))),
         Some(service)
             if packet.flow.source.port != FTP_DATA && may_ask(packet.flow.source.addr, snapshot) =>
         {
-            Ok(service)
+            Ok((service, mark))
         }
         _ => Err(Verdict::PassToKernel),
     }

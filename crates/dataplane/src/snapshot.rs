@@ -17,6 +17,7 @@ use xvs_sched::{Candidates, Choice, ForwardingMethod, Load, Request, Scheduler, 
 
 use crate::counters::SharedStats;
 use crate::egress::{Egress, RouteTo};
+use crate::marks::Marks;
 use crate::occupancy::Occupancy;
 use crate::port::LinkId;
 
@@ -31,6 +32,8 @@ pub struct Snapshot {
     pub egress: Arc<Egress>,
     /// Masqueraded destinations; empty unless `nat_icmp_send` asks for them.
     pub nat_destinations: Arc<HashSet<(Protocol, Endpoint)>>,
+    /// By which packets are marked; asked of those that meet no connection.
+    pub marks: Arc<Marks>,
     /// Timeouts and settings.
     pub settings: Settings,
 }
@@ -43,6 +46,7 @@ impl Snapshot {
             destinations: Destinations::default(),
             egress: Arc::new(Egress::default()),
             nat_destinations: Arc::default(),
+            marks: Arc::default(),
             settings: Settings::default(),
         }
     }
@@ -79,6 +83,8 @@ pub struct Settings {
     pub nat_icmp_send: bool,
     /// Whether tunnels forbid fragmentation as the packet inside does, and refuse what is too big for them.
     pub pmtu_disc: bool,
+    /// Whether marked packets that no destination takes go where they were sent to.
+    pub cache_bypass: bool,
 }
 
 /// The bits of `conn_reuse_mode`: 1 reuses what has closed, 2 also what waits for a FIN that cannot be seen.
@@ -114,6 +120,7 @@ impl Default for Settings {
             drops_entries: false,
             nat_icmp_send: false,
             pmtu_disc: true,
+            cache_bypass: false,
         }
     }
 }

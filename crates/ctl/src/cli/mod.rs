@@ -13,6 +13,7 @@ mod completion;
 mod counters;
 mod feedback;
 mod lab;
+mod mark;
 mod realserver;
 mod set;
 mod status;
@@ -33,6 +34,8 @@ enum Command {
     Counters(counters::Arguments),
     /// Set what `sysctl net.ipv4.vs.KEY` sets in the kernel, or feedback.KEY
     Set(set::Arguments),
+    /// Add, delete and list the rules by which packets are marked for `-f` services
+    Mark(mark::Arguments),
     /// Report a real server's load, or show the weights that follow such reports
     Feedback(feedback::Arguments),
     /// Play a director without root, network or clock: JSON lines in, JSON lines out
@@ -100,6 +103,7 @@ fn ask(command: &Command, director: &mut dyn Director, out: &mut dyn Write) -> D
         Command::Status(arguments) => status::run(arguments, director, out),
         Command::Counters(arguments) => counters::run(arguments, director, out),
         Command::Set(arguments) => set::run(arguments, director),
+        Command::Mark(arguments) => mark::run(arguments, director, out),
         Command::Feedback(arguments) => feedback::run(arguments, director, out),
         _ => Err("this command does not talk to the daemon".into()),
     }

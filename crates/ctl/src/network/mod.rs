@@ -219,7 +219,7 @@ impl NetworkFollower {
             (network.routes, self.route_warnings) = tables::routes(&mut self.questions)?;
         }
         if self.stale.rules {
-            self.rule_warnings = rules::warnings(&mut self.questions)?;
+            (network.ruled_marks, self.rule_warnings) = rules::read(&mut self.questions)?;
         }
         if self.stale.neighbours {
             self.neighbours.clear();

@@ -8,11 +8,13 @@ use std::io;
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use xvs_dataplane::egress::model::RuledMark;
+
 use super::netlink::Netlink;
 
-/// A sentence for each rule that is not followed.
-pub(super) fn warnings(netlink: &mut Netlink) -> io::Result<Vec<String>> {
-    let mut warnings = Vec::new();
+/// The marks that rules ask for, and a sentence for each rule: it is not followed.
+pub(super) fn read(netlink: &mut Netlink) -> io::Result<(Vec<RuledMark>, Vec<String>)> {
+    let (mut marks, mut warnings) = (Vec::new(), Vec::new());
     for (family, flag) in [(AddressFamily::Inet, "-4"), (AddressFamily::Inet6, "-6")] {
         let mut question = RuleMessage::default();
         question.header.family = family;
@@ -21,6 +23,7 @@ pub(super) fn warnings(netlink: &mut Netlink) -> io::Result<Vec<String>> {
                 && rule.header.family == family
                 && !is_default(&rule)
             {
+                marks.extend(ruled_mark(&rule));
                 let priority = priority(&rule);
                 warnings.push(format!(
                     "policy rule {priority} ({}) is not followed: xvs routes by the tables local and main alone; \
@@ -30,7 +33,21 @@ pub(super) fn warnings(netlink: &mut Netlink) -> io::Result<Vec<String>> {
             }
         }
     }
-    Ok(warnings)
+    Ok((marks, warnings))
+}
+
+/// The mark that a rule asks for.
+fn ruled_mark(rule: &RuleMessage) -> Option<RuledMark> {
+    let leads = rule.header.action == RuleAction::ToTable && !rule.header.flags.contains(RuleFlags::Invert);
+    let mark = rule.attributes.iter().find_map(|attribute| match attribute {
+        RuleAttribute::FwMark(mark) if leads => Some(*mark),
+        _ => None,
+    })?;
+    let mask = rule.attributes.iter().find_map(|attribute| match attribute {
+        RuleAttribute::FwMask(mask) => Some(*mask),
+        _ => None,
+    });
+    Some(RuledMark { mark, mask: mask.unwrap_or(u32::MAX) })
 }
 
 /// Whether it is one of the rules that every namespace begins with (ip-rule(8)).

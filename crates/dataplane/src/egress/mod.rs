@@ -13,7 +13,7 @@ use xvs_proto::{Family, MacAddr};
 
 use crate::port::LinkId;
 
-use self::model::{Link, Network};
+use self::model::{Link, Network, RuledMark};
 use self::routes::{Action, Routes, Target};
 
 pub mod model;
@@ -27,6 +27,7 @@ pub struct Egress {
     by_ifindex: HashMap<u32, LinkId>,
     routes: Routes,
     neighbours: HashMap<NeighbourKey, MacAddr>,
+    ruled_marks: Vec<RuledMark>,
 }
 
 /// What the data plane knows of an interface.
@@ -88,7 +89,7 @@ impl Egress {
                 Some((neighbour_key(link, known.addr), known.mac))
             })
             .collect();
-        Self { links, by_ifindex, routes, neighbours }
+        Self { links, by_ifindex, routes, neighbours, ruled_marks: network.ruled_marks.clone() }
     }
 
     /// Where a packet to `dest` goes; whether that link is up, [`Self::link`] tells.
@@ -107,6 +108,12 @@ impl Egress {
                 }
             },
         }
+    }
+
+    /// Whether a policy rule of the kernel leads packets of this mark elsewhere: to this machine, where somebody wants
+    /// them served whatever their address is.
+    pub fn delivers_mark(&self, mark: u32) -> bool {
+        self.ruled_marks.iter().any(|rule| mark & rule.mask == rule.mark)
     }
 
     /// The link address of a neighbour; `None` where it is not resolved.

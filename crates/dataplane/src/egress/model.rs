@@ -21,6 +21,17 @@ pub struct Network {
     pub routes: Vec<Route>,
     /// The resolved neighbours.
     pub neighbours: Vec<Neighbour>,
+    /// Marks whose packets policy rules lead past the tables local and main.
+    pub ruled_marks: Vec<RuledMark>,
+}
+
+/// The mark that a policy rule asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RuledMark {
+    /// Its bits.
+    pub mark: u32,
+    /// Which of them count.
+    pub mask: u32,
 }
 
 /// An interface of this machine.

@@ -70,6 +70,12 @@ pub fn request(frame: &mut Frame, packet: &Packet, ends: &Ends, path: Path, oute
     finish(frame, sent)
 }
 
+/// Sends a client's packet on as it is, by the way to where it was sent.
+pub fn unchanged(frame: &mut Frame, packet: &Packet, path: Path) -> Verdict {
+    let sent = way(path).and_then(|hop| dr::send(frame, packet, hop).map(|()| hop));
+    finish(frame, sent)
+}
+
 /// Sends a packet to the connection's client: a masqueraded destination's from the virtual endpoint, another one as it
 /// is, for it comes from there.
 pub fn reply(frame: &mut Frame, packet: &Packet, ends: &Ends, path: Path) -> Verdict {

@@ -1,0 +1,96 @@
+//! Marked packets that no destination takes, on to where they were sent (`cache_bypass`).
+//!
+//! What the kernel would deliver here by a policy rule of the mark gets a connection without a destination, as under IPVS:
+//! listed as 0.0.0.0:0, with states of its own, and counted nowhere. What the kernel would forward is the kernel's: IPVS
+//! never meets it. Source: ipvs-behaviour, section 2.3.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use xvs_proto::{Endpoint, Family, Packet};
+use xvs_sched::{ForwardingMethod, ServiceKey};
+
+use super::{Begun, FIRST_TIMEOUT, Flows};
+use crate::clock::Millis;
+use crate::conn::{ConnId, Connection, Direction, Flags, Inserted, NewConnection};
+use crate::forward;
+use crate::shm::Frame;
+use crate::snapshot::{Path, Service, Snapshot};
+use crate::verdict::{DropReason, Verdict};
+
+/// Whether a connection leads to where its client wanted to go: no destination has the address that it names.
+pub(super) fn is_bypass(connection: &Connection<'_>) -> bool {
+    connection.dest().addr.is_unspecified()
+}
+
+/// Whether a packet that no destination of this service takes goes where it was sent to.
+pub(super) fn may_bypass(service: &Service, packet: &Packet, snapshot: &Snapshot) -> bool {
+    let to = packet.flow.dest.addr;
+    let unicast = match to {
+        IpAddr::V4(to) => !(to.is_unspecified() || to.is_multicast() || to.is_broadcast()),
+        IpAddr::V6(to) => !(to.is_unspecified() || to.is_multicast()),
+    };
+    snapshot.settings.cache_bypass
+        && matches!(service.key, ServiceKey::Mark { .. })
+        && unicast
+        && !snapshot.egress.is_local(to)
+}
+
+impl Flows {
+    /// Enters a connection without a destination.
+    pub(super) fn begin_bypass(
+        &mut self,
+        packet: &Packet,
+        mark: u32,
+        snapshot: &Snapshot,
+        now: Millis,
+    ) -> Result<Begun, Verdict> {
+        if !snapshot.egress.delivers_mark(mark) {
+            return Err(Verdict::PassToKernel);
+        }
+        let nowhere: IpAddr = match packet.flow.dest.family() {
+            Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+            Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let new = NewConnection {
+            protocol: packet.flow.protocol,
+            client: packet.flow.source,
+            virtual_endpoint: packet.flow.dest,
+            dest: Endpoint::new(nowhere, 0),
+            method: ForwardingMethod::DirectRouting,
+            flags: Flags::NONE,
+            state: 0,
+            expires: now + FIRST_TIMEOUT,
+            service: 0,
+            dest_ref: NO_DESTINATION,
+            mark,
+            controller: None,
+            local: None,
+        };
+        match self.insert(&new, snapshot, now) {
+            Inserted::New(id) | Inserted::Existing(id) => Ok(Begun::Connection(id)),
+            // None is taken, as none is asked for.
+            Inserted::Full | Inserted::LocalTaken => Err(Verdict::Drop(DropReason::TableFull)),
+        }
+    }
+
+    /// A client's packet of such a connection.
+    pub(super) fn bypass(
+        &mut self,
+        frame: &mut Frame,
+        packet: &Packet,
+        id: ConnId,
+        snapshot: &Snapshot,
+        now: Millis,
+    ) -> Verdict {
+        let connection = self.table.connection(id);
+        connection.count_in_packet();
+        self.advance(id, packet, Direction::Inbound, None, &snapshot.settings, now);
+        let path = Path::find(&snapshot.egress, packet.flow.dest.addr, self.table.hash(&packet.flow));
+        let verdict = forward::unchanged(frame, packet, path);
+        self.report_unresolved(verdict, path);
+        verdict
+    }
+}
+
+/// A number that no destination has.
+const NO_DESTINATION: u32 = u32::MAX;
