@@ -99,7 +99,7 @@ fn connection(number: u32, method: ForwardingMethod, expires: Millis) -> NewConn
         flags: Flags::INACTIVE,
         state: 1,
         expires,
-        service: 0,
+        timeout_seconds: 0,
         dest_ref: number & 7,
         mark: 0,
         controller: None,

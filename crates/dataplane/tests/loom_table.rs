@@ -31,7 +31,7 @@ fn connection(port: u16, method: ForwardingMethod) -> NewConnection {
         flags: Flags::NONE,
         state: 1,
         expires: Millis(60_000),
-        service: 0,
+        timeout_seconds: 0,
         dest_ref: 0,
         mark: 0,
         controller: None,

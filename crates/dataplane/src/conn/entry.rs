@@ -119,7 +119,7 @@ impl Entry {
         self.dest_addr.store((dest >> 32) as u32, order);
         self.dest_port.store((dest >> 16) as u16, order);
         self.flags.store(new.flags.0, order);
-        self.service.store(new.service, order);
+        self.timeout_seconds.store(new.timeout_seconds, order);
         self.dest.store(new.dest_ref, order);
         self.controller.store(new.controller.map_or(0, |controller| controller.0 + 1), order);
         self.controlled.store(0, order);
