@@ -17,6 +17,7 @@ pub mod ethernet;
 pub mod icmp;
 pub mod ipv4;
 pub mod sctp;
+pub mod sip;
 pub mod tcp;
 pub mod udp;
 
