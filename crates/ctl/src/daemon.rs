@@ -248,8 +248,8 @@ impl Daemon {
         let sweeper = Sweeper::new(seat, control.published(), table.secret().0[1]);
         let swept = sweeper.counters();
         let sweeping = Some(Sweeping::start(sweeper, clock.clone()).map_err(a_thread())?);
-        let (reader, facts) = (Mutex::new(reader), Mutex::new(facts));
-        let shared = Arc::new(Shared { clock, table, reader, counters, swept, facts });
+        let (reader, published, facts) = (Mutex::new(reader), control.published(), Mutex::new(facts));
+        let shared = Arc::new(Shared { clock, table, reader, published, counters, swept, facts });
         let (inputs, queue) = bounded(QUEUE);
         let latest = Latest::default();
         let thread = ControlThread::new(control, queue, latest.clone(), unresolved, links, shared.clone());

@@ -10,8 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use xvs_dataplane::call_ids::CallIds;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::egress::RouteTo;
+use xvs_dataplane::persistence::{ClientMask, Persistence, Together};
 use xvs_dataplane::snapshot::{
     Destination, DestinationId, DestinationLive, Member, Path, Service, ServiceLive, Snapshot,
 };
@@ -21,10 +23,12 @@ use xvs_sched::{Candidates, Choice, ForwardingMethod, Scheduler, ServiceKey, Sta
 
 use crate::estimator::Estimator;
 use crate::message::{Command, DestinationRow, ServiceRow};
-use crate::state::{self, DestinationOptions, State};
+use crate::state::{self, DestinationOptions, Netmask, ServiceOptions, State};
 
 /// How long a removed destination without connections is kept.
 const TRASH_TIME: Duration = Duration::from_secs(120);
+/// How many calls there is room for, of all services with `--pe sip`: 18 MB, taken when the first of them is added.
+const CALL_IDS: usize = 65_536;
 
 /// Live objects by identity.
 pub struct Registry {
@@ -188,7 +192,13 @@ impl Registry {
             for known in &entry.destinations {
                 snapshot.destinations.set(known.id, Some(available(known, &entry.live, snapshot)));
             }
-            snapshot.services.insert(Arc::new(build(key, wanted, entry)));
+            let service = build(key, wanted, entry);
+            let by_call =
+                service.persistence.is_some_and(|persistence| persistence.together == Together::Call);
+            if by_call && snapshot.call_ids.is_empty() {
+                snapshot.call_ids = Arc::new(CallIds::new(CALL_IDS, self.workers));
+            }
+            snapshot.services.insert(Arc::new(service));
         }
     }
 
@@ -233,7 +243,7 @@ impl Registry {
     pub fn empty_trash(&mut self, snapshot: &mut Snapshot, now: Millis) -> bool {
         let any = !self.trash.is_empty();
         self.trash.retain(|_, trashed| {
-            if trashed.known.has_connections() {
+            if trashed.known.has_connections() || trashed.known.live.templates() > 0 {
                 trashed.since = now;
             }
             let keep = trashed.since.until(now) < TRASH_TIME;
@@ -325,7 +335,7 @@ impl Registry {
                 options: destination.options.clone(),
                 active: load.active,
                 inactive: load.inactive,
-                persistent: 0,
+                persistent: known.live.templates(),
                 stats: known.estimator.stats(),
                 rates: known.estimator.rates(),
             }
@@ -367,6 +377,8 @@ pub fn replies_from(
 fn available(known: &Known, service: &Arc<ServiceLive>, snapshot: &Snapshot) -> Destination {
     Destination {
         available: true,
+        endpoint: known.endpoint,
+        method: known.method,
         weight: known.weight,
         path: Path::find(&snapshot.egress, known.endpoint.addr, 0),
         source: source(known, snapshot),
@@ -389,8 +401,19 @@ fn build(key: ServiceKey, wanted: &state::Service, entry: &Entry) -> Service {
         members: members.collect(),
         scheduler: scheduler_of(wanted),
         one_packet: wanted.options.one_packet,
+        persistence: persistence(&wanted.options),
         place: entry.place.clone(),
     }
+}
+
+fn persistence(options: &ServiceOptions) -> Option<Persistence> {
+    let mask = match options.netmask {
+        Netmask::V4(mask) => ClientMask::V4(mask),
+        Netmask::V6(bits) => ClientMask::V6(bits),
+    };
+    let together = if options.persistence_engine.is_some() { Together::Call } else { Together::Client };
+    let timeout_seconds = options.persistence_timeout_seconds?;
+    Some(Persistence { timeout_seconds, mask, together })
 }
 
 fn scheduler_of(wanted: &state::Service) -> Box<dyn Scheduler> {

@@ -59,12 +59,6 @@ fn service_supported(key: &ServiceKey, options: &ServiceOptions) -> Result<(), C
             known: scheduler::names().map(str::to_owned).collect(),
         });
     }
-    if options.persistence_timeout_seconds.is_some() {
-        return Err(refusal(key, "persistence (-p) is", "add the service without it"));
-    }
-    if options.persistence_engine.is_some() {
-        return Err(refusal(key, "persistence engines (--pe) are", "add the service without one"));
-    }
     if options.flags != SchedulerFlags::default() {
         return Err(refusal(key, "scheduler flags (-b) are", "add the service without them"));
     }
@@ -116,9 +110,12 @@ mod tests {
     fn what_every_director_does_is_supported() {
         let plain = ServiceOptions::of(Family::V4);
         assert_eq!(supported(&with(plain.clone())), Ok(()));
-        // Without persistence a netmask means nothing and does no harm.
+        // Also without persistence, where they mean nothing.
         let mask = ServiceOptions { netmask: Netmask::V4([255, 255, 255, 0].into()), ..plain };
-        assert_eq!(supported(&with(mask)), Ok(()));
+        assert_eq!(supported(&with(mask.clone())), Ok(()));
+        let persistent = ServiceOptions { persistence_timeout_seconds: Some(360), ..mask };
+        let by_call = ServiceOptions { persistence_engine: Some("sip".to_owned()), ..persistent.clone() };
+        assert_eq!((supported(&with(persistent)), supported(&with(by_call))), (Ok(()), Ok(())));
         for method in [ForwardingMethod::DirectRouting, ForwardingMethod::Nat, ForwardingMethod::Tunnel] {
             let options = DestinationOptions { method, weight: Weight(0), ..DestinationOptions::default() };
             assert_eq!(supported(&dest(options)), Ok(()));
@@ -140,16 +137,6 @@ mod tests {
         for (command, object, what) in [
             (of(ServiceKey::tcp(v6)), "TCP [2001:db8::1]:80", "IPv6 services are"),
             (of(ServiceKey::Mark { mark: 7, family: Family::V4 }), "FWM 7", "firewall marks are"),
-            (
-                with(ServiceOptions { persistence_timeout_seconds: Some(360), ..plain() }),
-                "TCP 192.0.2.100:80",
-                "persistence (-p) is",
-            ),
-            (
-                with(ServiceOptions { persistence_engine: Some("sip".to_owned()), ..plain() }),
-                "TCP 192.0.2.100:80",
-                "persistence engines (--pe) are",
-            ),
             (
                 with(ServiceOptions { flags: SchedulerFlags(1), ..plain() }),
                 "TCP 192.0.2.100:80",

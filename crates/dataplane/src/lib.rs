@@ -15,9 +15,11 @@ pub mod worker;
 
 pub mod pipeline;
 
+pub mod call_ids;
 pub mod classify;
 pub mod conn;
 pub mod flow;
+pub mod persistence;
 pub mod pressure;
 pub mod schedule;
 

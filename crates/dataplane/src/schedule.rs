@@ -4,35 +4,72 @@
 //! connection, one choice of the service's scheduler. Not here: the connection's entry in the table.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use xvs_proto::{Endpoint, Malformed, Packet, Protocol, sctp, tcp};
-use xvs_sched::ServiceKey;
+use xvs_sched::{ForwardingMethod, ServiceKey};
 
-use crate::snapshot::{Member, Service, Settings, Snapshot};
+use crate::conn::ConnId;
+use crate::snapshot::{DestinationId, DestinationLive, Member, Service, Settings, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
 /// The port that FTP servers send data from; such connections are never scheduled.
 const FTP_DATA: u16 = 20;
+/// The port that FTP clients speak to first.
+pub(crate) const FTP: u16 = 21;
+/// The first port that a program without rights may take; FTP's passive data connections go to such ones.
+const FIRST_UNPRIVILEGED: u16 = 1024;
 
 impl Snapshot {
-    /// Whether a service of this protocol is at this endpoint.
+    /// Whether a service of this protocol is at this endpoint, or at every port of its address.
     pub fn serves(&self, protocol: Protocol, endpoint: Endpoint) -> bool {
-        self.services.find(&ServiceKey::Address { protocol, endpoint }).is_some()
+        self.service_for(0, protocol, endpoint).is_some()
+    }
+
+    /// The service of a packet with this firewall mark (0: none) to this endpoint: that of the mark, of the very
+    /// endpoint, FTP's at the address for a port that FTP may have told the client, or that of every port.
+    ///
+    /// Source: ipvs-behaviour, section 1.1.
+    pub fn service_for(&self, mark: u32, protocol: Protocol, dest: Endpoint) -> Option<&Arc<Service>> {
+        let at =
+            |port| self.services.find(&ServiceKey::Address { protocol, endpoint: Endpoint { port, ..dest } });
+        let marked = || self.services.find(&ServiceKey::Mark { mark, family: dest.family() });
+        let by_mark = if mark == 0 { None } else { marked() };
+        let ftp = protocol == Protocol::TCP && (dest.port == FTP_DATA || dest.port >= FIRST_UNPRIVILEGED);
+        by_mark.or_else(|| at(dest.port)).or_else(|| if ftp { at(FTP) } else { None }).or_else(|| at(0))
     }
 }
 
-/// The service whose connection `packet` begins.
+/// What was chosen for a new connection.
+pub(crate) struct Chosen<'s> {
+    pub(crate) id: DestinationId,
+    /// The endpoint there.
+    pub(crate) dest: Endpoint,
+    pub(crate) method: ForwardingMethod,
+    pub(crate) live: &'s Arc<DestinationLive>,
+    /// The template that chose, and counts the connection already.
+    pub(crate) template: Option<ConnId>,
+}
+
+/// The port of a service; 0 if it is of every port, or of a mark.
+pub(crate) fn service_port(service: &Service) -> u16 {
+    match service.key {
+        ServiceKey::Address { endpoint, .. } => endpoint.port,
+        ServiceKey::Mark { .. } => 0,
+    }
+}
+
+/// The service whose connection `packet`, with this firewall mark (0: none), begins.
 ///
 /// # Errors
 /// The verdict on a packet that begins none.
-pub fn service<'s>(packet: &Packet, snapshot: &'s Snapshot) -> Result<&'s Service, Verdict> {
-    let key = ServiceKey::Address { protocol: packet.flow.protocol, endpoint: packet.flow.dest };
+pub fn service<'s>(packet: &Packet, mark: u32, snapshot: &'s Snapshot) -> Result<&'s Service, Verdict> {
     // Of what IPVS would have to read there is nothing.
     let empty = packet.flow.protocol == Protocol::SCTP && packet.sctp_event.is_none();
     if !empty && !may_begin(packet, &snapshot.settings) {
         return Err(Verdict::PassToKernel);
     }
-    match snapshot.services.find(&key) {
+    match snapshot.service_for(mark, packet.flow.protocol, packet.flow.dest) {
         Some(_) if empty => Err(Verdict::Drop(DropReason::Malformed(Malformed::SctpNoChunk))),
         Some(service)
             if packet.flow.source.port != FTP_DATA && may_ask(packet.flow.source.addr, snapshot) =>
@@ -55,14 +92,36 @@ fn may_ask(source: IpAddr, snapshot: &Snapshot) -> bool {
     somebody && !snapshot.egress.is_local(source)
 }
 
-/// Chooses a destination for a new connection, and the endpoint there.
+/// Chooses a destination for a new connection of a service without persistence, and the endpoint there. It serves its
+/// own port only.
 ///
 /// # Errors
 /// The verdict on a packet that nobody takes.
-pub fn choose<'s>(packet: &Packet, service: &'s Service) -> Result<(&'s Member, Endpoint), Verdict> {
-    let member = service.choose().ok_or(Verdict::Drop(DropReason::NoDestination))?;
-    let port = if member.endpoint.port == 0 { packet.flow.dest.port } else { member.endpoint.port };
-    Ok((member, Endpoint { port, ..member.endpoint }))
+pub(crate) fn choose<'s>(packet: &Packet, service: &'s Service) -> Result<Chosen<'s>, Verdict> {
+    let port = packet.flow.dest.port;
+    if matches!(service.key, ServiceKey::Address { endpoint, .. } if endpoint.port != port) {
+        return Err(nobody(packet, service));
+    }
+    let Member { id, endpoint, method, live, .. } = member(packet, service)?;
+    let port = if endpoint.port == 0 { port } else { endpoint.port };
+    let dest = Endpoint { port, ..*endpoint };
+    Ok(Chosen { id: *id, dest, method: *method, live, template: None })
+}
+
+/// Lets a service's scheduler choose for a packet.
+///
+/// # Errors
+/// As [`choose`].
+pub(crate) fn member<'s>(packet: &Packet, service: &'s Service) -> Result<&'s Member, Verdict> {
+    service.choose().ok_or_else(|| nobody(packet, service))
+}
+
+/// What becomes of a packet that no destination takes: beside FTP's port it may be somebody else's.
+fn nobody(packet: &Packet, service: &Service) -> Verdict {
+    match service_port(service) {
+        FTP if packet.flow.dest.port != FTP => Verdict::PassToKernel,
+        _ => Verdict::Drop(DropReason::NoDestination),
+    }
 }
 
 /// Whether a packet is the first of its connection as its protocol has it: then it may also take the place of an old

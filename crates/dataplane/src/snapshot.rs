@@ -14,8 +14,10 @@ use hashbrown::{HashMap, HashSet};
 use xvs_proto::{Endpoint, MacAddr, Protocol};
 use xvs_sched::{Candidates, Choice, ForwardingMethod, Load, Scheduler, ServiceKey, State, Weight};
 
+use crate::call_ids::CallIds;
 use crate::counters::SharedStats;
 use crate::egress::{Egress, RouteTo};
+use crate::persistence::Persistence;
 use crate::port::LinkId;
 
 /// What a worker acts on.
@@ -29,6 +31,9 @@ pub struct Snapshot {
     pub egress: Arc<Egress>,
     /// Masqueraded destinations; empty unless `nat_icmp_send` asks for them.
     pub nat_destinations: Arc<HashSet<(Protocol, Endpoint)>>,
+    /// The Call-IDs by which templates of services with `--pe sip` are told apart; room for none until there is such
+    /// a service.
+    pub call_ids: Arc<CallIds>,
     /// Timeouts and settings.
     pub settings: Settings,
 }
@@ -41,6 +46,7 @@ impl Snapshot {
             destinations: Destinations::default(),
             egress: Arc::new(Egress::default()),
             nat_destinations: Arc::default(),
+            call_ids: Arc::default(),
             settings: Settings::default(),
         }
     }
@@ -61,6 +67,8 @@ pub struct Settings {
     pub conn_reuse_mode: ConnReuse,
     /// Whether connections of a removed destination end at once, instead of being dropped until they expire.
     pub expire_nodest_conn: bool,
+    /// Whether a client's template is of no use while its destination is quiescent.
+    pub expire_quiescent_template: bool,
     /// Whether UDP datagrams of a removed destination are scheduled anew even without `expire_nodest_conn`.
     pub udp_nodest_reschedule: bool,
     /// Whether any TCP packet but a reset may begin a connection.
@@ -102,6 +110,7 @@ impl Default for Settings {
             icmp_msgs_per_sec: 1000,
             conn_reuse_mode: ConnReuse(1),
             expire_nodest_conn: false,
+            expire_quiescent_template: false,
             udp_nodest_reschedule: true,
             sloppy_tcp: false,
             sloppy_sctp: false,
@@ -172,6 +181,8 @@ pub struct Service {
     pub scheduler: Box<dyn Scheduler>,
     /// Whether each UDP datagram is scheduled for itself.
     pub one_packet: bool,
+    /// Which clients stay with their destination, and for how long; `None`: nobody does.
+    pub persistence: Option<Persistence>,
     /// The scheduler's state; shared by snapshots until the members change.
     pub place: Arc<AtomicU64>,
 }
@@ -243,31 +254,43 @@ impl ServiceLive {
 pub struct DestinationLive {
     active: AtomicI32,
     inactive: AtomicI32,
+    templates: AtomicI32,
     /// Its counters.
     pub stats: SharedStats,
 }
 
-/// Which of a destination's two counts a connection is in.
+/// Which of a destination's counts a connection is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activity {
     /// `ActiveConn`.
     Active,
     /// `InActConn`.
     Inactive,
+    /// `PersistConn`: it is a template. Schedulers do not look at these.
+    Template,
 }
 
 impl DestinationLive {
     /// Zeroes for this many workers.
     pub fn new(workers: usize) -> Self {
-        Self { active: AtomicI32::new(0), inactive: AtomicI32::new(0), stats: SharedStats::new(workers) }
+        let [active, inactive, templates] = Default::default();
+        Self { active, inactive, templates, stats: SharedStats::new(workers) }
     }
 
     /// Its connections now.
     pub fn load(&self) -> Load {
+        Load { active: self.count(Activity::Active), inactive: self.count(Activity::Inactive) }
+    }
+
+    /// Its templates now.
+    pub fn templates(&self) -> u32 {
+        self.count(Activity::Template)
+    }
+
+    fn count(&self, activity: Activity) -> u32 {
         // Two workers' additions and subtractions may be seen in either order, so a count can dip below zero for
         // a moment.
-        let count = |count: &AtomicI32| u32::try_from(count.load(Ordering::Relaxed)).unwrap_or(0);
-        Load { active: count(&self.active), inactive: count(&self.inactive) }
+        u32::try_from(self.of(activity).load(Ordering::Relaxed)).unwrap_or(0)
     }
 
     /// Counts a connection in.
@@ -284,6 +307,7 @@ impl DestinationLive {
         match activity {
             Activity::Active => &self.active,
             Activity::Inactive => &self.inactive,
+            Activity::Template => &self.templates,
         }
     }
 }
@@ -297,6 +321,10 @@ pub struct DestinationId(pub u32);
 pub struct Destination {
     /// Whether it is still configured; packets of a removed one's connections are dropped.
     pub available: bool,
+    /// Where it is; port 0 keeps the packet's.
+    pub endpoint: Endpoint,
+    /// How packets of new connections reach it.
+    pub method: ForwardingMethod,
     /// Its share of new connections.
     pub weight: Weight,
     /// The way to it.
@@ -399,6 +427,7 @@ mod tests {
             members: Box::new([]),
             scheduler: xvs_sched::scheduler::build("rr", &[]).unwrap(),
             one_packet: false,
+            persistence: None,
             place: Arc::default(),
         })
     }

@@ -54,6 +54,10 @@ pub enum DropReason {
     Defence,
     /// A real server sent it without having been asked.
     Unasked,
+    /// The service tells SIP calls apart, and the packet has no Call-ID.
+    NoCallId,
+    /// There is no room for another SIP call.
+    CallsFull,
     /// The link's transmit ring is full, or the link is down.
     TransmitRefused,
     /// The kernel did not take the packet back.
@@ -64,7 +68,7 @@ impl DropReason {
     /// How many counters the reasons need.
     pub const COUNT: usize = Self::OTHERS.len() + Malformed::ALL.len();
 
-    const OTHERS: [Self; 15] = [
+    const OTHERS: [Self; 17] = [
         Self::NoDestination,
         Self::DestinationUnavailable,
         Self::DestinationLocal,
@@ -80,6 +84,8 @@ impl DropReason {
         Self::KernelRefused,
         Self::Defence,
         Self::Unasked,
+        Self::NoCallId,
+        Self::CallsFull,
     ];
 
     /// Every reason, in the order of [`Self::index`].
@@ -105,6 +111,8 @@ impl DropReason {
             Self::KernelRefused => 12,
             Self::Defence => 13,
             Self::Unasked => 14,
+            Self::NoCallId => 15,
+            Self::CallsFull => 16,
             Self::Malformed(malformed) => Self::OTHERS.len() + malformed as usize,
         }
     }
@@ -127,6 +135,8 @@ impl DropReason {
             Self::KernelRefused => "kernel_refused",
             Self::Defence => "defence",
             Self::Unasked => "unasked",
+            Self::NoCallId => "no_call_id",
+            Self::CallsFull => "calls_full",
             Self::Malformed(malformed) => malformed.name(),
         }
     }
@@ -159,6 +169,12 @@ impl DropReason {
             Self::KernelRefused => "the kernel did not take the packet back through the TAP",
             Self::Defence => "`drop_packet` sacrifices one of so many packets that would begin a connection",
             Self::Unasked => "a real server sent it without having been asked; it was told (`nat_icmp_send`)",
+            Self::NoCallId => {
+                "the service tells SIP calls apart (`--pe sip`), and the packet has no Call-ID that can be read"
+            }
+            Self::CallsFull => {
+                "there are as many SIP calls as can be told apart (`--pe sip`); a shorter -p keeps fewer"
+            }
             Self::Malformed(malformed) => malformed.sentence(),
         }
     }

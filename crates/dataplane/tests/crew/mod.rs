@@ -259,6 +259,8 @@ fn snapshot(workers: usize) -> Snapshot {
             let live = Arc::new(DestinationLive::new(workers));
             let destination = Destination {
                 available: true,
+                endpoint: Endpoint::new(server(number), port),
+                method,
                 weight: Weight(1),
                 path: Path::find(&snapshot.egress, server(number).into(), 0),
                 source: None,
@@ -275,6 +277,7 @@ fn snapshot(workers: usize) -> Snapshot {
             members,
             scheduler: scheduler::build("rr", &weights).expect("rr is a scheduler"),
             one_packet: false,
+            persistence: None,
             place: Arc::default(),
         }));
     }
