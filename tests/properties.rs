@@ -1,9 +1,11 @@
 //! What holds after every step of any mixture of frames, commands and time.
 //!
 //! Frames are valid, mutated or noise; commands are right and wrong ones. After each step: no panic, the counters
-//! balance (checked with each frame), every destination's ActiveConn and InActConn are the rows of its connections,
+//! balance (checked with each frame), every destination's ActiveConn, InActConn and PersistConn are the rows of its connections and templates,
 //! every frame that is sent has right lengths and checksums, and none that the director kept would have been left to the
 //! kernel by the XDP program.
+
+use std::net::Ipv4Addr;
 
 use etherparse::{IpNumber, Ipv4Header, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
@@ -41,6 +43,10 @@ enum Harm {
     Padded(u8),
 }
 
+/// A second virtual address, whose services are of every port.
+const ANY: &str = "198.51.100.2:0";
+const VIP_OF_ANY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+
 fn service() -> impl Strategy<Value = String> {
     prop_oneof!["-t", "-u", "--sctp-service"]
         .prop_flat_map(|protocol| (80u16..82).prop_map(move |port| format!("{protocol} {VIP}:{port}")))
@@ -52,6 +58,14 @@ fn command() -> impl Strategy<Value = String> {
     prop_oneof![
         3 => (service(), prop_oneof!["rr", "wrr", "wlc"]).prop_map(|(service, by)| format!("-A {service} -s {by}")),
         1 => Just(format!("-A -u {VIP}:80 -o")),
+        2 => (service(), persistence()).prop_map(|(service, keeps)| format!("-A {service} -s rr {keeps}")),
+        1 => (service(), persistence()).prop_map(|(service, keeps)| format!("-E {service} -s rr {keeps}")),
+        1 => (any_port(), persistence()).prop_map(|(service, keeps)| format!("-A {service} -s rr {keeps}")),
+        2 => (any_port(), 1u8..4, method(), 0u8..3).prop_map(|(service, number, method, weight)| {
+            format!("-a {service} -r {}:0 {method} -w {weight}", server(number))
+        }),
+        1 => (any_port(), 1u8..4).prop_map(|(service, number)| format!("-d {service} -r {}:0", server(number))),
+        1 => any_port().prop_map(|service| format!("-D {service}")),
         1 => (service(), prop_oneof!["rr", "wrr", "wlc"]).prop_map(|(service, by)| format!("-E {service} -s {by}")),
         1 => service().prop_map(|service| format!("-D {service}")),
         6 => (service(), dest(), method(), 0u8..4).prop_map(|(service, (number, port), method, weight)| {
@@ -67,6 +81,14 @@ fn command() -> impl Strategy<Value = String> {
         1 => (0u16..40, 0u16..40, 0u16..40).prop_map(|(tcp, fin, udp)| format!("--set {tcp} {fin} {udp}")),
         1 => Just("-C".to_owned()),
     ]
+}
+
+fn any_port() -> impl Strategy<Value = String> {
+    prop_oneof![Just(format!("-t {ANY}")), Just(format!("-u {ANY}"))]
+}
+
+fn persistence() -> impl Strategy<Value = &'static str> {
+    prop_oneof![Just("-p 5"), Just("-p 90"), Just("-p 90 -M 255.255.255.0"), Just("-p 30 --pe sip")]
 }
 
 fn transport() -> impl Strategy<Value = Transport> {
@@ -92,7 +114,7 @@ fn harm() -> impl Strategy<Value = Harm> {
 
 fn packet() -> impl Strategy<Value = Step> {
     let head = (
-        any::<bool>(),
+        (any::<bool>(), prop_oneof![3 => Just(VIP), 1 => Just(VIP_OF_ANY)]),
         transport(),
         1u16..5,
         80u16..82,
@@ -109,12 +131,12 @@ fn packet() -> impl Strategy<Value = Step> {
     );
     (head, tail).prop_map(
         |(
-            (inbound, transport, client, port, number, dest),
+            ((inbound, vip), transport, client, port, number, dest),
             (ttl, dont_fragment, tos, length, chunk, harm),
         )| {
             let client = at(CLIENT, 4000 + client);
             let (source, to) = match inbound {
-                true => (client, at(VIP, port)),
+                true => (client, at(vip, port)),
                 false => (at(server(number), dest), client),
             };
             // Mostly short; a frame of the lab holds 1792 bytes.
@@ -130,8 +152,14 @@ fn packet() -> impl Strategy<Value = Step> {
 }
 
 fn set() -> impl Strategy<Value = Step> {
-    let switch =
-        ["expire_nodest_conn", "udp_nodest_reschedule", "sloppy_tcp", "sloppy_sctp", "nat_icmp_send"];
+    let switch = [
+        "expire_nodest_conn",
+        "expire_quiescent_template",
+        "udp_nodest_reschedule",
+        "sloppy_tcp",
+        "sloppy_sctp",
+        "nat_icmp_send",
+    ];
     let table =
         [("conn_reuse_mode", [0, 1, 2, 3]), ("secure_tcp", [0, 3, 0, 3]), ("drop_packet", [0, 0, 0, 3])];
     prop_oneof![

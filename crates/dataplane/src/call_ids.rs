@@ -132,3 +132,80 @@ fn packed(call_id: &[u8]) -> [u64; WORDS] {
 const WORDS: usize = (CALL_ID_MAX + 1) / 8;
 /// How many slots are looked at for a new template.
 const LOOKED_AT: usize = 64;
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use xvs_proto::{Endpoint, Protocol};
+    use xvs_sched::ForwardingMethod;
+
+    use super::*;
+    use crate::clock::Millis;
+    use crate::conn::{Flags, Inserted, NewConnection, Table, TableConfig};
+    use crate::shm::Memory;
+
+    fn seat() -> TableWorker {
+        let config = TableConfig { capacity: 1000, workers: 1, memory: Memory::OnDemand };
+        Table::create(config).unwrap().handle(0).unwrap()
+    }
+
+    /// Makes the template of a call, if there is room for its Call-ID.
+    fn template(table: &mut TableWorker, call_ids: &CallIds, call_id: &[u8], port: u16) -> Option<ConnId> {
+        let mark = call_ids.write(0, call_id, table)?;
+        let new = NewConnection {
+            protocol: Protocol::UDP,
+            client: Endpoint::new(Ipv4Addr::new(192, 0, 2, 10), port),
+            virtual_endpoint: Endpoint::new(Ipv4Addr::new(198, 51, 100, 1), 5060),
+            dest: Endpoint::new(Ipv4Addr::new(203, 0, 113, 11), 5060),
+            method: ForwardingMethod::Nat,
+            flags: Flags::TEMPLATE,
+            state: 0,
+            expires: Millis(60_000),
+            timeout_seconds: 60,
+            dest_ref: 0,
+            mark,
+            controller: None,
+        };
+        let Inserted::New(id) = table.insert(&new) else { panic!("a new identity") };
+        call_ids.settle(mark, &table.connection(id));
+        Some(id)
+    }
+
+    #[test]
+    fn call_ids_of_every_length_are_told_apart_and_read_back() {
+        let (mut table, call_ids) = (seat(), CallIds::new(255, 1));
+        for length in 1..=255_u16 {
+            let call_id: Vec<u8> = (0..length).map(|at| (at ^ length) as u8).collect();
+            let id = template(&mut table, &call_ids, &call_id, length).unwrap();
+            let mark = table.connection(id).mark();
+            assert!(call_ids.is(mark, &call_id) && !call_ids.is(mark, &call_id[1..]));
+            assert!(!call_ids.is(mark, &[&call_id[..usize::from(length) - 1], b"!"].concat()));
+            assert_eq!(call_ids.read(mark), Some(call_id));
+        }
+    }
+
+    #[test]
+    fn when_all_slots_are_in_use_there_is_no_room_until_a_template_has_ended() {
+        let (mut table, call_ids) = (seat(), CallIds::new(10, 1));
+        let ids: Vec<_> = (0..10)
+            .map(|call| template(&mut table, &call_ids, &[b'a' + call], call.into()).unwrap())
+            .collect();
+        assert_eq!(template(&mut table, &call_ids, b"late", 99), None);
+        table.remove(ids[7]);
+        let late = template(&mut table, &call_ids, b"late", 99).unwrap();
+        assert_eq!(call_ids.read(table.connection(late).mark()), Some(b"late".to_vec()));
+        assert_eq!(template(&mut table, &call_ids, b"later", 98), None);
+    }
+
+    #[test]
+    fn before_there_is_such_a_service_there_is_room_for_nothing() {
+        let call_ids = CallIds::default();
+        assert_eq!(
+            (call_ids.write(0, b"a", &seat()), call_ids.read(0), call_ids.read(1)),
+            (None, None, None)
+        );
+        assert!(!call_ids.is(0, b"a"));
+    }
+}
