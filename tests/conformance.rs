@@ -73,8 +73,7 @@ impl Player {
                 if answer["ok"] == true { Ok(()) } else { Err(format!("set {name}: {answer}")) }
             }
             "mark" => {
-                let answer = self
-                    .ask(json!({ "xvs": ["mark", "add", "-d", step["dst"], "--set-mark", step["mark"]] }));
+                let answer = self.ask(recording::mark(step));
                 if answer["exit"] == 0 { Ok(()) } else { Err(format!("mark: {answer}")) }
             }
             "setup" => Err("changes the director's addresses by a shell command".to_owned()),

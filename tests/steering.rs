@@ -55,6 +55,9 @@ fn play(path: &Path, steered: &mut Steered) -> (usize, Vec<String>) {
                     lab.answer(&json!({ "adm": &words[1..], "stdin": stdin }).to_string());
                 }
             }
+            "mark" => {
+                lab.answer(&recording::mark(step).to_string());
+            }
             "frame" | "burst" => {
                 frames += 1;
                 let frame = unhex(step["in"].as_str().expect("a frame"));

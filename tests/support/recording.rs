@@ -37,6 +37,25 @@ pub fn network(topology: &Value) -> Vec<Value> {
     requests
 }
 
+/// The request that adds the mark rule of a step.
+pub fn mark(step: &Value) -> Value {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let mut words = vec!["mark".to_owned(), "add".to_owned(), "-d".to_owned(), text(&step["dst"])];
+    if !step["proto"].is_null() {
+        words.extend(["-p".to_owned(), text(&step["proto"])]);
+    }
+    let ports: Vec<_> = match &step["dport"] {
+        Value::Null => Vec::new(),
+        Value::Array(ports) => ports.iter().map(text).collect(),
+        port => vec![text(port)],
+    };
+    if !ports.is_empty() {
+        words.extend(["--dports".to_owned(), ports.join(",")]);
+    }
+    words.extend(["--set-mark".to_owned(), text(&step["mark"])]);
+    json!({ "xvs": words })
+}
+
 /// The texts of a list; none if there is no list.
 ///
 /// # Panics

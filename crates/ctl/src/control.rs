@@ -5,14 +5,14 @@
 //! without a thread or a socket, so that the lab runs the very same code; `daemon.rs` puts it on the control thread.
 //! What the XDP program steers is widened before a snapshot is published and narrowed once every worker has it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use xvs_dataplane::clock::Millis;
-use xvs_dataplane::egress::model::{Network, RouteAction};
+use xvs_dataplane::egress::model::{Link, Network, RouteAction};
 use xvs_dataplane::egress::{Egress, RouteTo};
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 use xvs_dataplane::xdp::{SteeringError, SteeringRules};
@@ -20,8 +20,9 @@ use xvs_proto::{Endpoint, Prefix, Protocol};
 use xvs_sched::ServiceKey;
 
 use crate::estimator;
+use crate::marks::{LaidOut, Table, lay_out};
 use crate::message::{Command, CommandError, Reply, Request};
-use crate::registry::{Registry, replies_from};
+use crate::registry::{Registry, replies_from, steered_from, takes_any_port};
 use crate::settings::{Ipvs, Memory};
 use crate::state::State;
 use crate::support::supported;
@@ -71,6 +72,12 @@ pub struct Control<P> {
     steering_is_due: bool,
     /// Snapshots that a worker may still hold, because it did not take up the next one in time.
     held: Vec<Arc<Snapshot>>,
+    /// The kernel's mark rules.
+    tables: Vec<Table>,
+    links: Vec<Link>,
+    laid_out: LaidOut,
+    /// What is steered for each mark that has a service.
+    marked: BTreeMap<ServiceKey, BTreeSet<Prefix>>,
     /// Addresses of this machine.
     local: BTreeSet<IpAddr>,
     gateways: BTreeSet<(u32, IpAddr)>,
@@ -105,6 +112,10 @@ impl<P: Plant> Control<P> {
             next_memory: Millis(0) + MEMORY_INTERVAL,
             steering_is_due: false,
             held: Vec::new(),
+            tables: Vec::new(),
+            links: Vec::new(),
+            laid_out: LaidOut::default(),
+            marked: BTreeMap::new(),
             local: BTreeSet::new(),
             gateways: BTreeSet::new(),
             resolved: BTreeSet::new(),
@@ -169,6 +180,7 @@ impl<P: Plant> Control<P> {
             }
             Request::Timeouts => Ok(Reply::Timeouts(self.state.timeouts())),
             Request::Daemons => Ok(Reply::Daemons(self.state.daemons().to_vec())),
+            Request::Marks => Ok(Reply::Marks(self.state.marks().to_vec())),
             Request::Set { key, value } => {
                 self.ipvs.set(key, value)?;
                 self.publish().map(|()| Reply::Done)
@@ -190,6 +202,9 @@ impl<P: Plant> Control<P> {
     fn change(&mut self, command: &Command, now: Millis) -> Result<(), CommandError> {
         self.state.apply(command)?;
         self.registry.follow(command, &self.state, &mut self.snapshot, now);
+        if matches!(command, Command::AddMark(_) | Command::DeleteMark(_)) {
+            self.mark();
+        }
         self.steering_is_due |= changes_steering(command);
         Ok(())
     }
@@ -200,22 +215,67 @@ impl<P: Plant> Control<P> {
         let mut more = SteeringRules { local_addresses: self.local.clone(), ..SteeringRules::default() };
         for command in commands {
             match command {
-                Command::AddService { key: ServiceKey::Address { protocol, endpoint }, .. } => {
-                    more.services.insert((*protocol, *endpoint));
-                }
+                Command::AddService { key, .. } => more.services.extend(steered_to(*key)),
                 Command::AddDestination { service, endpoint, options }
                 | Command::EditDestination { service, endpoint, options } => {
-                    more.nat_destinations.extend(replies_from(*service, *endpoint, options.method));
+                    more.nat_destinations.extend(steered_from(*service, *endpoint, options.method));
                 }
                 _ => {}
             }
         }
-        if more.services.is_empty() && more.nat_destinations.is_empty() {
+        more.wide = self.more_marked(commands);
+        if more.services.is_empty() && more.nat_destinations.is_empty() && more.wide.is_empty() {
             return Ok(());
         }
         self.plant
             .widen(&more)
             .map_err(|error| CommandError::Failed { why: format!("xvs: {error}; nothing was changed") })
+    }
+
+    /// What is steered for marks when commands that add rules or services of marks are carried out.
+    fn more_marked(&self, commands: &[Command]) -> BTreeSet<Prefix> {
+        let mut rules = self.state.marks().to_vec();
+        let mut keys = BTreeSet::new();
+        for command in commands {
+            match command {
+                Command::AddMark(rule) => rules.push(rule.clone()),
+                Command::AddService { key: key @ ServiceKey::Mark { .. }, .. } => _ = keys.insert(*key),
+                _ => {}
+            }
+        }
+        if keys.is_empty() && rules.len() == self.state.marks().len() {
+            return BTreeSet::new();
+        }
+        keys.extend(self.state.services().map(|(key, _)| *key));
+        let laid_out = lay_out(&self.tables, &rules, &self.links);
+        keys.into_iter().flat_map(|key| reach(&laid_out, key)).collect()
+    }
+
+    /// Takes over the mark rules of the kernel.
+    ///
+    /// # Errors
+    /// As for [`Self::handle`]; or that what they mark cannot be steered, and then part of it stays with the kernel.
+    pub fn set_tables(&mut self, tables: Vec<Table>) -> Result<(), CommandError> {
+        self.tables = tables;
+        self.mark();
+        let keys = self.state.services().map(|(key, _)| *key);
+        let wide = keys.flat_map(|key| reach(&self.laid_out, key)).collect();
+        let more = SteeringRules { wide, local_addresses: self.local.clone(), ..SteeringRules::default() };
+        let steered = self.plant.widen(&more);
+        self.publish()?;
+        steered.map_err(|error| CommandError::Failed { why: format!("xvs: marked packets: {error}") })
+    }
+
+    /// Lays the mark rules out anew; the snapshot has them with [`Self::publish`].
+    fn mark(&mut self) {
+        self.laid_out = lay_out(&self.tables, self.state.marks(), &self.links);
+        self.snapshot.marks = Arc::new(self.laid_out.marks.clone());
+        self.steering_is_due = true;
+    }
+
+    /// A sentence for each mark rule of the kernel that is not followed.
+    pub fn unfollowed(&self) -> &[String] {
+        &self.laid_out.unfollowed
     }
 
     /// A destination that is this machine itself would need the packet to be delivered here.
@@ -284,14 +344,22 @@ impl<P: Plant> Control<P> {
     fn masqueraded(&self) -> impl Iterator<Item = (Protocol, Endpoint)> {
         let services = self.state.services();
         let all = services.flat_map(|(key, service)| service.destinations.iter().map(move |one| (*key, one)));
-        all.filter_map(|(key, one)| replies_from(key, one.endpoint, one.options.method))
+        all.flat_map(|(key, one)| replies_from(key, one.endpoint, one.options.method))
     }
 
-    fn steering(&self) -> SteeringRules {
+    fn steering(&mut self) -> SteeringRules {
         let mut rules = SteeringRules::default();
+        let before = std::mem::take(&mut self.marked);
         for key in self.registry.service_keys() {
-            if let ServiceKey::Address { protocol, endpoint } = key {
-                rules.services.insert((protocol, endpoint));
+            rules.services.extend(steered_to(key));
+            let mut networks = reach(&self.laid_out, key);
+            // The connections that its rules of before began go on.
+            if let Some(before) = before.get(&key).filter(|_| self.registry.has_connections(key)) {
+                networks.extend(before);
+            }
+            rules.wide.extend(&networks);
+            if !networks.is_empty() {
+                self.marked.insert(key, networks);
             }
         }
         rules.nat_destinations = self.registry.nat_destinations().collect();
@@ -300,6 +368,7 @@ impl<P: Plant> Control<P> {
             // A family without services passes untouched.
             rules.services.clear();
             rules.nat_destinations.clear();
+            rules.wide.clear();
         }
         rules
     }
@@ -312,6 +381,10 @@ impl<P: Plant> Control<P> {
         self.snapshot.egress = Arc::new(Egress::build(network));
         self.steering_is_due = true;
         self.gateways = gateways(network);
+        if self.links != network.links {
+            self.links.clone_from(&network.links);
+            self.mark();
+        }
         self.local = local(network);
         // The kernel forgets the neighbours of a link that goes down, so they are asked for anew.
         self.resolved.clear();
@@ -330,6 +403,8 @@ impl<P: Plant> Control<P> {
         }
         if self.next_trash <= now {
             self.next_trash = now + TRASH_INTERVAL;
+            // Marked networks may have been kept for connections alone.
+            self.steering_is_due |= !self.marked.is_empty();
             if self.registry.empty_trash(&mut self.snapshot, now) {
                 // What is steered for removed destinations depends on the connections that they still have.
                 self.steering_is_due = true;
@@ -354,6 +429,21 @@ impl<P: Plant> Control<P> {
             return Ok(());
         }
         self.publish()
+    }
+}
+
+/// Where the packets of a service go that the XDP program knows by their endpoint.
+fn steered_to(key: ServiceKey) -> Option<(Protocol, Endpoint)> {
+    let ServiceKey::Address { protocol, endpoint } = key else { return None };
+    let port = if takes_any_port(key) { 0 } else { endpoint.port };
+    Some((protocol, Endpoint { port, ..endpoint }))
+}
+
+/// Where the packets of a mark's service go.
+fn reach(laid_out: &LaidOut, key: ServiceKey) -> BTreeSet<Prefix> {
+    match key {
+        ServiceKey::Mark { mark, family } => laid_out.reach(mark, family),
+        ServiceKey::Address { .. } => BTreeSet::new(),
     }
 }
 

@@ -37,6 +37,7 @@ use crate::config::{Config, ConfigError};
 use crate::control::{Control, Plant};
 use crate::memory::available_pages;
 use crate::message::{Access, CommandError, Reply, Request};
+use crate::netfilter::{self, Found};
 use crate::network::neighbours::Neighbours;
 use crate::network::{Following, Latest, Slot, View, follow};
 use crate::placement::{self, PlacementError};
@@ -74,6 +75,8 @@ enum Input {
     Request(Request, Sender<Result<Reply, CommandError>>),
     /// A view of the network waits in [`Latest`].
     Network,
+    /// Mark rules wait there.
+    Marks,
     Stop,
 }
 
@@ -84,6 +87,9 @@ const RETRY_REFUSED: Duration = Duration::from_secs(30);
 /// Requests that may wait for the control thread.
 const QUEUE: usize = 1024;
 
+/// How long the start waits for the kernel's mark rules.
+const FIRST_RULES: Duration = Duration::from_secs(3);
+
 /// How far apart the sequences of identifications begin.
 const ID_STRIDE: u16 = 4093;
 
@@ -92,6 +98,7 @@ pub struct Daemon {
     inputs: Sender<Input>,
     control: Option<JoinHandle<Wired>>,
     network: Option<Following>,
+    netfilter: Option<netfilter::Following>,
     sweeping: Option<Sweeping>,
     workers: Vec<Running>,
     shared: Arc<Shared>,
@@ -251,14 +258,20 @@ impl Daemon {
         let (reader, published, facts) = (Mutex::new(reader), control.published(), Mutex::new(facts));
         let shared = Arc::new(Shared { clock, table, reader, published, counters, swept, facts });
         let (inputs, queue) = bounded(QUEUE);
-        let latest = Latest::default();
-        let thread = ControlThread::new(control, queue, latest.clone(), unresolved, links, shared.clone());
+        let (latest, rules) = (Latest::default(), Latest::default());
+        let views = (latest.clone(), rules.clone());
+        let thread = ControlThread::new(control, queue, views, unresolved, links, shared.clone());
         let control = threads::spawn("xvs-control", &notices, move || thread.run()).map_err(a_thread())?;
-        let (network, first_view) = follow_network(latest, inputs.clone(), &notices)?;
-        let (control, network) = (Some(control), Some(network));
-        let daemon = Self { inputs, control, network, sweeping, workers, shared, ended };
-        // The first view of the network is told of before the request, so it is in force when this returns.
+        let (report, first_view) = hand_over("xvs-network", latest, || Input::Network, &inputs, &notices);
+        let network = follow(report).map_err(system("following the kernel's network"))?;
+        let (report, first_rules) = hand_over("xvs-netfilter", rules, || Input::Marks, &inputs, &notices);
+        let netfilter = netfilter::follow(report).map_err(system("following netfilter's mark rules"))?;
+        let (control, network, netfilter) = (Some(control), Some(network), Some(netfilter));
+        let daemon = Self { inputs, control, network, netfilter, sweeping, workers, shared, ended };
+        // The first view of the network is told of before the request, so it is in force when this returns. Mark rules
+        // are read by other people's programs, which are not waited for without end.
         let _ = first_view.recv();
+        let _ = first_rules.recv_timeout(FIRST_RULES);
         let _ = daemon.handle().ask(Request::Timeouts);
         Ok(daemon)
     }
@@ -276,6 +289,7 @@ impl Daemon {
     /// Gives the interfaces back to the kernel and ends every thread.
     pub fn stop(mut self) {
         drop(self.network.take());
+        drop(self.netfilter.take());
         drop(self.sweeping.take());
         let _ = self.inputs.send(Input::Stop);
         let wired = self.control.take().map(JoinHandle::join);
@@ -349,25 +363,28 @@ impl Running {
     }
 }
 
-/// Follows the kernel's network on behalf of the control thread. The receiver gets one message, for the first view.
-fn follow_network(
-    latest: Latest,
-    inputs: Sender<Input>,
+/// What puts a follower's views into `latest` and tells the control thread so by `input`, to be called on the thread of
+/// this name. The receiver gets one message, for the first view.
+fn hand_over<T: Send + 'static>(
+    thread: &str,
+    latest: Latest<T>,
+    input: fn() -> Input,
+    inputs: &Sender<Input>,
     notices: &Sender<String>,
-) -> Result<(Following, Receiver<()>), DaemonError> {
-    let (seen, first_view) = bounded(1);
-    let notice = EndNotice::new("xvs-network", notices);
-    let following = follow(move |view| {
+) -> (impl FnMut(T) + Send + 'static, Receiver<()>) {
+    let (seen, first) = bounded(1);
+    let (notice, inputs) = (EndNotice::new(thread, notices), inputs.clone());
+    let report = move |view| {
         // It goes when the thread does.
         let _ = &notice;
         if latest.put(view) == Slot::Empty {
             // The control thread is gone only when the daemon ends.
-            let _ = inputs.send(Input::Network);
+            let _ = inputs.send(input());
         }
         // Full but for the first time.
         let _ = seen.try_send(());
-    });
-    Ok((following.map_err(system("following the kernel's network"))?, first_view))
+    };
+    (report, first)
 }
 
 fn a_thread() -> impl FnOnce(io::Error) -> DaemonError {
@@ -394,6 +411,7 @@ struct ControlThread {
     control: Control<Wired>,
     queue: Receiver<Input>,
     views: Latest,
+    rules: Latest<Found>,
     unresolved: Arc<Unresolved>,
     resolve_again: Instant,
     /// When it may next be logged that next hops cannot be resolved.
@@ -401,19 +419,40 @@ struct ControlThread {
     /// The kernel's indices of the attached interfaces, in the order of their [`LinkId`]s.
     links: Vec<u32>,
     shared: Arc<Shared>,
+    warnings: Warnings,
+}
+
+/// Sentences for the operator, by where they come from.
+#[derive(Default)]
+struct Warnings {
+    network: Vec<String>,
+    /// Rules that could not be read.
+    netfilter: Vec<String>,
 }
 
 impl ControlThread {
     fn new(
         control: Control<Wired>,
         queue: Receiver<Input>,
-        views: Latest,
+        (views, rules): (Latest, Latest<Found>),
         unresolved: Arc<Unresolved>,
         links: Vec<u32>,
         shared: Arc<Shared>,
     ) -> Self {
         let (resolve_again, complain_again) = (Instant::now(), Instant::now());
-        Self { control, queue, views, unresolved, resolve_again, complain_again, links, shared }
+        let warnings = Warnings::default();
+        Self {
+            control,
+            queue,
+            views,
+            rules,
+            unresolved,
+            resolve_again,
+            complain_again,
+            links,
+            shared,
+            warnings,
+        }
     }
 
     fn run(mut self) -> Wired {
@@ -430,6 +469,11 @@ impl ControlThread {
                 Ok(Input::Network) => {
                     if let Some(view) = self.views.take() {
                         self.network(&view);
+                    }
+                }
+                Ok(Input::Marks) => {
+                    if let Some(found) = self.rules.take() {
+                        self.marks(found);
                     }
                 }
                 Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return self.control.into_plant(),
@@ -459,10 +503,28 @@ impl ControlThread {
                 interface.state = state;
             }
         }
-        for warning in view.warnings.iter().filter(|warning| !facts.warnings.contains(warning)) {
+        drop(facts);
+        self.warnings.network.clone_from(&view.warnings);
+        self.warn();
+    }
+
+    fn marks(&mut self, found: Found) {
+        if let Err(error) = self.control.set_tables(found.tables) {
+            tracing::error!("a change of the kernel's mark rules: {error}");
+        }
+        self.warnings.netfilter = found.warnings;
+        self.warn();
+    }
+
+    /// Tells what the operator should see to, and logs what is new of it.
+    fn warn(&self) {
+        let Warnings { network, netfilter } = &self.warnings;
+        let warnings = [network, netfilter, self.control.unfollowed()].concat();
+        let mut facts = self.shared.facts_now();
+        for warning in warnings.iter().filter(|warning| !facts.warnings.contains(warning)) {
             tracing::warn!("{warning}");
         }
-        facts.warnings.clone_from(&view.warnings);
+        facts.warnings = warnings;
     }
 
     /// Tells how much is configured.

@@ -7,6 +7,7 @@
 pub mod adm;
 pub mod cli;
 
+pub mod marks;
 pub mod message;
 
 pub mod client;
@@ -26,6 +27,7 @@ pub mod settings;
 pub mod state;
 pub mod support;
 
+pub mod netfilter;
 pub mod network;
 
 mod lockfile;

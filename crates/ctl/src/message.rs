@@ -15,6 +15,7 @@ use thiserror::Error;
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::ServiceKey;
 
+use crate::marks::MarkRule;
 use crate::state::{DestinationOptions, ServiceOptions, SyncDaemon, SyncRole, Timeouts};
 
 /// The version of everything below. Both ends must have the same.
@@ -75,6 +76,10 @@ pub enum Command {
     StartDaemon(SyncDaemon),
     /// Stops one.
     StopDaemon(SyncRole),
+    /// A new mark rule, behind the others.
+    AddMark(MarkRule),
+    /// Deletes the mark rule that says the same.
+    DeleteMark(MarkRule),
 }
 
 /// What it does, as the log tells it.
@@ -111,6 +116,8 @@ impl fmt::Display for Command {
             }
             Self::StartDaemon(daemon) => write!(f, "start the {} daemon", daemon.role.name()),
             Self::StopDaemon(role) => write!(f, "stop the {} daemon", role.name()),
+            Self::AddMark(rule) => write!(f, "add mark rule {rule}"),
+            Self::DeleteMark(rule) => write!(f, "delete mark rule {rule}"),
         }
     }
 }
@@ -134,6 +141,8 @@ pub enum Request {
     Timeouts,
     /// The synchronization daemons that run.
     Daemons,
+    /// The mark rules that were set; answered by [`Reply::Marks`].
+    Marks,
     /// Sets what `sysctl net.ipv4.vs.KEY` sets in the kernel.
     Set {
         /// The setting's name.
@@ -157,6 +166,7 @@ impl Request {
             | Self::ListConnections
             | Self::Timeouts
             | Self::Daemons
+            | Self::Marks
             | Self::Status
             | Self::Counters => Access::Read,
         }
@@ -188,6 +198,8 @@ pub enum Reply {
     Timeouts(Timeouts),
     /// The daemons that run, the master first.
     Daemons(Vec<SyncDaemon>),
+    /// The mark rules that were set, in the order in which they apply.
+    Marks(Vec<MarkRule>),
     /// A document whose shape its request defines.
     Report(serde_json::Value),
 }
@@ -313,6 +325,10 @@ pub enum CommandError {
     DaemonRunning(SyncRole),
     #[error("no {} daemon runs", .0.name())]
     NoDaemon(SyncRole),
+    #[error("mark rule {0} exists already; `xvs mark list` shows those there are")]
+    MarkExists(String),
+    #[error("no mark rule {0}; `xvs mark list` shows those that can be deleted")]
+    NoSuchMark(String),
     #[error("no interface {0}; `ip link` shows those there are")]
     NoSuchDevice(String),
     #[error("permission denied: root and the group xvs may change, others may only look")]

@@ -138,7 +138,11 @@ impl Registry {
                 }
             }
             Command::Zero(key) => self.zero(*key),
-            Command::SetTimeouts(_) | Command::StartDaemon(_) | Command::StopDaemon(_) => {}
+            Command::SetTimeouts(_)
+            | Command::StartDaemon(_)
+            | Command::StopDaemon(_)
+            | Command::AddMark(_)
+            | Command::DeleteMark(_) => {}
         }
     }
 
@@ -284,12 +288,19 @@ impl Registry {
             entry.destinations.iter().map(|known| (*key, known)).filter(|(_, known)| known.masqueraded())
         });
         let trash = self.lingering().filter(|(_, known)| known.was_nat);
-        live.chain(trash).filter_map(|(key, known)| replies_from(key, known.endpoint, ForwardingMethod::Nat))
+        live.chain(trash).flat_map(|(key, known)| steered_from(key, known.endpoint, ForwardingMethod::Nat))
     }
 
     /// Every service, and those gone whose connections live on.
     pub fn service_keys(&self) -> impl Iterator<Item = ServiceKey> {
         self.services.keys().copied().chain(self.lingering().map(|(key, _)| key))
+    }
+
+    /// Whether a service, or one that it was before, has connections.
+    pub fn has_connections(&self, key: ServiceKey) -> bool {
+        let live = self.services.get(&key).into_iter().flat_map(|entry| &entry.destinations);
+        live.chain(self.lingering().filter(|(of, _)| *of == key).map(|(_, known)| known))
+            .any(Known::has_connections)
     }
 
     /// Removed destinations that still have connections.
@@ -364,15 +375,42 @@ pub fn replies_from(
     service: ServiceKey,
     destination: Endpoint,
     method: ForwardingMethod,
-) -> Option<(Protocol, Endpoint)> {
+) -> impl Iterator<Item = (Protocol, Endpoint)> {
+    let (protocols, virtual_port) = match service {
+        ServiceKey::Address { protocol, endpoint } => (vec![protocol], endpoint.port),
+        ServiceKey::Mark { .. } => (vec![Protocol::TCP, Protocol::UDP, Protocol::SCTP], 0),
+    };
+    let port = if destination.port == 0 { virtual_port } else { destination.port };
+    let nat = method == ForwardingMethod::Nat;
+    let from = move |protocol| (protocol, Endpoint { port, ..destination });
+    protocols.into_iter().filter(move |_| nat).map(from)
+}
+
+/// The same as the XDP program is told it, where port 0 is any port.
+pub fn steered_from(
+    service: ServiceKey,
+    destination: Endpoint,
+    method: ForwardingMethod,
+) -> impl Iterator<Item = (Protocol, Endpoint)> {
+    // Such connections keep their client's port, or take the destination's.
+    let any = takes_any_port(service);
+    let port = move |port| if any { 0 } else { port };
+    replies_from(service, destination, method)
+        .map(move |(protocol, from)| (protocol, Endpoint { port: port(from.port), ..from }))
+}
+
+/// Whether a service's connections go to more ports than one: by a mark, by port 0, and of FTP, whose data connections
+/// go elsewhere (ipvs-behaviour, section 1.1).
+pub fn takes_any_port(service: ServiceKey) -> bool {
     match service {
-        ServiceKey::Address { protocol, endpoint } if method == ForwardingMethod::Nat => {
-            let port = if destination.port == 0 { endpoint.port } else { destination.port };
-            Some((protocol, Endpoint { port, ..destination }))
+        ServiceKey::Mark { .. } => true,
+        ServiceKey::Address { protocol, endpoint } => {
+            endpoint.port == 0 || protocol == Protocol::TCP && endpoint.port == FTP
         }
-        _ => None,
     }
 }
+
+const FTP: u16 = 21;
 
 fn available(known: &Known, service: &Arc<ServiceLive>, snapshot: &Snapshot) -> Destination {
     Destination {

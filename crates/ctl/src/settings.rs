@@ -189,6 +189,7 @@ impl Ipvs {
             tcp_fin_wait: seconds(timeouts.tcp_fin_seconds),
             udp: seconds(timeouts.udp_seconds),
             icmp_msgs_per_sec: self.icmp_msgs_per_sec,
+            cache_bypass: false,
             conn_reuse_mode: ConnReuse(self.conn_reuse_mode),
             expire_nodest_conn: self.expire_nodest_conn.0,
             expire_quiescent_template: self.expire_quiescent_template.0,

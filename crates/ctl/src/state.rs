@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
+use crate::marks::MarkRule;
 use crate::message::{Command, CommandError};
 
 /// Every service with its destinations, the timeouts and the synchronization daemons.
@@ -22,6 +23,7 @@ pub struct State {
     services: BTreeMap<ServiceKey, Arc<Service>>,
     timeouts: Timeouts,
     daemons: Vec<SyncDaemon>,
+    marks: Vec<MarkRule>,
 }
 
 /// What a command changed, for whoever builds the next snapshot.
@@ -37,6 +39,8 @@ pub enum Applied {
     Timeouts,
     /// The synchronization daemons.
     Daemons,
+    /// The mark rules.
+    Marks,
 }
 
 impl State {
@@ -98,6 +102,14 @@ impl State {
                 self.daemons.retain(|running| running.role != *role);
                 Applied::Daemons
             }
+            Command::AddMark(rule) => {
+                self.marks.push(rule.clone());
+                Applied::Marks
+            }
+            Command::DeleteMark(rule) => {
+                self.marks.retain(|known| known != rule);
+                Applied::Marks
+            }
         })
     }
 
@@ -142,6 +154,14 @@ impl State {
                 let running = self.daemons.iter().any(|daemon| daemon.role == *role);
                 if running { Ok(()) } else { Err(CommandError::NoDaemon(*role)) }
             }
+            Command::AddMark(rule) => match self.marks.contains(rule) {
+                true => Err(CommandError::MarkExists(rule.to_string())),
+                false => Ok(()),
+            },
+            Command::DeleteMark(rule) => match self.marks.contains(rule) {
+                true => Ok(()),
+                false => Err(CommandError::NoSuchMark(rule.to_string())),
+            },
         }
     }
 
@@ -163,6 +183,11 @@ impl State {
     /// The synchronization daemons that run, the master first.
     pub fn daemons(&self) -> &[SyncDaemon] {
         &self.daemons
+    }
+
+    /// The mark rules that were set, in the order in which they apply.
+    pub fn marks(&self) -> &[MarkRule] {
+        &self.marks
     }
 
     fn edit(&mut self, key: &ServiceKey, change: impl FnOnce(&mut Service)) {

@@ -36,19 +36,16 @@ pub fn supported(command: &Command) -> Result<(), CommandError> {
         | Command::Flush
         | Command::Zero(_)
         | Command::SetTimeouts(_)
-        | Command::StopDaemon(_) => Ok(()),
+        | Command::StopDaemon(_)
+        | Command::AddMark(_)
+        | Command::DeleteMark(_) => Ok(()),
     }
 }
 
 fn key_supported(key: &ServiceKey) -> Result<(), CommandError> {
-    match key {
-        ServiceKey::Mark { .. } => {
-            Err(refusal(key, "firewall marks are", "add a service for each address and port"))
-        }
-        ServiceKey::Address { .. } if key.family() == Family::V6 => {
-            Err(refusal(key, "IPv6 services are", "use an IPv4 address"))
-        }
-        ServiceKey::Address { .. } => Ok(()),
+    match key.family() {
+        Family::V6 => Err(refusal(key, "IPv6 services are", "use an IPv4 address")),
+        Family::V4 => Ok(()),
     }
 }
 
@@ -124,6 +121,7 @@ mod tests {
         for protocol in [Protocol::TCP, Protocol::UDP, Protocol::SCTP] {
             assert_eq!(supported(&of(ServiceKey::Address { protocol, endpoint })), Ok(()));
         }
+        assert_eq!(supported(&of(ServiceKey::Mark { mark: 7, family: Family::V4 })), Ok(()));
         for command in [Command::Flush, Command::Zero(None), Command::DeleteService(key())] {
             assert_eq!(supported(&command), Ok(()));
         }
@@ -136,7 +134,7 @@ mod tests {
         let server = DestinationOptions::default;
         for (command, object, what) in [
             (of(ServiceKey::tcp(v6)), "TCP [2001:db8::1]:80", "IPv6 services are"),
-            (of(ServiceKey::Mark { mark: 7, family: Family::V4 }), "FWM 7", "firewall marks are"),
+            (of(ServiceKey::Mark { mark: 7, family: Family::V6 }), "FWM 7 IPv6", "IPv6 services are"),
             (
                 with(ServiceOptions { flags: SchedulerFlags(1), ..plain() }),
                 "TCP 192.0.2.100:80",

@@ -19,6 +19,9 @@ enum {
 	XVS_LOCAL = 1 << 2,       /* an address of this machine */
 };
 
+/* Port of an endpoint that stands for every port of its address. */
+#define XVS_ANY_PORT 0
+
 /* Key of the map `endpoints`. */
 struct xvs_endpoint {
 	__u8 addr[16];

@@ -201,6 +201,12 @@ static __always_inline int in_prefix(const __u8 *addr, __u8 family)
 	return bpf_map_lookup_elem(&prefixes, &key) != NULL;
 }
 
+/* Whether an endpoint has a role, or its address at every port. */
+static __always_inline int has_role(const __u8 *addr, __be16 port, const struct packet *packet, __u32 role)
+{
+	return endpoint_roles(addr, port, packet) & role || endpoint_roles(addr, XVS_ANY_PORT, packet) & role;
+}
+
 /* Whether a packet goes to a service or comes from a destination. A fragment is judged by its addresses. */
 static __noinline int matches(const struct packet *packet)
 {
@@ -208,12 +214,11 @@ static __noinline int matches(const struct packet *packet)
 		return 0;
 	__u32 to = address_roles(packet->dest, packet->family);
 	if (to & XVS_SERVICE) {
-		if (packet->fragment || endpoint_roles(packet->dest, packet->dest_port, packet) & XVS_SERVICE)
+		if (packet->fragment || has_role(packet->dest, packet->dest_port, packet, XVS_SERVICE))
 			return 1;
 	}
 	if (!(to & XVS_LOCAL) && address_roles(packet->source, packet->family) & XVS_DESTINATION) {
-		if (packet->fragment ||
-		    endpoint_roles(packet->source, packet->source_port, packet) & XVS_DESTINATION)
+		if (packet->fragment || has_role(packet->source, packet->source_port, packet, XVS_DESTINATION))
 			return 1;
 	}
 	return in_prefix(packet->dest, packet->family);

@@ -98,7 +98,7 @@ impl Offence<'_> {
     /// The address that the packet was sent to if a service is there, else ours on the side it came from: a server
     /// whose reply was refused must not hear from the client's address.
     fn source(&self, snapshot: &Snapshot) -> Option<Ipv4Addr> {
-        let to_a_client = snapshot.serves(self.packet.flow.protocol, self.packet.flow.dest);
+        let to_a_client = snapshot.serves(self.link, self.packet);
         let source = match to_a_client {
             true => Some(self.packet.flow.dest.addr),
             false => snapshot.egress.source_for(self.packet.flow.source.addr, self.link),

@@ -22,6 +22,7 @@ use crate::counters::{Stats, WorkerCounters};
 use crate::forward::{self, Ends, Identification};
 use crate::outcome::Unresolved;
 use crate::persistence::Templates;
+use crate::port::{LinkId, Received};
 use crate::pressure::{Pressure, count_out};
 use crate::schedule::{Chosen, choose, is_first, is_reset, service};
 use crate::shm::Frame;
@@ -36,8 +37,6 @@ const FIRST_TIMEOUT: Duration = Duration::from_secs(3);
 const LEAVING_TICK: Duration = Duration::from_millis(10);
 /// How many such connections a worker remembers; more of them are taken out of the count at once.
 const LEAVING: usize = 256;
-/// The firewall mark of a packet that has none.
-const UNMARKED: u32 = 0;
 /// How much longer a template lives while it controls connections, each time that its own time is over.
 const CONTROLLING_SECONDS: u32 = 60;
 
@@ -104,23 +103,24 @@ impl Flows {
     /// Finds or makes the connection of a packet and edits its frame on its way.
     pub fn take(
         &mut self,
-        frame: &mut Frame,
+        received: &mut Received,
         packet: &Packet,
         hash: u64,
         snapshot: &Snapshot,
         now: Millis,
     ) -> Verdict {
+        let Received { link, ref mut frame } = *received;
         match self.table.find(&packet.flow, hash) {
             Some((id, Direction::Outbound)) => self.reply(frame, packet, id, snapshot, now),
             Some((id, Direction::Inbound)) => match self.standing(id, packet, snapshot) {
                 Standing::Lasts => self.request(frame, packet, id, snapshot, now),
                 Standing::GivesWay if self.give_way(id, snapshot, now) => {
-                    self.begin(frame, packet, snapshot, now)
+                    self.begin(frame, link, packet, snapshot, now)
                 }
                 Standing::GivesWay => self.request(frame, packet, id, snapshot, now),
                 Standing::Orphaned => Verdict::Drop(DropReason::DestinationUnavailable),
             },
-            None => self.begin(frame, packet, snapshot, now),
+            None => self.begin(frame, link, packet, snapshot, now),
         }
     }
 
@@ -170,8 +170,15 @@ impl Flows {
     }
 
     /// A packet that belongs to no connection: begins one if it may.
-    fn begin(&mut self, frame: &mut Frame, packet: &Packet, snapshot: &Snapshot, now: Millis) -> Verdict {
-        match self.schedule(frame, packet, snapshot, now) {
+    fn begin(
+        &mut self,
+        frame: &mut Frame,
+        link: LinkId,
+        packet: &Packet,
+        snapshot: &Snapshot,
+        now: Millis,
+    ) -> Verdict {
+        match self.schedule(frame, link, packet, snapshot, now) {
             Ok(Begun::Connection(id)) => self.request(frame, packet, id, snapshot, now),
             Ok(Begun::OnePacket(ends, id)) => {
                 let Some(destination) = snapshot.destinations.find(id) else {
@@ -196,12 +203,13 @@ impl Flows {
     fn schedule(
         &mut self,
         frame: &Frame,
+        link: LinkId,
         packet: &Packet,
         snapshot: &Snapshot,
         now: Millis,
     ) -> Result<Begun, Verdict> {
-        let service = match service(packet, UNMARKED, snapshot) {
-            Ok(service) => service,
+        let (service, mark) = match service(packet, link, snapshot) {
+            Ok(found) => found,
             Err(_) if unasked(packet, snapshot) => return Err(Verdict::Drop(DropReason::Unasked)),
             Err(verdict) => return Err(verdict),
         };
@@ -239,7 +247,7 @@ impl Flows {
             expires: now + FIRST_TIMEOUT,
             timeout_seconds: 0,
             dest_ref: id.0,
-            mark: UNMARKED,
+            mark,
             controller: template,
         };
         // Counted before anybody can find it, so that nobody moves a count that is not there.

@@ -19,6 +19,7 @@ pub mod call_ids;
 pub mod classify;
 pub mod conn;
 pub mod flow;
+pub mod marks;
 pub mod persistence;
 pub mod pressure;
 pub mod schedule;

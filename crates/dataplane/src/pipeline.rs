@@ -71,7 +71,7 @@ impl Pipeline {
         for (received, step) in self.burst.iter_mut().zip(&mut self.steps) {
             step.verdict = match &step.class {
                 Class::Decided(verdict) => *verdict,
-                Class::Flow(packet) => self.flows.take(&mut received.frame, packet, step.hash, snapshot, now),
+                Class::Flow(packet) => self.flows.take(received, packet, step.hash, snapshot, now),
             };
         }
     }

@@ -1,6 +1,6 @@
 //! A new connection: which packets may begin one, and what it begins as.
 //!
-//! Runs when a packet matches no connection. Cost: one look-up of a service; for a packet that may begin a
+//! Runs when a packet matches no connection. Cost: the mark rules, two look-ups of a service; for a packet that may begin a
 //! connection, one choice of the service's scheduler. Not here: the connection's entry in the table.
 
 use std::net::IpAddr;
@@ -10,6 +10,7 @@ use xvs_proto::{Endpoint, Malformed, Packet, Protocol, sctp, tcp};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use crate::conn::ConnId;
+use crate::port::LinkId;
 use crate::snapshot::{DestinationId, DestinationLive, Member, Service, Settings, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
@@ -21,9 +22,9 @@ pub(crate) const FTP: u16 = 21;
 const FIRST_UNPRIVILEGED: u16 = 1024;
 
 impl Snapshot {
-    /// Whether a service of this protocol is at this endpoint, or at every port of its address.
-    pub fn serves(&self, protocol: Protocol, endpoint: Endpoint) -> bool {
-        self.service_for(0, protocol, endpoint).is_some()
+    /// Whether a packet that came in by a link belongs to a service.
+    pub fn serves(&self, link: LinkId, packet: &Packet) -> bool {
+        self.service_for(self.marks.of(link, packet), packet.flow.protocol, packet.flow.dest).is_some()
     }
 
     /// The service of a packet with this firewall mark (0: none) to this endpoint: that of the mark, of the very
@@ -59,22 +60,27 @@ pub(crate) fn service_port(service: &Service) -> u16 {
     }
 }
 
-/// The service whose connection `packet`, with this firewall mark (0: none), begins.
+/// The service whose connection `packet` begins, and the packet's mark.
 ///
 /// # Errors
 /// The verdict on a packet that begins none.
-pub fn service<'s>(packet: &Packet, mark: u32, snapshot: &'s Snapshot) -> Result<&'s Service, Verdict> {
+pub fn service<'s>(
+    packet: &Packet,
+    link: LinkId,
+    snapshot: &'s Snapshot,
+) -> Result<(&'s Service, u32), Verdict> {
     // Of what IPVS would have to read there is nothing.
     let empty = packet.flow.protocol == Protocol::SCTP && packet.sctp_event.is_none();
     if !empty && !may_begin(packet, &snapshot.settings) {
         return Err(Verdict::PassToKernel);
     }
+    let mark = snapshot.marks.of(link, packet);
     match snapshot.service_for(mark, packet.flow.protocol, packet.flow.dest) {
         Some(_) if empty => Err(Verdict::Drop(DropReason::Malformed(Malformed::SctpNoChunk))),
         Some(service)
             if packet.flow.source.port != FTP_DATA && may_ask(packet.flow.source.addr, snapshot) =>
         {
-            Ok(service)
+            Ok((service, mark))
         }
         _ => Err(Verdict::PassToKernel),
     }

@@ -17,6 +17,7 @@ use xvs_sched::{Candidates, Choice, ForwardingMethod, Load, Scheduler, ServiceKe
 use crate::call_ids::CallIds;
 use crate::counters::SharedStats;
 use crate::egress::{Egress, RouteTo};
+use crate::marks::Marks;
 use crate::persistence::Persistence;
 use crate::port::LinkId;
 
@@ -31,6 +32,8 @@ pub struct Snapshot {
     pub egress: Arc<Egress>,
     /// Masqueraded destinations; empty unless `nat_icmp_send` asks for them.
     pub nat_destinations: Arc<HashSet<(Protocol, Endpoint)>>,
+    /// By which packets are marked; asked of those that meet no connection.
+    pub marks: Arc<Marks>,
     /// The Call-IDs by which templates of services with `--pe sip` are told apart; room for none until there is such
     /// a service.
     pub call_ids: Arc<CallIds>,
@@ -46,6 +49,7 @@ impl Snapshot {
             destinations: Destinations::default(),
             egress: Arc::new(Egress::default()),
             nat_destinations: Arc::default(),
+            marks: Arc::default(),
             call_ids: Arc::default(),
             settings: Settings::default(),
         }
@@ -83,6 +87,8 @@ pub struct Settings {
     pub drops_entries: bool,
     /// Whether a destination that speaks without being asked is told so.
     pub nat_icmp_send: bool,
+    /// Whether marked packets that no destination takes go where they were sent to.
+    pub cache_bypass: bool,
 }
 
 /// The bits of `conn_reuse_mode`: 1 reuses what has closed, 2 also what waits for a FIN that cannot be seen.
@@ -118,6 +124,7 @@ impl Default for Settings {
             drop_packet_rate: 0,
             drops_entries: false,
             nat_icmp_send: false,
+            cache_bypass: false,
         }
     }
 }

@@ -15,12 +15,15 @@ use xvs_proto::{Endpoint, Prefix, Protocol};
 const CLIENT: [u8; 4] = [203, 0, 113, 7];
 const VIP: [u8; 4] = [192, 0, 2, 1];
 const WIDE: [u8; 4] = [192, 0, 2, 65];
+const ANY_PORT: [u8; 4] = [192, 0, 2, 3];
+const REAL_ANY_PORT: [u8; 4] = [198, 51, 100, 3];
 const REAL: [u8; 4] = [198, 51, 100, 2];
 const SELF: [u8; 4] = [198, 51, 100, 1];
 const OTHER: [u8; 4] = [192, 0, 2, 9];
 
 const CLIENT6: u16 = 0xc;
 const VIP6: u16 = 0x1;
+const ANY_PORT6: u16 = 0x3;
 const REAL6: u16 = 0x2;
 const SELF6: u16 = 0x5;
 
@@ -38,11 +41,18 @@ fn rules() -> SteeringRules {
             (Protocol::TCP, at(VIP, 80)),
             (Protocol::UDP, at(VIP, 53)),
             (Protocol::SCTP, at(VIP, 3868)),
+            (Protocol::TCP, at(ANY_PORT, 0)),
+            (Protocol::TCP, at(v6(ANY_PORT6), 0)),
             (Protocol::TCP, at(v6(VIP6), 443)),
             (Protocol::UDP, at(v6(VIP6), 500)),
         ]
         .into(),
-        nat_destinations: [(Protocol::TCP, at(REAL, 8080)), (Protocol::TCP, at(v6(REAL6), 8443))].into(),
+        nat_destinations: [
+            (Protocol::TCP, at(REAL, 8080)),
+            (Protocol::TCP, at(v6(REAL6), 8443)),
+            (Protocol::UDP, at(REAL_ANY_PORT, 0)),
+        ]
+        .into(),
         wide: ["192.0.2.64/28".parse().unwrap()].into(),
         local_addresses: [SELF.into(), v6(SELF6).into()].into(),
     }
@@ -132,6 +142,32 @@ fn tagged(frame: &[u8], tags: &[[u8; 4]]) -> Vec<u8> {
 
 const CTAG: [u8; 4] = [0x81, 0x00, 0x00, 0x64];
 const STAG: [u8; 4] = [0x88, 0xa8, 0x00, 0x0a];
+
+#[test]
+fn an_endpoint_of_port_zero_is_every_port_of_its_address_in_its_protocol() {
+    let steering = steering();
+    assert_all(
+        &steering,
+        Verdict::Steered,
+        &[
+            ("to port 22", tcp((CLIENT, 4000), (ANY_PORT, 22))),
+            ("to port 0", tcp((CLIENT, 4000), (ANY_PORT, 0))),
+            ("to port 65535, IPv6", tcp6((CLIENT6, 4000), (ANY_PORT6, 65535))),
+            ("a fragment", fragment(CLIENT, ANY_PORT, 4, false)),
+            ("a reply from port 53", udp((REAL_ANY_PORT, 53), (CLIENT, 4000))),
+            ("an error about a reply", ip(OTHER, VIP, 1, &icmp(3, &tcp((ANY_PORT, 9), (CLIENT, 1)), 28))),
+        ],
+    );
+    assert_all(
+        &steering,
+        Verdict::Kernel,
+        &[
+            ("another protocol", udp((CLIENT, 4000), (ANY_PORT, 22))),
+            ("from a destination by another protocol", tcp((REAL_ANY_PORT, 53), (CLIENT, 4000))),
+            ("to this machine", udp((REAL_ANY_PORT, 53), (SELF, 4000))),
+        ],
+    );
+}
 
 #[test]
 fn packets_to_a_service_are_steered_and_others_to_its_address_are_not() {

@@ -1,7 +1,7 @@
 //! Addresses as the packet path and the commands name them.
 //!
 //! Plain values; addresses are `std::net` types so that every crate prints and parses them alike. In messages
-//! (serde) protocols and endpoints travel as the texts that they print.
+//! (serde) protocols, endpoints and networks travel as the texts that they print.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -225,6 +225,19 @@ impl Prefix {
 impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.addr, self.len)
+    }
+}
+
+impl Serialize for Prefix {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Prefix {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        text.parse().map_err(|_| D::Error::custom(format_args!("{text:?} is no network")))
     }
 }
 

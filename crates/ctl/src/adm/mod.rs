@@ -213,6 +213,8 @@ fn refusal(error: &CommandError) -> String {
         CommandError::PermissionDenied => "Permission denied (you must be root)",
         CommandError::NoRoom { .. } => "Memory allocation problem",
         CommandError::NotSupported { .. }
+        | CommandError::MarkExists(_)
+        | CommandError::NoSuchMark(_)
         | CommandError::UnknownSetting { .. }
         | CommandError::BadSetting { .. }
         | CommandError::Malformed { .. }

@@ -12,6 +12,7 @@ use crate::client::{Client, Director, Failure, default_socket};
 mod completion;
 mod counters;
 mod lab;
+mod mark;
 mod realserver;
 mod set;
 mod status;
@@ -32,6 +33,8 @@ enum Command {
     Counters(counters::Arguments),
     /// Set what `sysctl net.ipv4.vs.KEY` sets in the kernel
     Set(set::Arguments),
+    /// Add, delete and list the rules by which packets are marked for `-f` services
+    Mark(mark::Arguments),
     /// Play a director without root, network or clock: JSON lines in, JSON lines out
     Lab(lab::Arguments),
     /// Prepare this machine as a real server of a virtual address, and put it back
@@ -97,6 +100,7 @@ fn ask(command: &Command, director: &mut dyn Director, out: &mut dyn Write) -> D
         Command::Status(arguments) => status::run(arguments, director, out),
         Command::Counters(arguments) => counters::run(arguments, director, out),
         Command::Set(arguments) => set::run(arguments, director),
+        Command::Mark(arguments) => mark::run(arguments, director, out),
         _ => Err("this command does not talk to the daemon".into()),
     }
 }

@@ -11,13 +11,13 @@ use xvs_proto::{Endpoint, Prefix, Protocol};
 /// Which packets are the director's. Everything else stays with the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SteeringRules {
-    /// Packets *to* these are the director's, and so are fragments and ICMP errors to their addresses. A service that
-    /// takes any port belongs to `wide`.
+    /// Packets *to* these are the director's, and so are fragments and ICMP errors to their addresses. Port 0 is every
+    /// port.
     pub services: BTreeSet<(Protocol, Endpoint)>,
-    /// Packets *from* these are, unless they go to a local address; so are fragments from their addresses.
+    /// Packets *from* these are, unless they go to a local address; so are fragments from their addresses. Port 0 is
+    /// every port.
     pub nat_destinations: BTreeSet<(Protocol, Endpoint)>,
-    /// Every TCP, UDP, SCTP, AH and ESP packet to these is, and every fragment and ICMP error: services that take
-    /// any port, and marks.
+    /// Every TCP, UDP, SCTP, AH and ESP packet to these is, and every fragment and ICMP error: what may be marked.
     pub wide: BTreeSet<Prefix>,
     /// Addresses of this machine: what its own programs say to a destination is not a client's connection.
     pub local_addresses: BTreeSet<IpAddr>,

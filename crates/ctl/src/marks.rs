@@ -1,0 +1,596 @@
+//! Mark rules, as chains of rules with names in them, and laid out for the data plane.
+//!
+//! Two sources: [`MarkRule`]s, which `xvs mark` sets, and the kernel's own chains, which [`crate::netfilter`] reads as
+//! [`Table`]s. [`lay_out`] writes them one after the other as steps that only lead forward: a chain that is jumped to is
+//! written in at each jump, so a packet's evaluation needs no stack and ends. Runs on the control thread whenever rules or
+//! links change; cost: what it writes, at most [`STEPS_MAX`] steps. What cannot be followed is told, never guessed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
+
+use serde::{Deserialize, Serialize};
+use xvs_dataplane::egress::model::Link;
+use xvs_dataplane::marks::{self, Change, Condition, Expected, Marks, Step, Test};
+use xvs_proto::{Family, Prefix, Protocol};
+
+/// A rule of `xvs mark`: packets that fit everything said get the mark.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarkRule {
+    /// Where they go.
+    pub dest: Option<Prefix>,
+    /// Where they come from.
+    pub source: Option<Prefix>,
+    /// Their protocol.
+    pub protocol: Option<Protocol>,
+    /// Ports that they go to; any if there are none.
+    pub dest_ports: Vec<RangeInclusive<u16>>,
+    /// The interface that they come in by; a name that ends in `+` is the beginning of one.
+    pub interface: Option<String>,
+    /// The mark.
+    pub mark: u32,
+    /// Which bits of the mark are changed, beside those that are set.
+    pub mask: u32,
+}
+
+impl MarkRule {
+    fn rule(&self) -> Rule {
+        let tests = [
+            self.dest.map(|dest| Test::Dest(vec![dest])),
+            self.source.map(|source| Test::Source(vec![source])),
+            self.protocol.map(|protocol| Test::Protocol(vec![protocol])),
+            (!self.dest_ports.is_empty()).then(|| Test::DestPort(self.dest_ports.clone())),
+        ];
+        let interface = self.interface.iter().map(|name| What::Interface(vec![pattern(name)]));
+        let all = tests.into_iter().flatten().map(What::Test).chain(interface);
+        Rule {
+            text: self.to_string(),
+            criteria: all.map(|what| Criterion { what, expected: Expected::Yes }).collect(),
+            action: Action::Set(Change::set_mark(self.mark, self.mask)),
+            obstacle: None,
+        }
+    }
+}
+
+/// The options of `xvs mark` that say it.
+impl fmt::Display for MarkRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(dest) = self.dest {
+            write!(f, "-d {dest} ")?;
+        }
+        if let Some(source) = self.source {
+            write!(f, "-s {source} ")?;
+        }
+        if let Some(protocol) = self.protocol {
+            write!(f, "-p {} ", protocol.to_string().to_lowercase())?;
+        }
+        if !self.dest_ports.is_empty() {
+            write!(f, "--dports {} ", ports_text(&self.dest_ports))?;
+        }
+        if let Some(interface) = &self.interface {
+            write!(f, "-i {interface} ")?;
+        }
+        write!(f, "--set-mark {}", self.mark)?;
+        if self.mask == u32::MAX { Ok(()) } else { write!(f, "/{:#x}", self.mask) }
+    }
+}
+
+/// Ports as options take them: `80,8000:8010`.
+pub fn ports_text(ports: &[RangeInclusive<u16>]) -> String {
+    let one = |range: &RangeInclusive<u16>| match range.start() == range.end() {
+        true => range.start().to_string(),
+        false => format!("{}:{}", range.start(), range.end()),
+    };
+    ports.iter().map(one).collect::<Vec<_>>().join(",")
+}
+
+/// Chains that may call each other, as one table of the kernel has them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Table {
+    /// The chains that packets enter by.
+    pub bases: Vec<Base>,
+    /// All chains, with their rules in order.
+    pub chains: BTreeMap<String, Vec<Rule>>,
+}
+
+/// Where packets enter a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Base {
+    /// The chain.
+    pub chain: String,
+    /// The lower comes first.
+    pub priority: i64,
+    /// Of which packets; `None`: both families.
+    pub family: Option<Family>,
+}
+
+/// A rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// As the operator knows it.
+    pub text: String,
+    /// What packets it is for; all have to fit.
+    pub criteria: Vec<Criterion>,
+    /// What it does to them.
+    pub action: Action,
+    /// Why it cannot be followed; then the rest may be incomplete.
+    pub obstacle: Option<String>,
+}
+
+/// Something that a rule asks of a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Criterion {
+    /// What.
+    pub what: What,
+    /// Whether it shall be so.
+    pub expected: Expected,
+}
+
+/// A test that needs no names, or one of interfaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// The data plane's own.
+    Test(Test),
+    /// Came in by one of these; a name that ends in `*` is the beginning of one.
+    Interface(Vec<String>),
+}
+
+/// What a rule does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Changes the mark; the next rule follows.
+    Set(Change),
+    /// Changes the mark to what cannot be told; such a rule has an obstacle.
+    Unknown,
+    /// Drops the packet; such a rule has an obstacle.
+    Drop,
+    /// Ends the table.
+    Accept,
+    /// Ends the chain.
+    Return,
+    /// Goes through another chain, and then on.
+    Call(String),
+    /// Goes through another chain instead of the rest of this one.
+    Goto(String),
+    /// Nothing that concerns marks.
+    Nothing,
+}
+
+/// What comes of rules.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LaidOut {
+    /// For the data plane.
+    pub marks: Marks,
+    /// A sentence for each rule that is not followed.
+    pub unfollowed: Vec<String>,
+    reach: Vec<Reach>,
+}
+
+/// How far a change of the mark reaches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Reach {
+    change: Change,
+    scope: Scope,
+}
+
+/// Which packets come to a rule, as far as steering can tell.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Scope {
+    family: Option<Family>,
+    /// Any address if there is none.
+    dest: Option<Vec<Prefix>>,
+}
+
+impl Scope {
+    /// The same, and what more a rule asks for.
+    fn within(&self, criteria: &[Criterion]) -> Self {
+        let mut scope = self.clone();
+        for criterion in criteria.iter().filter(|criterion| criterion.expected == Expected::Yes) {
+            match &criterion.what {
+                What::Test(Test::Dest(networks)) => scope.dest = Some(networks.clone()),
+                What::Test(Test::Family(family)) => scope.family = Some(*family),
+                _ => {}
+            }
+        }
+        scope
+    }
+}
+
+impl LaidOut {
+    /// The networks whose packets may come to carry a mark: those that have to be steered for its service.
+    pub fn reach(&self, mark: u32, family: Family) -> BTreeSet<Prefix> {
+        let everything = match family {
+            Family::V4 => Prefix::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+            Family::V6 => Prefix::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0),
+        };
+        let mut networks = BTreeSet::new();
+        let may = |reach: &&Reach| {
+            reach.change.may_give(mark) && reach.scope.family.is_none_or(|only| only == family)
+        };
+        for Reach { scope, .. } in self.reach.iter().filter(may) {
+            match &scope.dest {
+                Some(dest) => networks.extend(dest.iter().filter(|to| Family::of(to.addr()) == family)),
+                None => networks.extend(everything),
+            }
+        }
+        networks
+    }
+}
+
+/// Writes all rules as steps: those of the kernel's tables by priority, then our own, which have the last word. Interfaces
+/// are found among `links`; a packet comes in by no other.
+pub fn lay_out(tables: &[Table], own: &[MarkRule], links: &[Link]) -> LaidOut {
+    let mut writer = Writer { links, ..Writer::default() };
+    let mut bases: Vec<_> =
+        tables.iter().flat_map(|table| table.bases.iter().map(move |base| (table, base))).collect();
+    bases.sort_by_key(|(_, base)| base.priority);
+    for (table, base) in bases {
+        if marks_anything(table, &base.chain, 0) {
+            writer.base(table, base);
+        }
+    }
+    let own: Vec<_> = own.iter().map(MarkRule::rule).collect();
+    let end = writer.label();
+    writer.rules(&Table::default(), &own, &Scope::default(), Ways { after: end, end, depth: 0 });
+    writer.place(end);
+    writer.finish()
+}
+
+/// Whether a chain, or one that it leads to, changes marks. One that does not is none of ours.
+fn marks_anything(table: &Table, chain: &str, depth: usize) -> bool {
+    depth < DEPTH_MAX
+        && table.chains.get(chain).into_iter().flatten().any(|rule| match &rule.action {
+            Action::Set(_) | Action::Unknown => true,
+            Action::Call(to) | Action::Goto(to) => marks_anything(table, to, depth + 1),
+            _ => false,
+        })
+}
+
+/// Whether it makes a difference to a packet's mark to go through a chain.
+fn matters(table: &Table, chain: &str, depth: usize) -> bool {
+    depth < DEPTH_MAX
+        && table.chains.get(chain).into_iter().flatten().any(|rule| match &rule.action {
+            Action::Set(_) | Action::Unknown | Action::Accept | Action::Drop => true,
+            Action::Call(to) | Action::Goto(to) => matters(table, to, depth + 1),
+            Action::Return | Action::Nothing => false,
+        })
+}
+
+/// A place among the steps that is not known yet.
+#[derive(Debug, Clone, Copy)]
+struct Label(usize);
+
+/// Where the ways out of a chain lead.
+#[derive(Debug, Clone, Copy)]
+struct Ways {
+    /// Its end, and every return.
+    after: Label,
+    /// What accepts the packet.
+    end: Label,
+    /// How many chains led here.
+    depth: usize,
+}
+
+#[derive(Default)]
+struct Writer<'a> {
+    links: &'a [Link],
+    /// Their skips lead to labels until [`Self::finish`].
+    steps: Vec<Step>,
+    places: Vec<usize>,
+    reach: Vec<Reach>,
+    unfollowed: Vec<String>,
+}
+
+impl Writer<'_> {
+    fn base(&mut self, table: &Table, base: &Base) {
+        let end = self.label();
+        if let Some(family) = base.family {
+            let other = Condition { test: Test::Family(family), expected: Expected::No };
+            self.skip(vec![other], end);
+        }
+        let scope = Scope { family: base.family, dest: None };
+        self.chain(table, &base.chain, &scope, Ways { after: end, end, depth: 0 });
+        self.place(end);
+    }
+
+    fn chain(&mut self, table: &Table, chain: &str, scope: &Scope, ways: Ways) {
+        if let Some(rules) = table.chains.get(chain) {
+            self.rules(table, rules, scope, ways);
+        }
+    }
+
+    fn rules(&mut self, table: &Table, rules: &[Rule], scope: &Scope, ways: Ways) {
+        for rule in rules {
+            let target = match &rule.action {
+                Action::Nothing => continue,
+                Action::Call(to) | Action::Goto(to) => Some(to),
+                _ => None,
+            };
+            let pointless = target.is_some_and(|to| !matters(table, to, ways.depth));
+            if pointless && !matches!(rule.action, Action::Goto(_)) {
+                continue;
+            }
+            if let Some(why) = self.obstacle(rule, ways) {
+                let sentence = format!("mark rule «{}» is not followed: {why}", rule.text);
+                if !self.unfollowed.contains(&sentence) {
+                    self.unfollowed.push(sentence);
+                }
+                continue;
+            }
+            let conditions = self.conditions(&rule.criteria);
+            match &rule.action {
+                Action::Set(change) => {
+                    self.reach.push(Reach { change: *change, scope: scope.within(&rule.criteria) });
+                    self.steps.push(Step { conditions, action: marks::Action::Set(*change) });
+                }
+                Action::Accept => self.skip(conditions, ways.end),
+                Action::Return => self.skip(conditions, ways.after),
+                Action::Call(to) | Action::Goto(to) => {
+                    let scope = scope.within(&rule.criteria);
+                    let (into, next) = (self.label(), self.label());
+                    self.skip(conditions, into);
+                    self.skip(Vec::new(), next);
+                    self.place(into);
+                    let returns = matches!(rule.action, Action::Call(_));
+                    let after = if returns { next } else { ways.after };
+                    self.chain(table, to, &scope, Ways { after, depth: ways.depth + 1, ..ways });
+                    if !returns {
+                        self.skip(Vec::new(), after);
+                    }
+                    self.place(next);
+                }
+                Action::Unknown | Action::Drop | Action::Nothing => {}
+            }
+        }
+    }
+
+    fn obstacle(&self, rule: &Rule, ways: Ways) -> Option<String> {
+        if self.steps.len() >= STEPS_MAX {
+            return Some(format!("the rules before it fill the {STEPS_MAX} that are evaluated"));
+        }
+        if ways.depth >= DEPTH_MAX {
+            return Some(format!("it stands behind {DEPTH_MAX} jumps"));
+        }
+        rule.obstacle.clone()
+    }
+
+    fn conditions(&self, criteria: &[Criterion]) -> Vec<Condition> {
+        let test = |what: &What| match what {
+            What::Test(test) => test.clone(),
+            What::Interface(names) => {
+                let fits = |link: &&Link| names.iter().any(|name| is_named(&link.name, name));
+                Test::Link(self.links.iter().filter(fits).map(|link| link.id).collect())
+            }
+        };
+        criteria.iter().map(|one| Condition { test: test(&one.what), expected: one.expected }).collect()
+    }
+
+    fn label(&mut self) -> Label {
+        self.places.push(0);
+        Label(self.places.len() - 1)
+    }
+
+    fn place(&mut self, label: Label) {
+        self.places[label.0] = self.steps.len();
+    }
+
+    fn skip(&mut self, conditions: Vec<Condition>, to: Label) {
+        self.steps.push(Step { conditions, action: marks::Action::SkipTo(to.0) });
+    }
+
+    fn finish(mut self) -> LaidOut {
+        for step in &mut self.steps {
+            if let marks::Action::SkipTo(to) = &mut step.action {
+                *to = self.places[*to];
+            }
+        }
+        LaidOut { marks: Marks::new(self.steps), unfollowed: self.unfollowed, reach: self.reach }
+    }
+}
+
+/// iptables' way to name interfaces, in ours.
+pub fn pattern(name: &str) -> String {
+    name.strip_suffix('+').map_or_else(|| name.to_owned(), |beginning| format!("{beginning}*"))
+}
+
+/// Whether an interface has a name, or one that begins so.
+fn is_named(interface: &str, name: &str) -> bool {
+    match name.strip_suffix('*') {
+        Some(beginning) => interface.starts_with(beginning),
+        None => interface == name,
+    }
+}
+
+/// How many steps are written; each may be looked at once for each new connection.
+pub const STEPS_MAX: usize = 4096;
+/// How deep chains may call each other; nftables takes 16.
+const DEPTH_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use xvs_dataplane::egress::model::Network;
+    use xvs_dataplane::port::LinkId;
+    use xvs_proto::{Endpoint, FlowKey, Fragment, Packet, tcp};
+
+    use super::*;
+
+    const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
+
+    fn links() -> Vec<Link> {
+        let mut network = Network::default();
+        for name in ["eth0", "eth1", "lan"] {
+            network.add_link(name, "02:00:00:00:00:01".parse().unwrap(), &[], 1500).unwrap();
+        }
+        network.links
+    }
+
+    fn packet(port: u16) -> Packet {
+        Packet {
+            network: 14,
+            transport: 34,
+            end: 54,
+            flow: FlowKey {
+                protocol: Protocol::TCP,
+                source: Endpoint::new([203, 0, 113, 7], 4000),
+                dest: Endpoint::new(VIP, port),
+            },
+            fragment: Fragment::Whole,
+            tcp_flags: tcp::Flags::SYN,
+            sctp_event: None,
+            icmp_type: None,
+            ttl: 64,
+            tos: 0,
+            dont_fragment: false,
+        }
+    }
+
+    fn to_port(port: u16) -> Vec<Criterion> {
+        let what = What::Test(Test::DestPort(vec![port..=port]));
+        vec![Criterion { what, expected: Expected::Yes }]
+    }
+
+    fn rule(criteria: Vec<Criterion>, action: Action) -> Rule {
+        Rule { text: "a rule".to_owned(), criteria, action, obstacle: None }
+    }
+
+    fn set(mark: u32) -> Action {
+        Action::Set(Change::set_mark(mark, u32::MAX))
+    }
+
+    fn table(priority: i64, chains: &[(&str, &[Rule])]) -> Table {
+        let base = Base { chain: "pre".to_owned(), priority, family: Some(Family::V4) };
+        let chains = chains.iter().map(|(name, rules)| ((*name).to_owned(), rules.to_vec())).collect();
+        Table { bases: vec![base], chains }
+    }
+
+    fn mark(tables: &[Table], port: u16) -> u32 {
+        lay_out(tables, &[], &links()).marks.of(LinkId(0), &packet(port))
+    }
+
+    #[test]
+    fn a_called_chain_goes_on_behind_the_call_and_one_gone_to_behind_the_call_before() {
+        let call = |to: &str| Action::Call(to.to_owned());
+        let goto = |to: &str| Action::Goto(to.to_owned());
+        for (name, first, expected) in
+            [("call", call("sub"), [2 + 0x100, 0x100]), ("goto", goto("sub"), [2 + 0x200, 0x100])]
+        {
+            let or = |bits| Action::Set(Change::NONE.or(bits));
+            let tables = [table(
+                0,
+                &[
+                    ("pre", &[rule(vec![], call("outer")), rule(to_port(99), set(7))]),
+                    ("outer", &[rule(to_port(80), first), rule(vec![], or(0x100))]),
+                    ("sub", &[rule(vec![], or(2)), rule(vec![], Action::Return), rule(vec![], set(9))]),
+                ],
+            )];
+            let wanted = if name == "call" { 0x102 } else { 2 };
+            assert_eq!(mark(&tables, 80), wanted, "{name}");
+            assert_eq!(mark(&tables, 81), expected[1], "{name}");
+        }
+    }
+
+    #[test]
+    fn accept_ends_its_table_and_the_next_one_by_priority_goes_on() {
+        let first = table(
+            -150,
+            &[
+                ("pre", &[rule(vec![], Action::Call("sub".to_owned())), rule(vec![], set(1))]),
+                ("sub", &[rule(vec![], set(2)), rule(to_port(80), Action::Accept)]),
+            ],
+        );
+        let second = table(-100, &[("pre", &[rule(to_port(443), set(3))])]);
+        let tables = [second, first];
+        assert_eq!([80, 81, 443].map(|port| mark(&tables, port)), [2, 1, 3]);
+    }
+
+    #[test]
+    fn a_table_of_one_family_marks_no_packet_of_the_other() {
+        let mut six = table(0, &[("pre", &[rule(vec![], set(1))])]);
+        six.bases[0].family = Some(Family::V6);
+        assert_eq!(mark(&[six.clone()], 80), 0);
+        let laid_out = lay_out(&[six], &[], &[]);
+        assert!(laid_out.reach(1, Family::V4).is_empty());
+        assert_eq!(laid_out.reach(1, Family::V6), ["::/0".parse().unwrap()].into());
+    }
+
+    #[test]
+    fn what_cannot_be_followed_is_told_where_it_concerns_marks_and_left_out() {
+        let blocked = |action| Rule { obstacle: Some("because".to_owned()), ..rule(vec![], action) };
+        let harmless = blocked(Action::Call("logging".to_owned()));
+        let tables = [
+            table(
+                0,
+                &[
+                    ("pre", &[harmless, blocked(Action::Unknown), rule(vec![], set(1))]),
+                    ("logging", &[rule(vec![], Action::Nothing)]),
+                ],
+            ),
+            table(1, &[("pre", &[blocked(Action::Drop)])]),
+        ];
+        let laid_out = lay_out(&tables, &[], &links());
+        assert_eq!(laid_out.unfollowed, ["mark rule «a rule» is not followed: because"]);
+        assert_eq!(mark(&tables, 80), 1);
+    }
+
+    #[test]
+    fn chains_that_would_fill_more_than_the_room_there_is_are_told_of_and_cost_no_more() {
+        let call = |to: usize| rule(vec![], Action::Call(to.to_string()));
+        let doubling: Vec<_> = (0..40).map(|n| (n.to_string(), vec![call(n + 1), call(n + 1)])).collect();
+        let mut table = table(0, &[("pre", &[call(0)])]);
+        table.chains.extend(doubling);
+        table.chains.insert("40".to_owned(), vec![rule(vec![], set(1))]);
+        let laid_out = lay_out(&[table], &[], &links());
+        assert_eq!(laid_out.marks.of(LinkId(0), &packet(80)), 1);
+        assert!(laid_out.unfollowed[0].contains("4096"), "{:?}", laid_out.unfollowed);
+    }
+
+    #[test]
+    fn interfaces_are_found_by_name_or_by_the_beginning_of_it_and_one_that_is_not_attached_is_none() {
+        for (name, marked) in [("eth0", [5, 0, 0]), ("eth+", [5, 5, 0]), ("wan", [0, 0, 0])] {
+            let rule = MarkRule {
+                dest: None,
+                source: None,
+                protocol: None,
+                dest_ports: Vec::new(),
+                interface: Some(name.to_owned()),
+                mark: 5,
+                mask: u32::MAX,
+            };
+            let marks = lay_out(&[], &[rule], &links()).marks;
+            assert_eq!([0, 1, 2].map(|link| marks.of(LinkId(link), &packet(80))), marked, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_mark_reaches_the_networks_of_the_rules_that_may_set_it_and_everything_if_one_names_none() {
+        let to = |network: &str| {
+            let what = What::Test(Test::Dest(vec![network.parse().unwrap()]));
+            vec![Criterion { what, expected: Expected::Yes }]
+        };
+        let tables = [table(
+            0,
+            &[
+                (
+                    "pre",
+                    &[
+                        rule(to("198.51.100.0/24"), Action::Call("sub".to_owned())),
+                        rule(to("192.0.2.1"), set(2)),
+                        rule(vec![], Action::Set(Change::set_mark(4, 0xf))),
+                    ],
+                ),
+                ("sub", &[rule(to_port(80), set(1)), rule(to("198.51.100.7"), set(2))]),
+            ],
+        )];
+        let laid_out = lay_out(&tables, &[], &links());
+        let reach = |mark| laid_out.reach(mark, Family::V4);
+        let nets = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<BTreeSet<_>>();
+        assert_eq!(reach(1), nets(&["198.51.100.0/24"]));
+        assert_eq!(reach(2), nets(&["192.0.2.1/32", "198.51.100.7/32"]));
+        assert_eq!(reach(0x14), nets(&["0.0.0.0/0"]));
+        assert_eq!(reach(3), nets(&[]));
+        assert_eq!(laid_out.reach(1, Family::V6), nets(&[]));
+    }
+}

@@ -1,0 +1,371 @@
+//! What `nft -j list ruleset` prints, read as chains of rules.
+//!
+//! A rule of nftables is a sequence of statements; each that decides something becomes a rule of ours that asks for all
+//! that was asked before it. Maps are written out, one rule an element. A statement that is not known is the rule's
+//! obstacle. Source: libnftables-json(5). Pure. Not here: running the program.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
+use serde_json::{Value, json};
+use xvs_dataplane::marks::{Change, Expected, Test};
+use xvs_proto::{Family, Prefix, Protocol};
+
+use super::save::DROPS;
+use super::{Hook, place, protocol, range};
+use crate::marks::{Action, Base, Criterion, Rule, Table, What};
+
+/// A ruleset as it was printed.
+pub(super) struct Ruleset(Vec<Value>);
+
+/// Family and name of a table, as nft writes them.
+type TableName = (String, String);
+
+impl Ruleset {
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let mut document: Value = serde_json::from_str(text).ok()?;
+        match document["nftables"].take() {
+            Value::Array(objects) => Some(Self(objects)),
+            _ => None,
+        }
+    }
+
+    /// Whether there is a table of the name that iptables uses.
+    pub(super) fn has_mangle(&self, family: Family) -> bool {
+        self.of("table").any(|table| is_mangle(&table["family"], &table["name"], family))
+    }
+
+    fn of(&self, kind: &str) -> impl Iterator<Item = &Value> {
+        self.0.iter().filter_map(move |object| object.get(kind))
+    }
+
+    /// The tables, but iptables' of these families. `listing` is what `nft -a list ruleset` prints: the rules' texts.
+    pub(super) fn tables(&self, listing: &str, by_iptables: &[Family]) -> Vec<Table> {
+        let texts = texts(listing);
+        let mut tables: BTreeMap<TableName, Table> = BTreeMap::new();
+        let skipped = |object: &Value| {
+            by_iptables.iter().any(|&family| is_mangle(&object["family"], &object["table"], family))
+        };
+        for chain in self.of("chain").filter(|chain| !skipped(chain)) {
+            let name = text(&chain["name"]);
+            let table = tables.entry(table_name(chain)).or_default();
+            table.chains.entry(name.to_owned()).or_default();
+            let priority = chain["prio"].as_i64().unwrap_or(0);
+            let hook = match chain["hook"].as_str() {
+                Some("prerouting") => Hook::Prerouting,
+                Some("input") if priority < IPVS => Hook::Input,
+                _ => continue,
+            };
+            let family = match chain["family"].as_str() {
+                Some("ip") => Some(Family::V4),
+                Some("ip6") => Some(Family::V6),
+                Some("inet") => None,
+                _ => continue,
+            };
+            table.bases.push(Base { chain: name.to_owned(), priority: place(hook, priority), family });
+        }
+        for rule in self.of("rule").filter(|rule| !skipped(rule)) {
+            let (name, handle) = (table_name(rule), rule["handle"].as_u64().unwrap_or(0));
+            let said =
+                texts.get(&(name.clone(), handle)).cloned().unwrap_or_else(|| rule["expr"].to_string());
+            let said = format!("nft {} {} {}: {said}", name.0, name.1, text(&rule["chain"]));
+            let sets = |set: &str| self.elements(&name, set);
+            let rules =
+                Reading { sets: &sets, criteria: Vec::new(), rules: Vec::new(), obstacle: None, text: said }
+                    .read(list(&rule["expr"]));
+            let Some(table) = tables.get_mut(&name) else { continue };
+            table.chains.entry(text(&rule["chain"]).to_owned()).or_default().extend(rules);
+        }
+        tables.into_values().filter(|table| !table.bases.is_empty()).collect()
+    }
+
+    /// The elements of a named set or map.
+    fn elements(&self, table: &TableName, name: &str) -> Option<Vec<Value>> {
+        let named = |object: &&Value| table_name(object) == *table && object["name"] == name;
+        let found = self.of("set").chain(self.of("map")).find(named)?;
+        Some(list(&found["elem"]).to_vec())
+    }
+}
+
+fn is_mangle(of: &Value, name: &Value, family: Family) -> bool {
+    *of == if family == Family::V4 { "ip" } else { "ip6" } && *name == "mangle"
+}
+
+fn table_name(object: &Value) -> TableName {
+    (text(&object["family"]).to_owned(), text(&object["table"]).to_owned())
+}
+
+/// The text of each rule, by its table and handle.
+fn texts(listing: &str) -> BTreeMap<(TableName, u64), String> {
+    let mut texts = BTreeMap::new();
+    let mut table = TableName::default();
+    for line in listing.lines() {
+        let Some((said, handle)) = line.rsplit_once(" # handle ") else { continue };
+        let words: Vec<_> = said.split_whitespace().collect();
+        if let ["table", family, name, "{"] = words.as_slice() {
+            table = ((*family).to_owned(), (*name).to_owned());
+        } else if let Ok(handle) = handle.parse() {
+            texts.insert((table.clone(), handle), said.trim().to_owned());
+        }
+    }
+    texts
+}
+
+/// A rule that is being read.
+struct Reading<'a> {
+    sets: &'a dyn Fn(&str) -> Option<Vec<Value>>,
+    /// What was asked so far.
+    criteria: Vec<Criterion>,
+    rules: Vec<Rule>,
+    obstacle: Option<String>,
+    text: String,
+}
+
+impl Reading<'_> {
+    fn read(mut self, statements: &[Value]) -> Vec<Rule> {
+        for statement in statements {
+            let Some((kind, content)) = statement.as_object().and_then(|object| object.iter().next()) else {
+                continue;
+            };
+            match kind.as_str() {
+                "match" => match self.criteria_of(content) {
+                    Some(more) => self.criteria.extend(more),
+                    None => self.cannot("xvs does not know what it asks for"),
+                },
+                "mangle" if is_mark(&content["key"]) => self.mangle(&content["value"]),
+                "vmap" => self.elements(content, |value| verdict(value)),
+                "counter" | "log" | "mangle" | "notrack" | "set" | "tproxy" => {}
+                "xt" => {
+                    self.cannot("nft does not tell what it says; iptables-nft-save would");
+                    self.decide(Action::Unknown, &[]);
+                }
+                _ => match verdict(statement) {
+                    Some(action) => self.decide(action, &[]),
+                    None => self.cannot(&format!("xvs does not know the statement {kind}")),
+                },
+            }
+        }
+        self.rules
+    }
+
+    fn cannot(&mut self, why: &str) {
+        self.obstacle.get_or_insert_with(|| why.to_owned());
+    }
+
+    /// What the rule does to the packets that fit all so far, and this.
+    fn decide(&mut self, action: Action, more: &[Criterion]) {
+        let asks_for_marks = |one: &Criterion| matches!(one.what, What::Test(Test::Mark { .. }));
+        let changed = self.rules.iter().any(|rule| matches!(rule.action, Action::Set(_)));
+        if changed && self.criteria.iter().any(asks_for_marks) {
+            self.cannot("it asks for a mark and then changes it");
+        }
+        let obstacle = match action {
+            Action::Drop => Some(DROPS.to_owned()),
+            _ => self.obstacle.clone(),
+        };
+        let criteria = self.criteria.iter().chain(more).cloned().collect();
+        self.rules.push(Rule { text: self.text.clone(), criteria, action, obstacle });
+    }
+
+    fn mangle(&mut self, value: &Value) {
+        if let Some(change) = change(value) {
+            self.decide(Action::Set(change), &[]);
+        } else if value.get("map").is_some() {
+            let set = |value: &Value| change(value).map(Action::Set);
+            self.elements(&value["map"], set);
+        } else {
+            self.cannot("xvs does not know what it makes the mark");
+            self.decide(Action::Unknown, &[]);
+        }
+    }
+
+    /// A map from keys to what is done, each element for itself.
+    fn elements(&mut self, map: &Value, action: impl Fn(&Value) -> Option<Action>) {
+        let pairs = self.items(&map["data"]).unwrap_or_default();
+        let element = |pair: &Value| {
+            let (key, value) = (pair.get(0)?, pair.get(1)?);
+            let ask = json!({ "op": "==", "left": map["key"], "right": plain(key) });
+            Some((action(value)?, self.criteria_of(&ask)?))
+        };
+        let elements: Option<Vec<_>> = pairs.iter().map(element).collect();
+        match elements {
+            Some(elements) if !elements.is_empty() => {
+                elements.into_iter().for_each(|(action, more)| self.decide(action, &more));
+            }
+            _ => {
+                self.cannot("xvs does not know the keys or values of its map");
+                self.decide(Action::Unknown, &[]);
+            }
+        }
+    }
+
+    /// What a match asks for; `None` if it is not known here.
+    fn criteria_of(&self, ask: &Value) -> Option<Vec<Criterion>> {
+        let (op, left) = (text(&ask["op"]), &ask["left"]);
+        let items = self.items(&ask["right"])?;
+        let expected = if op == "!=" { Expected::No } else { Expected::Yes };
+        let equal = matches!(op, "==" | "!=") || op == "in" && ask["right"].get("set").is_some();
+        let is = |test| Criterion { what: What::Test(test), expected: Expected::Yes };
+        let asked = |test| Criterion { what: What::Test(test), expected };
+        if let Some([key, mask]) = left["&"].as_array().map(Vec::as_slice) {
+            let (mask, value) = (number(mask)?, number(items.first()?)?);
+            let known = equal && items.len() == 1 && is_mark(key);
+            return known.then(|| vec![asked(Test::Mark { value, mask })]);
+        }
+        if let Some(payload) = left.get("payload") {
+            let (of, field) = (text(&payload["protocol"]), text(&payload["field"]));
+            if matches!(field, "sport" | "dport") {
+                let ranges = ports(&items, op)?;
+                let test = if field == "dport" { Test::DestPort } else { Test::SourcePort };
+                let of = match of {
+                    "th" => None,
+                    _ => Some(is(Test::Protocol(vec![protocol(of)?]))),
+                };
+                return Some(of.into_iter().chain([asked(test(ranges))]).collect());
+            }
+            let family = match of {
+                "ip" => Family::V4,
+                "ip6" => Family::V6,
+                _ => return None,
+            };
+            let test = match field {
+                "saddr" => Test::Source(networks(&items)?),
+                "daddr" => Test::Dest(networks(&items)?),
+                "protocol" | "nexthdr" => Test::Protocol(protocols(&items)?),
+                _ => return None,
+            };
+            return equal.then(|| vec![is(Test::Family(family)), asked(test)]);
+        }
+        let names = || items.iter().map(|name| name.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>();
+        let what = match text(&left["meta"]["key"]) {
+            "iifname" | "iif" => What::Interface(names()?),
+            "l4proto" => What::Test(Test::Protocol(protocols(&items)?)),
+            "nfproto" | "protocol" => What::Test(Test::Family(family(&items)?)),
+            "mark" if items.len() == 1 => {
+                What::Test(Test::Mark { value: number(items.first()?)?, mask: u32::MAX })
+            }
+            _ => return None,
+        };
+        equal.then(|| vec![Criterion { what, expected }])
+    }
+
+    /// The values that are compared with: one, those of a set, or those of a set by its name.
+    fn items(&self, right: &Value) -> Option<Vec<Value>> {
+        let items = match (right.get("set"), right.as_str().and_then(|name| name.strip_prefix('@'))) {
+            (Some(set), _) => list(set).to_vec(),
+            (None, Some(name)) => (self.sets)(name)?,
+            (None, None) => vec![right.clone()],
+        };
+        Some(items.iter().map(plain).cloned().collect())
+    }
+}
+
+/// An element without what is kept beside it, such as a timeout.
+fn plain(element: &Value) -> &Value {
+    element.get("elem").map_or(element, |element| &element["val"])
+}
+
+fn verdict(statement: &Value) -> Option<Action> {
+    let (kind, content) = statement.as_object()?.iter().next()?;
+    let target = || text(&content["target"]).to_owned();
+    match kind.as_str() {
+        "accept" => Some(Action::Accept),
+        "return" => Some(Action::Return),
+        "continue" => Some(Action::Nothing),
+        "drop" | "reject" => Some(Action::Drop),
+        "jump" => Some(Action::Call(target())),
+        "goto" => Some(Action::Goto(target())),
+        _ => None,
+    }
+}
+
+fn is_mark(key: &Value) -> bool {
+    key["meta"]["key"] == "mark"
+}
+
+/// What an expression makes of the mark.
+fn change(value: &Value) -> Option<Change> {
+    if is_mark(value) {
+        return Some(Change::NONE);
+    }
+    if let Some(value) = number(value) {
+        return Some(Change::set_mark(value, u32::MAX));
+    }
+    let (op, operands) = value.as_object()?.iter().next()?;
+    let (first, rest) = list(operands).split_first()?;
+    rest.iter().try_fold(change(first)?, |change, operand| {
+        let bits = number(operand)?;
+        match op.as_str() {
+            "&" => Some(change.and(bits)),
+            "|" => Some(change.or(bits)),
+            "^" => Some(change.xor(bits)),
+            _ => None,
+        }
+    })
+}
+
+fn number(value: &Value) -> Option<u32> {
+    u32::try_from(value.as_u64()?).ok()
+}
+
+fn family(items: &[Value]) -> Option<Family> {
+    match items {
+        [one] if matches!(one.as_str(), Some("ipv4" | "ip")) => Some(Family::V4),
+        [one] if matches!(one.as_str(), Some("ipv6" | "ip6")) => Some(Family::V6),
+        _ => None,
+    }
+}
+
+fn protocols(items: &[Value]) -> Option<Vec<Protocol>> {
+    let one = |item: &Value| match item.as_str() {
+        Some(name) => protocol(name),
+        None => u8::try_from(item.as_u64()?).ok().map(Protocol),
+    };
+    items.iter().map(one).collect()
+}
+
+/// Ports that compare so; `!=` is the opposite of what is returned.
+fn ports(items: &[Value], op: &str) -> Option<Vec<RangeInclusive<u16>>> {
+    let port = |value: &Value| u16::try_from(value.as_u64()?).ok();
+    let one = |item: &Value| match list(&item["range"]) {
+        [first, last] => Some(port(first)?..=port(last)?),
+        _ => port(item).map(|port| port..=port),
+    };
+    let ranges: Vec<_> = items.iter().map(one).collect::<Option<_>>()?;
+    let bound = ranges.first().filter(|_| ranges.len() == 1).map(|range| *range.start());
+    match op {
+        "==" | "!=" | "in" => Some(ranges),
+        "<" => Some(vec![0..=bound?.checked_sub(1)?]),
+        "<=" => Some(vec![0..=bound?]),
+        ">" => Some(vec![bound?.checked_add(1)?..=u16::MAX]),
+        ">=" => Some(vec![bound?..=u16::MAX]),
+        _ => None,
+    }
+}
+
+fn networks(items: &[Value]) -> Option<Vec<Prefix>> {
+    let mut networks = Vec::new();
+    for item in items {
+        let prefix = &item["prefix"];
+        if let [first, last] = list(&item["range"]) {
+            networks.extend(range::prefixes(text(first).parse().ok()?, text(last).parse().ok()?)?);
+        } else if let Some(addr) = prefix["addr"].as_str() {
+            let len = u8::try_from(prefix["len"].as_u64()?).ok()?;
+            networks.push(Prefix::new(addr.parse().ok()?, len)?);
+        } else {
+            networks.push(Prefix::host(text(item).parse().ok()?));
+        }
+    }
+    Some(networks)
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// The priority of IPVS's hooks at input: chains behind it come too late (`net/netfilter/ipvs`, 2 before source NAT's).
+const IPVS: i64 = 98;

@@ -1,0 +1,284 @@
+//! What `iptables-save` prints, read as chains of rules.
+//!
+//! Of the table mangle packets pass PREROUTING and INPUT before IPVS would see them. What an option means is iptables(8)'s
+//! and iptables-extensions(8)'s business; one that is not known here is the rule's obstacle. Pure. Not here: running the
+//! program.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use xvs_dataplane::marks::{Change, Expected, Test};
+use xvs_proto::{Family, Prefix, Protocol};
+
+use super::{Hook, place, range};
+use crate::marks::{Action, Base, Criterion, Rule, Table, What, pattern};
+
+/// The table mangle of what the program of a family printed; `None` if there is none in it that it can say.
+pub(super) fn read(text: &str, family: Family) -> Option<Table> {
+    // iptables-nft says so of a table that others have written into, and prints an empty one.
+    if text.lines().any(|line| line.starts_with("# Table `mangle'") && line.contains("incompatible")) {
+        return None;
+    }
+    let mut lines = text.lines().skip_while(|line| *line != "*mangle");
+    lines.next()?;
+    let program = if family == Family::V4 { "iptables" } else { "ip6tables" };
+    let mut chains: BTreeMap<String, Vec<Rule>> = BTreeMap::new();
+    for line in lines.take_while(|line| *line != "COMMIT") {
+        if let Some(chain) = line.strip_prefix(':').and_then(|rest| rest.split(' ').next()) {
+            chains.entry(chain.to_owned()).or_default();
+            continue;
+        }
+        let words = words(line);
+        // Counters may stand first.
+        let words = words.iter().map(String::as_str).skip_while(|word| word.starts_with('['));
+        if let ["-A", chain, options @ ..] = words.collect::<Vec<_>>().as_slice() {
+            let text = format!("{program} -t mangle {}", line.trim_start_matches(|c| c != '-'));
+            chains.entry((*chain).to_owned()).or_default().push(rule(text, options));
+        }
+    }
+    let base = |(chain, hook)| Base {
+        chain: String::from(chain),
+        priority: place(hook, MANGLE),
+        family: Some(family),
+    };
+    let bases = [("PREROUTING", Hook::Prerouting), ("INPUT", Hook::Input)].map(base).into();
+    Some(Table { bases, chains })
+}
+
+/// The words of a line as the program quotes them.
+fn words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quoted) = (Vec::new(), None::<String>, false);
+    let mut chars = line.chars();
+    while let Some(char) = chars.next() {
+        match char {
+            '"' => {
+                quoted = !quoted;
+                word.get_or_insert_default();
+            }
+            '\\' if quoted => word.get_or_insert_default().extend(chars.next()),
+            ' ' if !quoted => words.extend(word.take()),
+            _ => word.get_or_insert_default().push(char),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+/// What has been read of a rule.
+struct Reading {
+    criteria: Vec<Criterion>,
+    action: Option<Action>,
+    /// The target, once it was read: what follows are its options.
+    target: Option<String>,
+    change: Change,
+    obstacle: Option<String>,
+}
+
+fn rule(text: String, options: &[&str]) -> Rule {
+    let mut reading =
+        Reading { criteria: Vec::new(), action: None, target: None, change: Change::NONE, obstacle: None };
+    let mut options = options.iter().copied();
+    let mut expected = Expected::Yes;
+    while let Some(option) = options.next() {
+        if option == "!" {
+            expected = Expected::No;
+            continue;
+        }
+        reading.option(option, &mut options, expected);
+        expected = Expected::Yes;
+    }
+    let Reading { criteria, action, target, change, obstacle } = reading;
+    let action = match target.as_deref() {
+        Some("MARK") => Action::Set(change),
+        _ => action.unwrap_or(Action::Nothing),
+    };
+    let obstacle = match action {
+        Action::Drop => Some(DROPS.to_owned()),
+        _ => obstacle,
+    };
+    Rule { text, criteria, action, obstacle }
+}
+
+impl Reading {
+    fn option<'a>(&mut self, option: &str, rest: &mut impl Iterator<Item = &'a str>, expected: Expected) {
+        if self.target.is_some() {
+            return self.target_option(option, rest);
+        }
+        if !KNOWN.contains(&option) {
+            // Its values follow, as many as it has; they are no options and end here too.
+            return self.cannot(format!("xvs does not know {option}"));
+        }
+        let value = rest.next().unwrap_or_default();
+        let what = match option {
+            "-s" | "--source" => network(value).map(Test::Source),
+            "-d" | "--destination" => network(value).map(Test::Dest),
+            "-p" | "--protocol" => match value {
+                "all" | "0" => return,
+                _ => protocol(value).map(|protocol| Test::Protocol(vec![protocol])),
+            },
+            "-i" | "--in-interface" => {
+                let what = What::Interface(vec![pattern(value)]);
+                return self.criteria.push(Criterion { what, expected });
+            }
+            "--dport" | "--dports" => ports(value).map(Test::DestPort),
+            "--sport" | "--sports" => ports(value).map(Test::SourcePort),
+            "--ports" => ports(value).map(Test::EitherPort),
+            "--src-range" => addresses(value).map(Test::Source),
+            "--dst-range" => addresses(value).map(Test::Dest),
+            "--mark" => masked(value).map(|(value, mask)| Test::Mark { value, mask }),
+            "-m" | "--match" => return self.extension(value),
+            "--comment" => return,
+            "-j" => return self.jump(value, Action::Call(value.to_owned())),
+            "-g" => return self.jump(value, Action::Goto(value.to_owned())),
+            _ => None,
+        };
+        match what {
+            Some(test) => self.criteria.push(Criterion { what: What::Test(test), expected }),
+            None => self.cannot(format!("xvs does not know {option} {value}")),
+        }
+    }
+
+    fn extension(&mut self, name: &str) {
+        if !["tcp", "udp", "sctp", "multiport", "mark", "iprange", "comment"].contains(&name) {
+            self.cannot(format!("xvs does not know the match {name}"));
+        }
+    }
+
+    fn jump(&mut self, target: &str, otherwise: Action) {
+        self.target = Some(target.to_owned());
+        self.action = Some(match target {
+            "ACCEPT" => Action::Accept,
+            "RETURN" => Action::Return,
+            "DROP" | "REJECT" => Action::Drop,
+            // Set by its options.
+            "MARK" => Action::Nothing,
+            // Restores the mark, or leaves it: its options say.
+            "CONNMARK" | "CONNSECMARK" => Action::Nothing,
+            _ if HARMLESS.contains(&target) => Action::Nothing,
+            // What ends in capitals alone is a target by convention, but a chain may be called so too: one that is not
+            // there is not gone through.
+            _ => otherwise,
+        });
+    }
+
+    fn target_option<'a>(&mut self, option: &str, rest: &mut impl Iterator<Item = &'a str>) {
+        match (self.target.as_deref(), option) {
+            (Some("MARK"), "--set-xmark" | "--set-mark" | "--and-mark" | "--or-mark" | "--xor-mark") => {
+                let value = rest.next().unwrap_or_default();
+                match masked(value) {
+                    Some((value, mask)) => {
+                        self.change = match option {
+                            "--set-xmark" => Change::set_xmark(value, mask),
+                            "--set-mark" => Change::set_mark(value, mask),
+                            "--and-mark" => Change::NONE.and(value),
+                            "--or-mark" => Change::NONE.or(value),
+                            _ => Change::NONE.xor(value),
+                        };
+                    }
+                    None => self.cannot(format!("xvs does not know {option} {value}")),
+                }
+            }
+            (Some("CONNMARK"), "--restore-mark") => {
+                self.action = Some(Action::Unknown);
+                self.cannot("xvs has no marks of the kernel's connections".to_owned());
+            }
+            // What other targets do is none of ours.
+            _ => {}
+        }
+    }
+
+    /// The first obstacle is the one that is told.
+    fn cannot(&mut self, why: String) {
+        self.obstacle.get_or_insert(why);
+    }
+}
+
+fn network(text: &str) -> Option<Vec<Prefix>> {
+    text.parse().ok().map(|network| vec![network])
+}
+
+/// `FIRST-LAST`.
+fn addresses(text: &str) -> Option<Vec<Prefix>> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last): (IpAddr, IpAddr) = (first.parse().ok()?, last.parse().ok()?);
+    range::prefixes(first, last)
+}
+
+fn protocol(text: &str) -> Option<Protocol> {
+    super::protocol(text).or_else(|| text.parse().ok().map(Protocol))
+}
+
+/// `80,443,8000:8010`.
+fn ports(text: &str) -> Option<Vec<RangeInclusive<u16>>> {
+    let one = |text: &str| {
+        let (first, last) = text.split_once(':').unwrap_or((text, text));
+        Some(first.parse().ok()?..=last.parse().ok()?)
+    };
+    text.split(',').map(one).collect()
+}
+
+/// `0x1/0xff`.
+fn masked(text: &str) -> Option<(u32, u32)> {
+    let number = |text: &str| match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    };
+    match text.split_once('/') {
+        Some((value, mask)) => number(value).zip(number(mask)),
+        None => Some((number(text)?, u32::MAX)),
+    }
+}
+
+/// Options that are known, each with one value.
+const KNOWN: [&str; 21] = [
+    "-s",
+    "--source",
+    "-d",
+    "--destination",
+    "-p",
+    "--protocol",
+    "-i",
+    "--in-interface",
+    "--dport",
+    "--dports",
+    "--sport",
+    "--sports",
+    "--ports",
+    "--src-range",
+    "--dst-range",
+    "--mark",
+    "-m",
+    "--match",
+    "--comment",
+    "-j",
+    "-g",
+];
+
+/// Why a rule that drops is not followed.
+pub(super) const DROPS: &str = "xvs comes before netfilter, and takes what it drops";
+
+/// The priority of the table mangle at prerouting (`include/uapi/linux/netfilter_ipv4.h`, `NF_IP_PRI_MANGLE`).
+const MANGLE: i64 = -150;
+
+/// Targets that go on with the next rule and leave the mark alone.
+const HARMLESS: [&str; 18] = [
+    "AUDIT",
+    "CHECKSUM",
+    "CLASSIFY",
+    "CT",
+    "DSCP",
+    "ECN",
+    "HL",
+    "IDLETIMER",
+    "LOG",
+    "NFLOG",
+    "NOTRACK",
+    "RATEEST",
+    "SECMARK",
+    "TCPMSS",
+    "TOS",
+    "TRACE",
+    "TTL",
+    "TEE",
+];
