@@ -266,10 +266,11 @@ fn inject(
     Ok(judged)
 }
 
-/// Each listed destination counts as many connections as `-Lnc` has rows for it.
+/// Each listed destination counts as many connections and templates as `-Lnc` has rows for it.
 fn check_counts(cluster: &mut LabCluster) -> Result<(), TestCaseError> {
     let rows = cluster.connections();
-    let listing = cluster.adm("-L -n");
+    let rows: Vec<Vec<_>> = rows.iter().map(|row| row.split(' ').collect()).collect();
+    let listing = cluster.adm("-L -n --persistent-conn");
     let mut service = (String::new(), String::new());
     for line in listing.lines().skip(3) {
         let words: Vec<_> = line.split_whitespace().collect();
@@ -277,17 +278,29 @@ fn check_counts(cluster: &mut LabCluster) -> Result<(), TestCaseError> {
             service = (words[0].to_owned(), words[1].to_owned());
             continue;
         }
-        let of_this = |row: &&String| {
-            let row: Vec<_> = row.split(' ').collect();
-            (row[0], row[4], row[5]) == (&service.0, &service.1, words[1])
+        let address = |endpoint: &str| endpoint.rsplit(':').nth(1).map(str::to_owned);
+        let of_this = |row: &&Vec<&str>| match service.1 == ANY {
+            // Of every port: by the addresses.
+            true => {
+                let addresses = (address(row[4]), address(row[5]));
+                row[0] == service.0 && addresses == (address(ANY), address(words[1]))
+            }
+            false => (row[0], row[4], row[5]) == (&service.0, &service.1, words[1]),
         };
-        let active = |row: &&String| {
-            ["ESTABLISHED", "SYN_RECV", "SYN_SENT", "SYNACK"].contains(&row.split(' ').nth(2).unwrap_or(""))
-        };
-        let mine: Vec<_> = rows.iter().filter(of_this).collect();
-        let active = mine.iter().filter(|row| active(row)).count();
+        let active = |row: &&Vec<&str>| ["ESTABLISHED", "SYN_RECV", "SYN_SENT", "SYNACK"].contains(&row[2]);
+        let (templates, mine): (Vec<_>, Vec<_>) =
+            rows.iter().filter(of_this).partition(|row| ["NONE", "ASSURED"].contains(&row[2]));
+        let active = mine.iter().copied().filter(active).count();
         let want = (active.to_string(), (mine.len() - active).to_string());
         prop_assert_eq!((words[4].to_owned(), words[5].to_owned()), want, "{}\n{:#?}", listing, rows);
+        // Templates that nobody finds any more do not say which port at the server was theirs.
+        let detached = rows.iter().filter(|row| {
+            let server = (address(row[5]), row[5].ends_with(":65535"));
+            service.1 != ANY && row[0] == service.0 && server == (address(words[1]), true)
+        });
+        let known = templates.len()..=templates.len() + detached.count();
+        let counted: usize = words[3].parse().expect("a count");
+        prop_assert!(known.contains(&counted), "{} of {:?}\n{}\n{:#?}", counted, known, listing, rows);
     }
     Ok(())
 }
