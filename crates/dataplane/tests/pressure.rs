@@ -173,6 +173,25 @@ fn of_udp_only_what_has_sent_a_single_datagram_gives_way() {
 }
 
 #[test]
+fn templates_of_clients_that_nobody_has_seen_give_way_and_those_of_others_stay() {
+    let mut crew = Crew::new(2048, 1);
+    for number in 0..200 {
+        let flow = Flow::persistent(1, number);
+        assert!(is_sent(crew.hand(0).packet(flow.request(SYN))));
+        assert!(is_sent(crew.hand(0).packet(flow.request(ACK))));
+    }
+    for number in 0..5000 {
+        let verdict = crew.hand(0).packet(Flow::persistent(2, number << 16).request(SYN));
+        assert!(is_sent(verdict), "{number}: {verdict:?}");
+    }
+    assert!(crew.counter("evicted") > 0);
+    for number in 0..200 {
+        assert_eq!(crew.state(&Flow::persistent(1, number)), Some(TcpState::Established as u8));
+    }
+    crew.assert_counts();
+}
+
+#[test]
 fn in_full_buckets_a_half_open_neighbour_gives_way_and_an_established_one_does_not() {
     // Two buckets of eight slots, so every key may stand in any slot; and many more entries.
     let mut crew = Crew::new(1, 1);

@@ -73,6 +73,11 @@ impl Flow {
         Self::to(SERVICES[2].0, group, number)
     }
 
+    /// As [`Self::direct`], to the TCP service whose clients stay with their server.
+    pub(crate) fn persistent(group: u8, number: u32) -> Self {
+        Self::to(SERVICES[3].0, group, number)
+    }
+
     /// As [`Self::direct`], to whichever service the number says.
     pub(crate) fn any(group: u8, number: u32) -> Self {
         let targets = TARGETS.len() as u32;
