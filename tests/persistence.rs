@@ -343,3 +343,19 @@ fn drop_entry_ends_templates_that_control_nothing_and_were_never_assured() {
     assert!(listed.len() == 1 && listed[0].contains(&format!("ASSURED {NEIGHBOUR}:0")), "{listed:?}");
     assert_eq!(counted(&mut cluster, at(server(3), 80)), "0 0 0");
 }
+
+#[test]
+fn with_expire_nodest_conn_a_removed_servers_templates_end_with_its_connections() {
+    let mut cluster = cluster(&[&format!("-t {VIP}:80 -s rr -p 3600")], "-g", 80);
+    assert_eq!(connect(&mut cluster, (CLIENT, 1000), 80), 3);
+    cluster.from_client(&packet(Transport::Tcp(ACK), (CLIENT, 1000), 80));
+    assert_eq!(connect(&mut cluster, (NEIGHBOUR, 1000), 80), 2);
+    cluster.set("expire_nodest_conn", 1);
+    cluster.adm(&format!("-d -t {VIP}:80 -r {}:80", server(3)));
+    cluster.advance(0.5);
+    let rows = cluster.connections();
+    assert!(rows.len() == 2 && rows.iter().all(|row| row.contains(&NEIGHBOUR.to_string())), "{rows:?}");
+    // Back again, it has nothing.
+    cluster.adm(&format!("-a -t {VIP}:80 -r {}:80 -g", server(3)));
+    assert_eq!(counted(&mut cluster, at(server(3), 80)), "0 0 0");
+}

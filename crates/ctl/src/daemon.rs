@@ -229,7 +229,8 @@ impl Daemon {
             retry: None,
             table: table.clone(),
         };
-        let control = Control::new(plant, shares.len(), config.ipvs);
+        let mut control = Control::new(plant, shares.len(), config.ipvs);
+        control.set_sip_calls(config.sip_calls);
         // Nobody outside can tell where the sequences begin.
         let first_id = table.secret().0[0] as u16;
         let (notices, ended) = unbounded();

@@ -27,12 +27,14 @@ use crate::state::{self, DestinationOptions, Netmask, ServiceOptions, State};
 
 /// How long a removed destination without connections is kept.
 const TRASH_TIME: Duration = Duration::from_secs(120);
-/// How many calls there is room for, of all services with `--pe sip`: 18 MB, taken when the first of them is added.
-const CALL_IDS: usize = 65_536;
+/// How many SIP calls there is room for where nothing else is said.
+pub const SIP_CALLS: usize = 65_536;
 
 /// Live objects by identity.
 pub struct Registry {
     workers: usize,
+    /// How many Call-IDs there is room for, once there is a service with `--pe sip`.
+    pub sip_calls: usize,
     services: BTreeMap<ServiceKey, Entry>,
     trash: HashMap<(ServiceKey, Endpoint), Trashed>,
     unused: Vec<DestinationId>,
@@ -92,6 +94,7 @@ impl Registry {
     pub fn new(workers: usize) -> Self {
         Self {
             workers,
+            sip_calls: SIP_CALLS,
             services: BTreeMap::new(),
             trash: HashMap::new(),
             unused: Vec::new(),
@@ -200,7 +203,7 @@ impl Registry {
             let by_call =
                 service.persistence.is_some_and(|persistence| persistence.together == Together::Call);
             if by_call && snapshot.call_ids.is_empty() {
-                snapshot.call_ids = Arc::new(CallIds::new(CALL_IDS, self.workers));
+                snapshot.call_ids = Arc::new(CallIds::new(self.sip_calls, self.workers));
             }
             snapshot.services.insert(Arc::new(service));
         }

@@ -2,7 +2,8 @@
 //!
 //! The way of a packet, as modules in its order: the XDP program ([`xdp`]) steers it to a socket; a [`worker`] takes a
 //! burst of frames from its [`port`] through the [`pipeline`], where each is parsed, classified against the
-//! [`snapshot`], looked up among the connections ([`flow`], [`conn`]), scheduled if it begins one (in a full table in another's place: [`pressure`]), rewritten or
+//! [`snapshot`], looked up among the connections ([`flow`], [`conn`]), scheduled if it begins one (by its client's template:
+//! [`persistence`]; in a full table in another's place: [`pressure`]), rewritten or
 //! encapsulated ([`forward`]), and sent or dropped ([`outcome`]).
 
 pub mod xdp;

@@ -173,7 +173,7 @@ impl DropReason {
                 "the service tells SIP calls apart (`--pe sip`), and the packet has no Call-ID that can be read"
             }
             Self::CallsFull => {
-                "there are as many SIP calls as can be told apart (`--pe sip`); a shorter -p keeps fewer"
+                "there are as many SIP calls as can be told apart; raise `sip_calls` in xvs.toml, or take a shorter -p"
             }
             Self::Malformed(malformed) => malformed.sentence(),
         }

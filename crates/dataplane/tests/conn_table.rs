@@ -11,8 +11,8 @@ use std::thread;
 use proptest::prelude::*;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{
-    ASSURED, ConnId, Direction, Flags, Inserted, NewConnection, Removal, Table, TableConfig, TableCounts,
-    TableWorker, Timers,
+    ConnId, Direction, Flags, Inserted, NewConnection, Removal, Table, TableConfig, TableCounts, TableWorker,
+    Timers,
 };
 use xvs_dataplane::shm::Memory;
 use xvs_proto::{Endpoint, FlowKey, Protocol};
@@ -212,41 +212,6 @@ fn a_controller_stays_until_it_controls_nothing_and_then_takes_no_more() {
     assert!(matches!(worker.remove(template), Removal::Done(_)));
     assert!(!worker.connection(template).add_controlled());
     assert_eq!(table.live(), 0);
-}
-
-#[test]
-fn a_detached_template_is_found_no_more_and_makes_way_while_it_controls_what_it_controls() {
-    let table = table(100, 2);
-    let (mut one, two) = (table.handle(0).unwrap(), table.handle(1).unwrap());
-    let new = NewConnection { flags: Flags::TEMPLATE, ..nat(0) };
-    let flow = inbound(&new);
-    let old = insert(&mut one, &new);
-    assert!(one.connection(old).add_controlled());
-    let id = insert(&mut one, &NewConnection { controller: Some(old), ..nat(1) });
-    // Whoever has found it may, also a second time.
-    one.detach(old);
-    two.detach(old);
-    assert_eq!(one.find_template(&flow, one.hash(&flow)), None);
-    let young = insert(&mut one, &new);
-    two.detach(old);
-    assert_eq!(two.find_template(&flow, two.hash(&flow)), Some(young));
-    assert_eq!((one.connection(old).is_detached(), one.connection(young).is_detached()), (true, false));
-    assert_eq!((one.remove(old), table.live()), (Removal::Controls, 3));
-    assert!(matches!(one.remove(id), Removal::Done(_)));
-    assert!(matches!(one.remove(old), Removal::Done(_)));
-    assert_eq!((one.find_template(&flow, one.hash(&flow)), table.live()), (Some(young), 1));
-}
-
-#[test]
-fn a_template_that_is_assured_keeps_its_deadline() {
-    let table = table(100, 1);
-    let mut worker = table.handle(0).unwrap();
-    let id = insert(&mut worker, &NewConnection { flags: Flags::TEMPLATE, state: 0, ..nat(0) });
-    worker.assure(id);
-    assert_eq!((worker.connection(id).state(), worker.connection(id).expires()), (ASSURED, Millis(60_000)));
-    assert_eq!(worker.remove(id), Removal::Done(ASSURED));
-    worker.assure(id);
-    assert_eq!(worker.connection(id).state(), 0);
 }
 
 #[test]
