@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use hashbrown::HashMap;
 use rustix::time::{ClockId, clock_gettime};
 use xvs_ctl::connections::rows;
+use xvs_dataplane::call_ids::CallIds;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{Flags, Inserted, NewConnection, Removal, Table, TableConfig, TableWorker, Timers};
 use xvs_dataplane::shm::Memory;
@@ -100,7 +101,7 @@ fn connection(number: u32, method: ForwardingMethod, expires: Millis) -> NewConn
         flags: Flags::INACTIVE,
         state: 1,
         expires,
-        service: 0,
+        timeout_seconds: 0,
         dest_ref: number & 7,
         mark: 0,
         controller: None,
@@ -336,7 +337,7 @@ fn listing(capacity: u32) {
         let walk = scope.spawn(|| {
             let start = Instant::now();
             let (mut count, mut peak) = (0_u32, 0);
-            rows(&reader, Millis(0), &mut |row| {
+            rows(&reader, &CallIds::new(0, 1), Millis(0), &mut |row| {
                 black_box(row);
                 count += 1;
                 if count.is_multiple_of(1 << 20) {

@@ -1,11 +1,11 @@
 //! What holds after every step of any mixture of frames, commands and time.
 //!
 //! Frames are valid, mutated or noise; commands are right and wrong ones. After each step: no panic, the counters
-//! balance (checked with each frame), every destination's ActiveConn and InActConn are the rows of its connections,
+//! balance (checked with each frame), every destination's ActiveConn, InActConn and PersistConn are the rows of its connections and templates,
 //! every frame that is sent has right lengths and checksums, and none that the director kept would have been left to the
 //! kernel by the XDP program.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use etherparse::{IpNumber, Ipv4Header, Ipv6Header, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
@@ -45,6 +45,12 @@ enum Harm {
     Padded(u8),
 }
 
+/// A second virtual address, whose services are of every port.
+const ANY: &str = "198.51.100.2:0";
+const VIP_OF_ANY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+const ANY6: &str = "[2001:db8:51::2]:0";
+const VIP6_OF_ANY: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x51, 0, 0, 0, 0, 2);
+
 fn service() -> impl Strategy<Value = String> {
     prop_oneof!["-t", "-u", "--sctp-service"]
         .prop_flat_map(|protocol| (80u16..82).prop_map(move |port| format!("{protocol} {VIP}:{port}")))
@@ -56,6 +62,14 @@ fn command() -> impl Strategy<Value = String> {
     prop_oneof![
         3 => (service(), prop_oneof!["rr", "wrr", "wlc"]).prop_map(|(service, by)| format!("-A {service} -s {by}")),
         1 => Just(format!("-A -u {VIP}:80 -o")),
+        2 => (service(), persistence()).prop_map(|(service, keeps)| format!("-A {service} -s rr {keeps}")),
+        1 => (service(), persistence()).prop_map(|(service, keeps)| format!("-E {service} -s rr {keeps}")),
+        1 => (any_port(), persistence()).prop_map(|(service, keeps)| format!("-A {service} -s rr {keeps}")),
+        2 => (any_port(), 1u8..4, method(), 0u8..3).prop_map(|(service, number, method, weight)| {
+            format!("-a {service} -r {}:0 {method} -w {weight}", server(number))
+        }),
+        1 => (any_port(), 1u8..4).prop_map(|(service, number)| format!("-d {service} -r {}:0", server(number))),
+        1 => any_port().prop_map(|service| format!("-D {service}")),
         1 => (service(), prop_oneof!["rr", "wrr", "wlc"]).prop_map(|(service, by)| format!("-E {service} -s {by}")),
         1 => service().prop_map(|service| format!("-D {service}")),
         6 => (service(), dest(), method(), 0u8..4).prop_map(|(service, (number, port), method, weight)| {
@@ -75,6 +89,7 @@ fn command() -> impl Strategy<Value = String> {
 
 /// The same command for IPv6.
 fn line_in_v6(line: &str) -> String {
+    let line = line.replace(ANY, ANY6).replace("-M 255.255.255.0", "-M 64");
     let line = line.replace(&VIP.to_string(), &format!("[{VIP6}]"));
     (1..4).fold(line, |line, number| {
         line.replace(&server(number).to_string(), &format!("[{}]", server6(number)))
@@ -86,6 +101,7 @@ fn packet_in_v6(packet: Datagram) -> Datagram {
     let addr = |old: SocketAddr| {
         let new = match old.ip() {
             addr if addr == IpAddr::from(VIP) => VIP6,
+            addr if addr == IpAddr::from(VIP_OF_ANY) => VIP6_OF_ANY,
             addr if addr == IpAddr::from(CLIENT) => CLIENT6,
             addr => {
                 (1..4).find(|number| addr == IpAddr::from(server(*number))).map(server6).expect("a server")
@@ -94,6 +110,14 @@ fn packet_in_v6(packet: Datagram) -> Datagram {
         at(new, old.port())
     };
     Datagram { source: addr(packet.source), dest: addr(packet.dest), ..packet }
+}
+
+fn any_port() -> impl Strategy<Value = String> {
+    prop_oneof![Just(format!("-t {ANY}")), Just(format!("-u {ANY}"))]
+}
+
+fn persistence() -> impl Strategy<Value = &'static str> {
+    prop_oneof![Just("-p 5"), Just("-p 90"), Just("-p 90 -M 255.255.255.0"), Just("-p 30 --pe sip")]
 }
 
 fn transport() -> impl Strategy<Value = Transport> {
@@ -119,7 +143,7 @@ fn harm() -> impl Strategy<Value = Harm> {
 
 fn packet() -> impl Strategy<Value = Step> {
     let head = (
-        any::<bool>(),
+        (any::<bool>(), prop_oneof![3 => Just(VIP), 1 => Just(VIP_OF_ANY)]),
         transport(),
         1u16..5,
         80u16..82,
@@ -136,12 +160,12 @@ fn packet() -> impl Strategy<Value = Step> {
     );
     (head, tail).prop_map(
         |(
-            (inbound, transport, client, port, number, dest),
+            ((inbound, vip), transport, client, port, number, dest),
             (ttl, dont_fragment, tos, length, chunk, harm),
         )| {
             let client = at(CLIENT, 4000 + client);
             let (source, to) = match inbound {
-                true => (client, at(VIP, port)),
+                true => (client, at(vip, port)),
                 false => (at(server(number), dest), client),
             };
             // Mostly short; a frame of the lab holds 1792 bytes.
@@ -157,8 +181,14 @@ fn packet() -> impl Strategy<Value = Step> {
 }
 
 fn set() -> impl Strategy<Value = Step> {
-    let switch =
-        ["expire_nodest_conn", "udp_nodest_reschedule", "sloppy_tcp", "sloppy_sctp", "nat_icmp_send"];
+    let switch = [
+        "expire_nodest_conn",
+        "expire_quiescent_template",
+        "udp_nodest_reschedule",
+        "sloppy_tcp",
+        "sloppy_sctp",
+        "nat_icmp_send",
+    ];
     let table =
         [("conn_reuse_mode", [0, 1, 2, 3]), ("secure_tcp", [0, 3, 0, 3]), ("drop_packet", [0, 0, 0, 3])];
     prop_oneof![
@@ -311,10 +341,11 @@ fn inject(
     Ok(judged)
 }
 
-/// Each listed destination counts as many connections as `-Lnc` has rows for it.
+/// Each listed destination counts as many connections and templates as `-Lnc` has rows for it.
 fn check_counts(cluster: &mut LabCluster) -> Result<(), TestCaseError> {
     let rows = cluster.connections();
-    let listing = cluster.adm("-L -n");
+    let rows: Vec<Vec<_>> = rows.iter().map(|row| row.split(' ').collect()).collect();
+    let listing = cluster.adm("-L -n --persistent-conn");
     let mut service = (String::new(), String::new());
     for line in listing.lines().skip(3) {
         let words: Vec<_> = line.split_whitespace().collect();
@@ -322,17 +353,30 @@ fn check_counts(cluster: &mut LabCluster) -> Result<(), TestCaseError> {
             service = (words[0].to_owned(), words[1].to_owned());
             continue;
         }
-        let of_this = |row: &&String| {
-            let row: Vec<_> = row.split(' ').collect();
-            (row[0], row[4], row[5]) == (&service.0, &service.1, words[1])
+        let address = |endpoint: &str| endpoint.rsplit_once(':').map(|(address, _)| address.to_owned());
+        let any_port = [ANY, ANY6].contains(&service.1.as_str());
+        let of_this = |row: &&Vec<&str>| match any_port {
+            // Of every port: by the addresses.
+            true => {
+                let addresses = (address(row[4]), address(row[5]));
+                row[0] == service.0 && addresses == (address(&service.1), address(words[1]))
+            }
+            false => (row[0], row[4], row[5]) == (&service.0, &service.1, words[1]),
         };
-        let active = |row: &&String| {
-            ["ESTABLISHED", "SYN_RECV", "SYN_SENT", "SYNACK"].contains(&row.split(' ').nth(2).unwrap_or(""))
-        };
-        let mine: Vec<_> = rows.iter().filter(of_this).collect();
-        let active = mine.iter().filter(|row| active(row)).count();
+        let active = |row: &&Vec<&str>| ["ESTABLISHED", "SYN_RECV", "SYN_SENT", "SYNACK"].contains(&row[2]);
+        let (templates, mine): (Vec<_>, Vec<_>) =
+            rows.iter().filter(of_this).partition(|row| ["NONE", "ASSURED"].contains(&row[2]));
+        let active = mine.iter().copied().filter(active).count();
         let want = (active.to_string(), (mine.len() - active).to_string());
         prop_assert_eq!((words[4].to_owned(), words[5].to_owned()), want, "{}\n{:#?}", listing, rows);
+        // Templates that nobody finds any more do not say which port at the server was theirs.
+        let detached = rows.iter().filter(|row| {
+            let server = (address(row[5]), row[5].ends_with(":65535"));
+            !any_port && row[0] == service.0 && server == (address(words[1]), true)
+        });
+        let known = templates.len()..=templates.len() + detached.count();
+        let counted: usize = words[3].parse().expect("a count");
+        prop_assert!(known.contains(&counted), "{} of {:?}\n{}\n{:#?}", counted, known, listing, rows);
     }
     Ok(())
 }

@@ -117,6 +117,8 @@ fn snapshot(method: ForwardingMethod) -> Snapshot {
         let live = Arc::new(DestinationLive::new(1));
         let destination = Destination {
             available: true,
+            endpoint: Endpoint::new(server(number), VIRTUAL.1),
+            method,
             weight: Weight(1),
             path: Path::find(&snapshot.egress, server(number).into(), 0),
             tunnel: Tunnel {
@@ -144,6 +146,7 @@ fn snapshot(method: ForwardingMethod) -> Snapshot {
         members,
         scheduler: scheduler::build("rr", &setup).expect("rr is a scheduler"),
         one_packet: false,
+        persistence: None,
         place: Arc::default(),
     }));
     snapshot

@@ -15,6 +15,7 @@ use xvs_dataplane::xdp::RingSizes;
 
 use crate::client::DEFAULT_SOCKET;
 use crate::feedback::Feedback;
+use crate::registry::SIP_CALLS;
 use crate::settings::Ipvs;
 
 /// What `xvsd` is told.
@@ -31,6 +32,8 @@ pub struct Config {
     /// When the table's memory is allocated: `"on-demand"`, as it is used, or `"resident"`, at the start, in huge pages if
     /// the kernel finds them: for tables that are expected to fill. Default: on demand.
     pub conn_table_memory: TableMemory,
+    /// How many SIP calls can be told apart at once, of all services with `--pe sip`, shared out among the workers. Default: 65,536. 264 bytes each, taken when the first such service is added.
+    pub sip_calls: usize,
     /// How many frames each of a worker's queues has waiting for packets, a power of two. Default: 1,024.
     pub receive_ring: u32,
     /// How many frames each of a worker's queues may have waiting to be sent, a power of two. Default: 512. With both
@@ -75,6 +78,7 @@ impl Default for Config {
             workers: None,
             conn_table_size: 1 << 20,
             conn_table_memory: TableMemory::OnDemand,
+            sip_calls: SIP_CALLS,
             receive_ring: RingSizes::default().receive,
             transmit_ring: RingSizes::default().transmit,
             socket: PathBuf::from(DEFAULT_SOCKET),
@@ -166,6 +170,9 @@ impl Config {
                 self.conn_table_size.to_string(),
                 "from 1024 to 134217728 connections",
             );
+        }
+        if !(1024..=1 << 24).contains(&self.sip_calls) {
+            return wrong("sip_calls", self.sip_calls.to_string(), "from 1024 to 16777216 calls");
         }
         for (key, ring) in [("receive_ring", self.receive_ring), ("transmit_ring", self.transmit_ring)] {
             if !ring.is_power_of_two() || !(64..=1 << 16).contains(&ring) {
@@ -297,6 +304,8 @@ mod tests {
             let error = error_of(&format!("conn_table_size = {size}"));
             assert_eq!(error, format!("conn_table_size = {size}: from 1024 to 134217728 connections"));
         }
+        let error = error_of("sip_calls = 1000");
+        assert_eq!(error, "sip_calls = 1000: from 1024 to 16777216 calls");
         assert!(error_of("receive_ring = 1000").contains("receive_ring = 1000"));
         assert!(error_of("socket_mode = \"0999\"").contains("socket_mode"));
     }

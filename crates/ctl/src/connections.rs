@@ -6,16 +6,18 @@ use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use xvs_dataplane::call_ids::CallIds;
 use xvs_dataplane::clock::Millis;
-use xvs_dataplane::conn::{Connection, TableReader, sctp::SctpState, tcp::TcpState, udp};
-use xvs_proto::Protocol;
+use xvs_dataplane::conn::{ASSURED, Connection, TableReader, sctp::SctpState, tcp::TcpState, udp};
+use xvs_proto::{Endpoint, Protocol};
 
-use crate::message::ConnectionRow;
+use crate::message::{ConnectionRow, EngineData};
 
-/// A row for every connection that exists throughout the walk, until `each` breaks; one that comes or goes meanwhile
+/// A row for every connection and template that exists throughout the walk, until `each` breaks; one that comes or goes meanwhile
 /// may be among them. The reader is free while `each` takes its time.
 pub fn rows(
     reader: &Mutex<TableReader>,
+    call_ids: &CallIds,
     now: Millis,
     each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
 ) {
@@ -27,7 +29,7 @@ pub fn rows(
             if next >= reader.table().extent() {
                 return;
             }
-            reader.for_each(next..next + SLICE, |connection| slice.push(row(&connection, now)));
+            reader.for_each(next..next + SLICE, |connection| slice.push(row(&connection, call_ids, now)));
         }
         next += SLICE;
         if slice.drain(..).try_for_each(&mut *each).is_break() {
@@ -39,23 +41,46 @@ pub fn rows(
 /// Entries looked at before others may reuse what they removed meanwhile.
 const SLICE: u32 = 1024;
 
-fn row(connection: &Connection<'_>, now: Millis) -> ConnectionRow {
+fn row(connection: &Connection<'_>, call_ids: &CallIds, now: Millis) -> ConnectionRow {
     let left: Duration = now.until(connection.expires());
     let state = match connection.protocol() {
+        _ if connection.is_template() => {
+            if connection.state() & ASSURED == 0 {
+                "NONE"
+            } else {
+                "ASSURED"
+            }
+        }
         Protocol::UDP => udp::STATE_NAME,
         Protocol::SCTP => SctpState::of(connection.state()).name(),
         _ => TcpState::of(connection.state()).name(),
     };
+    let shown = |endpoint: Endpoint| match connection.is_detached() {
+        true => Endpoint { port: DETACHED_PORT, ..endpoint },
+        false => endpoint,
+    };
+    // The port of a template's client tells templates of calls apart, and is nobody else's business.
+    let client = connection.client();
+    let client = if connection.is_template() { Endpoint { port: 0, ..client } } else { client };
     ConnectionRow {
         protocol: connection.protocol(),
         expires_seconds: u32::try_from(left.as_secs()).unwrap_or(u32::MAX),
         state: state.to_owned(),
-        client: connection.client(),
-        virtual_endpoint: connection.virtual_endpoint(),
-        dest: connection.dest(),
-        engine: None,
+        client,
+        virtual_endpoint: shown(connection.virtual_endpoint()),
+        dest: shown(connection.dest()),
+        engine: connection.is_template().then(|| engine(connection, call_ids)).flatten(),
     }
 }
+
+/// What `--pe sip` keeps with a template.
+fn engine(template: &Connection<'_>, call_ids: &CallIds) -> Option<EngineData> {
+    let call_id = call_ids.read(template.mark())?;
+    Some(EngineData { name: "sip".to_owned(), data: String::from_utf8_lossy(&call_id).into_owned() })
+}
+
+/// The port by which listings say that nobody finds a template any more.
+const DETACHED_PORT: u16 = 65_535;
 
 #[cfg(test)]
 mod tests {
@@ -82,7 +107,7 @@ mod tests {
             flags: Flags::NONE,
             state: 1,
             expires: Millis(900_000),
-            service: 0,
+            timeout_seconds: 0,
             dest_ref: 0,
             mark: 0,
             controller: None,
@@ -108,7 +133,7 @@ mod tests {
         let reader = Mutex::new(table.reader().unwrap());
         let mut listed: HashMap<Endpoint, u32> = HashMap::new();
         let mut next = STAYING;
-        rows(&reader, Millis(0), &mut |row| {
+        rows(&reader, &CallIds::default(), Millis(0), &mut |row| {
             // For each row one goes, wherever it stands, and another comes, in places that others left.
             let gone = passed.swap_remove(next as usize * 7 % passed.len());
             assert!(matches!(worker.remove(gone), Removal::Done(_)));
@@ -135,7 +160,7 @@ mod tests {
         }
         let reader = Mutex::new(table.reader().unwrap());
         let mut rows_seen = 0;
-        rows(&reader, Millis(0), &mut |_| {
+        rows(&reader, &CallIds::default(), Millis(0), &mut |_| {
             rows_seen += 1;
             assert!(reader.try_lock().is_ok(), "the reader is free while a row is taken");
             if rows_seen < 10 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }

@@ -132,6 +132,11 @@ impl<P: Plant> Control<P> {
         }
     }
 
+    /// As many SIP calls are to be told apart, from the first service with `--pe sip` on.
+    pub fn set_sip_calls(&mut self, calls: usize) {
+        self.registry.sip_calls = calls;
+    }
+
     /// The pointer that workers load snapshots from.
     pub fn published(&self) -> Arc<ArcSwap<Snapshot>> {
         self.published.clone()

@@ -229,7 +229,8 @@ impl Daemon {
             retry: None,
             table: table.clone(),
         };
-        let control = Control::new(plant, shares.len(), config.ipvs, config.feedback.clone());
+        let mut control = Control::new(plant, shares.len(), config.ipvs, config.feedback.clone());
+        control.set_sip_calls(config.sip_calls);
         // Nobody outside can tell where the sequences begin.
         let first_id = table.secret().0[0] as u16;
         let (notices, ended) = unbounded();
@@ -255,8 +256,8 @@ impl Daemon {
         let sweeper = Sweeper::new(seat, control.published(), table.secret().0[1]);
         let swept = sweeper.counters();
         let sweeping = Some(Sweeping::start(sweeper, clock.clone()).map_err(a_thread())?);
-        let (reader, facts) = (Mutex::new(reader), Mutex::new(facts));
-        let shared = Arc::new(Shared { clock, table, reader, counters, swept, facts });
+        let (reader, published, facts) = (Mutex::new(reader), control.published(), Mutex::new(facts));
+        let shared = Arc::new(Shared { clock, table, reader, published, counters, swept, facts });
         let (inputs, queue) = bounded(QUEUE);
         let (latest, rules) = (Latest::default(), Latest::default());
         let views = (latest.clone(), rules.clone());

@@ -59,7 +59,7 @@ impl Handler for Front {
         each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
     ) -> Result<(), CommandError> {
         let shared = self.daemon()?.shared();
-        rows(shared.reader(), shared.now(), each);
+        rows(shared.reader(), &shared.published.load().call_ids.clone(), shared.now(), each);
         Ok(())
     }
 }

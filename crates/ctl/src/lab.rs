@@ -356,7 +356,8 @@ impl Director for Inner {
 
     fn connections(&mut self, each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure> {
         let mut printed = Ok(());
-        rows(&self.reader, self.now, &mut |row| match each(row) {
+        let call_ids = self.control.published().load().call_ids.clone();
+        rows(&self.reader, &call_ids, self.now, &mut |row| match each(row) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
                 printed = Err(Failure::Printing(error));

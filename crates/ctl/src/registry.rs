@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use xvs_dataplane::call_ids::CallIds;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::egress::RouteTo;
+use xvs_dataplane::persistence::{ClientMask, Persistence, Together};
 use xvs_dataplane::snapshot::{
     self, Destination, DestinationId, DestinationLive, Encapsulation, Member, Path, Service, ServiceLive,
     Snapshot,
@@ -23,14 +25,18 @@ use xvs_sched::{ForwardingMethod, ServiceKey, State as Place, Weight};
 use crate::estimator::Estimator;
 use crate::feedback::{Feedback, FeedbackRow, Report, Server};
 use crate::message::{Command, CommandError, DestinationRow, ServiceRow};
-use crate::state::{self, DestinationOptions, State, Tunnel, TunnelChecksum};
+use crate::state::{self, DestinationOptions, Netmask, ServiceOptions, State, Tunnel, TunnelChecksum};
 
 /// How long a removed destination without connections is kept.
 const TRASH_TIME: Duration = Duration::from_secs(120);
+/// How many SIP calls there is room for where nothing else is said.
+pub const SIP_CALLS: usize = 65_536;
 
 /// Live objects by identity.
 pub struct Registry {
     workers: usize,
+    /// How many Call-IDs there is room for, once there is a service with `--pe sip`.
+    pub sip_calls: usize,
     services: BTreeMap<ServiceKey, Entry>,
     trash: HashMap<(ServiceKey, Endpoint), Trashed>,
     unused: Vec<DestinationId>,
@@ -123,6 +129,7 @@ impl Registry {
     pub fn new(workers: usize) -> Self {
         Self {
             workers,
+            sip_calls: SIP_CALLS,
             services: BTreeMap::new(),
             trash: HashMap::new(),
             unused: Vec::new(),
@@ -302,9 +309,13 @@ impl Registry {
             for known in &entry.destinations {
                 snapshot.destinations.set(known.id, Some(available(known, &entry.live, snapshot)));
             }
-            if let Some(service) = build(key, wanted, entry, &self.tuning) {
-                snapshot.services.insert(Arc::new(service));
+            let Some(service) = build(key, wanted, entry, &self.tuning) else { continue };
+            let by_call =
+                service.persistence.is_some_and(|persistence| persistence.together == Together::Call);
+            if by_call && snapshot.call_ids.is_empty() {
+                snapshot.call_ids = Arc::new(CallIds::new(self.sip_calls, self.workers));
             }
+            snapshot.services.insert(Arc::new(service));
         }
     }
 
@@ -353,7 +364,7 @@ impl Registry {
     pub fn empty_trash(&mut self, snapshot: &mut Snapshot, now: Millis) -> bool {
         let any = !self.trash.is_empty();
         self.trash.retain(|_, trashed| {
-            if trashed.known.has_connections() {
+            if trashed.known.has_connections() || trashed.known.live.templates() > 0 {
                 trashed.since = now;
             }
             let keep = trashed.since.until(now) < TRASH_TIME;
@@ -454,7 +465,7 @@ impl Registry {
                 weight_in_force: known.weight_in_force(),
                 active: load.active,
                 inactive: load.inactive,
-                persistent: 0,
+                persistent: known.live.templates(),
                 stats: known.estimator.stats(),
                 rates: known.estimator.rates(),
             }
@@ -538,6 +549,8 @@ const FTP: u16 = 21;
 fn available(known: &Known, service: &Arc<ServiceLive>, snapshot: &Snapshot) -> Destination {
     Destination {
         available: true,
+        endpoint: known.endpoint,
+        method: known.method,
         weight: known.weight_in_force(),
         path: Path::find(&snapshot.egress, known.endpoint.addr, 0),
         tunnel: tunnel(known, snapshot),
@@ -569,6 +582,17 @@ fn build(key: ServiceKey, wanted: &state::Service, entry: &mut Entry, tuning: &T
         members: members.collect(),
         scheduler,
         one_packet: wanted.options.one_packet,
+        persistence: persistence(&wanted.options),
         place: entry.place.clone(),
     })
+}
+
+fn persistence(options: &ServiceOptions) -> Option<Persistence> {
+    let mask = match options.netmask {
+        Netmask::V4(mask) => ClientMask::V4(mask),
+        Netmask::V6(bits) => ClientMask::V6(bits),
+    };
+    let together = if options.persistence_engine.is_some() { Together::Call } else { Together::Client };
+    let timeout_seconds = options.persistence_timeout_seconds?;
+    Some(Persistence { timeout_seconds, mask, together })
 }

@@ -25,6 +25,8 @@ pub struct Ipvs {
     pub conn_reuse_mode: u8,
     /// 1: connections of a removed real server end at once. Default: 0.
     pub expire_nodest_conn: Switch,
+    /// 1: a persistent client of a quiescent real server goes to another one with its next connection. Default: 0.
+    pub expire_quiescent_template: Switch,
     /// 1: UDP of a removed real server goes to another one at its next datagram. Default: 1; the kernel has no such
     /// key and drops.
     pub udp_nodest_reschedule: Switch,
@@ -129,6 +131,7 @@ impl Default for Ipvs {
             icmp_msgs_per_sec: 1000,
             conn_reuse_mode: 1,
             expire_nodest_conn: off,
+            expire_quiescent_template: off,
             udp_nodest_reschedule: Switch(true),
             sloppy_tcp: off,
             sloppy_sctp: off,
@@ -165,6 +168,7 @@ impl Ipvs {
             "icmp_msgs_per_sec" => self.icmp_msgs_per_sec = number()?,
             "conn_reuse_mode" => self.conn_reuse_mode = small().ok_or_else(|| bad("0 to 255"))?,
             "expire_nodest_conn" => self.expire_nodest_conn = switch()?,
+            "expire_quiescent_template" => self.expire_quiescent_template = switch()?,
             "udp_nodest_reschedule" => self.udp_nodest_reschedule = switch()?,
             "sloppy_tcp" => self.sloppy_tcp = switch()?,
             "sloppy_sctp" => self.sloppy_sctp = switch()?,
@@ -231,6 +235,7 @@ impl Ipvs {
             icmp_msgs_per_sec: self.icmp_msgs_per_sec,
             conn_reuse_mode: ConnReuse(self.conn_reuse_mode),
             expire_nodest_conn: self.expire_nodest_conn.0,
+            expire_quiescent_template: self.expire_quiescent_template.0,
             udp_nodest_reschedule: self.udp_nodest_reschedule.0,
             sloppy_tcp: self.sloppy_tcp.0,
             sloppy_sctp: self.sloppy_sctp.0,
@@ -245,7 +250,7 @@ impl Ipvs {
 }
 
 /// What [`Ipvs::set`] knows.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 17] = [
     "am_droprate",
     "amemthresh",
     "cache_bypass",
@@ -253,6 +258,7 @@ const KEYS: [&str; 16] = [
     "drop_entry",
     "drop_packet",
     "expire_nodest_conn",
+    "expire_quiescent_template",
     "icmp_msgs_per_sec",
     "lblc_expiration",
     "lblcr_expiration",

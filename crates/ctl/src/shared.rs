@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arc_swap::ArcSwap;
 use xvs_dataplane::clock::{Clock, Millis};
 use xvs_dataplane::conn::{Table, TableReader};
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::model::Network;
+use xvs_dataplane::snapshot::Snapshot;
 
 use crate::sweep::SweepCounters;
 
@@ -19,6 +21,8 @@ pub struct Shared {
     pub(crate) clock: Arc<Clock>,
     pub(crate) table: Arc<Table>,
     pub(crate) reader: Mutex<TableReader>,
+    /// What workers act on.
+    pub(crate) published: Arc<ArcSwap<Snapshot>>,
     pub(crate) counters: Vec<Arc<WorkerCounters>>,
     pub(crate) swept: Arc<SweepCounters>,
     /// How each interface is attached and each worker placed, and what is wrong with the network.

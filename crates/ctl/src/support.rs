@@ -77,9 +77,12 @@ mod tests {
     fn what_every_director_does_is_supported() {
         let plain = ServiceOptions::of(Family::V4);
         assert_eq!(supported(&with(plain.clone())), Ok(()));
-        // Without persistence a netmask means nothing and does no harm.
+        // Also without persistence, where they mean nothing.
         let mask = ServiceOptions { netmask: Netmask::V4([255, 255, 255, 0].into()), ..plain };
-        assert_eq!(supported(&with(mask)), Ok(()));
+        assert_eq!(supported(&with(mask.clone())), Ok(()));
+        let persistent = ServiceOptions { persistence_timeout_seconds: Some(360), ..mask };
+        let by_call = ServiceOptions { persistence_engine: Some("sip".to_owned()), ..persistent.clone() };
+        assert_eq!((supported(&with(persistent)), supported(&with(by_call))), (Ok(()), Ok(())));
         let flags = ServiceOptions { flags: SchedulerFlags(3), ..ServiceOptions::of(Family::V4) };
         assert_eq!(supported(&with(flags)), Ok(()));
         for method in [ForwardingMethod::DirectRouting, ForwardingMethod::Nat, ForwardingMethod::Tunnel] {

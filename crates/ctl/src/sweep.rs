@@ -17,7 +17,7 @@ use arc_swap::ArcSwap;
 use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
 use xvs_dataplane::clock::{Clock, Millis};
 use xvs_dataplane::conn::tcp::TcpState;
-use xvs_dataplane::conn::{Connection, Flags, Removal, TableReader};
+use xvs_dataplane::conn::{ASSURED, ConnId, Connection, Flags, Removal, TableReader};
 use xvs_dataplane::counters::Counter;
 use xvs_dataplane::dice::Dice;
 use xvs_dataplane::pressure::{count_out, is_half_open, is_known};
@@ -116,10 +116,7 @@ impl Sweeper {
                 }
                 // A packet that comes meanwhile saves it.
                 let same = |state, expires| (state, expires) == seen;
-                if let Removal::Done(state) = reader.remove_if(id, same) {
-                    count_out(&reader.connection(id), state, &snapshot);
-                    counters.worthless.add(1);
-                }
+                end_if(reader, id, same, &snapshot, &counters.worthless);
             });
         }
     }
@@ -140,9 +137,8 @@ impl Sweeper {
                 let connection = reader.connection(id);
                 let number = DestinationId(connection.dest_ref());
                 let removed = snapshot.destinations.find(number).is_some_and(|known| !known.available);
-                if removed && let Removal::Done(state) = reader.remove(id) {
-                    count_out(&reader.connection(id), state, &snapshot);
-                    counters.orphaned.add(1);
+                if removed {
+                    end_if(reader, id, |_, _| true, &snapshot, &counters.orphaned);
                 }
             });
             next = next.saturating_add(SLICE);
@@ -153,10 +149,35 @@ impl Sweeper {
     }
 }
 
-/// Connections of destinations that were removed.
+/// Ends a connection if `test` approves, and then its template if that was never assured and controls no other.
+fn end_if(
+    reader: &mut TableReader,
+    id: ConnId,
+    test: impl Fn(u8, Millis) -> bool,
+    snapshot: &Snapshot,
+    counter: &Counter,
+) {
+    let controller = reader.connection(id).controller();
+    if let Removal::Done(state) = reader.remove_if(id, test) {
+        count_out(&reader.connection(id), state, snapshot);
+        counter.add(1);
+        if let Some(template) = controller
+            && is_known(&reader.connection(template), snapshot)
+            && let Removal::Done(state) = reader.remove_if(template, |state, _| state & ASSURED == 0)
+        {
+            count_out(&reader.connection(template), state, snapshot);
+            counter.add(1);
+        }
+    }
+}
+
+/// Connections and templates of destinations that were removed.
 fn orphans(snapshot: &Snapshot) -> u64 {
     let removed = snapshot.destinations.iter().filter(|known| !known.available);
-    removed.map(|known| known.live.load()).map(|load| u64::from(load.active) + u64::from(load.inactive)).sum()
+    removed
+        .map(|known| (known.live.load(), known.live.templates()))
+        .map(|(load, templates)| u64::from(load.active) + u64::from(load.inactive) + u64::from(templates))
+        .sum()
 }
 
 /// Which of the connections that have been quiet for a minute `drop_entry` ends: of those with one packet from the
@@ -175,8 +196,9 @@ impl Countdowns {
         if connection.controlled() > 0 {
             return false;
         }
-        if connection.flags().contains(Flags::TEMPLATE) {
-            return state & ASSURED == 0;
+        if connection.is_template() {
+            // One whose connections last for a packet each is judged by packets, and has none.
+            return state & ASSURED == 0 && !connection.flags().contains(Flags::ONE_PACKET);
         }
         let timeout = match (connection.protocol(), state) {
             (protocol, state) if is_half_open(protocol, state) => return true,
@@ -241,8 +263,6 @@ const SLICE: u32 = 1024;
 const QUIET: Duration = Duration::from_secs(60);
 /// Who has sent more packets than this is spared.
 const PACKETS_MAX: u32 = 8;
-/// The bit of a template's state that says a connection by it was established.
-const ASSURED: u8 = 1;
 const SCTP_ESTABLISHED: u8 = 8;
 const SCTP_ESTABLISHED_TIMEOUT: Duration = Duration::from_secs(900);
 

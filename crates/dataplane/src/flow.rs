@@ -24,9 +24,10 @@ use crate::counters::{Stats, WorkerCounters};
 use crate::dice::Dice;
 use crate::forward::{self, Ends, Identification, Outer};
 use crate::outcome::Unresolved;
+use crate::persistence::Templates;
 use crate::port::{LinkId, Received};
-use crate::pressure::{Pressure, count_out, relieve_buckets};
-use crate::schedule::{choose, is_first, is_reset, service};
+use crate::pressure::{Pressure, count_out};
+use crate::schedule::{self, Chosen, choose, is_first, is_reset, service};
 use crate::shm::Frame;
 use crate::snapshot::{
     Activity, ConnReuse, Destination, DestinationId, DestinationLive, Encapsulation, Path, ServiceLive,
@@ -40,10 +41,8 @@ const FIRST_TIMEOUT: Duration = Duration::from_secs(3);
 const LEAVING_TICK: Duration = Duration::from_millis(10);
 /// How many such connections a worker remembers; more of them are taken out of the count at once.
 const LEAVING: usize = 256;
-/// Keys of a connection, each of which may find its buckets full.
-const KEYS: usize = 2;
-/// How much longer a template lives while it controls connections.
-const CONTROLLING_TIMEOUT: Duration = Duration::from_secs(60);
+/// How much longer a template lives while it controls connections, each time that its own time is over.
+const CONTROLLING_SECONDS: u32 = 60;
 
 /// One worker's way to the connections.
 pub struct Flows {
@@ -186,7 +185,7 @@ impl Flows {
         snapshot: &Snapshot,
         now: Millis,
     ) -> Verdict {
-        match self.schedule(packet, link, snapshot, now) {
+        match self.schedule(frame, link, packet, snapshot, now) {
             Ok(Begun::Connection(id)) => self.request(frame, packet, id, snapshot, now),
             Ok(Begun::OnePacket(ends, id)) => {
                 let Some(destination) = snapshot.destinations.find(id) else {
@@ -211,8 +210,9 @@ impl Flows {
     /// Chooses a destination and enters the connection in the table, unless it is for this one packet only.
     fn schedule(
         &mut self,
-        packet: &Packet,
+        frame: &Frame,
         link: LinkId,
+        packet: &Packet,
         snapshot: &Snapshot,
         now: Millis,
     ) -> Result<Begun, Verdict> {
@@ -224,20 +224,30 @@ impl Flows {
         if self.defence.drops(snapshot.settings.drop_packet_rate) {
             return Err(Verdict::Drop(DropReason::Defence));
         }
-        let (member, dest) = match choose(packet, service, now, self.dice.draw()) {
+        let request = schedule::request(packet, now, self.dice.draw());
+        let chosen = match &service.persistence {
+            None => choose(packet, service, &request),
+            Some(persistence) => {
+                let Self { worker, ref mut table, ref mut pressure, ref counters, .. } = *self;
+                let mut templates = Templates { worker, table, pressure, counters, now };
+                templates.choose(packet, frame.bytes(), service, persistence, &request, snapshot)
+            }
+        };
+        let Chosen { id, dest, method, live, template } = match chosen {
             Err(Verdict::Drop(DropReason::NoDestination)) if may_bypass(service, packet, snapshot) => {
                 return self.begin_bypass(packet, mark, snapshot, now);
             }
             chosen => chosen?,
         };
-        let counted = snapshot.destinations.find(member.id);
+        let counted = snapshot.destinations.find(id);
         if service.one_packet && packet.flow.protocol == Protocol::UDP {
+            self.leave_template(template);
             counted.inspect(|destination| self.count(destination, |stats| stats.connections.add(1)));
-            member.live.pass();
-            let ends = Ends { virtual_endpoint: packet.flow.dest, dest, method: member.method };
-            return Ok(Begun::OnePacket(ends, member.id));
+            live.pass();
+            let ends = Ends { virtual_endpoint: packet.flow.dest, dest, method };
+            return Ok(Begun::OnePacket(ends, id));
         }
-        let no_output = match member.method {
+        let no_output = match method {
             ForwardingMethod::Nat => Flags::NONE,
             _ => Flags::NO_OUTPUT,
         };
@@ -247,21 +257,24 @@ impl Flows {
             virtual_endpoint: packet.flow.dest,
             dest,
             local: None,
-            method: member.method,
+            method,
             flags: no_output,
             state: 0,
             expires: now + FIRST_TIMEOUT,
-            service: 0,
-            dest_ref: member.id.0,
+            timeout_seconds: 0,
+            dest_ref: id.0,
             mark,
-            controller: None,
+            controller: template,
         };
         // Counted before anybody can find it, so that nobody moves a count that is not there.
-        member.live.enter(Activity::Inactive);
-        let inserted = self.insert(&new, snapshot, now);
+        live.enter(Activity::Inactive);
+        let inserted = self.pressure.insert(&mut self.table, &new, snapshot, &self.counters, now);
         match inserted {
-            Inserted::New(_) => member.live.bound(),
-            _ => member.live.leave(Activity::Inactive),
+            Inserted::New(_) => live.bound(),
+            _ => {
+                live.leave(Activity::Inactive);
+                self.leave_template(template);
+            }
         }
         match inserted {
             Inserted::New(id) => {
@@ -275,18 +288,9 @@ impl Flows {
         }
     }
 
-    /// Enters a connection; when there is no room, in the place of one that is worth less.
-    fn insert(&mut self, new: &NewConnection, snapshot: &Snapshot, now: Millis) -> Inserted {
-        self.pressure.relieve(&mut self.table, snapshot, &self.counters, now);
-        let mut inserted = self.table.insert(new);
-        for _ in 0..KEYS {
-            let counters = &self.counters;
-            if inserted != Inserted::Full || !relieve_buckets(&mut self.table, new, snapshot, counters, now) {
-                break;
-            }
-            inserted = self.table.insert(new);
-        }
-        inserted
+    /// Has a template count one connection less: the one that was chosen for is not in the table.
+    fn leave_template(&self, template: Option<ConnId>) {
+        template.inspect(|template| self.table.connection(*template).drop_controlled());
     }
 
     /// A packet from the client.
@@ -403,6 +407,14 @@ impl Flows {
             }
         };
         let Some((before, after)) = moved else { return };
+        let proven = match protocol {
+            Protocol::UDP => direction == Direction::Outbound,
+            Protocol::SCTP => before != after && SctpState::of(after) == SctpState::Established,
+            _ => before != after && TcpState::of(after) == TcpState::Established,
+        };
+        if proven && let Some(template) = self.table.connection(id).controller() {
+            self.table.assure(template);
+        }
         let (from, to) = (activity(protocol, before), activity(protocol, after));
         if let Some(live) = live.filter(|_| from != to) {
             live.turn(to);
@@ -450,10 +462,14 @@ enum Standing {
     Orphaned,
 }
 
-/// Whether a connection has ended as far as can be seen, so that a first packet begins a new one.
+/// Whether a connection has ended as far as can be seen, so that a first packet begins a new one. One that a template
+/// controls goes on.
 ///
 /// Source: ipvs-behaviour, section 3.6.
 fn is_over(connection: &Connection<'_>, reuse: ConnReuse) -> bool {
+    if connection.controller().is_some() {
+        return false;
+    }
     match connection.protocol() {
         Protocol::SCTP => reuse.closed() && SctpState::of(connection.state()) == SctpState::Closed,
         _ => match TcpState::of(connection.state()) {
@@ -501,10 +517,13 @@ fn unasked(packet: &Packet, snapshot: &Snapshot) -> bool {
 fn expire(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot, counters: &WorkerCounters, now: Millis) {
     match end(table, id, snapshot) {
         Removal::Done(_) => counters.expired.add(1),
-        Removal::Controls => {
-            let state = table.connection(id).state();
-            table.refresh(id, state, now + CONTROLLING_TIMEOUT);
+        // Unless a new connection was faster and has set it already.
+        Removal::Controls if table.connection(id).expires() <= now => {
+            table.connection(id).set_timeout_seconds(CONTROLLING_SECONDS);
+            let timeout = Duration::from_secs(CONTROLLING_SECONDS.into());
+            table.transition(id, |state| (state, now + timeout));
         }
+        Removal::Controls => {}
         Removal::NotOurs | Removal::Lasts => {}
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! The way of a packet, as modules in its order: the XDP program ([`xdp`]) steers it to a socket; a [`worker`] takes a
 //! burst of frames from its [`port`] through the [`pipeline`], where each is parsed, classified against the
-//! [`snapshot`], looked up among the connections ([`flow`], [`conn`]), scheduled if it begins one (in a full table in another's place: [`pressure`]), rewritten or
+//! [`snapshot`], looked up among the connections ([`flow`], [`conn`]), scheduled if it begins one (by its client's template:
+//! [`persistence`]; in a full table in another's place: [`pressure`]), rewritten or
 //! encapsulated ([`forward`]), and sent or dropped ([`outcome`]).
 
 pub mod xdp;
@@ -15,10 +16,12 @@ pub mod worker;
 
 pub mod pipeline;
 
+pub mod call_ids;
 pub mod classify;
 pub mod conn;
 pub mod flow;
 pub mod marks;
+pub mod persistence;
 pub mod pressure;
 pub mod schedule;
 

@@ -44,7 +44,8 @@ impl Occupancy {
     pub(crate) fn turn(&self, to: Activity) {
         let by = match to {
             Activity::Active => 1,
-            Activity::Inactive => u64::MAX,
+            // Templates are counted elsewhere.
+            Activity::Inactive | Activity::Template => u64::MAX,
         };
         // Relaxed: thresholds look at the sum, which stays.
         self.word.fetch_add(by, Ordering::Relaxed);
@@ -234,7 +235,7 @@ mod tests {
     fn other(activity: Activity) -> Activity {
         match activity {
             Activity::Active => Activity::Inactive,
-            Activity::Inactive => Activity::Active,
+            Activity::Inactive | Activity::Template => Activity::Active,
         }
     }
 

@@ -4,7 +4,7 @@
 //! bounded number of entries, by a hand of the worker's own that goes round the slab, and ends those that have expired
 //! or are embryonic: TCP and SCTP whose handshake was begun and never finished, UDP with no more than one datagram
 //! from the client. Such a UDP client is as unproven as a SYN's, and where replies pass the director the price is at
-//! most that one reply. Everything else stays, and if there is nothing else the new connection is refused. What was
+//! most that one reply. Of templates those give way that control nothing and were never assured. Everything else stays, and if there is nothing else the new connection is refused. What was
 //! made a moment ago stands behind the hand, so a connection has about a round of evictions to prove itself.
 //!
 //! When both buckets of a new key are full, though the table is not, its neighbours there are judged likewise.
@@ -16,10 +16,10 @@ use xvs_proto::Protocol;
 
 use crate::clock::Millis;
 use crate::conn::tcp::TcpState;
-use crate::conn::{ConnId, Connection, Flags, NewConnection, Removal, TableWorker};
+use crate::conn::{ASSURED, ConnId, Connection, Inserted, NewConnection, Removal, TableWorker};
 use crate::counters::WorkerCounters;
 use crate::flow::{activity, live};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Activity, Snapshot};
 
 /// A worker's hand, which goes round the slab.
 #[derive(Debug)]
@@ -34,9 +34,29 @@ impl Pressure {
         Self { hand: (config.capacity / config.workers.max(1) * worker) as u32 }
     }
 
+    /// Enters a connection; when there is no room, in the place of one that is worth less.
+    pub(crate) fn insert(
+        &mut self,
+        table: &mut TableWorker,
+        new: &NewConnection,
+        snapshot: &Snapshot,
+        counters: &WorkerCounters,
+        now: Millis,
+    ) -> Inserted {
+        self.relieve(table, snapshot, counters, now);
+        let mut inserted = table.insert(new);
+        for _ in 0..KEYS {
+            if inserted != Inserted::Full || !relieve_buckets(table, new, snapshot, counters, now) {
+                break;
+            }
+            inserted = table.insert(new);
+        }
+        inserted
+    }
+
     /// Before an insertion: if the table is as good as full, ends connections that give way. Two, if they are found,
     /// so that a reserve that was used up comes back.
-    pub(crate) fn relieve(
+    fn relieve(
         &mut self,
         table: &mut TableWorker,
         snapshot: &Snapshot,
@@ -57,7 +77,7 @@ impl Pressure {
 
 /// After an insertion that failed: if the buckets of one of its keys are full, ends a connection there that gives way.
 /// `true` if that is worth another try; the other key may need the same.
-pub(crate) fn relieve_buckets(
+fn relieve_buckets(
     table: &mut TableWorker,
     new: &NewConnection,
     snapshot: &Snapshot,
@@ -67,7 +87,7 @@ pub(crate) fn relieve_buckets(
     table.crowd(new).any(|id| evict(table, id, snapshot, counters, now))
 }
 
-/// Ends a connection if it gives way.
+/// Ends a connection if it gives way, and its template with it if that is of no use to anybody else.
 fn evict(
     table: &mut TableWorker,
     id: ConnId,
@@ -76,12 +96,21 @@ fn evict(
     now: Millis,
 ) -> bool {
     let Some(connection) = table.occupant(id) else { return false };
-    let may = !connection.flags().contains(Flags::TEMPLATE) && is_known(&connection, snapshot);
     let (protocol, packets) = (connection.protocol(), connection.in_packets());
-    let gives_way = |state, expires| expires <= now || is_embryonic(protocol, state, packets);
-    if may && let Removal::Done(state) = table.remove_if(id, gives_way) {
+    let (template, controller) = (connection.is_template(), connection.controller());
+    let may = is_known(&connection, snapshot);
+    let unproven = |state| match template {
+        true => state & ASSURED == 0,
+        false => is_embryonic(protocol, state, packets),
+    };
+    if may
+        && let Removal::Done(state) = table.remove_if(id, |state, expires| expires <= now || unproven(state))
+    {
         count_out(&table.connection(id), state, snapshot);
         counters.evicted.add(1);
+        if let Some(controller) = controller {
+            evict(table, controller, snapshot, counters, now);
+        }
         return true;
     }
     false
@@ -115,12 +144,15 @@ pub fn is_known(connection: &Connection<'_>, snapshot: &Snapshot) -> bool {
 /// Takes a connection that the caller has removed, and that was in this state then, out of its destination's counts.
 pub fn count_out(connection: &Connection<'_>, state: u8, snapshot: &Snapshot) {
     if let Some(live) = live(connection, snapshot) {
-        live.leave(activity(connection.protocol(), state));
+        let template = connection.is_template();
+        live.leave(if template { Activity::Template } else { activity(connection.protocol(), state) });
     }
 }
 
 /// How many entries are looked at for one new connection: four kilobytes, read in order.
 const LOOKED_AT: u32 = 64;
+/// Keys of a connection, each of which may find its buckets full.
+const KEYS: usize = 2;
 /// How many may be ended for one.
 const EVICTED_MAX: u32 = 2;
 const SCTP_INIT1: u8 = 1;

@@ -7,30 +7,57 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use xvs_proto::{Endpoint, Malformed, Packet, Protocol, sctp, tcp};
-use xvs_sched::{Request, ServiceKey};
+use xvs_sched::{ForwardingMethod, Request, ServiceKey};
 
 use crate::clock::Millis;
+use crate::conn::ConnId;
 use crate::port::LinkId;
-use crate::snapshot::{Member, Service, Settings, Snapshot};
+use crate::snapshot::{DestinationId, DestinationLive, Member, Service, Settings, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
 /// The port that FTP servers send data from; such connections are never scheduled.
 const FTP_DATA: u16 = 20;
+/// The port that FTP clients speak to first.
+pub(crate) const FTP: u16 = 21;
+/// The first port that a program without rights may take; FTP's passive data connections go to such ones.
+const FIRST_UNPRIVILEGED: u16 = 1024;
 
 impl Snapshot {
-    /// The service that packets with this mark, of this protocol and to this endpoint belong to: that of the mark, if it
-    /// has one, whatever the rest is; else that of the endpoint. Source: ipvs-behaviour, section 1.1.
-    pub fn service_for(&self, mark: u32, protocol: Protocol, dest: Endpoint) -> Option<&Arc<Service>> {
-        let marked = match mark {
-            0 => None,
-            mark => self.services.find(&ServiceKey::Mark { mark, family: dest.family() }),
-        };
-        marked.or_else(|| self.services.find(&ServiceKey::Address { protocol, endpoint: dest }))
-    }
-
     /// Whether a packet that came in by a link belongs to a service.
     pub fn serves(&self, link: LinkId, packet: &Packet) -> bool {
         self.service_for(self.marks.of(link, packet), packet.flow.protocol, packet.flow.dest).is_some()
+    }
+
+    /// The service of a packet with this firewall mark (0: none) to this endpoint: that of the mark, of the very
+    /// endpoint, FTP's at the address for a port that FTP may have told the client, or that of every port.
+    ///
+    /// Source: ipvs-behaviour, section 1.1.
+    pub fn service_for(&self, mark: u32, protocol: Protocol, dest: Endpoint) -> Option<&Arc<Service>> {
+        let at =
+            |port| self.services.find(&ServiceKey::Address { protocol, endpoint: Endpoint { port, ..dest } });
+        let marked = || self.services.find(&ServiceKey::Mark { mark, family: dest.family() });
+        let by_mark = if mark == 0 { None } else { marked() };
+        let ftp = protocol == Protocol::TCP && (dest.port == FTP_DATA || dest.port >= FIRST_UNPRIVILEGED);
+        by_mark.or_else(|| at(dest.port)).or_else(|| if ftp { at(FTP) } else { None }).or_else(|| at(0))
+    }
+}
+
+/// What was chosen for a new connection.
+pub(crate) struct Chosen<'s> {
+    pub(crate) id: DestinationId,
+    /// The endpoint there.
+    pub(crate) dest: Endpoint,
+    pub(crate) method: ForwardingMethod,
+    pub(crate) live: &'s Arc<DestinationLive>,
+    /// The template that chose, and counts the connection already.
+    pub(crate) template: Option<ConnId>,
+}
+
+/// The port of a service; 0 if it is of every port, or of a mark.
+pub(crate) fn service_port(service: &Service) -> u16 {
+    match service.key {
+        ServiceKey::Address { endpoint, .. } => endpoint.port,
+        ServiceKey::Mark { .. } => 0,
     }
 }
 
@@ -75,20 +102,49 @@ fn may_ask(source: IpAddr, snapshot: &Snapshot) -> bool {
     }
 }
 
-/// Chooses a destination for a new connection, and the endpoint there. `random`: bits that are fresh for each choice.
+/// What a scheduler is asked for a packet. `random`: bits that are fresh for each choice.
+pub(crate) fn request(packet: &Packet, now: Millis, random: u64) -> Request {
+    Request { source: packet.flow.source, dest: packet.flow.dest, now_millis: now.0, random }
+}
+
+/// Chooses a destination for a new connection of a service without persistence, and the endpoint there. It serves its
+/// own port only.
 ///
 /// # Errors
 /// The verdict on a packet that nobody takes.
-pub fn choose<'s>(
+pub(crate) fn choose<'s>(
     packet: &Packet,
     service: &'s Service,
-    now: Millis,
-    random: u64,
-) -> Result<(&'s Member, Endpoint), Verdict> {
-    let request = Request { source: packet.flow.source, dest: packet.flow.dest, now_millis: now.0, random };
-    let member = service.choose(&request).ok_or(Verdict::Drop(DropReason::NoDestination))?;
-    let port = if member.endpoint.port == 0 { packet.flow.dest.port } else { member.endpoint.port };
-    Ok((member, Endpoint { port, ..member.endpoint }))
+    request: &Request,
+) -> Result<Chosen<'s>, Verdict> {
+    let port = packet.flow.dest.port;
+    if matches!(service.key, ServiceKey::Address { endpoint, .. } if endpoint.port != port) {
+        return Err(nobody(packet, service));
+    }
+    let Member { id, endpoint, method, live, .. } = member(packet, service, request)?;
+    let port = if endpoint.port == 0 { port } else { endpoint.port };
+    let dest = Endpoint { port, ..*endpoint };
+    Ok(Chosen { id: *id, dest, method: *method, live, template: None })
+}
+
+/// Lets a service's scheduler choose for a packet.
+///
+/// # Errors
+/// As [`choose`].
+pub(crate) fn member<'s>(
+    packet: &Packet,
+    service: &'s Service,
+    request: &Request,
+) -> Result<&'s Member, Verdict> {
+    service.choose(request).ok_or_else(|| nobody(packet, service))
+}
+
+/// What becomes of a packet that no destination takes: beside FTP's port it may be somebody else's.
+fn nobody(packet: &Packet, service: &Service) -> Verdict {
+    match service_port(service) {
+        FTP if packet.flow.dest.port != FTP => Verdict::PassToKernel,
+        _ => Verdict::Drop(DropReason::NoDestination),
+    }
 }
 
 /// Whether a packet is the first of its connection as its protocol has it: then it may also take the place of an old

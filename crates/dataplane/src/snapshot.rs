@@ -7,7 +7,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
@@ -15,10 +15,12 @@ use xvs_proto::checksum::Coverage;
 use xvs_proto::{Endpoint, Family, MacAddr, Protocol};
 use xvs_sched::{Candidates, Choice, ForwardingMethod, Load, Request, Scheduler, ServiceKey, State, Weight};
 
+use crate::call_ids::CallIds;
 use crate::counters::SharedStats;
 use crate::egress::{Egress, RouteTo};
 use crate::marks::Marks;
 use crate::occupancy::Occupancy;
+use crate::persistence::Persistence;
 use crate::port::LinkId;
 
 /// What a worker acts on.
@@ -34,6 +36,9 @@ pub struct Snapshot {
     pub nat_destinations: Arc<HashSet<(Protocol, Endpoint)>>,
     /// By which packets are marked; asked of those that meet no connection.
     pub marks: Arc<Marks>,
+    /// The Call-IDs by which templates of services with `--pe sip` are told apart; room for none until there is such
+    /// a service.
+    pub call_ids: Arc<CallIds>,
     /// Timeouts and settings.
     pub settings: Settings,
 }
@@ -47,6 +52,7 @@ impl Snapshot {
             egress: Arc::new(Egress::default()),
             nat_destinations: Arc::default(),
             marks: Arc::default(),
+            call_ids: Arc::default(),
             settings: Settings::default(),
         }
     }
@@ -67,6 +73,8 @@ pub struct Settings {
     pub conn_reuse_mode: ConnReuse,
     /// Whether connections of a removed destination end at once, instead of being dropped until they expire.
     pub expire_nodest_conn: bool,
+    /// Whether a client's template is of no use while its destination is quiescent.
+    pub expire_quiescent_template: bool,
     /// Whether UDP datagrams of a removed destination are scheduled anew even without `expire_nodest_conn`.
     pub udp_nodest_reschedule: bool,
     /// Whether any TCP packet but a reset may begin a connection.
@@ -112,6 +120,7 @@ impl Default for Settings {
             icmp_msgs_per_sec: 1000,
             conn_reuse_mode: ConnReuse(1),
             expire_nodest_conn: false,
+            expire_quiescent_template: false,
             udp_nodest_reschedule: true,
             sloppy_tcp: false,
             sloppy_sctp: false,
@@ -184,6 +193,8 @@ pub struct Service {
     pub scheduler: Box<dyn Scheduler>,
     /// Whether each UDP datagram is scheduled for itself.
     pub one_packet: bool,
+    /// Which clients stay with their destination, and for how long; `None`: nobody does.
+    pub persistence: Option<Persistence>,
     /// The scheduler's state; shared by snapshots until the members change.
     pub place: Arc<AtomicU64>,
 }
@@ -254,23 +265,27 @@ impl ServiceLive {
 /// Numbers of a destination that outlive snapshots.
 pub struct DestinationLive {
     occupancy: Occupancy,
+    templates: AtomicI32,
     /// Its counters.
     pub stats: SharedStats,
 }
 
-/// Which of a destination's two counts a connection is in.
+/// Which of a destination's counts a connection is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activity {
     /// `ActiveConn`.
     Active,
     /// `InActConn`.
     Inactive,
+    /// `PersistConn`: it is a template. Schedulers do not look at these.
+    Template,
 }
 
 impl DestinationLive {
     /// Zeroes for this many workers.
     pub fn new(workers: usize) -> Self {
-        Self { occupancy: Occupancy::default(), stats: SharedStats::new(workers) }
+        let (occupancy, templates) = Default::default();
+        Self { occupancy, templates, stats: SharedStats::new(workers) }
     }
 
     /// Its connections now.
@@ -279,9 +294,19 @@ impl DestinationLive {
         Load { active, inactive }
     }
 
-    /// Counts a connection in, before anybody can find it. Templates are not counted here.
+    /// Its templates now.
+    pub fn templates(&self) -> u32 {
+        // Two workers' additions and subtractions may be seen in either order, so the count can dip below zero for a
+        // moment.
+        u32::try_from(self.templates.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
+    /// Counts a connection or template in, before anybody can find it.
     pub fn enter(&self, activity: Activity) {
-        self.occupancy.enter(activity);
+        match activity {
+            Activity::Template => _ = self.templates.fetch_add(1, Ordering::Relaxed),
+            _ => self.occupancy.enter(activity),
+        }
     }
 
     /// A connection that was counted in is in the table: it may have reached the upper threshold.
@@ -289,9 +314,12 @@ impl DestinationLive {
         self.occupancy.bound();
     }
 
-    /// Counts a connection out; also one that was counted in and did not come about.
+    /// Counts a connection or template out; also one that was counted in and did not come about.
     pub fn leave(&self, activity: Activity) {
-        self.occupancy.leave(activity);
+        match activity {
+            Activity::Template => _ = self.templates.fetch_sub(1, Ordering::Relaxed),
+            _ => self.occupancy.leave(activity),
+        }
     }
 
     /// A connection that is counted has become active, or inactive, and was not before.
@@ -330,6 +358,10 @@ pub struct DestinationId(pub u32);
 pub struct Destination {
     /// Whether it is still configured; packets of a removed one's connections are dropped.
     pub available: bool,
+    /// Where it is; port 0 keeps the packet's.
+    pub endpoint: Endpoint,
+    /// How packets of new connections reach it.
+    pub method: ForwardingMethod,
     /// Its share of new connections.
     pub weight: Weight,
     /// The way to it.
@@ -457,6 +489,7 @@ mod tests {
             members: Box::new([]),
             scheduler: xvs_sched::scheduler::build("rr", &Default::default()).unwrap(),
             one_packet: false,
+            persistence: None,
             place: Arc::default(),
         })
     }
@@ -499,6 +532,7 @@ mod tests {
             members: [1, 2, 3].map(member).into(),
             scheduler: xvs_sched::scheduler::build("rr", &setup).unwrap(),
             one_packet: false,
+            persistence: None,
             place: Arc::default(),
         };
         let request = Request { source: endpoint(200), dest: endpoint(100), now_millis: 0, random: 0 };

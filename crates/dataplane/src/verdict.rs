@@ -56,6 +56,10 @@ pub enum DropReason {
     Defence,
     /// A real server sent it without having been asked.
     Unasked,
+    /// The service tells SIP calls apart, and the packet has no Call-ID.
+    NoCallId,
+    /// There is no room for another SIP call.
+    CallsFull,
     /// The link's transmit ring is full, or the link is down.
     TransmitRefused,
     /// The kernel did not take the packet back.
@@ -66,7 +70,7 @@ impl DropReason {
     /// How many counters the reasons need.
     pub const COUNT: usize = Self::OTHERS.len() + Malformed::ALL.len();
 
-    const OTHERS: [Self; 16] = [
+    const OTHERS: [Self; 18] = [
         Self::NoDestination,
         Self::DestinationUnavailable,
         Self::DestinationLocal,
@@ -83,6 +87,8 @@ impl DropReason {
         Self::Defence,
         Self::Unasked,
         Self::PathTooNarrow,
+        Self::NoCallId,
+        Self::CallsFull,
     ];
 
     /// Every reason, in the order of [`Self::index`].
@@ -109,6 +115,8 @@ impl DropReason {
             Self::Defence => 13,
             Self::Unasked => 14,
             Self::PathTooNarrow => 15,
+            Self::NoCallId => 16,
+            Self::CallsFull => 17,
             Self::Malformed(malformed) => Self::OTHERS.len() + malformed as usize,
         }
     }
@@ -132,6 +140,8 @@ impl DropReason {
             Self::Defence => "defence",
             Self::Unasked => "unasked",
             Self::PathTooNarrow => "path_too_narrow",
+            Self::NoCallId => "no_call_id",
+            Self::CallsFull => "calls_full",
             Self::Malformed(malformed) => malformed.name(),
         }
     }
@@ -168,6 +178,12 @@ impl DropReason {
             Self::Unasked => "a real server sent it without having been asked; it was told (`nat_icmp_send`)",
             Self::PathTooNarrow => {
                 "the way to the real server leaves a tunnel less than 68 bytes (IPv6: 1280); raise its MTU"
+            }
+            Self::NoCallId => {
+                "the service tells SIP calls apart (`--pe sip`), and the packet has no Call-ID that can be read"
+            }
+            Self::CallsFull => {
+                "there are as many SIP calls as can be told apart; raise `sip_calls` in xvs.toml, or take a shorter -p"
             }
             Self::Malformed(malformed) => malformed.sentence(),
         }

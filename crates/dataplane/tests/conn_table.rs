@@ -38,7 +38,7 @@ fn connection(port: u16, method: ForwardingMethod) -> NewConnection {
         flags: Flags::NONE,
         state: 1,
         expires: Millis(60_000),
-        service: 7,
+        timeout_seconds: 7,
         dest_ref: 8,
         mark: 9,
         controller: None,
@@ -159,7 +159,7 @@ fn read(seen: &Connection<'_>) -> NewConnection {
         flags: seen.flags(),
         state: seen.state(),
         expires: seen.expires(),
-        service: seen.service(),
+        timeout_seconds: seen.timeout_seconds(),
         dest_ref: seen.dest_ref(),
         mark: seen.mark(),
         controller: seen.controller(),
@@ -336,7 +336,6 @@ fn a_controller_stays_until_it_controls_nothing_and_then_takes_no_more() {
     assert_eq!(worker.connection(id).controller(), Some(template));
     assert_eq!(worker.remove(template), Removal::Controls);
     assert!(matches!(worker.remove(id), Removal::Done(_)));
-    worker.connection(template).drop_controlled();
     assert!(matches!(worker.remove(template), Removal::Done(_)));
     assert!(!worker.connection(template).add_controlled());
     assert_eq!(table.live(), 0);

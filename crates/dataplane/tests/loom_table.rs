@@ -33,7 +33,7 @@ fn connection(port: u16, method: ForwardingMethod) -> NewConnection {
         flags: Flags::NONE,
         state: 1,
         expires: Millis(60_000),
-        service: 0,
+        timeout_seconds: 0,
         dest_ref: 0,
         mark: 0,
         controller: None,
@@ -346,6 +346,25 @@ fn a_controller_is_not_removed_under_a_connection_that_took_its_share() {
         let removal = one.remove(id);
         let shared = thread.join().expect("no panic");
         assert!(if shared { removal == Removal::Controls } else { matches!(removal, Removal::Done(_)) });
+    });
+}
+
+#[test]
+fn a_template_that_is_detached_and_removed_at_once_never_takes_its_successor_along() {
+    explore(|| {
+        let (_table, mut one, mut other) = workers();
+        let template = NewConnection { flags: Flags::TEMPLATE, ..direct(0) };
+        let Inserted::New(id) = one.insert(&template) else { panic!("there is room") };
+        let thread = thread::spawn(move || {
+            other.detach(id);
+            other.insert(&template)
+        });
+        let removal = one.remove(id);
+        let inserted = thread.join().expect("no panic");
+        let Inserted::New(young) = inserted else { panic!("{inserted:?}") };
+        assert!(matches!(removal, Removal::Done(_)));
+        let flow = inbound(&template);
+        assert_eq!(one.find_template(&flow, one.hash(&flow)), Some(young));
     });
 }
 

@@ -21,6 +21,7 @@ pub mod icmpv6;
 pub mod ipv4;
 pub mod ipv6;
 pub mod sctp;
+pub mod sip;
 pub mod tcp;
 pub mod udp;
 

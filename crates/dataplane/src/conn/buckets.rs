@@ -220,16 +220,19 @@ impl Buckets {
         slots.into_iter().filter(move |word| full && word & FINAL != 0).map(|word| word as u32)
     }
 
-    /// Empties the slot of an entry's key, which was entered; the caller alone does so.
+    /// Empties the slot of an entry's key, which was entered. Several may do so at once: the index is in no slot again
+    /// before they all have passed a quiescent point.
     pub(super) fn unlink(&self, hash: u64, index: u32) {
         let place = self.place(hash);
         for position in 0..2 * SLOTS {
-            let slot = self.slot(place, position);
-            // Acquire: as every read of a slot. A final slot changes by no one else but for its shadow.
-            let word = slot.load(Ordering::Acquire);
-            if place.is_final(word) && word as u32 == index {
-                // Release: comes after what was done with the entry.
-                slot.store(0, Ordering::Release);
+            loop {
+                // Acquire: as every read of a slot. A final slot changes by being emptied or shadowed only.
+                let word = self.slot(place, position).load(Ordering::Acquire);
+                let there = place.is_final(word) && word as u32 == index;
+                // The Release in it: comes after what was done with the entry.
+                if !there || self.exchange(place, position, word, 0) {
+                    break;
+                }
             }
         }
     }

@@ -143,7 +143,7 @@ impl Record<'_> {
         entry.dest_addr.store(dest_addr, order);
         entry.dest_port.store(new.dest.port, order);
         entry.flags.store(new.flags.0, order);
-        entry.service.store(new.service, order);
+        entry.timeout_seconds.store(new.timeout_seconds, order);
         entry.dest.store(new.dest_ref, order);
         entry.controller.store(new.controller.map_or(0, |controller| controller.0 + 1), order);
         entry.controlled.store(0, order);

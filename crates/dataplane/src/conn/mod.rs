@@ -11,6 +11,7 @@ mod quiescence;
 mod seat;
 mod slab;
 mod table;
+mod template;
 mod wheel;
 
 pub mod sctp;
@@ -29,6 +30,7 @@ use entry::{Kind, Record};
 
 pub use seat::{Inserted, Removal, TableReader, TableWorker, Timers};
 pub use table::{Epoch, Table, TableConfig, TableCounts};
+pub use template::ASSURED;
 
 /// A connection's place in the table. It names the same connection until the holder's next quiescent point; later
 /// only together with the generation ([`TableWorker::recall`]).
@@ -81,8 +83,10 @@ impl Flags {
     pub const NO_CLIENT_PORT: Self = Self(0x0800);
     /// A persistence template. Fixed when the entry is made: a template is another identity.
     pub const TEMPLATE: Self = Self(0x1000);
-    /// Lives for one packet only.
+    /// Lives for one packet only; a template: what it controls does.
     pub const ONE_PACKET: Self = Self(0x2000);
+    /// A template that nobody finds any more ([`TableWorker::detach`]). No bit of sync messages.
+    pub const DETACHED: Self = Self(0x8000);
 
     /// Whether all of `flags` are set.
     pub fn contains(self, flags: Self) -> bool {
@@ -120,11 +124,12 @@ pub struct NewConnection {
     pub state: u8,
     /// When it expires unless refreshed.
     pub expires: Millis,
-    /// Number of the service's live object.
-    pub service: u32,
+    /// How long a template lasts after a connection, in seconds; 0 in others, whose state says.
+    pub timeout_seconds: u32,
     /// Number of the destination's live object.
     pub dest_ref: u32,
-    /// Firewall mark of the service; 0: none.
+    /// Firewall mark of the service; 0: none. A template, whose endpoint says the mark, keeps here what tells it from
+    /// others between the same endpoints.
     pub mark: u32,
     /// The template that controls it. Whoever inserts has taken its share first ([`Connection::add_controlled`])
     /// and gives it back if the insertion makes no new connection.
@@ -205,9 +210,19 @@ impl Connection<'_> {
         self.record.method()
     }
 
-    /// Number of the service's live object.
-    pub fn service(&self) -> u32 {
-        self.record.entry.service.load(Ordering::Relaxed)
+    /// Whether it is a template.
+    pub fn is_template(&self) -> bool {
+        self.flags().contains(Flags::TEMPLATE)
+    }
+
+    /// How long a template lasts after a connection, in seconds.
+    pub fn timeout_seconds(&self) -> u32 {
+        self.record.entry.timeout_seconds.load(Ordering::Relaxed)
+    }
+
+    /// Sets how long a template lasts after the next connection, in seconds.
+    pub fn set_timeout_seconds(&self, seconds: u32) {
+        self.record.entry.timeout_seconds.store(seconds, Ordering::Relaxed);
     }
 
     /// Number of the destination's live object.
@@ -215,7 +230,7 @@ impl Connection<'_> {
         self.record.entry.dest.load(Ordering::Relaxed)
     }
 
-    /// Firewall mark of the service; 0: none.
+    /// Firewall mark of the service; 0: none. Of a template: see [`NewConnection::mark`].
     pub fn mark(&self) -> u32 {
         self.record.entry.mark.load(Ordering::Relaxed)
     }
@@ -285,7 +300,7 @@ impl Connection<'_> {
         self.record.entry.add_controlled()
     }
 
-    /// Counts one connection less under this controller.
+    /// Counts one connection less under this controller; when one is removed, the table does so.
     pub fn drop_controlled(&self) {
         // Release: what the caller did as the holder of its share comes before the removal that this may permit.
         let before = self.record.entry.controlled.fetch_sub(1, Ordering::Release);

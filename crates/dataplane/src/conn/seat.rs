@@ -67,7 +67,7 @@ pub enum Timers {
 /// next quiescent point.
 #[derive(Debug)]
 pub struct TableWorker {
-    seat: Seat,
+    pub(super) seat: Seat,
 }
 
 impl TableWorker {
@@ -408,7 +408,7 @@ impl Drop for Parked<'_> {
 /// What workers and readers have in common.
 #[derive(Debug)]
 pub(super) struct Seat {
-    table: Arc<Table>,
+    pub(super) table: Arc<Table>,
     number: usize,
     state: SeatState,
     parked: bool,
@@ -485,14 +485,19 @@ impl Seat {
         Removal::Lasts
     }
 
-    /// Takes the keys of a closed entry out of the index, and retires it; see [`discard`](Self::discard).
+    /// Takes the keys of a closed entry out of the index, retires it ([`discard`](Self::discard)), and gives its share
+    /// of its controller back.
     fn withdraw(&mut self, id: ConnId) -> u8 {
         let table = &*self.table;
         let record = table.slab.record(id.0);
         table.buckets.unlink(record.client_hash(&table.secret), id.0);
         let reply = record.reply_flow().map(|flow| flow.hash(&table.secret));
         add(&self.counts().removed, 1);
-        self.discard(id.0, reply)
+        let state = self.discard(id.0, reply);
+        if let Some(controller) = self.connection(id).controller() {
+            self.connection(controller).drop_controlled();
+        }
+        state
     }
 
     /// Retires an entry that no client key leads to, and whose reply key, if it has one, is still there. Returns the

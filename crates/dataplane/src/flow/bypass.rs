@@ -60,13 +60,13 @@ impl Flows {
             flags: Flags::NONE,
             state: 0,
             expires: now + FIRST_TIMEOUT,
-            service: 0,
+            timeout_seconds: 0,
             dest_ref: NO_DESTINATION,
             mark,
             controller: None,
             local: None,
         };
-        match self.insert(&new, snapshot, now) {
+        match self.pressure.insert(&mut self.table, &new, snapshot, &self.counters, now) {
             Inserted::New(id) | Inserted::Existing(id) => Ok(Begun::Connection(id)),
             // None is taken, as none is asked for.
             Inserted::Full | Inserted::LocalTaken => Err(Verdict::Drop(DropReason::TableFull)),

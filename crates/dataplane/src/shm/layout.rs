@@ -48,7 +48,7 @@ pub(crate) struct Bucket {
     pub(crate) slots: [AtomicU64; SLOTS],
 }
 
-/// A connection (`conn/entry.rs`), whole if its endpoints are three and IPv4. The fields before `life`, and `service`, `dest`, `controller` and `mark`, are
+/// A connection (`conn/entry.rs`), whole if its endpoints are three and IPv4. The fields before `life`, and `dest`, `controller` and `mark`, are
 /// written by the worker that inserts the connection, before it is found, and stay until the entry is reused.
 #[derive(Debug, Default)]
 #[cfg_attr(not(loom), repr(C, align(64)))]
@@ -66,8 +66,8 @@ pub(crate) struct Entry {
     /// Phase, protocol state and deadline in one word, so that they change together; any worker, by
     /// compare-and-swap. In a removed entry: the next of its chain.
     pub(crate) life: AtomicU64,
-    /// The service's number.
-    pub(crate) service: AtomicU32,
+    /// In a template, how long it lasts after a connection, in seconds; any worker.
+    pub(crate) timeout_seconds: AtomicU32,
     /// The destination's number.
     pub(crate) dest: AtomicU32,
     /// Index of the controlling entry plus one; 0: none.

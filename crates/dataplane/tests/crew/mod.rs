@@ -1,5 +1,6 @@
-//! Workers on one table, with a port in memory each, a clock moved by hand and three services.
+//! Workers on one table, with a port in memory each, a clock moved by hand and services with and without persistence.
 
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::flow::Flows;
 use xvs_dataplane::forward::Identification;
 use xvs_dataplane::outcome::{Outcome, Unresolved};
+use xvs_dataplane::persistence::{ClientMask, Persistence, Together};
 use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::memory::MemoryPort;
 use xvs_dataplane::port::{LinkId, Port as _};
@@ -31,7 +33,7 @@ pub(crate) const FIN_ACK: u8 = 0x11;
 pub(crate) const RST: u8 = 0x04;
 
 const VIP: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 80);
-const SERVERS: u8 = 3;
+pub(crate) const SERVERS: u8 = 3;
 
 /// A client's flow to one of the services.
 #[derive(Debug, Clone, Copy)]
@@ -41,10 +43,24 @@ pub(crate) struct Flow {
     service: (Protocol, u16),
 }
 
-const SERVICES: [((Protocol, u16), ForwardingMethod); 3] = [
-    ((Protocol::TCP, 80), ForwardingMethod::DirectRouting),
-    ((Protocol::TCP, 443), ForwardingMethod::Nat),
-    ((Protocol::UDP, 53), ForwardingMethod::Nat),
+/// Services, and for how many seconds their clients stay. Port 0 is every port without a service of its own.
+const SERVICES: [((Protocol, u16), ForwardingMethod, Option<u32>); 6] = [
+    ((Protocol::TCP, 80), ForwardingMethod::DirectRouting, None),
+    ((Protocol::TCP, 443), ForwardingMethod::Nat, None),
+    ((Protocol::UDP, 53), ForwardingMethod::Nat, None),
+    ((Protocol::TCP, 8080), ForwardingMethod::Nat, Some(30)),
+    ((Protocol::TCP, 0), ForwardingMethod::DirectRouting, Some(70)),
+    ((Protocol::UDP, 5353), ForwardingMethod::Nat, Some(400)),
+];
+/// What clients ask for.
+const TARGETS: [(Protocol, u16); 7] = [
+    SERVICES[0].0,
+    SERVICES[1].0,
+    SERVICES[2].0,
+    SERVICES[3].0,
+    (Protocol::TCP, 9000),
+    (Protocol::TCP, 9001),
+    SERVICES[5].0,
 ];
 
 impl Flow {
@@ -58,9 +74,15 @@ impl Flow {
         Self::to(SERVICES[2].0, group, number)
     }
 
+    /// As [`Self::direct`], to the TCP service whose clients stay with their server.
+    pub(crate) fn persistent(group: u8, number: u32) -> Self {
+        Self::to(SERVICES[3].0, group, number)
+    }
+
     /// As [`Self::direct`], to whichever service the number says.
     pub(crate) fn any(group: u8, number: u32) -> Self {
-        Self::to(SERVICES[number as usize % 3].0, group, number / 3)
+        let targets = TARGETS.len() as u32;
+        Self::to(TARGETS[(number % targets) as usize], group, number / targets)
     }
 
     fn to(service: (Protocol, u16), group: u8, number: u32) -> Self {
@@ -192,6 +214,24 @@ impl Crew {
         self.hands.iter_mut().for_each(|hand| hand.now = Millis(now));
     }
 
+    /// From now on every worker acts on a configuration in which the servers have gone that have a bit in `gone`.
+    pub(crate) fn take_away(&mut self, gone: u8) {
+        let mut snapshot = Snapshot::clone(&self.snapshot);
+        snapshot.settings.expire_nodest_conn = gone & 1 == 1;
+        for (service, (name, ..)) in SERVICES.iter().enumerate() {
+            let full = self.snapshot.services.find(&service_key(*name)).expect("it was configured");
+            let there = |id: DestinationId| gone >> (id.0 % u32::from(SERVERS)) & 1 == 0;
+            let members: Box<[_]> = full.members.iter().filter(|member| there(member.id)).cloned().collect();
+            snapshot.services.insert(Arc::new(named(*name, SERVICES[service].2, members)));
+            for id in full.members.iter().map(|member| member.id) {
+                let known = snapshot.destinations.find(id).expect("a member is known").clone();
+                snapshot.destinations.set(id, Some(Destination { available: there(id), ..known }));
+            }
+        }
+        let snapshot = Arc::new(snapshot);
+        self.hands.iter_mut().for_each(|hand| hand.snapshot = snapshot.clone());
+    }
+
     /// The sum over the workers.
     pub(crate) fn counter(&self, name: &str) -> u64 {
         let all = self.hands.iter().flat_map(|hand| hand.counters.all());
@@ -206,30 +246,49 @@ impl Crew {
         Some(table.connection(id).state())
     }
 
-    /// Every destination counts what the table holds.
+    /// Every destination and every template counts what the table holds, and no two templates are for the same.
     pub(crate) fn assert_counts(&mut self) {
-        let mut held = vec![Load { active: 0, inactive: 0 }; SERVICES.len() * usize::from(SERVERS)];
+        let mut held = vec![(Load { active: 0, inactive: 0 }, 0); SERVICES.len() * usize::from(SERVERS)];
+        let (mut identities, mut controlled) = (HashSet::new(), HashMap::new());
         self.reader.for_each(0..u32::MAX, |connection| {
-            let load = &mut held[connection.dest_ref() as usize];
+            let (load, templates) = &mut held[connection.dest_ref() as usize];
+            if let Some(controller) = connection.controller() {
+                *controlled.entry(controller).or_insert(0) += 1;
+            }
+            if connection.is_template() {
+                let identity = (connection.protocol(), connection.client(), connection.virtual_endpoint());
+                assert!(connection.is_detached() || identities.insert(identity), "{identity:?} has two");
+                *templates += 1;
+                return;
+            }
             let tcp = connection.protocol() == Protocol::TCP;
             match tcp && TcpState::of(connection.state()).is_active() {
                 true => load.active += 1,
                 false => load.inactive += 1,
             }
         });
-        let counted: Vec<_> = self.snapshot.destinations.iter().map(|dest| dest.live.load()).collect();
+        self.reader.for_each(0..u32::MAX, |connection| {
+            assert_eq!(connection.controlled(), controlled.remove(&connection.id()).unwrap_or(0));
+        });
+        assert_eq!(controlled.len(), 0, "a connection's template has gone before it");
+        let counted: Vec<_> =
+            self.snapshot.destinations.iter().map(|dest| (dest.live.load(), dest.live.templates())).collect();
         assert_eq!(counted, held);
-        let sum: u32 = held.iter().map(|load| load.active + load.inactive).sum();
+        let sum: u32 = held.iter().map(|(load, templates)| load.active + load.inactive + templates).sum();
         assert_eq!(self.table.live(), sum as usize);
     }
 
-    /// Nothing is left, and no count is below zero, where it would show as zero.
-    pub(crate) fn assert_empty(&mut self) {
+    /// Nothing is left when all times are over, and no count is below zero, where it would show as zero.
+    pub(crate) fn assert_ends_empty(&mut self) {
+        // The end of a template comes after that of what it controls.
+        [100_000_000, 200_000_000].into_iter().for_each(|now| self.set_clock(now));
         assert_eq!(self.table.live(), 0);
         for destination in self.snapshot.destinations.iter() {
             destination.live.enter(Activity::Active);
             destination.live.enter(Activity::Inactive);
-            assert_eq!(destination.live.load(), Load { active: 1, inactive: 1 });
+            destination.live.enter(Activity::Template);
+            let load = destination.live.load();
+            assert_eq!((load, destination.live.templates()), (Load { active: 1, inactive: 1 }, 1));
         }
     }
 }
@@ -252,7 +311,8 @@ fn server(number: u8) -> Ipv4Addr {
 fn snapshot(workers: usize) -> Snapshot {
     let mut snapshot = Snapshot::empty();
     snapshot.egress = Arc::new(Egress::build(&network()));
-    for ((protocol, port), method) in SERVICES {
+    for (name, method, seconds) in SERVICES {
+        let port = name.1;
         let service = Arc::new(ServiceLive::new(workers));
         let first = snapshot.destinations.iter().count() as u32;
         let members = (0..SERVERS).map(|number| {
@@ -260,6 +320,8 @@ fn snapshot(workers: usize) -> Snapshot {
             let live = Arc::new(DestinationLive::new(workers));
             let destination = Destination {
                 available: true,
+                endpoint: Endpoint::new(server(number), port),
+                method,
                 weight: Weight(1),
                 path: Path::find(&snapshot.egress, server(number).into(), 0),
                 tunnel: Tunnel { source: None, encapsulation: Encapsulation::Ip },
@@ -269,25 +331,34 @@ fn snapshot(workers: usize) -> Snapshot {
             snapshot.destinations.set(id, Some(destination));
             Member { id, endpoint: Endpoint::new(server(number), port), method, weight: Weight(1), live }
         });
-        let members: Box<[_]> = members.collect();
-        let destinations: Vec<_> = members
-            .iter()
-            .map(|&Member { endpoint, weight, .. }| xvs_sched::Destination {
-                endpoint,
-                weight,
-                last_weight: weight,
-            })
-            .collect();
-        let setup = Setup { destinations: &destinations, ..Setup::default() };
-        snapshot.services.insert(Arc::new(Service {
-            key: ServiceKey::Address { protocol, endpoint: Endpoint::new(VIP, port) },
-            members,
-            scheduler: scheduler::build("rr", &setup).expect("rr is a scheduler"),
-            one_packet: false,
-            place: Arc::default(),
-        }));
+        let members = members.collect();
+        snapshot.services.insert(Arc::new(named(name, seconds, members)));
     }
     snapshot
+}
+
+fn service_key((protocol, port): (Protocol, u16)) -> ServiceKey {
+    ServiceKey::Address { protocol, endpoint: Endpoint::new(VIP, port) }
+}
+
+fn named(name: (Protocol, u16), seconds: Option<u32>, members: Box<[Member]>) -> Service {
+    let listed = |&Member { endpoint, weight, .. }: &Member| xvs_sched::Destination {
+        endpoint,
+        weight,
+        last_weight: weight,
+    };
+    let destinations: Vec<_> = members.iter().map(listed).collect();
+    let setup = Setup { destinations: &destinations, ..Setup::default() };
+    let mask = ClientMask::V4(Ipv4Addr::new(255, 255, 255, 0));
+    let persistent = |timeout_seconds| Persistence { timeout_seconds, mask, together: Together::Client };
+    Service {
+        key: service_key(name),
+        members,
+        scheduler: scheduler::build("rr", &setup).expect("rr is a scheduler"),
+        one_packet: false,
+        persistence: seconds.map(persistent),
+        place: Arc::default(),
+    }
 }
 
 fn network() -> Network {

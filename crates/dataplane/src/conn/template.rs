@@ -1,0 +1,134 @@
+//! Templates, as far as they are not connections: they are detached when they are of no use any more, and assured when
+//! somebody has answered.
+//!
+//! Runs for new connections of persistent services, and once a connection when it is established. A template that is
+//! detached stays in the table, counted, timed and listed, for as long as it controls connections, but nobody finds
+//! it, so that another with its identity can take its place. Cost: a few atomic operations; nothing waits. Not here:
+//! which template a packet needs (`persistence.rs`).
+
+use super::entry::Life;
+use super::seat::TableWorker;
+use super::{ConnId, Connection, Flags};
+use crate::shm::atomic::Ordering;
+
+impl TableWorker {
+    /// Takes a template out of the index. Any worker may that has found it, also after another has: when it returns,
+    /// the template is found no more, and its identity is free.
+    pub fn detach(&self, id: ConnId) {
+        let connection = self.connection(id);
+        debug_assert!(connection.is_template());
+        // The flag first: who finds the template meanwhile knows that it is on its way out.
+        let _ = connection.set_flags(Flags::DETACHED);
+        let table = &self.seat.table;
+        table.buckets.unlink(table.slab.record(id.0).client_hash(&table.secret), id.index());
+    }
+
+    /// Marks a template as one whose client is known to be there ([`ASSURED`]). Its deadline stays.
+    pub fn assure(&self, id: ConnId) {
+        let entry = self.seat.table.entry(id);
+        let mut life = entry.life();
+        while life.is_live() && life.state() & ASSURED == 0 {
+            let assured = life.with(life.state() | ASSURED, life.deadline());
+            // Relaxed: the word speaks for itself.
+            match entry.life.compare_exchange_weak(life.0, assured.0, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => life = Life(now),
+            }
+        }
+    }
+}
+
+impl Connection<'_> {
+    /// Whether this template stands for no client any more.
+    pub fn is_detached(&self) -> bool {
+        self.flags().contains(Flags::DETACHED)
+    }
+}
+
+/// State of a template: a connection that it controls was established, or answered where the protocol has no such
+/// state.
+///
+/// Source: ipvs-behaviour, section 3.3.
+pub const ASSURED: u8 = 1;
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use xvs_proto::{Endpoint, FlowKey, Protocol};
+    use xvs_sched::ForwardingMethod;
+
+    use super::*;
+    use crate::clock::Millis;
+    use crate::conn::{Inserted, NewConnection, Removal, Table, TableConfig};
+    use crate::shm::Memory;
+
+    fn seats() -> [TableWorker; 2] {
+        let config = TableConfig { capacity: 100, workers: 2, memory: Memory::OnDemand };
+        let table = Table::create(config).unwrap();
+        [0, 1].map(|worker| table.handle(worker).unwrap())
+    }
+
+    fn template() -> NewConnection {
+        NewConnection {
+            protocol: Protocol::TCP,
+            client: Endpoint::new(Ipv4Addr::new(192, 0, 2, 0), 0),
+            virtual_endpoint: Endpoint::new(Ipv4Addr::new(198, 51, 100, 1), 80),
+            dest: Endpoint::new(Ipv4Addr::new(203, 0, 113, 11), 8080),
+            local: None,
+            method: ForwardingMethod::Nat,
+            flags: Flags::TEMPLATE,
+            state: 0,
+            expires: Millis(60_000),
+            timeout_seconds: 60,
+            dest_ref: 0,
+            mark: 0,
+            controller: None,
+        }
+    }
+
+    fn find(table: &TableWorker) -> Option<ConnId> {
+        let NewConnection { protocol, client, virtual_endpoint, .. } = template();
+        let flow = FlowKey { protocol, source: client, dest: virtual_endpoint };
+        table.find_template(&flow, table.hash(&flow))
+    }
+
+    fn insert(table: &mut TableWorker, new: &NewConnection) -> ConnId {
+        let inserted = table.insert(new);
+        let Inserted::New(id) = inserted else { panic!("{inserted:?}") };
+        id
+    }
+
+    #[test]
+    fn a_detached_template_is_found_no_more_and_makes_way_while_it_controls_what_it_controls() {
+        let [mut one, two] = seats();
+        let old = insert(&mut one, &template());
+        assert!(one.connection(old).add_controlled());
+        let controlled = NewConnection { flags: Flags::NONE, controller: Some(old), ..template() };
+        let id = insert(&mut one, &controlled);
+        // Whoever has found it may, also a second time.
+        one.detach(old);
+        two.detach(old);
+        assert_eq!(find(&one), None);
+        let young = insert(&mut one, &template());
+        two.detach(old);
+        assert_eq!(find(&two), Some(young));
+        assert_eq!((one.connection(old).is_detached(), one.connection(young).is_detached()), (true, false));
+        assert_eq!((one.remove(old), one.table().live()), (Removal::Controls, 3));
+        assert!(matches!(one.remove(id), Removal::Done(_)));
+        assert!(matches!(one.remove(old), Removal::Done(_)));
+        assert_eq!((find(&one), one.table().live()), (Some(young), 1));
+    }
+
+    #[test]
+    fn a_template_that_is_assured_keeps_its_deadline() {
+        let [mut one, _] = seats();
+        let id = insert(&mut one, &template());
+        one.assure(id);
+        assert_eq!((one.connection(id).state(), one.connection(id).expires()), (ASSURED, Millis(60_000)));
+        assert_eq!(one.remove(id), Removal::Done(ASSURED));
+        one.assure(id);
+        assert_eq!(one.connection(id).state(), 0);
+    }
+}

@@ -1,0 +1,269 @@
+//! Persistence: which clients stay with their destination, and the templates by which that is remembered.
+//!
+//! Runs for each new connection of a persistent service, before the scheduler. A template says where the next
+//! connections of its clients go; it counts those that it controls, so it outlives them, and lasts for the service's
+//! timeout after the last one began. One whose destination was removed is detached: it controls what it controls, and
+//! a new one takes its place. Of two workers that make a template for the same clients at once, one finds the other's:
+//! the table lets in one of each identity.
+//!
+//! Cost: one look-up more for a connection (eight for a call that is new); for a client's first also an entry. Not
+//! here: what the table does with templates (`conn/template.rs`), and their end, which is that of connections
+//! (`flow.rs`).
+//!
+//! Source: ipvs-behaviour, sections 3.1 and 6.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use xvs_proto::{Endpoint, FlowKey, Packet, Protocol, sip, udp};
+use xvs_sched::{Request, ServiceKey};
+
+use crate::call_ids::CallIds;
+use crate::clock::Millis;
+use crate::conn::{ConnId, Flags, Inserted, NewConnection, TableWorker};
+use crate::counters::WorkerCounters;
+use crate::pressure::Pressure;
+use crate::schedule::{Chosen, FTP, member, service_port};
+use crate::snapshot::{Activity, Destination, DestinationId, Service, Snapshot};
+use crate::verdict::{DropReason, Verdict};
+
+/// How a service keeps clients with their destinations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Persistence {
+    /// How long a client's template lasts after its last new connection, in seconds.
+    pub timeout_seconds: u32,
+    /// Which clients share a template.
+    pub mask: ClientMask,
+    /// Whether it is clients that stay, or calls.
+    pub together: Together,
+}
+
+/// The bits of a client's address that are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientMask {
+    /// Bits of an IPv4 address; they need not be contiguous.
+    V4(Ipv4Addr),
+    /// Leading bits of an IPv6 address, at most 128.
+    V6(u8),
+}
+
+impl ClientMask {
+    fn of(self, client: IpAddr) -> IpAddr {
+        match (self, client) {
+            (Self::V4(mask), IpAddr::V4(addr)) => IpAddr::V4(addr & mask),
+            (Self::V6(bits), IpAddr::V6(addr)) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(bits.min(128))).unwrap_or(0);
+                IpAddr::V6(addr & Ipv6Addr::from(mask))
+            }
+            _ => client,
+        }
+    }
+}
+
+/// What stays together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Together {
+    /// All connections of a client.
+    Client,
+    /// Of a client's, those of one SIP call (`--pe sip`).
+    Call,
+}
+
+/// What a worker finds and makes templates with.
+pub(crate) struct Templates<'a> {
+    pub(crate) worker: usize,
+    pub(crate) table: &'a mut TableWorker,
+    pub(crate) pressure: &'a mut Pressure,
+    pub(crate) counters: &'a WorkerCounters,
+    pub(crate) now: Millis,
+}
+
+impl Templates<'_> {
+    /// Where a packet's connection goes, by its client's template or by the scheduler and a new one. The connection is
+    /// counted by the template already: the caller gives that back if it makes none.
+    pub(crate) fn choose<'s>(
+        &mut self,
+        packet: &Packet,
+        frame: &[u8],
+        service: &'s Service,
+        persistence: &Persistence,
+        request: &Request,
+        snapshot: &'s Snapshot,
+    ) -> Result<Chosen<'s>, Verdict> {
+        let call_id = match persistence.together {
+            Together::Client => None,
+            Together::Call => Some(call_id(packet, frame).ok_or(Verdict::Drop(DropReason::NoCallId))?),
+        };
+        let client = key(packet, service, persistence);
+        // Another round is another worker's doing: it made the template, or ended it.
+        loop {
+            let (key, found) = self.find(client, call_id, &snapshot.call_ids)?;
+            let (template, destination, id) = match found {
+                Some(template) => match self.join(template, snapshot) {
+                    Some((destination, id)) => (template, destination, id),
+                    None => {
+                        self.table.detach(template);
+                        continue;
+                    }
+                },
+                None => {
+                    let id = member(packet, service, request)?.id;
+                    let gone = Verdict::Drop(DropReason::DestinationUnavailable);
+                    let destination = snapshot.destinations.find(id).ok_or(gone)?;
+                    let new = template(&key, packet, service, persistence, destination, id, self.now);
+                    match self.make(new, call_id, destination, snapshot)? {
+                        Some(template) => (template, destination, id),
+                        None => continue,
+                    }
+                }
+            };
+            let dest = Endpoint { port: port(packet, service, destination), ..destination.endpoint };
+            let (method, live) = (destination.method, &destination.live);
+            return Ok(Chosen { id, dest, method, live, template: Some(template) });
+        }
+    }
+
+    /// The template of this identity or, for a call, of this Call-ID among those of the client's calls; if there is
+    /// none, the identity that a new one is to have. Templates of calls are told apart by the port of their client,
+    /// which is 0 in others.
+    fn find(
+        &self,
+        client: FlowKey,
+        call_id: Option<&[u8]>,
+        call_ids: &CallIds,
+    ) -> Result<(FlowKey, Option<ConnId>), Verdict> {
+        let find = |key: &FlowKey| self.table.find_template(key, self.table.hash(key));
+        let Some(call_id) = call_id else { return Ok((client, find(&client))) };
+        let hash = call_ids.hash(call_id);
+        let mut free = None;
+        for number in 0..CALLS_ALIKE {
+            let port = (hash.wrapping_add(number) % u64::from(u16::MAX)) as u16 + 1;
+            let key = FlowKey { source: Endpoint { port, ..client.source }, ..client };
+            match find(&key) {
+                Some(id) if call_ids.is(self.table.connection(id).mark(), call_id) => {
+                    return Ok((key, Some(id)));
+                }
+                Some(_) => {}
+                None => free = free.or(Some(key)),
+            }
+        }
+        free.map(|key| (key, None)).ok_or(Verdict::Drop(DropReason::CallsFull))
+    }
+
+    /// Has a template control one connection more, and last as long again. `None` if it is of no use any more.
+    fn join<'s>(&mut self, id: ConnId, snapshot: &'s Snapshot) -> Option<(&'s Destination, DestinationId)> {
+        let template = self.table.connection(id);
+        let number = DestinationId(template.dest_ref());
+        let destination = snapshot.destinations.find(number).filter(|known| known.available)?;
+        let drained = destination.weight.is_quiescent() && snapshot.settings.expire_quiescent_template;
+        if drained || template.is_detached() || !template.add_controlled() {
+            return None;
+        }
+        let timeout = Duration::from_secs(template.timeout_seconds().into());
+        self.table.transition(id, |state| (state, self.now + timeout));
+        Some((destination, number))
+    }
+
+    /// Enters a template that controls one connection. `None` if somebody else was faster.
+    fn make(
+        &mut self,
+        mut new: NewConnection,
+        call_id: Option<&[u8]>,
+        destination: &Destination,
+        snapshot: &Snapshot,
+    ) -> Result<Option<ConnId>, Verdict> {
+        let call_ids = &snapshot.call_ids;
+        if let Some(call_id) = call_id {
+            let full = Verdict::Drop(DropReason::CallsFull);
+            new.mark = call_ids.write(self.worker, call_id, self.table).ok_or(full)?;
+        }
+        // Counted before anybody can find it, so that nobody ends a count that is not there.
+        destination.live.enter(Activity::Template);
+        let inserted = self.pressure.insert(self.table, &new, snapshot, self.counters, self.now);
+        let Inserted::New(id) = inserted else {
+            destination.live.leave(Activity::Template);
+            return match inserted {
+                Inserted::Full | Inserted::LocalTaken => Err(Verdict::Drop(DropReason::TableFull)),
+                Inserted::New(_) | Inserted::Existing(_) => Ok(None),
+            };
+        };
+        let template = self.table.connection(id);
+        call_ids.settle(new.mark, &template);
+        Ok(template.add_controlled().then_some(id))
+    }
+}
+
+/// The identity of the template that a packet's connection needs.
+fn key(packet: &Packet, service: &Service, persistence: &Persistence) -> FlowKey {
+    let client = Endpoint { addr: persistence.mask.of(packet.flow.source.addr), port: 0 };
+    let (protocol, dest) = match service.key {
+        ServiceKey::Mark { mark, .. } => {
+            (Protocol::IP, Endpoint { addr: marked(mark, client.addr), port: 0 })
+        }
+        ServiceKey::Address { .. } => {
+            let port = if is_for_one_port(packet, service) { packet.flow.dest.port } else { 0 };
+            (packet.flow.protocol, Endpoint { port, ..packet.flow.dest })
+        }
+    };
+    FlowKey { protocol, source: client, dest }
+}
+
+/// A mark in the place of an address, of the client's family.
+fn marked(mark: u32, client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(_) => IpAddr::V4(mark.into()),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::from(u128::from(mark) << 96)),
+    }
+}
+
+/// Whether a packet's template is for the service's port only. FTP's is for every port: the data connections follow.
+fn is_for_one_port(packet: &Packet, service: &Service) -> bool {
+    let port = service_port(service);
+    port == packet.flow.dest.port && port != FTP
+}
+
+fn template(
+    key: &FlowKey,
+    packet: &Packet,
+    service: &Service,
+    persistence: &Persistence,
+    destination: &Destination,
+    id: DestinationId,
+    now: Millis,
+) -> NewConnection {
+    let port = if is_for_one_port(packet, service) { destination.endpoint.port } else { 0 };
+    let one_packet = if service.one_packet { Flags::ONE_PACKET } else { Flags::NONE };
+    NewConnection {
+        protocol: key.protocol,
+        client: key.source,
+        virtual_endpoint: key.dest,
+        dest: Endpoint { port, ..destination.endpoint },
+        local: None,
+        method: destination.method,
+        flags: Flags::TEMPLATE | one_packet,
+        state: 0,
+        expires: now + Duration::from_secs(persistence.timeout_seconds.into()),
+        timeout_seconds: persistence.timeout_seconds,
+        dest_ref: id.0,
+        mark: 0,
+        controller: None,
+    }
+}
+
+/// The port at the destination: its own for the service's port, the packet's for all others.
+fn port(packet: &Packet, service: &Service, destination: &Destination) -> u16 {
+    let port = packet.flow.dest.port;
+    match destination.endpoint.port {
+        own if own != 0 && port == service_port(service) => own,
+        _ => port,
+    }
+}
+
+/// The Call-ID of a SIP message; SIP over anything but UDP is not looked into, as under IPVS.
+fn call_id<'f>(packet: &Packet, frame: &'f [u8]) -> Option<&'f [u8]> {
+    let message = frame.get(packet.transport + udp::HEADER_LEN..packet.end)?;
+    if packet.flow.protocol == Protocol::UDP { sip::call_id(message) } else { None }
+}
+
+/// How many of a client's calls may have the same place among its templates.
+const CALLS_ALIKE: u64 = 8;

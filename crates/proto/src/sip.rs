@@ -1,0 +1,104 @@
+//! SIP, as far as telling its calls apart needs it: the Call-ID of a message.
+//!
+//! Runs for each datagram that begins a connection of a service with `--pe sip`. Promises to read the bytes that it is
+//! given and no others, whatever they are. Cost: one pass over the message's lines up to the header. Not here: the
+//! rest of SIP.
+//!
+//! Source: RFC 3261 §7.3.1 (header fields, their case and compact forms), §20.8, §25.1 (`callid`).
+
+/// The Call-ID that a message names: the value of its first header field of that name, 1 to [`CALL_ID_MAX`] bytes.
+///
+/// `None` if it has no such field, or one whose value is too long, has other characters than a Call-ID, or is not ended
+/// by a line's end: half an identity is none.
+pub fn call_id(message: &[u8]) -> Option<&[u8]> {
+    let mut rest = message;
+    // The first line is the request or status.
+    while let Some(end) = rest.iter().position(|byte| matches!(byte, b'\r' | b'\n')) {
+        rest = &rest[end + 1..];
+        if let Some(value) = field(rest) {
+            let id = &value[..identity_len(value)];
+            let ended = matches!(value.get(id.len()), Some(b'\r' | b'\n'));
+            return (ended && (1..=CALL_ID_MAX).contains(&id.len())).then_some(id);
+        }
+    }
+    None
+}
+
+/// What follows the colon and white space of a line that is a Call-ID's.
+fn field(line: &[u8]) -> Option<&[u8]> {
+    let after = NAMES.iter().find_map(|name| {
+        let (start, after) = line.split_at_checked(name.len())?;
+        start.eq_ignore_ascii_case(name).then_some(after)
+    })?;
+    unindented(after).strip_prefix(b":").map(unindented)
+}
+
+/// How many bytes of a value are a Call-ID: a word, or two with an `@` between.
+fn identity_len(value: &[u8]) -> usize {
+    let word = word_len(value);
+    match value.get(word) {
+        Some(b'@') if word > 0 && word_len(&value[word + 1..]) > 0 => word + 1 + word_len(&value[word + 1..]),
+        _ => word,
+    }
+}
+
+fn word_len(text: &[u8]) -> usize {
+    let part = |byte: &u8| byte.is_ascii_alphanumeric() || b"-.!%*_+`'~()<>:\\\"/[]?{}".contains(byte);
+    text.iter().position(|byte| !part(byte)).unwrap_or(text.len())
+}
+
+/// A line without the blanks at its start.
+fn unindented(line: &[u8]) -> &[u8] {
+    let blanks = line.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+    &line[blanks..]
+}
+
+/// The longest Call-ID that is taken, in bytes: as IPVS.
+pub const CALL_ID_MAX: usize = 255;
+/// The field's name and its compact form, in any case.
+const NAMES: [&[u8]; 2] = [b"call-id", b"i"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_call_id_is_found_by_its_long_or_compact_name_in_any_case() {
+        for line in
+            ["Call-ID: a1@h.example", "call-id:a1@h.example", "i:\t a1@h.example", "CALL-ID  : a1@h.example"]
+        {
+            for end in ["\r\n", "\n", "\r"] {
+                let message = format!("INVITE sip:b SIP/2.0{end}Via: x{end}{line}{end}{end}body");
+                assert_eq!(call_id(message.as_bytes()), Some(&b"a1@h.example"[..]), "{message:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_whole_call_id_is_none() {
+        let long = format!("x\r\nCall-ID: {}\r\n", "a".repeat(CALL_ID_MAX + 1));
+        let ends = "x\r\nCall-ID: abc";
+        let first = "Call-ID: abc\r\n";
+        for message in [
+            "",
+            "hello",
+            first,
+            ends,
+            &long,
+            "x\r\nCall-ID: \r\n",
+            "x\r\nCall-ID: a b\r\n",
+            "x\r\nInfo: a\r\n",
+        ] {
+            assert_eq!(call_id(message.as_bytes()), None, "{message:?}");
+        }
+        assert_eq!(call_id(long.replacen("aa", "a", 1).as_bytes()).map(<[u8]>::len), Some(CALL_ID_MAX));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_have_a_call_id_within_them_or_none(message: Vec<u8>) {
+            let id = call_id(&message);
+            assert!(id.is_none_or(|id| message.windows(id.len()).any(|part| part == id)));
+        }
+    }
+}
