@@ -35,7 +35,7 @@ pub enum Inserted {
     /// There is no room, in the slab or in the buckets of one of its keys. Counted.
     Full,
     /// Another connection of this protocol has the same destination and local endpoint ([`NewConnection::local`]). The
-    /// caller may try another port.
+    /// caller may try another port, a few times in a burst: what was tried holds an entry until the quiescent point.
     LocalTaken,
 }
 

@@ -104,7 +104,7 @@ impl Table {
     /// Makes an empty table.
     ///
     /// # Errors
-    /// `InvalidInput` for a capacity of 0 or one that 32-bit indices do not reach; otherwise what the kernel said
+    /// `InvalidInput` for a capacity of 0 or one that 31-bit indices do not reach; otherwise what the kernel said
     /// to the request for memory or for random numbers.
     pub fn create(config: TableConfig) -> io::Result<Arc<Self>> {
         let seats = config.workers + READERS;
