@@ -66,7 +66,7 @@ impl TableReader {
         self.seat.remove(id)
     }
 
-    /// As [`TableWorker::remove_if`]; during a walk.
+    /// As [`super::TableWorker::remove_if`]; during a walk.
     pub fn remove_if(&mut self, id: ConnId, test: impl Fn(u8, Millis) -> bool) -> Removal {
         self.seat.remove_if(id, test)
     }
