@@ -337,7 +337,7 @@ fn listing(capacity: u32) {
         let walk = scope.spawn(|| {
             let start = Instant::now();
             let (mut count, mut peak) = (0_u32, 0);
-            rows(&reader, &CallIds::new(0, 1), Millis(0), &mut |row| {
+            rows(&reader, &CallIds::default(), Millis(0), &mut |row| {
                 black_box(row);
                 count += 1;
                 if count.is_multiple_of(1 << 20) {

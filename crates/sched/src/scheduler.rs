@@ -121,7 +121,7 @@ impl Flags {
 }
 
 /// What a scheduler is built from.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub struct Setup<'a> {
     /// The destinations in IPVS's order: that of the [`Candidates`] it will be asked about.
     pub destinations: &'a [Destination],

@@ -3,8 +3,9 @@
 //! Runs once per new connection. Walks the list round after round with a threshold that sinks, by the greatest
 //! common divisor of the weights, after each round; a destination is taken in the rounds whose threshold its
 //! weight reaches. The state is the last choice's position plus one (low half; 0 before the list's first) and
-//! the threshold (high half; 0 means the highest). Cost: at most four passes over the destinations, whatever
-//! their weights: rounds whose threshold no usable destination reaches are skipped.
+//! the threshold (high half; 0 means the highest). Cost: as many steps as there are in a row that do not reach the
+//! threshold, once a round two passes over the destinations, at most four whatever their weights: rounds whose threshold
+//! no usable destination reaches are skipped.
 
 use crate::destination::Weight;
 use crate::scheduler::{Candidates, Change, Choice, Kind, Request, Scheduler, Setup, State};
@@ -54,21 +55,25 @@ pub(crate) fn gcd(a: u32, b: u32) -> u32 {
 impl Scheduler for Wrr {
     fn pick(&self, state: State, _: &Request, candidates: &dyn Candidates) -> Choice {
         let len = candidates.len();
-        let (mut place, mut threshold) = self.unpack(state);
-        let usable = || (0..len).filter(|position| candidates.usable(*position));
-        let Some(reachable) = usable().map(|position| candidates.weight(position).0).max() else {
+        let (place, mut threshold) = self.unpack(state);
+        let reaches = |from: usize, threshold: u32| {
+            (from..len)
+                .find(|position| candidates.weight(*position).0 >= threshold && candidates.usable(*position))
+        };
+        if let Some(position) = reaches(place.min(len), threshold) {
+            return Choice { position: Some(position), state: pack(position + 1, threshold) };
+        }
+        let usable = (0..len).filter(|position| candidates.usable(*position));
+        let Some(reachable) = usable.map(|position| candidates.weight(position).0).max() else {
             return Choice { position: None, state };
         };
-        // The rest of this round, then one whole round at each of at most two thresholds: the next one that
-        // anybody reaches, and after the lowest again the highest. Loads may change meanwhile, hence the bound.
-        for _ in 0..=2 {
-            let found = (place.min(len)..len)
-                .find(|position| candidates.weight(*position).0 >= threshold && candidates.usable(*position));
-            if let Some(position) = found {
+        // One whole round at each of at most two thresholds: the next one that anybody reaches, and after the lowest
+        // again the highest. Loads may change meanwhile, hence the bound.
+        for _ in 0..2 {
+            threshold = self.lowered(threshold, reachable);
+            if let Some(position) = reaches(0, threshold) {
                 return Choice { position: Some(position), state: pack(position + 1, threshold) };
             }
-            place = 0;
-            threshold = self.lowered(threshold, reachable);
         }
         Choice { position: None, state }
     }

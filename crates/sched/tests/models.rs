@@ -248,7 +248,7 @@ fn maglev_hashing_chooses_as_its_model_does() {
 
 #[test]
 fn those_that_remember_addresses_choose_as_their_models_do() {
-    compare(&[("lblc", 0), ("lblcr", 0)], 300);
+    compare(&[("lblc", 0), ("lblcr", 0)], 200);
 }
 
 /// How often each of some destinations is chosen, by random packets, if all keep their loads.

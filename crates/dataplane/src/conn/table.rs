@@ -20,7 +20,8 @@ use super::ConnId;
 use super::buckets::Buckets;
 use super::entry::Record;
 use super::quiescence::Quiescence;
-use super::seat::{Seat, TableReader, TableWorker};
+use super::reader::TableReader;
+use super::seat::{Seat, TableWorker};
 use super::slab::{STRANDED_MAX, Slab, Stock};
 use super::wheel::Wheel;
 use crate::shm::atomic::Ordering;
@@ -103,7 +104,7 @@ impl Table {
     /// Makes an empty table.
     ///
     /// # Errors
-    /// `InvalidInput` for a capacity of 0 or one that 32-bit indices do not reach; otherwise what the kernel said
+    /// `InvalidInput` for a capacity of 0 or one that 31-bit indices do not reach; otherwise what the kernel said
     /// to the request for memory or for random numbers.
     pub fn create(config: TableConfig) -> io::Result<Arc<Self>> {
         let seats = config.workers + READERS;

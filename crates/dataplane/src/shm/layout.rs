@@ -1,4 +1,4 @@
-//! What lies in the connection table's mapping, byte for byte.
+//! What lies in the connection table's mappings, byte for byte.
 //!
 //! A later process may map the same memory, so this is a format: a change of it changes [`VERSION`]. Every field is
 //! an atomic, all bytes zero are a valid value of each cell, and cells name each other by index only. What the
@@ -85,7 +85,7 @@ pub(crate) struct Entry {
 }
 
 /// The second half of a connection whose endpoints do not fit its entry: any of them IPv6, or one that is local. It
-/// has the entry's index. Written and kept as the entry's endpoints are; of an address that is IPv4, or in the entry,
+/// has the entry's index, in a mapping of its own. Written and kept as the entry's endpoints are; of an address that is IPv4, or in the entry,
 /// the second word is 0.
 #[derive(Debug, Default)]
 #[cfg_attr(not(loom), repr(C, align(64)))]
