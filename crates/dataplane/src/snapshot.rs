@@ -439,4 +439,44 @@ mod tests {
         services.remove(&service(443).key);
         assert!(!services.any_of(Family::V4));
     }
+
+    #[test]
+    fn workers_that_choose_at_once_take_each_turn_once() {
+        let endpoint = |last| Endpoint::new(std::net::Ipv4Addr::new(192, 0, 2, last), 80);
+        let live = Arc::new(DestinationLive::new(2));
+        let (method, weight) = (ForwardingMethod::Nat, Weight(1));
+        let member = |last| Member {
+            id: DestinationId(last),
+            endpoint: endpoint(last as u8),
+            method,
+            weight,
+            live: live.clone(),
+        };
+        let destinations = [1, 2, 3].map(|last| xvs_sched::Destination {
+            endpoint: endpoint(last),
+            weight,
+            last_weight: weight,
+        });
+        let setup = xvs_sched::scheduler::Setup { destinations: &destinations, ..Default::default() };
+        let service = Service {
+            key: ServiceKey::tcp(endpoint(100)),
+            members: [1, 2, 3].map(member).into(),
+            scheduler: xvs_sched::scheduler::build("rr", &setup).unwrap(),
+            one_packet: false,
+            place: Arc::default(),
+        };
+        let request = Request { source: endpoint(200), dest: endpoint(100), now_millis: 0, random: 0 };
+        let turns = [1, 2, 3].map(|_| std::sync::atomic::AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..9_999 {
+                        let chosen = service.choose(&request).unwrap();
+                        turns[chosen.id.0 as usize - 1].fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        assert_eq!(turns.map(|count| count.into_inner()), [6666; 3]);
+    }
 }

@@ -37,10 +37,12 @@ impl Lblcr {
         entry.used_millis = now;
         let known = entry.members().iter().filter_map(|member| self.roster.position(*member));
         let own = least(known, candidates, Load::overhead);
-        if entry.members().len() > 1 && now > entry.changed_millis + self.memory.expiration_millis() {
-            if let Some(place) = self.most_loaded(&entry, candidates) {
-                entry.remove(place, now);
-            }
+        let unchanged = now > entry.changed_millis + self.memory.expiration_millis();
+        if unchanged
+            && entry.members().len() > 1
+            && let Some(place) = self.most_loaded(&entry, candidates)
+        {
+            entry.remove(place, now);
         }
         let fit = own.filter(|&position| !is_overloaded(position, candidates));
         if fit.is_some() {
@@ -130,5 +132,15 @@ mod tests {
         assert_eq!(next(110, &[(0, 5), (0, 9)]), Some(0), "not longer than the expiration");
         assert_eq!(next(111, &[(0, 9), (0, 5)]), Some(1), "the first is lost");
         assert_eq!(next(112, &[(0, 0), (1, 5)]), Some(1));
+    }
+
+    #[test]
+    fn of_equally_loaded_members_the_last_added_is_lost_and_still_serves_this_connection() {
+        let lblcr = lblcr(&[1, 1], 100);
+        let next = |seconds, loads| next(&*lblcr, seconds, &[1, 1], loads);
+        next(0, &[(0, 0), (0, 0)]);
+        assert_eq!(next(10, &[(2, 0), (0, 0)]), Some(1));
+        assert_eq!(next(111, &[(0, 5), (0, 5)]), Some(1));
+        assert_eq!(next(112, &[(0, 5), (0, 0)]), Some(0));
     }
 }

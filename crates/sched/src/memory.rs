@@ -111,7 +111,7 @@ impl Memory {
             // Whatever of a later writer was read above, its version is seen below: it wrote that before, with a
             // Release fence between.
             fence(Ordering::Acquire);
-            let stable = version % 2 == 0 && slot.version.load(Ordering::Relaxed) == version;
+            let stable = version.is_multiple_of(2) && slot.version.load(Ordering::Relaxed) == version;
             (stable && same_key).then_some(entry)
         })
     }
@@ -178,7 +178,7 @@ impl Memory {
         let version = slot.version.load(Ordering::Relaxed);
         let odd = version + 1;
         // Acquire: the key below is what the writer before has left.
-        let held = version % 2 == 0
+        let held = version.is_multiple_of(2)
             && slot.version.compare_exchange(version, odd, Ordering::Acquire, Ordering::Relaxed).is_ok();
         if !held {
             return;

@@ -1,0 +1,127 @@
+//! Schedulers as clients and operators meet them: through the lab, with the daemon's own commands and settings.
+//!
+//! What each chooses is compared with the kernel in `conformance.rs` and with plain models in `crates/sched/tests`. Here
+//! stands what lies between a command and a choice: weights that are remembered, tables that outlive changes, settings
+//! that are in force at once.
+
+use xvs::frames::{ACK, SYN};
+use xvs::lab_cluster::{CLIENT, VIP, at, server, server_mac};
+use xvs::{Datagram, LabCluster, Transport};
+
+/// A service with this scheduler and three servers of weight 1; the third comes first.
+fn cluster(scheduler: &str) -> LabCluster {
+    let mut cluster = LabCluster::new();
+    cluster.configure(&[&format!("-A -t {VIP}:80 -s {scheduler}")]);
+    (1..=3).for_each(|number| add(&mut cluster, number, 1));
+    cluster
+}
+
+fn add(cluster: &mut LabCluster, number: u8, weight: u32) {
+    cluster.configure(&[&format!("-a -t {VIP}:80 -r {} -g -w {weight}", server(number))]);
+}
+
+fn weigh(cluster: &mut LabCluster, number: u8, weight: u32) {
+    cluster.configure(&[&format!("-e -t {VIP}:80 -r {} -g -w {weight}", server(number))]);
+}
+
+/// The number of the server that takes a connection from this port, if any does; the connection is established.
+fn connect(cluster: &mut LabCluster, port: u16) -> Option<u8> {
+    let packet = |flags| Datagram::new(Transport::Tcp(flags), at(CLIENT, port), at(VIP, 80));
+    let judged = cluster.from_client(&packet(SYN));
+    if judged.verdict == "drop no_destination" {
+        return None;
+    }
+    assert_eq!(judged.verdict, "transmit");
+    assert_eq!(cluster.from_client(&packet(ACK)).verdict, "transmit");
+    (1..=9).find(|number| judged.sent[0].1[..6] == server_mac(*number))
+}
+
+#[test]
+fn a_service_without_a_scheduler_takes_no_connection_and_takes_some_once_it_has_one() {
+    let mut cluster = cluster("none");
+    assert_eq!(connect(&mut cluster, 1000), None);
+    cluster.configure(&[&format!("-E -t {VIP}:80 -s rr")]);
+    assert_eq!(connect(&mut cluster, 1000), Some(3));
+}
+
+#[test]
+fn rr_goes_on_where_it_was_after_an_edit_and_begins_anew_after_another_scheduler() {
+    let mut cluster = cluster("rr");
+    assert_eq!(connect(&mut cluster, 1000), Some(3));
+    cluster.configure(&[&format!("-E -t {VIP}:80 -s rr")]);
+    weigh(&mut cluster, 1, 5);
+    assert_eq!(connect(&mut cluster, 1001), Some(2));
+    cluster.configure(&[&format!("-E -t {VIP}:80 -s wlc"), &format!("-E -t {VIP}:80 -s rr")]);
+    assert_eq!(connect(&mut cluster, 1002), Some(3));
+}
+
+#[test]
+fn under_mh_a_drained_server_keeps_its_clients_share_until_it_is_added_anew_without_a_weight() {
+    let mut cluster = cluster("mh -b mh-port");
+    let ports = 2000..2060;
+    let before: Vec<_> = ports.clone().map(|port| connect(&mut cluster, port)).collect();
+    assert!((1..=3).all(|number| before.contains(&Some(number))));
+    weigh(&mut cluster, 2, 0);
+    // New connections from the same ports: the old ones are gone after a quarter of an hour.
+    let again = |cluster: &mut LabCluster| {
+        cluster.advance(901.0);
+        ports.clone().map(|port| connect(cluster, port)).collect::<Vec<_>>()
+    };
+    let without_two: Vec<_> = before.iter().map(|taken| taken.filter(|number| *number != 2)).collect();
+    assert_eq!(again(&mut cluster), without_two, "nobody moves, the drained one's clients get nobody");
+    cluster.configure(&[&format!("-E -t {VIP}:80 -s mh -b mh-port,mh-fallback")]);
+    let fallen_back = again(&mut cluster);
+    assert!(before.iter().zip(&fallen_back).all(|(before, after)| match before {
+        Some(2) => matches!(after, Some(1 | 3)),
+        other => other == after,
+    }));
+    cluster.configure(&[
+        &format!("-E -t {VIP}:80 -s mh -b mh-port"),
+        &format!("-d -t {VIP}:80 -r {}", server(2)),
+    ]);
+    add(&mut cluster, 2, 0);
+    assert!(again(&mut cluster).iter().all(|taken| matches!(taken, Some(1 | 3))), "it has no share");
+}
+
+#[test]
+fn what_lblc_remembers_survives_edits_and_goes_with_the_scheduler() {
+    let mut cluster = cluster("lblc");
+    assert_eq!(connect(&mut cluster, 1000), Some(3));
+    // By loads alone the others would come first.
+    weigh(&mut cluster, 1, 9);
+    assert_eq!(connect(&mut cluster, 1001), Some(3));
+    add(&mut cluster, 4, 1);
+    assert_eq!(connect(&mut cluster, 1002), Some(4), "two are more than its weight, and others idle");
+    assert_eq!(connect(&mut cluster, 1003), Some(4));
+    cluster.configure(&[&format!("-E -t {VIP}:80 -s rr"), &format!("-E -t {VIP}:80 -s lblc")]);
+    assert_eq!(connect(&mut cluster, 1004), Some(2), "the first that idles");
+}
+
+#[test]
+fn lblc_forgets_within_half_an_hour_after_the_expiration_that_is_set() {
+    let mut cluster = cluster("lblc");
+    cluster.set("lblc_expiration", 100);
+    assert_eq!(connect(&mut cluster, 1000), Some(3));
+    // The connection is over: who is chosen anew is the first in order.
+    cluster.advance(1600.0);
+    add(&mut cluster, 4, 1);
+    assert_eq!(connect(&mut cluster, 1001), Some(3), "remembered");
+    cluster.advance(1000.0);
+    assert_eq!(connect(&mut cluster, 1002), Some(4), "forgotten after half an hour");
+}
+
+#[test]
+fn an_expiration_of_lblcr_is_in_force_at_once() {
+    for (expiration, taken) in [(None, [2, 3, 2]), (Some(10), [2, 3, 3])] {
+        let mut cluster = cluster("lblcr");
+        assert_eq!([1000, 1001, 1002].map(|port| connect(&mut cluster, port)), [Some(3), Some(3), Some(2)]);
+        cluster.advance(901.0);
+        // Of two servers without connections the first one serves once more and leaves the set.
+        expiration.inspect(|seconds| cluster.set("lblcr_expiration", *seconds));
+        assert_eq!(
+            [1003, 1004, 1005].map(|port| connect(&mut cluster, port)),
+            taken.map(Some),
+            "{expiration:?}"
+        );
+    }
+}
