@@ -8,6 +8,7 @@
 mod buckets;
 mod entry;
 mod quiescence;
+mod reader;
 mod seat;
 mod slab;
 mod table;
@@ -27,7 +28,8 @@ use crate::shm::atomic::Ordering;
 
 use entry::{Kind, Record};
 
-pub use seat::{Inserted, Removal, TableReader, TableWorker, Timers};
+pub use reader::TableReader;
+pub use seat::{Inserted, Removal, TableWorker, Timers};
 pub use table::{Epoch, Table, TableConfig, TableCounts};
 
 /// A connection's place in the table. It names the same connection until the holder's next quiescent point; later

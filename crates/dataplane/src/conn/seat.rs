@@ -1,14 +1,13 @@
 //! Seats at the table: what workers and readers do with it.
 //!
-//! A [`TableWorker`] finds, inserts, removes and times connections within a burst; a [`TableReader`] walks all of them
-//! beside. Each owns the entries that it has removed until nobody can still look at them, and a worker the timer
+//! A [`TableWorker`] finds, inserts, removes and times connections within a burst; a reader (`reader.rs`) walks all of
+//! them beside. Each owns the entries that it has removed until nobody can still look at them, and a worker the timer
 //! links that it has made. A connection's one link that counts is at the tick in its entry's `timer`, in whichever
 //! worker's wheel; who sets `timer` makes that link, and every other link dies when it is due. Cost of each operation:
 //! a few loads and at most a handful of compare-and-swaps; nothing waits or allocates. Not here: how the index and the
 //! reuse work (`buckets.rs`, `slab.rs`, `quiescence.rs`).
 
 use std::marker::PhantomData;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64 as Statistic, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -329,88 +328,12 @@ impl TableWorker {
     }
 }
 
-/// A seat for listings and sweeps. It is parked except during a walk.
-#[derive(Debug)]
-pub struct TableReader {
-    seat: Seat,
-}
-
-impl TableReader {
-    pub(super) fn new(mut seat: Seat) -> Self {
-        seat.park();
-        Self { seat }
-    }
-
-    /// The table.
-    pub fn table(&self) -> &Table {
-        &self.seat.table
-    }
-
-    /// Calls `view` for each connection whose index is in `range`, in the order of indices. One that is there all
-    /// the time is met; one that comes or goes meanwhile may be. Walk long tables in slices: what is removed during
-    /// a slice is reused only after it.
-    pub fn for_each(&mut self, range: Range<u32>, mut view: impl FnMut(Connection<'_>)) {
-        self.visit(range, |reader, id| view(reader.connection(id)));
-    }
-
-    /// As [`for_each`](Self::for_each), for a walk that removes some of them.
-    pub fn visit(&mut self, range: Range<u32>, visit: impl FnMut(&mut Self, ConnId)) {
-        let end = range.end.min(self.seat.table.extent());
-        self.visit_each(range.start..end, visit);
-    }
-
-    /// As [`visit`](Self::visit), for places in any order, all below [`Table::extent`].
-    pub fn visit_each(
-        &mut self,
-        places: impl Iterator<Item = u32>,
-        mut visit: impl FnMut(&mut Self, ConnId),
-    ) {
-        self.seat.unpark();
-        let walk = Parked(self);
-        for index in places {
-            if walk.0.seat.table.slab.entry(index).life().is_live() {
-                visit(walk.0, ConnId(index));
-            }
-        }
-    }
-
-    /// A view of a connection; during a walk.
-    pub fn connection(&self, id: ConnId) -> Connection<'_> {
-        self.seat.connection(id)
-    }
-
-    /// Takes a connection out of the table; during a walk.
-    pub fn remove(&mut self, id: ConnId) -> Removal {
-        self.seat.remove(id)
-    }
-
-    /// As [`TableWorker::remove_if`]; during a walk.
-    pub fn remove_if(&mut self, id: ConnId, test: impl Fn(u8, Millis) -> bool) -> Removal {
-        self.seat.remove_if(id, test)
-    }
-
-    /// Entries that this reader has removed and that are not free yet: the next walk frees them.
-    pub fn in_limbo(&self) -> u32 {
-        self.seat.state.stock.in_limbo()
-    }
-}
-
-/// Ends a walk, also one that panics: a reader that stays unparked would keep every entry from being reused.
-struct Parked<'a>(&'a mut TableReader);
-
-impl Drop for Parked<'_> {
-    fn drop(&mut self) {
-        self.0.seat.quiescent(u32::MAX);
-        self.0.seat.park();
-    }
-}
-
 /// What workers and readers have in common.
 #[derive(Debug)]
 pub(super) struct Seat {
-    table: Arc<Table>,
+    pub(super) table: Arc<Table>,
     number: usize,
-    state: SeatState,
+    pub(super) state: SeatState,
     parked: bool,
     /// It may go to another thread but not be used by two.
     one_thread: PhantomData<std::cell::Cell<()>>,
@@ -429,7 +352,7 @@ impl Seat {
     }
 
     #[inline]
-    fn connection(&self, id: ConnId) -> Connection<'_> {
+    pub(super) fn connection(&self, id: ConnId) -> Connection<'_> {
         Connection { id, record: self.table.slab.record(id.0) }
     }
 
@@ -440,7 +363,7 @@ impl Seat {
         self.table.find(hash, |record| record.direction(&flow))
     }
 
-    fn remove(&mut self, id: ConnId) -> Removal {
+    pub(super) fn remove(&mut self, id: ConnId) -> Removal {
         debug_assert!(!self.parked);
         let table = &*self.table;
         let entry = table.entry(id);
@@ -456,7 +379,7 @@ impl Seat {
         Removal::Done(self.withdraw(id))
     }
 
-    fn remove_if(&mut self, id: ConnId, test: impl Fn(u8, Millis) -> bool) -> Removal {
+    pub(super) fn remove_if(&mut self, id: ConnId, test: impl Fn(u8, Millis) -> bool) -> Removal {
         debug_assert!(!self.parked);
         let entry = self.table.entry(id);
         let passes = |life: Life| life.is_live() && test(life.state(), life.deadline());
@@ -512,21 +435,21 @@ impl Seat {
         last.state()
     }
 
-    fn quiescent(&mut self, batches: u32) {
+    pub(super) fn quiescent(&mut self, batches: u32) {
         let Table { slab, quiescence, .. } = &*self.table;
         self.state.stock.close(quiescence);
         quiescence.quiescent(self.number);
         self.state.stock.collect(slab, quiescence, batches);
     }
 
-    fn park(&mut self) {
+    pub(super) fn park(&mut self) {
         self.parked = true;
         self.state.stock.close(&self.table.quiescence);
         self.table.quiescence.park(self.number);
         self.state.stock.collect(&self.table.slab, &self.table.quiescence, BATCHES_A_BURST);
     }
 
-    fn unpark(&mut self) {
+    pub(super) fn unpark(&mut self) {
         self.table.quiescence.unpark(self.number);
         self.parked = false;
     }

@@ -1,0 +1,88 @@
+//! Seats at the table for threads that are no workers: listings and sweeps.
+//!
+//! A [`TableReader`] walks the entries by index, in slices, and may remove some. It holds no one up but those who wait
+//! for entries that are removed while a slice lasts; between walks it is parked. Cost: a line for each entry ever used.
+//! Not here: what it has in common with workers (`seat.rs`).
+
+use std::ops::Range;
+
+use super::seat::{Removal, Seat};
+use super::table::Table;
+use super::{ConnId, Connection};
+use crate::clock::Millis;
+
+/// A seat for listings and sweeps. It is parked except during a walk.
+#[derive(Debug)]
+pub struct TableReader {
+    seat: Seat,
+}
+
+impl TableReader {
+    pub(super) fn new(mut seat: Seat) -> Self {
+        seat.park();
+        Self { seat }
+    }
+
+    /// The table.
+    pub fn table(&self) -> &Table {
+        &self.seat.table
+    }
+
+    /// Calls `view` for each connection whose index is in `range`, in the order of indices. One that is there all
+    /// the time is met; one that comes or goes meanwhile may be. Walk long tables in slices: what is removed during
+    /// a slice is reused only after it.
+    pub fn for_each(&mut self, range: Range<u32>, mut view: impl FnMut(Connection<'_>)) {
+        self.visit(range, |reader, id| view(reader.connection(id)));
+    }
+
+    /// As [`for_each`](Self::for_each), for a walk that removes some of them.
+    pub fn visit(&mut self, range: Range<u32>, visit: impl FnMut(&mut Self, ConnId)) {
+        let end = range.end.min(self.seat.table.extent());
+        self.visit_each(range.start..end, visit);
+    }
+
+    /// As [`visit`](Self::visit), for places in any order, all below [`Table::extent`].
+    pub fn visit_each(
+        &mut self,
+        places: impl Iterator<Item = u32>,
+        mut visit: impl FnMut(&mut Self, ConnId),
+    ) {
+        self.seat.unpark();
+        let walk = Parked(self);
+        for index in places {
+            if walk.0.seat.table.slab.entry(index).life().is_live() {
+                visit(walk.0, ConnId(index));
+            }
+        }
+    }
+
+    /// A view of a connection; during a walk.
+    pub fn connection(&self, id: ConnId) -> Connection<'_> {
+        self.seat.connection(id)
+    }
+
+    /// Takes a connection out of the table; during a walk.
+    pub fn remove(&mut self, id: ConnId) -> Removal {
+        self.seat.remove(id)
+    }
+
+    /// As [`TableWorker::remove_if`]; during a walk.
+    pub fn remove_if(&mut self, id: ConnId, test: impl Fn(u8, Millis) -> bool) -> Removal {
+        self.seat.remove_if(id, test)
+    }
+
+    /// Entries that this reader has removed and that are not free yet: the next walk frees them.
+    pub fn in_limbo(&self) -> u32 {
+        self.seat.state.stock.in_limbo()
+    }
+}
+
+/// Ends a walk, also one that panics: a reader that stays unparked would keep every entry from being reused.
+struct Parked<'a>(&'a mut TableReader);
+
+impl Drop for Parked<'_> {
+    fn drop(&mut self) {
+        self.0.seat.quiescent(u32::MAX);
+        self.0.seat.park();
+    }
+}
