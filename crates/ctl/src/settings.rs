@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use serde::Deserialize;
+use xvs_dataplane::mss::MssClamp;
 use xvs_dataplane::snapshot::{ConnReuse, Settings};
 
 use crate::message::CommandError;
@@ -41,6 +42,27 @@ pub struct Ipvs {
     pub amemthresh: u32,
     /// 1: a real server that sends without being asked gets an ICMP error. Default: 0.
     pub nat_icmp_send: Switch,
+    /// `off`, `tunnels` or `all`: the connections whose SYN and SYN+ACK promise no larger segments than their way takes.
+    /// Default: `tunnels`; the kernel has no such key and leaves that to its rules.
+    pub mss_clamp: Clamp,
+}
+
+/// Of which connections the maximum segment size is lowered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Clamp(MssClamp);
+
+impl TryFrom<String> for Clamp {
+    type Error = &'static str;
+
+    fn try_from(value: String) -> Result<Self, Self::Error> {
+        match value.as_str() {
+            "off" => Ok(Self(MssClamp::Off)),
+            "tunnels" => Ok(Self(MssClamp::Tunnels)),
+            "all" => Ok(Self(MssClamp::All)),
+            _ => Err("off, tunnels or all is needed"),
+        }
+    }
 }
 
 /// 0 or 1.
@@ -108,11 +130,17 @@ impl Default for Ipvs {
             am_droprate: 10,
             amemthresh: 1024,
             nat_icmp_send: off,
+            mss_clamp: Clamp(MssClamp::Tunnels),
         }
     }
 }
 
 impl Ipvs {
+    /// The defaults without what the kernel's IPVS does not do to a packet.
+    pub fn of_the_kernel() -> Self {
+        Self { mss_clamp: Clamp(MssClamp::Off), ..Self::default() }
+    }
+
     /// Sets one by name.
     ///
     /// # Errors
@@ -140,6 +168,10 @@ impl Ipvs {
             "am_droprate" => self.am_droprate = number()?,
             "amemthresh" => self.amemthresh = number()?,
             "nat_icmp_send" => self.nat_icmp_send = switch()?,
+            "mss_clamp" => {
+                let word = Clamp::try_from(value.to_owned());
+                self.mss_clamp = word.map_err(|_| bad("off, tunnels or all"))?;
+            }
             _ => {
                 let known = KEYS.map(str::to_owned).to_vec();
                 return Err(CommandError::UnknownSetting { key: key.to_owned(), known });
@@ -194,12 +226,13 @@ impl Ipvs {
             drops_entries: self.drops_entries(memory),
             drop_packet_rate: if self.drop_packet.is_on(memory) { rate } else { 0 },
             nat_icmp_send: self.nat_icmp_send.0,
+            mss_clamp: self.mss_clamp.0,
         }
     }
 }
 
 /// What [`Ipvs::set`] knows.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "am_droprate",
     "amemthresh",
     "conn_reuse_mode",
@@ -207,6 +240,7 @@ const KEYS: [&str; 12] = [
     "drop_packet",
     "expire_nodest_conn",
     "icmp_msgs_per_sec",
+    "mss_clamp",
     "nat_icmp_send",
     "secure_tcp",
     "sloppy_sctp",
@@ -266,7 +300,7 @@ mod tests {
         let unknown = ipvs.set("nosuch", "x").unwrap_err().to_string();
         for key in KEYS {
             assert!(unknown.contains(key), "{key}: {unknown}");
-            ipvs.set(key, "1").unwrap();
+            ipvs.set(key, if key == "mss_clamp" { "all" } else { "1" }).unwrap();
         }
         let bad = ipvs.set("drop_entry", "4").unwrap_err().to_string();
         assert_eq!(bad, "drop_entry cannot be \"4\"; it takes 0 to 3");

@@ -14,6 +14,8 @@ use crate::verdict::{DropReason, Verdict};
 pub enum Class {
     /// A connection or a service has to be found for it.
     Flow(Packet),
+    /// It has to wait for the rest of its datagram.
+    Fragment(Packet),
     /// It is decided already.
     Decided(Verdict),
 }
@@ -38,6 +40,6 @@ pub fn classify(frame: &[u8], link: LinkId, snapshot: &Snapshot) -> Class {
     }
     match packet.fragment {
         Fragment::Whole => Class::Flow(packet),
-        Fragment::First | Fragment::Later => Class::Decided(Verdict::Drop(DropReason::Fragment)),
+        Fragment::First | Fragment::Later => Class::Fragment(packet),
     }
 }

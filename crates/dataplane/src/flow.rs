@@ -20,6 +20,7 @@ use crate::conn::{
 };
 use crate::counters::{Stats, WorkerCounters};
 use crate::forward::{self, Ends, Identification};
+use crate::mss;
 use crate::outcome::Unresolved;
 use crate::pressure::{Pressure, count_out, relieve_buckets};
 use crate::schedule::{choose, is_first, is_reset, service};
@@ -276,6 +277,10 @@ impl Flows {
         connection.count_in_packet();
         self.count(destination, |stats| stats.count_in(packet.length()));
         self.advance(id, packet, Direction::Inbound, &destination.live, &snapshot.settings, now);
+        if snapshot.settings.mss_clamp.concerns(packet, ends.method) {
+            let back = Path::find(&snapshot.egress, packet.flow.source.addr, 0);
+            mss::clamp(frame, packet, ends.method, destination.path, back);
+        }
         let verdict = forward::request(frame, packet, &ends, destination.path, &mut self.ids);
         self.report_unresolved(verdict, destination.path);
         verdict
@@ -297,6 +302,11 @@ impl Flows {
         }
         let ends = ends(&connection, None);
         let path = Path::find(&snapshot.egress, packet.flow.dest.addr, self.table.hash(&packet.flow));
+        if snapshot.settings.mss_clamp.concerns(packet, ends.method)
+            && let Some(destination) = destination(&connection, snapshot)
+        {
+            mss::clamp(frame, packet, ends.method, destination.path, path);
+        }
         let verdict = forward::reply(frame, packet, &ends, path);
         self.report_unresolved(verdict, path);
         // A router refuses a packet before its forwarding hooks, so IPVS does not see it.

@@ -16,6 +16,7 @@ use xvs_sched::{Candidates, Choice, ForwardingMethod, Load, Scheduler, ServiceKe
 
 use crate::counters::SharedStats;
 use crate::egress::{Egress, RouteTo};
+use crate::mss::MssClamp;
 use crate::port::LinkId;
 
 /// What a worker acts on.
@@ -75,6 +76,8 @@ pub struct Settings {
     pub drops_entries: bool,
     /// Whether a destination that speaks without being asked is told so.
     pub nat_icmp_send: bool,
+    /// Of which connections the maximum segment size is lowered to what their way takes.
+    pub mss_clamp: MssClamp,
 }
 
 /// The bits of `conn_reuse_mode`: 1 reuses what has closed, 2 also what waits for a FIN that cannot be seen.
@@ -109,6 +112,7 @@ impl Default for Settings {
             drop_packet_rate: 0,
             drops_entries: false,
             nat_icmp_send: false,
+            mss_clamp: MssClamp::Tunnels,
         }
     }
 }

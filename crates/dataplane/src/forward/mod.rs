@@ -10,7 +10,7 @@ mod tunnel;
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use xvs_proto::ipv4::Ipv4;
+use xvs_proto::ipv4::{self, Ipv4};
 use xvs_proto::{Endpoint, Packet, ethernet};
 use xvs_sched::ForwardingMethod;
 
@@ -49,6 +49,14 @@ pub struct Ends {
     pub source: Option<IpAddr>,
 }
 
+/// Bytes that a method puts before a packet.
+pub fn overhead(method: ForwardingMethod) -> u32 {
+    match method {
+        ForwardingMethod::Tunnel => ipv4::HEADER_LEN as u32,
+        _ => 0,
+    }
+}
+
 /// Sends a client's packet to the connection's destination.
 pub fn request(
     frame: &mut Frame,
@@ -83,6 +91,9 @@ fn way(path: Path) -> Result<Hop, DropReason> {
 
 fn finish(frame: &mut Frame, sent: Result<Hop, DropReason>) -> Verdict {
     match sent.and_then(|hop| link_header(frame, hop)) {
+        Ok(hop) if frame.len() - ethernet::HEADER_LEN > hop.mtu as usize => {
+            Verdict::Fragment { link: hop.link, mtu: hop.mtu }
+        }
         Ok(hop) => Verdict::Transmit(hop.link),
         Err(reason) => Verdict::Drop(reason),
     }
@@ -107,13 +118,18 @@ pub fn decrement_ttl(frame: &mut Frame, packet: &Packet) {
     Ipv4::edit(&mut frame.bytes_mut()[packet.network..]).decrement_ttl();
 }
 
-/// Refuses a packet that does not fit the way, of whose `mtu` the method needs `overhead` for itself; both in bytes.
+/// Refuses a packet that does not fit the way and must not be fragmented; of the way's `mtu` the method needs
+/// `overhead` for itself, both in bytes.
 fn check_size(packet: &Packet, mtu: u32, overhead: u32) -> Result<(), DropReason> {
-    let room = mtu.min(u32::from(u16::MAX)).saturating_sub(overhead);
-    match packet.length() <= room as usize {
-        true => Ok(()),
-        false if packet.dont_fragment => Err(DropReason::TooBig { mtu: room as u16 }),
-        false => Err(DropReason::NeedsFragmenting),
+    let largest = u32::from(u16::MAX);
+    let room = mtu.min(largest).saturating_sub(overhead);
+    if packet.length() <= room as usize {
+        return Ok(());
+    }
+    match packet.dont_fragment {
+        true => Err(DropReason::TooBig { mtu: room as u16 }),
+        false if packet.length() > (largest - overhead) as usize => Err(DropReason::NoHeadroom),
+        false => Ok(()),
     }
 }
 

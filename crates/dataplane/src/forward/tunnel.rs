@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use xvs_proto::{Packet, Protocol, ipv4};
 
-use super::{Ends, Identification, admit_request, strip, v4};
+use super::{Ends, Identification, admit_request, overhead, strip, v4};
 use crate::shm::Frame;
 use crate::snapshot::Hop;
 use crate::verdict::DropReason;
@@ -22,7 +22,7 @@ pub(super) fn send(
     hop: Hop,
     ids: &mut Identification,
 ) -> Result<(), DropReason> {
-    let overhead = ipv4::HEADER_LEN as u32;
+    let overhead = overhead(ends.method);
     let (Some(IpAddr::V4(source)), Some(dest)) = (ends.source, v4(ends.dest)) else {
         // The director has no IPv4 address at all.
         return Err(DropReason::NoRoute);

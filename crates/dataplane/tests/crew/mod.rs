@@ -10,8 +10,10 @@ use xvs_dataplane::conn::{Direction, Table, TableConfig, TableReader, Timers};
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::Egress;
 use xvs_dataplane::egress::model::Network;
+use xvs_dataplane::exchange::Exchange;
 use xvs_dataplane::flow::Flows;
 use xvs_dataplane::forward::Identification;
+use xvs_dataplane::fragments::Fragments;
 use xvs_dataplane::outcome::{Outcome, Unresolved};
 use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::memory::MemoryPort;
@@ -147,6 +149,7 @@ impl Crew {
         let table = table.expect("a small table");
         let snapshot = Arc::new(snapshot(workers));
         let total = Arc::new(ServiceLive::new(workers));
+        let exchange = Arc::new(Exchange::new(workers));
         let hand = |number| {
             let counters = Arc::new(WorkerCounters::default());
             let seat = table.handle(number).expect("a seat for each worker");
@@ -154,7 +157,11 @@ impl Crew {
             let ids = || Identification::after(0);
             let flows = Flows::new(number, seat, counters.clone(), total.clone(), unresolved.clone(), ids());
             Hand {
-                pipeline: Pipeline::new(flows, Outcome::new(counters.clone(), unresolved, ids())),
+                pipeline: Pipeline::new(
+                    flows,
+                    Outcome::new(counters.clone(), unresolved, ids()),
+                    Fragments::new(number, exchange.clone(), *table.secret()),
+                ),
                 port: MemoryPort::with_links(2),
                 counters,
                 snapshot: snapshot.clone(),
