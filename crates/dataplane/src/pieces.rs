@@ -161,3 +161,117 @@ impl Cut {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port::memory::MemoryPort;
+    use etherparse::SlicedPacket;
+    use etherparse::defrag::IpDefragPool;
+    use proptest::prelude::*;
+
+    /// A UDP datagram, by the writer of another implementation.
+    fn packet(is_v6: bool, data: &[u8]) -> Vec<u8> {
+        let builder = etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 1, 0xfe], [2, 0, 0, 0, 1, 1]);
+        let mut bytes = Vec::new();
+        let udp = match is_v6 {
+            true => builder.ipv6([0x20; 16], [0xfd; 16], 64).udp(1000, 53),
+            false => builder.ipv4([192, 0, 2, 10], [198, 51, 100, 1], 64).udp(1000, 53),
+        };
+        udp.write(&mut bytes, data).unwrap();
+        if !is_v6 {
+            Ipv4::edit(&mut bytes[14..]).set_part((34 - 6 + data.len()) as u16, 0);
+        }
+        bytes
+    }
+
+    /// All pieces of a packet, the first of them in its own frame or copied as the others.
+    fn pieces(whole: &[u8], limit: usize, in_place: bool) -> Option<Vec<Vec<u8>>> {
+        let mut port = MemoryPort::with_links(1);
+        let cut = Cut::of(whole, limit, &mut Identification::after(6))?;
+        let mut frame = port.allocate().unwrap();
+        assert!(frame.resize(whole.len()));
+        frame.bytes_mut().copy_from_slice(whole);
+        let mut pieces = Vec::new();
+        for number in usize::from(in_place)..cut.count() {
+            let piece = cut.copy(frame.bytes(), number, &mut port).expect("frames enough");
+            pieces.push(piece.bytes().to_vec());
+            port.recycle(piece);
+        }
+        if in_place {
+            assert!(cut.keep_first(&mut frame));
+            pieces.insert(0, frame.bytes().to_vec());
+        }
+        port.recycle(frame);
+        Some(pieces)
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_fit_and_another_implementation_puts_them_together_again(
+            is_v6: bool,
+            data in prop::collection::vec(any::<u8>(), 200..1400),
+            limit in 60usize..1200,
+        ) {
+            let whole = packet(is_v6, &data);
+            prop_assume!(whole.len() - 14 > limit);
+            let pieces = pieces(&whole, limit, true).unwrap();
+            prop_assert_eq!(&pieces, &self::pieces(&whole, limit, false).unwrap());
+            let mut pool = IpDefragPool::<(), ()>::new();
+            let mut done = None;
+            for (number, piece) in pieces.iter().enumerate() {
+                prop_assert!(piece.len() - 14 <= limit);
+                let room = limit - if is_v6 { 48 } else { 20 };
+                let full = piece.len() - 14 + 8 > room / 8 * 8;
+                prop_assert!(full || number + 1 == pieces.len());
+                let sliced = SlicedPacket::from_ethernet(piece).unwrap();
+                done = done.or(pool.process_sliced_packet(&sliced, (), ()).unwrap());
+            }
+            let headers = if is_v6 { 54 } else { 34 };
+            prop_assert_eq!(&done.expect("all are there").payload[..], &whole[headers..]);
+        }
+    }
+
+    #[test]
+    fn later_pieces_lose_the_options_of_the_first_and_keep_their_identification() {
+        let mut whole = packet(false, &[0xa5; 100]);
+        whole.splice(34..34, [7, 4, 4, 0, 0x83, 3, 4, 0]);
+        whole[14] = 0x47;
+        whole[18..20].copy_from_slice(&[0x12, 0x34]);
+        Ipv4::edit(&mut whole[14..]).set_part(136, 0);
+        Ipv4::edit(&mut whole[14..]).blank_options_of_first_fragment();
+        whole[34..38].copy_from_slice(&[7, 3, 4, 1]);
+        whole[24..26].fill(0);
+        let sum = xvs_proto::checksum::Sum::default().bytes(&whole[14..42]).checksum();
+        whole[24..26].copy_from_slice(&sum.to_be_bytes());
+        let pieces = pieces(&whole, 80, true).unwrap();
+        assert_eq!(pieces.len(), 3);
+        for (number, piece) in pieces.iter().enumerate() {
+            assert!(Ipv4::parse(&piece[14..]).is_ok(), "its checksum is right");
+            assert_eq!(piece[18..20], [0x12, 0x34]);
+            let first = if number == 0 { [7, 3, 4, 1] } else { [1, 1, 1, 1] };
+            assert_eq!((&piece[34..38], &piece[38..41]), (&first[..], &[0x83, 3, 4][..]));
+        }
+    }
+
+    #[test]
+    fn extension_headers_for_routers_stand_before_the_fragment_header() {
+        let mut whole = packet(true, &[0xa5; 100]);
+        whole.splice(54..54, [17, 0, 1, 4, 0, 0, 0, 0]);
+        whole[20] = 0;
+        whole[18..20].copy_from_slice(&116u16.to_be_bytes());
+        for piece in pieces(&whole, 112, false).unwrap() {
+            assert_eq!((piece[20], piece[54], piece[62]), (0, 44, 17));
+        }
+    }
+
+    #[test]
+    fn a_way_without_room_for_eight_bytes_and_a_fragment_are_not_cut() {
+        let whole = packet(false, &[0xa5; 100]);
+        assert!(pieces(&whole, 27, true).is_none());
+        assert_eq!(pieces(&whole, 28, true).unwrap().len(), 14);
+        let mut fragment = whole;
+        Ipv4::edit(&mut fragment[14..]).set_part(128, ipv4::MORE_FRAGMENTS);
+        assert!(pieces(&fragment, 60, true).is_none());
+    }
+}

@@ -16,7 +16,7 @@ use xvs_dataplane::forward::Identification;
 use xvs_dataplane::fragments::Fragments;
 use xvs_dataplane::outcome::{Outcome, Unresolved};
 use xvs_dataplane::pipeline::Pipeline;
-use xvs_dataplane::port::memory::MemoryPort;
+use xvs_dataplane::port::memory::{Bytes, MemoryPort};
 use xvs_dataplane::port::{LinkId, Port as _};
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::{
@@ -31,7 +31,7 @@ pub(crate) const ACK: u8 = 0x10;
 pub(crate) const FIN_ACK: u8 = 0x11;
 pub(crate) const RST: u8 = 0x04;
 
-const VIP: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 80);
+pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 80);
 const SERVERS: u8 = 3;
 
 /// A client's flow to one of the services.
@@ -42,10 +42,12 @@ pub(crate) struct Flow {
     service: (Protocol, u16),
 }
 
-const SERVICES: [((Protocol, u16), ForwardingMethod); 3] = [
+const SERVICES: [((Protocol, u16), ForwardingMethod); 5] = [
     ((Protocol::TCP, 80), ForwardingMethod::DirectRouting),
     ((Protocol::TCP, 443), ForwardingMethod::Nat),
     ((Protocol::UDP, 53), ForwardingMethod::Nat),
+    ((Protocol::UDP, 5300), ForwardingMethod::DirectRouting),
+    ((Protocol::UDP, 5301), ForwardingMethod::Tunnel),
 ];
 
 impl Flow {
@@ -114,6 +116,18 @@ impl Hand {
         drop((self.port.take_transmitted(), self.port.take_passed()));
         assert_eq!((self.port.census().out, self.counters.in_hand()), (0, 0));
         self.pipeline.verdicts().to_vec()
+    }
+
+    /// Takes frames as they come, also none, and says what left: to the wire, and to the kernel.
+    pub(crate) fn pass(&mut self, frames: &[Vec<u8>]) -> [Vec<Bytes>; 2] {
+        for frame in frames {
+            assert!(self.port.inject(LinkId(0), frame));
+        }
+        self.pipeline.run(&self.snapshot, &mut self.port, self.now);
+        self.pipeline.quiescent();
+        assert_eq!(self.counters.in_hand(), 0);
+        assert_eq!(u64::from(self.port.census().out), self.counters.held.value());
+        [self.port.take_transmitted(), self.port.take_passed()]
     }
 
     /// Lets time pass for this worker.
@@ -268,7 +282,7 @@ fn snapshot(workers: usize) -> Snapshot {
                 available: true,
                 weight: Weight(1),
                 path: Path::find(&snapshot.egress, server(number).into(), 0),
-                source: None,
+                source: Some(Ipv4Addr::new(192, 0, 2, 1).into()),
                 live: live.clone(),
                 service: service.clone(),
             };
