@@ -74,8 +74,8 @@ fn resident() -> usize {
     line.trim().trim_end_matches(" kB").trim().parse::<usize>().expect("a number") * 1024
 }
 
-fn table(capacity: usize, workers: usize) -> Arc<Table> {
-    let config = TableConfig { capacity, workers, memory: Memory::OnDemand };
+fn table(capacity: usize, workers: usize, memory: Memory) -> Arc<Table> {
+    let config = TableConfig { capacity, workers, memory };
     Table::create(config).expect("memory for the table")
 }
 
@@ -95,6 +95,7 @@ fn connection(number: u32, method: ForwardingMethod, expires: Millis) -> NewConn
         client: source,
         virtual_endpoint: dest,
         dest: Endpoint::new(Ipv4Addr::new(192, 0, 2, 11 + (number & 7) as u8), dest.port),
+        local: None,
         method,
         flags: Flags::INACTIVE,
         state: 1,
@@ -147,7 +148,8 @@ fn find_all(worker: &TableWorker, keys: &[FlowKey]) -> usize {
 }
 
 fn lookups(connections: u32) {
-    let table = table(connections as usize, 1);
+    // As for a table that is expected to fill: huge pages, where to be had.
+    let table = table(connections as usize, 1, Memory::Resident);
     let mut worker = table.handle(0).expect("the seat");
     let mut map = HashMap::with_capacity(connections as usize);
     fill(&mut worker, 0..connections, DirectRouting, Millis(900_000));
@@ -178,11 +180,13 @@ fn lookups(connections: u32) {
     }
 }
 
-/// Inserts `BATCH` connections as a worker makes them: found missing first, entered, timed, counted.
+/// Inserts `BATCH` connections as a worker makes them: lines sent for, found missing, entered, timed, counted.
 fn make(worker: &mut TableWorker, first: u32, method: ForwardingMethod, live: &DestinationLive) {
     for start in (first..first + BATCH as u32).step_by(BURST) {
         let numbers = start..start + BURST as u32;
-        numbers.clone().for_each(|number| worker.prefetch_buckets(worker.hash(&flow(number))));
+        let hashes = || numbers.clone().map(|number| worker.hash(&flow(number)));
+        hashes().for_each(|hash| worker.prefetch_buckets(hash));
+        hashes().for_each(|hash| worker.prefetch_entries(hash));
         for number in numbers {
             let key = flow(number);
             assert!(worker.find(&key, worker.hash(&key)).is_none());
@@ -217,7 +221,7 @@ fn new_connections() {
     let live = DestinationLive::new(1);
     for method in [DirectRouting, Nat] {
         for percent in [10, 80] {
-            let table = table(CAPACITY as usize, 1);
+            let table = table(CAPACITY as usize, 1, Memory::Resident);
             let mut worker = table.handle(0).expect("the seat");
             let filled = CAPACITY / 100 * percent;
             fill(&mut worker, 0..filled, method, Millis(900_000));
@@ -239,7 +243,7 @@ fn new_connections() {
 
 fn two_workers() {
     const CAPACITY: u32 = 1 << 21;
-    let table = table(CAPACITY as usize, 2);
+    let table = table(CAPACITY as usize, 2, Memory::Resident);
     let mut hands = [table.handle(0).expect("a seat"), table.handle(1).expect("a seat")];
     fill(&mut hands[0], 0..CAPACITY / 2, DirectRouting, Millis(900_000));
     let keys: Vec<_> = {
@@ -290,16 +294,15 @@ fn two_workers() {
 }
 
 fn bytes_a_connection() {
-    // The index has a power of two of buckets, so its share depends on the size: here it is largest and least.
-    for (name, capacity) in [("a power of two", 1_u32 << 22), ("just above one", (1 << 22) + 4096)] {
+    for capacity in [1_u32 << 22, (1 << 22) + 4096] {
         for method in [DirectRouting, Nat] {
             let before = resident();
-            let table = table(capacity as usize, 1);
+            let table = table(capacity as usize, 1, Memory::OnDemand);
             let mut worker = table.handle(0).expect("the seat");
             let connections = capacity / 10 * 8;
             fill(&mut worker, 0..connections, method, Millis(900_000));
             let bytes = (resident() - before) as f64 / f64::from(connections);
-            println!("bytes a connection, {method:?}, 80 % full, capacity {name}: {bytes:.1}");
+            println!("bytes a connection, {method:?}, 80 % full, capacity {capacity}: {bytes:.1}");
         }
     }
 }
@@ -307,7 +310,7 @@ fn bytes_a_connection() {
 /// Fills a table of `capacity`, then has one worker go on while another thread lists all of it.
 fn listing(capacity: u32) {
     let before = resident();
-    let table = table(capacity as usize, 1);
+    let table = table(capacity as usize, 1, Memory::OnDemand);
     let mut worker = table.handle(0).expect("the seat");
     let start = Instant::now();
     fill(&mut worker, 0..capacity, DirectRouting, Millis(900_000));

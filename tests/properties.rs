@@ -5,11 +5,15 @@
 //! every frame that is sent has right lengths and checksums, and none that the director kept would have been left to the
 //! kernel by the XDP program.
 
-use etherparse::{IpNumber, Ipv4Header, SlicedPacket, TransportSlice};
+use std::net::{IpAddr, SocketAddr};
+
+use etherparse::{IpNumber, Ipv4Header, Ipv6Header, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 use serde_json::json;
 use xvs::frames::{Mac, resum, sctp_checksum_is_right};
-use xvs::lab_cluster::{CLIENT, GATEWAY_MAC, LAN_MAC, VIP, WAN_MAC, at, server, server_mac};
+use xvs::lab_cluster::{
+    CLIENT, CLIENT6, GATEWAY_MAC, LAN_MAC, VIP, VIP6, WAN_MAC, at, server, server_mac, server6,
+};
 use xvs::steered::{Steered, unreadable};
 use xvs::{Datagram, Judged, LabCluster, Transport};
 use xvs_dataplane::xdp::Verdict;
@@ -67,6 +71,29 @@ fn command() -> impl Strategy<Value = String> {
         1 => (0u16..40, 0u16..40, 0u16..40).prop_map(|(tcp, fin, udp)| format!("--set {tcp} {fin} {udp}")),
         1 => Just("-C".to_owned()),
     ]
+}
+
+/// The same command for IPv6.
+fn line_in_v6(line: &str) -> String {
+    let line = line.replace(&VIP.to_string(), &format!("[{VIP6}]"));
+    (1..4).fold(line, |line, number| {
+        line.replace(&server(number).to_string(), &format!("[{}]", server6(number)))
+    })
+}
+
+/// The same packet over IPv6.
+fn packet_in_v6(packet: Datagram) -> Datagram {
+    let addr = |old: SocketAddr| {
+        let new = match old.ip() {
+            addr if addr == IpAddr::from(VIP) => VIP6,
+            addr if addr == IpAddr::from(CLIENT) => CLIENT6,
+            addr => {
+                (1..4).find(|number| addr == IpAddr::from(server(*number))).map(server6).expect("a server")
+            }
+        };
+        at(new, old.port())
+    };
+    Datagram { source: addr(packet.source), dest: addr(packet.dest), ..packet }
 }
 
 fn transport() -> impl Strategy<Value = Transport> {
@@ -145,7 +172,14 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         2 => set(),
         4 => command().prop_map(Step::Command),
+        3 => command().prop_map(|line| Step::Command(line_in_v6(&line))),
         14 => packet(),
+        10 => packet().prop_map(|step| match step {
+            Step::Packet { inbound, datagram, harm } => {
+                Step::Packet { inbound, datagram: packet_in_v6(datagram), harm }
+            }
+            other => other,
+        }),
         1 => prop::collection::vec(any::<u8>(), 0..200).prop_map(Step::Noise),
         2 => prop_oneof![4 => 0u32..100, 1 => 0u32..4000].prop_map(Step::Advance),
     ]
@@ -170,52 +204,91 @@ fn harmed(mut frame: Vec<u8>, harm: &Harm) -> Vec<u8> {
     frame
 }
 
-/// What is sent is untagged IPv4 from the link's own address, with lengths that agree and right checksums where the
-/// frame that came had them.
+/// What is sent is an untagged packet from the link's own address, with lengths that agree and right checksums where
+/// the frame that came had them.
 fn check_sent(judged: &Judged, whole: bool) -> Result<(), TestCaseError> {
     for (link, frame) in &judged.sent {
         let mac: Mac = if link == "wan" { WAN_MAC } else { LAN_MAC };
         prop_assert_eq!(&frame[6..12], &mac[..]);
-        let Ok((header, _)) = Ipv4Header::from_slice(&frame[14..]) else {
-            return Err(TestCaseError::fail(format!("not IPv4: {frame:x?}")));
-        };
-        prop_assert_eq!(usize::from(header.total_len) + 14, frame.len());
-        prop_assert_eq!(header.header_checksum, header.calc_header_checksum());
-        prop_assert!(header.time_to_live > 0);
-        // A transport header that came spoilt leaves spoilt.
-        if !whole && header.protocol != IpNumber::ICMP {
-            continue;
+        match frame[12..14] {
+            [0x86, 0xdd] => check_v6(frame, whole)?,
+            _ => check_v4(frame, whole)?,
         }
-        if header.protocol == IpNumber::SCTP {
-            prop_assert!(sctp_checksum_is_right(&frame[14 + header.header_len()..]), "{:x?}", frame);
-            continue;
+    }
+    Ok(())
+}
+
+fn check_v4(frame: &[u8], whole: bool) -> Result<(), TestCaseError> {
+    let Ok((header, _)) = Ipv4Header::from_slice(&frame[14..]) else {
+        return Err(TestCaseError::fail(format!("not IPv4: {frame:x?}")));
+    };
+    prop_assert_eq!(usize::from(header.total_len) + 14, frame.len());
+    prop_assert_eq!(header.header_checksum, header.calc_header_checksum());
+    prop_assert!(header.time_to_live > 0);
+    // A transport header that came spoilt leaves spoilt.
+    if !whole && header.protocol != IpNumber::ICMP {
+        return Ok(());
+    }
+    if header.protocol == IpNumber::SCTP {
+        prop_assert!(sctp_checksum_is_right(&frame[14 + header.header_len()..]), "{:x?}", frame);
+        return Ok(());
+    }
+    let transport = match header.protocol {
+        IpNumber::IPV4 => None,
+        _ => SlicedPacket::from_ip(&frame[14..]).ok().and_then(|packet| packet.transport),
+    };
+    prop_assert!(transport.is_some() || header.protocol == IpNumber::IPV4, "{:x?}", frame);
+    match transport {
+        Some(TransportSlice::Tcp(tcp)) => {
+            let header_of = tcp.to_header();
+            let sum = header_of.calc_checksum_ipv4_raw(header.source, header.destination, tcp.payload());
+            prop_assert_eq!(Ok(header_of.checksum), sum);
         }
-        let transport = match header.protocol {
-            IpNumber::IPV4 => None,
-            _ => SlicedPacket::from_ip(&frame[14..]).ok().and_then(|packet| packet.transport),
-        };
-        prop_assert!(transport.is_some() || header.protocol == IpNumber::IPV4, "{:x?}", frame);
-        match transport {
-            Some(TransportSlice::Tcp(tcp)) => {
-                let header_of = tcp.to_header();
-                let sum = header_of.calc_checksum_ipv4_raw(header.source, header.destination, tcp.payload());
-                prop_assert_eq!(Ok(header_of.checksum), sum);
-            }
-            Some(TransportSlice::Udp(udp)) if udp.checksum() != 0 => {
-                let header_of = udp.to_header();
-                let sum = header_of.calc_checksum_ipv4_raw(header.source, header.destination, udp.payload());
-                prop_assert_eq!(Ok(header_of.checksum), sum);
-            }
-            Some(TransportSlice::Icmpv4(icmp)) => {
-                prop_assert_eq!(
-                    icmp.checksum(),
-                    icmp.icmp_type().calc_checksum(icmp.payload()),
-                    "{:x?}",
-                    frame
-                );
-            }
-            _ => {}
+        Some(TransportSlice::Udp(udp)) if udp.checksum() != 0 => {
+            let header_of = udp.to_header();
+            let sum = header_of.calc_checksum_ipv4_raw(header.source, header.destination, udp.payload());
+            prop_assert_eq!(Ok(header_of.checksum), sum);
         }
+        Some(TransportSlice::Icmpv4(icmp)) => {
+            prop_assert_eq!(icmp.checksum(), icmp.icmp_type().calc_checksum(icmp.payload()), "{:x?}", frame);
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn check_v6(frame: &[u8], whole: bool) -> Result<(), TestCaseError> {
+    let Ok((header, payload)) = Ipv6Header::from_slice(&frame[14..]) else {
+        return Err(TestCaseError::fail(format!("not IPv6: {frame:x?}")));
+    };
+    prop_assert_eq!(usize::from(header.payload_length), payload.len());
+    prop_assert!(header.hop_limit > 0);
+    // A transport header that came spoilt leaves spoilt.
+    if !whole && header.next_header != IpNumber::IPV6_ICMP {
+        return Ok(());
+    }
+    if header.next_header == IpNumber::SCTP {
+        prop_assert!(sctp_checksum_is_right(payload), "{:x?}", frame);
+        return Ok(());
+    }
+    let (from, to) = (header.source, header.destination);
+    match SlicedPacket::from_ip(&frame[14..]).ok().and_then(|packet| packet.transport) {
+        Some(TransportSlice::Tcp(tcp)) => {
+            let header_of = tcp.to_header();
+            prop_assert_eq!(
+                Ok(header_of.checksum),
+                header_of.calc_checksum_ipv6_raw(from, to, tcp.payload())
+            );
+        }
+        Some(TransportSlice::Udp(udp)) => {
+            let header_of = udp.to_header();
+            let sum = header_of.calc_checksum_ipv6_raw(from, to, udp.payload());
+            prop_assert!(header_of.checksum == 0 || Ok(header_of.checksum) == sum, "{:x?}", frame);
+        }
+        Some(TransportSlice::Icmpv6(icmp)) => {
+            prop_assert!(icmp.is_checksum_valid(from, to), "{:x?}", frame);
+        }
+        _ => return Err(TestCaseError::fail(format!("no transport: {frame:x?}"))),
     }
     Ok(())
 }
@@ -275,6 +348,8 @@ proptest! {
         let mut cluster = LabCluster::with_mtu(1480);
         cluster.adm(&format!("-A -t {VIP}:80 -s rr"));
         cluster.adm(&format!("-a -t {VIP}:80 -r {}:8080 -m", server(1)));
+        cluster.adm(&format!("-A -t [{VIP6}]:80 -s rr"));
+        cluster.adm(&format!("-a -t [{VIP6}]:80 -r [{}]:8080 -m", server6(1)));
         for step in steps {
             match &step {
                 Step::Command(line) => {

@@ -6,11 +6,14 @@
 //! does to frames that are nobody's (`xdp/program.rs`).
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 
 use serde_json::{Value, json};
 use xvs::frames::{ACK, SYN, hex, unhex};
-use xvs::lab_cluster::{CLIENT, GATEWAY_MAC, LAN_MAC, VIP, WAN_MAC, at, server, server_mac};
+use xvs::lab_cluster::{
+    CLIENT, CLIENT6, GATEWAY_MAC, INSIDE6, LAN_MAC, VIP, VIP6, WAN_MAC, at, server, server_mac, server6,
+};
 use xvs::steered::{Steered, unreadable};
 use xvs::{Datagram, LabCluster, Transport, recording};
 use xvs_ctl::lab::Lab;
@@ -155,6 +158,30 @@ fn a_destination_of_the_same_port_that_turns_to_direct_routing_still_has_its_rep
         let answer = inject(&mut steered, cluster.lab(), "lan", &reply.frame(server_mac(1), LAN_MAC));
         assert_eq!(answer.map(|answer| answer["verdict"].clone()), Ok(json!("transmit")));
     }
+}
+
+#[test]
+fn what_a_virtual_endpoint_says_itself_is_steered_in_ipv6_alone_while_its_connections_live() {
+    let mut steered = Steered::new();
+    let mut cluster = LabCluster::new();
+    let mut said = |cluster: &mut LabCluster, from: IpAddr, to: IpAddr| {
+        let reply = Datagram::new(Transport::Tcp(ACK), at(from, 80), at(to, 4000));
+        steered.verdict(cluster.lab(), &reply.frame(server_mac(1), LAN_MAC))
+    };
+    for (vip, server, client) in [
+        (at(VIP, 80), at(server(1), 80), at(CLIENT, 4000)),
+        (at(VIP6, 80), at(server6(1), 80), at(CLIENT6, 4000)),
+    ] {
+        cluster.configure(&[&format!("-A -t {vip} -s rr"), &format!("-a -t {vip} -r {server} -g")]);
+        cluster.from_client(&Datagram::new(Transport::Tcp(SYN), client, vip));
+    }
+    assert_eq!(said(&mut cluster, VIP.into(), CLIENT.into()), Verdict::Kernel);
+    assert_eq!(said(&mut cluster, VIP6.into(), CLIENT6.into()), Verdict::Steered);
+    assert_eq!(said(&mut cluster, VIP6.into(), INSIDE6.into()), Verdict::Kernel, "to the director itself");
+    cluster.configure(&[&format!("-A -u [{VIP6}]:53"), &format!("-D -t [{VIP6}]:80")]);
+    assert_eq!(said(&mut cluster, VIP6.into(), CLIENT6.into()), Verdict::Steered);
+    cluster.advance(60.0 + 120.0 + 61.0);
+    assert_eq!(said(&mut cluster, VIP6.into(), CLIENT6.into()), Verdict::Kernel);
 }
 
 #[test]

@@ -31,7 +31,7 @@ use xvs_dataplane::snapshot::{
 use xvs_dataplane::worker::Worker;
 use xvs_proto::ipv4::{self, Ipv4};
 use xvs_proto::{Endpoint, MacAddr, Protocol, ethernet, tcp, udp};
-use xvs_sched::{ForwardingMethod, ServiceKey, Weight, scheduler};
+use xvs_sched::{ForwardingMethod, ServiceKey, Weight, scheduler, scheduler::Setup};
 
 /// The virtual endpoint.
 pub(crate) const VIRTUAL: (Ipv4Addr, u16) = (Ipv4Addr::new(198, 51, 100, 100), 53);
@@ -129,11 +129,19 @@ fn snapshot(method: ForwardingMethod) -> Snapshot {
         Member { id, endpoint: Endpoint::new(server(number), VIRTUAL.1), method, weight: Weight(1), live }
     });
     let members: Box<[_]> = members.collect();
-    let weights: Vec<_> = members.iter().map(|member| member.weight).collect();
+    let destinations: Vec<_> = members
+        .iter()
+        .map(|&Member { endpoint, weight, .. }| xvs_sched::Destination {
+            endpoint,
+            weight,
+            last_weight: weight,
+        })
+        .collect();
+    let setup = Setup { destinations: &destinations, ..Setup::default() };
     snapshot.services.insert(Arc::new(Service {
         key: ServiceKey::udp(Endpoint::new(VIRTUAL.0, VIRTUAL.1)),
         members,
-        scheduler: scheduler::build("rr", &weights).expect("rr is a scheduler"),
+        scheduler: scheduler::build("rr", &setup).expect("rr is a scheduler"),
         one_packet: false,
         place: Arc::default(),
     }));

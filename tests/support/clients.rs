@@ -4,7 +4,7 @@
 //! nginx, uploads and datagrams are sockets of the test. Not here: what the answer ought to be.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -42,8 +42,8 @@ pub fn curl(cluster: &Cluster) -> Command {
 }
 
 /// Opens a connection from this thread's namespace, with [`DEADLINE`] for each wait.
-pub fn connect(target: SocketAddrV4) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&SocketAddr::V4(target), DEADLINE)?;
+pub fn connect(target: impl Into<SocketAddr>) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&target.into(), DEADLINE)?;
     stream.set_read_timeout(Some(DEADLINE))?;
     stream.set_write_timeout(Some(DEADLINE))?;
     Ok(stream)
@@ -75,7 +75,13 @@ pub fn receipt(host: &str, bytes: &[u8]) -> Receipt {
 /// # Panics
 ///
 /// If one of them can't be opened or breaks.
-pub fn parallel_uploads(cluster: &Cluster, target: SocketAddrV4, count: usize, bytes: &[u8]) -> Vec<Receipt> {
+pub fn parallel_uploads(
+    cluster: &Cluster,
+    target: impl Into<SocketAddr>,
+    count: usize,
+    bytes: &[u8],
+) -> Vec<Receipt> {
+    let target = target.into();
     let tried = AtomicUsize::new(0);
     thread::scope(|scope| {
         let started: Vec<_> = (0..count)
@@ -112,9 +118,14 @@ impl Asker {
     /// # Panics
     ///
     /// If the client has no route there.
-    pub fn new(cluster: &Cluster, target: SocketAddrV4) -> Self {
+    pub fn new(cluster: &Cluster, target: impl Into<SocketAddr>) -> Self {
+        let target = target.into();
+        let any: SocketAddr = match target {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
         let socket = cluster.run(Host::Client, || {
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port is free");
+            let socket = UdpSocket::bind(any).expect("a port is free");
             // Connected: the kernel refuses a reply from any other address than the VIP.
             socket.connect(target).expect("the client has a route to the VIP");
             socket

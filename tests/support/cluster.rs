@@ -5,7 +5,7 @@
 //! Not here: the daemon, the VIP on the real servers.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::{self, Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,6 +14,9 @@ use crate::namespace;
 
 /// The virtual address; the director's kernel has it on `wan`, as IPVS operators do.
 pub const VIP: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 100);
+
+/// The same in IPv6.
+pub const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x100);
 
 /// The director's own address towards the client.
 pub const DIRECTOR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
@@ -46,6 +49,11 @@ impl Host {
 /// The real server's own address.
 pub fn real_server(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(192, 0, 2, 10 + number)
+}
+
+/// The same in IPv6.
+pub fn real_server6(number: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x10 + u16::from(number))
 }
 
 /// What the director's `wan` is.

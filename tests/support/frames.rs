@@ -3,11 +3,11 @@
 //! Used by the tests that play the lab, for what goes in and for what must come out: an expected frame is the one
 //! that went in with the fields that a rule changes. Not here: what the director makes of them.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use etherparse::{
-    EtherType, Ethernet2Header, Icmpv4Header, Icmpv4Type, IpDscp, IpEcn, IpFragOffset, IpNumber, Ipv4Header,
-    TcpHeader, UdpHeader,
+    EtherType, Ethernet2Header, Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpDscp, IpEcn,
+    IpFragOffset, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, TcpHeader, UdpHeader,
 };
 
 /// An Ethernet address.
@@ -22,7 +22,7 @@ pub const RST: u8 = 0x04;
 /// ACK of TCP.
 pub const ACK: u8 = 0x10;
 
-/// What an IPv4 packet carries.
+/// What a packet carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// TCP with these control bits.
@@ -35,30 +35,30 @@ pub enum Transport {
     Sctp,
 }
 
-/// An IPv4 packet with ports, as its sender meant it.
+/// An IPv4 or IPv6 packet with ports, as its sender meant it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Datagram {
     /// Who sends it.
-    pub source: SocketAddrV4,
+    pub source: SocketAddr,
     /// Whom to.
-    pub dest: SocketAddrV4,
+    pub dest: SocketAddr,
     /// By which protocol.
     pub transport: Transport,
     /// What it carries.
     pub data: Vec<u8>,
-    /// Time to live.
+    /// Time to live, or hop limit.
     pub ttl: u8,
-    /// Type of service.
+    /// Type of service, or traffic class.
     pub tos: u8,
-    /// Identification.
+    /// Identification of an IPv4 packet.
     pub id: u16,
-    /// Whether routers may not fragment it.
+    /// Whether routers may not fragment an IPv4 packet.
     pub dont_fragment: bool,
 }
 
 impl Datagram {
     /// A packet without data, fresh from its sender, that may be fragmented.
-    pub fn new(transport: Transport, source: SocketAddrV4, dest: SocketAddrV4) -> Self {
+    pub fn new(transport: Transport, source: SocketAddr, dest: SocketAddr) -> Self {
         let data = Vec::new();
         Self { source, dest, transport, data, ttl: 64, tos: 0, id: 0x1234, dont_fragment: false }
     }
@@ -72,16 +72,36 @@ impl Datagram {
     /// The packet, from its network header on.
     ///
     /// # Panics
-    /// If it is longer than IPv4 allows.
+    /// If it is longer than its protocol allows, or its addresses are of two families.
     pub fn packet(&self) -> Vec<u8> {
-        let (from, to) = (self.source.ip().octets(), self.dest.ip().octets());
+        let (protocol, segment) = self.segment();
+        match (self.source.ip(), self.dest.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                let (ttl, tos, id, dont_fragment) = (self.ttl, self.tos, self.id, self.dont_fragment);
+                Ipv4 { ttl, tos, id, dont_fragment }.packet(protocol, from, to, &segment)
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                Ipv6 { hop_limit: self.ttl, traffic_class: self.tos }.packet(protocol, from, to, &segment)
+            }
+            _ => panic!("one family: {self:?}"),
+        }
+    }
+
+    /// What the packet carries, from its transport header on, and by which protocol.
+    fn segment(&self) -> (IpNumber, Vec<u8>) {
         let (source, dest) = (self.source.port(), self.dest.port());
         let (protocol, mut segment) = match self.transport {
             Transport::Tcp(flags) => {
                 let mut header = TcpHeader::new(source, dest, 1000, 64240);
                 (header.fin, header.syn) = (flags & FIN != 0, flags & SYN != 0);
                 (header.rst, header.ack) = (flags & RST != 0, flags & ACK != 0);
-                header.checksum = header.calc_checksum_ipv4_raw(from, to, &self.data).expect("short enough");
+                header.checksum = match (self.source.ip(), self.dest.ip()) {
+                    (IpAddr::V4(from), IpAddr::V4(to)) => {
+                        header.calc_checksum_ipv4_raw(from.octets(), to.octets(), &self.data)
+                    }
+                    (from, to) => header.calc_checksum_ipv6_raw(v6(from), v6(to), &self.data),
+                }
+                .expect("short enough");
                 (IpNumber::TCP, header.to_bytes().to_vec())
             }
             Transport::Udp | Transport::UdpUnsummed => {
@@ -89,21 +109,26 @@ impl Datagram {
                 let mut header =
                     UdpHeader::without_ipv4_checksum(source, dest, length).expect("short enough");
                 if self.transport == Transport::Udp {
-                    header.checksum =
-                        header.calc_checksum_ipv4_raw(from, to, &self.data).expect("short enough");
+                    header.checksum = match (self.source.ip(), self.dest.ip()) {
+                        (IpAddr::V4(from), IpAddr::V4(to)) => {
+                            header.calc_checksum_ipv4_raw(from.octets(), to.octets(), &self.data)
+                        }
+                        (from, to) => header.calc_checksum_ipv6_raw(v6(from), v6(to), &self.data),
+                    }
+                    .expect("short enough");
                 }
                 (IpNumber::UDP, header.to_bytes().to_vec())
             }
             Transport::Sctp => (IpNumber::SCTP, sctp_header(source, dest, &self.data)),
         };
         segment.extend(&self.data);
-        let header = Ipv4 { ttl: self.ttl, tos: self.tos, id: self.id, dont_fragment: self.dont_fragment };
-        header.packet(protocol, *self.source.ip(), *self.dest.ip(), &segment)
+        (protocol, segment)
     }
 
     /// The packet in a frame.
     pub fn frame(&self, from: Mac, to: Mac) -> Vec<u8> {
-        ethernet(from, to, EtherType::IPV4, &self.packet())
+        let kind = if self.dest.is_ipv4() { EtherType::IPV4 } else { EtherType::IPV6 };
+        ethernet(from, to, kind, &self.packet())
     }
 }
 
@@ -141,6 +166,34 @@ impl Ipv4 {
     }
 }
 
+/// Fields of an IPv6 header that the packet's content does not say.
+#[derive(Clone, Copy, Debug)]
+pub struct Ipv6 {
+    /// Hop limit.
+    pub hop_limit: u8,
+    /// Traffic class.
+    pub traffic_class: u8,
+}
+
+impl Ipv6 {
+    /// A packet that carries `payload`, with the flow label 0.
+    ///
+    /// # Panics
+    /// If it is longer than IPv6 allows.
+    pub fn packet(self, protocol: IpNumber, from: Ipv6Addr, to: Ipv6Addr, payload: &[u8]) -> Vec<u8> {
+        let header = Ipv6Header {
+            traffic_class: self.traffic_class,
+            flow_label: Ipv6FlowLabel::ZERO,
+            payload_length: u16::try_from(payload.len()).expect("short enough"),
+            next_header: protocol,
+            hop_limit: self.hop_limit,
+            source: from.octets(),
+            destination: to.octets(),
+        };
+        [&header.to_bytes()[..], payload].concat()
+    }
+}
+
 /// What an ICMP error says: type, code, and the last four bytes of its header.
 #[derive(Clone, Copy, Debug)]
 pub struct Complaint(pub u8, pub u8, pub [u8; 4]);
@@ -171,6 +224,45 @@ impl Complaint {
         let sender: [u8; 4] = offending[12..16].try_into().expect("four bytes");
         let header = Ipv4 { ttl: 64, tos: offending[1] & 0x1e | 0xc0, id, dont_fragment: false };
         header.packet(IpNumber::ICMP, source, sender.into(), &message)
+    }
+}
+
+/// What an ICMPv6 error says: type, code, and the last four bytes of its header (RFC 4443).
+#[derive(Clone, Copy, Debug)]
+pub struct Complaint6(pub u8, pub u8, pub u32);
+
+impl Complaint6 {
+    /// Nobody serves the port.
+    pub const PORT_UNREACHABLE: Self = Self(1, 4, 0);
+    /// There is no way to the address.
+    pub const ADDRESS_UNREACHABLE: Self = Self(1, 3, 0);
+    /// The hop limit ran out on the way.
+    pub const TIME_EXCEEDED: Self = Self(3, 0, 0);
+
+    /// The packet is longer than `mtu` bytes.
+    pub fn packet_too_big(mtu: u32) -> Self {
+        Self(2, 0, mtu)
+    }
+
+    /// The error that Linux sends from `source` about `offending`: at most 1280 bytes, hop limit 64.
+    ///
+    /// # Panics
+    /// If `offending` is shorter than an IPv6 header.
+    pub fn about(self, offending: &[u8], source: Ipv6Addr) -> Vec<u8> {
+        let Self(type_u8, code_u8, rest) = self;
+        let quote = &offending[..offending.len().min(1280 - 48)];
+        let sender: [u8; 16] = offending[8..24].try_into().expect("sixteen bytes");
+        let kind = Icmpv6Type::Unknown { type_u8, code_u8, bytes5to8: rest.to_be_bytes() };
+        let header = Icmpv6Header::with_checksum(kind, source.octets(), sender, quote).expect("short enough");
+        let message = [&header.to_bytes()[..], quote].concat();
+        Ipv6 { hop_limit: 64, traffic_class: 0 }.packet(IpNumber::IPV6_ICMP, source, sender.into(), &message)
+    }
+}
+
+fn v6(addr: IpAddr) -> [u8; 16] {
+    match addr {
+        IpAddr::V6(addr) => addr.octets(),
+        IpAddr::V4(_) => panic!("an IPv6 address, not {addr}"),
     }
 }
 

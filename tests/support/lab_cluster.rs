@@ -5,7 +5,7 @@
 //! Not here: frames' bytes ([`crate::frames`]).
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde_json::{Value, json};
 use xvs_ctl::lab::Lab;
@@ -32,9 +32,23 @@ pub const SILENT: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 99);
 /// An address that no route leads to.
 pub const NOWHERE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 200);
 
+/// The same in IPv6.
+pub const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x51, 0, 0, 0, 0, 1);
+/// As [`CLIENT`], in IPv6.
+pub const CLIENT6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xc, 0, 0, 0, 0, 0xc8);
+/// As [`INSIDE`], in IPv6.
+pub const INSIDE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1);
+/// As [`OUTSIDE`], in IPv6.
+pub const OUTSIDE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
+
 /// The real server of this number, from 1 to 9.
 pub fn server(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(203, 0, 113, 10 + number)
+}
+
+/// The same in IPv6.
+pub fn server6(number: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 10 + u16::from(number))
 }
 
 /// Its link address.
@@ -43,8 +57,8 @@ pub fn server_mac(number: u8) -> Mac {
 }
 
 /// An address with a port.
-pub fn at(addr: Ipv4Addr, port: u16) -> SocketAddrV4 {
-    SocketAddrV4::new(addr, port)
+pub fn at(addr: impl Into<IpAddr>, port: u16) -> SocketAddr {
+    SocketAddr::new(addr.into(), port)
 }
 
 /// A director in the lab with its network.
@@ -79,15 +93,21 @@ impl LabCluster {
     pub fn with_mtu(lan: u32) -> Self {
         let mut cluster = Self { lab: Lab::new() };
         let colons = |mac: Mac| mac.map(|byte| format!("{byte:02x}")).join(":");
-        cluster.ok(json!({ "link": "wan", "mac": colons(WAN_MAC), "addresses": [format!("{OUTSIDE}/25")] }));
-        cluster.ok(json!({
-            "link": "lan", "mac": colons(LAN_MAC), "addresses": [format!("{INSIDE}/24")], "mtu": lan
-        }));
+        let (outside, inside) = (
+            [format!("{OUTSIDE}/25"), format!("{OUTSIDE6}/64")],
+            [format!("{INSIDE}/24"), format!("{INSIDE6}/64")],
+        );
+        cluster.ok(json!({ "link": "wan", "mac": colons(WAN_MAC), "addresses": outside }));
+        cluster.ok(json!({ "link": "lan", "mac": colons(LAN_MAC), "addresses": inside, "mtu": lan }));
         cluster.ok(json!({ "neighbor": "192.0.2.126", "mac": colons(GATEWAY_MAC), "link": "wan" }));
         cluster.ok(json!({ "route": "192.0.2.128/25", "via": "192.0.2.126", "link": "wan" }));
+        cluster.ok(json!({ "neighbor": "2001:db8:1::fe", "mac": colons(GATEWAY_MAC), "link": "wan" }));
+        cluster.ok(json!({ "route": "2001:db8:c::/48", "via": "2001:db8:1::fe", "link": "wan" }));
         for number in 1..=9 {
-            let (addr, mac) = (server(number), colons(server_mac(number)));
-            cluster.ok(json!({ "neighbor": addr, "mac": mac, "link": "lan" }));
+            for addr in [IpAddr::from(server(number)), server6(number).into()] {
+                let mac = colons(server_mac(number));
+                cluster.ok(json!({ "neighbor": addr, "mac": mac, "link": "lan" }));
+            }
         }
         // As many errors as a test provokes.
         cluster.ok(json!({ "set": { "icmp_msgs_per_sec": 0 } }));
@@ -247,7 +267,7 @@ impl LabCluster {
     ///
     /// # Panics
     /// If no service or several have it.
-    pub fn load(&mut self, dest: SocketAddrV4) -> (u64, u64) {
+    pub fn load(&mut self, dest: SocketAddr) -> (u64, u64) {
         let found: Vec<_> = self.loads().into_iter().filter(|(name, ..)| *name == dest.to_string()).collect();
         let [(_, active, inactive)] = found[..] else { panic!("{dest}: {found:?}") };
         (active, inactive)

@@ -5,7 +5,7 @@
 
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -43,11 +43,11 @@ pub struct Sink {
 }
 
 impl Sink {
-    /// Listens on all addresses of the host; returns when it does.
+    /// Listens on all addresses of the host, of both families; returns when it does.
     pub fn start(cluster: &Cluster, host: Host, port: u16) -> Self {
         let name = host.name();
         let listener = Listener::start(cluster, host, move |running, listening| {
-            let socket = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("the port is free");
+            let socket = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).expect("the port is free");
             // accept() obeys the receive time limit, which `TcpListener` has no method for.
             set_socket_timeout(&socket, Timeout::Recv, Some(TICK)).expect("a TCP socket has time limits");
             listening.send(()).expect("`Listener::start` waits for this");
@@ -88,7 +88,8 @@ pub struct Echo {
 
 impl Echo {
     /// Listens on one address, so that replies come from it; returns when it does.
-    pub fn start(cluster: &Cluster, host: Host, endpoint: SocketAddrV4) -> Self {
+    pub fn start(cluster: &Cluster, host: Host, endpoint: impl Into<SocketAddr>) -> Self {
+        let endpoint = endpoint.into();
         let prefix = format!("{} ", host.name());
         let listener = Listener::start(cluster, host, move |running, listening| {
             let socket = UdpSocket::bind(endpoint).expect("netlab lets real servers bind the VIP");

@@ -77,6 +77,7 @@ mod tests {
             client: Endpoint::new(client, 4096),
             virtual_endpoint: Endpoint::new(Ipv4Addr::new(198, 51, 100, 80), 80),
             dest: Endpoint::new(Ipv4Addr::new(192, 0, 2, 11), 80),
+            local: None,
             method: ForwardingMethod::Nat,
             flags: Flags::NONE,
             state: 1,

@@ -16,7 +16,7 @@ use xvs_dataplane::egress::model::{Network, RouteAction};
 use xvs_dataplane::egress::{Egress, RouteTo};
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 use xvs_dataplane::xdp::{SteeringError, SteeringRules};
-use xvs_proto::{Endpoint, Prefix, Protocol};
+use xvs_proto::{Endpoint, Family, Prefix, Protocol};
 use xvs_sched::ServiceKey;
 
 use crate::estimator;
@@ -92,12 +92,14 @@ impl<P: Plant> Control<P> {
         let settings = ipvs.in_force(state.timeouts(), memory);
         let snapshot = Snapshot { settings, ..Snapshot::empty() };
         let published = Arc::new(ArcSwap::from_pointee(snapshot.clone()));
+        let registry = Registry::new(workers);
+        ipvs.tune(&registry.tuning);
         Self {
             plant,
             state,
             ipvs,
             memory,
-            registry: Registry::new(workers),
+            registry,
             snapshot,
             published,
             next_look: Millis(0) + estimator::INTERVAL,
@@ -171,6 +173,7 @@ impl<P: Plant> Control<P> {
             Request::Daemons => Ok(Reply::Daemons(self.state.daemons().to_vec())),
             Request::Set { key, value } => {
                 self.ipvs.set(key, value)?;
+                self.ipvs.tune(&self.registry.tuning);
                 self.publish().map(|()| Reply::Done)
             }
             Request::ListConnections | Request::Status | Request::Counters => Err(CommandError::Failed {
@@ -189,7 +192,7 @@ impl<P: Plant> Control<P> {
     /// Enters a command that was admitted in the desired state; the snapshot follows with [`Self::publish`].
     fn change(&mut self, command: &Command, now: Millis) -> Result<(), CommandError> {
         self.state.apply(command)?;
-        self.registry.follow(command, &self.state, &mut self.snapshot, now);
+        self.registry.follow(command, &mut self.snapshot, now);
         self.steering_is_due |= changes_steering(command);
         Ok(())
     }
@@ -201,7 +204,7 @@ impl<P: Plant> Control<P> {
         for command in commands {
             match command {
                 Command::AddService { key: ServiceKey::Address { protocol, endpoint }, .. } => {
-                    more.services.insert((*protocol, *endpoint));
+                    steer_service(&mut more, *protocol, *endpoint);
                 }
                 Command::AddDestination { service, endpoint, options }
                 | Command::EditDestination { service, endpoint, options } => {
@@ -291,16 +294,15 @@ impl<P: Plant> Control<P> {
         let mut rules = SteeringRules::default();
         for key in self.registry.service_keys() {
             if let ServiceKey::Address { protocol, endpoint } = key {
-                rules.services.insert((protocol, endpoint));
+                steer_service(&mut rules, protocol, endpoint);
             }
         }
-        rules.nat_destinations = self.registry.nat_destinations().collect();
+        rules.nat_destinations.extend(self.registry.nat_destinations());
         rules.local_addresses.clone_from(&self.local);
-        if self.snapshot.services.is_empty() {
-            // A family without services passes untouched.
-            rules.services.clear();
-            rules.nat_destinations.clear();
-        }
+        // A family without services passes untouched.
+        let served = |(_, endpoint): &(Protocol, Endpoint)| self.snapshot.services.any_of(endpoint.family());
+        rules.services.retain(served);
+        rules.nat_destinations.retain(served);
         rules
     }
 
@@ -325,7 +327,7 @@ impl<P: Plant> Control<P> {
     /// As for [`Self::handle`].
     pub fn tick(&mut self, now: Millis) -> Result<Millis, CommandError> {
         while self.next_look <= now {
-            self.registry.tick();
+            self.registry.tick(self.next_look);
             self.next_look = self.next_look + estimator::INTERVAL;
         }
         if self.next_trash <= now {
@@ -354,6 +356,15 @@ impl<P: Plant> Control<P> {
             return Ok(());
         }
         self.publish()
+    }
+}
+
+/// Has packets to a service steered. In IPv6 also those from it: the kernel routes replies by direct routing where the
+/// director is the servers' router, and IPVS sees them; in IPv4 it refuses them.
+fn steer_service(rules: &mut SteeringRules, protocol: Protocol, endpoint: Endpoint) {
+    rules.services.insert((protocol, endpoint));
+    if endpoint.family() == Family::V6 {
+        rules.nat_destinations.insert((protocol, endpoint));
     }
 }
 

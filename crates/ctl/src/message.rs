@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use xvs_proto::{Endpoint, Protocol};
-use xvs_sched::ServiceKey;
+use xvs_sched::{ServiceKey, scheduler};
 
 use crate::state::{DestinationOptions, ServiceOptions, SyncDaemon, SyncRole, Timeouts};
 
@@ -339,8 +339,14 @@ pub enum CommandError {
 }
 
 impl CommandError {
-    /// A name that IPVS knows no scheduler or persistence engine by.
+    /// A name that no scheduler has, with those that there are.
     pub fn scheduler_not_found(name: &str) -> Self {
+        let known = scheduler::names().map(str::to_owned).collect();
+        Self::SchedulerNotFound { name: name.to_owned(), known }
+    }
+
+    /// A name that no persistence engine has.
+    pub fn engine_not_found(name: &str) -> Self {
         Self::SchedulerNotFound { name: name.to_owned(), known: Vec::new() }
     }
 }

@@ -16,8 +16,8 @@ use xvs_dataplane::snapshot::{
     Destination, DestinationId, DestinationLive, Member, Path, Service, ServiceLive, Snapshot,
 };
 use xvs_proto::{Endpoint, Protocol};
-use xvs_sched::scheduler::{self, Change};
-use xvs_sched::{Candidates, Choice, ForwardingMethod, Scheduler, ServiceKey, State as Place, Weight};
+use xvs_sched::scheduler::{self, Change, Flags, Memory, Setup, Tuning};
+use xvs_sched::{ForwardingMethod, ServiceKey, State as Place, Weight};
 
 use crate::estimator::Estimator;
 use crate::message::{Command, DestinationRow, ServiceRow};
@@ -35,6 +35,8 @@ pub struct Registry {
     /// Services that have changed since the last [`Self::build`].
     unbuilt: BTreeSet<ServiceKey>,
     next: u32,
+    /// Settings that schedulers look up while they work.
+    pub tuning: Tuning,
     /// Over all services, those gone included.
     pub total: Arc<ServiceLive>,
     total_estimator: Estimator,
@@ -45,6 +47,8 @@ struct Entry {
     estimator: Estimator,
     scheduler: String,
     place: Arc<AtomicU64>,
+    /// What its scheduler knows of clients; the next one of the same name goes on with it.
+    memory: Option<Arc<Memory>>,
     destinations: Vec<Known>,
 }
 
@@ -54,6 +58,8 @@ struct Known {
     /// Whether some of its connections may be masqueraded: they keep their method when an edit changes it.
     was_nat: bool,
     weight: Weight,
+    /// The last weight above 0 since it was added; 0 if there was none.
+    last_weight: Weight,
     id: DestinationId,
     live: Arc<DestinationLive>,
     estimator: Estimator,
@@ -65,6 +71,15 @@ impl Known {
         self.was_nat = nat || self.was_nat && self.has_connections();
         self.method = options.method;
         self.weight = options.weight;
+        if !options.weight.is_quiescent() {
+            self.last_weight = options.weight;
+        }
+    }
+
+    /// As its service's scheduler sees it.
+    fn listed(&self) -> xvs_sched::Destination {
+        let Self { endpoint, weight, last_weight, .. } = *self;
+        xvs_sched::Destination { endpoint, weight, last_weight }
     }
 
     fn masqueraded(&self) -> bool {
@@ -93,6 +108,7 @@ impl Registry {
             unused: Vec::new(),
             unbuilt: BTreeSet::new(),
             next: 0,
+            tuning: Tuning::default(),
             total: Arc::new(ServiceLive::new(workers)),
             total_estimator: Estimator::default(),
         }
@@ -100,7 +116,7 @@ impl Registry {
 
     /// Takes in a command that the desired state has carried out. Services that change reach the snapshot with
     /// [`Self::build`], so that a batch costs one building of each.
-    pub fn follow(&mut self, command: &Command, state: &State, snapshot: &mut Snapshot, now: Millis) {
+    pub fn follow(&mut self, command: &Command, snapshot: &mut Snapshot, now: Millis) {
         match command {
             Command::AddService { key, options } => self.add_service(*key, &options.scheduler),
             Command::EditService { key, options } => self.edit_service(*key, &options.scheduler),
@@ -112,16 +128,17 @@ impl Registry {
             Command::AddDestination { service, endpoint, options } => {
                 let Some(mut entry) = self.services.remove(service) else { return };
                 let mut known = self.adopt(*service, *endpoint, &entry.live);
+                known.last_weight = Weight(0);
                 known.set_options(options);
                 entry.destinations.insert(0, known);
-                self.changed(*service, entry, Change::Added, state);
+                self.changed(*service, entry, Change::Added);
             }
             Command::EditDestination { service, endpoint, options } => {
                 let Some(mut entry) = self.services.remove(service) else { return };
                 if let Some(known) = entry.destinations.iter_mut().find(|known| known.endpoint == *endpoint) {
                     known.set_options(options);
                 }
-                self.changed(*service, entry, Change::Edited, state);
+                self.changed(*service, entry, Change::Edited);
             }
             Command::DeleteDestination { service, endpoint } => {
                 let Some(mut entry) = self.services.remove(service) else { return };
@@ -130,7 +147,7 @@ impl Registry {
                 {
                     let known = entry.destinations.remove(position);
                     self.discard(*service, known, &entry.live, snapshot, now);
-                    self.changed(*service, entry, Change::Removed(position), state);
+                    self.changed(*service, entry, Change::Removed(position));
                 }
             }
             Command::Zero(key) => self.zero(*key),
@@ -144,6 +161,7 @@ impl Registry {
             estimator: Estimator::default(),
             scheduler: scheduler.to_owned(),
             place: Arc::default(),
+            memory: None,
             destinations: Vec::new(),
         };
         self.services.insert(key, entry);
@@ -157,6 +175,7 @@ impl Registry {
         {
             scheduler.clone_into(&mut entry.scheduler);
             entry.place = Arc::default();
+            entry.memory = None;
         }
         self.unbuilt.insert(key);
     }
@@ -171,12 +190,11 @@ impl Registry {
     }
 
     /// Puts a service back whose destinations have changed; its scheduler's state survives as it says.
-    fn changed(&mut self, key: ServiceKey, mut entry: Entry, change: Change, state: &State) {
-        if let Some(wanted) = state.service(&key) {
-            let before = Place(entry.place.load(Ordering::Relaxed));
-            let after = scheduler_of(wanted).carry(before, change);
-            entry.place = Arc::new(AtomicU64::new(after.0));
-        }
+    fn changed(&mut self, key: ServiceKey, mut entry: Entry, change: Change) {
+        let before = Place(entry.place.load(Ordering::Relaxed));
+        let mut weights = entry.destinations.iter().map(|known| known.weight);
+        let after = scheduler::carry(&entry.scheduler, before, change, &mut weights);
+        entry.place = Arc::new(AtomicU64::new(after.0));
         self.services.insert(key, entry);
         self.unbuilt.insert(key);
     }
@@ -184,11 +202,15 @@ impl Registry {
     /// Enters all services that have changed in a snapshot.
     pub fn build(&mut self, state: &State, snapshot: &mut Snapshot) {
         for key in std::mem::take(&mut self.unbuilt) {
-            let Some((entry, wanted)) = self.services.get(&key).zip(state.service(&key)) else { continue };
+            let Some((entry, wanted)) = self.services.get_mut(&key).zip(state.service(&key)) else {
+                continue;
+            };
             for known in &entry.destinations {
                 snapshot.destinations.set(known.id, Some(available(known, &entry.live, snapshot)));
             }
-            snapshot.services.insert(Arc::new(build(key, wanted, entry)));
+            if let Some(service) = build(key, wanted, entry, &self.tuning) {
+                snapshot.services.insert(Arc::new(service));
+            }
         }
     }
 
@@ -209,6 +231,7 @@ impl Registry {
             method: ForwardingMethod::DirectRouting,
             was_nat: false,
             weight: Weight(0),
+            last_weight: Weight(0),
             id,
             live: Arc::new(DestinationLive::new(self.workers)),
             estimator: Estimator::default(),
@@ -293,10 +316,11 @@ impl Registry {
         self.known().map(|known| known.endpoint.addr)
     }
 
-    /// Takes a look at every counter.
-    pub fn tick(&mut self) {
+    /// Takes a look at every counter, and at what schedulers remember.
+    pub fn tick(&mut self, now: Millis) {
         self.total_estimator.tick(self.total.stats.sum());
         for entry in self.services.values_mut() {
+            entry.memory.iter().for_each(|memory| memory.tend(now.0));
             entry.estimator.tick(entry.live.stats.sum());
             for known in &mut entry.destinations {
                 known.estimator.tick(known.live.stats.sum());
@@ -375,39 +399,29 @@ fn available(known: &Known, service: &Arc<ServiceLive>, snapshot: &Snapshot) -> 
     }
 }
 
-/// A service as workers use it.
-fn build(key: ServiceKey, wanted: &state::Service, entry: &Entry) -> Service {
-    let members = entry.destinations.iter().zip(&wanted.destinations).map(|(known, destination)| Member {
+/// A service as workers use it; `None` if its scheduler has no such name, which was checked when it was named.
+fn build(key: ServiceKey, wanted: &state::Service, entry: &mut Entry, tuning: &Tuning) -> Option<Service> {
+    let listed: Vec<_> = entry.destinations.iter().map(Known::listed).collect();
+    let setup = Setup {
+        destinations: &listed,
+        flags: Flags(wanted.options.flags.0),
+        memory: entry.memory.take(),
+        tuning: tuning.clone(),
+    };
+    let scheduler = scheduler::build(&entry.scheduler, &setup)?;
+    entry.memory = scheduler.memory().cloned();
+    let members = entry.destinations.iter().map(|known| Member {
         id: known.id,
         endpoint: known.endpoint,
-        method: destination.options.method,
-        weight: destination.options.weight,
+        method: known.method,
+        weight: known.weight,
         live: known.live.clone(),
     });
-    Service {
+    Some(Service {
         key,
         members: members.collect(),
-        scheduler: scheduler_of(wanted),
+        scheduler,
         one_packet: wanted.options.one_packet,
         place: entry.place.clone(),
-    }
-}
-
-fn scheduler_of(wanted: &state::Service) -> Box<dyn Scheduler> {
-    let weights: Vec<Weight> =
-        wanted.destinations.iter().map(|destination| destination.options.weight).collect();
-    scheduler::build(&wanted.options.scheduler, &weights).unwrap_or_else(|| Box::new(Nobody))
-}
-
-/// The scheduler named `none`: a service that never schedules.
-struct Nobody;
-
-impl Scheduler for Nobody {
-    fn pick(&self, state: Place, _: &dyn Candidates) -> Choice {
-        Choice { position: None, state }
-    }
-
-    fn carry(&self, state: Place, _: Change) -> Place {
-        state
-    }
+    })
 }

@@ -3,11 +3,13 @@
 //! [`Ipvs`] holds what was set; [`Ipvs::in_force`] is what workers act on, which for the defences also depends on how
 //! much memory the machine has left. Ranges and refusals are those of the kernel.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::Deserialize;
 use xvs_dataplane::mss::MssClamp;
 use xvs_dataplane::snapshot::{ConnReuse, Settings};
+use xvs_sched::scheduler::Tuning;
 
 use crate::message::CommandError;
 use crate::state::Timeouts;
@@ -40,6 +42,11 @@ pub struct Ipvs {
     pub am_droprate: u32,
     /// Below how many free pages of memory a defence of 1 or 2 is on. Default: 1,024.
     pub amemthresh: u32,
+    /// After how many seconds `lblc` forgets an address that nobody asked for, looked at every half hour. Default: 86,400.
+    pub lblc_expiration: u32,
+    /// The same for `lblcr`, which also takes a real server from a set that has not changed for so long. Default:
+    /// 86,400.
+    pub lblcr_expiration: u32,
     /// 1: a real server that sends without being asked gets an ICMP error. Default: 0.
     pub nat_icmp_send: Switch,
     /// `off`, `tunnels` or `all`: the connections whose SYN and SYN+ACK promise no larger segments than their way takes.
@@ -129,6 +136,8 @@ impl Default for Ipvs {
             drop_entry: Defence(0),
             am_droprate: 10,
             amemthresh: 1024,
+            lblc_expiration: 86_400,
+            lblcr_expiration: 86_400,
             nat_icmp_send: off,
             mss_clamp: Clamp(MssClamp::Tunnels),
         }
@@ -167,6 +176,8 @@ impl Ipvs {
             "drop_entry" => self.drop_entry = defence()?,
             "am_droprate" => self.am_droprate = number()?,
             "amemthresh" => self.amemthresh = number()?,
+            "lblc_expiration" => self.lblc_expiration = number()?,
+            "lblcr_expiration" => self.lblcr_expiration = number()?,
             "nat_icmp_send" => self.nat_icmp_send = switch()?,
             "mss_clamp" => {
                 let word = Clamp::try_from(value.to_owned());
@@ -202,6 +213,12 @@ impl Ipvs {
         self.drop_entry.is_on(memory)
     }
 
+    /// Tells schedulers what they look up while they work.
+    pub fn tune(&self, tuning: &Tuning) {
+        tuning.lblc_expiration_seconds.store(self.lblc_expiration, Ordering::Relaxed);
+        tuning.lblcr_expiration_seconds.store(self.lblcr_expiration, Ordering::Relaxed);
+    }
+
     /// What workers act on.
     pub fn in_force(&self, timeouts: Timeouts, memory: Memory) -> Settings {
         let seconds = |seconds: u32| Duration::from_secs(seconds.into());
@@ -232,7 +249,7 @@ impl Ipvs {
 }
 
 /// What [`Ipvs::set`] knows.
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 15] = [
     "am_droprate",
     "amemthresh",
     "conn_reuse_mode",
@@ -240,6 +257,8 @@ const KEYS: [&str; 13] = [
     "drop_packet",
     "expire_nodest_conn",
     "icmp_msgs_per_sec",
+    "lblc_expiration",
+    "lblcr_expiration",
     "mss_clamp",
     "nat_icmp_send",
     "secure_tcp",

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use xvs_proto::{Endpoint, Family, Protocol};
-use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
+use xvs_sched::{ForwardingMethod, ServiceKey, Weight, scheduler};
 
 use crate::message::{Command, CommandError};
 
@@ -116,7 +116,9 @@ impl State {
             }
             Command::EditService { key, options } => {
                 self.known(key)?;
-                check_service(key, options)
+                check_service(key, options)?;
+                let count = self.services.get(key).map_or(0, |service| service.destinations.len());
+                check_room(&options.scheduler, count)
             }
             Command::DeleteService(key) | Command::Zero(Some(key)) => self.known(key),
             Command::AddDestination { service, endpoint, options } => {
@@ -125,7 +127,8 @@ impl State {
                 if found.destination(*endpoint).is_some() {
                     return Err(CommandError::DestinationExists { service: *service, endpoint: *endpoint });
                 }
-                check_unicast(*endpoint)
+                check_unicast(*endpoint)?;
+                check_room(&found.options.scheduler, found.destinations.len() + 1)
             }
             Command::EditDestination { service, endpoint, options } => {
                 let found = self.defined(service)?;
@@ -460,13 +463,13 @@ fn check_key(key: &ServiceKey) -> Result<(), CommandError> {
 }
 
 fn check_service(key: &ServiceKey, options: &ServiceOptions) -> Result<(), CommandError> {
-    if !SCHEDULERS.contains(&options.scheduler.as_str()) {
+    if !scheduler::names().any(|name| name == options.scheduler) {
         return Err(CommandError::scheduler_not_found(&options.scheduler));
     }
     if let Some(engine) = &options.persistence_engine
         && engine != "sip"
     {
-        return Err(CommandError::scheduler_not_found(engine));
+        return Err(CommandError::engine_not_found(engine));
     }
     let mask_fits = match options.netmask {
         Netmask::V4(_) => key.family() == Family::V4,
@@ -477,6 +480,13 @@ fn check_service(key: &ServiceKey, options: &ServiceOptions) -> Result<(), Comma
         return Err(CommandError::InvalidOperation { why });
     }
     Ok(())
+}
+
+/// Refuses more destinations than a scheduler's table has room for.
+fn check_room(name: &str, destinations: usize) -> Result<(), CommandError> {
+    let most = scheduler::destinations_max(name);
+    let why = format!("scheduler {name} has room for {most} destinations");
+    if destinations <= most { Ok(()) } else { Err(CommandError::InvalidOperation { why }) }
 }
 
 fn check_present(found: &Service, service: &ServiceKey, endpoint: Endpoint) -> Result<(), CommandError> {
@@ -501,10 +511,6 @@ fn check_unicast(endpoint: Endpoint) -> Result<(), CommandError> {
 
 /// The scheduler of a service for which none was named.
 pub const DEFAULT_SCHEDULER: &str = "wlc";
-
-/// Every scheduler that IPVS has; `none` is a service without one.
-const SCHEDULERS: [&str; 15] =
-    ["rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos", "none"];
 
 #[cfg(test)]
 mod tests {
@@ -651,6 +657,31 @@ mod tests {
         state.apply(&Command::StopDaemon(SyncRole::Backup)).unwrap();
         state.apply(&add(ForwardingMethod::Tunnel)).unwrap();
         assert!(invalid(state.apply(&daemon)));
+    }
+
+    #[test]
+    fn more_destinations_than_mh_has_slots_are_refused_and_other_schedulers_take_them() {
+        let mut state = with_service();
+        let with = |scheduler: &str| {
+            let options =
+                ServiceOptions { scheduler: scheduler.to_owned(), ..ServiceOptions::of(Family::V4) };
+            Command::EditService { key: service(), options }
+        };
+        let add = |number: u16| Command::AddDestination {
+            service: service(),
+            endpoint: Endpoint::new([192, 0, 2, 1], number),
+            options: DestinationOptions::default(),
+        };
+        state.apply(&with("mh")).unwrap();
+        (1..=4093).for_each(|number| assert!(state.apply(&add(number)).is_ok(), "{number}"));
+        let full = state.clone();
+        assert!(matches!(state.apply(&add(4094)), Err(CommandError::InvalidOperation { .. })));
+        assert_eq!(state, full);
+        state.apply(&with("sh")).unwrap();
+        state.apply(&add(4094)).unwrap();
+        let more = state.clone();
+        assert!(matches!(state.apply(&with("mh")), Err(CommandError::InvalidOperation { .. })));
+        assert_eq!(state, more);
     }
 
     #[test]

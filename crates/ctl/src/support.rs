@@ -5,16 +5,15 @@
 //! Pure. Each capability that is added deletes its lines here.
 
 use xvs_proto::{Endpoint, Family};
-use xvs_sched::{ServiceKey, scheduler};
+use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use crate::message::{Command, CommandError};
-use crate::state::{DestinationOptions, SchedulerFlags, ServiceOptions, Tunnel};
+use crate::state::{DestinationOptions, ServiceOptions, Tunnel};
 
 /// Whether the data plane can do what a command asks for.
 ///
 /// # Errors
-/// [`CommandError::NotSupported`] with the object, what about it is not supported, and what to do instead;
-/// [`CommandError::SchedulerNotFound`] with the schedulers there are.
+/// [`CommandError::NotSupported`] with the object, what about it is not supported, and what to do instead.
 pub fn supported(command: &Command) -> Result<(), CommandError> {
     match command {
         Command::AddService { key, options } | Command::EditService { key, options } => {
@@ -24,7 +23,7 @@ pub fn supported(command: &Command) -> Result<(), CommandError> {
         Command::AddDestination { service, endpoint, options }
         | Command::EditDestination { service, endpoint, options } => {
             key_supported(service)?;
-            destination_supported(*endpoint, options)
+            destination_supported(service, *endpoint, options)
         }
         Command::StartDaemon(daemon) => Err(refusal(
             format!("{} daemon", daemon.role.name()),
@@ -45,35 +44,28 @@ fn key_supported(key: &ServiceKey) -> Result<(), CommandError> {
         ServiceKey::Mark { .. } => {
             Err(refusal(key, "firewall marks are", "add a service for each address and port"))
         }
-        ServiceKey::Address { .. } if key.family() == Family::V6 => {
-            Err(refusal(key, "IPv6 services are", "use an IPv4 address"))
-        }
         ServiceKey::Address { .. } => Ok(()),
     }
 }
 
 fn service_supported(key: &ServiceKey, options: &ServiceOptions) -> Result<(), CommandError> {
-    if !scheduler::names().any(|name| name == options.scheduler) {
-        return Err(CommandError::SchedulerNotFound {
-            name: options.scheduler.clone(),
-            known: scheduler::names().map(str::to_owned).collect(),
-        });
-    }
     if options.persistence_timeout_seconds.is_some() {
         return Err(refusal(key, "persistence (-p) is", "add the service without it"));
     }
     if options.persistence_engine.is_some() {
         return Err(refusal(key, "persistence engines (--pe) are", "add the service without one"));
     }
-    if options.flags != SchedulerFlags::default() {
-        return Err(refusal(key, "scheduler flags (-b) are", "add the service without them"));
-    }
     Ok(())
 }
 
-fn destination_supported(endpoint: Endpoint, options: &DestinationOptions) -> Result<(), CommandError> {
-    if endpoint.family() == Family::V6 {
-        return Err(refusal(endpoint, "IPv6 destinations are", "use an IPv4 address"));
+fn destination_supported(
+    service: &ServiceKey,
+    endpoint: Endpoint,
+    options: &DestinationOptions,
+) -> Result<(), CommandError> {
+    let v6 = service.family() == Family::V6 || endpoint.family() == Family::V6;
+    if v6 && options.method == ForwardingMethod::Tunnel {
+        return Err(refusal(endpoint, "tunnels of IPv6 are", "use -g or -m"));
     }
     if options.upper_threshold != 0 || options.lower_threshold != 0 {
         let next = "add the destination without them";
@@ -94,7 +86,7 @@ mod tests {
     use super::*;
     use crate::state::{Netmask, SchedulerFlags, TunnelChecksum};
     use xvs_proto::Protocol;
-    use xvs_sched::{ForwardingMethod, Weight};
+    use xvs_sched::Weight;
 
     fn key() -> ServiceKey {
         ServiceKey::tcp(Endpoint::new([192, 0, 2, 100], 80))
@@ -119,6 +111,8 @@ mod tests {
         // Without persistence a netmask means nothing and does no harm.
         let mask = ServiceOptions { netmask: Netmask::V4([255, 255, 255, 0].into()), ..plain };
         assert_eq!(supported(&with(mask)), Ok(()));
+        let flags = ServiceOptions { flags: SchedulerFlags(3), ..ServiceOptions::of(Family::V4) };
+        assert_eq!(supported(&with(flags)), Ok(()));
         for method in [ForwardingMethod::DirectRouting, ForwardingMethod::Nat, ForwardingMethod::Tunnel] {
             let options = DestinationOptions { method, weight: Weight(0), ..DestinationOptions::default() };
             assert_eq!(supported(&dest(options)), Ok(()));
@@ -138,7 +132,6 @@ mod tests {
         let plain = || ServiceOptions::of(Family::V4);
         let server = DestinationOptions::default;
         for (command, object, what) in [
-            (of(ServiceKey::tcp(v6)), "TCP [2001:db8::1]:80", "IPv6 services are"),
             (of(ServiceKey::Mark { mark: 7, family: Family::V4 }), "FWM 7", "firewall marks are"),
             (
                 with(ServiceOptions { persistence_timeout_seconds: Some(360), ..plain() }),
@@ -149,11 +142,6 @@ mod tests {
                 with(ServiceOptions { persistence_engine: Some("sip".to_owned()), ..plain() }),
                 "TCP 192.0.2.100:80",
                 "persistence engines (--pe) are",
-            ),
-            (
-                with(ServiceOptions { flags: SchedulerFlags(1), ..plain() }),
-                "TCP 192.0.2.100:80",
-                "scheduler flags (-b) are",
             ),
             (
                 dest(DestinationOptions { upper_threshold: 1, ..server() }),
@@ -169,9 +157,13 @@ mod tests {
                 "tunnel types gue and gre are",
             ),
             (
-                Command::AddDestination { service: key(), endpoint: v6, options: server() },
+                Command::AddDestination {
+                    service: ServiceKey::tcp(v6),
+                    endpoint: v6,
+                    options: DestinationOptions { method: ForwardingMethod::Tunnel, ..server() },
+                },
                 "[2001:db8::1]:80",
-                "IPv6 destinations are",
+                "tunnels of IPv6 are",
             ),
         ] {
             let refused = supported(&command).unwrap_err();
@@ -182,15 +174,5 @@ mod tests {
             assert!(refused.to_string().starts_with(&format!("xvs: {object}: {what} not supported yet; ")));
             assert!(!next.is_empty());
         }
-    }
-
-    #[test]
-    fn a_scheduler_that_is_missing_is_refused_with_those_there_are() {
-        let options = ServiceOptions { scheduler: "none".to_owned(), ..ServiceOptions::of(Family::V4) };
-        let Err(CommandError::SchedulerNotFound { name, known }) = supported(&with(options)) else {
-            panic!()
-        };
-        assert_eq!(name, "none");
-        assert!(known.iter().any(|known| known == "wlc"), "{known:?}");
     }
 }

@@ -106,6 +106,45 @@ fn links_addresses_and_routes_are_followed_from_their_coming_to_their_going() {
 }
 
 #[test]
+fn routes_of_ipv6_are_followed_with_their_gateways_ways_sources_and_sizes() {
+    let netns = Netns::new("follow6");
+    netns.run(|| {
+        let mut follower = NetworkFollower::open().unwrap();
+        for (dev, net) in [("wan", "2001:db8:1"), ("lan", "2001:db8:2")] {
+            link(&netns, dev);
+            netns.ip(&format!("addr add {net}::1/64 dev {dev} nodad"));
+        }
+        netns.ip("addr add 2001:db8:1::100/128 dev wan nodad");
+        netns.ip("route add default via fe80::fe dev wan");
+        netns.ip("route add unreachable 2001:db8:9::/48");
+        netns.ip("route add 2001:db8:6::/48 via 2001:db8:1::9 src 2001:db8:1::100 mtu 1300");
+        netns.ip("-6 route add 2001:db8:5::/48 nexthop via 2001:db8:1::7 weight 3 nexthop via 2001:db8:2::7");
+        let view = until(&mut follower, "the last route is there", |view| {
+            let egress = Egress::build(&view.network);
+            egress.route(ip("2001:db8:5::1"), 0) != egress.route(ip("2001:db8:7::1"), 0)
+                && egress.route(ip("2001:db8:7::1"), 0) != RouteTo::NoRoute
+        });
+        let egress = Egress::build(&view.network);
+        let [wan, lan] = ["wan", "lan"].map(|name| view.network.link_named(name).unwrap().id);
+        let by = |link, next_hop: &str| RouteTo::Via { link, next_hop: ip(next_hop) };
+        assert!(egress.is_local(ip("2001:db8:1::100")) && egress.is_local(ip("::1")));
+        assert_eq!(egress.route(ip("2001:db8:2::5"), 0), by(lan, "2001:db8:2::5"));
+        assert_eq!(egress.route(ip("2001:db8:7::1"), 0), by(wan, "fe80::fe"));
+        assert_eq!(egress.route(ip("2001:db8:9::1"), 0), RouteTo::Unreachable);
+        assert_eq!(egress.route(ip("2001:db8:6::1"), 0), by(wan, "2001:db8:1::9"));
+        assert_eq!(egress.mtu(ip("2001:db8:6::1"), wan), Some(1300));
+        assert_eq!(egress.source_for(ip("2001:db8:6::1"), wan), Some(ip("2001:db8:1::100")));
+        assert_eq!(egress.source_for(ip("2001:db8:2::5"), lan), Some(ip("2001:db8:2::1")));
+        assert_eq!(
+            egress.route(ip("2001:db8:5::1"), u64::MAX / 8 * 5),
+            by(wan, "2001:db8:1::7"),
+            "weight 3 of 4"
+        );
+        assert_eq!(egress.route(ip("2001:db8:5::1"), u64::MAX), by(lan, "2001:db8:2::7"));
+    });
+}
+
+#[test]
 fn a_neighbours_new_link_address_is_a_change_and_its_staleness_is_none() {
     let netns = Netns::new("neigh");
     netns.run(|| {

@@ -123,6 +123,42 @@ fn a_virtual_address_by_direct_routing_is_served_and_unseen_by_arp() {
 }
 
 #[test]
+fn a_virtual_address_of_ipv6_is_served_and_its_neighbours_are_never_told() {
+    let (director, server) = pair();
+    director.ip("addr add 2001:db8::1/64 dev wan nodad");
+    server.ip("addr add 2001:db8::2/64 dev eth nodad");
+    server.ip("route add default via 2001:db8::1");
+    let vip = "2001:db8::100";
+    server.ip(&format!("addr add {vip}/128 dev eth nodad"));
+    assert!(pings(&director, vip), "on the wire's interface the kernel answers for it");
+    let wire = refused(&server, &format!("up --vip {vip}"));
+    assert!(wire.contains("is an address of eth"), "{wire}");
+    server.ip(&format!("addr del {vip}/128 dev eth"));
+    director.ip("neigh flush dev wan");
+    let before = state(&server);
+
+    done(&server, &format!("up --vip {vip}"));
+    assert!(!pings(&director, vip), "nobody answers for it");
+    assert!(pings(&director, "2001:db8::2"), "the server's own address is answered for");
+    let link = text(&must(server.command("ip").args(["-br", "link", "show", "dev", "eth"])).stdout);
+    let mac = link.split_whitespace().nth(2).expect("name, state, address");
+    director.ip(&format!("neigh replace {vip} lladdr {mac} dev wan"));
+    // The server resolves its router anew to reply from the virtual address.
+    server.ip("neigh flush dev eth");
+    // It can ask only once its link-local address is known to be its own.
+    assert!((0..20).any(|_| pings(&director, vip)), "a frame to its link address is");
+    let neighbours = text(&must(director.command("ip").args(["-6", "neigh", "show", "dev", "wan"])).stdout);
+    assert!(
+        neighbours.lines().any(|line| line.starts_with(vip) && line.contains("PERMANENT")),
+        "{neighbours}"
+    );
+    assert_eq!(status(&server)[0]["problems"], serde_json::json!([]));
+
+    done(&server, &format!("down --vip {vip}"));
+    assert_eq!(state(&server), before);
+}
+
+#[test]
 fn settings_stay_until_the_last_virtual_address_goes_and_what_others_changed_stays_for_ever() {
     let (_director, server) = pair();
     server.ip("link set lo down");

@@ -22,7 +22,7 @@
 
 /* Tags looked through, as in proto/src/ethernet.rs. */
 #define MAX_TAGS 2
-/* Extension headers looked through before the transport header or the fragment header. */
+/* Extension headers looked through before the transport header or the fragment header, as in proto/src/ipv6.rs. */
 #define MAX_EXTENSIONS 6
 
 struct {

@@ -2,11 +2,11 @@
 //!
 //! Runs after a packet was dropped for a reason that its sender is told. Bounded by a rate per worker, as the
 //! kernel bounds its own. An error about an error, or to an address that is nobody's, is never sent (RFC 1122
-//! §3.2.2).
+//! §3.2.2, RFC 4443 §2.4).
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use xvs_proto::{Packet, icmp};
+use xvs_proto::{Packet, icmp, icmpv6};
 
 use crate::clock::Millis;
 use crate::forward::{Identification, link_header};
@@ -90,9 +90,15 @@ impl<'a> Offence<'a> {
         let source = self.source(snapshot)?;
         let offending = &self.frame.bytes()[self.packet.network..self.packet.end];
         let mut frame = port.allocate()?;
-        let fits = frame.resize(self.error.length(offending.len()));
-        debug_assert!(fits, "576 bytes fit every frame");
-        self.error.emit(frame.bytes_mut(), source, offending, ids.take());
+        let fits = frame.resize(match source {
+            IpAddr::V4(_) => self.error.length(offending.len()),
+            IpAddr::V6(_) => icmpv6::length(offending.len()),
+        });
+        debug_assert!(fits, "1280 bytes fit every frame");
+        match source {
+            IpAddr::V4(source) => self.error.emit(frame.bytes_mut(), source, offending, ids.take()),
+            IpAddr::V6(source) => icmpv6::emit(self.error, frame.bytes_mut(), source, offending),
+        }
         match link_header(&mut frame, hop) {
             Ok(hop) => Some((hop.link, frame)),
             Err(_) => {
@@ -104,15 +110,11 @@ impl<'a> Offence<'a> {
 
     /// The address that the packet was sent to if a service is there, else ours on the side it came from: a server
     /// whose reply was refused must not hear from the client's address.
-    fn source(&self, snapshot: &Snapshot) -> Option<Ipv4Addr> {
+    fn source(&self, snapshot: &Snapshot) -> Option<IpAddr> {
         let to_a_client = snapshot.serves(self.packet.flow.protocol, self.packet.flow.dest);
-        let source = match to_a_client {
+        match to_a_client {
             true => Some(self.packet.flow.dest.addr),
             false => snapshot.egress.source_for(self.packet.flow.source.addr, self.link),
-        };
-        match source? {
-            IpAddr::V4(source) => Some(source),
-            IpAddr::V6(_) => None,
         }
     }
 }
@@ -122,7 +124,7 @@ fn is_somebody(addr: IpAddr) -> bool {
         IpAddr::V4(addr) => {
             !(addr.is_unspecified() || addr.is_loopback() || addr.is_multicast() || addr.is_broadcast())
         }
-        IpAddr::V6(_) => false,
+        IpAddr::V6(addr) => !(addr.is_unspecified() || addr.is_loopback() || addr.is_multicast()),
     }
 }
 

@@ -1,11 +1,14 @@
 //! What a frame is to the director, before any table is asked.
 //!
 //! Runs once per frame, right after it was parsed. What the XDP program steered too broadly goes back to the
-//! kernel here. Not here: whether a connection or a service takes the packet.
+//! kernel here. One thing is edited: an IPv6 fragment header that says nothing is taken out, at the cost of moving what
+//! stands before it. Not here: whether a connection or a service takes the packet.
 
+use xvs_proto::ipv6::{FRAGMENT_HEADER_LEN, Ipv6};
 use xvs_proto::{Family, Fragment, Packet, Parsed, Protocol, ethernet, parse};
 
 use crate::port::LinkId;
+use crate::shm::Frame;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
 
@@ -21,10 +24,11 @@ pub enum Class {
 }
 
 /// Decides what can be decided from the frame alone.
-pub fn classify(frame: &[u8], link: LinkId, snapshot: &Snapshot) -> Class {
-    let packet = match parse(frame) {
-        Ok(Parsed::Ip(packet)) if packet.family() == Family::V4 => packet,
-        Ok(_) => return Class::Decided(Verdict::PassToKernel),
+pub fn classify(frame: &mut Frame, link: LinkId, snapshot: &Snapshot) -> Class {
+    let packet = match parse(frame.bytes()) {
+        Ok(Parsed::Ip(packet)) => packet,
+        Ok(Parsed::Other) => return Class::Decided(Verdict::PassToKernel),
+        Err(_) if is_unserved(frame.bytes(), snapshot) => return Class::Decided(Verdict::PassToKernel),
         Err(malformed) => return Class::Decided(Verdict::Drop(DropReason::Malformed(malformed))),
     };
     if packet.network != ethernet::HEADER_LEN {
@@ -33,13 +37,46 @@ pub fn classify(frame: &[u8], link: LinkId, snapshot: &Snapshot) -> Class {
     }
     // As IPVS: what the link layer addressed to somebody else is not looked at, and a family without services
     // passes untouched.
-    let to_us = snapshot.egress.link(link).is_some_and(|link| link.mac == ethernet::dest(frame));
-    let ours = to_us && !snapshot.services.is_empty();
+    let to_us = snapshot.egress.link(link).is_some_and(|link| link.mac == ethernet::dest(frame.bytes()));
+    let ours = to_us && snapshot.services.any_of(packet.family());
     if !ours || !matches!(packet.flow.protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP) {
         return Class::Decided(Verdict::PassToKernel);
     }
     match packet.fragment {
-        Fragment::Whole => Class::Flow(packet),
-        Fragment::First | Fragment::Later => Class::Fragment(packet),
+        Fragment::Whole => Class::Flow(without_fragment_header(frame, packet)),
+        Fragment::First | Fragment::Later if is_plain(frame.bytes(), &packet) => Class::Fragment(packet),
+        Fragment::First | Fragment::Later => Class::Decided(Verdict::PassToKernel),
+    }
+}
+
+/// Whether a frame says that it is of a family without services: that passes untouched, be it as broken as it is.
+fn is_unserved(frame: &[u8], snapshot: &Snapshot) -> bool {
+    let family = match ethernet::parse(frame).map(|link| link.ethertype) {
+        Ok(ethernet::TYPE_IPV4) => Family::V4,
+        Ok(ethernet::TYPE_IPV6) => Family::V6,
+        _ => return false,
+    };
+    !snapshot.services.any_of(family)
+}
+
+/// Whether every fragment of its datagram says the same of what is in it. Behind an IPv6 fragment header there may be
+/// others before the transport's, which only the first fragment has; such datagrams stay with the kernel.
+fn is_plain(frame: &[u8], packet: &Packet) -> bool {
+    packet.fragment_header.is_none_or(|at| frame[at] == packet.flow.protocol.0)
+}
+
+/// Takes the fragment header out of a packet that is whole, as the kernel does before IPVS sees it.
+fn without_fragment_header(frame: &mut Frame, packet: Packet) -> Packet {
+    let Some(at) = packet.fragment_header else { return packet };
+    let bytes = frame.bytes_mut();
+    Ipv6::edit(&mut bytes[packet.network..]).unlink_fragment_header(at - packet.network);
+    // What stands before it moves up.
+    bytes.copy_within(..at, FRAGMENT_HEADER_LEN);
+    frame.shrink_front(FRAGMENT_HEADER_LEN);
+    Packet {
+        transport: packet.transport - FRAGMENT_HEADER_LEN,
+        end: packet.end - FRAGMENT_HEADER_LEN,
+        fragment_header: None,
+        ..packet
     }
 }

@@ -1,7 +1,9 @@
 //! Time as the data plane counts it: milliseconds since the director's start.
 //!
-//! Read once a burst by each worker, never per packet; costs one `clock_gettime`, which is no system call on Linux.
-//! A clock moved by hand takes its place in tests and in the lab, so that nothing there waits.
+//! The machine's clock is `CLOCK_MONOTONIC`: setting the date does not move it, it never goes back, and while the machine
+//! is suspended it stands still, and with it every timeout. Read once a burst by each worker, never per packet; costs one
+//! `clock_gettime`, which is no system call on Linux. Should time jump all the same (a virtual machine restored), a
+//! connection ends early or late by no more than that (`conn/wheel.rs`). A clock moved by hand takes its place in tests and in the lab, so that nothing there waits.
 
 use std::ops::Add;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,7 +34,7 @@ impl Add<Duration> for Millis {
 /// Tells the time.
 #[derive(Debug)]
 pub enum Clock {
-    /// The machine's monotonic clock, which counts from this instant.
+    /// The machine's `CLOCK_MONOTONIC`, which counts from this instant.
     Monotonic(Instant),
     /// Stands still unless moved. Its one writer is whoever moves it; it orders nothing but itself.
     ByHand(AtomicU64),

@@ -5,7 +5,7 @@
 //! then. If it is not a service's, the kernel gets them as they came. Not here: which fragments belong together
 //! (`fragments.rs`), how a packet is cut (`pieces.rs`).
 
-use xvs_proto::{Fragment, Packet, Parsed, parse};
+use xvs_proto::{Family, Fragment, Packet, Parsed, parse};
 
 use crate::answer::Offence;
 use crate::clock::Millis;
@@ -81,7 +81,11 @@ impl Gathering<'_> {
 
     fn forward(&mut self, mut datagram: Datagram, port: &mut impl Port) -> Verdict {
         let verdict = match parse(datagram.frame.bytes()) {
-            Ok(Parsed::Ip(packet)) => self.decide(&mut datagram, &packet, port),
+            Ok(Parsed::Ip(packet)) => {
+                // Routers may not fragment IPv6, but what came in fragments leaves in fragments.
+                let dont_fragment = packet.dont_fragment && packet.family() == Family::V4;
+                self.decide(&mut datagram, &Packet { dont_fragment, ..packet }, port)
+            }
             Ok(Parsed::Other) => Verdict::PassToKernel,
             Err(malformed) => Verdict::Drop(DropReason::Malformed(malformed)),
         };

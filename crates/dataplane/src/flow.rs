@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use xvs_proto::{FlowKey, Packet, Protocol};
+use xvs_proto::{Family, FlowKey, Packet, Protocol};
 use xvs_sched::ForwardingMethod;
 
 use crate::clock::Millis;
@@ -19,6 +19,7 @@ use crate::conn::{
     ConnId, Connection, Direction, Flags, Inserted, NewConnection, Removal, Seen, TableWorker, Timers,
 };
 use crate::counters::{Stats, WorkerCounters};
+use crate::dice::Dice;
 use crate::forward::{self, Ends, Identification};
 use crate::mss;
 use crate::outcome::Unresolved;
@@ -51,6 +52,7 @@ pub struct Flows {
     ids: Identification,
     defence: Defence,
     pressure: Pressure,
+    dice: Dice,
     /// Connections that gave way to new ones and are still counted, and until when.
     leaving: Vec<(Arc<DestinationLive>, Activity)>,
     leave_at: Millis,
@@ -70,6 +72,7 @@ impl Flows {
         Self {
             worker,
             pressure: Pressure::new(worker, &table),
+            dice: Dice::new(table.table().secret().0[0].wrapping_add(worker as u64)),
             table,
             counters,
             total,
@@ -202,7 +205,7 @@ impl Flows {
         if self.defence.drops(snapshot.settings.drop_packet_rate) {
             return Err(Verdict::Drop(DropReason::Defence));
         }
-        let (member, dest) = choose(packet, service)?;
+        let (member, dest) = choose(packet, service, now, self.dice.draw())?;
         let counted = snapshot.destinations.find(member.id);
         if service.one_packet && packet.flow.protocol == Protocol::UDP {
             counted.inspect(|destination| self.count(destination, |stats| stats.connections.add(1)));
@@ -219,6 +222,7 @@ impl Flows {
             client: packet.flow.source,
             virtual_endpoint: packet.flow.dest,
             dest,
+            local: None,
             method: member.method,
             flags: no_output,
             state: 0,
@@ -241,8 +245,8 @@ impl Flows {
                 Ok(Begun::Connection(id))
             }
             Inserted::Existing(id) => Ok(Begun::Connection(id)),
-            Inserted::Full => Err(Verdict::Drop(DropReason::TableFull)),
-            Inserted::NotIpv4 => Err(Verdict::PassToKernel),
+            // None is taken, as none is asked for.
+            Inserted::Full | Inserted::LocalTaken => Err(Verdict::Drop(DropReason::TableFull)),
         }
     }
 
@@ -296,8 +300,8 @@ impl Flows {
         now: Millis,
     ) -> Verdict {
         let connection = self.table.connection(id);
-        if connection.method() != ForwardingMethod::Nat {
-            // From the virtual address itself. IPv4 does not take that from the wire: the kernel refuses it.
+        if connection.method() != ForwardingMethod::Nat && packet.family() == Family::V4 {
+            // From the virtual address itself: the kernel refuses that from the wire in IPv4, and routes it in IPv6.
             return Verdict::PassToKernel;
         }
         let ends = ends(&connection, None);

@@ -39,3 +39,4 @@ pub mod snapshot;
 
 pub mod clock;
 pub mod counters;
+pub mod dice;

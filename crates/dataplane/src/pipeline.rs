@@ -57,8 +57,8 @@ impl Pipeline {
     /// What each frame is, and where the table would have its connection.
     fn classify(&mut self, snapshot: &Snapshot) {
         self.steps.clear();
-        for Received { link, frame } in &self.burst {
-            let class = classify(frame.bytes(), *link, snapshot);
+        for Received { link, frame } in &mut self.burst {
+            let class = classify(frame, *link, snapshot);
             let hash = match class {
                 Class::Flow(packet) => self.flows.hash(&packet.flow),
                 Class::Fragment(_) | Class::Decided(_) => 0,

@@ -6,8 +6,9 @@
 use std::net::IpAddr;
 
 use xvs_proto::{Endpoint, Malformed, Packet, Protocol, sctp, tcp};
-use xvs_sched::ServiceKey;
+use xvs_sched::{Request, ServiceKey};
 
+use crate::clock::Millis;
 use crate::snapshot::{Member, Service, Settings, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
@@ -44,23 +45,32 @@ pub fn service<'s>(packet: &Packet, snapshot: &'s Snapshot) -> Result<&'s Servic
 }
 
 /// Whether a packet from outside may have this source. The kernel refuses such packets before IPVS sees them (RFC 1812
-/// §5.3.7), and gets these back.
+/// §5.3.7, RFC 4291 §2.5), and gets these back. Of IPv6 it does not refuse one with an address of its own.
 fn may_ask(source: IpAddr, snapshot: &Snapshot) -> bool {
-    let somebody = match source {
+    match source {
         IpAddr::V4(v4) => {
-            !(v4.is_unspecified() || v4.is_loopback() || v4.is_multicast() || v4.is_broadcast())
+            let nobody = v4.is_unspecified() || v4.is_loopback() || v4.is_multicast() || v4.is_broadcast();
+            !nobody && !snapshot.egress.is_local(source)
         }
-        IpAddr::V6(v6) => !(v6.is_unspecified() || v6.is_loopback() || v6.is_multicast()),
-    };
-    somebody && !snapshot.egress.is_local(source)
+        IpAddr::V6(v6) => {
+            let mapped = v6.to_ipv4_mapped().is_some();
+            !(v6.is_unspecified() || v6.is_loopback() || v6.is_multicast() || mapped)
+        }
+    }
 }
 
-/// Chooses a destination for a new connection, and the endpoint there.
+/// Chooses a destination for a new connection, and the endpoint there. `random`: bits that are fresh for each choice.
 ///
 /// # Errors
 /// The verdict on a packet that nobody takes.
-pub fn choose<'s>(packet: &Packet, service: &'s Service) -> Result<(&'s Member, Endpoint), Verdict> {
-    let member = service.choose().ok_or(Verdict::Drop(DropReason::NoDestination))?;
+pub fn choose<'s>(
+    packet: &Packet,
+    service: &'s Service,
+    now: Millis,
+    random: u64,
+) -> Result<(&'s Member, Endpoint), Verdict> {
+    let request = Request { source: packet.flow.source, dest: packet.flow.dest, now_millis: now.0, random };
+    let member = service.choose(&request).ok_or(Verdict::Drop(DropReason::NoDestination))?;
     let port = if member.endpoint.port == 0 { packet.flow.dest.port } else { member.endpoint.port };
     Ok((member, Endpoint { port, ..member.endpoint }))
 }

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
-use xvs_proto::{Endpoint, MacAddr, Protocol};
-use xvs_sched::{Candidates, Choice, ForwardingMethod, Load, Scheduler, ServiceKey, State, Weight};
+use xvs_proto::{Endpoint, Family, MacAddr, Protocol};
+use xvs_sched::{Candidates, Choice, ForwardingMethod, Load, Request, Scheduler, ServiceKey, State, Weight};
 
 use crate::counters::SharedStats;
 use crate::egress::{Egress, RouteTo};
@@ -123,14 +123,14 @@ const SHARDS: usize = 64;
 #[derive(Clone)]
 pub struct Services {
     shards: [Arc<HashMap<ServiceKey, Arc<Service>>>; SHARDS],
-    /// In all shards together, so that a packet need not ask each whether it is empty.
-    count: usize,
+    /// In all shards together, of each family, so that a packet need not ask each whether it is empty.
+    counts: [usize; 2],
     hasher: hashbrown::DefaultHashBuilder,
 }
 
 impl Default for Services {
     fn default() -> Self {
-        Self { shards: std::array::from_fn(|_| Arc::default()), count: 0, hasher: Default::default() }
+        Self { shards: std::array::from_fn(|_| Arc::default()), counts: [0; 2], hasher: Default::default() }
     }
 }
 
@@ -148,21 +148,21 @@ impl Services {
 
     /// Adds or replaces a service.
     pub fn insert(&mut self, service: Arc<Service>) {
-        let shard = self.shard(&service.key);
-        let replaced = Arc::make_mut(&mut self.shards[shard]).insert(service.key, service);
-        self.count += usize::from(replaced.is_none());
+        let (shard, key) = (self.shard(&service.key), service.key);
+        let replaced = Arc::make_mut(&mut self.shards[shard]).insert(key, service);
+        self.counts[key.family() as usize] += usize::from(replaced.is_none());
     }
 
     /// Takes a service out.
     pub fn remove(&mut self, key: &ServiceKey) {
         let shard = self.shard(key);
         let removed = Arc::make_mut(&mut self.shards[shard]).remove(key);
-        self.count -= usize::from(removed.is_some());
+        self.counts[key.family() as usize] -= usize::from(removed.is_some());
     }
 
-    /// Whether there is none: then no packet is touched.
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
+    /// Whether there is any of this family: else none of its packets is touched.
+    pub fn any_of(&self, family: Family) -> bool {
+        self.counts[family as usize] > 0
     }
 }
 
@@ -197,11 +197,11 @@ pub struct Member {
 
 impl Service {
     /// Lets the scheduler choose and commits its next state; `None` if no destination may be chosen.
-    pub fn choose(&self) -> Option<&Member> {
+    pub fn choose(&self, request: &Request) -> Option<&Member> {
         loop {
             // Relaxed: the state is the whole of what is shared here.
             let before = self.place.load(Ordering::Relaxed);
-            let Choice { position, state } = self.scheduler.pick(State(before), self);
+            let Choice { position, state } = self.scheduler.choose(State(before), request, self);
             let unchanged = state.0 == before;
             let committed = unchanged
                 || self.place.compare_exchange(before, state.0, Ordering::Relaxed, Ordering::Relaxed).is_ok();
@@ -401,7 +401,7 @@ mod tests {
         Arc::new(Service {
             key: ServiceKey::tcp(Endpoint::new(std::net::Ipv4Addr::new(198, 51, 100, 1), port)),
             members: Box::new([]),
-            scheduler: xvs_sched::scheduler::build("rr", &[]).unwrap(),
+            scheduler: xvs_sched::scheduler::build("rr", &Default::default()).unwrap(),
             one_packet: false,
             place: Arc::default(),
         })
@@ -411,14 +411,14 @@ mod tests {
     fn there_are_services_from_the_first_to_the_last_however_often_one_is_replaced_or_removed() {
         let mut services = Services::default();
         services.remove(&service(80).key);
-        assert!(services.is_empty());
+        assert!(!services.any_of(Family::V4));
         for port in [80, 443, 80, 80] {
             services.insert(service(port));
         }
         services.remove(&service(80).key);
         services.remove(&service(80).key);
-        assert!(!services.is_empty());
+        assert!(services.any_of(Family::V4) && !services.any_of(Family::V6));
         services.remove(&service(443).key);
-        assert!(services.is_empty());
+        assert!(!services.any_of(Family::V4));
     }
 }

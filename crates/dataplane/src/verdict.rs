@@ -175,7 +175,9 @@ impl DropReason {
             Self::NoRoute => {
                 "the kernel has no route to the next hop over an attached interface; see `ip route`"
             }
-            Self::NoNeighbour => "the next hop has not answered ARP yet; see `ip neigh`",
+            Self::NoNeighbour => {
+                "the next hop has not answered ARP or neighbour discovery yet; see `ip neigh`"
+            }
             Self::TtlExpired => "the packet's time to live ran out here; the sender was told",
             Self::TooBig { .. } => {
                 "the packet does not fit the way to its destination; the sender was told the size"

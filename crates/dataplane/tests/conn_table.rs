@@ -3,7 +3,7 @@
 #![cfg(not(loom))]
 
 use std::collections::{HashMap, HashSet};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -11,8 +11,8 @@ use std::thread;
 use proptest::prelude::*;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{
-    ConnId, Direction, Flags, Inserted, NewConnection, Removal, Table, TableConfig, TableCounts, TableWorker,
-    Timers,
+    ConnId, Connection, Direction, Flags, Inserted, NewConnection, Removal, Table, TableConfig, TableCounts,
+    TableWorker, Timers,
 };
 use xvs_dataplane::shm::Memory;
 use xvs_proto::{Endpoint, FlowKey, Protocol};
@@ -21,6 +21,7 @@ use xvs_sched::ForwardingMethod;
 const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 const VIP: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 11);
+const LOCAL: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 
 fn table(capacity: usize, workers: usize) -> Arc<Table> {
     Table::create(TableConfig { capacity, workers, memory: Memory::OnDemand }).expect("a small table")
@@ -32,6 +33,7 @@ fn connection(port: u16, method: ForwardingMethod) -> NewConnection {
         client: Endpoint::new(CLIENT, port),
         virtual_endpoint: Endpoint::new(VIP, 80),
         dest: Endpoint::new(SERVER, 8080),
+        local: None,
         method,
         flags: Flags::NONE,
         state: 1,
@@ -51,6 +53,37 @@ fn nat(port: u16) -> NewConnection {
     connection(port, ForwardingMethod::Nat)
 }
 
+/// The same over IPv6.
+fn six(new: NewConnection) -> NewConnection {
+    let six = |endpoint: Endpoint| match endpoint.addr {
+        IpAddr::V4(addr) => {
+            let [a, b, c, d] = addr.octets().map(u16::from);
+            Endpoint::new(Ipv6Addr::new(0x2001, 0xdb8, a << 8 | b, 0, 0x8000, 0, c, d), endpoint.port)
+        }
+        IpAddr::V6(_) => endpoint,
+    };
+    NewConnection {
+        client: six(new.client),
+        virtual_endpoint: six(new.virtual_endpoint),
+        dest: six(new.dest),
+        local: new.local.map(six),
+        ..new
+    }
+}
+
+/// With an endpoint of the director's own towards the real server.
+fn full_nat(port: u16, local: u16) -> NewConnection {
+    NewConnection { local: Some(Endpoint::new(LOCAL, local)), ..nat(port) }
+}
+
+/// A tunnel to a real server of the other family.
+fn mixed(port: u16, inner: fn(NewConnection) -> NewConnection) -> NewConnection {
+    let outer = inner(direct(port)).client.addr.is_ipv4();
+    let (four, new) = (connection(port, ForwardingMethod::Tunnel), six(direct(port)));
+    let dest = if outer { new.dest } else { four.dest };
+    NewConnection { dest, ..inner(four) }
+}
+
 fn inbound(new: &NewConnection) -> FlowKey {
     FlowKey { protocol: new.protocol, source: new.client, dest: new.virtual_endpoint }
 }
@@ -58,7 +91,7 @@ fn inbound(new: &NewConnection) -> FlowKey {
 fn reply(new: &NewConnection) -> FlowKey {
     let nat = new.method == ForwardingMethod::Nat;
     let source = if nat { new.dest } else { new.virtual_endpoint };
-    FlowKey { protocol: new.protocol, source, dest: new.client }
+    FlowKey { protocol: new.protocol, source, dest: new.local.unwrap_or(new.client) }
 }
 
 fn find(worker: &TableWorker, flow: FlowKey) -> Option<(ConnId, Direction)> {
@@ -96,28 +129,122 @@ fn a_connection_says_what_it_was_inserted_with() {
         ForwardingMethod::Tunnel,
         ForwardingMethod::DirectRouting,
     ] {
-        let new =
+        let plain =
             NewConnection { flags: Flags::SYNC | Flags::INACTIVE, ..connection(method as u16 + 1, method) };
-        let id = insert(&mut worker, &new);
-        let seen = worker.connection(id);
-        let read = NewConnection {
-            protocol: seen.protocol(),
-            client: seen.client(),
-            virtual_endpoint: seen.virtual_endpoint(),
-            dest: seen.dest(),
-            method: seen.method(),
-            flags: seen.flags(),
-            state: seen.state(),
-            expires: seen.expires(),
-            service: seen.service(),
-            dest_ref: seen.dest_ref(),
-            mark: seen.mark(),
-            controller: seen.controller(),
-        };
-        assert_eq!(read, new);
-        assert_eq!((seen.in_packets(), seen.controlled()), (0, 0));
+        let full = NewConnection { flags: Flags::INACTIVE, ..full_nat(method as u16 + 11, 60_000) };
+        let template = NewConnection { flags: Flags::TEMPLATE, ..connection(method as u16 + 21, method) };
+        let tunnels = [|new| new, six].map(|family| mixed(method as u16 + 31, family));
+        for new in [plain, six(plain), full, six(full), template, six(template)].into_iter().chain(tunnels) {
+            let id = insert(&mut worker, &new);
+            let seen = worker.connection(id);
+            assert_eq!(read(&seen), new);
+            assert_eq!((seen.in_packets(), seen.controlled()), (0, 0));
+            // The entry's next connection, of whatever kind, has nothing of it.
+            assert!(matches!(worker.remove(id), Removal::Done(_)));
+            worker.quiescent();
+        }
     }
-    assert_eq!(table.live(), 4);
+    assert_eq!((table.live(), table.counts().inserted), (0, 32));
+    assert!(table.extent() <= 64, "the first entries were used again");
+}
+
+fn read(seen: &Connection<'_>) -> NewConnection {
+    NewConnection {
+        protocol: seen.protocol(),
+        client: seen.client(),
+        virtual_endpoint: seen.virtual_endpoint(),
+        dest: seen.dest(),
+        local: seen.local(),
+        method: seen.method(),
+        flags: seen.flags(),
+        state: seen.state(),
+        expires: seen.expires(),
+        service: seen.service(),
+        dest_ref: seen.dest_ref(),
+        mark: seen.mark(),
+        controller: seen.controller(),
+    }
+}
+
+#[test]
+fn connections_of_all_families_are_found_both_ways_and_by_nothing_else() {
+    let table = table(100, 1);
+    let mut worker = table.handle(0).unwrap();
+    let all = [
+        direct(1),
+        nat(2),
+        six(direct(1)),
+        six(nat(2)),
+        mixed(3, |new| new),
+        mixed(4, six),
+        full_nat(5, 60_000),
+        six(full_nat(5, 60_000)),
+    ];
+    let ids = all.map(|new| insert(&mut worker, &new));
+    for (new, id) in all.iter().zip(ids) {
+        assert_eq!(find(&worker, inbound(new)), Some((id, Direction::Inbound)), "{new:?}");
+        assert_eq!(find(&worker, reply(new)), Some((id, Direction::Outbound)), "{new:?}");
+        let udp = FlowKey { protocol: Protocol::UDP, ..inbound(new) };
+        let other_port = FlowKey { dest: Endpoint { port: 81, ..new.virtual_endpoint }, ..inbound(new) };
+        let other_client = FlowKey { source: Endpoint { port: 9, ..new.client }, ..inbound(new) };
+        let direct_reply = FlowKey { source: new.virtual_endpoint, dest: new.client, ..inbound(new) };
+        let wrong = if direct_reply == reply(new) { reply(&nat(9)) } else { direct_reply };
+        for flow in [udp, other_port, other_client, wrong] {
+            assert_eq!(find(&worker, flow), None, "{new:?}");
+        }
+    }
+    for (new, id) in all.iter().zip(ids) {
+        assert!(matches!(worker.remove(id), Removal::Done(_)));
+        assert_eq!((find(&worker, inbound(new)), find(&worker, reply(new))), (None, None));
+    }
+}
+
+#[test]
+fn addresses_that_differ_in_any_bit_are_different_clients() {
+    let table = table(500, 1);
+    let mut worker = table.handle(0).unwrap();
+    let client = |bit: u32| {
+        let IpAddr::V6(addr) = six(direct(1)).client.addr else { panic!("it is IPv6") };
+        let addr = Ipv6Addr::from(u128::from(addr) ^ 1 << bit);
+        NewConnection { client: Endpoint::new(addr, 1), ..six(nat(1)) }
+    };
+    let ids: Vec<_> = (0..128).map(|bit| insert(&mut worker, &client(bit))).collect();
+    for (bit, &id) in (0..128).zip(&ids) {
+        assert_eq!(find(&worker, inbound(&client(bit))), Some((id, Direction::Inbound)));
+        assert_eq!(find(&worker, reply(&client(bit))), Some((id, Direction::Outbound)));
+    }
+    // An IPv4 address is not the IPv6 address that is written with it.
+    let mapped = |addr: Ipv4Addr, port| Endpoint::new(addr.to_ipv6_mapped(), port);
+    let four = nat(1);
+    let id = insert(&mut worker, &four);
+    let six = FlowKey { source: mapped(CLIENT, 1), dest: mapped(VIP, 80), protocol: Protocol::TCP };
+    assert_eq!(find(&worker, six), None);
+    assert_eq!(find(&worker, inbound(&four)), Some((id, Direction::Inbound)));
+}
+
+#[test]
+fn an_endpoint_of_the_directors_own_serves_one_connection_to_a_real_server_at_a_time() {
+    for family in [|new| new, six] {
+        let table = table(100, 2);
+        let (mut one, mut other) = (table.handle(0).unwrap(), table.handle(1).unwrap());
+        let first = family(full_nat(1, 60_000));
+        let id = insert(&mut one, &first);
+        assert_eq!(other.insert(&family(full_nat(2, 60_000))), Inserted::LocalTaken);
+        assert_eq!(find(&other, inbound(&family(full_nat(2, 60_000)))), None);
+        assert_eq!(find(&other, reply(&first)), Some((id, Direction::Outbound)));
+        assert_eq!(other.insert(&first), Inserted::Existing(id), "it is the connection itself");
+        assert_eq!(other.insert(&family(full_nat(1, 60_001))), Inserted::Existing(id));
+        assert_eq!(find(&other, reply(&family(full_nat(1, 60_001)))), None, "the other port is free again");
+        insert(&mut other, &family(full_nat(2, 60_001)));
+        // At another real server, or by another protocol, it is another conversation.
+        let elsewhere = Endpoint { port: 8081, ..first.dest };
+        insert(&mut other, &NewConnection { dest: elsewhere, ..family(full_nat(3, 60_000)) });
+        insert(&mut other, &NewConnection { protocol: Protocol::UDP, ..family(full_nat(3, 60_000)) });
+        assert_eq!(table.counts().full, 0);
+        assert!(matches!(other.remove(id), Removal::Done(_)));
+        let id = insert(&mut one, &family(full_nat(4, 60_000)));
+        assert_eq!(find(&one, reply(&first)), Some((id, Direction::Outbound)));
+    }
 }
 
 #[test]
@@ -273,18 +400,6 @@ fn a_table_holds_what_it_was_made_for_whoever_inserts_and_then_refuses() {
 }
 
 #[test]
-fn an_ipv6_flow_is_refused_and_not_found() {
-    let table = table(100, 1);
-    let mut worker = table.handle(0).unwrap();
-    let new = NewConnection { client: Endpoint::new(Ipv6Addr::LOCALHOST, 1), ..nat(1) };
-    assert_eq!(worker.insert(&new), Inserted::NotIpv4);
-    assert_eq!(find(&worker, inbound(&new)), None);
-    let new = NewConnection { dest: Endpoint::new(Ipv6Addr::LOCALHOST, 1), ..nat(1) };
-    assert_eq!(worker.insert(&new), Inserted::NotIpv4);
-    assert_eq!(table.counts(), TableCounts::default());
-}
-
-#[test]
 fn a_connection_expires_at_its_deadline_and_a_refreshed_one_within_a_second_after() {
     let table = table(100, 1);
     let mut worker = table.handle(0).unwrap();
@@ -340,6 +455,75 @@ fn what_the_callback_neither_removes_nor_refreshes_is_due_again() {
     );
     assert_eq!(expire(&mut worker, 120_999), []);
     assert_eq!(expire(&mut worker, 121_000), [id]);
+}
+
+#[test]
+fn when_the_clock_jumps_ahead_no_connection_ends_early_by_more_than_that_or_is_forgotten() {
+    for jump in [1, 59, 61, 899, 86_400, 1_000_000_000] {
+        let table = table(100, 1);
+        let mut worker = table.handle(0).unwrap();
+        assert_eq!(expire(&mut worker, 1_000_000), []);
+        let deadlines = [3, 60, 900, 1_000_000].map(|seconds| 1_000_000 + seconds * 1000);
+        let ids = [0, 1, 2, 3].map(|port| {
+            let new = NewConnection { expires: Millis(deadlines[port]), ..direct(port as u16) };
+            insert(&mut worker, &new)
+        });
+        let mut now = 1_000_000 + jump * 1000;
+        let mut ended = expire(&mut worker, now);
+        for (id, deadline) in ids.into_iter().zip(deadlines) {
+            if deadline <= now {
+                assert!(ended.contains(&id), "{deadline} is past at {now}");
+                continue;
+            }
+            assert!(!ended.contains(&id), "{deadline} is to come at {now}");
+            now = deadline;
+            ended.extend(expire(&mut worker, now));
+            assert!(ended.contains(&id), "{deadline} is now");
+        }
+        assert_eq!((table.live(), worker.next_timer()), (0, None));
+    }
+}
+
+#[test]
+fn when_the_clock_jumps_back_connections_keep_their_deadlines_and_new_ones_end_once_it_has_caught_up() {
+    let table = table(100, 1);
+    let mut worker = table.handle(0).unwrap();
+    let before = insert(&mut worker, &NewConnection { expires: Millis(160_000), ..direct(1) });
+    let refreshed = insert(&mut worker, &NewConnection { expires: Millis(160_000), ..direct(2) });
+    assert_eq!(expire(&mut worker, 100_000), []);
+    assert_eq!(expire(&mut worker, 20_000), []);
+    worker.refresh(refreshed, 1, Millis(80_000));
+    let short = insert(&mut worker, &NewConnection { expires: Millis(23_000), ..direct(3) });
+    let long = insert(&mut worker, &NewConnection { expires: Millis(920_000), ..direct(4) });
+    assert_eq!(expire(&mut worker, 22_999), []);
+    let late = expire(&mut worker, 100_125);
+    assert_eq!(late.iter().collect::<HashSet<_>>(), HashSet::from([&refreshed, &short]));
+    assert_eq!(expire(&mut worker, 159_999), []);
+    assert_eq!(expire(&mut worker, 160_000), [before]);
+    assert_eq!(expire(&mut worker, 919_999), []);
+    assert_eq!(expire(&mut worker, 920_000), [long]);
+}
+
+#[test]
+fn a_link_that_another_worker_has_left_behind_does_not_end_who_has_the_entry_now() {
+    for (later, whose) in [(60_000, "one's or the other's"), (61_000, "the other's")] {
+        let table = table(100, 2);
+        let (mut one, mut other) = (table.handle(0).unwrap(), table.handle(1).unwrap());
+        let id = insert(&mut one, &direct(1));
+        assert!(matches!(other.remove(id), Removal::Done(_)));
+        for _ in 0..2 {
+            other.quiescent();
+            one.quiescent();
+        }
+        let new = NewConnection { expires: Millis(later), ..direct(2) };
+        assert_eq!(insert(&mut other, &new), id, "the entry is taken again");
+        assert_eq!([expire(&mut one, later - 1), expire(&mut other, later - 1)].concat(), []);
+        assert_eq!([expire(&mut one, later), expire(&mut other, later)].concat(), [id], "{whose}");
+        assert_eq!(
+            (expire(&mut one, later + 125), one.next_timer(), other.next_timer()),
+            (vec![], None, None)
+        );
+    }
 }
 
 #[test]
@@ -429,11 +613,20 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Two keys in a row are one client at two services; every third such client is masqueraded, to one destination
-/// port by both, so that its replies are equal.
+/// Two keys in a row are one client at two services; of six such clients two are masqueraded, to one destination port
+/// by both services, so that their replies are equal, and one is seen by both under one endpoint of the director's.
 fn keyed(key: u16) -> NewConnection {
-    let new = if (key / 2).is_multiple_of(3) { nat(key / 2) } else { direct(key / 2) };
-    NewConnection { virtual_endpoint: Endpoint::new(VIP, 80 + key % 2), ..new }
+    let client = key / 2;
+    let new = match client % 6 {
+        0 => nat(client),
+        1 => direct(client),
+        2 => six(nat(client)),
+        3 => six(direct(client)),
+        4 => mixed(client, |new| new),
+        _ if client % 12 == 5 => full_nat(client, 60_000),
+        _ => six(full_nat(client, 60_000)),
+    };
+    NewConnection { virtual_endpoint: Endpoint { port: 80 + key % 2, ..new.virtual_endpoint }, ..new }
 }
 
 proptest! {
@@ -452,7 +645,11 @@ proptest! {
                     let new = NewConnection { expires: Millis(now + seconds * 1000), ..keyed(key) };
                     match (workers[worker].insert(&new), model.get(&inbound(&new))) {
                         (Inserted::Existing(id), Some(&(known, _))) => prop_assert_eq!(id, known),
+                        (Inserted::LocalTaken, None) => {
+                            prop_assert!(new.local.is_some() && model.contains_key(&inbound(&keyed(key ^ 1))));
+                        }
                         (Inserted::New(id), None) => {
+                            prop_assert!(new.local.is_none() || !model.contains_key(&inbound(&keyed(key ^ 1))));
                             prop_assert!(model.values().all(|&(other, _)| other != id));
                             model.insert(inbound(&new), (id, new.expires.0));
                         }
@@ -533,7 +730,11 @@ fn two_threads_that_insert_find_and_remove_the_same_connections_agree_on_each() 
                     thread::yield_now();
                     continue;
                 }
-                Inserted::NotIpv4 => unreachable!("the keys are IPv4"),
+                // By the same client's connection to the other service.
+                Inserted::LocalTaken => {
+                    assert!(new.local.is_some());
+                    continue;
+                }
             };
             let seen = worker.connection(id);
             assert_eq!((seen.client(), seen.virtual_endpoint()), (new.client, new.virtual_endpoint));

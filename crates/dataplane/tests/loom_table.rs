@@ -18,8 +18,9 @@ use xvs_dataplane::conn::{
     ConnId, Direction, Flags, Inserted, NewConnection, Removal, Table, TableConfig, TableWorker,
 };
 use xvs_dataplane::shm::Memory;
+use xvs_dataplane::snapshot::{Activity, DestinationLive};
 use xvs_proto::{Endpoint, FlowKey, Protocol};
-use xvs_sched::ForwardingMethod;
+use xvs_sched::{ForwardingMethod, Load};
 
 fn connection(port: u16, method: ForwardingMethod) -> NewConnection {
     NewConnection {
@@ -27,6 +28,7 @@ fn connection(port: u16, method: ForwardingMethod) -> NewConnection {
         client: Endpoint::new(Ipv4Addr::new(192, 0, 2, 10), port),
         virtual_endpoint: Endpoint::new(Ipv4Addr::new(198, 51, 100, 1), 80),
         dest: Endpoint::new(Ipv4Addr::new(203, 0, 113, 11), 8080),
+        local: None,
         method,
         flags: Flags::NONE,
         state: 1,
@@ -40,6 +42,10 @@ fn connection(port: u16, method: ForwardingMethod) -> NewConnection {
 
 fn direct(port: u16) -> NewConnection {
     connection(port, ForwardingMethod::DirectRouting)
+}
+
+fn local(port: u16) -> Endpoint {
+    Endpoint::new(Ipv4Addr::new(203, 0, 113, 1), port)
 }
 
 fn inbound(new: &NewConnection) -> FlowKey {
@@ -59,8 +65,12 @@ fn workers() -> (Arc<Table>, TableWorker, TableWorker) {
 
 /// Runs a model in all ways that loom thinks of.
 fn explore(model: impl Fn() + Sync + Send + 'static) {
+    explore_with(PREEMPTIONS, model);
+}
+
+fn explore_with(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(PREEMPTIONS);
+    builder.preemption_bound = Some(preemptions);
     builder.check(model);
 }
 
@@ -106,12 +116,64 @@ fn two_nat_insertions_of_one_key_end_with_one_entry_and_one_reply_key() {
 }
 
 #[test]
+fn of_two_connections_that_want_one_local_endpoint_one_is_told_that_it_is_taken() {
+    static RACES: AtomicUsize = AtomicUsize::new(0);
+    explore(|| {
+        let (table, mut one, mut other) = workers();
+        let [first, second] = [1, 2].map(|port| NewConnection { local: Some(local(60_000)), ..direct(port) });
+        let thread = thread::spawn(move || other.insert(&second));
+        let mine = one.insert(&first);
+        let (id, winner) = match (mine, thread.join().expect("no panic")) {
+            (Inserted::New(id), Inserted::LocalTaken) => (id, first),
+            (Inserted::LocalTaken, Inserted::New(id)) => {
+                RACES.fetch_add(1, Relaxed);
+                (id, second)
+            }
+            other => panic!("two for one endpoint, or none: {other:?}"),
+        };
+        let reply = FlowKey { source: first.dest, dest: local(60_000), ..inbound(&first) };
+        assert_eq!(find(&one, reply), Some((id, Direction::Outbound)));
+        assert_eq!(find(&one, inbound(&winner)), Some((id, Direction::Inbound)));
+        assert_eq!(table.live(), 1);
+    });
+    assert!(RACES.load(Relaxed) > 0, "the other worker never won");
+}
+
+#[test]
+fn two_insertions_of_one_connection_by_two_local_endpoints_leave_one_of_them_free() {
+    static RACES: AtomicUsize = AtomicUsize::new(0);
+    // Four keys that are each entered alone: with one preemption more it takes minutes.
+    explore_with(PREEMPTIONS - 1, || {
+        let (table, mut one, mut other) = workers();
+        let [first, second] =
+            [60_000, 60_001].map(|port| NewConnection { local: Some(local(port)), ..direct(1) });
+        let thread = thread::spawn(move || (other.insert(&second), other));
+        let mine = one.insert(&first);
+        let (theirs, _other) = thread.join().expect("no panic");
+        let (id, winner) = match (mine, theirs) {
+            (Inserted::New(a), Inserted::Existing(b)) if a == b => (a, first),
+            (Inserted::Existing(a), Inserted::New(b)) if a == b => {
+                RACES.fetch_add(1, Relaxed);
+                (b, second)
+            }
+            other => panic!("two for one key, or none: {other:?}"),
+        };
+        for new in [first, second] {
+            let reply = FlowKey { source: new.dest, dest: new.local.expect("given above"), ..inbound(&new) };
+            assert_eq!(find(&one, reply), (new == winner).then_some((id, Direction::Outbound)));
+        }
+        assert_eq!(table.live(), 1);
+    });
+    assert!(RACES.load(Relaxed) > 0, "the other worker never won");
+}
+
+#[test]
 fn two_insertions_of_one_key_that_take_different_slots_end_with_one_entry() {
     static RACES: AtomicUsize = AtomicUsize::new(0);
     explore(|| {
         let (table, mut one, mut other) = workers();
         // A connection that stands where the first to come would stand, until the other worker removes it.
-        let bucket = |new: &NewConnection| one.hash(&inbound(new)) & 1;
+        let bucket = |new: &NewConnection| one.hash(&inbound(new)) >> 63;
         let before = (2..).map(direct).find(|new| bucket(new) == bucket(&direct(1))).expect("half of all");
         let Inserted::New(id) = one.insert(&before) else { panic!("there is room") };
         let thread = thread::spawn(move || {
@@ -205,6 +267,73 @@ fn of_two_removals_one_is_told_that_it_was_the_one() {
         ));
         assert_eq!(table.live(), 0);
     });
+}
+
+#[test]
+fn a_removal_on_condition_comes_before_a_packets_transition_or_is_told_that_it_no_longer_holds() {
+    static REMOVED: AtomicUsize = AtomicUsize::new(0);
+    static KEPT: AtomicUsize = AtomicUsize::new(0);
+    explore(|| {
+        let (table, mut one, mut other) = workers();
+        let Inserted::New(id) = one.insert(&direct(1)) else { panic!("there is room") };
+        let thread = thread::spawn(move || other.transition(id, |state| (state + 1, Millis(120_000))));
+        let removal = one.remove_if(id, |state, _| state == 1);
+        match (removal, thread.join().expect("no panic")) {
+            (Removal::Done(1), None) => {
+                REMOVED.fetch_add(1, Relaxed);
+                assert_eq!((find(&one, inbound(&direct(1))), table.live()), (None, 0));
+            }
+            (Removal::Lasts, Some((1, 2))) => {
+                KEPT.fetch_add(1, Relaxed);
+                assert!(find(&one, inbound(&direct(1))).is_some());
+                assert_eq!(one.remove(id), Removal::Done(2), "it can be removed later");
+            }
+            other => panic!("both, or neither: {other:?}"),
+        }
+    });
+    assert!(REMOVED.load(Relaxed) > 0 && KEPT.load(Relaxed) > 0);
+}
+
+#[test]
+fn each_change_of_state_is_reported_to_one_caller_and_counts_equal_what_the_table_holds() {
+    static LATE: AtomicUsize = AtomicUsize::new(0);
+    explore(|| {
+        let (table, mut one, mut other) = workers();
+        let live = Arc::new(DestinationLive::new(2));
+        let Inserted::New(id) = one.insert(&direct(1)) else { panic!("there is room") };
+        live.enter(activity(1));
+        let counts = live.clone();
+        let thread = thread::spawn(move || {
+            let moved = [advance(&mut other, id, &counts), advance(&mut other, id, &counts)];
+            moved.into_iter().flatten().collect::<Vec<_>>()
+        });
+        let mut moved: Vec<_> = advance(&mut one, id, &live).into_iter().collect();
+        let state = one.connection(id).state();
+        let Removal::Done(last) = one.remove(id) else { panic!("nobody else removes it") };
+        live.leave(activity(last));
+        moved.extend(thread.join().expect("no panic"));
+        moved.sort_unstable();
+        LATE.fetch_add(usize::from(state != last), Relaxed);
+        let each: Vec<_> = (1..last).map(|state| (state, state + 1)).collect();
+        assert_eq!(moved, each, "one was lost or reported twice");
+        assert_eq!((live.load(), table.live()), (Load { active: 0, inactive: 0 }, 0));
+    });
+    assert!(LATE.load(Relaxed) > 0, "no packet came between the last look and the removal");
+}
+
+/// A connection is active in even states.
+fn activity(state: u8) -> Activity {
+    if state.is_multiple_of(2) { Activity::Active } else { Activity::Inactive }
+}
+
+/// A packet that moves the state by one, as `flow.rs` has it counted.
+fn advance(worker: &mut TableWorker, id: ConnId, live: &DestinationLive) -> Option<(u8, u8)> {
+    let moved = worker.transition(id, |state| (state + 1, Millis(60_000)));
+    if let Some((before, after)) = moved {
+        live.enter(activity(after));
+        live.leave(activity(before));
+    }
+    moved
 }
 
 #[test]

@@ -15,13 +15,6 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct MacAddr(pub [u8; 6]);
 
-impl MacAddr {
-    /// Whether the group bit is set: broadcast or multicast (IEEE 802.3 §3.2.3).
-    pub fn is_group(self) -> bool {
-        self.0[0] & 1 != 0
-    }
-}
-
 impl fmt::Display for MacAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;

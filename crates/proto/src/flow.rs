@@ -28,6 +28,7 @@ impl FlowKey {
     /// A keyed hash that is the same for a flow and its reverse, so that one table slot answers both directions.
     ///
     /// Multiply and fold, the class of rapidhash and wyhash; not linear, unlike a CRC, so a secret does protect it.
+    #[inline]
     pub fn hash(&self, secret: &HashSecret) -> u64 {
         let (a, b) = (word(self.source, secret), word(self.dest, secret));
         let (low, high) = if a <= b { (a, b) } else { (b, a) };
@@ -36,6 +37,7 @@ impl FlowKey {
     }
 }
 
+#[inline]
 fn word(endpoint: Endpoint, secret: &HashSecret) -> u64 {
     match endpoint.addr {
         IpAddr::V4(addr) => u64::from(u32::from(addr)) << 16 | u64::from(endpoint.port),
@@ -46,6 +48,7 @@ fn word(endpoint: Endpoint, secret: &HashSecret) -> u64 {
     }
 }
 
+#[inline]
 fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     product as u64 ^ (product >> 64) as u64

@@ -38,8 +38,9 @@ pub const MORE_FRAGMENTS: u16 = 0x0001;
 /// The mask of the fragment offset in that word; as it stands there, it counts bytes.
 pub const OFFSET_MASK: u16 = 0xfff8;
 
-/// How many extension headers are looked through; RFC 8200 §4.1 knows of no use for more than seven.
-const MAX_EXTENSIONS: usize = 8;
+/// How many extension headers are looked through, as in the data plane's `bpf/redirect.bpf.c`. RFC 8200 §4.1 knows of
+/// no use for more than five of those that are.
+const MAX_EXTENSIONS: usize = 6;
 
 /// Extension headers (RFC 8200 §4), which the chain is walked through. AH, ESP and «no next header» end it.
 mod extension {
@@ -351,8 +352,8 @@ mod tests {
         let options = |count: usize| {
             [[60, 0, 1, 4, 0, 0, 0, 0].repeat(count - 1), vec![17, 0, 1, 4, 0, 0, 0, 0]].concat()
         };
-        assert!(chain(60, &options(8)).is_ok());
-        assert_eq!(chain(60, &options(9)), Err(Malformed::Ipv6Extensions));
+        assert!(chain(60, &options(6)).is_ok());
+        assert_eq!(chain(60, &options(7)), Err(Malformed::Ipv6Extensions));
         let twice = [44, 0, 0, 0, 0, 0, 0, 1, 17, 0, 0, 0, 0, 0, 0, 2];
         assert_eq!(chain(44, &twice), Err(Malformed::Ipv6Extensions));
     }

@@ -97,7 +97,7 @@ impl Malformed {
             Self::Ipv6Jumbogram => "the packet is an IPv6 jumbogram, which no Ethernet frame holds",
             Self::Ipv6ExtensionTooShort => "the packet ends inside an IPv6 extension header",
             Self::Ipv6Extensions => {
-                "the packet has more than eight IPv6 extension headers, or is a fragment twice"
+                "the packet has more than six IPv6 extension headers, or is a fragment twice"
             }
             Self::TcpTooShort => "the packet ends inside its TCP header",
             Self::UdpTooShort => "the packet ends inside its UDP header",

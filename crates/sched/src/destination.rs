@@ -1,6 +1,18 @@
 //! A real server as one service sees it.
 
 use serde::{Deserialize, Serialize};
+use xvs_proto::Endpoint;
+
+/// A destination as a scheduler is built for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Destination {
+    /// Its identity within the service.
+    pub endpoint: Endpoint,
+    /// Its share.
+    pub weight: Weight,
+    /// The last weight above 0 since it was added; 0 if there was none.
+    pub last_weight: Weight,
+}
 
 /// How many connections a destination takes relative to its siblings; 0 is quiescent: it keeps the connections
 /// that it has and takes no new ones.

@@ -3,36 +3,43 @@
 //! Runs once per new connection. Chooses the usable destination with the lowest overhead-to-weight ratio; the
 //! first in order wins a tie. It keeps no state. Cost: one pass over the service's destinations.
 
-use crate::scheduler::{Candidates, Change, Choice, Scheduler, State};
+use crate::scheduler::{Candidates, Choice, Kind, Load, Request, Scheduler, State};
 
-pub(crate) struct Wlc;
+pub(crate) const KIND: Kind = Kind::new("wlc", |_| Box::new(Wlc));
+
+struct Wlc;
 
 impl Scheduler for Wlc {
-    fn pick(&self, state: State, candidates: &dyn Candidates) -> Choice {
-        // A ratio is compared by cross multiplication, so no division rounds two of them together.
-        let mut best: Option<(usize, i64, i64)> = None;
-        for position in (0..candidates.len()).filter(|position| candidates.usable(*position)) {
-            let overhead = candidates.load(position).overhead();
-            let weight = i64::from(candidates.weight(position).0);
-            if best.is_none_or(|(_, least, of)| least.saturating_mul(weight) > overhead.saturating_mul(of)) {
-                best = Some((position, overhead, weight));
-            }
-        }
-        Choice { position: best.map(|(position, ..)| position), state }
+    fn pick(&self, state: State, _: &Request, candidates: &dyn Candidates) -> Choice {
+        Choice { position: least(0..candidates.len(), candidates, Load::overhead), state }
     }
+}
 
-    fn carry(&self, state: State, _: Change) -> State {
-        state
+/// Of some positions the usable one with the lowest overhead-to-weight ratio; the first wins a tie.
+pub(crate) fn least(
+    positions: impl Iterator<Item = usize>,
+    candidates: &dyn Candidates,
+    overhead: impl Fn(Load) -> i64,
+) -> Option<usize> {
+    // A ratio is compared by cross multiplication, so no division rounds two of them together.
+    let mut best: Option<(usize, i64, i64)> = None;
+    for position in positions.filter(|position| candidates.usable(*position)) {
+        let overhead = overhead(candidates.load(position));
+        let weight = i64::from(candidates.weight(position).0);
+        if best.is_none_or(|(_, least, of)| least.saturating_mul(weight) > overhead.saturating_mul(of)) {
+            best = Some((position, overhead, weight));
+        }
     }
+    best.map(|(position, ..)| position)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scheduler::testing::List;
+    use crate::scheduler::testing::{List, choice};
 
     fn pick(weights: &[u32], loads: &[(u32, u32)]) -> Option<usize> {
-        Wlc.pick(State(0), &List::weights(weights).loads(loads)).position
+        choice(&Wlc, State(0), &List::weights(weights).loads(loads)).position
     }
 
     #[test]
@@ -48,6 +55,6 @@ mod tests {
         assert_eq!(pick(&[0, 1], &[(0, 0), (9, 9)]), Some(1));
         assert_eq!(pick(&[0, 0], &[(0, 0), (0, 0)]), None);
         let list = List::weights(&[1, 1]).loads(&[(0, 0), (5, 0)]).overloaded(0);
-        assert_eq!(Wlc.pick(State(0), &list).position, Some(1));
+        assert_eq!(choice(&Wlc, State(0), &list).position, Some(1));
     }
 }

@@ -7,9 +7,15 @@
 //! their weights: rounds whose threshold no usable destination reaches are skipped.
 
 use crate::destination::Weight;
-use crate::scheduler::{Candidates, Change, Choice, Scheduler, State};
+use crate::scheduler::{Candidates, Change, Choice, Kind, Request, Scheduler, Setup, State};
 
-pub(crate) struct Wrr {
+pub(crate) const KIND: Kind = Kind { carry, ..Kind::new("wrr", |setup| Box::new(Wrr::new(weights(setup)))) };
+
+fn weights(setup: &Setup<'_>) -> impl Iterator<Item = Weight> {
+    setup.destinations.iter().map(|destination| destination.weight)
+}
+
+struct Wrr {
     /// Step of the threshold: the greatest common divisor of the weights above 0, 1 if there is none.
     step: u32,
     /// The highest threshold: the greatest weight, less what the step leaves over above one.
@@ -17,9 +23,10 @@ pub(crate) struct Wrr {
 }
 
 impl Wrr {
-    pub(crate) fn new(weights: &[Weight]) -> Self {
-        let step = weights.iter().fold(0, |divisor, weight| gcd(divisor, weight.0)).max(1);
-        let greatest = weights.iter().map(|weight| weight.0).max().unwrap_or(0);
+    fn new(weights: impl Iterator<Item = Weight>) -> Self {
+        let (step, greatest) =
+            weights.fold((0, 0), |(divisor, most), weight| (gcd(divisor, weight.0), weight.0.max(most)));
+        let step = step.max(1);
         Self { step, highest: greatest.saturating_sub(step - 1) }
     }
 
@@ -40,12 +47,12 @@ fn pack(place: usize, threshold: u32) -> State {
     State(u64::from(threshold) << 32 | place as u64)
 }
 
-fn gcd(a: u32, b: u32) -> u32 {
+pub(crate) fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
 impl Scheduler for Wrr {
-    fn pick(&self, state: State, candidates: &dyn Candidates) -> Choice {
+    fn pick(&self, state: State, _: &Request, candidates: &dyn Candidates) -> Choice {
         let len = candidates.len();
         let (mut place, mut threshold) = self.unpack(state);
         let usable = || (0..len).filter(|position| candidates.usable(*position));
@@ -65,27 +72,35 @@ impl Scheduler for Wrr {
         }
         Choice { position: None, state }
     }
+}
 
-    /// The walk begins anew at the front; the threshold is kept if it still is one. So destinations added one by one
-    /// leave it at what it was for the first.
-    fn carry(&self, state: State, _: Change) -> State {
-        let threshold = (state.0 >> 32) as u32;
-        let threshold = match threshold {
-            above if above == 0 || above > self.highest => self.highest,
-            kept if self.step > 1 => kept / self.step * self.step + 1,
-            kept => kept,
-        };
-        pack(0, threshold)
-    }
+/// The walk begins anew at the front; the threshold is kept if it still is one. So destinations added one by one
+/// leave it at what it was for the first.
+fn carry(state: State, _: Change, weights: &mut dyn Iterator<Item = Weight>) -> State {
+    let Wrr { step, highest } = Wrr::new(weights);
+    let threshold = match (state.0 >> 32) as u32 {
+        above if above == 0 || above > highest => highest,
+        kept if step > 1 => kept / step * step + 1,
+        kept => kept,
+    };
+    pack(0, threshold)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scheduler::testing::{List, picks};
+    use crate::scheduler::testing::{List, choice, picks};
+
+    fn of(weights: &[u32]) -> Wrr {
+        Wrr::new(weights.iter().map(|weight| Weight(*weight)))
+    }
+
+    fn carried(state: State, weights: &[u32]) -> State {
+        carry(state, Change::Edited, &mut weights.iter().map(|weight| Weight(*weight)))
+    }
 
     fn turns(weights: &[u32], count: usize) -> String {
-        let wrr = Wrr::new(&weights.iter().map(|weight| Weight(*weight)).collect::<Vec<_>>());
+        let wrr = of(weights);
         let names = ['A', 'B', 'C'];
         picks(&wrr, &List::weights(weights), count).iter().map(|position| names[*position]).collect()
     }
@@ -100,33 +115,30 @@ mod tests {
     #[test]
     fn a_list_without_a_usable_destination_gives_none_and_ends() {
         assert_eq!(turns(&[0, 0], 0), "");
-        let wrr = Wrr::new(&[Weight(0), Weight(0)]);
-        assert_eq!(wrr.pick(State(0), &List::weights(&[0, 0])).position, None);
-        let wrr = Wrr::new(&[Weight(3), Weight(2)]);
+        let wrr = of(&[0, 0]);
+        assert_eq!(choice(&wrr, State(0), &List::weights(&[0, 0])).position, None);
+        let wrr = of(&[3, 2]);
         let all_overloaded = List::weights(&[3, 2]).overloaded(0).overloaded(1);
-        assert_eq!(wrr.pick(State(0), &all_overloaded), Choice { position: None, state: State(0) });
+        assert_eq!(choice(&wrr, State(0), &all_overloaded), Choice { position: None, state: State(0) });
     }
 
     #[test]
     fn the_greatest_weight_there_is_does_not_make_a_choice_slow_or_wrong() {
-        let wrr = Wrr::new(&[Weight(i32::MAX as u32), Weight(1)]);
+        let wrr = of(&[i32::MAX as u32, 1]);
         let list = List::weights(&[i32::MAX as u32, 1]);
         assert_eq!(picks(&wrr, &list, 3), [0, 0, 0]);
     }
 
     #[test]
     fn an_overloaded_giant_does_not_hold_up_the_others() {
-        let wrr = Wrr::new(&[Weight(i32::MAX as u32), Weight(2), Weight(1)]);
+        let wrr = of(&[i32::MAX as u32, 2, 1]);
         let list = List::weights(&[i32::MAX as u32, 2, 1]).overloaded(0);
         assert_eq!(picks(&wrr, &list, 6), [1, 1, 2, 1, 1, 2]);
     }
 
     #[test]
     fn a_change_of_destinations_starts_the_walk_at_the_front_and_bounds_the_threshold() {
-        let wrr = Wrr::new(&[Weight(2), Weight(1)]);
-        let state = wrr.carry(pack(2, 6), Change::Edited);
-        assert_eq!(state, pack(0, 2));
-        let wrr = Wrr::new(&[Weight(6), Weight(4)]);
-        assert_eq!(wrr.carry(pack(1, 4), Change::Edited), pack(0, 5));
+        assert_eq!(carried(pack(2, 6), &[2, 1]), pack(0, 2));
+        assert_eq!(carried(pack(1, 4), &[6, 4]), pack(0, 5));
     }
 }

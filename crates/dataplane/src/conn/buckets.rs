@@ -1,10 +1,11 @@
 //! The index: from a hash to the entries that may have it.
 //!
 //! A bucket is a cache line of slots; a slot holds a tag (16 bits of the hash that do not choose the bucket), a
-//! state and an entry's index. A key may stand in two buckets: its primary, which is filled first, and an
-//! alternative that primary and tag determine. A look-up reads the primary's line, and the other only on a miss. It
+//! state and an entry's index. A key may stand in two buckets, which its hash determines: its primary, which is filled
+//! first, and an alternative. A look-up reads the primary's line, and the other only on a miss. It
 //! compares all tags of a bucket before it branches. Nothing moves and nothing waits; when both buckets are full,
-//! the key is refused.
+//! the key is refused. There may be any number of buckets: the upper half of a hash times that number chooses one,
+//! so the index is no larger than it must be.
 //!
 //! **Two workers may enter one key at once.** Each writes its entry, puts it into an empty slot as *tentative*, which
 //! look-ups ignore, passes a SeqCst fence, and reads all slots of both buckets. Of two such fences one is first, and
@@ -19,7 +20,7 @@
 //! Only then it makes its own final, by compare-and-swap, and starts over if it was killed. So of two that both saw
 //! themselves through, the second would have had to see the first's slot and to leave it alone: none does.
 
-use crate::shm::atomic::{Ordering, fence};
+use crate::shm::atomic::{AtomicU64, Ordering, fence};
 use crate::shm::layout::{Bucket, SLOTS};
 use crate::shm::{Cells, prefetch};
 
@@ -34,11 +35,33 @@ pub(super) enum Entered {
     Full,
 }
 
+/// Of two kinds of keys, those of one kind are never taken for those of the other where they contend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Key {
+    /// By which a client's packets find their connection.
+    Request,
+    /// By which replies do.
+    Reply,
+}
+
+/// The entry that a key leads to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Claim {
+    pub(super) index: u32,
+    /// Whether it has an extension, which is to be prefetched with it.
+    pub(super) wide: bool,
+}
+
+impl Claim {
+    fn word(self) -> u64 {
+        u64::from(self.index) | if self.wide { WIDE } else { 0 }
+    }
+}
+
 /// All buckets.
 #[derive(Debug)]
 pub(super) struct Buckets {
     cells: Cells<Bucket>,
-    mask: usize,
 }
 
 /// Where a hash may stand, and the upper half of a slot that has it.
@@ -46,73 +69,110 @@ pub(super) struct Buckets {
 struct Place {
     buckets: [usize; 2],
     tag: u64,
+    /// The tag, with [`REPLY`] for such a key that nobody else may have.
+    contends: u64,
 }
 
 /// The slots of both buckets at one moment (not the same for all); positions count through both.
 type Slots = [u64; 2 * SLOTS];
 
 impl Buckets {
-    /// How many buckets so many connections need, each with two keys: twice as many slots as keys, because two
-    /// choices of eight slots overflow only far above half full.
+    /// How many buckets so many connections need, each with two keys: 25 slots for 16 keys, 25 bytes a connection. Up
+    /// to ten million connections, two choices of eight slots were never seen to overflow at that (simulated: first
+    /// at 65 to 80 % full).
     pub(super) fn needed(connections: usize) -> usize {
-        (connections * 4).div_ceil(SLOTS).next_power_of_two().max(2)
+        (connections * 25).div_ceil(8 * SLOTS).max(2)
     }
 
-    /// Over cells whose number is a power of two, at least 2.
+    /// Over at least 2 cells.
     pub(super) fn new(cells: Cells<Bucket>) -> Self {
-        let mask = cells.len() - 1;
-        Self { cells, mask }
+        Self { cells }
     }
 
     /// Brings the line that a look-up reads first into the cache.
+    #[inline]
     pub(super) fn prefetch(&self, hash: u64) {
-        prefetch(&self.cells[self.place(hash).buckets[0]]);
+        prefetch(&self.cells[self.primary(hash)]);
     }
 
-    /// For each entry that a look-up in the primary bucket will compare, calls `fetch`; if there is none, brings
-    /// the alternative into the cache.
-    pub(super) fn prefetch_entries(&self, hash: u64, mut fetch: impl FnMut(u32)) {
-        let place = self.place(hash);
-        let words = self.words(place.buckets[0]);
-        let mut hits = place.hits(&words);
+    /// Brings both lines that entering a key reads into the cache.
+    #[inline]
+    pub(super) fn prefetch_both(&self, hash: u64) {
+        self.place(hash).buckets.iter().for_each(|&bucket| prefetch(&self.cells[bucket]));
+    }
+
+    /// For each entry that a look-up in the primary bucket will compare, calls `fetch`, also with whether it has an
+    /// extension; if there is none, brings the alternative into the cache.
+    #[inline]
+    pub(super) fn prefetch_entries(&self, hash: u64, mut fetch: impl FnMut(u32, bool)) {
+        let primary = self.primary(hash);
+        let slots = &self.cells[primary].slots;
+        let mut hits = hits(slots, tag(hash));
         if hits == 0 {
-            prefetch(&self.cells[place.buckets[1]]);
+            prefetch(&self.cells[self.alternative(hash, primary)]);
         }
         while hits != 0 {
-            fetch(words[hits.trailing_zeros() as usize] as u32);
+            // Relaxed: nothing is read behind it.
+            let word = slots[hits.trailing_zeros() as usize].load(Ordering::Relaxed);
+            fetch(word as u32, word & WIDE != 0);
             hits &= hits - 1;
         }
     }
 
     /// The first of the entries with this hash for which `test` has an answer. An entry in whose place a newer one
     /// answers (see [`enter_beside`](Self::enter_beside)) is taken only if there is no other.
+    #[inline]
     pub(super) fn find<T>(&self, hash: u64, mut test: impl FnMut(u32) -> Option<T>) -> Option<T> {
-        let place = self.place(hash);
         let mut shadowed = None;
-        for bucket in place.buckets {
-            let words = self.words(bucket);
-            let mut hits = place.hits(&words);
-            while hits != 0 {
-                let word = words[hits.trailing_zeros() as usize];
-                hits &= hits - 1;
-                match test(word as u32) {
-                    Some(answer) if word & SHADOWED == 0 => return Some(answer),
-                    Some(answer) => shadowed = Some(answer),
-                    None => {}
-                }
-            }
-        }
-        shadowed
+        let primary = self.primary(hash);
+        let in_primary = self.find_in(primary, hash, &mut test, &mut shadowed);
+        in_primary
+            .or_else(|| self.find_in(self.alternative(hash, primary), hash, &mut test, &mut shadowed))
+            .or(shadowed)
     }
 
-    /// Enters a key that no two entries may have; `same` tells whether an entry has it. The entry at `index` must
-    /// be filled.
-    pub(super) fn enter_alone(&self, hash: u64, index: u32, same: impl Fn(u32) -> bool) -> Entered {
-        let place = self.place(hash);
-        let (own, last) = (place.tag | TENTATIVE | u64::from(index), place.tag | FINAL | u64::from(index));
+    #[inline]
+    fn find_in<T>(
+        &self,
+        bucket: usize,
+        hash: u64,
+        test: &mut impl FnMut(u32) -> Option<T>,
+        shadowed: &mut Option<T>,
+    ) -> Option<T> {
+        let slots = &self.cells[bucket].slots;
+        let mut hits = hits(slots, tag(hash));
+        while hits != 0 {
+            // Acquire: the entry is read after. The slot may have changed since; the test tells.
+            let word = slots[hits.trailing_zeros() as usize].load(Ordering::Acquire);
+            hits &= hits - 1;
+            if !is_final(word, tag(hash)) {
+                continue;
+            }
+            match test(word as u32) {
+                Some(answer) if word & SHADOWED == 0 => return Some(answer),
+                Some(answer) => *shadowed = Some(answer),
+                None => {}
+            }
+        }
+        None
+    }
+
+    /// Enters a key that no two entries may have; `same` tells whether an entry has it. The entry must be filled.
+    pub(super) fn enter_alone(
+        &self,
+        hash: u64,
+        claim: Claim,
+        key: Key,
+        same: impl Fn(u32) -> bool,
+    ) -> Entered {
+        let mut place = self.place(hash);
+        if key == Key::Reply {
+            place.contends |= REPLY;
+        }
+        let (own, last) = (place.contends | TENTATIVE | claim.word(), place.contends | FINAL | claim.word());
         for attempt in 0.. {
             let slots = self.slots(place);
-            let mut finals = slots.iter().filter(|&&word| place.is_final(word) && word & BESIDE == 0);
+            let mut finals = slots.iter().filter(|&&word| place.contends(word) && word & FINAL != 0);
             if let Some(&word) = finals.find(|&&word| same(word as u32)) {
                 return Entered::Existing(word as u32);
             }
@@ -141,14 +201,13 @@ impl Buckets {
 
     /// Enters a key that several entries may have: `same` tells whether another entry has it. From then on this one
     /// is found and not those that were there, until it is unlinked. Of several that were there, whichever stands
-    /// first is found after. Two that enter at one time may each stand in front. `false` if both buckets are full.
-    #[must_use]
-    pub(super) fn enter_beside(&self, hash: u64, index: u32, same: impl Fn(u32) -> bool) -> bool {
+    /// first is found after. Two that enter at one time may each stand in front. Never [`Entered::Existing`].
+    pub(super) fn enter_beside(&self, hash: u64, claim: Claim, same: impl Fn(u32) -> bool) -> Entered {
         let place = self.place(hash);
         loop {
             let slots = self.slots(place);
-            let Some(position) = vacancy(&slots) else { return false };
-            if !self.exchange(place, position, 0, place.tag | FINAL | BESIDE | u64::from(index)) {
+            let Some(position) = vacancy(&slots) else { return Entered::Full };
+            if !self.exchange(place, position, 0, place.tag | FINAL | BESIDE | claim.word()) {
                 continue;
             }
             for (position, &word) in slots.iter().enumerate() {
@@ -157,7 +216,7 @@ impl Buckets {
                     self.exchange(place, position, word, word | SHADOWED);
                 }
             }
-            return true;
+            return Entered::Own;
         }
     }
 
@@ -187,8 +246,7 @@ impl Buckets {
         for position in (0..2 * SLOTS).filter(|&position| position != own) {
             loop {
                 let word = self.slot(place, position).load(Ordering::Acquire);
-                let other = word == 0 || word & BESIDE != 0 || word & TAG != place.tag;
-                if other || !same(word as u32) {
+                if !place.contends(word) || !same(word as u32) {
                     break;
                 }
                 if word & FINAL != 0 {
@@ -212,7 +270,7 @@ impl Buckets {
         slot.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    fn slot(&self, place: Place, position: usize) -> &crate::shm::atomic::AtomicU64 {
+    fn slot(&self, place: Place, position: usize) -> &AtomicU64 {
         &self.cells[place.buckets[position / SLOTS]].slots[position % SLOTS]
     }
 
@@ -220,30 +278,60 @@ impl Buckets {
         std::array::from_fn(|position| self.slot(place, position).load(Ordering::Acquire))
     }
 
-    fn words(&self, bucket: usize) -> [u64; SLOTS] {
-        let slots = &self.cells[bucket].slots;
-        // Acquire: an entry whose index is read is read after.
-        std::array::from_fn(|position| slots[position].load(Ordering::Acquire))
+    #[inline]
+    fn primary(&self, hash: u64) -> usize {
+        scaled(hash, self.cells.len())
     }
 
+    /// Another bucket than the primary. The upper bits of the product depend on all of the hash.
+    #[inline]
+    fn alternative(&self, hash: u64, primary: usize) -> usize {
+        let other = primary + 1 + scaled(hash.wrapping_mul(SPREAD), self.cells.len() - 1);
+        if other < self.cells.len() { other } else { other - self.cells.len() }
+    }
+
+    #[inline]
     fn place(&self, hash: u64) -> Place {
-        let (tag, primary) = (hash & TAG, hash as usize & self.mask);
-        // Of a product the upper bits depend on all of the tag. Never 0, so the two differ, and the same both ways.
-        let apart = (((tag >> 48) + 1).wrapping_mul(SPREAD) >> 32) as usize & self.mask;
-        Place { buckets: [primary, primary ^ apart.max(1)], tag }
+        let primary = self.primary(hash);
+        let tag = tag(hash);
+        Place { buckets: [primary, self.alternative(hash, primary)], tag, contends: tag }
     }
 }
 
 impl Place {
-    /// A bit for each word that is final and has the tag.
-    fn hits(self, words: &[u64; SLOTS]) -> u32 {
-        let hit = |(position, &word): (usize, &u64)| u32::from(self.is_final(word)) << position;
-        words.iter().enumerate().map(hit).fold(0, |hits, hit| hits | hit)
+    fn is_final(self, word: u64) -> bool {
+        is_final(word, self.tag)
     }
 
-    fn is_final(self, word: u64) -> bool {
-        word & (TAG | FINAL) == self.tag | FINAL
+    /// Whether a slot is taken, or to be taken, by a key of which there may be one only and which may be this one.
+    fn contends(self, word: u64) -> bool {
+        word & (FINAL | TENTATIVE) != 0 && word & (TAG | REPLY | BESIDE) == self.contends
     }
+}
+
+/// A bit for each slot that is final and has the tag.
+#[inline]
+fn hits(slots: &[AtomicU64; SLOTS], tag: u64) -> u32 {
+    // Relaxed: what is read behind a hit reads the slot again.
+    let hit = |position: usize| u32::from(is_final(slots[position].load(Ordering::Relaxed), tag)) << position;
+    (0..SLOTS).fold(0, |hits, position| hits | hit(position))
+}
+
+/// The lowest bits of a hash, which choose no bucket, where a slot has its tag.
+#[inline]
+fn tag(hash: u64) -> u64 {
+    hash << 48
+}
+
+#[inline]
+fn is_final(word: u64, tag: u64) -> bool {
+    word & (TAG | FINAL) == tag | FINAL
+}
+
+/// A number below `count`, as a fraction of it what the hash is of 2^64.
+#[inline]
+fn scaled(hash: u64, count: usize) -> usize {
+    ((u128::from(hash) * count as u128) >> 64) as usize
 }
 
 /// What stands in the way of a tentative slot.
@@ -264,7 +352,7 @@ fn vacancy(slots: &Slots) -> Option<usize> {
     among.iter().position(|&word| word == 0).map(|position| first + position)
 }
 
-/// The bits of a slot, and of a hash, that are compared. The bucket is chosen by the lowest bits of the hash.
+/// The bits of a slot that are compared with those of a hash.
 const TAG: u64 = 0xffff << 48;
 /// The slot answers look-ups.
 const FINAL: u64 = 1 << 32;
@@ -272,10 +360,14 @@ const FINAL: u64 = 1 << 32;
 const TENTATIVE: u64 = 1 << 33;
 /// Entered beside others: no claim to its key, so none that contends for one looks at it.
 const BESIDE: u64 = 1 << 35;
+/// A key of replies that is entered alone.
+const REPLY: u64 = 1 << 36;
+/// The entry has an extension.
+const WIDE: u64 = 1 << 37;
 /// A newer entry answers in its place.
 const SHADOWED: u64 = 1 << 34;
 /// Empty slots that a primary bucket keeps while the alternative is emptier.
-const SPARE: usize = 2;
+const SPARE: usize = 4;
 /// How often a worker withdraws before a rival at a lower position.
 const PATIENCE: u32 = 3;
 /// 2^64 divided by the golden ratio, odd.
@@ -293,6 +385,10 @@ mod tests {
         Buckets::new(Mapping::create(len * 64, Memory::OnDemand).unwrap().cells(0, len))
     }
 
+    fn claim(index: u32) -> Claim {
+        Claim { index, wide: false }
+    }
+
     fn spread(number: u64) -> u64 {
         let x = (number + 1).wrapping_mul(SPREAD);
         (x ^ x >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9).rotate_left(17)
@@ -303,7 +399,10 @@ mod tests {
         let connections = 1 << 17;
         let buckets = buckets(Buckets::needed(connections));
         for key in 0..2 * connections as u64 {
-            assert_eq!(buckets.enter_alone(spread(key), key as u32, |_| false), Entered::Own);
+            assert_eq!(
+                buckets.enter_alone(spread(key), claim(key as u32), Key::Request, |_| false),
+                Entered::Own
+            );
         }
         for key in 0..2 * connections as u64 {
             let found = buckets.find(spread(key), |index| (index == key as u32).then_some(index));
@@ -316,13 +415,16 @@ mod tests {
         let connections = 1 << 15;
         let buckets = buckets(Buckets::needed(connections));
         for key in 0..connections as u64 {
-            assert_eq!(buckets.enter_alone(spread(key), key as u32, |_| false), Entered::Own);
+            assert_eq!(
+                buckets.enter_alone(spread(key), claim(key as u32), Key::Request, |_| false),
+                Entered::Own
+            );
         }
         let primary = (0..connections as u64).filter(|&key| {
-            let place = buckets.place(spread(key));
-            buckets.words(place.buckets[0]).iter().any(|&word| word as u32 == key as u32 && word != 0)
+            let slots = buckets.slots(buckets.place(spread(key)));
+            slots[..SLOTS].iter().any(|&word| word as u32 == key as u32 && word != 0)
         });
-        assert!(primary.count() * 100 > connections * 97);
+        assert!(primary.count() * 100 > connections * 92);
     }
 
     /// Balls thrown at random into so many bins that each gets `mean` of them: their variance over bins is the mean
@@ -364,12 +466,12 @@ mod tests {
     fn when_both_buckets_are_full_the_key_is_refused_until_one_leaves() {
         let buckets = buckets(64);
         for index in 0..2 * SLOTS as u32 {
-            assert_eq!(buckets.enter_alone(7, index, |_| false), Entered::Own);
+            assert_eq!(buckets.enter_alone(7, claim(index), Key::Request, |_| false), Entered::Own);
         }
-        assert_eq!(buckets.enter_alone(7, 99, |_| false), Entered::Full);
-        assert!(!buckets.enter_beside(7, 99, |_| false));
+        assert_eq!(buckets.enter_alone(7, claim(99), Key::Request, |_| false), Entered::Full);
+        assert_eq!(buckets.enter_beside(7, claim(99), |_| false), Entered::Full);
         buckets.unlink(7, 3);
-        assert_eq!(buckets.enter_alone(7, 99, |_| false), Entered::Own);
+        assert_eq!(buckets.enter_alone(7, claim(99), Key::Request, |_| false), Entered::Own);
     }
 
     #[test]
@@ -379,7 +481,7 @@ mod tests {
         for stalled in [0, SLOTS + 3] {
             assert!(buckets.exchange(place, stalled, 0, place.tag | TENTATIVE | 1));
             assert_eq!(buckets.find(7, Some), None, "a tentative entry is not found");
-            assert_eq!(buckets.enter_alone(7, 2, |_| true), Entered::Own);
+            assert_eq!(buckets.enter_alone(7, claim(2), Key::Request, |_| true), Entered::Own);
             assert_eq!(buckets.slots(place).iter().filter(|&&word| word != 0).count(), 1);
             buckets.unlink(7, 2);
         }
@@ -388,12 +490,12 @@ mod tests {
     #[test]
     fn of_equal_keys_the_newest_is_found_and_then_the_one_before() {
         let buckets = buckets(2);
-        assert!(buckets.enter_beside(7, 1, |_| true));
-        assert!(buckets.enter_beside(7, 2, |_| true));
+        assert_eq!(buckets.enter_beside(7, claim(1), |_| true), Entered::Own);
+        assert_eq!(buckets.enter_beside(7, claim(2), |_| true), Entered::Own);
         assert_eq!(buckets.find(7, Some), Some(2));
         buckets.unlink(7, 2);
         assert_eq!(buckets.find(7, Some), Some(1));
-        assert!(buckets.enter_beside(7, 3, |_| true));
+        assert_eq!(buckets.enter_beside(7, claim(3), |_| true), Entered::Own);
         buckets.unlink(7, 1);
         assert_eq!(buckets.find(7, Some), Some(3));
     }

@@ -1,18 +1,19 @@
 //! How a connection is packed into its entry.
 //!
-//! The words that identify a connection are compared whole, so a look-up costs two loads and two comparisons. `life`
-//! holds phase, state and deadline in one word; a removed entry keeps its endpoints readable, for the packets in
+//! The words that identify a connection are compared whole, so a look-up costs two loads and two comparisons. What
+//! does not fit, IPv6 addresses and the local endpoint of a connection that has one, stands in the entry's extension: one
+//! more line, touched by such connections only. `life` holds phase, state and deadline in one word; a removed entry keeps its endpoints readable, for the packets in
 //! hand, and uses `life` to name the next of its chain. Not here: who may enter which phase when (`table.rs`).
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use xvs_proto::{Endpoint, FlowKey, HashSecret, Protocol};
 use xvs_sched::ForwardingMethod;
 
-use super::{Direction, Flags, NewConnection};
+use super::{Direction, NewConnection};
 use crate::clock::Millis;
-use crate::shm::atomic::Ordering;
-use crate::shm::layout::Entry;
+use crate::shm::atomic::{AtomicU64, Ordering};
+use crate::shm::layout::{Entry, Extension};
 
 /// The value of `controlled` that lets nobody take a share any more.
 pub(super) const REMOVED: u32 = u32::MAX;
@@ -24,34 +25,23 @@ pub(super) enum Kind {
     Template = 1,
 }
 
-/// What no two connections have in common, packed as in an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Identity {
-    client: u64,
-    virtual_endpoint: u64,
-}
-
-impl Identity {
-    /// The identity of a template or connection between these; `None` unless both are IPv4.
-    pub(super) fn of(flow: &FlowKey, kind: Kind) -> Option<Self> {
-        let client = packed(flow.source)? | u64::from(flow.protocol.0) << 8 | kind as u64;
-        Some(Self { client, virtual_endpoint: packed(flow.dest)? })
-    }
-}
-
-/// A packet's flow, packed; matches in both directions.
+/// A flow packed as in an entry. IPv4 is compared by these words alone.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct PackedFlow {
+pub(super) struct Packed<'a> {
+    flow: &'a FlowKey,
     source: u64,
     dest: u64,
-    protocol: u64,
+    /// Protocol and family.
+    about: u64,
 }
 
-impl PackedFlow {
-    /// `None` unless it is IPv4.
-    pub(super) fn of(flow: &FlowKey) -> Option<Self> {
-        let protocol = u64::from(flow.protocol.0) << 8;
-        Some(Self { source: packed(flow.source)?, dest: packed(flow.dest)?, protocol })
+impl<'a> Packed<'a> {
+    /// The packed form. Both ends are of one family.
+    #[inline]
+    pub(super) fn of(flow: &'a FlowKey) -> Self {
+        let family = if flow.source.addr.is_ipv6() { IPV6 } else { 0 };
+        let about = u64::from(flow.protocol.0) << 8 | family;
+        Self { flow, source: word(flow.source), dest: word(flow.dest), about }
     }
 }
 
@@ -108,27 +98,161 @@ impl Life {
     }
 }
 
-impl Entry {
+/// An entry and its extension, which is looked at only if the entry says so.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Record<'a> {
+    pub(super) entry: &'a Entry,
+    pub(super) extension: &'a Extension,
+}
+
+impl Record<'_> {
     /// Writes everything about a new connection into an entry that nobody else can reach; `timer` is the tick of its
     /// first link.
-    pub(super) fn fill(&self, new: &NewConnection, identity: Identity, dest: u64, timer: u32) {
+    pub(super) fn fill(self, new: &NewConnection, timer: u32) {
         // Relaxed: the compare-and-swap that puts the index into a bucket releases all of it.
-        let order = Ordering::Relaxed;
-        self.client.store(identity.client, order);
-        self.virtual_endpoint.store(identity.virtual_endpoint | new.method as u64, order);
-        self.dest_addr.store((dest >> 32) as u32, order);
-        self.dest_port.store((dest >> 16) as u16, order);
-        self.flags.store(new.flags.0, order);
-        self.service.store(new.service, order);
-        self.dest.store(new.dest_ref, order);
-        self.controller.store(new.controller.map_or(0, |controller| controller.0 + 1), order);
-        self.controlled.store(0, order);
-        self.in_packets.store(0, order);
-        self.mark.store(new.mark, order);
-        self.timer.store(timer, order);
-        self.life.store(Life::new(Phase::Pending, new.state, new.expires).0, order);
+        let (entry, order) = (self.entry, Ordering::Relaxed);
+        let flow = new.request_flow();
+        let Packed { source, dest, about, .. } = Packed::of(&flow);
+        let mut dest_addr = (word(new.dest) >> 32) as u32;
+        let mut endpoint = dest | new.method as u64;
+        if new.is_wide() {
+            endpoint |= EXTENDED;
+            dest_addr = 0;
+            store(&self.extension.client, new.client.addr);
+            store(&self.extension.virtual_addr, new.virtual_endpoint.addr);
+            store(&self.extension.dest, new.dest.addr);
+            if new.dest.addr.is_ipv6() {
+                endpoint |= DEST_IPV6;
+            }
+            if let Some(local) = new.local {
+                endpoint |= LOCAL;
+                dest_addr = local.port.into();
+                store(&self.extension.local, local.addr);
+            }
+        }
+        entry.client.store(source | about | new.kind() as u64, order);
+        entry.virtual_endpoint.store(endpoint, order);
+        entry.dest_addr.store(dest_addr, order);
+        entry.dest_port.store(new.dest.port, order);
+        entry.flags.store(new.flags.0, order);
+        entry.service.store(new.service, order);
+        entry.dest.store(new.dest_ref, order);
+        entry.controller.store(new.controller.map_or(0, |controller| controller.0 + 1), order);
+        entry.controlled.store(0, order);
+        entry.in_packets.store(0, order);
+        entry.mark.store(new.mark, order);
+        entry.timer.store(timer, order);
+        entry.life.store(Life::new(Phase::Pending, new.state, new.expires).0, order);
     }
 
+    /// Which way a packet of this flow goes, if it belongs to this connection. Templates match no packet.
+    ///
+    /// Source: kernel, `net/netfilter/ipvs/ip_vs_conn.c`: a reply comes from the destination where the method is
+    /// masquerading and from the virtual endpoint for every other.
+    #[inline]
+    pub(super) fn direction(self, flow: &Packed<'_>) -> Option<Direction> {
+        if self.is(flow, Kind::Connection) {
+            return Some(Direction::Inbound);
+        }
+        let replies = if self.entry.virtual_word() & EXTENDED != 0 {
+            !self.is_template() && self.replies() == *flow.flow
+        } else {
+            self.entry.client_word() == flow.dest | flow.about && self.entry.replier() == flow.source
+        };
+        replies.then_some(Direction::Outbound)
+    }
+
+    /// Whether both have reply keys of their own that are equal, and they are not of one identity: then one of them
+    /// loses the insertion and should not have stood in front of the other.
+    pub(super) fn shares_reply_key(self, other: Self) -> bool {
+        self.virtual_endpoint() != other.virtual_endpoint()
+            && self.reply_flow().is_some_and(|flow| other.reply_flow() == Some(flow))
+    }
+
+    /// The hash of the client's packets.
+    pub(super) fn client_hash(self, secret: &HashSecret) -> u64 {
+        let (source, dest) = (self.client(), self.virtual_endpoint());
+        FlowKey { protocol: self.protocol(), source, dest }.hash(secret)
+    }
+
+    /// The flow of replies, if they are found by a key of their own: not from the virtual endpoint itself to the client,
+    /// and not of a template.
+    pub(super) fn reply_flow(self) -> Option<FlowKey> {
+        let replies = self.replies();
+        let found_by_request = replies.source == self.virtual_endpoint() && replies.dest == self.client();
+        (!self.is_template() && !found_by_request).then_some(replies)
+    }
+
+    pub(super) fn protocol(self) -> Protocol {
+        Protocol((self.entry.client_word() >> 8) as u8)
+    }
+
+    pub(super) fn client(self) -> Endpoint {
+        let word = self.entry.client_word();
+        if word & IPV6 == 0 { unpacked(word) } else { endpoint(&self.extension.client, IPV6, word >> 16) }
+    }
+
+    pub(super) fn virtual_endpoint(self) -> Endpoint {
+        let word = self.entry.virtual_word();
+        match self.entry.client_word() & IPV6 {
+            0 => unpacked(word),
+            family => endpoint(&self.extension.virtual_addr, family, word >> 16),
+        }
+    }
+
+    pub(super) fn dest(self) -> Endpoint {
+        let word = self.entry.virtual_word();
+        let port = self.entry.dest_port.load(Ordering::Relaxed);
+        match word & EXTENDED {
+            0 => unpacked(self.entry.packed_dest()),
+            _ => endpoint(&self.extension.dest, word & DEST_IPV6, port.into()),
+        }
+    }
+
+    pub(super) fn local(self) -> Option<Endpoint> {
+        let word = self.entry.virtual_word();
+        // Of the destination's family: it is where that one sends its replies.
+        (word & LOCAL != 0).then(|| {
+            let port = self.entry.dest_addr.load(Ordering::Relaxed);
+            endpoint(&self.extension.local, word & DEST_IPV6, port.into())
+        })
+    }
+
+    pub(super) fn method(self) -> ForwardingMethod {
+        match self.entry.virtual_word() & METHOD {
+            method if method == ForwardingMethod::Nat as u64 => ForwardingMethod::Nat,
+            method if method == ForwardingMethod::Local as u64 => ForwardingMethod::Local,
+            method if method == ForwardingMethod::Tunnel as u64 => ForwardingMethod::Tunnel,
+            _ => ForwardingMethod::DirectRouting,
+        }
+    }
+
+    /// Whether this is the connection or template of that identity.
+    #[inline]
+    pub(super) fn is(self, request: &Packed<'_>, kind: Kind) -> bool {
+        self.entry.client_word() == request.source | request.about | kind as u64
+            && self.entry.virtual_word() & ENDPOINT == request.dest
+            && (request.about & IPV6 == 0
+                || self.client() == request.flow.source && self.virtual_endpoint() == request.flow.dest)
+    }
+
+    fn is_template(self) -> bool {
+        self.entry.client_word() & Kind::Template as u64 != 0
+    }
+
+    /// What replies look like, whichever key they are found by.
+    fn replies(self) -> FlowKey {
+        let local = self.local();
+        let masqueraded = local.is_some() || self.method() == ForwardingMethod::Nat;
+        FlowKey {
+            protocol: self.protocol(),
+            source: if masqueraded { self.dest() } else { self.virtual_endpoint() },
+            dest: local.unwrap_or_else(|| self.client()),
+        }
+    }
+}
+
+impl Entry {
     /// Ends an insertion that has won.
     pub(super) fn publish(&self) {
         // Release: a walk that sees the entry live sees it filled. An addition of a bit, because a packet on
@@ -141,72 +265,6 @@ impl Entry {
     pub(super) fn life(&self) -> Life {
         // Acquire: pairs with `publish`, for walks, which reach the entry by no bucket.
         Life(self.life.load(Ordering::Acquire))
-    }
-
-    /// Whether this is the connection or template of that identity.
-    pub(super) fn is(&self, identity: Identity) -> bool {
-        self.client.load(Ordering::Relaxed) == identity.client
-            && self.virtual_word() & !METHOD == identity.virtual_endpoint
-    }
-
-    /// Which way a packet of this flow goes, if it belongs to this connection. Templates match no packet.
-    ///
-    /// Source: kernel, `net/netfilter/ipvs/ip_vs_conn.c`: a reply comes from the destination where the method is
-    /// masquerading and from the virtual endpoint for every other.
-    pub(super) fn direction(&self, flow: PackedFlow) -> Option<Direction> {
-        let client = self.client.load(Ordering::Relaxed);
-        if client == flow.source | flow.protocol && self.virtual_word() & !METHOD == flow.dest {
-            return Some(Direction::Inbound);
-        }
-        let replies = client == flow.dest | flow.protocol && self.replier() == flow.source;
-        replies.then_some(Direction::Outbound)
-    }
-
-    /// Whether packets of both would match by one reply key of their own, and they are not of one identity: then
-    /// one of them loses the insertion and should not have stood in front of the other.
-    pub(super) fn shares_reply_key(&self, other: &Self) -> bool {
-        self.virtual_word() != other.virtual_word()
-            && self.client.load(Ordering::Relaxed) == other.client.load(Ordering::Relaxed)
-            && self.reply_flow().is_some()
-            && other.reply_flow().is_some()
-            && self.replier() == other.replier()
-    }
-
-    /// The hash of the client's packets.
-    pub(super) fn client_hash(&self, secret: &HashSecret) -> u64 {
-        let flow =
-            FlowKey { protocol: self.protocol(), source: self.client(), dest: self.virtual_endpoint() };
-        flow.hash(secret)
-    }
-
-    /// The hash of the replies, where it is not that of the client's packets too.
-    pub(super) fn reply_hash(&self, secret: &HashSecret) -> Option<u64> {
-        self.reply_flow().map(|flow| flow.hash(secret))
-    }
-
-    pub(super) fn protocol(&self) -> Protocol {
-        Protocol((self.client.load(Ordering::Relaxed) >> 8) as u8)
-    }
-
-    pub(super) fn client(&self) -> Endpoint {
-        unpacked(self.client.load(Ordering::Relaxed))
-    }
-
-    pub(super) fn virtual_endpoint(&self) -> Endpoint {
-        unpacked(self.virtual_word())
-    }
-
-    pub(super) fn dest(&self) -> Endpoint {
-        unpacked(self.packed_dest())
-    }
-
-    pub(super) fn method(&self) -> ForwardingMethod {
-        match self.virtual_word() & METHOD {
-            method if method == ForwardingMethod::Nat as u64 => ForwardingMethod::Nat,
-            method if method == ForwardingMethod::Local as u64 => ForwardingMethod::Local,
-            method if method == ForwardingMethod::Tunnel as u64 => ForwardingMethod::Tunnel,
-            _ => ForwardingMethod::DirectRouting,
-        }
     }
 
     /// See [`super::Connection::add_controlled`].
@@ -229,48 +287,76 @@ impl Entry {
         self.controlled.store(0, Ordering::Release);
     }
 
-    /// The flow of replies, if they are found by a key of their own: masqueraded, not from the virtual endpoint
-    /// itself, and not of a template.
-    fn reply_flow(&self) -> Option<FlowKey> {
-        let template = self.flags.load(Ordering::Relaxed) & Flags::TEMPLATE.0 != 0;
-        let own = self.method() == ForwardingMethod::Nat && self.dest() != self.virtual_endpoint();
-        (own && !template).then(|| FlowKey {
-            protocol: self.protocol(),
-            source: self.dest(),
-            dest: self.client(),
-        })
+    #[inline]
+    fn client_word(&self) -> u64 {
+        self.client.load(Ordering::Relaxed)
     }
 
+    #[inline]
     fn virtual_word(&self) -> u64 {
         self.virtual_endpoint.load(Ordering::Relaxed)
     }
 
+    #[inline]
     fn packed_dest(&self) -> u64 {
         u64::from(self.dest_addr.load(Ordering::Relaxed)) << 32
             | u64::from(self.dest_port.load(Ordering::Relaxed)) << 16
     }
 
-    /// Who answers the client.
+    /// Who answers the client, where the entry has no extension.
+    #[inline]
     fn replier(&self) -> u64 {
         let word = self.virtual_word();
-        if word & METHOD == ForwardingMethod::Nat as u64 { self.packed_dest() } else { word & !METHOD }
+        if word & METHOD == ForwardingMethod::Nat as u64 { self.packed_dest() } else { word & ENDPOINT }
     }
 }
 
-/// Address in bits 32 to 63, port in 16 to 31; `None` unless IPv4.
-pub(super) fn packed(endpoint: Endpoint) -> Option<u64> {
-    match endpoint.addr {
-        IpAddr::V4(addr) => Some(u64::from(u32::from(addr)) << 32 | u64::from(endpoint.port) << 16),
-        IpAddr::V6(_) => None,
-    }
+/// Address in bits 32 to 63, if IPv4, port in 16 to 31.
+#[inline]
+fn word(endpoint: Endpoint) -> u64 {
+    let addr = match endpoint.addr {
+        IpAddr::V4(addr) => u64::from(u32::from(addr)) << 32,
+        IpAddr::V6(_) => 0,
+    };
+    addr | u64::from(endpoint.port) << 16
 }
 
 fn unpacked(word: u64) -> Endpoint {
     Endpoint::new(Ipv4Addr::from((word >> 32) as u32), (word >> 16) as u16)
 }
 
-/// The bits of `virtual_endpoint` that hold the method.
-const METHOD: u64 = 0xffff;
+/// An address of an extension, with the port in the lowest bits of a word.
+fn endpoint(words: &[AtomicU64; 2], family: u64, port: u64) -> Endpoint {
+    // Relaxed, here and in `store`: as for the words of the entry.
+    let [low, high] = words.each_ref().map(|word| word.load(Ordering::Relaxed));
+    let addr = match family {
+        0 => IpAddr::from(Ipv4Addr::from(low as u32)),
+        _ => IpAddr::from(Ipv6Addr::from(u128::from(high) << 64 | u128::from(low))),
+    };
+    Endpoint::new(addr, port as u16)
+}
+
+fn store(words: &[AtomicU64; 2], addr: IpAddr) {
+    let bits = match addr {
+        IpAddr::V4(addr) => u32::from(addr).into(),
+        IpAddr::V6(addr) => u128::from(addr),
+    };
+    words[0].store(bits as u64, Ordering::Relaxed);
+    words[1].store((bits >> 64) as u64, Ordering::Relaxed);
+}
+
+/// The bit of `client`, below the protocol and beside [`Kind`], that says that it and the virtual endpoint are IPv6.
+const IPV6: u64 = 1 << 1;
+/// The bits of `virtual_endpoint` that hold address and port.
+const ENDPOINT: u64 = !0xffff;
+/// Those that hold the method.
+const METHOD: u64 = 0xff;
+/// Its bit that says that there is an extension.
+const EXTENDED: u64 = 1 << 8;
+/// In an extended entry: the destination is IPv6, and so is what is local.
+const DEST_IPV6: u64 = 1 << 9;
+/// In an extended entry: there is a local endpoint.
+const LOCAL: u64 = 1 << 10;
 const DEADLINE_MAX: u64 = (1 << 48) - 1;
 
 #[cfg(test)]

@@ -3,8 +3,7 @@
 //! [`Connection`] is a view of one entry of the [`Table`], got by a packet's flow or by a walk. It reads atomics and
 //! costs what they cost; it cannot outlive the burst it was got in, because the entry may be reused after. Endpoints
 //! and references never change while the connection lives; state, deadline, flags and counts do, by any worker.
-//! Not here: the states themselves and their timeouts (`tcp.rs`, `udp.rs`, `sctp.rs`), and IPv6, whose entries are
-//! larger; the types here already speak of both families.
+//! Not here: the states themselves and their timeouts (`tcp.rs`, `udp.rs`, `sctp.rs`).
 
 mod buckets;
 mod entry;
@@ -20,12 +19,13 @@ pub mod udp;
 
 use std::ops::BitOr;
 
-use xvs_proto::{Endpoint, Protocol};
+use xvs_proto::{Endpoint, FlowKey, Protocol};
 use xvs_sched::ForwardingMethod;
 
 use crate::clock::Millis;
 use crate::shm::atomic::Ordering;
-use crate::shm::layout::Entry;
+
+use entry::{Kind, Record};
 
 pub use seat::{Inserted, Removal, TableReader, TableWorker, Timers};
 pub use table::{Epoch, Table, TableConfig, TableCounts};
@@ -105,10 +105,13 @@ pub struct NewConnection {
     pub protocol: Protocol,
     /// Who connects; port 0 in a template.
     pub client: Endpoint,
-    /// To what.
+    /// To what; of the client's family.
     pub virtual_endpoint: Endpoint,
-    /// The real server's endpoint.
+    /// The real server's endpoint, which may be of the other family.
     pub dest: Endpoint,
+    /// The director's own endpoint from which the real server sees the client's packets (FULLNAT), of the real server's
+    /// family: then replies go from `dest` to this, whatever the method, and no two connections may have both alike.
+    pub local: Option<Endpoint>,
     /// How packets reach it.
     pub method: ForwardingMethod,
     /// Flags at the start.
@@ -128,11 +131,37 @@ pub struct NewConnection {
     pub controller: Option<ConnId>,
 }
 
+impl NewConnection {
+    /// The flow of the client's packets.
+    fn request_flow(&self) -> FlowKey {
+        FlowKey { protocol: self.protocol, source: self.client, dest: self.virtual_endpoint }
+    }
+
+    /// The flow of replies, if they are found by a key of their own: not from the virtual endpoint itself to the client,
+    /// and not of a template.
+    fn reply_flow(&self) -> Option<FlowKey> {
+        let masqueraded = self.local.is_some() || self.method == ForwardingMethod::Nat;
+        let source = if masqueraded { self.dest } else { self.virtual_endpoint };
+        let dest = self.local.unwrap_or(self.client);
+        let own = (source, dest) != (self.virtual_endpoint, self.client);
+        (own && self.kind() == Kind::Connection).then_some(FlowKey { protocol: self.protocol, source, dest })
+    }
+
+    fn kind(&self) -> Kind {
+        if self.flags.contains(Flags::TEMPLATE) { Kind::Template } else { Kind::Connection }
+    }
+
+    /// Whether its entry needs an extension.
+    fn is_wide(&self) -> bool {
+        self.client.addr.is_ipv6() || self.dest.addr.is_ipv6() || self.local.is_some()
+    }
+}
+
 /// A view of one connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Connection<'a> {
     id: ConnId,
-    entry: &'a Entry,
+    record: Record<'a>,
 }
 
 impl Connection<'_> {
@@ -143,67 +172,72 @@ impl Connection<'_> {
 
     /// Changes when the connection is removed: with the id, it names this connection for ever.
     pub fn generation(&self) -> u32 {
-        self.entry.generation.load(Ordering::Relaxed)
+        self.record.entry.generation.load(Ordering::Relaxed)
     }
 
     /// The transport protocol.
     pub fn protocol(&self) -> Protocol {
-        self.entry.protocol()
+        self.record.protocol()
     }
 
     /// The client's endpoint.
     pub fn client(&self) -> Endpoint {
-        self.entry.client()
+        self.record.client()
     }
 
     /// The service's endpoint that the client speaks to.
     pub fn virtual_endpoint(&self) -> Endpoint {
-        self.entry.virtual_endpoint()
+        self.record.virtual_endpoint()
     }
 
     /// The real server's endpoint.
     pub fn dest(&self) -> Endpoint {
-        self.entry.dest()
+        self.record.dest()
+    }
+
+    /// The director's own endpoint from which the real server sees the client's packets (FULLNAT).
+    pub fn local(&self) -> Option<Endpoint> {
+        self.record.local()
     }
 
     /// How packets reach the real server.
     pub fn method(&self) -> ForwardingMethod {
-        self.entry.method()
+        self.record.method()
     }
 
     /// Number of the service's live object.
     pub fn service(&self) -> u32 {
-        self.entry.service.load(Ordering::Relaxed)
+        self.record.entry.service.load(Ordering::Relaxed)
     }
 
     /// Number of the destination's live object.
     pub fn dest_ref(&self) -> u32 {
-        self.entry.dest.load(Ordering::Relaxed)
+        self.record.entry.dest.load(Ordering::Relaxed)
     }
 
     /// Firewall mark of the service; 0: none.
     pub fn mark(&self) -> u32 {
-        self.entry.mark.load(Ordering::Relaxed)
+        self.record.entry.mark.load(Ordering::Relaxed)
     }
 
     /// The template that controls it. Alive as long as this connection is, because it counts it.
     pub fn controller(&self) -> Option<ConnId> {
-        self.entry.controller.load(Ordering::Relaxed).checked_sub(1).map(ConnId)
+        self.record.entry.controller.load(Ordering::Relaxed).checked_sub(1).map(ConnId)
     }
 
     /// The protocol's state; what it was last if the connection has been removed meanwhile is not kept: then 0.
     pub fn state(&self) -> u8 {
-        self.entry.life().state()
+        self.record.entry.life().state()
     }
 
     /// When it expires; time 0 if it has been removed meanwhile.
     pub fn expires(&self) -> Millis {
-        self.entry.life().deadline()
+        self.record.entry.life().deadline()
     }
 
     /// Flags now.
     pub fn flags(&self) -> Flags {
-        Flags(self.entry.flags.load(Ordering::Relaxed))
+        Flags(self.record.entry.flags.load(Ordering::Relaxed))
     }
 
     /// Sets flags. `true` for the one caller that found any of them unset, so that what goes with the transition (a
@@ -214,7 +248,7 @@ impl Connection<'_> {
     pub fn set_flags(&self, flags: Flags) -> bool {
         debug_assert!(!flags.contains(Flags::TEMPLATE));
         // Relaxed: the counts that follow are atomics of their own and nobody infers one from the other.
-        let before = self.entry.flags.fetch_or(flags.0, Ordering::Relaxed);
+        let before = self.record.entry.flags.fetch_or(flags.0, Ordering::Relaxed);
         before & flags.0 != flags.0
     }
 
@@ -223,22 +257,22 @@ impl Connection<'_> {
     pub fn clear_flags(&self, flags: Flags) -> bool {
         debug_assert!(!flags.contains(Flags::TEMPLATE));
         // Relaxed: as in `set_flags`.
-        self.entry.flags.fetch_and(!flags.0, Ordering::Relaxed) & flags.0 != 0
+        self.record.entry.flags.fetch_and(!flags.0, Ordering::Relaxed) & flags.0 != 0
     }
 
     /// Packets from the client so far.
     pub fn in_packets(&self) -> u32 {
-        self.entry.in_packets.load(Ordering::Relaxed)
+        self.record.entry.in_packets.load(Ordering::Relaxed)
     }
 
     /// Counts one more packet from the client: how many there are now. Wraps, as the kernel's count does.
     pub fn count_in_packet(&self) -> u32 {
-        self.entry.in_packets.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
+        self.record.entry.in_packets.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
     }
 
     /// How many connections name this one as their controller.
     pub fn controlled(&self) -> u32 {
-        match self.entry.controlled.load(Ordering::Relaxed) {
+        match self.record.entry.controlled.load(Ordering::Relaxed) {
             entry::REMOVED => 0,
             count => count,
         }
@@ -248,13 +282,13 @@ impl Connection<'_> {
     /// if it is being removed already: then a new template is needed.
     #[must_use]
     pub fn add_controlled(&self) -> bool {
-        self.entry.add_controlled()
+        self.record.entry.add_controlled()
     }
 
     /// Counts one connection less under this controller.
     pub fn drop_controlled(&self) {
         // Release: what the caller did as the holder of its share comes before the removal that this may permit.
-        let before = self.entry.controlled.fetch_sub(1, Ordering::Release);
+        let before = self.record.entry.controlled.fetch_sub(1, Ordering::Release);
         debug_assert!(before != 0 && before != entry::REMOVED, "a share was taken before it is given back");
     }
 }

@@ -14,14 +14,13 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use xvs_proto::FlowKey;
-use xvs_sched::ForwardingMethod;
 
-use super::buckets::Entered;
-use super::entry::{self, Identity, Kind, Life, PackedFlow, packed};
+use super::buckets::{Claim, Entered, Key};
+use super::entry::{self, Kind, Life, Packed};
 use super::slab::STRANDED_MAX;
 use super::table::{SeatCounts, SeatState, Table};
 use super::wheel::{Link, Wheel, tick_at_or_after};
-use super::{ConnId, Connection, Direction, Flags, NewConnection};
+use super::{ConnId, Connection, Direction, NewConnection};
 use crate::clock::Millis;
 use crate::shm::atomic::{Ordering, fence};
 use crate::shm::layout::Entry;
@@ -36,8 +35,9 @@ pub enum Inserted {
     Existing(ConnId),
     /// There is no room, in the slab or in the buckets of one of its keys. Counted.
     Full,
-    /// An endpoint is IPv6: the table holds none.
-    NotIpv4,
+    /// Another connection of this protocol has the same destination and local endpoint ([`NewConnection::local`]). The
+    /// caller may try another port.
+    LocalTaken,
 }
 
 /// What became of a removal.
@@ -80,26 +80,36 @@ impl TableWorker {
         &self.seat.table
     }
 
+    #[inline]
     /// The hash of a flow: one of both directions.
     pub fn hash(&self, flow: &FlowKey) -> u64 {
         flow.hash(&self.seat.table.secret)
     }
 
     /// Brings the first line that a look-up by this hash reads into the cache.
+    #[inline]
     pub fn prefetch_buckets(&self, hash: u64) {
         self.seat.table.buckets.prefetch(hash);
     }
 
     /// Brings the entries that a look-up by this hash compares into the cache; worth it when the buckets are there.
+    #[inline]
     pub fn prefetch_entries(&self, hash: u64) {
         let table = &self.seat.table;
-        table.buckets.prefetch_entries(hash, |index| prefetch(table.slab.entry(index)));
+        table.buckets.prefetch_entries(hash, |index, wide| {
+            let record = table.slab.record(index);
+            prefetch(record.entry);
+            if wide {
+                prefetch(record.extension);
+            }
+        });
     }
 
     /// The connection to which a packet belongs, and which way it goes. Never a template.
     ///
     /// Of several NAT connections with the same replies, the one inserted last answers; when it is gone, one of the
     /// others. Should a packet be inbound of one connection and outbound of another, either may be found.
+    #[inline]
     pub fn find(&self, flow: &FlowKey, hash: u64) -> Option<(ConnId, Direction)> {
         self.seat.find(flow, hash)
     }
@@ -107,49 +117,63 @@ impl TableWorker {
     /// The template from this client (its address masked, port 0) to this virtual endpoint.
     pub fn find_template(&self, flow: &FlowKey, hash: u64) -> Option<ConnId> {
         debug_assert!(!self.seat.parked);
-        let identity = Identity::of(flow, Kind::Template)?;
-        let found = self.seat.table.find(hash, |entry| entry.is(identity).then_some(()));
+        let packed = Packed::of(flow);
+        let found = self.seat.table.find(hash, |record| record.is(&packed, Kind::Template).then_some(()));
         found.map(|(id, ())| id)
     }
 
     /// Inserts a connection or template, found by all workers from then on, unless it is there.
     pub fn insert(&mut self, new: &NewConnection) -> Inserted {
         debug_assert!(!self.seat.parked);
-        let kind = if new.flags.contains(Flags::TEMPLATE) { Kind::Template } else { Kind::Connection };
-        let flow = FlowKey { protocol: new.protocol, source: new.client, dest: new.virtual_endpoint };
-        let Some((identity, dest)) = Identity::of(&flow, kind).zip(packed(new.dest)) else {
-            return Inserted::NotIpv4;
-        };
+        let request = new.request_flow();
+        let (packed, hash) = (Packed::of(&request), request.hash(&self.seat.table.secret));
         let seat = &mut self.seat;
         let table = &*seat.table;
+        // Nobody knew of the reply key before: its lines come while the entry is filled.
+        let reply = new.reply_flow().map(|flow| flow.hash(&table.secret));
+        reply.inspect(|&hash| table.buckets.prefetch_both(hash));
         let Some(index) = seat.state.stock.take(&table.slab) else {
             add(&seat.counts().full, 1);
             return Inserted::Full;
         };
-        let entry = table.slab.entry(index);
+        let record = table.slab.record(index);
         let tick = seat.state.wheel.tick_for(new.expires);
-        entry.fill(new, identity, dest, tick);
+        record.fill(new, tick);
+        let claim = Claim { index, wide: new.is_wide() };
         // The reply key first: when another worker finds the connection by the client's, it may send a packet to
         // the destination, and the answer must be known for one.
-        let reply = entry.reply_hash(&table.secret);
-        let beside = |other| table.slab.entry(other).shares_reply_key(entry);
-        let entered = match reply.map(|hash| table.buckets.enter_beside(hash, index, beside)) {
-            Some(false) => Entered::Full,
-            _ => {
-                let same = |other| table.slab.entry(other).is(identity);
-                table.buckets.enter_alone(flow.hash(&table.secret), index, same)
+        let replies = reply.map_or(Entered::Own, |hash| match new.local {
+            Some(_) => {
+                let same = |other| table.slab.record(other).reply_flow() == new.reply_flow();
+                table.buckets.enter_alone(hash, claim, Key::Reply, same)
             }
+            None => {
+                let beside = |other| table.slab.record(other).shares_reply_key(record);
+                table.buckets.enter_beside(hash, claim, beside)
+            }
+        });
+        let (entered, reply) = match replies {
+            Entered::Own => {
+                let same = |other| table.slab.record(other).is(&packed, new.kind());
+                (table.buckets.enter_alone(hash, claim, Key::Request, same), reply)
+            }
+            refused => (refused, None),
         };
         if entered == Entered::Own {
-            let generation = entry.generation.load(Ordering::Relaxed);
-            entry.publish();
+            record.entry.publish();
             add(&seat.counts().inserted, 1);
-            seat.state.wheel.link(Link { index, generation, tick });
+            seat.state.wheel.link(Link { index, tick });
             return Inserted::New(ConnId(index));
         }
         seat.discard(index, reply);
         match entered {
-            Entered::Existing(index) => Inserted::Existing(ConnId(index)),
+            Entered::Existing(index) => {
+                // Who has the reply key may be this very connection. One that is not live yet may still be discarded.
+                let other = self.seat.table.slab.record(index);
+                let is_it = || other.is(&packed, new.kind()) && other.entry.life().is_live();
+                let taken = replies != Entered::Own && !is_it();
+                if taken { Inserted::LocalTaken } else { Inserted::Existing(ConnId(index)) }
+            }
             _ => {
                 add(&self.seat.counts().full, 1);
                 Inserted::Full
@@ -192,16 +216,14 @@ impl TableWorker {
 
     /// The connections in whose slots one of the keys of `new` would have to stand; none if there is room for both.
     pub fn crowd(&self, new: &NewConnection) -> impl Iterator<Item = ConnId> + use<> {
-        let request = FlowKey { protocol: new.protocol, source: new.client, dest: new.virtual_endpoint };
-        let reply = FlowKey { source: new.dest, dest: new.client, ..request };
-        let reply = (new.method == ForwardingMethod::Nat).then_some(reply);
         let buckets = &self.seat.table.buckets;
-        let request = buckets.crowd(self.hash(&request));
-        let reply = reply.map(|flow| buckets.crowd(self.hash(&flow)));
+        let request = buckets.crowd(self.hash(&new.request_flow()));
+        let reply = new.reply_flow().map(|flow| buckets.crowd(self.hash(&flow)));
         request.chain(reply.into_iter().flatten()).map(ConnId)
     }
 
     /// A view of a connection.
+    #[inline]
     pub fn connection(&self, id: ConnId) -> Connection<'_> {
         self.seat.connection(id)
     }
@@ -209,13 +231,13 @@ impl TableWorker {
     /// The connection in this place, if there is one; for ids that no look-up of this burst has given.
     pub fn occupant(&self, id: ConnId) -> Option<Connection<'_>> {
         let connection = self.connection(id);
-        connection.entry.life().is_live().then_some(connection)
+        connection.record.entry.life().is_live().then_some(connection)
     }
 
     /// The connection that had this id and generation, if it is still there; for ids kept across bursts.
     pub fn recall(&self, id: ConnId, generation: u32) -> Option<Connection<'_>> {
         let connection = self.connection(id);
-        let there = connection.entry.life().is_live() && connection.generation() == generation;
+        let there = connection.record.entry.life().is_live() && connection.generation() == generation;
         there.then_some(connection)
     }
 
@@ -406,14 +428,16 @@ impl Seat {
         &self.table.counts[self.number]
     }
 
+    #[inline]
     fn connection(&self, id: ConnId) -> Connection<'_> {
-        Connection { id, entry: self.table.entry(id) }
+        Connection { id, record: self.table.slab.record(id.0) }
     }
 
+    #[inline]
     fn find(&self, flow: &FlowKey, hash: u64) -> Option<(ConnId, Direction)> {
         debug_assert!(!self.parked);
-        let flow = PackedFlow::of(flow)?;
-        self.table.find(hash, |entry| entry.direction(flow))
+        let flow = Packed::of(flow);
+        self.table.find(hash, |record| record.direction(&flow))
     }
 
     fn remove(&mut self, id: ConnId) -> Removal {
@@ -464,9 +488,9 @@ impl Seat {
     /// Takes the keys of a closed entry out of the index, and retires it; see [`discard`](Self::discard).
     fn withdraw(&mut self, id: ConnId) -> u8 {
         let table = &*self.table;
-        let entry = table.entry(id);
-        table.buckets.unlink(entry.client_hash(&table.secret), id.0);
-        let reply = entry.reply_hash(&table.secret);
+        let record = table.slab.record(id.0);
+        table.buckets.unlink(record.client_hash(&table.secret), id.0);
+        let reply = record.reply_flow().map(|flow| flow.hash(&table.secret));
         add(&self.counts().removed, 1);
         self.discard(id.0, reply)
     }
@@ -517,12 +541,10 @@ impl Drop for Seat {
 }
 
 /// Puts a due link back, a tick later if the deadline has come; then `true`. A link that does not count dies.
+///
+/// The entry may be another connection's by now. Its link that counts is in some wheel at the tick in `timer`; if that
+/// is this link's tick too, this one takes over and the other dies. So each connection is always looked at in time.
 fn put_back(wheel: &mut Wheel, entry: &Entry, due: Link) -> bool {
-    // An entry of this generation was not removed before this burst, or its removal would be known here; so it
-    // is not reused in it.
-    if entry.generation.load(Ordering::Relaxed) != due.generation {
-        return false;
-    }
     let life = entry.life();
     if !life.is_current() {
         return false;
@@ -535,7 +557,8 @@ fn put_back(wheel: &mut Wheel, entry: &Entry, due: Link) -> bool {
     }
     wheel.link(Link { tick, ..due });
     if has_come {
-        return true;
+        // One that is being inserted cannot be ended yet. One that is live stays readable in this burst.
+        return life.is_live();
     }
     // See `refresh`. A deadline brought forward while the link was on its way back is seen here.
     fence(Ordering::SeqCst);
@@ -551,8 +574,7 @@ fn bring_forward(wheel: &mut Wheel, index: u32, entry: &Entry, deadline: Millis)
     let tick = wheel.tick_for(deadline);
     let earlier = |linked| (linked > tick).then_some(tick);
     if entry.timer.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earlier).is_ok() {
-        let generation = entry.generation.load(Ordering::Relaxed);
-        wheel.link(Link { index, generation, tick });
+        wheel.link(Link { index, tick });
     }
 }
 

@@ -9,11 +9,11 @@
 use std::mem;
 use std::ops::Range;
 
-use super::entry::Life;
+use super::entry::{Life, Record};
 use super::quiescence::Quiescence;
-use crate::shm::Cells;
 use crate::shm::atomic::Ordering;
-use crate::shm::layout::{Entry, Header};
+use crate::shm::layout::{Entry, Extension, Header};
+use crate::shm::{Cells, prefetch};
 
 /// How many entries travel together between a stock and the free list. Models move them one by one.
 pub(super) const BATCH: u32 = if cfg!(loom) { 1 } else { 64 };
@@ -27,11 +27,19 @@ pub(super) const STRANDED_MAX: u32 = 3 * BATCH;
 pub(super) struct Slab {
     pub(super) header: Cells<Header>,
     pub(super) entries: Cells<Entry>,
+    /// One for each entry.
+    pub(super) extensions: Cells<Extension>,
 }
 
 impl Slab {
+    #[inline]
     pub(super) fn entry(&self, index: u32) -> &Entry {
         &self.entries[index as usize]
+    }
+
+    #[inline]
+    pub(super) fn record(&self, index: u32) -> Record<'_> {
+        Record { entry: self.entry(index), extension: &self.extensions[index as usize] }
     }
 
     /// The first index that was never taken.
@@ -189,6 +197,9 @@ impl Chain {
         let index = self.head.checked_sub(1).filter(|_| self.len > 0)?;
         self.head = next(slab, index);
         self.len -= 1;
+        if let Some(following) = self.head.checked_sub(1) {
+            prefetch(slab.entry(following));
+        }
         Some(index)
     }
 
@@ -232,8 +243,12 @@ mod tests {
     use crate::shm::{Mapping, Memory};
 
     fn slab(entries: usize) -> Slab {
-        let mapping = Mapping::create(HEADER_BYTES + entries * 64, Memory::OnDemand).unwrap();
-        Slab { header: mapping.cells(0, 1), entries: mapping.cells(HEADER_BYTES, entries) }
+        let mapping = Mapping::create(HEADER_BYTES + entries * 128, Memory::OnDemand).unwrap();
+        Slab {
+            header: mapping.cells(0, 1),
+            entries: mapping.cells(HEADER_BYTES, entries),
+            extensions: mapping.cells(HEADER_BYTES + entries * 64, entries),
+        }
     }
 
     fn quiesce(stock: &mut Stock, slab: &Slab, quiescence: &Quiescence) {

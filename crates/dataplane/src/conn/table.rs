@@ -18,16 +18,17 @@ use xvs_proto::HashSecret;
 
 use super::ConnId;
 use super::buckets::Buckets;
+use super::entry::Record;
 use super::quiescence::Quiescence;
 use super::seat::{Seat, TableReader, TableWorker};
 use super::slab::{STRANDED_MAX, Slab, Stock};
 use super::wheel::Wheel;
 use crate::shm::atomic::Ordering;
-use crate::shm::layout::{Bucket, Entry, HEADER_BYTES, Header, MAGIC, VERSION};
+use crate::shm::layout::{Bucket, Entry, Extension, HEADER_BYTES, Header, MAGIC, VERSION};
 use crate::shm::{Mapping, Memory, Pages};
 
-/// How large a table is. A connection costs 64 bytes, its share of the index 32 to 64, and 16 more in each worker
-/// that has ever timed an entry in its place.
+/// How large a table is. A connection costs 64 bytes, 128 with IPv6 or a local endpoint, its share of the index 25, and
+/// 8 more in each worker that has ever timed an entry in its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TableConfig {
     /// How many connections and templates it holds.
@@ -39,10 +40,11 @@ pub struct TableConfig {
 }
 
 impl TableConfig {
-    /// How much memory the table takes when it is full, in bytes: its index, its entries and the workers' timers.
+    /// How much memory the table takes when it is full of the largest connections, in bytes: its index, its entries with
+    /// their extensions, and the workers' timers.
     pub fn full_bytes(&self) -> usize {
         let index = Buckets::needed(self.capacity.min(ENTRIES_MAX)) * size_of::<Bucket>();
-        let per_entry = size_of::<Entry>() + self.workers * Wheel::ENTRY_BYTES;
+        let per_entry = size_of::<Entry>() + size_of::<Extension>() + self.workers * Wheel::ENTRY_BYTES;
         HEADER_BYTES + index + self.entries().saturating_mul(per_entry)
     }
 
@@ -115,7 +117,13 @@ impl Table {
         let buckets = Buckets::needed(config.capacity);
         let entries_offset = HEADER_BYTES + buckets * size_of::<Bucket>();
         let mapping = Mapping::create(entries_offset + entries * size_of::<Entry>(), config.memory)?;
-        let slab = Slab { header: mapping.cells(0, 1), entries: mapping.cells(entries_offset, entries) };
+        // Apart, so that a table of IPv4 alone takes nothing for it, reserved huge pages neither.
+        let extensions = Mapping::create(entries * size_of::<Extension>(), Memory::OnDemand)?;
+        let slab = Slab {
+            header: mapping.cells(0, 1),
+            entries: mapping.cells(entries_offset, entries),
+            extensions: extensions.cells(0, entries),
+        };
         write_header(&slab.header[0], buckets, entries, &secret);
         let vacant = (0..seats).map(|seat| {
             let timed = if seat < config.workers { entries } else { 0 };
@@ -192,24 +200,20 @@ impl Table {
         self.mapping.pages()
     }
 
-    /// The memory file, which another process may map.
-    #[cfg(not(loom))]
-    pub fn memory_file(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.mapping.file()
-    }
-
     /// One more than the greatest index that a connection ever had: where a walk ends.
     pub fn extent(&self) -> u32 {
         self.slab.extent()
     }
 
+    #[inline]
     pub(super) fn entry(&self, id: ConnId) -> &Entry {
         self.slab.entry(id.0)
     }
 
     /// The first connection with this hash for which `test` has an answer.
-    pub(super) fn find<T>(&self, hash: u64, test: impl Fn(&Entry) -> Option<T>) -> Option<(ConnId, T)> {
-        self.buckets.find(hash, |index| Some((ConnId(index), test(self.slab.entry(index))?)))
+    #[inline]
+    pub(super) fn find<T>(&self, hash: u64, test: impl Fn(Record<'_>) -> Option<T>) -> Option<(ConnId, T)> {
+        self.buckets.find(hash, |index| Some((ConnId(index), test(self.slab.record(index))?)))
     }
 }
 
@@ -242,5 +246,5 @@ fn random_secret() -> io::Result<HashSecret> {
 
 /// Seats of threads that are not workers.
 const READERS: usize = 2;
-/// An index plus one fits 32 bits, and so does one more.
-const ENTRIES_MAX: usize = u32::MAX as usize - 1;
+/// An index plus one fits 31 bits.
+const ENTRIES_MAX: usize = i32::MAX as usize - 1;

@@ -1,11 +1,12 @@
 //! Timer links of one worker: which connections to look at, and at which tick.
 //!
-//! A hashed wheel of ticks of an eighth of a second, 64 seconds round. A link whose deadline is farther away is due within 64 seconds all
-//! the same and put back then: each connection is looked at once in that time, and a link that no longer counts
-//! keeps nothing for longer. There is one node for each entry, linked both ways through indices: nothing is
-//! allocated after the start, nothing overflows, and linking an entry anew takes its old link out. Nodes are touched
-//! when first used. Linking and taking cost a few instructions; an empty tick costs one. Not here: whether a link
-//! still counts (`table.rs`).
+//! A hashed wheel of ticks of an eighth of a second, 64 seconds round. A link whose deadline is farther away is due
+//! within 64 seconds all the same and put back then: each connection is looked at once in that time, and a link that
+//! no longer counts keeps nothing for longer. There is one node for each entry, linked both ways through indices:
+//! nothing is allocated after the start, nothing overflows, and linking an entry anew takes its old link out. A list
+//! holds links of one tick, so a node need not say which. Nodes are touched when first used. Linking and taking cost
+//! a few instructions; an empty tick costs one. When time goes back, what was linked keeps its tick, and what is linked
+//! meanwhile is due at the latest when time has caught up. Not here: whether a link still counts (`seat.rs`).
 
 use crate::clock::Millis;
 
@@ -13,8 +14,6 @@ use crate::clock::Millis;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Link {
     pub(super) index: u32,
-    /// The entry's generation when it was linked.
-    pub(super) generation: u32,
     /// The tick that it was linked for.
     pub(super) tick: u32,
 }
@@ -22,8 +21,10 @@ pub(super) struct Link {
 /// The links of one worker; nobody else touches them.
 #[derive(Debug, Default)]
 pub(super) struct Wheel {
-    /// One a slab entry, of plain integers so that zeroed memory is had from the kernel untouched.
-    nodes: Vec<[u32; 4]>,
+    /// One a slab entry, of plain integers so that zeroed memory is had from the kernel untouched: next and previous
+    /// of its list as index plus one. Of a list's first, the previous is [`FIRST`] and the slot; of an entry that is
+    /// not linked, 0.
+    nodes: Vec<[u32; 2]>,
     /// First node of each tick's list, as index plus one.
     heads: Vec<u32>,
     /// Every earlier tick's list is empty.
@@ -34,11 +35,11 @@ pub(super) struct Wheel {
 
 impl Wheel {
     /// Memory for each entry that was ever linked, in bytes.
-    pub(super) const ENTRY_BYTES: usize = size_of::<[u32; 4]>();
+    pub(super) const ENTRY_BYTES: usize = size_of::<[u32; 2]>();
 
     /// A wheel for so many entries.
     pub(super) fn new(entries: usize) -> Self {
-        Self { nodes: vec![[0; 4]; entries], heads: vec![0; SLOTS as usize], cursor: 0, linked: 0 }
+        Self { nodes: vec![[0; 2]; entries], heads: vec![0; SLOTS as usize], cursor: 0, linked: 0 }
     }
 
     /// The tick for which a connection with this deadline is to be linked: the first at or after it, but the next at
@@ -52,23 +53,22 @@ impl Wheel {
     pub(super) fn link(&mut self, link: Link) {
         debug_assert!((self.cursor + 1..self.cursor + SLOTS).contains(&link.tick));
         self.unlink(link.index);
-        let head = &mut self.heads[(link.tick % SLOTS) as usize];
-        let next = std::mem::replace(head, link.index + 1);
+        let slot = link.tick % SLOTS;
+        let next = std::mem::replace(&mut self.heads[slot as usize], link.index + 1);
         if let Some(next) = next.checked_sub(1) {
             self.nodes[next as usize][PREVIOUS] = link.index + 1;
         }
-        self.nodes[link.index as usize] = [next, 0, link.tick, link.generation];
+        self.nodes[link.index as usize] = [next, FIRST | slot];
         self.linked += 1;
     }
 
     /// Takes out a link that is due at `now`, earliest tick first; `None` when there is no other.
     pub(super) fn pop(&mut self, now: Millis) -> Option<Link> {
-        let now = u32::try_from(now.0 / TICK_MILLIS).unwrap_or(u32::MAX);
+        let now = (now.0 / TICK_MILLIS).min(TICK_MAX) as u32;
         loop {
             if let Some(index) = self.heads[(self.cursor % SLOTS) as usize].checked_sub(1) {
-                let [.., tick, generation] = self.nodes[index as usize];
                 self.unlink(index);
-                return Some(Link { index, generation, tick });
+                return Some(Link { index, tick: self.cursor });
             }
             if self.cursor >= now {
                 return None;
@@ -86,35 +86,36 @@ impl Wheel {
 
     /// Takes an entry's link out, if it has one in this wheel.
     pub(super) fn unlink(&mut self, index: u32) {
-        let [next, previous, tick, _] = self.nodes[index as usize];
-        // No link is for tick 0, so an unlinked node is one of all zeros.
-        if tick == 0 {
-            return;
-        }
-        match previous.checked_sub(1) {
-            Some(previous) => self.nodes[previous as usize][NEXT] = next,
-            None => self.heads[(tick % SLOTS) as usize] = next,
+        let [next, previous] = self.nodes[index as usize];
+        match previous {
+            0 => return,
+            first if first & FIRST != 0 => self.heads[(first & !FIRST) as usize] = next,
+            previous => self.nodes[previous as usize - 1][NEXT] = next,
         }
         if let Some(next) = next.checked_sub(1) {
             self.nodes[next as usize][PREVIOUS] = previous;
         }
-        self.nodes[index as usize] = [0; 4];
+        self.nodes[index as usize] = [0; 2];
         self.linked -= 1;
     }
 }
 
 /// The first tick at or after a deadline.
 pub(super) fn tick_at_or_after(deadline: Millis) -> u32 {
-    u32::try_from(deadline.0.div_ceil(TICK_MILLIS)).unwrap_or(u32::MAX)
+    deadline.0.div_ceil(TICK_MILLIS).min(TICK_MAX) as u32
 }
 
 /// The wheel's step: no deadline is met early, and none later than this after it.
 const TICK_MILLIS: u64 = 125;
 /// Ticks of one turn.
 const SLOTS: u32 = 512;
-/// Words of a node: next and previous of its list as index plus one, tick, generation.
+/// Where ticks end, 17 years after the start: a turn less than 32 bits hold.
+const TICK_MAX: u64 = (u32::MAX - SLOTS) as u64;
+/// Words of a node.
 const NEXT: usize = 0;
 const PREVIOUS: usize = 1;
+/// Greater than every index plus one.
+const FIRST: u32 = 1 << 31;
 
 #[cfg(test)]
 #[cfg(not(loom))]
@@ -123,7 +124,7 @@ mod tests {
 
     fn link(wheel: &mut Wheel, index: u32, deadline: u64) -> u32 {
         let tick = wheel.tick_for(Millis(deadline));
-        wheel.link(Link { index, generation: 0, tick });
+        wheel.link(Link { index, tick });
         tick
     }
 

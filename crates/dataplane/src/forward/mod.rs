@@ -11,7 +11,8 @@ mod tunnel;
 use std::net::{IpAddr, Ipv4Addr};
 
 use xvs_proto::ipv4::{self, Ipv4};
-use xvs_proto::{Endpoint, Packet, ethernet};
+use xvs_proto::ipv6::Ipv6;
+use xvs_proto::{Endpoint, Family, Packet, ethernet};
 use xvs_sched::ForwardingMethod;
 
 use crate::shm::Frame;
@@ -74,9 +75,17 @@ pub fn request(
     finish(frame, sent)
 }
 
-/// Sends a masqueraded destination's packet to the connection's client, from the virtual endpoint.
+/// Sends a packet to the connection's client: a masqueraded destination's from the virtual endpoint, another one as it
+/// is, for it comes from there.
 pub fn reply(frame: &mut Frame, packet: &Packet, ends: &Ends, path: Path) -> Verdict {
-    let sent = way(path).and_then(|hop| nat::send_reply(frame, packet, ends, hop).map(|()| hop));
+    let sent = way(path).and_then(|hop| {
+        admit_reply(frame, packet, hop.mtu)?;
+        if ends.method == ForwardingMethod::Nat {
+            nat::rewrite_reply(frame, packet, ends);
+        }
+        strip(frame, packet);
+        Ok(hop)
+    });
     finish(frame, sent)
 }
 
@@ -99,12 +108,17 @@ fn finish(frame: &mut Frame, sent: Result<Hop, DropReason>) -> Verdict {
     }
 }
 
-/// Puts a link header before a packet that begins with its network header.
+/// Puts a link header before a packet that begins with its network header, whose version says of which type it is.
 pub fn link_header(frame: &mut Frame, hop: Hop) -> Result<Hop, DropReason> {
     if !frame.grow_front(ethernet::HEADER_LEN) {
         return Err(DropReason::NoHeadroom);
     }
-    ethernet::emit(frame.bytes_mut(), hop.source_mac, hop.dest_mac, ethernet::TYPE_IPV4);
+    let bytes = frame.bytes_mut();
+    let ethertype = match bytes[ethernet::HEADER_LEN] >> 4 {
+        6 => ethernet::TYPE_IPV6,
+        _ => ethernet::TYPE_IPV4,
+    };
+    ethernet::emit(bytes, hop.source_mac, hop.dest_mac, ethertype);
     Ok(hop)
 }
 
@@ -113,9 +127,13 @@ fn check_ttl(packet: &Packet) -> Result<(), DropReason> {
     if packet.ttl <= 1 { Err(DropReason::TtlExpired) } else { Ok(()) }
 }
 
-/// Takes one off a packet's time to live.
+/// Takes one off a packet's time to live, or hop limit.
 pub fn decrement_ttl(frame: &mut Frame, packet: &Packet) {
-    Ipv4::edit(&mut frame.bytes_mut()[packet.network..]).decrement_ttl();
+    let bytes = &mut frame.bytes_mut()[packet.network..];
+    match packet.family() {
+        Family::V4 => Ipv4::edit(bytes).decrement_ttl(),
+        Family::V6 => Ipv6::edit(bytes).decrement_hop_limit(),
+    }
 }
 
 /// Refuses a packet that does not fit the way and must not be fragmented; of the way's `mtu` the method needs
@@ -139,6 +157,15 @@ fn admit_request(frame: &mut Frame, packet: &Packet, mtu: u32, overhead: u32) ->
     check_ttl(packet)?;
     decrement_ttl(frame, packet);
     check_size(packet, mtu, overhead)
+}
+
+/// What a router does with a packet: the kernel's own forwarding does it before IPVS sees the reply, so what is refused
+/// is reported as it came.
+fn admit_reply(frame: &mut Frame, packet: &Packet, mtu: u32) -> Result<(), DropReason> {
+    check_ttl(packet)?;
+    check_size(packet, mtu, 0)?;
+    decrement_ttl(frame, packet);
+    Ok(())
 }
 
 /// Leaves of the frame the packet alone, without link header and link padding; positions in `packet` are then

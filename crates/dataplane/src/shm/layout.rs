@@ -10,7 +10,7 @@ use super::atomic::{AtomicU16, AtomicU32, AtomicU64};
 pub(crate) const MAGIC: u64 = u64::from_be_bytes(*b"xvs-conn");
 
 /// Version of everything in this file and of the packing in `conn/entry.rs` and `conn/buckets.rs`.
-pub(crate) const VERSION: u64 = 1;
+pub(crate) const VERSION: u64 = 2;
 
 /// Slots of a bucket: a cache line. Models have fewer, so that they end.
 pub(crate) const SLOTS: usize = if cfg!(loom) { 2 } else { 8 };
@@ -26,7 +26,7 @@ pub(crate) struct Header {
     pub(crate) magic: AtomicU64,
     /// [`VERSION`].
     pub(crate) version: AtomicU64,
-    /// How many buckets there are, a power of two.
+    /// How many buckets there are.
     pub(crate) buckets: AtomicU64,
     /// How many entries there are.
     pub(crate) entries: AtomicU64,
@@ -48,16 +48,16 @@ pub(crate) struct Bucket {
     pub(crate) slots: [AtomicU64; SLOTS],
 }
 
-/// A connection (`conn/entry.rs`). The fields before `life`, and `service`, `dest`, `controller` and `mark`, are
+/// A connection (`conn/entry.rs`), whole if its endpoints are three and IPv4. The fields before `life`, and `service`, `dest`, `controller` and `mark`, are
 /// written by the worker that inserts the connection, before it is found, and stay until the entry is reused.
 #[derive(Debug, Default)]
 #[cfg_attr(not(loom), repr(C, align(64)))]
 pub(crate) struct Entry {
-    /// Client's address and port, protocol, and whether it is a template.
+    /// Client's address, if IPv4, and port, protocol, and whether it is a template and IPv6.
     pub(crate) client: AtomicU64,
-    /// Virtual address and port, and the forwarding method.
+    /// Virtual address, if IPv4, and port, the forwarding method, and what the extension holds.
     pub(crate) virtual_endpoint: AtomicU64,
-    /// Destination's address.
+    /// Destination's address; in an extended entry the port of the local endpoint.
     pub(crate) dest_addr: AtomicU32,
     /// Destination's port.
     pub(crate) dest_port: AtomicU16,
@@ -84,8 +84,26 @@ pub(crate) struct Entry {
     pub(crate) generation: AtomicU32,
 }
 
+/// The second half of a connection whose endpoints do not fit its entry: any of them IPv6, or one that is local. It
+/// has the entry's index. Written and kept as the entry's endpoints are; of an address that is IPv4, or in the entry,
+/// the second word is 0.
+#[derive(Debug, Default)]
+#[cfg_attr(not(loom), repr(C, align(64)))]
+pub(crate) struct Extension {
+    /// Client's address, if IPv6.
+    pub(crate) client: [AtomicU64; 2],
+    /// Virtual address, if IPv6.
+    pub(crate) virtual_addr: [AtomicU64; 2],
+    /// Destination's address.
+    pub(crate) dest: [AtomicU64; 2],
+    /// Address of the director's own that the destination sees.
+    pub(crate) local: [AtomicU64; 2],
+}
+
 // The number of bytes per connection is a promise of the table, and a bucket must not straddle cache lines.
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Bucket>() == 64 && size_of::<Entry>() == 64);
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Extension>() == 64);
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Header>() <= HEADER_BYTES);

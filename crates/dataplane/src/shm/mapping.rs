@@ -10,7 +10,6 @@ use std::{
     ffi::c_void,
     io,
     ops::Deref,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
     ptr::{NonNull, null_mut},
     sync::Arc,
 };
@@ -21,7 +20,7 @@ use rustix::{
     mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap},
 };
 
-use super::layout::{Bucket, Entry, Header};
+use super::layout::{Bucket, Entry, Extension, Header};
 
 /// What a table's memory may cost at its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -70,15 +69,16 @@ unsafe impl Cell for Header {}
 unsafe impl Cell for Bucket {}
 // SAFETY: as for `Header`.
 unsafe impl Cell for Entry {}
+// SAFETY: as for `Header`.
+unsafe impl Cell for Extension {}
 
-/// The memory file and its mapping.
+/// The mapping of a memory file, which it keeps alive.
 #[cfg(not(loom))]
 #[derive(Debug)]
 pub(crate) struct Mapping {
     base: NonNull<u8>,
     size_bytes: usize,
     pages: Pages,
-    file: OwnedFd,
     /// The addresses around `base`; unmaps all of them when dropped.
     _reservation: Reservation,
 }
@@ -115,11 +115,6 @@ impl Mapping {
         self.pages
     }
 
-    /// The memory file, for the process that is to go on with it.
-    pub(crate) fn file(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-
     /// A view of `len` cells from byte `offset` on.
     ///
     /// # Panics
@@ -149,7 +144,6 @@ impl Mapping {
                 base,
                 size_bytes,
                 pages,
-                file,
                 _reservation: Reservation { start: base, size_bytes },
             });
         }
@@ -176,7 +170,7 @@ impl Mapping {
                 return Err(error.into());
             }
         };
-        Ok(Self { base, size_bytes, pages, file, _reservation: reservation })
+        Ok(Self { base, size_bytes, pages, _reservation: reservation })
     }
 
     /// Asks for huge pages now; whether all of it has them.
@@ -242,7 +236,7 @@ impl<C: Cell> Deref for Cells<C> {
 
 /// Brings a cell's line into the cache: a hint, which has no other effect.
 #[inline]
-pub(crate) fn prefetch<C: Cell>(cell: &C) {
+pub(crate) fn prefetch<T>(cell: &T) {
     #[cfg(all(target_arch = "x86_64", not(loom)))]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};

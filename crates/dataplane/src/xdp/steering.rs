@@ -14,7 +14,8 @@ pub struct SteeringRules {
     /// Packets *to* these are the director's, and so are fragments and ICMP errors to their addresses. A service that
     /// takes any port belongs to `wide`.
     pub services: BTreeSet<(Protocol, Endpoint)>,
-    /// Packets *from* these are, unless they go to a local address; so are fragments from their addresses.
+    /// Packets *from* these are, unless they go to a local address; so are fragments from their addresses. Besides
+    /// masqueraded destinations, virtual endpoints whose replies may pass here.
     pub nat_destinations: BTreeSet<(Protocol, Endpoint)>,
     /// Every TCP, UDP, SCTP, AH and ESP packet to these is, and every fragment and ICMP error: services that take
     /// any port, and marks.

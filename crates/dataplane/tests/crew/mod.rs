@@ -24,7 +24,7 @@ use xvs_dataplane::snapshot::{
 };
 use xvs_dataplane::verdict::Verdict;
 use xvs_proto::{Endpoint, FlowKey, MacAddr, Protocol};
-use xvs_sched::{ForwardingMethod, Load, ServiceKey, Weight, scheduler};
+use xvs_sched::{ForwardingMethod, Load, ServiceKey, Weight, scheduler, scheduler::Setup};
 
 pub(crate) const SYN: u8 = 0x02;
 pub(crate) const ACK: u8 = 0x10;
@@ -290,11 +290,19 @@ fn snapshot(workers: usize) -> Snapshot {
             Member { id, endpoint: Endpoint::new(server(number), port), method, weight: Weight(1), live }
         });
         let members: Box<[_]> = members.collect();
-        let weights = [Weight(1); SERVERS as usize];
+        let destinations: Vec<_> = members
+            .iter()
+            .map(|&Member { endpoint, weight, .. }| xvs_sched::Destination {
+                endpoint,
+                weight,
+                last_weight: weight,
+            })
+            .collect();
+        let setup = Setup { destinations: &destinations, ..Setup::default() };
         snapshot.services.insert(Arc::new(Service {
             key: ServiceKey::Address { protocol, endpoint: Endpoint::new(VIP, port) },
             members,
-            scheduler: scheduler::build("rr", &weights).expect("rr is a scheduler"),
+            scheduler: scheduler::build("rr", &setup).expect("rr is a scheduler"),
             one_packet: false,
             place: Arc::default(),
         }));

@@ -1,0 +1,60 @@
+//! Destination hashing (`dh`).
+//!
+//! Runs once per new connection. 256 buckets are filled with the destinations in turn, whatever their weights, when it
+//! is built; the packet's destination address says the bucket. If the destination there is not usable, nobody is
+//! chosen. It keeps no state. Cost: one hash. Source: ipvs-behaviour, section 5.3.
+
+use crate::hash::{bucket, folded};
+use crate::scheduler::{Candidates, Choice, Kind, Request, Scheduler, Setup, State};
+
+pub(crate) const KIND: Kind = Kind::new("dh", |setup| Box::new(Dh::new(setup)));
+
+struct Dh {
+    /// How many destinations there are.
+    count: usize,
+}
+
+impl Dh {
+    fn new(setup: &Setup<'_>) -> Self {
+        Self { count: setup.destinations.len() }
+    }
+}
+
+impl Scheduler for Dh {
+    fn pick(&self, state: State, request: &Request, candidates: &dyn Candidates) -> Choice {
+        let position = bucket(folded(request.dest.addr), BUCKETS_BITS).checked_rem(self.count);
+        Choice { position: position.filter(|&position| candidates.usable(position)), state }
+    }
+}
+
+/// 256 buckets.
+const BUCKETS_BITS: u32 = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheduler::Flags;
+    use crate::scheduler::testing::{List, built, from};
+    use xvs_proto::Endpoint;
+
+    fn pick(dest: &str, weights: &[u32]) -> Option<usize> {
+        let dest = Endpoint::new(dest.parse::<std::net::IpAddr>().unwrap(), 80);
+        let request = Request { dest, ..from("192.0.2.1:1024") };
+        built("dh", weights, Flags(0)).pick(State(0), &request, &List::weights(weights)).position
+    }
+
+    #[test]
+    fn an_address_says_the_bucket_and_destinations_are_in_them_in_turn() {
+        let addresses = ["192.168.1.1", "192.168.1.2", "192.168.1.10", "10.1.2.3"];
+        assert_eq!(
+            addresses.map(|address| pick(address, &[1, 9, 5])),
+            [136, 234, 248, 2].map(|at| Some(at % 3))
+        );
+    }
+
+    #[test]
+    fn a_quiescent_destination_keeps_its_buckets_and_nobody_stands_in_for_it() {
+        assert_eq!(pick("192.168.1.1", &[1, 0, 1]), None);
+        assert_eq!(pick("10.1.2.3", &[1, 0, 1]), Some(2));
+    }
+}

@@ -1,0 +1,41 @@
+//! Weighted fail-over scheduling (`fo`).
+//!
+//! Runs once per new connection. Chooses the usable destination with the highest weight, whatever it carries; the
+//! first in order wins a tie. It keeps no state. Cost: one pass over the service's destinations.
+
+use crate::scheduler::{Candidates, Choice, Kind, Request, Scheduler, State};
+
+pub(crate) const KIND: Kind = Kind::new("fo", |_| Box::new(Fo));
+
+struct Fo;
+
+impl Scheduler for Fo {
+    fn pick(&self, state: State, _: &Request, candidates: &dyn Candidates) -> Choice {
+        let usable = (0..candidates.len()).filter(|position| candidates.usable(*position));
+        Choice { position: heaviest(usable, candidates), state }
+    }
+}
+
+/// Of some positions the one with the highest weight; the first wins a tie.
+pub(crate) fn heaviest(
+    positions: impl DoubleEndedIterator<Item = usize>,
+    candidates: &dyn Candidates,
+) -> Option<usize> {
+    // Of several equal ones the last is taken: the first in order.
+    positions.rev().max_by_key(|position| candidates.weight(*position))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheduler::testing::{List, choice};
+
+    #[test]
+    fn the_heaviest_usable_destination_takes_all_and_the_first_in_order_wins_a_tie() {
+        let list = || List::weights(&[10, 20, 20]).loads(&[(0, 0), (99, 0), (0, 0)]);
+        assert_eq!(choice(&Fo, State(0), &list()).position, Some(1));
+        assert_eq!(choice(&Fo, State(0), &list().overloaded(1)).position, Some(2));
+        assert_eq!(choice(&Fo, State(0), &list().overloaded(1).overloaded(2)).position, Some(0));
+        assert_eq!(choice(&Fo, State(0), &List::weights(&[0, 0])).position, None);
+    }
+}

@@ -1,0 +1,148 @@
+//! Locality-based least-connection scheduling (`lblc`).
+//!
+//! Runs once per new connection. Remembers for each destination address of packets who serves it, and chooses that one
+//! as long as it has a weight and is not overloaded while somebody else idles; otherwise chooses as `wlc` does, and
+//! remembers that. The upper threshold of who is remembered is not looked at, as IPVS does not. It keeps no state, but
+//! a [`Memory`]. Cost: a look-up there; a pass over the service's destinations when the address is new or its
+//! destination busy.
+//!
+//! Source: ipvs-behaviour, section 5.2.
+
+use std::sync::Arc;
+
+use crate::hash::identity;
+use crate::memory::{Entry, Memory};
+use crate::scheduler::{Candidates, Choice, Kind, Load, Request, Scheduler, Setup, State};
+use crate::wlc::least;
+
+pub(crate) const KIND: Kind = Kind::new("lblc", |setup| Box::new(Lblc::new(setup)));
+
+struct Lblc {
+    roster: Roster,
+    memory: Arc<Memory>,
+}
+
+impl Lblc {
+    fn new(setup: &Setup<'_>) -> Self {
+        let expiration = &setup.tuning.lblc_expiration_seconds;
+        let memory = setup.memory.clone().unwrap_or_else(|| Memory::new(expiration.clone()));
+        Self { roster: Roster::new(setup), memory }
+    }
+}
+
+impl Scheduler for Lblc {
+    fn pick(&self, state: State, request: &Request, candidates: &dyn Candidates) -> Choice {
+        let entry = self.memory.find(request.dest.addr);
+        let known = entry.and_then(|entry| self.roster.position(*entry.members().first()?));
+        let valid = known.filter(|&position| {
+            !candidates.weight(position).is_quiescent() && !is_overloaded(position, candidates)
+        });
+        let position = valid.or_else(|| least(0..candidates.len(), candidates, Load::overhead));
+        Choice { position, state }
+    }
+
+    fn choose(&self, state: State, request: &Request, candidates: &dyn Candidates) -> Choice {
+        let choice = self.pick(state, request, candidates);
+        if let Some(position) = choice.position {
+            let mut entry = Entry::new(request.now_millis);
+            entry.add(self.roster.identity(position), request.now_millis);
+            self.memory.enter(request.dest.addr, &entry);
+        }
+        choice
+    }
+
+    fn memory(&self) -> Option<&Arc<Memory>> {
+        Some(&self.memory)
+    }
+}
+
+/// Whether one has more active connections than its weight while another one has less than half of its own.
+pub(crate) fn is_overloaded(position: usize, candidates: &dyn Candidates) -> bool {
+    let active = |position| u64::from(candidates.load(position).active);
+    let weight = |position| u64::from(candidates.weight(position).0);
+    active(position) > weight(position)
+        && (0..candidates.len()).any(|other| active(other) * 2 < weight(other))
+}
+
+/// Who stands where: positions change with the list, a [`Memory`] knows identities.
+pub(crate) struct Roster {
+    identities: Box<[u64]>,
+    /// Both, ordered by identity.
+    positions: Box<[(u64, usize)]>,
+}
+
+impl Roster {
+    pub(crate) fn new(setup: &Setup<'_>) -> Self {
+        let identities: Box<[u64]> =
+            setup.destinations.iter().map(|destination| identity(destination.endpoint)).collect();
+        let mut positions: Box<[_]> =
+            identities.iter().enumerate().map(|(position, identity)| (*identity, position)).collect();
+        positions.sort_unstable();
+        Self { identities, positions }
+    }
+
+    pub(crate) fn identity(&self, position: usize) -> u64 {
+        self.identities[position]
+    }
+
+    /// The position of one that is still there.
+    pub(crate) fn position(&self, identity: u64) -> Option<usize> {
+        let found = self.positions.binary_search_by_key(&identity, |(identity, _)| *identity).ok()?;
+        Some(self.positions[found].1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheduler::Flags;
+    use crate::scheduler::build;
+    use crate::scheduler::testing::{List, built, destinations, from};
+
+    #[test]
+    fn an_address_stays_with_its_destination_until_that_is_busy_and_another_one_idles() {
+        let lblc = built("lblc", &[1, 1], Flags(0));
+        let next = |loads| {
+            let list = List::weights(&[1, 1]).loads(loads);
+            lblc.choose(State(0), &from("192.0.2.1:1"), &list).position
+        };
+        assert_eq!(next(&[(0, 0), (0, 0)]), Some(0));
+        assert_eq!(next(&[(1, 0), (0, 0)]), Some(0), "not above its weight");
+        assert_eq!(next(&[(2, 0), (1, 0)]), Some(0), "the other one does not idle");
+        assert_eq!(next(&[(2, 0), (0, 0)]), Some(1));
+        assert_eq!(next(&[(0, 0), (1, 0)]), Some(1), "remembered");
+    }
+
+    #[test]
+    fn who_is_remembered_is_chosen_above_its_threshold_but_not_without_a_weight() {
+        let lblc = built("lblc", &[1, 1], Flags(0));
+        let next = |list: &List| lblc.choose(State(0), &from("192.0.2.1:1"), list).position;
+        assert_eq!(next(&List::weights(&[1, 1])), Some(0));
+        assert_eq!(next(&List::weights(&[1, 1]).overloaded(0)), Some(0));
+        assert_eq!(next(&List::weights(&[0, 1])), Some(1));
+    }
+
+    #[test]
+    fn picking_remembers_nothing() {
+        let lblc = built("lblc", &[1, 1], Flags(0));
+        let busy = List::weights(&[1, 1]).loads(&[(1, 0), (0, 0)]);
+        assert_eq!(lblc.pick(State(0), &from("192.0.2.1:1"), &busy).position, Some(1));
+        assert_eq!(lblc.pick(State(0), &from("192.0.2.1:1"), &List::weights(&[1, 1])).position, Some(0));
+    }
+
+    #[test]
+    fn what_is_remembered_survives_a_change_of_destinations_also_of_who_goes_and_comes_back() {
+        let all = destinations(&[1, 1, 1]);
+        let of = |destinations: &[_], memory| {
+            build("lblc", &Setup { destinations, memory, ..Setup::default() }).unwrap()
+        };
+        let first = of(&all[1..], None);
+        assert_eq!(first.choose(State(0), &from("192.0.2.1:1"), &List::weights(&[1, 1])).position, Some(0));
+        let second = of(&all, first.memory().cloned());
+        assert_eq!(second.pick(State(0), &from("192.0.2.1:1"), &List::weights(&[1, 1, 1])).position, Some(1));
+        let without = of(&all[2..], second.memory().cloned());
+        assert_eq!(without.pick(State(0), &from("192.0.2.1:1"), &List::weights(&[1])).position, Some(0));
+        let back = of(&all, without.memory().cloned());
+        assert_eq!(back.pick(State(0), &from("192.0.2.1:1"), &List::weights(&[1, 1, 1])).position, Some(1));
+    }
+}

@@ -1,0 +1,134 @@
+//! Locality-based least-connection scheduling with replication (`lblcr`).
+//!
+//! Runs once per new connection. Remembers for each destination address of packets the set of those who serve it, and
+//! chooses among them as `wlc` does, unless the chosen one is overloaded while somebody else idles: then chooses among
+//! all, and adds that one to the set. A set that has not changed for `lblcr_expiration` loses the one that is loaded
+//! most for its weight; of those who have gone meanwhile the load is not known, and they are lost first. It keeps no
+//! state, but a [`Memory`], where a set has at most 16 members. Cost: a look-up there and a pass over the set; a pass
+//! over the service's destinations when the address is new or its destinations busy.
+//!
+//! Source: ipvs-behaviour, section 5.2.
+
+use std::sync::Arc;
+
+use crate::lblc::{Roster, is_overloaded};
+use crate::memory::{Entry, Memory};
+use crate::scheduler::{Candidates, Choice, Kind, Load, Request, Scheduler, Setup, State};
+use crate::wlc::least;
+
+pub(crate) const KIND: Kind = Kind::new("lblcr", |setup| Box::new(Lblcr::new(setup)));
+
+struct Lblcr {
+    roster: Roster,
+    memory: Arc<Memory>,
+}
+
+impl Lblcr {
+    fn new(setup: &Setup<'_>) -> Self {
+        let expiration = &setup.tuning.lblcr_expiration_seconds;
+        let memory = setup.memory.clone().unwrap_or_else(|| Memory::new(expiration.clone()));
+        Self { roster: Roster::new(setup), memory }
+    }
+
+    /// The choice, and what is to be remembered with it.
+    fn look(&self, request: &Request, candidates: &dyn Candidates) -> (Option<usize>, Entry) {
+        let now = request.now_millis;
+        let mut entry = self.memory.find(request.dest.addr).unwrap_or_else(|| Entry::new(now));
+        entry.used_millis = now;
+        let known = entry.members().iter().filter_map(|member| self.roster.position(*member));
+        let own = least(known, candidates, Load::overhead);
+        if entry.members().len() > 1 && now > entry.changed_millis + self.memory.expiration_millis() {
+            if let Some(place) = self.most_loaded(&entry, candidates) {
+                entry.remove(place, now);
+            }
+        }
+        let fit = own.filter(|&position| !is_overloaded(position, candidates));
+        if fit.is_some() {
+            return (fit, entry);
+        }
+        let any = least(0..candidates.len(), candidates, Load::overhead);
+        if let Some(position) = any {
+            entry.add(self.roster.identity(position), now);
+        }
+        (any, entry)
+    }
+
+    /// The place in the set of the one with the highest overhead-to-weight ratio; the first wins a tie.
+    fn most_loaded(&self, entry: &Entry, candidates: &dyn Candidates) -> Option<usize> {
+        let mut most: Option<(usize, i64, i64)> = None;
+        for (place, member) in entry.members().iter().enumerate() {
+            let Some(position) = self.roster.position(*member) else { return Some(place) };
+            let overhead = candidates.load(position).overhead();
+            let weight = i64::from(candidates.weight(position).0);
+            let exceeds =
+                |(_, of, its): (_, i64, i64)| of.saturating_mul(weight) < overhead.saturating_mul(its);
+            if weight > 0 && most.is_none_or(exceeds) {
+                most = Some((place, overhead, weight));
+            }
+        }
+        most.map(|(place, ..)| place)
+    }
+}
+
+impl Scheduler for Lblcr {
+    fn pick(&self, state: State, request: &Request, candidates: &dyn Candidates) -> Choice {
+        Choice { position: self.look(request, candidates).0, state }
+    }
+
+    fn choose(&self, state: State, request: &Request, candidates: &dyn Candidates) -> Choice {
+        let (position, entry) = self.look(request, candidates);
+        if !entry.members().is_empty() {
+            self.memory.enter(request.dest.addr, &entry);
+        }
+        Choice { position, state }
+    }
+
+    fn memory(&self) -> Option<&Arc<Memory>> {
+        Some(&self.memory)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheduler::build;
+    use crate::scheduler::testing::{List, destinations, from};
+
+    fn lblcr(weights: &[u32], expiration_seconds: u32) -> Box<dyn Scheduler> {
+        let setup = Setup { destinations: &destinations(weights), ..Setup::default() };
+        let expiration = &setup.tuning.lblcr_expiration_seconds;
+        expiration.store(expiration_seconds, std::sync::atomic::Ordering::Relaxed);
+        build("lblcr", &setup).unwrap()
+    }
+
+    fn next(scheduler: &dyn Scheduler, seconds: u64, weights: &[u32], loads: &[(u32, u32)]) -> Option<usize> {
+        let request = Request { now_millis: seconds * 1000, ..from("192.0.2.1:1") };
+        scheduler.choose(State(0), &request, &List::weights(weights).loads(loads)).position
+    }
+
+    #[test]
+    fn an_address_gets_a_second_destination_when_its_first_is_busy_and_chooses_between_them() {
+        let lblcr = lblcr(&[1, 1, 1], 100);
+        let next = |loads| next(&*lblcr, 0, &[1, 1, 1], loads);
+        assert_eq!(next(&[(0, 0), (0, 0), (0, 0)]), Some(0));
+        assert_eq!(next(&[(2, 0), (1, 0), (1, 0)]), Some(0), "nobody idles");
+        assert_eq!(next(&[(2, 0), (1, 0), (0, 0)]), Some(2));
+        assert_eq!(next(&[(0, 0), (0, 0), (1, 0)]), Some(0), "the lighter of the two");
+        assert_eq!(
+            next(&[(1, 0), (0, 0), (1, 0)]),
+            Some(2),
+            "the third is not of the set; the last added is first"
+        );
+    }
+
+    #[test]
+    fn a_set_that_has_not_changed_for_the_expiration_loses_its_most_loaded_member() {
+        let lblcr = lblcr(&[1, 1], 100);
+        let next = |seconds, loads| next(&*lblcr, seconds, &[1, 1], loads);
+        next(0, &[(0, 0), (0, 0)]);
+        assert_eq!(next(10, &[(2, 0), (0, 0)]), Some(1));
+        assert_eq!(next(110, &[(0, 5), (0, 9)]), Some(0), "not longer than the expiration");
+        assert_eq!(next(111, &[(0, 9), (0, 5)]), Some(1), "the first is lost");
+        assert_eq!(next(112, &[(0, 0), (1, 5)]), Some(1));
+    }
+}

@@ -1,0 +1,364 @@
+//! What `lblc` and `lblcr` remember: for each destination address of packets, who serves it.
+//!
+//! The control thread makes the table when a service is given its scheduler, hands it from one scheduler to the next
+//! when destinations change, and tends it; workers read and write it as they choose. It names a destination by its
+//! endpoint, so a removed one is known again when it comes back. Bounded: 1,024 buckets of 32 entries; in a full bucket
+//! the entry that was not used for longest gives way. Nobody waits: each entry has a version that is odd while somebody
+//! writes it; a reader that meets that has not found it, a writer that meets it leaves it to the other.
+//!
+//! Cost: a look-up reads the 32 keys of a bucket and one entry. Not here: what makes an entry valid.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use xvs_proto::Endpoint;
+
+use crate::hash::{bucket, folded, identity};
+
+/// Who serves one address, by the identities of their endpoints; the one added last comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Entry {
+    /// When somebody last asked for it.
+    pub(crate) used_millis: u64,
+    /// When somebody was added to or taken from those who serve it.
+    pub(crate) changed_millis: u64,
+    /// They, and zeroes after them.
+    pub(crate) members: [u64; MEMBERS_MAX],
+}
+
+impl Entry {
+    /// An address that nobody serves yet.
+    pub(crate) fn new(now_millis: u64) -> Self {
+        Self { used_millis: now_millis, ..Self::default() }
+    }
+
+    /// Those who serve it.
+    pub(crate) fn members(&self) -> &[u64] {
+        let count = self.members.iter().position(|member| *member == 0).unwrap_or(MEMBERS_MAX);
+        &self.members[..count]
+    }
+
+    /// Puts one before the others, unless it is among them; the last of too many goes.
+    pub(crate) fn add(&mut self, member: u64, now_millis: u64) {
+        if !self.members().contains(&member) {
+            self.members.rotate_right(1);
+            self.members[0] = member;
+            self.changed_millis = now_millis;
+        }
+    }
+
+    /// Takes the one at this place out.
+    pub(crate) fn remove(&mut self, place: usize, now_millis: u64) {
+        self.members[place..].rotate_left(1);
+        self.members[MEMBERS_MAX - 1] = 0;
+        self.changed_millis = now_millis;
+    }
+}
+
+/// The table.
+pub struct Memory {
+    /// Unused entries are forgotten after so long.
+    expiration_seconds: Arc<AtomicU32>,
+    /// By bucket and place: the address's identity, 0 where there is no entry. Written by who holds the slot.
+    keys: Box<[AtomicU64]>,
+    slots: Box<[Slot]>,
+    /// The control thread's; a worker never takes the lock.
+    keeper: Mutex<Keeper>,
+}
+
+/// An entry as it is shared. Words are written while `version` is odd, by who made it so.
+#[derive(Default)]
+struct Slot {
+    version: AtomicU64,
+    words: [AtomicU64; 2 + MEMBERS_MAX],
+}
+
+/// Where tending stands.
+#[derive(Default)]
+struct Keeper {
+    due_millis: Option<u64>,
+    rounds: u64,
+    /// The bucket to go on with.
+    rover: usize,
+}
+
+impl Memory {
+    /// An empty table.
+    pub(crate) fn new(expiration_seconds: Arc<AtomicU32>) -> Arc<Self> {
+        Arc::new(Self {
+            expiration_seconds,
+            keys: (0..BUCKETS * WAYS).map(|_| AtomicU64::new(0)).collect(),
+            slots: (0..BUCKETS * WAYS).map(|_| Slot::default()).collect(),
+            keeper: Mutex::default(),
+        })
+    }
+
+    /// After how long unused entries are forgotten.
+    pub(crate) fn expiration_millis(&self) -> u64 {
+        u64::from(self.expiration_seconds.load(Ordering::Relaxed)) * 1000
+    }
+
+    /// Who serves an address.
+    pub(crate) fn find(&self, addr: IpAddr) -> Option<Entry> {
+        let key = key(addr);
+        self.places(addr).filter(|place| self.key(*place) == key).find_map(|place| {
+            let slot = &self.slots[place];
+            // Acquire: what is read below is at least as new as this version.
+            let version = slot.version.load(Ordering::Acquire);
+            let entry = slot.read();
+            let same_key = self.key(place) == key;
+            // Whatever of a later writer was read above, its version is seen below: it wrote that before, with a
+            // Release fence between.
+            fence(Ordering::Acquire);
+            let stable = version % 2 == 0 && slot.version.load(Ordering::Relaxed) == version;
+            (stable && same_key).then_some(entry)
+        })
+    }
+
+    /// Remembers who serves an address, unless somebody else writes in the same place just now.
+    pub(crate) fn enter(&self, addr: IpAddr, entry: &Entry) {
+        let key = key(addr);
+        let vacant = || self.places(addr).find(|place| self.key(*place) == 0);
+        let oldest = || self.places(addr).min_by_key(|place| self.slots[*place].used_millis());
+        let known = self.places(addr).find(|place| self.key(*place) == key);
+        if let Some(place) = known.or_else(vacant).or_else(oldest) {
+            self.write(place, self.key(place), key, entry);
+        }
+    }
+
+    /// Forgets entries as IPVS does, when it is time; to be called every few seconds, by the control thread.
+    ///
+    /// Each minute, if there are more than 16,384: some of those unused for six minutes. Each half hour all that were
+    /// unused for as long as the setting says. Source: ipvs-behaviour, section 5.2.
+    pub fn tend(&self, now_millis: u64) {
+        let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut due = *keeper.due_millis.get_or_insert(now_millis + ROUND_MILLIS);
+        while due <= now_millis {
+            keeper.rounds += 1;
+            if keeper.rounds.is_multiple_of(FULL_ROUND) {
+                self.forget(0, due, self.expiration_millis(), usize::MAX);
+            } else {
+                let excess = self.entries().saturating_sub(ENTRIES);
+                keeper.rover =
+                    self.forget(keeper.rover, due, STALE_MILLIS, (excess * 4 / 3).min(ENTRIES / 2));
+            }
+            due += ROUND_MILLIS;
+        }
+        keeper.due_millis = Some(due);
+    }
+
+    /// How many addresses it knows.
+    pub(crate) fn entries(&self) -> usize {
+        self.keys.iter().filter(|key| key.load(Ordering::Relaxed) != 0).count()
+    }
+
+    /// Forgets up to `goal` entries that were unused for so long, bucket by bucket. Returns where it stopped.
+    fn forget(&self, rover: usize, now_millis: u64, unused_millis: u64, mut goal: usize) -> usize {
+        for step in 0..BUCKETS {
+            let bucket = (rover + step) % BUCKETS;
+            if goal == 0 {
+                return bucket;
+            }
+            for place in bucket * WAYS..(bucket + 1) * WAYS {
+                let key = self.key(place);
+                let stale = self.slots[place].used_millis() + unused_millis <= now_millis;
+                if key != 0 && stale {
+                    self.write(place, key, 0, &Entry::default());
+                    goal = goal.saturating_sub(1);
+                }
+            }
+        }
+        rover
+    }
+
+    /// Writes an entry in a place that has held `before`.
+    fn write(&self, place: usize, before: u64, key: u64, entry: &Entry) {
+        let slot = &self.slots[place];
+        let version = slot.version.load(Ordering::Relaxed);
+        let odd = version + 1;
+        // Acquire: the key below is what the writer before has left.
+        let held = version % 2 == 0
+            && slot.version.compare_exchange(version, odd, Ordering::Acquire, Ordering::Relaxed).is_ok();
+        if !held {
+            return;
+        }
+        // A reader that sees any of what follows sees the odd version, or a later one.
+        fence(Ordering::Release);
+        if self.key(place) == before {
+            self.keys[place].store(key, Ordering::Relaxed);
+            slot.write(entry);
+        }
+        // Release: who sees the even version sees the entry.
+        slot.version.store(odd + 1, Ordering::Release);
+    }
+
+    fn key(&self, place: usize) -> u64 {
+        self.keys[place].load(Ordering::Relaxed)
+    }
+
+    fn places(&self, addr: IpAddr) -> std::ops::Range<usize> {
+        let bucket = bucket(folded(addr), BUCKETS.ilog2());
+        bucket * WAYS..(bucket + 1) * WAYS
+    }
+}
+
+impl Slot {
+    fn used_millis(&self) -> u64 {
+        self.words[0].load(Ordering::Relaxed)
+    }
+
+    fn read(&self) -> Entry {
+        let [used_millis, changed_millis, members @ ..] =
+            std::array::from_fn::<_, { 2 + MEMBERS_MAX }, _>(|word| self.words[word].load(Ordering::Relaxed));
+        Entry { used_millis, changed_millis, members }
+    }
+
+    fn write(&self, entry: &Entry) {
+        let values = [entry.used_millis, entry.changed_millis].into_iter().chain(entry.members);
+        self.words.iter().zip(values).for_each(|(word, value)| word.store(value, Ordering::Relaxed));
+    }
+}
+
+fn key(addr: IpAddr) -> u64 {
+    identity(Endpoint { addr, port: 0 })
+}
+
+/// Settings of schedulers that change while they work; the control thread writes them.
+#[derive(Debug, Clone)]
+pub struct Tuning {
+    /// `lblc_expiration`, in seconds.
+    pub lblc_expiration_seconds: Arc<AtomicU32>,
+    /// `lblcr_expiration`, in seconds.
+    pub lblcr_expiration_seconds: Arc<AtomicU32>,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        let day = || Arc::new(AtomicU32::new(DAY_SECONDS));
+        Self { lblc_expiration_seconds: day(), lblcr_expiration_seconds: day() }
+    }
+}
+
+/// How many destinations of one address are remembered.
+pub(crate) const MEMBERS_MAX: usize = 16;
+const BUCKETS: usize = 1024;
+const WAYS: usize = 32;
+/// Above so many entries, some are forgotten early.
+const ENTRIES: usize = 16_384;
+const ROUND_MILLIS: u64 = 60_000;
+/// Of so many rounds one goes through all entries.
+const FULL_ROUND: u64 = 30;
+const STALE_MILLIS: u64 = 360_000;
+const DAY_SECONDS: u32 = 86_400;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    fn addr(number: u32) -> IpAddr {
+        Ipv4Addr::from(0x0900_0000 + number).into()
+    }
+
+    fn memory() -> Arc<Memory> {
+        Memory::new(Tuning::default().lblc_expiration_seconds)
+    }
+
+    fn entry(now_millis: u64, members: &[u64]) -> Entry {
+        let mut entry = Entry::new(now_millis);
+        members.iter().rev().for_each(|member| entry.add(*member, now_millis));
+        entry
+    }
+
+    #[test]
+    fn members_come_last_first_once_each_and_the_oldest_of_too_many_goes() {
+        let mut entry = Entry::new(0);
+        for member in [1, 2, 1, 3] {
+            entry.add(member, member);
+        }
+        assert_eq!((entry.members(), entry.changed_millis), (&[3, 2, 1][..], 3));
+        entry.remove(1, 9);
+        assert_eq!((entry.members(), entry.changed_millis), (&[3, 1][..], 9));
+        (10..10 + MEMBERS_MAX as u64).for_each(|member| entry.add(member, 9));
+        assert_eq!((entry.members().len(), entry.members()[0], entry.members()[15]), (16, 25, 10));
+    }
+
+    #[test]
+    fn an_address_is_found_as_it_was_entered_last_and_others_are_not() {
+        let memory = memory();
+        memory.enter(addr(1), &entry(1, &[7]));
+        memory.enter(addr(1), &entry(2, &[8, 7]));
+        assert_eq!(memory.find(addr(1)), Some(entry(2, &[8, 7])));
+        assert_eq!(memory.find(addr(2)), None);
+        assert_eq!(memory.entries(), 1);
+    }
+
+    #[test]
+    fn in_a_full_bucket_the_longest_unused_gives_way() {
+        let memory = memory();
+        let crowd: Vec<_> =
+            (0..).map(addr).filter(|addr| memory.places(*addr).start == 0).take(WAYS + 1).collect();
+        for (number, addr) in crowd.iter().enumerate() {
+            memory.enter(*addr, &entry(if number == 5 { 0 } else { 1 + number as u64 }, &[1]));
+        }
+        assert_eq!(memory.entries(), WAYS);
+        let gone: Vec<_> = crowd.iter().filter(|addr| memory.find(**addr).is_none()).collect();
+        assert_eq!(gone, [&crowd[5]]);
+    }
+
+    #[test]
+    fn every_half_hour_what_was_unused_for_the_expiration_is_forgotten() {
+        let memory = memory();
+        memory.expiration_seconds.store(1000, Ordering::Relaxed);
+        memory.tend(0);
+        memory.enter(addr(1), &entry(800_000, &[1]));
+        memory.enter(addr(2), &entry(800_001, &[1]));
+        memory.tend(1_799_999);
+        assert_eq!(memory.entries(), 2);
+        memory.tend(1_800_000);
+        assert_eq!((memory.find(addr(1)), memory.entries()), (None, 1));
+        memory.tend(3_600_000);
+        assert_eq!(memory.entries(), 0);
+    }
+
+    #[test]
+    fn of_too_many_a_third_more_than_the_excess_is_forgotten_each_minute_if_unused_for_six() {
+        let memory = memory();
+        memory.tend(0);
+        (0..18_000).for_each(|number| memory.enter(addr(number), &entry(60_000, &[1])));
+        let all = memory.entries();
+        memory.tend(419_999);
+        assert_eq!(memory.entries(), all);
+        memory.tend(420_000);
+        let gone = all - memory.entries();
+        let goal = (all - ENTRIES) * 4 / 3;
+        assert!((goal..goal + WAYS).contains(&gone), "{gone} instead of {goal}");
+        memory.tend(480_000);
+        assert_eq!(memory.entries(), all - gone, "no more than there may be");
+    }
+
+    #[test]
+    fn who_reads_while_others_write_sees_a_whole_entry_or_none() {
+        let memory = memory();
+        std::thread::scope(|scope| {
+            for writer in 1..=2 {
+                let memory = &memory;
+                scope.spawn(move || {
+                    for round in 0..20_000 {
+                        let member = round * 2 + writer;
+                        memory.enter(addr(1), &entry(member, &[member, member + 1]));
+                    }
+                });
+            }
+            for _ in 0..20_000 {
+                if let Some(Entry { used_millis, changed_millis, members }) = memory.find(addr(1)) {
+                    assert_eq!(
+                        (used_millis, members[0], members[1]),
+                        (changed_millis, used_millis, used_millis + 1)
+                    );
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,183 @@
+//! Maglev hashing (`mh`).
+//!
+//! Runs once per new connection. A table of 4,093 slots is filled when it is built: each destination has an order of
+//! its own in which it wants them, by hashes of its endpoint, and takes turns with the others, as many at a time as its
+//! weight says. So when one goes, few clients of the others move. The packet's source address, with `mh-port` also its
+//! source port, says the slot. If the destination there is not usable, nobody is chosen; with `mh-fallback` other slots
+//! are tried. Shares follow the last weight above 0, so that a quiescent destination gets its clients back.
+//!
+//! It keeps no state. Cost: one SipHash; with `mh-fallback` up to 4,093 more while destinations are unusable. Building:
+//! about 4,093 × ln 4,093 steps in all, however many destinations.
+//!
+//! Source: ipvs-behaviour, section 5.4; Eisenbud et al., «Maglev», NSDI 2016, section 3.4.
+
+use std::net::IpAddr;
+
+use crate::hash::{folded, sip};
+use crate::scheduler::{Candidates, Choice, Flags, Kind, Request, Scheduler, Setup, State};
+use crate::wrr::gcd;
+
+pub(crate) const KIND: Kind =
+    Kind { destinations_max: SLOTS, ..Kind::new("mh", |setup| Box::new(Mh::new(setup))) };
+
+struct Mh {
+    flags: Flags,
+    /// The position in each slot; empty if no destination has ever had a weight.
+    slots: Box<[u32]>,
+}
+
+impl Mh {
+    fn new(setup: &Setup<'_>) -> Self {
+        Self { flags: setup.flags, slots: fill(setup) }
+    }
+}
+
+impl Scheduler for Mh {
+    fn pick(&self, state: State, request: &Request, candidates: &dyn Candidates) -> Choice {
+        let port = if self.flags.contains(Flags::PORT) { request.source.port } else { 0 };
+        let usable = |offset: usize| {
+            let slot = slot(hash(PLACE_KEY, request.source.addr, port, offset as u32));
+            let position = self.slots.get(slot).map(|position| *position as usize);
+            (slot, position.filter(|&position| candidates.usable(position)))
+        };
+        let (own, mut position) = usable(0);
+        if position.is_none() && self.flags.contains(Flags::FALLBACK) {
+            position = (0..SLOTS).find_map(|offset| usable((offset + own) % SLOTS).1);
+        }
+        Choice { position, state }
+    }
+}
+
+/// One destination on its way through the slots that it wants.
+struct Walk {
+    position: u32,
+    next: usize,
+    skip: usize,
+    /// How many slots it takes before the next destination has its turn.
+    turns: u32,
+}
+
+/// Who has which slot.
+fn fill(setup: &Setup<'_>) -> Box<[u32]> {
+    let weights = || setup.destinations.iter().map(|destination| destination.last_weight.0);
+    let divisor = weights().fold(0, gcd).max(1);
+    let heaviest = weights().max().unwrap_or(0) / divisor;
+    let shift = (u32::BITS - heaviest.leading_zeros()).saturating_sub(WEIGHT_BITS);
+    let takes_part = (0..).zip(setup.destinations).filter(|(_, destination)| destination.last_weight.0 > 0);
+    let mut walks: Vec<Walk> = takes_part
+        .map(|(position, destination)| {
+            let hash = |key| hash(key, destination.endpoint.addr, destination.endpoint.port, 0);
+            Walk {
+                position,
+                next: slot(hash(PLACE_KEY)),
+                skip: hash(SKIP_KEY) as usize % (SLOTS - 1) + 1,
+                turns: ((destination.last_weight.0 / divisor) >> shift).max(1),
+            }
+        })
+        .collect();
+    if walks.is_empty() {
+        return Box::default();
+    }
+    let mut slots = vec![VACANT; SLOTS];
+    let mut vacant = SLOTS;
+    while vacant > 0 {
+        for walk in &mut walks {
+            for _ in 0..walk.turns.min(vacant as u32) {
+                while slots[walk.next] != VACANT {
+                    walk.next = (walk.next + walk.skip) % SLOTS;
+                }
+                slots[walk.next] = walk.position;
+                vacant -= 1;
+            }
+        }
+    }
+    slots.into()
+}
+
+/// The low half of a SipHash over address, port and offset, added up.
+fn hash(key: u64, addr: IpAddr, port: u16, offset: u32) -> u32 {
+    let value = offset.wrapping_add(port.into()).wrapping_add(folded(addr));
+    sip(key, &value.to_le_bytes()) as u32
+}
+
+fn slot(hash: u32) -> usize {
+    hash as usize % SLOTS
+}
+
+/// A prime, so that each destination's steps lead through all slots.
+const SLOTS: usize = 4093;
+/// How many bits of the weights count.
+const WEIGHT_BITS: u32 = 6;
+/// For a client's slot, and for where a destination begins.
+const PLACE_KEY: u64 = 2_654_435_761;
+/// For how far a destination steps.
+const SKIP_KEY: u64 = 2_654_446_892;
+/// No position: there are at most [`SLOTS`] destinations.
+const VACANT: u32 = u32::MAX;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::destination::{Destination, Weight};
+    use crate::scheduler::testing::{List, built, destinations, from};
+
+    fn owned(destinations: &[Destination]) -> Vec<usize> {
+        let slots = fill(&Setup { destinations, ..Setup::default() });
+        (0..destinations.len()).map(|at| slots.iter().filter(|slot| **slot as usize == at).count()).collect()
+    }
+
+    fn pick(source: &str, flags: Flags, list: &List) -> Option<usize> {
+        built("mh", &[1, 1, 1], flags).pick(State(0), &from(source), list).position
+    }
+
+    #[test]
+    fn destinations_begin_and_step_where_the_kernels_do() {
+        let places = destinations(&[1, 1, 1]).into_iter().map(|Destination { endpoint, .. }| {
+            let hash = |key| hash(key, endpoint.addr, endpoint.port, 0) as usize;
+            (hash(PLACE_KEY) % SLOTS, hash(SKIP_KEY) % (SLOTS - 1) + 1)
+        });
+        assert_eq!(places.collect::<Vec<_>>(), [(1631, 3453), (1231, 3544), (3167, 700)]);
+    }
+
+    #[test]
+    fn slots_are_shared_by_weight() {
+        assert_eq!(owned(&destinations(&[1, 1, 1])), [1365, 1364, 1364]);
+        assert_eq!(owned(&destinations(&[1, 2, 4])), [585, 1170, 2338]);
+        assert_eq!(owned(&destinations(&[10, 20, 40])), [585, 1170, 2338]);
+        assert_eq!(owned(&destinations(&[0, 0])), [0, 0]);
+        let huge = owned(&destinations(&[i32::MAX as u32, 1]));
+        assert_eq!((huge[0] + huge[1], huge[1] > 0), (SLOTS, true));
+    }
+
+    #[test]
+    fn clients_reach_the_servers_that_they_reach_through_the_kernel() {
+        // Positions: 10.0.0.3 is 0, 10.0.0.2 is 1, 10.0.0.1 is 2.
+        let clients = ["192.168.1.1:1024", "192.168.1.2:1024", "192.168.1.10:1024", "10.1.2.3:1024"];
+        let list = List::weights(&[1, 1, 1]);
+        assert_eq!(clients.map(|client| pick(client, Flags(0), &list).unwrap()), [2, 0, 2, 2]);
+        assert_eq!(clients.map(|client| pick(client, Flags::PORT, &list).unwrap()), [1, 0, 1, 1]);
+    }
+
+    #[test]
+    fn a_quiescent_destination_keeps_its_slots_and_only_a_fallback_stands_in_for_it() {
+        let list = || List::weights(&[1, 1, 0]);
+        assert_eq!(pick("192.168.1.1:1024", Flags(0), &list()), None);
+        assert_eq!(pick("192.168.1.2:1024", Flags(0), &list()), Some(0), "others stay where they are");
+        assert!(matches!(pick("192.168.1.1:1024", Flags::FALLBACK, &list()), Some(0 | 1)));
+        assert_eq!(pick("192.168.1.1:1024", Flags::FALLBACK, &list().overloaded(0)), Some(1));
+        assert_eq!(pick("192.168.1.1:1024", Flags::FALLBACK, &list().overloaded(0).overloaded(1)), None);
+    }
+
+    #[test]
+    fn shares_follow_the_last_weight_above_zero() {
+        let mut all = destinations(&[1, 2, 4]);
+        let before = fill(&Setup { destinations: &all, ..Setup::default() });
+        all[2].weight = Weight(0);
+        assert_eq!(fill(&Setup { destinations: &all, ..Setup::default() }), before);
+    }
+
+    #[test]
+    fn as_many_destinations_as_slots_have_one_each() {
+        assert_eq!(owned(&destinations(&[7; SLOTS])), [1; SLOTS]);
+    }
+}

@@ -1,0 +1,26 @@
+//! The service without a scheduler (`none`).
+//!
+//! Runs once per new connection and chooses nobody. Cost: nothing.
+
+use crate::scheduler::{Candidates, Choice, Kind, Request, Scheduler, State};
+
+pub(crate) const KIND: Kind = Kind::new("none", |_| Box::new(Nobody));
+
+struct Nobody;
+
+impl Scheduler for Nobody {
+    fn pick(&self, state: State, _: &Request, _: &dyn Candidates) -> Choice {
+        Choice { position: None, state }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheduler::testing::{List, choice};
+
+    #[test]
+    fn nobody_is_ever_chosen() {
+        assert_eq!(choice(&Nobody, State(0), &List::weights(&[1, 2])).position, None);
+    }
+}

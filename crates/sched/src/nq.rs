@@ -1,0 +1,42 @@
+//! Never-queue scheduling (`nq`).
+//!
+//! Runs once per new connection. Chooses the first usable destination without active connections, whatever its
+//! weight; if there is none, as `sed` does. It keeps no state. Cost: at most two passes over the service's
+//! destinations.
+
+use crate::scheduler::{Candidates, Choice, Kind, Request, Scheduler, State};
+use crate::sed::expected;
+use crate::wlc::least;
+
+pub(crate) const KIND: Kind = Kind::new("nq", |_| Box::new(Nq));
+
+struct Nq;
+
+impl Scheduler for Nq {
+    fn pick(&self, state: State, _: &Request, candidates: &dyn Candidates) -> Choice {
+        let mut all = 0..candidates.len();
+        let idle = all.find(|&position| candidates.load(position).active == 0 && candidates.usable(position));
+        Choice { position: idle.or_else(|| least(0..candidates.len(), candidates, expected)), state }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheduler::testing::{List, choice};
+
+    #[test]
+    fn idle_destinations_come_first_in_order_and_then_the_shortest_expected_delay() {
+        let next = |loads| choice(&Nq, State(0), &List::weights(&[1, 2, 3]).loads(loads)).position;
+        assert_eq!(next(&[(0, 9), (0, 0), (0, 0)]), Some(0));
+        assert_eq!(next(&[(1, 0), (0, 0), (0, 0)]), Some(1));
+        assert_eq!(next(&[(1, 0), (1, 0), (0, 0)]), Some(2));
+        assert_eq!(next(&[(1, 0), (1, 0), (1, 0)]), Some(2));
+    }
+
+    #[test]
+    fn an_idle_destination_that_is_quiescent_or_overloaded_is_left_out() {
+        let list = List::weights(&[0, 1, 1]).loads(&[(0, 0), (0, 0), (7, 0)]).overloaded(1);
+        assert_eq!(choice(&Nq, State(0), &list).position, Some(2));
+    }
+}

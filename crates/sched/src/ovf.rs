@@ -1,0 +1,43 @@
+//! Weighted overflow scheduling (`ovf`).
+//!
+//! Runs once per new connection. Chooses the usable destination with the highest weight whose active connections do
+//! not exceed its weight; the first in order wins a tie. So a destination of weight 3 takes a fourth connection, and the
+//! fifth goes on to the next. It keeps no state. Cost: one pass over the service's destinations.
+
+use crate::fo::heaviest;
+use crate::scheduler::{Candidates, Choice, Kind, Request, Scheduler, State};
+
+pub(crate) const KIND: Kind = Kind::new("ovf", |_| Box::new(Ovf));
+
+struct Ovf;
+
+impl Scheduler for Ovf {
+    fn pick(&self, state: State, _: &Request, candidates: &dyn Candidates) -> Choice {
+        let has_room = |position: &usize| {
+            candidates.usable(*position)
+                && candidates.load(*position).active <= candidates.weight(*position).0
+        };
+        Choice { position: heaviest((0..candidates.len()).filter(has_room), candidates), state }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheduler::testing::{List, choice};
+
+    #[test]
+    fn connections_overflow_from_the_heaviest_once_there_are_more_than_its_weight() {
+        let next = |loads| choice(&Ovf, State(0), &List::weights(&[1, 2, 3]).loads(loads)).position;
+        assert_eq!(next(&[(0, 0), (0, 0), (3, 999)]), Some(2));
+        assert_eq!(next(&[(0, 0), (0, 0), (4, 0)]), Some(1));
+        assert_eq!(next(&[(0, 0), (3, 0), (4, 0)]), Some(0));
+        assert_eq!(next(&[(2, 0), (3, 0), (4, 0)]), None);
+    }
+
+    #[test]
+    fn a_quiescent_or_overloaded_destination_is_never_chosen() {
+        let list = List::weights(&[0, 5, 2]).overloaded(1);
+        assert_eq!(choice(&Ovf, State(0), &list).position, Some(2));
+    }
+}

@@ -1,0 +1,110 @@
+//! Source hashing (`sh`).
+//!
+//! Runs once per new connection. 256 buckets are filled when it is built: each destination in turn takes as many as its
+//! weight says, at least one. The packet's source address, with `sh-port` also its source port, says the bucket. If the
+//! destination there is not usable, nobody is chosen; with `sh-fallback` other buckets are tried. It keeps no state.
+//! Cost: one hash; with `sh-fallback` up to 256 look-ups while destinations are unusable.
+//!
+//! Source: ipvs-behaviour, section 5.3.
+
+use crate::hash::{bucket, folded};
+use crate::scheduler::{Candidates, Choice, Flags, Kind, Request, Scheduler, Setup, State};
+
+pub(crate) const KIND: Kind = Kind::new("sh", |setup| Box::new(Sh::new(setup)));
+
+struct Sh {
+    flags: Flags,
+    /// The position in each bucket; empty if there are no destinations.
+    buckets: Box<[u32]>,
+}
+
+impl Sh {
+    fn new(setup: &Setup<'_>) -> Self {
+        let shares = (0..).zip(setup.destinations).flat_map(|(position, destination)| {
+            std::iter::repeat_n(position, destination.weight.0.max(1) as usize)
+        });
+        let round: Vec<u32> = shares.take(BUCKETS).collect();
+        Self { flags: setup.flags, buckets: round.iter().copied().cycle().take(BUCKETS).collect() }
+    }
+}
+
+impl Scheduler for Sh {
+    fn pick(&self, state: State, request: &Request, candidates: &dyn Candidates) -> Choice {
+        let port = if self.flags.contains(Flags::PORT) { u32::from(request.source.port) } else { 0 };
+        let own = bucket(folded(request.source.addr).wrapping_add(port), BUCKETS.ilog2());
+        let usable = |bucket: usize| {
+            let position = self.buckets.get(bucket).map(|position| *position as usize);
+            position.filter(|&position| candidates.usable(position))
+        };
+        let mut position = usable(own);
+        if position.is_none() && self.flags.contains(Flags::FALLBACK) {
+            let others = (0..BUCKETS).map(|offset| (own + (offset + own) % BUCKETS) % BUCKETS);
+            position = others.filter_map(usable).next();
+        }
+        Choice { position, state }
+    }
+}
+
+const BUCKETS: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheduler::testing::{List, built, from};
+
+    fn pick(source: &str, flags: Flags, list: &List, weights: &[u32]) -> Option<usize> {
+        built("sh", weights, flags).pick(State(0), &from(source), list).position
+    }
+
+    #[test]
+    fn an_address_says_the_bucket_and_destinations_are_in_as_many_as_they_weigh() {
+        let weights = [1, 2, 3];
+        for (source, position) in
+            [("192.168.1.1:9", 2), ("192.168.1.2:9", 0), ("192.168.1.10:9", 1), ("10.1.2.3:9", 1)]
+        {
+            assert_eq!(
+                pick(source, Flags(0), &List::weights(&weights), &weights),
+                Some(position),
+                "{source}"
+            );
+        }
+    }
+
+    #[test]
+    fn with_sh_port_the_source_port_counts_as_well() {
+        let weights = [1, 2, 3];
+        // Buckets 170, 12, 27 and 36 of a round of six.
+        for (source, position) in
+            [("192.168.1.1:1024", 1), ("192.168.1.2:1024", 0), ("192.168.1.10:1024", 2), ("10.1.2.3:1024", 0)]
+        {
+            assert_eq!(
+                pick(source, Flags::PORT, &List::weights(&weights), &weights),
+                Some(position),
+                "{source}"
+            );
+        }
+    }
+
+    #[test]
+    fn clients_of_an_unusable_destination_get_nobody_unless_there_is_a_fallback() {
+        let weights = [1, 0, 1];
+        let list = || List::weights(&weights);
+        // Bucket 136 of a round of three is the quiescent one's; the first tried is (136 + 136) mod 256.
+        assert_eq!(pick("192.168.1.1:9", Flags(0), &list(), &weights), None);
+        assert_eq!(pick("192.168.1.1:9", Flags::FALLBACK, &list(), &weights), Some(2));
+        assert_eq!(pick("192.168.1.1:9", Flags::FALLBACK, &list().overloaded(2), &weights), Some(0));
+        assert_eq!(
+            pick("192.168.1.1:9", Flags::FALLBACK, &list().overloaded(2).overloaded(0), &weights),
+            None
+        );
+    }
+
+    #[test]
+    fn a_giant_leaves_no_bucket_to_those_behind_it() {
+        let weights = [1, i32::MAX as u32, 1];
+        let taken: Vec<_> = (0..=255)
+            .map(|last| pick(&format!("192.0.2.{last}:9"), Flags(0), &List::weights(&weights), &weights))
+            .collect();
+        assert!(taken.iter().all(|position| matches!(position, Some(0 | 1))));
+    }
+}

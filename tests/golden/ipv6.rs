@@ -1,0 +1,409 @@
+//! What becomes of IPv6 packets, to the byte: what is theirs alone, and what is as in IPv4.
+//!
+//! Not here: tunnels.
+
+use std::net::Ipv6Addr;
+
+use etherparse::{EtherType, IpNumber};
+use xvs::frames::{ACK, Complaint6, FIN, Ipv6, RST, SYN, ethernet};
+use xvs::lab_cluster::{
+    CLIENT, CLIENT6, GATEWAY_MAC, INSIDE6, LAN_MAC, VIP, VIP6, WAN_MAC, at, server, server_mac, server6,
+};
+use xvs::{Datagram, LabCluster, Transport};
+
+use super::{BEGUN, FORWARDED, assert_judged, assert_passed, to_client, to_server};
+
+/// The first packet of each kind that begins a connection.
+const FIRST: [Transport; 4] = [Transport::Tcp(SYN), Transport::Udp, Transport::UdpUnsummed, Transport::Sctp];
+/// Lengths of data around the sizes where odd bytes and small packets matter.
+const LENGTHS: [usize; 7] = [0, 1, 2, 3, 17, 512, 1432];
+/// An address that no route leads to.
+const NOWHERE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xdead, 0, 0, 0, 0, 1);
+
+/// A cluster with a service of each protocol at port 80 whose only server is reached by this option and port.
+fn cluster(method: &str, port: u16) -> LabCluster {
+    with_server(LabCluster::new(), server6(1), port, method)
+}
+
+fn with_server(mut cluster: LabCluster, dest: Ipv6Addr, port: u16, options: &str) -> LabCluster {
+    for protocol in ["-t", "-u", "--sctp-service"] {
+        cluster.adm(&format!("-A {protocol} [{VIP6}]:80 -s rr"));
+        cluster.adm(&format!("-a {protocol} [{VIP6}]:80 -r [{dest}]:{port} {options}"));
+    }
+    cluster
+}
+
+fn request(transport: Transport) -> Datagram {
+    carrying(Datagram { tos: 0xb9, ..Datagram::new(transport, at(CLIENT6, 4000), at(VIP6, 80)) }, 0)
+}
+
+/// What the server answers to a client's packet as it saw it.
+fn reply(transport: Transport, port: u16) -> Datagram {
+    let answering = match transport {
+        Transport::Tcp(_) => Transport::Tcp(SYN | ACK),
+        other => other,
+    };
+    carrying(Datagram::new(answering, at(server6(1), port), at(CLIENT6, 4000)), 0)
+}
+
+/// The packet with this many bytes of data; of SCTP, behind an INIT.
+fn carrying(packet: Datagram, bytes: usize) -> Datagram {
+    let sctp = packet.transport == Transport::Sctp;
+    let mut packet = packet.carrying(bytes);
+    if sctp {
+        packet.data.splice(0..0, [1, 0, 0, 20].into_iter().chain([0; 16]));
+    }
+    packet
+}
+
+/// UDP as masquerading leaves it: a datagram without checksum gets one.
+fn summed(transport: Transport) -> Transport {
+    match transport {
+        Transport::UdpUnsummed => Transport::Udp,
+        other => other,
+    }
+}
+
+/// Puts extension headers, of which the first is of this kind, between the IPv6 header and what follows it.
+fn extended(mut frame: Vec<u8>, first: u8, extensions: &[u8]) -> Vec<u8> {
+    let length = u16::from_be_bytes([frame[18], frame[19]]) + extensions.len() as u16;
+    frame[18..20].copy_from_slice(&length.to_be_bytes());
+    frame[20] = first;
+    frame.splice(54..54, extensions.iter().copied());
+    frame
+}
+
+/// The client is told by the virtual address.
+fn told(complaint: Complaint6, about: &Datagram) -> (&'static str, Vec<u8>) {
+    let message = complaint.about(&about.packet(), VIP6);
+    ("wan", ethernet(WAN_MAC, GATEWAY_MAC, EtherType::IPV6, &message))
+}
+
+/// The server is told by the director's address on its side.
+fn told_server(complaint: Complaint6, about: &Datagram) -> (&'static str, Vec<u8>) {
+    let message = complaint.about(&about.packet(), INSIDE6);
+    ("lan", ethernet(LAN_MAC, server_mac(1), EtherType::IPV6, &message))
+}
+
+#[test]
+fn direct_routing_changes_the_link_header_and_the_hop_limit_and_nothing_else() {
+    for transport in FIRST {
+        for length in LENGTHS {
+            let mut cluster = cluster("-g", 80);
+            let first = carrying(request(transport), length.min(1400));
+            let want = to_server(1, &Datagram { ttl: 63, ..first.clone() });
+            assert_judged(&cluster.from_client(&first), "transmit", std::slice::from_ref(&want), BEGUN);
+            assert_judged(&cluster.from_client(&first), "transmit", &[want], FORWARDED);
+        }
+    }
+}
+
+#[test]
+fn masquerading_rewrites_the_destination_and_its_port_and_keeps_every_checksum() {
+    for port in [80, 8080] {
+        for transport in FIRST {
+            for length in LENGTHS {
+                let mut cluster = cluster("-m", port);
+                let first = carrying(request(transport), length.min(1400));
+                let want = Datagram {
+                    ttl: 63,
+                    dest: at(server6(1), port),
+                    transport: summed(transport),
+                    ..first.clone()
+                };
+                assert_judged(&cluster.from_client(&first), "transmit", &[to_server(1, &want)], BEGUN);
+                assert_judged(&cluster.from_client(&first), "transmit", &[to_server(1, &want)], FORWARDED);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_masqueraded_reply_comes_from_the_virtual_endpoint_with_every_checksum_right() {
+    for port in [80, 8080] {
+        for transport in FIRST {
+            for length in LENGTHS {
+                let mut cluster = cluster("-m", port);
+                cluster.from_client(&request(transport));
+                let answer = carrying(reply(transport, port), length.min(1400));
+                let want = Datagram {
+                    ttl: 63,
+                    source: at(VIP6, 80),
+                    transport: summed(answer.transport),
+                    ..answer.clone()
+                };
+                assert_judged(&cluster.from_server(&answer), "transmit", &[to_client(&want)], FORWARDED);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_udp_checksum_that_comes_out_as_zero_is_all_ones() {
+    let mut cluster = cluster("-m", 8080);
+    let rewritten = |first: &Datagram| Datagram { ttl: 63, dest: at(server6(1), 8080), ..first.clone() };
+    let mut packets =
+        (0..=u16::MAX).map(|word| Datagram { data: word.to_be_bytes().to_vec(), ..request(Transport::Udp) });
+    let first = packets
+        .find(|first| to_server(1, &rewritten(first)).1[60..62] == [0xff, 0xff])
+        .expect("one of all words makes every sum");
+    assert_judged(&cluster.from_client(&first), "transmit", &[to_server(1, &rewritten(&first))], BEGUN);
+}
+
+#[test]
+fn extension_headers_are_kept() {
+    // Hop-by-hop and destination options, each of padding alone (RFC 8200 section 4.2).
+    let extensions = |next| [60, 0, 1, 4, 0, 0, 0, 0, next, 0, 1, 4, 0, 0, 0, 0];
+    for method in ["-g", "-m"] {
+        for (transport, next) in [(Transport::Tcp(SYN), 6), (Transport::Udp, 17), (Transport::Sctp, 132)] {
+            let mut cluster = cluster(method, 80);
+            let first = carrying(request(transport), 9);
+            let frame = extended(first.frame(GATEWAY_MAC, WAN_MAC), 0, &extensions(next));
+            let dest = if method == "-m" { at(server6(1), 80) } else { first.dest };
+            let sent = to_server(1, &Datagram { ttl: 63, dest, ..first }).1;
+            let want = extended(sent, 0, &extensions(next));
+            assert_judged(&cluster.inject("wan", &frame), "transmit", &[("lan", want)], BEGUN);
+        }
+    }
+}
+
+#[test]
+fn a_fragment_header_that_says_nothing_is_taken_out_wherever_it_stands() {
+    let options = |next| [next, 0, 1, 4, 0, 0, 0, 0];
+    let fragment = [17, 0, 0, 0, 0, 0, 0, 7];
+    for method in ["-g", "-m"] {
+        let first = carrying(request(Transport::Udp), 5);
+        let dest = if method == "-m" { at(server6(1), 80) } else { first.dest };
+        let sent = to_server(1, &Datagram { ttl: 63, dest, ..first.clone() }).1;
+        for (before, kind, after) in
+            [(vec![], 44, sent.clone()), (options(44).to_vec(), 60, extended(sent, 60, &options(17)))]
+        {
+            let mut cluster = cluster(method, 80);
+            let extensions = [&before[..], &fragment].concat();
+            let mut frame = extended(first.frame(GATEWAY_MAC, WAN_MAC), kind, &extensions);
+            frame.extend([0xa5; 6]);
+            assert_judged(&cluster.inject("wan", &frame), "transmit", &[("lan", after)], BEGUN);
+        }
+        let mut cluster = cluster(method, 80);
+        cluster.inject("wan", &extended(first.frame(GATEWAY_MAC, WAN_MAC), 44, &fragment));
+        assert_eq!(cluster.stats()[3], format!("-> [{}]:80 1 1 0 53 0", server6(1)), "as reassembled");
+    }
+}
+
+#[test]
+fn a_chain_of_headers_without_an_end_is_dropped_for_that() {
+    let options =
+        |count: usize| [[60, 0, 1, 4, 0, 0, 0, 0].repeat(count - 1), vec![17, 0, 1, 4, 0, 0, 0, 0]].concat();
+    for (count, verdict) in [(6, "transmit"), (7, "drop ipv6_extensions"), (100, "drop ipv6_extensions")] {
+        let frame = extended(request(Transport::Udp).frame(GATEWAY_MAC, WAN_MAC), 60, &options(count));
+        assert_eq!(cluster("-m", 80).inject("wan", &frame).verdict, verdict, "{count}");
+    }
+}
+
+#[test]
+fn runt_packets_of_every_length_are_dropped_for_what_they_lack() {
+    let whole = request(Transport::Tcp(SYN)).frame(GATEWAY_MAC, WAN_MAC);
+    for length in 14..whole.len() {
+        let mut frame = whole[..length].to_vec();
+        assert_eq!(cluster("-m", 80).inject("wan", &frame).verdict, "drop ipv6_too_short", "{length}");
+        if length >= 54 {
+            frame[18..20].copy_from_slice(&(length as u16 - 54).to_be_bytes());
+            assert_eq!(cluster("-m", 80).inject("wan", &frame).verdict, "drop tcp_too_short", "{length}");
+        }
+    }
+}
+
+#[test]
+fn a_packet_whose_hop_limit_ends_here_is_dropped_and_its_client_told() {
+    for (method, answers) in [("-g", 1), ("-m", 0)] {
+        for ttl in [1, 0] {
+            let mut cluster = cluster(method, 80);
+            let first = Datagram { ttl, ..carrying(request(Transport::Udp), 7) };
+            let moved = [
+                ("connections", 1),
+                ("drop_ttl_expired", 1),
+                ("originated", 1),
+                ("rx_packets", 1),
+                ("tx_packets", 1),
+            ];
+            let want = told(Complaint6::TIME_EXCEEDED, &first);
+            assert_judged(&cluster.from_client(&first), "drop ttl_expired", &[want], &moved);
+            // An error about a directly routed packet passes for a reply.
+            let out = answers * (40 + 8 + 55);
+            assert_eq!(
+                cluster.stats()[3],
+                format!("-> [{}]:80 1 1 {answers} 55 {out}", server6(1)),
+                "{method}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_packet_too_big_for_its_way_is_dropped_and_its_client_told_the_size_and_quoted_up_to_1280_bytes() {
+    for method in ["-g", "-m"] {
+        for transport in [Transport::Tcp(SYN), Transport::Udp, Transport::Sctp] {
+            let mut cluster = with_server(LabCluster::with_mtu(1400), server6(1), 80, method);
+            let headers = carrying(request(transport), 0).packet().len();
+            let fits = carrying(request(transport), 1400 - headers);
+            assert_eq!(cluster.from_client(&fits).verdict, "transmit");
+            let first = carrying(request(transport), 1401 - headers);
+            let quoted = Datagram { ttl: 63, ..first.clone() };
+            let moved = [("drop_too_big", 1), ("originated", 1), ("rx_packets", 1), ("tx_packets", 1)];
+            let want = told(Complaint6::packet_too_big(1400), &quoted);
+            assert_eq!(want.1.len(), 14 + 1280);
+            assert_judged(&cluster.from_client(&first), "drop too_big", &[want], &moved);
+        }
+    }
+}
+
+#[test]
+fn a_reply_that_a_router_refuses_is_dropped_uncounted_and_its_server_told() {
+    let moved = |reason| [(reason, 1), ("originated", 1), ("rx_packets", 1), ("tx_packets", 1)];
+    let mut cluster = with_server(LabCluster::with_mtu(2000), server6(1), 80, "-m");
+    cluster.from_client(&request(Transport::Udp));
+    let last = Datagram { ttl: 1, ..reply(Transport::Udp, 80) };
+    let want = told_server(Complaint6::TIME_EXCEEDED, &last);
+    assert_judged(&cluster.from_server(&last), "drop ttl_expired", &[want], &moved("drop_ttl_expired"));
+    let long = carrying(reply(Transport::Udp, 80), 1453);
+    let want = told_server(Complaint6::packet_too_big(1500), &long);
+    assert_judged(&cluster.from_server(&long), "drop too_big", &[want], &moved("drop_too_big"));
+    assert_eq!(cluster.stats()[3], format!("-> [{}]:80 1 1 0 48 0", server6(1)));
+}
+
+#[test]
+fn a_service_without_a_destination_to_choose_tells_the_client_also_for_tcp() {
+    let mut cluster = with_server(LabCluster::new(), server6(1), 80, "-m -w 0");
+    for transport in FIRST {
+        let first = carrying(request(transport), 3);
+        let want = told(Complaint6::PORT_UNREACHABLE, &first);
+        let moved = [("drop_no_destination", 1), ("originated", 1), ("rx_packets", 1), ("tx_packets", 1)];
+        assert_judged(&cluster.from_client(&first), "drop no_destination", &[want], &moved);
+    }
+}
+
+#[test]
+fn a_destination_without_a_route_is_reported_as_an_address_that_cannot_be_reached() {
+    let mut cluster = with_server(LabCluster::new(), NOWHERE6, 80, "-m");
+    let first = request(Transport::Tcp(SYN));
+    let judged = cluster.from_client(&first);
+    assert_eq!(
+        (judged.verdict.as_str(), &judged.sent[0].1),
+        ("drop no_route", &told(Complaint6::ADDRESS_UNREACHABLE, &first).1)
+    );
+}
+
+#[test]
+fn nobody_is_told_of_an_error_who_is_no_single_host() {
+    for source in ["::", "::1", "ff02::1", "::ffff:192.0.2.200"] {
+        let mut cluster = with_server(LabCluster::new(), server6(1), 80, "-m -w 0");
+        let source: Ipv6Addr = source.parse().unwrap();
+        assert_passed(
+            &cluster.from_client(&Datagram { source: at(source, 4000), ..request(Transport::Udp) }),
+        );
+    }
+}
+
+#[test]
+fn a_server_that_speaks_unasked_is_told_if_so_set() {
+    let mut cluster = cluster("-m", 80);
+    let unasked = reply(Transport::Udp, 80);
+    assert_passed(&cluster.from_server(&unasked));
+    cluster.set("nat_icmp_send", 1);
+    let want = told_server(Complaint6::PORT_UNREACHABLE, &Datagram { ttl: 63, ..unasked.clone() });
+    let moved = [("drop_unasked", 1), ("originated", 1), ("rx_packets", 1), ("tx_packets", 1)];
+    assert_judged(&cluster.from_server(&unasked), "drop unasked", &[want], &moved);
+    let reset = Datagram { transport: Transport::Tcp(RST), ..unasked };
+    assert_passed(&cluster.from_server(&reset));
+}
+
+/// A directly routed connection whose server has the director as its router, after the client's SYN.
+fn seen_both_ways() -> LabCluster {
+    let mut cluster = cluster("-g", 80);
+    cluster.from_client(&request(Transport::Tcp(SYN)));
+    cluster
+}
+
+/// What a directly routed server sends: it is the virtual endpoint itself.
+fn direct_reply(flags: u8) -> Datagram {
+    Datagram::new(Transport::Tcp(flags), at(VIP6, 80), at(CLIENT6, 4000))
+}
+
+#[test]
+fn a_directly_routed_reply_that_passes_here_is_sent_on_and_counted_and_moves_the_state() {
+    let mut cluster = seen_both_ways();
+    let state = |cluster: &mut LabCluster| cluster.only_connection().1;
+    let answer = direct_reply(SYN | ACK);
+    let want = to_client(&Datagram { ttl: 63, ..answer.clone() });
+    assert_judged(&cluster.from_server(&answer), "transmit", &[want], FORWARDED);
+    assert_eq!(state(&mut cluster), "SYN_RECV");
+    cluster.from_client(&request(Transport::Tcp(ACK)));
+    assert_eq!(state(&mut cluster), "ESTABLISHED");
+    cluster.from_client(&request(Transport::Tcp(FIN | ACK)));
+    assert_eq!(state(&mut cluster), "CLOSE_WAIT", "not FIN_WAIT, where replies are seen");
+    assert_eq!(cluster.stats()[1], format!("-> [{}]:80 1 3 1 180 60", server6(1)));
+}
+
+#[test]
+fn a_reply_from_a_virtual_endpoint_without_a_connection_is_the_kernels_to_route() {
+    let mut cluster = seen_both_ways();
+    assert_passed(&cluster.from_server(&Datagram { dest: at(CLIENT6, 4001), ..direct_reply(ACK) }));
+}
+
+#[test]
+fn a_family_without_services_passes_untouched_beside_one_that_has_some() {
+    let mut cluster = LabCluster::new();
+    cluster.adm(&format!("-A -t {VIP}:80 -s rr"));
+    cluster.adm(&format!("-a -t {VIP}:80 -r {}:80 -m", server(1)));
+    let whole = request(Transport::Tcp(SYN)).frame(GATEWAY_MAC, WAN_MAC);
+    let atomic = extended(whole.clone(), 44, &[6, 0, 0, 0, 0, 0, 0, 7]);
+    for frame in [&whole, &atomic, &whole[..50].to_vec()] {
+        assert_passed(&cluster.inject("wan", frame));
+    }
+    let mut cluster = self::cluster("-m", 80);
+    let v4 = Datagram::new(Transport::Tcp(SYN), at(CLIENT, 4000), at(VIP, 80)).frame(GATEWAY_MAC, WAN_MAC);
+    for frame in [&v4, &v4[..30].to_vec()] {
+        assert_passed(&cluster.inject("wan", frame));
+    }
+}
+
+#[test]
+fn connections_of_a_family_wait_until_it_has_a_service_again() {
+    let mut cluster = cluster("-m", 80);
+    cluster.from_client(&request(Transport::Udp));
+    cluster.adm("-C");
+    cluster.adm(&format!("-A -u {VIP}:80"));
+    assert_passed(&cluster.from_client(&request(Transport::Udp)));
+    assert_passed(&cluster.from_server(&reply(Transport::Udp, 80)));
+    cluster.adm(&format!("-A -u [{VIP6}]:81"));
+    assert_eq!(cluster.from_server(&reply(Transport::Udp, 80)).verdict, "transmit");
+}
+
+#[test]
+fn other_protocols_and_what_icmpv6_says_are_the_kernels() {
+    let known = [6, 17, 132, 0, 43, 44, 60];
+    for protocol in (0..=255).filter(|protocol| !known.contains(protocol)) {
+        let header = Ipv6 { hop_limit: 64, traffic_class: 0 };
+        let packet = header.packet(IpNumber(protocol), CLIENT6, VIP6, &[0xa5; 40]);
+        let frame = ethernet(GATEWAY_MAC, WAN_MAC, EtherType::IPV6, &packet);
+        assert_passed(&cluster("-m", 80).inject("wan", &frame));
+    }
+}
+
+#[test]
+fn an_ipv6_connection_and_an_ipv4_one_of_the_same_ports_are_two() {
+    let mut cluster = cluster("-m", 80);
+    cluster.adm(&format!("-A -t {VIP}:80 -s rr"));
+    cluster.adm(&format!("-a -t {VIP}:80 -r {}:80 -m", server(1)));
+    let v4 = Datagram::new(Transport::Tcp(SYN), at(CLIENT, 4000), at(VIP, 80));
+    for first in [request(Transport::Tcp(SYN)), v4] {
+        assert_eq!(cluster.from_client(&first).verdict, "transmit");
+    }
+    assert_eq!(
+        cluster.connections(),
+        [
+            format!("TCP 01:00 SYN_RECV {CLIENT}:4000 {VIP}:80 {}:80", server(1)),
+            format!("TCP 01:00 SYN_RECV [{CLIENT6}]:4000 [{VIP6}]:80 [{}]:80", server6(1)),
+        ]
+    );
+}
