@@ -18,6 +18,8 @@ mod methods;
 mod refusals;
 #[path = "golden/shapes.rs"]
 mod shapes;
+#[path = "golden/tunnels.rs"]
+mod tunnels;
 
 /// A packet of a connection was forwarded.
 const FORWARDED: &[(&str, u64)] = &[("rx_packets", 1), ("tx_packets", 1)];

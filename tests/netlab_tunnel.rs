@@ -1,4 +1,4 @@
-//! Forwarding by IPIP tunnel with real sockets: real servers unwrap, have the VIP and reply themselves.
+//! Forwarding by tunnel with real sockets: real servers unwrap, have the VIP and reply themselves.
 //!
 //! An upload's full-sized segments do not fit the tunnel, so uploads also show that the client is told the
 //! path's MTU. Each test has a cluster of its own. Needs root. Not here: UDP (`netlab_udp.rs`).
@@ -23,4 +23,24 @@ fn two_hundred_parallel_connections_are_shared_evenly_with_one_worker() {
 #[test]
 fn two_hundred_parallel_connections_are_shared_evenly_with_two_workers() {
     carries::two_hundred_connections_at_once(Method::Tunnel, Workers::Two);
+}
+
+#[test]
+fn downloads_and_uploads_arrive_whole_by_gre() {
+    carries::tcp_whole_both_ways(Method::Gre, Workers::Two);
+}
+
+#[test]
+fn downloads_and_uploads_arrive_whole_by_gre_with_a_checksum() {
+    carries::tcp_whole_both_ways(Method::GreSummed, Workers::One);
+}
+
+#[test]
+fn downloads_and_uploads_arrive_whole_by_gue() {
+    carries::tcp_whole_both_ways(Method::Gue, Workers::Two);
+}
+
+#[test]
+fn downloads_and_uploads_arrive_whole_by_gue_with_a_checksum() {
+    carries::tcp_whole_both_ways(Method::GueSummed, Workers::One);
 }

@@ -26,7 +26,8 @@ use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::{BURST, LinkId, Port, Received, Woken};
 use xvs_dataplane::shm::{Census, Frame, FrameLayout, FramePool, Memory};
 use xvs_dataplane::snapshot::{
-    Destination, DestinationId, DestinationLive, Member, Path, Service, ServiceLive, Snapshot,
+    Destination, DestinationId, DestinationLive, Encapsulation, Member, Path, Service, ServiceLive, Snapshot,
+    Tunnel,
 };
 use xvs_dataplane::worker::Worker;
 use xvs_proto::ipv4::{self, Ipv4};
@@ -121,7 +122,10 @@ fn snapshot(method: ForwardingMethod) -> Snapshot {
             available: true,
             weight: Weight(1),
             path: Path::find(&snapshot.egress, server(number).into(), 0),
-            source: snapshot.egress.source_for(server(number).into(), LAN),
+            tunnel: Tunnel {
+                source: snapshot.egress.source_for(server(number).into(), LAN),
+                encapsulation: Encapsulation::Ip,
+            },
             live: live.clone(),
             service: service.clone(),
         };

@@ -1,7 +1,7 @@
 //! When what xvs did counts as what the kernel did.
 //!
 //! Frames are compared as a multiset of link and bytes, with what is nobody's to predict masked: the identification
-//! of headers that the director writes (and the sum over it) and of IPv6 fragments. Listings are exact below a service; the order of
+//! of headers that the director writes (and the sum over it) and of IPv6 fragments, and the source port of GUE. Listings are exact below a service; the order of
 //! services, which is that of a hash table in the kernel, and the table's size are free; times left may differ by
 //! what the kernel's timers are late.
 
@@ -22,7 +22,8 @@ fn list(value: &Value) -> &[Value] {
 
 fn masked(link: &Value, hex: &Value) -> (String, String) {
     let mut bytes = unhex(hex.as_str().unwrap_or_default());
-    let by_the_director = |protocol: u8| matches!(protocol, 1 | 4 | 41 | 47);
+    let gue = mask_gue(&mut bytes) || is_later_piece_of_tunnel(&bytes);
+    let by_the_director = |protocol: u8| gue || matches!(protocol, 1 | 4 | 41 | 47);
     if bytes.len() >= 34 && bytes[12..14] == [0x08, 0x00] && by_the_director(bytes[23]) {
         bytes[18..20].fill(0);
         bytes[24..26].fill(0);
@@ -33,6 +34,35 @@ fn masked(link: &Value, hex: &Value) -> (String, String) {
     }
     let text = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     (link.as_str().unwrap_or_default().to_owned(), text)
+}
+
+/// Whether a frame holds a later fragment of UDP that the director itself sends: of a GUE tunnel.
+fn is_later_piece_of_tunnel(frame: &[u8]) -> bool {
+    const DIRECTOR: [u8; 4] = [10, 2, 0, 1];
+    let is_later = |frame: &[u8]| frame[20] & 0x1f != 0 || frame[21] != 0;
+    frame.len() >= 34 && frame[12..14] == [0x08, 0x00] && frame[26..30] == DIRECTOR && is_later(frame)
+}
+
+/// Masks the source port of a GUE frame; of its checksum remains whether there is one and whether it is right.
+fn mask_gue(frame: &mut [u8]) -> bool {
+    let (addrs, udp) = match frame.get(12..14) {
+        Some([0x08, 0x00]) if frame[23] == 17 => (26..34, 34),
+        Some([0x86, 0xdd]) if frame[20] == 17 => (22..54, 54),
+        _ => return false,
+    };
+    let Some(&[0, protocol @ (4 | 41), 0, 0, first]) = frame.get(udp + 8..udp + 13) else { return false };
+    if first >> 4 != (if protocol == 4 { 4 } else { 6 }) {
+        return false;
+    }
+    let words = |bytes: &[u8]| -> u64 {
+        bytes.chunks(2).map(|word| u64::from(u16::from_be_bytes([word[0], *word.get(1).unwrap_or(&0)]))).sum()
+    };
+    let sum = words(&frame[addrs]) + words(&frame[udp..]) + 17 + (frame.len() - udp) as u64;
+    let summed = frame[udp + 6..udp + 8] != [0, 0];
+    let right = sum != 0 && sum.is_multiple_of(0xffff);
+    frame[udp..udp + 2].fill(0);
+    frame[udp + 6..udp + 8].copy_from_slice(&[u8::from(summed), u8::from(summed && right)]);
+    true
 }
 
 fn unhex(text: &str) -> Vec<u8> {

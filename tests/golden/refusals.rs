@@ -153,15 +153,6 @@ fn the_time_to_live_is_judged_before_the_size() {
 }
 
 #[test]
-fn a_path_too_narrow_for_any_tunnel_drops_without_telling_a_size() {
-    let mut cluster = cluster("-i", 87);
-    let first = Datagram { dont_fragment: true, ..request(Transport::Udp) };
-    let judged = cluster.from_client(&first);
-    assert!(judged.verdict.starts_with("drop "), "{judged:?}");
-    assert_eq!(judged.sent, []);
-}
-
-#[test]
 fn a_service_without_a_destination_to_choose_tells_the_client_also_for_tcp() {
     let moved = [("drop_no_destination", 1), ("originated", 1), ("rx_packets", 1), ("tx_packets", 1)];
     for scheduler in ["rr", "wrr", "wlc"] {

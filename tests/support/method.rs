@@ -1,4 +1,4 @@
-//! A forwarding method as the tests set it up: `xvsadm`'s option, and what the real servers need for it.
+//! A forwarding method as the tests set it up: `xvsadm`'s options, and what the real servers need for it.
 //!
 //! Used at the start of each test that forwards. Not here: what a method does to a packet.
 
@@ -14,15 +14,27 @@ pub enum Method {
     DirectRouting,
     /// `-i`: as direct routing, the packet wrapped in another.
     Tunnel,
+    /// `-i` by GRE.
+    Gre,
+    /// `-i` by GRE with a checksum.
+    GreSummed,
+    /// `-i` by GUE.
+    Gue,
+    /// `-i` by GUE with a UDP checksum.
+    GueSummed,
 }
 
 impl Method {
-    /// The option by which `ipvsadm -a` is told.
+    /// The options by which `ipvsadm -a` is told.
     pub fn option(self) -> &'static str {
         match self {
             Self::Nat => "-m",
             Self::DirectRouting => "-g",
             Self::Tunnel => "-i",
+            Self::Gre => "-i --tun-type gre",
+            Self::GreSummed => "-i --tun-type gre --tun-csum",
+            Self::Gue => "-i --tun-type gue --tun-port 6080",
+            Self::GueSummed => "-i --tun-type gue --tun-port 6080 --tun-csum",
         }
     }
 
@@ -35,7 +47,7 @@ impl Method {
         let method = match self {
             Self::Nat => return,
             Self::DirectRouting => "dr",
-            Self::Tunnel => "tunnel",
+            Self::Tunnel | Self::Gre | Self::GreSummed | Self::Gue | Self::GueSummed => "tunnel",
         };
         for server in REAL_SERVERS {
             let mut command = cluster.command(server, program("xvs"));

@@ -5,7 +5,6 @@
 //! as a connection may refer to them, so that one that is added again gets its connections and counts back.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,15 +12,17 @@ use std::time::Duration;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::egress::RouteTo;
 use xvs_dataplane::snapshot::{
-    Destination, DestinationId, DestinationLive, Member, Path, Service, ServiceLive, Snapshot,
+    self, Destination, DestinationId, DestinationLive, Encapsulation, Member, Path, Service, ServiceLive,
+    Snapshot,
 };
+use xvs_proto::checksum::Coverage;
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::scheduler::{self, Change, Flags, Memory, Setup, Tuning};
 use xvs_sched::{ForwardingMethod, ServiceKey, State as Place, Weight};
 
 use crate::estimator::Estimator;
 use crate::message::{Command, DestinationRow, ServiceRow};
-use crate::state::{self, DestinationOptions, State};
+use crate::state::{self, DestinationOptions, State, Tunnel, TunnelChecksum};
 
 /// How long a removed destination without connections is kept.
 const TRASH_TIME: Duration = Duration::from_secs(120);
@@ -58,6 +59,7 @@ struct Known {
     /// Whether some of its connections may be masqueraded: they keep their method when an edit changes it.
     was_nat: bool,
     weight: Weight,
+    encapsulation: Encapsulation,
     /// The last weight above 0 since it was added; 0 if there was none.
     last_weight: Weight,
     id: DestinationId,
@@ -71,6 +73,7 @@ impl Known {
         self.was_nat = nat || self.was_nat && self.has_connections();
         self.method = options.method;
         self.weight = options.weight;
+        self.encapsulation = encapsulation(options.tunnel);
         if !options.weight.is_quiescent() {
             self.last_weight = options.weight;
         }
@@ -231,6 +234,7 @@ impl Registry {
             method: ForwardingMethod::DirectRouting,
             was_nat: false,
             weight: Weight(0),
+            encapsulation: Encapsulation::Ip,
             last_weight: Weight(0),
             id,
             live: Arc::new(DestinationLive::new(self.workers)),
@@ -275,9 +279,9 @@ impl Registry {
         for known in self.known() {
             let Some(destination) = snapshot.destinations.find(known.id) else { continue };
             let path = Path::find(&snapshot.egress, known.endpoint.addr, 0);
-            let source = source(known, snapshot);
-            if (destination.path, destination.source) != (path, source) {
-                let rerouted = Destination { path, source, ..destination.clone() };
+            let tunnel = tunnel(known, snapshot);
+            if (destination.path, destination.tunnel) != (path, tunnel) {
+                let rerouted = Destination { path, tunnel, ..destination.clone() };
                 snapshot.destinations.set(known.id, Some(rerouted));
                 changed = true;
             }
@@ -364,12 +368,27 @@ impl Registry {
     }
 }
 
-/// The address that tunnels to a destination come from.
-fn source(known: &Known, snapshot: &Snapshot) -> Option<IpAddr> {
+/// What tunnels to a destination look like.
+fn tunnel(known: &Known, snapshot: &Snapshot) -> snapshot::Tunnel {
     let egress = &snapshot.egress;
-    match egress.route(known.endpoint.addr, 0) {
+    let source = match egress.route(known.endpoint.addr, 0) {
         RouteTo::Via { link, .. } => egress.source_for(known.endpoint.addr, link),
         _ => None,
+    };
+    snapshot::Tunnel { source, encapsulation: known.encapsulation }
+}
+
+/// A tunnel as it leaves the director. The option of remote checksum offload is only for packets whose own checksum
+/// is still to be computed, and none that came over the wire is such a packet; theirs is the full checksum.
+fn encapsulation(tunnel: Tunnel) -> Encapsulation {
+    let coverage = |checksum| match checksum {
+        TunnelChecksum::Without => Coverage::None,
+        TunnelChecksum::Full | TunnelChecksum::Remote => Coverage::Whole,
+    };
+    match tunnel {
+        Tunnel::Ipip => Encapsulation::Ip,
+        Tunnel::Gre { checksum } => Encapsulation::Gre(coverage(checksum)),
+        Tunnel::Gue { port, checksum } => Encapsulation::Gue { port, coverage: coverage(checksum) },
     }
 }
 
@@ -393,7 +412,7 @@ fn available(known: &Known, service: &Arc<ServiceLive>, snapshot: &Snapshot) -> 
         available: true,
         weight: known.weight,
         path: Path::find(&snapshot.egress, known.endpoint.addr, 0),
-        source: source(known, snapshot),
+        tunnel: tunnel(known, snapshot),
         live: known.live.clone(),
         service: service.clone(),
     }

@@ -49,6 +49,9 @@ pub struct Ipvs {
     pub lblcr_expiration: u32,
     /// 1: a real server that sends without being asked gets an ICMP error. Default: 0.
     pub nat_icmp_send: Switch,
+    /// 1: tunnels forbid fragmentation as the packet inside does, and the sender of one that is too big for them is
+    /// told. 0: they never do, and are fragmented. Default: 1.
+    pub pmtu_disc: Switch,
     /// `off`, `tunnels` or `all`: the connections whose SYN and SYN+ACK promise no larger segments than their way takes.
     /// Default: `tunnels`; the kernel has no such key and leaves that to its rules.
     pub mss_clamp: Clamp,
@@ -140,6 +143,7 @@ impl Default for Ipvs {
             lblcr_expiration: 86_400,
             nat_icmp_send: off,
             mss_clamp: Clamp(MssClamp::Tunnels),
+            pmtu_disc: Switch(true),
         }
     }
 }
@@ -183,6 +187,7 @@ impl Ipvs {
                 let word = Clamp::try_from(value.to_owned());
                 self.mss_clamp = word.map_err(|_| bad("off, tunnels or all"))?;
             }
+            "pmtu_disc" => self.pmtu_disc = switch()?,
             _ => {
                 let known = KEYS.map(str::to_owned).to_vec();
                 return Err(CommandError::UnknownSetting { key: key.to_owned(), known });
@@ -244,12 +249,13 @@ impl Ipvs {
             drop_packet_rate: if self.drop_packet.is_on(memory) { rate } else { 0 },
             nat_icmp_send: self.nat_icmp_send.0,
             mss_clamp: self.mss_clamp.0,
+            pmtu_disc: self.pmtu_disc.0,
         }
     }
 }
 
 /// What [`Ipvs::set`] knows.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "am_droprate",
     "amemthresh",
     "conn_reuse_mode",
@@ -261,6 +267,7 @@ const KEYS: [&str; 15] = [
     "lblcr_expiration",
     "mss_clamp",
     "nat_icmp_send",
+    "pmtu_disc",
     "secure_tcp",
     "sloppy_sctp",
     "sloppy_tcp",

@@ -4,11 +4,11 @@
 //! and before it is applied: what the data plane would treat wrongly must be refused, never taken and ignored.
 //! Pure. Each capability that is added deletes its lines here.
 
-use xvs_proto::{Endpoint, Family};
-use xvs_sched::{ForwardingMethod, ServiceKey};
+use xvs_proto::Endpoint;
+use xvs_sched::ServiceKey;
 
 use crate::message::{Command, CommandError};
-use crate::state::{DestinationOptions, ServiceOptions, Tunnel};
+use crate::state::{DestinationOptions, ServiceOptions};
 
 /// Whether the data plane can do what a command asks for.
 ///
@@ -23,7 +23,7 @@ pub fn supported(command: &Command) -> Result<(), CommandError> {
         Command::AddDestination { service, endpoint, options }
         | Command::EditDestination { service, endpoint, options } => {
             key_supported(service)?;
-            destination_supported(service, *endpoint, options)
+            destination_supported(*endpoint, options)
         }
         Command::StartDaemon(daemon) => Err(refusal(
             format!("{} daemon", daemon.role.name()),
@@ -58,21 +58,10 @@ fn service_supported(key: &ServiceKey, options: &ServiceOptions) -> Result<(), C
     Ok(())
 }
 
-fn destination_supported(
-    service: &ServiceKey,
-    endpoint: Endpoint,
-    options: &DestinationOptions,
-) -> Result<(), CommandError> {
-    let v6 = service.family() == Family::V6 || endpoint.family() == Family::V6;
-    if v6 && options.method == ForwardingMethod::Tunnel {
-        return Err(refusal(endpoint, "tunnels of IPv6 are", "use -g or -m"));
-    }
+fn destination_supported(endpoint: Endpoint, options: &DestinationOptions) -> Result<(), CommandError> {
     if options.upper_threshold != 0 || options.lower_threshold != 0 {
         let next = "add the destination without them";
         return Err(refusal(endpoint, "thresholds (-x, -y) are", next));
-    }
-    if options.tunnel != Tunnel::Ipip {
-        return Err(refusal(endpoint, "tunnel types gue and gre are", "use --tun-type ipip"));
     }
     Ok(())
 }
@@ -84,9 +73,9 @@ fn refusal(object: impl ToString, what: &str, next: &str) -> CommandError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{Netmask, SchedulerFlags, TunnelChecksum};
-    use xvs_proto::Protocol;
-    use xvs_sched::Weight;
+    use crate::state::{Netmask, SchedulerFlags};
+    use xvs_proto::{Family, Protocol};
+    use xvs_sched::{ForwardingMethod, Weight};
 
     fn key() -> ServiceKey {
         ServiceKey::tcp(Endpoint::new([192, 0, 2, 100], 80))
@@ -128,7 +117,6 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_object_what_is_missing_and_the_next_step() {
-        let v6 = Endpoint::new([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 80);
         let plain = || ServiceOptions::of(Family::V4);
         let server = DestinationOptions::default;
         for (command, object, what) in [
@@ -147,23 +135,6 @@ mod tests {
                 dest(DestinationOptions { upper_threshold: 1, ..server() }),
                 "192.0.2.1:80",
                 "thresholds (-x, -y) are",
-            ),
-            (
-                dest(DestinationOptions {
-                    tunnel: Tunnel::Gre { checksum: TunnelChecksum::Without },
-                    ..server()
-                }),
-                "192.0.2.1:80",
-                "tunnel types gue and gre are",
-            ),
-            (
-                Command::AddDestination {
-                    service: ServiceKey::tcp(v6),
-                    endpoint: v6,
-                    options: DestinationOptions { method: ForwardingMethod::Tunnel, ..server() },
-                },
-                "[2001:db8::1]:80",
-                "tunnels of IPv6 are",
             ),
         ] {
             let refused = supported(&command).unwrap_err();

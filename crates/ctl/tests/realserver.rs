@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::num::NonZeroU32;
 use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket};
+use rustix::net::{AddressFamily, Protocol, RawProtocol, SendFlags, SocketType, ipproto, sendto, socket};
 use serde_json::Value;
 use support::{Netns, must};
 
@@ -209,6 +210,110 @@ fn tunnelled(client: SocketAddrV4, text: &[u8]) -> Vec<u8> {
     ipv4(4, Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2), &inner)
 }
 
+/// A datagram of an IPv6 client to port 5000 of an IPv6 virtual address.
+fn request6(vip: Ipv6Addr, text: &[u8]) -> Vec<u8> {
+    let client = Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 9);
+    let length = (8 + text.len() as u16).to_be_bytes();
+    let udp = [&4000u16.to_be_bytes()[..], &5000u16.to_be_bytes(), &length, &[0, 0], text].concat();
+    let pseudo = [&client.octets()[..], &vip.octets(), &[0, 17], &length, &udp].concat();
+    let words = pseudo.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
+    let sum: u32 = words.sum();
+    let check = !((sum & 0xffff) as u16 + (sum >> 16) as u16);
+    let header = [&[0x60, 0, 0, 0], &length[..], &[17, 64], &client.octets(), &vip.octets()].concat();
+    [&header, &udp[..6], &check.to_be_bytes(), text].concat()
+}
+
+/// Sends a payload of an IP packet of this protocol; the kernel writes the header.
+fn send_raw(director: &Netns, server: IpAddr, protocol: u8, payload: &[u8]) {
+    director.run(|| {
+        let family = if server.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let number = NonZeroU32::new(protocol.into()).map(|number| Protocol::from_raw(number as RawProtocol));
+        let raw = socket(family, SocketType::RAW, number).expect("this test runs as root");
+        sendto(raw, payload, SendFlags::empty(), &SocketAddr::new(server, 0)).expect("there is a route");
+    });
+}
+
+#[test]
+fn every_tunnel_over_and_around_both_families_is_taken_off_and_counted_and_others_stay_with_the_kernel() {
+    let (director, server) = pair();
+    takes_every_tunnel(&director, &server, "eth", "native");
+}
+
+#[test]
+fn without_native_xdp_every_tunnel_is_taken_off_too() {
+    let (director, server) = pair();
+    server.ip("addr flush dev eth");
+    server.ip("link add mac0 link eth type macvlan mode bridge");
+    server.ip("link set mac0 up");
+    server.ip("addr add 10.0.0.2/24 dev mac0");
+    server.ip("route add default via 10.0.0.1");
+    takes_every_tunnel(&director, &server, "mac0", "generic");
+}
+
+/// Sends one packet of every tunnel around each family to the server's interface `dev`.
+fn takes_every_tunnel(director: &Netns, server: &Netns, dev: &str, mode: &str) {
+    director.ip("addr add 2001:db8:2::1/64 dev wan nodad");
+    server.ip(&format!("addr add 2001:db8:2::2/64 dev {dev} nodad"));
+    let vip6 = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
+    let before = state(server);
+    done(server, &format!("up --vip {VIP} --method tunnel --gue-port 5555"));
+    done(server, &format!("up --vip {vip6} --method tunnel --dev {dev}"));
+
+    let echoes =
+        [IpAddr::from(VIP), vip6.into()].map(|vip| server.run(|| UdpSocket::bind((vip, 5000)).unwrap()));
+    let client = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 9), 4000);
+    for outer in ["10.0.0.2", "2001:db8:2::2"].map(|addr| addr.parse::<IpAddr>().unwrap()) {
+        for (echo, family) in echoes.iter().zip([4, 6]) {
+            echo.set_read_timeout(Some(PATIENCE)).unwrap();
+            let (direct, ethertype, gue_port) =
+                if family == 4 { (4, 0x0800u16, 5555u16) } else { (41, 0x86dd, 6080) };
+            for kind in ["ip", "gre", "gue"] {
+                let text = format!("{kind} over {outer}");
+                // The inner packet of `tunnelled` follows its outer header.
+                let inner = match family {
+                    4 => tunnelled(client, text.as_bytes())[20..].to_vec(),
+                    _ => request6(vip6, text.as_bytes()),
+                };
+                let gre = [&[0, 0], &ethertype.to_be_bytes()[..], &inner].concat();
+                let length = (12 + inner.len() as u16).to_be_bytes();
+                let udp = [&[0x80, 0], &gue_port.to_be_bytes()[..], &length, &[0, 0]].concat();
+                let gue = [&udp[..], &[0, direct, 0, 0], &inner].concat();
+                let (protocol, payload) = match kind {
+                    "ip" => (direct, inner),
+                    "gre" => (47, gre),
+                    _ => (17, gue),
+                };
+                send_raw(director, outer, protocol, &payload);
+                let mut buffer = [0; 100];
+                let len =
+                    echo.recv(&mut buffer).unwrap_or_else(|error| panic!("{family} in {text}: {error}"));
+                assert_eq!(&buffer[..len], text.as_bytes());
+            }
+        }
+    }
+    // To another address than a virtual one: GRE around a packet to the server itself.
+    let own = ipv4(17, *client.ip(), Ipv4Addr::new(10, 0, 0, 2), &[0; 8]);
+    send_raw(director, "10.0.0.2".parse().unwrap(), 47, &[&[0, 0, 8, 0], &own[..]].concat());
+    // After it in the same queue, so that it has been counted.
+    send_raw(director, "10.0.0.2".parse().unwrap(), 4, &tunnelled(client, b"last")[20..]);
+    let mut buffer = [0; 100];
+    assert_eq!(echoes[0].recv(&mut buffer).unwrap(), 4);
+
+    let up = status(server);
+    assert_eq!(up[0]["problems"], serde_json::json!([]));
+    assert_eq!(up[0]["decapsulation"], format!("an XDP program on {dev} ({mode})"));
+    assert_eq!(up[0]["takes"], "IP in IP, GRE, GUE to UDP port 5555; IPv4 and IPv6 over IPv4 and IPv6");
+    let counters = serde_json::json!({
+        "ip": 5, "gre": 4, "gue": 4, "left_to_kernel": 1, "bad_checksum": 0, "congested": 0
+    });
+    assert_eq!(up[0]["counters"], counters);
+    let shown = done(server, "status");
+    assert!(shown.contains("packets taken: 5 IP in IP, 4 GRE, 4 GUE; left to the kernel: 1"), "{shown}");
+    done(server, &format!("down --vip {VIP}"));
+    done(server, &format!("down --vip {vip6}"));
+    assert_eq!(state(server), before);
+}
+
 #[test]
 fn a_tunnelled_request_is_decapsulated_and_its_reply_leaves_by_the_clients_route() {
     let (director, server) = pair();
@@ -261,9 +366,37 @@ fn a_tunnelled_request_is_decapsulated_and_its_reply_leaves_by_the_clients_route
     assert_eq!(state(&server), before);
 }
 
+/// Puts an XDP program of somebody else on the server's interface.
+fn occupy(server: &Netns) {
+    let object = std::env::temp_dir().join(format!("{}.bpf.o", server.name));
+    let source = "__attribute__((section(\"xdp\"), used)) int other(void *frame) { return 2; }";
+    let mut clang = Command::new("clang");
+    clang.args(["-O2", "-target", "bpf", "-x", "c", "-c", "-", "-o"]).arg(&object).stdin(Stdio::piped());
+    let mut clang = clang.spawn().expect("clang is there: the build needs it");
+    let mut stdin = clang.stdin.take().expect("it was asked for above");
+    stdin.write_all(source.as_bytes()).expect("clang reads its input");
+    drop(stdin);
+    assert!(clang.wait().expect("it is a child of this process").success());
+    server.ip(&format!("link set dev eth xdp obj {} sec xdp", object.display()));
+    fs::remove_file(object).expect("clang made it");
+}
+
 #[test]
-fn where_the_kernel_has_tunl0_it_decapsulates_and_has_the_address() {
+fn another_xdp_program_is_neither_replaced_nor_removed() {
     let (_director, server) = pair();
+    occupy(&server);
+    let before = state(&server);
+    assert!(before.contains("with an XDP program"), "{before}");
+    let occupied = refused(&server, "up --vip 198.51.100.1 --method tunnel");
+    assert!(occupied.contains("has another XDP program (id "), "{occupied}");
+    assert_eq!(state(&server), before, "what was done is undone");
+    server.ip("link set dev eth xdp off");
+}
+
+#[test]
+fn beside_another_xdp_program_the_kernels_tunl0_decapsulates_and_has_the_address() {
+    let (_director, server) = pair();
+    occupy(&server);
     // Not a tunnel, but it has the name by which the kernel's is found.
     server.ip("link add tunl0 type veth peer name far");
     server.ip("link set far up");
@@ -272,30 +405,18 @@ fn where_the_kernel_has_tunl0_it_decapsulates_and_has_the_address() {
     done(&server, "up --vip 198.51.100.1 --method tunnel");
     let up = status(&server);
     assert_eq!((&up[0]["address_on"], &up[0]["dev"]), (&"tunl0".into(), &"eth".into()));
-    assert_eq!(up[0]["decapsulation"], "the kernel's tunl0");
+    assert_eq!(
+        (&up[0]["decapsulation"], &up[0]["takes"]),
+        (&"the kernel's tunl0".into(), &"IPv4 in IPv4".into())
+    );
     let now = state(&server);
-    assert!(now.contains("net.ipv4.conf.tunl0.rp_filter = 2") && !now.contains("XDP"), "{now}");
+    assert!(now.contains("net.ipv4.conf.tunl0.rp_filter = 2"), "{now}");
+    server.ip("link set dev eth xdp off");
+    assert!(done(&server, "up --vip 198.51.100.1 --method tunnel").contains("already"));
+    assert_eq!(status(&server)[0]["decapsulation"], "the kernel's tunl0", "who has it keeps it");
     done(&server, "down --vip 198.51.100.1");
+    occupy(&server);
     assert_eq!(state(&server), before);
-}
-
-#[test]
-fn another_xdp_program_is_neither_replaced_nor_removed() {
-    let (_director, server) = pair();
-    let object = std::env::temp_dir().join(format!("{}.bpf.o", server.name));
-    let source = "__attribute__((section(\"xdp\"), used)) int other(void *frame) { return 2; }";
-    let mut clang = Command::new("clang");
-    clang.args(["-O2", "-target", "bpf", "-x", "c", "-c", "-", "-o"]).arg(&object).stdin(Stdio::piped());
-    let mut clang = clang.spawn().expect("clang is there: the build needs it");
-    clang.stdin.take().unwrap().write_all(source.as_bytes()).unwrap();
-    assert!(clang.wait().unwrap().success());
-    server.ip(&format!("link set dev eth xdp obj {} sec xdp", object.display()));
-    fs::remove_file(object).unwrap();
-    let before = state(&server);
-    assert!(before.contains("with an XDP program"), "{before}");
-    let occupied = refused(&server, "up --vip 198.51.100.1 --method tunnel");
-    assert!(occupied.contains("has another XDP program (id "), "{occupied}");
-    assert_eq!(state(&server), before, "what was done is undone");
     server.ip("link set dev eth xdp off");
 }
 
@@ -323,8 +444,8 @@ fn what_cannot_be_done_says_why_and_leaves_everything_as_it_was() {
     assert_eq!(no_dev, "xvs: there is no interface eth9; there are lo, eth\n");
     let wire = refused(&server, "up --vip 10.0.0.7");
     assert!(wire.starts_with("xvs: 10.0.0.7 is an address of eth, where it would answer ARP"), "{wire}");
-    let family = refused(&server, "up --vip 2001:db8::1 --method tunnel --dev eth");
-    assert!(family.contains("use --method dr"), "{family}");
+    let gue = refused(&server, "up --vip 198.51.100.1 --gue-port 6080");
+    assert!(gue.contains("it goes with --method tunnel"), "{gue}");
     assert_eq!(xvs(&server, "up --vip nonsense").status.code(), Some(2));
     assert_eq!(state(&server), before);
     done(&server, "up --vip 198.51.100.1");

@@ -1,22 +1,28 @@
-// Decapsulation on a real server: takes the outer IPv4 header off a packet of the director's tunnel.
+// Decapsulation on a real server: takes the outer headers off a packet of the director's tunnel.
 //
-// Runs for every frame that the interface receives, before the kernel sees it. A packet whose outer header is to one
-// of our addresses and of protocol 4 (RFC 2003), and whose inner header is to a virtual address configured here,
-// goes on to the kernel without the outer header. Everything else goes on as it came: fragments, of which only the
-// kernel can make a packet, and what does not parse. The one thing dropped is what RFC 6040 §4.2 says to drop: an
-// outer header that a router marked as having met congestion, around a packet that cannot carry that mark.
+// Runs for every frame that the interface receives, before the kernel sees it. A packet that is addressed to us and
+// carries another to a virtual address served here goes on to the kernel as that other packet: in IPv4 or IPv6
+// directly (RFC 2003, RFC 4213, RFC 2473), behind a GRE header (RFC 2784), or behind UDP and GUE headers
+// (draft-ietf-intarea-gue) to one of our ports. Everything else goes on as it came: fragments, of which only the
+// kernel can make a packet, headers with options that the director does not write, and what does not parse. Dropped
+// is only what the kernel's own tunnels drop: a wrong checksum of the tunnel's header, and an outer header that a
+// router marked as having met congestion around a packet that cannot carry that mark (RFC 6040 section 4.2).
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/udp.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
+
+#include "maps.h"
 
 struct addresses {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1024);
-	__type(key, __be32);
+	__type(key, struct xvs_address);
 	__type(value, __u32);
 };
 
@@ -24,81 +30,235 @@ struct addresses {
 struct addresses outer_dests SEC(".maps");
 struct addresses virtuals SEC(".maps");
 
+// UDP ports that GUE is taken at.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __be16);
+	__type(value, __u32);
+} gue_ports SEC(".maps");
+
+// What became of packets, in the order of `Counters` in src/xdp/decap.rs.
+enum { TAKEN_IP, TAKEN_GRE, TAKEN_GUE, LEFT, BAD_CHECKSUM, CONGESTED };
+struct counters {
+	__u64 of[8];
+};
+
+// One cache line for each of the first CPUs; others share.
+#define COUNTER_LINES 64
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, COUNTER_LINES);
+	__type(key, __u32);
+	__type(value, struct counters);
+} decap_counters SEC(".maps");
+
 struct tag {
 	__be16 control;
 	__be16 ethertype;
 };
 
+struct gre {
+	__be16 flags;
+	__be16 protocol;
+};
+
+struct gue {
+	__u8 version_control_length;
+	__u8 protocol;
+	__be16 flags;
+};
+
 #define MAX_TAGS 2
 #define ECN_MASK 3
 #define ECN_CE 3
+#define GRE_CHECKSUM 0x8000
+// More than link header, tags and an outer header with options come to; the verifier wants it said.
+#define MAX_PAYLOAD 127
+// Keeps the compiler from working out a value anew in another way: the verifier has checked this one only.
+#define PIN(value) asm volatile("" : "+r"(value))
+// Bytes that are summed at a time.
+#define CHUNK 128
 
-// Where the outer header starts, behind up to two VLAN tags; 0 if the frame is not IPv4.
-static __always_inline __u32 ip_offset(void *data, void *end)
+// A packet around another; offsets count from the frame's first byte.
+struct outer {
+	struct xvs_address dest;
+	__u32 network;   // where its header is
+	__u32 payload;   // where what it carries is
+	__u32 bytes;     // how much that is
+	__u32 addresses; // sum of its source and destination
+	__u8 protocol;
+	__u8 ecn;
+};
+
+static __always_inline void count(__u32 index)
+{
+	__u32 line = bpf_get_smp_processor_id() % COUNTER_LINES;
+	struct counters *counters = bpf_map_lookup_elem(&decap_counters, &line);
+	if (counters)
+		__sync_fetch_and_add(&counters->of[index & 7], 1);
+}
+
+static __always_inline int counted(__u32 index, int verdict)
+{
+	count(index);
+	return verdict;
+}
+
+// Where the network header is, behind up to two VLAN tags; 0 if there is none.
+static __always_inline __u32 network_offset(void *data, void *end, __be16 *ethertype)
 {
 	struct ethhdr *eth = data;
 	if ((void *)(eth + 1) > end)
 		return 0;
-	__be16 ethertype = eth->h_proto;
+	*ethertype = eth->h_proto;
 	__u32 offset = sizeof(*eth);
 	for (int i = 0; i < MAX_TAGS; i++) {
-		if (ethertype != bpf_htons(ETH_P_8021Q) && ethertype != bpf_htons(ETH_P_8021AD))
+		if (*ethertype != bpf_htons(ETH_P_8021Q) && *ethertype != bpf_htons(ETH_P_8021AD))
 			break;
 		struct tag *tag = data + offset;
 		if ((void *)(tag + 1) > end)
 			return 0;
-		ethertype = tag->ethertype;
+		*ethertype = tag->ethertype;
 		offset += sizeof(*tag);
 	}
-	return ethertype == bpf_htons(ETH_P_IP) ? offset : 0;
+	return offset;
 }
 
-// One's complement sum of a header's words, folded; 0xffff if its checksum is right (RFC 1071).
-static __always_inline __u32 header_sum(void *header, __u32 bytes, void *end)
+static __always_inline __u32 folded(__u64 sum)
 {
-	__u32 sum = 0;
-	__u16 *word = header;
-	for (__u32 i = 0; i < 30 && i * 2 < bytes; i++, word++) {
-		if ((void *)(word + 1) > end)
-			return 0;
-		sum += *word;
-	}
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
 	return (sum & 0xffff) + (sum >> 16);
 }
 
-// Marks a packet as having met congestion and keeps its header's checksum right (RFC 1624, eqn. 3).
-static __always_inline void mark_congestion(struct iphdr *ip)
+// One's complement sum of an IPv4 header's words, folded; 0xffff if its checksum is right (RFC 1071).
+static __always_inline __u32 header_sum(struct xdp_md *ctx, __u32 offset, __u32 bytes)
 {
-	__be16 *first = (__be16 *)ip;
-	__be16 old = *first;
-	ip->tos |= ECN_CE;
-	__u32 sum = (__u16)~ip->check + (__u16)~old + *first;
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	ip->check = ~sum;
+	__u8 header[60] = {};
+	if (bytes > sizeof(header) || bpf_xdp_load_bytes(ctx, offset, header, bytes))
+		return 0;
+	return folded(bpf_csum_diff(0, 0, (__be32 *)header, sizeof(header), 0));
 }
 
-// Takes `header` bytes out from behind the `l2` bytes in front of the outer header.
-static __always_inline int strip(struct xdp_md *ctx, __u32 l2, __u32 header)
+struct summing {
+	struct xdp_md *ctx;
+	__u32 offset;
+	__u32 bytes;
+	__u32 sum;
+};
+
+// Adds the next bytes to the sum; 1 ends the loop.
+static long sum_chunk(__u32 index, void *data)
+{
+	struct summing *summing = data;
+	__u8 chunk[CHUNK] = {};
+	__u32 now = summing->bytes;
+
+	(void)index;
+	if (now > CHUNK)
+		now = CHUNK;
+	if (now == 0 || bpf_xdp_load_bytes(summing->ctx, summing->offset, chunk, now))
+		return 1;
+	summing->sum = bpf_csum_diff(0, 0, (__be32 *)chunk, sizeof(chunk), summing->sum);
+	summing->offset += now;
+	summing->bytes -= now;
+	return 0;
+}
+
+// The same of `bytes` bytes of the frame, added to `sum`; 0 if they cannot be read.
+static __always_inline __u32 frame_sum(struct xdp_md *ctx, __u32 offset, __u32 bytes, __u32 sum)
+{
+	struct summing summing = { ctx, offset, bytes, sum };
+	bpf_loop(bytes / CHUNK + 1, sum_chunk, &summing, 0);
+	return summing.bytes ? 0 : folded(summing.sum);
+}
+
+// Reads the outer header. Fragments and what contradicts itself are not for us.
+static __always_inline int read_outer(struct xdp_md *ctx, __be16 ethertype, struct outer *outer)
+{
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
+	void *network = data + outer->network;
+	PIN(network);
+
+	if (ethertype == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip = network;
+		if ((void *)(ip + 1) > end || ip->version != 4)
+			return 0;
+		__u32 header = ip->ihl * 4, total = bpf_ntohs(ip->tot_len);
+		if (header < sizeof(*ip) || total < header || bpf_ntohs(ip->frag_off) & 0x3fff)
+			return 0;
+		if (header_sum(ctx, outer->network, header) != 0xffff)
+			return 0;
+		__builtin_memcpy(outer->dest.addr, &ip->daddr, sizeof(ip->daddr));
+		outer->dest.family = XVS_V4;
+		outer->payload = outer->network + header;
+		outer->bytes = total - header;
+		outer->protocol = ip->protocol;
+		outer->ecn = ip->tos & ECN_MASK;
+		outer->addresses = bpf_csum_diff(0, 0, &ip->saddr, 8, 0);
+	} else if (ethertype == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr *ip = network;
+		if ((void *)(ip + 1) > end || ip->version != 6)
+			return 0;
+		__builtin_memcpy(outer->dest.addr, &ip->daddr, sizeof(ip->daddr));
+		outer->dest.family = XVS_V6;
+		outer->payload = outer->network + sizeof(*ip);
+		outer->bytes = bpf_ntohs(ip->payload_len);
+		outer->protocol = ip->nexthdr;
+		outer->ecn = ip->flow_lbl[0] >> 4 & ECN_MASK;
+		outer->addresses = bpf_csum_diff(0, 0, (__be32 *)&ip->saddr, 32, 0);
+	} else {
+		return 0;
+	}
+	// Also in frames of several buffers, of which `end` closes the first only.
+	return bpf_xdp_get_buff_len(ctx) >= (__u64)outer->payload + outer->bytes;
+}
+
+// Marks a packet as having met congestion; 0 if it cannot carry the mark. An IPv4 header's checksum is kept right
+// (RFC 1624, eqn. 3).
+static __always_inline int mark_congestion(void *inner, __u32 family)
+{
+	if (family == XVS_V6) {
+		struct ipv6hdr *ip = inner;
+		if (!(ip->flow_lbl[0] >> 4 & ECN_MASK))
+			return 0;
+		ip->flow_lbl[0] |= ECN_CE << 4;
+		return 1;
+	}
+	struct iphdr *ip = inner;
+	if (!(ip->tos & ECN_MASK))
+		return 0;
+	__be16 *first = inner;
+	__be16 old = *first;
+	ip->tos |= ECN_CE;
+	ip->check = ~folded((__u32)(__u16)~ip->check + (__u16)~old + *first);
+	return 1;
+}
+
+// Takes `headers` bytes out from behind the `l2` bytes of the link header, which then announces `ethertype`.
+static __always_inline int strip(struct xdp_md *ctx, __u32 l2, __u32 headers, __be16 ethertype)
 {
 	__u8 front[sizeof(struct ethhdr) + MAX_TAGS * sizeof(struct tag)];
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
 
 	// Lengths are constants in each branch, so that they are compiled to plain loads and stores.
-#define STRIP(length)                                                     \
-	do {                                                              \
-		if (data + (length) > end)                                \
-			return XDP_PASS;                                  \
-		__builtin_memcpy(front, data, (length));                  \
-		if (bpf_xdp_adjust_head(ctx, header))                     \
-			return XDP_PASS;                                  \
-		data = (void *)(long)ctx->data;                           \
-		end = (void *)(long)ctx->data_end;                        \
-		if (data + (length) > end)                                \
-			return XDP_ABORTED;                               \
-		__builtin_memcpy(data, front, (length));                  \
+#define STRIP(length)                                                              \
+	do {                                                                       \
+		if (data + (length) > end)                                         \
+			return XDP_PASS;                                           \
+		__builtin_memcpy(front, data, (length));                           \
+		__builtin_memcpy(front + (length) - 2, &ethertype, 2);             \
+		if (bpf_xdp_adjust_head(ctx, headers))                             \
+			return XDP_PASS;                                           \
+		data = (void *)(long)ctx->data;                                    \
+		end = (void *)(long)ctx->data_end;                                 \
+		if (data + (length) > end)                                         \
+			return XDP_ABORTED;                                        \
+		__builtin_memcpy(data, front, (length));                           \
 	} while (0)
 
 	if (l2 == sizeof(struct ethhdr))
@@ -115,43 +275,91 @@ int xvs_decap(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
+	__be16 ethertype;
+	struct outer outer = {};
 
-	__u32 l2 = ip_offset(data, end);
-	if (!l2)
-		return XDP_PASS;
-	struct iphdr *outer = data + l2;
-	if ((void *)(outer + 1) > end || outer->version != 4 || outer->protocol != IPPROTO_IPIP)
-		return XDP_PASS;
-	__u32 outer_bytes = outer->ihl * 4;
-	__u32 total = bpf_ntohs(outer->tot_len);
-	if (outer_bytes < sizeof(*outer) || total < outer_bytes + sizeof(*outer))
-		return XDP_PASS;
-	if (bpf_ntohs(outer->frag_off) & 0x3fff)
-		return XDP_PASS;
-	// Also in frames of several buffers, of which `end` closes the first only.
-	if (bpf_xdp_get_buff_len(ctx) < (__u64)l2 + total)
+	outer.network = network_offset(data, end, &ethertype);
+	if (!outer.network || !read_outer(ctx, ethertype, &outer))
 		return XDP_PASS;
 
-	struct iphdr *inner = (void *)outer + outer_bytes;
-	if ((void *)(inner + 1) > end || inner->version != 4 || inner->ihl < 5)
+	// The headers between: how long they are, what they say follows, what of the frame they sum.
+	__u32 at = outer.payload;
+	PIN(at);
+	if (at > MAX_PAYLOAD)
 		return XDP_PASS;
-	__u32 inner_total = bpf_ntohs(inner->tot_len);
-	if (inner_total < inner->ihl * 4 || inner_total > total - outer_bytes)
+	void *payload = data + at;
+	PIN(payload);
+	__u32 between = 0, taken = TAKEN_IP, summed = 0, seed = 0;
+	if (outer.protocol == IPPROTO_IPIP) {
+		ethertype = bpf_htons(ETH_P_IP);
+	} else if (outer.protocol == IPPROTO_IPV6) {
+		ethertype = bpf_htons(ETH_P_IPV6);
+	} else if (outer.protocol == IPPROTO_GRE) {
+		struct gre *gre = payload;
+		if ((void *)(gre + 1) > end)
+			return XDP_PASS;
+		summed = gre->flags == bpf_htons(GRE_CHECKSUM);
+		if (gre->flags && !summed)
+			return XDP_PASS;
+		taken = TAKEN_GRE;
+		between = summed ? 8 : 4;
+		ethertype = gre->protocol;
+	} else if (outer.protocol == IPPROTO_UDP) {
+		struct udphdr *udp = payload;
+		struct gue *gue = (void *)(udp + 1);
+		if ((void *)(gue + 1) > end)
+			return XDP_PASS;
+		__be16 port = udp->dest;
+		if (!bpf_map_lookup_elem(&gue_ports, &port))
+			return XDP_PASS;
+		if (bpf_ntohs(udp->len) != outer.bytes || gue->version_control_length || gue->flags)
+			return XDP_PASS;
+		taken = TAKEN_GUE;
+		between = sizeof(*udp) + sizeof(*gue);
+		summed = udp->check != 0;
+		seed = outer.addresses + bpf_htons(IPPROTO_UDP);
+		seed = folded((__u64)seed + udp->len);
+		ethertype = bpf_htons(gue->protocol == IPPROTO_IPV6 ? ETH_P_IPV6 : ETH_P_IP);
+		if (gue->protocol != IPPROTO_IPIP && gue->protocol != IPPROTO_IPV6)
+			return XDP_PASS;
+	} else {
 		return XDP_PASS;
-
-	__be32 outer_dest = outer->daddr;
-	__be32 inner_dest = inner->daddr;
-	if (!bpf_map_lookup_elem(&outer_dests, &outer_dest) || !bpf_map_lookup_elem(&virtuals, &inner_dest))
-		return XDP_PASS;
-	if (header_sum(outer, outer_bytes, end) != 0xffff)
-		return XDP_PASS;
-
-	if ((outer->tos & ECN_MASK) == ECN_CE) {
-		if (!(inner->tos & ECN_MASK))
-			return XDP_DROP;
-		mark_congestion(inner);
 	}
-	return strip(ctx, l2, outer_bytes);
+	if (!bpf_map_lookup_elem(&outer_dests, &outer.dest))
+		return XDP_PASS;
+
+	// The packet inside. From here on what is not for us is a packet of a tunnel to us, and counted.
+	struct xvs_address dest = {};
+	void *inner = payload + between;
+	PIN(inner);
+	__u32 total;
+	if (ethertype == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip = inner;
+		if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
+			return counted(LEFT, XDP_PASS);
+		total = bpf_ntohs(ip->tot_len);
+		if (total < ip->ihl * 4)
+			return counted(LEFT, XDP_PASS);
+		__builtin_memcpy(dest.addr, &ip->daddr, sizeof(ip->daddr));
+		dest.family = XVS_V4;
+	} else if (ethertype == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr *ip = inner;
+		if ((void *)(ip + 1) > end || ip->version != 6)
+			return counted(LEFT, XDP_PASS);
+		total = sizeof(*ip) + bpf_ntohs(ip->payload_len);
+		__builtin_memcpy(dest.addr, &ip->daddr, sizeof(ip->daddr));
+		dest.family = XVS_V6;
+	} else {
+		return counted(LEFT, XDP_PASS);
+	}
+	if (between + total > outer.bytes || !bpf_map_lookup_elem(&virtuals, &dest))
+		return counted(LEFT, XDP_PASS);
+	if (summed && frame_sum(ctx, outer.payload, outer.bytes, seed) != 0xffff)
+		return counted(BAD_CHECKSUM, XDP_DROP);
+	if (outer.ecn == ECN_CE && !mark_congestion(inner, dest.family))
+		return counted(CONGESTED, XDP_DROP);
+	count(taken);
+	return strip(ctx, outer.network, outer.payload - outer.network + between, ethertype);
 }
 
 char _license[] SEC("license") = "Dual MIT/GPL";

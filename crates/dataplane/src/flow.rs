@@ -5,7 +5,6 @@
 //! index for the look-up, one for the connection, one for its destination. Not here: which packets begin a
 //! connection (`schedule.rs`).
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,14 +19,15 @@ use crate::conn::{
 };
 use crate::counters::{Stats, WorkerCounters};
 use crate::dice::Dice;
-use crate::forward::{self, Ends, Identification};
+use crate::forward::{self, Ends, Identification, Outer};
 use crate::mss;
 use crate::outcome::Unresolved;
 use crate::pressure::{Pressure, count_out, relieve_buckets};
 use crate::schedule::{choose, is_first, is_reset, service};
 use crate::shm::Frame;
 use crate::snapshot::{
-    Activity, ConnReuse, Destination, DestinationId, DestinationLive, Path, ServiceLive, Settings, Snapshot,
+    Activity, ConnReuse, Destination, DestinationId, DestinationLive, Encapsulation, Path, ServiceLive,
+    Settings, Snapshot,
 };
 use crate::verdict::{DropReason, Verdict};
 
@@ -181,7 +181,8 @@ impl Flows {
                     return Verdict::Drop(DropReason::DestinationUnavailable);
                 };
                 self.count(destination, |stats| stats.count_in(packet.length()));
-                let verdict = forward::request(frame, packet, &ends, destination.path, &mut self.ids);
+                let outer = self.outer(packet, destination, &snapshot.settings);
+                let verdict = forward::request(frame, packet, &ends, destination.path, outer);
                 self.report_unresolved(verdict, destination.path);
                 verdict
             }
@@ -209,8 +210,7 @@ impl Flows {
         let counted = snapshot.destinations.find(member.id);
         if service.one_packet && packet.flow.protocol == Protocol::UDP {
             counted.inspect(|destination| self.count(destination, |stats| stats.connections.add(1)));
-            let source = counted.and_then(|destination| destination.source);
-            let ends = Ends { virtual_endpoint: packet.flow.dest, dest, method: member.method, source };
+            let ends = Ends { virtual_endpoint: packet.flow.dest, dest, method: member.method };
             return Ok(Begun::OnePacket(ends, member.id));
         }
         let no_output = match member.method {
@@ -277,17 +277,27 @@ impl Flows {
         let Some(destination) = destination(&connection, snapshot) else {
             return Verdict::Drop(DropReason::DestinationUnavailable);
         };
-        let ends = ends(&connection, destination.source);
+        let ends = ends(&connection);
         connection.count_in_packet();
         self.count(destination, |stats| stats.count_in(packet.length()));
         self.advance(id, packet, Direction::Inbound, &destination.live, &snapshot.settings, now);
         if snapshot.settings.mss_clamp.concerns(packet, ends.method) {
             let back = Path::find(&snapshot.egress, packet.flow.source.addr, 0);
-            mss::clamp(frame, packet, ends.method, destination.path, back);
+            mss::clamp(frame, packet, &ends, destination, back);
         }
-        let verdict = forward::request(frame, packet, &ends, destination.path, &mut self.ids);
+        let outer = self.outer(packet, destination, &snapshot.settings);
+        let verdict = forward::request(frame, packet, &ends, destination.path, outer);
         self.report_unresolved(verdict, destination.path);
         verdict
+    }
+
+    /// What a tunnel to a destination writes around a packet.
+    fn outer(&mut self, packet: &Packet, destination: &Destination, settings: &Settings) -> Outer<'_> {
+        let flow_hash = match destination.tunnel.encapsulation {
+            Encapsulation::Gue { .. } => self.table.hash(&packet.flow),
+            Encapsulation::Ip | Encapsulation::Gre(_) => 0,
+        };
+        Outer { tunnel: destination.tunnel, pmtu_disc: settings.pmtu_disc, flow_hash, ids: &mut self.ids }
     }
 
     /// A packet to the client.
@@ -304,12 +314,12 @@ impl Flows {
             // From the virtual address itself: the kernel refuses that from the wire in IPv4, and routes it in IPv6.
             return Verdict::PassToKernel;
         }
-        let ends = ends(&connection, None);
+        let ends = ends(&connection);
         let path = Path::find(&snapshot.egress, packet.flow.dest.addr, self.table.hash(&packet.flow));
         if snapshot.settings.mss_clamp.concerns(packet, ends.method)
             && let Some(destination) = destination(&connection, snapshot)
         {
-            mss::clamp(frame, packet, ends.method, destination.path, path);
+            mss::clamp(frame, packet, &ends, destination, path);
         }
         let verdict = forward::reply(frame, packet, &ends, path);
         self.report_unresolved(verdict, path);
@@ -522,12 +532,11 @@ fn next_tick(now: Millis) -> Millis {
     Millis((now.0 / tick + 1) * tick)
 }
 
-fn ends(connection: &Connection<'_>, source: Option<IpAddr>) -> Ends {
+fn ends(connection: &Connection<'_>) -> Ends {
     Ends {
         virtual_endpoint: connection.virtual_endpoint(),
         dest: connection.dest(),
         method: connection.method(),
-        source,
     }
 }
 

@@ -10,9 +10,9 @@ use xvs_proto::checksum::Delta;
 use xvs_proto::{Family, Packet, ipv4, ipv6, tcp};
 use xvs_sched::ForwardingMethod;
 
-use crate::forward;
+use crate::forward::{self, Ends};
 use crate::shm::Frame;
-use crate::snapshot::Path;
+use crate::snapshot::{Destination, Path};
 
 /// Of which connections the option is lowered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,13 +49,13 @@ impl MssClamp {
 }
 
 /// Lowers the option of a SYN to what the ways to the connection's destination and its client take.
-pub fn clamp(frame: &mut Frame, packet: &Packet, method: ForwardingMethod, dest: Path, client: Path) {
+pub fn clamp(frame: &mut Frame, packet: &Packet, ends: &Ends, destination: &Destination, client: Path) {
     let mtu = |path| match path {
         Path::To(hop) => hop.mtu,
         _ => u32::MAX,
     };
-    let there = mtu(dest).saturating_sub(forward::overhead(method));
-    let back = if method == ForwardingMethod::Nat { mtu(client) } else { u32::MAX };
+    let there = mtu(destination.path).saturating_sub(forward::overhead(ends, destination.tunnel));
+    let back = if ends.method == ForwardingMethod::Nat { mtu(client) } else { u32::MAX };
     let network = match packet.family() {
         Family::V4 => ipv4::HEADER_LEN,
         Family::V6 => ipv6::HEADER_LEN,

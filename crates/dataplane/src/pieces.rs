@@ -35,10 +35,11 @@ pub struct Cut {
 /// What tells pieces apart.
 #[derive(Debug, Clone, Copy)]
 enum Cutting {
-    /// Flags in the header, which keeps its identification.
+    /// Flags in the header.
     V4 {
         /// The flags that each piece keeps.
         flags: u16,
+        id: u16,
     },
     /// A header of its own.
     V6 {
@@ -63,7 +64,9 @@ impl Cut {
                 if word & (ipv4::MORE_FRAGMENTS | ipv4::OFFSET_MASK) != 0 {
                     return None;
                 }
-                (Cutting::V4 { flags: word }, network + view.header_len(), 0)
+                // One that was not to be cut may have none (RFC 6864).
+                let id = if view.id() == 0 { ids.take() } else { view.id() };
+                (Cutting::V4 { flags: word, id }, network + view.header_len(), 0)
             }
             ethernet::TYPE_IPV6 => {
                 let (mut named_at, mut end) =
@@ -138,10 +141,11 @@ impl Cut {
         let more = offset + len < self.payload;
         let network = ethernet::HEADER_LEN;
         match self.family {
-            Cutting::V4 { flags } => {
+            Cutting::V4 { flags, id } => {
                 let total_len = (self.header - network + len) as u16;
                 let more = if more { ipv4::MORE_FRAGMENTS } else { 0 };
                 let mut header = Ipv4::edit(&mut frame[network..]);
+                header.set_id(id);
                 header.set_part(total_len, flags | more | (offset / UNIT) as u16);
                 if number > 0 {
                     header.blank_options_of_first_fragment();

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
+use xvs_proto::checksum::Coverage;
 use xvs_proto::{Endpoint, Family, MacAddr, Protocol};
 use xvs_sched::{Candidates, Choice, ForwardingMethod, Load, Request, Scheduler, ServiceKey, State, Weight};
 
@@ -78,6 +79,8 @@ pub struct Settings {
     pub nat_icmp_send: bool,
     /// Of which connections the maximum segment size is lowered to what their way takes.
     pub mss_clamp: MssClamp,
+    /// Whether tunnels forbid fragmentation as the packet inside does, and refuse what is too big for them.
+    pub pmtu_disc: bool,
 }
 
 /// The bits of `conn_reuse_mode`: 1 reuses what has closed, 2 also what waits for a FIN that cannot be seen.
@@ -113,6 +116,7 @@ impl Default for Settings {
             drops_entries: false,
             nat_icmp_send: false,
             mss_clamp: MssClamp::Tunnels,
+            pmtu_disc: true,
         }
     }
 }
@@ -305,12 +309,37 @@ pub struct Destination {
     pub weight: Weight,
     /// The way to it.
     pub path: Path,
-    /// The director's own address that tunnels to it come from.
-    pub source: Option<IpAddr>,
+    /// What tunnels to it look like.
+    pub tunnel: Tunnel,
     /// What it carries and counts.
     pub live: Arc<DestinationLive>,
     /// Its service's numbers.
     pub service: Arc<ServiceLive>,
+}
+
+/// What tunnels to a destination look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tunnel {
+    /// The director's own address that they come from, of the destination's family.
+    pub source: Option<IpAddr>,
+    /// What stands between the outer network header and the packet.
+    pub encapsulation: Encapsulation,
+}
+
+/// What stands between the outer network header and the packet in a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encapsulation {
+    /// Nothing: IP in IP (RFC 2003, RFC 2473, RFC 4213).
+    Ip,
+    /// A GRE header (RFC 2784).
+    Gre(Coverage),
+    /// UDP and GUE headers (draft-ietf-intarea-gue).
+    Gue {
+        /// The UDP port that they are sent to.
+        port: u16,
+        /// What the UDP checksum covers.
+        coverage: Coverage,
+    },
 }
 
 const PAGE: usize = 64;

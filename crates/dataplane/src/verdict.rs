@@ -63,6 +63,8 @@ pub enum DropReason {
     FragmentRepeated,
     /// The fragment's length cannot be, or makes its datagram too long.
     FragmentLength,
+    /// The path leaves too little room beside a tunnel's own headers.
+    PathTooNarrow,
     /// The packet grew beyond its frame.
     NoHeadroom,
     /// The connection table has no room.
@@ -81,7 +83,7 @@ impl DropReason {
     /// How many counters the reasons need.
     pub const COUNT: usize = Self::OTHERS.len() + Malformed::ALL.len();
 
-    const OTHERS: [Self; 19] = [
+    const OTHERS: [Self; 20] = [
         Self::NoDestination,
         Self::DestinationUnavailable,
         Self::DestinationLocal,
@@ -101,6 +103,7 @@ impl DropReason {
         Self::FragmentConflict,
         Self::FragmentRepeated,
         Self::FragmentLength,
+        Self::PathTooNarrow,
     ];
 
     /// Every reason, in the order of [`Self::index`].
@@ -130,6 +133,7 @@ impl DropReason {
             Self::FragmentConflict => 16,
             Self::FragmentRepeated => 17,
             Self::FragmentLength => 18,
+            Self::PathTooNarrow => 19,
             Self::Malformed(malformed) => Self::OTHERS.len() + malformed as usize,
         }
     }
@@ -156,6 +160,7 @@ impl DropReason {
             Self::KernelRefused => "kernel_refused",
             Self::Defence => "defence",
             Self::Unasked => "unasked",
+            Self::PathTooNarrow => "path_too_narrow",
             Self::Malformed(malformed) => malformed.name(),
         }
     }
@@ -200,6 +205,9 @@ impl DropReason {
             Self::KernelRefused => "the kernel did not take the packet back through the TAP",
             Self::Defence => "`drop_packet` sacrifices one of so many packets that would begin a connection",
             Self::Unasked => "a real server sent it without having been asked; it was told (`nat_icmp_send`)",
+            Self::PathTooNarrow => {
+                "the way to the real server leaves a tunnel less than 68 bytes (IPv6: 1280); raise its MTU"
+            }
             Self::Malformed(malformed) => malformed.sentence(),
         }
     }

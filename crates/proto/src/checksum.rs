@@ -102,6 +102,15 @@ impl Delta {
     }
 }
 
+/// What the checksum of a tunnel's header covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coverage {
+    /// Nothing: the field is absent, or 0.
+    None,
+    /// The header and all that follows it.
+    Whole,
+}
+
 /// The checksum of a transport segment with the pseudo-header of its addresses' family; the field inside `segment`
 /// counts as it is, so it is 0 when computing and the received value when verifying (then the result is 0).
 ///

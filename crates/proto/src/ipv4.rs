@@ -169,6 +169,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ipv4<B> {
         self.update(Delta::default().word(old, self.word(field::TTL)));
     }
 
+    /// Replaces the identification.
+    pub fn set_id(&mut self, new: u16) {
+        let old = self.id();
+        self.bytes.as_mut()[field::ID].copy_from_slice(&new.to_be_bytes());
+        self.update(Delta::default().word(old, new));
+    }
+
     /// Makes it another part of its datagram, or the whole: its length with the header, and its flags and offset.
     pub fn set_part(&mut self, total_len: u16, flags_and_offset: u16) {
         for (field, new) in [(field::TOTAL_LEN, total_len), (field::FLAGS_OFFSET, flags_and_offset)] {
@@ -354,6 +361,7 @@ mod tests {
             view.set_dest(dest.into());
             view.decrement_ttl();
             view.set_part(28, MORE_FRAGMENTS | 185);
+            view.set_id(0xfedc);
             view.mark_congestion();
             let (header, _) = Ipv4Header::from_slice(&bytes).unwrap();
             prop_assert_eq!((header.source, header.destination, header.time_to_live), (source, dest, ttl - 1));

@@ -14,6 +14,8 @@ pub mod checksum;
 pub mod flow;
 
 pub mod ethernet;
+pub mod gre;
+pub mod gue;
 pub mod icmp;
 pub mod icmpv6;
 pub mod ipv4;

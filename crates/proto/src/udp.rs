@@ -5,9 +5,15 @@ use std::net::IpAddr;
 use crate::addr::Protocol;
 use crate::checksum::{Delta, transport};
 
-/// Positions in the header; the ports stand where TCP has them.
+/// Positions in the header.
 pub mod field {
     use std::ops::Range;
+    /// Port of the sender.
+    pub const SOURCE: Range<usize> = 0..2;
+    /// Port of the receiver.
+    pub const DEST: Range<usize> = 2..4;
+    /// Bytes of the datagram, header included.
+    pub const LENGTH: Range<usize> = 4..6;
     /// Checksum over pseudo-header, header and data; 0 means that there is none.
     pub const CHECKSUM: Range<usize> = 6..8;
 }
@@ -27,4 +33,17 @@ pub fn update_checksum(datagram: &mut [u8], delta: Delta, source: IpAddr, dest: 
     };
     let new = if new == 0 { 0xffff } else { new };
     datagram[field::CHECKSUM].copy_from_slice(&new.to_be_bytes());
+}
+
+/// Writes the header of a datagram that the director originates to the front of `datagram`, of which the rest is its
+/// data; without a checksum.
+///
+/// # Panics
+/// If `datagram` is shorter than a header.
+pub fn emit(datagram: &mut [u8], source: u16, dest: u16) {
+    let length = datagram.len() as u16;
+    datagram[field::SOURCE].copy_from_slice(&source.to_be_bytes());
+    datagram[field::DEST].copy_from_slice(&dest.to_be_bytes());
+    datagram[field::LENGTH].copy_from_slice(&length.to_be_bytes());
+    datagram[field::CHECKSUM].fill(0);
 }

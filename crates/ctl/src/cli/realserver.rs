@@ -18,10 +18,13 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Serve a virtual address: put it on lo (tunnel: on tunl0 where that exists), keep ARP quiet about it, decapsulate
+    /// Serve a virtual address: put it on lo, keep ARP quiet about it, take off the outer headers of tunnels
     Up {
         #[command(flatten)]
         which: Which,
+        /// The UDP port of tunnels by GUE [default: 6080]
+        #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+        gue_port: Option<u16>,
     },
     /// Stop serving a virtual address and put back what `up` found
     Down {
@@ -62,9 +65,9 @@ struct Which {
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     let records = Path::new(RECORDS);
     match &arguments.action {
-        Action::Up { which: Which { vip, method, dev } } => {
+        Action::Up { which: Which { vip, method, dev }, gue_port } => {
             let method = method.unwrap_or(Method::Dr);
-            let change = Realserver::open(records)?.up(*vip, method, dev.as_deref())?;
+            let change = Realserver::open(records)?.up(*vip, method, dev.as_deref(), *gue_port)?;
             let again = if change == Change::Again { " (it was already)" } else { "" };
             writeln!(out, "{vip} is up, method {method}{again}")?;
             Ok(DONE)

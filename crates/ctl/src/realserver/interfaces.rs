@@ -1,7 +1,7 @@
 //! This machine's interfaces, as far as a real server's preparation reads and changes them. By netlink.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
@@ -61,14 +61,13 @@ impl Interfaces {
         self.network.links.iter().find(|link| link.addresses.iter().any(|&(held, _)| held == addr))
     }
 
-    /// The IPv4 addresses of this machine to which others can send.
-    pub(super) fn reachable_v4(&self) -> Vec<Ipv4Addr> {
-        let held = self.network.links.iter().flat_map(|link| &link.addresses);
-        let v4 = held.filter_map(|&(addr, _)| match addr {
-            IpAddr::V4(v4) if !v4.is_loopback() => Some(v4),
-            _ => None,
-        });
-        v4.collect()
+    /// The addresses of this machine to which others can send from beyond their link.
+    pub(super) fn reachable(&self) -> impl Iterator<Item = IpAddr> {
+        let held = self.network.links.iter().flat_map(|link| &link.addresses).map(|&(addr, _)| addr);
+        held.filter(|addr| match addr {
+            IpAddr::V4(v4) => !v4.is_loopback(),
+            IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
+        })
     }
 
     /// Gives an interface an address of its own, with no network around it.

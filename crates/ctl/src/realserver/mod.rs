@@ -2,20 +2,20 @@
 //!
 //! What the tutorials' script does, and undone exactly: `up` puts the virtual address on `lo` (or `tunl0`) with a
 //! host prefix, keeps the interface of the director's packets from answering ARP for it (`arp_ignore` 1) and from
-//! naming it in questions (`arp_announce` 2), and for tunnels has the outer header taken off: by the kernel's
-//! `tunl0` where that exists, else by an XDP program that stays without a process. Settings are only raised, never
-//! lowered; what stood there is kept in a record and put back when the last virtual address that needs
+//! naming it in questions (`arp_announce` 2), and for tunnels has the outer headers taken off: by an XDP program that
+//! stays without a process, or by the kernel's `tunl0` where another XDP program is in its place. Settings are only
+//! raised, never lowered; what stood there is kept in a record and put back when the last virtual address that needs
 //! it goes down, unless somebody has changed it since. Runs on the real server, for one command, and leaves.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use xvs_dataplane::xdp::decap::{self, DecapError, Occupant};
+use xvs_dataplane::xdp::decap::{self, DecapError, Occupant, Tunnels};
 
 use self::interfaces::{Administrative, Interfaces};
 use self::record::{Decapsulation, Locked, Origin, Record, Served, Setting};
@@ -33,7 +33,7 @@ mod sysctl;
 pub enum Method {
     /// Direct routing (ipvsadm's `-g`): with only the link address changed.
     Dr,
-    /// IPv4 in IPv4 (ipvsadm's `-i`, RFC 2003).
+    /// In another packet (ipvsadm's `-i`): IP in IP, GRE or GUE.
     Tunnel,
 }
 
@@ -93,9 +93,9 @@ pub enum RealserverError {
     /// It is not up.
     #[error("{0} is not up; `xvs realserver status` lists what is")]
     NotUp(IpAddr),
-    /// A tunnel to an IPv6 address.
-    #[error("{0} cannot be served behind a tunnel: decapsulation is for IPv4 in IPv4; use --method dr")]
-    TunnelFamily(IpAddr),
+    /// A port for GUE, and no tunnel.
+    #[error("--gue-port says where a tunnel ends; it goes with --method tunnel")]
+    GueWithoutTunnel,
     /// The XDP program's refusal.
     #[error("decapsulation for {vip}: {error}")]
     Decap {
@@ -121,9 +121,19 @@ impl Realserver {
         Ok(Self { interfaces, locked })
     }
 
-    /// Makes this machine serve `vip`, by the interface of the default route if none is given. What was not done
-    /// when an error is returned is not needed; what was done is undone.
-    pub fn up(&mut self, vip: IpAddr, method: Method, dev: Option<&str>) -> Result<Change, RealserverError> {
+    /// Makes this machine serve `vip`, by the interface of the default route if none is given; tunnels by GUE end at
+    /// `gue_port`, which stays what it was if none is given, and is 6080 at first. What was not done when an error is
+    /// returned is not needed; what was done is undone.
+    pub fn up(
+        &mut self,
+        vip: IpAddr,
+        method: Method,
+        dev: Option<&str>,
+        gue_port: Option<u16>,
+    ) -> Result<Change, RealserverError> {
+        if method != Method::Tunnel && gue_port.is_some() {
+            return Err(RealserverError::GueWithoutTunnel);
+        }
         let known = self.locked.record.virtuals.get(&vip);
         let default = known.map(|served| served.dev.as_str()).or_else(|| self.interfaces.default_dev(vip));
         let dev = dev.or(default).ok_or(RealserverError::NoDefaultRoute(vip))?.to_owned();
@@ -131,7 +141,7 @@ impl Realserver {
             served.must_be(vip, Some(method), Some(&dev))?;
         }
         let change = if known.is_some() { Change::Again } else { Change::New };
-        let done = self.apply(vip, method, &dev);
+        let done = self.apply(vip, method, &dev, gue_port);
         if done.is_err() && change == Change::New && self.locked.record.virtuals.contains_key(&vip) {
             // The first error is the one to report; what this cannot undo stays in the record for `down`.
             let _ = self.down(vip, None, None);
@@ -188,15 +198,19 @@ impl Realserver {
         asked.map(|(&vip, served)| Status::of(vip, served, &record, &interfaces)).collect()
     }
 
-    fn apply(&mut self, vip: IpAddr, method: Method, dev: &str) -> Result<(), RealserverError> {
-        self.ifindex(dev)?;
-        let decapsulation = match (method, vip) {
-            (Method::Dr, _) => None,
-            (Method::Tunnel, IpAddr::V6(_)) => return Err(RealserverError::TunnelFamily(vip)),
-            (Method::Tunnel, IpAddr::V4(_)) if self.interfaces.link(TUNL0).is_some() => {
-                Some(Decapsulation::Tunl0)
+    fn apply(
+        &mut self,
+        vip: IpAddr,
+        method: Method,
+        dev: &str,
+        gue_port: Option<u16>,
+    ) -> Result<(), RealserverError> {
+        let decapsulation = match method {
+            Method::Dr => {
+                self.ifindex(dev)?;
+                None
             }
-            (Method::Tunnel, IpAddr::V4(_)) => Some(Decapsulation::Xdp { outer_dests: self.outer_dests() }),
+            Method::Tunnel => Some(self.decapsulation(vip, dev, gue_port)?),
         };
         let holder = if decapsulation == Some(Decapsulation::Tunl0) { TUNL0 } else { LOOPBACK };
         if let Some(other) = self.interfaces.holder_of(vip).filter(|link| link.name != holder) {
@@ -205,7 +219,8 @@ impl Realserver {
         let ifindex = self.ifindex(holder)?;
 
         let mut wanted = if vip.is_ipv4() { sysctl::quiet_arp(dev) } else { Vec::new() };
-        if method == Method::Tunnel {
+        // IPv6 has no such check.
+        if method == Method::Tunnel && vip.is_ipv4() {
             let arrives = if holder == TUNL0 { TUNL0 } else { dev };
             let loose = sysctl::loose_source_check(arrives);
             let strict = sysctl::checks_strictly(arrives);
@@ -250,6 +265,37 @@ impl Realserver {
         self.save()
     }
 
+    /// Who takes the outer headers off what comes for `vip`: whoever does so already, else the XDP program, or the
+    /// kernel's tunl0 where another XDP program is on the interface.
+    fn decapsulation(
+        &self,
+        vip: IpAddr,
+        dev: &str,
+        gue_port: Option<u16>,
+    ) -> Result<Decapsulation, RealserverError> {
+        let ifindex = self.ifindex(dev)?;
+        let before = self.locked.record.virtuals.get(&vip).and_then(|served| served.decapsulation.as_ref());
+        let by_tunl0 = match before {
+            Some(before) => *before == Decapsulation::Tunl0,
+            None => {
+                vip.is_ipv4()
+                    && self.interfaces.link(TUNL0).is_some()
+                    && matches!(decap::occupant(ifindex), Ok(Occupant::Foreign(_)))
+            }
+        };
+        if by_tunl0 {
+            return Ok(Decapsulation::Tunl0);
+        }
+        let known_port = match before {
+            Some(Decapsulation::Xdp { gue_port, .. }) => *gue_port,
+            _ => GUE_PORT,
+        };
+        Ok(Decapsulation::Xdp {
+            outer_dests: outer_dests(&self.interfaces, &self.locked.record),
+            gue_port: gue_port.unwrap_or(known_port),
+        })
+    }
+
     /// Enters what stands where something else is wanted, and returns the places that are ours to keep.
     fn note(&mut self, wanted: &[Wanted]) -> Result<BTreeSet<String>, RealserverError> {
         let mut ours = BTreeSet::new();
@@ -271,18 +317,17 @@ impl Realserver {
     fn program(&self, vip: IpAddr, dev: &str) -> Result<(), RealserverError> {
         // With its interface the program has gone too.
         let Some(link) = self.interfaces.link(dev) else { return Ok(()) };
-        let (mut virtuals, mut outer_dests) = (Vec::new(), BTreeSet::new());
+        let mut tunnels = Tunnels::default();
         for (vip, served) in &self.locked.record.virtuals {
-            if let (IpAddr::V4(vip), Some(Decapsulation::Xdp { outer_dests: dests })) =
-                (vip, &served.decapsulation)
+            if let Some(Decapsulation::Xdp { outer_dests, gue_port }) = &served.decapsulation
                 && served.dev == dev
             {
-                virtuals.push(*vip);
-                outer_dests.extend(dests);
+                tunnels.virtuals.insert(*vip);
+                tunnels.outer_dests.extend(outer_dests);
+                tunnels.gue_ports.insert(*gue_port);
             }
         }
-        let outer_dests: Vec<Ipv4Addr> = outer_dests.into_iter().collect();
-        let done = if virtuals.is_empty() {
+        let done = if tunnels.virtuals.is_empty() {
             match decap::occupant(link.ifindex) {
                 // Whoever replaced ours has to take theirs off.
                 Ok(Occupant::Foreign(_)) => Ok(()),
@@ -290,14 +335,9 @@ impl Realserver {
                 Err(error) => Err(error),
             }
         } else {
-            decap::install(link.ifindex, &outer_dests, &virtuals).map(drop)
+            decap::install(link.ifindex, &tunnels).map(drop)
         };
         done.map_err(|error| RealserverError::Decap { vip, error })
-    }
-
-    /// The addresses that the director may know this machine by: all that are not virtual.
-    fn outer_dests(&self) -> Vec<Ipv4Addr> {
-        outer_dests(&self.interfaces, &self.locked.record)
     }
 
     fn ifindex(&self, dev: &str) -> Result<u32, RealserverError> {
@@ -334,11 +374,9 @@ impl fmt::Display for Method {
     }
 }
 
-fn outer_dests(interfaces: &Interfaces, record: &Record) -> Vec<Ipv4Addr> {
-    let mut dests = interfaces.reachable_v4();
-    dests.retain(|&addr| !record.virtuals.contains_key(&IpAddr::V4(addr)));
-    dests.sort();
-    dests
+/// The addresses that the director may know this machine by: all that are not virtual.
+fn outer_dests(interfaces: &Interfaces, record: &Record) -> BTreeSet<IpAddr> {
+    interfaces.reachable().filter(|addr| !record.virtuals.contains_key(addr)).collect()
 }
 
 /// Writes what was found, unless somebody has changed it since or it went with its interface.
@@ -365,6 +403,9 @@ fn failed(what: impl FnOnce() -> String) -> impl FnOnce(io::Error) -> Realserver
 }
 
 const LOOPBACK: &str = "lo";
+
+/// Where GUE goes to if nobody says otherwise (IANA: `gue`).
+const GUE_PORT: u16 = 6080;
 
 /// The interface that the kernel's module `ipip` makes for tunnels from anywhere.
 const TUNL0: &str = "tunl0";

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -57,8 +57,8 @@ pub(super) enum Origin {
 pub(super) enum Decapsulation {
     /// The kernel's interface for IPv4 in IPv4.
     Tunl0,
-    /// Our XDP program, for packets to these addresses of this machine.
-    Xdp { outer_dests: Vec<Ipv4Addr> },
+    /// Our XDP program, for packets to these addresses of this machine, and for GUE to this port.
+    Xdp { outer_dests: BTreeSet<IpAddr>, gue_port: u16 },
 }
 
 /// A setting that was changed.

@@ -2,9 +2,10 @@
 //!
 //! Each reading compares what the record says was done with what the kernel has now.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use serde::Serialize;
 use xvs_dataplane::xdp::decap::{self, Occupant};
@@ -24,12 +25,40 @@ pub struct Status {
     pub dev: String,
     /// The interface that has the virtual address.
     pub address_on: String,
-    /// Who takes off the outer header, for tunnels.
+    /// Who takes off the outer headers, for tunnels.
     pub decapsulation: Option<String>,
+    /// Which ones.
+    pub takes: Option<String>,
+    /// What the XDP program has done on its interface, for all virtual addresses there.
+    pub counters: Option<Counters>,
     /// The settings that were changed for it.
     pub settings: Vec<SettingStatus>,
     /// What is not as it has to be; `up` restores it.
     pub problems: Vec<String>,
+}
+
+/// What the XDP program has done since it was put on its interface, or changed by `up` or `down`; in packets.
+#[derive(Debug, Serialize)]
+pub struct Counters {
+    /// IPv4 and IPv6 taken out of IP.
+    pub ip: u64,
+    /// Taken out of GRE.
+    pub gre: u64,
+    /// Taken out of GUE.
+    pub gue: u64,
+    /// Of a tunnel to this machine, not to a virtual address or not understood: left to the kernel.
+    pub left_to_kernel: u64,
+    /// Dropped: the checksum of GRE or UDP was wrong.
+    pub bad_checksum: u64,
+    /// Dropped: they met congestion and the packet inside cannot say so (RFC 6040).
+    pub congested: u64,
+}
+
+impl From<decap::Counters> for Counters {
+    fn from(counted: decap::Counters) -> Self {
+        let decap::Counters { ip, gre, gue, left_to_kernel, bad_checksum, congested } = counted;
+        Self { ip, gre, gue, left_to_kernel, bad_checksum, congested }
+    }
 }
 
 /// A setting that was changed.
@@ -58,6 +87,8 @@ impl Status {
             dev: served.dev.clone(),
             address_on: served.holder.clone(),
             decapsulation: None,
+            takes: None,
+            counters: None,
             settings: Vec::new(),
             problems: Vec::new(),
         };
@@ -67,12 +98,18 @@ impl Status {
             None => {}
             Some(Decapsulation::Tunl0) => {
                 status.decapsulation = Some("the kernel's tunl0".to_owned());
+                status.takes = Some("IPv4 in IPv4".to_owned());
                 status.check_source(TUNL0);
             }
-            Some(Decapsulation::Xdp { outer_dests: configured }) => {
+            Some(Decapsulation::Xdp { outer_dests: configured, gue_port }) => {
+                status.takes = Some(format!(
+                    "IP in IP, GRE, GUE to UDP port {gue_port}; IPv4 and IPv6 over IPv4 and IPv6"
+                ));
                 let current = outer_dests(interfaces, record);
                 status.check_program(served, configured, &current, interfaces)?;
-                status.check_source(&served.dev);
+                if vip.is_ipv4() {
+                    status.check_source(&served.dev);
+                }
             }
         }
         Ok(status)
@@ -108,23 +145,24 @@ impl Status {
     fn check_program(
         &mut self,
         served: &Served,
-        configured: &[Ipv4Addr],
-        current: &[Ipv4Addr],
+        configured: &BTreeSet<IpAddr>,
+        current: &BTreeSet<IpAddr>,
         interfaces: &Interfaces,
     ) -> Result<(), RealserverError> {
         let Some(link) = interfaces.link(&served.dev) else { return Ok(()) };
-        let occupant =
-            decap::occupant(link.ifindex).map_err(|error| RealserverError::Decap { vip: self.vip, error })?;
-        match occupant {
+        let vip = self.vip;
+        let refused = |error| RealserverError::Decap { vip, error };
+        match decap::occupant(link.ifindex).map_err(refused)? {
             Occupant::Ours(mode) => {
                 self.decapsulation = Some(format!("an XDP program on {} ({mode})", served.dev));
+                self.counters = Some(decap::counters(link.ifindex).map_err(refused)?.into());
             }
             Occupant::Nobody => self.problems.push(format!("the XDP program is gone from {}", served.dev)),
             Occupant::Foreign(id) => {
                 self.problems.push(format!("{} has another XDP program (id {id})", served.dev));
             }
         }
-        for addr in current.iter().filter(|addr| !configured.contains(addr)) {
+        for addr in current.difference(configured) {
             self.problems.push(format!("the address {addr} is new; tunnels to it are not decapsulated"));
         }
         Ok(())
@@ -150,6 +188,19 @@ impl fmt::Display for Status {
         writeln!(f, "  address: on {}", self.address_on)?;
         if let Some(by) = &self.decapsulation {
             writeln!(f, "  decapsulation: {by}")?;
+        }
+        if let Some(takes) = &self.takes {
+            writeln!(f, "  takes: {takes}")?;
+        }
+        if let Some(Counters { ip, gre, gue, left_to_kernel, bad_checksum, congested }) = &self.counters {
+            writeln!(
+                f,
+                "  packets taken: {ip} IP in IP, {gre} GRE, {gue} GUE; left to the kernel: {left_to_kernel}"
+            )?;
+            writeln!(
+                f,
+                "  packets dropped: {bad_checksum} wrong checksum, {congested} congestion unreportable"
+            )?;
         }
         for SettingStatus { name, value, found, purpose } in &self.settings {
             let value = value.map_or("gone".to_owned(), |value| value.to_string());

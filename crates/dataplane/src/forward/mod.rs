@@ -8,15 +8,13 @@ mod dr;
 mod nat;
 mod tunnel;
 
-use std::net::{IpAddr, Ipv4Addr};
-
-use xvs_proto::ipv4::{self, Ipv4};
+use xvs_proto::ipv4::Ipv4;
 use xvs_proto::ipv6::Ipv6;
 use xvs_proto::{Endpoint, Family, Packet, ethernet};
 use xvs_sched::ForwardingMethod;
 
 use crate::shm::Frame;
-use crate::snapshot::{Hop, Path};
+use crate::snapshot::{Hop, Path, Tunnel};
 use crate::verdict::{DropReason, Verdict};
 
 /// What the frames that the director sends carry in their outer headers beyond the packet itself.
@@ -46,30 +44,35 @@ pub struct Ends {
     pub dest: Endpoint,
     /// How.
     pub method: ForwardingMethod,
-    /// The director's own address that tunnels to the destination come from.
-    pub source: Option<IpAddr>,
 }
 
-/// Bytes that a method puts before a packet.
-pub fn overhead(method: ForwardingMethod) -> u32 {
-    match method {
-        ForwardingMethod::Tunnel => ipv4::HEADER_LEN as u32,
+/// What a tunnel writes around a packet.
+#[derive(Debug)]
+pub struct Outer<'a> {
+    /// The headers.
+    pub tunnel: Tunnel,
+    /// The setting of this name.
+    pub pmtu_disc: bool,
+    /// The same for all packets of a flow; of GUE alone, which shows it in its source port.
+    pub flow_hash: u64,
+    /// Where identifications come from.
+    pub ids: &'a mut Identification,
+}
+
+/// Bytes that a connection's method puts before a packet.
+pub fn overhead(ends: &Ends, tunnel: Tunnel) -> u32 {
+    match ends.method {
+        ForwardingMethod::Tunnel => tunnel::overhead(ends.dest, tunnel.encapsulation) as u32,
         _ => 0,
     }
 }
 
 /// Sends a client's packet to the connection's destination.
-pub fn request(
-    frame: &mut Frame,
-    packet: &Packet,
-    ends: &Ends,
-    path: Path,
-    ids: &mut Identification,
-) -> Verdict {
+pub fn request(frame: &mut Frame, packet: &Packet, ends: &Ends, path: Path, outer: Outer<'_>) -> Verdict {
     let sent = way(path).and_then(|hop| match ends.method {
         ForwardingMethod::DirectRouting => dr::send(frame, packet, hop).map(|()| hop),
         ForwardingMethod::Nat => nat::send_request(frame, packet, ends, hop).map(|()| hop),
-        ForwardingMethod::Tunnel => tunnel::send(frame, packet, ends, hop, ids).map(|()| hop),
+        ForwardingMethod::Tunnel => tunnel::send(frame, packet, ends, hop, outer).map(|()| hop),
         ForwardingMethod::Local => Err(DropReason::DestinationLocal),
     });
     finish(frame, sent)
@@ -174,11 +177,4 @@ fn strip(frame: &mut Frame, packet: &Packet) {
     frame.shrink_front(packet.network);
     let shorter = frame.resize(packet.length());
     debug_assert!(shorter, "parse saw the packet end inside the frame");
-}
-
-fn v4(endpoint: Endpoint) -> Option<Ipv4Addr> {
-    match endpoint.addr {
-        IpAddr::V4(addr) => Some(addr),
-        IpAddr::V6(_) => None,
-    }
 }

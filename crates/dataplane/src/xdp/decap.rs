@@ -1,20 +1,23 @@
-//! Decapsulation on a real server, for kernels without the `ipip` module (`bpf/decap.bpf.c`).
+//! Decapsulation on a real server: IP in IP, GRE and GUE over IPv4 and IPv6, whatever modules the kernel has
+//! (`bpf/decap.bpf.c`).
 //!
 //! [`install`] puts the program on an interface by netlink, where it stays without any process until [`remove`]
 //! or the end of the interface; its maps live as long. To change what it lets through, install it again: the
 //! new one takes the old one's place in one step. Another XDP program is never replaced or removed. Used by
 //! `xvs realserver`, on the real server; the director's own program is another.
 
-use std::ffi::CStr;
+use std::collections::BTreeSet;
+use std::ffi::{CStr, c_char};
 use std::fmt;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use libxdp_sys as sys;
 use thiserror::Error;
 
 use super::bpf::{Object, check};
+use super::steering::address_key;
 
 /// How the program runs on an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +45,7 @@ pub enum DecapError {
     /// Somebody else's program is there.
     #[error(
         "interface {ifindex} has another XDP program (id {program}); remove it (`ip link set dev … xdp off`), or \
-         decapsulate with the kernel's tunl0 (`modprobe ipip`)"
+         decapsulate IPv4 in IPv4 with the kernel's tunl0 (`modprobe ipip`)"
     )]
     Occupied {
         /// The interface's index.
@@ -50,9 +53,14 @@ pub enum DecapError {
         /// The other program's id.
         program: u32,
     },
-    /// More addresses than the program has room for.
-    #[error("{0} addresses are more than the {MAX_ADDRESSES} that the XDP program has room for")]
-    TooMany(usize),
+    /// More addresses or ports than the program has room for.
+    #[error("{keys} addresses or ports are more than the {limit} that the XDP program has room for")]
+    TooMany {
+        /// How many there are.
+        keys: usize,
+        /// How many there may be.
+        limit: u32,
+    },
     /// The kernel or libbpf refused.
     #[error("{what}: {error}")]
     Refused {
@@ -63,20 +71,44 @@ pub enum DecapError {
     },
 }
 
-/// Decapsulates, from now on, what comes in by this interface in an IPv4 header to one of `outer_dests` and is
-/// itself to one of `virtuals`; and nothing else that an earlier call had named.
+/// What is decapsulated.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tunnels {
+    /// Where the outer headers are sent to: addresses of this machine.
+    pub outer_dests: BTreeSet<IpAddr>,
+    /// Where the packets inside are sent to: virtual addresses.
+    pub virtuals: BTreeSet<IpAddr>,
+    /// The UDP ports at which GUE is taken.
+    pub gue_ports: BTreeSet<u16>,
+}
+
+/// What became of packets since the program was put on its interface.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Decapsulated: IPv4 or IPv6 directly in the outer header.
+    pub ip: u64,
+    /// Decapsulated: behind a GRE header.
+    pub gre: u64,
+    /// Decapsulated: behind UDP and GUE headers.
+    pub gue: u64,
+    /// Of a tunnel to this machine, but not to a virtual address or not understood: left to the kernel.
+    pub left_to_kernel: u64,
+    /// Dropped for the checksum of their GRE or UDP header.
+    pub bad_checksum: u64,
+    /// Dropped because they met congestion that the packet inside cannot report.
+    pub congested: u64,
+}
+
+/// Decapsulates, from now on, what comes in by this interface and is of `tunnels`; and nothing else that an earlier
+/// call had named.
 ///
 /// Native where the driver can, else generic; the one chosen is returned.
-pub fn install(
-    ifindex: u32,
-    outer_dests: &[Ipv4Addr],
-    virtuals: &[Ipv4Addr],
-) -> Result<DecapMode, DecapError> {
+pub fn install(ifindex: u32, tunnels: &Tunnels) -> Result<DecapMode, DecapError> {
     let occupant = occupant(ifindex)?;
     if let Occupant::Foreign(program) = occupant {
         return Err(DecapError::Occupied { ifindex, program });
     }
-    let object = load(outer_dests, virtuals)?;
+    let object = load(tunnels)?;
     let program = object.program(PROGRAM).map_err(refused("finding the XDP program"))?;
     let attach = |flags| attach(ifindex, program.as_raw_fd(), flags);
     match occupant {
@@ -109,36 +141,60 @@ pub fn remove(ifindex: u32) -> Result<(), DecapError> {
 
 /// Which XDP program an interface has.
 pub fn occupant(ifindex: u32) -> Result<Occupant, DecapError> {
+    let Some((id, mode)) = attached(ifindex)? else { return Ok(Occupant::Nobody) };
+    let (_, info) = program_info(id, &mut []).map_err(refused("asking for an XDP program's name"))?;
+    Ok(match mode {
+        Some(mode) if name(&info.name) == PROGRAM.to_bytes() => Occupant::Ours(mode),
+        _ => Occupant::Foreign(id),
+    })
+}
+
+/// What the program on an interface has counted; nothing if it is not there.
+pub fn counters(ifindex: u32) -> Result<Counters, DecapError> {
+    let Some((id, _)) = attached(ifindex)? else { return Ok(Counters::default()) };
+    read_counters(id).map_err(refused("reading the XDP program's counters"))
+}
+
+/// The id of an interface's XDP program, and how it runs if it does not run in the device itself.
+fn attached(ifindex: u32) -> Result<Option<(u32, Option<DecapMode>)>, DecapError> {
     // SAFETY: the options are integers.
     let mut options: sys::bpf_xdp_query_opts = unsafe { std::mem::zeroed() };
     options.sz = size_of::<sys::bpf_xdp_query_opts>();
     // SAFETY: `options` says its size and is written during the call only.
     let found = unsafe { sys::bpf_xdp_query(ifindex as i32, 0, &mut options) };
     check(found).map_err(refused("asking for the interface's XDP program"))?;
-    let (id, mode) = match options {
-        sys::bpf_xdp_query_opts { drv_prog_id: id @ 1.., .. } => (id, DecapMode::Native),
-        sys::bpf_xdp_query_opts { skb_prog_id: id @ 1.., .. } => (id, DecapMode::Generic),
-        sys::bpf_xdp_query_opts { prog_id: id @ 1.., .. } => return Ok(Occupant::Foreign(id)),
-        _ => return Ok(Occupant::Nobody),
-    };
-    let name = program_name(id).map_err(refused("asking for an XDP program's name"))?;
-    Ok(if name.as_slice() == PROGRAM.to_bytes() { Occupant::Ours(mode) } else { Occupant::Foreign(id) })
+    Ok(match options {
+        sys::bpf_xdp_query_opts { drv_prog_id: id @ 1.., .. } => Some((id, Some(DecapMode::Native))),
+        sys::bpf_xdp_query_opts { skb_prog_id: id @ 1.., .. } => Some((id, Some(DecapMode::Generic))),
+        sys::bpf_xdp_query_opts { prog_id: id @ 1.., .. } => Some((id, None)),
+        _ => None,
+    })
 }
 
 /// The program with its maps filled, in the kernel and not attached.
-fn load(outer_dests: &[Ipv4Addr], virtuals: &[Ipv4Addr]) -> Result<Object, DecapError> {
+fn load(tunnels: &Tunnels) -> Result<Object, DecapError> {
     let mut object = Object::open(IMAGE).map_err(refused("reading the XDP program"))?;
     object.load().map_err(refused("loading the XDP program (needs CAP_BPF and CAP_NET_ADMIN)"))?;
-    for (name, addresses) in [(c"outer_dests", outer_dests), (c"virtuals", virtuals)] {
-        if addresses.len() > MAX_ADDRESSES {
-            return Err(DecapError::TooMany(addresses.len()));
-        }
-        let map = object.map::<4>(name).map_err(refused("finding a map of the XDP program"))?;
-        for addr in addresses {
-            map.set(&addr.octets(), 1).map_err(refused("filling a map of the XDP program"))?;
-        }
+    for (name, addresses) in [(c"outer_dests", &tunnels.outer_dests), (c"virtuals", &tunnels.virtuals)] {
+        fill(&object, name, addresses.iter().map(|&addr| address_key(addr)))?;
     }
+    fill(&object, c"gue_ports", tunnels.gue_ports.iter().map(|port| port.to_be_bytes()))?;
     Ok(object)
+}
+
+fn fill<const K: usize>(
+    object: &Object,
+    name: &CStr,
+    keys: impl ExactSizeIterator<Item = [u8; K]>,
+) -> Result<(), DecapError> {
+    let map = object.map::<K>(name).map_err(refused("finding a map of the XDP program"))?;
+    if keys.len() > map.limit() as usize {
+        return Err(DecapError::TooMany { keys: keys.len(), limit: map.limit() });
+    }
+    for key in keys {
+        map.set(&key, 1).map_err(refused("filling a map of the XDP program"))?;
+    }
+    Ok(())
 }
 
 fn attach(ifindex: u32, program: i32, flags: u32) -> io::Result<()> {
@@ -146,18 +202,58 @@ fn attach(ifindex: u32, program: i32, flags: u32) -> io::Result<()> {
     check(unsafe { sys::bpf_xdp_attach(ifindex as i32, program, flags, std::ptr::null()) }).map(drop)
 }
 
-/// The name of a program, without its padding.
-fn program_name(id: u32) -> io::Result<Vec<u8>> {
+/// A program, and what the kernel tells about it; the ids of its maps go to `maps`, as far as there is room.
+fn program_info(id: u32, maps: &mut [u32]) -> io::Result<(OwnedFd, sys::bpf_prog_info)> {
     // SAFETY: takes and returns integers.
     let fd = check(unsafe { sys::bpf_prog_get_fd_by_id(id) })?;
     // SAFETY: the call has just made this descriptor for us.
     let program = unsafe { OwnedFd::from_raw_fd(fd) };
     // SAFETY: the structure is integers and arrays of them.
     let mut info: sys::bpf_prog_info = unsafe { std::mem::zeroed() };
+    info.nr_map_ids = maps.len() as u32;
+    info.map_ids = maps.as_mut_ptr() as u64;
     let mut len = size_of::<sys::bpf_prog_info>() as u32;
-    // SAFETY: `info` is zero (no buffers for the kernel to fill) and `len` bytes long.
+    // SAFETY: `info` is `len` bytes long; of buffers it names `maps` alone, with its length, and that one is ours to
+    // write until the call ends.
     check(unsafe { sys::bpf_prog_get_info_by_fd(program.as_raw_fd(), &mut info, &mut len) })?;
-    Ok(info.name.iter().map(|&byte| byte as u8).take_while(|&byte| byte != 0).collect())
+    Ok((program, info))
+}
+
+/// The sums of what the CPUs have counted in the map of a program.
+fn read_counters(program: u32) -> io::Result<Counters> {
+    let mut maps = [0; 8];
+    program_info(program, &mut maps)?;
+    for id in maps.into_iter().filter(|&id| id != 0) {
+        // SAFETY: takes and returns integers.
+        let fd = check(unsafe { sys::bpf_map_get_fd_by_id(id) })?;
+        // SAFETY: the call has just made this descriptor for us.
+        let map = unsafe { OwnedFd::from_raw_fd(fd) };
+        // SAFETY: the structure is integers and arrays of them.
+        let mut info: sys::bpf_map_info = unsafe { std::mem::zeroed() };
+        let mut len = size_of::<sys::bpf_map_info>() as u32;
+        // SAFETY: `info` is zero (no buffers for the kernel to fill) and `len` bytes long.
+        check(unsafe { sys::bpf_map_get_info_by_fd(map.as_raw_fd(), &mut info, &mut len) })?;
+        let fits = (info.key_size, info.value_size as usize) == (4, size_of::<CounterLine>());
+        if name(&info.name) != COUNTERS.to_bytes() || !fits {
+            continue;
+        }
+        let mut sums = CounterLine::default();
+        for key in 0..info.max_entries {
+            let mut line = CounterLine::default();
+            let (key, value) = ((&raw const key).cast(), (&raw mut line).cast());
+            // SAFETY: keys have four bytes and values those of a `CounterLine` (checked above), which the call fills.
+            check(unsafe { sys::bpf_map_lookup_elem(map.as_raw_fd(), key, value) })?;
+            sums.iter_mut().zip(line).for_each(|(sum, value)| *sum += value);
+        }
+        let [ip, gre, gue, left_to_kernel, bad_checksum, congested, ..] = sums;
+        return Ok(Counters { ip, gre, gue, left_to_kernel, bad_checksum, congested });
+    }
+    Err(io::Error::other("the program has none"))
+}
+
+/// A name as the kernel gives it, without its padding.
+fn name(padded: &[c_char]) -> Vec<u8> {
+    padded.iter().map(|&byte| byte as u8).take_while(|&byte| byte != 0).collect()
 }
 
 fn refused(what: &'static str) -> impl Fn(io::Error) -> DecapError {
@@ -188,8 +284,9 @@ const IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/decap.bpf.o"));
 /// The program's name, by which it is recognised later.
 const PROGRAM: &CStr = c"xvs_decap";
 
-/// `max_entries` of the program's maps.
-const MAX_ADDRESSES: usize = 1024;
+/// The map of its counters, and a value of it: one CPU's, in the order of [`Counters`].
+const COUNTERS: &CStr = c"decap_counters";
+type CounterLine = [u64; 8];
 
 /// Instead of a program (kernel `net/core/dev.c`, `dev_change_xdp_fd`).
 const DETACH: i32 = -1;
@@ -199,18 +296,35 @@ const AS_THE_DRIVER_CAN: u32 = 0;
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::*;
 
     const VIP: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+    const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 1);
     const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+    const SERVER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 2, 0, 0, 0, 2);
+    const GUE_PORT: u16 = 6080;
     const PASS: u32 = 2;
     const DROP: u32 = 1;
 
+    fn program() -> Object {
+        let tunnels = Tunnels {
+            outer_dests: [SERVER.into(), SERVER6.into()].into(),
+            virtuals: [VIP.into(), VIP6.into()].into(),
+            gue_ports: [GUE_PORT].into(),
+        };
+        load(&tunnels).expect("this test needs root: it loads a BPF program")
+    }
+
     /// What the program makes of a frame: its verdict and the frame afterwards.
     fn run(frame: &[u8]) -> (u32, Vec<u8>) {
-        let object = load(&[SERVER], &[VIP]).expect("this test needs root: it loads a BPF program");
+        run_in(&program(), frame)
+    }
+
+    fn run_in(object: &Object, frame: &[u8]) -> (u32, Vec<u8>) {
         let program = object.program(PROGRAM).unwrap();
-        let mut after = vec![0; 2048];
+        let mut after = vec![0; 4096];
         // SAFETY: the options are integers and pointers that may be null.
         let mut options: sys::bpf_test_run_opts = unsafe { std::mem::zeroed() };
         options.sz = size_of::<sys::bpf_test_run_opts>();
@@ -225,10 +339,14 @@ mod tests {
         (options.retval, after)
     }
 
-    fn sum(header: &[u8]) -> u16 {
-        let words = header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
-        let total: u32 = words.sum();
-        (total & 0xffff) as u16 + (total >> 16) as u16
+    fn sum(bytes: &[u8]) -> u16 {
+        let words =
+            bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
+        let mut total: u32 = words.sum();
+        while total > 0xffff {
+            total = (total & 0xffff) + (total >> 16);
+        }
+        total as u16
     }
 
     /// A header with its checksum, around a payload; `options` bytes of no-operation options.
@@ -246,28 +364,103 @@ mod tests {
         [&header, payload].concat()
     }
 
-    fn frame(tags: &[u8], packet: &[u8]) -> Vec<u8> {
-        [&[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1], tags, &[8, 0], packet].concat()
+    fn ipv6(class: u8, next: u8, dest: Ipv6Addr, payload: &[u8]) -> Vec<u8> {
+        let mut header = vec![0x60 | class >> 4, class << 4, 0, 0, 0, 0, next, 64];
+        header[4..6].copy_from_slice(&(payload.len() as u16).to_be_bytes());
+        header.extend(Ipv6Addr::new(0x2001, 0xdb8, 0, 2, 0, 0, 0, 1).octets());
+        header.extend(dest.octets());
+        [&header, payload].concat()
     }
 
-    /// The inner packet, whose payload no header looks into.
+    fn frame(tags: &[u8], packet: &[u8]) -> Vec<u8> {
+        let ethertype: &[u8] = if packet[0] >> 4 == 6 { &[0x86, 0xdd] } else { &[8, 0] };
+        [&[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1], tags, ethertype, packet].concat()
+    }
+
+    /// The inner packet, whose payload no header looks into; of an odd length.
     fn request(tos: u8) -> Vec<u8> {
-        ipv4(tos, 17, VIP, 0, b"0123456789")
+        ipv4(tos, 17, VIP, 0, b"0123456789a")
+    }
+
+    fn request6(class: u8) -> Vec<u8> {
+        ipv6(class, 17, VIP6, b"0123456789a")
+    }
+
+    /// Whether the header of a tunnel carries a checksum.
+    #[derive(Clone, Copy)]
+    enum Summed {
+        No,
+        Yes,
+    }
+
+    fn gre(summed: Summed, inner: &[u8]) -> Vec<u8> {
+        let protocol: [u8; 2] = if inner[0] >> 4 == 6 { [0x86, 0xdd] } else { [8, 0] };
+        match summed {
+            Summed::No => [&[0, 0], &protocol[..], inner].concat(),
+            Summed::Yes => {
+                let mut packet = [&[0x80, 0], &protocol[..], &[0; 4], inner].concat();
+                let check = !sum(&packet);
+                packet[4..6].copy_from_slice(&check.to_be_bytes());
+                packet
+            }
+        }
+    }
+
+    /// UDP and GUE around `inner`; `addrs` are those of the outer header.
+    fn gue(summed: Summed, addrs: &[u8], inner: &[u8]) -> Vec<u8> {
+        let protocol = if inner[0] >> 4 == 6 { 41 } else { 4 };
+        let mut packet = [&[0x9c, 0x40, 0x17, 0xc0, 0, 0, 0, 0, 0, protocol, 0, 0], inner].concat();
+        let length = (packet.len() as u16).to_be_bytes();
+        packet[4..6].copy_from_slice(&length);
+        if let Summed::Yes = summed {
+            let check = !sum(&[addrs, &[0, 17], &length, &packet].concat());
+            packet[6..8].copy_from_slice(&check.to_be_bytes());
+        }
+        packet
+    }
+
+    /// Each kind of tunnel over both families around this packet.
+    fn tunnels(tos: u8, inner: &[u8]) -> Vec<Vec<u8>> {
+        let direct = if inner[0] >> 4 == 6 { 41 } else { 4 };
+        let addrs = [10, 0, 0, 1, 10, 0, 0, 2];
+        let addrs6 = &ipv6(0, 0, SERVER6, &[])[8..];
+        let mut all = vec![ipv4(tos, direct, SERVER, 0, inner), ipv6(tos, direct, SERVER6, inner)];
+        for summed in [Summed::No, Summed::Yes] {
+            all.push(ipv4(tos, 47, SERVER, 0, &gre(summed, inner)));
+            all.push(ipv6(tos, 47, SERVER6, &gre(summed, inner)));
+            all.push(ipv4(tos, 17, SERVER, 0, &gue(summed, &addrs, inner)));
+            all.push(ipv6(tos, 17, SERVER6, &gue(summed, addrs6, inner)));
+        }
+        all
     }
 
     #[test]
-    fn the_outer_header_goes_whatever_its_options_and_the_frames_tags() {
-        let request = request(0);
-        for options in [0, 4, 40] {
-            for tags in [&[][..], &[0x81, 0, 0, 5], &[0x88, 0xa8, 0, 6, 0x81, 0, 0, 5]] {
-                let tunnelled = frame(tags, &ipv4(0, 4, SERVER, options, &request));
-                assert_eq!(run(&tunnelled), (PASS, frame(tags, &request)), "{options} {tags:?}");
+    fn every_tunnel_around_both_families_is_taken_off_and_the_ethernet_type_is_that_of_what_is_left() {
+        let object = program();
+        let long = ipv4(0, 17, VIP, 0, &[0xc3; 1401]);
+        let longer = ipv6(0, 17, VIP6, &[0x3c; 1024]);
+        for inner in [request(0), request6(0), long, longer] {
+            for (kind, outer) in tunnels(0, &inner).into_iter().enumerate() {
+                for tags in [&[][..], &[0x81, 0, 0, 5], &[0x88, 0xa8, 0, 6, 0x81, 0, 0, 5]] {
+                    let want = frame(tags, &inner);
+                    assert_eq!(run_in(&object, &frame(tags, &outer)), (PASS, want), "{kind} {tags:?}");
+                }
             }
         }
     }
 
     #[test]
+    fn the_outer_header_goes_whatever_its_options() {
+        let request = request(0);
+        for options in [0, 4, 40] {
+            let tunnelled = frame(&[], &ipv4(0, 4, SERVER, options, &request));
+            assert_eq!(run(&tunnelled), (PASS, frame(&[], &request)), "{options}");
+        }
+    }
+
+    #[test]
     fn what_is_not_exactly_ours_goes_to_the_kernel_untouched() {
+        let object = program();
         let good = ipv4(0, 4, SERVER, 0, &request(0));
         let edit = |at: usize, value: u8| {
             let mut packet = good.clone();
@@ -280,10 +473,17 @@ mod tests {
         };
         let mut wrong_checksum = good.clone();
         wrong_checksum[11] ^= 1;
-        let cases = [
+        let edit_inside = |mut packet: Vec<u8>, at: usize, value: u8| {
+            packet[at] = value;
+            packet
+        };
+        let gre4 = ipv4(0, 47, SERVER, 0, &gre(Summed::No, &request(0)));
+        let gue4 = ipv4(0, 17, SERVER, 0, &gue(Summed::No, &[], &request(0)));
+        let good6 = ipv6(0, 41, SERVER6, &request6(0));
+        let mut cases = vec![
             ("outer destination", edit(19, 9)),
             ("inner destination", edit(39, 9)),
-            ("another protocol", edit(9, 47)),
+            ("another protocol", edit(9, 50)),
             ("first fragment", edit(6, 0x20)),
             ("later fragment", edit(7, 1)),
             ("total length beyond the frame", edit(3, 250)),
@@ -294,24 +494,67 @@ mod tests {
             ("inner total length beyond the outer", edit(23, 200)),
             ("outer checksum", wrong_checksum),
             ("cut inside the inner header", good[..30].to_vec()),
+            ("IPv6 announced, IPv4 inside", edit(9, 41)),
+            ("GRE key", edit_inside(gre4.clone(), 20, 0x20)),
+            ("GRE version 1", edit_inside(gre4.clone(), 21, 1)),
+            ("GRE around ARP", edit_inside(gre4.clone(), 23, 6)),
+            ("GUE to another port", edit_inside(gue4.clone(), 23, 0xc1)),
+            ("GUE control message", edit_inside(gue4.clone(), 28, 0x20)),
+            ("GUE version 1", edit_inside(gue4.clone(), 28, 0x40)),
+            ("GUE optional fields", edit_inside(gue4.clone(), 28, 1)),
+            ("GUE flags", edit_inside(gue4.clone(), 30, 0x80)),
+            ("GUE around UDP", edit_inside(gue4.clone(), 29, 17)),
+            ("UDP length", edit_inside(gue4.clone(), 25, 20)),
+            ("IPv6 outer destination", edit_inside(good6.clone(), 39, 9)),
+            ("IPv6 inner destination", edit_inside(good6.clone(), 79, 9)),
+            ("IPv6 payload length beyond the frame", edit_inside(good6.clone(), 5, 250)),
+            ("IPv6 inner length beyond the outer", edit_inside(good6.clone(), 45, 200)),
+            ("IPv6 fragment", ipv6(0, 44, SERVER6, &[&[41, 0, 0, 0, 0, 0, 0, 1], &request6(0)[..]].concat())),
+            ("no tunnel at all", request(0)),
+            ("no tunnel at all, IPv6", request6(0)),
         ];
+        // Every place where a frame may end inside a header.
+        for whole in [&good, &gre4, &gue4, &good6] {
+            cases.extend((1..44.min(whole.len())).map(|len| ("cut", whole[..len].to_vec())));
+        }
         for (what, packet) in cases {
             let frame = frame(&[], &packet);
-            assert_eq!(run(&frame), (PASS, frame), "{what}");
+            assert_eq!(run_in(&object, &frame), (PASS, frame), "{what}");
         }
         let mut arp = frame(&[], &good);
         arp[13] = 6;
-        assert_eq!(run(&arp), (PASS, arp));
+        assert_eq!(run_in(&object, &arp), (PASS, arp));
+    }
+
+    #[test]
+    fn a_wrong_checksum_of_the_tunnel_is_dropped_wherever_the_wrong_bit_is() {
+        let object = program();
+        let inner = ipv6(0, 17, VIP6, &[0xc3; 701]);
+        for outer in tunnels(0, &inner).into_iter().skip(6) {
+            // Behind the headers, at the border of what is summed at a time, and at the end.
+            for at in [outer.len() - 300, outer.len() - 2, outer.len() - 1] {
+                let mut broken = frame(&[], &outer);
+                broken[14 + at] ^= 0x10;
+                assert_eq!(run_in(&object, &broken).0, DROP, "byte {at} of {}", outer.len());
+            }
+        }
     }
 
     #[test]
     fn congestion_that_the_tunnel_met_is_handed_on_or_the_packet_dropped() {
         const CE: u8 = 3;
-        let around = |tos| frame(&[], &ipv4(0xb8 | CE, 4, SERVER, 0, &request(tos)));
         for capable in [1, 2, CE] {
-            let expected = frame(&[], &request(0x28 | CE));
-            assert_eq!(run(&around(0x28 | capable)), (PASS, expected), "{capable}");
+            for outer in tunnels(0xb8 | CE, &request(0x28 | capable)) {
+                assert_eq!(run(&frame(&[], &outer)), (PASS, frame(&[], &request(0x28 | CE))), "{capable}");
+            }
+            for outer in tunnels(0xb8 | CE, &request6(0x28 | capable)) {
+                assert_eq!(run(&frame(&[], &outer)), (PASS, frame(&[], &request6(0x28 | CE))), "{capable}");
+            }
         }
-        assert_eq!(run(&around(0x28)).0, DROP);
+        for inner in [request(0x28), request6(0x28)] {
+            for outer in tunnels(0xb8 | CE, &inner) {
+                assert_eq!(run(&frame(&[], &outer)).0, DROP);
+            }
+        }
     }
 }

@@ -120,7 +120,7 @@ fn endpoint_key(protocol: Protocol, at: Endpoint) -> [u8; endpoint::SIZE] {
     key
 }
 
-fn address_key(addr: IpAddr) -> [u8; address::SIZE] {
+pub(super) fn address_key(addr: IpAddr) -> [u8; address::SIZE] {
     let (family, addr) = split(addr);
     let mut key = [0; address::SIZE];
     key[address::ADDR].copy_from_slice(&addr);

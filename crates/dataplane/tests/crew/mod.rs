@@ -20,7 +20,8 @@ use xvs_dataplane::port::memory::{Bytes, MemoryPort};
 use xvs_dataplane::port::{LinkId, Port as _};
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::{
-    Activity, Destination, DestinationId, DestinationLive, Member, Path, Service, ServiceLive, Snapshot,
+    Activity, Destination, DestinationId, DestinationLive, Encapsulation, Member, Path, Service, ServiceLive,
+    Snapshot, Tunnel,
 };
 use xvs_dataplane::verdict::Verdict;
 use xvs_proto::{Endpoint, FlowKey, MacAddr, Protocol};
@@ -282,7 +283,10 @@ fn snapshot(workers: usize) -> Snapshot {
                 available: true,
                 weight: Weight(1),
                 path: Path::find(&snapshot.egress, server(number).into(), 0),
-                source: Some(Ipv4Addr::new(192, 0, 2, 1).into()),
+                tunnel: Tunnel {
+                    source: Some(Ipv4Addr::new(192, 0, 2, 1).into()),
+                    encapsulation: Encapsulation::Ip,
+                },
                 live: live.clone(),
                 service: service.clone(),
             };
