@@ -4,7 +4,7 @@
 //! The kernels of client and real servers fragment and put together. Each test has a cluster of its own. Needs root.
 //! Not here: which bytes leave (`conformance.rs`), and what is refused (`crates/dataplane/src/fragments.rs`).
 
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -15,7 +15,7 @@ use etherparse::{Ipv4Header, UdpHeader};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SocketType, ipproto, recv, socket};
 use xvs::clients::{self, Asker, fetch};
-use xvs::cluster::{REAL_SERVERS, VIP, real_server, succeed, virtual_endpoint};
+use xvs::cluster::{REAL_SERVERS, VIP, VIP6, real_server, real_server6, succeed, virtual_endpoint};
 use xvs::director::Protocol;
 use xvs::servers::{Echo, Sink};
 use xvs::{Cluster, Director, Host, Method, Workers, carries, namespace};
@@ -29,13 +29,15 @@ const SIZES: [usize; 4] = [4000, 40_000, 65_000, 100];
 fn large_datagrams_are_answered(cluster: &Cluster, workers: Workers, method: Method) {
     let director = Director::start(cluster, workers);
     director.add_service(Protocol::Udp, ECHO, method);
-    let names: Vec<_> = SIZES
-        .iter()
-        .map(|size| {
-            let question: Vec<u8> = (0..*size).map(|at| at as u8).collect();
-            Asker::new(cluster, virtual_endpoint(ECHO)).ask(&question)
-        })
-        .collect();
+    ask_at(cluster, virtual_endpoint(ECHO).into());
+}
+
+fn ask_at(cluster: &Cluster, target: SocketAddr) {
+    let ask = |size: usize| {
+        let question: Vec<u8> = (0..size).map(|at| at as u8).collect();
+        Asker::new(cluster, target).ask(&question)
+    };
+    let names = SIZES.map(ask).to_vec();
     assert!(clients::take_turns(&names), "flows were answered by {names:?}");
 }
 
@@ -58,6 +60,20 @@ fn large_datagrams_by_nat_are_answered_with_two_workers() {
     let cluster = carries::prepared(Method::Nat, Workers::Two);
     let _echoes = echoes(&cluster, Method::Nat);
     large_datagrams_are_answered(&cluster, Workers::Two, Method::Nat);
+}
+
+#[test]
+fn large_datagrams_over_ipv6_by_nat_are_answered() {
+    let cluster = carries::prepared(Method::Nat, Workers::Two);
+    let endpoint = |addr| SocketAddr::new(IpAddr::V6(addr), ECHO);
+    let _echoes =
+        [1, 2].map(|number| Echo::start(&cluster, Host::RealServer(number), endpoint(real_server6(number))));
+    let director = Director::start(&cluster, Workers::Two);
+    director.adm(&format!("-A -u {} -s rr", endpoint(VIP6)));
+    for number in [1, 2] {
+        director.adm(&format!("-a -u {} -r {} -m", endpoint(VIP6), endpoint(real_server6(number))));
+    }
+    ask_at(&cluster, endpoint(VIP6));
 }
 
 #[test]

@@ -234,7 +234,8 @@ impl Fragments {
 
     /// When to look again though no frame comes: a time is over, or another worker may have met what is missing.
     pub fn next_due(&self, now: Millis) -> Option<Millis> {
-        let over = self.held.iter().map(|held| held.until).min()?;
+        let parcels = self.exchange.has_parcels(self.worker).then_some(now + LOOK_AFTER);
+        let Some(over) = self.held.iter().map(|held| held.until).min() else { return parcels };
         if !self.exchange.is_shared() {
             return Some(over);
         }

@@ -38,7 +38,7 @@ impl Sent {
         let length = 8 + self.data.len() as u16;
         let mut udp = UdpHeader { source_port: 4000, destination_port: self.port, length, checksum: 0 };
         if self.summed {
-            udp.checksum = udp.calc_checksum_ipv4_raw(CLIENT, VIP.octets(), &self.data).unwrap();
+            udp.checksum = udp.calc_checksum_ipv4_raw(CLIENT, VIP.octets(), &self.data).expect("a length");
         }
         [&udp.to_bytes()[..], &self.data].concat()
     }
@@ -64,7 +64,7 @@ fn fragment(id: u16, offset: u16, more: bool, part: &[u8]) -> Vec<u8> {
     header.identification = id;
     header.dont_fragment = false;
     header.more_fragments = more;
-    header.fragment_offset = IpFragOffset::try_new(offset).unwrap();
+    header.fragment_offset = IpFragOffset::try_new(offset).expect("below 8192");
     header.header_checksum = header.calc_header_checksum();
     [&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 3, 8, 0][..], &header.to_bytes(), part].concat()
 }
@@ -126,8 +126,8 @@ fn check(sent: &Sent, left: &[Bytes], largest: usize) -> Result<(), TestCaseErro
     prop_assert_eq!(dest == VIP.octets(), !masqueraded);
     let mut want = sent.payload();
     if masqueraded {
-        let (udp, data) = UdpHeader::from_slice(&payload).unwrap();
-        let sum = udp.calc_checksum_ipv4_raw(CLIENT, dest, data).unwrap();
+        let (udp, data) = UdpHeader::from_slice(&payload).expect("a header");
+        let sum = udp.calc_checksum_ipv4_raw(CLIENT, dest, data).expect("a length");
         prop_assert_eq!(udp.checksum, sum);
         want[6..8].copy_from_slice(&payload[6..8]);
     }
