@@ -207,6 +207,27 @@ fn a_syn_into_a_tunnel_promises_no_more_than_the_tunnel_takes_unless_told_not_to
 }
 
 #[test]
+fn asked_to_both_ends_of_a_masqueraded_connection_promise_what_the_narrower_way_takes() {
+    let mut director = Director::with_mtu(1400);
+    director.ask(json!({ "set": { "mss_clamp": "all" } }));
+    let recording = Recording::read("fwd-nat");
+    let answer = director.play(&recording, (0..=31).filter(|step| recording.0[*step]["op"] == "cmd"));
+    assert_eq!(answer["exit"], 0, "{answer}");
+    let answer = director.play(&recording, [32]);
+    let [("rs0", syn)] = sent(&answer)[..] else { panic!("one frame to a server: {answer}") };
+    let options = syn.find("02040550").expect("1,400 bytes less two headers of 20");
+    // The server's SYN+ACK: ends swapped, and its own maximum, that of Ethernet.
+    let ([to, from], [source, dest]) = ([&syn[..12], &syn[12..24]], [&syn[52..60], &syn[60..68]]);
+    let ports = [&syn[72..76], &syn[68..72]].concat();
+    let mut reply = format!("{from}{to}{}{dest}{source}{ports}{}", &syn[24..52], &syn[76..]);
+    reply.replace_range(94..96, "12");
+    reply.replace_range(options..options + 8, "020405b4");
+    let answer = director.ask(json!({ "inject": "rs0", "frame": reply }));
+    let [("cl0", back)] = sent(&answer)[..] else { panic!("one frame to the client: {answer}") };
+    assert_eq!(back.find("02040550"), Some(options), "{back}");
+}
+
+#[test]
 fn an_icmp_error_about_a_connection_goes_to_the_directors_kernel() {
     let recording = Recording::read("icmp-nat");
     let mut director = Director::usual();
