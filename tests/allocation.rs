@@ -14,8 +14,11 @@ use std::time::Duration;
 use allocation_counter::measure;
 use xvs_dataplane::clock::Clock;
 use xvs_dataplane::conn::Timers;
-use xvs_dataplane::shm::Memory;
+use xvs_dataplane::port::{LinkId, Port, Received, Woken};
+use xvs_dataplane::shm::{Census, Frame, Memory};
 use xvs_dataplane::worker::Worker;
+use xvs_proto::ethernet;
+use xvs_proto::ipv4::{self, Ipv4};
 use xvs_sched::ForwardingMethod::{self, DirectRouting, Nat, Tunnel};
 
 use rig::{Loop, Order, Side};
@@ -57,6 +60,67 @@ fn packets_of_connections_that_are_there_cost_no_allocation() {
 fn replies_cost_no_allocation() {
     let worker = worker_after(FLOWS, Nat);
     assert_eq!(run(worker, Side::Replies, PACKETS), (0, u64::from(FLOWS) + PACKETS));
+}
+
+/// Makes of each two packets that come in the two fragments of one datagram.
+struct InFragments {
+    inner: Loop,
+    second: bool,
+}
+
+/// Bytes of a datagram in each fragment, a multiple of 8.
+const IN_FRAGMENT: usize = 24;
+
+impl Port for InFragments {
+    fn receive(&mut self, burst: &mut Vec<Received>) {
+        self.inner.receive(burst);
+        for Received { frame, .. } in burst {
+            assert!(frame.resize(ethernet::HEADER_LEN + ipv4::HEADER_LEN + IN_FRAGMENT));
+            let place = if self.second { (IN_FRAGMENT / 8) as u16 } else { ipv4::MORE_FRAGMENTS };
+            let mut header = Ipv4::edit(&mut frame.bytes_mut()[ethernet::HEADER_LEN..]);
+            header.set_part((ipv4::HEADER_LEN + IN_FRAGMENT) as u16, place);
+            self.second = !self.second;
+        }
+    }
+
+    fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
+        self.inner.transmit(link, frame)
+    }
+
+    fn pass_to_kernel(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
+        self.inner.pass_to_kernel(link, frame)
+    }
+
+    fn allocate(&mut self) -> Option<Frame> {
+        self.inner.allocate()
+    }
+
+    fn recycle(&mut self, frame: Frame) {
+        self.inner.recycle(frame);
+    }
+
+    fn flush(&mut self) {}
+
+    fn wait(&mut self, at_most: Option<Duration>) -> Woken {
+        self.inner.wait(at_most)
+    }
+
+    fn census(&self) -> Census {
+        self.inner.census()
+    }
+}
+
+#[test]
+fn fragments_cost_no_allocation() {
+    for method in [DirectRouting, Nat, Tunnel] {
+        let Worker { pipeline, port: mut inner, snapshot, clock, stop } = worker_after(1, method);
+        inner.offer(Side::Requests, Order::Turns, 1, PACKETS);
+        let worker = Worker { pipeline, port: InFragments { inner, second: false }, snapshot, clock, stop };
+        let mut sent = 0;
+        let allocations = measure(|| sent = worker.run().inner.sent());
+        assert_eq!(allocations.count_total, 0, "{method:?}");
+        assert!(sent > PACKETS, "{method:?}: {sent} left");
+    }
 }
 
 #[test]

@@ -333,10 +333,10 @@ fn inject(
     // The kernel runs no program on less than an Ethernet header.
     let steering = (frame.len() >= 14).then(|| steered.verdict(cluster.lab(), frame));
     let judged = cluster.inject(link, frame);
-    // Fragments are refused whosever they are, and steered by their addresses.
+    // Fragments wait whosever they are, and are steered by their addresses.
     let refused = judged.verdict.strip_prefix("drop ");
-    let refused = refused.is_some_and(|reason| reason == "fragment" || unreadable(reason));
-    let kept = judged.verdict != "pass" && !refused;
+    let refused = refused.is_some_and(|reason| reason.starts_with("fragment_") || unreadable(reason));
+    let kept = judged.verdict != "pass" && judged.verdict != "consumed" && !refused;
     prop_assert!(!(kept && steering == Some(Verdict::Kernel)), "{:?}: {:x?}", judged, frame);
     Ok(judged)
 }
@@ -416,11 +416,11 @@ proptest! {
                 }
                 Step::Set(key, value) => cluster.ok(json!({ "set": { *key: value } })),
                 Step::Advance(tenths) => {
-                    cluster.advance(f64::from(*tenths) / 10.0);
+                    cluster.wait(f64::from(*tenths) / 10.0);
                 }
             }
             // A connection that gave way to a new one is counted until the next tick, as under IPVS.
-            cluster.advance(0.1);
+            cluster.wait(0.1);
             check_counts(&mut cluster)?;
         }
     }

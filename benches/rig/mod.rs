@@ -17,8 +17,10 @@ use xvs_dataplane::conn::{Table, TableConfig};
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::Egress;
 use xvs_dataplane::egress::model::Network;
+use xvs_dataplane::exchange::Exchange;
 use xvs_dataplane::flow::Flows;
 use xvs_dataplane::forward::Identification;
+use xvs_dataplane::fragments::Fragments;
 use xvs_dataplane::outcome::{Outcome, Unresolved};
 use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::{BURST, LinkId, Port, Received, Woken};
@@ -85,9 +87,10 @@ pub(crate) fn worker(
     let unresolved = Arc::new(Unresolved::new(1));
     let ids = || Identification::after(0);
     let flows = Flows::new(0, seat, counters.clone(), total, unresolved.clone(), ids());
+    let fragments = Fragments::new(0, Arc::new(Exchange::new(1)), *table.secret());
     let stop = Arc::new(AtomicBool::new(false));
     Worker {
-        pipeline: Pipeline::new(flows, Outcome::new(counters, unresolved, ids())),
+        pipeline: Pipeline::new(flows, Outcome::new(counters, unresolved, ids()), fragments),
         port: Loop::new(stop.clone()),
         snapshot: Arc::new(Arc::new(snapshot(method)).into()),
         clock: Arc::new(clock),

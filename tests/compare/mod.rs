@@ -1,9 +1,9 @@
 //! When what xvs did counts as what the kernel did.
 //!
 //! Frames are compared as a multiset of link and bytes, with what is nobody's to predict masked: the identification
-//! of headers that the director writes (and the sum over it), and the source port of GUE. Listings are exact below a service; the order of
-//! services, which is that of a hash table in the kernel, and the table's size are free; times left may differ by
-//! what the kernel's timers are late.
+//! of headers that the director writes (and the sum over it) and of IPv6 fragments, and the source port of GUE. Listings
+//! are exact below a service; the order of services, which is that of a hash table in the kernel, and the table's size
+//! are free; times left may differ by what the kernel's timers are late.
 
 use serde_json::Value;
 
@@ -22,14 +22,25 @@ fn list(value: &Value) -> &[Value] {
 
 fn masked(link: &Value, hex: &Value) -> (String, String) {
     let mut bytes = unhex(hex.as_str().unwrap_or_default());
-    let gue = mask_gue(&mut bytes);
+    let gue = mask_gue(&mut bytes) || is_later_piece_of_tunnel(&bytes);
     let by_the_director = |protocol: u8| gue || matches!(protocol, 1 | 4 | 41 | 47);
     if bytes.len() >= 34 && bytes[12..14] == [0x08, 0x00] && by_the_director(bytes[23]) {
         bytes[18..20].fill(0);
         bytes[24..26].fill(0);
     }
+    // An IPv6 fragment header right behind the fixed one.
+    if bytes.len() >= 62 && bytes[12..14] == [0x86, 0xdd] && bytes[20] == 44 {
+        bytes[58..62].fill(0);
+    }
     let text = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     (link.as_str().unwrap_or_default().to_owned(), text)
+}
+
+/// Whether a frame holds a later fragment of UDP that the director itself sends: of a GUE tunnel.
+fn is_later_piece_of_tunnel(frame: &[u8]) -> bool {
+    const DIRECTOR: [u8; 4] = [10, 2, 0, 1];
+    let is_later = |frame: &[u8]| frame[20] & 0x1f != 0 || frame[21] != 0;
+    frame.len() >= 34 && frame[12..14] == [0x08, 0x00] && frame[26..30] == DIRECTOR && is_later(frame)
 }
 
 /// Masks the source port of a GUE frame; of its checksum remains whether there is one and whether it is right.

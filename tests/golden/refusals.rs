@@ -126,14 +126,21 @@ fn a_reply_too_big_for_its_way_is_dropped_uncounted_and_its_server_told_the_size
 }
 
 #[test]
-fn a_packet_too_big_that_may_be_fragmented_is_dropped_without_a_word() {
+fn a_packet_too_big_that_may_be_fragmented_leaves_in_fragments_that_fit() {
     for (method, room) in [("-g", 1400), ("-m", 1400), ("-i", 1380)] {
         for transport in BOTH {
             let mut cluster = cluster(method, 1400);
             let headers = if transport == Transport::Udp { 28 } else { 40 };
             let first = request(transport).carrying(room + 1 - headers);
-            let moved = [("connections", 1), ("drop_needs_fragmenting", 1), ("rx_packets", 1)];
-            assert_judged(&cluster.from_client(&first), "drop needs_fragmenting", &[], &moved);
+            let moved = [("connections", 1), ("originated", 1), ("rx_packets", 1), ("tx_packets", 2)];
+            let judged = cluster.from_client(&first);
+            let sent: Vec<_> = judged.sent.iter().map(|(link, frame)| (&link[..], frame.clone())).collect();
+            assert_judged(&judged, "transmit", &sent, &moved);
+            let [(_, one), (_, rest)] = &judged.sent[..] else { panic!("{judged:?}") };
+            assert_eq!((one.len(), &one[20..22]), (14 + 20 + 1376, &[0x20, 0][..]));
+            let (offset, sent) = (1376 / 8, room + 1 + if method == "-i" { 20 } else { 0 });
+            assert_eq!((rest.len(), &rest[20..22]), (14 + 20 + sent - 20 - 1376, &[0, offset as u8][..]));
+            assert_eq!(one[18..20], rest[18..20], "one identification");
         }
     }
 }

@@ -163,20 +163,22 @@ fn a_header_with_any_single_bit_wrong_is_refused_or_not_ipv4() {
 }
 
 #[test]
-fn fragments_of_either_kind_have_a_reason_of_their_own() {
-    for (flags_and_offset, transport) in [
-        (0x2000u16, Transport::Tcp(SYN)),
-        (0x2000, Transport::Udp),
-        (0x2001, Transport::Udp),
-        (0x0001, Transport::Tcp(SYN)),
-        (0x00b9, Transport::Udp),
-        (0x1fff, Transport::Udp),
+fn fragments_wait_and_those_whose_length_cannot_be_have_a_reason_of_their_own() {
+    for (flags_and_offset, transport, verdict) in [
+        (0x2000u16, Transport::Tcp(SYN), "drop fragment_length"),
+        (0x2000, Transport::Udp, "consumed"),
+        (0x2001, Transport::Udp, "consumed"),
+        (0x0001, Transport::Tcp(SYN), "consumed"),
+        (0x00b9, Transport::Udp, "consumed"),
+        (0x1fff, Transport::Udp, "drop fragment_length"),
     ] {
         let first = Datagram { transport, ..syn() }.carrying(40);
         let mut frame = first.frame(GATEWAY_MAC, WAN_MAC);
         frame[20..22].copy_from_slice(&flags_and_offset.to_be_bytes());
         resum(&mut frame);
-        assert_dropped(&frame, "fragment");
+        let mut cluster = cluster();
+        assert_eq!(cluster.inject("wan", &frame).verdict, verdict, "{flags_and_offset:x}");
+        assert_eq!(cluster.counters().get("held").copied(), (verdict == "consumed").then_some(1));
     }
 }
 

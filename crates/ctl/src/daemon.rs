@@ -20,8 +20,10 @@ use xvs_dataplane::clock::Clock;
 use xvs_dataplane::conn::{Table, TableConfig};
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::model::Network;
+use xvs_dataplane::exchange::Exchange;
 use xvs_dataplane::flow::Flows;
 use xvs_dataplane::forward::Identification;
+use xvs_dataplane::fragments::Fragments;
 use xvs_dataplane::outcome::{Outcome, Unresolved};
 use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::LinkId;
@@ -234,6 +236,7 @@ impl Daemon {
         // Nobody outside can tell where the sequences begin.
         let first_id = table.secret().0[0] as u16;
         let (notices, ended) = unbounded();
+        let exchange = Arc::new(Exchange::new(shares.len()));
         let mut workers = Vec::new();
         let mut counters = Vec::new();
         for (number, (port, core)) in ports.into_iter().enumerate() {
@@ -243,8 +246,10 @@ impl Daemon {
             let ids = |half| Identification::after(first_id.wrapping_add(half * ID_STRIDE));
             let ids = (ids(2 * number as u16), ids(2 * number as u16 + 1));
             let flows = Flows::new(number, seat, counted.clone(), control.total(), unresolved.clone(), ids.0);
+            let fragments = Fragments::new(number, exchange.clone(), *table.secret());
+            let outcome = Outcome::new(counted, unresolved.clone(), ids.1);
             let worker = Worker {
-                pipeline: Pipeline::new(flows, Outcome::new(counted, unresolved.clone(), ids.1)),
+                pipeline: Pipeline::new(flows, outcome, fragments),
                 port,
                 snapshot: control.published(),
                 clock: clock.clone(),

@@ -20,8 +20,10 @@ use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{Table, TableConfig, TableReader, Timers};
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::model::Network;
+use xvs_dataplane::exchange::Exchange;
 use xvs_dataplane::flow::Flows;
 use xvs_dataplane::forward::Identification;
+use xvs_dataplane::fragments::Fragments;
 use xvs_dataplane::outcome::{Outcome, Unresolved};
 use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::LinkId;
@@ -156,12 +158,12 @@ impl Default for Lab {
 }
 
 impl Lab {
-    /// A director without interfaces, at time 0.
+    /// A director without interfaces, at time 0, that treats packets as the kernel's IPVS does.
     ///
     /// # Panics
     /// If the machine has no memory for the table.
     pub fn new() -> Self {
-        Self::with(Ipvs::default(), Feedback::default())
+        Self::with(Ipvs::of_the_kernel(), Feedback::default())
     }
 
     /// As [`Self::new`], with these settings.
@@ -182,8 +184,9 @@ impl Lab {
             unresolved.clone(),
             Identification::after(0),
         );
-        let pipeline =
-            Pipeline::new(flows, Outcome::new(counters.clone(), unresolved, Identification::after(0)));
+        let outcome = Outcome::new(counters.clone(), unresolved, Identification::after(0));
+        let fragments = Fragments::new(0, Arc::new(Exchange::new(1)), *table.secret());
+        let pipeline = Pipeline::new(flows, outcome, fragments);
         let seat = || table.reader().expect("a seat for listings and one for sweeps");
         let (reader, sweeper) = (Mutex::new(seat()), Sweeper::new(seat(), control.published(), 0));
         let (network, now) = (Network::default(), Millis(0));
@@ -293,9 +296,9 @@ impl Lab {
         let verdict = *self.pipeline.verdicts().first().ok_or("the frame did not come in")?;
         self.port.take_passed();
         let (name, reason) = match verdict {
-            Verdict::Transmit(_) => ("transmit", None),
+            Verdict::Transmit(_) | Verdict::Fragment { .. } => ("transmit", None),
             Verdict::PassToKernel => ("pass", None),
-            Verdict::Consumed => ("consumed", None),
+            Verdict::Consumed | Verdict::Held => ("consumed", None),
             Verdict::Drop(reason) => ("drop", Some(reason.name())),
         };
         Ok(json!({ "verdict": name, "tx": self.transmitted(), "reason": reason }))
@@ -312,6 +315,8 @@ impl Lab {
             self.inner.sweeper.run(self.inner.now);
             let snapshot = self.inner.control.published().load_full();
             while self.pipeline.expire(&snapshot, self.inner.now) == Timers::Behind {}
+            // No frame comes; time may be over for those that wait.
+            self.pipeline.run(&snapshot, &mut self.port, self.inner.now);
             self.pipeline.quiescent();
         }
         Ok(json!({ "ok": true, "tx": self.transmitted() }))

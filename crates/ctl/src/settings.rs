@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::Deserialize;
+use xvs_dataplane::mss::MssClamp;
 use xvs_dataplane::snapshot::{ConnReuse, Settings};
 use xvs_sched::scheduler::Tuning;
 
@@ -56,6 +57,27 @@ pub struct Ipvs {
     /// 1: tunnels forbid fragmentation as the packet inside does, and the sender of one that is too big for them is
     /// told. 0: they never do, and are fragmented. Default: 1.
     pub pmtu_disc: Switch,
+    /// `off`, `tunnels` or `all`: the connections whose SYN and SYN+ACK promise no larger segments than their way takes.
+    /// Default: `tunnels`; the kernel has no such key and leaves that to its rules.
+    pub mss_clamp: Clamp,
+}
+
+/// Of which connections the maximum segment size is lowered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Clamp(MssClamp);
+
+impl TryFrom<String> for Clamp {
+    type Error = &'static str;
+
+    fn try_from(value: String) -> Result<Self, Self::Error> {
+        match value.as_str() {
+            "off" => Ok(Self(MssClamp::Off)),
+            "tunnels" => Ok(Self(MssClamp::Tunnels)),
+            "all" => Ok(Self(MssClamp::All)),
+            _ => Err("off, tunnels or all is needed"),
+        }
+    }
 }
 
 /// Sets one of all that can be set live, by name.
@@ -144,12 +166,18 @@ impl Default for Ipvs {
             lblc_expiration: 86_400,
             lblcr_expiration: 86_400,
             nat_icmp_send: off,
+            mss_clamp: Clamp(MssClamp::Tunnels),
             pmtu_disc: Switch(true),
         }
     }
 }
 
 impl Ipvs {
+    /// The defaults without what the kernel's IPVS does not do to a packet.
+    pub fn of_the_kernel() -> Self {
+        Self { mss_clamp: Clamp(MssClamp::Off), ..Self::default() }
+    }
+
     /// Sets one by name.
     ///
     /// # Errors
@@ -181,6 +209,10 @@ impl Ipvs {
             "lblc_expiration" => self.lblc_expiration = number()?,
             "lblcr_expiration" => self.lblcr_expiration = number()?,
             "nat_icmp_send" => self.nat_icmp_send = switch()?,
+            "mss_clamp" => {
+                let word = Clamp::try_from(value.to_owned());
+                self.mss_clamp = word.map_err(|_| bad("off, tunnels or all"))?;
+            }
             "pmtu_disc" => self.pmtu_disc = switch()?,
             _ => {
                 let known = KEYS.map(str::to_owned).to_vec();
@@ -243,6 +275,7 @@ impl Ipvs {
             drops_entries: self.drops_entries(memory),
             drop_packet_rate: if self.drop_packet.is_on(memory) { rate } else { 0 },
             nat_icmp_send: self.nat_icmp_send.0,
+            mss_clamp: self.mss_clamp.0,
             pmtu_disc: self.pmtu_disc.0,
             cache_bypass: self.cache_bypass.0,
         }
@@ -250,7 +283,7 @@ impl Ipvs {
 }
 
 /// What [`Ipvs::set`] knows.
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 18] = [
     "am_droprate",
     "amemthresh",
     "cache_bypass",
@@ -262,6 +295,7 @@ const KEYS: [&str; 17] = [
     "icmp_msgs_per_sec",
     "lblc_expiration",
     "lblcr_expiration",
+    "mss_clamp",
     "nat_icmp_send",
     "pmtu_disc",
     "secure_tcp",
@@ -322,7 +356,7 @@ mod tests {
         let unknown = ipvs.set("nosuch", "x").unwrap_err().to_string();
         for key in KEYS {
             assert!(unknown.contains(key), "{key}: {unknown}");
-            ipvs.set(key, "1").unwrap();
+            ipvs.set(key, if key == "mss_clamp" { "all" } else { "1" }).unwrap();
         }
         let bad = ipvs.set("drop_entry", "4").unwrap_err().to_string();
         assert_eq!(bad, "drop_entry cannot be \"4\"; it takes 0 to 3");

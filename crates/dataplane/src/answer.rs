@@ -14,6 +14,7 @@ use crate::outcome::Unresolved;
 use crate::port::{LinkId, Port};
 use crate::shm::Frame;
 use crate::snapshot::{Path, Snapshot};
+use crate::verdict::Verdict;
 
 /// A bucket of permissions to send, full at the start and refilled evenly over the second.
 #[derive(Debug, Default)]
@@ -57,7 +58,13 @@ pub struct Offence<'a> {
     pub error: icmp::Error,
 }
 
-impl Offence<'_> {
+impl<'a> Offence<'a> {
+    /// What the sender of a packet is to be told of a verdict on it, if anything.
+    pub fn of(packet: &'a Packet, frame: &'a Frame, link: LinkId, verdict: Verdict) -> Option<Self> {
+        let Verdict::Drop(reason) = verdict else { return None };
+        Some(Self { packet, frame, link, error: reason.answer()? })
+    }
+
     /// Writes the error into a frame of its own. `None` if nobody is to be told, the way back is unknown, or no
     /// frame is free.
     pub fn answer(

@@ -17,6 +17,8 @@ use crate::verdict::{DropReason, Verdict};
 pub enum Class {
     /// A connection or a service has to be found for it.
     Flow(Packet),
+    /// It has to wait for the rest of its datagram.
+    Fragment(Packet),
     /// It is decided already.
     Decided(Verdict),
 }
@@ -42,7 +44,8 @@ pub fn classify(frame: &mut Frame, link: LinkId, snapshot: &Snapshot) -> Class {
     }
     match packet.fragment {
         Fragment::Whole => Class::Flow(without_fragment_header(frame, packet)),
-        Fragment::First | Fragment::Later => Class::Decided(Verdict::Drop(DropReason::Fragment)),
+        Fragment::First | Fragment::Later if is_plain(frame.bytes(), &packet) => Class::Fragment(packet),
+        Fragment::First | Fragment::Later => Class::Decided(Verdict::PassToKernel),
     }
 }
 
@@ -54,6 +57,12 @@ fn is_unserved(frame: &[u8], snapshot: &Snapshot) -> bool {
         _ => return false,
     };
     !snapshot.services.any_of(family)
+}
+
+/// Whether every fragment of its datagram says the same of what is in it. Behind an IPv6 fragment header there may be
+/// others before the transport's, which only the first fragment has; such datagrams stay with the kernel.
+fn is_plain(frame: &[u8], packet: &Packet) -> bool {
+    packet.fragment_header.is_none_or(|at| frame[at] == packet.flow.protocol.0)
 }
 
 /// Takes the fragment header out of a packet that is whole, as the kernel does before IPVS sees it.

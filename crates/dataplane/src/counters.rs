@@ -19,6 +19,12 @@ impl Counter {
         self.add(count.saturating_sub(self.value()));
     }
 
+    /// Sets what goes up and down. For the one writer only.
+    pub fn set(&self, value: u64) {
+        // Relaxed: as below.
+        self.0.store(value, Ordering::Relaxed);
+    }
+
     /// Adds; only the one writer may call this, so that no bus lock is needed.
     pub fn add(&self, count: u64) {
         // Relaxed: a reader needs some recent value, and no other memory hangs on it.
@@ -36,7 +42,8 @@ impl Counter {
 pub struct WorkerCounters {
     /// Frames received.
     pub received: Counter,
-    /// Frames that the director made itself: ICMP errors.
+    /// Frames that the director made itself: ICMP errors, fragments of what was larger than its way takes or had come
+    /// in fragments, and copies of fragments that another worker received and consumed.
     pub originated: Counter,
     /// Frames sent.
     pub transmitted: Counter,
@@ -44,6 +51,8 @@ pub struct WorkerCounters {
     pub passed: Counter,
     /// Frames that had done what they were for.
     pub consumed: Counter,
+    /// Fragments that wait for others now.
+    pub held: Counter,
     /// ICMP errors that were not sent, because of their rate limit or for want of a frame.
     pub answers_withheld: Counter,
     /// Packets that the kernel dropped because the worker's RX ring was full. This and the next two are copied from
@@ -85,6 +94,7 @@ impl WorkerCounters {
             ("tx_packets", &self.transmitted),
             ("passed_to_kernel", &self.passed),
             ("consumed", &self.consumed),
+            ("held", &self.held),
             ("answers_withheld", &self.answers_withheld),
             ("kernel_ring_full", &self.kernel_ring_full),
             ("kernel_fill_ring_empty", &self.kernel_fill_ring_empty),
@@ -98,11 +108,12 @@ impl WorkerCounters {
         plain.into_iter().map(|(name, counter)| (name.to_owned(), counter.value())).chain(drops)
     }
 
-    /// Received and originated frames less those that left by any way out: the frames in hand.
+    /// Received and originated frames less those that left by any way out or are held: the frames in hand.
     pub fn in_hand(&self) -> i64 {
         let dropped: u64 = DropReason::all().map(|reason| self.dropped(reason).value()).sum();
         let came = self.received.value() + self.originated.value();
         let left = self.transmitted.value() + self.passed.value() + self.consumed.value() + dropped;
+        let left = left + self.held.value();
         came as i64 - left as i64
     }
 }

@@ -23,9 +23,10 @@ use crate::conn::{
 use crate::counters::{Stats, WorkerCounters};
 use crate::dice::Dice;
 use crate::forward::{self, Ends, Identification, Outer};
+use crate::mss;
 use crate::outcome::Unresolved;
 use crate::persistence::Templates;
-use crate::port::{LinkId, Received};
+use crate::port::LinkId;
 use crate::pressure::{Pressure, count_out};
 use crate::schedule::{self, Chosen, choose, is_first, is_reset, service};
 use crate::shm::Frame;
@@ -109,13 +110,13 @@ impl Flows {
     /// Finds or makes the connection of a packet and edits its frame on its way.
     pub fn take(
         &mut self,
-        received: &mut Received,
+        frame: &mut Frame,
+        link: LinkId,
         packet: &Packet,
         hash: u64,
         snapshot: &Snapshot,
         now: Millis,
     ) -> Verdict {
-        let Received { link, ref mut frame } = *received;
         match self.table.find(&packet.flow, hash) {
             Some((id, Direction::Outbound)) => self.reply(frame, packet, id, snapshot, now),
             Some((id, Direction::Inbound)) => match self.standing(id, packet, snapshot) {
@@ -313,6 +314,10 @@ impl Flows {
         connection.count_in_packet();
         self.count(destination, |stats| stats.count_in(packet.length()));
         self.advance(id, packet, Direction::Inbound, Some(&destination.live), &snapshot.settings, now);
+        if snapshot.settings.mss_clamp.concerns(packet, ends.method) {
+            let back = Path::find(&snapshot.egress, packet.flow.source.addr, 0);
+            mss::clamp(frame, packet, &ends, destination, back);
+        }
         let outer = self.outer(packet, destination, &snapshot.settings);
         let verdict = forward::request(frame, packet, &ends, destination.path, outer);
         self.report_unresolved(verdict, destination.path);
@@ -344,6 +349,11 @@ impl Flows {
         }
         let ends = ends(&connection);
         let path = Path::find(&snapshot.egress, packet.flow.dest.addr, self.table.hash(&packet.flow));
+        if snapshot.settings.mss_clamp.concerns(packet, ends.method)
+            && let Some(destination) = destination(&connection, snapshot)
+        {
+            mss::clamp(frame, packet, &ends, destination, path);
+        }
         let verdict = forward::reply(frame, packet, &ends, path);
         self.report_unresolved(verdict, path);
         // A router refuses a packet before its forwarding hooks, so IPVS does not see it.

@@ -27,6 +27,12 @@ pub mod schedule;
 
 pub mod egress;
 pub mod forward;
+pub mod mss;
+
+pub mod datagram;
+pub mod exchange;
+pub mod fragments;
+pub mod pieces;
 
 pub mod answer;
 pub mod outcome;

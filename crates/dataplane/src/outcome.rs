@@ -8,19 +8,24 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
-use xvs_proto::{Packet, ethernet};
+use xvs_proto::ethernet;
 
 use crate::answer::{Offence, RateLimit};
 use crate::clock::Millis;
 use crate::counters::WorkerCounters;
 use crate::forward::Identification;
+use crate::pieces::Cut;
 use crate::port::{BURST, LinkId, Port, Received};
+use crate::shm::Frame;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
 
 /// Next hops whose link address was missing, for the control thread to have resolved. Full, it forgets the newest:
 /// the next packet brings it again.
 pub type Unresolved = ArrayQueue<(LinkId, IpAddr)>;
+
+/// How many pieces a packet is cut into at most: more than the largest has by links that take 576 bytes.
+const MAX_PIECES: usize = 128;
 
 /// Hands out frames and counts what became of them.
 pub struct Outcome {
@@ -29,18 +34,23 @@ pub struct Outcome {
     unresolved: Arc<Unresolved>,
     ids: Identification,
     verdicts: Vec<Verdict>,
+    /// Those of the packet in hand.
+    pieces: Vec<Frame>,
 }
 
 impl Outcome {
     /// Counts into `counters`, of which the caller's thread is the one writer.
     pub fn new(counters: Arc<WorkerCounters>, unresolved: Arc<Unresolved>, ids: Identification) -> Self {
-        Self { unresolved, counters, limit: RateLimit::default(), ids, verdicts: Vec::with_capacity(BURST) }
+        let (verdicts, pieces) = (Vec::with_capacity(BURST), Vec::with_capacity(MAX_PIECES));
+        Self { unresolved, counters, limit: RateLimit::default(), ids, verdicts, pieces }
     }
 
-    /// Forgets the last burst's verdicts; `frames` more follow.
-    pub fn begin(&mut self, frames: usize) {
+    /// Forgets the last burst's verdicts. Another follows: frames that were received, and copies of what other workers
+    /// received.
+    pub fn begin(&mut self, received: usize, copies: usize) {
         self.verdicts.clear();
-        self.counters.received.add(frames as u64);
+        self.counters.received.add(received as u64);
+        self.counters.originated.add(copies as u64);
     }
 
     /// Where it counts.
@@ -56,16 +66,11 @@ impl Outcome {
     /// Tells the sender of a dropped packet why, if that is due. Returns the bytes of the ICMP error that it was sent.
     pub fn answer(
         &mut self,
-        received: &Received,
-        packet: &Packet,
-        verdict: Verdict,
+        offence: &Offence<'_>,
         snapshot: &Snapshot,
         port: &mut impl Port,
         now: Millis,
     ) -> Option<usize> {
-        let Verdict::Drop(reason) = verdict else { return None };
-        let error = reason.answer()?;
-        let offence = Offence { packet, frame: &received.frame, link: received.link, error };
         let allowed = self.limit.allows(now, snapshot.settings.icmp_msgs_per_sec);
         let answer =
             if allowed { offence.answer(snapshot, port, &mut self.ids, &self.unresolved) } else { None };
@@ -75,30 +80,104 @@ impl Outcome {
         };
         let bytes = frame.len() - ethernet::HEADER_LEN;
         self.counters.originated.add(1);
-        match port.transmit(link, frame) {
-            Ok(()) => {
-                self.counters.transmitted.add(1);
-                Some(bytes)
-            }
-            Err(frame) => {
-                port.recycle(frame);
-                self.counters.dropped(DropReason::TransmitRefused).add(1);
-                None
-            }
-        }
+        self.send(link, frame, port).then_some(bytes)
     }
 
-    /// Carries out one verdict.
+    /// Carries out the verdict on a frame of the burst.
     pub fn carry_out(&mut self, received: Received, verdict: Verdict, port: &mut impl Port) {
+        let verdict = self.settle(received, verdict, port);
+        self.tell(verdict);
+    }
+
+    /// Notes the verdict on a frame of the burst that was disposed of elsewhere.
+    pub fn tell(&mut self, verdict: Verdict) {
+        self.verdicts.push(verdict);
+    }
+
+    /// Sends a packet in fragments of at most `limit` bytes, each in a frame of its own: all or none.
+    pub fn send_copies(
+        &mut self,
+        packet: &[u8],
+        link: LinkId,
+        limit: usize,
+        port: &mut impl Port,
+    ) -> Verdict {
+        let cut = Cut::of(packet, limit, &mut self.ids);
+        if !cut.is_some_and(|cut| self.copy_pieces(cut, packet, 0, port)) {
+            return Verdict::Drop(DropReason::NeedsFragmenting);
+        }
+        self.send_pieces(link, port);
+        Verdict::Transmit(link)
+    }
+
+    /// Sends a frame's packet in fragments of at most `mtu` bytes: all or none, and then the frame comes back.
+    fn send_cut(
+        &mut self,
+        mut frame: Frame,
+        link: LinkId,
+        mtu: u32,
+        port: &mut impl Port,
+    ) -> Result<Verdict, Frame> {
+        let Some(cut) = Cut::of(frame.bytes(), mtu as usize, &mut self.ids) else { return Err(frame) };
+        if !self.copy_pieces(cut, frame.bytes(), 1, port) {
+            return Err(frame);
+        }
+        if !cut.keep_first(&mut frame) {
+            self.pieces.drain(..).for_each(|piece| port.recycle(piece));
+            return Err(frame);
+        }
+        self.send(link, frame, port);
+        self.send_pieces(link, port);
+        Ok(Verdict::Transmit(link))
+    }
+
+    /// Copies the pieces of a packet from one on: all or none.
+    fn copy_pieces(&mut self, cut: Cut, packet: &[u8], from: usize, port: &mut impl Port) -> bool {
+        let count = cut.count();
+        for number in from..count {
+            match cut.copy(packet, number, port) {
+                Some(piece) if self.pieces.len() < MAX_PIECES => self.pieces.push(piece),
+                other => {
+                    self.pieces.drain(..).chain(other).for_each(|piece| port.recycle(piece));
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn send_pieces(&mut self, link: LinkId, port: &mut impl Port) {
+        self.counters.originated.add(self.pieces.len() as u64);
+        let mut pieces = std::mem::take(&mut self.pieces);
+        for piece in pieces.drain(..) {
+            self.send(link, piece, port);
+        }
+        self.pieces = pieces;
+    }
+
+    /// Sends a frame and counts it; whether its link took it.
+    fn send(&mut self, link: LinkId, frame: Frame, port: &mut impl Port) -> bool {
+        let sent = port.transmit(link, frame).map_err(|frame| port.recycle(frame)).is_ok();
+        self.count(if sent { Verdict::Transmit(link) } else { Verdict::Drop(DropReason::TransmitRefused) });
+        sent
+    }
+
+    /// Carries out the verdict on a frame and counts it; what it has come to in the end.
+    pub fn settle(&mut self, received: Received, verdict: Verdict, port: &mut impl Port) -> Verdict {
         let Received { link, frame } = received;
         let done = match verdict {
+            Verdict::Fragment { link, mtu } => match self.send_cut(frame, link, mtu, port) {
+                // Its pieces are counted already.
+                Ok(verdict) => return verdict,
+                Err(frame) => Err((frame, DropReason::NeedsFragmenting)),
+            },
             Verdict::Transmit(out) => {
                 port.transmit(out, frame).map_err(|frame| (frame, DropReason::TransmitRefused))
             }
             Verdict::PassToKernel => {
                 port.pass_to_kernel(link, frame).map_err(|frame| (frame, DropReason::KernelRefused))
             }
-            Verdict::Consumed => {
+            Verdict::Consumed | Verdict::Held => {
                 port.recycle(frame);
                 Ok(())
             }
@@ -112,14 +191,14 @@ impl Outcome {
             }
         };
         self.count(verdict);
-        self.verdicts.push(verdict);
+        verdict
     }
 
     fn count(&self, verdict: Verdict) {
         match verdict {
-            Verdict::Transmit(_) => &self.counters.transmitted,
+            Verdict::Transmit(_) | Verdict::Fragment { .. } => &self.counters.transmitted,
             Verdict::PassToKernel => &self.counters.passed,
-            Verdict::Consumed => &self.counters.consumed,
+            Verdict::Consumed | Verdict::Held => &self.counters.consumed,
             Verdict::Drop(reason) => self.counters.dropped(reason),
         }
         .add(1);

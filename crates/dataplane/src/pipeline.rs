@@ -3,20 +3,24 @@
 //! Runs on a worker for every burst. Allocates nothing, waits for nothing, and leaves each frame in exactly one
 //! place; each stage is a loop over the burst, so that the memory which the next stage needs is on its way.
 
+use crate::answer::Offence;
 use crate::classify::{Class, classify};
 use crate::clock::Millis;
 use crate::conn::Timers;
 use crate::counters::WorkerCounters;
+use crate::datagram::Gathering;
 use crate::flow::Flows;
+use crate::fragments::Fragments;
 use crate::outcome::Outcome;
 use crate::port::{BURST, Port, Received};
 use crate::snapshot::Snapshot;
-use crate::verdict::Verdict;
+use crate::verdict::{DropReason, Verdict};
 
 /// A worker's stages with what they remember from burst to burst.
 pub struct Pipeline {
     flows: Flows,
     outcome: Outcome,
+    fragments: Fragments,
     burst: Vec<Received>,
     steps: Vec<Step>,
 }
@@ -30,18 +34,22 @@ struct Step {
 
 impl Pipeline {
     /// Stages of one worker.
-    pub fn new(flows: Flows, outcome: Outcome) -> Self {
-        Self { flows, outcome, burst: Vec::with_capacity(BURST), steps: Vec::with_capacity(BURST) }
+    pub fn new(flows: Flows, outcome: Outcome, fragments: Fragments) -> Self {
+        let (burst, steps) = (Vec::with_capacity(BURST), Vec::with_capacity(BURST));
+        Self { flows, outcome, fragments, burst, steps }
     }
 
     /// Takes a burst from the port through all stages. Returns how many frames it was. [`Self::quiescent`] is due when
     /// the snapshot has been left.
     pub fn run(&mut self, snapshot: &Snapshot, port: &mut impl Port, now: Millis) -> usize {
+        let copies = self.fragments.receive(&mut self.burst, port);
         port.receive(&mut self.burst);
+        let frames = self.burst.len();
+        self.outcome.begin(frames - copies, copies);
         self.classify(snapshot);
         self.prefetch();
         self.decide(snapshot, now);
-        let frames = self.carry_out(snapshot, port, now);
+        self.carry_out(snapshot, port, now);
         port.flush();
         frames
     }
@@ -53,7 +61,7 @@ impl Pipeline {
             let class = classify(frame, *link, snapshot);
             let hash = match class {
                 Class::Flow(packet) => self.flows.hash(&packet.flow),
-                Class::Decided(_) => 0,
+                Class::Fragment(_) | Class::Decided(_) => 0,
             };
             self.steps.push(Step { class, hash, verdict: Verdict::PassToKernel });
         }
@@ -68,32 +76,54 @@ impl Pipeline {
 
     /// Finds or makes each packet's connection and edits the frame on its way.
     fn decide(&mut self, snapshot: &Snapshot, now: Millis) {
-        for (received, step) in self.burst.iter_mut().zip(&mut self.steps) {
+        for (Received { link, frame }, step) in self.burst.iter_mut().zip(&mut self.steps) {
             step.verdict = match &step.class {
                 Class::Decided(verdict) => *verdict,
-                Class::Flow(packet) => self.flows.take(received, packet, step.hash, snapshot, now),
+                Class::Fragment(_) => Verdict::Held,
+                Class::Flow(packet) => self.flows.take(frame, *link, packet, step.hash, snapshot, now),
             };
         }
     }
 
-    /// Hands every frame to where its verdict says, and counts it.
-    fn carry_out(&mut self, snapshot: &Snapshot, port: &mut impl Port, now: Millis) -> usize {
-        let frames = self.burst.len();
-        self.outcome.begin(frames);
-        for (received, Step { class, hash, verdict }) in self.burst.drain(..).zip(&self.steps) {
-            if let Class::Flow(packet) = class
-                && let Some(bytes) = self.outcome.answer(&received, packet, *verdict, snapshot, port, now)
-            {
-                self.flows.count_answer(packet, *hash, bytes, snapshot);
+    /// Hands every frame to where its verdict says, and counts it; fragments to their datagrams.
+    fn carry_out(&mut self, snapshot: &Snapshot, port: &mut impl Port, now: Millis) {
+        let Self { flows, outcome, fragments, burst, steps } = self;
+        let mut gathering = Gathering { fragments, flows, outcome, snapshot, now };
+        gathering.give_up(port);
+        for (received, Step { class, hash, verdict }) in burst.drain(..).zip(steps) {
+            if let Class::Fragment(packet) = class {
+                let verdict = gathering.take(received, packet, port);
+                gathering.outcome.tell(verdict);
+                continue;
             }
-            self.outcome.carry_out(received, *verdict, port);
+            if let Class::Flow(packet) = class
+                && let Some(offence) = Offence::of(packet, &received.frame, received.link, *verdict)
+                && let Some(bytes) = gathering.outcome.answer(&offence, snapshot, port, now)
+            {
+                gathering.flows.count_answer(packet, *hash, bytes, snapshot);
+            }
+            gathering.outcome.carry_out(received, *verdict, port);
         }
-        frames
     }
 
     /// Says that nothing of the last burst is held any more, its snapshot included.
     pub fn quiescent(&mut self) {
         self.flows.quiescent();
+    }
+
+    /// When there is something to do next though no frame comes; `None`: not before.
+    pub fn next_due(&self, now: Millis) -> Option<Millis> {
+        self.flows.next_due().into_iter().chain(self.fragments.next_due(now)).min()
+    }
+
+    /// Drops what waits for others, for a worker that ends.
+    pub fn abandon(&mut self, port: &mut impl Port) {
+        while self.fragments.abandon() {
+            for received in self.fragments.released().drain(..) {
+                self.outcome.settle(received, Verdict::Drop(DropReason::FragmentTimeout), port);
+            }
+        }
+        self.outcome.counters().held.set(0);
     }
 
     /// Ends the connections whose time has come; to be done first in a burst.

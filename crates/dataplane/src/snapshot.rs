@@ -19,6 +19,7 @@ use crate::call_ids::CallIds;
 use crate::counters::SharedStats;
 use crate::egress::{Egress, RouteTo};
 use crate::marks::Marks;
+use crate::mss::MssClamp;
 use crate::occupancy::Occupancy;
 use crate::persistence::Persistence;
 use crate::port::LinkId;
@@ -89,6 +90,8 @@ pub struct Settings {
     pub drops_entries: bool,
     /// Whether a destination that speaks without being asked is told so.
     pub nat_icmp_send: bool,
+    /// Of which connections the maximum segment size is lowered to what their way takes.
+    pub mss_clamp: MssClamp,
     /// Whether tunnels forbid fragmentation as the packet inside does, and refuse what is too big for them.
     pub pmtu_disc: bool,
     /// Whether marked packets that no destination takes go where they were sent to.
@@ -128,6 +131,7 @@ impl Default for Settings {
             drop_packet_rate: 0,
             drops_entries: false,
             nat_icmp_send: false,
+            mss_clamp: MssClamp::Tunnels,
             pmtu_disc: true,
             cache_bypass: false,
         }

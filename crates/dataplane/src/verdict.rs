@@ -12,6 +12,15 @@ use crate::port::LinkId;
 pub enum Verdict {
     /// It is edited and leaves by this link.
     Transmit(LinkId),
+    /// As [`Self::Transmit`], in fragments, because it is larger than its way takes.
+    Fragment {
+        /// The link.
+        link: LinkId,
+        /// The largest packet that the way takes, in bytes.
+        mtu: u32,
+    },
+    /// It is a fragment and waits for the rest of its datagram.
+    Held,
     /// The kernel gets it as if it had come in without us.
     PassToKernel,
     /// It has done what it was for, and goes no further.
@@ -42,12 +51,20 @@ pub enum DropReason {
         /// The largest packet that would have passed, in bytes.
         mtu: u16,
     },
-    /// The packet would have to be fragmented.
+    /// The packet would have to be fragmented, and cannot be.
     NeedsFragmenting,
+    /// The rest of the fragment's datagram did not come in time.
+    FragmentTimeout,
+    /// Too many fragments wait: this one's datagram was the oldest, or has too many itself.
+    FragmentCrowded,
+    /// The fragment and others of its datagram contradict each other.
+    FragmentConflict,
+    /// The fragment has come before.
+    FragmentRepeated,
+    /// The fragment's length cannot be, or makes its datagram too long.
+    FragmentLength,
     /// The path leaves too little room beside a tunnel's own headers.
     PathTooNarrow,
-    /// The packet is a fragment.
-    Fragment,
     /// The packet grew beyond its frame.
     NoHeadroom,
     /// The connection table has no room.
@@ -70,7 +87,7 @@ impl DropReason {
     /// How many counters the reasons need.
     pub const COUNT: usize = Self::OTHERS.len() + Malformed::ALL.len();
 
-    const OTHERS: [Self; 18] = [
+    const OTHERS: [Self; 22] = [
         Self::NoDestination,
         Self::DestinationUnavailable,
         Self::DestinationLocal,
@@ -79,13 +96,17 @@ impl DropReason {
         Self::TtlExpired,
         Self::TooBig { mtu: 0 },
         Self::NeedsFragmenting,
-        Self::Fragment,
+        Self::FragmentTimeout,
         Self::NoHeadroom,
         Self::TableFull,
         Self::TransmitRefused,
         Self::KernelRefused,
         Self::Defence,
         Self::Unasked,
+        Self::FragmentCrowded,
+        Self::FragmentConflict,
+        Self::FragmentRepeated,
+        Self::FragmentLength,
         Self::PathTooNarrow,
         Self::NoCallId,
         Self::CallsFull,
@@ -107,16 +128,20 @@ impl DropReason {
             Self::TtlExpired => 5,
             Self::TooBig { .. } => 6,
             Self::NeedsFragmenting => 7,
-            Self::Fragment => 8,
+            Self::FragmentTimeout => 8,
             Self::NoHeadroom => 9,
             Self::TableFull => 10,
             Self::TransmitRefused => 11,
             Self::KernelRefused => 12,
             Self::Defence => 13,
             Self::Unasked => 14,
-            Self::PathTooNarrow => 15,
-            Self::NoCallId => 16,
-            Self::CallsFull => 17,
+            Self::FragmentCrowded => 15,
+            Self::FragmentConflict => 16,
+            Self::FragmentRepeated => 17,
+            Self::FragmentLength => 18,
+            Self::PathTooNarrow => 19,
+            Self::NoCallId => 20,
+            Self::CallsFull => 21,
             Self::Malformed(malformed) => Self::OTHERS.len() + malformed as usize,
         }
     }
@@ -132,7 +157,11 @@ impl DropReason {
             Self::TtlExpired => "ttl_expired",
             Self::TooBig { .. } => "too_big",
             Self::NeedsFragmenting => "needs_fragmenting",
-            Self::Fragment => "fragment",
+            Self::FragmentTimeout => "fragment_timeout",
+            Self::FragmentCrowded => "fragment_crowded",
+            Self::FragmentConflict => "fragment_conflict",
+            Self::FragmentRepeated => "fragment_repeated",
+            Self::FragmentLength => "fragment_length",
             Self::NoHeadroom => "no_headroom",
             Self::TableFull => "table_full",
             Self::TransmitRefused => "transmit_refused",
@@ -168,8 +197,18 @@ impl DropReason {
             Self::TooBig { .. } => {
                 "the packet does not fit the way to its destination; the sender was told the size"
             }
-            Self::NeedsFragmenting => "the packet would have to be fragmented, which is not done yet",
-            Self::Fragment => "the packet is a fragment, and fragments are not forwarded yet",
+            Self::NeedsFragmenting => {
+                "the packet would have to be fragmented, and its way is too narrow or no frame is free"
+            }
+            Self::FragmentTimeout => {
+                "the other fragments of the datagram did not come in time; the sender was told if the first had come"
+            }
+            Self::FragmentCrowded => {
+                "too many fragments wait for others, so the oldest datagram went; or one datagram has too many"
+            }
+            Self::FragmentConflict => "fragments of one datagram overlap or contradict each other",
+            Self::FragmentRepeated => "the fragment had come before",
+            Self::FragmentLength => "the fragment is empty, not a multiple of 8 bytes, or ends beyond 65,535",
             Self::NoHeadroom => "the frame has no room for the outer header",
             Self::TableFull => "the connection table is full; raise `conn_table_size` in xvs.toml",
             Self::TransmitRefused => "the interface is down or its transmit ring is full",
@@ -195,6 +234,7 @@ impl DropReason {
             Self::NoDestination | Self::Unasked => Some(icmp::Error::PortUnreachable),
             Self::NoRoute => Some(icmp::Error::HostUnreachable),
             Self::TtlExpired => Some(icmp::Error::TimeExceeded),
+            Self::FragmentTimeout => Some(icmp::Error::ReassemblyTimeExceeded),
             Self::TooBig { mtu } => Some(icmp::Error::FragmentationNeeded { mtu }),
             _ => None,
         }

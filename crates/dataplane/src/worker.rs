@@ -48,7 +48,10 @@ impl<P: Port> Worker<P> {
             self.pipeline.quiescent();
             drops.look(frames, now, || self.port.kernel_drops(), self.pipeline.counters());
             match (stopping, frames == 0 && timers == Timers::Current) {
-                (true, idle) if idle || last == 0 => return self.port,
+                (true, idle) if idle || last == 0 => {
+                    self.pipeline.abandon(&mut self.port);
+                    return self.port;
+                }
                 (true, _) => last -= 1,
                 (false, true) => self.sleep(now, drops.due),
                 (false, false) => {}
@@ -57,7 +60,7 @@ impl<P: Port> Worker<P> {
     }
 
     fn sleep(&mut self, now: Millis, drops_due: Option<Millis>) {
-        let due = [self.pipeline.flows().next_due(), drops_due].into_iter().flatten().min();
+        let due = [self.pipeline.next_due(now), drops_due].into_iter().flatten().min();
         let until_timer = due.map(|due| now.until(due));
         let table = self.pipeline.flows().table();
         let at_most = match table.in_limbo() {

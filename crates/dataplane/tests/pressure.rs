@@ -2,6 +2,8 @@
 
 #![cfg(not(loom))]
 
+// Shared with tests that need more of it.
+#[allow(dead_code)]
 mod crew;
 
 use std::collections::VecDeque;

@@ -25,6 +25,8 @@ pub enum Error {
     },
     /// The time to live has run out on the way (type 11, code 0).
     TimeExceeded,
+    /// Not all fragments of the datagram came in time (type 11, code 1).
+    ReassemblyTimeExceeded,
 }
 
 impl Error {
@@ -34,6 +36,7 @@ impl Error {
             Self::HostUnreachable => [3, 1],
             Self::FragmentationNeeded { .. } => [3, 4],
             Self::TimeExceeded => [11, 0],
+            Self::ReassemblyTimeExceeded => [11, 1],
         }
     }
 

@@ -17,6 +17,7 @@ fn words(error: Error) -> ([u8; 2], u32) {
         Error::HostUnreachable => ([1, 3], 0),
         Error::FragmentationNeeded { mtu } => ([2, 0], u32::from(mtu)),
         Error::TimeExceeded => ([3, 0], 0),
+        Error::ReassemblyTimeExceeded => ([3, 1], 0),
     }
 }
 

@@ -41,6 +41,16 @@ pub const DONT_FRAGMENT: u16 = 0x4000;
 pub const MORE_FRAGMENTS: u16 = 0x2000;
 /// The mask of the fragment offset, in units of eight bytes.
 pub const OFFSET_MASK: u16 = 0x1fff;
+/// The ECN field of a packet that met congestion, in the type of service; also the mask of that field (RFC 3168 §5).
+pub const CONGESTION_EXPERIENCED: u8 = 0b11;
+
+/// Options (RFC 791 §3.1).
+mod option {
+    pub(super) const END: u8 = 0;
+    pub(super) const NOTHING: u8 = 1;
+    /// The flag of an option that every fragment carries.
+    pub(super) const COPIED: u8 = 0x80;
+}
 
 /// A packet whose header has been checked: version, lengths, checksum. Covers the packet only, not what the link
 /// layer padded it with.
@@ -125,6 +135,11 @@ impl<B: AsRef<[u8]>> Ipv4<B> {
         self.word(field::FLAGS_OFFSET.start)
     }
 
+    /// Identification, which fragments of one datagram share.
+    pub fn id(&self) -> u16 {
+        self.word(field::ID.start)
+    }
+
     /// Time to live.
     pub fn ttl(&self) -> u8 {
         self.bytes.as_ref()[field::TTL]
@@ -152,6 +167,53 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ipv4<B> {
         let old = self.word(field::TTL);
         self.bytes.as_mut()[field::TTL] = self.ttl().saturating_sub(1);
         self.update(Delta::default().word(old, self.word(field::TTL)));
+    }
+
+    /// Replaces the identification.
+    pub fn set_id(&mut self, new: u16) {
+        let old = self.id();
+        self.bytes.as_mut()[field::ID].copy_from_slice(&new.to_be_bytes());
+        self.update(Delta::default().word(old, new));
+    }
+
+    /// Makes it another part of its datagram, or the whole: its length with the header, and its flags and offset.
+    pub fn set_part(&mut self, total_len: u16, flags_and_offset: u16) {
+        for (field, new) in [(field::TOTAL_LEN, total_len), (field::FLAGS_OFFSET, flags_and_offset)] {
+            let old = self.word(field.start);
+            self.bytes.as_mut()[field].copy_from_slice(&new.to_be_bytes());
+            self.update(Delta::default().word(old, new));
+        }
+    }
+
+    /// Marks it as having met congestion (RFC 3168 §5).
+    pub fn mark_congestion(&mut self) {
+        let old = self.word(field::VERSION_IHL);
+        self.bytes.as_mut()[field::TOS] |= CONGESTION_EXPERIENCED;
+        self.update(Delta::default().word(old, self.word(field::VERSION_IHL)));
+    }
+
+    /// Replaces the options that only a datagram's first fragment carries by as many that say nothing (RFC 791 §3.1:
+    /// the copied flag).
+    pub fn blank_options_of_first_fragment(&mut self) {
+        let header_len = self.header_len();
+        let bytes = self.bytes.as_mut();
+        let mut at = HEADER_LEN;
+        while at < header_len && bytes[at] != option::END {
+            let length = match bytes[at] {
+                option::NOTHING => 1,
+                _ => usize::from(bytes.get(at + 1).copied().unwrap_or(0)),
+            };
+            if length == 0 || at + length > header_len {
+                break;
+            }
+            if bytes[at] & option::COPIED == 0 {
+                bytes[at..at + length].fill(option::NOTHING);
+            }
+            at += length;
+        }
+        bytes[field::CHECKSUM].fill(0);
+        let checksum = Sum::default().bytes(&bytes[..header_len]).checksum();
+        bytes[field::CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
     }
 
     /// Replaces the source address.
@@ -275,6 +337,18 @@ mod tests {
         assert_eq!(ours, packet()[..HEADER_LEN]);
     }
 
+    #[test]
+    fn options_without_the_copied_flag_are_blanked_and_malformed_ones_end_the_search() {
+        // Record route, loose source routing (copied), and what claims to be longer than the header.
+        let options = [[7, 4, 4, 0], [0x83, 4, 4, 0], [1, 7, 9, 0]].concat();
+        let mut bytes = packet();
+        bytes.splice(HEADER_LEN..HEADER_LEN, options);
+        bytes[field::VERSION_IHL] = 0x48;
+        Ipv4::edit(&mut bytes).blank_options_of_first_fragment();
+        assert_eq!(bytes[HEADER_LEN..HEADER_LEN + 12], [1, 1, 1, 1, 0x83, 4, 4, 0, 1, 7, 9, 0]);
+        assert_eq!(Sum::default().bytes(&bytes[..HEADER_LEN + 12]).checksum(), 0);
+    }
+
     proptest! {
         #[test]
         fn every_edit_leaves_the_checksum_that_recomputing_gives(source: [u8; 4], dest: [u8; 4], ttl in 1u8..) {
@@ -286,8 +360,12 @@ mod tests {
             view.set_source(source.into());
             view.set_dest(dest.into());
             view.decrement_ttl();
+            view.set_part(28, MORE_FRAGMENTS | 185);
+            view.set_id(0xfedc);
+            view.mark_congestion();
             let (header, _) = Ipv4Header::from_slice(&bytes).unwrap();
             prop_assert_eq!((header.source, header.destination, header.time_to_live), (source, dest, ttl - 1));
+            prop_assert_eq!((header.more_fragments, header.fragment_offset.value(), header.ecn.value()), (true, 185, 3));
             prop_assert_eq!(header.header_checksum, header.calc_header_checksum());
         }
     }

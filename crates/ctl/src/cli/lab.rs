@@ -12,14 +12,15 @@ use crate::lab::Lab;
 /// What follows `xvs lab`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Take the sections [ipvs] and [feedback] of this xvs.toml
+    /// Take the sections [ipvs] and [feedback] of this xvs.toml; without one, packets are treated as the kernel's IPVS
+    /// treats them
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
-    let config = arguments.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
-    let mut lab = Lab::with(config.ipvs, config.feedback);
+    let config = arguments.config.as_deref().map(Config::read).transpose()?;
+    let mut lab = config.map_or_else(Lab::new, |config| Lab::with(config.ipvs, config.feedback));
     for line in io::stdin().lock().lines() {
         let line = line?;
         if !line.trim().is_empty() {

@@ -59,6 +59,14 @@ pub struct Outer<'a> {
     pub ids: &'a mut Identification,
 }
 
+/// Bytes that a connection's method puts before a packet.
+pub fn overhead(ends: &Ends, tunnel: Tunnel) -> u32 {
+    match ends.method {
+        ForwardingMethod::Tunnel => tunnel::overhead(ends.dest, tunnel.encapsulation) as u32,
+        _ => 0,
+    }
+}
+
 /// Sends a client's packet to the connection's destination.
 pub fn request(frame: &mut Frame, packet: &Packet, ends: &Ends, path: Path, outer: Outer<'_>) -> Verdict {
     let sent = way(path).and_then(|hop| match ends.method {
@@ -101,6 +109,9 @@ fn way(path: Path) -> Result<Hop, DropReason> {
 
 fn finish(frame: &mut Frame, sent: Result<Hop, DropReason>) -> Verdict {
     match sent.and_then(|hop| link_header(frame, hop)) {
+        Ok(hop) if frame.len() - ethernet::HEADER_LEN > hop.mtu as usize => {
+            Verdict::Fragment { link: hop.link, mtu: hop.mtu }
+        }
         Ok(hop) => Verdict::Transmit(hop.link),
         Err(reason) => Verdict::Drop(reason),
     }
@@ -134,13 +145,18 @@ pub fn decrement_ttl(frame: &mut Frame, packet: &Packet) {
     }
 }
 
-/// Refuses a packet that does not fit the way, of whose `mtu` the method needs `overhead` for itself; both in bytes.
+/// Refuses a packet that does not fit the way and must not be fragmented; of the way's `mtu` the method needs
+/// `overhead` for itself, both in bytes.
 fn check_size(packet: &Packet, mtu: u32, overhead: u32) -> Result<(), DropReason> {
-    let room = mtu.min(u32::from(u16::MAX)).saturating_sub(overhead);
-    match packet.length() <= room as usize {
-        true => Ok(()),
-        false if packet.dont_fragment => Err(DropReason::TooBig { mtu: room as u16 }),
-        false => Err(DropReason::NeedsFragmenting),
+    let largest = u32::from(u16::MAX);
+    let room = mtu.min(largest).saturating_sub(overhead);
+    if packet.length() <= room as usize {
+        return Ok(());
+    }
+    match packet.dont_fragment {
+        true => Err(DropReason::TooBig { mtu: room as u16 }),
+        false if packet.length() > (largest - overhead) as usize => Err(DropReason::NoHeadroom),
+        false => Ok(()),
     }
 }
 

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 
 use xvs_proto::checksum::{Coverage, Delta};
-use xvs_proto::{Family, Packet, Protocol, ethernet, gre, gue, ipv4, ipv6, udp};
+use xvs_proto::{Endpoint, Family, Packet, Protocol, ethernet, gre, gue, ipv4, ipv6, udp};
 
 use super::{Ends, Outer, check_size, check_ttl, decrement_ttl, strip};
 use crate::shm::Frame;
@@ -40,7 +40,7 @@ pub(super) fn send(
         IpAddr::V6(_) => (ipv6::HEADER_LEN, ipv6::MIN_MTU),
     };
     let encapsulation = outer.tunnel.encapsulation;
-    let overhead = network_len + encapsulation.header_len();
+    let overhead = overhead(ends.dest, encapsulation);
     check_ttl(packet)?;
     decrement_ttl(frame, packet);
     if hop.mtu < least_mtu + overhead as u32 {
@@ -48,14 +48,10 @@ pub(super) fn send(
     }
     // Of an IPv6 packet the sender is told whatever the setting: nobody fragments it on its way.
     if outer.pmtu_disc || packet.family() == Family::V6 {
-        match check_size(packet, hop.mtu, overhead as u32) {
-            // What the path does not take whole is fragmented with its outer header.
-            Err(DropReason::NeedsFragmenting) => {}
-            checked => checked?,
-        }
+        check_size(packet, hop.mtu, overhead as u32)?;
     }
     strip(frame, packet);
-    if !frame.grow_front(overhead) {
+    if !frame.grow_front(overhead) || frame.len() > usize::from(u16::MAX) {
         return Err(DropReason::NoHeadroom);
     }
     let inner = Inner::of(packet.family());
@@ -73,7 +69,13 @@ pub(super) fn send(
         }
     }
     emit_network(network, payload.len() as u16, packet, (source, dest), outer);
-    if frame.len() > hop.mtu as usize { Err(DropReason::NeedsFragmenting) } else { Ok(()) }
+    Ok(())
+}
+
+/// Bytes that a tunnel to this destination puts before a packet.
+pub(super) fn overhead(dest: Endpoint, encapsulation: Encapsulation) -> usize {
+    let network_len = if dest.addr.is_ipv4() { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN };
+    network_len + encapsulation.header_len()
 }
 
 /// Writes the outer network header around `packet`, before so many bytes.

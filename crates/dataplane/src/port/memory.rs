@@ -39,7 +39,7 @@ impl MemoryPort {
     /// Frames as AF_XDP has them: 2 KiB, of which 256 bytes are headroom.
     pub fn with_links(links: u16) -> Self {
         Self::new(
-            FrameLayout { frame_size_bytes: 2048, headroom_bytes: 256, frames: 4 * BURST as u32 },
+            FrameLayout { frame_size_bytes: 2048, headroom_bytes: 256, frames: 8 * BURST as u32 },
             links,
         )
     }

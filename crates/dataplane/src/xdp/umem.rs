@@ -15,6 +15,7 @@ use xsk_rs::umem::frame::FrameDesc;
 
 use super::socket::os_error;
 use super::sockets::{Queues, SocketError};
+use crate::fragments::HELD;
 use crate::port::BURST;
 use crate::shm::{FrameLayout, FramePool};
 
@@ -28,7 +29,7 @@ pub struct RingSizes {
 }
 
 impl Default for RingSizes {
-    /// With two interfaces of 1500 bytes MTU, one worker's UMEM has 6.5 MiB: less than the 8 MiB that
+    /// With two interfaces of 1500 bytes MTU, one worker's UMEM has 7 MiB: less than the 8 MiB that
     /// `ulimit -l` mostly allows.
     fn default() -> Self {
         Self { receive: 1024, transmit: 512 }
@@ -101,4 +102,4 @@ const HEADROOM_BYTES: u32 = 256;
 const LINK_HEADER_BYTES: u32 = 22;
 /// Kept for the pipeline: the burst in hand, what it holds back, what the director originates. While it takes no more
 /// than three bursts of it, every fill ring can be refilled, whatever the TX rings hold.
-const RESERVE: u32 = 4 * BURST as u32;
+const RESERVE: u32 = 4 * BURST as u32 + HELD as u32;

@@ -11,12 +11,14 @@ use xvs_dataplane::conn::{Direction, Table, TableConfig, TableReader, Timers};
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::Egress;
 use xvs_dataplane::egress::model::Network;
+use xvs_dataplane::exchange::Exchange;
 use xvs_dataplane::flow::Flows;
 use xvs_dataplane::forward::Identification;
+use xvs_dataplane::fragments::Fragments;
 use xvs_dataplane::outcome::{Outcome, Unresolved};
 use xvs_dataplane::persistence::{ClientMask, Persistence, Together};
 use xvs_dataplane::pipeline::Pipeline;
-use xvs_dataplane::port::memory::MemoryPort;
+use xvs_dataplane::port::memory::{Bytes, MemoryPort};
 use xvs_dataplane::port::{LinkId, Port as _};
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::{
@@ -32,7 +34,7 @@ pub(crate) const ACK: u8 = 0x10;
 pub(crate) const FIN_ACK: u8 = 0x11;
 pub(crate) const RST: u8 = 0x04;
 
-const VIP: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 80);
+pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 80);
 pub(crate) const SERVERS: u8 = 3;
 
 /// A client's flow to one of the services.
@@ -44,13 +46,15 @@ pub(crate) struct Flow {
 }
 
 /// Services, and for how many seconds their clients stay. Port 0 is every port without a service of its own.
-const SERVICES: [((Protocol, u16), ForwardingMethod, Option<u32>); 6] = [
+const SERVICES: [((Protocol, u16), ForwardingMethod, Option<u32>); 8] = [
     ((Protocol::TCP, 80), ForwardingMethod::DirectRouting, None),
     ((Protocol::TCP, 443), ForwardingMethod::Nat, None),
     ((Protocol::UDP, 53), ForwardingMethod::Nat, None),
     ((Protocol::TCP, 8080), ForwardingMethod::Nat, Some(30)),
     ((Protocol::TCP, 0), ForwardingMethod::DirectRouting, Some(70)),
     ((Protocol::UDP, 5353), ForwardingMethod::Nat, Some(400)),
+    ((Protocol::UDP, 5300), ForwardingMethod::DirectRouting, None),
+    ((Protocol::UDP, 5301), ForwardingMethod::Tunnel, None),
 ];
 /// What clients ask for.
 const TARGETS: [(Protocol, u16); 7] = [
@@ -137,6 +141,18 @@ impl Hand {
         self.pipeline.verdicts().to_vec()
     }
 
+    /// Takes frames as they come, also none, and says what left: to the wire, and to the kernel.
+    pub(crate) fn pass(&mut self, frames: &[Vec<u8>]) -> [Vec<Bytes>; 2] {
+        for frame in frames {
+            assert!(self.port.inject(LinkId(0), frame));
+        }
+        self.pipeline.run(&self.snapshot, &mut self.port, self.now);
+        self.pipeline.quiescent();
+        assert_eq!(self.counters.in_hand(), 0);
+        assert_eq!(u64::from(self.port.census().out), self.counters.held.value());
+        [self.port.take_transmitted(), self.port.take_passed()]
+    }
+
     /// Lets time pass for this worker.
     pub(crate) fn advance(&mut self, by: Duration) {
         self.now = self.now + by;
@@ -170,6 +186,7 @@ impl Crew {
         let table = table.expect("a small table");
         let snapshot = Arc::new(snapshot(workers));
         let total = Arc::new(ServiceLive::new(workers));
+        let exchange = Arc::new(Exchange::new(workers));
         let hand = |number| {
             let counters = Arc::new(WorkerCounters::default());
             let seat = table.handle(number).expect("a seat for each worker");
@@ -177,7 +194,11 @@ impl Crew {
             let ids = || Identification::after(0);
             let flows = Flows::new(number, seat, counters.clone(), total.clone(), unresolved.clone(), ids());
             Hand {
-                pipeline: Pipeline::new(flows, Outcome::new(counters.clone(), unresolved, ids())),
+                pipeline: Pipeline::new(
+                    flows,
+                    Outcome::new(counters.clone(), unresolved, ids()),
+                    Fragments::new(number, exchange.clone(), *table.secret()),
+                ),
                 port: MemoryPort::with_links(2),
                 counters,
                 snapshot: snapshot.clone(),
@@ -324,7 +345,10 @@ fn snapshot(workers: usize) -> Snapshot {
                 method,
                 weight: Weight(1),
                 path: Path::find(&snapshot.egress, server(number).into(), 0),
-                tunnel: Tunnel { source: None, encapsulation: Encapsulation::Ip },
+                tunnel: Tunnel {
+                    source: Some(Ipv4Addr::new(192, 0, 2, 1).into()),
+                    encapsulation: Encapsulation::Ip,
+                },
                 live: live.clone(),
                 service: service.clone(),
             };

@@ -1,0 +1,166 @@
+//! Maximum segment size: a SYN through a narrow way promises no more than the way takes (RFC 9293 §3.7.1).
+//!
+//! Runs for SYN and SYN+ACK of a connection that pass the director, as `mss_clamp` says. A tunnel's way is narrower than
+//! either end can know, and the ICMP error that would tell them is often filtered; here the option is lowered, never
+//! raised, and the checksum kept by incremental update. Both packets promise what the narrower of the connection's two
+//! ways takes, as far as the director is on them: past it go the replies of all methods but NAT. A SYN without the option stays without: its sender then expects 536 bytes.
+//! Not here: what a segment meets that is too large all the same (`forward`).
+
+use xvs_proto::checksum::Delta;
+use xvs_proto::{Family, Packet, ipv4, ipv6, tcp};
+use xvs_sched::ForwardingMethod;
+
+use crate::forward::{self, Ends};
+use crate::shm::Frame;
+use crate::snapshot::{Destination, Path};
+
+/// Of which connections the option is lowered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MssClamp {
+    /// None.
+    Off,
+    /// Those that are tunnelled.
+    Tunnels,
+    /// All.
+    All,
+}
+
+/// TCP options (RFC 9293 §3.1).
+mod option {
+    pub(super) const END: u8 = 0;
+    pub(super) const NOTHING: u8 = 1;
+    pub(super) const MSS: u8 = 2;
+    pub(super) const MSS_LEN: usize = 4;
+}
+
+/// Where the header's length stands: the upper four bits, in words of four bytes.
+const DATA_OFFSET: usize = 12;
+
+impl MssClamp {
+    /// Whether a packet of a connection by this method is one of those whose option is lowered.
+    pub fn concerns(self, packet: &Packet, method: ForwardingMethod) -> bool {
+        let covered = match self {
+            Self::Off => false,
+            Self::Tunnels => method == ForwardingMethod::Tunnel,
+            Self::All => true,
+        };
+        covered && packet.tcp_flags.has(tcp::Flags::SYN)
+    }
+}
+
+/// Lowers the option of a SYN to what the ways to the connection's destination and its client take.
+pub fn clamp(frame: &mut Frame, packet: &Packet, ends: &Ends, destination: &Destination, client: Path) {
+    let mtu = |path| match path {
+        Path::To(hop) => hop.mtu,
+        _ => u32::MAX,
+    };
+    let there = mtu(destination.path).saturating_sub(forward::overhead(ends, destination.tunnel));
+    let back = if ends.method == ForwardingMethod::Nat { mtu(client) } else { u32::MAX };
+    let network = match packet.family() {
+        Family::V4 => ipv4::HEADER_LEN,
+        Family::V6 => ipv6::HEADER_LEN,
+    };
+    let room = there.min(back).min(u32::from(u16::MAX)).saturating_sub((network + tcp::HEADER_LEN) as u32);
+    lower(&mut frame.bytes_mut()[packet.transport..packet.end], room as u16);
+}
+
+/// Lowers a segment's option to `most`, in bytes, if it says more.
+fn lower(segment: &mut [u8], most: u16) {
+    let Some(at) = find(segment) else { return };
+    let old = u16::from_be_bytes([segment[at], segment[at + 1]]);
+    if old <= most {
+        return;
+    }
+    segment[at..at + 2].copy_from_slice(&most.to_be_bytes());
+    // The sum is over words; one that lies across two of them counts with its bytes swapped (RFC 1071 §2).
+    let delta = match at % 2 {
+        0 => Delta::default().word(old, most),
+        _ => Delta::default().word(old.swap_bytes(), most.swap_bytes()),
+    };
+    tcp::update_checksum(segment, delta);
+}
+
+/// Where the option's value begins, if the segment has it whole.
+fn find(segment: &[u8]) -> Option<usize> {
+    let end = usize::from(segment[DATA_OFFSET] >> 4) * 4;
+    let header = segment.get(..end)?;
+    let mut at = tcp::HEADER_LEN;
+    loop {
+        at += match *header.get(at)? {
+            option::END => return None,
+            option::NOTHING => 1,
+            kind => {
+                let length = usize::from(*header.get(at + 1)?);
+                if kind == option::MSS && length == option::MSS_LEN {
+                    return header.get(at + 2..at + length).map(|_| at + 2);
+                }
+                if length < 2 {
+                    return None;
+                }
+                length
+            }
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use xvs_proto::checksum::Sum;
+
+    /// A segment with these options and a right sum; the addresses do not matter here.
+    fn segment(options: &[u8]) -> Vec<u8> {
+        let mut segment = vec![0x5a; tcp::HEADER_LEN];
+        segment.extend(options);
+        segment.resize(segment.len().next_multiple_of(4), 0);
+        segment[DATA_OFFSET] = (segment.len() as u8 / 4) << 4;
+        segment.extend([0xa5; 7]);
+        segment[tcp::field::CHECKSUM].fill(0);
+        let sum = Sum::default().bytes(&segment).checksum();
+        segment[tcp::field::CHECKSUM].copy_from_slice(&sum.to_be_bytes());
+        segment
+    }
+
+    #[test]
+    fn the_option_is_lowered_wherever_it_stands_and_the_checksum_stays_right() {
+        for before in [&[][..], &[1], &[4, 2], &[3, 3, 7], &[8, 10, 1, 2, 3, 4, 5, 6, 7, 8, 1]] {
+            let mut lowered = segment(&[before, &[2, 4, 0x05, 0xb4]].concat());
+            lower(&mut lowered, 1440);
+            let wanted = segment(&[before, &[2, 4, 0x05, 0xa0]].concat());
+            assert_eq!(lowered, wanted, "behind {before:?}");
+        }
+    }
+
+    #[test]
+    fn it_is_never_raised_and_one_that_is_not_whole_is_left() {
+        for options in [
+            &[2, 4, 0x02, 0x18][..],
+            &[],
+            &[0, 2, 4, 5, 0xb4],
+            &[2, 3, 5, 0xb4],
+            &[9, 0, 2, 4],
+            &[1, 1, 1, 2],
+        ] {
+            let mut same = segment(options);
+            lower(&mut same, 1440);
+            assert_eq!(same, segment(options));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_options_make_it_panic_and_the_checksum_stays_right(
+            options in prop::collection::vec(any::<u8>(), 0..40),
+            most: u16,
+        ) {
+            let mut any = segment(&options);
+            lower(&mut any, most);
+            let sum = Sum::default().bytes(&any).checksum();
+            prop_assert!(sum == 0 || sum == 0xffff);
+            let cut = any.len() - 8;
+            any[DATA_OFFSET] = 0xf0;
+            lower(&mut any[..cut.max(tcp::HEADER_LEN)], most);
+        }
+    }
+}
