@@ -1,128 +1,48 @@
 //! What IPVS has and xvs cannot carry out yet.
 //!
 //! Asked by the control thread for each command after [`State::check`](crate::state::State::check) has accepted it,
-//! and before it is applied: what the data plane would treat wrongly must be refused, never taken and ignored.
-//! Pure. Each capability that is added deletes its lines here.
-
-use xvs_sched::ServiceKey;
+//! and before it is applied: what would not be done must be refused, never taken and ignored. Pure. Each capability that
+//! is added deletes its lines here.
 
 use crate::message::{Command, CommandError};
-use crate::state::ServiceOptions;
 
-/// Whether the data plane can do what a command asks for.
+/// Whether what a command asks for can be done.
 ///
 /// # Errors
 /// [`CommandError::NotSupported`] with the object, what about it is not supported, and what to do instead.
 pub fn supported(command: &Command) -> Result<(), CommandError> {
     match command {
-        Command::AddService { key, options } | Command::EditService { key, options } => {
-            service_supported(key, options)
-        }
-        Command::StartDaemon(daemon) => Err(refusal(
-            format!("{} daemon", daemon.role.name()),
-            "connection synchronization is",
-            "run without it; after a failover clients connect anew",
-        )),
-        Command::AddDestination { .. }
-        | Command::EditDestination { .. }
-        | Command::DeleteService(_)
-        | Command::DeleteDestination { .. }
-        | Command::Flush
-        | Command::Zero(_)
-        | Command::SetTimeouts(_)
-        | Command::StopDaemon(_)
-        | Command::AddMark(_)
-        | Command::DeleteMark(_) => Ok(()),
+        Command::StartDaemon(daemon) => Err(CommandError::NotSupported {
+            object: format!("{} daemon", daemon.role.name()),
+            what: "connection synchronization is".to_owned(),
+            next: "run without it; after a failover clients connect anew".to_owned(),
+        }),
+        _ => Ok(()),
     }
-}
-
-fn service_supported(key: &ServiceKey, options: &ServiceOptions) -> Result<(), CommandError> {
-    if options.persistence_timeout_seconds.is_some() {
-        return Err(refusal(key, "persistence (-p) is", "add the service without it"));
-    }
-    if options.persistence_engine.is_some() {
-        return Err(refusal(key, "persistence engines (--pe) are", "add the service without one"));
-    }
-    Ok(())
-}
-
-fn refusal(object: impl ToString, what: &str, next: &str) -> CommandError {
-    CommandError::NotSupported { object: object.to_string(), what: what.to_owned(), next: next.to_owned() }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
-    use crate::state::{DestinationOptions, Netmask, SchedulerFlags};
-    use xvs_proto::{Endpoint, Family, Protocol};
-    use xvs_sched::{ForwardingMethod, Weight};
-
-    fn key() -> ServiceKey {
-        ServiceKey::tcp(Endpoint::new([192, 0, 2, 100], 80))
-    }
-
-    fn with(options: ServiceOptions) -> Command {
-        Command::AddService { key: key(), options }
-    }
-
-    fn of(key: ServiceKey) -> Command {
-        Command::AddService { key, options: ServiceOptions::of(key.family()) }
-    }
-
-    fn dest(options: DestinationOptions) -> Command {
-        Command::EditDestination { service: key(), endpoint: Endpoint::new([192, 0, 2, 1], 80), options }
-    }
-
-    #[test]
-    fn what_every_director_does_is_supported() {
-        let plain = ServiceOptions::of(Family::V4);
-        assert_eq!(supported(&with(plain.clone())), Ok(()));
-        // Also without persistence, where they mean nothing.
-        let mask = ServiceOptions { netmask: Netmask::V4([255, 255, 255, 0].into()), ..plain };
-        assert_eq!(supported(&with(mask.clone())), Ok(()));
-        let persistent = ServiceOptions { persistence_timeout_seconds: Some(360), ..mask };
-        let by_call = ServiceOptions { persistence_engine: Some("sip".to_owned()), ..persistent.clone() };
-        assert_eq!((supported(&with(persistent)), supported(&with(by_call))), (Ok(()), Ok(())));
-        let flags = ServiceOptions { flags: SchedulerFlags(3), ..ServiceOptions::of(Family::V4) };
-        assert_eq!(supported(&with(flags)), Ok(()));
-        for method in [ForwardingMethod::DirectRouting, ForwardingMethod::Nat, ForwardingMethod::Tunnel] {
-            let options = DestinationOptions { method, weight: Weight(0), ..DestinationOptions::default() };
-            assert_eq!(supported(&dest(options)), Ok(()));
-        }
-        let endpoint = Endpoint::new([192, 0, 2, 1], 3868);
-        for protocol in [Protocol::TCP, Protocol::UDP, Protocol::SCTP] {
-            assert_eq!(supported(&of(ServiceKey::Address { protocol, endpoint })), Ok(()));
-        }
-        for family in [Family::V4, Family::V6] {
-            assert_eq!(supported(&of(ServiceKey::Mark { mark: 7, family })), Ok(()));
-        }
-        for command in [Command::Flush, Command::Zero(None), Command::DeleteService(key())] {
-            assert_eq!(supported(&command), Ok(()));
-        }
-    }
+    use crate::state::{SyncDaemon, SyncRole};
 
     #[test]
     fn a_refusal_names_the_object_what_is_missing_and_the_next_step() {
-        let plain = || ServiceOptions::of(Family::V4);
-        for (command, object, what) in [
-            (
-                with(ServiceOptions { persistence_timeout_seconds: Some(360), ..plain() }),
-                "TCP 192.0.2.100:80",
-                "persistence (-p) is",
-            ),
-            (
-                with(ServiceOptions { persistence_engine: Some("sip".to_owned()), ..plain() }),
-                "TCP 192.0.2.100:80",
-                "persistence engines (--pe) are",
-            ),
-        ] {
-            let refused = supported(&command).unwrap_err();
-            let CommandError::NotSupported { object: named, what: missing, next } = &refused else {
-                panic!("{refused:?}")
-            };
-            assert_eq!((named.as_str(), missing.as_str()), (object, what));
-            assert!(refused.to_string().starts_with(&format!("xvs: {object}: {what} not supported yet; ")));
-            assert!(!next.is_empty());
-        }
+        let refused = supported(&Command::StartDaemon(SyncDaemon {
+            role: SyncRole::Backup,
+            interface: "eth0".to_owned(),
+            sync_id: 0,
+            max_len_bytes: 1472,
+            group: IpAddr::from([224, 0, 0, 81]),
+            port: 8848,
+            ttl: 1,
+        }));
+        let said = refused.unwrap_err().to_string();
+        assert!(
+            said.starts_with("xvs: backup daemon: connection synchronization is not supported yet; run"),
+            "{said}"
+        );
     }
 }
