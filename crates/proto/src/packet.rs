@@ -52,6 +52,20 @@ impl Packet {
         self.end - self.network
     }
 
+    /// The flow by which its connection is found: its own, but that AH and ESP go with the UDP between the ports 500 by
+    /// which their keys were negotiated (RFC 7296 §2).
+    pub fn connection_key(&self) -> FlowKey {
+        let FlowKey { protocol, source, dest } = self.flow;
+        match protocol {
+            Protocol::AH | Protocol::ESP => FlowKey {
+                protocol: Protocol::UDP,
+                source: Endpoint { port: IKE_PORT, ..source },
+                dest: Endpoint { port: IKE_PORT, ..dest },
+            },
+            _ => self.flow,
+        }
+    }
+
     /// Whether it is itself a report about another packet.
     pub fn is_icmp_error(&self) -> bool {
         let is_error = match self.family() {
@@ -61,6 +75,9 @@ impl Packet {
         self.icmp_type.is_some_and(is_error)
     }
 }
+
+/// Where keys for AH and ESP are negotiated (RFC 7296 §2).
+const IKE_PORT: u16 = 500;
 
 /// A packet's place in its datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
