@@ -60,7 +60,7 @@ impl Pipeline {
         for Received { link, frame } in &mut self.burst {
             let class = classify(frame, *link, snapshot);
             let hash = match class {
-                Class::Flow(packet) => self.flows.hash(&packet.flow),
+                Class::Flow(packet) => self.flows.hash(&packet.connection_key()),
                 Class::Fragment(_) | Class::Decided(_) => 0,
             };
             self.steps.push(Step { class, hash, verdict: Verdict::PassToKernel });

@@ -96,6 +96,8 @@ pub struct Settings {
     pub pmtu_disc: bool,
     /// Whether marked packets that no destination takes go where they were sent to.
     pub cache_bypass: bool,
+    /// Whether what clients send is left to the kernel (`backup_only`); replies are translated all the same.
+    pub requests_stay: bool,
 }
 
 /// The bits of `conn_reuse_mode`: 1 reuses what has closed, 2 also what waits for a FIN that cannot be seen.
@@ -134,6 +136,7 @@ impl Default for Settings {
             mss_clamp: MssClamp::Tunnels,
             pmtu_disc: true,
             cache_bypass: false,
+            requests_stay: false,
         }
     }
 }
