@@ -12,6 +12,7 @@ use crate::datagram::Gathering;
 use crate::flow::Flows;
 use crate::fragments::Fragments;
 use crate::outcome::Outcome;
+use crate::port::tagged::Tagged;
 use crate::port::{BURST, Port, Received};
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
@@ -42,6 +43,7 @@ impl Pipeline {
     /// Takes a burst from the port through all stages. Returns how many frames it was. [`Self::quiescent`] is due when
     /// the snapshot has been left.
     pub fn run(&mut self, snapshot: &Snapshot, port: &mut impl Port, now: Millis) -> usize {
+        let port = &mut Tagged::new(port, &snapshot.egress);
         let copies = self.fragments.receive(&mut self.burst, port);
         port.receive(&mut self.burst);
         let frames = self.burst.len();
