@@ -8,12 +8,10 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use core_affinity::CoreId;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use thiserror::Error;
 use xvs_dataplane::clock::Clock;
@@ -27,23 +25,19 @@ use xvs_dataplane::fragments::Fragments;
 use xvs_dataplane::outcome::{Outcome, Unresolved};
 use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::LinkId;
-use xvs_dataplane::port::xdp::{Waker, XdpPort};
-use xvs_dataplane::reinject::Reinjector;
-
 use xvs_dataplane::worker::Worker;
-use xvs_dataplane::xdp::{
-    AttachError, Attached, Queues, RingSizes, SocketError, Sockets, Steering, SteeringError, SteeringRules,
-};
+use xvs_dataplane::xdp::{AttachError, RingSizes, SocketError, Steering, SteeringError, SteeringRules};
 
 use crate::config::{Config, ConfigError};
 use crate::control::{Control, Plant};
+use crate::crew::Crew;
 use crate::memory::available_pages;
 use crate::message::{Access, CommandError, Reply, Request};
 use crate::netfilter::{self, Found};
 use crate::network::neighbours::Neighbours;
 use crate::network::{Following, Latest, Slot, View, follow};
-use crate::placement::{self, PlacementError};
-use crate::shared::{Facts, InterfaceFacts, LinkState, Shared, WorkerFacts};
+use crate::placement::PlacementError;
+use crate::shared::{Facts, InterfaceFacts, LinkState, Shared};
 use crate::sweep::{Sweeper, Sweeping};
 use crate::threads::{self, EndNotice};
 
@@ -68,7 +62,7 @@ pub enum DaemonError {
 }
 
 /// Says what a system call was for.
-fn system(what: &'static str) -> impl FnOnce(io::Error) -> DaemonError {
+pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> DaemonError {
     move |error| DaemonError::System { what, error }
 }
 
@@ -84,6 +78,8 @@ enum Input {
 
 /// How often the control thread looks for next hops that packets were dropped for.
 const UNRESOLVED_INTERVAL: Duration = Duration::from_millis(100);
+/// How long after a failure an interface that is back is attached again.
+const RETRY_ATTACHING: Duration = Duration::from_secs(1);
 /// How long after a refusal neighbours are tried again.
 const RETRY_REFUSED: Duration = Duration::from_secs(30);
 /// Requests that may wait for the control thread.
@@ -102,23 +98,14 @@ pub struct Daemon {
     network: Option<Following>,
     netfilter: Option<netfilter::Following>,
     sweeping: Option<Sweeping>,
-    workers: Vec<Running>,
     shared: Arc<Shared>,
     ended: Receiver<String>,
-}
-
-/// A worker's thread, and how to end it.
-struct Running {
-    stop: Arc<AtomicBool>,
-    waker: Waker,
-    thread: JoinHandle<XdpPort>,
 }
 
 /// The control thread's hold on the machine. Fields are dropped in this order: the interfaces are the kernel's again
 /// before anything else goes.
 struct Wired {
-    /// Held to be dropped.
-    _attached: Vec<Attached>,
+    crew: Crew,
     steering: Steering,
     neighbours: Neighbours,
     /// Those that are to be kept resolved.
@@ -205,41 +192,34 @@ impl Daemon {
     pub fn start(config: &Config) -> Result<Self, DaemonError> {
         let clock = Arc::new(Clock::monotonic());
         let steering = Steering::load().map_err(DaemonError::Program)?;
-        let attached: Vec<_> =
+        let attached =
             config.interfaces.iter().map(|name| steering.attach(name)).collect::<Result<_, _>>()?;
-        let queues: Vec<_> =
-            attached.iter().map(|attached| (attached.interface(), attached.receive_queues())).collect();
-        let shares = placement::shares(&queues, config.workers, placement::cores_available())?;
+        let rings = RingSizes { receive: config.receive_ring, transmit: config.transmit_ring };
+        let crew = Crew::new(attached, config.workers, rings)?;
+        let workers = crew.size();
         let memory = config.conn_table_memory.into();
-        let table = TableConfig { capacity: config.conn_table_size, workers: shares.len(), memory };
+        let table = TableConfig { capacity: config.conn_table_size, workers, memory };
         Config::check_table(&table, machine_memory_bytes())?;
         let table = Table::create(table).map_err(system("the connection table"))?;
         let reader = table.reader().expect("a new table has its seats free");
-        let links: Vec<_> = attached.iter().map(|attached| attached.index()).collect();
+        let links = crew.links();
         let neighbours = Neighbours::open(&links).map_err(system("netlink"))?;
-        let mut facts =
-            Facts { interfaces: attached.iter().map(interface_facts).collect(), ..Facts::default() };
-        let rings = RingSizes { receive: config.receive_ring, transmit: config.transmit_ring };
-        let ports = open_ports(&attached, &shares, rings, &mut facts)?;
+        let interfaces = (0..links.len()).map(|place| crew.interface_facts(place)).collect();
+        let mut facts = Facts { interfaces, ..Facts::default() };
+        let ports = crew.open_ports()?;
 
         let unresolved = Arc::new(Unresolved::new(64));
-        let plant = Wired {
-            _attached: attached,
-            steering,
-            neighbours,
-            wanted: BTreeSet::new(),
-            retry: None,
-            table: table.clone(),
-        };
-        let mut control = Control::new(plant, shares.len(), config.ipvs, config.feedback.clone());
+        let plant =
+            Wired { crew, steering, neighbours, wanted: BTreeSet::new(), retry: None, table: table.clone() };
+        let mut control = Control::new(plant, workers, config.ipvs, config.feedback.clone());
         control.set_sip_calls(config.sip_calls);
         // Nobody outside can tell where the sequences begin.
         let first_id = table.secret().0[0] as u16;
         let (notices, ended) = unbounded();
-        let exchange = Arc::new(Exchange::new(shares.len()));
-        let mut workers = Vec::new();
+        let exchange = Arc::new(Exchange::new(workers));
         let mut counters = Vec::new();
-        for (number, (port, core)) in ports.into_iter().enumerate() {
+        for (number, (port, told)) in ports.into_iter().enumerate() {
+            facts.workers.push(told);
             let counted = Arc::new(WorkerCounters::default());
             counters.push(counted.clone());
             let seat = table.handle(number).expect("each worker has its seat");
@@ -255,7 +235,7 @@ impl Daemon {
                 clock: clock.clone(),
                 stop: Arc::default(),
             };
-            workers.push(Running::start(number, worker, core, &notices)?);
+            control.plant().crew.start(worker, &notices)?;
         }
         let seat = table.reader().expect("a new table has its seats free");
         let sweeper = Sweeper::new(seat, control.published(), table.secret().0[1]);
@@ -273,7 +253,7 @@ impl Daemon {
         let (report, first_rules) = hand_over("xvs-netfilter", rules, || Input::Marks, &inputs, &notices);
         let netfilter = netfilter::follow(report).map_err(system("following netfilter's mark rules"))?;
         let (control, network, netfilter) = (Some(control), Some(network), Some(netfilter));
-        let daemon = Self { inputs, control, network, netfilter, sweeping, workers, shared, ended };
+        let daemon = Self { inputs, control, network, netfilter, sweeping, shared, ended };
         // The first view of the network is told of before the request, so it is in force when this returns. Mark rules
         // are read by other people's programs, which are not waited for without end.
         let _ = first_view.recv();
@@ -299,46 +279,8 @@ impl Daemon {
         drop(self.sweeping.take());
         let _ = self.inputs.send(Input::Stop);
         let wired = self.control.take().map(JoinHandle::join);
-        if let Some(Ok(wired)) = wired {
-            drop(wired);
-        }
-        for worker in &self.workers {
-            worker.stop.store(true, Ordering::Relaxed);
-            worker.waker.wake();
-        }
-        for worker in self.workers.drain(..) {
-            if worker.thread.join().is_err() {
-                tracing::error!("a worker had panicked");
-            }
-        }
+        drop(wired);
     }
-}
-
-/// A worker's port, and the core that it is to run on.
-type Place = (XdpPort, Option<CoreId>);
-
-/// A port for each worker, of its share of the queues, and what is to be told of it.
-fn open_ports(
-    attached: &[Attached],
-    shares: &[Vec<Vec<u32>>],
-    rings: RingSizes,
-    facts: &mut Facts,
-) -> Result<Vec<Place>, DaemonError> {
-    let ways: Vec<_> = attached
-        .iter()
-        .map(|attached| Reinjector::open(attached).map(Arc::new))
-        .collect::<Result<_, _>>()
-        .map_err(system("the TAP by which packets go back to the kernel"))?;
-    let mut ports = Vec::new();
-    for (share, core) in shares.iter().zip(placement::cores(shares.len())) {
-        let links: Vec<_> =
-            attached.iter().zip(share).map(|(attached, queues)| Queues { attached, queues }).collect();
-        let sockets = Sockets::open(&links, rings)?;
-        let copy_mode = sockets.copy_mode().to_string();
-        facts.workers.push(WorkerFacts { core: core.map(|core| core.id), copy_mode, queues: share.clone() });
-        ports.push((XdpPort::open(sockets, ways.clone()).map_err(system("a worker's port"))?, core));
-    }
-    Ok(ports)
 }
 
 /// All memory of the machine.
@@ -346,27 +288,6 @@ fn machine_memory_bytes() -> u64 {
     let machine = rustix::system::sysinfo();
     // Its fields are as wide as the machine's words.
     u64::from(machine.mem_unit) * machine.totalram as u64
-}
-
-impl Running {
-    fn start(
-        number: usize,
-        worker: Worker<XdpPort>,
-        core: Option<CoreId>,
-        notices: &Sender<String>,
-    ) -> Result<Self, DaemonError> {
-        let (stop, waker) = (worker.stop.clone(), worker.port.waker());
-        let run = move || {
-            if let Some(core) = core
-                && !core_affinity::set_for_current(core)
-            {
-                tracing::warn!("worker {number} cannot be pinned to core {}", core.id);
-            }
-            worker.run()
-        };
-        let thread = threads::spawn(&format!("xvs-worker-{number}"), notices, run).map_err(a_thread())?;
-        Ok(Self { stop, waker, thread })
-    }
 }
 
 /// What puts a follower's views into `latest` and tells the control thread so by `input`, to be called on the thread of
@@ -397,21 +318,6 @@ fn a_thread() -> impl FnOnce(io::Error) -> DaemonError {
     system("a thread")
 }
 
-fn interface_facts(attached: &Attached) -> InterfaceFacts {
-    let facts = InterfaceFacts {
-        name: attached.interface().to_owned(),
-        mode: attached.mode().to_string(),
-        why_not_native: attached.native_refused().map(ToString::to_string),
-        queues: attached.receive_queues(),
-        state: LinkState::Up,
-    };
-    match &facts.why_not_native {
-        Some(why) => tracing::warn!("{}: generic XDP, because native was refused: {why}", facts.name),
-        None => tracing::info!("{}: native XDP", facts.name),
-    }
-    facts
-}
-
 /// The control thread.
 struct ControlThread {
     control: Control<Wired>,
@@ -424,6 +330,10 @@ struct ControlThread {
     complain_again: Instant,
     /// The kernel's indices of the attached interfaces, in the order of their [`LinkId`]s.
     links: Vec<u32>,
+    /// The network as last seen.
+    view: View,
+    /// When an interface that is back may next be attached.
+    attach_again: Instant,
     shared: Arc<Shared>,
     warnings: Warnings,
 }
@@ -434,6 +344,8 @@ struct Warnings {
     network: Vec<String>,
     /// Rules that could not be read.
     netfilter: Vec<String>,
+    /// Why an interface that is back is not attached.
+    attaching: Vec<String>,
 }
 
 impl ControlThread {
@@ -445,7 +357,8 @@ impl ControlThread {
         links: Vec<u32>,
         shared: Arc<Shared>,
     ) -> Self {
-        let (resolve_again, complain_again) = (Instant::now(), Instant::now());
+        let now = Instant::now();
+        let (resolve_again, complain_again, attach_again, view) = (now, now, now, View::default());
         let warnings = Warnings::default();
         Self {
             control,
@@ -456,6 +369,8 @@ impl ControlThread {
             resolve_again,
             complain_again,
             links,
+            view,
+            attach_again,
             shared,
             warnings,
         }
@@ -475,7 +390,8 @@ impl ControlThread {
                 }
                 Ok(Input::Network) => {
                     if let Some(view) = self.views.take() {
-                        self.network(&view);
+                        self.view = view;
+                        self.network();
                     }
                 }
                 Ok(Input::Marks) => {
@@ -489,12 +405,14 @@ impl ControlThread {
             if let Err(error) = self.control.tick(self.shared.now()) {
                 tracing::error!("{error}");
             }
+            self.attach_again();
             self.resolve();
             self.control.plant().retry_neighbours();
         }
     }
 
-    fn network(&mut self, view: &View) {
+    fn network(&mut self) {
+        let view = &self.view;
         let network = attached_only(&view.network, &self.links);
         if let Err(error) = self.control.set_network(&network) {
             tracing::error!("a change of the network: {error}");
@@ -525,13 +443,60 @@ impl ControlThread {
 
     /// Tells what the operator should see to, and logs what is new of it.
     fn warn(&self) {
-        let Warnings { network, netfilter } = &self.warnings;
-        let warnings = [network, netfilter, self.control.unfollowed()].concat();
+        let Warnings { network, netfilter, attaching } = &self.warnings;
+        let warnings = [network, netfilter, attaching, self.control.unfollowed()].concat();
         let mut facts = self.shared.facts_now();
         for warning in warnings.iter().filter(|warning| !facts.warnings.contains(warning)) {
             tracing::warn!("{warning}");
         }
         facts.warnings = warnings;
+    }
+
+    /// Attaches interfaces again that were removed and are back, and gives workers sockets that have none.
+    fn attach_again(&mut self) {
+        let now = Instant::now();
+        let network = &self.view.network;
+        let back = |place: &usize| {
+            let gone = LinkState::of(network, self.links[*place]) == LinkState::Gone;
+            let name = &self.shared.facts_now().interfaces[*place].name;
+            gone && network.link_named(name).is_some_and(|link| link.up)
+        };
+        if now < self.attach_again {
+            return;
+        }
+        let place = (0..self.links.len()).find(back);
+        let Wired { crew, steering, .. } = self.control.plant();
+        let done = match place {
+            Some(place) => crew.attach_again(place, steering),
+            None if crew.is_paused() => crew.go_on(),
+            None => return,
+        };
+        let (links, mut facts) = (crew.links(), self.shared.facts_now());
+        if let Some(place) = place
+            && links != self.links
+        {
+            let state = facts.interfaces[place].state;
+            let attached_again = facts.interfaces[place].attached_again + 1;
+            let told = crew.interface_facts(place);
+            facts.interfaces[place] = InterfaceFacts { state, attached_again, ..told };
+        }
+        self.warnings.attaching = match done {
+            Ok(workers) => {
+                facts.workers = workers;
+                Vec::new()
+            }
+            Err(error) => {
+                self.attach_again = now + RETRY_ATTACHING;
+                vec![error.to_string()]
+            }
+        };
+        drop(facts);
+        if links != self.links {
+            self.links = links;
+            self.network();
+        } else {
+            self.warn();
+        }
     }
 
     /// Tells how much is configured.
@@ -551,8 +516,8 @@ impl ControlThread {
         }
         self.resolve_again = now + UNRESOLVED_INTERVAL;
         let missing = std::iter::from_fn(|| self.unresolved.pop());
-        let by_index =
-            missing.filter_map(|(link, addr)| Some((*self.links.get(usize::from(link.0))?, addr))).collect();
+        let egress = self.control.egress();
+        let by_index = missing.filter_map(|(link, addr)| Some((egress.link(link)?.ifindex, addr))).collect();
         let refused = match self.control.plant().neighbours.resolve(&by_index) {
             Ok(None) => return,
             Ok(Some(refused)) => refused.to_string(),
@@ -565,13 +530,21 @@ impl ControlThread {
     }
 }
 
-/// The network as far as the workers can reach it: the attached interfaces in the order of their ports.
+/// The network as far as the workers can reach it: the attached interfaces in the order of their ports, then the
+/// VLANs over them.
 fn attached_only(network: &Network, links: &[u32]) -> Network {
     let mut seen = network.clone();
-    seen.links.retain(|link| links.contains(&link.ifindex));
+    let place = |ifindex| links.iter().position(|attached| *attached == ifindex);
+    seen.links.retain(|link| {
+        place(link.ifindex).is_some() || link.vlan.is_some_and(|vlan| place(vlan.over).is_some())
+    });
+    let mut next = links.len();
     for link in &mut seen.links {
-        let place = links.iter().position(|ifindex| *ifindex == link.ifindex);
-        link.id = LinkId(place.unwrap_or_default() as u16);
+        let id = place(link.ifindex).unwrap_or_else(|| {
+            next += 1;
+            next - 1
+        });
+        link.id = LinkId(id as u16);
     }
     seen
 }
@@ -598,5 +571,30 @@ impl Handle {
     /// What needs no writer.
     pub fn shared(&self) -> &Shared {
         &self.shared
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use xvs_dataplane::egress::Egress;
+
+    use super::*;
+
+    #[test]
+    fn workers_see_attached_interfaces_by_their_place_and_the_vlans_over_them_and_no_others() {
+        let mut network = Network::default();
+        for name in ["lo", "lan", "wan.5", "lan.5", "spare", "spare.5", "wan"] {
+            network.add_link(name, "02:00:00:00:00:01".parse().unwrap(), &[], 1500).unwrap();
+        }
+        for over in ["wan", "lan", "spare"] {
+            network.make_vlan(&format!("{over}.5"), 5, over).unwrap();
+        }
+        let ifindex = |name| network.link_named(name).unwrap().ifindex;
+        let seen = attached_only(&network, &[ifindex("wan"), ifindex("lan")]);
+        let egress = Egress::build(&seen);
+        let names: Vec<_> = egress.links().map(|(_, link)| link.name.as_str()).collect();
+        assert_eq!(names, ["wan", "lan", "wan.5", "lan.5"]);
+        assert_eq!(egress.untagged(LinkId(1), 5), Some(LinkId(3)));
+        assert_eq!(egress.tag(LinkId(2)), Some((LinkId(0), 5)));
     }
 }

@@ -22,6 +22,7 @@ pub mod shared;
 mod threads;
 
 pub mod control;
+mod crew;
 pub mod feedback;
 pub mod registry;
 pub mod settings;
