@@ -2,7 +2,7 @@
 //!
 //! Every change (a command, the network, a removed destination that nothing refers to any more) is carried out here,
 //! one at a time: validated, entered in the desired state, turned into a snapshot, published. [`Control`] does it
-//! without a thread or a socket, so that the lab runs the very same code; `daemon.rs` puts it on the control thread.
+//! without a thread or a socket, so that the lab runs the very same code; `control_thread.rs` puts it on a thread.
 //! What the XDP program steers is widened before a snapshot is published and narrowed once every worker has it.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -5,41 +5,39 @@
 //! the XDP program off (the kernel has its packets back), the workers' last burst, the sockets. What fails on the way
 //! up undoes what was done, by dropping it.
 
-use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use thiserror::Error;
 use xvs_dataplane::clock::Clock;
 use xvs_dataplane::conn::{Table, TableConfig};
 use xvs_dataplane::counters::WorkerCounters;
-use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::exchange::Exchange;
 use xvs_dataplane::flow::Flows;
 use xvs_dataplane::forward::Identification;
 use xvs_dataplane::fragments::Fragments;
 use xvs_dataplane::outcome::{Outcome, Unresolved};
 use xvs_dataplane::pipeline::Pipeline;
-use xvs_dataplane::port::LinkId;
+use xvs_dataplane::port::xdp::XdpPort;
 use xvs_dataplane::worker::Worker;
-use xvs_dataplane::xdp::{AttachError, RingSizes, SocketError, Steering, SteeringError, SteeringRules};
+use xvs_dataplane::xdp::{AttachError, RingSizes, SocketError, Steering};
 
 use crate::config::{Config, ConfigError};
-use crate::control::{Control, Plant};
+use crate::control::Control;
+use crate::control_thread::{ControlThread, Handle, Input};
 use crate::crew::Crew;
-use crate::memory::available_pages;
-use crate::message::{Access, CommandError, Reply, Request};
-use crate::netfilter::{self, Found};
+use crate::message::Request;
+use crate::netfilter;
 use crate::network::neighbours::Neighbours;
-use crate::network::{Following, Latest, Slot, View, follow};
+use crate::network::{Following, Latest, Slot, follow};
 use crate::placement::PlacementError;
-use crate::shared::{Facts, InterfaceFacts, LinkState, Shared};
+use crate::shared::{Facts, Shared};
 use crate::sweep::{Sweeper, Sweeping};
 use crate::threads::{self, EndNotice};
+use crate::wired::Wired;
 
 /// Why the daemon does not run.
 #[derive(Debug, Error)]
@@ -66,22 +64,6 @@ pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> DaemonErro
     move |error| DaemonError::System { what, error }
 }
 
-/// What reaches the control thread.
-enum Input {
-    Request(Request, Sender<Result<Reply, CommandError>>),
-    /// A view of the network waits in [`Latest`].
-    Network,
-    /// Mark rules wait there.
-    Marks,
-    Stop,
-}
-
-/// How often the control thread looks for next hops that packets were dropped for.
-const UNRESOLVED_INTERVAL: Duration = Duration::from_millis(100);
-/// How long after a failure an interface that is back is attached again.
-const RETRY_ATTACHING: Duration = Duration::from_secs(1);
-/// How long after a refusal neighbours are tried again.
-const RETRY_REFUSED: Duration = Duration::from_secs(30);
 /// Requests that may wait for the control thread.
 const QUEUE: usize = 1024;
 
@@ -100,87 +82,6 @@ pub struct Daemon {
     sweeping: Option<Sweeping>,
     shared: Arc<Shared>,
     ended: Receiver<String>,
-}
-
-/// The control thread's hold on the machine. Fields are dropped in this order: the interfaces are the kernel's again
-/// before anything else goes.
-struct Wired {
-    crew: Crew,
-    steering: Steering,
-    neighbours: Neighbours,
-    /// Those that are to be kept resolved.
-    wanted: BTreeSet<(u32, IpAddr)>,
-    /// When they are tried again, if the kernel has refused some.
-    retry: Option<Instant>,
-    table: Arc<Table>,
-}
-
-impl Wired {
-    /// Whose seat it is at the table.
-    fn who(&self, seat: usize) -> String {
-        let workers = self.table.config().workers;
-        if seat < workers { format!("worker {seat}") } else { "a listing".to_owned() }
-    }
-}
-
-impl Plant for Wired {
-    fn widen(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
-        self.steering.add(rules)
-    }
-
-    fn narrow(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
-        self.steering.remove(rules)
-    }
-
-    fn await_workers(&mut self, patience: Duration) -> Result<(), String> {
-        let epoch = self.table.close_epoch();
-        let patience = Instant::now() + patience;
-        while let Some(seat) = self.table.laggard(epoch) {
-            if Instant::now() >= patience {
-                return Err(format!(
-                    "xvs: the change is made, but {} has not taken it up; see `xvs status`",
-                    self.who(seat)
-                ));
-            }
-            thread::sleep(Duration::from_micros(20));
-        }
-        Ok(())
-    }
-
-    fn keep_resolved(&mut self, neighbours: &BTreeSet<(u32, IpAddr)>) {
-        self.wanted.clone_from(neighbours);
-        self.manage_neighbours();
-    }
-
-    fn available_pages(&mut self) -> Option<u32> {
-        available_pages().inspect_err(|error| tracing::warn!("the memory left is not known: {error}")).ok()
-    }
-}
-
-impl Wired {
-    /// Has the wanted neighbours kept resolved. A refusal is told when it begins and when it ends.
-    fn manage_neighbours(&mut self) {
-        let refused = match self.neighbours.manage(&self.wanted) {
-            Ok(None) => None,
-            Ok(Some(refused)) => Some(refused.to_string()),
-            Err(error) => Some(format!("neighbours cannot be kept resolved: {error}")),
-        };
-        match (&refused, self.retry) {
-            (Some(refused), None) => {
-                tracing::warn!("{refused}; tried again every {} s", RETRY_REFUSED.as_secs());
-            }
-            (None, Some(_)) => tracing::info!("all neighbours are kept resolved again"),
-            _ => {}
-        }
-        self.retry = refused.map(|_| Instant::now() + RETRY_REFUSED);
-    }
-
-    /// Tries neighbours again that were refused, when that is due.
-    fn retry_neighbours(&mut self) {
-        if self.retry.is_some_and(|due| due <= Instant::now()) {
-            self.manage_neighbours();
-        }
-    }
 }
 
 impl Daemon {
@@ -205,38 +106,17 @@ impl Daemon {
         let links = crew.links();
         let neighbours = Neighbours::open(&links).map_err(system("netlink"))?;
         let interfaces = (0..links.len()).map(|place| crew.interface_facts(place)).collect();
-        let mut facts = Facts { interfaces, ..Facts::default() };
-        let ports = crew.open_ports()?;
+        let (ports, workers_told) = crew.open_ports()?.into_iter().unzip();
+        let facts = Facts { interfaces, workers: workers_told, ..Facts::default() };
 
         let unresolved = Arc::new(Unresolved::new(64));
-        let plant =
-            Wired { crew, steering, neighbours, wanted: BTreeSet::new(), retry: None, table: table.clone() };
+        let plant = Wired::new(crew, steering, neighbours, table.clone());
         let mut control = Control::new(plant, workers, config.ipvs, config.feedback.clone());
         control.set_sip_calls(config.sip_calls);
-        // Nobody outside can tell where the sequences begin.
-        let first_id = table.secret().0[0] as u16;
         let (notices, ended) = unbounded();
-        let exchange = Arc::new(Exchange::new(workers));
-        let mut counters = Vec::new();
-        for (number, (port, told)) in ports.into_iter().enumerate() {
-            facts.workers.push(told);
-            let counted = Arc::new(WorkerCounters::default());
-            counters.push(counted.clone());
-            let seat = table.handle(number).expect("each worker has its seat");
-            let ids = |half| Identification::after(first_id.wrapping_add(half * ID_STRIDE));
-            let ids = (ids(2 * number as u16), ids(2 * number as u16 + 1));
-            let flows = Flows::new(number, seat, counted.clone(), control.total(), unresolved.clone(), ids.0);
-            let fragments = Fragments::new(number, exchange.clone(), *table.secret());
-            let outcome = Outcome::new(counted, unresolved.clone(), ids.1);
-            let worker = Worker {
-                pipeline: Pipeline::new(flows, outcome, fragments),
-                port,
-                snapshot: control.published(),
-                clock: clock.clone(),
-                stop: Arc::default(),
-            };
-            control.plant().crew.start(worker, &notices)?;
-        }
+        let mut parts =
+            Parts { table: &table, clock: &clock, unresolved: &unresolved, control: &mut control };
+        let counters = parts.start_workers(ports, &notices)?;
         let seat = table.reader().expect("a new table has its seats free");
         let sweeper = Sweeper::new(seat, control.published(), table.secret().0[1]);
         let swept = sweeper.counters();
@@ -269,7 +149,7 @@ impl Daemon {
 
     /// A way to ask, for whoever serves the socket.
     pub fn handle(&self) -> Handle {
-        Handle { inputs: self.inputs.clone(), shared: self.shared.clone() }
+        Handle::new(self.inputs.clone(), self.shared.clone())
     }
 
     /// Gives the interfaces back to the kernel and ends every thread.
@@ -288,6 +168,49 @@ fn machine_memory_bytes() -> u64 {
     let machine = rustix::system::sysinfo();
     // Its fields are as wide as the machine's words.
     u64::from(machine.mem_unit) * machine.totalram as u64
+}
+
+/// What every worker is made with.
+struct Parts<'a> {
+    table: &'a Arc<Table>,
+    clock: &'a Arc<Clock>,
+    unresolved: &'a Arc<Unresolved>,
+    control: &'a mut Control<Wired>,
+}
+
+impl Parts<'_> {
+    /// A worker for each port, running, and what each counts.
+    fn start_workers(
+        &mut self,
+        ports: Vec<XdpPort>,
+        notices: &Sender<String>,
+    ) -> Result<Vec<Arc<WorkerCounters>>, DaemonError> {
+        let (table, control) = (self.table, &mut *self.control);
+        // Nobody outside can tell where the sequences begin.
+        let first_id = table.secret().0[0] as u16;
+        let exchange = Arc::new(Exchange::new(ports.len()));
+        let mut counters = Vec::new();
+        for (number, port) in ports.into_iter().enumerate() {
+            let counted = Arc::new(WorkerCounters::default());
+            counters.push(counted.clone());
+            let seat = table.handle(number).expect("each worker has its seat");
+            let ids = |half| Identification::after(first_id.wrapping_add(half * ID_STRIDE));
+            let ids = (ids(2 * number as u16), ids(2 * number as u16 + 1));
+            let unresolved = self.unresolved;
+            let flows = Flows::new(number, seat, counted.clone(), control.total(), unresolved.clone(), ids.0);
+            let fragments = Fragments::new(number, exchange.clone(), *table.secret());
+            let outcome = Outcome::new(counted, unresolved.clone(), ids.1);
+            let worker = Worker {
+                pipeline: Pipeline::new(flows, outcome, fragments),
+                port,
+                snapshot: control.published(),
+                clock: self.clock.clone(),
+                stop: Arc::default(),
+            };
+            control.plant().crew().0.start(worker, notices)?;
+        }
+        Ok(counters)
+    }
 }
 
 /// What puts a follower's views into `latest` and tells the control thread so by `input`, to be called on the thread of
@@ -316,285 +239,4 @@ fn hand_over<T: Send + 'static>(
 
 fn a_thread() -> impl FnOnce(io::Error) -> DaemonError {
     system("a thread")
-}
-
-/// The control thread.
-struct ControlThread {
-    control: Control<Wired>,
-    queue: Receiver<Input>,
-    views: Latest,
-    rules: Latest<Found>,
-    unresolved: Arc<Unresolved>,
-    resolve_again: Instant,
-    /// When it may next be logged that next hops cannot be resolved.
-    complain_again: Instant,
-    /// The kernel's indices of the attached interfaces, in the order of their [`LinkId`]s.
-    links: Vec<u32>,
-    /// The network as last seen.
-    view: View,
-    /// When an interface that is back may next be attached.
-    attach_again: Instant,
-    shared: Arc<Shared>,
-    warnings: Warnings,
-}
-
-/// Sentences for the operator, by where they come from.
-#[derive(Default)]
-struct Warnings {
-    network: Vec<String>,
-    /// Rules that could not be read.
-    netfilter: Vec<String>,
-    /// Why an interface that is back is not attached.
-    attaching: Vec<String>,
-}
-
-impl ControlThread {
-    fn new(
-        control: Control<Wired>,
-        queue: Receiver<Input>,
-        (views, rules): (Latest, Latest<Found>),
-        unresolved: Arc<Unresolved>,
-        links: Vec<u32>,
-        shared: Arc<Shared>,
-    ) -> Self {
-        let now = Instant::now();
-        let (resolve_again, complain_again, attach_again, view) = (now, now, now, View::default());
-        let warnings = Warnings::default();
-        Self {
-            control,
-            queue,
-            views,
-            rules,
-            unresolved,
-            resolve_again,
-            complain_again,
-            links,
-            view,
-            attach_again,
-            shared,
-            warnings,
-        }
-    }
-
-    fn run(mut self) -> Wired {
-        loop {
-            match self.queue.recv_timeout(UNRESOLVED_INTERVAL) {
-                Ok(Input::Request(request, reply)) => {
-                    let answer = self.control.handle(&request, self.shared.now());
-                    if request.access() == Access::Change {
-                        self.count();
-                        self.warn();
-                    }
-                    // Who asked may have gone.
-                    let _ = reply.send(answer);
-                }
-                Ok(Input::Network) => {
-                    if let Some(view) = self.views.take() {
-                        self.view = view;
-                        self.network();
-                    }
-                }
-                Ok(Input::Marks) => {
-                    if let Some(found) = self.rules.take() {
-                        self.marks(found);
-                    }
-                }
-                Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return self.control.into_plant(),
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-            if let Err(error) = self.control.tick(self.shared.now()) {
-                tracing::error!("{error}");
-            }
-            self.attach_again();
-            self.resolve();
-            self.control.plant().retry_neighbours();
-        }
-    }
-
-    fn network(&mut self) {
-        let view = &self.view;
-        let network = attached_only(&view.network, &self.links);
-        if let Err(error) = self.control.set_network(&network) {
-            tracing::error!("a change of the network: {error}");
-        }
-        let mut facts = self.shared.facts_now();
-        for (interface, ifindex) in facts.interfaces.iter_mut().zip(&self.links) {
-            let state = LinkState::of(&view.network, *ifindex);
-            if state != interface.state {
-                match state.complaint(&interface.name) {
-                    Some(complaint) => tracing::warn!("{complaint}"),
-                    None => tracing::info!("{} is up again", interface.name),
-                }
-                interface.state = state;
-            }
-        }
-        drop(facts);
-        self.warnings.network.clone_from(&view.warnings);
-        self.warn();
-    }
-
-    fn marks(&mut self, found: Found) {
-        if let Err(error) = self.control.set_tables(found.tables) {
-            tracing::error!("a change of the kernel's mark rules: {error}");
-        }
-        self.warnings.netfilter = found.warnings;
-        self.warn();
-    }
-
-    /// Tells what the operator should see to, and logs what is new of it.
-    fn warn(&self) {
-        let Warnings { network, netfilter, attaching } = &self.warnings;
-        let warnings = [network, netfilter, attaching, self.control.unfollowed()].concat();
-        let mut facts = self.shared.facts_now();
-        for warning in warnings.iter().filter(|warning| !facts.warnings.contains(warning)) {
-            tracing::warn!("{warning}");
-        }
-        facts.warnings = warnings;
-    }
-
-    /// Attaches interfaces again that were removed and are back, and gives workers sockets that have none.
-    fn attach_again(&mut self) {
-        let now = Instant::now();
-        let network = &self.view.network;
-        let back = |place: &usize| {
-            let gone = LinkState::of(network, self.links[*place]) == LinkState::Gone;
-            let name = &self.shared.facts_now().interfaces[*place].name;
-            gone && network.link_named(name).is_some_and(|link| link.up)
-        };
-        if now < self.attach_again {
-            return;
-        }
-        let place = (0..self.links.len()).find(back);
-        let Wired { crew, steering, .. } = self.control.plant();
-        let done = match place {
-            Some(place) => crew.attach_again(place, steering),
-            None if crew.is_paused() => crew.go_on(),
-            None => return,
-        };
-        let (links, mut facts) = (crew.links(), self.shared.facts_now());
-        if let Some(place) = place
-            && links != self.links
-        {
-            let state = facts.interfaces[place].state;
-            let attached_again = facts.interfaces[place].attached_again + 1;
-            let told = crew.interface_facts(place);
-            facts.interfaces[place] = InterfaceFacts { state, attached_again, ..told };
-        }
-        self.warnings.attaching = match done {
-            Ok(workers) => {
-                facts.workers = workers;
-                Vec::new()
-            }
-            Err(error) => {
-                self.attach_again = now + RETRY_ATTACHING;
-                vec![error.to_string()]
-            }
-        };
-        drop(facts);
-        if links != self.links {
-            self.links = links;
-            self.network();
-        } else {
-            self.warn();
-        }
-    }
-
-    /// Tells how much is configured.
-    fn count(&self) {
-        let mut facts = self.shared.facts_now();
-        let services = self.control.state().services();
-        (facts.services, facts.destinations) = services.fold((0, 0), |(services, dests), (_, service)| {
-            (services + 1, dests + service.destinations.len())
-        });
-    }
-
-    /// Has next hops resolved that packets were dropped for; looks for them once in an interval.
-    fn resolve(&mut self) {
-        let now = Instant::now();
-        if self.unresolved.is_empty() || now < self.resolve_again {
-            return;
-        }
-        self.resolve_again = now + UNRESOLVED_INTERVAL;
-        let missing = std::iter::from_fn(|| self.unresolved.pop());
-        let egress = self.control.egress();
-        let by_index = missing.filter_map(|(link, addr)| Some((egress.link(link)?.ifindex, addr))).collect();
-        let refused = match self.control.plant().neighbours.resolve(&by_index) {
-            Ok(None) => return,
-            Ok(Some(refused)) => refused.to_string(),
-            Err(error) => format!("next hops cannot be resolved: {error}"),
-        };
-        if self.complain_again <= now {
-            self.complain_again = now + RETRY_REFUSED;
-            tracing::warn!("{refused}");
-        }
-    }
-}
-
-/// The network as far as the workers can reach it: the attached interfaces in the order of their ports, then the
-/// VLANs over them.
-fn attached_only(network: &Network, links: &[u32]) -> Network {
-    let mut seen = network.clone();
-    let place = |ifindex| links.iter().position(|attached| *attached == ifindex);
-    seen.links.retain(|link| {
-        place(link.ifindex).is_some() || link.vlan.is_some_and(|vlan| place(vlan.over).is_some())
-    });
-    let mut next = links.len();
-    for link in &mut seen.links {
-        let id = place(link.ifindex).unwrap_or_else(|| {
-            next += 1;
-            next - 1
-        });
-        link.id = LinkId(id as u16);
-    }
-    seen
-}
-
-/// Asks the daemon, from any thread.
-#[derive(Clone)]
-pub struct Handle {
-    inputs: Sender<Input>,
-    shared: Arc<Shared>,
-}
-
-impl Handle {
-    /// Asks the control thread, and waits for its answer.
-    ///
-    /// # Errors
-    /// What the control thread says; or that the daemon is ending.
-    pub fn ask(&self, request: Request) -> Result<Reply, CommandError> {
-        let ending = || CommandError::Failed { why: "xvs: the daemon is ending".to_owned() };
-        let (reply, answer) = bounded(1);
-        self.inputs.send(Input::Request(request, reply)).map_err(|_| ending())?;
-        answer.recv().map_err(|_| ending())?
-    }
-
-    /// What needs no writer.
-    pub fn shared(&self) -> &Shared {
-        &self.shared
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use xvs_dataplane::egress::Egress;
-
-    use super::*;
-
-    #[test]
-    fn workers_see_attached_interfaces_by_their_place_and_the_vlans_over_them_and_no_others() {
-        let mut network = Network::default();
-        for name in ["lo", "lan", "wan.5", "lan.5", "spare", "spare.5", "wan"] {
-            network.add_link(name, "02:00:00:00:00:01".parse().unwrap(), &[], 1500).unwrap();
-        }
-        for over in ["wan", "lan", "spare"] {
-            network.make_vlan(&format!("{over}.5"), 5, over).unwrap();
-        }
-        let ifindex = |name| network.link_named(name).unwrap().ifindex;
-        let seen = attached_only(&network, &[ifindex("wan"), ifindex("lan")]);
-        let egress = Egress::build(&seen);
-        let names: Vec<_> = egress.links().map(|(_, link)| link.name.as_str()).collect();
-        assert_eq!(names, ["wan", "lan", "wan.5", "lan.5"]);
-        assert_eq!(egress.untagged(LinkId(1), 5), Some(LinkId(3)));
-        assert_eq!(egress.tag(LinkId(2)), Some((LinkId(0), 5)));
-    }
 }

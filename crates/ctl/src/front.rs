@@ -14,7 +14,7 @@ use xvs_dataplane::counters::{Counter, WorkerCounters};
 use xvs_dataplane::verdict::DropReason;
 
 use crate::connections::rows;
-use crate::daemon::Handle;
+use crate::control_thread::Handle;
 use crate::message::{CommandError, ConnectionRow, Reply, Request};
 use crate::server::{Handler, Peer};
 use crate::shared::{Facts, Shared};

@@ -2,7 +2,7 @@
 //!
 //! A command's way, as modules in its order: typed for `xvsadm` ([`adm`]) or `xvs` ([`cli`]), it becomes a
 //! [`message`], travels over the Unix socket ([`client`], [`server`]) and is carried out by the control thread
-//! ([`daemon`], [`control`]) on the desired [`state`]; [`registry`] turns that into what workers use.
+//! ([`control_thread`], [`control`]) on the desired [`state`]; [`registry`] turns that into what workers use.
 
 pub mod adm;
 pub mod cli;
@@ -15,11 +15,13 @@ pub mod peer;
 pub mod server;
 
 pub mod config;
+pub mod control_thread;
 pub mod daemon;
 pub mod front;
 mod placement;
 pub mod shared;
 mod threads;
+mod wired;
 
 pub mod control;
 mod crew;
