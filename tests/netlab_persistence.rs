@@ -5,15 +5,13 @@
 //! certificate, rules by the real iptables and nft. Each test has a cluster of its own. Needs root. Not here: how long
 //! templates last and what becomes of them (`persistence.rs`), rules of every form (`netlab_marks.rs`).
 
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use xvs::clients::{self, Asker};
 use xvs::cluster::{REAL_SERVERS, VIP, VIP6, real_server, real_server6, succeed, virtual_endpoint};
 use xvs::servers::{Echo, Ftp};
-use xvs::{Cluster, Director, Host, Method, Workers, carries, wait};
+use xvs::{Cluster, Director, Host, Method, Workers, carries};
 
 /// Clients, all on one host. Two share the network 198.51.100.10/31.
 const ANN: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
@@ -25,9 +23,8 @@ const PLAIN: &str = "http://shop.example/";
 const TLS: &str = "https://shop.example/";
 const OTHER: &str = "http://shop.example:8080/";
 
-/// A cluster whose real servers have nginx with TLS on 443 and without on 8080, beside that of netlab on 80.
+/// A cluster whose client host has all clients' addresses.
 struct Shop {
-    servers: Vec<Child>,
     cluster: Cluster,
 }
 
@@ -38,58 +35,7 @@ impl Shop {
             let address = format!("{client}/24");
             succeed(cluster.command(Host::Client, "ip").args(["address", "add", &address, "dev", "wan"]));
         }
-        let mut shop = Self { servers: Vec::new(), cluster };
-        let (key, certificate) = (shop.file("key.pem"), shop.certificate());
-        succeed(
-            Command::new("openssl")
-                .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"])
-                .args(["-subj", "/CN=shop.example", "-addext", "subjectAltName=DNS:shop.example"])
-                .arg("-keyout")
-                .arg(&key)
-                .arg("-out")
-                .arg(&certificate),
-        );
-        for host in REAL_SERVERS {
-            shop.serve(host);
-        }
-        shop
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.cluster.state().join(name)
-    }
-
-    fn certificate(&self) -> PathBuf {
-        self.file("certificate.pem")
-    }
-
-    /// Starts nginx on a real server; returns when it answers.
-    fn serve(&mut self, host: Host) {
-        let name = host.name();
-        let (key, certificate) = (self.file("key.pem"), self.certificate());
-        let config = self.file(&format!("shop-{name}.conf"));
-        let text = format!(
-            "user root; daemon off; master_process off; pid {pid};
-             events {{ }}
-             http {{
-                 access_log off;
-                 server {{
-                     listen 443 ssl; listen 8080;
-                     ssl_certificate {certificate}; ssl_certificate_key {key};
-                     location / {{ return 200 \"{name}\\n\"; }}
-                 }}
-             }}",
-            pid = self.file(&format!("shop-{name}.pid")).display(),
-            certificate = certificate.display(),
-            key = key.display(),
-        );
-        fs::write(&config, text).expect("the cluster's folder takes a new file");
-        let mut nginx = self.cluster.command(host, "nginx");
-        nginx.arg("-e").arg(self.file(&format!("shop-{name}.log"))).arg("-c").arg(&config);
-        self.servers.push(nginx.stdin(Stdio::null()).spawn().expect("scripts/netlab can be started"));
-        let number = self.servers.len() as u8;
-        let url = format!("http://{}:8080/", real_server(number));
-        wait::until("nginx answers", || clients::fetch(&self.cluster, &url).ok());
+        Self { cluster }
     }
 
     /// Runs command lines on the director; all must succeed.
@@ -99,10 +45,6 @@ impl Shop {
             let (program, arguments) = line.split_once(' ').expect("a program and its arguments");
             succeed(self.cluster.command(Host::Director, program).args(arguments.split(' ')));
         }
-    }
-
-    fn director(&self, workers: Workers) -> Director<'_> {
-        Director::start(&self.cluster, workers)
     }
 
     /// What a client sees at the shop: the name of the server, from a connection of its own.
@@ -124,18 +66,8 @@ impl Shop {
     fn curl(&self, client: Ipv4Addr, url: &str) -> Command {
         let mut curl = clients::curl(&self.cluster);
         curl.args(["--interface", &client.to_string(), "--connect-to", &format!("::{VIP}:")]);
-        curl.arg("--cacert").arg(self.certificate()).arg(url);
+        curl.arg("--cacert").arg(self.cluster.state().join("certificate.pem")).arg(url);
         curl
-    }
-}
-
-impl Drop for Shop {
-    fn drop(&mut self) {
-        for server in &mut self.servers {
-            // One that has ended already is what this is for.
-            let _ = server.kill();
-            let _ = server.wait();
-        }
     }
 }
 
@@ -168,7 +100,7 @@ fn whole(name: &str) -> String {
 fn a_shop_is_one_service_by_its_mark(rules: &[&str]) {
     let shop = Shop::open(Method::DirectRouting, Workers::One);
     shop.on_the_director(rules);
-    let director = shop.director(Workers::One);
+    let director = Director::start(&shop.cluster, Workers::One);
     add(&director, "-f 1", "-p 300", 0, "-g");
 
     let ann = shop.visits(ANN, &[PLAIN, TLS, TLS, PLAIN, TLS]);
@@ -216,7 +148,7 @@ fn ports_80_and_443_with_one_mark_of_nftables_are_one_service_for_a_client() {
 /// Persistent client connections: a service of port 0.
 fn all_ports_lead_to_one_server(method: Method, workers: Workers) {
     let shop = Shop::open(method, workers);
-    let director = shop.director(workers);
+    let director = Director::start(&shop.cluster, workers);
     add(&director, &format!("-t {VIP}:0"), "-p", 0, method.option());
 
     let ann = shop.visits(ANN, &[PLAIN, TLS, OTHER, TLS, OTHER, PLAIN]);
@@ -263,7 +195,7 @@ fn by_a_service_of_port_0_datagrams_of_a_client_to_any_port_reach_one_server() {
 #[test]
 fn by_services_of_a_port_each_a_client_has_a_server_for_each_port() {
     let shop = Shop::open(Method::Nat, Workers::One);
-    let director = shop.director(Workers::One);
+    let director = Director::start(&shop.cluster, Workers::One);
     for port in [80, 443] {
         add(&director, &format!("-t {VIP}:{port}"), "-p 300", port, "-m");
     }
@@ -282,7 +214,7 @@ fn by_services_of_a_port_each_a_client_has_a_server_for_each_port() {
 #[test]
 fn by_a_netmask_all_clients_of_a_network_have_one_server_for_each_port() {
     let shop = Shop::open(Method::DirectRouting, Workers::One);
-    let director = shop.director(Workers::One);
+    let director = Director::start(&shop.cluster, Workers::One);
     add(&director, &format!("-t {VIP}:80"), "-p 300 -M 255.255.255.254", 80, "-g");
 
     let ann = shop.visits(ANN, &[PLAIN, PLAIN]);
@@ -328,7 +260,7 @@ fn by_a_prefix_all_ipv6_clients_of_a_network_have_one_server() {
 fn passive_ftp_works(method: Method) {
     let shop = Shop::open(method, Workers::One);
     let _servers = REAL_SERVERS.map(|host| Ftp::start(&shop.cluster, host));
-    let director = shop.director(Workers::One);
+    let director = Director::start(&shop.cluster, Workers::One);
     add(&director, &format!("-t {VIP}:21"), "-p 540", 21, method.option());
 
     let file = format!("ftp://{VIP}/file");
