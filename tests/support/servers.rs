@@ -45,22 +45,7 @@ pub struct Sink {
 impl Sink {
     /// Listens on all addresses of the host, of both families; returns when it does.
     pub fn start(cluster: &Cluster, host: Host, port: u16) -> Self {
-        let name = host.name();
-        let listener = Listener::start(cluster, host, move |running, listening| {
-            let socket = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).expect("the port is free");
-            // accept() obeys the receive time limit, which `TcpListener` has no method for.
-            set_socket_timeout(&socket, Timeout::Recv, Some(TICK)).expect("a TCP socket has time limits");
-            listening.send(()).expect("`Listener::start` waits for this");
-            // Relaxed: the flag stands for nothing but itself.
-            while running.load(Ordering::Relaxed) {
-                if let Ok((connection, _)) = socket.accept() {
-                    let name = name.clone();
-                    // A connection that breaks is the client's to notice: it gets no receipt.
-                    thread::spawn(move || take(connection, &name));
-                }
-            }
-        });
-        Self { _listener: listener }
+        Self { _listener: Listener::tcp(cluster, host, port, take) }
     }
 }
 
@@ -121,21 +106,7 @@ pub struct Ftp {
 impl Ftp {
     /// Listens on port 21 of all addresses of the host; returns when it does.
     pub fn start(cluster: &Cluster, host: Host) -> Self {
-        let name = host.name();
-        let listener = Listener::start(cluster, host, move |running, listening| {
-            let socket = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 21)).expect("the port is free");
-            set_socket_timeout(&socket, Timeout::Recv, Some(TICK)).expect("a TCP socket has time limits");
-            listening.send(()).expect("`Listener::start` waits for this");
-            // Relaxed: the flag stands for nothing but itself.
-            while running.load(Ordering::Relaxed) {
-                if let Ok((control, _)) = socket.accept() {
-                    let name = name.clone();
-                    // A connection that breaks is the client's to notice.
-                    thread::spawn(move || serve_file(control, &name));
-                }
-            }
-        });
-        Self { _listener: listener }
+        Self { _listener: Listener::tcp(cluster, host, 21, serve_file) }
     }
 }
 
@@ -180,6 +151,25 @@ struct Listener {
 }
 
 impl Listener {
+    /// Serves each connection to a port of all addresses by a thread, which is told the host's name.
+    fn tcp(cluster: &Cluster, host: Host, port: u16, serve: fn(TcpStream, &str) -> io::Result<()>) -> Self {
+        let name = host.name();
+        Self::start(cluster, host, move |running, listening| {
+            let socket = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).expect("the port is free");
+            // accept() obeys the receive time limit, which `TcpListener` has no method for.
+            set_socket_timeout(&socket, Timeout::Recv, Some(TICK)).expect("a TCP socket has time limits");
+            listening.send(()).expect("`Listener::start` waits for this");
+            // Relaxed: the flag stands for nothing but itself.
+            while running.load(Ordering::Relaxed) {
+                if let Ok((connection, _)) = socket.accept() {
+                    let name = name.clone();
+                    // A connection that breaks is the client's to notice.
+                    thread::spawn(move || serve(connection, &name));
+                }
+            }
+        })
+    }
+
     fn start(
         cluster: &Cluster,
         host: Host,
