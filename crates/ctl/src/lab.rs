@@ -398,7 +398,7 @@ mod tests {
         let mut lab = Lab::new();
         let answer = lab.answer(r#"{"set":{"am_droprate":7,"drop_entry":9}}"#);
         assert_eq!(answer, r#"{"error":"drop_entry cannot be \"9\"; it takes 0 to 3"}"#);
-        assert_eq!(lab.inner.control.ipvs(), Ipvs::default());
+        assert_eq!(lab.inner.control.ipvs(), Ipvs::of_the_kernel());
         assert_eq!(lab.answer(r#"{"set":{"am_droprate":7,"drop_entry":"3"}}"#), r#"{"ok":true}"#);
         assert_eq!(lab.inner.control.ipvs().am_droprate, 7);
     }
