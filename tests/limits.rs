@@ -277,16 +277,6 @@ fn what_the_directors_own_stack_answers_is_not_seen() {
 }
 
 #[test]
-fn an_unknown_scheduler_is_told_as_ipvsadm_does_and_then_which_there_are() {
-    let mut director = Director::usual();
-    let answer = director.adm("-A -t 10.1.0.100:80 -s nosuch");
-    assert_eq!(answer["exit"], 255);
-    let expected = "Scheduler or persistence engine not found\nxvs has these schedulers: \
-        dh, fo, lblc, lblcr, lc, mh, none, nq, ovf, rr, sed, sh, twos, wlc, wrr\n";
-    assert_eq!(answer["stderr"], expected);
-}
-
-#[test]
 fn a_setting_that_xvs_does_not_have_is_refused_by_its_name() {
     let mut director = Director::usual();
     for setting in ["schedule_icmp", "snat_reroute"] {

@@ -110,10 +110,7 @@ pub(crate) fn output(argv: &[String], recorded: &Value, got: &Value) -> Result<(
     if recorded["rc"] != got["exit"] {
         return Err(format!("exit code {} instead of {}: {}", got["exit"], recorded["rc"], got["stderr"]));
     }
-    // That xvs has more to say of an unknown scheduler is a line of docs/limits.md.
-    let own = |line: &&str| !line.starts_with("xvs has these schedulers: ");
-    let got_err: String = text(&got["stderr"]).split_inclusive('\n').filter(own).collect();
-    let (want_err, got_err) = (text(&recorded["stderr"]), got_err.as_str());
+    let (want_err, got_err) = (text(&recorded["stderr"]), text(&got["stderr"]));
     if want_err != got_err {
         return differs("stderr", want_err, got_err);
     }

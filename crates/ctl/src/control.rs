@@ -79,6 +79,8 @@ pub struct Control<P> {
     /// The kernel's mark rules.
     tables: Vec<Table>,
     links: Vec<Link>,
+    /// Names of the machine's interfaces, also of those that packets of services do not use.
+    devices: BTreeSet<String>,
     laid_out: LaidOut,
     /// What is steered for each mark that has a service.
     marked: BTreeMap<ServiceKey, BTreeSet<Prefix>>,
@@ -124,6 +126,7 @@ impl<P: Plant> Control<P> {
             held: Vec::new(),
             tables: Vec::new(),
             links: Vec::new(),
+            devices: BTreeSet::new(),
             laid_out: LaidOut::default(),
             marked: BTreeMap::new(),
             local: BTreeSet::new(),
@@ -238,6 +241,11 @@ impl<P: Plant> Control<P> {
     /// Whether a command may be carried out as things are.
     fn admit(&self, command: &Command) -> Result<(), CommandError> {
         self.state.check(command)?;
+        if let Command::StartDaemon(daemon) = command
+            && !self.devices.contains(&daemon.interface)
+        {
+            return Err(CommandError::NoSuchDevice(daemon.interface.clone()));
+        }
         supported(command)?;
         self.refuse_local_nat(command)
     }
@@ -422,7 +430,12 @@ impl<P: Plant> Control<P> {
         rules
     }
 
-    /// Takes over a new view of the network.
+    /// Takes over which interfaces the machine has.
+    pub fn set_devices<'a>(&mut self, links: impl IntoIterator<Item = &'a Link>) {
+        self.devices = links.into_iter().map(|link| link.name.clone()).collect();
+    }
+
+    /// Takes over a new view of the network, as far as packets of services meet it.
     ///
     /// # Errors
     /// As for [`Self::handle`].

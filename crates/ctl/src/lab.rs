@@ -281,6 +281,7 @@ impl Lab {
         let mut network = self.inner.network.clone();
         change(&mut network)?;
         self.port.set_links(network.links.len() as u16);
+        self.inner.control.set_devices(&network.links);
         self.inner.control.set_network(&network).map_err(|error| error.to_string())?;
         self.inner.network = network;
         Ok(json!({ "ok": true }))
