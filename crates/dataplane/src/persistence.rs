@@ -22,7 +22,7 @@ use crate::call_ids::CallIds;
 use crate::clock::Millis;
 use crate::conn::{ConnId, Flags, Inserted, NewConnection, TableWorker};
 use crate::counters::WorkerCounters;
-use crate::pressure::Pressure;
+use crate::pressure::{Pressure, forget_call};
 use crate::schedule::{Chosen, FTP, member, service_port};
 use crate::snapshot::{Activity, Destination, DestinationId, Service, Snapshot};
 use crate::verdict::{DropReason, Verdict};
@@ -175,7 +175,8 @@ impl Templates<'_> {
         let call_ids = &snapshot.call_ids;
         if let Some(call_id) = call_id {
             let full = Verdict::Drop(DropReason::CallsFull);
-            new.mark = call_ids.write(self.worker, call_id, self.table).ok_or(full)?;
+            let give_way = |table: &mut _, id| forget_call(table, id, snapshot, self.counters);
+            new.mark = call_ids.write(self.worker, call_id, self.table, give_way).ok_or(full)?;
         }
         // Counted before anybody can find it, so that nobody ends a count that is not there.
         destination.live.enter(Activity::Template);
