@@ -234,6 +234,22 @@ fn a_flood_of_sip_messages_costs_answered_calls_nothing_and_new_ones_get_in() {
 }
 
 #[test]
+fn one_client_has_as_many_calls_as_a_proxy_and_each_is_found_again() {
+    const CLIENTS_CALLS: u32 = 32_000;
+    let mut crew = Crew::new(1 << 17, 1);
+    let proxy = Flow::sip(SIP_ONE_PACKET, 1, 0);
+    for call in 0..CLIENTS_CALLS {
+        let verdict = crew.hand(0).packet(proxy.call(call));
+        assert!(is_sent(verdict), "{call}: {verdict:?}");
+    }
+    for call in 0..CLIENTS_CALLS {
+        assert!(is_sent(crew.hand(0).packet(proxy.call(call))));
+    }
+    assert_eq!((crew.table().live(), crew.counter("evicted")), (CLIENTS_CALLS as usize, 0));
+    crew.assert_counts();
+}
+
+#[test]
 fn calls_that_are_scheduled_packet_by_packet_make_way_for_newer_ones() {
     let mut crew = Crew::new(1 << 17, 1);
     flood_with_calls(&mut crew, SIP_ONE_PACKET, 2 * CALLS as u32);
