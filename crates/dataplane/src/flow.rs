@@ -15,7 +15,8 @@ use xvs_proto::{Family, FlowKey, Packet, Protocol};
 use xvs_sched::ForwardingMethod;
 
 pub(crate) use self::advance::activity;
-use self::bypass::{is_bypass, may_bypass};
+pub(crate) use self::bypass::is_bypass;
+use self::bypass::may_bypass;
 use crate::clock::Millis;
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::TcpState;

@@ -20,7 +20,7 @@ use crate::clock::Millis;
 use crate::conn::tcp::TcpState;
 use crate::conn::{ASSURED, ConnId, Connection, Inserted, NewConnection, Removal, TableWorker};
 use crate::counters::WorkerCounters;
-use crate::flow::{activity, live};
+use crate::flow::{activity, is_bypass, live};
 use crate::snapshot::{Activity, Snapshot};
 
 /// A worker's hand, which goes round the slab.
@@ -157,10 +157,11 @@ pub fn is_half_open(protocol: Protocol, state: u8) -> bool {
     }
 }
 
-/// Whether a snapshot has the destination that the connection is counted at. One taken a moment ago may lack that of a
-/// connection which another worker has just made; nobody should end that one who could not count it out.
+/// Whether a snapshot has the destination that the connection is counted at, if it is counted at one. One taken a moment
+/// ago may lack that of a connection which another worker has just made; nobody should end that one who could not count
+/// it out.
 pub fn is_known(connection: &Connection<'_>, snapshot: &Snapshot) -> bool {
-    live(connection, snapshot).is_some()
+    is_bypass(connection) || live(connection, snapshot).is_some()
 }
 
 /// Takes a connection that the caller has removed, and that was in this state then, out of its destination's counts.

@@ -193,6 +193,22 @@ fn templates_of_clients_that_nobody_has_seen_give_way_and_those_of_others_stay()
     crew.assert_counts();
 }
 
+#[test]
+fn a_half_open_connection_without_a_destination_gives_way_too() {
+    let mut crew = Crew::new(2048, 1);
+    let inside = (0..).take_while(|&number| crew.hand(0).bypass(&Flow::direct(1, number))).count();
+    for number in 0..inside as u32 {
+        let flow = Flow::direct(2, number);
+        let verdict = crew.hand(0).packet(flow.request(SYN));
+        // The first ones may find the reserve used up and bring it back.
+        assert!(number < 10 || is_sent(verdict), "{number}: {verdict:?}");
+        crew.hand(0).packet(flow.request(ACK));
+    }
+    assert!(crew.counter("evicted") as usize >= inside - 10);
+    crew.set_clock(60_000);
+    crew.assert_counts();
+}
+
 /// Sends so many messages of calls that nobody hears of again.
 fn flood_with_calls(crew: &mut Crew, port: u16, calls: u32) {
     for burst in 0..calls / 64 {

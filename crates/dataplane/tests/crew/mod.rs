@@ -8,7 +8,9 @@ use std::time::Duration;
 use xvs_dataplane::call_ids::CallIds;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::tcp::TcpState;
-use xvs_dataplane::conn::{Direction, Table, TableConfig, TableReader, Timers};
+use xvs_dataplane::conn::{
+    Direction, Flags, Inserted, NewConnection, Table, TableConfig, TableReader, Timers,
+};
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::Egress;
 use xvs_dataplane::egress::model::Network;
@@ -194,6 +196,27 @@ impl Hand {
     /// As a worker before it sleeps.
     pub(crate) fn park(&mut self) {
         self.pipeline.flows().table().park();
+    }
+
+    /// Enters a half-open connection that goes where its client wanted to, counted nowhere. `false` if there is no room.
+    pub(crate) fn bypass(&mut self, flow: &Flow) -> bool {
+        let FlowKey { protocol, source, dest } = flow.key();
+        let inserted = self.pipeline.flows().table().insert(&NewConnection {
+            protocol,
+            client: source,
+            virtual_endpoint: dest,
+            dest: Endpoint::new(Ipv4Addr::UNSPECIFIED, 0),
+            local: None,
+            method: ForwardingMethod::DirectRouting,
+            flags: Flags::NONE,
+            state: TcpState::SynRecv as u8,
+            expires: self.now + Duration::from_secs(60),
+            timeout_seconds: 0,
+            dest_ref: u32::MAX,
+            mark: 7,
+            controller: None,
+        });
+        matches!(inserted, Inserted::New(_))
     }
 
     fn expire(&mut self) {
