@@ -222,7 +222,7 @@ impl DropReason {
                 "the service tells SIP calls apart (`--pe sip`), and the packet has no Call-ID that can be read"
             }
             Self::CallsFull => {
-                "there are as many SIP calls as can be told apart; raise `sip_calls` in xvs.toml, or take a shorter -p"
+                "as many answered SIP calls as can be told apart are remembered; raise `sip_calls` in xvs.toml, or take a shorter -p"
             }
             Self::Malformed(malformed) => malformed.sentence(),
         }

@@ -18,7 +18,7 @@ use crate::snapshot::{Path, Service, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
 /// Whether a connection leads to where its client wanted to go: no destination has the address that it names.
-pub(super) fn is_bypass(connection: &Connection<'_>) -> bool {
+pub(crate) fn is_bypass(connection: &Connection<'_>) -> bool {
     connection.dest().addr.is_unspecified()
 }
 
