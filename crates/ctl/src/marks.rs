@@ -3,7 +3,7 @@
 //! Two sources: [`MarkRule`]s, which `xvs mark` sets, and the kernel's own chains, which [`crate::netfilter`] reads as
 //! [`Table`]s. [`lay_out`] writes them one after the other as steps that only lead forward: a chain that is jumped to is
 //! written in at each jump, so a packet's evaluation needs no stack and ends. Runs on the control thread whenever rules or
-//! links change; cost: what it writes, at most [`STEPS_MAX`] steps. What cannot be followed is told, never guessed.
+//! links change; cost: what it writes, at most [`STEPS_MAX`] steps, and at most [`LOOKS_MAX`] rules looked at. What cannot be followed is told, never guessed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -222,39 +222,61 @@ impl LaidOut {
 /// are found among `links`; a packet comes in by no other.
 pub fn lay_out(tables: &[Table], own: &[MarkRule], links: &[Link]) -> LaidOut {
     let mut writer = Writer { links, ..Writer::default() };
-    let mut bases: Vec<_> =
-        tables.iter().flat_map(|table| table.bases.iter().map(move |base| (table, base))).collect();
-    bases.sort_by_key(|(_, base)| base.priority);
-    for (table, base) in bases {
-        if marks_anything(table, &base.chain, 0) {
-            writer.base(table, base);
+    let tables: Vec<_> = tables.iter().map(|table| (table, Leads::of(table))).collect();
+    let mut bases = Vec::new();
+    for (table, leads) in &tables {
+        bases.extend(table.bases.iter().map(|base| (*table, leads, base)));
+    }
+    bases.sort_by_key(|(.., base)| base.priority);
+    for (table, leads, base) in bases {
+        if leads.marking.contains(base.chain.as_str()) {
+            writer.base((table, leads), base);
         }
     }
     let own: Vec<_> = own.iter().map(MarkRule::rule).collect();
     let end = writer.label();
-    writer.rules(&Table::default(), &own, &Scope::default(), Ways { after: end, end, depth: 0 });
+    let none = Table::default();
+    let ways = Ways { after: end, end, depth: 0 };
+    writer.rules((&none, &Leads::of(&none)), &own, &Scope::default(), ways);
     writer.place(end);
     writer.finish()
 }
 
-/// Whether a chain, or one that it leads to, changes marks. One that does not is none of ours.
-fn marks_anything(table: &Table, chain: &str, depth: usize) -> bool {
-    depth < DEPTH_MAX
-        && table.chains.get(chain).into_iter().flatten().any(|rule| match &rule.action {
-            Action::Set(_) | Action::Unknown => true,
-            Action::Call(to) | Action::Goto(to) => marks_anything(table, to, depth + 1),
-            _ => false,
-        })
+/// What each chain leads to, found once for all of a table.
+struct Leads<'t> {
+    /// Chains that change marks, or that lead to such. A base that is none of them is none of ours.
+    marking: BTreeSet<&'t str>,
+    /// Chains that it makes a difference to a packet's mark to go through.
+    mattering: BTreeSet<&'t str>,
 }
 
-/// Whether it makes a difference to a packet's mark to go through a chain.
-fn matters(table: &Table, chain: &str, depth: usize) -> bool {
-    depth < DEPTH_MAX
-        && table.chains.get(chain).into_iter().flatten().any(|rule| match &rule.action {
-            Action::Set(_) | Action::Unknown | Action::Accept | Action::Drop => true,
-            Action::Call(to) | Action::Goto(to) => matters(table, to, depth + 1),
-            Action::Return | Action::Nothing => false,
-        })
+impl<'t> Leads<'t> {
+    fn of(table: &'t Table) -> Self {
+        let marks = |action: &Action| matches!(action, Action::Set(_) | Action::Unknown);
+        let matters = |action: &Action| marks(action) || matches!(action, Action::Accept | Action::Drop);
+        Self { marking: leading_to(table, marks), mattering: leading_to(table, matters) }
+    }
+}
+
+/// The chains that have a rule that does such a thing, and those that lead to one. Cost: one look at each rule.
+fn leading_to(table: &Table, is_wanted: impl Fn(&Action) -> bool) -> BTreeSet<&str> {
+    let (mut callers, mut to_do): (BTreeMap<&str, Vec<&str>>, Vec<&str>) = Default::default();
+    for (name, rules) in &table.chains {
+        for rule in rules {
+            match &rule.action {
+                Action::Call(to) | Action::Goto(to) => callers.entry(to).or_default().push(name),
+                action if is_wanted(action) => to_do.push(name),
+                _ => {}
+            }
+        }
+    }
+    let mut found = BTreeSet::new();
+    while let Some(chain) = to_do.pop() {
+        if found.insert(chain) {
+            to_do.extend(callers.get(chain).into_iter().flatten());
+        }
+    }
+    found
 }
 
 /// A place among the steps that is not known yet.
@@ -280,10 +302,18 @@ struct Writer<'a> {
     places: Vec<usize>,
     reach: Vec<Reach>,
     unfollowed: Vec<String>,
+    /// The same, to find one among them.
+    told: BTreeSet<String>,
+    /// How many rules were looked at.
+    looks: usize,
+    is_cut_off: bool,
 }
 
+/// A table, and what its chains lead to.
+type Called<'a> = (&'a Table, &'a Leads<'a>);
+
 impl Writer<'_> {
-    fn base(&mut self, table: &Table, base: &Base) {
+    fn base(&mut self, table: Called<'_>, base: &Base) {
         let end = self.label();
         if let Some(family) = base.family {
             let other = Condition { test: Test::Family(family), expected: Expected::No };
@@ -294,28 +324,24 @@ impl Writer<'_> {
         self.place(end);
     }
 
-    fn chain(&mut self, table: &Table, chain: &str, scope: &Scope, ways: Ways) {
-        if let Some(rules) = table.chains.get(chain) {
+    fn chain(&mut self, table: Called<'_>, chain: &str, scope: &Scope, ways: Ways) {
+        if let Some(rules) = table.0.chains.get(chain) {
             self.rules(table, rules, scope, ways);
         }
     }
 
-    fn rules(&mut self, table: &Table, rules: &[Rule], scope: &Scope, ways: Ways) {
+    fn rules(&mut self, table: Called<'_>, rules: &[Rule], scope: &Scope, ways: Ways) {
         for rule in rules {
-            let target = match &rule.action {
-                Action::Nothing => continue,
-                Action::Call(to) | Action::Goto(to) => Some(to),
-                _ => None,
-            };
-            let pointless = target.is_some_and(|to| !matters(table, to, ways.depth));
-            if pointless && !matches!(rule.action, Action::Goto(_)) {
-                continue;
+            if self.is_full(rule) {
+                return;
             }
-            if let Some(why) = self.obstacle(rule, ways) {
-                let sentence = format!("mark rule «{}» is not followed: {why}", rule.text);
-                if !self.unfollowed.contains(&sentence) {
-                    self.unfollowed.push(sentence);
-                }
+            match &rule.action {
+                Action::Nothing => continue,
+                Action::Call(to) if !table.1.mattering.contains(to.as_str()) => continue,
+                _ => {}
+            }
+            if let Some(why) = obstacle(rule, ways) {
+                self.tell(rule, &why);
                 continue;
             }
             let conditions = self.conditions(&rule.criteria);
@@ -345,14 +371,30 @@ impl Writer<'_> {
         }
     }
 
-    fn obstacle(&self, rule: &Rule, ways: Ways) -> Option<String> {
-        if self.steps.len() >= STEPS_MAX {
-            return Some(format!("the rules before it fill the {STEPS_MAX} that are evaluated"));
+    /// Whether there is no room for more, or all of it would take too long; from that rule on nothing is followed.
+    fn is_full(&mut self, rule: &Rule) -> bool {
+        self.looks += 1;
+        let why = match () {
+            () if self.is_cut_off => return true,
+            () if self.steps.len() >= STEPS_MAX => {
+                format!("the rules before it fill the {STEPS_MAX} that are evaluated")
+            }
+            () if self.looks > LOOKS_MAX => {
+                format!("with each chain written out where it is called, {LOOKS_MAX} rules stand before it")
+            }
+            () => return false,
+        };
+        self.is_cut_off = true;
+        let rest = format!("mark rule «{}» and what comes behind it are not followed: {why}", rule.text);
+        self.unfollowed.insert(0, rest);
+        true
+    }
+
+    fn tell(&mut self, rule: &Rule, why: &str) {
+        let sentence = format!("mark rule «{}» is not followed: {why}", rule.text);
+        if self.told.insert(sentence.clone()) {
+            self.unfollowed.push(sentence);
         }
-        if ways.depth >= DEPTH_MAX {
-            return Some(format!("it stands behind {DEPTH_MAX} jumps"));
-        }
-        rule.obstacle.clone()
     }
 
     fn conditions(&self, criteria: &[Criterion]) -> Vec<Condition> {
@@ -385,8 +427,20 @@ impl Writer<'_> {
                 *to = self.places[*to];
             }
         }
+        let more = self.unfollowed.len().saturating_sub(SENTENCES_MAX);
+        if more > 0 {
+            self.unfollowed.truncate(SENTENCES_MAX);
+            self.unfollowed.push(format!("{more} more mark rules are not followed"));
+        }
         LaidOut { marks: Marks::new(self.steps), unfollowed: self.unfollowed, reach: self.reach }
     }
+}
+
+fn obstacle(rule: &Rule, ways: Ways) -> Option<String> {
+    if ways.depth >= DEPTH_MAX {
+        return Some(format!("it stands behind {DEPTH_MAX} jumps"));
+    }
+    rule.obstacle.clone()
 }
 
 /// iptables' way to name interfaces, in ours.
@@ -404,6 +458,10 @@ fn is_named(interface: &str, name: &str) -> bool {
 
 /// How many steps are written; each may be looked at once for each new connection.
 pub const STEPS_MAX: usize = 4096;
+/// How many rules are looked at in writing them, counted again wherever their chain is called.
+const LOOKS_MAX: usize = 1 << 18;
+/// How many rules that are not followed are told each for itself.
+const SENTENCES_MAX: usize = 100;
 /// How deep chains may call each other; nftables takes 16.
 const DEPTH_MAX: usize = 64;
 
@@ -539,6 +597,40 @@ mod tests {
         let laid_out = lay_out(&[table], &[], &links());
         assert_eq!(laid_out.marks.of(LinkId(0), &packet(80)), 1);
         assert!(laid_out.unfollowed[0].contains("4096"), "{:?}", laid_out.unfollowed);
+        assert_eq!(laid_out.unfollowed.len(), 1);
+    }
+
+    #[test]
+    fn chains_that_call_each_other_in_more_ways_than_can_be_gone_through_are_looked_at_once_each() {
+        let call = |to: usize| rule(vec![], Action::Call(to.to_string()));
+        let harmless = |last: Rule| {
+            let mut table = table(0, &[("pre", &[call(0), rule(to_port(80), set(1))])]);
+            table.chains.extend((0..60).map(|n| (n.to_string(), vec![call(n + 1); 6])));
+            table.chains.insert("60".to_owned(), vec![last]);
+            table
+        };
+        let tables = [harmless(rule(vec![], Action::Nothing))];
+        assert_eq!([mark(&tables, 80), mark(&tables, 81)], [1, 0]);
+        let obstacle = Some("because".to_owned());
+        let blocked = Rule { obstacle, ..rule(vec![], Action::Drop) };
+        let laid_out = lay_out(&[harmless(blocked)], &[], &links());
+        assert!(laid_out.unfollowed[0].contains("and what comes behind it"), "{:?}", laid_out.unfollowed);
+        assert!(laid_out.unfollowed[1].contains("because"), "{:?}", laid_out.unfollowed);
+    }
+
+    #[test]
+    fn rules_that_cannot_be_followed_are_looked_at_a_bounded_number_of_times() {
+        let call = rule(vec![], Action::Call("sub".to_owned()));
+        let blocked = |n: i32| Rule {
+            text: n.to_string(),
+            obstacle: Some("because".to_owned()),
+            ..rule(vec![], set(1))
+        };
+        let sub: Vec<_> = (0..10_000).map(blocked).collect();
+        let laid_out = lay_out(&[table(0, &[("pre", &vec![call; 1000]), ("sub", &sub)])], &[], &links());
+        assert_eq!(laid_out.unfollowed.len(), 101);
+        assert!(laid_out.unfollowed[0].contains("stand before it"), "{}", laid_out.unfollowed[0]);
+        assert_eq!(laid_out.unfollowed[100], "9901 more mark rules are not followed");
     }
 
     #[test]
