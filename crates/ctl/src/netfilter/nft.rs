@@ -137,7 +137,7 @@ impl Reading<'_> {
                 "counter" | "log" | "mangle" | "notrack" | "set" | "tproxy" => {}
                 "xt" => self.extension(text(&content["type"]), text(&content["name"])),
                 _ => match verdict(statement) {
-                    Some(action) => self.decide(action, &[]),
+                    Some(action) => self.decide(action),
                     None => self.cannot(&format!("xvs does not know the statement {kind}")),
                 },
             }
@@ -149,13 +149,22 @@ impl Reading<'_> {
         self.obstacle.get_or_insert_with(|| why.to_owned());
     }
 
-    /// What the rule does to the packets that fit all so far, and this.
-    fn decide(&mut self, action: Action, more: &[Criterion]) {
-        let asks_for_marks = |one: &Criterion| matches!(one.what, What::Test(Test::Mark { .. }));
+    /// What the rule does to the packets that fit all so far.
+    fn decide(&mut self, action: Action) {
+        self.heed_marks(&[]);
+        self.push(action, &[]);
+    }
+
+    /// What is asked so far, and this, may have been true of the mark before the rule itself has changed it.
+    fn heed_marks(&mut self, more: &[Criterion]) {
         let changed = self.rules.iter().any(|rule| matches!(rule.action, Action::Set(_)));
-        if changed && self.criteria.iter().any(asks_for_marks) {
+        if changed && self.criteria.iter().chain(more).any(asks_for_mark) {
             self.cannot("it asks for a mark and then changes it");
         }
+    }
+
+    /// A rule for what fits all so far, and this.
+    fn push(&mut self, action: Action, more: &[Criterion]) {
         let obstacle = match action {
             Action::Drop => Some(DROPS.to_owned()),
             _ => self.obstacle.clone(),
@@ -171,7 +180,7 @@ impl Reading<'_> {
             ("match", _) => self.cannot(&format!("nft does not tell what the match {name} asks for")),
             ("target", "MARK" | "CONNMARK") | ("", _) => {
                 self.cannot("nft does not tell what iptables has set");
-                self.decide(Action::Unknown, &[]);
+                self.decide(Action::Unknown);
             }
             _ => {}
         }
@@ -179,33 +188,48 @@ impl Reading<'_> {
 
     fn mangle(&mut self, value: &Value) {
         if let Some(change) = change(value) {
-            self.decide(Action::Set(change), &[]);
+            self.decide(Action::Set(change));
         } else if value.get("map").is_some() {
             let set = |value: &Value| change(value).map(Action::Set);
             self.elements(&value["map"], set);
         } else {
             self.cannot("xvs does not know what it makes the mark");
-            self.decide(Action::Unknown, &[]);
+            self.decide(Action::Unknown);
         }
     }
 
-    /// A map from keys to what is done, each element for itself.
+    /// A map from keys to what is done, each element for itself. What has no element ends the rule, and so does what
+    /// an element decides; so what stands behind the map is for the keys that are left.
     fn elements(&mut self, map: &Value, action: impl Fn(&Value) -> Option<Action>) {
         let pairs = self.items(&map["data"]).unwrap_or_default();
-        let element = |pair: &Value| {
-            let (key, value) = (pair.get(0)?, pair.get(1)?);
-            let ask = json!({ "op": "==", "left": map["key"], "right": plain(key) });
-            Some((action(value)?, self.criteria_of(&ask)?))
+        let ask = |keys: Value| json!({ "op": "==", "left": map["key"], "right": { "set": keys } });
+        let mut left = Vec::new();
+        let mut element = |pair: &Value| {
+            let (key, action) = (plain(pair.get(0)?), action(pair.get(1)?)?);
+            // One that stands for all the others.
+            if key == "*" {
+                return None;
+            }
+            if matches!(action, Action::Set(_) | Action::Nothing) {
+                left.push(key.clone());
+            }
+            Some((action, self.criteria_of(&ask(json!([key])))?))
         };
-        let elements: Option<Vec<_>> = pairs.iter().map(element).collect();
-        match elements {
-            Some(elements) if !elements.is_empty() => {
-                elements.into_iter().for_each(|(action, more)| self.decide(action, &more));
-            }
-            _ => {
-                self.cannot("xvs does not know the keys or values of its map");
-                self.decide(Action::Unknown, &[]);
-            }
+        let elements: Option<Vec<_>> = pairs.iter().map(&mut element).collect();
+        let Some(elements) = elements.filter(|elements| !elements.is_empty()) else {
+            self.cannot("xvs does not know the keys or values of its map");
+            return self.decide(Action::Unknown);
+        };
+        let asks = elements.iter().any(|(_, more)| more.iter().any(asks_for_mark));
+        let changes = |action: &Action| matches!(action, Action::Set(_) | Action::Call(_));
+        if asks && elements.len() > 1 && elements.iter().any(|(action, _)| changes(action)) {
+            self.cannot("it looks a mark up that it may change");
+        }
+        elements.iter().for_each(|(_, more)| self.heed_marks(more));
+        elements.into_iter().for_each(|(action, more)| self.push(action, &more));
+        match self.criteria_of(&ask(left.into())) {
+            Some(more) => self.criteria.extend(more),
+            None => self.cannot("xvs does not know for which keys of its map it goes on"),
         }
     }
 
@@ -268,6 +292,10 @@ impl Reading<'_> {
         };
         Some(items.iter().map(plain).cloned().collect())
     }
+}
+
+fn asks_for_mark(one: &Criterion) -> bool {
+    matches!(one.what, What::Test(Test::Mark { .. }))
 }
 
 /// An element without what is kept beside it, such as a timeout.

@@ -152,6 +152,59 @@ fn rules_of_nftables_mark_as_they_say_with_their_sets_and_maps_and_from_the_righ
     }
 }
 
+/// What the rules of an only chain of nftables come to, each a list of statements.
+fn of_rules(rules: &Value) -> LaidOut {
+    let chain = json!({ "chain": { "family": "ip", "table": "t", "name": "pre", "handle": 1, "type": "filter",
+        "hook": "prerouting", "prio": -150, "policy": "accept" } });
+    let rule = |expr: &Value| json!({ "rule": { "family": "ip", "table": "t", "chain": "pre", "handle": 2, "expr": expr } });
+    let rules = rules.as_array().unwrap().iter().map(rule);
+    let objects: Vec<_> = [chain].into_iter().chain(rules).collect();
+    let text = json!({ "nftables": objects }).to_string();
+    laid_out(&nft::Ruleset::parse(&text).unwrap().tables("", &[]))
+}
+
+/// `meta mark set VALUE`.
+fn set_mark(value: &Value) -> Value {
+    json!({ "mangle": { "key": { "meta": { "key": "mark" } }, "value": value } })
+}
+
+fn dport() -> Value {
+    json!({ "payload": { "protocol": "udp", "field": "dport" } })
+}
+
+#[test]
+fn behind_a_map_a_rule_goes_on_for_the_keys_that_it_has_and_does_not_decide() {
+    // meta mark set udp dport map { 80 : 1, 90-99 : 2 } meta mark set meta mark | 0x10
+    let map = json!({ "map": { "key": dport(), "data": { "set": [[80, 1], [{ "range": [90, 99] }, 2]] } } });
+    let or = json!({ "|": [{ "meta": { "key": "mark" } }, 0x10] });
+    let laid = of_rules(&json!([[set_mark(&map), set_mark(&or)]]));
+    assert_eq!(laid.unfollowed, Vec::<String>::new());
+    let marks = |laid: &LaidOut| [79, 80, 95].map(|port| mark(laid, to(Protocol::UDP, VIP, port, ETH0)));
+    assert_eq!(marks(&laid), [0, 0x11, 0x12]);
+
+    // udp dport vmap { 79 : accept, 80 : continue } meta mark set 9
+    let pairs = json!([[79, { "accept": null }], [80, { "continue": null }]]);
+    let vmap = json!({ "vmap": { "key": dport(), "data": { "set": pairs } } });
+    let laid = of_rules(&json!([[vmap, set_mark(&json!(9))]]));
+    assert_eq!((marks(&laid), laid.unfollowed.len()), ([0, 9, 0], 0));
+}
+
+#[test]
+fn a_map_whose_keys_are_marks_that_it_changes_is_told_and_not_followed() {
+    let mark_key = json!({ "meta": { "key": "mark" } });
+    let map = |pairs: Value| set_mark(&json!({ "map": { "key": mark_key, "data": { "set": pairs } } }));
+    // meta mark set 1 in one rule, meta mark set meta mark map { … } in the next
+    let after_one = |pairs| {
+        let laid = of_rules(&json!([[set_mark(&json!(1))], [map(pairs)]]));
+        (mark(&laid, to(Protocol::UDP, VIP, 80, ETH0)), laid.unfollowed.len())
+    };
+    assert_eq!(after_one(json!([[1, 2], [2, 3]])), (1, 1), "not 3");
+    assert_eq!(after_one(json!([[1, 2]])), (2, 0));
+
+    let in_one = of_rules(&json!([[set_mark(&json!(1)), map(json!([[1, 2]]))]]));
+    assert_eq!(in_one.unfollowed.len(), 1);
+}
+
 #[test]
 fn of_iptables_own_matches_and_targets_in_other_tables_only_those_that_mark_are_told() {
     let table = |rules: Value| {
