@@ -5,6 +5,7 @@
 //! written in at each jump, so a packet's evaluation needs no stack and ends. Runs on the control thread whenever rules or
 //! links change; cost: what it writes, at most [`STEPS_MAX`] steps, and at most [`LOOKS_MAX`] rules looked at. What cannot be followed is told, never guessed.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -97,12 +98,17 @@ pub struct Table {
 /// Where packets enter a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Base {
+    /// As the operator knows it.
+    pub text: String,
     /// The chain.
     pub chain: String,
     /// The lower comes first.
     pub priority: i64,
     /// Of which packets; `None`: both families.
     pub family: Option<Family>,
+    /// Grows from one chain to the next in the order in which the kernel was given them; of one priority it goes through
+    /// the last one first (`net/netfilter/core.c`, `nf_hook_entries_grow`). `None` if that is not known.
+    pub registered: Option<(u64, u64)>,
 }
 
 /// A rule.
@@ -162,7 +168,7 @@ pub enum Action {
 pub struct LaidOut {
     /// For the data plane.
     pub marks: Marks,
-    /// A sentence for each rule that is not followed.
+    /// A sentence for each rule that is not followed, or may not apply in this order.
     pub unfollowed: Vec<String>,
     reach: Vec<Reach>,
 }
@@ -227,11 +233,13 @@ pub fn lay_out(tables: &[Table], own: &[MarkRule], links: &[Link]) -> LaidOut {
     for (table, leads) in &tables {
         bases.extend(table.bases.iter().map(|base| (*table, leads, base)));
     }
-    bases.sort_by_key(|(.., base)| base.priority);
+    bases.retain(|(_, leads, base)| leads.marking.contains(base.chain.as_str()));
+    bases.sort_by_key(|(.., base)| (base.priority, Reverse(base.registered)));
+    for pair in bases.windows(2) {
+        writer.unfollowed.extend(unordered(pair[0].2, pair[1].2));
+    }
     for (table, leads, base) in bases {
-        if leads.marking.contains(base.chain.as_str()) {
-            writer.base((table, leads), base);
-        }
+        writer.base((table, leads), base);
     }
     let own: Vec<_> = own.iter().map(MarkRule::rule).collect();
     let end = writer.label();
@@ -240,6 +248,19 @@ pub fn lay_out(tables: &[Table], own: &[MarkRule], links: &[Link]) -> LaidOut {
     writer.rules((&none, &Leads::of(&none)), &own, &Scope::default(), ways);
     writer.place(end);
     writer.finish()
+}
+
+/// A sentence about two chains that mark, if nobody knows that the kernel goes through them in this order.
+fn unordered(first: &Base, second: &Base) -> Option<String> {
+    let meet = first.family.is_none() || second.family.is_none() || first.family == second.family;
+    let known = first.priority != second.priority || first.registered.and(second.registered).is_some();
+    (meet && !known).then(|| {
+        format!(
+            "chains «{}» and «{}» mark packets at the same priority; xvs takes them in this order, and cannot tell the \
+             kernel's: give one of them another priority",
+            first.text, second.text
+        )
+    })
 }
 
 /// What each chain leads to, found once for all of a table.
@@ -520,8 +541,13 @@ mod tests {
         Action::Set(Change::set_mark(mark, u32::MAX))
     }
 
+    fn base(chain: &str, priority: i64, family: Option<Family>) -> Base {
+        let (text, chain) = (format!("a table {chain}"), chain.to_owned());
+        Base { text, chain, priority, family, registered: None }
+    }
+
     fn table(priority: i64, chains: &[(&str, &[Rule])]) -> Table {
-        let base = Base { chain: "pre".to_owned(), priority, family: Some(Family::V4) };
+        let base = base("pre", priority, Some(Family::V4));
         let chains = chains.iter().map(|(name, rules)| ((*name).to_owned(), rules.to_vec())).collect();
         Table { bases: vec![base], chains }
     }
@@ -556,6 +582,26 @@ mod tests {
         let second = table(-100, &[("pre", &[rule(to_port(443), set(3))])]);
         let tables = [second, first];
         assert_eq!([80, 81, 443].map(|port| mark(&tables, port)), [2, 1, 3]);
+    }
+
+    #[test]
+    fn of_chains_of_one_priority_the_kernel_goes_through_the_last_registered_first() {
+        let registered = |at, sets| {
+            let mut table = table(-150, &[("pre", &[rule(vec![], set(sets))])]);
+            table.bases[0].registered = at;
+            table
+        };
+        let (older, newer) = (registered(Some((3, 9)), 1), registered(Some((4, 1)), 2));
+        for tables in [[older.clone(), newer.clone()], [newer, older.clone()]] {
+            let laid_out = lay_out(&tables, &[], &links());
+            assert_eq!(laid_out.marks.of(LinkId(0), &packet(80)), 1);
+            assert_eq!(laid_out.unfollowed, Vec::<String>::new());
+        }
+        let unknown = [older.clone(), registered(None, 2)];
+        assert_eq!(lay_out(&unknown, &[], &links()).unfollowed.len(), 1);
+        let mut six = registered(None, 2);
+        six.bases[0].family = Some(Family::V6);
+        assert_eq!(lay_out(&[older, six], &[], &links()).unfollowed, Vec::<String>::new());
     }
 
     #[test]
@@ -750,7 +796,7 @@ mod tests {
         ) {
             let rules = [rules.0, rules.1, rules.2, rules.3, vec![]];
             let chains = rules.into_iter().enumerate().map(|(number, rules)| (number.to_string(), rules)).collect();
-            let base = Base { chain: "0".to_owned(), priority: 0, family: None };
+            let base = base("0", 0, None);
             let table = Table { bases: vec![base], chains };
             let laid_out = lay_out(std::slice::from_ref(&table), &[], &[]);
             for port in 0..6 {

@@ -120,7 +120,6 @@ impl Reading {
         Self { programs, nft: Found::default(), legacy: Found::default(), nft_is_due_again: false }
     }
 
-    /// Of one priority, legacy comes first: the kernel's own order is that in which they were registered.
     fn found(&self) -> Found {
         Found {
             tables: [self.legacy.tables.as_slice(), &self.nft.tables].concat(),
@@ -146,7 +145,11 @@ impl Reading {
                 let is_nft = self.programs.is_of(program, "nf_tables");
                 is_nft.then(|| self.programs.output(&[program])).flatten()
             });
-            if let Some(table) = text.and_then(|text| save::read(&text, family)) {
+            if let Some(mut table) = text.and_then(|text| save::read(&text, family)) {
+                for base in &mut table.bases {
+                    let ruleset = ruleset.as_ref();
+                    base.registered = ruleset.and_then(|rules| rules.registered_mangle(family, &base.chain));
+                }
                 tables.push(table);
                 by_iptables.push(family);
             }

@@ -62,7 +62,13 @@ impl Ruleset {
                 Some("inet") => None,
                 _ => continue,
             };
-            table.bases.push(Base { chain: name.to_owned(), priority: place(hook, priority), family });
+            table.bases.push(Base {
+                text: format!("nft {} {} {name}", text(&chain["family"]), text(&chain["table"])),
+                chain: name.to_owned(),
+                priority: place(hook, priority),
+                family,
+                registered: self.registered(chain),
+            });
         }
         for rule in self.of("rule").filter(|rule| !skipped(rule)) {
             let (name, handle) = (table_name(rule), rule["handle"].as_u64().unwrap_or(0));
@@ -77,6 +83,19 @@ impl Ruleset {
             table.chains.entry(text(&rule["chain"]).to_owned()).or_default().extend(rules);
         }
         tables.into_values().filter(|table| !table.bases.is_empty()).collect()
+    }
+
+    /// When a chain was registered, as far as handles tell: they grow from one table, or chain of a table, to the next.
+    fn registered(&self, chain: &Value) -> Option<(u64, u64)> {
+        let table = |table: &&Value| table["family"] == chain["family"] && table["name"] == chain["table"];
+        self.of("table").find(table)?["handle"].as_u64().zip(chain["handle"].as_u64())
+    }
+
+    /// The same of a chain of the table that iptables uses.
+    pub(super) fn registered_mangle(&self, family: Family, name: &str) -> Option<(u64, u64)> {
+        let is_it =
+            |chain: &&Value| is_mangle(&chain["family"], &chain["table"], family) && chain["name"] == name;
+        self.registered(self.of("chain").find(is_it)?)
     }
 
     /// The elements of a named set or map.

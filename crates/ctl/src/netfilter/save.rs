@@ -38,6 +38,8 @@ pub(super) fn read(text: &str, family: Family) -> Option<Table> {
         }
     }
     let base = |(chain, hook)| Base {
+        text: format!("{program} -t mangle {chain}"),
+        registered: None,
         chain: String::from(chain),
         priority: place(hook, MANGLE),
         family: Some(family),

@@ -110,6 +110,9 @@ fn rules_of_iptables_legacy_and_ip6tables_are_read_alike() {
 fn rules_of_nftables_mark_as_they_say_with_their_sets_and_maps_and_from_the_right_hooks() {
     let ruleset = nft::Ruleset::parse(include_str!("printed/nft.json")).unwrap();
     let tables = ruleset.tables(include_str!("printed/nft.txt"), &[]);
+    let registered: Vec<_> =
+        tables.iter().flat_map(|table| &table.bases).map(|base| base.registered).collect();
+    assert_eq!(registered, [Some((4, 2)), Some((4, 3)), Some((3, 1))]);
     let laid_out = laid_out(&tables);
     for (case, expected) in [
         (to(Protocol::TCP, VIP, 80, ETH0), 10),
@@ -228,6 +231,7 @@ fn of_iptables_own_matches_and_targets_in_other_tables_only_those_that_mark_are_
 fn a_table_mangle_is_read_from_the_program_that_can_say_it_and_once() {
     assert_eq!(save::read(include_str!("printed/iptables-nft-save-incompatible.txt"), Family::V4), None);
     let ruleset = nft::Ruleset::parse(include_str!("printed/nft.json")).unwrap();
+    assert_eq!(ruleset.registered_mangle(Family::V4, "p"), Some((3, 1)));
     assert!(ruleset.has_mangle(Family::V4) && !ruleset.has_mangle(Family::V6));
     assert_eq!(ruleset.tables("", &[]).len(), 2);
     assert_eq!(ruleset.tables("", &[Family::V4]).len(), 1);
