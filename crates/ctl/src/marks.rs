@@ -109,6 +109,8 @@ pub struct Base {
     /// Grows from one chain to the next in the order in which the kernel was given them; of one priority it goes through
     /// the last one first (`net/netfilter/core.c`, `nf_hook_entries_grow`). `None` if that is not known.
     pub registered: Option<(u64, u64)>,
+    /// Why nothing of it can be followed.
+    pub obstacle: Option<String>,
 }
 
 /// A rule.
@@ -234,6 +236,12 @@ pub fn lay_out(tables: &[Table], own: &[MarkRule], links: &[Link]) -> LaidOut {
         bases.extend(table.bases.iter().map(|base| (*table, leads, base)));
     }
     bases.retain(|(_, leads, base)| leads.marking.contains(base.chain.as_str()));
+    let told = |(.., base): &(_, _, &Base)| {
+        let why = base.obstacle.as_ref();
+        why.map(|why| format!("chain «{}» marks packets and is not followed: {why}", base.text))
+    };
+    writer.unfollowed.extend(bases.iter().filter_map(told));
+    bases.retain(|(.., base)| base.obstacle.is_none());
     bases.sort_by_key(|(.., base)| (base.priority, Reverse(base.registered)));
     for pair in bases.windows(2) {
         writer.unfollowed.extend(unordered(pair[0].2, pair[1].2));
@@ -543,7 +551,7 @@ mod tests {
 
     fn base(chain: &str, priority: i64, family: Option<Family>) -> Base {
         let (text, chain) = (format!("a table {chain}"), chain.to_owned());
-        Base { text, chain, priority, family, registered: None }
+        Base { text, chain, priority, family, registered: None, obstacle: None }
     }
 
     fn table(priority: i64, chains: &[(&str, &[Rule])]) -> Table {

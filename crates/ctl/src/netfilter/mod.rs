@@ -1,7 +1,7 @@
 //! Follows the rules by which the kernel's netfilter marks packets: iptables of both kinds, and nftables.
 //!
-//! What has changed is told by netlink, for nftables and iptables-nft; iptables-legacy tells nobody, so while it has a
-//! table mangle, that is read once a second, and so is all after a program has failed. Rules are read as the programs print them (`nft`, `iptables-nft-save`,
+//! What has changed is told by netlink, for nftables and iptables-nft; iptables-legacy tells nobody, so while it has
+//! tables, they are read once a second, and so is all after a program has failed. Rules are read as the programs print them (`nft`, `iptables-nft-save`,
 //! `iptables-legacy-save` and their likes for IPv6); a program that is not installed has no rules. Runs on a thread of
 //! its own, in the network namespace of the thread that started it. Cost: a few processes at a change, which take at
 //! most a fifth of the time, and one small file a second. Not here: what the rules come to ([`crate::marks`]).
@@ -132,7 +132,8 @@ impl Reading {
         self.programs.begin();
         let mut tables = Vec::new();
         let ruleset = self.programs.output(&["nft", "-j", "list", "ruleset"]);
-        let ruleset = ruleset.and_then(|text| nft::Ruleset::parse(&text));
+        let listing = self.programs.output(&["nft", "-a", "list", "ruleset"]).unwrap_or_default();
+        let ruleset = ruleset.and_then(|text| nft::Ruleset::parse(&text, &listing));
         let mut by_iptables = Vec::new();
         for (family, programs) in [
             (Family::V4, ["iptables-nft-save", "iptables-save"]),
@@ -145,7 +146,7 @@ impl Reading {
                 let is_nft = self.programs.is_of(program, "nf_tables");
                 is_nft.then(|| self.programs.output(&[program])).flatten()
             });
-            if let Some(mut table) = text.and_then(|text| save::read(&text, family)) {
+            if let Some(mut table) = text.and_then(|text| save::read(&text, family, &save::MANGLE)) {
                 for base in &mut table.bases {
                     let ruleset = ruleset.as_ref();
                     base.registered = ruleset.and_then(|rules| rules.registered_mangle(family, &base.chain));
@@ -155,16 +156,15 @@ impl Reading {
             }
         }
         if let Some(ruleset) = ruleset {
-            let listing = self.programs.output(&["nft", "-a", "list", "ruleset"]).unwrap_or_default();
-            tables.extend(ruleset.tables(&listing, &by_iptables));
+            tables.extend(ruleset.tables(&by_iptables));
         }
         let warnings = self.programs.failures.clone();
         self.nft_is_due_again = !warnings.is_empty();
         self.nft = Found { tables, warnings };
     }
 
-    /// The tables of iptables-legacy. Its program would make the table mangle by asking for it, so it is asked only
-    /// where there is one.
+    /// The tables of iptables-legacy. Its program would make a table by asking for it, so it is asked only for those that
+    /// there are.
     fn legacy(&mut self) {
         self.programs.begin();
         let mut tables = Vec::new();
@@ -173,14 +173,15 @@ impl Reading {
             (Family::V6, "ip6_tables_names", ["ip6tables-legacy-save", "ip6tables-save"]),
         ] {
             let names = fs::read_to_string(format!("/proc/thread-self/net/{names}")).unwrap_or_default();
-            if !names.lines().any(|name| name == "mangle") {
+            if names.is_empty() {
                 continue;
             }
             let text = programs.iter().find_map(|program| {
                 let is_legacy = program.contains("legacy") || self.programs.is_of(program, "legacy");
-                is_legacy.then(|| self.programs.output(&[program, "-t", "mangle"])).flatten()
+                is_legacy.then(|| self.programs.output(&[program])).flatten()
             });
-            tables.extend(text.and_then(|text| save::read(&text, family)));
+            let text = text.unwrap_or_default();
+            tables.extend(save::TABLES.iter().filter_map(|kind| save::read(&text, family, kind)));
         }
         self.legacy = Found { tables, warnings: self.programs.failures.clone() };
     }

@@ -4,7 +4,7 @@
 //! that was asked before it. Maps are written out, one rule an element. A statement that is not known is the rule's
 //! obstacle. Source: libnftables-json(5). Pure. Not here: running the program.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use serde_json::{Value, json};
@@ -16,50 +16,78 @@ use super::{Hook, place, protocol, range};
 use crate::marks::{Action, Base, Criterion, Rule, Table, What};
 
 /// A ruleset as it was printed.
-pub(super) struct Ruleset(Vec<Value>);
+pub(super) struct Ruleset {
+    objects: Vec<Value>,
+    /// The text of each rule, by its table and handle.
+    texts: BTreeMap<(TableName, u64), String>,
+    /// Tables that are turned off.
+    dormant: BTreeSet<TableName>,
+}
 
 /// Family and name of a table, as nft writes them.
 type TableName = (String, String);
 
 impl Ruleset {
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    /// `listing` is what `nft -a list ruleset` prints: of it are the rules' texts, and which tables are turned off, for
+    /// which nft 1.0.6 prints JSON that does not say it.
+    pub(super) fn parse(text: &str, listing: &str) -> Option<Self> {
         let mut document: Value = serde_json::from_str(text).ok()?;
-        match document["nftables"].take() {
-            Value::Array(objects) => Some(Self(objects)),
-            _ => None,
+        let Value::Array(objects) = document["nftables"].take() else { return None };
+        let (mut texts, mut dormant) = (BTreeMap::new(), BTreeSet::new());
+        let mut table = TableName::default();
+        for line in listing.lines() {
+            let (said, handle) = line.rsplit_once(" # handle ").unwrap_or((line, ""));
+            let words: Vec<_> = said.split_whitespace().collect();
+            match words.as_slice() {
+                ["table", family, name, "{"] => table = ((*family).to_owned(), (*name).to_owned()),
+                // Of a table these are; sets have others.
+                ["flags", flags] if flags.split(',').any(|flag| flag == "dormant") => {
+                    dormant.insert(table.clone());
+                }
+                _ => {
+                    if let Ok(handle) = handle.parse() {
+                        texts.insert((table.clone(), handle), said.trim().to_owned());
+                    }
+                }
+            }
         }
+        Some(Self { objects, texts, dormant })
     }
 
-    /// Whether there is a table of the name that iptables uses.
+    /// Whether there is a table of the name that iptables uses, and it is not turned off.
     pub(super) fn has_mangle(&self, family: Family) -> bool {
-        self.of("table").any(|table| is_mangle(&table["family"], &table["name"], family))
+        self.of("table").any(|table| {
+            let name = (text(&table["family"]).to_owned(), text(&table["name"]).to_owned());
+            is_mangle(&table["family"], &table["name"], family) && !self.dormant.contains(&name)
+        })
     }
 
     fn of(&self, kind: &str) -> impl Iterator<Item = &Value> {
-        self.0.iter().filter_map(move |object| object.get(kind))
+        self.objects.iter().filter_map(move |object| object.get(kind))
     }
 
-    /// The tables, but iptables' of these families. `listing` is what `nft -a list ruleset` prints: the rules' texts.
-    pub(super) fn tables(&self, listing: &str, by_iptables: &[Family]) -> Vec<Table> {
-        let texts = texts(listing);
+    /// The tables, but iptables' of these families.
+    pub(super) fn tables(&self, by_iptables: &[Family]) -> Vec<Table> {
         let mut tables: BTreeMap<TableName, Table> = BTreeMap::new();
         let skipped = |object: &Value| {
             by_iptables.iter().any(|&family| is_mangle(&object["family"], &object["table"], family))
+                || self.dormant.contains(&table_name(object))
         };
         for chain in self.of("chain").filter(|chain| !skipped(chain)) {
             let name = text(&chain["name"]);
             let table = tables.entry(table_name(chain)).or_default();
             table.chains.entry(name.to_owned()).or_default();
             let priority = chain["prio"].as_i64().unwrap_or(0);
-            let hook = match chain["hook"].as_str() {
-                Some("prerouting") => Hook::Prerouting,
-                Some("input") if priority < IPVS => Hook::Input,
-                _ => continue,
-            };
             let family = match chain["family"].as_str() {
                 Some("ip") => Some(Family::V4),
                 Some("ip6") => Some(Family::V6),
-                Some("inet") => None,
+                Some("inet" | "netdev") => None,
+                _ => continue,
+            };
+            let (hook, obstacle) = match chain["hook"].as_str() {
+                Some("prerouting") => (Hook::Prerouting, None),
+                Some("input") if priority < IPVS => (Hook::Input, None),
+                Some("ingress") => (Hook::Prerouting, Some("it stands at ingress".to_owned())),
                 _ => continue,
             };
             table.bases.push(Base {
@@ -68,12 +96,13 @@ impl Ruleset {
                 priority: place(hook, priority),
                 family,
                 registered: self.registered(chain),
+                obstacle,
             });
         }
         for rule in self.of("rule").filter(|rule| !skipped(rule)) {
             let (name, handle) = (table_name(rule), rule["handle"].as_u64().unwrap_or(0));
             let said =
-                texts.get(&(name.clone(), handle)).cloned().unwrap_or_else(|| rule["expr"].to_string());
+                self.texts.get(&(name.clone(), handle)).cloned().unwrap_or_else(|| rule["expr"].to_string());
             let said = format!("nft {} {} {}: {said}", name.0, name.1, text(&rule["chain"]));
             let sets = |set: &str| self.elements(&name, set);
             let rules =
@@ -112,22 +141,6 @@ fn is_mangle(of: &Value, name: &Value, family: Family) -> bool {
 
 fn table_name(object: &Value) -> TableName {
     (text(&object["family"]).to_owned(), text(&object["table"]).to_owned())
-}
-
-/// The text of each rule, by its table and handle.
-fn texts(listing: &str) -> BTreeMap<(TableName, u64), String> {
-    let mut texts = BTreeMap::new();
-    let mut table = TableName::default();
-    for line in listing.lines() {
-        let Some((said, handle)) = line.rsplit_once(" # handle ") else { continue };
-        let words: Vec<_> = said.split_whitespace().collect();
-        if let ["table", family, name, "{"] = words.as_slice() {
-            table = ((*family).to_owned(), (*name).to_owned());
-        } else if let Ok(handle) = handle.parse() {
-            texts.insert((table.clone(), handle), said.trim().to_owned());
-        }
-    }
-    texts
 }
 
 /// A rule that is being read.

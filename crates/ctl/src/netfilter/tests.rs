@@ -56,7 +56,7 @@ fn mark(laid_out: &LaidOut, Case(protocol, dest, port, link): Case) -> u32 {
 
 #[test]
 fn rules_of_iptables_nft_mark_as_they_say_and_those_that_cannot_be_followed_are_told_with_the_reason() {
-    let table = save::read(include_str!("printed/iptables-nft-save.txt"), Family::V4).unwrap();
+    let table = save::read(include_str!("printed/iptables-nft-save.txt"), Family::V4, &save::MANGLE).unwrap();
     let laid_out = laid_out(&[table]);
     for (case, expected) in [
         (to(Protocol::TCP, VIP, 80, ETH0), 10),
@@ -95,8 +95,9 @@ fn rules_of_iptables_nft_mark_as_they_say_and_those_that_cannot_be_followed_are_
 
 #[test]
 fn rules_of_iptables_legacy_and_ip6tables_are_read_alike() {
-    let four = save::read(include_str!("printed/iptables-legacy-save.txt"), Family::V4).unwrap();
-    let six = save::read(include_str!("printed/ip6tables-nft-save.txt"), Family::V6).unwrap();
+    let four =
+        save::read(include_str!("printed/iptables-legacy-save.txt"), Family::V4, &save::MANGLE).unwrap();
+    let six = save::read(include_str!("printed/ip6tables-nft-save.txt"), Family::V6, &save::MANGLE).unwrap();
     let laid_out = laid_out(&[four, six]);
     let vip6: IpAddr = "2001:db8::1".parse().unwrap();
     assert_eq!(mark(&laid_out, to(Protocol::TCP, VIP, 80, ETH0)), 10);
@@ -107,9 +108,33 @@ fn rules_of_iptables_legacy_and_ip6tables_are_read_alike() {
 }
 
 #[test]
+fn every_table_of_iptables_that_ipvs_comes_behind_may_mark() {
+    let text = include_str!("printed/iptables-legacy-save-tables.txt");
+    let tables: Vec<_> = save::TABLES.iter().filter_map(|kind| save::read(text, Family::V4, kind)).collect();
+    let laid_out = laid_out(&tables);
+    assert_eq!(laid_out.unfollowed, Vec::<String>::new());
+    let marks = [80, 81, 82, 83].map(|port| mark(&laid_out, to(Protocol::TCP, VIP, port, ETH0)));
+    assert_eq!(marks, [0x11, 2, 3, 0x10]);
+}
+
+#[test]
+fn a_dormant_table_marks_nothing_and_a_chain_at_ingress_that_marks_is_told() {
+    let ruleset = nft::Ruleset::parse(
+        include_str!("printed/nft-elsewhere.json"),
+        include_str!("printed/nft-elsewhere.txt"),
+    )
+    .unwrap();
+    let laid_out = laid_out(&ruleset.tables(&[]));
+    assert_eq!(mark(&laid_out, to(Protocol::TCP, VIP, 80, ETH0)), 0);
+    let told = |chain| format!("chain «{chain}» marks packets and is not followed: it stands at ingress");
+    assert_eq!(laid_out.unfollowed, ["nft inet atin in", "nft netdev dev in"].map(told));
+}
+
+#[test]
 fn rules_of_nftables_mark_as_they_say_with_their_sets_and_maps_and_from_the_right_hooks() {
-    let ruleset = nft::Ruleset::parse(include_str!("printed/nft.json")).unwrap();
-    let tables = ruleset.tables(include_str!("printed/nft.txt"), &[]);
+    let ruleset =
+        nft::Ruleset::parse(include_str!("printed/nft.json"), include_str!("printed/nft.txt")).unwrap();
+    let tables = ruleset.tables(&[]);
     let registered: Vec<_> =
         tables.iter().flat_map(|table| &table.bases).map(|base| base.registered).collect();
     assert_eq!(registered, [Some((4, 2)), Some((4, 3)), Some((3, 1))]);
@@ -163,7 +188,7 @@ fn of_rules(rules: &Value) -> LaidOut {
     let rules = rules.as_array().unwrap().iter().map(rule);
     let objects: Vec<_> = [chain].into_iter().chain(rules).collect();
     let text = json!({ "nftables": objects }).to_string();
-    laid_out(&nft::Ruleset::parse(&text).unwrap().tables("", &[]))
+    laid_out(&nft::Ruleset::parse(&text, "").unwrap().tables(&[]))
 }
 
 /// `meta mark set VALUE`.
@@ -216,7 +241,7 @@ fn of_iptables_own_matches_and_targets_in_other_tables_only_those_that_mark_are_
         let rule = |expr: &Value| json!({ "rule": { "family": "ip", "table": "raw", "chain": "PREROUTING", "handle": 2, "expr": expr } });
         let rules = rules.as_array().unwrap().iter().map(rule);
         let objects: Vec<_> = [base].into_iter().chain(rules).collect();
-        nft::Ruleset::parse(&json!({ "nftables": objects }).to_string()).unwrap().tables("", &[])
+        nft::Ruleset::parse(&json!({ "nftables": objects }).to_string(), "").unwrap().tables(&[])
     };
     let conntrack = json!({ "xt": { "type": "match", "name": "conntrack" } });
     let target = |name| json!({ "xt": { "type": "target", "name": name } });
@@ -229,10 +254,14 @@ fn of_iptables_own_matches_and_targets_in_other_tables_only_those_that_mark_are_
 
 #[test]
 fn a_table_mangle_is_read_from_the_program_that_can_say_it_and_once() {
-    assert_eq!(save::read(include_str!("printed/iptables-nft-save-incompatible.txt"), Family::V4), None);
-    let ruleset = nft::Ruleset::parse(include_str!("printed/nft.json")).unwrap();
+    assert_eq!(
+        save::read(include_str!("printed/iptables-nft-save-incompatible.txt"), Family::V4, &save::MANGLE),
+        None
+    );
+    let ruleset =
+        nft::Ruleset::parse(include_str!("printed/nft.json"), include_str!("printed/nft.txt")).unwrap();
     assert_eq!(ruleset.registered_mangle(Family::V4, "p"), Some((3, 1)));
     assert!(ruleset.has_mangle(Family::V4) && !ruleset.has_mangle(Family::V6));
-    assert_eq!(ruleset.tables("", &[]).len(), 2);
-    assert_eq!(ruleset.tables("", &[Family::V4]).len(), 1);
+    assert_eq!(ruleset.tables(&[]).len(), 2);
+    assert_eq!(ruleset.tables(&[Family::V4]).len(), 1);
 }
