@@ -1,7 +1,7 @@
 //! Follows the rules by which the kernel's netfilter marks packets: iptables of both kinds, and nftables.
 //!
 //! What has changed is told by netlink, for nftables and iptables-nft; iptables-legacy tells nobody, so while it has
-//! tables, they are read once a second, and so is all after a program has failed. Rules are read as the programs print them (`nft`, `iptables-nft-save`,
+//! tables, they are read once a second, and so is all after a program has failed, or while marks depend on a set whose elements come with packets or go with time. Rules are read as the programs print them (`nft`, `iptables-nft-save`,
 //! `iptables-legacy-save` and their likes for IPv6); a program that is not installed has no rules. Runs on a thread of
 //! its own, in the network namespace of the thread that started it. Cost: a few processes at a change, which take at
 //! most a fifth of the time, and one small file a second. Not here: what the rules come to ([`crate::marks`]).
@@ -155,11 +155,12 @@ impl Reading {
                 by_iptables.push(family);
             }
         }
-        if let Some(ruleset) = ruleset {
-            tables.extend(ruleset.tables(&by_iptables));
-        }
         let warnings = self.programs.failures.clone();
         self.nft_is_due_again = !warnings.is_empty();
+        if let Some(ruleset) = ruleset {
+            tables.extend(ruleset.tables(&by_iptables));
+            self.nft_is_due_again |= ruleset.changes_silently();
+        }
         self.nft = Found { tables, warnings };
     }
 

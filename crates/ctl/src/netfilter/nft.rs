@@ -114,6 +114,32 @@ impl Ruleset {
         tables.into_values().filter(|table| !table.bases.is_empty()).collect()
     }
 
+    /// Whether marks depend on a set whose elements come and go without an event: with time, or by packets.
+    pub(super) fn changes_silently(&self) -> bool {
+        let (mut marking, mut filled, mut asked) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        for rule in self.of("rule") {
+            let table = table_name(rule);
+            for statement in list(&rule["expr"]) {
+                if is_mark(&statement["mangle"]["key"]) {
+                    marking.insert(table.clone());
+                }
+                // nft 1.0.6 does not print the flag of a set that rules fill.
+                match filled_by(statement) {
+                    Some(set) => _ = filled.insert((table.clone(), set.to_owned())),
+                    None => names(statement, &mut |set| _ = asked.insert((table.clone(), set.to_owned()))),
+                }
+            }
+        }
+        self.of("set").chain(self.of("map")).any(|set| {
+            let flags = &set["flags"];
+            let has = |flag: &str| flags == flag || list(flags).iter().any(|one| one == flag);
+            let name = (table_name(set), format!("@{}", text(&set["name"])));
+            marking.contains(&name.0)
+                && asked.contains(&name)
+                && (has("timeout") || has("dynamic") || filled.contains(&name))
+        })
+    }
+
     /// When a chain was registered, as far as handles tell: they grow from one table, or chain of a table, to the next.
     fn registered(&self, chain: &Value) -> Option<(u64, u64)> {
         let table = |table: &&Value| table["family"] == chain["family"] && table["name"] == chain["table"];
@@ -137,6 +163,22 @@ impl Ruleset {
 
 fn is_mangle(of: &Value, name: &Value, family: Family) -> bool {
     *of == if family == Family::V4 { "ip" } else { "ip6" } && *name == "mangle"
+}
+
+/// The set that a statement adds an element to, or takes one from.
+fn filled_by(statement: &Value) -> Option<&str> {
+    let (set, map) = (&statement["set"], &statement["map"]);
+    set["set"].as_str().or_else(|| map["map"].as_str())
+}
+
+/// Finds the sets that a statement names.
+fn names(value: &Value, found: &mut dyn FnMut(&str)) {
+    match value {
+        Value::String(name) if name.starts_with('@') => found(name),
+        Value::Array(values) => values.iter().for_each(|value| names(value, found)),
+        Value::Object(values) => values.values().for_each(|value| names(value, found)),
+        _ => {}
+    }
 }
 
 fn table_name(object: &Value) -> TableName {

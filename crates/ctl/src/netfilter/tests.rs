@@ -234,6 +234,25 @@ fn a_map_whose_keys_are_marks_that_it_changes_is_told_and_not_followed() {
 }
 
 #[test]
+fn sets_whose_elements_come_and_go_by_themselves_are_known_where_marks_depend_on_them() {
+    let ruleset = |set: Value, marks: &Value, more: &Value| {
+        let rule = |expr: &Value| json!({ "rule": { "family": "ip", "table": "t", "chain": "pre", "handle": 2, "expr": expr } });
+        let ask = json!({ "match": { "op": "==", "left": { "payload": { "protocol": "ip", "field": "saddr" } }, "right": "@s" } });
+        let objects = json!([set, rule(&json!([ask, marks])), rule(more)]);
+        nft::Ruleset::parse(&json!({ "nftables": objects }).to_string(), "").unwrap().changes_silently()
+    };
+    let set =
+        |flags| json!({ "set": { "family": "ip", "table": "t", "name": "s", "flags": flags, "elem": [] } });
+    let add = json!([{ "set": { "op": "add", "elem": { "payload": {} }, "set": "@s" } }]);
+    let (marks, drops, nothing) = (set_mark(&json!(1)), json!({ "drop": null }), json!([]));
+    assert!(ruleset(set(json!(["timeout"])), &marks, &nothing));
+    assert!(ruleset(set(json!("dynamic")), &marks, &nothing));
+    assert!(ruleset(set(json!(["interval"])), &marks, &add), "packets fill it");
+    assert!(!ruleset(set(json!(["interval"])), &marks, &nothing), "changes are told by events");
+    assert!(!ruleset(set(json!(["timeout"])), &drops, &nothing), "nothing is marked");
+}
+
+#[test]
 fn of_iptables_own_matches_and_targets_in_other_tables_only_those_that_mark_are_told() {
     let table = |rules: Value| {
         let base = json!({ "chain": { "family": "ip", "table": "raw", "name": "PREROUTING", "handle": 1,
