@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use xvs_dataplane::egress::model::Link;
@@ -186,8 +187,8 @@ struct Reach {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Scope {
     family: Option<Family>,
-    /// Any address if there is none.
-    dest: Option<Vec<Prefix>>,
+    /// Any address if there is none. One list, however many rules it stands before.
+    dest: Option<Arc<[Prefix]>>,
 }
 
 impl Scope {
@@ -196,7 +197,7 @@ impl Scope {
         let mut scope = self.clone();
         for criterion in criteria.iter().filter(|criterion| criterion.expected == Expected::Yes) {
             match &criterion.what {
-                What::Test(Test::Dest(networks)) => scope.dest = Some(networks.clone()),
+                What::Test(Test::Dest(networks)) => scope.dest = Some(marks::merged(networks.clone()).into()),
                 What::Test(Test::Family(family)) => scope.family = Some(*family),
                 _ => {}
             }
@@ -216,8 +217,10 @@ impl LaidOut {
         let may = |reach: &&Reach| {
             reach.change.may_give(mark) && reach.scope.family.is_none_or(|only| only == family)
         };
+        let mut seen = BTreeSet::new();
         for Reach { scope, .. } in self.reach.iter().filter(may) {
             match &scope.dest {
+                Some(dest) if !seen.insert(dest.as_ptr()) => {}
                 Some(dest) => networks.extend(dest.iter().filter(|to| Family::of(to.addr()) == family)),
                 None => networks.extend(everything),
             }
@@ -335,6 +338,8 @@ struct Writer<'a> {
     told: BTreeSet<String>,
     /// How many rules were looked at.
     looks: usize,
+    /// How many networks, ports and the like their lists hold.
+    entries: usize,
     is_cut_off: bool,
 }
 
@@ -369,7 +374,7 @@ impl Writer<'_> {
                 Action::Call(to) if !table.1.mattering.contains(to.as_str()) => continue,
                 _ => {}
             }
-            if let Some(why) = obstacle(rule, ways) {
+            if let Some(why) = self.obstacle(rule, ways) {
                 self.tell(rule, &why);
                 continue;
             }
@@ -419,6 +424,25 @@ impl Writer<'_> {
         true
     }
 
+    fn obstacle(&mut self, rule: &Rule, ways: Ways) -> Option<String> {
+        if ways.depth >= DEPTH_MAX {
+            return Some(format!("it stands behind {DEPTH_MAX} jumps"));
+        }
+        if rule.obstacle.is_some() {
+            return rule.obstacle.clone();
+        }
+        let entries = |criterion: &Criterion| match &criterion.what {
+            What::Test(test) => test.entries(),
+            What::Interface(names) => names.len(),
+        };
+        let more = self.entries + rule.criteria.iter().map(entries).sum::<usize>();
+        if more > ENTRIES_MAX {
+            return Some(no_room_for_entries());
+        }
+        self.entries = more;
+        None
+    }
+
     fn tell(&mut self, rule: &Rule, why: &str) {
         let sentence = format!("mark rule «{}» is not followed: {why}", rule.text);
         if self.told.insert(sentence.clone()) {
@@ -465,11 +489,9 @@ impl Writer<'_> {
     }
 }
 
-fn obstacle(rule: &Rule, ways: Ways) -> Option<String> {
-    if ways.depth >= DEPTH_MAX {
-        return Some(format!("it stands behind {DEPTH_MAX} jumps"));
-    }
-    rule.obstacle.clone()
+/// Why a rule with long lists is left out.
+pub(crate) fn no_room_for_entries() -> String {
+    format!("with the rules before it, it lists more than {ENTRIES_MAX} addresses, ports and the like")
 }
 
 /// iptables' way to name interfaces, in ours.
@@ -487,6 +509,8 @@ fn is_named(interface: &str, name: &str) -> bool {
 
 /// How many steps are written; each may be looked at once for each new connection.
 pub const STEPS_MAX: usize = 4096;
+/// How many entries the lists of all rules have together, each list counted wherever its rule is written.
+pub(crate) const ENTRIES_MAX: usize = 1 << 18;
 /// How many rules are looked at in writing them, counted again wherever their chain is called.
 const LOOKS_MAX: usize = 1 << 18;
 /// How many rules that are not followed are told each for itself.
@@ -590,6 +614,28 @@ mod tests {
         let second = table(-100, &[("pre", &[rule(to_port(443), set(3))])]);
         let tables = [second, first];
         assert_eq!([80, 81, 443].map(|port| mark(&tables, port)), [2, 1, 3]);
+    }
+
+    #[test]
+    fn long_lists_are_searched_steered_once_and_bounded_in_all() {
+        let every_second = |n: u32| Prefix::host(Ipv4Addr::from(0x0a00_0000 + 2 * n).into());
+        let dest = |networks| Criterion { what: What::Test(Test::Dest(networks)), expected: Expected::Yes };
+        let long = vec![dest((0..60_000).map(every_second).collect())];
+        let vip = vec![dest(vec![Prefix::host(VIP.into())])];
+        let called = [rule(vec![], set(1)), rule(to_port(81), set(1))];
+        let pre = [
+            rule(long.clone(), Action::Call("sub".to_owned())),
+            rule(long.clone(), set(2)),
+            rule(long.clone(), set(2)),
+            rule(long.clone(), set(2)),
+            Rule { text: "one too many".to_owned(), ..rule(long, set(3)) },
+            rule(vip, set(4)),
+        ];
+        let laid_out = lay_out(&[table(0, &[("pre", &pre), ("sub", &called)])], &[], &[]);
+        assert_eq!(laid_out.unfollowed.len(), 1);
+        assert!(laid_out.unfollowed[0].contains("one too many") && laid_out.unfollowed[0].contains("262144"));
+        assert_eq!(laid_out.reach(1, Family::V4).len(), 60_000);
+        assert_eq!(laid_out.marks.of(LinkId(0), &packet(80)), 4, "one without a list is still followed");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! that was asked before it. Maps are written out, one rule an element. A statement that is not known is the rule's
 //! obstacle. Source: libnftables-json(5). Pure. Not here: running the program.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
@@ -13,7 +14,7 @@ use xvs_proto::{Family, Prefix, Protocol};
 
 use super::save::DROPS;
 use super::{Hook, place, protocol, range};
-use crate::marks::{Action, Base, Criterion, Rule, Table, What};
+use crate::marks::{Action, Base, Criterion, ENTRIES_MAX, Rule, Table, What, no_room_for_entries};
 
 /// A ruleset as it was printed.
 pub(super) struct Ruleset {
@@ -69,9 +70,12 @@ impl Ruleset {
     /// The tables, but iptables' of these families.
     pub(super) fn tables(&self, by_iptables: &[Family]) -> Vec<Table> {
         let mut tables: BTreeMap<TableName, Table> = BTreeMap::new();
+        let marking = self.marking();
+        let room = Cell::new(ENTRIES_MAX);
         let skipped = |object: &Value| {
             by_iptables.iter().any(|&family| is_mangle(&object["family"], &object["table"], family))
                 || self.dormant.contains(&table_name(object))
+                || !marking.contains(&table_name(object))
         };
         for chain in self.of("chain").filter(|chain| !skipped(chain)) {
             let name = text(&chain["name"]);
@@ -103,26 +107,38 @@ impl Ruleset {
             let (name, handle) = (table_name(rule), rule["handle"].as_u64().unwrap_or(0));
             let said =
                 self.texts.get(&(name.clone(), handle)).cloned().unwrap_or_else(|| rule["expr"].to_string());
-            let said = format!("nft {} {} {}: {said}", name.0, name.1, text(&rule["chain"]));
+            let said = format!("nft {} {} {}: {}", name.0, name.1, text(&rule["chain"]), shortened(&said));
             let sets = |set: &str| self.elements(&name, set);
-            let rules =
-                Reading { sets: &sets, criteria: Vec::new(), rules: Vec::new(), obstacle: None, text: said }
-                    .read(list(&rule["expr"]));
+            let reading = Reading {
+                sets: &sets,
+                room: &room,
+                is_crowded: Cell::new(false),
+                criteria: Vec::new(),
+                rules: Vec::new(),
+                obstacle: None,
+                text: said,
+            };
+            let rules = reading.read(list(&rule["expr"]));
             let Some(table) = tables.get_mut(&name) else { continue };
             table.chains.entry(text(&rule["chain"]).to_owned()).or_default().extend(rules);
         }
         tables.into_values().filter(|table| !table.bases.is_empty()).collect()
     }
 
+    /// The tables that may mark; the others are not worth reading.
+    fn marking(&self) -> BTreeSet<TableName> {
+        let marks = |one: &Value| is_mark(&one["mangle"]["key"]) || one.get("xt").is_some();
+        let rules = self.of("rule").filter(|rule| list(&rule["expr"]).iter().any(marks));
+        rules.map(table_name).collect()
+    }
+
     /// Whether marks depend on a set whose elements come and go without an event: with time, or by packets.
     pub(super) fn changes_silently(&self) -> bool {
-        let (mut marking, mut filled, mut asked) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let marking = self.marking();
+        let (mut filled, mut asked) = (BTreeSet::new(), BTreeSet::new());
         for rule in self.of("rule") {
             let table = table_name(rule);
             for statement in list(&rule["expr"]) {
-                if is_mark(&statement["mangle"]["key"]) {
-                    marking.insert(table.clone());
-                }
                 // nft 1.0.6 does not print the flag of a set that rules fill.
                 match filled_by(statement) {
                     Some(set) => _ = filled.insert((table.clone(), set.to_owned())),
@@ -154,10 +170,10 @@ impl Ruleset {
     }
 
     /// The elements of a named set or map.
-    fn elements(&self, table: &TableName, name: &str) -> Option<Vec<Value>> {
+    fn elements(&self, table: &TableName, name: &str) -> Option<&[Value]> {
         let named = |object: &&Value| table_name(object) == *table && object["name"] == name;
         let found = self.of("set").chain(self.of("map")).find(named)?;
-        Some(list(&found["elem"]).to_vec())
+        Some(list(&found["elem"]))
     }
 }
 
@@ -185,9 +201,21 @@ fn table_name(object: &Value) -> TableName {
     (text(&object["family"]).to_owned(), text(&object["table"]).to_owned())
 }
 
+/// A rule's text as it is told: enough to find it by.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(TEXT_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 /// A rule that is being read.
 struct Reading<'a> {
-    sets: &'a dyn Fn(&str) -> Option<Vec<Value>>,
+    sets: &'a dyn Fn(&str) -> Option<&'a [Value]>,
+    /// How many elements of sets and maps there is room for in all rules.
+    room: &'a Cell<usize>,
+    /// Whether there was too little for this one.
+    is_crowded: Cell<bool>,
     /// What was asked so far.
     criteria: Vec<Criterion>,
     rules: Vec<Rule>,
@@ -220,7 +248,8 @@ impl Reading<'_> {
     }
 
     fn cannot(&mut self, why: &str) {
-        self.obstacle.get_or_insert_with(|| why.to_owned());
+        let is_crowded = self.is_crowded.get();
+        self.obstacle.get_or_insert_with(|| if is_crowded { no_room_for_entries() } else { why.to_owned() });
     }
 
     /// What the rule does to the packets that fit all so far.
@@ -360,10 +389,17 @@ impl Reading<'_> {
     /// The values that are compared with: one, those of a set, or those of a set by its name.
     fn items(&self, right: &Value) -> Option<Vec<Value>> {
         let items = match (right.get("set"), right.as_str().and_then(|name| name.strip_prefix('@'))) {
-            (Some(set), _) => list(set).to_vec(),
+            (Some(set), _) => list(set),
             (None, Some(name)) => (self.sets)(name)?,
-            (None, None) => vec![right.clone()],
+            (None, None) => return Some(vec![right.clone()]),
         };
+        match self.room.get().checked_sub(items.len()) {
+            Some(left) => self.room.set(left),
+            None => {
+                self.is_crowded.set(true);
+                return None;
+            }
+        }
         Some(items.iter().map(plain).cloned().collect())
     }
 }
@@ -478,6 +514,9 @@ fn text(value: &Value) -> &str {
 fn list(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
+
+/// How many characters of a rule are told; sets may have many more.
+const TEXT_MAX: usize = 200;
 
 /// The priority of IPVS's hooks at input: chains behind it come too late (`net/netfilter/ipvs`, 2 before source NAT's).
 const IPVS: i64 = 98;

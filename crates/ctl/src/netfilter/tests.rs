@@ -253,6 +253,22 @@ fn sets_whose_elements_come_and_go_by_themselves_are_known_where_marks_depend_on
 }
 
 #[test]
+fn a_long_set_in_many_rules_is_read_as_often_as_there_is_room_for_it() {
+    let elements: Vec<_> = (0..60_000u32).map(|n| Ipv4Addr::from(0x0a00_0000 + n).to_string()).collect();
+    let daddr = json!({ "payload": { "protocol": "ip", "field": "daddr" } });
+    let ask = json!({ "match": { "op": "==", "left": daddr, "right": { "set": elements } } });
+    let mut rules = vec![json!([ask, set_mark(&json!(1))]); 5];
+    let small = json!({ "match": { "op": "==", "left": dport(), "right": 80 } });
+    rules.push(json!([small, set_mark(&json!(2))]));
+    let laid = of_rules(&rules.into());
+    assert_eq!(laid.unfollowed.len(), 1);
+    assert!(laid.unfollowed[0].contains("lists more than 262144") && laid.unfollowed[0].len() < 500);
+    assert_eq!(mark(&laid, to(Protocol::UDP, VIP, 80, ETH0)), 2, "one without a list is still followed");
+    // 10.0.0.0 and what follows are few networks.
+    assert_eq!(laid.reach(1, Family::V4).len(), 7);
+}
+
+#[test]
 fn of_iptables_own_matches_and_targets_in_other_tables_only_those_that_mark_are_told() {
     let table = |rules: Value| {
         let base = json!({ "chain": { "family": "ip", "table": "raw", "name": "PREROUTING", "handle": 1,
