@@ -132,6 +132,27 @@ fn rules_of_nftables_are_followed_as_they_are_added_changed_and_flushed() {
 }
 
 #[test]
+fn an_element_of_a_set_whose_time_is_over_and_one_that_packets_added_change_what_is_marked() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, 9000));
+    let _director = marked(&cluster);
+    let lines = [
+        "nft add table ip lvs",
+        "nft add set ip lvs web { type inet_service ; flags timeout ; elements = { 80 timeout 3s } ; }",
+        "nft add set ip lvs seen { type inet_service ; flags dynamic ; size 100 ; }",
+        "nft add chain ip lvs pre { type filter hook prerouting priority mangle ; }",
+        "nft add rule ip lvs pre tcp dport @web meta mark set 1",
+        "nft add rule ip lvs pre tcp dport @seen meta mark set 1",
+        "nft add rule ip lvs pre tcp dport 8081 add @seen { tcp dport }",
+    ];
+    run(&cluster, &lines);
+    await_served(&cluster, 80);
+    // Before the packet has added its port, the kernel refuses it.
+    await_served(&cluster, 8081);
+    await_refused(&cluster, 80);
+}
+
+#[test]
 fn rules_of_xvs_mark_are_in_force_at_once() {
     let vip = VIP.to_string();
     let with = |line: &str| line.replace("VIP", &vip);
