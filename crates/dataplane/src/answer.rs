@@ -1,7 +1,8 @@
 //! ICMP errors that the director sends about packets it did not forward.
 //!
 //! Runs after a packet was dropped for a reason that its sender is told. Bounded by a rate per worker, as the
-//! kernel bounds its own. An error about an error, or to an address that is nobody's, is never sent (RFC 1122
+//! kernel bounds its own. Those that tell a size are not counted: whoever misses one sends what does not fit for ever, and
+//! they are shorter than what they are about wherever the way takes 576 bytes (IPv6: 1280). An error about an error, or to an address that is nobody's, is never sent (RFC 1122
 //! §3.2.2, RFC 4443 §2.4).
 
 use std::net::IpAddr;
@@ -63,6 +64,11 @@ impl<'a> Offence<'a> {
     pub fn of(packet: &'a Packet, frame: &'a Frame, link: LinkId, verdict: Verdict) -> Option<Self> {
         let Verdict::Drop(reason) = verdict else { return None };
         Some(Self { packet, frame, link, error: reason.answer()? })
+    }
+
+    /// Whether the rate of errors counts it (kernel `Documentation/networking/ip-sysctl.rst`, `icmp_ratemask`).
+    pub fn is_limited(&self) -> bool {
+        !matches!(self.error, icmp::Error::FragmentationNeeded { .. })
     }
 
     /// Writes the error into a frame of its own. `None` if nobody is to be told, the way back is unknown, or no
