@@ -246,6 +246,7 @@ fn what_comes_from_an_address_that_is_nobodys_is_the_kernels_to_refuse() {
     cluster.adm(&format!("-A -u {VIP}:80"));
     let nobodies = [
         Ipv4Addr::UNSPECIFIED,
+        Ipv4Addr::new(0, 1, 2, 3),
         Ipv4Addr::BROADCAST,
         Ipv4Addr::LOCALHOST,
         Ipv4Addr::new(224, 0, 0, 1),

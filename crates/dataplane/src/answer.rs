@@ -7,7 +7,7 @@
 
 use std::net::IpAddr;
 
-use xvs_proto::{Packet, icmp, icmpv6};
+use xvs_proto::{Packet, ethernet, icmp, icmpv6, is_host};
 
 use crate::clock::Millis;
 use crate::forward::{Identification, link_header};
@@ -81,7 +81,7 @@ impl<'a> Offence<'a> {
         unresolved: &Unresolved,
     ) -> Option<(LinkId, Frame)> {
         let sender = self.packet.flow.source.addr;
-        if self.packet.is_icmp_error() || !is_somebody(sender) {
+        if self.packet.is_icmp_error() || !is_host(sender) || self.is_to_many(snapshot) {
             return None;
         }
         let hop = match Path::find(&snapshot.egress, sender, 0) {
@@ -114,6 +114,13 @@ impl<'a> Offence<'a> {
         }
     }
 
+    /// Whether the packet was for others too, by its own address or by that of its frame.
+    fn is_to_many(&self, snapshot: &Snapshot) -> bool {
+        let dest = self.packet.flow.dest.addr;
+        let by_link = self.frame.bytes()[0] & ethernet::GROUP_BIT != 0;
+        by_link || !is_host(dest) || snapshot.egress.is_broadcast(dest)
+    }
+
     /// The address that the packet was sent to if a service is there, else ours on the side it came from: a server
     /// whose reply was refused must not hear from the client's address.
     fn source(&self, snapshot: &Snapshot) -> Option<IpAddr> {
@@ -122,15 +129,6 @@ impl<'a> Offence<'a> {
             true => Some(self.packet.flow.dest.addr),
             false => snapshot.egress.source_for(self.packet.flow.source.addr, self.link),
         }
-    }
-}
-
-fn is_somebody(addr: IpAddr) -> bool {
-    match addr {
-        IpAddr::V4(addr) => {
-            !(addr.is_unspecified() || addr.is_loopback() || addr.is_multicast() || addr.is_broadcast())
-        }
-        IpAddr::V6(addr) => !(addr.is_unspecified() || addr.is_loopback() || addr.is_multicast()),
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use xvs_proto::{Endpoint, Family, Packet};
+use xvs_proto::{Endpoint, Family, Packet, is_host};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use super::{Begun, FIRST_TIMEOUT, Flows};
@@ -25,13 +25,9 @@ pub(super) fn is_bypass(connection: &Connection<'_>) -> bool {
 /// Whether a packet that no destination of this service takes goes where it was sent to.
 pub(super) fn may_bypass(service: &Service, packet: &Packet, snapshot: &Snapshot) -> bool {
     let to = packet.flow.dest.addr;
-    let unicast = match to {
-        IpAddr::V4(to) => !(to.is_unspecified() || to.is_multicast() || to.is_broadcast()),
-        IpAddr::V6(to) => !(to.is_unspecified() || to.is_multicast()),
-    };
     snapshot.settings.cache_bypass
         && matches!(service.key, ServiceKey::Mark { .. })
-        && unicast
+        && is_host(to)
         && !snapshot.egress.is_local(to)
 }
 
