@@ -57,13 +57,25 @@ pub struct Offence<'a> {
     pub link: LinkId,
     /// What is wrong with it.
     pub error: icmp::Error,
+    /// In whose name its sender is told.
+    pub speaker: Speaker,
+}
+
+/// In whose name an error is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaker {
+    /// That of the address that the packet was sent to if a service is there, else the director's: a server whose reply
+    /// was refused must not hear from the client's address.
+    Service,
+    /// The director's.
+    Director,
 }
 
 impl<'a> Offence<'a> {
     /// What the sender of a packet is to be told of a verdict on it, if anything.
     pub fn of(packet: &'a Packet, frame: &'a Frame, link: LinkId, verdict: Verdict) -> Option<Self> {
         let Verdict::Drop(reason) = verdict else { return None };
-        Some(Self { packet, frame, link, error: reason.answer()? })
+        Some(Self { packet, frame, link, error: reason.answer()?, speaker: Speaker::Service })
     }
 
     /// Whether the rate of errors counts it (kernel `Documentation/networking/ip-sysctl.rst`, `icmp_ratemask`).
@@ -121,13 +133,11 @@ impl<'a> Offence<'a> {
         by_link || !is_host(dest) || snapshot.egress.is_broadcast(dest)
     }
 
-    /// The address that the packet was sent to if a service is there, else ours on the side it came from: a server
-    /// whose reply was refused must not hear from the client's address.
+    /// The speaker's address: ours is that on the side that the packet came from.
     fn source(&self, snapshot: &Snapshot) -> Option<IpAddr> {
-        let to_a_client = snapshot.serves(self.link, self.packet);
-        match to_a_client {
-            true => Some(self.packet.flow.dest.addr),
-            false => snapshot.egress.source_for(self.packet.flow.source.addr, self.link),
+        match self.speaker {
+            Speaker::Service if snapshot.serves(self.link, self.packet) => Some(self.packet.flow.dest.addr),
+            _ => snapshot.egress.source_for(self.packet.flow.source.addr, self.link),
         }
     }
 }

@@ -107,11 +107,18 @@ impl Gathering<'_> {
         let hash = self.flows.hash(&packet.flow);
         let verdict =
             self.flows.take(&mut datagram.frame, datagram.link, packet, hash, self.snapshot, self.now);
-        if let Some(offence) = Offence::of(packet, &datagram.frame, datagram.link, verdict)
-            && let Some(bytes) = self.outcome.answer(&offence, self.snapshot, port, self.now)
-        {
-            self.flows.count_answer(packet, hash, bytes, self.snapshot);
+        if let Some(offence) = Offence::of(packet, &datagram.frame, datagram.link, verdict) {
+            self.answer(offence, hash, port);
         }
         verdict
+    }
+
+    /// Tells the sender of a packet why it was dropped, if that is due.
+    pub fn answer(&mut self, offence: Offence<'_>, hash: u64, port: &mut impl Port) {
+        if let Some(offence) = self.flows.admit(offence, hash)
+            && let Some(bytes) = self.outcome.answer(&offence, self.snapshot, port, self.now)
+        {
+            self.flows.count_answer(offence.packet, hash, bytes, self.snapshot);
+        }
     }
 }
