@@ -82,9 +82,8 @@ impl Gathering<'_> {
     fn forward(&mut self, mut datagram: Datagram, port: &mut impl Port) -> Verdict {
         let verdict = match parse(datagram.frame.bytes()) {
             Ok(Parsed::Ip(packet)) => {
-                // Routers may not fragment IPv6, but what came in fragments leaves in fragments.
-                let dont_fragment = packet.dont_fragment && packet.family() == Family::V4;
-                self.decide(&mut datagram, &Packet { dont_fragment, ..packet }, port)
+                let longest_fragment = (packet.family() == Family::V6).then_some(datagram.largest);
+                self.decide(&mut datagram, &Packet { longest_fragment, ..packet }, port)
             }
             Ok(Parsed::Other) => Verdict::PassToKernel,
             Err(malformed) => Verdict::Drop(DropReason::Malformed(malformed)),

@@ -150,7 +150,7 @@ pub fn decrement_ttl(frame: &mut Frame, packet: &Packet) {
 fn check_size(packet: &Packet, mtu: u32, overhead: u32) -> Result<(), DropReason> {
     let largest = u32::from(u16::MAX);
     let room = mtu.min(largest).saturating_sub(overhead);
-    if packet.length() <= room as usize {
+    if packet.longest_fragment.unwrap_or(packet.length()) <= room as usize {
         return Ok(());
     }
     match packet.dont_fragment {

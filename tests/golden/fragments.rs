@@ -1,0 +1,80 @@
+//! Datagrams that come in fragments: in what they leave, and what their sender is told.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use xvs::frames::{Complaint6, ethernet, id, resum};
+use xvs::lab_cluster::{CLIENT, CLIENT6, GATEWAY_MAC, VIP, VIP6, WAN_MAC, at, server, server6};
+use xvs::{Datagram, Judged, LabCluster, Transport};
+
+use etherparse::EtherType;
+
+/// The next header that begins a fragment header.
+const FRAGMENT: u8 = 44;
+
+/// A cluster with a UDP service at port 80 of one server, reached by this option.
+fn cluster(mtu: u32, vip: IpAddr, dest: IpAddr, method: &str) -> LabCluster {
+    let mut cluster = LabCluster::with_mtu(mtu);
+    let (service, dest) = (at(vip, 80), at(dest, 80));
+    cluster.configure(&[&format!("-A -u {service}"), &format!("-a -u {service} -r {dest} {method}")]);
+    cluster
+}
+
+fn request(bytes: usize) -> Datagram {
+    Datagram::new(Transport::Udp, at(CLIENT, 4000), at(VIP, 80)).carrying(bytes)
+}
+
+fn request6(bytes: usize) -> Datagram {
+    Datagram::new(Transport::Udp, at(CLIENT6, 4000), at(VIP6, 80)).carrying(bytes)
+}
+
+/// The frames of a UDP datagram's fragments, each with so many bytes of it; the last has what is left.
+fn fragments(packet: &Datagram, each: usize) -> Vec<Vec<u8>> {
+    let whole = packet.frame(GATEWAY_MAC, WAN_MAC);
+    let headers = if packet.dest.is_ipv4() { 34 } else { 54 };
+    let parts = whole[headers..].chunks(each);
+    let last = parts.len() - 1;
+    let fragment = |(number, part): (usize, &[u8])| {
+        let (offset, more) = ((number * each) as u16, u16::from(number < last));
+        let mut frame = whole[..headers].to_vec();
+        if packet.dest.is_ipv4() {
+            let flags = u16::from(packet.dont_fragment) << 14 | more << 13;
+            frame[16..18].copy_from_slice(&(20 + part.len() as u16).to_be_bytes());
+            frame[20..22].copy_from_slice(&(flags | offset / 8).to_be_bytes());
+            resum(&mut frame);
+        } else {
+            frame[18..20].copy_from_slice(&(8 + part.len() as u16).to_be_bytes());
+            frame[20] = FRAGMENT;
+            frame.extend([17, 0]);
+            frame.extend((offset | more).to_be_bytes());
+            frame.extend([0, 0, 0, 7]);
+        }
+        frame.extend(part);
+        frame
+    };
+    parts.enumerate().map(fragment).collect()
+}
+
+/// What became of the last fragment, and so of the datagram.
+fn sent(cluster: &mut LabCluster, packet: &Datagram, each: usize) -> Judged {
+    let judged = fragments(packet, each).iter().map(|frame| cluster.inject("wan", frame)).last();
+    judged.expect("a fragment")
+}
+
+fn lengths(judged: &Judged) -> Vec<usize> {
+    judged.sent.iter().map(|(_, frame)| frame.len() - 14).collect()
+}
+
+#[test]
+fn an_ipv6_datagram_whose_fragments_do_not_fit_its_way_is_dropped_and_its_client_told_the_size() {
+    for (method, mtu, room) in [("-g", 1280, 1280), ("-m", 1280, 1280), ("-i", 1400, 1360)] {
+        let mut cluster = cluster(mtu, VIP6.into(), server6(1).into(), method);
+        let packet = request6(3000);
+        assert_eq!(sent(&mut cluster, &packet, room - 48).verdict, "transmit", "{method}");
+        let judged = sent(&mut cluster, &packet, room - 40);
+        assert_eq!(judged.verdict, "drop too_big", "{method}");
+        let quoted = Datagram { ttl: 63, ..packet };
+        let message = Complaint6::packet_too_big(room as u32).about(&quoted.packet(), VIP6);
+        let want = ethernet(WAN_MAC, GATEWAY_MAC, EtherType::IPV6, &message);
+        assert_eq!(judged.sent, [("wan".to_owned(), want)], "{method}");
+    }
+}
