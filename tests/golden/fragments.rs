@@ -78,3 +78,34 @@ fn an_ipv6_datagram_whose_fragments_do_not_fit_its_way_is_dropped_and_its_client
         assert_eq!(judged.sent, [("wan".to_owned(), want)], "{method}");
     }
 }
+
+#[test]
+fn an_ipv6_datagram_that_is_no_longer_than_its_largest_fragment_leaves_whole() {
+    let mut cluster = cluster(1500, VIP6.into(), server6(1).into(), "-g");
+    let judged = sent(&mut cluster, &request6(1232), 1232);
+    assert_eq!((lengths(&judged), judged.sent[0].1[20]), (vec![1280], 17));
+    let judged = sent(&mut cluster, &request6(1240), 1232);
+    assert_eq!((lengths(&judged), judged.sent[0].1[20]), (vec![1280, 64], FRAGMENT));
+}
+
+#[test]
+fn what_goes_through_a_tunnel_over_ipv6_is_not_cut_into_less_than_1280_bytes() {
+    let to: [(IpAddr, fn(usize) -> Datagram); 2] = [(VIP.into(), request), (VIP6.into(), request6)];
+    for (vip, request) in to {
+        let mut cluster = cluster(1500, vip, server6(1).into(), "-i");
+        let network = if vip.is_ipv4() { 20 } else { 40 };
+        for each in [8, 48] {
+            let judged = sent(&mut cluster, &request(300), each);
+            assert_eq!(lengths(&judged), [40 + network + 308], "{vip}, {each} bytes a fragment");
+            assert_ne!(judged.sent[0].1[20], FRAGMENT);
+        }
+        let judged = sent(&mut cluster, &request(2992), 200);
+        assert_eq!(lengths(&judged), [1280, 1280, 48 + network + 3000 - 2 * 1232], "{vip}");
+        // Nor into more than what came.
+        let judged = sent(&mut cluster, &request(2992), 1400);
+        assert_eq!(
+            lengths(&judged).iter().max(),
+            Some(&((1400 + network + if network == 40 { 8 } else { 0 }) / 8 * 8))
+        );
+    }
+}

@@ -5,14 +5,14 @@
 //! then. If it is not a service's, the kernel gets them as they came. Not here: which fragments belong together
 //! (`fragments.rs`), how a packet is cut (`pieces.rs`).
 
-use xvs_proto::{Family, Fragment, Packet, Parsed, parse};
+use xvs_proto::{Family, Fragment, Packet, Parsed, ethernet, ipv6, parse};
 
 use crate::answer::Offence;
 use crate::clock::Millis;
 use crate::flow::Flows;
 use crate::fragments::{Datagram, Fragments, Gathered};
 use crate::outcome::Outcome;
-use crate::port::{Port, Received};
+use crate::port::{LinkId, Port, Received};
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
 
@@ -83,22 +83,36 @@ impl Gathering<'_> {
         let verdict = match parse(datagram.frame.bytes()) {
             Ok(Parsed::Ip(packet)) => {
                 let longest_fragment = (packet.family() == Family::V6).then_some(datagram.largest);
-                self.decide(&mut datagram, &Packet { longest_fragment, ..packet }, port)
+                let length = packet.length();
+                match self.decide(&mut datagram, &Packet { longest_fragment, ..packet }, port) {
+                    Verdict::Transmit(link) => self.send(&datagram, length, link, usize::MAX, port),
+                    Verdict::Fragment { link, mtu } => self.send(&datagram, length, link, mtu as usize, port),
+                    verdict => verdict,
+                }
             }
             Ok(Parsed::Other) => Verdict::PassToKernel,
             Err(malformed) => Verdict::Drop(DropReason::Malformed(malformed)),
         };
-        let sent = match verdict {
-            Verdict::Transmit(link) => Some((link, datagram.largest)),
-            Verdict::Fragment { link, mtu } => Some((link, datagram.largest.min(mtu as usize))),
-            _ => None,
-        };
-        let verdict = match sent {
-            Some((link, limit)) => self.outcome.send_copies(datagram.frame.bytes(), link, limit, port),
-            None => verdict,
-        };
         self.fragments.put_back(datagram);
         verdict
+    }
+
+    /// Sends a datagram that had so many bytes when it came, in fragments as large as it came in, where its way takes
+    /// them. An outer packet of IPv6 is cut into no less than what every way takes: with its long headers small
+    /// fragments would become many more, or have no room.
+    fn send(
+        &mut self,
+        datagram: &Datagram,
+        length: usize,
+        link: LinkId,
+        mtu: usize,
+        port: &mut impl Port,
+    ) -> Verdict {
+        let bytes = datagram.frame.bytes();
+        let is_outer = bytes.len() > ethernet::HEADER_LEN + length;
+        let is_v6 = bytes[ethernet::HEADER_LEN] >> 4 == 6;
+        let least = if is_outer && is_v6 { ipv6::MIN_MTU as usize } else { 0 };
+        self.outcome.send_copies(bytes, link, datagram.largest.max(least).min(mtu), port)
     }
 
     /// Finds or makes the datagram's connection and edits it on its way; its sender is told of a drop.

@@ -35,6 +35,8 @@ pub struct Cut {
 /// What tells pieces apart.
 #[derive(Debug, Clone, Copy)]
 enum Cutting {
+    /// There is one piece, the packet as it is.
+    Whole,
     /// Flags in the header.
     V4 {
         /// The flags that each piece keeps.
@@ -51,11 +53,14 @@ enum Cutting {
 }
 
 impl Cut {
-    /// Cuts a frame into packets of at most `limit` bytes. `None` if it cannot be cut like that.
+    /// Cuts a frame into packets of at most `limit` bytes, unless it is no longer. `None` if it cannot be cut like that.
     ///
     /// `ids` gives the identification where the packet has none.
     pub fn of(frame: &[u8], limit: usize, ids: &mut Identification) -> Option<Self> {
         let network = ethernet::HEADER_LEN;
+        if frame.len() <= network + limit {
+            return Some(Self { family: Cutting::Whole, header: frame.len(), per_piece: UNIT, payload: 0 });
+        }
         let ethertype = u16::from_be_bytes([*frame.get(12)?, *frame.get(13)?]);
         let (family, header, extra) = match ethertype {
             ethernet::TYPE_IPV4 => {
@@ -130,7 +135,7 @@ impl Cut {
 
     fn extra(&self) -> usize {
         match self.family {
-            Cutting::V4 { .. } => 0,
+            Cutting::Whole | Cutting::V4 { .. } => 0,
             Cutting::V6 { .. } => ipv6::FRAGMENT_HEADER_LEN,
         }
     }
@@ -141,6 +146,7 @@ impl Cut {
         let more = offset + len < self.payload;
         let network = ethernet::HEADER_LEN;
         match self.family {
+            Cutting::Whole => {}
             Cutting::V4 { flags, id } => {
                 let total_len = (self.header - network + len) as u16;
                 let more = if more { ipv4::MORE_FRAGMENTS } else { 0 };
