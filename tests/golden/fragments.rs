@@ -109,3 +109,24 @@ fn what_goes_through_a_tunnel_over_ipv6_is_not_cut_into_less_than_1280_bytes() {
         );
     }
 }
+
+/// Identifications of IPv6 fragments, as they left.
+fn ids6(judged: &Judged) -> Vec<u32> {
+    let at = |frame: &[u8]| u32::from_be_bytes([frame[58], frame[59], frame[60], frame[61]]);
+    judged.sent.iter().map(|(_, frame)| at(frame)).collect()
+}
+
+#[test]
+fn identifications_of_ipv6_fragments_have_32_bits_and_tell_one_receiver_nothing_of_anothers() {
+    let mut cluster = cluster(1500, VIP6.into(), server6(1).into(), "-g");
+    let mut of = |client: Ipv6Addr| {
+        let packet = Datagram { source: at(client, 4000), ..request6(2000) };
+        let ids = ids6(&sent(&mut cluster, &packet, 1000));
+        assert!(ids.len() > 1 && ids.iter().all(|id| *id == ids[0]), "{ids:x?}");
+        ids[0]
+    };
+    let other = Ipv6Addr::new(0x2001, 0xdb8, 0xc, 0, 0, 0, 0, 0xc9);
+    let (first, others, second) = (of(CLIENT6), of(other), of(CLIENT6));
+    assert_eq!(second, first.wrapping_add(2), "one sequence, so that none comes twice for long");
+    assert!(others.wrapping_sub(first) > 0xffff, "{first:x} {others:x}");
+}

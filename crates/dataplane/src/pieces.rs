@@ -7,7 +7,7 @@
 
 use xvs_proto::ethernet;
 use xvs_proto::ipv4::{self, Ipv4};
-use xvs_proto::ipv6;
+use xvs_proto::ipv6::{self, Ipv6};
 
 use crate::forward::Identification;
 use crate::port::Port;
@@ -80,9 +80,9 @@ impl Cut {
                     named_at = end;
                     end += UNIT * (1 + usize::from(*frame.get(end + 1)?));
                 }
-                let cutting =
-                    Cutting::V6 { named_at, next: *frame.get(named_at)?, id: u32::from(ids.take()) };
-                (cutting, end, ipv6::FRAGMENT_HEADER_LEN)
+                let view = Ipv6::parse(&frame[network..]).ok()?;
+                let id = ids.take_between(view.source().into(), view.dest().into());
+                (Cutting::V6 { named_at, next: *frame.get(named_at)?, id }, end, ipv6::FRAGMENT_HEADER_LEN)
             }
             _ => return None,
         };
@@ -179,6 +179,7 @@ mod tests {
     use etherparse::SlicedPacket;
     use etherparse::defrag::IpDefragPool;
     use proptest::prelude::*;
+    use xvs_proto::HashSecret;
 
     /// A UDP datagram, by the writer of another implementation.
     fn packet(is_v6: bool, data: &[u8]) -> Vec<u8> {
@@ -198,7 +199,7 @@ mod tests {
     /// All pieces of a packet, the first of them in its own frame or copied as the others.
     fn pieces(whole: &[u8], limit: usize, in_place: bool) -> Option<Vec<Vec<u8>>> {
         let mut port = MemoryPort::with_links(1);
-        let cut = Cut::of(whole, limit, &mut Identification::after(6))?;
+        let cut = Cut::of(whole, limit, &mut Identification::numbered(HashSecret([3, 5, 7]), 0))?;
         let mut frame = port.allocate().unwrap();
         assert!(frame.resize(whole.len()));
         frame.bytes_mut().copy_from_slice(whole);

@@ -31,7 +31,7 @@ use entry::{Kind, Record};
 
 pub use reader::TableReader;
 pub use seat::{Inserted, Removal, TableWorker, Timers};
-pub use table::{Epoch, Table, TableConfig, TableCounts};
+pub use table::{Epoch, Table, TableConfig, TableCounts, random_secret};
 pub use template::ASSURED;
 
 /// A connection's place in the table. It names the same connection until the holder's next quiescent point; later
