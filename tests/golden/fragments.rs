@@ -110,6 +110,24 @@ fn what_goes_through_a_tunnel_over_ipv6_is_not_cut_into_less_than_1280_bytes() {
     }
 }
 
+#[test]
+fn an_identification_of_zero_is_kept_unless_it_says_that_there_is_none() {
+    let dest: [IpAddr; 2] = [server(1).into(), server(1).into()];
+    for (method, dest) in ["-g", "-m"].into_iter().zip(dest) {
+        let mut cluster = cluster(1400, VIP.into(), dest, method);
+        let without = Datagram { id: 0, ..request(1450) };
+        for judged in [cluster.from_client(&without), sent(&mut cluster, &without, 1000)] {
+            let ids: Vec<_> = judged.sent.iter().map(|(_, frame)| id(frame)).collect();
+            assert_eq!(ids, [0, 0], "{method}");
+        }
+        // A packet that must not be fragmented needs none (RFC 6864), and these are fragments.
+        let atomic = Datagram { dont_fragment: true, ..without };
+        let judged = sent(&mut cluster, &Datagram { data: vec![0; 1300], ..atomic }, 1000);
+        let ids: Vec<_> = judged.sent.iter().map(|(_, frame)| id(frame)).collect();
+        assert!(ids.len() == 2 && ids[0] == ids[1] && ids[0] != 0, "{ids:?}");
+    }
+}
+
 /// Identifications of IPv6 fragments, as they left.
 fn ids6(judged: &Judged) -> Vec<u32> {
     let at = |frame: &[u8]| u32::from_be_bytes([frame[58], frame[59], frame[60], frame[61]]);

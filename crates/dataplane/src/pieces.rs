@@ -69,8 +69,9 @@ impl Cut {
                 if word & (ipv4::MORE_FRAGMENTS | ipv4::OFFSET_MASK) != 0 {
                     return None;
                 }
-                // One that was not to be cut may have none (RFC 6864).
-                let id = if view.id() == 0 { ids.take() } else { view.id() };
+                // Only one that was not to be cut may have none (RFC 6864); else 0 is one like others.
+                let has_none = view.id() == 0 && word & ipv4::DONT_FRAGMENT != 0;
+                let id = if has_none { ids.take() } else { view.id() };
                 (Cutting::V4 { flags: word, id }, network + view.header_len(), 0)
             }
             ethernet::TYPE_IPV6 => {
