@@ -551,6 +551,7 @@ mod tests {
             },
             fragment: Fragment::Whole,
             fragment_header: None,
+            longest_fragment: None,
             tcp_flags: tcp::Flags::SYN,
             sctp_event: None,
             icmp_type: None,

@@ -44,6 +44,7 @@ fn mark(laid_out: &LaidOut, Case(protocol, dest, port, link): Case) -> u32 {
         flow: FlowKey { protocol, source, dest: Endpoint::new(dest, port) },
         fragment: Fragment::Whole,
         fragment_header: None,
+        longest_fragment: None,
         tcp_flags: tcp::Flags::SYN,
         sctp_event: None,
         icmp_type: None,

@@ -31,7 +31,7 @@ use entry::{Kind, Record};
 
 pub use reader::TableReader;
 pub use seat::{Inserted, Removal, TableWorker, Timers};
-pub use table::{Epoch, Table, TableConfig, TableCounts};
+pub use table::{Epoch, Table, TableConfig, TableCounts, random_secret};
 pub use template::ASSURED;
 pub use wheel::TIMER_TICK;
 

@@ -246,12 +246,12 @@ impl Crew {
             let counters = Arc::new(WorkerCounters::default());
             let seat = table.handle(number).expect("a seat for each worker");
             let unresolved = Arc::new(Unresolved::new(1));
-            let ids = || Identification::after(0);
-            let flows = Flows::new(number, seat, counters.clone(), total.clone(), unresolved.clone(), ids());
+            let ids = |half| Identification::numbered(*table.secret(), 2 * number + half);
+            let flows = Flows::new(number, seat, counters.clone(), total.clone(), unresolved.clone(), ids(0));
             Hand {
                 pipeline: Pipeline::new(
                     flows,
-                    Outcome::new(counters.clone(), unresolved, ids()),
+                    Outcome::new(counters.clone(), unresolved, ids(1)),
                     Fragments::new(number, exchange.clone(), *table.secret()),
                 ),
                 port: MemoryPort::with_links(2),
