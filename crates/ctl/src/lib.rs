@@ -26,6 +26,7 @@ mod wired;
 pub mod control;
 pub mod feedback;
 pub mod registry;
+pub mod replies;
 pub mod settings;
 pub mod state;
 pub mod support;

@@ -56,13 +56,15 @@ pub struct Offence<'a> {
     pub link: LinkId,
     /// What is wrong with it.
     pub error: icmp::Error,
+    /// The address that the error comes from; `None`: as [`Self::answer`] finds it.
+    pub source: Option<IpAddr>,
 }
 
 impl<'a> Offence<'a> {
     /// What the sender of a packet is to be told of a verdict on it, if anything.
     pub fn of(packet: &'a Packet, frame: &'a Frame, link: LinkId, verdict: Verdict) -> Option<Self> {
         let Verdict::Drop(reason) = verdict else { return None };
-        Some(Self { packet, frame, link, error: reason.answer()? })
+        Some(Self { packet, frame, link, error: reason.answer()?, source: None })
     }
 
     /// Writes the error into a frame of its own. `None` if nobody is to be told, the way back is unknown, or no
@@ -87,7 +89,7 @@ impl<'a> Offence<'a> {
             }
             Path::Local | Path::NoRoute => return None,
         };
-        let source = self.source(snapshot)?;
+        let source = self.source.or_else(|| self.find_source(snapshot))?;
         let offending = &self.frame.bytes()[self.packet.network..self.packet.end];
         let mut frame = port.allocate()?;
         let fits = frame.resize(match source {
@@ -110,7 +112,7 @@ impl<'a> Offence<'a> {
 
     /// The address that the packet was sent to if a service is there, else ours on the side it came from: a server
     /// whose reply was refused must not hear from the client's address.
-    fn source(&self, snapshot: &Snapshot) -> Option<IpAddr> {
+    fn find_source(&self, snapshot: &Snapshot) -> Option<IpAddr> {
         let to_a_client = snapshot.serves(self.link, self.packet);
         match to_a_client {
             true => Some(self.packet.flow.dest.addr),

@@ -16,7 +16,7 @@ use crate::snapshot::{DestinationId, DestinationLive, Member, Service, Settings,
 use crate::verdict::{DropReason, Verdict};
 
 /// The port that FTP servers send data from; such connections are never scheduled.
-const FTP_DATA: u16 = 20;
+pub(crate) const FTP_DATA: u16 = 20;
 /// The port that FTP clients speak to first.
 pub(crate) const FTP: u16 = 21;
 /// The first port that a program without rights may take; FTP's passive data connections go to such ones.
@@ -89,7 +89,7 @@ pub fn service<'s>(
 
 /// Whether a packet from outside may have this source. The kernel refuses such packets before IPVS sees them (RFC 1812
 /// §5.3.7, RFC 4291 §2.5), and gets these back. Of IPv6 it does not refuse one with an address of its own.
-fn may_ask(source: IpAddr, snapshot: &Snapshot) -> bool {
+pub(crate) fn may_ask(source: IpAddr, snapshot: &Snapshot) -> bool {
     match source {
         IpAddr::V4(v4) => {
             let nobody = v4.is_unspecified() || v4.is_loopback() || v4.is_multicast() || v4.is_broadcast();
