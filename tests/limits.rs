@@ -266,36 +266,17 @@ fn the_first_error_that_a_tunnels_path_shrank_says_how_far_and_not_what_was_know
 }
 
 #[test]
-fn esp_and_ah_go_to_the_directors_kernel() {
-    let recording = Recording::read("esp-ah");
+fn what_the_directors_own_stack_answers_is_not_seen() {
+    let recording = Recording::read("fwd-local");
     let mut director = Director::usual();
-    director.play(&recording, 0..=4);
-    for step in [7, 8] {
-        assert_eq!(recording.out(step).len(), 1, "IPVS sends it with the connection of UDP 500");
-        assert_eq!(verdict(&director.play(&recording, [step])), ("pass", None), "step {step}");
-    }
-}
-
-#[test]
-fn a_tagged_packet_stays_with_the_kernel() {
-    let recording = Recording::read("fwd-dr");
-    let mut director = Director::usual();
-    director.play(&recording, 0..=6);
-    let plain = recording.0[7]["in"].as_str().expect("a frame");
-    let tagged = format!("{}8100000a{}", &plain[..24], &plain[24..]);
-    let answer = director.ask(json!({ "inject": "cl0", "frame": tagged }));
-    assert_eq!(verdict(&answer), ("pass", None));
-}
-
-#[test]
-fn the_directors_own_address_is_refused_as_a_real_server() {
-    let mut director = Director::usual();
-    director.adm("-A -t 10.1.0.100:80 -s rr");
-    let answer = director.adm("-a -t 10.1.0.100:80 -r 10.2.0.1:80 -m");
-    assert_eq!(answer["exit"], 255);
-    let expected = "xvs: real server 10.2.0.1:80: an address of the director itself is not supported yet; \
-                    run the server on another machine\n";
-    assert_eq!(answer["stderr"], expected);
+    let own = json!({ "link": "own", "mac": "02:00:00:00:03:01", "addresses": ["10.2.0.77/32"] });
+    director.ask(own);
+    director.play(&recording, [1, 2, 9]);
+    let kernel = recording.printed(14);
+    assert!(kernel.contains("CLOSE       192.0.2.10:1001    10.1.0.100:80      10.2.0.77:80"), "{kernel}");
+    let listed = director.adm("-Lnc");
+    let listed = listed["stdout"].as_str().expect("a listing");
+    assert!(listed.contains("SYN_RECV    192.0.2.10:1001    10.1.0.100:80      10.2.0.77:80"), "{listed}");
 }
 
 #[test]

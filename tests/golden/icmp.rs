@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use etherparse::checksum::Sum16BitWords;
 use etherparse::{EtherType, Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpNumber};
+use serde_json::json;
 use xvs::frames::{ACK, Complaint, Complaint6, Ipv4, Ipv6, Mac, SYN, ethernet, id};
 use xvs::lab_cluster::{
     CLIENT, CLIENT6, GATEWAY_MAC, INSIDE, INSIDE6, LAN_MAC, VIP, VIP6, WAN_MAC, at, server, server_mac,
@@ -563,4 +564,33 @@ fn an_error_about_a_connection_that_another_director_has_is_scheduled_if_asked_f
         assert_eq!(cluster.from_client(&first).verdict, "transmit");
         assert_eq!(cluster.only_connection().1, "SYN_RECV");
     }
+}
+
+#[test]
+fn an_error_about_esp_goes_with_the_connection_of_its_keys_and_no_port_is_written_into_it() {
+    let [net, _] = nets();
+    let mut cluster = LabCluster::new();
+    cluster.adm(&format!("-A -u {} -s rr", at(net.vip, 500)));
+    cluster.adm(&format!("-a -u {} -r {} -m", at(net.vip, 500), at(net.server, 500)));
+    let keys = Datagram::new(Transport::Udp, at(net.client, 500), at(net.vip, 500));
+    assert_eq!(cluster.from_client(&keys).verdict, "transmit");
+    let header = Ipv4 { ttl: 60, tos: 0, id: 9, dont_fragment: true };
+    let esp = |source| header.packet(IpNumber::ENCAPSULATING_SECURITY_PAYLOAD, source, CLIENT, &[7; 64]);
+    let came = error(net.too_big(1280), net.router, net.vip, 64, &esp(VIP));
+    let want = to_server(&error(net.too_big(1280), net.router, net.server, 63, &esp(server(1))));
+    assert_judged(&from_router(&mut cluster, "wan", &came), "transmit", &want, FORWARDED);
+}
+
+#[test]
+fn a_server_that_is_the_director_itself_gets_errors_about_its_replies_from_its_kernel() {
+    let [net, _] = nets();
+    let mut cluster = LabCluster::new();
+    cluster.ok(json!({ "link": "vip", "mac": "02:00:00:00:03:01", "addresses": [format!("{VIP}/32")] }));
+    cluster.configure(&[&format!("-A -u {VIP}:80 -s rr"), &format!("-a -u {VIP}:80 -r {INSIDE}:80 -g")]);
+    let first = Datagram::new(Transport::Udp, at(net.client, 4000), at(net.vip, 80));
+    assert_eq!(cluster.from_client(&first).verdict, "pass");
+    let (reply, _) = seen(net, Transport::Udp);
+    let came = error(net.too_big(1280), net.router, net.vip, 64, &reply.packet()[..99]);
+    assert_passed(&from_router(&mut cluster, "wan", &came));
+    assert!(cluster.stats()[0].ends_with(" 1 2 0 155 0"), "it is counted");
 }

@@ -12,6 +12,7 @@ pub mod clients;
 pub mod cluster;
 pub mod director;
 pub mod frames;
+pub mod fuzz;
 pub mod lab_cluster;
 pub mod method;
 pub mod namespace;

@@ -105,7 +105,7 @@ impl<P: Plant> Control<P> {
     pub fn new(plant: P, workers: usize, ipvs: Ipvs, feedback: Feedback) -> Self {
         let state = State::default();
         let memory = Memory::Plenty;
-        let settings = ipvs.in_force(state.timeouts(), memory);
+        let settings = ipvs.in_force(&state, memory);
         let snapshot = Snapshot { settings, ..Snapshot::empty() };
         let published = Arc::new(ArcSwap::from_pointee(snapshot.clone()));
         let registry = Registry::new(workers);
@@ -169,6 +169,11 @@ impl<P: Plant> Control<P> {
     /// How weights follow load reports.
     pub fn feedback(&self) -> &Feedback {
         &self.feedback
+    }
+
+    /// The network as workers see it.
+    pub fn egress(&self) -> Arc<Egress> {
+        self.snapshot.egress.clone()
     }
 
     /// The desired state.
@@ -243,7 +248,7 @@ impl<P: Plant> Control<P> {
             return Err(CommandError::NoSuchDevice(daemon.interface.clone()));
         }
         supported(command)?;
-        self.refuse_local(command)
+        self.refuse_local_nat(command)
     }
 
     /// Enters a command that was admitted in the desired state; the snapshot follows with [`Self::publish`].
@@ -330,19 +335,25 @@ impl<P: Plant> Control<P> {
         &self.laid_out.unfollowed
     }
 
-    /// A destination that is this machine itself would need the packet to be delivered here.
-    fn refuse_local(&self, command: &Command) -> Result<(), CommandError> {
-        let (Command::AddDestination { endpoint, .. } | Command::EditDestination { endpoint, .. }) = command
+    /// To a destination that is this machine itself a packet goes as it came: what its stack answers leaves by the
+    /// kernel, where nobody would translate it back.
+    fn refuse_local_nat(&self, command: &Command) -> Result<(), CommandError> {
+        let (Command::AddDestination { service, endpoint, options }
+        | Command::EditDestination { service, endpoint, options }) = command
         else {
             return Ok(());
         };
-        if !self.snapshot.egress.is_local(endpoint.addr) {
+        let unchanged = matches!(service, ServiceKey::Address { endpoint: virt, .. } if virt == endpoint);
+        let rewrites = options.method == ForwardingMethod::Nat && !unchanged;
+        // What is for a loopback address is dropped, as under IPVS.
+        let is_loopback = endpoint.addr.is_loopback();
+        if !rewrites || is_loopback || !self.snapshot.egress.is_local(endpoint.addr) {
             return Ok(());
         }
         Err(CommandError::NotSupported {
             object: format!("real server {endpoint}"),
-            what: "an address of the director itself is".to_owned(),
-            next: "run the server on another machine".to_owned(),
+            what: "NAT (-m) to another endpoint of the director itself is".to_owned(),
+            next: "use -g, and have the server listen at the virtual address".to_owned(),
         })
     }
 
@@ -353,7 +364,7 @@ impl<P: Plant> Control<P> {
     /// [`Self::tick`].
     fn publish(&mut self) -> Result<(), CommandError> {
         self.registry.build(&self.state, &mut self.snapshot);
-        self.snapshot.settings = self.ipvs.in_force(self.state.timeouts(), self.memory);
+        self.snapshot.settings = self.ipvs.in_force(&self.state, self.memory);
         self.snapshot.nat_destinations = match self.snapshot.settings.nat_icmp_send {
             true => Arc::new(self.masqueraded().collect()),
             false => Arc::default(),
@@ -489,7 +500,7 @@ impl<P: Plant> Control<P> {
     fn look_at_memory(&mut self) -> Result<(), CommandError> {
         let pages = if self.ipvs.is_automatic() { self.plant.available_pages() } else { None };
         self.memory = pages.map_or(Memory::Plenty, |pages| self.ipvs.observe(pages));
-        if self.ipvs.in_force(self.state.timeouts(), self.memory) == self.snapshot.settings {
+        if self.ipvs.in_force(&self.state, self.memory) == self.snapshot.settings {
             return Ok(());
         }
         self.publish()
@@ -548,6 +559,7 @@ fn gateways(network: &Network) -> BTreeSet<(u32, IpAddr)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::{SyncDaemon, SyncRole};
 
     /// A machine with so much memory left, and nothing else.
     struct Machine {
@@ -572,6 +584,38 @@ mod tests {
         fn available_pages(&mut self) -> Option<u32> {
             self.available_pages
         }
+    }
+
+    #[test]
+    fn with_backup_only_requests_stay_with_the_kernel_while_a_backup_daemon_runs() {
+        let mut control =
+            Control::new(Machine { available_pages: None }, 1, Ipvs::default(), Feedback::default());
+        let published = control.published();
+        let mut stay = |key: &str, value: &str, daemon: Option<Command>| {
+            daemon.map(|command| control.state.apply(&command)).transpose().unwrap();
+            let set = Request::Set { key: key.to_owned(), value: value.to_owned() };
+            control.handle(&set, Millis(0)).unwrap();
+            published.load().settings.requests_stay
+        };
+        let start = |role| {
+            let interface = "wan".to_owned();
+            let group = "224.0.0.81".parse().unwrap();
+            Command::StartDaemon(SyncDaemon {
+                role,
+                interface,
+                sync_id: 0,
+                max_len_bytes: 0,
+                group,
+                port: 8848,
+                ttl: 1,
+            })
+        };
+        assert!(!stay("backup_only", "1", None));
+        assert!(!stay("backup_only", "1", Some(start(SyncRole::Master))));
+        assert!(stay("backup_only", "1", Some(start(SyncRole::Backup))));
+        assert!(!stay("backup_only", "0", None));
+        assert!(stay("backup_only", "1", None));
+        assert!(!stay("backup_only", "1", Some(Command::StopDaemon(SyncRole::Backup))));
     }
 
     #[test]

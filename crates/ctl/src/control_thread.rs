@@ -1,7 +1,7 @@
 //! The control thread: one input after the other, whoever asks.
 //!
 //! Runs for as long as the daemon does. Requests, views of the network and mark rules come by one queue; between them
-//! it looks for next hops that packets were dropped for. Each input is carried out whole before the next one. Not here:
+//! it looks for next hops that packets were dropped for, and for interfaces that are back. Each input is carried out whole before the next one. Not here:
 //! what a request does (`control.rs`), who may ask (`server.rs`), how the thread is started (`daemon.rs`).
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::control::Control;
 use crate::message::{Access, CommandError, Reply, Request};
 use crate::netfilter::Found;
 use crate::network::{Latest, View};
-use crate::shared::{LinkState, Shared};
+use crate::shared::{InterfaceFacts, LinkState, Shared};
 use crate::wired::{RETRY_REFUSED, Wired};
 
 /// What reaches the control thread.
@@ -32,6 +32,9 @@ pub(crate) enum Input {
 /// How often the control thread looks for next hops that packets were dropped for.
 const UNRESOLVED_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How long after a failure an interface that is back is attached again.
+const RETRY_ATTACHING: Duration = Duration::from_secs(1);
+
 /// The control thread.
 pub(crate) struct ControlThread {
     control: Control<Wired>,
@@ -44,6 +47,10 @@ pub(crate) struct ControlThread {
     complain_again: Instant,
     /// The kernel's indices of the attached interfaces, in the order of their [`LinkId`]s.
     links: Vec<u32>,
+    /// The network as last seen.
+    view: View,
+    /// When an interface that is back may next be attached.
+    attach_again: Instant,
     shared: Arc<Shared>,
     warnings: Warnings,
 }
@@ -54,6 +61,8 @@ struct Warnings {
     network: Vec<String>,
     /// Rules that could not be read.
     netfilter: Vec<String>,
+    /// Why an interface that is back is not attached.
+    attaching: Vec<String>,
 }
 
 impl ControlThread {
@@ -67,7 +76,8 @@ impl ControlThread {
         links: Vec<u32>,
         shared: Arc<Shared>,
     ) -> Self {
-        let (resolve_again, complain_again) = (Instant::now(), Instant::now());
+        let now = Instant::now();
+        let (resolve_again, complain_again, attach_again, view) = (now, now, now, View::default());
         let warnings = Warnings::default();
         Self {
             control,
@@ -78,6 +88,8 @@ impl ControlThread {
             resolve_again,
             complain_again,
             links,
+            view,
+            attach_again,
             shared,
             warnings,
         }
@@ -98,7 +110,8 @@ impl ControlThread {
                 }
                 Ok(Input::Network) => {
                     if let Some(view) = self.views.take() {
-                        self.network(&view);
+                        self.view = view;
+                        self.network();
                     }
                 }
                 Ok(Input::Marks) => {
@@ -112,12 +125,14 @@ impl ControlThread {
             if let Err(error) = self.control.tick(self.shared.now()) {
                 tracing::error!("{error}");
             }
+            self.attach_again();
             self.resolve();
             self.control.plant().retry_neighbours();
         }
     }
 
-    fn network(&mut self, view: &View) {
+    fn network(&mut self) {
+        let view = &self.view;
         self.control.set_devices(&view.network.links);
         let network = attached_only(&view.network, &self.links);
         if let Err(error) = self.control.set_network(&network) {
@@ -149,13 +164,60 @@ impl ControlThread {
 
     /// Tells what the operator should see to, and logs what is new of it.
     fn warn(&self) {
-        let Warnings { network, netfilter } = &self.warnings;
-        let warnings = [network, netfilter, self.control.unfollowed()].concat();
+        let Warnings { network, netfilter, attaching } = &self.warnings;
+        let warnings = [network, netfilter, attaching, self.control.unfollowed()].concat();
         let mut facts = self.shared.facts_now();
         for warning in warnings.iter().filter(|warning| !facts.warnings.contains(warning)) {
             tracing::warn!("{warning}");
         }
         facts.warnings = warnings;
+    }
+
+    /// Attaches interfaces again that were removed and are back, and gives workers sockets that have none.
+    fn attach_again(&mut self) {
+        let now = Instant::now();
+        let network = &self.view.network;
+        let back = |place: &usize| {
+            let gone = LinkState::of(network, self.links[*place]) == LinkState::Gone;
+            let name = &self.shared.facts_now().interfaces[*place].name;
+            gone && network.link_named(name).is_some_and(|link| link.up)
+        };
+        if now < self.attach_again {
+            return;
+        }
+        let place = (0..self.links.len()).find(back);
+        let (crew, steering) = self.control.plant().crew();
+        let done = match place {
+            Some(place) => crew.attach_again(place, steering),
+            None if crew.is_paused() => crew.go_on(),
+            None => return,
+        };
+        let (links, mut facts) = (crew.links(), self.shared.facts_now());
+        if let Some(place) = place
+            && links != self.links
+        {
+            let state = facts.interfaces[place].state;
+            let attached_again = facts.interfaces[place].attached_again + 1;
+            let told = crew.interface_facts(place);
+            facts.interfaces[place] = InterfaceFacts { state, attached_again, ..told };
+        }
+        self.warnings.attaching = match done {
+            Ok(workers) => {
+                facts.workers = workers;
+                Vec::new()
+            }
+            Err(error) => {
+                self.attach_again = now + RETRY_ATTACHING;
+                vec![error.to_string()]
+            }
+        };
+        drop(facts);
+        if links != self.links {
+            self.links = links;
+            self.network();
+        } else {
+            self.warn();
+        }
     }
 
     /// Tells how much is configured.
@@ -175,8 +237,8 @@ impl ControlThread {
         }
         self.resolve_again = now + UNRESOLVED_INTERVAL;
         let missing = std::iter::from_fn(|| self.unresolved.pop());
-        let by_index =
-            missing.filter_map(|(link, addr)| Some((*self.links.get(usize::from(link.0))?, addr))).collect();
+        let egress = self.control.egress();
+        let by_index = missing.filter_map(|(link, addr)| Some((egress.link(link)?.ifindex, addr))).collect();
         let refused = match self.control.plant().neighbours().resolve(&by_index) {
             Ok(None) => return,
             Ok(Some(refused)) => refused.to_string(),
@@ -189,13 +251,21 @@ impl ControlThread {
     }
 }
 
-/// The network as far as the workers can reach it: the attached interfaces in the order of their ports.
+/// The network as far as the workers can reach it: the attached interfaces in the order of their ports, then the
+/// VLANs over them.
 fn attached_only(network: &Network, links: &[u32]) -> Network {
     let mut seen = network.clone();
-    seen.links.retain(|link| links.contains(&link.ifindex));
+    let place = |ifindex| links.iter().position(|attached| *attached == ifindex);
+    seen.links.retain(|link| {
+        place(link.ifindex).is_some() || link.vlan.is_some_and(|vlan| place(vlan.over).is_some())
+    });
+    let mut next = links.len();
     for link in &mut seen.links {
-        let place = links.iter().position(|ifindex| *ifindex == link.ifindex);
-        link.id = LinkId(place.unwrap_or_default() as u16);
+        let id = place(link.ifindex).unwrap_or_else(|| {
+            next += 1;
+            next - 1
+        });
+        link.id = LinkId(id as u16);
     }
     seen
 }
@@ -226,5 +296,30 @@ impl Handle {
     /// What needs no writer.
     pub fn shared(&self) -> &Shared {
         &self.shared
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use xvs_dataplane::egress::Egress;
+
+    use super::*;
+
+    #[test]
+    fn workers_see_attached_interfaces_by_their_place_and_the_vlans_over_them_and_no_others() {
+        let mut network = Network::default();
+        for name in ["lo", "lan", "wan.5", "lan.5", "spare", "spare.5", "wan"] {
+            network.add_link(name, "02:00:00:00:00:01".parse().unwrap(), &[], 1500).unwrap();
+        }
+        for over in ["wan", "lan", "spare"] {
+            network.make_vlan(&format!("{over}.5"), 5, over).unwrap();
+        }
+        let ifindex = |name| network.link_named(name).unwrap().ifindex;
+        let seen = attached_only(&network, &[ifindex("wan"), ifindex("lan")]);
+        let egress = Egress::build(&seen);
+        let names: Vec<_> = egress.links().map(|(_, link)| link.name.as_str()).collect();
+        assert_eq!(names, ["wan", "lan", "wan.5", "lan.5"]);
+        assert_eq!(egress.untagged(LinkId(1), 5), Some(LinkId(3)));
+        assert_eq!(egress.tag(LinkId(2)), Some((LinkId(0), 5)));
     }
 }

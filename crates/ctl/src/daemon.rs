@@ -6,12 +6,10 @@
 //! up undoes what was done, by dropping it.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use core_affinity::CoreId;
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use thiserror::Error;
 use xvs_dataplane::clock::Clock;
@@ -23,20 +21,20 @@ use xvs_dataplane::forward::Identification;
 use xvs_dataplane::fragments::Fragments;
 use xvs_dataplane::outcome::{Outcome, Unresolved};
 use xvs_dataplane::pipeline::Pipeline;
-use xvs_dataplane::port::xdp::{Waker, XdpPort};
-use xvs_dataplane::reinject::Reinjector;
+use xvs_dataplane::port::xdp::XdpPort;
 use xvs_dataplane::worker::Worker;
-use xvs_dataplane::xdp::{AttachError, Attached, Queues, RingSizes, SocketError, Sockets, Steering};
+use xvs_dataplane::xdp::{AttachError, RingSizes, SocketError, Steering};
 
 use crate::config::{Config, ConfigError};
 use crate::control::Control;
 use crate::control_thread::{ControlThread, Handle, Input};
+use crate::crew::Crew;
 use crate::message::Request;
 use crate::netfilter;
 use crate::network::neighbours::Neighbours;
 use crate::network::{Following, Latest, Slot, follow};
-use crate::placement::{self, PlacementError};
-use crate::shared::{Facts, InterfaceFacts, LinkState, Shared, WorkerFacts};
+use crate::placement::PlacementError;
+use crate::shared::{Facts, Shared};
 use crate::sweep::{Sweeper, Sweeping};
 use crate::threads::{self, EndNotice};
 use crate::wired::Wired;
@@ -62,7 +60,7 @@ pub enum DaemonError {
 }
 
 /// Says what a system call was for.
-fn system(what: &'static str) -> impl FnOnce(io::Error) -> DaemonError {
+pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> DaemonError {
     move |error| DaemonError::System { what, error }
 }
 
@@ -82,16 +80,8 @@ pub struct Daemon {
     network: Option<Following>,
     netfilter: Option<netfilter::Following>,
     sweeping: Option<Sweeping>,
-    workers: Vec<Running>,
     shared: Arc<Shared>,
     ended: Receiver<String>,
-}
-
-/// A worker's thread, and how to end it.
-struct Running {
-    stop: Arc<AtomicBool>,
-    waker: Waker,
-    thread: JoinHandle<XdpPort>,
 }
 
 impl Daemon {
@@ -103,30 +93,30 @@ impl Daemon {
     pub fn start(config: &Config) -> Result<Self, DaemonError> {
         let clock = Arc::new(Clock::monotonic());
         let steering = Steering::load().map_err(DaemonError::Program)?;
-        let attached: Vec<_> =
+        let attached =
             config.interfaces.iter().map(|name| steering.attach(name)).collect::<Result<_, _>>()?;
-        let queues: Vec<_> =
-            attached.iter().map(|attached| (attached.interface(), attached.receive_queues())).collect();
-        let shares = placement::shares(&queues, config.workers, placement::cores_available())?;
+        let rings = RingSizes { receive: config.receive_ring, transmit: config.transmit_ring };
+        let crew = Crew::new(attached, config.workers, rings)?;
+        let workers = crew.size();
         let memory = config.conn_table_memory.into();
-        let table = TableConfig { capacity: config.conn_table_size, workers: shares.len(), memory };
+        let table = TableConfig { capacity: config.conn_table_size, workers, memory };
         Config::check_table(&table, machine_memory_bytes())?;
         let table = Table::create(table).map_err(system("the connection table"))?;
         let reader = table.reader().expect("a new table has its seats free");
-        let links: Vec<_> = attached.iter().map(|attached| attached.index()).collect();
+        let links = crew.links();
         let neighbours = Neighbours::open(&links).map_err(system("netlink"))?;
-        let mut facts =
-            Facts { interfaces: attached.iter().map(interface_facts).collect(), ..Facts::default() };
-        let rings = RingSizes { receive: config.receive_ring, transmit: config.transmit_ring };
-        let ports = open_ports(&attached, &shares, rings, &mut facts)?;
+        let interfaces = (0..links.len()).map(|place| crew.interface_facts(place)).collect();
+        let (ports, workers_told) = crew.open_ports()?.into_iter().unzip();
+        let facts = Facts { interfaces, workers: workers_told, ..Facts::default() };
 
         let unresolved = Arc::new(Unresolved::new(64));
-        let plant = Wired::new(attached, steering, neighbours, table.clone());
-        let mut control = Control::new(plant, shares.len(), config.ipvs, config.feedback.clone());
+        let plant = Wired::new(crew, steering, neighbours, table.clone());
+        let mut control = Control::new(plant, workers, config.ipvs, config.feedback.clone());
         control.set_sip_calls(config.sip_calls);
         let (notices, ended) = unbounded();
-        let parts = Parts { table: &table, clock: &clock, unresolved: &unresolved, control: &control };
-        let (workers, counters) = parts.start_workers(ports, &notices)?;
+        let mut parts =
+            Parts { table: &table, clock: &clock, unresolved: &unresolved, control: &mut control };
+        let counters = parts.start_workers(ports, &notices)?;
         let seat = table.reader().expect("a new table has its seats free");
         let sweeper = Sweeper::new(seat, control.published(), table.secret().0[1]);
         let swept = sweeper.counters();
@@ -143,7 +133,7 @@ impl Daemon {
         let (report, first_rules) = hand_over("xvs-netfilter", rules, || Input::Marks, &inputs, &notices);
         let netfilter = netfilter::follow(report).map_err(system("following netfilter's mark rules"))?;
         let (control, network, netfilter) = (Some(control), Some(network), Some(netfilter));
-        let daemon = Self { inputs, control, network, netfilter, sweeping, workers, shared, ended };
+        let daemon = Self { inputs, control, network, netfilter, sweeping, shared, ended };
         // The first view of the network is told of before the request, so it is in force when this returns. Mark rules
         // are read by other people's programs, which are not waited for without end.
         let _ = first_view.recv();
@@ -169,46 +159,8 @@ impl Daemon {
         drop(self.sweeping.take());
         let _ = self.inputs.send(Input::Stop);
         let wired = self.control.take().map(JoinHandle::join);
-        if let Some(Ok(wired)) = wired {
-            drop(wired);
-        }
-        for worker in &self.workers {
-            worker.stop.store(true, Ordering::Relaxed);
-            worker.waker.wake();
-        }
-        for worker in self.workers.drain(..) {
-            if worker.thread.join().is_err() {
-                tracing::error!("a worker had panicked");
-            }
-        }
+        drop(wired);
     }
-}
-
-/// A worker's port, and the core that it is to run on.
-type Place = (XdpPort, Option<CoreId>);
-
-/// A port for each worker, of its share of the queues, and what is to be told of it.
-fn open_ports(
-    attached: &[Attached],
-    shares: &[Vec<Vec<u32>>],
-    rings: RingSizes,
-    facts: &mut Facts,
-) -> Result<Vec<Place>, DaemonError> {
-    let ways: Vec<_> = attached
-        .iter()
-        .map(|attached| Reinjector::open(attached).map(Arc::new))
-        .collect::<Result<_, _>>()
-        .map_err(system("the TAP by which packets go back to the kernel"))?;
-    let mut ports = Vec::new();
-    for (share, core) in shares.iter().zip(placement::cores(shares.len())) {
-        let links: Vec<_> =
-            attached.iter().zip(share).map(|(attached, queues)| Queues { attached, queues }).collect();
-        let sockets = Sockets::open(&links, rings)?;
-        let copy_mode = sockets.copy_mode().to_string();
-        facts.workers.push(WorkerFacts { core: core.map(|core| core.id), copy_mode, queues: share.clone() });
-        ports.push((XdpPort::open(sockets, ways.clone()).map_err(system("a worker's port"))?, core));
-    }
-    Ok(ports)
 }
 
 /// All memory of the machine.
@@ -223,22 +175,22 @@ struct Parts<'a> {
     table: &'a Arc<Table>,
     clock: &'a Arc<Clock>,
     unresolved: &'a Arc<Unresolved>,
-    control: &'a Control<Wired>,
+    control: &'a mut Control<Wired>,
 }
 
 impl Parts<'_> {
     /// A worker for each port, running, and what each counts.
     fn start_workers(
-        &self,
-        ports: Vec<Place>,
+        &mut self,
+        ports: Vec<XdpPort>,
         notices: &Sender<String>,
-    ) -> Result<(Vec<Running>, Vec<Arc<WorkerCounters>>), DaemonError> {
-        let Self { table, control, .. } = *self;
+    ) -> Result<Vec<Arc<WorkerCounters>>, DaemonError> {
+        let (table, control) = (self.table, &mut *self.control);
         // Nobody outside can tell where the sequences begin.
         let first_id = table.secret().0[0] as u16;
         let exchange = Arc::new(Exchange::new(ports.len()));
-        let (mut workers, mut counters) = (Vec::new(), Vec::new());
-        for (number, (port, core)) in ports.into_iter().enumerate() {
+        let mut counters = Vec::new();
+        for (number, port) in ports.into_iter().enumerate() {
             let counted = Arc::new(WorkerCounters::default());
             counters.push(counted.clone());
             let seat = table.handle(number).expect("each worker has its seat");
@@ -255,30 +207,9 @@ impl Parts<'_> {
                 clock: self.clock.clone(),
                 stop: Arc::default(),
             };
-            workers.push(Running::start(number, worker, core, notices)?);
+            control.plant().crew().0.start(worker, notices)?;
         }
-        Ok((workers, counters))
-    }
-}
-
-impl Running {
-    fn start(
-        number: usize,
-        worker: Worker<XdpPort>,
-        core: Option<CoreId>,
-        notices: &Sender<String>,
-    ) -> Result<Self, DaemonError> {
-        let (stop, waker) = (worker.stop.clone(), worker.port.waker());
-        let run = move || {
-            if let Some(core) = core
-                && !core_affinity::set_for_current(core)
-            {
-                tracing::warn!("worker {number} cannot be pinned to core {}", core.id);
-            }
-            worker.run()
-        };
-        let thread = threads::spawn(&format!("xvs-worker-{number}"), notices, run).map_err(a_thread())?;
-        Ok(Self { stop, waker, thread })
+        Ok(counters)
     }
 }
 
@@ -308,19 +239,4 @@ fn hand_over<T: Send + 'static>(
 
 fn a_thread() -> impl FnOnce(io::Error) -> DaemonError {
     system("a thread")
-}
-
-fn interface_facts(attached: &Attached) -> InterfaceFacts {
-    let facts = InterfaceFacts {
-        name: attached.interface().to_owned(),
-        mode: attached.mode().to_string(),
-        why_not_native: attached.native_refused().map(ToString::to_string),
-        queues: attached.receive_queues(),
-        state: LinkState::Up,
-    };
-    match &facts.why_not_native {
-        Some(why) => tracing::warn!("{}: generic XDP, because native was refused: {why}", facts.name),
-        None => tracing::info!("{}: native XDP", facts.name),
-    }
-    facts
 }

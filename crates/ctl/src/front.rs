@@ -99,6 +99,7 @@ fn status(shared: &Shared) -> Value {
                 "why_not_native": interface.why_not_native,
                 "queues": interface.queues,
                 "state": interface.state.to_string(),
+                "attached_again": interface.attached_again,
             })
         })
         .collect();
@@ -198,9 +199,10 @@ mod tests {
             why_not_native: None,
             queues: 1,
             state: LinkState::Gone,
+            attached_again: 0,
         };
         let facts =
             Facts { interfaces: vec![interface], warnings: vec!["another".to_owned()], ..Facts::default() };
-        assert_eq!(warnings(&facts), ["wan is gone; restart xvsd", "another"]);
+        assert_eq!(warnings(&facts), ["wan is gone; it is attached again when it is back and up", "another"]);
     }
 }

@@ -24,6 +24,7 @@ mod threads;
 mod wired;
 
 pub mod control;
+mod crew;
 pub mod feedback;
 pub mod registry;
 pub mod replies;

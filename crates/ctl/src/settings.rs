@@ -13,7 +13,7 @@ use xvs_sched::scheduler::Tuning;
 
 use crate::feedback::{self, Feedback};
 use crate::message::CommandError;
-use crate::state::Timeouts;
+use crate::state::{State, SyncRole};
 
 /// The section `[ipvs]`, and what is set live. Each key's default is the kernel's where the kernel has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -63,6 +63,12 @@ pub struct Ipvs {
     /// `off`, `tunnels` or `all`: the connections whose SYN and SYN+ACK promise no larger segments than their way takes.
     /// Default: `tunnels`; the kernel has no such key and leaves that to its rules.
     pub mss_clamp: Clamp,
+    /// 1: while this director is a backup for connection sync, clients' packets stay with its kernel, so that two
+    /// directors that are each other's real servers don't send packets in a circle. Default: 0.
+    pub backup_only: Switch,
+    /// 1: what came out of a tunnel is not balanced again. xvs never does that, whatever this says: such packets come
+    /// out of an interface that has no AF_XDP. Default: 0.
+    pub ignore_tunneled: Switch,
 }
 
 /// Of which connections the maximum segment size is lowered.
@@ -172,6 +178,8 @@ impl Default for Ipvs {
             nat_icmp_send: off,
             mss_clamp: Clamp(MssClamp::Tunnels),
             pmtu_disc: Switch(true),
+            backup_only: off,
+            ignore_tunneled: off,
         }
     }
 }
@@ -219,6 +227,8 @@ impl Ipvs {
             }
             "schedule_icmp" => self.schedule_icmp = switch()?,
             "pmtu_disc" => self.pmtu_disc = switch()?,
+            "backup_only" => self.backup_only = switch()?,
+            "ignore_tunneled" => self.ignore_tunneled = switch()?,
             _ => {
                 let known = KEYS.map(str::to_owned).to_vec();
                 return Err(CommandError::UnknownSetting { key: key.to_owned(), known });
@@ -256,7 +266,9 @@ impl Ipvs {
     }
 
     /// What workers act on.
-    pub fn in_force(&self, timeouts: Timeouts, memory: Memory) -> Settings {
+    pub fn in_force(&self, state: &State, memory: Memory) -> Settings {
+        let timeouts = state.timeouts();
+        let is_backup = state.daemons().iter().any(|daemon| daemon.role == SyncRole::Backup);
         let seconds = |seconds: u32| Duration::from_secs(seconds.into());
         // The shorter memory is, the more is dropped. Source: ipvs-behaviour, section 3.7.
         let rate = match memory {
@@ -284,14 +296,16 @@ impl Ipvs {
             pmtu_disc: self.pmtu_disc.0,
             cache_bypass: self.cache_bypass.0,
             schedule_icmp: self.schedule_icmp.0,
+            requests_stay: self.backup_only.0 && is_backup,
         }
     }
 }
 
 /// What [`Ipvs::set`] knows.
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 21] = [
     "am_droprate",
     "amemthresh",
+    "backup_only",
     "cache_bypass",
     "conn_reuse_mode",
     "drop_entry",
@@ -299,6 +313,7 @@ const KEYS: [&str; 19] = [
     "expire_nodest_conn",
     "expire_quiescent_template",
     "icmp_msgs_per_sec",
+    "ignore_tunneled",
     "lblc_expiration",
     "lblcr_expiration",
     "mss_clamp",
@@ -320,7 +335,7 @@ mod tests {
         let mut ipvs = Ipvs::default();
         ipvs.set("drop_packet", "1").unwrap();
         ipvs.set("secure_tcp", "2").unwrap();
-        let force = |memory| ipvs.in_force(Timeouts::default(), memory);
+        let force = |memory| ipvs.in_force(&State::default(), memory);
         assert_eq!((force(Memory::Plenty).drop_packet_rate, force(Memory::Plenty).secure_tcp), (0, false));
         let short = Memory::Short { free_pages: 768 };
         assert_eq!((force(short).drop_packet_rate, force(short).secure_tcp), (4, true));

@@ -57,6 +57,8 @@ pub struct InterfaceFacts {
     pub queues: u32,
     /// Whether it can be used now.
     pub state: LinkState,
+    /// How often it was removed, came back and was attached again.
+    pub attached_again: u32,
 }
 
 /// Whether an interface can be used.
@@ -66,7 +68,7 @@ pub enum LinkState {
     Up,
     /// It is down or has no carrier.
     Down,
-    /// It is not there any more. One of the same name that comes later is another one.
+    /// It is not there any more. One of the same name that comes later is attached in its place.
     Gone,
 }
 
@@ -85,7 +87,7 @@ impl LinkState {
         match self {
             Self::Up => None,
             Self::Down => Some(format!("{name} is down")),
-            Self::Gone => Some(format!("{name} is gone; restart xvsd")),
+            Self::Gone => Some(format!("{name} is gone; it is attached again when it is back and up")),
         }
     }
 }
@@ -166,6 +168,9 @@ mod tests {
         network.links[0].up = false;
         assert_eq!(LinkState::of(&network, ifindex).complaint("wan").unwrap(), "wan is down");
         network.links.clear();
-        assert_eq!(LinkState::of(&network, ifindex).complaint("wan").unwrap(), "wan is gone; restart xvsd");
+        assert_eq!(
+            LinkState::of(&network, ifindex).complaint("wan").unwrap(),
+            "wan is gone; it is attached again when it is back and up"
+        );
     }
 }

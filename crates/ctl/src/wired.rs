@@ -11,9 +11,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use xvs_dataplane::conn::Table;
-use xvs_dataplane::xdp::{Attached, Steering, SteeringError, SteeringRules};
+use xvs_dataplane::xdp::{Steering, SteeringError, SteeringRules};
 
 use crate::control::Plant;
+use crate::crew::Crew;
 use crate::memory::available_pages;
 use crate::network::neighbours::Neighbours;
 
@@ -23,8 +24,7 @@ pub(crate) const RETRY_REFUSED: Duration = Duration::from_secs(30);
 /// The control thread's hold on the machine. Fields are dropped in this order: the interfaces are the kernel's again
 /// before anything else goes.
 pub(crate) struct Wired {
-    /// Held to be dropped.
-    _attached: Vec<Attached>,
+    crew: Crew,
     steering: Steering,
     neighbours: Neighbours,
     /// Those that are to be kept resolved.
@@ -35,13 +35,13 @@ pub(crate) struct Wired {
 }
 
 impl Wired {
-    pub(crate) fn new(
-        attached: Vec<Attached>,
-        steering: Steering,
-        neighbours: Neighbours,
-        table: Arc<Table>,
-    ) -> Self {
-        Self { _attached: attached, steering, neighbours, wanted: BTreeSet::new(), retry: None, table }
+    pub(crate) fn new(crew: Crew, steering: Steering, neighbours: Neighbours, table: Arc<Table>) -> Self {
+        Self { crew, steering, neighbours, wanted: BTreeSet::new(), retry: None, table }
+    }
+
+    /// The workers and their interfaces, and what is steered to them.
+    pub(crate) fn crew(&mut self) -> (&mut Crew, &Steering) {
+        (&mut self.crew, &self.steering)
     }
 
     /// The kernel's neighbours.

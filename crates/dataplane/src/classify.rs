@@ -34,7 +34,7 @@ pub fn classify(frame: &mut Frame, link: LinkId, snapshot: &Snapshot) -> Class {
         Err(malformed) => return Class::Decided(Verdict::Drop(DropReason::Malformed(malformed))),
     };
     if packet.network != ethernet::HEADER_LEN {
-        // Of a tagged network no link here tells; its packets stay with the kernel.
+        // A tag that is still there is that of no link here.
         return Class::Decided(Verdict::PassToKernel);
     }
     // As IPVS: what the link layer addressed to somebody else is not looked at, and a family without services
@@ -44,7 +44,8 @@ pub fn classify(frame: &mut Frame, link: LinkId, snapshot: &Snapshot) -> Class {
         return classify_error(frame, packet, snapshot);
     }
     let ours = to_us && snapshot.services.any_of(packet.family());
-    if !ours || !matches!(packet.flow.protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP) {
+    let served = [Protocol::TCP, Protocol::UDP, Protocol::SCTP, Protocol::AH, Protocol::ESP];
+    if !ours || !served.contains(&packet.flow.protocol) {
         return Class::Decided(Verdict::PassToKernel);
     }
     match packet.fragment {
@@ -68,11 +69,14 @@ fn classify_error(frame: &mut Frame, packet: Packet, snapshot: &Snapshot) -> Cla
     }
 }
 
-/// Whether a frame says that it is of a family without services: that passes untouched, be it as broken as it is.
+/// Whether a frame says that it is of a family without services, or of a network that is none here: that passes untouched,
+/// be it as broken as it is.
 fn is_unserved(frame: &[u8], snapshot: &Snapshot) -> bool {
-    let family = match ethernet::parse(frame).map(|link| link.ethertype) {
-        Ok(ethernet::TYPE_IPV4) => Family::V4,
-        Ok(ethernet::TYPE_IPV6) => Family::V6,
+    let Ok(link) = ethernet::parse(frame) else { return false };
+    let family = match link.ethertype {
+        _ if link.payload != ethernet::HEADER_LEN => return true,
+        ethernet::TYPE_IPV4 => Family::V4,
+        ethernet::TYPE_IPV6 => Family::V6,
         _ => return false,
     };
     !snapshot.services.any_of(family)

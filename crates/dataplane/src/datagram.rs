@@ -104,7 +104,7 @@ impl Gathering<'_> {
 
     /// Finds or makes the datagram's connection and edits it on its way; its sender is told of a drop.
     fn decide(&mut self, datagram: &mut Datagram, packet: &Packet, port: &mut impl Port) -> Verdict {
-        let hash = self.flows.hash(&packet.flow);
+        let hash = self.flows.hash(&packet.connection_key());
         let verdict =
             self.flows.take(&mut datagram.frame, datagram.link, packet, hash, self.snapshot, self.now);
         if let Some(offence) = Offence::of(packet, &datagram.frame, datagram.link, verdict)

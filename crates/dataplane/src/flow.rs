@@ -31,7 +31,7 @@ use crate::outcome::Unresolved;
 use crate::persistence::Templates;
 use crate::port::LinkId;
 use crate::pressure::{Pressure, count_out};
-use crate::schedule::{self, Chosen, choose, is_first, is_reset, service};
+use crate::schedule::{self, Chosen, Defence, choose, is_first, is_reset, service};
 use crate::shm::Frame;
 use crate::snapshot::{
     Activity, ConnReuse, Destination, DestinationId, DestinationLive, Encapsulation, Path, Service,
@@ -120,8 +120,9 @@ impl Flows {
         snapshot: &Snapshot,
         now: Millis,
     ) -> Verdict {
-        match self.table.find(&packet.flow, hash) {
+        match self.table.find(&packet.connection_key(), hash) {
             Some((id, Direction::Outbound)) => self.reply(frame, packet, id, snapshot, now),
+            _ if snapshot.settings.requests_stay => Verdict::PassToKernel,
             Some((id, Direction::Inbound)) => match self.standing(id, packet, snapshot) {
                 Standing::Lasts => self.request(frame, packet, id, snapshot, now),
                 Standing::GivesWay if self.give_way(id, snapshot, now) => {
@@ -197,7 +198,8 @@ impl Flows {
                 };
                 self.count(destination, |stats| stats.count_in(packet.length()));
                 let outer = self.outer(packet, destination, &snapshot.settings, now);
-                let verdict = forward::request(frame, packet, &ends, destination.path, outer);
+                let verdict =
+                    forward::request(frame, packet, &ends, destination.path, &snapshot.egress, outer);
                 self.report_unresolved(verdict, destination.path);
                 verdict
             }
@@ -335,7 +337,7 @@ impl Flows {
             mss::clamp(frame, packet, &ends, destination, back);
         }
         let outer = self.outer(packet, destination, &snapshot.settings, now);
-        let verdict = forward::request(frame, packet, &ends, destination.path, outer);
+        let verdict = forward::request(frame, packet, &ends, destination.path, &snapshot.egress, outer);
         self.report_unresolved(verdict, destination.path);
         verdict
     }
@@ -397,7 +399,7 @@ impl Flows {
 
     /// Counts an ICMP error to the client of a connection: as IPVS does where such errors pass for replies.
     pub fn count_answer(&self, packet: &Packet, hash: u64, bytes: usize, snapshot: &Snapshot) {
-        let Some((id, Direction::Inbound)) = self.table.find(&packet.flow, hash) else { return };
+        let Some((id, Direction::Inbound)) = self.table.find(&packet.connection_key(), hash) else { return };
         let connection = self.table.connection(id);
         if connection.method() != ForwardingMethod::Nat
             && let Some(destination) = destination(&connection, snapshot)
@@ -477,25 +479,6 @@ enum Begun {
     Connection(ConnId),
     /// Nothing that is remembered.
     OnePacket(Ends, DestinationId),
-}
-
-/// Drops one of so many packets that could begin a connection (`drop_packet`).
-#[derive(Debug, Default)]
-struct Defence {
-    passed: u32,
-}
-
-impl Defence {
-    /// Whether to drop this one: the first, and then each `rate`-th; a rate of 0 drops none.
-    fn drops(&mut self, rate: u32) -> bool {
-        if rate == 0 {
-            self.passed = 0;
-            return false;
-        }
-        let drops = self.passed == 0;
-        self.passed = (self.passed + 1) % rate;
-        drops
-    }
 }
 
 /// Whether a masqueraded destination speaks to somebody who did not ask, and is to be told so.

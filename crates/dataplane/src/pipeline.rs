@@ -13,6 +13,7 @@ use crate::flow::Flows;
 use crate::flow::icmp_error::Followed;
 use crate::fragments::Fragments;
 use crate::outcome::Outcome;
+use crate::port::tagged::Tagged;
 use crate::port::{BURST, Port, Received};
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
@@ -43,6 +44,7 @@ impl Pipeline {
     /// Takes a burst from the port through all stages. Returns how many frames it was. [`Self::quiescent`] is due when
     /// the snapshot has been left.
     pub fn run(&mut self, snapshot: &Snapshot, port: &mut impl Port, now: Millis) -> usize {
+        let port = &mut Tagged::new(port, &snapshot.egress);
         let copies = self.fragments.receive(&mut self.burst, port);
         port.receive(&mut self.burst);
         let frames = self.burst.len();
@@ -61,7 +63,7 @@ impl Pipeline {
         for Received { link, frame } in &mut self.burst {
             let class = classify(frame, *link, snapshot);
             let hash = match class {
-                Class::Flow(packet) => self.flows.hash(&packet.flow),
+                Class::Flow(packet) => self.flows.hash(&packet.connection_key()),
                 Class::Fragment(_) | Class::Error(_) | Class::Decided(_) => 0,
             };
             self.steps.push(Step { class, hash, verdict: Verdict::PassToKernel });

@@ -25,7 +25,8 @@ const FIRST_UNPRIVILEGED: u16 = 1024;
 impl Snapshot {
     /// Whether a packet that came in by a link belongs to a service.
     pub fn serves(&self, link: LinkId, packet: &Packet) -> bool {
-        self.service_for(self.marks.of(link, packet), packet.flow.protocol, packet.flow.dest).is_some()
+        let key = packet.connection_key();
+        self.service_for(self.marks.of(link, packet), key.protocol, key.dest).is_some()
     }
 
     /// The service of a packet with this firewall mark (0: none) to this endpoint: that of the mark, of the very
@@ -79,7 +80,8 @@ pub fn service<'s>(
     match snapshot.service_for(mark, packet.flow.protocol, packet.flow.dest) {
         Some(_) if empty => Err(Verdict::Drop(DropReason::Malformed(Malformed::SctpNoChunk))),
         Some(service)
-            if packet.flow.source.port != FTP_DATA && may_ask(packet.flow.source.addr, snapshot) =>
+            if packet.flow.source.port != FTP_DATA
+                && may_ask(packet.flow.source.addr, packet.flow.dest.addr, snapshot) =>
         {
             Ok((service, mark))
         }
@@ -87,13 +89,14 @@ pub fn service<'s>(
     }
 }
 
-/// Whether a packet from outside may have this source. The kernel refuses such packets before IPVS sees them (RFC 1812
-/// §5.3.7, RFC 4291 §2.5), and gets these back. Of IPv6 it does not refuse one with an address of its own.
-pub(crate) fn may_ask(source: IpAddr, snapshot: &Snapshot) -> bool {
+/// Whether a packet from outside to `dest` may have this source. The kernel refuses such packets before IPVS sees them
+/// (RFC 1812 §5.3.7, RFC 4291 §2.5), and gets these back. Of IPv6 it does not refuse one with an address of its own.
+pub(crate) fn may_ask(source: IpAddr, dest: IpAddr, snapshot: &Snapshot) -> bool {
     match source {
         IpAddr::V4(v4) => {
-            let nobody = v4.is_unspecified() || v4.is_loopback() || v4.is_multicast() || v4.is_broadcast();
-            !nobody && !snapshot.egress.is_local(source)
+            let this_network = v4.octets()[0] == 0;
+            let nobody = this_network || v4.is_loopback() || v4.is_multicast() || v4.is_broadcast();
+            !nobody && source != dest && !snapshot.egress.is_local(source)
         }
         IpAddr::V6(v6) => {
             let mapped = v6.to_ipv4_mapped().is_some();
@@ -144,6 +147,25 @@ fn nobody(packet: &Packet, service: &Service) -> Verdict {
     match service_port(service) {
         FTP if packet.flow.dest.port != FTP => Verdict::PassToKernel,
         _ => Verdict::Drop(DropReason::NoDestination),
+    }
+}
+
+/// Drops one of so many packets that could begin a connection (`drop_packet`).
+#[derive(Debug, Default)]
+pub struct Defence {
+    passed: u32,
+}
+
+impl Defence {
+    /// Whether to drop this one: the first, and then each `rate`-th; a rate of 0 drops none.
+    pub fn drops(&mut self, rate: u32) -> bool {
+        if rate == 0 {
+            self.passed = 0;
+            return false;
+        }
+        let drops = self.passed == 0;
+        self.passed = (self.passed + 1) % rate;
+        drops
     }
 }
 

@@ -99,6 +99,8 @@ pub struct Settings {
     pub cache_bypass: bool,
     /// Whether an ICMP error about a packet of no connection begins one, as if it were the client's packet.
     pub schedule_icmp: bool,
+    /// Whether what clients send is left to the kernel (`backup_only`); replies are translated all the same.
+    pub requests_stay: bool,
 }
 
 /// The bits of `conn_reuse_mode`: 1 reuses what has closed, 2 also what waits for a FIN that cannot be seen.
@@ -138,6 +140,7 @@ impl Default for Settings {
             pmtu_disc: true,
             cache_bypass: false,
             schedule_icmp: false,
+            requests_stay: false,
         }
     }
 }

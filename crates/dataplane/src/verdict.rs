@@ -38,7 +38,7 @@ pub enum DropReason {
     NoDestination,
     /// The connection's destination was removed.
     DestinationUnavailable,
-    /// The destination is an address of this machine.
+    /// The destination is an address of this machine, and the packet cannot be delivered here as it is.
     DestinationLocal,
     /// There is no route.
     NoRoute,
@@ -195,7 +195,7 @@ impl DropReason {
                 "the connection's real server was removed; add it back, or wait until the client starts anew"
             }
             Self::DestinationLocal => {
-                "the real server's address is one of this machine, which is not served yet"
+                "the real server is this machine itself, but NAT would have to rewrite the packet, or its address is not here"
             }
             Self::NoRoute => {
                 "the kernel has no route to the next hop over an attached interface; see `ip route`"

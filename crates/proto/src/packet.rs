@@ -53,6 +53,11 @@ impl Packet {
         self.end - self.network
     }
 
+    /// Whether it is of a protocol that begins with ports.
+    pub fn has_ports(&self) -> bool {
+        matches!(self.flow.protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP)
+    }
+
     /// Whether it is a report about another packet of the kinds that IPVS follows to connections.
     ///
     /// Source: ipvs-behaviour, section 2.5.
@@ -64,6 +69,20 @@ impl Packet {
         self.icmp_type.is_some_and(is_followed)
     }
 
+    /// The flow by which its connection is found: its own, but that AH and ESP go with the UDP between the ports 500 by
+    /// which their keys were negotiated (RFC 7296 §2).
+    pub fn connection_key(&self) -> FlowKey {
+        let FlowKey { protocol, source, dest } = self.flow;
+        match protocol {
+            Protocol::AH | Protocol::ESP => FlowKey {
+                protocol: Protocol::UDP,
+                source: Endpoint { port: IKE_PORT, ..source },
+                dest: Endpoint { port: IKE_PORT, ..dest },
+            },
+            _ => self.flow,
+        }
+    }
+
     /// Whether it is itself a report about another packet.
     pub fn is_icmp_error(&self) -> bool {
         let is_error = match self.family() {
@@ -73,6 +92,9 @@ impl Packet {
         self.icmp_type.is_some_and(is_error)
     }
 }
+
+/// Where keys for AH and ESP are negotiated (RFC 7296 §2).
+const IKE_PORT: u16 = 500;
 
 /// A packet's place in its datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,8 +158,7 @@ pub fn quoted(frame: &[u8], quote: Range<usize>, family: Family) -> Option<Packe
         Family::V6 => ipv6_headers(&Ipv6::quoted(bytes).ok()?, quote.start).ok()?,
     };
     packet.end = packet.end.min(quote.end);
-    let has_ports = matches!(packet.flow.protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP);
-    if has_ports && packet.fragment != Fragment::Later {
+    if packet.has_ports() && packet.fragment != Fragment::Later {
         let ports = frame[packet.transport..packet.end].first_chunk::<4>()?;
         packet.flow.source.port = u16::from_be_bytes([ports[0], ports[1]]);
         packet.flow.dest.port = u16::from_be_bytes([ports[2], ports[3]]);

@@ -10,7 +10,7 @@
 //! Source: ipvs-behaviour, section 2.5; for tunnels of and in IPv6, which IPVS does not recognise, RFC 2473 §8.
 
 use xvs_proto::udp::HEADER_LEN as UDP_HEADER_LEN;
-use xvs_proto::{Family, Fragment, Packet, Protocol, ethernet, gre, gue, icmp, quoted};
+use xvs_proto::{Family, FlowKey, Fragment, Packet, Protocol, ethernet, gre, gue, icmp, quoted};
 use xvs_sched::ForwardingMethod;
 
 use super::bypass::is_bypass;
@@ -67,14 +67,15 @@ impl Flows {
         let quote = quoted(frame.bytes(), quote, packet.family());
         // A later fragment does not say which connection it is of.
         let Some(quote) = quote.filter(|quote| quote.fragment != Fragment::Later) else { return PASS };
-        let answers = quote.flow.reversed();
+        let answers = quote.connection_key().reversed();
         let found = match snapshot.services.any_of(packet.family()) {
             true => self.table.find(&answers, self.table.hash(&answers)),
             false => None,
         };
         let verdict = match found {
-            Some((id, Direction::Inbound)) => self.about_reply(frame, packet, &quote, id, snapshot, now),
             Some((id, Direction::Outbound)) => self.about_request(frame, packet, &quote, id, snapshot),
+            _ if snapshot.settings.requests_stay => Verdict::PassToKernel,
+            Some((id, Direction::Inbound)) => self.about_reply(frame, packet, &quote, id, snapshot, now),
             None => match self.about_tunnel(frame, packet, &quote, snapshot, now) {
                 Some(followed) => return followed,
                 None => self.schedule_error(frame, link, packet, &quote, snapshot, now),
@@ -138,11 +139,11 @@ impl Flows {
             // Its headers say what the packet's own say of fragments.
             ForwardingMethod::Tunnel => {
                 let outer = self.outer(packet, destination, &snapshot.settings, now);
-                forward::request(frame, packet, ends, path, outer)
+                forward::request(frame, packet, ends, path, &snapshot.egress, outer)
             }
             _ => {
                 let outer = self.outer(packet, destination, &snapshot.settings, now);
-                forward::request(frame, &whole, ends, path, outer)
+                forward::request(frame, &whole, ends, path, &snapshot.egress, outer)
             }
         };
         self.report_unresolved(verdict, path);
@@ -253,15 +254,14 @@ impl Flows {
         now: Millis,
     ) -> Verdict {
         let request = Packet { flow: quote.flow.reversed(), ..*quote };
-        let client = request.flow.source;
-        let has_ports = matches!(request.flow.protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP);
-        let served = has_ports && snapshot.services.any_of(packet.family());
-        let begins = served && client.port != FTP_DATA && may_ask(client.addr, snapshot);
+        let FlowKey { source: client, dest, .. } = request.flow;
+        let served = request.has_ports() && snapshot.services.any_of(packet.family());
+        let begins = served && client.port != FTP_DATA && may_ask(client.addr, dest.addr, snapshot);
         if !begins || !snapshot.settings.schedule_icmp {
             return Verdict::PassToKernel;
         }
         let mark = snapshot.marks.of(link, packet);
-        let Some(service) = snapshot.service_for(mark, request.flow.protocol, request.flow.dest) else {
+        let Some(service) = snapshot.service_for(mark, request.flow.protocol, dest) else {
             return Verdict::PassToKernel;
         };
         match self.begin_for(frame, &request, service, mark, snapshot, now) {

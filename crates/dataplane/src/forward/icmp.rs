@@ -14,7 +14,7 @@ use super::nat::{End, set_address};
 use super::{Ends, admit_reply, admit_request, finish, strip, way};
 use crate::shm::Frame;
 use crate::snapshot::Path;
-use crate::verdict::Verdict;
+use crate::verdict::{DropReason, Verdict};
 
 /// Whether the checksum of an ICMP message is right.
 pub fn is_summed(frame: &Frame, packet: &Packet) -> bool {
@@ -27,6 +27,13 @@ pub fn is_summed(frame: &Frame, packet: &Packet) -> bool {
 
 /// Sends an error about a reply, which `quote` holds as the client saw it, to the destination that replied.
 pub fn request(frame: &mut Frame, packet: &Packet, quote: &Packet, ends: &Ends, path: Path) -> Verdict {
+    if path == Path::Local {
+        // As it came it is right where nothing is rewritten, and nothing else is delivered here.
+        return match ends.dest == quote.connection_key().source {
+            true => Verdict::PassToKernel,
+            false => Verdict::Drop(DropReason::DestinationLocal),
+        };
+    }
     let sent = way(path).and_then(|hop| {
         admit_request(frame, packet, hop.mtu, 0)?;
         rewrite(frame, packet, quote, End::Source, ends.dest);
@@ -58,7 +65,9 @@ fn rewrite(frame: &mut Frame, packet: &Packet, quote: &Packet, end: End, to: End
     let bytes = &mut frame.bytes_mut()[..packet.end];
     set_address(&mut bytes[packet.network..], outer, to.addr);
     set_address(&mut bytes[quote.network..], end, to.addr);
-    bytes[quote.transport..][port].copy_from_slice(&to.port.to_be_bytes());
+    if quote.has_ports() {
+        bytes[quote.transport..][port].copy_from_slice(&to.port.to_be_bytes());
+    }
     if packet.family() == Family::V4 {
         Ipv4::edit(&mut bytes[quote.network..]).write_checksum();
     }

@@ -6,6 +6,7 @@
 
 mod dr;
 pub mod icmp;
+mod local;
 mod nat;
 mod tunnel;
 
@@ -14,6 +15,7 @@ use xvs_proto::ipv6::Ipv6;
 use xvs_proto::{Endpoint, Family, Packet, ethernet};
 use xvs_sched::ForwardingMethod;
 
+use crate::egress::Egress;
 use crate::shm::Frame;
 use crate::snapshot::{Hop, Path, Tunnel};
 use crate::verdict::{DropReason, Verdict};
@@ -76,7 +78,17 @@ pub fn overhead(ends: &Ends, tunnel: Tunnel) -> u32 {
 }
 
 /// Sends a client's packet to the connection's destination.
-pub fn request(frame: &mut Frame, packet: &Packet, ends: &Ends, path: Path, outer: Outer<'_>) -> Verdict {
+pub fn request(
+    frame: &mut Frame,
+    packet: &Packet,
+    ends: &Ends,
+    path: Path,
+    egress: &Egress,
+    outer: Outer<'_>,
+) -> Verdict {
+    if path == Path::Local || ends.method == ForwardingMethod::Local {
+        return local::deliver(packet, ends, egress);
+    }
     let sent = way(path).and_then(|hop| match ends.method {
         ForwardingMethod::DirectRouting => dr::send(frame, packet, hop).map(|()| hop),
         ForwardingMethod::Nat => nat::send_request(frame, packet, ends, hop).map(|()| hop),

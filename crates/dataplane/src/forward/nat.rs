@@ -43,6 +43,10 @@ fn rewrite(frame: &mut Frame, packet: &Packet, end: End, from: Endpoint, to: End
     debug_assert_eq!(from.family(), to.family(), "a masqueraded connection's ends are of one family");
     let bytes = &mut frame.bytes_mut()[packet.network..packet.end];
     set_address(bytes, end, to.addr);
+    if matches!(packet.flow.protocol, Protocol::AH | Protocol::ESP) {
+        // No ports; what sums there are cannot be made right without the keys.
+        return;
+    }
     let (port, source, dest) = match end {
         End::Source => (tcp::field::SOURCE, to.addr, packet.flow.dest.addr),
         End::Dest => (tcp::field::DEST, packet.flow.source.addr, to.addr),
