@@ -12,6 +12,8 @@ use xvs::lab_cluster::{GATEWAY_MAC, LAN_MAC, WAN_MAC, server_mac};
 mod fragments;
 #[path = "golden/gone.rs"]
 mod gone;
+#[path = "golden/icmp.rs"]
+mod icmp;
 #[path = "golden/ipv6.rs"]
 mod ipv6;
 #[path = "golden/methods.rs"]

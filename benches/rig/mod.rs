@@ -124,6 +124,7 @@ fn snapshot(method: ForwardingMethod) -> Snapshot {
             method,
             weight: Weight(1),
             path: Path::find(&snapshot.egress, server(number).into(), 0),
+            path_mtu: Arc::default(),
             tunnel: Tunnel {
                 source: snapshot.egress.source_for(server(number).into(), LAN),
                 encapsulation: Encapsulation::Ip,

@@ -24,7 +24,8 @@ use crate::estimator;
 use crate::feedback::{Feedback, Server};
 use crate::marks::{LaidOut, Table, lay_out};
 use crate::message::{Command, CommandError, Reply, Request};
-use crate::registry::{Registry, replies_from, steered_from, takes_any_port};
+use crate::registry::Registry;
+use crate::replies::{replies_from, steered_from, takes_any_port};
 use crate::settings::{self, Ipvs, Memory};
 use crate::state::State;
 use crate::support::supported;
@@ -271,12 +272,16 @@ impl<P: Plant> Control<P> {
                 Command::AddDestination { service, endpoint, options }
                 | Command::EditDestination { service, endpoint, options } => {
                     more.nat_destinations.extend(steered_from(*service, *endpoint, options.method));
+                    if options.method == ForwardingMethod::Tunnel {
+                        more.tunnel_ends.insert(endpoint.addr);
+                    }
                 }
                 _ => {}
             }
         }
         more.wide = self.more_marked(commands);
-        if more.services.is_empty() && more.nat_destinations.is_empty() && more.wide.is_empty() {
+        let nothing = SteeringRules { local_addresses: self.local.clone(), ..SteeringRules::default() };
+        if more == nothing {
             return Ok(());
         }
         self.plant
@@ -421,6 +426,7 @@ impl<P: Plant> Control<P> {
             }
         }
         rules.nat_destinations.extend(self.registry.nat_destinations());
+        rules.tunnel_ends.extend(self.registry.tunnel_ends());
         rules.local_addresses.clone_from(&self.local);
         // A family without services passes untouched.
         let served = |(_, endpoint): &(Protocol, Endpoint)| self.snapshot.services.any_of(endpoint.family());

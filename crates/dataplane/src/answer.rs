@@ -69,6 +69,8 @@ pub enum Speaker {
     Service,
     /// The director's.
     Director,
+    /// That of this address.
+    At(IpAddr),
 }
 
 impl<'a> Offence<'a> {
@@ -136,6 +138,7 @@ impl<'a> Offence<'a> {
     /// The speaker's address: ours is that on the side that the packet came from.
     fn source(&self, snapshot: &Snapshot) -> Option<IpAddr> {
         match self.speaker {
+            Speaker::At(addr) => Some(addr),
             Speaker::Service if snapshot.serves(self.link, self.packet) => Some(self.packet.flow.dest.addr),
             _ => snapshot.egress.source_for(self.packet.flow.source.addr, self.link),
         }

@@ -16,7 +16,7 @@ use crate::snapshot::{DestinationId, DestinationLive, Member, Service, Settings,
 use crate::verdict::{DropReason, Verdict};
 
 /// The port that FTP servers send data from; such connections are never scheduled.
-const FTP_DATA: u16 = 20;
+pub(crate) const FTP_DATA: u16 = 20;
 /// The port that FTP clients speak to first.
 pub(crate) const FTP: u16 = 21;
 /// The first port that a program without rights may take; FTP's passive data connections go to such ones.
@@ -91,7 +91,7 @@ pub fn service<'s>(
 
 /// Whether a packet from outside to `dest` may have this source. The kernel refuses such packets before IPVS sees them
 /// (RFC 1812 §5.3.7, RFC 4291 §2.5), and gets these back. Of IPv6 it does not refuse one with an address of its own.
-fn may_ask(source: IpAddr, dest: IpAddr, snapshot: &Snapshot) -> bool {
+pub(crate) fn may_ask(source: IpAddr, dest: IpAddr, snapshot: &Snapshot) -> bool {
     is_host(source) && !(source.is_ipv4() && (source == dest || snapshot.egress.is_local(source)))
 }
 

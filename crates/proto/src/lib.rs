@@ -30,4 +30,4 @@ pub mod packet;
 pub use addr::{Endpoint, Family, MacAddr, Prefix, Protocol, is_host};
 pub use flow::{FlowKey, HashSecret};
 pub use malformed::Malformed;
-pub use packet::{Fragment, Packet, Parsed, parse};
+pub use packet::{Fragment, Packet, Parsed, parse, quoted};

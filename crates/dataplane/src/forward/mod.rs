@@ -5,6 +5,7 @@
 //! for the link that it leaves by, untagged.
 
 mod dr;
+pub mod icmp;
 mod local;
 mod nat;
 mod tunnel;
@@ -80,10 +81,17 @@ pub struct Outer<'a> {
     pub tunnel: Tunnel,
     /// The setting of this name.
     pub pmtu_disc: bool,
+    /// The largest packet that passes the way beyond the link, as far as routers have told, in bytes.
+    pub path_mtu: u32,
     /// The same for all packets of a flow; of GUE alone, which shows it in its source port.
     pub flow_hash: u64,
     /// Where identifications come from.
     pub ids: &'a mut Identification,
+}
+
+/// The largest packet of a family that fits a connection's tunnel by a way whose link and routers take these many bytes.
+pub fn room(ends: &Ends, tunnel: Tunnel, link_mtu: u32, path_mtu: u32, family: Family) -> u32 {
+    tunnel::widest(family, link_mtu, path_mtu, overhead(ends, tunnel)).saturating_sub(overhead(ends, tunnel))
 }
 
 /// Bytes that a connection's method puts before a packet.
@@ -109,7 +117,7 @@ pub fn request(
     let sent = way(path).and_then(|hop| match ends.method {
         ForwardingMethod::DirectRouting => dr::send(frame, packet, hop).map(|()| hop),
         ForwardingMethod::Nat => nat::send_request(frame, packet, ends, hop).map(|()| hop),
-        ForwardingMethod::Tunnel => tunnel::send(frame, packet, ends, hop, outer).map(|()| hop),
+        ForwardingMethod::Tunnel => tunnel::send(frame, packet, ends, hop, outer),
         ForwardingMethod::Local => Err(DropReason::DestinationLocal),
     });
     finish(frame, sent)

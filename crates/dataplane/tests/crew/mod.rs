@@ -401,6 +401,7 @@ fn snapshot(workers: usize) -> Snapshot {
                 method,
                 weight: Weight(1),
                 path: Path::find(&snapshot.egress, server(number).into(), 0),
+                path_mtu: Arc::default(),
                 tunnel: Tunnel {
                     source: Some(Ipv4Addr::new(192, 0, 2, 1).into()),
                     encapsulation: Encapsulation::Ip,

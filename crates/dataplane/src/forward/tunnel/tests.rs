@@ -170,12 +170,13 @@ fn sent(
     let hop = Hop { link: LinkId(0), source_mac: mac, dest_mac: mac, mtu };
     let mut ids = Identification { last: u32::from(FIRST_ID) - 1, secret: HashSecret([3, 5, 7]) };
     let outer = Outer {
+        path_mtu: u32::MAX,
         tunnel: Tunnel { source: Some(source), encapsulation },
         pmtu_disc: true,
         flow_hash: FLOW_HASH,
         ids: &mut ids,
     };
-    let done = send(&mut frame, &packet, &ends, hop, outer).map(|()| frame.bytes().to_vec());
+    let done = send(&mut frame, &packet, &ends, hop, outer).map(|_| frame.bytes().to_vec());
     pool.put(frame);
     done
 }
