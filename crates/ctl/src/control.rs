@@ -541,7 +541,8 @@ fn changes_steering(command: &Command) -> bool {
 
 /// The addresses that the kernel delivers to this machine.
 fn local(network: &Network) -> BTreeSet<IpAddr> {
-    let delivered = network.routes.iter().filter(|route| route.action == RouteAction::Local);
+    let to_us = |action: &RouteAction| matches!(action, RouteAction::Local | RouteAction::Broadcast);
+    let delivered = network.routes.iter().filter(|route| to_us(&route.action));
     let hosts = delivered.map(|route| route.dest).filter(|dest| *dest == Prefix::host(dest.addr()));
     hosts.map(Prefix::addr).collect()
 }
@@ -550,7 +551,7 @@ fn local(network: &Network) -> BTreeSet<IpAddr> {
 fn gateways(network: &Network) -> BTreeSet<(u32, IpAddr)> {
     let hops = network.routes.iter().filter_map(|route| match &route.action {
         RouteAction::Unicast(hops) => Some(hops),
-        RouteAction::Local | RouteAction::Unreachable => None,
+        RouteAction::Local | RouteAction::Broadcast | RouteAction::Unreachable => None,
     });
     let used = |ifindex| network.links.iter().any(|link| link.ifindex == ifindex);
     hops.flatten().filter(|hop| used(hop.ifindex)).filter_map(|hop| Some((hop.ifindex, hop.via?))).collect()

@@ -184,15 +184,16 @@ impl Lab {
         let counters = Arc::new(WorkerCounters::default());
         let control = Control::new(Unwired::default(), 1, ipvs, feedback);
         let unresolved = Arc::new(Unresolved::new(1));
+        let ids = |number| Identification::numbered(*table.secret(), number);
         let flows = Flows::new(
             0,
             table.handle(0).expect("its only worker"),
             counters.clone(),
             control.total(),
             unresolved.clone(),
-            Identification::after(0),
+            ids(0),
         );
-        let outcome = Outcome::new(counters.clone(), unresolved, Identification::after(0));
+        let outcome = Outcome::new(counters.clone(), unresolved, ids(1));
         let fragments = Fragments::new(0, Arc::new(Exchange::new(1)), *table.secret());
         let pipeline = Pipeline::new(flows, outcome, fragments);
         let seat = || table.reader().expect("a seat for listings and one for sweeps");

@@ -16,12 +16,13 @@ use xvs_proto::{Family, FlowKey, Packet, Protocol};
 use xvs_sched::ForwardingMethod;
 
 pub(crate) use self::advance::activity;
-use self::bypass::{is_bypass, may_bypass};
+pub(crate) use self::bypass::is_bypass;
+use self::bypass::may_bypass;
 use crate::clock::Millis;
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::TcpState;
 use crate::conn::{
-    ConnId, Connection, Direction, Flags, Inserted, NewConnection, Removal, TableWorker, Timers,
+    ConnId, Connection, Direction, Flags, Inserted, NewConnection, Removal, TIMER_TICK, TableWorker, Timers,
 };
 use crate::counters::{Stats, WorkerCounters};
 use crate::dice::Dice;
@@ -488,27 +489,22 @@ fn unasked(packet: &Packet, snapshot: &Snapshot) -> bool {
         && snapshot.nat_destinations.contains(&(packet.flow.protocol, packet.flow.source))
 }
 
+/// Ends a connection whose time has come; a template that controls others then goes on for a minute. What began with it
+/// may be due in the very tick, in any order and on any worker, so it is left alone for one.
 fn expire(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot, counters: &WorkerCounters, now: Millis) {
-    match end(table, id, snapshot) {
-        Removal::Done(_) => counters.expired.add(1),
+    match table.remove(id) {
+        Removal::Done(state) => {
+            count_out(&table.connection(id), state, snapshot);
+            counters.expired.add(1);
+        }
         // Unless a new connection was faster and has set it already.
-        Removal::Controls if table.connection(id).expires() <= now => {
+        Removal::Controls if table.connection(id).expires() + TIMER_TICK <= now => {
             table.connection(id).set_timeout_seconds(CONTROLLING_SECONDS);
             let timeout = Duration::from_secs(CONTROLLING_SECONDS.into());
             table.transition(id, |state| (state, now + timeout));
         }
-        Removal::Controls => {}
-        Removal::NotOurs | Removal::Lasts => {}
+        Removal::Controls | Removal::NotOurs | Removal::Lasts => {}
     }
-}
-
-/// Takes a connection out of the table, and out of its destination's count.
-fn end(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot) -> Removal {
-    let removal = table.remove(id);
-    if let Removal::Done(state) = removal {
-        count_out(&table.connection(id), state, snapshot);
-    }
-    removal
 }
 
 /// The first tick after `now`.

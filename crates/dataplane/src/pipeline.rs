@@ -116,9 +116,8 @@ impl Pipeline {
             }
             if let Class::Flow(packet) = class
                 && let Some(offence) = Offence::of(packet, &received.frame, received.link, *verdict)
-                && let Some(bytes) = gathering.outcome.answer(&offence, snapshot, port, now)
             {
-                gathering.flows.count_answer(packet, *hash, bytes, snapshot);
+                gathering.answer(offence, *hash, port);
             }
             gathering.outcome.carry_out(received, *verdict, port);
         }

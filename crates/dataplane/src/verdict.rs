@@ -232,7 +232,7 @@ impl DropReason {
                 "the service tells SIP calls apart (`--pe sip`), and the packet has no Call-ID that can be read"
             }
             Self::CallsFull => {
-                "there are as many SIP calls as can be told apart; raise `sip_calls` in xvs.toml, or take a shorter -p"
+                "as many answered SIP calls as can be told apart are remembered; raise `sip_calls` in xvs.toml, or take a shorter -p"
             }
             Self::IcmpChecksum => "an ICMP error about a connection has a wrong checksum",
             Self::IcmpFragment => "an ICMPv6 error came in fragments, as no router sends one",

@@ -40,6 +40,9 @@ pub struct Packet {
     pub tos: u8,
     /// Whether routers may not fragment it; of IPv6 they never may.
     pub dont_fragment: bool,
+    /// Of an IPv6 datagram that was put together: bytes of the longest packet that it came in. That is what has to fit
+    /// its way.
+    pub longest_fragment: Option<usize>,
 }
 
 impl Packet {
@@ -175,6 +178,7 @@ fn ipv4_headers(view: &Ipv4<&[u8]>, network: usize) -> Packet {
         flow: portless(view.protocol(), IpAddr::V4(view.source()), IpAddr::V4(view.dest())),
         fragment: Fragment::of(word & ipv4::OFFSET_MASK, word & ipv4::MORE_FRAGMENTS),
         fragment_header: None,
+        longest_fragment: None,
         tcp_flags: tcp::Flags::default(),
         sctp_event: None,
         icmp_type: None,
@@ -194,6 +198,7 @@ fn ipv6_headers(view: &Ipv6<&[u8]>, network: usize) -> Result<Packet, Malformed>
         flow: portless(chain.protocol, IpAddr::V6(view.source()), IpAddr::V6(view.dest())),
         fragment: Fragment::of(word & ipv6::OFFSET_MASK, word & ipv6::MORE_FRAGMENTS),
         fragment_header: chain.fragment.map(|header| network + header.at),
+        longest_fragment: None,
         tcp_flags: tcp::Flags::default(),
         sctp_event: None,
         icmp_type: None,

@@ -15,7 +15,7 @@ use xvs_sched::ForwardingMethod;
 
 use super::bypass::is_bypass;
 use super::{Begun, Flows, destination, ends};
-use crate::answer::Offence;
+use crate::answer::{Offence, Speaker};
 use crate::clock::Millis;
 use crate::conn::{ConnId, Direction};
 use crate::forward::{self, Ends};
@@ -46,8 +46,7 @@ pub struct Relay {
 impl Relay {
     /// What the client is told, about a packet in the frame of the error that came in by a link.
     pub fn offence<'a>(&'a self, frame: &'a Frame, link: LinkId) -> Offence<'a> {
-        let source = Some(self.about.flow.dest.addr);
-        Offence { packet: &self.about, frame, link, error: self.error, source }
+        Offence { packet: &self.about, frame, link, error: self.error, speaker: Speaker::Receiver }
     }
 }
 
