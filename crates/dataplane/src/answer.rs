@@ -67,10 +67,10 @@ pub enum Speaker {
     /// That of the address that the packet was sent to if a service is there, else the director's: a server whose reply
     /// was refused must not hear from the client's address.
     Service,
+    /// That of the address that the packet was sent to, which is known to be a service's.
+    Receiver,
     /// The director's.
     Director,
-    /// That of this address.
-    At(IpAddr),
 }
 
 impl<'a> Offence<'a> {
@@ -138,7 +138,7 @@ impl<'a> Offence<'a> {
     /// The speaker's address: ours is that on the side that the packet came from.
     fn source(&self, snapshot: &Snapshot) -> Option<IpAddr> {
         match self.speaker {
-            Speaker::At(addr) => Some(addr),
+            Speaker::Receiver => Some(self.packet.flow.dest.addr),
             Speaker::Service if snapshot.serves(self.link, self.packet) => Some(self.packet.flow.dest.addr),
             _ => snapshot.egress.source_for(self.packet.flow.source.addr, self.link),
         }

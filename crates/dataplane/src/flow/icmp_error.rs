@@ -46,8 +46,7 @@ pub struct Relay {
 impl Relay {
     /// What the client is told, about a packet in the frame of the error that came in by a link.
     pub fn offence<'a>(&'a self, frame: &'a Frame, link: LinkId) -> Offence<'a> {
-        let speaker = Speaker::At(self.about.flow.dest.addr);
-        Offence { packet: &self.about, frame, link, error: self.error, speaker }
+        Offence { packet: &self.about, frame, link, error: self.error, speaker: Speaker::Receiver }
     }
 }
 
