@@ -460,6 +460,26 @@ fn what_cannot_be_done_says_why_and_leaves_everything_as_it_was() {
 }
 
 #[test]
+fn an_address_that_the_wire_has_too_is_refused_and_shown_when_it_comes_later() {
+    let (_director, server) = pair();
+    let vip = "198.51.100.1";
+    let said = format!("{vip} is an address of eth, where it would answer ARP");
+    server.ip(&format!("addr add {vip}/32 dev lo"));
+    server.ip(&format!("addr add {vip}/32 dev eth"));
+    let before = state(&server);
+    let both = refused(&server, &format!("up --vip {vip}"));
+    assert!(both.contains(&said), "{both}");
+    assert_eq!(state(&server), before);
+    server.ip(&format!("addr del {vip}/32 dev eth"));
+    done(&server, &format!("up --vip {vip}"));
+    assert!(done(&server, "status").starts_with("198.51.100.1  up  method dr"));
+    server.ip(&format!("addr add {vip}/32 dev eth"));
+    let shown = xvs(&server, "status");
+    assert_eq!(shown.status.code(), Some(1));
+    assert!(text(&shown.stdout).contains(&format!("  problem: {said}")), "{}", text(&shown.stdout));
+}
+
+#[test]
 fn commands_at_the_same_time_wait_for_each_other() {
     let (_director, server) = pair();
     let before = state(&server);

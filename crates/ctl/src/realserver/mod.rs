@@ -213,7 +213,7 @@ impl Realserver {
             Method::Tunnel => Some(self.decapsulation(vip, dev, gue_port)?),
         };
         let holder = if decapsulation == Some(Decapsulation::Tunl0) { TUNL0 } else { LOOPBACK };
-        if let Some(other) = self.interfaces.holder_of(vip).filter(|link| link.name != holder) {
+        if let Some(other) = self.interfaces.other_with(vip, holder) {
             return Err(RealserverError::OnTheWire { vip, dev: other.name.clone() });
         }
         let ifindex = self.ifindex(holder)?;
