@@ -447,6 +447,15 @@ fn what_cannot_be_done_says_why_and_leaves_everything_as_it_was() {
     assert!(wire.starts_with("xvs: 10.0.0.7 is an address of eth, where it would answer ARP"), "{wire}");
     let gue = refused(&server, "up --vip 198.51.100.1 --gue-port 6080");
     assert!(gue.contains("it goes with --method tunnel"), "{gue}");
+    for vip in
+        ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255", "::", "::1", "ff02::1", "::ffff:10.1.1.1"]
+    {
+        let no_host = refused(&server, &format!("up --vip {vip} --dev eth"));
+        assert!(
+            no_host.starts_with(&format!("xvs: {vip} is no address that clients can send to")),
+            "{no_host}"
+        );
+    }
     assert_eq!(xvs(&server, "up --vip nonsense").status.code(), Some(2));
     assert_eq!(state(&server), before);
     done(&server, "up --vip 198.51.100.1");

@@ -16,6 +16,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use xvs_dataplane::xdp::decap::{self, DecapError, Occupant, Tunnels};
+use xvs_proto::is_host;
 
 use self::interfaces::{Administrative, Interfaces};
 use self::record::{Decapsulation, Locked, Origin, Record, Served, Setting};
@@ -78,6 +79,9 @@ pub enum RealserverError {
         /// The interface that has it.
         dev: String,
     },
+    /// No host can have it beside others.
+    #[error("{0} is no address that clients can send to; name the service's virtual address")]
+    NoHost(IpAddr),
     /// It is up in another way.
     #[error(
         "{vip} is up already with --method {method} --dev {dev}; `xvs realserver down --vip {vip}` first"
@@ -133,6 +137,9 @@ impl Realserver {
     ) -> Result<Change, RealserverError> {
         if method != Method::Tunnel && gue_port.is_some() {
             return Err(RealserverError::GueWithoutTunnel);
+        }
+        if !is_host(vip) {
+            return Err(RealserverError::NoHost(vip));
         }
         let known = self.locked.record.virtuals.get(&vip);
         let default = known.map(|served| served.dev.as_str()).or_else(|| self.interfaces.default_dev(vip));
