@@ -427,6 +427,8 @@ fn an_interface_without_native_xdp_decapsulates_in_generic_mode_and_status_says_
     let before = state(&server);
     let output = xvs(&server, "up --vip 198.51.100.1 --method tunnel --dev lo");
     assert_eq!((output.status.code(), complaint(&output).as_str()), (Some(0), ""));
+    // What lo takes less an outer header of IPv6, UDP and GUE, and the headers of IPv4 and TCP.
+    assert!(text(&output.stdout).contains("next: `advmss 65444` on the routes"), "{}", text(&output.stdout));
     assert_eq!(status(&server)[0]["decapsulation"], "an XDP program on lo (generic)");
     done(&server, "up --vip 198.51.100.2 --method tunnel --dev lo");
     done(&server, "down --vip 198.51.100.1");

@@ -156,6 +156,15 @@ impl Realserver {
         done.map(|()| change)
     }
 
+    /// The longest TCP segment, in bytes, that this machine should ask of clients by `vip`, so that none of their packets
+    /// is fragmented in a tunnel of whichever kind; none if it is not up by tunnel. Fragments are left to the kernel.
+    pub fn tunnel_mss(&self, vip: IpAddr) -> Option<u32> {
+        let served =
+            self.locked.record.virtuals.get(&vip).filter(|served| served.method == Method::Tunnel)?;
+        let headers = TUNNEL_HEADERS + if vip.is_ipv4() { 20 } else { 40 } + 20;
+        self.interfaces.link(&served.dev)?.mtu.checked_sub(headers)
+    }
+
     /// Puts back what [`up`](Self::up) found. Method and interface, where given, must be those it is up with.
     pub fn down(
         &mut self,
@@ -410,6 +419,9 @@ fn failed(what: impl FnOnce() -> String) -> impl FnOnce(io::Error) -> Realserver
 }
 
 const LOOPBACK: &str = "lo";
+
+/// The longest that a director writes around a packet, in bytes: IPv6, UDP and GUE.
+const TUNNEL_HEADERS: u32 = 40 + 8 + 4;
 
 /// Where GUE goes to if nobody says otherwise (IANA: `gue`).
 const GUE_PORT: u16 = 6080;
