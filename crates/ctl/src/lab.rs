@@ -31,7 +31,7 @@ use xvs_dataplane::port::{LinkId, Port};
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::verdict::Verdict;
 use xvs_dataplane::xdp::{SteeringError, SteeringRules};
-use xvs_proto::{MacAddr, Prefix};
+use xvs_proto::{HashSecret, MacAddr, Prefix};
 
 use crate::adm;
 use crate::adm::resolver::Table as Names;
@@ -184,7 +184,8 @@ impl Lab {
         let counters = Arc::new(WorkerCounters::default());
         let control = Control::new(Unwired::default(), 1, ipvs, feedback);
         let unresolved = Arc::new(Unresolved::new(1));
-        let ids = |number| Identification::numbered(*table.secret(), number);
+        // One script gives the same bytes each time.
+        let ids = |number| Identification::numbered(HashSecret([3, 5, 7]), number);
         let flows = Flows::new(
             0,
             table.handle(0).expect("its only worker"),
