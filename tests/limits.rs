@@ -205,9 +205,12 @@ fn a_late_reply_of_a_connection_that_gave_way_goes_to_the_directors_kernel() {
 #[test]
 fn udp_of_a_removed_destination_moves_to_another_unless_told_to_be_dropped() {
     let recording = Recording::read("fwd-nat");
-    for (setting, expected) in [(1, ("transmit", None)), (0, ("drop", Some("destination_unavailable")))] {
+    let dropped = ("drop", Some("destination_unavailable"));
+    for (setting, expected) in
+        [(json!({}), dropped), (json!({ "udp_nodest_reschedule": 1 }), ("transmit", None))]
+    {
         let mut director = Director::usual();
-        director.ask(json!({ "set": { "udp_nodest_reschedule": setting } }));
+        director.ask(json!({ "set": setting }));
         director.play(&recording, 0..=5);
         let first = director.play(&recording, [35]);
         assert_eq!(sent(&first), recording.out(35));

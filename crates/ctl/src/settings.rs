@@ -175,7 +175,7 @@ impl Default for Ipvs {
 impl Ipvs {
     /// The defaults without what the kernel's IPVS does not do to a packet.
     pub fn of_the_kernel() -> Self {
-        Self { mss_clamp: Clamp(MssClamp::Off), ..Self::default() }
+        Self { mss_clamp: Clamp(MssClamp::Off), udp_nodest_reschedule: Switch(false), ..Self::default() }
     }
 
     /// Sets one by name.
