@@ -220,6 +220,18 @@ fn udp_of_a_removed_destination_moves_to_another_unless_told_to_be_dropped() {
 }
 
 #[test]
+fn a_syn_takes_the_place_of_a_connection_that_was_reset() {
+    let recording = Recording::read("tcp-nat-server-refuses");
+    let mut director = Director::usual();
+    director.play(&recording, 0..=7);
+    let listed = director.play(&recording, [8]);
+    assert!(listed["stdout"].as_str().is_some_and(|text| text.contains("CLOSE")), "{listed}");
+    let again = director.play(&recording, [9]);
+    assert_eq!(sent(&again), recording.out(9), "the next server in turn");
+    assert_eq!(director.counter("connections"), 2);
+}
+
+#[test]
 fn a_syn_into_a_tunnel_promises_no_more_than_the_tunnel_takes_unless_told_not_to() {
     let recording = Recording::read("fwd-tun-ipip");
     for (setting, segment) in [("off", "0204_05b4"), ("tunnels", "0204_05a0")] {

@@ -431,7 +431,7 @@ enum Standing {
 /// Whether a connection has ended as far as can be seen, so that a first packet begins a new one. One that a template
 /// controls goes on.
 ///
-/// Source: ipvs-behaviour, section 3.6.
+/// Source: ipvs-behaviour, section 3.6; of CLOSE, the kernel's recording `tcp-nat-server-refuses`, step 9.
 fn is_over(connection: &Connection<'_>, reuse: ConnReuse) -> bool {
     if connection.controller().is_some() {
         return false;
