@@ -163,7 +163,7 @@ impl State {
             }
             Command::AddMark(rule) => match self.marks.contains(rule) {
                 true => Err(CommandError::MarkExists(rule.to_string())),
-                false => Ok(()),
+                false => check_mark(rule),
             },
             Command::DeleteMark(rule) => match self.marks.contains(rule) {
                 true => Ok(()),
@@ -538,8 +538,27 @@ fn check_unicast(endpoint: Endpoint) -> Result<(), CommandError> {
     if unicast { Ok(()) } else { Err(CommandError::InvalidOperation { why }) }
 }
 
+/// Refuses a rule that no packet fits, or with more ports than iptables takes in one.
+fn check_mark(rule: &MarkRule) -> Result<(), CommandError> {
+    let ports: usize =
+        rule.dest_ports.iter().map(|range| if range.start() == range.end() { 1 } else { 2 }).sum();
+    let why = if rule.interface.as_deref() == Some("") {
+        format!("mark rule «{rule}» names no interface; leave -i out for packets that come in by any")
+    } else if ports > PORTS_MAX {
+        format!(
+            "mark rule «{rule}» has more than {PORTS_MAX} ports, of which a range counts as two; add two rules"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(CommandError::InvalidOperation { why })
+}
+
 /// The scheduler of a service for which none was named.
 pub const DEFAULT_SCHEDULER: &str = "wlc";
+
+/// How many ports a mark rule may name, as iptables-extensions(8) has it of multiport.
+const PORTS_MAX: usize = 15;
 
 /// How many mark rules `xvs mark` takes.
 const MARKS_MAX: usize = 1024;
@@ -760,5 +779,24 @@ mod tests {
         assert!(matches!(state.check(&Command::DeleteMark(rule(7))), Err(CommandError::NoSuchMark(_))));
         assert_eq!(state.apply(&Command::AddMark(rule(5000))), Ok(Applied::Marks));
         assert_eq!(state.marks().len(), MARKS_MAX);
+    }
+
+    #[test]
+    fn a_mark_rule_has_at_most_the_ports_that_multiport_takes_and_an_interface_has_a_name() {
+        let rule = |ports: &[std::ops::RangeInclusive<u16>], interface: Option<&str>| MarkRule {
+            dest: None,
+            source: None,
+            protocol: Some(Protocol::TCP),
+            dest_ports: ports.to_vec(),
+            interface: interface.map(str::to_owned),
+            mark: 1,
+            mask: u32::MAX,
+        };
+        let check = |rule| State::default().check(&Command::AddMark(rule)).map_err(|error| error.to_string());
+        let ports: Vec<_> = (1..=13).map(|port| port..=port).chain([80..=90]).collect();
+        assert_eq!(check(rule(&ports, Some("eth0"))), Ok(()));
+        let many = [ports, vec![14..=14]].concat();
+        assert!(check(rule(&many, None)).unwrap_err().contains("add two rules"));
+        assert!(check(rule(&[], Some(""))).unwrap_err().contains("leave -i out"));
     }
 }
