@@ -188,7 +188,9 @@ impl<P: Plant> Control<P> {
             Request::Restore(commands) => {
                 self.widen(commands)?;
                 let change = |command| self.admit(command).and_then(|()| self.change(command, now));
-                let results = commands.iter().map(change).collect();
+                let results: Vec<_> = commands.iter().map(change).collect();
+                // What was refused is steered already.
+                self.steering_is_due |= results.iter().any(Result::is_err);
                 self.publish().map(|()| Reply::Restored(results))
             }
             Request::ListServices => Ok(Reply::Services(
@@ -528,19 +530,27 @@ fn gateways(network: &Network) -> BTreeSet<(u32, IpAddr)> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use xvs_sched::ForwardingMethod;
 
-    /// A machine with so much memory left, and nothing else.
+    use super::*;
+    use crate::state::{DestinationOptions, ServiceOptions};
+
+    /// A machine with so much memory left, and an XDP program.
+    #[derive(Default)]
     struct Machine {
         available_pages: Option<u32>,
+        steered: SteeringRules,
     }
 
     impl Plant for Machine {
-        fn widen(&mut self, _: &SteeringRules) -> Result<(), SteeringError> {
+        fn widen(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+            self.steered.services.extend(&rules.services);
+            self.steered.nat_destinations.extend(&rules.nat_destinations);
             Ok(())
         }
 
-        fn narrow(&mut self, _: &SteeringRules) -> Result<(), SteeringError> {
+        fn narrow(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+            self.steered = rules.clone();
             Ok(())
         }
 
@@ -555,13 +565,39 @@ mod tests {
         }
     }
 
+    fn control() -> Control<Machine> {
+        Control::new(Machine::default(), 1, Ipvs::default(), Feedback::default())
+    }
+
+    fn service() -> ServiceKey {
+        ServiceKey::tcp(Endpoint::new([192, 0, 2, 100], 80))
+    }
+
+    fn add_service() -> Command {
+        Command::AddService { key: service(), options: ServiceOptions::of(Family::V4) }
+    }
+
+    fn add(addr: [u8; 4]) -> Command {
+        let options = DestinationOptions { method: ForwardingMethod::Nat, ..DestinationOptions::default() };
+        Command::AddDestination { service: service(), endpoint: Endpoint::new(addr, 80), options }
+    }
+
+    #[test]
+    fn what_a_batch_is_refused_is_not_steered() {
+        let mut control = control();
+        let reply = control.handle(&Request::Restore(vec![add([192, 0, 2, 1])]), Millis(0)).unwrap();
+        assert_eq!(reply, Reply::Restored(vec![Err(CommandError::ServiceNotDefined(service()))]));
+        assert_eq!(control.plant().steered, SteeringRules::default());
+    }
+
     #[test]
     fn automatic_defences_follow_the_memory_left_within_a_second() {
         let mut ipvs = Ipvs::default();
         for key in ["drop_entry", "drop_packet", "secure_tcp"] {
             ipvs.set(key, "1").unwrap();
         }
-        let mut control = Control::new(Machine { available_pages: Some(5000) }, 1, ipvs, Feedback::default());
+        let machine = Machine { available_pages: Some(5000), ..Machine::default() };
+        let mut control = Control::new(machine, 1, ipvs, Feedback::default());
         let published = control.published();
         let on = |settings: xvs_dataplane::snapshot::Settings| {
             (settings.drops_entries, settings.drop_packet_rate, settings.secure_tcp)
