@@ -319,12 +319,10 @@ impl<P: Plant> Control<P> {
         &self.laid_out.unfollowed
     }
 
-    /// A destination that is this machine itself would need the packet to be delivered here.
+    /// A destination that is this machine itself would need the packet to be delivered here. One that has become so may
+    /// be edited: to quiesce it, for one.
     fn refuse_local(&self, command: &Command) -> Result<(), CommandError> {
-        let (Command::AddDestination { endpoint, .. } | Command::EditDestination { endpoint, .. }) = command
-        else {
-            return Ok(());
-        };
+        let Command::AddDestination { endpoint, .. } = command else { return Ok(()) };
         if !self.snapshot.egress.is_local(endpoint.addr) {
             return Ok(());
         }
@@ -530,7 +528,7 @@ fn gateways(network: &Network) -> BTreeSet<(u32, IpAddr)> {
 
 #[cfg(test)]
 mod tests {
-    use xvs_sched::ForwardingMethod;
+    use xvs_sched::{ForwardingMethod, Weight};
 
     use super::*;
     use crate::state::{DestinationOptions, ServiceOptions};
@@ -588,6 +586,31 @@ mod tests {
         let reply = control.handle(&Request::Restore(vec![add([192, 0, 2, 1])]), Millis(0)).unwrap();
         assert_eq!(reply, Reply::Restored(vec![Err(CommandError::ServiceNotDefined(service()))]));
         assert_eq!(control.plant().steered, SteeringRules::default());
+    }
+
+    /// A network in which the director has this address.
+    fn network(addr: [u8; 4], len: u8) -> Network {
+        let mut network = Network::default();
+        let mac = "02:00:00:00:00:01".parse().unwrap();
+        network.add_link("lan", mac, &[(addr.into(), len)], 1500).unwrap();
+        network
+    }
+
+    #[test]
+    fn a_destination_whose_address_has_become_the_directors_can_be_edited_and_none_such_added() {
+        let mut control = control();
+        control.handle(&Request::Restore(vec![add_service(), add([192, 0, 2, 1])]), Millis(0)).unwrap();
+        control.set_network(&network([192, 0, 2, 1], 24)).unwrap();
+        let Command::AddDestination { service, endpoint, options } = add([192, 0, 2, 1]) else {
+            unreachable!()
+        };
+        let options = DestinationOptions { weight: Weight(0), ..options };
+        let quiesce = Command::EditDestination { service, endpoint, options };
+        assert_eq!(control.handle(&Request::Change(quiesce), Millis(0)), Ok(Reply::Done));
+        let delete = Command::DeleteDestination { service, endpoint };
+        control.handle(&Request::Change(delete), Millis(0)).unwrap();
+        let again = control.handle(&Request::Change(add([192, 0, 2, 1])), Millis(0));
+        assert!(matches!(again, Err(CommandError::NotSupported { .. })), "{again:?}");
     }
 
     #[test]
