@@ -235,6 +235,7 @@ impl<P: Plant> Control<P> {
     /// Whether a command may be carried out as things are.
     fn admit(&self, command: &Command) -> Result<(), CommandError> {
         self.state.check(command)?;
+        self.refuse_broadcast(command)?;
         supported(command)?;
         self.refuse_local(command)
     }
@@ -317,6 +318,22 @@ impl<P: Plant> Control<P> {
     /// A sentence for each mark rule of the kernel that is not followed.
     pub fn unfollowed(&self) -> &[String] {
         &self.laid_out.unfollowed
+    }
+
+    /// Refuses the broadcast address of a network that the director is in, as IPVS does; what stands for every machine is
+    /// none.
+    fn refuse_broadcast(&self, command: &Command) -> Result<(), CommandError> {
+        let Command::AddDestination { endpoint, .. } = command else { return Ok(()) };
+        let mut own = self.links.iter().flat_map(|link| &link.addresses);
+        let is_its_broadcast = |(addr, len): &(IpAddr, u8)| match (*addr, endpoint.addr) {
+            // Networks of one or two addresses have none (RFC 3021).
+            (IpAddr::V4(own), IpAddr::V4(dest)) if *len < 31 => {
+                u32::from(own) | (u32::MAX >> len) == u32::from(dest)
+            }
+            _ => false,
+        };
+        let why = format!("destination {endpoint} is the broadcast address of a network of the director's");
+        if own.any(is_its_broadcast) { Err(CommandError::InvalidOperation { why }) } else { Ok(()) }
     }
 
     /// A destination that is this machine itself would need the packet to be delivered here. One that has become so may
@@ -611,6 +628,17 @@ mod tests {
         control.handle(&Request::Change(delete), Millis(0)).unwrap();
         let again = control.handle(&Request::Change(add([192, 0, 2, 1])), Millis(0));
         assert!(matches!(again, Err(CommandError::NotSupported { .. })), "{again:?}");
+    }
+
+    #[test]
+    fn the_broadcast_address_of_an_own_network_is_no_destination() {
+        let mut control = control();
+        control.set_network(&network([192, 0, 2, 9], 25)).unwrap();
+        control.handle(&Request::Change(add_service()), Millis(0)).unwrap();
+        let mut answer = |last| control.handle(&Request::Change(add([192, 0, 2, last])), Millis(0));
+        let refused = answer(127);
+        assert!(matches!(refused, Err(CommandError::InvalidOperation { .. })), "{refused:?}");
+        assert_eq!([answer(126), answer(128), answer(255)], [const { Ok(Reply::Done) }; 3]);
     }
 
     #[test]

@@ -525,10 +525,11 @@ fn check_present(found: &Service, service: &ServiceKey, endpoint: Endpoint) -> R
         .ok_or(CommandError::NoSuchDestination { service: *service, endpoint })
 }
 
-/// Refuses what cannot be one server. Broadcast addresses of the director's own networks are not known here.
+/// Refuses what cannot be one server: of IPv4 also all of 0.0.0.0/8. Broadcast addresses of the director's own networks
+/// are not known here.
 fn check_unicast(endpoint: Endpoint) -> Result<(), CommandError> {
     let unicast = match endpoint.addr {
-        IpAddr::V4(addr) => !addr.is_unspecified() && !addr.is_broadcast() && !addr.is_multicast(),
+        IpAddr::V4(addr) => addr.octets()[0] != 0 && !addr.is_broadcast() && !addr.is_multicast(),
         IpAddr::V6(addr) => {
             let mapped = addr.to_ipv4_mapped().is_some();
             !addr.is_unspecified() && !addr.is_multicast() && !addr.is_unicast_link_local() && !mapped
@@ -672,9 +673,16 @@ mod tests {
     #[test]
     fn only_unicast_addresses_become_destinations() {
         let mut state = with_service();
-        for address in
-            ["0.0.0.0", "255.255.255.255", "224.0.0.1", "ff02::1", "fe80::1", "::", "::ffff:192.0.2.1"]
-        {
+        for address in [
+            "0.0.0.0",
+            "0.0.0.24",
+            "255.255.255.255",
+            "224.0.0.1",
+            "ff02::1",
+            "fe80::1",
+            "::",
+            "::ffff:192.0.2.1",
+        ] {
             let options =
                 DestinationOptions { method: ForwardingMethod::Tunnel, ..DestinationOptions::default() };
             let endpoint = Endpoint::new(address.parse::<IpAddr>().unwrap(), 80);
