@@ -78,11 +78,7 @@ pub fn service<'s>(
     let mark = snapshot.marks.of(link, packet);
     match snapshot.service_for(mark, packet.flow.protocol, packet.flow.dest) {
         Some(_) if empty => Err(Verdict::Drop(DropReason::Malformed(Malformed::SctpNoChunk))),
-        Some(service)
-            if packet.flow.source.port != FTP_DATA && may_ask(packet.flow.source.addr, snapshot) =>
-        {
-            Ok((service, mark))
-        }
+        Some(service) if may_ask(packet.flow.source.addr, snapshot) => Ok((service, mark)),
         _ => Err(Verdict::PassToKernel),
     }
 }
@@ -100,6 +96,11 @@ fn may_ask(source: IpAddr, snapshot: &Snapshot) -> bool {
             !(v6.is_unspecified() || v6.is_loopback() || v6.is_multicast() || mapped)
         }
     }
+}
+
+/// Whether a packet comes from the port of FTP's data, which begins no connection; IPVS sees so only after `drop_packet`.
+pub fn is_ftp_data(packet: &Packet) -> bool {
+    packet.flow.source.port == FTP_DATA
 }
 
 /// What a scheduler is asked for a packet. `random`: bits that are fresh for each choice.
