@@ -32,7 +32,7 @@ use crate::outcome::Unresolved;
 use crate::persistence::Templates;
 use crate::port::LinkId;
 use crate::pressure::{Pressure, count_out};
-use crate::schedule::{self, Chosen, Defence, choose, is_first, is_reset, service};
+use crate::schedule::{self, Chosen, Defence, choose, is_first, is_ftp_data, is_reset, service};
 use crate::shm::Frame;
 use crate::snapshot::{
     Activity, ConnReuse, Destination, DestinationId, DestinationLive, Encapsulation, Path, Service,
@@ -248,6 +248,10 @@ impl Flows {
     ) -> Result<Begun, Verdict> {
         if self.defence.drops(snapshot.settings.drop_packet_rate) {
             return Err(Verdict::Drop(DropReason::Defence));
+        }
+        if is_ftp_data(packet) {
+            let unasked = unasked(packet, snapshot);
+            return Err(if unasked { Verdict::Drop(DropReason::Unasked) } else { Verdict::PassToKernel });
         }
         let request = schedule::request(packet, now, self.dice.draw());
         let chosen = match &service.persistence {
