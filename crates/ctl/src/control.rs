@@ -586,7 +586,6 @@ mod tests {
     use super::*;
     use crate::state::{DestinationOptions, ServiceOptions, SyncDaemon, SyncRole};
 
-
     /// A machine with so much memory left, and an XDP program.
     #[derive(Default)]
     struct Machine {

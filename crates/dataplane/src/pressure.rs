@@ -47,7 +47,7 @@ impl Pressure {
     ) -> Inserted {
         self.relieve(table, snapshot, counters, now);
         let mut inserted = table.insert(new);
-        for _ in 0..KEYS {
+        for _ in 0..TRIES {
             if inserted != Inserted::Full || !relieve_buckets(table, new, snapshot, counters, now) {
                 break;
             }
@@ -174,8 +174,8 @@ pub fn count_out(connection: &Connection<'_>, state: u8, snapshot: &Snapshot) {
 
 /// How many entries are looked at for one new connection: four kilobytes, read in order.
 const LOOKED_AT: u32 = 64;
-/// Keys of a connection, each of which may find its buckets full.
-const KEYS: usize = 2;
+/// How often room is made: for each of two keys that find their buckets full, and once more if they have one in common.
+const TRIES: usize = 3;
 /// How many may be ended for one.
 const EVICTED_MAX: u32 = 2;
 const SCTP_INIT1: u8 = 1;
