@@ -132,7 +132,8 @@ fn snapshot(method: ForwardingMethod) -> Snapshot {
             service: service.clone(),
         };
         snapshot.destinations.set(id, Some(destination));
-        Member { id, endpoint: Endpoint::new(server(number), VIRTUAL.1), method, weight: Weight(1), live }
+        let (endpoint, weight) = (Endpoint::new(server(number), VIRTUAL.1), Weight(1));
+        Member { id, endpoint, method, weight, own_weight: weight, live }
     });
     let members: Box<[_]> = members.collect();
     let destinations: Vec<_> = members
@@ -151,6 +152,7 @@ fn snapshot(method: ForwardingMethod) -> Snapshot {
         one_packet: false,
         persistence: None,
         place: Arc::default(),
+        live: service,
     }));
     snapshot
 }
