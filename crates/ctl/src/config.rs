@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -44,6 +45,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// The control socket's permissions, as an octal text. Default: `"0660"`: the daemon's user and the group `xvs`.
     pub socket_mode: String,
+    /// Where Prometheus may scrape `/metrics`, as `"127.0.0.1:9112"`. Default: nowhere.
+    pub metrics_address: Option<SocketAddr>,
     /// Rules to begin with, as `xvsadm -S` prints them. Default: none.
     pub rules: Option<PathBuf>,
     /// What is logged: `error`, `warn`, `info`, `debug`, or a filter such as `info,xvs_ctl::network=debug`.
@@ -86,6 +89,7 @@ impl Default for Config {
             transmit_ring: RingSizes::default().transmit,
             socket: PathBuf::from(DEFAULT_SOCKET),
             socket_mode: "0660".to_owned(),
+            metrics_address: None,
             rules: None,
             log: "info".to_owned(),
             ipvs: Ipvs::default(),
