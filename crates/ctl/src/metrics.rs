@@ -66,7 +66,7 @@ impl Page {
             ("xvs_uptime_seconds", "How long xvsd has been running.", uptime),
             (
                 "xvs_snapshot_epoch",
-                "Configurations that were published before the one in force.",
+                "Configurations published so far; the last one is in force.",
                 snapshot.epoch as f64,
             ),
             ("xvs_services", "Virtual services.", facts.services as f64),

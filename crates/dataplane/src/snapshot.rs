@@ -27,7 +27,7 @@ use crate::port::LinkId;
 /// What a worker acts on.
 #[derive(Clone)]
 pub struct Snapshot {
-    /// How many were published before it.
+    /// How many were published up to it; 0 is never published.
     pub epoch: u64,
     /// The services.
     pub services: Services,
