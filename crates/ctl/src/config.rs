@@ -1,6 +1,6 @@
 //! `xvs.toml`: every key, its default, its unit. The empty file works.
 //!
-//! Read once, at start. What it says of services stands elsewhere: in commands.
+//! Read once, at start. Services stand elsewhere: in commands, and in the file that `rules` names.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,4 +1,4 @@
-//! The endpoint that Prometheus scrapes: `GET /metrics` over HTTP.
+//! Where Prometheus scrapes: `GET /metrics` over HTTP.
 //!
 //! One thread for all clients, none of whose waiting is another's: so many at a time, each with one request and so long
 //! for it, headers and the taking of the answer included; who comes meanwhile waits in the kernel's queue. The page is made
@@ -27,7 +27,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
-/// Why there is no endpoint.
+/// Why nobody can scrape.
 #[derive(Debug, Error)]
 pub enum ExporterError {
     /// Somebody listens there.
@@ -49,12 +49,12 @@ pub enum ExporterError {
 
 /// An address that is taken, and not yet answered at.
 #[derive(Debug)]
-pub struct Endpoint {
+pub struct Listener {
     listener: tokio::net::TcpListener,
     runtime: Runtime,
 }
 
-impl Endpoint {
+impl Listener {
     /// Takes an address. Who connects waits until [`Self::serve`].
     ///
     /// # Errors
@@ -100,7 +100,7 @@ impl Endpoint {
     }
 }
 
-/// A running endpoint; dropped, it ends with all its clients.
+/// A running exporter; dropped, it ends with all its clients.
 #[derive(Debug)]
 pub struct Exporter {
     stop: Option<oneshot::Sender<()>>,
@@ -181,9 +181,9 @@ mod tests {
     use super::*;
 
     fn served() -> (Exporter, SocketAddr) {
-        let endpoint = Endpoint::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = endpoint.address().unwrap();
-        (endpoint.serve(|| "the page\n".to_owned()).unwrap(), address)
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.address().unwrap();
+        (listener.serve(|| "the page\n".to_owned()).unwrap(), address)
     }
 
     fn answer(address: SocketAddr, request: &str) -> String {
@@ -219,12 +219,12 @@ mod tests {
     #[test]
     fn a_busy_address_is_refused_by_its_name_and_free_again_when_the_exporter_is_gone() {
         let (exporter, address) = served();
-        let error = Endpoint::bind(address).unwrap_err();
+        let error = Listener::bind(address).unwrap_err();
         assert!(matches!(error, ExporterError::InUse(busy) if busy == address));
         assert!(error.to_string().contains(&address.to_string()), "{error}");
         let open = TcpStream::connect(address).unwrap();
         drop(exporter);
         drop(open);
-        assert!(Endpoint::bind(address).is_ok());
+        assert!(Listener::bind(address).is_ok());
     }
 }

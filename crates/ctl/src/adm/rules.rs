@@ -1,4 +1,4 @@
-//! Rules saved as commands (`-S`) and run from a file (`-R`).
+//! Rules saved as commands (`-S`), run from a file (`-R`), and read for a daemon to begin with.
 //!
 //! `-R` reads the whole input first where it can: consecutive changes travel as one batch, so that they become one
 //! snapshot. What is printed and how it exits is as if each line had been run for itself: a line that the director

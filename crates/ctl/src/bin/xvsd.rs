@@ -15,7 +15,7 @@ use signal_hook::iterator::Signals;
 use xvs_ctl::adm::RuleLine;
 use xvs_ctl::config::{Config, ConfigError};
 use xvs_ctl::daemon::Daemon;
-use xvs_ctl::exporter::Endpoint;
+use xvs_ctl::exporter::Listener;
 use xvs_ctl::front::Front;
 use xvs_ctl::metrics;
 use xvs_ctl::server::{Server, Settings};
@@ -100,7 +100,7 @@ fn run(config: &Config, rules: Vec<RuleLine>) -> Result<ExitCode, Box<dyn Error>
     let front = Arc::new(Front::default());
     let settings = Settings { mode: config.mode()?, ..Settings::of(&config.socket) };
     let server = Server::start(settings, front.clone())?;
-    let endpoint = config.metrics_address.map(Endpoint::bind).transpose()?;
+    let listener = config.metrics_address.map(Listener::bind).transpose()?;
     let daemon = Daemon::start(config)?;
     if let Err(error) = daemon.load(rules) {
         daemon.stop();
@@ -108,8 +108,8 @@ fn run(config: &Config, rules: Vec<RuleLine>) -> Result<ExitCode, Box<dyn Error>
     }
     front.open(daemon.handle());
     let handle = daemon.handle();
-    let serve = |endpoint: Endpoint| endpoint.serve(move || metrics::page(handle.shared()));
-    let exporter = endpoint.map(serve).transpose()?;
+    let serve = |listener: Listener| listener.serve(move || metrics::page(handle.shared()));
+    let exporter = listener.map(serve).transpose()?;
     tracing::info!("ready: {} on {}", config.interfaces.join(", "), config.socket.display());
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!("systemd was not told: {error}");
