@@ -252,13 +252,16 @@ fn asked_to_both_ends_of_a_masqueraded_connection_promise_what_the_narrower_way_
 }
 
 #[test]
-fn an_icmp_error_about_a_connection_goes_to_the_directors_kernel() {
-    let recording = Recording::read("icmp-nat");
-    let mut director = Director::usual();
-    director.play(&recording, 0..=9);
-    for step in [11, 22] {
-        assert_eq!(recording.out(step).len(), 1, "IPVS translates it and sends it on");
-        assert_eq!(verdict(&director.play(&recording, [step])), ("pass", None), "step {step}");
+fn the_first_error_that_a_tunnels_path_shrank_says_how_far_and_not_what_was_known_before() {
+    for (name, overhead) in [("icmp-tun", 20), ("icmp-tun-gre", 24)] {
+        let recording = Recording::read(name);
+        let mut director = Director::usual();
+        let answer = director.play(&recording, 0..=21);
+        assert_eq!(verdict(&answer), ("consumed", None));
+        let mtu = |frame: &str| u16::from_str_radix(&frame[80..84], 16).expect("hex");
+        let [("cl0", theirs)] = recording.out(21)[..] else { panic!("one frame") };
+        let [("cl0", ours)] = sent(&answer)[..] else { panic!("one frame: {answer}") };
+        assert_eq!((mtu(theirs), mtu(ours)), (1500 - overhead, 1280 - overhead), "{name}");
     }
 }
 
@@ -277,19 +280,9 @@ fn what_the_directors_own_stack_answers_is_not_seen() {
 }
 
 #[test]
-fn an_unknown_scheduler_is_told_as_ipvsadm_does_and_then_which_there_are() {
-    let mut director = Director::usual();
-    let answer = director.adm("-A -t 10.1.0.100:80 -s nosuch");
-    assert_eq!(answer["exit"], 255);
-    let expected = "Scheduler or persistence engine not found\nxvs has these schedulers: \
-        dh, fo, lblc, lblcr, lc, mh, none, nq, ovf, rr, sed, sh, twos, wlc, wrr\n";
-    assert_eq!(answer["stderr"], expected);
-}
-
-#[test]
 fn a_setting_that_xvs_does_not_have_is_refused_by_its_name() {
     let mut director = Director::usual();
-    for setting in ["schedule_icmp", "snat_reroute"] {
+    for setting in ["snat_reroute", "conntrack"] {
         let answer = director.ask(json!({ "set": { setting: 1 } }));
         assert!(answer["error"].as_str().is_some_and(|error| error.contains(setting)), "{answer}");
     }

@@ -24,7 +24,8 @@ use crate::estimator;
 use crate::feedback::{Feedback, Server};
 use crate::marks::{LaidOut, Table, lay_out};
 use crate::message::{Command, CommandError, Reply, Request};
-use crate::registry::{Registry, replies_from, steered_from, takes_any_port};
+use crate::registry::Registry;
+use crate::replies::{replies_from, steered_from, takes_any_port};
 use crate::settings::{self, Ipvs, Memory};
 use crate::state::State;
 use crate::support::supported;
@@ -79,6 +80,8 @@ pub struct Control<P> {
     /// The kernel's mark rules.
     tables: Vec<Table>,
     links: Vec<Link>,
+    /// Names of the machine's interfaces, also of those that packets of services do not use.
+    devices: BTreeSet<String>,
     laid_out: LaidOut,
     /// What is steered for each mark that has a service.
     marked: BTreeMap<ServiceKey, BTreeSet<Prefix>>,
@@ -124,6 +127,7 @@ impl<P: Plant> Control<P> {
             held: Vec::new(),
             tables: Vec::new(),
             links: Vec::new(),
+            devices: BTreeSet::new(),
             laid_out: LaidOut::default(),
             marked: BTreeMap::new(),
             local: BTreeSet::new(),
@@ -238,6 +242,11 @@ impl<P: Plant> Control<P> {
     /// Whether a command may be carried out as things are.
     fn admit(&self, command: &Command) -> Result<(), CommandError> {
         self.state.check(command)?;
+        if let Command::StartDaemon(daemon) = command
+            && !self.devices.contains(&daemon.interface)
+        {
+            return Err(CommandError::NoSuchDevice(daemon.interface.clone()));
+        }
         supported(command)?;
         self.refuse_local_nat(command)
     }
@@ -263,12 +272,16 @@ impl<P: Plant> Control<P> {
                 Command::AddDestination { service, endpoint, options }
                 | Command::EditDestination { service, endpoint, options } => {
                     more.nat_destinations.extend(steered_from(*service, *endpoint, options.method));
+                    if options.method == ForwardingMethod::Tunnel {
+                        more.tunnel_ends.insert(endpoint.addr);
+                    }
                 }
                 _ => {}
             }
         }
         more.wide = self.more_marked(commands);
-        if more.services.is_empty() && more.nat_destinations.is_empty() && more.wide.is_empty() {
+        let nothing = SteeringRules { local_addresses: self.local.clone(), ..SteeringRules::default() };
+        if more == nothing {
             return Ok(());
         }
         self.plant
@@ -414,6 +427,7 @@ impl<P: Plant> Control<P> {
             }
         }
         rules.nat_destinations.extend(self.registry.nat_destinations());
+        rules.tunnel_ends.extend(self.registry.tunnel_ends());
         rules.local_addresses.clone_from(&self.local);
         // A family without services passes untouched.
         let served = |(_, endpoint): &(Protocol, Endpoint)| self.snapshot.services.any_of(endpoint.family());
@@ -423,7 +437,12 @@ impl<P: Plant> Control<P> {
         rules
     }
 
-    /// Takes over a new view of the network.
+    /// Takes over which interfaces the machine has.
+    pub fn set_devices<'a>(&mut self, links: impl IntoIterator<Item = &'a Link>) {
+        self.devices = links.into_iter().map(|link| link.name.clone()).collect();
+    }
+
+    /// Takes over a new view of the network, as far as packets of services meet it.
     ///
     /// # Errors
     /// As for [`Self::handle`].
@@ -523,7 +542,8 @@ fn changes_steering(command: &Command) -> bool {
 
 /// The addresses that the kernel delivers to this machine.
 fn local(network: &Network) -> BTreeSet<IpAddr> {
-    let delivered = network.routes.iter().filter(|route| route.action == RouteAction::Local);
+    let to_us = |action: &RouteAction| matches!(action, RouteAction::Local | RouteAction::Broadcast);
+    let delivered = network.routes.iter().filter(|route| to_us(&route.action));
     let hosts = delivered.map(|route| route.dest).filter(|dest| *dest == Prefix::host(dest.addr()));
     hosts.map(Prefix::addr).collect()
 }
@@ -532,7 +552,7 @@ fn local(network: &Network) -> BTreeSet<IpAddr> {
 fn gateways(network: &Network) -> BTreeSet<(u32, IpAddr)> {
     let hops = network.routes.iter().filter_map(|route| match &route.action {
         RouteAction::Unicast(hops) => Some(hops),
-        RouteAction::Local | RouteAction::Unreachable => None,
+        RouteAction::Local | RouteAction::Broadcast | RouteAction::Unreachable => None,
     });
     let used = |ifindex| network.links.iter().any(|link| link.ifindex == ifindex);
     hops.flatten().filter(|hop| used(hop.ifindex)).filter_map(|hop| Some((hop.ifindex, hop.via?))).collect()

@@ -133,6 +133,7 @@ impl ControlThread {
 
     fn network(&mut self) {
         let view = &self.view;
+        self.control.set_devices(&view.network.links);
         let network = attached_only(&view.network, &self.links);
         if let Err(error) = self.control.set_network(&network) {
             tracing::error!("a change of the network: {error}");

@@ -13,7 +13,7 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use thiserror::Error;
 use xvs_dataplane::clock::Clock;
-use xvs_dataplane::conn::{Table, TableConfig};
+use xvs_dataplane::conn::{Table, TableConfig, random_secret};
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::exchange::Exchange;
 use xvs_dataplane::flow::Flows;
@@ -70,9 +70,6 @@ const QUEUE: usize = 1024;
 
 /// How long the start waits for the kernel's mark rules.
 const FIRST_RULES: Duration = Duration::from_secs(3);
-
-/// How far apart the sequences of identifications begin.
-const ID_STRIDE: u16 = 4093;
 
 /// A running daemon.
 pub struct Daemon {
@@ -207,16 +204,16 @@ impl Parts<'_> {
         notices: &Sender<String>,
     ) -> Result<Vec<Arc<WorkerCounters>>, DaemonError> {
         let (table, control) = (self.table, &mut *self.control);
-        // Nobody outside can tell where the sequences begin.
-        let first_id = table.secret().0[0] as u16;
+        // Identifications are seen outside: what keys the table must not be.
+        let secret = random_secret().map_err(system("random numbers"))?;
         let exchange = Arc::new(Exchange::new(ports.len()));
         let mut counters = Vec::new();
         for (number, port) in ports.into_iter().enumerate() {
             let counted = Arc::new(WorkerCounters::default());
             counters.push(counted.clone());
             let seat = table.handle(number).expect("each worker has its seat");
-            let ids = |half| Identification::after(first_id.wrapping_add(half * ID_STRIDE));
-            let ids = (ids(2 * number as u16), ids(2 * number as u16 + 1));
+            let ids = |half| Identification::numbered(secret, 2 * number + half);
+            let ids = (ids(0), ids(1));
             let unresolved = self.unresolved;
             let flows = Flows::new(number, seat, counted.clone(), control.total(), unresolved.clone(), ids.0);
             let fragments = Fragments::new(number, exchange.clone(), *table.secret());

@@ -31,7 +31,7 @@ use xvs_dataplane::port::{LinkId, Port};
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::verdict::Verdict;
 use xvs_dataplane::xdp::{SteeringError, SteeringRules};
-use xvs_proto::{MacAddr, Prefix};
+use xvs_proto::{HashSecret, MacAddr, Prefix};
 
 use crate::adm;
 use crate::adm::resolver::Table as Names;
@@ -184,15 +184,17 @@ impl Lab {
         let counters = Arc::new(WorkerCounters::default());
         let control = Control::new(Unwired::default(), 1, ipvs, feedback);
         let unresolved = Arc::new(Unresolved::new(1));
+        // One script gives the same bytes each time.
+        let ids = |number| Identification::numbered(HashSecret([3, 5, 7]), number);
         let flows = Flows::new(
             0,
             table.handle(0).expect("its only worker"),
             counters.clone(),
             control.total(),
             unresolved.clone(),
-            Identification::after(0),
+            ids(0),
         );
-        let outcome = Outcome::new(counters.clone(), unresolved, Identification::after(0));
+        let outcome = Outcome::new(counters.clone(), unresolved, ids(1));
         let fragments = Fragments::new(0, Arc::new(Exchange::new(1)), *table.secret());
         let pipeline = Pipeline::new(flows, outcome, fragments);
         let seat = || table.reader().expect("a seat for listings and one for sweeps");
@@ -281,6 +283,7 @@ impl Lab {
         let mut network = self.inner.network.clone();
         change(&mut network)?;
         self.port.set_links(network.links.len() as u16);
+        self.inner.control.set_devices(&network.links);
         self.inner.control.set_network(&network).map_err(|error| error.to_string())?;
         self.inner.network = network;
         Ok(json!({ "ok": true }))

@@ -27,6 +27,7 @@ pub mod control;
 mod crew;
 pub mod feedback;
 pub mod registry;
+pub mod replies;
 pub mod settings;
 pub mod state;
 pub mod support;

@@ -3,7 +3,7 @@
 //! Made anew for each scrape by who serves it ([`crate::exporter`]), from the numbers that workers write and from the
 //! snapshot that they act on: the control thread has no part in it, and a service that was deleted is not on the next
 //! page. Counters are those since the start, whatever `xvsadm -Z` made listings begin from; a service that is deleted and
-//! added again begins at 0. Cost: some hundred nanoseconds and bytes for each line. Not here: rates, which are the
+//! added again begins at 0. Cost: some microseconds and a hundred bytes for each line. Not here: rates, which are the
 //! reader's to compute.
 
 use std::cell::RefCell;

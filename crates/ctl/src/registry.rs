@@ -5,13 +5,15 @@
 //! as a connection may refer to them, so that one that is added again gets its connections and counts back.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use xvs_dataplane::call_ids::CallIds;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::egress::RouteTo;
+use xvs_dataplane::path_mtu::PathMtu;
 use xvs_dataplane::persistence::{ClientMask, Persistence, Together};
 use xvs_dataplane::snapshot::{
     self, Destination, DestinationId, DestinationLive, Encapsulation, Member, Path, Service, ServiceLive,
@@ -25,6 +27,7 @@ use xvs_sched::{ForwardingMethod, ServiceKey, State as Place, Weight};
 use crate::estimator::Estimator;
 use crate::feedback::{Feedback, FeedbackRow, Report, Server};
 use crate::message::{Command, CommandError, DestinationRow, ServiceRow};
+use crate::replies::steered_from;
 use crate::state::{self, DestinationOptions, Netmask, ServiceOptions, State, Tunnel, TunnelChecksum};
 
 /// How long a removed destination without connections is kept.
@@ -43,6 +46,8 @@ pub struct Registry {
     /// Services that have changed since the last [`Self::build`].
     unbuilt: BTreeSet<ServiceKey>,
     next: u32,
+    /// What is known of the way to an address, for as long as there is a destination.
+    path_mtus: HashMap<IpAddr, Weak<PathMtu>>,
     /// Settings that schedulers look up while they work.
     pub tuning: Tuning,
     /// Over all services, those gone included.
@@ -68,6 +73,7 @@ struct Known {
     /// The operator's.
     weight: Weight,
     encapsulation: Encapsulation,
+    path_mtu: Arc<PathMtu>,
     /// The last weight above 0 since it was added; 0 if there was none.
     last_weight: Weight,
     /// What load reports have made of it.
@@ -135,6 +141,7 @@ impl Registry {
             unused: Vec::new(),
             unbuilt: BTreeSet::new(),
             next: 0,
+            path_mtus: HashMap::new(),
             tuning: Tuning::default(),
             total: Arc::new(ServiceLive::new(workers)),
             total_estimator: Estimator::default(),
@@ -337,12 +344,23 @@ impl Registry {
             was_nat: false,
             weight: Weight(0),
             encapsulation: Encapsulation::Ip,
+            path_mtu: self.path_mtu(endpoint.addr),
             last_weight: Weight(0),
             report: None,
             id,
             live: Arc::new(DestinationLive::new(self.workers)),
             estimator: Estimator::default(),
         }
+    }
+
+    /// What is known of the way to an address: the same for all destinations there.
+    fn path_mtu(&mut self, addr: IpAddr) -> Arc<PathMtu> {
+        let known = self.path_mtus.entry(addr).or_default();
+        known.upgrade().unwrap_or_else(|| {
+            let new = Arc::default();
+            *known = Arc::downgrade(&new);
+            new
+        })
     }
 
     fn discard(
@@ -374,6 +392,7 @@ impl Registry {
             }
             keep
         });
+        self.path_mtus.retain(|_, path_mtu| path_mtu.strong_count() > 0);
         any
     }
 
@@ -408,6 +427,12 @@ impl Registry {
         live.chain(trash).flat_map(|(key, known)| steered_from(key, known.endpoint, ForwardingMethod::Nat))
     }
 
+    /// Where tunnels lead, those of connections that outlive an edit or their destination too.
+    pub fn tunnel_ends(&self) -> impl Iterator<Item = IpAddr> {
+        let may = |known: &&Known| known.method == ForwardingMethod::Tunnel || known.has_connections();
+        self.known().filter(may).map(|known| known.endpoint.addr)
+    }
+
     /// Every service, and those gone whose connections live on.
     pub fn service_keys(&self) -> impl Iterator<Item = ServiceKey> {
         self.services.keys().copied().chain(self.lingering().map(|(key, _)| key))
@@ -427,7 +452,7 @@ impl Registry {
     }
 
     /// The addresses that destinations are reached at.
-    pub fn addresses(&self) -> impl Iterator<Item = std::net::IpAddr> {
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.known().map(|known| known.endpoint.addr)
     }
 
@@ -504,48 +529,6 @@ fn encapsulation(tunnel: Tunnel) -> Encapsulation {
     }
 }
 
-/// Where the replies of a destination come from that are to be translated.
-pub fn replies_from(
-    service: ServiceKey,
-    destination: Endpoint,
-    method: ForwardingMethod,
-) -> impl Iterator<Item = (Protocol, Endpoint)> {
-    let (protocols, virtual_port) = match service {
-        ServiceKey::Address { protocol, endpoint } => (vec![protocol], endpoint.port),
-        ServiceKey::Mark { .. } => (vec![Protocol::TCP, Protocol::UDP, Protocol::SCTP], 0),
-    };
-    let port = if destination.port == 0 { virtual_port } else { destination.port };
-    let nat = method == ForwardingMethod::Nat;
-    let from = move |protocol| (protocol, Endpoint { port, ..destination });
-    protocols.into_iter().filter(move |_| nat).map(from)
-}
-
-/// The same as the XDP program is told it, where port 0 is any port.
-pub fn steered_from(
-    service: ServiceKey,
-    destination: Endpoint,
-    method: ForwardingMethod,
-) -> impl Iterator<Item = (Protocol, Endpoint)> {
-    // Such connections keep their client's port, or take the destination's.
-    let any = takes_any_port(service);
-    let port = move |port| if any { 0 } else { port };
-    replies_from(service, destination, method)
-        .map(move |(protocol, from)| (protocol, Endpoint { port: port(from.port), ..from }))
-}
-
-/// Whether a service's connections go to more ports than one: by a mark, by port 0, and of FTP, whose data connections
-/// go elsewhere (ipvs-behaviour, section 1.1).
-pub fn takes_any_port(service: ServiceKey) -> bool {
-    match service {
-        ServiceKey::Mark { .. } => true,
-        ServiceKey::Address { protocol, endpoint } => {
-            endpoint.port == 0 || protocol == Protocol::TCP && endpoint.port == FTP
-        }
-    }
-}
-
-const FTP: u16 = 21;
-
 fn available(known: &Known, service: &Arc<ServiceLive>, snapshot: &Snapshot) -> Destination {
     Destination {
         available: true,
@@ -553,6 +536,7 @@ fn available(known: &Known, service: &Arc<ServiceLive>, snapshot: &Snapshot) -> 
         method: known.method,
         weight: known.weight_in_force(),
         path: Path::find(&snapshot.egress, known.endpoint.addr, 0),
+        path_mtu: known.path_mtu.clone(),
         tunnel: tunnel(known, snapshot),
         live: known.live.clone(),
         service: service.clone(),

@@ -47,6 +47,9 @@ pub struct Ipvs {
     pub amemthresh: u32,
     /// 1: marked packets that no real server takes go where they were sent to. Default: 0.
     pub cache_bypass: Switch,
+    /// 1: an ICMP error about a packet of no connection begins one, so that directors that choose by a hash agree on whom
+    /// it goes to. Default: 0.
+    pub schedule_icmp: Switch,
     /// After how many seconds `lblc` forgets an address that nobody asked for, looked at every half hour. Default: 86,400.
     pub lblc_expiration: u32,
     /// The same for `lblcr`, which also takes a real server from a set that has not changed for so long. Default:
@@ -169,6 +172,7 @@ impl Default for Ipvs {
             am_droprate: 10,
             amemthresh: 1024,
             cache_bypass: off,
+            schedule_icmp: off,
             lblc_expiration: 86_400,
             lblcr_expiration: 86_400,
             nat_icmp_send: off,
@@ -221,6 +225,7 @@ impl Ipvs {
                 let word = Clamp::try_from(value.to_owned());
                 self.mss_clamp = word.map_err(|_| bad("off, tunnels or all"))?;
             }
+            "schedule_icmp" => self.schedule_icmp = switch()?,
             "pmtu_disc" => self.pmtu_disc = switch()?,
             "backup_only" => self.backup_only = switch()?,
             "ignore_tunneled" => self.ignore_tunneled = switch()?,
@@ -290,13 +295,14 @@ impl Ipvs {
             mss_clamp: self.mss_clamp.0,
             pmtu_disc: self.pmtu_disc.0,
             cache_bypass: self.cache_bypass.0,
+            schedule_icmp: self.schedule_icmp.0,
             requests_stay: self.backup_only.0 && is_backup,
         }
     }
 }
 
 /// What [`Ipvs::set`] knows.
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 21] = [
     "am_droprate",
     "amemthresh",
     "backup_only",
@@ -313,6 +319,7 @@ const KEYS: [&str; 20] = [
     "mss_clamp",
     "nat_icmp_send",
     "pmtu_disc",
+    "schedule_icmp",
     "secure_tcp",
     "sloppy_sctp",
     "sloppy_tcp",

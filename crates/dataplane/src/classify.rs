@@ -19,6 +19,8 @@ pub enum Class {
     Flow(Packet),
     /// It has to wait for the rest of its datagram.
     Fragment(Packet),
+    /// It is an ICMP error: the connection of the packet in question has to be found.
+    Error(Packet),
     /// It is decided already.
     Decided(Verdict),
 }
@@ -38,6 +40,9 @@ pub fn classify(frame: &mut Frame, link: LinkId, snapshot: &Snapshot) -> Class {
     // As IPVS: what the link layer addressed to somebody else is not looked at, and a family without services
     // passes untouched.
     let to_us = snapshot.egress.link(link).is_some_and(|link| link.mac == ethernet::dest(frame.bytes()));
+    if to_us && packet.is_followed_error() {
+        return classify_error(frame, packet, snapshot);
+    }
     let ours = to_us && snapshot.services.any_of(packet.family());
     let served = [Protocol::TCP, Protocol::UDP, Protocol::SCTP, Protocol::AH, Protocol::ESP];
     if !ours || !served.contains(&packet.flow.protocol) {
@@ -47,6 +52,20 @@ pub fn classify(frame: &mut Frame, link: LinkId, snapshot: &Snapshot) -> Class {
         Fragment::Whole => Class::Flow(without_fragment_header(frame, packet)),
         Fragment::First | Fragment::Later if is_plain(frame.bytes(), &packet) => Class::Fragment(packet),
         Fragment::First | Fragment::Later => Class::Decided(Verdict::PassToKernel),
+    }
+}
+
+/// An error of a family without services may be about a tunnel that carries the other family.
+fn classify_error(frame: &mut Frame, packet: Packet, snapshot: &Snapshot) -> Class {
+    match (packet.fragment, packet.family()) {
+        _ if ![Family::V4, Family::V6].iter().any(|family| snapshot.services.any_of(*family)) => {
+            Class::Decided(Verdict::PassToKernel)
+        }
+        (Fragment::Whole, _) => Class::Error(without_fragment_header(frame, packet)),
+        (_, Family::V6) if snapshot.services.any_of(Family::V6) => {
+            Class::Decided(Verdict::Drop(DropReason::IcmpFragment))
+        }
+        _ => Class::Decided(Verdict::PassToKernel),
     }
 }
 

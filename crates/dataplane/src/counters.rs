@@ -64,7 +64,7 @@ pub struct WorkerCounters {
     pub connections: Counter,
     /// Connections that reached their expiry.
     pub expired: Counter,
-    /// Connections that gave way to new ones because the table was full.
+    /// Connections and templates that gave way to new ones because there was no room.
     pub evicted: Counter,
     dropped: Dropped,
 }

@@ -7,6 +7,7 @@
 
 mod advance;
 mod bypass;
+pub mod icmp_error;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +16,13 @@ use xvs_proto::{Family, FlowKey, Packet, Protocol};
 use xvs_sched::ForwardingMethod;
 
 pub(crate) use self::advance::activity;
-use self::bypass::{is_bypass, may_bypass};
+pub(crate) use self::bypass::is_bypass;
+use self::bypass::may_bypass;
 use crate::clock::Millis;
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::TcpState;
 use crate::conn::{
-    ConnId, Connection, Direction, Flags, Inserted, NewConnection, Removal, TableWorker, Timers,
+    ConnId, Connection, Direction, Flags, Inserted, NewConnection, Removal, TIMER_TICK, TableWorker, Timers,
 };
 use crate::counters::{Stats, WorkerCounters};
 use crate::dice::Dice;
@@ -33,8 +35,8 @@ use crate::pressure::{Pressure, count_out};
 use crate::schedule::{self, Chosen, Defence, choose, is_first, is_reset, service};
 use crate::shm::Frame;
 use crate::snapshot::{
-    Activity, ConnReuse, Destination, DestinationId, DestinationLive, Encapsulation, Path, ServiceLive,
-    Settings, Snapshot,
+    Activity, ConnReuse, Destination, DestinationId, DestinationLive, Encapsulation, Path, Service,
+    ServiceLive, Settings, Snapshot,
 };
 use crate::verdict::{DropReason, Verdict};
 
@@ -196,7 +198,7 @@ impl Flows {
                     return Verdict::Drop(DropReason::DestinationUnavailable);
                 };
                 self.count(destination, |stats| stats.count_in(packet.length()));
-                let outer = self.outer(packet, destination, &snapshot.settings);
+                let outer = self.outer(packet, destination, &snapshot.settings, now);
                 let verdict =
                     forward::request(frame, packet, &ends, destination.path, &snapshot.egress, outer);
                 self.report_unresolved(verdict, destination.path);
@@ -226,6 +228,24 @@ impl Flows {
             Err(_) if unasked(packet, snapshot) => return Err(Verdict::Drop(DropReason::Unasked)),
             Err(verdict) => return Err(verdict),
         };
+        match self.begin_for(frame, packet, service, mark, snapshot, now) {
+            Err(Verdict::Drop(DropReason::NoDestination)) if may_bypass(service, packet, snapshot) => {
+                self.begin_bypass(packet, mark, snapshot, now)
+            }
+            begun => begun,
+        }
+    }
+
+    /// The same for a packet of this service.
+    fn begin_for(
+        &mut self,
+        frame: &Frame,
+        packet: &Packet,
+        service: &Service,
+        mark: u32,
+        snapshot: &Snapshot,
+        now: Millis,
+    ) -> Result<Begun, Verdict> {
         if self.defence.drops(snapshot.settings.drop_packet_rate) {
             return Err(Verdict::Drop(DropReason::Defence));
         }
@@ -238,12 +258,7 @@ impl Flows {
                 templates.choose(packet, frame.bytes(), service, persistence, &request, snapshot)
             }
         };
-        let Chosen { id, dest, method, live, template } = match chosen {
-            Err(Verdict::Drop(DropReason::NoDestination)) if may_bypass(service, packet, snapshot) => {
-                return self.begin_bypass(packet, mark, snapshot, now);
-            }
-            chosen => chosen?,
-        };
+        let Chosen { id, dest, method, live, template } = chosen?;
         let counted = snapshot.destinations.find(id);
         if service.one_packet && packet.flow.protocol == Protocol::UDP {
             self.leave_template(template);
@@ -322,19 +337,31 @@ impl Flows {
             let back = Path::find(&snapshot.egress, packet.flow.source.addr, 0);
             mss::clamp(frame, packet, &ends, destination, back);
         }
-        let outer = self.outer(packet, destination, &snapshot.settings);
+        let outer = self.outer(packet, destination, &snapshot.settings, now);
         let verdict = forward::request(frame, packet, &ends, destination.path, &snapshot.egress, outer);
         self.report_unresolved(verdict, destination.path);
         verdict
     }
 
     /// What a tunnel to a destination writes around a packet.
-    fn outer(&mut self, packet: &Packet, destination: &Destination, settings: &Settings) -> Outer<'_> {
+    fn outer(
+        &mut self,
+        packet: &Packet,
+        destination: &Destination,
+        settings: &Settings,
+        now: Millis,
+    ) -> Outer<'_> {
         let flow_hash = match destination.tunnel.encapsulation {
             Encapsulation::Gue { .. } => self.table.hash(&packet.flow),
             Encapsulation::Ip | Encapsulation::Gre(_) => 0,
         };
-        Outer { tunnel: destination.tunnel, pmtu_disc: settings.pmtu_disc, flow_hash, ids: &mut self.ids }
+        Outer {
+            tunnel: destination.tunnel,
+            pmtu_disc: settings.pmtu_disc,
+            path_mtu: destination.path_mtu.at(now),
+            flow_hash,
+            ids: &mut self.ids,
+        }
     }
 
     /// A packet to the client.
@@ -462,27 +489,22 @@ fn unasked(packet: &Packet, snapshot: &Snapshot) -> bool {
         && snapshot.nat_destinations.contains(&(packet.flow.protocol, packet.flow.source))
 }
 
+/// Ends a connection whose time has come; a template that controls others then goes on for a minute. What began with it
+/// may be due in the very tick, in any order and on any worker, so it is left alone for one.
 fn expire(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot, counters: &WorkerCounters, now: Millis) {
-    match end(table, id, snapshot) {
-        Removal::Done(_) => counters.expired.add(1),
+    match table.remove(id) {
+        Removal::Done(state) => {
+            count_out(&table.connection(id), state, snapshot);
+            counters.expired.add(1);
+        }
         // Unless a new connection was faster and has set it already.
-        Removal::Controls if table.connection(id).expires() <= now => {
+        Removal::Controls if table.connection(id).expires() + TIMER_TICK <= now => {
             table.connection(id).set_timeout_seconds(CONTROLLING_SECONDS);
             let timeout = Duration::from_secs(CONTROLLING_SECONDS.into());
             table.transition(id, |state| (state, now + timeout));
         }
-        Removal::Controls => {}
-        Removal::NotOurs | Removal::Lasts => {}
+        Removal::Controls | Removal::NotOurs | Removal::Lasts => {}
     }
-}
-
-/// Takes a connection out of the table, and out of its destination's count.
-fn end(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot) -> Removal {
-    let removal = table.remove(id);
-    if let Removal::Done(state) = removal {
-        count_out(&table.connection(id), state, snapshot);
-    }
-    removal
 }
 
 /// The first tick after `now`.

@@ -28,6 +28,7 @@ pub mod schedule;
 pub mod egress;
 pub mod forward;
 pub mod mss;
+pub mod path_mtu;
 
 pub mod datagram;
 pub mod exchange;

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use xvs_proto::{Endpoint, Malformed, Packet, Protocol, sctp, tcp};
+use xvs_proto::{Endpoint, Malformed, Packet, Protocol, is_host, sctp, tcp};
 use xvs_sched::{ForwardingMethod, Request, ServiceKey};
 
 use crate::clock::Millis;
@@ -16,7 +16,7 @@ use crate::snapshot::{DestinationId, DestinationLive, Member, Service, Settings,
 use crate::verdict::{DropReason, Verdict};
 
 /// The port that FTP servers send data from; such connections are never scheduled.
-const FTP_DATA: u16 = 20;
+pub(crate) const FTP_DATA: u16 = 20;
 /// The port that FTP clients speak to first.
 pub(crate) const FTP: u16 = 21;
 /// The first port that a program without rights may take; FTP's passive data connections go to such ones.
@@ -91,18 +91,8 @@ pub fn service<'s>(
 
 /// Whether a packet from outside to `dest` may have this source. The kernel refuses such packets before IPVS sees them
 /// (RFC 1812 §5.3.7, RFC 4291 §2.5), and gets these back. Of IPv6 it does not refuse one with an address of its own.
-fn may_ask(source: IpAddr, dest: IpAddr, snapshot: &Snapshot) -> bool {
-    match source {
-        IpAddr::V4(v4) => {
-            let this_network = v4.octets()[0] == 0;
-            let nobody = this_network || v4.is_loopback() || v4.is_multicast() || v4.is_broadcast();
-            !nobody && source != dest && !snapshot.egress.is_local(source)
-        }
-        IpAddr::V6(v6) => {
-            let mapped = v6.to_ipv4_mapped().is_some();
-            !(v6.is_unspecified() || v6.is_loopback() || v6.is_multicast() || mapped)
-        }
-    }
+pub(crate) fn may_ask(source: IpAddr, dest: IpAddr, snapshot: &Snapshot) -> bool {
+    is_host(source) && !(source.is_ipv4() && (source == dest || snapshot.egress.is_local(source)))
 }
 
 /// What a scheduler is asked for a packet. `random`: bits that are fresh for each choice.

@@ -21,6 +21,7 @@ use crate::egress::{Egress, RouteTo};
 use crate::marks::Marks;
 use crate::mss::MssClamp;
 use crate::occupancy::Occupancy;
+use crate::path_mtu::PathMtu;
 use crate::persistence::Persistence;
 use crate::port::LinkId;
 
@@ -99,6 +100,8 @@ pub struct Settings {
     pub pmtu_disc: bool,
     /// Whether marked packets that no destination takes go where they were sent to.
     pub cache_bypass: bool,
+    /// Whether an ICMP error about a packet of no connection begins one, as if it were the client's packet.
+    pub schedule_icmp: bool,
     /// Whether what clients send is left to the kernel (`backup_only`); replies are translated all the same.
     pub requests_stay: bool,
 }
@@ -139,6 +142,7 @@ impl Default for Settings {
             mss_clamp: MssClamp::Tunnels,
             pmtu_disc: true,
             cache_bypass: false,
+            schedule_icmp: false,
             requests_stay: false,
         }
     }
@@ -385,6 +389,8 @@ pub struct Destination {
     pub weight: Weight,
     /// The way to it.
     pub path: Path,
+    /// What routers of that way have told of it.
+    pub path_mtu: Arc<PathMtu>,
     /// What tunnels to it look like.
     pub tunnel: Tunnel,
     /// What it carries and counts.

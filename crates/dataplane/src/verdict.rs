@@ -73,6 +73,10 @@ pub enum DropReason {
     Defence,
     /// A real server sent it without having been asked.
     Unasked,
+    /// An ICMP error whose checksum is wrong.
+    IcmpChecksum,
+    /// An ICMPv6 error in fragments.
+    IcmpFragment,
     /// The service tells SIP calls apart, and the packet has no Call-ID.
     NoCallId,
     /// There is no room for another SIP call.
@@ -87,7 +91,7 @@ impl DropReason {
     /// How many counters the reasons need.
     pub const COUNT: usize = Self::OTHERS.len() + Malformed::ALL.len();
 
-    const OTHERS: [Self; 22] = [
+    const OTHERS: [Self; 24] = [
         Self::NoDestination,
         Self::DestinationUnavailable,
         Self::DestinationLocal,
@@ -110,6 +114,8 @@ impl DropReason {
         Self::PathTooNarrow,
         Self::NoCallId,
         Self::CallsFull,
+        Self::IcmpChecksum,
+        Self::IcmpFragment,
     ];
 
     /// Every reason, in the order of [`Self::index`].
@@ -142,6 +148,8 @@ impl DropReason {
             Self::PathTooNarrow => 19,
             Self::NoCallId => 20,
             Self::CallsFull => 21,
+            Self::IcmpChecksum => 22,
+            Self::IcmpFragment => 23,
             Self::Malformed(malformed) => Self::OTHERS.len() + malformed as usize,
         }
     }
@@ -171,6 +179,8 @@ impl DropReason {
             Self::PathTooNarrow => "path_too_narrow",
             Self::NoCallId => "no_call_id",
             Self::CallsFull => "calls_full",
+            Self::IcmpChecksum => "icmp_checksum",
+            Self::IcmpFragment => "icmp_fragment",
             Self::Malformed(malformed) => malformed.name(),
         }
     }
@@ -222,8 +232,10 @@ impl DropReason {
                 "the service tells SIP calls apart (`--pe sip`), and the packet has no Call-ID that can be read"
             }
             Self::CallsFull => {
-                "there are as many SIP calls as can be told apart; raise `sip_calls` in xvs.toml, or take a shorter -p"
+                "as many answered SIP calls as can be told apart are remembered; raise `sip_calls` in xvs.toml, or take a shorter -p"
             }
+            Self::IcmpChecksum => "an ICMP error about a connection has a wrong checksum",
+            Self::IcmpFragment => "an ICMPv6 error came in fragments, as no router sends one",
             Self::Malformed(malformed) => malformed.sentence(),
         }
     }

@@ -4,7 +4,7 @@
 //! snapshot. What is printed and how it exits is as if each line had been run for itself: a line that the director
 //! refuses, or that popt cannot read, is told and the rest goes on; any other faulty line ends it.
 
-use std::io::{self, Write};
+use std::io;
 use std::ops::ControlFlow;
 
 use xvs_proto::{Family, Protocol};
@@ -13,7 +13,7 @@ use xvs_sched::{ForwardingMethod, ServiceKey};
 use super::grammar::{self, Names, Order, Parsed};
 use super::listing::{Naming, netmask};
 use super::values::flag_names;
-use super::{AfterLine, Ended, Resolver, Session};
+use super::{AfterLine, Ended, Messages, Resolver, Session};
 use crate::cli::mark;
 use crate::client::Failure;
 use crate::marks::MarkRule;
@@ -48,14 +48,14 @@ impl Session<'_> {
     }
 
     /// Runs the lines of standard input; returns the exit code, that of the last line run.
-    pub(super) fn restore(&mut self, stderr: &mut dyn Write) -> io::Result<u8> {
+    pub(super) fn restore(&mut self, messages: &mut Messages<'_>) -> io::Result<u8> {
         let mut steps = Vec::new();
         let mut exit = 0;
         let mut line = Vec::new();
         loop {
             line.clear();
             if self.stdin.read_until(b'\n', &mut line)? == 0 {
-                return Ok(match self.run_steps(&mut steps, stderr)? {
+                return Ok(match self.run_steps(&mut steps, messages)? {
                     ControlFlow::Continue(last) => last.unwrap_or(exit),
                     ControlFlow::Break(exit) => exit,
                 });
@@ -74,12 +74,12 @@ impl Session<'_> {
                 parsed => parsed,
             };
             // A listing has to see what the lines before it did, and an error to be told after theirs.
-            if let ControlFlow::Break(exit) = self.run_steps(&mut steps, stderr)? {
+            if let ControlFlow::Break(exit) = self.run_steps(&mut steps, messages)? {
                 return Ok(exit);
             }
             let ends = matches!(parsed, Ok(Parsed::Help | Parsed::Version));
             if let Err(ended) = parsed.and_then(|parsed| self.execute(&parsed)) {
-                stderr.write_all(ended.text.as_bytes())?;
+                messages.tell(&ended)?;
                 return Ok(ended.exit);
             }
             exit = 0;
@@ -94,7 +94,7 @@ impl Session<'_> {
     fn run_steps(
         &mut self,
         steps: &mut Vec<Step>,
-        stderr: &mut dyn Write,
+        messages: &mut Messages<'_>,
     ) -> io::Result<ControlFlow<u8, Option<u8>>> {
         let steps = std::mem::take(steps);
         let commands: Vec<Command> = steps
@@ -108,7 +108,7 @@ impl Session<'_> {
             Ok(results) => results.into_iter(),
             Err(failure) => {
                 let ended = Ended::change(&failure);
-                stderr.write_all(ended.text.as_bytes())?;
+                messages.tell(&ended)?;
                 return Ok(ControlFlow::Break(ended.exit));
             }
         };
@@ -125,7 +125,7 @@ impl Session<'_> {
             };
             exit = Some(ended.as_ref().map_or(0, |ended| ended.exit));
             if let Some(ended) = ended {
-                stderr.write_all(ended.text.as_bytes())?;
+                messages.tell(&ended)?;
             }
         }
         Ok(ControlFlow::Continue(exit))

@@ -256,7 +256,8 @@ fn route(message: &RouteMessage) -> Result<Option<Route>, String> {
             hops if hops.is_empty() => return Ok(None),
             hops => RouteAction::Unicast(hops),
         },
-        RouteType::Local | RouteType::Broadcast | RouteType::Anycast => RouteAction::Local,
+        RouteType::Local | RouteType::Anycast => RouteAction::Local,
+        RouteType::Broadcast => RouteAction::Broadcast,
         // After a throw the kernel asks the table default, which nothing uses unless policy rules do.
         RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit | RouteType::Throw => {
             RouteAction::Unreachable

@@ -250,9 +250,10 @@ impl TableWorker {
     /// expires unless a packet refreshes it. Returns both states. `next` may be asked again when another worker was
     /// faster, so that no transition is lost and each is reported to exactly one caller.
     ///
-    /// A change of state keeps the time exactly. If the state stays, a deadline is moved at most once a second, to a
-    /// whole second: later than asked for by less than a second, never earlier. A later deadline costs nothing in
-    /// the wheel, an earlier one is linked in this worker's. Nothing happens, and `None` is returned, if the connection
+    /// A change of state keeps the time exactly, and so does what moves a deadline by a second or more: the first packet
+    /// of a connection, or one after a pause. Otherwise a deadline is moved at most once a second, to a whole second:
+    /// later than asked for by less than a second, never earlier. A later deadline costs nothing in the wheel, an
+    /// earlier one is linked in this worker's. Nothing happens, and `None` is returned, if the connection
     /// has been removed, or is not quite inserted yet: then it can still be discarded.
     pub fn transition(&mut self, id: ConnId, next: impl Fn(u8) -> (u8, Millis)) -> Option<(u8, u8)> {
         let Seat { table, state: SeatState { wheel, .. }, .. } = &mut self.seat;
@@ -266,7 +267,7 @@ impl TableWorker {
             let deadline = match old.deadline() {
                 _ if old.state() != state => expires,
                 now if now >= expires && now < expires + SECOND => return Some((state, state)),
-                now if now < expires => whole_second(expires),
+                now if now < expires && expires < now + SECOND => whole_second(expires),
                 _ => expires,
             };
             let new = old.with(state, deadline);

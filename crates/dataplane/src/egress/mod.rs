@@ -110,7 +110,7 @@ impl Egress {
         match self.target(dest) {
             None => RouteTo::NoRoute,
             Some(target) => match &target.action {
-                Action::Local => RouteTo::Local,
+                Action::Local | Action::Broadcast => RouteTo::Local,
                 Action::Unreachable => RouteTo::Unreachable,
                 Action::Send(ways) => {
                     let way = ways.pick(flow_hash);
@@ -166,7 +166,12 @@ impl Egress {
 
     /// Whether the kernel would deliver a packet to `addr` to this machine.
     pub fn is_local(&self, addr: IpAddr) -> bool {
-        self.target(addr).is_some_and(|target| matches!(target.action, Action::Local))
+        self.target(addr).is_some_and(|target| matches!(target.action, Action::Local | Action::Broadcast))
+    }
+
+    /// Whether a packet to `addr` is for everybody on a link of this machine.
+    pub fn is_broadcast(&self, addr: IpAddr) -> bool {
+        self.target(addr).is_some_and(|target| matches!(target.action, Action::Broadcast))
     }
 
     /// The source address with which the director itself would send to `dest` by `link`; `None` if it has none

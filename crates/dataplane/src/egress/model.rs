@@ -94,8 +94,10 @@ pub enum Table {
 /// What a route does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RouteAction {
-    /// Delivers to this machine (types local, broadcast and anycast).
+    /// Delivers to this machine (types local and anycast).
     Local,
+    /// Delivers to this machine, as to all others on a link.
+    Broadcast,
     /// Sends on by one of these, chosen by flow.
     Unicast(Vec<Hop>),
     /// Refuses: unreachable, prohibit, blackhole and throw alike.
@@ -262,7 +264,7 @@ fn implied_routes(addr: IpAddr, net: Prefix, ifindex: u32, routes: &mut Vec<Rout
     if let (IpAddr::V4(first), true) = (net.addr(), net.len() < 31) {
         let host_bits = u32::MAX.checked_shr(u32::from(net.len())).unwrap_or(0);
         let broadcast = Ipv4Addr::from(u32::from(first) | host_bits);
-        add(Table::Local, Prefix::host(broadcast.into()), RouteAction::Local);
+        add(Table::Local, Prefix::host(broadcast.into()), RouteAction::Broadcast);
     }
 }
 

@@ -17,7 +17,7 @@ use crate::verdict::DropReason;
 
 /// Which end of a packet is rewritten.
 #[derive(Clone, Copy)]
-enum End {
+pub(super) enum End {
     Source,
     Dest,
 }
@@ -63,7 +63,8 @@ fn rewrite(frame: &mut Frame, packet: &Packet, end: End, from: Endpoint, to: End
     }
 }
 
-fn set_address(packet: &mut [u8], end: End, addr: IpAddr) {
+/// Replaces an address of the packet that `packet` begins with.
+pub(super) fn set_address(packet: &mut [u8], end: End, addr: IpAddr) {
     match (end, addr) {
         (End::Source, IpAddr::V4(addr)) => Ipv4::edit(packet).set_source(addr),
         (End::Dest, IpAddr::V4(addr)) => Ipv4::edit(packet).set_dest(addr),

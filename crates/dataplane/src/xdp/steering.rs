@@ -20,6 +20,8 @@ pub struct SteeringRules {
     /// Every TCP, UDP, SCTP, AH and ESP packet to these is, and every fragment and ICMP error: what may be marked.
     /// In IPv6 also what comes from these, unless it goes to a local address.
     pub wide: BTreeSet<Prefix>,
+    /// Where tunnels lead: ICMP errors about packets to these that may be a tunnel's are the director's.
+    pub tunnel_ends: BTreeSet<IpAddr>,
     /// Addresses of this machine: what its own programs say to a destination is not a client's connection.
     pub local_addresses: BTreeSet<IpAddr>,
 }
@@ -32,6 +34,7 @@ impl SteeringRules {
             services: &self.services | &other.services,
             nat_destinations: &self.nat_destinations | &other.nat_destinations,
             wide: &self.wide | &other.wide,
+            tunnel_ends: &self.tunnel_ends | &other.tunnel_ends,
             // A local address is an exception: it may hold only while both agree.
             local_addresses: &self.local_addresses & &other.local_addresses,
         }
@@ -59,8 +62,10 @@ impl Image {
                 *image.addresses.entry(address_key(at.addr)).or_default() |= role;
             }
         }
-        for &addr in &rules.local_addresses {
-            *image.addresses.entry(address_key(addr)).or_default() |= LOCAL;
+        for (addrs, role) in [(&rules.local_addresses, LOCAL), (&rules.tunnel_ends, TUNNEL)] {
+            for &addr in addrs {
+                *image.addresses.entry(address_key(addr)).or_default() |= role;
+            }
         }
         image.prefixes = rules.wide.iter().map(|&prefix| (prefix_key(prefix), SERVICE)).collect();
         image
@@ -73,6 +78,7 @@ pub(crate) type Marker = [u8; 16];
 const SERVICE: u32 = 1 << 0;
 const DESTINATION: u32 = 1 << 1;
 const LOCAL: u32 = 1 << 2;
+const TUNNEL: u32 = 1 << 4;
 
 mod endpoint {
     use std::ops::Range;
@@ -169,7 +175,9 @@ mod tests {
             claim(format!("sizeof(((struct xvs_{name} *)0)->{field}) == {}", at.len()));
         }
         claim(format!("XVS_MARKER_SIZE == {}", size_of::<Marker>()));
-        for (name, value) in [("SERVICE", SERVICE), ("DESTINATION", DESTINATION), ("LOCAL", LOCAL)] {
+        for (name, value) in
+            [("SERVICE", SERVICE), ("DESTINATION", DESTINATION), ("LOCAL", LOCAL), ("TUNNEL", TUNNEL)]
+        {
             claim(format!("XVS_{name} == {value}"));
         }
         let mut clang = Command::new("clang")
