@@ -205,15 +205,30 @@ fn a_late_reply_of_a_connection_that_gave_way_goes_to_the_directors_kernel() {
 #[test]
 fn udp_of_a_removed_destination_moves_to_another_unless_told_to_be_dropped() {
     let recording = Recording::read("fwd-nat");
-    for (setting, expected) in [(1, ("transmit", None)), (0, ("drop", Some("destination_unavailable")))] {
+    let dropped = ("drop", Some("destination_unavailable"));
+    for (setting, expected) in
+        [(json!({}), dropped), (json!({ "udp_nodest_reschedule": 1 }), ("transmit", None))]
+    {
         let mut director = Director::usual();
-        director.ask(json!({ "set": { "udp_nodest_reschedule": setting } }));
+        director.ask(json!({ "set": setting }));
         director.play(&recording, 0..=5);
         let first = director.play(&recording, [35]);
         assert_eq!(sent(&first), recording.out(35));
         director.adm("-d -u 10.1.0.100:53 -r 10.2.0.12:53");
         assert_eq!(verdict(&director.play(&recording, [35])), expected);
     }
+}
+
+#[test]
+fn a_syn_takes_the_place_of_a_connection_that_was_reset() {
+    let recording = Recording::read("tcp-nat-server-refuses");
+    let mut director = Director::usual();
+    director.play(&recording, 0..=7);
+    let listed = director.play(&recording, [8]);
+    assert!(listed["stdout"].as_str().is_some_and(|text| text.contains("CLOSE")), "{listed}");
+    let again = director.play(&recording, [9]);
+    assert_eq!(sent(&again), recording.out(9), "the next server in turn");
+    assert_eq!(director.counter("connections"), 2);
 }
 
 #[test]

@@ -197,7 +197,9 @@ impl<P: Plant> Control<P> {
             Request::Restore(commands) => {
                 self.widen(commands)?;
                 let change = |command| self.admit(command).and_then(|()| self.change(command, now));
-                let results = commands.iter().map(change).collect();
+                let results: Vec<_> = commands.iter().map(change).collect();
+                // What was refused is steered already.
+                self.steering_is_due |= results.iter().any(Result::is_err);
                 self.publish().map(|()| Reply::Restored(results))
             }
             Request::ListServices => Ok(Reply::Services(
@@ -247,6 +249,7 @@ impl<P: Plant> Control<P> {
         {
             return Err(CommandError::NoSuchDevice(daemon.interface.clone()));
         }
+        self.refuse_broadcast(command)?;
         supported(command)?;
         self.refuse_local_nat(command)
     }
@@ -335,6 +338,22 @@ impl<P: Plant> Control<P> {
         &self.laid_out.unfollowed
     }
 
+    /// Refuses the broadcast address of a network that the director is in, as IPVS does; what stands for every machine is
+    /// none.
+    fn refuse_broadcast(&self, command: &Command) -> Result<(), CommandError> {
+        let Command::AddDestination { endpoint, .. } = command else { return Ok(()) };
+        let mut own = self.links.iter().flat_map(|link| &link.addresses);
+        let is_its_broadcast = |(addr, len): &(IpAddr, u8)| match (*addr, endpoint.addr) {
+            // Networks of one or two addresses have none (RFC 3021).
+            (IpAddr::V4(own), IpAddr::V4(dest)) if *len < 31 => {
+                u32::from(own) | (u32::MAX >> len) == u32::from(dest)
+            }
+            _ => false,
+        };
+        let why = format!("destination {endpoint} is the broadcast address of a network of the director's");
+        if own.any(is_its_broadcast) { Err(CommandError::InvalidOperation { why }) } else { Ok(()) }
+    }
+
     /// To a destination that is this machine itself a packet goes as it came: what its stack answers leaves by the
     /// kernel, where nobody would translate it back.
     fn refuse_local_nat(&self, command: &Command) -> Result<(), CommandError> {
@@ -347,7 +366,10 @@ impl<P: Plant> Control<P> {
         let rewrites = options.method == ForwardingMethod::Nat && !unchanged;
         // What is for a loopback address is dropped, as under IPVS.
         let is_loopback = endpoint.addr.is_loopback();
-        if !rewrites || is_loopback || !self.snapshot.egress.is_local(endpoint.addr) {
+        // What has become so may be edited: to quiesce it, for one.
+        let known = self.state.service(service).and_then(|service| service.destination(*endpoint));
+        let was_so = known.is_some_and(|known| known.options.method == options.method);
+        if !rewrites || is_loopback || was_so || !self.snapshot.egress.is_local(endpoint.addr) {
             return Ok(());
         }
         Err(CommandError::NotSupported {
@@ -560,20 +582,28 @@ fn gateways(network: &Network) -> BTreeSet<(u32, IpAddr)> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::state::{SyncDaemon, SyncRole};
+    use xvs_sched::Weight;
 
-    /// A machine with so much memory left, and nothing else.
+    use super::*;
+    use crate::state::{DestinationOptions, ServiceOptions, SyncDaemon, SyncRole};
+
+
+    /// A machine with so much memory left, and an XDP program.
+    #[derive(Default)]
     struct Machine {
         available_pages: Option<u32>,
+        steered: SteeringRules,
     }
 
     impl Plant for Machine {
-        fn widen(&mut self, _: &SteeringRules) -> Result<(), SteeringError> {
+        fn widen(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+            self.steered.services.extend(&rules.services);
+            self.steered.nat_destinations.extend(&rules.nat_destinations);
             Ok(())
         }
 
-        fn narrow(&mut self, _: &SteeringRules) -> Result<(), SteeringError> {
+        fn narrow(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+            self.steered = rules.clone();
             Ok(())
         }
 
@@ -588,10 +618,70 @@ mod tests {
         }
     }
 
+    fn control() -> Control<Machine> {
+        Control::new(Machine::default(), 1, Ipvs::default(), Feedback::default())
+    }
+
+    fn service() -> ServiceKey {
+        ServiceKey::tcp(Endpoint::new([192, 0, 2, 100], 80))
+    }
+
+    fn add_service() -> Command {
+        Command::AddService { key: service(), options: ServiceOptions::of(Family::V4) }
+    }
+
+    fn add(addr: [u8; 4]) -> Command {
+        let options = DestinationOptions { method: ForwardingMethod::Nat, ..DestinationOptions::default() };
+        Command::AddDestination { service: service(), endpoint: Endpoint::new(addr, 80), options }
+    }
+
+    #[test]
+    fn what_a_batch_is_refused_is_not_steered() {
+        let mut control = control();
+        let reply = control.handle(&Request::Restore(vec![add([192, 0, 2, 1])]), Millis(0)).unwrap();
+        assert_eq!(reply, Reply::Restored(vec![Err(CommandError::ServiceNotDefined(service()))]));
+        assert_eq!(control.plant().steered, SteeringRules::default());
+    }
+
+    /// A network in which the director has this address.
+    fn network(addr: [u8; 4], len: u8) -> Network {
+        let mut network = Network::default();
+        let mac = "02:00:00:00:00:01".parse().unwrap();
+        network.add_link("lan", mac, &[(addr.into(), len)], 1500).unwrap();
+        network
+    }
+
+    #[test]
+    fn a_destination_whose_address_has_become_the_directors_can_be_edited_and_none_such_added() {
+        let mut control = control();
+        control.handle(&Request::Restore(vec![add_service(), add([192, 0, 2, 1])]), Millis(0)).unwrap();
+        control.set_network(&network([192, 0, 2, 1], 24)).unwrap();
+        let Command::AddDestination { service, endpoint, options } = add([192, 0, 2, 1]) else {
+            unreachable!()
+        };
+        let options = DestinationOptions { weight: Weight(0), ..options };
+        let quiesce = Command::EditDestination { service, endpoint, options };
+        assert_eq!(control.handle(&Request::Change(quiesce), Millis(0)), Ok(Reply::Done));
+        let delete = Command::DeleteDestination { service, endpoint };
+        control.handle(&Request::Change(delete), Millis(0)).unwrap();
+        let again = control.handle(&Request::Change(add([192, 0, 2, 1])), Millis(0));
+        assert!(matches!(again, Err(CommandError::NotSupported { .. })), "{again:?}");
+    }
+
+    #[test]
+    fn the_broadcast_address_of_an_own_network_is_no_destination() {
+        let mut control = control();
+        control.set_network(&network([192, 0, 2, 9], 25)).unwrap();
+        control.handle(&Request::Change(add_service()), Millis(0)).unwrap();
+        let mut answer = |last| control.handle(&Request::Change(add([192, 0, 2, last])), Millis(0));
+        let refused = answer(127);
+        assert!(matches!(refused, Err(CommandError::InvalidOperation { .. })), "{refused:?}");
+        assert_eq!([answer(126), answer(128), answer(255)], [const { Ok(Reply::Done) }; 3]);
+    }
+
     #[test]
     fn with_backup_only_requests_stay_with_the_kernel_while_a_backup_daemon_runs() {
-        let mut control =
-            Control::new(Machine { available_pages: None }, 1, Ipvs::default(), Feedback::default());
+        let mut control = control();
         let published = control.published();
         let mut stay = |key: &str, value: &str, daemon: Option<Command>| {
             daemon.map(|command| control.state.apply(&command)).transpose().unwrap();
@@ -626,7 +716,8 @@ mod tests {
         for key in ["drop_entry", "drop_packet", "secure_tcp"] {
             ipvs.set(key, "1").unwrap();
         }
-        let mut control = Control::new(Machine { available_pages: Some(5000) }, 1, ipvs, Feedback::default());
+        let machine = Machine { available_pages: Some(5000), ..Machine::default() };
+        let mut control = Control::new(machine, 1, ipvs, Feedback::default());
         let published = control.published();
         let on = |settings: xvs_dataplane::snapshot::Settings| {
             (settings.drops_entries, settings.drop_packet_rate, settings.secure_tcp)

@@ -3,7 +3,8 @@
 //! Two sources: [`MarkRule`]s, which `xvs mark` sets, and the kernel's own chains, which [`crate::netfilter`] reads as
 //! [`Table`]s. [`lay_out`] writes them one after the other as steps that only lead forward: a chain that is jumped to is
 //! written in at each jump, so a packet's evaluation needs no stack and ends. Runs on the control thread whenever rules or
-//! links change; cost: what it writes, at most [`STEPS_MAX`] steps, and at most [`LOOKS_MAX`] rules looked at. What cannot be followed is told, never guessed.
+//! links change; cost: what it writes, at most [`STEPS_MAX`] steps, and a bounded number of rules looked at
+//! and of entries in their lists. What cannot be followed is told, never guessed.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -366,13 +367,17 @@ impl Writer<'_> {
 
     fn rules(&mut self, table: Called<'_>, rules: &[Rule], scope: &Scope, ways: Ways) {
         for rule in rules {
+            self.looks += 1;
+            let is_idle = match &rule.action {
+                Action::Nothing => true,
+                Action::Call(to) => !table.1.mattering.contains(to.as_str()),
+                _ => false,
+            };
+            if is_idle && self.looks <= LOOKS_MAX {
+                continue;
+            }
             if self.is_full(rule) {
                 return;
-            }
-            match &rule.action {
-                Action::Nothing => continue,
-                Action::Call(to) if !table.1.mattering.contains(to.as_str()) => continue,
-                _ => {}
             }
             if let Some(why) = self.obstacle(rule, ways) {
                 self.tell(rule, &why);
@@ -407,7 +412,6 @@ impl Writer<'_> {
 
     /// Whether there is no room for more, or all of it would take too long; from that rule on nothing is followed.
     fn is_full(&mut self, rule: &Rule) -> bool {
-        self.looks += 1;
         let why = match () {
             () if self.is_cut_off => return true,
             () if self.steps.len() >= STEPS_MAX => {
@@ -699,6 +703,16 @@ mod tests {
         assert_eq!(laid_out.marks.of(LinkId(0), &packet(80)), 1);
         assert!(laid_out.unfollowed[0].contains("4096"), "{:?}", laid_out.unfollowed);
         assert_eq!(laid_out.unfollowed.len(), 1);
+    }
+
+    #[test]
+    fn rules_that_fill_the_room_there_is_are_all_followed_if_those_behind_them_do_nothing() {
+        let mut rules = vec![rule(vec![], set(1)); STEPS_MAX - 1];
+        // The first step is that of the table's family.
+        rules.push(rule(vec![], Action::Nothing));
+        assert_eq!(lay_out(&[table(0, &[("pre", &rules)])], &[], &[]).unfollowed, Vec::<String>::new());
+        rules.push(rule(vec![], set(2)));
+        assert_eq!(lay_out(&[table(0, &[("pre", &rules)])], &[], &[]).unfollowed.len(), 1);
     }
 
     #[test]

@@ -21,8 +21,8 @@ use crate::state::{State, SyncRole};
 pub struct Ipvs {
     /// How many ICMP errors each worker sends in a second; 0: no limit. Default: 1,000.
     pub icmp_msgs_per_sec: u32,
-    /// When a new SYN takes the place of an old connection: 0 never, 1 of one in TIME_WAIT, 2 also in FIN_WAIT whose
-    /// replies are not seen. Default: 1.
+    /// When a new SYN takes the place of an old connection: 0 never, 1 of one in TIME_WAIT or CLOSE, 2 also in FIN_WAIT
+    /// whose replies are not seen. Default: 1.
     pub conn_reuse_mode: u8,
     /// 1: connections of a removed real server end at once. Default: 0.
     pub expire_nodest_conn: Switch,
@@ -187,7 +187,7 @@ impl Default for Ipvs {
 impl Ipvs {
     /// The defaults without what the kernel's IPVS does not do to a packet.
     pub fn of_the_kernel() -> Self {
-        Self { mss_clamp: Clamp(MssClamp::Off), ..Self::default() }
+        Self { mss_clamp: Clamp(MssClamp::Off), udp_nodest_reschedule: Switch(false), ..Self::default() }
     }
 
     /// Sets one by name.

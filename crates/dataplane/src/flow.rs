@@ -32,7 +32,7 @@ use crate::outcome::Unresolved;
 use crate::persistence::Templates;
 use crate::port::LinkId;
 use crate::pressure::{Pressure, count_out};
-use crate::schedule::{self, Chosen, Defence, choose, is_first, is_reset, service};
+use crate::schedule::{self, Chosen, Defence, choose, is_first, is_ftp_data, is_reset, service};
 use crate::shm::Frame;
 use crate::snapshot::{
     Activity, ConnReuse, Destination, DestinationId, DestinationLive, Encapsulation, Path, Service,
@@ -249,6 +249,10 @@ impl Flows {
         if self.defence.drops(snapshot.settings.drop_packet_rate) {
             return Err(Verdict::Drop(DropReason::Defence));
         }
+        if is_ftp_data(packet) {
+            let unasked = unasked(packet, snapshot);
+            return Err(if unasked { Verdict::Drop(DropReason::Unasked) } else { Verdict::PassToKernel });
+        }
         let request = schedule::request(packet, now, self.dice.draw());
         let chosen = match &service.persistence {
             None => choose(packet, service, &request),
@@ -459,7 +463,7 @@ enum Standing {
 /// Whether a connection has ended as far as can be seen, so that a first packet begins a new one. One that a template
 /// controls goes on.
 ///
-/// Source: ipvs-behaviour, section 3.6.
+/// Source: ipvs-behaviour, section 3.6; of CLOSE, the kernel's recording `tcp-nat-server-refuses`, step 9.
 fn is_over(connection: &Connection<'_>, reuse: ConnReuse) -> bool {
     if connection.controller().is_some() {
         return false;
@@ -492,7 +496,8 @@ fn unasked(packet: &Packet, snapshot: &Snapshot) -> bool {
 /// Ends a connection whose time has come; a template that controls others then goes on for a minute. What began with it
 /// may be due in the very tick, in any order and on any worker, so it is left alone for one.
 fn expire(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot, counters: &WorkerCounters, now: Millis) {
-    match table.remove(id) {
+    // A packet on another worker may have refreshed it since its timer was looked at: then it stays.
+    match table.remove_if(id, |_, expires| expires <= now) {
         Removal::Done(state) => {
             count_out(&table.connection(id), state, snapshot);
             counters.expired.add(1);
@@ -535,4 +540,48 @@ pub(crate) fn live<'s>(
     snapshot: &'s Snapshot,
 ) -> Option<&'s Arc<DestinationLive>> {
     snapshot.destinations.find(DestinationId(connection.dest_ref())).map(|destination| &destination.live)
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use xvs_proto::Endpoint;
+
+    use super::*;
+    use crate::conn::{Table, TableConfig};
+    use crate::shm::Memory;
+
+    #[test]
+    fn what_another_worker_refreshed_while_its_timer_was_looked_at_stays() {
+        let config = TableConfig { capacity: 10, workers: 2, memory: Memory::OnDemand };
+        let table = Table::create(config).unwrap();
+        let [mut one, mut other] = [0, 1].map(|worker| table.handle(worker).unwrap());
+        let inserted = one.insert(&NewConnection {
+            protocol: Protocol::UDP,
+            client: Endpoint::new(Ipv4Addr::new(192, 0, 2, 10), 1000),
+            virtual_endpoint: Endpoint::new(Ipv4Addr::new(198, 51, 100, 1), 53),
+            dest: Endpoint::new(Ipv4Addr::new(203, 0, 113, 11), 53),
+            local: None,
+            method: ForwardingMethod::DirectRouting,
+            flags: Flags::NONE,
+            state: 0,
+            expires: Millis(60_000),
+            timeout_seconds: 0,
+            dest_ref: 0,
+            mark: 0,
+            controller: None,
+        });
+        let Inserted::New(id) = inserted else { panic!("{inserted:?}") };
+        let (snapshot, counters) = (Snapshot::empty(), WorkerCounters::default());
+        one.advance_timers(Millis(60_000), |one, due| {
+            assert_eq!(due, id);
+            other.refresh(id, 0, Millis(120_000));
+            expire(one, id, &snapshot, &counters, Millis(60_000));
+        });
+        assert_eq!((table.live(), counters.expired.value()), (1, 0));
+        one.advance_timers(Millis(120_000), |one, id| expire(one, id, &snapshot, &counters, Millis(120_000)));
+        assert_eq!((table.live(), counters.expired.value()), (0, 1));
+    }
 }

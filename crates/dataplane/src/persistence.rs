@@ -12,6 +12,7 @@
 //!
 //! Source: ipvs-behaviour, sections 3.1 and 6.
 
+use std::hint;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -158,12 +159,27 @@ impl Templates<'_> {
         let number = DestinationId(template.dest_ref());
         let destination = snapshot.destinations.find(number).filter(|known| known.available)?;
         let drained = destination.weight.is_quiescent() && snapshot.settings.expire_quiescent_template;
-        if drained || template.is_detached() || !template.add_controlled() {
+        if drained || template.is_detached() || !self.share(id) {
             return None;
         }
         let timeout = Duration::from_secs(template.timeout_seconds().into());
         self.table.transition(id, |state| (state, self.now + timeout));
         Some((destination, number))
+    }
+
+    /// Has a template count one connection more; `false` if it has ended. Who thinks of ending it closes it for a moment
+    /// and may open it again, so while it is live it is asked again; not for ever, because that thread may not be running.
+    fn share(&self, id: ConnId) -> bool {
+        for _ in 0..PATIENCE {
+            if self.table.connection(id).add_controlled() {
+                return true;
+            }
+            if self.table.occupant(id).is_none() {
+                return false;
+            }
+            hint::spin_loop();
+        }
+        false
     }
 
     /// Enters a template that controls one connection. `None` if somebody else was faster.
@@ -270,3 +286,5 @@ fn call_id<'f>(packet: &Packet, frame: &'f [u8]) -> Option<&'f [u8]> {
 
 /// How many places a call may have among those of its client, of which there are as many as ports.
 const PLACES: u16 = 32;
+/// How often a template is asked that somebody thinks of ending: some microseconds, many times what that takes.
+const PATIENCE: u32 = 100;

@@ -79,10 +79,7 @@ pub fn service<'s>(
     let mark = snapshot.marks.of(link, packet);
     match snapshot.service_for(mark, packet.flow.protocol, packet.flow.dest) {
         Some(_) if empty => Err(Verdict::Drop(DropReason::Malformed(Malformed::SctpNoChunk))),
-        Some(service)
-            if packet.flow.source.port != FTP_DATA
-                && may_ask(packet.flow.source.addr, packet.flow.dest.addr, snapshot) =>
-        {
+        Some(service) if may_ask(packet.flow.source.addr, packet.flow.dest.addr, snapshot) => {
             Ok((service, mark))
         }
         _ => Err(Verdict::PassToKernel),
@@ -93,6 +90,11 @@ pub fn service<'s>(
 /// (RFC 1812 §5.3.7, RFC 4291 §2.5), and gets these back. Of IPv6 it does not refuse one with an address of its own.
 pub(crate) fn may_ask(source: IpAddr, dest: IpAddr, snapshot: &Snapshot) -> bool {
     is_host(source) && !(source.is_ipv4() && (source == dest || snapshot.egress.is_local(source)))
+}
+
+/// Whether a packet comes from the port of FTP's data, which begins no connection; IPVS sees so only after `drop_packet`.
+pub fn is_ftp_data(packet: &Packet) -> bool {
+    packet.flow.source.port == FTP_DATA
 }
 
 /// What a scheduler is asked for a packet. `random`: bits that are fresh for each choice.

@@ -111,7 +111,7 @@ pub struct Settings {
 pub struct ConnReuse(pub u8);
 
 impl ConnReuse {
-    /// Whether connections in TIME_WAIT (SCTP: CLOSED) give way.
+    /// Whether connections in TIME_WAIT or CLOSE (SCTP: CLOSED) give way.
     pub fn closed(self) -> bool {
         self.0 != 0
     }

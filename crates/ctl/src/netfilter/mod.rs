@@ -1,7 +1,8 @@
 //! Follows the rules by which the kernel's netfilter marks packets: iptables of both kinds, and nftables.
 //!
-//! What has changed is told by netlink, for nftables and iptables-nft; iptables-legacy tells nobody, so while it has
-//! tables, they are read once a second, and so is all after a program has failed, or while marks depend on a set whose elements come with packets or go with time. Rules are read as the programs print them (`nft`, `iptables-nft-save`,
+//! What has changed is told by netlink, for nftables and iptables-nft. Once a second are read: iptables-legacy, which
+//! tells nobody, while it has tables; the others after a program has failed, and while marks depend on a set whose elements
+//! come with packets or go with time. Rules are read as the programs print them (`nft`, `iptables-nft-save`,
 //! `iptables-legacy-save` and their likes for IPv6); a program that is not installed has no rules. Runs on a thread of
 //! its own, in the network namespace of the thread that started it. Cost: a few processes at a change, which take at
 //! most a fifth of the time, and one small file a second. Not here: what the rules come to ([`crate::marks`]).
