@@ -133,7 +133,8 @@ fn snapshot(method: ForwardingMethod) -> Snapshot {
             service: service.clone(),
         };
         snapshot.destinations.set(id, Some(destination));
-        Member { id, endpoint: Endpoint::new(server(number), VIRTUAL.1), method, weight: Weight(1), live }
+        let (endpoint, weight) = (Endpoint::new(server(number), VIRTUAL.1), Weight(1));
+        Member { id, endpoint, method, weight, own_weight: weight, live }
     });
     let members: Box<[_]> = members.collect();
     let destinations: Vec<_> = members
@@ -152,6 +153,7 @@ fn snapshot(method: ForwardingMethod) -> Snapshot {
         one_packet: false,
         persistence: None,
         place: Arc::default(),
+        live: service,
     }));
     snapshot
 }

@@ -11,6 +11,7 @@ pub mod carries;
 pub mod clients;
 pub mod cluster;
 pub mod director;
+pub mod exposition;
 pub mod frames;
 pub mod fuzz;
 pub mod lab_cluster;

@@ -391,6 +391,7 @@ impl<P: Plant> Control<P> {
             true => Arc::new(self.masqueraded().collect()),
             false => Arc::default(),
         };
+        self.snapshot.epoch += 1;
         // Kept until every worker has left it, so that no worker is the last to hold it and has to free it.
         self.held.push(self.published.swap(Arc::new(self.snapshot.clone())));
         let wanted = self.next_hops();

@@ -25,11 +25,12 @@ use xvs_dataplane::port::xdp::XdpPort;
 use xvs_dataplane::worker::Worker;
 use xvs_dataplane::xdp::{AttachError, RingSizes, SocketError, Steering};
 
+use crate::adm::RuleLine;
 use crate::config::{Config, ConfigError};
 use crate::control::Control;
 use crate::control_thread::{ControlThread, Handle, Input};
 use crate::crew::Crew;
-use crate::message::Request;
+use crate::message::{CommandError, Reply, Request};
 use crate::netfilter;
 use crate::network::neighbours::Neighbours;
 use crate::network::{Following, Latest, Slot, follow};
@@ -147,6 +148,26 @@ impl Daemon {
     /// A way to ask, for whoever serves the socket.
     pub fn handle(&self) -> Handle {
         Handle::new(self.inputs.clone(), self.shared.clone())
+    }
+
+    /// Carries out the rules to begin with, as one snapshot. A line that is refused is logged, and the rest goes on.
+    ///
+    /// # Errors
+    /// What concerns all of them.
+    pub fn load(&self, rules: Vec<RuleLine>) -> Result<(), CommandError> {
+        if rules.is_empty() {
+            return Ok(());
+        }
+        let commands = rules.iter().map(|rule| rule.command.clone()).collect();
+        let Reply::Restored(results) = self.handle().ask(Request::Restore(commands))? else { return Ok(()) };
+        for (RuleLine { number, command }, result) in rules.iter().zip(&results) {
+            if let Err(error) = result {
+                tracing::error!("rules, line {number}: {command}: refused: {error}");
+            }
+        }
+        let taken = results.iter().filter(|result| result.is_ok()).count();
+        tracing::info!("rules: {taken} of {} lines are in force", rules.len());
+        Ok(())
     }
 
     /// Gives the interfaces back to the kernel and ends every thread.

@@ -40,7 +40,9 @@ pub mod realserver;
 
 pub mod connections;
 pub mod estimator;
+pub mod exporter;
 pub mod memory;
+pub mod metrics;
 pub mod sweep;
 
 pub mod lab;

@@ -559,6 +559,7 @@ fn build(key: ServiceKey, wanted: &state::Service, entry: &mut Entry, tuning: &T
         endpoint: known.endpoint,
         method: known.method,
         weight: known.weight_in_force(),
+        own_weight: known.weight,
         live: known.live.clone(),
     });
     Some(Service {
@@ -568,6 +569,7 @@ fn build(key: ServiceKey, wanted: &state::Service, entry: &mut Entry, tuning: &T
         one_packet: wanted.options.one_packet,
         persistence: persistence(&wanted.options),
         place: entry.place.clone(),
+        live: entry.live.clone(),
     })
 }
 

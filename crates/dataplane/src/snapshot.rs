@@ -28,6 +28,8 @@ use crate::port::LinkId;
 /// What a worker acts on.
 #[derive(Clone)]
 pub struct Snapshot {
+    /// How many were published up to it; 0 is never published.
+    pub epoch: u64,
     /// The services.
     pub services: Services,
     /// Every destination, also removed ones that connections still refer to, by [`DestinationId`].
@@ -49,6 +51,7 @@ impl Snapshot {
     /// No services, no routes.
     pub fn empty() -> Self {
         Self {
+            epoch: 0,
             services: Services::default(),
             destinations: Destinations::default(),
             egress: Arc::new(Egress::default()),
@@ -188,6 +191,11 @@ impl Services {
         self.counts[key.family() as usize] -= usize::from(removed.is_some());
     }
 
+    /// Every service, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Service> {
+        self.shards.iter().flat_map(|shard| shard.values()).map(Arc::as_ref)
+    }
+
     /// Whether there is any of this family: else none of its packets is touched.
     pub fn any_of(&self, family: Family) -> bool {
         self.counts[family as usize] > 0
@@ -208,6 +216,8 @@ pub struct Service {
     pub persistence: Option<Persistence>,
     /// The scheduler's state; shared by snapshots until the members change.
     pub place: Arc<AtomicU64>,
+    /// Its numbers.
+    pub live: Arc<ServiceLive>,
 }
 
 /// A destination as its service's scheduler sees it.
@@ -221,6 +231,8 @@ pub struct Member {
     pub method: ForwardingMethod,
     /// Its share.
     pub weight: Weight,
+    /// The share that the operator gave it, which load reports may have moved.
+    pub own_weight: Weight,
     /// What it carries.
     pub live: Arc<DestinationLive>,
 }
@@ -504,6 +516,7 @@ mod tests {
             one_packet: false,
             persistence: None,
             place: Arc::default(),
+            live: Arc::new(ServiceLive::new(1)),
         })
     }
 
@@ -532,6 +545,7 @@ mod tests {
             endpoint: endpoint(last as u8),
             method,
             weight,
+            own_weight: weight,
             live: live.clone(),
         };
         let destinations = [1, 2, 3].map(|last| xvs_sched::Destination {
@@ -547,6 +561,7 @@ mod tests {
             one_packet: false,
             persistence: None,
             place: Arc::default(),
+            live: Arc::new(ServiceLive::new(2)),
         };
         let request = Request { source: endpoint(200), dest: endpoint(100), now_millis: 0, random: 0 };
         let turns = [1, 2, 3].map(|_| std::sync::atomic::AtomicU32::new(0));

@@ -22,6 +22,7 @@ mod words;
 use std::io::{self, BufRead, Write};
 
 pub use resolver::{Resolver, SystemResolver};
+pub use rules::{RuleLine, read_rules};
 
 use crate::client::{Director, Failure};
 use crate::message::{Command, CommandError, Reply, Request};

@@ -1,4 +1,4 @@
-//! Rules saved as commands (`-S`) and run from a file (`-R`).
+//! Rules saved as commands (`-S`), run from a file (`-R`), and read for a daemon to begin with.
 //!
 //! `-R` reads the whole input first where it can: consecutive changes travel as one batch, so that they become one
 //! snapshot. What is printed and how it exits is as if each line had been run for itself: a line that the director
@@ -13,13 +13,16 @@ use xvs_sched::{ForwardingMethod, ServiceKey};
 use super::grammar::{self, Names, Order, Parsed};
 use super::listing::{Naming, netmask};
 use super::values::flag_names;
-use super::{AfterLine, Ended, Messages, Session};
+use super::{AfterLine, Ended, Messages, Resolver, Session};
+use crate::cli::mark;
 use crate::client::Failure;
+use crate::marks::MarkRule;
 use crate::message::{Command, CommandError, DestinationRow, Reply, Request, ServiceRow};
 use crate::state::{Netmask, Tunnel, TunnelChecksum};
 
 impl Session<'_> {
-    /// Prints all services as the commands that make them. Thresholds are not among what they say.
+    /// Prints all services as the commands that make them. Thresholds are not among what they say. What ipvsadm has no
+    /// words for stands behind `#xvs `, which `ipvsadm-restore` skips; mark rules come last.
     pub(super) fn save(&mut self, names: Names) -> Result<(), Ended> {
         let rows = self.services(Request::ListServices, Order::Sorted)?;
         let names = Naming { names, resolver: self.resolver };
@@ -31,7 +34,17 @@ impl Session<'_> {
                 writeln!(self.out, "-a {service} -r {server}{}", destination_rule(dest))?;
             }
         }
+        for rule in self.marks()? {
+            writeln!(self.out, "{OURS}mark add {rule}")?;
+        }
         Ok(())
+    }
+
+    fn marks(&mut self) -> Result<Vec<MarkRule>, Ended> {
+        match self.director.call(Request::Marks).map_err(|failure| Ended::listing(&failure))? {
+            Reply::Marks(rules) => Ok(rules),
+            other => Err(Ended::listing(&Failure::unexpected(&other))),
+        }
     }
 
     /// Runs the lines of standard input; returns the exit code, that of the last line run.
@@ -48,14 +61,8 @@ impl Session<'_> {
                 });
             }
             let text = String::from_utf8_lossy(&line);
-            let words: Vec<&str> = text
-                .split([' ', '\t', '\r', '\n'])
-                .filter(|word| !word.is_empty() && *word != "ipvsadm")
-                .collect();
-            if words.is_empty() {
-                continue;
-            }
-            let parsed = match grammar::parse(&words, self.resolver) {
+            let Some(parsed) = parse(&text, self.resolver) else { continue };
+            let parsed = match parsed {
                 Ok(Parsed::Change(command)) => {
                     steps.push(Step::Change(command));
                     continue;
@@ -109,6 +116,8 @@ impl Session<'_> {
         for step in steps {
             let ended = match step {
                 Step::Change(_) => match results.next() {
+                    // What it asks for is the case, so that rules can be restored where they are in force.
+                    Some(Err(CommandError::MarkExists(_))) => None,
                     Some(Err(refused)) => Some(Ended::change(&Failure::Refused(refused))),
                     _ => None,
                 },
@@ -133,6 +142,55 @@ impl Session<'_> {
         }
     }
 }
+
+/// Reads a line by its words, one of ours also by what `xvs` takes; `None` if it has none.
+fn parse(text: &str, resolver: &dyn Resolver) -> Option<Result<Parsed, Ended>> {
+    let words: Vec<&str> =
+        text.split([' ', '\t', '\r', '\n']).filter(|word| !word.is_empty() && *word != "ipvsadm").collect();
+    Some(match &words[..] {
+        [] => return None,
+        [_, "mark", words @ ..] if text.starts_with(OURS) => {
+            mark::command(words).map(Parsed::Change).map_err(Ended::usage)
+        }
+        [_, words @ ..] if text.starts_with(OURS) => grammar::parse(words, resolver),
+        words => grammar::parse(words, resolver),
+    })
+}
+
+/// A line of a rules file that asks for a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleLine {
+    /// Which line it is, from 1 on.
+    pub number: usize,
+    /// What it asks for.
+    pub command: Command,
+}
+
+/// Reads the whole of a rules file, as `-S` prints it, without carrying it out; comments other than ours are skipped.
+///
+/// # Errors
+/// The first line that does not parse or that changes nothing, by its number.
+pub fn read_rules(text: &str, resolver: &dyn Resolver) -> Result<Vec<RuleLine>, String> {
+    let mut rules = Vec::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        if line.starts_with('#') && !line.starts_with(OURS) {
+            continue;
+        }
+        match parse(line, resolver) {
+            None => {}
+            Some(Ok(Parsed::Change(command))) => rules.push(RuleLine { number, command }),
+            Some(Ok(_)) => return Err(format!("line {number}: only what changes services can stand here")),
+            Some(Err(ended)) => {
+                let why = ended.text.lines().next().unwrap_or_default();
+                return Err(format!("line {number}: {why}"));
+            }
+        }
+    }
+    Ok(rules)
+}
+
+/// How a line begins that is for xvs only.
+const OURS: &str = "#xvs ";
 
 /// For each command of a batch whether it was carried out.
 type BatchResults = Vec<Result<(), CommandError>>;

@@ -13,7 +13,7 @@ mod completion;
 mod counters;
 mod feedback;
 mod lab;
-mod mark;
+pub(crate) mod mark;
 mod realserver;
 mod set;
 mod status;

@@ -298,7 +298,8 @@ impl Crew {
             let full = self.snapshot.services.find(&service_key(*name)).expect("it was configured");
             let there = |id: DestinationId| gone >> (id.0 % u32::from(SERVERS)) & 1 == 0;
             let members: Box<[_]> = full.members.iter().filter(|member| there(member.id)).cloned().collect();
-            snapshot.services.insert(Arc::new(named(*name, SERVICES[service].2, members)));
+            let service = named(*name, SERVICES[service].2, members, full.live.clone());
+            snapshot.services.insert(Arc::new(service));
             for id in full.members.iter().map(|member| member.id) {
                 let known = snapshot.destinations.find(id).expect("a member is known").clone();
                 snapshot.destinations.set(id, Some(Destination { available: there(id), ..known }));
@@ -410,10 +411,11 @@ fn snapshot(workers: usize) -> Snapshot {
                 service: service.clone(),
             };
             snapshot.destinations.set(id, Some(destination));
-            Member { id, endpoint: Endpoint::new(server(number), port), method, weight: Weight(1), live }
+            let (endpoint, weight) = (Endpoint::new(server(number), port), Weight(1));
+            Member { id, endpoint, method, weight, own_weight: weight, live }
         });
         let members = members.collect();
-        snapshot.services.insert(Arc::new(named(name, seconds, members)));
+        snapshot.services.insert(Arc::new(named(name, seconds, members, service)));
     }
     snapshot
 }
@@ -422,7 +424,12 @@ fn service_key((protocol, port): (Protocol, u16)) -> ServiceKey {
     ServiceKey::Address { protocol, endpoint: Endpoint::new(VIP, port) }
 }
 
-fn named(name: (Protocol, u16), seconds: Option<u32>, members: Box<[Member]>) -> Service {
+fn named(
+    name: (Protocol, u16),
+    seconds: Option<u32>,
+    members: Box<[Member]>,
+    live: Arc<ServiceLive>,
+) -> Service {
     let listed = |&Member { endpoint, weight, .. }: &Member| xvs_sched::Destination {
         endpoint,
         weight,
@@ -440,6 +447,7 @@ fn named(name: (Protocol, u16), seconds: Option<u32>, members: Box<[Member]>) ->
         one_packet: name.1 == SIP_ONE_PACKET,
         persistence: seconds.map(persistent),
         place: Arc::default(),
+        live,
     }
 }
 
