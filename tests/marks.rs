@@ -132,7 +132,7 @@ fn nobody_is_told_of_a_packet_that_was_sent_to_many() {
     for mut one in [to(CLIENT.into(), "198.51.100.7"), to(CLIENT6.into(), "2001:db8:51::7")] {
         assert_eq!(refused(&mut cluster, &one), 1);
         one[..6].fill(0xff);
-        assert_eq!(refused(&mut cluster, &one), 0, "its link address was everybody's");
+        assert_eq!(cluster.inject("wan", &one).verdict, "pass", "its link address was everybody's");
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::net::IpAddr;
 
-use xvs_proto::{Packet, ethernet, icmp, icmpv6, is_host};
+use xvs_proto::{Packet, icmp, icmpv6, is_host};
 
 use crate::clock::Millis;
 use crate::forward::{Identification, link_header};
@@ -128,11 +128,10 @@ impl<'a> Offence<'a> {
         }
     }
 
-    /// Whether the packet was for others too, by its own address or by that of its frame.
+    /// Whether the packet was for others too. What the link layer sent to many was passed to the kernel before.
     fn is_to_many(&self, snapshot: &Snapshot) -> bool {
         let dest = self.packet.flow.dest.addr;
-        let by_link = self.frame.bytes()[0] & ethernet::GROUP_BIT != 0;
-        by_link || !is_host(dest) || snapshot.egress.is_broadcast(dest)
+        !is_host(dest) || snapshot.egress.is_broadcast(dest)
     }
 
     /// The speaker's address: ours is that on the side that the packet came from.

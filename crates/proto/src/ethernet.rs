@@ -21,9 +21,6 @@ pub const TAG_LEN: usize = 4;
 /// Tags looked through: one, or two when the outer is 802.1ad.
 pub const MAX_TAGS: usize = 2;
 
-/// The bit of an address's first byte that is set if it is of several or all (IEEE 802 §8.2.2).
-pub const GROUP_BIT: u8 = 0x01;
-
 /// Type of IPv4.
 pub const TYPE_IPV4: u16 = 0x0800;
 /// Type of IPv6.
