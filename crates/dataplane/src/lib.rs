@@ -20,6 +20,7 @@ pub mod call_ids;
 pub mod classify;
 pub mod conn;
 pub mod flow;
+pub mod local;
 pub mod marks;
 pub mod persistence;
 pub mod pressure;

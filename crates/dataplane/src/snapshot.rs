@@ -18,6 +18,7 @@ use xvs_sched::{Candidates, Choice, ForwardingMethod, Load, Request, Scheduler, 
 use crate::call_ids::CallIds;
 use crate::counters::SharedStats;
 use crate::egress::{Egress, RouteTo};
+use crate::local::LocalAddresses;
 use crate::marks::Marks;
 use crate::mss::MssClamp;
 use crate::occupancy::Occupancy;
@@ -40,6 +41,8 @@ pub struct Snapshot {
     /// The Call-IDs by which templates of services with `--pe sip` are told apart; room for none until there is such
     /// a service.
     pub call_ids: Arc<CallIds>,
+    /// What FULLNAT's destinations see instead of clients.
+    pub locals: Arc<LocalAddresses>,
     /// Timeouts and settings.
     pub settings: Settings,
 }
@@ -54,6 +57,7 @@ impl Snapshot {
             nat_destinations: Arc::default(),
             marks: Arc::default(),
             call_ids: Arc::default(),
+            locals: Arc::default(),
             settings: Settings::default(),
         }
     }

@@ -77,6 +77,10 @@ pub enum DropReason {
     NoCallId,
     /// There is no room for another SIP call.
     CallsFull,
+    /// There is no local address of the destination's family (FULLNAT).
+    NoLocalAddress,
+    /// Of the local ports that were tried all are taken towards the destination (FULLNAT).
+    NoLocalPort,
     /// The link's transmit ring is full, or the link is down.
     TransmitRefused,
     /// The kernel did not take the packet back.
@@ -87,7 +91,7 @@ impl DropReason {
     /// How many counters the reasons need.
     pub const COUNT: usize = Self::OTHERS.len() + Malformed::ALL.len();
 
-    const OTHERS: [Self; 22] = [
+    const OTHERS: [Self; 24] = [
         Self::NoDestination,
         Self::DestinationUnavailable,
         Self::DestinationLocal,
@@ -110,6 +114,8 @@ impl DropReason {
         Self::PathTooNarrow,
         Self::NoCallId,
         Self::CallsFull,
+        Self::NoLocalAddress,
+        Self::NoLocalPort,
     ];
 
     /// Every reason, in the order of [`Self::index`].
@@ -142,6 +148,8 @@ impl DropReason {
             Self::PathTooNarrow => 19,
             Self::NoCallId => 20,
             Self::CallsFull => 21,
+            Self::NoLocalAddress => 22,
+            Self::NoLocalPort => 23,
             Self::Malformed(malformed) => Self::OTHERS.len() + malformed as usize,
         }
     }
@@ -171,6 +179,8 @@ impl DropReason {
             Self::PathTooNarrow => "path_too_narrow",
             Self::NoCallId => "no_call_id",
             Self::CallsFull => "calls_full",
+            Self::NoLocalAddress => "no_local_address",
+            Self::NoLocalPort => "no_local_port",
             Self::Malformed(malformed) => malformed.name(),
         }
     }
@@ -223,6 +233,12 @@ impl DropReason {
             }
             Self::CallsFull => {
                 "there are as many SIP calls as can be told apart; raise `sip_calls` in xvs.toml, or take a shorter -p"
+            }
+            Self::NoLocalAddress => {
+                "FULLNAT has no local address of the real server's family; `xvs laddr add` gives it one"
+            }
+            Self::NoLocalPort => {
+                "the local ports that were tried are all taken towards the real server; add one by `xvs laddr add`"
             }
             Self::Malformed(malformed) => malformed.sentence(),
         }

@@ -41,9 +41,18 @@ pub enum ForwardingMethod {
     Tunnel,
     /// Sent to the destination's link address (`-g`, listed `Route`).
     DirectRouting,
+    /// As [`Self::Nat`], and from an endpoint of the director's own instead of the client's, so that replies come back
+    /// whatever the destination's routes are (`--fullnat`, listed `FullNat`; IPVS has none such).
+    FullNat,
 }
 
 impl ForwardingMethod {
+    /// Whether packets are rewritten to the destination's endpoint, so that replies come from it and have to pass the
+    /// director.
+    pub fn masquerades(self) -> bool {
+        matches!(self, Self::Nat | Self::FullNat)
+    }
+
     /// The word that listings print.
     pub fn listed(self) -> &'static str {
         match self {
@@ -51,6 +60,7 @@ impl ForwardingMethod {
             Self::Local => "Local",
             Self::Tunnel => "Tunnel",
             Self::DirectRouting => "Route",
+            Self::FullNat => "FullNat",
         }
     }
 }
