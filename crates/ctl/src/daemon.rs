@@ -37,12 +37,13 @@ use xvs_dataplane::xdp::{
 
 use crate::config::{Config, ConfigError};
 use crate::control::{Control, Plant};
-use crate::memory::available_pages;
+use crate::memory::{available_pages, machine_memory_bytes};
 use crate::message::{Access, CommandError, Reply, Request};
 use crate::netfilter::{self, Found};
 use crate::network::neighbours::Neighbours;
 use crate::network::{Following, Latest, Slot, View, follow};
 use crate::placement::{self, PlacementError};
+use crate::reserved::ReservedPorts;
 use crate::shared::{Facts, InterfaceFacts, LinkState, Shared, WorkerFacts};
 use crate::sweep::{Sweeper, Sweeping};
 use crate::threads::{self, EndNotice};
@@ -126,6 +127,9 @@ struct Wired {
     /// When they are tried again, if the kernel has refused some.
     retry: Option<Instant>,
     table: Arc<Table>,
+    reserved: ReservedPorts,
+    /// Why local ports are not reserved, if so.
+    not_reserved: Option<String>,
 }
 
 impl Wired {
@@ -163,6 +167,10 @@ impl Plant for Wired {
     fn keep_resolved(&mut self, neighbours: &BTreeSet<(u32, IpAddr)>) {
         self.wanted.clone_from(neighbours);
         self.manage_neighbours();
+    }
+
+    fn reserve_ports(&mut self, ports: &[(u16, u16)]) {
+        self.not_reserved = self.reserved.set(ports.to_vec()).err();
     }
 
     fn available_pages(&mut self) -> Option<u32> {
@@ -218,7 +226,7 @@ impl Daemon {
         let links: Vec<_> = attached.iter().map(|attached| attached.index()).collect();
         let neighbours = Neighbours::open(&links).map_err(system("netlink"))?;
         let mut facts =
-            Facts { interfaces: attached.iter().map(interface_facts).collect(), ..Facts::default() };
+            Facts { interfaces: attached.iter().map(InterfaceFacts::of).collect(), ..Facts::default() };
         let rings = RingSizes { receive: config.receive_ring, transmit: config.transmit_ring };
         let ports = open_ports(&attached, &shares, rings, &mut facts)?;
 
@@ -230,6 +238,8 @@ impl Daemon {
             wanted: BTreeSet::new(),
             retry: None,
             table: table.clone(),
+            reserved: ReservedPorts::default(),
+            not_reserved: None,
         };
         let mut control = Control::new(plant, shares.len(), config.ipvs, config.feedback.clone());
         control.set_sip_calls(config.sip_calls);
@@ -341,13 +351,6 @@ fn open_ports(
     Ok(ports)
 }
 
-/// All memory of the machine.
-fn machine_memory_bytes() -> u64 {
-    let machine = rustix::system::sysinfo();
-    // Its fields are as wide as the machine's words.
-    u64::from(machine.mem_unit) * machine.totalram as u64
-}
-
 impl Running {
     fn start(
         number: usize,
@@ -395,21 +398,6 @@ fn hand_over<T: Send + 'static>(
 
 fn a_thread() -> impl FnOnce(io::Error) -> DaemonError {
     system("a thread")
-}
-
-fn interface_facts(attached: &Attached) -> InterfaceFacts {
-    let facts = InterfaceFacts {
-        name: attached.interface().to_owned(),
-        mode: attached.mode().to_string(),
-        why_not_native: attached.native_refused().map(ToString::to_string),
-        queues: attached.receive_queues(),
-        state: LinkState::Up,
-    };
-    match &facts.why_not_native {
-        Some(why) => tracing::warn!("{}: generic XDP, because native was refused: {why}", facts.name),
-        None => tracing::info!("{}: native XDP", facts.name),
-    }
-    facts
 }
 
 /// The control thread.
@@ -524,9 +512,10 @@ impl ControlThread {
     }
 
     /// Tells what the operator should see to, and logs what is new of it.
-    fn warn(&self) {
+    fn warn(&mut self) {
         let Warnings { network, netfilter } = &self.warnings;
-        let warnings = [network, netfilter, self.control.unfollowed()].concat();
+        let mut warnings = [network, netfilter, self.control.unfollowed()].concat();
+        warnings.extend(self.control.plant().not_reserved.clone());
         let mut facts = self.shared.facts_now();
         for warning in warnings.iter().filter(|warning| !facts.warnings.contains(warning)) {
             tracing::warn!("{warning}");

@@ -7,6 +7,7 @@
 pub mod adm;
 pub mod cli;
 
+pub mod locals;
 pub mod marks;
 pub mod message;
 
@@ -24,8 +25,10 @@ mod threads;
 pub mod control;
 pub mod feedback;
 pub mod registry;
+pub mod reserved;
 pub mod settings;
 pub mod state;
+mod steered;
 pub mod support;
 
 pub mod netfilter;

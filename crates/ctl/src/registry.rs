@@ -26,6 +26,7 @@ use crate::estimator::Estimator;
 use crate::feedback::{Feedback, FeedbackRow, Report, Server};
 use crate::message::{Command, CommandError, DestinationRow, ServiceRow};
 use crate::state::{self, DestinationOptions, Netmask, ServiceOptions, State, Tunnel, TunnelChecksum};
+use crate::steered::steered_from;
 
 /// How long a removed destination without connections is kept.
 const TRASH_TIME: Duration = Duration::from_secs(120);
@@ -65,6 +66,8 @@ struct Known {
     method: ForwardingMethod,
     /// Whether some of its connections may be masqueraded: they keep their method when an edit changes it.
     was_nat: bool,
+    /// The same of FULLNAT.
+    was_full_nat: bool,
     /// The operator's.
     weight: Weight,
     encapsulation: Encapsulation,
@@ -81,6 +84,8 @@ impl Known {
     fn set_options(&mut self, options: &DestinationOptions) {
         let nat = options.method == ForwardingMethod::Nat;
         self.was_nat = nat || self.was_nat && self.has_connections();
+        let full_nat = options.method == ForwardingMethod::FullNat;
+        self.was_full_nat = full_nat || self.was_full_nat && self.has_connections();
         self.method = options.method;
         if self.weight != options.weight {
             self.report = None;
@@ -182,7 +187,9 @@ impl Registry {
             | Command::StartDaemon(_)
             | Command::StopDaemon(_)
             | Command::AddMark(_)
-            | Command::DeleteMark(_) => {}
+            | Command::DeleteMark(_)
+            | Command::AddLocal(_)
+            | Command::DeleteLocal(_) => {}
         }
     }
 
@@ -335,6 +342,7 @@ impl Registry {
             endpoint,
             method: ForwardingMethod::DirectRouting,
             was_nat: false,
+            was_full_nat: false,
             weight: Weight(0),
             encapsulation: Encapsulation::Ip,
             last_weight: Weight(0),
@@ -406,6 +414,18 @@ impl Registry {
         });
         let trash = self.lingering().filter(|(_, known)| known.was_nat);
         live.chain(trash).flat_map(|(key, known)| steered_from(key, known.endpoint, ForwardingMethod::Nat))
+    }
+
+    /// Whether replies may come to local addresses: there are FULLNAT destinations, or connections of some.
+    pub fn has_full_nat(&self) -> bool {
+        let configured = self.services.values().flat_map(|entry| &entry.destinations);
+        configured.into_iter().any(|known| known.method == ForwardingMethod::FullNat)
+            || self.has_full_nat_connections()
+    }
+
+    /// Whether there may be FULLNAT connections.
+    pub fn has_full_nat_connections(&self) -> bool {
+        self.known().any(|known| known.was_full_nat && known.has_connections())
     }
 
     /// Every service, and those gone whose connections live on.
@@ -503,48 +523,6 @@ fn encapsulation(tunnel: Tunnel) -> Encapsulation {
         Tunnel::Gue { port, checksum } => Encapsulation::Gue { port, coverage: coverage(checksum) },
     }
 }
-
-/// Where the replies of a destination come from that are to be translated.
-pub fn replies_from(
-    service: ServiceKey,
-    destination: Endpoint,
-    method: ForwardingMethod,
-) -> impl Iterator<Item = (Protocol, Endpoint)> {
-    let (protocols, virtual_port) = match service {
-        ServiceKey::Address { protocol, endpoint } => (vec![protocol], endpoint.port),
-        ServiceKey::Mark { .. } => (vec![Protocol::TCP, Protocol::UDP, Protocol::SCTP], 0),
-    };
-    let port = if destination.port == 0 { virtual_port } else { destination.port };
-    let nat = method == ForwardingMethod::Nat;
-    let from = move |protocol| (protocol, Endpoint { port, ..destination });
-    protocols.into_iter().filter(move |_| nat).map(from)
-}
-
-/// The same as the XDP program is told it, where port 0 is any port.
-pub fn steered_from(
-    service: ServiceKey,
-    destination: Endpoint,
-    method: ForwardingMethod,
-) -> impl Iterator<Item = (Protocol, Endpoint)> {
-    // Such connections keep their client's port, or take the destination's.
-    let any = takes_any_port(service);
-    let port = move |port| if any { 0 } else { port };
-    replies_from(service, destination, method)
-        .map(move |(protocol, from)| (protocol, Endpoint { port: port(from.port), ..from }))
-}
-
-/// Whether a service's connections go to more ports than one: by a mark, by port 0, and of FTP, whose data connections
-/// go elsewhere (ipvs-behaviour, section 1.1).
-pub fn takes_any_port(service: ServiceKey) -> bool {
-    match service {
-        ServiceKey::Mark { .. } => true,
-        ServiceKey::Address { protocol, endpoint } => {
-            endpoint.port == 0 || protocol == Protocol::TCP && endpoint.port == FTP
-        }
-    }
-}
-
-const FTP: u16 = 21;
 
 fn available(known: &Known, service: &Arc<ServiceLive>, snapshot: &Snapshot) -> Destination {
     Destination {

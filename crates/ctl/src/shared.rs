@@ -13,6 +13,7 @@ use xvs_dataplane::conn::{Table, TableReader};
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::snapshot::Snapshot;
+use xvs_dataplane::xdp::Attached;
 
 use crate::sweep::SweepCounters;
 
@@ -57,6 +58,24 @@ pub struct InterfaceFacts {
     pub queues: u32,
     /// Whether it can be used now.
     pub state: LinkState,
+}
+
+impl InterfaceFacts {
+    /// Those of one that was attached just now, which is told to the log.
+    pub(crate) fn of(attached: &Attached) -> Self {
+        let facts = Self {
+            name: attached.interface().to_owned(),
+            mode: attached.mode().to_string(),
+            why_not_native: attached.native_refused().map(ToString::to_string),
+            queues: attached.receive_queues(),
+            state: LinkState::Up,
+        };
+        match &facts.why_not_native {
+            Some(why) => tracing::warn!("{}: generic XDP, because native was refused: {why}", facts.name),
+            None => tracing::info!("{}: native XDP", facts.name),
+        }
+        facts
+    }
 }
 
 /// Whether an interface can be used.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight, scheduler};
 
+use crate::locals::LocalAddress;
 use crate::marks::MarkRule;
 use crate::message::{Command, CommandError};
 
@@ -24,6 +25,7 @@ pub struct State {
     timeouts: Timeouts,
     daemons: Vec<SyncDaemon>,
     marks: Vec<MarkRule>,
+    locals: Vec<LocalAddress>,
 }
 
 /// What a command changed, for whoever builds the next snapshot.
@@ -41,6 +43,8 @@ pub enum Applied {
     Daemons,
     /// The mark rules.
     Marks,
+    /// The local addresses.
+    Locals,
 }
 
 impl State {
@@ -110,6 +114,14 @@ impl State {
                 self.marks.retain(|known| known != rule);
                 Applied::Marks
             }
+            Command::AddLocal(local) => {
+                self.locals.push(*local);
+                Applied::Locals
+            }
+            Command::DeleteLocal(addr) => {
+                self.locals.retain(|known| known.addr != *addr);
+                Applied::Locals
+            }
         })
     }
 
@@ -169,6 +181,11 @@ impl State {
                 true => Ok(()),
                 false => Err(CommandError::NoSuchMark(rule.to_string())),
             },
+            Command::AddLocal(local) => self.check_local(local),
+            Command::DeleteLocal(addr) => match self.local(*addr) {
+                Some(_) => Ok(()),
+                None => Err(CommandError::NoSuchLocal(*addr)),
+            },
         }
     }
 
@@ -195,6 +212,28 @@ impl State {
     /// The mark rules that were set, in the order in which they apply.
     pub fn marks(&self) -> &[MarkRule] {
         &self.marks
+    }
+
+    /// The local addresses, in the order of the commands.
+    pub fn locals(&self) -> &[LocalAddress] {
+        &self.locals
+    }
+
+    fn local(&self, addr: IpAddr) -> Option<&LocalAddress> {
+        self.locals.iter().find(|known| known.addr == addr)
+    }
+
+    fn check_local(&self, local: &LocalAddress) -> Result<(), CommandError> {
+        if self.local(local.addr).is_some() {
+            return Err(CommandError::LocalExists(local.addr));
+        }
+        let full =
+            || format!("there are {LOCALS_MAX} local addresses, and no room for more; delete one first");
+        let full = (self.locals.len() >= LOCALS_MAX).then(full);
+        match local.fault().or(full) {
+            Some(why) => Err(CommandError::InvalidOperation { why }),
+            None => Ok(()),
+        }
     }
 
     fn edit(&mut self, key: &ServiceKey, change: impl FnOnce(&mut Service)) {
@@ -543,6 +582,8 @@ pub const DEFAULT_SCHEDULER: &str = "wlc";
 
 /// How many mark rules `xvs mark` takes.
 const MARKS_MAX: usize = 1024;
+/// How many local addresses `xvs laddr` takes: steering has room for as many again, which are being left.
+const LOCALS_MAX: usize = 1024;
 
 #[cfg(test)]
 mod tests {
@@ -760,5 +801,22 @@ mod tests {
         assert!(matches!(state.check(&Command::DeleteMark(rule(7))), Err(CommandError::NoSuchMark(_))));
         assert_eq!(state.apply(&Command::AddMark(rule(5000))), Ok(Applied::Marks));
         assert_eq!(state.marks().len(), MARKS_MAX);
+    }
+
+    #[test]
+    fn a_local_address_is_added_once_and_no_more_than_there_is_room_for() {
+        let local = |number: u32| {
+            let addr = IpAddr::V4((0x0a00_0001 + number).into());
+            Command::AddLocal(LocalAddress { addr, first_port: 5000, last_port: 5999 })
+        };
+        let mut state = State::default();
+        (0..LOCALS_MAX as u32).for_each(|number| assert!(state.apply(&local(number)).is_ok(), "{number}"));
+        let refused = state.apply(&local(LOCALS_MAX as u32)).unwrap_err().to_string();
+        assert!(refused.contains("delete one first"), "{refused}");
+        let addr = state.locals()[7].addr;
+        assert_eq!(state.check(&local(7)), Err(CommandError::LocalExists(addr)));
+        assert_eq!(state.apply(&Command::DeleteLocal(addr)), Ok(Applied::Locals));
+        assert_eq!(state.check(&Command::DeleteLocal(addr)), Err(CommandError::NoSuchLocal(addr)));
+        state.apply(&local(7)).unwrap();
     }
 }

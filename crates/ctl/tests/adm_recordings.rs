@@ -88,6 +88,7 @@ impl Director for Model {
             }
             Request::Timeouts => Reply::Timeouts(self.state.timeouts()),
             Request::Daemons => Reply::Daemons(self.state.daemons().to_vec()),
+            Request::LocalAddresses => Reply::LocalAddresses(self.state.locals().to_vec()),
             other => panic!("ipvsadm's commands do not ask {other:?}"),
         })
     }

@@ -408,7 +408,7 @@ impl Draft {
     fn destination(&self) -> (Endpoint, DestinationOptions) {
         let mut endpoint = required(self.server);
         // Direct routing and tunnels leave the port as it is: a destination can only have the service's own.
-        if self.destination.method != ForwardingMethod::Nat
+        if !self.destination.method.masquerades()
             && let Some(service) = self.address
         {
             endpoint.port = service.port;

@@ -14,24 +14,49 @@ use super::grammar::{self, Names, Order, Parsed};
 use super::listing::{Naming, netmask};
 use super::values::flag_names;
 use super::{AfterLine, Ended, Session};
+use crate::cli::laddr;
 use crate::client::Failure;
+use crate::locals::LocalAddress;
 use crate::message::{Command, CommandError, DestinationRow, Reply, Request, ServiceRow};
 use crate::state::{Netmask, Tunnel, TunnelChecksum};
 
 impl Session<'_> {
-    /// Prints all services as the commands that make them. Thresholds are not among what they say.
+    /// Prints all services as the commands that make them. Thresholds are not among what they say. What ipvsadm has no
+    /// words for stands behind `#xvs `, which it skips.
     pub(super) fn save(&mut self, names: Names) -> Result<(), Ended> {
         let rows = self.services(Request::ListServices, Order::Sorted)?;
         let names = Naming { names, resolver: self.resolver };
+        for local in self.locals()? {
+            writeln!(self.out, "{OURS}laddr add {local}")?;
+        }
         for row in &rows {
             let service = service_option(&row.key, &names);
             writeln!(self.out, "-A {service}{}", service_rule(row))?;
             for dest in &row.destinations {
                 let server = names.destination(&row.key, dest.endpoint);
-                writeln!(self.out, "-a {service} -r {server}{}", destination_rule(dest))?;
+                let ours = if dest.options.method == ForwardingMethod::FullNat { OURS } else { "" };
+                writeln!(self.out, "{ours}-a {service} -r {server}{}", destination_rule(dest))?;
             }
         }
         Ok(())
+    }
+
+    fn locals(&mut self) -> Result<Vec<LocalAddress>, Ended> {
+        match self.director.call(Request::LocalAddresses).map_err(|failure| Ended::listing(&failure))? {
+            Reply::LocalAddresses(locals) => Ok(locals),
+            other => Err(Ended::listing(&Failure::unexpected(&other))),
+        }
+    }
+
+    /// Reads a line by its words; one of ours also by what `xvs` takes.
+    fn line(&self, text: &str, words: &[&str]) -> Result<Parsed, Ended> {
+        match words {
+            [_, "laddr", words @ ..] if text.starts_with(OURS) => {
+                laddr::command(words).map(Parsed::Change).map_err(Ended::usage)
+            }
+            [_, words @ ..] if text.starts_with(OURS) => grammar::parse(words, self.resolver),
+            words => grammar::parse(words, self.resolver),
+        }
     }
 
     /// Runs the lines of standard input; returns the exit code, that of the last line run.
@@ -55,7 +80,7 @@ impl Session<'_> {
             if words.is_empty() {
                 continue;
             }
-            let parsed = match grammar::parse(&words, self.resolver) {
+            let parsed = match self.line(&text, &words) {
                 Ok(Parsed::Change(command)) => {
                     steps.push(Step::Change(command));
                     continue;
@@ -186,6 +211,7 @@ fn destination_rule(row: &DestinationRow) -> String {
     let method = match row.options.method {
         ForwardingMethod::Nat => "-m",
         ForwardingMethod::Tunnel => "-i",
+        ForwardingMethod::FullNat => "--fullnat",
         ForwardingMethod::DirectRouting | ForwardingMethod::Local => "-g",
     };
     let mut text = format!(" {method} -w {}", row.options.weight.0);
@@ -205,3 +231,6 @@ fn destination_rule(row: &DestinationRow) -> String {
     }
     text
 }
+
+/// How a line begins that is for xvs only.
+const OURS: &str = "#xvs ";

@@ -192,6 +192,8 @@ const OPTIONS: &[(char, &str, Takes, Word)] = {
         ('g', "gatewaying", Nothing, Word::Method(ForwardingMethod::DirectRouting)),
         ('i', "ipip", Nothing, Word::Method(ForwardingMethod::Tunnel)),
         ('m', "masquerading", Nothing, Word::Method(ForwardingMethod::Nat)),
+        // Not one of ipvsadm's.
+        (LONG, "fullnat", Nothing, Word::Method(ForwardingMethod::FullNat)),
         (LONG, "tun-type", Value, Word::TunnelType),
         (LONG, "tun-port", Value, Word::TunnelPort),
         (LONG, "tun-nocsum", Nothing, Word::Checksum(TunnelChecksum::Without)),
