@@ -8,6 +8,8 @@ use xvs::Judged;
 use xvs::frames::Datagram;
 use xvs::lab_cluster::{GATEWAY_MAC, LAN_MAC, WAN_MAC, server_mac};
 
+#[path = "golden/fullnat.rs"]
+mod fullnat;
 #[path = "golden/gone.rs"]
 mod gone;
 #[path = "golden/ipv6.rs"]

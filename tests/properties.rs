@@ -12,7 +12,8 @@ use proptest::prelude::*;
 use serde_json::json;
 use xvs::frames::{Mac, resum, sctp_checksum_is_right};
 use xvs::lab_cluster::{
-    CLIENT, CLIENT6, GATEWAY_MAC, LAN_MAC, VIP, VIP6, WAN_MAC, at, server, server_mac, server6,
+    CLIENT, CLIENT6, GATEWAY_MAC, INSIDE, INSIDE6, LAN_MAC, VIP, VIP6, WAN_MAC, at, server, server_mac,
+    server6,
 };
 use xvs::steered::{Steered, unreadable};
 use xvs::{Datagram, Judged, LabCluster, Transport};
@@ -58,7 +59,7 @@ fn service() -> impl Strategy<Value = String> {
 
 fn command() -> impl Strategy<Value = String> {
     let dest = || (1u8..4, prop_oneof![Just(80u16), Just(81), Just(8080)]);
-    let method = || prop_oneof![Just("-m"), Just("-m"), Just("-g"), Just("-i")];
+    let method = || prop_oneof![Just("-m"), Just("-m"), Just("-g"), Just("-i"), Just("--fullnat")];
     prop_oneof![
         3 => (service(), prop_oneof!["rr", "wrr", "wlc"]).prop_map(|(service, by)| format!("-A {service} -s {by}")),
         1 => Just(format!("-A -u {VIP}:80 -o")),
@@ -103,6 +104,7 @@ fn packet_in_v6(packet: Datagram) -> Datagram {
             addr if addr == IpAddr::from(VIP) => VIP6,
             addr if addr == IpAddr::from(VIP_OF_ANY) => VIP6_OF_ANY,
             addr if addr == IpAddr::from(CLIENT) => CLIENT6,
+            addr if addr == IpAddr::from(INSIDE) => INSIDE6,
             addr => {
                 (1..4).find(|number| addr == IpAddr::from(server(*number))).map(server6).expect("a server")
             }
@@ -166,6 +168,8 @@ fn packet() -> impl Strategy<Value = Step> {
             let client = at(CLIENT, 4000 + client);
             let (source, to) = match inbound {
                 true => (client, at(vip, port)),
+                // To whom a server sends under FULLNAT, which is reached from as many ports as there are clients.
+                false if vip == VIP_OF_ANY => (at(server(number), dest), at(INSIDE, client.port())),
                 false => (at(server(number), dest), client),
             };
             // Mostly short; a frame of the lab holds 1792 bytes.
@@ -392,6 +396,9 @@ proptest! {
         let mut cluster = LabCluster::with_mtu(1480);
         cluster.adm(&format!("-A -t {VIP}:80 -s rr"));
         cluster.adm(&format!("-a -t {VIP}:80 -r {}:8080 -m", server(1)));
+        for local in [IpAddr::from(INSIDE), INSIDE6.into()] {
+            cluster.ask(json!({ "xvs": ["laddr", "add", local, "--ports", "4001-4004"] }));
+        }
         cluster.adm(&format!("-A -t [{VIP6}]:80 -s rr"));
         cluster.adm(&format!("-a -t [{VIP6}]:80 -r [{}]:8080 -m", server6(1)));
         for step in steps {
