@@ -155,6 +155,7 @@ fn snapshot(method: ForwardingMethod) -> Snapshot {
         members,
         scheduler: scheduler::build("rr", &setup).expect("rr is a scheduler"),
         one_packet: false,
+        client_address: Default::default(),
         persistence: None,
         place: Arc::default(),
     }));

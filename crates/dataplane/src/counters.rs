@@ -68,6 +68,8 @@ pub struct WorkerCounters {
     pub expired: Counter,
     /// Connections that gave way to new ones because the table was full.
     pub evicted: Counter,
+    /// Segments of a client that had no room for the TCP option with its address.
+    pub toa_no_room: Counter,
     dropped: Dropped,
 }
 
@@ -102,6 +104,7 @@ impl WorkerCounters {
             ("connections", &self.connections),
             ("expired", &self.expired),
             ("evicted", &self.evicted),
+            ("toa_no_room", &self.toa_no_room),
         ];
         let drops =
             DropReason::all().map(|reason| (format!("drop_{}", reason.name()), self.dropped(reason).value()));

@@ -34,6 +34,7 @@ use crate::snapshot::{
     Activity, ConnReuse, Destination, DestinationId, DestinationLive, Encapsulation, Path, ServiceLive,
     Settings, Snapshot,
 };
+use crate::tell;
 use crate::verdict::{DropReason, Verdict};
 
 /// What a connection is remembered for before its first packet was judged.
@@ -254,7 +255,7 @@ impl Flows {
             let ends = Ends { client, virtual_endpoint, dest, local: None, method };
             return Ok(Begun::OnePacket(ends, id));
         }
-        self.enter(packet, Chosen { id, dest, method, live, template }, mark, snapshot, now)
+        self.enter(packet, Chosen { id, dest, method, live, template }, service, mark, snapshot, now)
     }
 
     /// Has a template count one connection less: the one that was chosen for is not in the table.
@@ -286,6 +287,9 @@ impl Flows {
             let back = Path::find(&snapshot.egress, packet.flow.source.addr, 0);
             mss::clamp(frame, packet, &ends, destination, back);
         }
+        let connection = self.table.connection(id);
+        let told = tell::request(frame, packet, &connection, destination.path, &self.counters);
+        let packet = told.as_ref().unwrap_or(packet);
         let outer = self.outer(packet, destination, &snapshot.settings);
         let verdict = forward::request(frame, packet, &ends, destination.path, outer);
         self.report_unresolved(verdict, destination.path);
@@ -322,6 +326,7 @@ impl Flows {
         {
             mss::clamp(frame, packet, &ends, destination, path);
         }
+        tell::reply(frame, packet, &connection);
         let verdict = forward::reply(frame, packet, &ends, path);
         self.report_unresolved(verdict, path);
         // A router refuses a packet before its forwarding hooks, so IPVS does not see it.

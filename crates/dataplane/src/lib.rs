@@ -29,6 +29,7 @@ pub mod schedule;
 pub mod egress;
 pub mod forward;
 pub mod mss;
+mod tell;
 
 pub mod datagram;
 pub mod exchange;

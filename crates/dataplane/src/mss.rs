@@ -64,6 +64,14 @@ pub fn clamp(frame: &mut Frame, packet: &Packet, ends: &Ends, destination: &Dest
     lower(&mut frame.bytes_mut()[packet.transport..packet.end], room as u16);
 }
 
+/// Lowers a segment's option by so many bytes.
+pub(crate) fn reduce(segment: &mut [u8], by: u16) {
+    if let Some(at) = find(segment) {
+        let old = u16::from_be_bytes([segment[at], segment[at + 1]]);
+        lower(segment, old.saturating_sub(by));
+    }
+}
+
 /// Lowers a segment's option to `most`, in bytes, if it says more.
 fn lower(segment: &mut [u8], most: u16) {
     let Some(at) = find(segment) else { return };

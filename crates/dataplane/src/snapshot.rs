@@ -13,7 +13,9 @@ use std::time::Duration;
 use hashbrown::{HashMap, HashSet};
 use xvs_proto::checksum::Coverage;
 use xvs_proto::{Endpoint, Family, MacAddr, Protocol};
-use xvs_sched::{Candidates, Choice, ForwardingMethod, Load, Request, Scheduler, ServiceKey, State, Weight};
+use xvs_sched::{
+    Candidates, Choice, ClientAddress, ForwardingMethod, Load, Request, Scheduler, ServiceKey, State, Weight,
+};
 
 use crate::call_ids::CallIds;
 use crate::counters::SharedStats;
@@ -201,6 +203,8 @@ pub struct Service {
     pub scheduler: Box<dyn Scheduler>,
     /// Whether each UDP datagram is scheduled for itself.
     pub one_packet: bool,
+    /// How destinations behind FULLNAT learn who their clients are.
+    pub client_address: ClientAddress,
     /// Which clients stay with their destination, and for how long; `None`: nobody does.
     pub persistence: Option<Persistence>,
     /// The scheduler's state; shared by snapshots until the members change.
@@ -497,6 +501,7 @@ mod tests {
             members: Box::new([]),
             scheduler: xvs_sched::scheduler::build("rr", &Default::default()).unwrap(),
             one_packet: false,
+            client_address: ClientAddress::Hidden,
             persistence: None,
             place: Arc::default(),
         })
@@ -540,6 +545,7 @@ mod tests {
             members: [1, 2, 3].map(member).into(),
             scheduler: xvs_sched::scheduler::build("rr", &setup).unwrap(),
             one_packet: false,
+            client_address: ClientAddress::Hidden,
             persistence: None,
             place: Arc::default(),
         };

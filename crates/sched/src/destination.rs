@@ -46,6 +46,30 @@ pub enum ForwardingMethod {
     FullNat,
 }
 
+/// How a TCP destination behind [`ForwardingMethod::FullNat`] learns who its client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientAddress {
+    /// It does not.
+    #[default]
+    Hidden,
+    /// By a header of the PROXY protocol, version 2, before the client's first byte.
+    Proxy,
+    /// By a TCP option of the client's first segments, as the kernel module `toa` reads it.
+    Toa,
+}
+
+impl ClientAddress {
+    /// The word that commands use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hidden => "hidden",
+            Self::Proxy => "proxy",
+            Self::Toa => "toa",
+        }
+    }
+}
+
 impl ForwardingMethod {
     /// Whether packets are rewritten to the destination's endpoint, so that replies come from it and have to pass the
     /// director.

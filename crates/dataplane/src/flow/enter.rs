@@ -1,24 +1,25 @@
 //! A new connection enters the table and its destination's count; under FULLNAT with a local endpoint of its own.
 //!
-//! Runs once for each connection that is remembered. A local port is tried by looking for its reply key; the first that
-//! nobody has towards the destination is taken with the insertion, so no two connections have one, whichever worker makes
-//! them. Cost: an insertion; under FULLNAT beside it one look-up for each port that is taken, at most [`PORTS_TRIED`].
+//! Runs once for each connection that is remembered. A local port is taken by the insertion, which fails if somebody
+//! has it towards the destination, so no two connections have one, whichever worker makes them. Cost: an insertion; under
+//! FULLNAT a second one if the first port was taken, and a look-up for each further port, at most [`PORTS_TRIED`].
 
-use xvs_proto::{FlowKey, Packet};
-use xvs_sched::ForwardingMethod;
+use xvs_proto::{FlowKey, Packet, Protocol};
+use xvs_sched::{ClientAddress, ForwardingMethod};
 
 use super::{Begun, FIRST_TIMEOUT, Flows};
 use crate::clock::Millis;
 use crate::conn::{Flags, Inserted, NewConnection};
 use crate::schedule::Chosen;
-use crate::snapshot::{Activity, Snapshot};
+use crate::snapshot::{Activity, Service, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
 /// How many ports are looked at for one connection. With nine tenths of them taken one connection in a thousand finds
 /// none; its client asks again, and others are looked at.
 const PORTS_TRIED: usize = 64;
-/// How many of them may be lost to other workers at the moment of insertion, each of which holds an entry for a burst.
-const RACES_LOST: usize = 4;
+/// How many insertions may fail, each of which holds an entry for a burst: the first, and those that another worker was
+/// faster with.
+const INSERTIONS_LOST: usize = 4;
 
 impl Flows {
     /// Enters the connection that a packet begins.
@@ -26,6 +27,7 @@ impl Flows {
         &mut self,
         packet: &Packet,
         chosen: Chosen<'_>,
+        service: &Service,
         mark: u32,
         snapshot: &Snapshot,
         now: Millis,
@@ -38,7 +40,7 @@ impl Flows {
             dest,
             local: None,
             method,
-            flags: if method.masquerades() { Flags::NONE } else { Flags::NO_OUTPUT },
+            flags: if method.masquerades() { told(packet, method, service) } else { Flags::NO_OUTPUT },
             state: 0,
             expires: now + FIRST_TIMEOUT,
             timeout_seconds: 0,
@@ -79,21 +81,32 @@ impl Flows {
         snapshot: &Snapshot,
         now: Millis,
     ) -> Result<Inserted, DropReason> {
-        let mut races = 0;
-        for _ in 0..PORTS_TRIED {
+        let mut lost = 0;
+        for tried in 0..PORTS_TRIED {
             let local = snapshot.locals.next(new.dest.family(), &mut self.locals);
             let local = local.ok_or(DropReason::NoLocalAddress)?;
             let replies = FlowKey { protocol: new.protocol, source: new.dest, dest: local };
-            if self.table.find(&replies, self.table.hash(&replies)).is_some() {
+            // The first is mostly free: its insertion looks anyway.
+            if tried > 0 && self.table.find(&replies, self.table.hash(&replies)).is_some() {
                 continue;
             }
             new.local = Some(local);
             match self.pressure.insert(&mut self.table, new, snapshot, &self.counters, now) {
-                Inserted::LocalTaken if races == RACES_LOST => break,
-                Inserted::LocalTaken => races += 1,
+                Inserted::LocalTaken if lost == INSERTIONS_LOST => break,
+                Inserted::LocalTaken => lost += 1,
                 inserted => return Ok(inserted),
             }
         }
         Err(DropReason::NoLocalPort)
+    }
+}
+
+/// How the connection's destination is told of its client. Only TCP has a first byte, and options.
+fn told(packet: &Packet, method: ForwardingMethod, service: &Service) -> Flags {
+    match service.client_address {
+        _ if method != ForwardingMethod::FullNat || packet.flow.protocol != Protocol::TCP => Flags::NONE,
+        ClientAddress::Hidden => Flags::NONE,
+        ClientAddress::Proxy => Flags::PROXY,
+        ClientAddress::Toa => Flags::TOA,
     }
 }

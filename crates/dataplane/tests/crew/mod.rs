@@ -380,6 +380,7 @@ fn named(name: (Protocol, u16), seconds: Option<u32>, members: Box<[Member]>) ->
         members,
         scheduler: scheduler::build("rr", &setup).expect("rr is a scheduler"),
         one_packet: false,
+        client_address: Default::default(),
         persistence: seconds.map(persistent),
         place: Arc::default(),
     }
