@@ -560,6 +560,7 @@ fn build(key: ServiceKey, wanted: &state::Service, entry: &mut Entry, tuning: &T
         members: members.collect(),
         scheduler,
         one_packet: wanted.options.one_packet,
+        client_address: wanted.options.client_address,
         persistence: persistence(&wanted.options),
         place: entry.place.clone(),
     })

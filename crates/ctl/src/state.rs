@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use xvs_proto::{Endpoint, Family, Protocol};
-use xvs_sched::{ForwardingMethod, ServiceKey, Weight, scheduler};
+use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey, Weight, scheduler};
 
 use crate::locals::LocalAddress;
 use crate::marks::MarkRule;
@@ -328,6 +328,9 @@ pub struct ServiceOptions {
     pub persistence_engine: Option<String>,
     /// Whether each UDP packet is scheduled for itself.
     pub one_packet: bool,
+    /// How real servers behind FULLNAT learn who their clients are.
+    #[serde(default)]
+    pub client_address: ClientAddress,
 }
 
 impl ServiceOptions {
@@ -340,6 +343,7 @@ impl ServiceOptions {
             netmask: Netmask::host(family),
             persistence_engine: None,
             one_packet: false,
+            client_address: ClientAddress::Hidden,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::ops::ControlFlow;
 
 use xvs_proto::{Family, Protocol};
-use xvs_sched::{ForwardingMethod, ServiceKey};
+use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey};
 
 use super::grammar::{self, Names, Order, Parsed};
 use super::listing::{Naming, netmask};
@@ -32,6 +32,11 @@ impl Session<'_> {
         for row in &rows {
             let service = service_option(&row.key, &names);
             writeln!(self.out, "-A {service}{}", service_rule(row))?;
+            let told = row.options.client_address;
+            if told != ClientAddress::Hidden {
+                let rule = service_rule(row);
+                writeln!(self.out, "{OURS}-E {service}{rule} --client-address {}", told.name())?;
+            }
             for dest in &row.destinations {
                 let server = names.destination(&row.key, dest.endpoint);
                 let ours = if dest.options.method == ForwardingMethod::FullNat { OURS } else { "" };

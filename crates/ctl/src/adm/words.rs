@@ -27,6 +27,7 @@ pub(super) enum Word {
     Netmask,
     Flags,
     OnePacket,
+    ClientAddress,
     RealServer,
     Method(ForwardingMethod),
     TunnelType,
@@ -188,6 +189,8 @@ const OPTIONS: &[(char, &str, Takes, Word)] = {
         ('M', "netmask", Value, Word::Netmask),
         ('b', "sched-flags", Value, Word::Flags),
         ('o', "ops", Nothing, Word::OnePacket),
+        // Not one of ipvsadm's.
+        (LONG, "client-address", Value, Word::ClientAddress),
         ('r', "real-server", Value, Word::RealServer),
         ('g', "gatewaying", Nothing, Word::Method(ForwardingMethod::DirectRouting)),
         ('i', "ipip", Nothing, Word::Method(ForwardingMethod::Tunnel)),
