@@ -3,11 +3,16 @@
 //! The first real server of the cluster becomes a router, the second stands behind it in a network of its own; neither
 //! has the director as its default route. Each test has a cluster of its own. Needs root.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::fs;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::path::PathBuf;
+use std::process::Child;
 
+use rustix::process::{Pid, Signal};
 use xvs::clients::{self, fetch};
 use xvs::cluster::{VIP, VIP6, succeed};
 use xvs::servers::{Echo, Sink};
+use xvs::wait;
 use xvs::{Cluster, Director, Host, Layout, Workers};
 
 const ROUTER: Host = Host::RealServer(1);
@@ -101,6 +106,92 @@ fn a_server_two_hops_away_without_a_route_to_the_director_serves_by_one_worker()
 #[test]
 fn a_server_two_hops_away_without_a_route_to_the_director_serves_by_two_workers() {
     carries_everything(Workers::Two);
+}
+
+/// An nginx on the far server that reads PROXY headers at port 8081 and logs whom they name.
+fn start_nginx(cluster: &Cluster) -> (PathBuf, Started) {
+    let folder = cluster.state().join("proxied");
+    fs::create_dir_all(&folder).expect("the cluster's folder takes a new one");
+    let (config, log) = (folder.join("nginx.conf"), folder.join("access.log"));
+    let (folder, blob) = (folder.display(), cluster.state().join("blob"));
+    let text = format!(
+        "user root; daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
+         events {{ }}
+         http {{
+             log_format client '$proxy_protocol_addr $proxy_protocol_server_addr $proxy_protocol_server_port $status';
+             access_log {log} client;
+             client_body_temp_path {folder}/temp;
+             client_max_body_size 100m;
+             server {{
+                 listen 8081 proxy_protocol; listen [::]:8081 proxy_protocol ipv6only=on;
+                 location = /blob {{ alias {blob}; }}
+                 location = /upload {{ proxy_request_buffering on; proxy_pass http://127.0.0.1:80/; }}
+             }}
+         }}",
+        log = log.display(),
+        blob = blob.display()
+    );
+    fs::write(&config, text).expect("the folder was made above");
+    let mut command = cluster.command(FAR, "nginx");
+    command.args(["-p", &folder.to_string(), "-c", &config.display().to_string()]);
+    let process = Started(command.spawn().expect("nginx is installed"));
+    wait::until("nginx listens", || {
+        let connected = cluster.run(FAR, || TcpStream::connect(("127.0.0.1", 8081)).is_ok());
+        connected.then_some(())
+    });
+    (log, process)
+}
+
+/// A process that ends with its owner, before its cluster does.
+struct Started(Child);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        // nginx's master takes its workers with it; a failure has no better place.
+        let _ = rustix::process::kill_process(Pid::from_child(&self.0), Signal::TERM);
+        let _ = self.0.wait();
+    }
+}
+
+fn nginx_reads_the_clients_address(workers: Workers) {
+    let cluster = far_away(workers);
+    let (log, _nginx) = start_nginx(&cluster);
+    let director = Director::start(&cluster, workers);
+    director.xvs(&format!("laddr add {LOCAL}"));
+    director.xvs(&format!("laddr add {LOCAL6}"));
+    for (service, server) in [
+        (SocketAddr::from((VIP, 80)), SocketAddr::from((FAR_ADDR, 8081))),
+        ((VIP6, 80).into(), (FAR_ADDR6, 8081).into()),
+    ] {
+        director.adm(&format!("-A -t {service} -s rr --client-address proxy"));
+        director.adm(&format!("-a -t {service} -r {server} --fullnat"));
+    }
+    let upload = cluster.state().join("blob").display().to_string();
+    for vip in [VIP.to_string(), format!("[{VIP6}]")] {
+        let url = format!("http://{vip}/blob");
+        let body = fetch(&cluster, &url).unwrap_or_else(|error| panic!("{url}: {error}"));
+        assert!(body == cluster.blob(), "{url}: {} bytes differ from the file", body.len());
+        let mut curl = clients::curl(&cluster);
+        succeed(
+            curl.args(["--data-binary", &format!("@{upload}"), "-o", "/dev/null"])
+                .arg(format!("http://{vip}/upload")),
+        );
+    }
+    let lines: Vec<String> =
+        fs::read_to_string(log).expect("nginx has answered").lines().map(str::to_owned).collect();
+    let told: Vec<_> = lines.iter().filter_map(|line| line.rsplit_once(' ')).map(|(told, _)| told).collect();
+    let (four, six) = (format!("198.51.100.10 {VIP} 80"), format!("2001:db8:1::10 {VIP6} 80"));
+    assert_eq!(told, [&four[..], &four, &six, &six], "{lines:?}");
+}
+
+#[test]
+fn nginx_far_away_logs_the_clients_address_from_the_proxy_header_by_one_worker() {
+    nginx_reads_the_clients_address(Workers::One);
+}
+
+#[test]
+fn nginx_far_away_logs_the_clients_address_from_the_proxy_header_by_two_workers() {
+    nginx_reads_the_clients_address(Workers::Two);
 }
 
 #[test]
