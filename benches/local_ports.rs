@@ -28,6 +28,8 @@ const FIRST_PORT: u16 = 1024;
 const LAST_PORT: u16 = 32_767;
 /// Ports of all servers together.
 const ALL: u32 = (LAST_PORT - FIRST_PORT + 1) as u32 * SERVERS as u32;
+/// Connections that there is room for, so that none gives way.
+const TABLE: usize = 4 * ALL as usize;
 const ROUNDS: usize = 21;
 
 fn main() {
@@ -54,7 +56,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let worker = rig::worker(ForwardingMethod::FullNat, ALL as usize, Memory::OnDemand, Clock::by_hand());
+        let worker = rig::worker(ForwardingMethod::FullNat, TABLE, Memory::OnDemand, Clock::by_hand());
         let locals = LocalAddresses::new([(IpAddr::from([192, 0, 2, 1]), FIRST_PORT..=LAST_PORT)]);
         let snapshot = Snapshot { locals: Arc::new(locals), ..Snapshot::clone(&worker.snapshot.load()) };
         worker.snapshot.store(Arc::new(snapshot));
