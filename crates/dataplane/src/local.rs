@@ -2,8 +2,9 @@
 //!
 //! [`LocalAddresses`] is part of a snapshot; a worker's [`LocalCursor`] goes round it, a step for each new connection. The
 //! step shares no factor with the number of endpoints, so a round offers each of them once and neighbours far apart: what
-//! was offered last is offered again as late as can be, and a few steps are a fair sample of what is taken. Cost of a
-//! step: one division, and a search among the addresses.
+//! was offered last is offered again as late as can be. What was taken in such an order is not spread by chance, so who
+//! finds a few endpoints taken goes on elsewhere ([`LocalCursor::jump`]). Cost of a step: one division, and a search among
+//! the addresses.
 //!
 //! Not here: whether an endpoint is taken, which only the connection table knows, for each destination apart.
 
@@ -68,8 +69,15 @@ pub struct LocalCursor {
 impl LocalCursor {
     /// Begins somewhere; `start` is to be another for each worker, and at each start.
     pub fn new(start: u32) -> Self {
-        // A bit less, so that a step more is never too much.
-        Self { positions: [start >> 2; 2] }
+        let mut cursor = Self { positions: [0; 2] };
+        cursor.jump(start);
+        cursor
+    }
+
+    /// Goes on from a place drawn at random.
+    pub fn jump(&mut self, random: u32) {
+        // Less than all bits, so that a step more is never too much.
+        self.positions = [random >> 2; 2];
     }
 }
 

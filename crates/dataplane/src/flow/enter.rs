@@ -17,6 +17,8 @@ use crate::verdict::{DropReason, Verdict};
 /// How many ports are looked at for one connection. With nine tenths of them taken one connection in a thousand finds
 /// none; its client asks again, and others are looked at.
 const PORTS_TRIED: usize = 64;
+/// How many of them in the order in which they were not used for longest; the others are drawn.
+const IN_ORDER: usize = 4;
 /// How many insertions may fail, each of which holds an entry for a burst: the first, and those that another worker was
 /// faster with.
 const INSERTIONS_LOST: usize = 4;
@@ -83,6 +85,9 @@ impl Flows {
     ) -> Result<Inserted, DropReason> {
         let mut lost = 0;
         for tried in 0..PORTS_TRIED {
+            if tried >= IN_ORDER {
+                self.locals.jump(self.dice.draw() as u32);
+            }
             let local = snapshot.locals.next(new.dest.family(), &mut self.locals);
             let local = local.ok_or(DropReason::NoLocalAddress)?;
             let replies = FlowKey { protocol: new.protocol, source: new.dest, dest: local };
