@@ -12,7 +12,7 @@ use std::{env, thread};
 
 use rustix::time::{ClockId, clock_gettime};
 use xvs_dataplane::dice::Dice;
-use xvs_dataplane::snapshot::{Activity, DestinationId, DestinationLive, Member, Service};
+use xvs_dataplane::snapshot::{Activity, DestinationId, DestinationLive, Member, Service, ServiceLive};
 use xvs_proto::Endpoint;
 use xvs_sched::scheduler::{self, Flags, Setup};
 use xvs_sched::{Destination, ForwardingMethod, Request, ServiceKey, Weight};
@@ -62,6 +62,7 @@ fn service(name: &str, weights: &[u32]) -> Service {
         endpoint: endpoint(number),
         method: ForwardingMethod::DirectRouting,
         weight: Weight(*weight),
+        own_weight: Weight(*weight),
         live: Arc::new(DestinationLive::new(1)),
     });
     // All ports of a client count, so that what is shared is connections.
@@ -74,6 +75,7 @@ fn service(name: &str, weights: &[u32]) -> Service {
         client_address: Default::default(),
         persistence: None,
         place: Arc::default(),
+        live: Arc::new(ServiceLive::new(1)),
     }
 }
 

@@ -17,8 +17,8 @@ use xvs_dataplane::conn::Timers;
 use xvs_dataplane::port::{LinkId, Port, Received, Woken};
 use xvs_dataplane::shm::{Census, Frame, Memory};
 use xvs_dataplane::worker::Worker;
-use xvs_proto::ethernet;
 use xvs_proto::ipv4::{self, Ipv4};
+use xvs_proto::{ethernet, icmp};
 use xvs_sched::ForwardingMethod::{self, DirectRouting, FullNat, Nat, Tunnel};
 
 use rig::{Loop, Order, Side};
@@ -38,9 +38,8 @@ fn worker_after(flows: u32, method: ForwardingMethod) -> Worker<Loop> {
 /// Lets the worker run until nothing comes any more: how often it allocated, and how many packets it has sent in all.
 fn run(mut worker: Worker<Loop>, side: Side, packets: u64) -> (u64, u64) {
     worker.port.offer(side, Order::Turns, FLOWS, packets);
-    let mut sent = 0;
-    let allocations = measure(|| sent = worker.run().sent());
-    (allocations.count_total, sent)
+    let allocations = measure(|| worker.run());
+    (allocations.count_total, worker.port.sent())
 }
 
 #[test]
@@ -62,23 +61,44 @@ fn replies_cost_no_allocation() {
     assert_eq!(run(worker, Side::Replies, PACKETS), (0, u64::from(FLOWS) + PACKETS));
 }
 
-/// Makes of each two packets that come in the two fragments of one datagram.
-struct InFragments {
+/// Makes something else of each packet that comes, told whether it is every second one.
+struct Remade {
     inner: Loop,
     second: bool,
+    remake: fn(&mut Frame, bool),
 }
 
 /// Bytes of a datagram in each fragment, a multiple of 8.
 const IN_FRAGMENT: usize = 24;
 
-impl Port for InFragments {
+/// Makes of each two packets the two fragments of one datagram.
+fn fragment(frame: &mut Frame, second: bool) {
+    assert!(frame.resize(ethernet::HEADER_LEN + ipv4::HEADER_LEN + IN_FRAGMENT));
+    let place = if second { (IN_FRAGMENT / 8) as u16 } else { ipv4::MORE_FRAGMENTS };
+    let mut header = Ipv4::edit(&mut frame.bytes_mut()[ethernet::HEADER_LEN..]);
+    header.set_part((ipv4::HEADER_LEN + IN_FRAGMENT) as u16, place);
+}
+
+/// Makes of a request an ICMP error about the reply to it.
+fn report(frame: &mut Frame, _: bool) {
+    let request = &frame.bytes()[ethernet::HEADER_LEN..];
+    let mut reply = *request.first_chunk::<28>().expect("headers of IPv4 and UDP");
+    reply[12..16].copy_from_slice(&request[16..20]);
+    reply[16..20].copy_from_slice(&request[12..16]);
+    reply[20..22].copy_from_slice(&request[22..24]);
+    reply[22..24].copy_from_slice(&request[20..22]);
+    let error = icmp::Error::HostUnreachable;
+    assert!(frame.resize(ethernet::HEADER_LEN + error.length(reply.len())));
+    // To the sender of the reply, from somebody on its way.
+    let router = std::net::Ipv4Addr::new(203, 0, 113, 9);
+    error.emit(&mut frame.bytes_mut()[ethernet::HEADER_LEN..], router, &reply, 7);
+}
+
+impl Port for Remade {
     fn receive(&mut self, burst: &mut Vec<Received>) {
         self.inner.receive(burst);
         for Received { frame, .. } in burst {
-            assert!(frame.resize(ethernet::HEADER_LEN + ipv4::HEADER_LEN + IN_FRAGMENT));
-            let place = if self.second { (IN_FRAGMENT / 8) as u16 } else { ipv4::MORE_FRAGMENTS };
-            let mut header = Ipv4::edit(&mut frame.bytes_mut()[ethernet::HEADER_LEN..]);
-            header.set_part((ipv4::HEADER_LEN + IN_FRAGMENT) as u16, place);
+            (self.remake)(frame, self.second);
             self.second = !self.second;
         }
     }
@@ -115,11 +135,29 @@ fn fragments_cost_no_allocation() {
     for method in [DirectRouting, Nat, Tunnel, FullNat] {
         let Worker { pipeline, port: mut inner, snapshot, clock, stop } = worker_after(1, method);
         inner.offer(Side::Requests, Order::Turns, 1, PACKETS);
-        let worker = Worker { pipeline, port: InFragments { inner, second: false }, snapshot, clock, stop };
-        let mut sent = 0;
-        let allocations = measure(|| sent = worker.run().inner.sent());
+        let mut worker = Worker {
+            pipeline,
+            port: Remade { inner, second: false, remake: fragment },
+            snapshot,
+            clock,
+            stop,
+        };
+        let allocations = measure(|| worker.run());
+        let sent = worker.port.inner.sent();
         assert_eq!(allocations.count_total, 0, "{method:?}");
         assert!(sent > PACKETS, "{method:?}: {sent} left");
+    }
+}
+
+#[test]
+fn icmp_errors_cost_no_allocation() {
+    for method in [DirectRouting, Nat, Tunnel] {
+        let Worker { pipeline, port: mut inner, snapshot, clock, stop } = worker_after(1, method);
+        inner.offer(Side::Requests, Order::Turns, 1, PACKETS);
+        let port = Remade { inner, second: false, remake: report };
+        let mut worker = Worker { pipeline, port, snapshot, clock, stop };
+        let allocations = measure(|| worker.run());
+        assert_eq!((allocations.count_total, worker.port.inner.sent()), (0, 1 + PACKETS), "{method:?}");
     }
 }
 

@@ -399,3 +399,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn of_so_many_packets_that_are_dropped_in_defence_those_from_the_ftp_data_port_are_some() {
+    let mut cluster = LabCluster::new();
+    cluster.configure(&[&format!("-A -t {VIP}:80 -s rr"), &format!("-a -t {VIP}:80 -r {}:80 -m", server(1))]);
+    cluster.ok(json!({ "set": { "drop_packet": 3, "am_droprate": 3 } }));
+    let mut verdict = |port| {
+        cluster.from_client(&Datagram::new(Transport::Tcp(SYN), at(CLIENT, port), at(VIP, 80))).verdict
+    };
+    let verdicts = [20, 20, 4000, 4001].map(&mut verdict);
+    assert_eq!(verdicts, ["drop defence", "pass", "transmit", "drop defence"]);
+}

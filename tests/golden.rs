@@ -8,10 +8,14 @@ use xvs::Judged;
 use xvs::frames::Datagram;
 use xvs::lab_cluster::{GATEWAY_MAC, LAN_MAC, WAN_MAC, server_mac};
 
+#[path = "golden/fragments.rs"]
+mod fragments;
 #[path = "golden/fullnat.rs"]
 mod fullnat;
 #[path = "golden/gone.rs"]
 mod gone;
+#[path = "golden/icmp.rs"]
+mod icmp;
 #[path = "golden/ipv6.rs"]
 mod ipv6;
 #[path = "golden/methods.rs"]

@@ -205,15 +205,30 @@ fn a_late_reply_of_a_connection_that_gave_way_goes_to_the_directors_kernel() {
 #[test]
 fn udp_of_a_removed_destination_moves_to_another_unless_told_to_be_dropped() {
     let recording = Recording::read("fwd-nat");
-    for (setting, expected) in [(1, ("transmit", None)), (0, ("drop", Some("destination_unavailable")))] {
+    let dropped = ("drop", Some("destination_unavailable"));
+    for (setting, expected) in
+        [(json!({}), dropped), (json!({ "udp_nodest_reschedule": 1 }), ("transmit", None))]
+    {
         let mut director = Director::usual();
-        director.ask(json!({ "set": { "udp_nodest_reschedule": setting } }));
+        director.ask(json!({ "set": setting }));
         director.play(&recording, 0..=5);
         let first = director.play(&recording, [35]);
         assert_eq!(sent(&first), recording.out(35));
         director.adm("-d -u 10.1.0.100:53 -r 10.2.0.12:53");
         assert_eq!(verdict(&director.play(&recording, [35])), expected);
     }
+}
+
+#[test]
+fn a_syn_takes_the_place_of_a_connection_that_was_reset() {
+    let recording = Recording::read("tcp-nat-server-refuses");
+    let mut director = Director::usual();
+    director.play(&recording, 0..=7);
+    let listed = director.play(&recording, [8]);
+    assert!(listed["stdout"].as_str().is_some_and(|text| text.contains("CLOSE")), "{listed}");
+    let again = director.play(&recording, [9]);
+    assert_eq!(sent(&again), recording.out(9), "the next server in turn");
+    assert_eq!(director.counter("connections"), 2);
 }
 
 #[test]
@@ -252,63 +267,37 @@ fn asked_to_both_ends_of_a_masqueraded_connection_promise_what_the_narrower_way_
 }
 
 #[test]
-fn an_icmp_error_about_a_connection_goes_to_the_directors_kernel() {
-    let recording = Recording::read("icmp-nat");
-    let mut director = Director::usual();
-    director.play(&recording, 0..=9);
-    for step in [11, 22] {
-        assert_eq!(recording.out(step).len(), 1, "IPVS translates it and sends it on");
-        assert_eq!(verdict(&director.play(&recording, [step])), ("pass", None), "step {step}");
+fn the_first_error_that_a_tunnels_path_shrank_says_how_far_and_not_what_was_known_before() {
+    for (name, overhead) in [("icmp-tun", 20), ("icmp-tun-gre", 24)] {
+        let recording = Recording::read(name);
+        let mut director = Director::usual();
+        let answer = director.play(&recording, 0..=21);
+        assert_eq!(verdict(&answer), ("consumed", None));
+        let mtu = |frame: &str| u16::from_str_radix(&frame[80..84], 16).expect("hex");
+        let [("cl0", theirs)] = recording.out(21)[..] else { panic!("one frame") };
+        let [("cl0", ours)] = sent(&answer)[..] else { panic!("one frame: {answer}") };
+        assert_eq!((mtu(theirs), mtu(ours)), (1500 - overhead, 1280 - overhead), "{name}");
     }
 }
 
 #[test]
-fn esp_and_ah_go_to_the_directors_kernel() {
-    let recording = Recording::read("esp-ah");
+fn what_the_directors_own_stack_answers_is_not_seen() {
+    let recording = Recording::read("fwd-local");
     let mut director = Director::usual();
-    director.play(&recording, 0..=4);
-    for step in [7, 8] {
-        assert_eq!(recording.out(step).len(), 1, "IPVS sends it with the connection of UDP 500");
-        assert_eq!(verdict(&director.play(&recording, [step])), ("pass", None), "step {step}");
-    }
-}
-
-#[test]
-fn a_tagged_packet_stays_with_the_kernel() {
-    let recording = Recording::read("fwd-dr");
-    let mut director = Director::usual();
-    director.play(&recording, 0..=6);
-    let plain = recording.0[7]["in"].as_str().expect("a frame");
-    let tagged = format!("{}8100000a{}", &plain[..24], &plain[24..]);
-    let answer = director.ask(json!({ "inject": "cl0", "frame": tagged }));
-    assert_eq!(verdict(&answer), ("pass", None));
-}
-
-#[test]
-fn the_directors_own_address_is_refused_as_a_real_server() {
-    let mut director = Director::usual();
-    director.adm("-A -t 10.1.0.100:80 -s rr");
-    let answer = director.adm("-a -t 10.1.0.100:80 -r 10.2.0.1:80 -m");
-    assert_eq!(answer["exit"], 255);
-    let expected = "xvs: real server 10.2.0.1:80: an address of the director itself is not supported yet; \
-                    run the server on another machine\n";
-    assert_eq!(answer["stderr"], expected);
-}
-
-#[test]
-fn an_unknown_scheduler_is_told_as_ipvsadm_does_and_then_which_there_are() {
-    let mut director = Director::usual();
-    let answer = director.adm("-A -t 10.1.0.100:80 -s nosuch");
-    assert_eq!(answer["exit"], 255);
-    let expected = "Scheduler or persistence engine not found\nxvs has these schedulers: \
-        dh, fo, lblc, lblcr, lc, mh, none, nq, ovf, rr, sed, sh, twos, wlc, wrr\n";
-    assert_eq!(answer["stderr"], expected);
+    let own = json!({ "link": "own", "mac": "02:00:00:00:03:01", "addresses": ["10.2.0.77/32"] });
+    director.ask(own);
+    director.play(&recording, [1, 2, 9]);
+    let kernel = recording.printed(14);
+    assert!(kernel.contains("CLOSE       192.0.2.10:1001    10.1.0.100:80      10.2.0.77:80"), "{kernel}");
+    let listed = director.adm("-Lnc");
+    let listed = listed["stdout"].as_str().expect("a listing");
+    assert!(listed.contains("SYN_RECV    192.0.2.10:1001    10.1.0.100:80      10.2.0.77:80"), "{listed}");
 }
 
 #[test]
 fn a_setting_that_xvs_does_not_have_is_refused_by_its_name() {
     let mut director = Director::usual();
-    for setting in ["schedule_icmp", "snat_reroute"] {
+    for setting in ["snat_reroute", "conntrack"] {
         let answer = director.ask(json!({ "set": { setting: 1 } }));
         assert!(answer["error"].as_str().is_some_and(|error| error.contains(setting)), "{answer}");
     }

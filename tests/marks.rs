@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde_json::{Value, json};
 use xvs::frames::SYN;
-use xvs::lab_cluster::{CLIENT, CLIENT6, VIP, VIP6, at, server, server6};
+use xvs::lab_cluster::{CLIENT, CLIENT6, GATEWAY_MAC, VIP, VIP6, WAN_MAC, at, server, server6};
 use xvs::{Datagram, LabCluster, Transport};
 
 /// A second virtual address, which no service names.
@@ -108,6 +108,32 @@ fn a_client_that_no_real_server_of_a_mark_takes_is_told_from_the_address_it_spok
     // What would go elsewhere anyway is the kernel's to send on.
     cluster.set("cache_bypass", 1);
     assert_eq!(cluster.from_client(&syn).verdict, "pass");
+}
+
+#[test]
+fn nobody_is_told_of_a_packet_that_was_sent_to_many() {
+    let mut cluster = LabCluster::new();
+    cluster.configure(&["-A -f 1 -s rr", "-A -f 1 -6 -s rr"]);
+    mark(&mut cluster, "-p udp --dport 99 --set-mark 1");
+    let refused = |cluster: &mut LabCluster, frame: &[u8]| {
+        let judged = cluster.inject("wan", frame);
+        assert_eq!(judged.verdict, "drop no_destination");
+        judged.sent.len()
+    };
+    let to = |source: IpAddr, dest: &str| {
+        Datagram::new(Transport::Udp, at(source, 4000), at(dest.parse::<IpAddr>().expect("an address"), 99))
+            .frame(GATEWAY_MAC, WAN_MAC)
+    };
+    // The last one of the link's own network; all; some.
+    for dest in ["192.0.2.127", "255.255.255.255", "224.0.0.5"] {
+        assert_eq!(refused(&mut cluster, &to(CLIENT.into(), dest)), 0, "{dest}");
+    }
+    assert_eq!(refused(&mut cluster, &to(CLIENT6.into(), "ff02::5")), 0);
+    for mut one in [to(CLIENT.into(), "198.51.100.7"), to(CLIENT6.into(), "2001:db8:51::7")] {
+        assert_eq!(refused(&mut cluster, &one), 1);
+        one[..6].fill(0xff);
+        assert_eq!(refused(&mut cluster, &one), 0, "its link address was everybody's");
+    }
 }
 
 #[test]

@@ -92,9 +92,9 @@ fn an_interface_that_goes_down_comes_back_or_is_gone_is_logged_and_shown() {
     ip(&["link", "set", "wan", "up"]);
     shows("interface  wan: up");
     ip(&["link", "del", "wan"]);
-    shows("warning    wan is gone; restart xvsd\n");
+    shows("warning    wan is gone; it is attached again when it is back and up\n");
     let log = director.log();
-    for line in ["wan is down", "wan is up again", "wan is gone; restart xvsd"] {
+    for line in ["wan is down", "wan is up again", "wan is gone; it is attached again"] {
         assert!(log.contains(line), "{line}:\n{log}");
     }
 }

@@ -4,7 +4,7 @@
 //! connections are open. Each test has a cluster of its own. Needs root. Not here: what a rule means in all its forms
 //! (`crates/ctl/src/netfilter/tests.rs`).
 
-use std::net::TcpStream;
+use std::net::{TcpStream, UdpSocket};
 
 use xvs::cluster::{REAL_SERVERS, VIP, real_server, succeed, virtual_endpoint};
 use xvs::director::program;
@@ -132,6 +132,27 @@ fn rules_of_nftables_are_followed_as_they_are_added_changed_and_flushed() {
 }
 
 #[test]
+fn an_element_of_a_set_whose_time_is_over_and_one_that_packets_added_change_what_is_marked() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, 9000));
+    let _director = marked(&cluster);
+    let lines = [
+        "nft add table ip lvs",
+        "nft add set ip lvs web { type inet_service ; flags timeout ; elements = { 80 timeout 3s } ; }",
+        "nft add set ip lvs seen { type inet_service ; flags dynamic ; size 100 ; }",
+        "nft add chain ip lvs pre { type filter hook prerouting priority mangle ; }",
+        "nft add rule ip lvs pre tcp dport @web meta mark set 1",
+        "nft add rule ip lvs pre tcp dport @seen meta mark set 1",
+        "nft add rule ip lvs pre tcp dport 8081 add @seen { tcp dport }",
+    ];
+    run(&cluster, &lines);
+    await_served(&cluster, 80);
+    // Before the packet has added its port, the kernel refuses it.
+    await_served(&cluster, 8081);
+    await_refused(&cluster, 80);
+}
+
+#[test]
 fn rules_of_xvs_mark_are_in_force_at_once() {
     let vip = VIP.to_string();
     let with = |line: &str| line.replace("VIP", &vip);
@@ -191,6 +212,20 @@ fn marked_packets_that_nobody_takes_go_where_they_were_sent_to_when_the_kernel_w
     let row = listing.lines().find(|line| line.contains("203.0.113.80:80")).expect("a connection");
     assert!(row.ends_with(" 0.0.0.0:0"), "{row}");
     assert!(director.adm("-Ln").contains("FWM  7 rr"));
+
+    // The time to live of a datagram ends at the director, which does not say so in the name of who is beyond it.
+    let counted = |name: &str| {
+        let counters = succeed(cluster.command(Host::Director, program("xvs")).arg("counters"));
+        counters.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().to_owned()
+    };
+    let said = counted("originated ");
+    cluster.run(Host::Client, || {
+        let socket = UdpSocket::bind(("0.0.0.0", 0)).expect("a socket");
+        socket.set_ttl(1).expect("a time to live");
+        socket.send_to(b"?", ("203.0.113.80", 9)).expect("it leaves");
+    });
+    wait::until("it is dropped", || (counted("drop_ttl_expired ") == "1").then_some(()));
+    assert_eq!(counted("originated "), said);
 }
 
 fn each(lines: &[String]) -> Vec<&str> {

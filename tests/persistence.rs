@@ -149,6 +149,21 @@ fn a_template_lasts_from_the_last_new_connection_on_and_data_does_not_prolong_it
 }
 
 #[test]
+fn a_template_ends_with_the_connection_that_it_was_made_for_if_both_last_as_long() {
+    // 64 and 65 seconds are about what the timers' wheel holds in one turn.
+    for seconds in [10, 60, 64, 65, 66, 128, 300] {
+        for before in [0.0, 0.3, 0.95] {
+            let mut cluster = cluster(&[&format!("-u {VIP}:53 -s rr -p {seconds}")], "-g", 53);
+            cluster.configure(&[&format!("--set 0 0 {seconds}")]);
+            cluster.advance(before);
+            assert_eq!(datagram(&mut cluster, (CLIENT, 1000), 53), 3);
+            cluster.advance(f64::from(seconds) + 0.5);
+            assert_eq!(cluster.connections(), [] as [String; 0], "{seconds} s, begun at {before} s");
+        }
+    }
+}
+
+#[test]
 fn a_template_that_controls_goes_on_in_steps_of_a_minute_and_stays_with_that_minute() {
     let mut cluster = cluster(&[&format!("-u {VIP}:53 -s rr -p 10")], "-g", 53);
     cluster.configure(&["--set 0 0 280"]);

@@ -6,11 +6,13 @@
 //! kernel by the XDP program.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
-use etherparse::{IpNumber, Ipv4Header, Ipv6Header, SlicedPacket, TransportSlice};
+use etherparse::{EtherType, IpNumber, Ipv4Header, Ipv6Header, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 use serde_json::json;
-use xvs::frames::{Mac, resum, sctp_checksum_is_right};
+use xvs::frames::{Complaint, Complaint6, Ipv4, Ipv6, Mac, ethernet, resum, sctp_checksum_is_right};
+use xvs::fuzz::{self, Plan};
 use xvs::lab_cluster::{
     CLIENT, CLIENT6, GATEWAY_MAC, INSIDE, INSIDE6, LAN_MAC, VIP, VIP6, WAN_MAC, at, server, server_mac,
     server6,
@@ -25,6 +27,8 @@ enum Step {
     Command(String),
     /// A packet, with what is done to its frame.
     Packet { inbound: bool, datagram: Datagram, harm: Harm },
+    /// An ICMP error about the answer to a packet, or about the packet in a tunnel, with what is done to its frame.
+    Report { inbound: bool, about: Vec<u8>, what: (u8, u8, u16), harm: Harm },
     /// Bytes.
     Noise(Vec<u8>),
     /// A setting and its value.
@@ -186,6 +190,58 @@ fn packet() -> impl Strategy<Value = Step> {
     )
 }
 
+/// An ICMP error that quotes what a packet's receiver would send back, or the packet in a tunnel, cut somewhere.
+fn report(packet: impl Strategy<Value = Step>) -> impl Strategy<Value = Step> {
+    let kind = prop_oneof![
+        Just((3u8, 4u8)),
+        Just((2, 0)),
+        Just((3, 3)),
+        Just((1, 4)),
+        Just((11, 0)),
+        any::<(u8, u8)>()
+    ];
+    (packet, kind, any::<u16>(), 40usize..200, prop::bool::weighted(0.3)).prop_map(
+        |(step, (kind, code), mtu, cut, in_tunnel)| {
+            let Step::Packet { inbound, datagram, harm } = step else { return step };
+            let Datagram { source, dest, .. } = datagram;
+            let mut about = match in_tunnel && inbound {
+                true => tunnelled(&datagram.packet()),
+                false => Datagram { source: dest, dest: source, ..datagram }.packet(),
+            };
+            about.truncate(cut);
+            Step::Report { inbound: inbound && !in_tunnel, about, what: (kind, code, mtu), harm }
+        },
+    )
+}
+
+/// A packet in IP in IP from the director to the first server.
+fn tunnelled(packet: &[u8]) -> Vec<u8> {
+    match packet[0] >> 4 {
+        4 => Ipv4 { ttl: 60, tos: 0, id: 0, dont_fragment: true }.packet(
+            IpNumber::IPV4,
+            INSIDE,
+            server(1),
+            packet,
+        ),
+        _ => Ipv6 { hop_limit: 60, traffic_class: 0 }.packet(IpNumber::IPV6, INSIDE6, server6(1), packet),
+    }
+}
+
+/// The frame of an error, which goes to where the packet in question came from.
+fn reported(inbound: bool, about: &[u8], (kind, code, mtu): (u8, u8, u16)) -> (&'static str, Vec<u8>) {
+    let (ether_type, error) = match about[0] >> 4 {
+        4 => {
+            let [high, low] = mtu.to_be_bytes();
+            (EtherType::IPV4, Complaint(kind, code, [0, 0, high, low]).about(about, server(3), 7))
+        }
+        _ => (EtherType::IPV6, Complaint6(kind, code, mtu.into()).about(about, server6(3))),
+    };
+    match inbound {
+        true => ("wan", ethernet(GATEWAY_MAC, WAN_MAC, ether_type, &error)),
+        false => ("lan", ethernet(server_mac(3), LAN_MAC, ether_type, &error)),
+    }
+}
+
 fn set() -> impl Strategy<Value = Step> {
     let switch = [
         "expire_nodest_conn",
@@ -204,18 +260,24 @@ fn set() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn in_v6(step: Step) -> Step {
+    match step {
+        Step::Packet { inbound, datagram, harm } => {
+            Step::Packet { inbound, datagram: packet_in_v6(datagram), harm }
+        }
+        other => other,
+    }
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         2 => set(),
         4 => command().prop_map(Step::Command),
         3 => command().prop_map(|line| Step::Command(line_in_v6(&line))),
         14 => packet(),
-        10 => packet().prop_map(|step| match step {
-            Step::Packet { inbound, datagram, harm } => {
-                Step::Packet { inbound, datagram: packet_in_v6(datagram), harm }
-            }
-            other => other,
-        }),
+        10 => packet().prop_map(in_v6),
+        3 => report(packet()),
+        3 => report(packet().prop_map(in_v6)),
         1 => prop::collection::vec(any::<u8>(), 0..200).prop_map(Step::Noise),
         2 => prop_oneof![4 => 0u32..100, 1 => 0u32..4000].prop_map(Step::Advance),
     ]
@@ -261,6 +323,10 @@ fn check_v4(frame: &[u8], whole: bool) -> Result<(), TestCaseError> {
     prop_assert_eq!(usize::from(header.total_len) + 14, frame.len());
     prop_assert_eq!(header.header_checksum, header.calc_header_checksum());
     prop_assert!(header.time_to_live > 0);
+    if header.is_fragmenting_payload() {
+        // The sum is that of all fragments together.
+        return Ok(());
+    }
     // A transport header that came spoilt leaves spoilt.
     if !whole && header.protocol != IpNumber::ICMP {
         return Ok(());
@@ -324,6 +390,8 @@ fn check_v6(frame: &[u8], whole: bool) -> Result<(), TestCaseError> {
         Some(TransportSlice::Icmpv6(icmp)) => {
             prop_assert!(icmp.is_checksum_valid(from, to), "{:x?}", frame);
         }
+        // A tunnel.
+        None if matches!(header.next_header, IpNumber::IPV4 | IpNumber::IPV6) => {}
         _ => return Err(TestCaseError::fail(format!("no transport: {frame:x?}"))),
     }
     Ok(())
@@ -419,6 +487,14 @@ proptest! {
                     let judged = inject(&mut cluster, &mut steered, link, &harmed(frame, harm))?;
                     check_sent(&judged, matches!(harm, Harm::None | Harm::Padded(_)))?;
                 }
+                Step::Report { inbound, about, what, harm } => {
+                    let (link, frame) = reported(*inbound, about, *what);
+                    let judged = inject(&mut cluster, &mut steered, link, &harmed(frame, harm))?;
+                    // By other methods than NAT one that came spoilt leaves so.
+                    if matches!(harm, Harm::None | Harm::Padded(_)) {
+                        check_sent(&judged, true)?;
+                    }
+                }
                 Step::Noise(bytes) => {
                     let judged = inject(&mut cluster, &mut steered, "wan", bytes)?;
                     check_sent(&judged, false)?;
@@ -432,5 +508,16 @@ proptest! {
             cluster.wait(0.1);
             check_counts(&mut cluster)?;
         }
+    }
+}
+
+#[test]
+fn recorded_frames_changed_at_random_are_all_accounted_for_whatever_is_served() {
+    let plan = Plan { seed: 1, frames: 50_000, at_most: Duration::MAX };
+    let (done, counters) = fuzz::run(plan);
+    assert!(done >= plan.frames);
+    // The changes are mild enough that much of it is served, in every way that it can leave.
+    for counter in ["tx_packets", "passed_to_kernel", "connections", "originated", "drop_ttl_expired"] {
+        assert!(counters[counter].as_u64() > Some(50), "{counter}: {counters:#}");
     }
 }

@@ -9,8 +9,9 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
+use etherparse::EtherType;
 use serde_json::{Value, json};
-use xvs::frames::{ACK, SYN, hex, unhex};
+use xvs::frames::{ACK, Complaint, Complaint6, SYN, ethernet, hex, unhex};
 use xvs::lab_cluster::{
     CLIENT, CLIENT6, GATEWAY_MAC, INSIDE6, LAN_MAC, VIP, VIP6, WAN_MAC, at, server, server_mac, server6,
 };
@@ -274,4 +275,30 @@ fn a_removed_destination_is_forgotten_once_its_connections_are() {
     cluster.advance(60.0 + 120.0 + 61.0);
     assert_eq!(steered.verdict(cluster.lab(), &reply()), Verdict::Kernel);
     assert_eq!(steered.verdict(cluster.lab(), &request()), Verdict::Steered);
+}
+
+#[test]
+fn errors_about_a_tunnel_are_steered_while_its_connections_live() {
+    let mut steered = Steered::new();
+    for (vip, dest) in [(at(VIP, 80), at(server(1), 80)), (at(VIP6, 80), at(server6(1), 80))] {
+        for gone in [None, Some(format!("-e -t {vip} -r {dest} -g")), Some(format!("-d -t {vip} -r {dest}"))]
+        {
+            let mut cluster = LabCluster::new();
+            cluster.configure(&[&format!("-A -t {vip} -s rr"), &format!("-a -t {vip} -r {dest} -i")]);
+            let client = if vip.is_ipv4() { at(CLIENT, 4000) } else { at(CLIENT6, 4000) };
+            let syn = Datagram::new(Transport::Tcp(SYN), client, vip);
+            let outer =
+                cluster.from_client(&Datagram { dont_fragment: true, ..syn }).sent[0].1[14..].to_vec();
+            gone.iter().for_each(|line| drop(cluster.adm(line)));
+            // A router says 1300: its checksum is right.
+            let error = match dest.ip() {
+                IpAddr::V4(_) => Complaint::fragmentation_needed(1300).about(&outer, server(2), 7),
+                IpAddr::V6(_) => Complaint6::packet_too_big(1300).about(&outer, server6(2)),
+            };
+            let kind = if vip.is_ipv4() { EtherType::IPV4 } else { EtherType::IPV6 };
+            let frame = ethernet(server_mac(2), LAN_MAC, kind, &error);
+            let answer = inject(&mut steered, cluster.lab(), "lan", &frame);
+            assert_eq!(answer.map(|answer| answer["verdict"].clone()), Ok(json!("consumed")), "{gone:?}");
+        }
+    }
 }

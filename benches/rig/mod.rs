@@ -88,12 +88,12 @@ pub(crate) fn worker(
     let total = Arc::new(ServiceLive::new(1));
     let seat = table.handle(0).expect("its only worker");
     let unresolved = Arc::new(Unresolved::new(1));
-    let ids = || Identification::after(0);
-    let flows = Flows::new(0, seat, counters.clone(), total, unresolved.clone(), ids());
+    let ids = |half| Identification::numbered(*table.secret(), half);
+    let flows = Flows::new(0, seat, counters.clone(), total, unresolved.clone(), ids(0));
     let fragments = Fragments::new(0, Arc::new(Exchange::new(1)), *table.secret());
     let stop = Arc::new(AtomicBool::new(false));
     Worker {
-        pipeline: Pipeline::new(flows, Outcome::new(counters, unresolved, ids()), fragments),
+        pipeline: Pipeline::new(flows, Outcome::new(counters, unresolved, ids(1)), fragments),
         port: Loop::new(stop.clone()),
         snapshot: Arc::new(Arc::new(snapshot(method)).into()),
         clock: Arc::new(clock),
@@ -130,6 +130,7 @@ fn snapshot(method: ForwardingMethod) -> Snapshot {
             method,
             weight: Weight(1),
             path: Path::find(&snapshot.egress, server(number).into(), 0),
+            path_mtu: Arc::default(),
             tunnel: Tunnel {
                 source: snapshot.egress.source_for(server(number).into(), LAN),
                 encapsulation: Encapsulation::Ip,
@@ -138,7 +139,8 @@ fn snapshot(method: ForwardingMethod) -> Snapshot {
             service: service.clone(),
         };
         snapshot.destinations.set(id, Some(destination));
-        Member { id, endpoint: Endpoint::new(server(number), VIRTUAL.1), method, weight: Weight(1), live }
+        let (endpoint, weight) = (Endpoint::new(server(number), VIRTUAL.1), Weight(1));
+        Member { id, endpoint, method, weight, own_weight: weight, live }
     });
     let members: Box<[_]> = members.collect();
     let destinations: Vec<_> = members
@@ -158,6 +160,7 @@ fn snapshot(method: ForwardingMethod) -> Snapshot {
         client_address: Default::default(),
         persistence: None,
         place: Arc::default(),
+        live: service,
     }));
     snapshot
 }

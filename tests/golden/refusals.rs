@@ -246,6 +246,7 @@ fn what_comes_from_an_address_that_is_nobodys_is_the_kernels_to_refuse() {
     cluster.adm(&format!("-A -u {VIP}:80"));
     let nobodies = [
         Ipv4Addr::UNSPECIFIED,
+        Ipv4Addr::new(0, 1, 2, 3),
         Ipv4Addr::BROADCAST,
         Ipv4Addr::LOCALHOST,
         Ipv4Addr::new(224, 0, 0, 1),
@@ -273,6 +274,21 @@ fn errors_are_sent_from_the_first_moment_on_and_as_many_a_second_as_the_setting_
     assert_eq!(told(&mut cluster, 60), 50);
     let withheld = cluster.counters()["answers_withheld"];
     assert_eq!(withheld, 180 - 110);
+}
+
+#[test]
+fn whose_packet_is_too_big_is_told_the_size_however_often_others_are_told_something() {
+    let mut cluster = cluster("-g", 1400);
+    cluster.adm(&format!("-A -u {VIP}:81"));
+    cluster.set("icmp_msgs_per_sec", 1);
+    let nobodys = Datagram { dest: at(VIP, 81), ..request(Transport::Udp) };
+    let told = |cluster: &mut LabCluster, about: &Datagram| cluster.from_client(about).sent.len();
+    assert_eq!([0; 2].map(|_| told(&mut cluster, &nobodys)), [1, 0]);
+    let long = Datagram { dont_fragment: true, ..request(Transport::Udp).carrying(1400) };
+    assert_eq!([0; 3].map(|_| told(&mut cluster, &long)), [1; 3]);
+    // Nor do they take from what the others have.
+    cluster.advance(1.0);
+    assert_eq!([&long, &nobodys, &nobodys].map(|about| told(&mut cluster, about)), [1, 1, 0]);
 }
 
 #[test]

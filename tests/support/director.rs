@@ -50,9 +50,18 @@ impl<'a> Director<'a> {
     ///
     /// With its log if it ends before, or does not become ready.
     pub fn start(cluster: &'a Cluster, workers: Workers) -> Self {
+        Self::start_with(cluster, workers, &[])
+    }
+
+    /// The same, with more arguments.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::start`].
+    pub fn start_with(cluster: &'a Cluster, workers: Workers, more: &[&str]) -> Self {
         let workers = workers.count().to_string();
-        let mut this =
-            Self::launch(cluster, &["--interface", "wan", "--interface", "lan", "--workers", &workers]);
+        let arguments = ["--interface", "wan", "--interface", "lan", "--workers", &workers];
+        let mut this = Self::launch(cluster, &[&arguments, more].concat());
         wait::until("xvsd says that it is ready", || {
             let log = this.log();
             if let Some(status) = this.process.try_wait().expect("xvsd is a child of this process") {

@@ -5,8 +5,7 @@
 use serde_json::{Value, json};
 
 /// The requests that build a recording's `topology` in a lab: links, neighbours, the clients' gateway. The recordings
-/// were made with the kernel's limit of ICMP errors off, and the kernel drops UDP of a removed real server
-/// (docs/limits.md).
+/// were made with the kernel's limit of ICMP errors off.
 ///
 /// # Panics
 /// If it has not the shape that recordings have.
@@ -33,7 +32,7 @@ pub fn network(topology: &Value) -> Vec<Value> {
         let route = if addr.contains(':') { "::/0" } else { "default" };
         requests.push(json!({ "route": route, "via": addr, "link": gateway["dev"] }));
     }
-    requests.push(json!({ "set": { "icmp_msgs_per_sec": 0, "udp_nodest_reschedule": 0 } }));
+    requests.push(json!({ "set": { "icmp_msgs_per_sec": 0 } }));
     requests
 }
 

@@ -1,10 +1,10 @@
-//! Servers on the cluster's hosts: a TCP sink that tells what it got, a UDP echo.
+//! Servers on the cluster's hosts: a TCP sink that tells what it got, a UDP echo, FTP.
 //!
 //! Threads of the test, listening in a host's namespace from `start` until they are dropped. Each reply
 //! names the host, so that a test sees whom the director chose. Not here: nginx, which netlab starts.
 
 use std::hash::{DefaultHasher, Hasher};
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,22 +45,7 @@ pub struct Sink {
 impl Sink {
     /// Listens on all addresses of the host, of both families; returns when it does.
     pub fn start(cluster: &Cluster, host: Host, port: u16) -> Self {
-        let name = host.name();
-        let listener = Listener::start(cluster, host, move |running, listening| {
-            let socket = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).expect("the port is free");
-            // accept() obeys the receive time limit, which `TcpListener` has no method for.
-            set_socket_timeout(&socket, Timeout::Recv, Some(TICK)).expect("a TCP socket has time limits");
-            listening.send(()).expect("`Listener::start` waits for this");
-            // Relaxed: the flag stands for nothing but itself.
-            while running.load(Ordering::Relaxed) {
-                if let Ok((connection, _)) = socket.accept() {
-                    let name = name.clone();
-                    // A connection that breaks is the client's to notice: it gets no receipt.
-                    thread::spawn(move || take(connection, &name));
-                }
-            }
-        });
-        Self { _listener: listener }
+        Self { _listener: Listener::tcp(cluster, host, port, take) }
     }
 }
 
@@ -110,6 +95,54 @@ impl Echo {
     }
 }
 
+/// Serves a file by passive FTP, whatever name and file are asked for: its text is the host's name.
+///
+/// Source: RFC 959; RFC 2428 (`EPSV`).
+#[derive(Debug)]
+pub struct Ftp {
+    _listener: Listener,
+}
+
+impl Ftp {
+    /// Listens on port 21 of all addresses of the host; returns when it does.
+    pub fn start(cluster: &Cluster, host: Host) -> Self {
+        Self { _listener: Listener::tcp(cluster, host, 21, serve_file) }
+    }
+}
+
+/// One control connection, from the greeting to `QUIT`.
+fn serve_file(mut control: TcpStream, text: &str) -> io::Result<()> {
+    control.set_read_timeout(Some(DEADLINE))?;
+    let mut requests = BufReader::new(control.try_clone()?);
+    // Where data connections come; replaced by each `EPSV`.
+    let mut passive = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0))?;
+    write!(control, "220 {text}\r\n")?;
+    let mut line = String::new();
+    while requests.read_line(&mut line)? > 0 {
+        let reply = match line.split_whitespace().next().unwrap_or_default() {
+            "USER" => "331 any password".to_owned(),
+            "PASS" => "230 welcome".to_owned(),
+            "PWD" => "257 \"/\"".to_owned(),
+            "TYPE" => "200 as it is".to_owned(),
+            "EPSV" => {
+                passive = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0))?;
+                set_socket_timeout(&passive, Timeout::Recv, Some(DEADLINE))?;
+                format!("229 passive (|||{}|)", passive.local_addr()?.port())
+            }
+            "RETR" => {
+                write!(control, "150 here it comes\r\n")?;
+                writeln!(passive.accept()?.0, "{text}")?;
+                "226 that was it".to_owned()
+            }
+            "QUIT" => return write!(control, "221 bye\r\n"),
+            _ => "502 not here".to_owned(),
+        };
+        write!(control, "{reply}\r\n")?;
+        line.clear();
+    }
+    Ok(())
+}
+
 /// A server's thread, ended by its drop.
 #[derive(Debug)]
 struct Listener {
@@ -118,6 +151,25 @@ struct Listener {
 }
 
 impl Listener {
+    /// Serves each connection to a port of all addresses by a thread, which is told the host's name.
+    fn tcp(cluster: &Cluster, host: Host, port: u16, serve: fn(TcpStream, &str) -> io::Result<()>) -> Self {
+        let name = host.name();
+        Self::start(cluster, host, move |running, listening| {
+            let socket = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).expect("the port is free");
+            // accept() obeys the receive time limit, which `TcpListener` has no method for.
+            set_socket_timeout(&socket, Timeout::Recv, Some(TICK)).expect("a TCP socket has time limits");
+            listening.send(()).expect("`Listener::start` waits for this");
+            // Relaxed: the flag stands for nothing but itself.
+            while running.load(Ordering::Relaxed) {
+                if let Ok((connection, _)) = socket.accept() {
+                    let name = name.clone();
+                    // A connection that breaks is the client's to notice.
+                    thread::spawn(move || serve(connection, &name));
+                }
+            }
+        })
+    }
+
     fn start(
         cluster: &Cluster,
         host: Host,

@@ -1,9 +1,10 @@
 //! `xvs.toml`: every key, its default, its unit. The empty file works.
 //!
-//! Read once, at start. What it says of services stands elsewhere: in commands.
+//! Read once, at start. Services stand elsewhere: in commands, and in the file that `rules` names.
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -13,6 +14,7 @@ use xvs_dataplane::conn::TableConfig;
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::xdp::RingSizes;
 
+use crate::adm::{RuleLine, SystemResolver, read_rules};
 use crate::client::DEFAULT_SOCKET;
 use crate::feedback::Feedback;
 use crate::registry::SIP_CALLS;
@@ -43,6 +45,10 @@ pub struct Config {
     pub socket: PathBuf,
     /// The control socket's permissions, as an octal text. Default: `"0660"`: the daemon's user and the group `xvs`.
     pub socket_mode: String,
+    /// Where Prometheus may scrape `/metrics`, as `"127.0.0.1:9112"`. Default: nowhere.
+    pub metrics_address: Option<SocketAddr>,
+    /// Rules to begin with, as `xvsadm -S` prints them. Default: none.
+    pub rules: Option<PathBuf>,
     /// What is logged: `error`, `warn`, `info`, `debug`, or a filter such as `info,xvs_ctl::network=debug`.
     /// A filter is a list of `TARGET=LEVEL`; one word alone must be a level.
     pub log: String,
@@ -83,6 +89,8 @@ impl Default for Config {
             transmit_ring: RingSizes::default().transmit,
             socket: PathBuf::from(DEFAULT_SOCKET),
             socket_mode: "0660".to_owned(),
+            metrics_address: None,
+            rules: None,
             log: "info".to_owned(),
             ipvs: Ipvs::default(),
             feedback: Feedback::default(),
@@ -104,6 +112,14 @@ pub enum ConfigError {
     /// The file is not what it should be; the text names line and column.
     #[error("{path}: {text}", path = path.display())]
     Syntax {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        text: String,
+    },
+    /// The rules to begin with cannot be read; the text names the line.
+    #[error("rules {path}: {text}; mend it, or leave `rules` out and run `xvsadm -R`", path = path.display())]
+    Rules {
         /// The file.
         path: PathBuf,
         /// What is wrong, and where.
@@ -187,6 +203,17 @@ impl Config {
             Some(twice) => Err(ConfigError::InterfaceTwice(twice.clone())),
             None => Ok(()),
         }
+    }
+
+    /// Reads the rules to begin with; none if no file is named.
+    ///
+    /// # Errors
+    /// [`ConfigError::Rules`].
+    pub fn read_rules(&self) -> Result<Vec<RuleLine>, ConfigError> {
+        let Some(path) = &self.rules else { return Ok(Vec::new()) };
+        let wrong = |text| ConfigError::Rules { path: path.clone(), text };
+        let text = fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+        read_rules(&text, &SystemResolver::default()).map_err(wrong)
     }
 
     /// What is logged.

@@ -85,7 +85,7 @@ fn row(connection: &Connection<'_>, call_ids: &CallIds, now: Millis) -> Connecti
 
 /// What `--pe sip` keeps with a template.
 fn engine(template: &Connection<'_>, call_ids: &CallIds) -> Option<EngineData> {
-    let call_id = call_ids.read(template.mark())?;
+    let call_id = call_ids.read(template)?;
     Some(EngineData { name: "sip".to_owned(), data: String::from_utf8_lossy(&call_id).into_owned() })
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Every change (a command, the network, a removed destination that nothing refers to any more) is carried out here,
 //! one at a time: validated, entered in the desired state, turned into a snapshot, published. [`Control`] does it
-//! without a thread or a socket, so that the lab runs the very same code; `daemon.rs` puts it on the control thread.
+//! without a thread or a socket, so that the lab runs the very same code; `control_thread.rs` puts it on a thread.
 //! What the XDP program steers is widened before a snapshot is published and narrowed once every worker has it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,7 +29,7 @@ use crate::message::{Command, CommandError, Reply, Request};
 use crate::registry::Registry;
 use crate::settings::{self, Ipvs, Memory};
 use crate::state::State;
-use crate::steered::{reach, replies_from, steer_locals, steer_service, steered_from};
+use crate::steered::{reach, replies_from, steer_command, steer_locals, steer_service};
 use crate::support::supported;
 
 /// What the control thread acts on beside the snapshot.
@@ -85,6 +85,8 @@ pub struct Control<P> {
     /// The kernel's mark rules.
     tables: Vec<Table>,
     links: Vec<Link>,
+    /// Names of the machine's interfaces, also of those that packets of services do not use.
+    devices: BTreeSet<String>,
     laid_out: LaidOut,
     /// What is steered for each mark that has a service.
     marked: BTreeMap<ServiceKey, BTreeSet<Prefix>>,
@@ -111,7 +113,7 @@ impl<P: Plant> Control<P> {
     pub fn new(plant: P, workers: usize, ipvs: Ipvs, feedback: Feedback) -> Self {
         let state = State::default();
         let memory = Memory::Plenty;
-        let settings = ipvs.in_force(state.timeouts(), memory);
+        let settings = ipvs.in_force(&state, memory);
         let snapshot = Snapshot { settings, ..Snapshot::empty() };
         let published = Arc::new(ArcSwap::from_pointee(snapshot.clone()));
         let registry = Registry::new(workers);
@@ -133,6 +135,7 @@ impl<P: Plant> Control<P> {
             held: Vec::new(),
             tables: Vec::new(),
             links: Vec::new(),
+            devices: BTreeSet::new(),
             laid_out: LaidOut::default(),
             marked: BTreeMap::new(),
             local: BTreeSet::new(),
@@ -178,6 +181,11 @@ impl<P: Plant> Control<P> {
         &self.feedback
     }
 
+    /// The network as workers see it.
+    pub fn egress(&self) -> Arc<Egress> {
+        self.snapshot.egress.clone()
+    }
+
     /// The desired state.
     pub fn state(&self) -> &State {
         &self.state
@@ -199,7 +207,9 @@ impl<P: Plant> Control<P> {
             Request::Restore(commands) => {
                 self.widen(commands)?;
                 let change = |command| self.admit(command).and_then(|()| self.change(command, now));
-                let results = commands.iter().map(change).collect();
+                let results: Vec<_> = commands.iter().map(change).collect();
+                // What was refused is steered already.
+                self.steering_is_due |= results.iter().any(Result::is_err);
                 self.publish().map(|()| Reply::Restored(results))
             }
             Request::ListServices => Ok(Reply::Services(
@@ -246,8 +256,14 @@ impl<P: Plant> Control<P> {
     /// Whether a command may be carried out as things are.
     fn admit(&self, command: &Command) -> Result<(), CommandError> {
         self.state.check(command)?;
+        if let Command::StartDaemon(daemon) = command
+            && !self.devices.contains(&daemon.interface)
+        {
+            return Err(CommandError::NoSuchDevice(daemon.interface.clone()));
+        }
+        self.refuse_broadcast(command)?;
         supported(command)?;
-        self.refuse_local(command)
+        self.refuse_local_nat(command)
     }
 
     /// Enters a command that was admitted in the desired state; the snapshot follows with [`Self::publish`].
@@ -273,23 +289,12 @@ impl<P: Plant> Control<P> {
     fn widen(&mut self, commands: &[Command]) -> Result<(), CommandError> {
         let mut more = SteeringRules { local_addresses: self.local.clone(), ..SteeringRules::default() };
         for command in commands {
-            match command {
-                Command::AddService { key, .. } => steer_service(&mut more, *key),
-                Command::AddDestination { service, endpoint, options }
-                | Command::EditDestination { service, endpoint, options } => {
-                    more.nat_destinations.extend(steered_from(*service, *endpoint, options.method));
-                    if options.method == ForwardingMethod::FullNat {
-                        steer_locals(&mut more, self.state.locals());
-                    }
-                }
-                Command::AddLocal(local) => steer_locals(&mut more, std::slice::from_ref(local)),
-                _ => {}
-            }
+            steer_command(&mut more, command, self.state.locals());
         }
         more.wide = self.more_marked(commands);
-        let none =
+        let nothing =
             SteeringRules { local_addresses: more.local_addresses.clone(), ..SteeringRules::default() };
-        if more == none {
+        if more == nothing {
             return Ok(());
         }
         self.plant
@@ -343,19 +348,44 @@ impl<P: Plant> Control<P> {
         &self.laid_out.unfollowed
     }
 
-    /// A destination that is this machine itself would need the packet to be delivered here.
-    fn refuse_local(&self, command: &Command) -> Result<(), CommandError> {
-        let (Command::AddDestination { endpoint, .. } | Command::EditDestination { endpoint, .. }) = command
+    /// Refuses the broadcast address of a network that the director is in, as IPVS does; what stands for every machine is
+    /// none.
+    fn refuse_broadcast(&self, command: &Command) -> Result<(), CommandError> {
+        let Command::AddDestination { endpoint, .. } = command else { return Ok(()) };
+        let mut own = self.links.iter().flat_map(|link| &link.addresses);
+        let is_its_broadcast = |(addr, len): &(IpAddr, u8)| match (*addr, endpoint.addr) {
+            // Networks of one or two addresses have none (RFC 3021).
+            (IpAddr::V4(own), IpAddr::V4(dest)) if *len < 31 => {
+                u32::from(own) | (u32::MAX >> len) == u32::from(dest)
+            }
+            _ => false,
+        };
+        let why = format!("destination {endpoint} is the broadcast address of a network of the director's");
+        if own.any(is_its_broadcast) { Err(CommandError::InvalidOperation { why }) } else { Ok(()) }
+    }
+
+    /// To a destination that is this machine itself a packet goes as it came: what its stack answers leaves by the
+    /// kernel, where nobody would translate it back.
+    fn refuse_local_nat(&self, command: &Command) -> Result<(), CommandError> {
+        let (Command::AddDestination { service, endpoint, options }
+        | Command::EditDestination { service, endpoint, options }) = command
         else {
             return Ok(());
         };
-        if !self.snapshot.egress.is_local(endpoint.addr) {
+        let unchanged = matches!(service, ServiceKey::Address { endpoint: virt, .. } if virt == endpoint);
+        let rewrites = options.method == ForwardingMethod::Nat && !unchanged;
+        // What is for a loopback address is dropped, as under IPVS.
+        let is_loopback = endpoint.addr.is_loopback();
+        // What has become so may be edited: to quiesce it, for one.
+        let known = self.state.service(service).and_then(|service| service.destination(*endpoint));
+        let was_so = known.is_some_and(|known| known.options.method == options.method);
+        if !rewrites || is_loopback || was_so || !self.snapshot.egress.is_local(endpoint.addr) {
             return Ok(());
         }
         Err(CommandError::NotSupported {
             object: format!("real server {endpoint}"),
-            what: "an address of the director itself is".to_owned(),
-            next: "run the server on another machine".to_owned(),
+            what: "NAT (-m) to another endpoint of the director itself is".to_owned(),
+            next: "use -g, and have the server listen at the virtual address".to_owned(),
         })
     }
 
@@ -366,11 +396,12 @@ impl<P: Plant> Control<P> {
     /// [`Self::tick`].
     fn publish(&mut self) -> Result<(), CommandError> {
         self.registry.build(&self.state, &mut self.snapshot);
-        self.snapshot.settings = self.ipvs.in_force(self.state.timeouts(), self.memory);
+        self.snapshot.settings = self.ipvs.in_force(&self.state, self.memory);
         self.snapshot.nat_destinations = match self.snapshot.settings.nat_icmp_send {
             true => Arc::new(self.masqueraded().collect()),
             false => Arc::default(),
         };
+        self.snapshot.epoch += 1;
         // Kept until every worker has left it, so that no worker is the last to hold it and has to free it.
         self.held.push(self.published.swap(Arc::new(self.snapshot.clone())));
         self.reserve_ports();
@@ -446,6 +477,7 @@ impl<P: Plant> Control<P> {
             steer_locals(&mut rules, self.state.locals());
             steer_locals(&mut rules, &self.left);
         }
+        rules.tunnel_ends.extend(self.registry.tunnel_ends());
         rules.local_addresses.clone_from(&self.local);
         // A family without services passes untouched.
         let served = |(_, endpoint): &(Protocol, Endpoint)| self.snapshot.services.any_of(endpoint.family());
@@ -456,7 +488,12 @@ impl<P: Plant> Control<P> {
         rules
     }
 
-    /// Takes over a new view of the network.
+    /// Takes over which interfaces the machine has.
+    pub fn set_devices<'a>(&mut self, links: impl IntoIterator<Item = &'a Link>) {
+        self.devices = links.into_iter().map(|link| link.name.clone()).collect();
+    }
+
+    /// Takes over a new view of the network, as far as packets of services meet it.
     ///
     /// # Errors
     /// As for [`Self::handle`].
@@ -515,7 +552,7 @@ impl<P: Plant> Control<P> {
     fn look_at_memory(&mut self) -> Result<(), CommandError> {
         let pages = if self.ipvs.is_automatic() { self.plant.available_pages() } else { None };
         self.memory = pages.map_or(Memory::Plenty, |pages| self.ipvs.observe(pages));
-        if self.ipvs.in_force(self.state.timeouts(), self.memory) == self.snapshot.settings {
+        if self.ipvs.in_force(&self.state, self.memory) == self.snapshot.settings {
             return Ok(());
         }
         self.publish()
@@ -536,7 +573,8 @@ fn changes_steering(command: &Command) -> bool {
 
 /// The addresses that the kernel delivers to this machine.
 fn local(network: &Network) -> BTreeSet<IpAddr> {
-    let delivered = network.routes.iter().filter(|route| route.action == RouteAction::Local);
+    let to_us = |action: &RouteAction| matches!(action, RouteAction::Local | RouteAction::Broadcast);
+    let delivered = network.routes.iter().filter(|route| to_us(&route.action));
     let hosts = delivered.map(|route| route.dest).filter(|dest| *dest == Prefix::host(dest.addr()));
     hosts.map(Prefix::addr).collect()
 }
@@ -545,7 +583,7 @@ fn local(network: &Network) -> BTreeSet<IpAddr> {
 fn gateways(network: &Network) -> BTreeSet<(u32, IpAddr)> {
     let hops = network.routes.iter().filter_map(|route| match &route.action {
         RouteAction::Unicast(hops) => Some(hops),
-        RouteAction::Local | RouteAction::Unreachable => None,
+        RouteAction::Local | RouteAction::Broadcast | RouteAction::Unreachable => None,
     });
     let used = |ifindex| network.links.iter().any(|link| link.ifindex == ifindex);
     hops.flatten().filter(|hop| used(hop.ifindex)).filter_map(|hop| Some((hop.ifindex, hop.via?))).collect()
@@ -553,19 +591,27 @@ fn gateways(network: &Network) -> BTreeSet<(u32, IpAddr)> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use xvs_sched::Weight;
 
-    /// A machine with so much memory left, and nothing else.
+    use super::*;
+    use crate::state::{DestinationOptions, ServiceOptions, SyncDaemon, SyncRole};
+
+    /// A machine with so much memory left, and an XDP program.
+    #[derive(Default)]
     struct Machine {
         available_pages: Option<u32>,
+        steered: SteeringRules,
     }
 
     impl Plant for Machine {
-        fn widen(&mut self, _: &SteeringRules) -> Result<(), SteeringError> {
+        fn widen(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+            self.steered.services.extend(&rules.services);
+            self.steered.nat_destinations.extend(&rules.nat_destinations);
             Ok(())
         }
 
-        fn narrow(&mut self, _: &SteeringRules) -> Result<(), SteeringError> {
+        fn narrow(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+            self.steered = rules.clone();
             Ok(())
         }
 
@@ -582,13 +628,106 @@ mod tests {
         }
     }
 
+    fn control() -> Control<Machine> {
+        Control::new(Machine::default(), 1, Ipvs::default(), Feedback::default())
+    }
+
+    fn service() -> ServiceKey {
+        ServiceKey::tcp(Endpoint::new([192, 0, 2, 100], 80))
+    }
+
+    fn add_service() -> Command {
+        Command::AddService { key: service(), options: ServiceOptions::of(Family::V4) }
+    }
+
+    fn add(addr: [u8; 4]) -> Command {
+        let options = DestinationOptions { method: ForwardingMethod::Nat, ..DestinationOptions::default() };
+        Command::AddDestination { service: service(), endpoint: Endpoint::new(addr, 80), options }
+    }
+
+    #[test]
+    fn what_a_batch_is_refused_is_not_steered() {
+        let mut control = control();
+        let reply = control.handle(&Request::Restore(vec![add([192, 0, 2, 1])]), Millis(0)).unwrap();
+        assert_eq!(reply, Reply::Restored(vec![Err(CommandError::ServiceNotDefined(service()))]));
+        assert_eq!(control.plant().steered, SteeringRules::default());
+    }
+
+    /// A network in which the director has this address.
+    fn network(addr: [u8; 4], len: u8) -> Network {
+        let mut network = Network::default();
+        let mac = "02:00:00:00:00:01".parse().unwrap();
+        network.add_link("lan", mac, &[(addr.into(), len)], 1500).unwrap();
+        network
+    }
+
+    #[test]
+    fn a_destination_whose_address_has_become_the_directors_can_be_edited_and_none_such_added() {
+        let mut control = control();
+        control.handle(&Request::Restore(vec![add_service(), add([192, 0, 2, 1])]), Millis(0)).unwrap();
+        control.set_network(&network([192, 0, 2, 1], 24)).unwrap();
+        let Command::AddDestination { service, endpoint, options } = add([192, 0, 2, 1]) else {
+            unreachable!()
+        };
+        let options = DestinationOptions { weight: Weight(0), ..options };
+        let quiesce = Command::EditDestination { service, endpoint, options };
+        assert_eq!(control.handle(&Request::Change(quiesce), Millis(0)), Ok(Reply::Done));
+        let delete = Command::DeleteDestination { service, endpoint };
+        control.handle(&Request::Change(delete), Millis(0)).unwrap();
+        let again = control.handle(&Request::Change(add([192, 0, 2, 1])), Millis(0));
+        assert!(matches!(again, Err(CommandError::NotSupported { .. })), "{again:?}");
+    }
+
+    #[test]
+    fn the_broadcast_address_of_an_own_network_is_no_destination() {
+        let mut control = control();
+        control.set_network(&network([192, 0, 2, 9], 25)).unwrap();
+        control.handle(&Request::Change(add_service()), Millis(0)).unwrap();
+        let mut answer = |last| control.handle(&Request::Change(add([192, 0, 2, last])), Millis(0));
+        let refused = answer(127);
+        assert!(matches!(refused, Err(CommandError::InvalidOperation { .. })), "{refused:?}");
+        assert_eq!([answer(126), answer(128), answer(255)], [const { Ok(Reply::Done) }; 3]);
+    }
+
+    #[test]
+    fn with_backup_only_requests_stay_with_the_kernel_while_a_backup_daemon_runs() {
+        let mut control = control();
+        let published = control.published();
+        let mut stay = |key: &str, value: &str, daemon: Option<Command>| {
+            daemon.map(|command| control.state.apply(&command)).transpose().unwrap();
+            let set = Request::Set { key: key.to_owned(), value: value.to_owned() };
+            control.handle(&set, Millis(0)).unwrap();
+            published.load().settings.requests_stay
+        };
+        let start = |role| {
+            let interface = "wan".to_owned();
+            let group = "224.0.0.81".parse().unwrap();
+            Command::StartDaemon(SyncDaemon {
+                role,
+                interface,
+                sync_id: 0,
+                max_len_bytes: 0,
+                group,
+                port: 8848,
+                ttl: 1,
+            })
+        };
+        assert!(!stay("backup_only", "1", None));
+        assert!(!stay("backup_only", "1", Some(start(SyncRole::Master))));
+        assert!(stay("backup_only", "1", Some(start(SyncRole::Backup))));
+        assert!(!stay("backup_only", "0", None));
+        assert!(stay("backup_only", "1", None));
+        assert!(!stay("backup_only", "1", Some(Command::StopDaemon(SyncRole::Backup))));
+    }
+
     #[test]
     fn automatic_defences_follow_the_memory_left_within_a_second() {
         let mut ipvs = Ipvs::default();
         for key in ["drop_entry", "drop_packet", "secure_tcp"] {
             ipvs.set(key, "1").unwrap();
         }
-        let mut control = Control::new(Machine { available_pages: Some(5000) }, 1, ipvs, Feedback::default());
+        let machine = Machine { available_pages: Some(5000), ..Machine::default() };
+        let mut control = Control::new(machine, 1, ipvs, Feedback::default());
         let published = control.published();
         let on = |settings: xvs_dataplane::snapshot::Settings| {
             (settings.drops_entries, settings.drop_packet_rate, settings.secure_tcp)

@@ -14,7 +14,7 @@ use xvs_dataplane::counters::{Counter, WorkerCounters};
 use xvs_dataplane::verdict::DropReason;
 
 use crate::connections::rows;
-use crate::daemon::Handle;
+use crate::control_thread::Handle;
 use crate::locals;
 use crate::message::{CommandError, ConnectionRow, Reply, Request};
 use crate::server::{Handler, Peer};
@@ -108,6 +108,7 @@ fn status(shared: &Shared) -> Value {
                 "why_not_native": interface.why_not_native,
                 "queues": interface.queues,
                 "state": interface.state.to_string(),
+                "attached_again": interface.attached_again,
             })
         })
         .collect();
@@ -207,9 +208,10 @@ mod tests {
             why_not_native: None,
             queues: 1,
             state: LinkState::Gone,
+            attached_again: 0,
         };
         let facts =
             Facts { interfaces: vec![interface], warnings: vec!["another".to_owned()], ..Facts::default() };
-        assert_eq!(warnings(&facts), ["wan is gone; restart xvsd", "another"]);
+        assert_eq!(warnings(&facts), ["wan is gone; it is attached again when it is back and up", "another"]);
     }
 }

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,19 +19,19 @@ use serde_json::{Value, json};
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{Table, TableConfig, TableReader, Timers};
 use xvs_dataplane::counters::WorkerCounters;
-use xvs_dataplane::egress::model::Network;
+use xvs_dataplane::egress::model::{self, Network, Route, RouteAction};
 use xvs_dataplane::exchange::Exchange;
 use xvs_dataplane::flow::Flows;
 use xvs_dataplane::forward::Identification;
 use xvs_dataplane::fragments::Fragments;
 use xvs_dataplane::outcome::{Outcome, Unresolved};
 use xvs_dataplane::pipeline::Pipeline;
-use xvs_dataplane::port::LinkId;
 use xvs_dataplane::port::memory::{Bytes, MemoryPort};
+use xvs_dataplane::port::{LinkId, Port};
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_dataplane::xdp::{SteeringError, SteeringRules};
-use xvs_proto::MacAddr;
+use xvs_proto::{HashSecret, MacAddr, Prefix};
 
 use crate::adm;
 use crate::adm::resolver::Table as Names;
@@ -106,6 +106,14 @@ impl Plant for Unwired {
 #[derive(Deserialize)]
 #[serde(untagged, deny_unknown_fields, expecting = "not a request of the lab; design.md lists them")]
 enum Line {
+    /// An interface of the director that is a VLAN over another one, whose link address and MTU it has.
+    Vlan {
+        link: String,
+        vlan: u16,
+        over: String,
+        #[serde(default)]
+        addresses: Vec<String>,
+    },
     /// An interface of the director.
     Link {
         link: String,
@@ -179,20 +187,22 @@ impl Lab {
         let counters = Arc::new(WorkerCounters::default());
         let control = Control::new(Unwired::default(), 1, ipvs, feedback);
         let unresolved = Arc::new(Unresolved::new(1));
+        // One script gives the same bytes each time.
+        let ids = |number| Identification::numbered(HashSecret([3, 5, 7]), number);
         let flows = Flows::new(
             0,
             table.handle(0).expect("its only worker"),
             counters.clone(),
             control.total(),
             unresolved.clone(),
-            Identification::after(0),
+            ids(0),
         );
-        let outcome = Outcome::new(counters.clone(), unresolved, Identification::after(0));
+        let outcome = Outcome::new(counters.clone(), unresolved, ids(1));
         let fragments = Fragments::new(0, Arc::new(Exchange::new(1)), *table.secret());
         let pipeline = Pipeline::new(flows, outcome, fragments);
         let seat = || table.reader().expect("a seat for listings and one for sweeps");
         let (reader, sweeper) = (Mutex::new(seat()), Sweeper::new(seat(), control.published(), 0));
-        let (network, now) = (Network::default(), Millis(0));
+        let (network, now) = (loopback(), Millis(0));
         let inner = Inner { control, sweeper, counters, reader, network, now };
         Self { inner, port: MemoryPort::with_links(0), pipeline, resolver: Names::well_known() }
     }
@@ -223,6 +233,7 @@ impl Lab {
 
     fn carry_out(&mut self, line: Line) -> Result<Value, String> {
         match line {
+            Line::Vlan { link, vlan, over, addresses } => self.vlan(&link, vlan, &over, &addresses),
             Line::Link { link, mac, addresses, mtu } => self.link(&link, &mac, &addresses, mtu),
             Line::Route { route, via, link } => self.route(&route, via, &link),
             Line::Neighbor { neighbor, mac, link } => self.neighbour(neighbor, &mac, &link),
@@ -250,6 +261,15 @@ impl Lab {
         })
     }
 
+    fn vlan(&mut self, name: &str, id: u16, over: &str, addresses: &[String]) -> Result<Value, String> {
+        let addresses: Vec<_> = addresses.iter().map(|text| address(text)).collect::<Result<_, _>>()?;
+        self.change(|network| {
+            let below = network.link_named(over).map(|below| (below.mac, below.mtu)).unwrap_or_default();
+            let added = network.add_link(name, below.0, &addresses, below.1);
+            added.and_then(|_| network.make_vlan(name, id, over)).map_err(|error| error.to_string())
+        })
+    }
+
     fn route(&mut self, route: &str, via: IpAddr, link: &str) -> Result<Value, String> {
         let dest = if route == "default" { "0.0.0.0/0" } else { route };
         let dest = dest.parse().map_err(|error| format!("route {route}: {error}"))?;
@@ -266,6 +286,7 @@ impl Lab {
         let mut network = self.inner.network.clone();
         change(&mut network)?;
         self.port.set_links(network.links.len() as u16);
+        self.inner.control.set_devices(&network.links);
         self.inner.control.set_network(&network).map_err(|error| error.to_string())?;
         self.inner.network = network;
         Ok(json!({ "ok": true }))
@@ -286,18 +307,9 @@ impl Lab {
     }
 
     fn inject(&mut self, link: &str, frame: &str) -> Result<Value, String> {
-        let Some(known) = self.inner.network.links.iter().find(|known| known.name == link) else {
-            return Err(format!("no link {link}; add it with {{\"link\":\"{link}\",…}} first"));
-        };
         let bytes = unhex(frame).ok_or("frame: an even number of hexadecimal digits is needed")?;
-        if !self.port.inject(known.id, &bytes) {
-            return Err(format!("frame: {} bytes are more than a frame holds", bytes.len()));
-        }
-        let snapshot = self.inner.control.published().load_full();
-        self.pipeline.run(&snapshot, &mut self.port, self.inner.now);
-        self.pipeline.quiescent();
+        self.burst(link, [bytes.as_slice()])?;
         let verdict = *self.pipeline.verdicts().first().ok_or("the frame did not come in")?;
-        self.port.take_passed();
         let (name, reason) = match verdict {
             Verdict::Transmit(_) | Verdict::Fragment { .. } => ("transmit", None),
             Verdict::PassToKernel => ("pass", None),
@@ -305,6 +317,44 @@ impl Lab {
             Verdict::Drop(reason) => ("drop", Some(reason.name())),
         };
         Ok(json!({ "verdict": name, "tx": self.transmitted(), "reason": reason }))
+    }
+
+    /// Lets frames come in by a link, at most [`BURST`](xvs_dataplane::port::BURST) of them, and forgets what left by the last call; for tests that
+    /// have many.
+    ///
+    /// # Errors
+    /// There is no such link, or a frame is too long; those before it come in with the next call.
+    pub fn burst<'a>(
+        &mut self,
+        link: &str,
+        frames: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<(), String> {
+        let on_the_wire = |known: &&model::Link| known.name == link && known.vlan.is_none();
+        let Some(known) = self.inner.network.links.iter().find(on_the_wire) else {
+            return Err(format!("no link {link}; add it with {{\"link\":\"{link}\",…}} first"));
+        };
+        self.port.take_transmitted();
+        for bytes in frames {
+            if !self.port.inject(known.id, bytes) {
+                return Err(format!("frame: {} bytes are more than a frame holds", bytes.len()));
+            }
+        }
+        let snapshot = self.inner.control.published().load_full();
+        self.pipeline.run(&snapshot, &mut self.port, self.inner.now);
+        self.pipeline.quiescent();
+        self.port.take_passed();
+        Ok(())
+    }
+
+    /// Frames that came in or were made and have not left: none, between two lines.
+    pub fn in_hand(&self) -> i64 {
+        self.pipeline.counters().in_hand()
+    }
+
+    /// Frames that are neither at home nor in the hands of those who wait for the rest of their datagram: none, between
+    /// two lines.
+    pub fn astray(&self) -> i64 {
+        i64::from(self.port.census().out) - self.pipeline.counters().held.value() as i64
     }
 
     fn advance(&mut self, seconds: f64) -> Result<Value, String> {
@@ -381,6 +431,20 @@ impl Director for Inner {
     }
 }
 
+/// A machine's network before it has interfaces that anybody else can reach.
+fn loopback() -> Network {
+    let local = |addr, len| Route {
+        table: model::Table::Local,
+        dest: Prefix::new(addr, len).expect("a length of its family"),
+        metric: 0,
+        action: RouteAction::Local,
+        preferred_source: None,
+        mtu: None,
+    };
+    let (v4, v6) = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
+    Network { routes: vec![local(v4, 8), local(v6, 128)], ..Network::default() }
+}
+
 fn address(text: &str) -> Result<(IpAddr, u8), String> {
     let wrong = || format!("{text}: an address with a prefix length like 10.0.0.1/24 is needed");
     let (addr, len) = text.split_once('/').ok_or_else(wrong)?;
@@ -405,7 +469,7 @@ mod tests {
         let mut lab = Lab::new();
         let answer = lab.answer(r#"{"set":{"am_droprate":7,"drop_entry":9}}"#);
         assert_eq!(answer, r#"{"error":"drop_entry cannot be \"9\"; it takes 0 to 3"}"#);
-        assert_eq!(lab.inner.control.ipvs(), Ipvs::default());
+        assert_eq!(lab.inner.control.ipvs(), Ipvs::of_the_kernel());
         assert_eq!(lab.answer(r#"{"set":{"am_droprate":7,"drop_entry":"3"}}"#), r#"{"ok":true}"#);
         assert_eq!(lab.inner.control.ipvs().am_droprate, 7);
     }

@@ -2,7 +2,7 @@
 //!
 //! A command's way, as modules in its order: typed for `xvsadm` ([`adm`]) or `xvs` ([`cli`]), it becomes a
 //! [`message`], travels over the Unix socket ([`client`], [`server`]) and is carried out by the control thread
-//! ([`daemon`], [`control`]) on the desired [`state`]; [`registry`] turns that into what workers use.
+//! ([`control_thread`], [`control`]) on the desired [`state`]; [`registry`] turns that into what workers use.
 
 pub mod adm;
 pub mod cli;
@@ -16,13 +16,16 @@ pub mod peer;
 pub mod server;
 
 pub mod config;
+pub mod control_thread;
 pub mod daemon;
 pub mod front;
 mod placement;
 pub mod shared;
 mod threads;
+mod wired;
 
 pub mod control;
+mod crew;
 pub mod feedback;
 pub mod registry;
 pub mod reserved;
@@ -30,6 +33,7 @@ pub mod settings;
 pub mod state;
 mod steered;
 pub mod support;
+pub mod tunnels;
 
 pub mod netfilter;
 pub mod network;
@@ -39,7 +43,9 @@ pub mod realserver;
 
 pub mod connections;
 pub mod estimator;
+pub mod exporter;
 pub mod memory;
+pub mod metrics;
 pub mod sweep;
 
 pub mod lab;

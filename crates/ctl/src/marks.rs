@@ -3,12 +3,15 @@
 //! Two sources: [`MarkRule`]s, which `xvs mark` sets, and the kernel's own chains, which [`crate::netfilter`] reads as
 //! [`Table`]s. [`lay_out`] writes them one after the other as steps that only lead forward: a chain that is jumped to is
 //! written in at each jump, so a packet's evaluation needs no stack and ends. Runs on the control thread whenever rules or
-//! links change; cost: what it writes, at most [`STEPS_MAX`] steps. What cannot be followed is told, never guessed.
+//! links change; cost: what it writes, at most [`STEPS_MAX`] steps, and a bounded number of rules looked at
+//! and of entries in their lists. What cannot be followed is told, never guessed.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use xvs_dataplane::egress::model::Link;
@@ -97,12 +100,19 @@ pub struct Table {
 /// Where packets enter a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Base {
+    /// As the operator knows it.
+    pub text: String,
     /// The chain.
     pub chain: String,
     /// The lower comes first.
     pub priority: i64,
     /// Of which packets; `None`: both families.
     pub family: Option<Family>,
+    /// Grows from one chain to the next in the order in which the kernel was given them; of one priority it goes through
+    /// the last one first (`net/netfilter/core.c`, `nf_hook_entries_grow`). `None` if that is not known.
+    pub registered: Option<(u64, u64)>,
+    /// Why nothing of it can be followed.
+    pub obstacle: Option<String>,
 }
 
 /// A rule.
@@ -162,7 +172,7 @@ pub enum Action {
 pub struct LaidOut {
     /// For the data plane.
     pub marks: Marks,
-    /// A sentence for each rule that is not followed.
+    /// A sentence for each rule that is not followed, or may not apply in this order.
     pub unfollowed: Vec<String>,
     reach: Vec<Reach>,
 }
@@ -178,8 +188,8 @@ struct Reach {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Scope {
     family: Option<Family>,
-    /// Any address if there is none.
-    dest: Option<Vec<Prefix>>,
+    /// Any address if there is none. One list, however many rules it stands before.
+    dest: Option<Arc<[Prefix]>>,
 }
 
 impl Scope {
@@ -188,7 +198,7 @@ impl Scope {
         let mut scope = self.clone();
         for criterion in criteria.iter().filter(|criterion| criterion.expected == Expected::Yes) {
             match &criterion.what {
-                What::Test(Test::Dest(networks)) => scope.dest = Some(networks.clone()),
+                What::Test(Test::Dest(networks)) => scope.dest = Some(marks::merged(networks.clone()).into()),
                 What::Test(Test::Family(family)) => scope.family = Some(*family),
                 _ => {}
             }
@@ -208,8 +218,10 @@ impl LaidOut {
         let may = |reach: &&Reach| {
             reach.change.may_give(mark) && reach.scope.family.is_none_or(|only| only == family)
         };
+        let mut seen = BTreeSet::new();
         for Reach { scope, .. } in self.reach.iter().filter(may) {
             match &scope.dest {
+                Some(dest) if !seen.insert(dest.as_ptr()) => {}
                 Some(dest) => networks.extend(dest.iter().filter(|to| Family::of(to.addr()) == family)),
                 None => networks.extend(everything),
             }
@@ -222,39 +234,82 @@ impl LaidOut {
 /// are found among `links`; a packet comes in by no other.
 pub fn lay_out(tables: &[Table], own: &[MarkRule], links: &[Link]) -> LaidOut {
     let mut writer = Writer { links, ..Writer::default() };
-    let mut bases: Vec<_> =
-        tables.iter().flat_map(|table| table.bases.iter().map(move |base| (table, base))).collect();
-    bases.sort_by_key(|(_, base)| base.priority);
-    for (table, base) in bases {
-        if marks_anything(table, &base.chain, 0) {
-            writer.base(table, base);
-        }
+    let tables: Vec<_> = tables.iter().map(|table| (table, Leads::of(table))).collect();
+    let mut bases = Vec::new();
+    for (table, leads) in &tables {
+        bases.extend(table.bases.iter().map(|base| (*table, leads, base)));
+    }
+    bases.retain(|(_, leads, base)| leads.marking.contains(base.chain.as_str()));
+    let told = |(.., base): &(_, _, &Base)| {
+        let why = base.obstacle.as_ref();
+        why.map(|why| format!("chain «{}» marks packets and is not followed: {why}", base.text))
+    };
+    writer.unfollowed.extend(bases.iter().filter_map(told));
+    bases.retain(|(.., base)| base.obstacle.is_none());
+    bases.sort_by_key(|(.., base)| (base.priority, Reverse(base.registered)));
+    for pair in bases.windows(2) {
+        writer.unfollowed.extend(unordered(pair[0].2, pair[1].2));
+    }
+    for (table, leads, base) in bases {
+        writer.base((table, leads), base);
     }
     let own: Vec<_> = own.iter().map(MarkRule::rule).collect();
     let end = writer.label();
-    writer.rules(&Table::default(), &own, &Scope::default(), Ways { after: end, end, depth: 0 });
+    let none = Table::default();
+    let ways = Ways { after: end, end, depth: 0 };
+    writer.rules((&none, &Leads::of(&none)), &own, &Scope::default(), ways);
     writer.place(end);
     writer.finish()
 }
 
-/// Whether a chain, or one that it leads to, changes marks. One that does not is none of ours.
-fn marks_anything(table: &Table, chain: &str, depth: usize) -> bool {
-    depth < DEPTH_MAX
-        && table.chains.get(chain).into_iter().flatten().any(|rule| match &rule.action {
-            Action::Set(_) | Action::Unknown => true,
-            Action::Call(to) | Action::Goto(to) => marks_anything(table, to, depth + 1),
-            _ => false,
-        })
+/// A sentence about two chains that mark, if nobody knows that the kernel goes through them in this order.
+fn unordered(first: &Base, second: &Base) -> Option<String> {
+    let meet = first.family.is_none() || second.family.is_none() || first.family == second.family;
+    let known = first.priority != second.priority || first.registered.and(second.registered).is_some();
+    (meet && !known).then(|| {
+        format!(
+            "chains «{}» and «{}» mark packets at the same priority; xvs takes them in this order, and cannot tell the \
+             kernel's: give one of them another priority",
+            first.text, second.text
+        )
+    })
 }
 
-/// Whether it makes a difference to a packet's mark to go through a chain.
-fn matters(table: &Table, chain: &str, depth: usize) -> bool {
-    depth < DEPTH_MAX
-        && table.chains.get(chain).into_iter().flatten().any(|rule| match &rule.action {
-            Action::Set(_) | Action::Unknown | Action::Accept | Action::Drop => true,
-            Action::Call(to) | Action::Goto(to) => matters(table, to, depth + 1),
-            Action::Return | Action::Nothing => false,
-        })
+/// What each chain leads to, found once for all of a table.
+struct Leads<'t> {
+    /// Chains that change marks, or that lead to such. A base that is none of them is none of ours.
+    marking: BTreeSet<&'t str>,
+    /// Chains that it makes a difference to a packet's mark to go through.
+    mattering: BTreeSet<&'t str>,
+}
+
+impl<'t> Leads<'t> {
+    fn of(table: &'t Table) -> Self {
+        let marks = |action: &Action| matches!(action, Action::Set(_) | Action::Unknown);
+        let matters = |action: &Action| marks(action) || matches!(action, Action::Accept | Action::Drop);
+        Self { marking: leading_to(table, marks), mattering: leading_to(table, matters) }
+    }
+}
+
+/// The chains that have a rule that does such a thing, and those that lead to one. Cost: one look at each rule.
+fn leading_to(table: &Table, is_wanted: impl Fn(&Action) -> bool) -> BTreeSet<&str> {
+    let (mut callers, mut to_do): (BTreeMap<&str, Vec<&str>>, Vec<&str>) = Default::default();
+    for (name, rules) in &table.chains {
+        for rule in rules {
+            match &rule.action {
+                Action::Call(to) | Action::Goto(to) => callers.entry(to).or_default().push(name),
+                action if is_wanted(action) => to_do.push(name),
+                _ => {}
+            }
+        }
+    }
+    let mut found = BTreeSet::new();
+    while let Some(chain) = to_do.pop() {
+        if found.insert(chain) {
+            to_do.extend(callers.get(chain).into_iter().flatten());
+        }
+    }
+    found
 }
 
 /// A place among the steps that is not known yet.
@@ -280,10 +335,20 @@ struct Writer<'a> {
     places: Vec<usize>,
     reach: Vec<Reach>,
     unfollowed: Vec<String>,
+    /// The same, to find one among them.
+    told: BTreeSet<String>,
+    /// How many rules were looked at.
+    looks: usize,
+    /// How many networks, ports and the like their lists hold.
+    entries: usize,
+    is_cut_off: bool,
 }
 
+/// A table, and what its chains lead to.
+type Called<'a> = (&'a Table, &'a Leads<'a>);
+
 impl Writer<'_> {
-    fn base(&mut self, table: &Table, base: &Base) {
+    fn base(&mut self, table: Called<'_>, base: &Base) {
         let end = self.label();
         if let Some(family) = base.family {
             let other = Condition { test: Test::Family(family), expected: Expected::No };
@@ -294,28 +359,28 @@ impl Writer<'_> {
         self.place(end);
     }
 
-    fn chain(&mut self, table: &Table, chain: &str, scope: &Scope, ways: Ways) {
-        if let Some(rules) = table.chains.get(chain) {
+    fn chain(&mut self, table: Called<'_>, chain: &str, scope: &Scope, ways: Ways) {
+        if let Some(rules) = table.0.chains.get(chain) {
             self.rules(table, rules, scope, ways);
         }
     }
 
-    fn rules(&mut self, table: &Table, rules: &[Rule], scope: &Scope, ways: Ways) {
+    fn rules(&mut self, table: Called<'_>, rules: &[Rule], scope: &Scope, ways: Ways) {
         for rule in rules {
-            let target = match &rule.action {
-                Action::Nothing => continue,
-                Action::Call(to) | Action::Goto(to) => Some(to),
-                _ => None,
+            self.looks += 1;
+            let is_idle = match &rule.action {
+                Action::Nothing => true,
+                Action::Call(to) => !table.1.mattering.contains(to.as_str()),
+                _ => false,
             };
-            let pointless = target.is_some_and(|to| !matters(table, to, ways.depth));
-            if pointless && !matches!(rule.action, Action::Goto(_)) {
+            if is_idle && self.looks <= LOOKS_MAX {
                 continue;
             }
+            if self.is_full(rule) {
+                return;
+            }
             if let Some(why) = self.obstacle(rule, ways) {
-                let sentence = format!("mark rule «{}» is not followed: {why}", rule.text);
-                if !self.unfollowed.contains(&sentence) {
-                    self.unfollowed.push(sentence);
-                }
+                self.tell(rule, &why);
                 continue;
             }
             let conditions = self.conditions(&rule.criteria);
@@ -345,14 +410,48 @@ impl Writer<'_> {
         }
     }
 
-    fn obstacle(&self, rule: &Rule, ways: Ways) -> Option<String> {
-        if self.steps.len() >= STEPS_MAX {
-            return Some(format!("the rules before it fill the {STEPS_MAX} that are evaluated"));
-        }
+    /// Whether there is no room for more, or all of it would take too long; from that rule on nothing is followed.
+    fn is_full(&mut self, rule: &Rule) -> bool {
+        let why = match () {
+            () if self.is_cut_off => return true,
+            () if self.steps.len() >= STEPS_MAX => {
+                format!("the rules before it fill the {STEPS_MAX} that are evaluated")
+            }
+            () if self.looks > LOOKS_MAX => {
+                format!("with each chain written out where it is called, {LOOKS_MAX} rules stand before it")
+            }
+            () => return false,
+        };
+        self.is_cut_off = true;
+        let rest = format!("mark rule «{}» and what comes behind it are not followed: {why}", rule.text);
+        self.unfollowed.insert(0, rest);
+        true
+    }
+
+    fn obstacle(&mut self, rule: &Rule, ways: Ways) -> Option<String> {
         if ways.depth >= DEPTH_MAX {
             return Some(format!("it stands behind {DEPTH_MAX} jumps"));
         }
-        rule.obstacle.clone()
+        if rule.obstacle.is_some() {
+            return rule.obstacle.clone();
+        }
+        let entries = |criterion: &Criterion| match &criterion.what {
+            What::Test(test) => test.entries(),
+            What::Interface(names) => names.len(),
+        };
+        let more = self.entries + rule.criteria.iter().map(entries).sum::<usize>();
+        if more > ENTRIES_MAX {
+            return Some(no_room_for_entries());
+        }
+        self.entries = more;
+        None
+    }
+
+    fn tell(&mut self, rule: &Rule, why: &str) {
+        let sentence = format!("mark rule «{}» is not followed: {why}", rule.text);
+        if self.told.insert(sentence.clone()) {
+            self.unfollowed.push(sentence);
+        }
     }
 
     fn conditions(&self, criteria: &[Criterion]) -> Vec<Condition> {
@@ -385,8 +484,18 @@ impl Writer<'_> {
                 *to = self.places[*to];
             }
         }
+        let more = self.unfollowed.len().saturating_sub(SENTENCES_MAX);
+        if more > 0 {
+            self.unfollowed.truncate(SENTENCES_MAX);
+            self.unfollowed.push(format!("{more} more mark rules are not followed"));
+        }
         LaidOut { marks: Marks::new(self.steps), unfollowed: self.unfollowed, reach: self.reach }
     }
+}
+
+/// Why a rule with long lists is left out.
+pub(crate) fn no_room_for_entries() -> String {
+    format!("with the rules before it, it lists more than {ENTRIES_MAX} addresses, ports and the like")
 }
 
 /// iptables' way to name interfaces, in ours.
@@ -404,6 +513,12 @@ fn is_named(interface: &str, name: &str) -> bool {
 
 /// How many steps are written; each may be looked at once for each new connection.
 pub const STEPS_MAX: usize = 4096;
+/// How many entries the lists of all rules have together, each list counted wherever its rule is written.
+pub(crate) const ENTRIES_MAX: usize = 1 << 18;
+/// How many rules are looked at in writing them, counted again wherever their chain is called.
+const LOOKS_MAX: usize = 1 << 18;
+/// How many rules that are not followed are told each for itself.
+const SENTENCES_MAX: usize = 100;
 /// How deep chains may call each other; nftables takes 16.
 const DEPTH_MAX: usize = 64;
 
@@ -440,6 +555,7 @@ mod tests {
             },
             fragment: Fragment::Whole,
             fragment_header: None,
+            longest_fragment: None,
             tcp_flags: tcp::Flags::SYN,
             sctp_event: None,
             icmp_type: None,
@@ -462,8 +578,13 @@ mod tests {
         Action::Set(Change::set_mark(mark, u32::MAX))
     }
 
+    fn base(chain: &str, priority: i64, family: Option<Family>) -> Base {
+        let (text, chain) = (format!("a table {chain}"), chain.to_owned());
+        Base { text, chain, priority, family, registered: None, obstacle: None }
+    }
+
     fn table(priority: i64, chains: &[(&str, &[Rule])]) -> Table {
-        let base = Base { chain: "pre".to_owned(), priority, family: Some(Family::V4) };
+        let base = base("pre", priority, Some(Family::V4));
         let chains = chains.iter().map(|(name, rules)| ((*name).to_owned(), rules.to_vec())).collect();
         Table { bases: vec![base], chains }
     }
@@ -498,6 +619,48 @@ mod tests {
         let second = table(-100, &[("pre", &[rule(to_port(443), set(3))])]);
         let tables = [second, first];
         assert_eq!([80, 81, 443].map(|port| mark(&tables, port)), [2, 1, 3]);
+    }
+
+    #[test]
+    fn long_lists_are_searched_steered_once_and_bounded_in_all() {
+        let every_second = |n: u32| Prefix::host(Ipv4Addr::from(0x0a00_0000 + 2 * n).into());
+        let dest = |networks| Criterion { what: What::Test(Test::Dest(networks)), expected: Expected::Yes };
+        let long = vec![dest((0..60_000).map(every_second).collect())];
+        let vip = vec![dest(vec![Prefix::host(VIP.into())])];
+        let called = [rule(vec![], set(1)), rule(to_port(81), set(1))];
+        let pre = [
+            rule(long.clone(), Action::Call("sub".to_owned())),
+            rule(long.clone(), set(2)),
+            rule(long.clone(), set(2)),
+            rule(long.clone(), set(2)),
+            Rule { text: "one too many".to_owned(), ..rule(long, set(3)) },
+            rule(vip, set(4)),
+        ];
+        let laid_out = lay_out(&[table(0, &[("pre", &pre), ("sub", &called)])], &[], &[]);
+        assert_eq!(laid_out.unfollowed.len(), 1);
+        assert!(laid_out.unfollowed[0].contains("one too many") && laid_out.unfollowed[0].contains("262144"));
+        assert_eq!(laid_out.reach(1, Family::V4).len(), 60_000);
+        assert_eq!(laid_out.marks.of(LinkId(0), &packet(80)), 4, "one without a list is still followed");
+    }
+
+    #[test]
+    fn of_chains_of_one_priority_the_kernel_goes_through_the_last_registered_first() {
+        let registered = |at, sets| {
+            let mut table = table(-150, &[("pre", &[rule(vec![], set(sets))])]);
+            table.bases[0].registered = at;
+            table
+        };
+        let (older, newer) = (registered(Some((3, 9)), 1), registered(Some((4, 1)), 2));
+        for tables in [[older.clone(), newer.clone()], [newer, older.clone()]] {
+            let laid_out = lay_out(&tables, &[], &links());
+            assert_eq!(laid_out.marks.of(LinkId(0), &packet(80)), 1);
+            assert_eq!(laid_out.unfollowed, Vec::<String>::new());
+        }
+        let unknown = [older.clone(), registered(None, 2)];
+        assert_eq!(lay_out(&unknown, &[], &links()).unfollowed.len(), 1);
+        let mut six = registered(None, 2);
+        six.bases[0].family = Some(Family::V6);
+        assert_eq!(lay_out(&[older, six], &[], &links()).unfollowed, Vec::<String>::new());
     }
 
     #[test]
@@ -539,6 +702,50 @@ mod tests {
         let laid_out = lay_out(&[table], &[], &links());
         assert_eq!(laid_out.marks.of(LinkId(0), &packet(80)), 1);
         assert!(laid_out.unfollowed[0].contains("4096"), "{:?}", laid_out.unfollowed);
+        assert_eq!(laid_out.unfollowed.len(), 1);
+    }
+
+    #[test]
+    fn rules_that_fill_the_room_there_is_are_all_followed_if_those_behind_them_do_nothing() {
+        let mut rules = vec![rule(vec![], set(1)); STEPS_MAX - 1];
+        // The first step is that of the table's family.
+        rules.push(rule(vec![], Action::Nothing));
+        assert_eq!(lay_out(&[table(0, &[("pre", &rules)])], &[], &[]).unfollowed, Vec::<String>::new());
+        rules.push(rule(vec![], set(2)));
+        assert_eq!(lay_out(&[table(0, &[("pre", &rules)])], &[], &[]).unfollowed.len(), 1);
+    }
+
+    #[test]
+    fn chains_that_call_each_other_in_more_ways_than_can_be_gone_through_are_looked_at_once_each() {
+        let call = |to: usize| rule(vec![], Action::Call(to.to_string()));
+        let harmless = |last: Rule| {
+            let mut table = table(0, &[("pre", &[call(0), rule(to_port(80), set(1))])]);
+            table.chains.extend((0..60).map(|n| (n.to_string(), vec![call(n + 1); 6])));
+            table.chains.insert("60".to_owned(), vec![last]);
+            table
+        };
+        let tables = [harmless(rule(vec![], Action::Nothing))];
+        assert_eq!([mark(&tables, 80), mark(&tables, 81)], [1, 0]);
+        let obstacle = Some("because".to_owned());
+        let blocked = Rule { obstacle, ..rule(vec![], Action::Drop) };
+        let laid_out = lay_out(&[harmless(blocked)], &[], &links());
+        assert!(laid_out.unfollowed[0].contains("and what comes behind it"), "{:?}", laid_out.unfollowed);
+        assert!(laid_out.unfollowed[1].contains("because"), "{:?}", laid_out.unfollowed);
+    }
+
+    #[test]
+    fn rules_that_cannot_be_followed_are_looked_at_a_bounded_number_of_times() {
+        let call = rule(vec![], Action::Call("sub".to_owned()));
+        let blocked = |n: i32| Rule {
+            text: n.to_string(),
+            obstacle: Some("because".to_owned()),
+            ..rule(vec![], set(1))
+        };
+        let sub: Vec<_> = (0..10_000).map(blocked).collect();
+        let laid_out = lay_out(&[table(0, &[("pre", &vec![call; 1000]), ("sub", &sub)])], &[], &links());
+        assert_eq!(laid_out.unfollowed.len(), 101);
+        assert!(laid_out.unfollowed[0].contains("stand before it"), "{}", laid_out.unfollowed[0]);
+        assert_eq!(laid_out.unfollowed[100], "9901 more mark rules are not followed");
     }
 
     #[test]
@@ -658,7 +865,7 @@ mod tests {
         ) {
             let rules = [rules.0, rules.1, rules.2, rules.3, vec![]];
             let chains = rules.into_iter().enumerate().map(|(number, rules)| (number.to_string(), rules)).collect();
-            let base = Base { chain: "0".to_owned(), priority: 0, family: None };
+            let base = base("0", 0, None);
             let table = Table { bases: vec![base], chains };
             let laid_out = lay_out(std::slice::from_ref(&table), &[], &[]);
             for port in 0..6 {

@@ -1,4 +1,4 @@
-//! How much memory the machine has, and has left for the automatic defences.
+//! How much memory the machine has left, for the automatic defences.
 //!
 //! Read once a second while one of them is automatic: one small file. The figure is `MemAvailable`, the kernel's own
 //! estimate of what can be had without swapping. Not here: what is done about it (`settings.rs`).
@@ -22,13 +22,6 @@ pub fn available_pages() -> io::Result<u32> {
 fn available_kibibytes(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.trim().strip_suffix("kB")?.trim().parse().ok()
-}
-
-/// All memory of the machine.
-pub fn machine_memory_bytes() -> u64 {
-    let machine = rustix::system::sysinfo();
-    // Its fields are as wide as the machine's words.
-    u64::from(machine.mem_unit) * machine.totalram as u64
 }
 
 #[cfg(test)]

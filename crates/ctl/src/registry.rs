@@ -5,19 +5,20 @@
 //! as a connection may refer to them, so that one that is added again gets its connections and counts back.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use xvs_dataplane::call_ids::CallIds;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::egress::RouteTo;
+use xvs_dataplane::path_mtu::PathMtu;
 use xvs_dataplane::persistence::{ClientMask, Persistence, Together};
 use xvs_dataplane::snapshot::{
     self, Destination, DestinationId, DestinationLive, Encapsulation, Member, Path, Service, ServiceLive,
     Snapshot,
 };
-use xvs_proto::checksum::Coverage;
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::scheduler::{self, Change, Flags, Memory, Setup, Tuning};
 use xvs_sched::{ForwardingMethod, ServiceKey, State as Place, Weight};
@@ -25,7 +26,7 @@ use xvs_sched::{ForwardingMethod, ServiceKey, State as Place, Weight};
 use crate::estimator::Estimator;
 use crate::feedback::{Feedback, FeedbackRow, Report, Server};
 use crate::message::{Command, CommandError, DestinationRow, ServiceRow};
-use crate::state::{self, DestinationOptions, Netmask, ServiceOptions, State, Tunnel, TunnelChecksum};
+use crate::state::{self, DestinationOptions, Netmask, ServiceOptions, State};
 use crate::steered::steered_from;
 
 /// How long a removed destination without connections is kept.
@@ -44,6 +45,8 @@ pub struct Registry {
     /// Services that have changed since the last [`Self::build`].
     unbuilt: BTreeSet<ServiceKey>,
     next: u32,
+    /// What is known of the way to an address, for as long as there is a destination.
+    path_mtus: HashMap<IpAddr, Weak<PathMtu>>,
     /// Settings that schedulers look up while they work.
     pub tuning: Tuning,
     /// Over all services, those gone included.
@@ -71,6 +74,7 @@ struct Known {
     /// The operator's.
     weight: Weight,
     encapsulation: Encapsulation,
+    path_mtu: Arc<PathMtu>,
     /// The last weight above 0 since it was added; 0 if there was none.
     last_weight: Weight,
     /// What load reports have made of it.
@@ -91,7 +95,7 @@ impl Known {
             self.report = None;
         }
         self.weight = options.weight;
-        self.encapsulation = encapsulation(options.tunnel);
+        self.encapsulation = options.tunnel.encapsulation();
         if !options.weight.is_quiescent() {
             self.last_weight = options.weight;
         }
@@ -140,6 +144,7 @@ impl Registry {
             unused: Vec::new(),
             unbuilt: BTreeSet::new(),
             next: 0,
+            path_mtus: HashMap::new(),
             tuning: Tuning::default(),
             total: Arc::new(ServiceLive::new(workers)),
             total_estimator: Estimator::default(),
@@ -345,12 +350,23 @@ impl Registry {
             was_full_nat: false,
             weight: Weight(0),
             encapsulation: Encapsulation::Ip,
+            path_mtu: self.path_mtu(endpoint.addr),
             last_weight: Weight(0),
             report: None,
             id,
             live: Arc::new(DestinationLive::new(self.workers)),
             estimator: Estimator::default(),
         }
+    }
+
+    /// What is known of the way to an address: the same for all destinations there.
+    fn path_mtu(&mut self, addr: IpAddr) -> Arc<PathMtu> {
+        let known = self.path_mtus.entry(addr).or_default();
+        known.upgrade().unwrap_or_else(|| {
+            let new = Arc::default();
+            *known = Arc::downgrade(&new);
+            new
+        })
     }
 
     fn discard(
@@ -382,6 +398,7 @@ impl Registry {
             }
             keep
         });
+        self.path_mtus.retain(|_, path_mtu| path_mtu.strong_count() > 0);
         any
     }
 
@@ -428,6 +445,12 @@ impl Registry {
         self.known().any(|known| known.was_full_nat && known.has_connections())
     }
 
+    /// Where tunnels lead, those of connections that outlive an edit or their destination too.
+    pub fn tunnel_ends(&self) -> impl Iterator<Item = IpAddr> {
+        let may = |known: &&Known| known.method == ForwardingMethod::Tunnel || known.has_connections();
+        self.known().filter(may).map(|known| known.endpoint.addr)
+    }
+
     /// Every service, and those gone whose connections live on.
     pub fn service_keys(&self) -> impl Iterator<Item = ServiceKey> {
         self.services.keys().copied().chain(self.lingering().map(|(key, _)| key))
@@ -447,7 +470,7 @@ impl Registry {
     }
 
     /// The addresses that destinations are reached at.
-    pub fn addresses(&self) -> impl Iterator<Item = std::net::IpAddr> {
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.known().map(|known| known.endpoint.addr)
     }
 
@@ -510,20 +533,6 @@ fn tunnel(known: &Known, snapshot: &Snapshot) -> snapshot::Tunnel {
     snapshot::Tunnel { source, encapsulation: known.encapsulation }
 }
 
-/// A tunnel as it leaves the director. The option of remote checksum offload is only for packets whose own checksum
-/// is still to be computed, and none that came over the wire is such a packet; theirs is the full checksum.
-fn encapsulation(tunnel: Tunnel) -> Encapsulation {
-    let coverage = |checksum| match checksum {
-        TunnelChecksum::Without => Coverage::None,
-        TunnelChecksum::Full | TunnelChecksum::Remote => Coverage::Whole,
-    };
-    match tunnel {
-        Tunnel::Ipip => Encapsulation::Ip,
-        Tunnel::Gre { checksum } => Encapsulation::Gre(coverage(checksum)),
-        Tunnel::Gue { port, checksum } => Encapsulation::Gue { port, coverage: coverage(checksum) },
-    }
-}
-
 fn available(known: &Known, service: &Arc<ServiceLive>, snapshot: &Snapshot) -> Destination {
     Destination {
         available: true,
@@ -531,6 +540,7 @@ fn available(known: &Known, service: &Arc<ServiceLive>, snapshot: &Snapshot) -> 
         method: known.method,
         weight: known.weight_in_force(),
         path: Path::find(&snapshot.egress, known.endpoint.addr, 0),
+        path_mtu: known.path_mtu.clone(),
         tunnel: tunnel(known, snapshot),
         live: known.live.clone(),
         service: service.clone(),
@@ -553,6 +563,7 @@ fn build(key: ServiceKey, wanted: &state::Service, entry: &mut Entry, tuning: &T
         endpoint: known.endpoint,
         method: known.method,
         weight: known.weight_in_force(),
+        own_weight: known.weight,
         live: known.live.clone(),
     });
     Some(Service {
@@ -563,6 +574,7 @@ fn build(key: ServiceKey, wanted: &state::Service, entry: &mut Entry, tuning: &T
         client_address: wanted.options.client_address,
         persistence: persistence(&wanted.options),
         place: entry.place.clone(),
+        live: entry.live.clone(),
     })
 }
 

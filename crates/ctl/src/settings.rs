@@ -13,7 +13,7 @@ use xvs_sched::scheduler::Tuning;
 
 use crate::feedback::{self, Feedback};
 use crate::message::CommandError;
-use crate::state::Timeouts;
+use crate::state::{State, SyncRole};
 
 /// The section `[ipvs]`, and what is set live. Each key's default is the kernel's where the kernel has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -21,8 +21,8 @@ use crate::state::Timeouts;
 pub struct Ipvs {
     /// How many ICMP errors each worker sends in a second; 0: no limit. Default: 1,000.
     pub icmp_msgs_per_sec: u32,
-    /// When a new SYN takes the place of an old connection: 0 never, 1 of one in TIME_WAIT, 2 also in FIN_WAIT whose
-    /// replies are not seen. Default: 1.
+    /// When a new SYN takes the place of an old connection: 0 never, 1 of one in TIME_WAIT or CLOSE, 2 also in FIN_WAIT
+    /// whose replies are not seen. Default: 1.
     pub conn_reuse_mode: u8,
     /// 1: connections of a removed real server end at once. Default: 0.
     pub expire_nodest_conn: Switch,
@@ -47,6 +47,9 @@ pub struct Ipvs {
     pub amemthresh: u32,
     /// 1: marked packets that no real server takes go where they were sent to. Default: 0.
     pub cache_bypass: Switch,
+    /// 1: an ICMP error about a packet of no connection begins one, so that directors that choose by a hash agree on whom
+    /// it goes to. Default: 0.
+    pub schedule_icmp: Switch,
     /// After how many seconds `lblc` forgets an address that nobody asked for, looked at every half hour. Default: 86,400.
     pub lblc_expiration: u32,
     /// The same for `lblcr`, which also takes a real server from a set that has not changed for so long. Default:
@@ -60,6 +63,12 @@ pub struct Ipvs {
     /// `off`, `tunnels` or `all`: the connections whose SYN and SYN+ACK promise no larger segments than their way takes.
     /// Default: `tunnels`; the kernel has no such key and leaves that to its rules.
     pub mss_clamp: Clamp,
+    /// 1: while this director is a backup for connection sync, clients' packets stay with its kernel, so that two
+    /// directors that are each other's real servers don't send packets in a circle. Default: 0.
+    pub backup_only: Switch,
+    /// 1: what came out of a tunnel is not balanced again. xvs never does that, whatever this says: such packets come
+    /// out of an interface that has no AF_XDP. Default: 0.
+    pub ignore_tunneled: Switch,
 }
 
 /// Of which connections the maximum segment size is lowered.
@@ -163,11 +172,14 @@ impl Default for Ipvs {
             am_droprate: 10,
             amemthresh: 1024,
             cache_bypass: off,
+            schedule_icmp: off,
             lblc_expiration: 86_400,
             lblcr_expiration: 86_400,
             nat_icmp_send: off,
             mss_clamp: Clamp(MssClamp::Tunnels),
             pmtu_disc: Switch(true),
+            backup_only: off,
+            ignore_tunneled: off,
         }
     }
 }
@@ -175,7 +187,7 @@ impl Default for Ipvs {
 impl Ipvs {
     /// The defaults without what the kernel's IPVS does not do to a packet.
     pub fn of_the_kernel() -> Self {
-        Self { mss_clamp: Clamp(MssClamp::Off), ..Self::default() }
+        Self { mss_clamp: Clamp(MssClamp::Off), udp_nodest_reschedule: Switch(false), ..Self::default() }
     }
 
     /// Sets one by name.
@@ -213,7 +225,10 @@ impl Ipvs {
                 let word = Clamp::try_from(value.to_owned());
                 self.mss_clamp = word.map_err(|_| bad("off, tunnels or all"))?;
             }
+            "schedule_icmp" => self.schedule_icmp = switch()?,
             "pmtu_disc" => self.pmtu_disc = switch()?,
+            "backup_only" => self.backup_only = switch()?,
+            "ignore_tunneled" => self.ignore_tunneled = switch()?,
             _ => {
                 let known = KEYS.map(str::to_owned).to_vec();
                 return Err(CommandError::UnknownSetting { key: key.to_owned(), known });
@@ -251,7 +266,9 @@ impl Ipvs {
     }
 
     /// What workers act on.
-    pub fn in_force(&self, timeouts: Timeouts, memory: Memory) -> Settings {
+    pub fn in_force(&self, state: &State, memory: Memory) -> Settings {
+        let timeouts = state.timeouts();
+        let is_backup = state.daemons().iter().any(|daemon| daemon.role == SyncRole::Backup);
         let seconds = |seconds: u32| Duration::from_secs(seconds.into());
         // The shorter memory is, the more is dropped. Source: ipvs-behaviour, section 3.7.
         let rate = match memory {
@@ -278,14 +295,17 @@ impl Ipvs {
             mss_clamp: self.mss_clamp.0,
             pmtu_disc: self.pmtu_disc.0,
             cache_bypass: self.cache_bypass.0,
+            schedule_icmp: self.schedule_icmp.0,
+            requests_stay: self.backup_only.0 && is_backup,
         }
     }
 }
 
 /// What [`Ipvs::set`] knows.
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 21] = [
     "am_droprate",
     "amemthresh",
+    "backup_only",
     "cache_bypass",
     "conn_reuse_mode",
     "drop_entry",
@@ -293,11 +313,13 @@ const KEYS: [&str; 18] = [
     "expire_nodest_conn",
     "expire_quiescent_template",
     "icmp_msgs_per_sec",
+    "ignore_tunneled",
     "lblc_expiration",
     "lblcr_expiration",
     "mss_clamp",
     "nat_icmp_send",
     "pmtu_disc",
+    "schedule_icmp",
     "secure_tcp",
     "sloppy_sctp",
     "sloppy_tcp",
@@ -313,7 +335,7 @@ mod tests {
         let mut ipvs = Ipvs::default();
         ipvs.set("drop_packet", "1").unwrap();
         ipvs.set("secure_tcp", "2").unwrap();
-        let force = |memory| ipvs.in_force(Timeouts::default(), memory);
+        let force = |memory| ipvs.in_force(&State::default(), memory);
         assert_eq!((force(Memory::Plenty).drop_packet_rate, force(Memory::Plenty).secure_tcp), (0, false));
         let short = Memory::Short { free_pages: 768 };
         assert_eq!((force(short).drop_packet_rate, force(short).secure_tcp), (4, true));

@@ -13,7 +13,6 @@ use xvs_dataplane::conn::{Table, TableReader};
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::snapshot::Snapshot;
-use xvs_dataplane::xdp::Attached;
 
 use crate::sweep::SweepCounters;
 
@@ -58,24 +57,8 @@ pub struct InterfaceFacts {
     pub queues: u32,
     /// Whether it can be used now.
     pub state: LinkState,
-}
-
-impl InterfaceFacts {
-    /// Those of one that was attached just now, which is told to the log.
-    pub(crate) fn of(attached: &Attached) -> Self {
-        let facts = Self {
-            name: attached.interface().to_owned(),
-            mode: attached.mode().to_string(),
-            why_not_native: attached.native_refused().map(ToString::to_string),
-            queues: attached.receive_queues(),
-            state: LinkState::Up,
-        };
-        match &facts.why_not_native {
-            Some(why) => tracing::warn!("{}: generic XDP, because native was refused: {why}", facts.name),
-            None => tracing::info!("{}: native XDP", facts.name),
-        }
-        facts
-    }
+    /// How often it was removed, came back and was attached again.
+    pub attached_again: u32,
 }
 
 /// Whether an interface can be used.
@@ -85,7 +68,7 @@ pub enum LinkState {
     Up,
     /// It is down or has no carrier.
     Down,
-    /// It is not there any more. One of the same name that comes later is another one.
+    /// It is not there any more. One of the same name that comes later is attached in its place.
     Gone,
 }
 
@@ -104,7 +87,7 @@ impl LinkState {
         match self {
             Self::Up => None,
             Self::Down => Some(format!("{name} is down")),
-            Self::Gone => Some(format!("{name} is gone; restart xvsd")),
+            Self::Gone => Some(format!("{name} is gone; it is attached again when it is back and up")),
         }
     }
 }
@@ -185,6 +168,9 @@ mod tests {
         network.links[0].up = false;
         assert_eq!(LinkState::of(&network, ifindex).complaint("wan").unwrap(), "wan is down");
         network.links.clear();
-        assert_eq!(LinkState::of(&network, ifindex).complaint("wan").unwrap(), "wan is gone; restart xvsd");
+        assert_eq!(
+            LinkState::of(&network, ifindex).complaint("wan").unwrap(),
+            "wan is gone; it is attached again when it is back and up"
+        );
     }
 }

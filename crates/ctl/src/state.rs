@@ -17,6 +17,7 @@ use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey, Weight, scheduler};
 use crate::locals::LocalAddress;
 use crate::marks::MarkRule;
 use crate::message::{Command, CommandError};
+pub use crate::tunnels::{Tunnel, TunnelChecksum};
 
 /// Every service with its destinations, the timeouts and the synchronization daemons.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -175,7 +176,7 @@ impl State {
             }
             Command::AddMark(rule) => match self.marks.contains(rule) {
                 true => Err(CommandError::MarkExists(rule.to_string())),
-                false => Ok(()),
+                false => check_mark(rule),
             },
             Command::DeleteMark(rule) => match self.marks.contains(rule) {
                 true => Ok(()),
@@ -409,38 +410,6 @@ impl Default for DestinationOptions {
     }
 }
 
-/// The kind of a tunnel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Tunnel {
-    /// IP in IP (RFC 2003, RFC 4213, RFC 2473).
-    Ipip,
-    /// Generic UDP Encapsulation.
-    Gue {
-        /// The UDP port it is sent to; never 0.
-        port: u16,
-        /// What the outer header sums.
-        checksum: TunnelChecksum,
-    },
-    /// Generic Routing Encapsulation (RFC 2784).
-    Gre {
-        /// What the outer header sums.
-        checksum: TunnelChecksum,
-    },
-}
-
-/// Checksums of a tunnel's header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TunnelChecksum {
-    /// None.
-    Without,
-    /// Over the whole.
-    Full,
-    /// GUE's remote checksum offload.
-    Remote,
-}
-
 /// The timeouts that `--set` sets; other states have fixed ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeouts {
@@ -568,10 +537,11 @@ fn check_present(found: &Service, service: &ServiceKey, endpoint: Endpoint) -> R
         .ok_or(CommandError::NoSuchDestination { service: *service, endpoint })
 }
 
-/// Refuses what cannot be one server. Broadcast addresses of the director's own networks are not known here.
+/// Refuses what cannot be one server: of IPv4 also all of 0.0.0.0/8. Broadcast addresses of the director's own networks
+/// are not known here.
 fn check_unicast(endpoint: Endpoint) -> Result<(), CommandError> {
     let unicast = match endpoint.addr {
-        IpAddr::V4(addr) => !addr.is_unspecified() && !addr.is_broadcast() && !addr.is_multicast(),
+        IpAddr::V4(addr) => addr.octets()[0] != 0 && !addr.is_broadcast() && !addr.is_multicast(),
         IpAddr::V6(addr) => {
             let mapped = addr.to_ipv4_mapped().is_some();
             !addr.is_unspecified() && !addr.is_multicast() && !addr.is_unicast_link_local() && !mapped
@@ -581,8 +551,27 @@ fn check_unicast(endpoint: Endpoint) -> Result<(), CommandError> {
     if unicast { Ok(()) } else { Err(CommandError::InvalidOperation { why }) }
 }
 
+/// Refuses a rule that no packet fits, or with more ports than iptables takes in one.
+fn check_mark(rule: &MarkRule) -> Result<(), CommandError> {
+    let ports: usize =
+        rule.dest_ports.iter().map(|range| if range.start() == range.end() { 1 } else { 2 }).sum();
+    let why = if rule.interface.as_deref() == Some("") {
+        format!("mark rule «{rule}» names no interface; leave -i out for packets that come in by any")
+    } else if ports > PORTS_MAX {
+        format!(
+            "mark rule «{rule}» has more than {PORTS_MAX} ports, of which a range counts as two; add two rules"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(CommandError::InvalidOperation { why })
+}
+
 /// The scheduler of a service for which none was named.
 pub const DEFAULT_SCHEDULER: &str = "wlc";
+
+/// How many ports a mark rule may name, as iptables-extensions(8) has it of multiport.
+const PORTS_MAX: usize = 15;
 
 /// How many mark rules `xvs mark` takes.
 const MARKS_MAX: usize = 1024;
@@ -698,9 +687,16 @@ mod tests {
     #[test]
     fn only_unicast_addresses_become_destinations() {
         let mut state = with_service();
-        for address in
-            ["0.0.0.0", "255.255.255.255", "224.0.0.1", "ff02::1", "fe80::1", "::", "::ffff:192.0.2.1"]
-        {
+        for address in [
+            "0.0.0.0",
+            "0.0.0.24",
+            "255.255.255.255",
+            "224.0.0.1",
+            "ff02::1",
+            "fe80::1",
+            "::",
+            "::ffff:192.0.2.1",
+        ] {
             let options =
                 DestinationOptions { method: ForwardingMethod::Tunnel, ..DestinationOptions::default() };
             let endpoint = Endpoint::new(address.parse::<IpAddr>().unwrap(), 80);
@@ -822,5 +818,24 @@ mod tests {
         assert_eq!(state.apply(&Command::DeleteLocal(addr)), Ok(Applied::Locals));
         assert_eq!(state.check(&Command::DeleteLocal(addr)), Err(CommandError::NoSuchLocal(addr)));
         state.apply(&local(7)).unwrap();
+    }
+
+    #[test]
+    fn a_mark_rule_has_at_most_the_ports_that_multiport_takes_and_an_interface_has_a_name() {
+        let rule = |ports: &[std::ops::RangeInclusive<u16>], interface: Option<&str>| MarkRule {
+            dest: None,
+            source: None,
+            protocol: Some(Protocol::TCP),
+            dest_ports: ports.to_vec(),
+            interface: interface.map(str::to_owned),
+            mark: 1,
+            mask: u32::MAX,
+        };
+        let check = |rule| State::default().check(&Command::AddMark(rule)).map_err(|error| error.to_string());
+        let ports: Vec<_> = (1..=13).map(|port| port..=port).chain([80..=90]).collect();
+        assert_eq!(check(rule(&ports, Some("eth0"))), Ok(()));
+        let many = [ports, vec![14..=14]].concat();
+        assert!(check(rule(&many, None)).unwrap_err().contains("add two rules"));
+        assert!(check(rule(&[], Some(""))).unwrap_err().contains("leave -i out"));
     }
 }

@@ -1,4 +1,4 @@
-//! What is steered for a service, a destination, a local address.
+//! What is steered for a service, a destination, a tunnel, a local address.
 //!
 //! Asked by the control thread when it works out what the XDP program is to be told. Pure.
 
@@ -10,6 +10,7 @@ use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use crate::locals::LocalAddress;
 use crate::marks::LaidOut;
+use crate::message::Command;
 
 /// Has packets to a service that are known by their endpoint steered. In IPv6 also those from it: the kernel routes replies
 /// by direct routing where the director is the servers' router, and IPVS sees them; in IPv4 it refuses them.
@@ -20,6 +21,24 @@ pub(crate) fn steer_service(rules: &mut SteeringRules, key: ServiceKey) {
     rules.services.insert(steered);
     if endpoint.family() == Family::V6 {
         rules.nat_destinations.insert(steered);
+    }
+}
+
+/// Has packets steered that a command makes the director's; those of marks are not among them.
+pub(crate) fn steer_command(rules: &mut SteeringRules, command: &Command, locals: &[LocalAddress]) {
+    match command {
+        Command::AddService { key, .. } => steer_service(rules, *key),
+        Command::AddDestination { service, endpoint, options }
+        | Command::EditDestination { service, endpoint, options } => {
+            rules.nat_destinations.extend(steered_from(*service, *endpoint, options.method));
+            match options.method {
+                ForwardingMethod::FullNat => steer_locals(rules, locals),
+                ForwardingMethod::Tunnel => _ = rules.tunnel_ends.insert(endpoint.addr),
+                _ => {}
+            }
+        }
+        Command::AddLocal(local) => steer_locals(rules, std::slice::from_ref(local)),
+        _ => {}
     }
 }
 

@@ -81,6 +81,7 @@ fn links_addresses_and_routes_are_followed_from_their_coming_to_their_going() {
         let (wan, lan) = (wan.id, view.network.link_named("lan").unwrap().id);
         let by = |link, next_hop: &str| RouteTo::Via { link, next_hop: ip(next_hop) };
         assert_eq!(egress.route(ip("10.0.0.255"), 0), RouteTo::Local);
+        assert!(egress.is_broadcast(ip("10.0.0.255")) && !egress.is_broadcast(ip("10.0.0.1")));
         assert_eq!(egress.route(ip("127.9.9.9"), 0), RouteTo::Local);
         assert_eq!(egress.route(ip("fd00::1"), 0), RouteTo::Local);
         assert_eq!(egress.route(ip("10.9.1.1"), 0), RouteTo::Unreachable);

@@ -37,6 +37,7 @@ impl Director for Changes {
                 Reply::Restored(batch.iter().map(|command| self.change(command)).collect())
             }
             Request::Timeouts => Reply::Timeouts(self.0.timeouts()),
+            Request::Marks => Reply::Marks(self.0.marks().to_vec()),
             Request::Daemons => Reply::Daemons(self.0.daemons().to_vec()),
             _ => Reply::Services(Vec::new()),
         })

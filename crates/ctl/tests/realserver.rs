@@ -427,6 +427,8 @@ fn an_interface_without_native_xdp_decapsulates_in_generic_mode_and_status_says_
     let before = state(&server);
     let output = xvs(&server, "up --vip 198.51.100.1 --method tunnel --dev lo");
     assert_eq!((output.status.code(), complaint(&output).as_str()), (Some(0), ""));
+    // What lo takes less an outer header of IPv6, UDP and GUE, and the headers of IPv4 and TCP.
+    assert!(text(&output.stdout).contains("next: `advmss 65444` on the routes"), "{}", text(&output.stdout));
     assert_eq!(status(&server)[0]["decapsulation"], "an XDP program on lo (generic)");
     done(&server, "up --vip 198.51.100.2 --method tunnel --dev lo");
     done(&server, "down --vip 198.51.100.1");
@@ -447,6 +449,15 @@ fn what_cannot_be_done_says_why_and_leaves_everything_as_it_was() {
     assert!(wire.starts_with("xvs: 10.0.0.7 is an address of eth, where it would answer ARP"), "{wire}");
     let gue = refused(&server, "up --vip 198.51.100.1 --gue-port 6080");
     assert!(gue.contains("it goes with --method tunnel"), "{gue}");
+    for vip in
+        ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255", "::", "::1", "ff02::1", "::ffff:10.1.1.1"]
+    {
+        let no_host = refused(&server, &format!("up --vip {vip} --dev eth"));
+        assert!(
+            no_host.starts_with(&format!("xvs: {vip} is no address that clients can send to")),
+            "{no_host}"
+        );
+    }
     assert_eq!(xvs(&server, "up --vip nonsense").status.code(), Some(2));
     assert_eq!(state(&server), before);
     done(&server, "up --vip 198.51.100.1");
@@ -457,6 +468,26 @@ fn what_cannot_be_done_says_why_and_leaves_everything_as_it_was() {
     let no_route = refused(&server, "up --vip 198.51.100.1");
     assert!(no_route.contains("name it with --dev"), "{no_route}");
     assert_eq!(state(&server), before);
+}
+
+#[test]
+fn an_address_that_the_wire_has_too_is_refused_and_shown_when_it_comes_later() {
+    let (_director, server) = pair();
+    let vip = "198.51.100.1";
+    let said = format!("{vip} is an address of eth, where it would answer ARP");
+    server.ip(&format!("addr add {vip}/32 dev lo"));
+    server.ip(&format!("addr add {vip}/32 dev eth"));
+    let before = state(&server);
+    let both = refused(&server, &format!("up --vip {vip}"));
+    assert!(both.contains(&said), "{both}");
+    assert_eq!(state(&server), before);
+    server.ip(&format!("addr del {vip}/32 dev eth"));
+    done(&server, &format!("up --vip {vip}"));
+    assert!(done(&server, "status").starts_with("198.51.100.1  up  method dr"));
+    server.ip(&format!("addr add {vip}/32 dev eth"));
+    let shown = xvs(&server, "status");
+    assert_eq!(shown.status.code(), Some(1));
+    assert!(text(&shown.stdout).contains(&format!("  problem: {said}")), "{}", text(&shown.stdout));
 }
 
 #[test]

@@ -1,9 +1,19 @@
-//! What ends connections before their time, through the lab: `drop_entry` and `expire_nodest_conn`.
+//! What ends connections before their time, most of it through the lab: `drop_entry` and `expire_nodest_conn`.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use xvs_ctl::lab::Lab;
+use xvs_ctl::sweep::Sweeper;
+use xvs_dataplane::clock::Millis;
+use xvs_dataplane::conn::tcp::TcpState;
+use xvs_dataplane::conn::{Flags, NewConnection, Table, TableConfig};
+use xvs_dataplane::shm::Memory;
+use xvs_dataplane::snapshot::Snapshot;
+use xvs_proto::{Endpoint, Protocol};
+use xvs_sched::ForwardingMethod;
 
 const VIP: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 80);
 const TCP: u8 = 6;
@@ -135,6 +145,38 @@ fn drop_entry_ends_what_has_been_quiet_for_a_minute_unless_it_had_much_to_say() 
     assert!((30..40).contains(&left), "{left}");
     assert_eq!(director.counter("swept_worthless"), 60 - left);
     assert_eq!(director.load("-u 198.51.100.80:53"), (0, left));
+}
+
+#[test]
+fn drop_entry_ends_half_open_connections_without_a_destination_too() {
+    let config = TableConfig { capacity: 1000, workers: 1, memory: Memory::OnDemand };
+    let table = Table::create(config).expect("a small table");
+    let mut worker = table.handle(0).expect("its seat");
+    for port in 0..100 {
+        worker.insert(&NewConnection {
+            protocol: Protocol::TCP,
+            client: Endpoint::new(Ipv4Addr::new(10, 0, 0, 1), port),
+            virtual_endpoint: Endpoint::new(VIP, 80),
+            dest: Endpoint::new(Ipv4Addr::UNSPECIFIED, 0),
+            local: None,
+            method: ForwardingMethod::DirectRouting,
+            flags: Flags::NONE,
+            state: TcpState::SynRecv as u8,
+            expires: Millis(3_600_000),
+            timeout_seconds: 0,
+            dest_ref: u32::MAX,
+            mark: 7,
+            controller: None,
+        });
+    }
+    let mut snapshot = Snapshot::empty();
+    snapshot.settings.drops_entries = true;
+    let reader = table.reader().expect("a seat for a reader");
+    let mut sweeper = Sweeper::new(reader, Arc::new(ArcSwap::from_pointee(snapshot)), 1);
+    for second in 1..600 {
+        sweeper.run(Millis(second * 1000));
+    }
+    assert_eq!((table.live(), sweeper.counters().worthless.value()), (0, 100));
 }
 
 #[test]

@@ -317,8 +317,8 @@ int xvs_decap(struct xdp_md *ctx)
 		taken = TAKEN_GUE;
 		between = sizeof(*udp) + sizeof(*gue);
 		summed = udp->check != 0;
-		seed = outer.addresses + bpf_htons(IPPROTO_UDP);
-		seed = folded((__u64)seed + udp->len);
+		// The sum is of 32 bits, and before Linux 6.13 as large as they hold.
+		seed = folded((__u64)outer.addresses + bpf_htons(IPPROTO_UDP) + udp->len);
 		ethertype = bpf_htons(gue->protocol == IPPROTO_IPV6 ? ETH_P_IPV6 : ETH_P_IP);
 		if (gue->protocol != IPPROTO_IPIP && gue->protocol != IPPROTO_IPV6)
 			return XDP_PASS;

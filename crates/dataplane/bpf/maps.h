@@ -18,6 +18,7 @@ enum {
 	XVS_DESTINATION = 1 << 1, /* packets from it are ours, unless they go to this machine */
 	XVS_LOCAL = 1 << 2,       /* an address of this machine */
 	XVS_TRANSLATED = 1 << 3,  /* packets to some of its ports are ours: see `translated` */
+	XVS_TUNNEL = 1 << 4,      /* errors about tunnels to it are ours */
 };
 
 /* Port of an endpoint that stands for every port of its address. */

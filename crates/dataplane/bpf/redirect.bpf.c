@@ -269,6 +269,13 @@ static __always_inline int is_icmp_error(const struct packet *packet, void *at, 
 	return packet->protocol == IPPROTO_ICMPV6 && *type < 128;
 }
 
+/* Whether a packet may be a tunnel's: IPv4 or IPv6 in it, or GRE, or UDP with GUE. */
+static __always_inline int is_tunnel(const struct packet *packet)
+{
+	return packet->protocol == IPPROTO_IPIP || packet->protocol == IPPROTO_IPV6 || packet->protocol == IPPROTO_GRE ||
+	       packet->protocol == IPPROTO_UDP;
+}
+
 /* Whether an ICMP error is about a packet of ours, in either direction; `at` is behind the ICMP header. */
 static __always_inline int quotes_ours(const struct packet *packet, void *at, void *end)
 {
@@ -276,6 +283,8 @@ static __always_inline int quotes_ours(const struct packet *packet, void *at, vo
 	int parsed = packet->family == XVS_V4 ? ip4_header(&quoted, &at, end) : ip6_header(&quoted, &at, end);
 	if (!parsed)
 		return 0;
+	if (is_tunnel(&quoted) && address_roles(quoted.dest, quoted.family) & XVS_TUNNEL)
+		return 1;
 	if (!quoted.fragment && !transport_header(&quoted, at, end))
 		return 0;
 	if (matches(&quoted))

@@ -1,12 +1,13 @@
 //! ICMP errors that the director sends about packets it did not forward.
 //!
 //! Runs after a packet was dropped for a reason that its sender is told. Bounded by a rate per worker, as the
-//! kernel bounds its own. An error about an error, or to an address that is nobody's, is never sent (RFC 1122
+//! kernel bounds its own. Those that tell a size are not counted: whoever misses one sends what does not fit for ever, and
+//! they are shorter than what they are about wherever the way takes 576 bytes (IPv6: 1280). An error about an error, or to an address that is nobody's, is never sent (RFC 1122
 //! §3.2.2, RFC 4443 §2.4).
 
 use std::net::IpAddr;
 
-use xvs_proto::{Packet, icmp, icmpv6};
+use xvs_proto::{Packet, ethernet, icmp, icmpv6, is_host};
 
 use crate::clock::Millis;
 use crate::forward::{Identification, link_header};
@@ -56,13 +57,32 @@ pub struct Offence<'a> {
     pub link: LinkId,
     /// What is wrong with it.
     pub error: icmp::Error,
+    /// In whose name its sender is told.
+    pub speaker: Speaker,
+}
+
+/// In whose name an error is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaker {
+    /// That of the address that the packet was sent to if a service is there, else the director's: a server whose reply
+    /// was refused must not hear from the client's address.
+    Service,
+    /// That of the address that the packet was sent to, which is known to be a service's.
+    Receiver,
+    /// The director's.
+    Director,
 }
 
 impl<'a> Offence<'a> {
     /// What the sender of a packet is to be told of a verdict on it, if anything.
     pub fn of(packet: &'a Packet, frame: &'a Frame, link: LinkId, verdict: Verdict) -> Option<Self> {
         let Verdict::Drop(reason) = verdict else { return None };
-        Some(Self { packet, frame, link, error: reason.answer()? })
+        Some(Self { packet, frame, link, error: reason.answer()?, speaker: Speaker::Service })
+    }
+
+    /// Whether the rate of errors counts it (kernel `Documentation/networking/ip-sysctl.rst`, `icmp_ratemask`).
+    pub fn is_limited(&self) -> bool {
+        !matches!(self.error, icmp::Error::FragmentationNeeded { .. })
     }
 
     /// Writes the error into a frame of its own. `None` if nobody is to be told, the way back is unknown, or no
@@ -75,7 +95,7 @@ impl<'a> Offence<'a> {
         unresolved: &Unresolved,
     ) -> Option<(LinkId, Frame)> {
         let sender = self.packet.flow.source.addr;
-        if self.packet.is_icmp_error() || !is_somebody(sender) {
+        if self.packet.is_icmp_error() || !is_host(sender) || self.is_to_many(snapshot) {
             return None;
         }
         let hop = match Path::find(&snapshot.egress, sender, 0) {
@@ -108,23 +128,20 @@ impl<'a> Offence<'a> {
         }
     }
 
-    /// The address that the packet was sent to if a service is there, else ours on the side it came from: a server
-    /// whose reply was refused must not hear from the client's address.
-    fn source(&self, snapshot: &Snapshot) -> Option<IpAddr> {
-        let to_a_client = snapshot.serves(self.link, self.packet);
-        match to_a_client {
-            true => Some(self.packet.flow.dest.addr),
-            false => snapshot.egress.source_for(self.packet.flow.source.addr, self.link),
-        }
+    /// Whether the packet was for others too, by its own address or by that of its frame.
+    fn is_to_many(&self, snapshot: &Snapshot) -> bool {
+        let dest = self.packet.flow.dest.addr;
+        let by_link = self.frame.bytes()[0] & ethernet::GROUP_BIT != 0;
+        by_link || !is_host(dest) || snapshot.egress.is_broadcast(dest)
     }
-}
 
-fn is_somebody(addr: IpAddr) -> bool {
-    match addr {
-        IpAddr::V4(addr) => {
-            !(addr.is_unspecified() || addr.is_loopback() || addr.is_multicast() || addr.is_broadcast())
+    /// The speaker's address: ours is that on the side that the packet came from.
+    fn source(&self, snapshot: &Snapshot) -> Option<IpAddr> {
+        match self.speaker {
+            Speaker::Receiver => Some(self.packet.flow.dest.addr),
+            Speaker::Service if snapshot.serves(self.link, self.packet) => Some(self.packet.flow.dest.addr),
+            _ => snapshot.egress.source_for(self.packet.flow.source.addr, self.link),
         }
-        IpAddr::V6(addr) => !(addr.is_unspecified() || addr.is_loopback() || addr.is_multicast()),
     }
 }
 

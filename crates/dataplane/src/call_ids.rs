@@ -3,13 +3,17 @@
 //!
 //! A slot is written by the worker that makes a template, before anybody can find it, and read by whoever finds the
 //! template by the endpoints that it shares with others. Each worker takes slots from a part of its own, going round:
-//! one is free when the template that it was written for is there no more. So nobody gives a slot back, nobody waits,
-//! and nothing is allocated after the start. Who still holds a template that has been removed may read another's
-//! Call-ID here: then it is not the one that was looked for, which is right. Cost: of a comparison, five cache lines
-//! at most; of a new template, a look at up to 64 slots. Not here: how a message is read (`xvs-proto`, `sip.rs`).
+//! one is free when the template that it was written for is there no more. If all that are looked at are in use, one
+//! is taken from a template that gives way. So nobody gives a slot back, nobody waits, and nothing is allocated after
+//! the start. Who still holds a template that has been removed or detached may read another's Call-ID here: then he
+//! also sees that it is of no use any more. Cost: of a comparison, five cache lines at most; of a new template, a look
+//! at up to 64 slots. Not here: how a message is read (`xvs-proto`, `sip.rs`), which template gives way (`pressure.rs`).
 
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU64, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
 use hashbrown::DefaultHashBuilder;
 use xvs_proto::sip::CALL_ID_MAX;
@@ -55,31 +59,38 @@ impl CallIds {
         self.hasher.hash_one(call_id)
     }
 
-    /// Writes a Call-ID into a free slot of this worker's: what its template is to carry as its mark. `None` if
-    /// all that are looked at are in use.
-    pub(crate) fn write(&self, worker: usize, call_id: &[u8], table: &TableWorker) -> Option<u32> {
-        let each = self.slots.len().checked_div(self.hands.len())?;
+    /// Writes a Call-ID into a slot of this worker's: what its template is to carry as its mark. If all that are looked
+    /// at are in use, asks `give_way` of one template after the other until one has made its slot free; `None` if none
+    /// does.
+    pub(crate) fn write(
+        &self,
+        worker: usize,
+        call_id: &[u8],
+        table: &mut TableWorker,
+        mut give_way: impl FnMut(&mut TableWorker, ConnId) -> bool,
+    ) -> Option<u32> {
+        let each = self.slots.len().checked_div(self.hands.len()).filter(|&each| each > 0)?;
         let hand = self.hands.get(worker)?;
-        for _ in 0..LOOKED_AT.min(each) {
-            let at = hand.load(Relaxed);
-            hand.store((at + 1) % each, Relaxed);
-            let number = worker * each + at;
-            let slot = &self.slots[number];
-            if slot.is_free(table) {
-                // Relaxed, all of these: the insertion of the template releases them to who finds it.
-                slot.words.iter().zip(packed(call_id)).for_each(|(word, value)| word.store(value, Relaxed));
-                slot.owner.store(0, Relaxed);
-                return Some(number as u32 + 1);
-            }
-        }
-        None
+        let first = hand.load(Relaxed);
+        let mut looked_at = (0..LOOKED_AT.min(each)).map(|ahead| worker * each + (first + ahead) % each);
+        let number =
+            looked_at.clone().find(|&number| self.slots[number].owner(table).is_none()).or_else(|| {
+                looked_at
+                    .find(|&number| self.slots[number].owner(table).is_some_and(|id| give_way(table, id)))
+            });
+        hand.store(number.map_or(first + LOOKED_AT, |number| number + 1) % each, Relaxed);
+        let slot = &self.slots[number?];
+        // Release: who reads any of it sees that the template before was detached, if it was. That who finds the new
+        // template sees all of it is the doing of its insertion.
+        slot.words.iter().zip(packed(call_id)).for_each(|(word, value)| word.store(value, Release));
+        slot.owner.store(0, Relaxed);
+        number.map(|number| number as u32 + 1)
     }
 
     /// The template that a slot was written for has been made; until then the slot is free.
     pub(crate) fn settle(&self, mark: u32, template: &Connection<'_>) {
         if let Some(slot) = self.slot(mark) {
-            let owner = u64::from(template.generation()) << 32 | (u64::from(template.id().index()) + 1);
-            slot.owner.store(owner, Relaxed);
+            slot.owner.store(owner(template), Relaxed);
         }
     }
 
@@ -87,14 +98,15 @@ impl CallIds {
     pub(crate) fn is(&self, mark: u32, call_id: &[u8]) -> bool {
         let same = |slot: &Slot| {
             let words = slot.words.iter().take(call_id.len() / 8 + 1).zip(packed(call_id));
-            words.fold(true, |same, (word, value)| same & (word.load(Relaxed) == value))
+            // Acquire: pairs with the Release of `write`.
+            words.fold(true, |same, (word, value)| same & (word.load(Acquire) == value))
         };
         self.slot(mark).is_some_and(same)
     }
 
-    /// The Call-ID of a template that carries this mark; for listings.
-    pub fn read(&self, mark: u32) -> Option<Vec<u8>> {
-        let slot = self.slot(mark)?;
+    /// The Call-ID of a template, unless another has its slot by now; for listings.
+    pub fn read(&self, template: &Connection<'_>) -> Option<Vec<u8>> {
+        let slot = self.slot(template.mark()).filter(|slot| slot.owner.load(Relaxed) == owner(template))?;
         let bytes: Vec<u8> = slot.words.iter().flat_map(|word| word.load(Relaxed).to_le_bytes()).collect();
         let (length, rest) = bytes.split_first()?;
         Some(rest[..usize::from(*length)].to_vec())
@@ -106,13 +118,17 @@ impl CallIds {
 }
 
 impl Slot {
-    fn is_free(&self, table: &TableWorker) -> bool {
+    /// The template that it was written for, if that is still there.
+    fn owner(&self, table: &TableWorker) -> Option<ConnId> {
         let owner = self.owner.load(Relaxed);
-        match (owner as u32).checked_sub(1) {
-            Some(index) => table.recall(ConnId(index), (owner >> 32) as u32).is_none(),
-            None => true,
-        }
+        let index = (owner as u32).checked_sub(1)?;
+        table.recall(ConnId(index), (owner >> 32) as u32).map(|template| template.id())
     }
+}
+
+/// A template as a slot names it.
+fn owner(template: &Connection<'_>) -> u64 {
+    u64::from(template.generation()) << 32 | (u64::from(template.id().index()) + 1)
 }
 
 /// A Call-ID as a slot holds it.
@@ -153,7 +169,7 @@ mod tests {
 
     /// Makes the template of a call, if there is room for its Call-ID.
     fn template(table: &mut TableWorker, call_ids: &CallIds, call_id: &[u8], port: u16) -> Option<ConnId> {
-        let mark = call_ids.write(0, call_id, table)?;
+        let mark = call_ids.write(0, call_id, table, |_, _| false)?;
         let new = NewConnection {
             protocol: Protocol::UDP,
             client: Endpoint::new(Ipv4Addr::new(192, 0, 2, 10), port),
@@ -183,7 +199,7 @@ mod tests {
             let mark = table.connection(id).mark();
             assert!(call_ids.is(mark, &call_id) && !call_ids.is(mark, &call_id[1..]));
             assert!(!call_ids.is(mark, &[&call_id[..usize::from(length) - 1], b"!"].concat()));
-            assert_eq!(call_ids.read(mark), Some(call_id));
+            assert_eq!(call_ids.read(&table.connection(id)), Some(call_id));
         }
     }
 
@@ -196,17 +212,26 @@ mod tests {
         assert_eq!(template(&mut table, &call_ids, b"late", 99), None);
         table.remove(ids[7]);
         let late = template(&mut table, &call_ids, b"late", 99).unwrap();
-        assert_eq!(call_ids.read(table.connection(late).mark()), Some(b"late".to_vec()));
+        assert_eq!(call_ids.read(&table.connection(late)), Some(b"late".to_vec()));
         assert_eq!(template(&mut table, &call_ids, b"later", 98), None);
+    }
+
+    #[test]
+    fn when_all_slots_are_in_use_that_of_a_template_that_gives_way_is_taken_and_its_call_id_is_gone() {
+        let (mut table, call_ids) = (seat(), CallIds::new(10, 1));
+        let ids: Vec<_> = (0..10)
+            .map(|call| template(&mut table, &call_ids, &[b'a' + call], call.into()).unwrap())
+            .collect();
+        let mark = call_ids.write(0, b"late", &mut table, |_, id| id == ids[7]).unwrap();
+        assert_eq!(mark, table.connection(ids[7]).mark());
+        assert_eq!(call_ids.read(&table.connection(ids[7])), None);
+        assert_eq!(call_ids.read(&table.connection(ids[6])), Some(b"g".to_vec()));
     }
 
     #[test]
     fn before_there_is_such_a_service_there_is_room_for_nothing() {
         let call_ids = CallIds::default();
-        assert_eq!(
-            (call_ids.write(0, b"a", &seat()), call_ids.read(0), call_ids.read(1)),
-            (None, None, None)
-        );
-        assert!(!call_ids.is(0, b"a"));
+        assert_eq!(call_ids.write(0, b"a", &mut seat(), |_, _| true), None);
+        assert!(!call_ids.is(0, b"a") && !call_ids.is(1, b"a"));
     }
 }

@@ -19,6 +19,8 @@ pub enum Class {
     Flow(Packet),
     /// It has to wait for the rest of its datagram.
     Fragment(Packet),
+    /// It is an ICMP error: the connection of the packet in question has to be found.
+    Error(Packet),
     /// It is decided already.
     Decided(Verdict),
 }
@@ -32,14 +34,18 @@ pub fn classify(frame: &mut Frame, link: LinkId, snapshot: &Snapshot) -> Class {
         Err(malformed) => return Class::Decided(Verdict::Drop(DropReason::Malformed(malformed))),
     };
     if packet.network != ethernet::HEADER_LEN {
-        // Of a tagged network no link here tells; its packets stay with the kernel.
+        // A tag that is still there is that of no link here.
         return Class::Decided(Verdict::PassToKernel);
     }
     // As IPVS: what the link layer addressed to somebody else is not looked at, and a family without services
     // passes untouched.
     let to_us = snapshot.egress.link(link).is_some_and(|link| link.mac == ethernet::dest(frame.bytes()));
+    if to_us && packet.is_followed_error() {
+        return classify_error(frame, packet, snapshot);
+    }
     let ours = to_us && snapshot.services.any_of(packet.family());
-    if !ours || !matches!(packet.flow.protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP) {
+    let served = [Protocol::TCP, Protocol::UDP, Protocol::SCTP, Protocol::AH, Protocol::ESP];
+    if !ours || !served.contains(&packet.flow.protocol) {
         return Class::Decided(Verdict::PassToKernel);
     }
     match packet.fragment {
@@ -49,11 +55,28 @@ pub fn classify(frame: &mut Frame, link: LinkId, snapshot: &Snapshot) -> Class {
     }
 }
 
-/// Whether a frame says that it is of a family without services: that passes untouched, be it as broken as it is.
+/// An error of a family without services may be about a tunnel that carries the other family.
+fn classify_error(frame: &mut Frame, packet: Packet, snapshot: &Snapshot) -> Class {
+    match (packet.fragment, packet.family()) {
+        _ if ![Family::V4, Family::V6].iter().any(|family| snapshot.services.any_of(*family)) => {
+            Class::Decided(Verdict::PassToKernel)
+        }
+        (Fragment::Whole, _) => Class::Error(without_fragment_header(frame, packet)),
+        (_, Family::V6) if snapshot.services.any_of(Family::V6) => {
+            Class::Decided(Verdict::Drop(DropReason::IcmpFragment))
+        }
+        _ => Class::Decided(Verdict::PassToKernel),
+    }
+}
+
+/// Whether a frame says that it is of a family without services, or of a network that is none here: that passes untouched,
+/// be it as broken as it is.
 fn is_unserved(frame: &[u8], snapshot: &Snapshot) -> bool {
-    let family = match ethernet::parse(frame).map(|link| link.ethertype) {
-        Ok(ethernet::TYPE_IPV4) => Family::V4,
-        Ok(ethernet::TYPE_IPV6) => Family::V6,
+    let Ok(link) = ethernet::parse(frame) else { return false };
+    let family = match link.ethertype {
+        _ if link.payload != ethernet::HEADER_LEN => return true,
+        ethernet::TYPE_IPV4 => Family::V4,
+        ethernet::TYPE_IPV6 => Family::V6,
         _ => return false,
     };
     !snapshot.services.any_of(family)

@@ -14,11 +14,6 @@ use crate::verdict::DropReason;
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Raises it to what is counted elsewhere; a lower count there changes nothing. For the one writer only.
-    pub fn raise_to(&self, count: u64) {
-        self.add(count.saturating_sub(self.value()));
-    }
-
     /// Sets what goes up and down. For the one writer only.
     pub fn set(&self, value: u64) {
         // Relaxed: as below.
@@ -62,11 +57,14 @@ pub struct WorkerCounters {
     pub kernel_fill_ring_empty: Counter,
     /// Packets that the kernel dropped for another reason, such as being larger than a frame.
     pub kernel_dropped: Counter,
+    /// Frames that had been counted as sent and stood in a TX ring when its socket was closed, because an interface was
+    /// attached again: some may not have left.
+    pub transmit_abandoned: Counter,
     /// Connections made.
     pub connections: Counter,
     /// Connections that reached their expiry.
     pub expired: Counter,
-    /// Connections that gave way to new ones because the table was full.
+    /// Connections and templates that gave way to new ones because there was no room.
     pub evicted: Counter,
     /// Segments of a client that had no room for the TCP option with its address.
     pub toa_no_room: Counter,
@@ -101,6 +99,7 @@ impl WorkerCounters {
             ("kernel_ring_full", &self.kernel_ring_full),
             ("kernel_fill_ring_empty", &self.kernel_fill_ring_empty),
             ("kernel_dropped", &self.kernel_dropped),
+            ("transmit_abandoned", &self.transmit_abandoned),
             ("connections", &self.connections),
             ("expired", &self.expired),
             ("evicted", &self.evicted),

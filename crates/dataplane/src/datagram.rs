@@ -5,14 +5,14 @@
 //! then. If it is not a service's, the kernel gets them as they came. Not here: which fragments belong together
 //! (`fragments.rs`), how a packet is cut (`pieces.rs`).
 
-use xvs_proto::{Family, Fragment, Packet, Parsed, parse};
+use xvs_proto::{Family, Fragment, Packet, Parsed, ethernet, ipv6, parse};
 
 use crate::answer::Offence;
 use crate::clock::Millis;
 use crate::flow::Flows;
 use crate::fragments::{Datagram, Fragments, Gathered};
 use crate::outcome::Outcome;
-use crate::port::{Port, Received};
+use crate::port::{LinkId, Port, Received};
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
 
@@ -82,36 +82,56 @@ impl Gathering<'_> {
     fn forward(&mut self, mut datagram: Datagram, port: &mut impl Port) -> Verdict {
         let verdict = match parse(datagram.frame.bytes()) {
             Ok(Parsed::Ip(packet)) => {
-                // Routers may not fragment IPv6, but what came in fragments leaves in fragments.
-                let dont_fragment = packet.dont_fragment && packet.family() == Family::V4;
-                self.decide(&mut datagram, &Packet { dont_fragment, ..packet }, port)
+                let longest_fragment = (packet.family() == Family::V6).then_some(datagram.largest);
+                let length = packet.length();
+                match self.decide(&mut datagram, &Packet { longest_fragment, ..packet }, port) {
+                    Verdict::Transmit(link) => self.send(&datagram, length, link, usize::MAX, port),
+                    Verdict::Fragment { link, mtu } => self.send(&datagram, length, link, mtu as usize, port),
+                    verdict => verdict,
+                }
             }
             Ok(Parsed::Other) => Verdict::PassToKernel,
             Err(malformed) => Verdict::Drop(DropReason::Malformed(malformed)),
-        };
-        let sent = match verdict {
-            Verdict::Transmit(link) => Some((link, datagram.largest)),
-            Verdict::Fragment { link, mtu } => Some((link, datagram.largest.min(mtu as usize))),
-            _ => None,
-        };
-        let verdict = match sent {
-            Some((link, limit)) => self.outcome.send_copies(datagram.frame.bytes(), link, limit, port),
-            None => verdict,
         };
         self.fragments.put_back(datagram);
         verdict
     }
 
+    /// Sends a datagram that had so many bytes when it came, in fragments as large as it came in, where its way takes
+    /// them. An outer packet of IPv6 is cut into no less than what every way takes: with its long headers small
+    /// fragments would become many more, or have no room.
+    fn send(
+        &mut self,
+        datagram: &Datagram,
+        length: usize,
+        link: LinkId,
+        mtu: usize,
+        port: &mut impl Port,
+    ) -> Verdict {
+        let bytes = datagram.frame.bytes();
+        let is_outer = bytes.len() > ethernet::HEADER_LEN + length;
+        let is_v6 = bytes[ethernet::HEADER_LEN] >> 4 == 6;
+        let least = if is_outer && is_v6 { ipv6::MIN_MTU as usize } else { 0 };
+        self.outcome.send_copies(bytes, link, datagram.largest.max(least).min(mtu), port)
+    }
+
     /// Finds or makes the datagram's connection and edits it on its way; its sender is told of a drop.
     fn decide(&mut self, datagram: &mut Datagram, packet: &Packet, port: &mut impl Port) -> Verdict {
-        let hash = self.flows.hash(&packet.flow);
+        let hash = self.flows.hash(&packet.connection_key());
         let verdict =
             self.flows.take(&mut datagram.frame, datagram.link, packet, hash, self.snapshot, self.now);
-        if let Some(offence) = Offence::of(packet, &datagram.frame, datagram.link, verdict)
-            && let Some(bytes) = self.outcome.answer(&offence, self.snapshot, port, self.now)
-        {
-            self.flows.count_answer(packet, hash, bytes, self.snapshot);
+        if let Some(offence) = Offence::of(packet, &datagram.frame, datagram.link, verdict) {
+            self.answer(offence, hash, port);
         }
         verdict
+    }
+
+    /// Tells the sender of a packet why it was dropped, if that is due.
+    pub fn answer(&mut self, offence: Offence<'_>, hash: u64, port: &mut impl Port) {
+        if let Some(offence) = self.flows.admit(offence, hash)
+            && let Some(bytes) = self.outcome.answer(&offence, self.snapshot, port, self.now)
+        {
+            self.flows.count_answer(offence.packet, hash, bytes, self.snapshot);
+        }
     }
 }

@@ -5,8 +5,10 @@
 //! index for the look-up, one for the connection, one for its destination. Not here: which packets begin a
 //! connection (`schedule.rs`).
 
+mod advance;
 mod bypass;
 mod enter;
+pub mod icmp_error;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +16,13 @@ use std::time::Duration;
 use xvs_proto::{Family, FlowKey, Packet, Protocol};
 use xvs_sched::ForwardingMethod;
 
-use self::bypass::{is_bypass, may_bypass};
+pub(crate) use self::advance::activity;
+pub(crate) use self::bypass::is_bypass;
+use self::bypass::may_bypass;
 use crate::clock::Millis;
 use crate::conn::sctp::SctpState;
-use crate::conn::tcp::{self, Judgement, TcpState};
-use crate::conn::{ConnId, Connection, Direction, Flags, Removal, Seen, TableWorker, Timers};
+use crate::conn::tcp::TcpState;
+use crate::conn::{ConnId, Connection, Direction, Flags, Removal, TIMER_TICK, TableWorker, Timers};
 use crate::counters::{Stats, WorkerCounters};
 use crate::dice::Dice;
 use crate::forward::{self, Ends, Identification, Outer};
@@ -28,11 +32,11 @@ use crate::outcome::Unresolved;
 use crate::persistence::Templates;
 use crate::port::LinkId;
 use crate::pressure::{Pressure, count_out};
-use crate::schedule::{self, Chosen, choose, is_first, is_reset, service};
+use crate::schedule::{self, Chosen, Defence, choose, is_first, is_ftp_data, is_reset, service};
 use crate::shm::Frame;
 use crate::snapshot::{
-    Activity, ConnReuse, Destination, DestinationId, DestinationLive, Encapsulation, Path, ServiceLive,
-    Settings, Snapshot,
+    Activity, ConnReuse, Destination, DestinationId, DestinationLive, Encapsulation, Path, Service,
+    ServiceLive, Settings, Snapshot,
 };
 use crate::tell;
 use crate::verdict::{DropReason, Verdict};
@@ -122,8 +126,9 @@ impl Flows {
         snapshot: &Snapshot,
         now: Millis,
     ) -> Verdict {
-        match self.table.find(&packet.flow, hash) {
+        match self.table.find(&packet.connection_key(), hash) {
             Some((id, Direction::Outbound)) => self.reply(frame, packet, id, snapshot, now),
+            _ if snapshot.settings.requests_stay => Verdict::PassToKernel,
             Some((id, Direction::Inbound)) => match self.standing(id, packet, snapshot) {
                 Standing::Lasts => self.request(frame, packet, id, snapshot, now),
                 Standing::GivesWay if self.give_way(id, snapshot, now) => {
@@ -198,8 +203,9 @@ impl Flows {
                     return Verdict::Drop(DropReason::DestinationUnavailable);
                 };
                 self.count(destination, |stats| stats.count_in(packet.length()));
-                let outer = self.outer(packet, destination, &snapshot.settings);
-                let verdict = forward::request(frame, packet, &ends, destination.path, outer);
+                let outer = self.outer(packet, destination, &snapshot.settings, now);
+                let verdict =
+                    forward::request(frame, packet, &ends, destination.path, &snapshot.egress, outer);
                 self.report_unresolved(verdict, destination.path);
                 verdict
             }
@@ -227,8 +233,30 @@ impl Flows {
             Err(_) if unasked(packet, snapshot) => return Err(Verdict::Drop(DropReason::Unasked)),
             Err(verdict) => return Err(verdict),
         };
+        match self.begin_for(frame, packet, service, mark, snapshot, now) {
+            Err(Verdict::Drop(DropReason::NoDestination)) if may_bypass(service, packet, snapshot) => {
+                self.begin_bypass(packet, mark, snapshot, now)
+            }
+            begun => begun,
+        }
+    }
+
+    /// The same for a packet of this service.
+    fn begin_for(
+        &mut self,
+        frame: &Frame,
+        packet: &Packet,
+        service: &Service,
+        mark: u32,
+        snapshot: &Snapshot,
+        now: Millis,
+    ) -> Result<Begun, Verdict> {
         if self.defence.drops(snapshot.settings.drop_packet_rate) {
             return Err(Verdict::Drop(DropReason::Defence));
+        }
+        if is_ftp_data(packet) {
+            let unasked = unasked(packet, snapshot);
+            return Err(if unasked { Verdict::Drop(DropReason::Unasked) } else { Verdict::PassToKernel });
         }
         let request = schedule::request(packet, now, self.dice.draw());
         let chosen = match &service.persistence {
@@ -239,12 +267,7 @@ impl Flows {
                 templates.choose(packet, frame.bytes(), service, persistence, &request, snapshot)
             }
         };
-        let Chosen { id, dest, method, live, template } = match chosen {
-            Err(Verdict::Drop(DropReason::NoDestination)) if may_bypass(service, packet, snapshot) => {
-                return self.begin_bypass(packet, mark, snapshot, now);
-            }
-            chosen => chosen?,
-        };
+        let Chosen { id, dest, method, live, template } = chosen?;
         let counted = snapshot.destinations.find(id);
         if service.one_packet && packet.flow.protocol == Protocol::UDP && method != ForwardingMethod::FullNat
         {
@@ -290,19 +313,31 @@ impl Flows {
         let connection = self.table.connection(id);
         let told = tell::request(frame, packet, &connection, destination.path, &self.counters);
         let packet = told.as_ref().unwrap_or(packet);
-        let outer = self.outer(packet, destination, &snapshot.settings);
-        let verdict = forward::request(frame, packet, &ends, destination.path, outer);
+        let outer = self.outer(packet, destination, &snapshot.settings, now);
+        let verdict = forward::request(frame, packet, &ends, destination.path, &snapshot.egress, outer);
         self.report_unresolved(verdict, destination.path);
         verdict
     }
 
     /// What a tunnel to a destination writes around a packet.
-    fn outer(&mut self, packet: &Packet, destination: &Destination, settings: &Settings) -> Outer<'_> {
+    fn outer(
+        &mut self,
+        packet: &Packet,
+        destination: &Destination,
+        settings: &Settings,
+        now: Millis,
+    ) -> Outer<'_> {
         let flow_hash = match destination.tunnel.encapsulation {
             Encapsulation::Gue { .. } => self.table.hash(&packet.flow),
             Encapsulation::Ip | Encapsulation::Gre(_) => 0,
         };
-        Outer { tunnel: destination.tunnel, pmtu_disc: settings.pmtu_disc, flow_hash, ids: &mut self.ids }
+        Outer {
+            tunnel: destination.tunnel,
+            pmtu_disc: settings.pmtu_disc,
+            path_mtu: destination.path_mtu.at(now),
+            flow_hash,
+            ids: &mut self.ids,
+        }
     }
 
     /// A packet to the client.
@@ -342,7 +377,7 @@ impl Flows {
 
     /// Counts an ICMP error to the client of a connection: as IPVS does where such errors pass for replies.
     pub fn count_answer(&self, packet: &Packet, hash: u64, bytes: usize, snapshot: &Snapshot) {
-        let Some((id, Direction::Inbound)) = self.table.find(&packet.flow, hash) else { return };
+        let Some((id, Direction::Inbound)) = self.table.find(&packet.connection_key(), hash) else { return };
         let connection = self.table.connection(id);
         if !connection.method().masquerades()
             && let Some(destination) = destination(&connection, snapshot)
@@ -354,53 +389,6 @@ impl Flows {
     fn count(&self, destination: &Destination, count: impl Fn(&Stats)) {
         for stats in [&destination.live.stats, &destination.service.stats, &self.total.stats] {
             count(stats.of_worker(self.worker));
-        }
-    }
-
-    /// Moves a connection's state and deadline as a packet demands, and its place among its destination's counts: the
-    /// state alone says which of the two it is in, so each move is made by the one worker whose transition it was.
-    fn advance(
-        &mut self,
-        id: ConnId,
-        packet: &Packet,
-        direction: Direction,
-        live: Option<&DestinationLive>,
-        settings: &Settings,
-        now: Millis,
-    ) {
-        let connection = self.table.connection(id);
-        let protocol = connection.protocol();
-        let moved = match protocol {
-            Protocol::UDP => self.table.transition(id, |state| (state, now + settings.udp)),
-            Protocol::SCTP => {
-                let seen = seen(&connection, direction);
-                self.table.transition(id, |state| {
-                    let after = SctpState::of(state).after(packet.sctp_event, seen);
-                    (after as u8, now + after.timeout())
-                })
-            }
-            _ => {
-                let seen = seen(&connection, direction);
-                let judgement = if settings.secure_tcp { Judgement::Secure } else { Judgement::Ordinary };
-                self.table.transition(id, |state| {
-                    let after = TcpState::of(state).after(packet.tcp_flags, seen, judgement);
-                    let timeout = tcp::timeout(after, settings.tcp_established, settings.tcp_fin_wait);
-                    (after as u8, now + timeout)
-                })
-            }
-        };
-        let Some((before, after)) = moved else { return };
-        let proven = match protocol {
-            Protocol::UDP => direction == Direction::Outbound,
-            Protocol::SCTP => before != after && SctpState::of(after) == SctpState::Established,
-            _ => before != after && TcpState::of(after) == TcpState::Established,
-        };
-        if proven && let Some(template) = self.table.connection(id).controller() {
-            self.table.assure(template);
-        }
-        let (from, to) = (activity(protocol, before), activity(protocol, after));
-        if let Some(live) = live.filter(|_| from != to) {
-            live.turn(to);
         }
     }
 
@@ -448,7 +436,7 @@ enum Standing {
 /// Whether a connection has ended as far as can be seen, so that a first packet begins a new one. One that a template
 /// controls goes on.
 ///
-/// Source: ipvs-behaviour, section 3.6.
+/// Source: ipvs-behaviour, section 3.6; of CLOSE, the kernel's recording `tcp-nat-server-refuses`, step 9.
 fn is_over(connection: &Connection<'_>, reuse: ConnReuse) -> bool {
     if connection.controller().is_some() {
         return false;
@@ -471,25 +459,6 @@ enum Begun {
     OnePacket(Ends, DestinationId),
 }
 
-/// Drops one of so many packets that could begin a connection (`drop_packet`).
-#[derive(Debug, Default)]
-struct Defence {
-    passed: u32,
-}
-
-impl Defence {
-    /// Whether to drop this one: the first, and then each `rate`-th; a rate of 0 drops none.
-    fn drops(&mut self, rate: u32) -> bool {
-        if rate == 0 {
-            self.passed = 0;
-            return false;
-        }
-        let drops = self.passed == 0;
-        self.passed = (self.passed + 1) % rate;
-        drops
-    }
-}
-
 /// Whether a masqueraded destination speaks to somebody who did not ask, and is to be told so.
 fn unasked(packet: &Packet, snapshot: &Snapshot) -> bool {
     snapshot.settings.nat_icmp_send
@@ -497,51 +466,22 @@ fn unasked(packet: &Packet, snapshot: &Snapshot) -> bool {
         && snapshot.nat_destinations.contains(&(packet.flow.protocol, packet.flow.source))
 }
 
+/// Ends a connection whose time has come; a template that controls others then goes on for a minute. What began with it
+/// may be due in the very tick, in any order and on any worker, so it is left alone for one.
 fn expire(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot, counters: &WorkerCounters, now: Millis) {
-    match end(table, id, snapshot) {
-        Removal::Done(_) => counters.expired.add(1),
+    // A packet on another worker may have refreshed it since its timer was looked at: then it stays.
+    match table.remove_if(id, |_, expires| expires <= now) {
+        Removal::Done(state) => {
+            count_out(&table.connection(id), state, snapshot);
+            counters.expired.add(1);
+        }
         // Unless a new connection was faster and has set it already.
-        Removal::Controls if table.connection(id).expires() <= now => {
+        Removal::Controls if table.connection(id).expires() + TIMER_TICK <= now => {
             table.connection(id).set_timeout_seconds(CONTROLLING_SECONDS);
             let timeout = Duration::from_secs(CONTROLLING_SECONDS.into());
             table.transition(id, |state| (state, now + timeout));
         }
-        Removal::Controls => {}
-        Removal::NotOurs | Removal::Lasts => {}
-    }
-}
-
-/// Takes a connection out of the table, and out of its destination's count.
-fn end(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot) -> Removal {
-    let removal = table.remove(id);
-    if let Removal::Done(state) = removal {
-        count_out(&table.connection(id), state, snapshot);
-    }
-    removal
-}
-
-/// Which way a packet goes, as far as the director sees both ways; a reply says that it does.
-fn seen(connection: &Connection<'_>, direction: Direction) -> Seen {
-    let unseen = connection.flags().contains(Flags::NO_OUTPUT);
-    match direction {
-        Direction::Outbound => {
-            // Most connections that pass here have no such flag; then nothing is written.
-            if unseen {
-                let _ = connection.clear_flags(Flags::NO_OUTPUT);
-            }
-            Seen::Output
-        }
-        Direction::Inbound if unseen => Seen::InputOnly,
-        Direction::Inbound => Seen::Input,
-    }
-}
-
-/// Which of its destination's two counts a connection in this state is in.
-pub(crate) fn activity(protocol: Protocol, state: u8) -> Activity {
-    match protocol {
-        Protocol::TCP if TcpState::of(state).is_active() => Activity::Active,
-        Protocol::SCTP if SctpState::of(state).is_active() => Activity::Active,
-        _ => Activity::Inactive,
+        Removal::Controls | Removal::NotOurs | Removal::Lasts => {}
     }
 }
 
@@ -575,4 +515,48 @@ pub(crate) fn live<'s>(
     snapshot: &'s Snapshot,
 ) -> Option<&'s Arc<DestinationLive>> {
     snapshot.destinations.find(DestinationId(connection.dest_ref())).map(|destination| &destination.live)
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use xvs_proto::Endpoint;
+
+    use super::*;
+    use crate::conn::{Inserted, NewConnection, Table, TableConfig};
+    use crate::shm::Memory;
+
+    #[test]
+    fn what_another_worker_refreshed_while_its_timer_was_looked_at_stays() {
+        let config = TableConfig { capacity: 10, workers: 2, memory: Memory::OnDemand };
+        let table = Table::create(config).unwrap();
+        let [mut one, mut other] = [0, 1].map(|worker| table.handle(worker).unwrap());
+        let inserted = one.insert(&NewConnection {
+            protocol: Protocol::UDP,
+            client: Endpoint::new(Ipv4Addr::new(192, 0, 2, 10), 1000),
+            virtual_endpoint: Endpoint::new(Ipv4Addr::new(198, 51, 100, 1), 53),
+            dest: Endpoint::new(Ipv4Addr::new(203, 0, 113, 11), 53),
+            local: None,
+            method: ForwardingMethod::DirectRouting,
+            flags: Flags::NONE,
+            state: 0,
+            expires: Millis(60_000),
+            timeout_seconds: 0,
+            dest_ref: 0,
+            mark: 0,
+            controller: None,
+        });
+        let Inserted::New(id) = inserted else { panic!("{inserted:?}") };
+        let (snapshot, counters) = (Snapshot::empty(), WorkerCounters::default());
+        one.advance_timers(Millis(60_000), |one, due| {
+            assert_eq!(due, id);
+            other.refresh(id, 0, Millis(120_000));
+            expire(one, id, &snapshot, &counters, Millis(60_000));
+        });
+        assert_eq!((table.live(), counters.expired.value()), (1, 0));
+        one.advance_timers(Millis(120_000), |one, id| expire(one, id, &snapshot, &counters, Millis(120_000)));
+        assert_eq!((table.live(), counters.expired.value()), (0, 1));
+    }
 }

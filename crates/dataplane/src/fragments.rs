@@ -5,8 +5,9 @@
 //! frames that they came in, so that the kernel gets them back as they were if it is not a service's. The worker that
 //! met the first of them gathers them; others hand theirs over (`exchange.rs`).
 //!
-//! Promise: what is put together covers its datagram exactly once. A fragment that overlaps another, or differs from
-//! an earlier one of the same place, ends its datagram. Not seen: a datagram that takes the identification of another
+//! Promise: what is put together covers its datagram exactly once. A fragment that overlaps another ends its datagram,
+//! except that one all of whose bytes were here is dropped alone, whatever they say, as by Linux: nobody ends others'
+//! datagrams by repeating a part. Not seen: a datagram that takes the identification of another
 //! while that one is incomplete, and whose fragments fill just the gaps; the transport's checksum is then wrong.
 //!
 //! Cost: one look at each fragment that waits, at most [`HELD`]; one copy of a whole datagram. Bounded: the datagram
@@ -171,16 +172,16 @@ impl Fragments {
         self.last = now;
         let mut sum = Sum::default();
         let mut until = now + TIMEOUT[usize::from(packet.family() == Family::V6)];
-        let new = received.frame.bytes();
         for other in self.held.iter().filter(|other| other.tag == tag && other.key == key) {
-            if other.part.is_repeated_by(&part) && other.bytes() == &new[part.range()] {
-                self.released.push(received);
-                return Gathered::Refused(DropReason::FragmentRepeated);
-            }
             until = other.until;
-            sum.add(&other.part, &part);
+            sum.add(&other.part);
+            sum.repeated += other.part.shared_with(&part);
         }
-        sum.add_alone(&part);
+        sum.add(&part);
+        if sum.repeats(&part) {
+            self.released.push(received);
+            return Gathered::Refused(DropReason::FragmentRepeated);
+        }
         self.held.push(Held { received, key, tag, part, until });
         let reason = match sum.state() {
             State::Partial => return Gathered::Waits,
@@ -304,8 +305,9 @@ impl Part {
         if odd || too_large { Err(DropReason::FragmentLength) } else { Ok(()) }
     }
 
-    fn is_repeated_by(&self, other: &Self) -> bool {
-        (self.offset, self.len, self.more) == (other.offset, other.len, other.more)
+    /// Bytes of the datagram that are in both.
+    fn shared_with(&self, other: &Self) -> usize {
+        self.end().min(other.end()).saturating_sub(self.offset.max(other.offset))
     }
 }
 
@@ -321,7 +323,8 @@ struct Sum {
     end: usize,
     /// Where the last one ends, if it is here.
     total: Option<usize>,
-    contradictory: bool,
+    /// Bytes of the new one that were here before.
+    repeated: usize,
 }
 
 enum State {
@@ -332,27 +335,25 @@ enum State {
 }
 
 impl Sum {
-    /// Adds a part that was here before `new`; any two of those before were compared when the later one came.
-    fn add(&mut self, part: &Part, new: &Part) {
-        self.contradictory |= part.offset < new.end() && new.offset < part.end();
-        self.contradictory |= !part.more && !new.more;
-        self.add_alone(part);
-    }
-
-    fn add_alone(&mut self, part: &Part) {
+    fn add(&mut self, part: &Part) {
         self.bytes += part.len;
         self.pieces += 1;
         self.end = self.end.max(part.end());
         if !part.more {
-            self.total = Some(part.end());
+            // Of two ends the further one lies behind the other.
+            self.total = Some(self.total.unwrap_or(part.end()).min(part.end()));
         }
+    }
+
+    /// Whether all of `new`, the last one added, was here before; of those before no two share a byte.
+    fn repeats(&self, new: &Part) -> bool {
+        self.repeated == new.len && self.total.is_none_or(|total| self.end <= total)
     }
 
     fn state(&self) -> State {
         match self.total {
-            _ if self.contradictory || self.total.is_some_and(|total| self.end > total) => {
-                State::Contradictory
-            }
+            _ if self.repeated > 0 => State::Contradictory,
+            Some(total) if self.end > total => State::Contradictory,
             Some(total) if self.bytes == total => State::Whole,
             _ if self.pieces >= PER_DATAGRAM => State::TooMany,
             _ => State::Partial,
@@ -513,19 +514,28 @@ mod tests {
     fn what_overlaps_or_contradicts_ends_its_datagram_and_what_repeats_itself_does_not() {
         use DropReason::{FragmentConflict, FragmentRepeated};
         for (second, reason) in [
-            (v4(1, true, 16, 1), FragmentConflict),
-            (v4(0, true, 8, 1), FragmentConflict),
-            (v4(0, true, 16, 2), FragmentConflict),
-            (v4(0, true, 24, 1), FragmentConflict),
-            (v4(0, true, 16, 1), FragmentRepeated),
+            (v4(2, true, 16, 1), FragmentConflict),
+            (v4(0, true, 16, 1), FragmentConflict),
+            (v4(0, true, 40, 1), FragmentConflict),
+            (v4(1, false, 8, 1), FragmentConflict),
+            (v4(1, true, 16, 1), FragmentRepeated),
+            (v4(1, true, 16, 2), FragmentRepeated),
+            (v4(1, true, 8, 2), FragmentRepeated),
+            (v4(2, true, 8, 2), FragmentRepeated),
+            (v4(2, true, 24, 2), FragmentRepeated),
         ] {
+            // Units 1 and 2, and for what repeats them 3 and 4.
             let mut bench = Bench::new();
-            assert_eq!(bench.refused(&v4(0, true, 16, 1)), None);
+            assert_eq!(bench.refused(&v4(1, true, 16, 1)), None);
+            if reason == FragmentRepeated {
+                assert_eq!(bench.refused(&v4(3, true, 16, 1)), None);
+            }
+            let held = bench.fragments.held();
             assert_eq!(bench.refused(&second), Some(reason), "{second:x?}");
-            assert_eq!(bench.fragments.held(), usize::from(reason == FragmentRepeated));
+            assert_eq!(bench.fragments.held(), if reason == FragmentRepeated { held } else { 0 });
         }
-        // Two ends, and one behind the end.
-        for behind in [v4(9, false, 8, 1), v4(9, true, 8, 1)] {
+        // Two ends, one behind the end, an end before the end.
+        for behind in [v4(9, false, 8, 1), v4(9, true, 8, 1), v4(1, false, 8, 1)] {
             let mut bench = Bench::new();
             assert_eq!(bench.refused(&v4(5, false, 8, 1)), None);
             assert_eq!(bench.refused(&behind), Some(FragmentConflict));

@@ -29,6 +29,7 @@ pub mod schedule;
 pub mod egress;
 pub mod forward;
 pub mod mss;
+pub mod path_mtu;
 mod tell;
 
 pub mod datagram;

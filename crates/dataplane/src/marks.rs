@@ -2,9 +2,10 @@
 //!
 //! XDP runs before netfilter, so the rules that mark packets are evaluated here: once for each packet that meets no
 //! connection. [`Marks`] is a list of steps that only lead forward, so evaluating it ends, and costs at most one
-//! look at each step: O(rules). Built by the control thread, immutable after. Not here: where the rules come from,
+//! look at each step, whose lists are searched by halves: O(rules · log entries). Built by the control thread, immutable after. Not here: where the rules come from,
 //! and the chains that they stood in, which were laid out one after the other before.
 
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use xvs_proto::{Family, Packet, Prefix, Protocol};
@@ -135,19 +136,96 @@ pub enum Test {
     },
 }
 
+impl Test {
+    /// The same, with lists as [`within`] and [`among`] search them.
+    fn sorted(self) -> Self {
+        match self {
+            Self::Source(networks) => Self::Source(merged(networks)),
+            Self::Dest(networks) => Self::Dest(merged(networks)),
+            Self::SourcePort(ranges) => Self::SourcePort(merged_ports(ranges)),
+            Self::DestPort(ranges) => Self::DestPort(merged_ports(ranges)),
+            Self::EitherPort(ranges) => Self::EitherPort(merged_ports(ranges)),
+            other => other,
+        }
+    }
+
+    /// How many entries its list has; 0 of what has none.
+    pub fn entries(&self) -> usize {
+        match self {
+            Self::Source(networks) | Self::Dest(networks) => networks.len(),
+            Self::SourcePort(ranges) | Self::DestPort(ranges) | Self::EitherPort(ranges) => ranges.len(),
+            Self::Protocol(protocols) => protocols.len(),
+            Self::Link(links) => links.len(),
+            Self::Family(_) | Self::Mark { .. } => 0,
+        }
+    }
+}
+
+/// The fewest networks that are the same addresses, in order.
+pub fn merged(mut networks: Vec<Prefix>) -> Vec<Prefix> {
+    networks.sort_unstable();
+    let mut merged: Vec<Prefix> = Vec::new();
+    for network in networks {
+        // Of one address the largest network comes first.
+        if merged.last().is_some_and(|last| last.contains(network.addr())) {
+            continue;
+        }
+        merged.push(network);
+        while let [.., first, second] = merged[..]
+            && let Some(both) = joined(first, second)
+        {
+            merged.truncate(merged.len() - 2);
+            merged.push(both);
+        }
+    }
+    merged
+}
+
+/// The network of which these are the halves.
+fn joined(first: Prefix, second: Prefix) -> Option<Prefix> {
+    let both = Prefix::new(first.addr(), first.len().checked_sub(1)?)?;
+    (first.len() == second.len() && both.contains(second.addr())).then_some(both)
+}
+
+/// The fewest ranges that are the same ports, in order.
+fn merged_ports(mut ranges: Vec<RangeInclusive<u16>>) -> Vec<RangeInclusive<u16>> {
+    ranges.retain(|range| !range.is_empty());
+    ranges.sort_unstable_by_key(|range| *range.start());
+    let mut merged: Vec<RangeInclusive<u16>> = Vec::new();
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if *range.start() <= last.end().saturating_add(1) => {
+                *last = *last.start()..=*range.end().max(last.end());
+            }
+            _ => merged.push(range),
+        }
+    }
+    merged
+}
+
+/// Whether one of networks that were merged holds an address.
+fn within(networks: &[Prefix], addr: IpAddr) -> bool {
+    let behind = networks.partition_point(|network| network.addr() <= addr);
+    networks[..behind].last().is_some_and(|network| network.contains(addr))
+}
+
+/// Whether one of ranges that were merged holds a port.
+fn among(ranges: &[RangeInclusive<u16>], port: u16) -> bool {
+    let behind = ranges.partition_point(|range| *range.start() <= port);
+    ranges[..behind].last().is_some_and(|range| range.contains(&port))
+}
+
 impl Condition {
     fn holds(&self, link: LinkId, packet: &Packet, mark: u32) -> bool {
         let flow = &packet.flow;
-        let within = |networks: &[Prefix], addr| networks.iter().any(|network| network.contains(addr));
-        let among = |ranges: &[RangeInclusive<u16>], port| ranges.iter().any(|range| range.contains(port));
         let fits = match &self.test {
             Test::Family(family) => flow.dest.family() == *family,
             Test::Source(networks) => within(networks, flow.source.addr),
             Test::Dest(networks) => within(networks, flow.dest.addr),
             Test::Protocol(protocols) => protocols.contains(&flow.protocol),
-            Test::SourcePort(ranges) => among(ranges, &flow.source.port),
-            Test::DestPort(ranges) => among(ranges, &flow.dest.port),
-            Test::EitherPort(ranges) => among(ranges, &flow.source.port) || among(ranges, &flow.dest.port),
+            Test::SourcePort(ranges) => among(ranges, flow.source.port),
+            Test::DestPort(ranges) => among(ranges, flow.dest.port),
+            Test::EitherPort(ranges) => among(ranges, flow.source.port) || among(ranges, flow.dest.port),
             Test::Link(links) => links.contains(&link),
             Test::Mark { value, mask } => mark & mask == *value,
         };
@@ -160,13 +238,17 @@ impl Marks {
     ///
     /// # Panics
     /// If a step leads backward, or beyond the end: evaluating would not end.
-    pub fn new(steps: Vec<Step>) -> Self {
+    pub fn new(mut steps: Vec<Step>) -> Self {
         let end = steps.len();
         let forward = |(at, step): (usize, &Step)| match step.action {
             Action::SkipTo(to) => at < to && to <= end,
             Action::Set(_) => true,
         };
         assert!(steps.iter().enumerate().all(forward), "steps lead forward");
+        for condition in steps.iter_mut().flat_map(|step| &mut step.conditions) {
+            let test = std::mem::replace(&mut condition.test, Test::Link(Vec::new()));
+            condition.test = test.sorted();
+        }
         Self { steps: steps.into() }
     }
 
@@ -293,6 +375,33 @@ mod tests {
             prop_assert_eq!(Change::NONE.apply(mark), mark);
             prop_assert!(set.may_give(set.apply(mark)));
             prop_assert_eq!(Change::set_mark(value, u32::MAX).may_give(mark), mark == value);
+        }
+
+        #[test]
+        fn merged_networks_and_ports_hold_what_one_of_them_held_and_are_no_more_than_needed(
+            networks in prop::collection::vec((0..64u8, 26..=32u8, any::<bool>()), 0..12),
+            ranges in prop::collection::vec((0..32u16, 0..32u16), 0..8),
+        ) {
+            let addr = |last: u8, six: bool| match six {
+                true => IpAddr::from([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]),
+                false => IpAddr::from([0, 0, 0, last]),
+            };
+            let network = |(last, len, six)| Prefix::new(addr(last, six), if six { len + 96 } else { len }).unwrap();
+            let networks: Vec<_> = networks.into_iter().map(network).collect();
+            let fewest = merged(networks.clone());
+            for (last, six) in (0..70).flat_map(|last| [(last, false), (last, true)]) {
+                let addr = addr(last, six);
+                prop_assert_eq!(within(&fewest, addr), networks.iter().any(|one| one.contains(addr)), "{}", addr);
+            }
+            prop_assert!(fewest.windows(2).all(|two| joined(two[0], two[1]).is_none()));
+
+            let high = |port| if port > 16 { port + (u16::MAX - 32) } else { port };
+            let ranges: Vec<_> = ranges.into_iter().map(|(first, last)| high(first)..=high(last)).collect();
+            let fewest = merged_ports(ranges.clone());
+            for port in (0..40).chain(u16::MAX - 40..=u16::MAX) {
+                prop_assert_eq!(among(&fewest, port), ranges.iter().any(|one| one.contains(&port)), "{}", port);
+            }
+            prop_assert!(fewest.windows(2).all(|two| two[0].end() + 1 < *two[1].start()));
         }
     }
 }

@@ -71,7 +71,7 @@ impl Outcome {
         port: &mut impl Port,
         now: Millis,
     ) -> Option<usize> {
-        let allowed = self.limit.allows(now, snapshot.settings.icmp_msgs_per_sec);
+        let allowed = !offence.is_limited() || self.limit.allows(now, snapshot.settings.icmp_msgs_per_sec);
         let answer =
             if allowed { offence.answer(snapshot, port, &mut self.ids, &self.unresolved) } else { None };
         let Some((link, frame)) = answer else {

@@ -6,12 +6,13 @@
 //! a new one takes its place. Of two workers that make a template for the same clients at once, one finds the other's:
 //! the table lets in one of each identity.
 //!
-//! Cost: one look-up more for a connection (eight for a call that is new); for a client's first also an entry. Not
+//! Cost: one look-up more for a connection (32 for a call that is new); for a client's first also an entry. Not
 //! here: what the table does with templates (`conn/template.rs`), and their end, which is that of connections
 //! (`flow.rs`).
 //!
 //! Source: ipvs-behaviour, sections 3.1 and 6.
 
+use std::hint;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use crate::call_ids::CallIds;
 use crate::clock::Millis;
 use crate::conn::{ConnId, Flags, Inserted, NewConnection, TableWorker};
 use crate::counters::WorkerCounters;
-use crate::pressure::Pressure;
+use crate::pressure::{Pressure, forget_call};
 use crate::schedule::{Chosen, FTP, member, service_port};
 use crate::snapshot::{Activity, Destination, DestinationId, Service, Snapshot};
 use crate::verdict::{DropReason, Verdict};
@@ -135,9 +136,11 @@ impl Templates<'_> {
         let find = |key: &FlowKey| self.table.find_template(key, self.table.hash(key));
         let Some(call_id) = call_id else { return Ok((client, find(&client))) };
         let hash = call_ids.hash(call_id);
+        // An odd step: so a call's places are all different, and calls that meet in one part in the next.
+        let (first, step) = (hash as u16, (hash >> 16) as u16 | 1);
+        let places = (0..PLACES).map(|number| first.wrapping_add(step.wrapping_mul(number)));
         let mut free = None;
-        for number in 0..CALLS_ALIKE {
-            let port = (hash.wrapping_add(number) % u64::from(u16::MAX)) as u16 + 1;
+        for port in places.filter(|&port| port != 0) {
             let key = FlowKey { source: Endpoint { port, ..client.source }, ..client };
             match find(&key) {
                 Some(id) if call_ids.is(self.table.connection(id).mark(), call_id) => {
@@ -156,12 +159,27 @@ impl Templates<'_> {
         let number = DestinationId(template.dest_ref());
         let destination = snapshot.destinations.find(number).filter(|known| known.available)?;
         let drained = destination.weight.is_quiescent() && snapshot.settings.expire_quiescent_template;
-        if drained || template.is_detached() || !template.add_controlled() {
+        if drained || template.is_detached() || !self.share(id) {
             return None;
         }
         let timeout = Duration::from_secs(template.timeout_seconds().into());
         self.table.transition(id, |state| (state, self.now + timeout));
         Some((destination, number))
+    }
+
+    /// Has a template count one connection more; `false` if it has ended. Who thinks of ending it closes it for a moment
+    /// and may open it again, so while it is live it is asked again; not for ever, because that thread may not be running.
+    fn share(&self, id: ConnId) -> bool {
+        for _ in 0..PATIENCE {
+            if self.table.connection(id).add_controlled() {
+                return true;
+            }
+            if self.table.occupant(id).is_none() {
+                return false;
+            }
+            hint::spin_loop();
+        }
+        false
     }
 
     /// Enters a template that controls one connection. `None` if somebody else was faster.
@@ -175,7 +193,8 @@ impl Templates<'_> {
         let call_ids = &snapshot.call_ids;
         if let Some(call_id) = call_id {
             let full = Verdict::Drop(DropReason::CallsFull);
-            new.mark = call_ids.write(self.worker, call_id, self.table).ok_or(full)?;
+            let give_way = |table: &mut _, id| forget_call(table, id, snapshot, self.counters);
+            new.mark = call_ids.write(self.worker, call_id, self.table, give_way).ok_or(full)?;
         }
         // Counted before anybody can find it, so that nobody ends a count that is not there.
         destination.live.enter(Activity::Template);
@@ -265,5 +284,7 @@ fn call_id<'f>(packet: &Packet, frame: &'f [u8]) -> Option<&'f [u8]> {
     if packet.flow.protocol == Protocol::UDP { sip::call_id(message) } else { None }
 }
 
-/// How many of a client's calls may have the same place among its templates.
-const CALLS_ALIKE: u64 = 8;
+/// How many places a call may have among those of its client, of which there are as many as ports.
+const PLACES: u16 = 32;
+/// How often a template is asked that somebody thinks of ending: some microseconds, many times what that takes.
+const PATIENCE: u32 = 100;

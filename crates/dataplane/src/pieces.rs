@@ -7,7 +7,7 @@
 
 use xvs_proto::ethernet;
 use xvs_proto::ipv4::{self, Ipv4};
-use xvs_proto::ipv6;
+use xvs_proto::ipv6::{self, Ipv6};
 
 use crate::forward::Identification;
 use crate::port::Port;
@@ -35,6 +35,8 @@ pub struct Cut {
 /// What tells pieces apart.
 #[derive(Debug, Clone, Copy)]
 enum Cutting {
+    /// There is one piece, the packet as it is.
+    Whole,
     /// Flags in the header.
     V4 {
         /// The flags that each piece keeps.
@@ -51,11 +53,14 @@ enum Cutting {
 }
 
 impl Cut {
-    /// Cuts a frame into packets of at most `limit` bytes. `None` if it cannot be cut like that.
+    /// Cuts a frame into packets of at most `limit` bytes, unless it is no longer. `None` if it cannot be cut like that.
     ///
     /// `ids` gives the identification where the packet has none.
     pub fn of(frame: &[u8], limit: usize, ids: &mut Identification) -> Option<Self> {
         let network = ethernet::HEADER_LEN;
+        if frame.len() <= network + limit {
+            return Some(Self { family: Cutting::Whole, header: frame.len(), per_piece: UNIT, payload: 0 });
+        }
         let ethertype = u16::from_be_bytes([*frame.get(12)?, *frame.get(13)?]);
         let (family, header, extra) = match ethertype {
             ethernet::TYPE_IPV4 => {
@@ -64,8 +69,9 @@ impl Cut {
                 if word & (ipv4::MORE_FRAGMENTS | ipv4::OFFSET_MASK) != 0 {
                     return None;
                 }
-                // One that was not to be cut may have none (RFC 6864).
-                let id = if view.id() == 0 { ids.take() } else { view.id() };
+                // Only one that was not to be cut may have none (RFC 6864); else 0 is one like others.
+                let has_none = view.id() == 0 && word & ipv4::DONT_FRAGMENT != 0;
+                let id = if has_none { ids.take() } else { view.id() };
                 (Cutting::V4 { flags: word, id }, network + view.header_len(), 0)
             }
             ethernet::TYPE_IPV6 => {
@@ -75,9 +81,9 @@ impl Cut {
                     named_at = end;
                     end += UNIT * (1 + usize::from(*frame.get(end + 1)?));
                 }
-                let cutting =
-                    Cutting::V6 { named_at, next: *frame.get(named_at)?, id: u32::from(ids.take()) };
-                (cutting, end, ipv6::FRAGMENT_HEADER_LEN)
+                let view = Ipv6::parse(&frame[network..]).ok()?;
+                let id = ids.take_between(view.source().into(), view.dest().into());
+                (Cutting::V6 { named_at, next: *frame.get(named_at)?, id }, end, ipv6::FRAGMENT_HEADER_LEN)
             }
             _ => return None,
         };
@@ -130,7 +136,7 @@ impl Cut {
 
     fn extra(&self) -> usize {
         match self.family {
-            Cutting::V4 { .. } => 0,
+            Cutting::Whole | Cutting::V4 { .. } => 0,
             Cutting::V6 { .. } => ipv6::FRAGMENT_HEADER_LEN,
         }
     }
@@ -141,6 +147,7 @@ impl Cut {
         let more = offset + len < self.payload;
         let network = ethernet::HEADER_LEN;
         match self.family {
+            Cutting::Whole => {}
             Cutting::V4 { flags, id } => {
                 let total_len = (self.header - network + len) as u16;
                 let more = if more { ipv4::MORE_FRAGMENTS } else { 0 };
@@ -173,6 +180,7 @@ mod tests {
     use etherparse::SlicedPacket;
     use etherparse::defrag::IpDefragPool;
     use proptest::prelude::*;
+    use xvs_proto::HashSecret;
 
     /// A UDP datagram, by the writer of another implementation.
     fn packet(is_v6: bool, data: &[u8]) -> Vec<u8> {
@@ -192,7 +200,7 @@ mod tests {
     /// All pieces of a packet, the first of them in its own frame or copied as the others.
     fn pieces(whole: &[u8], limit: usize, in_place: bool) -> Option<Vec<Vec<u8>>> {
         let mut port = MemoryPort::with_links(1);
-        let cut = Cut::of(whole, limit, &mut Identification::after(6))?;
+        let cut = Cut::of(whole, limit, &mut Identification::numbered(HashSecret([3, 5, 7]), 0))?;
         let mut frame = port.allocate().unwrap();
         assert!(frame.resize(whole.len()));
         frame.bytes_mut().copy_from_slice(whole);

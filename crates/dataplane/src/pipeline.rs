@@ -10,8 +10,10 @@ use crate::conn::Timers;
 use crate::counters::WorkerCounters;
 use crate::datagram::Gathering;
 use crate::flow::Flows;
+use crate::flow::icmp_error::Followed;
 use crate::fragments::Fragments;
 use crate::outcome::Outcome;
+use crate::port::tagged::Tagged;
 use crate::port::{BURST, Port, Received};
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
@@ -42,6 +44,7 @@ impl Pipeline {
     /// Takes a burst from the port through all stages. Returns how many frames it was. [`Self::quiescent`] is due when
     /// the snapshot has been left.
     pub fn run(&mut self, snapshot: &Snapshot, port: &mut impl Port, now: Millis) -> usize {
+        let port = &mut Tagged::new(port, &snapshot.egress);
         let copies = self.fragments.receive(&mut self.burst, port);
         port.receive(&mut self.burst);
         let frames = self.burst.len();
@@ -60,8 +63,8 @@ impl Pipeline {
         for Received { link, frame } in &mut self.burst {
             let class = classify(frame, *link, snapshot);
             let hash = match class {
-                Class::Flow(packet) => self.flows.hash(&packet.flow),
-                Class::Fragment(_) | Class::Decided(_) => 0,
+                Class::Flow(packet) => self.flows.hash(&packet.connection_key()),
+                Class::Fragment(_) | Class::Error(_) | Class::Decided(_) => 0,
             };
             self.steps.push(Step { class, hash, verdict: Verdict::PassToKernel });
         }
@@ -80,6 +83,8 @@ impl Pipeline {
             step.verdict = match &step.class {
                 Class::Decided(verdict) => *verdict,
                 Class::Fragment(_) => Verdict::Held,
+                // Rare enough to be followed when the rest of the burst is through.
+                Class::Error(_) => Verdict::PassToKernel,
                 Class::Flow(packet) => self.flows.take(frame, *link, packet, step.hash, snapshot, now),
             };
         }
@@ -90,17 +95,29 @@ impl Pipeline {
         let Self { flows, outcome, fragments, burst, steps } = self;
         let mut gathering = Gathering { fragments, flows, outcome, snapshot, now };
         gathering.give_up(port);
-        for (received, Step { class, hash, verdict }) in burst.drain(..).zip(steps) {
+        for (mut received, Step { class, hash, verdict }) in burst.drain(..).zip(steps) {
             if let Class::Fragment(packet) = class {
                 let verdict = gathering.take(received, packet, port);
                 gathering.outcome.tell(verdict);
                 continue;
             }
+            if let Class::Error(packet) = class {
+                let Received { link, frame } = &mut received;
+                *verdict = match gathering.flows.follow(frame, *link, packet, snapshot, now) {
+                    Followed::Itself(verdict) => verdict,
+                    Followed::Instead(relay) => {
+                        let offence = relay.offence(frame, *link);
+                        if let Some(bytes) = gathering.outcome.answer(&offence, snapshot, port, now) {
+                            gathering.flows.count_relay(&relay, bytes, snapshot);
+                        }
+                        Verdict::Consumed
+                    }
+                };
+            }
             if let Class::Flow(packet) = class
                 && let Some(offence) = Offence::of(packet, &received.frame, received.link, *verdict)
-                && let Some(bytes) = gathering.outcome.answer(&offence, snapshot, port, now)
             {
-                gathering.flows.count_answer(packet, *hash, bytes, snapshot);
+                gathering.answer(offence, *hash, port);
             }
             gathering.outcome.carry_out(received, *verdict, port);
         }

@@ -4,10 +4,12 @@
 //! bounded number of entries, by a hand of the worker's own that goes round the slab, and ends those that have expired
 //! or are embryonic: TCP and SCTP whose handshake was begun and never finished, UDP with no more than one datagram
 //! from the client. Such a UDP client is as unproven as a SYN's, and where replies pass the director the price is at
-//! most that one reply. Of templates those give way that control nothing and were never assured. Everything else stays, and if there is nothing else the new connection is refused. What was
-//! made a moment ago stands behind the hand, so a connection has about a round of evictions to prove itself.
+//! most that one reply. Of templates those give way that control nothing and were never assured. Everything else stays,
+//! and if there is nothing else the new connection is refused. What was made a moment ago stands behind the hand, so a
+//! connection has about a round of evictions to prove itself.
 //!
-//! When both buckets of a new key are full, though the table is not, its neighbours there are judged likewise.
+//! When both buckets of a new key are full, though the table is not, its neighbours there are judged likewise. When
+//! Call-IDs have no room, the call of a template that was never assured is forgotten.
 //!
 //! Not here: how an entry comes free (`conn/slab.rs`); `drop_entry`, which sweeps before the table is full
 //! (`ctl`, `sweep.rs`).
@@ -18,7 +20,7 @@ use crate::clock::Millis;
 use crate::conn::tcp::TcpState;
 use crate::conn::{ASSURED, ConnId, Connection, Inserted, NewConnection, Removal, TableWorker};
 use crate::counters::WorkerCounters;
-use crate::flow::{activity, live};
+use crate::flow::{activity, is_bypass, live};
 use crate::snapshot::{Activity, Snapshot};
 
 /// A worker's hand, which goes round the slab.
@@ -45,7 +47,7 @@ impl Pressure {
     ) -> Inserted {
         self.relieve(table, snapshot, counters, now);
         let mut inserted = table.insert(new);
-        for _ in 0..KEYS {
+        for _ in 0..TRIES {
             if inserted != Inserted::Full || !relieve_buckets(table, new, snapshot, counters, now) {
                 break;
             }
@@ -116,6 +118,26 @@ fn evict(
     false
 }
 
+/// Ends the template of a call whose client nobody has answered, so that its Call-ID's slot comes free; one that
+/// controls connections is found no more. `false` if it stays.
+pub(crate) fn forget_call(
+    table: &mut TableWorker,
+    template: ConnId,
+    snapshot: &Snapshot,
+    counters: &WorkerCounters,
+) -> bool {
+    if !is_known(&table.connection(template), snapshot) {
+        return false;
+    }
+    match table.remove_if(template, |state, _| state & ASSURED == 0) {
+        Removal::Done(state) => count_out(&table.connection(template), state, snapshot),
+        Removal::Controls => table.detach(template),
+        Removal::NotOurs | Removal::Lasts => return false,
+    }
+    counters.evicted.add(1);
+    true
+}
+
 /// Whether a handshake was begun and nothing shows yet that there is a client. Only UDP is judged by its packets.
 fn is_embryonic(protocol: Protocol, state: u8, in_packets: u32) -> bool {
     match protocol {
@@ -135,10 +157,11 @@ pub fn is_half_open(protocol: Protocol, state: u8) -> bool {
     }
 }
 
-/// Whether a snapshot has the destination that the connection is counted at. One taken a moment ago may lack that of a
-/// connection which another worker has just made; nobody should end that one who could not count it out.
+/// Whether a snapshot has the destination that the connection is counted at, if it is counted at one. One taken a moment
+/// ago may lack that of a connection which another worker has just made; nobody should end that one who could not count
+/// it out.
 pub fn is_known(connection: &Connection<'_>, snapshot: &Snapshot) -> bool {
-    live(connection, snapshot).is_some()
+    is_bypass(connection) || live(connection, snapshot).is_some()
 }
 
 /// Takes a connection that the caller has removed, and that was in this state then, out of its destination's counts.
@@ -151,8 +174,8 @@ pub fn count_out(connection: &Connection<'_>, state: u8, snapshot: &Snapshot) {
 
 /// How many entries are looked at for one new connection: four kilobytes, read in order.
 const LOOKED_AT: u32 = 64;
-/// Keys of a connection, each of which may find its buckets full.
-const KEYS: usize = 2;
+/// How often room is made: for each of two keys that find their buckets full, and once more if they have one in common.
+const TRIES: usize = 3;
 /// How many may be ended for one.
 const EVICTED_MAX: u32 = 2;
 const SCTP_INIT1: u8 = 1;

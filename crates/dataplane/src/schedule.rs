@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use xvs_proto::{Endpoint, Malformed, Packet, Protocol, sctp, tcp};
+use xvs_proto::{Endpoint, Malformed, Packet, Protocol, is_host, sctp, tcp};
 use xvs_sched::{ForwardingMethod, Request, ServiceKey};
 
 use crate::clock::Millis;
@@ -16,7 +16,7 @@ use crate::snapshot::{DestinationId, DestinationLive, Member, Service, Settings,
 use crate::verdict::{DropReason, Verdict};
 
 /// The port that FTP servers send data from; such connections are never scheduled.
-const FTP_DATA: u16 = 20;
+pub(crate) const FTP_DATA: u16 = 20;
 /// The port that FTP clients speak to first.
 pub(crate) const FTP: u16 = 21;
 /// The first port that a program without rights may take; FTP's passive data connections go to such ones.
@@ -25,7 +25,8 @@ const FIRST_UNPRIVILEGED: u16 = 1024;
 impl Snapshot {
     /// Whether a packet that came in by a link belongs to a service.
     pub fn serves(&self, link: LinkId, packet: &Packet) -> bool {
-        self.service_for(self.marks.of(link, packet), packet.flow.protocol, packet.flow.dest).is_some()
+        let key = packet.connection_key();
+        self.service_for(self.marks.of(link, packet), key.protocol, key.dest).is_some()
     }
 
     /// The service of a packet with this firewall mark (0: none) to this endpoint: that of the mark, of the very
@@ -78,28 +79,22 @@ pub fn service<'s>(
     let mark = snapshot.marks.of(link, packet);
     match snapshot.service_for(mark, packet.flow.protocol, packet.flow.dest) {
         Some(_) if empty => Err(Verdict::Drop(DropReason::Malformed(Malformed::SctpNoChunk))),
-        Some(service)
-            if packet.flow.source.port != FTP_DATA && may_ask(packet.flow.source.addr, snapshot) =>
-        {
+        Some(service) if may_ask(packet.flow.source.addr, packet.flow.dest.addr, snapshot) => {
             Ok((service, mark))
         }
         _ => Err(Verdict::PassToKernel),
     }
 }
 
-/// Whether a packet from outside may have this source. The kernel refuses such packets before IPVS sees them (RFC 1812
-/// §5.3.7, RFC 4291 §2.5), and gets these back. Of IPv6 it does not refuse one with an address of its own.
-fn may_ask(source: IpAddr, snapshot: &Snapshot) -> bool {
-    match source {
-        IpAddr::V4(v4) => {
-            let nobody = v4.is_unspecified() || v4.is_loopback() || v4.is_multicast() || v4.is_broadcast();
-            !nobody && !snapshot.egress.is_local(source)
-        }
-        IpAddr::V6(v6) => {
-            let mapped = v6.to_ipv4_mapped().is_some();
-            !(v6.is_unspecified() || v6.is_loopback() || v6.is_multicast() || mapped)
-        }
-    }
+/// Whether a packet from outside to `dest` may have this source. The kernel refuses such packets before IPVS sees them
+/// (RFC 1812 §5.3.7, RFC 4291 §2.5), and gets these back. Of IPv6 it does not refuse one with an address of its own.
+pub(crate) fn may_ask(source: IpAddr, dest: IpAddr, snapshot: &Snapshot) -> bool {
+    is_host(source) && !(source.is_ipv4() && (source == dest || snapshot.egress.is_local(source)))
+}
+
+/// Whether a packet comes from the port of FTP's data, which begins no connection; IPVS sees so only after `drop_packet`.
+pub fn is_ftp_data(packet: &Packet) -> bool {
+    packet.flow.source.port == FTP_DATA
 }
 
 /// What a scheduler is asked for a packet. `random`: bits that are fresh for each choice.
@@ -144,6 +139,25 @@ fn nobody(packet: &Packet, service: &Service) -> Verdict {
     match service_port(service) {
         FTP if packet.flow.dest.port != FTP => Verdict::PassToKernel,
         _ => Verdict::Drop(DropReason::NoDestination),
+    }
+}
+
+/// Drops one of so many packets that could begin a connection (`drop_packet`).
+#[derive(Debug, Default)]
+pub struct Defence {
+    passed: u32,
+}
+
+impl Defence {
+    /// Whether to drop this one: the first, and then each `rate`-th; a rate of 0 drops none.
+    pub fn drops(&mut self, rate: u32) -> bool {
+        if rate == 0 {
+            self.passed = 0;
+            return false;
+        }
+        let drops = self.passed == 0;
+        self.passed = (self.passed + 1) % rate;
+        drops
     }
 }
 

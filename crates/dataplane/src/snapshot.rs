@@ -24,12 +24,15 @@ use crate::local::LocalAddresses;
 use crate::marks::Marks;
 use crate::mss::MssClamp;
 use crate::occupancy::Occupancy;
+use crate::path_mtu::PathMtu;
 use crate::persistence::Persistence;
 use crate::port::LinkId;
 
 /// What a worker acts on.
 #[derive(Clone)]
 pub struct Snapshot {
+    /// How many were published up to it; 0 is never published.
+    pub epoch: u64,
     /// The services.
     pub services: Services,
     /// Every destination, also removed ones that connections still refer to, by [`DestinationId`].
@@ -53,6 +56,7 @@ impl Snapshot {
     /// No services, no routes.
     pub fn empty() -> Self {
         Self {
+            epoch: 0,
             services: Services::default(),
             destinations: Destinations::default(),
             egress: Arc::new(Egress::default()),
@@ -102,6 +106,10 @@ pub struct Settings {
     pub pmtu_disc: bool,
     /// Whether marked packets that no destination takes go where they were sent to.
     pub cache_bypass: bool,
+    /// Whether an ICMP error about a packet of no connection begins one, as if it were the client's packet.
+    pub schedule_icmp: bool,
+    /// Whether what clients send is left to the kernel (`backup_only`); replies are translated all the same.
+    pub requests_stay: bool,
 }
 
 /// The bits of `conn_reuse_mode`: 1 reuses what has closed, 2 also what waits for a FIN that cannot be seen.
@@ -109,7 +117,7 @@ pub struct Settings {
 pub struct ConnReuse(pub u8);
 
 impl ConnReuse {
-    /// Whether connections in TIME_WAIT (SCTP: CLOSED) give way.
+    /// Whether connections in TIME_WAIT or CLOSE (SCTP: CLOSED) give way.
     pub fn closed(self) -> bool {
         self.0 != 0
     }
@@ -140,6 +148,8 @@ impl Default for Settings {
             mss_clamp: MssClamp::Tunnels,
             pmtu_disc: true,
             cache_bypass: false,
+            schedule_icmp: false,
+            requests_stay: false,
         }
     }
 }
@@ -187,6 +197,11 @@ impl Services {
         self.counts[key.family() as usize] -= usize::from(removed.is_some());
     }
 
+    /// Every service, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Service> {
+        self.shards.iter().flat_map(|shard| shard.values()).map(Arc::as_ref)
+    }
+
     /// Whether there is any of this family: else none of its packets is touched.
     pub fn any_of(&self, family: Family) -> bool {
         self.counts[family as usize] > 0
@@ -209,6 +224,8 @@ pub struct Service {
     pub persistence: Option<Persistence>,
     /// The scheduler's state; shared by snapshots until the members change.
     pub place: Arc<AtomicU64>,
+    /// Its numbers.
+    pub live: Arc<ServiceLive>,
 }
 
 /// A destination as its service's scheduler sees it.
@@ -222,6 +239,8 @@ pub struct Member {
     pub method: ForwardingMethod,
     /// Its share.
     pub weight: Weight,
+    /// The share that the operator gave it, which load reports may have moved.
+    pub own_weight: Weight,
     /// What it carries.
     pub live: Arc<DestinationLive>,
 }
@@ -378,6 +397,8 @@ pub struct Destination {
     pub weight: Weight,
     /// The way to it.
     pub path: Path,
+    /// What routers of that way have told of it.
+    pub path_mtu: Arc<PathMtu>,
     /// What tunnels to it look like.
     pub tunnel: Tunnel,
     /// What it carries and counts.
@@ -504,6 +525,7 @@ mod tests {
             client_address: ClientAddress::Hidden,
             persistence: None,
             place: Arc::default(),
+            live: Arc::new(ServiceLive::new(1)),
         })
     }
 
@@ -532,6 +554,7 @@ mod tests {
             endpoint: endpoint(last as u8),
             method,
             weight,
+            own_weight: weight,
             live: live.clone(),
         };
         let destinations = [1, 2, 3].map(|last| xvs_sched::Destination {
@@ -548,6 +571,7 @@ mod tests {
             client_address: ClientAddress::Hidden,
             persistence: None,
             place: Arc::default(),
+            live: Arc::new(ServiceLive::new(2)),
         };
         let request = Request { source: endpoint(200), dest: endpoint(100), now_millis: 0, random: 0 };
         let turns = [1, 2, 3].map(|_| std::sync::atomic::AtomicU32::new(0));

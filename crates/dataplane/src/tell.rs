@@ -106,12 +106,7 @@ pub(crate) fn reply(frame: &mut Frame, packet: &Packet, connection: &Connection<
     if (by..1 << 31).contains(&beyond) && !connection.flags().contains(Flags::TOLD) {
         let _ = connection.set_flags(Flags::TOLD);
     }
-    let told = connection.flags().contains(Flags::TOLD);
-    let taken_back = |number: u32| match number.wrapping_sub(first) {
-        _ if told => number.wrapping_sub(by),
-        beyond if beyond < 1 << 31 => number.wrapping_sub(beyond.min(by)),
-        _ => number,
-    };
+    let taken_back = |number| taken_back(number, connection, by);
     tcp::set_number(segment, tcp::field::ACKNOWLEDGEMENT.start, taken_back(number));
     let mut at = tcp::HEADER_LEN;
     while let Some((kind, value)) = next_option(&segment[..header_len], &mut at) {
@@ -121,6 +116,27 @@ pub(crate) fn reply(frame: &mut Frame, packet: &Packet, connection: &Connection<
                 tcp::set_number(segment, edge, taken_back(number));
             }
         }
+    }
+}
+
+/// Has an error about a request, which it quotes as the destination saw it, quote the number that the client gave it.
+pub(crate) fn quoted(frame: &mut Frame, quote: &Packet, connection: &Connection<'_>) {
+    if !connection.flags().contains(Flags::PROXY) {
+        return;
+    }
+    let segment = &mut frame.bytes_mut()[quote.transport..quote.end];
+    let Some(sequence) = segment.get_mut(tcp::field::SEQUENCE) else { return };
+    let number = sequence.iter().fold(0, |number, byte| number << 8 | u32::from(*byte));
+    let by = proxy::header_len(quote.family()) as u32;
+    sequence.copy_from_slice(&taken_back(number, connection, by).to_be_bytes());
+}
+
+/// A number of the destination's as the client counts, which lacks the header's so many bytes.
+fn taken_back(number: u32, connection: &Connection<'_>, by: u32) -> u32 {
+    match number.wrapping_sub(connection.first_sequence()) {
+        _ if connection.flags().contains(Flags::TOLD) => number.wrapping_sub(by),
+        beyond if beyond < 1 << 31 => number.wrapping_sub(beyond.min(by)),
+        _ => number,
     }
 }
 

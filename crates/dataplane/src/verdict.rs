@@ -38,7 +38,7 @@ pub enum DropReason {
     NoDestination,
     /// The connection's destination was removed.
     DestinationUnavailable,
-    /// The destination is an address of this machine.
+    /// The destination is an address of this machine, and the packet cannot be delivered here as it is.
     DestinationLocal,
     /// There is no route.
     NoRoute,
@@ -73,6 +73,10 @@ pub enum DropReason {
     Defence,
     /// A real server sent it without having been asked.
     Unasked,
+    /// An ICMP error whose checksum is wrong.
+    IcmpChecksum,
+    /// An ICMPv6 error in fragments.
+    IcmpFragment,
     /// The service tells SIP calls apart, and the packet has no Call-ID.
     NoCallId,
     /// There is no room for another SIP call.
@@ -91,7 +95,7 @@ impl DropReason {
     /// How many counters the reasons need.
     pub const COUNT: usize = Self::OTHERS.len() + Malformed::ALL.len();
 
-    const OTHERS: [Self; 24] = [
+    const OTHERS: [Self; 26] = [
         Self::NoDestination,
         Self::DestinationUnavailable,
         Self::DestinationLocal,
@@ -114,6 +118,8 @@ impl DropReason {
         Self::PathTooNarrow,
         Self::NoCallId,
         Self::CallsFull,
+        Self::IcmpChecksum,
+        Self::IcmpFragment,
         Self::NoLocalAddress,
         Self::NoLocalPort,
     ];
@@ -148,8 +154,10 @@ impl DropReason {
             Self::PathTooNarrow => 19,
             Self::NoCallId => 20,
             Self::CallsFull => 21,
-            Self::NoLocalAddress => 22,
-            Self::NoLocalPort => 23,
+            Self::IcmpChecksum => 22,
+            Self::IcmpFragment => 23,
+            Self::NoLocalAddress => 24,
+            Self::NoLocalPort => 25,
             Self::Malformed(malformed) => Self::OTHERS.len() + malformed as usize,
         }
     }
@@ -179,6 +187,8 @@ impl DropReason {
             Self::PathTooNarrow => "path_too_narrow",
             Self::NoCallId => "no_call_id",
             Self::CallsFull => "calls_full",
+            Self::IcmpChecksum => "icmp_checksum",
+            Self::IcmpFragment => "icmp_fragment",
             Self::NoLocalAddress => "no_local_address",
             Self::NoLocalPort => "no_local_port",
             Self::Malformed(malformed) => malformed.name(),
@@ -195,7 +205,7 @@ impl DropReason {
                 "the connection's real server was removed; add it back, or wait until the client starts anew"
             }
             Self::DestinationLocal => {
-                "the real server's address is one of this machine, which is not served yet"
+                "the real server is this machine itself, but NAT would have to rewrite the packet, or its address is not here"
             }
             Self::NoRoute => {
                 "the kernel has no route to the next hop over an attached interface; see `ip route`"
@@ -232,8 +242,10 @@ impl DropReason {
                 "the service tells SIP calls apart (`--pe sip`), and the packet has no Call-ID that can be read"
             }
             Self::CallsFull => {
-                "there are as many SIP calls as can be told apart; raise `sip_calls` in xvs.toml, or take a shorter -p"
+                "as many answered SIP calls as can be told apart are remembered; raise `sip_calls` in xvs.toml, or take a shorter -p"
             }
+            Self::IcmpChecksum => "an ICMP error about a connection has a wrong checksum",
+            Self::IcmpFragment => "an ICMPv6 error came in fragments, as no router sends one",
             Self::NoLocalAddress => {
                 "FULLNAT has no local address of the real server's family; `xvs laddr add` gives it one"
             }

@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 
 use crate::clock::{Clock, Millis};
 use crate::conn::Timers;
-use crate::counters::WorkerCounters;
+use crate::counters::{Counter, WorkerCounters};
 use crate::pipeline::Pipeline;
 use crate::port::{KernelDrops, Port};
 use crate::snapshot::Snapshot;
@@ -33,8 +33,15 @@ pub struct Worker<P> {
 }
 
 impl<P: Port> Worker<P> {
-    /// Runs until it is stopped and has sent on what had come in; returns the port, with whatever it still holds.
-    pub fn run(mut self) -> P {
+    /// Runs until it is stopped and has sent on what had come in. It is parked then, and may run again, also on another
+    /// port.
+    pub fn run(&mut self) {
+        self.pipeline.flows().table().unpark();
+        self.work();
+        self.pipeline.flows().table().park();
+    }
+
+    fn work(&mut self) {
         let mut drops = DropCopy::default();
         let mut last = LAST_BURSTS;
         loop {
@@ -50,7 +57,7 @@ impl<P: Port> Worker<P> {
             match (stopping, frames == 0 && timers == Timers::Current) {
                 (true, idle) if idle || last == 0 => {
                     self.pipeline.abandon(&mut self.port);
-                    return self.port;
+                    return;
                 }
                 (true, _) => last -= 1,
                 (false, true) => self.sleep(now, drops.due),
@@ -84,6 +91,8 @@ const DROPS_AGE: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 struct DropCopy {
     due: Option<Millis>,
+    /// What of this port's is counted already.
+    seen: KernelDrops,
 }
 
 impl DropCopy {
@@ -98,9 +107,13 @@ impl DropCopy {
             None if frames > 0 => self.due = Some(now + DROPS_AGE),
             Some(due) if due <= now => {
                 let KernelDrops { ring_full, fill_ring_empty, other } = drops();
-                counters.kernel_ring_full.raise_to(ring_full);
-                counters.kernel_fill_ring_empty.raise_to(fill_ring_empty);
-                counters.kernel_dropped.raise_to(other);
+                let raise = |counter: &Counter, seen: &mut u64, now: u64| {
+                    counter.add(now.saturating_sub(*seen));
+                    *seen = now.max(*seen);
+                };
+                raise(&counters.kernel_ring_full, &mut self.seen.ring_full, ring_full);
+                raise(&counters.kernel_fill_ring_empty, &mut self.seen.fill_ring_empty, fill_ring_empty);
+                raise(&counters.kernel_dropped, &mut self.seen.other, other);
                 self.due = None;
             }
             _ => {}

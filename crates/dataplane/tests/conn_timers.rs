@@ -17,6 +17,8 @@ fn a_connection_expires_at_its_deadline_and_a_refreshed_one_within_a_second_afte
     let untouched = insert(&mut worker, &direct(1));
     let refreshed = insert(&mut worker, &direct(2));
     assert_eq!(expire(&mut worker, 30_300), []);
+    worker.refresh(refreshed, 1, Millis(90_200));
+    assert_eq!(worker.connection(refreshed).expires(), Millis(90_200), "after a pause");
     worker.refresh(refreshed, 1, Millis(90_300));
     assert_eq!(expire(&mut worker, 59_999), []);
     assert_eq!(expire(&mut worker, 60_000), [untouched]);
@@ -64,8 +66,8 @@ fn what_the_callback_neither_removes_nor_refreshes_is_due_again() {
         }),
         Timers::Current
     );
-    assert_eq!(expire(&mut worker, 120_999), []);
-    assert_eq!(expire(&mut worker, 121_000), [id]);
+    assert_eq!(expire(&mut worker, 120_124), []);
+    assert_eq!(expire(&mut worker, 120_125), [id]);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use xvs_dataplane::pressure::is_half_open;
 use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_proto::Protocol;
 
-use crew::{ACK, Crew, FIN_ACK, Flow, Hand, RST, SERVERS, SYN, dice};
+use crew::{ACK, CALLS, Crew, FIN_ACK, Flow, Hand, RST, SERVERS, SIP, SIP_ONE_PACKET, SYN, dice};
 
 /// Of three SYNs of a client that gets no answer, when the second and the third are sent after the first.
 const RETRIES: [u64; 2] = [1000, 3000];
@@ -191,6 +191,87 @@ fn templates_of_clients_that_nobody_has_seen_give_way_and_those_of_others_stay()
         assert_eq!(crew.state(&Flow::persistent(1, number)), Some(TcpState::Established as u8));
     }
     crew.assert_counts();
+}
+
+#[test]
+fn a_half_open_connection_without_a_destination_gives_way_too() {
+    let mut crew = Crew::new(2048, 1);
+    let inside = (0..).take_while(|&number| crew.hand(0).bypass(&Flow::direct(1, number))).count();
+    for number in 0..inside as u32 {
+        let flow = Flow::direct(2, number);
+        let verdict = crew.hand(0).packet(flow.request(SYN));
+        // The first ones may find the reserve used up and bring it back.
+        assert!(number < 10 || is_sent(verdict), "{number}: {verdict:?}");
+        crew.hand(0).packet(flow.request(ACK));
+    }
+    assert!(crew.counter("evicted") as usize >= inside - 10);
+    crew.set_clock(60_000);
+    crew.assert_counts();
+}
+
+/// Sends so many messages of calls that nobody hears of again.
+fn flood_with_calls(crew: &mut Crew, port: u16, calls: u32) {
+    for burst in 0..calls / 64 {
+        let frames: Vec<_> = (0..64)
+            .map(|frame| burst * 64 + frame)
+            .map(|number| Flow::sip(port, 2, number << 8).call(number))
+            .collect();
+        for verdict in crew.hand(0).burst(&frames) {
+            assert!(is_sent(verdict), "{burst}: {verdict:?}");
+        }
+    }
+}
+
+#[test]
+fn a_flood_of_sip_messages_costs_answered_calls_nothing_and_new_ones_get_in() {
+    let mut crew = Crew::new(1 << 18, 1);
+    // Servers take turns, so each third call is one that the first server answers.
+    let calls: Vec<_> = (0..300).map(|number| Flow::sip(SIP, 1, number << 8)).collect();
+    let mut answered = Vec::new();
+    for (number, flow) in calls.iter().enumerate() {
+        let sent = crew.hand(0).packet(flow.call(number as u32));
+        assert!(is_sent(sent));
+        if is_sent(crew.hand(0).packet(flow.reply(0))) {
+            answered.push((number as u32, *flow));
+        }
+    }
+    assert_eq!(answered.len(), 100);
+    flood_with_calls(&mut crew, SIP, 2 * CALLS as u32);
+    assert!(crew.counter("evicted") > CALLS as u64, "{}", crew.counter("evicted"));
+    crew.assert_counts();
+    // Another message of the call comes from another port, and reaches the server that answered.
+    for (number, flow) in answered {
+        let again = flow.with_another_port();
+        assert!(is_sent(crew.hand(0).packet(again.call(number))));
+        assert!(is_sent(crew.hand(0).packet(again.reply(0))), "call {number} has moved");
+    }
+    crew.assert_counts();
+    crew.assert_ends_empty();
+}
+
+#[test]
+fn one_client_has_as_many_calls_as_a_proxy_and_each_is_found_again() {
+    const CLIENTS_CALLS: u32 = 32_000;
+    let mut crew = Crew::new(1 << 17, 1);
+    let proxy = Flow::sip(SIP_ONE_PACKET, 1, 0);
+    for call in 0..CLIENTS_CALLS {
+        let verdict = crew.hand(0).packet(proxy.call(call));
+        assert!(is_sent(verdict), "{call}: {verdict:?}");
+    }
+    for call in 0..CLIENTS_CALLS {
+        assert!(is_sent(crew.hand(0).packet(proxy.call(call))));
+    }
+    assert_eq!((crew.table().live(), crew.counter("evicted")), (CLIENTS_CALLS as usize, 0));
+    crew.assert_counts();
+}
+
+#[test]
+fn calls_that_are_scheduled_packet_by_packet_make_way_for_newer_ones() {
+    let mut crew = Crew::new(1 << 17, 1);
+    flood_with_calls(&mut crew, SIP_ONE_PACKET, 2 * CALLS as u32);
+    assert_eq!((crew.counter("evicted"), crew.table().live()), (CALLS as u64, CALLS));
+    crew.assert_counts();
+    crew.assert_ends_empty();
 }
 
 #[test]

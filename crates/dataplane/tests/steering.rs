@@ -17,6 +17,7 @@ const VIP: [u8; 4] = [192, 0, 2, 1];
 const WIDE: [u8; 4] = [192, 0, 2, 65];
 const ANY_PORT: [u8; 4] = [192, 0, 2, 3];
 const REAL_ANY_PORT: [u8; 4] = [198, 51, 100, 3];
+const TUNNEL_END: [u8; 4] = [198, 51, 100, 4];
 const REAL: [u8; 4] = [198, 51, 100, 2];
 const SELF: [u8; 4] = [198, 51, 100, 1];
 /// An address of FULLNAT.
@@ -26,9 +27,11 @@ const OTHER: [u8; 4] = [192, 0, 2, 9];
 const CLIENT6: u16 = 0xc;
 const VIP6: u16 = 0x1;
 const ANY_PORT6: u16 = 0x3;
+const TUNNEL_END6: u16 = 0x4;
 const REAL6: u16 = 0x2;
 const SELF6: u16 = 0x5;
 const LOCAL6: u16 = 0x6;
+const OTHER6: u16 = 0x9;
 
 fn v6(last: u16) -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last)
@@ -58,6 +61,7 @@ fn rules() -> SteeringRules {
         .into(),
         wide: ["192.0.2.64/28".parse().unwrap(), "2001:db8:77::/48".parse().unwrap()].into(),
         translated: [(LOCAL.into(), (5000, 5999)), (v6(LOCAL6).into(), (1, 65535))].into(),
+        tunnel_ends: [TUNNEL_END.into(), v6(TUNNEL_END6).into()].into(),
         local_addresses: [SELF.into(), v6(SELF6).into()].into(),
     }
 }
@@ -369,6 +373,35 @@ fn icmp_errors_are_judged_by_the_packet_that_they_quote() {
             ("parameter problem", ip(REAL, CLIENT, 1, &icmp(12, &about_request, 28))),
             ("neighbour advertisement", ip6(REAL6, CLIENT6, 58, &icmp(136, &about_request6, 60))),
             ("an IPv6 error in IPv4", ip(REAL, CLIENT, 58, &icmp(1, &about_request, 28))),
+        ],
+    );
+}
+
+#[test]
+fn icmp_errors_about_what_may_be_a_tunnels_packet_to_where_one_leads_are_steered() {
+    let steering = steering();
+    let about = |to, protocol| ip(OTHER, SELF, 1, &icmp(3, &ip(SELF, to, protocol, &[0; 40]), 60));
+    let about6 = |to, next| ip6(OTHER6, SELF6, 58, &icmp(2, &ip6(SELF6, to, next, &[0; 40]), 80));
+    for protocol in [4, 41, 47, 17] {
+        assert_all(
+            &steering,
+            Verdict::Steered,
+            &[("IPv4", about(TUNNEL_END, protocol)), ("IPv6", about6(TUNNEL_END6, protocol))],
+        );
+        assert_all(
+            &steering,
+            Verdict::Kernel,
+            &[("elsewhere", about(OTHER, protocol)), ("elsewhere, IPv6", about6(OTHER6, protocol))],
+        );
+    }
+    assert_all(
+        &steering,
+        Verdict::Kernel,
+        &[
+            ("the director's own TCP", about(TUNNEL_END, 6)),
+            ("its own TCP over IPv6", about6(TUNNEL_END6, 6)),
+            ("a packet of the tunnel, back", ip(TUNNEL_END, SELF, 4, &[0; 40])),
+            ("a ping", ip(TUNNEL_END, SELF, 1, &[0; 40])),
         ],
     );
 }

@@ -65,6 +65,23 @@ impl Family {
     }
 }
 
+/// Whether an address can be one host's on a network: neither nobody's, nor many hosts', nor one that stays inside a
+/// machine. The broadcast address of a network is not told from a host's.
+///
+/// Source: RFC 1122 §3.2.1.3, RFC 4291 §2.
+pub fn is_host(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(addr) => {
+            let nobody = addr.octets()[0] == 0;
+            !(nobody || addr.is_loopback() || addr.is_multicast() || addr.is_broadcast())
+        }
+        IpAddr::V6(addr) => {
+            let mapped = addr.to_ipv4_mapped().is_some();
+            !(addr.is_unspecified() || addr.is_loopback() || addr.is_multicast() || mapped)
+        }
+    }
+}
+
 /// An IP protocol number (IANA «Assigned Internet Protocol Numbers»).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Protocol(pub u8);
@@ -270,6 +287,15 @@ impl FromStr for Prefix {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_of_nobody_of_many_and_of_ones_own_are_no_hosts() {
+        let none = "0.0.0.0 0.255.1.1 127.0.0.1 127.9.9.9 224.0.0.1 239.255.255.255 255.255.255.255 \
+                    :: ::1 ff02::1 ::ffff:192.0.2.1";
+        let some = "1.0.0.1 10.0.0.255 169.254.1.1 223.255.255.255 240.0.0.1 2001:db8::1 fe80::1 fd00::1";
+        assert!(none.split(' ').all(|addr| !is_host(addr.parse().unwrap())));
+        assert!(some.split(' ').all(|addr| is_host(addr.parse().unwrap())));
+    }
 
     #[test]
     fn a_mac_address_reads_what_it_prints_and_nothing_else() {

@@ -21,6 +21,9 @@ pub const TAG_LEN: usize = 4;
 /// Tags looked through: one, or two when the outer is 802.1ad.
 pub const MAX_TAGS: usize = 2;
 
+/// The bit of an address's first byte that is set if it is of several or all (IEEE 802 §8.2.2).
+pub const GROUP_BIT: u8 = 0x01;
+
 /// Type of IPv4.
 pub const TYPE_IPV4: u16 = 0x0800;
 /// Type of IPv6.
@@ -29,6 +32,9 @@ pub const TYPE_IPV6: u16 = 0x86dd;
 pub const TYPE_VLAN: u16 = 0x8100;
 /// Type of an 802.1ad tag.
 pub const TYPE_QINQ: u16 = 0x88a8;
+
+/// The bits of a tag that say of which VLAN it is.
+const VLAN_MASK: u16 = 0x0fff;
 
 /// What the link layer of a frame says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +70,29 @@ pub fn dest(frame: &[u8]) -> MacAddr {
 /// Source address of a frame that [`parse`] accepted.
 pub fn source(frame: &[u8]) -> MacAddr {
     MacAddr(frame[field::SOURCE].try_into().expect("six bytes"))
+}
+
+/// The VLAN of a frame with one 802.1Q tag ; 0 is a tag that carries a priority only (802.1Q
+/// §9.6). `None` without such a tag, and with a second one behind it.
+pub fn vlan(frame: &[u8]) -> Option<u16> {
+    let at = field::ETHERTYPE.start;
+    let tagged: [u8; 6] = frame.get(at..at + 6)?.try_into().ok()?;
+    let inner = u16::from_be_bytes([tagged[4], tagged[5]]);
+    let single = tagged[..2] == TYPE_VLAN.to_be_bytes() && inner != TYPE_VLAN && inner != TYPE_QINQ;
+    single.then(|| u16::from_be_bytes([tagged[2], tagged[3]]) & VLAN_MASK)
+}
+
+/// Closes the gap that the tag of a frame leaves when it is taken out: the frame then begins [`TAG_LEN`] later.
+pub fn pop_tag(frame: &mut [u8]) {
+    frame.copy_within(..field::SOURCE.end, TAG_LEN);
+}
+
+/// Puts an 802.1Q tag into a frame that has [`TAG_LEN`] free bytes before its addresses.
+pub fn push_tag(frame: &mut [u8], vlan: u16) {
+    frame.copy_within(TAG_LEN..TAG_LEN + field::SOURCE.end, 0);
+    let at = field::ETHERTYPE.start;
+    frame[at..at + 2].copy_from_slice(&TYPE_VLAN.to_be_bytes());
+    frame[at + 2..at + 4].copy_from_slice(&(vlan & VLAN_MASK).to_be_bytes());
 }
 
 /// Writes both addresses.
@@ -103,6 +132,25 @@ mod tests {
         let two = frame(&[TYPE_QINQ, TYPE_VLAN, TYPE_IPV4]);
         assert_eq!(parse(&two), Ok(Ethernet { ethertype: TYPE_IPV4, payload: 22 }));
         assert_eq!(parse(&frame(&[TYPE_VLAN, TYPE_VLAN, TYPE_VLAN, TYPE_IPV4])), Err(Malformed::VlanTooDeep));
+    }
+
+    #[test]
+    fn a_single_tag_says_its_vlan_and_comes_off_and_on_without_its_priority() {
+        let mut tagged = frame(&[TYPE_VLAN, TYPE_IPV4]);
+        (0..12).for_each(|at| tagged[at] = at as u8);
+        tagged[14..16].copy_from_slice(&[0xf0, 0x05]);
+        assert_eq!(vlan(&tagged), Some(0x005));
+        for other in [&[TYPE_IPV4][..], &[TYPE_QINQ, TYPE_IPV4], &[TYPE_VLAN, TYPE_VLAN, TYPE_IPV4]] {
+            assert_eq!(vlan(&frame(other)), None);
+        }
+        assert_eq!(vlan(&tagged[..17]), None);
+        let mut bytes = tagged.clone();
+        pop_tag(&mut bytes);
+        assert_eq!(bytes[4..], [&tagged[..12], &tagged[16..]].concat());
+        bytes[..4].fill(0xa5);
+        push_tag(&mut bytes, 5);
+        tagged[14] = 0;
+        assert_eq!(bytes, tagged);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! GRE headers that the director writes (RFC 2784): no key and no sequence number.
+//! GRE headers that the director writes, and reads where an ICMP error quotes them (RFC 2784): no key and no sequence number.
 
 use crate::checksum::{Coverage, Sum};
 
@@ -39,6 +39,18 @@ pub fn emit(bytes: &mut [u8], ethertype: u16, coverage: Coverage) {
     }
 }
 
+/// What the packet behind a header at the front of `bytes` is, as an Ethernet type, and where it begins. `None` if the
+/// header is not one that the director writes.
+pub fn read(bytes: &[u8]) -> Option<(u16, usize)> {
+    let &[flags, version, high, low] = bytes.first_chunk()?;
+    let len = match u16::from_be_bytes([flags, version]) {
+        0 => header_len(Coverage::None),
+        CHECKSUM_PRESENT => header_len(Coverage::Whole),
+        _ => return None,
+    };
+    (len <= bytes.len()).then_some((u16::from_be_bytes([high, low]), len))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,5 +65,16 @@ mod tests {
         let mut summed = [0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0x45, 0, 2, 3, 1];
         emit(&mut summed, 0x0800, Coverage::Whole);
         assert_eq!(summed, [0x80, 0, 8, 0, 0x2f, 0xfc, 0, 0, 0x45, 0, 2, 3, 1]);
+    }
+
+    #[test]
+    fn only_whole_headers_of_the_two_kinds_that_are_written_are_read() {
+        assert_eq!(read(&[0, 0, 0x86, 0xdd]), Some((0x86dd, 4)));
+        assert_eq!(read(&[0x80, 0, 8, 0, 0x2f, 0xfc, 0, 0]), Some((0x0800, 8)));
+        // Cut, with a key (RFC 2890), of version 1 (RFC 2637).
+        for other in [&[0, 0, 8][..], &[0x80, 0, 8, 0, 0, 0, 0], &[0x20, 0, 8, 0, 0, 0, 0, 1], &[0, 1, 8, 0]]
+        {
+            assert_eq!(read(other), None, "{other:x?}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! ICMP errors that the director originates (RFC 792, RFC 1191); how they look in IPv6 is [`crate::icmpv6`]'s.
 
 use std::net::Ipv4Addr;
+use std::ops::Range;
 
 use crate::addr::Protocol;
 use crate::checksum::Sum;
@@ -8,6 +9,8 @@ use crate::ipv4;
 
 /// Length of the ICMP header of an error, in bytes.
 pub const HEADER_LEN: usize = 8;
+/// Where the checksum stands, here and in ICMPv6.
+pub(crate) const CHECKSUM: Range<usize> = 2..4;
 /// The longest error that is sent, IPv4 header included, in bytes (RFC 1812 §4.3.2.3).
 pub const MAX_LEN: usize = 576;
 
@@ -27,6 +30,13 @@ pub enum Error {
     TimeExceeded,
     /// Not all fragments of the datagram came in time (type 11, code 1).
     ReassemblyTimeExceeded,
+    /// What somebody else reported, in the words of the packet's own family.
+    Reported {
+        /// Type and code.
+        type_and_code: [u8; 2],
+        /// The rest of the header.
+        rest: [u8; 4],
+    },
 }
 
 impl Error {
@@ -37,6 +47,16 @@ impl Error {
             Self::FragmentationNeeded { .. } => [3, 4],
             Self::TimeExceeded => [11, 0],
             Self::ReassemblyTimeExceeded => [11, 1],
+            Self::Reported { type_and_code, .. } => type_and_code,
+        }
+    }
+
+    /// What stands in the rest of the header.
+    fn rest(self) -> [u8; 4] {
+        match self {
+            Self::FragmentationNeeded { mtu } => u32::from(mtu).to_be_bytes(),
+            Self::Reported { rest, .. } => rest,
+            _ => [0; 4],
         }
     }
 
@@ -68,15 +88,32 @@ impl Error {
         };
         header.emit(bytes);
         let message = &mut bytes[ipv4::HEADER_LEN..len];
-        message[..HEADER_LEN].fill(0);
         message[..2].copy_from_slice(&self.type_and_code());
-        if let Self::FragmentationNeeded { mtu } = self {
-            message[6..8].copy_from_slice(&mtu.to_be_bytes());
-        }
+        message[4..HEADER_LEN].copy_from_slice(&self.rest());
         message[HEADER_LEN..].copy_from_slice(&offending[..quoted]);
-        let checksum = Sum::default().bytes(message).checksum();
-        message[2..4].copy_from_slice(&checksum.to_be_bytes());
+        write_checksum(message);
     }
+}
+
+/// Whether a message's checksum is right.
+pub fn is_summed(message: &[u8]) -> bool {
+    Sum::default().bytes(message).checksum() == 0
+}
+
+/// Computes a message's checksum anew.
+///
+/// # Panics
+/// If `message` is shorter than a header.
+pub fn write_checksum(message: &mut [u8]) {
+    message[CHECKSUM].fill(0);
+    let checksum = Sum::default().bytes(message).checksum();
+    message[CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
+}
+
+/// Whether an ICMP type reports an error that is followed to the connection of the packet in question: destination
+/// unreachable, source quench, time exceeded.
+pub fn is_followed(icmp_type: u8) -> bool {
+    matches!(icmp_type, 3 | 4 | 11)
 }
 
 /// Whether an ICMP type reports an error about another packet; such a message never causes one of ours

@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 
 use crate::addr::Protocol;
 use crate::checksum::transport;
-use crate::icmp::{Error, HEADER_LEN};
+use crate::icmp::{CHECKSUM, Error, HEADER_LEN};
 use crate::ipv6;
 
 /// The longest error that is sent, IPv6 header included, in bytes: what every link takes (RFC 4443 §2.4).
@@ -18,6 +18,7 @@ fn words(error: Error) -> ([u8; 2], u32) {
         Error::FragmentationNeeded { mtu } => ([2, 0], u32::from(mtu)),
         Error::TimeExceeded => ([3, 0], 0),
         Error::ReassemblyTimeExceeded => ([3, 1], 0),
+        Error::Reported { type_and_code, rest } => (type_and_code, u32::from_be_bytes(rest)),
     }
 }
 
@@ -46,12 +47,25 @@ pub fn emit(error: Error, bytes: &mut [u8], source: Ipv6Addr, offending: &[u8]) 
     let message = &mut bytes[ipv6::HEADER_LEN..len];
     let (type_and_code, rest) = words(error);
     message[..2].copy_from_slice(&type_and_code);
-    message[2..4].fill(0);
     message[4..HEADER_LEN].copy_from_slice(&rest.to_be_bytes());
     let quoted = message.len() - HEADER_LEN;
     message[HEADER_LEN..].copy_from_slice(&offending[..quoted]);
-    let checksum = transport(source.into(), sender.into(), Protocol::ICMPV6.0, message);
-    message[2..4].copy_from_slice(&checksum.to_be_bytes());
+    write_checksum(message, source, sender.into());
+}
+
+/// Whether a message's checksum is right between these addresses.
+pub fn is_summed(message: &[u8], source: Ipv6Addr, dest: Ipv6Addr) -> bool {
+    transport(source.into(), dest.into(), Protocol::ICMPV6.0, message) == 0
+}
+
+/// Computes a message's checksum anew.
+///
+/// # Panics
+/// If `message` is shorter than a header.
+pub fn write_checksum(message: &mut [u8], source: Ipv6Addr, dest: Ipv6Addr) {
+    message[CHECKSUM].fill(0);
+    let checksum = transport(source.into(), dest.into(), Protocol::ICMPV6.0, message);
+    message[CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
 }
 
 /// Whether an ICMPv6 type reports an error about another packet (RFC 4443 §2.1); such a message never causes one of

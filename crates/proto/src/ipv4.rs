@@ -68,6 +68,19 @@ impl<'a> Ipv4<&'a [u8]> {
         let len = checked_len(bytes)?;
         Ok(Self { bytes: &bytes[..len] })
     }
+
+    /// Checks the header of a packet that an ICMP error quotes: it is whole, what follows it may be cut short. Its checksum
+    /// is not looked at, for the packet changed on its way.
+    ///
+    /// # Errors
+    /// [`Malformed::Ipv4TooShort`], [`Malformed::Ipv4Version`], [`Malformed::Ipv4HeaderLength`].
+    pub fn quoted(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        let (header_len, total_len) = lengths(bytes)?;
+        if header_len > bytes.len() {
+            return Err(Malformed::Ipv4TooShort);
+        }
+        Ok(Self { bytes: &bytes[..total_len.min(bytes.len())] })
+    }
 }
 
 impl<'a> Ipv4<&'a mut [u8]> {
@@ -81,7 +94,8 @@ impl<'a> Ipv4<&'a mut [u8]> {
     }
 }
 
-fn checked_len(bytes: &[u8]) -> Result<usize, Malformed> {
+/// Bytes of the header and of the packet, as the header has them.
+fn lengths(bytes: &[u8]) -> Result<(usize, usize), Malformed> {
     if bytes.len() < HEADER_LEN {
         return Err(Malformed::Ipv4TooShort);
     }
@@ -93,6 +107,11 @@ fn checked_len(bytes: &[u8]) -> Result<usize, Malformed> {
     if header_len < HEADER_LEN || total_len < header_len {
         return Err(Malformed::Ipv4HeaderLength);
     }
+    Ok((header_len, total_len))
+}
+
+fn checked_len(bytes: &[u8]) -> Result<usize, Malformed> {
+    let (header_len, total_len) = lengths(bytes)?;
     if total_len > bytes.len() {
         return Err(Malformed::Ipv4TooShort);
     }
@@ -211,6 +230,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ipv4<B> {
             }
             at += length;
         }
+        self.write_checksum();
+    }
+
+    /// Computes the header checksum anew.
+    pub fn write_checksum(&mut self) {
+        let header_len = self.header_len();
+        let bytes = self.bytes.as_mut();
         bytes[field::CHECKSUM].fill(0);
         let checksum = Sum::default().bytes(&bytes[..header_len]).checksum();
         bytes[field::CHECKSUM].copy_from_slice(&checksum.to_be_bytes());

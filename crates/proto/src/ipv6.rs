@@ -66,19 +66,27 @@ impl<'a> Ipv6<&'a [u8]> {
     /// [`Malformed::Ipv6TooShort`], [`Malformed::Ipv6Version`], [`Malformed::Ipv6Jumbogram`]. Source: RFC 8200 §3;
     /// RFC 2675 §3: a length of 0 before hop-by-hop options is that of a jumbogram.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        let view = Self::quoted(bytes)?;
+        if view.payload_len() == 0 && bytes[field::NEXT_HEADER] == extension::HOP_BY_HOP {
+            return Err(Malformed::Ipv6Jumbogram);
+        }
+        let bytes = bytes.get(..view.total_len()).ok_or(Malformed::Ipv6TooShort)?;
+        Ok(Self { bytes })
+    }
+
+    /// Checks the header of a packet that an ICMPv6 error quotes: it is whole, what follows it may be cut short.
+    ///
+    /// # Errors
+    /// [`Malformed::Ipv6TooShort`], [`Malformed::Ipv6Version`].
+    pub fn quoted(bytes: &'a [u8]) -> Result<Self, Malformed> {
         if bytes.len() < HEADER_LEN {
             return Err(Malformed::Ipv6TooShort);
         }
         if bytes[0] >> 4 != 6 {
             return Err(Malformed::Ipv6Version);
         }
-        let view = Self { bytes };
-        if view.payload_len() == 0 && bytes[field::NEXT_HEADER] == extension::HOP_BY_HOP {
-            return Err(Malformed::Ipv6Jumbogram);
-        }
-        let len = HEADER_LEN + usize::from(view.payload_len());
-        let bytes = bytes.get(..len).ok_or(Malformed::Ipv6TooShort)?;
-        Ok(Self { bytes })
+        let len = Self { bytes }.total_len();
+        Ok(Self { bytes: &bytes[..len.min(bytes.len())] })
     }
 }
 

@@ -4,6 +4,7 @@
 //! one pass over the headers. Not here: what the packet means to a service.
 
 use std::net::IpAddr;
+use std::ops::Range;
 
 use crate::addr::{Endpoint, Family, Protocol};
 use crate::flow::FlowKey;
@@ -39,6 +40,9 @@ pub struct Packet {
     pub tos: u8,
     /// Whether routers may not fragment it; of IPv6 they never may.
     pub dont_fragment: bool,
+    /// Of an IPv6 datagram that was put together: bytes of the longest packet that it came in. That is what has to fit
+    /// its way.
+    pub longest_fragment: Option<usize>,
 }
 
 impl Packet {
@@ -52,6 +56,36 @@ impl Packet {
         self.end - self.network
     }
 
+    /// Whether it is of a protocol that begins with ports.
+    pub fn has_ports(&self) -> bool {
+        matches!(self.flow.protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP)
+    }
+
+    /// Whether it is a report about another packet of the kinds that IPVS follows to connections.
+    ///
+    /// Source: ipvs-behaviour, section 2.5.
+    pub fn is_followed_error(&self) -> bool {
+        let is_followed = match self.family() {
+            Family::V4 => icmp::is_followed,
+            Family::V6 => icmpv6::is_error,
+        };
+        self.icmp_type.is_some_and(is_followed)
+    }
+
+    /// The flow by which its connection is found: its own, but that AH and ESP go with the UDP between the ports 500 by
+    /// which their keys were negotiated (RFC 7296 §2).
+    pub fn connection_key(&self) -> FlowKey {
+        let FlowKey { protocol, source, dest } = self.flow;
+        match protocol {
+            Protocol::AH | Protocol::ESP => FlowKey {
+                protocol: Protocol::UDP,
+                source: Endpoint { port: IKE_PORT, ..source },
+                dest: Endpoint { port: IKE_PORT, ..dest },
+            },
+            _ => self.flow,
+        }
+    }
+
     /// Whether it is itself a report about another packet.
     pub fn is_icmp_error(&self) -> bool {
         let is_error = match self.family() {
@@ -61,6 +95,9 @@ impl Packet {
         self.icmp_type.is_some_and(is_error)
     }
 }
+
+/// Where keys for AH and ESP are negotiated (RFC 7296 §2).
+const IKE_PORT: u16 = 500;
 
 /// A packet's place in its datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,9 +135,10 @@ pub enum Parsed {
 /// [`Malformed`] for a frame that contradicts itself.
 pub fn parse(frame: &[u8]) -> Result<Parsed, Malformed> {
     let link = ethernet::parse(frame)?;
+    let (network, bytes) = (link.payload, &frame[link.payload..]);
     let mut packet = match link.ethertype {
-        ethernet::TYPE_IPV4 => ipv4_headers(frame, link.payload)?,
-        ethernet::TYPE_IPV6 => ipv6_headers(frame, link.payload)?,
+        ethernet::TYPE_IPV4 => ipv4_headers(&Ipv4::parse(bytes)?, network),
+        ethernet::TYPE_IPV6 => ipv6_headers(&Ipv6::parse(bytes)?, network)?,
         _ => return Ok(Parsed::Other),
     };
     if packet.fragment != Fragment::Later {
@@ -110,27 +148,47 @@ pub fn parse(frame: &[u8]) -> Result<Parsed, Malformed> {
     Ok(Parsed::Ip(packet))
 }
 
-fn ipv4_headers(frame: &[u8], network: usize) -> Result<Packet, Malformed> {
-    let view = Ipv4::parse(&frame[network..])?;
+/// Reads the packet that an ICMP error quotes, of this family, from the bytes of the frame that it may be in. It ends
+/// where the quote does, so that its length is that of what was quoted; of the transport header there are the ports.
+/// `None` if the quote ends before that, or contradicts itself.
+///
+/// # Panics
+/// If the frame does not have these bytes.
+pub fn quoted(frame: &[u8], quote: Range<usize>, family: Family) -> Option<Packet> {
+    let bytes = &frame[quote.clone()];
+    let mut packet = match family {
+        Family::V4 => ipv4_headers(&Ipv4::quoted(bytes).ok()?, quote.start),
+        Family::V6 => ipv6_headers(&Ipv6::quoted(bytes).ok()?, quote.start).ok()?,
+    };
+    packet.end = packet.end.min(quote.end);
+    if packet.has_ports() && packet.fragment != Fragment::Later {
+        let ports = frame[packet.transport..packet.end].first_chunk::<4>()?;
+        packet.flow.source.port = u16::from_be_bytes([ports[0], ports[1]]);
+        packet.flow.dest.port = u16::from_be_bytes([ports[2], ports[3]]);
+    }
+    Some(packet)
+}
+
+fn ipv4_headers(view: &Ipv4<&[u8]>, network: usize) -> Packet {
     let word = view.flags_and_offset();
-    Ok(Packet {
+    Packet {
         network,
         transport: network + view.header_len(),
         end: network + usize::from(view.total_len()),
         flow: portless(view.protocol(), IpAddr::V4(view.source()), IpAddr::V4(view.dest())),
         fragment: Fragment::of(word & ipv4::OFFSET_MASK, word & ipv4::MORE_FRAGMENTS),
         fragment_header: None,
+        longest_fragment: None,
         tcp_flags: tcp::Flags::default(),
         sctp_event: None,
         icmp_type: None,
         ttl: view.ttl(),
         tos: view.tos(),
         dont_fragment: word & ipv4::DONT_FRAGMENT != 0,
-    })
+    }
 }
 
-fn ipv6_headers(frame: &[u8], network: usize) -> Result<Packet, Malformed> {
-    let view = Ipv6::parse(&frame[network..])?;
+fn ipv6_headers(view: &Ipv6<&[u8]>, network: usize) -> Result<Packet, Malformed> {
     let chain = view.chain()?;
     let word = chain.fragment.map_or(0, |header| header.offset_and_more);
     Ok(Packet {
@@ -140,6 +198,7 @@ fn ipv6_headers(frame: &[u8], network: usize) -> Result<Packet, Malformed> {
         flow: portless(chain.protocol, IpAddr::V6(view.source()), IpAddr::V6(view.dest())),
         fragment: Fragment::of(word & ipv6::OFFSET_MASK, word & ipv6::MORE_FRAGMENTS),
         fragment_header: chain.fragment.map(|header| network + header.at),
+        longest_fragment: None,
         tcp_flags: tcp::Flags::default(),
         sctp_event: None,
         icmp_type: None,
@@ -358,7 +417,52 @@ mod tests {
         assert_eq!(parse(&frame), Ok(Parsed::Other));
     }
 
+    #[test]
+    fn a_quote_is_read_once_its_ports_are_there_and_ends_where_it_was_cut_or_the_packet_ends() {
+        let v4 = syn()[14..].to_vec();
+        let v6 = datagram_behind(60, &[17, 0, 1, 4, 0, 0, 0, 0])[14..].to_vec();
+        for (bytes, family, ports) in [(v4, Family::V4, 24), (v6, Family::V6, 52)] {
+            let frame = [vec![0xa5; 7], bytes.clone(), vec![0xa5; 9]].concat();
+            for end in 0..=bytes.len() + 9 {
+                let quote = quoted(&frame, 7..7 + end, family);
+                assert_eq!(quote.is_some(), end >= ports, "{family:?} {end}");
+                let Some(quote) = quote else { continue };
+                assert_eq!((quote.network, quote.end), (7, 7 + end.min(bytes.len())));
+                assert_eq!(quote.flow.source.port, 1000);
+                assert_eq!((quote.tcp_flags, quote.icmp_type), (tcp::Flags::default(), None));
+            }
+        }
+    }
+
+    #[test]
+    fn a_quote_may_have_a_wrong_header_checksum_and_lies_about_lengths_are_refused() {
+        let quote = |at: usize, byte: u8| {
+            let mut bytes = syn()[14..].to_vec();
+            bytes[at] = byte;
+            quoted(&bytes, 0..28, Family::V4)
+        };
+        assert!(quote(10, 0xff).is_some());
+        for (at, byte) in [(0, 0x65), (0, 0x44), (0, 0x4f), (3, 19)] {
+            assert_eq!(quote(at, byte), None, "{at} {byte:x}");
+        }
+        let later = quote(7, 1).expect("a fragment");
+        assert_eq!((later.fragment, later.flow.source.port), (Fragment::Later, 0));
+        assert_eq!(quoted(&syn()[14..], 0..28, Family::V6), None);
+    }
+
     proptest! {
+        #[test]
+        fn no_bytes_make_a_quote_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..120), start: prop::sample::Index, v6: bool) {
+            let start = start.index(bytes.len() + 1);
+            let family = if v6 { Family::V6 } else { Family::V4 };
+            if let Some(first) = bytes.get_mut(start) {
+                *first = if v6 { 0x60 } else { 0x45 };
+            }
+            if let Some(packet) = quoted(&bytes, start..bytes.len(), family) {
+                prop_assert!(packet.transport <= packet.end && packet.end <= bytes.len());
+            }
+        }
+
         #[test]
         fn no_bytes_make_it_panic_and_what_it_accepts_lies_within_the_frame(
             mut noise in prop::collection::vec(any::<u8>(), 0..120),

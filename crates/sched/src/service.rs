@@ -81,7 +81,9 @@ impl FromStr for ServiceKey {
             _ => return Err(NotAService),
         };
         if kind == "FWM" {
-            let mark = name.parse().ok().filter(|mark| *mark != 0).ok_or(NotAService)?;
+            // ipvsadm lists marks as signed numbers.
+            let mark = name.parse().or_else(|_| name.parse().map(i32::cast_unsigned));
+            let mark = mark.ok().filter(|mark| *mark != 0).ok_or(NotAService)?;
             return Ok(Self::Mark { mark, family });
         }
         let known = [Protocol::TCP, Protocol::UDP, Protocol::SCTP];
@@ -100,10 +102,24 @@ mod tests {
         for text in ["TCP 192.0.2.1:80", "UDP [2001:db8::1]:53", "SCTP 192.0.2.1:0", "FWM 7", "FWM 7 IPv6"] {
             assert_eq!(text.parse::<ServiceKey>().unwrap().to_string(), text);
         }
+        let highest = ServiceKey::Mark { mark: u32::MAX, family: Family::V4 };
+        assert_eq!(
+            ["FWM 4294967295", "FWM -1"].map(str::parse),
+            [Ok(highest); 2],
+            "as ipvsadm lists it, too"
+        );
         assert_eq!("tcp   192.0.2.1:80".parse(), Ok(ServiceKey::tcp(Endpoint::new([192, 0, 2, 1], 80))));
-        for text in
-            ["", "TCP", "TCP 192.0.2.1", "ICMP 192.0.2.1:1", "FWM 0", "FWM x", "TCP 192.0.2.1:80 IPv6"]
-        {
+        for text in [
+            "",
+            "TCP",
+            "TCP 192.0.2.1",
+            "ICMP 192.0.2.1:1",
+            "FWM 0",
+            "FWM x",
+            "FWM -0",
+            "FWM -2147483649",
+            "TCP 192.0.2.1:80 IPv6",
+        ] {
             assert_eq!(text.parse::<ServiceKey>(), Err(NotAService), "{text}");
         }
     }

@@ -22,6 +22,7 @@ mod words;
 use std::io::{self, BufRead, Write};
 
 pub use resolver::{Resolver, SystemResolver};
+pub use rules::{RuleLine, read_rules};
 
 use crate::client::{Director, Failure};
 use crate::message::{Command, CommandError, Reply, Request};
@@ -33,8 +34,38 @@ pub struct Streams<'a> {
     pub stdin: &'a mut dyn BufRead,
     /// Listings.
     pub stdout: &'a mut dyn Write,
-    /// Messages.
-    pub stderr: &'a mut dyn Write,
+    /// What went wrong.
+    pub messages: Messages<'a>,
+}
+
+/// Standard error, and who reads it.
+pub struct Messages<'a> {
+    to: &'a mut dyn Write,
+    reader: Reader,
+}
+
+/// Who reads messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reader {
+    /// It knows ipvsadm's messages and gets their very bytes.
+    Script,
+    /// Who also wants to know what to do next.
+    Person,
+}
+
+impl<'a> Messages<'a> {
+    /// Messages to this stream, read there by a script or a person.
+    pub fn new(to: &'a mut dyn Write, reader: Reader) -> Self {
+        Self { to, reader }
+    }
+
+    fn tell(&mut self, ended: &Ended) -> io::Result<()> {
+        self.to.write_all(ended.text.as_bytes())?;
+        match (&ended.next_step, self.reader) {
+            (Some(next_step), Reader::Person) => writeln!(self.to, "{next_step}"),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// All that a run printed.
@@ -62,7 +93,7 @@ pub fn run(
     let form = if words.len() + 1 < argv.len() { Form::Json } else { Form::Text };
     let mut session = Session { stdin: streams.stdin, out: streams.stdout, director, resolver, form };
     let ended = match grammar::parse(&words, resolver) {
-        Ok(Parsed::Restore) => match session.restore(streams.stderr) {
+        Ok(Parsed::Restore) => match session.restore(&mut streams.messages) {
             Ok(exit) => return exit,
             Err(error) => Ended::output(&error),
         },
@@ -73,14 +104,15 @@ pub fn run(
         Err(ended) => ended,
     };
     // Nobody is left to tell if standard error is closed.
-    let _ = streams.stderr.write_all(ended.text.as_bytes());
+    let _ = streams.messages.tell(&ended);
     ended.exit
 }
 
-/// Runs one command line and keeps what it prints.
+/// Runs one command line and keeps what it prints, as a script sees it.
 pub fn capture(argv: &[String], stdin: &str, director: &mut dyn Director, resolver: &dyn Resolver) -> Output {
     let (mut stdin, mut stdout, mut stderr) = (stdin.as_bytes(), Vec::new(), Vec::new());
-    let mut streams = Streams { stdin: &mut stdin, stdout: &mut stdout, stderr: &mut stderr };
+    let messages = Messages::new(&mut stderr, Reader::Script);
+    let mut streams = Streams { stdin: &mut stdin, stdout: &mut stdout, messages };
     let exit = run(argv, &mut streams, director, resolver);
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     Output { exit, stdout: text(stdout), stderr: text(stderr) }
@@ -98,6 +130,8 @@ enum Form {
 struct Ended {
     /// For standard error.
     text: String,
+    /// A line for people that ipvsadm does not print.
+    next_step: Option<String>,
     exit: u8,
     /// What `-R` does after such a line.
     restore: AfterLine,
@@ -110,29 +144,34 @@ enum AfterLine {
 }
 
 impl Ended {
+    fn new(text: String, exit: u8, restore: AfterLine) -> Self {
+        Self { text, next_step: None, exit, restore }
+    }
+
     /// A command line that is wrong.
     fn usage(text: impl Into<String>) -> Self {
-        Self { text: text.into() + "\n", exit: 2, restore: AfterLine::Ends }
+        Self::new(text.into() + "\n", 2, AfterLine::Ends)
     }
 
     /// A word that popt cannot read.
     fn popt(word: &str, what: &str) -> Self {
-        Self { text: format!("{word}: {what}\n"), exit: 255, restore: AfterLine::Continues }
+        Self::new(format!("{word}: {what}\n"), 255, AfterLine::Continues)
     }
 
     /// A line without a command.
     fn try_help() -> Self {
         let text = "Try `ipvsadm -h' or 'ipvsadm --help' for more information.\n".to_owned();
-        Self { text, exit: 255, restore: AfterLine::Ends }
+        Self::new(text, 255, AfterLine::Ends)
     }
 
     /// A change that was refused, or that could not be asked for.
     fn change(failure: &Failure) -> Self {
         match failure {
-            Failure::Refused(error) => {
-                Self { text: refusal(error) + "\n", exit: 255, restore: AfterLine::Continues }
-            }
-            Failure::Transport(_) => Self { text: format!("{failure}\n"), exit: 2, restore: AfterLine::Ends },
+            Failure::Refused(error) => Self {
+                next_step: next_step(error),
+                ..Self::new(refusal(error) + "\n", 255, AfterLine::Continues)
+            },
+            Failure::Transport(_) => Self::new(format!("{failure}\n"), 2, AfterLine::Ends),
             Failure::Printing(error) => Self::output(error),
         }
     }
@@ -149,7 +188,7 @@ impl Ended {
             io::ErrorKind::BrokenPipe => String::new(),
             _ => format!("standard output: {error}\n"),
         };
-        Self { text, exit: 1, restore: AfterLine::Ends }
+        Self::new(text, 1, AfterLine::Ends)
     }
 }
 
@@ -198,10 +237,7 @@ fn refusal(error: &CommandError) -> String {
         CommandError::ServiceNotDefined(_) => "Service not defined",
         CommandError::DestinationExists { .. } => "Destination already exists",
         CommandError::NoSuchDestination { .. } => "No such destination",
-        CommandError::SchedulerNotFound { known, .. } if known.is_empty() => SCHEDULER_NOT_FOUND,
-        CommandError::SchedulerNotFound { known, .. } => {
-            return format!("{SCHEDULER_NOT_FOUND}\nxvs has these schedulers: {}", known.join(", "));
-        }
+        CommandError::SchedulerNotFound { .. } => "Scheduler or persistence engine not found",
         CommandError::OutOfRange { .. } => "Numerical result out of range",
         CommandError::InvalidOperation { .. } => {
             "Invalid operation.  Possibly wrong module version, address not unicast, ..."
@@ -230,7 +266,15 @@ fn refusal(error: &CommandError) -> String {
     text.to_owned()
 }
 
-const SCHEDULER_NOT_FOUND: &str = "Scheduler or persistence engine not found";
+/// What to do after a refusal whose text, being `ipvsadm`'s, does not say.
+fn next_step(error: &CommandError) -> Option<String> {
+    match error {
+        CommandError::SchedulerNotFound { known, .. } if !known.is_empty() => {
+            Some(format!("xvs has these schedulers: {}", known.join(", ")))
+        }
+        _ => None,
+    }
+}
 
 /// The version line of the program that this one stands in for: scripts look for it.
 const VERSION: &str = "ipvsadm v1.31 2019/12/24 (compiled with popt and IPVS v1.2.1)\n";

@@ -1,10 +1,10 @@
-//! Rules saved as commands (`-S`) and run from a file (`-R`).
+//! Rules saved as commands (`-S`), run from a file (`-R`), and read for a daemon to begin with.
 //!
 //! `-R` reads the whole input first where it can: consecutive changes travel as one batch, so that they become one
 //! snapshot. What is printed and how it exits is as if each line had been run for itself: a line that the director
 //! refuses, or that popt cannot read, is told and the rest goes on; any other faulty line ends it.
 
-use std::io::{self, Write};
+use std::io;
 use std::ops::ControlFlow;
 
 use xvs_proto::{Family, Protocol};
@@ -13,16 +13,17 @@ use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey};
 use super::grammar::{self, Names, Order, Parsed};
 use super::listing::{Naming, netmask};
 use super::values::flag_names;
-use super::{AfterLine, Ended, Session};
-use crate::cli::laddr;
+use super::{AfterLine, Ended, Messages, Resolver, Session};
+use crate::cli::{laddr, mark};
 use crate::client::Failure;
 use crate::locals::LocalAddress;
+use crate::marks::MarkRule;
 use crate::message::{Command, CommandError, DestinationRow, Reply, Request, ServiceRow};
 use crate::state::{Netmask, Tunnel, TunnelChecksum};
 
 impl Session<'_> {
     /// Prints all services as the commands that make them. Thresholds are not among what they say. What ipvsadm has no
-    /// words for stands behind `#xvs `, which it skips.
+    /// words for stands behind `#xvs `, which `ipvsadm-restore` skips; local addresses come first, mark rules last.
     pub(super) fn save(&mut self, names: Names) -> Result<(), Ended> {
         let rows = self.services(Request::ListServices, Order::Sorted)?;
         let names = Naming { names, resolver: self.resolver };
@@ -43,6 +44,9 @@ impl Session<'_> {
                 writeln!(self.out, "{ours}-a {service} -r {server}{}", destination_rule(dest))?;
             }
         }
+        for rule in self.marks()? {
+            writeln!(self.out, "{OURS}mark add {rule}")?;
+        }
         Ok(())
     }
 
@@ -53,39 +57,29 @@ impl Session<'_> {
         }
     }
 
-    /// Reads a line by its words; one of ours also by what `xvs` takes.
-    fn line(&self, text: &str, words: &[&str]) -> Result<Parsed, Ended> {
-        match words {
-            [_, "laddr", words @ ..] if text.starts_with(OURS) => {
-                laddr::command(words).map(Parsed::Change).map_err(Ended::usage)
-            }
-            [_, words @ ..] if text.starts_with(OURS) => grammar::parse(words, self.resolver),
-            words => grammar::parse(words, self.resolver),
+    fn marks(&mut self) -> Result<Vec<MarkRule>, Ended> {
+        match self.director.call(Request::Marks).map_err(|failure| Ended::listing(&failure))? {
+            Reply::Marks(rules) => Ok(rules),
+            other => Err(Ended::listing(&Failure::unexpected(&other))),
         }
     }
 
     /// Runs the lines of standard input; returns the exit code, that of the last line run.
-    pub(super) fn restore(&mut self, stderr: &mut dyn Write) -> io::Result<u8> {
+    pub(super) fn restore(&mut self, messages: &mut Messages<'_>) -> io::Result<u8> {
         let mut steps = Vec::new();
         let mut exit = 0;
         let mut line = Vec::new();
         loop {
             line.clear();
             if self.stdin.read_until(b'\n', &mut line)? == 0 {
-                return Ok(match self.run_steps(&mut steps, stderr)? {
+                return Ok(match self.run_steps(&mut steps, messages)? {
                     ControlFlow::Continue(last) => last.unwrap_or(exit),
                     ControlFlow::Break(exit) => exit,
                 });
             }
             let text = String::from_utf8_lossy(&line);
-            let words: Vec<&str> = text
-                .split([' ', '\t', '\r', '\n'])
-                .filter(|word| !word.is_empty() && *word != "ipvsadm")
-                .collect();
-            if words.is_empty() {
-                continue;
-            }
-            let parsed = match self.line(&text, &words) {
+            let Some(parsed) = parse(&text, self.resolver) else { continue };
+            let parsed = match parsed {
                 Ok(Parsed::Change(command)) => {
                     steps.push(Step::Change(command));
                     continue;
@@ -97,12 +91,12 @@ impl Session<'_> {
                 parsed => parsed,
             };
             // A listing has to see what the lines before it did, and an error to be told after theirs.
-            if let ControlFlow::Break(exit) = self.run_steps(&mut steps, stderr)? {
+            if let ControlFlow::Break(exit) = self.run_steps(&mut steps, messages)? {
                 return Ok(exit);
             }
             let ends = matches!(parsed, Ok(Parsed::Help | Parsed::Version));
             if let Err(ended) = parsed.and_then(|parsed| self.execute(&parsed)) {
-                stderr.write_all(ended.text.as_bytes())?;
+                messages.tell(&ended)?;
                 return Ok(ended.exit);
             }
             exit = 0;
@@ -117,7 +111,7 @@ impl Session<'_> {
     fn run_steps(
         &mut self,
         steps: &mut Vec<Step>,
-        stderr: &mut dyn Write,
+        messages: &mut Messages<'_>,
     ) -> io::Result<ControlFlow<u8, Option<u8>>> {
         let steps = std::mem::take(steps);
         let commands: Vec<Command> = steps
@@ -131,7 +125,7 @@ impl Session<'_> {
             Ok(results) => results.into_iter(),
             Err(failure) => {
                 let ended = Ended::change(&failure);
-                stderr.write_all(ended.text.as_bytes())?;
+                messages.tell(&ended)?;
                 return Ok(ControlFlow::Break(ended.exit));
             }
         };
@@ -139,6 +133,8 @@ impl Session<'_> {
         for step in steps {
             let ended = match step {
                 Step::Change(_) => match results.next() {
+                    // What it asks for is the case, so that rules can be restored where they are in force.
+                    Some(Err(CommandError::MarkExists(_) | CommandError::LocalExists(_))) => None,
                     Some(Err(refused)) => Some(Ended::change(&Failure::Refused(refused))),
                     _ => None,
                 },
@@ -146,7 +142,7 @@ impl Session<'_> {
             };
             exit = Some(ended.as_ref().map_or(0, |ended| ended.exit));
             if let Some(ended) = ended {
-                stderr.write_all(ended.text.as_bytes())?;
+                messages.tell(&ended)?;
             }
         }
         Ok(ControlFlow::Continue(exit))
@@ -163,6 +159,58 @@ impl Session<'_> {
         }
     }
 }
+
+/// Reads a line by its words, one of ours also by what `xvs` takes; `None` if it has none.
+fn parse(text: &str, resolver: &dyn Resolver) -> Option<Result<Parsed, Ended>> {
+    let words: Vec<&str> =
+        text.split([' ', '\t', '\r', '\n']).filter(|word| !word.is_empty() && *word != "ipvsadm").collect();
+    Some(match &words[..] {
+        [] => return None,
+        [_, "mark", words @ ..] if text.starts_with(OURS) => {
+            mark::command(words).map(Parsed::Change).map_err(Ended::usage)
+        }
+        [_, "laddr", words @ ..] if text.starts_with(OURS) => {
+            laddr::command(words).map(Parsed::Change).map_err(Ended::usage)
+        }
+        [_, words @ ..] if text.starts_with(OURS) => grammar::parse(words, resolver),
+        words => grammar::parse(words, resolver),
+    })
+}
+
+/// A line of a rules file that asks for a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleLine {
+    /// Which line it is, from 1 on.
+    pub number: usize,
+    /// What it asks for.
+    pub command: Command,
+}
+
+/// Reads the whole of a rules file, as `-S` prints it, without carrying it out; comments other than ours are skipped.
+///
+/// # Errors
+/// The first line that does not parse or that changes nothing, by its number.
+pub fn read_rules(text: &str, resolver: &dyn Resolver) -> Result<Vec<RuleLine>, String> {
+    let mut rules = Vec::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        if line.starts_with('#') && !line.starts_with(OURS) {
+            continue;
+        }
+        match parse(line, resolver) {
+            None => {}
+            Some(Ok(Parsed::Change(command))) => rules.push(RuleLine { number, command }),
+            Some(Ok(_)) => return Err(format!("line {number}: only what changes services can stand here")),
+            Some(Err(ended)) => {
+                let why = ended.text.lines().next().unwrap_or_default();
+                return Err(format!("line {number}: {why}"));
+            }
+        }
+    }
+    Ok(rules)
+}
+
+/// How a line begins that is for xvs only.
+const OURS: &str = "#xvs ";
 
 /// For each command of a batch whether it was carried out.
 type BatchResults = Vec<Result<(), CommandError>>;
@@ -236,6 +284,3 @@ fn destination_rule(row: &DestinationRow) -> String {
     }
     text
 }
-
-/// How a line begins that is for xvs only.
-const OURS: &str = "#xvs ";

@@ -8,6 +8,7 @@ use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 use super::resolver::Table;
 use super::{Output, capture};
 use crate::client::{Director, Failure};
+use crate::marks::MarkRule;
 use crate::message::{
     Command, CommandError, ConnectionRow, DestinationRow, EngineData, Rates, Reply, Request, ServiceRow,
     Stats,
@@ -19,6 +20,7 @@ use crate::state::{DestinationOptions, ServiceOptions, Timeouts, Tunnel, TunnelC
 struct Script {
     asked: Vec<Request>,
     rows: Vec<ServiceRow>,
+    marks: Vec<MarkRule>,
     connections: Vec<ConnectionRow>,
     /// Which changes are refused, by their number, and why.
     refused: Vec<(usize, CommandError)>,
@@ -42,6 +44,7 @@ impl Director for Script {
             Request::ListServices => Reply::Services(self.rows.clone()),
             Request::Timeouts => Reply::Timeouts(Timeouts::default()),
             Request::LocalAddresses => Reply::LocalAddresses(Vec::new()),
+            Request::Marks => Reply::Marks(self.marks.clone()),
             _ => Reply::Done,
         })
     }
@@ -296,6 +299,50 @@ fn a_line_of_a_restore_that_does_not_parse_ends_it_and_what_stood_before_is_done
 }
 
 #[test]
+fn mark_rules_are_saved_last_behind_what_ipvsadm_skips_and_restored_where_they_are_in_force() {
+    let marks = vec![MarkRule {
+        dest: Some("192.0.2.100".parse().unwrap()),
+        source: None,
+        protocol: Some(Protocol::TCP),
+        dest_ports: vec![80..=80, 443..=443],
+        interface: None,
+        mark: 1,
+        mask: u32::MAX,
+    }];
+    let mut script = Script { marks: marks.clone(), rows: vec![row()], ..Script::default() };
+    let saved = run(&mut script, "-Sn", "").stdout;
+    let ours = "#xvs mark add -d 192.0.2.100/32 -p tcp --dports 80,443 --set-mark 1";
+    assert_eq!((saved.lines().last(), saved.matches('#').count()), (Some(ours), 1));
+
+    let exists = CommandError::MarkExists(marks[0].to_string());
+    let mut script = Script { refused: vec![(2, exists)], ..Script::default() };
+    let output = run(&mut script, "-R", &format!("-A -f 1\n{ours}\n"));
+    assert_eq!((output.exit, output.stderr.as_str()), (0, ""));
+    let [Request::Restore(batch)] = script.asked.as_slice() else { panic!("{:?}", script.asked) };
+    assert_eq!(batch[1], Command::AddMark(marks[0].clone()));
+    for wrong in ["#xvs mark list", "#xvs mark add"] {
+        assert_eq!(run(&mut script, "-R", wrong).exit, 2, "{wrong}");
+    }
+}
+
+#[test]
+fn a_rules_file_is_read_as_a_whole_and_its_first_fault_is_told_by_its_line() {
+    let names = Table::default();
+    let text = "# of the web\n-A -t 192.0.2.1:80 -s rr\n\n#xvs mark add -d 192.0.2.1 --set-mark 1\n";
+    let lines: Vec<_> = super::read_rules(text, &names).unwrap().iter().map(|rule| rule.number).collect();
+    assert_eq!(lines, [2, 4]);
+    for (line, why) in [
+        ("-A -t 192.0.2.1:81 -s rr stray", "line 5: unexpected argument stray"),
+        ("-A -Q", "line 5: -Q: unknown option"),
+        ("-Ln", "line 5: only what changes services can stand here"),
+        ("#xvs mark list", "line 5: mark list changes nothing"),
+    ] {
+        assert_eq!(super::read_rules(&format!("{text}{line}\n"), &names).unwrap_err(), why);
+    }
+    assert_eq!(super::read_rules("", &names), Ok(Vec::new()));
+}
+
+#[test]
 fn a_restore_without_a_daemon_says_so_once_and_ends() {
     struct Nobody;
     impl Director for Nobody {
@@ -343,6 +390,6 @@ fn what_xvs_does_not_support_is_told_in_its_own_words_with_255() {
     let told = "xvs: FWM 7: firewall marks are not supported yet; add a service for each address and port\n";
     assert_eq!((output.exit, output.stderr.as_str()), (255, told));
     let output = run(&mut script, "-A -t 192.0.2.1:80 -s lc", "");
-    let told = "Scheduler or persistence engine not found\nxvs has these schedulers: rr, wlc\n";
+    let told = "Scheduler or persistence engine not found\n";
     assert_eq!((output.exit, output.stderr.as_str()), (255, told));
 }

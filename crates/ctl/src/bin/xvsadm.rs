@@ -3,11 +3,11 @@
 //! Finds the daemon, hands the line to [`xvs_ctl::adm`], exits with its code. `XVS_SOCKET` names the daemon's socket.
 
 use std::env;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use xvs_ctl::adm::{self, Streams, SystemResolver};
+use xvs_ctl::adm::{self, Messages, Reader, Streams, SystemResolver};
 use xvs_ctl::client::{Client, Director, Failure, default_socket};
 use xvs_ctl::message::{ConnectionRow, Reply, Request};
 
@@ -15,8 +15,10 @@ fn main() -> ExitCode {
     let argv: Vec<String> = env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     let mut director = Daemon { socket: default_socket(), client: None };
     let mut stdout = BufWriter::new(io::stdout().lock());
-    let mut streams =
-        Streams { stdin: &mut io::stdin().lock(), stdout: &mut stdout, stderr: &mut io::stderr() };
+    let mut stderr = io::stderr();
+    let reader = if stderr.is_terminal() { Reader::Person } else { Reader::Script };
+    let messages = Messages::new(&mut stderr, reader);
+    let mut streams = Streams { stdin: &mut io::stdin().lock(), stdout: &mut stdout, messages };
     let exit = adm::run(&argv, &mut streams, &mut director, &SystemResolver::default());
     match stdout.flush() {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

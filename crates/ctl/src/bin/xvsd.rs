@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{self, ExitCode};
 use std::sync::Arc;
@@ -11,9 +12,12 @@ use clap::Parser;
 use crossbeam::channel::{Sender, bounded, select};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use xvs_ctl::adm::RuleLine;
 use xvs_ctl::config::{Config, ConfigError};
 use xvs_ctl::daemon::Daemon;
+use xvs_ctl::exporter::Listener;
 use xvs_ctl::front::Front;
+use xvs_ctl::metrics;
 use xvs_ctl::server::{Server, Settings};
 
 /// The director: takes the packets of virtual services from its interfaces and sends them to real servers.
@@ -38,6 +42,12 @@ struct Arguments {
     /// Hold so many connections
     #[arg(long, value_name = "N")]
     conn_table_size: Option<usize>,
+    /// Begin with the rules of this file, as `xvsadm -Sn` prints them
+    #[arg(long, value_name = "FILE")]
+    rules: Option<PathBuf>,
+    /// Let Prometheus scrape /metrics at this address and port
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics: Option<SocketAddr>,
     /// Log error, warn, info or debug
     #[arg(long, value_name = "LEVEL")]
     log: Option<String>,
@@ -52,6 +62,8 @@ impl Arguments {
         config.workers = self.workers.or(config.workers);
         config.socket = self.socket.unwrap_or(config.socket);
         config.conn_table_size = self.conn_table_size.unwrap_or(config.conn_table_size);
+        config.rules = self.rules.or(config.rules);
+        config.metrics_address = self.metrics.or(config.metrics_address);
         config.log = self.log.unwrap_or(config.log);
         config.check()?;
         Ok(config)
@@ -63,14 +75,18 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(&error, MISCONFIGURED),
     };
-    match run(&config) {
+    let rules = match config.read_rules() {
+        Ok(rules) => rules,
+        Err(error) => return fail(&error, MISCONFIGURED),
+    };
+    match run(&config, rules) {
         Ok(code) => code,
         Err(error) => fail(&*error, FAILED),
     }
 }
 
 /// From the first socket to the last packet.
-fn run(config: &Config) -> Result<ExitCode, Box<dyn Error>> {
+fn run(config: &Config, rules: Vec<RuleLine>) -> Result<ExitCode, Box<dyn Error>> {
     let stderr = std::io::stderr;
     tracing_subscriber::fmt()
         .with_env_filter(config.log_filter()?)
@@ -84,8 +100,16 @@ fn run(config: &Config) -> Result<ExitCode, Box<dyn Error>> {
     let front = Arc::new(Front::default());
     let settings = Settings { mode: config.mode()?, ..Settings::of(&config.socket) };
     let server = Server::start(settings, front.clone())?;
+    let listener = config.metrics_address.map(Listener::bind).transpose()?;
     let daemon = Daemon::start(config)?;
+    if let Err(error) = daemon.load(rules) {
+        daemon.stop();
+        return Err(format!("rules: {error}").into());
+    }
     front.open(daemon.handle());
+    let handle = daemon.handle();
+    let serve = |listener: Listener| listener.serve(move || metrics::page(handle.shared()));
+    let exporter = listener.map(serve).transpose()?;
     tracing::info!("ready: {} on {}", config.interfaces.join(", "), config.socket.display());
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!("systemd was not told: {error}");
@@ -101,6 +125,7 @@ fn run(config: &Config) -> Result<ExitCode, Box<dyn Error>> {
         }
     };
     drop(server);
+    drop(exporter);
     daemon.stop();
     tracing::info!("stopped");
     Ok(code)

@@ -12,7 +12,7 @@ use crate::lab::Lab;
 /// What follows `xvs lab`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Take the sections [ipvs] and [feedback] of this xvs.toml; without one, packets are treated as the kernel's IPVS
+    /// Take what this xvs.toml has under ipvs and feedback; without one, packets are treated as the kernel's IPVS
     /// treats them
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::ops::RangeInclusive;
 
-use clap::{Args, Subcommand};
+use clap::{Args, FromArgMatches, Subcommand};
 use serde_json::{Value, json};
 use xvs_proto::{Family, Prefix, Protocol};
 
@@ -78,23 +78,42 @@ impl Rule {
     }
 }
 
+impl Action {
+    /// The change that it asks for; none for a listing.
+    fn command(&self) -> Result<Option<Command>, String> {
+        Ok(match self {
+            Self::Add(rule) => Some(Command::AddMark(rule.message()?)),
+            Self::Delete(rule) => Some(Command::DeleteMark(rule.message()?)),
+            Self::List { .. } => None,
+        })
+    }
+}
+
 pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
-    match &arguments.action {
-        Action::Add(rule) => director.call(Request::Change(Command::AddMark(rule.message()?)))?,
-        Action::Delete(rule) => director.call(Request::Change(Command::DeleteMark(rule.message()?)))?,
-        Action::List { json } => {
-            let rules = match director.call(Request::Marks)? {
-                Reply::Marks(rules) => rules,
-                other => return Err(Failure::unexpected(&other).into()),
-            };
-            match json {
-                true => writeln!(out, "{:#}", rules.iter().map(as_json).collect::<Value>())?,
-                false => out.write_all(table(&rules).as_bytes())?,
-            }
-            return Ok(DONE);
+    if let Action::List { json } = &arguments.action {
+        let rules = match director.call(Request::Marks)? {
+            Reply::Marks(rules) => rules,
+            other => return Err(Failure::unexpected(&other).into()),
+        };
+        match json {
+            true => writeln!(out, "{:#}", rules.iter().map(as_json).collect::<Value>())?,
+            false => out.write_all(table(&rules).as_bytes())?,
         }
-    };
+    } else if let Some(command) = arguments.action.command()? {
+        director.call(Request::Change(command))?;
+    }
     Ok(DONE)
+}
+
+/// The change that a line of a rules file asks for, by its words behind `mark`.
+///
+/// # Errors
+/// What is wrong with them.
+pub(crate) fn command(words: &[&str]) -> Result<Command, String> {
+    let parser = Arguments::augment_args(clap::Command::new("mark").no_binary_name(true));
+    let matches = parser.try_get_matches_from(words).map_err(|error| error.to_string())?;
+    let arguments = Arguments::from_arg_matches(&matches).map_err(|error| error.to_string())?;
+    arguments.action.command()?.ok_or_else(|| "mark list changes nothing".to_owned())
 }
 
 /// A table, one rule a line; a dash is what a rule does not ask for.
@@ -211,5 +230,26 @@ mod tests {
             rule().to_string(),
             "-d 192.0.2.100/32 -p tcp --dports 80,8000:8010 -i eth0 --set-mark 1/0xff"
         );
+    }
+
+    #[test]
+    fn what_a_rule_prints_is_read_back_from_a_file() {
+        let ipv6 = MarkRule {
+            dest: None,
+            source: Some("2001:db8::/32".parse().unwrap()),
+            protocol: None,
+            dest_ports: Vec::new(),
+            interface: Some("wan+".to_owned()),
+            mark: u32::MAX,
+            mask: u32::MAX,
+        };
+        for rule in [rule(), ipv6] {
+            let text = format!("add {rule}");
+            let words: Vec<_> = text.split(' ').collect();
+            assert_eq!(command(&words), Ok(Command::AddMark(rule)));
+        }
+        for wrong in [&["add"][..], &["list"], &["add", "--set-mark", "x"], &[]] {
+            assert!(command(wrong).is_err(), "{wrong:?}");
+        }
     }
 }

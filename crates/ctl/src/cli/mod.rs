@@ -14,7 +14,7 @@ mod counters;
 mod feedback;
 mod lab;
 pub(crate) mod laddr;
-mod mark;
+pub(crate) mod mark;
 mod realserver;
 mod set;
 mod status;

@@ -67,9 +67,14 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     match &arguments.action {
         Action::Up { which: Which { vip, method, dev }, gue_port } => {
             let method = method.unwrap_or(Method::Dr);
-            let change = Realserver::open(records)?.up(*vip, method, dev.as_deref(), *gue_port)?;
+            let mut realserver = Realserver::open(records)?;
+            let change = realserver.up(*vip, method, dev.as_deref(), *gue_port)?;
             let again = if change == Change::Again { " (it was already)" } else { "" };
             writeln!(out, "{vip} is up, method {method}{again}")?;
+            if let Some(mss) = realserver.tunnel_mss(*vip) {
+                let next = format!("next: `advmss {mss}` on the routes to clients (`ip route change`)");
+                writeln!(out, "{next}, so that what they send fits the tunnel")?;
+            }
             Ok(DONE)
         }
         Action::Down { which: Which { vip, method, dev } } => {

@@ -43,7 +43,12 @@ fn screen(report: &Value) -> String {
         let (name, mode, state) =
             (text(&interface["name"]), text(&interface["mode"]), text(&interface["state"]));
         let queues = counted(&interface["queues"], "queue", "queues");
-        lines.push(format!("interface  {name}: {state}, {mode} XDP{why}, {queues}"));
+        let again = match interface["attached_again"].as_u64() {
+            None | Some(0) => String::new(),
+            Some(1) => ", attached again once".to_owned(),
+            Some(times) => format!(", attached again {times} times"),
+        };
+        lines.push(format!("interface  {name}: {state}, {mode} XDP{why}, {queues}{again}"));
     }
     for (number, worker) in list(&report["workers"]).iter().enumerate() {
         let core = worker["core"].as_u64().map_or("not pinned".to_owned(), |core| format!("core {core}"));

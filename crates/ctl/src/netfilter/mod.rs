@@ -1,14 +1,14 @@
 //! Follows the rules by which the kernel's netfilter marks packets: iptables of both kinds, and nftables.
 //!
-//! What has changed is told by netlink, for nftables and iptables-nft; iptables-legacy tells nobody, so while it has a
-//! table mangle, that is read once a second. Rules are read as the programs print them (`nft`, `iptables-nft-save`,
+//! What has changed is told by netlink, for nftables and iptables-nft. Once a second are read: iptables-legacy, which
+//! tells nobody, while it has tables; the others after a program has failed, and while marks depend on a set whose elements
+//! come with packets or go with time. Rules are read as the programs print them (`nft`, `iptables-nft-save`,
 //! `iptables-legacy-save` and their likes for IPv6); a program that is not installed has no rules. Runs on a thread of
 //! its own, in the network namespace of the thread that started it. Cost: a few processes at a change, which take at
 //! most a fifth of the time, and one small file a second. Not here: what the rules come to ([`crate::marks`]).
 
 use std::fs;
 use std::io;
-use std::process::Command;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -20,9 +20,11 @@ use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use xvs_proto::{Family, Protocol};
 
+use self::programs::Programs;
 use crate::marks::Table;
 
 mod nft;
+mod programs;
 mod range;
 mod save;
 #[cfg(test)]
@@ -52,37 +54,41 @@ pub struct Following {
 pub fn follow(mut report: impl FnMut(Found) + Send + 'static) -> io::Result<Following> {
     let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
     let events = Events::open(Arc::clone(&stop))?;
+    let mut reading = Reading::new(Programs::new(Arc::clone(&stop)));
     let run = move || {
-        let mut reading = Reading::default();
-        let mut found = reading.all();
-        let mut rest = Duration::ZERO;
-        report(found.clone());
+        let mut found = None;
+        let mut is_due = true;
         loop {
-            let woken = match std::mem::take(&mut rest) {
-                Duration::ZERO => events.wait(LEGACY_INTERVAL),
-                rest => events.rest(rest),
-            };
-            match woken {
+            let began = Instant::now();
+            if is_due {
+                reading.nft();
+            }
+            reading.legacy();
+            let took = began.elapsed();
+            // What was read when it was stopped may be less than there is.
+            if matches!(events.rest(Duration::ZERO), Ok(Woken::Stopped)) {
+                return;
+            }
+            let now = reading.found();
+            if found.as_ref() != Some(&now) {
+                report(now.clone());
+                found = Some(now);
+            }
+            let rest = if is_due { (took * 4).min(REST_MAX) } else { Duration::ZERO };
+            is_due = match events.rest(rest).and_then(|woken| match woken {
+                Woken::Stopped => Ok(woken),
+                _ => events.wait(INTERVAL),
+            }) {
                 Ok(Woken::Stopped) => return,
-                Ok(Woken::Changed) => {
-                    let began = Instant::now();
-                    reading.nft = read_nft();
-                    rest = began.elapsed() * 4;
-                }
-                Ok(Woken::TimedOut) => {}
+                Ok(Woken::Changed) => true,
+                Ok(Woken::TimedOut) => reading.nft_is_due_again,
                 Err(error) => {
                     tracing::warn!("following netfilter's rules: {error}; everything is read anew");
                     // A fault that stays must not become a busy loop.
-                    thread::sleep(LEGACY_INTERVAL);
-                    reading.nft = read_nft();
+                    thread::sleep(INTERVAL);
+                    true
                 }
-            }
-            reading.legacy = read_legacy();
-            let now = reading.found();
-            if now != found {
-                found = now;
-                report(found.clone());
-            }
+            };
         }
     };
     let thread = thread::Builder::new().name("xvs-netfilter".to_owned()).spawn(run)?;
@@ -102,99 +108,85 @@ impl Drop for Following {
 }
 
 /// What each kind of program has told last.
-#[derive(Default)]
 struct Reading {
+    programs: Programs,
     nft: Found,
     legacy: Found,
+    /// Whether nftables has to be read again though nothing says that it has changed.
+    nft_is_due_again: bool,
 }
 
 impl Reading {
-    fn all(&mut self) -> Found {
-        (self.nft, self.legacy) = (read_nft(), read_legacy());
-        self.found()
+    fn new(programs: Programs) -> Self {
+        Self { programs, nft: Found::default(), legacy: Found::default(), nft_is_due_again: false }
     }
 
-    /// Of one priority, legacy comes first: the kernel's own order is that in which they were registered.
     fn found(&self) -> Found {
         Found {
             tables: [self.legacy.tables.as_slice(), &self.nft.tables].concat(),
             warnings: [self.legacy.warnings.as_slice(), &self.nft.warnings].concat(),
         }
     }
-}
 
-/// The tables of nftables, iptables-nft's among them: those nft cannot say, because they hold iptables' own matches.
-fn read_nft() -> Found {
-    let mut found = Found::default();
-    let ruleset = output(&["nft", "-j", "list", "ruleset"], &mut found.warnings);
-    let ruleset = ruleset.and_then(|text| nft::Ruleset::parse(&text));
-    let mut by_iptables = Vec::new();
-    for (family, programs) in [
-        (Family::V4, ["iptables-nft-save", "iptables-save"]),
-        (Family::V6, ["ip6tables-nft-save", "ip6tables-save"]),
-    ] {
-        if ruleset.as_ref().is_some_and(|ruleset| !ruleset.has_mangle(family)) {
-            continue;
+    /// The tables of nftables, iptables-nft's among them: those nft cannot say, because they hold iptables' own matches.
+    fn nft(&mut self) {
+        self.programs.begin();
+        let mut tables = Vec::new();
+        let ruleset = self.programs.output(&["nft", "-j", "list", "ruleset"]);
+        let listing = self.programs.output(&["nft", "-a", "list", "ruleset"]).unwrap_or_default();
+        let ruleset = ruleset.and_then(|text| nft::Ruleset::parse(&text, &listing));
+        let mut by_iptables = Vec::new();
+        for (family, programs) in [
+            (Family::V4, ["iptables-nft-save", "iptables-save"]),
+            (Family::V6, ["ip6tables-nft-save", "ip6tables-save"]),
+        ] {
+            if ruleset.as_ref().is_some_and(|ruleset| !ruleset.has_mangle(family)) {
+                continue;
+            }
+            let text = programs.iter().find_map(|program| {
+                let is_nft = self.programs.is_of(program, "nf_tables");
+                is_nft.then(|| self.programs.output(&[program])).flatten()
+            });
+            if let Some(mut table) = text.and_then(|text| save::read(&text, family, &save::MANGLE)) {
+                for base in &mut table.bases {
+                    let ruleset = ruleset.as_ref();
+                    base.registered = ruleset.and_then(|rules| rules.registered_mangle(family, &base.chain));
+                }
+                tables.push(table);
+                by_iptables.push(family);
+            }
         }
-        let text = programs.iter().find_map(|program| {
-            is_of(program, "nf_tables").then(|| output(&[program], &mut found.warnings)).flatten()
-        });
-        if let Some(table) = text.and_then(|text| save::read(&text, family)) {
-            found.tables.push(table);
-            by_iptables.push(family);
+        let warnings = self.programs.failures.clone();
+        self.nft_is_due_again = !warnings.is_empty();
+        if let Some(ruleset) = ruleset {
+            tables.extend(ruleset.tables(&by_iptables));
+            self.nft_is_due_again |= ruleset.changes_silently();
         }
+        self.nft = Found { tables, warnings };
     }
-    if let Some(ruleset) = ruleset {
-        let listing = output(&["nft", "-a", "list", "ruleset"], &mut found.warnings).unwrap_or_default();
-        found.tables.extend(ruleset.tables(&listing, &by_iptables));
-    }
-    found
-}
 
-/// The tables of iptables-legacy. Its program would make the table mangle by asking for it, so it is asked only where
-/// there is one.
-fn read_legacy() -> Found {
-    let mut found = Found::default();
-    for (family, names, programs) in [
-        (Family::V4, "ip_tables_names", ["iptables-legacy-save", "iptables-save"]),
-        (Family::V6, "ip6_tables_names", ["ip6tables-legacy-save", "ip6tables-save"]),
-    ] {
-        let names = fs::read_to_string(format!("/proc/thread-self/net/{names}")).unwrap_or_default();
-        if !names.lines().any(|name| name == "mangle") {
-            continue;
+    /// The tables of iptables-legacy. Its program would make a table by asking for it, so it is asked only for those that
+    /// there are.
+    fn legacy(&mut self) {
+        self.programs.begin();
+        let mut tables = Vec::new();
+        for (family, names, programs) in [
+            (Family::V4, "ip_tables_names", ["iptables-legacy-save", "iptables-save"]),
+            (Family::V6, "ip6_tables_names", ["ip6tables-legacy-save", "ip6tables-save"]),
+        ] {
+            let names = fs::read_to_string(format!("/proc/thread-self/net/{names}")).unwrap_or_default();
+            if names.is_empty() {
+                continue;
+            }
+            let text = programs.iter().find_map(|program| {
+                let is_legacy = program.contains("legacy") || self.programs.is_of(program, "legacy");
+                is_legacy.then(|| self.programs.output(&[program])).flatten()
+            });
+            let text = text.unwrap_or_default();
+            tables.extend(save::TABLES.iter().filter_map(|kind| save::read(&text, family, kind)));
         }
-        let text = programs.iter().find_map(|program| {
-            let legacy = program.contains("legacy") || is_of(program, "legacy");
-            legacy.then(|| output(&[program, "-t", "mangle"], &mut found.warnings)).flatten()
-        });
-        found.tables.extend(text.and_then(|text| save::read(&text, family)));
+        self.legacy = Found { tables, warnings: self.programs.failures.clone() };
     }
-    found
-}
-
-/// Whether a program of iptables is there and of this kind, as its version says.
-fn is_of(program: &str, kind: &str) -> bool {
-    let mut ignored = Vec::new();
-    output(&[program, "-V"], &mut ignored).is_some_and(|version| version.contains(kind))
-}
-
-/// What a program prints; `None` if it is not there, or has failed, which is told.
-fn output(argv: &[&str], warnings: &mut Vec<String>) -> Option<String> {
-    // A daemon's path may lack where such programs are.
-    let path = std::env::var("PATH").unwrap_or_default();
-    let path = format!("{path}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin");
-    let why = match Command::new(argv[0]).args(&argv[1..]).env("PATH", path).output() {
-        Ok(output) if output.status.success() => {
-            return Some(String::from_utf8_lossy(&output.stdout).into_owned());
-        }
-        Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-        Err(error) => error.to_string(),
-    };
-    let why = why.lines().next().unwrap_or_default().to_owned();
-    warnings
-        .push(format!("`{}` failed ({why}); mark rules that it would tell are not followed", argv.join(" ")));
-    None
 }
 
 /// Why [`Events::wait`] has returned.
@@ -297,7 +289,9 @@ fn protocol(name: &str) -> Option<Protocol> {
 
 /// `include/uapi/linux/netfilter/nfnetlink.h`.
 const NFNLGRP_NFTABLES: u32 = 7;
-/// How often tables that tell of no changes are read.
-const LEGACY_INTERVAL: Duration = Duration::from_secs(1);
+/// How often tables that tell of no changes are read, and how soon a program that has failed is asked again.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How long reading is rested from at most: a program that hung has not used the time.
+const REST_MAX: Duration = Duration::from_secs(10);
 /// How long messages of a change are gathered.
 const GATHER: Duration = Duration::from_millis(20);

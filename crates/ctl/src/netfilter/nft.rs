@@ -4,7 +4,8 @@
 //! that was asked before it. Maps are written out, one rule an element. A statement that is not known is the rule's
 //! obstacle. Source: libnftables-json(5). Pure. Not here: running the program.
 
-use std::collections::BTreeMap;
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use serde_json::{Value, json};
@@ -13,77 +14,166 @@ use xvs_proto::{Family, Prefix, Protocol};
 
 use super::save::DROPS;
 use super::{Hook, place, protocol, range};
-use crate::marks::{Action, Base, Criterion, Rule, Table, What};
+use crate::marks::{Action, Base, Criterion, ENTRIES_MAX, Rule, Table, What, no_room_for_entries};
 
 /// A ruleset as it was printed.
-pub(super) struct Ruleset(Vec<Value>);
+pub(super) struct Ruleset {
+    objects: Vec<Value>,
+    /// The text of each rule, by its table and handle.
+    texts: BTreeMap<(TableName, u64), String>,
+    /// Tables that are turned off.
+    dormant: BTreeSet<TableName>,
+}
 
 /// Family and name of a table, as nft writes them.
 type TableName = (String, String);
 
 impl Ruleset {
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    /// `listing` is what `nft -a list ruleset` prints: of it are the rules' texts, and which tables are turned off, for
+    /// which nft 1.0.6 prints JSON that does not say it.
+    pub(super) fn parse(text: &str, listing: &str) -> Option<Self> {
         let mut document: Value = serde_json::from_str(text).ok()?;
-        match document["nftables"].take() {
-            Value::Array(objects) => Some(Self(objects)),
-            _ => None,
+        let Value::Array(objects) = document["nftables"].take() else { return None };
+        let (mut texts, mut dormant) = (BTreeMap::new(), BTreeSet::new());
+        let mut table = TableName::default();
+        for line in listing.lines() {
+            let (said, handle) = line.rsplit_once(" # handle ").unwrap_or((line, ""));
+            let words: Vec<_> = said.split_whitespace().collect();
+            match words.as_slice() {
+                ["table", family, name, "{"] => table = ((*family).to_owned(), (*name).to_owned()),
+                // Of a table these are; sets have others.
+                ["flags", flags] if flags.split(',').any(|flag| flag == "dormant") => {
+                    dormant.insert(table.clone());
+                }
+                _ => {
+                    if let Ok(handle) = handle.parse() {
+                        texts.insert((table.clone(), handle), said.trim().to_owned());
+                    }
+                }
+            }
         }
+        Some(Self { objects, texts, dormant })
     }
 
-    /// Whether there is a table of the name that iptables uses.
+    /// Whether there is a table of the name that iptables uses, and it is not turned off.
     pub(super) fn has_mangle(&self, family: Family) -> bool {
-        self.of("table").any(|table| is_mangle(&table["family"], &table["name"], family))
+        self.of("table").any(|table| {
+            let name = (text(&table["family"]).to_owned(), text(&table["name"]).to_owned());
+            is_mangle(&table["family"], &table["name"], family) && !self.dormant.contains(&name)
+        })
     }
 
     fn of(&self, kind: &str) -> impl Iterator<Item = &Value> {
-        self.0.iter().filter_map(move |object| object.get(kind))
+        self.objects.iter().filter_map(move |object| object.get(kind))
     }
 
-    /// The tables, but iptables' of these families. `listing` is what `nft -a list ruleset` prints: the rules' texts.
-    pub(super) fn tables(&self, listing: &str, by_iptables: &[Family]) -> Vec<Table> {
-        let texts = texts(listing);
+    /// The tables, but iptables' of these families.
+    pub(super) fn tables(&self, by_iptables: &[Family]) -> Vec<Table> {
         let mut tables: BTreeMap<TableName, Table> = BTreeMap::new();
+        let marking = self.marking();
+        let room = Cell::new(ENTRIES_MAX);
         let skipped = |object: &Value| {
             by_iptables.iter().any(|&family| is_mangle(&object["family"], &object["table"], family))
+                || self.dormant.contains(&table_name(object))
+                || !marking.contains(&table_name(object))
         };
         for chain in self.of("chain").filter(|chain| !skipped(chain)) {
             let name = text(&chain["name"]);
             let table = tables.entry(table_name(chain)).or_default();
             table.chains.entry(name.to_owned()).or_default();
             let priority = chain["prio"].as_i64().unwrap_or(0);
-            let hook = match chain["hook"].as_str() {
-                Some("prerouting") => Hook::Prerouting,
-                Some("input") if priority < IPVS => Hook::Input,
-                _ => continue,
-            };
             let family = match chain["family"].as_str() {
                 Some("ip") => Some(Family::V4),
                 Some("ip6") => Some(Family::V6),
-                Some("inet") => None,
+                Some("inet" | "netdev") => None,
                 _ => continue,
             };
-            table.bases.push(Base { chain: name.to_owned(), priority: place(hook, priority), family });
+            let (hook, obstacle) = match chain["hook"].as_str() {
+                Some("prerouting") => (Hook::Prerouting, None),
+                Some("input") if priority < IPVS => (Hook::Input, None),
+                Some("ingress") => (Hook::Prerouting, Some("it stands at ingress".to_owned())),
+                _ => continue,
+            };
+            table.bases.push(Base {
+                text: format!("nft {} {} {name}", text(&chain["family"]), text(&chain["table"])),
+                chain: name.to_owned(),
+                priority: place(hook, priority),
+                family,
+                registered: self.registered(chain),
+                obstacle,
+            });
         }
         for rule in self.of("rule").filter(|rule| !skipped(rule)) {
             let (name, handle) = (table_name(rule), rule["handle"].as_u64().unwrap_or(0));
             let said =
-                texts.get(&(name.clone(), handle)).cloned().unwrap_or_else(|| rule["expr"].to_string());
-            let said = format!("nft {} {} {}: {said}", name.0, name.1, text(&rule["chain"]));
+                self.texts.get(&(name.clone(), handle)).cloned().unwrap_or_else(|| rule["expr"].to_string());
+            let said = format!("nft {} {} {}: {}", name.0, name.1, text(&rule["chain"]), shortened(&said));
             let sets = |set: &str| self.elements(&name, set);
-            let rules =
-                Reading { sets: &sets, criteria: Vec::new(), rules: Vec::new(), obstacle: None, text: said }
-                    .read(list(&rule["expr"]));
+            let reading = Reading {
+                sets: &sets,
+                room: &room,
+                is_crowded: Cell::new(false),
+                criteria: Vec::new(),
+                rules: Vec::new(),
+                obstacle: None,
+                text: said,
+            };
+            let rules = reading.read(list(&rule["expr"]));
             let Some(table) = tables.get_mut(&name) else { continue };
             table.chains.entry(text(&rule["chain"]).to_owned()).or_default().extend(rules);
         }
         tables.into_values().filter(|table| !table.bases.is_empty()).collect()
     }
 
+    /// The tables that may mark; the others are not worth reading.
+    fn marking(&self) -> BTreeSet<TableName> {
+        let marks = |one: &Value| is_mark(&one["mangle"]["key"]) || one.get("xt").is_some();
+        let rules = self.of("rule").filter(|rule| list(&rule["expr"]).iter().any(marks));
+        rules.map(table_name).collect()
+    }
+
+    /// Whether marks depend on a set whose elements come and go without an event: with time, or by packets.
+    pub(super) fn changes_silently(&self) -> bool {
+        let marking = self.marking();
+        let (mut filled, mut asked) = (BTreeSet::new(), BTreeSet::new());
+        for rule in self.of("rule") {
+            let table = table_name(rule);
+            for statement in list(&rule["expr"]) {
+                // nft 1.0.6 does not print the flag of a set that rules fill.
+                match filled_by(statement) {
+                    Some(set) => _ = filled.insert((table.clone(), set.to_owned())),
+                    None => names(statement, &mut |set| _ = asked.insert((table.clone(), set.to_owned()))),
+                }
+            }
+        }
+        self.of("set").chain(self.of("map")).any(|set| {
+            let flags = &set["flags"];
+            let has = |flag: &str| flags == flag || list(flags).iter().any(|one| one == flag);
+            let name = (table_name(set), format!("@{}", text(&set["name"])));
+            marking.contains(&name.0)
+                && asked.contains(&name)
+                && (has("timeout") || has("dynamic") || filled.contains(&name))
+        })
+    }
+
+    /// When a chain was registered, as far as handles tell: they grow from one table, or chain of a table, to the next.
+    fn registered(&self, chain: &Value) -> Option<(u64, u64)> {
+        let table = |table: &&Value| table["family"] == chain["family"] && table["name"] == chain["table"];
+        self.of("table").find(table)?["handle"].as_u64().zip(chain["handle"].as_u64())
+    }
+
+    /// The same of a chain of the table that iptables uses.
+    pub(super) fn registered_mangle(&self, family: Family, name: &str) -> Option<(u64, u64)> {
+        let is_it =
+            |chain: &&Value| is_mangle(&chain["family"], &chain["table"], family) && chain["name"] == name;
+        self.registered(self.of("chain").find(is_it)?)
+    }
+
     /// The elements of a named set or map.
-    fn elements(&self, table: &TableName, name: &str) -> Option<Vec<Value>> {
+    fn elements(&self, table: &TableName, name: &str) -> Option<&[Value]> {
         let named = |object: &&Value| table_name(object) == *table && object["name"] == name;
         let found = self.of("set").chain(self.of("map")).find(named)?;
-        Some(list(&found["elem"]).to_vec())
+        Some(list(&found["elem"]))
     }
 }
 
@@ -91,29 +181,41 @@ fn is_mangle(of: &Value, name: &Value, family: Family) -> bool {
     *of == if family == Family::V4 { "ip" } else { "ip6" } && *name == "mangle"
 }
 
+/// The set that a statement adds an element to, or takes one from.
+fn filled_by(statement: &Value) -> Option<&str> {
+    let (set, map) = (&statement["set"], &statement["map"]);
+    set["set"].as_str().or_else(|| map["map"].as_str())
+}
+
+/// Finds the sets that a statement names.
+fn names(value: &Value, found: &mut dyn FnMut(&str)) {
+    match value {
+        Value::String(name) if name.starts_with('@') => found(name),
+        Value::Array(values) => values.iter().for_each(|value| names(value, found)),
+        Value::Object(values) => values.values().for_each(|value| names(value, found)),
+        _ => {}
+    }
+}
+
 fn table_name(object: &Value) -> TableName {
     (text(&object["family"]).to_owned(), text(&object["table"]).to_owned())
 }
 
-/// The text of each rule, by its table and handle.
-fn texts(listing: &str) -> BTreeMap<(TableName, u64), String> {
-    let mut texts = BTreeMap::new();
-    let mut table = TableName::default();
-    for line in listing.lines() {
-        let Some((said, handle)) = line.rsplit_once(" # handle ") else { continue };
-        let words: Vec<_> = said.split_whitespace().collect();
-        if let ["table", family, name, "{"] = words.as_slice() {
-            table = ((*family).to_owned(), (*name).to_owned());
-        } else if let Ok(handle) = handle.parse() {
-            texts.insert((table.clone(), handle), said.trim().to_owned());
-        }
+/// A rule's text as it is told: enough to find it by.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(TEXT_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
-    texts
 }
 
 /// A rule that is being read.
 struct Reading<'a> {
-    sets: &'a dyn Fn(&str) -> Option<Vec<Value>>,
+    sets: &'a dyn Fn(&str) -> Option<&'a [Value]>,
+    /// How many elements of sets and maps there is room for in all rules.
+    room: &'a Cell<usize>,
+    /// Whether there was too little for this one.
+    is_crowded: Cell<bool>,
     /// What was asked so far.
     criteria: Vec<Criterion>,
     rules: Vec<Rule>,
@@ -137,7 +239,7 @@ impl Reading<'_> {
                 "counter" | "log" | "mangle" | "notrack" | "set" | "tproxy" => {}
                 "xt" => self.extension(text(&content["type"]), text(&content["name"])),
                 _ => match verdict(statement) {
-                    Some(action) => self.decide(action, &[]),
+                    Some(action) => self.decide(action),
                     None => self.cannot(&format!("xvs does not know the statement {kind}")),
                 },
             }
@@ -146,16 +248,26 @@ impl Reading<'_> {
     }
 
     fn cannot(&mut self, why: &str) {
-        self.obstacle.get_or_insert_with(|| why.to_owned());
+        let is_crowded = self.is_crowded.get();
+        self.obstacle.get_or_insert_with(|| if is_crowded { no_room_for_entries() } else { why.to_owned() });
     }
 
-    /// What the rule does to the packets that fit all so far, and this.
-    fn decide(&mut self, action: Action, more: &[Criterion]) {
-        let asks_for_marks = |one: &Criterion| matches!(one.what, What::Test(Test::Mark { .. }));
+    /// What the rule does to the packets that fit all so far.
+    fn decide(&mut self, action: Action) {
+        self.heed_marks(&[]);
+        self.push(action, &[]);
+    }
+
+    /// What is asked so far, and this, may have been true of the mark before the rule itself has changed it.
+    fn heed_marks(&mut self, more: &[Criterion]) {
         let changed = self.rules.iter().any(|rule| matches!(rule.action, Action::Set(_)));
-        if changed && self.criteria.iter().any(asks_for_marks) {
+        if changed && self.criteria.iter().chain(more).any(asks_for_mark) {
             self.cannot("it asks for a mark and then changes it");
         }
+    }
+
+    /// A rule for what fits all so far, and this.
+    fn push(&mut self, action: Action, more: &[Criterion]) {
         let obstacle = match action {
             Action::Drop => Some(DROPS.to_owned()),
             _ => self.obstacle.clone(),
@@ -171,7 +283,7 @@ impl Reading<'_> {
             ("match", _) => self.cannot(&format!("nft does not tell what the match {name} asks for")),
             ("target", "MARK" | "CONNMARK") | ("", _) => {
                 self.cannot("nft does not tell what iptables has set");
-                self.decide(Action::Unknown, &[]);
+                self.decide(Action::Unknown);
             }
             _ => {}
         }
@@ -179,33 +291,48 @@ impl Reading<'_> {
 
     fn mangle(&mut self, value: &Value) {
         if let Some(change) = change(value) {
-            self.decide(Action::Set(change), &[]);
+            self.decide(Action::Set(change));
         } else if value.get("map").is_some() {
             let set = |value: &Value| change(value).map(Action::Set);
             self.elements(&value["map"], set);
         } else {
             self.cannot("xvs does not know what it makes the mark");
-            self.decide(Action::Unknown, &[]);
+            self.decide(Action::Unknown);
         }
     }
 
-    /// A map from keys to what is done, each element for itself.
+    /// A map from keys to what is done, each element for itself. What has no element ends the rule, and so does what
+    /// an element decides; so what stands behind the map is for the keys that are left.
     fn elements(&mut self, map: &Value, action: impl Fn(&Value) -> Option<Action>) {
         let pairs = self.items(&map["data"]).unwrap_or_default();
-        let element = |pair: &Value| {
-            let (key, value) = (pair.get(0)?, pair.get(1)?);
-            let ask = json!({ "op": "==", "left": map["key"], "right": plain(key) });
-            Some((action(value)?, self.criteria_of(&ask)?))
+        let ask = |keys: Value| json!({ "op": "==", "left": map["key"], "right": { "set": keys } });
+        let mut left = Vec::new();
+        let mut element = |pair: &Value| {
+            let (key, action) = (plain(pair.get(0)?), action(pair.get(1)?)?);
+            // One that stands for all the others.
+            if key == "*" {
+                return None;
+            }
+            if matches!(action, Action::Set(_) | Action::Nothing) {
+                left.push(key.clone());
+            }
+            Some((action, self.criteria_of(&ask(json!([key])))?))
         };
-        let elements: Option<Vec<_>> = pairs.iter().map(element).collect();
-        match elements {
-            Some(elements) if !elements.is_empty() => {
-                elements.into_iter().for_each(|(action, more)| self.decide(action, &more));
-            }
-            _ => {
-                self.cannot("xvs does not know the keys or values of its map");
-                self.decide(Action::Unknown, &[]);
-            }
+        let elements: Option<Vec<_>> = pairs.iter().map(&mut element).collect();
+        let Some(elements) = elements.filter(|elements| !elements.is_empty()) else {
+            self.cannot("xvs does not know the keys or values of its map");
+            return self.decide(Action::Unknown);
+        };
+        let asks = elements.iter().any(|(_, more)| more.iter().any(asks_for_mark));
+        let changes = |action: &Action| matches!(action, Action::Set(_) | Action::Call(_));
+        if asks && elements.len() > 1 && elements.iter().any(|(action, _)| changes(action)) {
+            self.cannot("it looks a mark up that it may change");
+        }
+        elements.iter().for_each(|(_, more)| self.heed_marks(more));
+        elements.into_iter().for_each(|(action, more)| self.push(action, &more));
+        match self.criteria_of(&ask(left.into())) {
+            Some(more) => self.criteria.extend(more),
+            None => self.cannot("xvs does not know for which keys of its map it goes on"),
         }
     }
 
@@ -262,12 +389,23 @@ impl Reading<'_> {
     /// The values that are compared with: one, those of a set, or those of a set by its name.
     fn items(&self, right: &Value) -> Option<Vec<Value>> {
         let items = match (right.get("set"), right.as_str().and_then(|name| name.strip_prefix('@'))) {
-            (Some(set), _) => list(set).to_vec(),
+            (Some(set), _) => list(set),
             (None, Some(name)) => (self.sets)(name)?,
-            (None, None) => vec![right.clone()],
+            (None, None) => return Some(vec![right.clone()]),
         };
+        match self.room.get().checked_sub(items.len()) {
+            Some(left) => self.room.set(left),
+            None => {
+                self.is_crowded.set(true);
+                return None;
+            }
+        }
         Some(items.iter().map(plain).cloned().collect())
     }
+}
+
+fn asks_for_mark(one: &Criterion) -> bool {
+    matches!(one.what, What::Test(Test::Mark { .. }))
 }
 
 /// An element without what is kept beside it, such as a timeout.
@@ -376,6 +514,9 @@ fn text(value: &Value) -> &str {
 fn list(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
+
+/// How many characters of a rule are told; sets may have many more.
+const TEXT_MAX: usize = 200;
 
 /// The priority of IPVS's hooks at input: chains behind it come too late (`net/netfilter/ipvs`, 2 before source NAT's).
 const IPVS: i64 = 98;

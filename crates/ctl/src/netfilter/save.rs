@@ -1,6 +1,6 @@
 //! What `iptables-save` prints, read as chains of rules.
 //!
-//! Of the table mangle packets pass PREROUTING and INPUT before IPVS would see them. What an option means is iptables(8)'s
+//! Of each table packets pass some chains before IPVS would see them. What an option means is iptables(8)'s
 //! and iptables-extensions(8)'s business; one that is not known here is the rule's obstacle. Pure. Not here: running the
 //! program.
 
@@ -14,13 +14,21 @@ use xvs_proto::{Family, Prefix, Protocol};
 use super::{Hook, place, range};
 use crate::marks::{Action, Base, Criterion, Rule, Table, What, pattern};
 
-/// The table mangle of what the program of a family printed; `None` if there is none in it that it can say.
-pub(super) fn read(text: &str, family: Family) -> Option<Table> {
+/// A table of iptables, and by which chains packets enter it before IPVS would see them.
+pub(super) struct Kind {
+    name: &'static str,
+    entries: &'static [(&'static str, Hook, i64)],
+}
+
+/// A table of what the program of a family printed; `None` if there is none in it that it can say.
+pub(super) fn read(text: &str, family: Family, kind: &Kind) -> Option<Table> {
+    let table = kind.name;
     // iptables-nft says so of a table that others have written into, and prints an empty one.
-    if text.lines().any(|line| line.starts_with("# Table `mangle'") && line.contains("incompatible")) {
+    let other = format!("# Table `{table}'");
+    if text.lines().any(|line| line.starts_with(&other) && line.contains("incompatible")) {
         return None;
     }
-    let mut lines = text.lines().skip_while(|line| *line != "*mangle");
+    let mut lines = text.lines().skip_while(|line| line.strip_prefix('*') != Some(table));
     lines.next()?;
     let program = if family == Family::V4 { "iptables" } else { "ip6tables" };
     let mut chains: BTreeMap<String, Vec<Rule>> = BTreeMap::new();
@@ -33,17 +41,19 @@ pub(super) fn read(text: &str, family: Family) -> Option<Table> {
         // Counters may stand first.
         let words = words.iter().map(String::as_str).skip_while(|word| word.starts_with('['));
         if let ["-A", chain, options @ ..] = words.collect::<Vec<_>>().as_slice() {
-            let text = format!("{program} -t mangle {}", line.trim_start_matches(|c| c != '-'));
+            let text = format!("{program} -t {table} {}", line.trim_start_matches(|c| c != '-'));
             chains.entry((*chain).to_owned()).or_default().push(rule(text, options));
         }
     }
-    let base = |(chain, hook)| Base {
-        chain: String::from(chain),
-        priority: place(hook, MANGLE),
+    let base = |&(chain, hook, priority): &(&str, Hook, i64)| Base {
+        text: format!("{program} -t {table} {chain}"),
+        chain: chain.to_owned(),
+        priority: place(hook, priority),
         family: Some(family),
+        registered: None,
+        obstacle: None,
     };
-    let bases = [("PREROUTING", Hook::Prerouting), ("INPUT", Hook::Input)].map(base).into();
-    Some(Table { bases, chains })
+    Some(Table { bases: kind.entries.iter().map(base).collect(), chains })
 }
 
 /// The words of a line as the program quotes them.
@@ -258,5 +268,15 @@ const KNOWN: [&str; 21] = [
 /// Why a rule that drops is not followed.
 pub(super) const DROPS: &str = "xvs comes before netfilter, and takes what it drops";
 
-/// The priority of the table mangle at prerouting (`include/uapi/linux/netfilter_ipv4.h`, `NF_IP_PRI_MANGLE`).
-const MANGLE: i64 = -150;
+/// The table that is for marks.
+pub(super) const MANGLE: Kind =
+    Kind { name: "mangle", entries: &[("PREROUTING", Hook::Prerouting, -150), ("INPUT", Hook::Input, -150)] };
+
+/// All tables that may mark (priorities: `include/uapi/linux/netfilter_ipv4.h`, `enum nf_ip_hook_priorities`).
+pub(super) const TABLES: [Kind; 5] = [
+    Kind { name: "raw", entries: &[("PREROUTING", Hook::Prerouting, -300)] },
+    MANGLE,
+    Kind { name: "nat", entries: &[("PREROUTING", Hook::Prerouting, -100)] },
+    Kind { name: "filter", entries: &[("INPUT", Hook::Input, 0)] },
+    Kind { name: "security", entries: &[("INPUT", Hook::Input, 50)] },
+];

@@ -44,6 +44,7 @@ fn mark(laid_out: &LaidOut, Case(protocol, dest, port, link): Case) -> u32 {
         flow: FlowKey { protocol, source, dest: Endpoint::new(dest, port) },
         fragment: Fragment::Whole,
         fragment_header: None,
+        longest_fragment: None,
         tcp_flags: tcp::Flags::SYN,
         sctp_event: None,
         icmp_type: None,
@@ -56,7 +57,7 @@ fn mark(laid_out: &LaidOut, Case(protocol, dest, port, link): Case) -> u32 {
 
 #[test]
 fn rules_of_iptables_nft_mark_as_they_say_and_those_that_cannot_be_followed_are_told_with_the_reason() {
-    let table = save::read(include_str!("printed/iptables-nft-save.txt"), Family::V4).unwrap();
+    let table = save::read(include_str!("printed/iptables-nft-save.txt"), Family::V4, &save::MANGLE).unwrap();
     let laid_out = laid_out(&[table]);
     for (case, expected) in [
         (to(Protocol::TCP, VIP, 80, ETH0), 10),
@@ -95,8 +96,9 @@ fn rules_of_iptables_nft_mark_as_they_say_and_those_that_cannot_be_followed_are_
 
 #[test]
 fn rules_of_iptables_legacy_and_ip6tables_are_read_alike() {
-    let four = save::read(include_str!("printed/iptables-legacy-save.txt"), Family::V4).unwrap();
-    let six = save::read(include_str!("printed/ip6tables-nft-save.txt"), Family::V6).unwrap();
+    let four =
+        save::read(include_str!("printed/iptables-legacy-save.txt"), Family::V4, &save::MANGLE).unwrap();
+    let six = save::read(include_str!("printed/ip6tables-nft-save.txt"), Family::V6, &save::MANGLE).unwrap();
     let laid_out = laid_out(&[four, six]);
     let vip6: IpAddr = "2001:db8::1".parse().unwrap();
     assert_eq!(mark(&laid_out, to(Protocol::TCP, VIP, 80, ETH0)), 10);
@@ -107,9 +109,36 @@ fn rules_of_iptables_legacy_and_ip6tables_are_read_alike() {
 }
 
 #[test]
+fn every_table_of_iptables_that_ipvs_comes_behind_may_mark() {
+    let text = include_str!("printed/iptables-legacy-save-tables.txt");
+    let tables: Vec<_> = save::TABLES.iter().filter_map(|kind| save::read(text, Family::V4, kind)).collect();
+    let laid_out = laid_out(&tables);
+    assert_eq!(laid_out.unfollowed, Vec::<String>::new());
+    let marks = [80, 81, 82, 83].map(|port| mark(&laid_out, to(Protocol::TCP, VIP, port, ETH0)));
+    assert_eq!(marks, [0x11, 2, 3, 0x10]);
+}
+
+#[test]
+fn a_dormant_table_marks_nothing_and_a_chain_at_ingress_that_marks_is_told() {
+    let ruleset = nft::Ruleset::parse(
+        include_str!("printed/nft-elsewhere.json"),
+        include_str!("printed/nft-elsewhere.txt"),
+    )
+    .unwrap();
+    let laid_out = laid_out(&ruleset.tables(&[]));
+    assert_eq!(mark(&laid_out, to(Protocol::TCP, VIP, 80, ETH0)), 0);
+    let told = |chain| format!("chain «{chain}» marks packets and is not followed: it stands at ingress");
+    assert_eq!(laid_out.unfollowed, ["nft inet atin in", "nft netdev dev in"].map(told));
+}
+
+#[test]
 fn rules_of_nftables_mark_as_they_say_with_their_sets_and_maps_and_from_the_right_hooks() {
-    let ruleset = nft::Ruleset::parse(include_str!("printed/nft.json")).unwrap();
-    let tables = ruleset.tables(include_str!("printed/nft.txt"), &[]);
+    let ruleset =
+        nft::Ruleset::parse(include_str!("printed/nft.json"), include_str!("printed/nft.txt")).unwrap();
+    let tables = ruleset.tables(&[]);
+    let registered: Vec<_> =
+        tables.iter().flat_map(|table| &table.bases).map(|base| base.registered).collect();
+    assert_eq!(registered, [Some((4, 2)), Some((4, 3)), Some((3, 1))]);
     let laid_out = laid_out(&tables);
     for (case, expected) in [
         (to(Protocol::TCP, VIP, 80, ETH0), 10),
@@ -152,6 +181,94 @@ fn rules_of_nftables_mark_as_they_say_with_their_sets_and_maps_and_from_the_righ
     }
 }
 
+/// What the rules of an only chain of nftables come to, each a list of statements.
+fn of_rules(rules: &Value) -> LaidOut {
+    let chain = json!({ "chain": { "family": "ip", "table": "t", "name": "pre", "handle": 1, "type": "filter",
+        "hook": "prerouting", "prio": -150, "policy": "accept" } });
+    let rule = |expr: &Value| json!({ "rule": { "family": "ip", "table": "t", "chain": "pre", "handle": 2, "expr": expr } });
+    let rules = rules.as_array().unwrap().iter().map(rule);
+    let objects: Vec<_> = [chain].into_iter().chain(rules).collect();
+    let text = json!({ "nftables": objects }).to_string();
+    laid_out(&nft::Ruleset::parse(&text, "").unwrap().tables(&[]))
+}
+
+/// `meta mark set VALUE`.
+fn set_mark(value: &Value) -> Value {
+    json!({ "mangle": { "key": { "meta": { "key": "mark" } }, "value": value } })
+}
+
+fn dport() -> Value {
+    json!({ "payload": { "protocol": "udp", "field": "dport" } })
+}
+
+#[test]
+fn behind_a_map_a_rule_goes_on_for_the_keys_that_it_has_and_does_not_decide() {
+    // meta mark set udp dport map { 80 : 1, 90-99 : 2 } meta mark set meta mark | 0x10
+    let map = json!({ "map": { "key": dport(), "data": { "set": [[80, 1], [{ "range": [90, 99] }, 2]] } } });
+    let or = json!({ "|": [{ "meta": { "key": "mark" } }, 0x10] });
+    let laid = of_rules(&json!([[set_mark(&map), set_mark(&or)]]));
+    assert_eq!(laid.unfollowed, Vec::<String>::new());
+    let marks = |laid: &LaidOut| [79, 80, 95].map(|port| mark(laid, to(Protocol::UDP, VIP, port, ETH0)));
+    assert_eq!(marks(&laid), [0, 0x11, 0x12]);
+
+    // udp dport vmap { 79 : accept, 80 : continue } meta mark set 9
+    let pairs = json!([[79, { "accept": null }], [80, { "continue": null }]]);
+    let vmap = json!({ "vmap": { "key": dport(), "data": { "set": pairs } } });
+    let laid = of_rules(&json!([[vmap, set_mark(&json!(9))]]));
+    assert_eq!((marks(&laid), laid.unfollowed.len()), ([0, 9, 0], 0));
+}
+
+#[test]
+fn a_map_whose_keys_are_marks_that_it_changes_is_told_and_not_followed() {
+    let mark_key = json!({ "meta": { "key": "mark" } });
+    let map = |pairs: Value| set_mark(&json!({ "map": { "key": mark_key, "data": { "set": pairs } } }));
+    // meta mark set 1 in one rule, meta mark set meta mark map { … } in the next
+    let after_one = |pairs| {
+        let laid = of_rules(&json!([[set_mark(&json!(1))], [map(pairs)]]));
+        (mark(&laid, to(Protocol::UDP, VIP, 80, ETH0)), laid.unfollowed.len())
+    };
+    assert_eq!(after_one(json!([[1, 2], [2, 3]])), (1, 1), "not 3");
+    assert_eq!(after_one(json!([[1, 2]])), (2, 0));
+
+    let in_one = of_rules(&json!([[set_mark(&json!(1)), map(json!([[1, 2]]))]]));
+    assert_eq!(in_one.unfollowed.len(), 1);
+}
+
+#[test]
+fn sets_whose_elements_come_and_go_by_themselves_are_known_where_marks_depend_on_them() {
+    let ruleset = |set: Value, marks: &Value, more: &Value| {
+        let rule = |expr: &Value| json!({ "rule": { "family": "ip", "table": "t", "chain": "pre", "handle": 2, "expr": expr } });
+        let ask = json!({ "match": { "op": "==", "left": { "payload": { "protocol": "ip", "field": "saddr" } }, "right": "@s" } });
+        let objects = json!([set, rule(&json!([ask, marks])), rule(more)]);
+        nft::Ruleset::parse(&json!({ "nftables": objects }).to_string(), "").unwrap().changes_silently()
+    };
+    let set =
+        |flags| json!({ "set": { "family": "ip", "table": "t", "name": "s", "flags": flags, "elem": [] } });
+    let add = json!([{ "set": { "op": "add", "elem": { "payload": {} }, "set": "@s" } }]);
+    let (marks, drops, nothing) = (set_mark(&json!(1)), json!({ "drop": null }), json!([]));
+    assert!(ruleset(set(json!(["timeout"])), &marks, &nothing));
+    assert!(ruleset(set(json!("dynamic")), &marks, &nothing));
+    assert!(ruleset(set(json!(["interval"])), &marks, &add), "packets fill it");
+    assert!(!ruleset(set(json!(["interval"])), &marks, &nothing), "changes are told by events");
+    assert!(!ruleset(set(json!(["timeout"])), &drops, &nothing), "nothing is marked");
+}
+
+#[test]
+fn a_long_set_in_many_rules_is_read_as_often_as_there_is_room_for_it() {
+    let elements: Vec<_> = (0..60_000u32).map(|n| Ipv4Addr::from(0x0a00_0000 + n).to_string()).collect();
+    let daddr = json!({ "payload": { "protocol": "ip", "field": "daddr" } });
+    let ask = json!({ "match": { "op": "==", "left": daddr, "right": { "set": elements } } });
+    let mut rules = vec![json!([ask, set_mark(&json!(1))]); 5];
+    let small = json!({ "match": { "op": "==", "left": dport(), "right": 80 } });
+    rules.push(json!([small, set_mark(&json!(2))]));
+    let laid = of_rules(&rules.into());
+    assert_eq!(laid.unfollowed.len(), 1);
+    assert!(laid.unfollowed[0].contains("lists more than 262144") && laid.unfollowed[0].len() < 500);
+    assert_eq!(mark(&laid, to(Protocol::UDP, VIP, 80, ETH0)), 2, "one without a list is still followed");
+    // 10.0.0.0 and what follows are few networks.
+    assert_eq!(laid.reach(1, Family::V4).len(), 7);
+}
+
 #[test]
 fn of_iptables_own_matches_and_targets_in_other_tables_only_those_that_mark_are_told() {
     let table = |rules: Value| {
@@ -160,7 +277,7 @@ fn of_iptables_own_matches_and_targets_in_other_tables_only_those_that_mark_are_
         let rule = |expr: &Value| json!({ "rule": { "family": "ip", "table": "raw", "chain": "PREROUTING", "handle": 2, "expr": expr } });
         let rules = rules.as_array().unwrap().iter().map(rule);
         let objects: Vec<_> = [base].into_iter().chain(rules).collect();
-        nft::Ruleset::parse(&json!({ "nftables": objects }).to_string()).unwrap().tables("", &[])
+        nft::Ruleset::parse(&json!({ "nftables": objects }).to_string(), "").unwrap().tables(&[])
     };
     let conntrack = json!({ "xt": { "type": "match", "name": "conntrack" } });
     let target = |name| json!({ "xt": { "type": "target", "name": name } });
@@ -173,9 +290,14 @@ fn of_iptables_own_matches_and_targets_in_other_tables_only_those_that_mark_are_
 
 #[test]
 fn a_table_mangle_is_read_from_the_program_that_can_say_it_and_once() {
-    assert_eq!(save::read(include_str!("printed/iptables-nft-save-incompatible.txt"), Family::V4), None);
-    let ruleset = nft::Ruleset::parse(include_str!("printed/nft.json")).unwrap();
+    assert_eq!(
+        save::read(include_str!("printed/iptables-nft-save-incompatible.txt"), Family::V4, &save::MANGLE),
+        None
+    );
+    let ruleset =
+        nft::Ruleset::parse(include_str!("printed/nft.json"), include_str!("printed/nft.txt")).unwrap();
+    assert_eq!(ruleset.registered_mangle(Family::V4, "p"), Some((3, 1)));
     assert!(ruleset.has_mangle(Family::V4) && !ruleset.has_mangle(Family::V6));
-    assert_eq!(ruleset.tables("", &[]).len(), 2);
-    assert_eq!(ruleset.tables("", &[Family::V4]).len(), 1);
+    assert_eq!(ruleset.tables(&[]).len(), 2);
+    assert_eq!(ruleset.tables(&[Family::V4]).len(), 1);
 }

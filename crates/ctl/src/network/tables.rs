@@ -8,7 +8,9 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, VlanProtocol,
+};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage, NeighbourState,
 };
@@ -17,7 +19,7 @@ use netlink_packet_route::route::{
     RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use xvs_dataplane::egress::model::{Hop, Link, Network, Route, RouteAction, Table};
+use xvs_dataplane::egress::model::{Hop, Link, Network, Route, RouteAction, Table, Vlan};
 use xvs_proto::{MacAddr, Prefix};
 
 use super::netlink::Netlink;
@@ -155,16 +157,35 @@ fn link(message: &LinkMessage) -> Link {
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
         addresses: Vec::new(),
+        vlan: None,
     };
+    let (mut below, mut tag) = (None, None);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::Address(bytes) => link.mac = mac_of(bytes).unwrap_or_default(),
+            LinkAttribute::Link(ifindex) => below = Some(*ifindex),
+            LinkAttribute::LinkInfo(infos) => tag = vlan_tag(infos),
             _ => {}
         }
     }
+    link.vlan = tag.zip(below).map(|(id, over)| Vlan { id, over });
     link
+}
+
+/// The number in the tag of a link of kind vlan; `None` for any other kind, and for tags of 802.1ad.
+fn vlan_tag(infos: &[LinkInfo]) -> Option<u16> {
+    let is_vlan = infos.contains(&LinkInfo::Kind(InfoKind::Vlan));
+    let data = infos.iter().find_map(|info| match info {
+        LinkInfo::Data(InfoData::Vlan(data)) if is_vlan => Some(data),
+        _ => None,
+    })?;
+    let outer = data.contains(&InfoVlan::Protocol(VlanProtocol::Ieee8021Ad));
+    data.iter().find_map(|info| match info {
+        InfoVlan::Id(id) if !outer => Some(*id),
+        _ => None,
+    })
 }
 
 /// An address that can be sent from: not one whose uniqueness is still in doubt (RFC 4862 §5.4).
@@ -235,7 +256,8 @@ fn route(message: &RouteMessage) -> Result<Option<Route>, String> {
             hops if hops.is_empty() => return Ok(None),
             hops => RouteAction::Unicast(hops),
         },
-        RouteType::Local | RouteType::Broadcast | RouteType::Anycast => RouteAction::Local,
+        RouteType::Local | RouteType::Anycast => RouteAction::Local,
+        RouteType::Broadcast => RouteAction::Broadcast,
         // After a throw the kernel asks the table default, which nothing uses unless policy rules do.
         RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit | RouteType::Throw => {
             RouteAction::Unreachable
@@ -295,3 +317,27 @@ fn mac_of(bytes: &[u8]) -> Option<MacAddr> {
 /// The ids of routing tables (rtnetlink(7)).
 const TABLE_LOCAL: u32 = 255;
 const TABLE_MAIN: u32 = 254;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel says of a link with these infos over interface 3.
+    fn of(infos: Vec<LinkInfo>) -> Option<Vlan> {
+        let mut message = LinkMessage::default();
+        message.header.index = 9;
+        message.attributes = vec![LinkAttribute::Link(3), LinkAttribute::LinkInfo(infos)];
+        link(&message).vlan
+    }
+
+    #[test]
+    fn a_vlan_is_known_by_its_kind_its_number_and_the_link_below() {
+        let data =
+            |protocol| LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Protocol(protocol), InfoVlan::Id(5)]));
+        let kind = || LinkInfo::Kind(InfoKind::Vlan);
+        assert_eq!(of(vec![kind(), data(VlanProtocol::Ieee8021Q)]), Some(Vlan { id: 5, over: 3 }));
+        // Its frames have another type of tag.
+        assert_eq!(of(vec![kind(), data(VlanProtocol::Ieee8021Ad)]), None);
+        assert_eq!(of(vec![LinkInfo::Kind(InfoKind::MacVlan)]), None);
+    }
+}

@@ -56,9 +56,10 @@ impl Interfaces {
         self.network.links.iter().find(|link| link.ifindex == ifindex).map(|link| link.name.as_str())
     }
 
-    /// The interface that has an address.
-    pub(super) fn holder_of(&self, addr: IpAddr) -> Option<&Link> {
-        self.network.links.iter().find(|link| link.addresses.iter().any(|&(held, _)| held == addr))
+    /// An interface that has an address, other than this one.
+    pub(super) fn other_with(&self, addr: IpAddr, holder: &str) -> Option<&Link> {
+        let has = |link: &Link| link.addresses.iter().any(|&(held, _)| held == addr);
+        self.network.links.iter().find(|link| link.name != holder && has(link))
     }
 
     /// The addresses of this machine to which others can send from beyond their link.

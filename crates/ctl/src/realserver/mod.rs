@@ -16,6 +16,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use xvs_dataplane::xdp::decap::{self, DecapError, Occupant, Tunnels};
+use xvs_proto::is_host;
 
 use self::interfaces::{Administrative, Interfaces};
 use self::record::{Decapsulation, Locked, Origin, Record, Served, Setting};
@@ -78,6 +79,9 @@ pub enum RealserverError {
         /// The interface that has it.
         dev: String,
     },
+    /// No host can have it beside others.
+    #[error("{0} is no address that clients can send to; name the service's virtual address")]
+    NoHost(IpAddr),
     /// It is up in another way.
     #[error(
         "{vip} is up already with --method {method} --dev {dev}; `xvs realserver down --vip {vip}` first"
@@ -134,6 +138,9 @@ impl Realserver {
         if method != Method::Tunnel && gue_port.is_some() {
             return Err(RealserverError::GueWithoutTunnel);
         }
+        if !is_host(vip) {
+            return Err(RealserverError::NoHost(vip));
+        }
         let known = self.locked.record.virtuals.get(&vip);
         let default = known.map(|served| served.dev.as_str()).or_else(|| self.interfaces.default_dev(vip));
         let dev = dev.or(default).ok_or(RealserverError::NoDefaultRoute(vip))?.to_owned();
@@ -147,6 +154,15 @@ impl Realserver {
             let _ = self.down(vip, None, None);
         }
         done.map(|()| change)
+    }
+
+    /// The longest TCP segment, in bytes, that this machine should ask of clients by `vip`, so that none of their packets
+    /// is fragmented in a tunnel of whichever kind; none if it is not up by tunnel. Fragments are left to the kernel.
+    pub fn tunnel_mss(&self, vip: IpAddr) -> Option<u32> {
+        let served =
+            self.locked.record.virtuals.get(&vip).filter(|served| served.method == Method::Tunnel)?;
+        let headers = TUNNEL_HEADERS + if vip.is_ipv4() { 20 } else { 40 } + 20;
+        self.interfaces.link(&served.dev)?.mtu.checked_sub(headers)
     }
 
     /// Puts back what [`up`](Self::up) found. Method and interface, where given, must be those it is up with.
@@ -213,7 +229,7 @@ impl Realserver {
             Method::Tunnel => Some(self.decapsulation(vip, dev, gue_port)?),
         };
         let holder = if decapsulation == Some(Decapsulation::Tunl0) { TUNL0 } else { LOOPBACK };
-        if let Some(other) = self.interfaces.holder_of(vip).filter(|link| link.name != holder) {
+        if let Some(other) = self.interfaces.other_with(vip, holder) {
             return Err(RealserverError::OnTheWire { vip, dev: other.name.clone() });
         }
         let ifindex = self.ifindex(holder)?;
@@ -403,6 +419,9 @@ fn failed(what: impl FnOnce() -> String) -> impl FnOnce(io::Error) -> Realserver
 }
 
 const LOOPBACK: &str = "lo";
+
+/// The longest that a director writes around a packet, in bytes: IPv6, UDP and GUE.
+const TUNNEL_HEADERS: u32 = 40 + 8 + 4;
 
 /// Where GUE goes to if nobody says otherwise (IANA: `gue`).
 const GUE_PORT: u16 = 6080;

@@ -33,7 +33,7 @@ pub struct Status {
     pub counters: Option<Counters>,
     /// The settings that were changed for it.
     pub settings: Vec<SettingStatus>,
-    /// What is not as it has to be; `up` restores it.
+    /// What is not as it has to be; `up` restores it, or says what to do first.
     pub problems: Vec<String>,
 }
 
@@ -126,6 +126,10 @@ impl Status {
             }
             Some(link) if !link.up => self.problems.push(format!("the interface {} is down", served.holder)),
             Some(_) => {}
+        }
+        if let Some(other) = interfaces.other_with(self.vip, &served.holder) {
+            self.problems
+                .push(RealserverError::OnTheWire { vip: self.vip, dev: other.name.clone() }.to_string());
         }
     }
 

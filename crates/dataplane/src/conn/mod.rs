@@ -31,8 +31,9 @@ use entry::{Kind, Record};
 
 pub use reader::TableReader;
 pub use seat::{Inserted, Removal, TableWorker, Timers};
-pub use table::{Epoch, Table, TableConfig, TableCounts};
+pub use table::{Epoch, Table, TableConfig, TableCounts, random_secret};
 pub use template::ASSURED;
+pub use wheel::TIMER_TICK;
 
 /// A connection's place in the table. It names the same connection until the holder's next quiescent point; later
 /// only together with the generation ([`TableWorker::recall`]).

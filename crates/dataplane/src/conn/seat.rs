@@ -216,9 +216,13 @@ impl TableWorker {
     /// The connections in whose slots one of the keys of `new` would have to stand; none if there is room for both.
     pub fn crowd(&self, new: &NewConnection) -> impl Iterator<Item = ConnId> + use<> {
         let buckets = &self.seat.table.buckets;
-        let request = buckets.crowd(self.hash(&new.request_flow()));
-        let reply = new.reply_flow().map(|flow| buckets.crowd(self.hash(&flow)));
-        request.chain(reply.into_iter().flatten()).map(ConnId)
+        let (request, reply) = (Some(new.request_flow()), new.reply_flow());
+        let both = reply.and(request);
+        let crowd = |flow: FlowKey, needed| buckets.crowd(self.hash(&flow), needed);
+        // Where there is no room first. Two keys may have one bucket in common: each could take what the other needs.
+        let crowds = [(request, 1), (reply, 1), (both, 2), (reply, 2)];
+        let crowds = crowds.map(|(flow, needed)| flow.map(|flow| crowd(flow, needed)));
+        crowds.into_iter().flatten().flatten().map(ConnId)
     }
 
     /// A view of a connection.
@@ -250,9 +254,10 @@ impl TableWorker {
     /// expires unless a packet refreshes it. Returns both states. `next` may be asked again when another worker was
     /// faster, so that no transition is lost and each is reported to exactly one caller.
     ///
-    /// A change of state keeps the time exactly. If the state stays, a deadline is moved at most once a second, to a
-    /// whole second: later than asked for by less than a second, never earlier. A later deadline costs nothing in
-    /// the wheel, an earlier one is linked in this worker's. Nothing happens, and `None` is returned, if the connection
+    /// A change of state keeps the time exactly, and so does what moves a deadline by a second or more: the first packet
+    /// of a connection, or one after a pause. Otherwise a deadline is moved at most once a second, to a whole second:
+    /// later than asked for by less than a second, never earlier. A later deadline costs nothing in the wheel, an
+    /// earlier one is linked in this worker's. Nothing happens, and `None` is returned, if the connection
     /// has been removed, or is not quite inserted yet: then it can still be discarded.
     pub fn transition(&mut self, id: ConnId, next: impl Fn(u8) -> (u8, Millis)) -> Option<(u8, u8)> {
         let Seat { table, state: SeatState { wheel, .. }, .. } = &mut self.seat;
@@ -266,7 +271,7 @@ impl TableWorker {
             let deadline = match old.deadline() {
                 _ if old.state() != state => expires,
                 now if now >= expires && now < expires + SECOND => return Some((state, state)),
-                now if now < expires => whole_second(expires),
+                now if now < expires && expires < now + SECOND => whole_second(expires),
                 _ => expires,
             };
             let new = old.with(state, deadline);

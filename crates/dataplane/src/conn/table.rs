@@ -229,8 +229,12 @@ fn write_header(header: &Header, buckets: usize, entries: usize, secret: &HashSe
     header.magic.store(MAGIC, Ordering::Release);
 }
 
+/// A secret that nobody can guess, from the kernel.
+///
+/// # Errors
+/// The kernel has no random numbers.
 #[cfg(not(loom))]
-fn random_secret() -> io::Result<HashSecret> {
+pub fn random_secret() -> io::Result<HashSecret> {
     use rustix::rand::{GetRandomFlags, getrandom};
     let mut bytes = [0; 24];
     // A request of at most 256 bytes is never answered in part (getrandom(2)).
@@ -241,7 +245,7 @@ fn random_secret() -> io::Result<HashSecret> {
 
 /// A model's runs must be alike.
 #[cfg(loom)]
-fn random_secret() -> io::Result<HashSecret> {
+pub fn random_secret() -> io::Result<HashSecret> {
     Ok(HashSecret([0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03, 0x2545_f491_4f6c_dd1d]))
 }
 

@@ -8,6 +8,8 @@
 //! a few instructions; an empty tick costs one. When time goes back, what was linked keeps its tick, and what is linked
 //! meanwhile is due at the latest when time has caught up. Not here: whether a link still counts (`seat.rs`).
 
+use std::time::Duration;
+
 use crate::clock::Millis;
 
 /// A link that was due.
@@ -106,6 +108,7 @@ pub(super) fn tick_at_or_after(deadline: Millis) -> u32 {
 }
 
 /// The wheel's step: no deadline is met early, and none later than this after it.
+pub const TIMER_TICK: Duration = Duration::from_millis(TICK_MILLIS);
 const TICK_MILLIS: u64 = 125;
 /// Ticks of one turn.
 const SLOTS: u32 = 512;

@@ -25,6 +25,8 @@ pub struct Egress {
     /// By [`LinkId`].
     links: Vec<Option<LinkInfo>>,
     by_ifindex: HashMap<u32, LinkId>,
+    /// The VLANs over each link.
+    vlans: HashMap<(LinkId, u16), LinkId>,
     routes: Routes,
     neighbours: HashMap<NeighbourKey, MacAddr>,
     ruled_marks: Vec<RuledMark>,
@@ -43,6 +45,8 @@ pub struct LinkInfo {
     pub up: bool,
     /// Its name.
     pub name: String,
+    /// The link below it and the number in its tag, if it is a VLAN.
+    vlan: Option<(LinkId, u16)>,
     /// Its addresses with their prefix lengths, primary first: what [`Egress::source_for`] chooses from.
     addresses: Vec<(IpAddr, u8)>,
 }
@@ -78,8 +82,14 @@ impl Egress {
             if links.len() <= place {
                 links.resize(place + 1, None);
             }
-            links[place] = Some(LinkInfo::of(link));
+            let vlan = link.vlan.and_then(|vlan| Some((*by_ifindex.get(&vlan.over)?, vlan.id)));
+            links[place] = Some(LinkInfo::of(link, vlan));
         }
+        let vlans = network.links.iter().filter_map(|link| {
+            let vlan = links[usize::from(link.id.0)].as_ref()?.vlan?;
+            Some((vlan, link.id))
+        });
+        let vlans = vlans.collect();
         let routes = Routes::build(&network.routes, &by_ifindex);
         let neighbours = network
             .neighbours
@@ -89,7 +99,7 @@ impl Egress {
                 Some((neighbour_key(link, known.addr), known.mac))
             })
             .collect();
-        Self { links, by_ifindex, routes, neighbours, ruled_marks: network.ruled_marks.clone() }
+        Self { links, by_ifindex, vlans, routes, neighbours, ruled_marks: network.ruled_marks.clone() }
     }
 
     /// Where a packet to `dest` goes; whether that link is up, [`Self::link`] tells.
@@ -100,7 +110,7 @@ impl Egress {
         match self.target(dest) {
             None => RouteTo::NoRoute,
             Some(target) => match &target.action {
-                Action::Local => RouteTo::Local,
+                Action::Local | Action::Broadcast => RouteTo::Local,
                 Action::Unreachable => RouteTo::Unreachable,
                 Action::Send(ways) => {
                     let way = ways.pick(flow_hash);
@@ -126,6 +136,17 @@ impl Egress {
         self.links.get(usize::from(id.0))?.as_ref()
     }
 
+    /// The link whose frames carry this tag on `over`; a tag of 0 carries a priority only, and changes no link.
+    pub fn untagged(&self, over: LinkId, vlan: u16) -> Option<LinkId> {
+        if vlan == 0 { Some(over) } else { self.vlans.get(&(over, vlan)).copied() }
+    }
+
+    /// The link below a VLAN and the number in its tag; `None` for any other link.
+    pub fn tag(&self, link: LinkId) -> Option<(LinkId, u16)> {
+        // Most machines have none, and this is asked for each packet.
+        if self.vlans.is_empty() { None } else { self.link(link)?.vlan }
+    }
+
     /// The link with this index of the kernel's.
     pub fn link_by_ifindex(&self, ifindex: u32) -> Option<LinkId> {
         self.by_ifindex.get(&ifindex).copied()
@@ -145,7 +166,12 @@ impl Egress {
 
     /// Whether the kernel would deliver a packet to `addr` to this machine.
     pub fn is_local(&self, addr: IpAddr) -> bool {
-        self.target(addr).is_some_and(|target| matches!(target.action, Action::Local))
+        self.target(addr).is_some_and(|target| matches!(target.action, Action::Local | Action::Broadcast))
+    }
+
+    /// Whether a packet to `addr` is for everybody on a link of this machine.
+    pub fn is_broadcast(&self, addr: IpAddr) -> bool {
+        self.target(addr).is_some_and(|target| matches!(target.action, Action::Broadcast))
     }
 
     /// The source address with which the director itself would send to `dest` by `link`; `None` if it has none
@@ -186,13 +212,14 @@ impl Egress {
 }
 
 impl LinkInfo {
-    fn of(link: &Link) -> Self {
+    fn of(link: &Link, vlan: Option<(LinkId, u16)>) -> Self {
         Self {
             ifindex: link.ifindex,
             mac: link.mac,
             mtu: link.mtu,
             up: link.up,
             name: link.name.clone(),
+            vlan,
             addresses: link.addresses.clone(),
         }
     }

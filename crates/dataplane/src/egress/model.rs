@@ -52,6 +52,17 @@ pub struct Link {
     pub up: bool,
     /// Its addresses with the length of their prefix, in the kernel's order (primary first).
     pub addresses: Vec<(IpAddr, u8)>,
+    /// What it is made of, if it is a VLAN.
+    pub vlan: Option<Vlan>,
+}
+
+/// A link that is the frames with one 802.1Q tag on another link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vlan {
+    /// The number in the tag, 1 to 4094.
+    pub id: u16,
+    /// The kernel's index of the link below.
+    pub over: u32,
 }
 
 /// One route.
@@ -83,8 +94,10 @@ pub enum Table {
 /// What a route does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RouteAction {
-    /// Delivers to this machine (types local, broadcast and anycast).
+    /// Delivers to this machine (types local and anycast).
     Local,
+    /// Delivers to this machine, as to all others on a link.
+    Broadcast,
     /// Sends on by one of these, chosen by flow.
     Unicast(Vec<Hop>),
     /// Refuses: unreachable, prohibit, blackhole and throw alike.
@@ -122,6 +135,9 @@ pub enum NetworkError {
     /// A link of this name is there already.
     #[error("there is a link {0} already; links cannot be replaced")]
     DuplicateLink(String),
+    /// A number that no tag can say.
+    #[error("{0} is no number of a VLAN; those go from 1 to 4094")]
+    VlanId(u16),
     /// A prefix length beyond its family's 32 or 128 bits.
     #[error("{0}/{1} is no address with a prefix length; IPv4 has up to 32 bits, IPv6 up to 128")]
     PrefixLength(IpAddr, u8),
@@ -151,9 +167,23 @@ impl Network {
         }
         let id = self.free_link_id();
         let (name, addresses) = (name.to_owned(), addresses.to_vec());
-        self.links.push(Link { id, ifindex, name, mac, mtu: mtu_bytes, up: true, addresses });
+        self.links.push(Link { id, ifindex, name, mac, mtu: mtu_bytes, up: true, addresses, vlan: None });
         self.routes.append(&mut routes);
         Ok(id)
+    }
+
+    /// Makes a link that was just added a VLAN over another one.
+    ///
+    /// Errors: there is no such link below, or `id` is no number of a VLAN.
+    pub fn make_vlan(&mut self, name: &str, id: u16, over: &str) -> Result<(), NetworkError> {
+        if !(1..=4094).contains(&id) {
+            return Err(NetworkError::VlanId(id));
+        }
+        let over = self.known_link(over)?.ifindex;
+        if let Some(link) = self.links.iter_mut().find(|link| link.name == name) {
+            link.vlan = Some(Vlan { id, over });
+        }
+        Ok(())
     }
 
     /// Adds a route of the main table with metric 0, by a gateway or straight onto the link. A route to the same
@@ -234,7 +264,7 @@ fn implied_routes(addr: IpAddr, net: Prefix, ifindex: u32, routes: &mut Vec<Rout
     if let (IpAddr::V4(first), true) = (net.addr(), net.len() < 31) {
         let host_bits = u32::MAX.checked_shr(u32::from(net.len())).unwrap_or(0);
         let broadcast = Ipv4Addr::from(u32::from(first) | host_bits);
-        add(Table::Local, Prefix::host(broadcast.into()), RouteAction::Local);
+        add(Table::Local, Prefix::host(broadcast.into()), RouteAction::Broadcast);
     }
 }
 

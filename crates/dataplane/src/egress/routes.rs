@@ -36,6 +36,7 @@ pub(super) struct Target {
 #[derive(Debug)]
 pub(super) enum Action {
     Local,
+    Broadcast,
     Unreachable,
     Send(Ways),
 }
@@ -147,6 +148,7 @@ impl Action {
     fn of(action: &RouteAction, by_ifindex: &HashMap<u32, LinkId>) -> Option<Self> {
         let hops = match action {
             RouteAction::Local => return Some(Self::Local),
+            RouteAction::Broadcast => return Some(Self::Broadcast),
             RouteAction::Unreachable => return Some(Self::Unreachable),
             RouteAction::Unicast(hops) => hops,
         };

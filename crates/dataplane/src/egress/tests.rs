@@ -167,7 +167,7 @@ fn scan(network: &Network, dest: IpAddr) -> RouteTo {
         let best = matching.min_by_key(|route| (u8::MAX - route.dest.len(), route.metric));
         match best.map(|route| &route.action) {
             None => {}
-            Some(RouteAction::Local) => return RouteTo::Local,
+            Some(RouteAction::Local | RouteAction::Broadcast) => return RouteTo::Local,
             Some(RouteAction::Unreachable) => return RouteTo::Unreachable,
             Some(RouteAction::Unicast(hops)) => {
                 let Some(hop) = hops.iter().find(|hop| (1..=2).contains(&hop.ifindex)) else {
@@ -196,6 +196,7 @@ fn addr() -> impl Strategy<Value = IpAddr> {
 fn route() -> impl Strategy<Value = Route> {
     let action = prop_oneof![
         Just(RouteAction::Local),
+        Just(RouteAction::Broadcast),
         Just(RouteAction::Unreachable),
         (1u32..4, prop::option::of(addr())).prop_map(|(ifindex, via)| RouteAction::Unicast(vec![Hop {
             ifindex,

@@ -6,10 +6,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use xvs_proto::{Endpoint, Family, Packet};
+use xvs_proto::{Endpoint, Family, Packet, is_host};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use super::{Begun, FIRST_TIMEOUT, Flows};
+use crate::answer::{Offence, Speaker};
 use crate::clock::Millis;
 use crate::conn::{ConnId, Connection, Direction, Flags, Inserted, NewConnection};
 use crate::forward;
@@ -18,20 +19,16 @@ use crate::snapshot::{Path, Service, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
 /// Whether a connection leads to where its client wanted to go: no destination has the address that it names.
-pub(super) fn is_bypass(connection: &Connection<'_>) -> bool {
+pub(crate) fn is_bypass(connection: &Connection<'_>) -> bool {
     connection.dest().addr.is_unspecified()
 }
 
 /// Whether a packet that no destination of this service takes goes where it was sent to.
 pub(super) fn may_bypass(service: &Service, packet: &Packet, snapshot: &Snapshot) -> bool {
     let to = packet.flow.dest.addr;
-    let unicast = match to {
-        IpAddr::V4(to) => !(to.is_unspecified() || to.is_multicast() || to.is_broadcast()),
-        IpAddr::V6(to) => !(to.is_unspecified() || to.is_multicast()),
-    };
     snapshot.settings.cache_bypass
         && matches!(service.key, ServiceKey::Mark { .. })
-        && unicast
+        && is_host(to)
         && !snapshot.egress.is_local(to)
 }
 
@@ -70,6 +67,20 @@ impl Flows {
             Inserted::New(id) | Inserted::Existing(id) => Ok(Begun::Connection(id)),
             // None is taken, as none is asked for.
             Inserted::Full | Inserted::LocalTaken => Err(Verdict::Drop(DropReason::TableFull)),
+        }
+    }
+
+    /// What the sender of a packet is told. Where the packet was sent to by a connection without a destination is
+    /// another host, in whose name nobody may speak: in IPv4 nothing is said, in IPv6 the director says it, as the kernel.
+    pub fn admit<'a>(&self, offence: Offence<'a>, hash: u64) -> Option<Offence<'a>> {
+        let is_bypassed = match self.table.find(&offence.packet.flow, hash) {
+            Some((id, Direction::Inbound)) => is_bypass(&self.table.connection(id)),
+            _ => false,
+        };
+        match offence.packet.family() {
+            _ if !is_bypassed => Some(offence),
+            Family::V4 => None,
+            Family::V6 => Some(Offence { speaker: Speaker::Director, ..offence }),
         }
     }
 

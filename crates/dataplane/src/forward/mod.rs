@@ -6,34 +6,62 @@
 
 mod dr;
 mod fullnat;
+pub mod icmp;
+mod local;
 mod nat;
 mod tunnel;
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use xvs_proto::ipv4::Ipv4;
 use xvs_proto::ipv6::Ipv6;
-use xvs_proto::{Endpoint, Family, Packet, ethernet};
+use xvs_proto::{Endpoint, Family, FlowKey, HashSecret, Packet, Protocol, ethernet};
 use xvs_sched::ForwardingMethod;
 
+use crate::egress::Egress;
 use crate::shm::Frame;
 use crate::snapshot::{Hop, Path, Tunnel};
 use crate::verdict::{DropReason, Verdict};
 
-/// What the frames that the director sends carry in their outer headers beyond the packet itself.
+/// The identifications that a worker gives to packets: to outer headers of its own, and to what it fragments.
+///
+/// In IPv6 each pair of hosts has a place of its own to begin at, so that who receives some cannot tell those that others
+/// get, and begin their fragments for them (RFC 7739 §5.3, with one counter for all).
 #[derive(Debug)]
-pub struct Identification(u16);
+pub struct Identification {
+    last: u32,
+    secret: HashSecret,
+}
 
 impl Identification {
-    /// A sequence that begins after `start`; workers begin apart, so that their packets are not taken for fragments of
-    /// one another.
-    pub fn after(start: u16) -> Self {
-        Self(start)
+    /// The sequence of this number. Those of one secret begin apart, so that packets of one are not taken for fragments
+    /// of another's; where, nobody can tell who lacks the secret.
+    pub fn numbered(secret: HashSecret, number: usize) -> Self {
+        let nobody = Ipv4Addr::UNSPECIFIED.into();
+        let begin = between(nobody, nobody, &secret);
+        Self { last: begin.wrapping_add((number as u32).wrapping_mul(APART)), secret }
     }
 
-    /// The next identification of an IPv4 header that the director writes.
+    /// The next identification of an IPv4 header.
     pub fn take(&mut self) -> u16 {
-        self.0 = self.0.wrapping_add(1);
-        self.0
+        self.last = self.last.wrapping_add(1);
+        self.last as u16
     }
+
+    /// The next identification of an IPv6 packet's fragments.
+    pub fn take_between(&mut self, source: IpAddr, dest: IpAddr) -> u32 {
+        self.last = self.last.wrapping_add(1);
+        self.last.wrapping_add(between(source, dest, &self.secret))
+    }
+}
+
+/// Near the golden section of 32 bits and of 16: of 512 multiples any number, from the first on, lie apart by a fourth of
+/// an even share or more.
+const APART: u32 = 0x9e37_903f;
+
+fn between(source: IpAddr, dest: IpAddr, secret: &HashSecret) -> u32 {
+    let (source, dest) = (Endpoint::new(source, 0), Endpoint::new(dest, 0));
+    FlowKey { protocol: Protocol::IP, source, dest }.hash(secret) as u32
 }
 
 /// The ends of a connection that forwarding writes into packets.
@@ -58,10 +86,17 @@ pub struct Outer<'a> {
     pub tunnel: Tunnel,
     /// The setting of this name.
     pub pmtu_disc: bool,
+    /// The largest packet that passes the way beyond the link, as far as routers have told, in bytes.
+    pub path_mtu: u32,
     /// The same for all packets of a flow; of GUE alone, which shows it in its source port.
     pub flow_hash: u64,
     /// Where identifications come from.
     pub ids: &'a mut Identification,
+}
+
+/// The largest packet of a family that fits a connection's tunnel by a way whose link and routers take these many bytes.
+pub fn room(ends: &Ends, tunnel: Tunnel, link_mtu: u32, path_mtu: u32, family: Family) -> u32 {
+    tunnel::widest(family, link_mtu, path_mtu, overhead(ends, tunnel)).saturating_sub(overhead(ends, tunnel))
 }
 
 /// Bytes that a connection's method puts before a packet.
@@ -73,11 +108,21 @@ pub fn overhead(ends: &Ends, tunnel: Tunnel) -> u32 {
 }
 
 /// Sends a client's packet to the connection's destination.
-pub fn request(frame: &mut Frame, packet: &Packet, ends: &Ends, path: Path, outer: Outer<'_>) -> Verdict {
+pub fn request(
+    frame: &mut Frame,
+    packet: &Packet,
+    ends: &Ends,
+    path: Path,
+    egress: &Egress,
+    outer: Outer<'_>,
+) -> Verdict {
+    if path == Path::Local || ends.method == ForwardingMethod::Local {
+        return local::deliver(packet, ends, egress);
+    }
     let sent = way(path).and_then(|hop| match ends.method {
         ForwardingMethod::DirectRouting => dr::send(frame, packet, hop).map(|()| hop),
         ForwardingMethod::Nat => nat::send_request(frame, packet, ends, hop).map(|()| hop),
-        ForwardingMethod::Tunnel => tunnel::send(frame, packet, ends, hop, outer).map(|()| hop),
+        ForwardingMethod::Tunnel => tunnel::send(frame, packet, ends, hop, outer),
         ForwardingMethod::FullNat => {
             let local = ends.local.ok_or(DropReason::NoLocalAddress)?;
             fullnat::send_request(frame, packet, ends, local, hop).map(|()| hop)
@@ -161,7 +206,7 @@ pub fn decrement_ttl(frame: &mut Frame, packet: &Packet) {
 fn check_size(packet: &Packet, mtu: u32, overhead: u32) -> Result<(), DropReason> {
     let largest = u32::from(u16::MAX);
     let room = mtu.min(largest).saturating_sub(overhead);
-    if packet.length() <= room as usize {
+    if packet.longest_fragment.unwrap_or(packet.length()) <= room as usize {
         return Ok(());
     }
     match packet.dont_fragment {
@@ -194,4 +239,25 @@ fn strip(frame: &mut Frame, packet: &Packet) {
     frame.shrink_front(packet.network);
     let shorter = frame.resize(packet.length());
     debug_assert!(shorter, "parse saw the packet end inside the frame");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequences_of_as_many_workers_as_there_may_be_begin_apart() {
+        const MANY: usize = 512;
+        let secret = HashSecret([3, 5, 7]);
+        let begins: Vec<_> = (0..MANY).map(|number| Identification::numbered(secret, number).last).collect();
+        for (number, one) in begins.iter().enumerate() {
+            let share = |all: u32| all / (number as u32 + 1) / 4;
+            for other in &begins[..number] {
+                let apart = one.wrapping_sub(*other);
+                assert!(apart.min(apart.wrapping_neg()) > share(u32::MAX), "{number}");
+                let apart = apart as u16;
+                assert!(u32::from(apart.min(apart.wrapping_neg())) > share(u16::MAX.into()), "{number}");
+            }
+        }
+    }
 }

@@ -44,6 +44,8 @@ pub(super) fn rewrite_reply(frame: &mut Frame, packet: &Packet, ends: &Ends) {
 pub(super) fn rewrite<const N: usize>(frame: &mut Frame, packet: &Packet, ends: [(End, Endpoint); N]) {
     let bytes = &mut frame.bytes_mut()[packet.network..packet.end];
     let transport = packet.transport - packet.network;
+    // No ports; what sums there are cannot be made right without the keys.
+    let portless = matches!(packet.flow.protocol, Protocol::AH | Protocol::ESP);
     let (mut source, mut dest, mut delta) = (packet.flow.source, packet.flow.dest, Delta::default());
     for (end, to) in ends {
         let (from, port) = match end {
@@ -52,8 +54,13 @@ pub(super) fn rewrite<const N: usize>(frame: &mut Frame, packet: &Packet, ends: 
         };
         debug_assert_eq!(from.family(), to.family(), "a masqueraded connection's ends are of one family");
         set_address(bytes, end, to.addr);
-        bytes[transport..][port].copy_from_slice(&to.port.to_be_bytes());
-        delta = delta.addr(from.addr, to.addr).word(from.port, to.port);
+        if !portless {
+            bytes[transport..][port].copy_from_slice(&to.port.to_be_bytes());
+            delta = delta.addr(from.addr, to.addr).word(from.port, to.port);
+        }
+    }
+    if portless {
+        return;
     }
     let segment = &mut bytes[transport..];
     match packet.flow.protocol {
@@ -65,7 +72,8 @@ pub(super) fn rewrite<const N: usize>(frame: &mut Frame, packet: &Packet, ends: 
     }
 }
 
-fn set_address(packet: &mut [u8], end: End, addr: IpAddr) {
+/// Replaces an address of the packet that `packet` begins with.
+pub(super) fn set_address(packet: &mut [u8], end: End, addr: IpAddr) {
     match (end, addr) {
         (End::Source, IpAddr::V4(addr)) => Ipv4::edit(packet).set_source(addr),
         (End::Dest, IpAddr::V4(addr)) => Ipv4::edit(packet).set_dest(addr),

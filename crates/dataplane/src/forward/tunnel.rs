@@ -29,7 +29,7 @@ pub(super) fn send(
     ends: &Ends,
     hop: Hop,
     outer: Outer<'_>,
-) -> Result<(), DropReason> {
+) -> Result<Hop, DropReason> {
     let dest = ends.dest.addr;
     let Some(source) = outer.tunnel.source.filter(|source| source.is_ipv4() == dest.is_ipv4()) else {
         // The director has no address of the destination's family.
@@ -48,8 +48,10 @@ pub(super) fn send(
     }
     // Of an IPv6 packet the sender is told whatever the setting: nobody fragments it on its way.
     if outer.pmtu_disc || packet.family() == Family::V6 {
-        check_size(packet, hop.mtu, overhead as u32)?;
+        let widest = widest(packet.family(), hop.mtu, outer.path_mtu, overhead as u32);
+        check_size(packet, widest, overhead as u32)?;
     }
+    let mtu = hop.mtu.min(outer.path_mtu);
     strip(frame, packet);
     if !frame.grow_front(overhead) || frame.len() > usize::from(u16::MAX) {
         return Err(DropReason::NoHeadroom);
@@ -69,7 +71,17 @@ pub(super) fn send(
         }
     }
     emit_network(network, payload.len() as u16, packet, (source, dest), outer);
-    Ok(())
+    Ok(Hop { mtu, ..hop })
+}
+
+/// The largest outer packet around one of this family by a way whose link and routers take these many bytes. Senders of
+/// IPv6 cannot do with less than its least MTU, so what the link takes then leaves in fragments (RFC 2473 §7.1).
+pub(super) fn widest(family: Family, link_mtu: u32, path_mtu: u32, overhead: u32) -> u32 {
+    let least = match family {
+        Family::V4 => 0,
+        Family::V6 => ipv6::MIN_MTU + overhead,
+    };
+    path_mtu.max(least).min(link_mtu)
 }
 
 /// Bytes that a tunnel to this destination puts before a packet.

@@ -1,13 +1,14 @@
 //! Where a worker's frames come from and go to.
 //!
 //! [`Port`] is all that the pipeline knows of the outside. [`xdp`] is the wire: queues of every attached
-//! interface. [`memory`] is the same without a kernel, for tests, benches and the lab.
+//! interface. [`memory`] is the same without a kernel, for tests, benches and the lab; [`tagged`] goes around either.
 
 use std::time::Duration;
 
 use crate::shm::{Census, Frame};
 
 pub mod memory;
+pub mod tagged;
 pub mod xdp;
 
 /// How many frames a worker takes at a time.

@@ -49,6 +49,11 @@ impl XdpPort {
         self.waker.clone()
     }
 
+    /// How many frames are in TX rings and not known to be sent.
+    pub fn unsent(&self) -> u64 {
+        self.sockets.statistics().map(|(_, _, queue)| u64::from(queue.lent_to_transmit)).sum()
+    }
+
     /// Its sockets, for their mode and statistics.
     pub fn sockets(&self) -> &Sockets {
         &self.sockets

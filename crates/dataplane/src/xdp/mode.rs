@@ -40,6 +40,16 @@ pub struct Refusal {
     pub mend: String,
 }
 
+/// What an interface is if it is made of others, whose frames do not pass its own queues; as a word.
+pub(super) fn stacked(interface: &str) -> io::Result<Option<&'static str>> {
+    Ok(match Request::new(interface)?.driver()?.as_str() {
+        "bonding" => Some("bond"),
+        "bridge" => Some("bridge"),
+        "team" => Some("team"),
+        _ => None,
+    })
+}
+
 /// What is set on an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Settings {

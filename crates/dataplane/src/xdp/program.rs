@@ -15,7 +15,7 @@ use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::bpf::{Map, Object, attach_xdp, detach, test_run};
-use super::mode::{Mode, Refusal, Settings};
+use super::mode::{Mode, Refusal, Settings, stacked};
 use super::steering::{Image, Marker, Roles, SteeringRules};
 
 const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/redirect.bpf.o"));
@@ -83,6 +83,9 @@ impl Steering {
             Some(libc::ENODEV) => AttachError::NoSuchInterface { interface: interface.to_owned() },
             _ => failed(error),
         })?;
+        if let Some(kind) = stacked(interface).map_err(failed)? {
+            return Err(AttachError::Stacked { interface: interface.to_owned(), kind });
+        }
         let settings = Settings::of(interface).map_err(failed)?;
         let refuse = |mode| match settings.refusal(interface, mode) {
             Some(why) => Err(AttachError::Refused { interface: interface.to_owned(), why }),
@@ -231,6 +234,16 @@ pub enum AttachError {
     Occupied {
         /// The interface.
         interface: String,
+    },
+    /// It is made of other interfaces.
+    #[error(
+        "{interface} is a {kind}, which xvs cannot send by; attach (--interface) one of its members instead, taken out by `ip link set dev MEMBER nomaster` and with the addresses and routes that {interface} has"
+    )]
+    Stacked {
+        /// Its name.
+        interface: String,
+        /// `bond`, `bridge` or `team`.
+        kind: &'static str,
     },
     /// It is set up so that packets would be corrupted.
     #[error("{interface}: {why}")]

@@ -23,6 +23,8 @@ pub struct SteeringRules {
     /// Packets to these ports of these addresses are, first and last port: where FULLNAT's replies come to. So are
     /// fragments to the addresses.
     pub translated: BTreeMap<IpAddr, (u16, u16)>,
+    /// Where tunnels lead: ICMP errors about packets to these that may be a tunnel's are the director's.
+    pub tunnel_ends: BTreeSet<IpAddr>,
     /// Addresses of this machine: what its own programs say to a destination is not a client's connection.
     pub local_addresses: BTreeSet<IpAddr>,
 }
@@ -36,6 +38,7 @@ impl SteeringRules {
             nat_destinations: &self.nat_destinations | &other.nat_destinations,
             wide: &self.wide | &other.wide,
             translated: spanning(&self.translated, &other.translated),
+            tunnel_ends: &self.tunnel_ends | &other.tunnel_ends,
             // A local address is an exception: it may hold only while both agree.
             local_addresses: &self.local_addresses & &other.local_addresses,
         }
@@ -78,8 +81,10 @@ impl Image {
                 *image.addresses.entry(address_key(at.addr)).or_default() |= role;
             }
         }
-        for &addr in &rules.local_addresses {
-            *image.addresses.entry(address_key(addr)).or_default() |= LOCAL;
+        for (addrs, role) in [(&rules.local_addresses, LOCAL), (&rules.tunnel_ends, TUNNEL)] {
+            for &addr in addrs {
+                *image.addresses.entry(address_key(addr)).or_default() |= role;
+            }
         }
         for (&addr, &(first, last)) in &rules.translated {
             *image.addresses.entry(address_key(addr)).or_default() |= TRANSLATED;
@@ -97,6 +102,7 @@ const SERVICE: u32 = 1 << 0;
 const DESTINATION: u32 = 1 << 1;
 const LOCAL: u32 = 1 << 2;
 const TRANSLATED: u32 = 1 << 3;
+const TUNNEL: u32 = 1 << 4;
 
 mod endpoint {
     use std::ops::Range;
@@ -198,6 +204,7 @@ mod tests {
             ("DESTINATION", DESTINATION),
             ("LOCAL", LOCAL),
             ("TRANSLATED", TRANSLATED),
+            ("TUNNEL", TUNNEL),
             ("FIRST_PORT(0x12345678)", 0x1234),
             ("LAST_PORT(0x12345678)", 0x5678),
         ] {

@@ -43,6 +43,18 @@ struct EthtoolChannels {
     combined: u32,
 }
 
+/// `ethtool -i`.
+const GET_DRIVER: u32 = 0x03;
+
+/// `struct ethtool_drvinfo`.
+#[repr(C)]
+struct EthtoolDriver {
+    command: u32,
+    driver: [u8; 32],
+    /// Versions, the bus, and sizes of other answers.
+    rest: [u8; 160],
+}
+
 /// A request about the interface of this name.
 pub(super) struct Request {
     socket: OwnedFd,
@@ -77,6 +89,15 @@ impl Request {
         self.body.ifr_ifru.ifru_data = (&raw mut value).cast();
         or_unsupported(self.call(libc::SIOCETHTOOL))?;
         Ok(value.data)
+    }
+
+    /// The name of the interface's driver; empty if it does not say.
+    pub(super) fn driver(&mut self) -> io::Result<String> {
+        let mut info = EthtoolDriver { command: GET_DRIVER, driver: [0; 32], rest: [0; 160] };
+        self.body.ifr_ifru.ifru_data = (&raw mut info).cast();
+        or_unsupported(self.call(libc::SIOCETHTOOL))?;
+        let name = info.driver.iter().take_while(|byte| **byte != 0);
+        Ok(name.map(|byte| char::from(*byte)).collect())
     }
 
     /// How many receive queues the interface has; 1 if the driver does not say.

@@ -5,9 +5,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use xvs_dataplane::call_ids::CallIds;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::tcp::TcpState;
-use xvs_dataplane::conn::{Direction, Table, TableConfig, TableReader, Timers};
+use xvs_dataplane::conn::{
+    Direction, Flags, Inserted, NewConnection, Table, TableConfig, TableReader, Timers,
+};
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::Egress;
 use xvs_dataplane::egress::model::Network;
@@ -45,8 +48,9 @@ pub(crate) struct Flow {
     service: (Protocol, u16),
 }
 
-/// Services, and for how many seconds their clients stay. Port 0 is every port without a service of its own.
-const SERVICES: [((Protocol, u16), ForwardingMethod, Option<u32>); 8] = [
+/// Services, and for how many seconds their clients stay. Port 0 is every port without a service of its own; the last
+/// two are SIP's, of which the second schedules each packet.
+const SERVICES: [((Protocol, u16), ForwardingMethod, Option<u32>); 10] = [
     ((Protocol::TCP, 80), ForwardingMethod::DirectRouting, None),
     ((Protocol::TCP, 443), ForwardingMethod::Nat, None),
     ((Protocol::UDP, 53), ForwardingMethod::Nat, None),
@@ -55,7 +59,14 @@ const SERVICES: [((Protocol, u16), ForwardingMethod, Option<u32>); 8] = [
     ((Protocol::UDP, 5353), ForwardingMethod::Nat, Some(400)),
     ((Protocol::UDP, 5300), ForwardingMethod::DirectRouting, None),
     ((Protocol::UDP, 5301), ForwardingMethod::Tunnel, None),
+    ((Protocol::UDP, SIP), ForwardingMethod::Nat, Some(360)),
+    ((Protocol::UDP, SIP_ONE_PACKET), ForwardingMethod::Nat, Some(360)),
 ];
+/// Ports of the services that tell calls apart.
+pub(crate) const SIP: u16 = 5060;
+pub(crate) const SIP_ONE_PACKET: u16 = 5061;
+/// How many calls they can tell apart.
+pub(crate) const CALLS: usize = 32_768;
 /// What clients ask for.
 const TARGETS: [(Protocol, u16); 7] = [
     SERVICES[0].0,
@@ -89,6 +100,16 @@ impl Flow {
         Self::to(TARGETS[(number % targets) as usize], group, number / targets)
     }
 
+    /// As [`Self::direct`], to the service at one of SIP's ports.
+    pub(crate) fn sip(port: u16, group: u8, number: u32) -> Self {
+        Self::to((Protocol::UDP, port), group, number)
+    }
+
+    /// The same client at its next port.
+    pub(crate) fn with_another_port(&self) -> Self {
+        Self { port: self.port + 1, ..*self }
+    }
+
     fn to(service: (Protocol, u16), group: u8, number: u32) -> Self {
         // Port 20 is FTP's: it begins no connection.
         let [a, b, c, d] = number.to_be_bytes();
@@ -98,6 +119,19 @@ impl Flow {
     /// A frame from the client.
     pub(crate) fn request(&self, flags: u8) -> Vec<u8> {
         frame(self.service.0, (self.client, self.port), (VIP, self.service.1), flags)
+    }
+
+    /// A message of a SIP call from the client.
+    pub(crate) fn call(&self, call: u32) -> Vec<u8> {
+        let mut frame = self.request(0);
+        let message = format!("INVITE sip:b@h SIP/2.0\r\nCall-ID: {call}@h\r\n\r\n");
+        let lengths = [(16, 28 + message.len() as u16), (38, 8 + message.len() as u16)];
+        lengths.iter().for_each(|&(at, length)| frame[at..at + 2].copy_from_slice(&length.to_be_bytes()));
+        frame[24..26].fill(0);
+        let checksum = checksum(&frame[14..34]);
+        frame[24..26].copy_from_slice(&checksum.to_be_bytes());
+        frame.extend(message.into_bytes());
+        frame
     }
 
     /// A frame from the first server to the client.
@@ -164,6 +198,27 @@ impl Hand {
         self.pipeline.flows().table().park();
     }
 
+    /// Enters a half-open connection that goes where its client wanted to, counted nowhere. `false` if there is no room.
+    pub(crate) fn bypass(&mut self, flow: &Flow) -> bool {
+        let FlowKey { protocol, source, dest } = flow.key();
+        let inserted = self.pipeline.flows().table().insert(&NewConnection {
+            protocol,
+            client: source,
+            virtual_endpoint: dest,
+            dest: Endpoint::new(Ipv4Addr::UNSPECIFIED, 0),
+            local: None,
+            method: ForwardingMethod::DirectRouting,
+            flags: Flags::NONE,
+            state: TcpState::SynRecv as u8,
+            expires: self.now + Duration::from_secs(60),
+            timeout_seconds: 0,
+            dest_ref: u32::MAX,
+            mark: 7,
+            controller: None,
+        });
+        matches!(inserted, Inserted::New(_))
+    }
+
     fn expire(&mut self) {
         while self.pipeline.expire(&self.snapshot, self.now) == Timers::Behind {
             self.pipeline.flows().quiescent();
@@ -191,12 +246,12 @@ impl Crew {
             let counters = Arc::new(WorkerCounters::default());
             let seat = table.handle(number).expect("a seat for each worker");
             let unresolved = Arc::new(Unresolved::new(1));
-            let ids = || Identification::after(0);
-            let flows = Flows::new(number, seat, counters.clone(), total.clone(), unresolved.clone(), ids());
+            let ids = |half| Identification::numbered(*table.secret(), 2 * number + half);
+            let flows = Flows::new(number, seat, counters.clone(), total.clone(), unresolved.clone(), ids(0));
             Hand {
                 pipeline: Pipeline::new(
                     flows,
-                    Outcome::new(counters.clone(), unresolved, ids()),
+                    Outcome::new(counters.clone(), unresolved, ids(1)),
                     Fragments::new(number, exchange.clone(), *table.secret()),
                 ),
                 port: MemoryPort::with_links(2),
@@ -243,7 +298,8 @@ impl Crew {
             let full = self.snapshot.services.find(&service_key(*name)).expect("it was configured");
             let there = |id: DestinationId| gone >> (id.0 % u32::from(SERVERS)) & 1 == 0;
             let members: Box<[_]> = full.members.iter().filter(|member| there(member.id)).cloned().collect();
-            snapshot.services.insert(Arc::new(named(*name, SERVICES[service].2, members)));
+            let service = named(*name, SERVICES[service].2, members, full.live.clone());
+            snapshot.services.insert(Arc::new(service));
             for id in full.members.iter().map(|member| member.id) {
                 let known = snapshot.destinations.find(id).expect("a member is known").clone();
                 snapshot.destinations.set(id, Some(Destination { available: there(id), ..known }));
@@ -332,6 +388,7 @@ fn server(number: u8) -> Ipv4Addr {
 fn snapshot(workers: usize) -> Snapshot {
     let mut snapshot = Snapshot::empty();
     snapshot.egress = Arc::new(Egress::build(&network()));
+    snapshot.call_ids = Arc::new(CallIds::new(CALLS, workers));
     for (name, method, seconds) in SERVICES {
         let port = name.1;
         let service = Arc::new(ServiceLive::new(workers));
@@ -345,6 +402,7 @@ fn snapshot(workers: usize) -> Snapshot {
                 method,
                 weight: Weight(1),
                 path: Path::find(&snapshot.egress, server(number).into(), 0),
+                path_mtu: Arc::default(),
                 tunnel: Tunnel {
                     source: Some(Ipv4Addr::new(192, 0, 2, 1).into()),
                     encapsulation: Encapsulation::Ip,
@@ -353,10 +411,11 @@ fn snapshot(workers: usize) -> Snapshot {
                 service: service.clone(),
             };
             snapshot.destinations.set(id, Some(destination));
-            Member { id, endpoint: Endpoint::new(server(number), port), method, weight: Weight(1), live }
+            let (endpoint, weight) = (Endpoint::new(server(number), port), Weight(1));
+            Member { id, endpoint, method, weight, own_weight: weight, live }
         });
         let members = members.collect();
-        snapshot.services.insert(Arc::new(named(name, seconds, members)));
+        snapshot.services.insert(Arc::new(named(name, seconds, members, service)));
     }
     snapshot
 }
@@ -365,7 +424,12 @@ fn service_key((protocol, port): (Protocol, u16)) -> ServiceKey {
     ServiceKey::Address { protocol, endpoint: Endpoint::new(VIP, port) }
 }
 
-fn named(name: (Protocol, u16), seconds: Option<u32>, members: Box<[Member]>) -> Service {
+fn named(
+    name: (Protocol, u16),
+    seconds: Option<u32>,
+    members: Box<[Member]>,
+    live: Arc<ServiceLive>,
+) -> Service {
     let listed = |&Member { endpoint, weight, .. }: &Member| xvs_sched::Destination {
         endpoint,
         weight,
@@ -374,15 +438,17 @@ fn named(name: (Protocol, u16), seconds: Option<u32>, members: Box<[Member]>) ->
     let destinations: Vec<_> = members.iter().map(listed).collect();
     let setup = Setup { destinations: &destinations, ..Setup::default() };
     let mask = ClientMask::V4(Ipv4Addr::new(255, 255, 255, 0));
-    let persistent = |timeout_seconds| Persistence { timeout_seconds, mask, together: Together::Client };
+    let together = if matches!(name.1, SIP | SIP_ONE_PACKET) { Together::Call } else { Together::Client };
+    let persistent = |timeout_seconds| Persistence { timeout_seconds, mask, together };
     Service {
         key: service_key(name),
         members,
         scheduler: scheduler::build("rr", &setup).expect("rr is a scheduler"),
-        one_packet: false,
+        one_packet: name.1 == SIP_ONE_PACKET,
         client_address: Default::default(),
         persistence: seconds.map(persistent),
         place: Arc::default(),
+        live,
     }
 }
 
@@ -413,9 +479,7 @@ fn frame(protocol: Protocol, source: (Ipv4Addr, u16), dest: (Ipv4Addr, u16), fla
     frame[23] = protocol.0;
     frame[26..30].copy_from_slice(&source.0.octets());
     frame[30..34].copy_from_slice(&dest.0.octets());
-    let sum: u32 = frame[14..34].chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    let checksum = !((folded & 0xffff) + (folded >> 16)) as u16;
+    let checksum = checksum(&frame[14..34]);
     frame[24..26].copy_from_slice(&checksum.to_be_bytes());
     frame[34..36].copy_from_slice(&source.1.to_be_bytes());
     frame[36..38].copy_from_slice(&dest.1.to_be_bytes());
@@ -424,4 +488,11 @@ fn frame(protocol: Protocol, source: (Ipv4Addr, u16), dest: (Ipv4Addr, u16), fla
         _ => frame[38..40].copy_from_slice(&8_u16.to_be_bytes()),
     }
     frame
+}
+
+/// The checksum of an IPv4 header whose own is 0.
+fn checksum(header: &[u8]) -> u16 {
+    let sum: u32 = header.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    !((folded & 0xffff) + (folded >> 16)) as u16
 }

@@ -6,7 +6,7 @@ use etherparse::checksum::Sum16BitWords;
 use etherparse::{
     IpDscp, IpHeaders, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, PacketBuilder, UdpHeader, ether_type,
 };
-use xvs_proto::{MacAddr, Parsed, parse};
+use xvs_proto::{HashSecret, MacAddr, Parsed, parse};
 use xvs_sched::ForwardingMethod;
 
 use super::*;
@@ -170,14 +170,15 @@ fn sent(
     };
     let mac = MacAddr([2, 0, 0, 0, 2, 1]);
     let hop = Hop { link: LinkId(0), source_mac: mac, dest_mac: mac, mtu };
-    let mut ids = Identification::after(FIRST_ID - 1);
+    let mut ids = Identification { last: u32::from(FIRST_ID) - 1, secret: HashSecret([3, 5, 7]) };
     let outer = Outer {
+        path_mtu: u32::MAX,
         tunnel: Tunnel { source: Some(source), encapsulation },
         pmtu_disc: true,
         flow_hash: FLOW_HASH,
         ids: &mut ids,
     };
-    let done = send(&mut frame, &packet, &ends, hop, outer).map(|()| frame.bytes().to_vec());
+    let done = send(&mut frame, &packet, &ends, hop, outer).map(|_| frame.bytes().to_vec());
     pool.put(frame);
     done
 }

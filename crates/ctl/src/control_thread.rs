@@ -1,0 +1,326 @@
+//! The control thread: one input after the other, whoever asks.
+//!
+//! Runs for as long as the daemon does. Requests, views of the network and mark rules come by one queue; between them
+//! it looks for next hops that packets were dropped for, and for interfaces that are back. Each input is carried out whole before the next one. Not here:
+//! what a request does (`control.rs`), who may ask (`server.rs`), how the thread is started (`daemon.rs`).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use xvs_dataplane::egress::model::Network;
+use xvs_dataplane::outcome::Unresolved;
+use xvs_dataplane::port::LinkId;
+
+use crate::control::Control;
+use crate::message::{Access, CommandError, Reply, Request};
+use crate::netfilter::Found;
+use crate::network::{Latest, View};
+use crate::shared::{InterfaceFacts, LinkState, Shared};
+use crate::wired::{RETRY_REFUSED, Wired};
+
+/// What reaches the control thread.
+pub(crate) enum Input {
+    Request(Request, Sender<Result<Reply, CommandError>>),
+    /// A view of the network waits in [`Latest`].
+    Network,
+    /// Mark rules wait there.
+    Marks,
+    Stop,
+}
+
+/// How often the control thread looks for next hops that packets were dropped for.
+const UNRESOLVED_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long after a failure an interface that is back is attached again.
+const RETRY_ATTACHING: Duration = Duration::from_secs(1);
+
+/// The control thread.
+pub(crate) struct ControlThread {
+    control: Control<Wired>,
+    queue: Receiver<Input>,
+    views: Latest,
+    rules: Latest<Found>,
+    unresolved: Arc<Unresolved>,
+    resolve_again: Instant,
+    /// When it may next be logged that next hops cannot be resolved.
+    complain_again: Instant,
+    /// The kernel's indices of the attached interfaces, in the order of their [`LinkId`]s.
+    links: Vec<u32>,
+    /// The network as last seen.
+    view: View,
+    /// When an interface that is back may next be attached.
+    attach_again: Instant,
+    shared: Arc<Shared>,
+    warnings: Warnings,
+}
+
+/// Sentences for the operator, by where they come from.
+#[derive(Default)]
+struct Warnings {
+    network: Vec<String>,
+    /// Rules that could not be read.
+    netfilter: Vec<String>,
+    /// Why an interface that is back is not attached.
+    attaching: Vec<String>,
+}
+
+impl ControlThread {
+    /// `views` and `rules` hold what [`Input::Network`] and [`Input::Marks`] tell of; `links` are the kernel's indices of
+    /// the attached interfaces.
+    pub(crate) fn new(
+        control: Control<Wired>,
+        queue: Receiver<Input>,
+        (views, rules): (Latest, Latest<Found>),
+        unresolved: Arc<Unresolved>,
+        links: Vec<u32>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let now = Instant::now();
+        let (resolve_again, complain_again, attach_again, view) = (now, now, now, View::default());
+        let warnings = Warnings::default();
+        Self {
+            control,
+            queue,
+            views,
+            rules,
+            unresolved,
+            resolve_again,
+            complain_again,
+            links,
+            view,
+            attach_again,
+            shared,
+            warnings,
+        }
+    }
+
+    /// Until it is told to stop.
+    pub(crate) fn run(mut self) -> Wired {
+        loop {
+            match self.queue.recv_timeout(UNRESOLVED_INTERVAL) {
+                Ok(Input::Request(request, reply)) => {
+                    let answer = self.control.handle(&request, self.shared.now());
+                    if request.access() == Access::Change {
+                        self.count();
+                        self.warn();
+                    }
+                    // Who asked may have gone.
+                    let _ = reply.send(answer);
+                }
+                Ok(Input::Network) => {
+                    if let Some(view) = self.views.take() {
+                        self.view = view;
+                        self.network();
+                    }
+                }
+                Ok(Input::Marks) => {
+                    if let Some(found) = self.rules.take() {
+                        self.marks(found);
+                    }
+                }
+                Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return self.control.into_plant(),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if let Err(error) = self.control.tick(self.shared.now()) {
+                tracing::error!("{error}");
+            }
+            self.attach_again();
+            self.resolve();
+            self.control.plant().retry_neighbours();
+        }
+    }
+
+    fn network(&mut self) {
+        let view = &self.view;
+        self.control.set_devices(&view.network.links);
+        let network = attached_only(&view.network, &self.links);
+        if let Err(error) = self.control.set_network(&network) {
+            tracing::error!("a change of the network: {error}");
+        }
+        let mut facts = self.shared.facts_now();
+        for (interface, ifindex) in facts.interfaces.iter_mut().zip(&self.links) {
+            let state = LinkState::of(&view.network, *ifindex);
+            if state != interface.state {
+                match state.complaint(&interface.name) {
+                    Some(complaint) => tracing::warn!("{complaint}"),
+                    None => tracing::info!("{} is up again", interface.name),
+                }
+                interface.state = state;
+            }
+        }
+        drop(facts);
+        self.warnings.network.clone_from(&view.warnings);
+        self.warn();
+    }
+
+    fn marks(&mut self, found: Found) {
+        if let Err(error) = self.control.set_tables(found.tables) {
+            tracing::error!("a change of the kernel's mark rules: {error}");
+        }
+        self.warnings.netfilter = found.warnings;
+        self.warn();
+    }
+
+    /// Tells what the operator should see to, and logs what is new of it.
+    fn warn(&mut self) {
+        let Warnings { network, netfilter, attaching } = &self.warnings;
+        let mut warnings = [network, netfilter, attaching, self.control.unfollowed()].concat();
+        warnings.extend(self.control.plant().not_reserved().cloned());
+        let mut facts = self.shared.facts_now();
+        for warning in warnings.iter().filter(|warning| !facts.warnings.contains(warning)) {
+            tracing::warn!("{warning}");
+        }
+        facts.warnings = warnings;
+    }
+
+    /// Attaches interfaces again that were removed and are back, and gives workers sockets that have none.
+    fn attach_again(&mut self) {
+        let now = Instant::now();
+        let network = &self.view.network;
+        let back = |place: &usize| {
+            let gone = LinkState::of(network, self.links[*place]) == LinkState::Gone;
+            let name = &self.shared.facts_now().interfaces[*place].name;
+            gone && network.link_named(name).is_some_and(|link| link.up)
+        };
+        if now < self.attach_again {
+            return;
+        }
+        let place = (0..self.links.len()).find(back);
+        let (crew, steering) = self.control.plant().crew();
+        let done = match place {
+            Some(place) => crew.attach_again(place, steering),
+            None if crew.is_paused() => crew.go_on(),
+            None => return,
+        };
+        let (links, mut facts) = (crew.links(), self.shared.facts_now());
+        if let Some(place) = place
+            && links != self.links
+        {
+            let state = facts.interfaces[place].state;
+            let attached_again = facts.interfaces[place].attached_again + 1;
+            let told = crew.interface_facts(place);
+            facts.interfaces[place] = InterfaceFacts { state, attached_again, ..told };
+        }
+        self.warnings.attaching = match done {
+            Ok(workers) => {
+                facts.workers = workers;
+                Vec::new()
+            }
+            Err(error) => {
+                self.attach_again = now + RETRY_ATTACHING;
+                vec![error.to_string()]
+            }
+        };
+        drop(facts);
+        if links != self.links {
+            self.links = links;
+            self.network();
+        } else {
+            self.warn();
+        }
+    }
+
+    /// Tells how much is configured.
+    fn count(&self) {
+        let mut facts = self.shared.facts_now();
+        let services = self.control.state().services();
+        (facts.services, facts.destinations) = services.fold((0, 0), |(services, dests), (_, service)| {
+            (services + 1, dests + service.destinations.len())
+        });
+    }
+
+    /// Has next hops resolved that packets were dropped for; looks for them once in an interval.
+    fn resolve(&mut self) {
+        let now = Instant::now();
+        if self.unresolved.is_empty() || now < self.resolve_again {
+            return;
+        }
+        self.resolve_again = now + UNRESOLVED_INTERVAL;
+        let missing = std::iter::from_fn(|| self.unresolved.pop());
+        let egress = self.control.egress();
+        let by_index = missing.filter_map(|(link, addr)| Some((egress.link(link)?.ifindex, addr))).collect();
+        let refused = match self.control.plant().neighbours().resolve(&by_index) {
+            Ok(None) => return,
+            Ok(Some(refused)) => refused.to_string(),
+            Err(error) => format!("next hops cannot be resolved: {error}"),
+        };
+        if self.complain_again <= now {
+            self.complain_again = now + RETRY_REFUSED;
+            tracing::warn!("{refused}");
+        }
+    }
+}
+
+/// The network as far as the workers can reach it: the attached interfaces in the order of their ports, then the
+/// VLANs over them.
+fn attached_only(network: &Network, links: &[u32]) -> Network {
+    let mut seen = network.clone();
+    let place = |ifindex| links.iter().position(|attached| *attached == ifindex);
+    seen.links.retain(|link| {
+        place(link.ifindex).is_some() || link.vlan.is_some_and(|vlan| place(vlan.over).is_some())
+    });
+    let mut next = links.len();
+    for link in &mut seen.links {
+        let id = place(link.ifindex).unwrap_or_else(|| {
+            next += 1;
+            next - 1
+        });
+        link.id = LinkId(id as u16);
+    }
+    seen
+}
+
+/// Asks the daemon, from any thread.
+#[derive(Clone)]
+pub struct Handle {
+    inputs: Sender<Input>,
+    shared: Arc<Shared>,
+}
+
+impl Handle {
+    pub(crate) fn new(inputs: Sender<Input>, shared: Arc<Shared>) -> Self {
+        Self { inputs, shared }
+    }
+
+    /// Asks the control thread, and waits for its answer.
+    ///
+    /// # Errors
+    /// What the control thread says; or that the daemon is ending.
+    pub fn ask(&self, request: Request) -> Result<Reply, CommandError> {
+        let ending = || CommandError::Failed { why: "xvs: the daemon is ending".to_owned() };
+        let (reply, answer) = bounded(1);
+        self.inputs.send(Input::Request(request, reply)).map_err(|_| ending())?;
+        answer.recv().map_err(|_| ending())?
+    }
+
+    /// What needs no writer.
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use xvs_dataplane::egress::Egress;
+
+    use super::*;
+
+    #[test]
+    fn workers_see_attached_interfaces_by_their_place_and_the_vlans_over_them_and_no_others() {
+        let mut network = Network::default();
+        for name in ["lo", "lan", "wan.5", "lan.5", "spare", "spare.5", "wan"] {
+            network.add_link(name, "02:00:00:00:00:01".parse().unwrap(), &[], 1500).unwrap();
+        }
+        for over in ["wan", "lan", "spare"] {
+            network.make_vlan(&format!("{over}.5"), 5, over).unwrap();
+        }
+        let ifindex = |name| network.link_named(name).unwrap().ifindex;
+        let seen = attached_only(&network, &[ifindex("wan"), ifindex("lan")]);
+        let egress = Egress::build(&seen);
+        let names: Vec<_> = egress.links().map(|(_, link)| link.name.as_str()).collect();
+        assert_eq!(names, ["wan", "lan", "wan.5", "lan.5"]);
+        assert_eq!(egress.untagged(LinkId(1), 5), Some(LinkId(3)));
+        assert_eq!(egress.tag(LinkId(2)), Some((LinkId(0), 5)));
+    }
+}

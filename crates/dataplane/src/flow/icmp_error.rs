@@ -1,0 +1,352 @@
+//! ICMP errors about connections: whose they are, and what becomes of them.
+//!
+//! Runs for each destination unreachable, source quench and time exceeded, and every ICMPv6 error. They are found by the
+//! packet that they quote. One about a reply goes to the destination that replied, by the connection's method; one about a
+//! masqueraded request to its client; one about a tunnel's own packet is turned into one about the packet inside, for
+//! its client, and may narrow the way to the destination. No state changes and no time is extended. What is about no
+//! connection is the kernel's. Cost: one look-up, two for what may be a tunnel's. Not here: how an error is rewritten
+//! (`forward/icmp.rs`).
+//!
+//! Source: ipvs-behaviour, section 2.5; for tunnels of and in IPv6, which IPVS does not recognise, RFC 2473 §8.
+
+use xvs_proto::udp::HEADER_LEN as UDP_HEADER_LEN;
+use xvs_proto::{Family, FlowKey, Fragment, Packet, Protocol, ethernet, gre, gue, icmp, quoted};
+use xvs_sched::ForwardingMethod;
+
+use super::bypass::is_bypass;
+use super::{Begun, Flows, destination, ends};
+use crate::answer::{Offence, Speaker};
+use crate::clock::Millis;
+use crate::conn::{ConnId, Direction};
+use crate::forward::{self, Ends};
+use crate::port::LinkId;
+use crate::schedule::{FTP_DATA, may_ask};
+use crate::shm::Frame;
+use crate::snapshot::{Destination, DestinationId, Encapsulation, Path, Snapshot};
+use crate::tell;
+use crate::verdict::{DropReason, Verdict};
+
+/// What becomes of an ICMP error.
+#[derive(Debug)]
+pub enum Followed {
+    /// It goes on, or does not.
+    Itself(Verdict),
+    /// It goes no further: the client is told in its stead.
+    Instead(Relay),
+}
+
+/// An error that a client is to be told of.
+#[derive(Debug)]
+pub struct Relay {
+    /// The client's packet inside the tunnel, as far as it was quoted, by its place in the frame.
+    pub about: Packet,
+    /// What is wrong with it.
+    pub error: icmp::Error,
+}
+
+impl Relay {
+    /// What the client is told, about a packet in the frame of the error that came in by a link.
+    pub fn offence<'a>(&'a self, frame: &'a Frame, link: LinkId) -> Offence<'a> {
+        Offence { packet: &self.about, frame, link, error: self.error, speaker: Speaker::Receiver }
+    }
+}
+
+const PASS: Followed = Followed::Itself(Verdict::PassToKernel);
+
+impl Flows {
+    /// Finds the connection that an ICMP error is about, and edits its frame on its way.
+    pub fn follow(
+        &mut self,
+        frame: &mut Frame,
+        link: LinkId,
+        packet: &Packet,
+        snapshot: &Snapshot,
+        now: Millis,
+    ) -> Followed {
+        let quote = packet.transport + icmp::HEADER_LEN..packet.end;
+        let quote = quoted(frame.bytes(), quote, packet.family());
+        // A later fragment does not say which connection it is of.
+        let Some(quote) = quote.filter(|quote| quote.fragment != Fragment::Later) else { return PASS };
+        let answers = quote.connection_key().reversed();
+        let found = match snapshot.services.any_of(packet.family()) {
+            true => self.table.find(&answers, self.table.hash(&answers)),
+            false => None,
+        };
+        let verdict = match found {
+            Some((id, Direction::Outbound)) => self.about_request(frame, packet, &quote, id, snapshot),
+            _ if snapshot.settings.requests_stay => Verdict::PassToKernel,
+            Some((id, Direction::Inbound)) => self.about_reply(frame, packet, &quote, id, snapshot, now),
+            None => match self.about_tunnel(frame, packet, &quote, snapshot, now) {
+                Some(followed) => return followed,
+                None => self.schedule_error(frame, link, packet, &quote, snapshot, now),
+            },
+        };
+        Followed::Itself(verdict)
+    }
+
+    /// An error about a packet from the virtual endpoint to the client.
+    fn about_reply(
+        &mut self,
+        frame: &mut Frame,
+        packet: &Packet,
+        quote: &Packet,
+        id: ConnId,
+        snapshot: &Snapshot,
+        now: Millis,
+    ) -> Verdict {
+        let connection = self.table.connection(id);
+        let ends = ends(&connection);
+        if !ends.method.masquerades() {
+            connection.count_in_packet();
+        }
+        if is_bypass(&connection) {
+            let path = Path::find(&snapshot.egress, packet.flow.dest.addr, self.table.hash(&packet.flow));
+            let verdict = forward::unchanged(frame, &fragmentable(packet), path);
+            self.report_unresolved(verdict, path);
+            return verdict;
+        }
+        // As under IPVS, a removed destination hears of it too.
+        match snapshot.destinations.find(DestinationId(connection.dest_ref())) {
+            Some(destination) => {
+                self.tell_destination(frame, packet, quote, &ends, destination, snapshot, now)
+            }
+            None => Verdict::Drop(DropReason::DestinationUnavailable),
+        }
+    }
+
+    /// Sends an error to a destination by its connection's method.
+    #[expect(clippy::too_many_arguments, reason = "a packet, what it is about, and what is in force")]
+    fn tell_destination(
+        &mut self,
+        frame: &mut Frame,
+        packet: &Packet,
+        quote: &Packet,
+        ends: &Ends,
+        destination: &Destination,
+        snapshot: &Snapshot,
+        now: Millis,
+    ) -> Verdict {
+        if ends.method.masquerades() && !forward::icmp::is_summed(frame, packet) {
+            return Verdict::Drop(DropReason::IcmpChecksum);
+        }
+        if destination.available {
+            self.count(destination, |stats| stats.count_in(packet.length()));
+        }
+        let (path, whole) = (destination.path, fragmentable(packet));
+        let verdict = match ends.method {
+            ForwardingMethod::Nat | ForwardingMethod::FullNat => {
+                forward::icmp::request(frame, &whole, quote, ends, path)
+            }
+            // Its headers say what the packet's own say of fragments.
+            ForwardingMethod::Tunnel => {
+                let outer = self.outer(packet, destination, &snapshot.settings, now);
+                forward::request(frame, packet, ends, path, &snapshot.egress, outer)
+            }
+            _ => {
+                let outer = self.outer(packet, destination, &snapshot.settings, now);
+                forward::request(frame, &whole, ends, path, &snapshot.egress, outer)
+            }
+        };
+        self.report_unresolved(verdict, path);
+        verdict
+    }
+
+    /// An error about a packet from the client to the destination. By methods that do not masquerade it quotes the packet
+    /// as the client sent it, and the kernel routes it there.
+    fn about_request(
+        &mut self,
+        frame: &mut Frame,
+        packet: &Packet,
+        quote: &Packet,
+        id: ConnId,
+        snapshot: &Snapshot,
+    ) -> Verdict {
+        let connection = self.table.connection(id);
+        let ends = ends(&connection);
+        let client = ends.client.addr;
+        let sender = ends.local.unwrap_or(ends.client).addr;
+        if !ends.method.masquerades() || packet.flow.dest.addr != sender {
+            return Verdict::PassToKernel;
+        }
+        if !forward::icmp::is_summed(frame, packet) {
+            return Verdict::Drop(DropReason::IcmpChecksum);
+        }
+        tell::quoted(frame, quote, &connection);
+        let path = Path::find(&snapshot.egress, client, self.table.hash(&quote.flow));
+        let verdict = forward::icmp::reply(frame, packet, quote, &ends, path);
+        self.report_unresolved(verdict, path);
+        // As with replies, a router refuses it before IPVS sees it.
+        let refused = matches!(verdict, Verdict::Drop(DropReason::TtlExpired | DropReason::TooBig { .. }));
+        if !refused && let Some(destination) = destination(&connection, snapshot) {
+            self.count(destination, |stats| stats.count_out(packet.length()));
+        }
+        verdict
+    }
+
+    /// An error about the outer packet of a tunnel; `None` if it is about something else.
+    fn about_tunnel(
+        &self,
+        frame: &Frame,
+        packet: &Packet,
+        outer: &Packet,
+        snapshot: &Snapshot,
+        now: Millis,
+    ) -> Option<Followed> {
+        let (about, encapsulation) = inside(frame.bytes(), outer)?;
+        if !snapshot.services.any_of(about.family()) {
+            return None;
+        }
+        let (id, Direction::Inbound) = self.table.find(&about.flow, self.table.hash(&about.flow))? else {
+            return None;
+        };
+        let connection = self.table.connection(id);
+        let ends = ends(&connection);
+        let destination = snapshot.destinations.find(DestinationId(connection.dest_ref()))?;
+        let tunnel = destination.tunnel;
+        // Who guesses a connection does not know by which of the director's addresses it is sent on.
+        let ours = ends.method == ForwardingMethod::Tunnel
+            && ends.dest.addr == outer.flow.dest.addr
+            && tunnel.source == Some(outer.flow.source.addr)
+            && encapsulation.is(tunnel.encapsulation);
+        if !ours {
+            return None;
+        }
+        if !forward::icmp::is_summed(frame, packet) {
+            return Some(Followed::Itself(Verdict::Drop(DropReason::IcmpChecksum)));
+        }
+        let error = match Report::read(frame.bytes(), packet) {
+            Report::TooBig { mtu } => {
+                destination.path_mtu.learn(mtu, ends.dest.addr, now);
+                if about.family() == Family::V4 && !about.dont_fragment {
+                    // From now on the director fragments for its client.
+                    return Some(Followed::Itself(Verdict::Consumed));
+                }
+                let link_mtu = if let Path::To(hop) = destination.path { hop.mtu } else { u32::MAX };
+                let path_mtu = destination.path_mtu.at(now);
+                let room = forward::room(&ends, tunnel, link_mtu, path_mtu, about.family());
+                icmp::Error::FragmentationNeeded { mtu: u16::try_from(room).unwrap_or(u16::MAX) }
+            }
+            // That the director's own header is wrong is nothing that a client could mend.
+            Report::Other { type_and_code: [4, _], .. } if packet.family() == Family::V6 => return None,
+            Report::Other { type_and_code, rest } if packet.family() == about.family() => {
+                icmp::Error::Reported { type_and_code, rest }
+            }
+            Report::Other { .. } => icmp::Error::HostUnreachable,
+        };
+        Some(Followed::Instead(Relay { about, error }))
+    }
+
+    /// Counts an error that was sent to a client in the stead of one about a tunnel: as IPVS does, for what was quoted
+    /// and for the message of so many bytes.
+    pub fn count_relay(&self, relay: &Relay, bytes: usize, snapshot: &Snapshot) {
+        let hash = self.table.hash(&relay.about.flow);
+        for bytes in [relay.about.length(), bytes] {
+            self.count_answer(&relay.about, hash, bytes, snapshot);
+        }
+    }
+
+    /// An error about a packet of no connection: begins one if it is to (`schedule_icmp`), so that directors that choose
+    /// by a hash send it where another one sends the client's packets.
+    fn schedule_error(
+        &mut self,
+        frame: &mut Frame,
+        link: LinkId,
+        packet: &Packet,
+        quote: &Packet,
+        snapshot: &Snapshot,
+        now: Millis,
+    ) -> Verdict {
+        let request = Packet { flow: quote.flow.reversed(), ..*quote };
+        let FlowKey { source: client, dest, .. } = request.flow;
+        let served = request.has_ports() && snapshot.services.any_of(packet.family());
+        let begins = served && client.port != FTP_DATA && may_ask(client.addr, dest.addr, snapshot);
+        if !begins || !snapshot.settings.schedule_icmp {
+            return Verdict::PassToKernel;
+        }
+        let mark = snapshot.marks.of(link, packet);
+        let Some(service) = snapshot.service_for(mark, request.flow.protocol, dest) else {
+            return Verdict::PassToKernel;
+        };
+        match self.begin_for(frame, &request, service, mark, snapshot, now) {
+            Ok(Begun::Connection(id)) => self.about_reply(frame, packet, quote, id, snapshot, now),
+            Ok(Begun::OnePacket(ends, id)) => match snapshot.destinations.find(id) {
+                Some(destination) => {
+                    self.tell_destination(frame, packet, quote, &ends, destination, snapshot, now)
+                }
+                None => Verdict::Drop(DropReason::DestinationUnavailable),
+            },
+            Err(verdict) => verdict,
+        }
+    }
+}
+
+/// The same packet, which may be fragmented: what is too long for its way is no cause for another error.
+fn fragmentable(packet: &Packet) -> Packet {
+    Packet { dont_fragment: false, ..*packet }
+}
+
+/// What an ICMP error says.
+enum Report {
+    /// The packet is too big for a way that takes so many bytes.
+    TooBig { mtu: u32 },
+    /// Something else, in the words of the error's family.
+    Other { type_and_code: [u8; 2], rest: [u8; 4] },
+}
+
+impl Report {
+    fn read(frame: &[u8], packet: &Packet) -> Self {
+        let at = |byte: usize| frame[packet.transport + byte];
+        let rest = [4, 5, 6, 7].map(at);
+        match (packet.family(), [at(0), at(1)]) {
+            (Family::V4, [3, 4]) => Self::TooBig { mtu: u16::from_be_bytes([rest[2], rest[3]]).into() },
+            (Family::V6, [2, _]) => Self::TooBig { mtu: u32::from_be_bytes(rest) },
+            (_, type_and_code) => Self::Other { type_and_code, rest },
+        }
+    }
+}
+
+/// What stands before the packet in a tunnel, as a quote shows it.
+enum Shown {
+    Ip,
+    Gre,
+    Gue { port: u16 },
+}
+
+impl Shown {
+    fn is(&self, encapsulation: Encapsulation) -> bool {
+        match (self, encapsulation) {
+            (Self::Ip, Encapsulation::Ip) | (Self::Gre, Encapsulation::Gre(_)) => true,
+            (Self::Gue { port }, Encapsulation::Gue { port: to, .. }) => *port == to,
+            _ => false,
+        }
+    }
+}
+
+/// The packet inside one that may be a tunnel's, if enough of it was quoted.
+fn inside(frame: &[u8], outer: &Packet) -> Option<(Packet, Shown)> {
+    let behind = &frame[outer.transport..outer.end];
+    let (header_len, family, shown) = match outer.flow.protocol {
+        Protocol::IPIP => (0, Family::V4, Shown::Ip),
+        Protocol::IPV6 => (0, Family::V6, Shown::Ip),
+        Protocol::GRE => {
+            let (ethertype, len) = gre::read(behind)?;
+            let family = match ethertype {
+                ethernet::TYPE_IPV4 => Family::V4,
+                ethernet::TYPE_IPV6 => Family::V6,
+                _ => return None,
+            };
+            (len, family, Shown::Gre)
+        }
+        Protocol::UDP => {
+            let family = match gue::read(behind.get(UDP_HEADER_LEN..)?)? {
+                Protocol::IPIP => Family::V4,
+                Protocol::IPV6 => Family::V6,
+                _ => return None,
+            };
+            (UDP_HEADER_LEN + gue::HEADER_LEN, family, Shown::Gue { port: outer.flow.dest.port })
+        }
+        _ => return None,
+    };
+    let packet = quoted(frame, outer.transport + header_len..outer.end, family)?;
+    (packet.fragment != Fragment::Later).then_some((packet, shown))
+}

@@ -1,0 +1,85 @@
+//! ICMP errors about masqueraded connections, by NAT and FULLNAT: outside and in the packet that they quote, they get the
+//! addresses and the ports that their receiver knows.
+//!
+//! As under IPVS, the message's checksum and the header checksums are computed anew; that of the quoted transport, of
+//! which there may be a part only, stays. Errors about connections of other methods go as any packet does. Not here:
+//! whose error it is (`flow/icmp_error.rs`).
+
+use xvs_proto::ipv4::Ipv4;
+use xvs_proto::{Endpoint, Family, Packet, icmp, icmpv6, tcp};
+
+use std::net::IpAddr;
+
+use super::nat::{End, set_address};
+use super::{Ends, admit_reply, admit_request, finish, strip, way};
+use crate::shm::Frame;
+use crate::snapshot::Path;
+use crate::verdict::{DropReason, Verdict};
+
+/// Whether the checksum of an ICMP message is right.
+pub fn is_summed(frame: &Frame, packet: &Packet) -> bool {
+    let message = &frame.bytes()[packet.transport..packet.end];
+    match (packet.flow.source.addr, packet.flow.dest.addr) {
+        (IpAddr::V6(source), IpAddr::V6(dest)) => icmpv6::is_summed(message, source, dest),
+        _ => icmp::is_summed(message),
+    }
+}
+
+/// Sends an error about a reply, which `quote` holds as the client saw it, to the destination that replied.
+pub fn request(frame: &mut Frame, packet: &Packet, quote: &Packet, ends: &Ends, path: Path) -> Verdict {
+    if path == Path::Local {
+        // As it came it is right where nothing is rewritten, and nothing else is delivered here.
+        return match ends.dest == quote.connection_key().source {
+            true => Verdict::PassToKernel,
+            false => Verdict::Drop(DropReason::DestinationLocal),
+        };
+    }
+    let sent = way(path).and_then(|hop| {
+        admit_request(frame, packet, hop.mtu, 0)?;
+        let outside = (packet.flow.source.addr, ends.dest.addr);
+        rewrite(frame, packet, quote, outside, (ends.dest, ends.local.unwrap_or(ends.client)));
+        strip(frame, packet);
+        Ok(hop)
+    });
+    finish(frame, sent)
+}
+
+/// Sends an error about a request, which `quote` holds as the destination saw it, to the client, from the virtual
+/// address.
+pub fn reply(frame: &mut Frame, packet: &Packet, quote: &Packet, ends: &Ends, path: Path) -> Verdict {
+    let sent = way(path).and_then(|hop| {
+        admit_reply(frame, packet, hop.mtu)?;
+        let outside = (ends.virtual_endpoint.addr, ends.client.addr);
+        rewrite(frame, packet, quote, outside, (ends.client, ends.virtual_endpoint));
+        strip(frame, packet);
+        Ok(hop)
+    });
+    finish(frame, sent)
+}
+
+/// Has an error go from and to these addresses, and the packet that it quotes from and to these endpoints.
+fn rewrite(
+    frame: &mut Frame,
+    packet: &Packet,
+    quote: &Packet,
+    outside: (IpAddr, IpAddr),
+    quoted: (Endpoint, Endpoint),
+) {
+    let bytes = &mut frame.bytes_mut()[..packet.end];
+    set_address(&mut bytes[packet.network..], End::Source, outside.0);
+    set_address(&mut bytes[packet.network..], End::Dest, outside.1);
+    set_address(&mut bytes[quote.network..], End::Source, quoted.0.addr);
+    set_address(&mut bytes[quote.network..], End::Dest, quoted.1.addr);
+    if quote.has_ports() {
+        bytes[quote.transport..][tcp::field::SOURCE].copy_from_slice(&quoted.0.port.to_be_bytes());
+        bytes[quote.transport..][tcp::field::DEST].copy_from_slice(&quoted.1.port.to_be_bytes());
+    }
+    if packet.family() == Family::V4 {
+        Ipv4::edit(&mut bytes[quote.network..]).write_checksum();
+    }
+    let message = &mut bytes[packet.transport..];
+    match outside {
+        (IpAddr::V6(source), IpAddr::V6(dest)) => icmpv6::write_checksum(message, source, dest),
+        _ => icmp::write_checksum(message),
+    }
+}

@@ -1,0 +1,20 @@
+//! `fuzz SEED FRAMES SECONDS`: so many random frames through a director, at most for so long.
+//!
+//! Run by `scripts/fuzz`, in a release build. Prints what became of them; a fault prints the burst that made it and ends
+//! the program with a code other than 0.
+
+use std::time::{Duration, Instant};
+
+use xvs::fuzz::{Plan, run};
+
+fn main() {
+    let numbers: Vec<u64> = std::env::args().skip(1).map_while(|word| word.parse().ok()).collect();
+    let [seed, frames, seconds] = numbers[..] else {
+        eprintln!("usage: fuzz SEED FRAMES SECONDS");
+        std::process::exit(2);
+    };
+    let began = Instant::now();
+    let (done, counters) = run(Plan { seed, frames, at_most: Duration::from_secs(seconds) });
+    println!("{counters:#}");
+    println!("seed {seed}: {done} of {frames} frames in {:.1} s, no fault", began.elapsed().as_secs_f64());
+}

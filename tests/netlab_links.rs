@@ -1,0 +1,168 @@
+//! Interfaces that change under a running director: down and up, another MTU, removed and back; neighbours that get
+//! another link address; interfaces that it cannot work on.
+//!
+//! Each test has a cluster of its own. Needs root. Not here: VLANs, which this kernel may not have (`links.rs`).
+
+use std::io::Write;
+
+use xvs::cluster::{
+    Cluster, DIRECTOR, Host, Layout, REAL_SERVERS, VIP, Wan, complete, succeed, virtual_endpoint,
+};
+use xvs::director::Protocol;
+use xvs::servers::Sink;
+use xvs::{Director, Method, Workers, carries, clients, wait};
+
+/// `ip` with these words on a host.
+fn ip(cluster: &Cluster, host: Host, words: &str) -> String {
+    succeed(cluster.command(host, "ip").args(words.split_whitespace()))
+}
+
+/// A director with a web service, by NAT.
+fn serving(cluster: &Cluster, workers: Workers) -> Director<'_> {
+    let director = Director::start(cluster, workers);
+    director.add_service(Protocol::Tcp, 80, Method::Nat);
+    serves(cluster);
+    director
+}
+
+/// Pages come from both real servers: at once, or when what has just changed is known everywhere.
+fn serves(cluster: &Cluster) {
+    wait::until("both real servers answer", || {
+        let body = clients::fetch(cluster, &format!("http://{VIP}/"));
+        body.is_ok().then_some(())
+    });
+    assert!(clients::take_turns(&clients::pages(cluster, &format!("http://{VIP}/"), 4)));
+}
+
+fn shows(director: &Director<'_>, text: &str) {
+    wait::until(text, || director.status().contains(text).then_some(()));
+}
+
+/// Removes the director's interface towards the client and makes another of its name.
+fn wan_comes_back(cluster: &Cluster, queues: u8, mtu: u32) {
+    ip(cluster, Host::Director, "link del wan");
+    let there = cluster.namespace(Host::Client);
+    let queues = format!("numrxqueues {queues} numtxqueues {queues}");
+    let words = format!("link add wan {queues} type veth peer name wan netns {there} {queues}");
+    ip(cluster, Host::Director, &words);
+    // A native program also asks that the other end sends nothing larger.
+    for (host, mtu) in [(Host::Director, mtu), (Host::Client, 1500)] {
+        succeed(cluster.command(host, "ethtool").args(["-K", "wan", "tx", "off", "gro", "off"]));
+        ip(cluster, host, &format!("link set wan mtu {mtu} up"));
+    }
+    ip(cluster, Host::Client, "address add 198.51.100.10/24 dev wan");
+    for address in [format!("{DIRECTOR}/24"), format!("{VIP}/32")] {
+        ip(cluster, Host::Director, &format!("address add {address} dev wan"));
+    }
+}
+
+#[test]
+fn an_interface_that_went_down_and_up_serves_again() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let director = serving(&cluster, Workers::One);
+    for name in ["lan", "wan"] {
+        ip(&cluster, Host::Director, &format!("link set {name} down"));
+        shows(&director, &format!("warning    {name} is down\n"));
+        ip(&cluster, Host::Director, &format!("link set {name} up"));
+        shows(&director, &format!("interface  {name}: up"));
+        serves(&cluster);
+    }
+}
+
+#[test]
+fn a_real_servers_new_link_address_is_used_once_it_tells_it() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let _director = serving(&cluster, Workers::One);
+    for (host, number) in REAL_SERVERS.into_iter().zip(1..) {
+        for change in ["aa", "bb"] {
+            ip(&cluster, host, &format!("link set lan address 02:00:00:00:{change}:0{number}"));
+            // What a server that has changed says to the director shows its link address.
+            succeed(cluster.command(host, "ping").args(["-c1", "-W5", "192.0.2.1"]));
+            serves(&cluster);
+        }
+    }
+}
+
+#[test]
+fn a_smaller_mtu_is_kept_from_the_next_packets_on() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, 9000));
+    let director = serving(&cluster, Workers::One);
+    director.add_service(Protocol::Tcp, 9000, Method::Nat);
+    ip(&cluster, Host::Director, "link set lan mtu 1300");
+    // The client hears that its packets are too big, and sends smaller ones.
+    let bytes = &cluster.blob()[..200_000];
+    let receipts = clients::parallel_uploads(&cluster, virtual_endpoint(9000), 2, bytes);
+    for host in REAL_SERVERS {
+        assert!(receipts.contains(&clients::receipt(&host.name(), bytes)), "{receipts:?}");
+    }
+    let cached = ip(&cluster, Host::Client, &format!("route get {VIP}"));
+    assert!(cached.contains("mtu 1300"), "{cached}");
+}
+
+#[test]
+fn an_interface_that_was_removed_and_is_back_is_attached_again_and_connections_go_on() {
+    for workers in [Workers::One, Workers::Two] {
+        let cluster = carries::prepared(Method::Nat, workers);
+        let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, 9000));
+        let mut director = serving(&cluster, workers);
+        director.add_service(Protocol::Tcp, 9000, Method::Nat);
+        let mut upload =
+            cluster.run(Host::Client, || clients::connect(virtual_endpoint(9000))).expect("opens");
+        upload.write_all(b"before and ").expect("upload");
+        for times in ["once", "2 times"] {
+            wan_comes_back(&cluster, workers.count(), 1500);
+            shows(&director, &format!("interface  wan: up, native XDP, {} queue", workers.count()));
+            shows(&director, &format!(", attached again {times}\n"));
+            serves(&cluster);
+        }
+        let receipt = clients::upload(upload, b"after").expect("the connection is still there");
+        assert_eq!(receipt, clients::receipt(&receipt.host, b"before and after"));
+        assert!(director.stop().success(), "{}", director.log());
+    }
+}
+
+#[test]
+fn an_interface_that_is_back_and_may_not_be_attached_says_why_and_is_attached_when_that_is_mended() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let director = serving(&cluster, Workers::One);
+    wan_comes_back(&cluster, 1, 4000);
+    shows(&director, "`ip link set dev wan mtu 3498` mends it\n");
+    ip(&cluster, Host::Director, "link set wan mtu 1500");
+    shows(&director, "interface  wan: up, native XDP, 1 queue, attached again once\n");
+    serves(&cluster);
+    assert!(!director.status().contains("mends it"), "{}", director.status());
+}
+
+#[test]
+fn a_service_whose_only_server_is_the_director_reaches_its_own_socket_in_native_and_generic_mode() {
+    for wan in [Wan::Veth, Wan::Macvlan] {
+        let cluster = Cluster::up(Layout { wan, ..Layout::default() });
+        let _own = Sink::start(&cluster, Host::Director, 9000);
+        let director = Director::start(&cluster, Workers::One);
+        director.adm(&format!("-A -t {VIP}:9000 -s rr"));
+        director.adm(&format!("-a -t {VIP}:9000 -r {DIRECTOR}:9000 -g"));
+        let bytes = &cluster.blob()[..1_000_000];
+        let receipts = clients::parallel_uploads(&cluster, virtual_endpoint(9000), 3, bytes);
+        assert_eq!(receipts, vec![clients::receipt("dr", bytes); 3]);
+        let listed = director.adm("-L -n -c");
+        assert_eq!(listed.lines().count(), 2 + 3, "each connection was the director's: {listed}");
+    }
+}
+
+#[test]
+fn bonds_and_bridges_are_refused_with_what_to_attach_instead() {
+    let cluster = Cluster::up(Layout::default());
+    ip(&cluster, Host::Director, "link add br0 type bridge");
+    let (status, log) = Director::refusal(&cluster, &["--interface", "wan", "--interface", "br0"]);
+    assert!(!status.success(), "{log}");
+    for part in ["br0", "is a bridge", "nomaster", "--interface"] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+    // Not every kernel has bonds.
+    let mut bond = cluster.command(Host::Director, "ip");
+    if complete(bond.args(["link", "add", "bond7", "type", "bond"])).status.success() {
+        let (status, log) = Director::refusal(&cluster, &["--interface", "bond7"]);
+        assert!(!status.success() && log.contains("is a bond"), "{log}");
+    }
+}

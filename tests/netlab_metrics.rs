@@ -1,0 +1,144 @@
+//! Metrics as Prometheus would get them, and the rules that a daemon begins with.
+//!
+//! curl scrapes a daemon under traffic; what it gets is read by the format's own rules and compared with what the other
+//! commands say. Each test has a cluster of its own. Needs root. Not here: every name (`crates/ctl/src/metrics.rs`),
+//! clients that break HTTP (`crates/ctl/src/exporter.rs`).
+
+use std::fs;
+use std::io::Read;
+use std::net::TcpListener;
+
+use serde_json::Value;
+use xvs::cluster::{VIP, real_server, succeed};
+use xvs::director::{Protocol, program};
+use xvs::exposition::Page;
+use xvs::wait;
+use xvs::{Cluster, Director, Host, Method, Workers, carries, clients};
+
+const ADDRESS: &str = "127.0.0.1:9112";
+
+fn scrape(cluster: &Cluster) -> Page {
+    let mut curl = cluster.command(Host::Director, "curl");
+    Page::read(&succeed(curl.args([
+        "--silent",
+        "--show-error",
+        "--fail",
+        &format!("http://{ADDRESS}/metrics"),
+    ])))
+}
+
+/// What `xvs` or `xvsadm` prints as JSON.
+fn json(cluster: &Cluster, name: &str, words: &[&str]) -> Value {
+    let text = succeed(cluster.command(Host::Director, program(name)).args(words));
+    serde_json::from_str(&text).expect("JSON")
+}
+
+#[test]
+fn a_scrape_under_traffic_has_what_the_counters_and_listings_have_and_forgets_what_is_deleted() {
+    let cluster = carries::prepared(Method::Nat, Workers::Two);
+    let director = Director::start_with(&cluster, Workers::Two, &["--metrics", ADDRESS]);
+    director.add_service(Protocol::Tcp, 80, Method::Nat);
+    director.add_service(Protocol::Tcp, 81, Method::Nat);
+    let service = format!("TCP {VIP}:80");
+    let of = [("service", service.as_str())];
+
+    // A download that is under way.
+    let mut download =
+        cluster.run(Host::Client, || clients::connect(xvs::cluster::virtual_endpoint(80))).expect("tcp");
+    std::io::Write::write_all(&mut download, b"GET /blob HTTP/1.0\r\n\r\n").expect("request");
+    download.peek(&mut [0]).expect("the answer begins");
+    let page = scrape(&cluster);
+    assert_eq!(page.sum("xvs_service_connections_total", &of), Some(1.0));
+    assert_eq!(page.sum("xvs_destination_active_connections", &of), Some(1.0));
+    let mut body = Vec::new();
+    download.read_to_end(&mut body).expect("the rest");
+    drop(download);
+    clients::pages(&cluster, &format!("http://{VIP}/"), 4);
+
+    // Once no packet comes any more, and listings have taken a look.
+    wait::until("page, counters and listing are equal", || {
+        let before = json(&cluster, "xvs", &["counters", "--json"]);
+        let (page, listing) = (scrape(&cluster), director.adm("-Ln --stats --exact"));
+        (before == json(&cluster, "xvs", &["counters", "--json"])).then_some(())?;
+        let count = |name: &str| before[name].as_u64().unwrap_or(0) as f64;
+        for (metric, name) in [
+            ("xvs_worker_received_packets_total", "rx_packets"),
+            ("xvs_worker_transmitted_packets_total", "tx_packets"),
+            ("xvs_worker_passed_packets_total", "passed_to_kernel"),
+            ("xvs_worker_connections_total", "connections"),
+        ] {
+            assert_eq!(page.sum(metric, &[]), Some(count(name)), "{metric}");
+        }
+        let drops = before.as_object()?.iter().filter(|(name, _)| name.starts_with("drop_"));
+        let drops: u64 = drops.filter_map(|(_, value)| value.as_u64()).sum();
+        assert_eq!(page.sum("xvs_worker_dropped_packets_total", &[]), Some(drops as f64));
+        let row = listing.lines().find(|line| line.contains(&format!("{VIP}:80")))?;
+        let listed: Vec<f64> = row.split_whitespace().skip(2).filter_map(|word| word.parse().ok()).collect();
+        let names =
+            ["connections", "incoming_packets", "outgoing_packets", "incoming_bytes", "outgoing_bytes"];
+        let told = names.map(|name| page.sum(&format!("xvs_service_{name}_total"), &of));
+        let by_destination = names.map(|name| page.sum(&format!("xvs_destination_{name}_total"), &of));
+        assert_eq!(told, by_destination);
+        (told.map(|value| value.unwrap_or(-1.0)).as_slice() == listed).then_some(())
+    });
+
+    let page = scrape(&cluster);
+    for worker in ["0", "1"] {
+        let count = |name: &str| page.sum(name, &[("worker", worker)]).unwrap_or(f64::NAN);
+        let came = ["received", "originated"].map(|name| count(&format!("xvs_worker_{name}_packets_total")));
+        let left = ["transmitted", "passed", "consumed", "dropped"]
+            .map(|name| count(&format!("xvs_worker_{name}_packets_total")));
+        let held = count("xvs_worker_held_packets");
+        assert_eq!(came.iter().sum::<f64>(), left.iter().sum::<f64>() + held, "worker {worker}");
+    }
+    assert_eq!(page.sum("xvs_interface_info", &[("interface", "wan"), ("mode", "native")]), Some(1.0));
+    assert_eq!(page.sum("xvs_destination_weight", &of), Some(2.0));
+
+    director.adm(&format!("-D -t {VIP}:80"));
+    let page = scrape(&cluster);
+    assert_eq!(page.sum("xvs_service_connections_total", &of), None);
+    assert_eq!(page.sum("xvs_destination_connections_total", &of), None);
+    assert_eq!(page.sum("xvs_services", &[]), Some(1.0));
+}
+
+#[test]
+fn a_busy_metrics_address_is_refused_with_its_name_and_the_next_step() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let _busy = cluster.run(Host::Director, || TcpListener::bind(ADDRESS)).expect("a free port");
+    let (status, log) = Director::refusal(&cluster, &["--interface", "wan", "--metrics", ADDRESS]);
+    assert!(!status.success() && log.contains(ADDRESS) && log.contains("ss -ltnp"), "{log}");
+}
+
+#[test]
+fn a_daemon_begins_with_the_saved_rules_and_marks_and_logs_the_lines_that_it_refuses() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let mut director = Director::start(&cluster, Workers::One);
+    director.adm("-A -f 1 -s rr");
+    director.adm(&format!("-a -f 1 -r {}:80 -m -w 1", real_server(1)));
+    director.add_service(Protocol::Tcp, 8080, Method::Nat);
+    let mark = format!("mark add -d {VIP} -p tcp --dport 80 --set-mark 1");
+    succeed(cluster.command(Host::Director, program("xvs")).args(mark.split(' ')));
+    let saved = director.adm("-Sn");
+    assert!(director.stop().success());
+    drop(director);
+
+    let file = cluster.state().join("rules");
+    let path = file.to_str().expect("a plain path");
+    let refused = format!("-D -t {VIP}:9999\n");
+    fs::write(&file, format!("# rules of a test\n{refused}{saved}"))
+        .expect("the cluster's folder takes a new file");
+    let director = Director::start_with(&cluster, Workers::One, &["--rules", path]);
+    assert_eq!(director.adm("-Sn"), saved);
+    let log = director.log();
+    assert!(log.contains("line 2: ") && log.contains("refused"), "{log}");
+    assert_eq!(clients::pages(&cluster, &format!("http://{VIP}/"), 2), ["rs1", "rs1"]);
+    drop(director);
+
+    fs::write(&file, format!("{saved}-A -t {VIP}:81 -s rr stray\n")).expect("the file is there");
+    let line = format!("line {}: unexpected argument stray", saved.lines().count() + 1);
+    let (status, log) = Director::refusal(&cluster, &["--interface", "wan", "--rules", path]);
+    assert!(status.code() == Some(2) && log.contains(path) && log.contains(&line), "{status}: {log}");
+    let missing = format!("{path}-missing");
+    let (status, log) = Director::refusal(&cluster, &["--interface", "wan", "--rules", &missing]);
+    assert!(status.code() == Some(2) && log.contains(&missing), "{status}: {log}");
+}

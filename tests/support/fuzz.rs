@@ -1,0 +1,251 @@
+//! Whatever bytes arrive: recorded frames, changed at random, through a director with services of every kind.
+//!
+//! Runs whole bursts through the lab, from both sides, while commands, settings and time change at random too. After
+//! every burst each frame must be in its place again and the counters must balance; a panic or a frame that is lost
+//! prints the burst that did it. The same seed does the same. Cost: about a microsecond a frame in a release build.
+//! Not here: whether what is sent is right, which `tests/properties.rs` checks frame by frame.
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use xvs_ctl::lab::Lab;
+
+use crate::frames::{hex, resum, unhex};
+use crate::recording;
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Where the random numbers begin.
+    pub seed: u64,
+    /// How many frames.
+    pub frames: u64,
+    /// After how long it ends though they were fewer.
+    pub at_most: Duration,
+}
+
+/// Carries out a plan. Returns how many frames it was, and how often each counter counted.
+///
+/// # Panics
+/// If the director does, if a frame is lost, or if the counters do not balance.
+pub fn run(plan: Plan) -> (u64, Value) {
+    let mut seeds = recorded();
+    let mut lab = lab(&seeds.topology);
+    let mut random = Random(plan.seed);
+    let began = Instant::now();
+    let mut done = 0;
+    while done < plan.frames && began.elapsed() < plan.at_most {
+        let burst: Vec<_> = (0..BURST).map(|_| seeds.frame(&mut random)).collect();
+        if let Err(fault) = catch_unwind(AssertUnwindSafe(|| one_burst(&mut lab, &burst, &mut random))) {
+            eprintln!("seed {}, after {done} frames:", plan.seed);
+            burst.iter().for_each(|(link, frame)| eprintln!("{link} {}", hex(frame)));
+            resume_unwind(fault);
+        }
+        done += BURST;
+    }
+    (done, ask(&mut lab, json!({ "counters": true })))
+}
+
+/// A burst from each side, then perhaps a command, a setting or some time.
+fn one_burst(lab: &mut Lab, burst: &[(&'static str, Vec<u8>)], random: &mut Random) {
+    for side in LINKS {
+        let frames = burst.iter().filter(|(link, _)| *link == side).map(|(_, frame)| frame.as_slice());
+        lab.burst(side, frames).expect("the link is there, and a frame holds what a seed is");
+        assert_eq!(lab.in_hand(), 0, "received + originated = transmitted + passed + consumed + dropped");
+        assert_eq!(lab.astray(), 0, "every frame is in its place");
+    }
+    match random.below(400) {
+        0..10 => command(lab, random),
+        10..14 => {
+            let (key, value) = (random.of(&SETTINGS), random.below(2));
+            ask(lab, json!({ "set": { *key: value } }));
+        }
+        14..24 => {
+            ask(lab, json!({ "advance": random.below(700) as f64 / 10.0 }));
+        }
+        _ => {}
+    }
+}
+
+/// Frames a burst.
+const BURST: u64 = 64;
+/// The two sides of the recordings' director.
+const LINKS: [&str; 2] = ["cl0", "rs0"];
+const SETTINGS: [&str; 7] = [
+    "expire_nodest_conn",
+    "sloppy_tcp",
+    "sloppy_sctp",
+    "nat_icmp_send",
+    "conn_reuse_mode",
+    "secure_tcp",
+    "udp_nodest_reschedule",
+];
+const VIRTUAL: [&str; 3] = ["10.1.0.100", "10.1.0.101", "[fd00:1::100]"];
+const PROTOCOLS: [&str; 3] = ["-t", "-u", "--sctp-service"];
+const PORTS: [u16; 5] = [80, 53, 443, 500, 3868];
+const SCHEDULERS: [&str; 6] = ["rr", "wrr", "wlc", "sh", "mh", "sed"];
+
+/// Adds, changes or removes something; what is refused is refused.
+fn command(lab: &mut Lab, random: &mut Random) {
+    let (protocol, addr) = (*random.of(&PROTOCOLS), *random.of(&VIRTUAL));
+    let service = format!("{addr}:{}", random.of(&PORTS));
+    let number = 11 + random.below(4);
+    let dest = if addr.starts_with('[') { format!("[fd00:2::{number}]") } else { format!("10.2.0.{number}") };
+    let (method, weight) = (*random.of(&["-m", "-g", "-i"]), random.below(3).to_string());
+    let scheduler = *random.of(&SCHEDULERS);
+    let line = match random.below(6) {
+        0 => vec!["-A", protocol, &service, "-s", scheduler],
+        1 => vec!["-E", protocol, &service, "-s", scheduler],
+        2 => vec!["-d", protocol, &service, "-r", &dest],
+        3 => vec!["-e", protocol, &service, "-r", &dest, method, "-w", &weight],
+        _ => vec!["-a", protocol, &service, "-r", &dest, method, "-w", &weight],
+    };
+    ask(lab, json!({ "adm": line }));
+}
+
+/// The recordings' network, a VLAN on each side, and a service of each protocol, port and method; some of them on the
+/// director itself, some for single datagrams.
+fn lab(topology: &Value) -> Lab {
+    let mut lab = Lab::new();
+    recording::network(topology).into_iter().for_each(|request| drop(ask(&mut lab, request)));
+    for link in LINKS {
+        ask(&mut lab, json!({ "link": format!("{link}.5"), "vlan": 5, "over": link }));
+    }
+    let mut methods = ["-m", "-g", "-i"].into_iter().cycle();
+    for addr in VIRTUAL {
+        for (protocol, port) in PROTOCOLS.iter().flat_map(|protocol| PORTS.map(|port| (*protocol, port))) {
+            let service = format!("{addr}:{port}");
+            let single = if (protocol, port) == ("-u", 443) { vec!["-o"] } else { vec![] };
+            let add = [vec!["-A", protocol, &service, "-s", "rr"], single].concat();
+            ask(&mut lab, json!({ "adm": add }));
+            let near =
+                if addr.starts_with('[') { ["fd00:2::11", "fd00:2::12"] } else { ["10.2.0.11", "10.2.0.12"] };
+            for server in near {
+                let dest = if addr.starts_with('[') {
+                    format!("[{server}]:{port}")
+                } else {
+                    format!("{server}:{port}")
+                };
+                let method = methods.next().expect("they come round");
+                ask(&mut lab, json!({ "adm": ["-a", protocol, service, "-r", dest, method] }));
+            }
+            if port == 443 {
+                ask(&mut lab, json!({ "adm": ["-a", protocol, service, "-r", service, "-g"] }));
+            }
+        }
+    }
+    lab
+}
+
+fn ask(lab: &mut Lab, request: Value) -> Value {
+    serde_json::from_str(&lab.answer(&request.to_string())).expect("the lab answers JSON")
+}
+
+/// Frames to begin with.
+struct Seeds {
+    frames: Vec<(&'static str, Vec<u8>)>,
+    topology: Value,
+}
+
+/// Every frame of the recordings that came in.
+fn recorded() -> Seeds {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance");
+    let mut paths: Vec<_> = std::fs::read_dir(folder)
+        .expect("the recordings")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+        .collect();
+    paths.sort();
+    let (mut frames, mut topology) = (BTreeSet::new(), Value::Null);
+    for path in paths {
+        let text = std::fs::read_to_string(path).expect("a recording");
+        let recording: Value = serde_json::from_str(&text).expect("recordings are JSON");
+        let truth = &recording["truth"];
+        for step in truth["steps"].as_array().into_iter().flatten() {
+            let link = LINKS.into_iter().find(|link| step["port"] == *link);
+            if let (Some(link), Some(text)) = (link, step["in"].as_str()) {
+                frames.insert((link, unhex(text)));
+            }
+        }
+        if topology.is_null() {
+            topology = truth["topology"].clone();
+        }
+    }
+    Seeds { frames: frames.into_iter().collect(), topology }
+}
+
+impl Seeds {
+    /// A frame, mostly a recorded one that was changed in a few places.
+    fn frame(&mut self, random: &mut Random) -> (&'static str, Vec<u8>) {
+        let (link, seed) = random.of(&self.frames);
+        if random.below(64) == 0 {
+            return (link, (0..random.below(200)).map(|_| random.next() as u8).collect());
+        }
+        let mut frame = seed.clone();
+        for _ in 0..random.below(5) {
+            self.change(&mut frame, random);
+        }
+        if random.below(4) != 0 && frame.get(12..14) == Some(&[0x08, 0x00]) {
+            resum(&mut frame);
+        }
+        frame.truncate(LONGEST);
+        (link, frame)
+    }
+
+    fn change(&self, frame: &mut Vec<u8>, random: &mut Random) {
+        if frame.is_empty() {
+            return;
+        }
+        // Headers are where it matters.
+        let within = frame.len().min(120);
+        let at = random.below(within as u64) as usize;
+        match random.below(12) {
+            0..3 => frame[at] = random.next() as u8,
+            3 => frame[at] ^= 1 << random.below(8),
+            4 => frame[at] = *random.of(&[0, 1, 4, 0x0f, 0x45, 0x60, 0x7f, 0x80, 0xff]),
+            // The ports of a packet without options: other flows.
+            5 | 6 if frame.len() > 35 => frame[35] = random.next() as u8,
+            7 => frame.truncate(at),
+            8 => frame.resize(frame.len() + at, 0xa5),
+            9 if frame.len() >= 14 => {
+                let vlan = random.below(7) as u8;
+                drop(frame.splice(12..12, [0x81, *random.of(&[0, 0xe0]), 0, vlan]));
+            }
+            10 => {
+                let (_, other) = random.of(&self.frames);
+                frame.truncate(at);
+                frame.extend(other.iter().skip(at));
+            }
+            _ if frame.len() > 24 => {
+                frame[23] = *random.of(&[1, 4, 6, 17, 41, 44, 47, 50, 51, 58, 60, 132]);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Bytes that a frame of the lab holds.
+const LONGEST: usize = 1700;
+
+/// Numbers that look random: splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+    }
+
+    fn of<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
+        &choices[self.below(choices.len() as u64) as usize]
+    }
+}
