@@ -19,7 +19,7 @@ use xvs_dataplane::port::{BURST, Port};
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::worker::Worker;
 use xvs_proto::{Endpoint, FlowKey, MacAddr, Protocol, ethernet, parse};
-use xvs_sched::ForwardingMethod::{self, DirectRouting, Nat, Tunnel};
+use xvs_sched::ForwardingMethod::{self, DirectRouting, FullNat, Nat, Tunnel};
 
 use rig::{Loop, Order, Side};
 
@@ -76,6 +76,7 @@ fn main() {
         make(Tunnel, Memory::OnDemand, Clock::monotonic());
         make(DirectRouting, Memory::Resident, Clock::monotonic());
         make(DirectRouting, Memory::OnDemand, Clock::by_hand());
+        make(FullNat, Memory::OnDemand, Clock::by_hand());
         if connections == SIZES[SIZES.len() - 1] {
             println!("a DR connection of {connections}: {bytes} bytes of memory, table, index and timer");
         }
@@ -91,7 +92,9 @@ fn main() {
             row("TUN", 2, Part::Hits(Side::Requests)),
             row("NAT", 1, Part::Hits(Side::Requests)),
             row("NAT, replies", 1, Part::Hits(Side::Replies)),
+            row("FULLNAT", 5, Part::Hits(Side::Requests)),
             row("DR, first packet", 4, Part::First),
+            row("FULLNAT, first packet", 5, Part::First),
             row("expiry", 4, Part::Expiry),
         ];
         let rows = rows.into_iter().filter(|row| row.part == Part::Bare || row.name.contains(&wanted));

@@ -72,6 +72,7 @@ fn service(name: &str, weights: &[u32]) -> Service {
         members: members.collect(),
         scheduler: scheduler::build(name, &setup).expect("a scheduler of this name"),
         one_packet: false,
+        client_address: Default::default(),
         persistence: None,
         place: Arc::default(),
         live: Arc::new(ServiceLive::new(1)),

@@ -19,7 +19,7 @@ use xvs_dataplane::shm::{Census, Frame, Memory};
 use xvs_dataplane::worker::Worker;
 use xvs_proto::ipv4::{self, Ipv4};
 use xvs_proto::{ethernet, icmp};
-use xvs_sched::ForwardingMethod::{self, DirectRouting, Nat, Tunnel};
+use xvs_sched::ForwardingMethod::{self, DirectRouting, FullNat, Nat, Tunnel};
 
 use rig::{Loop, Order, Side};
 
@@ -49,7 +49,7 @@ fn an_allocation_would_be_counted() {
 
 #[test]
 fn packets_of_connections_that_are_there_cost_no_allocation() {
-    for method in [DirectRouting, Nat, Tunnel] {
+    for method in [DirectRouting, Nat, Tunnel, FullNat] {
         let worker = worker_after(FLOWS, method);
         assert_eq!(run(worker, Side::Requests, PACKETS), (0, u64::from(FLOWS) + PACKETS), "{method:?}");
     }
@@ -132,7 +132,7 @@ impl Port for Remade {
 
 #[test]
 fn fragments_cost_no_allocation() {
-    for method in [DirectRouting, Nat, Tunnel] {
+    for method in [DirectRouting, Nat, Tunnel, FullNat] {
         let Worker { pipeline, port: mut inner, snapshot, clock, stop } = worker_after(1, method);
         inner.offer(Side::Requests, Order::Turns, 1, PACKETS);
         let mut worker = Worker {
@@ -163,7 +163,7 @@ fn icmp_errors_cost_no_allocation() {
 
 #[test]
 fn new_connections_cost_no_allocation() {
-    for method in [DirectRouting, Nat, Tunnel] {
+    for method in [DirectRouting, Nat, Tunnel, FullNat] {
         let worker = worker_after(1, method);
         assert_eq!(run(worker, Side::Requests, FLOWS.into()), (0, 1 + u64::from(FLOWS)), "{method:?}");
     }

@@ -10,6 +10,8 @@ use xvs::lab_cluster::{GATEWAY_MAC, LAN_MAC, WAN_MAC, server_mac};
 
 #[path = "golden/fragments.rs"]
 mod fragments;
+#[path = "golden/fullnat.rs"]
+mod fullnat;
 #[path = "golden/gone.rs"]
 mod gone;
 #[path = "golden/icmp.rs"]

@@ -63,7 +63,7 @@ fn service() -> impl Strategy<Value = String> {
 
 fn command() -> impl Strategy<Value = String> {
     let dest = || (1u8..4, prop_oneof![Just(80u16), Just(81), Just(8080)]);
-    let method = || prop_oneof![Just("-m"), Just("-m"), Just("-g"), Just("-i")];
+    let method = || prop_oneof![Just("-m"), Just("-m"), Just("-g"), Just("-i"), Just("--fullnat")];
     prop_oneof![
         3 => (service(), prop_oneof!["rr", "wrr", "wlc"]).prop_map(|(service, by)| format!("-A {service} -s {by}")),
         1 => Just(format!("-A -u {VIP}:80 -o")),
@@ -76,6 +76,8 @@ fn command() -> impl Strategy<Value = String> {
         1 => (any_port(), 1u8..4).prop_map(|(service, number)| format!("-d {service} -r {}:0", server(number))),
         1 => any_port().prop_map(|service| format!("-D {service}")),
         1 => (service(), prop_oneof!["rr", "wrr", "wlc"]).prop_map(|(service, by)| format!("-E {service} -s {by}")),
+        1 => (service(), prop_oneof!["proxy", "toa"])
+            .prop_map(|(service, told)| format!("-E {service} -s rr --client-address {told}")),
         1 => service().prop_map(|service| format!("-D {service}")),
         6 => (service(), dest(), method(), 0u8..4).prop_map(|(service, (number, port), method, weight)| {
             format!("-a {service} -r {}:{port} {method} -w {weight}", server(number))
@@ -108,6 +110,7 @@ fn packet_in_v6(packet: Datagram) -> Datagram {
             addr if addr == IpAddr::from(VIP) => VIP6,
             addr if addr == IpAddr::from(VIP_OF_ANY) => VIP6_OF_ANY,
             addr if addr == IpAddr::from(CLIENT) => CLIENT6,
+            addr if addr == IpAddr::from(INSIDE) => INSIDE6,
             addr => {
                 (1..4).find(|number| addr == IpAddr::from(server(*number))).map(server6).expect("a server")
             }
@@ -171,6 +174,8 @@ fn packet() -> impl Strategy<Value = Step> {
             let client = at(CLIENT, 4000 + client);
             let (source, to) = match inbound {
                 true => (client, at(vip, port)),
+                // To whom a server sends under FULLNAT, which is reached from as many ports as there are clients.
+                false if vip == VIP_OF_ANY => (at(server(number), dest), at(INSIDE, client.port())),
                 false => (at(server(number), dest), client),
             };
             // Mostly short; a frame of the lab holds 1792 bytes.
@@ -385,6 +390,8 @@ fn check_v6(frame: &[u8], whole: bool) -> Result<(), TestCaseError> {
         Some(TransportSlice::Icmpv6(icmp)) => {
             prop_assert!(icmp.is_checksum_valid(from, to), "{:x?}", frame);
         }
+        // A tunnel.
+        None if matches!(header.next_header, IpNumber::IPV4 | IpNumber::IPV6) => {}
         _ => return Err(TestCaseError::fail(format!("no transport: {frame:x?}"))),
     }
     Ok(())
@@ -459,6 +466,9 @@ proptest! {
         let mut cluster = LabCluster::with_mtu(1480);
         cluster.adm(&format!("-A -t {VIP}:80 -s rr"));
         cluster.adm(&format!("-a -t {VIP}:80 -r {}:8080 -m", server(1)));
+        for local in [IpAddr::from(INSIDE), INSIDE6.into()] {
+            cluster.ask(json!({ "xvs": ["laddr", "add", local, "--ports", "4001-4004"] }));
+        }
         cluster.adm(&format!("-A -t [{VIP6}]:80 -s rr"));
         cluster.adm(&format!("-a -t [{VIP6}]:80 -r [{}]:8080 -m", server6(1)));
         for step in steps {

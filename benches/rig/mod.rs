@@ -21,6 +21,7 @@ use xvs_dataplane::exchange::Exchange;
 use xvs_dataplane::flow::Flows;
 use xvs_dataplane::forward::Identification;
 use xvs_dataplane::fragments::Fragments;
+use xvs_dataplane::local::LocalAddresses;
 use xvs_dataplane::outcome::{Outcome, Unresolved};
 use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::{BURST, LinkId, Port, Received, Woken};
@@ -44,7 +45,7 @@ pub(crate) const LAN: LinkId = LinkId(1);
 const WAN_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const LAN_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
 const ROUTER: (Ipv4Addr, MacAddr) = (Ipv4Addr::new(198, 51, 100, 254), MacAddr([2, 0, 0, 0, 1, 0]));
-const SERVERS: u8 = 8;
+pub(crate) const SERVERS: u8 = 8;
 /// A 64-byte Ethernet frame without its check sequence.
 const FRAME_BYTES: usize = 60;
 /// RFC 768; the ports stand where TCP has them.
@@ -66,6 +67,8 @@ pub(crate) enum Order {
     Turns,
     /// Drawn at random, all alike.
     Drawn,
+    /// Those of [`Loop::list`], from the last.
+    Listed,
 }
 
 /// Makes the worker of a director with this method, a table for `connections`, and a port that has nothing to give
@@ -114,6 +117,9 @@ pub(crate) fn forward(worker: &mut Worker<Loop>) {
 fn snapshot(method: ForwardingMethod) -> Snapshot {
     let mut snapshot = Snapshot::empty();
     snapshot.egress = Arc::new(Egress::build(&network()));
+    // More ports than any bench has connections.
+    let locals = (1..=8).map(|last| (IpAddr::from([192, 0, 2, 100 + last]), 1024..=u16::MAX));
+    snapshot.locals = Arc::new(LocalAddresses::new(locals));
     let service = Arc::new(ServiceLive::new(1));
     let members = (0..SERVERS).map(|number| {
         let id = DestinationId(u32::from(number));
@@ -151,6 +157,7 @@ fn snapshot(method: ForwardingMethod) -> Snapshot {
         members,
         scheduler: scheduler::build("rr", &setup).expect("rr is a scheduler"),
         one_packet: false,
+        client_address: Default::default(),
         persistence: None,
         place: Arc::default(),
         live: service,
@@ -194,6 +201,7 @@ pub(crate) struct Loop {
     left: u64,
     turn: u32,
     random: u64,
+    listed: Vec<u32>,
     sent: u64,
     stop: Arc<AtomicBool>,
 }
@@ -210,6 +218,7 @@ impl Loop {
             left: 0,
             turn: 0,
             random: 0x9e37_79b9_7f4a_7c15,
+            listed: Vec::new(),
             sent: 0,
             stop,
         }
@@ -218,6 +227,12 @@ impl Loop {
     /// Lets `packets` more come in, of so many flows; the first flow has the first turn.
     pub(crate) fn offer(&mut self, side: Side, order: Order, flows: u32, packets: u64) {
         (self.side, self.order, self.flows, self.left, self.turn) = (side, order, flows, packets, 0);
+    }
+
+    /// Lets a packet of each of these flows come in.
+    pub(crate) fn list(&mut self, flows: Vec<u32>) {
+        (self.side, self.order, self.left) = (Side::Requests, Order::Listed, flows.len() as u64);
+        self.listed = flows;
     }
 
     /// Whether more packets are to come.
@@ -238,6 +253,7 @@ impl Loop {
                 self.turn = if flow + 1 == self.flows { 0 } else { flow + 1 };
                 flow
             }
+            Order::Listed => self.listed.pop().expect("no more is offered than was listed"),
             Order::Drawn => {
                 // xorshift64 (Marsaglia, 2003).
                 self.random ^= self.random << 13;

@@ -17,6 +17,9 @@ use xvs::{Datagram, Judged, LabCluster, Transport};
 
 use super::{FORWARDED, PASSED, assert_judged, assert_passed};
 
+#[path = "icmp/fullnat.rs"]
+mod fullnat;
+
 /// Protocols as `ipvsadm` and packets have them.
 const TRANSPORTS: [(&str, Transport); 2] = [("-t", Transport::Tcp(SYN)), ("-u", Transport::Udp)];
 /// The error came to an end here; the client was sent another.

@@ -33,6 +33,8 @@ pub enum Host {
     Director,
     /// Real server by its number, from 1.
     RealServer(u8),
+    /// The bridge between director, real servers and the client's way back.
+    Switch,
 }
 
 impl Host {
@@ -42,6 +44,7 @@ impl Host {
             Self::Client => "cl".to_owned(),
             Self::Director => "dr".to_owned(),
             Self::RealServer(number) => format!("rs{number}"),
+            Self::Switch => "sw".to_owned(),
         }
     }
 }

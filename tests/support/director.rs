@@ -147,7 +147,17 @@ impl<'a> Director<'a> {
     ///
     /// With what it printed if its exit code is not 0.
     pub fn status(&self) -> String {
-        succeed(self.cluster.command(Host::Director, program("xvs")).arg("status"))
+        self.xvs("status")
+    }
+
+    /// Runs `xvs` with these words and returns what it printed.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::status`].
+    pub fn xvs(&self, arguments: &str) -> String {
+        let mut command = self.cluster.command(Host::Director, program("xvs"));
+        succeed(command.args(arguments.split_whitespace()))
     }
 
     /// Adds a round-robin service of the VIP with both real servers; `protocol` as `xvsadm` has it.

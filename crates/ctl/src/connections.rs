@@ -23,19 +23,28 @@ pub fn rows(
 ) {
     let mut slice = Vec::new();
     let mut next = 0;
-    loop {
-        {
-            let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
-            if next >= reader.table().extent() {
-                return;
-            }
-            reader.for_each(next..next + SLICE, |connection| slice.push(row(&connection, call_ids, now)));
-        }
-        next += SLICE;
+    while walk_slice(reader, &mut next, |connection| slice.push(row(&connection, call_ids, now))) {
         if slice.drain(..).try_for_each(&mut *each).is_break() {
             return;
         }
     }
+}
+
+/// Looks at every connection and template, as [`rows`].
+pub fn walk(reader: &Mutex<TableReader>, mut look: impl FnMut(Connection<'_>)) {
+    let mut next = 0;
+    while walk_slice(reader, &mut next, &mut look) {}
+}
+
+/// Looks at the connections of one slice; `false` if there is none any more.
+fn walk_slice(reader: &Mutex<TableReader>, next: &mut u32, look: impl FnMut(Connection<'_>)) -> bool {
+    let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+    if *next >= reader.table().extent() {
+        return false;
+    }
+    reader.for_each(*next..*next + SLICE, look);
+    *next += SLICE;
+    true
 }
 
 /// Entries looked at before others may reuse what they removed meanwhile.
@@ -69,6 +78,7 @@ fn row(connection: &Connection<'_>, call_ids: &CallIds, now: Millis) -> Connecti
         client,
         virtual_endpoint: shown(connection.virtual_endpoint()),
         dest: shown(connection.dest()),
+        local: connection.local(),
         engine: connection.is_template().then(|| engine(connection, call_ids)).flatten(),
     }
 }

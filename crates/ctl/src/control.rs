@@ -15,6 +15,7 @@ use serde_json::json;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::egress::model::{Link, Network, RouteAction};
 use xvs_dataplane::egress::{Egress, RouteTo};
+use xvs_dataplane::local::LocalAddresses;
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 use xvs_dataplane::xdp::{SteeringError, SteeringRules};
 use xvs_proto::{Endpoint, Family, Prefix, Protocol};
@@ -22,12 +23,13 @@ use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use crate::estimator;
 use crate::feedback::{Feedback, Server};
+use crate::locals::LocalAddress;
 use crate::marks::{LaidOut, Table, lay_out};
 use crate::message::{Command, CommandError, Reply, Request};
 use crate::registry::Registry;
-use crate::replies::{replies_from, steered_from, takes_any_port};
 use crate::settings::{self, Ipvs, Memory};
 use crate::state::State;
+use crate::steered::{reach, replies_from, steer_command, steer_locals, steer_service};
 use crate::support::supported;
 
 /// What the control thread acts on beside the snapshot.
@@ -52,6 +54,9 @@ pub trait Plant {
 
     /// Has these neighbours, by the kernel's index of their link, kept resolved, and no others.
     fn keep_resolved(&mut self, neighbours: &BTreeSet<(u32, IpAddr)>);
+
+    /// Keeps the kernel's own connections off these ranges of ports, first and last, and off no others.
+    fn reserve_ports(&mut self, ports: &[(u16, u16)]);
 
     /// Pages of memory that the machine has available; `None` if that cannot be told, which is not taken for
     /// shortness.
@@ -89,6 +94,9 @@ pub struct Control<P> {
     local: BTreeSet<IpAddr>,
     gateways: BTreeSet<(u32, IpAddr)>,
     resolved: BTreeSet<(u32, IpAddr)>,
+    /// Local addresses that were deleted, and that connections may still have.
+    left: Vec<LocalAddress>,
+    reserved: Vec<(u16, u16)>,
 }
 
 /// How often the trash is looked through.
@@ -133,6 +141,8 @@ impl<P: Plant> Control<P> {
             local: BTreeSet::new(),
             gateways: BTreeSet::new(),
             resolved: BTreeSet::new(),
+            left: Vec::new(),
+            reserved: Vec::new(),
         }
     }
 
@@ -212,6 +222,7 @@ impl<P: Plant> Control<P> {
             Request::Timeouts => Ok(Reply::Timeouts(self.state.timeouts())),
             Request::Daemons => Ok(Reply::Daemons(self.state.daemons().to_vec())),
             Request::Marks => Ok(Reply::Marks(self.state.marks().to_vec())),
+            Request::LocalAddresses => Ok(Reply::LocalAddresses(self.state.locals().to_vec())),
             Request::Set { key, value } => {
                 settings::set(&mut self.ipvs, &mut self.feedback, key, value)?;
                 self.ipvs.tune(&self.registry.tuning);
@@ -220,9 +231,10 @@ impl<P: Plant> Control<P> {
             }
             Request::ReportLoad { server, load_percent } => self.report_load(*server, *load_percent, now),
             Request::Feedback => Ok(Reply::Report(json!(self.registry.feedback_rows(&self.feedback, now)))),
-            Request::ListConnections | Request::Status | Request::Counters => Err(CommandError::Failed {
-                why: "the control thread does not answer this request".to_owned(),
-            }),
+            Request::ListConnections | Request::Status | Request::Counters | Request::LocalUse => {
+                let why = "the control thread does not answer this request".to_owned();
+                Err(CommandError::Failed { why })
+            }
         }
     }
 
@@ -256,7 +268,14 @@ impl<P: Plant> Control<P> {
 
     /// Enters a command that was admitted in the desired state; the snapshot follows with [`Self::publish`].
     fn change(&mut self, command: &Command, now: Millis) -> Result<(), CommandError> {
+        if let Command::DeleteLocal(addr) = command {
+            self.left.extend(self.state.locals().iter().filter(|local| local.addr == *addr));
+        }
         self.state.apply(command)?;
+        if matches!(command, Command::AddLocal(_) | Command::DeleteLocal(_)) {
+            let locals = self.state.locals().iter().map(|local| (local.addr, local.ports()));
+            self.snapshot.locals = Arc::new(LocalAddresses::new(locals));
+        }
         self.registry.follow(command, &mut self.snapshot, now);
         if matches!(command, Command::AddMark(_) | Command::DeleteMark(_)) {
             self.mark();
@@ -270,20 +289,11 @@ impl<P: Plant> Control<P> {
     fn widen(&mut self, commands: &[Command]) -> Result<(), CommandError> {
         let mut more = SteeringRules { local_addresses: self.local.clone(), ..SteeringRules::default() };
         for command in commands {
-            match command {
-                Command::AddService { key, .. } => steer_service(&mut more, *key),
-                Command::AddDestination { service, endpoint, options }
-                | Command::EditDestination { service, endpoint, options } => {
-                    more.nat_destinations.extend(steered_from(*service, *endpoint, options.method));
-                    if options.method == ForwardingMethod::Tunnel {
-                        more.tunnel_ends.insert(endpoint.addr);
-                    }
-                }
-                _ => {}
-            }
+            steer_command(&mut more, command, self.state.locals());
         }
         more.wide = self.more_marked(commands);
-        let nothing = SteeringRules { local_addresses: self.local.clone(), ..SteeringRules::default() };
+        let nothing =
+            SteeringRules { local_addresses: more.local_addresses.clone(), ..SteeringRules::default() };
         if more == nothing {
             return Ok(());
         }
@@ -394,12 +404,23 @@ impl<P: Plant> Control<P> {
         self.snapshot.epoch += 1;
         // Kept until every worker has left it, so that no worker is the last to hold it and has to free it.
         self.held.push(self.published.swap(Arc::new(self.snapshot.clone())));
+        self.reserve_ports();
         let wanted = self.next_hops();
         if wanted != self.resolved {
             self.plant.keep_resolved(&wanted);
             self.resolved = wanted;
         }
         self.settle(TAKE_UP).map_err(|why| CommandError::Failed { why })
+    }
+
+    /// Keeps the kernel off the local ports of addresses that are this machine's.
+    fn reserve_ports(&mut self) {
+        let here = self.state.locals().iter().filter(|local| self.snapshot.egress.is_local(local.addr));
+        let wanted: Vec<_> = here.map(|local| (local.first_port, local.last_port)).collect();
+        if wanted != self.reserved {
+            self.plant.reserve_ports(&wanted);
+            self.reserved = wanted;
+        }
     }
 
     /// Waits for the workers, then does what had to wait for them.
@@ -449,12 +470,20 @@ impl<P: Plant> Control<P> {
             }
         }
         rules.nat_destinations.extend(self.registry.nat_destinations());
+        if !self.registry.has_full_nat_connections() {
+            self.left.clear();
+        }
+        if self.registry.has_full_nat() {
+            steer_locals(&mut rules, self.state.locals());
+            steer_locals(&mut rules, &self.left);
+        }
         rules.tunnel_ends.extend(self.registry.tunnel_ends());
         rules.local_addresses.clone_from(&self.local);
         // A family without services passes untouched.
         let served = |(_, endpoint): &(Protocol, Endpoint)| self.snapshot.services.any_of(endpoint.family());
         rules.services.retain(served);
         rules.nat_destinations.retain(served);
+        rules.translated.retain(|addr, _| self.snapshot.services.any_of(Family::of(*addr)));
         rules.wide.retain(|network| self.snapshot.services.any_of(Family::of(network.addr())));
         rules
     }
@@ -496,7 +525,7 @@ impl<P: Plant> Control<P> {
         if self.next_trash <= now {
             self.next_trash = now + TRASH_INTERVAL;
             // Marked networks may have been kept for connections alone.
-            self.steering_is_due |= !self.marked.is_empty();
+            self.steering_is_due |= !self.marked.is_empty() || !self.left.is_empty();
             if self.registry.empty_trash(&mut self.snapshot, now) {
                 // What is steered for removed destinations depends on the connections that they still have.
                 self.steering_is_due = true;
@@ -527,26 +556,6 @@ impl<P: Plant> Control<P> {
             return Ok(());
         }
         self.publish()
-    }
-}
-
-/// Has packets to a service that are known by their endpoint steered. In IPv6 also those from it: the kernel routes replies
-/// by direct routing where the director is the servers' router, and IPVS sees them; in IPv4 it refuses them.
-fn steer_service(rules: &mut SteeringRules, key: ServiceKey) {
-    let ServiceKey::Address { protocol, endpoint } = key else { return };
-    let port = if takes_any_port(key) { 0 } else { endpoint.port };
-    let steered = (protocol, Endpoint { port, ..endpoint });
-    rules.services.insert(steered);
-    if endpoint.family() == Family::V6 {
-        rules.nat_destinations.insert(steered);
-    }
-}
-
-/// Where the packets of a mark's service go.
-fn reach(laid_out: &LaidOut, key: ServiceKey) -> BTreeSet<Prefix> {
-    match key {
-        ServiceKey::Mark { mark, family } => laid_out.reach(mark, family),
-        ServiceKey::Address { .. } => BTreeSet::new(),
     }
 }
 
@@ -611,6 +620,8 @@ mod tests {
         }
 
         fn keep_resolved(&mut self, _: &BTreeSet<(u32, IpAddr)>) {}
+
+        fn reserve_ports(&mut self, _: &[(u16, u16)]) {}
 
         fn available_pages(&mut self) -> Option<u32> {
             self.available_pages

@@ -163,9 +163,10 @@ impl ControlThread {
     }
 
     /// Tells what the operator should see to, and logs what is new of it.
-    fn warn(&self) {
+    fn warn(&mut self) {
         let Warnings { network, netfilter, attaching } = &self.warnings;
-        let warnings = [network, netfilter, attaching, self.control.unfollowed()].concat();
+        let mut warnings = [network, netfilter, attaching, self.control.unfollowed()].concat();
+        warnings.extend(self.control.plant().not_reserved().cloned());
         let mut facts = self.shared.facts_now();
         for warning in warnings.iter().filter(|warning| !facts.warnings.contains(warning)) {
             tracing::warn!("{warning}");

@@ -15,6 +15,7 @@ use xvs_dataplane::verdict::DropReason;
 
 use crate::connections::rows;
 use crate::control_thread::Handle;
+use crate::locals;
 use crate::message::{CommandError, ConnectionRow, Reply, Request};
 use crate::server::{Handler, Peer};
 use crate::shared::{Facts, Shared};
@@ -44,6 +45,14 @@ impl Handler for Front {
         match request {
             Request::Status => Ok(Reply::Report(status(daemon.shared()))),
             Request::Counters => Ok(Reply::Report(json!(daemon.shared().counters()))),
+            Request::LocalUse => {
+                let asked = daemon.ask(Request::LocalAddresses)?;
+                let Reply::LocalAddresses(known) = asked else { return Ok(asked) };
+                let shared = daemon.shared();
+                let exhausted =
+                    shared.workers().iter().map(|counters| counters.dropped(DropReason::NoLocalPort).value());
+                Ok(Reply::Report(json!(locals::report(&known, shared.reader(), exhausted.sum()))))
+            }
             Request::Change(_) | Request::Restore(_) | Request::Set { .. } => {
                 let asked = request.clone();
                 let answer = daemon.ask(request);

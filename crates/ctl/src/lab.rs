@@ -29,7 +29,7 @@ use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::memory::{Bytes, MemoryPort};
 use xvs_dataplane::port::{LinkId, Port};
 use xvs_dataplane::shm::Memory;
-use xvs_dataplane::verdict::Verdict;
+use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_dataplane::xdp::{SteeringError, SteeringRules};
 use xvs_proto::{HashSecret, MacAddr, Prefix};
 
@@ -39,6 +39,7 @@ use crate::client::{Director, Failure};
 use crate::connections::rows;
 use crate::control::{Control, Plant};
 use crate::feedback::Feedback;
+use crate::locals;
 use crate::message::{CommandError, ConnectionRow, Reply, Request};
 use crate::settings::{self, Ipvs};
 use crate::sweep::Sweeper;
@@ -92,6 +93,8 @@ impl Plant for Unwired {
     }
 
     fn keep_resolved(&mut self, _: &BTreeSet<(u32, IpAddr)>) {}
+
+    fn reserve_ports(&mut self, _: &[(u16, u16)]) {}
 
     /// A lab's memory is never short.
     fn available_pages(&mut self) -> Option<u32> {
@@ -403,6 +406,11 @@ impl Director for Inner {
             Request::Counters => Ok(Reply::Report(self.counters())),
             Request::Status => {
                 Err(CommandError::Failed { why: "the lab has no status; ask for its counters".to_owned() })
+            }
+            Request::LocalUse => {
+                let exhausted = self.counters.dropped(DropReason::NoLocalPort).value();
+                let report = locals::report(self.control.state().locals(), &self.reader, exhausted);
+                Ok(Reply::Report(json!(report)))
             }
             _ => self.control.handle(&request, self.now),
         };

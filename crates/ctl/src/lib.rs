@@ -7,6 +7,7 @@
 pub mod adm;
 pub mod cli;
 
+pub mod locals;
 pub mod marks;
 pub mod message;
 
@@ -27,10 +28,12 @@ pub mod control;
 mod crew;
 pub mod feedback;
 pub mod registry;
-pub mod replies;
+pub mod reserved;
 pub mod settings;
 pub mod state;
+mod steered;
 pub mod support;
+pub mod tunnels;
 
 pub mod netfilter;
 pub mod network;

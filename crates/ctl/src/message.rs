@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::net::IpAddr;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,7 @@ use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::{ServiceKey, Weight, scheduler};
 
 use crate::feedback::Server;
+use crate::locals::LocalAddress;
 use crate::marks::MarkRule;
 use crate::state::{DestinationOptions, ServiceOptions, SyncDaemon, SyncRole, Timeouts};
 
@@ -81,6 +83,10 @@ pub enum Command {
     AddMark(MarkRule),
     /// Deletes the mark rule that says the same.
     DeleteMark(MarkRule),
+    /// A new local address for FULLNAT.
+    AddLocal(LocalAddress),
+    /// Deletes a local address; connections that come from it go on.
+    DeleteLocal(IpAddr),
 }
 
 /// What it does, as the log tells it.
@@ -119,6 +125,8 @@ impl fmt::Display for Command {
             Self::StopDaemon(role) => write!(f, "stop the {} daemon", role.name()),
             Self::AddMark(rule) => write!(f, "add mark rule {rule}"),
             Self::DeleteMark(rule) => write!(f, "delete mark rule {rule}"),
+            Self::AddLocal(local) => write!(f, "add local address {local}"),
+            Self::DeleteLocal(addr) => write!(f, "delete local address {addr}"),
         }
     }
 }
@@ -144,6 +152,10 @@ pub enum Request {
     Daemons,
     /// The mark rules that were set; answered by [`Reply::Marks`].
     Marks,
+    /// The local addresses of FULLNAT; answered by [`Reply::LocalAddresses`].
+    LocalAddresses,
+    /// How much of them is in use; answered by [`Reply::Report`] with a [`LocalReport`](crate::locals::LocalReport).
+    LocalUse,
     /// Sets what `sysctl net.ipv4.vs.KEY` sets in the kernel, or `feedback.KEY`.
     Set {
         /// The setting's name.
@@ -178,6 +190,8 @@ impl Request {
             | Self::Timeouts
             | Self::Daemons
             | Self::Marks
+            | Self::LocalAddresses
+            | Self::LocalUse
             | Self::Feedback
             | Self::Status
             | Self::Counters => Access::Read,
@@ -212,6 +226,8 @@ pub enum Reply {
     Daemons(Vec<SyncDaemon>),
     /// The mark rules that were set, in the order in which they apply.
     Marks(Vec<MarkRule>),
+    /// The local addresses, in the order of the commands.
+    LocalAddresses(Vec<LocalAddress>),
     /// A document whose shape its request defines.
     Report(serde_json::Value),
 }
@@ -297,6 +313,9 @@ pub struct ConnectionRow {
     pub virtual_endpoint: Endpoint,
     /// The destination's end.
     pub dest: Endpoint,
+    /// The director's end towards the destination, under FULLNAT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<Endpoint>,
     /// The persistence engine and what it keeps, for its templates.
     pub engine: Option<EngineData>,
 }
@@ -343,6 +362,10 @@ pub enum CommandError {
     MarkExists(String),
     #[error("no mark rule {0}; `xvs mark list` shows those that can be deleted")]
     NoSuchMark(String),
+    #[error("local address {0} exists already; delete it first to give it other ports")]
+    LocalExists(IpAddr),
+    #[error("no local address {0}; `xvs laddr list` shows those there are")]
+    NoSuchLocal(IpAddr),
     #[error("no interface {0}; `ip link` shows those there are")]
     NoSuchDevice(String),
     #[error("permission denied: root and the group xvs may change, others may only look")]

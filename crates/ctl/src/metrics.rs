@@ -148,6 +148,11 @@ impl Page {
                 "Connections and templates that gave way because the table was full.",
                 &counters.evicted,
             ),
+            (
+                "xvs_worker_toa_left_out_packets_total",
+                "Packets that had no room for the client's address as a TCP option (TOA).",
+                &counters.toa_no_room,
+            ),
         ] {
             self.counter(name, help, &only, counter.value());
         }
@@ -266,6 +271,8 @@ mod tests {
         }
 
         fn keep_resolved(&mut self, _: &BTreeSet<(u32, IpAddr)>) {}
+
+        fn reserve_ports(&mut self, _: &[(u16, u16)]) {}
 
         fn available_pages(&mut self) -> Option<u32> {
             None

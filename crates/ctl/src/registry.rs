@@ -19,7 +19,6 @@ use xvs_dataplane::snapshot::{
     self, Destination, DestinationId, DestinationLive, Encapsulation, Member, Path, Service, ServiceLive,
     Snapshot,
 };
-use xvs_proto::checksum::Coverage;
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::scheduler::{self, Change, Flags, Memory, Setup, Tuning};
 use xvs_sched::{ForwardingMethod, ServiceKey, State as Place, Weight};
@@ -27,8 +26,8 @@ use xvs_sched::{ForwardingMethod, ServiceKey, State as Place, Weight};
 use crate::estimator::Estimator;
 use crate::feedback::{Feedback, FeedbackRow, Report, Server};
 use crate::message::{Command, CommandError, DestinationRow, ServiceRow};
-use crate::replies::steered_from;
-use crate::state::{self, DestinationOptions, Netmask, ServiceOptions, State, Tunnel, TunnelChecksum};
+use crate::state::{self, DestinationOptions, Netmask, ServiceOptions, State};
+use crate::steered::steered_from;
 
 /// How long a removed destination without connections is kept.
 const TRASH_TIME: Duration = Duration::from_secs(120);
@@ -70,6 +69,8 @@ struct Known {
     method: ForwardingMethod,
     /// Whether some of its connections may be masqueraded: they keep their method when an edit changes it.
     was_nat: bool,
+    /// The same of FULLNAT.
+    was_full_nat: bool,
     /// The operator's.
     weight: Weight,
     encapsulation: Encapsulation,
@@ -87,12 +88,14 @@ impl Known {
     fn set_options(&mut self, options: &DestinationOptions) {
         let nat = options.method == ForwardingMethod::Nat;
         self.was_nat = nat || self.was_nat && self.has_connections();
+        let full_nat = options.method == ForwardingMethod::FullNat;
+        self.was_full_nat = full_nat || self.was_full_nat && self.has_connections();
         self.method = options.method;
         if self.weight != options.weight {
             self.report = None;
         }
         self.weight = options.weight;
-        self.encapsulation = encapsulation(options.tunnel);
+        self.encapsulation = options.tunnel.encapsulation();
         if !options.weight.is_quiescent() {
             self.last_weight = options.weight;
         }
@@ -189,7 +192,9 @@ impl Registry {
             | Command::StartDaemon(_)
             | Command::StopDaemon(_)
             | Command::AddMark(_)
-            | Command::DeleteMark(_) => {}
+            | Command::DeleteMark(_)
+            | Command::AddLocal(_)
+            | Command::DeleteLocal(_) => {}
         }
     }
 
@@ -342,6 +347,7 @@ impl Registry {
             endpoint,
             method: ForwardingMethod::DirectRouting,
             was_nat: false,
+            was_full_nat: false,
             weight: Weight(0),
             encapsulation: Encapsulation::Ip,
             path_mtu: self.path_mtu(endpoint.addr),
@@ -425,6 +431,18 @@ impl Registry {
         });
         let trash = self.lingering().filter(|(_, known)| known.was_nat);
         live.chain(trash).flat_map(|(key, known)| steered_from(key, known.endpoint, ForwardingMethod::Nat))
+    }
+
+    /// Whether replies may come to local addresses: there are FULLNAT destinations, or connections of some.
+    pub fn has_full_nat(&self) -> bool {
+        let configured = self.services.values().flat_map(|entry| &entry.destinations);
+        configured.into_iter().any(|known| known.method == ForwardingMethod::FullNat)
+            || self.has_full_nat_connections()
+    }
+
+    /// Whether there may be FULLNAT connections.
+    pub fn has_full_nat_connections(&self) -> bool {
+        self.known().any(|known| known.was_full_nat && known.has_connections())
     }
 
     /// Where tunnels lead, those of connections that outlive an edit or their destination too.
@@ -515,20 +533,6 @@ fn tunnel(known: &Known, snapshot: &Snapshot) -> snapshot::Tunnel {
     snapshot::Tunnel { source, encapsulation: known.encapsulation }
 }
 
-/// A tunnel as it leaves the director. The option of remote checksum offload is only for packets whose own checksum
-/// is still to be computed, and none that came over the wire is such a packet; theirs is the full checksum.
-fn encapsulation(tunnel: Tunnel) -> Encapsulation {
-    let coverage = |checksum| match checksum {
-        TunnelChecksum::Without => Coverage::None,
-        TunnelChecksum::Full | TunnelChecksum::Remote => Coverage::Whole,
-    };
-    match tunnel {
-        Tunnel::Ipip => Encapsulation::Ip,
-        Tunnel::Gre { checksum } => Encapsulation::Gre(coverage(checksum)),
-        Tunnel::Gue { port, checksum } => Encapsulation::Gue { port, coverage: coverage(checksum) },
-    }
-}
-
 fn available(known: &Known, service: &Arc<ServiceLive>, snapshot: &Snapshot) -> Destination {
     Destination {
         available: true,
@@ -567,6 +571,7 @@ fn build(key: ServiceKey, wanted: &state::Service, entry: &mut Entry, tuning: &T
         members: members.collect(),
         scheduler,
         one_packet: wanted.options.one_packet,
+        client_address: wanted.options.client_address,
         persistence: persistence(&wanted.options),
         place: entry.place.clone(),
         live: entry.live.clone(),

@@ -12,10 +12,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use xvs_proto::{Endpoint, Family, Protocol};
-use xvs_sched::{ForwardingMethod, ServiceKey, Weight, scheduler};
+use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey, Weight, scheduler};
 
+use crate::locals::LocalAddress;
 use crate::marks::MarkRule;
 use crate::message::{Command, CommandError};
+pub use crate::tunnels::{Tunnel, TunnelChecksum};
 
 /// Every service with its destinations, the timeouts and the synchronization daemons.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -24,6 +26,7 @@ pub struct State {
     timeouts: Timeouts,
     daemons: Vec<SyncDaemon>,
     marks: Vec<MarkRule>,
+    locals: Vec<LocalAddress>,
 }
 
 /// What a command changed, for whoever builds the next snapshot.
@@ -41,6 +44,8 @@ pub enum Applied {
     Daemons,
     /// The mark rules.
     Marks,
+    /// The local addresses.
+    Locals,
 }
 
 impl State {
@@ -110,6 +115,14 @@ impl State {
                 self.marks.retain(|known| known != rule);
                 Applied::Marks
             }
+            Command::AddLocal(local) => {
+                self.locals.push(*local);
+                Applied::Locals
+            }
+            Command::DeleteLocal(addr) => {
+                self.locals.retain(|known| known.addr != *addr);
+                Applied::Locals
+            }
         })
     }
 
@@ -169,6 +182,11 @@ impl State {
                 true => Ok(()),
                 false => Err(CommandError::NoSuchMark(rule.to_string())),
             },
+            Command::AddLocal(local) => self.check_local(local),
+            Command::DeleteLocal(addr) => match self.local(*addr) {
+                Some(_) => Ok(()),
+                None => Err(CommandError::NoSuchLocal(*addr)),
+            },
         }
     }
 
@@ -195,6 +213,28 @@ impl State {
     /// The mark rules that were set, in the order in which they apply.
     pub fn marks(&self) -> &[MarkRule] {
         &self.marks
+    }
+
+    /// The local addresses, in the order of the commands.
+    pub fn locals(&self) -> &[LocalAddress] {
+        &self.locals
+    }
+
+    fn local(&self, addr: IpAddr) -> Option<&LocalAddress> {
+        self.locals.iter().find(|known| known.addr == addr)
+    }
+
+    fn check_local(&self, local: &LocalAddress) -> Result<(), CommandError> {
+        if self.local(local.addr).is_some() {
+            return Err(CommandError::LocalExists(local.addr));
+        }
+        let full =
+            || format!("there are {LOCALS_MAX} local addresses, and no room for more; delete one first");
+        let full = (self.locals.len() >= LOCALS_MAX).then(full);
+        match local.fault().or(full) {
+            Some(why) => Err(CommandError::InvalidOperation { why }),
+            None => Ok(()),
+        }
     }
 
     fn edit(&mut self, key: &ServiceKey, change: impl FnOnce(&mut Service)) {
@@ -289,6 +329,9 @@ pub struct ServiceOptions {
     pub persistence_engine: Option<String>,
     /// Whether each UDP packet is scheduled for itself.
     pub one_packet: bool,
+    /// How real servers behind FULLNAT learn who their clients are.
+    #[serde(default)]
+    pub client_address: ClientAddress,
 }
 
 impl ServiceOptions {
@@ -301,6 +344,7 @@ impl ServiceOptions {
             netmask: Netmask::host(family),
             persistence_engine: None,
             one_packet: false,
+            client_address: ClientAddress::Hidden,
         }
     }
 }
@@ -364,38 +408,6 @@ impl Default for DestinationOptions {
             tunnel: Tunnel::Ipip,
         }
     }
-}
-
-/// The kind of a tunnel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Tunnel {
-    /// IP in IP (RFC 2003, RFC 4213, RFC 2473).
-    Ipip,
-    /// Generic UDP Encapsulation.
-    Gue {
-        /// The UDP port it is sent to; never 0.
-        port: u16,
-        /// What the outer header sums.
-        checksum: TunnelChecksum,
-    },
-    /// Generic Routing Encapsulation (RFC 2784).
-    Gre {
-        /// What the outer header sums.
-        checksum: TunnelChecksum,
-    },
-}
-
-/// Checksums of a tunnel's header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TunnelChecksum {
-    /// None.
-    Without,
-    /// Over the whole.
-    Full,
-    /// GUE's remote checksum offload.
-    Remote,
 }
 
 /// The timeouts that `--set` sets; other states have fixed ones.
@@ -563,6 +575,8 @@ const PORTS_MAX: usize = 15;
 
 /// How many mark rules `xvs mark` takes.
 const MARKS_MAX: usize = 1024;
+/// How many local addresses `xvs laddr` takes: steering has room for as many again, which are being left.
+const LOCALS_MAX: usize = 1024;
 
 #[cfg(test)]
 mod tests {
@@ -787,6 +801,23 @@ mod tests {
         assert!(matches!(state.check(&Command::DeleteMark(rule(7))), Err(CommandError::NoSuchMark(_))));
         assert_eq!(state.apply(&Command::AddMark(rule(5000))), Ok(Applied::Marks));
         assert_eq!(state.marks().len(), MARKS_MAX);
+    }
+
+    #[test]
+    fn a_local_address_is_added_once_and_no_more_than_there_is_room_for() {
+        let local = |number: u32| {
+            let addr = IpAddr::V4((0x0a00_0001 + number).into());
+            Command::AddLocal(LocalAddress { addr, first_port: 5000, last_port: 5999 })
+        };
+        let mut state = State::default();
+        (0..LOCALS_MAX as u32).for_each(|number| assert!(state.apply(&local(number)).is_ok(), "{number}"));
+        let refused = state.apply(&local(LOCALS_MAX as u32)).unwrap_err().to_string();
+        assert!(refused.contains("delete one first"), "{refused}");
+        let addr = state.locals()[7].addr;
+        assert_eq!(state.check(&local(7)), Err(CommandError::LocalExists(addr)));
+        assert_eq!(state.apply(&Command::DeleteLocal(addr)), Ok(Applied::Locals));
+        assert_eq!(state.check(&Command::DeleteLocal(addr)), Err(CommandError::NoSuchLocal(addr)));
+        state.apply(&local(7)).unwrap();
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::control::Plant;
 use crate::crew::Crew;
 use crate::memory::available_pages;
 use crate::network::neighbours::Neighbours;
+use crate::reserved::ReservedPorts;
 
 /// How long after a refusal neighbours are tried again.
 pub(crate) const RETRY_REFUSED: Duration = Duration::from_secs(30);
@@ -32,11 +33,23 @@ pub(crate) struct Wired {
     /// When they are tried again, if the kernel has refused some.
     retry: Option<Instant>,
     table: Arc<Table>,
+    reserved: ReservedPorts,
+    /// Why local ports are not reserved, if so.
+    not_reserved: Option<String>,
 }
 
 impl Wired {
     pub(crate) fn new(crew: Crew, steering: Steering, neighbours: Neighbours, table: Arc<Table>) -> Self {
-        Self { crew, steering, neighbours, wanted: BTreeSet::new(), retry: None, table }
+        Self {
+            crew,
+            steering,
+            neighbours,
+            wanted: BTreeSet::new(),
+            retry: None,
+            table,
+            reserved: ReservedPorts::default(),
+            not_reserved: None,
+        }
     }
 
     /// The workers and their interfaces, and what is steered to them.
@@ -47,6 +60,11 @@ impl Wired {
     /// The kernel's neighbours.
     pub(crate) fn neighbours(&mut self) -> &mut Neighbours {
         &mut self.neighbours
+    }
+
+    /// Why the kernel may take local ports for its own connections, if so.
+    pub(crate) fn not_reserved(&self) -> Option<&String> {
+        self.not_reserved.as_ref()
     }
 
     /// Whose seat it is at the table.
@@ -83,6 +101,10 @@ impl Plant for Wired {
     fn keep_resolved(&mut self, neighbours: &BTreeSet<(u32, IpAddr)>) {
         self.wanted.clone_from(neighbours);
         self.manage_neighbours();
+    }
+
+    fn reserve_ports(&mut self, ports: &[(u16, u16)]) {
+        self.not_reserved = self.reserved.set(ports.to_vec()).err();
     }
 
     fn available_pages(&mut self) -> Option<u32> {

@@ -89,6 +89,7 @@ impl Director for Model {
             Request::Timeouts => Reply::Timeouts(self.state.timeouts()),
             Request::Marks => Reply::Marks(self.state.marks().to_vec()),
             Request::Daemons => Reply::Daemons(self.state.daemons().to_vec()),
+            Request::LocalAddresses => Reply::LocalAddresses(self.state.locals().to_vec()),
             other => panic!("ipvsadm's commands do not ask {other:?}"),
         })
     }

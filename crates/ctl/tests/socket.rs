@@ -87,6 +87,7 @@ fn connection(port: u16) -> ConnectionRow {
         client: endpoint(1, port),
         virtual_endpoint: endpoint(2, 80),
         dest: endpoint(3, 80),
+        local: None,
         engine: None,
     }
 }

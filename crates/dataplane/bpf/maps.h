@@ -12,11 +12,12 @@
 /* Families, by the number of the IP version. */
 enum { XVS_V4 = 4, XVS_V6 = 6 };
 
-/* What a key is to the director; values of all three maps are sets of these. */
+/* What a key is to the director; values of the first three maps are sets of these. */
 enum {
 	XVS_SERVICE = 1 << 0,     /* packets to it are ours */
 	XVS_DESTINATION = 1 << 1, /* packets from it are ours, unless they go to this machine */
 	XVS_LOCAL = 1 << 2,       /* an address of this machine */
+	XVS_TRANSLATED = 1 << 3,  /* packets to some of its ports are ours: see `translated` */
 	XVS_TUNNEL = 1 << 4,      /* errors about tunnels to it are ours */
 };
 
@@ -44,12 +45,17 @@ struct xvs_prefix {
 	__u8 addr[16];
 };
 
+/* Value of the map `translated`, by address: the first and the last port whose packets are ours. */
+#define XVS_FIRST_PORT(ports) ((ports) >> 16)
+#define XVS_LAST_PORT(ports) ((ports) & 0xffff)
+
 /* Before a frame that is passed to the kernel of an interface in generic mode: random bytes that nobody else knows. */
 #define XVS_MARKER_SIZE 16
 
 #define XVS_MAX_ENDPOINTS (1 << 18)
 #define XVS_MAX_ADDRESSES (1 << 16)
 #define XVS_MAX_PREFIXES (1 << 14)
+#define XVS_MAX_TRANSLATED (1 << 11)
 /* Receive queues of one interface. */
 #define XVS_MAX_QUEUES 256
 

@@ -49,6 +49,14 @@ struct {
 	__type(value, __u32);
 } prefixes SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, XVS_MAX_TRANSLATED);
+	__type(key, struct xvs_address);
+	__type(value, __u32);
+} translated SEC(".maps");
+
 /* One an interface; the other maps are shared by all interfaces. */
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
@@ -207,6 +215,16 @@ static __always_inline int has_role(const __u8 *addr, __be16 port, const struct 
 	return endpoint_roles(addr, port, packet) & role || endpoint_roles(addr, XVS_ANY_PORT, packet) & role;
 }
 
+/* Whether a packet's port is one that clients' packets leave by under FULLNAT. */
+static __always_inline int is_translated(const struct packet *packet)
+{
+	struct xvs_address key = { .family = packet->family };
+	__builtin_memcpy(key.addr, packet->dest, 16);
+	__u32 *ports = bpf_map_lookup_elem(&translated, &key);
+	__u16 port = bpf_ntohs(packet->dest_port);
+	return ports && port >= XVS_FIRST_PORT(*ports) && port <= XVS_LAST_PORT(*ports);
+}
+
 /* Whether a packet goes to a service or comes from a destination. A fragment is judged by its addresses. */
 static __noinline int matches(const struct packet *packet)
 {
@@ -221,6 +239,8 @@ static __noinline int matches(const struct packet *packet)
 		if (packet->fragment || has_role(packet->source, packet->source_port, packet, XVS_DESTINATION))
 			return 1;
 	}
+	if (to & XVS_TRANSLATED && (packet->fragment || is_translated(packet)))
+		return 1;
 	if (in_prefix(packet->dest, packet->family))
 		return 1;
 	/* Replies from a virtual address that the kernel routes: in IPv4 it refuses them. */

@@ -66,6 +66,8 @@ pub struct WorkerCounters {
     pub expired: Counter,
     /// Connections and templates that gave way to new ones because there was no room.
     pub evicted: Counter,
+    /// Segments of a client that had no room for the TCP option with its address.
+    pub toa_no_room: Counter,
     dropped: Dropped,
 }
 
@@ -101,6 +103,7 @@ impl WorkerCounters {
             ("connections", &self.connections),
             ("expired", &self.expired),
             ("evicted", &self.evicted),
+            ("toa_no_room", &self.toa_no_room),
         ];
         let drops =
             DropReason::all().map(|reason| (format!("drop_{}", reason.name()), self.dropped(reason).value()));

@@ -7,6 +7,7 @@
 
 mod advance;
 mod bypass;
+mod enter;
 pub mod icmp_error;
 
 use std::sync::Arc;
@@ -21,12 +22,11 @@ use self::bypass::may_bypass;
 use crate::clock::Millis;
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::TcpState;
-use crate::conn::{
-    ConnId, Connection, Direction, Flags, Inserted, NewConnection, Removal, TIMER_TICK, TableWorker, Timers,
-};
+use crate::conn::{ConnId, Connection, Direction, Flags, Removal, TIMER_TICK, TableWorker, Timers};
 use crate::counters::{Stats, WorkerCounters};
 use crate::dice::Dice;
 use crate::forward::{self, Ends, Identification, Outer};
+use crate::local::LocalCursor;
 use crate::mss;
 use crate::outcome::Unresolved;
 use crate::persistence::Templates;
@@ -38,6 +38,7 @@ use crate::snapshot::{
     Activity, ConnReuse, Destination, DestinationId, DestinationLive, Encapsulation, Path, Service,
     ServiceLive, Settings, Snapshot,
 };
+use crate::tell;
 use crate::verdict::{DropReason, Verdict};
 
 /// What a connection is remembered for before its first packet was judged.
@@ -60,6 +61,7 @@ pub struct Flows {
     defence: Defence,
     pressure: Pressure,
     dice: Dice,
+    locals: LocalCursor,
     /// Connections that gave way to new ones and are still counted, and until when.
     leaving: Vec<(Arc<DestinationLive>, Activity)>,
     leave_at: Millis,
@@ -80,6 +82,9 @@ impl Flows {
             worker,
             pressure: Pressure::new(worker, &table),
             dice: Dice::new(table.table().secret().0[0].wrapping_add(worker as u64)),
+            locals: LocalCursor::new(
+                (table.table().secret().0[1] as u32).wrapping_add((worker as u32) << 24),
+            ),
             table,
             counters,
             total,
@@ -264,52 +269,16 @@ impl Flows {
         };
         let Chosen { id, dest, method, live, template } = chosen?;
         let counted = snapshot.destinations.find(id);
-        if service.one_packet && packet.flow.protocol == Protocol::UDP {
+        if service.one_packet && packet.flow.protocol == Protocol::UDP && method != ForwardingMethod::FullNat
+        {
             self.leave_template(template);
             counted.inspect(|destination| self.count(destination, |stats| stats.connections.add(1)));
             live.pass();
-            let ends = Ends { virtual_endpoint: packet.flow.dest, dest, method };
+            let FlowKey { source: client, dest: virtual_endpoint, .. } = packet.flow;
+            let ends = Ends { client, virtual_endpoint, dest, local: None, method };
             return Ok(Begun::OnePacket(ends, id));
         }
-        let no_output = match method {
-            ForwardingMethod::Nat => Flags::NONE,
-            _ => Flags::NO_OUTPUT,
-        };
-        let new = NewConnection {
-            protocol: packet.flow.protocol,
-            client: packet.flow.source,
-            virtual_endpoint: packet.flow.dest,
-            dest,
-            local: None,
-            method,
-            flags: no_output,
-            state: 0,
-            expires: now + FIRST_TIMEOUT,
-            timeout_seconds: 0,
-            dest_ref: id.0,
-            mark,
-            controller: template,
-        };
-        // Counted before anybody can find it, so that nobody moves a count that is not there.
-        live.enter(Activity::Inactive);
-        let inserted = self.pressure.insert(&mut self.table, &new, snapshot, &self.counters, now);
-        match inserted {
-            Inserted::New(_) => live.bound(),
-            _ => {
-                live.leave(Activity::Inactive);
-                self.leave_template(template);
-            }
-        }
-        match inserted {
-            Inserted::New(id) => {
-                self.counters.connections.add(1);
-                counted.inspect(|destination| self.count(destination, |stats| stats.connections.add(1)));
-                Ok(Begun::Connection(id))
-            }
-            Inserted::Existing(id) => Ok(Begun::Connection(id)),
-            // None is taken, as none is asked for.
-            Inserted::Full | Inserted::LocalTaken => Err(Verdict::Drop(DropReason::TableFull)),
-        }
+        self.enter(packet, Chosen { id, dest, method, live, template }, service, mark, snapshot, now)
     }
 
     /// Has a template count one connection less: the one that was chosen for is not in the table.
@@ -341,6 +310,9 @@ impl Flows {
             let back = Path::find(&snapshot.egress, packet.flow.source.addr, 0);
             mss::clamp(frame, packet, &ends, destination, back);
         }
+        let connection = self.table.connection(id);
+        let told = tell::request(frame, packet, &connection, destination.path, &self.counters);
+        let packet = told.as_ref().unwrap_or(packet);
         let outer = self.outer(packet, destination, &snapshot.settings, now);
         let verdict = forward::request(frame, packet, &ends, destination.path, &snapshot.egress, outer);
         self.report_unresolved(verdict, destination.path);
@@ -378,17 +350,18 @@ impl Flows {
         now: Millis,
     ) -> Verdict {
         let connection = self.table.connection(id);
-        if connection.method() != ForwardingMethod::Nat && packet.family() == Family::V4 {
+        if !connection.method().masquerades() && packet.family() == Family::V4 {
             // From the virtual address itself: the kernel refuses that from the wire in IPv4, and routes it in IPv6.
             return Verdict::PassToKernel;
         }
         let ends = ends(&connection);
-        let path = Path::find(&snapshot.egress, packet.flow.dest.addr, self.table.hash(&packet.flow));
+        let path = Path::find(&snapshot.egress, ends.client.addr, self.table.hash(&packet.flow));
         if snapshot.settings.mss_clamp.concerns(packet, ends.method)
             && let Some(destination) = destination(&connection, snapshot)
         {
             mss::clamp(frame, packet, &ends, destination, path);
         }
+        tell::reply(frame, packet, &connection);
         let verdict = forward::reply(frame, packet, &ends, path);
         self.report_unresolved(verdict, path);
         // A router refuses a packet before its forwarding hooks, so IPVS does not see it.
@@ -406,7 +379,7 @@ impl Flows {
     pub fn count_answer(&self, packet: &Packet, hash: u64, bytes: usize, snapshot: &Snapshot) {
         let Some((id, Direction::Inbound)) = self.table.find(&packet.connection_key(), hash) else { return };
         let connection = self.table.connection(id);
-        if connection.method() != ForwardingMethod::Nat
+        if !connection.method().masquerades()
             && let Some(destination) = destination(&connection, snapshot)
         {
             self.count(destination, |stats| stats.count_out(bytes));
@@ -520,6 +493,8 @@ fn next_tick(now: Millis) -> Millis {
 
 fn ends(connection: &Connection<'_>) -> Ends {
     Ends {
+        client: connection.client(),
+        local: connection.local(),
         virtual_endpoint: connection.virtual_endpoint(),
         dest: connection.dest(),
         method: connection.method(),
@@ -550,7 +525,7 @@ mod tests {
     use xvs_proto::Endpoint;
 
     use super::*;
-    use crate::conn::{Table, TableConfig};
+    use crate::conn::{Inserted, NewConnection, Table, TableConfig};
     use crate::shm::Memory;
 
     #[test]

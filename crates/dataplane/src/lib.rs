@@ -20,6 +20,7 @@ pub mod call_ids;
 pub mod classify;
 pub mod conn;
 pub mod flow;
+pub mod local;
 pub mod marks;
 pub mod persistence;
 pub mod pressure;
@@ -29,6 +30,7 @@ pub mod egress;
 pub mod forward;
 pub mod mss;
 pub mod path_mtu;
+mod tell;
 
 pub mod datagram;
 pub mod exchange;

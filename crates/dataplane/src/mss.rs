@@ -3,7 +3,7 @@
 //! Runs for SYN and SYN+ACK of a connection that pass the director, as `mss_clamp` says. A tunnel's way is narrower than
 //! either end can know, and the ICMP error that would tell them is often filtered; here the option is lowered, never
 //! raised, and the checksum kept by incremental update. Both packets promise what the narrower of the connection's two
-//! ways takes, as far as the director is on them: past it go the replies of all methods but NAT. A SYN without the option stays without: its sender then expects 536 bytes.
+//! ways takes, as far as the director is on them: past it go the replies of all methods but NAT and FULLNAT. A SYN without the option stays without: its sender then expects 536 bytes.
 //! Not here: what a segment meets that is too large all the same (`forward`).
 
 use xvs_proto::checksum::Delta;
@@ -55,13 +55,21 @@ pub fn clamp(frame: &mut Frame, packet: &Packet, ends: &Ends, destination: &Dest
         _ => u32::MAX,
     };
     let there = mtu(destination.path).saturating_sub(forward::overhead(ends, destination.tunnel));
-    let back = if ends.method == ForwardingMethod::Nat { mtu(client) } else { u32::MAX };
+    let back = if ends.method.masquerades() { mtu(client) } else { u32::MAX };
     let network = match packet.family() {
         Family::V4 => ipv4::HEADER_LEN,
         Family::V6 => ipv6::HEADER_LEN,
     };
     let room = there.min(back).min(u32::from(u16::MAX)).saturating_sub((network + tcp::HEADER_LEN) as u32);
     lower(&mut frame.bytes_mut()[packet.transport..packet.end], room as u16);
+}
+
+/// Lowers a segment's option by so many bytes.
+pub(crate) fn reduce(segment: &mut [u8], by: u16) {
+    if let Some(at) = find(segment) {
+        let old = u16::from_be_bytes([segment[at], segment[at + 1]]);
+        lower(segment, old.saturating_sub(by));
+    }
 }
 
 /// Lowers a segment's option to `most`, in bytes, if it says more.

@@ -13,11 +13,14 @@ use std::time::Duration;
 use hashbrown::{HashMap, HashSet};
 use xvs_proto::checksum::Coverage;
 use xvs_proto::{Endpoint, Family, MacAddr, Protocol};
-use xvs_sched::{Candidates, Choice, ForwardingMethod, Load, Request, Scheduler, ServiceKey, State, Weight};
+use xvs_sched::{
+    Candidates, Choice, ClientAddress, ForwardingMethod, Load, Request, Scheduler, ServiceKey, State, Weight,
+};
 
 use crate::call_ids::CallIds;
 use crate::counters::SharedStats;
 use crate::egress::{Egress, RouteTo};
+use crate::local::LocalAddresses;
 use crate::marks::Marks;
 use crate::mss::MssClamp;
 use crate::occupancy::Occupancy;
@@ -43,6 +46,8 @@ pub struct Snapshot {
     /// The Call-IDs by which templates of services with `--pe sip` are told apart; room for none until there is such
     /// a service.
     pub call_ids: Arc<CallIds>,
+    /// What FULLNAT's destinations see instead of clients.
+    pub locals: Arc<LocalAddresses>,
     /// Timeouts and settings.
     pub settings: Settings,
 }
@@ -58,6 +63,7 @@ impl Snapshot {
             nat_destinations: Arc::default(),
             marks: Arc::default(),
             call_ids: Arc::default(),
+            locals: Arc::default(),
             settings: Settings::default(),
         }
     }
@@ -212,6 +218,8 @@ pub struct Service {
     pub scheduler: Box<dyn Scheduler>,
     /// Whether each UDP datagram is scheduled for itself.
     pub one_packet: bool,
+    /// How destinations behind FULLNAT learn who their clients are.
+    pub client_address: ClientAddress,
     /// Which clients stay with their destination, and for how long; `None`: nobody does.
     pub persistence: Option<Persistence>,
     /// The scheduler's state; shared by snapshots until the members change.
@@ -514,6 +522,7 @@ mod tests {
             members: Box::new([]),
             scheduler: xvs_sched::scheduler::build("rr", &Default::default()).unwrap(),
             one_packet: false,
+            client_address: ClientAddress::Hidden,
             persistence: None,
             place: Arc::default(),
             live: Arc::new(ServiceLive::new(1)),
@@ -559,6 +568,7 @@ mod tests {
             members: [1, 2, 3].map(member).into(),
             scheduler: xvs_sched::scheduler::build("rr", &setup).unwrap(),
             one_packet: false,
+            client_address: ClientAddress::Hidden,
             persistence: None,
             place: Arc::default(),
             live: Arc::new(ServiceLive::new(2)),

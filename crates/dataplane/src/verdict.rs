@@ -81,6 +81,10 @@ pub enum DropReason {
     NoCallId,
     /// There is no room for another SIP call.
     CallsFull,
+    /// There is no local address of the destination's family (FULLNAT).
+    NoLocalAddress,
+    /// Of the local ports that were tried all are taken towards the destination (FULLNAT).
+    NoLocalPort,
     /// The link's transmit ring is full, or the link is down.
     TransmitRefused,
     /// The kernel did not take the packet back.
@@ -91,7 +95,7 @@ impl DropReason {
     /// How many counters the reasons need.
     pub const COUNT: usize = Self::OTHERS.len() + Malformed::ALL.len();
 
-    const OTHERS: [Self; 24] = [
+    const OTHERS: [Self; 26] = [
         Self::NoDestination,
         Self::DestinationUnavailable,
         Self::DestinationLocal,
@@ -116,6 +120,8 @@ impl DropReason {
         Self::CallsFull,
         Self::IcmpChecksum,
         Self::IcmpFragment,
+        Self::NoLocalAddress,
+        Self::NoLocalPort,
     ];
 
     /// Every reason, in the order of [`Self::index`].
@@ -150,6 +156,8 @@ impl DropReason {
             Self::CallsFull => 21,
             Self::IcmpChecksum => 22,
             Self::IcmpFragment => 23,
+            Self::NoLocalAddress => 24,
+            Self::NoLocalPort => 25,
             Self::Malformed(malformed) => Self::OTHERS.len() + malformed as usize,
         }
     }
@@ -181,6 +189,8 @@ impl DropReason {
             Self::CallsFull => "calls_full",
             Self::IcmpChecksum => "icmp_checksum",
             Self::IcmpFragment => "icmp_fragment",
+            Self::NoLocalAddress => "no_local_address",
+            Self::NoLocalPort => "no_local_port",
             Self::Malformed(malformed) => malformed.name(),
         }
     }
@@ -236,6 +246,12 @@ impl DropReason {
             }
             Self::IcmpChecksum => "an ICMP error about a connection has a wrong checksum",
             Self::IcmpFragment => "an ICMPv6 error came in fragments, as no router sends one",
+            Self::NoLocalAddress => {
+                "FULLNAT has no local address of the real server's family; `xvs laddr add` gives it one"
+            }
+            Self::NoLocalPort => {
+                "the local ports that were tried are all taken towards the real server; add one by `xvs laddr add`"
+            }
             Self::Malformed(malformed) => malformed.sentence(),
         }
     }

@@ -20,6 +20,8 @@ const REAL_ANY_PORT: [u8; 4] = [198, 51, 100, 3];
 const TUNNEL_END: [u8; 4] = [198, 51, 100, 4];
 const REAL: [u8; 4] = [198, 51, 100, 2];
 const SELF: [u8; 4] = [198, 51, 100, 1];
+/// An address of FULLNAT.
+const LOCAL: [u8; 4] = [198, 51, 100, 4];
 const OTHER: [u8; 4] = [192, 0, 2, 9];
 
 const CLIENT6: u16 = 0xc;
@@ -28,6 +30,7 @@ const ANY_PORT6: u16 = 0x3;
 const TUNNEL_END6: u16 = 0x4;
 const REAL6: u16 = 0x2;
 const SELF6: u16 = 0x5;
+const LOCAL6: u16 = 0x6;
 const OTHER6: u16 = 0x9;
 
 fn v6(last: u16) -> Ipv6Addr {
@@ -57,6 +60,7 @@ fn rules() -> SteeringRules {
         ]
         .into(),
         wide: ["192.0.2.64/28".parse().unwrap(), "2001:db8:77::/48".parse().unwrap()].into(),
+        translated: [(LOCAL.into(), (5000, 5999)), (v6(LOCAL6).into(), (1, 65535))].into(),
         tunnel_ends: [TUNNEL_END.into(), v6(TUNNEL_END6).into()].into(),
         local_addresses: [SELF.into(), v6(SELF6).into()].into(),
     }
@@ -523,4 +527,19 @@ fn a_full_map_names_its_limit_and_keeps_what_it_has() {
 
     steering.update(&rules()).unwrap();
     assert_all(&steering, Verdict::Kernel, &[("taken back", tcp((CLIENT, 4000), ([10, 0, 0, 1], 80)))]);
+}
+
+#[test]
+fn what_comes_to_a_local_port_of_fullnat_is_steered_and_the_addresses_other_ports_are_the_kernels() {
+    let steering = steering();
+    let verdict = |frame: &[u8]| steering.test_run(frame).unwrap();
+    for port in [5000, 5500, 5999] {
+        assert_eq!(verdict(&tcp((OTHER, 80), (LOCAL, port))), Verdict::Steered, "{port}");
+        assert_eq!(verdict(&udp((OTHER, 80), (LOCAL, port))), Verdict::Steered, "{port}");
+    }
+    for port in [22, 4999, 6000, 0x8813] {
+        assert_eq!(verdict(&tcp((OTHER, 80), (LOCAL, port))), Verdict::Kernel, "{port}");
+    }
+    assert_eq!(verdict(&tcp6((CLIENT6, 80), (LOCAL6, 22))), Verdict::Steered);
+    assert_eq!(verdict(&tcp((LOCAL, 5500), (OTHER, 80))), Verdict::Kernel);
 }

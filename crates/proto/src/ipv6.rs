@@ -176,6 +176,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ipv6<B> {
         *hops = hops.saturating_sub(1);
     }
 
+    /// Sets how long the packet is behind this header, in bytes.
+    pub fn set_payload_len(&mut self, new: u16) {
+        self.bytes.as_mut()[field::PAYLOAD_LEN].copy_from_slice(&new.to_be_bytes());
+    }
+
     /// Replaces the source address.
     pub fn set_source(&mut self, new: Ipv6Addr) {
         self.bytes.as_mut()[field::SOURCE].copy_from_slice(&new.octets());

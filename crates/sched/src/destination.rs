@@ -41,9 +41,42 @@ pub enum ForwardingMethod {
     Tunnel,
     /// Sent to the destination's link address (`-g`, listed `Route`).
     DirectRouting,
+    /// As [`Self::Nat`], and from an endpoint of the director's own instead of the client's, so that replies come back
+    /// whatever the destination's routes are (`--fullnat`, listed `FullNat`; IPVS has none such).
+    FullNat,
+}
+
+/// How a TCP destination behind [`ForwardingMethod::FullNat`] learns who its client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientAddress {
+    /// It does not.
+    #[default]
+    Hidden,
+    /// By a header of the PROXY protocol, version 2, before the client's first byte.
+    Proxy,
+    /// By a TCP option of the client's first segments, as the kernel module `toa` reads it.
+    Toa,
+}
+
+impl ClientAddress {
+    /// The word that commands use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hidden => "hidden",
+            Self::Proxy => "proxy",
+            Self::Toa => "toa",
+        }
+    }
 }
 
 impl ForwardingMethod {
+    /// Whether packets are rewritten to the destination's endpoint, so that replies come from it and have to pass the
+    /// director.
+    pub fn masquerades(self) -> bool {
+        matches!(self, Self::Nat | Self::FullNat)
+    }
+
     /// The word that listings print.
     pub fn listed(self) -> &'static str {
         match self {
@@ -51,6 +84,7 @@ impl ForwardingMethod {
             Self::Local => "Local",
             Self::Tunnel => "Tunnel",
             Self::DirectRouting => "Route",
+            Self::FullNat => "FullNat",
         }
     }
 }

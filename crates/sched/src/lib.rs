@@ -33,6 +33,6 @@ mod twos;
 mod wlc;
 mod wrr;
 
-pub use destination::{Destination, ForwardingMethod, Weight};
+pub use destination::{ClientAddress, Destination, ForwardingMethod, Weight};
 pub use scheduler::{Candidates, Choice, Load, Request, Scheduler, State};
 pub use service::ServiceKey;

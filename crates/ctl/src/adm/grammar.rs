@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use xvs_proto::{Endpoint, Family, Protocol};
-use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
+use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey, Weight};
 
 use super::table::{Column, CommandName, Seen, check_command, check_tunnel};
 use super::values::{self, Given, number};
@@ -202,7 +202,8 @@ impl Draft {
             | Word::Persistent
             | Word::Netmask
             | Word::Flags
-            | Word::OnePacket => self.service_option(word, value, resolver),
+            | Word::OnePacket
+            | Word::ClientAddress => self.service_option(word, value, resolver),
             Word::Method(method) => {
                 self.destination.method = method;
                 Ok(())
@@ -280,9 +281,20 @@ impl Draft {
             }
             Word::Netmask => self.service.netmask = self.netmask(text, resolver)?,
             Word::Flags => self.flags = text.to_owned(),
+            Word::ClientAddress => self.service.client_address = self.client_address(text)?,
             _ => self.service.one_packet = true,
         }
         Ok(())
+    }
+
+    /// Ours, so it has no column in the option matrix.
+    fn client_address(&self, text: &str) -> Result<ClientAddress, Ended> {
+        if !matches!(self.command, CommandName::AddService | CommandName::EditService) {
+            return Err(Ended::usage("--client-address is for -A and -E"));
+        }
+        let all = [ClientAddress::Hidden, ClientAddress::Proxy, ClientAddress::Toa];
+        let found = all.into_iter().find(|known| known.name() == text);
+        found.ok_or_else(|| Ended::usage("--client-address takes hidden, proxy or toa"))
     }
 
     fn netmask(&self, text: &str, resolver: &dyn Resolver) -> Result<Netmask, Ended> {
@@ -408,7 +420,7 @@ impl Draft {
     fn destination(&self) -> (Endpoint, DestinationOptions) {
         let mut endpoint = required(self.server);
         // Direct routing and tunnels leave the port as it is: a destination can only have the service's own.
-        if self.destination.method != ForwardingMethod::Nat
+        if !self.destination.method.masquerades()
             && let Some(service) = self.address
         {
             endpoint.port = service.port;
@@ -510,7 +522,9 @@ fn column(word: Word) -> Option<Column> {
         Word::Group => Column::Group,
         Word::Port => Column::Port,
         Word::Ttl => Column::Ttl,
-        Word::Command(_) | Word::Help | Word::Version | Word::V6 | Word::Sort => return None,
+        Word::Command(_) | Word::Help | Word::Version | Word::V6 | Word::Sort | Word::ClientAddress => {
+            return None;
+        }
     })
 }
 

@@ -251,6 +251,8 @@ fn refusal(error: &CommandError) -> String {
         CommandError::NotSupported { .. }
         | CommandError::MarkExists(_)
         | CommandError::NoSuchMark(_)
+        | CommandError::LocalExists(_)
+        | CommandError::NoSuchLocal(_)
         | CommandError::UnknownSetting { .. }
         | CommandError::BadSetting { .. }
         | CommandError::UnknownServer(_)

@@ -8,36 +8,53 @@ use std::io;
 use std::ops::ControlFlow;
 
 use xvs_proto::{Family, Protocol};
-use xvs_sched::{ForwardingMethod, ServiceKey};
+use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey};
 
 use super::grammar::{self, Names, Order, Parsed};
 use super::listing::{Naming, netmask};
 use super::values::flag_names;
 use super::{AfterLine, Ended, Messages, Resolver, Session};
-use crate::cli::mark;
+use crate::cli::{laddr, mark};
 use crate::client::Failure;
+use crate::locals::LocalAddress;
 use crate::marks::MarkRule;
 use crate::message::{Command, CommandError, DestinationRow, Reply, Request, ServiceRow};
 use crate::state::{Netmask, Tunnel, TunnelChecksum};
 
 impl Session<'_> {
     /// Prints all services as the commands that make them. Thresholds are not among what they say. What ipvsadm has no
-    /// words for stands behind `#xvs `, which `ipvsadm-restore` skips; mark rules come last.
+    /// words for stands behind `#xvs `, which `ipvsadm-restore` skips; local addresses come first, mark rules last.
     pub(super) fn save(&mut self, names: Names) -> Result<(), Ended> {
         let rows = self.services(Request::ListServices, Order::Sorted)?;
         let names = Naming { names, resolver: self.resolver };
+        for local in self.locals()? {
+            writeln!(self.out, "{OURS}laddr add {local}")?;
+        }
         for row in &rows {
             let service = service_option(&row.key, &names);
             writeln!(self.out, "-A {service}{}", service_rule(row))?;
+            let told = row.options.client_address;
+            if told != ClientAddress::Hidden {
+                let rule = service_rule(row);
+                writeln!(self.out, "{OURS}-E {service}{rule} --client-address {}", told.name())?;
+            }
             for dest in &row.destinations {
                 let server = names.destination(&row.key, dest.endpoint);
-                writeln!(self.out, "-a {service} -r {server}{}", destination_rule(dest))?;
+                let ours = if dest.options.method == ForwardingMethod::FullNat { OURS } else { "" };
+                writeln!(self.out, "{ours}-a {service} -r {server}{}", destination_rule(dest))?;
             }
         }
         for rule in self.marks()? {
             writeln!(self.out, "{OURS}mark add {rule}")?;
         }
         Ok(())
+    }
+
+    fn locals(&mut self) -> Result<Vec<LocalAddress>, Ended> {
+        match self.director.call(Request::LocalAddresses).map_err(|failure| Ended::listing(&failure))? {
+            Reply::LocalAddresses(locals) => Ok(locals),
+            other => Err(Ended::listing(&Failure::unexpected(&other))),
+        }
     }
 
     fn marks(&mut self) -> Result<Vec<MarkRule>, Ended> {
@@ -117,7 +134,7 @@ impl Session<'_> {
             let ended = match step {
                 Step::Change(_) => match results.next() {
                     // What it asks for is the case, so that rules can be restored where they are in force.
-                    Some(Err(CommandError::MarkExists(_))) => None,
+                    Some(Err(CommandError::MarkExists(_) | CommandError::LocalExists(_))) => None,
                     Some(Err(refused)) => Some(Ended::change(&Failure::Refused(refused))),
                     _ => None,
                 },
@@ -151,6 +168,9 @@ fn parse(text: &str, resolver: &dyn Resolver) -> Option<Result<Parsed, Ended>> {
         [] => return None,
         [_, "mark", words @ ..] if text.starts_with(OURS) => {
             mark::command(words).map(Parsed::Change).map_err(Ended::usage)
+        }
+        [_, "laddr", words @ ..] if text.starts_with(OURS) => {
+            laddr::command(words).map(Parsed::Change).map_err(Ended::usage)
         }
         [_, words @ ..] if text.starts_with(OURS) => grammar::parse(words, resolver),
         words => grammar::parse(words, resolver),
@@ -244,6 +264,7 @@ fn destination_rule(row: &DestinationRow) -> String {
     let method = match row.options.method {
         ForwardingMethod::Nat => "-m",
         ForwardingMethod::Tunnel => "-i",
+        ForwardingMethod::FullNat => "--fullnat",
         ForwardingMethod::DirectRouting | ForwardingMethod::Local => "-g",
     };
     let mut text = format!(" {method} -w {}", row.options.weight.0);

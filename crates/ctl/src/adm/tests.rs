@@ -43,6 +43,7 @@ impl Director for Script {
             Request::Restore(commands) => Reply::Restored(commands.iter().map(|_| self.change()).collect()),
             Request::ListServices => Reply::Services(self.rows.clone()),
             Request::Timeouts => Reply::Timeouts(Timeouts::default()),
+            Request::LocalAddresses => Reply::LocalAddresses(Vec::new()),
             Request::Marks => Reply::Marks(self.marks.clone()),
             _ => Reply::Done,
         })
@@ -189,6 +190,7 @@ fn connections() -> Vec<ConnectionRow> {
         client: ends[0],
         virtual_endpoint: ends[1],
         dest: ends[2],
+        local: None,
         engine: None,
     };
     let v6 = |text: &str, port| Endpoint::new(text.parse::<std::net::IpAddr>().unwrap(), port);

@@ -27,6 +27,7 @@ pub(super) enum Word {
     Netmask,
     Flags,
     OnePacket,
+    ClientAddress,
     RealServer,
     Method(ForwardingMethod),
     TunnelType,
@@ -188,10 +189,14 @@ const OPTIONS: &[(char, &str, Takes, Word)] = {
         ('M', "netmask", Value, Word::Netmask),
         ('b', "sched-flags", Value, Word::Flags),
         ('o', "ops", Nothing, Word::OnePacket),
+        // Not one of ipvsadm's.
+        (LONG, "client-address", Value, Word::ClientAddress),
         ('r', "real-server", Value, Word::RealServer),
         ('g', "gatewaying", Nothing, Word::Method(ForwardingMethod::DirectRouting)),
         ('i', "ipip", Nothing, Word::Method(ForwardingMethod::Tunnel)),
         ('m', "masquerading", Nothing, Word::Method(ForwardingMethod::Nat)),
+        // Not one of ipvsadm's.
+        (LONG, "fullnat", Nothing, Word::Method(ForwardingMethod::FullNat)),
         (LONG, "tun-type", Value, Word::TunnelType),
         (LONG, "tun-port", Value, Word::TunnelPort),
         (LONG, "tun-nocsum", Nothing, Word::Checksum(TunnelChecksum::Without)),

@@ -13,6 +13,7 @@ mod completion;
 mod counters;
 mod feedback;
 mod lab;
+pub(crate) mod laddr;
 pub(crate) mod mark;
 mod realserver;
 mod set;
@@ -38,6 +39,8 @@ enum Command {
     Mark(mark::Arguments),
     /// Report a real server's load, or show the weights that follow such reports
     Feedback(feedback::Arguments),
+    /// Add, delete and list the addresses that `--fullnat` real servers see instead of clients
+    Laddr(laddr::Arguments),
     /// Play a director without root, network or clock: JSON lines in, JSON lines out
     Lab(lab::Arguments),
     /// Prepare this machine as a real server of a virtual address, and put it back
@@ -105,6 +108,7 @@ fn ask(command: &Command, director: &mut dyn Director, out: &mut dyn Write) -> D
         Command::Set(arguments) => set::run(arguments, director),
         Command::Mark(arguments) => mark::run(arguments, director, out),
         Command::Feedback(arguments) => feedback::run(arguments, director, out),
+        Command::Laddr(arguments) => laddr::run(arguments, director, out),
         _ => Err("this command does not talk to the daemon".into()),
     }
 }

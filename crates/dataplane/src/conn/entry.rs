@@ -230,6 +230,7 @@ impl Record<'_> {
             method if method == ForwardingMethod::Nat as u64 => ForwardingMethod::Nat,
             method if method == ForwardingMethod::Local as u64 => ForwardingMethod::Local,
             method if method == ForwardingMethod::Tunnel as u64 => ForwardingMethod::Tunnel,
+            method if method == ForwardingMethod::FullNat as u64 => ForwardingMethod::FullNat,
             _ => ForwardingMethod::DirectRouting,
         }
     }

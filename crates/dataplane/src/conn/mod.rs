@@ -80,14 +80,20 @@ impl Flags {
     pub const SYNC: Self = Self(0x0020);
     /// No reply was seen and none is expected.
     pub const NO_OUTPUT: Self = Self(0x0080);
+    /// Its destination is told the client's address by a TCP option. No bit of sync messages.
+    pub const TOA: Self = Self(0x0010);
     /// Counted among the inactive connections of its destination.
     pub const INACTIVE: Self = Self(0x0100);
+    /// Its destination is told the client's address by a PROXY header, so the client's sequence numbers are shifted.
+    pub const PROXY: Self = Self(0x0400);
     /// The client's port is not known yet.
     pub const NO_CLIENT_PORT: Self = Self(0x0800);
     /// A persistence template. Fixed when the entry is made: a template is another identity.
     pub const TEMPLATE: Self = Self(0x1000);
     /// Lives for one packet only; a template: what it controls does.
     pub const ONE_PACKET: Self = Self(0x2000);
+    /// The destination has acknowledged the PROXY header. No bit of sync messages.
+    pub const TOLD: Self = Self(0x4000);
     /// A template that nobody finds any more ([`TableWorker::detach`]). No bit of sync messages.
     pub const DETACHED: Self = Self(0x8000);
 
@@ -226,6 +232,17 @@ impl Connection<'_> {
     /// Sets how long a template lasts after the next connection, in seconds.
     pub fn set_timeout_seconds(&self, seconds: u32) {
         self.record.entry.timeout_seconds.store(seconds, Ordering::Relaxed);
+    }
+
+    /// The sequence number of the client's first byte of data, of a connection whose destination is told of the client.
+    pub fn first_sequence(&self) -> u32 {
+        // Such a connection is no template, so the word is free.
+        self.record.entry.timeout_seconds.load(Ordering::Relaxed)
+    }
+
+    /// Sets it.
+    pub fn set_first_sequence(&self, number: u32) {
+        self.record.entry.timeout_seconds.store(number, Ordering::Relaxed);
     }
 
     /// Number of the destination's live object.

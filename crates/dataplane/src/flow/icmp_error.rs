@@ -23,6 +23,7 @@ use crate::port::LinkId;
 use crate::schedule::{FTP_DATA, may_ask};
 use crate::shm::Frame;
 use crate::snapshot::{Destination, DestinationId, Encapsulation, Path, Snapshot};
+use crate::tell;
 use crate::verdict::{DropReason, Verdict};
 
 /// What becomes of an ICMP error.
@@ -95,7 +96,7 @@ impl Flows {
     ) -> Verdict {
         let connection = self.table.connection(id);
         let ends = ends(&connection);
-        if ends.method != ForwardingMethod::Nat {
+        if !ends.method.masquerades() {
             connection.count_in_packet();
         }
         if is_bypass(&connection) {
@@ -125,8 +126,7 @@ impl Flows {
         snapshot: &Snapshot,
         now: Millis,
     ) -> Verdict {
-        let masqueraded = ends.method == ForwardingMethod::Nat;
-        if masqueraded && !forward::icmp::is_summed(frame, packet) {
+        if ends.method.masquerades() && !forward::icmp::is_summed(frame, packet) {
             return Verdict::Drop(DropReason::IcmpChecksum);
         }
         if destination.available {
@@ -134,7 +134,9 @@ impl Flows {
         }
         let (path, whole) = (destination.path, fragmentable(packet));
         let verdict = match ends.method {
-            ForwardingMethod::Nat => forward::icmp::request(frame, &whole, quote, ends, path),
+            ForwardingMethod::Nat | ForwardingMethod::FullNat => {
+                forward::icmp::request(frame, &whole, quote, ends, path)
+            }
             // Its headers say what the packet's own say of fragments.
             ForwardingMethod::Tunnel => {
                 let outer = self.outer(packet, destination, &snapshot.settings, now);
@@ -149,8 +151,8 @@ impl Flows {
         verdict
     }
 
-    /// An error about a packet from the client to the destination. By other methods than NAT it quotes the packet as
-    /// the client sent it, and the kernel routes it there.
+    /// An error about a packet from the client to the destination. By methods that do not masquerade it quotes the packet
+    /// as the client sent it, and the kernel routes it there.
     fn about_request(
         &mut self,
         frame: &mut Frame,
@@ -161,13 +163,15 @@ impl Flows {
     ) -> Verdict {
         let connection = self.table.connection(id);
         let ends = ends(&connection);
-        let client = connection.client().addr;
-        if ends.method != ForwardingMethod::Nat || packet.flow.dest.addr != client {
+        let client = ends.client.addr;
+        let sender = ends.local.unwrap_or(ends.client).addr;
+        if !ends.method.masquerades() || packet.flow.dest.addr != sender {
             return Verdict::PassToKernel;
         }
         if !forward::icmp::is_summed(frame, packet) {
             return Verdict::Drop(DropReason::IcmpChecksum);
         }
+        tell::quoted(frame, quote, &connection);
         let path = Path::find(&snapshot.egress, client, self.table.hash(&quote.flow));
         let verdict = forward::icmp::reply(frame, packet, quote, &ends, path);
         self.report_unresolved(verdict, path);

@@ -1,5 +1,5 @@
-//! ICMP errors about masqueraded connections: outside and in the packet that they quote, they get the addresses and the
-//! port that their receiver knows.
+//! ICMP errors about masqueraded connections, by NAT and FULLNAT: outside and in the packet that they quote, they get the
+//! addresses and the ports that their receiver knows.
 //!
 //! As under IPVS, the message's checksum and the header checksums are computed anew; that of the quoted transport, of
 //! which there may be a part only, stays. Errors about connections of other methods go as any packet does. Not here:
@@ -36,7 +36,8 @@ pub fn request(frame: &mut Frame, packet: &Packet, quote: &Packet, ends: &Ends, 
     }
     let sent = way(path).and_then(|hop| {
         admit_request(frame, packet, hop.mtu, 0)?;
-        rewrite(frame, packet, quote, End::Source, ends.dest);
+        let outside = (packet.flow.source.addr, ends.dest.addr);
+        rewrite(frame, packet, quote, outside, (ends.dest, ends.local.unwrap_or(ends.client)));
         strip(frame, packet);
         Ok(hop)
     });
@@ -48,35 +49,37 @@ pub fn request(frame: &mut Frame, packet: &Packet, quote: &Packet, ends: &Ends, 
 pub fn reply(frame: &mut Frame, packet: &Packet, quote: &Packet, ends: &Ends, path: Path) -> Verdict {
     let sent = way(path).and_then(|hop| {
         admit_reply(frame, packet, hop.mtu)?;
-        rewrite(frame, packet, quote, End::Dest, ends.virtual_endpoint);
+        let outside = (ends.virtual_endpoint.addr, ends.client.addr);
+        rewrite(frame, packet, quote, outside, (ends.client, ends.virtual_endpoint));
         strip(frame, packet);
         Ok(hop)
     });
     finish(frame, sent)
 }
 
-/// Puts an endpoint in the place of that end of the quoted packet, and its address in the place of the error's other
-/// end: who sent the packet is whom the error goes to.
-fn rewrite(frame: &mut Frame, packet: &Packet, quote: &Packet, end: End, to: Endpoint) {
-    let (outer, port) = match end {
-        End::Source => (End::Dest, tcp::field::SOURCE),
-        End::Dest => (End::Source, tcp::field::DEST),
-    };
+/// Has an error go from and to these addresses, and the packet that it quotes from and to these endpoints.
+fn rewrite(
+    frame: &mut Frame,
+    packet: &Packet,
+    quote: &Packet,
+    outside: (IpAddr, IpAddr),
+    quoted: (Endpoint, Endpoint),
+) {
     let bytes = &mut frame.bytes_mut()[..packet.end];
-    set_address(&mut bytes[packet.network..], outer, to.addr);
-    set_address(&mut bytes[quote.network..], end, to.addr);
+    set_address(&mut bytes[packet.network..], End::Source, outside.0);
+    set_address(&mut bytes[packet.network..], End::Dest, outside.1);
+    set_address(&mut bytes[quote.network..], End::Source, quoted.0.addr);
+    set_address(&mut bytes[quote.network..], End::Dest, quoted.1.addr);
     if quote.has_ports() {
-        bytes[quote.transport..][port].copy_from_slice(&to.port.to_be_bytes());
+        bytes[quote.transport..][tcp::field::SOURCE].copy_from_slice(&quoted.0.port.to_be_bytes());
+        bytes[quote.transport..][tcp::field::DEST].copy_from_slice(&quoted.1.port.to_be_bytes());
     }
     if packet.family() == Family::V4 {
         Ipv4::edit(&mut bytes[quote.network..]).write_checksum();
     }
     let message = &mut bytes[packet.transport..];
-    match (outer, packet.flow.source.addr, packet.flow.dest.addr, to.addr) {
-        (End::Dest, IpAddr::V6(source), _, IpAddr::V6(dest))
-        | (End::Source, _, IpAddr::V6(dest), IpAddr::V6(source)) => {
-            icmpv6::write_checksum(message, source, dest);
-        }
+    match outside {
+        (IpAddr::V6(source), IpAddr::V6(dest)) => icmpv6::write_checksum(message, source, dest),
         _ => icmp::write_checksum(message),
     }
 }

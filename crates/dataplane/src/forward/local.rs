@@ -17,7 +17,7 @@ use crate::verdict::{DropReason, Verdict};
 pub(super) fn deliver(packet: &Packet, ends: &Ends, egress: &Egress) -> Verdict {
     let dest = packet.connection_key().dest;
     let arrives = match ends.method {
-        ForwardingMethod::Nat => ends.dest == dest,
+        ForwardingMethod::Nat | ForwardingMethod::FullNat => ends.dest == dest,
         _ => egress.is_local(dest.addr),
     };
     if arrives { Verdict::PassToKernel } else { Verdict::Drop(DropReason::DestinationLocal) }

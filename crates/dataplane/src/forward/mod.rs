@@ -5,6 +5,7 @@
 //! for the link that it leaves by, untagged.
 
 mod dr;
+mod fullnat;
 pub mod icmp;
 mod local;
 mod nat;
@@ -66,10 +67,14 @@ fn between(source: IpAddr, dest: IpAddr, secret: &HashSecret) -> u32 {
 /// The ends of a connection that forwarding writes into packets.
 #[derive(Debug, Clone, Copy)]
 pub struct Ends {
+    /// Who the client is.
+    pub client: Endpoint,
     /// Where clients send to.
     pub virtual_endpoint: Endpoint,
     /// Where the connection's packets go.
     pub dest: Endpoint,
+    /// The director's own endpoint that the destination sees instead of the client's.
+    pub local: Option<Endpoint>,
     /// How.
     pub method: ForwardingMethod,
 }
@@ -118,6 +123,10 @@ pub fn request(
         ForwardingMethod::DirectRouting => dr::send(frame, packet, hop).map(|()| hop),
         ForwardingMethod::Nat => nat::send_request(frame, packet, ends, hop).map(|()| hop),
         ForwardingMethod::Tunnel => tunnel::send(frame, packet, ends, hop, outer),
+        ForwardingMethod::FullNat => {
+            let local = ends.local.ok_or(DropReason::NoLocalAddress)?;
+            fullnat::send_request(frame, packet, ends, local, hop).map(|()| hop)
+        }
         ForwardingMethod::Local => Err(DropReason::DestinationLocal),
     });
     finish(frame, sent)
@@ -134,8 +143,10 @@ pub fn unchanged(frame: &mut Frame, packet: &Packet, path: Path) -> Verdict {
 pub fn reply(frame: &mut Frame, packet: &Packet, ends: &Ends, path: Path) -> Verdict {
     let sent = way(path).and_then(|hop| {
         admit_reply(frame, packet, hop.mtu)?;
-        if ends.method == ForwardingMethod::Nat {
-            nat::rewrite_reply(frame, packet, ends);
+        match ends.method {
+            ForwardingMethod::Nat => nat::rewrite_reply(frame, packet, ends),
+            ForwardingMethod::FullNat => fullnat::rewrite_reply(frame, packet, ends),
+            _ => {}
         }
         strip(frame, packet);
         Ok(hop)

@@ -29,35 +29,44 @@ pub(super) fn send_request(
     hop: Hop,
 ) -> Result<(), DropReason> {
     admit_request(frame, packet, hop.mtu, 0)?;
-    rewrite(frame, packet, End::Dest, packet.flow.dest, ends.dest);
+    rewrite(frame, packet, [(End::Dest, ends.dest)]);
     strip(frame, packet);
     Ok(())
 }
 
 /// Has a reply come from the virtual endpoint.
 pub(super) fn rewrite_reply(frame: &mut Frame, packet: &Packet, ends: &Ends) {
-    rewrite(frame, packet, End::Source, packet.flow.source, ends.virtual_endpoint);
+    rewrite(frame, packet, [(End::Source, ends.virtual_endpoint)]);
 }
 
-fn rewrite(frame: &mut Frame, packet: &Packet, end: End, from: Endpoint, to: Endpoint) {
-    debug_assert_eq!(from.family(), to.family(), "a masqueraded connection's ends are of one family");
+/// Writes these endpoints into a packet, and what becomes of its checksums.
+#[inline]
+pub(super) fn rewrite<const N: usize>(frame: &mut Frame, packet: &Packet, ends: [(End, Endpoint); N]) {
     let bytes = &mut frame.bytes_mut()[packet.network..packet.end];
-    set_address(bytes, end, to.addr);
-    if matches!(packet.flow.protocol, Protocol::AH | Protocol::ESP) {
-        // No ports; what sums there are cannot be made right without the keys.
+    let transport = packet.transport - packet.network;
+    // No ports; what sums there are cannot be made right without the keys.
+    let portless = matches!(packet.flow.protocol, Protocol::AH | Protocol::ESP);
+    let (mut source, mut dest, mut delta) = (packet.flow.source, packet.flow.dest, Delta::default());
+    for (end, to) in ends {
+        let (from, port) = match end {
+            End::Source => (std::mem::replace(&mut source, to), tcp::field::SOURCE),
+            End::Dest => (std::mem::replace(&mut dest, to), tcp::field::DEST),
+        };
+        debug_assert_eq!(from.family(), to.family(), "a masqueraded connection's ends are of one family");
+        set_address(bytes, end, to.addr);
+        if !portless {
+            bytes[transport..][port].copy_from_slice(&to.port.to_be_bytes());
+            delta = delta.addr(from.addr, to.addr).word(from.port, to.port);
+        }
+    }
+    if portless {
         return;
     }
-    let (port, source, dest) = match end {
-        End::Source => (tcp::field::SOURCE, to.addr, packet.flow.dest.addr),
-        End::Dest => (tcp::field::DEST, packet.flow.source.addr, to.addr),
-    };
-    let segment = &mut bytes[packet.transport - packet.network..];
-    segment[port].copy_from_slice(&to.port.to_be_bytes());
-    let delta = Delta::default().addr(from.addr, to.addr).word(from.port, to.port);
+    let segment = &mut bytes[transport..];
     match packet.flow.protocol {
-        Protocol::UDP => udp::update_checksum(segment, delta, source, dest),
+        Protocol::UDP => udp::update_checksum(segment, delta, source.addr, dest.addr),
         // Its sum does not cover the addresses.
-        Protocol::SCTP if from.port == to.port => {}
+        Protocol::SCTP if packet.flow.source.port == source.port && packet.flow.dest.port == dest.port => {}
         Protocol::SCTP => sctp::write_checksum(segment),
         _ => tcp::update_checksum(segment, delta),
     }

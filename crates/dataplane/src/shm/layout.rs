@@ -66,7 +66,8 @@ pub(crate) struct Entry {
     /// Phase, protocol state and deadline in one word, so that they change together; any worker, by
     /// compare-and-swap. In a removed entry: the next of its chain.
     pub(crate) life: AtomicU64,
-    /// In a template, how long it lasts after a connection, in seconds; any worker.
+    /// In a template, how long it lasts after a connection, in seconds; in a connection whose destination is told of the
+    /// client, the sequence number of the client's first byte; any worker.
     pub(crate) timeout_seconds: AtomicU32,
     /// The destination's number.
     pub(crate) dest: AtomicU32,

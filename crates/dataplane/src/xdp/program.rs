@@ -19,7 +19,7 @@ use super::mode::{Mode, Refusal, Settings, stacked};
 use super::steering::{Image, Marker, Roles, SteeringRules};
 
 const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/redirect.bpf.o"));
-const SHARED: [&CStr; 3] = [c"endpoints", c"addresses", c"prefixes"];
+const SHARED: [&CStr; 4] = [c"endpoints", c"addresses", c"prefixes", c"translated"];
 
 /// Flags of an XDP link, and what the program returns (linux/if_link.h, linux/bpf.h).
 const GENERIC: u32 = 1 << 1;
@@ -176,8 +176,9 @@ impl Steering {
         let image = Image::of(&rules);
         let installed = &mut self.installed;
         // An endpoint answers only through the roles of its address, so the addresses come first; what is steered
-        // too early is at worst passed back.
+        // too early is at worst passed back. Ports come before them: without, the role says nothing.
         let object = &self.object;
+        converge("local addresses", &object.map(SHARED[3])?, &mut installed.translated, &image.translated)?;
         converge("addresses", &object.map(SHARED[1])?, &mut installed.addresses, &image.addresses)?;
         converge("endpoints", &object.map(SHARED[0])?, &mut installed.endpoints, &image.endpoints)?;
         converge("networks", &object.map(SHARED[2])?, &mut installed.prefixes, &image.prefixes)?;

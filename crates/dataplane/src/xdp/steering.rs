@@ -20,6 +20,9 @@ pub struct SteeringRules {
     /// Every TCP, UDP, SCTP, AH and ESP packet to these is, and every fragment and ICMP error: what may be marked.
     /// In IPv6 also what comes from these, unless it goes to a local address.
     pub wide: BTreeSet<Prefix>,
+    /// Packets to these ports of these addresses are, first and last port: where FULLNAT's replies come to. So are
+    /// fragments to the addresses.
+    pub translated: BTreeMap<IpAddr, (u16, u16)>,
     /// Where tunnels lead: ICMP errors about packets to these that may be a tunnel's are the director's.
     pub tunnel_ends: BTreeSet<IpAddr>,
     /// Addresses of this machine: what its own programs say to a destination is not a client's connection.
@@ -34,11 +37,25 @@ impl SteeringRules {
             services: &self.services | &other.services,
             nat_destinations: &self.nat_destinations | &other.nat_destinations,
             wide: &self.wide | &other.wide,
+            translated: spanning(&self.translated, &other.translated),
             tunnel_ends: &self.tunnel_ends | &other.tunnel_ends,
             // A local address is an exception: it may hold only while both agree.
             local_addresses: &self.local_addresses & &other.local_addresses,
         }
     }
+}
+
+/// The ports of either, and those between.
+fn spanning(
+    one: &BTreeMap<IpAddr, (u16, u16)>,
+    other: &BTreeMap<IpAddr, (u16, u16)>,
+) -> BTreeMap<IpAddr, (u16, u16)> {
+    let mut all = one.clone();
+    for (addr, &(first, last)) in other {
+        let ports = all.entry(*addr).or_insert((first, last));
+        *ports = (ports.0.min(first), ports.1.max(last));
+    }
+    all
 }
 
 /// A map of the program as it should be or is: key to roles.
@@ -50,6 +67,8 @@ pub(super) struct Image {
     pub(super) endpoints: Roles<{ endpoint::SIZE }>,
     pub(super) addresses: Roles<{ address::SIZE }>,
     pub(super) prefixes: Roles<{ prefix::SIZE }>,
+    /// No roles: ports.
+    pub(super) translated: Roles<{ address::SIZE }>,
 }
 
 impl Image {
@@ -67,6 +86,10 @@ impl Image {
                 *image.addresses.entry(address_key(addr)).or_default() |= role;
             }
         }
+        for (&addr, &(first, last)) in &rules.translated {
+            *image.addresses.entry(address_key(addr)).or_default() |= TRANSLATED;
+            image.translated.insert(address_key(addr), u32::from(first) << 16 | u32::from(last));
+        }
         image.prefixes = rules.wide.iter().map(|&prefix| (prefix_key(prefix), SERVICE)).collect();
         image
     }
@@ -78,6 +101,7 @@ pub(crate) type Marker = [u8; 16];
 const SERVICE: u32 = 1 << 0;
 const DESTINATION: u32 = 1 << 1;
 const LOCAL: u32 = 1 << 2;
+const TRANSLATED: u32 = 1 << 3;
 const TUNNEL: u32 = 1 << 4;
 
 mod endpoint {
@@ -175,9 +199,15 @@ mod tests {
             claim(format!("sizeof(((struct xvs_{name} *)0)->{field}) == {}", at.len()));
         }
         claim(format!("XVS_MARKER_SIZE == {}", size_of::<Marker>()));
-        for (name, value) in
-            [("SERVICE", SERVICE), ("DESTINATION", DESTINATION), ("LOCAL", LOCAL), ("TUNNEL", TUNNEL)]
-        {
+        for (name, value) in [
+            ("SERVICE", SERVICE),
+            ("DESTINATION", DESTINATION),
+            ("LOCAL", LOCAL),
+            ("TRANSLATED", TRANSLATED),
+            ("TUNNEL", TUNNEL),
+            ("FIRST_PORT(0x12345678)", 0x1234),
+            ("LAST_PORT(0x12345678)", 0x5678),
+        ] {
             claim(format!("XVS_{name} == {value}"));
         }
         let mut clang = Command::new("clang")

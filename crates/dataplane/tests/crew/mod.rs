@@ -445,6 +445,7 @@ fn named(
         members,
         scheduler: scheduler::build("rr", &setup).expect("rr is a scheduler"),
         one_packet: name.1 == SIP_ONE_PACKET,
+        client_address: Default::default(),
         persistence: seconds.map(persistent),
         place: Arc::default(),
         live,

@@ -162,6 +162,8 @@ fn sent(
         Family::V6 => (SOURCE6.into(), SERVER6.into()),
     };
     let ends = Ends {
+        client: packet.flow.source,
+        local: None,
         virtual_endpoint: packet.flow.dest,
         dest: xvs_proto::Endpoint { addr: server, port: 80 },
         method: ForwardingMethod::Tunnel,

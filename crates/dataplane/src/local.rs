@@ -1,0 +1,132 @@
+//! The director's own endpoints from which real servers see clients' packets (FULLNAT).
+//!
+//! [`LocalAddresses`] is part of a snapshot; a worker's [`LocalCursor`] goes round it, a step for each new connection. The
+//! step shares no factor with the number of endpoints, so a round offers each of them once and neighbours far apart: what
+//! was offered last is offered again as late as can be. What was taken in such an order is not spread by chance, so who
+//! finds a few endpoints taken goes on elsewhere ([`LocalCursor::jump`]). Cost of a step: one division, and a search among
+//! the addresses.
+//!
+//! Not here: whether an endpoint is taken, which only the connection table knows, for each destination apart.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use xvs_proto::{Endpoint, Family};
+
+/// Local addresses with their ports, of both families.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct LocalAddresses {
+    pools: [Pool; 2],
+}
+
+impl LocalAddresses {
+    /// These addresses with these ports; none of them may be named twice.
+    pub fn new(addresses: impl IntoIterator<Item = (IpAddr, RangeInclusive<u16>)>) -> Self {
+        let mut locals = Self::default();
+        for (addr, ports) in addresses {
+            let pool = &mut locals.pools[Family::of(addr) as usize];
+            pool.total += ports.len() as u32;
+            pool.ends.push((pool.total, Endpoint { addr, port: *ports.end() }));
+        }
+        for pool in &mut locals.pools {
+            pool.step = step(pool.total);
+        }
+        locals
+    }
+
+    /// The next endpoint of a family; `None` if it has no local address.
+    pub fn next(&self, family: Family, cursor: &mut LocalCursor) -> Option<Endpoint> {
+        let pool = &self.pools[family as usize];
+        let position = &mut cursor.positions[family as usize];
+        *position = position.checked_add(pool.step)?.checked_rem(pool.total)?;
+        pool.at(*position)
+    }
+}
+
+/// The endpoints of one family, as if they stood in one row.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Pool {
+    /// Of each address the place behind its last endpoint, and that endpoint.
+    ends: Vec<(u32, Endpoint)>,
+    total: u32,
+    step: u32,
+}
+
+impl Pool {
+    fn at(&self, position: u32) -> Option<Endpoint> {
+        let place = self.ends.partition_point(|(end, _)| *end <= position);
+        let (end, last) = self.ends.get(place)?;
+        Some(Endpoint { port: last.port - (end - 1 - position) as u16, ..*last })
+    }
+}
+
+/// How far a worker has come in each family.
+#[derive(Debug)]
+pub struct LocalCursor {
+    positions: [u32; 2],
+}
+
+impl LocalCursor {
+    /// Begins somewhere; `start` is to be another for each worker, and at each start.
+    pub fn new(start: u32) -> Self {
+        let mut cursor = Self { positions: [0; 2] };
+        cursor.jump(start);
+        cursor
+    }
+
+    /// Goes on from a place drawn at random.
+    pub fn jump(&mut self, random: u32) {
+        // Less than all bits, so that a step more is never too much.
+        self.positions = [random >> 2; 2];
+    }
+}
+
+/// A number near the golden section of `total` that shares no factor with it: its multiples lie evenly.
+fn step(total: u32) -> u32 {
+    let golden = (f64::from(total) * 0.618_034) as u32;
+    (golden.max(1)..).find(|step| common_factor(*step, total) == 1).unwrap_or(1)
+}
+
+fn common_factor(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { common_factor(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_round_offers_each_endpoint_once_and_no_other(
+            ranges in prop::collection::vec((1u16..=u16::MAX, 0u16..300), 1..5),
+            start: u32,
+        ) {
+            let ranges = ranges.iter().map(|(first, more)| *first..=first.saturating_add(*more));
+            let named: Vec<_> = (1u8..).map(|last| IpAddr::from([192, 0, 2, last])).zip(ranges).collect();
+            let every: HashSet<_> = named
+                .iter()
+                .flat_map(|(addr, ports)| ports.clone().map(|port| Endpoint { addr: *addr, port }))
+                .collect();
+            let locals = LocalAddresses::new(named);
+            let mut cursor = LocalCursor::new(start);
+            let round: Vec<_> =
+                (0..every.len()).map(|_| locals.next(Family::V4, &mut cursor).unwrap()).collect();
+            prop_assert_eq!(round.iter().copied().collect::<HashSet<_>>(), every);
+            prop_assert_eq!(locals.next(Family::V4, &mut cursor).unwrap(), round[0]);
+            prop_assert_eq!(locals.next(Family::V6, &mut cursor), None);
+        }
+    }
+
+    #[test]
+    fn many_addresses_with_all_their_ports_can_be_gone_round() {
+        let all = (0..4096u32).map(|number| (IpAddr::V4((0x0a00_0000 + number).into()), 1..=u16::MAX));
+        let locals = LocalAddresses::new(all);
+        let mut cursor = LocalCursor::new(u32::MAX);
+        let some: HashSet<_> = (0..10_000).map(|_| locals.next(Family::V4, &mut cursor).unwrap()).collect();
+        assert_eq!(some.len(), 10_000);
+    }
+}

@@ -1,0 +1,74 @@
+//! The header of the PROXY protocol, version 2, by which a TCP connection's first bytes tell whose it is.
+//!
+//! Source: «The PROXY protocol, versions 1 & 2», HAProxy, section 2.2.
+
+use std::net::IpAddr;
+
+use crate::addr::{Endpoint, Family};
+
+/// Twelve bytes that no other protocol begins with.
+const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
+/// Version 2, on behalf of somebody else.
+const PROXIED: u8 = 0x21;
+/// What stands before the addresses.
+const FIXED_LEN: usize = 16;
+
+/// The longest header, in bytes.
+pub const MAX_LEN: usize = header_len(Family::V6);
+
+/// Bytes of the header of a family's connections.
+pub const fn header_len(family: Family) -> usize {
+    match family {
+        Family::V4 => FIXED_LEN + 2 * (4 + 2),
+        Family::V6 => FIXED_LEN + 2 * (16 + 2),
+    }
+}
+
+/// Writes the header of a TCP connection between two endpoints of one family to the front of `bytes`; how long it is.
+///
+/// # Panics
+/// If `bytes` is shorter than that.
+pub fn emit(bytes: &mut [u8], client: Endpoint, virtual_endpoint: Endpoint) -> usize {
+    let len = header_len(client.family());
+    let family = match client.family() {
+        Family::V4 => 0x11,
+        Family::V6 => 0x21,
+    };
+    bytes[..12].copy_from_slice(&SIGNATURE);
+    bytes[12..14].copy_from_slice(&[PROXIED, family]);
+    bytes[14..16].copy_from_slice(&((len - FIXED_LEN) as u16).to_be_bytes());
+    let mut at = FIXED_LEN;
+    let mut put = |part: &[u8]| {
+        bytes[at..at + part.len()].copy_from_slice(part);
+        at += part.len();
+    };
+    for addr in [client.addr, virtual_endpoint.addr] {
+        match addr {
+            IpAddr::V4(addr) => put(&addr.octets()),
+            IpAddr::V6(addr) => put(&addr.octets()),
+        }
+    }
+    put(&client.port.to_be_bytes());
+    put(&virtual_endpoint.port.to_be_bytes());
+    len
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_written_byte_for_byte_as_the_specification_lays_it_out() {
+        let mut bytes = [0xa5; MAX_LEN];
+        let client = Endpoint::new([192, 0, 2, 200], 40000);
+        let length = emit(&mut bytes, client, Endpoint::new([198, 51, 100, 1], 443));
+        let want = [
+            0x0d, 0x0a, 0x0d, 0x0a, 0x00, 0x0d, 0x0a, 0x51, 0x55, 0x49, 0x54, 0x0a, 0x21, 0x11, 0, 12, 192,
+            0, 2, 200, 198, 51, 100, 1, 0x9c, 0x40, 0x01, 0xbb,
+        ];
+        assert_eq!(bytes[..length], want);
+        let v6 = |last| Endpoint::new([0x2001, 0xdb8, 0, 0, 0, 0, 0, last], 80);
+        let length = emit(&mut bytes, v6(1), v6(2));
+        assert_eq!((length, &bytes[12..16], bytes[31], bytes[47]), (52, &[0x21, 0x21, 0, 36][..], 1, 2));
+    }
+}

@@ -1,0 +1,355 @@
+//! How servers behind FULLNAT learn who their client is: what arrives at the server, and what the client gets to see.
+//!
+//! Segments are played through the lab, some of them lost, as two ends of a connection would send them. Not here: a real
+//! server that reads the header (`netlab_fullnat.rs`).
+
+use std::net::IpAddr;
+
+use etherparse::{PacketBuilder, SlicedPacket, TcpOptionElement, TcpSlice, TransportSlice};
+use proptest::prelude::*;
+use serde_json::json;
+use xvs::LabCluster;
+use xvs::frames::Mac;
+use xvs::lab_cluster::{
+    CLIENT, CLIENT6, GATEWAY_MAC, INSIDE, INSIDE6, LAN_MAC, VIP, VIP6, WAN_MAC, server, server_mac, server6,
+};
+
+const CLIENT_PORT: u16 = 40_000;
+const LOCAL_PORT: u16 = 5000;
+
+#[derive(Clone, Copy)]
+struct Ends {
+    client: IpAddr,
+    vip: IpAddr,
+    local: IpAddr,
+    server: IpAddr,
+}
+
+fn ends(v6: bool) -> Ends {
+    match v6 {
+        false => {
+            Ends { client: CLIENT.into(), vip: VIP.into(), local: INSIDE.into(), server: server(1).into() }
+        }
+        true => Ends {
+            client: CLIENT6.into(),
+            vip: VIP6.into(),
+            local: INSIDE6.into(),
+            server: server6(1).into(),
+        },
+    }
+}
+
+/// A segment as its sender means it.
+#[derive(Clone, Debug, Default)]
+struct Segment {
+    syn: bool,
+    ack: Option<u32>,
+    rst: bool,
+    sequence: u32,
+    options: Vec<TcpOptionElement>,
+    data: Vec<u8>,
+}
+
+impl Segment {
+    fn frame(&self, from: (IpAddr, u16), to: (IpAddr, u16), macs: (Mac, Mac)) -> Vec<u8> {
+        let link = PacketBuilder::ethernet2(macs.0, macs.1);
+        let network = match (from.0, to.0) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => link.ipv4(from.octets(), to.octets(), 64),
+            (IpAddr::V6(from), IpAddr::V6(to)) => link.ipv6(from.octets(), to.octets(), 64),
+            _ => panic!("one family"),
+        };
+        let mut tcp = network.tcp(from.1, to.1, self.sequence, 64240);
+        if self.syn {
+            tcp = tcp.syn();
+        }
+        if self.rst {
+            tcp = tcp.rst();
+        }
+        if let Some(number) = self.ack {
+            tcp = tcp.ack(number);
+        }
+        let tcp = tcp.options(&self.options).expect("the options fit");
+        let mut frame = Vec::new();
+        tcp.write(&mut frame, &self.data).expect("a vector takes all");
+        frame
+    }
+
+    fn of(tcp: &TcpSlice<'_>) -> Self {
+        Self {
+            syn: tcp.syn(),
+            ack: tcp.ack().then(|| tcp.acknowledgment_number()),
+            rst: tcp.rst(),
+            sequence: tcp.sequence_number(),
+            options: tcp.options_iterator().map(|option| option.expect("an option that is read")).collect(),
+            data: tcp.payload().to_vec(),
+        }
+    }
+}
+
+struct Play {
+    cluster: LabCluster,
+    ends: Ends,
+}
+
+impl Play {
+    fn new(ends: Ends, told: &str) -> Self {
+        let mut cluster = LabCluster::new();
+        let (local, ports) = (ends.local.to_string(), format!("{LOCAL_PORT}-{LOCAL_PORT}"));
+        cluster.ask(json!({ "xvs": ["laddr", "add", local, "--ports", ports] }));
+        let at = |addr| std::net::SocketAddr::new(addr, 80);
+        cluster.adm(&format!("-A -t {} -s rr --client-address {told}", at(ends.vip)));
+        cluster.adm(&format!("-a -t {} -r {} --fullnat", at(ends.vip), at(ends.server)));
+        Self { cluster, ends }
+    }
+
+    /// What arrives at the server of a client's segment.
+    fn request(&mut self, segment: &Segment) -> Segment {
+        let Ends { client, vip, local, server } = self.ends;
+        let frame = segment.frame((client, CLIENT_PORT), (vip, 80), (GATEWAY_MAC, WAN_MAC));
+        self.pass("wan", &frame, ((local, LOCAL_PORT), (server, 80)))
+    }
+
+    /// What arrives at the client of a server's segment.
+    fn reply(&mut self, segment: &Segment) -> Segment {
+        let Ends { client, vip, local, server } = self.ends;
+        let frame = segment.frame((server, 80), (local, LOCAL_PORT), (server_mac(1), LAN_MAC));
+        self.pass("lan", &frame, ((vip, 80), (client, CLIENT_PORT)))
+    }
+
+    fn pass(&mut self, link: &str, frame: &[u8], between: ((IpAddr, u16), (IpAddr, u16))) -> Segment {
+        let judged = self.cluster.inject(link, frame);
+        assert_eq!(judged.verdict, "transmit");
+        let [(_, sent)] = &judged.sent[..] else { panic!("one frame: {judged:?}") };
+        let packet = SlicedPacket::from_ethernet(sent).expect("a frame");
+        let Some(TransportSlice::Tcp(tcp)) = &packet.transport else { panic!("TCP") };
+        let sum = match between {
+            ((IpAddr::V4(from), _), (IpAddr::V4(to), _)) => {
+                tcp.to_header().calc_checksum_ipv4_raw(from.octets(), to.octets(), tcp.payload())
+            }
+            ((IpAddr::V6(from), _), (IpAddr::V6(to), _)) => {
+                tcp.to_header().calc_checksum_ipv6_raw(from.octets(), to.octets(), tcp.payload())
+            }
+            _ => panic!("one family"),
+        };
+        assert_eq!(Ok(tcp.checksum()), sum, "{between:?}");
+        assert_eq!((tcp.source_port(), tcp.destination_port()), (between.0.1, between.1.1));
+        Segment::of(tcp)
+    }
+
+    /// SYN and SYN+ACK pass.
+    fn begin(&mut self, first: u32, reply: u32) {
+        self.request(&Segment { syn: true, sequence: first.wrapping_sub(1), ..Segment::default() });
+        let accepted = Segment {
+            syn: true,
+            sequence: reply.wrapping_sub(1),
+            ack: Some(first),
+            options: vec![TcpOptionElement::MaximumSegmentSize(1460)],
+            ..Segment::default()
+        };
+        let seen = self.reply(&accepted);
+        assert_eq!((seen.ack, seen.sequence), (accepted.ack, accepted.sequence));
+    }
+}
+
+fn header(ends: Ends) -> Vec<u8> {
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21".to_vec();
+    match (ends.client, ends.vip) {
+        (IpAddr::V4(client), IpAddr::V4(vip)) => {
+            header.extend([0x11, 0, 12]);
+            header.extend(client.octets());
+            header.extend(vip.octets());
+        }
+        (IpAddr::V6(client), IpAddr::V6(vip)) => {
+            header.extend([0x21, 0, 36]);
+            header.extend(client.octets());
+            header.extend(vip.octets());
+        }
+        _ => panic!("one family"),
+    }
+    header.extend(CLIENT_PORT.to_be_bytes());
+    header.extend(80u16.to_be_bytes());
+    header
+}
+
+#[test]
+fn the_header_goes_with_the_handshakes_end_and_again_until_it_is_acknowledged() {
+    for ends in [ends(false), ends(true)] {
+        let (mut play, header) = (Play::new(ends, "proxy"), header(ends));
+        let by = header.len() as u32;
+        let (first, reply) = (1000, 9000);
+        play.begin(first, reply);
+        let ack = Segment { ack: Some(reply), sequence: first, ..Segment::default() };
+        for _ in 0..2 {
+            let seen = play.request(&ack);
+            assert_eq!((seen.sequence, &seen.data), (first, &header));
+        }
+        let question = Segment { data: b"question".to_vec(), ..ack.clone() };
+        let seen = play.request(&question);
+        assert_eq!((seen.sequence, seen.data), (first, [&header[..], b"question"].concat()));
+        // The server has the header, and not the question.
+        let heard = Segment { ack: Some(first + by), sequence: reply, ..Segment::default() };
+        assert_eq!(play.reply(&heard).ack, Some(first));
+        let seen = play.request(&question);
+        assert_eq!((seen.sequence, &seen.data[..]), (first + by, &b"question"[..]));
+        let heard = Segment { ack: Some(first + by + 8), sequence: reply, ..Segment::default() };
+        assert_eq!(play.reply(&heard).ack, Some(first + 8));
+    }
+}
+
+#[test]
+fn what_the_server_has_out_of_order_is_told_by_the_clients_numbers() {
+    let ends = ends(false);
+    let mut play = Play::new(ends, "proxy");
+    let (first, reply, by) = (u32::MAX - 100, 9000, 28u32);
+    play.begin(first, reply);
+    play.request(&Segment { ack: Some(reply), sequence: first, ..Segment::default() });
+    let at = |number: u32| first.wrapping_add(number);
+    let blocks = |begin: u32, end: u32| {
+        let second = Some((at(begin + 500), at(end + 500)));
+        TcpOptionElement::SelectiveAcknowledgement((at(begin), at(end)), [second, None, None])
+    };
+    // Odd places too: no padding stands before it.
+    for before in [vec![], vec![TcpOptionElement::Noop], vec![TcpOptionElement::Timestamp(1, 2)]] {
+        let with = |option| [&before[..], &[option]].concat();
+        let segment = Segment {
+            ack: Some(at(by)),
+            sequence: reply,
+            options: with(blocks(by + 100, by + 200)),
+            ..Segment::default()
+        };
+        let seen = play.reply(&segment);
+        assert_eq!(seen.ack, Some(first));
+        let options: Vec<_> =
+            seen.options.into_iter().filter(|option| *option != TcpOptionElement::Noop).collect();
+        let wanted = with(blocks(100, 200));
+        let wanted: Vec<_> = wanted.into_iter().filter(|option| *option != TcpOptionElement::Noop).collect();
+        assert_eq!(options, wanted);
+    }
+}
+
+#[test]
+fn the_promised_segment_size_leaves_room_for_the_header_and_data_of_a_syn_are_cut() {
+    for (ends, by) in [(ends(false), 28), (ends(true), 52)] {
+        let mut play = Play::new(ends, "proxy");
+        let open = Segment { syn: true, sequence: 999, data: vec![7; 100], ..Segment::default() };
+        assert!(play.request(&open).data.is_empty());
+        let accepted = Segment {
+            syn: true,
+            ack: Some(1000),
+            options: vec![TcpOptionElement::MaximumSegmentSize(1440)],
+            ..Segment::default()
+        };
+        let seen = play.reply(&accepted);
+        assert_eq!(seen.options, [TcpOptionElement::MaximumSegmentSize(1440 - by)]);
+        let full = Segment {
+            sequence: 1000,
+            ack: Some(1),
+            data: vec![7; usize::from(1440 - by)],
+            ..Segment::default()
+        };
+        assert_eq!(play.request(&full).data.len(), 1440);
+        // Who does not keep to it: the header goes alone.
+        let larger = Segment { data: vec![7; 1440], ..full };
+        assert_eq!(play.request(&larger).data, header(ends));
+    }
+}
+
+#[test]
+fn the_option_stands_before_all_others_of_the_first_segments_and_of_no_other() {
+    let ends = ends(false);
+    let mut play = Play::new(ends, "toa");
+    play.begin(1000, 9000);
+    let timestamp = TcpOptionElement::Timestamp(1, 2);
+    let ack =
+        Segment { ack: Some(9000), sequence: 1000, options: vec![timestamp.clone()], ..Segment::default() };
+    for data in [&b""[..], b"question", b"question"] {
+        let segment = Segment { data: data.to_vec(), ..ack.clone() };
+        let frame = segment.frame((ends.client, CLIENT_PORT), (ends.vip, 80), (GATEWAY_MAC, WAN_MAC));
+        let sent = play.cluster.inject("wan", &frame).sent.remove(0).1;
+        let tcp = &sent[34..];
+        // Kind 254, length 8, port, address.
+        assert_eq!(tcp[20..28], [254, 8, 0x9c, 0x40, 192, 0, 2, 200]);
+        assert_eq!(tcp[28..30], [8, 10], "then the client's own");
+        assert_eq!(usize::from(tcp[12] >> 4) * 4, 20 + 8 + 12);
+        assert_eq!(tcp[40..], *data);
+        let packet = SlicedPacket::from_ethernet(&sent).expect("a frame");
+        let Some(TransportSlice::Tcp(slice)) = packet.transport else { panic!("TCP") };
+        let (from, to) = (INSIDE.octets(), server(1).octets());
+        let sum = slice.to_header().calc_checksum_ipv4_raw(from, to, slice.payload());
+        assert_eq!(Ok(slice.checksum()), sum);
+    }
+    let later = Segment { sequence: 1008, ..ack.clone() };
+    assert_eq!(
+        play.request(&later).options,
+        [timestamp, TcpOptionElement::Noop, TcpOptionElement::Noop][..1]
+    );
+}
+
+#[test]
+fn where_the_option_has_no_room_it_is_left_out_and_counted() {
+    let mut play = Play::new(ends(false), "toa");
+    play.begin(1000, 9000);
+    let full = Segment { sequence: 1000, ack: Some(9000), data: vec![7; 1460], ..Segment::default() };
+    let seen = play.request(&full);
+    assert_eq!((seen.options.len(), seen.data.len()), (0, 1460));
+    assert_eq!(play.cluster.counters().get("toa_no_room"), Some(&1));
+}
+
+#[test]
+fn how_clients_are_told_of_is_saved_and_restored() {
+    let mut play = Play::new(ends(false), "proxy");
+    let saved = play.cluster.adm("-S -n");
+    let line = format!("#xvs -E -t {VIP}:80 -s rr --client-address proxy\n");
+    assert!(saved.contains(&line), "{saved}");
+    let mut other = LabCluster::new();
+    let answer = other.ask(json!({ "adm": ["-R"], "stdin": saved }));
+    assert_eq!(answer["exit"], 0, "{answer}");
+    assert_eq!(other.adm("-S -n"), saved);
+    let answer = other.ask(json!({ "adm": ["-D", "-t", format!("{VIP}:80"), "--client-address", "toa"] }));
+    assert_eq!(answer["exit"], 2, "{answer}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A client that sends what was not acknowledged, a server that keeps what comes in its turn; either direction loses
+    /// segments.
+    #[test]
+    fn whatever_is_lost_the_server_reads_the_header_and_then_what_the_client_wrote(
+        v6: bool,
+        first: u32,
+        sizes in prop::collection::vec(0usize..300, 1..12),
+        losses in prop::collection::vec(any::<(bool, bool)>(), 0..60),
+    ) {
+        let ends = ends(v6);
+        let mut play = Play::new(ends, "proxy");
+        play.begin(first, 9000);
+        let written: Vec<u8> = (0..sizes.iter().sum()).map(|at: usize| at as u8).collect();
+        let (mut acknowledged, mut read) = (0usize, Vec::<u8>::new());
+        let mut losses = losses.into_iter().chain(std::iter::repeat((false, false)));
+        let mut sizes = sizes.into_iter().cycle();
+        let mut rounds = 0;
+        while acknowledged < written.len() || read.is_empty() {
+            let size = sizes.next().unwrap_or(1).max(1).min(written.len() - acknowledged);
+            let data = written[acknowledged..acknowledged + size].to_vec();
+            let sequence = first.wrapping_add(acknowledged as u32);
+            let arrived = play.request(&Segment { ack: Some(9000), sequence, data, ..Segment::default() });
+            let (request_lost, reply_lost) = losses.next().unwrap_or_default();
+            if !request_lost {
+                let at = arrived.sequence.wrapping_sub(first) as usize;
+                prop_assert!(at <= read.len(), "a hole before {at}, {} were read", read.len());
+                let known = (read.len() - at).min(arrived.data.len());
+                prop_assert_eq!(&arrived.data[..known], &read[at..at + known], "sent again with the same bytes");
+                read.extend(&arrived.data[known..]);
+            }
+            let ack = first.wrapping_add(read.len() as u32);
+            let seen = play.reply(&Segment { ack: Some(ack), sequence: 9000, ..Segment::default() });
+            if !reply_lost {
+                acknowledged = acknowledged.max(seen.ack.unwrap_or(first).wrapping_sub(first) as usize);
+            }
+            rounds += 1;
+            prop_assert!(rounds < 1000);
+        }
+        prop_assert_eq!(read, [header(ends), written].concat());
+    }
+}

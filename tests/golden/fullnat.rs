@@ -1,0 +1,133 @@
+//! What FULLNAT makes of packets of both directions, to the byte.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde_json::json;
+use xvs::frames::{ACK, RST, SYN};
+use xvs::lab_cluster::{CLIENT, CLIENT6, INSIDE, INSIDE6, VIP, VIP6, at, server, server6};
+use xvs::{Datagram, LabCluster, Transport};
+
+use super::{BEGUN, FORWARDED, assert_judged, assert_passed, to_client, to_server};
+
+/// The only local port, so that it is known which one is taken.
+const PORT: u16 = 5000;
+
+struct Ends {
+    client: IpAddr,
+    vip: IpAddr,
+    local: IpAddr,
+    server: IpAddr,
+}
+
+fn families() -> [Ends; 2] {
+    [
+        Ends { client: CLIENT.into(), vip: VIP.into(), local: INSIDE.into(), server: server(1).into() },
+        Ends { client: CLIENT6.into(), vip: VIP6.into(), local: INSIDE6.into(), server: server6(1).into() },
+    ]
+}
+
+/// A cluster with a service of each protocol at port 80 whose only server is at this port.
+fn cluster(ends: &Ends, port: u16) -> LabCluster {
+    let mut cluster = LabCluster::new();
+    let (local, ports) = (ends.local.to_string(), format!("{PORT}-{PORT}"));
+    let answer = cluster.ask(json!({ "xvs": ["laddr", "add", local, "--ports", ports] }));
+    assert_eq!(answer["exit"], 0, "{answer}");
+    for protocol in ["-t", "-u", "--sctp-service"] {
+        cluster.adm(&format!("-A {protocol} {} -s rr", SocketAddr::new(ends.vip, 80)));
+        let server = SocketAddr::new(ends.server, port);
+        cluster.adm(&format!("-a {protocol} {} -r {server} --fullnat", SocketAddr::new(ends.vip, 80)));
+    }
+    cluster
+}
+
+/// A client's first packet, by protocol; of SCTP an INIT chunk.
+fn first(ends: &Ends, transport: Transport, length: usize) -> Datagram {
+    let request = Datagram::new(transport, at(ends.client, 4000), at(ends.vip, 80));
+    match transport {
+        Transport::Sctp => {
+            let data = [&[1, 0, 0, 20][..], &[0x5a; 16]].concat();
+            Datagram { data, ..request }
+        }
+        _ => request.carrying(length),
+    }
+}
+
+#[test]
+fn both_ends_are_rewritten_in_both_directions_and_every_checksum_is_kept() {
+    for ends in families() {
+        for transport in [Transport::Tcp(SYN), Transport::Udp, Transport::Sctp] {
+            for (length, port) in [(0, 80), (1, 8080), (1400, 80), (17, 8080)] {
+                let mut cluster = cluster(&ends, port);
+                let request = Datagram { tos: 0x28, ..first(&ends, transport, length) };
+                let want = Datagram {
+                    ttl: 63,
+                    source: at(ends.local, PORT),
+                    dest: at(ends.server, port),
+                    ..request.clone()
+                };
+                let want = to_server(1, &want);
+                let judged = cluster.from_client(&request);
+                assert_judged(&judged, "transmit", std::slice::from_ref(&want), BEGUN);
+                assert_judged(&cluster.from_client(&request), "transmit", &[want], FORWARDED);
+
+                let answering = match transport {
+                    Transport::Tcp(_) => Transport::Tcp(SYN | ACK),
+                    other => other,
+                };
+                let answer = Datagram::new(answering, at(ends.server, port), at(ends.local, PORT));
+                let answer = Datagram { data: request.data.clone(), ..answer };
+                let want = Datagram {
+                    ttl: 63,
+                    source: at(ends.vip, 80),
+                    dest: at(ends.client, 4000),
+                    ..answer.clone()
+                };
+                assert_judged(&cluster.from_server(&answer), "transmit", &[to_client(&want)], FORWARDED);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_datagram_without_checksum_gets_the_one_of_its_new_ends() {
+    let [ends, _] = families();
+    let mut cluster = cluster(&ends, 8080);
+    let request = first(&ends, Transport::UdpUnsummed, 33);
+    let want = Datagram {
+        ttl: 63,
+        source: at(INSIDE, PORT),
+        dest: at(server(1), 8080),
+        transport: Transport::Udp,
+        ..request.clone()
+    };
+    assert_judged(&cluster.from_client(&request), "transmit", &[to_server(1, &want)], BEGUN);
+}
+
+#[test]
+fn what_does_not_answer_a_connection_is_left_to_the_kernel() {
+    let [ends, _] = families();
+    let mut cluster = cluster(&ends, 80);
+    let reply = |from, to| Datagram::new(Transport::Tcp(RST), at(server(1), from), at(INSIDE, to));
+    assert_passed(&cluster.from_server(&reply(80, PORT)));
+    cluster.from_client(&first(&ends, Transport::Tcp(SYN), 0));
+    assert_passed(&cluster.from_server(&reply(81, PORT)));
+    assert_passed(&cluster.from_server(&reply(80, PORT + 1)));
+    // What a masqueraded server would send is nobody's: the server does not know the client.
+    let to_the_client = Datagram::new(Transport::Tcp(SYN | ACK), at(server(1), 80), at(CLIENT, 4000));
+    assert_passed(&cluster.from_server(&to_the_client));
+}
+
+#[test]
+fn what_is_too_large_or_has_come_too_far_is_refused_as_under_masquerading() {
+    let [ends, _] = families();
+    let mut cluster = cluster(&ends, 80);
+    let request = first(&ends, Transport::Tcp(SYN), 0);
+    cluster.from_client(&request);
+    let old = cluster.from_client(&Datagram { ttl: 1, ..request.clone() });
+    assert_eq!(old.verdict, "drop ttl_expired");
+    assert_eq!(old.sent[0].0, "wan", "the client is told");
+    let reply = Datagram::new(Transport::Tcp(SYN | ACK), at(server(1), 80), at(INSIDE, PORT));
+    let old = cluster.from_server(&Datagram { ttl: 1, ..reply });
+    assert_eq!(old.verdict, "drop ttl_expired");
+    assert_eq!(old.sent[0].0, "lan", "the server is told");
+}

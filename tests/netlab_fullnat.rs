@@ -1,0 +1,218 @@
+//! Forwarding by FULLNAT with real sockets: a real server two hops away that does not know the director's existence.
+//!
+//! The first real server of the cluster becomes a router, the second stands behind it in a network of its own; neither
+//! has the director as its default route. Each test has a cluster of its own. Needs root.
+
+use std::fs;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::path::PathBuf;
+use std::process::Child;
+
+use rustix::process::{Pid, Signal};
+use xvs::clients::{self, fetch};
+use xvs::cluster::{VIP, VIP6, succeed};
+use xvs::servers::{Echo, Sink};
+use xvs::wait;
+use xvs::{Cluster, Director, Host, Layout, Workers};
+
+const ROUTER: Host = Host::RealServer(1);
+const FAR: Host = Host::RealServer(2);
+const FAR_ADDR: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+const FAR_ADDR6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 0x10);
+/// The director's addresses towards the router.
+const LOCAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const LOCAL6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1);
+const UPLOAD: u16 = 9000;
+const ECHO: u16 = 5300;
+
+/// Runs lines of shell on a host.
+fn shell(cluster: &Cluster, host: Host, lines: &str) {
+    succeed(cluster.command(host, "sh").args(["-e", "-c", lines]));
+}
+
+fn far_away(workers: Workers) -> Cluster {
+    let cluster = Cluster::up(Layout { queues: workers.count(), ..Layout::default() });
+    let router = cluster.namespace(ROUTER);
+    shell(
+        &cluster,
+        Host::Switch,
+        &format!("ip link set rs2 nomaster; ip link set rs2 netns {router} name far"),
+    );
+    shell(
+        &cluster,
+        ROUTER,
+        "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+         ip address add 203.0.113.1/24 dev far; ip address add 2001:db8:3::1/64 dev far; ip link set far up
+         ip route replace default via 192.0.2.254; ip -6 route replace default via 2001:db8:2::254",
+    );
+    shell(
+        &cluster,
+        FAR,
+        "ip address flush dev lan scope global; ip route flush default || true
+         ip address add 203.0.113.10/24 dev lan; ip address add 2001:db8:3::10/64 dev lan
+         ip route replace default via 203.0.113.1; ip -6 route replace default via 2001:db8:3::1",
+    );
+    shell(
+        &cluster,
+        Host::Director,
+        "ip route add 203.0.113.0/24 via 192.0.2.11; ip -6 route add 2001:db8:3::/64 via 2001:db8:2::11",
+    );
+    cluster
+}
+
+/// A service at each port whose only server is the far one.
+fn serve(director: &Director<'_>, services: &[(&str, SocketAddr, SocketAddr)]) {
+    director.xvs(&format!("laddr add {LOCAL}"));
+    director.xvs(&format!("laddr add {LOCAL6} --ports 5000-5999"));
+    for (protocol, service, server) in services {
+        director.adm(&format!("-A {protocol} {service} -s rr"));
+        director.adm(&format!("-a {protocol} {service} -r {server} --fullnat"));
+    }
+}
+
+fn carries_everything(workers: Workers) {
+    let cluster = far_away(workers);
+    let _sink = Sink::start(&cluster, FAR, UPLOAD);
+    let _echo = Echo::start(&cluster, FAR, SocketAddrV4::new(FAR_ADDR, ECHO));
+    let director = Director::start(&cluster, workers);
+    let at = |addr: Ipv4Addr, port| SocketAddr::from((addr, port));
+    serve(
+        &director,
+        &[
+            ("-t", at(VIP, 8080), at(FAR_ADDR, 80)),
+            ("-t", (VIP6, 80).into(), (FAR_ADDR6, 80).into()),
+            ("-t", at(VIP, UPLOAD), at(FAR_ADDR, UPLOAD)),
+            ("-u", at(VIP, ECHO), at(FAR_ADDR, ECHO)),
+        ],
+    );
+    for url in [format!("http://{VIP}:8080/blob"), format!("http://[{VIP6}]/blob")] {
+        let body = fetch(&cluster, &url).unwrap_or_else(|error| panic!("{url}: {error}"));
+        // Not assert_eq: it would print 20 MB.
+        assert!(body == cluster.blob(), "{url}: {} bytes differ from the file", body.len());
+    }
+    let bytes = &cluster.blob()[..100_000];
+    let receipts = clients::parallel_uploads(&cluster, at(VIP, UPLOAD), 100, bytes);
+    assert!(receipts.iter().all(|receipt| *receipt == clients::receipt("rs2", bytes)), "{receipts:?}");
+    for size in [10, 1400, 4000] {
+        assert_eq!(clients::Asker::new(&cluster, at(VIP, ECHO)).ask(&vec![0xa5; size]), "rs2");
+    }
+}
+
+#[test]
+fn a_server_two_hops_away_without_a_route_to_the_director_serves_by_one_worker() {
+    carries_everything(Workers::One);
+}
+
+#[test]
+fn a_server_two_hops_away_without_a_route_to_the_director_serves_by_two_workers() {
+    carries_everything(Workers::Two);
+}
+
+/// An nginx on the far server that reads PROXY headers at port 8081 and logs whom they name.
+fn start_nginx(cluster: &Cluster) -> (PathBuf, Started) {
+    let folder = cluster.state().join("proxied");
+    fs::create_dir_all(&folder).expect("the cluster's folder takes a new one");
+    let (config, log) = (folder.join("nginx.conf"), folder.join("access.log"));
+    let (folder, blob) = (folder.display(), cluster.state().join("blob"));
+    let text = format!(
+        "user root; daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
+         events {{ }}
+         http {{
+             log_format client '$proxy_protocol_addr $proxy_protocol_server_addr $proxy_protocol_server_port $status';
+             access_log {log} client;
+             client_body_temp_path {folder}/temp;
+             client_max_body_size 100m;
+             server {{
+                 listen 8081 proxy_protocol; listen [::]:8081 proxy_protocol ipv6only=on;
+                 location = /blob {{ alias {blob}; }}
+                 location = /upload {{ proxy_request_buffering on; proxy_pass http://127.0.0.1:80/; }}
+             }}
+         }}",
+        log = log.display(),
+        blob = blob.display()
+    );
+    fs::write(&config, text).expect("the folder was made above");
+    let mut command = cluster.command(FAR, "nginx");
+    command.args(["-p", &folder.to_string(), "-c", &config.display().to_string()]);
+    let process = Started(command.spawn().expect("nginx is installed"));
+    wait::until("nginx listens", || {
+        let connected = cluster.run(FAR, || TcpStream::connect(("127.0.0.1", 8081)).is_ok());
+        connected.then_some(())
+    });
+    (log, process)
+}
+
+/// A process that ends with its owner, before its cluster does.
+struct Started(Child);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        // nginx's master takes its workers with it; a failure has no better place.
+        let _ = rustix::process::kill_process(Pid::from_child(&self.0), Signal::TERM);
+        let _ = self.0.wait();
+    }
+}
+
+fn nginx_reads_the_clients_address(workers: Workers) {
+    let cluster = far_away(workers);
+    let (log, _nginx) = start_nginx(&cluster);
+    let director = Director::start(&cluster, workers);
+    director.xvs(&format!("laddr add {LOCAL}"));
+    director.xvs(&format!("laddr add {LOCAL6}"));
+    for (service, server) in [
+        (SocketAddr::from((VIP, 80)), SocketAddr::from((FAR_ADDR, 8081))),
+        ((VIP6, 80).into(), (FAR_ADDR6, 8081).into()),
+    ] {
+        director.adm(&format!("-A -t {service} -s rr --client-address proxy"));
+        director.adm(&format!("-a -t {service} -r {server} --fullnat"));
+    }
+    let upload = cluster.state().join("blob").display().to_string();
+    for vip in [VIP.to_string(), format!("[{VIP6}]")] {
+        let url = format!("http://{vip}/blob");
+        let body = fetch(&cluster, &url).unwrap_or_else(|error| panic!("{url}: {error}"));
+        assert!(body == cluster.blob(), "{url}: {} bytes differ from the file", body.len());
+        let mut curl = clients::curl(&cluster);
+        succeed(
+            curl.args(["--data-binary", &format!("@{upload}"), "-o", "/dev/null"])
+                .arg(format!("http://{vip}/upload")),
+        );
+    }
+    let lines: Vec<String> =
+        fs::read_to_string(log).expect("nginx has answered").lines().map(str::to_owned).collect();
+    let told: Vec<_> = lines.iter().filter_map(|line| line.rsplit_once(' ')).map(|(told, _)| told).collect();
+    let (four, six) = (format!("198.51.100.10 {VIP} 80"), format!("2001:db8:1::10 {VIP6} 80"));
+    assert_eq!(told, [&four[..], &four, &six, &six], "{lines:?}");
+}
+
+#[test]
+fn nginx_far_away_logs_the_clients_address_from_the_proxy_header_by_one_worker() {
+    nginx_reads_the_clients_address(Workers::One);
+}
+
+#[test]
+fn nginx_far_away_logs_the_clients_address_from_the_proxy_header_by_two_workers() {
+    nginx_reads_the_clients_address(Workers::Two);
+}
+
+#[test]
+fn the_kernel_is_kept_off_local_ports_while_the_daemon_runs_and_told_where_it_cannot() {
+    let cluster = Cluster::up(Layout::default());
+    let sysctl = |set: &str| {
+        let mut command = cluster.command(Host::Director, "sysctl");
+        succeed(command.args(["-n", "net.ipv4.ip_local_reserved_ports"]).args(set.split_whitespace()))
+    };
+    shell(&cluster, Host::Director, "sysctl -qw net.ipv4.ip_local_reserved_ports=80,443");
+    let mut director = Director::start(&cluster, Workers::One);
+    director.xvs(&format!("laddr add {LOCAL} --ports 5000-5999"));
+    assert_eq!(sysctl("").trim(), "80,443,5000-5999");
+    // Not an address of the director's: the kernel has no connections from it.
+    director.xvs("laddr add 192.0.2.77 --ports 7000-7999");
+    assert_eq!(sysctl("").trim(), "80,443,5000-5999");
+    director.xvs(&format!("laddr add {LOCAL6} --ports 1024-65535"));
+    assert_eq!(sysctl("").trim(), "80,443,5000-5999");
+    assert!(director.status().contains("leave the kernel fewer than 1024"), "{}", director.status());
+    director.xvs(&format!("laddr delete {LOCAL6}"));
+    assert!(!director.status().contains("leave the kernel"), "{}", director.status());
+    assert!(director.stop().success());
+    assert_eq!(sysctl("").trim(), "80,443");
+}
