@@ -7,10 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use xvs_dataplane::xdp::network_cookie;
 
 use super::Method;
 use crate::lockfile::{self, Lock, Tried};
@@ -115,7 +117,7 @@ impl Locked {
 
 /// The file of this thread's network namespace.
 fn path(folder: &Path) -> io::Result<PathBuf> {
-    let namespace = fs::metadata("/proc/thread-self/ns/net")?.ino();
+    let namespace = network_cookie(UnixDatagram::unbound()?.as_fd())?;
     Ok(folder.join(format!("realserver-{namespace}.json")))
 }
 

@@ -28,5 +28,5 @@ pub use program::{AttachError, Attached, Steering, SteeringError, Verdict};
 pub use socket::Statistics;
 pub use sockets::{CopyMode, Queues, SocketError, Sockets, Unsent};
 pub use steering::SteeringRules;
-pub use sys::peer_groups;
+pub use sys::{network_cookie, peer_groups};
 pub use umem::RingSizes;

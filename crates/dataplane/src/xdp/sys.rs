@@ -196,6 +196,25 @@ pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     }
 }
 
+/// The number of the network namespace that a socket is in; no other has it as long as the machine is up, while the
+/// inodes of namespaces are used again.
+///
+/// Here for the same reason as [`peer_groups`]. Source: Linux, `include/uapi/asm-generic/socket.h`, `SO_NETNS_COOKIE`
+/// (since 5.14).
+///
+/// # Errors
+/// What the kernel says.
+pub fn network_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut cookie: u64 = 0;
+    let mut size = size_of::<u64>() as libc::socklen_t;
+    let buffer = (&raw mut cookie).cast();
+    // SAFETY: the kernel writes one 64-bit word, which `cookie` is, and `size` says so.
+    check(unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, buffer, &mut size)
+    })?;
+    Ok(cookie)
+}
+
 fn body(name: &str) -> io::Result<libc::ifreq> {
     // SAFETY: an `ifreq` is bytes, integers and pointers that may be null.
     let mut body: libc::ifreq = unsafe { std::mem::zeroed() };
