@@ -6,7 +6,6 @@
 //! ways takes, as far as the director is on them: past it go the replies of all methods but NAT and FULLNAT. A SYN without the option stays without: its sender then expects 536 bytes.
 //! Not here: what a segment meets that is too large all the same (`forward`).
 
-use xvs_proto::checksum::Delta;
 use xvs_proto::{Family, Packet, ipv4, ipv6, tcp};
 use xvs_sched::ForwardingMethod;
 
@@ -25,16 +24,9 @@ pub enum MssClamp {
     All,
 }
 
-/// TCP options (RFC 9293 §3.1).
-mod option {
-    pub(super) const END: u8 = 0;
-    pub(super) const NOTHING: u8 = 1;
-    pub(super) const MSS: u8 = 2;
-    pub(super) const MSS_LEN: usize = 4;
-}
-
-/// Where the header's length stands: the upper four bits, in words of four bytes.
-const DATA_OFFSET: usize = 12;
+/// The option (RFC 9293 §3.2), and the length of its value.
+const MSS: u8 = 2;
+const MSS_LEN: usize = 2;
 
 impl MssClamp {
     /// Whether a packet of a connection by this method is one of those whose option is lowered.
@@ -67,48 +59,24 @@ pub fn clamp(frame: &mut Frame, packet: &Packet, ends: &Ends, destination: &Dest
 /// Lowers a segment's option by so many bytes.
 pub(crate) fn reduce(segment: &mut [u8], by: u16) {
     if let Some(at) = find(segment) {
-        let old = u16::from_be_bytes([segment[at], segment[at + 1]]);
-        lower(segment, old.saturating_sub(by));
+        tcp::set_word(segment, at, tcp::word(segment, at).saturating_sub(by));
     }
 }
 
 /// Lowers a segment's option to `most`, in bytes, if it says more.
 fn lower(segment: &mut [u8], most: u16) {
-    let Some(at) = find(segment) else { return };
-    let old = u16::from_be_bytes([segment[at], segment[at + 1]]);
-    if old <= most {
-        return;
+    if let Some(at) = find(segment)
+        && tcp::word(segment, at) > most
+    {
+        tcp::set_word(segment, at, most);
     }
-    segment[at..at + 2].copy_from_slice(&most.to_be_bytes());
-    // The sum is over words; one that lies across two of them counts with its bytes swapped (RFC 1071 §2).
-    let delta = match at % 2 {
-        0 => Delta::default().word(old, most),
-        _ => Delta::default().word(old.swap_bytes(), most.swap_bytes()),
-    };
-    tcp::update_checksum(segment, delta);
 }
 
-/// Where the option's value begins, if the segment has it whole.
+/// Where the option's value begins.
 fn find(segment: &[u8]) -> Option<usize> {
-    let end = usize::from(segment[DATA_OFFSET] >> 4) * 4;
-    let header = segment.get(..end)?;
-    let mut at = tcp::HEADER_LEN;
-    loop {
-        at += match *header.get(at)? {
-            option::END => return None,
-            option::NOTHING => 1,
-            kind => {
-                let length = usize::from(*header.get(at + 1)?);
-                if kind == option::MSS && length == option::MSS_LEN {
-                    return header.get(at + 2..at + length).map(|_| at + 2);
-                }
-                if length < 2 {
-                    return None;
-                }
-                length
-            }
-        };
-    }
+    tcp::options(segment)
+        .find(|(kind, value)| *kind == MSS && value.len() == MSS_LEN)
+        .map(|(_, value)| value.start)
 }
 
 #[cfg(test)]
@@ -122,7 +90,7 @@ mod tests {
         let mut segment = vec![0x5a; tcp::HEADER_LEN];
         segment.extend(options);
         segment.resize(segment.len().next_multiple_of(4), 0);
-        segment[DATA_OFFSET] = (segment.len() as u8 / 4) << 4;
+        segment[tcp::field::DATA_OFFSET] = (segment.len() as u8 / 4) << 4;
         segment.extend([0xa5; 7]);
         segment[tcp::field::CHECKSUM].fill(0);
         let sum = Sum::default().bytes(&segment).checksum();
@@ -167,7 +135,7 @@ mod tests {
             let sum = Sum::default().bytes(&any).checksum();
             prop_assert!(sum == 0 || sum == 0xffff);
             let cut = any.len() - 8;
-            any[DATA_OFFSET] = 0xf0;
+            any[tcp::field::DATA_OFFSET] = 0xf0;
             lower(&mut any[..cut.max(tcp::HEADER_LEN)], most);
         }
     }

@@ -29,8 +29,6 @@ use crate::snapshot::Path;
 
 /// The option that the kernel module `toa` reads.
 const TOA: u8 = 254;
-/// A TCP header with as many options as it can have.
-const HEADER_LEN_MAX: usize = 60;
 /// SACK blocks (RFC 2018 §3).
 const SACK: u8 = 5;
 
@@ -92,7 +90,6 @@ pub(crate) fn reply(frame: &mut Frame, packet: &Packet, connection: &Connection<
         return;
     }
     let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
-    let Some(header_len) = tcp::header_len(segment) else { return };
     let by = proxy::header_len(packet.family()) as u32;
     if packet.tcp_flags.has(tcp::Flags::SYN) {
         mss::reduce(segment, by as u16);
@@ -108,13 +105,10 @@ pub(crate) fn reply(frame: &mut Frame, packet: &Packet, connection: &Connection<
     }
     let taken_back = |number| taken_back(number, connection, by);
     tcp::set_number(segment, tcp::field::ACKNOWLEDGEMENT.start, taken_back(number));
-    let mut at = tcp::HEADER_LEN;
-    while let Some((kind, value)) = next_option(&segment[..header_len], &mut at) {
-        if kind == SACK {
-            for edge in value.step_by(4).filter(|edge| edge + 4 <= at) {
-                let number = tcp::number(segment, edge);
-                tcp::set_number(segment, edge, taken_back(number));
-            }
+    for (_, blocks) in tcp::options(segment).filter(|(kind, _)| *kind == SACK) {
+        for edge in blocks.clone().step_by(4).filter(|edge| edge + 4 <= blocks.end) {
+            let number = tcp::number(segment, edge);
+            tcp::set_number(segment, edge, taken_back(number));
         }
     }
 }
@@ -162,19 +156,14 @@ fn with_option(
     option[..2].copy_from_slice(&[TOA, len as u8]);
     option[2..4].copy_from_slice(&client.port.to_be_bytes());
     let header_len = tcp::header_len(&frame.bytes()[packet.transport..packet.end])?;
-    if room < len || header_len + len > HEADER_LEN_MAX {
+    if room < len || header_len + len > tcp::HEADER_LEN_MAX {
         counters.toa_no_room.add(1);
         return None;
     }
     let told = insert(frame, packet, packet.transport + tcp::HEADER_LEN, &option[..len])?;
     let segment = &mut frame.bytes_mut()[told.transport..told.end];
-    let word = |segment: &[u8]| {
-        u16::from_be_bytes([segment[tcp::field::DATA_OFFSET], segment[tcp::field::DATA_OFFSET + 1]])
-    };
-    let old = word(segment);
-    segment[tcp::field::DATA_OFFSET] += (len as u8 / 4) << 4;
-    let delta = Delta::default().word(old, word(segment));
-    tcp::update_checksum(segment, delta);
+    let offset = tcp::word(segment, tcp::field::DATA_OFFSET);
+    tcp::set_word(segment, tcp::field::DATA_OFFSET, offset + ((len as u16 / 4) << 12));
     Some(told)
 }
 
@@ -227,21 +216,5 @@ fn set_length(frame: &mut Frame, packet: &Packet) {
             header.set_part(packet.length() as u16, part);
         }
         Family::V6 => Ipv6::edit(header).set_payload_len((packet.length() - ipv6::HEADER_LEN) as u16),
-    }
-}
-
-/// The next option of a header: its kind and where its value stands; `at` is then behind it.
-fn next_option(header: &[u8], at: &mut usize) -> Option<(u8, std::ops::Range<usize>)> {
-    loop {
-        match *header.get(*at)? {
-            0 => return None,
-            1 => *at += 1,
-            kind => {
-                let (begin, length) = (*at, usize::from(*header.get(*at + 1)?));
-                header.get(begin..begin + length).filter(|option| option.len() >= 2)?;
-                *at += length;
-                return Some((kind, begin + 2..*at));
-            }
-        }
     }
 }

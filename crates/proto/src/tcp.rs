@@ -1,5 +1,7 @@
 //! TCP headers (RFC 9293): the flags, and ports rewritten in place with the checksum kept.
 
+use std::ops::Range;
+
 use crate::checksum::Delta;
 
 /// Positions in the header.
@@ -23,6 +25,8 @@ pub mod field {
 
 /// Length of a header without options, in bytes.
 pub const HEADER_LEN: usize = 20;
+/// Length of one with as many options as it can have.
+pub const HEADER_LEN_MAX: usize = 60;
 
 /// The control bits (RFC 9293 §3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -54,8 +58,31 @@ pub fn update_checksum(segment: &mut [u8], delta: Delta) {
 
 /// Bytes of a segment's header with its options; `None` if it says what cannot be.
 pub fn header_len(segment: &[u8]) -> Option<usize> {
-    let len = usize::from(segment[field::DATA_OFFSET] >> 4) * 4;
+    let len = usize::from(segment.get(field::DATA_OFFSET)? >> 4) * 4;
     (HEADER_LEN..=segment.len()).contains(&len).then_some(len)
+}
+
+/// The options of a segment that are whole: of each its kind and where its value stands (RFC 9293 §3.1). What follows one
+/// that is not is not looked at, nor is anything if the header's length is wrong.
+pub fn options(segment: &[u8]) -> impl Iterator<Item = (u8, Range<usize>)> + use<> {
+    const END: u8 = 0;
+    const NOTHING: u8 = 1;
+    let mut header = [0; HEADER_LEN_MAX];
+    let len = header_len(segment).unwrap_or(0);
+    header[..len].copy_from_slice(&segment[..len]);
+    let mut at = HEADER_LEN;
+    std::iter::from_fn(move || {
+        let header = &header[..len];
+        while header.get(at) == Some(&NOTHING) {
+            at += 1;
+        }
+        let kind = *header.get(at).filter(|kind| **kind != END)?;
+        let length = usize::from(*header.get(at + 1)?);
+        let value = at + 2..at + length;
+        header.get(value.clone())?;
+        at += length;
+        Some((kind, value))
+    })
 }
 
 /// The 32 bits that stand at a place of a segment, such as a sequence number.
@@ -65,11 +92,20 @@ pub fn number(segment: &[u8], at: usize) -> u32 {
 
 /// Replaces the 32 bits at a place of a segment, and keeps its checksum.
 pub fn set_number(segment: &mut [u8], at: usize, new: u32) {
-    let old = number(segment, at);
-    segment[at..at + 4].copy_from_slice(&new.to_be_bytes());
-    // The sum is over words; what lies across them counts with its bytes swapped (RFC 1071 §2).
-    let swapped = |value: u16| if at.is_multiple_of(2) { value } else { value.swap_bytes() };
-    let high = |value: u32| swapped((value >> 16) as u16);
-    let low = |value: u32| swapped(value as u16);
-    update_checksum(segment, Delta::default().word(high(old), high(new)).word(low(old), low(new)));
+    set_word(segment, at, (new >> 16) as u16);
+    set_word(segment, at + 2, new as u16);
+}
+
+/// The 16 bits that stand at a place of a segment.
+pub fn word(segment: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([segment[at], segment[at + 1]])
+}
+
+/// Replaces the 16 bits at a place of a segment, and keeps its checksum.
+pub fn set_word(segment: &mut [u8], at: usize, new: u16) {
+    let old = word(segment, at);
+    segment[at..at + 2].copy_from_slice(&new.to_be_bytes());
+    // The sum is over words; one that lies across two of them counts with its bytes swapped (RFC 1071 §2).
+    let counted = |value: u16| if at.is_multiple_of(2) { value } else { value.swap_bytes() };
+    update_checksum(segment, Delta::default().word(counted(old), counted(new)));
 }
