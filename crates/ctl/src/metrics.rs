@@ -238,55 +238,29 @@ const DESTINATION: [(&str, &str); 5] = [
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-    use std::net::IpAddr;
+    use std::collections::BTreeMap;
     use std::sync::{Arc, Mutex};
 
     use xvs_dataplane::clock::{Clock, Millis};
     use xvs_dataplane::conn::{Table, TableConfig};
     use xvs_dataplane::shm::Memory;
-    use xvs_dataplane::xdp::{SteeringError, SteeringRules};
 
     use super::*;
     use crate::adm::{SystemResolver, read_rules};
-    use crate::control::{Control, Plant};
+    use crate::control::Control;
     use crate::feedback::Feedback;
+    use crate::lab::Unwired;
     use crate::message::Request;
     use crate::settings::Ipvs;
 
-    /// A machine that lets everything happen.
-    struct Machine;
-
-    impl Plant for Machine {
-        fn widen(&mut self, _: &SteeringRules) -> Result<(), SteeringError> {
-            Ok(())
-        }
-
-        fn narrow(&mut self, _: &SteeringRules) -> Result<(), SteeringError> {
-            Ok(())
-        }
-
-        fn await_workers(&mut self, _: Duration) -> Result<(), String> {
-            Ok(())
-        }
-
-        fn keep_resolved(&mut self, _: &BTreeSet<(u32, IpAddr)>) {}
-
-        fn reserve_ports(&mut self, _: &[(u16, u16)]) {}
-
-        fn available_pages(&mut self) -> Option<u32> {
-            None
-        }
-    }
-
-    fn change(control: &mut Control<Machine>, rules: &str) {
+    fn change(control: &mut Control<Unwired>, rules: &str) {
         let rules = read_rules(rules, &SystemResolver::default()).unwrap();
         let commands = rules.into_iter().map(|rule| rule.command).collect();
         control.handle(&Request::Restore(commands), Millis(0)).unwrap();
     }
 
     /// A daemon of one worker in generic mode.
-    fn daemon(control: &Control<Machine>) -> Shared {
+    fn daemon(control: &Control<Unwired>) -> Shared {
         let table = TableConfig { capacity: 1024, workers: 1, memory: Memory::OnDemand };
         let table = Table::create(table).unwrap();
         let interface = InterfaceFacts {
@@ -317,7 +291,7 @@ mod tests {
 
     #[test]
     fn totals_and_gauges_of_services_are_those_of_now_and_what_is_deleted_is_gone() {
-        let mut control = Control::new(Machine, 1, Ipvs::default(), Feedback::default());
+        let mut control = Control::new(Unwired::default(), 1, Ipvs::default(), Feedback::default());
         let rules =
             "-A -t 192.0.2.1:80 -s rr\n-a -t 192.0.2.1:80 -r 192.0.2.11:80 -g -w 7\n-A -f 5 -6 -s wlc\n";
         change(&mut control, rules);
@@ -350,7 +324,7 @@ mod tests {
 
     #[test]
     fn what_a_worker_counts_and_why_it_is_not_in_the_best_mode_is_told_each_once() {
-        let control = Control::new(Machine, 1, Ipvs::default(), Feedback::default());
+        let control = Control::new(Unwired::default(), 1, Ipvs::default(), Feedback::default());
         let shared = daemon(&control);
         shared.counters[0].dropped(DropReason::TransmitRefused).add(4);
         shared.counters[0].kernel_ring_full.add(5);

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::IpAddr;
 
-use clap::{Args, FromArgMatches, Subcommand};
+use clap::{Args, Subcommand};
 
 use super::{DONE, Done};
 use crate::client::{Director, Failure};
@@ -79,9 +79,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
 /// # Errors
 /// What is wrong with them.
 pub(crate) fn command(words: &[&str]) -> Result<Command, String> {
-    let parser = Arguments::augment_args(clap::Command::new("laddr").no_binary_name(true));
-    let matches = parser.try_get_matches_from(words).map_err(|error| error.to_string())?;
-    let arguments = Arguments::from_arg_matches(&matches).map_err(|error| error.to_string())?;
+    let arguments: Arguments = super::words("laddr", words)?;
     arguments.action.command().ok_or_else(|| "laddr list changes nothing".to_owned())
 }
 

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::ops::RangeInclusive;
 
-use clap::{Args, FromArgMatches, Subcommand};
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use xvs_proto::{Family, Prefix, Protocol};
 
@@ -110,9 +110,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
 /// # Errors
 /// What is wrong with them.
 pub(crate) fn command(words: &[&str]) -> Result<Command, String> {
-    let parser = Arguments::augment_args(clap::Command::new("mark").no_binary_name(true));
-    let matches = parser.try_get_matches_from(words).map_err(|error| error.to_string())?;
-    let arguments = Arguments::from_arg_matches(&matches).map_err(|error| error.to_string())?;
+    let arguments: Arguments = super::words("mark", words)?;
     arguments.action.command()?.ok_or_else(|| "mark list changes nothing".to_owned())
 }
 

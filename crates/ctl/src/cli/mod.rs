@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, FromArgMatches, Parser, Subcommand};
 
 use crate::adm::Output;
 use crate::client::{Client, Director, Failure, default_socket};
@@ -98,6 +98,16 @@ fn exit_code(error: &(dyn Error + 'static)) -> u8 {
     // Who closes the pipe has seen enough.
     let enough = printing.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
     if enough { DONE } else { FAILED }
+}
+
+/// What the words behind a command of a rules file's line ask for.
+///
+/// # Errors
+/// What is wrong with them.
+fn words<A: Args + FromArgMatches>(name: &'static str, words: &[&str]) -> Result<A, String> {
+    let parser = A::augment_args(clap::Command::new(name).no_binary_name(true));
+    let matches = parser.try_get_matches_from(words).map_err(|error| error.to_string())?;
+    A::from_arg_matches(&matches).map_err(|error| error.to_string())
 }
 
 /// Carries out a subcommand that asks the daemon.
