@@ -196,7 +196,7 @@ impl Bench {
     fn expire(&mut self) {
         let Worker { pipeline, snapshot, clock, .. } = &mut self.worker;
         let snapshot = snapshot.load();
-        while pipeline.expire(&snapshot, clock.now()) == Timers::Behind {
+        while pipeline.flows().expire(&snapshot, clock.now()) == Timers::Behind {
             pipeline.flows().quiescent();
         }
         let live = pipeline.flows().table().table().live();

@@ -175,7 +175,7 @@ fn the_end_of_connections_costs_no_allocation() {
     worker.clock.advance(Duration::from_secs(3600));
     let snapshot = worker.snapshot.load();
     let allocations = measure(|| {
-        while worker.pipeline.expire(&snapshot, worker.clock.now()) == Timers::Behind {
+        while worker.pipeline.flows().expire(&snapshot, worker.clock.now()) == Timers::Behind {
             worker.pipeline.flows().quiescent();
         }
     });

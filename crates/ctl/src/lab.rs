@@ -70,7 +70,7 @@ struct Inner {
 
 /// The lab has no kernel to steer and no worker to wait for; it keeps what would be steered.
 #[derive(Default)]
-struct Unwired {
+pub(crate) struct Unwired {
     rules: SteeringRules,
     /// How often workers would have been waited for: once a publication.
     publications: u64,
@@ -341,7 +341,7 @@ impl Lab {
         }
         let snapshot = self.inner.control.published().load_full();
         self.pipeline.run(&snapshot, &mut self.port, self.inner.now);
-        self.pipeline.quiescent();
+        self.pipeline.flows().quiescent();
         self.port.take_passed();
         Ok(())
     }
@@ -367,10 +367,10 @@ impl Lab {
             self.inner.control.tick(self.inner.now).map_err(|error| error.to_string())?;
             self.inner.sweeper.run(self.inner.now);
             let snapshot = self.inner.control.published().load_full();
-            while self.pipeline.expire(&snapshot, self.inner.now) == Timers::Behind {}
+            while self.pipeline.flows().expire(&snapshot, self.inner.now) == Timers::Behind {}
             // No frame comes; time may be over for those that wait.
             self.pipeline.run(&snapshot, &mut self.port, self.inner.now);
-            self.pipeline.quiescent();
+            self.pipeline.flows().quiescent();
         }
         Ok(json!({ "ok": true, "tx": self.transmitted() }))
     }

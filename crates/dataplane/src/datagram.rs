@@ -8,31 +8,14 @@
 use xvs_proto::{Family, Fragment, Packet, Parsed, ethernet, ipv6, parse};
 
 use crate::answer::Offence;
-use crate::clock::Millis;
-use crate::flow::Flows;
-use crate::fragments::{Datagram, Fragments, Gathered};
-use crate::outcome::Outcome;
+use crate::ending::Ending;
+use crate::fragments::{Datagram, Gathered};
 use crate::port::{LinkId, Port, Received};
-use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
 
-/// What a fragment meets.
-pub struct Gathering<'a> {
-    /// Those that wait.
-    pub fragments: &'a mut Fragments,
-    /// The connections.
-    pub flows: &'a mut Flows,
-    /// The end of all ways.
-    pub outcome: &'a mut Outcome,
-    /// What is in force.
-    pub snapshot: &'a Snapshot,
-    /// The time.
-    pub now: Millis,
-}
-
-impl Gathering<'_> {
+impl Ending<'_> {
     /// Takes a fragment to where it belongs. The verdict is that on its datagram, if it was the last one missing.
-    pub fn take(&mut self, received: Received, packet: &Packet, port: &mut impl Port) -> Verdict {
+    pub fn fragment(&mut self, received: Received, packet: &Packet, port: &mut impl Port) {
         self.give_up(port);
         let verdict = match self.fragments.take(received, packet, self.now) {
             Gathered::Waits => Verdict::Held,
@@ -48,7 +31,7 @@ impl Gathering<'_> {
             verdict => self.dispose(verdict, port).unwrap_or(verdict),
         };
         self.outcome.counters().held.set(self.fragments.held() as u64);
-        verdict
+        self.outcome.tell(verdict);
     }
 
     /// Drops those whose time is over, and the oldest if there is no room for one more.
@@ -124,14 +107,5 @@ impl Gathering<'_> {
             self.answer(offence, hash, port);
         }
         verdict
-    }
-
-    /// Tells the sender of a packet why it was dropped, if that is due.
-    pub fn answer(&mut self, offence: Offence<'_>, hash: u64, port: &mut impl Port) {
-        if let Some(offence) = self.flows.admit(offence, hash)
-            && let Some(bytes) = self.outcome.answer(&offence, self.snapshot, port, self.now)
-        {
-            self.flows.count_answer(offence.packet, hash, bytes, self.snapshot);
-        }
     }
 }

@@ -78,13 +78,13 @@ impl Flows {
         unresolved: Arc<Unresolved>,
         ids: Identification,
     ) -> Self {
+        // Real servers see local ports: nothing of what keys the table is in them.
+        let mut dice = Dice::new(ids.seed());
         Self {
             worker,
             pressure: Pressure::new(worker, &table),
-            dice: Dice::new(table.table().secret().0[0].wrapping_add(worker as u64)),
-            locals: LocalCursor::new(
-                (table.table().secret().0[1] as u32).wrapping_add((worker as u32) << 24),
-            ),
+            locals: LocalCursor::new(dice.draw() as u32),
+            dice,
             table,
             counters,
             total,
@@ -127,7 +127,7 @@ impl Flows {
         now: Millis,
     ) -> Verdict {
         match self.table.find(&packet.connection_key(), hash) {
-            Some((id, Direction::Outbound)) => self.reply(frame, packet, id, snapshot, now),
+            Some((id, Direction::Outbound)) => self.reply(frame, packet, id, hash, snapshot, now),
             _ if snapshot.settings.requests_stay => Verdict::PassToKernel,
             Some((id, Direction::Inbound)) => match self.standing(id, packet, snapshot) {
                 Standing::Lasts => self.request(frame, packet, id, snapshot, now),
@@ -296,11 +296,11 @@ impl Flows {
         now: Millis,
     ) -> Verdict {
         let connection = self.table.connection(id);
-        if is_bypass(&connection) {
-            return self.bypass(frame, packet, id, snapshot, now);
-        }
         let Some(destination) = destination(&connection, snapshot) else {
-            return Verdict::Drop(DropReason::DestinationUnavailable);
+            return match is_bypass(&connection) {
+                true => self.bypass(frame, packet, id, snapshot, now),
+                false => Verdict::Drop(DropReason::DestinationUnavailable),
+            };
         };
         let ends = ends(&connection);
         connection.count_in_packet();
@@ -320,13 +320,13 @@ impl Flows {
     }
 
     /// What a tunnel to a destination writes around a packet.
-    fn outer(
-        &mut self,
+    fn outer<'a>(
+        &'a mut self,
         packet: &Packet,
-        destination: &Destination,
+        destination: &'a Destination,
         settings: &Settings,
         now: Millis,
-    ) -> Outer<'_> {
+    ) -> Outer<'a> {
         let flow_hash = match destination.tunnel.encapsulation {
             Encapsulation::Gue { .. } => self.table.hash(&packet.flow),
             Encapsulation::Ip | Encapsulation::Gre(_) => 0,
@@ -334,7 +334,8 @@ impl Flows {
         Outer {
             tunnel: destination.tunnel,
             pmtu_disc: settings.pmtu_disc,
-            path_mtu: destination.path_mtu.at(now),
+            path_mtu: &destination.path_mtu,
+            now,
             flow_hash,
             ids: &mut self.ids,
         }
@@ -346,6 +347,7 @@ impl Flows {
         frame: &mut Frame,
         packet: &Packet,
         id: ConnId,
+        hash: u64,
         snapshot: &Snapshot,
         now: Millis,
     ) -> Verdict {
@@ -355,7 +357,7 @@ impl Flows {
             return Verdict::PassToKernel;
         }
         let ends = ends(&connection);
-        let path = Path::find(&snapshot.egress, ends.client.addr, self.table.hash(&packet.flow));
+        let path = Path::find(&snapshot.egress, ends.client.addr, hash);
         if snapshot.settings.mss_clamp.concerns(packet, ends.method)
             && let Some(destination) = destination(&connection, snapshot)
         {
@@ -375,9 +377,15 @@ impl Flows {
         verdict
     }
 
+    /// The connection that a packet is the client's of.
+    pub fn asked(&self, packet: &Packet, hash: u64) -> Option<ConnId> {
+        let found = self.table.find(&packet.connection_key(), hash);
+        found.filter(|(_, direction)| *direction == Direction::Inbound).map(|(id, _)| id)
+    }
+
     /// Counts an ICMP error to the client of a connection: as IPVS does where such errors pass for replies.
-    pub fn count_answer(&self, packet: &Packet, hash: u64, bytes: usize, snapshot: &Snapshot) {
-        let Some((id, Direction::Inbound)) = self.table.find(&packet.connection_key(), hash) else { return };
+    pub fn count_answer(&self, connection: Option<ConnId>, bytes: usize, snapshot: &Snapshot) {
+        let Some(id) = connection else { return };
         let connection = self.table.connection(id);
         if !connection.method().masquerades()
             && let Some(destination) = destination(&connection, snapshot)

@@ -33,6 +33,7 @@ pub mod path_mtu;
 mod tell;
 
 pub mod datagram;
+pub mod ending;
 pub mod exchange;
 pub mod fragments;
 pub mod pieces;

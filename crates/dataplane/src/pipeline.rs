@@ -3,20 +3,17 @@
 //! Runs on a worker for every burst. Allocates nothing, waits for nothing, and leaves each frame in exactly one
 //! place; each stage is a loop over the burst, so that the memory which the next stage needs is on its way.
 
-use crate::answer::Offence;
 use crate::classify::{Class, classify};
 use crate::clock::Millis;
-use crate::conn::Timers;
 use crate::counters::WorkerCounters;
-use crate::datagram::Gathering;
+use crate::ending::{self, Ending};
 use crate::flow::Flows;
-use crate::flow::icmp_error::Followed;
 use crate::fragments::Fragments;
 use crate::outcome::Outcome;
 use crate::port::tagged::Tagged;
 use crate::port::{BURST, Port, Received};
 use crate::snapshot::Snapshot;
-use crate::verdict::{DropReason, Verdict};
+use crate::verdict::Verdict;
 
 /// A worker's stages with what they remember from burst to burst.
 pub struct Pipeline {
@@ -41,7 +38,7 @@ impl Pipeline {
         Self { flows, outcome, fragments, burst, steps }
     }
 
-    /// Takes a burst from the port through all stages. Returns how many frames it was. [`Self::quiescent`] is due when
+    /// Takes a burst from the port through all stages. Returns how many frames it was. [`Flows::quiescent`] is due when
     /// the snapshot has been left.
     pub fn run(&mut self, snapshot: &Snapshot, port: &mut impl Port, now: Millis) -> usize {
         let port = &mut Tagged::new(port, &snapshot.egress);
@@ -82,50 +79,26 @@ impl Pipeline {
         for (Received { link, frame }, step) in self.burst.iter_mut().zip(&mut self.steps) {
             step.verdict = match &step.class {
                 Class::Decided(verdict) => *verdict,
-                Class::Fragment(_) => Verdict::Held,
-                // Rare enough to be followed when the rest of the burst is through.
-                Class::Error(_) => Verdict::PassToKernel,
+                // Rare enough to be looked at when the rest of the burst is through.
+                Class::Fragment(_) | Class::Error(_) => Verdict::Held,
                 Class::Flow(packet) => self.flows.take(frame, *link, packet, step.hash, snapshot, now),
             };
         }
     }
 
-    /// Hands every frame to where its verdict says, and counts it; fragments to their datagrams.
+    /// Hands every frame to where its verdict says, and counts it; fragments to their datagrams, errors to theirs.
     fn carry_out(&mut self, snapshot: &Snapshot, port: &mut impl Port, now: Millis) {
         let Self { flows, outcome, fragments, burst, steps } = self;
-        let mut gathering = Gathering { fragments, flows, outcome, snapshot, now };
-        gathering.give_up(port);
-        for (mut received, Step { class, hash, verdict }) in burst.drain(..).zip(steps) {
-            if let Class::Fragment(packet) = class {
-                let verdict = gathering.take(received, packet, port);
-                gathering.outcome.tell(verdict);
-                continue;
+        let mut ending = Ending { fragments, flows, outcome, snapshot, now };
+        ending.give_up(port);
+        for (received, Step { class, hash, verdict }) in burst.drain(..).zip(steps) {
+            match class {
+                Class::Decided(_) => ending.outcome.carry_out(received, *verdict, port),
+                Class::Flow(packet) => ending.packet(received, packet, *hash, *verdict, port),
+                Class::Fragment(packet) => ending.fragment(received, packet, port),
+                Class::Error(packet) => ending.error(received, packet, port),
             }
-            if let Class::Error(packet) = class {
-                let Received { link, frame } = &mut received;
-                *verdict = match gathering.flows.follow(frame, *link, packet, snapshot, now) {
-                    Followed::Itself(verdict) => verdict,
-                    Followed::Instead(relay) => {
-                        let offence = relay.offence(frame, *link);
-                        if let Some(bytes) = gathering.outcome.answer(&offence, snapshot, port, now) {
-                            gathering.flows.count_relay(&relay, bytes, snapshot);
-                        }
-                        Verdict::Consumed
-                    }
-                };
-            }
-            if let Class::Flow(packet) = class
-                && let Some(offence) = Offence::of(packet, &received.frame, received.link, *verdict)
-            {
-                gathering.answer(offence, *hash, port);
-            }
-            gathering.outcome.carry_out(received, *verdict, port);
         }
-    }
-
-    /// Says that nothing of the last burst is held any more, its snapshot included.
-    pub fn quiescent(&mut self) {
-        self.flows.quiescent();
     }
 
     /// When there is something to do next though no frame comes; `None`: not before.
@@ -135,17 +108,7 @@ impl Pipeline {
 
     /// Drops what waits for others, for a worker that ends.
     pub fn abandon(&mut self, port: &mut impl Port) {
-        while self.fragments.abandon() {
-            for received in self.fragments.released().drain(..) {
-                self.outcome.settle(received, Verdict::Drop(DropReason::FragmentTimeout), port);
-            }
-        }
-        self.outcome.counters().held.set(0);
-    }
-
-    /// Ends the connections whose time has come; to be done first in a burst.
-    pub fn expire(&mut self, snapshot: &Snapshot, now: Millis) -> Timers {
-        self.flows.expire(snapshot, now)
+        ending::abandon(&mut self.fragments, &mut self.outcome, port);
     }
 
     /// The packets' connections.

@@ -48,11 +48,11 @@ impl<P: Port> Worker<P> {
             let stopping = self.stop.load(Ordering::Relaxed);
             let now = self.clock.now();
             let snapshot = self.snapshot.load();
-            let timers = self.pipeline.expire(&snapshot, now);
+            let timers = self.pipeline.flows().expire(&snapshot, now);
             let frames = self.pipeline.run(&snapshot, &mut self.port, now);
             // In this order: whoever waits for this point frees the snapshot.
             drop(snapshot);
-            self.pipeline.quiescent();
+            self.pipeline.flows().quiescent();
             drops.look(frames, now, || self.port.kernel_drops(), self.pipeline.counters());
             match (stopping, frames == 0 && timers == Timers::Current) {
                 (true, idle) if idle || last == 0 => {

@@ -86,8 +86,6 @@ impl Flags {
     pub const INACTIVE: Self = Self(0x0100);
     /// Its destination is told the client's address by a PROXY header, so the client's sequence numbers are shifted.
     pub const PROXY: Self = Self(0x0400);
-    /// The client's port is not known yet.
-    pub const NO_CLIENT_PORT: Self = Self(0x0800);
     /// A persistence template. Fixed when the entry is made: a template is another identity.
     pub const TEMPLATE: Self = Self(0x1000);
     /// Lives for one packet only; a template: what it controls does.

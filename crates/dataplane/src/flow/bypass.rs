@@ -72,11 +72,8 @@ impl Flows {
 
     /// What the sender of a packet is told. Where the packet was sent to by a connection without a destination is
     /// another host, in whose name nobody may speak: in IPv4 nothing is said, in IPv6 the director says it, as the kernel.
-    pub fn admit<'a>(&self, offence: Offence<'a>, hash: u64) -> Option<Offence<'a>> {
-        let is_bypassed = match self.table.find(&offence.packet.flow, hash) {
-            Some((id, Direction::Inbound)) => is_bypass(&self.table.connection(id)),
-            _ => false,
-        };
+    pub fn admit<'a>(&self, offence: Offence<'a>, connection: Option<ConnId>) -> Option<Offence<'a>> {
+        let is_bypassed = connection.is_some_and(|id| is_bypass(&self.table.connection(id)));
         match offence.packet.family() {
             _ if !is_bypassed => Some(offence),
             Family::V4 => None,

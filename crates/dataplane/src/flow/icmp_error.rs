@@ -239,9 +239,9 @@ impl Flows {
     /// Counts an error that was sent to a client in the stead of one about a tunnel: as IPVS does, for what was quoted
     /// and for the message of so many bytes.
     pub fn count_relay(&self, relay: &Relay, bytes: usize, snapshot: &Snapshot) {
-        let hash = self.table.hash(&relay.about.flow);
+        let connection = self.asked(&relay.about, self.table.hash(&relay.about.connection_key()));
         for bytes in [relay.about.length(), bytes] {
-            self.count_answer(&relay.about, hash, bytes, snapshot);
+            self.count_answer(connection, bytes, snapshot);
         }
     }
 

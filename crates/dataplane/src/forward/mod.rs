@@ -18,7 +18,9 @@ use xvs_proto::ipv6::Ipv6;
 use xvs_proto::{Endpoint, Family, FlowKey, HashSecret, Packet, Protocol, ethernet};
 use xvs_sched::ForwardingMethod;
 
+use crate::clock::Millis;
 use crate::egress::Egress;
+use crate::path_mtu::PathMtu;
 use crate::shm::Frame;
 use crate::snapshot::{Hop, Path, Tunnel};
 use crate::verdict::{DropReason, Verdict};
@@ -40,6 +42,13 @@ impl Identification {
         let nobody = Ipv4Addr::UNSPECIFIED.into();
         let begin = between(nobody, nobody, &secret);
         Self { last: begin.wrapping_add((number as u32).wrapping_mul(APART)), secret }
+    }
+
+    /// What else of a worker's may be drawn from, for it can be seen outside as these can.
+    pub fn seed(&self) -> u64 {
+        let nobody = Endpoint::new(Ipv4Addr::UNSPECIFIED, 0);
+        let flow = FlowKey { protocol: Protocol::IP, source: nobody, dest: nobody };
+        flow.hash(&self.secret).rotate_left(32).wrapping_add(u64::from(self.last))
     }
 
     /// The next identification of an IPv4 header.
@@ -86,8 +95,10 @@ pub struct Outer<'a> {
     pub tunnel: Tunnel,
     /// The setting of this name.
     pub pmtu_disc: bool,
-    /// The largest packet that passes the way beyond the link, as far as routers have told, in bytes.
-    pub path_mtu: u32,
+    /// What routers have told of the way beyond the link.
+    pub path_mtu: &'a PathMtu,
+    /// The time.
+    pub now: Millis,
     /// The same for all packets of a flow; of GUE alone, which shows it in its source port.
     pub flow_hash: u64,
     /// Where identifications come from.

@@ -41,6 +41,7 @@ pub(super) fn send(
     };
     let encapsulation = outer.tunnel.encapsulation;
     let overhead = overhead(ends.dest, encapsulation);
+    let path_mtu = outer.path_mtu.at(outer.now);
     check_ttl(packet)?;
     decrement_ttl(frame, packet);
     if hop.mtu < least_mtu + overhead as u32 {
@@ -48,10 +49,10 @@ pub(super) fn send(
     }
     // Of an IPv6 packet the sender is told whatever the setting: nobody fragments it on its way.
     if outer.pmtu_disc || packet.family() == Family::V6 {
-        let widest = widest(packet.family(), hop.mtu, outer.path_mtu, overhead as u32);
+        let widest = widest(packet.family(), hop.mtu, path_mtu, overhead as u32);
         check_size(packet, widest, overhead as u32)?;
     }
-    let mtu = hop.mtu.min(outer.path_mtu);
+    let mtu = hop.mtu.min(path_mtu);
     strip(frame, packet);
     if !frame.grow_front(overhead) || frame.len() > usize::from(u16::MAX) {
         return Err(DropReason::NoHeadroom);

@@ -169,7 +169,7 @@ impl Hand {
             assert!(self.port.inject(LinkId(0), frame));
         }
         assert_eq!(self.pipeline.run(&self.snapshot, &mut self.port, self.now), frames.len());
-        self.pipeline.quiescent();
+        self.pipeline.flows().quiescent();
         drop((self.port.take_transmitted(), self.port.take_passed()));
         assert_eq!((self.port.census().out, self.counters.in_hand()), (0, 0));
         self.pipeline.verdicts().to_vec()
@@ -181,7 +181,7 @@ impl Hand {
             assert!(self.port.inject(LinkId(0), frame));
         }
         self.pipeline.run(&self.snapshot, &mut self.port, self.now);
-        self.pipeline.quiescent();
+        self.pipeline.flows().quiescent();
         assert_eq!(self.counters.in_hand(), 0);
         assert_eq!(u64::from(self.port.census().out), self.counters.held.value());
         [self.port.take_transmitted(), self.port.take_passed()]
@@ -220,7 +220,7 @@ impl Hand {
     }
 
     fn expire(&mut self) {
-        while self.pipeline.expire(&self.snapshot, self.now) == Timers::Behind {
+        while self.pipeline.flows().expire(&self.snapshot, self.now) == Timers::Behind {
             self.pipeline.flows().quiescent();
         }
         self.pipeline.flows().quiescent();

@@ -10,7 +10,9 @@ use xvs_proto::{HashSecret, MacAddr, Parsed, parse};
 use xvs_sched::ForwardingMethod;
 
 use super::*;
+use crate::clock::Millis;
 use crate::forward::Identification;
+use crate::path_mtu::PathMtu;
 use crate::port::LinkId;
 use crate::shm::{FrameLayout, FramePool};
 use crate::snapshot::Tunnel;
@@ -172,7 +174,8 @@ fn sent(
     let hop = Hop { link: LinkId(0), source_mac: mac, dest_mac: mac, mtu };
     let mut ids = Identification { last: u32::from(FIRST_ID) - 1, secret: HashSecret([3, 5, 7]) };
     let outer = Outer {
-        path_mtu: u32::MAX,
+        path_mtu: &PathMtu::default(),
+        now: Millis(0),
         tunnel: Tunnel { source: Some(source), encapsulation },
         pmtu_disc: true,
         flow_hash: FLOW_HASH,
