@@ -467,11 +467,13 @@ enum Begun {
     OnePacket(Ends, DestinationId),
 }
 
-/// Whether a masqueraded destination speaks to somebody who did not ask, and is to be told so.
+/// Whether a masqueraded destination speaks to somebody who did not ask, and is to be told so. What it says to the
+/// director itself is between the two of them.
 fn unasked(packet: &Packet, snapshot: &Snapshot) -> bool {
     snapshot.settings.nat_icmp_send
         && !is_reset(packet)
         && snapshot.nat_destinations.contains(&(packet.flow.protocol, packet.flow.source))
+        && !snapshot.egress.is_local(packet.flow.dest.addr)
 }
 
 /// Ends a connection whose time has come; a template that controls others then goes on for a minute. What began with it
