@@ -13,8 +13,9 @@ use serde_json::{Value, json};
 use xvs_dataplane::counters::{Counter, WorkerCounters};
 use xvs_dataplane::verdict::DropReason;
 
-use crate::connections::rows;
+use crate::connections::{count, found, rows};
 use crate::control_thread::Handle;
+use crate::filter::Filter;
 use crate::locals;
 use crate::message::{CommandError, ConnectionRow, Reply, Request};
 use crate::server::{Handler, Peer};
@@ -45,6 +46,11 @@ impl Handler for Front {
         match request {
             Request::Status => Ok(Reply::Report(status(daemon.shared()))),
             Request::Counters => Ok(Reply::Report(json!(daemon.shared().counters()))),
+            Request::CountConnections(filter) => {
+                let shared = daemon.shared();
+                let snapshot = shared.published.load_full();
+                Ok(Reply::Report(json!(count(shared.reader(), &snapshot, shared.now(), &filter))))
+            }
             Request::LocalUse => {
                 let asked = daemon.ask(Request::LocalAddresses)?;
                 let Reply::LocalAddresses(known) = asked else { return Ok(asked) };
@@ -69,6 +75,16 @@ impl Handler for Front {
     ) -> Result<(), CommandError> {
         let shared = self.daemon()?.shared();
         rows(shared.reader(), &shared.published.load().call_ids.clone(), shared.now(), each);
+        Ok(())
+    }
+
+    fn find(
+        &self,
+        filter: &Filter,
+        each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
+    ) -> Result<(), CommandError> {
+        let shared = self.daemon()?.shared();
+        found(shared.reader(), &shared.published.load_full(), shared.now(), filter, each);
         Ok(())
     }
 }

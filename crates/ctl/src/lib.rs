@@ -44,6 +44,7 @@ pub mod realserver;
 pub mod connections;
 pub mod estimator;
 pub mod exporter;
+pub mod filter;
 pub mod memory;
 pub mod metrics;
 pub mod sweep;
