@@ -110,6 +110,9 @@ pub struct WorkerCounters {
     pub empty_polls: Counter,
     /// How many frames the bursts were that had any, copies from other workers included.
     pub bursts: Histogram<BURST_SIZES>,
+    /// By how much the balance was off when the worker last looked: between two bursts, about a second after packets
+    /// came. Anything but 0 is a bug.
+    pub unaccounted: Counter,
     dropped: Dropped,
 }
 
