@@ -125,6 +125,7 @@ impl ControlThread {
             if let Err(error) = self.control.tick(self.shared.now()) {
                 tracing::error!("{error}");
             }
+            self.shared.note();
             self.attach_again();
             self.resolve();
             self.control.plant().retry_neighbours();

@@ -280,6 +280,7 @@ mod tests {
             published: control.published(),
             counters: vec![Arc::default()],
             swept: Arc::default(),
+            history: Default::default(),
             facts: Mutex::new(facts),
         }
     }

@@ -14,6 +14,7 @@ use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::snapshot::Snapshot;
 
+use crate::history::{History, Sample};
 use crate::sweep::SweepCounters;
 
 /// What requests that need no writer are answered from.
@@ -25,6 +26,7 @@ pub struct Shared {
     pub(crate) published: Arc<ArcSwap<Snapshot>>,
     pub(crate) counters: Vec<Arc<WorkerCounters>>,
     pub(crate) swept: Arc<SweepCounters>,
+    pub(crate) history: History,
     /// How each interface is attached and each worker placed, and what is wrong with the network.
     pub(crate) facts: Mutex<Facts>,
 }
@@ -86,7 +88,7 @@ impl LinkState {
     pub fn complaint(self, name: &str) -> Option<String> {
         match self {
             Self::Up => None,
-            Self::Down => Some(format!("{name} is down")),
+            Self::Down => Some(format!("{name} is down; `ip link set {name} up`, or see to its cable")),
             Self::Gone => Some(format!("{name} is gone; it is attached again when it is back and up")),
         }
     }
@@ -129,6 +131,12 @@ impl Shared {
         &self.reader
     }
 
+    /// Remembers what the counters say, if that is due.
+    pub(crate) fn note(&self) {
+        let now = self.now();
+        self.history.note(now, || Sample::take(&self.counters, now));
+    }
+
     /// How the daemon stands.
     pub fn facts(&self) -> Facts {
         self.facts_now().clone()
@@ -156,6 +164,28 @@ impl Shared {
 }
 
 #[cfg(test)]
+impl Shared {
+    /// A daemon's, of one worker and no interface, for tests.
+    #[allow(clippy::unwrap_used, reason = "for tests only")]
+    pub(crate) fn of_one_worker(published: Arc<ArcSwap<Snapshot>>) -> Self {
+        use xvs_dataplane::conn::TableConfig;
+        use xvs_dataplane::shm::Memory;
+        let table =
+            Table::create(TableConfig { capacity: 1024, workers: 1, memory: Memory::OnDemand }).unwrap();
+        Self {
+            clock: Arc::new(Clock::monotonic()),
+            reader: Mutex::new(table.reader().unwrap()),
+            table,
+            published,
+            counters: vec![Arc::default()],
+            swept: Arc::default(),
+            history: History::default(),
+            facts: Mutex::default(),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -166,7 +196,10 @@ mod tests {
         let ifindex = network.links[0].ifindex;
         assert_eq!(LinkState::of(&network, ifindex).complaint("wan"), None);
         network.links[0].up = false;
-        assert_eq!(LinkState::of(&network, ifindex).complaint("wan").unwrap(), "wan is down");
+        assert_eq!(
+            LinkState::of(&network, ifindex).complaint("wan").unwrap(),
+            "wan is down; `ip link set wan up`, or see to its cable"
+        );
         network.links.clear();
         assert_eq!(
             LinkState::of(&network, ifindex).complaint("wan").unwrap(),
