@@ -129,11 +129,12 @@ fn status(shared: &Shared) -> Value {
         })
         .collect();
     let table = shared.table();
+    let (services, destinations) = shared.configured();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": Duration::from_millis(shared.now().0).as_secs(),
-        "services": facts.services,
-        "destinations": facts.destinations,
+        "services": services,
+        "destinations": destinations,
         "interfaces": interfaces,
         "workers": workers,
         "table": {
