@@ -38,10 +38,6 @@ pub struct Facts {
     pub interfaces: Vec<InterfaceFacts>,
     /// One line a worker.
     pub workers: Vec<WorkerFacts>,
-    /// Virtual services.
-    pub services: usize,
-    /// Destinations of all services.
-    pub destinations: usize,
     /// Sentences for the operator.
     pub warnings: Vec<String>,
 }
@@ -145,6 +141,15 @@ impl Shared {
     /// The same, for the control thread, which is the one writer. A panic elsewhere leaves it whole.
     pub(crate) fn facts_now(&self) -> MutexGuard<'_, Facts> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many virtual services there are, and destinations of all of them. Costs a look at each service.
+    pub fn configured(&self) -> (usize, usize) {
+        let snapshot = self.published.load();
+        snapshot
+            .services
+            .iter()
+            .fold((0, 0), |(services, dests), service| (services + 1, dests + service.members.len()))
     }
 
     /// Every worker's counters.
