@@ -35,7 +35,7 @@ use crate::netfilter;
 use crate::network::neighbours::Neighbours;
 use crate::network::{Following, Latest, Slot, follow};
 use crate::placement::PlacementError;
-use crate::shared::{Facts, Shared};
+use crate::shared::{Facts, Shared, Waits};
 use crate::sweep::{Sweeper, Sweeping};
 use crate::threads::{self, EndNotice};
 use crate::wired::Wired;
@@ -120,7 +120,9 @@ impl Daemon {
         let swept = sweeper.counters();
         let sweeping = Some(Sweeping::start(sweeper, clock.clone()).map_err(a_thread())?);
         let (reader, published, facts) = (Mutex::new(reader), control.published(), Mutex::new(facts));
-        let shared = Arc::new(Shared { clock, table, reader, published, counters, swept, facts });
+        let (total, waits) = (control.total(), Waits::default());
+        let shared =
+            Arc::new(Shared { clock, table, reader, published, counters, total, waits, swept, facts });
         let (inputs, queue) = bounded(QUEUE);
         let (latest, rules) = (Latest::default(), Latest::default());
         let views = (latest.clone(), rules.clone());

@@ -6,14 +6,17 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use xvs_dataplane::clock::{Clock, Millis};
 use xvs_dataplane::conn::{Table, TableReader};
-use xvs_dataplane::counters::WorkerCounters;
+use xvs_dataplane::counters::{Histogram, WorkerCounters};
 use xvs_dataplane::egress::model::Network;
-use xvs_dataplane::snapshot::Snapshot;
+use xvs_dataplane::port::xdp::SocketCounters;
+use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 
+use crate::message::Access;
 use crate::sweep::SweepCounters;
 
 /// What requests that need no writer are answered from.
@@ -24,6 +27,9 @@ pub struct Shared {
     /// What workers act on.
     pub(crate) published: Arc<ArcSwap<Snapshot>>,
     pub(crate) counters: Vec<Arc<WorkerCounters>>,
+    /// What all services count together, deleted ones included.
+    pub(crate) total: Arc<ServiceLive>,
+    pub(crate) waits: Waits,
     pub(crate) swept: Arc<SweepCounters>,
     /// How each interface is attached and each worker placed, and what is wrong with the network.
     pub(crate) facts: Mutex<Facts>,
@@ -111,6 +117,29 @@ pub struct WorkerFacts {
     pub copy_mode: String,
     /// Its share of each interface's queues, in the interfaces' order.
     pub queues: Vec<Vec<u32>>,
+    /// What is known of its sockets.
+    pub sockets: Arc<[SocketCounters]>,
+}
+
+/// How long those waited who asked the control thread, from the question to the answer, in microseconds; changes and
+/// reads apart. Whoever holds the lock is the one writer.
+#[derive(Default)]
+pub(crate) struct Waits([Mutex<Histogram<WAIT_BOUNDS>>; 2]);
+
+/// Waits of up to 2^23 µs, eight seconds, are told apart.
+pub(crate) const WAIT_BOUNDS: usize = 24;
+
+impl Waits {
+    /// Counts one.
+    pub(crate) fn count(&self, access: Access, time: Duration) {
+        // No longer than the daemon runs.
+        self.of(access).count(time.as_micros() as u64);
+    }
+
+    /// Those of this kind.
+    pub(crate) fn of(&self, access: Access) -> MutexGuard<'_, Histogram<WAIT_BOUNDS>> {
+        self.0[access as usize].lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Shared {
