@@ -281,8 +281,11 @@ impl Handle {
     pub fn ask(&self, request: Request) -> Result<Reply, CommandError> {
         let ending = || CommandError::Failed { why: "xvs: the daemon is ending".to_owned() };
         let (reply, answer) = bounded(1);
+        let (access, asked) = (request.access(), Instant::now());
         self.inputs.send(Input::Request(request, reply)).map_err(|_| ending())?;
-        answer.recv().map_err(|_| ending())?
+        let answer = answer.recv().map_err(|_| ending())?;
+        self.shared.waits.count(access, asked.elapsed());
+        answer
     }
 
     /// What needs no writer.

@@ -36,7 +36,7 @@ use crate::netfilter;
 use crate::network::neighbours::Neighbours;
 use crate::network::{Following, Latest, Slot, follow};
 use crate::placement::PlacementError;
-use crate::shared::{Facts, Shared};
+use crate::shared::{Facts, Shared, Waits};
 use crate::sweep::{Sweeper, Sweeping};
 use crate::threads::{self, EndNotice};
 use crate::wired::Wired;
@@ -121,8 +121,19 @@ impl Daemon {
         let swept = sweeper.counters();
         let sweeping = Some(Sweeping::start(sweeper, clock.clone()).map_err(a_thread())?);
         let (reader, published, facts) = (Mutex::new(reader), control.published(), Mutex::new(facts));
-        let history = History::default();
-        let shared = Arc::new(Shared { clock, table, reader, published, counters, swept, history, facts });
+        let (history, total, waits) = (History::default(), control.total(), Waits::default());
+        let shared = Arc::new(Shared {
+            clock,
+            table,
+            reader,
+            published,
+            counters,
+            total,
+            waits,
+            swept,
+            history,
+            facts,
+        });
         let (inputs, queue) = bounded(QUEUE);
         let (latest, rules) = (Latest::default(), Latest::default());
         let views = (latest.clone(), rules.clone());

@@ -6,15 +6,18 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use xvs_dataplane::clock::{Clock, Millis};
 use xvs_dataplane::conn::{Table, TableReader};
-use xvs_dataplane::counters::WorkerCounters;
+use xvs_dataplane::counters::{Histogram, WorkerCounters};
 use xvs_dataplane::egress::model::Network;
-use xvs_dataplane::snapshot::Snapshot;
+use xvs_dataplane::port::xdp::SocketCounters;
+use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 
 use crate::history::{History, Sample};
+use crate::message::Access;
 use crate::sweep::SweepCounters;
 
 /// What requests that need no writer are answered from.
@@ -25,6 +28,9 @@ pub struct Shared {
     /// What workers act on.
     pub(crate) published: Arc<ArcSwap<Snapshot>>,
     pub(crate) counters: Vec<Arc<WorkerCounters>>,
+    /// What all services count together, deleted ones included.
+    pub(crate) total: Arc<ServiceLive>,
+    pub(crate) waits: Waits,
     pub(crate) swept: Arc<SweepCounters>,
     pub(crate) history: History,
     /// How each interface is attached and each worker placed, and what is wrong with the network.
@@ -109,6 +115,29 @@ pub struct WorkerFacts {
     pub copy_mode: String,
     /// Its share of each interface's queues, in the interfaces' order.
     pub queues: Vec<Vec<u32>>,
+    /// What is known of its sockets.
+    pub sockets: Arc<[SocketCounters]>,
+}
+
+/// How long those waited who asked the control thread, from the question to the answer, in microseconds; changes and
+/// reads apart. Whoever holds the lock is the one writer.
+#[derive(Default)]
+pub(crate) struct Waits([Mutex<Histogram<WAIT_BOUNDS>>; 2]);
+
+/// Waits of up to 2^23 µs, eight seconds, are told apart.
+pub(crate) const WAIT_BOUNDS: usize = 24;
+
+impl Waits {
+    /// Counts one.
+    pub(crate) fn count(&self, access: Access, time: Duration) {
+        // No longer than the daemon runs.
+        self.of(access).count(time.as_micros() as u64);
+    }
+
+    /// Those of this kind.
+    pub(crate) fn of(&self, access: Access) -> MutexGuard<'_, Histogram<WAIT_BOUNDS>> {
+        self.0[access as usize].lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Shared {
@@ -143,15 +172,6 @@ impl Shared {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many virtual services there are, and destinations of all of them. Costs a look at each service.
-    pub fn configured(&self) -> (usize, usize) {
-        let snapshot = self.published.load();
-        snapshot
-            .services
-            .iter()
-            .fold((0, 0), |(services, dests), service| (services + 1, dests + service.members.len()))
-    }
-
     /// Every worker's counters.
     pub fn workers(&self) -> &[Arc<WorkerCounters>] {
         &self.counters
@@ -183,6 +203,8 @@ impl Shared {
             table,
             published,
             counters: vec![Arc::default()],
+            total: Arc::new(ServiceLive::new(1)),
+            waits: Waits::default(),
             swept: Arc::default(),
             history: History::default(),
             facts: Mutex::default(),

@@ -108,7 +108,8 @@ fn run(config: &Config, rules: Vec<RuleLine>) -> Result<ExitCode, Box<dyn Error>
     }
     front.open(daemon.handle());
     let handle = daemon.handle();
-    let serve = |listener: Listener| listener.serve(move || metrics::page(handle.shared()));
+    let told = config.metrics_destinations;
+    let serve = |listener: Listener| listener.serve(move || metrics::page(handle.shared(), told));
     let exporter = listener.map(serve).transpose()?;
     tracing::info!("ready: {} on {}", config.interfaces.join(", "), config.socket.display());
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
