@@ -389,8 +389,8 @@ pub enum CommandError {
     MarkExists(String),
     #[error("no mark rule {0}; `xvs mark list` shows those that can be deleted")]
     NoSuchMark(String),
-    #[error("local address {0} exists already; delete it first to give it other ports")]
-    LocalExists(IpAddr),
+    #[error("local address {} exists already, with ports {}-{}; delete it first to give it others", .0.addr, .0.first_port, .0.last_port)]
+    LocalExists(LocalAddress),
     #[error("no local address {0}; `xvs laddr list` shows those there are")]
     NoSuchLocal(IpAddr),
     #[error("no interface {0}; `ip link` shows those there are")]

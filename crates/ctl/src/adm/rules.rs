@@ -132,9 +132,12 @@ impl Session<'_> {
         let mut exit = None;
         for step in steps {
             let ended = match step {
-                Step::Change(_) => match results.next() {
+                Step::Change(command) => match results.next() {
                     // What it asks for is the case, so that rules can be restored where they are in force.
-                    Some(Err(CommandError::MarkExists(_) | CommandError::LocalExists(_))) => None,
+                    Some(Err(CommandError::MarkExists(_))) => None,
+                    Some(Err(CommandError::LocalExists(there))) if command == Command::AddLocal(there) => {
+                        None
+                    }
                     Some(Err(refused)) => Some(Ended::change(&Failure::Refused(refused))),
                     _ => None,
                 },
