@@ -407,6 +407,9 @@ impl Director for Inner {
             Request::Status => {
                 Err(CommandError::Failed { why: "the lab has no status; ask for its counters".to_owned() })
             }
+            Request::Events(_) => Err(CommandError::Failed {
+                why: "the lab has no events; its answers tell of each change".to_owned(),
+            }),
             Request::LocalUse => {
                 let exhausted = self.counters.dropped(DropReason::NoLocalPort).value();
                 let report = locals::report(self.control.state().locals(), &self.reader, exhausted);

@@ -281,6 +281,7 @@ mod tests {
             counters: vec![Arc::default()],
             swept: Arc::default(),
             history: Default::default(),
+            events: Arc::default(),
             facts: Mutex::new(facts),
         }
     }

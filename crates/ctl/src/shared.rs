@@ -14,6 +14,7 @@ use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::snapshot::Snapshot;
 
+use crate::events::Events;
 use crate::history::{History, Sample};
 use crate::sweep::SweepCounters;
 
@@ -27,6 +28,7 @@ pub struct Shared {
     pub(crate) counters: Vec<Arc<WorkerCounters>>,
     pub(crate) swept: Arc<SweepCounters>,
     pub(crate) history: History,
+    pub(crate) events: Arc<Events>,
     /// How each interface is attached and each worker placed, and what is wrong with the network.
     pub(crate) facts: Mutex<Facts>,
 }
@@ -180,6 +182,7 @@ impl Shared {
             counters: vec![Arc::default()],
             swept: Arc::default(),
             history: History::default(),
+            events: Arc::default(),
             facts: Mutex::default(),
         }
     }

@@ -11,6 +11,7 @@ use crate::client::{Client, Director, Failure, default_socket};
 
 mod completion;
 mod counters;
+mod events;
 mod feedback;
 mod lab;
 pub(crate) mod laddr;
@@ -31,6 +32,8 @@ pub struct Cli {
 enum Command {
     /// Show how the director is: interfaces, workers, connections, drops
     Status(status::Arguments),
+    /// Show what changes, when, and who does it
+    Events(events::Arguments),
     /// Print what was counted, summed over the workers
     Counters(counters::Arguments),
     /// Set what `sysctl net.ipv4.vs.KEY` sets in the kernel, or feedback.KEY
@@ -72,6 +75,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let mut out = io::stdout().lock();
     let done = match cli.command {
         Command::Realserver(arguments) => realserver::run(&arguments, &mut out),
+        Command::Events(arguments) => events::run(&arguments, &mut out),
         Command::Lab(arguments) => lab::run(&arguments, &mut out),
         Command::Completion(arguments) => completion::run(&arguments, &mut out),
         asking => Client::connect(&default_socket())
