@@ -25,7 +25,7 @@ use xvs_dataplane::port::xdp::XdpPort;
 use xvs_dataplane::worker::Worker;
 use xvs_dataplane::xdp::{AttachError, RingSizes, SocketError, Steering};
 
-use crate::adm::RuleLine;
+use crate::adm::{RuleLine, typed};
 use crate::config::{Config, ConfigError};
 use crate::control::Control;
 use crate::control_thread::{ControlThread, Handle, Input};
@@ -121,7 +121,8 @@ impl Daemon {
         let swept = sweeper.counters();
         let sweeping = Some(Sweeping::start(sweeper, clock.clone()).map_err(a_thread())?);
         let (reader, published, facts) = (Mutex::new(reader), control.published(), Mutex::new(facts));
-        let (history, total, waits) = (History::default(), control.total(), Waits::default());
+        let (total, waits) = (control.total(), Waits::default());
+        let (history, events) = (History::default(), control.events());
         let shared = Arc::new(Shared {
             clock,
             table,
@@ -132,6 +133,7 @@ impl Daemon {
             waits,
             swept,
             history,
+            events,
             facts,
         });
         let (inputs, queue) = bounded(QUEUE);
@@ -175,7 +177,7 @@ impl Daemon {
         let Reply::Restored(results) = self.handle().ask(Request::Restore(commands))? else { return Ok(()) };
         for (RuleLine { number, command }, result) in rules.iter().zip(&results) {
             if let Err(error) = result {
-                tracing::error!("rules, line {number}: {command}: refused: {error}");
+                tracing::error!("rules, line {number}: {}: refused: {error}", typed(command));
             }
         }
         let taken = results.iter().filter(|result| result.is_ok()).count();

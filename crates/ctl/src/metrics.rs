@@ -128,6 +128,7 @@ mod tests {
             waits: Waits::default(),
             swept: Arc::default(),
             history: Default::default(),
+            events: Arc::default(),
             facts: Mutex::new(facts),
         }
     }

@@ -16,6 +16,7 @@ use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::port::xdp::SocketCounters;
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 
+use crate::events::Events;
 use crate::history::{History, Sample};
 use crate::message::Access;
 use crate::sweep::SweepCounters;
@@ -33,6 +34,7 @@ pub struct Shared {
     pub(crate) waits: Waits,
     pub(crate) swept: Arc<SweepCounters>,
     pub(crate) history: History,
+    pub(crate) events: Arc<Events>,
     /// How each interface is attached and each worker placed, and what is wrong with the network.
     pub(crate) facts: Mutex<Facts>,
 }
@@ -207,6 +209,7 @@ impl Shared {
             waits: Waits::default(),
             swept: Arc::default(),
             history: History::default(),
+            events: Arc::default(),
             facts: Mutex::default(),
         }
     }
