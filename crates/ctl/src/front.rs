@@ -11,10 +11,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use xvs_dataplane::counters::{Counter, WorkerCounters};
+use xvs_dataplane::explain::Live;
 use xvs_dataplane::verdict::DropReason;
 
 use crate::connections::rows;
 use crate::control_thread::Handle;
+use crate::explain;
 use crate::locals;
 use crate::message::{CommandError, ConnectionRow, Reply, Request};
 use crate::server::{Handler, Peer};
@@ -45,6 +47,12 @@ impl Handler for Front {
         match request {
             Request::Status => Ok(Reply::Report(status(daemon.shared()))),
             Request::Counters => Ok(Reply::Report(json!(daemon.shared().counters()))),
+            Request::Explain(question) => {
+                let shared = daemon.shared();
+                let (snapshot, reader, now) = (shared.published.load_full(), shared.reader(), shared.now());
+                let report = explain::answer(&question, &Live { snapshot: &snapshot, reader, now })?;
+                Ok(Reply::Report(json!(report)))
+            }
             Request::LocalUse => {
                 let asked = daemon.ask(Request::LocalAddresses)?;
                 let Reply::LocalAddresses(known) = asked else { return Ok(asked) };

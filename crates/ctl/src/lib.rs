@@ -48,4 +48,6 @@ pub mod memory;
 pub mod metrics;
 pub mod sweep;
 
+pub mod explain;
+
 pub mod lab;

@@ -16,6 +16,7 @@ use thiserror::Error;
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::{ServiceKey, Weight, scheduler};
 
+use crate::explain::Question;
 use crate::feedback::Server;
 use crate::locals::LocalAddress;
 use crate::marks::MarkRule;
@@ -177,6 +178,8 @@ pub enum Request {
     Status,
     /// Every counter; answered by [`Reply::Report`].
     Counters,
+    /// What would become of a packet; answered by [`Reply::Report`] with a [`Report`](crate::explain::Report).
+    Explain(Question),
 }
 
 impl Request {
@@ -194,7 +197,8 @@ impl Request {
             | Self::LocalUse
             | Self::Feedback
             | Self::Status
-            | Self::Counters => Access::Read,
+            | Self::Counters
+            | Self::Explain(_) => Access::Read,
         }
     }
 }
