@@ -145,13 +145,16 @@ fn ask(lab: &mut Lab, request: Value) -> Value {
 }
 
 /// Frames to begin with.
-struct Seeds {
+pub struct Seeds {
     frames: Vec<(&'static str, Vec<u8>)>,
     topology: Value,
 }
 
 /// Every frame of the recordings that came in.
-fn recorded() -> Seeds {
+///
+/// # Panics
+/// If they cannot be read.
+pub fn recorded() -> Seeds {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance");
     let mut paths: Vec<_> = std::fs::read_dir(folder)
         .expect("the recordings")
@@ -179,10 +182,10 @@ fn recorded() -> Seeds {
 
 impl Seeds {
     /// A frame, mostly a recorded one that was changed in a few places.
-    fn frame(&mut self, random: &mut Random) -> (&'static str, Vec<u8>) {
+    pub fn frame(&mut self, random: &mut Random) -> (&'static str, Vec<u8>) {
         let (link, seed) = random.of(&self.frames);
         if random.below(64) == 0 {
-            return (link, (0..random.below(200)).map(|_| random.next() as u8).collect());
+            return (link, (0..random.below(200)).map(|_| random.draw() as u8).collect());
         }
         let mut frame = seed.clone();
         for _ in 0..random.below(5) {
@@ -203,11 +206,11 @@ impl Seeds {
         let within = frame.len().min(120);
         let at = random.below(within as u64) as usize;
         match random.below(12) {
-            0..3 => frame[at] = random.next() as u8,
+            0..3 => frame[at] = random.draw() as u8,
             3 => frame[at] ^= 1 << random.below(8),
             4 => frame[at] = *random.of(&[0, 1, 4, 0x0f, 0x45, 0x60, 0x7f, 0x80, 0xff]),
             // The ports of a packet without options: other flows.
-            5 | 6 if frame.len() > 35 => frame[35] = random.next() as u8,
+            5 | 6 if frame.len() > 35 => frame[35] = random.draw() as u8,
             7 => frame.truncate(at),
             8 => frame.resize(frame.len() + at, 0xa5),
             9 if frame.len() >= 14 => {
@@ -231,21 +234,24 @@ impl Seeds {
 const LONGEST: usize = 1700;
 
 /// Numbers that look random: splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    /// The next 64 bits.
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
     }
 
-    fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        ((u128::from(self.draw()) * u128::from(bound)) >> 64) as u64
     }
 
-    fn of<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
+    /// One of some choices.
+    pub fn of<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
         &choices[self.below(choices.len() as u64) as usize]
     }
 }

@@ -91,20 +91,12 @@ const SLICE: u32 = 1024;
 
 fn row(connection: &Connection<'_>, call_ids: &CallIds, now: Millis) -> ConnectionRow {
     let left: Duration = now.until(connection.expires());
-    let state = match connection.protocol() {
-        _ if connection.is_template() => {
-            if connection.state() & ASSURED == 0 {
-                "NONE"
-            } else {
-                "ASSURED"
-            }
-        }
-        Protocol::UDP => udp::STATE_NAME,
-        Protocol::SCTP => SctpState::of(connection.state()).name(),
-        _ => TcpState::of(connection.state()).name(),
+    let state = match connection.is_template() {
+        true => template_state(connection.state()),
+        false => state_name(connection.protocol(), connection.state()),
     };
     let shown = |endpoint: Endpoint| match connection.is_detached() {
-        true => Endpoint { port: DETACHED_PORT, ..endpoint },
+        true => detached(endpoint),
         false => endpoint,
     };
     // The port of a template's client tells templates of calls apart, and is nobody else's business.
@@ -170,10 +162,29 @@ const FLAGS: [(Flags, &str); 6] = [
     (Flags::DETACHED, "detached"),
 ];
 
+/// The name of a connection's state, as IPVS prints it.
+pub(crate) fn state_name(protocol: Protocol, state: u8) -> &'static str {
+    match protocol {
+        Protocol::UDP => udp::STATE_NAME,
+        Protocol::SCTP => SctpState::of(state).name(),
+        _ => TcpState::of(state).name(),
+    }
+}
+
+/// The name of a template's state, as IPVS prints it.
+pub(crate) fn template_state(state: u8) -> &'static str {
+    if state & ASSURED == 0 { "NONE" } else { "ASSURED" }
+}
+
 /// What `--pe sip` keeps with a template.
 fn engine(template: &Connection<'_>, call_ids: &CallIds) -> Option<EngineData> {
     let call_id = call_ids.read(template)?;
     Some(EngineData { name: "sip".to_owned(), data: String::from_utf8_lossy(&call_id).into_owned() })
+}
+
+/// An endpoint of a template that nobody finds any more, as listings show it.
+pub(crate) fn detached(endpoint: Endpoint) -> Endpoint {
+    Endpoint { port: DETACHED_PORT, ..endpoint }
 }
 
 /// The port by which listings say that nobody finds a template any more.

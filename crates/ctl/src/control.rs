@@ -266,7 +266,8 @@ impl<P: Plant> Control<P> {
             | Request::Status
             | Request::Counters
             | Request::LocalUse
-            | Request::Events(_) => {
+            | Request::Events(_)
+            | Request::Explain(_) => {
                 let why = "the control thread does not answer this request".to_owned();
                 Err(CommandError::Failed { why })
             }

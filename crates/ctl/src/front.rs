@@ -8,12 +8,14 @@ use std::ops::ControlFlow;
 use std::sync::OnceLock;
 
 use serde_json::json;
+use xvs_dataplane::explain::Live;
 use xvs_dataplane::verdict::DropReason;
 
 use crate::adm::one_line;
 use crate::connections::{count, found, rows};
 use crate::control_thread::Handle;
 use crate::events::{Asked, Listener, Who, changes};
+use crate::explain;
 use crate::filter::Filter;
 use crate::locals;
 use crate::message::{CommandError, ConnectionRow, Reply, Request};
@@ -49,6 +51,12 @@ impl Handler for Front {
                 let shared = daemon.shared();
                 let snapshot = shared.published.load_full();
                 Ok(Reply::Report(json!(count(shared.reader(), &snapshot, shared.now(), &filter))))
+            }
+            Request::Explain(question) => {
+                let shared = daemon.shared();
+                let (snapshot, reader, now) = (shared.published.load_full(), shared.reader(), shared.now());
+                let report = explain::answer(&question, &Live { snapshot: &snapshot, reader, now })?;
+                Ok(Reply::Report(json!(report)))
             }
             Request::LocalUse => {
                 let asked = daemon.ask(Request::LocalAddresses)?;

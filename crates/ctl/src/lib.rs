@@ -52,4 +52,6 @@ pub mod memory;
 pub mod metrics;
 pub mod sweep;
 
+pub mod explain;
+
 pub mod lab;

@@ -16,6 +16,7 @@ use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight, scheduler};
 
 use crate::events::{Asked, Heard};
+use crate::explain::Question;
 use crate::feedback::Server;
 use crate::filter::Filter;
 use crate::locals::LocalAddress;
@@ -142,6 +143,8 @@ pub enum Request {
     Counters,
     /// What changed and changes; answered by [`Reply::Events`] in parts.
     Events(Asked),
+    /// What would become of a packet; answered by [`Reply::Report`] with a [`Report`](crate::explain::Report).
+    Explain(Question),
 }
 
 impl Request {
@@ -162,7 +165,8 @@ impl Request {
             | Self::Feedback
             | Self::Status
             | Self::Counters
-            | Self::Events(_) => Access::Read,
+            | Self::Events(_)
+            | Self::Explain(_) => Access::Read,
         }
     }
 }

@@ -46,6 +46,8 @@ pub mod verdict;
 mod occupancy;
 pub mod snapshot;
 
+pub mod explain;
+
 pub mod clock;
 pub mod counters;
 pub mod dice;

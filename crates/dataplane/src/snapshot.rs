@@ -5,6 +5,8 @@
 //! objects that snapshots share, so that a change of weight loses none of them. Cost: one pointer load a burst,
 //! one hash look-up a new connection, one index a packet.
 
+mod apart;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
@@ -27,6 +29,8 @@ use crate::occupancy::Occupancy;
 use crate::path_mtu::PathMtu;
 use crate::persistence::Persistence;
 use crate::port::LinkId;
+
+pub use self::apart::{Asked, Candidate};
 
 /// What a worker acts on.
 #[derive(Clone)]

@@ -13,6 +13,7 @@ mod completion;
 mod connections;
 mod counters;
 mod events;
+mod explain;
 mod feedback;
 mod lab;
 pub(crate) mod laddr;
@@ -39,6 +40,8 @@ enum Command {
     Events(events::Arguments),
     /// Print what was counted, summed over the workers
     Counters(counters::Arguments),
+    /// Tell why a packet goes where it goes, with no effect
+    Explain(explain::Arguments),
     /// Set what `sysctl net.ipv4.vs.KEY` sets in the kernel, or feedback.KEY
     Set(set::Arguments),
     /// Add, delete and list the rules by which packets are marked for `-f` services
@@ -123,6 +126,7 @@ fn ask(command: &Command, director: &mut dyn Director, out: &mut dyn Write) -> D
         Command::Status(arguments) => status::run(arguments, director, out),
         Command::Connections(arguments) => connections::run(arguments, director, out),
         Command::Counters(arguments) => counters::run(arguments, director, out),
+        Command::Explain(arguments) => explain::run(arguments, director, out),
         Command::Set(arguments) => set::run(arguments, director),
         Command::Mark(arguments) => mark::run(arguments, director, out),
         Command::Feedback(arguments) => feedback::run(arguments, director, out),
