@@ -18,6 +18,7 @@ use xvs_sched::{
 };
 
 use crate::call_ids::CallIds;
+use crate::capture::Captures;
 use crate::counters::SharedStats;
 use crate::egress::{Egress, RouteTo};
 use crate::local::LocalAddresses;
@@ -48,6 +49,8 @@ pub struct Snapshot {
     pub call_ids: Arc<CallIds>,
     /// What FULLNAT's destinations see instead of clients.
     pub locals: Arc<LocalAddresses>,
+    /// Who watches packets; mostly nobody.
+    pub captures: Captures,
     /// Timeouts and settings.
     pub settings: Settings,
 }
@@ -64,6 +67,7 @@ impl Snapshot {
             marks: Arc::default(),
             call_ids: Arc::default(),
             locals: Arc::default(),
+            captures: Arc::default(),
             settings: Settings::default(),
         }
     }
