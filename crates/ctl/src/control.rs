@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use serde_json::json;
+use xvs_dataplane::capture::Captures;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::egress::model::{Link, Network, RouteAction};
 use xvs_dataplane::egress::{Egress, RouteTo};
@@ -231,10 +232,8 @@ impl<P: Plant> Control<P> {
             }
             Request::ReportLoad { server, load_percent } => self.report_load(*server, *load_percent, now),
             Request::Feedback => Ok(Reply::Report(json!(self.registry.feedback_rows(&self.feedback, now)))),
-            Request::ListConnections | Request::Status | Request::Counters | Request::LocalUse => {
-                let why = "the control thread does not answer this request".to_owned();
-                Err(CommandError::Failed { why })
-            }
+            // Those that need no writer.
+            _ => Err(CommandError::Failed { why: "the control thread does not answer that".to_owned() }),
         }
     }
 
@@ -334,6 +333,15 @@ impl<P: Plant> Control<P> {
         let steered = self.plant.widen(&more);
         self.publish()?;
         steered.map_err(|error| CommandError::Failed { why: format!("xvs: marked packets: {error}") })
+    }
+
+    /// Has these captures be on and no others.
+    ///
+    /// # Errors
+    /// As for [`Self::publish`].
+    pub fn set_captures(&mut self, captures: Captures) -> Result<(), CommandError> {
+        self.snapshot.captures = captures;
+        self.publish()
     }
 
     /// Lays the mark rules out anew; the snapshot has them with [`Self::publish`].

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use xvs_dataplane::counters::{Counter, WorkerCounters};
 use xvs_dataplane::verdict::DropReason;
 
+use crate::capturing::{CaptureRequest, CapturedPacket, Capturing, Missed};
 use crate::connections::rows;
 use crate::control_thread::Handle;
 use crate::locals;
@@ -24,6 +25,7 @@ use crate::shared::{Facts, Shared};
 #[derive(Default)]
 pub struct Front {
     daemon: OnceLock<Handle>,
+    capturing: Capturing,
 }
 
 impl Front {
@@ -70,6 +72,14 @@ impl Handler for Front {
         let shared = self.daemon()?.shared();
         rows(shared.reader(), &shared.published.load().call_ids.clone(), shared.now(), each);
         Ok(())
+    }
+
+    fn capture(
+        &self,
+        wanted: &CaptureRequest,
+        each: &mut dyn FnMut(Vec<CapturedPacket>) -> ControlFlow<()>,
+    ) -> Result<Missed, CommandError> {
+        self.capturing.run(wanted, self.daemon()?, each)
     }
 }
 

@@ -15,6 +15,7 @@ pub mod client;
 pub mod peer;
 pub mod server;
 
+pub mod capturing;
 pub mod config;
 pub mod control_thread;
 pub mod daemon;
@@ -47,5 +48,8 @@ pub mod exporter;
 pub mod memory;
 pub mod metrics;
 pub mod sweep;
+
+pub mod packet_line;
+pub mod pcapng;
 
 pub mod lab;

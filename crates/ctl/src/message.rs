@@ -16,6 +16,7 @@ use thiserror::Error;
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::{ServiceKey, Weight, scheduler};
 
+use crate::capturing::{CaptureRequest, CapturedPacket, Missed};
 use crate::feedback::Server;
 use crate::locals::LocalAddress;
 use crate::marks::MarkRule;
@@ -177,6 +178,9 @@ pub enum Request {
     Status,
     /// Every counter; answered by [`Reply::Report`].
     Counters,
+    /// Packets as they pass, until the client sends anything more or hangs up; answered by [`Reply::Captured`] in parts,
+    /// the first of which says that it has begun, and by [`Reply::CaptureEnded`].
+    Capture(CaptureRequest),
 }
 
 impl Request {
@@ -184,6 +188,8 @@ impl Request {
     pub fn access(&self) -> Access {
         match self {
             Self::Change(_) | Self::Restore(_) | Self::Set { .. } | Self::ReportLoad { .. } => Access::Change,
+            // What clients and servers say to each other is in them.
+            Self::Capture(_) => Access::Change,
             Self::ListServices
             | Self::ListService(_)
             | Self::ListConnections
@@ -228,6 +234,10 @@ pub enum Reply {
     Marks(Vec<MarkRule>),
     /// The local addresses, in the order of the commands.
     LocalAddresses(Vec<LocalAddress>),
+    /// Packets as they passed.
+    Captured(Vec<CapturedPacket>),
+    /// No more packets are captured.
+    CaptureEnded(Missed),
     /// A document whose shape its request defines.
     Report(serde_json::Value),
 }
@@ -368,7 +378,7 @@ pub enum CommandError {
     NoSuchLocal(IpAddr),
     #[error("no interface {0}; `ip link` shows those there are")]
     NoSuchDevice(String),
-    #[error("permission denied: root and the group xvs may change, others may only look")]
+    #[error("permission denied: root and the group xvs may change and see packets, others may only look")]
     PermissionDenied,
     #[error("no room for {what}; its size is a setting of xvs.toml")]
     NoRoom { what: String },

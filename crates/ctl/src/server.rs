@@ -20,9 +20,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Gid, chown};
 use thiserror::Error;
 
+use crate::capturing::{CaptureRequest, CapturedPacket, Missed};
 use crate::lockfile::{self, Held, Lock, Tried};
 use crate::message::{
     Access, CommandError, ConnectionRow, FrameError, Reply, ReplyMessage, Request, RequestMessage, VERSION,
@@ -46,6 +48,18 @@ pub trait Handler: Send + Sync + 'static {
     /// Whatever the client is to be told.
     fn connections(&self, each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>)
     -> Result<(), CommandError>;
+
+    /// Hands over packets as they pass until `each` breaks, which waits for some time if there are none.
+    ///
+    /// # Errors
+    /// Whatever the client is to be told.
+    fn capture(
+        &self,
+        _: &CaptureRequest,
+        _: &mut dyn FnMut(Vec<CapturedPacket>) -> ControlFlow<()>,
+    ) -> Result<Missed, CommandError> {
+        Err(CommandError::Failed { why: "xvs: no packets pass here".to_owned() })
+    }
 }
 
 /// Where and how to serve.
@@ -377,10 +391,31 @@ impl Client {
             drop(denials);
             return self.send(Err(CommandError::PermissionDenied), Part::Last);
         }
-        if request == Request::ListConnections {
-            return self.stream_connections(handler);
+        match request {
+            Request::ListConnections => self.stream_connections(handler),
+            Request::Capture(wanted) => self.stream_packets(handler, &wanted),
+            other => self.send(handler.handle(other, peer), Part::Last),
         }
-        self.send(handler.handle(request, peer), Part::Last)
+    }
+
+    /// Sends packets until the client hangs up or asks for something else.
+    fn stream_packets(&self, handler: &dyn Handler, wanted: &CaptureRequest) -> io::Result<()> {
+        let (mut sent, mut begun) = (Ok(()), false);
+        let ended = handler.capture(wanted, &mut |packets| {
+            let pause = if packets.is_empty() { CAPTURE_PAUSE } else { Duration::ZERO };
+            if !packets.is_empty() || !begun {
+                begun = true;
+                // Who reads them may be looking at what he has; his packets are missed meanwhile, nobody else's.
+                let part = Ok(Reply::Captured(packets));
+                sent = send(&self.stream, part, Part::MoreFollow, self.shared.settings.idle);
+            }
+            match sent.is_ok() && !is_readable(&self.stream, pause) {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        });
+        sent?;
+        self.send(ended.map(Reply::CaptureEnded), Part::Last)
     }
 
     fn stream_connections(&self, handler: &dyn Handler) -> io::Result<()> {
@@ -427,6 +462,14 @@ fn send(
 ) -> io::Result<()> {
     let message = ReplyMessage { version: VERSION, answer, more: part == Part::MoreFollow };
     write_message(&mut Outgoing { stream, until: Instant::now() + within }, &message)
+}
+
+/// Whether the client has said something or hung up, at once or within this time.
+fn is_readable(stream: &UnixStream, within: Duration) -> bool {
+    let timeout = Timespec::try_from(within).ok();
+    let mut polled = [PollFd::new(stream, PollFlags::IN)];
+    // What cannot be waited for is found out by reading.
+    poll(&mut polled, timeout.as_ref()) != Ok(0)
 }
 
 /// Reads one message: waits `first` for it to begin and from then on `rest` for all of it.
@@ -482,6 +525,9 @@ pub const READER_LIMIT_BYTES: u32 = 64 << 10;
 const PART_ROWS: usize = 512;
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a capture without packets waits before it looks again.
+const CAPTURE_PAUSE: Duration = Duration::from_millis(5);
 
 /// Between two lines about denied changes.
 const DENIAL_INTERVAL: Duration = Duration::from_secs(10);
