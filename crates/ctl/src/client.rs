@@ -4,11 +4,13 @@
 //! without a bound; it is the server that ends connections that are stuck.
 
 use std::io;
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::capturing::{CaptureRequest, CapturedPacket, Missed};
 use crate::events::{Asked, Heard};
 use crate::filter::Filter;
 use crate::message::{
@@ -155,8 +157,47 @@ impl Client {
         }
     }
 
+    /// Captures packets, handed over part by part, until the daemon has heard that enough is enough ([`Self::stopper`]);
+    /// the first part, empty, says that it has begun.
+    ///
+    /// # Errors
+    /// Those of [`call`](Director::call), and [`Failure::Printing`] with the error of `each`.
+    pub fn capture(
+        &mut self,
+        wanted: CaptureRequest,
+        each: &mut dyn FnMut(Vec<CapturedPacket>) -> io::Result<()>,
+    ) -> Result<Missed, Failure> {
+        self.send(Request::Capture(wanted))?;
+        loop {
+            match self.receive()? {
+                (Reply::Captured(packets), true) => each(packets).map_err(Failure::Printing)?,
+                (Reply::CaptureEnded(missed), false) => return Ok(missed),
+                (other, _) => return Err(Failure::unexpected(&other)),
+            }
+        }
+    }
+
+    /// What ends a capture, from any thread.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn stopper(&self) -> io::Result<Stopper> {
+        self.stream.try_clone().map(Stopper)
+    }
+
     fn broken(&self, what: &dyn std::fmt::Display) -> Failure {
         Failure::Transport(format!("{}: {what}; see xvsd's log", self.socket.display()))
+    }
+}
+
+/// Ends a client's capture.
+pub struct Stopper(UnixStream);
+
+impl Stopper {
+    /// Asks for nothing more; the daemon sends what it has.
+    pub fn stop(&self) {
+        // A connection that is gone has ended already.
+        let _ = self.0.shutdown(Shutdown::Write);
     }
 }
 

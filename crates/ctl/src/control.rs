@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use serde_json::json;
+use xvs_dataplane::capture::Captures;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::egress::Egress;
 use xvs_dataplane::egress::model::{Link, Network, RouteAction};
@@ -267,7 +268,8 @@ impl<P: Plant> Control<P> {
             | Request::Counters
             | Request::LocalUse
             | Request::Events(_)
-            | Request::Explain(_) => {
+            | Request::Explain(_)
+            | Request::Capture(_) => {
                 let why = "the control thread does not answer this request".to_owned();
                 Err(CommandError::Failed { why })
             }
@@ -337,6 +339,15 @@ impl<P: Plant> Control<P> {
         let steered = self.plant.widen(&more);
         self.publish()?;
         steered.map_err(|error| CommandError::Failed { why: format!("xvs: marked packets: {error}") })
+    }
+
+    /// Has these captures be on and no others.
+    ///
+    /// # Errors
+    /// As for [`Self::publish`].
+    pub fn set_captures(&mut self, captures: Captures) -> Result<(), CommandError> {
+        self.snapshot.captures = captures;
+        self.publish()
     }
 
     /// Lays the mark rules out anew; the snapshot has them with [`Self::publish`].

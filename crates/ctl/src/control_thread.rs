@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use xvs_dataplane::capture::Captures;
 use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::outcome::Unresolved;
 use xvs_dataplane::port::LinkId;
@@ -28,6 +29,8 @@ pub(crate) enum Input {
     Network,
     /// Mark rules wait there.
     Marks,
+    /// Which captures are to be on.
+    Captures(Captures, Sender<Result<(), CommandError>>),
     Stop,
 }
 
@@ -121,6 +124,10 @@ impl ControlThread {
                     if let Some(found) = self.rules.take() {
                         self.marks(found);
                     }
+                }
+                Ok(Input::Captures(captures, reply)) => {
+                    // Who asked may have gone.
+                    let _ = reply.send(self.control.set_captures(captures));
                 }
                 Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return self.control.into_plant(),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -304,13 +311,28 @@ impl Handle {
     /// # Errors
     /// As [`Self::ask`].
     pub fn ask_for(&self, request: Request, by: Option<Who>) -> Result<Reply, CommandError> {
-        let ending = || CommandError::Failed { why: "xvs: the daemon is ending".to_owned() };
-        let (reply, answer) = bounded(1);
         let (access, asked) = (request.access(), Instant::now());
-        self.inputs.send(Input::Request(request, by, reply)).map_err(|_| ending())?;
-        let answer = answer.recv().map_err(|_| ending())?;
+        let answer = self.put(|reply| Input::Request(request, by, reply));
         self.shared.waits.count(access, asked.elapsed());
         answer
+    }
+
+    /// Has these captures be on and no others, and waits until it is so.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub(crate) fn capture(&self, captures: Captures) -> Result<(), CommandError> {
+        self.put(|reply| Input::Captures(captures, reply))
+    }
+
+    fn put<T>(
+        &self,
+        input: impl FnOnce(Sender<Result<T, CommandError>>) -> Input,
+    ) -> Result<T, CommandError> {
+        let ending = || CommandError::Failed { why: "xvs: the daemon is ending".to_owned() };
+        let (reply, answer) = bounded(1);
+        self.inputs.send(input(reply)).map_err(|_| ending())?;
+        answer.recv().map_err(|_| ending())?
     }
 
     /// What needs no writer.

@@ -12,6 +12,7 @@ use xvs_dataplane::explain::Live;
 use xvs_dataplane::verdict::DropReason;
 
 use crate::adm::one_line;
+use crate::capturing::{CaptureRequest, CapturedPacket, Capturing, Missed};
 use crate::connections::{count, found, rows};
 use crate::control_thread::Handle;
 use crate::events::{Asked, Listener, Who, changes};
@@ -26,6 +27,7 @@ use crate::status;
 #[derive(Default)]
 pub struct Front {
     daemon: OnceLock<Handle>,
+    capturing: Capturing,
 }
 
 impl Front {
@@ -97,6 +99,14 @@ impl Handler for Front {
         let shared = self.daemon()?.shared();
         found(shared.reader(), &shared.published.load_full(), shared.now(), filter, each);
         Ok(())
+    }
+
+    fn capture(
+        &self,
+        wanted: &CaptureRequest,
+        each: &mut dyn FnMut(Vec<CapturedPacket>) -> ControlFlow<()>,
+    ) -> Result<Missed, CommandError> {
+        self.capturing.run(wanted, self.daemon()?, each)
     }
 }
 

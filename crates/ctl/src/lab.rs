@@ -36,6 +36,7 @@ use xvs_proto::{HashSecret, MacAddr, Prefix};
 
 use crate::adm;
 use crate::adm::resolver::Table as Names;
+use crate::capturing::{CaptureRequest, CapturedPacket, Listener, Missed};
 use crate::client::{Director, Failure};
 use crate::connections::{count, found, rows};
 use crate::control::{Control, Plant};
@@ -342,6 +343,22 @@ impl Lab {
             Ok(other) => Err(Failure::unexpected(&other).to_string()),
             Err(failure) => Err(failure.to_string()),
         }
+    }
+
+    /// Captures packets from now on, with so many slots; for tests.
+    ///
+    /// # Errors
+    /// What is wrong with the request.
+    pub fn capture(&mut self, wanted: &CaptureRequest, slots: usize) -> Result<Listener, CommandError> {
+        let listener = Listener::new(wanted, 1, slots, &self.inner.control.egress())?;
+        self.inner.control.set_captures([listener.capture()].into())?;
+        Ok(listener)
+    }
+
+    /// What was captured since the last call, and how many frames were missed since the first.
+    pub fn captured(&mut self, listener: &mut Listener) -> (Vec<CapturedPacket>, Missed) {
+        let egress = self.inner.control.egress();
+        (listener.packets(&egress), listener.missed(&egress))
     }
 
     /// Lets frames come in by a link, at most [`BURST`](xvs_dataplane::port::BURST) of them, and forgets what left by the last call; for tests that

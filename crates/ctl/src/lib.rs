@@ -15,6 +15,7 @@ pub mod client;
 pub mod peer;
 pub mod server;
 
+pub mod capturing;
 pub mod config;
 pub mod control_thread;
 pub mod daemon;
@@ -53,5 +54,7 @@ pub mod metrics;
 pub mod sweep;
 
 pub mod explain;
+pub mod packet_line;
+pub mod pcapng;
 
 pub mod lab;

@@ -15,6 +15,7 @@ use thiserror::Error;
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight, scheduler};
 
+use crate::capturing::{CaptureRequest, CapturedPacket, Missed};
 use crate::events::{Asked, Heard};
 use crate::explain::Question;
 use crate::feedback::Server;
@@ -145,6 +146,9 @@ pub enum Request {
     Events(Asked),
     /// What would become of a packet; answered by [`Reply::Report`] with a [`Report`](crate::explain::Report).
     Explain(Question),
+    /// Packets as they pass, until the client sends anything more or hangs up; answered by [`Reply::Captured`] in parts,
+    /// the first of which says that it has begun, and by [`Reply::CaptureEnded`].
+    Capture(CaptureRequest),
 }
 
 impl Request {
@@ -152,6 +156,8 @@ impl Request {
     pub fn access(&self) -> Access {
         match self {
             Self::Change(_) | Self::Restore(_) | Self::Set { .. } | Self::ReportLoad { .. } => Access::Change,
+            // What clients and servers say to each other is in them.
+            Self::Capture(_) => Access::Change,
             Self::ListServices
             | Self::ListService(_)
             | Self::ListConnections
@@ -202,6 +208,10 @@ pub enum Reply {
     LocalAddresses(Vec<LocalAddress>),
     /// Some events.
     Events(Heard),
+    /// Packets as they passed.
+    Captured(Vec<CapturedPacket>),
+    /// No more packets are captured.
+    CaptureEnded(Missed),
     /// A document whose shape its request defines.
     Report(serde_json::Value),
 }
@@ -362,7 +372,7 @@ pub enum CommandError {
     NoSuchLocal(IpAddr),
     #[error("no interface {0}; `ip link` shows those there are")]
     NoSuchDevice(String),
-    #[error("permission denied: root and the group xvs may change, others may only look")]
+    #[error("permission denied: root and the group xvs may change and see packets, others may only look")]
     PermissionDenied,
     #[error("no room for {what}; its size is a setting of xvs.toml")]
     NoRoom { what: String },

@@ -24,6 +24,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Gid, chown};
 use thiserror::Error;
 
+use crate::capturing::{CaptureRequest, CapturedPacket, Missed};
 use crate::events::{Asked, Listener, changes};
 use crate::filter::Filter;
 use crate::lockfile::{self, Held, Lock, Tried};
@@ -68,6 +69,18 @@ pub trait Handler: Send + Sync + 'static {
     /// Whatever the client is to be told.
     fn events(&self, _asked: Asked) -> Result<Listener, CommandError> {
         Err(CommandError::Failed { why: "xvs: there are no events here".to_owned() })
+    }
+
+    /// Hands over packets as they pass until `each` breaks, which waits for some time if there are none.
+    ///
+    /// # Errors
+    /// Whatever the client is to be told.
+    fn capture(
+        &self,
+        _: &CaptureRequest,
+        _: &mut dyn FnMut(Vec<CapturedPacket>) -> ControlFlow<()>,
+    ) -> Result<Missed, CommandError> {
+        Err(CommandError::Failed { why: "xvs: no packets pass here".to_owned() })
     }
 }
 
@@ -409,8 +422,29 @@ impl Client {
                 Ok(listener) => self.stream_events(listener),
                 Err(refused) => self.send(Err(refused), Part::Last),
             },
+            Request::Capture(wanted) => self.stream_packets(handler, &wanted),
             request => self.send(handler.handle(request, peer), Part::Last),
         }
+    }
+
+    /// Sends packets until the client hangs up or asks for something else.
+    fn stream_packets(&self, handler: &dyn Handler, wanted: &CaptureRequest) -> io::Result<()> {
+        let (mut sent, mut begun) = (Ok(()), false);
+        let ended = handler.capture(wanted, &mut |packets| {
+            let pause = if packets.is_empty() { CAPTURE_PAUSE } else { Duration::ZERO };
+            if !packets.is_empty() || !begun {
+                begun = true;
+                // Who reads them may be looking at what he has; his packets are missed meanwhile, nobody else's.
+                let part = Ok(Reply::Captured(packets));
+                sent = send(&self.stream, part, Part::MoreFollow, self.shared.settings.idle);
+            }
+            match sent.is_ok() && !is_readable(&self.stream, pause) {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        });
+        sent?;
+        self.send(ended.map(Reply::CaptureEnded), Part::Last)
     }
 
     /// Tells of events until the client goes, or until there are no more if he does not follow them. One that reads
@@ -504,6 +538,14 @@ fn room(stream: &UnixStream, within: Duration) -> io::Result<Room> {
     })
 }
 
+/// Whether the client has said something or hung up, at once or within this time.
+fn is_readable(stream: &UnixStream, within: Duration) -> bool {
+    let timeout = Timespec::try_from(within).ok();
+    let mut polled = [PollFd::new(stream, PollFlags::IN)];
+    // What cannot be waited for is found out by reading.
+    poll(&mut polled, timeout.as_ref()) != Ok(0)
+}
+
 /// Reads one message: waits `first` for it to begin and from then on `rest` for all of it.
 struct Incoming<'a> {
     stream: &'a UnixStream,
@@ -560,6 +602,9 @@ const PART_ROWS: usize = 512;
 const EVENT_PATIENCE: Duration = Duration::from_secs(1);
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a capture without packets waits before it looks again.
+const CAPTURE_PAUSE: Duration = Duration::from_millis(5);
 
 /// Between two lines about denied changes.
 const DENIAL_INTERVAL: Duration = Duration::from_secs(10);

@@ -29,6 +29,19 @@ pub enum Verdict {
     Drop(DropReason),
 }
 
+impl Verdict {
+    /// The name that programs read.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Transmit(_) | Self::Fragment { .. } => "transmit",
+            Self::Held => "held",
+            Self::PassToKernel => "pass",
+            Self::Consumed => "consumed",
+            Self::Drop(_) => "drop",
+        }
+    }
+}
+
 /// Why a packet was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DropReason {
@@ -130,6 +143,11 @@ impl DropReason {
     /// Every reason, in the order of [`Self::index`].
     pub fn all() -> impl Iterator<Item = Self> {
         Self::OTHERS.into_iter().chain(Malformed::ALL.into_iter().map(Self::Malformed))
+    }
+
+    /// The reason of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::all().find(|reason| reason.name() == name)
     }
 
     /// Its place among the counters.

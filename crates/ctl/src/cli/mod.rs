@@ -9,6 +9,7 @@ use clap::{Args, FromArgMatches, Parser, Subcommand};
 use crate::adm::Output;
 use crate::client::{Client, Director, Failure, default_socket};
 
+mod capture;
 mod completion;
 mod connections;
 mod counters;
@@ -50,6 +51,8 @@ enum Command {
     Feedback(feedback::Arguments),
     /// Add, delete and list the addresses that `--fullnat` real servers see instead of clients
     Laddr(laddr::Arguments),
+    /// Record packets as they come in and go out, with what became of them, as pcapng or as lines
+    Capture(capture::Arguments),
     /// Play a director without root, network or clock: JSON lines in, JSON lines out
     Lab(lab::Arguments),
     /// Prepare this machine as a real server of a virtual address, and put it back
@@ -83,6 +86,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Realserver(arguments) => realserver::run(&arguments, &mut out),
         Command::Events(arguments) => events::run(&arguments, &mut out),
         Command::Lab(arguments) => lab::run(&arguments, &mut out),
+        Command::Capture(arguments) => capture::run(&arguments, &mut out),
         Command::Completion(arguments) => completion::run(&arguments, &mut out),
         asking => Client::connect(&default_socket())
             .map_err(Into::into)
