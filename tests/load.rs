@@ -63,7 +63,7 @@ impl Port for Slow {
 
 #[test]
 fn bursts_are_busy_time_and_counted_by_their_size_and_sleep_is_neither() {
-    let worker = rig::worker(DirectRouting, 1024, Memory::OnDemand, Clock::by_hand());
+    let worker = rig::worker(DirectRouting, 1024, Memory::OnDemand);
     let Worker { pipeline, port: mut inner, snapshot, clock, stop } = worker;
     inner.offer(Side::Requests, Order::Turns, 10, 64 + 64 + 2);
     let port = Slow { inner, clock: clock.clone() };

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::filter::Filter;
 use crate::message::{
     CommandError, ConnectionRow, FrameError, Reply, ReplyMessage, Request, RequestMessage, VERSION, decode,
     read_frame, write_message,
@@ -27,6 +28,18 @@ pub trait Director {
     /// # Errors
     /// Those of [`call`](Self::call), and [`Failure::Printing`] with the error of `each`.
     fn connections(&mut self, each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure>;
+
+    /// The same of those that fit, each with its detail.
+    ///
+    /// # Errors
+    /// As [`Self::connections`].
+    fn find(
+        &mut self,
+        filter: &Filter,
+        each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        self.connections(&mut |row| if filter.fits(&row) { each(row) } else { Ok(()) })
+    }
 }
 
 /// Why there is no reply.
@@ -102,6 +115,25 @@ impl Client {
         Ok((message.answer?, message.more))
     }
 
+    /// Asks for connections, and hands them over part by part.
+    fn stream(
+        &mut self,
+        request: Request,
+        each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        self.send(request)?;
+        loop {
+            let (reply, more) = self.receive()?;
+            let Reply::Connections(rows) = reply else { return Err(Failure::unexpected(&reply)) };
+            for row in rows {
+                each(row).map_err(Failure::Printing)?;
+            }
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
     fn broken(&self, what: &dyn std::fmt::Display) -> Failure {
         Failure::Transport(format!("{}: {what}; see xvsd's log", self.socket.display()))
     }
@@ -117,17 +149,15 @@ impl Director for Client {
     }
 
     fn connections(&mut self, each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure> {
-        self.send(Request::ListConnections)?;
-        loop {
-            let (reply, more) = self.receive()?;
-            let Reply::Connections(rows) = reply else { return Err(Failure::unexpected(&reply)) };
-            for row in rows {
-                each(row).map_err(Failure::Printing)?;
-            }
-            if !more {
-                return Ok(());
-            }
-        }
+        self.stream(Request::ListConnections, each)
+    }
+
+    fn find(
+        &mut self,
+        filter: &Filter,
+        each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        self.stream(Request::FindConnections(filter.clone()), each)
     }
 }
 

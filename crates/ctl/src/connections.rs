@@ -2,16 +2,20 @@
 //!
 //! Walks the table in bounded slices, so that neither the table's size nor a slow reader holds up a worker.
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use xvs_dataplane::call_ids::CallIds;
 use xvs_dataplane::clock::Millis;
-use xvs_dataplane::conn::{ASSURED, Connection, TableReader, sctp::SctpState, tcp::TcpState, udp};
+use xvs_dataplane::conn::{ASSURED, Connection, Flags, TableReader, sctp::SctpState, tcp::TcpState, udp};
+use xvs_dataplane::snapshot::{DestinationId, Snapshot};
 use xvs_proto::{Endpoint, Protocol};
+use xvs_sched::ServiceKey;
 
-use crate::message::{ConnectionRow, EngineData};
+use crate::filter::Filter;
+use crate::message::{ConnectionDetail, ConnectionRow, EngineData};
 
 /// A row for every connection and template that exists throughout the walk, until `each` breaks; one that comes or goes meanwhile
 /// may be among them. The reader is free while `each` takes its time.
@@ -21,9 +25,44 @@ pub fn rows(
     now: Millis,
     each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
 ) {
+    collect(reader, |connection| Some(row(connection, call_ids, now)), each);
+}
+
+/// As [`rows`], of those that fit, each with its detail. Services are those of `snapshot`.
+pub fn found(
+    reader: &Mutex<TableReader>,
+    snapshot: &Snapshot,
+    now: Millis,
+    filter: &Filter,
+    each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
+) {
+    let services = Services::of(snapshot);
+    let fitting = |connection: &Connection<'_>| {
+        let detail = Some(detail(connection, services.find(connection)));
+        let row = ConnectionRow { detail, ..row(connection, &snapshot.call_ids, now) };
+        filter.fits(&row).then_some(row)
+    };
+    collect(reader, fitting, each);
+}
+
+/// How many fit.
+pub fn count(reader: &Mutex<TableReader>, snapshot: &Snapshot, now: Millis, filter: &Filter) -> u64 {
+    let mut counted = 0;
+    found(reader, snapshot, now, filter, &mut |_| {
+        counted += 1;
+        ControlFlow::Continue(())
+    });
+    counted
+}
+
+fn collect(
+    reader: &Mutex<TableReader>,
+    row: impl Fn(&Connection<'_>) -> Option<ConnectionRow>,
+    each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
+) {
     let mut slice = Vec::new();
     let mut next = 0;
-    while walk_slice(reader, &mut next, |connection| slice.push(row(&connection, call_ids, now))) {
+    while walk_slice(reader, &mut next, |connection| slice.extend(row(&connection))) {
         if slice.drain(..).try_for_each(&mut *each).is_break() {
             return;
         }
@@ -80,8 +119,56 @@ fn row(connection: &Connection<'_>, call_ids: &CallIds, now: Millis) -> Connecti
         dest: shown(connection.dest()),
         local: connection.local(),
         engine: connection.is_template().then(|| engine(connection, call_ids)).flatten(),
+        detail: None,
     }
 }
+
+/// Which service has which destination.
+struct Services<'a> {
+    snapshot: &'a Snapshot,
+    by_destination: HashMap<DestinationId, ServiceKey>,
+}
+
+impl<'a> Services<'a> {
+    fn of(snapshot: &'a Snapshot) -> Self {
+        let members =
+            snapshot.services.iter().flat_map(|of| of.members.iter().map(|member| (member.id, of.key)));
+        Self { snapshot, by_destination: members.collect() }
+    }
+
+    /// The service of a connection; if its destination was removed, the one that would have it now.
+    fn find(&self, connection: &Connection<'_>) -> Option<ServiceKey> {
+        let now = || {
+            let mark = if connection.is_template() { 0 } else { connection.mark() };
+            self.snapshot.service_for(mark, connection.protocol(), connection.virtual_endpoint())
+        };
+        let known = self.by_destination.get(&DestinationId(connection.dest_ref())).copied();
+        known.or_else(|| now().map(|service| service.key))
+    }
+}
+
+fn detail(connection: &Connection<'_>, service: Option<ServiceKey>) -> ConnectionDetail {
+    let flags = connection.flags();
+    let set = FLAGS.iter().filter(|(flag, _)| flags.contains(*flag));
+    ConnectionDetail {
+        service,
+        method: connection.method(),
+        packets: connection.in_packets(),
+        controls: connection.controlled(),
+        template: connection.is_template(),
+        flags: set.map(|(_, word)| (*word).to_owned()).collect(),
+    }
+}
+
+/// What flags say, in words.
+const FLAGS: [(Flags, &str); 6] = [
+    (Flags::NO_OUTPUT, "no-replies"),
+    (Flags::ONE_PACKET, "one-packet"),
+    (Flags::PROXY, "proxy"),
+    (Flags::TOLD, "told"),
+    (Flags::TOA, "toa"),
+    (Flags::DETACHED, "detached"),
+];
 
 /// What `--pe sip` keeps with a template.
 fn engine(template: &Connection<'_>, call_ids: &CallIds) -> Option<EngineData> {

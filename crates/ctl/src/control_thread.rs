@@ -102,7 +102,6 @@ impl ControlThread {
                 Ok(Input::Request(request, reply)) => {
                     let answer = self.control.handle(&request, self.shared.now());
                     if request.access() == Access::Change {
-                        self.count();
                         self.warn();
                     }
                     // Who asked may have gone.
@@ -125,6 +124,7 @@ impl ControlThread {
             if let Err(error) = self.control.tick(self.shared.now()) {
                 tracing::error!("{error}");
             }
+            self.shared.note();
             self.attach_again();
             self.resolve();
             self.control.plant().retry_neighbours();
@@ -219,15 +219,6 @@ impl ControlThread {
         } else {
             self.warn();
         }
-    }
-
-    /// Tells how much is configured.
-    fn count(&self) {
-        let mut facts = self.shared.facts_now();
-        let services = self.control.state().services();
-        (facts.services, facts.destinations) = services.fold((0, 0), |(services, dests), (_, service)| {
-            (services + 1, dests + service.destinations.len())
-        });
     }
 
     /// Has next hops resolved that packets were dropped for; looks for them once in an interval.

@@ -30,6 +30,7 @@ use crate::config::{Config, ConfigError};
 use crate::control::Control;
 use crate::control_thread::{ControlThread, Handle, Input};
 use crate::crew::Crew;
+use crate::history::History;
 use crate::message::{CommandError, Reply, Request};
 use crate::netfilter;
 use crate::network::neighbours::Neighbours;
@@ -120,9 +121,10 @@ impl Daemon {
         let swept = sweeper.counters();
         let sweeping = Some(Sweeping::start(sweeper, clock.clone()).map_err(a_thread())?);
         let (reader, published, facts) = (Mutex::new(reader), control.published(), Mutex::new(facts));
-        let (total, waits) = (control.total(), Waits::default());
+        let (total, waits, history) = (control.total(), Waits::default(), History::default());
         let shared =
-            Arc::new(Shared { clock, table, reader, published, counters, total, waits, swept, facts });
+            Shared { clock, table, reader, published, counters, total, waits, swept, history, facts };
+        let shared = Arc::new(shared);
         let (inputs, queue) = bounded(QUEUE);
         let (latest, rules) = (Latest::default(), Latest::default());
         let views = (latest.clone(), rules.clone());

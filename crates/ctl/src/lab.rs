@@ -36,9 +36,10 @@ use xvs_proto::{HashSecret, MacAddr, Prefix};
 use crate::adm;
 use crate::adm::resolver::Table as Names;
 use crate::client::{Director, Failure};
-use crate::connections::rows;
+use crate::connections::{count, found, rows};
 use crate::control::{Control, Plant};
 use crate::feedback::Feedback;
+use crate::filter::Filter;
 use crate::locals;
 use crate::message::{CommandError, ConnectionRow, Reply, Request};
 use crate::settings::{self, Ipvs};
@@ -78,7 +79,12 @@ pub(crate) struct Unwired {
 
 impl Plant for Unwired {
     fn widen(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
-        self.rules = self.rules.or(rules);
+        self.rules.add(rules);
+        Ok(())
+    }
+
+    fn take_back(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+        self.rules.subtract(rules);
         Ok(())
     }
 
@@ -407,6 +413,10 @@ impl Director for Inner {
             Request::Status => {
                 Err(CommandError::Failed { why: "the lab has no status; ask for its counters".to_owned() })
             }
+            Request::CountConnections(filter) => {
+                let snapshot = self.control.published().load_full();
+                Ok(Reply::Report(json!(count(&self.reader, &snapshot, self.now, &filter))))
+            }
             Request::LocalUse => {
                 let exhausted = self.counters.dropped(DropReason::NoLocalPort).value();
                 let report = locals::report(self.control.state().locals(), &self.reader, exhausted);
@@ -418,17 +428,34 @@ impl Director for Inner {
     }
 
     fn connections(&mut self, each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure> {
-        let mut printed = Ok(());
         let call_ids = self.control.published().load().call_ids.clone();
-        rows(&self.reader, &call_ids, self.now, &mut |row| match each(row) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                printed = Err(Failure::Printing(error));
-                ControlFlow::Break(())
-            }
-        });
-        printed
+        hand_over(each, |each| rows(&self.reader, &call_ids, self.now, each))
     }
+
+    fn find(
+        &mut self,
+        filter: &Filter,
+        each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        let snapshot = self.control.published().load_full();
+        hand_over(each, |each| found(&self.reader, &snapshot, self.now, filter, each))
+    }
+}
+
+/// Hands over the rows of a walk until that fails.
+fn hand_over(
+    each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
+    walk: impl FnOnce(&mut dyn FnMut(ConnectionRow) -> ControlFlow<()>),
+) -> Result<(), Failure> {
+    let mut printed = Ok(());
+    walk(&mut |row| match each(row) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            printed = Err(Failure::Printing(error));
+            ControlFlow::Break(())
+        }
+    });
+    printed
 }
 
 /// A machine's network before it has interfaces that anybody else can reach.

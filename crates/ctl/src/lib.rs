@@ -19,8 +19,10 @@ pub mod config;
 pub mod control_thread;
 pub mod daemon;
 pub mod front;
+pub mod history;
 mod placement;
 pub mod shared;
+pub mod status;
 mod threads;
 mod wired;
 
@@ -44,6 +46,7 @@ pub mod realserver;
 pub mod connections;
 pub mod estimator;
 pub mod exporter;
+pub mod filter;
 pub mod memory;
 pub mod metrics;
 pub mod sweep;

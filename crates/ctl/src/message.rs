@@ -14,9 +14,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use xvs_proto::{Endpoint, Protocol};
-use xvs_sched::{ServiceKey, Weight, scheduler};
+use xvs_sched::{ForwardingMethod, ServiceKey, Weight, scheduler};
 
 use crate::feedback::Server;
+use crate::filter::Filter;
 use crate::locals::LocalAddress;
 use crate::marks::MarkRule;
 use crate::state::{DestinationOptions, ServiceOptions, SyncDaemon, SyncRole, Timeouts};
@@ -146,6 +147,10 @@ pub enum Request {
     ListService(ServiceKey),
     /// Every connection and template; answered by [`Reply::Connections`] in parts.
     ListConnections,
+    /// The connections, or templates, that fit, each with its detail; answered by [`Reply::Connections`] in parts.
+    FindConnections(Filter),
+    /// How many there are; answered by [`Reply::Report`] with a number.
+    CountConnections(Filter),
     /// The timeouts in force.
     Timeouts,
     /// The synchronization daemons that run.
@@ -187,6 +192,8 @@ impl Request {
             Self::ListServices
             | Self::ListService(_)
             | Self::ListConnections
+            | Self::FindConnections(_)
+            | Self::CountConnections(_)
             | Self::Timeouts
             | Self::Daemons
             | Self::Marks
@@ -318,6 +325,26 @@ pub struct ConnectionRow {
     pub local: Option<Endpoint>,
     /// The persistence engine and what it keeps, for its templates.
     pub engine: Option<EngineData>,
+    /// What ipvsadm's listings do not say, if it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<ConnectionDetail>,
+}
+
+/// What else there is to say of a connection or template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionDetail {
+    /// The service that it belongs to; `None` if that is gone.
+    pub service: Option<ServiceKey>,
+    /// How packets reach its destination.
+    pub method: ForwardingMethod,
+    /// Packets from its client.
+    pub packets: u32,
+    /// Of a template: the connections that it controls.
+    pub controls: u32,
+    /// Whether it is a template.
+    pub template: bool,
+    /// Its properties, a word each.
+    pub flags: Vec<String>,
 }
 
 /// What a persistence engine keeps of a client.

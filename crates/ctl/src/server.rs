@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Gid, chown};
 use thiserror::Error;
 
+use crate::filter::Filter;
 use crate::lockfile::{self, Held, Lock, Tried};
 use crate::message::{
     Access, CommandError, ConnectionRow, FrameError, Reply, ReplyMessage, Request, RequestMessage, VERSION,
@@ -46,6 +47,18 @@ pub trait Handler: Send + Sync + 'static {
     /// Whatever the client is to be told.
     fn connections(&self, each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>)
     -> Result<(), CommandError>;
+
+    /// The same of those that fit, each with its detail.
+    ///
+    /// # Errors
+    /// As [`Self::connections`].
+    fn find(
+        &self,
+        filter: &Filter,
+        each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
+    ) -> Result<(), CommandError> {
+        self.connections(&mut |row| if filter.fits(&row) { each(row) } else { ControlFlow::Continue(()) })
+    }
 }
 
 /// Where and how to serve.
@@ -377,16 +390,20 @@ impl Client {
             drop(denials);
             return self.send(Err(CommandError::PermissionDenied), Part::Last);
         }
-        if request == Request::ListConnections {
-            return self.stream_connections(handler);
+        match request {
+            Request::ListConnections => self.stream(|each| handler.connections(each)),
+            Request::FindConnections(filter) => self.stream(|each| handler.find(&filter, each)),
+            request => self.send(handler.handle(request, peer), Part::Last),
         }
-        self.send(handler.handle(request, peer), Part::Last)
     }
 
-    fn stream_connections(&self, handler: &dyn Handler) -> io::Result<()> {
+    fn stream(
+        &self,
+        list: impl FnOnce(&mut dyn FnMut(ConnectionRow) -> ControlFlow<()>) -> Result<(), CommandError>,
+    ) -> io::Result<()> {
         let mut rows = Vec::with_capacity(PART_ROWS);
         let mut sent = Ok(());
-        let listed = handler.connections(&mut |row| {
+        let listed = list(&mut |row| {
             rows.push(row);
             if rows.len() < PART_ROWS {
                 return ControlFlow::Continue(());

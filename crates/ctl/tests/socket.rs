@@ -89,6 +89,7 @@ fn connection(port: u16) -> ConnectionRow {
         dest: endpoint(3, 80),
         local: None,
         engine: None,
+        detail: None,
     }
 }
 

@@ -192,6 +192,7 @@ fn connections() -> Vec<ConnectionRow> {
         dest: ends[2],
         local: None,
         engine: None,
+        detail: None,
     };
     let v6 = |text: &str, port| Endpoint::new(text.parse::<std::net::IpAddr>().unwrap(), port);
     let sip = ConnectionRow {

@@ -10,6 +10,7 @@ use crate::adm::Output;
 use crate::client::{Client, Director, Failure, default_socket};
 
 mod completion;
+mod connections;
 mod counters;
 mod feedback;
 mod lab;
@@ -31,6 +32,8 @@ pub struct Cli {
 enum Command {
     /// Show how the director is: interfaces, workers, connections, drops
     Status(status::Arguments),
+    /// List the connections of a client, a service, a real server, or count them
+    Connections(connections::Arguments),
     /// Print what was counted, summed over the workers
     Counters(counters::Arguments),
     /// Set what `sysctl net.ipv4.vs.KEY` sets in the kernel, or feedback.KEY
@@ -114,6 +117,7 @@ fn words<A: Args + FromArgMatches>(name: &'static str, words: &[&str]) -> Result
 fn ask(command: &Command, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     match command {
         Command::Status(arguments) => status::run(arguments, director, out),
+        Command::Connections(arguments) => connections::run(arguments, director, out),
         Command::Counters(arguments) => counters::run(arguments, director, out),
         Command::Set(arguments) => set::run(arguments, director),
         Command::Mark(arguments) => mark::run(arguments, director, out),

@@ -12,12 +12,13 @@ use xvs_dataplane::xdp::Statistics;
 use super::text::{Kind, Text};
 use crate::message::Access;
 use crate::shared::{Facts, LinkState, Shared, WAIT_BOUNDS};
+use crate::status;
 
 /// All of it; `left_out` destinations will not be told one by one.
 pub(super) fn text(shared: &Shared, snapshot: &Snapshot, left_out: usize) -> Text {
     let (mut text, facts) = (Text::default(), shared.facts());
-    daemon(&mut text, shared, &facts);
-    configuration(&mut text, &facts, snapshot, left_out);
+    daemon(&mut text, shared);
+    configuration(&mut text, shared, snapshot, left_out);
     all_services(&mut text, &shared.total.stats.sum());
     interfaces(&mut text, &facts);
     workers(&mut text, shared, &facts);
@@ -33,13 +34,14 @@ impl Text {
     }
 }
 
-fn daemon(text: &mut Text, shared: &Shared, facts: &Facts) {
+fn daemon(text: &mut Text, shared: &Shared) {
     text.family("xvs_build_info", Kind::Gauge, "Always 1; the version of xvsd.");
     text.sample("xvs_build_info", &[("version", &env!("CARGO_PKG_VERSION"))], 1);
     let uptime = Duration::from_millis(shared.now().0).as_secs_f64();
     text.single("xvs_uptime_seconds", Kind::Gauge, "How long xvsd has been running.", uptime);
     let help = "Sentences for the operator that xvs status shows.";
-    text.single("xvs_warnings", Kind::Gauge, help, facts.warnings.len() as f64);
+    let warnings = status::report(shared)["warnings"].as_array().map_or(0, Vec::len);
+    text.single("xvs_warnings", Kind::Gauge, help, warnings as f64);
     let name = "xvs_command_duration_seconds";
     let help = "From a question to the control thread to its answer; changes are in force with the answer.";
     text.family(name, Kind::Histogram, help);
@@ -60,12 +62,13 @@ fn daemon(text: &mut Text, shared: &Shared, facts: &Facts) {
     }
 }
 
-fn configuration(text: &mut Text, facts: &Facts, snapshot: &Snapshot, left_out: usize) {
+fn configuration(text: &mut Text, shared: &Shared, snapshot: &Snapshot, left_out: usize) {
+    let (services, destinations) = shared.configured();
     let help = "Configurations published so far; the last one is in force.";
     text.single("xvs_snapshot_epoch", Kind::Gauge, help, snapshot.epoch as f64);
-    text.single("xvs_services", Kind::Gauge, "Virtual services.", facts.services as f64);
+    text.single("xvs_services", Kind::Gauge, "Virtual services.", services as f64);
     let help = "Destinations (real servers) of all services.";
-    text.single("xvs_destinations", Kind::Gauge, help, facts.destinations as f64);
+    text.single("xvs_destinations", Kind::Gauge, help, destinations as f64);
     let help =
         "Destinations without lines of their own, because metrics_destinations allows a service no more.";
     text.single("xvs_destinations_left_out", Kind::Gauge, help, left_out as f64);
