@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::events::{Asked, Heard};
 use crate::filter::Filter;
 use crate::message::{
     CommandError, ConnectionRow, FrameError, Reply, ReplyMessage, Request, RequestMessage, VERSION, decode,
@@ -92,6 +93,26 @@ impl Client {
             })
         })?;
         Ok(Self { stream, socket: socket.to_owned() })
+    }
+
+    /// Hands over events until `each` fails, or until the last if they are not followed.
+    ///
+    /// # Errors
+    /// As [`Director::connections`].
+    pub fn events(
+        &mut self,
+        asked: Asked,
+        each: &mut dyn FnMut(Heard) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        self.send(Request::Events(asked))?;
+        loop {
+            let (reply, more) = self.receive()?;
+            let Reply::Events(heard) = reply else { return Err(Failure::unexpected(&reply)) };
+            each(heard).map_err(Failure::Printing)?;
+            if !more {
+                return Ok(());
+            }
+        }
     }
 
     fn send(&mut self, request: Request) -> Result<(), Failure> {

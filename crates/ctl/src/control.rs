@@ -6,6 +6,7 @@
 //! What the XDP program steers is widened before a snapshot is published and narrowed once every worker has it.
 
 mod publish;
+mod weights;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -24,7 +25,8 @@ use xvs_proto::Prefix;
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use crate::estimator;
-use crate::feedback::{Feedback, Server};
+use crate::events::Events;
+use crate::feedback::Feedback;
 use crate::locals::LocalAddress;
 use crate::marks::{LaidOut, Table, lay_out};
 use crate::message::{Command, CommandError, Reply, Request};
@@ -112,6 +114,7 @@ pub struct Control<P> {
     /// Local addresses that were deleted, and that connections may still have.
     left: Vec<LocalAddress>,
     reserved: Vec<(u16, u16)>,
+    events: Arc<Events>,
 }
 
 /// How often the trash is looked through.
@@ -158,6 +161,7 @@ impl<P: Plant> Control<P> {
             unresolved: Due::default(),
             left: Vec::new(),
             reserved: Vec::new(),
+            events: Arc::default(),
         }
     }
 
@@ -201,6 +205,16 @@ impl<P: Plant> Control<P> {
         self.snapshot.egress.clone()
     }
 
+    /// The number of the snapshot in force.
+    pub fn epoch(&self) -> u64 {
+        self.snapshot.epoch
+    }
+
+    /// What changes is told here.
+    pub fn events(&self) -> Arc<Events> {
+        self.events.clone()
+    }
+
     /// The desired state.
     pub fn state(&self) -> &State {
         &self.state
@@ -239,8 +253,10 @@ impl<P: Plant> Control<P> {
             Request::Set { key, value } => {
                 settings::set(&mut self.ipvs, &mut self.feedback, key, value)?;
                 self.ipvs.tune(&self.registry.tuning);
-                self.registry.review(&self.feedback, now);
-                self.publish().map(|()| Reply::Done)
+                let moved = self.registry.review(&self.feedback, now);
+                let published = self.publish();
+                self.tell_weights(&moved);
+                published.map(|()| Reply::Done)
             }
             Request::ReportLoad { server, load_percent } => self.report_load(*server, *load_percent, now),
             Request::Feedback => Ok(Reply::Report(json!(self.registry.feedback_rows(&self.feedback, now)))),
@@ -249,26 +265,12 @@ impl<P: Plant> Control<P> {
             | Request::CountConnections(_)
             | Request::Status
             | Request::Counters
-            | Request::LocalUse => {
+            | Request::LocalUse
+            | Request::Events(_) => {
                 let why = "the control thread does not answer this request".to_owned();
                 Err(CommandError::Failed { why })
             }
         }
-    }
-
-    /// Moves weights as a real server's load says.
-    fn report_load(&mut self, server: Server, load_percent: f64, now: Millis) -> Result<Reply, CommandError> {
-        if !(0.0..=100.0).contains(&load_percent) {
-            return Err(CommandError::BadSetting {
-                key: format!("the load of real server {server}"),
-                value: load_percent.to_string(),
-                range: "a number from 0, idle, to 100, with no room left".to_owned(),
-            });
-        }
-        if self.registry.report_load(server, load_percent, &self.feedback, now)? {
-            self.publish()?;
-        }
-        Ok(Reply::Done)
     }
 
     /// Whether a command may be carried out as things are.
@@ -439,9 +441,8 @@ impl<P: Plant> Control<P> {
         }
         if self.next_review <= now {
             self.next_review = now + REVIEW_INTERVAL;
-            if self.registry.review(&self.feedback, now) {
-                self.publish()?;
-            }
+            let moved = self.registry.review(&self.feedback, now);
+            self.publish_weights(&moved)?;
         }
         if !self.held.is_empty() || self.steering_is_due() {
             self.settle(Duration::ZERO).map_err(|why| CommandError::Failed { why })?;

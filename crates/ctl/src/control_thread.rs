@@ -13,6 +13,7 @@ use xvs_dataplane::outcome::Unresolved;
 use xvs_dataplane::port::LinkId;
 
 use crate::control::Control;
+use crate::events::{Kind, Who, changes};
 use crate::message::{Access, CommandError, Reply, Request};
 use crate::netfilter::Found;
 use crate::network::{Latest, View};
@@ -21,7 +22,8 @@ use crate::wired::{RETRY_REFUSED, Wired};
 
 /// What reaches the control thread.
 pub(crate) enum Input {
-    Request(Request, Sender<Result<Reply, CommandError>>),
+    /// With whom it is for, if it is not xvsd's own.
+    Request(Request, Option<Who>, Sender<Result<Reply, CommandError>>),
     /// A view of the network waits in [`Latest`].
     Network,
     /// Mark rules wait there.
@@ -99,8 +101,10 @@ impl ControlThread {
     pub(crate) fn run(mut self) -> Wired {
         loop {
             match self.queue.recv_timeout(UNRESOLVED_INTERVAL) {
-                Ok(Input::Request(request, reply)) => {
+                Ok(Input::Request(request, by, reply)) => {
                     let answer = self.control.handle(&request, self.shared.now());
+                    let (epoch, changes) = (self.control.epoch(), changes(&request, &answer));
+                    self.shared.events.tell_all(Kind::Change, epoch, by.as_ref(), changes);
                     if request.access() == Access::Change {
                         self.warn();
                     }
@@ -142,10 +146,17 @@ impl ControlThread {
         for (interface, ifindex) in facts.interfaces.iter_mut().zip(&self.links) {
             let state = LinkState::of(&view.network, *ifindex);
             if state != interface.state {
-                match state.complaint(&interface.name) {
-                    Some(complaint) => tracing::warn!("{complaint}"),
-                    None => tracing::info!("{} is up again", interface.name),
-                }
+                let told = match state.complaint(&interface.name) {
+                    Some(complaint) => {
+                        tracing::warn!("{complaint}");
+                        complaint
+                    }
+                    None => {
+                        tracing::info!("{} is up again", interface.name);
+                        format!("{} is up", interface.name)
+                    }
+                };
+                self.shared.events.tell(Kind::Link, self.control.epoch(), told);
                 interface.state = state;
             }
         }
@@ -168,8 +179,12 @@ impl ControlThread {
         let mut warnings = [network, netfilter, attaching, self.control.unfollowed()].concat();
         warnings.extend(self.control.plant().not_reserved().cloned());
         let mut facts = self.shared.facts_now();
-        for warning in warnings.iter().filter(|warning| !facts.warnings.contains(warning)) {
-            tracing::warn!("{warning}");
+        let new: Vec<_> = warnings.iter().filter(|warning| !facts.warnings.contains(warning)).collect();
+        new.iter().for_each(|warning| tracing::warn!("{warning}"));
+        let over: Vec<_> = facts.warnings.iter().filter(|warning| !warnings.contains(warning)).collect();
+        for (kind, all) in [(Kind::Warning, new), (Kind::Over, over)] {
+            let all = all.into_iter().map(|warning| (warning.clone(), None));
+            self.shared.events.tell_all(kind, self.control.epoch(), None, all);
         }
         facts.warnings = warnings;
     }
@@ -200,6 +215,8 @@ impl ControlThread {
             let state = facts.interfaces[place].state;
             let attached_again = facts.interfaces[place].attached_again + 1;
             let told = crew.interface_facts(place);
+            let what = format!("{} is attached again, {} XDP", told.name, told.mode);
+            self.shared.events.tell(Kind::Link, self.control.epoch(), what);
             facts.interfaces[place] = InterfaceFacts { state, attached_again, ..told };
         }
         self.warnings.attaching = match done {
@@ -279,10 +296,18 @@ impl Handle {
     /// # Errors
     /// What the control thread says; or that the daemon is ending.
     pub fn ask(&self, request: Request) -> Result<Reply, CommandError> {
+        self.ask_for(request, None)
+    }
+
+    /// The same for somebody, of whom events tell if it is a change.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn ask_for(&self, request: Request, by: Option<Who>) -> Result<Reply, CommandError> {
         let ending = || CommandError::Failed { why: "xvs: the daemon is ending".to_owned() };
         let (reply, answer) = bounded(1);
         let (access, asked) = (request.access(), Instant::now());
-        self.inputs.send(Input::Request(request, reply)).map_err(|_| ending())?;
+        self.inputs.send(Input::Request(request, by, reply)).map_err(|_| ending())?;
         let answer = answer.recv().map_err(|_| ending())?;
         self.shared.waits.count(access, asked.elapsed());
         answer

@@ -25,7 +25,7 @@ use xvs_dataplane::port::xdp::XdpPort;
 use xvs_dataplane::worker::Worker;
 use xvs_dataplane::xdp::{AttachError, RingSizes, SocketError, Steering};
 
-use crate::adm::RuleLine;
+use crate::adm::{RuleLine, typed};
 use crate::config::{Config, ConfigError};
 use crate::control::Control;
 use crate::control_thread::{ControlThread, Handle, Input};
@@ -121,10 +121,21 @@ impl Daemon {
         let swept = sweeper.counters();
         let sweeping = Some(Sweeping::start(sweeper, clock.clone()).map_err(a_thread())?);
         let (reader, published, facts) = (Mutex::new(reader), control.published(), Mutex::new(facts));
-        let (total, waits, history) = (control.total(), Waits::default(), History::default());
-        let shared =
-            Shared { clock, table, reader, published, counters, total, waits, swept, history, facts };
-        let shared = Arc::new(shared);
+        let (total, waits) = (control.total(), Waits::default());
+        let (history, events) = (History::default(), control.events());
+        let shared = Arc::new(Shared {
+            clock,
+            table,
+            reader,
+            published,
+            counters,
+            total,
+            waits,
+            swept,
+            history,
+            events,
+            facts,
+        });
         let (inputs, queue) = bounded(QUEUE);
         let (latest, rules) = (Latest::default(), Latest::default());
         let views = (latest.clone(), rules.clone());
@@ -166,7 +177,7 @@ impl Daemon {
         let Reply::Restored(results) = self.handle().ask(Request::Restore(commands))? else { return Ok(()) };
         for (RuleLine { number, command }, result) in rules.iter().zip(&results) {
             if let Err(error) = result {
-                tracing::error!("rules, line {number}: {command}: refused: {error}");
+                tracing::error!("rules, line {number}: {}: refused: {error}", typed(command));
             }
         }
         let taken = results.iter().filter(|result| result.is_ok()).count();

@@ -3,15 +3,17 @@
 //! Changes and what needs the desired state go to the control thread; connections, counters and status are read by the
 //! client's own thread, so that they delay no command. While the daemon starts, it says so.
 
-use std::fmt;
+use std::fs;
 use std::ops::ControlFlow;
 use std::sync::OnceLock;
 
 use serde_json::json;
 use xvs_dataplane::verdict::DropReason;
 
+use crate::adm::one_line;
 use crate::connections::{count, found, rows};
 use crate::control_thread::Handle;
+use crate::events::{Asked, Listener, Who, changes};
 use crate::filter::Filter;
 use crate::locals;
 use crate::message::{CommandError, ConnectionRow, Reply, Request};
@@ -57,13 +59,17 @@ impl Handler for Front {
                 Ok(Reply::Report(json!(locals::report(&known, shared.reader(), exhausted.sum()))))
             }
             Request::Change(_) | Request::Restore(_) | Request::Set { .. } => {
-                let asked = request.clone();
-                let answer = daemon.ask(request);
-                log(&asked, &answer, peer);
+                let (asked, who) = (request.clone(), who(peer));
+                let answer = daemon.ask_for(request, Some(who.clone()));
+                log(&asked, &answer, &who);
                 answer
             }
             other => daemon.ask(other),
         }
+    }
+
+    fn events(&self, asked: Asked) -> Result<Listener, CommandError> {
+        self.daemon()?.shared().events.listen(asked)
     }
 
     fn connections(
@@ -86,24 +92,19 @@ impl Handler for Front {
     }
 }
 
-/// Tells who changed what, and what came of it.
-fn log(request: &Request, answer: &Result<Reply, CommandError>, peer: &Peer) {
-    let uid = peer.uid;
-    let line = |what: &dyn fmt::Display, error: Option<&CommandError>| match error {
-        None => tracing::info!("uid {uid}: {what}"),
-        Some(error) => tracing::info!("uid {uid}: {what}: refused: {error}"),
-    };
-    match (request, answer) {
-        (Request::Restore(commands), Ok(Reply::Restored(results))) => {
-            tracing::info!("uid {uid}: restore of {} lines", commands.len());
-            let refused = commands
-                .iter()
-                .zip(results)
-                .filter_map(|(command, result)| Some((command, result.as_ref().err()?)));
-            refused.for_each(|(command, error)| line(command, Some(error)));
+/// Tells who changed what, and what came of it: a line for each command, also of a batch.
+fn log(request: &Request, answer: &Result<Reply, CommandError>, who: &Who) {
+    for (line, refused) in changes(request, answer) {
+        match refused {
+            None => tracing::info!("{who}: {line}"),
+            Some(error) => tracing::info!("{who}: {line}: refused: {error}"),
         }
-        (Request::Change(command), answer) => line(command, answer.as_ref().err()),
-        (Request::Set { key, value }, answer) => line(&format!("set {key} {value}"), answer.as_ref().err()),
-        (_, answer) => line(&"restore", answer.as_ref().err()),
     }
+}
+
+/// Who asks. The process waits for its answer, so its number is still its own.
+fn who(peer: &Peer) -> Who {
+    let name = fs::read(format!("/proc/{}/comm", peer.pid)).unwrap_or_default();
+    let program = one_line(String::from_utf8_lossy(&name).trim_end_matches('\n'));
+    Who { uid: peer.uid, pid: peer.pid, program }
 }

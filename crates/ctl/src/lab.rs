@@ -417,6 +417,9 @@ impl Director for Inner {
                 let snapshot = self.control.published().load_full();
                 Ok(Reply::Report(json!(count(&self.reader, &snapshot, self.now, &filter))))
             }
+            Request::Events(_) => Err(CommandError::Failed {
+                why: "the lab has no events; its answers tell of each change".to_owned(),
+            }),
             Request::LocalUse => {
                 let exhausted = self.counters.dropped(DropReason::NoLocalPort).value();
                 let report = locals::report(self.control.state().locals(), &self.reader, exhausted);

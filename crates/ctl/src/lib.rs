@@ -18,6 +18,7 @@ pub mod server;
 pub mod config;
 pub mod control_thread;
 pub mod daemon;
+pub mod events;
 pub mod front;
 pub mod history;
 mod placement;

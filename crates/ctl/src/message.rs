@@ -6,7 +6,6 @@
 //!
 //! Not here: sockets ([`crate::server`], [`crate::client`]), and what a command means ([`crate::state`]).
 
-use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
 
@@ -16,6 +15,7 @@ use thiserror::Error;
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight, scheduler};
 
+use crate::events::{Asked, Heard};
 use crate::feedback::Server;
 use crate::filter::Filter;
 use crate::locals::LocalAddress;
@@ -90,48 +90,6 @@ pub enum Command {
     DeleteLocal(IpAddr),
 }
 
-/// What it does, as the log tells it.
-impl fmt::Display for Command {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::AddService { key, options } => {
-                write!(f, "add service {key}, scheduler {}", options.scheduler)
-            }
-            Self::EditService { key, options } => {
-                write!(f, "edit service {key}, scheduler {}", options.scheduler)
-            }
-            Self::DeleteService(key) => write!(f, "delete service {key}"),
-            Self::AddDestination { service, endpoint, options } => write!(
-                f,
-                "add real server {endpoint} to {service}, {}, weight {}",
-                options.method.listed(),
-                options.weight.0
-            ),
-            Self::EditDestination { service, endpoint, options } => write!(
-                f,
-                "edit real server {endpoint} of {service}, {}, weight {}",
-                options.method.listed(),
-                options.weight.0
-            ),
-            Self::DeleteDestination { service, endpoint } => {
-                write!(f, "delete real server {endpoint} of {service}")
-            }
-            Self::Flush => f.write_str("delete every service"),
-            Self::Zero(Some(key)) => write!(f, "zero the counters of {key}"),
-            Self::Zero(None) => f.write_str("zero all counters"),
-            Self::SetTimeouts(Timeouts { tcp_seconds, tcp_fin_seconds, udp_seconds }) => {
-                write!(f, "set timeouts {tcp_seconds} {tcp_fin_seconds} {udp_seconds}")
-            }
-            Self::StartDaemon(daemon) => write!(f, "start the {} daemon", daemon.role.name()),
-            Self::StopDaemon(role) => write!(f, "stop the {} daemon", role.name()),
-            Self::AddMark(rule) => write!(f, "add mark rule {rule}"),
-            Self::DeleteMark(rule) => write!(f, "delete mark rule {rule}"),
-            Self::AddLocal(local) => write!(f, "add local address {local}"),
-            Self::DeleteLocal(addr) => write!(f, "delete local address {addr}"),
-        }
-    }
-}
-
 /// What a client asks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -182,6 +140,8 @@ pub enum Request {
     Status,
     /// Every counter; answered by [`Reply::Report`].
     Counters,
+    /// What changed and changes; answered by [`Reply::Events`] in parts.
+    Events(Asked),
 }
 
 impl Request {
@@ -201,7 +161,8 @@ impl Request {
             | Self::LocalUse
             | Self::Feedback
             | Self::Status
-            | Self::Counters => Access::Read,
+            | Self::Counters
+            | Self::Events(_) => Access::Read,
         }
     }
 }
@@ -235,6 +196,8 @@ pub enum Reply {
     Marks(Vec<MarkRule>),
     /// The local addresses, in the order of the commands.
     LocalAddresses(Vec<LocalAddress>),
+    /// Some events.
+    Events(Heard),
     /// A document whose shape its request defines.
     Report(serde_json::Value),
 }
@@ -389,8 +352,8 @@ pub enum CommandError {
     MarkExists(String),
     #[error("no mark rule {0}; `xvs mark list` shows those that can be deleted")]
     NoSuchMark(String),
-    #[error("local address {0} exists already; delete it first to give it other ports")]
-    LocalExists(IpAddr),
+    #[error("local address {} exists already, with ports {}-{}; delete it first to give it others", .0.addr, .0.first_port, .0.last_port)]
+    LocalExists(LocalAddress),
     #[error("no local address {0}; `xvs laddr list` shows those there are")]
     NoSuchLocal(IpAddr),
     #[error("no interface {0}; `ip link` shows those there are")]

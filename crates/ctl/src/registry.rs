@@ -25,7 +25,7 @@ use xvs_sched::scheduler::{self, Change, Flags, Memory, Setup, Tuning};
 use xvs_sched::{ForwardingMethod, ServiceKey, State as Place, Weight};
 
 use crate::estimator::Estimator;
-use crate::feedback::{Feedback, FeedbackRow, Report, Server};
+use crate::feedback::{Feedback, FeedbackRow, Report, Reweighed, Server};
 use crate::message::{Command, CommandError, DestinationRow, ServiceRow};
 use crate::state::{self, DestinationOptions, Netmask, ServiceOptions, State};
 use crate::steered::{Item, of_destination, of_service};
@@ -241,8 +241,8 @@ impl Registry {
         self.unbuilt.insert(key);
     }
 
-    /// Takes in a real server's load, 0 to 100. Returns whether a weight in force has changed, for which services reach
-    /// the snapshot with [`Self::build`] as after an edit.
+    /// Takes in a real server's load, 0 to 100. Returns the weights in force that have changed, with which services
+    /// reach the snapshot by [`Self::build`] as after an edit.
     ///
     /// # Errors
     /// [`CommandError::UnknownServer`]; [`CommandError::NotFollowed`] with a service that could follow it.
@@ -252,7 +252,7 @@ impl Registry {
         load_percent: f64,
         feedback: &Feedback,
         now: Millis,
-    ) -> Result<bool, CommandError> {
+    ) -> Result<Vec<Reweighed>, CommandError> {
         let has_it = |entry: &Entry| entry.destinations.iter().any(|known| server.is(known.endpoint));
         let having: Vec<_> =
             self.services.iter().filter(|(_, entry)| has_it(entry)).map(|(key, _)| *key).collect();
@@ -269,8 +269,8 @@ impl Registry {
     }
 
     /// Forgets reports that are too old or not followed any more, and keeps weights within bounds that have changed.
-    /// Returns whether a weight in force has changed, as [`Self::report_load`].
-    pub fn review(&mut self, feedback: &Feedback, now: Millis) -> bool {
+    /// Returns the weights in force that have changed, as [`Self::report_load`].
+    pub fn review(&mut self, feedback: &Feedback, now: Millis) -> Vec<Reweighed> {
         let keys: Vec<_> = self.services.keys().copied().collect();
         self.reweigh(keys, |key, known| {
             let followed = known.report.filter(|_| feedback.follows(&key));
@@ -278,22 +278,31 @@ impl Registry {
         })
     }
 
-    fn reweigh(&mut self, services: Vec<ServiceKey>, change: impl Fn(ServiceKey, &mut Known)) -> bool {
-        let mut any = false;
-        for key in services {
-            let Some(entry) = self.services.get_mut(&key) else { continue };
-            let mut moved = false;
+    fn reweigh(
+        &mut self,
+        services: Vec<ServiceKey>,
+        change: impl Fn(ServiceKey, &mut Known),
+    ) -> Vec<Reweighed> {
+        let mut all = Vec::new();
+        for service in services {
+            let Some(entry) = self.services.get_mut(&service) else { continue };
+            let before = all.len();
             for known in &mut entry.destinations {
-                let before = known.weight_in_force();
-                change(key, known);
-                moved |= known.weight_in_force() != before;
+                let from = known.weight_in_force();
+                change(service, known);
+                let (to, load_percent) =
+                    (known.weight_in_force(), known.report.map(|report| report.load_percent));
+                if to != from {
+                    all.push(Reweighed { service, endpoint: known.endpoint, from, to, load_percent });
+                }
             }
-            if moved && let Some(entry) = self.services.remove(&key) {
-                self.changed(key, entry, Change::Edited);
-                any = true;
+            if all.len() > before
+                && let Some(entry) = self.services.remove(&service)
+            {
+                self.changed(service, entry, Change::Edited);
             }
         }
-        any
+        all
     }
 
     /// The destinations of services that follow load reports.

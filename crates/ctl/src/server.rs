@@ -20,9 +20,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Gid, chown};
 use thiserror::Error;
 
+use crate::events::{Asked, Listener, changes};
 use crate::filter::Filter;
 use crate::lockfile::{self, Held, Lock, Tried};
 use crate::message::{
@@ -58,6 +60,14 @@ pub trait Handler: Send + Sync + 'static {
         each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
     ) -> Result<(), CommandError> {
         self.connections(&mut |row| if filter.fits(&row) { each(row) } else { ControlFlow::Continue(()) })
+    }
+
+    /// A listener to what changes.
+    ///
+    /// # Errors
+    /// Whatever the client is to be told.
+    fn events(&self, _asked: Asked) -> Result<Listener, CommandError> {
+        Err(CommandError::Failed { why: "xvs: there are no events here".to_owned() })
     }
 }
 
@@ -185,7 +195,7 @@ struct Denials {
 
 impl Denials {
     /// The line for the log, at most one in [`DENIAL_INTERVAL`].
-    fn line(&mut self, peer: &Peer, now: Instant) -> Option<String> {
+    fn line(&mut self, peer: &Peer, what: &str, now: Instant) -> Option<String> {
         if self.quiet_until.is_some_and(|until| now < until) {
             self.untold += 1;
             return None;
@@ -196,7 +206,7 @@ impl Denials {
             others => format!("; {others} more changes were denied since the last line"),
         };
         let Peer { uid, pid, .. } = peer;
-        Some(format!("uid {uid} (process {pid}) asked for a change, which was denied{others}"))
+        Some(format!("uid {uid} (process {pid}) asked for «{what}», which was denied{others}"))
     }
 }
 
@@ -384,7 +394,9 @@ impl Client {
         };
         if request.access() > peer.access {
             let mut denials = self.shared.denials.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(line) = denials.line(peer, Instant::now()) {
+            let denied = Err(CommandError::PermissionDenied);
+            let what = changes(&request, &denied).next().map_or("a change".to_owned(), |(line, _)| line);
+            if let Some(line) = denials.line(peer, &what, Instant::now()) {
                 tracing::warn!("{line}");
             }
             drop(denials);
@@ -393,7 +405,30 @@ impl Client {
         match request {
             Request::ListConnections => self.stream(|each| handler.connections(each)),
             Request::FindConnections(filter) => self.stream(|each| handler.find(&filter, each)),
+            Request::Events(asked) => match handler.events(asked) {
+                Ok(listener) => self.stream_events(listener),
+                Err(refused) => self.send(Err(refused), Part::Last),
+            },
             request => self.send(handler.handle(request, peer), Part::Last),
+        }
+    }
+
+    /// Tells of events until the client goes, or until there are no more if he does not follow them. One that reads
+    /// slowly is waited for: what it misses meanwhile is its own loss.
+    fn stream_events(&self, mut listener: Listener) -> io::Result<()> {
+        let patience = if listener.follows() { EVENT_PATIENCE } else { Duration::ZERO };
+        loop {
+            match room(&self.stream, EVENT_PATIENCE)? {
+                Room::Some => {}
+                Room::None => continue,
+                Room::Gone => return Ok(()),
+            }
+            let heard = listener.hear(patience);
+            match (heard.is_empty(), listener.follows()) {
+                (true, true) => {}
+                (true, false) => return self.send(Ok(Reply::Events(heard)), Part::Last),
+                (false, _) => self.send(Ok(Reply::Events(heard)), Part::MoreFollow)?,
+            }
         }
     }
 
@@ -444,6 +479,29 @@ fn send(
 ) -> io::Result<()> {
     let message = ReplyMessage { version: VERSION, answer, more: part == Part::MoreFollow };
     write_message(&mut Outgoing { stream, until: Instant::now() + within }, &message)
+}
+
+/// Whether a message can be sent without waiting for the other end.
+enum Room {
+    Some,
+    None,
+    /// There is no other end any more.
+    Gone,
+}
+
+/// Waits so long for room.
+fn room(stream: &UnixStream, within: Duration) -> io::Result<Room> {
+    let within = Timespec::try_from(within).map_err(io::Error::other)?;
+    let mut looked = [PollFd::new(stream, PollFlags::OUT | PollFlags::RDHUP)];
+    poll(&mut looked, Some(&within))?;
+    let found = looked[0].revents();
+    Ok(if found.intersects(PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR) {
+        Room::Gone
+    } else if found.contains(PollFlags::OUT) {
+        Room::Some
+    } else {
+        Room::None
+    })
 }
 
 /// Reads one message: waits `first` for it to begin and from then on `rest` for all of it.
@@ -498,6 +556,9 @@ pub const READER_LIMIT_BYTES: u32 = 64 << 10;
 /// Connections in one part of a listing: some 100 kB.
 const PART_ROWS: usize = 512;
 
+/// Between two looks whether a listener to events is still there.
+const EVENT_PATIENCE: Duration = Duration::from_secs(1);
+
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Between two lines about denied changes.
@@ -534,10 +595,13 @@ mod tests {
     fn denied_changes_are_told_by_user_and_process_and_a_flood_of_them_by_its_number() {
         let (mut denials, begin) = (Denials::default(), Instant::now());
         let peer = Peer { pid: 4711, uid: 1000, access: Access::Read };
-        let first = denials.line(&peer, begin).unwrap();
-        assert!(first.starts_with("uid 1000 (process 4711) ") && first.ends_with("denied"), "{first}");
-        assert!((0..90).all(|_| denials.line(&peer, begin + DENIAL_INTERVAL / 2).is_none()));
-        let next = denials.line(&peer, begin + DENIAL_INTERVAL).unwrap();
+        let first = denials.line(&peer, "xvsadm -C", begin).unwrap();
+        assert!(
+            first.starts_with("uid 1000 (process 4711) ") && first.ends_with("«xvsadm -C», which was denied"),
+            "{first}"
+        );
+        assert!((0..90).all(|_| denials.line(&peer, "xvsadm -C", begin + DENIAL_INTERVAL / 2).is_none()));
+        let next = denials.line(&peer, "xvsadm -C", begin + DENIAL_INTERVAL).unwrap();
         assert!(next.contains("90 more"), "{next}");
     }
 }

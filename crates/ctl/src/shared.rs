@@ -16,6 +16,7 @@ use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::port::xdp::SocketCounters;
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 
+use crate::events::Events;
 use crate::history::{History, Sample};
 use crate::message::Access;
 use crate::sweep::SweepCounters;
@@ -33,6 +34,7 @@ pub struct Shared {
     pub(crate) waits: Waits,
     pub(crate) swept: Arc<SweepCounters>,
     pub(crate) history: History,
+    pub(crate) events: Arc<Events>,
     /// How each interface is attached and each worker placed, and what is wrong with the network.
     pub(crate) facts: Mutex<Facts>,
 }
@@ -172,15 +174,6 @@ impl Shared {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many virtual services there are, and destinations of all of them. Costs a look at each service.
-    pub fn configured(&self) -> (usize, usize) {
-        let snapshot = self.published.load();
-        snapshot
-            .services
-            .iter()
-            .fold((0, 0), |(services, dests), service| (services + 1, dests + service.members.len()))
-    }
-
     /// Every worker's counters.
     pub fn workers(&self) -> &[Arc<WorkerCounters>] {
         &self.counters
@@ -216,6 +209,7 @@ impl Shared {
             waits: Waits::default(),
             swept: Arc::default(),
             history: History::default(),
+            events: Arc::default(),
             facts: Mutex::default(),
         }
     }

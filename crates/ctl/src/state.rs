@@ -225,8 +225,8 @@ impl State {
     }
 
     fn check_local(&self, local: &LocalAddress) -> Result<(), CommandError> {
-        if self.local(local.addr).is_some() {
-            return Err(CommandError::LocalExists(local.addr));
+        if let Some(there) = self.local(local.addr) {
+            return Err(CommandError::LocalExists(*there));
         }
         let full =
             || format!("there are {LOCALS_MAX} local addresses, and no room for more; delete one first");
@@ -813,8 +813,9 @@ mod tests {
         (0..LOCALS_MAX as u32).for_each(|number| assert!(state.apply(&local(number)).is_ok(), "{number}"));
         let refused = state.apply(&local(LOCALS_MAX as u32)).unwrap_err().to_string();
         assert!(refused.contains("delete one first"), "{refused}");
-        let addr = state.locals()[7].addr;
-        assert_eq!(state.check(&local(7)), Err(CommandError::LocalExists(addr)));
+        let there = state.locals()[7];
+        let addr = there.addr;
+        assert_eq!(state.check(&local(7)), Err(CommandError::LocalExists(there)));
         assert_eq!(state.apply(&Command::DeleteLocal(addr)), Ok(Applied::Locals));
         assert_eq!(state.check(&Command::DeleteLocal(addr)), Err(CommandError::NoSuchLocal(addr)));
         state.apply(&local(7)).unwrap();

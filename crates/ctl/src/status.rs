@@ -24,6 +24,7 @@ pub fn report(shared: &Shared) -> Value {
     let recent = sample.drops_since(&minute);
     let table = shared.table();
     let (live, size) = (table.live(), table.config().capacity);
+    let (services, destinations) = snapshot.configured();
     let mut useless: Vec<_> =
         snapshot.services.iter().filter_map(|service| uselessness(service, &snapshot)).collect();
     useless.sort();
@@ -40,9 +41,9 @@ pub fn report(shared: &Shared) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": Duration::from_millis(now.0).as_secs(),
         "epoch": snapshot.epoch,
-        "services": snapshot.services.iter().count(),
+        "services": services,
         "services_without_destination": useless.len(),
-        "destinations": snapshot.services.iter().map(|service| service.members.len()).sum::<usize>(),
+        "destinations": destinations,
         "interfaces": interfaces(&facts),
         "workers": workers(shared, &facts, &busy_percent),
         "table": {

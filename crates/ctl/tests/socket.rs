@@ -15,6 +15,7 @@ use std::{env, fs, process};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use xvs_ctl::client::{Client, Director, Failure};
+use xvs_ctl::events::{Asked, Begin, Events, KEPT, Kind, LISTENERS, Listener, Then};
 use xvs_ctl::message::{
     Command, CommandError, ConnectionRow, Reply, ReplyMessage, Request, RequestMessage, VERSION, decode,
     read_frame, write_message,
@@ -51,6 +52,7 @@ impl Drop for Folder {
 struct Recorder {
     asked: Mutex<Vec<Request>>,
     connections: u16,
+    events: Arc<Events>,
 }
 
 impl Handler for Recorder {
@@ -75,6 +77,10 @@ impl Handler for Recorder {
             }
         }
         Ok(())
+    }
+
+    fn events(&self, asked: Asked) -> Result<Listener, CommandError> {
+        self.events.listen(asked)
     }
 }
 
@@ -148,6 +154,62 @@ fn connections_come_in_their_order_and_in_bounded_parts() {
         }
     }
     assert_eq!(sizes, [512, 512, 512, 464]);
+}
+
+fn follow(folder: &Folder, from: Begin) -> UnixStream {
+    let mut stream = UnixStream::connect(folder.socket()).unwrap();
+    let request = Request::Events(Asked { from, then: Then::Follow });
+    write_message(&mut stream, &RequestMessage { version: VERSION, request }).unwrap();
+    stream
+}
+
+#[test]
+fn a_listener_that_does_not_read_delays_nobody_and_is_told_how_much_it_has_missed() {
+    let folder = Folder::new("events");
+    let (_server, handler) = serve(&folder, Recorder::default(), |_| {});
+    let tell = |count: u64| (0..count).for_each(|_| handler.events.tell(Kind::Link, 1, "x".repeat(500)));
+    tell(1);
+    let mut stream = follow(&folder, Begin::Last(1));
+    // It listens from here on; ten times what is remembered is far more than a socket holds.
+    let mut next = raw_reply(&mut stream);
+    tell(10 * KEPT as u64);
+    let (mut last, mut missed) = (0, 0);
+    loop {
+        let Ok(Reply::Events(heard)) = next.answer else { panic!("{:?}", next.answer) };
+        assert!(next.more);
+        missed += heard.missed;
+        for (event, number) in heard.events.iter().zip(last + heard.missed + 1..) {
+            assert_eq!(event.number, number);
+        }
+        last += heard.missed + heard.events.len() as u64;
+        if last == 10 * KEPT as u64 + 1 {
+            break;
+        }
+        next = raw_reply(&mut stream);
+    }
+    assert!(missed > 0, "all of it was read");
+}
+
+#[test]
+fn events_that_are_not_followed_end_with_the_last_and_a_listener_that_goes_makes_room() {
+    let folder = Folder::new("listeners");
+    let (_server, handler) = serve(&folder, Recorder::default(), |_| {});
+    (0..100).for_each(|_| handler.events.tell(Kind::Link, 1, "wan is down".to_owned()));
+    let mut numbers = Vec::new();
+    let asked = Asked { from: Begin::Last(70), then: Then::End };
+    let listen = |each: &mut dyn FnMut(u64)| {
+        Client::connect(&folder.socket()).unwrap().events(asked, &mut |heard| {
+            heard.events.iter().for_each(|event| each(event.number));
+            Ok(())
+        })
+    };
+    listen(&mut |number| numbers.push(number)).unwrap();
+    assert_eq!(numbers, (31..=100).collect::<Vec<_>>());
+    let mut all: Vec<_> = (0..LISTENERS).map(|_| follow(&folder, Begin::Last(1))).collect();
+    all.iter_mut().for_each(|stream| drop(raw_reply(stream)));
+    assert!(listen(&mut |_| {}).is_err_and(|error| error.to_string().contains("end one")));
+    drop(all);
+    while listen(&mut |_| {}).is_err() {}
 }
 
 #[test]

@@ -67,6 +67,12 @@ impl Snapshot {
             settings: Settings::default(),
         }
     }
+
+    /// How many virtual services there are, and destinations of all of them. Costs a look at each service.
+    pub fn configured(&self) -> (usize, usize) {
+        let count = |(services, dests), service: &Service| (services + 1, dests + service.members.len());
+        self.services.iter().fold((0, 0), count)
+    }
 }
 
 /// What `xvsadm --set` and the `[ipvs]` keys of `xvs.toml` change.

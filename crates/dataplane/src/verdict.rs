@@ -85,6 +85,8 @@ pub enum DropReason {
     NoLocalAddress,
     /// Of the local ports that were tried all are taken towards the destination (FULLNAT).
     NoLocalPort,
+    /// It is AH or ESP, whose answer would not find its connection (FULLNAT).
+    FullNatPortless,
     /// The link's transmit ring is full, or the link is down.
     TransmitRefused,
     /// The kernel did not take the packet back.
@@ -95,7 +97,7 @@ impl DropReason {
     /// How many counters the reasons need.
     pub const COUNT: usize = Self::OTHERS.len() + Malformed::ALL.len();
 
-    const OTHERS: [Self; 26] = [
+    const OTHERS: [Self; 27] = [
         Self::NoDestination,
         Self::DestinationUnavailable,
         Self::DestinationLocal,
@@ -122,6 +124,7 @@ impl DropReason {
         Self::IcmpFragment,
         Self::NoLocalAddress,
         Self::NoLocalPort,
+        Self::FullNatPortless,
     ];
 
     /// Every reason, in the order of [`Self::index`].
@@ -158,6 +161,7 @@ impl DropReason {
             Self::IcmpFragment => 23,
             Self::NoLocalAddress => 24,
             Self::NoLocalPort => 25,
+            Self::FullNatPortless => 26,
             Self::Malformed(malformed) => Self::OTHERS.len() + malformed as usize,
         }
     }
@@ -191,6 +195,7 @@ impl DropReason {
             Self::IcmpFragment => "icmp_fragment",
             Self::NoLocalAddress => "no_local_address",
             Self::NoLocalPort => "no_local_port",
+            Self::FullNatPortless => "fullnat_portless",
             Self::Malformed(malformed) => malformed.name(),
         }
     }
@@ -251,6 +256,9 @@ impl DropReason {
             }
             Self::NoLocalPort => {
                 "the local ports that were tried are all taken towards the real server; add one by `xvs laddr add`"
+            }
+            Self::FullNatPortless => {
+                "AH and ESP have no ports, so FULLNAT could not tell whose an answer is; use NAT, or UDP 4500 (RFC 3948)"
             }
             Self::Malformed(malformed) => malformed.sentence(),
         }

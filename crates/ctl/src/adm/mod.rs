@@ -16,6 +16,7 @@ mod rules;
 mod table;
 #[cfg(test)]
 mod tests;
+mod typed;
 mod values;
 mod words;
 
@@ -23,6 +24,8 @@ use std::io::{self, BufRead, Write};
 
 pub use resolver::{Resolver, SystemResolver};
 pub use rules::{RuleLine, read_rules};
+pub(crate) use typed::one_line;
+pub use typed::typed;
 
 use crate::client::{Director, Failure};
 use crate::message::{Command, CommandError, Reply, Request};

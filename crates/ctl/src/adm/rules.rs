@@ -18,8 +18,8 @@ use crate::cli::{laddr, mark};
 use crate::client::Failure;
 use crate::locals::LocalAddress;
 use crate::marks::MarkRule;
-use crate::message::{Command, CommandError, DestinationRow, Reply, Request, ServiceRow};
-use crate::state::{Netmask, Tunnel, TunnelChecksum};
+use crate::message::{Command, CommandError, Reply, Request};
+use crate::state::{DestinationOptions, Netmask, ServiceOptions, Tunnel, TunnelChecksum};
 
 impl Session<'_> {
     /// Prints all services as the commands that make them. Thresholds are not among what they say. What ipvsadm has no
@@ -32,16 +32,16 @@ impl Session<'_> {
         }
         for row in &rows {
             let service = service_option(&row.key, &names);
-            writeln!(self.out, "-A {service}{}", service_rule(row))?;
+            writeln!(self.out, "-A {service}{}", service_rule(&row.key, &row.options))?;
             let told = row.options.client_address;
             if told != ClientAddress::Hidden {
-                let rule = service_rule(row);
+                let rule = service_rule(&row.key, &row.options);
                 writeln!(self.out, "{OURS}-E {service}{rule} --client-address {}", told.name())?;
             }
             for dest in &row.destinations {
                 let server = names.destination(&row.key, dest.endpoint);
                 let ours = if dest.options.method == ForwardingMethod::FullNat { OURS } else { "" };
-                writeln!(self.out, "{ours}-a {service} -r {server}{}", destination_rule(dest))?;
+                writeln!(self.out, "{ours}-a {service} -r {server}{}", destination_rule(&dest.options))?;
             }
         }
         for rule in self.marks()? {
@@ -132,9 +132,12 @@ impl Session<'_> {
         let mut exit = None;
         for step in steps {
             let ended = match step {
-                Step::Change(_) => match results.next() {
+                Step::Change(command) => match results.next() {
                     // What it asks for is the case, so that rules can be restored where they are in force.
-                    Some(Err(CommandError::MarkExists(_) | CommandError::LocalExists(_))) => None,
+                    Some(Err(CommandError::MarkExists(_))) => None,
+                    Some(Err(CommandError::LocalExists(there))) if command == Command::AddLocal(there) => {
+                        None
+                    }
                     Some(Err(refused)) => Some(Ended::change(&Failure::Refused(refused))),
                     _ => None,
                 },
@@ -223,7 +226,7 @@ enum Step {
 }
 
 /// The option that names a service.
-fn service_option(key: &ServiceKey, names: &Naming<'_>) -> String {
+pub(super) fn service_option(key: &ServiceKey, names: &Naming<'_>) -> String {
     match *key {
         ServiceKey::Address { protocol, endpoint } => {
             let option = match protocol {
@@ -239,12 +242,12 @@ fn service_option(key: &ServiceKey, names: &Naming<'_>) -> String {
     }
 }
 
-fn service_rule(row: &ServiceRow) -> String {
-    let options = &row.options;
+/// What is said of a service, as far as `-S` says it.
+pub(super) fn service_rule(key: &ServiceKey, options: &ServiceOptions) -> String {
     let mut text = format!(" -s {}", options.scheduler);
     if let Some(seconds) = options.persistence_timeout_seconds {
         text += &format!(" -p {seconds}");
-        if options.netmask != Netmask::host(row.key.family()) {
+        if options.netmask != Netmask::host(key.family()) {
             text += &format!(" -M {}", netmask(options.netmask));
         }
     }
@@ -260,21 +263,22 @@ fn service_rule(row: &ServiceRow) -> String {
     text
 }
 
-fn destination_rule(row: &DestinationRow) -> String {
-    let method = match row.options.method {
+/// What is said of a destination, as far as `-S` says it.
+pub(super) fn destination_rule(options: &DestinationOptions) -> String {
+    let method = match options.method {
         ForwardingMethod::Nat => "-m",
         ForwardingMethod::Tunnel => "-i",
         ForwardingMethod::FullNat => "--fullnat",
         ForwardingMethod::DirectRouting | ForwardingMethod::Local => "-g",
     };
-    let mut text = format!(" {method} -w {}", row.options.weight.0);
-    if row.options.method == ForwardingMethod::Tunnel {
+    let mut text = format!(" {method} -w {}", options.weight.0);
+    if options.method == ForwardingMethod::Tunnel {
         let sums = |checksum| match checksum {
             TunnelChecksum::Without => "--tun-nocsum",
             TunnelChecksum::Full => "--tun-csum",
             TunnelChecksum::Remote => "--tun-remcsum",
         };
-        text += &match row.options.tunnel {
+        text += &match options.tunnel {
             Tunnel::Ipip => " --tun-type ipip".to_owned(),
             Tunnel::Gue { port, checksum } => {
                 format!(" --tun-type gue --tun-port {port} {}", sums(checksum))

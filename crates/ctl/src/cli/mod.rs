@@ -12,6 +12,7 @@ use crate::client::{Client, Director, Failure, default_socket};
 mod completion;
 mod connections;
 mod counters;
+mod events;
 mod feedback;
 mod lab;
 pub(crate) mod laddr;
@@ -34,6 +35,8 @@ enum Command {
     Status(status::Arguments),
     /// List the connections of a client, a service, a real server, or count them
     Connections(connections::Arguments),
+    /// Show what changes, when, and who does it
+    Events(events::Arguments),
     /// Print what was counted, summed over the workers
     Counters(counters::Arguments),
     /// Set what `sysctl net.ipv4.vs.KEY` sets in the kernel, or feedback.KEY
@@ -75,6 +78,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let mut out = io::stdout().lock();
     let done = match cli.command {
         Command::Realserver(arguments) => realserver::run(&arguments, &mut out),
+        Command::Events(arguments) => events::run(&arguments, &mut out),
         Command::Lab(arguments) => lab::run(&arguments, &mut out),
         Command::Completion(arguments) => completion::run(&arguments, &mut out),
         asking => Client::connect(&default_socket())

@@ -18,7 +18,7 @@ use crate::status;
 pub(super) fn text(shared: &Shared, snapshot: &Snapshot, left_out: usize) -> Text {
     let (mut text, facts) = (Text::default(), shared.facts());
     daemon(&mut text, shared);
-    configuration(&mut text, shared, snapshot, left_out);
+    configuration(&mut text, snapshot, left_out);
     all_services(&mut text, &shared.total.stats.sum());
     interfaces(&mut text, &facts);
     workers(&mut text, shared, &facts);
@@ -62,8 +62,8 @@ fn daemon(text: &mut Text, shared: &Shared) {
     }
 }
 
-fn configuration(text: &mut Text, shared: &Shared, snapshot: &Snapshot, left_out: usize) {
-    let (services, destinations) = shared.configured();
+fn configuration(text: &mut Text, snapshot: &Snapshot, left_out: usize) {
+    let (services, destinations) = snapshot.configured();
     let help = "Configurations published so far; the last one is in force.";
     text.single("xvs_snapshot_epoch", Kind::Gauge, help, snapshot.epoch as f64);
     text.single("xvs_services", Kind::Gauge, "Virtual services.", services as f64);
