@@ -62,9 +62,9 @@ impl Iterator for Page {
             }
             match self.services.get(self.service) {
                 Some(key) => {
-                    let services = &self.snapshot.services;
-                    let service = services.find(key).expect("the snapshot does not change");
-                    family.tell(&mut text, services, service, self.share);
+                    let service = self.snapshot.services.find(key);
+                    let service = service.expect("the snapshot does not change");
+                    family.tell(&mut text, &self.snapshot, service, self.share);
                     self.service += 1;
                 }
                 None => (self.family, self.service) = (self.family + 1, 0),
@@ -83,10 +83,10 @@ mod tests {
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
-    use xvs_dataplane::clock::{Clock, Millis};
-    use xvs_dataplane::conn::{Table, TableConfig};
-    use xvs_dataplane::shm::Memory;
+    use xvs_dataplane::clock::Millis;
+    use xvs_dataplane::egress::model::Network;
     use xvs_dataplane::verdict::DropReason;
+    use xvs_proto::MacAddr;
 
     use super::*;
     use crate::adm::{SystemResolver, read_rules};
@@ -95,7 +95,7 @@ mod tests {
     use crate::lab::Unwired;
     use crate::message::{Access, Request};
     use crate::settings::Ipvs;
-    use crate::shared::{Facts, InterfaceFacts, LinkState, Waits, WorkerFacts};
+    use crate::shared::{Facts, InterfaceFacts, LinkState, WorkerFacts};
 
     fn change(control: &mut Control<Unwired>, rules: &str) {
         let rules = read_rules(rules, &SystemResolver::default()).unwrap();
@@ -105,8 +105,6 @@ mod tests {
 
     /// A daemon of one worker in generic mode.
     fn daemon(control: &Control<Unwired>) -> Shared {
-        let table = TableConfig { capacity: 1024, workers: 1, memory: Memory::OnDemand };
-        let table = Table::create(table).unwrap();
         let interface = InterfaceFacts {
             name: "wan".to_owned(),
             mode: "generic".to_owned(),
@@ -118,19 +116,7 @@ mod tests {
         let (copy_mode, queues, sockets) = ("copy".to_owned(), vec![vec![0]], Arc::default());
         let worker = WorkerFacts { core: Some(1), copy_mode, queues, sockets };
         let facts = Facts { interfaces: vec![interface], workers: vec![worker], ..Facts::default() };
-        Shared {
-            clock: Arc::new(Clock::monotonic()),
-            reader: Mutex::new(table.reader().unwrap()),
-            table,
-            published: control.published(),
-            counters: vec![Arc::default()],
-            total: control.total(),
-            waits: Waits::default(),
-            swept: Arc::default(),
-            history: Default::default(),
-            events: Arc::default(),
-            facts: Mutex::new(facts),
-        }
+        Shared { facts: Mutex::new(facts), ..Shared::of_one_worker(control.published()) }
     }
 
     /// All pieces, with as many destinations as there are.
@@ -258,10 +244,16 @@ mod tests {
     #[test]
     fn a_service_has_so_many_destinations_told_those_that_it_has_had_the_longest_and_counts_the_others() {
         let mut control = Control::new(Unwired::default(), 1, Ipvs::default(), Feedback::default());
+        let mut network = Network::default();
+        network.add_link("lan", MacAddr([2; 6]), &[([192, 0, 2, 254].into(), 24)], 1500).unwrap();
         let mut rules = "-A -t 192.0.2.1:80 -s rr\n-A -t 192.0.2.1:81 -s rr\n".to_owned();
         for host in 11..16 {
+            if host < 15 {
+                network.add_neighbour([192, 0, 2, host].into(), MacAddr([4; 6]), "lan").unwrap();
+            }
             rules.push_str(&format!("-a -t 192.0.2.1:80 -r 192.0.2.{host}:80 -g -w {}\n", host % 2));
         }
+        control.set_network(&network).unwrap();
         change(&mut control, &rules);
         let shared = daemon(&control);
         let text: String = page(&shared, 2).collect();
@@ -276,7 +268,8 @@ mod tests {
         for (name, value) in [
             ("xvs_destinations_left_out", "3"),
             ("xvs_service_destinations{service=\"TCP 192.0.2.1:80\"}", "5"),
-            ("xvs_service_usable_destinations{service=\"TCP 192.0.2.1:80\"}", "3"),
+            // Of the three with a weight one does not answer.
+            ("xvs_service_usable_destinations{service=\"TCP 192.0.2.1:80\"}", "2"),
             ("xvs_service_destinations{service=\"TCP 192.0.2.1:81\"}", "0"),
             ("xvs_service_usable_destinations{service=\"TCP 192.0.2.1:81\"}", "0"),
         ] {

@@ -142,6 +142,11 @@ enum Hindrance {
     NoNeighbour,
 }
 
+/// Whether a new connection may go to a destination, and can.
+pub(crate) fn is_usable(member: &Member, snapshot: &Snapshot) -> bool {
+    hindrance(member, snapshot).is_none()
+}
+
 fn hindrance(member: &Member, snapshot: &Snapshot) -> Option<Hindrance> {
     if member.weight.is_quiescent() {
         return Some(Hindrance::Quiescent);

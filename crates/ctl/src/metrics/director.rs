@@ -12,11 +12,12 @@ use xvs_dataplane::xdp::Statistics;
 use super::text::{Kind, Text};
 use crate::message::Access;
 use crate::shared::{Facts, LinkState, Shared, WAIT_BOUNDS};
+use crate::status;
 
 /// All of it; `left_out` destinations will not be told one by one.
 pub(super) fn text(shared: &Shared, snapshot: &Snapshot, left_out: usize) -> Text {
     let (mut text, facts) = (Text::default(), shared.facts());
-    daemon(&mut text, shared, &facts);
+    daemon(&mut text, shared);
     configuration(&mut text, snapshot, left_out);
     all_services(&mut text, &shared.total.stats.sum());
     interfaces(&mut text, &facts);
@@ -33,13 +34,14 @@ impl Text {
     }
 }
 
-fn daemon(text: &mut Text, shared: &Shared, facts: &Facts) {
+fn daemon(text: &mut Text, shared: &Shared) {
     text.family("xvs_build_info", Kind::Gauge, "Always 1; the version of xvsd.");
     text.sample("xvs_build_info", &[("version", &env!("CARGO_PKG_VERSION"))], 1);
     let uptime = Duration::from_millis(shared.now().0).as_secs_f64();
     text.single("xvs_uptime_seconds", Kind::Gauge, "How long xvsd has been running.", uptime);
     let help = "Sentences for the operator that xvs status shows.";
-    text.single("xvs_warnings", Kind::Gauge, help, facts.warnings.len() as f64);
+    let warnings = status::report(shared)["warnings"].as_array().map_or(0, Vec::len);
+    text.single("xvs_warnings", Kind::Gauge, help, warnings as f64);
     let name = "xvs_command_duration_seconds";
     let help = "From a question to the control thread to its answer; changes are in force with the answer.";
     text.family(name, Kind::Histogram, help);

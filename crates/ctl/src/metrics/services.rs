@@ -7,11 +7,12 @@
 use std::fmt::{self, Display};
 
 use xvs_dataplane::counters::StatsValues;
-use xvs_dataplane::snapshot::{Member, Service, Services};
+use xvs_dataplane::snapshot::{Member, Service, Snapshot};
 use xvs_proto::Family as AddressFamily;
 use xvs_sched::ServiceKey;
 
 use super::text::{Kind, Text};
+use crate::status::is_usable;
 
 /// How many destinations of a service are told one by one.
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +41,7 @@ pub(super) struct Family {
 
 /// What has a line.
 enum Of {
-    Service(fn(&Service) -> u64),
+    Service(fn(&Service, &Snapshot) -> u64),
     Destination(fn(&Member) -> u64),
     /// A destination with the labels of node_exporter.
     Backend(fn(&Member) -> u64),
@@ -53,10 +54,10 @@ impl Family {
     }
 
     /// Writes the lines of one of the services.
-    pub(super) fn tell(&self, text: &mut Text, services: &Services, service: &Service, share: Share) {
+    pub(super) fn tell(&self, text: &mut Text, snapshot: &Snapshot, service: &Service, share: Share) {
         let key = service.key;
         match self.of {
-            Of::Service(value) => text.sample(self.name, &[("service", &key)], value(service)),
+            Of::Service(value) => text.sample(self.name, &[("service", &key)], value(service, snapshot)),
             Of::Destination(value) => {
                 let key = key.to_string();
                 for member in share.told(service) {
@@ -66,7 +67,7 @@ impl Family {
                 }
             }
             Of::Backend(value) => {
-                let twin = twin(key).and_then(|key| services.find(&key));
+                let twin = twin(key).and_then(|key| snapshot.services.find(&key));
                 for member in share.told(service) {
                     let same = |other: &&Member| other.endpoint == member.endpoint;
                     let other = twin.and_then(|twin| share.told(twin).iter().find(same));
@@ -134,10 +135,6 @@ fn stats(member: &Member) -> StatsValues {
     member.live.stats.sum()
 }
 
-fn is_usable(member: &&Member) -> bool {
-    !member.weight.is_quiescent() && !member.live.is_overloaded()
-}
-
 const fn counter(name: &'static str, help: &'static str, of: Of) -> Family {
     Family { name, help, kind: Kind::Counter, of }
 }
@@ -151,37 +148,39 @@ pub(super) static FAMILIES: [Family; 21] = [
     gauge(
         "xvs_service_destinations",
         "Destinations (real servers) of a service.",
-        Of::Service(|service| service.members.len() as u64),
+        Of::Service(|service, _| service.members.len() as u64),
     ),
     gauge(
         "xvs_service_usable_destinations",
-        "Destinations that a service's next connection may go to: weight above 0, not overloaded.",
-        Of::Service(|service| service.members.iter().filter(is_usable).count() as u64),
+        "Destinations that take new connections: weight above 0, not overloaded, and a way leads there.",
+        Of::Service(|service, snapshot| {
+            service.members.iter().filter(|member| is_usable(member, snapshot)).count() as u64
+        }),
     ),
     counter(
         "xvs_service_connections_total",
         "Connections scheduled by a service.",
-        Of::Service(|service| service_stats(service).connections),
+        Of::Service(|service, _| service_stats(service).connections),
     ),
     counter(
         "xvs_service_incoming_packets_total",
         "Packets from clients to a service (InPkts).",
-        Of::Service(|service| service_stats(service).in_packets),
+        Of::Service(|service, _| service_stats(service).in_packets),
     ),
     counter(
         "xvs_service_outgoing_packets_total",
         "Packets of a service to clients (OutPkts).",
-        Of::Service(|service| service_stats(service).out_packets),
+        Of::Service(|service, _| service_stats(service).out_packets),
     ),
     counter(
         "xvs_service_incoming_bytes_total",
         "Bytes of IP packets from clients to a service (InBytes).",
-        Of::Service(|service| service_stats(service).in_bytes),
+        Of::Service(|service, _| service_stats(service).in_bytes),
     ),
     counter(
         "xvs_service_outgoing_bytes_total",
         "Bytes of IP packets of a service to clients (OutBytes).",
-        Of::Service(|service| service_stats(service).out_bytes),
+        Of::Service(|service, _| service_stats(service).out_bytes),
     ),
     counter(
         "xvs_destination_connections_total",
