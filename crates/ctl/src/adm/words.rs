@@ -225,3 +225,18 @@ const OPTIONS: &[(char, &str, Takes, Word)] = {
         (LONG, "mcast-ttl", Value, Word::Ttl),
     ]
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_help_text_names_every_option() {
+        let help = include_str!("help.txt");
+        let words: Vec<_> = help.split(|c: char| !(c.is_alphanumeric() || c == '-')).collect();
+        for (short, long, ..) in OPTIONS {
+            assert!(words.contains(&format!("--{long}").as_str()), "--{long}");
+            assert!(*short == LONG || words.contains(&format!("-{short}").as_str()), "-{short}");
+        }
+    }
+}
