@@ -5,6 +5,9 @@
 //! without a thread or a socket, so that the lab runs the very same code; `control_thread.rs` puts it on a thread.
 //! What the XDP program steers is widened before a snapshot is published and narrowed once every worker has it.
 
+mod admit;
+mod apply;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,18 +22,20 @@ use xvs_dataplane::local::LocalAddresses;
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 use xvs_dataplane::xdp::{SteeringError, SteeringRules};
 use xvs_proto::{Endpoint, Family, Prefix, Protocol};
-use xvs_sched::{ForwardingMethod, ServiceKey};
+use xvs_sched::ServiceKey;
 
 use crate::estimator;
 use crate::feedback::{Feedback, Server};
 use crate::locals::LocalAddress;
 use crate::marks::{LaidOut, Table, lay_out};
 use crate::message::{Command, CommandError, Reply, Request};
+use crate::plan::commands_of;
 use crate::registry::Registry;
 use crate::settings::{self, Ipvs, Memory};
 use crate::state::State;
 use crate::steered::{reach, replies_from, steer_command, steer_locals, steer_service};
-use crate::support::supported;
+
+use apply::Unconfirmed;
 
 /// What the control thread acts on beside the snapshot.
 pub trait Plant {
@@ -97,6 +102,7 @@ pub struct Control<P> {
     /// Local addresses that were deleted, and that connections may still have.
     left: Vec<LocalAddress>,
     reserved: Vec<(u16, u16)>,
+    unconfirmed: Option<Unconfirmed>,
 }
 
 /// How often the trash is looked through.
@@ -143,6 +149,7 @@ impl<P: Plant> Control<P> {
             resolved: BTreeSet::new(),
             left: Vec::new(),
             reserved: Vec::new(),
+            unconfirmed: None,
         }
     }
 
@@ -199,19 +206,25 @@ impl<P: Plant> Control<P> {
     pub fn handle(&mut self, request: &Request, now: Millis) -> Result<Reply, CommandError> {
         match request {
             Request::Change(command) => {
-                self.admit(command)?;
+                self.admit(&self.state, command)?;
                 self.widen(std::slice::from_ref(command))?;
                 self.change(command, now)?;
                 self.publish().map(|()| Reply::Done)
             }
             Request::Restore(commands) => {
                 self.widen(commands)?;
-                let change = |command| self.admit(command).and_then(|()| self.change(command, now));
+                let change =
+                    |command| self.admit(&self.state, command).and_then(|()| self.change(command, now));
                 let results: Vec<_> = commands.iter().map(change).collect();
                 // What was refused is steered already.
                 self.steering_is_due |= results.iter().any(Result::is_err);
                 self.publish().map(|()| Reply::Restored(results))
             }
+            Request::Apply { rules, confirm_within_seconds } => {
+                self.apply(rules, *confirm_within_seconds, now)
+            }
+            Request::Confirm(verdict) => self.confirm(*verdict, now),
+            Request::Rules => Ok(Reply::Rules(commands_of(&self.state))),
             Request::ListServices => Ok(Reply::Services(
                 self.state.services().filter_map(|(key, wanted)| self.registry.row(*key, wanted)).collect(),
             )),
@@ -256,19 +269,6 @@ impl<P: Plant> Control<P> {
             self.publish()?;
         }
         Ok(Reply::Done)
-    }
-
-    /// Whether a command may be carried out as things are.
-    fn admit(&self, command: &Command) -> Result<(), CommandError> {
-        self.state.check(command)?;
-        if let Command::StartDaemon(daemon) = command
-            && !self.devices.contains(&daemon.interface)
-        {
-            return Err(CommandError::NoSuchDevice(daemon.interface.clone()));
-        }
-        self.refuse_broadcast(command)?;
-        supported(command)?;
-        self.refuse_local_nat(command)
     }
 
     /// Enters a command that was admitted in the desired state; the snapshot follows with [`Self::publish`].
@@ -351,47 +351,6 @@ impl<P: Plant> Control<P> {
     /// A sentence for each mark rule of the kernel that is not followed.
     pub fn unfollowed(&self) -> &[String] {
         &self.laid_out.unfollowed
-    }
-
-    /// Refuses the broadcast address of a network that the director is in, as IPVS does; what stands for every machine is
-    /// none.
-    fn refuse_broadcast(&self, command: &Command) -> Result<(), CommandError> {
-        let Command::AddDestination { endpoint, .. } = command else { return Ok(()) };
-        let mut own = self.links.iter().flat_map(|link| &link.addresses);
-        let is_its_broadcast = |(addr, len): &(IpAddr, u8)| match (*addr, endpoint.addr) {
-            // Networks of one or two addresses have none (RFC 3021).
-            (IpAddr::V4(own), IpAddr::V4(dest)) if *len < 31 => {
-                u32::from(own) | (u32::MAX >> len) == u32::from(dest)
-            }
-            _ => false,
-        };
-        let why = format!("destination {endpoint} is the broadcast address of a network of the director's");
-        if own.any(is_its_broadcast) { Err(CommandError::InvalidOperation { why }) } else { Ok(()) }
-    }
-
-    /// To a destination that is this machine itself a packet goes as it came: what its stack answers leaves by the
-    /// kernel, where nobody would translate it back.
-    fn refuse_local_nat(&self, command: &Command) -> Result<(), CommandError> {
-        let (Command::AddDestination { service, endpoint, options }
-        | Command::EditDestination { service, endpoint, options }) = command
-        else {
-            return Ok(());
-        };
-        let unchanged = matches!(service, ServiceKey::Address { endpoint: virt, .. } if virt == endpoint);
-        let rewrites = options.method == ForwardingMethod::Nat && !unchanged;
-        // What is for a loopback address is dropped, as under IPVS.
-        let is_loopback = endpoint.addr.is_loopback();
-        // What has become so may be edited: to quiesce it, for one.
-        let known = self.state.service(service).and_then(|service| service.destination(*endpoint));
-        let was_so = known.is_some_and(|known| known.options.method == options.method);
-        if !rewrites || is_loopback || was_so || !self.snapshot.egress.is_local(endpoint.addr) {
-            return Ok(());
-        }
-        Err(CommandError::NotSupported {
-            object: format!("real server {endpoint}"),
-            what: "NAT (-m) to another endpoint of the director itself is".to_owned(),
-            next: "use -g, and have the server listen at the virtual address".to_owned(),
-        })
     }
 
     /// Makes the working snapshot the one that workers act on, and waits until they do.
@@ -547,10 +506,12 @@ impl<P: Plant> Control<P> {
                 self.publish()?;
             }
         }
+        let unconfirmed = self.expire_unconfirmed(now)?;
         if !self.held.is_empty() || self.steering_is_due {
             self.settle(Duration::ZERO).map_err(|why| CommandError::Failed { why })?;
         }
-        Ok(self.next_look.min(self.next_trash).min(self.next_memory).min(self.next_review))
+        let next = self.next_look.min(self.next_trash).min(self.next_memory).min(self.next_review);
+        Ok(unconfirmed.map_or(next, |until| next.min(until)))
     }
 
     /// Turns automatic defences on or off.
@@ -596,7 +557,7 @@ fn gateways(network: &Network) -> BTreeSet<(u32, IpAddr)> {
 
 #[cfg(test)]
 mod tests {
-    use xvs_sched::Weight;
+    use xvs_sched::{ForwardingMethod, Weight};
 
     use super::*;
     use crate::state::{DestinationOptions, ServiceOptions, SyncDaemon, SyncRole};

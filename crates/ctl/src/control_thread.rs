@@ -122,8 +122,12 @@ impl ControlThread {
                 Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return self.control.into_plant(),
                 Err(RecvTimeoutError::Timeout) => {}
             }
+            let unconfirmed = self.control.unconfirmed_until();
             if let Err(error) = self.control.tick(self.shared.now()) {
                 tracing::error!("{error}");
+            }
+            if unconfirmed != self.control.unconfirmed_until() {
+                self.count();
             }
             self.attach_again();
             self.resolve();
@@ -221,9 +225,11 @@ impl ControlThread {
         }
     }
 
-    /// Tells how much is configured.
+    /// Tells what is configured, and how much.
     fn count(&self) {
         let mut facts = self.shared.facts_now();
+        facts.state = Arc::new(self.control.state().clone());
+        facts.unconfirmed_until = self.control.unconfirmed_until();
         let services = self.control.state().services();
         (facts.services, facts.destinations) = services.fold((0, 0), |(services, dests), (_, service)| {
             (services + 1, dests + service.destinations.len())

@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -13,13 +15,16 @@ use serde_json::{Value, json};
 use xvs_dataplane::counters::{Counter, WorkerCounters};
 use xvs_dataplane::verdict::DropReason;
 
+use crate::adm::SystemResolver;
 use crate::connections::{count, found, rows};
 use crate::control_thread::Handle;
 use crate::filter::Filter;
 use crate::locals;
 use crate::message::{CommandError, ConnectionRow, Reply, Request};
+use crate::plan::{Wanted, carried_out, commands_of, differences};
 use crate::server::{Handler, Peer};
 use crate::shared::{Facts, Shared};
+use crate::state::State;
 
 /// The daemon as its clients meet it.
 #[derive(Default)]
@@ -59,7 +64,12 @@ impl Handler for Front {
                     shared.workers().iter().map(|counters| counters.dropped(DropReason::NoLocalPort).value());
                 Ok(Reply::Report(json!(locals::report(&known, shared.reader(), exhausted.sum()))))
             }
-            Request::Change(_) | Request::Restore(_) | Request::Set { .. } => {
+            Request::Rules => Ok(Reply::Rules(commands_of(&daemon.shared().facts().state))),
+            Request::Change(_)
+            | Request::Restore(_)
+            | Request::Apply { .. }
+            | Request::Confirm(_)
+            | Request::Set { .. } => {
                 let asked = request.clone();
                 let answer = daemon.ask(request);
                 log(&asked, &answer, peer);
@@ -105,6 +115,11 @@ fn log(request: &Request, answer: &Result<Reply, CommandError>, peer: &Peer) {
                 .filter_map(|(command, result)| Some((command, result.as_ref().err()?)));
             refused.for_each(|(command, error)| line(command, Some(error)));
         }
+        (Request::Apply { .. }, Ok(Reply::Applied(differences))) => {
+            carried_out(differences).iter().for_each(|command| line(&format!("apply: {command}"), None));
+        }
+        (Request::Apply { .. }, answer) => line(&"apply", answer.as_ref().err()),
+        (Request::Confirm(verdict), answer) => line(&format!("confirm: {verdict:?}"), answer.as_ref().err()),
         (Request::Change(command), answer) => line(command, answer.as_ref().err()),
         (Request::Set { key, value }, answer) => line(&format!("set {key} {value}"), answer.as_ref().err()),
         (_, answer) => line(&"restore", answer.as_ref().err()),
@@ -158,8 +173,22 @@ fn status(shared: &Shared) -> Value {
             "pages": table.pages().to_string(),
         },
         "drops": drops(shared.workers()),
+        "rules": facts.rules.as_deref().map(|file| drift(file, &facts.state)),
+        "unconfirmed_seconds": facts.unconfirmed_until.map(|until| shared.now().until(until).as_secs()),
         "warnings": warnings(&facts),
     })
+}
+
+/// How what runs differs from the file of rules, as it is now.
+fn drift(file: &Path, running: &State) -> Value {
+    let text = match fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) => return json!({ "file": file, "error": error.to_string() }),
+    };
+    match Wanted::read(&text, &SystemResolver::default()) {
+        Ok((_, wanted)) => json!({ "file": file, "differences": differences(running, &wanted).len() }),
+        Err(faults) => json!({ "file": file, "faults": faults.len() }),
+    }
 }
 
 /// What was dropped, by the workers or before they had it, and why.

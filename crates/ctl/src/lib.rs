@@ -27,6 +27,7 @@ mod wired;
 pub mod control;
 mod crew;
 pub mod feedback;
+pub mod plan;
 pub mod registry;
 pub mod reserved;
 pub mod settings;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -14,6 +15,7 @@ use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::snapshot::Snapshot;
 
+use crate::state::State;
 use crate::sweep::SweepCounters;
 
 /// What requests that need no writer are answered from.
@@ -42,6 +44,12 @@ pub struct Facts {
     pub destinations: usize,
     /// Sentences for the operator.
     pub warnings: Vec<String>,
+    /// The file of rules that the daemon began with.
+    pub rules: Option<PathBuf>,
+    /// The desired state.
+    pub state: Arc<State>,
+    /// Until when rules that were applied can be confirmed.
+    pub unconfirmed_until: Option<Millis>,
 }
 
 /// An interface as it is attached.

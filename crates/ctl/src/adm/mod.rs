@@ -22,7 +22,7 @@ mod words;
 use std::io::{self, BufRead, Write};
 
 pub use resolver::{Resolver, SystemResolver};
-pub use rules::{RuleLine, read_rules};
+pub use rules::{RuleLine, lines, read_all, read_rules};
 
 use crate::client::{Director, Failure};
 use crate::message::{Command, CommandError, Reply, Request};

@@ -13,13 +13,14 @@ use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey};
 use super::grammar::{self, Names, Order, Parsed};
 use super::listing::{Naming, netmask};
 use super::values::flag_names;
-use super::{AfterLine, Ended, Messages, Resolver, Session};
+use super::{AfterLine, Ended, Messages, Resolver, Session, resolver};
 use crate::cli::{laddr, mark};
 use crate::client::Failure;
 use crate::locals::LocalAddress;
 use crate::marks::MarkRule;
-use crate::message::{Command, CommandError, DestinationRow, Reply, Request, ServiceRow};
-use crate::state::{Netmask, Tunnel, TunnelChecksum};
+use crate::message::{Command, CommandError, Reply, Request};
+use crate::plan::Fault;
+use crate::state::{DestinationOptions, Netmask, ServiceOptions, Timeouts, Tunnel, TunnelChecksum};
 
 impl Session<'_> {
     /// Prints all services as the commands that make them. Thresholds are not among what they say. What ipvsadm has no
@@ -32,16 +33,16 @@ impl Session<'_> {
         }
         for row in &rows {
             let service = service_option(&row.key, &names);
-            writeln!(self.out, "-A {service}{}", service_rule(row))?;
+            let rule = service_rule(&row.key, &row.options);
+            writeln!(self.out, "-A {service}{rule}")?;
             let told = row.options.client_address;
             if told != ClientAddress::Hidden {
-                let rule = service_rule(row);
                 writeln!(self.out, "{OURS}-E {service}{rule} --client-address {}", told.name())?;
             }
             for dest in &row.destinations {
                 let server = names.destination(&row.key, dest.endpoint);
                 let ours = if dest.options.method == ForwardingMethod::FullNat { OURS } else { "" };
-                writeln!(self.out, "{ours}-a {service} -r {server}{}", destination_rule(dest))?;
+                writeln!(self.out, "{ours}-a {service} -r {server}{}", destination_rule(&dest.options))?;
             }
         }
         for rule in self.marks()? {
@@ -191,7 +192,13 @@ pub struct RuleLine {
 /// # Errors
 /// The first line that does not parse or that changes nothing, by its number.
 pub fn read_rules(text: &str, resolver: &dyn Resolver) -> Result<Vec<RuleLine>, String> {
-    let mut rules = Vec::new();
+    let (rules, faults) = read_all(text, resolver);
+    faults.first().map_or(Ok(rules), |fault| Err(fault.to_string()))
+}
+
+/// As [`read_rules`], with every line that is wrong.
+pub fn read_all(text: &str, resolver: &dyn Resolver) -> (Vec<RuleLine>, Vec<Fault>) {
+    let (mut rules, mut faults) = (Vec::new(), Vec::new());
     for (number, line) in (1..).zip(text.lines()) {
         if line.starts_with('#') && !line.starts_with(OURS) {
             continue;
@@ -199,14 +206,62 @@ pub fn read_rules(text: &str, resolver: &dyn Resolver) -> Result<Vec<RuleLine>, 
         match parse(line, resolver) {
             None => {}
             Some(Ok(Parsed::Change(command))) => rules.push(RuleLine { number, command }),
-            Some(Ok(_)) => return Err(format!("line {number}: only what changes services can stand here")),
+            Some(Ok(_)) => {
+                let why = "only what changes services can stand here".to_owned();
+                faults.push(Fault { line: number, why });
+            }
             Some(Err(ended)) => {
-                let why = ended.text.lines().next().unwrap_or_default();
-                return Err(format!("line {number}: {why}"));
+                let why = ended.text.lines().next().unwrap_or_default().to_owned();
+                faults.push(Fault { line: number, why });
             }
         }
     }
-    Ok(rules)
+    (rules, faults)
+}
+
+/// The lines of a rules file that ask for this, as `-S -n` prints those that it prints; thresholds are among what they say.
+pub fn lines(command: &Command) -> Vec<String> {
+    let resolver = resolver::Table::default();
+    let names = Naming { names: Names::Numeric, resolver: &resolver };
+    let service = |option, key, options: &ServiceOptions| {
+        let line = format!("{option} {}{}", service_option(key, &names), service_rule(key, options));
+        match options.client_address {
+            ClientAddress::Hidden => line,
+            told => format!("{OURS}{line} --client-address {}", told.name()),
+        }
+    };
+    let dest = |option, key, endpoint, options: &DestinationOptions| {
+        let ours = if options.method == ForwardingMethod::FullNat { OURS } else { "" };
+        let mut line =
+            format!("{ours}{option} {} -r {}", service_option(key, &names), names.destination(key, endpoint));
+        line += &destination_rule(options);
+        for (option, threshold) in [("-x", options.upper_threshold), ("-y", options.lower_threshold)] {
+            if threshold != 0 {
+                line += &format!(" {option} {threshold}");
+            }
+        }
+        line
+    };
+    vec![match command {
+        Command::AddService { key, options } => {
+            let hidden = ServiceOptions { client_address: ClientAddress::Hidden, ..options.clone() };
+            let add = service("-A", key, &hidden);
+            if hidden != *options {
+                return vec![add, service("-E", key, options)];
+            }
+            add
+        }
+        Command::EditService { key, options } => service("-E", key, options),
+        Command::AddDestination { service, endpoint, options } => dest("-a", service, *endpoint, options),
+        Command::EditDestination { service, endpoint, options } => dest("-e", service, *endpoint, options),
+        Command::SetTimeouts(Timeouts { tcp_seconds, tcp_fin_seconds, udp_seconds }) => {
+            format!("--set {tcp_seconds} {tcp_fin_seconds} {udp_seconds}")
+        }
+        Command::AddMark(rule) => format!("{OURS}mark add {rule}"),
+        Command::AddLocal(local) => format!("{OURS}laddr add {local}"),
+        // What rules say of others is how they are, not how they change.
+        other => format!("# {other}"),
+    }]
 }
 
 /// How a line begins that is for xvs only.
@@ -239,12 +294,11 @@ fn service_option(key: &ServiceKey, names: &Naming<'_>) -> String {
     }
 }
 
-fn service_rule(row: &ServiceRow) -> String {
-    let options = &row.options;
+fn service_rule(key: &ServiceKey, options: &ServiceOptions) -> String {
     let mut text = format!(" -s {}", options.scheduler);
     if let Some(seconds) = options.persistence_timeout_seconds {
         text += &format!(" -p {seconds}");
-        if options.netmask != Netmask::host(row.key.family()) {
+        if options.netmask != Netmask::host(key.family()) {
             text += &format!(" -M {}", netmask(options.netmask));
         }
     }
@@ -260,21 +314,21 @@ fn service_rule(row: &ServiceRow) -> String {
     text
 }
 
-fn destination_rule(row: &DestinationRow) -> String {
-    let method = match row.options.method {
+fn destination_rule(options: &DestinationOptions) -> String {
+    let method = match options.method {
         ForwardingMethod::Nat => "-m",
         ForwardingMethod::Tunnel => "-i",
         ForwardingMethod::FullNat => "--fullnat",
         ForwardingMethod::DirectRouting | ForwardingMethod::Local => "-g",
     };
-    let mut text = format!(" {method} -w {}", row.options.weight.0);
-    if row.options.method == ForwardingMethod::Tunnel {
+    let mut text = format!(" {method} -w {}", options.weight.0);
+    if options.method == ForwardingMethod::Tunnel {
         let sums = |checksum| match checksum {
             TunnelChecksum::Without => "--tun-nocsum",
             TunnelChecksum::Full => "--tun-csum",
             TunnelChecksum::Remote => "--tun-remcsum",
         };
-        text += &match row.options.tunnel {
+        text += &match options.tunnel {
             Tunnel::Ipip => " --tun-type ipip".to_owned(),
             Tunnel::Gue { port, checksum } => {
                 format!(" --tun-type gue --tun-port {port} {}", sums(checksum))

@@ -67,6 +67,7 @@ fn screen(report: &Value) -> String {
         counted(&report["services"], "virtual service", "virtual services"),
         counted(&report["destinations"], "real server", "real servers"),
     ));
+    lines.extend(rules_lines(report));
     let table = &report["table"];
     lines.push(format!(
         "table      {} of {} connections, {}",
@@ -83,6 +84,26 @@ fn screen(report: &Value) -> String {
     }));
     lines.extend(list(&report["warnings"]).iter().map(|warning| format!("warning    {}", text(warning))));
     lines.join("\n") + "\n"
+}
+
+/// What there is to say of the file of rules, and of rules that wait to be confirmed.
+fn rules_lines(report: &Value) -> Vec<String> {
+    let rules = &report["rules"];
+    let file = text(&rules["file"]);
+    let mut lines = Vec::new();
+    if let Some(error) = rules["error"].as_str() {
+        lines.push(format!("rules      {file}: {error}"));
+    } else if rules["faults"].is_number() {
+        let faults = counted(&rules["faults"], "fault", "faults");
+        lines.push(format!("rules      {faults} in {file}; see `xvs check {file}`"));
+    } else if rules["differences"].as_u64().is_some_and(|differences| differences > 0) {
+        let differences = counted(&rules["differences"], "difference", "differences");
+        lines.push(format!("rules      {differences} to {file}; see `xvs plan {file}`"));
+    }
+    if let Some(seconds) = report["unconfirmed_seconds"].as_u64() {
+        lines.push(format!("rules      applied, and taken back in {seconds} s; `xvs confirm` keeps them"));
+    }
+    lines
 }
 
 /// A worker's queues of each interface.
@@ -146,5 +167,23 @@ mod tests {
             drops      7 kernel_ring_full: too slow\n\
             warning    wan is gone; restart xvsd\n";
         assert_eq!(screen(&report), expected);
+    }
+
+    #[test]
+    fn rules_are_told_of_when_they_differ_have_faults_or_wait_to_be_confirmed() {
+        let told = |rules: Value, seconds: Value| {
+            rules_lines(&json!({ "rules": rules, "unconfirmed_seconds": seconds }))
+        };
+        assert!(told(json!(null), json!(null)).is_empty());
+        assert!(told(json!({ "file": "r", "differences": 0 }), json!(null)).is_empty());
+        for (rules, line) in [
+            (json!({ "file": "r", "differences": 3 }), "rules      3 differences to r; see `xvs plan r`"),
+            (json!({ "file": "r", "faults": 1 }), "rules      1 fault in r; see `xvs check r`"),
+            (json!({ "file": "r", "error": "not there" }), "rules      r: not there"),
+        ] {
+            assert_eq!(told(rules, json!(null)), [line]);
+        }
+        let waiting = told(json!(null), json!(7));
+        assert_eq!(waiting, ["rules      applied, and taken back in 7 s; `xvs confirm` keeps them"]);
     }
 }
