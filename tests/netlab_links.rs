@@ -62,7 +62,7 @@ fn an_interface_that_went_down_and_up_serves_again() {
     let director = serving(&cluster, Workers::One);
     for name in ["lan", "wan"] {
         ip(&cluster, Host::Director, &format!("link set {name} down"));
-        shows(&director, &format!("warning    {name} is down\n"));
+        shows(&director, &format!("warning    {name} is down; "));
         ip(&cluster, Host::Director, &format!("link set {name} up"));
         shows(&director, &format!("interface  {name}: up"));
         serves(&cluster);

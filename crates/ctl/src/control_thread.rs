@@ -13,7 +13,7 @@ use xvs_dataplane::outcome::Unresolved;
 use xvs_dataplane::port::LinkId;
 
 use crate::control::Control;
-use crate::message::{Access, CommandError, Reply, Request};
+use crate::message::{Access, Command, CommandError, Reply, Request};
 use crate::netfilter::Found;
 use crate::network::{Latest, View};
 use crate::shared::{InterfaceFacts, LinkState, Shared};
@@ -34,6 +34,9 @@ const UNRESOLVED_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long after a failure an interface that is back is attached again.
 const RETRY_ATTACHING: Duration = Duration::from_secs(1);
+
+/// How long a status waits for what runs.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The control thread.
 pub(crate) struct ControlThread {
@@ -102,7 +105,6 @@ impl ControlThread {
                 Ok(Input::Request(request, reply)) => {
                     let answer = self.control.handle(&request, self.shared.now());
                     if request.access() == Access::Change {
-                        self.count();
                         self.warn();
                     }
                     // Who asked may have gone.
@@ -126,9 +128,10 @@ impl ControlThread {
             if let Err(error) = self.control.tick(self.shared.now()) {
                 tracing::error!("{error}");
             }
-            if unconfirmed != self.control.unconfirmed_until() {
-                self.count();
+            if self.control.unconfirmed_until() != unconfirmed {
+                self.warn();
             }
+            self.shared.note();
             self.attach_again();
             self.resolve();
             self.control.plant().retry_neighbours();
@@ -166,7 +169,7 @@ impl ControlThread {
         self.warn();
     }
 
-    /// Tells what the operator should see to, and logs what is new of it.
+    /// Tells what the operator should see to and what waits to be confirmed, and logs what is new of it.
     fn warn(&mut self) {
         let Warnings { network, netfilter, attaching } = &self.warnings;
         let mut warnings = [network, netfilter, attaching, self.control.unfollowed()].concat();
@@ -176,6 +179,7 @@ impl ControlThread {
             tracing::warn!("{warning}");
         }
         facts.warnings = warnings;
+        facts.unconfirmed_until = self.control.unconfirmed_until();
     }
 
     /// Attaches interfaces again that were removed and are back, and gives workers sockets that have none.
@@ -223,17 +227,6 @@ impl ControlThread {
         } else {
             self.warn();
         }
-    }
-
-    /// Tells what is configured, and how much.
-    fn count(&self) {
-        let mut facts = self.shared.facts_now();
-        facts.state = Arc::new(self.control.state().clone());
-        facts.unconfirmed_until = self.control.unconfirmed_until();
-        let services = self.control.state().services();
-        (facts.services, facts.destinations) = services.fold((0, 0), |(services, dests), (_, service)| {
-            (services + 1, dests + service.destinations.len())
-        });
     }
 
     /// Has next hops resolved that packets were dropped for; looks for them once in an interval.
@@ -298,6 +291,19 @@ impl Handle {
         let (reply, answer) = bounded(1);
         self.inputs.send(Input::Request(request, reply)).map_err(|_| ending())?;
         answer.recv().map_err(|_| ending())?
+    }
+
+    /// The commands that make what runs.
+    ///
+    /// # Errors
+    /// The control thread does not say for too long, or the daemon is ending.
+    pub fn rules(&self) -> Result<Vec<Command>, CommandError> {
+        let (reply, answer) = bounded(1);
+        let asked = self.inputs.send_timeout(Input::Request(Request::Rules, reply), PATIENCE);
+        match asked.ok().and_then(|()| answer.recv_timeout(PATIENCE).ok()) {
+            Some(Ok(Reply::Rules(commands))) => Ok(commands),
+            _ => Err(CommandError::Failed { why: "the control thread is busy".to_owned() }),
+        }
     }
 
     /// What needs no writer.

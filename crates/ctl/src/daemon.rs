@@ -30,6 +30,7 @@ use crate::config::{Config, ConfigError};
 use crate::control::Control;
 use crate::control_thread::{ControlThread, Handle, Input};
 use crate::crew::Crew;
+use crate::history::History;
 use crate::message::{CommandError, Reply, Request};
 use crate::netfilter;
 use crate::network::neighbours::Neighbours;
@@ -121,7 +122,8 @@ impl Daemon {
         let swept = sweeper.counters();
         let sweeping = Some(Sweeping::start(sweeper, clock.clone()).map_err(a_thread())?);
         let (reader, published, facts) = (Mutex::new(reader), control.published(), Mutex::new(facts));
-        let shared = Arc::new(Shared { clock, table, reader, published, counters, swept, facts });
+        let history = History::default();
+        let shared = Arc::new(Shared { clock, table, reader, published, counters, swept, history, facts });
         let (inputs, queue) = bounded(QUEUE);
         let (latest, rules) = (Latest::default(), Latest::default());
         let views = (latest.clone(), rules.clone());

@@ -3,16 +3,13 @@
 //! Changes and what needs the desired state go to the control thread; connections, counters and status are read by the
 //! client's own thread, so that they delay no command. While the daemon starts, it says so.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::OnceLock;
 
 use serde_json::{Value, json};
-use xvs_dataplane::counters::{Counter, WorkerCounters};
 use xvs_dataplane::verdict::DropReason;
 
 use crate::adm::SystemResolver;
@@ -21,10 +18,9 @@ use crate::control_thread::Handle;
 use crate::filter::Filter;
 use crate::locals;
 use crate::message::{CommandError, ConnectionRow, Reply, Request};
-use crate::plan::{Wanted, carried_out, commands_of, differences};
+use crate::plan::{Wanted, carried_out, differences, state_of};
 use crate::server::{Handler, Peer};
-use crate::shared::{Facts, Shared};
-use crate::state::State;
+use crate::status;
 
 /// The daemon as its clients meet it.
 #[derive(Default)]
@@ -49,7 +45,11 @@ impl Handler for Front {
     fn handle(&self, request: Request, peer: &Peer) -> Result<Reply, CommandError> {
         let daemon = self.daemon()?;
         match request {
-            Request::Status => Ok(Reply::Report(status(daemon.shared()))),
+            Request::Status => {
+                let mut report = status::report(daemon.shared());
+                report["rules"] = json!(daemon.shared().facts().rules.map(|file| drift(&file, daemon)));
+                Ok(Reply::Report(report))
+            }
             Request::Counters => Ok(Reply::Report(json!(daemon.shared().counters()))),
             Request::CountConnections(filter) => {
                 let shared = daemon.shared();
@@ -64,7 +64,6 @@ impl Handler for Front {
                     shared.workers().iter().map(|counters| counters.dropped(DropReason::NoLocalPort).value());
                 Ok(Reply::Report(json!(locals::report(&known, shared.reader(), exhausted.sum()))))
             }
-            Request::Rules => Ok(Reply::Rules(commands_of(&daemon.shared().facts().state))),
             Request::Change(_)
             | Request::Restore(_)
             | Request::Apply { .. }
@@ -126,137 +125,19 @@ fn log(request: &Request, answer: &Result<Reply, CommandError>, peer: &Peer) {
     }
 }
 
-/// How the daemon is, for `xvs status`.
-fn status(shared: &Shared) -> Value {
-    let facts = shared.facts();
-    let interfaces: Vec<_> = facts
-        .interfaces
-        .iter()
-        .map(|interface| {
-            json!({
-                "name": interface.name,
-                "mode": interface.mode,
-                "why_not_native": interface.why_not_native,
-                "queues": interface.queues,
-                "state": interface.state.to_string(),
-                "attached_again": interface.attached_again,
-            })
-        })
-        .collect();
-    let workers: Vec<_> = facts
-        .workers
-        .iter()
-        .zip(shared.workers())
-        .map(|(worker, counters)| {
-            let counters: BTreeMap<_, _> = counters.all().filter(|(_, value)| *value != 0).collect();
-            let names = facts.interfaces.iter().map(|interface| interface.name.as_str());
-            let queues: BTreeMap<_, _> = names.zip(&worker.queues).collect();
-            json!({
-                "core": worker.core,
-                "queues": queues,
-                "copy_mode": worker.copy_mode,
-                "counters": counters,
-            })
-        })
-        .collect();
-    let table = shared.table();
-    json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "uptime_seconds": Duration::from_millis(shared.now().0).as_secs(),
-        "services": facts.services,
-        "destinations": facts.destinations,
-        "interfaces": interfaces,
-        "workers": workers,
-        "table": {
-            "size": table.config().capacity,
-            "connections": table.live(),
-            "pages": table.pages().to_string(),
-        },
-        "drops": drops(shared.workers()),
-        "rules": facts.rules.as_deref().map(|file| drift(file, &facts.state)),
-        "unconfirmed_seconds": facts.unconfirmed_until.map(|until| shared.now().until(until).as_secs()),
-        "warnings": warnings(&facts),
-    })
-}
-
 /// How what runs differs from the file of rules, as it is now.
-fn drift(file: &Path, running: &State) -> Value {
+fn drift(file: &Path, daemon: &Handle) -> Value {
+    let error = |error: &dyn fmt::Display| json!({ "file": file, "error": error.to_string() });
     let text = match fs::read_to_string(file) {
         Ok(text) => text,
-        Err(error) => return json!({ "file": file, "error": error.to_string() }),
+        Err(unreadable) => return error(&unreadable),
     };
-    match Wanted::read(&text, &SystemResolver::default()) {
-        Ok((_, wanted)) => json!({ "file": file, "differences": differences(running, &wanted).len() }),
-        Err(faults) => json!({ "file": file, "faults": faults.len() }),
-    }
-}
-
-/// What was dropped, by the workers or before they had it, and why.
-fn drops(workers: &[Arc<WorkerCounters>]) -> Vec<Value> {
-    let sum = |counter: &dyn Fn(&WorkerCounters) -> &Counter| -> u64 {
-        workers.iter().map(|counters| counter(counters).value()).sum()
+    let wanted = match Wanted::read(&text, &SystemResolver::default()) {
+        Ok((_, wanted)) => wanted,
+        Err(faults) => return json!({ "file": file, "faults": faults.len() }),
     };
-    let ours = DropReason::all()
-        .map(|reason| (reason.name(), reason.sentence(), sum(&|counters| counters.dropped(reason))));
-    let kernel = [
-        (
-            "kernel_ring_full",
-            "a worker was not fast enough for its RX ring: take more workers, or raise receive_ring",
-            sum(&|counters| &counters.kernel_ring_full),
-        ),
-        (
-            "kernel_fill_ring_empty",
-            "no frame was free for them: raise receive_ring",
-            sum(&|counters| &counters.kernel_fill_ring_empty),
-        ),
-        (
-            "kernel_dropped",
-            "the kernel could not give them to a worker, such as packets larger than a frame",
-            sum(&|counters| &counters.kernel_dropped),
-        ),
-    ];
-    ours.chain(kernel)
-        .filter(|(.., packets)| *packets > 0)
-        .map(|(reason, what, packets)| json!({ "reason": reason, "packets": packets, "what": what }))
-        .collect()
-}
-
-/// What the operator should see to: interfaces first.
-fn warnings(facts: &Facts) -> Vec<String> {
-    let interfaces =
-        facts.interfaces.iter().filter_map(|interface| interface.state.complaint(&interface.name));
-    interfaces.chain(facts.warnings.iter().cloned()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::shared::{InterfaceFacts, LinkState};
-
-    #[test]
-    fn drops_of_all_workers_are_summed_and_those_before_the_workers_are_among_them() {
-        let workers = [Arc::new(WorkerCounters::default()), Arc::default()];
-        workers[0].dropped(DropReason::TransmitRefused).add(2);
-        workers[1].dropped(DropReason::TransmitRefused).add(3);
-        workers[1].kernel_ring_full.add(7);
-        let drops = drops(&workers);
-        let told: Vec<_> =
-            drops.iter().map(|drop| (drop["reason"].as_str().unwrap(), &drop["packets"])).collect();
-        assert_eq!(told, [(DropReason::TransmitRefused.name(), &json!(5)), ("kernel_ring_full", &json!(7))]);
-    }
-
-    #[test]
-    fn an_interface_that_is_gone_is_the_first_warning() {
-        let interface = InterfaceFacts {
-            name: "wan".to_owned(),
-            mode: "native".to_owned(),
-            why_not_native: None,
-            queues: 1,
-            state: LinkState::Gone,
-            attached_again: 0,
-        };
-        let facts =
-            Facts { interfaces: vec![interface], warnings: vec!["another".to_owned()], ..Facts::default() };
-        assert_eq!(warnings(&facts), ["wan is gone; it is attached again when it is back and up", "another"]);
+    match daemon.rules().and_then(|commands| state_of(&commands)) {
+        Ok(running) => json!({ "file": file, "differences": differences(&running, &wanted).len() }),
+        Err(busy) => error(&busy),
     }
 }

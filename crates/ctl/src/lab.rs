@@ -79,7 +79,12 @@ pub(crate) struct Unwired {
 
 impl Plant for Unwired {
     fn widen(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
-        self.rules = self.rules.or(rules);
+        self.rules.add(rules);
+        Ok(())
+    }
+
+    fn take_back(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+        self.rules.subtract(rules);
         Ok(())
     }
 

@@ -19,8 +19,10 @@ pub mod config;
 pub mod control_thread;
 pub mod daemon;
 pub mod front;
+pub mod history;
 mod placement;
 pub mod shared;
+pub mod status;
 mod threads;
 mod wired;
 

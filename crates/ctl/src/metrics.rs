@@ -62,6 +62,7 @@ impl Page {
         self.gauge("xvs_build_info", "Always 1; the version of xvsd.", &version, 1.0);
         let table = shared.table();
         let uptime = Duration::from_millis(shared.now().0).as_secs_f64();
+        let (services, destinations) = shared.configured();
         for (name, help, value) in [
             ("xvs_uptime_seconds", "How long xvsd has been running.", uptime),
             (
@@ -69,8 +70,8 @@ impl Page {
                 "Configurations published so far; the last one is in force.",
                 snapshot.epoch as f64,
             ),
-            ("xvs_services", "Virtual services.", facts.services as f64),
-            ("xvs_destinations", "Destinations (real servers) of all services.", facts.destinations as f64),
+            ("xvs_services", "Virtual services.", services as f64),
+            ("xvs_destinations", "Destinations (real servers) of all services.", destinations as f64),
             (
                 "xvs_warnings",
                 "Sentences for the operator that xvs status shows.",
@@ -280,6 +281,7 @@ mod tests {
             published: control.published(),
             counters: vec![Arc::default()],
             swept: Arc::default(),
+            history: Default::default(),
             facts: Mutex::new(facts),
         }
     }

@@ -15,7 +15,7 @@ use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::snapshot::Snapshot;
 
-use crate::state::State;
+use crate::history::{History, Sample};
 use crate::sweep::SweepCounters;
 
 /// What requests that need no writer are answered from.
@@ -27,6 +27,7 @@ pub struct Shared {
     pub(crate) published: Arc<ArcSwap<Snapshot>>,
     pub(crate) counters: Vec<Arc<WorkerCounters>>,
     pub(crate) swept: Arc<SweepCounters>,
+    pub(crate) history: History,
     /// How each interface is attached and each worker placed, and what is wrong with the network.
     pub(crate) facts: Mutex<Facts>,
 }
@@ -38,16 +39,10 @@ pub struct Facts {
     pub interfaces: Vec<InterfaceFacts>,
     /// One line a worker.
     pub workers: Vec<WorkerFacts>,
-    /// Virtual services.
-    pub services: usize,
-    /// Destinations of all services.
-    pub destinations: usize,
     /// Sentences for the operator.
     pub warnings: Vec<String>,
     /// The file of rules that the daemon began with.
     pub rules: Option<PathBuf>,
-    /// The desired state.
-    pub state: Arc<State>,
     /// Until when rules that were applied can be confirmed.
     pub unconfirmed_until: Option<Millis>,
 }
@@ -94,7 +89,7 @@ impl LinkState {
     pub fn complaint(self, name: &str) -> Option<String> {
         match self {
             Self::Up => None,
-            Self::Down => Some(format!("{name} is down")),
+            Self::Down => Some(format!("{name} is down; `ip link set {name} up`, or see to its cable")),
             Self::Gone => Some(format!("{name} is gone; it is attached again when it is back and up")),
         }
     }
@@ -137,6 +132,12 @@ impl Shared {
         &self.reader
     }
 
+    /// Remembers what the counters say, if that is due.
+    pub(crate) fn note(&self) {
+        let now = self.now();
+        self.history.note(now, || Sample::take(&self.counters, now));
+    }
+
     /// How the daemon stands.
     pub fn facts(&self) -> Facts {
         self.facts_now().clone()
@@ -145,6 +146,15 @@ impl Shared {
     /// The same, for the control thread, which is the one writer. A panic elsewhere leaves it whole.
     pub(crate) fn facts_now(&self) -> MutexGuard<'_, Facts> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many virtual services there are, and destinations of all of them. Costs a look at each service.
+    pub fn configured(&self) -> (usize, usize) {
+        let snapshot = self.published.load();
+        snapshot
+            .services
+            .iter()
+            .fold((0, 0), |(services, dests), service| (services + 1, dests + service.members.len()))
     }
 
     /// Every worker's counters.
@@ -164,6 +174,28 @@ impl Shared {
 }
 
 #[cfg(test)]
+impl Shared {
+    /// A daemon's, of one worker and no interface, for tests.
+    #[allow(clippy::unwrap_used, reason = "for tests only")]
+    pub(crate) fn of_one_worker(published: Arc<ArcSwap<Snapshot>>) -> Self {
+        use xvs_dataplane::conn::TableConfig;
+        use xvs_dataplane::shm::Memory;
+        let table =
+            Table::create(TableConfig { capacity: 1024, workers: 1, memory: Memory::OnDemand }).unwrap();
+        Self {
+            clock: Arc::new(Clock::monotonic()),
+            reader: Mutex::new(table.reader().unwrap()),
+            table,
+            published,
+            counters: vec![Arc::default()],
+            swept: Arc::default(),
+            history: History::default(),
+            facts: Mutex::default(),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -174,7 +206,10 @@ mod tests {
         let ifindex = network.links[0].ifindex;
         assert_eq!(LinkState::of(&network, ifindex).complaint("wan"), None);
         network.links[0].up = false;
-        assert_eq!(LinkState::of(&network, ifindex).complaint("wan").unwrap(), "wan is down");
+        assert_eq!(
+            LinkState::of(&network, ifindex).complaint("wan").unwrap(),
+            "wan is down; `ip link set wan up`, or see to its cable"
+        );
         network.links.clear();
         assert_eq!(
             LinkState::of(&network, ifindex).complaint("wan").unwrap(),

@@ -163,20 +163,27 @@ impl Fragments {
             return Gathered::Refused(reason);
         }
         let tag = key.tag(&self.secret);
-        let owner = self.exchange.owner(tag, self.worker);
-        if owner != self.worker {
-            let sent = self.exchange.send(owner, received.link, received.frame.bytes());
-            self.released.push(received);
-            return if sent { Gathered::HandedOver } else { Gathered::Refused(DropReason::FragmentCrowded) };
-        }
-        self.last = now;
         let mut sum = Sum::default();
-        let mut until = now + TIMEOUT[usize::from(packet.family() == Family::V6)];
+        let mut until = None;
         for other in self.held.iter().filter(|other| other.tag == tag && other.key == key) {
-            until = other.until;
+            until = Some(other.until);
             sum.add(&other.part);
             sum.repeated += other.part.shared_with(&part);
         }
+        if until.is_none() {
+            let gatherer = self.exchange.claim(tag, self.worker);
+            if gatherer != self.worker {
+                let sent = self.exchange.send(gatherer, received.link, received.frame.bytes());
+                self.released.push(received);
+                return if sent {
+                    Gathered::HandedOver
+                } else {
+                    Gathered::Refused(DropReason::FragmentCrowded)
+                };
+            }
+        }
+        self.last = now;
+        let until = until.unwrap_or(now + TIMEOUT[usize::from(packet.family() == Family::V6)]);
         sum.add(&part);
         if sum.repeats(&part) {
             self.released.push(received);
@@ -245,11 +252,12 @@ impl Fragments {
     }
 
     fn release(&mut self, key: &Key) {
-        let released = &mut self.released;
+        let mut claimed = None;
         for held in self.held.extract_if(.., |held| held.key == *key) {
-            self.exchange.release(held.tag, self.worker);
-            released.push(held.received);
+            claimed = Some(held.tag);
+            self.released.push(held.received);
         }
+        claimed.inspect(|tag| self.exchange.release(*tag));
     }
 
     /// Copies the parts of a datagram of so many bytes behind the first one's headers.

@@ -4,6 +4,7 @@
 //! is built; the packet's destination address says the bucket. If the destination there is not usable, nobody is
 //! chosen. It keeps no state. Cost: one hash. Source: ipvs-behaviour, section 5.3.
 
+use crate::account::{Account, Figure};
 use crate::hash::{bucket, folded};
 use crate::scheduler::{Candidates, Choice, Kind, Request, Scheduler, Setup, State};
 
@@ -18,12 +19,28 @@ impl Dh {
     fn new(setup: &Setup<'_>) -> Self {
         Self { count: setup.destinations.len() }
     }
+
+    /// The bucket of a packet, and the position there.
+    fn own(&self, request: &Request) -> (usize, Option<usize>) {
+        let bucket = bucket(folded(request.dest.addr), BUCKETS_BITS);
+        (bucket, bucket.checked_rem(self.count))
+    }
 }
 
 impl Scheduler for Dh {
     fn pick(&self, state: State, request: &Request, candidates: &dyn Candidates) -> Choice {
-        let position = bucket(folded(request.dest.addr), BUCKETS_BITS).checked_rem(self.count);
+        let (_, position) = self.own(request);
         Choice { position: position.filter(|&position| candidates.usable(position)), state }
+    }
+
+    fn account(&self, _: State, request: &Request, candidates: &dyn Candidates) -> Account {
+        let (bucket, position) = self.own(request);
+        let rule =
+            format!("who has the bucket of the packet's destination address, {bucket} of 256; nobody else");
+        let account = Account::new(KIND.name, rule, candidates.len());
+        position
+            .into_iter()
+            .fold(account, |account, position| account.with(position, Figure::count("bucket", bucket)))
     }
 }
 

@@ -3,6 +3,7 @@
 //! Runs once per new connection. Chooses the usable destination with the highest weight, whatever it carries; the
 //! first in order wins a tie. It keeps no state. Cost: one pass over the service's destinations.
 
+use crate::account::Account;
 use crate::scheduler::{Candidates, Choice, Kind, Request, Scheduler, State};
 
 pub(crate) const KIND: Kind = Kind::new("fo", |_| Box::new(Fo));
@@ -13,6 +14,11 @@ impl Scheduler for Fo {
     fn pick(&self, state: State, _: &Request, candidates: &dyn Candidates) -> Choice {
         let usable = (0..candidates.len()).filter(|position| candidates.usable(*position));
         Choice { position: heaviest(usable, candidates), state }
+    }
+
+    fn account(&self, _: State, _: &Request, candidates: &dyn Candidates) -> Account {
+        let rule = "the highest weight, whatever it carries; the first in order wins a tie";
+        Account::new(KIND.name, rule, candidates.len())
     }
 }
 

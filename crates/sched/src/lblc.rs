@@ -10,10 +10,11 @@
 
 use std::sync::Arc;
 
+use crate::account::{Account, Figure};
 use crate::hash::identity;
 use crate::memory::{Entry, Memory};
 use crate::scheduler::{Candidates, Choice, Kind, Load, Request, Scheduler, Setup, State};
-use crate::wlc::least;
+use crate::wlc::{OVERHEAD, least};
 
 pub(crate) const KIND: Kind = Kind::new("lblc", |setup| Box::new(Lblc::new(setup)));
 
@@ -28,13 +29,16 @@ impl Lblc {
         let memory = setup.memory.clone().unwrap_or_else(|| Memory::new(expiration.clone()));
         Self { roster: Roster::new(setup), memory }
     }
+
+    /// Who is remembered for a packet's destination address.
+    fn known(&self, request: &Request) -> Option<usize> {
+        self.roster.position(*self.memory.find(request.dest.addr)?.members().first()?)
+    }
 }
 
 impl Scheduler for Lblc {
     fn pick(&self, state: State, request: &Request, candidates: &dyn Candidates) -> Choice {
-        let entry = self.memory.find(request.dest.addr);
-        let known = entry.and_then(|entry| self.roster.position(*entry.members().first()?));
-        let valid = known.filter(|&position| {
+        let valid = self.known(request).filter(|&position| {
             !candidates.weight(position).is_quiescent() && !is_overloaded(position, candidates)
         });
         let position = valid.or_else(|| least(0..candidates.len(), candidates, Load::overhead));
@@ -51,6 +55,13 @@ impl Scheduler for Lblc {
         choice
     }
 
+    fn account(&self, _: State, request: &Request, candidates: &dyn Candidates) -> Account {
+        let rule = "who is remembered for the packet's destination address, unless it is quiescent, or busy while another \
+                    one idles; else the lowest 256 × active + inactive connections for its weight";
+        let account = Account::new(KIND.name, rule, candidates.len());
+        account.with_known(self.known(request), candidates)
+    }
+
     fn memory(&self) -> Option<&Arc<Memory>> {
         Some(&self.memory)
     }
@@ -62,6 +73,25 @@ pub(crate) fn is_overloaded(position: usize, candidates: &dyn Candidates) -> boo
     let weight = |position| u64::from(candidates.weight(position).0);
     active(position) > weight(position)
         && (0..candidates.len()).any(|other| active(other) * 2 < weight(other))
+}
+
+impl Account {
+    /// The same with who is remembered and who is busy, and what is compared otherwise.
+    #[must_use]
+    pub(crate) fn with_known(
+        self,
+        known: impl IntoIterator<Item = usize>,
+        candidates: &dyn Candidates,
+    ) -> Self {
+        let mut account = self.with_shares(OVERHEAD, candidates, Load::overhead);
+        for position in known {
+            account = account.with(position, Figure::count("remembered", 1));
+        }
+        for position in (0..candidates.len()).filter(|position| is_overloaded(*position, candidates)) {
+            account = account.with(position, Figure::count("busy", 1));
+        }
+        account
+    }
 }
 
 /// Who stands where: positions change with the list, a [`Memory`] knows identities.

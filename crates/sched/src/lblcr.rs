@@ -11,6 +11,7 @@
 
 use std::sync::Arc;
 
+use crate::account::Account;
 use crate::lblc::{Roster, is_overloaded};
 use crate::memory::{Entry, Memory};
 use crate::scheduler::{Candidates, Choice, Kind, Load, Request, Scheduler, Setup, State};
@@ -35,7 +36,7 @@ impl Lblcr {
         let now = request.now_millis;
         let mut entry = self.memory.find(request.dest.addr).unwrap_or_else(|| Entry::new(now));
         entry.used_millis = now;
-        let known = entry.members().iter().filter_map(|member| self.roster.position(*member));
+        let known = self.positions(&entry);
         let own = least(known, candidates, Load::overhead);
         let unchanged = now > entry.changed_millis + self.memory.expiration_millis();
         if unchanged
@@ -53,6 +54,11 @@ impl Lblcr {
             entry.add(self.roster.identity(position), now);
         }
         (any, entry)
+    }
+
+    /// Those of a set that are still there.
+    fn positions(&self, entry: &Entry) -> impl Iterator<Item = usize> {
+        entry.members().iter().filter_map(|member| self.roster.position(*member))
     }
 
     /// The place in the set of the one with the highest overhead-to-weight ratio; the first wins a tie.
@@ -83,6 +89,14 @@ impl Scheduler for Lblcr {
             self.memory.enter(request.dest.addr, &entry);
         }
         Choice { position, state }
+    }
+
+    fn account(&self, _: State, request: &Request, candidates: &dyn Candidates) -> Account {
+        let rule = "the lowest 256 × active + inactive connections for its weight among those remembered for the packet's \
+                    destination address, unless it is busy while another one idles; then among all";
+        let account = Account::new(KIND.name, rule, candidates.len());
+        let entry = self.memory.find(request.dest.addr).unwrap_or_default();
+        account.with_known(self.positions(&entry), candidates)
     }
 
     fn memory(&self) -> Option<&Arc<Memory>> {

@@ -3,7 +3,9 @@
 //! Runs once per new connection. Chooses the usable destination with the lowest overhead, whatever its weight; the
 //! first in order wins a tie. It keeps no state. Cost: one pass over the service's destinations.
 
+use crate::account::{Account, Figure};
 use crate::scheduler::{Candidates, Choice, Kind, Request, Scheduler, State};
+use crate::wlc::OVERHEAD;
 
 pub(crate) const KIND: Kind = Kind::new("lc", |_| Box::new(Lc));
 
@@ -13,6 +15,13 @@ impl Scheduler for Lc {
     fn pick(&self, state: State, _: &Request, candidates: &dyn Candidates) -> Choice {
         let usable = (0..candidates.len()).filter(|position| candidates.usable(*position));
         Choice { position: usable.min_by_key(|position| candidates.load(*position).overhead()), state }
+    }
+
+    fn account(&self, _: State, _: &Request, candidates: &dyn Candidates) -> Account {
+        let rule = "the lowest 256 × active + inactive connections, whatever its weight; the first in order wins a tie";
+        (0..candidates.len()).fold(Account::new(KIND.name, rule, candidates.len()), |account, position| {
+            account.with(position, Figure::new(OVERHEAD, candidates.load(position).overhead() as f64))
+        })
     }
 }
 

@@ -14,6 +14,8 @@ pub mod service;
 
 pub mod scheduler;
 
+mod account;
+
 mod hash;
 mod memory;
 
@@ -33,6 +35,7 @@ mod twos;
 mod wlc;
 mod wrr;
 
+pub use account::{Account, Certainty, Figure};
 pub use destination::{ClientAddress, Destination, ForwardingMethod, Weight};
 pub use scheduler::{Candidates, Choice, Load, Request, Scheduler, State};
 pub use service::ServiceKey;

@@ -13,6 +13,7 @@
 
 use std::net::IpAddr;
 
+use crate::account::Account;
 use crate::hash::{folded, sip};
 use crate::scheduler::{Candidates, Choice, Flags, Kind, Request, Scheduler, Setup, State};
 use crate::wrr::gcd;
@@ -30,21 +31,29 @@ impl Mh {
     fn new(setup: &Setup<'_>) -> Self {
         Self { flags: setup.flags, slots: fill(setup) }
     }
+
+    /// The slots that a packet's are looked for in, one after the other, with the position in each.
+    fn tried(&self, request: &Request) -> impl Iterator<Item = (usize, usize)> {
+        let port = if self.flags.contains(Flags::PORT) { request.source.port } else { 0 };
+        let place = move |offset| slot(hash(PLACE_KEY, request.source.addr, port, offset as u32));
+        let own = place(0);
+        let others = if self.flags.contains(Flags::FALLBACK) { SLOTS } else { 0 };
+        let others = (0..others).map(move |offset| place((offset + own) % SLOTS));
+        let position = |slot: usize| Some((slot, *self.slots.get(slot)? as usize));
+        std::iter::once(own).chain(others).filter_map(position)
+    }
 }
 
 impl Scheduler for Mh {
     fn pick(&self, state: State, request: &Request, candidates: &dyn Candidates) -> Choice {
-        let port = if self.flags.contains(Flags::PORT) { request.source.port } else { 0 };
-        let usable = |offset: usize| {
-            let slot = slot(hash(PLACE_KEY, request.source.addr, port, offset as u32));
-            let position = self.slots.get(slot).map(|position| *position as usize);
-            (slot, position.filter(|&position| candidates.usable(position)))
-        };
-        let (own, mut position) = usable(0);
-        if position.is_none() && self.flags.contains(Flags::FALLBACK) {
-            position = (0..SLOTS).find_map(|offset| usable((offset + own) % SLOTS).1);
-        }
-        Choice { position, state }
+        let position = self.tried(request).map(|(_, position)| position);
+        Choice { position: position.into_iter().find(|&position| candidates.usable(position)), state }
+    }
+
+    fn account(&self, _: State, request: &Request, candidates: &dyn Candidates) -> Account {
+        let what = if self.flags.contains(Flags::PORT) { "address and port" } else { "address" };
+        let slot = format!("who has the slot of the packet's source {what}");
+        Account::of_places(KIND.name, &slot, "slot", self.flags, self.tried(request), candidates)
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Runs once per new connection and chooses nobody. Cost: nothing.
 
+use crate::account::Account;
 use crate::scheduler::{Candidates, Choice, Kind, Request, Scheduler, State};
 
 pub(crate) const KIND: Kind = Kind::new("none", |_| Box::new(Nobody));
@@ -11,6 +12,10 @@ struct Nobody;
 impl Scheduler for Nobody {
     fn pick(&self, state: State, _: &Request, _: &dyn Candidates) -> Choice {
         Choice { position: None, state }
+    }
+
+    fn account(&self, _: State, _: &Request, candidates: &dyn Candidates) -> Account {
+        Account::new(KIND.name, "nobody is ever chosen: the service has no scheduler", candidates.len())
     }
 }
 

@@ -4,8 +4,9 @@
 //! weight; if there is none, as `sed` does. It keeps no state. Cost: at most two passes over the service's
 //! destinations.
 
+use crate::account::{Account, Figure};
 use crate::scheduler::{Candidates, Choice, Kind, Request, Scheduler, State};
-use crate::sed::expected;
+use crate::sed::{EXPECTED, expected};
 use crate::wlc::least;
 
 pub(crate) const KIND: Kind = Kind::new("nq", |_| Box::new(Nq));
@@ -15,9 +16,22 @@ struct Nq;
 impl Scheduler for Nq {
     fn pick(&self, state: State, _: &Request, candidates: &dyn Candidates) -> Choice {
         let mut all = 0..candidates.len();
-        let idle = all.find(|&position| candidates.load(position).active == 0 && candidates.usable(position));
+        let idle = all.find(|&position| is_idle(position, candidates) && candidates.usable(position));
         Choice { position: idle.or_else(|| least(0..candidates.len(), candidates, expected)), state }
     }
+
+    fn account(&self, _: State, _: &Request, candidates: &dyn Candidates) -> Account {
+        let rule = "the first that is idle, without active connections; if none is, the lowest active connections, this \
+                    one included, for its weight";
+        let account = Account::new(KIND.name, rule, candidates.len());
+        let account = account.with_shares(EXPECTED, candidates, expected);
+        let idle = (0..candidates.len()).filter(|position| is_idle(*position, candidates));
+        idle.fold(account, |account, position| account.with(position, Figure::count("idle", 1)))
+    }
+}
+
+fn is_idle(position: usize, candidates: &dyn Candidates) -> bool {
+    candidates.load(position).active == 0
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! not exceed its weight; the first in order wins a tie. So a destination of weight 3 takes a fourth connection, and the
 //! fifth goes on to the next. It keeps no state. Cost: one pass over the service's destinations.
 
+use crate::account::{Account, Figure};
 use crate::fo::heaviest;
 use crate::scheduler::{Candidates, Choice, Kind, Request, Scheduler, State};
 
@@ -13,12 +14,23 @@ struct Ovf;
 
 impl Scheduler for Ovf {
     fn pick(&self, state: State, _: &Request, candidates: &dyn Candidates) -> Choice {
-        let has_room = |position: &usize| {
-            candidates.usable(*position)
-                && candidates.load(*position).active <= candidates.weight(*position).0
-        };
-        Choice { position: heaviest((0..candidates.len()).filter(has_room), candidates), state }
+        let usable = (0..candidates.len()).filter(|position| candidates.usable(*position));
+        let roomy = usable.filter(|position| room(*position, candidates) > 0);
+        Choice { position: heaviest(roomy, candidates), state }
     }
+
+    fn account(&self, _: State, _: &Request, candidates: &dyn Candidates) -> Account {
+        let rule =
+            "the highest weight of those that have room: until their active connections exceed their weight";
+        (0..candidates.len()).fold(Account::new(KIND.name, rule, candidates.len()), |account, position| {
+            account.with(position, Figure::new("room", room(position, candidates) as f64))
+        })
+    }
+}
+
+/// How many active connections more one takes; not above 0 if none.
+fn room(position: usize, candidates: &dyn Candidates) -> i64 {
+    i64::from(candidates.weight(position).0) + 1 - i64::from(candidates.load(position).active)
 }
 
 #[cfg(test)]

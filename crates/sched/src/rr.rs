@@ -5,6 +5,7 @@
 //! first. Cost: a binary search, and as many steps as there are overloaded destinations in a row; quiescent ones are
 //! left out when it is built.
 
+use crate::account::{Account, Figure};
 use crate::destination::Weight;
 use crate::scheduler::{Candidates, Change, Choice, Kind, Request, Scheduler, Setup, State};
 
@@ -21,15 +22,28 @@ impl Rr {
         let weighted = all.filter(|(_, destination)| !destination.weight.is_quiescent());
         Self { weighted: weighted.map(|(position, _)| position).collect() }
     }
+
+    /// The positions in the order in which it is their turn.
+    fn turns(&self, state: State) -> impl Iterator<Item = usize> {
+        let (before, after) =
+            self.weighted.split_at(self.weighted.partition_point(|&position| (position as u64) < state.0));
+        after.iter().chain(before).copied()
+    }
 }
 
 impl Scheduler for Rr {
     fn pick(&self, state: State, _: &Request, candidates: &dyn Candidates) -> Choice {
-        let (before, after) =
-            self.weighted.split_at(self.weighted.partition_point(|&position| (position as u64) < state.0));
-        let position = after.iter().chain(before).copied().find(|&position| candidates.usable(position));
+        let position = self.turns(state).find(|&position| candidates.usable(position));
         let state = position.map_or(state, |position| State(position as u64 + 1));
         Choice { position, state }
+    }
+
+    fn account(&self, state: State, _: &Request, candidates: &dyn Candidates) -> Account {
+        let rule = "in turn, beginning after the one chosen last; weights matter only as zero or not";
+        let turns = (1..).zip(self.turns(state));
+        turns.fold(Account::new(KIND.name, rule, candidates.len()), |account, (turn, position)| {
+            account.with(position, Figure::count("turn", turn))
+        })
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use xvs_proto::Endpoint;
 
+use crate::account::Account;
 use crate::destination::{Destination, Weight};
 pub use crate::memory::{Memory, Tuning};
 use crate::{dh, fo, lblc, lblcr, lc, mh, none, nq, ovf, rr, sed, sh, twos, wlc, wrr};
@@ -97,6 +98,9 @@ pub trait Scheduler: Send + Sync {
     fn choose(&self, state: State, request: &Request, candidates: &dyn Candidates) -> Choice {
         self.pick(state, request, candidates)
     }
+
+    /// What [`pick`](Self::pick) goes by with the same arguments. Nothing changes either.
+    fn account(&self, state: State, request: &Request, candidates: &dyn Candidates) -> Account;
 
     /// What the scheduler built after this one for the same service goes on with.
     fn memory(&self) -> Option<&Arc<Memory>> {

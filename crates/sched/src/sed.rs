@@ -4,6 +4,7 @@
 //! one included, to weight; the first in order wins a tie. It keeps no state. Cost: one pass over the service's
 //! destinations.
 
+use crate::account::Account;
 use crate::scheduler::{Candidates, Choice, Kind, Load, Request, Scheduler, State};
 use crate::wlc::least;
 
@@ -15,7 +16,17 @@ impl Scheduler for Sed {
     fn pick(&self, state: State, _: &Request, candidates: &dyn Candidates) -> Choice {
         Choice { position: least(0..candidates.len(), candidates, expected), state }
     }
+
+    fn account(&self, _: State, _: &Request, candidates: &dyn Candidates) -> Account {
+        let rule =
+            "the lowest active connections, this one included, for its weight; the first in order wins a tie";
+        let account = Account::new(KIND.name, rule, candidates.len());
+        account.with_shares(EXPECTED, candidates, expected)
+    }
 }
+
+/// How accounts name [`expected`].
+pub(crate) const EXPECTED: &str = "expected";
 
 /// The active connections that there would be.
 pub(crate) fn expected(load: Load) -> i64 {

@@ -7,6 +7,7 @@
 //!
 //! Source: ipvs-behaviour, section 5.3.
 
+use crate::account::Account;
 use crate::hash::{bucket, folded};
 use crate::scheduler::{Candidates, Choice, Flags, Kind, Request, Scheduler, Setup, State};
 
@@ -26,22 +27,28 @@ impl Sh {
         let round: Vec<u32> = shares.take(BUCKETS).collect();
         Self { flags: setup.flags, buckets: round.iter().copied().cycle().take(BUCKETS).collect() }
     }
+
+    /// The buckets that a packet's are looked for in, one after the other, with the position in each.
+    fn tried(&self, request: &Request) -> impl Iterator<Item = (usize, usize)> {
+        let port = if self.flags.contains(Flags::PORT) { u32::from(request.source.port) } else { 0 };
+        let own = bucket(folded(request.source.addr).wrapping_add(port), BUCKETS.ilog2());
+        let others = if self.flags.contains(Flags::FALLBACK) { BUCKETS } else { 0 };
+        let others = (0..others).map(move |offset| (own + (offset + own) % BUCKETS) % BUCKETS);
+        let position = |bucket: usize| Some((bucket, *self.buckets.get(bucket)? as usize));
+        std::iter::once(own).chain(others).filter_map(position)
+    }
 }
 
 impl Scheduler for Sh {
     fn pick(&self, state: State, request: &Request, candidates: &dyn Candidates) -> Choice {
-        let port = if self.flags.contains(Flags::PORT) { u32::from(request.source.port) } else { 0 };
-        let own = bucket(folded(request.source.addr).wrapping_add(port), BUCKETS.ilog2());
-        let usable = |bucket: usize| {
-            let position = self.buckets.get(bucket).map(|position| *position as usize);
-            position.filter(|&position| candidates.usable(position))
-        };
-        let mut position = usable(own);
-        if position.is_none() && self.flags.contains(Flags::FALLBACK) {
-            let others = (0..BUCKETS).map(|offset| (own + (offset + own) % BUCKETS) % BUCKETS);
-            position = others.filter_map(usable).next();
-        }
-        Choice { position, state }
+        let position = self.tried(request).map(|(_, position)| position);
+        Choice { position: position.into_iter().find(|&position| candidates.usable(position)), state }
+    }
+
+    fn account(&self, _: State, request: &Request, candidates: &dyn Candidates) -> Account {
+        let what = if self.flags.contains(Flags::PORT) { "address and port" } else { "address" };
+        let bucket = format!("who has the bucket of the packet's source {what}");
+        Account::of_places(KIND.name, &bucket, "bucket", self.flags, self.tried(request), candidates)
     }
 }
 

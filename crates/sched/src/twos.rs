@@ -6,7 +6,9 @@
 //! random bits, the upper half for the first and the lower half for the second, scaled. It keeps no state. Cost: two
 //! passes over the service's destinations.
 
-use crate::scheduler::{Candidates, Choice, Kind, Request, Scheduler, State};
+use crate::account::{Account, Certainty};
+use crate::scheduler::{Candidates, Choice, Kind, Load, Request, Scheduler, State};
+use crate::wlc::{OVERHEAD, Share};
 
 pub(crate) const KIND: Kind = Kind::new("twos", |_| Box::new(Twos));
 
@@ -37,6 +39,14 @@ impl Scheduler for Twos {
         };
         Choice { position, state }
     }
+
+    fn account(&self, _: State, _: &Request, candidates: &dyn Candidates) -> Account {
+        let rule = "of two that are drawn at random, by their weights, the one with the lower 256 × active + inactive \
+                    connections for its weight";
+        let account = Account::new(KIND.name, rule, candidates.len());
+        let account = account.with_shares(OVERHEAD, candidates, Load::overhead);
+        Account { certainty: Certainty::Chance, ..account }
+    }
 }
 
 /// 32 random bits as a number from 0 to `most`.
@@ -46,11 +56,8 @@ fn scaled(bits: u64, most: u64) -> u64 {
 
 /// The second, if it carries less for its weight than the first.
 fn lighter(first: usize, second: usize, candidates: &dyn Candidates) -> usize {
-    let overhead = |position| candidates.load(position).overhead();
-    let weight = |position| i64::from(candidates.weight(position).0);
-    let second_is_lighter =
-        weight(second).saturating_mul(overhead(first)) > weight(first).saturating_mul(overhead(second));
-    if second_is_lighter { second } else { first }
+    let share = |position| Share::of(position, candidates, Load::overhead);
+    if share(second).is_below(share(first)) { second } else { first }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! threshold, once a round two passes over the destinations, at most four whatever their weights: rounds whose threshold
 //! no usable destination reaches are skipped.
 
+use crate::account::{Account, Figure};
 use crate::destination::Weight;
 use crate::scheduler::{Candidates, Change, Choice, Kind, Request, Scheduler, Setup, State};
 
@@ -76,6 +77,20 @@ impl Scheduler for Wrr {
             }
         }
         Choice { position: None, state }
+    }
+
+    fn account(&self, state: State, request: &Request, candidates: &dyn Candidates) -> Account {
+        let len = candidates.len();
+        let (place, before) = self.unpack(state);
+        let (_, now) = self.unpack(self.pick(state, request, candidates).state);
+        let round = if now == before { "" } else { "; the round before is over" };
+        let rule = format!(
+            "in turn, whose weight reaches the round's threshold, {now} now{round}; rounds go down from {} by {}",
+            self.highest, self.step
+        );
+        (0..len).fold(Account::new(KIND.name, rule, len), |account, turn| {
+            account.with((place.min(len) + turn) % len, Figure::count("turn", turn + 1))
+        })
     }
 }
 

@@ -106,7 +106,6 @@ impl<P: Plant> Control<P> {
         for command in &commands {
             if let Err(error) = self.admit(&self.state, command).and_then(|()| self.change(command, now)) {
                 tracing::error!("{command}: refused: {error}");
-                self.steering_is_due = true;
             }
         }
         self.publish().map(|()| differences)

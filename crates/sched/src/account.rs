@@ -1,0 +1,188 @@
+//! What a scheduler goes by in one choice, in words and numbers.
+//!
+//! Made when an operator asks why a destination was chosen, by the functions that the choice itself is made by; never
+//! while packets are forwarded. Not here: what every choice has in common (weights, loads, thresholds), which the
+//! [`Candidates`](crate::Candidates) say themselves.
+
+use serde::{Deserialize, Serialize};
+
+use crate::scheduler::{Candidates, Flags, Load};
+use crate::wlc::Share;
+
+/// One choice accounted for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Account {
+    /// The scheduler's name as operators type it.
+    pub scheduler: &'static str,
+    /// By what it chooses among the usable candidates, with what is so at this moment.
+    pub rule: String,
+    /// Whether the same question may have another answer the next time.
+    pub certainty: Certainty,
+    /// What it looks at of each candidate, in order.
+    pub candidates: Vec<Vec<Figure>>,
+}
+
+/// Whether a choice could have been another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Certainty {
+    /// Everything that it depends on is known.
+    Determined,
+    /// Random numbers take part in it.
+    Chance,
+}
+
+/// Something that is looked at.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Figure {
+    /// What it is.
+    pub name: String,
+    /// How much it is. What is compared exactly as a fraction is rounded here.
+    pub value: f64,
+}
+
+impl Figure {
+    pub(crate) fn new(name: &str, value: f64) -> Self {
+        Self { name: name.to_owned(), value }
+    }
+
+    /// A number of something.
+    pub(crate) fn count(name: &str, count: usize) -> Self {
+        Self::new(name, count as f64)
+    }
+}
+
+impl Account {
+    /// A choice that the same question gives again, among so many candidates of which nothing particular is looked at.
+    pub(crate) fn new(scheduler: &'static str, rule: impl Into<String>, candidates: usize) -> Self {
+        let candidates = vec![Vec::new(); candidates];
+        Self { scheduler, rule: rule.into(), certainty: Certainty::Determined, candidates }
+    }
+
+    /// The same with something that is looked at of one candidate.
+    #[must_use]
+    pub(crate) fn with(mut self, position: usize, figure: Figure) -> Self {
+        if let Some(figures) = self.candidates.get_mut(position) {
+            figures.push(figure);
+        }
+        self
+    }
+
+    /// A choice by a table of places, of which these are tried one after the other until one is usable: each with the
+    /// position there.
+    pub(crate) fn of_places(
+        scheduler: &'static str,
+        rule: &str,
+        place: &str,
+        flags: Flags,
+        tried: impl Iterator<Item = (usize, usize)>,
+        candidates: &dyn Candidates,
+    ) -> Self {
+        let mut account = Self::new(scheduler, rule, candidates.len());
+        for (number, position) in tried {
+            // More than one place of a candidate that is passed over says no more than its first.
+            if !account.candidates[position].iter().any(|figure| figure.name == place) {
+                account = account.with(position, Figure::count(place, number));
+            }
+            if candidates.usable(position) {
+                break;
+            }
+        }
+        let fallback =
+            if flags.contains(Flags::FALLBACK) { "others are tried" } else { "nobody else is tried" };
+        account.rule += &format!("; if it is not usable, {fallback}");
+        account
+    }
+
+    /// The same with what [`least`](crate::wlc::least) compares by this overhead, by this name.
+    #[must_use]
+    pub(crate) fn with_shares(
+        self,
+        name: &str,
+        candidates: &dyn Candidates,
+        overhead: impl Fn(Load) -> i64,
+    ) -> Self {
+        (0..candidates.len()).fold(self, |account, position| {
+            let share = Share::of(position, candidates, &overhead);
+            let account = account.with(position, Figure::new(name, share.overhead as f64));
+            account.with(position, Figure::new("for its weight", share.ratio()))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::scheduler::testing::{List, built, from};
+    use crate::scheduler::{State, names};
+
+    /// Who is chosen as far as the account says, read as its rule has it.
+    fn read(account: &Account, list: &List) -> Option<usize> {
+        let figure = |position: usize, name: &str| {
+            account.candidates[position].iter().find(|figure| figure.name == name).map(|figure| figure.value)
+        };
+        let usable: Vec<_> = (0..list.len()).filter(|position| list.usable(*position)).collect();
+        let lowest = |name: &str| {
+            let all = usable.iter().filter_map(|&position| Some((position, figure(position, name)?)));
+            all.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(position, _)| position)
+        };
+        let heaviest = |positions: Vec<usize>| positions.into_iter().rev().max_by_key(|at| list.weight(*at));
+        match account.scheduler {
+            "rr" => lowest("turn"),
+            "lc" => lowest("overhead"),
+            "wlc" | "sed" | "lblc" | "lblcr" => lowest("for its weight"),
+            "nq" => lowest("idle").or_else(|| lowest("for its weight")),
+            "fo" => heaviest(usable),
+            "ovf" => heaviest(usable.into_iter().filter(|at| figure(*at, "room") > Some(0.0)).collect()),
+            "dh" => lowest("bucket"),
+            // Of those that were tried the one that is usable.
+            "sh" => lowest("bucket"),
+            "mh" => lowest("slot"),
+            _ => None,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn figures_and_rule_say_who_is_chosen(
+            all in prop::collection::vec((0u32..4, 0u32..5, 0u32..5, prop::bool::weighted(0.2)), 0..6),
+            state in 0u64..6,
+            flags in 0u8..4,
+            last in any::<u8>(),
+        ) {
+            let weights: Vec<_> = all.iter().map(|(weight, ..)| *weight).collect();
+            let loads: Vec<_> = all.iter().map(|(_, active, inactive, _)| (*active, *inactive)).collect();
+            let list = List::weights(&weights).loads(&loads);
+            let full = (0..all.len()).filter(|at| all[*at].3);
+            let list = full.fold(list, List::overloaded);
+            for name in names().filter(|name| !["wrr", "twos", "none"].contains(name)) {
+                let scheduler = built(name, &weights, Flags(flags));
+                let request = from(&format!("192.0.2.{last}:1024"));
+                let account = scheduler.account(State(state), &request, &list);
+                prop_assert_eq!(account.scheduler, name);
+                prop_assert_eq!(account.candidates.len(), list.len());
+                let choice = scheduler.pick(State(state), &request, &list);
+                prop_assert_eq!(read(&account, &list), choice.position, "{:?}", account);
+            }
+        }
+    }
+
+    #[test]
+    fn rounds_of_wrr_are_told_by_their_threshold_and_chance_is_told() {
+        let account = |name: &str, state| {
+            built(name, &[3, 1], Flags(0)).account(
+                State(state),
+                &from("192.0.2.1:9"),
+                &List::weights(&[3, 1]),
+            )
+        };
+        assert!(account("wrr", 0).rule.contains("threshold, 3 now; rounds"), "{}", account("wrr", 0).rule);
+        let next = account("wrr", 3 << 32 | 1).rule;
+        assert!(next.contains("2 now; the round before is over"), "{next}");
+        assert_eq!(account("wrr", 3 << 32 | 1).candidates[1], [Figure::count("turn", 1)]);
+        assert_eq!(account("twos", 0).certainty, Certainty::Chance);
+        assert!(account("none", 0).rule.starts_with("nobody"));
+    }
+}
