@@ -5,6 +5,7 @@
 //! without a thread or a socket, so that the lab runs the very same code; `control_thread.rs` puts it on a thread.
 //! What the XDP program steers is widened before a snapshot is published and narrowed once every worker has it.
 
+mod apply;
 mod publish;
 mod weights;
 
@@ -31,11 +32,13 @@ use crate::feedback::Feedback;
 use crate::locals::LocalAddress;
 use crate::marks::{LaidOut, Table, lay_out};
 use crate::message::{Command, CommandError, Reply, Request};
+use crate::plan::commands_of;
 use crate::registry::Registry;
 use crate::settings::{self, Ipvs, Memory};
 use crate::state::State;
 use crate::steered::{Accounts, Item, networks, steer};
 use crate::support::supported;
+use apply::Unconfirmed;
 use publish::Due;
 
 /// What the control thread acts on beside the snapshot.
@@ -116,6 +119,7 @@ pub struct Control<P> {
     left: Vec<LocalAddress>,
     reserved: Vec<(u16, u16)>,
     events: Arc<Events>,
+    unconfirmed: Option<Unconfirmed>,
 }
 
 /// How often the trash is looked through.
@@ -163,6 +167,7 @@ impl<P: Plant> Control<P> {
             left: Vec::new(),
             reserved: Vec::new(),
             events: Arc::default(),
+            unconfirmed: None,
         }
     }
 
@@ -229,17 +234,23 @@ impl<P: Plant> Control<P> {
     pub fn handle(&mut self, request: &Request, now: Millis) -> Result<Reply, CommandError> {
         match request {
             Request::Change(command) => {
-                self.admit(command)?;
+                self.admit(&self.state, command)?;
                 self.widen(std::slice::from_ref(command))?;
                 self.change(command, now)?;
                 self.publish().map(|()| Reply::Done)
             }
             Request::Restore(commands) => {
                 self.widen(commands)?;
-                let change = |command| self.admit(command).and_then(|()| self.change(command, now));
+                let change =
+                    |command| self.admit(&self.state, command).and_then(|()| self.change(command, now));
                 let results: Vec<_> = commands.iter().map(change).collect();
                 self.publish().map(|()| Reply::Restored(results))
             }
+            Request::Apply { rules, confirm_within_seconds } => {
+                self.apply(rules, *confirm_within_seconds, now)
+            }
+            Request::Confirm(verdict) => self.confirm(*verdict, now),
+            Request::Rules => Ok(Reply::Rules(commands_of(&self.state))),
             Request::ListServices => Ok(Reply::Services(
                 self.state.services().filter_map(|(key, wanted)| self.registry.row(*key, wanted)).collect(),
             )),
@@ -276,9 +287,9 @@ impl<P: Plant> Control<P> {
         }
     }
 
-    /// Whether a command may be carried out as things are.
-    fn admit(&self, command: &Command) -> Result<(), CommandError> {
-        self.state.check(command)?;
+    /// Whether a command may be carried out as things are, where this is the desired state.
+    fn admit(&self, state: &State, command: &Command) -> Result<(), CommandError> {
+        state.check(command)?;
         if let Command::StartDaemon(daemon) = command
             && !self.devices.contains(&daemon.interface)
         {
@@ -286,7 +297,7 @@ impl<P: Plant> Control<P> {
         }
         self.refuse_broadcast(command)?;
         supported(command)?;
-        self.refuse_local_nat(command)
+        self.refuse_local_nat(state, command)
     }
 
     /// Enters a command that was admitted in the desired state; the snapshot follows with [`Self::publish`].
@@ -380,7 +391,7 @@ impl<P: Plant> Control<P> {
 
     /// To a destination that is this machine itself a packet goes as it came: what its stack answers leaves by the
     /// kernel, where nobody would translate it back.
-    fn refuse_local_nat(&self, command: &Command) -> Result<(), CommandError> {
+    fn refuse_local_nat(&self, state: &State, command: &Command) -> Result<(), CommandError> {
         let (Command::AddDestination { service, endpoint, options }
         | Command::EditDestination { service, endpoint, options }) = command
         else {
@@ -391,7 +402,7 @@ impl<P: Plant> Control<P> {
         // What is for a loopback address is dropped, as under IPVS.
         let is_loopback = endpoint.addr.is_loopback();
         // What has become so may be edited: to quiesce it, for one.
-        let known = self.state.service(service).and_then(|service| service.destination(*endpoint));
+        let known = state.service(service).and_then(|service| service.destination(*endpoint));
         let was_so = known.is_some_and(|known| known.options.method == options.method);
         if !rewrites || is_loopback || was_so || !self.snapshot.egress.is_local(endpoint.addr) {
             return Ok(());
@@ -456,10 +467,12 @@ impl<P: Plant> Control<P> {
             let moved = self.registry.review(&self.feedback, now);
             self.publish_weights(&moved)?;
         }
+        let unconfirmed = self.expire_unconfirmed(now)?;
         if !self.held.is_empty() || self.steering_is_due() {
             self.settle(Duration::ZERO).map_err(|why| CommandError::Failed { why })?;
         }
-        Ok(self.next_look.min(self.next_trash).min(self.next_memory).min(self.next_review))
+        let next = self.next_look.min(self.next_trash).min(self.next_memory).min(self.next_review);
+        Ok(unconfirmed.map_or(next, |until| next.min(until)))
     }
 
     /// Turns automatic defences on or off.

@@ -15,7 +15,7 @@ use xvs_dataplane::port::LinkId;
 
 use crate::control::Control;
 use crate::events::{Kind, Who, changes};
-use crate::message::{Access, CommandError, Reply, Request};
+use crate::message::{Access, Command, CommandError, Reply, Request};
 use crate::netfilter::Found;
 use crate::network::{Latest, View};
 use crate::shared::{InterfaceFacts, LinkState, Shared};
@@ -39,6 +39,9 @@ const UNRESOLVED_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long after a failure an interface that is back is attached again.
 const RETRY_ATTACHING: Duration = Duration::from_secs(1);
+
+/// How long a status waits for what runs.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The control thread.
 pub(crate) struct ControlThread {
@@ -132,8 +135,12 @@ impl ControlThread {
                 Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return self.control.into_plant(),
                 Err(RecvTimeoutError::Timeout) => {}
             }
+            let unconfirmed = self.control.unconfirmed_until();
             if let Err(error) = self.control.tick(self.shared.now()) {
                 tracing::error!("{error}");
+            }
+            if self.control.unconfirmed_until() != unconfirmed {
+                self.warn();
             }
             self.shared.note();
             self.attach_again();
@@ -180,7 +187,7 @@ impl ControlThread {
         self.warn();
     }
 
-    /// Tells what the operator should see to, and logs what is new of it.
+    /// Tells what the operator should see to and what waits to be confirmed, and logs what is new of it.
     fn warn(&mut self) {
         let Warnings { network, netfilter, attaching } = &self.warnings;
         let mut warnings = [network, netfilter, attaching, self.control.unfollowed()].concat();
@@ -194,6 +201,7 @@ impl ControlThread {
             self.shared.events.tell_all(kind, self.control.epoch(), None, all);
         }
         facts.warnings = warnings;
+        facts.unconfirmed_until = self.control.unconfirmed_until();
     }
 
     /// Attaches interfaces again that were removed and are back, and gives workers sockets that have none.
@@ -333,6 +341,19 @@ impl Handle {
         let (reply, answer) = bounded(1);
         self.inputs.send(input(reply)).map_err(|_| ending())?;
         answer.recv().map_err(|_| ending())?
+    }
+
+    /// The commands that make what runs.
+    ///
+    /// # Errors
+    /// The control thread does not say for too long, or the daemon is ending.
+    pub fn rules(&self) -> Result<Vec<Command>, CommandError> {
+        let (reply, answer) = bounded(1);
+        let asked = self.inputs.send_timeout(Input::Request(Request::Rules, None, reply), PATIENCE);
+        match asked.ok().and_then(|()| answer.recv_timeout(PATIENCE).ok()) {
+            Some(Ok(Reply::Rules(commands))) => Ok(commands),
+            _ => Err(CommandError::Failed { why: "the control thread is busy".to_owned() }),
+        }
     }
 
     /// What needs no writer.

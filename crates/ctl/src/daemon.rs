@@ -106,7 +106,8 @@ impl Daemon {
         let neighbours = Neighbours::open(&links).map_err(system("netlink"))?;
         let interfaces = (0..links.len()).map(|place| crew.interface_facts(place)).collect();
         let (ports, workers_told) = crew.open_ports()?.into_iter().unzip();
-        let facts = Facts { interfaces, workers: workers_told, ..Facts::default() };
+        let rules = config.rules.clone();
+        let facts = Facts { interfaces, workers: workers_told, rules, ..Facts::default() };
 
         let unresolved = Arc::new(Unresolved::new(64));
         let plant = Wired::new(crew, steering, neighbours, table.clone());

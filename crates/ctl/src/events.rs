@@ -14,7 +14,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::adm::{one_line, typed};
-use crate::message::{CommandError, Reply, Request};
+use crate::message::{Command, CommandError, Reply, Request, Verdict};
+use crate::plan::{Difference, carried_out};
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -265,8 +266,29 @@ pub fn changes<'a>(
         (Request::Set { key, value }, _) => {
             Box::new(iter::once((one_line(&format!("xvs set {key} {value}")), refused)))
         }
+        (Request::Apply { .. }, Ok(Reply::Applied(differences))) => applied("xvs apply", differences),
+        (Request::Apply { .. }, _) => Box::new(iter::once(("xvs apply".to_owned(), refused))),
+        (Request::Confirm(Verdict::TakeBack), Ok(Reply::Applied(differences))) => {
+            applied("xvs confirm --take-back", differences)
+        }
+        (Request::Confirm(verdict), _) => {
+            let line = match verdict {
+                Verdict::Keep => "xvs confirm",
+                Verdict::TakeBack => "xvs confirm --take-back",
+            };
+            Box::new(iter::once((line.to_owned(), refused)))
+        }
         _ => Box::new(iter::empty()),
     }
+}
+
+/// What was carried out so that rules are as they should be, and what had it done.
+pub(crate) fn applied(
+    why: &str,
+    differences: &[Difference],
+) -> Box<dyn ExactSizeIterator<Item = (String, Option<String>)>> {
+    let line = |command: &Command| (format!("{why}: {}", typed(command)), None);
+    Box::new(carried_out(differences).iter().map(line).collect::<Vec<_>>().into_iter())
 }
 
 /// For events and who asks for those since some time.

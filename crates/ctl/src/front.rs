@@ -3,15 +3,17 @@
 //! Changes and what needs the desired state go to the control thread; connections, counters and status are read by the
 //! client's own thread, so that they delay no command. While the daemon starts, it says so.
 
+use std::fmt;
 use std::fs;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::OnceLock;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use xvs_dataplane::explain::Live;
 use xvs_dataplane::verdict::DropReason;
 
-use crate::adm::one_line;
+use crate::adm::{SystemResolver, one_line};
 use crate::capturing::{CaptureRequest, CapturedPacket, Capturing, Missed};
 use crate::connections::{count, found, rows};
 use crate::control_thread::Handle;
@@ -20,6 +22,7 @@ use crate::explain;
 use crate::filter::Filter;
 use crate::locals;
 use crate::message::{CommandError, ConnectionRow, Reply, Request};
+use crate::plan::{Wanted, differences, state_of};
 use crate::server::{Handler, Peer};
 use crate::status;
 
@@ -47,7 +50,11 @@ impl Handler for Front {
     fn handle(&self, request: Request, peer: &Peer) -> Result<Reply, CommandError> {
         let daemon = self.daemon()?;
         match request {
-            Request::Status => Ok(Reply::Report(status::report(daemon.shared()))),
+            Request::Status => {
+                let mut report = status::report(daemon.shared());
+                report["rules"] = json!(daemon.shared().facts().rules.map(|file| drift(&file, daemon)));
+                Ok(Reply::Report(report))
+            }
             Request::Counters => Ok(Reply::Report(json!(daemon.shared().counters()))),
             Request::CountConnections(filter) => {
                 let shared = daemon.shared();
@@ -68,7 +75,11 @@ impl Handler for Front {
                     shared.workers().iter().map(|counters| counters.dropped(DropReason::NoLocalPort).value());
                 Ok(Reply::Report(json!(locals::report(&known, shared.reader(), exhausted.sum()))))
             }
-            Request::Change(_) | Request::Restore(_) | Request::Set { .. } => {
+            Request::Change(_)
+            | Request::Restore(_)
+            | Request::Apply { .. }
+            | Request::Confirm(_)
+            | Request::Set { .. } => {
                 let (asked, who) = (request.clone(), who(peer));
                 let answer = daemon.ask_for(request, Some(who.clone()));
                 log(&asked, &answer, &who);
@@ -125,4 +136,21 @@ fn who(peer: &Peer) -> Who {
     let name = fs::read(format!("/proc/{}/comm", peer.pid)).unwrap_or_default();
     let program = one_line(String::from_utf8_lossy(&name).trim_end_matches('\n'));
     Who { uid: peer.uid, pid: peer.pid, program }
+}
+
+/// How what runs differs from the file of rules, as it is now.
+fn drift(file: &Path, daemon: &Handle) -> Value {
+    let error = |error: &dyn fmt::Display| json!({ "file": file, "error": error.to_string() });
+    let text = match fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(unreadable) => return error(&unreadable),
+    };
+    let wanted = match Wanted::read(&text, &SystemResolver::default()) {
+        Ok((_, wanted)) => wanted,
+        Err(faults) => return json!({ "file": file, "faults": faults.len() }),
+    };
+    match daemon.rules().and_then(|commands| state_of(&commands)) {
+        Ok(running) => json!({ "file": file, "differences": differences(&running, &wanted).len() }),
+        Err(busy) => error(&busy),
+    }
 }

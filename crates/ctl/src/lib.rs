@@ -31,6 +31,7 @@ mod wired;
 pub mod control;
 mod crew;
 pub mod feedback;
+pub mod plan;
 pub mod registry;
 pub mod reserved;
 pub mod settings;

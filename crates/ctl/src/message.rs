@@ -22,6 +22,7 @@ use crate::feedback::Server;
 use crate::filter::Filter;
 use crate::locals::LocalAddress;
 use crate::marks::MarkRule;
+use crate::plan::Difference;
 use crate::state::{DestinationOptions, ServiceOptions, SyncDaemon, SyncRole, Timeouts};
 
 /// The version of everything below. Both ends must have the same.
@@ -101,6 +102,19 @@ pub enum Request {
     /// Several changes, published at once. A refused one is reported and the others are carried out; answered by
     /// [`Reply::Restored`].
     Restore(Vec<Command>),
+    /// Makes what runs as these rules want it, as one change, or not at all; answered by [`Reply::Applied`] with what
+    /// differed.
+    Apply {
+        /// What makes the wanted state out of nothing.
+        rules: Vec<Command>,
+        /// After how many seconds it is taken back, if nobody confirms it.
+        confirm_within_seconds: Option<u32>,
+    },
+    /// Decides about rules that were applied to be confirmed; answered by [`Reply::Done`], or by [`Reply::Applied`] with
+    /// what was taken back.
+    Confirm(Verdict),
+    /// What makes the state that runs out of nothing; answered by [`Reply::Rules`].
+    Rules,
     /// Every service; answered by [`Reply::Services`].
     ListServices,
     /// One service; answered by [`Reply::Services`] with one row.
@@ -155,7 +169,12 @@ impl Request {
     /// What it takes to be allowed to ask it.
     pub fn access(&self) -> Access {
         match self {
-            Self::Change(_) | Self::Restore(_) | Self::Set { .. } | Self::ReportLoad { .. } => Access::Change,
+            Self::Change(_)
+            | Self::Restore(_)
+            | Self::Apply { .. }
+            | Self::Confirm(_)
+            | Self::Set { .. }
+            | Self::ReportLoad { .. } => Access::Change,
             // What clients and servers say to each other is in them.
             Self::Capture(_) => Access::Change,
             Self::ListServices
@@ -163,6 +182,7 @@ impl Request {
             | Self::ListConnections
             | Self::FindConnections(_)
             | Self::CountConnections(_)
+            | Self::Rules
             | Self::Timeouts
             | Self::Daemons
             | Self::Marks
@@ -175,6 +195,16 @@ impl Request {
             | Self::Explain(_) => Access::Read,
         }
     }
+}
+
+/// What becomes of rules that wait to be confirmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// They stay.
+    Keep,
+    /// What was before is put back, but for what somebody else has changed since.
+    TakeBack,
 }
 
 /// What a client may do.
@@ -194,6 +224,10 @@ pub enum Reply {
     Done,
     /// For each command of a batch, in its order, whether it was carried out.
     Restored(Vec<Result<(), CommandError>>),
+    /// What differed, and does no more; nothing if there was nothing to do.
+    Applied(Vec<Difference>),
+    /// The commands that make the state that runs.
+    Rules(Vec<Command>),
     /// Services, in no particular order; their destinations in IPVS's.
     Services(Vec<ServiceRow>),
     /// Some connections.

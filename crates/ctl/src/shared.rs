@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -48,6 +49,10 @@ pub struct Facts {
     pub workers: Vec<WorkerFacts>,
     /// Sentences for the operator.
     pub warnings: Vec<String>,
+    /// The file of rules that the daemon began with.
+    pub rules: Option<PathBuf>,
+    /// Until when rules that were applied can be confirmed.
+    pub unconfirmed_until: Option<Millis>,
 }
 
 /// An interface as it is attached.

@@ -426,7 +426,7 @@ impl Timeouts {
     pub const MAX_SECONDS: u32 = 31 * 24 * 60 * 60;
 
     /// Takes over what `wanted` says; 0 keeps a value.
-    fn update(&mut self, wanted: Self) {
+    pub(crate) fn update(&mut self, wanted: Self) {
         for (kept, new) in [
             (&mut self.tcp_seconds, wanted.tcp_seconds),
             (&mut self.tcp_fin_seconds, wanted.tcp_fin_seconds),

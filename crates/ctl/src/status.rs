@@ -53,6 +53,7 @@ pub fn report(shared: &Shared) -> Value {
             "pages": table.pages().to_string(),
         },
         "drops": drops(&sample.drops),
+        "unconfirmed_seconds": facts.unconfirmed_until.map(|until| now.until(until).as_secs()),
         "recent_drops": { "seconds": minute.at.until(now).as_secs(), "reasons": drops(&recent) },
     })
 }

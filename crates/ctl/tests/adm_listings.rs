@@ -152,6 +152,7 @@ impl<'a> Fields<'a> {
             dest,
             local: None,
             engine,
+            detail: None,
         }
     }
 

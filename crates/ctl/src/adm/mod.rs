@@ -23,7 +23,7 @@ mod words;
 use std::io::{self, BufRead, Write};
 
 pub use resolver::{Resolver, SystemResolver};
-pub use rules::{RuleLine, read_rules};
+pub use rules::{RuleLine, lines, read_all, read_rules};
 pub(crate) use typed::one_line;
 pub use typed::typed;
 

@@ -12,14 +12,16 @@ use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey};
 
 use super::grammar::{self, Names, Order, Parsed};
 use super::listing::{Naming, netmask};
+use super::typed::{destination, typed};
 use super::values::flag_names;
-use super::{AfterLine, Ended, Messages, Resolver, Session};
+use super::{AfterLine, Ended, Messages, Resolver, Session, resolver};
 use crate::cli::{laddr, mark};
 use crate::client::Failure;
 use crate::locals::LocalAddress;
 use crate::marks::MarkRule;
 use crate::message::{Command, CommandError, Reply, Request};
-use crate::state::{DestinationOptions, Netmask, ServiceOptions, Tunnel, TunnelChecksum};
+use crate::plan::Fault;
+use crate::state::{DestinationOptions, Netmask, ServiceOptions, Timeouts, Tunnel, TunnelChecksum};
 
 impl Session<'_> {
     /// Prints all services as the commands that make them. Thresholds are not among what they say. What ipvsadm has no
@@ -32,10 +34,10 @@ impl Session<'_> {
         }
         for row in &rows {
             let service = service_option(&row.key, &names);
-            writeln!(self.out, "-A {service}{}", service_rule(&row.key, &row.options))?;
+            let rule = service_rule(&row.key, &row.options);
+            writeln!(self.out, "-A {service}{rule}")?;
             let told = row.options.client_address;
             if told != ClientAddress::Hidden {
-                let rule = service_rule(&row.key, &row.options);
                 writeln!(self.out, "{OURS}-E {service}{rule} --client-address {}", told.name())?;
             }
             for dest in &row.destinations {
@@ -194,7 +196,13 @@ pub struct RuleLine {
 /// # Errors
 /// The first line that does not parse or that changes nothing, by its number.
 pub fn read_rules(text: &str, resolver: &dyn Resolver) -> Result<Vec<RuleLine>, String> {
-    let mut rules = Vec::new();
+    let (rules, faults) = read_all(text, resolver);
+    faults.first().map_or(Ok(rules), |fault| Err(fault.to_string()))
+}
+
+/// As [`read_rules`], with every line that is wrong.
+pub fn read_all(text: &str, resolver: &dyn Resolver) -> (Vec<RuleLine>, Vec<Fault>) {
+    let (mut rules, mut faults) = (Vec::new(), Vec::new());
     for (number, line) in (1..).zip(text.lines()) {
         if line.starts_with('#') && !line.starts_with(OURS) {
             continue;
@@ -202,14 +210,55 @@ pub fn read_rules(text: &str, resolver: &dyn Resolver) -> Result<Vec<RuleLine>, 
         match parse(line, resolver) {
             None => {}
             Some(Ok(Parsed::Change(command))) => rules.push(RuleLine { number, command }),
-            Some(Ok(_)) => return Err(format!("line {number}: only what changes services can stand here")),
+            Some(Ok(_)) => {
+                let why = "only what changes services can stand here".to_owned();
+                faults.push(Fault { line: number, why });
+            }
             Some(Err(ended)) => {
-                let why = ended.text.lines().next().unwrap_or_default();
-                return Err(format!("line {number}: {why}"));
+                let why = ended.text.lines().next().unwrap_or_default().to_owned();
+                faults.push(Fault { line: number, why });
             }
         }
     }
-    Ok(rules)
+    (rules, faults)
+}
+
+/// The lines of a rules file that ask for this, as `-S -n` prints those that it prints; thresholds are among what they say.
+pub fn lines(command: &Command) -> Vec<String> {
+    let resolver = resolver::Table::default();
+    let names = Naming { names: Names::Numeric, resolver: &resolver };
+    let service = |option, key, options: &ServiceOptions| {
+        let line = format!("{option} {}{}", service_option(key, &names), service_rule(key, options));
+        match options.client_address {
+            ClientAddress::Hidden => line,
+            told => format!("{OURS}{line} --client-address {}", told.name()),
+        }
+    };
+    let dest = |option, key, endpoint, options: &DestinationOptions| {
+        let ours = if options.method == ForwardingMethod::FullNat { OURS } else { "" };
+        let (key, server) = (service_option(key, &names), names.destination(key, endpoint));
+        format!("{ours}{option} {key} -r {server}{}", destination(options))
+    };
+    vec![match command {
+        Command::AddService { key, options } => {
+            let hidden = ServiceOptions { client_address: ClientAddress::Hidden, ..options.clone() };
+            let add = service("-A", key, &hidden);
+            if hidden != *options {
+                return vec![add, service("-E", key, options)];
+            }
+            add
+        }
+        Command::EditService { key, options } => service("-E", key, options),
+        Command::AddDestination { service, endpoint, options } => dest("-a", service, *endpoint, options),
+        Command::EditDestination { service, endpoint, options } => dest("-e", service, *endpoint, options),
+        Command::SetTimeouts(Timeouts { tcp_seconds, tcp_fin_seconds, udp_seconds }) => {
+            format!("--set {tcp_seconds} {tcp_fin_seconds} {udp_seconds}")
+        }
+        Command::AddMark(rule) => format!("{OURS}mark add {rule}"),
+        Command::AddLocal(local) => format!("{OURS}laddr add {local}"),
+        // What rules say of others is how they are, not how they change.
+        other => format!("# {}", typed(other)),
+    }]
 }
 
 /// How a line begins that is for xvs only.

@@ -69,7 +69,8 @@ fn service(key: &ServiceKey, options: &ServiceOptions) -> String {
     service_rule(key, options) + &told
 }
 
-fn destination(options: &DestinationOptions) -> String {
+/// All that is said of a destination, thresholds too.
+pub(super) fn destination(options: &DestinationOptions) -> String {
     let mut text = destination_rule(options);
     for (option, threshold) in [("-x", options.upper_threshold), ("-y", options.lower_threshold)] {
         if threshold > 0 {

@@ -3,14 +3,18 @@
 use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, FromArgMatches, Parser, Subcommand};
 
 use crate::adm::Output;
 use crate::client::{Client, Director, Failure, default_socket};
 
+mod apply;
 mod capture;
+mod check;
 mod completion;
+mod confirm;
 mod connections;
 mod counters;
 mod events;
@@ -19,6 +23,7 @@ mod feedback;
 mod lab;
 pub(crate) mod laddr;
 pub(crate) mod mark;
+mod plan;
 mod realserver;
 mod set;
 mod status;
@@ -43,6 +48,14 @@ enum Command {
     Counters(counters::Arguments),
     /// Tell why a packet goes where it goes, with no effect
     Explain(explain::Arguments),
+    /// Find every fault of a rules file, without asking the daemon
+    Check(check::Arguments),
+    /// Show what a rules file would change; exits with 1 if it would
+    Plan(plan::Arguments),
+    /// Make what runs as a rules file says, as one change
+    Apply(apply::Arguments),
+    /// Keep what `apply --confirm-within` did
+    Confirm(confirm::Arguments),
     /// Set what `sysctl net.ipv4.vs.KEY` sets in the kernel, or feedback.KEY
     Set(set::Arguments),
     /// Add, delete and list the rules by which packets are marked for `-f` services
@@ -74,7 +87,7 @@ const NO_DAEMON: u8 = 4;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  failed; for `realserver status`: something is not as it has to be
+  1  failed; for `realserver status`: something is not as it has to be; for `check`: faults; for `plan`: differences
   2  the command line is wrong
   3  xvsd refused, and nothing has changed
   4  no xvsd could be asked";
@@ -88,6 +101,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Lab(arguments) => lab::run(&arguments, &mut out),
         Command::Capture(arguments) => capture::run(&arguments, &mut out),
         Command::Completion(arguments) => completion::run(&arguments, &mut out),
+        Command::Check(arguments) => check::run(&arguments, &mut out),
         asking => Client::connect(&default_socket())
             .map_err(Into::into)
             .and_then(|mut client| ask(&asking, &mut client, &mut out)),
@@ -124,6 +138,27 @@ fn words<A: Args + FromArgMatches>(name: &'static str, words: &[&str]) -> Result
     A::from_arg_matches(&matches).map_err(|error| error.to_string())
 }
 
+/// A time as people write it, in whole seconds: `90`, `60s`, `5m`, `1h`.
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    let (number, unit) = match text.strip_suffix(['s', 'm', 'h']) {
+        Some(number) => (number, &text[number.len()..]),
+        None => (text, "s"),
+    };
+    let seconds = match unit {
+        "h" => 3600,
+        "m" => 60,
+        _ => 1,
+    };
+    let whole = number.parse().ok().and_then(|number: u32| number.checked_mul(seconds));
+    let whole = whole.filter(|seconds| (1..=MONTH_SECONDS).contains(seconds));
+    whole
+        .map(|seconds| Duration::from_secs(seconds.into()))
+        .ok_or("a time is like 60s, 5m or 1h, and at most 31 days")
+}
+
+/// As long as anybody waits.
+const MONTH_SECONDS: u32 = 31 * 24 * 3600;
+
 /// Carries out a subcommand that asks the daemon.
 fn ask(command: &Command, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     match command {
@@ -131,6 +166,9 @@ fn ask(command: &Command, director: &mut dyn Director, out: &mut dyn Write) -> D
         Command::Connections(arguments) => connections::run(arguments, director, out),
         Command::Counters(arguments) => counters::run(arguments, director, out),
         Command::Explain(arguments) => explain::run(arguments, director, out),
+        Command::Plan(arguments) => plan::run(arguments, director, out),
+        Command::Apply(arguments) => apply::run(arguments, director, out),
+        Command::Confirm(arguments) => confirm::run(arguments, director, out),
         Command::Set(arguments) => set::run(arguments, director),
         Command::Mark(arguments) => mark::run(arguments, director, out),
         Command::Feedback(arguments) => feedback::run(arguments, director, out),
@@ -169,5 +207,15 @@ mod tests {
         assert_eq!(code("another reason".into()), 1);
         assert_eq!(code(io::Error::from(io::ErrorKind::StorageFull).into()), 1);
         assert_eq!(code(io::Error::from(io::ErrorKind::BrokenPipe).into()), 0);
+    }
+
+    #[test]
+    fn times_have_a_unit_or_are_seconds_and_are_never_nothing() {
+        for (text, seconds) in [("90", 90), ("60s", 60), ("5m", 300), ("1h", 3600), ("744h", 2_678_400)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["", "s", "0", "0m", "5d", "-1", "1.5m", "745h", "9999999999"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
     }
 }
