@@ -231,7 +231,11 @@ impl<P: Plant> Control<P> {
             }
             Request::ReportLoad { server, load_percent } => self.report_load(*server, *load_percent, now),
             Request::Feedback => Ok(Reply::Report(json!(self.registry.feedback_rows(&self.feedback, now)))),
-            Request::ListConnections | Request::Status | Request::Counters | Request::LocalUse => {
+            Request::ListConnections
+            | Request::Status
+            | Request::Counters
+            | Request::LocalUse
+            | Request::Examine => {
                 let why = "the control thread does not answer this request".to_owned();
                 Err(CommandError::Failed { why })
             }

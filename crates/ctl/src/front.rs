@@ -15,6 +15,7 @@ use xvs_dataplane::verdict::DropReason;
 
 use crate::connections::rows;
 use crate::control_thread::Handle;
+use crate::doctor::facts::DaemonFacts;
 use crate::locals;
 use crate::message::{CommandError, ConnectionRow, Reply, Request};
 use crate::server::{Handler, Peer};
@@ -45,6 +46,10 @@ impl Handler for Front {
         match request {
             Request::Status => Ok(Reply::Report(status(daemon.shared()))),
             Request::Counters => Ok(Reply::Report(json!(daemon.shared().counters()))),
+            Request::Examine => {
+                let shared = daemon.shared();
+                Ok(Reply::Report(json!(DaemonFacts::of(shared, warnings(&shared.facts())))))
+            }
             Request::LocalUse => {
                 let asked = daemon.ask(Request::LocalAddresses)?;
                 let Reply::LocalAddresses(known) = asked else { return Ok(asked) };

@@ -41,6 +41,8 @@ pub mod network;
 mod lockfile;
 pub mod realserver;
 
+pub mod doctor;
+
 pub mod connections;
 pub mod estimator;
 pub mod exporter;

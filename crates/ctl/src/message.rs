@@ -177,6 +177,9 @@ pub enum Request {
     Status,
     /// Every counter; answered by [`Reply::Report`].
     Counters,
+    /// What `xvs doctor` compares with the machine; answered by [`Reply::Report`] with
+    /// [`DaemonFacts`](crate::doctor::facts::DaemonFacts).
+    Examine,
 }
 
 impl Request {
@@ -194,7 +197,8 @@ impl Request {
             | Self::LocalUse
             | Self::Feedback
             | Self::Status
-            | Self::Counters => Access::Read,
+            | Self::Counters
+            | Self::Examine => Access::Read,
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::client::{Client, Director, Failure, default_socket};
 
 mod completion;
 mod counters;
+mod doctor;
 mod feedback;
 mod lab;
 pub(crate) mod laddr;
@@ -33,6 +34,8 @@ enum Command {
     Status(status::Arguments),
     /// Print what was counted, summed over the workers
     Counters(counters::Arguments),
+    /// Look for what is wrong with this machine, with or without xvsd, and tell what mends it
+    Doctor(doctor::Arguments),
     /// Set what `sysctl net.ipv4.vs.KEY` sets in the kernel, or feedback.KEY
     Set(set::Arguments),
     /// Add, delete and list the rules by which packets are marked for `-f` services
@@ -48,6 +51,9 @@ enum Command {
     /// Print a shell's completion of this program
     Completion(completion::Arguments),
 }
+
+/// Where `realserver` keeps what it changed.
+const RECORDS: &str = "/run/xvs";
 
 /// What a subcommand comes to: an exit code of its own, or why it was not carried out.
 type Done = Result<u8, Box<dyn Error>>;
@@ -72,6 +78,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let mut out = io::stdout().lock();
     let done = match cli.command {
         Command::Realserver(arguments) => realserver::run(&arguments, &mut out),
+        Command::Doctor(arguments) => doctor::run(&arguments, &mut out),
         Command::Lab(arguments) => lab::run(&arguments, &mut out),
         Command::Completion(arguments) => completion::run(&arguments, &mut out),
         asking => Client::connect(&default_socket())
