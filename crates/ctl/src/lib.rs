@@ -15,6 +15,7 @@ pub mod client;
 pub mod peer;
 pub mod server;
 
+pub mod arguments;
 pub mod config;
 pub mod control_thread;
 pub mod daemon;

@@ -15,6 +15,7 @@ mod doctor;
 mod feedback;
 mod lab;
 pub(crate) mod laddr;
+mod manual;
 pub(crate) mod mark;
 mod realserver;
 mod set;
@@ -48,8 +49,10 @@ enum Command {
     Lab(lab::Arguments),
     /// Prepare this machine as a real server of a virtual address, and put it back
     Realserver(realserver::Arguments),
-    /// Print a shell's completion of this program
+    /// Print a shell's completion of this program, or of xvsd and xvsadm
     Completion(completion::Arguments),
+    /// Write the manual pages of all programs into a folder
+    Manual(manual::Arguments),
 }
 
 /// Where `realserver` keeps what it changed.
@@ -81,6 +84,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Doctor(arguments) => doctor::run(&arguments, &mut out),
         Command::Lab(arguments) => lab::run(&arguments, &mut out),
         Command::Completion(arguments) => completion::run(&arguments, &mut out),
+        Command::Manual(arguments) => manual::run(&arguments),
         asking => Client::connect(&default_socket())
             .map_err(Into::into)
             .and_then(|mut client| ask(&asking, &mut client, &mut out)),
