@@ -280,7 +280,8 @@ impl<P: Plant> Control<P> {
             | Request::LocalUse
             | Request::Events(_)
             | Request::Explain(_)
-            | Request::Capture(_) => {
+            | Request::Capture(_)
+            | Request::Examine => {
                 let why = "the control thread does not answer this request".to_owned();
                 Err(CommandError::Failed { why })
             }

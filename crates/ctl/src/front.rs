@@ -17,6 +17,7 @@ use crate::adm::{SystemResolver, one_line};
 use crate::capturing::{CaptureRequest, CapturedPacket, Capturing, Missed};
 use crate::connections::{count, found, rows};
 use crate::control_thread::Handle;
+use crate::doctor::facts::DaemonFacts;
 use crate::events::{Asked, Listener, Who, changes};
 use crate::explain;
 use crate::filter::Filter;
@@ -66,6 +67,10 @@ impl Handler for Front {
                 let (snapshot, reader, now) = (shared.published.load_full(), shared.reader(), shared.now());
                 let report = explain::answer(&question, &Live { snapshot: &snapshot, reader, now })?;
                 Ok(Reply::Report(json!(report)))
+            }
+            Request::Examine => {
+                let shared = daemon.shared();
+                Ok(Reply::Report(json!(DaemonFacts::of(shared, status::warnings(shared)))))
             }
             Request::LocalUse => {
                 let asked = daemon.ask(Request::LocalAddresses)?;

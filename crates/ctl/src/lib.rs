@@ -15,6 +15,7 @@ pub mod client;
 pub mod peer;
 pub mod server;
 
+pub mod arguments;
 pub mod capturing;
 pub mod config;
 pub mod control_thread;
@@ -45,6 +46,8 @@ pub mod network;
 
 mod lockfile;
 pub mod realserver;
+
+pub mod doctor;
 
 pub mod connections;
 pub mod estimator;

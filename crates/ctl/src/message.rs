@@ -163,6 +163,9 @@ pub enum Request {
     /// Packets as they pass, until the client sends anything more or hangs up; answered by [`Reply::Captured`] in parts,
     /// the first of which says that it has begun, and by [`Reply::CaptureEnded`].
     Capture(CaptureRequest),
+    /// What `xvs doctor` compares with the machine; answered by [`Reply::Report`] with
+    /// [`DaemonFacts`](crate::doctor::facts::DaemonFacts).
+    Examine,
 }
 
 impl Request {
@@ -192,7 +195,8 @@ impl Request {
             | Self::Status
             | Self::Counters
             | Self::Events(_)
-            | Self::Explain(_) => Access::Read,
+            | Self::Explain(_)
+            | Self::Examine => Access::Read,
         }
     }
 }

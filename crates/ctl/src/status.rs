@@ -58,6 +58,13 @@ pub fn report(shared: &Shared) -> Value {
     })
 }
 
+/// The warnings of the [`report`] alone.
+pub fn warnings(shared: &Shared) -> Vec<String> {
+    let report = report(shared);
+    let sentences = report["warnings"].as_array().into_iter().flatten();
+    sentences.filter_map(|sentence| sentence.as_str().map(str::to_owned)).collect()
+}
+
 fn interfaces(facts: &Facts) -> Value {
     let row = |interface: &InterfaceFacts| {
         json!({

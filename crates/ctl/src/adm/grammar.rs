@@ -486,7 +486,7 @@ impl Draft {
 
 /// Under which column of the option matrix an option stands; a command and `--sort` have none, and `-6` belongs to
 /// the service.
-fn column(word: Word) -> Option<Column> {
+pub(super) fn column(word: Word) -> Option<Column> {
     Some(match word {
         Word::Tcp | Word::Udp | Word::Sctp | Word::Mark => Column::Service,
         Word::Scheduler => Column::Scheduler,

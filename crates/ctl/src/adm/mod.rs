@@ -11,6 +11,7 @@
 
 mod grammar;
 mod listing;
+pub mod manual;
 pub mod resolver;
 mod rules;
 mod table;

@@ -57,7 +57,7 @@ pub(super) enum Word {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Takes {
+pub(super) enum Takes {
     Nothing,
     Value,
     /// The next word if it does not begin with `-`.
@@ -154,10 +154,10 @@ impl<'a> Words<'a> {
 const UNKNOWN: &str = "unknown option";
 
 /// No short letter.
-const LONG: char = '\0';
+pub(super) const LONG: char = '\0';
 
 /// Every option: letter, name, what it takes, what it asks for.
-const OPTIONS: &[(char, &str, Takes, Word)] = {
+pub(super) const OPTIONS: &[(char, &str, Takes, Word)] = {
     use CommandName as C;
     use Takes::{MaybeValue, Nothing, Value};
     &[

@@ -17,11 +17,13 @@ mod completion;
 mod confirm;
 mod connections;
 mod counters;
+mod doctor;
 mod events;
 mod explain;
 mod feedback;
 mod lab;
 pub(crate) mod laddr;
+mod manual;
 pub(crate) mod mark;
 mod plan;
 mod realserver;
@@ -56,6 +58,8 @@ enum Command {
     Apply(apply::Arguments),
     /// Keep what `apply --confirm-within` did
     Confirm(confirm::Arguments),
+    /// Look for what is wrong with this machine, with or without xvsd, and tell what mends it
+    Doctor(doctor::Arguments),
     /// Set what `sysctl net.ipv4.vs.KEY` sets in the kernel, or feedback.KEY
     Set(set::Arguments),
     /// Add, delete and list the rules by which packets are marked for `-f` services
@@ -70,9 +74,14 @@ enum Command {
     Lab(lab::Arguments),
     /// Prepare this machine as a real server of a virtual address, and put it back
     Realserver(realserver::Arguments),
-    /// Print a shell's completion of this program
+    /// Print a shell's completion of this program, or of xvsd and xvsadm
     Completion(completion::Arguments),
+    /// Write the manual pages of all programs into a folder
+    Manual(manual::Arguments),
 }
+
+/// Where `realserver` keeps what it changed.
+const RECORDS: &str = "/run/xvs";
 
 /// What a subcommand comes to: an exit code of its own, or why it was not carried out.
 type Done = Result<u8, Box<dyn Error>>;
@@ -98,10 +107,12 @@ pub fn run(cli: Cli) -> ExitCode {
     let done = match cli.command {
         Command::Realserver(arguments) => realserver::run(&arguments, &mut out),
         Command::Events(arguments) => events::run(&arguments, &mut out),
+        Command::Doctor(arguments) => doctor::run(&arguments, &mut out),
         Command::Lab(arguments) => lab::run(&arguments, &mut out),
         Command::Capture(arguments) => capture::run(&arguments, &mut out),
         Command::Completion(arguments) => completion::run(&arguments, &mut out),
         Command::Check(arguments) => check::run(&arguments, &mut out),
+        Command::Manual(arguments) => manual::run(&arguments),
         asking => Client::connect(&default_socket())
             .map_err(Into::into)
             .and_then(|mut client| ask(&asking, &mut client, &mut out)),
