@@ -56,6 +56,9 @@ fn server_addr(number: u8) -> std::net::IpAddr {
     server(number).into()
 }
 
+/// A candidate's server, standing and figures.
+type Expected = (u8, &'static str, &'static str);
+
 /// A service with three servers of weights 1, 2 and 3, of which the first has a connection.
 fn loaded(options: &str) -> LabCluster {
     let mut cluster = LabCluster::new();
@@ -71,7 +74,7 @@ fn loaded(options: &str) -> LabCluster {
 
 #[test]
 fn each_scheduler_says_by_what_numbers_it_chooses_and_then_chooses_so() {
-    let cases: &[(&str, &str, &[(u8, &str, &str)])] = &[
+    let cases: &[(&str, &str, &[Expected])] = &[
         (
             "lc",
             "lowest 256",
