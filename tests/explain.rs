@@ -192,17 +192,21 @@ fn schedulers_that_take_turns_or_hash_say_whose_turn_and_which_bucket_it_is() {
 }
 
 #[test]
-fn who_is_remembered_is_said_and_who_is_busy_is_passed_over() {
-    let mut cluster = loaded("lblc");
-    connect(&mut cluster, 3002);
-    let remembered = |report: &Value| {
-        let all = standings(report).into_iter().filter(|(.., figures)| figures.contains("remembered"));
-        all.map(|(number, ..)| number).collect::<Vec<_>>()
-    };
-    let report = syn(&mut cluster, 80);
-    assert_eq!(remembered(&report), [3], "{report:#}");
-    assert_eq!(remembered(&syn(&mut cluster, 80)), [3], "asking remembers nothing");
-    goes_to_the_chosen(&mut cluster, &report);
+fn who_is_remembered_for_an_address_is_said_and_asking_remembers_nobody() {
+    for scheduler in ["lblc", "lblcr"] {
+        let mut cluster = loaded(scheduler);
+        let remembered = |report: &Value| {
+            let all = standings(report).into_iter().filter(|(.., figures)| figures.contains("remembered"));
+            all.map(|(number, ..)| number).collect::<Vec<_>>()
+        };
+        for _ in 0..2 {
+            assert!(remembered(&syn(&mut cluster, 80)).is_empty(), "asking remembers nothing");
+        }
+        connect(&mut cluster, 3002);
+        let report = syn(&mut cluster, 80);
+        assert_eq!(remembered(&report), [3], "{report:#}");
+        goes_to_the_chosen(&mut cluster, &report);
+    }
 }
 
 #[test]

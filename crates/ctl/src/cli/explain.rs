@@ -215,15 +215,14 @@ fn standing(contender: &Contender) -> String {
     let figures = figures.collect::<Vec<_>>().join(", ");
     let carries = u64::from(contender.active) + u64::from(contender.inactive);
     let upper = u64::from(contender.upper_threshold.unwrap_or(0));
-    let why = match contender.standing.as_str() {
+    match contender.standing.as_str() {
         "quiescent" => "weight 0: quiescent".to_owned(),
         "overloaded" if carries >= upper => format!("overloaded: {carries} of {upper} connections"),
         "overloaded" => format!("overloaded: {carries} of {upper}, not below its lower threshold yet"),
         // The asterisk says so.
         "chosen" if figures.is_empty() => "chosen".to_owned(),
-        _ => String::new(),
-    };
-    [why, figures].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
+        _ => figures,
+    }
 }
 
 fn way(way: &NextHop) -> String {
