@@ -2,7 +2,7 @@
 //!
 //! Made when an operator asks why a destination was chosen, by the functions that the choice itself is made by; never
 //! while packets are forwarded. Not here: what every choice has in common (weights, loads, thresholds), which the
-//! [`Candidates`](crate::Candidates) say themselves.
+//! [`Candidates`] say themselves.
 
 use serde::{Deserialize, Serialize};
 
