@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Value, json};
 use xvs::frames::{ACK, Complaint, Complaint6, FIN, RST, SYN, ethernet, hex, resum, unhex};
-use xvs::fuzz::Random;
+use xvs::fuzz::{self, Random};
 use xvs::lab_cluster::{
     CLIENT, CLIENT6, GATEWAY_MAC, INSIDE, INSIDE6, LAN_MAC, SILENT, VIP, VIP6, WAN_MAC, at, server,
     server_mac, server6,
@@ -47,6 +47,16 @@ impl Twins {
         let answer = self.asked.ask(request.clone());
         assert_eq!(self.other.ask(request.clone()), answer, "{request}");
         answer
+    }
+
+    /// A frame comes to both, one of which is asked about it before. What was said.
+    fn come(&mut self, link: &str, frame: &[u8]) -> Value {
+        let frame = hex(frame);
+        let report = self.asked.ask(json!({ "explain": { "in": link, "frame": frame } }));
+        assert!(report.get("verdict").is_some(), "{link} {frame}: {report}");
+        let judged = self.both(json!({ "inject": link, "frame": frame }));
+        check(&report, &judged, &mut self.asked);
+        report
     }
 
     /// Everything that can be seen of both.
@@ -357,11 +367,7 @@ fn play(seed: u64, frames: u64, tally: &mut Tally) {
             _ => {
                 done += 1;
                 let (link, frame) = frame(&mut random);
-                let frame = hex(&frame);
-                let report = twins.asked.ask(json!({ "explain": { "in": link, "frame": frame } }));
-                assert!(report.get("verdict").is_some(), "{link} {frame}: {report}");
-                let judged = twins.both(json!({ "inject": link, "frame": frame }));
-                check(&report, &judged, &mut twins.asked);
+                let report = twins.come(link, &frame);
                 kinds(&report).into_iter().for_each(|kind| *tally.entry(kind).or_default() += 1);
             }
         }
@@ -407,5 +413,20 @@ fn ten_thousand_random_packets_become_what_was_said_and_a_twin_that_was_not_aske
     for (kind, least) in expected.into_iter().chain(made).chain(schedulers) {
         let count = tally.get(&kind).copied().unwrap_or(0);
         assert!(count >= least, "{kind}: {count}\n{tally:#?}");
+    }
+}
+
+#[test]
+fn recorded_frames_changed_at_random_become_what_was_said_whatever_is_served() {
+    let (mut seeds, mut random) = (fuzz::recorded(), Random(7));
+    let [asked, other] = [(); 2].map(|()| LabCluster::around(seeds.lab()));
+    let mut twins = Twins { asked, other };
+    for number in 1..=3000 {
+        let (link, frame) = seeds.frame(&mut random);
+        twins.come(link, &frame);
+        if number % 100 == 0 {
+            twins.both(json!({ "advance": random.below(700) as f64 / 10.0 }));
+            twins.compare();
+        }
     }
 }

@@ -33,7 +33,7 @@ pub struct Plan {
 /// If the director does, if a frame is lost, or if the counters do not balance.
 pub fn run(plan: Plan) -> (u64, Value) {
     let mut seeds = recorded();
-    let mut lab = lab(&seeds.topology);
+    let mut lab = seeds.lab();
     let mut random = Random(plan.seed);
     let began = Instant::now();
     let mut done = 0;
@@ -181,6 +181,11 @@ pub fn recorded() -> Seeds {
 }
 
 impl Seeds {
+    /// A director in their network, with services of every kind.
+    pub fn lab(&self) -> Lab {
+        lab(&self.topology)
+    }
+
     /// A frame, mostly a recorded one that was changed in a few places.
     pub fn frame(&mut self, random: &mut Random) -> (&'static str, Vec<u8>) {
         let (link, seed) = random.of(&self.frames);

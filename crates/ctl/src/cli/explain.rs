@@ -9,7 +9,7 @@ use super::{DONE, Done};
 use crate::client::{Director, Failure};
 use crate::explain::Report;
 use crate::explain::question::{Proto, Question};
-use crate::explain::report::{Choice, Contender, Entry, NextHop, Sent, Summary};
+use crate::explain::report::{Choice, Contender, Entry, NextHop, Rewrite, Sent, Summary, Tunnel};
 use crate::message::{Reply, Request};
 
 /// What follows `xvs explain`.
@@ -103,7 +103,9 @@ fn screen(report: &Report) -> String {
             let way = report.direction.as_deref().unwrap_or("inbound");
             line(&mut text, "meets", &format!("{}; {way}", connection(met)));
         }
-        (Some(met), _) => line(&mut text, "meets", &format!("{}; it gives way", connection(met))),
+        (Some(met), _) => {
+            line(&mut text, "meets", &format!("{}; it gives way to a new one", connection(met)))
+        }
     }
     if let Some(template) = &report.template {
         line(&mut text, "template", &entry(template));
@@ -126,6 +128,9 @@ fn screen(report: &Report) -> String {
         other => other,
     };
     line(&mut text, "verdict", &format!("{verdict}{reason}{why}"));
+    if let Some(rewrite) = &report.rewrite {
+        line(&mut text, "rewrite", &self::rewrite(rewrite));
+    }
     for sent in &report.sent {
         line(&mut text, if report.verdict == "transmit" { "sent" } else { "told" }, &self::sent(sent));
     }
@@ -182,20 +187,22 @@ fn connection(entry: &Entry) -> String {
 
 fn choice(text: &mut String, choice: &Choice) {
     line(text, "scheduler", &format!("{}: {}", choice.scheduler, choice.rule));
-    let row = |[mark, server, weight, active, inactive, standing]: [&str; 6]| {
-        let row = format!("  {mark:<1} {server:<27} {weight:>6} {active:>6} {inactive:>8}  {standing}");
+    let row = |[mark, server, method, weight, active, inactive, standing]: [&str; 7]| {
+        let row =
+            format!("{mark:>2} {server:<21} {method:<7} {weight:>6} {active:>6} {inactive:>5}  {standing}");
         row.trim_end().to_owned() + "\n"
     };
     if choice.candidates.is_empty() {
         line(text, "", "the service has no real server; `xvsadm -a` adds one");
         return;
     }
-    *text += &row(["", "Real server", "Weight", "Active", "Inactive", "Standing"]);
+    *text += &row(["", "Real server", "Forward", "Weight", "Active", "InAct", "Standing"]);
     for contender in &choice.candidates {
         let Contender { server, weight, active, inactive, .. } = contender;
         let mark = if contender.standing == "chosen" { "*" } else { "" };
-        let counts = [weight, active, inactive].map(ToString::to_string);
-        *text += &row([mark, &server.to_string(), &counts[0], &counts[1], &counts[2], &standing(contender)]);
+        let [weight, active, inactive] = [weight, active, inactive].map(ToString::to_string);
+        let (server, standing) = (server.to_string(), standing(contender));
+        *text += &row([mark, &server, &contender.method, &weight, &active, &inactive, &standing]);
     }
 }
 
@@ -206,15 +213,16 @@ fn standing(contender: &Contender) -> String {
         format!("{} {}", figure.name, value.trim_end_matches('0').trim_end_matches('.'))
     });
     let figures = figures.collect::<Vec<_>>().join(", ");
-    let (carries, upper) = (contender.active + contender.inactive, contender.upper_threshold.unwrap_or(0));
-    let why = match contender.standing.as_str() {
+    let carries = u64::from(contender.active) + u64::from(contender.inactive);
+    let upper = u64::from(contender.upper_threshold.unwrap_or(0));
+    match contender.standing.as_str() {
         "quiescent" => "weight 0: quiescent".to_owned(),
         "overloaded" if carries >= upper => format!("overloaded: {carries} of {upper} connections"),
         "overloaded" => format!("overloaded: {carries} of {upper}, not below its lower threshold yet"),
-        "chosen" => "chosen".to_owned(),
-        _ => String::new(),
-    };
-    [why, figures].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
+        // The asterisk says so.
+        "chosen" if figures.is_empty() => "chosen".to_owned(),
+        _ => figures,
+    }
 }
 
 fn way(way: &NextHop) -> String {
@@ -233,6 +241,21 @@ fn way(way: &NextHop) -> String {
         text += &format!(": {problem}");
     }
     text
+}
+
+fn rewrite(rewrite: &Rewrite) -> String {
+    let Rewrite { method, from, to, tunnel, ttl, pieces } = rewrite;
+    let end = |endpoint: &Endpoint| match endpoint.port {
+        0 => endpoint.addr.to_string(),
+        _ => endpoint.to_string(),
+    };
+    let from = from.as_ref().map(|new| format!("now from {}", end(new)));
+    let to = to.as_ref().map(|new| format!("now to {}", end(new)));
+    let tunnel =
+        tunnel.as_ref().map(|Tunnel { kind, from, to }| format!("inside {kind} from {from} to {to}"));
+    let pieces = (*pieces > 1).then(|| format!("in {pieces} fragments"));
+    let parts = [from, to, tunnel, Some(format!("TTL {ttl}")), pieces];
+    format!("{method}: {}", parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
 }
 
 fn sent(sent: &Sent) -> String {

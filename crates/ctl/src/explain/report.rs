@@ -14,7 +14,7 @@ use xvs_dataplane::port::LinkId;
 use xvs_dataplane::snapshot::{Asked, Candidate, Path, Snapshot};
 use xvs_dataplane::verdict::Verdict;
 use xvs_proto::{Endpoint, Packet, Parsed, Protocol, ethernet, parse};
-use xvs_sched::{Certainty, Figure};
+use xvs_sched::{Certainty, Figure, ForwardingMethod};
 
 use super::question::FLAGS;
 use super::rule;
@@ -57,6 +57,9 @@ pub struct Report {
     /// To whom it is sent, and by what way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub way: Option<NextHop>,
+    /// What is changed of it on its way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rewrite: Option<Rewrite>,
     /// `transmit`, `pass`, `drop` or `consumed`.
     pub verdict: String,
     /// The reason of a drop, by the name of its counter.
@@ -140,6 +143,8 @@ pub struct Choice {
 pub struct Contender {
     /// Which.
     pub server: Endpoint,
+    /// How packets reach it, as listings print it.
+    pub method: String,
     /// Its weight in force.
     pub weight: u32,
     /// Connections in an active state.
@@ -175,6 +180,37 @@ pub struct NextHop {
     /// What is wrong with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+}
+
+/// What is changed of a packet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rewrite {
+    /// By which method, as listings print it.
+    pub method: String,
+    /// Its new source, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<Endpoint>,
+    /// Its new destination, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<Endpoint>,
+    /// The packet around it, if it is in a tunnel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<Tunnel>,
+    /// Its time to live, or hop limit, when it leaves.
+    pub ttl: u8,
+    /// In how many pieces it leaves.
+    pub pieces: usize,
+}
+
+/// The packet around another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// `ipip`, `gre` or `gue`.
+    pub kind: String,
+    /// The director's address.
+    pub from: IpAddr,
+    /// The real server's.
+    pub to: IpAddr,
 }
 
 /// A frame that leaves.
@@ -234,6 +270,9 @@ impl Report {
             choice: explanation.asked.as_ref().map(Choice::of),
             connection: explanation.connection.as_ref().map(entry),
             way: explanation.way.map(|way| NextHop::of(&way, snapshot)),
+            rewrite: packet
+                .filter(|_| name == "transmit")
+                .and_then(|packet| Rewrite::of(&packet, explanation)),
             verdict: name.to_owned(),
             reason,
             why: why.map(str::to_owned),
@@ -293,6 +332,7 @@ impl Choice {
         let Asked { service, account, candidates, chosen } = asked;
         let contender = |(position, candidate): (usize, &Candidate)| Contender {
             server: candidate.endpoint,
+            method: candidate.method.listed().to_owned(),
             weight: candidate.weight.0,
             active: candidate.load.active,
             inactive: candidate.load.inactive,
@@ -343,6 +383,38 @@ impl NextHop {
             mtu: hop.map(|hop| hop.mtu),
             problem: problem.map(str::to_owned),
         }
+    }
+}
+
+impl Rewrite {
+    /// What is different between a packet and what leaves of it.
+    fn of(packet: &Packet, explanation: &Explanation) -> Option<Self> {
+        let Explanation { connection, template, asked, sent, .. } = explanation;
+        let Parsed::Ip(out) = parse(&sent.first()?.frame).ok()? else { return None };
+        let chosen = asked.as_ref().and_then(|asked| Some(asked.candidates.get(asked.chosen?)?.method));
+        let entry = connection.as_ref().or(template.as_ref());
+        let method = entry.map(|(_, copied)| copied.connection.method).or(chosen)?;
+        let tunnel =
+            (method == ForwardingMethod::Tunnel && out.flow.dest != packet.flow.dest).then(|| Tunnel {
+                kind: match out.flow.protocol {
+                    Protocol::GRE => "gre",
+                    Protocol::UDP => "gue",
+                    _ => "ipip",
+                }
+                .to_owned(),
+                from: out.flow.source.addr,
+                to: out.flow.dest.addr,
+            });
+        // Of what is in a tunnel only the time to live changes; an error's ends are those of its outer header.
+        let changed = |new: Endpoint, old: Endpoint| Some(new).filter(|new| tunnel.is_none() && *new != old);
+        Some(Self {
+            method: method.listed().to_owned(),
+            from: changed(out.flow.source, packet.flow.source),
+            to: changed(out.flow.dest, packet.flow.dest),
+            ttl: out.ttl,
+            pieces: sent.len(),
+            tunnel,
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use xvs_proto::{FlowKey, Packet, icmp, quoted};
+use xvs_proto::{FlowKey, HashSecret, Packet, icmp, quoted};
 
 use super::{LAYOUT, Live};
 use crate::classify::{Class, classify};
@@ -62,7 +62,9 @@ impl Stage {
             copied.enter(&mut seat, &snapshot.call_ids);
         }
         let (counters, unresolved) = (Arc::new(WorkerCounters::default()), Arc::new(Unresolved::new(1)));
-        let (total, ids) = (Arc::new(ServiceLive::new(1)), |number| Identification::numbered(secret, number));
+        // Identifications are shown to who asks: what keys the table must not be in them.
+        let ids = |number| Identification::numbered(HashSecret([0; 3]), number);
+        let total = Arc::new(ServiceLive::new(1));
         seat.note_misses();
         let flows = Flows::new(0, seat, counters.clone(), total, unresolved.clone(), ids(0));
         let outcome = Outcome::new(counters, unresolved, ids(1));

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use xvs_proto::Endpoint;
 use xvs_sched::scheduler::{Candidates, Choice, Load, Request, Scheduler, State};
-use xvs_sched::{Account, ServiceKey, Weight};
+use xvs_sched::{Account, ForwardingMethod, ServiceKey, Weight};
 
 use super::{Destination, DestinationLive, Destinations, Member, Service, ServiceLive, Services, Snapshot};
 use crate::counters::SharedStats;
@@ -32,6 +32,8 @@ pub struct Asked {
 pub struct Candidate {
     /// Which.
     pub endpoint: Endpoint,
+    /// How packets reach it.
+    pub method: ForwardingMethod,
     /// Its weight in force.
     pub weight: Weight,
     /// What it carried.
@@ -125,6 +127,7 @@ impl Scheduler for Overheard {
         let choice = self.service.scheduler.pick(state, request, candidates);
         let candidate = |(position, member): (usize, &Member)| Candidate {
             endpoint: member.endpoint,
+            method: member.method,
             weight: candidates.weight(position),
             load: candidates.load(position),
             overloaded: candidates.overloaded(position),
