@@ -10,13 +10,19 @@
 mod rig;
 
 use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
+use xvs_dataplane::capture::Capture;
+use xvs_dataplane::capture::filter::Filter;
 use xvs_dataplane::clock::Clock;
 use xvs_dataplane::conn::Timers;
 use xvs_dataplane::port::{BURST, Port};
 use xvs_dataplane::shm::Memory;
+use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::worker::Worker;
 use xvs_proto::{Endpoint, FlowKey, MacAddr, Protocol, ethernet, parse};
 use xvs_sched::ForwardingMethod::{self, DirectRouting, FullNat, Nat, Tunnel};
@@ -24,6 +30,8 @@ use xvs_sched::ForwardingMethod::{self, DirectRouting, FullNat, Nat, Tunnel};
 use rig::{Loop, Order, Side};
 
 const SIZES: [u32; 3] = [1_000, 100_000, 1_000_000];
+/// Of a capture, as the daemon has them.
+const SLOTS: usize = 1024;
 const ROUNDS: usize = 11;
 /// Of one row in one round.
 const PACKETS: u64 = 1 << 19;
@@ -41,10 +49,23 @@ enum Part {
     Table,
     /// Packets of connections that are there.
     Hits(Side),
+    /// [`Hits`](Self::Hits) of requests while packets are captured.
+    Captured(Watcher),
     /// First packets: a connection is made for each.
     First,
     /// The end of the connections so made.
     Expiry,
+}
+
+/// Who captures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Watcher {
+    /// Somebody to whom no packet matters.
+    OfOthers,
+    /// Somebody who wants all, and does not read.
+    Asleep,
+    /// Somebody who wants all, and reads on another core.
+    Reading,
 }
 
 /// A worker with its connections.
@@ -93,6 +114,9 @@ fn main() {
             row("NAT", 1, Part::Hits(Side::Requests)),
             row("NAT, replies", 1, Part::Hits(Side::Replies)),
             row("FULLNAT", 5, Part::Hits(Side::Requests)),
+            row("DR, others captured", 0, Part::Captured(Watcher::OfOthers)),
+            row("DR, captured, queue full", 0, Part::Captured(Watcher::Asleep)),
+            row("DR, captured and read", 0, Part::Captured(Watcher::Reading)),
             row("DR, first packet", 4, Part::First),
             row("FULLNAT, first packet", 5, Part::First),
             row("expiry", 4, Part::Expiry),
@@ -131,6 +155,7 @@ impl Bench {
             Part::Parse => (PACKETS, timed(|| self.bare(parsed))),
             Part::Table => return timed(|| self.look_up()) / PACKETS as f64,
             Part::Hits(_) => (PACKETS, timed(|| rig::forward(&mut self.worker))),
+            Part::Captured(watcher) => (PACKETS, self.captured(watcher)),
             Part::First => self.repeated(Part::First),
             Part::Expiry => self.repeated(Part::Expiry),
         };
@@ -154,6 +179,29 @@ impl Bench {
             }
             port.flush();
         }
+    }
+
+    /// Forwards while packets are captured, in slots as large as a frame.
+    fn captured(&mut self, watcher: Watcher) -> f64 {
+        let port = (watcher == Watcher::OfOthers).then_some(1);
+        let (capture, mut reader) = Capture::new(Filter { port, ..Filter::default() }, 1, SLOTS, 4096);
+        let before = self.worker.snapshot.load_full();
+        let snapshot = Snapshot { captures: [capture].into(), ..Snapshot::clone(&before) };
+        self.worker.snapshot.store(Arc::new(snapshot));
+        let done = AtomicBool::new(watcher == Watcher::Asleep);
+        let nanoseconds = thread::scope(|scope| {
+            let reading = || {
+                while !done.load(Ordering::Relaxed) {
+                    reader.read(|_, record| _ = black_box(record.bytes()));
+                }
+            };
+            scope.spawn(reading);
+            let nanoseconds = timed(|| rig::forward(&mut self.worker));
+            done.store(true, Ordering::Relaxed);
+            nanoseconds
+        });
+        self.worker.snapshot.store(before);
+        nanoseconds
     }
 
     fn look_up(&mut self) {
