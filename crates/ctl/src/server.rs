@@ -56,9 +56,10 @@ pub trait Handler: Send + Sync + 'static {
     fn capture(
         &self,
         _: &CaptureRequest,
+        _: &Peer,
         _: &mut dyn FnMut(Vec<CapturedPacket>) -> ControlFlow<()>,
     ) -> Result<Missed, CommandError> {
-        Err(CommandError::Failed { why: "xvs: no packets pass here".to_owned() })
+        Err(CommandError::Failed { why: "no packets pass here".to_owned() })
     }
 }
 
@@ -197,7 +198,7 @@ impl Denials {
             others => format!("; {others} more changes were denied since the last line"),
         };
         let Peer { uid, pid, .. } = peer;
-        Some(format!("uid {uid} (process {pid}) asked for a change, which was denied{others}"))
+        Some(format!("uid {uid} (process {pid}) asked for a change or for packets, which was denied{others}"))
     }
 }
 
@@ -393,15 +394,15 @@ impl Client {
         }
         match request {
             Request::ListConnections => self.stream_connections(handler),
-            Request::Capture(wanted) => self.stream_packets(handler, &wanted),
+            Request::Capture(wanted) => self.stream_packets(handler, &wanted, peer),
             other => self.send(handler.handle(other, peer), Part::Last),
         }
     }
 
     /// Sends packets until the client hangs up or asks for something else.
-    fn stream_packets(&self, handler: &dyn Handler, wanted: &CaptureRequest) -> io::Result<()> {
+    fn stream_packets(&self, handler: &dyn Handler, wanted: &CaptureRequest, peer: &Peer) -> io::Result<()> {
         let (mut sent, mut begun) = (Ok(()), false);
-        let ended = handler.capture(wanted, &mut |packets| {
+        let ended = handler.capture(wanted, peer, &mut |packets| {
             let pause = if packets.is_empty() { CAPTURE_PAUSE } else { Duration::ZERO };
             if !packets.is_empty() || !begun {
                 begun = true;
