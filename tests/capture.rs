@@ -246,16 +246,31 @@ impl Drop for Scratch {
     }
 }
 
-/// Fields of each frame as tshark reads them.
-fn read(name: &str, packets: &[CapturedPacket], missed: &Missed, fields: &[&str]) -> Vec<String> {
+/// As what tshark reads a file.
+enum Reading<'a> {
+    /// These fields of each frame.
+    Fields(&'a [&'a str]),
+    /// Its blocks.
+    Blocks,
+}
+
+/// A file as tshark reads it.
+fn read(name: &str, packets: &[CapturedPacket], missed: &Missed, what: Reading<'_>) -> Vec<String> {
     let file = Scratch(env::temp_dir().join(format!("xvs-{}-{name}.pcapng", process::id())));
     let mut blocks = Blocks::new(4096).unwrap();
     packets.iter().for_each(|packet| blocks.packet(packet).unwrap());
     blocks.statistics(missed).unwrap();
     fs::write(&file.0, blocks.take()).unwrap();
     let mut command = Command::new("tshark");
-    command.args(["-n", "-r"]).arg(&file.0).args(["-T", "fields", "-E", "separator=|"]);
-    fields.iter().for_each(|field| _ = command.args(["-e", field]));
+    command.args(["-n", "-r"]).arg(&file.0);
+    match what {
+        Reading::Fields(fields) => {
+            command.args(["-T", "fields", "-E", "separator=|"]);
+            fields.iter().for_each(|field| _ = command.args(["-e", field]));
+        }
+        Reading::Blocks => _ = command.args(["-X", "read_format:MIME Files Format", "-V"]),
+    }
+    command.env("TZ", "UTC");
     succeed(&mut command).lines().map(str::to_owned).collect()
 }
 
@@ -290,7 +305,31 @@ fn another_implementation_reads_interfaces_directions_times_lengths_and_comments
         "wan|0x00000001|1700000000.123456795|54|50|xvs: pass: the kernel has it, as if it had come in without xvs"
             .to_owned(),
     ];
-    assert_eq!(read("fields", &packets, &Missed::from([("lan".to_owned(), 3)]), &fields), expected);
+    assert_eq!(read("fields", &packets, &Missed::new(), Reading::Fields(&fields)), expected);
+}
+
+#[test]
+fn another_implementation_reads_how_many_frames_each_interface_had_and_how_many_were_missed() {
+    let mut cluster = cluster("-m");
+    let mut listener = listen(&mut cluster, &all());
+    mixture(&mut cluster);
+    let mut packets = captured(&mut cluster, &mut listener);
+    for frame in packets.iter_mut().flat_map(|packet| &mut packet.frames) {
+        frame.nanoseconds = 1_700_000_000_123_456_789;
+    }
+    let missed = Missed::from([("lan".to_owned(), 3), ("other".to_owned(), 1)]);
+    let said = read("statistics", &packets, &missed, Reading::Blocks);
+    let blocks = said.iter().filter(|line| line.trim() == "Block: Interface Statistics Block").count();
+    assert_eq!(blocks, 3, "{said:#?}");
+    let values = |what: &str| {
+        let of = |line: &String| line.trim().strip_prefix(what).map(str::to_owned);
+        said.iter().filter_map(of).collect::<Vec<_>>()
+    };
+    assert_eq!(values("Number of Received Packets: "), ["5", "5", "1"]);
+    assert_eq!(values("Number of Dropped Packets: "), ["0", "3", "1"]);
+    assert_eq!(values("Number of Delivered to the User Packets: "), ["5", "2", "0"]);
+    let time = "[Timestamp: Nov 14, 2023 22:13:20.123456789 UTC]";
+    assert!(said.iter().filter(|line| line.trim() == time).count() >= 2, "{said:#?}");
 }
 
 #[test]

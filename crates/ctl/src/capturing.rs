@@ -122,8 +122,7 @@ impl Capturing {
     fn begin<'a>(&'a self, capture: Arc<Capture>, daemon: &'a Handle) -> Result<On<'a>, CommandError> {
         let mut list = self.list();
         if list.len() >= MOST {
-            let why =
-                format!("xvs: {MOST} captures are on already, which is as many as there may be; end one");
+            let why = format!("{MOST} captures are on already, which is as many as there may be; end one");
             return Err(CommandError::Failed { why });
         }
         list.push(capture.clone());
@@ -214,8 +213,7 @@ fn filter(wanted: &CaptureRequest, egress: &Egress) -> Result<Filter, CommandErr
     if let Some(name) = &wanted.interface
         && !egress.links().any(|(_, link)| link.name == *name)
     {
-        let why =
-            format!("xvs: no packets come by interface {name}; `xvs status` shows those that are attached");
+        let why = format!("no packets come by interface {name}; `xvs status` shows those that are attached");
         return Err(CommandError::Failed { why });
     }
     let fate = match &wanted.reason {

@@ -120,9 +120,18 @@ impl Handler for Front {
     fn capture(
         &self,
         wanted: &CaptureRequest,
+        peer: &Peer,
         each: &mut dyn FnMut(Vec<CapturedPacket>) -> ControlFlow<()>,
     ) -> Result<Missed, CommandError> {
-        self.capturing.run(wanted, self.daemon()?, each)
+        let daemon = self.daemon()?;
+        // Who saw what clients said is to be known afterwards.
+        tracing::info!("uid {}: capture of packets begins", peer.uid);
+        let ended = self.capturing.run(wanted, daemon, each);
+        match &ended {
+            Ok(_) => tracing::info!("uid {}: capture of packets has ended", peer.uid),
+            Err(error) => tracing::info!("uid {}: capture of packets: refused: {error}", peer.uid),
+        }
+        ended
     }
 }
 

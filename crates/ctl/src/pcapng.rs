@@ -130,7 +130,9 @@ impl Blocks {
         for name in missed.keys() {
             self.interface(name)?;
         }
-        for (name, Interface { number, frames, first, last }) in self.interfaces.clone() {
+        let mut all: Vec<_> = self.interfaces.clone().into_iter().collect();
+        all.sort_by_key(|(_, interface)| interface.number);
+        for (name, Interface { number, frames, first, last }) in all {
             let missed = missed.get(&name).copied().unwrap_or(0);
             let block = InterfaceStatisticsBlock {
                 interface_id: number,

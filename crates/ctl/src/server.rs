@@ -78,9 +78,10 @@ pub trait Handler: Send + Sync + 'static {
     fn capture(
         &self,
         _: &CaptureRequest,
+        _: &Peer,
         _: &mut dyn FnMut(Vec<CapturedPacket>) -> ControlFlow<()>,
     ) -> Result<Missed, CommandError> {
-        Err(CommandError::Failed { why: "xvs: no packets pass here".to_owned() })
+        Err(CommandError::Failed { why: "no packets pass here".to_owned() })
     }
 }
 
@@ -216,7 +217,7 @@ impl Denials {
         self.quiet_until = Some(now + DENIAL_INTERVAL);
         let others = match std::mem::take(&mut self.untold) {
             0 => String::new(),
-            others => format!("; {others} more changes were denied since the last line"),
+            others => format!("; {others} more requests were denied since the last line"),
         };
         let Peer { uid, pid, .. } = peer;
         Some(format!("uid {uid} (process {pid}) asked for «{what}», which was denied{others}"))
@@ -408,7 +409,8 @@ impl Client {
         if request.access() > peer.access {
             let mut denials = self.shared.denials.lock().unwrap_or_else(PoisonError::into_inner);
             let denied = Err(CommandError::PermissionDenied);
-            let what = changes(&request, &denied).next().map_or("a change".to_owned(), |(line, _)| line);
+            let what = changes(&request, &denied).next().map(|(line, _)| line);
+            let what = what.unwrap_or_else(|| "xvs capture".to_owned());
             if let Some(line) = denials.line(peer, &what, Instant::now()) {
                 tracing::warn!("{line}");
             }
@@ -422,15 +424,15 @@ impl Client {
                 Ok(listener) => self.stream_events(listener),
                 Err(refused) => self.send(Err(refused), Part::Last),
             },
-            Request::Capture(wanted) => self.stream_packets(handler, &wanted),
+            Request::Capture(wanted) => self.stream_packets(handler, &wanted, peer),
             request => self.send(handler.handle(request, peer), Part::Last),
         }
     }
 
     /// Sends packets until the client hangs up or asks for something else.
-    fn stream_packets(&self, handler: &dyn Handler, wanted: &CaptureRequest) -> io::Result<()> {
+    fn stream_packets(&self, handler: &dyn Handler, wanted: &CaptureRequest, peer: &Peer) -> io::Result<()> {
         let (mut sent, mut begun) = (Ok(()), false);
-        let ended = handler.capture(wanted, &mut |packets| {
+        let ended = handler.capture(wanted, peer, &mut |packets| {
             let pause = if packets.is_empty() { CAPTURE_PAUSE } else { Duration::ZERO };
             if !packets.is_empty() || !begun {
                 begun = true;

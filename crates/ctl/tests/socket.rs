@@ -14,6 +14,7 @@ use std::time::Duration;
 use std::{env, fs, process};
 
 use rustix::event::{PollFd, PollFlags, poll};
+use xvs_ctl::capturing::{CaptureRequest, CapturedPacket, Missed};
 use xvs_ctl::client::{Client, Director, Failure};
 use xvs_ctl::events::{Asked, Begin, Events, KEPT, Kind, LISTENERS, Listener, Then};
 use xvs_ctl::message::{
@@ -47,9 +48,10 @@ impl Drop for Folder {
     }
 }
 
-/// Says yes, remembers what it was asked, and has so many connections.
+/// Says yes, remembers what it was asked, has so many connections, and a packet whenever somebody captures.
 #[derive(Default)]
 struct Recorder {
+    captures_ended: Mutex<u32>,
     asked: Mutex<Vec<Request>>,
     connections: u16,
     events: Arc<Events>,
@@ -81,6 +83,24 @@ impl Handler for Recorder {
 
     fn events(&self, asked: Asked) -> Result<Listener, CommandError> {
         self.events.listen(asked)
+    }
+
+    fn capture(
+        &self,
+        wanted: &CaptureRequest,
+        _: &Peer,
+        each: &mut dyn FnMut(Vec<CapturedPacket>) -> ControlFlow<()>,
+    ) -> Result<Missed, CommandError> {
+        self.asked.lock().unwrap().push(Request::Capture(wanted.clone()));
+        let packet = CapturedPacket { verdict: "pass".to_owned(), reason: None, frames: Vec::new() };
+        let parts = [vec![], vec![packet]].into_iter().chain(std::iter::repeat_with(Vec::new));
+        for part in parts {
+            if each(part).is_break() {
+                break;
+            }
+        }
+        *self.captures_ended.lock().unwrap() += 1;
+        Ok(Missed::from([("wan".to_owned(), 7)]))
     }
 }
 
@@ -334,12 +354,17 @@ fn a_stale_socket_is_replaced_and_a_file_in_its_place_is_not() {
 
 /// Runs `xvsadm` as user 65534 with these groups, which only root can do.
 fn as_nobody(folder: &Folder, groups: &str, arguments: &[&str]) -> Option<(i32, String)> {
+    run_as_nobody(env!("CARGO_BIN_EXE_xvsadm"), folder, groups, arguments)
+}
+
+/// The same with another program.
+fn run_as_nobody(built: &str, folder: &Folder, groups: &str, arguments: &[&str]) -> Option<(i32, String)> {
     if !is_root() {
         eprintln!("skipped: running a program as another user needs root");
         return None;
     }
-    let program = folder.0.join("xvsadm");
-    fs::copy(env!("CARGO_BIN_EXE_xvsadm"), &program).unwrap();
+    let program = folder.0.join("program");
+    fs::copy(built, &program).unwrap();
     let output = Process::new("setpriv")
         .args(["--reuid", "65534", "--regid", "65534", groups])
         .arg(&program)
@@ -380,6 +405,61 @@ fn others_may_read_and_only_members_of_the_group_may_change() {
     let groups = format!("--groups={number}");
     assert_eq!(as_nobody(&folder, &groups, &["-C"]), Some((0, String::new())));
     assert_eq!(handler.asked.lock().unwrap().last(), Some(&Request::Change(Command::Flush)));
+}
+
+#[test]
+fn packets_are_shown_to_root_and_the_group_and_to_nobody_else() {
+    let folder = Folder::new("capture-rights");
+    let (_server, handler) = serve(&folder, Recorder::default(), |settings| settings.mode = 0o666);
+    let words = ["capture", "--text", "--count", "1"];
+    let nobody = |groups: &str| run_as_nobody(env!("CARGO_BIN_EXE_xvs"), &folder, groups, &words);
+    let Some((code, said)) = nobody("--clear-groups") else { return };
+    assert!(code == 3 && said.contains("group xvs") && said.contains("see packets"), "{code}: {said}");
+    assert!(handler.asked.lock().unwrap().is_empty());
+}
+
+fn all() -> CaptureRequest {
+    CaptureRequest {
+        address: None,
+        port: None,
+        service: None,
+        interface: None,
+        drops: false,
+        reason: None,
+        snap_bytes: 64,
+    }
+}
+
+#[test]
+fn a_capture_ends_with_counts_when_its_client_asks_for_no_more() {
+    let folder = Folder::new("capture-end");
+    let (_server, handler) = serve(&folder, Recorder::default(), |_| {});
+    let mut client = Client::connect(&folder.socket()).unwrap();
+    let stopper = client.stopper().unwrap();
+    let mut parts = Vec::new();
+    let missed = client.capture(all(), &mut |part| {
+        parts.push(part.len());
+        if part.len() == 1 {
+            stopper.stop();
+        }
+        Ok(())
+    });
+    assert_eq!((missed.unwrap(), parts), (Missed::from([("wan".to_owned(), 7)]), vec![0, 1]));
+    assert_eq!(*handler.captures_ended.lock().unwrap(), 1);
+}
+
+#[test]
+fn a_capture_ends_when_its_client_is_gone() {
+    let folder = Folder::new("capture-gone");
+    let (server, handler) = serve(&folder, Recorder::default(), |_| {});
+    let mut client = Client::connect(&folder.socket()).unwrap();
+    let enough = client.capture(all(), &mut |_| Err(io::ErrorKind::StorageFull.into()));
+    assert!(matches!(enough, Err(Failure::Printing(_))), "{enough:?}");
+    drop(client);
+    while *handler.captures_ended.lock().unwrap() == 0 {
+        std::thread::yield_now();
+    }
+    drop(server);
 }
 
 #[test]

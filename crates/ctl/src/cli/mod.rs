@@ -184,6 +184,9 @@ fn ask(command: &Command, director: &mut dyn Director, out: &mut dyn Write) -> D
         Command::Mark(arguments) => mark::run(arguments, director, out),
         Command::Feedback(arguments) => feedback::run(arguments, director, out),
         Command::Laddr(arguments) => laddr::run(arguments, director, out),
+        Command::Capture(_) => {
+            Err("packets are captured of a running xvsd; the lab answers each with what leaves".into())
+        }
         _ => Err("this command does not talk to the daemon".into()),
     }
 }
