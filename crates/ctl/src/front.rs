@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use xvs_dataplane::verdict::DropReason;
 
 use crate::adm::SystemResolver;
-use crate::connections::{count, found, rows};
+use crate::connections::{count, end, found, rows};
 use crate::control_thread::Handle;
 use crate::filter::Filter;
 use crate::locals;
@@ -55,6 +55,14 @@ impl Handler for Front {
                 let shared = daemon.shared();
                 let snapshot = shared.published.load_full();
                 Ok(Reply::Report(json!(count(shared.reader(), &snapshot, shared.now(), &filter))))
+            }
+            Request::EndConnections(filter) => {
+                let shared = daemon.shared();
+                let snapshot = shared.published.load_full();
+                let ended = end(shared.reader(), &snapshot, shared.now(), &filter, &shared.swept.drained);
+                tracing::info!("uid {}: ended {ended} connections", peer.uid);
+                shared.free_ended();
+                Ok(Reply::Report(json!(ended)))
             }
             Request::LocalUse => {
                 let asked = daemon.ask(Request::LocalAddresses)?;

@@ -36,7 +36,7 @@ use xvs_proto::{HashSecret, MacAddr, Prefix};
 use crate::adm;
 use crate::adm::resolver::Table as Names;
 use crate::client::{Director, Failure};
-use crate::connections::{count, found, rows};
+use crate::connections::{count, end, found, rows};
 use crate::control::{Control, Plant};
 use crate::feedback::Feedback;
 use crate::filter::Filter;
@@ -416,6 +416,11 @@ impl Director for Inner {
             Request::CountConnections(filter) => {
                 let snapshot = self.control.published().load_full();
                 Ok(Reply::Report(json!(count(&self.reader, &snapshot, self.now, &filter))))
+            }
+            Request::EndConnections(filter) => {
+                let snapshot = self.control.published().load_full();
+                let counters = self.sweeper.counters();
+                Ok(Reply::Report(json!(end(&self.reader, &snapshot, self.now, &filter, &counters.drained))))
             }
             Request::LocalUse => {
                 let exhausted = self.counters.dropped(DropReason::NoLocalPort).value();

@@ -86,9 +86,13 @@ impl Page {
         ] {
             self.gauge(name, help, &[], value);
         }
-        let swept = [("worthless", &shared.swept.worthless), ("orphaned", &shared.swept.orphaned)];
+        let swept = [
+            ("worthless", &shared.swept.worthless),
+            ("orphaned", &shared.swept.orphaned),
+            ("drained", &shared.swept.drained),
+        ];
         for (reason, count) in swept {
-            let help = "Connections and templates ended by drop_entry (worthless) and expire_nodest_conn (orphaned).";
+            let help = "Connections and templates ended by drop_entry (worthless), expire_nodest_conn (orphaned) and xvs drain (drained).";
             self.counter("xvs_swept_connections_total", help, &[Label::new("reason", reason)], count.value());
         }
     }

@@ -49,6 +49,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
         client: arguments.client,
         dest: arguments.dest,
         service: arguments.service,
+        server: None,
         states: arguments.state.clone(),
     };
     if arguments.count {
@@ -133,6 +134,7 @@ mod tests {
         let end = |last, port| Endpoint::new([192, 0, 2, last], port);
         let detail = ConnectionDetail {
             service: None,
+            server: None,
             method: ForwardingMethod::FullNat,
             packets: 12,
             controls: 0,
