@@ -81,7 +81,10 @@ const NO_DAEMON: u8 = 4;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  failed; for `realserver status`: something is not as it has to be; for `check`: faults; for `plan`: differences
+  1  failed; or the answer is no:
+       `realserver status`: something is not as it has to be
+       `check`: there are faults; `plan`: there are differences
+       `drain`: connections are left
   2  the command line is wrong
   3  xvsd refused, and nothing has changed
   4  no xvsd could be asked";
