@@ -1,11 +1,14 @@
-//! A rules file against a daemon with traffic: checked, planned, applied, taken back.
+//! What operators change under traffic: rules by a file, taken back if nobody confirms them; a real server that is
+//! drained.
 //!
-//! Each test has a cluster of its own. Needs root. Not here: every kind of difference (`rules.rs`).
+//! Each test has a cluster of its own. Needs root. Not here: every kind of difference (`rules.rs`), what `xvs drain` prints (`cli/drain.rs`).
 
 use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
+use std::process::{Child, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use xvs::cluster::{complete, virtual_endpoint};
 use xvs::director::{Protocol, program};
@@ -81,4 +84,53 @@ fn rules_that_nobody_confirms_are_taken_back_and_a_download_goes_on_throughout()
     let (faults, code) = xvs(&cluster, "apply", &second);
     assert!(faults.contains("line 2: ") && faults.contains("line 3: ") && code == Some(1), "{faults}");
     assert_eq!(director.adm("-Sn"), none);
+}
+
+/// `xvs drain` of the first real server, started.
+fn drain(cluster: &Cluster, words: &str) -> Child {
+    let mut command = cluster.command(Host::Director, program("xvs"));
+    command.args(["drain", "-t", "198.51.100.100:80", "192.0.2.11"]).args(words.split_whitespace());
+    command.stdout(Stdio::piped()).spawn().expect("scripts/netlab can be started")
+}
+
+/// What it printed, and its exit code.
+fn ended(drain: Child) -> (String, Option<i32>) {
+    let output = drain.wait_with_output().expect("a child of this process");
+    (String::from_utf8_lossy(&output.stdout).into_owned(), output.status.code())
+}
+
+#[test]
+fn a_real_server_is_drained_while_its_connection_lasts_and_what_is_left_at_the_end_is_dropped() {
+    let cluster = carries::prepared(Method::Nat, Workers::Two);
+    let director = Director::start(&cluster, Workers::Two);
+    director.add_service(Protocol::Tcp, 80, Method::Nat);
+    let count = || director.xvs("connections --dest 192.0.2.11 --state ESTABLISHED --count");
+    // Of two connections one is the first real server's.
+    let held: Vec<_> = (0..2)
+        .map(|_| cluster.run(Host::Client, || clients::connect(virtual_endpoint(80))).expect("tcp"))
+        .collect();
+    wait::until("both are established", || {
+        (director.xvs("connections --state ESTABLISHED --count") == "2\n").then_some(())
+    });
+    assert_eq!(count(), "1\n");
+
+    // Who is interrupted leaves everything as it is.
+    let mut waiting = drain(&cluster, "--for 1h --then drop");
+    let mut first = [0; 1];
+    waiting.stdout.as_mut().expect("asked for above").read_exact(&mut first).expect("it prints at once");
+    wait::until("the weight is 0", || director.adm("-Sn").contains("192.0.2.11:80 -m -w 0").then_some(()));
+    kill_process(Pid::from_child(&waiting), Signal::INT).expect("it runs");
+    let (told, code) = ended(waiting);
+    assert!(told.contains("interrupted: 1 connection active, 0 inactive"), "{told}");
+    assert_eq!((count(), code), ("1\n".to_owned(), Some(1)));
+    assert_eq!(clients::pages(&cluster, "http://198.51.100.100/", 2), ["rs2", "rs2"]);
+
+    let (told, code) = ended(drain(&cluster, "--for 1s --then drop"));
+    assert!(told.contains("the time is over") && told.contains("dropped 1 connection\n"), "{told}");
+    assert_eq!((count(), code), ("0\n".to_owned(), Some(0)));
+    assert_eq!(director.xvs("connections --dest 192.0.2.12 --state ESTABLISHED --count"), "1\n");
+    drop(held);
+    let (told, code) = ended(drain(&cluster, ""));
+    assert!(told.contains("drained: no connection is left") && code == Some(0), "{told}");
+    assert!(director.xvs("counters").contains("swept_drained 1\n"));
 }

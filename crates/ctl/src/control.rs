@@ -275,6 +275,7 @@ impl<P: Plant> Control<P> {
             Request::ListConnections
             | Request::FindConnections(_)
             | Request::CountConnections(_)
+            | Request::EndConnections(_)
             | Request::Status
             | Request::Counters
             | Request::LocalUse

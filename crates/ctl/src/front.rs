@@ -15,7 +15,7 @@ use xvs_dataplane::verdict::DropReason;
 
 use crate::adm::{SystemResolver, one_line};
 use crate::capturing::{CaptureRequest, CapturedPacket, Capturing, Missed};
-use crate::connections::{count, found, rows};
+use crate::connections::{count, end, found, rows};
 use crate::control_thread::Handle;
 use crate::doctor::facts::DaemonFacts;
 use crate::events::{Asked, Listener, Who, changes};
@@ -71,6 +71,14 @@ impl Handler for Front {
             Request::Examine => {
                 let shared = daemon.shared();
                 Ok(Reply::Report(json!(DaemonFacts::of(shared, status::warnings(shared)))))
+            }
+            Request::EndConnections(filter) => {
+                let shared = daemon.shared();
+                let snapshot = shared.published.load_full();
+                let ended = end(shared.reader(), &snapshot, shared.now(), &filter, &shared.swept.drained);
+                tracing::info!("{}: ended {ended} connections", who(peer));
+                shared.free_ended();
+                Ok(Reply::Report(json!(ended)))
             }
             Request::LocalUse => {
                 let asked = daemon.ask(Request::LocalAddresses)?;

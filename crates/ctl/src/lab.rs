@@ -38,7 +38,7 @@ use crate::adm;
 use crate::adm::resolver::Table as Names;
 use crate::capturing::{CaptureRequest, CapturedPacket, Listener, Missed};
 use crate::client::{Director, Failure};
-use crate::connections::{count, found, rows};
+use crate::connections::{count, end, found, rows};
 use crate::control::{Control, Plant};
 use crate::explain::question::unhex;
 use crate::explain::{self, Question};
@@ -460,6 +460,11 @@ impl Director for Inner {
                 let (snapshot, reader) = (self.control.published().load_full(), &self.reader);
                 let live = Live { snapshot: &snapshot, reader, now: self.now };
                 explain::answer(&question, &live).map(|report| Reply::Report(json!(report)))
+            }
+            Request::EndConnections(filter) => {
+                let snapshot = self.control.published().load_full();
+                let counters = self.sweeper.counters();
+                Ok(Reply::Report(json!(end(&self.reader, &snapshot, self.now, &filter, &counters.drained))))
             }
             Request::LocalUse => {
                 let exhausted = self.counters.dropped(DropReason::NoLocalPort).value();

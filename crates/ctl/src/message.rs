@@ -125,6 +125,8 @@ pub enum Request {
     FindConnections(Filter),
     /// How many there are; answered by [`Reply::Report`] with a number.
     CountConnections(Filter),
+    /// Ends those that fit, and tells nobody; answered by [`Reply::Report`] with their number.
+    EndConnections(Filter),
     /// The timeouts in force.
     Timeouts,
     /// The synchronization daemons that run.
@@ -176,6 +178,7 @@ impl Request {
             | Self::Restore(_)
             | Self::Apply { .. }
             | Self::Confirm(_)
+            | Self::EndConnections(_)
             | Self::Set { .. }
             | Self::ReportLoad { .. } => Access::Change,
             // What clients and servers say to each other is in them.
@@ -350,6 +353,8 @@ pub struct ConnectionRow {
 pub struct ConnectionDetail {
     /// The service that it belongs to; `None` if that is gone.
     pub service: Option<ServiceKey>,
+    /// The destination as the service has it; `None` if that was removed.
+    pub server: Option<Endpoint>,
     /// How packets reach its destination.
     pub method: ForwardingMethod,
     /// Packets from its client.

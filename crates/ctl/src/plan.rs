@@ -365,6 +365,7 @@ mod tests {
 -L
 -Z
 --start-daemon backup --mcast-interface eth0
+add a service
 ";
         let told = faults(text);
         let expected = [
@@ -381,7 +382,7 @@ mod tests {
         ];
         assert_eq!(told[..10], expected);
         assert!(told[10].starts_with("line 18: ") && told[10].contains("not supported"), "{}", told[10]);
-        assert_eq!(told.len(), 11);
+        assert_eq!(told[11..], ["line 19: it begins with no command of ipvsadm's"]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -21,6 +22,10 @@ use crate::events::Events;
 use crate::history::{History, Sample};
 use crate::message::Access;
 use crate::sweep::SweepCounters;
+
+/// How often it is looked whether workers have left what was ended, and between two looks.
+const FREE_TRIES: u32 = 100;
+const FREE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What requests that need no writer are answered from.
 pub struct Shared {
@@ -167,6 +172,19 @@ impl Shared {
     pub(crate) fn note(&self) {
         let now = self.now();
         self.history.note(now, || Sample::take(&self.counters, now));
+    }
+
+    /// Waits until what the reader has ended is free for others, but not long: a later walk frees the rest.
+    pub(crate) fn free_ended(&self) {
+        for _ in 0..FREE_TRIES {
+            let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+            reader.visit(0..0, |_, _| {});
+            if reader.in_limbo() == 0 {
+                return;
+            }
+            drop(reader);
+            thread::sleep(FREE_INTERVAL);
+        }
     }
 
     /// How the daemon stands.

@@ -116,6 +116,18 @@ pub(super) fn parse(words: &[&str], resolver: &dyn Resolver) -> Result<Parsed, E
     draft.finish(&words.extra)
 }
 
+/// The service and the real server that these words name, as they would behind `-d`.
+///
+/// # Errors
+/// What is wrong with them, as ipvsadm says it.
+pub fn real_server(words: &[&str], resolver: &dyn Resolver) -> Result<(ServiceKey, Endpoint), String> {
+    match parse(&[&["-d"], words].concat(), resolver) {
+        Ok(Parsed::Change(Command::DeleteDestination { service, endpoint })) => Ok((service, endpoint)),
+        Ok(_) => Err("they name no real server".to_owned()),
+        Err(ended) => Err(ended.text.lines().next().unwrap_or_default().to_owned()),
+    }
+}
+
 /// A line as far as it has been read.
 struct Draft {
     command: CommandName,

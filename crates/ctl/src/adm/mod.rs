@@ -23,6 +23,7 @@ mod words;
 
 use std::io::{self, BufRead, Write};
 
+pub use grammar::real_server;
 pub use resolver::{Resolver, SystemResolver};
 pub use rules::{RuleLine, lines, read_all, read_rules};
 pub(crate) use typed::one_line;

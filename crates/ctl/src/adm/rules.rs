@@ -215,8 +215,13 @@ pub fn read_all(text: &str, resolver: &dyn Resolver) -> (Vec<RuleLine>, Vec<Faul
                 faults.push(Fault { line: number, why });
             }
             Some(Err(ended)) => {
-                let why = ended.text.lines().next().unwrap_or_default().to_owned();
-                faults.push(Fault { line: number, why });
+                let why = match ended.text.lines().next().unwrap_or_default() {
+                    first if Ended::try_help().text.trim_end() == first => {
+                        "it begins with no command of ipvsadm's"
+                    }
+                    first => first,
+                };
+                faults.push(Fault { line: number, why: why.to_owned() });
             }
         }
     }

@@ -18,6 +18,7 @@ mod confirm;
 mod connections;
 mod counters;
 mod doctor;
+mod drain;
 mod events;
 mod explain;
 mod feedback;
@@ -46,6 +47,8 @@ enum Command {
     Connections(connections::Arguments),
     /// Show what changes, when, and who does it
     Events(events::Arguments),
+    /// Give a real server no new connections, and wait until it has none
+    Drain(drain::Arguments),
     /// Print what was counted, summed over the workers
     Counters(counters::Arguments),
     /// Tell why a packet goes where it goes, with no effect
@@ -96,7 +99,10 @@ const NO_DAEMON: u8 = 4;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  failed; for `realserver status`: something is not as it has to be; for `check`: faults; for `plan`: differences
+  1  failed; or the answer is no:
+       `realserver status`: something is not as it has to be
+       `check`: there are faults; `plan`: there are differences
+       `drain`: connections are left
   2  the command line is wrong
   3  xvsd refused, and nothing has changed
   4  no xvsd could be asked";
@@ -113,9 +119,12 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Completion(arguments) => completion::run(&arguments, &mut out),
         Command::Check(arguments) => check::run(&arguments, &mut out),
         Command::Manual(arguments) => manual::run(&arguments),
-        asking => Client::connect(&default_socket())
-            .map_err(Into::into)
-            .and_then(|mut client| ask(&asking, &mut client, &mut out)),
+        asking => {
+            Client::connect(&default_socket()).map_err(Into::into).and_then(|mut client| match &asking {
+                Command::Drain(arguments) => drain::run(arguments, &mut client, &mut out),
+                asking => ask(asking, &mut client, &mut out),
+            })
+        }
     };
     let done = done.and_then(|code| Ok(out.flush().map(|()| code)?));
     ExitCode::from(done.unwrap_or_else(|error| {
@@ -187,7 +196,8 @@ fn ask(command: &Command, director: &mut dyn Director, out: &mut dyn Write) -> D
         Command::Capture(_) => {
             Err("packets are captured of a running xvsd; the lab answers each with what leaves".into())
         }
-        _ => Err("this command does not talk to the daemon".into()),
+        // `drain` waits, and a lab's time does not pass by itself.
+        _ => Err("this command has nothing to ask a lab".into()),
     }
 }
 

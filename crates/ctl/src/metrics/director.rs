@@ -55,9 +55,12 @@ fn daemon(text: &mut Text, shared: &Shared) {
     text.single("xvs_table_size_connections", Kind::Gauge, help, size);
     text.single("xvs_table_connections", Kind::Gauge, "Connections and templates in the table.", live);
     let name = "xvs_swept_connections_total";
-    let help = "Connections and templates ended by drop_entry (worthless) and expire_nodest_conn (orphaned).";
+    let help = "Connections and templates ended by drop_entry (worthless), expire_nodest_conn (orphaned) and xvs drain (drained).";
     text.family(name, Kind::Counter, help);
-    for (reason, count) in [("worthless", &shared.swept.worthless), ("orphaned", &shared.swept.orphaned)] {
+    let swept = &shared.swept;
+    for (reason, count) in
+        [("worthless", &swept.worthless), ("orphaned", &swept.orphaned), ("drained", &swept.drained)]
+    {
         text.sample(name, &[("reason", &reason)], count.value());
     }
 }
