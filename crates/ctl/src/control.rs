@@ -252,6 +252,7 @@ impl<P: Plant> Control<P> {
             | Request::Status
             | Request::Counters
             | Request::LocalUse
+            | Request::Traffic
             | Request::Events(_) => {
                 let why = "the control thread does not answer this request".to_owned();
                 Err(CommandError::Failed { why })

@@ -18,6 +18,7 @@ use crate::locals;
 use crate::message::{CommandError, ConnectionRow, Reply, Request};
 use crate::server::{Handler, Peer};
 use crate::status;
+use crate::traffic::Traffic;
 
 /// The daemon as its clients meet it.
 #[derive(Default)]
@@ -43,6 +44,7 @@ impl Handler for Front {
         let daemon = self.daemon()?;
         match request {
             Request::Status => Ok(Reply::Report(status::report(daemon.shared()))),
+            Request::Traffic => Ok(Reply::Traffic(Traffic::now(daemon.shared()))),
             Request::Counters => Ok(Reply::Report(json!(daemon.shared().counters()))),
             Request::LocalUse => {
                 let asked = daemon.ask(Request::LocalAddresses)?;

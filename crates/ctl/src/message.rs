@@ -20,6 +20,7 @@ use crate::feedback::Server;
 use crate::locals::LocalAddress;
 use crate::marks::MarkRule;
 use crate::state::{DestinationOptions, ServiceOptions, SyncDaemon, SyncRole, Timeouts};
+use crate::traffic::Traffic;
 
 /// The version of everything below. Both ends must have the same.
 pub const VERSION: u32 = 1;
@@ -135,6 +136,8 @@ pub enum Request {
     Status,
     /// Every counter; answered by [`Reply::Report`].
     Counters,
+    /// What carries how much; answered by [`Reply::Traffic`].
+    Traffic,
     /// What changed and changes; answered by [`Reply::Events`] in parts.
     Events(Asked),
 }
@@ -155,6 +158,7 @@ impl Request {
             | Self::Feedback
             | Self::Status
             | Self::Counters
+            | Self::Traffic
             | Self::Events(_) => Access::Read,
         }
     }
@@ -189,6 +193,8 @@ pub enum Reply {
     Marks(Vec<MarkRule>),
     /// The local addresses, in the order of the commands.
     LocalAddresses(Vec<LocalAddress>),
+    /// All services, in no particular order.
+    Traffic(Traffic),
     /// Some events.
     Events(Heard),
     /// A document whose shape its request defines.

@@ -19,6 +19,7 @@ pub(crate) mod mark;
 mod realserver;
 mod set;
 mod status;
+mod top;
 
 /// What ipvsadm has no words for.
 #[derive(Debug, Parser)]
@@ -32,6 +33,8 @@ pub struct Cli {
 enum Command {
     /// Show how the director is: interfaces, workers, connections, drops
     Status(status::Arguments),
+    /// Watch services and real servers at work
+    Top(top::Arguments),
     /// Show what changes, when, and who does it
     Events(events::Arguments),
     /// Print what was counted, summed over the workers
@@ -75,6 +78,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let mut out = io::stdout().lock();
     let done = match cli.command {
         Command::Realserver(arguments) => realserver::run(&arguments, &mut out),
+        Command::Top(arguments) => top::run(&arguments, &mut out),
         Command::Events(arguments) => events::run(&arguments, &mut out),
         Command::Lab(arguments) => lab::run(&arguments, &mut out),
         Command::Completion(arguments) => completion::run(&arguments, &mut out),
