@@ -101,14 +101,14 @@ fn services_and_rates_are_shown_at_80_by_24_and_keys_sort_filter_and_quit() {
     assert!(lines.len() <= 24 && lines.iter().all(|line| line.chars().count() <= 80), "{lines:#?}");
     assert!(lines[0].starts_with("ok   xvsd ") || lines[0].contains("warning"), "{lines:#?}");
     assert!(lines[1].starts_with("workers  0: ") && lines[2].starts_with("drops/s  "), "{lines:#?}");
-    assert!(lines[3].contains(">Conn/s"), "{lines:#?}");
+    assert!(lines[3].contains(">CPS"), "{lines:#?}");
     assert!(lines[5].starts_with(&web), "the one with connections is first: {lines:#?}");
     assert!(row(&lines, &format!("{}:80 Masq 1", real_server(1))).is_some(), "{lines:#?}");
 
     terminal.press(&["n"]);
     terminal.until("sorted by name", |lines| lines[3].starts_with(">Service") && lines[5].starts_with(&web));
     terminal.press(&["b"]);
-    terminal.until("sorted by bytes", |lines| lines[3].contains(">InB/s"));
+    terminal.until("sorted by bytes", |lines| lines[3].contains(">InBPS"));
     terminal.press(&["/", "u", "d", "p"]);
     terminal.until("filtered while it is typed", |lines| {
         lines[5].starts_with(&dns) && row(lines, &web).is_none() && lines[23].starts_with("filter: udp_")

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
-use super::super::status::duration;
+use super::super::status::{counted, duration};
 use crate::message::Stats;
 use crate::traffic::{DestinationTraffic, ServiceTraffic, Traffic};
 
@@ -135,7 +135,10 @@ impl Row {
     pub(super) fn line(&self, width: usize) -> String {
         let Rates { connections, in_packets, out_packets, in_bytes, out_bytes } = self.rates;
         let numbers = [connections, in_packets, out_packets, in_bytes, out_bytes].map(short);
-        let counts = [self.active, self.inactive].map(|count| short(count as f64));
+        let counts = [self.active, self.inactive].map(|count| match count {
+            0..1000 => count.to_string(),
+            many => short(many as f64),
+        });
         columns(&self.label, &[&numbers[..], &counts[..]].concat(), width)
     }
 }
@@ -206,10 +209,10 @@ pub(super) fn header(before: Option<&Traffic>, now: &Traffic, width: usize) -> V
     };
     let (table, version) = (&status["table"], status["version"].as_str().unwrap_or("?"));
     let director = format!(
-        "{state}   xvsd {version}, up {}, {} services, {} real servers, table {} %",
+        "{state}   xvsd {version}, up {}, {}, {}, table {} %",
         duration(status["uptime_seconds"].as_u64().unwrap_or(0)),
-        status["services"],
-        status["destinations"],
+        counted(&status["services"], "service", "services"),
+        counted(&status["destinations"], "real server", "real servers"),
         table["percent"],
     );
     let lines = [
@@ -220,14 +223,14 @@ pub(super) fn header(before: Option<&Traffic>, now: &Traffic, width: usize) -> V
     lines.into_iter().map(|line| cut(&line, width)).collect()
 }
 
-/// The names of the columns; that by which rows are sorted is marked.
+/// The names of the columns, as `xvsadm -L --rate` has them; that by which rows are sorted is marked.
 pub(super) fn titles(sort: Sort, width: usize) -> String {
     let names = [
-        ("Conn/s", Sort::Connections),
-        ("InPk/s", Sort::Packets),
-        ("OutPk/s", Sort::Packets),
-        ("InB/s", Sort::Bytes),
-        ("OutB/s", Sort::Bytes),
+        ("CPS", Sort::Connections),
+        ("InPPS", Sort::Packets),
+        ("OutPPS", Sort::Packets),
+        ("InBPS", Sort::Bytes),
+        ("OutBPS", Sort::Bytes),
         ("Active", Sort::Active),
         ("InAct", Sort::Inactive),
     ];
@@ -236,11 +239,19 @@ pub(super) fn titles(sort: Sort, width: usize) -> String {
     columns(first, &titles, width)
 }
 
-/// A label and seven right-aligned columns.
+/// A label and seven right-aligned columns. A label that is too long loses what is in its middle: its end has the port.
 fn columns(label: &str, numbers: &[String], width: usize) -> String {
     let room = width.saturating_sub(COLUMN * numbers.len());
     let numbers: String = numbers.iter().map(|number| format!("{number:>COLUMN$}")).collect();
-    format!("{:<room$}{numbers}", cut(label, room.saturating_sub(1)))
+    let (length, most) = (label.chars().count(), room.saturating_sub(1));
+    let label = if length <= most {
+        label.to_owned()
+    } else {
+        let tail = most / 2;
+        let end: String = label.chars().skip(length - tail).collect();
+        cut(label, most - tail) + &end
+    };
+    format!("{label:<room$}{numbers}")
 }
 
 /// Worker by worker, the busiest first: how busy it is, and what it receives and sends a second.
@@ -339,7 +350,7 @@ fn short(number: f64) -> String {
 }
 
 /// Characters of a column of numbers, the gap before it included.
-const COLUMN: usize = 8;
+const COLUMN: usize = 7;
 
 #[cfg(test)]
 mod tests {
@@ -435,7 +446,7 @@ mod tests {
         let Rows { total, rows } = Rows::new(Some(&before), &now, Sort::Name, "2.12");
         assert_eq!(
             rows[0].line(80),
-            "TCP 198.51.100.1:80          2.0     2.0       0    4.0k       0      10     4.0"
+            "TCP 198.51.100.1:80                2.0    2.0      0   4.0k      0     10      4"
         );
         assert_eq!(rows[1].line(80).split_whitespace().collect::<Vec<_>>()[3..6], ["1.5", "1.5", "0"]);
         assert_eq!((total.rates.in_packets, total.active), (202.0, 13));
@@ -504,6 +515,17 @@ mod tests {
         assert_eq!(lines[2], "drops/s  no_route 1.5k");
         assert_eq!(header(None, &now, 80)[2], "drops/s  none");
         assert!(header(Some(&before), &now, 40).iter().all(|line| line.chars().count() <= 40));
+    }
+
+    #[test]
+    fn a_label_that_is_too_long_keeps_its_beginning_and_its_port() {
+        let numbers = vec!["0".to_owned(); 7];
+        let line = columns("  [2001:db8:2:0:11:11:11:11]:8080 Masq 1000", &numbers, 80);
+        assert!(line.starts_with("  [2001:db8:2:…:8080 Masq 1000 "), "{line}");
+        for width in 0..100 {
+            let line = columns("TCP 198.51.100.1:80", &numbers, width);
+            assert_eq!(line.chars().count(), width.max(7 * COLUMN), "{line}");
+        }
     }
 
     #[test]
