@@ -141,4 +141,6 @@ fn links_warnings_and_weights_that_move_are_told_when_they_change_and_when_they_
     assert!(what.ends_with("its load is 100 %"), "{what}");
     succeed(cluster.command(Host::Director, program("xvs")).args(["set", "feedback.services", ""]));
     listener.until_told("weight", "it reports no load any more");
+    on_director("ip link del wan");
+    listener.until_told("link", "wan is gone");
 }

@@ -279,6 +279,7 @@ impl<P: Plant> Control<P> {
             | Request::Status
             | Request::Counters
             | Request::LocalUse
+            | Request::Traffic
             | Request::Events(_)
             | Request::Explain(_)
             | Request::Capture(_)

@@ -26,6 +26,7 @@ use crate::message::{CommandError, ConnectionRow, Reply, Request};
 use crate::plan::{Wanted, differences, state_of};
 use crate::server::{Handler, Peer};
 use crate::status;
+use crate::traffic::Traffic;
 
 /// The daemon as its clients meet it.
 #[derive(Default)]
@@ -56,6 +57,7 @@ impl Handler for Front {
                 report["rules"] = json!(daemon.shared().facts().rules.map(|file| drift(&file, daemon)));
                 Ok(Reply::Report(report))
             }
+            Request::Traffic => Ok(Reply::Traffic(Traffic::now(daemon.shared()))),
             Request::Counters => Ok(Reply::Report(json!(daemon.shared().counters()))),
             Request::CountConnections(filter) => {
                 let shared = daemon.shared();

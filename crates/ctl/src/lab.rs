@@ -446,7 +446,7 @@ impl Director for Inner {
     fn call(&mut self, request: Request) -> Result<Reply, Failure> {
         let reply = match request {
             Request::Counters => Ok(Reply::Report(self.counters())),
-            Request::Status => {
+            Request::Status | Request::Traffic => {
                 Err(CommandError::Failed { why: "the lab has no status; ask for its counters".to_owned() })
             }
             Request::CountConnections(filter) => {

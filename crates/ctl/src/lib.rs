@@ -27,6 +27,7 @@ mod placement;
 pub mod shared;
 pub mod status;
 mod threads;
+pub mod traffic;
 mod wired;
 
 pub mod control;

@@ -24,6 +24,7 @@ use crate::locals::LocalAddress;
 use crate::marks::MarkRule;
 use crate::plan::Difference;
 use crate::state::{DestinationOptions, ServiceOptions, SyncDaemon, SyncRole, Timeouts};
+use crate::traffic::Traffic;
 
 /// The version of everything below. Both ends must have the same.
 pub const VERSION: u32 = 1;
@@ -158,6 +159,8 @@ pub enum Request {
     Status,
     /// Every counter; answered by [`Reply::Report`].
     Counters,
+    /// What carries how much; answered by [`Reply::Traffic`].
+    Traffic,
     /// What changed and changes; answered by [`Reply::Events`] in parts.
     Events(Asked),
     /// What would become of a packet; answered by [`Reply::Report`] with a [`Report`](crate::explain::Report).
@@ -197,6 +200,7 @@ impl Request {
             | Self::Feedback
             | Self::Status
             | Self::Counters
+            | Self::Traffic
             | Self::Events(_)
             | Self::Explain(_)
             | Self::Examine => Access::Read,
@@ -247,6 +251,8 @@ pub enum Reply {
     Marks(Vec<MarkRule>),
     /// The local addresses, in the order of the commands.
     LocalAddresses(Vec<LocalAddress>),
+    /// All services, in no particular order.
+    Traffic(Traffic),
     /// Some events.
     Events(Heard),
     /// Packets as they passed.

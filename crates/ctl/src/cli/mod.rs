@@ -30,6 +30,7 @@ mod plan;
 mod realserver;
 mod set;
 mod status;
+mod top;
 
 /// What ipvsadm has no words for.
 #[derive(Debug, Parser)]
@@ -43,6 +44,8 @@ pub struct Cli {
 enum Command {
     /// Show how the director is: interfaces, workers, connections, drops
     Status(status::Arguments),
+    /// Watch services and real servers at work
+    Top(top::Arguments),
     /// List the connections of a client, a service, a real server, or count them
     Connections(connections::Arguments),
     /// Show what changes, when, and who does it
@@ -112,6 +115,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let mut out = io::stdout().lock();
     let done = match cli.command {
         Command::Realserver(arguments) => realserver::run(&arguments, &mut out),
+        Command::Top(arguments) => top::run(&arguments, &mut out),
         Command::Events(arguments) => events::run(&arguments, &mut out),
         Command::Doctor(arguments) => doctor::run(&arguments, &mut out),
         Command::Lab(arguments) => lab::run(&arguments, &mut out),

@@ -88,7 +88,7 @@ fn interface(interface: &Value) -> String {
 
 fn worker((number, worker): (usize, &Value)) -> String {
     let core = worker["core"].as_u64().map_or("not pinned".to_owned(), |core| format!("core {core}"));
-    let busy = worker["busy_percent"].as_f64().map(|busy| format!(", {busy} % busy")).unwrap_or_default();
+    let busy = worker["busy_percent"].as_f64().map(|busy| format!(", {busy:.1} % busy")).unwrap_or_default();
     let count = |name: &str| worker["counters"][name].as_u64().unwrap_or(0);
     let told = format!(
         "{core}{busy}, {}, {}; received {}, sent {}, passed to the kernel {}",
@@ -168,7 +168,7 @@ fn share(queues: &Value) -> String {
     queues.as_object().map(|queues| queues.iter().map(of).collect::<Vec<_>>().join(", ")).unwrap_or_default()
 }
 
-fn counted(number: &Value, one: &str, many: &str) -> String {
+pub(super) fn counted(number: &Value, one: &str, many: &str) -> String {
     format!("{number} {}", if *number == 1 { one } else { many })
 }
 
@@ -180,7 +180,7 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or("?")
 }
 
-fn duration(seconds: u64) -> String {
+pub(super) fn duration(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds} s"),
