@@ -1,6 +1,7 @@
 /*
- * A kernel for ipvsadm to talk to on a machine without IPVS: put before libnl by LD_PRELOAD. It takes every change, and
- * has what the file says that IPVS_STATE names, nothing if there is none. Used by scripts/record-ipvsadm alone.
+ * A kernel for ipvsadm to talk to on a machine without IPVS: put before libnl by LD_PRELOAD. It takes every change, which
+ * it tells in words on file descriptor 3 if that is open, and has what the file says that IPVS_STATE names, nothing if
+ * there is none. Used by scripts/record-ipvsadm alone.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -12,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* As libnl declares them; its headers need not be installed. */
 struct nl_sock;
@@ -214,6 +216,88 @@ static void tell(void)
 		fclose(state);
 }
 
+/* An attribute among others, or nothing. */
+static void *find(char *at, char *end, int type)
+{
+	while (at + sizeof(struct nlattr) <= end) {
+		struct nlattr *attribute = (struct nlattr *)at;
+
+		if ((attribute->nla_type & NLA_TYPE_MASK) == type)
+			return attribute + 1;
+		at += NLA_ALIGN(attribute->nla_len);
+	}
+	return NULL;
+}
+
+static char *end_of(void *value) { return (char *)value - sizeof(struct nlattr) + ((struct nlattr *)value - 1)->nla_len; }
+
+#define FIND(nest, type) find(nest, end_of(nest), type)
+#define U8(nest, type) (FIND(nest, type) ? *(uint8_t *)FIND(nest, type) : 0)
+#define U16(nest, type) (FIND(nest, type) ? *(uint16_t *)FIND(nest, type) : 0)
+#define U32(nest, type) (FIND(nest, type) ? *(uint32_t *)FIND(nest, type) : 0)
+
+static void tell_endpoint(FILE *to, int family, void *addr, int port)
+{
+	char text[64];
+
+	fprintf(to, " %s %d", inet_ntop(family, addr, text, sizeof(text)), ntohs(port));
+}
+
+/* A change in words. */
+static void tell_change(char *at, char *end)
+{
+	static const char changes[] = { IPVS_CMD_NEW_SERVICE, IPVS_CMD_SET_SERVICE, IPVS_CMD_DEL_SERVICE, IPVS_CMD_NEW_DEST,
+					IPVS_CMD_SET_DEST, IPVS_CMD_DEL_DEST, IPVS_CMD_NEW_DAEMON, IPVS_CMD_DEL_DAEMON,
+					IPVS_CMD_SET_CONFIG, IPVS_CMD_ZERO, IPVS_CMD_FLUSH };
+	FILE *to = memchr(changes, asked, sizeof(changes)) ? fdopen(dup(3), "w") : NULL;
+	char *service = find(at, end, IPVS_CMD_ATTR_SERVICE), *dest = find(at, end, IPVS_CMD_ATTR_DEST);
+	char *daemon = find(at, end, IPVS_CMD_ATTR_DAEMON);
+
+	if (!to)
+		return;
+	fprintf(to, "%d", asked);
+	if (service) {
+		int family = U16(service, IPVS_SVC_ATTR_AF);
+
+		if (U32(service, IPVS_SVC_ATTR_FWMARK))
+			fprintf(to, " mark %u %d", U32(service, IPVS_SVC_ATTR_FWMARK), family == AF_INET6 ? 6 : 4);
+		else {
+			fprintf(to, " %d", U16(service, IPVS_SVC_ATTR_PROTOCOL));
+			tell_endpoint(to, family, FIND(service, IPVS_SVC_ATTR_ADDR), U16(service, IPVS_SVC_ATTR_PORT));
+		}
+		if (asked == IPVS_CMD_NEW_SERVICE || asked == IPVS_CMD_SET_SERVICE) {
+			uint32_t flags = U32(service, IPVS_SVC_ATTR_FLAGS), mask = U32(service, IPVS_SVC_ATTR_NETMASK);
+			char *engine = FIND(service, IPVS_SVC_ATTR_PE_NAME), text[64];
+
+			if (family == AF_INET6)
+				sprintf(text, "%u", mask);
+			else
+				inet_ntop(AF_INET, &mask, text, sizeof(text));
+			fprintf(to, " %s %x %u %s %s", (char *)FIND(service, IPVS_SVC_ATTR_SCHED_NAME), flags,
+				flags & 1 ? U32(service, IPVS_SVC_ATTR_TIMEOUT) : 0, text, engine ? engine : "-");
+		}
+	}
+	if (dest) {
+		tell_endpoint(to, U16(dest, IPVS_DEST_ATTR_ADDR_FAMILY), FIND(dest, IPVS_DEST_ATTR_ADDR),
+			      U16(dest, IPVS_DEST_ATTR_PORT));
+		if (asked != IPVS_CMD_DEL_DEST)
+			fprintf(to, " %u %u %u %u %u %u %u", U32(dest, IPVS_DEST_ATTR_FWD_METHOD),
+				U32(dest, IPVS_DEST_ATTR_WEIGHT), U32(dest, IPVS_DEST_ATTR_U_THRESH),
+				U32(dest, IPVS_DEST_ATTR_L_THRESH), U8(dest, IPVS_DEST_ATTR_TUN_TYPE),
+				ntohs(U16(dest, IPVS_DEST_ATTR_TUN_PORT)), U16(dest, IPVS_DEST_ATTR_TUN_FLAGS));
+	}
+	if (daemon && asked == IPVS_CMD_DEL_DAEMON)
+		fprintf(to, " %u", U32(daemon, IPVS_DAEMON_ATTR_STATE));
+	if (daemon && asked == IPVS_CMD_NEW_DAEMON)
+		fprintf(to, " %u %s %u %u %u %u", U32(daemon, IPVS_DAEMON_ATTR_STATE), (char *)FIND(daemon, IPVS_DAEMON_ATTR_MCAST_IFN),
+			U32(daemon, IPVS_DAEMON_ATTR_SYNC_ID), U16(daemon, IPVS_DAEMON_ATTR_SYNC_MAXLEN),
+			U16(daemon, IPVS_DAEMON_ATTR_MCAST_PORT), U8(daemon, IPVS_DAEMON_ATTR_MCAST_TTL));
+	if (asked == IPVS_CMD_SET_CONFIG)
+		for (int type = IPVS_CMD_ATTR_TIMEOUT_TCP; type <= IPVS_CMD_ATTR_TIMEOUT_UDP; type++)
+			fprintf(to, " %u", *(uint32_t *)find(at, end, type));
+	fclose(to);
+}
+
 int genl_connect(struct nl_sock *socket) { return 0; }
 
 int genl_ctrl_resolve(struct nl_sock *socket, const char *family) { return 42; }
@@ -229,32 +313,20 @@ int nl_send_auto_complete(struct nl_sock *socket, struct nl_msg *message)
 {
 	struct nlmsghdr *header = nlmsg_hdr(message);
 	char *at = (char *)(header + 1) + sizeof(struct genlmsghdr), *end = (char *)header + header->nlmsg_len;
+	char *service;
 
 	asked = ((struct genlmsghdr *)(header + 1))->cmd;
 	memset(&wanted, 0, sizeof(wanted));
-	/* A service is the only attribute that is looked at: what stands in it follows its own header. */
-	while (at + sizeof(struct nlattr) <= end) {
-		struct nlattr *attribute = (struct nlattr *)at;
-		char *value = at + sizeof(*attribute);
-		int type = attribute->nla_type & NLA_TYPE_MASK;
-
-		if (!wanted.given) {
-			if (type != IPVS_CMD_ATTR_SERVICE)
-				break;
-			wanted.given = 1;
-			at = value;
-			continue;
-		}
-		if (type == IPVS_SVC_ATTR_AF)
-			wanted.family = *(uint16_t *)value;
-		if (type == IPVS_SVC_ATTR_ADDR)
-			memcpy(wanted.addr, value, 16);
-		if (type == IPVS_SVC_ATTR_PORT)
-			wanted.port = ntohs(*(uint16_t *)value);
-		if (type == IPVS_SVC_ATTR_FWMARK)
-			wanted.mark = *(uint32_t *)value;
-		at += NLA_ALIGN(attribute->nla_len);
+	service = find(at, end, IPVS_CMD_ATTR_SERVICE);
+	if (service) {
+		wanted.given = 1;
+		wanted.family = U16(service, IPVS_SVC_ATTR_AF);
+		wanted.mark = U32(service, IPVS_SVC_ATTR_FWMARK);
+		wanted.port = ntohs(U16(service, IPVS_SVC_ATTR_PORT));
+		if (FIND(service, IPVS_SVC_ATTR_ADDR))
+			memcpy(wanted.addr, FIND(service, IPVS_SVC_ATTR_ADDR), 16);
 	}
+	tell_change(at, end);
 	return 1;
 }
 
