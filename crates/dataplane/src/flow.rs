@@ -316,7 +316,7 @@ impl Flows {
             mss::clamp(frame, packet, &ends, destination, back);
         }
         let connection = self.table.connection(id);
-        let told = tell::request(frame, packet, &connection, destination.path, &self.counters);
+        let told = tell::request(frame, packet, &connection, destination, now, &self.counters);
         let packet = told.as_ref().unwrap_or(packet);
         let outer = self.outer(packet, destination, &snapshot.settings, now);
         let verdict = forward::request(frame, packet, &ends, destination.path, &snapshot.egress, outer);

@@ -443,6 +443,29 @@ fn fragments_of_what_is_nobodys_go_to_the_kernel_as_they_came_once_all_are_here(
     }
 }
 
+/// Some of so many fall to one slot of the exchange, whatever its secret.
+#[test]
+fn two_hundred_datagrams_under_way_at_once_over_three_workers_all_arrive() {
+    const DATAGRAMS: u16 = 200;
+    let mut crew = Crew::new(4096, 3);
+    let mut left = Vec::new();
+    let sent = |id| Sent { port: 5300, id, data: vec![id as u8; 100], summed: true };
+    for part in 0..2 {
+        for id in 0..DATAGRAMS {
+            let worker = usize::from(id + part) % 3;
+            let frame = sent(id).fragments(&[5]).remove(part.into());
+            left.extend(play(&mut crew, &[(worker, frame)]));
+        }
+    }
+    assert_eq!(left.len(), 2 * usize::from(DATAGRAMS));
+    assert_eq!(crew.counter("held"), 0);
+    let mut got: Vec<_> = reassembled(&packets(&left)).into_iter().map(|(_, _, payload)| payload).collect();
+    let mut want: Vec<_> = (0..DATAGRAMS).map(|id| sent(id).payload()).collect();
+    got.sort();
+    want.sort();
+    assert!(got == want);
+}
+
 #[test]
 fn a_flood_of_incomplete_datagrams_costs_the_oldest_and_real_ones_still_come_together() {
     let mut crew = Crew::new(4096, 1);
