@@ -65,8 +65,11 @@ impl Session<'_> {
     }
 
     /// Runs the lines of standard input; returns the exit code, that of the last line run.
-    pub(super) fn restore(&mut self, messages: &mut Messages<'_>) -> io::Result<u8> {
-        let mut steps = Vec::new();
+    pub(super) fn restore(&mut self, rules: Rules, messages: &mut Messages<'_>) -> io::Result<u8> {
+        let mut steps = match rules {
+            Rules::Added => Vec::new(),
+            Rules::All => vec![Step::Change(Command::Flush)],
+        };
         let mut exit = 0;
         let mut line = Vec::new();
         loop {
@@ -78,6 +81,9 @@ impl Session<'_> {
                 });
             }
             let text = String::from_utf8_lossy(&line);
+            if rules == Rules::All && is_comment(&text) {
+                continue;
+            }
             let Some(parsed) = parse(&text, self.resolver) else { continue };
             let parsed = match parsed {
                 Ok(Parsed::Change(command)) => {
@@ -193,7 +199,7 @@ pub struct RuleLine {
 pub fn read_rules(text: &str, resolver: &dyn Resolver) -> Result<Vec<RuleLine>, String> {
     let mut rules = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
-        if line.starts_with('#') && !line.starts_with(OURS) {
+        if is_comment(line) {
             continue;
         }
         match parse(line, resolver) {
@@ -207,6 +213,20 @@ pub fn read_rules(text: &str, resolver: &dyn Resolver) -> Result<Vec<RuleLine>, 
         }
     }
     Ok(rules)
+}
+
+/// What the lines of a restore are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rules {
+    /// Commands beside what there is (`-R`).
+    Added,
+    /// In the place of all services, with comments among them (`ipvsadm-restore`).
+    All,
+}
+
+/// Whether a line says nothing to xvs either.
+fn is_comment(line: &str) -> bool {
+    line.starts_with('#') && !line.starts_with(OURS)
 }
 
 /// How a line begins that is for xvs only.
