@@ -187,8 +187,7 @@ impl Ended {
 
     /// A line without a command.
     fn try_help() -> Self {
-        let text = "Try `ipvsadm -h' or 'ipvsadm --help' for more information.\n".to_owned();
-        Self::new(text, 255, AfterLine::Ends)
+        Self::new(TRY_HELP.to_owned(), 255, AfterLine::Ends)
     }
 
     /// A change that was refused, or that could not be asked for.
@@ -302,6 +301,9 @@ fn next_step(error: &CommandError) -> Option<String> {
         _ => None,
     }
 }
+
+/// What `ipvsadm` says to a line that it finds no command in.
+const TRY_HELP: &str = "Try `ipvsadm -h' or 'ipvsadm --help' for more information.\n";
 
 /// The version line of the program that this one stands in for: scripts look for it.
 const VERSION: &str = "ipvsadm v1.31 2019/12/24 (compiled with popt and IPVS v1.2.1)\n";

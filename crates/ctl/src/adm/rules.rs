@@ -13,7 +13,7 @@ use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey};
 use super::grammar::{self, Names, Order, Parsed};
 use super::listing::{Naming, netmask};
 use super::values::flag_names;
-use super::{AfterLine, Ended, Messages, Resolver, Session};
+use super::{AfterLine, Ended, Messages, Resolver, Session, TRY_HELP};
 use crate::cli::{laddr, mark};
 use crate::client::Failure;
 use crate::locals::LocalAddress;
@@ -207,7 +207,11 @@ pub fn read_rules(text: &str, resolver: &dyn Resolver) -> Result<Vec<RuleLine>, 
             Some(Ok(Parsed::Change(command))) => rules.push(RuleLine { number, command }),
             Some(Ok(_)) => return Err(format!("line {number}: only what changes services can stand here")),
             Some(Err(ended)) => {
-                let why = ended.text.lines().next().unwrap_or_default();
+                let why = match ended.text.as_str() {
+                    // There is nothing to try here.
+                    TRY_HELP => "it does not begin with a command of ipvsadm, such as -A or -a",
+                    told => told.lines().next().unwrap_or_default(),
+                };
                 return Err(format!("line {number}: {why}"));
             }
         }
