@@ -134,7 +134,14 @@ impl Client {
             Ok(None) => return Err(self.broken(&"xvsd closed the connection")),
             Err(error @ (FrameError::Io(_) | FrameError::TooLong { .. })) => return Err(self.broken(&error)),
         };
-        let message: ReplyMessage = decode(&frame)?;
+        let message: ReplyMessage = decode(&frame).map_err(|error| match error {
+            // Seen from here, the other end's version is that of xvsd.
+            CommandError::WrongVersion { ours, theirs } => {
+                CommandError::WrongVersion { ours: theirs, theirs: ours }.into()
+            }
+            CommandError::Malformed { why } => self.broken(&format_args!("no answer of xvsd's ({why})")),
+            other => other.into(),
+        })?;
         Ok((message.answer?, message.more))
     }
 
@@ -226,9 +233,10 @@ impl Director for Client {
 /// Where the daemon listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/xvs/xvsd.sock";
 
-/// The socket to ask: `XVS_SOCKET` if that is set, else [`DEFAULT_SOCKET`].
+/// The socket to ask: `XVS_SOCKET` if that says anything, else [`DEFAULT_SOCKET`].
 pub fn default_socket() -> PathBuf {
-    std::env::var_os("XVS_SOCKET").map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from)
+    let named = std::env::var_os("XVS_SOCKET").filter(|name| !name.is_empty());
+    named.map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from)
 }
 
 /// The longest reply we take: all services of a large director in one.

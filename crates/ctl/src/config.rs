@@ -216,8 +216,9 @@ impl Config {
     pub fn read_rules(&self) -> Result<Vec<RuleLine>, ConfigError> {
         let Some(path) = &self.rules else { return Ok(Vec::new()) };
         let wrong = |text| ConfigError::Rules { path: path.clone(), text };
-        let text = fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
-        read_rules(&text, &SystemResolver::default()).map_err(wrong)
+        let bytes = fs::read(path).map_err(|error| wrong(error.to_string()))?;
+        // A comment may be in any encoding; a rule that is not in ASCII is told by its line.
+        read_rules(&String::from_utf8_lossy(&bytes), &SystemResolver::default()).map_err(wrong)
     }
 
     /// What is logged.

@@ -114,7 +114,11 @@ impl Plant for Unwired {
 
 /// One line.
 #[derive(Deserialize)]
-#[serde(untagged, deny_unknown_fields, expecting = "not a request of the lab; design.md lists them")]
+#[serde(
+    untagged,
+    deny_unknown_fields,
+    expecting = "not a request of the lab; `link`, `route`, `neighbor`, `set`, `adm`, `xvs`, `inject`, `advance` and `counters` are"
+)]
 enum Line {
     /// An interface of the director that is a VLAN over another one, whose link address and MTU it has.
     Vlan {

@@ -382,7 +382,7 @@ add a service
         ];
         assert_eq!(told[..10], expected);
         assert!(told[10].starts_with("line 18: ") && told[10].contains("not supported"), "{}", told[10]);
-        assert_eq!(told[11..], ["line 19: it begins with no command of ipvsadm's"]);
+        assert_eq!(told[11..], ["line 19: it does not begin with a command of ipvsadm, such as -A or -a"]);
     }
 
     #[test]

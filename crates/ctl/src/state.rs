@@ -555,8 +555,11 @@ fn check_unicast(endpoint: Endpoint) -> Result<(), CommandError> {
 fn check_mark(rule: &MarkRule) -> Result<(), CommandError> {
     let ports: usize =
         rule.dest_ports.iter().map(|range| if range.start() == range.end() { 1 } else { 2 }).sum();
-    let why = if rule.interface.as_deref() == Some("") {
-        format!("mark rule «{rule}» names no interface; leave -i out for packets that come in by any")
+    let why = if rule.interface.as_deref().is_some_and(|name| !is_interface(name)) {
+        format!(
+            "mark rule «{rule}» names no interface: a name has up to 15 bytes, no blank, slash or colon, and may end in +; \
+             leave -i out for packets that come in by any"
+        )
     } else if ports > PORTS_MAX {
         format!(
             "mark rule «{rule}» has more than {PORTS_MAX} ports, of which a range counts as two; add two rules"
@@ -565,6 +568,13 @@ fn check_mark(rule: &MarkRule) -> Result<(), CommandError> {
         return Ok(());
     };
     Err(CommandError::InvalidOperation { why })
+}
+
+/// Whether a link could have this name (kernel `net/core/dev.c`, `dev_valid_name`), or its beginning before a `+`; and
+/// whether a line of rules can say it.
+fn is_interface(name: &str) -> bool {
+    let barred = |c: char| c.is_whitespace() || c == '/' || c == ':';
+    (1..=15).contains(&name.len()) && !name.contains(barred) && !name.starts_with(['-', '.'])
 }
 
 /// The scheduler of a service for which none was named.

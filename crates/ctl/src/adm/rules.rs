@@ -14,7 +14,7 @@ use super::grammar::{self, Names, Order, Parsed};
 use super::listing::{Naming, netmask};
 use super::typed::{destination, typed};
 use super::values::flag_names;
-use super::{AfterLine, Ended, Messages, Resolver, Session, resolver};
+use super::{AfterLine, Ended, Messages, Resolver, Session, TRY_HELP, resolver};
 use crate::cli::{laddr, mark};
 use crate::client::Failure;
 use crate::locals::LocalAddress;
@@ -67,8 +67,11 @@ impl Session<'_> {
     }
 
     /// Runs the lines of standard input; returns the exit code, that of the last line run.
-    pub(super) fn restore(&mut self, messages: &mut Messages<'_>) -> io::Result<u8> {
-        let mut steps = Vec::new();
+    pub(super) fn restore(&mut self, rules: Rules, messages: &mut Messages<'_>) -> io::Result<u8> {
+        let mut steps = match rules {
+            Rules::Added => Vec::new(),
+            Rules::All => vec![Step::Change(Command::Flush)],
+        };
         let mut exit = 0;
         let mut line = Vec::new();
         loop {
@@ -80,6 +83,9 @@ impl Session<'_> {
                 });
             }
             let text = String::from_utf8_lossy(&line);
+            if rules == Rules::All && is_comment(&text) {
+                continue;
+            }
             let Some(parsed) = parse(&text, self.resolver) else { continue };
             let parsed = match parsed {
                 Ok(Parsed::Change(command)) => {
@@ -204,7 +210,7 @@ pub fn read_rules(text: &str, resolver: &dyn Resolver) -> Result<Vec<RuleLine>, 
 pub fn read_all(text: &str, resolver: &dyn Resolver) -> (Vec<RuleLine>, Vec<Fault>) {
     let (mut rules, mut faults) = (Vec::new(), Vec::new());
     for (number, line) in (1..).zip(text.lines()) {
-        if line.starts_with('#') && !line.starts_with(OURS) {
+        if is_comment(line) {
             continue;
         }
         match parse(line, resolver) {
@@ -215,11 +221,10 @@ pub fn read_all(text: &str, resolver: &dyn Resolver) -> (Vec<RuleLine>, Vec<Faul
                 faults.push(Fault { line: number, why });
             }
             Some(Err(ended)) => {
-                let why = match ended.text.lines().next().unwrap_or_default() {
-                    first if Ended::try_help().text.trim_end() == first => {
-                        "it begins with no command of ipvsadm's"
-                    }
-                    first => first,
+                let why = match ended.text.as_str() {
+                    // There is nothing to try here.
+                    TRY_HELP => "it does not begin with a command of ipvsadm, such as -A or -a",
+                    told => told.lines().next().unwrap_or_default(),
                 };
                 faults.push(Fault { line: number, why: why.to_owned() });
             }
@@ -264,6 +269,20 @@ pub fn lines(command: &Command) -> Vec<String> {
         // What rules say of others is how they are, not how they change.
         other => format!("# {}", typed(other)),
     }]
+}
+
+/// What the lines of a restore are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rules {
+    /// Commands beside what there is (`-R`).
+    Added,
+    /// In the place of all services, with comments among them (`ipvsadm-restore`).
+    All,
+}
+
+/// Whether a line says nothing to xvs either.
+fn is_comment(line: &str) -> bool {
+    line.starts_with('#') && !line.starts_with(OURS)
 }
 
 /// How a line begins that is for xvs only.

@@ -6,12 +6,12 @@ use std::process::{self, ExitCode};
 use std::sync::Arc;
 use std::thread;
 
-use clap::Parser;
 use crossbeam::channel::{Sender, bounded, select};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use xvs_ctl::adm::RuleLine;
 use xvs_ctl::arguments::Arguments;
+use xvs_ctl::cli;
 use xvs_ctl::config::Config;
 use xvs_ctl::daemon::Daemon;
 use xvs_ctl::exporter::Listener;
@@ -20,7 +20,11 @@ use xvs_ctl::metrics;
 use xvs_ctl::server::{Server, Settings};
 
 fn main() -> ExitCode {
-    let config = match Arguments::parse().config() {
+    let arguments: Arguments = match cli::parsed() {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
+    let config = match arguments.config() {
         Ok(config) => config,
         Err(error) => return fail(&error, MISCONFIGURED),
     };

@@ -110,6 +110,18 @@ Exit codes:
   3  xvsd refused, and nothing has changed
   4  no xvsd could be asked";
 
+/// This process's command line, or how to exit where it is wrong or asks for help, which was printed.
+pub fn parsed<P: Parser>() -> Result<P, ExitCode> {
+    P::try_parse().map_err(|told| match told.print() {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("standard output: {error}");
+            ExitCode::from(FAILED)
+        }
+        // 0 or 2.
+        _ => ExitCode::from(told.exit_code() as u8),
+    })
+}
+
 /// Does what the command line says. What fails is one line on stderr; the exit codes are those of `--help`.
 pub fn run(cli: Cli) -> ExitCode {
     let mut out = io::stdout().lock();
@@ -133,8 +145,9 @@ pub fn run(cli: Cli) -> ExitCode {
     let done = done.and_then(|code| Ok(out.flush().map(|()| code)?));
     ExitCode::from(done.unwrap_or_else(|error| {
         let code = exit_code(&*error);
+        let printing = if error.is::<io::Error>() { "standard output: " } else { "" };
         if code != DONE {
-            eprintln!("xvs: {error}");
+            eprintln!("xvs: {printing}{error}");
         }
         code
     }))
