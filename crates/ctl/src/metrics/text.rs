@@ -1,13 +1,15 @@
 //! Prometheus' text format 0.0.4, line by line.
 //!
-//! Used for each scrape. Names and help are ours and are written as they are; values of labels may be anything. Keeping the
-//! lines of one name together is the caller's part.
+//! Used for each scrape. What the format asks of help and labels is `metrics-exporter-prometheus`'s affair; its registry of
+//! metrics, which would hold all of them in memory at once, is not used. Keeping the lines of one name together is the
+//! caller's part.
 //!
 //! Source: «Exposition formats» in Prometheus' documentation.
 
-use std::fmt::{self, Display, Write};
+use std::fmt::{Display, Write};
 use std::ops::Range;
 
+use metrics_exporter_prometheus::formatting::{sanitize_label_value, write_help_line, write_type_line};
 use xvs_dataplane::counters::Histogram;
 
 /// What kind of metric a name is.
@@ -36,9 +38,8 @@ impl Text {
             Kind::Gauge => "gauge",
             Kind::Histogram => "histogram",
         };
-        for part in ["# HELP ", name, " ", help, "\n# TYPE ", name, " ", kind, "\n"] {
-            self.0.push_str(part);
-        }
+        write_help_line(&mut self.0, name, None, None, help);
+        write_type_line(&mut self.0, name, None, None, kind);
     }
 
     /// One line.
@@ -79,50 +80,21 @@ impl Text {
         self.0.extend(name.iter().copied());
         let mut before = "{";
         for (name, value) in labels {
-            for part in [before, name, "=\""] {
+            for part in [before, name, "=\"", &sanitize_label_value(&value.to_string()), "\""] {
                 self.0.push_str(part);
             }
-            write(&mut Escaped(&mut self.0), value);
-            self.0.push('"');
             before = ",";
         }
         if !labels.is_empty() {
             self.0.push('}');
         }
-        self.0.push(' ');
-        write(&mut self.0, &value);
-        self.0.push('\n');
+        writeln!(self.0, " {value}").expect("memory takes any text");
     }
 }
 
 impl From<Text> for String {
     fn from(text: Text) -> Self {
         text.0
-    }
-}
-
-fn write(to: &mut impl Write, value: &dyn Display) {
-    write!(to, "{value}").expect("memory takes any text");
-}
-
-/// Writes what stands between the quotes of a label.
-struct Escaped<'a>(&'a mut String);
-
-impl Write for Escaped<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let mut rest = text;
-        while let Some(at) = rest.find(['\\', '"', '\n']) {
-            let (plain, escaped) = rest.split_at(at);
-            self.0.push_str(plain);
-            self.0.push_str(match escaped.as_bytes()[0] {
-                b'\n' => "\\n",
-                b'"' => "\\\"",
-                _ => "\\\\",
-            });
-            rest = &escaped[1..];
-        }
-        self.0.push_str(rest);
-        Ok(())
     }
 }
 
