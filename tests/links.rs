@@ -106,7 +106,7 @@ fn nat_to_another_endpoint_of_the_director_is_refused_and_to_the_same_one_it_is_
 
 /// An ESP or AH packet of the client's, or to it.
 fn sealed(protocol: u8, from: Ipv4Addr, to: Ipv4Addr, ttl: u8) -> Vec<u8> {
-    let header = Ipv4 { ttl, tos: 0, id: 7, dont_fragment: false };
+    let header = Ipv4 { ttl, tos: 0, id: 7, dont_fragment: true };
     header.packet(etherparse::IpNumber(protocol), from, to, &[0x5a; 24])
 }
 

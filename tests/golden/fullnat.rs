@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use serde_json::json;
-use xvs::frames::{ACK, RST, SYN};
+use xvs::frames::{ACK, RST, SYN, id};
 use xvs::lab_cluster::{CLIENT, CLIENT6, INSIDE, INSIDE6, VIP, VIP6, at, server, server6};
 use xvs::{Datagram, LabCluster, Transport};
 
@@ -43,6 +43,8 @@ fn cluster(ends: &Ends, port: u16) -> LabCluster {
 /// A client's first packet, by protocol; of SCTP an INIT chunk.
 fn first(ends: &Ends, transport: Transport, length: usize) -> Datagram {
     let request = Datagram::new(transport, at(ends.client, 4000), at(ends.vip, 80));
+    // Else it gets another identification.
+    let request = Datagram { dont_fragment: true, ..request };
     match transport {
         Transport::Sctp => {
             let data = [&[1, 0, 0, 20][..], &[0x5a; 16]].concat();
@@ -130,4 +132,27 @@ fn what_is_too_large_or_has_come_too_far_is_refused_as_under_masquerading() {
     let old = cluster.from_server(&Datagram { ttl: 1, ..reply });
     assert_eq!(old.verdict, "drop ttl_expired");
     assert_eq!(old.sent[0].0, "lan", "the server is told");
+}
+
+#[test]
+fn datagrams_of_two_flows_with_one_identification_leave_with_two() {
+    let [ends, _] = families();
+    let mut cluster = LabCluster::with_mtu(1400);
+    let answer = cluster.ask(json!({ "xvs": ["laddr", "add", ends.local.to_string()] }));
+    assert_eq!(answer["exit"], 0, "{answer}");
+    cluster.adm(&format!("-A -u {} -s rr", SocketAddr::new(ends.vip, 80)));
+    cluster.adm(&format!("-a -u {0} -r {1}:80 --fullnat", SocketAddr::new(ends.vip, 80), ends.server));
+    let mut sent = |port, bytes| {
+        let request = Datagram::new(Transport::Udp, at(ends.client, port), at(ends.vip, 80)).carrying(bytes);
+        let judged = cluster.from_client(&request);
+        let ids: Vec<_> = judged.sent.iter().map(|(_, frame)| id(frame)).collect();
+        assert!(ids.iter().all(|of| *of == ids[0]), "{ids:?}");
+        (ids.len(), ids[0])
+    };
+    // The director's own link is narrower than the client's, or some router's behind it is.
+    for (bytes, pieces) in [(1472, 2), (100, 1)] {
+        let [one, other] = [4000, 4001].map(|port| sent(port, bytes));
+        assert_eq!((one.0, other.0), (pieces, pieces));
+        assert_ne!(one.1, other.1);
+    }
 }

@@ -25,7 +25,8 @@ use crate::shm::Frame;
 use crate::snapshot::{Hop, Path, Tunnel};
 use crate::verdict::{DropReason, Verdict};
 
-/// The identifications that a worker gives to packets: to outer headers of its own, and to what it fragments.
+/// The identifications that a worker gives to packets: to outer headers of its own, to what it fragments, and to what
+/// leaves from a local address for others may fragment it.
 ///
 /// In IPv6 each pair of hosts has a place of its own to begin at, so that who receives some cannot tell those that others
 /// get, and begin their fragments for them (RFC 7739 §5.3, with one counter for all).
@@ -136,7 +137,7 @@ pub fn request(
         ForwardingMethod::Tunnel => tunnel::send(frame, packet, ends, hop, outer),
         ForwardingMethod::FullNat => {
             let local = ends.local.ok_or(DropReason::NoLocalAddress)?;
-            fullnat::send_request(frame, packet, ends, local, hop).map(|()| hop)
+            fullnat::send_request(frame, packet, ends, local, hop, outer.ids).map(|()| hop)
         }
         ForwardingMethod::Local => Err(DropReason::DestinationLocal),
     });
