@@ -221,6 +221,22 @@ fn a_full_disk_is_the_clients_error_and_the_director_goes_on() {
 }
 
 #[test]
+fn the_end_of_the_daemon_ends_the_capture_and_leaves_a_file_that_is_whole() {
+    let cluster = prepared(Method::Nat, Workers::One);
+    let mut director = Director::start(&cluster, Workers::One);
+    director.adm(&format!("-A -t {}", virtual_endpoint(81)));
+    let file = cluster.state().join("ended.pcapng");
+    let mut xvs = Capturing::xvs(&cluster, &["-w", file.to_str().unwrap()]);
+    assert!(clients::fetch(&cluster, &format!("http://{VIP}:81/")).is_err());
+    wait::until("the packet is written", || (fs::metadata(&file).unwrap().len() > 200).then_some(()));
+    director.kill();
+    let ended = xvs.end();
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(ended.status.code() == Some(4) && said.contains("xvsd closed the connection"), "{said}");
+    assert_eq!(fields(&file, "tcp.dstport == 81 && !icmp", &["frame.interface_name"]), ["wan"]);
+}
+
+#[test]
 fn a_fifth_capture_is_refused_until_one_of_four_has_gone() {
     let cluster = prepared(Method::Nat, Workers::One);
     let _director = Director::start(&cluster, Workers::One);
