@@ -172,8 +172,11 @@ fn drops_are_shown_with_their_sentence_and_the_answer_and_a_count_ends_the_captu
     let mut xvs =
         Capturing::xvs(&cluster, &["-w", file.to_str().unwrap(), "--drops", "--port", "81", "--count", "1"]);
     let mut lines = Capturing::xvs(&cluster, &["--text", "--reason", "no_destination", "--count", "1"]);
+    let mut json = Capturing::xvs(&cluster, &["--json", "--drops", "--port", "81", "--count", "1"]);
     clients::pages(&cluster, &format!("http://{VIP}/"), 1);
     assert!(clients::fetch(&cluster, &format!("http://{VIP}:81/")).is_err());
+    let packet: serde_json::Value = serde_json::from_slice(&json.end().stdout).unwrap();
+    assert_eq!((&packet["reason"], &packet["frames"][1]["way"]), (&"no_destination".into(), &"out".into()));
     assert!(xvs.end().status.success());
     let shown = fields(&file, "frame", &["frame.comment", "tcp.dstport", "icmp.type"]);
     assert_eq!(shown.len(), 2, "{shown:?}");
