@@ -9,8 +9,10 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::{env, fs, process};
 
+use etherparse::EtherType;
+use serde_json::json;
 use xvs::cluster::succeed;
-use xvs::frames::hex;
+use xvs::frames::{Complaint, ethernet, hex};
 use xvs::lab_cluster::{CLIENT, GATEWAY_MAC, LAN_MAC, VIP, WAN_MAC, assert_balance, at, server, server_mac};
 use xvs::{Datagram, LabCluster, Transport};
 use xvs_ctl::capturing::{CaptureRequest, CapturedPacket, Listener, Missed, Way};
@@ -218,6 +220,65 @@ fn a_fragment_that_waited_is_shown_again_when_the_kernel_gets_it_or_it_is_droppe
     let left = answers.into_iter().map(|(link, frame)| (Way::Out, link, frame));
     let expected = [("drop fragment_timeout".to_owned(), std::iter::once(before).chain(left).collect())];
     assert_eq!(told(&captured(&mut cluster, &mut listener)), expected);
+}
+
+#[test]
+fn frames_of_a_vlan_are_shown_as_of_its_interface_and_those_of_an_unknown_tag_as_they_came() {
+    let tagged = |frame: &[u8], vlan| [&frame[..12], &[0x81, 0x00, 0x00, vlan], &frame[12..]].concat();
+    let mut cluster = LabCluster::new();
+    cluster.ok(json!({ "link": "wan.5", "vlan": 5, "over": "wan", "addresses": ["10.5.0.1/24"] }));
+    cluster.ok(json!({ "link": "wan.7", "vlan": 7, "over": "wan", "addresses": ["10.7.0.1/24"] }));
+    cluster.ok(json!({ "neighbor": "10.7.0.11", "mac": "02:00:00:00:07:0b", "link": "wan.7" }));
+    cluster.configure(&[&format!("-A -t {VIP}:80"), &format!("-a -t {VIP}:80 -r 10.7.0.11:80 -g")]);
+    let mut listener = listen(&mut cluster, &all());
+    let frame = outside(&request(80, SYN));
+    let judged = cluster.inject("wan", &tagged(&frame, 5));
+    assert_eq!(cluster.inject("wan", &tagged(&frame, 6)).verdict, "pass");
+    let (_, sent) = &judged.sent[0];
+    let left = (Way::Out, "wan.7".to_owned(), [&sent[..12], &sent[16..]].concat());
+    let expected = [
+        ("transmit".to_owned(), vec![came("wan.5", &frame), left]),
+        ("pass".to_owned(), vec![came("wan", &tagged(&frame, 6))]),
+    ];
+    assert_eq!(told(&captured(&mut cluster, &mut listener)), expected);
+}
+
+#[test]
+fn errors_about_a_connection_are_found_as_its_packets_are_and_what_is_told_instead_is_behind_them() {
+    for (method, verdict) in [("-m", "transmit"), ("-i", "consumed")] {
+        let mut cluster = cluster(method);
+        let service = format!("TCP {VIP}:80").parse().ok();
+        let wanted = if method == "-m" {
+            CaptureRequest { service, ..all() }
+        } else {
+            CaptureRequest { address: server(1).to_string().parse().ok(), ..all() }
+        };
+        let first = Datagram { dont_fragment: true, ..request(80, SYN).carrying(1000) };
+        let judged = cluster.from_client(&first);
+        let mut listener = listen(&mut cluster, &wanted);
+        let error = Complaint::fragmentation_needed(600).about(&judged.sent[0].1[14..], server(2), 0);
+        let error = ethernet(server_mac(2), LAN_MAC, EtherType::IPV4, &error);
+        let judged = cluster.inject("lan", &error);
+        assert_eq!((judged.verdict.as_str(), judged.sent.len()), (verdict, 1), "{method}");
+        let left = judged.sent.into_iter().map(|(link, frame)| (Way::Out, link, frame));
+        let expected = (verdict.to_owned(), std::iter::once(came("lan", &error)).chain(left).collect());
+        assert_eq!(told(&captured(&mut cluster, &mut listener)), [expected], "{method}");
+    }
+}
+
+#[test]
+fn replies_under_full_nat_are_found_by_their_client() {
+    let mut cluster = LabCluster::new();
+    cluster.ask(json!({ "xvs": ["laddr", "add", "203.0.113.1"] }));
+    let dest = at(server(1), 80);
+    cluster.configure(&[&format!("-A -t {VIP}:80"), &format!("-a -t {VIP}:80 -r {dest} --fullnat")]);
+    let sent = cluster.from_client(&request(80, SYN)).sent.remove(0).1;
+    let local = at([sent[26], sent[27], sent[28], sent[29]], u16::from_be_bytes([sent[34], sent[35]]));
+    let by_client = CaptureRequest { address: CLIENT.to_string().parse().ok(), ..all() };
+    let mut listener = listen(&mut cluster, &by_client);
+    let judged = cluster.from_server(&Datagram::new(Transport::Tcp(SYN_ACK), dest, local));
+    assert_eq!(judged.verdict, "transmit");
+    assert_eq!(captured(&mut cluster, &mut listener).len(), 1);
 }
 
 #[test]

@@ -172,8 +172,11 @@ fn drops_are_shown_with_their_sentence_and_the_answer_and_a_count_ends_the_captu
     let mut xvs =
         Capturing::xvs(&cluster, &["-w", file.to_str().unwrap(), "--drops", "--port", "81", "--count", "1"]);
     let mut lines = Capturing::xvs(&cluster, &["--text", "--reason", "no_destination", "--count", "1"]);
+    let mut json = Capturing::xvs(&cluster, &["--json", "--drops", "--port", "81", "--count", "1"]);
     clients::pages(&cluster, &format!("http://{VIP}/"), 1);
     assert!(clients::fetch(&cluster, &format!("http://{VIP}:81/")).is_err());
+    let packet: serde_json::Value = serde_json::from_slice(&json.end().stdout).unwrap();
+    assert_eq!((&packet["reason"], &packet["frames"][1]["way"]), (&"no_destination".into(), &"out".into()));
     assert!(xvs.end().status.success());
     let shown = fields(&file, "frame", &["frame.comment", "tcp.dstport", "icmp.type"]);
     assert_eq!(shown.len(), 2, "{shown:?}");
@@ -218,6 +221,22 @@ fn a_full_disk_is_the_clients_error_and_the_director_goes_on() {
     assert_eq!(ended.status.code(), Some(1));
     assert!(said.contains("/dev/full") && said.contains("No space left"), "{said}");
     assert_eq!(clients::pages(&cluster, &page, 2).len(), 2);
+}
+
+#[test]
+fn the_end_of_the_daemon_ends_the_capture_and_leaves_a_file_that_is_whole() {
+    let cluster = prepared(Method::Nat, Workers::One);
+    let mut director = Director::start(&cluster, Workers::One);
+    director.adm(&format!("-A -t {}", virtual_endpoint(81)));
+    let file = cluster.state().join("ended.pcapng");
+    let mut xvs = Capturing::xvs(&cluster, &["-w", file.to_str().unwrap()]);
+    assert!(clients::fetch(&cluster, &format!("http://{VIP}:81/")).is_err());
+    wait::until("the packet is written", || (fs::metadata(&file).unwrap().len() > 200).then_some(()));
+    director.kill();
+    let ended = xvs.end();
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(ended.status.code() == Some(4) && said.contains("xvsd closed the connection"), "{said}");
+    assert_eq!(fields(&file, "tcp.dstport == 81 && !icmp", &["frame.interface_name"]), ["wan"]);
 }
 
 #[test]

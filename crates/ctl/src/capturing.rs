@@ -2,7 +2,7 @@
 //!
 //! Runs on the thread of the client, for as long as the capture is on. It makes the slots, has the control thread
 //! publish the capture, and hands over what workers have copied; when the client goes, the capture is taken out again.
-//! Bounded: [`MOST`] at a time, `SLOTS` a worker. Not here: what is copied (`capture/` of the data plane), what the
+//! Bounded: [`MOST`] at a time, so many slots a worker. Not here: what is copied (`capture/` of the data plane), what the
 //! client makes of it (`pcapng.rs`, `packet_line.rs`).
 
 use std::collections::BTreeMap;

@@ -358,7 +358,7 @@ impl<P: Plant> Control<P> {
     /// Has these captures be on and no others.
     ///
     /// # Errors
-    /// As for `Self::publish`.
+    /// As for [`Self::handle`].
     pub fn set_captures(&mut self, captures: Captures) -> Result<(), CommandError> {
         self.snapshot.captures = captures;
         self.publish()

@@ -544,8 +544,8 @@ fn room(stream: &UnixStream, within: Duration) -> io::Result<Room> {
 fn is_readable(stream: &UnixStream, within: Duration) -> bool {
     let timeout = Timespec::try_from(within).ok();
     let mut polled = [PollFd::new(stream, PollFlags::IN)];
-    // What cannot be waited for is found out by reading.
-    poll(&mut polled, timeout.as_ref()) != Ok(0)
+    // After a signal it is asked again.
+    poll(&mut polled, timeout.as_ref()).is_ok_and(|ready| ready > 0)
 }
 
 /// Reads one message: waits `first` for it to begin and from then on `rest` for all of it.

@@ -14,7 +14,9 @@ use etherparse::{
     IpFragOffset, IpNumber, Ipv4Header, Ipv4HeaderSlice, LaxSlicedPacket, SlicedPacket, UdpHeader,
 };
 use proptest::prelude::*;
+use xvs_dataplane::capture::{Reader, Way};
 use xvs_dataplane::port::memory::Bytes;
+use xvs_dataplane::verdict::{DropReason, Verdict};
 
 use crew::{Crew, VIP, VIP6};
 
@@ -157,6 +159,27 @@ fn cuts() -> impl Strategy<Value = Vec<usize>> {
     })
 }
 
+fn sorted<'a>(frames: impl Iterator<Item = &'a Vec<u8>>) -> Vec<Vec<u8>> {
+    let mut frames: Vec<_> = frames.cloned().collect();
+    frames.sort();
+    frames
+}
+
+/// What was captured: frames that came in, that went out, and that were shown again with what became of them.
+#[expect(clippy::type_complexity, reason = "three lists of frames")]
+fn read(captured: &mut Reader) -> (Vec<Vec<u8>>, Vec<Vec<u8>>, Vec<(Verdict, Vec<u8>)>) {
+    let (mut came, mut gone, mut again) = (Vec::new(), Vec::new(), Vec::new());
+    captured.read(|_, record| {
+        let bytes = record.bytes().to_vec();
+        match record.way {
+            Way::In => came.push(bytes),
+            Way::Out => gone.push(bytes),
+            Way::Before => again.push((record.verdict, bytes)),
+        }
+    });
+    (sorted(came.iter()), sorted(gone.iter()), again)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -168,6 +191,7 @@ proptest! {
         missing in any::<prop::sample::Index>(),
     ) {
         let mut crew = Crew::new(4096, 3);
+        let mut captured = crew.capture();
         let fragments = sent.fragments(&cuts);
         let count = fragments.len() as u64;
         let largest = fragments.iter().map(|frame| frame.len() - 14).max();
@@ -179,12 +203,18 @@ proptest! {
 
         let left = play(&mut crew, &frames);
         check(&sent, &left, largest)?;
+        let (came, gone, again) = read(&mut captured);
+        prop_assert_eq!(came, sorted(frames.iter().map(|(_, frame)| frame)));
+        prop_assert_eq!(gone, sorted(left.iter().map(|bytes| &bytes.frame)));
+        // Those that another worker took in.
+        prop_assert!(again.iter().all(|(verdict, _)| !matches!(verdict, Verdict::Drop(_))));
         prop_assert_eq!((crew.counter("held"), crew.table().live()), (0, 1));
         prop_assert_eq!(crew.counter("rx_packets"), count);
 
         // The same again without one of them, if there are several: nothing leaves, and time ends it.
         prop_assume!(count > 1);
         let mut crew = Crew::new(4096, 3);
+        let mut captured = crew.capture();
         let mut rest = frames;
         let (_, lost) = rest.remove(missing.index(rest.len()));
         prop_assert_eq!(play(&mut crew, &rest), []);
@@ -192,7 +222,15 @@ proptest! {
         crew.set_clock(29_999);
         prop_assert_eq!(play(&mut crew, &[]), []);
         crew.set_clock(30_000);
+        read(&mut captured);
         let told = play(&mut crew, &[]);
+        let (came, gone, again) = read(&mut captured);
+        prop_assert_eq!((came, gone), (vec![], sorted(told.iter().map(|bytes| &bytes.frame))));
+        let again = again.iter().map(|(verdict, frame)| {
+            assert_eq!(*verdict, Verdict::Drop(DropReason::FragmentTimeout));
+            frame
+        });
+        prop_assert_eq!(sorted(again), sorted(rest.iter().map(|(_, frame)| frame)));
         // The first fragment's sender is told, of that fragment.
         let first_is_lost = u16::from_be_bytes([lost[20], lost[21]]) & 0x1fff == 0;
         prop_assert_eq!(told.len(), usize::from(!first_is_lost));

@@ -32,6 +32,9 @@ pub(super) struct Arguments {
     /// Print a line for each packet
     #[arg(long)]
     text: bool,
+    /// Print a JSON object for each packet, a line each
+    #[arg(long, conflicts_with_all = ["text", "write"])]
+    json: bool,
     /// Packets with an end at this address or in this network; a connection's ends count for all its packets
     #[arg(long, value_name = "ADDRESS[/LENGTH]")]
     address: Option<Prefix>,
@@ -152,6 +155,7 @@ enum Target<'a> {
 
 enum Form {
     Lines(Lines),
+    Json,
     Blocks(Box<Blocks>),
 }
 
@@ -166,6 +170,7 @@ impl<'a> Sink<'a> {
         };
         let lines = arguments.text || arguments.write.is_none() && io::stdout().is_terminal();
         let form = match lines {
+            _ if arguments.json => Form::Json,
             true => Form::Lines(Lines::default()),
             false => Form::Blocks(Box::new(Blocks::new(arguments.snaplen)?)),
         };
@@ -176,6 +181,10 @@ impl<'a> Sink<'a> {
         let bytes = match &mut self.form {
             Form::Lines(lines) => {
                 packets.iter().map(|packet| lines.line(packet) + "\n").collect::<String>().into_bytes()
+            }
+            Form::Json => {
+                let line = |packet| Ok(serde_json::to_string(packet)? + "\n");
+                packets.iter().map(line).collect::<io::Result<String>>()?.into_bytes()
             }
             Form::Blocks(blocks) => {
                 packets.iter().try_for_each(|packet| blocks.packet(packet))?;

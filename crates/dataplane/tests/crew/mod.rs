@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use xvs_dataplane::call_ids::CallIds;
+use xvs_dataplane::capture::filter::Filter;
+use xvs_dataplane::capture::{Capture, Reader};
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::tcp::TcpState;
 use xvs_dataplane::conn::{
@@ -296,6 +298,15 @@ impl Crew {
 
     pub(crate) fn set_clock_without_timers(&mut self, now: u64) {
         self.hands.iter_mut().for_each(|hand| hand.now = Millis(now));
+    }
+
+    /// From now on all packets are captured.
+    pub(crate) fn capture(&mut self) -> Reader {
+        let (capture, reader) = Capture::new(Filter::default(), self.hands.len(), 512, 4096);
+        let snapshot = Snapshot { captures: [capture].into(), ..Snapshot::clone(&self.snapshot) };
+        let snapshot = Arc::new(snapshot);
+        self.hands.iter_mut().for_each(|hand| hand.snapshot = snapshot.clone());
+        reader
     }
 
     /// From now on every worker acts on a configuration in which the servers have gone that have a bit in `gone`.
