@@ -454,8 +454,11 @@ impl<P: Plant> Control<P> {
         }
         if self.next_trash <= now {
             self.next_trash = now + TRASH_INTERVAL;
-            // Some of what is steered may be for connections alone, which have ended.
-            self.unsteered = Due::Everything;
+            // What is steered for connections alone goes when they have ended.
+            let marks = self.state.services().any(|(key, _)| matches!(key, ServiceKey::Mark { .. }));
+            if marks || !self.left.is_empty() || self.registry.outlives_itself() {
+                self.unsteered = Due::Everything;
+            }
             if self.registry.empty_trash(&mut self.snapshot, now) {
                 self.unresolved = Due::Everything;
                 self.publish()?;

@@ -271,7 +271,9 @@ impl Registry {
     /// Forgets reports that are too old or not followed any more, and keeps weights within bounds that have changed.
     /// Returns the weights in force that have changed, as [`Self::report_load`].
     pub fn review(&mut self, feedback: &Feedback, now: Millis) -> Vec<Reweighed> {
-        let keys: Vec<_> = self.services.keys().copied().collect();
+        let reported = |entry: &Entry| entry.destinations.iter().any(|known| known.report.is_some());
+        let keys: Vec<_> =
+            self.services.iter().filter(|(_, entry)| reported(entry)).map(|(key, _)| *key).collect();
         self.reweigh(keys, |key, known| {
             let followed = known.report.filter(|_| feedback.follows(&key));
             known.report = followed.and_then(|report| feedback.review(known.weight, report, now));
@@ -447,6 +449,11 @@ impl Registry {
         }
         items.extend((configured || lingers).then(|| of_service(key)).into_iter().flatten());
         items
+    }
+
+    /// Whether something may be steered for connections alone: of what was deleted, or was another method's.
+    pub fn outlives_itself(&self) -> bool {
+        !self.trash.is_empty() || self.known().any(|known| known.methods.len() > 1)
     }
 
     /// Whether there may be FULLNAT connections.
