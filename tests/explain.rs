@@ -227,6 +227,7 @@ fn quiescent_and_overloaded_servers_are_told_apart_and_if_all_are_the_client_is_
     let line = format!("--proto tcp --from {} --to {VIP}:80", at(CLIENT, 4001));
     let (exit, text, _) = printed(&mut cluster, &line);
     assert_eq!(exit, 0);
+    assert!(report["advice"].as_str().is_some_and(|advice| advice.contains("raise a weight")), "{report:#}");
     for part in
         ["weight 0: quiescent", "overloaded: 1 of 1 connections", "dropped (no_destination): ", "told "]
     {
@@ -399,6 +400,21 @@ fn drops_have_their_reason_with_what_to_do_and_what_is_passed_says_why() {
         assert_eq!(report["verdict"], "pass", "{report:#}");
         assert!(report["why"].as_str().expect("a sentence").contains(why), "{report:#}");
     }
+}
+
+#[test]
+fn a_packet_for_the_director_itself_is_said_to_be_the_kernels() {
+    let mut cluster = LabCluster::new();
+    cluster
+        .configure(&[&format!("-A -t {INSIDE}:80 -s rr"), &format!("-a -t {INSIDE}:80 -r {INSIDE}:80 -g")]);
+    let question = json!({ "proto": "tcp", "from": at(CLIENT, 4001), "to": at(INSIDE, 80) });
+    let report = explain(&mut cluster, question);
+    assert_eq!(
+        json!([report["verdict"], report["connection"]["origin"]]),
+        json!(["pass", "made"]),
+        "{report:#}"
+    );
+    assert!(report["why"].as_str().is_some_and(|why| why.contains("this machine itself")), "{report:#}");
 }
 
 #[test]

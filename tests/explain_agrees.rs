@@ -282,12 +282,13 @@ fn check(report: &Value, judged: &Value, cluster: &mut LabCluster) {
         let addr = |text: &Value| text.as_str().and_then(|text| Some(text.rsplit_once(':')?.0.to_owned()));
         assert_eq!(addr(&chosen[0]["server"]), addr(&connection["dest"]), "{}", context());
     }
-    if drawn {
+    let remembered = ["connection", "template"].map(|name| (name, report.get(name)));
+    if drawn || remembered.iter().all(|(_, entry)| entry.is_none()) {
         return;
     }
     let rows: Value = serde_json::from_str(&cluster.adm("-L -n -c --json")).expect("JSON");
-    for name in ["connection", "template"] {
-        let Some(entry) = report.get(name) else { continue };
+    for (name, entry) in remembered {
+        let Some(entry) = entry else { continue };
         let same = |row: &&Value| {
             let equal = |ours: &str, theirs: &str| entry[ours] == row[theirs];
             equal("protocol", "protocol")

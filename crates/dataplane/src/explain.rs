@@ -17,7 +17,7 @@ mod stage;
 use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use xvs_proto::Packet;
 use xvs_sched::ServiceKey;
@@ -31,8 +31,7 @@ use crate::marks::Step;
 use crate::port::LinkId;
 use crate::port::memory::Bytes;
 use crate::shm::FrameLayout;
-use crate::snapshot::Asked;
-use crate::snapshot::{Path, Snapshot};
+use crate::snapshot::{Asked, Path, Snapshot};
 use crate::verdict::Verdict;
 
 /// The director as it is.
@@ -43,6 +42,13 @@ pub struct Live<'a> {
     pub reader: &'a Mutex<TableReader>,
     /// What time it is for the workers.
     pub now: Millis,
+}
+
+impl Live<'_> {
+    /// The reader; a panic elsewhere leaves it whole.
+    fn reader(&self) -> MutexGuard<'_, TableReader> {
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What becomes of a packet.
@@ -151,15 +157,12 @@ pub fn explain(live: &Live<'_>, link: LinkId, frame: &[u8]) -> io::Result<Explan
         let text = format!("a frame of {} bytes; at most {FRAME_BYTES} are possible", frame.len());
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
-    let copy = |sought: &Sought| {
-        let mut reader = live.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        reader.copy(sought, &live.snapshot.call_ids)
-    };
+    let copy = |sought: Sought| live.reader().copy(&sought, &live.snapshot.call_ids);
     let (mut known, mut tried) = (Vec::new(), HashSet::new());
     for _ in 0..RUNS {
         let mut stage = Stage::run(live, &known, link, frame)?;
         let missed = stage.missed().into_iter().filter(|sought| tried.insert(*sought));
-        let found: Vec<Copied> = missed.filter_map(|sought| copy(&sought)).collect();
+        let found: Vec<Copied> = missed.filter_map(copy).collect();
         if found.is_empty() {
             return Ok(stage.read(live));
         }

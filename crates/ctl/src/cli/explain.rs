@@ -103,9 +103,7 @@ fn screen(report: &Report) -> String {
             let way = report.direction.as_deref().unwrap_or("inbound");
             line(&mut text, "meets", &format!("{}; {way}", connection(met)));
         }
-        (Some(met), _) => {
-            line(&mut text, "meets", &format!("{}; it gives way to a new one", connection(met)))
-        }
+        (Some(met), _) => line(&mut text, "meets", &format!("{}; it gives way", connection(met))),
     }
     if let Some(template) = &report.template {
         line(&mut text, "template", &entry(template));
@@ -128,6 +126,9 @@ fn screen(report: &Report) -> String {
         other => other,
     };
     line(&mut text, "verdict", &format!("{verdict}{reason}{why}"));
+    if let Some(advice) = &report.advice {
+        line(&mut text, "to do", advice);
+    }
     if let Some(rewrite) = &report.rewrite {
         line(&mut text, "rewrite", &self::rewrite(rewrite));
     }

@@ -12,7 +12,7 @@ use xvs_dataplane::egress::{Egress, RouteTo};
 use xvs_dataplane::explain::{Caveat, Explanation, Live, Origin, Way};
 use xvs_dataplane::port::LinkId;
 use xvs_dataplane::snapshot::{Asked, Candidate, Path, Snapshot};
-use xvs_dataplane::verdict::Verdict;
+use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_proto::{Endpoint, Packet, Parsed, Protocol, ethernet, parse};
 use xvs_sched::{Certainty, Figure, ForwardingMethod};
 
@@ -65,9 +65,12 @@ pub struct Report {
     /// The reason of a drop, by the name of its counter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Why it is dropped or passed, and what to do about it.
+    /// Why it is dropped or passed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+    /// What to do about a drop, where the reason does not say so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
     /// What leaves: it, or what its sender is told.
     pub sent: Vec<Sent>,
     /// What may be otherwise.
@@ -276,6 +279,10 @@ impl Report {
             verdict: name.to_owned(),
             reason,
             why: why.map(str::to_owned),
+            advice: match verdict {
+                Verdict::Drop(reason) => advice(*reason).map(str::to_owned),
+                _ => None,
+            },
             sent: explanation.sent.iter().map(|sent| Sent::of(sent.link, &sent.frame, egress)).collect(),
             caveats: explanation.caveats.iter().map(Doubt::of).collect(),
         }
@@ -456,6 +463,28 @@ impl Doubt {
         };
         Self { name: caveat.name().to_owned(), what }
     }
+}
+
+/// The next step, for reasons whose sentence has none.
+fn advice(reason: DropReason) -> Option<&'static str> {
+    Some(match reason {
+        DropReason::NoDestination => {
+            "add a real server, or raise a weight or a threshold: `xvsadm -Ln --thresholds`"
+        }
+        DropReason::DestinationLocal => "use -g, and give the director the virtual address",
+        DropReason::TtlExpired => "look for a routing loop, if it is not traceroute",
+        DropReason::TooBig { .. } => {
+            "lots of it: a smaller MSS on the real servers (`ip route change … advmss`)"
+        }
+        DropReason::NeedsFragmenting => "raise the MTU towards the real servers",
+        DropReason::Unasked => {
+            "the client speaks first; see whether its connection has expired: `xvsadm -Lnc`"
+        }
+        DropReason::NoCallId => "is it SIP over UDP? Other services do without --pe",
+        DropReason::IcmpChecksum => "look at the router that sent it",
+        DropReason::Malformed(_) => "look at the machine that sent it, and at the cable or driver between",
+        _ => return None,
+    })
 }
 
 pub(super) fn name_of(link: LinkId, egress: &Egress) -> String {

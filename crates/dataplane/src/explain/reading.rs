@@ -1,15 +1,16 @@
 //! What a packet did on its way through the stages.
 
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
-use xvs_proto::{FlowKey, Packet};
+use xvs_proto::FlowKey;
 use xvs_sched::{Certainty, ServiceKey};
 
 use super::stage::Stage;
 use super::{Caveat, Explanation, Live, Origin, Way, passing};
 use crate::classify::Class;
 use crate::conn::{ConnId, Copied, Direction};
+use crate::marks::Step;
 use crate::schedule;
 use crate::snapshot::{Asked, DestinationId, Path, Snapshot};
 use crate::verdict::{DropReason, Verdict};
@@ -17,35 +18,30 @@ use crate::verdict::{DropReason, Verdict};
 impl Stage {
     /// Tells it.
     pub(super) fn read(mut self, live: &Live<'_>) -> Explanation {
-        let (request, asked) = (self.request(), self.asked());
+        let snapshot = live.snapshot;
+        let asked = self.asked();
         let lasts = self.lasts();
         let connection = self.connection();
         let template = self.template(connection.as_ref());
-        let snapshot = live.snapshot;
-        let belongs = request.map(|packet| (packet, schedule::service(&packet, self.link, snapshot)));
         let met = self.met.take().map(|(_, met, direction)| (met, direction));
-        let (service, mark) = match (&met, &belongs) {
-            (Some((met, _)), _) if lasts => (service_of(met, snapshot), met.connection.mark),
-            (_, Some((_, Ok((service, mark))))) => (Some(service.key), *mark),
-            (_, Some((packet, Err(_)))) => (None, snapshot.marks.of(self.link, packet)),
-            _ => (None, 0),
+        let (mark, marked_by) = self.mark(snapshot);
+        let begun_for = if lasts { None } else { self.service(mark, snapshot) };
+        let (service, mark, marked_by) = match &met {
+            Some((met, _)) if lasts => (service_of(met, snapshot), met.connection.mark, None),
+            _ => (begun_for, mark, marked_by),
         };
-        let marked_by = match self.class {
-            Class::Flow(packet) if !lasts => snapshot.marks.last_of(self.link, &packet).cloned(),
-            _ => None,
-        };
-        let begins = match belongs {
-            Some((_, Ok(_))) if !lasts => Begins::Some,
-            _ => Begins::None,
-        };
-        let made: Vec<_> = connection.iter().chain(&template).collect();
-        let caveats = self.caveats(live, begins, asked.as_ref(), &made);
         let direction = met.as_ref().filter(|_| lasts).map(|(_, direction)| *direction);
         let chosen = asked.as_ref().and_then(|asked| Some(asked.candidates[asked.chosen?].endpoint.addr));
         let chosen = chosen.or(template.as_ref().map(|(_, template)| template.connection.dest.addr));
         let way = self.way(connection.as_ref(), chosen, direction.unwrap_or(Direction::Inbound));
         let passes = self.verdict == Verdict::PassToKernel;
-        let why_passed = passes.then(|| passing::why(&self, direction, live.snapshot));
+        let here = way.is_some_and(|way| way.path == Path::Local);
+        let why_passed = passes.then(|| match here {
+            true => "its real server is this machine itself, whose kernel delivers it",
+            false => passing::why(&self, direction, snapshot),
+        });
+        let made: Vec<_> = connection.iter().chain(&template).collect();
+        let caveats = self.caveats(live, begun_for, asked.as_ref(), &made);
         Explanation {
             link: self.link,
             class: self.class,
@@ -65,13 +61,22 @@ impl Stage {
         }
     }
 
-    /// The packet as it would begin a connection: an error stands for what the receiver of its quote has sent.
-    fn request(&self) -> Option<Packet> {
-        match self.class {
-            Class::Flow(packet) => Some(packet),
-            Class::Error(_) if self.snapshot.settings.schedule_icmp => {
-                let quote = self.quote()?;
-                Some(Packet { flow: quote.flow.reversed(), ..quote })
+    /// The mark of the packet, if it is one that may belong to a service, and the rule that set it.
+    fn mark(&self, snapshot: &Snapshot) -> (u32, Option<Step>) {
+        let (Class::Flow(packet) | Class::Error(packet)) = &self.class else { return (0, None) };
+        (snapshot.marks.of(self.link, packet), snapshot.marks.last_of(self.link, packet).cloned())
+    }
+
+    /// The service for which the packet would begin a connection.
+    fn service(&self, mark: u32, snapshot: &Snapshot) -> Option<ServiceKey> {
+        match &self.class {
+            Class::Flow(packet) => {
+                schedule::service(packet, self.link, snapshot).ok().map(|(service, _)| service.key)
+            }
+            // It stands for what the receiver of its quote has sent.
+            Class::Error(_) if snapshot.settings.schedule_icmp => {
+                let quote = self.quote()?.flow;
+                snapshot.service_for(mark, quote.protocol, quote.source).map(|service| service.key)
             }
             _ => None,
         }
@@ -135,14 +140,14 @@ impl Stage {
     fn caveats(
         &self,
         live: &Live<'_>,
-        begins: Begins,
+        begun_for: Option<ServiceKey>,
         asked: Option<&Asked>,
         made: &[&(Origin, Copied)],
     ) -> Vec<Caveat> {
         let settings = &live.snapshot.settings;
         let rate = settings.drop_packet_rate;
         let is_full = || {
-            let reader = live.reader.lock().unwrap_or_else(PoisonError::into_inner);
+            let reader = live.reader();
             reader.table().live() >= reader.table().config().capacity
         };
         let mut made = made.iter().filter(|(origin, _)| *origin == Origin::Made).peekable();
@@ -154,7 +159,7 @@ impl Stage {
             _ => self.pipeline.counters().transmitted.value() > 0,
         };
         let all = [
-            (rate > 0 && begins == Begins::Some, Caveat::DropPacket { rate }),
+            (rate > 0 && begun_for.is_some(), Caveat::DropPacket { rate }),
             (asked.is_some_and(|asked| asked.account.certainty == Certainty::Chance), Caveat::Drawn),
             (made.any(|(_, copied)| copied.connection.local.is_some()), Caveat::LocalPort),
             (makes && is_full(), Caveat::TableFull),
@@ -163,13 +168,6 @@ impl Stage {
         ];
         all.into_iter().filter(|(holds, _)| *holds).map(|(_, caveat)| caveat).collect()
     }
-}
-
-/// Whether the packet would begin a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Begins {
-    Some,
-    None,
 }
 
 /// The service of a connection's destination, if it is still there.

@@ -51,10 +51,7 @@ impl Stage {
         // Whether it is this packet's turn depends on the worker.
         let settings = Settings { drop_packet_rate: 0, ..snapshot.settings };
         let snapshot = Snapshot { settings, ..snapshot };
-        let secret = {
-            let reader = live.reader.lock().unwrap_or_else(PoisonError::into_inner);
-            *reader.table().secret()
-        };
+        let secret = *live.reader().table().secret();
         let table = Table::keyed(TABLE, secret)?;
         let seat = table.handle(0);
         let mut seat = seat.ok_or_else(|| io::Error::other("a new table has its seats free"))?;
@@ -109,12 +106,11 @@ impl Stage {
 
     /// What was looked for and is not here. Nobody looks for the local endpoint that is tried first, which may be taken.
     pub(super) fn missed(&mut self) -> Vec<Sought> {
-        let made =
-            self.all().into_iter().filter(|(id, generation, _)| !self.before.contains(&(*id, *generation)));
-        let replies: Vec<_> = made.filter_map(|(.., copied)| copied.local_replies()).collect();
-        let mut missed = self.pipeline.flows().table().misses();
-        missed.extend(replies.into_iter().map(Sought::Connection));
-        missed
+        let all = self.all().into_iter();
+        let made = all.filter(|(id, generation, _)| !self.was_there(*id, *generation));
+        let taken: Vec<_> = made.filter_map(|(.., copied)| copied.local_replies()).collect();
+        let missed = self.pipeline.flows().table().misses();
+        missed.into_iter().chain(taken.into_iter().map(Sought::Connection)).collect()
     }
 
     /// Whether something is there since before the packet.
