@@ -133,4 +133,9 @@ fn a_real_server_is_drained_while_its_connection_lasts_and_what_is_left_at_the_e
     let (told, code) = ended(drain(&cluster, ""));
     assert!(told.contains("drained: no connection is left") && code == Some(0), "{told}");
     assert!(director.xvs("counters").contains("swept_drained 1\n"));
+    let events = director.xvs("events --last 20 --no-follow");
+    assert!(
+        events.contains("ended 1 connections of TCP 198.51.100.100:80, real server 192.0.2.11:80\n"),
+        "{events}"
+    );
 }

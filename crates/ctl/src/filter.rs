@@ -42,6 +42,26 @@ pub enum Kind {
     Templates,
 }
 
+/// As an event tells it: `connections of TCP 198.51.100.100:80, real server 192.0.2.11:80`.
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            Kind::Connections => "connections",
+            Kind::Templates => "templates",
+        })?;
+        let Self { service, server, client, dest, .. } = self;
+        let said = [
+            service.map(|service| format!("of {service}")),
+            server.map(|server| format!("real server {server}")),
+            client.map(|client| format!("from {client}")),
+            dest.map(|dest| format!("to {dest}")),
+            (!self.states.is_empty()).then(|| format!("in {}", self.states.join(" or "))),
+        ];
+        let said: Vec<_> = said.into_iter().flatten().collect();
+        if said.is_empty() { Ok(()) } else { write!(f, " {}", said.join(", ")) }
+    }
+}
+
 impl Filter {
     /// Whether a row that says all there is to say is one of those that are meant.
     pub fn fits(&self, row: &ConnectionRow) -> bool {
@@ -201,6 +221,9 @@ mod tests {
             states: vec!["CLOSE".to_owned(), "ESTABLISHED".to_owned()],
         };
         assert!(Filter::default().fits(&row) && all.fits(&row));
+        let told = "connections of TCP 192.0.2.100:80, real server 192.0.2.11:8080, from 192.0.2.0/28, \
+                    to 192.0.2.11/32:8080, in CLOSE or ESTABLISHED";
+        assert_eq!(all.to_string(), told);
         let another = Some(ServiceKey::udp(end(100, 80)));
         for wrong in [
             Filter { kind: Kind::Templates, ..all.clone() },

@@ -18,7 +18,7 @@ use crate::capturing::{CaptureRequest, CapturedPacket, Capturing, Missed};
 use crate::connections::{count, end, found, rows};
 use crate::control_thread::Handle;
 use crate::doctor::facts::DaemonFacts;
-use crate::events::{Asked, Listener, Who, changes};
+use crate::events::{self, Asked, Listener, Who, changes};
 use crate::explain;
 use crate::filter::Filter;
 use crate::locals;
@@ -78,8 +78,10 @@ impl Handler for Front {
                 let shared = daemon.shared();
                 let snapshot = shared.published.load_full();
                 let ended = end(shared.reader(), &snapshot, shared.now(), &filter, &shared.swept.drained);
-                tracing::info!("{}: ended {ended} connections", who(peer));
                 shared.free_ended();
+                let (who, what) = (who(peer), format!("ended {ended} {filter}"));
+                tracing::info!("{who}: {what}");
+                shared.events.tell_all(events::Kind::Change, snapshot.epoch, Some(&who), [(what, None)]);
                 Ok(Reply::Report(json!(ended)))
             }
             Request::LocalUse => {

@@ -12,6 +12,7 @@ pub mod marks;
 pub mod message;
 
 pub mod client;
+mod denials;
 pub mod peer;
 pub mod server;
 

@@ -265,7 +265,7 @@ fn twice(error: &CommandError) -> Option<String> {
         CommandError::DestinationExists { service, endpoint } => {
             format!("real server {endpoint} of virtual service {service}")
         }
-        CommandError::LocalExists(addr) => format!("local address {addr}"),
+        CommandError::LocalExists(local) => format!("local address {}", local.addr),
         CommandError::MarkExists(rule) => format!("mark rule {rule}"),
         _ => return None,
     })

@@ -25,6 +25,7 @@ use rustix::fs::{Gid, chown};
 use thiserror::Error;
 
 use crate::capturing::{CaptureRequest, CapturedPacket, Missed};
+use crate::denials::Denials;
 use crate::events::{Asked, Listener, changes};
 use crate::filter::Filter;
 use crate::lockfile::{self, Held, Lock, Tried};
@@ -195,32 +196,6 @@ impl Clients {
                         < settings.readers_per_user
             }
         }
-    }
-}
-
-/// Denied changes, of which a user can ask any number.
-#[derive(Debug, Default)]
-struct Denials {
-    /// When the next may be told.
-    quiet_until: Option<Instant>,
-    /// How many have not been.
-    untold: u64,
-}
-
-impl Denials {
-    /// The line for the log, at most one in [`DENIAL_INTERVAL`].
-    fn line(&mut self, peer: &Peer, what: &str, now: Instant) -> Option<String> {
-        if self.quiet_until.is_some_and(|until| now < until) {
-            self.untold += 1;
-            return None;
-        }
-        self.quiet_until = Some(now + DENIAL_INTERVAL);
-        let others = match std::mem::take(&mut self.untold) {
-            0 => String::new(),
-            others => format!("; {others} more requests were denied since the last line"),
-        };
-        let Peer { uid, pid, .. } = peer;
-        Some(format!("uid {uid} (process {pid}) asked for «{what}», which was denied{others}"))
     }
 }
 
@@ -608,9 +583,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a capture without packets waits before it looks again.
 const CAPTURE_PAUSE: Duration = Duration::from_millis(5);
 
-/// Between two lines about denied changes.
-const DENIAL_INTERVAL: Duration = Duration::from_secs(10);
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -636,19 +608,5 @@ mod tests {
         assert!(room(&[reader(1), reader(1), reader(2)], root), "the rest is for those who may change");
         assert!(!room(&[root; 4], root));
         assert!(!room(&[root; 4], reader(1)));
-    }
-
-    #[test]
-    fn denied_changes_are_told_by_user_and_process_and_a_flood_of_them_by_its_number() {
-        let (mut denials, begin) = (Denials::default(), Instant::now());
-        let peer = Peer { pid: 4711, uid: 1000, access: Access::Read };
-        let first = denials.line(&peer, "xvsadm -C", begin).unwrap();
-        assert!(
-            first.starts_with("uid 1000 (process 4711) ") && first.ends_with("«xvsadm -C», which was denied"),
-            "{first}"
-        );
-        assert!((0..90).all(|_| denials.line(&peer, "xvsadm -C", begin + DENIAL_INTERVAL / 2).is_none()));
-        let next = denials.line(&peer, "xvsadm -C", begin + DENIAL_INTERVAL).unwrap();
-        assert!(next.contains("90 more"), "{next}");
     }
 }

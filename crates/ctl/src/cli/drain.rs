@@ -235,9 +235,7 @@ impl Drain<'_> {
             return Ok(());
         }
         let back = Command::EditDestination { service, endpoint, options: former.clone() };
-        let line = adm::lines(&back).concat();
-        let line = line.trim_start_matches("#xvs ");
-        writeln!(self.out, "its weight was {}; to give it back:\n  xvsadm {line}", former.weight.0)
+        writeln!(self.out, "its weight was {}; to give it back:\n  {}", former.weight.0, adm::typed(&back))
     }
 }
 
