@@ -78,9 +78,10 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
         flag::register_usize(signal, told_to_end.clone(), signal as usize)?;
     }
     let screen = Screen::new(first, arguments.sort, arguments.filter.clone());
-    let mut terminal = ratatui::try_init()?;
-    let ended = live(&mut terminal, screen, &looks, &told_to_end);
-    // What cannot be put back is not there any more.
+    let ended = ratatui::try_init()
+        .map_err(Into::into)
+        .and_then(|mut terminal| live(&mut terminal, screen, &looks, &told_to_end));
+    // Also of what was begun and failed. What cannot be put back is not there any more.
     let _ = ratatui::try_restore();
     ended
 }
