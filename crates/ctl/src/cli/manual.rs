@@ -1,7 +1,7 @@
 //! `xvs manual`: the manual pages of all programs, from the definitions that their command lines are parsed by.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Command, CommandFactory};
@@ -61,8 +61,12 @@ fn rest(command: &Command, name: &str) -> Roff {
     if let Some(heading) = lines.next() {
         roff.control("SH", [heading.trim_end_matches(':').to_uppercase().as_str()]);
     }
-    for (term, text) in lines.filter_map(|line| line.trim().split_once("  ")) {
-        roff.control("TP", []).text([bold(term)]).text([roman(text.trim())]);
+    for line in lines.map(str::trim).filter(|line| !line.is_empty()) {
+        match line.split_once("  ") {
+            Some((code, text)) => roff.control("TP", []).text([bold(code)]).text([roman(text.trim())]),
+            // More of the code above.
+            None => roff.control("br", []).text([roman(line)]),
+        };
     }
     let above = name.rsplit_once('-').map(|(above, _)| above);
     let others = above
@@ -81,11 +85,17 @@ fn page(
 ) -> Result<(), String> {
     let path = folder.join(format!("{name}.{SECTION}"));
     let write = || {
-        let mut out = BufWriter::new(File::create(&path)?);
-        content(&mut out)?;
-        out.flush()
+        let mut text = Vec::new();
+        content(&mut text)?;
+        fs::write(&path, ascii(&String::from_utf8_lossy(&text)))
     };
     write().map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// With groff's escapes for other characters (groff_char(7)), as it does not take UTF-8 by itself.
+fn ascii(text: &str) -> String {
+    let escaped = |c: char| if c.is_ascii() { c.to_string() } else { format!("\\[u{:04X}]", u32::from(c)) };
+    text.chars().map(escaped).collect()
 }
 
 /// Of system administration (man-pages(7)).
