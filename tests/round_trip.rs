@@ -115,6 +115,9 @@ fn state(cluster: &mut LabCluster) -> Value {
 }
 
 proptest! {
+    // Each makes three directors.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn what_is_saved_is_restored_whatever_it_is_and_saved_again_the_same(
         commands in vec(command(), 1..40),
