@@ -14,15 +14,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
-use xvs_dataplane::clock::Clock;
 use xvs_dataplane::local::LocalAddresses;
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::worker::Worker;
-use xvs_proto::{Endpoint, FlowKey, Protocol};
 use xvs_sched::ForwardingMethod;
 
-use rig::{Loop, SERVERS};
+use rig::{Loop, SERVERS, Way};
 
 const FIRST_PORT: u16 = 1024;
 const LAST_PORT: u16 = 32_767;
@@ -56,7 +54,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let worker = rig::worker(ForwardingMethod::FullNat, TABLE, Memory::OnDemand, Clock::by_hand());
+        let worker = rig::worker(ForwardingMethod::FullNat, TABLE, Memory::OnDemand);
         let locals = LocalAddresses::new([(IpAddr::from([192, 0, 2, 1]), FIRST_PORT..=LAST_PORT)]);
         let snapshot = Snapshot { locals: Arc::new(locals), ..Snapshot::clone(&worker.snapshot.load()) };
         worker.snapshot.store(Arc::new(snapshot));
@@ -107,9 +105,7 @@ impl Bench {
     }
 
     fn id(&mut self, flow: u32) -> Option<xvs_dataplane::conn::ConnId> {
-        let (addr, port) = rig::client(flow);
-        let dest = Endpoint::new(rig::VIRTUAL.0, rig::VIRTUAL.1);
-        let key = FlowKey { protocol: Protocol::UDP, source: Endpoint::new(addr, port), dest };
+        let key = Way::from(ForwardingMethod::FullNat).flow_key(flow);
         let table = self.worker.pipeline.flows().table();
         let hash = table.hash(&key);
         table.find(&key, hash).map(|(id, _)| id)

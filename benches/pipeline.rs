@@ -1,4 +1,5 @@
-//! What a packet costs in memory: the pipeline at 1,000 to 1,000,000 connections, and its parts alone.
+//! What a packet costs in memory: the pipeline at 1,000 to 1,000,000 connections, by every method and family, and its
+//! parts alone.
 //!
 //! `cargo bench --bench pipeline [-- NAME]`, where NAME leaves of the rows only those that contain it; see
 //! `benches/README.md` for how to read it. Every row of every table takes its turn
@@ -10,20 +11,27 @@
 mod rig;
 
 use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
-use xvs_dataplane::clock::Clock;
+use xvs_dataplane::capture::Capture;
+use xvs_dataplane::capture::filter::Filter;
 use xvs_dataplane::conn::Timers;
 use xvs_dataplane::port::{BURST, Port};
 use xvs_dataplane::shm::Memory;
+use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::worker::Worker;
-use xvs_proto::{Endpoint, FlowKey, MacAddr, Protocol, ethernet, parse};
-use xvs_sched::ForwardingMethod::{self, DirectRouting, FullNat, Nat, Tunnel};
+use xvs_proto::{MacAddr, ethernet, parse};
+use xvs_sched::ForwardingMethod::{DirectRouting, Nat, Tunnel};
 
-use rig::{Loop, Order, Side};
+use rig::{Loop, Order, Side, Way};
 
 const SIZES: [u32; 3] = [1_000, 100_000, 1_000_000];
+/// Of a capture, as the daemon has them.
+const SLOTS: usize = 1024;
 const ROUNDS: usize = 11;
 /// Of one row in one round.
 const PACKETS: u64 = 1 << 19;
@@ -41,21 +49,36 @@ enum Part {
     Table,
     /// Packets of connections that are there.
     Hits(Side),
+    /// [`Hits`](Self::Hits) of requests while packets are captured.
+    Captured(Watcher),
     /// First packets: a connection is made for each.
     First,
     /// The end of the connections so made.
     Expiry,
 }
 
+/// Who captures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Watcher {
+    /// Somebody to whom no packet matters.
+    OfOthers,
+    /// Somebody who wants all, and does not read.
+    Asleep,
+    /// Somebody who wants all, and reads on another core.
+    Reading,
+}
+
 /// A worker with its connections.
 struct Bench {
-    worker: Worker<Loop>,
+    way: Way,
+    memory: Memory,
     connections: u32,
+    worker: Worker<Loop>,
 }
 
 /// A line of the report.
 struct Row {
-    name: &'static str,
+    name: String,
     bench: usize,
     part: Part,
     samples: Vec<f64>,
@@ -67,37 +90,19 @@ fn main() {
     let mut benches = Vec::new();
     let mut tables: Vec<(u32, Vec<Row>)> = Vec::new();
     for connections in SIZES {
-        let first = benches.len();
         let before = resident_bytes();
-        let mut make = |method, memory, clock| benches.push(Bench::new(method, connections, memory, clock));
-        make(DirectRouting, Memory::OnDemand, Clock::monotonic());
+        let base = bench(&mut benches, DirectRouting.into(), Memory::OnDemand, connections);
         let bytes = resident_bytes().saturating_sub(before) / connections as usize;
-        make(Nat, Memory::OnDemand, Clock::monotonic());
-        make(Tunnel, Memory::OnDemand, Clock::monotonic());
-        make(DirectRouting, Memory::Resident, Clock::monotonic());
-        make(DirectRouting, Memory::OnDemand, Clock::by_hand());
-        make(FullNat, Memory::OnDemand, Clock::by_hand());
         if connections == SIZES[SIZES.len() - 1] {
             println!("a DR connection of {connections}: {bytes} bytes of memory, table, index and timer");
         }
-        println!("{connections} connections: {}", pages(&mut benches[first..]));
-        let row = |name, bench, part| Row { name, bench: first + bench, part, samples: Vec::new() };
-        let rows = [
-            row("port and MAC addresses (base)", 0, Part::Bare),
-            row("base and parse", 0, Part::Parse),
-            row("table alone", 0, Part::Table),
-            row("table alone, memory resident", 3, Part::Table),
-            row("DR", 0, Part::Hits(Side::Requests)),
-            row("DR, memory resident", 3, Part::Hits(Side::Requests)),
-            row("TUN", 2, Part::Hits(Side::Requests)),
-            row("NAT", 1, Part::Hits(Side::Requests)),
-            row("NAT, replies", 1, Part::Hits(Side::Replies)),
-            row("FULLNAT", 5, Part::Hits(Side::Requests)),
-            row("DR, first packet", 4, Part::First),
-            row("FULLNAT, first packet", 5, Part::First),
-            row("expiry", 4, Part::Expiry),
-        ];
-        let rows = rows.into_iter().filter(|row| row.part == Part::Bare || row.name.contains(&wanted));
+        println!("{connections} connections: {}", benches[base].pages());
+        let rows =
+            parts().into_iter().filter(|(name, _, _, part)| *part == Part::Bare || name.contains(&wanted));
+        let rows = rows.map(|(name, way, memory, part)| {
+            let bench = bench(&mut benches, way, memory, connections);
+            Row { name, bench, part, samples: Vec::new() }
+        });
         tables.push((connections, rows.collect()));
     }
     for _ in 0..ROUNDS {
@@ -110,15 +115,65 @@ fn main() {
     }
 }
 
+/// What is measured, and with whom.
+fn parts() -> Vec<(String, Way, Memory, Part)> {
+    let (direct, requests) = (Way::from(DirectRouting), Part::Hits(Side::Requests));
+    let mut parts = Vec::new();
+    for (name, part) in [("port and MAC addresses (base)", Part::Bare), ("base and parse", Part::Parse)] {
+        parts.push((name.to_owned(), direct, Memory::OnDemand, part));
+    }
+    for (memory, suffix) in [(Memory::OnDemand, ""), (Memory::Resident, ", memory resident")] {
+        parts.push((format!("table alone{suffix}"), direct, memory, Part::Table));
+        parts.push((format!("DR{suffix}"), direct, memory, requests));
+    }
+    for way in Way::all() {
+        let mut add = |suffix, part| parts.push((format!("{way}{suffix}"), way, Memory::OnDemand, part));
+        if way != direct {
+            add("", requests);
+        }
+        if way.method == Nat {
+            add(", replies", Part::Hits(Side::Replies));
+        }
+        add(", fragments", Part::Hits(Side::Fragments));
+        // By tunnel it is as by DR.
+        if way.method != Tunnel {
+            add(", first packet", Part::First);
+        }
+    }
+    for (name, watcher) in [
+        ("DR, others captured", Watcher::OfOthers),
+        ("DR, captured, queue full", Watcher::Asleep),
+        ("DR, captured and read", Watcher::Reading),
+    ] {
+        parts.push((name.to_owned(), direct, Memory::OnDemand, Part::Captured(watcher)));
+    }
+    parts.push(("DR, expiry".to_owned(), direct, Memory::OnDemand, Part::Expiry));
+    parts
+}
+
+/// The place of a bench among those that are there, after it was made if it was not.
+fn bench(benches: &mut Vec<Bench>, way: Way, memory: Memory, connections: u32) -> usize {
+    let is_it = |bench: &Bench| (bench.way, bench.memory, bench.connections) == (way, memory, connections);
+    benches.iter().position(is_it).unwrap_or_else(|| {
+        benches.push(Bench::new(way, memory, connections));
+        benches.len() - 1
+    })
+}
+
 impl Bench {
     /// Makes all the connections, in their order.
-    fn new(method: ForwardingMethod, connections: u32, memory: Memory, clock: Clock) -> Self {
-        let mut worker = rig::worker(method, connections as usize, memory, clock);
+    fn new(way: Way, memory: Memory, connections: u32) -> Self {
+        let mut worker = rig::worker(way, connections as usize, memory);
         worker.port.offer(Side::Requests, Order::Turns, connections, connections.into());
         rig::forward(&mut worker);
         let live = worker.pipeline.flows().table().table().live();
         assert_eq!(live, connections as usize, "each flow has a connection of its own");
-        Self { worker, connections }
+        Self { way, memory, connections, worker }
+    }
+
+    /// What its table's memory is.
+    fn pages(&mut self) -> String {
+        self.worker.pipeline.flows().table().table().pages().to_string()
     }
 
     /// CPU time for one packet or connection.
@@ -131,11 +186,20 @@ impl Bench {
             Part::Parse => (PACKETS, timed(|| self.bare(parsed))),
             Part::Table => return timed(|| self.look_up()) / PACKETS as f64,
             Part::Hits(_) => (PACKETS, timed(|| rig::forward(&mut self.worker))),
+            Part::Captured(watcher) => (PACKETS, self.captured(watcher)),
             Part::First => self.repeated(Part::First),
             Part::Expiry => self.repeated(Part::Expiry),
         };
-        assert_eq!(self.worker.port.sent() - sent, count, "{part:?} sends every packet");
+        let sent = self.worker.port.sent() - sent;
+        // By tunnel two fragments may leave as one.
+        let least = if part == Part::Hits(Side::Fragments) { count / 2 } else { count };
+        assert!(sent >= least && self.dropped() == 0, "{} {part:?}: {sent} of {count} left", self.way);
         nanoseconds / count as f64
+    }
+
+    fn dropped(&self) -> u64 {
+        let counters = self.worker.pipeline.counters().all();
+        counters.filter(|(name, _)| name.starts_with("drop_")).map(|(_, count)| count).sum()
     }
 
     fn bare(&mut self, mut look: impl FnMut(&[u8])) {
@@ -156,6 +220,29 @@ impl Bench {
         }
     }
 
+    /// Forwards while packets are captured, in slots as large as a frame.
+    fn captured(&mut self, watcher: Watcher) -> f64 {
+        let port = (watcher == Watcher::OfOthers).then_some(1);
+        let (capture, mut reader) = Capture::new(Filter { port, ..Filter::default() }, 1, SLOTS, 4096);
+        let before = self.worker.snapshot.load_full();
+        let snapshot = Snapshot { captures: [capture].into(), ..Snapshot::clone(&before) };
+        self.worker.snapshot.store(Arc::new(snapshot));
+        let done = AtomicBool::new(watcher == Watcher::Asleep);
+        let nanoseconds = thread::scope(|scope| {
+            let reading = || {
+                while !done.load(Ordering::Relaxed) {
+                    reader.read(|_, record| _ = black_box(record.bytes()));
+                }
+            };
+            scope.spawn(reading);
+            let nanoseconds = timed(|| rig::forward(&mut self.worker));
+            done.store(true, Ordering::Relaxed);
+            nanoseconds
+        });
+        self.worker.snapshot.store(before);
+        nanoseconds
+    }
+
     fn look_up(&mut self) {
         let Worker { pipeline, port, clock, .. } = &mut self.worker;
         let table = pipeline.flows().table();
@@ -165,7 +252,7 @@ impl Bench {
             let now = clock.now();
             burst.clear();
             for _ in 0..BURST {
-                let flow = flow_key(port.next_flow());
+                let flow = self.way.flow_key(port.next_flow());
                 burst.push((flow, table.hash(&flow)));
             }
             burst.iter().for_each(|(_, hash)| table.prefetch_buckets(*hash));
@@ -212,12 +299,6 @@ fn parsed(frame: &[u8]) {
     let _ = black_box(parse(frame));
 }
 
-fn flow_key(flow: u32) -> FlowKey {
-    let (addr, port) = rig::client(flow);
-    let dest = Endpoint::new(rig::VIRTUAL.0, rig::VIRTUAL.1);
-    FlowKey { protocol: Protocol::UDP, source: Endpoint::new(addr, port), dest }
-}
-
 /// CPU time that this thread takes for it, in nanoseconds.
 fn timed(work: impl FnOnce()) -> f64 {
     let now = || {
@@ -233,11 +314,6 @@ fn resident_bytes() -> usize {
     let text = std::fs::read_to_string("/proc/self/statm").expect("procfs is mounted");
     let pages = text.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok());
     pages.expect("proc(5): resident pages come second") * rustix::param::page_size()
-}
-
-fn pages(benches: &mut [Bench]) -> String {
-    let mut of = |bench: usize| benches[bench].worker.pipeline.flows().table().table().pages().to_string();
-    format!("{}; where memory is resident, {}", of(0), of(3))
 }
 
 /// Prints medians, their ratio to the first row's, and how far the samples lie apart.

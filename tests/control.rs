@@ -5,18 +5,22 @@
 //! (`netlab_daemon.rs`).
 
 use std::fmt::Write;
+use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use xvs::frames::SYN;
-use xvs::lab_cluster::{CLIENT, VIP, at, server};
+use xvs::lab_cluster::{CLIENT, INSIDE, VIP, at, server};
 use xvs::{Datagram, LabCluster, Transport};
 use xvs_ctl::adm::{self, Output};
+use xvs_ctl::cli;
 use xvs_ctl::client::{Client, Director, Failure};
+use xvs_ctl::filter::{Filter, Kind};
 use xvs_ctl::message::{CommandError, ConnectionRow, Reply, Request};
 use xvs_ctl::server::{Handler, Peer, Server, Settings};
+use xvs_proto::Endpoint;
 
 /// Answers the socket's clients from a director in the lab.
 struct Desk(Mutex<LabCluster>);
@@ -24,6 +28,25 @@ struct Desk(Mutex<LabCluster>);
 impl Desk {
     fn cluster(&self) -> MutexGuard<'_, LabCluster> {
         self.0.lock().expect("no client's thread has panicked")
+    }
+
+    /// Hands over the rows of a listing.
+    fn rows(
+        &self,
+        list: impl FnOnce(
+            &mut dyn Director,
+            &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
+        ) -> Result<(), Failure>,
+        each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
+    ) -> Result<(), CommandError> {
+        let mut rows = Vec::new();
+        let mut keep = |row| {
+            rows.push(row);
+            Ok(())
+        };
+        list(self.cluster().lab().director(), &mut keep).map_err(refusal)?;
+        let _ = rows.into_iter().try_for_each(each);
+        Ok(())
     }
 }
 
@@ -43,14 +66,15 @@ impl Handler for Desk {
         &self,
         each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
     ) -> Result<(), CommandError> {
-        let mut rows = Vec::new();
-        let mut keep = |row| {
-            rows.push(row);
-            Ok(())
-        };
-        self.cluster().lab().director().connections(&mut keep).map_err(refusal)?;
-        let _ = rows.into_iter().try_for_each(each);
-        Ok(())
+        self.rows(|director, keep| director.connections(keep), each)
+    }
+
+    fn find(
+        &self,
+        filter: &Filter,
+        each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
+    ) -> Result<(), CommandError> {
+        self.rows(|director, keep| director.find(filter, keep), each)
     }
 }
 
@@ -299,4 +323,86 @@ fn a_listing_of_many_connections_comes_whole_in_parts() {
     clients.sort_unstable();
     clients.dedup();
     assert_eq!(clients.len(), 4999);
+}
+
+/// Runs `xvs` with these words, which must succeed, and returns what it printed.
+#[track_caller]
+fn xvs(client: &mut Client, words: &[&str]) -> String {
+    let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
+    let Output { exit, stdout, stderr } = cli::capture(&words, client);
+    assert_eq!((exit, stderr.as_str()), (0, ""), "{words:?}");
+    stdout
+}
+
+#[test]
+fn connections_are_found_by_what_they_are_like_and_counted_without_being_listed() {
+    let served = Served::new();
+    let mut client = served.client();
+    xvs(&mut client, &["laddr", "add", &INSIDE.to_string(), "--ports", "5000-5000"]);
+    done(&mut client, &format!("-A -t {VIP}:80 -s rr"));
+    done(&mut client, &format!("-a -t {VIP}:80 -r {}:80 --fullnat", server(1)));
+    done(&mut client, &format!("-A -t {VIP}:0 -s rr -p 100"));
+    done(&mut client, &format!("-a -t {VIP}:0 -r {}:0", server(2)));
+    for (client_port, port) in [(1000, 80), (1001, 81), (1002, 82)] {
+        assert_eq!(served.first_packet(client_port, port).0, "transmit");
+    }
+    assert_eq!(
+        xvs(&mut client, &["connections", "--client", &format!("{CLIENT}:1000")]),
+        "Pro  Expires State       Client                Virtual               Real server           Packets How\n\
+         TCP    01:00 SYN_RECV    192.0.2.200:1000      198.51.100.1:80       203.0.113.11:80             1 \
+         FullNat, from 203.0.113.1:5000\n"
+    );
+    let every_port = format!("TCP {VIP}:0");
+    for (words, count) in [
+        (&["--service", &every_port][..], 2),
+        (&["--service", &format!("TCP {VIP}:80")], 1),
+        (&["--service", &every_port, "--client", "192.0.2.0/24:1001"], 1),
+        (&["--dest", &format!("{}:82", server(2))], 1),
+        (&["--dest", "203.0.113.0/24", "--state", "syn_recv,close"], 3),
+        (&["--state", "ESTABLISHED"], 0),
+        (&["--templates"], 1),
+        (&["--templates", "--service", &every_port, "--state", "NONE"], 1),
+        (&["--client", "2001:db8::/32"], 0),
+    ] {
+        let words = [&["connections"], words].concat();
+        assert_eq!(xvs(&mut client, &[&words[..], &["--count"]].concat()), format!("{count}\n"), "{words:?}");
+        let json = xvs(&mut client, &[&words[..], &["--json"]].concat());
+        let rows: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!(rows.as_array().expect("an array").len(), count, "{words:?}");
+    }
+    let templates = xvs(&mut client, &["connections", "--templates"]);
+    assert!(templates.ends_with(" Route, controls 2\n"), "{templates}");
+    assert_eq!(xvs(&mut client, &["connections", "--state", "CLOSE"]), "no connection fits\n");
+    // Once its real server is removed, a connection still belongs to the service that it came by.
+    done(&mut client, &format!("-d -t {VIP}:0 -r {}:0", server(2)));
+    assert_eq!(xvs(&mut client, &["connections", "--service", &every_port, "--count"]), "2\n");
+}
+
+#[test]
+fn connections_and_templates_that_are_ended_are_counted_nowhere_and_their_clients_begin_anew() {
+    let served = Served::new();
+    let mut client = served.client();
+    done(&mut client, &format!("-A -t {VIP}:80 -s rr -p 100"));
+    done(&mut client, &format!("-a -t {VIP}:80 -r {} -g", server(1)));
+    for port in 1000..1005 {
+        assert_eq!(served.first_packet(port, 80).0, "transmit");
+    }
+    done(&mut client, &format!("-a -t {VIP}:80 -r {} -g", server(2)));
+    done(&mut client, &format!("-e -t {VIP}:80 -r {} -g -w 0", server(1)));
+    assert_eq!(served.first_packet(1005, 80).1, Some([2, 0, 0, 0, 2, 11]), "its template leads it there");
+    let end = |client: &mut Client, kind| {
+        let service = Some(format!("TCP {VIP}:80").parse().expect("a service"));
+        let server = Some(Endpoint::new(server(1), 80));
+        client.call(Request::EndConnections(Filter { kind, service, server, ..Filter::default() })).ok()
+    };
+    let report = |number: u64| Some(Reply::Report(number.into()));
+    assert_eq!(end(&mut client, Kind::Templates), report(0), "it controls connections");
+    assert_eq!(end(&mut client, Kind::Connections), report(6));
+    assert_eq!(end(&mut client, Kind::Templates), report(1));
+    assert_eq!(served.desk.cluster().load(at(server(1), 80)), (0, 0));
+    let listed: serde_json::Value = serde_json::from_str(&done(&mut client, "-L -n --json")).expect("JSON");
+    let templates = listed[0]["destinations"].as_array().expect("two servers");
+    assert!(templates.iter().all(|dest| dest["persistent"] == 0), "{listed}");
+    assert_eq!(served.first_packet(1005, 80).1, Some([2, 0, 0, 0, 2, 12]));
+    assert_eq!(served.desk.cluster().counters()["swept_drained"], 7);
 }

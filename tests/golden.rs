@@ -4,9 +4,9 @@
 //! (the balance is checked with each frame), and where it matters the service's own numbers. Expected bytes are
 //! written by `etherparse`. Source of the rules: the kernel's IPVS, sections 2 and 3 of its behaviour.
 
-use xvs::Judged;
 use xvs::frames::Datagram;
 use xvs::lab_cluster::{GATEWAY_MAC, LAN_MAC, WAN_MAC, server_mac};
+use xvs::{Judged, Transport};
 
 #[path = "golden/fragments.rs"]
 mod fragments;
@@ -48,6 +48,16 @@ fn assert_judged(judged: &Judged, verdict: &str, sent: &[(&str, Vec<u8>)], moved
 #[track_caller]
 fn assert_passed(judged: &Judged) {
     assert_judged(judged, "pass", &[], PASSED);
+}
+
+/// The packet with this many bytes of data; of SCTP, behind an INIT.
+fn carrying(packet: Datagram, bytes: usize) -> Datagram {
+    let sctp = packet.transport == Transport::Sctp;
+    let mut packet = packet.carrying(bytes);
+    if sctp {
+        packet.data.splice(0..0, [1, 0, 0, 20].into_iter().chain([0; 16]));
+    }
+    packet
 }
 
 /// What leaves for a server.

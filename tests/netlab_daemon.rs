@@ -80,7 +80,9 @@ fn an_interface_that_goes_down_comes_back_or_is_gone_is_logged_and_shown() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
-    let status = director.status();
+    // Once the real servers' link addresses are known.
+    let ok = || Some(director.status()).filter(|status| status.starts_with("ok         xvsd "));
+    let status = wait::until("all is well", ok);
     assert!(status.contains("interface  wan: up, native XDP, 1 queue\n"), "{status}");
     assert!(status.contains("1 virtual service, 2 real servers\n"), "{status}");
     let ip = |words: &[&str]| succeed(cluster.command(Host::Director, "ip").args(words));
@@ -88,7 +90,8 @@ fn an_interface_that_goes_down_comes_back_or_is_gone_is_logged_and_shown() {
         wait::until(text, || director.status().contains(text).then_some(()));
     };
     ip(&["link", "set", "wan", "down"]);
-    shows("warning    wan is down\n");
+    shows("warning    wan is down; `ip link set wan up`");
+    assert!(director.status().starts_with("warning    xvsd "), "{}", director.status());
     ip(&["link", "set", "wan", "up"]);
     shows("interface  wan: up");
     ip(&["link", "del", "wan"]);

@@ -8,7 +8,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use etherparse::{EtherType, IpNumber, Ipv4Header, Ipv6Header, SlicedPacket, TransportSlice};
+use etherparse::{EtherType, IpNumber, Ipv4Header, Ipv6Header, SlicedPacket, TransportSlice, checksum};
 use proptest::prelude::*;
 use serde_json::json;
 use xvs::frames::{Complaint, Complaint6, Ipv4, Ipv6, Mac, ethernet, resum, sctp_checksum_is_right};
@@ -352,7 +352,9 @@ fn check_v4(frame: &[u8], whole: bool) -> Result<(), TestCaseError> {
             prop_assert_eq!(Ok(header_of.checksum), sum);
         }
         Some(TransportSlice::Icmpv4(icmp)) => {
-            prop_assert_eq!(icmp.checksum(), icmp.icmp_type().calc_checksum(icmp.payload()), "{:x?}", frame);
+            // Over all bytes: of those that a type leaves unused, its parsed form knows nothing.
+            let sum = checksum::Sum16BitWords::new().add_slice(icmp.slice());
+            prop_assert_eq!(sum.ones_complement(), 0, "{:x?}", frame);
         }
         _ => {}
     }

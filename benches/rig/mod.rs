@@ -1,4 +1,5 @@
-//! A worker without a kernel: one UDP service, eight real servers, clients as many as asked for.
+//! A worker without a kernel: one UDP service, eight real servers, clients as many as asked for, by any method and
+//! family.
 //!
 //! For the benches and for `tests/allocation.rs`. The worker is the data plane's own; only its port is of this file,
 //! because `MemoryPort` keeps a copy of every frame. [`Loop`] writes each packet into a frame of its pool and takes
@@ -6,8 +7,8 @@
 //! whenever it comes; nothing here allocates after [`worker`]. Cost: the port's own, which the benches measure alone
 //! to take it off.
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::ops::Range;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -23,7 +24,9 @@ use xvs_dataplane::forward::Identification;
 use xvs_dataplane::fragments::Fragments;
 use xvs_dataplane::local::LocalAddresses;
 use xvs_dataplane::outcome::{Outcome, Unresolved};
+use xvs_dataplane::pieces::Cut;
 use xvs_dataplane::pipeline::Pipeline;
+use xvs_dataplane::port::memory::MemoryPort;
 use xvs_dataplane::port::{BURST, LinkId, Port, Received, Woken};
 use xvs_dataplane::shm::{Census, Frame, FrameLayout, FramePool, Memory};
 use xvs_dataplane::snapshot::{
@@ -31,12 +34,14 @@ use xvs_dataplane::snapshot::{
     Tunnel,
 };
 use xvs_dataplane::worker::Worker;
+use xvs_proto::checksum::Coverage;
 use xvs_proto::ipv4::{self, Ipv4};
-use xvs_proto::{Endpoint, MacAddr, Protocol, ethernet, tcp, udp};
+use xvs_proto::ipv6::{self, Ipv6};
+use xvs_proto::{Endpoint, Family, FlowKey, HashSecret, MacAddr, Protocol, ethernet, udp};
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight, scheduler, scheduler::Setup};
 
-/// The virtual endpoint.
-pub(crate) const VIRTUAL: (Ipv4Addr, u16) = (Ipv4Addr::new(198, 51, 100, 100), 53);
+/// The virtual endpoint, in IPv4.
+const VIRTUAL: (Ipv4Addr, u16) = (Ipv4Addr::new(198, 51, 100, 100), 53);
 /// Where the clients' packets come in.
 pub(crate) const WAN: LinkId = LinkId(0);
 /// Where the servers' replies come in.
@@ -46,10 +51,82 @@ const WAN_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const LAN_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
 const ROUTER: (Ipv4Addr, MacAddr) = (Ipv4Addr::new(198, 51, 100, 254), MacAddr([2, 0, 0, 0, 1, 0]));
 pub(crate) const SERVERS: u8 = 8;
-/// A 64-byte Ethernet frame without its check sequence.
-const FRAME_BYTES: usize = 60;
-/// RFC 768; the ports stand where TCP has them.
-const UDP_LENGTH: Range<usize> = 4..6;
+/// Bytes of a UDP datagram with its header: over IPv4 an Ethernet frame of 64 bytes, which has a check sequence.
+const DATAGRAM_BYTES: usize = 26;
+
+/// How packets go to real servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Way {
+    pub(crate) method: ForwardingMethod,
+    /// In a tunnel.
+    encapsulation: Encapsulation,
+    /// Of everybody's addresses.
+    pub(crate) family: Family,
+}
+
+impl Way {
+    /// Every method by which packets leave, in both families.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        use ForwardingMethod::{DirectRouting, FullNat, Nat, Tunnel};
+        let plain = [DirectRouting, Nat, FullNat].map(Self::from);
+        let gue = Encapsulation::Gue { port: 6080, coverage: Coverage::None };
+        let tunnels = [Encapsulation::Ip, Encapsulation::Gre(Coverage::None), gue];
+        let tunnels = tunnels.map(|encapsulation| Self { encapsulation, ..Self::from(Tunnel) });
+        let of = |family| move |way| Self { family, ..way };
+        let ways = plain.into_iter().chain(tunnels);
+        ways.clone().map(of(Family::V4)).chain(ways.map(of(Family::V6)))
+    }
+
+    /// One of the benches' addresses, which are alike in both families.
+    fn addr(self, v4: Ipv4Addr) -> IpAddr {
+        match self.family {
+            Family::V4 => v4.into(),
+            Family::V6 => Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(v4.to_bits())).into(),
+        }
+    }
+
+    /// How many bits of a network are the same, of which `v4` are in IPv4.
+    fn prefix_len(self, v4: u8) -> u8 {
+        if self.family == Family::V4 { v4 } else { 96 + v4 }
+    }
+
+    fn server(self, number: u8) -> Endpoint {
+        Endpoint::new(self.addr(Ipv4Addr::new(192, 0, 2, 11 + number)), VIRTUAL.1)
+    }
+
+    /// The client's end of a flow.
+    pub(crate) fn client(self, flow: u32) -> Endpoint {
+        let addr = Ipv4Addr::from(0x0a00_0000 + (flow >> 14));
+        Endpoint::new(self.addr(addr), 1024 + (flow & 0x3fff) as u16)
+    }
+
+    /// The key of a flow's requests.
+    pub(crate) fn flow_key(self, flow: u32) -> FlowKey {
+        let dest = Endpoint::new(self.addr(VIRTUAL.0), VIRTUAL.1);
+        FlowKey { protocol: Protocol::UDP, source: self.client(flow), dest }
+    }
+}
+
+impl From<ForwardingMethod> for Way {
+    fn from(method: ForwardingMethod) -> Self {
+        Self { method, encapsulation: Encapsulation::Ip, family: Family::V4 }
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.method, self.encapsulation) {
+            (ForwardingMethod::DirectRouting, _) => "DR",
+            (ForwardingMethod::Nat, _) => "NAT",
+            (ForwardingMethod::FullNat, _) => "FULLNAT",
+            (ForwardingMethod::Local, _) => "local",
+            (ForwardingMethod::Tunnel, Encapsulation::Ip) => "IPIP",
+            (ForwardingMethod::Tunnel, Encapsulation::Gre(_)) => "GRE",
+            (ForwardingMethod::Tunnel, Encapsulation::Gue { .. }) => "GUE",
+        })?;
+        f.write_str(if self.family == Family::V6 { " IPv6" } else { "" })
+    }
+}
 
 /// What a packet is and to whom: those of a client, or a real server's replies to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +135,8 @@ pub(crate) enum Side {
     Requests,
     /// From the real server that `rr` gave the client, if the flows began in their order.
     Replies,
+    /// Requests again, each in two packets that come one after the other.
+    Fragments,
 }
 
 /// In which order flows send.
@@ -71,17 +150,13 @@ pub(crate) enum Order {
     Listed,
 }
 
-/// Makes the worker of a director with this method, a table for `connections`, and a port that has nothing to give
-/// yet.
+/// Makes the worker of a director with this method, a table for `connections`, a clock that is moved by hand, and a port
+/// that has nothing to give yet.
 ///
 /// # Panics
 /// If the machine has no memory for the table.
-pub(crate) fn worker(
-    method: ForwardingMethod,
-    connections: usize,
-    memory: Memory,
-    clock: Clock,
-) -> Worker<Loop> {
+pub(crate) fn worker(way: impl Into<Way>, connections: usize, memory: Memory) -> Worker<Loop> {
+    let way = way.into();
     let config = TableConfig { capacity: connections, workers: 1, memory };
     let table = Table::create(config).expect("memory for the table");
     let counters = Arc::new(WorkerCounters::default());
@@ -94,9 +169,9 @@ pub(crate) fn worker(
     let stop = Arc::new(AtomicBool::new(false));
     Worker {
         pipeline: Pipeline::new(flows, Outcome::new(counters, unresolved, ids(1)), fragments),
-        port: Loop::new(stop.clone()),
-        snapshot: Arc::new(Arc::new(snapshot(method)).into()),
-        clock: Arc::new(clock),
+        port: Loop::new(way, stop.clone()),
+        snapshot: Arc::new(Arc::new(snapshot(way)).into()),
+        clock: Arc::new(Clock::by_hand()),
         stop,
     }
 }
@@ -114,32 +189,31 @@ pub(crate) fn forward(worker: &mut Worker<Loop>) {
     }
 }
 
-fn snapshot(method: ForwardingMethod) -> Snapshot {
+fn snapshot(way: Way) -> Snapshot {
+    let Way { method, encapsulation, .. } = way;
     let mut snapshot = Snapshot::empty();
-    snapshot.egress = Arc::new(Egress::build(&network()));
+    snapshot.egress = Arc::new(Egress::build(&network(way)));
     // More ports than any bench has connections.
-    let locals = (1..=8).map(|last| (IpAddr::from([192, 0, 2, 100 + last]), 1024..=u16::MAX));
+    let locals = (1..=8).map(|last| (way.addr(Ipv4Addr::new(192, 0, 2, 100 + last)), 1024..=u16::MAX));
     snapshot.locals = Arc::new(LocalAddresses::new(locals));
     let service = Arc::new(ServiceLive::new(1));
     let members = (0..SERVERS).map(|number| {
         let id = DestinationId(u32::from(number));
         let live = Arc::new(DestinationLive::new(1));
+        let endpoint = way.server(number);
         let destination = Destination {
             available: true,
-            endpoint: Endpoint::new(server(number), VIRTUAL.1),
+            endpoint,
             method,
             weight: Weight(1),
-            path: Path::find(&snapshot.egress, server(number).into(), 0),
+            path: Path::find(&snapshot.egress, endpoint.addr, 0),
             path_mtu: Arc::default(),
-            tunnel: Tunnel {
-                source: snapshot.egress.source_for(server(number).into(), LAN),
-                encapsulation: Encapsulation::Ip,
-            },
+            tunnel: Tunnel { source: snapshot.egress.source_for(endpoint.addr, LAN), encapsulation },
             live: live.clone(),
             service: service.clone(),
         };
         snapshot.destinations.set(id, Some(destination));
-        let (endpoint, weight) = (Endpoint::new(server(number), VIRTUAL.1), Weight(1));
+        let weight = Weight(1);
         Member { id, endpoint, method, weight, own_weight: weight, live }
     });
     let members: Box<[_]> = members.collect();
@@ -153,7 +227,7 @@ fn snapshot(method: ForwardingMethod) -> Snapshot {
         .collect();
     let setup = Setup { destinations: &destinations, ..Setup::default() };
     snapshot.services.insert(Arc::new(Service {
-        key: ServiceKey::udp(Endpoint::new(VIRTUAL.0, VIRTUAL.1)),
+        key: ServiceKey::udp(way.flow_key(0).dest),
         members,
         scheduler: scheduler::build("rr", &setup).expect("rr is a scheduler"),
         one_packet: false,
@@ -165,36 +239,36 @@ fn snapshot(method: ForwardingMethod) -> Snapshot {
     snapshot
 }
 
-fn network() -> Network {
+fn network(way: Way) -> Network {
     let mut network = Network::default();
-    let addr = |a, b, c, d| IpAddr::V4(Ipv4Addr::new(a, b, c, d));
-    let wan = [(addr(198, 51, 100, 1), 24), (VIRTUAL.0.into(), 32)];
+    let addr = |v4: [u8; 4], len| (way.addr(v4.into()), way.prefix_len(len));
+    let wan = [addr([198, 51, 100, 1], 24), addr(VIRTUAL.0.octets(), 32)];
     network.add_link("wan", WAN_MAC, &wan, 1500).expect("a new name");
-    network.add_link("lan", LAN_MAC, &[(addr(192, 0, 2, 1), 24)], 1500).expect("a new name");
-    let everywhere = "0.0.0.0/0".parse().expect("a prefix");
-    network.add_route(everywhere, Some(ROUTER.0.into()), "wan").expect("wan is there");
-    network.add_neighbour(ROUTER.0.into(), ROUTER.1, "wan").expect("wan is there");
+    network.add_link("lan", LAN_MAC, &[addr([192, 0, 2, 1], 24)], 1500).expect("a new name");
+    let (router, everywhere) =
+        (way.addr(ROUTER.0), if way.family == Family::V4 { "0.0.0.0/0" } else { "::/0" });
+    network.add_route(everywhere.parse().expect("a prefix"), Some(router), "wan").expect("wan is there");
+    network.add_neighbour(router, ROUTER.1, "wan").expect("wan is there");
     for number in 0..SERVERS {
         let mac = MacAddr([2, 0, 0, 0, 2, number]);
-        network.add_neighbour(server(number).into(), mac, "lan").expect("lan is there");
+        network.add_neighbour(way.server(number).addr, mac, "lan").expect("lan is there");
     }
     network
 }
 
-fn server(number: u8) -> Ipv4Addr {
-    Ipv4Addr::new(192, 0, 2, 11 + number)
-}
-
-/// The client's end of a flow.
-pub(crate) fn client(flow: u32) -> (Ipv4Addr, u16) {
-    (Ipv4Addr::from(0x0a00_0000 + (flow >> 14)), 1024 + (flow & 0x3fff) as u16)
-}
+/// Places of fragments among a port's templates.
+const FIRST: usize = Side::Fragments as usize;
+const LAST: usize = FIRST + 1;
 
 /// A port whose packets come from nowhere and go there.
 pub(crate) struct Loop {
+    way: Way,
     pool: FramePool,
-    templates: [[u8; FRAME_BYTES]; 2],
+    /// By [`Side`]; of fragments the first, and then the last.
+    templates: [Vec<u8>; 4],
     side: Side,
+    /// The flow whose datagram is not whole yet.
+    begun: Option<u32>,
     order: Order,
     flows: u32,
     /// Packets still to come.
@@ -207,12 +281,17 @@ pub(crate) struct Loop {
 }
 
 impl Loop {
-    fn new(stop: Arc<AtomicBool>) -> Self {
+    fn new(way: Way, stop: Arc<AtomicBool>) -> Self {
         let layout = FrameLayout { frame_size_bytes: 2048, headroom_bytes: 256, frames: 2 * BURST as u32 };
+        let [requests, replies, fragments] =
+            [Side::Requests, Side::Replies, Side::Fragments].map(|side| template(way, side));
+        let [first, last] = parts(&fragments);
         Self {
+            way,
             pool: FramePool::in_memory(layout),
-            templates: [Side::Requests, Side::Replies].map(template),
+            templates: [requests, replies, first, last],
             side: Side::Requests,
+            begun: None,
             order: Order::Turns,
             flows: 1,
             left: 0,
@@ -264,36 +343,56 @@ impl Loop {
         }
     }
 
-    fn fill(&self, frame: &mut Frame, flow: u32) {
-        let fits = frame.resize(FRAME_BYTES);
+    fn fill(&mut self, frame: &mut Frame) {
+        let (number, flow) = match (self.side, self.begun.take()) {
+            (Side::Fragments, Some(flow)) => (LAST, flow),
+            (side, _) => (side as usize, self.next_flow()),
+        };
+        self.begun = (number == FIRST).then_some(flow);
+        let template = &self.templates[number];
+        let fits = frame.resize(template.len());
         debug_assert!(fits, "a frame holds 2 KiB");
         let bytes = frame.bytes_mut();
-        let (addr, port) = client(flow);
-        bytes.copy_from_slice(&self.templates[self.side as usize]);
-        let mut header = Ipv4::edit(&mut bytes[ethernet::HEADER_LEN..]);
-        let port_field = match self.side {
-            Side::Requests => {
-                header.set_source(addr);
-                tcp::field::SOURCE
+        bytes.copy_from_slice(template);
+        let client = self.way.client(flow);
+        let network = &mut bytes[ethernet::HEADER_LEN..];
+        let server = self.way.server(flow as u8 % SERVERS);
+        match (self.side == Side::Replies, client.addr, server.addr) {
+            (false, IpAddr::V4(client), _) => Ipv4::edit(network).set_source(client),
+            (false, IpAddr::V6(client), _) => Ipv6::edit(network).set_source(client),
+            (true, IpAddr::V4(client), IpAddr::V4(server)) => {
+                let mut header = Ipv4::edit(network);
+                header.set_source(server);
+                header.set_dest(client);
             }
-            Side::Replies => {
-                header.set_source(server(flow as u8 % SERVERS));
-                header.set_dest(addr);
-                tcp::field::DEST
+            (true, IpAddr::V6(client), IpAddr::V6(server)) => {
+                let mut header = Ipv6::edit(network);
+                header.set_source(server);
+                header.set_dest(client);
             }
-        };
-        let segment = &mut bytes[ethernet::HEADER_LEN + ipv4::HEADER_LEN..];
-        segment[port_field].copy_from_slice(&port.to_be_bytes());
+            _ => unreachable!("addresses are of one family"),
+        }
+        let field = if self.side == Side::Replies { udp::field::DEST } else { udp::field::SOURCE };
+        let mut transport = ethernet::HEADER_LEN + network_len(self.way);
+        match number {
+            LAST => return,
+            FIRST if self.way.family == Family::V6 => transport += ipv6::FRAGMENT_HEADER_LEN,
+            _ => {}
+        }
+        bytes[transport..][field].copy_from_slice(&client.port.to_be_bytes());
     }
+}
+
+fn network_len(way: Way) -> usize {
+    if way.family == Family::V4 { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN }
 }
 
 impl Port for Loop {
     fn receive(&mut self, burst: &mut Vec<Received>) {
-        let link = if self.side == Side::Requests { WAN } else { LAN };
+        let link = if self.side == Side::Replies { LAN } else { WAN };
         while burst.len() < BURST && self.left > 0 {
             let mut frame = self.pool.take().expect("more frames than a burst has");
-            let flow = self.next_flow();
-            self.fill(&mut frame, flow);
+            self.fill(&mut frame);
             self.left -= 1;
             burst.push(Received { link, frame });
         }
@@ -332,29 +431,43 @@ impl Port for Loop {
 
 /// A packet whose client is still to be written into it. Its UDP checksum is wrong but there: the director updates
 /// what it finds, and one of 0 would be computed in full.
-fn template(side: Side) -> [u8; FRAME_BYTES] {
-    let mut bytes = [0; FRAME_BYTES];
+fn template(way: Way, side: Side) -> Vec<u8> {
+    let datagram = if side == Side::Fragments { 2 * DATAGRAM_BYTES } else { DATAGRAM_BYTES };
+    let mut bytes = vec![0; ethernet::HEADER_LEN + network_len(way) + datagram];
     let (to, from) = match side {
-        Side::Requests => (WAN_MAC, ROUTER.1),
         Side::Replies => (LAN_MAC, MacAddr([2, 0, 0, 0, 2, 0])),
+        _ => (WAN_MAC, ROUTER.1),
     };
-    ethernet::emit(&mut bytes, from, to, ethernet::TYPE_IPV4);
-    let payload = (FRAME_BYTES - ethernet::HEADER_LEN - ipv4::HEADER_LEN) as u16;
-    let header = ipv4::Header {
-        tos: 0,
-        payload_len: payload,
-        id: 1,
-        dont_fragment: true,
-        ttl: 64,
-        protocol: Protocol::UDP,
-        source: Ipv4Addr::UNSPECIFIED,
-        dest: VIRTUAL.0,
-    };
-    header.emit(&mut bytes[ethernet::HEADER_LEN..]);
-    let segment = &mut bytes[ethernet::HEADER_LEN + ipv4::HEADER_LEN..];
-    segment[tcp::field::SOURCE].copy_from_slice(&VIRTUAL.1.to_be_bytes());
-    segment[tcp::field::DEST].copy_from_slice(&VIRTUAL.1.to_be_bytes());
-    segment[UDP_LENGTH].copy_from_slice(&payload.to_be_bytes());
+    let (payload_len, protocol, dont_fragment) = (datagram as u16, Protocol::UDP, side != Side::Fragments);
+    let (link, network) = bytes.split_at_mut(ethernet::HEADER_LEN);
+    match way.addr(VIRTUAL.0) {
+        IpAddr::V4(dest) => {
+            ethernet::emit(link, from, to, ethernet::TYPE_IPV4);
+            let (source, tos, id, ttl) = (Ipv4Addr::UNSPECIFIED, 0, 1, 64);
+            ipv4::Header { tos, payload_len, id, dont_fragment, ttl, protocol, source, dest }.emit(network);
+        }
+        IpAddr::V6(dest) => {
+            ethernet::emit(link, from, to, ethernet::TYPE_IPV6);
+            let (source, traffic_class, hop_limit) = (Ipv6Addr::UNSPECIFIED, 0, 64);
+            ipv6::Header { traffic_class, payload_len, next_header: protocol, hop_limit, source, dest }
+                .emit(network);
+        }
+    }
+    let segment = &mut network[network_len(way)..];
+    udp::emit(segment, VIRTUAL.1, VIRTUAL.1);
     segment[udp::field::CHECKSUM].copy_from_slice(&[0xa5, 0xa5]);
     bytes
+}
+
+/// A packet in two fragments.
+fn parts(whole: &[u8]) -> [Vec<u8>; 2] {
+    let mut port = MemoryPort::with_links(1);
+    let mut ids = Identification::numbered(HashSecret([3, 5, 7]), 0);
+    let cut = Cut::of(whole, whole.len() - ethernet::HEADER_LEN - 1, &mut ids).expect("there is room");
+    [0, 1].map(|number| {
+        let piece = cut.copy(whole, number, &mut port).expect("a port of its own");
+        let bytes = piece.bytes().to_vec();
+        port.recycle(piece);
+        bytes
+    })
 }

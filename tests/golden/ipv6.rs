@@ -11,12 +11,10 @@ use xvs::lab_cluster::{
 };
 use xvs::{Datagram, LabCluster, Transport};
 
-use super::{BEGUN, FORWARDED, assert_judged, assert_passed, to_client, to_server};
+use super::{BEGUN, FORWARDED, assert_judged, assert_passed, carrying, to_client, to_server};
 
 /// The first packet of each kind that begins a connection.
 const FIRST: [Transport; 4] = [Transport::Tcp(SYN), Transport::Udp, Transport::UdpUnsummed, Transport::Sctp];
-/// Lengths of data around the sizes where odd bytes and small packets matter.
-const LENGTHS: [usize; 7] = [0, 1, 2, 3, 17, 512, 1432];
 /// An address that no route leads to.
 const NOWHERE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xdead, 0, 0, 0, 0, 1);
 
@@ -46,24 +44,6 @@ fn reply(transport: Transport, port: u16) -> Datagram {
     carrying(Datagram::new(answering, at(server6(1), port), at(CLIENT6, 4000)), 0)
 }
 
-/// The packet with this many bytes of data; of SCTP, behind an INIT.
-fn carrying(packet: Datagram, bytes: usize) -> Datagram {
-    let sctp = packet.transport == Transport::Sctp;
-    let mut packet = packet.carrying(bytes);
-    if sctp {
-        packet.data.splice(0..0, [1, 0, 0, 20].into_iter().chain([0; 16]));
-    }
-    packet
-}
-
-/// UDP as masquerading leaves it: a datagram without checksum gets one.
-fn summed(transport: Transport) -> Transport {
-    match transport {
-        Transport::UdpUnsummed => Transport::Udp,
-        other => other,
-    }
-}
-
 /// Puts extension headers, of which the first is of this kind, between the IPv6 header and what follows it.
 fn extended(mut frame: Vec<u8>, first: u8, extensions: &[u8]) -> Vec<u8> {
     let length = u16::from_be_bytes([frame[18], frame[19]]) + extensions.len() as u16;
@@ -83,59 +63,6 @@ fn told(complaint: Complaint6, about: &Datagram) -> (&'static str, Vec<u8>) {
 fn told_server(complaint: Complaint6, about: &Datagram) -> (&'static str, Vec<u8>) {
     let message = complaint.about(&about.packet(), INSIDE6);
     ("lan", ethernet(LAN_MAC, server_mac(1), EtherType::IPV6, &message))
-}
-
-#[test]
-fn direct_routing_changes_the_link_header_and_the_hop_limit_and_nothing_else() {
-    for transport in FIRST {
-        for length in LENGTHS {
-            let mut cluster = cluster("-g", 80);
-            let first = carrying(request(transport), length.min(1400));
-            let want = to_server(1, &Datagram { ttl: 63, ..first.clone() });
-            assert_judged(&cluster.from_client(&first), "transmit", std::slice::from_ref(&want), BEGUN);
-            assert_judged(&cluster.from_client(&first), "transmit", &[want], FORWARDED);
-        }
-    }
-}
-
-#[test]
-fn masquerading_rewrites_the_destination_and_its_port_and_keeps_every_checksum() {
-    for port in [80, 8080] {
-        for transport in FIRST {
-            for length in LENGTHS {
-                let mut cluster = cluster("-m", port);
-                let first = carrying(request(transport), length.min(1400));
-                let want = Datagram {
-                    ttl: 63,
-                    dest: at(server6(1), port),
-                    transport: summed(transport),
-                    ..first.clone()
-                };
-                assert_judged(&cluster.from_client(&first), "transmit", &[to_server(1, &want)], BEGUN);
-                assert_judged(&cluster.from_client(&first), "transmit", &[to_server(1, &want)], FORWARDED);
-            }
-        }
-    }
-}
-
-#[test]
-fn a_masqueraded_reply_comes_from_the_virtual_endpoint_with_every_checksum_right() {
-    for port in [80, 8080] {
-        for transport in FIRST {
-            for length in LENGTHS {
-                let mut cluster = cluster("-m", port);
-                cluster.from_client(&request(transport));
-                let answer = carrying(reply(transport, port), length.min(1400));
-                let want = Datagram {
-                    ttl: 63,
-                    source: at(VIP6, 80),
-                    transport: summed(answer.transport),
-                    ..answer.clone()
-                };
-                assert_judged(&cluster.from_server(&answer), "transmit", &[to_client(&want)], FORWARDED);
-            }
-        }
-    }
 }
 
 #[test]

@@ -1,29 +1,60 @@
 //! What each forwarding method makes of a packet, to the byte.
 
+use std::net::SocketAddr;
+
 use etherparse::{EtherType, IpNumber};
 use xvs::frames::{ACK, FIN, Ipv4, RST, SYN, ethernet, id, resum};
-use xvs::lab_cluster::{CLIENT, GATEWAY_MAC, INSIDE, LAN_MAC, VIP, WAN_MAC, at, server, server_mac};
+use xvs::lab_cluster::{
+    CLIENT, CLIENT6, GATEWAY_MAC, INSIDE, LAN_MAC, VIP, VIP6, WAN_MAC, at, server, server_mac, server6,
+};
 use xvs::{Datagram, LabCluster, Transport};
 
-use super::{BEGUN, FORWARDED, assert_judged, to_client, to_server};
+use super::{BEGUN, FORWARDED, assert_judged, carrying, to_client, to_server};
 
 /// The first packet of each kind that begins a connection.
 const FIRST: [Transport; 3] = [Transport::Tcp(SYN), Transport::Udp, Transport::UdpUnsummed];
 /// Lengths of data around the sizes where odd bytes and small packets matter.
 const LENGTHS: [usize; 8] = [0, 1, 2, 3, 17, 512, 1451, 1452];
 
-/// A cluster with a TCP and a UDP service at port 80 whose only server is reached by this option and port.
-fn cluster(method: &str, port: u16) -> LabCluster {
-    let mut cluster = LabCluster::new();
-    for protocol in ["-t", "-u"] {
-        cluster.adm(&format!("-A {protocol} {VIP}:80 -s rr"));
-        cluster.adm(&format!("-a {protocol} {VIP}:80 -r {}:{port} {method}", server(1)));
+/// A client, the virtual endpoint and a server.
+struct Ends {
+    client: SocketAddr,
+    vip: SocketAddr,
+    server: SocketAddr,
+}
+
+/// In IPv4 and in IPv6, with this port of the server.
+fn families(port: u16) -> [Ends; 2] {
+    [
+        Ends { client: at(CLIENT, 4000), vip: at(VIP, 80), server: at(server(1), port) },
+        Ends { client: at(CLIENT6, 4000), vip: at(VIP6, 80), server: at(server6(1), port) },
+    ]
+}
+
+impl Ends {
+    /// A cluster with a service of each protocol whose only server is reached by this option.
+    fn cluster(&self, method: &str) -> LabCluster {
+        let Self { vip, server, .. } = self;
+        let mut cluster = LabCluster::new();
+        for protocol in ["-t", "-u", "--sctp-service"] {
+            cluster.adm(&format!("-A {protocol} {vip} -s rr"));
+            cluster.adm(&format!("-a {protocol} {vip} -r {server} {method}"));
+        }
+        cluster
     }
-    cluster
+
+    fn request(&self, transport: Transport) -> Datagram {
+        Datagram::new(transport, self.client, self.vip)
+    }
+}
+
+/// The cluster in IPv4.
+fn cluster(method: &str, port: u16) -> LabCluster {
+    families(port)[0].cluster(method)
 }
 
 fn request(transport: Transport) -> Datagram {
-    Datagram::new(transport, at(CLIENT, 4000), at(VIP, 80))
+    families(80)[0].request(transport)
 }
 
 /// What the server answers to a client's packet as it saw it.
@@ -46,36 +77,36 @@ fn tunnelled(inner: &Datagram, tos: u8, id: u16) -> (&'static str, Vec<u8>) {
     ("lan", ethernet(LAN_MAC, server_mac(1), EtherType::IPV4, &packet))
 }
 
+/// Every kind of first packet, SCTP's too, in both families, of every length that fits the MTU.
+fn first_packets() -> impl Iterator<Item = (usize, Transport, usize)> {
+    let transports = FIRST.into_iter().chain([Transport::Sctp]);
+    let pairs = transports.flat_map(|transport| [(0, transport), (1, transport)]);
+    pairs.flat_map(|(family, transport)| LENGTHS.map(|length| (family, transport, length.min(1400))))
+}
+
 #[test]
 fn direct_routing_changes_the_link_header_and_the_time_to_live_and_nothing_else() {
-    for transport in FIRST {
-        for length in LENGTHS {
-            let mut cluster = cluster("-g", 80);
-            let first = Datagram { tos: 0xb9, ..request(transport).carrying(length) };
-            let want = to_server(1, &Datagram { ttl: 63, ..first.clone() });
-            assert_judged(&cluster.from_client(&first), "transmit", std::slice::from_ref(&want), BEGUN);
-            assert_judged(&cluster.from_client(&first), "transmit", &[want], FORWARDED);
-        }
+    for (family, transport, length) in first_packets() {
+        let ends = &families(80)[family];
+        let mut cluster = ends.cluster("-g");
+        let first = Datagram { tos: 0xb9, ..carrying(ends.request(transport), length) };
+        let want = to_server(1, &Datagram { ttl: 63, ..first.clone() });
+        assert_judged(&cluster.from_client(&first), "transmit", std::slice::from_ref(&want), BEGUN);
+        assert_judged(&cluster.from_client(&first), "transmit", &[want], FORWARDED);
     }
 }
 
 #[test]
 fn masquerading_rewrites_the_destination_and_its_port_and_keeps_every_checksum() {
     for port in [80, 8080] {
-        for transport in FIRST {
-            for length in LENGTHS {
-                let mut cluster = cluster("-m", port);
-                let first =
-                    Datagram { tos: 0x28, dont_fragment: true, ..request(transport).carrying(length) };
-                let want = Datagram {
-                    ttl: 63,
-                    dest: at(server(1), port),
-                    transport: summed(transport),
-                    ..first.clone()
-                };
-                assert_judged(&cluster.from_client(&first), "transmit", &[to_server(1, &want)], BEGUN);
-                assert_judged(&cluster.from_client(&first), "transmit", &[to_server(1, &want)], FORWARDED);
-            }
+        for (family, transport, length) in first_packets() {
+            let ends = &families(port)[family];
+            let mut cluster = ends.cluster("-m");
+            let first =
+                Datagram { tos: 0x28, dont_fragment: true, ..carrying(ends.request(transport), length) };
+            let want = Datagram { ttl: 63, dest: ends.server, transport: summed(transport), ..first.clone() };
+            assert_judged(&cluster.from_client(&first), "transmit", &[to_server(1, &want)], BEGUN);
+            assert_judged(&cluster.from_client(&first), "transmit", &[to_server(1, &want)], FORWARDED);
         }
     }
 }
@@ -83,19 +114,17 @@ fn masquerading_rewrites_the_destination_and_its_port_and_keeps_every_checksum()
 #[test]
 fn a_masqueraded_reply_comes_from_the_virtual_endpoint_with_every_checksum_right() {
     for port in [80, 8080] {
-        for transport in FIRST {
-            for length in LENGTHS {
-                let mut cluster = cluster("-m", port);
-                cluster.from_client(&request(transport));
-                let answering = match transport {
-                    Transport::Tcp(_) => Transport::Tcp(SYN | ACK),
-                    udp => udp,
-                };
-                let answer = reply(answering, port).carrying(length);
-                let want =
-                    Datagram { ttl: 63, source: at(VIP, 80), transport: summed(answering), ..answer.clone() };
-                assert_judged(&cluster.from_server(&answer), "transmit", &[to_client(&want)], FORWARDED);
-            }
+        for (family, transport, length) in first_packets() {
+            let ends = &families(port)[family];
+            let mut cluster = ends.cluster("-m");
+            cluster.from_client(&carrying(ends.request(transport), 0));
+            let answering = match transport {
+                Transport::Tcp(_) => Transport::Tcp(SYN | ACK),
+                udp => udp,
+            };
+            let answer = carrying(Datagram::new(answering, ends.server, ends.client), length);
+            let want = Datagram { ttl: 63, source: ends.vip, transport: summed(answering), ..answer.clone() };
+            assert_judged(&cluster.from_server(&answer), "transmit", &[to_client(&want)], FORWARDED);
         }
     }
 }
@@ -278,6 +307,8 @@ fn every_method_counts_the_packets_and_their_ip_lengths_before_encapsulation() {
                 format!("-> {}:80 1 2 {out}", server(1)),
                 format!("UDP {VIP}:80 1 1 0 61 0"),
                 format!("-> {}:80 1 1 0 61 0", server(1)),
+                format!("SCTP {VIP}:80 0 0 0 0 0"),
+                format!("-> {}:80 0 0 0 0 0", server(1)),
             ],
             "{method}"
         );

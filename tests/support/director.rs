@@ -141,13 +141,13 @@ impl<'a> Director<'a> {
         })
     }
 
-    /// Runs `xvs status` and returns what it printed.
+    /// Runs `xvs status` and returns what it printed, each line that was folded as one.
     ///
     /// # Panics
     ///
     /// With what it printed if its exit code is not 0.
     pub fn status(&self) -> String {
-        self.xvs("status")
+        self.xvs("status").replace("\n           ", " ")
     }
 
     /// Runs `xvs` with these words and returns what it printed.

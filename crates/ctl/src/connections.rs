@@ -2,16 +2,24 @@
 //!
 //! Walks the table in bounded slices, so that neither the table's size nor a slow reader holds up a worker.
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use xvs_dataplane::call_ids::CallIds;
 use xvs_dataplane::clock::Millis;
-use xvs_dataplane::conn::{ASSURED, Connection, TableReader, sctp::SctpState, tcp::TcpState, udp};
+use xvs_dataplane::conn::{
+    ASSURED, Connection, Flags, Removal, TableReader, sctp::SctpState, tcp::TcpState, udp,
+};
+use xvs_dataplane::counters::Counter;
+use xvs_dataplane::pressure::{count_out, is_known};
+use xvs_dataplane::snapshot::{DestinationId, Service, Snapshot};
 use xvs_proto::{Endpoint, Protocol};
+use xvs_sched::ServiceKey;
 
-use crate::message::{ConnectionRow, EngineData};
+use crate::filter::Filter;
+use crate::message::{ConnectionDetail, ConnectionRow, EngineData};
 
 /// A row for every connection and template that exists throughout the walk, until `each` breaks; one that comes or goes meanwhile
 /// may be among them. The reader is free while `each` takes its time.
@@ -21,9 +29,70 @@ pub fn rows(
     now: Millis,
     each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
 ) {
+    collect(reader, |connection| Some(row(connection, call_ids, now)), each);
+}
+
+/// As [`rows`], of those that fit, each with its detail. Services are those of `snapshot`.
+pub fn found(
+    reader: &Mutex<TableReader>,
+    snapshot: &Snapshot,
+    now: Millis,
+    filter: &Filter,
+    each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
+) {
+    let services = Services::of(snapshot);
+    collect(reader, |connection| services.fitting(connection, now, filter), each);
+}
+
+/// Ends those that fit and are counted at a destination of `snapshot`; a template only if it controls none. Tells
+/// nobody, and counts in `counter`, whose one writer holds the reader. What it ended comes free with a later walk.
+pub fn end(
+    reader: &Mutex<TableReader>,
+    snapshot: &Snapshot,
+    now: Millis,
+    filter: &Filter,
+    counter: &Counter,
+) -> u64 {
+    let services = Services::of(snapshot);
+    let (mut ended, mut next) = (0, 0);
+    loop {
+        let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+        if next >= reader.table().extent() {
+            counter.add(ended);
+            return ended;
+        }
+        reader.visit(next..next + SLICE, |reader, id| {
+            let connection = reader.connection(id);
+            if is_known(&connection, snapshot)
+                && services.fitting(&connection, now, filter).is_some()
+                && let Removal::Done(state) = reader.remove_if(id, |_, _| true)
+            {
+                count_out(&reader.connection(id), state, snapshot);
+                ended += 1;
+            }
+        });
+        next += SLICE;
+    }
+}
+
+/// How many fit.
+pub fn count(reader: &Mutex<TableReader>, snapshot: &Snapshot, now: Millis, filter: &Filter) -> u64 {
+    let mut counted = 0;
+    found(reader, snapshot, now, filter, &mut |_| {
+        counted += 1;
+        ControlFlow::Continue(())
+    });
+    counted
+}
+
+fn collect(
+    reader: &Mutex<TableReader>,
+    row: impl Fn(&Connection<'_>) -> Option<ConnectionRow>,
+    each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
+) {
     let mut slice = Vec::new();
     let mut next = 0;
-    while walk_slice(reader, &mut next, |connection| slice.push(row(&connection, call_ids, now))) {
+    while walk_slice(reader, &mut next, |connection| slice.extend(row(&connection))) {
         if slice.drain(..).try_for_each(&mut *each).is_break() {
             return;
         }
@@ -72,8 +141,61 @@ fn row(connection: &Connection<'_>, call_ids: &CallIds, now: Millis) -> Connecti
         dest: shown(connection.dest()),
         local: connection.local(),
         engine: connection.is_template().then(|| engine(connection, call_ids)).flatten(),
+        detail: None,
     }
 }
+
+/// Which service has which destination.
+struct Services<'a> {
+    snapshot: &'a Snapshot,
+    by_destination: HashMap<DestinationId, (ServiceKey, Endpoint)>,
+}
+
+impl<'a> Services<'a> {
+    fn of(snapshot: &'a Snapshot) -> Self {
+        let of = |service: &'a Service| {
+            service.members.iter().map(|member| (member.id, (service.key, member.endpoint)))
+        };
+        Self { snapshot, by_destination: snapshot.services.iter().flat_map(of).collect() }
+    }
+
+    /// A connection's row with its detail, if it fits.
+    fn fitting(&self, connection: &Connection<'_>, now: Millis, filter: &Filter) -> Option<ConnectionRow> {
+        let detail = Some(self.detail(connection));
+        let row = ConnectionRow { detail, ..row(connection, &self.snapshot.call_ids, now) };
+        filter.fits(&row).then_some(row)
+    }
+
+    fn detail(&self, connection: &Connection<'_>) -> ConnectionDetail {
+        let known = self.by_destination.get(&DestinationId(connection.dest_ref()));
+        // If its destination was removed, the service that would have it now.
+        let now = || {
+            let mark = if connection.is_template() { 0 } else { connection.mark() };
+            self.snapshot.service_for(mark, connection.protocol(), connection.virtual_endpoint())
+        };
+        let flags = connection.flags();
+        let set = FLAGS.iter().filter(|(flag, _)| flags.contains(*flag));
+        ConnectionDetail {
+            service: known.map(|(service, _)| *service).or_else(|| now().map(|service| service.key)),
+            server: known.map(|(_, server)| *server),
+            method: connection.method(),
+            packets: connection.in_packets(),
+            controls: connection.controlled(),
+            template: connection.is_template(),
+            flags: set.map(|(_, word)| (*word).to_owned()).collect(),
+        }
+    }
+}
+
+/// What flags say, in words.
+const FLAGS: [(Flags, &str); 6] = [
+    (Flags::NO_OUTPUT, "no-replies"),
+    (Flags::ONE_PACKET, "one-packet"),
+    (Flags::PROXY, "proxy"),
+    (Flags::TOLD, "told"),
+    (Flags::TOA, "toa"),
+    (Flags::DETACHED, "detached"),
+];
 
 /// The name of a connection's state, as IPVS prints it.
 pub(crate) fn state_name(protocol: Protocol, state: u8) -> &'static str {
@@ -108,9 +230,7 @@ mod tests {
     use std::collections::HashMap;
     use std::net::Ipv4Addr;
 
-    use xvs_dataplane::conn::{
-        ConnId, Flags, Inserted, NewConnection, Removal, Table, TableConfig, TableWorker,
-    };
+    use xvs_dataplane::conn::{ConnId, Inserted, NewConnection, Table, TableConfig, TableWorker};
     use xvs_dataplane::shm::Memory;
     use xvs_proto::Endpoint;
     use xvs_sched::ForwardingMethod;

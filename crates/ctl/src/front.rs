@@ -3,29 +3,36 @@
 //! Changes and what needs the desired state go to the control thread; connections, counters and status are read by the
 //! client's own thread, so that they delay no command. While the daemon starts, it says so.
 
-use std::collections::BTreeMap;
 use std::fmt;
+use std::fs;
 use std::ops::ControlFlow;
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::path::Path;
+use std::sync::OnceLock;
 
 use serde_json::{Value, json};
-use xvs_dataplane::counters::{Counter, WorkerCounters};
 use xvs_dataplane::explain::Live;
 use xvs_dataplane::verdict::DropReason;
 
-use crate::connections::rows;
+use crate::adm::{SystemResolver, one_line};
+use crate::capturing::{CaptureRequest, CapturedPacket, Capturing, Missed};
+use crate::connections::{count, end, found, rows};
 use crate::control_thread::Handle;
+use crate::doctor::facts::DaemonFacts;
+use crate::events::{Asked, Listener, Who, changes};
 use crate::explain;
+use crate::filter::Filter;
 use crate::locals;
 use crate::message::{CommandError, ConnectionRow, Reply, Request};
+use crate::plan::{Wanted, differences, state_of};
 use crate::server::{Handler, Peer};
-use crate::shared::{Facts, Shared};
+use crate::status;
+use crate::traffic::Traffic;
 
 /// The daemon as its clients meet it.
 #[derive(Default)]
 pub struct Front {
     daemon: OnceLock<Handle>,
+    capturing: Capturing,
 }
 
 impl Front {
@@ -45,13 +52,35 @@ impl Handler for Front {
     fn handle(&self, request: Request, peer: &Peer) -> Result<Reply, CommandError> {
         let daemon = self.daemon()?;
         match request {
-            Request::Status => Ok(Reply::Report(status(daemon.shared()))),
+            Request::Status => {
+                let mut report = status::report(daemon.shared());
+                report["rules"] = json!(daemon.shared().facts().rules.map(|file| drift(&file, daemon)));
+                Ok(Reply::Report(report))
+            }
+            Request::Traffic => Ok(Reply::Traffic(Traffic::now(daemon.shared()))),
             Request::Counters => Ok(Reply::Report(json!(daemon.shared().counters()))),
+            Request::CountConnections(filter) => {
+                let shared = daemon.shared();
+                let snapshot = shared.published.load_full();
+                Ok(Reply::Report(json!(count(shared.reader(), &snapshot, shared.now(), &filter))))
+            }
             Request::Explain(question) => {
                 let shared = daemon.shared();
                 let (snapshot, reader, now) = (shared.published.load_full(), shared.reader(), shared.now());
                 let report = explain::answer(&question, &Live { snapshot: &snapshot, reader, now })?;
                 Ok(Reply::Report(json!(report)))
+            }
+            Request::Examine => {
+                let shared = daemon.shared();
+                Ok(Reply::Report(json!(DaemonFacts::of(shared, status::warnings(shared)))))
+            }
+            Request::EndConnections(filter) => {
+                let shared = daemon.shared();
+                let snapshot = shared.published.load_full();
+                let ended = end(shared.reader(), &snapshot, shared.now(), &filter, &shared.swept.drained);
+                tracing::info!("{}: ended {ended} connections", who(peer));
+                shared.free_ended();
+                Ok(Reply::Report(json!(ended)))
             }
             Request::LocalUse => {
                 let asked = daemon.ask(Request::LocalAddresses)?;
@@ -61,14 +90,22 @@ impl Handler for Front {
                     shared.workers().iter().map(|counters| counters.dropped(DropReason::NoLocalPort).value());
                 Ok(Reply::Report(json!(locals::report(&known, shared.reader(), exhausted.sum()))))
             }
-            Request::Change(_) | Request::Restore(_) | Request::Set { .. } => {
-                let asked = request.clone();
-                let answer = daemon.ask(request);
-                log(&asked, &answer, peer);
+            Request::Change(_)
+            | Request::Restore(_)
+            | Request::Apply { .. }
+            | Request::Confirm(_)
+            | Request::Set { .. } => {
+                let (asked, who) = (request.clone(), who(peer));
+                let answer = daemon.ask_for(request, Some(who.clone()));
+                log(&asked, &answer, &who);
                 answer
             }
             other => daemon.ask(other),
         }
+    }
+
+    fn events(&self, asked: Asked) -> Result<Listener, CommandError> {
+        self.daemon()?.shared().events.listen(asked)
     }
 
     fn connections(
@@ -79,147 +116,65 @@ impl Handler for Front {
         rows(shared.reader(), &shared.published.load().call_ids.clone(), shared.now(), each);
         Ok(())
     }
-}
 
-/// Tells who changed what, and what came of it.
-fn log(request: &Request, answer: &Result<Reply, CommandError>, peer: &Peer) {
-    let uid = peer.uid;
-    let line = |what: &dyn fmt::Display, error: Option<&CommandError>| match error {
-        None => tracing::info!("uid {uid}: {what}"),
-        Some(error) => tracing::info!("uid {uid}: {what}: refused: {error}"),
-    };
-    match (request, answer) {
-        (Request::Restore(commands), Ok(Reply::Restored(results))) => {
-            tracing::info!("uid {uid}: restore of {} lines", commands.len());
-            let refused = commands
-                .iter()
-                .zip(results)
-                .filter_map(|(command, result)| Some((command, result.as_ref().err()?)));
-            refused.for_each(|(command, error)| line(command, Some(error)));
+    fn find(
+        &self,
+        filter: &Filter,
+        each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
+    ) -> Result<(), CommandError> {
+        let shared = self.daemon()?.shared();
+        found(shared.reader(), &shared.published.load_full(), shared.now(), filter, each);
+        Ok(())
+    }
+
+    fn capture(
+        &self,
+        wanted: &CaptureRequest,
+        peer: &Peer,
+        each: &mut dyn FnMut(Vec<CapturedPacket>) -> ControlFlow<()>,
+    ) -> Result<Missed, CommandError> {
+        let daemon = self.daemon()?;
+        // Who saw what clients said is to be known afterwards.
+        tracing::info!("uid {}: capture of packets begins", peer.uid);
+        let ended = self.capturing.run(wanted, daemon, each);
+        match &ended {
+            Ok(_) => tracing::info!("uid {}: capture of packets has ended", peer.uid),
+            Err(error) => tracing::info!("uid {}: capture of packets: refused: {error}", peer.uid),
         }
-        (Request::Change(command), answer) => line(command, answer.as_ref().err()),
-        (Request::Set { key, value }, answer) => line(&format!("set {key} {value}"), answer.as_ref().err()),
-        (_, answer) => line(&"restore", answer.as_ref().err()),
+        ended
     }
 }
 
-/// How the daemon is, for `xvs status`.
-fn status(shared: &Shared) -> Value {
-    let facts = shared.facts();
-    let interfaces: Vec<_> = facts
-        .interfaces
-        .iter()
-        .map(|interface| {
-            json!({
-                "name": interface.name,
-                "mode": interface.mode,
-                "why_not_native": interface.why_not_native,
-                "queues": interface.queues,
-                "state": interface.state.to_string(),
-                "attached_again": interface.attached_again,
-            })
-        })
-        .collect();
-    let workers: Vec<_> = facts
-        .workers
-        .iter()
-        .zip(shared.workers())
-        .map(|(worker, counters)| {
-            let counters: BTreeMap<_, _> = counters.all().filter(|(_, value)| *value != 0).collect();
-            let names = facts.interfaces.iter().map(|interface| interface.name.as_str());
-            let queues: BTreeMap<_, _> = names.zip(&worker.queues).collect();
-            json!({
-                "core": worker.core,
-                "queues": queues,
-                "copy_mode": worker.copy_mode,
-                "counters": counters,
-            })
-        })
-        .collect();
-    let table = shared.table();
-    json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "uptime_seconds": Duration::from_millis(shared.now().0).as_secs(),
-        "services": facts.services,
-        "destinations": facts.destinations,
-        "interfaces": interfaces,
-        "workers": workers,
-        "table": {
-            "size": table.config().capacity,
-            "connections": table.live(),
-            "pages": table.pages().to_string(),
-        },
-        "drops": drops(shared.workers()),
-        "warnings": warnings(&facts),
-    })
+/// Tells who changed what, and what came of it: a line for each command, also of a batch.
+fn log(request: &Request, answer: &Result<Reply, CommandError>, who: &Who) {
+    for (line, refused) in changes(request, answer) {
+        match refused {
+            None => tracing::info!("{who}: {line}"),
+            Some(error) => tracing::info!("{who}: {line}: refused: {error}"),
+        }
+    }
 }
 
-/// What was dropped, by the workers or before they had it, and why.
-fn drops(workers: &[Arc<WorkerCounters>]) -> Vec<Value> {
-    let sum = |counter: &dyn Fn(&WorkerCounters) -> &Counter| -> u64 {
-        workers.iter().map(|counters| counter(counters).value()).sum()
+/// Who asks. The process waits for its answer, so its number is still its own.
+fn who(peer: &Peer) -> Who {
+    let name = fs::read(format!("/proc/{}/comm", peer.pid)).unwrap_or_default();
+    let program = one_line(String::from_utf8_lossy(&name).trim_end_matches('\n'));
+    Who { uid: peer.uid, pid: peer.pid, program }
+}
+
+/// How what runs differs from the file of rules, as it is now.
+fn drift(file: &Path, daemon: &Handle) -> Value {
+    let error = |error: &dyn fmt::Display| json!({ "file": file, "error": error.to_string() });
+    let text = match fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(unreadable) => return error(&unreadable),
     };
-    let ours = DropReason::all()
-        .map(|reason| (reason.name(), reason.sentence(), sum(&|counters| counters.dropped(reason))));
-    let kernel = [
-        (
-            "kernel_ring_full",
-            "a worker was not fast enough for its RX ring: take more workers, or raise receive_ring",
-            sum(&|counters| &counters.kernel_ring_full),
-        ),
-        (
-            "kernel_fill_ring_empty",
-            "no frame was free for them: raise receive_ring",
-            sum(&|counters| &counters.kernel_fill_ring_empty),
-        ),
-        (
-            "kernel_dropped",
-            "the kernel could not give them to a worker, such as packets larger than a frame",
-            sum(&|counters| &counters.kernel_dropped),
-        ),
-    ];
-    ours.chain(kernel)
-        .filter(|(.., packets)| *packets > 0)
-        .map(|(reason, what, packets)| json!({ "reason": reason, "packets": packets, "what": what }))
-        .collect()
-}
-
-/// What the operator should see to: interfaces first.
-fn warnings(facts: &Facts) -> Vec<String> {
-    let interfaces =
-        facts.interfaces.iter().filter_map(|interface| interface.state.complaint(&interface.name));
-    interfaces.chain(facts.warnings.iter().cloned()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::shared::{InterfaceFacts, LinkState};
-
-    #[test]
-    fn drops_of_all_workers_are_summed_and_those_before_the_workers_are_among_them() {
-        let workers = [Arc::new(WorkerCounters::default()), Arc::default()];
-        workers[0].dropped(DropReason::TransmitRefused).add(2);
-        workers[1].dropped(DropReason::TransmitRefused).add(3);
-        workers[1].kernel_ring_full.add(7);
-        let drops = drops(&workers);
-        let told: Vec<_> =
-            drops.iter().map(|drop| (drop["reason"].as_str().unwrap(), &drop["packets"])).collect();
-        assert_eq!(told, [(DropReason::TransmitRefused.name(), &json!(5)), ("kernel_ring_full", &json!(7))]);
-    }
-
-    #[test]
-    fn an_interface_that_is_gone_is_the_first_warning() {
-        let interface = InterfaceFacts {
-            name: "wan".to_owned(),
-            mode: "native".to_owned(),
-            why_not_native: None,
-            queues: 1,
-            state: LinkState::Gone,
-            attached_again: 0,
-        };
-        let facts =
-            Facts { interfaces: vec![interface], warnings: vec!["another".to_owned()], ..Facts::default() };
-        assert_eq!(warnings(&facts), ["wan is gone; it is attached again when it is back and up", "another"]);
+    let wanted = match Wanted::read(&text, &SystemResolver::default()) {
+        Ok((_, wanted)) => wanted,
+        Err(faults) => return json!({ "file": file, "faults": faults.len() }),
+    };
+    match daemon.rules().and_then(|commands| state_of(&commands)) {
+        Ok(running) => json!({ "file": file, "differences": differences(&running, &wanted).len() }),
+        Err(busy) => error(&busy),
     }
 }

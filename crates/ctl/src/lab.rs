@@ -36,12 +36,14 @@ use xvs_proto::{HashSecret, MacAddr, Prefix};
 
 use crate::adm;
 use crate::adm::resolver::Table as Names;
+use crate::capturing::{CaptureRequest, CapturedPacket, Listener, Missed};
 use crate::client::{Director, Failure};
-use crate::connections::rows;
+use crate::connections::{count, end, found, rows};
 use crate::control::{Control, Plant};
 use crate::explain::question::unhex;
 use crate::explain::{self, Question};
 use crate::feedback::Feedback;
+use crate::filter::Filter;
 use crate::locals;
 use crate::message::{CommandError, ConnectionRow, Reply, Request};
 use crate::settings::{self, Ipvs};
@@ -81,7 +83,12 @@ pub(crate) struct Unwired {
 
 impl Plant for Unwired {
     fn widen(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
-        self.rules = self.rules.or(rules);
+        self.rules.add(rules);
+        Ok(())
+    }
+
+    fn take_back(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+        self.rules.subtract(rules);
         Ok(())
     }
 
@@ -107,7 +114,11 @@ impl Plant for Unwired {
 
 /// One line.
 #[derive(Deserialize)]
-#[serde(untagged, deny_unknown_fields, expecting = "not a request of the lab; design.md lists them")]
+#[serde(
+    untagged,
+    deny_unknown_fields,
+    expecting = "not a request of the lab; `link`, `route`, `neighbor`, `set`, `adm`, `xvs`, `inject`, `advance` and `counters` are"
+)]
 enum Line {
     /// An interface of the director that is a VLAN over another one, whose link address and MTU it has.
     Vlan {
@@ -338,6 +349,22 @@ impl Lab {
         }
     }
 
+    /// Captures packets from now on, with so many slots; for tests.
+    ///
+    /// # Errors
+    /// What is wrong with the request.
+    pub fn capture(&mut self, wanted: &CaptureRequest, slots: usize) -> Result<Listener, CommandError> {
+        let listener = Listener::new(wanted, 1, slots, &self.inner.control.egress())?;
+        self.inner.control.set_captures([listener.capture()].into())?;
+        Ok(listener)
+    }
+
+    /// What was captured since the last call, and how many frames were missed since the first.
+    pub fn captured(&mut self, listener: &mut Listener) -> (Vec<CapturedPacket>, Missed) {
+        let egress = self.inner.control.egress();
+        (listener.packets(&egress), listener.missed(&egress))
+    }
+
     /// Lets frames come in by a link, at most [`BURST`](xvs_dataplane::port::BURST) of them, and forgets what left by the last call; for tests that
     /// have many.
     ///
@@ -423,13 +450,25 @@ impl Director for Inner {
     fn call(&mut self, request: Request) -> Result<Reply, Failure> {
         let reply = match request {
             Request::Counters => Ok(Reply::Report(self.counters())),
-            Request::Status => {
+            Request::Status | Request::Traffic => {
                 Err(CommandError::Failed { why: "the lab has no status; ask for its counters".to_owned() })
             }
+            Request::CountConnections(filter) => {
+                let snapshot = self.control.published().load_full();
+                Ok(Reply::Report(json!(count(&self.reader, &snapshot, self.now, &filter))))
+            }
+            Request::Events(_) => Err(CommandError::Failed {
+                why: "the lab has no events; its answers tell of each change".to_owned(),
+            }),
             Request::Explain(question) => {
                 let (snapshot, reader) = (self.control.published().load_full(), &self.reader);
                 let live = Live { snapshot: &snapshot, reader, now: self.now };
                 explain::answer(&question, &live).map(|report| Reply::Report(json!(report)))
+            }
+            Request::EndConnections(filter) => {
+                let snapshot = self.control.published().load_full();
+                let counters = self.sweeper.counters();
+                Ok(Reply::Report(json!(end(&self.reader, &snapshot, self.now, &filter, &counters.drained))))
             }
             Request::LocalUse => {
                 let exhausted = self.counters.dropped(DropReason::NoLocalPort).value();
@@ -442,17 +481,34 @@ impl Director for Inner {
     }
 
     fn connections(&mut self, each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure> {
-        let mut printed = Ok(());
         let call_ids = self.control.published().load().call_ids.clone();
-        rows(&self.reader, &call_ids, self.now, &mut |row| match each(row) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                printed = Err(Failure::Printing(error));
-                ControlFlow::Break(())
-            }
-        });
-        printed
+        hand_over(each, |each| rows(&self.reader, &call_ids, self.now, each))
     }
+
+    fn find(
+        &mut self,
+        filter: &Filter,
+        each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        let snapshot = self.control.published().load_full();
+        hand_over(each, |each| found(&self.reader, &snapshot, self.now, filter, each))
+    }
+}
+
+/// Hands over the rows of a walk until that fails.
+fn hand_over(
+    each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
+    walk: impl FnOnce(&mut dyn FnMut(ConnectionRow) -> ControlFlow<()>),
+) -> Result<(), Failure> {
+    let mut printed = Ok(());
+    walk(&mut |row| match each(row) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            printed = Err(Failure::Printing(error));
+            ControlFlow::Break(())
+        }
+    });
+    printed
 }
 
 /// A machine's network before it has interfaces that anybody else can reach.

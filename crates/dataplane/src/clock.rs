@@ -20,6 +20,13 @@ impl Millis {
     }
 }
 
+impl From<Duration> for Millis {
+    /// The last point before so long after the clock's start.
+    fn from(elapsed: Duration) -> Self {
+        Self(elapsed.as_secs() * 1000 + u64::from(elapsed.subsec_millis()))
+    }
+}
+
 impl Add<Duration> for Millis {
     type Output = Self;
 
@@ -53,9 +60,14 @@ impl Clock {
 
     /// What time it is.
     pub fn now(&self) -> Millis {
+        self.elapsed().into()
+    }
+
+    /// The same to the nanosecond, for who measures how long something takes.
+    pub fn elapsed(&self) -> Duration {
         match self {
-            Self::Monotonic(start) => Millis(start.elapsed().as_millis() as u64),
-            Self::ByHand(millis) => Millis(millis.load(Ordering::Relaxed)),
+            Self::Monotonic(start) => start.elapsed(),
+            Self::ByHand(millis) => Duration::from_millis(millis.load(Ordering::Relaxed)),
         }
     }
 
@@ -79,6 +91,7 @@ mod tests {
         assert_eq!((clock.now(), clock.now()), (Millis(0), Millis(0)));
         clock.advance(Duration::from_millis(2500));
         assert_eq!(clock.now(), Millis(2500));
+        assert_eq!(Millis::from(Duration::new(2, 500_999_999)), clock.now());
     }
 
     #[test]

@@ -3,10 +3,13 @@
 //! The balance of a worker: received + originated = transmitted + passed + consumed + dropped + held, after each
 //! burst.
 
+use std::array;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
 
+use crate::port::BURST;
 use crate::verdict::DropReason;
 
 /// A count that one thread writes and any may read.
@@ -31,6 +34,38 @@ impl Counter {
         self.0.load(Ordering::Relaxed)
     }
 }
+
+/// How often values lay in (2^(i-1), 2^i], for i below `N`; larger ones are in the last. One thread writes, any may
+/// read.
+#[derive(Debug)]
+pub struct Histogram<const N: usize> {
+    counts: [Counter; N],
+    /// Of all values.
+    pub sum: Counter,
+}
+
+impl<const N: usize> Default for Histogram<N> {
+    fn default() -> Self {
+        Self { counts: array::from_fn(|_| Counter::default()), sum: Counter::default() }
+    }
+}
+
+impl<const N: usize> Histogram<N> {
+    /// Counts a value; only the one writer may.
+    pub fn count(&self, value: u64) {
+        let exponent = u64::BITS - value.saturating_sub(1).leading_zeros();
+        self.counts[(exponent as usize).min(N - 1)].add(1);
+        self.sum.add(value);
+    }
+
+    /// How often each was met, by the exponent of its bound.
+    pub fn counts(&self) -> [u64; N] {
+        array::from_fn(|exponent| self.counts[exponent].value())
+    }
+}
+
+/// Bursts of 1, 2, 4, … up to [`BURST`] frames are told apart.
+pub const BURST_SIZES: usize = BURST.ilog2() as usize + 1;
 
 /// The counters of one worker.
 #[derive(Debug, Default)]
@@ -68,6 +103,16 @@ pub struct WorkerCounters {
     pub evicted: Counter,
     /// Segments of a client that had no room for the TCP option with its address.
     pub toa_no_room: Counter,
+    /// Nanoseconds spent on turns of the loop that had frames or timers to see to. What is left of a second is sleep,
+    /// going to sleep and waking up.
+    pub busy_ns: Counter,
+    /// Times that the worker looked for frames and found none.
+    pub empty_polls: Counter,
+    /// How many frames the bursts were that had any, copies from other workers included.
+    pub bursts: Histogram<BURST_SIZES>,
+    /// By how much the balance was off when the worker last looked: between two bursts, about a second after packets
+    /// came. Anything but 0 is a bug.
+    pub unaccounted: Counter,
     dropped: Dropped,
 }
 
@@ -76,7 +121,7 @@ struct Dropped([Counter; DropReason::COUNT]);
 
 impl Default for Dropped {
     fn default() -> Self {
-        Self(std::array::from_fn(|_| Counter::default()))
+        Self(array::from_fn(|_| Counter::default()))
     }
 }
 
@@ -86,7 +131,20 @@ impl WorkerCounters {
         &self.dropped.0[reason.index()]
     }
 
-    /// Every counter with its name, drops as `drop_REASON`.
+    /// Counts a turn of the worker's loop that took so many frames.
+    pub fn count_poll(&self, frames: usize) {
+        match frames {
+            0 => self.empty_polls.add(1),
+            frames => self.bursts.count(frames as u64),
+        }
+    }
+
+    /// Counts time that the worker was busy.
+    pub fn count_busy(&self, time: Duration) {
+        self.busy_ns.add(time.as_secs() * 1_000_000_000 + u64::from(time.subsec_nanos()));
+    }
+
+    /// Every counter of packets and connections with its name, drops as `drop_REASON`.
     pub fn all(&self) -> impl Iterator<Item = (String, u64)> {
         let plain = [
             ("rx_packets", &self.received),
@@ -191,5 +249,27 @@ impl Stats {
     pub fn count_out(&self, bytes: usize) {
         self.out_packets.add(1);
         self.out_bytes.add(bytes as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_counted_under_the_power_of_two_that_it_does_not_exceed() {
+        let histogram = Histogram::<4>::default();
+        [0, 1, 2, 3, 4, 5, 8, 9, u64::from(u32::MAX)].into_iter().for_each(|value| histogram.count(value));
+        assert_eq!((histogram.counts(), histogram.sum.value()), ([2, 1, 2, 4], 32 + u64::from(u32::MAX)));
+    }
+
+    #[test]
+    fn every_size_of_a_burst_has_its_place_and_a_poll_without_frames_is_no_burst() {
+        let counters = WorkerCounters::default();
+        (0..=BURST).for_each(|frames| counters.count_poll(frames));
+        assert_eq!(counters.bursts.counts(), [1, 1, 2, 4, 8, 16, 32]);
+        assert_eq!((counters.bursts.sum.value(), counters.empty_polls.value()), (2080, 1));
+        counters.count_busy(Duration::new(2, 3));
+        assert_eq!(counters.busy_ns.value(), 2_000_000_003);
     }
 }

@@ -38,6 +38,8 @@ pub mod exchange;
 pub mod fragments;
 pub mod pieces;
 
+pub mod capture;
+
 pub mod answer;
 pub mod outcome;
 pub mod reinject;

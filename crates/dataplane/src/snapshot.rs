@@ -20,6 +20,7 @@ use xvs_sched::{
 };
 
 use crate::call_ids::CallIds;
+use crate::capture::Captures;
 use crate::counters::SharedStats;
 use crate::egress::{Egress, RouteTo};
 use crate::local::LocalAddresses;
@@ -52,6 +53,8 @@ pub struct Snapshot {
     pub call_ids: Arc<CallIds>,
     /// What FULLNAT's destinations see instead of clients.
     pub locals: Arc<LocalAddresses>,
+    /// Who watches packets; mostly nobody.
+    pub captures: Captures,
     /// Timeouts and settings.
     pub settings: Settings,
 }
@@ -68,8 +71,15 @@ impl Snapshot {
             marks: Arc::default(),
             call_ids: Arc::default(),
             locals: Arc::default(),
+            captures: Arc::default(),
             settings: Settings::default(),
         }
+    }
+
+    /// How many virtual services there are, and destinations of all of them. Costs a look at each service.
+    pub fn configured(&self) -> (usize, usize) {
+        let count = |(services, dests), service: &Service| (services + 1, dests + service.members.len());
+        self.services.iter().fold((0, 0), count)
     }
 }
 

@@ -3,7 +3,8 @@
 //! A worker loads the snapshot once a burst, reads the clock once a burst, and waits for nobody. Before it sleeps it
 //! parks, so that changes and the reuse of entries do not wait for it; when it wakes it loads the snapshot anew. It
 //! sleeps until a frame comes, its next timer, or a call. About once a second while packets come it copies what the
-//! kernel dropped into its counters.
+//! kernel dropped into its counters, and checks its balance. How busy it is costs it nothing but two additions a burst: a turn that had something
+//! to do ends when the next begins, which reads the clock anyway.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,9 +45,14 @@ impl<P: Port> Worker<P> {
     fn work(&mut self) {
         let mut drops = DropCopy::default();
         let mut last = LAST_BURSTS;
+        let mut busy_since: Option<Duration> = None;
         loop {
             let stopping = self.stop.load(Ordering::Relaxed);
-            let now = self.clock.now();
+            let begun = self.clock.elapsed();
+            if let Some(since) = busy_since {
+                self.pipeline.counters().count_busy(begun.saturating_sub(since));
+            }
+            let now = Millis::from(begun);
             let snapshot = self.snapshot.load();
             let timers = self.pipeline.flows().expire(&snapshot, now);
             let frames = self.pipeline.run(&snapshot, &mut self.port, now);
@@ -54,7 +60,10 @@ impl<P: Port> Worker<P> {
             drop(snapshot);
             self.pipeline.flows().quiescent();
             drops.look(frames, now, || self.port.kernel_drops(), self.pipeline.counters());
-            match (stopping, frames == 0 && timers == Timers::Current) {
+            self.pipeline.counters().count_poll(frames);
+            let idle = frames == 0 && timers == Timers::Current;
+            busy_since = (!idle).then_some(begun);
+            match (stopping, idle) {
                 (true, idle) if idle || last == 0 => {
                     self.pipeline.abandon(&mut self.port);
                     return;
@@ -87,7 +96,7 @@ const LIMBO_WAIT: Duration = Duration::from_secs(1);
 /// How old a copy of the kernel's counts may be.
 const DROPS_AGE: Duration = Duration::from_secs(1);
 
-/// When what the kernel dropped is copied: once, some time after packets have come.
+/// When what the kernel dropped is copied and the balance checked: once, some time after packets have come.
 #[derive(Debug, Default)]
 struct DropCopy {
     due: Option<Millis>,
@@ -114,6 +123,7 @@ impl DropCopy {
                 raise(&counters.kernel_ring_full, &mut self.seen.ring_full, ring_full);
                 raise(&counters.kernel_fill_ring_empty, &mut self.seen.fill_ring_empty, fill_ring_empty);
                 raise(&counters.kernel_dropped, &mut self.seen.other, other);
+                counters.unaccounted.set(counters.in_hand().unsigned_abs());
                 self.due = None;
             }
             _ => {}
@@ -147,5 +157,21 @@ mod tests {
         copy.look(1, Millis(12_000), never, &counters);
         copy.look(0, Millis(13_000), || drops(7), &counters);
         assert_eq!(counted(), [3, 2, 7]);
+    }
+
+    #[test]
+    fn a_balance_that_is_off_between_bursts_is_told_whichever_way_and_until_it_is_right_again() {
+        let (mut copy, counters) = (DropCopy::default(), WorkerCounters::default());
+        let mut look = |second: u64| {
+            copy.look(1, Millis(2000 * second), KernelDrops::default, &counters);
+            copy.look(0, Millis(2000 * second + 1000), KernelDrops::default, &counters);
+            counters.unaccounted.value()
+        };
+        counters.received.add(3);
+        assert_eq!(look(0), 3);
+        counters.transmitted.add(5);
+        assert_eq!(look(1), 2);
+        counters.originated.add(2);
+        assert_eq!(look(2), 0);
     }
 }

@@ -74,6 +74,23 @@ fn explore_with(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     builder.check(model);
 }
 
+/// The one entry that two insertions of one key have come to, and which of the two connections it is. Counts the second's
+/// victories.
+fn settled(
+    outcome: (Inserted, Inserted),
+    [first, second]: [NewConnection; 2],
+    races: &AtomicUsize,
+) -> (ConnId, NewConnection) {
+    match outcome {
+        (Inserted::New(a), Inserted::Existing(b)) if a == b => (a, first),
+        (Inserted::Existing(a), Inserted::New(b)) if a == b => {
+            races.fetch_add(1, Relaxed);
+            (b, second)
+        }
+        other => panic!("two for one key, or none: {other:?}"),
+    }
+}
+
 /// Two workers insert one connection, with different destinations: both must end with one entry, and the loser's
 /// reply key must be gone.
 fn insert_at_once(method: ForwardingMethod) {
@@ -85,14 +102,7 @@ fn insert_at_once(method: ForwardingMethod) {
         let thread = thread::spawn(move || (other.insert(&second), other));
         let mine = one.insert(&first);
         let (theirs, _other) = thread.join().expect("no panic");
-        let (id, winner) = match (mine, theirs) {
-            (Inserted::New(a), Inserted::Existing(b)) if a == b => (a, first),
-            (Inserted::Existing(a), Inserted::New(b)) if a == b => {
-                RACES.fetch_add(1, Relaxed);
-                (b, second)
-            }
-            other => panic!("two for one key, or none: {other:?}"),
-        };
+        let (id, winner) = settled((mine, theirs), [first, second], &RACES);
         assert_eq!(find(&one, inbound(&first)), Some((id, Direction::Inbound)));
         assert_eq!(one.connection(id).dest(), winner.dest);
         for new in [first, second] {
@@ -150,14 +160,7 @@ fn two_insertions_of_one_connection_by_two_local_endpoints_leave_one_of_them_fre
         let thread = thread::spawn(move || (other.insert(&second), other));
         let mine = one.insert(&first);
         let (theirs, _other) = thread.join().expect("no panic");
-        let (id, winner) = match (mine, theirs) {
-            (Inserted::New(a), Inserted::Existing(b)) if a == b => (a, first),
-            (Inserted::Existing(a), Inserted::New(b)) if a == b => {
-                RACES.fetch_add(1, Relaxed);
-                (b, second)
-            }
-            other => panic!("two for one key, or none: {other:?}"),
-        };
+        let (id, winner) = settled((mine, theirs), [first, second], &RACES);
         for new in [first, second] {
             let reply = FlowKey { source: new.dest, dest: new.local.expect("given above"), ..inbound(&new) };
             assert_eq!(find(&one, reply), (new == winner).then_some((id, Direction::Outbound)));

@@ -5,6 +5,7 @@
 //! [`Port::flush`]; while the kernel has not taken all of it, [`Port::wait`] returns after a millisecond so that the
 //! worker flushes again. Nothing allocates after [`XdpPort::open`].
 
+use std::array;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -12,10 +13,11 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
+use crate::counters::Counter;
 use crate::port::{BURST, KernelDrops, LinkId, Port, Received, Woken};
 use crate::reinject::Reinjector;
 use crate::shm::{Census, Frame};
-use crate::xdp::{Sockets, Unsent};
+use crate::xdp::{Sockets, Statistics, Unsent};
 
 /// How many sockets one worker may have.
 pub const MAX_SOCKETS: usize = 63;
@@ -27,6 +29,7 @@ pub struct XdpPort {
     to_kernel: Vec<Arc<Reinjector>>,
     waker: Waker,
     unsent: Unsent,
+    told: Arc<[SocketCounters]>,
 }
 
 impl XdpPort {
@@ -41,7 +44,13 @@ impl XdpPort {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let event = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        Ok(Self { sockets, to_kernel, waker: Waker(Arc::new(event)), unsent: Unsent::Nothing })
+        let told = sockets.statistics().map(|(link, queue, _)| SocketCounters::new(link, queue)).collect();
+        Ok(Self { sockets, to_kernel, waker: Waker(Arc::new(event)), unsent: Unsent::Nothing, told })
+    }
+
+    /// What is known of each socket, for any thread.
+    pub fn told(&self) -> Arc<[SocketCounters]> {
+        self.told.clone()
     }
 
     /// What ends this port's wait.
@@ -127,11 +136,77 @@ impl Port for XdpPort {
     }
 
     fn kernel_drops(&self) -> KernelDrops {
-        self.sockets.statistics().fold(KernelDrops::default(), |sum, (_, _, queue)| KernelDrops {
-            ring_full: sum.ring_full + queue.receive_ring_full,
-            fill_ring_empty: sum.fill_ring_empty + queue.fill_ring_empty,
-            other: sum.other + queue.receive_dropped,
+        self.sockets.statistics().zip(&*self.told).fold(KernelDrops::default(), |sum, ((.., queue), told)| {
+            told.tell(&queue);
+            KernelDrops {
+                ring_full: sum.ring_full + queue.receive_ring_full,
+                fill_ring_empty: sum.fill_ring_empty + queue.fill_ring_empty,
+                other: sum.other + queue.receive_dropped,
+            }
         })
+    }
+}
+
+/// What a worker last saw of one of its sockets: each time that it asks for the kernel's drops, about a second after
+/// packets came. One writer, the worker.
+#[derive(Debug)]
+pub struct SocketCounters {
+    /// The interface.
+    pub link: LinkId,
+    /// The queue.
+    pub queue: u32,
+    counts: [Counter; 7],
+    lent: [Counter; 2],
+}
+
+impl SocketCounters {
+    fn new(link: LinkId, queue: u32) -> Self {
+        Self { link, queue, counts: array::from_fn(|_| Counter::default()), lent: Default::default() }
+    }
+
+    /// The socket of an interface that is gone has no counts any more: they stay as they were.
+    fn tell(&self, now: &Statistics) {
+        let counts = [
+            now.receive_ring_full,
+            now.fill_ring_empty,
+            now.receive_dropped,
+            now.fill_invalid,
+            now.transmit_invalid,
+            now.transmit_ring_empty,
+            now.descriptors_refused,
+        ];
+        for (counter, count) in self.counts.iter().zip(counts) {
+            counter.set(count.max(counter.value()));
+        }
+        for (counter, lent) in self.lent.iter().zip([now.lent_to_receive, now.lent_to_transmit]) {
+            counter.set(lent.into());
+        }
+    }
+
+    /// As it was last seen.
+    pub fn statistics(&self) -> Statistics {
+        let [
+            receive_ring_full,
+            fill_ring_empty,
+            receive_dropped,
+            fill_invalid,
+            transmit_invalid,
+            transmit_ring_empty,
+            descriptors_refused,
+        ] = array::from_fn(|place| self.counts[place].value());
+        // They were as narrow when they were told.
+        let [lent_to_receive, lent_to_transmit] = array::from_fn(|place| self.lent[place].value() as u32);
+        Statistics {
+            receive_ring_full,
+            fill_ring_empty,
+            receive_dropped,
+            fill_invalid,
+            transmit_invalid,
+            transmit_ring_empty,
+            descriptors_refused,
+            lent_to_receive,
+            lent_to_transmit,
+        }
     }
 }
 
@@ -150,5 +225,30 @@ impl Waker {
         let mut count = [0; 8];
         // That nobody called meanwhile is no error.
         let _ = rustix::io::read(&self.0, &mut count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_of_a_socket_is_what_it_last_said_and_counts_never_go_down() {
+        let told = SocketCounters::new(LinkId(1), 7);
+        let now = Statistics {
+            receive_ring_full: 1,
+            fill_ring_empty: 2,
+            receive_dropped: 3,
+            fill_invalid: 4,
+            transmit_invalid: 5,
+            transmit_ring_empty: 6,
+            descriptors_refused: 7,
+            lent_to_receive: 8,
+            lent_to_transmit: 9,
+        };
+        told.tell(&now);
+        assert_eq!(told.statistics(), now);
+        told.tell(&Statistics::default());
+        assert_eq!(told.statistics(), Statistics { lent_to_receive: 0, lent_to_transmit: 0, ..now });
     }
 }

@@ -29,8 +29,12 @@ pub struct Statistics {
     pub fill_ring_empty: u64,
     /// Received, but dropped by the kernel for another reason, such as a packet larger than a frame.
     pub receive_dropped: u64,
-    /// Descriptors of ours that the kernel refused.
+    /// Descriptors of frames to fill that the kernel refused.
+    pub fill_invalid: u64,
+    /// Descriptors of frames to send that the kernel refused.
     pub transmit_invalid: u64,
+    /// How often the kernel looked for a frame to send and found none.
+    pub transmit_ring_empty: u64,
     /// Descriptors of the kernel's that we refused.
     pub descriptors_refused: u64,
     /// Frames now lent for receiving.
@@ -224,7 +228,9 @@ impl Socket {
             receive_ring_full: kernel.rx_ring_full(),
             fill_ring_empty: kernel.rx_fill_ring_empty_descs(),
             receive_dropped: kernel.rx_dropped(),
+            fill_invalid: kernel.rx_invalid_descs(),
             transmit_invalid: kernel.tx_invalid_descs(),
+            transmit_ring_empty: kernel.tx_ring_empty_descs(),
             descriptors_refused: self.descriptors_refused,
             lent_to_receive: self.filled,
             lent_to_transmit: self.in_flight + self.pending.len() as u32,

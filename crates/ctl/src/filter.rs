@@ -1,0 +1,218 @@
+//! Which connections are meant: those of a client, a service, a real server, in a state.
+//!
+//! Typed for `xvs connections`, carried to the daemon, and asked there for each row of a listing, so that what nobody
+//! wants to see does not travel. Pure. Not here: the walk over the table (`connections.rs`).
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use xvs_proto::{Endpoint, Prefix};
+use xvs_sched::ServiceKey;
+
+use crate::message::ConnectionRow;
+
+/// What a connection must be like; the default is any connection, and no template.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Filter {
+    /// Connections, or templates.
+    pub kind: Kind,
+    /// Where the client is.
+    pub client: Option<Ends>,
+    /// Where the real server is.
+    pub dest: Option<Ends>,
+    /// The service that it belongs to.
+    pub service: Option<ServiceKey>,
+    /// The destination that it is counted at, as its service has it.
+    pub server: Option<Endpoint>,
+    /// The states that it may be in, as listings name them; none: any.
+    pub states: Vec<String>,
+}
+
+/// What an entry of the table is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A connection.
+    #[default]
+    Connections,
+    /// A persistence template.
+    Templates,
+}
+
+impl Filter {
+    /// Whether a row that says all there is to say is one of those that are meant.
+    pub fn fits(&self, row: &ConnectionRow) -> bool {
+        let Some(detail) = &row.detail else { return false };
+        let kind = if detail.template { Kind::Templates } else { Kind::Connections };
+        let within = |wanted: &Option<Ends>, end| wanted.is_none_or(|wanted| wanted.contains(end));
+        kind == self.kind
+            && within(&self.client, row.client)
+            && within(&self.dest, row.dest)
+            && self.service.is_none_or(|service| detail.service == Some(service))
+            && self.server.is_none_or(|server| detail.server == Some(server))
+            && (self.states.is_empty() || self.states.contains(&row.state))
+    }
+}
+
+/// The endpoints of a network, at every port or at one: `192.0.2.0/24`, `192.0.2.1:80`, `[2001:db8::/32]:80`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Ends {
+    network: Prefix,
+    port: Option<u16>,
+}
+
+impl Ends {
+    /// This one endpoint.
+    pub fn one(endpoint: Endpoint) -> Self {
+        Self { network: Prefix::host(endpoint.addr), port: Some(endpoint.port) }
+    }
+
+    fn contains(self, endpoint: Endpoint) -> bool {
+        self.network.contains(endpoint.addr) && self.port.is_none_or(|port| port == endpoint.port)
+    }
+}
+
+impl fmt::Display for Ends {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.network, self.port) {
+            (network, None) => write!(f, "{network}"),
+            (network, Some(port)) if network.addr().is_ipv6() => write!(f, "[{network}]:{port}"),
+            (network, Some(port)) => write!(f, "{network}:{port}"),
+        }
+    }
+}
+
+/// A text that names no endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoEnds;
+
+impl fmt::Display for NoEnds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "it takes ADDRESS, ADDRESS/LEN, ADDRESS:PORT or ADDRESS/LEN:PORT, of IPv6 [ADDRESS/LEN]:PORT",
+        )
+    }
+}
+
+impl std::error::Error for NoEnds {}
+
+impl FromStr for Ends {
+    type Err = NoEnds;
+
+    fn from_str(text: &str) -> Result<Self, NoEnds> {
+        if let Ok(network) = text.parse() {
+            return Ok(Self { network, port: None });
+        }
+        if let Ok(socket) = text.parse::<SocketAddr>() {
+            return Ok(Self::one(Endpoint::new(socket.ip(), socket.port())));
+        }
+        let (network, port) = text.rsplit_once(':').ok_or(NoEnds)?;
+        let bare = network.strip_prefix('[').and_then(|network| network.strip_suffix(']'));
+        let network: Prefix = bare.unwrap_or(network).parse().map_err(|_| NoEnds)?;
+        // Without brackets nobody could tell the port of an IPv6 network from its last group.
+        if bare.is_some() != network.addr().is_ipv6() {
+            return Err(NoEnds);
+        }
+        Ok(Self { network, port: Some(port.parse().map_err(|_| NoEnds)?) })
+    }
+}
+
+impl TryFrom<String> for Ends {
+    type Error = NoEnds;
+
+    fn try_from(text: String) -> Result<Self, NoEnds> {
+        text.parse()
+    }
+}
+
+impl From<Ends> for String {
+    fn from(ends: Ends) -> Self {
+        ends.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use xvs_proto::Protocol;
+    use xvs_sched::ForwardingMethod;
+
+    use super::*;
+    use crate::message::ConnectionDetail;
+
+    fn ends(text: &str) -> Ends {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn endpoints_are_read_as_they_are_printed_and_a_port_of_ipv6_needs_brackets() {
+        for (text, printed) in [
+            ("192.0.2.1", "192.0.2.1/32"),
+            ("192.0.2.77/24", "192.0.2.0/24"),
+            ("192.0.2.1:80", "192.0.2.1/32:80"),
+            ("192.0.2.0/24:80", "192.0.2.0/24:80"),
+            ("2001:db8::1", "2001:db8::1/128"),
+            ("2001:db8::/32", "2001:db8::/32"),
+            ("[2001:db8::1]:80", "[2001:db8::1/128]:80"),
+            ("[2001:db8::/32]:80", "[2001:db8::/32]:80"),
+        ] {
+            assert_eq!(ends(text).to_string(), printed);
+            assert_eq!(ends(printed), ends(text));
+        }
+        for text in
+            ["", "x", ":80", "192.0.2.1:", "192.0.2.1:http", "192.0.2.1/33", "[192.0.2.0/24]:80", "[::1]"]
+        {
+            assert_eq!(text.parse::<Ends>(), Err(NoEnds), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_connection_fits_when_all_that_is_said_is_true_of_it() {
+        let end = |last, port| Endpoint::new([192, 0, 2, last], port);
+        let service = ServiceKey::tcp(end(100, 80));
+        let row = ConnectionRow {
+            protocol: Protocol::TCP,
+            expires_seconds: 60,
+            state: "ESTABLISHED".to_owned(),
+            client: end(7, 4096),
+            virtual_endpoint: end(100, 80),
+            dest: end(11, 8080),
+            local: None,
+            engine: None,
+            detail: Some(ConnectionDetail {
+                service: Some(service),
+                server: Some(end(11, 8080)),
+                method: ForwardingMethod::Nat,
+                packets: 3,
+                controls: 0,
+                template: false,
+                flags: Vec::new(),
+            }),
+        };
+        let all = Filter {
+            kind: Kind::Connections,
+            client: Some(ends("192.0.2.0/28")),
+            dest: Some(ends("192.0.2.11:8080")),
+            service: Some(service),
+            server: Some(end(11, 8080)),
+            states: vec!["CLOSE".to_owned(), "ESTABLISHED".to_owned()],
+        };
+        assert!(Filter::default().fits(&row) && all.fits(&row));
+        let another = Some(ServiceKey::udp(end(100, 80)));
+        for wrong in [
+            Filter { kind: Kind::Templates, ..all.clone() },
+            Filter { client: Some(ends("192.0.2.16/28")), ..all.clone() },
+            Filter { client: Some(ends("192.0.2.7:4097")), ..all.clone() },
+            Filter { dest: Some(ends("192.0.2.11:80")), ..all.clone() },
+            Filter { service: another, ..all.clone() },
+            Filter { server: Some(end(11, 80)), ..all.clone() },
+            Filter { states: vec!["CLOSE".to_owned()], ..all.clone() },
+        ] {
+            assert!(!wrong.fits(&row), "{wrong:?}");
+        }
+        assert!(!Filter::default().fits(&ConnectionRow { detail: None, ..row }));
+    }
+}
