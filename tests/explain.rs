@@ -9,6 +9,7 @@ use xvs::lab_cluster::{
     CLIENT, GATEWAY_MAC, INSIDE, NOWHERE, SILENT, VIP, VIP6, WAN_MAC, at, server, server_mac,
 };
 use xvs::{Datagram, LabCluster, Transport};
+use xvs_ctl::capturing::CaptureRequest;
 
 /// What is said of a packet.
 #[track_caller]
@@ -427,6 +428,29 @@ fn an_icmp_error_is_followed_to_the_connection_that_it_is_about() {
     let report = explain(&mut cluster, json!({ "frame": frame }));
     assert_eq!(report["about"]["to"], json!(at(CLIENT, 3002)));
     assert_eq!(json!([report["met"]["dest"], report["verdict"]]), json!([at(server(3), 80), "transmit"]));
+}
+
+#[test]
+fn a_capture_does_not_see_what_is_only_explained() {
+    let mut cluster = loaded("rr");
+    let everything = CaptureRequest {
+        address: None,
+        port: None,
+        service: None,
+        interface: None,
+        drops: false,
+        reason: None,
+        snap_bytes: 4096,
+    };
+    let mut listener = cluster.lab().capture(&everything, 64).expect("a capture");
+    for _ in 0..3 {
+        assert_eq!(syn(&mut cluster, 80)["verdict"], "transmit");
+    }
+    let (packets, missed) = cluster.lab().captured(&mut listener);
+    assert!(packets.is_empty() && missed.is_empty(), "{missed:?}");
+    connect(&mut cluster, 3002);
+    let (packets, _) = cluster.lab().captured(&mut listener);
+    assert!(!packets.is_empty(), "what really comes is captured");
 }
 
 #[test]

@@ -51,8 +51,20 @@ impl Snapshot {
         let stats = Arc::new(ServiceLive::new(1));
         let destinations = self.destinations.apart(&stats);
         let services = self.services.apart(&destinations, &stats, &told);
-        let call_ids = Arc::new(self.call_ids.apart());
-        (Self { services, destinations, call_ids, ..self.clone() }, told)
+        let copy = Self {
+            epoch: self.epoch,
+            services,
+            destinations,
+            egress: self.egress.clone(),
+            nat_destinations: self.nat_destinations.clone(),
+            marks: self.marks.clone(),
+            call_ids: Arc::new(self.call_ids.apart()),
+            locals: self.locals.clone(),
+            // Nothing comes in that anybody should see.
+            captures: Arc::default(),
+            settings: self.settings,
+        };
+        (copy, told)
     }
 }
 
