@@ -45,7 +45,11 @@ impl Twins {
     /// Asks both, who must answer alike.
     fn both(&mut self, request: Value) -> Value {
         let answer = self.asked.ask(request.clone());
-        assert_eq!(self.other.ask(request.clone()), answer, "{request}");
+        assert_eq!(
+            without_ports(self.other.ask(request.clone())),
+            without_ports(answer.clone()),
+            "{request}"
+        );
         answer
     }
 
@@ -231,6 +235,22 @@ fn error(random: &mut Random, datagram: &Datagram, from: [u8; 6], to: [u8; 6]) -
         }
     };
     ethernet(from, to, kind, &packet)
+}
+
+/// An answer without what hangs on the secret of a table, which twins do not share: the port that GUE comes from.
+fn without_ports(mut answer: Value) -> Value {
+    for sent in answer.get_mut("tx").and_then(Value::as_array_mut).into_iter().flatten() {
+        let mut bytes = unhex(sent["frame"].as_str().expect("hex"));
+        let udp = match bytes[12..14] {
+            [8, 0] => (bytes[23] == 17).then_some(34),
+            _ => (bytes[20] == 17).then_some(54),
+        };
+        if let Some(udp) = udp.filter(|udp| udp + 8 <= bytes.len()) {
+            [udp..udp + 2, udp + 6..udp + 8].into_iter().for_each(|range| bytes[range].fill(0));
+        }
+        sent["frame"] = json!(hex(&bytes));
+    }
+    answer
 }
 
 /// What nobody can foretell of a frame: identifications that the director gives.
