@@ -50,6 +50,7 @@ impl Pipeline {
         self.stages(snapshot, &mut Watched::new(&mut port, snapshot, worker), now)
     }
 
+    /// The same by a port that somebody watches, or nobody.
     fn stages(&mut self, snapshot: &Snapshot, port: &mut impl Watch, now: Millis) -> usize {
         let copies = self.fragments.receive(&mut self.burst, port);
         port.receive(&mut self.burst);
