@@ -116,9 +116,10 @@ pub(super) fn kernel_services(facts: &Facts) -> Vec<Finding> {
         count => {
             let found = format!(
                 "the kernel's IPVS has {count} services; it schedules by itself what xvsd leaves to the kernel, and \
-                 connections of it end when xvsd takes the packets. The ipvsadm here is the kernel's, not xvsadm"
+                 connections of it end when xvsd takes the packets. The kernel's own ipvsadm is needed; xvsadm by that \
+                 name finds nobody to ask, and does no harm"
             );
-            Finding::warn("ip_vs", "", found).mend("ipvsadm -C && modprobe -r ip_vs")
+            Finding::warn("ip_vs", "", found).mend("XVS_SOCKET=/none ipvsadm -C && modprobe -r ip_vs")
         }
     };
     vec![finding.seen("/proc/net/ip_vs")]
@@ -194,6 +195,7 @@ mod tests {
         assert_eq!(only(kernel_services(&facts())).level, Level::Ok);
         let found = only(kernel_services(&Facts { kernel_services: 2, ..facts() }));
         assert_eq!(found.level, Level::Warn);
-        assert!(found.mend.unwrap().command.contains("modprobe -r ip_vs"));
+        // Where ipvsadm is xvsadm, it must not clear the services of xvs.
+        assert_eq!(found.mend.unwrap().command, "XVS_SOCKET=/none ipvsadm -C && modprobe -r ip_vs");
     }
 }
