@@ -27,7 +27,7 @@ use crate::state::{DestinationOptions, ServiceOptions, SyncDaemon, SyncRole, Tim
 use crate::traffic::Traffic;
 
 /// The version of everything below. Both ends must have the same.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// One change of the desired state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -237,7 +237,8 @@ fn a_message_that_is_no_request_is_refused_and_the_connection_goes_on() {
     let folder = Folder::new("garbage");
     let (_server, _) = serve(&folder, Recorder::default(), |_| {});
     let mut stream = UnixStream::connect(folder.socket()).unwrap();
-    let garbage: [&[u8]; 4] = [b"", b"{", b"\xff\xfe", br#"{"version":1,"request":"no such"}"#];
+    let unknown = format!(r#"{{"version":{VERSION},"request":"no such"}}"#);
+    let garbage: [&[u8]; 4] = [b"", b"{", b"\xff\xfe", unknown.as_bytes()];
     for text in garbage {
         stream.write_all(&(text.len() as u32).to_be_bytes()).unwrap();
         stream.write_all(text).unwrap();
