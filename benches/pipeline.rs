@@ -11,12 +11,18 @@
 mod rig;
 
 use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
+use xvs_dataplane::capture::Capture;
+use xvs_dataplane::capture::filter::Filter;
 use xvs_dataplane::conn::Timers;
 use xvs_dataplane::port::{BURST, Port};
 use xvs_dataplane::shm::Memory;
+use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::worker::Worker;
 use xvs_proto::{MacAddr, ethernet, parse};
 use xvs_sched::ForwardingMethod::{DirectRouting, Nat, Tunnel};
@@ -24,6 +30,8 @@ use xvs_sched::ForwardingMethod::{DirectRouting, Nat, Tunnel};
 use rig::{Loop, Order, Side, Way};
 
 const SIZES: [u32; 3] = [1_000, 100_000, 1_000_000];
+/// Of a capture, as the daemon has them.
+const SLOTS: usize = 1024;
 const ROUNDS: usize = 11;
 /// Of one row in one round.
 const PACKETS: u64 = 1 << 19;
@@ -41,10 +49,23 @@ enum Part {
     Table,
     /// Packets of connections that are there.
     Hits(Side),
+    /// [`Hits`](Self::Hits) of requests while packets are captured.
+    Captured(Watcher),
     /// First packets: a connection is made for each.
     First,
     /// The end of the connections so made.
     Expiry,
+}
+
+/// Who captures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Watcher {
+    /// Somebody to whom no packet matters.
+    OfOthers,
+    /// Somebody who wants all, and does not read.
+    Asleep,
+    /// Somebody who wants all, and reads on another core.
+    Reading,
 }
 
 /// A worker with its connections.
@@ -119,6 +140,13 @@ fn parts() -> Vec<(String, Way, Memory, Part)> {
             add(", first packet", Part::First);
         }
     }
+    for (name, watcher) in [
+        ("DR, others captured", Watcher::OfOthers),
+        ("DR, captured, queue full", Watcher::Asleep),
+        ("DR, captured and read", Watcher::Reading),
+    ] {
+        parts.push((name.to_owned(), direct, Memory::OnDemand, Part::Captured(watcher)));
+    }
     parts.push(("DR, expiry".to_owned(), direct, Memory::OnDemand, Part::Expiry));
     parts
 }
@@ -158,6 +186,7 @@ impl Bench {
             Part::Parse => (PACKETS, timed(|| self.bare(parsed))),
             Part::Table => return timed(|| self.look_up()) / PACKETS as f64,
             Part::Hits(_) => (PACKETS, timed(|| rig::forward(&mut self.worker))),
+            Part::Captured(watcher) => (PACKETS, self.captured(watcher)),
             Part::First => self.repeated(Part::First),
             Part::Expiry => self.repeated(Part::Expiry),
         };
@@ -189,6 +218,29 @@ impl Bench {
             }
             port.flush();
         }
+    }
+
+    /// Forwards while packets are captured, in slots as large as a frame.
+    fn captured(&mut self, watcher: Watcher) -> f64 {
+        let port = (watcher == Watcher::OfOthers).then_some(1);
+        let (capture, mut reader) = Capture::new(Filter { port, ..Filter::default() }, 1, SLOTS, 4096);
+        let before = self.worker.snapshot.load_full();
+        let snapshot = Snapshot { captures: [capture].into(), ..Snapshot::clone(&before) };
+        self.worker.snapshot.store(Arc::new(snapshot));
+        let done = AtomicBool::new(watcher == Watcher::Asleep);
+        let nanoseconds = thread::scope(|scope| {
+            let reading = || {
+                while !done.load(Ordering::Relaxed) {
+                    reader.read(|_, record| _ = black_box(record.bytes()));
+                }
+            };
+            scope.spawn(reading);
+            let nanoseconds = timed(|| rig::forward(&mut self.worker));
+            done.store(true, Ordering::Relaxed);
+            nanoseconds
+        });
+        self.worker.snapshot.store(before);
+        nanoseconds
     }
 
     fn look_up(&mut self) {

@@ -9,13 +9,19 @@
 #[path = "../benches/rig/mod.rs"]
 mod rig;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use allocation_counter::measure;
+use xvs_dataplane::capture::filter::Filter;
+use xvs_dataplane::capture::{Capture, Reader};
 use xvs_dataplane::conn::Timers;
 use xvs_dataplane::port::{LinkId, Port, Received, Woken};
 use xvs_dataplane::shm::{Census, Frame, Memory};
+use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::worker::Worker;
+use xvs_proto::Prefix;
 use xvs_proto::{ethernet, icmp};
 use xvs_sched::ForwardingMethod::{DirectRouting, Nat, Tunnel};
 
@@ -134,6 +140,61 @@ fn icmp_errors_cost_no_allocation() {
         let mut worker = Worker { pipeline, port, snapshot, clock, stop };
         let allocations = measure(|| worker.run());
         assert_eq!((allocations.count_total, worker.port.inner.sent()), (0, 1 + PACKETS), "{method:?}");
+    }
+}
+
+/// Has a worker's packets captured from its next burst on.
+fn captured<P>(worker: &Worker<P>, filter: Filter, slots: usize) -> (Arc<Capture>, Reader) {
+    let (capture, reader) = Capture::new(filter, 1, slots, 2048);
+    let snapshot = Snapshot::clone(&worker.snapshot.load());
+    worker.snapshot.store(Arc::new(Snapshot { captures: [capture.clone()].into(), ..snapshot }));
+    (capture, reader)
+}
+
+#[test]
+fn captured_packets_cost_no_allocation_while_they_are_read_and_when_the_queue_is_full() {
+    const PACKETS: u64 = 10_000;
+    let of_nobody = Filter { port: Some(1), ..Filter::default() };
+    for way in Way::all() {
+        for (filter, copies) in [(Filter::default(), 2 * PACKETS), (of_nobody.clone(), 0)] {
+            let worker = worker_after(FLOWS, way);
+            let (capture, mut reader) = captured(&worker, filter.clone(), 64);
+            let done = AtomicBool::new(false);
+            let read = std::thread::scope(|scope| {
+                let read = scope.spawn(|| {
+                    let mut read = 0;
+                    while !done.load(Ordering::Relaxed) {
+                        read += reader.read(|_, record| assert_eq!(record.bytes().len(), record.length));
+                    }
+                    read + reader.read(|_, _| ())
+                });
+                assert_eq!(run(worker, Side::Requests, PACKETS), (0, u64::from(FLOWS) + PACKETS));
+                done.store(true, Ordering::Relaxed);
+                read.join().unwrap()
+            });
+            let missed: u64 = capture.missed().map(|(_, missed)| missed).sum();
+            assert_eq!(read as u64 + missed, copies, "{way}: each copy was read or counted");
+
+            let worker = worker_after(FLOWS, way);
+            let (capture, _reader) = captured(&worker, filter, 64);
+            assert_eq!(run(worker, Side::Requests, PACKETS), (0, u64::from(FLOWS) + PACKETS));
+            let missed: u64 = capture.missed().map(|(_, missed)| missed).sum();
+            assert_eq!(missed, copies.saturating_sub(64), "{way}: nobody reads");
+        }
+    }
+}
+
+#[test]
+fn captured_fragments_and_new_connections_cost_no_allocation() {
+    const PACKETS: u64 = 10_000;
+    for way in Way::all() {
+        let worker = worker_after(1, way);
+        let _capture = captured(&worker, Filter::default(), 4096);
+        assert_eq!(run(worker, Side::Fragments, PACKETS).0, 0, "{way}");
+        let worker = worker_after(1, way);
+        let by_server = Filter { address: Some(Prefix::host([192, 0, 2, 12].into())), ..Filter::default() };
+        let _capture = captured(&worker, by_server, 4096);
+        assert_eq!(run(worker, Side::Requests, FLOWS.into()), (0, 1 + u64::from(FLOWS)), "{way}");
     }
 }
 

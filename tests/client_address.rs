@@ -5,11 +5,11 @@
 
 use std::net::IpAddr;
 
-use etherparse::{PacketBuilder, SlicedPacket, TcpOptionElement, TcpSlice, TransportSlice};
+use etherparse::{EtherType, PacketBuilder, SlicedPacket, TcpOptionElement, TcpSlice, TransportSlice};
 use proptest::prelude::*;
 use serde_json::json;
 use xvs::LabCluster;
-use xvs::frames::Mac;
+use xvs::frames::{Complaint, Complaint6, Mac, ethernet};
 use xvs::lab_cluster::{
     CLIENT, CLIENT6, GATEWAY_MAC, INSIDE, INSIDE6, LAN_MAC, VIP, VIP6, WAN_MAC, server, server_mac, server6,
 };
@@ -193,6 +193,38 @@ fn the_header_goes_with_the_handshakes_end_and_again_until_it_is_acknowledged() 
         assert_eq!((seen.sequence, &seen.data[..]), (first + by, &b"question"[..]));
         let heard = Segment { ack: Some(first + by + 8), sequence: reply, ..Segment::default() };
         assert_eq!(play.reply(&heard).ack, Some(first + 8));
+    }
+}
+
+#[test]
+fn where_a_router_finds_the_header_too_much_for_a_segment_it_goes_alone() {
+    for ends in [ends(false), ends(true)] {
+        let (mut play, header) = (Play::new(ends, "proxy"), header(ends));
+        let (first, reply) = (1000, 9000);
+        play.begin(first, reply);
+        // As large as the way takes: the handshake's end is lost, and with it the first header.
+        let network = if ends.vip.is_ipv4() { 20 } else { 40 };
+        let data = vec![0x5a; 1300 - network - 20];
+        let full = Segment { ack: Some(reply), sequence: first, data, ..Segment::default() };
+        let frame = full.frame((ends.client, CLIENT_PORT), (ends.vip, 80), (GATEWAY_MAC, WAN_MAC));
+        let sent = play.cluster.inject("wan", &frame).sent.remove(0).1;
+        assert_eq!(sent.len(), 14 + 1300 + header.len());
+        let (kind, error) = match ends.server {
+            IpAddr::V4(_) => {
+                let router = "192.0.2.99".parse().expect("an address");
+                (EtherType::IPV4, Complaint::fragmentation_needed(1300).about(&sent[14..], router, 7))
+            }
+            IpAddr::V6(_) => {
+                let router = "2001:db8:2::99".parse().expect("an address");
+                (EtherType::IPV6, Complaint6::packet_too_big(1300).about(&sent[14..], router))
+            }
+        };
+        let told = play.cluster.inject("lan", &ethernet(server_mac(1), LAN_MAC, kind, &error));
+        assert_eq!((told.verdict.as_str(), told.sent[0].0.as_str()), ("transmit", "wan"));
+        assert_eq!(play.request(&full).data, header);
+        let heard = Segment { ack: Some(first + header.len() as u32), sequence: reply, ..Segment::default() };
+        play.reply(&heard);
+        assert_eq!(play.request(&full).data, full.data);
     }
 }
 

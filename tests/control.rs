@@ -17,9 +17,10 @@ use xvs::{Datagram, LabCluster, Transport};
 use xvs_ctl::adm::{self, Output};
 use xvs_ctl::cli;
 use xvs_ctl::client::{Client, Director, Failure};
-use xvs_ctl::filter::Filter;
+use xvs_ctl::filter::{Filter, Kind};
 use xvs_ctl::message::{CommandError, ConnectionRow, Reply, Request};
 use xvs_ctl::server::{Handler, Peer, Server, Settings};
+use xvs_proto::Endpoint;
 
 /// Answers the socket's clients from a director in the lab.
 struct Desk(Mutex<LabCluster>);
@@ -375,4 +376,33 @@ fn connections_are_found_by_what_they_are_like_and_counted_without_being_listed(
     // Once its real server is removed, a connection still belongs to the service that it came by.
     done(&mut client, &format!("-d -t {VIP}:0 -r {}:0", server(2)));
     assert_eq!(xvs(&mut client, &["connections", "--service", &every_port, "--count"]), "2\n");
+}
+
+#[test]
+fn connections_and_templates_that_are_ended_are_counted_nowhere_and_their_clients_begin_anew() {
+    let served = Served::new();
+    let mut client = served.client();
+    done(&mut client, &format!("-A -t {VIP}:80 -s rr -p 100"));
+    done(&mut client, &format!("-a -t {VIP}:80 -r {} -g", server(1)));
+    for port in 1000..1005 {
+        assert_eq!(served.first_packet(port, 80).0, "transmit");
+    }
+    done(&mut client, &format!("-a -t {VIP}:80 -r {} -g", server(2)));
+    done(&mut client, &format!("-e -t {VIP}:80 -r {} -g -w 0", server(1)));
+    assert_eq!(served.first_packet(1005, 80).1, Some([2, 0, 0, 0, 2, 11]), "its template leads it there");
+    let end = |client: &mut Client, kind| {
+        let service = Some(format!("TCP {VIP}:80").parse().expect("a service"));
+        let server = Some(Endpoint::new(server(1), 80));
+        client.call(Request::EndConnections(Filter { kind, service, server, ..Filter::default() })).ok()
+    };
+    let report = |number: u64| Some(Reply::Report(number.into()));
+    assert_eq!(end(&mut client, Kind::Templates), report(0), "it controls connections");
+    assert_eq!(end(&mut client, Kind::Connections), report(6));
+    assert_eq!(end(&mut client, Kind::Templates), report(1));
+    assert_eq!(served.desk.cluster().load(at(server(1), 80)), (0, 0));
+    let listed: serde_json::Value = serde_json::from_str(&done(&mut client, "-L -n --json")).expect("JSON");
+    let templates = listed[0]["destinations"].as_array().expect("two servers");
+    assert!(templates.iter().all(|dest| dest["persistent"] == 0), "{listed}");
+    assert_eq!(served.first_packet(1005, 80).1, Some([2, 0, 0, 0, 2, 12]));
+    assert_eq!(served.desk.cluster().counters()["swept_drained"], 7);
 }

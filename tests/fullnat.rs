@@ -155,6 +155,24 @@ fn what_is_saved_is_restored_and_ipvsadm_skips_what_it_has_no_words_for() {
 }
 
 #[test]
+fn a_saved_local_address_is_restored_where_it_is_and_refused_where_it_has_other_ports() {
+    let mut cluster = cluster(1, "5000-5999");
+    let before = cluster.adm("-S -n");
+    let mut restore = |ports: &str| {
+        let line = format!("#xvs laddr add {INSIDE} --ports {ports}\n");
+        let answer = cluster.ask(json!({ "adm": ["-R"], "stdin": line }));
+        assert_eq!(cluster.adm("-S -n"), before);
+        (answer["exit"].clone(), answer["stderr"].as_str().expect("text").to_owned())
+    };
+    assert_eq!(restore("5000-5999"), (json!(0), String::new()));
+    let (exit, stderr) = restore("5000-6999");
+    assert_ne!(exit, 0);
+    for word in [INSIDE.to_string().as_str(), "ports 5000-5999", "delete it first"] {
+        assert!(stderr.contains(word), "{stderr}");
+    }
+}
+
+#[test]
 fn what_cannot_be_a_local_address_is_refused_with_a_reason() {
     let mut cluster = LabCluster::new();
     laddr(&mut cluster, &format!("add {INSIDE}"));

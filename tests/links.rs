@@ -145,6 +145,33 @@ fn ah_and_esp_go_with_the_connection_between_the_ports_500_and_are_counted_there
 }
 
 #[test]
+fn ah_and_esp_behind_fullnat_are_refused_unless_their_answers_would_find_the_connection() {
+    for (port, finds) in [(5000, false), (500, true)] {
+        let mut cluster = LabCluster::new();
+        let local = ["laddr", "add", &INSIDE.to_string(), "--ports", &format!("{port}-{port}")];
+        assert_eq!(cluster.ask(json!({ "xvs": local }))["exit"], 0);
+        cluster.adm(&format!("-A -u {VIP}:500 -s rr"));
+        cluster.adm(&format!("-a -u {VIP}:500 -r {}:500 --fullnat", server(1)));
+        let negotiated = Datagram::new(Transport::Udp, at(CLIENT, 500), at(VIP, 500));
+        assert_eq!(cluster.from_client(&negotiated).verdict, "transmit");
+        for protocol in [ESP, AH] {
+            let request = framed(GATEWAY_MAC, WAN_MAC, &sealed(protocol, CLIENT, VIP, 64));
+            let answer = framed(server_mac(1), LAN_MAC, &sealed(protocol, server(1), INSIDE, 64));
+            let judged = cluster.inject("wan", &request);
+            if finds {
+                let expected = framed(LAN_MAC, server_mac(1), &sealed(protocol, INSIDE, server(1), 63));
+                assert_eq!(judged.sent, [("lan".to_owned(), expected)]);
+                let expected = framed(WAN_MAC, GATEWAY_MAC, &sealed(protocol, VIP, CLIENT, 63));
+                assert_eq!(cluster.inject("lan", &answer).sent, [("wan".to_owned(), expected)]);
+            } else {
+                assert_eq!((judged.verdict.as_str(), judged.sent), ("drop fullnat_portless", vec![]));
+                assert_eq!(cluster.inject("lan", &answer).verdict, "pass");
+            }
+        }
+    }
+}
+
+#[test]
 fn ah_and_esp_to_an_address_without_a_service_of_udp_500_stay_with_the_kernel() {
     let mut cluster = LabCluster::new();
     cluster.adm(&format!("-A -u {VIP}:53 -s rr"));

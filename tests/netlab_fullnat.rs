@@ -4,7 +4,8 @@
 //! has the director as its default route. Each test has a cluster of its own. Needs root.
 
 use std::fs;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::path::PathBuf;
 use std::process::Child;
 
@@ -155,6 +156,13 @@ impl Drop for Started {
 
 fn nginx_reads_the_clients_address(workers: Workers) {
     let cluster = far_away(workers);
+    // Too narrow for a full segment of a client that was told the size, and the header with it.
+    shell(
+        &cluster,
+        ROUTER,
+        "ip route change 203.0.113.0/24 dev far src 203.0.113.1 mtu 1300
+         ip -6 route change 2001:db8:3::/64 dev far metric 256 mtu lock 1300",
+    );
     let (log, _nginx) = start_nginx(&cluster);
     let director = Director::start(&cluster, workers);
     director.xvs(&format!("laddr add {LOCAL}"));
@@ -177,11 +185,22 @@ fn nginx_reads_the_clients_address(workers: Workers) {
                 .arg(format!("http://{vip}/upload")),
         );
     }
+    for vip in [IpAddr::from(VIP), VIP6.into()] {
+        // The first segment is full.
+        let request = format!("HEAD /blob HTTP/1.0\r\nX-Long: {}\r\n\r\n", "x".repeat(3000));
+        let answer = cluster.run(Host::Client, || {
+            let mut stream = clients::connect(SocketAddr::new(vip, 80))?;
+            stream.write_all(request.as_bytes())?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).map(|_| answer)
+        });
+        assert!(answer.as_ref().is_ok_and(|answer| answer.contains("200 OK")), "{vip}: {answer:?}");
+    }
     let lines: Vec<String> =
         fs::read_to_string(log).expect("nginx has answered").lines().map(str::to_owned).collect();
     let told: Vec<_> = lines.iter().filter_map(|line| line.rsplit_once(' ')).map(|(told, _)| told).collect();
     let (four, six) = (format!("198.51.100.10 {VIP} 80"), format!("2001:db8:1::10 {VIP6} 80"));
-    assert_eq!(told, [&four[..], &four, &six, &six], "{lines:?}");
+    assert_eq!(told, [&four[..], &four, &six, &six, &four, &six], "{lines:?}");
 }
 
 #[test]

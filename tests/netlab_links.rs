@@ -114,6 +114,8 @@ fn an_interface_that_was_removed_and_is_back_is_attached_again_and_connections_g
             wan_comes_back(&cluster, workers.count(), 1500);
             shows(&director, &format!("interface  wan: up, native XDP, {} queue", workers.count()));
             shows(&director, &format!(", attached again {times}\n"));
+            let told = director.xvs("events --last 1024 --no-follow");
+            assert!(told.contains("link: wan is attached again, native XDP\n"), "{told}");
             serves(&cluster);
         }
         let receipt = clients::upload(upload, b"after").expect("the connection is still there");

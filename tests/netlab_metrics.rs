@@ -79,18 +79,37 @@ fn a_scrape_under_traffic_has_what_the_counters_and_listings_have_and_forgets_wh
         let told = names.map(|name| page.sum(&format!("xvs_service_{name}_total"), &of));
         let by_destination = names.map(|name| page.sum(&format!("xvs_destination_{name}_total"), &of));
         assert_eq!(told, by_destination);
+        let totals = names.map(|name| page.sum(&format!("node_ipvs_{name}_total"), &[]));
+        assert_eq!(totals, told);
         (told.map(|value| value.unwrap_or(-1.0)).as_slice() == listed).then_some(())
     });
 
-    let page = scrape(&cluster);
+    // A worker looks at its sockets a second after packets came.
+    let page = wait::until("the sockets' figures are told", || {
+        let page = scrape(&cluster);
+        (page.sum("xvs_socket_receive_frames", &[])? > 0.0).then_some(page)
+    });
     for worker in ["0", "1"] {
         let count = |name: &str| page.sum(name, &[("worker", worker)]).unwrap_or(f64::NAN);
         let came = ["received", "originated"].map(|name| count(&format!("xvs_worker_{name}_packets_total")));
         let left = ["transmitted", "passed", "consumed", "dropped"]
             .map(|name| count(&format!("xvs_worker_{name}_packets_total")));
         let held = count("xvs_worker_held_packets");
-        assert_eq!(came.iter().sum::<f64>(), left.iter().sum::<f64>() + held, "worker {worker}");
+        let came: f64 = came.iter().sum();
+        assert_eq!(came, left.iter().sum::<f64>() + held, "worker {worker}");
+        assert_eq!(count("xvs_worker_unaccounted_packets"), 0.0, "worker {worker}");
+        let received = count("xvs_worker_received_packets_total");
+        assert!(count("xvs_worker_burst_packets_sum") >= received, "worker {worker}");
     }
+    assert!(page.sum("xvs_worker_busy_seconds_total", &[]) > Some(0.0));
+    let sockets = |name: &str| page.sum(&format!("xvs_socket_{name}"), &[]);
+    assert_eq!(sockets("invalid_transmit_descriptors_total"), Some(0.0));
+    assert_eq!(sockets("refused_descriptors_total"), Some(0.0));
+    let changes = [("kind", "change")];
+    assert!(page.sum("xvs_command_duration_seconds_count", &changes) >= Some(4.0));
+    let server = real_server(1).to_string();
+    let backend = [("local_port", "80"), ("proto", "TCP"), ("local_mark", ""), ("remote_address", &*server)];
+    assert_eq!(page.sum("node_ipvs_backend_weight", &backend), Some(1.0));
     assert_eq!(page.sum("xvs_interface_info", &[("interface", "wan"), ("mode", "native")]), Some(1.0));
     assert_eq!(page.sum("xvs_destination_weight", &of), Some(2.0));
 
@@ -98,6 +117,7 @@ fn a_scrape_under_traffic_has_what_the_counters_and_listings_have_and_forgets_wh
     let page = scrape(&cluster);
     assert_eq!(page.sum("xvs_service_connections_total", &of), None);
     assert_eq!(page.sum("xvs_destination_connections_total", &of), None);
+    assert_eq!(page.sum("node_ipvs_backend_weight", &backend), None);
     assert_eq!(page.sum("xvs_services", &[]), Some(1.0));
 }
 

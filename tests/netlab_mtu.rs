@@ -1,10 +1,11 @@
-//! What does not fit the way, with real sockets: datagrams in fragments by each method, and TCP through a tunnel that
+//! What does not fit the way, with real sockets: datagrams in fragments by each method, and TCP through tunnels that
 //! no ICMP error tells of.
 //!
 //! The kernels of client and real servers fragment and put together. Each test has a cluster of its own. Needs root.
 //! Not here: which bytes leave (`conformance.rs`), and what is refused (`crates/dataplane/src/fragments.rs`).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -15,13 +16,15 @@ use etherparse::{Ipv4Header, UdpHeader};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SocketType, ipproto, recv, socket};
 use xvs::clients::{self, Asker, fetch};
-use xvs::cluster::{REAL_SERVERS, VIP, VIP6, real_server, real_server6, succeed, virtual_endpoint};
-use xvs::director::Protocol;
+use xvs::cluster::{REAL_SERVERS, VIP, VIP6, complete, real_server, real_server6, succeed, virtual_endpoint};
+use xvs::director::{Protocol, program};
 use xvs::servers::{Echo, Sink};
-use xvs::{Cluster, Director, Host, Method, Workers, carries, namespace};
+use xvs::{Cluster, Director, Host, Method, Workers, carries, namespace, wait};
 
 const ECHO: u16 = 5300;
 const UPLOAD: u16 = 9000;
+/// Where iperf3 listens.
+const IPERF: u16 = 5201;
 /// Bytes of datagrams: in three fragments, in many, and in one again.
 const SIZES: [usize; 4] = [4000, 40_000, 65_000, 100];
 
@@ -121,6 +124,131 @@ fn a_download_and_an_upload_through_a_tunnel_arrive_whole_though_icmp_is_blocked
     assert!(body == blob, "a download of {} bytes differs from the file", body.len());
     let receipts = clients::parallel_uploads(&cluster, virtual_endpoint(UPLOAD), 1, &blob);
     assert_eq!(receipts, [clients::receipt(&receipts[0].host, &blob)]);
+}
+
+#[test]
+fn ipv6_uploads_through_tunnels_arrive_whole_by_clamping_alone_where_replies_pass_the_director() {
+    let cluster = carries::prepared(Method::Nat, Workers::Two);
+    let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, UPLOAD));
+    succeed(cluster.command(Host::Client, "nft").arg(
+        "add table ip6 silent; add chain ip6 silent in { type filter hook input priority 0; }; \
+         add rule ip6 silent in icmpv6 type packet-too-big drop",
+    ));
+    for host in REAL_SERVERS {
+        let mut up = cluster.command(host, program("xvs"));
+        succeed(up.args([
+            "realserver",
+            "up",
+            "--vip",
+            &VIP6.to_string(),
+            "--method",
+            "tunnel",
+            "--dev",
+            "lan",
+        ]));
+        let mut by_the_director = cluster.command(host, "ip");
+        let route = ["-6", "route", "replace", "default", "via", "2001:db8:2::1", "table", "100"];
+        succeed(by_the_director.args(route));
+    }
+    let director = Director::start(&cluster, Workers::Two);
+    let service = SocketAddr::new(VIP6.into(), UPLOAD);
+    let bytes = &cluster.blob()[..5_000_000];
+    for (kind, in_v4) in [(Method::Tunnel, false), (Method::GueSummed, false), (Method::GreSummed, true)] {
+        director.adm("-C");
+        director.adm(&format!("-A -t {service} -s rr"));
+        for number in [1, 2] {
+            let addr = if in_v4 { IpAddr::V4(real_server(number)) } else { real_server6(number).into() };
+            director.adm(&format!("-a -t {service} -r {} {}", SocketAddr::new(addr, UPLOAD), kind.option()));
+        }
+        let receipts = clients::parallel_uploads(&cluster, service, 2, bytes);
+        for receipt in &receipts {
+            assert_eq!(*receipt, clients::receipt(&receipt.host, bytes), "{kind:?}");
+        }
+    }
+    // The client was never told of a size, and never had to be.
+    assert!(!director.status().contains("too_big"), "{}", director.status());
+}
+
+/// iperf3 sends datagrams of 4,000 bytes to the first real server by the director, and has it send some.
+fn iperf_sends_large_datagrams(method: Method, vip: IpAddr) {
+    let cluster = carries::prepared(method, Workers::Two);
+    let server = if vip.is_ipv4() { IpAddr::V4(real_server(1)) } else { real_server6(1).into() };
+    if !method.masquerades() && vip.is_ipv6() {
+        let mut up = cluster.command(Host::RealServer(1), program("xvs"));
+        succeed(up.args(["realserver", "up", "--vip", &vip.to_string(), "--method", "dr", "--dev", "lan"]));
+    }
+    // Replies are to come from where requests went.
+    let at = if method.masquerades() { server } else { vip };
+    let mut serving = cluster.command(Host::RealServer(1), "iperf3");
+    serving.args(["--server", "--bind", &at.to_string()]).stdout(Stdio::null());
+    let _serving = Killed(serving.spawn().expect("iperf3 is installed"));
+    let director = Director::start(&cluster, Workers::Two);
+    if method == Method::FullNat {
+        director.xvs(if vip.is_ipv4() { "laddr add 192.0.2.1" } else { "laddr add 2001:db8:2::1" });
+    }
+    for protocol in ["-t", "-u"] {
+        let service = SocketAddr::new(vip, IPERF);
+        director.adm(&format!("-A {protocol} {service} -s rr"));
+        let dest = SocketAddr::new(server, IPERF);
+        director.adm(&format!("-a {protocol} {service} -r {dest} {}", method.option()));
+    }
+    for way in [&[][..], &["--reverse"]] {
+        let report = wait::until("iperf3 has a report", || {
+            let mut asking = cluster.command(Host::Client, "iperf3");
+            asking.args(["--client", &vip.to_string(), "--udp", "--length", "4000", "--bytes", "2M"]);
+            let output = complete(asking.args(["--bitrate", "40M", "--json"]).args(way));
+            // It fails until the server listens.
+            output.status.success().then_some(output.stdout)
+        });
+        let report: serde_json::Value = serde_json::from_slice(&report).expect("JSON");
+        let sum = |name: &str| report["end"]["sum"][name].as_u64().unwrap_or_else(|| panic!("{report:#}"));
+        // The machine may be too busy for all of them.
+        assert!(
+            sum("packets") >= 500 && sum("lost_packets") < sum("packets") / 2,
+            "{method:?} {way:?} {report:#}"
+        );
+    }
+}
+
+#[test]
+fn iperf_sends_large_datagrams_by_nat() {
+    iperf_sends_large_datagrams(Method::Nat, VIP.into());
+}
+
+#[test]
+fn iperf_sends_large_datagrams_over_ipv6_by_nat() {
+    iperf_sends_large_datagrams(Method::Nat, VIP6.into());
+}
+
+#[test]
+fn iperf_sends_large_datagrams_by_fullnat() {
+    iperf_sends_large_datagrams(Method::FullNat, VIP.into());
+}
+
+#[test]
+fn iperf_sends_large_datagrams_over_ipv6_by_fullnat() {
+    iperf_sends_large_datagrams(Method::FullNat, VIP6.into());
+}
+
+#[test]
+fn iperf_sends_large_datagrams_by_direct_routing() {
+    iperf_sends_large_datagrams(Method::DirectRouting, VIP.into());
+}
+
+#[test]
+fn iperf_sends_large_datagrams_over_ipv6_by_direct_routing() {
+    iperf_sends_large_datagrams(Method::DirectRouting, VIP6.into());
+}
+
+/// A process that ends with its owner.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // A failure has no better place.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Answers datagrams that come by tunnel from the VIP, as [`Echo`] does: a kernel without the tunnel's device puts its

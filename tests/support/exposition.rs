@@ -21,8 +21,8 @@ impl Page {
     pub fn read(text: &str) -> Self {
         assert!(text.ends_with('\n'), "the last line has no end");
         let (mut values, mut helped, mut seen) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        // The name that values may have now, and whether they only grow.
-        let mut current = (String::new(), false);
+        // The name that values may have now, and its kind.
+        let mut current = (String::new(), String::new());
         for line in text.lines().filter(|line| !line.is_empty()) {
             if let Some(help) = line.strip_prefix("# HELP ") {
                 let (name, help) = help.split_once(' ').expect(line);
@@ -30,19 +30,52 @@ impl Page {
             } else if let Some(kind) = line.strip_prefix("# TYPE ") {
                 let (name, kind) = kind.split_once(' ').expect(line);
                 assert!(helped.contains(name) && seen.insert(name.to_owned()), "{line}");
-                assert!(is_name(name) && name.starts_with("xvs_"), "{line}");
-                assert!(["counter", "gauge"].contains(&kind), "{line}");
+                let ours = ["xvs_", "node_ipvs_"].iter().any(|prefix| name.starts_with(prefix));
+                assert!(is_name(name) && ours, "{line}");
+                assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
                 assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
-                current = (name.to_owned(), kind == "counter");
+                current = (name.to_owned(), kind.to_owned());
             } else {
                 let (name, labels, value) = value(line);
-                assert_eq!(name, current.0, "{line}: under another name's type");
-                assert!(!current.1 || value >= 0.0 && value.fract() == 0.0, "{line}");
+                let part = name.strip_prefix(&current.0).unwrap_or_else(|| panic!("{line}: of another name"));
+                let fits = match current.1.as_str() {
+                    "histogram" => ["_bucket", "_sum", "_count"].contains(&part) && value >= 0.0,
+                    "counter" if name.ends_with("_seconds_total") => part.is_empty() && value >= 0.0,
+                    "counter" => part.is_empty() && value >= 0.0 && value.fract() == 0.0,
+                    _ => part.is_empty(),
+                };
+                assert!(fits, "{line}: no {}", current.1);
                 assert!(values.insert((name, labels), value).is_none(), "{line}: twice");
             }
         }
         assert_eq!(helped, seen);
-        Self(values)
+        let this = Self(values);
+        this.check_histograms();
+        this
+    }
+
+    /// Buckets count up to the last, `+Inf`, which has all.
+    fn check_histograms(&self) {
+        for ((name, labels), all) in &self.0 {
+            let Some(of) = name.strip_suffix("_count") else { continue };
+            let bucket = |bound: f64| (bound, self.bucket(of, labels, bound));
+            let bounds = self.0.keys().filter(|(name, _)| *name == format!("{of}_bucket"));
+            let bounds = bounds.map(|(_, labels)| labels["le"].parse().expect("a bound is a number"));
+            let mut buckets: Vec<_> = bounds.map(bucket).collect();
+            buckets.sort_by(|one, other| one.0.total_cmp(&other.0));
+            assert!(buckets.is_sorted_by(|one, other| one.1 <= other.1), "{name} {labels:?}: {buckets:?}");
+            assert_eq!(buckets.last(), Some(&(f64::INFINITY, *all)), "{name} {labels:?}");
+        }
+    }
+
+    fn bucket(&self, of: &str, labels: &Labels, bound: f64) -> f64 {
+        let fits = |(name, other): &&(String, Labels)| {
+            let mut other = other.clone();
+            let same = other.remove("le").is_some_and(|le| le.parse() == Ok(bound));
+            same && *name == format!("{of}_bucket") && other == *labels
+        };
+        let key = self.0.keys().find(fits).unwrap_or_else(|| panic!("{of} {labels:?}: no bucket {bound}"));
+        self.0[key]
     }
 
     /// The sum of all values of a name whose labels have these among them; `None` if there is none.

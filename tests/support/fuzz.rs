@@ -6,6 +6,7 @@
 //! Not here: whether what is sent is right, which `tests/properties.rs` checks frame by frame.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -33,7 +34,7 @@ pub struct Plan {
 /// If the director does, if a frame is lost, or if the counters do not balance.
 pub fn run(plan: Plan) -> (u64, Value) {
     let mut seeds = recorded();
-    let mut lab = lab(&seeds.topology);
+    let mut lab = seeds.lab();
     let mut random = Random(plan.seed);
     let began = Instant::now();
     let mut done = 0;
@@ -74,7 +75,8 @@ fn one_burst(lab: &mut Lab, burst: &[(&'static str, Vec<u8>)], random: &mut Rand
 const BURST: u64 = 64;
 /// The two sides of the recordings' director.
 const LINKS: [&str; 2] = ["cl0", "rs0"];
-const SETTINGS: [&str; 7] = [
+const SETTINGS: [&str; 8] = [
+    "schedule_icmp",
     "expire_nodest_conn",
     "sloppy_tcp",
     "sloppy_sctp",
@@ -86,22 +88,37 @@ const SETTINGS: [&str; 7] = [
 const VIRTUAL: [&str; 3] = ["10.1.0.100", "10.1.0.101", "[fd00:1::100]"];
 const PROTOCOLS: [&str; 3] = ["-t", "-u", "--sctp-service"];
 const PORTS: [u16; 5] = [80, 53, 443, 500, 3868];
+const METHODS: [&[&str]; 6] = [
+    &["-m"],
+    &["-g"],
+    &["-i"],
+    &["--fullnat"],
+    &["-i", "--tun-type", "gre", "--tun-csum"],
+    &["-i", "--tun-type", "gue", "--tun-port", "6080", "--tun-csum"],
+];
+/// How FULLNAT's servers are told of clients, and how long clients stay.
+const OPTIONS: [&[&str]; 5] =
+    [&[], &["--client-address", "proxy"], &["--client-address", "toa"], &["-p", "60"], &["-o"]];
+/// Addresses of FULLNAT, and their ports.
+const LOCALS: [&str; 2] = ["10.2.0.200", "fd00:2::c8"];
+const LOCAL_PORTS: std::ops::Range<u16> = 1024..1032;
 const SCHEDULERS: [&str; 6] = ["rr", "wrr", "wlc", "sh", "mh", "sed"];
 
 /// Adds, changes or removes something; what is refused is refused.
 fn command(lab: &mut Lab, random: &mut Random) {
     let (protocol, addr) = (*random.of(&PROTOCOLS), *random.of(&VIRTUAL));
     let service = format!("{addr}:{}", random.of(&PORTS));
-    let number = 11 + random.below(4);
+    let number = 11 + random.below(METHODS.len() as u64);
     let dest = if addr.starts_with('[') { format!("[fd00:2::{number}]") } else { format!("10.2.0.{number}") };
-    let (method, weight) = (*random.of(&["-m", "-g", "-i"]), random.below(3).to_string());
+    let (method, weight) = (*random.of(&METHODS), random.below(3).to_string());
+    let options = *random.of(&OPTIONS);
     let scheduler = *random.of(&SCHEDULERS);
     let line = match random.below(6) {
-        0 => vec!["-A", protocol, &service, "-s", scheduler],
-        1 => vec!["-E", protocol, &service, "-s", scheduler],
+        0 => [&["-A", protocol, &service, "-s", scheduler][..], options].concat(),
+        1 => [&["-E", protocol, &service, "-s", scheduler][..], options].concat(),
         2 => vec!["-d", protocol, &service, "-r", &dest],
-        3 => vec!["-e", protocol, &service, "-r", &dest, method, "-w", &weight],
-        _ => vec!["-a", protocol, &service, "-r", &dest, method, "-w", &weight],
+        3 => [&["-e", protocol, &service, "-r", &dest, "-w", &weight][..], method].concat(),
+        _ => [&["-a", protocol, &service, "-r", &dest, "-w", &weight][..], method].concat(),
     };
     ask(lab, json!({ "adm": line }));
 }
@@ -114,23 +131,37 @@ fn lab(topology: &Value) -> Lab {
     for link in LINKS {
         ask(&mut lab, json!({ "link": format!("{link}.5"), "vlan": 5, "over": link }));
     }
-    let mut methods = ["-m", "-g", "-i"].into_iter().cycle();
+    for local in LOCALS {
+        let ports = format!("{}-{}", LOCAL_PORTS.start, LOCAL_PORTS.end - 1);
+        let added = ask(&mut lab, json!({ "xvs": ["laddr", "add", local, "--ports", ports] }));
+        assert_eq!(added["exit"], 0, "{added}");
+    }
+    // The recordings have two of them.
+    for number in 11..11 + METHODS.len() {
+        for server in [format!("10.2.0.{number}"), format!("fd00:2::{number}")] {
+            ask(&mut lab, json!({ "neighbor": server, "mac": "02:00:00:00:02:13", "link": LINKS[1] }));
+        }
+    }
     for addr in VIRTUAL {
         for (protocol, port) in PROTOCOLS.iter().flat_map(|protocol| PORTS.map(|port| (*protocol, port))) {
             let service = format!("{addr}:{port}");
-            let single = if (protocol, port) == ("-u", 443) { vec!["-o"] } else { vec![] };
+            let single = match (protocol, port) {
+                ("-u", 443) => vec!["-o"],
+                ("-t", 80) => vec!["--client-address", "proxy"],
+                ("-t", 53) => vec!["--client-address", "toa"],
+                ("-u", 53) => vec!["-p", "60"],
+                _ => vec![],
+            };
             let add = [vec!["-A", protocol, &service, "-s", "rr"], single].concat();
             ask(&mut lab, json!({ "adm": add }));
-            let near =
-                if addr.starts_with('[') { ["fd00:2::11", "fd00:2::12"] } else { ["10.2.0.11", "10.2.0.12"] };
-            for server in near {
+            for (number, method) in (11..).zip(METHODS) {
                 let dest = if addr.starts_with('[') {
-                    format!("[{server}]:{port}")
+                    format!("[fd00:2::{number}]:{port}")
                 } else {
-                    format!("{server}:{port}")
+                    format!("10.2.0.{number}:{port}")
                 };
-                let method = methods.next().expect("they come round");
-                ask(&mut lab, json!({ "adm": ["-a", protocol, service, "-r", dest, method] }));
+                let add = [&["-a", protocol, &service, "-r", &dest][..], method].concat();
+                ask(&mut lab, json!({ "adm": add }));
             }
             if port == 443 {
                 ask(&mut lab, json!({ "adm": ["-a", protocol, service, "-r", service, "-g"] }));
@@ -145,13 +176,16 @@ fn ask(lab: &mut Lab, request: Value) -> Value {
 }
 
 /// Frames to begin with.
-struct Seeds {
+pub struct Seeds {
     frames: Vec<(&'static str, Vec<u8>)>,
     topology: Value,
 }
 
 /// Every frame of the recordings that came in.
-fn recorded() -> Seeds {
+///
+/// # Panics
+/// If they cannot be read.
+pub fn recorded() -> Seeds {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance");
     let mut paths: Vec<_> = std::fs::read_dir(folder)
         .expect("the recordings")
@@ -178,13 +212,24 @@ fn recorded() -> Seeds {
 }
 
 impl Seeds {
+    /// A director in their network, with services of every kind.
+    pub fn lab(&self) -> Lab {
+        lab(&self.topology)
+    }
+
     /// A frame, mostly a recorded one that was changed in a few places.
-    fn frame(&mut self, random: &mut Random) -> (&'static str, Vec<u8>) {
+    pub fn frame(&mut self, random: &mut Random) -> (&'static str, Vec<u8>) {
         let (link, seed) = random.of(&self.frames);
         if random.below(64) == 0 {
-            return (link, (0..random.below(200)).map(|_| random.next() as u8).collect());
+            return (link, (0..random.below(200)).map(|_| random.draw() as u8).collect());
         }
         let mut frame = seed.clone();
+        if link == &LINKS[1] && random.below(3) == 0 {
+            answer_to_local(&mut frame, random);
+        }
+        if random.below(8) == 0 {
+            make_fragment(&mut frame, random);
+        }
         for _ in 0..random.below(5) {
             self.change(&mut frame, random);
         }
@@ -203,11 +248,11 @@ impl Seeds {
         let within = frame.len().min(120);
         let at = random.below(within as u64) as usize;
         match random.below(12) {
-            0..3 => frame[at] = random.next() as u8,
+            0..3 => frame[at] = random.draw() as u8,
             3 => frame[at] ^= 1 << random.below(8),
             4 => frame[at] = *random.of(&[0, 1, 4, 0x0f, 0x45, 0x60, 0x7f, 0x80, 0xff]),
             // The ports of a packet without options: other flows.
-            5 | 6 if frame.len() > 35 => frame[35] = random.next() as u8,
+            5 | 6 if frame.len() > 35 => frame[35] = random.draw() as u8,
             7 => frame.truncate(at),
             8 => frame.resize(frame.len() + at, 0xa5),
             9 if frame.len() >= 14 => {
@@ -227,25 +272,73 @@ impl Seeds {
     }
 }
 
+/// Has a server's frame go to a local endpoint instead of the client, and what it quotes come from there.
+fn answer_to_local(frame: &mut [u8], random: &mut Random) {
+    let local = LOCALS.map(|text| text.parse::<IpAddr>().expect("an address"));
+    let (range, local) = match frame.get(12..14) {
+        Some([0x08, 0x00]) => (30..34, octets(local[0])),
+        Some([0x86, 0xdd]) => (38..54, octets(local[1])),
+        _ => return,
+    };
+    let Some(client) = frame.get(range.clone()).map(<[u8]>::to_vec) else { return };
+    let ports = range.end + 2..range.end + 4;
+    for at in 14..frame.len().saturating_sub(local.len()) {
+        if frame[at..].starts_with(&client) {
+            frame[at..at + local.len()].copy_from_slice(&local);
+        }
+    }
+    let port = LOCAL_PORTS.start + random.below(LOCAL_PORTS.len() as u64) as u16;
+    frame.get_mut(ports).into_iter().for_each(|field| field.copy_from_slice(&port.to_be_bytes()));
+}
+
+fn octets(addr: IpAddr) -> Vec<u8> {
+    match addr {
+        IpAddr::V4(addr) => addr.octets().to_vec(),
+        IpAddr::V6(addr) => addr.octets().to_vec(),
+    }
+}
+
+/// Makes of a packet a part of a datagram, one of few.
+fn make_fragment(frame: &mut Vec<u8>, random: &mut Random) {
+    let (units, more) = (random.below(4) as u8, random.below(2) as u8);
+    match frame.get(12..14) {
+        Some([0x08, 0x00]) if frame.len() > 34 => {
+            frame[18..20].copy_from_slice(&[0, random.below(2) as u8]);
+            frame[20..22].copy_from_slice(&[more << 5, units]);
+        }
+        Some([0x86, 0xdd]) if frame.len() > 54 => {
+            let next = std::mem::replace(&mut frame[20], 44);
+            let header = [next, 0, 0, units << 3 | more, 0, 0, 0, random.below(2) as u8];
+            drop(frame.splice(54..54, header));
+            let length = (frame.len() - 54) as u16;
+            frame[18..20].copy_from_slice(&length.to_be_bytes());
+        }
+        _ => {}
+    }
+}
+
 /// Bytes that a frame of the lab holds.
 const LONGEST: usize = 1700;
 
 /// Numbers that look random: splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    /// The next 64 bits.
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
     }
 
-    fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        ((u128::from(self.draw()) * u128::from(bound)) >> 64) as u64
     }
 
-    fn of<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
+    /// One of some choices.
+    pub fn of<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
         &choices[self.below(choices.len() as u64) as usize]
     }
 }

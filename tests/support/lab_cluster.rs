@@ -114,6 +114,11 @@ impl LabCluster {
         cluster
     }
 
+    /// A cluster whose network and services are there already.
+    pub fn around(lab: Lab) -> Self {
+        Self { lab }
+    }
+
     /// The lab itself.
     pub fn lab(&mut self) -> &mut Lab {
         &mut self.lab

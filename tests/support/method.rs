@@ -10,6 +10,8 @@ use crate::director::program;
 pub enum Method {
     /// `-m`: replies come back by the director.
     Nat,
+    /// `--fullnat`: as NAT, from an address of the director's own, which it is told of by `xvs laddr`.
+    FullNat,
     /// `-g`: the real servers have the VIP and reply to the client themselves.
     DirectRouting,
     /// `-i`: as direct routing, the packet wrapped in another.
@@ -29,6 +31,7 @@ impl Method {
     pub fn option(self) -> &'static str {
         match self {
             Self::Nat => "-m",
+            Self::FullNat => "--fullnat",
             Self::DirectRouting => "-g",
             Self::Tunnel => "-i",
             Self::Gre => "-i --tun-type gre",
@@ -38,14 +41,19 @@ impl Method {
         }
     }
 
-    /// Prepares the real servers as an operator does, by `xvs realserver up`; NAT needs nothing.
+    /// Whether replies come back by the director, so that real servers need nothing.
+    pub fn masquerades(self) -> bool {
+        matches!(self, Self::Nat | Self::FullNat)
+    }
+
+    /// Prepares the real servers as an operator does, by `xvs realserver up`, if they need it.
     ///
     /// # Panics
     ///
     /// With the command's own words if it fails.
     pub fn prepare(self, cluster: &Cluster) {
         let method = match self {
-            Self::Nat => return,
+            Self::Nat | Self::FullNat => return,
             Self::DirectRouting => "dr",
             Self::Tunnel | Self::Gre | Self::GreSummed | Self::Gue | Self::GueSummed => "tunnel",
         };

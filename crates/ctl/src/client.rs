@@ -4,11 +4,14 @@
 //! without a bound; it is the server that ends connections that are stuck.
 
 use std::io;
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::capturing::{CaptureRequest, CapturedPacket, Missed};
+use crate::events::{Asked, Heard};
 use crate::filter::Filter;
 use crate::message::{
     CommandError, ConnectionRow, FrameError, Reply, ReplyMessage, Request, RequestMessage, VERSION, decode,
@@ -94,6 +97,26 @@ impl Client {
         Ok(Self { stream, socket: socket.to_owned() })
     }
 
+    /// Hands over events until `each` fails, or until the last if they are not followed.
+    ///
+    /// # Errors
+    /// As [`Director::connections`].
+    pub fn events(
+        &mut self,
+        asked: Asked,
+        each: &mut dyn FnMut(Heard) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        self.send(Request::Events(asked))?;
+        loop {
+            let (reply, more) = self.receive()?;
+            let Reply::Events(heard) = reply else { return Err(Failure::unexpected(&reply)) };
+            each(heard).map_err(Failure::Printing)?;
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
     fn send(&mut self, request: Request) -> Result<(), Failure> {
         use io::ErrorKind::{BrokenPipe, ConnectionReset};
         let message = RequestMessage { version: VERSION, request };
@@ -111,7 +134,14 @@ impl Client {
             Ok(None) => return Err(self.broken(&"xvsd closed the connection")),
             Err(error @ (FrameError::Io(_) | FrameError::TooLong { .. })) => return Err(self.broken(&error)),
         };
-        let message: ReplyMessage = decode(&frame)?;
+        let message: ReplyMessage = decode(&frame).map_err(|error| match error {
+            // Seen from here, the other end's version is that of xvsd.
+            CommandError::WrongVersion { ours, theirs } => {
+                CommandError::WrongVersion { ours: theirs, theirs: ours }.into()
+            }
+            CommandError::Malformed { why } => self.broken(&format_args!("no answer of xvsd's ({why})")),
+            other => other.into(),
+        })?;
         Ok((message.answer?, message.more))
     }
 
@@ -134,8 +164,47 @@ impl Client {
         }
     }
 
+    /// Captures packets, handed over part by part, until the daemon has heard that enough is enough ([`Self::stopper`]);
+    /// the first part, empty, says that it has begun.
+    ///
+    /// # Errors
+    /// Those of [`call`](Director::call), and [`Failure::Printing`] with the error of `each`.
+    pub fn capture(
+        &mut self,
+        wanted: CaptureRequest,
+        each: &mut dyn FnMut(Vec<CapturedPacket>) -> io::Result<()>,
+    ) -> Result<Missed, Failure> {
+        self.send(Request::Capture(wanted))?;
+        loop {
+            match self.receive()? {
+                (Reply::Captured(packets), true) => each(packets).map_err(Failure::Printing)?,
+                (Reply::CaptureEnded(missed), false) => return Ok(missed),
+                (other, _) => return Err(Failure::unexpected(&other)),
+            }
+        }
+    }
+
+    /// What ends a capture, from any thread.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn stopper(&self) -> io::Result<Stopper> {
+        self.stream.try_clone().map(Stopper)
+    }
+
     fn broken(&self, what: &dyn std::fmt::Display) -> Failure {
         Failure::Transport(format!("{}: {what}; see xvsd's log", self.socket.display()))
+    }
+}
+
+/// Ends a client's capture.
+pub struct Stopper(UnixStream);
+
+impl Stopper {
+    /// Asks for nothing more; the daemon sends what it has.
+    pub fn stop(&self) {
+        // A connection that is gone has ended already.
+        let _ = self.0.shutdown(Shutdown::Write);
     }
 }
 
@@ -164,9 +233,10 @@ impl Director for Client {
 /// Where the daemon listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/xvs/xvsd.sock";
 
-/// The socket to ask: `XVS_SOCKET` if that is set, else [`DEFAULT_SOCKET`].
+/// The socket to ask: `XVS_SOCKET` if that says anything, else [`DEFAULT_SOCKET`].
 pub fn default_socket() -> PathBuf {
-    std::env::var_os("XVS_SOCKET").map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from)
+    let named = std::env::var_os("XVS_SOCKET").filter(|name| !name.is_empty());
+    named.map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from)
 }
 
 /// The longest reply we take: all services of a large director in one.

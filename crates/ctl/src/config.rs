@@ -47,6 +47,9 @@ pub struct Config {
     pub socket_mode: String,
     /// Where Prometheus may scrape `/metrics`, as `"127.0.0.1:9112"`. Default: nowhere.
     pub metrics_address: Option<SocketAddr>,
+    /// How many destinations of each service have metrics of their own. Default: 1,000; the service's own metrics
+    /// contain all.
+    pub metrics_destinations: usize,
     /// Rules to begin with, as `xvsadm -S` prints them. Default: none.
     pub rules: Option<PathBuf>,
     /// What is logged: `error`, `warn`, `info`, `debug`, or a filter such as `info,xvs_ctl::network=debug`.
@@ -90,6 +93,7 @@ impl Default for Config {
             socket: PathBuf::from(DEFAULT_SOCKET),
             socket_mode: "0660".to_owned(),
             metrics_address: None,
+            metrics_destinations: 1000,
             rules: None,
             log: "info".to_owned(),
             ipvs: Ipvs::default(),
@@ -212,8 +216,9 @@ impl Config {
     pub fn read_rules(&self) -> Result<Vec<RuleLine>, ConfigError> {
         let Some(path) = &self.rules else { return Ok(Vec::new()) };
         let wrong = |text| ConfigError::Rules { path: path.clone(), text };
-        let text = fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
-        read_rules(&text, &SystemResolver::default()).map_err(wrong)
+        let bytes = fs::read(path).map_err(|error| wrong(error.to_string()))?;
+        // A comment may be in any encoding; a rule that is not in ASCII is told by its line.
+        read_rules(&String::from_utf8_lossy(&bytes), &SystemResolver::default()).map_err(wrong)
     }
 
     /// What is logged.

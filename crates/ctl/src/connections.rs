@@ -9,8 +9,12 @@ use std::time::Duration;
 
 use xvs_dataplane::call_ids::CallIds;
 use xvs_dataplane::clock::Millis;
-use xvs_dataplane::conn::{ASSURED, Connection, Flags, TableReader, sctp::SctpState, tcp::TcpState, udp};
-use xvs_dataplane::snapshot::{DestinationId, Snapshot};
+use xvs_dataplane::conn::{
+    ASSURED, Connection, Flags, Removal, TableReader, sctp::SctpState, tcp::TcpState, udp,
+};
+use xvs_dataplane::counters::Counter;
+use xvs_dataplane::pressure::{count_out, is_known};
+use xvs_dataplane::snapshot::{DestinationId, Service, Snapshot};
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::ServiceKey;
 
@@ -37,12 +41,38 @@ pub fn found(
     each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
 ) {
     let services = Services::of(snapshot);
-    let fitting = |connection: &Connection<'_>| {
-        let detail = Some(detail(connection, services.find(connection)));
-        let row = ConnectionRow { detail, ..row(connection, &snapshot.call_ids, now) };
-        filter.fits(&row).then_some(row)
-    };
-    collect(reader, fitting, each);
+    collect(reader, |connection| services.fitting(connection, now, filter), each);
+}
+
+/// Ends those that fit and are counted at a destination of `snapshot`; a template only if it controls none. Tells
+/// nobody, and counts in `counter`, whose one writer holds the reader. What it ended comes free with a later walk.
+pub fn end(
+    reader: &Mutex<TableReader>,
+    snapshot: &Snapshot,
+    now: Millis,
+    filter: &Filter,
+    counter: &Counter,
+) -> u64 {
+    let services = Services::of(snapshot);
+    let (mut ended, mut next) = (0, 0);
+    loop {
+        let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+        if next >= reader.table().extent() {
+            counter.add(ended);
+            return ended;
+        }
+        reader.visit(next..next + SLICE, |reader, id| {
+            let connection = reader.connection(id);
+            if is_known(&connection, snapshot)
+                && services.fitting(&connection, now, filter).is_some()
+                && let Removal::Done(state) = reader.remove_if(id, |_, _| true)
+            {
+                count_out(&reader.connection(id), state, snapshot);
+                ended += 1;
+            }
+        });
+        next += SLICE;
+    }
 }
 
 /// How many fit.
@@ -91,20 +121,12 @@ const SLICE: u32 = 1024;
 
 fn row(connection: &Connection<'_>, call_ids: &CallIds, now: Millis) -> ConnectionRow {
     let left: Duration = now.until(connection.expires());
-    let state = match connection.protocol() {
-        _ if connection.is_template() => {
-            if connection.state() & ASSURED == 0 {
-                "NONE"
-            } else {
-                "ASSURED"
-            }
-        }
-        Protocol::UDP => udp::STATE_NAME,
-        Protocol::SCTP => SctpState::of(connection.state()).name(),
-        _ => TcpState::of(connection.state()).name(),
+    let state = match connection.is_template() {
+        true => template_state(connection.state()),
+        false => state_name(connection.protocol(), connection.state()),
     };
     let shown = |endpoint: Endpoint| match connection.is_detached() {
-        true => Endpoint { port: DETACHED_PORT, ..endpoint },
+        true => detached(endpoint),
         false => endpoint,
     };
     // The port of a template's client tells templates of calls apart, and is nobody else's business.
@@ -126,37 +148,42 @@ fn row(connection: &Connection<'_>, call_ids: &CallIds, now: Millis) -> Connecti
 /// Which service has which destination.
 struct Services<'a> {
     snapshot: &'a Snapshot,
-    by_destination: HashMap<DestinationId, ServiceKey>,
+    by_destination: HashMap<DestinationId, (ServiceKey, Endpoint)>,
 }
 
 impl<'a> Services<'a> {
     fn of(snapshot: &'a Snapshot) -> Self {
-        let members =
-            snapshot.services.iter().flat_map(|of| of.members.iter().map(|member| (member.id, of.key)));
-        Self { snapshot, by_destination: members.collect() }
+        let of = |service: &'a Service| {
+            service.members.iter().map(|member| (member.id, (service.key, member.endpoint)))
+        };
+        Self { snapshot, by_destination: snapshot.services.iter().flat_map(of).collect() }
     }
 
-    /// The service of a connection; if its destination was removed, the one that would have it now.
-    fn find(&self, connection: &Connection<'_>) -> Option<ServiceKey> {
+    /// A connection's row with its detail, if it fits.
+    fn fitting(&self, connection: &Connection<'_>, now: Millis, filter: &Filter) -> Option<ConnectionRow> {
+        let detail = Some(self.detail(connection));
+        let row = ConnectionRow { detail, ..row(connection, &self.snapshot.call_ids, now) };
+        filter.fits(&row).then_some(row)
+    }
+
+    fn detail(&self, connection: &Connection<'_>) -> ConnectionDetail {
+        let known = self.by_destination.get(&DestinationId(connection.dest_ref()));
+        // If its destination was removed, the service that would have it now.
         let now = || {
             let mark = if connection.is_template() { 0 } else { connection.mark() };
             self.snapshot.service_for(mark, connection.protocol(), connection.virtual_endpoint())
         };
-        let known = self.by_destination.get(&DestinationId(connection.dest_ref())).copied();
-        known.or_else(|| now().map(|service| service.key))
-    }
-}
-
-fn detail(connection: &Connection<'_>, service: Option<ServiceKey>) -> ConnectionDetail {
-    let flags = connection.flags();
-    let set = FLAGS.iter().filter(|(flag, _)| flags.contains(*flag));
-    ConnectionDetail {
-        service,
-        method: connection.method(),
-        packets: connection.in_packets(),
-        controls: connection.controlled(),
-        template: connection.is_template(),
-        flags: set.map(|(_, word)| (*word).to_owned()).collect(),
+        let flags = connection.flags();
+        let set = FLAGS.iter().filter(|(flag, _)| flags.contains(*flag));
+        ConnectionDetail {
+            service: known.map(|(service, _)| *service).or_else(|| now().map(|service| service.key)),
+            server: known.map(|(_, server)| *server),
+            method: connection.method(),
+            packets: connection.in_packets(),
+            controls: connection.controlled(),
+            template: connection.is_template(),
+            flags: set.map(|(_, word)| (*word).to_owned()).collect(),
+        }
     }
 }
 
@@ -170,10 +197,29 @@ const FLAGS: [(Flags, &str); 6] = [
     (Flags::DETACHED, "detached"),
 ];
 
+/// The name of a connection's state, as IPVS prints it.
+pub(crate) fn state_name(protocol: Protocol, state: u8) -> &'static str {
+    match protocol {
+        Protocol::UDP => udp::STATE_NAME,
+        Protocol::SCTP => SctpState::of(state).name(),
+        _ => TcpState::of(state).name(),
+    }
+}
+
+/// The name of a template's state, as IPVS prints it.
+pub(crate) fn template_state(state: u8) -> &'static str {
+    if state & ASSURED == 0 { "NONE" } else { "ASSURED" }
+}
+
 /// What `--pe sip` keeps with a template.
 fn engine(template: &Connection<'_>, call_ids: &CallIds) -> Option<EngineData> {
     let call_id = call_ids.read(template)?;
     Some(EngineData { name: "sip".to_owned(), data: String::from_utf8_lossy(&call_id).into_owned() })
+}
+
+/// An endpoint of a template that nobody finds any more, as listings show it.
+pub(crate) fn detached(endpoint: Endpoint) -> Endpoint {
+    Endpoint { port: DETACHED_PORT, ..endpoint }
 }
 
 /// The port by which listings say that nobody finds a template any more.
@@ -184,9 +230,7 @@ mod tests {
     use std::collections::HashMap;
     use std::net::Ipv4Addr;
 
-    use xvs_dataplane::conn::{
-        ConnId, Flags, Inserted, NewConnection, Removal, Table, TableConfig, TableWorker,
-    };
+    use xvs_dataplane::conn::{ConnId, Inserted, NewConnection, Table, TableConfig, TableWorker};
     use xvs_dataplane::shm::Memory;
     use xvs_proto::Endpoint;
     use xvs_sched::ForwardingMethod;

@@ -5,32 +5,41 @@
 //! without a thread or a socket, so that the lab runs the very same code; `control_thread.rs` puts it on a thread.
 //! What the XDP program steers is widened before a snapshot is published and narrowed once every worker has it.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod apply;
+mod publish;
+mod weights;
+
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use serde_json::json;
+use xvs_dataplane::capture::Captures;
 use xvs_dataplane::clock::Millis;
+use xvs_dataplane::egress::Egress;
 use xvs_dataplane::egress::model::{Link, Network, RouteAction};
-use xvs_dataplane::egress::{Egress, RouteTo};
 use xvs_dataplane::local::LocalAddresses;
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 use xvs_dataplane::xdp::{SteeringError, SteeringRules};
-use xvs_proto::{Endpoint, Family, Prefix, Protocol};
+use xvs_proto::Prefix;
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use crate::estimator;
-use crate::feedback::{Feedback, Server};
+use crate::events::Events;
+use crate::feedback::Feedback;
 use crate::locals::LocalAddress;
 use crate::marks::{LaidOut, Table, lay_out};
 use crate::message::{Command, CommandError, Reply, Request};
+use crate::plan::commands_of;
 use crate::registry::Registry;
 use crate::settings::{self, Ipvs, Memory};
 use crate::state::State;
-use crate::steered::{reach, replies_from, steer_command, steer_locals, steer_service};
+use crate::steered::{Accounts, Item, networks, steer};
 use crate::support::supported;
+use apply::Unconfirmed;
+use publish::Due;
 
 /// What the control thread acts on beside the snapshot.
 pub trait Plant {
@@ -39,6 +48,12 @@ pub trait Plant {
     /// # Errors
     /// The map that is full, or the kernel's refusal; then what is steered has not changed.
     fn widen(&mut self, rules: &SteeringRules) -> Result<(), SteeringError>;
+
+    /// Steers no longer what `rules` name.
+    ///
+    /// # Errors
+    /// As for [`Self::widen`].
+    fn take_back(&mut self, rules: &SteeringRules) -> Result<(), SteeringError>;
 
     /// Steers what `rules` name and nothing else.
     ///
@@ -78,8 +93,14 @@ pub struct Control<P> {
     next_trash: Millis,
     next_memory: Millis,
     next_review: Millis,
-    /// Whether the XDP program steers other packets than it should since the last change.
-    steering_is_due: bool,
+    /// What is steered for each service, but for those that `unsteered` names.
+    accounts: Accounts,
+    /// Services for which something else may have to be steered since the last change.
+    unsteered: Due<ServiceKey>,
+    /// What is steered for commands before they are carried out.
+    widened: BTreeSet<Item>,
+    /// Whether there were services of IPv4 and of IPv6 when it was last told.
+    served: [bool; 2],
     /// Snapshots that a worker may still hold, because it did not take up the next one in time.
     held: Vec<Arc<Snapshot>>,
     /// The kernel's mark rules.
@@ -88,15 +109,17 @@ pub struct Control<P> {
     /// Names of the machine's interfaces, also of those that packets of services do not use.
     devices: BTreeSet<String>,
     laid_out: LaidOut,
-    /// What is steered for each mark that has a service.
-    marked: BTreeMap<ServiceKey, BTreeSet<Prefix>>,
     /// Addresses of this machine.
     local: BTreeSet<IpAddr>,
     gateways: BTreeSet<(u32, IpAddr)>,
     resolved: BTreeSet<(u32, IpAddr)>,
+    /// Destinations whose next hops are not known to be among those.
+    unresolved: Due<IpAddr>,
     /// Local addresses that were deleted, and that connections may still have.
     left: Vec<LocalAddress>,
     reserved: Vec<(u16, u16)>,
+    events: Arc<Events>,
+    unconfirmed: Option<Unconfirmed>,
 }
 
 /// How often the trash is looked through.
@@ -105,9 +128,6 @@ const TRASH_INTERVAL: Duration = Duration::from_secs(60);
 const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
 /// How often load reports that stay away are looked for.
 const REVIEW_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a change may take to reach every worker.
-const TAKE_UP: Duration = Duration::from_secs(1);
-
 impl<P: Plant> Control<P> {
     /// Nothing configured, for this many workers.
     pub fn new(plant: P, workers: usize, ipvs: Ipvs, feedback: Feedback) -> Self {
@@ -131,18 +151,23 @@ impl<P: Plant> Control<P> {
             next_trash: Millis(0) + TRASH_INTERVAL,
             next_memory: Millis(0) + MEMORY_INTERVAL,
             next_review: Millis(0) + REVIEW_INTERVAL,
-            steering_is_due: false,
+            accounts: Accounts::default(),
+            unsteered: Due::default(),
+            widened: BTreeSet::new(),
+            served: [false; 2],
             held: Vec::new(),
             tables: Vec::new(),
             links: Vec::new(),
             devices: BTreeSet::new(),
             laid_out: LaidOut::default(),
-            marked: BTreeMap::new(),
             local: BTreeSet::new(),
             gateways: BTreeSet::new(),
             resolved: BTreeSet::new(),
+            unresolved: Due::default(),
             left: Vec::new(),
             reserved: Vec::new(),
+            events: Arc::default(),
+            unconfirmed: None,
         }
     }
 
@@ -186,6 +211,16 @@ impl<P: Plant> Control<P> {
         self.snapshot.egress.clone()
     }
 
+    /// The number of the snapshot in force.
+    pub fn epoch(&self) -> u64 {
+        self.snapshot.epoch
+    }
+
+    /// What changes is told here.
+    pub fn events(&self) -> Arc<Events> {
+        self.events.clone()
+    }
+
     /// The desired state.
     pub fn state(&self) -> &State {
         &self.state
@@ -199,19 +234,23 @@ impl<P: Plant> Control<P> {
     pub fn handle(&mut self, request: &Request, now: Millis) -> Result<Reply, CommandError> {
         match request {
             Request::Change(command) => {
-                self.admit(command)?;
+                self.admit(&self.state, command)?;
                 self.widen(std::slice::from_ref(command))?;
                 self.change(command, now)?;
                 self.publish().map(|()| Reply::Done)
             }
             Request::Restore(commands) => {
                 self.widen(commands)?;
-                let change = |command| self.admit(command).and_then(|()| self.change(command, now));
+                let change =
+                    |command| self.admit(&self.state, command).and_then(|()| self.change(command, now));
                 let results: Vec<_> = commands.iter().map(change).collect();
-                // What was refused is steered already.
-                self.steering_is_due |= results.iter().any(Result::is_err);
                 self.publish().map(|()| Reply::Restored(results))
             }
+            Request::Apply { rules, confirm_within_seconds } => {
+                self.apply(rules, *confirm_within_seconds, now)
+            }
+            Request::Confirm(verdict) => self.confirm(*verdict, now),
+            Request::Rules => Ok(Reply::Rules(commands_of(&self.state))),
             Request::ListServices => Ok(Reply::Services(
                 self.state.services().filter_map(|(key, wanted)| self.registry.row(*key, wanted)).collect(),
             )),
@@ -226,41 +265,34 @@ impl<P: Plant> Control<P> {
             Request::Set { key, value } => {
                 settings::set(&mut self.ipvs, &mut self.feedback, key, value)?;
                 self.ipvs.tune(&self.registry.tuning);
-                self.registry.review(&self.feedback, now);
-                self.publish().map(|()| Reply::Done)
+                let moved = self.registry.review(&self.feedback, now);
+                let published = self.publish();
+                self.tell_weights(&moved);
+                published.map(|()| Reply::Done)
             }
             Request::ReportLoad { server, load_percent } => self.report_load(*server, *load_percent, now),
             Request::Feedback => Ok(Reply::Report(json!(self.registry.feedback_rows(&self.feedback, now)))),
             Request::ListConnections
             | Request::FindConnections(_)
             | Request::CountConnections(_)
+            | Request::EndConnections(_)
             | Request::Status
             | Request::Counters
-            | Request::LocalUse => {
+            | Request::LocalUse
+            | Request::Traffic
+            | Request::Events(_)
+            | Request::Explain(_)
+            | Request::Capture(_)
+            | Request::Examine => {
                 let why = "the control thread does not answer this request".to_owned();
                 Err(CommandError::Failed { why })
             }
         }
     }
 
-    /// Moves weights as a real server's load says.
-    fn report_load(&mut self, server: Server, load_percent: f64, now: Millis) -> Result<Reply, CommandError> {
-        if !(0.0..=100.0).contains(&load_percent) {
-            return Err(CommandError::BadSetting {
-                key: format!("the load of real server {server}"),
-                value: load_percent.to_string(),
-                range: "a number from 0, idle, to 100, with no room left".to_owned(),
-            });
-        }
-        if self.registry.report_load(server, load_percent, &self.feedback, now)? {
-            self.publish()?;
-        }
-        Ok(Reply::Done)
-    }
-
-    /// Whether a command may be carried out as things are.
-    fn admit(&self, command: &Command) -> Result<(), CommandError> {
-        self.state.check(command)?;
+    /// Whether a command may be carried out as things are, where this is the desired state.
+    fn admit(&self, state: &State, command: &Command) -> Result<(), CommandError> {
+        state.check(command)?;
         if let Command::StartDaemon(daemon) = command
             && !self.devices.contains(&daemon.interface)
         {
@@ -268,7 +300,7 @@ impl<P: Plant> Control<P> {
         }
         self.refuse_broadcast(command)?;
         supported(command)?;
-        self.refuse_local_nat(command)
+        self.refuse_local_nat(state, command)
     }
 
     /// Enters a command that was admitted in the desired state; the snapshot follows with [`Self::publish`].
@@ -285,45 +317,27 @@ impl<P: Plant> Control<P> {
         if matches!(command, Command::AddMark(_) | Command::DeleteMark(_)) {
             self.mark();
         }
-        self.steering_is_due |= changes_steering(command);
-        Ok(())
-    }
-
-    /// Has the XDP program steer what these commands would have it steer: before anything is changed, so that a program
-    /// that has no room refuses the change as a whole.
-    fn widen(&mut self, commands: &[Command]) -> Result<(), CommandError> {
-        let mut more = SteeringRules { local_addresses: self.local.clone(), ..SteeringRules::default() };
-        for command in commands {
-            steer_command(&mut more, command, self.state.locals());
-        }
-        more.wide = self.more_marked(commands);
-        let nothing =
-            SteeringRules { local_addresses: more.local_addresses.clone(), ..SteeringRules::default() };
-        if more == nothing {
-            return Ok(());
-        }
-        self.plant
-            .widen(&more)
-            .map_err(|error| CommandError::Failed { why: format!("xvs: {error}; nothing was changed") })
-    }
-
-    /// What is steered for marks when commands that add rules or services of marks are carried out.
-    fn more_marked(&self, commands: &[Command]) -> BTreeSet<Prefix> {
-        let mut rules = self.state.marks().to_vec();
-        let mut keys = BTreeSet::new();
-        for command in commands {
-            match command {
-                Command::AddMark(rule) => rules.push(rule.clone()),
-                Command::AddService { key: key @ ServiceKey::Mark { .. }, .. } => _ = keys.insert(*key),
-                _ => {}
+        match command {
+            Command::AddDestination { service, endpoint, .. } => {
+                self.unresolved.add(endpoint.addr);
+                self.unsteered.add(*service);
             }
+            Command::AddService { key, .. }
+            | Command::DeleteService(key)
+            | Command::EditDestination { service: key, .. }
+            | Command::DeleteDestination { service: key, .. } => self.unsteered.add(*key),
+            Command::Flush
+            | Command::AddMark(_)
+            | Command::DeleteMark(_)
+            | Command::AddLocal(_)
+            | Command::DeleteLocal(_) => self.unsteered = Due::Everything,
+            Command::EditService { .. }
+            | Command::Zero(_)
+            | Command::SetTimeouts(_)
+            | Command::StartDaemon(_)
+            | Command::StopDaemon(_) => {}
         }
-        if keys.is_empty() && rules.len() == self.state.marks().len() {
-            return BTreeSet::new();
-        }
-        keys.extend(self.state.services().map(|(key, _)| *key));
-        let laid_out = lay_out(&self.tables, &rules, &self.links);
-        keys.into_iter().flat_map(|key| reach(&laid_out, key)).collect()
+        Ok(())
     }
 
     /// Takes over the mark rules of the kernel.
@@ -334,18 +348,27 @@ impl<P: Plant> Control<P> {
         self.tables = tables;
         self.mark();
         let keys = self.state.services().map(|(key, _)| *key);
-        let wide = keys.flat_map(|key| reach(&self.laid_out, key)).collect();
-        let more = SteeringRules { wide, local_addresses: self.local.clone(), ..SteeringRules::default() };
+        let items: BTreeSet<_> = keys.flat_map(|key| networks(&self.laid_out, key)).collect();
+        let more = steer(items, &[]);
         let steered = self.plant.widen(&more);
         self.publish()?;
         steered.map_err(|error| CommandError::Failed { why: format!("xvs: marked packets: {error}") })
+    }
+
+    /// Has these captures be on and no others.
+    ///
+    /// # Errors
+    /// As for [`Self::publish`].
+    pub fn set_captures(&mut self, captures: Captures) -> Result<(), CommandError> {
+        self.snapshot.captures = captures;
+        self.publish()
     }
 
     /// Lays the mark rules out anew; the snapshot has them with [`Self::publish`].
     fn mark(&mut self) {
         self.laid_out = lay_out(&self.tables, self.state.marks(), &self.links);
         self.snapshot.marks = Arc::new(self.laid_out.marks.clone());
-        self.steering_is_due = true;
+        self.unsteered = Due::Everything;
     }
 
     /// A sentence for each mark rule of the kernel that is not followed.
@@ -371,7 +394,7 @@ impl<P: Plant> Control<P> {
 
     /// To a destination that is this machine itself a packet goes as it came: what its stack answers leaves by the
     /// kernel, where nobody would translate it back.
-    fn refuse_local_nat(&self, command: &Command) -> Result<(), CommandError> {
+    fn refuse_local_nat(&self, state: &State, command: &Command) -> Result<(), CommandError> {
         let (Command::AddDestination { service, endpoint, options }
         | Command::EditDestination { service, endpoint, options }) = command
         else {
@@ -382,7 +405,7 @@ impl<P: Plant> Control<P> {
         // What is for a loopback address is dropped, as under IPVS.
         let is_loopback = endpoint.addr.is_loopback();
         // What has become so may be edited: to quiesce it, for one.
-        let known = self.state.service(service).and_then(|service| service.destination(*endpoint));
+        let known = state.service(service).and_then(|service| service.destination(*endpoint));
         let was_so = known.is_some_and(|known| known.options.method == options.method);
         if !rewrites || is_loopback || was_so || !self.snapshot.egress.is_local(endpoint.addr) {
             return Ok(());
@@ -392,105 +415,6 @@ impl<P: Plant> Control<P> {
             what: "NAT (-m) to another endpoint of the director itself is".to_owned(),
             next: "use -g, and have the server listen at the virtual address".to_owned(),
         })
-    }
-
-    /// Makes the working snapshot the one that workers act on, and waits until they do.
-    ///
-    /// # Errors
-    /// The worker that does not. The change is made all the same; what has to wait for the worker is done by
-    /// [`Self::tick`].
-    fn publish(&mut self) -> Result<(), CommandError> {
-        self.registry.build(&self.state, &mut self.snapshot);
-        self.snapshot.settings = self.ipvs.in_force(&self.state, self.memory);
-        self.snapshot.nat_destinations = match self.snapshot.settings.nat_icmp_send {
-            true => Arc::new(self.masqueraded().collect()),
-            false => Arc::default(),
-        };
-        self.snapshot.epoch += 1;
-        // Kept until every worker has left it, so that no worker is the last to hold it and has to free it.
-        self.held.push(self.published.swap(Arc::new(self.snapshot.clone())));
-        self.reserve_ports();
-        let wanted = self.next_hops();
-        if wanted != self.resolved {
-            self.plant.keep_resolved(&wanted);
-            self.resolved = wanted;
-        }
-        self.settle(TAKE_UP).map_err(|why| CommandError::Failed { why })
-    }
-
-    /// Keeps the kernel off the local ports of addresses that are this machine's.
-    fn reserve_ports(&mut self) {
-        let here = self.state.locals().iter().filter(|local| self.snapshot.egress.is_local(local.addr));
-        let wanted: Vec<_> = here.map(|local| (local.first_port, local.last_port)).collect();
-        if wanted != self.reserved {
-            self.plant.reserve_ports(&wanted);
-            self.reserved = wanted;
-        }
-    }
-
-    /// Waits for the workers, then does what had to wait for them.
-    fn settle(&mut self, patience: Duration) -> Result<(), String> {
-        self.plant.await_workers(patience)?;
-        self.held.clear();
-        if std::mem::take(&mut self.steering_is_due) {
-            let rules = self.steering();
-            if let Err(error) = self.plant.narrow(&rules) {
-                tracing::error!("the XDP program does not steer as it should: {error}");
-                self.steering_is_due = true;
-            }
-        }
-        Ok(())
-    }
-
-    /// Whom packets are sent to: the gateways, and the next hops towards destinations.
-    fn next_hops(&self) -> BTreeSet<(u32, IpAddr)> {
-        let egress = &self.snapshot.egress;
-        let towards = self.registry.addresses().filter_map(|addr| match egress.route(addr, 0) {
-            RouteTo::Via { link, next_hop } => Some((egress.link(link)?.ifindex, next_hop)),
-            _ => None,
-        });
-        self.gateways.iter().copied().chain(towards).collect()
-    }
-
-    /// Where the masqueraded destinations that are configured now send from.
-    fn masqueraded(&self) -> impl Iterator<Item = (Protocol, Endpoint)> {
-        let services = self.state.services();
-        let all = services.flat_map(|(key, service)| service.destinations.iter().map(move |one| (*key, one)));
-        all.flat_map(|(key, one)| replies_from(key, one.endpoint, one.options.method))
-    }
-
-    fn steering(&mut self) -> SteeringRules {
-        let mut rules = SteeringRules::default();
-        let before = std::mem::take(&mut self.marked);
-        for key in self.registry.service_keys() {
-            steer_service(&mut rules, key);
-            let mut networks = reach(&self.laid_out, key);
-            // The connections that its rules of before began go on.
-            if let Some(before) = before.get(&key).filter(|_| self.registry.has_connections(key)) {
-                networks.extend(before);
-            }
-            rules.wide.extend(&networks);
-            if !networks.is_empty() {
-                self.marked.insert(key, networks);
-            }
-        }
-        rules.nat_destinations.extend(self.registry.nat_destinations());
-        if !self.registry.has_full_nat_connections() {
-            self.left.clear();
-        }
-        if self.registry.has_full_nat() {
-            steer_locals(&mut rules, self.state.locals());
-            steer_locals(&mut rules, &self.left);
-        }
-        rules.tunnel_ends.extend(self.registry.tunnel_ends());
-        rules.local_addresses.clone_from(&self.local);
-        // A family without services passes untouched.
-        let served = |(_, endpoint): &(Protocol, Endpoint)| self.snapshot.services.any_of(endpoint.family());
-        rules.services.retain(served);
-        rules.nat_destinations.retain(served);
-        rules.translated.retain(|addr, _| self.snapshot.services.any_of(Family::of(*addr)));
-        rules.wide.retain(|network| self.snapshot.services.any_of(Family::of(network.addr())));
-        rules
     }
 
     /// Takes over which interfaces the machine has.
@@ -504,7 +428,7 @@ impl<P: Plant> Control<P> {
     /// As for [`Self::handle`].
     pub fn set_network(&mut self, network: &Network) -> Result<(), CommandError> {
         self.snapshot.egress = Arc::new(Egress::build(network));
-        self.steering_is_due = true;
+        self.unsteered = Due::Everything;
         self.gateways = gateways(network);
         if self.links != network.links {
             self.links.clone_from(&network.links);
@@ -513,6 +437,7 @@ impl<P: Plant> Control<P> {
         self.local = local(network);
         // The kernel forgets the neighbours of a link that goes down, so they are asked for anew.
         self.resolved.clear();
+        self.unresolved = Due::Everything;
         self.registry.reroute(&mut self.snapshot);
         self.publish()
     }
@@ -529,11 +454,10 @@ impl<P: Plant> Control<P> {
         }
         if self.next_trash <= now {
             self.next_trash = now + TRASH_INTERVAL;
-            // Marked networks may have been kept for connections alone.
-            self.steering_is_due |= !self.marked.is_empty() || !self.left.is_empty();
+            // Some of what is steered may be for connections alone, which have ended.
+            self.unsteered = Due::Everything;
             if self.registry.empty_trash(&mut self.snapshot, now) {
-                // What is steered for removed destinations depends on the connections that they still have.
-                self.steering_is_due = true;
+                self.unresolved = Due::Everything;
                 self.publish()?;
             }
         }
@@ -543,14 +467,15 @@ impl<P: Plant> Control<P> {
         }
         if self.next_review <= now {
             self.next_review = now + REVIEW_INTERVAL;
-            if self.registry.review(&self.feedback, now) {
-                self.publish()?;
-            }
+            let moved = self.registry.review(&self.feedback, now);
+            self.publish_weights(&moved)?;
         }
-        if !self.held.is_empty() || self.steering_is_due {
+        let unconfirmed = self.expire_unconfirmed(now)?;
+        if !self.held.is_empty() || self.steering_is_due() {
             self.settle(Duration::ZERO).map_err(|why| CommandError::Failed { why })?;
         }
-        Ok(self.next_look.min(self.next_trash).min(self.next_memory).min(self.next_review))
+        let next = self.next_look.min(self.next_trash).min(self.next_memory).min(self.next_review);
+        Ok(unconfirmed.map_or(next, |until| next.min(until)))
     }
 
     /// Turns automatic defences on or off.
@@ -562,18 +487,6 @@ impl<P: Plant> Control<P> {
         }
         self.publish()
     }
-}
-
-/// Whether a command can change which packets are the director's.
-fn changes_steering(command: &Command) -> bool {
-    !matches!(
-        command,
-        Command::EditService { .. }
-            | Command::Zero(_)
-            | Command::SetTimeouts(_)
-            | Command::StartDaemon(_)
-            | Command::StopDaemon(_)
-    )
 }
 
 /// The addresses that the kernel delivers to this machine.
@@ -596,9 +509,14 @@ fn gateways(network: &Network) -> BTreeSet<(u32, IpAddr)> {
 
 #[cfg(test)]
 mod tests {
-    use xvs_sched::Weight;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+    use xvs_proto::{Endpoint, Family};
+    use xvs_sched::{ForwardingMethod, Weight};
 
     use super::*;
+    use crate::marks::MarkRule;
     use crate::state::{DestinationOptions, ServiceOptions, SyncDaemon, SyncRole};
 
     /// A machine with so much memory left, and an XDP program.
@@ -606,12 +524,17 @@ mod tests {
     struct Machine {
         available_pages: Option<u32>,
         steered: SteeringRules,
+        resolved: BTreeSet<(u32, IpAddr)>,
     }
 
     impl Plant for Machine {
         fn widen(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
-            self.steered.services.extend(&rules.services);
-            self.steered.nat_destinations.extend(&rules.nat_destinations);
+            self.steered.add(rules);
+            Ok(())
+        }
+
+        fn take_back(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+            self.steered.subtract(rules);
             Ok(())
         }
 
@@ -624,7 +547,9 @@ mod tests {
             Ok(())
         }
 
-        fn keep_resolved(&mut self, _: &BTreeSet<(u32, IpAddr)>) {}
+        fn keep_resolved(&mut self, neighbours: &BTreeSet<(u32, IpAddr)>) {
+            self.resolved.clone_from(neighbours);
+        }
 
         fn reserve_ports(&mut self, _: &[(u16, u16)]) {}
 
@@ -692,6 +617,78 @@ mod tests {
         let refused = answer(127);
         assert!(matches!(refused, Err(CommandError::InvalidOperation { .. })), "{refused:?}");
         assert_eq!([answer(126), answer(128), answer(255)], [const { Ok(Reply::Done) }; 3]);
+    }
+
+    /// Any change of few services, real servers and methods, so that they meet.
+    fn any_change() -> impl Strategy<Value = Command> {
+        let any_service = || {
+            let texts =
+                ["TCP 192.0.2.100:80", "TCP 192.0.2.100:0", "TCP 192.0.2.100:21", "UDP 192.0.2.100:80"];
+            let more = ["TCP [2001:db8::100]:80", "FWM 7", "FWM 7 IPv6"];
+            let keys: Vec<ServiceKey> =
+                texts.into_iter().chain(more).map(|text| text.parse().unwrap()).collect();
+            select(keys)
+        };
+        let endpoint = || {
+            let addrs: [IpAddr; 3] =
+                [[192, 0, 2, 1].into(), [192, 0, 2, 2].into(), "2001:db8::1".parse().unwrap()];
+            (select(addrs.to_vec()), select(vec![0, 80, 81])).prop_map(|(addr, port)| Endpoint { addr, port })
+        };
+        let options = || {
+            use ForwardingMethod::{DirectRouting, FullNat, Nat, Tunnel};
+            let method = select(vec![DirectRouting, FullNat, Nat, Tunnel]);
+            method.prop_map(|method| DestinationOptions { method, ..DestinationOptions::default() })
+        };
+        let local = LocalAddress { addr: [192, 0, 2, 9].into(), first_port: 5000, last_port: 5999 };
+        let mark = MarkRule {
+            dest: Some("192.0.2.64/28".parse().unwrap()),
+            source: None,
+            protocol: None,
+            dest_ports: Vec::new(),
+            interface: None,
+            mark: 7,
+            mask: u32::MAX,
+        };
+        prop_oneof![
+            4 => any_service().prop_map(|key| Command::AddService { key, options: ServiceOptions::of(key.family()) }),
+            2 => any_service().prop_map(Command::DeleteService),
+            8 => (any_service(), endpoint(), options()).prop_map(|(service, endpoint, options)| {
+                Command::AddDestination { service, endpoint, options }
+            }),
+            3 => (any_service(), endpoint(), options()).prop_map(|(service, endpoint, options)| {
+                Command::EditDestination { service, endpoint, options }
+            }),
+            3 => (any_service(), endpoint())
+                .prop_map(|(service, endpoint)| Command::DeleteDestination { service, endpoint }),
+            1 => Just(Command::AddLocal(local)),
+            1 => Just(Command::DeleteLocal(local.addr)),
+            1 => Just(Command::AddMark(mark.clone())),
+            1 => Just(Command::DeleteMark(mark)),
+            1 => Just(Command::Flush),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_change_makes_of_steering_and_neighbours_is_what_working_out_everything_makes(
+            batches in vec(vec(any_change(), 1..4), 1..20),
+        ) {
+            let mut control = control();
+            control.set_network(&network([192, 0, 2, 9], 24)).unwrap();
+            for batch in batches {
+                let request = match &batch[..] {
+                    [one] => Request::Change(one.clone()),
+                    _ => Request::Restore(batch.clone()),
+                };
+                let _ = control.handle(&request, Millis(0));
+                let made = (control.plant().steered.clone(), control.plant().resolved.clone());
+                control.unsteered = Due::Everything;
+                control.unresolved = Due::Everything;
+                control.publish().unwrap();
+                let whole = (control.plant().steered.clone(), control.plant().resolved.clone());
+                prop_assert_eq!(made, whole, "after {:?}", batch);
+            }
+        }
     }
 
     #[test]

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use xvs_dataplane::capture::Captures;
 use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::outcome::Unresolved;
 use xvs_dataplane::port::LinkId;
 
 use crate::control::Control;
-use crate::message::{Access, CommandError, Reply, Request};
+use crate::events::{Kind, Who, changes};
+use crate::message::{Access, Command, CommandError, Reply, Request};
 use crate::netfilter::Found;
 use crate::network::{Latest, View};
 use crate::shared::{InterfaceFacts, LinkState, Shared};
@@ -21,11 +23,14 @@ use crate::wired::{RETRY_REFUSED, Wired};
 
 /// What reaches the control thread.
 pub(crate) enum Input {
-    Request(Request, Sender<Result<Reply, CommandError>>),
+    /// With whom it is for, if it is not xvsd's own.
+    Request(Request, Option<Who>, Sender<Result<Reply, CommandError>>),
     /// A view of the network waits in [`Latest`].
     Network,
     /// Mark rules wait there.
     Marks,
+    /// Which captures are to be on.
+    Captures(Captures, Sender<Result<(), CommandError>>),
     Stop,
 }
 
@@ -34,6 +39,9 @@ const UNRESOLVED_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long after a failure an interface that is back is attached again.
 const RETRY_ATTACHING: Duration = Duration::from_secs(1);
+
+/// How long a status waits for what runs.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The control thread.
 pub(crate) struct ControlThread {
@@ -99,10 +107,11 @@ impl ControlThread {
     pub(crate) fn run(mut self) -> Wired {
         loop {
             match self.queue.recv_timeout(UNRESOLVED_INTERVAL) {
-                Ok(Input::Request(request, reply)) => {
+                Ok(Input::Request(request, by, reply)) => {
                     let answer = self.control.handle(&request, self.shared.now());
+                    let (epoch, changes) = (self.control.epoch(), changes(&request, &answer));
+                    self.shared.events.tell_all(Kind::Change, epoch, by.as_ref(), changes);
                     if request.access() == Access::Change {
-                        self.count();
                         self.warn();
                     }
                     // Who asked may have gone.
@@ -119,11 +128,19 @@ impl ControlThread {
                         self.marks(found);
                     }
                 }
+                Ok(Input::Captures(captures, reply)) => {
+                    // Who asked may have gone.
+                    let _ = reply.send(self.control.set_captures(captures));
+                }
                 Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return self.control.into_plant(),
                 Err(RecvTimeoutError::Timeout) => {}
             }
+            let unconfirmed = self.control.unconfirmed_until();
             if let Err(error) = self.control.tick(self.shared.now()) {
                 tracing::error!("{error}");
+            }
+            if self.control.unconfirmed_until() != unconfirmed {
+                self.warn();
             }
             self.shared.note();
             self.attach_again();
@@ -143,10 +160,17 @@ impl ControlThread {
         for (interface, ifindex) in facts.interfaces.iter_mut().zip(&self.links) {
             let state = LinkState::of(&view.network, *ifindex);
             if state != interface.state {
-                match state.complaint(&interface.name) {
-                    Some(complaint) => tracing::warn!("{complaint}"),
-                    None => tracing::info!("{} is up again", interface.name),
-                }
+                let told = match state.complaint(&interface.name) {
+                    Some(complaint) => {
+                        tracing::warn!("{complaint}");
+                        complaint
+                    }
+                    None => {
+                        tracing::info!("{} is up again", interface.name);
+                        format!("{} is up", interface.name)
+                    }
+                };
+                self.shared.events.tell(Kind::Link, self.control.epoch(), told);
                 interface.state = state;
             }
         }
@@ -163,16 +187,21 @@ impl ControlThread {
         self.warn();
     }
 
-    /// Tells what the operator should see to, and logs what is new of it.
+    /// Tells what the operator should see to and what waits to be confirmed, and logs what is new of it.
     fn warn(&mut self) {
         let Warnings { network, netfilter, attaching } = &self.warnings;
         let mut warnings = [network, netfilter, attaching, self.control.unfollowed()].concat();
         warnings.extend(self.control.plant().not_reserved().cloned());
         let mut facts = self.shared.facts_now();
-        for warning in warnings.iter().filter(|warning| !facts.warnings.contains(warning)) {
-            tracing::warn!("{warning}");
+        let new: Vec<_> = warnings.iter().filter(|warning| !facts.warnings.contains(warning)).collect();
+        new.iter().for_each(|warning| tracing::warn!("{warning}"));
+        let over: Vec<_> = facts.warnings.iter().filter(|warning| !warnings.contains(warning)).collect();
+        for (kind, all) in [(Kind::Warning, new), (Kind::Over, over)] {
+            let all = all.into_iter().map(|warning| (warning.clone(), None));
+            self.shared.events.tell_all(kind, self.control.epoch(), None, all);
         }
         facts.warnings = warnings;
+        facts.unconfirmed_until = self.control.unconfirmed_until();
     }
 
     /// Attaches interfaces again that were removed and are back, and gives workers sockets that have none.
@@ -201,6 +230,8 @@ impl ControlThread {
             let state = facts.interfaces[place].state;
             let attached_again = facts.interfaces[place].attached_again + 1;
             let told = crew.interface_facts(place);
+            let what = format!("{} is attached again, {} XDP", told.name, told.mode);
+            self.shared.events.tell(Kind::Link, self.control.epoch(), what);
             facts.interfaces[place] = InterfaceFacts { state, attached_again, ..told };
         }
         self.warnings.attaching = match done {
@@ -220,15 +251,6 @@ impl ControlThread {
         } else {
             self.warn();
         }
-    }
-
-    /// Tells how much is configured.
-    fn count(&self) {
-        let mut facts = self.shared.facts_now();
-        let services = self.control.state().services();
-        (facts.services, facts.destinations) = services.fold((0, 0), |(services, dests), (_, service)| {
-            (services + 1, dests + service.destinations.len())
-        });
     }
 
     /// Has next hops resolved that packets were dropped for; looks for them once in an interval.
@@ -289,10 +311,49 @@ impl Handle {
     /// # Errors
     /// What the control thread says; or that the daemon is ending.
     pub fn ask(&self, request: Request) -> Result<Reply, CommandError> {
+        self.ask_for(request, None)
+    }
+
+    /// The same for somebody, of whom events tell if it is a change.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn ask_for(&self, request: Request, by: Option<Who>) -> Result<Reply, CommandError> {
+        let (access, asked) = (request.access(), Instant::now());
+        let answer = self.put(|reply| Input::Request(request, by, reply));
+        self.shared.waits.count(access, asked.elapsed());
+        answer
+    }
+
+    /// Has these captures be on and no others, and waits until it is so.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub(crate) fn capture(&self, captures: Captures) -> Result<(), CommandError> {
+        self.put(|reply| Input::Captures(captures, reply))
+    }
+
+    fn put<T>(
+        &self,
+        input: impl FnOnce(Sender<Result<T, CommandError>>) -> Input,
+    ) -> Result<T, CommandError> {
         let ending = || CommandError::Failed { why: "xvs: the daemon is ending".to_owned() };
         let (reply, answer) = bounded(1);
-        self.inputs.send(Input::Request(request, reply)).map_err(|_| ending())?;
+        self.inputs.send(input(reply)).map_err(|_| ending())?;
         answer.recv().map_err(|_| ending())?
+    }
+
+    /// The commands that make what runs.
+    ///
+    /// # Errors
+    /// The control thread does not say for too long, or the daemon is ending.
+    pub fn rules(&self) -> Result<Vec<Command>, CommandError> {
+        let (reply, answer) = bounded(1);
+        let asked = self.inputs.send_timeout(Input::Request(Request::Rules, None, reply), PATIENCE);
+        match asked.ok().and_then(|()| answer.recv_timeout(PATIENCE).ok()) {
+            Some(Ok(Reply::Rules(commands))) => Ok(commands),
+            _ => Err(CommandError::Failed { why: "the control thread is busy".to_owned() }),
+        }
     }
 
     /// What needs no writer.

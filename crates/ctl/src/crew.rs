@@ -84,8 +84,9 @@ impl Crew {
             let links: Vec<_> = links.map(|(attached, queues)| Queues { attached, queues }).collect();
             let sockets = Sockets::open(&links, self.rings)?;
             let copy_mode = sockets.copy_mode().to_string();
-            let facts = WorkerFacts { core: core.map(|core| core.id), copy_mode, queues: share.clone() };
             let port = XdpPort::open(sockets, self.ways.clone()).map_err(system("a worker's port"))?;
+            let (core, sockets) = (core.map(|core| core.id), port.told());
+            let facts = WorkerFacts { core, copy_mode, queues: share.clone(), sockets };
             ports.push((port, facts));
         }
         Ok(ports)

@@ -25,7 +25,7 @@ use xvs_dataplane::port::xdp::XdpPort;
 use xvs_dataplane::worker::Worker;
 use xvs_dataplane::xdp::{AttachError, RingSizes, SocketError, Steering};
 
-use crate::adm::RuleLine;
+use crate::adm::{RuleLine, typed};
 use crate::config::{Config, ConfigError};
 use crate::control::Control;
 use crate::control_thread::{ControlThread, Handle, Input};
@@ -36,7 +36,7 @@ use crate::netfilter;
 use crate::network::neighbours::Neighbours;
 use crate::network::{Following, Latest, Slot, follow};
 use crate::placement::PlacementError;
-use crate::shared::{Facts, Shared};
+use crate::shared::{Facts, Shared, Waits};
 use crate::sweep::{Sweeper, Sweeping};
 use crate::threads::{self, EndNotice};
 use crate::wired::Wired;
@@ -106,7 +106,8 @@ impl Daemon {
         let neighbours = Neighbours::open(&links).map_err(system("netlink"))?;
         let interfaces = (0..links.len()).map(|place| crew.interface_facts(place)).collect();
         let (ports, workers_told) = crew.open_ports()?.into_iter().unzip();
-        let facts = Facts { interfaces, workers: workers_told, ..Facts::default() };
+        let rules = config.rules.clone();
+        let facts = Facts { interfaces, workers: workers_told, rules, ..Facts::default() };
 
         let unresolved = Arc::new(Unresolved::new(64));
         let plant = Wired::new(crew, steering, neighbours, table.clone());
@@ -121,8 +122,21 @@ impl Daemon {
         let swept = sweeper.counters();
         let sweeping = Some(Sweeping::start(sweeper, clock.clone()).map_err(a_thread())?);
         let (reader, published, facts) = (Mutex::new(reader), control.published(), Mutex::new(facts));
-        let history = History::default();
-        let shared = Arc::new(Shared { clock, table, reader, published, counters, swept, history, facts });
+        let (total, waits) = (control.total(), Waits::default());
+        let (history, events) = (History::default(), control.events());
+        let shared = Arc::new(Shared {
+            clock,
+            table,
+            reader,
+            published,
+            counters,
+            total,
+            waits,
+            swept,
+            history,
+            events,
+            facts,
+        });
         let (inputs, queue) = bounded(QUEUE);
         let (latest, rules) = (Latest::default(), Latest::default());
         let views = (latest.clone(), rules.clone());
@@ -164,7 +178,7 @@ impl Daemon {
         let Reply::Restored(results) = self.handle().ask(Request::Restore(commands))? else { return Ok(()) };
         for (RuleLine { number, command }, result) in rules.iter().zip(&results) {
             if let Err(error) = result {
-                tracing::error!("rules, line {number}: {command}: refused: {error}");
+                tracing::error!("rules, line {number}: {}: refused: {error}", typed(command));
             }
         }
         let taken = results.iter().filter(|result| result.is_ok()).count();

@@ -134,6 +134,32 @@ impl<const LOW: u32, const HIGH: u32> FromStr for Within<LOW, HIGH> {
     }
 }
 
+/// A weight in force that load reports have moved, or their staying away.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reweighed {
+    /// Whose.
+    pub service: ServiceKey,
+    /// Of which destination.
+    pub endpoint: Endpoint,
+    /// What it was.
+    pub from: Weight,
+    /// What it is now.
+    pub to: Weight,
+    /// The report that moved it; `None`: there is none any more.
+    pub load_percent: Option<f64>,
+}
+
+impl fmt::Display for Reweighed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { service, endpoint, from, to, load_percent } = self;
+        write!(f, "weight of {endpoint} in {service} from {} to {}", from.0, to.0)?;
+        match load_percent {
+            Some(load) => write!(f, ": its load is {load} %"),
+            None => f.write_str(": it reports no load any more"),
+        }
+    }
+}
+
 /// What was last reported of a destination, and the weight that it has by that.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Report {

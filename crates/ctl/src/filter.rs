@@ -25,6 +25,8 @@ pub struct Filter {
     pub dest: Option<Ends>,
     /// The service that it belongs to.
     pub service: Option<ServiceKey>,
+    /// The destination that it is counted at, as its service has it.
+    pub server: Option<Endpoint>,
     /// The states that it may be in, as listings name them; none: any.
     pub states: Vec<String>,
 }
@@ -50,6 +52,7 @@ impl Filter {
             && within(&self.client, row.client)
             && within(&self.dest, row.dest)
             && self.service.is_none_or(|service| detail.service == Some(service))
+            && self.server.is_none_or(|server| detail.server == Some(server))
             && (self.states.is_empty() || self.states.contains(&row.state))
     }
 }
@@ -181,6 +184,7 @@ mod tests {
             engine: None,
             detail: Some(ConnectionDetail {
                 service: Some(service),
+                server: Some(end(11, 8080)),
                 method: ForwardingMethod::Nat,
                 packets: 3,
                 controls: 0,
@@ -193,6 +197,7 @@ mod tests {
             client: Some(ends("192.0.2.0/28")),
             dest: Some(ends("192.0.2.11:8080")),
             service: Some(service),
+            server: Some(end(11, 8080)),
             states: vec!["CLOSE".to_owned(), "ESTABLISHED".to_owned()],
         };
         assert!(Filter::default().fits(&row) && all.fits(&row));
@@ -203,6 +208,7 @@ mod tests {
             Filter { client: Some(ends("192.0.2.7:4097")), ..all.clone() },
             Filter { dest: Some(ends("192.0.2.11:80")), ..all.clone() },
             Filter { service: another, ..all.clone() },
+            Filter { server: Some(end(11, 80)), ..all.clone() },
             Filter { states: vec!["CLOSE".to_owned()], ..all.clone() },
         ] {
             assert!(!wrong.fits(&row), "{wrong:?}");

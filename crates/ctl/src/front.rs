@@ -4,24 +4,35 @@
 //! client's own thread, so that they delay no command. While the daemon starts, it says so.
 
 use std::fmt;
+use std::fs;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::OnceLock;
 
-use serde_json::json;
+use serde_json::{Value, json};
+use xvs_dataplane::explain::Live;
 use xvs_dataplane::verdict::DropReason;
 
-use crate::connections::{count, found, rows};
+use crate::adm::{SystemResolver, one_line};
+use crate::capturing::{CaptureRequest, CapturedPacket, Capturing, Missed};
+use crate::connections::{count, end, found, rows};
 use crate::control_thread::Handle;
+use crate::doctor::facts::DaemonFacts;
+use crate::events::{Asked, Listener, Who, changes};
+use crate::explain;
 use crate::filter::Filter;
 use crate::locals;
 use crate::message::{CommandError, ConnectionRow, Reply, Request};
+use crate::plan::{Wanted, differences, state_of};
 use crate::server::{Handler, Peer};
 use crate::status;
+use crate::traffic::Traffic;
 
 /// The daemon as its clients meet it.
 #[derive(Default)]
 pub struct Front {
     daemon: OnceLock<Handle>,
+    capturing: Capturing,
 }
 
 impl Front {
@@ -41,12 +52,35 @@ impl Handler for Front {
     fn handle(&self, request: Request, peer: &Peer) -> Result<Reply, CommandError> {
         let daemon = self.daemon()?;
         match request {
-            Request::Status => Ok(Reply::Report(status::report(daemon.shared()))),
+            Request::Status => {
+                let mut report = status::report(daemon.shared());
+                report["rules"] = json!(daemon.shared().facts().rules.map(|file| drift(&file, daemon)));
+                Ok(Reply::Report(report))
+            }
+            Request::Traffic => Ok(Reply::Traffic(Traffic::now(daemon.shared()))),
             Request::Counters => Ok(Reply::Report(json!(daemon.shared().counters()))),
             Request::CountConnections(filter) => {
                 let shared = daemon.shared();
                 let snapshot = shared.published.load_full();
                 Ok(Reply::Report(json!(count(shared.reader(), &snapshot, shared.now(), &filter))))
+            }
+            Request::Explain(question) => {
+                let shared = daemon.shared();
+                let (snapshot, reader, now) = (shared.published.load_full(), shared.reader(), shared.now());
+                let report = explain::answer(&question, &Live { snapshot: &snapshot, reader, now })?;
+                Ok(Reply::Report(json!(report)))
+            }
+            Request::Examine => {
+                let shared = daemon.shared();
+                Ok(Reply::Report(json!(DaemonFacts::of(shared, status::warnings(shared)))))
+            }
+            Request::EndConnections(filter) => {
+                let shared = daemon.shared();
+                let snapshot = shared.published.load_full();
+                let ended = end(shared.reader(), &snapshot, shared.now(), &filter, &shared.swept.drained);
+                tracing::info!("{}: ended {ended} connections", who(peer));
+                shared.free_ended();
+                Ok(Reply::Report(json!(ended)))
             }
             Request::LocalUse => {
                 let asked = daemon.ask(Request::LocalAddresses)?;
@@ -56,14 +90,22 @@ impl Handler for Front {
                     shared.workers().iter().map(|counters| counters.dropped(DropReason::NoLocalPort).value());
                 Ok(Reply::Report(json!(locals::report(&known, shared.reader(), exhausted.sum()))))
             }
-            Request::Change(_) | Request::Restore(_) | Request::Set { .. } => {
-                let asked = request.clone();
-                let answer = daemon.ask(request);
-                log(&asked, &answer, peer);
+            Request::Change(_)
+            | Request::Restore(_)
+            | Request::Apply { .. }
+            | Request::Confirm(_)
+            | Request::Set { .. } => {
+                let (asked, who) = (request.clone(), who(peer));
+                let answer = daemon.ask_for(request, Some(who.clone()));
+                log(&asked, &answer, &who);
                 answer
             }
             other => daemon.ask(other),
         }
+    }
+
+    fn events(&self, asked: Asked) -> Result<Listener, CommandError> {
+        self.daemon()?.shared().events.listen(asked)
     }
 
     fn connections(
@@ -84,26 +126,55 @@ impl Handler for Front {
         found(shared.reader(), &shared.published.load_full(), shared.now(), filter, each);
         Ok(())
     }
+
+    fn capture(
+        &self,
+        wanted: &CaptureRequest,
+        peer: &Peer,
+        each: &mut dyn FnMut(Vec<CapturedPacket>) -> ControlFlow<()>,
+    ) -> Result<Missed, CommandError> {
+        let daemon = self.daemon()?;
+        // Who saw what clients said is to be known afterwards.
+        tracing::info!("uid {}: capture of packets begins", peer.uid);
+        let ended = self.capturing.run(wanted, daemon, each);
+        match &ended {
+            Ok(_) => tracing::info!("uid {}: capture of packets has ended", peer.uid),
+            Err(error) => tracing::info!("uid {}: capture of packets: refused: {error}", peer.uid),
+        }
+        ended
+    }
 }
 
-/// Tells who changed what, and what came of it.
-fn log(request: &Request, answer: &Result<Reply, CommandError>, peer: &Peer) {
-    let uid = peer.uid;
-    let line = |what: &dyn fmt::Display, error: Option<&CommandError>| match error {
-        None => tracing::info!("uid {uid}: {what}"),
-        Some(error) => tracing::info!("uid {uid}: {what}: refused: {error}"),
-    };
-    match (request, answer) {
-        (Request::Restore(commands), Ok(Reply::Restored(results))) => {
-            tracing::info!("uid {uid}: restore of {} lines", commands.len());
-            let refused = commands
-                .iter()
-                .zip(results)
-                .filter_map(|(command, result)| Some((command, result.as_ref().err()?)));
-            refused.for_each(|(command, error)| line(command, Some(error)));
+/// Tells who changed what, and what came of it: a line for each command, also of a batch.
+fn log(request: &Request, answer: &Result<Reply, CommandError>, who: &Who) {
+    for (line, refused) in changes(request, answer) {
+        match refused {
+            None => tracing::info!("{who}: {line}"),
+            Some(error) => tracing::info!("{who}: {line}: refused: {error}"),
         }
-        (Request::Change(command), answer) => line(command, answer.as_ref().err()),
-        (Request::Set { key, value }, answer) => line(&format!("set {key} {value}"), answer.as_ref().err()),
-        (_, answer) => line(&"restore", answer.as_ref().err()),
+    }
+}
+
+/// Who asks. The process waits for its answer, so its number is still its own.
+fn who(peer: &Peer) -> Who {
+    let name = fs::read(format!("/proc/{}/comm", peer.pid)).unwrap_or_default();
+    let program = one_line(String::from_utf8_lossy(&name).trim_end_matches('\n'));
+    Who { uid: peer.uid, pid: peer.pid, program }
+}
+
+/// How what runs differs from the file of rules, as it is now.
+fn drift(file: &Path, daemon: &Handle) -> Value {
+    let error = |error: &dyn fmt::Display| json!({ "file": file, "error": error.to_string() });
+    let text = match fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(unreadable) => return error(&unreadable),
+    };
+    let wanted = match Wanted::read(&text, &SystemResolver::default()) {
+        Ok((_, wanted)) => wanted,
+        Err(faults) => return json!({ "file": file, "faults": faults.len() }),
+    };
+    match daemon.rules().and_then(|commands| state_of(&commands)) {
+        Ok(running) => json!({ "file": file, "differences": differences(&running, &wanted).len() }),
+        Err(busy) => error(&busy),
     }
 }

@@ -4,8 +4,8 @@
 //! `advance`. Everything else is what the wire runs: the same control plane, pipeline and table. The same input gives
 //! the same output. A line that cannot be carried out answers `{"error":…}` and changes nothing.
 //!
-//! Requests: `link`, `route`, `neighbor`, `set`, `adm`, `xvs`, `inject`, `advance`, `counters`; their shapes stand
-//! beside the types below.
+//! Requests: `link`, `route`, `neighbor`, `set`, `adm`, `xvs`, `inject`, `explain`, `advance`, `counters`; their
+//! shapes stand beside the types below.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -21,6 +21,7 @@ use xvs_dataplane::conn::{Table, TableConfig, TableReader, Timers};
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::model::{self, Network, Route, RouteAction};
 use xvs_dataplane::exchange::Exchange;
+use xvs_dataplane::explain::Live;
 use xvs_dataplane::flow::Flows;
 use xvs_dataplane::forward::Identification;
 use xvs_dataplane::fragments::Fragments;
@@ -35,9 +36,12 @@ use xvs_proto::{HashSecret, MacAddr, Prefix};
 
 use crate::adm;
 use crate::adm::resolver::Table as Names;
+use crate::capturing::{CaptureRequest, CapturedPacket, Listener, Missed};
 use crate::client::{Director, Failure};
-use crate::connections::{count, found, rows};
+use crate::connections::{count, end, found, rows};
 use crate::control::{Control, Plant};
+use crate::explain::question::unhex;
+use crate::explain::{self, Question};
 use crate::feedback::Feedback;
 use crate::filter::Filter;
 use crate::locals;
@@ -79,7 +83,12 @@ pub(crate) struct Unwired {
 
 impl Plant for Unwired {
     fn widen(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
-        self.rules = self.rules.or(rules);
+        self.rules.add(rules);
+        Ok(())
+    }
+
+    fn take_back(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+        self.rules.subtract(rules);
         Ok(())
     }
 
@@ -105,7 +114,11 @@ impl Plant for Unwired {
 
 /// One line.
 #[derive(Deserialize)]
-#[serde(untagged, deny_unknown_fields, expecting = "not a request of the lab; design.md lists them")]
+#[serde(
+    untagged,
+    deny_unknown_fields,
+    expecting = "not a request of the lab; `link`, `route`, `neighbor`, `set`, `adm`, `xvs`, `inject`, `advance` and `counters` are"
+)]
 enum Line {
     /// An interface of the director that is a VLAN over another one, whose link address and MTU it has.
     Vlan {
@@ -140,6 +153,10 @@ enum Line {
     Xvs { xvs: Vec<String> },
     /// A frame that comes in by a link.
     Inject { inject: String, frame: String },
+    /// What would become of a packet, and why, with no effect; answers what `xvs explain --json` prints.
+    Explain { explain: Question },
+    /// The same of a frame that would come in by a link.
+    ExplainFrame { explain: String, frame: String },
     /// Seconds that pass.
     Advance { advance: f64 },
     /// Asks for every counter that is not zero.
@@ -249,6 +266,10 @@ impl Lab {
                 Ok(json!({ "exit": output.exit, "stdout": output.stdout, "stderr": output.stderr }))
             }
             Line::Inject { inject, frame } => self.inject(&inject, &frame),
+            Line::Explain { explain } => self.explain(explain),
+            Line::ExplainFrame { explain: link, frame } => {
+                self.explain(Question { interface: Some(link), frame: Some(frame), ..Question::default() })
+            }
             Line::Advance { advance } => self.advance(advance),
             Line::Counters { counters: All } => Ok(self.inner.counters()),
         }
@@ -318,6 +339,30 @@ impl Lab {
             Verdict::Drop(reason) => ("drop", Some(reason.name())),
         };
         Ok(json!({ "verdict": name, "tx": self.transmitted(), "reason": reason }))
+    }
+
+    fn explain(&mut self, question: Question) -> Result<Value, String> {
+        match self.inner.call(Request::Explain(question)) {
+            Ok(Reply::Report(report)) => Ok(report),
+            Ok(other) => Err(Failure::unexpected(&other).to_string()),
+            Err(failure) => Err(failure.to_string()),
+        }
+    }
+
+    /// Captures packets from now on, with so many slots; for tests.
+    ///
+    /// # Errors
+    /// What is wrong with the request.
+    pub fn capture(&mut self, wanted: &CaptureRequest, slots: usize) -> Result<Listener, CommandError> {
+        let listener = Listener::new(wanted, 1, slots, &self.inner.control.egress())?;
+        self.inner.control.set_captures([listener.capture()].into())?;
+        Ok(listener)
+    }
+
+    /// What was captured since the last call, and how many frames were missed since the first.
+    pub fn captured(&mut self, listener: &mut Listener) -> (Vec<CapturedPacket>, Missed) {
+        let egress = self.inner.control.egress();
+        (listener.packets(&egress), listener.missed(&egress))
     }
 
     /// Lets frames come in by a link, at most [`BURST`](xvs_dataplane::port::BURST) of them, and forgets what left by the last call; for tests that
@@ -405,12 +450,25 @@ impl Director for Inner {
     fn call(&mut self, request: Request) -> Result<Reply, Failure> {
         let reply = match request {
             Request::Counters => Ok(Reply::Report(self.counters())),
-            Request::Status => {
+            Request::Status | Request::Traffic => {
                 Err(CommandError::Failed { why: "the lab has no status; ask for its counters".to_owned() })
             }
             Request::CountConnections(filter) => {
                 let snapshot = self.control.published().load_full();
                 Ok(Reply::Report(json!(count(&self.reader, &snapshot, self.now, &filter))))
+            }
+            Request::Events(_) => Err(CommandError::Failed {
+                why: "the lab has no events; its answers tell of each change".to_owned(),
+            }),
+            Request::Explain(question) => {
+                let (snapshot, reader) = (self.control.published().load_full(), &self.reader);
+                let live = Live { snapshot: &snapshot, reader, now: self.now };
+                explain::answer(&question, &live).map(|report| Reply::Report(json!(report)))
+            }
+            Request::EndConnections(filter) => {
+                let snapshot = self.control.published().load_full();
+                let counters = self.sweeper.counters();
+                Ok(Reply::Report(json!(end(&self.reader, &snapshot, self.now, &filter, &counters.drained))))
             }
             Request::LocalUse => {
                 let exhausted = self.counters.dropped(DropReason::NoLocalPort).value();
@@ -475,11 +533,6 @@ fn address(text: &str) -> Result<(IpAddr, u8), String> {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits: Vec<_> = text.chars().map(|digit| digit.to_digit(16)).collect::<Option<_>>()?;
-    (digits.len() % 2 == 0).then(|| digits.chunks(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect())
 }
 
 #[cfg(test)]

@@ -15,20 +15,25 @@ pub mod client;
 pub mod peer;
 pub mod server;
 
+pub mod arguments;
+pub mod capturing;
 pub mod config;
 pub mod control_thread;
 pub mod daemon;
+pub mod events;
 pub mod front;
 pub mod history;
 mod placement;
 pub mod shared;
 pub mod status;
 mod threads;
+pub mod traffic;
 mod wired;
 
 pub mod control;
 mod crew;
 pub mod feedback;
+pub mod plan;
 pub mod registry;
 pub mod reserved;
 pub mod settings;
@@ -44,6 +49,8 @@ pub mod network;
 mod lockfile;
 pub mod realserver;
 
+pub mod doctor;
+
 pub mod connections;
 pub mod estimator;
 pub mod exporter;
@@ -51,5 +58,9 @@ pub mod filter;
 pub mod memory;
 pub mod metrics;
 pub mod sweep;
+
+pub mod explain;
+pub mod packet_line;
+pub mod pcapng;
 
 pub mod lab;

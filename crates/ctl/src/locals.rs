@@ -50,7 +50,12 @@ impl LocalAddress {
         }
         let ports = self.ports();
         let sound = *ports.start() > 0 && !ports.is_empty();
-        (!sound).then(|| format!("{}-{} are no ports", self.first_port, self.last_port))
+        (!sound).then(|| {
+            format!(
+                "{}-{} are no ports: name the lowest and the highest, from 1 on",
+                self.first_port, self.last_port
+            )
+        })
     }
 }
 

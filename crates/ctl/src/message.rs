@@ -6,7 +6,6 @@
 //!
 //! Not here: sockets ([`crate::server`], [`crate::client`]), and what a command means ([`crate::state`]).
 
-use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
 
@@ -16,11 +15,16 @@ use thiserror::Error;
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight, scheduler};
 
+use crate::capturing::{CaptureRequest, CapturedPacket, Missed};
+use crate::events::{Asked, Heard};
+use crate::explain::Question;
 use crate::feedback::Server;
 use crate::filter::Filter;
 use crate::locals::LocalAddress;
 use crate::marks::MarkRule;
+use crate::plan::Difference;
 use crate::state::{DestinationOptions, ServiceOptions, SyncDaemon, SyncRole, Timeouts};
+use crate::traffic::Traffic;
 
 /// The version of everything below. Both ends must have the same.
 pub const VERSION: u32 = 1;
@@ -90,48 +94,6 @@ pub enum Command {
     DeleteLocal(IpAddr),
 }
 
-/// What it does, as the log tells it.
-impl fmt::Display for Command {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::AddService { key, options } => {
-                write!(f, "add service {key}, scheduler {}", options.scheduler)
-            }
-            Self::EditService { key, options } => {
-                write!(f, "edit service {key}, scheduler {}", options.scheduler)
-            }
-            Self::DeleteService(key) => write!(f, "delete service {key}"),
-            Self::AddDestination { service, endpoint, options } => write!(
-                f,
-                "add real server {endpoint} to {service}, {}, weight {}",
-                options.method.listed(),
-                options.weight.0
-            ),
-            Self::EditDestination { service, endpoint, options } => write!(
-                f,
-                "edit real server {endpoint} of {service}, {}, weight {}",
-                options.method.listed(),
-                options.weight.0
-            ),
-            Self::DeleteDestination { service, endpoint } => {
-                write!(f, "delete real server {endpoint} of {service}")
-            }
-            Self::Flush => f.write_str("delete every service"),
-            Self::Zero(Some(key)) => write!(f, "zero the counters of {key}"),
-            Self::Zero(None) => f.write_str("zero all counters"),
-            Self::SetTimeouts(Timeouts { tcp_seconds, tcp_fin_seconds, udp_seconds }) => {
-                write!(f, "set timeouts {tcp_seconds} {tcp_fin_seconds} {udp_seconds}")
-            }
-            Self::StartDaemon(daemon) => write!(f, "start the {} daemon", daemon.role.name()),
-            Self::StopDaemon(role) => write!(f, "stop the {} daemon", role.name()),
-            Self::AddMark(rule) => write!(f, "add mark rule {rule}"),
-            Self::DeleteMark(rule) => write!(f, "delete mark rule {rule}"),
-            Self::AddLocal(local) => write!(f, "add local address {local}"),
-            Self::DeleteLocal(addr) => write!(f, "delete local address {addr}"),
-        }
-    }
-}
-
 /// What a client asks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -141,6 +103,19 @@ pub enum Request {
     /// Several changes, published at once. A refused one is reported and the others are carried out; answered by
     /// [`Reply::Restored`].
     Restore(Vec<Command>),
+    /// Makes what runs as these rules want it, as one change, or not at all; answered by [`Reply::Applied`] with what
+    /// differed.
+    Apply {
+        /// What makes the wanted state out of nothing.
+        rules: Vec<Command>,
+        /// After how many seconds it is taken back, if nobody confirms it.
+        confirm_within_seconds: Option<u32>,
+    },
+    /// Decides about rules that were applied to be confirmed; answered by [`Reply::Done`], or by [`Reply::Applied`] with
+    /// what was taken back.
+    Confirm(Verdict),
+    /// What makes the state that runs out of nothing; answered by [`Reply::Rules`].
+    Rules,
     /// Every service; answered by [`Reply::Services`].
     ListServices,
     /// One service; answered by [`Reply::Services`] with one row.
@@ -151,6 +126,8 @@ pub enum Request {
     FindConnections(Filter),
     /// How many there are; answered by [`Reply::Report`] with a number.
     CountConnections(Filter),
+    /// Ends those that fit, and tells nobody; answered by [`Reply::Report`] with their number.
+    EndConnections(Filter),
     /// The timeouts in force.
     Timeouts,
     /// The synchronization daemons that run.
@@ -182,18 +159,39 @@ pub enum Request {
     Status,
     /// Every counter; answered by [`Reply::Report`].
     Counters,
+    /// What carries how much; answered by [`Reply::Traffic`].
+    Traffic,
+    /// What changed and changes; answered by [`Reply::Events`] in parts.
+    Events(Asked),
+    /// What would become of a packet; answered by [`Reply::Report`] with a [`Report`](crate::explain::Report).
+    Explain(Question),
+    /// Packets as they pass, until the client sends anything more or hangs up; answered by [`Reply::Captured`] in parts,
+    /// the first of which says that it has begun, and by [`Reply::CaptureEnded`].
+    Capture(CaptureRequest),
+    /// What `xvs doctor` compares with the machine; answered by [`Reply::Report`] with
+    /// [`DaemonFacts`](crate::doctor::facts::DaemonFacts).
+    Examine,
 }
 
 impl Request {
     /// What it takes to be allowed to ask it.
     pub fn access(&self) -> Access {
         match self {
-            Self::Change(_) | Self::Restore(_) | Self::Set { .. } | Self::ReportLoad { .. } => Access::Change,
+            Self::Change(_)
+            | Self::Restore(_)
+            | Self::Apply { .. }
+            | Self::Confirm(_)
+            | Self::EndConnections(_)
+            | Self::Set { .. }
+            | Self::ReportLoad { .. } => Access::Change,
+            // What clients and servers say to each other is in them.
+            Self::Capture(_) => Access::Change,
             Self::ListServices
             | Self::ListService(_)
             | Self::ListConnections
             | Self::FindConnections(_)
             | Self::CountConnections(_)
+            | Self::Rules
             | Self::Timeouts
             | Self::Daemons
             | Self::Marks
@@ -201,9 +199,23 @@ impl Request {
             | Self::LocalUse
             | Self::Feedback
             | Self::Status
-            | Self::Counters => Access::Read,
+            | Self::Counters
+            | Self::Traffic
+            | Self::Events(_)
+            | Self::Explain(_)
+            | Self::Examine => Access::Read,
         }
     }
+}
+
+/// What becomes of rules that wait to be confirmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// They stay.
+    Keep,
+    /// What was before is put back, but for what somebody else has changed since.
+    TakeBack,
 }
 
 /// What a client may do.
@@ -223,6 +235,10 @@ pub enum Reply {
     Done,
     /// For each command of a batch, in its order, whether it was carried out.
     Restored(Vec<Result<(), CommandError>>),
+    /// What differed, and does no more; nothing if there was nothing to do.
+    Applied(Vec<Difference>),
+    /// The commands that make the state that runs.
+    Rules(Vec<Command>),
     /// Services, in no particular order; their destinations in IPVS's.
     Services(Vec<ServiceRow>),
     /// Some connections.
@@ -235,6 +251,14 @@ pub enum Reply {
     Marks(Vec<MarkRule>),
     /// The local addresses, in the order of the commands.
     LocalAddresses(Vec<LocalAddress>),
+    /// All services, in no particular order.
+    Traffic(Traffic),
+    /// Some events.
+    Events(Heard),
+    /// Packets as they passed.
+    Captured(Vec<CapturedPacket>),
+    /// No more packets are captured.
+    CaptureEnded(Missed),
     /// A document whose shape its request defines.
     Report(serde_json::Value),
 }
@@ -335,6 +359,8 @@ pub struct ConnectionRow {
 pub struct ConnectionDetail {
     /// The service that it belongs to; `None` if that is gone.
     pub service: Option<ServiceKey>,
+    /// The destination as the service has it; `None` if that was removed.
+    pub server: Option<Endpoint>,
     /// How packets reach its destination.
     pub method: ForwardingMethod,
     /// Packets from its client.
@@ -389,13 +415,13 @@ pub enum CommandError {
     MarkExists(String),
     #[error("no mark rule {0}; `xvs mark list` shows those that can be deleted")]
     NoSuchMark(String),
-    #[error("local address {0} exists already; delete it first to give it other ports")]
-    LocalExists(IpAddr),
+    #[error("local address {} exists already, with ports {}-{}; delete it first to give it others", .0.addr, .0.first_port, .0.last_port)]
+    LocalExists(LocalAddress),
     #[error("no local address {0}; `xvs laddr list` shows those there are")]
     NoSuchLocal(IpAddr),
     #[error("no interface {0}; `ip link` shows those there are")]
     NoSuchDevice(String),
-    #[error("permission denied: root and the group xvs may change, others may only look")]
+    #[error("permission denied: root and the group xvs may change and see packets, others may only look")]
     PermissionDenied,
     #[error("no room for {what}; its size is a setting of xvs.toml")]
     NoRoom { what: String },

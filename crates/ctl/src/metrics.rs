@@ -1,257 +1,101 @@
-//! What Prometheus is told: counters, gauges and facts of a running daemon, as one page of text.
+//! What Prometheus is told: counters, gauges and facts of a running daemon, as a text that comes piece by piece.
 //!
 //! Made anew for each scrape by who serves it ([`crate::exporter`]), from the numbers that workers write and from the
 //! snapshot that they act on: the control thread has no part in it, and a service that was deleted is not on the next
 //! page. Counters are those since the start, whatever `xvsadm -Z` made listings begin from; a service that is deleted and
-//! added again begins at 0. Cost: some microseconds and a hundred bytes for each line. Not here: rates, which are the
-//! reader's to compute.
+//! added again begins at 0. Cost: less than a microsecond for each line; in memory there is one piece at a time, however
+//! many services there are. Not here: rates, which are the reader's to compute.
 
-use std::cell::RefCell;
-use std::collections::BTreeSet;
-use std::time::Duration;
+use std::sync::Arc;
 
-use metrics::{Key, Label, Level, Metadata, Recorder};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
-use xvs_dataplane::counters::{SharedStats, WorkerCounters};
-use xvs_dataplane::snapshot::{Member, Service, Snapshot};
-use xvs_dataplane::verdict::DropReason;
+use xvs_dataplane::snapshot::Snapshot;
+use xvs_sched::ServiceKey;
 
-use crate::shared::{Facts, InterfaceFacts, LinkState, Shared, WorkerFacts};
+use crate::shared::Shared;
+
+mod director;
+mod services;
+mod text;
+
+use services::{FAMILIES, Share};
+use text::Text;
 
 /// Everything there is to tell now, in Prometheus' text format 0.0.4.
-pub fn page(shared: &Shared) -> String {
-    let page = Page { recorder: PrometheusBuilder::new().build_recorder(), described: RefCell::default() };
-    let (facts, snapshot) = (shared.facts(), shared.published.load_full());
-    page.daemon(shared, &facts, &snapshot);
-    facts.interfaces.iter().for_each(|interface| page.interface(interface));
-    for (number, (worker, counters)) in facts.workers.iter().zip(shared.workers()).enumerate() {
-        page.worker(number, worker, counters);
-    }
-    for service in snapshot.services.iter() {
-        page.service(service);
-    }
-    page.recorder.handle().render()
+///
+/// No service has more than `destinations` of its destinations told one by one; those that it has had for the longest
+/// are. What all of them carry is in the service's own numbers.
+pub fn page(shared: &Shared, destinations: usize) -> Page {
+    let snapshot = shared.published.load_full();
+    let share = Share(destinations);
+    let mut services: Vec<_> = snapshot.services.iter().map(|service| service.key).collect();
+    services.sort_unstable();
+    let left_out = snapshot.services.iter().map(|service| share.left_out(service)).sum();
+    let text = director::text(shared, &snapshot, left_out);
+    Page { snapshot, share, services, text, family: 0, service: 0 }
 }
 
-/// A page that is being written.
-struct Page {
-    recorder: PrometheusRecorder,
-    /// Names that have their help already.
-    described: RefCell<BTreeSet<&'static str>>,
+/// A page, as pieces of some tens of kilobytes each. Between two of them numbers move on, services do not.
+pub struct Page {
+    snapshot: Arc<Snapshot>,
+    share: Share,
+    /// In the order in which they are told.
+    services: Vec<ServiceKey>,
+    /// What begins the next piece.
+    text: Text,
+    /// The place in [`FAMILIES`] of the next line.
+    family: usize,
+    /// The place in `services` of the next line.
+    service: usize,
 }
 
-impl Page {
-    fn counter(&self, name: &'static str, help: &'static str, labels: &[Label], value: u64) {
-        if self.described.borrow_mut().insert(name) {
-            self.recorder.describe_counter(name.into(), None, help.into());
-        }
-        let key = Key::from_parts(name, labels.to_vec());
-        self.recorder.register_counter(&key, &METADATA).absolute(value);
-    }
+impl Iterator for Page {
+    type Item = String;
 
-    fn gauge(&self, name: &'static str, help: &'static str, labels: &[Label], value: f64) {
-        if self.described.borrow_mut().insert(name) {
-            self.recorder.describe_gauge(name.into(), None, help.into());
+    fn next(&mut self) -> Option<String> {
+        let mut text = std::mem::take(&mut self.text);
+        // All lines of one name must stand together, so there is a walk over all services for each.
+        while text.len() < PIECE_BYTES
+            && let Some(family) = FAMILIES.get(self.family)
+        {
+            if self.service == 0 {
+                family.begin(&mut text);
+            }
+            match self.services.get(self.service) {
+                Some(key) => {
+                    let service = self.snapshot.services.find(key);
+                    let service = service.expect("the snapshot does not change");
+                    family.tell(&mut text, &self.snapshot, service, self.share);
+                    self.service += 1;
+                }
+                None => (self.family, self.service) = (self.family + 1, 0),
+            }
         }
-        let key = Key::from_parts(name, labels.to_vec());
-        self.recorder.register_gauge(&key, &METADATA).set(value);
-    }
-
-    fn daemon(&self, shared: &Shared, facts: &Facts, snapshot: &Snapshot) {
-        let version = [Label::new("version", env!("CARGO_PKG_VERSION"))];
-        self.gauge("xvs_build_info", "Always 1; the version of xvsd.", &version, 1.0);
-        let table = shared.table();
-        let uptime = Duration::from_millis(shared.now().0).as_secs_f64();
-        for (name, help, value) in [
-            ("xvs_uptime_seconds", "How long xvsd has been running.", uptime),
-            (
-                "xvs_snapshot_epoch",
-                "Configurations published so far; the last one is in force.",
-                snapshot.epoch as f64,
-            ),
-            ("xvs_services", "Virtual services.", facts.services as f64),
-            ("xvs_destinations", "Destinations (real servers) of all services.", facts.destinations as f64),
-            (
-                "xvs_warnings",
-                "Sentences for the operator that xvs status shows.",
-                facts.warnings.len() as f64,
-            ),
-            (
-                "xvs_table_size_connections",
-                "Connections and templates that the table holds.",
-                table.config().capacity as f64,
-            ),
-            ("xvs_table_connections", "Connections and templates in the table.", table.live() as f64),
-        ] {
-            self.gauge(name, help, &[], value);
-        }
-        let swept = [("worthless", &shared.swept.worthless), ("orphaned", &shared.swept.orphaned)];
-        for (reason, count) in swept {
-            let help = "Connections and templates ended by drop_entry (worthless) and expire_nodest_conn (orphaned).";
-            self.counter("xvs_swept_connections_total", help, &[Label::new("reason", reason)], count.value());
-        }
-    }
-
-    fn interface(&self, interface: &InterfaceFacts) {
-        let name = Label::new("interface", interface.name.clone());
-        let info = [
-            name.clone(),
-            Label::new("mode", interface.mode.clone()),
-            Label::new("why_not_native", interface.why_not_native.clone().unwrap_or_default()),
-        ];
-        let help = "Always 1; the XDP mode of an attached interface, and why it is not native.";
-        self.gauge("xvs_interface_info", help, &info, 1.0);
-        let name = [name];
-        let up = f64::from(u8::from(interface.state == LinkState::Up));
-        self.gauge("xvs_interface_up", "Whether an attached interface is up (1).", &name, up);
-        let help = "How often an interface was removed, came back and was attached again.";
-        self.counter("xvs_interface_attached_again_total", help, &name, interface.attached_again.into());
-    }
-
-    fn worker(&self, number: usize, facts: &WorkerFacts, counters: &WorkerCounters) {
-        let worker = Label::new("worker", number.to_string());
-        let info = [
-            worker.clone(),
-            Label::new("core", facts.core.map(|core| core.to_string()).unwrap_or_default()),
-            Label::new("copy_mode", facts.copy_mode.clone()),
-        ];
-        let help =
-            "Always 1; the core of a worker, and whether the kernel copies its frames and because of what.";
-        self.gauge("xvs_worker_info", help, &info, 1.0);
-        let only = [worker.clone()];
-        let held = counters.held.value() as f64;
-        self.gauge("xvs_worker_held_packets", "Fragments that wait for others.", &only, held);
-        for (name, help, counter) in [
-            ("xvs_worker_received_packets_total", "Frames received by AF_XDP.", &counters.received),
-            ("xvs_worker_originated_packets_total", "Frames that the director made.", &counters.originated),
-            ("xvs_worker_transmitted_packets_total", "Frames sent by AF_XDP.", &counters.transmitted),
-            ("xvs_worker_passed_packets_total", "Frames given back to the kernel.", &counters.passed),
-            (
-                "xvs_worker_consumed_packets_total",
-                "Frames that had done what they were for.",
-                &counters.consumed,
-            ),
-            (
-                "xvs_worker_abandoned_packets_total",
-                "Frames counted as transmitted that may not have left, because an interface was attached again.",
-                &counters.transmit_abandoned,
-            ),
-            (
-                "xvs_worker_withheld_answers_total",
-                "ICMP errors that were not sent, by their rate limit or for want of a frame.",
-                &counters.answers_withheld,
-            ),
-            ("xvs_worker_connections_total", "Connections made.", &counters.connections),
-            ("xvs_worker_expired_connections_total", "Connections ended by time.", &counters.expired),
-            (
-                "xvs_worker_evicted_connections_total",
-                "Connections and templates that gave way because the table was full.",
-                &counters.evicted,
-            ),
-            (
-                "xvs_worker_toa_left_out_packets_total",
-                "Packets that had no room for the client's address as a TCP option (TOA).",
-                &counters.toa_no_room,
-            ),
-        ] {
-            self.counter(name, help, &only, counter.value());
-        }
-        for reason in DropReason::all() {
-            let labels = [worker.clone(), Label::new("reason", reason.name())];
-            let help = "Frames that a worker dropped, by reason.";
-            self.counter("xvs_worker_dropped_packets_total", help, &labels, counters.dropped(reason).value());
-        }
-        for (reason, count) in [
-            ("ring_full", &counters.kernel_ring_full),
-            ("fill_ring_empty", &counters.kernel_fill_ring_empty),
-            ("other", &counters.kernel_dropped),
-        ] {
-            let labels = [worker.clone(), Label::new("reason", reason)];
-            let help = "Packets that the kernel dropped before a worker had them, by reason.";
-            self.counter("xvs_worker_kernel_dropped_packets_total", help, &labels, count.value());
-        }
-    }
-
-    fn service(&self, service: &Service) {
-        let label = Label::new("service", service.key.to_string());
-        self.traffic(&SERVICE, std::slice::from_ref(&label), &service.live.stats);
-        for member in &service.members {
-            let labels = [label.clone(), Label::new("destination", member.endpoint.to_string())];
-            self.destination(&labels, member);
-        }
-    }
-
-    fn destination(&self, labels: &[Label], member: &Member) {
-        let (live, load) = (&member.live, member.live.load());
-        self.traffic(&DESTINATION, labels, &live.stats);
-        for (name, help, value) in [
-            ("xvs_destination_active_connections", "ActiveConn of a destination.", load.active),
-            ("xvs_destination_inactive_connections", "InActConn of a destination.", load.inactive),
-            ("xvs_destination_persistent_connections", "PersistConn of a destination.", live.templates()),
-            (
-                "xvs_destination_weight",
-                "The weight that the operator gave a destination.",
-                member.own_weight.0,
-            ),
-            (
-                "xvs_destination_weight_in_force",
-                "The weight that the scheduler goes by; load reports may have moved it.",
-                member.weight.0,
-            ),
-            (
-                "xvs_destination_overloaded",
-                "Whether a destination takes no new connections because of its thresholds (1).",
-                u32::from(live.is_overloaded()),
-            ),
-        ] {
-            self.gauge(name, help, labels, value.into());
-        }
-    }
-
-    fn traffic(&self, names: &[(&'static str, &'static str); 5], labels: &[Label], stats: &SharedStats) {
-        let sum = stats.sum();
-        let values = [sum.connections, sum.in_packets, sum.out_packets, sum.in_bytes, sum.out_bytes];
-        for ((name, help), value) in names.iter().zip(values) {
-            self.counter(name, help, labels, value);
-        }
+        (text.len() > 0).then(|| text.into())
     }
 }
 
-/// Needed by the library, used by nobody here.
-static METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
-
-/// Names and help of what services and destinations count, in the order of their values.
-const SERVICE: [(&str, &str); 5] = [
-    ("xvs_service_connections_total", "Connections scheduled by a service."),
-    ("xvs_service_incoming_packets_total", "Packets from clients to a service (InPkts)."),
-    ("xvs_service_outgoing_packets_total", "Packets of a service to clients (OutPkts)."),
-    ("xvs_service_incoming_bytes_total", "Bytes of IP packets from clients to a service (InBytes)."),
-    ("xvs_service_outgoing_bytes_total", "Bytes of IP packets of a service to clients (OutBytes)."),
-];
-const DESTINATION: [(&str, &str); 5] = [
-    ("xvs_destination_connections_total", "Connections scheduled to a destination."),
-    ("xvs_destination_incoming_packets_total", "Packets from clients to a destination (InPkts)."),
-    ("xvs_destination_outgoing_packets_total", "Packets of a destination to clients (OutPkts)."),
-    ("xvs_destination_incoming_bytes_total", "Bytes of IP packets from clients to a destination (InBytes)."),
-    ("xvs_destination_outgoing_bytes_total", "Bytes of IP packets of a destination to clients (OutBytes)."),
-];
+/// A piece ends with the service in which it reaches this.
+const PIECE_BYTES: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
     use std::sync::{Arc, Mutex};
+    use std::time::Duration;
 
-    use xvs_dataplane::clock::{Clock, Millis};
-    use xvs_dataplane::conn::{Table, TableConfig};
-    use xvs_dataplane::shm::Memory;
+    use xvs_dataplane::clock::Millis;
+    use xvs_dataplane::egress::model::Network;
+    use xvs_dataplane::verdict::DropReason;
+    use xvs_proto::MacAddr;
 
     use super::*;
     use crate::adm::{SystemResolver, read_rules};
     use crate::control::Control;
     use crate::feedback::Feedback;
     use crate::lab::Unwired;
-    use crate::message::Request;
+    use crate::message::{Access, Request};
     use crate::settings::Ipvs;
+    use crate::shared::{Facts, InterfaceFacts, LinkState, WorkerFacts};
 
     fn change(control: &mut Control<Unwired>, rules: &str) {
         let rules = read_rules(rules, &SystemResolver::default()).unwrap();
@@ -261,8 +105,6 @@ mod tests {
 
     /// A daemon of one worker in generic mode.
     fn daemon(control: &Control<Unwired>) -> Shared {
-        let table = TableConfig { capacity: 1024, workers: 1, memory: Memory::OnDemand };
-        let table = Table::create(table).unwrap();
         let interface = InterfaceFacts {
             name: "wan".to_owned(),
             mode: "generic".to_owned(),
@@ -271,18 +113,15 @@ mod tests {
             state: LinkState::Down,
             attached_again: 2,
         };
-        let worker = WorkerFacts { core: Some(1), copy_mode: "copy".to_owned(), queues: vec![vec![0]] };
+        let (copy_mode, queues, sockets) = ("copy".to_owned(), vec![vec![0]], Arc::default());
+        let worker = WorkerFacts { core: Some(1), copy_mode, queues, sockets };
         let facts = Facts { interfaces: vec![interface], workers: vec![worker], ..Facts::default() };
-        Shared {
-            clock: Arc::new(Clock::monotonic()),
-            reader: Mutex::new(table.reader().unwrap()),
-            table,
-            published: control.published(),
-            counters: vec![Arc::default()],
-            swept: Arc::default(),
-            history: Default::default(),
-            facts: Mutex::new(facts),
-        }
+        Shared { facts: Mutex::new(facts), ..Shared::of_one_worker(control.published()) }
+    }
+
+    /// All pieces, with as many destinations as there are.
+    fn whole(shared: &Shared) -> String {
+        page(shared, usize::MAX).collect()
     }
 
     /// Every line that is a value.
@@ -302,7 +141,7 @@ mod tests {
             service.live.stats.of_worker(0).connections.add(3);
             service.members.iter().for_each(|member| member.live.stats.of_worker(0).count_in(60));
         }
-        let text = page(&shared);
+        let text = whole(&shared);
         let told = values(&text);
         let destination = "{service=\"TCP 192.0.2.1:80\",destination=\"192.0.2.11:80\"}";
         for (name, value) in [
@@ -319,7 +158,7 @@ mod tests {
             assert_eq!(told.get(name.as_str()), Some(&value), "{name} in\n{text}");
         }
         change(&mut control, "-D -t 192.0.2.1:80\n");
-        let text = page(&shared);
+        let text = whole(&shared);
         assert!(!text.contains("192.0.2.1") && text.contains("FWM 5 IPv6"), "{text}");
     }
 
@@ -327,9 +166,14 @@ mod tests {
     fn what_a_worker_counts_and_why_it_is_not_in_the_best_mode_is_told_each_once() {
         let control = Control::new(Unwired::default(), 1, Ipvs::default(), Feedback::default());
         let shared = daemon(&control);
-        shared.counters[0].dropped(DropReason::TransmitRefused).add(4);
-        shared.counters[0].kernel_ring_full.add(5);
-        let text = page(&shared);
+        let worker = &shared.counters[0];
+        worker.dropped(DropReason::TransmitRefused).add(4);
+        worker.kernel_ring_full.add(5);
+        [0, 1, 3, 64].into_iter().for_each(|frames| worker.count_poll(frames));
+        worker.count_busy(Duration::from_millis(2500));
+        worker.unaccounted.set(6);
+        shared.waits.count(Access::Change, Duration::from_micros(200));
+        let text = whole(&shared);
         let told = values(&text);
         let why = "why_not_native=\"the driver said \\\"no\\\"\\nand C:\\\\\"";
         for (name, value) in [
@@ -338,12 +182,131 @@ mod tests {
             ("xvs_interface_attached_again_total{interface=\"wan\"}".to_owned(), "2"),
             ("xvs_worker_dropped_packets_total{worker=\"0\",reason=\"transmit_refused\"}".to_owned(), "4"),
             ("xvs_worker_kernel_dropped_packets_total{worker=\"0\",reason=\"ring_full\"}".to_owned(), "5"),
+            ("xvs_worker_busy_seconds_total{worker=\"0\"}".to_owned(), "2.5"),
+            ("xvs_worker_empty_polls_total{worker=\"0\"}".to_owned(), "1"),
+            ("xvs_worker_unaccounted_packets{worker=\"0\"}".to_owned(), "6"),
+            ("xvs_worker_burst_packets_bucket{worker=\"0\",le=\"2\"}".to_owned(), "1"),
+            ("xvs_worker_burst_packets_bucket{worker=\"0\",le=\"64\"}".to_owned(), "3"),
+            ("xvs_worker_burst_packets_sum{worker=\"0\"}".to_owned(), "68"),
+            ("xvs_command_duration_seconds_bucket{kind=\"change\",le=\"0.000128\"}".to_owned(), "0"),
+            ("xvs_command_duration_seconds_bucket{kind=\"change\",le=\"0.000256\"}".to_owned(), "1"),
+            ("xvs_command_duration_seconds_sum{kind=\"change\"}".to_owned(), "0.0002"),
+            ("xvs_command_duration_seconds_count{kind=\"read\"}".to_owned(), "0"),
         ] {
             assert_eq!(told.get(name.as_str()), Some(&value), "{name} in\n{text}");
         }
         // As many values as xvs counters has, so that none is forgotten here when one comes.
-        let worker =
-            told.keys().filter(|key| key.starts_with("xvs_worker_") && !key.contains("_info")).count();
-        assert_eq!(worker, shared.counters[0].all().count());
+        let others = ["info", "busy", "empty", "unaccounted", "burst"];
+        let counters = told.keys().filter_map(|key| key.strip_prefix("xvs_worker_"));
+        let counters = counters.filter(|key| !others.iter().any(|other| key.starts_with(other)));
+        assert_eq!(counters.count(), worker.all().count());
+    }
+
+    #[test]
+    fn destinations_have_the_names_and_labels_of_node_exporter_and_totals_outlive_services() {
+        let mut control = Control::new(Unwired::default(), 1, Ipvs::default(), Feedback::default());
+        let rules = "-A -t 192.0.2.1:80 -s rr\n-a -t 192.0.2.1:80 -r 192.0.2.11:8080 -m -w 7\n\
+                     -A -u [2001:db8::1]:53 -s rr\n-a -u [2001:db8::1]:53 -r [2001:db8::b]:53 -g -w 0\n\
+                     -A -f 171 -s rr\n-a -f 171 -r 192.0.2.12:0 -i -w 2\n\
+                     -A -f 171 -6 -s rr\n-a -f 171 -6 -r 192.0.2.12 -i -w 3\n-a -f 171 -6 -r [2001:db8::c]:0 -i -w 5\n";
+        change(&mut control, rules);
+        let shared = daemon(&control);
+        shared.total.stats.of_worker(0).count_in(60);
+        let text = whole(&shared);
+        let told = values(&text);
+        let backends: Vec<_> = told
+            .iter()
+            .filter_map(|(key, value)| Some((key.strip_prefix("node_ipvs_backend_weight")?, *value)))
+            .collect();
+        let labels = |local: &str, mark: &str, port: u16, proto: &str, remote: &str, remote_port: u16| {
+            format!(
+                "{{local_address=\"{local}\",local_mark=\"{mark}\",local_port=\"{port}\",proto=\"{proto}\",\
+                 remote_address=\"{remote}\",remote_port=\"{remote_port}\"}}"
+            )
+        };
+        let expected = [
+            (labels("", "000000AB", 0, "FWM", "192.0.2.12", 0), "5"),
+            (labels("", "000000AB", 0, "FWM", "2001:db8::c", 0), "5"),
+            (labels("192.0.2.1", "", 80, "TCP", "192.0.2.11", 8080), "7"),
+            (labels("2001:db8::1", "", 53, "UDP", "2001:db8::b", 53), "0"),
+        ];
+        assert_eq!(backends, expected.each_ref().map(|(labels, weight)| (labels.as_str(), *weight)));
+        change(&mut control, "-C\n");
+        let text = whole(&shared);
+        let told = values(&text);
+        assert!(!text.contains("192.0.2."), "{text}");
+        assert_eq!(
+            ["node_ipvs_incoming_packets_total", "node_ipvs_incoming_bytes_total"].map(|name| told[name]),
+            ["1", "60"]
+        );
+    }
+
+    #[test]
+    fn a_service_has_so_many_destinations_told_those_that_it_has_had_the_longest_and_counts_the_others() {
+        let mut control = Control::new(Unwired::default(), 1, Ipvs::default(), Feedback::default());
+        let mut network = Network::default();
+        network.add_link("lan", MacAddr([2; 6]), &[([192, 0, 2, 254].into(), 24)], 1500).unwrap();
+        let mut rules = "-A -t 192.0.2.1:80 -s rr\n-A -t 192.0.2.1:81 -s rr\n".to_owned();
+        for host in 11..16 {
+            if host < 15 {
+                network.add_neighbour([192, 0, 2, host].into(), MacAddr([4; 6]), "lan").unwrap();
+            }
+            rules.push_str(&format!("-a -t 192.0.2.1:80 -r 192.0.2.{host}:80 -g -w {}\n", host % 2));
+        }
+        control.set_network(&network).unwrap();
+        change(&mut control, &rules);
+        let shared = daemon(&control);
+        let text: String = page(&shared, 2).collect();
+        let told = values(&text);
+        let weights: Vec<_> = told.keys().filter(|key| key.starts_with("xvs_destination_weight{")).collect();
+        let labels = |host| format!("{{service=\"TCP 192.0.2.1:80\",destination=\"192.0.2.{host}:80\"}}");
+        assert_eq!(
+            weights,
+            [11, 12].map(|host| format!("xvs_destination_weight{}", labels(host))).each_ref()
+        );
+        assert_eq!(told.keys().filter(|key| key.starts_with("node_ipvs_backend_weight{")).count(), 2);
+        for (name, value) in [
+            ("xvs_destinations_left_out", "3"),
+            ("xvs_service_destinations{service=\"TCP 192.0.2.1:80\"}", "5"),
+            // Of the three with a weight one does not answer.
+            ("xvs_service_usable_destinations{service=\"TCP 192.0.2.1:80\"}", "2"),
+            ("xvs_service_destinations{service=\"TCP 192.0.2.1:81\"}", "0"),
+            ("xvs_service_usable_destinations{service=\"TCP 192.0.2.1:81\"}", "0"),
+        ] {
+            assert_eq!(told.get(name), Some(&value), "{name} in\n{text}");
+        }
+        let text: String = page(&shared, 0).collect();
+        assert!(!text.contains("192.0.2.11") && text.contains("xvs_destinations_left_out 5\n"), "{text}");
+    }
+
+    #[test]
+    fn a_page_of_many_pieces_has_each_name_once_with_all_its_lines_together() {
+        let mut control = Control::new(Unwired::default(), 1, Ipvs::default(), Feedback::default());
+        let rules: String = (1..500)
+            .map(|port| format!("-A -t 192.0.2.1:{port} -s rr\n-a -t 192.0.2.1:{port} -r 192.0.2.11 -g\n"))
+            .collect();
+        change(&mut control, &rules);
+        let shared = daemon(&control);
+        let pieces: Vec<_> = page(&shared, usize::MAX).collect();
+        assert!(pieces.len() > 5 && pieces.iter().all(|piece| piece.len() < 2 * PIECE_BYTES));
+        let text = pieces.concat();
+        let mut names = Vec::new();
+        for line in text.lines() {
+            let line = line.strip_prefix("# HELP ").unwrap_or(line);
+            let name = line.strip_prefix("# TYPE ").unwrap_or(line).split(['{', ' ']).next().unwrap();
+            let name =
+                ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+            if names.last() != Some(&name) {
+                names.push(name);
+            }
+        }
+        let told = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), told);
+        assert_eq!(
+            values(&text).keys().filter(|key| key.starts_with("node_ipvs_backend_weight{")).count(),
+            499
+        );
     }
 }

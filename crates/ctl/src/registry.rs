@@ -5,7 +5,8 @@
 //! as a connection may refer to them, so that one that is added again gets its connections and counts back.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -19,15 +20,15 @@ use xvs_dataplane::snapshot::{
     self, Destination, DestinationId, DestinationLive, Encapsulation, Member, Path, Service, ServiceLive,
     Snapshot,
 };
-use xvs_proto::{Endpoint, Protocol};
+use xvs_proto::Endpoint;
 use xvs_sched::scheduler::{self, Change, Flags, Memory, Setup, Tuning};
 use xvs_sched::{ForwardingMethod, ServiceKey, State as Place, Weight};
 
 use crate::estimator::Estimator;
-use crate::feedback::{Feedback, FeedbackRow, Report, Server};
+use crate::feedback::{Feedback, FeedbackRow, Report, Reweighed, Server};
 use crate::message::{Command, CommandError, DestinationRow, ServiceRow};
 use crate::state::{self, DestinationOptions, Netmask, ServiceOptions, State};
-use crate::steered::steered_from;
+use crate::steered::{Item, of_destination, of_service};
 
 /// How long a removed destination without connections is kept.
 const TRASH_TIME: Duration = Duration::from_secs(120);
@@ -40,7 +41,7 @@ pub struct Registry {
     /// How many Call-IDs there is room for, once there is a service with `--pe sip`.
     pub sip_calls: usize,
     services: BTreeMap<ServiceKey, Entry>,
-    trash: HashMap<(ServiceKey, Endpoint), Trashed>,
+    trash: BTreeMap<(ServiceKey, Endpoint), Trashed>,
     unused: Vec<DestinationId>,
     /// Services that have changed since the last [`Self::build`].
     unbuilt: BTreeSet<ServiceKey>,
@@ -67,10 +68,8 @@ struct Entry {
 struct Known {
     endpoint: Endpoint,
     method: ForwardingMethod,
-    /// Whether some of its connections may be masqueraded: they keep their method when an edit changes it.
-    was_nat: bool,
-    /// The same of FULLNAT.
-    was_full_nat: bool,
+    /// Those of its connections: they keep theirs when an edit changes it.
+    methods: BTreeSet<ForwardingMethod>,
     /// The operator's.
     weight: Weight,
     encapsulation: Encapsulation,
@@ -86,11 +85,8 @@ struct Known {
 
 impl Known {
     fn set_options(&mut self, options: &DestinationOptions) {
-        let nat = options.method == ForwardingMethod::Nat;
-        self.was_nat = nat || self.was_nat && self.has_connections();
-        let full_nat = options.method == ForwardingMethod::FullNat;
-        self.was_full_nat = full_nat || self.was_full_nat && self.has_connections();
         self.method = options.method;
+        self.methods.insert(options.method);
         if self.weight != options.weight {
             self.report = None;
         }
@@ -117,8 +113,11 @@ impl Known {
         }
     }
 
-    fn masqueraded(&self) -> bool {
-        self.method == ForwardingMethod::Nat || self.was_nat && self.has_connections()
+    /// Forgets methods that no connection has any more. No worker may go by what was before the last edit.
+    fn tidy(&mut self) {
+        if !self.has_connections() {
+            self.methods.retain(|method| *method == self.method);
+        }
     }
 
     fn has_connections(&self) -> bool {
@@ -140,7 +139,7 @@ impl Registry {
             workers,
             sip_calls: SIP_CALLS,
             services: BTreeMap::new(),
-            trash: HashMap::new(),
+            trash: BTreeMap::new(),
             unused: Vec::new(),
             unbuilt: BTreeSet::new(),
             next: 0,
@@ -242,8 +241,8 @@ impl Registry {
         self.unbuilt.insert(key);
     }
 
-    /// Takes in a real server's load, 0 to 100. Returns whether a weight in force has changed, for which services reach
-    /// the snapshot with [`Self::build`] as after an edit.
+    /// Takes in a real server's load, 0 to 100. Returns the weights in force that have changed, with which services
+    /// reach the snapshot by [`Self::build`] as after an edit.
     ///
     /// # Errors
     /// [`CommandError::UnknownServer`]; [`CommandError::NotFollowed`] with a service that could follow it.
@@ -253,7 +252,7 @@ impl Registry {
         load_percent: f64,
         feedback: &Feedback,
         now: Millis,
-    ) -> Result<bool, CommandError> {
+    ) -> Result<Vec<Reweighed>, CommandError> {
         let has_it = |entry: &Entry| entry.destinations.iter().any(|known| server.is(known.endpoint));
         let having: Vec<_> =
             self.services.iter().filter(|(_, entry)| has_it(entry)).map(|(key, _)| *key).collect();
@@ -270,8 +269,8 @@ impl Registry {
     }
 
     /// Forgets reports that are too old or not followed any more, and keeps weights within bounds that have changed.
-    /// Returns whether a weight in force has changed, as [`Self::report_load`].
-    pub fn review(&mut self, feedback: &Feedback, now: Millis) -> bool {
+    /// Returns the weights in force that have changed, as [`Self::report_load`].
+    pub fn review(&mut self, feedback: &Feedback, now: Millis) -> Vec<Reweighed> {
         let keys: Vec<_> = self.services.keys().copied().collect();
         self.reweigh(keys, |key, known| {
             let followed = known.report.filter(|_| feedback.follows(&key));
@@ -279,22 +278,31 @@ impl Registry {
         })
     }
 
-    fn reweigh(&mut self, services: Vec<ServiceKey>, change: impl Fn(ServiceKey, &mut Known)) -> bool {
-        let mut any = false;
-        for key in services {
-            let Some(entry) = self.services.get_mut(&key) else { continue };
-            let mut moved = false;
+    fn reweigh(
+        &mut self,
+        services: Vec<ServiceKey>,
+        change: impl Fn(ServiceKey, &mut Known),
+    ) -> Vec<Reweighed> {
+        let mut all = Vec::new();
+        for service in services {
+            let Some(entry) = self.services.get_mut(&service) else { continue };
+            let before = all.len();
             for known in &mut entry.destinations {
-                let before = known.weight_in_force();
-                change(key, known);
-                moved |= known.weight_in_force() != before;
+                let from = known.weight_in_force();
+                change(service, known);
+                let (to, load_percent) =
+                    (known.weight_in_force(), known.report.map(|report| report.load_percent));
+                if to != from {
+                    all.push(Reweighed { service, endpoint: known.endpoint, from, to, load_percent });
+                }
             }
-            if moved && let Some(entry) = self.services.remove(&key) {
-                self.changed(key, entry, Change::Edited);
-                any = true;
+            if all.len() > before
+                && let Some(entry) = self.services.remove(&service)
+            {
+                self.changed(service, entry, Change::Edited);
             }
         }
-        any
+        all
     }
 
     /// The destinations of services that follow load reports.
@@ -346,8 +354,7 @@ impl Registry {
         Known {
             endpoint,
             method: ForwardingMethod::DirectRouting,
-            was_nat: false,
-            was_full_nat: false,
+            methods: BTreeSet::new(),
             weight: Weight(0),
             encapsulation: Encapsulation::Ip,
             path_mtu: self.path_mtu(endpoint.addr),
@@ -423,50 +430,41 @@ impl Registry {
         live.chain(self.trash.values().map(|trashed| &trashed.known))
     }
 
-    /// The protocol and endpoint of every destination that may send replies to be translated: those that are
-    /// masqueraded, and those that were and still have connections.
-    pub fn nat_destinations(&self) -> impl Iterator<Item = (Protocol, Endpoint)> {
-        let live = self.services.iter().flat_map(|(key, entry)| {
-            entry.destinations.iter().map(|known| (*key, known)).filter(|(_, known)| known.masqueraded())
-        });
-        let trash = self.lingering().filter(|(_, known)| known.was_nat);
-        live.chain(trash).flat_map(|(key, known)| steered_from(key, known.endpoint, ForwardingMethod::Nat))
-    }
-
-    /// Whether replies may come to local addresses: there are FULLNAT destinations, or connections of some.
-    pub fn has_full_nat(&self) -> bool {
-        let configured = self.services.values().flat_map(|entry| &entry.destinations);
-        configured.into_iter().any(|known| known.method == ForwardingMethod::FullNat)
-            || self.has_full_nat_connections()
+    /// What is steered for a service as it is, and for the connections of what it was. To be asked when every worker acts
+    /// on the last change. Its mark is not looked at.
+    pub(crate) fn steered(&mut self, key: ServiceKey) -> BTreeSet<Item> {
+        let entry = self.services.get_mut(&key);
+        let configured = entry.is_some();
+        let destinations = entry.into_iter().flat_map(|entry| &mut entry.destinations);
+        let gone = self.trash.range_mut(all_of(key)).map(|(_, trashed)| &mut trashed.known);
+        let gone = gone.filter(|known| known.has_connections());
+        let mut items = BTreeSet::new();
+        let mut lingers = false;
+        for known in destinations.chain(gone.inspect(|_| lingers = true)) {
+            known.tidy();
+            items
+                .extend(known.methods.iter().flat_map(|method| of_destination(key, known.endpoint, *method)));
+        }
+        items.extend((configured || lingers).then(|| of_service(key)).into_iter().flatten());
+        items
     }
 
     /// Whether there may be FULLNAT connections.
     pub fn has_full_nat_connections(&self) -> bool {
-        self.known().any(|known| known.was_full_nat && known.has_connections())
+        self.known()
+            .any(|known| known.methods.contains(&ForwardingMethod::FullNat) && known.has_connections())
     }
 
-    /// Where tunnels lead, those of connections that outlive an edit or their destination too.
-    pub fn tunnel_ends(&self) -> impl Iterator<Item = IpAddr> {
-        let may = |known: &&Known| known.method == ForwardingMethod::Tunnel || known.has_connections();
-        self.known().filter(may).map(|known| known.endpoint.addr)
-    }
-
-    /// Every service, and those gone whose connections live on.
+    /// Every service, and those gone that may have connections.
     pub fn service_keys(&self) -> impl Iterator<Item = ServiceKey> {
-        self.services.keys().copied().chain(self.lingering().map(|(key, _)| key))
+        self.services.keys().copied().chain(self.trash.keys().map(|(key, _)| *key))
     }
 
     /// Whether a service, or one that it was before, has connections.
     pub fn has_connections(&self, key: ServiceKey) -> bool {
         let live = self.services.get(&key).into_iter().flat_map(|entry| &entry.destinations);
-        live.chain(self.lingering().filter(|(of, _)| *of == key).map(|(_, known)| known))
-            .any(Known::has_connections)
-    }
-
-    /// Removed destinations that still have connections.
-    fn lingering(&self) -> impl Iterator<Item = (ServiceKey, &Known)> {
-        let all = self.trash.iter().map(|((key, _), trashed)| (*key, &trashed.known));
-        all.filter(|(_, known)| known.has_connections())
+        let gone = self.trash.range(all_of(key)).map(|(_, trashed)| &trashed.known);
+        live.chain(gone).any(Known::has_connections)
     }
 
     /// The addresses that destinations are reached at.
@@ -521,6 +519,13 @@ impl Registry {
             destinations: destinations.collect(),
         })
     }
+}
+
+/// Everything of a service in the trash.
+fn all_of(key: ServiceKey) -> RangeInclusive<(ServiceKey, Endpoint)> {
+    let first = Endpoint { addr: Ipv4Addr::UNSPECIFIED.into(), port: 0 };
+    let last = Endpoint { addr: Ipv6Addr::from_bits(u128::MAX).into(), port: u16::MAX };
+    (key, first)..=(key, last)
 }
 
 /// What tunnels to a destination look like.

@@ -20,9 +20,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Gid, chown};
 use thiserror::Error;
 
+use crate::capturing::{CaptureRequest, CapturedPacket, Missed};
+use crate::events::{Asked, Listener, changes};
 use crate::filter::Filter;
 use crate::lockfile::{self, Held, Lock, Tried};
 use crate::message::{
@@ -58,6 +61,27 @@ pub trait Handler: Send + Sync + 'static {
         each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
     ) -> Result<(), CommandError> {
         self.connections(&mut |row| if filter.fits(&row) { each(row) } else { ControlFlow::Continue(()) })
+    }
+
+    /// A listener to what changes.
+    ///
+    /// # Errors
+    /// Whatever the client is to be told.
+    fn events(&self, _asked: Asked) -> Result<Listener, CommandError> {
+        Err(CommandError::Failed { why: "xvs: there are no events here".to_owned() })
+    }
+
+    /// Hands over packets as they pass until `each` breaks, which waits for some time if there are none.
+    ///
+    /// # Errors
+    /// Whatever the client is to be told.
+    fn capture(
+        &self,
+        _: &CaptureRequest,
+        _: &Peer,
+        _: &mut dyn FnMut(Vec<CapturedPacket>) -> ControlFlow<()>,
+    ) -> Result<Missed, CommandError> {
+        Err(CommandError::Failed { why: "no packets pass here".to_owned() })
     }
 }
 
@@ -185,7 +209,7 @@ struct Denials {
 
 impl Denials {
     /// The line for the log, at most one in [`DENIAL_INTERVAL`].
-    fn line(&mut self, peer: &Peer, now: Instant) -> Option<String> {
+    fn line(&mut self, peer: &Peer, what: &str, now: Instant) -> Option<String> {
         if self.quiet_until.is_some_and(|until| now < until) {
             self.untold += 1;
             return None;
@@ -193,10 +217,10 @@ impl Denials {
         self.quiet_until = Some(now + DENIAL_INTERVAL);
         let others = match std::mem::take(&mut self.untold) {
             0 => String::new(),
-            others => format!("; {others} more changes were denied since the last line"),
+            others => format!("; {others} more requests were denied since the last line"),
         };
         let Peer { uid, pid, .. } = peer;
-        Some(format!("uid {uid} (process {pid}) asked for a change, which was denied{others}"))
+        Some(format!("uid {uid} (process {pid}) asked for «{what}», which was denied{others}"))
     }
 }
 
@@ -384,7 +408,10 @@ impl Client {
         };
         if request.access() > peer.access {
             let mut denials = self.shared.denials.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(line) = denials.line(peer, Instant::now()) {
+            let denied = Err(CommandError::PermissionDenied);
+            let what = changes(&request, &denied).next().map(|(line, _)| line);
+            let what = what.unwrap_or_else(|| "xvs capture".to_owned());
+            if let Some(line) = denials.line(peer, &what, Instant::now()) {
                 tracing::warn!("{line}");
             }
             drop(denials);
@@ -393,7 +420,51 @@ impl Client {
         match request {
             Request::ListConnections => self.stream(|each| handler.connections(each)),
             Request::FindConnections(filter) => self.stream(|each| handler.find(&filter, each)),
+            Request::Events(asked) => match handler.events(asked) {
+                Ok(listener) => self.stream_events(listener),
+                Err(refused) => self.send(Err(refused), Part::Last),
+            },
+            Request::Capture(wanted) => self.stream_packets(handler, &wanted, peer),
             request => self.send(handler.handle(request, peer), Part::Last),
+        }
+    }
+
+    /// Sends packets until the client hangs up or asks for something else.
+    fn stream_packets(&self, handler: &dyn Handler, wanted: &CaptureRequest, peer: &Peer) -> io::Result<()> {
+        let (mut sent, mut begun) = (Ok(()), false);
+        let ended = handler.capture(wanted, peer, &mut |packets| {
+            let pause = if packets.is_empty() { CAPTURE_PAUSE } else { Duration::ZERO };
+            if !packets.is_empty() || !begun {
+                begun = true;
+                // Who reads them may be looking at what he has; his packets are missed meanwhile, nobody else's.
+                let part = Ok(Reply::Captured(packets));
+                sent = send(&self.stream, part, Part::MoreFollow, self.shared.settings.idle);
+            }
+            match sent.is_ok() && !is_readable(&self.stream, pause) {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        });
+        sent?;
+        self.send(ended.map(Reply::CaptureEnded), Part::Last)
+    }
+
+    /// Tells of events until the client goes, or until there are no more if he does not follow them. One that reads
+    /// slowly is waited for: what it misses meanwhile is its own loss.
+    fn stream_events(&self, mut listener: Listener) -> io::Result<()> {
+        let patience = if listener.follows() { EVENT_PATIENCE } else { Duration::ZERO };
+        loop {
+            match room(&self.stream, EVENT_PATIENCE)? {
+                Room::Some => {}
+                Room::None => continue,
+                Room::Gone => return Ok(()),
+            }
+            let heard = listener.hear(patience);
+            match (heard.is_empty(), listener.follows()) {
+                (true, true) => {}
+                (true, false) => return self.send(Ok(Reply::Events(heard)), Part::Last),
+                (false, _) => self.send(Ok(Reply::Events(heard)), Part::MoreFollow)?,
+            }
         }
     }
 
@@ -444,6 +515,37 @@ fn send(
 ) -> io::Result<()> {
     let message = ReplyMessage { version: VERSION, answer, more: part == Part::MoreFollow };
     write_message(&mut Outgoing { stream, until: Instant::now() + within }, &message)
+}
+
+/// Whether a message can be sent without waiting for the other end.
+enum Room {
+    Some,
+    None,
+    /// There is no other end any more.
+    Gone,
+}
+
+/// Waits so long for room.
+fn room(stream: &UnixStream, within: Duration) -> io::Result<Room> {
+    let within = Timespec::try_from(within).map_err(io::Error::other)?;
+    let mut looked = [PollFd::new(stream, PollFlags::OUT | PollFlags::RDHUP)];
+    poll(&mut looked, Some(&within))?;
+    let found = looked[0].revents();
+    Ok(if found.intersects(PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR) {
+        Room::Gone
+    } else if found.contains(PollFlags::OUT) {
+        Room::Some
+    } else {
+        Room::None
+    })
+}
+
+/// Whether the client has said something or hung up, at once or within this time.
+fn is_readable(stream: &UnixStream, within: Duration) -> bool {
+    let timeout = Timespec::try_from(within).ok();
+    let mut polled = [PollFd::new(stream, PollFlags::IN)];
+    // What cannot be waited for is found out by reading.
+    poll(&mut polled, timeout.as_ref()) != Ok(0)
 }
 
 /// Reads one message: waits `first` for it to begin and from then on `rest` for all of it.
@@ -498,7 +600,13 @@ pub const READER_LIMIT_BYTES: u32 = 64 << 10;
 /// Connections in one part of a listing: some 100 kB.
 const PART_ROWS: usize = 512;
 
+/// Between two looks whether a listener to events is still there.
+const EVENT_PATIENCE: Duration = Duration::from_secs(1);
+
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a capture without packets waits before it looks again.
+const CAPTURE_PAUSE: Duration = Duration::from_millis(5);
 
 /// Between two lines about denied changes.
 const DENIAL_INTERVAL: Duration = Duration::from_secs(10);
@@ -534,10 +642,13 @@ mod tests {
     fn denied_changes_are_told_by_user_and_process_and_a_flood_of_them_by_its_number() {
         let (mut denials, begin) = (Denials::default(), Instant::now());
         let peer = Peer { pid: 4711, uid: 1000, access: Access::Read };
-        let first = denials.line(&peer, begin).unwrap();
-        assert!(first.starts_with("uid 1000 (process 4711) ") && first.ends_with("denied"), "{first}");
-        assert!((0..90).all(|_| denials.line(&peer, begin + DENIAL_INTERVAL / 2).is_none()));
-        let next = denials.line(&peer, begin + DENIAL_INTERVAL).unwrap();
+        let first = denials.line(&peer, "xvsadm -C", begin).unwrap();
+        assert!(
+            first.starts_with("uid 1000 (process 4711) ") && first.ends_with("«xvsadm -C», which was denied"),
+            "{first}"
+        );
+        assert!((0..90).all(|_| denials.line(&peer, "xvsadm -C", begin + DENIAL_INTERVAL / 2).is_none()));
+        let next = denials.line(&peer, "xvsadm -C", begin + DENIAL_INTERVAL).unwrap();
         assert!(next.contains("90 more"), "{next}");
     }
 }

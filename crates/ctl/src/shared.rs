@@ -5,17 +5,27 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use xvs_dataplane::clock::{Clock, Millis};
 use xvs_dataplane::conn::{Table, TableReader};
-use xvs_dataplane::counters::WorkerCounters;
+use xvs_dataplane::counters::{Histogram, WorkerCounters};
 use xvs_dataplane::egress::model::Network;
-use xvs_dataplane::snapshot::Snapshot;
+use xvs_dataplane::port::xdp::SocketCounters;
+use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 
+use crate::events::Events;
 use crate::history::{History, Sample};
+use crate::message::Access;
 use crate::sweep::SweepCounters;
+
+/// How often it is looked whether workers have left what was ended, and between two looks.
+const FREE_TRIES: u32 = 100;
+const FREE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What requests that need no writer are answered from.
 pub struct Shared {
@@ -25,8 +35,12 @@ pub struct Shared {
     /// What workers act on.
     pub(crate) published: Arc<ArcSwap<Snapshot>>,
     pub(crate) counters: Vec<Arc<WorkerCounters>>,
+    /// What all services count together, deleted ones included.
+    pub(crate) total: Arc<ServiceLive>,
+    pub(crate) waits: Waits,
     pub(crate) swept: Arc<SweepCounters>,
     pub(crate) history: History,
+    pub(crate) events: Arc<Events>,
     /// How each interface is attached and each worker placed, and what is wrong with the network.
     pub(crate) facts: Mutex<Facts>,
 }
@@ -38,12 +52,12 @@ pub struct Facts {
     pub interfaces: Vec<InterfaceFacts>,
     /// One line a worker.
     pub workers: Vec<WorkerFacts>,
-    /// Virtual services.
-    pub services: usize,
-    /// Destinations of all services.
-    pub destinations: usize,
     /// Sentences for the operator.
     pub warnings: Vec<String>,
+    /// The file of rules that the daemon began with.
+    pub rules: Option<PathBuf>,
+    /// Until when rules that were applied can be confirmed.
+    pub unconfirmed_until: Option<Millis>,
 }
 
 /// An interface as it is attached.
@@ -113,6 +127,29 @@ pub struct WorkerFacts {
     pub copy_mode: String,
     /// Its share of each interface's queues, in the interfaces' order.
     pub queues: Vec<Vec<u32>>,
+    /// What is known of its sockets.
+    pub sockets: Arc<[SocketCounters]>,
+}
+
+/// How long those waited who asked the control thread, from the question to the answer, in microseconds; changes and
+/// reads apart. Whoever holds the lock is the one writer.
+#[derive(Default)]
+pub(crate) struct Waits([Mutex<Histogram<WAIT_BOUNDS>>; 2]);
+
+/// Waits of up to 2^23 µs, eight seconds, are told apart.
+pub(crate) const WAIT_BOUNDS: usize = 24;
+
+impl Waits {
+    /// Counts one.
+    pub(crate) fn count(&self, access: Access, time: Duration) {
+        // No longer than the daemon runs.
+        self.of(access).count(time.as_micros() as u64);
+    }
+
+    /// Those of this kind.
+    pub(crate) fn of(&self, access: Access) -> MutexGuard<'_, Histogram<WAIT_BOUNDS>> {
+        self.0[access as usize].lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Shared {
@@ -135,6 +172,19 @@ impl Shared {
     pub(crate) fn note(&self) {
         let now = self.now();
         self.history.note(now, || Sample::take(&self.counters, now));
+    }
+
+    /// Waits until what the reader has ended is free for others, but not long: a later walk frees the rest.
+    pub(crate) fn free_ended(&self) {
+        for _ in 0..FREE_TRIES {
+            let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+            reader.visit(0..0, |_, _| {});
+            if reader.in_limbo() == 0 {
+                return;
+            }
+            drop(reader);
+            thread::sleep(FREE_INTERVAL);
+        }
     }
 
     /// How the daemon stands.
@@ -178,8 +228,11 @@ impl Shared {
             table,
             published,
             counters: vec![Arc::default()],
+            total: Arc::new(ServiceLive::new(1)),
+            waits: Waits::default(),
             swept: Arc::default(),
             history: History::default(),
+            events: Arc::default(),
             facts: Mutex::default(),
         }
     }

@@ -225,8 +225,8 @@ impl State {
     }
 
     fn check_local(&self, local: &LocalAddress) -> Result<(), CommandError> {
-        if self.local(local.addr).is_some() {
-            return Err(CommandError::LocalExists(local.addr));
+        if let Some(there) = self.local(local.addr) {
+            return Err(CommandError::LocalExists(*there));
         }
         let full =
             || format!("there are {LOCALS_MAX} local addresses, and no room for more; delete one first");
@@ -426,7 +426,7 @@ impl Timeouts {
     pub const MAX_SECONDS: u32 = 31 * 24 * 60 * 60;
 
     /// Takes over what `wanted` says; 0 keeps a value.
-    fn update(&mut self, wanted: Self) {
+    pub(crate) fn update(&mut self, wanted: Self) {
         for (kept, new) in [
             (&mut self.tcp_seconds, wanted.tcp_seconds),
             (&mut self.tcp_fin_seconds, wanted.tcp_fin_seconds),
@@ -555,8 +555,11 @@ fn check_unicast(endpoint: Endpoint) -> Result<(), CommandError> {
 fn check_mark(rule: &MarkRule) -> Result<(), CommandError> {
     let ports: usize =
         rule.dest_ports.iter().map(|range| if range.start() == range.end() { 1 } else { 2 }).sum();
-    let why = if rule.interface.as_deref() == Some("") {
-        format!("mark rule «{rule}» names no interface; leave -i out for packets that come in by any")
+    let why = if rule.interface.as_deref().is_some_and(|name| !is_interface(name)) {
+        format!(
+            "mark rule «{rule}» names no interface: a name has up to 15 bytes, no blank, slash or colon, and may end in +; \
+             leave -i out for packets that come in by any"
+        )
     } else if ports > PORTS_MAX {
         format!(
             "mark rule «{rule}» has more than {PORTS_MAX} ports, of which a range counts as two; add two rules"
@@ -565,6 +568,13 @@ fn check_mark(rule: &MarkRule) -> Result<(), CommandError> {
         return Ok(());
     };
     Err(CommandError::InvalidOperation { why })
+}
+
+/// Whether a link could have this name (kernel `net/core/dev.c`, `dev_valid_name`), or its beginning before a `+`; and
+/// whether a line of rules can say it.
+fn is_interface(name: &str) -> bool {
+    let barred = |c: char| c.is_whitespace() || c == '/' || c == ':';
+    (1..=15).contains(&name.len()) && !name.contains(barred) && !name.starts_with(['-', '.'])
 }
 
 /// The scheduler of a service for which none was named.
@@ -813,8 +823,9 @@ mod tests {
         (0..LOCALS_MAX as u32).for_each(|number| assert!(state.apply(&local(number)).is_ok(), "{number}"));
         let refused = state.apply(&local(LOCALS_MAX as u32)).unwrap_err().to_string();
         assert!(refused.contains("delete one first"), "{refused}");
-        let addr = state.locals()[7].addr;
-        assert_eq!(state.check(&local(7)), Err(CommandError::LocalExists(addr)));
+        let there = state.locals()[7];
+        let addr = there.addr;
+        assert_eq!(state.check(&local(7)), Err(CommandError::LocalExists(there)));
         assert_eq!(state.apply(&Command::DeleteLocal(addr)), Ok(Applied::Locals));
         assert_eq!(state.check(&Command::DeleteLocal(addr)), Err(CommandError::NoSuchLocal(addr)));
         state.apply(&local(7)).unwrap();

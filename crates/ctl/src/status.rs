@@ -24,6 +24,7 @@ pub fn report(shared: &Shared) -> Value {
     let recent = sample.drops_since(&minute);
     let table = shared.table();
     let (live, size) = (table.live(), table.config().capacity);
+    let (services, destinations) = snapshot.configured();
     let mut useless: Vec<_> =
         snapshot.services.iter().filter_map(|service| uselessness(service, &snapshot)).collect();
     useless.sort();
@@ -40,9 +41,9 @@ pub fn report(shared: &Shared) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": Duration::from_millis(now.0).as_secs(),
         "epoch": snapshot.epoch,
-        "services": snapshot.services.iter().count(),
+        "services": services,
         "services_without_destination": useless.len(),
-        "destinations": snapshot.services.iter().map(|service| service.members.len()).sum::<usize>(),
+        "destinations": destinations,
         "interfaces": interfaces(&facts),
         "workers": workers(shared, &facts, &busy_percent),
         "table": {
@@ -52,8 +53,16 @@ pub fn report(shared: &Shared) -> Value {
             "pages": table.pages().to_string(),
         },
         "drops": drops(&sample.drops),
+        "unconfirmed_seconds": facts.unconfirmed_until.map(|until| now.until(until).as_secs()),
         "recent_drops": { "seconds": minute.at.until(now).as_secs(), "reasons": drops(&recent) },
     })
+}
+
+/// The warnings of the [`report`] alone.
+pub fn warnings(shared: &Shared) -> Vec<String> {
+    let report = report(shared);
+    let sentences = report["warnings"].as_array().into_iter().flatten();
+    sentences.filter_map(|sentence| sentence.as_str().map(str::to_owned)).collect()
 }
 
 fn interfaces(facts: &Facts) -> Value {
@@ -139,6 +148,11 @@ enum Hindrance {
     Overloaded,
     NoRoute,
     NoNeighbour,
+}
+
+/// Whether a new connection may go to a destination, and can.
+pub(crate) fn is_usable(member: &Member, snapshot: &Snapshot) -> bool {
+    hindrance(member, snapshot).is_none()
 }
 
 fn hindrance(member: &Member, snapshot: &Snapshot) -> Option<Hindrance> {

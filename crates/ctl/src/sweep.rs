@@ -24,19 +24,25 @@ use xvs_dataplane::pressure::{count_out, is_half_open, is_known};
 use xvs_dataplane::snapshot::{DestinationId, Settings, Snapshot};
 use xvs_proto::Protocol;
 
-/// What a sweeper has ended; it is the one writer.
+/// What was ended before its time; the sweeper is the one writer where nothing else is said.
 #[derive(Debug, Default)]
 pub struct SweepCounters {
     /// Connections that looked worthless (`drop_entry`).
     pub worthless: Counter,
     /// Connections of removed real servers (`expire_nodest_conn`).
     pub orphaned: Counter,
+    /// Those that an operator ended (`xvs drain`). Whoever holds the reader of listings writes it.
+    pub drained: Counter,
 }
 
 impl SweepCounters {
-    /// Both with their names.
-    pub fn all(&self) -> [(&'static str, u64); 2] {
-        [("swept_worthless", self.worthless.value()), ("swept_orphaned", self.orphaned.value())]
+    /// All with their names.
+    pub fn all(&self) -> [(&'static str, u64); 3] {
+        [
+            ("swept_worthless", self.worthless.value()),
+            ("swept_orphaned", self.orphaned.value()),
+            ("swept_drained", self.drained.value()),
+        ]
     }
 }
 

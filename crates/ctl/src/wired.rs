@@ -79,8 +79,12 @@ impl Plant for Wired {
         self.steering.add(rules)
     }
 
+    fn take_back(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+        self.steering.subtract(rules)
+    }
+
     fn narrow(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
-        self.steering.remove(rules)
+        self.steering.set(rules)
     }
 
     fn await_workers(&mut self, patience: Duration) -> Result<(), String> {

@@ -14,7 +14,9 @@ use std::time::Duration;
 use std::{env, fs, process};
 
 use rustix::event::{PollFd, PollFlags, poll};
+use xvs_ctl::capturing::{CaptureRequest, CapturedPacket, Missed};
 use xvs_ctl::client::{Client, Director, Failure};
+use xvs_ctl::events::{Asked, Begin, Events, KEPT, Kind, LISTENERS, Listener, Then};
 use xvs_ctl::message::{
     Command, CommandError, ConnectionRow, Reply, ReplyMessage, Request, RequestMessage, VERSION, decode,
     read_frame, write_message,
@@ -46,11 +48,13 @@ impl Drop for Folder {
     }
 }
 
-/// Says yes, remembers what it was asked, and has so many connections.
+/// Says yes, remembers what it was asked, has so many connections, and a packet whenever somebody captures.
 #[derive(Default)]
 struct Recorder {
+    captures_ended: Mutex<u32>,
     asked: Mutex<Vec<Request>>,
     connections: u16,
+    events: Arc<Events>,
 }
 
 impl Handler for Recorder {
@@ -75,6 +79,28 @@ impl Handler for Recorder {
             }
         }
         Ok(())
+    }
+
+    fn events(&self, asked: Asked) -> Result<Listener, CommandError> {
+        self.events.listen(asked)
+    }
+
+    fn capture(
+        &self,
+        wanted: &CaptureRequest,
+        _: &Peer,
+        each: &mut dyn FnMut(Vec<CapturedPacket>) -> ControlFlow<()>,
+    ) -> Result<Missed, CommandError> {
+        self.asked.lock().unwrap().push(Request::Capture(wanted.clone()));
+        let packet = CapturedPacket { verdict: "pass".to_owned(), reason: None, frames: Vec::new() };
+        let parts = [vec![], vec![packet]].into_iter().chain(std::iter::repeat_with(Vec::new));
+        for part in parts {
+            if each(part).is_break() {
+                break;
+            }
+        }
+        *self.captures_ended.lock().unwrap() += 1;
+        Ok(Missed::from([("wan".to_owned(), 7)]))
     }
 }
 
@@ -148,6 +174,62 @@ fn connections_come_in_their_order_and_in_bounded_parts() {
         }
     }
     assert_eq!(sizes, [512, 512, 512, 464]);
+}
+
+fn follow(folder: &Folder, from: Begin) -> UnixStream {
+    let mut stream = UnixStream::connect(folder.socket()).unwrap();
+    let request = Request::Events(Asked { from, then: Then::Follow });
+    write_message(&mut stream, &RequestMessage { version: VERSION, request }).unwrap();
+    stream
+}
+
+#[test]
+fn a_listener_that_does_not_read_delays_nobody_and_is_told_how_much_it_has_missed() {
+    let folder = Folder::new("events");
+    let (_server, handler) = serve(&folder, Recorder::default(), |_| {});
+    let tell = |count: u64| (0..count).for_each(|_| handler.events.tell(Kind::Link, 1, "x".repeat(500)));
+    tell(1);
+    let mut stream = follow(&folder, Begin::Last(1));
+    // It listens from here on; ten times what is remembered is far more than a socket holds.
+    let mut next = raw_reply(&mut stream);
+    tell(10 * KEPT as u64);
+    let (mut last, mut missed) = (0, 0);
+    loop {
+        let Ok(Reply::Events(heard)) = next.answer else { panic!("{:?}", next.answer) };
+        assert!(next.more);
+        missed += heard.missed;
+        for (event, number) in heard.events.iter().zip(last + heard.missed + 1..) {
+            assert_eq!(event.number, number);
+        }
+        last += heard.missed + heard.events.len() as u64;
+        if last == 10 * KEPT as u64 + 1 {
+            break;
+        }
+        next = raw_reply(&mut stream);
+    }
+    assert!(missed > 0, "all of it was read");
+}
+
+#[test]
+fn events_that_are_not_followed_end_with_the_last_and_a_listener_that_goes_makes_room() {
+    let folder = Folder::new("listeners");
+    let (_server, handler) = serve(&folder, Recorder::default(), |_| {});
+    (0..100).for_each(|_| handler.events.tell(Kind::Link, 1, "wan is down".to_owned()));
+    let mut numbers = Vec::new();
+    let asked = Asked { from: Begin::Last(70), then: Then::End };
+    let listen = |each: &mut dyn FnMut(u64)| {
+        Client::connect(&folder.socket()).unwrap().events(asked, &mut |heard| {
+            heard.events.iter().for_each(|event| each(event.number));
+            Ok(())
+        })
+    };
+    listen(&mut |number| numbers.push(number)).unwrap();
+    assert_eq!(numbers, (31..=100).collect::<Vec<_>>());
+    let mut all: Vec<_> = (0..LISTENERS).map(|_| follow(&folder, Begin::Last(1))).collect();
+    all.iter_mut().for_each(|stream| drop(raw_reply(stream)));
+    assert!(listen(&mut |_| {}).is_err_and(|error| error.to_string().contains("end one")));
+    drop(all);
+    while listen(&mut |_| {}).is_err() {}
 }
 
 #[test]
@@ -272,12 +354,17 @@ fn a_stale_socket_is_replaced_and_a_file_in_its_place_is_not() {
 
 /// Runs `xvsadm` as user 65534 with these groups, which only root can do.
 fn as_nobody(folder: &Folder, groups: &str, arguments: &[&str]) -> Option<(i32, String)> {
+    run_as_nobody(env!("CARGO_BIN_EXE_xvsadm"), folder, groups, arguments)
+}
+
+/// The same with another program.
+fn run_as_nobody(built: &str, folder: &Folder, groups: &str, arguments: &[&str]) -> Option<(i32, String)> {
     if !is_root() {
         eprintln!("skipped: running a program as another user needs root");
         return None;
     }
-    let program = folder.0.join("xvsadm");
-    fs::copy(env!("CARGO_BIN_EXE_xvsadm"), &program).unwrap();
+    let program = folder.0.join("program");
+    fs::copy(built, &program).unwrap();
     let output = Process::new("setpriv")
         .args(["--reuid", "65534", "--regid", "65534", groups])
         .arg(&program)
@@ -318,6 +405,61 @@ fn others_may_read_and_only_members_of_the_group_may_change() {
     let groups = format!("--groups={number}");
     assert_eq!(as_nobody(&folder, &groups, &["-C"]), Some((0, String::new())));
     assert_eq!(handler.asked.lock().unwrap().last(), Some(&Request::Change(Command::Flush)));
+}
+
+#[test]
+fn packets_are_shown_to_root_and_the_group_and_to_nobody_else() {
+    let folder = Folder::new("capture-rights");
+    let (_server, handler) = serve(&folder, Recorder::default(), |settings| settings.mode = 0o666);
+    let words = ["capture", "--text", "--count", "1"];
+    let nobody = |groups: &str| run_as_nobody(env!("CARGO_BIN_EXE_xvs"), &folder, groups, &words);
+    let Some((code, said)) = nobody("--clear-groups") else { return };
+    assert!(code == 3 && said.contains("group xvs") && said.contains("see packets"), "{code}: {said}");
+    assert!(handler.asked.lock().unwrap().is_empty());
+}
+
+fn all() -> CaptureRequest {
+    CaptureRequest {
+        address: None,
+        port: None,
+        service: None,
+        interface: None,
+        drops: false,
+        reason: None,
+        snap_bytes: 64,
+    }
+}
+
+#[test]
+fn a_capture_ends_with_counts_when_its_client_asks_for_no_more() {
+    let folder = Folder::new("capture-end");
+    let (_server, handler) = serve(&folder, Recorder::default(), |_| {});
+    let mut client = Client::connect(&folder.socket()).unwrap();
+    let stopper = client.stopper().unwrap();
+    let mut parts = Vec::new();
+    let missed = client.capture(all(), &mut |part| {
+        parts.push(part.len());
+        if part.len() == 1 {
+            stopper.stop();
+        }
+        Ok(())
+    });
+    assert_eq!((missed.unwrap(), parts), (Missed::from([("wan".to_owned(), 7)]), vec![0, 1]));
+    assert_eq!(*handler.captures_ended.lock().unwrap(), 1);
+}
+
+#[test]
+fn a_capture_ends_when_its_client_is_gone() {
+    let folder = Folder::new("capture-gone");
+    let (server, handler) = serve(&folder, Recorder::default(), |_| {});
+    let mut client = Client::connect(&folder.socket()).unwrap();
+    let enough = client.capture(all(), &mut |_| Err(io::ErrorKind::StorageFull.into()));
+    assert!(matches!(enough, Err(Failure::Printing(_))), "{enough:?}");
+    drop(client);
+    while *handler.captures_ended.lock().unwrap() == 0 {
+        std::thread::yield_now();
+    }
+    drop(server);
 }
 
 #[test]

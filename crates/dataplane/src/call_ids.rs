@@ -49,6 +49,11 @@ impl CallIds {
         }
     }
 
+    /// Room for a few, with the same hash; none is in it.
+    pub(crate) fn apart(&self) -> Self {
+        Self { hasher: self.hasher.clone(), ..Self::new(LOOKED_AT, 1) }
+    }
+
     /// Whether there is room for none.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()

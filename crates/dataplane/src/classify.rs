@@ -4,7 +4,7 @@
 //! kernel here. One thing is edited: an IPv6 fragment header that says nothing is taken out, at the cost of moving what
 //! stands before it. Not here: whether a connection or a service takes the packet.
 
-use xvs_proto::ipv6::{FRAGMENT_HEADER_LEN, Ipv6};
+use xvs_proto::ipv6::{FRAGMENT_HEADER_LEN, Ipv6, extension};
 use xvs_proto::{Family, Fragment, Packet, Parsed, Protocol, ethernet, parse};
 
 use crate::port::LinkId;
@@ -45,13 +45,15 @@ pub fn classify(frame: &mut Frame, link: LinkId, snapshot: &Snapshot) -> Class {
     }
     let ours = to_us && snapshot.services.any_of(packet.family());
     let served = [Protocol::TCP, Protocol::UDP, Protocol::SCTP, Protocol::AH, Protocol::ESP];
-    if !ours || !served.contains(&packet.flow.protocol) {
-        return Class::Decided(Verdict::PassToKernel);
-    }
     match packet.fragment {
-        Fragment::Whole => Class::Flow(without_fragment_header(frame, packet)),
-        Fragment::First | Fragment::Later if is_plain(frame.bytes(), &packet) => Class::Fragment(packet),
-        Fragment::First | Fragment::Later => Class::Decided(Verdict::PassToKernel),
+        _ if !ours => Class::Decided(Verdict::PassToKernel),
+        Fragment::Whole if served.contains(&packet.flow.protocol) => {
+            Class::Flow(without_fragment_header(frame, packet))
+        }
+        Fragment::First | Fragment::Later if may_hold(frame.bytes(), &packet, &served) => {
+            Class::Fragment(packet)
+        }
+        _ => Class::Decided(Verdict::PassToKernel),
     }
 }
 
@@ -82,10 +84,13 @@ fn is_unserved(frame: &[u8], snapshot: &Snapshot) -> bool {
     !snapshot.services.any_of(family)
 }
 
-/// Whether every fragment of its datagram says the same of what is in it. Behind an IPv6 fragment header there may be
-/// others before the transport's, which only the first fragment has; such datagrams stay with the kernel.
-fn is_plain(frame: &[u8], packet: &Packet) -> bool {
-    packet.fragment_header.is_none_or(|at| frame[at] == packet.flow.protocol.0)
+/// Whether a fragment's datagram may hold one of these protocols, by what every fragment of it says alike: behind an IPv6
+/// fragment header there may be destination options, and what they are followed by only the first fragment shows.
+fn may_hold(frame: &[u8], packet: &Packet, served: &[Protocol]) -> bool {
+    match packet.fragment_header {
+        None => served.contains(&packet.flow.protocol),
+        Some(at) => served.contains(&Protocol(frame[at])) || frame[at] == extension::DESTINATION_OPTIONS,
+    }
 }
 
 /// Takes the fragment header out of a packet that is whole, as the kernel does before IPVS sees it.

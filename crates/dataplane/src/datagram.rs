@@ -31,7 +31,7 @@ impl Ending<'_> {
             verdict => self.dispose(verdict, port).unwrap_or(verdict),
         };
         self.outcome.counters().held.set(self.fragments.held() as u64);
-        self.outcome.tell(verdict);
+        self.outcome.tell(verdict, port);
     }
 
     /// Drops those whose time is over, and the oldest if there is no room for one more.

@@ -1,29 +1,30 @@
 //! Which worker gathers which datagram, and the way of a fragment to that worker.
 //!
 //! Fragments of one datagram may come in at different workers, and only one can tell when the datagram is whole: the
-//! first that met any of them. A table of words names it: entering one is one compare-and-swap, looking one up one
-//! load. A fragment that another worker met is copied through a bounded queue, as frames belong to their worker; most
-//! NICs bring all fragments of a datagram to one queue, so copies are rare. Nothing allocates after
+//! first that met any of them. A table of slots, which datagrams fall to by a hash, names it: looking there is one
+//! compare-and-swap. While a worker gathers any datagram of a slot, it gathers all of them, so two that fall to one slot
+//! cost copies and nothing else. A fragment that another worker met is copied through a bounded queue, as frames belong
+//! to their worker; most NICs bring all fragments of a datagram to one queue, so copies are rare. Nothing allocates after
 //! [`Exchange::new`]. Not here: fragments themselves (`fragments.rs`).
-
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 
 use crate::port::{BURST, LinkId};
+use crate::shm::atomic::{AtomicU64, Ordering};
 
-/// How many datagrams under way the workers can tell each other of.
-const SLOTS: usize = 1 << 12;
-/// Where a tag's place in the table stands in it.
-const SLOT_SHIFT: u32 = u64::BITS - SLOTS.trailing_zeros();
-/// The bits of a word that name the worker, from 1 on; the others are the tag's.
+/// How many slots there are: several for each datagram of which fragments may wait. Models have two.
+const SLOTS: usize = if cfg!(loom) { 2 } else { 1 << 12 };
+/// The bits of a slot that name the worker, from 1 on; the others count its datagrams.
 const WORKER_BITS: u64 = 0xffff;
+/// One datagram more.
+const ONE: u64 = WORKER_BITS + 1;
 /// Bytes of the largest frame that a port takes in.
 const FRAME_BYTES: usize = 4096;
 
 /// What the workers share of fragments.
 pub struct Exchange {
-    /// By tag: the rest of the tag and the worker; 0 is nobody.
+    /// Who gathers what falls to each slot, and how many datagrams; 0 is nobody. Whoever finds 0 may write its own number;
+    /// then it is the one writer, until it writes 0.
     owners: Box<[AtomicU64]>,
     inboxes: Box<[ArrayQueue<Box<Parcel>>]>,
     spare: ArrayQueue<Box<Parcel>>,
@@ -66,24 +67,29 @@ impl Exchange {
         self.inboxes.len() > 1
     }
 
-    /// Who gathers the datagram of this tag: `worker`, unless another does already.
+    /// Who gathers a datagram of this tag, of which `worker` has nothing yet: `worker`, until it releases it, unless
+    /// another one has the slot.
     ///
-    /// Where two datagrams under way have one slot, each worker gathers for itself what it meets of the second: it
-    /// comes together only if all of it comes to one worker.
-    pub fn owner(&self, tag: u64, worker: usize) -> usize {
+    /// That one may let go of the slot at any time; it asks again when it receives the fragment.
+    pub fn claim(&self, tag: u64, worker: usize) -> usize {
+        let (slot, own) = (self.slot(tag), worker as u64 + 1);
         // Relaxed: the word is the whole of what is shared, and a parcel's bytes travel by its queue.
-        let claim =
-            self.slot(tag).compare_exchange(0, word(tag, worker), Ordering::Relaxed, Ordering::Relaxed);
-        match claim {
-            Err(taken) if taken & !WORKER_BITS == tag & !WORKER_BITS => (taken & WORKER_BITS) as usize - 1,
-            _ => worker,
+        match slot.compare_exchange(0, ONE | own, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => worker,
+            Err(word) if word & WORKER_BITS == own => {
+                slot.store(word + ONE, Ordering::Relaxed);
+                worker
+            }
+            Err(word) => (word & WORKER_BITS) as usize - 1,
         }
     }
 
-    /// The worker gathers it no more.
-    pub fn release(&self, tag: u64, worker: usize) {
-        // Relaxed: as above. It fails if the slot was another's all the time.
-        let _ = self.slot(tag).compare_exchange(word(tag, worker), 0, Ordering::Relaxed, Ordering::Relaxed);
+    /// A datagram that its worker has claimed is gathered no more.
+    pub fn release(&self, tag: u64) {
+        let slot = self.slot(tag);
+        // Relaxed: as above; no other worker writes here.
+        let left = slot.load(Ordering::Relaxed) - ONE;
+        slot.store(if left < ONE { 0 } else { left }, Ordering::Relaxed);
     }
 
     /// Copies a frame to another worker; `false` if there is no room.
@@ -116,15 +122,12 @@ impl Exchange {
     }
 
     fn slot(&self, tag: u64) -> &AtomicU64 {
-        &self.owners[(tag >> SLOT_SHIFT) as usize]
+        &self.owners[tag as usize % SLOTS]
     }
 }
 
-fn word(tag: u64, worker: usize) -> u64 {
-    tag & !WORKER_BITS | (worker as u64 + 1)
-}
-
 #[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
 
@@ -132,20 +135,20 @@ mod tests {
     fn the_first_to_meet_a_datagram_gathers_it_until_it_is_released() {
         let exchange = Exchange::new(3);
         let tag = 0x1234_5678_9abc_def0;
-        assert_eq!([exchange.owner(tag, 2), exchange.owner(tag, 0), exchange.owner(tag, 2)], [2, 2, 2]);
-        exchange.release(tag, 1);
-        assert_eq!(exchange.owner(tag, 1), 2, "only its owner releases it");
-        exchange.release(tag, 2);
-        assert_eq!(exchange.owner(tag, 0), 0);
+        assert_eq!([exchange.claim(tag, 2), exchange.claim(tag, 0), exchange.claim(tag, 1)], [2, 2, 2]);
+        exchange.release(tag);
+        assert_eq!(exchange.claim(tag, 0), 0);
     }
 
     #[test]
-    fn of_two_datagrams_with_one_slot_each_worker_gathers_the_second_for_itself() {
+    fn who_gathers_one_datagram_of_a_slot_gathers_all_of_them_until_the_last_is_released() {
         let exchange = Exchange::new(2);
-        let (one, other) = (0x1230_0000_0001_0000, 0x1230_0000_0002_0000);
-        assert_eq!([exchange.owner(one, 1), exchange.owner(other, 0), exchange.owner(other, 1)], [1, 0, 1]);
-        exchange.release(other, 0);
-        assert_eq!(exchange.owner(one, 0), 1, "the slot is still the first one's");
+        let (one, other, third) = (0x1230_0000_0001_0abc, 0x4560_0000_0002_0abc, 0x0abc);
+        assert_eq!([exchange.claim(one, 1), exchange.claim(other, 0), exchange.claim(other, 1)], [1; 3]);
+        exchange.release(one);
+        assert_eq!([exchange.claim(one, 0), exchange.claim(third, 0)], [1; 2], "it has one still");
+        exchange.release(other);
+        assert_eq!(exchange.claim(third, 0), 0);
     }
 
     #[test]

@@ -96,6 +96,11 @@ impl Flows {
         }
     }
 
+    /// The worker's number.
+    pub fn worker(&self) -> usize {
+        self.worker
+    }
+
     /// The worker's seat at the table.
     pub fn table(&mut self) -> &mut TableWorker {
         &mut self.table
@@ -311,7 +316,7 @@ impl Flows {
             mss::clamp(frame, packet, &ends, destination, back);
         }
         let connection = self.table.connection(id);
-        let told = tell::request(frame, packet, &connection, destination.path, &self.counters);
+        let told = tell::request(frame, packet, &connection, destination, now, &self.counters);
         let packet = told.as_ref().unwrap_or(packet);
         let outer = self.outer(packet, destination, &snapshot.settings, now);
         let verdict = forward::request(frame, packet, &ends, destination.path, &snapshot.egress, outer);
@@ -377,6 +382,13 @@ impl Flows {
         verdict
     }
 
+    /// What is known of the connection that packets of a flow are of.
+    pub fn known(&self, flow: &FlowKey) -> Option<Known> {
+        let (id, _) = self.table.find(flow, self.table.hash(flow))?;
+        let connection = self.table.connection(id);
+        Some(Known { protocol: connection.protocol(), ends: ends(&connection), mark: connection.mark() })
+    }
+
     /// The connection that a packet is the client's of.
     pub fn asked(&self, packet: &Packet, hash: u64) -> Option<ConnId> {
         let found = self.table.find(&packet.connection_key(), hash);
@@ -428,6 +440,17 @@ impl Flows {
     pub fn quiescent(&mut self) {
         self.table.quiescent();
     }
+}
+
+/// What tells connections apart for who asks for some of them.
+#[derive(Debug, Clone, Copy)]
+pub struct Known {
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Its ends.
+    pub ends: Ends,
+    /// The firewall mark that it began with; 0 is none.
+    pub mark: u32,
 }
 
 /// What becomes of a connection that a client's packet met.

@@ -34,8 +34,8 @@ pub const HELD: usize = 256;
 pub const PER_DATAGRAM: usize = 128;
 /// How long a datagram may be incomplete: as Linux (`ipfrag_time`), and RFC 8200 §4.5.
 const TIMEOUT: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(60)];
-/// The largest datagram with its header, in bytes.
-const LARGEST: usize = u16::MAX as usize;
+/// The largest datagram with its header, in bytes, by family: over IPv6 the header is not counted (RFC 8200 §3).
+const LARGEST: [usize; 2] = [u16::MAX as usize, u16::MAX as usize + ipv6::HEADER_LEN];
 /// Room for the link header and outer headers before a datagram.
 const HEADROOM: usize = 256;
 
@@ -120,7 +120,7 @@ impl Fragments {
     pub fn new(worker: usize, exchange: Arc<Exchange>, secret: HashSecret) -> Self {
         assert!(!exchange.has_parcels(worker), "a worker of the exchange, and a new one");
         let layout = FrameLayout {
-            frame_size_bytes: (HEADROOM + ethernet::HEADER_LEN + LARGEST) as u32,
+            frame_size_bytes: (HEADROOM + ethernet::HEADER_LEN + LARGEST[1]) as u32,
             headroom_bytes: HEADROOM as u32,
             frames: 1,
         };
@@ -158,25 +158,32 @@ impl Fragments {
     /// Takes a fragment. What waits no longer because of it is in [`Self::released`].
     pub fn take(&mut self, received: Received, packet: &Packet, now: Millis) -> Gathered {
         let (key, part) = read(received.frame.bytes(), packet);
-        if let Err(reason) = part.check() {
+        if let Err(reason) = part.check(packet.family()) {
             self.released.push(received);
             return Gathered::Refused(reason);
         }
         let tag = key.tag(&self.secret);
-        let owner = self.exchange.owner(tag, self.worker);
-        if owner != self.worker {
-            let sent = self.exchange.send(owner, received.link, received.frame.bytes());
-            self.released.push(received);
-            return if sent { Gathered::HandedOver } else { Gathered::Refused(DropReason::FragmentCrowded) };
-        }
-        self.last = now;
         let mut sum = Sum::default();
-        let mut until = now + TIMEOUT[usize::from(packet.family() == Family::V6)];
+        let mut until = None;
         for other in self.held.iter().filter(|other| other.tag == tag && other.key == key) {
-            until = other.until;
+            until = Some(other.until);
             sum.add(&other.part);
             sum.repeated += other.part.shared_with(&part);
         }
+        if until.is_none() {
+            let gatherer = self.exchange.claim(tag, self.worker);
+            if gatherer != self.worker {
+                let sent = self.exchange.send(gatherer, received.link, received.frame.bytes());
+                self.released.push(received);
+                return if sent {
+                    Gathered::HandedOver
+                } else {
+                    Gathered::Refused(DropReason::FragmentCrowded)
+                };
+            }
+        }
+        self.last = now;
+        let until = until.unwrap_or(now + TIMEOUT[usize::from(packet.family() == Family::V6)]);
         sum.add(&part);
         if sum.repeats(&part) {
             self.released.push(received);
@@ -245,11 +252,12 @@ impl Fragments {
     }
 
     fn release(&mut self, key: &Key) {
-        let released = &mut self.released;
+        let mut claimed = None;
         for held in self.held.extract_if(.., |held| held.key == *key) {
-            self.exchange.release(held.tag, self.worker);
-            released.push(held.received);
+            claimed = Some(held.tag);
+            self.released.push(held.received);
         }
+        claimed.inspect(|tag| self.exchange.release(*tag));
     }
 
     /// Copies the parts of a datagram of so many bytes behind the first one's headers.
@@ -299,9 +307,14 @@ impl Part {
     }
 
     /// What can be said of a fragment alone. Source: RFC 791 §3.2, RFC 8200 §4.5.
-    fn check(&self) -> Result<(), DropReason> {
+    fn check(&self, family: Family) -> Result<(), DropReason> {
         let odd = self.len == 0 || self.more && !self.len.is_multiple_of(UNIT);
-        let too_large = self.at - self.network + self.end() > LARGEST;
+        let (is_v6, fragment_header) = match family {
+            Family::V4 => (false, 0),
+            Family::V6 => (true, ipv6::FRAGMENT_HEADER_LEN),
+        };
+        let headers = self.at - self.network - fragment_header;
+        let too_large = headers + self.end() > LARGEST[usize::from(is_v6)];
         if odd || too_large { Err(DropReason::FragmentLength) } else { Ok(()) }
     }
 
@@ -396,7 +409,7 @@ fn write<'h>(
     let headers = if is_v6 { at - ipv6::FRAGMENT_HEADER_LEN } else { at };
     let length = headers - network + bytes;
     // The fragment header that goes is written first, and then over.
-    if length > LARGEST || !frame.resize((headers + bytes).max(at)) {
+    if length > LARGEST[usize::from(is_v6)] || !frame.resize((headers + bytes).max(at)) {
         return Err(DropReason::FragmentLength);
     }
     let whole = frame.bytes_mut();
@@ -510,34 +523,48 @@ mod tests {
         frame
     }
 
+    /// As [`v4`], over IPv6.
+    fn v6_filled(offset: u16, more: bool, len: usize, fill: u8) -> Vec<u8> {
+        let mut frame = v6(&[], offset * 8, more, len);
+        let data = frame.len() - len;
+        frame[data..].fill(fill);
+        frame
+    }
+
     #[test]
     fn what_overlaps_or_contradicts_ends_its_datagram_and_what_repeats_itself_does_not() {
+        overlaps_and_repeats(v4);
+        // RFC 5722 §4 and RFC 8200 §4.5, which lets exact repetitions pass.
+        overlaps_and_repeats(v6_filled);
+    }
+
+    fn overlaps_and_repeats(part: impl Fn(u16, bool, usize, u8) -> Vec<u8>) {
         use DropReason::{FragmentConflict, FragmentRepeated};
         for (second, reason) in [
-            (v4(2, true, 16, 1), FragmentConflict),
-            (v4(0, true, 16, 1), FragmentConflict),
-            (v4(0, true, 40, 1), FragmentConflict),
-            (v4(1, false, 8, 1), FragmentConflict),
-            (v4(1, true, 16, 1), FragmentRepeated),
-            (v4(1, true, 16, 2), FragmentRepeated),
-            (v4(1, true, 8, 2), FragmentRepeated),
-            (v4(2, true, 8, 2), FragmentRepeated),
-            (v4(2, true, 24, 2), FragmentRepeated),
+            (part(2, true, 16, 1), FragmentConflict),
+            (part(0, true, 16, 1), FragmentConflict),
+            (part(0, true, 40, 1), FragmentConflict),
+            (part(1, false, 8, 1), FragmentConflict),
+            (part(1, true, 16, 1), FragmentRepeated),
+            (part(1, true, 16, 2), FragmentRepeated),
+            (part(1, true, 8, 2), FragmentRepeated),
+            (part(2, true, 8, 2), FragmentRepeated),
+            (part(2, true, 24, 2), FragmentRepeated),
         ] {
             // Units 1 and 2, and for what repeats them 3 and 4.
             let mut bench = Bench::new();
-            assert_eq!(bench.refused(&v4(1, true, 16, 1)), None);
+            assert_eq!(bench.refused(&part(1, true, 16, 1)), None);
             if reason == FragmentRepeated {
-                assert_eq!(bench.refused(&v4(3, true, 16, 1)), None);
+                assert_eq!(bench.refused(&part(3, true, 16, 1)), None);
             }
             let held = bench.fragments.held();
             assert_eq!(bench.refused(&second), Some(reason), "{second:x?}");
             assert_eq!(bench.fragments.held(), if reason == FragmentRepeated { held } else { 0 });
         }
         // Two ends, one behind the end, an end before the end.
-        for behind in [v4(9, false, 8, 1), v4(9, true, 8, 1), v4(1, false, 8, 1)] {
+        for behind in [part(9, false, 8, 1), part(9, true, 8, 1), part(1, false, 8, 1)] {
             let mut bench = Bench::new();
-            assert_eq!(bench.refused(&v4(5, false, 8, 1)), None);
+            assert_eq!(bench.refused(&part(5, false, 8, 1)), None);
             assert_eq!(bench.refused(&behind), Some(FragmentConflict));
             assert_eq!(bench.fragments.held(), 0);
         }
@@ -552,6 +579,18 @@ mod tests {
         }
         assert_eq!(bench.refused(&v4(8186, false, 27, 1)), None, "it ends at 65,535 with the header");
         assert_eq!(bench.fragments.held(), 1);
+        let mut bench = Bench::new();
+        for frame in [
+            v6_filled(1, true, 12, 1),
+            v6_filled(1, false, 0, 1),
+            v6_filled(8191, false, 8, 1),
+            v6_filled(8189, true, 24, 1),
+        ] {
+            assert_eq!(bench.refused(&frame), Some(DropReason::FragmentLength), "{frame:x?}");
+        }
+        assert_eq!(bench.refused(&v6_filled(8191, false, 7, 1)), None, "it ends at 65,535 behind the header");
+        let options = [44, 0, 1, 4, 0, 0, 0, 0];
+        assert_eq!(bench.refused(&v6(&options, 65_528, false, 7)), Some(DropReason::FragmentLength));
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub mod exchange;
 pub mod fragments;
 pub mod pieces;
 
+pub mod capture;
+
 pub mod answer;
 pub mod outcome;
 pub mod reinject;
@@ -45,6 +47,8 @@ pub mod verdict;
 
 mod occupancy;
 pub mod snapshot;
+
+pub mod explain;
 
 pub mod clock;
 pub mod counters;

@@ -254,12 +254,27 @@ impl Marks {
 
     /// The mark of a packet that came in by a link; 0: none.
     pub fn of(&self, link: LinkId, packet: &Packet) -> u32 {
+        self.walk(link, packet, |_| {})
+    }
+
+    /// The last rule that set the mark of a packet.
+    pub fn last_of(&self, link: LinkId, packet: &Packet) -> Option<&Step> {
+        let mut last = None;
+        self.walk(link, packet, |at| last = Some(at));
+        self.steps.get(last?)
+    }
+
+    /// The mark of a packet; `set` is told the place of each step that sets it.
+    fn walk(&self, link: LinkId, packet: &Packet, mut set: impl FnMut(usize)) -> u32 {
         let (mut mark, mut at) = (0, 0);
         while let Some(step) = self.steps.get(at) {
             at += 1;
             if step.conditions.iter().all(|condition| condition.holds(link, packet, mark)) {
                 match step.action {
-                    Action::Set(change) => mark = change.apply(mark),
+                    Action::Set(change) => {
+                        mark = change.apply(mark);
+                        set(at - 1);
+                    }
                     Action::SkipTo(to) => at = to,
                 }
             }

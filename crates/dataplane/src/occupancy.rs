@@ -24,6 +24,18 @@ pub(crate) struct Occupancy {
 }
 
 impl Occupancy {
+    /// A copy that counts by itself.
+    pub(crate) fn apart(&self) -> Self {
+        let [word, bounds] =
+            [&self.word, &self.bounds].map(|word| AtomicU64::new(word.load(Ordering::Relaxed)));
+        Self { word, bounds }
+    }
+
+    /// The upper threshold; 0: none.
+    pub(crate) fn upper(&self) -> u32 {
+        Bounds::unpack(self.bounds.load(Ordering::Relaxed)).upper
+    }
+
     /// Counts a connection in. It is judged when it is certain to be one, by [`Self::bound`].
     pub(crate) fn enter(&self, activity: Activity) {
         self.word.fetch_add(CONNECTION.wrapping_add(active(activity)), Ordering::AcqRel);

@@ -86,12 +86,13 @@ impl Outcome {
     /// Carries out the verdict on a frame of the burst.
     pub fn carry_out(&mut self, received: Received, verdict: Verdict, port: &mut impl Port) {
         let verdict = self.settle(received, verdict, port);
-        self.tell(verdict);
+        self.tell(verdict, port);
     }
 
     /// Notes the verdict on a frame of the burst that was disposed of elsewhere.
-    pub fn tell(&mut self, verdict: Verdict) {
+    pub fn tell(&mut self, verdict: Verdict, port: &mut impl Port) {
         self.verdicts.push(verdict);
+        port.settled(verdict);
     }
 
     /// Sends a packet in fragments of at most `limit` bytes, each in a frame of its own: all or none.
@@ -186,7 +187,7 @@ impl Outcome {
         let verdict = match done {
             Ok(()) => verdict,
             Err((frame, reason)) => {
-                port.recycle(frame);
+                port.discard(Received { link, frame }, reason);
                 Verdict::Drop(reason)
             }
         };

@@ -25,6 +25,11 @@ impl PathMtu {
         known(self.word.load(Ordering::Relaxed), now)
     }
 
+    /// A copy that learns by itself.
+    pub(crate) fn apart(&self) -> Self {
+        Self { word: AtomicU64::new(self.word.load(Ordering::Relaxed)) }
+    }
+
     /// Takes in what a router of the way to `dest` says. It is never believed to be wider than it was, nor narrower than
     /// any way may be.
     pub fn learn(&self, mtu: u32, dest: IpAddr, now: Millis) {

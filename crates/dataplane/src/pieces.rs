@@ -7,7 +7,7 @@
 
 use xvs_proto::ethernet;
 use xvs_proto::ipv4::{self, Ipv4};
-use xvs_proto::ipv6::{self, Ipv6};
+use xvs_proto::ipv6::{self, Ipv6, extension};
 
 use crate::forward::Identification;
 use crate::port::Port;
@@ -15,10 +15,6 @@ use crate::shm::Frame;
 
 /// The unit of fragment offsets, in bytes.
 const UNIT: usize = 8;
-/// Next-header values that stand before a fragment header: hop-by-hop options, routing (RFC 8200 §4.1).
-const BEFORE_FRAGMENT: [u8; 2] = [0, 43];
-/// The next-header value of a fragment header.
-const FRAGMENT: u8 = 44;
 
 /// How a packet is cut.
 #[derive(Debug, Clone, Copy)]
@@ -75,12 +71,7 @@ impl Cut {
                 (Cutting::V4 { flags: word, id }, network + view.header_len(), 0)
             }
             ethernet::TYPE_IPV6 => {
-                let (mut named_at, mut end) =
-                    (network + ipv6::field::NEXT_HEADER, network + ipv6::HEADER_LEN);
-                while BEFORE_FRAGMENT.contains(frame.get(named_at)?) {
-                    named_at = end;
-                    end += UNIT * (1 + usize::from(*frame.get(end + 1)?));
-                }
+                let (named_at, end) = unfragmentable(frame, network)?;
                 let view = Ipv6::parse(&frame[network..]).ok()?;
                 let id = ids.take_between(view.source().into(), view.dest().into());
                 (Cutting::V6 { named_at, next: *frame.get(named_at)?, id }, end, ipv6::FRAGMENT_HEADER_LEN)
@@ -162,13 +153,33 @@ impl Cut {
                 let payload_len = self.header - network - ipv6::HEADER_LEN + self.extra() + len;
                 let place = network + ipv6::field::PAYLOAD_LEN.start;
                 frame[place..place + 2].copy_from_slice(&(payload_len as u16).to_be_bytes());
-                frame[named_at] = FRAGMENT;
+                frame[named_at] = extension::FRAGMENT;
                 let header = &mut frame[self.header..][..ipv6::FRAGMENT_HEADER_LEN];
                 let more = if more { ipv6::MORE_FRAGMENTS } else { 0 };
                 header[..2].copy_from_slice(&[next, 0]);
                 header[2..4].copy_from_slice(&(offset as u16 | more).to_be_bytes());
                 header[4..].copy_from_slice(&id.to_be_bytes());
             }
+        }
+    }
+}
+
+/// Where the headers of an IPv6 packet end that every fragment needs, those for hosts on the way (RFC 8200 §4.5), and where
+/// what follows them is named.
+fn unfragmentable(frame: &[u8], network: usize) -> Option<(usize, usize)> {
+    let (mut names, mut next) = (network + ipv6::field::NEXT_HEADER, network + ipv6::HEADER_LEN);
+    let mut ends = (names, next);
+    loop {
+        let is_last = match *frame.get(names)? {
+            extension::HOP_BY_HOP | extension::ROUTING => true,
+            // Before a routing header they are for the hosts that it names.
+            extension::DESTINATION_OPTIONS => false,
+            _ => return Some(ends),
+        };
+        names = next;
+        next += extension::UNIT * (1 + usize::from(*frame.get(next + 1)?));
+        if is_last {
+            ends = (names, next);
         }
     }
 }
@@ -275,6 +286,23 @@ mod tests {
         for piece in pieces(&whole, 112, false).unwrap() {
             assert_eq!((piece[20], piece[54], piece[62]), (0, 44, 17));
         }
+    }
+
+    #[test]
+    fn options_for_hosts_on_the_way_stand_before_the_fragment_header_and_those_for_the_last_one_behind_it() {
+        let header = |next: u8| [next, 0, 1, 4, 0, 0, 0, 0];
+        // Options and a routing header (of a type for experiments) for others, then options for the receiver.
+        let chain = [header(43), [60, 0, 253, 0, 0, 0, 0, 0], header(17)].concat();
+        let mut whole = packet(true, &[0xa5; 100]);
+        whole.splice(54..54, chain.clone());
+        whole[20] = 60;
+        whole[18..20].copy_from_slice(&132u16.to_be_bytes());
+        let pieces = pieces(&whole, 128, false).unwrap();
+        assert_eq!(pieces.len(), 2);
+        for piece in &pieces {
+            assert_eq!((piece[20], piece[54], piece[62], piece[70]), (60, 43, 44, 60));
+        }
+        assert_eq!(pieces[0][78..86], chain[16..]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Runs on a worker for every burst. Allocates nothing, waits for nothing, and leaves each frame in exactly one
 //! place; each stage is a loop over the burst, so that the memory which the next stage needs is on its way.
 
+use crate::capture::{Watch, watched::Watched};
 use crate::classify::{Class, classify};
 use crate::clock::Millis;
 use crate::counters::WorkerCounters;
@@ -41,9 +42,18 @@ impl Pipeline {
     /// Takes a burst from the port through all stages. Returns how many frames it was. [`Flows::quiescent`] is due when
     /// the snapshot has been left.
     pub fn run(&mut self, snapshot: &Snapshot, port: &mut impl Port, now: Millis) -> usize {
-        let port = &mut Tagged::new(port, &snapshot.egress);
+        let mut port = Tagged::new(port, &snapshot.egress);
+        if snapshot.captures.is_empty() {
+            return self.stages(snapshot, &mut port, now);
+        }
+        let worker = self.flows.worker();
+        self.stages(snapshot, &mut Watched::new(&mut port, snapshot, worker), now)
+    }
+
+    fn stages(&mut self, snapshot: &Snapshot, port: &mut impl Watch, now: Millis) -> usize {
         let copies = self.fragments.receive(&mut self.burst, port);
         port.receive(&mut self.burst);
+        port.arrived(&self.burst, copies, &self.flows);
         let frames = self.burst.len();
         self.outcome.begin(frames - copies, copies);
         self.classify(snapshot);
@@ -51,6 +61,7 @@ impl Pipeline {
         self.decide(snapshot, now);
         self.carry_out(snapshot, port, now);
         port.flush();
+        port.ended(&self.flows);
         frames
     }
 

@@ -179,7 +179,7 @@ pub fn is_reset(packet: &Packet) -> bool {
 
 /// TCP: a SYN that does not reset; any that does not reset if sloppy. UDP: every datagram. SCTP: an INIT; all but an
 /// ABORT if sloppy.
-fn may_begin(packet: &Packet, settings: &Settings) -> bool {
+pub(crate) fn may_begin(packet: &Packet, settings: &Settings) -> bool {
     match packet.flow.protocol {
         Protocol::TCP => (is_first(packet) || settings.sloppy_tcp) && !is_reset(packet),
         Protocol::SCTP => (is_first(packet) || settings.sloppy_sctp) && !is_reset(packet),

@@ -5,6 +5,8 @@
 //! objects that snapshots share, so that a change of weight loses none of them. Cost: one pointer load a burst,
 //! one hash look-up a new connection, one index a packet.
 
+mod apart;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
@@ -18,6 +20,7 @@ use xvs_sched::{
 };
 
 use crate::call_ids::CallIds;
+use crate::capture::Captures;
 use crate::counters::SharedStats;
 use crate::egress::{Egress, RouteTo};
 use crate::local::LocalAddresses;
@@ -27,6 +30,8 @@ use crate::occupancy::Occupancy;
 use crate::path_mtu::PathMtu;
 use crate::persistence::Persistence;
 use crate::port::LinkId;
+
+pub use self::apart::{Asked, Candidate};
 
 /// What a worker acts on.
 #[derive(Clone)]
@@ -48,6 +53,8 @@ pub struct Snapshot {
     pub call_ids: Arc<CallIds>,
     /// What FULLNAT's destinations see instead of clients.
     pub locals: Arc<LocalAddresses>,
+    /// Who watches packets; mostly nobody.
+    pub captures: Captures,
     /// Timeouts and settings.
     pub settings: Settings,
 }
@@ -64,8 +71,15 @@ impl Snapshot {
             marks: Arc::default(),
             call_ids: Arc::default(),
             locals: Arc::default(),
+            captures: Arc::default(),
             settings: Settings::default(),
         }
+    }
+
+    /// How many virtual services there are, and destinations of all of them. Costs a look at each service.
+    pub fn configured(&self) -> (usize, usize) {
+        let count = |(services, dests), service: &Service| (services + 1, dests + service.members.len());
+        self.services.iter().fold((0, 0), count)
     }
 }
 

@@ -7,8 +7,8 @@
 //! higher numbers towards the destination: sequence numbers are raised by its length, the destination's acknowledgements
 //! and SACK blocks lowered. Until it is acknowledged it goes with every segment that begins at the first byte, that of the
 //! handshake's end among them, so what is lost is sent again by whoever sends that again, with the same bytes. SYN+ACK
-//! promises so much less (MSS) that the first segment has room for it; where there is none all the same, the header goes
-//! alone and the client sends its data again. The length follows from the family: all that is remembered is the number of
+//! promises so much less (MSS) that the first segment has room for it; where there is none all the same, or a router was
+//! heard that the way is narrower, the header goes alone and the client sends its data again. The length follows from the family: all that is remembered is the number of
 //! the first byte, and whether the header was acknowledged.
 //!
 //! **TOA.** The option (kind 254: port, address) goes with every segment that begins at the first byte. Where there is no
@@ -21,11 +21,12 @@ use xvs_proto::ipv4::Ipv4;
 use xvs_proto::ipv6::{self, Ipv6};
 use xvs_proto::{Endpoint, Family, Packet, proxy, tcp};
 
+use crate::clock::Millis;
 use crate::conn::{Connection, Flags};
 use crate::counters::WorkerCounters;
 use crate::mss;
 use crate::shm::Frame;
-use crate::snapshot::Path;
+use crate::snapshot::{Destination, Path};
 
 /// The option that the kernel module `toa` reads.
 const TOA: u8 = 254;
@@ -38,19 +39,20 @@ pub(crate) fn request(
     frame: &mut Frame,
     packet: &Packet,
     connection: &Connection<'_>,
-    path: Path,
+    destination: &Destination,
+    now: Millis,
     counters: &WorkerCounters,
 ) -> Option<Packet> {
-    let flags = connection.flags();
-    if flags.0 & (Flags::PROXY | Flags::TOA).0 == 0 {
+    if !lengthens(connection) {
         return None;
     }
+    let flags = connection.flags();
     // What does not leave stays as it came, for whoever is told of it.
-    let Path::To(hop) = path else { return None };
+    let Path::To(hop) = destination.path else { return None };
     let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
     let header_len = tcp::header_len(segment)?;
     let most = (hop.mtu as usize).min(usize::from(u16::MAX));
-    let room = most.saturating_sub(packet.length());
+    let room = most.min(destination.path_mtu.at(now) as usize).saturating_sub(packet.length());
     if packet.ttl <= 1 || packet.dont_fragment && packet.length() > most {
         return None;
     }
@@ -82,6 +84,11 @@ pub(crate) fn request(
     // Without it no byte may pass.
     let with = if room >= len { insert(frame, packet, packet.transport + header_len, header) } else { None };
     with.or_else(|| Some(without_data(frame, packet, header_len, header)))
+}
+
+/// Whether a connection's packets may become longer here.
+pub(crate) fn lengthens(connection: &Connection<'_>) -> bool {
+    connection.flags().0 & (Flags::PROXY | Flags::TOA).0 != 0
 }
 
 /// Takes back what the destination counts that its client did not send; of a reply, not rewritten yet.

@@ -29,6 +29,19 @@ pub enum Verdict {
     Drop(DropReason),
 }
 
+impl Verdict {
+    /// The name that programs read.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Transmit(_) | Self::Fragment { .. } => "transmit",
+            Self::Held => "held",
+            Self::PassToKernel => "pass",
+            Self::Consumed => "consumed",
+            Self::Drop(_) => "drop",
+        }
+    }
+}
+
 /// Why a packet was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DropReason {
@@ -85,6 +98,8 @@ pub enum DropReason {
     NoLocalAddress,
     /// Of the local ports that were tried all are taken towards the destination (FULLNAT).
     NoLocalPort,
+    /// It is AH or ESP, whose answer would not find its connection (FULLNAT).
+    FullNatPortless,
     /// The link's transmit ring is full, or the link is down.
     TransmitRefused,
     /// The kernel did not take the packet back.
@@ -95,7 +110,7 @@ impl DropReason {
     /// How many counters the reasons need.
     pub const COUNT: usize = Self::OTHERS.len() + Malformed::ALL.len();
 
-    const OTHERS: [Self; 26] = [
+    const OTHERS: [Self; 27] = [
         Self::NoDestination,
         Self::DestinationUnavailable,
         Self::DestinationLocal,
@@ -122,11 +137,17 @@ impl DropReason {
         Self::IcmpFragment,
         Self::NoLocalAddress,
         Self::NoLocalPort,
+        Self::FullNatPortless,
     ];
 
     /// Every reason, in the order of [`Self::index`].
     pub fn all() -> impl Iterator<Item = Self> {
         Self::OTHERS.into_iter().chain(Malformed::ALL.into_iter().map(Self::Malformed))
+    }
+
+    /// The reason of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::all().find(|reason| reason.name() == name)
     }
 
     /// Its place among the counters.
@@ -158,6 +179,7 @@ impl DropReason {
             Self::IcmpFragment => 23,
             Self::NoLocalAddress => 24,
             Self::NoLocalPort => 25,
+            Self::FullNatPortless => 26,
             Self::Malformed(malformed) => Self::OTHERS.len() + malformed as usize,
         }
     }
@@ -191,6 +213,7 @@ impl DropReason {
             Self::IcmpFragment => "icmp_fragment",
             Self::NoLocalAddress => "no_local_address",
             Self::NoLocalPort => "no_local_port",
+            Self::FullNatPortless => "fullnat_portless",
             Self::Malformed(malformed) => malformed.name(),
         }
     }
@@ -251,6 +274,9 @@ impl DropReason {
             }
             Self::NoLocalPort => {
                 "the local ports that were tried are all taken towards the real server; add one by `xvs laddr add`"
+            }
+            Self::FullNatPortless => {
+                "AH and ESP have no ports, so FULLNAT could not tell whose an answer is; use NAT, or UDP 4500 (RFC 3948)"
             }
             Self::Malformed(malformed) => malformed.sentence(),
         }

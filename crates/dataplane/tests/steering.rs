@@ -506,12 +506,23 @@ fn between_two_configurations_both_are_steered_and_afterwards_only_the_new_one()
     wanted.local_addresses.clear();
 
     steering.add(&wanted).unwrap();
-    let both = [("old", old.clone()), ("new", new.clone()), ("no longer local", reply)];
-    assert_all(&steering, Verdict::Steered, &both);
+    assert_all(&steering, Verdict::Steered, &[("old", old.clone()), ("new", new.clone())]);
+    assert_all(&steering, Verdict::Kernel, &[("still local", reply.clone())]);
 
-    steering.remove(&wanted).unwrap();
-    assert_all(&steering, Verdict::Steered, &[("new", new)]);
+    steering.set(&wanted).unwrap();
+    assert_all(&steering, Verdict::Steered, &[("new", new), ("no longer local", reply)]);
     assert_all(&steering, Verdict::Kernel, &[("old", old)]);
+}
+
+#[test]
+fn what_is_taken_back_is_the_kernels_and_what_shares_its_address_is_not() {
+    let mut steering = steering();
+    let less = SteeringRules { services: [(Protocol::TCP, at(VIP, 80))].into(), ..Default::default() };
+    steering.subtract(&less).unwrap();
+    assert_all(&steering, Verdict::Kernel, &[("taken back", tcp((CLIENT, 4000), (VIP, 80)))]);
+    assert_all(&steering, Verdict::Steered, &[("its neighbour", udp((CLIENT, 4000), (VIP, 53)))]);
+    steering.add(&less).unwrap();
+    assert_all(&steering, Verdict::Steered, &[("again", tcp((CLIENT, 4000), (VIP, 80)))]);
 }
 
 #[test]

@@ -43,13 +43,17 @@ pub const OFFSET_MASK: u16 = 0xfff8;
 const MAX_EXTENSIONS: usize = 6;
 
 /// Extension headers (RFC 8200 §4), which the chain is walked through. AH, ESP and «no next header» end it.
-mod extension {
-    pub(super) const HOP_BY_HOP: u8 = 0;
-    pub(super) const ROUTING: u8 = 43;
-    pub(super) const FRAGMENT: u8 = 44;
-    pub(super) const DESTINATION_OPTIONS: u8 = 60;
+pub mod extension {
+    /// Options for every router (§4.3).
+    pub const HOP_BY_HOP: u8 = 0;
+    /// Hosts to be visited (§4.4).
+    pub const ROUTING: u8 = 43;
+    /// Which part of its datagram this is (§4.5).
+    pub const FRAGMENT: u8 = 44;
+    /// Options for who receives the packet, or for the hosts to be visited (§4.6).
+    pub const DESTINATION_OPTIONS: u8 = 60;
     /// They are multiples of this long, and at least once.
-    pub(super) const UNIT: usize = 8;
+    pub const UNIT: usize = 8;
 }
 
 /// A packet whose header has been checked: version and lengths. Covers the packet only, not what the link layer padded

@@ -2,7 +2,7 @@
 //!
 //! Made when an operator asks why a destination was chosen, by the functions that the choice itself is made by; never
 //! while packets are forwarded. Not here: what every choice has in common (weights, loads, thresholds), which the
-//! [`Candidates`](crate::Candidates) say themselves.
+//! [`Candidates`] say themselves.
 
 use serde::{Deserialize, Serialize};
 
@@ -105,7 +105,7 @@ impl Account {
         (0..candidates.len()).fold(self, |account, position| {
             let share = Share::of(position, candidates, &overhead);
             let account = account.with(position, Figure::new(name, share.overhead as f64));
-            account.with(position, Figure::new("for its weight", share.ratio()))
+            account.with(position, Figure::new("ratio", share.ratio()))
         })
     }
 }
@@ -132,8 +132,8 @@ mod tests {
         match account.scheduler {
             "rr" => lowest("turn"),
             "lc" => lowest("overhead"),
-            "wlc" | "sed" | "lblc" | "lblcr" => lowest("for its weight"),
-            "nq" => lowest("idle").or_else(|| lowest("for its weight")),
+            "wlc" | "sed" | "lblc" | "lblcr" => lowest("ratio"),
+            "nq" => lowest("idle").or_else(|| lowest("ratio")),
             "fo" => heaviest(usable),
             "ovf" => heaviest(usable.into_iter().filter(|at| figure(*at, "room") > Some(0.0)).collect()),
             "dh" => lowest("bucket"),

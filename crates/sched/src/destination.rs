@@ -30,7 +30,7 @@ impl Weight {
 }
 
 /// How a packet reaches its destination.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ForwardingMethod {
     /// Rewritten to the destination's endpoint; replies come back through the director (`-m`, listed `Masq`).

@@ -116,6 +116,18 @@ pub(super) fn parse(words: &[&str], resolver: &dyn Resolver) -> Result<Parsed, E
     draft.finish(&words.extra)
 }
 
+/// The service and the real server that these words name, as they would behind `-d`.
+///
+/// # Errors
+/// What is wrong with them, as ipvsadm says it.
+pub fn real_server(words: &[&str], resolver: &dyn Resolver) -> Result<(ServiceKey, Endpoint), String> {
+    match parse(&[&["-d"], words].concat(), resolver) {
+        Ok(Parsed::Change(Command::DeleteDestination { service, endpoint })) => Ok((service, endpoint)),
+        Ok(_) => Err("they name no real server".to_owned()),
+        Err(ended) => Err(ended.text.lines().next().unwrap_or_default().to_owned()),
+    }
+}
+
 /// A line as far as it has been read.
 struct Draft {
     command: CommandName,
@@ -268,7 +280,7 @@ impl Draft {
                 self.service.scheduler = name.chars().take(NAME_LEN).collect();
             }
             Word::Engine => {
-                let name: String = text.chars().take(NAME_LEN).collect();
+                let name: String = text.chars().take(ENGINE_LEN).collect();
                 self.service.persistence_engine = Some(name).filter(|name| !name.is_empty());
             }
             Word::Persistent => {
@@ -302,7 +314,7 @@ impl Draft {
             Family::V4 => values::ipv4(text, resolver)
                 .map(Netmask::V4)
                 .ok_or_else(|| Ended::usage("illegal virtual server persistent mask specified")),
-            Family::V6 => number(text, 1..=128)
+            Family::V6 => values::leading_number(text, 1..=128)
                 .map(|bits| Netmask::V6(bits as u8))
                 .ok_or_else(|| Ended::usage("illegal ipv6 netmask specified")),
         }
@@ -327,6 +339,7 @@ impl Draft {
 
     fn daemon_option(&mut self, word: Word, text: &str) -> Result<(), Ended> {
         match word {
+            Word::Interface if text.is_empty() => {}
             Word::Interface => self.daemon.interface = text.chars().take(NAME_LEN).collect(),
             Word::SyncId => self.daemon.sync_id = ranged(text, 0..=0xff, "syncid")? as u8,
             Word::MaxLen => self.daemon.max_len_bytes = ranged(text, 1..=65507, "sync-maxlen")? as u16,
@@ -360,6 +373,10 @@ impl Draft {
             CommandName::Save => return Ok(Parsed::Save(self.names())),
             CommandName::Restore => return Ok(Parsed::Restore),
             CommandName::Flush => Command::Flush,
+            // What is nothing but zeroes is no service to ipvsadm.
+            CommandName::Zero if self.address.is_some_and(|at| at.addr.is_unspecified() && at.port == 0) => {
+                Command::Zero(None)
+            }
             CommandName::Zero => Command::Zero(key),
             CommandName::Set => Command::SetTimeouts(timeouts),
             CommandName::StartDaemon => Command::StartDaemon(self.started_daemon()),
@@ -486,7 +503,7 @@ impl Draft {
 
 /// Under which column of the option matrix an option stands; a command and `--sort` have none, and `-6` belongs to
 /// the service.
-fn column(word: Word) -> Option<Column> {
+pub(super) fn column(word: Word) -> Option<Column> {
     Some(match word {
         Word::Tcp | Word::Udp | Word::Sctp | Word::Mark => Column::Service,
         Word::Scheduler => Column::Scheduler,
@@ -556,8 +573,9 @@ fn required<T>(value: Option<T>) -> T {
     value.expect("the option matrix requires it, and check_command has passed")
 }
 
-/// Names of schedulers, engines and interfaces are cut at what the kernel's fields hold.
+/// Names of schedulers and interfaces are cut at what the kernel's fields hold, those of engines one later.
 const NAME_LEN: usize = 15;
+const ENGINE_LEN: usize = NAME_LEN + 1;
 
 const DEFAULT_PERSISTENCE_SECONDS: u32 = 360;
 

@@ -61,9 +61,11 @@ impl Session<'_> {
         };
         if order == Order::Sorted {
             for row in &mut rows {
-                merge_sort(&mut row.destinations, &|a, b| compare_endpoints(a.endpoint, b.endpoint));
+                let destinations = std::mem::take(&mut row.destinations);
+                row.destinations =
+                    merge_sort(destinations, &|a, b| compare_endpoints(a.endpoint, b.endpoint));
             }
-            merge_sort(&mut rows, &|a, b| compare_services(&a.key, &b.key));
+            rows = merge_sort(rows, &|a, b| compare_services(&a.key, &b.key));
         }
         Ok(rows)
     }
@@ -407,25 +409,22 @@ fn signed_difference(a: u32, b: u32) -> i64 {
 
 /// The C library's merge sort: with an order that is not transitive the result depends on the algorithm, and the
 /// standard library's sort may panic.
-fn merge_sort<T: Clone>(items: &mut [T], compare: &impl Fn(&T, &T) -> i64) {
+fn merge_sort<T>(mut items: Vec<T>, compare: &impl Fn(&T, &T) -> i64) -> Vec<T> {
     if items.len() < 2 {
-        return;
+        return items;
     }
-    let middle = items.len() / 2;
-    let (left, right) = items.split_at_mut(middle);
-    merge_sort(left, compare);
-    merge_sort(right, compare);
-    let (left, right) = (left.to_vec(), right.to_vec());
-    let (mut left, mut right) = (left.into_iter().peekable(), right.into_iter().peekable());
-    for slot in items {
+    let mut sorted = Vec::with_capacity(items.len());
+    let right = merge_sort(items.split_off(items.len() / 2), compare);
+    let (mut left, mut right) =
+        (merge_sort(items, compare).into_iter().peekable(), right.into_iter().peekable());
+    loop {
         let next = match (left.peek(), right.peek()) {
+            (None, None) => return sorted,
             (Some(a), Some(b)) if compare(a, b) <= 0 => left.next(),
             (Some(_), None) => left.next(),
             _ => right.next(),
         };
-        if let Some(next) = next {
-            *slot = next;
-        }
+        sorted.extend(next);
     }
 }
 
@@ -456,9 +455,9 @@ mod tests {
     #[test]
     fn addresses_far_apart_sort_by_their_signed_difference() {
         let sorted = |texts: &[&str]| {
-            let mut endpoints: Vec<Endpoint> =
+            let endpoints: Vec<Endpoint> =
                 texts.iter().map(|text| Endpoint::new(text.parse::<IpAddr>().unwrap(), 80)).collect();
-            merge_sort(&mut endpoints, &|a, b| compare_endpoints(*a, *b));
+            let endpoints = merge_sort(endpoints, &|a, b| compare_endpoints(*a, *b));
             endpoints.iter().map(|endpoint| endpoint.addr.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(sorted(&["1.2.3.4", "192.168.100.200"]), ["192.168.100.200", "1.2.3.4"]);

@@ -5,28 +5,35 @@
 //! restores. All of it talks to a [`Director`] and a [`Resolver`], so that the same code serves the socket and the
 //! in-process lab.
 //!
-//! `--json`, at any position, is ours: listings come as JSON.
+//! `--json`, at any position, is ours: listings come as JSON. By the names of ipvsadm's two scripts, `ipvsadm-save` and
+//! `ipvsadm-restore`, it is those.
 //!
 //! Source: the behaviour of ipvsadm 1.31 as recorded in `tests/conformance`.
 
 mod grammar;
 mod listing;
+pub mod manual;
 pub mod resolver;
 mod rules;
 mod table;
 #[cfg(test)]
 mod tests;
+mod typed;
 mod values;
 mod words;
 
 use std::io::{self, BufRead, Write};
 
+pub use grammar::real_server;
 pub use resolver::{Resolver, SystemResolver};
-pub use rules::{RuleLine, read_rules};
+pub use rules::{RuleLine, lines, read_all, read_rules};
+pub(crate) use typed::one_line;
+pub use typed::typed;
 
 use crate::client::{Director, Failure};
 use crate::message::{Command, CommandError, Reply, Request};
-use grammar::Parsed;
+use grammar::{Names, Parsed};
+use rules::Rules;
 
 /// Where a run reads and prints.
 pub struct Streams<'a> {
@@ -92,8 +99,15 @@ pub fn run(
     let words: Vec<&str> = argv.iter().skip(1).map(String::as_str).filter(|word| *word != "--json").collect();
     let form = if words.len() + 1 < argv.len() { Form::Json } else { Form::Text };
     let mut session = Session { stdin: streams.stdin, out: streams.stdout, director, resolver, form };
-    let ended = match grammar::parse(&words, resolver) {
-        Ok(Parsed::Restore) => match session.restore(&mut streams.messages) {
+    let called = argv.first().map_or("", String::as_str).rsplit('/').next().unwrap_or_default();
+    let (parsed, rules) = match called {
+        SAVE => (save_script(&words), Rules::Added),
+        // As the script, which looks at no word.
+        RESTORE => (Ok(Parsed::Restore), Rules::All),
+        _ => (grammar::parse(&words, resolver), Rules::Added),
+    };
+    let ended = match parsed {
+        Ok(Parsed::Restore) => match session.restore(rules, &mut streams.messages) {
             Ok(exit) => return exit,
             Err(error) => Ended::output(&error),
         },
@@ -107,6 +121,23 @@ pub fn run(
     let _ = streams.messages.tell(&ended);
     ended.exit
 }
+
+/// What `ipvsadm-save` is asked for: `-n` is all that it knows, and words that are no options are nothing to it.
+fn save_script(words: &[&str]) -> Result<Parsed, Ended> {
+    let options = || words.iter().filter(|word| word.starts_with('-'));
+    if options().any(|option| *option != "-n") {
+        let text = format!(
+            "{SAVE}: prints the services as commands for {RESTORE}; with -n without asking for names\n"
+        );
+        return Err(Ended::new(text, 1, AfterLine::Ends));
+    }
+    let names = if options().count() > 0 { Names::Numeric } else { Names::LookedUp };
+    Ok(Parsed::Save(names))
+}
+
+/// The names of ipvsadm's scripts.
+const SAVE: &str = "ipvsadm-save";
+const RESTORE: &str = "ipvsadm-restore";
 
 /// Runs one command line and keeps what it prints, as a script sees it.
 pub fn capture(argv: &[String], stdin: &str, director: &mut dyn Director, resolver: &dyn Resolver) -> Output {
@@ -160,8 +191,7 @@ impl Ended {
 
     /// A line without a command.
     fn try_help() -> Self {
-        let text = "Try `ipvsadm -h' or 'ipvsadm --help' for more information.\n".to_owned();
-        Self::new(text, 255, AfterLine::Ends)
+        Self::new(TRY_HELP.to_owned(), 255, AfterLine::Ends)
     }
 
     /// A change that was refused, or that could not be asked for.
@@ -275,6 +305,9 @@ fn next_step(error: &CommandError) -> Option<String> {
         _ => None,
     }
 }
+
+/// What `ipvsadm` says to a line that it finds no command in.
+const TRY_HELP: &str = "Try `ipvsadm -h' or 'ipvsadm --help' for more information.\n";
 
 /// The version line of the program that this one stands in for: scripts look for it.
 const VERSION: &str = "ipvsadm v1.31 2019/12/24 (compiled with popt and IPVS v1.2.1)\n";

@@ -1,10 +1,15 @@
 //! Names of hosts and of ports, both ways.
 //!
-//! Asked while a command line is read and, without `-n`, for every address that is printed. The system's resolver
-//! blocks for as long as its name servers take.
+//! Asked while a command line is read and, without `-n`, for every address that is printed, once for each. The system's
+//! resolver blocks for as long as its name servers take; who gives no answer for some seconds is not asked again.
 
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use xvs_proto::Protocol;
 
@@ -24,6 +29,37 @@ pub trait Resolver {
 #[derive(Debug, Default)]
 pub struct SystemResolver {
     services: std::cell::OnceCell<Vec<Service>>,
+    asking: Asking,
+    /// Those that were asked for.
+    names: RefCell<HashMap<IpAddr, Option<String>>>,
+}
+
+/// Asks what may not answer, but not for ever.
+#[derive(Debug, Default)]
+struct Asking {
+    /// Whether a question went without an answer: then nobody is asked again.
+    given_up: Cell<bool>,
+}
+
+/// How long an answer may take: the C library asks a second time after 5 seconds.
+const PATIENCE: Duration = Duration::from_secs(6);
+
+impl Asking {
+    fn ask<T: Send + 'static>(
+        &self,
+        patience: Duration,
+        question: impl FnOnce() -> Option<T> + Send + 'static,
+    ) -> Option<T> {
+        if self.given_up.get() {
+            return None;
+        }
+        let (tell, told) = mpsc::channel();
+        // Without an answer the thread stays, and ends with the program.
+        let asked = thread::Builder::new().spawn(move || tell.send(question()));
+        let answer = asked.ok().and_then(|_| told.recv_timeout(patience).ok());
+        self.given_up.set(answer.is_none());
+        answer.flatten()
+    }
 }
 
 /// A line of `/etc/services`.
@@ -44,13 +80,23 @@ impl SystemResolver {
 
 impl Resolver for SystemResolver {
     fn host_name(&self, addr: IpAddr) -> Option<String> {
-        dns_lookup::lookup_addr(&addr).ok().filter(|name| name.parse::<IpAddr>().is_err())
+        if let Some(known) = self.names.borrow().get(&addr) {
+            return known.clone();
+        }
+        let look_up =
+            move || dns_lookup::lookup_addr(&addr).ok().filter(|name| name.parse::<IpAddr>().is_err());
+        let name = self.asking.ask(PATIENCE, look_up);
+        self.names.borrow_mut().insert(addr, name.clone());
+        name
     }
 
     fn address(&self, name: &str) -> Option<Ipv4Addr> {
-        (name, 0).to_socket_addrs().ok()?.find_map(|found| match found.ip() {
-            IpAddr::V4(addr) => Some(addr),
-            IpAddr::V6(_) => None,
+        let name = name.to_owned();
+        self.asking.ask(PATIENCE, move || {
+            (name, 0).to_socket_addrs().ok()?.find_map(|found| match found.ip() {
+                IpAddr::V4(addr) => Some(addr),
+                IpAddr::V6(_) => None,
+            })
         })
     }
 
@@ -160,12 +206,22 @@ mod tests {
     fn services_are_found_by_name_alias_and_port_of_their_protocol_only() {
         let services =
             parse("# Network services\nhttp\t\t80/tcp\t\twww # web\ndomain 53/udp\nddp 2/ddp\nbad 1\n");
-        let resolver = SystemResolver { services: services.into() };
+        let resolver = SystemResolver { services: services.into(), ..SystemResolver::default() };
         assert_eq!(resolver.port("http", Protocol::TCP), Some(80));
         assert_eq!(resolver.port("www", Protocol::TCP), Some(80));
         assert_eq!(resolver.port("http", Protocol::UDP), None);
         assert_eq!(resolver.port_name(80, Protocol::TCP).as_deref(), Some("http"));
         assert_eq!(resolver.port_name(53, Protocol::TCP), None);
         assert_eq!(resolver.port_name(53, Protocol::UDP).as_deref(), Some("domain"));
+    }
+    #[test]
+    fn a_name_server_that_does_not_answer_is_waited_for_once_and_one_that_knows_nothing_is_asked_again() {
+        let asking = Asking::default();
+        assert_eq!(asking.ask(PATIENCE, || None::<u8>), None);
+        assert_eq!(asking.ask(PATIENCE, || Some(1)), Some(1));
+        let (never, silence) = mpsc::channel::<u8>();
+        assert_eq!(asking.ask(Duration::ZERO, move || silence.recv().ok()), None);
+        assert_eq!(asking.ask(PATIENCE, || Some(2)), None, "nobody is asked");
+        drop(never);
     }
 }

@@ -12,14 +12,16 @@ use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey};
 
 use super::grammar::{self, Names, Order, Parsed};
 use super::listing::{Naming, netmask};
+use super::typed::{destination, typed};
 use super::values::flag_names;
-use super::{AfterLine, Ended, Messages, Resolver, Session};
+use super::{AfterLine, Ended, Messages, Resolver, Session, TRY_HELP, resolver};
 use crate::cli::{laddr, mark};
 use crate::client::Failure;
 use crate::locals::LocalAddress;
 use crate::marks::MarkRule;
-use crate::message::{Command, CommandError, DestinationRow, Reply, Request, ServiceRow};
-use crate::state::{Netmask, Tunnel, TunnelChecksum};
+use crate::message::{Command, CommandError, Reply, Request};
+use crate::plan::Fault;
+use crate::state::{DestinationOptions, Netmask, ServiceOptions, Timeouts, Tunnel, TunnelChecksum};
 
 impl Session<'_> {
     /// Prints all services as the commands that make them. Thresholds are not among what they say. What ipvsadm has no
@@ -32,16 +34,16 @@ impl Session<'_> {
         }
         for row in &rows {
             let service = service_option(&row.key, &names);
-            writeln!(self.out, "-A {service}{}", service_rule(row))?;
+            let rule = service_rule(&row.key, &row.options);
+            writeln!(self.out, "-A {service}{rule}")?;
             let told = row.options.client_address;
             if told != ClientAddress::Hidden {
-                let rule = service_rule(row);
                 writeln!(self.out, "{OURS}-E {service}{rule} --client-address {}", told.name())?;
             }
             for dest in &row.destinations {
                 let server = names.destination(&row.key, dest.endpoint);
                 let ours = if dest.options.method == ForwardingMethod::FullNat { OURS } else { "" };
-                writeln!(self.out, "{ours}-a {service} -r {server}{}", destination_rule(dest))?;
+                writeln!(self.out, "{ours}-a {service} -r {server}{}", destination_rule(&dest.options))?;
             }
         }
         for rule in self.marks()? {
@@ -65,8 +67,11 @@ impl Session<'_> {
     }
 
     /// Runs the lines of standard input; returns the exit code, that of the last line run.
-    pub(super) fn restore(&mut self, messages: &mut Messages<'_>) -> io::Result<u8> {
-        let mut steps = Vec::new();
+    pub(super) fn restore(&mut self, rules: Rules, messages: &mut Messages<'_>) -> io::Result<u8> {
+        let mut steps = match rules {
+            Rules::Added => Vec::new(),
+            Rules::All => vec![Step::Change(Command::Flush)],
+        };
         let mut exit = 0;
         let mut line = Vec::new();
         loop {
@@ -78,6 +83,9 @@ impl Session<'_> {
                 });
             }
             let text = String::from_utf8_lossy(&line);
+            if rules == Rules::All && is_comment(&text) {
+                continue;
+            }
             let Some(parsed) = parse(&text, self.resolver) else { continue };
             let parsed = match parsed {
                 Ok(Parsed::Change(command)) => {
@@ -132,9 +140,12 @@ impl Session<'_> {
         let mut exit = None;
         for step in steps {
             let ended = match step {
-                Step::Change(_) => match results.next() {
+                Step::Change(command) => match results.next() {
                     // What it asks for is the case, so that rules can be restored where they are in force.
-                    Some(Err(CommandError::MarkExists(_) | CommandError::LocalExists(_))) => None,
+                    Some(Err(CommandError::MarkExists(_))) => None,
+                    Some(Err(CommandError::LocalExists(there))) if command == Command::AddLocal(there) => {
+                        None
+                    }
                     Some(Err(refused)) => Some(Ended::change(&Failure::Refused(refused))),
                     _ => None,
                 },
@@ -191,22 +202,87 @@ pub struct RuleLine {
 /// # Errors
 /// The first line that does not parse or that changes nothing, by its number.
 pub fn read_rules(text: &str, resolver: &dyn Resolver) -> Result<Vec<RuleLine>, String> {
-    let mut rules = Vec::new();
+    let (rules, faults) = read_all(text, resolver);
+    faults.first().map_or(Ok(rules), |fault| Err(fault.to_string()))
+}
+
+/// As [`read_rules`], with every line that is wrong.
+pub fn read_all(text: &str, resolver: &dyn Resolver) -> (Vec<RuleLine>, Vec<Fault>) {
+    let (mut rules, mut faults) = (Vec::new(), Vec::new());
     for (number, line) in (1..).zip(text.lines()) {
-        if line.starts_with('#') && !line.starts_with(OURS) {
+        if is_comment(line) {
             continue;
         }
         match parse(line, resolver) {
             None => {}
             Some(Ok(Parsed::Change(command))) => rules.push(RuleLine { number, command }),
-            Some(Ok(_)) => return Err(format!("line {number}: only what changes services can stand here")),
+            Some(Ok(_)) => {
+                let why = "only what changes services can stand here".to_owned();
+                faults.push(Fault { line: number, why });
+            }
             Some(Err(ended)) => {
-                let why = ended.text.lines().next().unwrap_or_default();
-                return Err(format!("line {number}: {why}"));
+                let why = match ended.text.as_str() {
+                    // There is nothing to try here.
+                    TRY_HELP => "it does not begin with a command of ipvsadm, such as -A or -a",
+                    told => told.lines().next().unwrap_or_default(),
+                };
+                faults.push(Fault { line: number, why: why.to_owned() });
             }
         }
     }
-    Ok(rules)
+    (rules, faults)
+}
+
+/// The lines of a rules file that ask for this, as `-S -n` prints those that it prints; thresholds are among what they say.
+pub fn lines(command: &Command) -> Vec<String> {
+    let resolver = resolver::Table::default();
+    let names = Naming { names: Names::Numeric, resolver: &resolver };
+    let service = |option, key, options: &ServiceOptions| {
+        let line = format!("{option} {}{}", service_option(key, &names), service_rule(key, options));
+        match options.client_address {
+            ClientAddress::Hidden => line,
+            told => format!("{OURS}{line} --client-address {}", told.name()),
+        }
+    };
+    let dest = |option, key, endpoint, options: &DestinationOptions| {
+        let ours = if options.method == ForwardingMethod::FullNat { OURS } else { "" };
+        let (key, server) = (service_option(key, &names), names.destination(key, endpoint));
+        format!("{ours}{option} {key} -r {server}{}", destination(options))
+    };
+    vec![match command {
+        Command::AddService { key, options } => {
+            let hidden = ServiceOptions { client_address: ClientAddress::Hidden, ..options.clone() };
+            let add = service("-A", key, &hidden);
+            if hidden != *options {
+                return vec![add, service("-E", key, options)];
+            }
+            add
+        }
+        Command::EditService { key, options } => service("-E", key, options),
+        Command::AddDestination { service, endpoint, options } => dest("-a", service, *endpoint, options),
+        Command::EditDestination { service, endpoint, options } => dest("-e", service, *endpoint, options),
+        Command::SetTimeouts(Timeouts { tcp_seconds, tcp_fin_seconds, udp_seconds }) => {
+            format!("--set {tcp_seconds} {tcp_fin_seconds} {udp_seconds}")
+        }
+        Command::AddMark(rule) => format!("{OURS}mark add {rule}"),
+        Command::AddLocal(local) => format!("{OURS}laddr add {local}"),
+        // What rules say of others is how they are, not how they change.
+        other => format!("# {}", typed(other)),
+    }]
+}
+
+/// What the lines of a restore are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rules {
+    /// Commands beside what there is (`-R`).
+    Added,
+    /// In the place of all services, with comments among them (`ipvsadm-restore`).
+    All,
+}
+
+/// Whether a line says nothing to xvs either.
+fn is_comment(line: &str) -> bool {
+    line.starts_with('#') && !line.starts_with(OURS)
 }
 
 /// How a line begins that is for xvs only.
@@ -223,7 +299,7 @@ enum Step {
 }
 
 /// The option that names a service.
-fn service_option(key: &ServiceKey, names: &Naming<'_>) -> String {
+pub(super) fn service_option(key: &ServiceKey, names: &Naming<'_>) -> String {
     match *key {
         ServiceKey::Address { protocol, endpoint } => {
             let option = match protocol {
@@ -239,12 +315,12 @@ fn service_option(key: &ServiceKey, names: &Naming<'_>) -> String {
     }
 }
 
-fn service_rule(row: &ServiceRow) -> String {
-    let options = &row.options;
+/// What is said of a service, as far as `-S` says it.
+pub(super) fn service_rule(key: &ServiceKey, options: &ServiceOptions) -> String {
     let mut text = format!(" -s {}", options.scheduler);
     if let Some(seconds) = options.persistence_timeout_seconds {
         text += &format!(" -p {seconds}");
-        if options.netmask != Netmask::host(row.key.family()) {
+        if options.netmask != Netmask::host(key.family()) {
             text += &format!(" -M {}", netmask(options.netmask));
         }
     }
@@ -260,21 +336,22 @@ fn service_rule(row: &ServiceRow) -> String {
     text
 }
 
-fn destination_rule(row: &DestinationRow) -> String {
-    let method = match row.options.method {
+/// What is said of a destination, as far as `-S` says it.
+pub(super) fn destination_rule(options: &DestinationOptions) -> String {
+    let method = match options.method {
         ForwardingMethod::Nat => "-m",
         ForwardingMethod::Tunnel => "-i",
         ForwardingMethod::FullNat => "--fullnat",
         ForwardingMethod::DirectRouting | ForwardingMethod::Local => "-g",
     };
-    let mut text = format!(" {method} -w {}", row.options.weight.0);
-    if row.options.method == ForwardingMethod::Tunnel {
+    let mut text = format!(" {method} -w {}", options.weight.0);
+    if options.method == ForwardingMethod::Tunnel {
         let sums = |checksum| match checksum {
             TunnelChecksum::Without => "--tun-nocsum",
             TunnelChecksum::Full => "--tun-csum",
             TunnelChecksum::Remote => "--tun-remcsum",
         };
-        text += &match row.options.tunnel {
+        text += &match options.tunnel {
             Tunnel::Ipip => " --tun-type ipip".to_owned(),
             Tunnel::Gue { port, checksum } => {
                 format!(" --tun-type gue --tun-port {port} {}", sums(checksum))

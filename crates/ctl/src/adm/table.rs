@@ -103,6 +103,24 @@ pub(super) fn check_tunnel(tunnel_type: &str, seen: Seen) -> Result<(), Ended> {
     check(seen, rules, TUNNEL_COLUMNS, "tunnel type", name)
 }
 
+/// Whether a command wants an option, takes it, or does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stance {
+    Required,
+    Taken,
+    Illegal,
+}
+
+/// How a command stands to an option.
+pub(super) fn stance(command: CommandName, column: Column) -> Stance {
+    let place = COLUMNS.iter().position(|known| *known == column);
+    match place.and_then(|place| COMMANDS[command as usize].1.as_bytes().get(place).copied()) {
+        Some(b'+') => Stance::Required,
+        Some(b'x') => Stance::Illegal,
+        _ => Stance::Taken,
+    }
+}
+
 /// Goes through the columns in order and tells the first fault; `kind` and `name` say what the rules belong to.
 fn check(seen: Seen, rules: &str, columns: &[Column], kind: &str, name: &str) -> Result<(), Ended> {
     let mut chosen: Option<Column> = None;

@@ -300,6 +300,49 @@ fn a_line_of_a_restore_that_does_not_parse_ends_it_and_what_stood_before_is_done
 }
 
 #[test]
+fn by_the_names_of_ipvsadms_scripts_it_saves_and_restores_as_they_do() {
+    let called = |script: &mut Script, words: &[&str], stdin: &str| {
+        let argv: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        capture(&argv, stdin, script, &Table::default())
+    };
+    let mut script = Script { rows: vec![row()], ..Script::default() };
+    let saved = run(&mut script, "-S -n", "");
+    // Words that are no options are nothing to it.
+    for words in
+        [&["ipvsadm-save", "-n"][..], &["/sbin/ipvsadm-save", "-n", "-n"], &["ipvsadm-save", "all", "-n"]]
+    {
+        assert_eq!(called(&mut script, words, ""), saved, "{words:?}");
+    }
+    assert_eq!(called(&mut script, &["ipvsadm-save"], ""), run(&mut script, "-S", ""));
+    for option in ["-h", "--numeric", "-x"] {
+        let told = called(&mut script, &["ipvsadm-save", option], "");
+        assert_eq!((told.exit, told.stdout.as_str()), (1, ""), "{option}");
+        assert!(told.stderr.starts_with("ipvsadm-save: "), "{told:?}");
+    }
+
+    let rules =
+        "# services of the shop\n-A -t 192.0.2.1:80\n\n#xvs laddr add 192.0.2.9\n-D -t 192.0.2.2:80\n";
+    let mut script = Script::default();
+    let restored = called(&mut script, &["/usr/sbin/ipvsadm-restore", "--whatever"], rules);
+    assert_eq!((restored.exit, restored.stderr.as_str()), (0, ""));
+    let [Request::Restore(commands)] = &script.asked[..] else { panic!("one snapshot: {:?}", script.asked) };
+    assert!(matches!(
+        commands[..],
+        [Command::Flush, Command::AddService { .. }, Command::AddLocal(_), Command::DeleteService(_)]
+    ));
+    // The services are gone, whatever is wrong with the first line; the exit code is that of the last.
+    let mut script = Script::default();
+    let faulty = called(&mut script, &["ipvsadm-restore"], "-A -t nonsense\n-A -t 192.0.2.1:80\n");
+    assert_eq!(faulty.exit, 2);
+    assert_eq!(script.asked, [Request::Restore(vec![Command::Flush])]);
+    let mut script = Script::default();
+    assert_eq!(called(&mut script, &["ipvsadm-restore"], "").exit, 0);
+    assert_eq!(script.asked, [Request::Restore(vec![Command::Flush])]);
+    // `-R` of ipvsadm has no comments.
+    assert_eq!(run(&mut Script::default(), "-R", rules).exit, 255);
+}
+
+#[test]
 fn mark_rules_are_saved_last_behind_what_ipvsadm_skips_and_restored_where_they_are_in_force() {
     let marks = vec![MarkRule {
         dest: Some("192.0.2.100".parse().unwrap()),

@@ -11,10 +11,20 @@ use xvs_proto::Protocol;
 use super::{Ended, Resolver};
 use crate::state::SchedulerFlags;
 
+/// What `strtol` takes for blanks.
+const BLANKS: [char; 6] = [' ', '\t', '\n', '\x0b', '\x0c', '\r'];
+
+/// A decimal number as `atoi` reads it, whatever follows it, if it is in range.
+pub(super) fn leading_number(text: &str, range: RangeInclusive<u32>) -> Option<u32> {
+    let text = text.trim_start_matches(BLANKS);
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let rest = digits.trim_start_matches(|digit: char| digit.is_ascii_digit());
+    number(&text[..text.len() - rest.len()], range)
+}
+
 /// A decimal number as `strtol` reads it, if nothing follows it and it is in range.
 pub(super) fn number(text: &str, range: RangeInclusive<u32>) -> Option<u32> {
-    let blanks = [' ', '\t', '\n', '\x0b', '\x0c', '\r'];
-    let unsigned = text.trim_start_matches(blanks);
+    let unsigned = text.trim_start_matches(BLANKS);
     let (digits, negative) = match unsigned.strip_prefix('-') {
         Some(digits) => (digits, true),
         None => (unsigned.strip_prefix('+').unwrap_or(unsigned), false),

@@ -57,7 +57,7 @@ pub(super) enum Word {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Takes {
+pub(super) enum Takes {
     Nothing,
     Value,
     /// The next word if it does not begin with `-`.
@@ -154,10 +154,10 @@ impl<'a> Words<'a> {
 const UNKNOWN: &str = "unknown option";
 
 /// No short letter.
-const LONG: char = '\0';
+pub(super) const LONG: char = '\0';
 
 /// Every option: letter, name, what it takes, what it asks for.
-const OPTIONS: &[(char, &str, Takes, Word)] = {
+pub(super) const OPTIONS: &[(char, &str, Takes, Word)] = {
     use CommandName as C;
     use Takes::{MaybeValue, Nothing, Value};
     &[
@@ -225,3 +225,18 @@ const OPTIONS: &[(char, &str, Takes, Word)] = {
         (LONG, "mcast-ttl", Value, Word::Ttl),
     ]
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_help_text_names_every_option() {
+        let help = include_str!("help.txt");
+        let words: Vec<_> = help.split(|c: char| !(c.is_alphanumeric() || c == '-')).collect();
+        for (short, long, ..) in OPTIONS {
+            assert!(words.contains(&format!("--{long}").as_str()), "--{long}");
+            assert!(*short == LONG || words.contains(&format!("-{short}").as_str()), "-{short}");
+        }
+    }
+}

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use xvs_ctl::cli;
 
 fn main() -> ExitCode {
-    xvs_ctl::cli::run(xvs_ctl::cli::Cli::parse())
+    cli::parsed().map_or_else(|code| code, cli::run)
 }

@@ -3,7 +3,7 @@
 //! Asks for those that fit, and prints each as it arrives, so that no listing is ever in memory as a whole. Not here:
 //! ipvsadm's listing (`xvsadm -Lnc`).
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 
 use clap::Args;
 use serde_json::json;
@@ -44,11 +44,13 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
+    let mut out = BufWriter::new(out);
     let filter = Filter {
         kind: if arguments.templates { Kind::Templates } else { Kind::Connections },
         client: arguments.client,
         dest: arguments.dest,
         service: arguments.service,
+        server: None,
         states: arguments.state.clone(),
     };
     if arguments.count {
@@ -62,7 +64,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
         let mut separator = "[\n";
         director.find(&filter, &mut |row| {
             out.write_all(std::mem::replace(&mut separator, ",\n").as_bytes())?;
-            serde_json::to_writer(&mut *out, &row).map_err(io::Error::from)
+            serde_json::to_writer(&mut out, &row).map_err(io::Error::from)
         })?;
         out.write_all(if separator == "[\n" { b"[]\n" } else { b"\n]\n" })?;
     } else {
@@ -76,6 +78,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
             writeln!(out, "no {} fits", if arguments.templates { "template" } else { "connection" })?;
         }
     }
+    out.flush()?;
     Ok(DONE)
 }
 
@@ -133,6 +136,7 @@ mod tests {
         let end = |last, port| Endpoint::new([192, 0, 2, last], port);
         let detail = ConnectionDetail {
             service: None,
+            server: None,
             method: ForwardingMethod::FullNat,
             packets: 12,
             controls: 0,

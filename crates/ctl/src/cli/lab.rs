@@ -21,8 +21,10 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     let config = arguments.config.as_deref().map(Config::read).transpose()?;
     let mut lab = config.map_or_else(Lab::new, |config| Lab::with(config.ipvs, config.feedback));
-    for line in io::stdin().lock().lines() {
-        let line = line?;
+    let mut stdin = io::stdin().lock();
+    let mut bytes = Vec::new();
+    while stdin.read_until(b'\n', &mut bytes)? > 0 {
+        let line = String::from_utf8_lossy(&std::mem::take(&mut bytes)).into_owned();
         if !line.trim().is_empty() {
             writeln!(out, "{}", lab.answer(&line))?;
             // Whoever drives the lab waits for the answer before it asks again.

@@ -3,22 +3,34 @@
 use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, FromArgMatches, Parser, Subcommand};
 
 use crate::adm::Output;
 use crate::client::{Client, Director, Failure, default_socket};
 
+mod apply;
+mod capture;
+mod check;
 mod completion;
+mod confirm;
 mod connections;
 mod counters;
+mod doctor;
+mod drain;
+mod events;
+mod explain;
 mod feedback;
 mod lab;
 pub(crate) mod laddr;
+mod manual;
 pub(crate) mod mark;
+mod plan;
 mod realserver;
 mod set;
 mod status;
+mod top;
 
 /// What ipvsadm has no words for.
 #[derive(Debug, Parser)]
@@ -32,10 +44,28 @@ pub struct Cli {
 enum Command {
     /// Show how the director is: interfaces, workers, connections, drops
     Status(status::Arguments),
+    /// Watch services and real servers at work
+    Top(top::Arguments),
     /// List the connections of a client, a service, a real server, or count them
     Connections(connections::Arguments),
+    /// Show what changes, when, and who does it
+    Events(events::Arguments),
+    /// Give a real server no new connections, and wait until it has none
+    Drain(drain::Arguments),
     /// Print what was counted, summed over the workers
     Counters(counters::Arguments),
+    /// Tell why a packet goes where it goes, with no effect
+    Explain(explain::Arguments),
+    /// Find every fault of a rules file, without asking the daemon
+    Check(check::Arguments),
+    /// Show what a rules file would change; exits with 1 if it would
+    Plan(plan::Arguments),
+    /// Make what runs as a rules file says, as one change
+    Apply(apply::Arguments),
+    /// Keep what `apply --confirm-within` did
+    Confirm(confirm::Arguments),
+    /// Look for what is wrong with this machine, with or without xvsd, and tell what mends it
+    Doctor(doctor::Arguments),
     /// Set what `sysctl net.ipv4.vs.KEY` sets in the kernel, or feedback.KEY
     Set(set::Arguments),
     /// Add, delete and list the rules by which packets are marked for `-f` services
@@ -44,13 +74,20 @@ enum Command {
     Feedback(feedback::Arguments),
     /// Add, delete and list the addresses that `--fullnat` real servers see instead of clients
     Laddr(laddr::Arguments),
+    /// Record packets as they come in and go out, with what became of them, as pcapng or as lines
+    Capture(capture::Arguments),
     /// Play a director without root, network or clock: JSON lines in, JSON lines out
     Lab(lab::Arguments),
     /// Prepare this machine as a real server of a virtual address, and put it back
     Realserver(realserver::Arguments),
-    /// Print a shell's completion of this program
+    /// Print a shell's completion of this program, or of xvsd and xvsadm
     Completion(completion::Arguments),
+    /// Write the manual pages of all programs into a folder
+    Manual(manual::Arguments),
 }
+
+/// Where `realserver` keeps what it changed.
+const RECORDS: &str = "/run/xvs";
 
 /// What a subcommand comes to: an exit code of its own, or why it was not carried out.
 type Done = Result<u8, Box<dyn Error>>;
@@ -65,27 +102,52 @@ const NO_DAEMON: u8 = 4;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  failed; for `realserver status`: something is not as it has to be
+  1  failed; or the answer is no:
+       `realserver status`: something is not as it has to be
+       `check`: there are faults; `plan`: there are differences
+       `drain`: connections are left
   2  the command line is wrong
   3  xvsd refused, and nothing has changed
   4  no xvsd could be asked";
+
+/// This process's command line, or how to exit where it is wrong or asks for help, which was printed.
+pub fn parsed<P: Parser>() -> Result<P, ExitCode> {
+    P::try_parse().map_err(|told| match told.print() {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("standard output: {error}");
+            ExitCode::from(FAILED)
+        }
+        // 0 or 2.
+        _ => ExitCode::from(told.exit_code() as u8),
+    })
+}
 
 /// Does what the command line says. What fails is one line on stderr; the exit codes are those of `--help`.
 pub fn run(cli: Cli) -> ExitCode {
     let mut out = io::stdout().lock();
     let done = match cli.command {
         Command::Realserver(arguments) => realserver::run(&arguments, &mut out),
+        Command::Top(arguments) => top::run(&arguments, &mut out),
+        Command::Events(arguments) => events::run(&arguments, &mut out),
+        Command::Doctor(arguments) => doctor::run(&arguments, &mut out),
         Command::Lab(arguments) => lab::run(&arguments, &mut out),
+        Command::Capture(arguments) => capture::run(&arguments, &mut out),
         Command::Completion(arguments) => completion::run(&arguments, &mut out),
-        asking => Client::connect(&default_socket())
-            .map_err(Into::into)
-            .and_then(|mut client| ask(&asking, &mut client, &mut out)),
+        Command::Check(arguments) => check::run(&arguments, &mut out),
+        Command::Manual(arguments) => manual::run(&arguments),
+        asking => {
+            Client::connect(&default_socket()).map_err(Into::into).and_then(|mut client| match &asking {
+                Command::Drain(arguments) => drain::run(arguments, &mut client, &mut out),
+                asking => ask(asking, &mut client, &mut out),
+            })
+        }
     };
     let done = done.and_then(|code| Ok(out.flush().map(|()| code)?));
     ExitCode::from(done.unwrap_or_else(|error| {
         let code = exit_code(&*error);
+        let printing = if error.is::<io::Error>() { "standard output: " } else { "" };
         if code != DONE {
-            eprintln!("xvs: {error}");
+            eprintln!("xvs: {printing}{error}");
         }
         code
     }))
@@ -113,17 +175,46 @@ fn words<A: Args + FromArgMatches>(name: &'static str, words: &[&str]) -> Result
     A::from_arg_matches(&matches).map_err(|error| error.to_string())
 }
 
+/// A time as people write it, in whole seconds: `90`, `60s`, `5m`, `1h`.
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    let (number, unit) = match text.strip_suffix(['s', 'm', 'h']) {
+        Some(number) => (number, &text[number.len()..]),
+        None => (text, "s"),
+    };
+    let seconds = match unit {
+        "h" => 3600,
+        "m" => 60,
+        _ => 1,
+    };
+    let whole = number.parse().ok().and_then(|number: u32| number.checked_mul(seconds));
+    let whole = whole.filter(|seconds| (1..=MONTH_SECONDS).contains(seconds));
+    whole
+        .map(|seconds| Duration::from_secs(seconds.into()))
+        .ok_or("a time is like 60s, 5m or 1h, and at most 31 days")
+}
+
+/// As long as anybody waits.
+const MONTH_SECONDS: u32 = 31 * 24 * 3600;
+
 /// Carries out a subcommand that asks the daemon.
 fn ask(command: &Command, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     match command {
         Command::Status(arguments) => status::run(arguments, director, out),
         Command::Connections(arguments) => connections::run(arguments, director, out),
         Command::Counters(arguments) => counters::run(arguments, director, out),
+        Command::Explain(arguments) => explain::run(arguments, director, out),
+        Command::Plan(arguments) => plan::run(arguments, director, out),
+        Command::Apply(arguments) => apply::run(arguments, director, out),
+        Command::Confirm(arguments) => confirm::run(arguments, director, out),
         Command::Set(arguments) => set::run(arguments, director),
         Command::Mark(arguments) => mark::run(arguments, director, out),
         Command::Feedback(arguments) => feedback::run(arguments, director, out),
         Command::Laddr(arguments) => laddr::run(arguments, director, out),
-        _ => Err("this command does not talk to the daemon".into()),
+        Command::Capture(_) => {
+            Err("packets are captured of a running xvsd; the lab answers each with what leaves".into())
+        }
+        // `drain` waits, and a lab's time does not pass by itself.
+        _ => Err("this command has nothing to ask a lab".into()),
     }
 }
 
@@ -157,5 +248,15 @@ mod tests {
         assert_eq!(code("another reason".into()), 1);
         assert_eq!(code(io::Error::from(io::ErrorKind::StorageFull).into()), 1);
         assert_eq!(code(io::Error::from(io::ErrorKind::BrokenPipe).into()), 0);
+    }
+
+    #[test]
+    fn times_have_a_unit_or_are_seconds_and_are_never_nothing() {
+        for (text, seconds) in [("90", 90), ("60s", 60), ("5m", 300), ("1h", 3600), ("744h", 2_678_400)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["", "s", "0", "0m", "5d", "-1", "1.5m", "745h", "9999999999"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use clap::{Args, Subcommand};
 
-use super::{DONE, Done, FAILED};
+use super::{DONE, Done, FAILED, RECORDS};
 use crate::realserver::{Change, Method, Realserver};
 
 /// What follows `xvs realserver`.
@@ -98,5 +98,3 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
         }
     }
 }
-
-const RECORDS: &str = "/run/xvs";

@@ -12,6 +12,7 @@ pub(super) struct Arguments {
     /// The setting's name
     key: String,
     /// Its new value
+    #[arg(allow_hyphen_values = true)]
     value: String,
 }
 

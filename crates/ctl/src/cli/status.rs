@@ -57,6 +57,7 @@ fn screen(report: &Value) -> String {
     let services = counted(&report["services"], "virtual service", "virtual services");
     let servers = counted(&report["destinations"], "real server", "real servers");
     lines.push(line("services", &format!("{services}{without}, {servers}")));
+    lines.extend(rules(report));
     let table = &report["table"];
     lines.push(line(
         "table",
@@ -87,7 +88,7 @@ fn interface(interface: &Value) -> String {
 
 fn worker((number, worker): (usize, &Value)) -> String {
     let core = worker["core"].as_u64().map_or("not pinned".to_owned(), |core| format!("core {core}"));
-    let busy = worker["busy_percent"].as_f64().map(|busy| format!(", {busy} % busy")).unwrap_or_default();
+    let busy = worker["busy_percent"].as_f64().map(|busy| format!(", {busy:.1} % busy")).unwrap_or_default();
     let count = |name: &str| worker["counters"][name].as_u64().unwrap_or(0);
     let told = format!(
         "{core}{busy}, {}, {}; received {}, sent {}, passed to the kernel {}",
@@ -98,6 +99,26 @@ fn worker((number, worker): (usize, &Value)) -> String {
         count("passed_to_kernel"),
     );
     line(&format!("worker {number}"), &told)
+}
+
+/// What there is to say of the file of rules, and of rules that wait to be confirmed.
+fn rules(report: &Value) -> Vec<String> {
+    let rules = &report["rules"];
+    let file = text(&rules["file"]);
+    let drift = match (&rules["error"], &rules["faults"], &rules["differences"]) {
+        (Value::String(error), ..) => Some(format!("{file}: {error}")),
+        (_, faults @ Value::Number(_), _) => {
+            Some(format!("{} in {file}; see `xvs check {file}`", counted(faults, "fault", "faults")))
+        }
+        (.., differences @ Value::Number(_)) if *differences != 0 => {
+            let differences = counted(differences, "difference", "differences");
+            Some(format!("{differences} to {file}; see `xvs plan {file}`"))
+        }
+        _ => None,
+    };
+    let waits = report["unconfirmed_seconds"].as_u64();
+    let waits = waits.map(|left| format!("applied, and taken back in {left} s; `xvs confirm` keeps them"));
+    drift.iter().chain(&waits).map(|told| line("rules", told)).collect()
 }
 
 /// What was dropped of late.
@@ -147,7 +168,7 @@ fn share(queues: &Value) -> String {
     queues.as_object().map(|queues| queues.iter().map(of).collect::<Vec<_>>().join(", ")).unwrap_or_default()
 }
 
-fn counted(number: &Value, one: &str, many: &str) -> String {
+pub(super) fn counted(number: &Value, one: &str, many: &str) -> String {
     format!("{number} {}", if *number == 1 { one } else { many })
 }
 
@@ -159,7 +180,7 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or("?")
 }
 
-fn duration(seconds: u64) -> String {
+pub(super) fn duration(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds} s"),
@@ -219,5 +240,22 @@ mod tests {
     fn drops_before_there_was_a_minute_are_those_since_the_start() {
         let none = drops(&json!({ "seconds": 12, "reasons": [] }));
         assert_eq!(none, ["drops      none in the 12 s since the start\n"]);
+    }
+
+    #[test]
+    fn rules_are_told_of_when_they_differ_have_faults_or_wait_to_be_confirmed() {
+        let told =
+            |told: Value, seconds: Value| rules(&json!({ "rules": told, "unconfirmed_seconds": seconds }));
+        assert!(told(json!(null), json!(null)).is_empty());
+        assert!(told(json!({ "file": "r", "differences": 0 }), json!(null)).is_empty());
+        for (rules, line) in [
+            (json!({ "file": "r", "differences": 3 }), "rules      3 differences to r; see `xvs plan r`\n"),
+            (json!({ "file": "r", "faults": 1 }), "rules      1 fault in r; see `xvs check r`\n"),
+            (json!({ "file": "r", "error": "not there" }), "rules      r: not there\n"),
+        ] {
+            assert_eq!(told(rules, json!(null)), [line]);
+        }
+        let waiting = told(json!(null), json!(7));
+        assert_eq!(waiting, ["rules      applied, and taken back in 7 s; `xvs confirm` keeps them\n"]);
     }
 }

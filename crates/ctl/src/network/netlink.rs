@@ -59,6 +59,12 @@ impl Netlink {
         self.answers().map(|_| ())
     }
 
+    /// The answers to a question about one thing; the kernel's refusal is the error.
+    pub fn ask(&mut self, question: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+        self.send(question, NLM_F_ACK)?;
+        self.answers().map(|(answers, _)| answers)
+    }
+
     fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut request = NetlinkMessage::from(message);

@@ -75,6 +75,33 @@ pub(super) fn routes(netlink: &mut Netlink) -> io::Result<(Vec<Route>, Vec<Strin
     Ok((routes, warnings))
 }
 
+/// The largest packet, in bytes, that the kernel would send to an address, where its route says so or a router has told;
+/// `None` where that is its link's.
+pub(crate) fn path_mtu(netlink: &mut Netlink, dest: IpAddr) -> io::Result<Option<u32>> {
+    let mut question = RouteMessage::default();
+    (question.header.address_family, question.header.destination_prefix_length) = match dest {
+        IpAddr::V4(_) => (AddressFamily::Inet, 32),
+        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+    };
+    question.attributes = vec![RouteAttribute::Destination(dest.into())];
+    let answers = netlink.ask(RouteNetlinkMessage::GetRoute(question))?;
+    Ok(answers.into_iter().find_map(|answer| match answer {
+        RouteNetlinkMessage::NewRoute(message) => mtu_of(&message),
+        _ => None,
+    }))
+}
+
+/// The MTU that a route says.
+fn mtu_of(message: &RouteMessage) -> Option<u32> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Metrics(metrics) => metrics.iter().find_map(|metric| match metric {
+            RouteMetric::Mtu(mtu) => Some(*mtu),
+            _ => None,
+        }),
+        _ => None,
+    })
+}
+
 /// One neighbour entry of the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NeighbourEntry {
@@ -220,19 +247,13 @@ fn route(message: &RouteMessage) -> Result<Option<Route>, String> {
         _ => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
     let (mut table, mut metric, mut preferred_source) = (u32::from(header.table), 0, None);
-    let (mut encapsulated, mut mtu) = (None, None);
+    let mut encapsulated = None;
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Table(id) => table = *id,
             RouteAttribute::Priority(priority) => metric = *priority,
             RouteAttribute::Destination(addr) => dest = ip_of(addr).unwrap_or(dest),
             RouteAttribute::PrefSource(addr) => preferred_source = ip_of(addr),
-            RouteAttribute::Metrics(metrics) => {
-                mtu = metrics.iter().find_map(|metric| match metric {
-                    RouteMetric::Mtu(mtu) => Some(*mtu),
-                    _ => None,
-                });
-            }
             RouteAttribute::EncapType(_) => encapsulated = Some("with an encapsulation"),
             _ => {}
         }
@@ -264,7 +285,7 @@ fn route(message: &RouteMessage) -> Result<Option<Route>, String> {
         }
         _ => return Ok(None),
     };
-    Ok(Some(Route { table, dest, metric, action, preferred_source, mtu }))
+    Ok(Some(Route { table, dest, metric, action, preferred_source, mtu: mtu_of(message) }))
 }
 
 /// The ways of a unicast route, without those that the kernel has marked dead.

@@ -390,6 +390,14 @@ mod tests {
         (x ^ x >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9).rotate_left(17)
     }
 
+    /// As that of `entry.rs`.
+    #[test]
+    fn the_versions_slots_have_these_bits() {
+        let bits = [FINAL, TENTATIVE, SHADOWED, BESIDE, REPLY, WIDE].map(u64::trailing_zeros);
+        let (version, len) = (crate::shm::layout::VERSION, size_of::<Bucket>());
+        assert_eq!((version, len, TAG, bits), (3, 64, 0xffff << 48, [32, 33, 34, 35, 36, 37]));
+    }
+
     #[test]
     fn two_keys_for_each_of_the_connections_asked_for_find_room() {
         let connections = 1 << 17;

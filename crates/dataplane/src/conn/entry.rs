@@ -381,6 +381,7 @@ const DEADLINE_MAX: u64 = (1 << 48) - 1;
 #[cfg(not(loom))]
 mod tests {
     use super::*;
+    use crate::conn::{ConnId, Flags};
 
     #[test]
     fn life_keeps_state_and_deadline_and_publishing_keeps_both() {
@@ -391,6 +392,78 @@ mod tests {
         entry.publish();
         assert!(entry.life().is_live());
         assert_eq!((entry.life().state(), entry.life().deadline()), (7, Millis(DEADLINE_MAX)));
+    }
+
+    /// Whoever has to change what is expected here raises the version with it.
+    #[test]
+    fn the_versions_layout_has_these_offsets_and_packs_a_wide_connection_so() {
+        use crate::shm::layout::{Header, VERSION};
+        use std::mem::offset_of;
+        assert_eq!(VERSION, 3);
+        assert_eq!(
+            [
+                offset_of!(Header, version),
+                offset_of!(Header, secret),
+                offset_of!(Header, extent),
+                offset_of!(Header, free),
+                offset_of!(Entry, virtual_endpoint),
+                offset_of!(Entry, dest_addr),
+                offset_of!(Entry, dest_port),
+                offset_of!(Entry, flags),
+                offset_of!(Entry, life),
+                offset_of!(Entry, timeout_seconds),
+                offset_of!(Entry, dest),
+                offset_of!(Entry, controller),
+                offset_of!(Entry, controlled),
+                offset_of!(Entry, in_packets),
+                offset_of!(Entry, mark),
+                offset_of!(Entry, timer),
+                offset_of!(Entry, generation),
+                offset_of!(Extension, virtual_addr),
+                offset_of!(Extension, dest),
+                offset_of!(Extension, local),
+            ],
+            [8, 32, 56, 64, 8, 16, 20, 22, 24, 32, 36, 40, 44, 48, 52, 56, 60, 16, 32, 48]
+        );
+        let six = |last: u16, port| Endpoint::new(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last), port);
+        let (entry, extension) = (Entry::default(), Extension::default());
+        let new = NewConnection {
+            protocol: Protocol::TCP,
+            client: six(1, 0x1111),
+            virtual_endpoint: six(2, 0x2222),
+            dest: six(3, 0x3333),
+            local: Some(six(4, 0x4444)),
+            method: ForwardingMethod::FullNat,
+            flags: Flags::PROXY,
+            state: 5,
+            expires: Millis(6),
+            timeout_seconds: 7,
+            dest_ref: 8,
+            mark: 9,
+            controller: Some(ConnId(10)),
+        };
+        Record { entry: &entry, extension: &extension }.fill(&new, 11);
+        entry.publish();
+        let words =
+            [&entry.client, &entry.virtual_endpoint, &entry.life].map(|word| word.load(Ordering::Relaxed));
+        assert_eq!(words, [0x1111_0602, 0x2222_0704, 0xc005_0000_0000_0006]);
+        let halves = [
+            &entry.dest_addr,
+            &entry.timeout_seconds,
+            &entry.dest,
+            &entry.controller,
+            &entry.mark,
+            &entry.timer,
+        ];
+        assert_eq!(halves.map(|half| half.load(Ordering::Relaxed)), [0x4444, 7, 8, 11, 9, 11]);
+        assert_eq!(
+            (entry.dest_port.load(Ordering::Relaxed), entry.flags.load(Ordering::Relaxed)),
+            (0x3333, 1 << 10)
+        );
+        let Extension { client, virtual_addr, dest, local } = &extension;
+        let addrs = [client, virtual_addr, dest, local]
+            .map(|words| words.each_ref().map(|word| word.load(Ordering::Relaxed)));
+        assert_eq!(addrs, [1, 2, 3, 4].map(|last| [last, 0x2001_0db8_0000_0000]));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! Not here: the states themselves and their timeouts (`tcp.rs`, `udp.rs`, `sctp.rs`).
 
 mod buckets;
+mod copy;
 mod entry;
 mod quiescence;
 mod reader;
@@ -29,6 +30,8 @@ use crate::shm::atomic::Ordering;
 
 use entry::{Kind, Record};
 
+pub use copy::Copied;
+pub(crate) use copy::Sought;
 pub use reader::TableReader;
 pub use seat::{Inserted, Removal, TableWorker, Timers};
 pub use table::{Epoch, Table, TableConfig, TableCounts, random_secret};

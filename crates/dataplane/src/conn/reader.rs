@@ -6,9 +6,11 @@
 
 use std::ops::Range;
 
+use super::copy::{Copied, Sought};
 use super::seat::{Removal, Seat};
 use super::table::Table;
 use super::{ConnId, Connection};
+use crate::call_ids::CallIds;
 use crate::clock::Millis;
 
 /// A seat for listings and sweeps. It is parked except during a walk.
@@ -54,6 +56,19 @@ impl TableReader {
                 visit(walk.0, ConnId(index));
             }
         }
+    }
+
+    /// A copy of what a look-up finds, with what controls it. Costs what the look-up costs.
+    pub(crate) fn copy(&mut self, sought: &Sought, call_ids: &CallIds) -> Option<Copied> {
+        self.seat.unpark();
+        let walk = Parked(self);
+        let seat = &walk.0.seat;
+        let hash = sought.flow().hash(&seat.table.secret);
+        let id = match sought {
+            Sought::Connection(flow) => seat.find(flow, hash)?.0,
+            Sought::Template(flow) => seat.find_template(flow, hash)?,
+        };
+        Some(Copied::of(&seat.connection(id), call_ids, &|id| seat.connection(id)))
     }
 
     /// A view of a connection; during a walk.

@@ -7,6 +7,7 @@
 //! a few loads and at most a handful of compare-and-swaps; nothing waits or allocates. Not here: how the index and the
 //! reuse work (`buckets.rs`, `slab.rs`, `quiescence.rs`).
 
+use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64 as Statistic, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError};
@@ -15,6 +16,7 @@ use std::time::Duration;
 use xvs_proto::FlowKey;
 
 use super::buckets::{Claim, Entered, Key};
+use super::copy::Sought;
 use super::entry::{self, Kind, Life, Packed};
 use super::slab::STRANDED_MAX;
 use super::table::{SeatCounts, SeatState, Table};
@@ -67,11 +69,13 @@ pub enum Timers {
 #[derive(Debug)]
 pub struct TableWorker {
     pub(super) seat: Seat,
+    /// What was looked for in vain; of a rehearsal only.
+    pub(super) missed: Option<RefCell<Vec<Sought>>>,
 }
 
 impl TableWorker {
     pub(super) fn new(seat: Seat) -> Self {
-        Self { seat }
+        Self { seat, missed: None }
     }
 
     /// The table.
@@ -110,15 +114,20 @@ impl TableWorker {
     /// others. Should a packet be inbound of one connection and outbound of another, either may be found.
     #[inline]
     pub fn find(&self, flow: &FlowKey, hash: u64) -> Option<(ConnId, Direction)> {
-        self.seat.find(flow, hash)
+        let found = self.seat.find(flow, hash);
+        if found.is_none() {
+            self.miss(Sought::Connection, flow);
+        }
+        found
     }
 
     /// The template from this client (its address masked, port 0) to this virtual endpoint.
     pub fn find_template(&self, flow: &FlowKey, hash: u64) -> Option<ConnId> {
-        debug_assert!(!self.seat.parked);
-        let packed = Packed::of(flow);
-        let found = self.seat.table.find(hash, |record| record.is(&packed, Kind::Template).then_some(()));
-        found.map(|(id, ())| id)
+        let found = self.seat.find_template(flow, hash);
+        if found.is_none() {
+            self.miss(Sought::Template, flow);
+        }
+        found
     }
 
     /// Inserts a connection or template, found by all workers from then on, unless it is there.
@@ -362,10 +371,17 @@ impl Seat {
     }
 
     #[inline]
-    fn find(&self, flow: &FlowKey, hash: u64) -> Option<(ConnId, Direction)> {
+    pub(super) fn find(&self, flow: &FlowKey, hash: u64) -> Option<(ConnId, Direction)> {
         debug_assert!(!self.parked);
         let flow = Packed::of(flow);
         self.table.find(hash, |record| record.direction(&flow))
+    }
+
+    pub(super) fn find_template(&self, flow: &FlowKey, hash: u64) -> Option<ConnId> {
+        debug_assert!(!self.parked);
+        let packed = Packed::of(flow);
+        let found = self.table.find(hash, |record| record.is(&packed, Kind::Template).then_some(()));
+        found.map(|(id, ())| id)
     }
 
     pub(super) fn remove(&mut self, id: ConnId) -> Removal {

@@ -107,6 +107,11 @@ impl Table {
     /// `InvalidInput` for a capacity of 0 or one that 31-bit indices do not reach; otherwise what the kernel said
     /// to the request for memory or for random numbers.
     pub fn create(config: TableConfig) -> io::Result<Arc<Self>> {
+        Self::keyed(config, random_secret()?)
+    }
+
+    /// As [`Self::create`], with the secret of another table: for one in which everything is found as there.
+    pub(crate) fn keyed(config: TableConfig, secret: HashSecret) -> io::Result<Arc<Self>> {
         let seats = config.workers + READERS;
         let entries = config.entries();
         if config.capacity == 0 || entries > ENTRIES_MAX {
@@ -114,7 +119,6 @@ impl Table {
                 format!("a connection table of {} entries; 1 to {ENTRIES_MAX} are possible", config.capacity);
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
-        let secret = random_secret()?;
         let buckets = Buckets::needed(config.capacity);
         let entries_offset = HEADER_BYTES + buckets * size_of::<Bucket>();
         let mapping = Mapping::create(entries_offset + entries * size_of::<Entry>(), config.memory)?;

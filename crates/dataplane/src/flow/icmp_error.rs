@@ -73,7 +73,7 @@ impl Flows {
             false => None,
         };
         let verdict = match found {
-            Some((id, Direction::Outbound)) => self.about_request(frame, packet, &quote, id, snapshot),
+            Some((id, Direction::Outbound)) => self.about_request(frame, packet, &quote, id, snapshot, now),
             _ if snapshot.settings.requests_stay => Verdict::PassToKernel,
             Some((id, Direction::Inbound)) => self.about_reply(frame, packet, &quote, id, snapshot, now),
             None => match self.about_tunnel(frame, packet, &quote, snapshot, now) {
@@ -160,6 +160,7 @@ impl Flows {
         quote: &Packet,
         id: ConnId,
         snapshot: &Snapshot,
+        now: Millis,
     ) -> Verdict {
         let connection = self.table.connection(id);
         let ends = ends(&connection);
@@ -170,6 +171,12 @@ impl Flows {
         }
         if !forward::icmp::is_summed(frame, packet) {
             return Verdict::Drop(DropReason::IcmpChecksum);
+        }
+        if let Report::TooBig { mtu } = Report::read(frame.bytes(), packet)
+            && tell::lengthens(&connection)
+            && let Some(destination) = destination(&connection, snapshot)
+        {
+            destination.path_mtu.learn(mtu, ends.dest.addr, now);
         }
         tell::quoted(frame, quote, &connection);
         let path = Path::find(&snapshot.egress, client, self.table.hash(&quote.flow));

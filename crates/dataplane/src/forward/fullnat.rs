@@ -1,7 +1,8 @@
 //! FULLNAT: as masquerading, and the destination sees the director's own endpoint in the client's place.
 //!
 //! So replies come back by it wherever the destination is and whatever its routes are. Checksums, time to live and size
-//! are masquerading's.
+//! are masquerading's. AH and ESP have no ports by which their answers could be told apart, and go with the ports 500:
+//! where the local port is another, they are refused.
 
 use xvs_proto::{Endpoint, Packet};
 
@@ -18,6 +19,9 @@ pub(super) fn send_request(
     local: Endpoint,
     hop: Hop,
 ) -> Result<(), DropReason> {
+    if !packet.has_ports() && local.port != packet.connection_key().source.port {
+        return Err(DropReason::FullNatPortless);
+    }
     admit_request(frame, packet, hop.mtu, 0)?;
     rewrite(frame, packet, [(End::Source, local), (End::Dest, ends.dest)]);
     strip(frame, packet);

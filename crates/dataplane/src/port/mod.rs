@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::shm::{Census, Frame};
+use crate::verdict::{DropReason, Verdict};
 
 pub mod memory;
 pub mod tagged;
@@ -66,6 +67,14 @@ pub trait Port {
 
     /// Takes back a frame that goes nowhere.
     fn recycle(&mut self, frame: Frame);
+
+    /// Takes back a frame that came in and is dropped.
+    fn discard(&mut self, received: Received, _: DropReason) {
+        self.recycle(received.frame);
+    }
+
+    /// What became of the next frame of the burst, in its order; the frame has left.
+    fn settled(&mut self, _: Verdict) {}
 
     /// Ends a burst: what was transmitted is made known to the kernel, the receive queues are refilled.
     fn flush(&mut self);

@@ -35,6 +35,11 @@ pub struct Frame {
 unsafe impl Send for Frame {}
 
 impl Frame {
+    /// Its slot's number, which no other frame of its pool has.
+    pub fn number(&self) -> u32 {
+        self.index
+    }
+
     /// The packet.
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: `start + len <= size` is kept by every method below, the slot of `size` bytes belongs to this

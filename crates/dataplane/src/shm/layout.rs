@@ -9,8 +9,8 @@ use super::atomic::{AtomicU16, AtomicU32, AtomicU64};
 /// First word of the mapping: `xvs-conn` in ASCII.
 pub(crate) const MAGIC: u64 = u64::from_be_bytes(*b"xvs-conn");
 
-/// Version of everything in this file and of the packing in `conn/entry.rs` and `conn/buckets.rs`.
-pub(crate) const VERSION: u64 = 2;
+/// Version of everything in this file and of the packing in `conn/entry.rs` and `conn/buckets.rs`, whose tests name it.
+pub(crate) const VERSION: u64 = 3;
 
 /// Slots of a bucket: a cache line. Models have fewer, so that they end.
 pub(crate) const SLOTS: usize = if cfg!(loom) { 2 } else { 8 };

@@ -161,6 +161,16 @@ pub(super) fn attach_xdp(program: BorrowedFd<'_>, interface: u32, flags: u32) ->
     Ok(unsafe { OwnedFd::from_raw_fd(link) })
 }
 
+/// What is attached to an interface, and what XDP its driver has.
+pub(super) fn query_xdp(interface: u32) -> io::Result<sys::bpf_xdp_query_opts> {
+    // SAFETY: the options are integers.
+    let mut options: sys::bpf_xdp_query_opts = unsafe { std::mem::zeroed() };
+    options.sz = size_of::<sys::bpf_xdp_query_opts>();
+    // SAFETY: `options` says its size and is written during the call only.
+    check(unsafe { sys::bpf_xdp_query(interface as c_int, 0, &mut options) })?;
+    Ok(options)
+}
+
 /// Takes a program off its interface, also while another process (a child about to start) still holds the link open.
 pub(super) fn detach(link: BorrowedFd<'_>) {
     // SAFETY: the call takes nothing but the descriptor. If the interface is gone it fails, and nothing is attached.

@@ -16,7 +16,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use libxdp_sys as sys;
 use thiserror::Error;
 
-use super::bpf::{Object, check};
+use super::bpf::{Object, check, query_xdp};
 use super::steering::address_key;
 
 /// How the program runs on an interface.
@@ -157,13 +157,8 @@ pub fn counters(ifindex: u32) -> Result<Counters, DecapError> {
 
 /// The id of an interface's XDP program, and how it runs if it does not run in the device itself.
 fn attached(ifindex: u32) -> Result<Option<(u32, Option<DecapMode>)>, DecapError> {
-    // SAFETY: the options are integers.
-    let mut options: sys::bpf_xdp_query_opts = unsafe { std::mem::zeroed() };
-    options.sz = size_of::<sys::bpf_xdp_query_opts>();
-    // SAFETY: `options` says its size and is written during the call only.
-    let found = unsafe { sys::bpf_xdp_query(ifindex as i32, 0, &mut options) };
-    check(found).map_err(refused("asking for the interface's XDP program"))?;
-    Ok(match options {
+    let found = query_xdp(ifindex).map_err(refused("asking for the interface's XDP program"))?;
+    Ok(match found {
         sys::bpf_xdp_query_opts { drv_prog_id: id @ 1.., .. } => Some((id, Some(DecapMode::Native))),
         sys::bpf_xdp_query_opts { skb_prog_id: id @ 1.., .. } => Some((id, Some(DecapMode::Generic))),
         sys::bpf_xdp_query_opts { prog_id: id @ 1.., .. } => Some((id, None)),
@@ -203,7 +198,7 @@ fn attach(ifindex: u32, program: i32, flags: u32) -> io::Result<()> {
 }
 
 /// A program, and what the kernel tells about it; the ids of its maps go to `maps`, as far as there is room.
-fn program_info(id: u32, maps: &mut [u32]) -> io::Result<(OwnedFd, sys::bpf_prog_info)> {
+pub(super) fn program_info(id: u32, maps: &mut [u32]) -> io::Result<(OwnedFd, sys::bpf_prog_info)> {
     // SAFETY: takes and returns integers.
     let fd = check(unsafe { sys::bpf_prog_get_fd_by_id(id) })?;
     // SAFETY: the call has just made this descriptor for us.
@@ -252,7 +247,7 @@ fn read_counters(program: u32) -> io::Result<Counters> {
 }
 
 /// A name as the kernel gives it, without its padding.
-fn name(padded: &[c_char]) -> Vec<u8> {
+pub(super) fn name(padded: &[c_char]) -> Vec<u8> {
     padded.iter().map(|&byte| byte as u8).take_while(|&byte| byte != 0).collect()
 }
 
@@ -282,7 +277,7 @@ impl fmt::Display for DecapMode {
 const IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/decap.bpf.o"));
 
 /// The program's name, by which it is recognised later.
-const PROGRAM: &CStr = c"xvs_decap";
+pub(super) const PROGRAM: &CStr = c"xvs_decap";
 
 /// The map of its counters, and a value of it: one CPU's, in the order of [`Counters`].
 const COUNTERS: &CStr = c"decap_counters";

@@ -7,7 +7,9 @@
 // Rings, descriptors and libbpf are raw memory and C; what leaves this module is safe to use wrongly.
 #![allow(unsafe_code)]
 
+pub mod arp;
 pub mod decap;
+pub mod device;
 
 mod mode;
 mod program;
@@ -29,4 +31,4 @@ pub use socket::Statistics;
 pub use sockets::{CopyMode, Queues, SocketError, Sockets, Unsent};
 pub use steering::SteeringRules;
 pub use sys::{network_cookie, peer_groups};
-pub use umem::RingSizes;
+pub use umem::{RingSizes, umem_bytes};

@@ -5,7 +5,6 @@
 //! the process dies. A map that is full refuses what does not fit and says which limit it met; what it holds
 //! stays in force.
 
-use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -54,7 +53,6 @@ pub enum SteeringError {
 /// The loaded program with the maps that all interfaces share.
 pub struct Steering {
     object: Object,
-    rules: SteeringRules,
     /// What the maps hold. This alone writes them.
     installed: Image,
 }
@@ -69,7 +67,7 @@ impl Steering {
         let mut object = Object::open(OBJECT)?;
         object.leave_out(c"redirect")?;
         object.load()?;
-        Ok(Self { object, rules: SteeringRules::default(), installed: Image::default() })
+        Ok(Self { object, installed: Image::default() })
     }
 
     /// Puts the program on an interface of this thread's network namespace: in native mode, or in generic mode if
@@ -122,25 +120,31 @@ impl Steering {
         })
     }
 
-    /// Before new rules become visible to the workers: steers also what they steer. What they no longer steer is
-    /// still steered.
+    /// Before new rules become visible to the workers: steers also what `more` steers, as [`SteeringRules::add`] says.
+    /// Costs what `more` names.
     ///
     /// # Errors
     /// [`SteeringError`]; the maps then hold part of it, and a later call completes it.
-    pub fn add(&mut self, wanted: &SteeringRules) -> Result<(), SteeringError> {
-        let between = self.rules.or(wanted);
-        self.write(between)
+    pub fn add(&mut self, more: &SteeringRules) -> Result<(), SteeringError> {
+        self.write(&self.installed.with(more))
     }
 
-    /// After every worker has left the old rules: steers exactly what these steer.
+    /// After every worker has left the old rules: steers no longer what `less` names, as [`SteeringRules::subtract`] says.
+    /// Costs what `less` names.
     ///
     /// # Errors
     /// As for [`Self::add`].
-    pub fn remove(&mut self, wanted: &SteeringRules) -> Result<(), SteeringError> {
-        if *wanted == self.rules {
-            return Ok(());
-        }
-        self.write(wanted.clone())
+    pub fn subtract(&mut self, less: &SteeringRules) -> Result<(), SteeringError> {
+        self.write(&self.installed.without(less))
+    }
+
+    /// After every worker has left the old rules: steers exactly what these steer. Costs what they name, and what was
+    /// steered.
+    ///
+    /// # Errors
+    /// As for [`Self::add`].
+    pub fn set(&mut self, wanted: &SteeringRules) -> Result<(), SteeringError> {
+        self.write(&self.installed.towards(Image::of(wanted)))
     }
 
     /// Both steps, where no worker needs to be waited for.
@@ -149,7 +153,7 @@ impl Steering {
     /// As for [`Self::add`].
     pub fn update(&mut self, wanted: &SteeringRules) -> Result<(), SteeringError> {
         self.add(wanted)?;
-        self.remove(wanted)
+        self.set(wanted)
     }
 
     /// What the program would do with a frame on an interface whose queues all have a socket.
@@ -172,30 +176,28 @@ impl Steering {
         Ok(object)
     }
 
-    fn write(&mut self, rules: SteeringRules) -> Result<(), SteeringError> {
-        let image = Image::of(&rules);
+    fn write(&mut self, change: &Image) -> Result<(), SteeringError> {
         let installed = &mut self.installed;
         // An endpoint answers only through the roles of its address, so the addresses come first; what is steered
         // too early is at worst passed back. Ports come before them: without, the role says nothing.
         let object = &self.object;
-        converge("local addresses", &object.map(SHARED[3])?, &mut installed.translated, &image.translated)?;
-        converge("addresses", &object.map(SHARED[1])?, &mut installed.addresses, &image.addresses)?;
-        converge("endpoints", &object.map(SHARED[0])?, &mut installed.endpoints, &image.endpoints)?;
-        converge("networks", &object.map(SHARED[2])?, &mut installed.prefixes, &image.prefixes)?;
-        self.rules = rules;
+        converge("local addresses", &object.map(SHARED[3])?, &mut installed.translated, &change.translated)?;
+        converge("addresses", &object.map(SHARED[1])?, &mut installed.addresses, &change.addresses)?;
+        converge("endpoints", &object.map(SHARED[0])?, &mut installed.endpoints, &change.endpoints)?;
+        converge("networks", &object.map(SHARED[2])?, &mut installed.prefixes, &change.prefixes)?;
         Ok(())
     }
 }
 
-/// Makes a map hold what is wanted: additions and changes first, then removals. `installed` is what it holds at any
-/// moment, also after an error.
+/// Makes a map hold what a change says: additions and other roles first, then removals. `installed` is what it holds at
+/// any moment, also after an error.
 fn converge<const K: usize>(
     what: &'static str,
     map: &Map<'_, K>,
     installed: &mut Roles<K>,
-    wanted: &BTreeMap<[u8; K], u32>,
+    change: &Roles<K>,
 ) -> Result<(), SteeringError> {
-    for (key, roles) in wanted {
+    for (key, roles) in change.iter().filter(|(_, roles)| **roles != 0) {
         if installed.get(key) == Some(roles) {
             continue;
         }
@@ -205,10 +207,11 @@ fn converge<const K: usize>(
         })?;
         installed.insert(*key, *roles);
     }
-    let gone: Vec<_> = installed.keys().filter(|key| !wanted.contains_key(*key)).copied().collect();
-    for key in gone {
-        map.unset(&key)?;
-        installed.remove(&key);
+    for (key, _) in change.iter().filter(|(_, roles)| **roles == 0) {
+        if installed.contains_key(key) {
+            map.unset(key)?;
+            installed.remove(key);
+        }
     }
     Ok(())
 }

@@ -1,10 +1,11 @@
 //! What the XDP program is told: which packets are the director's, as the content of its maps.
 //!
-//! Computed by the control thread at every change of configuration; plain values, no system call. The layouts are
-//! those of `bpf/maps.h`. Not here: writing the maps (`program.rs`).
+//! Computed by the control thread at every change of configuration; plain values, no system call. A change costs what it
+//! changes. The layouts are those of `bpf/maps.h`. Not here: writing the maps (`program.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use xvs_proto::{Endpoint, Prefix, Protocol};
 
@@ -30,49 +31,57 @@ pub struct SteeringRules {
 }
 
 impl SteeringRules {
-    /// The rules by which everything is steered that either `self` or `other` steers.
-    #[must_use]
-    pub fn or(&self, other: &Self) -> Self {
-        Self {
-            services: &self.services | &other.services,
-            nat_destinations: &self.nat_destinations | &other.nat_destinations,
-            wide: &self.wide | &other.wide,
-            translated: spanning(&self.translated, &other.translated),
-            tunnel_ends: &self.tunnel_ends | &other.tunnel_ends,
-            // A local address is an exception: it may hold only while both agree.
-            local_addresses: &self.local_addresses & &other.local_addresses,
+    /// Steers also what `more` steers; its local addresses are not looked at.
+    pub fn add(&mut self, more: &Self) {
+        self.services.extend(&more.services);
+        self.nat_destinations.extend(&more.nat_destinations);
+        self.wide.extend(&more.wide);
+        self.tunnel_ends.extend(&more.tunnel_ends);
+        for (addr, ports) in &more.translated {
+            let known = self.translated.entry(*addr).or_insert(*ports);
+            *known = spanning(*known, *ports);
         }
+    }
+
+    /// Steers no longer what `less` names; its local addresses are not looked at, nor its ports: an address goes whole.
+    pub fn subtract(&mut self, less: &Self) {
+        less.services.iter().for_each(|service| _ = self.services.remove(service));
+        less.nat_destinations.iter().for_each(|from| _ = self.nat_destinations.remove(from));
+        less.wide.iter().for_each(|network| _ = self.wide.remove(network));
+        less.tunnel_ends.iter().for_each(|end| _ = self.tunnel_ends.remove(end));
+        less.translated.keys().for_each(|addr| _ = self.translated.remove(addr));
     }
 }
 
 /// The ports of either, and those between.
-fn spanning(
-    one: &BTreeMap<IpAddr, (u16, u16)>,
-    other: &BTreeMap<IpAddr, (u16, u16)>,
-) -> BTreeMap<IpAddr, (u16, u16)> {
-    let mut all = one.clone();
-    for (addr, &(first, last)) in other {
-        let ports = all.entry(*addr).or_insert((first, last));
-        *ports = (ports.0.min(first), ports.1.max(last));
-    }
-    all
+fn spanning(one: (u16, u16), other: (u16, u16)) -> (u16, u16) {
+    (one.0.min(other.0), one.1.max(other.1))
 }
 
-/// A map of the program as it should be or is: key to roles.
+/// A map of the program as it is, or as some of its keys are to be: key to roles, 0 for a key that is not there.
 pub(super) type Roles<const K: usize> = BTreeMap<[u8; K], u32>;
 
-/// The content of all steering maps.
+/// The content of all steering maps, or a change of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Image {
     pub(super) endpoints: Roles<{ endpoint::SIZE }>,
     pub(super) addresses: Roles<{ address::SIZE }>,
     pub(super) prefixes: Roles<{ prefix::SIZE }>,
-    /// No roles: ports.
+    /// No roles: ports, the last of which is never 0.
     pub(super) translated: Roles<{ address::SIZE }>,
 }
 
 impl Image {
     pub(super) fn of(rules: &SteeringRules) -> Self {
+        let mut image = Self::steered_by(rules);
+        for &addr in &rules.local_addresses {
+            *image.addresses.entry(address_key(addr)).or_default() |= LOCAL;
+        }
+        image
+    }
+
+    /// Without the local addresses.
+    fn steered_by(rules: &SteeringRules) -> Self {
         let mut image = Self::default();
         let roles = [(&rules.services, SERVICE), (&rules.nat_destinations, DESTINATION)];
         for (endpoints, role) in roles {
@@ -81,18 +90,72 @@ impl Image {
                 *image.addresses.entry(address_key(at.addr)).or_default() |= role;
             }
         }
-        for (addrs, role) in [(&rules.local_addresses, LOCAL), (&rules.tunnel_ends, TUNNEL)] {
-            for &addr in addrs {
-                *image.addresses.entry(address_key(addr)).or_default() |= role;
-            }
+        for &addr in &rules.tunnel_ends {
+            *image.addresses.entry(address_key(addr)).or_default() |= TUNNEL;
         }
-        for (&addr, &(first, last)) in &rules.translated {
+        for (&addr, &ports) in &rules.translated {
             *image.addresses.entry(address_key(addr)).or_default() |= TRANSLATED;
-            image.translated.insert(address_key(addr), u32::from(first) << 16 | u32::from(last));
+            image.translated.insert(address_key(addr), join_ports(ports));
         }
         image.prefixes = rules.wide.iter().map(|&prefix| (prefix_key(prefix), SERVICE)).collect();
         image
     }
+
+    /// What has to change for this to become `wanted`. Costs one pass over both.
+    pub(super) fn towards(&self, mut wanted: Self) -> Self {
+        clear_others(&mut wanted.endpoints, &self.endpoints);
+        clear_others(&mut wanted.addresses, &self.addresses);
+        clear_others(&mut wanted.prefixes, &self.prefixes);
+        clear_others(&mut wanted.translated, &self.translated);
+        wanted
+    }
+
+    /// What has to change for this to steer what `rules` do too, as [`SteeringRules::add`] says. Costs what they name.
+    pub(super) fn with(&self, rules: &SteeringRules) -> Self {
+        let mut change = Self::steered_by(rules);
+        change.endpoints.iter_mut().for_each(|(key, roles)| *roles |= roles_of(&self.endpoints, key));
+        change.addresses.iter_mut().for_each(|(key, roles)| *roles |= roles_of(&self.addresses, key));
+        for (key, ports) in &mut change.translated {
+            let known = self.translated.get(key).copied().unwrap_or(*ports);
+            *ports = join_ports(spanning(split_ports(*ports), split_ports(known)));
+        }
+        change
+    }
+
+    /// What has to change for this not to steer what `rules` do, as [`SteeringRules::subtract`] says. Costs what they
+    /// name: an address stays one of services or of destinations while it has an endpoint that is.
+    pub(super) fn without(&self, rules: &SteeringRules) -> Self {
+        let Self { endpoints, addresses, prefixes, translated } = Self::steered_by(rules);
+        let endpoints: Roles<_> = endpoints
+            .into_iter()
+            .map(|(key, roles)| (key, roles_of(&self.endpoints, &key) & !roles))
+            .collect();
+        let has = |at: &[u8; address::SIZE], role: u32| {
+            let mut here = self.endpoints.range(endpoints_at(at)).filter(|(key, _)| is_at(key, at));
+            here.any(|(key, roles)| endpoints.get(key).unwrap_or(roles) & role != 0)
+        };
+        let addresses = addresses.into_iter().map(|(at, roles)| {
+            let kept = [SERVICE, DESTINATION].into_iter().filter(|role| has(&at, *role)).sum::<u32>();
+            (at, roles_of(&self.addresses, &at) & (!roles | kept))
+        });
+        Self {
+            addresses: addresses.collect(),
+            prefixes: prefixes.into_keys().map(|key| (key, 0)).collect(),
+            translated: translated.into_keys().map(|key| (key, 0)).collect(),
+            endpoints,
+        }
+    }
+}
+
+/// Has the keys gone that are not wanted.
+fn clear_others<const K: usize>(wanted: &mut Roles<K>, installed: &Roles<K>) {
+    for key in installed.keys() {
+        wanted.entry(*key).or_insert(0);
+    }
+}
+
+fn roles_of<const K: usize>(map: &Roles<K>, key: &[u8; K]) -> u32 {
+    map.get(key).copied().unwrap_or(0)
 }
 
 /// What stands before a frame that the program shall leave to the kernel.
@@ -148,6 +211,27 @@ fn endpoint_key(protocol: Protocol, at: Endpoint) -> [u8; endpoint::SIZE] {
     key[endpoint::PROTOCOL] = protocol.0;
     key[endpoint::FAMILY] = family;
     key
+}
+
+/// The keys of all endpoints at an address, and of some at others, which [`is_at`] tells apart.
+fn endpoints_at(at: &[u8; address::SIZE]) -> RangeInclusive<[u8; endpoint::SIZE]> {
+    let (mut first, mut last) = ([0; endpoint::SIZE], [0xff; endpoint::SIZE]);
+    first[endpoint::ADDR].copy_from_slice(&at[address::ADDR]);
+    last[endpoint::ADDR].copy_from_slice(&at[address::ADDR]);
+    first..=last
+}
+
+/// Whether an endpoint with the bytes of this address is of its family too.
+fn is_at(endpoint: &[u8; endpoint::SIZE], at: &[u8; address::SIZE]) -> bool {
+    at[address::FAMILY] == u32::from(endpoint[endpoint::FAMILY]).to_ne_bytes()
+}
+
+fn join_ports((first, last): (u16, u16)) -> u32 {
+    u32::from(first) << 16 | u32::from(last)
+}
+
+fn split_ports(ports: u32) -> (u16, u16) {
+    ((ports >> 16) as u16, ports as u16)
 }
 
 pub(super) fn address_key(addr: IpAddr) -> [u8; address::SIZE] {
@@ -220,21 +304,87 @@ mod tests {
         assert!(clang.wait().unwrap().success(), "maps.h and this module disagree");
     }
 
+    fn from(last: u8, port: u16) -> (Protocol, Endpoint) {
+        (Protocol::TCP, Endpoint::new([192, 0, 2, last], port))
+    }
+
+    /// Rules with something of everything, drawn by the bits of a number.
+    fn drawn(bits: u32) -> SteeringRules {
+        let bit = |at: u32| bits >> at & 1 == 1;
+        // In bytes the second begins as the first.
+        let addrs: [IpAddr; 2] = ["192.0.2.1".parse().unwrap(), "c000:201::".parse().unwrap()];
+        let mut rules = SteeringRules::default();
+        for (at, addr) in (0..).zip(addrs) {
+            let at = 10 * at;
+            rules.services.extend(
+                [80, 81]
+                    .into_iter()
+                    .zip([bit(at), bit(at + 1)])
+                    .filter_map(|(port, drawn)| drawn.then_some((Protocol::TCP, Endpoint { addr, port }))),
+            );
+            rules.nat_destinations.extend(
+                [80, 0]
+                    .into_iter()
+                    .zip([bit(at + 2), bit(at + 3)])
+                    .filter_map(|(port, drawn)| drawn.then_some((Protocol::TCP, Endpoint { addr, port }))),
+            );
+            rules.wide.extend(bit(at + 4).then(|| Prefix::host(addr)));
+            rules.tunnel_ends.extend(bit(at + 5).then_some(addr));
+            let ports = [(1000, 2000), (1500, 3000)][usize::from(bit(at + 7))];
+            rules.translated.extend(bit(at + 6).then_some((addr, ports)));
+        }
+        rules
+    }
+
+    /// As [`Steering`](super::super::Steering) does it.
+    fn apply(image: &mut Image, change: Image) {
+        fn one<const K: usize>(map: &mut Roles<K>, change: Roles<K>) {
+            map.extend(change);
+            map.retain(|_, roles| *roles != 0);
+        }
+        one(&mut image.endpoints, change.endpoints);
+        one(&mut image.addresses, change.addresses);
+        one(&mut image.prefixes, change.prefixes);
+        one(&mut image.translated, change.translated);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_changes_come_to_the_same_as_telling_everything_anew(
+            changes in proptest::collection::vec((0u8..3, proptest::num::u32::ANY), 1..20),
+        ) {
+            let (local, mut rules, mut image) = (IpAddr::from([192, 0, 2, 1]), SteeringRules::default(), Image::default());
+            for (kind, bits) in changes {
+                let drawn = drawn(bits);
+                let change = match kind {
+                    0 => {
+                        rules.add(&drawn);
+                        image.with(&drawn)
+                    }
+                    1 => {
+                        rules.subtract(&drawn);
+                        image.without(&drawn)
+                    }
+                    _ => {
+                        rules = SteeringRules { local_addresses: [local].into(), ..drawn };
+                        image.towards(Image::of(&rules))
+                    }
+                };
+                apply(&mut image, change);
+                proptest::prop_assert_eq!(&image, &Image::of(&rules));
+            }
+        }
+    }
+
     #[test]
-    fn between_two_configurations_everything_of_either_is_steered() {
-        let service = |last: u8| (Protocol::TCP, Endpoint::new([192, 0, 2, last], 80));
-        let old = SteeringRules {
-            services: [service(1)].into(),
-            local_addresses: ["192.0.2.9".parse().unwrap(), "192.0.2.8".parse().unwrap()].into(),
-            ..Default::default()
-        };
-        let new = SteeringRules {
-            services: [service(2)].into(),
-            local_addresses: ["192.0.2.9".parse().unwrap()].into(),
-            ..Default::default()
-        };
-        let between = old.or(&new);
-        assert_eq!(between.services, [service(1), service(2)].into());
-        assert_eq!(between.local_addresses, new.local_addresses);
+    fn an_address_stays_until_the_last_of_its_endpoints_goes() {
+        let rules = SteeringRules { services: [from(1, 80), from(1, 443)].into(), ..Default::default() };
+        let mut image = Image::of(&rules);
+        for (port, left) in [(80, 1), (443, 0)] {
+            let less = SteeringRules { services: [from(1, port)].into(), ..Default::default() };
+            let change = image.without(&less);
+            apply(&mut image, change);
+            assert_eq!(image.addresses.len(), left);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! System calls that neither `rustix` nor `xsk-rs` has: requests to an interface by name, the two wake-ups of an
 //! AF_XDP socket whose outcome matters to us, and the groups of who connected to a Unix socket.
 
+use std::collections::BTreeSet;
 use std::ffi::{c_int, c_ulong, c_void};
 use std::io;
 use std::mem::size_of;
@@ -36,11 +37,33 @@ struct EthtoolValue {
 #[derive(Default)]
 struct EthtoolChannels {
     command: u32,
+    /// In the order of the fields below.
     max: [u32; 4],
     rx: u32,
     tx: u32,
     other: u32,
     combined: u32,
+}
+
+/// `ethtool -k`: how many features the kernel has, their names, and which are on.
+const GET_SET_INFO: u32 = 0x37;
+const GET_STRINGS: u32 = 0x1b;
+const GET_FEATURES: u32 = 0x3a;
+/// `ETH_SS_FEATURES`.
+const FEATURES: u32 = 4;
+/// `ETH_GSTRING_LEN`.
+const NAME_BYTES: usize = 32;
+/// `struct ethtool_get_features_block`: available, requested, active, never changed.
+const FEATURE_WORDS: usize = 4;
+const ACTIVE: usize = 2;
+
+/// `struct ethtool_sset_info` for one set.
+#[repr(C)]
+struct EthtoolSetInfo {
+    command: u32,
+    reserved: u32,
+    mask: u64,
+    count: u32,
 }
 
 /// `ethtool -i`.
@@ -96,16 +119,48 @@ impl Request {
         let mut info = EthtoolDriver { command: GET_DRIVER, driver: [0; 32], rest: [0; 160] };
         self.body.ifr_ifru.ifru_data = (&raw mut info).cast();
         or_unsupported(self.call(libc::SIOCETHTOOL))?;
-        let name = info.driver.iter().take_while(|byte| **byte != 0);
-        Ok(name.map(|byte| char::from(*byte)).collect())
+        Ok(text(&info.driver))
     }
 
     /// How many receive queues the interface has; 1 if the driver does not say.
     pub(super) fn receive_queues(&mut self) -> io::Result<u32> {
+        self.channels().map(|channels| (channels.rx + channels.combined).max(1))
+    }
+
+    /// By which word of `ethtool -L` its number is set, and to how many at most; 0 if the driver does not say.
+    pub(super) fn most_receive_queues(&mut self) -> io::Result<(&'static str, u32)> {
+        let [rx, _, _, combined] = self.channels()?.max;
+        Ok(if combined > 0 { ("combined", combined) } else { ("rx", rx) })
+    }
+
+    fn channels(&mut self) -> io::Result<EthtoolChannels> {
         let mut channels = EthtoolChannels { command: GET_CHANNELS, ..Default::default() };
         self.body.ifr_ifru.ifru_data = (&raw mut channels).cast();
         or_unsupported(self.call(libc::SIOCETHTOOL))?;
-        Ok((channels.rx + channels.combined).max(1))
+        Ok(channels)
+    }
+
+    /// The features that are on, by the kernel's names for them (`netdev_features_strings`).
+    pub(super) fn features(&mut self) -> io::Result<BTreeSet<String>> {
+        let mut set = EthtoolSetInfo { command: GET_SET_INFO, reserved: 0, mask: 1 << FEATURES, count: 0 };
+        self.body.ifr_ifru.ifru_data = (&raw mut set).cast();
+        self.call(libc::SIOCETHTOOL)?;
+        // Both answers are as long as the kernel has features, a constant of it, which it has just told.
+        let count = set.count as usize;
+        let mut names = vec![0_u32; 3 + count * NAME_BYTES / size_of::<u32>()];
+        names[..3].copy_from_slice(&[GET_STRINGS, FEATURES, set.count]);
+        self.body.ifr_ifru.ifru_data = names.as_mut_ptr().cast();
+        self.call(libc::SIOCETHTOOL)?;
+        let blocks = count.div_ceil(32);
+        let mut words = vec![0_u32; 2 + blocks * FEATURE_WORDS];
+        words[..2].copy_from_slice(&[GET_FEATURES, blocks as u32]);
+        self.body.ifr_ifru.ifru_data = words.as_mut_ptr().cast();
+        self.call(libc::SIOCETHTOOL)?;
+        let active =
+            |number: usize| words[2 + number / 32 * FEATURE_WORDS + ACTIVE] >> (number % 32) & 1 == 1;
+        let names: Vec<u8> = names[3..].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let on = names.chunks_exact(NAME_BYTES).enumerate().filter(|(number, _)| active(*number));
+        Ok(on.map(|(_, name)| text(name)).collect())
     }
 
     fn call(&mut self, request: c_ulong) -> io::Result<()> {
@@ -225,6 +280,11 @@ fn body(name: &str) -> io::Result<libc::ifreq> {
         *to = from as libc::c_char;
     }
     Ok(body)
+}
+
+/// Characters up to a zero byte.
+fn text(bytes: &[u8]) -> String {
+    bytes.iter().take_while(|byte| **byte != 0).map(|byte| char::from(*byte)).collect()
 }
 
 fn or_unsupported(result: io::Result<()>) -> io::Result<()> {

@@ -38,14 +38,28 @@ impl Default for RingSizes {
 
 /// Frames for the largest packet of any of the interfaces, and enough of them for every ring to be full.
 pub(super) fn layout(links: &[Queues<'_>], sizes: RingSizes) -> FrameLayout {
-    let packet = links.iter().map(|link| link.attached.mtu()).max().unwrap_or(0) + LINK_HEADER_BYTES;
-    let small = packet + HEADROOM_BYTES <= XDP_UMEM_MIN_CHUNK_SIZE;
+    let mtu = links.iter().map(|link| link.attached.mtu()).max().unwrap_or(0);
     let sockets: usize = links.iter().map(|link| link.queues.len()).sum();
     FrameLayout {
-        frame_size_bytes: if small { 2048 } else { 4096 },
+        frame_size_bytes: frame_size_bytes(mtu),
         headroom_bytes: HEADROOM_BYTES,
-        frames: sockets as u32 * (sizes.receive + sizes.transmit) + RESERVE,
+        frames: frames(sockets, sizes),
     }
+}
+
+/// How many bytes of locked memory a worker takes for so many queues of all its interfaces, of which this is the largest
+/// MTU.
+pub fn umem_bytes(mtu: u32, queues: usize, sizes: RingSizes) -> u64 {
+    u64::from(frames(queues, sizes)) * u64::from(frame_size_bytes(mtu))
+}
+
+fn frame_size_bytes(mtu: u32) -> u32 {
+    let small = mtu + LINK_HEADER_BYTES + HEADROOM_BYTES <= XDP_UMEM_MIN_CHUNK_SIZE;
+    if small { 2048 } else { 4096 }
+}
+
+fn frames(queues: usize, sizes: RingSizes) -> u32 {
+    queues as u32 * (sizes.receive + sizes.transmit) + RESERVE
 }
 
 /// Makes the UMEM and the book of its frames.

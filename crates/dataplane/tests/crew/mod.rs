@@ -1,7 +1,7 @@
 //! Workers on one table, with a port in memory each, a clock moved by hand and services with and without persistence.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +38,8 @@ pub(crate) const FIN_ACK: u8 = 0x11;
 pub(crate) const RST: u8 = 0x04;
 
 pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 80);
+/// That of services in IPv6.
+pub(crate) const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x80);
 pub(crate) const SERVERS: u8 = 3;
 
 /// A client's flow to one of the services.
@@ -61,6 +63,12 @@ const SERVICES: [((Protocol, u16), ForwardingMethod, Option<u32>); 10] = [
     ((Protocol::UDP, 5301), ForwardingMethod::Tunnel, None),
     ((Protocol::UDP, SIP), ForwardingMethod::Nat, Some(360)),
     ((Protocol::UDP, SIP_ONE_PACKET), ForwardingMethod::Nat, Some(360)),
+];
+/// Those in IPv6, whose clients go where they are sent.
+const SERVICES6: [((Protocol, u16), ForwardingMethod, Option<u32>); 3] = [
+    ((Protocol::UDP, 53), ForwardingMethod::Nat, None),
+    ((Protocol::UDP, 5300), ForwardingMethod::DirectRouting, None),
+    ((Protocol::UDP, 5301), ForwardingMethod::Tunnel, None),
 ];
 /// Ports of the services that tell calls apart.
 pub(crate) const SIP: u16 = 5060;
@@ -295,10 +303,11 @@ impl Crew {
         let mut snapshot = Snapshot::clone(&self.snapshot);
         snapshot.settings.expire_nodest_conn = gone & 1 == 1;
         for (service, (name, ..)) in SERVICES.iter().enumerate() {
-            let full = self.snapshot.services.find(&service_key(*name)).expect("it was configured");
+            let key = service_key(VIP.into(), *name);
+            let full = self.snapshot.services.find(&key).expect("it was configured");
             let there = |id: DestinationId| gone >> (id.0 % u32::from(SERVERS)) & 1 == 0;
             let members: Box<[_]> = full.members.iter().filter(|member| there(member.id)).cloned().collect();
-            let service = named(*name, SERVICES[service].2, members, full.live.clone());
+            let service = named(key, SERVICES[service].2, members, full.live.clone());
             snapshot.services.insert(Arc::new(service));
             for id in full.members.iter().map(|member| member.id) {
                 let known = snapshot.destinations.find(id).expect("a member is known").clone();
@@ -325,7 +334,7 @@ impl Crew {
 
     /// Every destination and every template counts what the table holds, and no two templates are for the same.
     pub(crate) fn assert_counts(&mut self) {
-        let mut held = vec![(Load { active: 0, inactive: 0 }, 0); SERVICES.len() * usize::from(SERVERS)];
+        let mut held = vec![(Load { active: 0, inactive: 0 }, 0); self.snapshot.destinations.iter().count()];
         let (mut identities, mut controlled) = (HashSet::new(), HashMap::new());
         self.reader.for_each(0..u32::MAX, |connection| {
             let (load, templates) = &mut held[connection.dest_ref() as usize];
@@ -385,12 +394,19 @@ fn server(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(192, 0, 2, 11 + number)
 }
 
+fn server6(number: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 11 + u16::from(number))
+}
+
 fn snapshot(workers: usize) -> Snapshot {
     let mut snapshot = Snapshot::empty();
     snapshot.egress = Arc::new(Egress::build(&network()));
     snapshot.call_ids = Arc::new(CallIds::new(CALLS, workers));
-    for (name, method, seconds) in SERVICES {
+    let all = SERVICES.map(|service| (IpAddr::from(VIP), service)).into_iter();
+    for (vip, (name, method, seconds)) in all.chain(SERVICES6.map(|service| (VIP6.into(), service))) {
         let port = name.1;
+        let server =
+            |number| if vip.is_ipv4() { IpAddr::from(server(number)) } else { server6(number).into() };
         let service = Arc::new(ServiceLive::new(workers));
         let first = snapshot.destinations.iter().count() as u32;
         let members = (0..SERVERS).map(|number| {
@@ -401,10 +417,10 @@ fn snapshot(workers: usize) -> Snapshot {
                 endpoint: Endpoint::new(server(number), port),
                 method,
                 weight: Weight(1),
-                path: Path::find(&snapshot.egress, server(number).into(), 0),
+                path: Path::find(&snapshot.egress, server(number), 0),
                 path_mtu: Arc::default(),
                 tunnel: Tunnel {
-                    source: Some(Ipv4Addr::new(192, 0, 2, 1).into()),
+                    source: snapshot.egress.source_for(server(number), LinkId(1)),
                     encapsulation: Encapsulation::Ip,
                 },
                 live: live.clone(),
@@ -415,21 +431,16 @@ fn snapshot(workers: usize) -> Snapshot {
             Member { id, endpoint, method, weight, own_weight: weight, live }
         });
         let members = members.collect();
-        snapshot.services.insert(Arc::new(named(name, seconds, members, service)));
+        snapshot.services.insert(Arc::new(named(service_key(vip, name), seconds, members, service)));
     }
     snapshot
 }
 
-fn service_key((protocol, port): (Protocol, u16)) -> ServiceKey {
-    ServiceKey::Address { protocol, endpoint: Endpoint::new(VIP, port) }
+fn service_key(vip: IpAddr, (protocol, port): (Protocol, u16)) -> ServiceKey {
+    ServiceKey::Address { protocol, endpoint: Endpoint::new(vip, port) }
 }
 
-fn named(
-    name: (Protocol, u16),
-    seconds: Option<u32>,
-    members: Box<[Member]>,
-    live: Arc<ServiceLive>,
-) -> Service {
+fn named(key: ServiceKey, seconds: Option<u32>, members: Box<[Member]>, live: Arc<ServiceLive>) -> Service {
     let listed = |&Member { endpoint, weight, .. }: &Member| xvs_sched::Destination {
         endpoint,
         weight,
@@ -438,13 +449,14 @@ fn named(
     let destinations: Vec<_> = members.iter().map(listed).collect();
     let setup = Setup { destinations: &destinations, ..Setup::default() };
     let mask = ClientMask::V4(Ipv4Addr::new(255, 255, 255, 0));
-    let together = if matches!(name.1, SIP | SIP_ONE_PACKET) { Together::Call } else { Together::Client };
+    let port = if let ServiceKey::Address { endpoint, .. } = key { endpoint.port } else { 0 };
+    let together = if matches!(port, SIP | SIP_ONE_PACKET) { Together::Call } else { Together::Client };
     let persistent = |timeout_seconds| Persistence { timeout_seconds, mask, together };
     Service {
-        key: service_key(name),
+        key,
         members,
         scheduler: scheduler::build("rr", &setup).expect("rr is a scheduler"),
-        one_packet: name.1 == SIP_ONE_PACKET,
+        one_packet: port == SIP_ONE_PACKET,
         client_address: Default::default(),
         persistence: seconds.map(persistent),
         place: Arc::default(),
@@ -455,15 +467,20 @@ fn named(
 fn network() -> Network {
     let mut network = Network::default();
     let addr = |d| IpAddr::V4(Ipv4Addr::new(203, 0, 113, d));
-    network.add_link("wan", MacAddr([2, 0, 0, 0, 0, 1]), &[(addr(1), 24)], 1500).expect("a new name");
-    let lan = [(Ipv4Addr::new(192, 0, 2, 1).into(), 24)];
+    let addr6 = |net, last| IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, net, 0, 0, 0, 0, last));
+    let wan = [(addr(1), 24), (addr6(3, 1), 64)];
+    network.add_link("wan", MacAddr([2, 0, 0, 0, 0, 1]), &wan, 1500).expect("a new name");
+    let lan = [(Ipv4Addr::new(192, 0, 2, 1).into(), 24), (addr6(2, 1), 64)];
     network.add_link("lan", MacAddr([2, 0, 0, 0, 0, 2]), &lan, 1500).expect("a new name");
-    let everywhere = "0.0.0.0/0".parse().expect("a prefix");
-    network.add_route(everywhere, Some(addr(254)), "wan").expect("wan is there");
-    network.add_neighbour(addr(254), MacAddr([2, 0, 0, 0, 0, 3]), "wan").expect("wan is there");
+    for (everywhere, router) in [("0.0.0.0/0", addr(254)), ("::/0", addr6(3, 254))] {
+        let everywhere = everywhere.parse().expect("a prefix");
+        network.add_route(everywhere, Some(router), "wan").expect("wan is there");
+        network.add_neighbour(router, MacAddr([2, 0, 0, 0, 0, 3]), "wan").expect("wan is there");
+    }
     for number in 0..SERVERS {
         let mac = MacAddr([2, 0, 0, 0, 1, number]);
         network.add_neighbour(server(number).into(), mac, "lan").expect("lan is there");
+        network.add_neighbour(server6(number).into(), mac, "lan").expect("lan is there");
     }
     network
 }

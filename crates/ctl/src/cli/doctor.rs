@@ -1,0 +1,69 @@
+//! `xvs doctor`: what is wrong with the machine, and what mends it.
+
+use std::io::Write;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use super::{Done, RECORDS};
+use crate::doctor::gather::{Asked, gather};
+use crate::doctor::{Finding, Level, examine, worst};
+
+/// What follows `xvs doctor`.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(super) struct Arguments {
+    /// Look at this interface; may be given several times [default: those of xvsd, else of the file]
+    #[arg(long = "interface", value_name = "IFACE")]
+    interfaces: Vec<String>,
+    /// Look for this virtual address beside those of services; may be given several times
+    #[arg(long = "vip", value_name = "ADDRESS")]
+    addresses: Vec<IpAddr>,
+    /// Read this xvs.toml: its interfaces, sizes and rules
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// clap's own code for a wrong command line, 2, is the one of failures too.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  all is well
+  1  there are warnings
+  2  something fails; or the command line is wrong";
+
+pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
+    let Arguments { interfaces, addresses, config, json } = arguments;
+    let asked = Asked {
+        interfaces: interfaces.clone(),
+        addresses: addresses.clone(),
+        config: config.clone(),
+        records: RECORDS.into(),
+    };
+    let facts = gather(&asked).map_err(|error| format!("the kernel's network cannot be read: {error}"))?;
+    let findings = examine(&facts);
+    if *json {
+        writeln!(out, "{:#}", json!({ "level": worst(&findings), "findings": findings }))?;
+    } else {
+        findings.iter().try_for_each(|finding| write!(out, "{finding}"))?;
+        writeln!(out, "{}", summary(&findings))?;
+    }
+    Ok(worst(&findings) as u8)
+}
+
+fn summary(findings: &[Finding]) -> String {
+    let count = |level, one: &str, many: &str| {
+        let count = findings.iter().filter(|finding| finding.level == level).count();
+        format!("{count} {}", if count == 1 { one } else { many })
+    };
+    format!(
+        "{}, {}, {}",
+        count(Level::Ok, "ok", "ok"),
+        count(Level::Warn, "warning", "warnings"),
+        count(Level::Fail, "failure", "failures")
+    )
+}

@@ -1,0 +1,116 @@
+//! Rules applied as a whole, and taken back if nobody confirms them.
+//!
+//! One snapshot for all that differs; none if nothing does, or if any of it is refused. Until they are confirmed, the
+//! state before is kept here, whatever becomes of the client. When the time is over, each thing that the rules changed
+//! becomes what it was; but what somebody else has changed meanwhile stays as he left it, so that a health checker
+//! never finds its own doing undone. Not here: what differs (`plan.rs`).
+
+use std::time::Duration;
+
+use xvs_dataplane::clock::Millis;
+
+use super::{Control, Plant};
+use crate::adm::{RuleLine, typed};
+use crate::events::{Kind, applied};
+use crate::message::{Command, CommandError, Reply, Verdict};
+use crate::plan::{Difference, Wanted, back, carried_out, differences};
+use crate::state::State;
+
+/// Rules that were applied and are not confirmed.
+pub(super) struct Unconfirmed {
+    until: Millis,
+    former: State,
+    applied: State,
+}
+
+impl<P: Plant> Control<P> {
+    /// Makes what runs as these rules want it; what differed is the answer.
+    ///
+    /// # Errors
+    /// The first command that is refused, or rules that wait to be confirmed; then nothing has changed. Or that a worker
+    /// does not take up the change; then it has been published.
+    pub(super) fn apply(
+        &mut self,
+        rules: &[Command],
+        confirm_within_seconds: Option<u32>,
+        now: Millis,
+    ) -> Result<Reply, CommandError> {
+        if let Some(unconfirmed) = &self.unconfirmed {
+            let left = now.until(unconfirmed.until).as_secs();
+            let why = format!(
+                "xvs: rules that were applied before wait to be confirmed, for {left} s more; \
+                 `xvs confirm` keeps them, `xvs confirm --take-back` does not"
+            );
+            return Err(CommandError::Failed { why });
+        }
+        let lines: Vec<_> =
+            (1..).zip(rules.iter().cloned()).map(|(number, command)| RuleLine { number, command }).collect();
+        let wanted = Wanted::of(&lines).map_err(|faults| CommandError::InvalidOperation {
+            why: faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+        })?;
+        let differences = differences(&self.state, &wanted);
+        let commands = carried_out(&differences);
+        let mut applied = self.state.clone();
+        for command in &commands {
+            self.admit(&applied, command)?;
+            applied.apply(command)?;
+        }
+        if commands.is_empty() {
+            return Ok(Reply::Applied(differences));
+        }
+        self.widen(&commands)?;
+        let former = self.state.clone();
+        commands.iter().try_for_each(|command| self.change(command, now))?;
+        self.unconfirmed = confirm_within_seconds.map(|seconds| {
+            let until = now + Duration::from_secs(seconds.into());
+            Unconfirmed { until, former, applied }
+        });
+        self.publish().map(|()| Reply::Applied(differences))
+    }
+
+    /// Keeps what was applied, or takes it back at once; what was taken back is the answer.
+    ///
+    /// # Errors
+    /// Nothing waits to be confirmed. Or as for [`Self::apply`].
+    pub(super) fn confirm(&mut self, verdict: Verdict, now: Millis) -> Result<Reply, CommandError> {
+        let Some(unconfirmed) = self.unconfirmed.take() else {
+            let why = "xvs: no rules wait to be confirmed; the time may be over, see `xvs status`".to_owned();
+            return Err(CommandError::Failed { why });
+        };
+        match verdict {
+            Verdict::Keep => Ok(Reply::Done),
+            Verdict::TakeBack => self.take_back(&unconfirmed, now).map(Reply::Applied),
+        }
+    }
+
+    /// Takes back what nobody has confirmed in time. When it wants to be called again.
+    pub(super) fn expire_unconfirmed(&mut self, now: Millis) -> Result<Option<Millis>, CommandError> {
+        if let Some(over) = self.unconfirmed.take_if(|unconfirmed| unconfirmed.until <= now) {
+            let differences = self.take_back(&over, now)?;
+            let changes = applied("not confirmed in time", &differences);
+            self.events.tell_all(Kind::Change, self.epoch(), None, changes);
+        }
+        Ok(self.unconfirmed_until())
+    }
+
+    /// Until when what was applied last can be confirmed.
+    pub fn unconfirmed_until(&self) -> Option<Millis> {
+        self.unconfirmed.as_ref().map(|unconfirmed| unconfirmed.until)
+    }
+
+    fn take_back(&mut self, unconfirmed: &Unconfirmed, now: Millis) -> Result<Vec<Difference>, CommandError> {
+        let (differences, left) = back(&self.state, &unconfirmed.applied, &unconfirmed.former);
+        tracing::warn!(
+            "rules that were applied are taken back: {} changes; {left} are left, as somebody has changed the same since",
+            differences.len()
+        );
+        let commands = carried_out(&differences);
+        self.widen(&commands)?;
+        for command in &commands {
+            if let Err(error) = self.admit(&self.state, command).and_then(|()| self.change(command, now)) {
+                tracing::error!("{}: refused: {error}", typed(command));
+            }
+        }
+        self.publish().map(|()| differences)
+    }
+}

@@ -1,0 +1,416 @@
+//! What changed, when, and who did it: the events that `xvs events` shows.
+//!
+//! Told by the control thread as it carries changes out, so they stand in the order in which they came into force. The
+//! last [`KEPT`] are remembered, and each listener goes through them at its own pace: they are its queue. One that falls
+//! behind by more misses the oldest and is told how many. Telling never waits for a listener. Not here: the log
+//! (`front.rs`), how events look (`cli/events.rs`).
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::iter;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::adm::{one_line, typed};
+use crate::message::{Command, CommandError, Reply, Request, Verdict};
+use crate::plan::{Difference, carried_out};
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Counts from 1 at the daemon's start.
+    pub number: u64,
+    /// When, in milliseconds since 1970 (UTC).
+    pub at_millis: u64,
+    /// The configuration that was in force then: the number of its snapshot.
+    pub epoch: u64,
+    /// Who asked for it; `None`: nobody did, or xvsd itself.
+    pub by: Option<Who>,
+    /// What it concerns.
+    pub kind: Kind,
+    /// A command as one would type it, or a sentence.
+    pub what: String,
+    /// Why it was not done, if so.
+    pub refused: Option<String>,
+}
+
+/// A process that asked for a change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Who {
+    /// Its user.
+    pub uid: u32,
+    /// Its number.
+    pub pid: i32,
+    /// Its name as the kernel has it, which is what the process says of itself; empty if it was gone already.
+    pub program: String,
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "uid {}, {} (process {})", self.uid, self.program, self.pid)
+    }
+}
+
+/// What an event concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A command, also a refused one.
+    Change,
+    /// An interface that went or came back.
+    Link,
+    /// A weight that load reports have moved.
+    Weight,
+    /// Something to see to, as `xvs status` shows it.
+    Warning,
+    /// A warning that does not hold any more.
+    Over,
+}
+
+impl Kind {
+    /// Its word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Change => "change",
+            Self::Link => "link",
+            Self::Weight => "weight",
+            Self::Warning => "warning",
+            Self::Over => "over",
+        }
+    }
+}
+
+/// What a listener asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// Where it begins.
+    pub from: Begin,
+    /// What comes after what is remembered.
+    pub then: Then,
+}
+
+/// Where a listener begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Begin {
+    /// With the next event.
+    Now,
+    /// With the last so many.
+    Last(usize),
+    /// With the first since then, in milliseconds since 1970.
+    Since(u64),
+}
+
+/// What comes after what is remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Then {
+    /// Every further event.
+    Follow,
+    /// The end.
+    End,
+}
+
+/// Some events in their order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heard {
+    /// How many before these the listener has missed, because it was too slow.
+    pub missed: u64,
+    /// At most [`PART`].
+    pub events: Vec<Event>,
+}
+
+impl Heard {
+    /// Whether there is nothing to hear.
+    pub fn is_empty(&self) -> bool {
+        self.missed == 0 && self.events.is_empty()
+    }
+}
+
+/// All events of a daemon.
+#[derive(Debug, Default)]
+pub struct Events {
+    told: Mutex<Told>,
+    more: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    /// The last ones; their numbers are without a gap.
+    kept: VecDeque<Event>,
+    /// The number of the last one; 0 if there was none.
+    last: u64,
+    listeners: usize,
+}
+
+impl Told {
+    /// The number of the first that is kept, or of the next one.
+    fn first(&self) -> u64 {
+        self.last + 1 - self.kept.len() as u64
+    }
+}
+
+impl Events {
+    /// Tells one.
+    pub fn tell(&self, kind: Kind, epoch: u64, what: String) {
+        self.tell_all(kind, epoch, None, [(what, None)]);
+    }
+
+    /// Tells some that came at once, each with why it was refused if it was; of more than [`AT_ONCE`] the first, and how
+    /// many there were.
+    pub fn tell_all(
+        &self,
+        kind: Kind,
+        epoch: u64,
+        by: Option<&Who>,
+        all: impl IntoIterator<Item = (String, Option<String>), IntoIter: ExactSizeIterator>,
+    ) {
+        let all = all.into_iter();
+        let left = all.len().saturating_sub(AT_ONCE);
+        let left = (left > 0).then(|| (format!("… and {left} more at once; the log has each"), None));
+        let at_millis = millis_since_1970(SystemTime::now());
+        let mut told = self.told();
+        for (what, refused) in all.take(AT_ONCE).chain(left) {
+            told.last += 1;
+            let (number, by) = (told.last, by.cloned());
+            told.kept.push_back(Event { number, at_millis, epoch, by, kind, what, refused });
+            if told.kept.len() > KEPT {
+                told.kept.pop_front();
+            }
+        }
+        drop(told);
+        self.more.notify_all();
+    }
+
+    /// A listener.
+    ///
+    /// # Errors
+    /// There are as many as there may be.
+    pub fn listen(self: &Arc<Self>, asked: Asked) -> Result<Listener, CommandError> {
+        let mut told = self.told();
+        if told.listeners >= LISTENERS {
+            let why = format!("xvs: {LISTENERS} listeners are told of events, and no more; end one");
+            return Err(CommandError::Failed { why });
+        }
+        told.listeners += 1;
+        let next = match asked.from {
+            Begin::Now => told.last + 1,
+            Begin::Last(count) => told.first().max((told.last + 1).saturating_sub(count as u64)),
+            Begin::Since(millis) => {
+                let since = told.kept.iter().find(|event| event.at_millis >= millis);
+                since.map_or(told.last + 1, |event| event.number)
+            }
+        };
+        Ok(Listener { events: self.clone(), next, then: asked.then })
+    }
+
+    /// A panic elsewhere leaves it whole.
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Who is told of events; dropped, it makes room for another.
+#[derive(Debug)]
+pub struct Listener {
+    events: Arc<Events>,
+    /// The number of the event that comes next.
+    next: u64,
+    then: Then,
+}
+
+impl Listener {
+    /// Whether it waits for further events.
+    pub fn follows(&self) -> bool {
+        self.then == Then::Follow
+    }
+
+    /// The next events; none if none come in so long.
+    pub fn hear(&mut self, within: Duration) -> Heard {
+        let told = self.events.told();
+        let nothing = |told: &mut Told| told.last < self.next;
+        let waited = self.events.more.wait_timeout_while(told, within, nothing);
+        let (told, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let missed = told.first().saturating_sub(self.next);
+        let begin = (self.next + missed).saturating_sub(told.first()) as usize;
+        let events: Vec<_> = told.kept.iter().skip(begin).take(PART).cloned().collect();
+        self.next += missed + events.len() as u64;
+        Heard { missed, events }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.events.told().listeners -= 1;
+    }
+}
+
+/// What a request has changed or was to change: each command as one would type it, and why it was refused, if so. None
+/// for a request that only asks.
+pub fn changes<'a>(
+    request: &'a Request,
+    answer: &'a Result<Reply, CommandError>,
+) -> Box<dyn ExactSizeIterator<Item = (String, Option<String>)> + 'a> {
+    let refused = answer.as_ref().err().map(ToString::to_string);
+    match (request, answer) {
+        (Request::Restore(commands), Ok(Reply::Restored(results))) => {
+            let refused = results.iter().map(|result| result.as_ref().err().map(ToString::to_string));
+            Box::new(commands.iter().map(typed).zip(refused))
+        }
+        (Request::Restore(commands), _) => {
+            Box::new(commands.iter().map(move |command| (typed(command), refused.clone())))
+        }
+        (Request::Change(command), _) => Box::new(iter::once((typed(command), refused))),
+        (Request::Set { key, value }, _) => {
+            Box::new(iter::once((one_line(&format!("xvs set {key} {value}")), refused)))
+        }
+        (Request::Apply { .. }, Ok(Reply::Applied(differences))) => applied("xvs apply", differences),
+        (Request::Apply { .. }, _) => Box::new(iter::once(("xvs apply".to_owned(), refused))),
+        (Request::Confirm(Verdict::TakeBack), Ok(Reply::Applied(differences))) => {
+            applied("xvs confirm --take-back", differences)
+        }
+        (Request::Confirm(verdict), _) => {
+            let line = match verdict {
+                Verdict::Keep => "xvs confirm",
+                Verdict::TakeBack => "xvs confirm --take-back",
+            };
+            Box::new(iter::once((line.to_owned(), refused)))
+        }
+        _ => Box::new(iter::empty()),
+    }
+}
+
+/// What was carried out so that rules are as they should be, and what had it done.
+pub(crate) fn applied(
+    why: &str,
+    differences: &[Difference],
+) -> Box<dyn ExactSizeIterator<Item = (String, Option<String>)>> {
+    let line = |command: &Command| (format!("{why}: {}", typed(command)), None);
+    Box::new(carried_out(differences).iter().map(line).collect::<Vec<_>>().into_iter())
+}
+
+/// For events and who asks for those since some time.
+pub(crate) fn millis_since_1970(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_millis() as u64
+}
+
+/// Events that are remembered.
+pub const KEPT: usize = 1024;
+/// Listeners at one time.
+pub const LISTENERS: usize = 16;
+/// Of changes that came at once, as in a restore, so many are events of their own.
+pub const AT_ONCE: usize = 256;
+/// Events that a listener is given at a time.
+pub const PART: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tell(events: &Events, numbers: impl Iterator<Item = u64>) {
+        numbers.for_each(|number| events.tell(Kind::Link, 7, number.to_string()));
+    }
+
+    fn listen(events: &Arc<Events>, from: Begin) -> Listener {
+        events.listen(Asked { from, then: Then::Follow }).unwrap()
+    }
+
+    /// All that it hears now, and how many it has missed.
+    fn heard(listener: &mut Listener) -> (u64, Vec<u64>) {
+        let (mut missed, mut numbers) = (0, Vec::new());
+        loop {
+            let heard = listener.hear(Duration::ZERO);
+            if heard.is_empty() {
+                return (missed, numbers);
+            }
+            assert!(heard.events.len() <= PART);
+            missed += heard.missed;
+            for event in heard.events {
+                assert_eq!(event.what, event.number.to_string());
+                numbers.push(event.number);
+            }
+        }
+    }
+
+    #[test]
+    fn a_listener_hears_every_event_once_in_order_from_where_it_asked() {
+        let events = Arc::new(Events::default());
+        let mut from_now = listen(&events, Begin::Now);
+        tell(&events, 1..=200);
+        let mut last = listen(&events, Begin::Last(3));
+        assert_eq!(heard(&mut from_now), (0, (1..=200).collect()));
+        assert_eq!(heard(&mut last), (0, vec![198, 199, 200]));
+        assert_eq!(heard(&mut listen(&events, Begin::Last(5000))).1.len(), 200);
+        assert_eq!(heard(&mut listen(&events, Begin::Now)), (0, vec![]));
+        tell(&events, 201..=201);
+        assert_eq!((heard(&mut from_now), heard(&mut last)), ((0, vec![201]), (0, vec![201])));
+    }
+
+    #[test]
+    fn events_since_a_time_begin_with_the_first_that_is_not_older() {
+        let events = Arc::new(Events::default());
+        tell(&events, 1..=3);
+        for (event, at_millis) in events.told().kept.iter_mut().zip([10, 20, 30]) {
+            event.at_millis = at_millis;
+        }
+        for (since, expected) in [(5, vec![1, 2, 3]), (20, vec![2, 3]), (21, vec![3]), (31, vec![])] {
+            assert_eq!(heard(&mut listen(&events, Begin::Since(since))), (0, expected), "{since}");
+        }
+    }
+
+    #[test]
+    fn a_listener_that_falls_behind_misses_the_oldest_and_is_told_how_many() {
+        let events = Arc::new(Events::default());
+        let mut slow = listen(&events, Begin::Now);
+        tell(&events, 1..=KEPT as u64 + 10);
+        assert_eq!(heard(&mut slow), (10, (11..=KEPT as u64 + 10).collect()));
+        assert_eq!(heard(&mut listen(&events, Begin::Last(9999))).0, 0, "who comes later has missed nothing");
+    }
+
+    #[test]
+    fn of_a_large_batch_the_first_are_events_of_their_own_and_the_others_are_counted_in_one() {
+        let events = Arc::new(Events::default());
+        let who = Who { uid: 0, pid: 4711, program: "xvsadm".to_owned() };
+        let all: Vec<_> = (1..=10_000).map(|number| (number.to_string(), None)).collect();
+        events.tell_all(Kind::Change, 3, Some(&who), all);
+        let told = events.told();
+        assert_eq!(told.last, AT_ONCE as u64 + 1);
+        assert_eq!(told.kept[AT_ONCE].what, "… and 9744 more at once; the log has each");
+        assert!(told.kept.iter().all(|event| event.by.as_ref() == Some(&who) && event.epoch == 3));
+    }
+
+    #[test]
+    fn there_are_so_many_listeners_and_one_that_goes_makes_room() {
+        let events = Arc::new(Events::default());
+        let mut all: Vec<_> = (0..LISTENERS).map(|_| listen(&events, Begin::Now)).collect();
+        let asked = Asked { from: Begin::Now, then: Then::End };
+        assert!(events.listen(asked).is_err_and(|error| error.to_string().contains("end one")));
+        all.pop();
+        assert!(events.listen(asked).is_ok());
+    }
+
+    #[test]
+    fn a_listener_that_waits_is_woken_by_the_next_event() {
+        let events = Arc::new(Events::default());
+        let mut listener = listen(&events, Begin::Now);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| listener.hear(Duration::from_secs(60)));
+            tell(&events, 1..=1);
+            assert_eq!(waiting.join().unwrap().events.len(), 1);
+        });
+    }
+
+    #[test]
+    fn each_line_of_a_batch_is_told_with_its_own_refusal() {
+        let commands = vec![crate::message::Command::Flush, crate::message::Command::Zero(None)];
+        let results = vec![Ok(()), Err(CommandError::PermissionDenied)];
+        let (request, answer) = (Request::Restore(commands), Ok(Reply::Restored(results)));
+        let told: Vec<_> = changes(&request, &answer).collect();
+        assert_eq!(told[0], ("xvsadm -C".to_owned(), None));
+        assert_eq!((told[1].0.as_str(), told[1].1.is_some()), ("xvsadm -Z", true));
+        assert_eq!(changes(&Request::ListServices, &Ok(Reply::Done)).len(), 0);
+    }
+}

@@ -1,0 +1,303 @@
+//! What is told of the director itself: the daemon, its interfaces, workers, sockets and commands, and what all services
+//! count together.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use xvs_dataplane::counters::{BURST_SIZES, StatsValues, WorkerCounters};
+use xvs_dataplane::snapshot::Snapshot;
+use xvs_dataplane::verdict::DropReason;
+use xvs_dataplane::xdp::Statistics;
+
+use super::text::{Kind, Text};
+use crate::message::Access;
+use crate::shared::{Facts, LinkState, Shared, WAIT_BOUNDS};
+use crate::status;
+
+/// All of it; `left_out` destinations will not be told one by one.
+pub(super) fn text(shared: &Shared, snapshot: &Snapshot, left_out: usize) -> Text {
+    let (mut text, facts) = (Text::default(), shared.facts());
+    daemon(&mut text, shared);
+    configuration(&mut text, snapshot, left_out);
+    all_services(&mut text, &shared.total.stats.sum());
+    interfaces(&mut text, &facts);
+    workers(&mut text, shared, &facts);
+    sockets(&mut text, &facts);
+    text
+}
+
+impl Text {
+    /// A name with one line.
+    fn single(&mut self, name: &str, kind: Kind, help: &str, value: f64) {
+        self.family(name, kind, help);
+        self.sample(name, &[], value);
+    }
+}
+
+fn daemon(text: &mut Text, shared: &Shared) {
+    text.family("xvs_build_info", Kind::Gauge, "Always 1; the version of xvsd.");
+    text.sample("xvs_build_info", &[("version", &env!("CARGO_PKG_VERSION"))], 1);
+    let uptime = Duration::from_millis(shared.now().0).as_secs_f64();
+    text.single("xvs_uptime_seconds", Kind::Gauge, "How long xvsd has been running.", uptime);
+    let help = "Sentences for the operator that xvs status shows.";
+    let warnings = status::warnings(shared).len();
+    text.single("xvs_warnings", Kind::Gauge, help, warnings as f64);
+    let name = "xvs_command_duration_seconds";
+    let help = "From a question to the control thread to its answer; changes are in force with the answer.";
+    text.family(name, Kind::Histogram, help);
+    for (access, kind) in [(Access::Change, "change"), (Access::Read, "read")] {
+        let waits = shared.waits.of(access);
+        text.histogram(name, &[("kind", &kind)], &waits, WAITS_FROM..WAIT_BOUNDS - 1, 1e6);
+    }
+    let table = shared.table();
+    let (size, live) = (table.config().capacity as f64, table.live() as f64);
+    let help = "Connections and templates that the table holds.";
+    text.single("xvs_table_size_connections", Kind::Gauge, help, size);
+    text.single("xvs_table_connections", Kind::Gauge, "Connections and templates in the table.", live);
+    let name = "xvs_swept_connections_total";
+    let help = "Connections and templates ended by drop_entry (worthless), expire_nodest_conn (orphaned) and xvs drain (drained).";
+    text.family(name, Kind::Counter, help);
+    let swept = &shared.swept;
+    for (reason, count) in
+        [("worthless", &swept.worthless), ("orphaned", &swept.orphaned), ("drained", &swept.drained)]
+    {
+        text.sample(name, &[("reason", &reason)], count.value());
+    }
+}
+
+fn configuration(text: &mut Text, snapshot: &Snapshot, left_out: usize) {
+    let (services, destinations) = snapshot.configured();
+    let help = "Configurations published so far; the last one is in force.";
+    text.single("xvs_snapshot_epoch", Kind::Gauge, help, snapshot.epoch as f64);
+    text.single("xvs_services", Kind::Gauge, "Virtual services.", services as f64);
+    let help = "Destinations (real servers) of all services.";
+    text.single("xvs_destinations", Kind::Gauge, help, destinations as f64);
+    let help =
+        "Destinations without lines of their own, because metrics_destinations allows a service no more.";
+    text.single("xvs_destinations_left_out", Kind::Gauge, help, left_out as f64);
+}
+
+/// The totals of node_exporter's collector `ipvs`.
+fn all_services(text: &mut Text, sum: &StatsValues) {
+    for (name, help, value) in [
+        ("node_ipvs_connections_total", "Connections of all services.", sum.connections),
+        ("node_ipvs_incoming_packets_total", "Packets from clients to all services.", sum.in_packets),
+        ("node_ipvs_outgoing_packets_total", "Packets of all services to clients.", sum.out_packets),
+        ("node_ipvs_incoming_bytes_total", "Bytes from clients to all services.", sum.in_bytes),
+        ("node_ipvs_outgoing_bytes_total", "Bytes of all services to clients.", sum.out_bytes),
+    ] {
+        text.family(name, Kind::Counter, help);
+        text.sample(name, &[], value);
+    }
+}
+
+fn interfaces(text: &mut Text, facts: &Facts) {
+    let name = "xvs_interface_info";
+    text.family(name, Kind::Gauge, "Always 1; the XDP mode of an interface, and why it is not native.");
+    for interface in &facts.interfaces {
+        let why = interface.why_not_native.as_deref().unwrap_or_default();
+        let labels: [(_, &dyn Display); 3] =
+            [("interface", &interface.name), ("mode", &interface.mode), ("why_not_native", &why)];
+        text.sample(name, &labels, 1);
+    }
+    text.family("xvs_interface_up", Kind::Gauge, "Whether an attached interface is up (1).");
+    for interface in &facts.interfaces {
+        let up = u8::from(interface.state == LinkState::Up);
+        text.sample("xvs_interface_up", &[("interface", &interface.name)], up);
+    }
+    let name = "xvs_interface_attached_again_total";
+    text.family(name, Kind::Counter, "How often an interface was removed, came back and was attached again.");
+    for interface in &facts.interfaces {
+        text.sample(name, &[("interface", &interface.name)], interface.attached_again);
+    }
+}
+
+fn workers(text: &mut Text, shared: &Shared, facts: &Facts) {
+    let all = || shared.workers().iter().enumerate();
+    let name = "xvs_worker_info";
+    let help =
+        "Always 1; the core of a worker, and whether the kernel copies its frames and because of what.";
+    text.family(name, Kind::Gauge, help);
+    for (number, worker) in facts.workers.iter().enumerate() {
+        let core = worker.core.map(|core| core.to_string()).unwrap_or_default();
+        let labels: [(_, &dyn Display); 3] =
+            [("worker", &number), ("core", &core), ("copy_mode", &worker.copy_mode)];
+        text.sample(name, &labels, 1);
+    }
+    for (name, kind, help, value) in WORKER {
+        text.family(name, kind, help);
+        all().for_each(|(number, counters)| text.sample(name, &[("worker", &number)], value(counters)));
+    }
+    let name = "xvs_worker_busy_seconds_total";
+    let help = "Time that a worker spent on bursts and timers; by how much it grows in a second is its load.";
+    text.family(name, Kind::Counter, help);
+    for (number, counters) in all() {
+        text.sample(name, &[("worker", &number)], counters.busy_ns.value() as f64 / 1e9);
+    }
+    let name = "xvs_worker_burst_packets";
+    text.family(name, Kind::Histogram, "Frames that a worker took at once; 64 at most.");
+    for (number, counters) in all() {
+        text.histogram(name, &[("worker", &number)], &counters.bursts, 0..BURST_SIZES, 1.0);
+    }
+    let name = "xvs_worker_dropped_packets_total";
+    text.family(name, Kind::Counter, "Frames that a worker dropped, by reason.");
+    for (number, counters) in all() {
+        for reason in DropReason::all() {
+            let labels: [(_, &dyn Display); 2] = [("worker", &number), ("reason", &reason.name())];
+            text.sample(name, &labels, counters.dropped(reason).value());
+        }
+    }
+    let name = "xvs_worker_kernel_dropped_packets_total";
+    text.family(name, Kind::Counter, "Packets that the kernel dropped before a worker had them, by reason.");
+    for (number, counters) in all() {
+        for (reason, count) in [
+            ("ring_full", &counters.kernel_ring_full),
+            ("fill_ring_empty", &counters.kernel_fill_ring_empty),
+            ("other", &counters.kernel_dropped),
+        ] {
+            let labels: [(_, &dyn Display); 2] = [("worker", &number), ("reason", &reason)];
+            text.sample(name, &labels, count.value());
+        }
+    }
+}
+
+fn sockets(text: &mut Text, facts: &Facts) {
+    for (name, kind, help, value) in SOCKET {
+        text.family(name, kind, help);
+        for (number, worker) in facts.workers.iter().enumerate() {
+            for socket in &*worker.sockets {
+                let interface = facts.interfaces.get(usize::from(socket.link.0));
+                let interface = interface.map_or("", |interface| &interface.name);
+                let labels: [(_, &dyn Display); 3] =
+                    [("worker", &number), ("interface", &interface), ("queue", &socket.queue)];
+                text.sample(name, &labels, value(&socket.statistics()));
+            }
+        }
+    }
+}
+
+type Told<T> = (&'static str, Kind, &'static str, fn(&T) -> u64);
+
+/// What each worker has one line of.
+const WORKER: [Told<WorkerCounters>; 14] = [
+    ("xvs_worker_received_packets_total", Kind::Counter, "Frames received by AF_XDP.", |worker| {
+        worker.received.value()
+    }),
+    ("xvs_worker_originated_packets_total", Kind::Counter, "Frames that the director made.", |worker| {
+        worker.originated.value()
+    }),
+    ("xvs_worker_transmitted_packets_total", Kind::Counter, "Frames sent by AF_XDP.", |worker| {
+        worker.transmitted.value()
+    }),
+    ("xvs_worker_passed_packets_total", Kind::Counter, "Frames given back to the kernel.", |worker| {
+        worker.passed.value()
+    }),
+    (
+        "xvs_worker_consumed_packets_total",
+        Kind::Counter,
+        "Frames that had done what they were for.",
+        |worker| worker.consumed.value(),
+    ),
+    ("xvs_worker_held_packets", Kind::Gauge, "Fragments that wait for others.", |worker| worker.held.value()),
+    (
+        "xvs_worker_unaccounted_packets",
+        Kind::Gauge,
+        "By how much the balance of frames was off when the worker last looked; anything but 0 is a bug.",
+        |worker| worker.unaccounted.value(),
+    ),
+    (
+        "xvs_worker_abandoned_packets_total",
+        Kind::Counter,
+        "Frames counted as transmitted that may not have left, because an interface was attached again.",
+        |worker| worker.transmit_abandoned.value(),
+    ),
+    (
+        "xvs_worker_withheld_answers_total",
+        Kind::Counter,
+        "ICMP errors that were not sent, by their rate limit or for want of a frame.",
+        |worker| worker.answers_withheld.value(),
+    ),
+    ("xvs_worker_connections_total", Kind::Counter, "Connections made.", |worker| worker.connections.value()),
+    ("xvs_worker_expired_connections_total", Kind::Counter, "Connections ended by time.", |worker| {
+        worker.expired.value()
+    }),
+    (
+        "xvs_worker_evicted_connections_total",
+        Kind::Counter,
+        "Connections and templates that gave way because the table was full.",
+        |worker| worker.evicted.value(),
+    ),
+    (
+        "xvs_worker_toa_left_out_packets_total",
+        Kind::Counter,
+        "Packets that had no room for the client's address as a TCP option (TOA).",
+        |worker| worker.toa_no_room.value(),
+    ),
+    (
+        "xvs_worker_empty_polls_total",
+        Kind::Counter,
+        "Times that a worker looked for frames and found none.",
+        |worker| worker.empty_polls.value(),
+    ),
+];
+
+/// What each AF_XDP socket has one line of.
+const SOCKET: [Told<Statistics>; 9] = [
+    (
+        "xvs_socket_receive_ring_full_packets_total",
+        Kind::Counter,
+        "Packets dropped by the kernel because the worker had not emptied the RX ring (rx_ring_full).",
+        |socket| socket.receive_ring_full,
+    ),
+    (
+        "xvs_socket_fill_ring_empty_packets_total",
+        Kind::Counter,
+        "Packets dropped by the kernel because no frame was free (rx_fill_ring_empty_descs).",
+        |socket| socket.fill_ring_empty,
+    ),
+    (
+        "xvs_socket_dropped_packets_total",
+        Kind::Counter,
+        "Packets dropped by the kernel for another reason, such as their size (rx_dropped).",
+        |socket| socket.receive_dropped,
+    ),
+    (
+        "xvs_socket_invalid_fill_descriptors_total",
+        Kind::Counter,
+        "Free frames that the kernel refused (rx_invalid_descs); anything but 0 is a bug.",
+        |socket| socket.fill_invalid,
+    ),
+    (
+        "xvs_socket_invalid_transmit_descriptors_total",
+        Kind::Counter,
+        "Frames to send that the kernel refused (tx_invalid_descs); anything but 0 is a bug.",
+        |socket| socket.transmit_invalid,
+    ),
+    (
+        "xvs_socket_transmit_ring_empty_total",
+        Kind::Counter,
+        "Times that the kernel looked for a frame to send and found none (tx_ring_empty_descs).",
+        |socket| socket.transmit_ring_empty,
+    ),
+    (
+        "xvs_socket_refused_descriptors_total",
+        Kind::Counter,
+        "Frames named by the kernel that it did not have; anything but 0 is a bug.",
+        |socket| socket.descriptors_refused,
+    ),
+    (
+        "xvs_socket_receive_frames",
+        Kind::Gauge,
+        "Frames lent to the kernel for packets that come.",
+        |socket| socket.lent_to_receive.into(),
+    ),
+    (
+        "xvs_socket_transmit_frames",
+        Kind::Gauge,
+        "Frames lent to the kernel to be sent; as many as transmit_ring, and the next one is refused.",
+        |socket| socket.lent_to_transmit.into(),
+    ),
+];
+
+/// No command takes less than 2^7 µs as often as it would matter.
+const WAITS_FROM: usize = 7;

@@ -1,0 +1,255 @@
+//! What is told of services and their destinations: by our own names, and by those of node_exporter's collector `ipvs`,
+//! which dashboards for the kernel's IPVS ask for.
+//!
+//! Source of the latter's names and labels: node_exporter, `collector/ipvs_linux.go`, over what the kernel prints in
+//! `/proc/net/ip_vs` (`net/netfilter/ipvs/ip_vs_ctl.c`).
+
+use std::fmt::{self, Display};
+
+use xvs_dataplane::counters::StatsValues;
+use xvs_dataplane::snapshot::{Member, Service, Snapshot};
+use xvs_proto::Family as AddressFamily;
+use xvs_sched::ServiceKey;
+
+use super::text::{Kind, Text};
+use crate::status::is_usable;
+
+/// How many destinations of a service are told one by one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Share(pub(super) usize);
+
+impl Share {
+    /// Those of this service, without the ones added last, so that who is told stays told.
+    fn told(self, service: &Service) -> &[Member] {
+        // The one added last comes first.
+        &service.members[self.left_out(service)..]
+    }
+
+    /// How many are not told.
+    pub(super) fn left_out(self, service: &Service) -> usize {
+        service.members.len().saturating_sub(self.0)
+    }
+}
+
+/// All lines of one name.
+pub(super) struct Family {
+    name: &'static str,
+    help: &'static str,
+    kind: Kind,
+    of: Of,
+}
+
+/// What has a line.
+enum Of {
+    Service(fn(&Service, &Snapshot) -> u64),
+    Destination(fn(&Member) -> u64),
+    /// A destination with the labels of node_exporter.
+    Backend(fn(&Member) -> u64),
+}
+
+impl Family {
+    /// Writes what stands before its lines.
+    pub(super) fn begin(&self, text: &mut Text) {
+        text.family(self.name, self.kind, self.help);
+    }
+
+    /// Writes the lines of one of the services.
+    pub(super) fn tell(&self, text: &mut Text, snapshot: &Snapshot, service: &Service, share: Share) {
+        let key = service.key;
+        match self.of {
+            Of::Service(value) => text.sample(self.name, &[("service", &key)], value(service, snapshot)),
+            Of::Destination(value) => {
+                let key = key.to_string();
+                for member in share.told(service) {
+                    let labels: [(_, &dyn Display); 2] =
+                        [("service", &key), ("destination", &member.endpoint)];
+                    text.sample(self.name, &labels, value(member));
+                }
+            }
+            Of::Backend(value) => {
+                let twin = twin(key).and_then(|key| snapshot.services.find(&key));
+                for member in share.told(service) {
+                    let same = |other: &&Member| other.endpoint == member.endpoint;
+                    let other = twin.and_then(|twin| share.told(twin).iter().find(same));
+                    if other.is_none() || key.family() == AddressFamily::V4 {
+                        let sum = value(member) + other.map_or(0, value);
+                        backend(self.name, text, key, member, sum);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The service of the same mark and the other family, which has the same labels for node_exporter: where a tunnel leads
+/// both to one destination, their numbers are one line there.
+fn twin(key: ServiceKey) -> Option<ServiceKey> {
+    match key {
+        ServiceKey::Address { .. } => None,
+        ServiceKey::Mark { mark, family: AddressFamily::V4 } => {
+            Some(ServiceKey::Mark { mark, family: AddressFamily::V6 })
+        }
+        ServiceKey::Mark { mark, family: AddressFamily::V6 } => {
+            Some(ServiceKey::Mark { mark, family: AddressFamily::V4 })
+        }
+    }
+}
+
+fn backend(name: &str, text: &mut Text, key: ServiceKey, member: &Member, value: u64) {
+    // A service of a mark has no address, port 0, and its mark in eight digits.
+    let (address, port, proto, mark): (&dyn Display, u16, &dyn Display, &dyn Display) = match &key {
+        ServiceKey::Address { protocol, endpoint } => {
+            (&endpoint.addr.to_canonical(), endpoint.port, protocol, &"")
+        }
+        ServiceKey::Mark { mark, .. } => (&"", 0, &"FWM", &Hex(*mark)),
+    };
+    let remote = member.endpoint;
+    text.sample(
+        name,
+        &[
+            ("local_address", address),
+            ("local_mark", mark),
+            ("local_port", &port),
+            ("proto", proto),
+            ("remote_address", &remote.addr.to_canonical()),
+            ("remote_port", &remote.port),
+        ],
+        value,
+    );
+}
+
+/// A mark as the kernel prints it.
+struct Hex(u32);
+
+impl Display for Hex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08X}", self.0)
+    }
+}
+
+fn service_stats(service: &Service) -> StatsValues {
+    service.live.stats.sum()
+}
+
+fn stats(member: &Member) -> StatsValues {
+    member.live.stats.sum()
+}
+
+const fn counter(name: &'static str, help: &'static str, of: Of) -> Family {
+    Family { name, help, kind: Kind::Counter, of }
+}
+
+const fn gauge(name: &'static str, help: &'static str, of: Of) -> Family {
+    Family { name, help, kind: Kind::Gauge, of }
+}
+
+/// Every name that has a line for each service or destination, in the order of the page.
+pub(super) static FAMILIES: [Family; 21] = [
+    gauge(
+        "xvs_service_destinations",
+        "Destinations (real servers) of a service.",
+        Of::Service(|service, _| service.members.len() as u64),
+    ),
+    gauge(
+        "xvs_service_usable_destinations",
+        "Destinations that take new connections: weight above 0, not overloaded, and a way leads there.",
+        Of::Service(|service, snapshot| {
+            service.members.iter().filter(|member| is_usable(member, snapshot)).count() as u64
+        }),
+    ),
+    counter(
+        "xvs_service_connections_total",
+        "Connections scheduled by a service.",
+        Of::Service(|service, _| service_stats(service).connections),
+    ),
+    counter(
+        "xvs_service_incoming_packets_total",
+        "Packets from clients to a service (InPkts).",
+        Of::Service(|service, _| service_stats(service).in_packets),
+    ),
+    counter(
+        "xvs_service_outgoing_packets_total",
+        "Packets of a service to clients (OutPkts).",
+        Of::Service(|service, _| service_stats(service).out_packets),
+    ),
+    counter(
+        "xvs_service_incoming_bytes_total",
+        "Bytes of IP packets from clients to a service (InBytes).",
+        Of::Service(|service, _| service_stats(service).in_bytes),
+    ),
+    counter(
+        "xvs_service_outgoing_bytes_total",
+        "Bytes of IP packets of a service to clients (OutBytes).",
+        Of::Service(|service, _| service_stats(service).out_bytes),
+    ),
+    counter(
+        "xvs_destination_connections_total",
+        "Connections scheduled to a destination.",
+        Of::Destination(|member| stats(member).connections),
+    ),
+    counter(
+        "xvs_destination_incoming_packets_total",
+        "Packets from clients to a destination (InPkts).",
+        Of::Destination(|member| stats(member).in_packets),
+    ),
+    counter(
+        "xvs_destination_outgoing_packets_total",
+        "Packets of a destination to clients (OutPkts).",
+        Of::Destination(|member| stats(member).out_packets),
+    ),
+    counter(
+        "xvs_destination_incoming_bytes_total",
+        "Bytes of IP packets from clients to a destination (InBytes).",
+        Of::Destination(|member| stats(member).in_bytes),
+    ),
+    counter(
+        "xvs_destination_outgoing_bytes_total",
+        "Bytes of IP packets of a destination to clients (OutBytes).",
+        Of::Destination(|member| stats(member).out_bytes),
+    ),
+    gauge(
+        "xvs_destination_active_connections",
+        "ActiveConn of a destination.",
+        Of::Destination(|member| member.live.load().active.into()),
+    ),
+    gauge(
+        "xvs_destination_inactive_connections",
+        "InActConn of a destination.",
+        Of::Destination(|member| member.live.load().inactive.into()),
+    ),
+    gauge(
+        "xvs_destination_persistent_connections",
+        "PersistConn of a destination.",
+        Of::Destination(|member| member.live.templates().into()),
+    ),
+    gauge(
+        "xvs_destination_weight",
+        "The weight that the operator gave a destination.",
+        Of::Destination(|member| member.own_weight.0.into()),
+    ),
+    gauge(
+        "xvs_destination_weight_in_force",
+        "The weight that the scheduler goes by; load reports may have moved it.",
+        Of::Destination(|member| member.weight.0.into()),
+    ),
+    gauge(
+        "xvs_destination_overloaded",
+        "Whether a destination takes no new connections because of its thresholds (1).",
+        Of::Destination(|member| member.live.is_overloaded().into()),
+    ),
+    gauge(
+        "node_ipvs_backend_connections_active",
+        "ActiveConn of a destination, as node_exporter names it.",
+        Of::Backend(|member| member.live.load().active.into()),
+    ),
+    gauge(
+        "node_ipvs_backend_connections_inactive",
+        "InActConn of a destination, as node_exporter names it.",
+        Of::Backend(|member| member.live.load().inactive.into()),
+    ),
+    gauge(
+        "node_ipvs_backend_weight",
+        "The weight in force of a destination, as node_exporter names it.",
+        Of::Backend(|member| member.weight.0.into()),
+    ),
+];

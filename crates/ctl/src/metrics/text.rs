@@ -1,0 +1,161 @@
+//! Prometheus' text format 0.0.4, line by line.
+//!
+//! Used for each scrape. Names and help are ours and are written as they are; values of labels may be anything. Keeping the
+//! lines of one name together is the caller's part.
+//!
+//! Source: «Exposition formats» in Prometheus' documentation.
+
+use std::fmt::{self, Display, Write};
+use std::ops::Range;
+
+use xvs_dataplane::counters::Histogram;
+
+/// What kind of metric a name is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// It only grows.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+    /// Counts by size, with their sum.
+    Histogram,
+}
+
+/// A label's name and its value.
+pub(super) type Label<'a> = (&'static str, &'a dyn Display);
+
+/// A text that is being written.
+#[derive(Default)]
+pub(super) struct Text(String);
+
+impl Text {
+    /// Begins the lines of one name.
+    pub(super) fn family(&mut self, name: &str, kind: Kind, help: &str) {
+        let kind = match kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        };
+        for part in ["# HELP ", name, " ", help, "\n# TYPE ", name, " ", kind, "\n"] {
+            self.0.push_str(part);
+        }
+    }
+
+    /// One line.
+    pub(super) fn sample(&mut self, name: &str, labels: &[Label], value: impl Display) {
+        self.line(&[name], labels, value);
+    }
+
+    /// The lines of a histogram whose counts of 2^`exponents` are told, in units of which `scale` make one of the
+    /// metric's.
+    pub(super) fn histogram<const N: usize>(
+        &mut self,
+        name: &str,
+        labels: &[Label],
+        histogram: &Histogram<N>,
+        exponents: Range<usize>,
+        scale: f64,
+    ) {
+        let (counts, sum) = (histogram.counts(), histogram.sum.value() as f64 / scale);
+        let all: u64 = counts.iter().sum();
+        let mut bucket = |bound: &dyn Display, count: u64| {
+            self.line(&[name, "_bucket"], &[labels, &[("le", bound)]].concat(), count);
+        };
+        for exponent in exponents {
+            let bound = (1_u64 << exponent) as f64 / scale;
+            bucket(&bound, counts[..=exponent].iter().sum());
+        }
+        bucket(&"+Inf", all);
+        self.line(&[name, "_sum"], labels, sum);
+        self.line(&[name, "_count"], labels, all);
+    }
+
+    /// Its length in bytes.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn line(&mut self, name: &[&str], labels: &[Label], value: impl Display) {
+        self.0.extend(name.iter().copied());
+        let mut before = "{";
+        for (name, value) in labels {
+            for part in [before, name, "=\""] {
+                self.0.push_str(part);
+            }
+            write(&mut Escaped(&mut self.0), value);
+            self.0.push('"');
+            before = ",";
+        }
+        if !labels.is_empty() {
+            self.0.push('}');
+        }
+        self.0.push(' ');
+        write(&mut self.0, &value);
+        self.0.push('\n');
+    }
+}
+
+impl From<Text> for String {
+    fn from(text: Text) -> Self {
+        text.0
+    }
+}
+
+fn write(to: &mut impl Write, value: &dyn Display) {
+    write!(to, "{value}").expect("memory takes any text");
+}
+
+/// Writes what stands between the quotes of a label.
+struct Escaped<'a>(&'a mut String);
+
+impl Write for Escaped<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let mut rest = text;
+        while let Some(at) = rest.find(['\\', '"', '\n']) {
+            let (plain, escaped) = rest.split_at(at);
+            self.0.push_str(plain);
+            self.0.push_str(match escaped.as_bytes()[0] {
+                b'\n' => "\\n",
+                b'"' => "\\\"",
+                _ => "\\\\",
+            });
+            rest = &escaped[1..];
+        }
+        self.0.push_str(rest);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_label_must_not_have_is_escaped_and_all_else_stands_as_it_is() {
+        let mut text = Text::default();
+        text.family("a_b", Kind::Gauge, "What it is.");
+        text.sample("a_b", &[], 1.5);
+        text.sample("a_b", &[("x", &"C:\\ \"no\"\n"), ("y", &7)], 18_446_744_073_709_551_615_u64);
+        let expected = concat!(
+            "# HELP a_b What it is.\n# TYPE a_b gauge\na_b 1.5\n",
+            "a_b{x=\"C:\\\\ \\\"no\\\"\\n\",y=\"7\"} 18446744073709551615\n"
+        );
+        assert_eq!(String::from(text), expected);
+    }
+
+    #[test]
+    fn a_histogram_counts_up_to_each_bound_in_the_metrics_unit() {
+        let histogram = Histogram::<24>::default();
+        [100, 128, 129, 3000, 1 << 40].into_iter().for_each(|value| histogram.count(value));
+        let mut text = Text::default();
+        text.histogram("t_seconds", &[("kind", &"x")], &histogram, 7..9, 1e6);
+        let expected = concat!(
+            "t_seconds_bucket{kind=\"x\",le=\"0.000128\"} 2\n",
+            "t_seconds_bucket{kind=\"x\",le=\"0.000256\"} 3\n",
+            "t_seconds_bucket{kind=\"x\",le=\"+Inf\"} 5\n",
+            "t_seconds_sum{kind=\"x\"} 1099511.631133\n",
+            "t_seconds_count{kind=\"x\"} 5\n",
+        );
+        assert_eq!(String::from(text), expected);
+    }
+}

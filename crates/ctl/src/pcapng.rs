@@ -1,0 +1,187 @@
+//! Captured packets as a pcapng file, which Wireshark, tshark and tcpdump read.
+//!
+//! Each frame is an enhanced packet block on the interface of its kernel's name, with the direction as flags and what xvs
+//! made of the packet as a comment; when all is over, each interface has a block of statistics. Whatever has been
+//! handed over is a file that is whole up to there: blocks are made in memory and handed over as such. Written in
+//! network byte order, in which the times of statistics are right whatever the machine. Not here: files.
+//!
+//! Source: draft-ietf-opsawg-pcapng; <https://www.tcpdump.org/linktypes.html>.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use pcap_file::pcapng::PcapNgWriter;
+use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
+use pcap_file::pcapng::blocks::interface_description::{
+    InterfaceDescriptionBlock, InterfaceDescriptionOption,
+};
+use pcap_file::pcapng::blocks::interface_statistics::{InterfaceStatisticsBlock, InterfaceStatisticsOption};
+use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeaderOption};
+use pcap_file::{DataLink, Endianness, PcapError};
+use xvs_dataplane::verdict::DropReason;
+
+use crate::capturing::{CapturedFrame, CapturedPacket, Missed, Way};
+
+/// Times are in units of 10⁻⁹ s.
+const NANOSECONDS: u8 = 9;
+
+/// Turns packets into blocks.
+pub struct Blocks {
+    writer: PcapNgWriter<Vec<u8>>,
+    interfaces: BTreeMap<String, Interface>,
+    snap_bytes: u32,
+}
+
+/// An interface that packets came in or went out by.
+#[derive(Clone, Copy)]
+struct Interface {
+    number: u32,
+    frames: u64,
+    first: u64,
+    last: u64,
+}
+
+impl Blocks {
+    /// A file of frames of at most so many bytes.
+    ///
+    /// # Errors
+    /// None that memory could have.
+    pub fn new(snap_bytes: u32) -> io::Result<Self> {
+        let section = SectionHeaderBlock {
+            endianness: Endianness::Big,
+            options: vec![SectionHeaderOption::UserApplication(Cow::from(concat!(
+                "xvs ",
+                env!("CARGO_PKG_VERSION")
+            )))],
+            ..SectionHeaderBlock::default()
+        };
+        let writer = PcapNgWriter::with_section_header(Vec::new(), section).map_err(other)?;
+        Ok(Self { writer, interfaces: BTreeMap::new(), snap_bytes })
+    }
+
+    /// The bytes that have come together since the last call; whole blocks.
+    pub fn take(&mut self) -> Vec<u8> {
+        std::mem::take(self.writer.get_mut())
+    }
+
+    /// Adds a packet.
+    ///
+    /// # Errors
+    /// A packet of more than 4 GiB.
+    pub fn packet(&mut self, packet: &CapturedPacket) -> io::Result<()> {
+        let outs = packet.frames.iter().filter(|frame| frame.way == Way::Out).count();
+        let mut out = 0;
+        for frame in &packet.frames {
+            out += usize::from(frame.way == Way::Out);
+            self.frame(frame, comment(packet, frame.way, out, outs))?;
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self, frame: &CapturedFrame, comment: String) -> io::Result<()> {
+        let interface = self.interface(&frame.interface)?;
+        interface.frames += 1;
+        interface.last = interface.last.max(frame.nanoseconds);
+        if interface.frames == 1 {
+            interface.first = frame.nanoseconds;
+        }
+        let number = interface.number;
+        let mut options = vec![EnhancedPacketOption::Comment(comment.into())];
+        options.extend(match frame.way {
+            Way::In => Some(EnhancedPacketOption::Flags(1)),
+            Way::Out => Some(EnhancedPacketOption::Flags(2)),
+            Way::Before => None,
+        });
+        let block = EnhancedPacketBlock {
+            interface_id: number,
+            timestamp: Duration::from_nanos(frame.nanoseconds),
+            original_len: frame.length,
+            data: Cow::Borrowed(&frame.bytes),
+            options,
+        };
+        self.writer.write_pcapng_block(block).map(|_| ()).map_err(other)
+    }
+
+    /// The interface of this name, described when it is first met.
+    fn interface(&mut self, name: &str) -> io::Result<&mut Interface> {
+        let number = self.interfaces.len() as u32;
+        if !self.interfaces.contains_key(name) {
+            let block = InterfaceDescriptionBlock {
+                linktype: DataLink::ETHERNET,
+                snaplen: self.snap_bytes,
+                options: vec![
+                    InterfaceDescriptionOption::IfName(Cow::Borrowed(name)),
+                    InterfaceDescriptionOption::IfTsResol(NANOSECONDS),
+                ],
+            };
+            self.writer.write_pcapng_block(block).map_err(other)?;
+        }
+        let new = Interface { number, frames: 0, first: 0, last: 0 };
+        Ok(self.interfaces.entry(name.to_owned()).or_insert(new))
+    }
+
+    /// Adds what each interface carried and what was missed of it.
+    ///
+    /// # Errors
+    /// As [`Self::packet`].
+    pub fn statistics(&mut self, missed: &Missed) -> io::Result<()> {
+        for name in missed.keys() {
+            self.interface(name)?;
+        }
+        let mut all: Vec<_> = self.interfaces.clone().into_iter().collect();
+        all.sort_by_key(|(_, interface)| interface.number);
+        for (name, Interface { number, frames, first, last }) in all {
+            let missed = missed.get(&name).copied().unwrap_or(0);
+            let block = InterfaceStatisticsBlock {
+                interface_id: number,
+                timestamp: last,
+                options: vec![
+                    InterfaceStatisticsOption::IsbStartTime(first),
+                    InterfaceStatisticsOption::IsbEndTime(last),
+                    InterfaceStatisticsOption::IsbIfRecv(frames + missed),
+                    InterfaceStatisticsOption::IsbIfDrop(missed),
+                    InterfaceStatisticsOption::IsbUsrDeliv(frames),
+                ],
+            };
+            self.writer.write_pcapng_block(block).map_err(other)?;
+        }
+        Ok(())
+    }
+}
+
+/// What is said beside a frame: what became of its packet, and of which of the frames that left this is.
+fn comment(packet: &CapturedPacket, way: Way, out: usize, outs: usize) -> String {
+    let verdict = explained(packet);
+    match (way, packet.verdict.as_str()) {
+        (Way::In, _) => format!("xvs: {verdict}"),
+        (Way::Before, _) => format!("xvs: {verdict} (it came in before)"),
+        (Way::Out, "transmit") if outs > 1 => format!("xvs: transmit: fragment {out} of {outs}"),
+        (Way::Out, "transmit") => "xvs: transmit".to_owned(),
+        (Way::Out, _) => "xvs: an ICMP error of the director's own, because of the packet before".to_owned(),
+    }
+}
+
+/// A verdict with its reason, and in a sentence what it means.
+pub fn explained(packet: &CapturedPacket) -> String {
+    let why = match packet.verdict.as_str() {
+        "pass" => "the kernel has it, as if it had come in without xvs",
+        "held" => "a fragment, which waits for the rest of its datagram",
+        "consumed" => "it has done what it was for, and goes no further",
+        "drop" => {
+            let reason = packet.reason.as_deref().unwrap_or_default();
+            let sentence = DropReason::named(reason).map_or("", DropReason::sentence);
+            return format!("drop {reason}: {sentence}");
+        }
+        other => return other.to_owned(),
+    };
+    format!("{}: {why}", packet.verdict)
+}
+
+fn other(error: PcapError) -> io::Error {
+    match error {
+        PcapError::IoError(error) => error,
+        error => io::Error::other(error),
+    }
+}

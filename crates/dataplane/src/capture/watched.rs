@@ -1,0 +1,250 @@
+//! A port whose frames are copied for the captures that are on.
+//!
+//! Lives for one burst, around the tagged port, and only while there are captures. What comes in is copied before
+//! anything else reads it, what leaves when it leaves; which of it belongs together is told by the order in which the
+//! frames of the burst are settled. So nothing between knows of captures. Frames are shown without the tags of known
+//! VLANs, as of the VLAN's interface.
+
+use std::sync::MutexGuard;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::filter::{Judged, Subject};
+use super::{Capture, Lane, MOST, Seen, Watch, Way};
+use crate::flow::Flows;
+use crate::port::{BURST, LinkId, Port, Received, Woken};
+use crate::shm::{Census, Frame};
+use crate::snapshot::Snapshot;
+use crate::verdict::{DropReason, Verdict};
+
+/// A port, and who watches it.
+pub struct Watched<'a, P> {
+    port: &'a mut P,
+    snapshot: &'a Snapshot,
+    worker: usize,
+    watches: [Option<Watching<'a>>; MOST],
+    nanoseconds: u64,
+    /// The slots of the burst's frames.
+    numbers: [u32; BURST],
+    frames: usize,
+    /// How many of them are settled.
+    settled: usize,
+}
+
+/// A worker's lane of a capture.
+struct Watching<'a> {
+    capture: &'a Capture,
+    lane: MutexGuard<'a, Lane>,
+}
+
+/// What became of an attempt to copy.
+#[derive(Clone, Copy)]
+enum Copied {
+    No,
+    Yes,
+    Lost,
+}
+
+impl<'a, P: Port> Watched<'a, P> {
+    /// This port, watched by the snapshot's captures as this worker's.
+    pub fn new(port: &'a mut P, snapshot: &'a Snapshot, worker: usize) -> Self {
+        let mut watches = [const { None }; MOST];
+        for (watch, capture) in watches.iter_mut().zip(snapshot.captures.iter()) {
+            // Nobody else takes the lock.
+            let lane = capture.lanes.get(worker).and_then(|lane| lane.try_lock().ok());
+            *watch = lane.map(|lane| Watching { capture: capture.as_ref(), lane });
+        }
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let nanoseconds = since.as_nanos() as u64;
+        Self { port, snapshot, worker, watches, nanoseconds, numbers: [0; BURST], frames: 0, settled: 0 }
+    }
+
+    /// Whether a frame is the one of the burst that is settled next.
+    fn is_in_hand(&self, frame: &Frame) -> bool {
+        self.settled < self.frames && self.numbers[self.settled] == frame.number()
+    }
+
+    /// Shows a frame that came in before this burst's turn came to it, and goes now.
+    fn show_before(&mut self, link: LinkId, frame: &Frame, verdict: Verdict) {
+        if self.is_in_hand(frame) {
+            return;
+        }
+        let subject = Subject::of(frame.bytes(), None);
+        for Watching { capture, lane } in self.watches.iter_mut().flatten() {
+            let lane = &mut **lane;
+            lane.packets += 1;
+            let wanted = capture.filter.fate.takes(verdict)
+                && capture.filter.judge(link, Some(&subject), self.snapshot) == Judged::Wanted;
+            match if wanted { lane.take() } else { None } {
+                Some(mut record) => {
+                    record.copy(self.nanoseconds, link, Way::Before, frame.bytes());
+                    lane.tell(record, verdict);
+                }
+                None => capture.count_missed(self.worker, link, u64::from(wanted)),
+            }
+            // What has left since the last frame was settled was to its sender.
+            let theirs = lane.left.iter().rposition(|(place, _)| *place != self.settled);
+            let from = theirs.map_or(0, |place| place + 1);
+            while lane.left.len() > from {
+                let (_, record) = lane.left.remove(from);
+                if wanted { lane.tell(record, verdict) } else { lane.free.push(record) }
+            }
+        }
+    }
+}
+
+impl Watching<'_> {
+    /// Copies a frame that is about to leave because of the packet at this place of the burst.
+    fn copy(
+        &mut self,
+        place: usize,
+        originated: bool,
+        nanoseconds: u64,
+        link: LinkId,
+        frame: &[u8],
+    ) -> Copied {
+        let lane = &mut *self.lane;
+        let wanted = match lane.seen.get(place) {
+            Some(seen) if !originated => {
+                seen.judged != Judged::Unwanted && self.capture.filter.fate.takes(Verdict::Transmit(link))
+            }
+            // An error may be about another packet; a piece is of a datagram that is rare.
+            _ => true,
+        };
+        if !wanted {
+            return Copied::No;
+        }
+        match lane.take() {
+            Some(mut record) => {
+                record.copy(nanoseconds, link, Way::Out, frame);
+                lane.left.push((place, record));
+                Copied::Yes
+            }
+            None => Copied::Lost,
+        }
+    }
+}
+
+impl<P: Port> Watch for Watched<'_, P> {
+    fn arrived(&mut self, burst: &[Received], copies: usize, flows: &Flows) {
+        self.frames = burst.len();
+        let asks = self.watches.iter().flatten().any(|watch| watch.capture.filter.asks_for_ends());
+        for (place, Received { link, frame }) in burst.iter().enumerate() {
+            self.numbers[place] = frame.number();
+            let subject = asks.then(|| Subject::of(frame.bytes(), Some(flows)));
+            for Watching { capture, lane } in self.watches.iter_mut().flatten() {
+                let lane = &mut **lane;
+                let judged = capture.filter.judge(*link, subject.as_ref(), self.snapshot);
+                let mut seen = Seen { judged, record: None, lost: 0, link: *link, verdict: Verdict::Held };
+                if judged != Judged::Unwanted {
+                    seen.record = lane.take();
+                    let way = if place < copies { Way::Before } else { Way::In };
+                    match &mut seen.record {
+                        Some(record) => record.copy(self.nanoseconds, *link, way, frame.bytes()),
+                        None => seen.lost += 1,
+                    }
+                }
+                lane.seen.push(seen);
+            }
+        }
+    }
+
+    fn ended(&mut self, flows: &Flows) {
+        for Watching { capture, lane } in self.watches.iter_mut().flatten() {
+            let lane = &mut **lane;
+            let (mut all, mut left) = (std::mem::take(&mut lane.seen), std::mem::take(&mut lane.left));
+            let mut next = left.drain(..).peekable();
+            for (place, seen) in all.drain(..).enumerate() {
+                let judged = match &seen.judged {
+                    Judged::Wanted => true,
+                    Judged::Perhaps(flow) => capture.filter.takes_begun(flow, flows),
+                    Judged::Unwanted => false,
+                };
+                let wanted = judged && capture.filter.fate.takes(seen.verdict);
+                lane.packets += 1;
+                if wanted {
+                    capture.count_missed(self.worker, seen.link, seen.lost);
+                }
+                let its_own = std::iter::from_fn(|| next.next_if(|(of, _)| *of == place));
+                for record in seen.record.into_iter().chain(its_own.map(|(_, record)| record)) {
+                    if wanted { lane.tell(record, seen.verdict) } else { lane.free.push(record) }
+                }
+            }
+            next.for_each(|(_, record)| lane.free.push(record));
+            // Their room is used again.
+            (lane.seen, lane.left) = (all, left);
+            lane.hand_over();
+        }
+    }
+}
+
+impl<P: Port> Port for Watched<'_, P> {
+    fn receive(&mut self, burst: &mut Vec<Received>) {
+        self.port.receive(burst);
+    }
+
+    fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
+        let (place, originated) = (self.settled, !self.is_in_hand(&frame));
+        let mut copied = [Copied::No; MOST];
+        for (watch, copied) in self.watches.iter_mut().zip(&mut copied) {
+            let Some(watch) = watch else { continue };
+            *copied = watch.copy(place, originated, self.nanoseconds, link, frame.bytes());
+        }
+        let sent = self.port.transmit(link, frame);
+        for (watch, copied) in self.watches.iter_mut().zip(copied) {
+            let Some(Watching { lane, .. }) = watch else { continue };
+            match copied {
+                Copied::Yes if sent.is_err() => {
+                    if let Some((_, record)) = lane.left.pop() {
+                        lane.free.push(record);
+                    }
+                }
+                Copied::Lost if sent.is_ok() => {
+                    if let Some(seen) = lane.seen.get_mut(place) {
+                        seen.lost += 1;
+                    }
+                }
+                _ => {}
+            }
+        }
+        sent
+    }
+
+    fn pass_to_kernel(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
+        self.show_before(link, &frame, Verdict::PassToKernel);
+        self.port.pass_to_kernel(link, frame)
+    }
+
+    fn allocate(&mut self) -> Option<Frame> {
+        self.port.allocate()
+    }
+
+    fn recycle(&mut self, frame: Frame) {
+        self.port.recycle(frame);
+    }
+
+    fn discard(&mut self, received: Received, reason: DropReason) {
+        self.show_before(received.link, &received.frame, Verdict::Drop(reason));
+        self.port.recycle(received.frame);
+    }
+
+    fn settled(&mut self, verdict: Verdict) {
+        for Watching { lane, .. } in self.watches.iter_mut().flatten() {
+            if let Some(seen) = lane.seen.get_mut(self.settled) {
+                seen.verdict = verdict;
+            }
+        }
+        self.settled += 1;
+    }
+
+    fn flush(&mut self) {
+        self.port.flush();
+    }
+
+    fn wait(&mut self, at_most: Option<Duration>) -> Woken {
+        self.port.wait(at_most)
+    }
+
+    fn census(&self) -> Census {
+        self.port.census()
+    }
+}

@@ -1,0 +1,189 @@
+//! The stages of the pipeline with nobody else on them: a packet goes through, and what it did can be looked at.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use xvs_proto::{FlowKey, HashSecret, Packet, icmp, quoted};
+
+use super::{LAYOUT, Live};
+use crate::classify::{Class, classify};
+use crate::conn::{ConnId, Copied, Direction, Sought, Table, TableConfig};
+use crate::counters::WorkerCounters;
+use crate::egress::Egress;
+use crate::exchange::Exchange;
+use crate::flow::Flows;
+use crate::forward::Identification;
+use crate::fragments::Fragments;
+use crate::outcome::{Outcome, Unresolved};
+use crate::pipeline::Pipeline;
+use crate::port::memory::MemoryPort;
+use crate::port::tagged::Tagged;
+use crate::port::{LinkId, Port, Received};
+use crate::shm::Memory;
+use crate::snapshot::{Asked, ServiceLive, Settings, Snapshot};
+use crate::verdict::Verdict;
+
+/// More than one packet meets or makes.
+const TABLE: TableConfig = TableConfig { capacity: 1024, workers: 1, memory: Memory::OnDemand };
+
+/// What a packet has gone through.
+pub(super) struct Stage {
+    pub(super) pipeline: Pipeline,
+    pub(super) port: MemoryPort,
+    pub(super) snapshot: Snapshot,
+    pub(super) table: Arc<Table>,
+    asked: Arc<Mutex<Vec<Asked>>>,
+    /// What was there before the packet, by place and generation.
+    before: Vec<(ConnId, u32)>,
+    /// Where the packet came in, less a tag.
+    pub(super) link: LinkId,
+    pub(super) class: Class,
+    /// The frame that `class` speaks of.
+    pub(super) bytes: Vec<u8>,
+    pub(super) met: Option<(ConnId, Copied, Direction)>,
+    pub(super) verdict: Verdict,
+}
+
+impl Stage {
+    /// Has a frame go through, with these connections there.
+    pub(super) fn run(live: &Live<'_>, known: &[Copied], link: LinkId, frame: &[u8]) -> io::Result<Self> {
+        let (snapshot, asked) = live.snapshot.apart();
+        // Whether it is this packet's turn depends on the worker.
+        let settings = Settings { drop_packet_rate: 0, ..snapshot.settings };
+        let snapshot = Snapshot { settings, ..snapshot };
+        let secret = {
+            let reader = live.reader.lock().unwrap_or_else(PoisonError::into_inner);
+            *reader.table().secret()
+        };
+        let table = Table::keyed(TABLE, secret)?;
+        let seat = table.handle(0);
+        let mut seat = seat.ok_or_else(|| io::Error::other("a new table has its seats free"))?;
+        for copied in known {
+            copied.enter(&mut seat, &snapshot.call_ids);
+        }
+        let (counters, unresolved) = (Arc::new(WorkerCounters::default()), Arc::new(Unresolved::new(1)));
+        // Identifications are shown to who asks: what keys the table must not be in them.
+        let ids = |number| Identification::numbered(HashSecret([0; 3]), number);
+        let total = Arc::new(ServiceLive::new(1));
+        seat.note_misses();
+        let flows = Flows::new(0, seat, counters.clone(), total, unresolved.clone(), ids(0));
+        let outcome = Outcome::new(counters, unresolved, ids(1));
+        let fragments = Fragments::new(0, Arc::new(Exchange::new(1)), secret);
+        let mut port = MemoryPort::new(LAYOUT, links(&snapshot.egress));
+        let (inner, class, bytes) = look(&mut port, link, frame, &snapshot)?;
+        let mut stage = Self {
+            pipeline: Pipeline::new(flows, outcome, fragments),
+            port,
+            before: Vec::new(),
+            met: None,
+            link: inner,
+            class,
+            bytes,
+            verdict: Verdict::Held,
+            snapshot,
+            table,
+            asked,
+        };
+        stage.before = stage.all().into_iter().map(|(id, generation, _)| (id, generation)).collect();
+        stage.met = stage.meet();
+        inject(&mut stage.port, link, frame)?;
+        stage.pipeline.run(&stage.snapshot, &mut stage.port, live.now);
+        stage.verdict = stage.pipeline.verdicts().first().copied().unwrap_or(Verdict::Held);
+        Ok(stage)
+    }
+
+    /// The packet that an ICMP error quotes.
+    pub(super) fn quote(&self) -> Option<Packet> {
+        let Class::Error(packet) = &self.class else { return None };
+        quoted(&self.bytes, packet.transport + icmp::HEADER_LEN..packet.end, packet.family())
+    }
+
+    /// The key by which the packet's connection is found.
+    pub(super) fn key(&self) -> Option<FlowKey> {
+        match &self.class {
+            Class::Flow(packet) => Some(packet.connection_key()),
+            Class::Error(_) => self.quote().map(|quote| quote.connection_key().reversed()),
+            Class::Fragment(_) | Class::Decided(_) => None,
+        }
+    }
+
+    /// What was looked for and is not here. Nobody looks for the local endpoint that is tried first, which may be taken.
+    pub(super) fn missed(&mut self) -> Vec<Sought> {
+        let made =
+            self.all().into_iter().filter(|(id, generation, _)| !self.before.contains(&(*id, *generation)));
+        let replies: Vec<_> = made.filter_map(|(.., copied)| copied.local_replies()).collect();
+        let mut missed = self.pipeline.flows().table().misses();
+        missed.extend(replies.into_iter().map(Sought::Connection));
+        missed
+    }
+
+    /// Whether something is there since before the packet.
+    pub(super) fn was_there(&self, id: ConnId, generation: u32) -> bool {
+        self.before.contains(&(id, generation))
+    }
+
+    /// Every connection and template that is there, with its place and generation.
+    pub(super) fn all(&mut self) -> Vec<(ConnId, u32, Copied)> {
+        let mut places = Vec::new();
+        if let Some(mut reader) = self.table.reader() {
+            reader.for_each(0..u32::MAX, |view| places.push((view.id(), view.generation())));
+        }
+        let (table, call_ids) = (self.pipeline.flows().table(), &self.snapshot.call_ids);
+        places.into_iter().map(|(id, generation)| (id, generation, table.copied(id, call_ids))).collect()
+    }
+
+    /// The connection of a key as it is now, and which way the key goes.
+    pub(super) fn find(&mut self, key: &FlowKey) -> Option<(ConnId, Copied, Direction)> {
+        let (table, call_ids) = (self.pipeline.flows().table(), &self.snapshot.call_ids);
+        let (id, direction) = table.find(key, table.hash(key))?;
+        Some((id, table.copied(id, call_ids), direction))
+    }
+
+    /// The connection that the packet meets. That of a tunnel's packet in an error is found by what is inside: it is the
+    /// only one that is there.
+    fn meet(&mut self) -> Option<(ConnId, Copied, Direction)> {
+        let key = self.key()?;
+        let is_error = matches!(self.class, Class::Error(_));
+        self.find(&key).or_else(|| {
+            let mut all = self.all().into_iter().filter(|_| is_error);
+            let (id, _, copied) = all.find(|(.., copied)| !copied.is_template())?;
+            Some((id, copied, Direction::Inbound))
+        })
+    }
+
+    /// What the scheduler was asked last.
+    pub(super) fn asked(&self) -> Option<Asked> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).last().cloned()
+    }
+}
+
+/// What a frame is, by the look that the stages take first.
+fn look(
+    port: &mut MemoryPort,
+    link: LinkId,
+    frame: &[u8],
+    snapshot: &Snapshot,
+) -> io::Result<(LinkId, Class, Vec<u8>)> {
+    inject(port, link, frame)?;
+    let mut burst = Vec::new();
+    let mut tagged = Tagged::new(port, &snapshot.egress);
+    tagged.receive(&mut burst);
+    let Some(Received { link, mut frame }) = burst.pop() else { return Err(no_frame()) };
+    let class = classify(&mut frame, link, snapshot);
+    let bytes = frame.bytes().to_vec();
+    tagged.recycle(frame);
+    Ok((link, class, bytes))
+}
+
+fn inject(port: &mut MemoryPort, link: LinkId, frame: &[u8]) -> io::Result<()> {
+    if port.inject(link, frame) { Ok(()) } else { Err(no_frame()) }
+}
+
+fn no_frame() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "the frame does not fit")
+}
+
+/// One more than the highest number of a link.
+fn links(egress: &Egress) -> u16 {
+    egress.links().map(|(id, _)| id.0.saturating_add(1)).max().unwrap_or(0)
+}

@@ -1,0 +1,389 @@
+//! Captured packets: which, with what said beside them, and that another implementation reads the file.
+//!
+//! Frames go through a director in the lab; what tshark makes of the file is the judge. Not here: the daemon and its
+//! client (`netlab_capture.rs`), what a capture costs (`allocation.rs`, `benches/pipeline.rs`).
+
+#![allow(clippy::unwrap_used, reason = "the helpers of these tests are tests too")]
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::{env, fs, process};
+
+use xvs::cluster::succeed;
+use xvs::frames::hex;
+use xvs::lab_cluster::{CLIENT, GATEWAY_MAC, LAN_MAC, VIP, WAN_MAC, assert_balance, at, server, server_mac};
+use xvs::{Datagram, LabCluster, Transport};
+use xvs_ctl::capturing::{CaptureRequest, CapturedPacket, Listener, Missed, Way};
+use xvs_ctl::packet_line::Lines;
+use xvs_ctl::pcapng::Blocks;
+
+const SYN: u8 = 0x02;
+const SYN_ACK: u8 = 0x12;
+const ACK: u8 = 0x10;
+const SLOTS: usize = 64;
+
+fn all() -> CaptureRequest {
+    CaptureRequest {
+        address: None,
+        port: None,
+        service: None,
+        interface: None,
+        drops: false,
+        reason: None,
+        snap_bytes: 4096,
+    }
+}
+
+/// A cluster with TCP services at ports 80, by this method, and 81, without servers; UDP at 80.
+fn cluster(method: &str) -> LabCluster {
+    let mut cluster = LabCluster::new();
+    let dest = at(server(1), 80);
+    cluster.configure(&[
+        &format!("-A -t {VIP}:80"),
+        &format!("-a -t {VIP}:80 -r {dest} {method}"),
+        &format!("-A -t {VIP}:81"),
+        &format!("-A -u {VIP}:80"),
+        &format!("-a -u {VIP}:80 -r {dest} {method}"),
+    ]);
+    cluster
+}
+
+fn listen(cluster: &mut LabCluster, wanted: &CaptureRequest) -> Listener {
+    cluster.lab().capture(wanted, SLOTS).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn captured(cluster: &mut LabCluster, listener: &mut Listener) -> Vec<CapturedPacket> {
+    let (packets, missed) = cluster.lab().captured(listener);
+    assert_eq!(missed, Missed::new());
+    packets
+}
+
+/// What is said of a packet, and each of its frames: way, interface, bytes.
+type Told = (String, Vec<(Way, String, Vec<u8>)>);
+
+fn told(packets: &[CapturedPacket]) -> Vec<Told> {
+    let frame =
+        |frame: &xvs_ctl::capturing::CapturedFrame| (frame.way, frame.interface.clone(), frame.bytes.clone());
+    let verdict = |packet: &CapturedPacket| match &packet.reason {
+        Some(reason) => format!("{} {reason}", packet.verdict),
+        None => packet.verdict.clone(),
+    };
+    packets.iter().map(|packet| (verdict(packet), packet.frames.iter().map(frame).collect())).collect()
+}
+
+fn came(link: &str, frame: &[u8]) -> (Way, String, Vec<u8>) {
+    (Way::In, link.to_owned(), frame.to_vec())
+}
+
+fn request(port: u16, flags: u8) -> Datagram {
+    Datagram::new(Transport::Tcp(flags), at(CLIENT, 4000), at(VIP, port))
+}
+
+fn answer(flags: u8) -> Datagram {
+    Datagram::new(Transport::Tcp(flags), at(server(1), 80), at(CLIENT, 4000))
+}
+
+fn outside(datagram: &Datagram) -> Vec<u8> {
+    datagram.frame(GATEWAY_MAC, WAN_MAC)
+}
+
+/// Lets a request, its answer, a refused one and a passed one pass; each with what leaves because of it.
+fn mixture(cluster: &mut LabCluster) -> Vec<Told> {
+    let inside = answer(SYN_ACK).frame(server_mac(1), LAN_MAC);
+    let frames = [
+        ("wan", outside(&request(80, SYN))),
+        ("lan", inside),
+        ("wan", outside(&request(81, SYN))),
+        ("wan", outside(&request(82, SYN))),
+    ];
+    let pass = |(link, frame): (&str, Vec<u8>)| {
+        let judged = cluster.inject(link, &frame);
+        let left = judged.sent.into_iter().map(|(link, frame)| (Way::Out, link, frame));
+        (judged.verdict, std::iter::once(came(link, &frame)).chain(left).collect())
+    };
+    frames.into_iter().map(pass).collect()
+}
+
+#[test]
+fn every_packet_is_shown_as_it_came_in_and_as_it_went_out_with_its_verdict() {
+    for method in ["-m", "-g", "-i"] {
+        let mut cluster = cluster(method);
+        let mut listener = listen(&mut cluster, &all());
+        let passed = mixture(&mut cluster);
+        assert_eq!(told(&captured(&mut cluster, &mut listener)), passed, "{method}");
+        assert_eq!(passed[2].0, "drop no_destination");
+        assert_eq!((passed[0].1.len(), passed[2].1.len(), passed[3].1.len()), (2, 2, 1));
+    }
+}
+
+#[test]
+fn a_capture_that_has_ended_shows_nothing_and_another_shows_what_comes_from_then_on() {
+    let mut cluster = cluster("-m");
+    let mut first = listen(&mut cluster, &all());
+    // The lab has one at a time.
+    let mut second = listen(&mut cluster, &all());
+    let passed = mixture(&mut cluster);
+    assert!(captured(&mut cluster, &mut first).is_empty());
+    assert_eq!(told(&captured(&mut cluster, &mut second)), passed);
+}
+
+/// Which of the mixture's packets a capture shows.
+#[track_caller]
+fn assert_shown(wanted: &CaptureRequest, method: &str, shown: &[usize]) {
+    let mut cluster = cluster(method);
+    let mut listener = listen(&mut cluster, wanted);
+    let passed = mixture(&mut cluster);
+    let passed: Vec<_> = shown.iter().map(|place| passed[*place].clone()).collect();
+    assert_eq!(told(&captured(&mut cluster, &mut listener)), passed, "{wanted:?}");
+}
+
+#[test]
+fn packets_are_found_by_every_end_of_their_connection_by_service_interface_and_fate() {
+    let by_address = |address: &str| CaptureRequest { address: address.parse().ok(), ..all() };
+    // The first packet of a connection, too, by the server that is chosen for it.
+    assert_shown(&by_address(&server(1).to_string()), "-m", &[0, 1]);
+    assert_shown(&by_address("203.0.113.0/24"), "-m", &[0, 1]);
+    assert_shown(&by_address(&CLIENT.to_string()), "-m", &[0, 1, 2, 3]);
+    assert_shown(&by_address("192.0.2.77"), "-m", &[]);
+    // By direct routing the server's address is in no packet, and its reply does not pass here.
+    assert_shown(&by_address(&server(1).to_string()), "-g", &[0, 1]);
+    assert_shown(&CaptureRequest { port: Some(81), ..all() }, "-m", &[2]);
+    assert_shown(&CaptureRequest { port: Some(80), ..all() }, "-m", &[0, 1]);
+    assert_shown(&CaptureRequest { port: Some(82), ..by_address(&server(1).to_string()) }, "-m", &[]);
+    let service = |port| format!("TCP {VIP}:{port}").parse().ok();
+    assert_shown(&CaptureRequest { service: service(80), ..all() }, "-m", &[0, 1]);
+    assert_shown(&CaptureRequest { service: service(81), ..all() }, "-m", &[2]);
+    assert_shown(&CaptureRequest { interface: Some("lan".to_owned()), ..all() }, "-m", &[1]);
+    assert_shown(&CaptureRequest { drops: true, ..all() }, "-m", &[2]);
+    assert_shown(&CaptureRequest { reason: Some("no_destination".to_owned()), ..all() }, "-m", &[2]);
+    assert_shown(&CaptureRequest { reason: Some("no_route".to_owned()), ..all() }, "-m", &[]);
+}
+
+#[test]
+fn an_interface_or_a_reason_that_there_is_not_is_named_with_those_that_there_are() {
+    let mut cluster = cluster("-m");
+    let mut refusal = |wanted| cluster.lab().capture(&wanted, SLOTS).err().expect("a refusal").to_string();
+    let error = refusal(CaptureRequest { interface: Some("eth9".to_owned()), ..all() });
+    assert!(error.contains("eth9") && error.contains("xvs status"), "{error}");
+    let error = refusal(CaptureRequest { reason: Some("bad_luck".to_owned()), ..all() });
+    assert!(error.contains("bad_luck") && error.contains("no_neighbour"), "{error}");
+}
+
+/// A UDP request in two fragments.
+fn fragments(port: u16) -> [Vec<u8>; 2] {
+    let whole = outside(&Datagram::new(Transport::Udp, at(CLIENT, 4000), at(VIP, port)).carrying(72));
+    [(0, 0x2000u16), (40, 5)].map(|(from, word)| {
+        let mut frame = whole[..34].to_vec();
+        frame.extend(&whole[34 + from..74 + from]);
+        frame[16..18].copy_from_slice(&60u16.to_be_bytes());
+        frame[20..22].copy_from_slice(&word.to_be_bytes());
+        xvs::frames::resum(&mut frame);
+        frame
+    })
+}
+
+#[test]
+fn a_fragment_is_shown_held_and_the_last_of_its_datagram_with_all_that_left() {
+    let mut cluster = cluster("-m");
+    let mut listener = listen(&mut cluster, &all());
+    let [first, last] = fragments(80);
+    cluster.inject("wan", &first);
+    let judged = cluster.inject("wan", &last);
+    assert_eq!(judged.sent.len(), 2);
+    let left = judged.sent.into_iter().map(|(link, frame)| (Way::Out, link, frame));
+    let whole = std::iter::once(came("wan", &last)).chain(left).collect();
+    let expected = [("held".to_owned(), vec![came("wan", &first)]), ("transmit".to_owned(), whole)];
+    assert_eq!(told(&captured(&mut cluster, &mut listener)), expected);
+}
+
+#[test]
+fn a_fragment_that_waited_is_shown_again_when_the_kernel_gets_it_or_it_is_dropped() {
+    let mut cluster = cluster("-m");
+    let mut listener = listen(&mut cluster, &all());
+    let [first, last] = fragments(53);
+    cluster.inject("wan", &first);
+    assert_eq!(cluster.inject("wan", &last).verdict, "pass");
+    let before = (Way::Before, "wan".to_owned(), first.clone());
+    let expected = [
+        ("held".to_owned(), vec![came("wan", &first)]),
+        ("pass".to_owned(), vec![before.clone()]),
+        ("pass".to_owned(), vec![came("wan", &last)]),
+    ];
+    assert_eq!(told(&captured(&mut cluster, &mut listener)), expected);
+
+    let mut listener = listen(&mut cluster, &CaptureRequest { drops: true, ..all() });
+    cluster.inject("wan", &first);
+    let answers = cluster.wait(60.0);
+    assert_eq!(answers.len(), 1, "its sender is told");
+    let left = answers.into_iter().map(|(link, frame)| (Way::Out, link, frame));
+    let expected = [("drop fragment_timeout".to_owned(), std::iter::once(before).chain(left).collect())];
+    assert_eq!(told(&captured(&mut cluster, &mut listener)), expected);
+}
+
+#[test]
+fn a_full_queue_leaves_out_copies_and_counts_them_and_every_packet_passes() {
+    let mut cluster = cluster("-m");
+    let mut listener = cluster.lab().capture(&all(), 3).unwrap_or_else(|error| panic!("{error}"));
+    for _ in 0..5 {
+        assert_eq!(cluster.from_client(&request(80, SYN)).sent.len(), 1);
+    }
+    assert_balance(&cluster.counters());
+    let (packets, missed) = cluster.lab().captured(&mut listener);
+    let frames: Vec<_> = packets.iter().map(|packet| packet.frames.len()).collect();
+    assert_eq!((frames, missed), (vec![2, 1], Missed::from([("wan".to_owned(), 7)])));
+    // What was read is room again.
+    cluster.from_client(&request(80, ACK));
+    let (packets, missed) = cluster.lab().captured(&mut listener);
+    assert_eq!((packets.len(), missed["wan"]), (1, 7));
+}
+
+/// A file that goes when its test has ended.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// As what tshark reads a file.
+enum Reading<'a> {
+    /// These fields of each frame.
+    Fields(&'a [&'a str]),
+    /// Its blocks.
+    Blocks,
+}
+
+/// A file as tshark reads it.
+fn read(name: &str, packets: &[CapturedPacket], missed: &Missed, what: Reading<'_>) -> Vec<String> {
+    let file = Scratch(env::temp_dir().join(format!("xvs-{}-{name}.pcapng", process::id())));
+    let mut blocks = Blocks::new(4096).unwrap();
+    packets.iter().for_each(|packet| blocks.packet(packet).unwrap());
+    blocks.statistics(missed).unwrap();
+    fs::write(&file.0, blocks.take()).unwrap();
+    let mut command = Command::new("tshark");
+    command.args(["-n", "-r"]).arg(&file.0);
+    match what {
+        Reading::Fields(fields) => {
+            command.args(["-T", "fields", "-E", "separator=|"]);
+            fields.iter().for_each(|field| _ = command.args(["-e", field]));
+        }
+        Reading::Blocks => _ = command.args(["-X", "read_format:MIME Files Format", "-V"]),
+    }
+    command.env("TZ", "UTC");
+    succeed(&mut command).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn another_implementation_reads_interfaces_directions_times_lengths_and_comments() {
+    let mut cluster = cluster("-m");
+    let mut listener = listen(&mut cluster, &CaptureRequest { snap_bytes: 50, ..all() });
+    mixture(&mut cluster);
+    let mut packets = captured(&mut cluster, &mut listener);
+    for (place, frame) in packets.iter_mut().flat_map(|packet| &mut packet.frames).enumerate() {
+        frame.nanoseconds = 1_700_000_000_123_456_789 + place as u64;
+    }
+    let fields = [
+        "frame.interface_name",
+        "frame.packet_flags_direction",
+        "frame.time_epoch",
+        "frame.len",
+        "frame.cap_len",
+        "frame.comment",
+    ];
+    let no_destination = "drop no_destination: the service has no real server with a weight above 0 that is not \
+                          overloaded; the client was told";
+    let expected = [
+        "wan|0x00000001|1700000000.123456789|54|50|xvs: transmit".to_owned(),
+        "lan|0x00000002|1700000000.123456790|54|50|xvs: transmit".to_owned(),
+        "lan|0x00000001|1700000000.123456791|54|50|xvs: transmit".to_owned(),
+        "wan|0x00000002|1700000000.123456792|54|50|xvs: transmit".to_owned(),
+        format!("wan|0x00000001|1700000000.123456793|54|50|xvs: {no_destination}"),
+        "wan|0x00000002|1700000000.123456794|82|50|xvs: an ICMP error of the director's own, because of the packet \
+         before"
+            .to_owned(),
+        "wan|0x00000001|1700000000.123456795|54|50|xvs: pass: the kernel has it, as if it had come in without xvs"
+            .to_owned(),
+    ];
+    assert_eq!(read("fields", &packets, &Missed::new(), Reading::Fields(&fields)), expected);
+}
+
+#[test]
+fn another_implementation_reads_how_many_frames_each_interface_had_and_how_many_were_missed() {
+    let mut cluster = cluster("-m");
+    let mut listener = listen(&mut cluster, &all());
+    mixture(&mut cluster);
+    let mut packets = captured(&mut cluster, &mut listener);
+    for frame in packets.iter_mut().flat_map(|packet| &mut packet.frames) {
+        frame.nanoseconds = 1_700_000_000_123_456_789;
+    }
+    let missed = Missed::from([("lan".to_owned(), 3), ("other".to_owned(), 1)]);
+    let said = read("statistics", &packets, &missed, Reading::Blocks);
+    let blocks = said.iter().filter(|line| line.trim() == "Block: Interface Statistics Block").count();
+    assert_eq!(blocks, 3, "{said:#?}");
+    let values = |what: &str| {
+        let of = |line: &String| line.trim().strip_prefix(what).map(str::to_owned);
+        said.iter().filter_map(of).collect::<Vec<_>>()
+    };
+    assert_eq!(values("Number of Received Packets: "), ["5", "5", "1"]);
+    assert_eq!(values("Number of Dropped Packets: "), ["0", "3", "1"]);
+    assert_eq!(values("Number of Delivered to the User Packets: "), ["5", "2", "0"]);
+    let time = "[Timestamp: Nov 14, 2023 22:13:20.123456789 UTC]";
+    assert!(said.iter().filter(|line| line.trim() == time).count() >= 2, "{said:#?}");
+}
+
+#[test]
+fn frames_are_in_the_file_byte_for_byte() {
+    let mut cluster = cluster("-m");
+    let mut listener = listen(&mut cluster, &all());
+    let passed = mixture(&mut cluster);
+    let packets = captured(&mut cluster, &mut listener);
+    let file = Scratch(env::temp_dir().join(format!("xvs-{}-bytes.pcapng", process::id())));
+    let mut blocks = Blocks::new(4096).unwrap();
+    packets.iter().for_each(|packet| blocks.packet(packet).unwrap());
+    fs::write(&file.0, blocks.take()).unwrap();
+    let dump = succeed(Command::new("tcpdump").args(["-n", "-t", "-xx", "-r"]).arg(&file.0));
+    let mut read: Vec<String> = Vec::new();
+    for line in dump.lines() {
+        match line.trim_start().strip_prefix("0x").and_then(|line| line.split_once(':')) {
+            Some((_, digits)) => read.last_mut().unwrap().push_str(&digits.replace(' ', "")),
+            None => read.push(String::new()),
+        }
+    }
+    let frames = passed.iter().flat_map(|(_, frames)| frames).map(|(_, _, bytes)| hex(bytes));
+    assert_eq!(read, frames.collect::<Vec<_>>());
+}
+
+#[test]
+fn a_packet_is_a_line_and_a_reason_is_explained_once() {
+    let mut cluster = cluster("-m");
+    let mut listener = listen(&mut cluster, &all());
+    mixture(&mut cluster);
+    cluster.from_client(&request(81, SYN));
+    let mut lines = Lines::default();
+    let packets = captured(&mut cluster, &mut listener);
+    let lines: Vec<_> = packets.iter().map(|packet| lines.line(packet)[16..].to_owned()).collect();
+    let (client, dest) = (at(CLIENT, 4000), at(server(1), 80));
+    assert_eq!(lines[0], format!("wan {client} > {VIP}:80 TCP S 54 -> lan {dest}"));
+    assert_eq!(lines[1], format!("lan {dest} > {client} TCP S. 54 -> wan {client}"));
+    let refused = format!("wan {client} > {VIP}:81 TCP S 54 drop no_destination");
+    assert!(lines[2].starts_with(&format!("{refused}: the service has no real server")), "{}", lines[2]);
+    assert_eq!(lines[3], format!("wan {client} > {VIP}:82 TCP S 54 pass"));
+    assert_eq!(lines[4], format!("{refused} -> wan {CLIENT}"));
+}
+
+#[test]
+fn captures_change_nothing_of_what_packets_meet() {
+    let mut counted = [false, true].map(|watched| {
+        let mut cluster = cluster("-m");
+        let listener = watched.then(|| listen(&mut cluster, &all()));
+        let passed = mixture(&mut cluster);
+        for frame in fragments(80) {
+            cluster.inject("wan", &frame);
+        }
+        drop(listener);
+        (passed, cluster.counters(), cluster.connections())
+    });
+    let [without, with] = &mut counted;
+    assert_eq!(without, with);
+}

@@ -1,0 +1,239 @@
+//! `xvs capture` beside tcpdump: what the daemon shows of real connections is what was on the wire.
+//!
+//! Each test has a cluster of its own. Needs root, tcpdump and tshark. Not here: what is said of each kind of packet
+//! (`capture.rs`).
+
+#![allow(clippy::unwrap_used, reason = "the helpers of these tests are tests too")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use xvs::cluster::{VIP, complete, real_server, succeed, virtual_endpoint};
+use xvs::director::{Protocol, program};
+use xvs::{Cluster, Director, Host, Method, Workers, carries, clients, wait};
+
+/// A program that captures until it is told to end.
+struct Capturing {
+    process: Child,
+    stderr: BufReader<std::process::ChildStderr>,
+}
+
+impl Capturing {
+    /// Starts it and waits until a line on stderr says this.
+    fn start(mut command: Command, ready: &str) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let mut stderr = BufReader::new(process.stderr.take().unwrap());
+        let mut said = String::new();
+        while !said.contains(ready) {
+            assert!(stderr.read_line(&mut said).unwrap() > 0, "{command:?} ended: {said}");
+        }
+        Self { process, stderr }
+    }
+
+    fn xvs(cluster: &Cluster, words: &[&str]) -> Self {
+        let mut command = cluster.command(Host::Director, program("xvs"));
+        command.arg("capture").args(words);
+        Self::start(command, "capturing")
+    }
+
+    /// All frames of this filter at a host's interface.
+    fn tcpdump(cluster: &Cluster, host: Host, interface: &str, file: &Path, filter: &str) -> Self {
+        let mut command = cluster.command(host, "tcpdump");
+        command
+            .args(["-Z", "root", "-U", "--immediate-mode", "-n", "-i", interface, "-w"])
+            .arg(file)
+            .arg(filter);
+        Self::start(command, "listening on")
+    }
+
+    /// Tells it to end, and returns what it printed, the rest of stderr included.
+    fn stop(mut self) -> Output {
+        // One that had its count has ended by itself.
+        let _ = kill_process(Pid::from_child(&self.process), Signal::INT);
+        self.end()
+    }
+
+    fn end(&mut self) -> Output {
+        let mut stdout = Vec::new();
+        self.process.stdout.take().unwrap().read_to_end(&mut stdout).unwrap();
+        let mut stderr = Vec::new();
+        self.stderr.read_to_end(&mut stderr).unwrap();
+        Output { status: self.process.wait().unwrap(), stdout, stderr }
+    }
+}
+
+impl Drop for Capturing {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The bytes of a file's frames, as text, sorted.
+fn frames(file: &Path) -> Vec<String> {
+    let dump = succeed(Command::new("tcpdump").args(["-n", "-t", "-xx", "-r"]).arg(file));
+    let mut frames: Vec<String> = Vec::new();
+    for line in dump.lines() {
+        match line.trim_start().strip_prefix("0x").and_then(|line| line.split_once(':')) {
+            Some((_, digits)) => frames.last_mut().unwrap().push_str(digits),
+            None => frames.push(String::new()),
+        }
+    }
+    frames.sort();
+    frames
+}
+
+/// Those of a capture that tshark takes, in a file of their own.
+fn only(file: &Path, filter: &str) -> PathBuf {
+    let part = file.with_extension("part");
+    succeed(Command::new("tshark").args(["-n", "-r"]).arg(file).args(["-Y", filter, "-w"]).arg(&part));
+    part
+}
+
+fn fields(file: &Path, filter: &str, fields: &[&str]) -> Vec<String> {
+    let mut command = Command::new("tshark");
+    command.args(["-n", "-r"]).arg(file).args(["-Y", filter, "-T", "fields", "-E", "separator=|"]);
+    fields.iter().for_each(|field| _ = command.args(["-e", field]));
+    succeed(&mut command).lines().map(str::to_owned).collect()
+}
+
+fn prepared(method: Method, workers: Workers) -> Cluster {
+    carries::prepared(method, workers)
+}
+
+/// Four pages by this method: what `xvs capture` shows on each interface is what others saw at the other ends.
+fn shows_what_was_on_the_wire(method: Method, workers: Workers) {
+    let cluster = prepared(method, workers);
+    let director = Director::start(&cluster, workers);
+    director.add_service(Protocol::Tcp, 80, method);
+    let file = |name: &str| cluster.state().join(name);
+    let (ours, outside, inside) = (file("ours.pcapng"), file("outside.pcap"), file("inside.pcap"));
+    let dumps = [
+        Capturing::tcpdump(&cluster, Host::Client, "wan", &outside, "tcp port 80"),
+        Capturing::tcpdump(&cluster, Host::Switch, "dr", &inside, "tcp port 80"),
+    ];
+    let xvs =
+        Capturing::xvs(&cluster, &["-w", ours.to_str().unwrap(), "--service", &format!("TCP {VIP}:80")]);
+    let pages = clients::pages(&cluster, &format!("http://{VIP}/"), 4);
+    assert!(clients::take_turns(&pages), "{pages:?}");
+    // The ends of connections may still be under way.
+    let (mut before, mut quiet) = ([0; 2], 0);
+    wait::until("nothing more comes for some looks", || {
+        let now = [&outside, &inside].map(|path| fs::metadata(path).unwrap().len());
+        quiet = if now == before { quiet + 1 } else { 0 };
+        before = now;
+        (quiet == 20).then_some(())
+    });
+    let ended = xvs.stop();
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(ended.status.success() && said.contains(" 0 frames missed"), "{said}");
+    dumps.into_iter().for_each(|dump| assert!(dump.stop().status.success()));
+    for (interface, seen) in [("wan", &outside), ("lan", &inside)] {
+        let shown = frames(&only(&ours, &format!("frame.interface_name == \"{interface}\"")));
+        assert!(shown.len() >= 16, "{} frames by {interface}", shown.len());
+        assert_eq!(shown, frames(seen), "{interface}");
+    }
+    let directions = fields(&ours, "tcp", &["frame.packet_flags_direction", "frame.comment"]);
+    let of = |said: &str| directions.iter().filter(|line| line.starts_with(said)).count();
+    let (came, left) = (of("0x00000001|xvs: transmit"), of("0x00000002|xvs: transmit"));
+    // A neighbour may have to be asked for first.
+    let waited = of("0x00000001|xvs: drop no_neighbour: ");
+    assert_eq!((came, came + left + waited), (left, directions.len()), "{directions:?}");
+    let times = fields(&ours, "tcp", &["frame.time_epoch"]);
+    assert!(times.iter().all(|time| time.len() == "1700000000.123456789".len()), "{times:?}");
+}
+
+#[test]
+fn both_ways_of_nat_are_shown_as_they_were_on_the_wire() {
+    shows_what_was_on_the_wire(Method::Nat, Workers::One);
+}
+
+#[test]
+fn both_ways_of_nat_are_shown_as_they_were_on_the_wire_with_two_workers() {
+    shows_what_was_on_the_wire(Method::Nat, Workers::Two);
+}
+
+#[test]
+fn requests_by_direct_routing_are_shown_as_they_were_on_the_wire() {
+    shows_what_was_on_the_wire(Method::DirectRouting, Workers::One);
+}
+
+#[test]
+fn drops_are_shown_with_their_sentence_and_the_answer_and_a_count_ends_the_capture() {
+    let cluster = prepared(Method::Nat, Workers::One);
+    let director = Director::start(&cluster, Workers::One);
+    director.add_service(Protocol::Tcp, 80, Method::Nat);
+    director.adm(&format!("-A -t {}", virtual_endpoint(81)));
+    let file = cluster.state().join("drops.pcapng");
+    let mut xvs =
+        Capturing::xvs(&cluster, &["-w", file.to_str().unwrap(), "--drops", "--port", "81", "--count", "1"]);
+    let mut lines = Capturing::xvs(&cluster, &["--text", "--reason", "no_destination", "--count", "1"]);
+    clients::pages(&cluster, &format!("http://{VIP}/"), 1);
+    assert!(clients::fetch(&cluster, &format!("http://{VIP}:81/")).is_err());
+    assert!(xvs.end().status.success());
+    let shown = fields(&file, "frame", &["frame.comment", "tcp.dstport", "icmp.type"]);
+    assert_eq!(shown.len(), 2, "{shown:?}");
+    assert!(shown[0].starts_with("xvs: drop no_destination: the service has no real server"), "{shown:?}");
+    assert!(shown[0].ends_with("|81|") && shown[1].ends_with("|81|3"), "{shown:?}");
+    let told = lines.end();
+    let line = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(
+        line.contains(&format!("> {VIP}:81 TCP S ")) && line.ends_with("-> wan 198.51.100.10\n"),
+        "{line}"
+    );
+    assert_eq!(line.lines().count(), 1);
+}
+
+#[test]
+fn a_pipe_is_read_as_it_comes_and_packets_are_found_by_their_server() {
+    let cluster = prepared(Method::DirectRouting, Workers::One);
+    let director = Director::start(&cluster, Workers::One);
+    director.add_service(Protocol::Tcp, 80, Method::DirectRouting);
+    let rs1 = real_server(1).to_string();
+    let file = cluster.state().join("pipe.pcapng");
+    let mut xvs = Capturing::xvs(&cluster, &["--address", &rs1, "--seconds", "3"]);
+    clients::pages(&cluster, &format!("http://{VIP}/"), 2);
+    fs::write(&file, xvs.end().stdout).unwrap();
+    let macs = fields(&file, "frame.interface_name == \"lan\" && tcp.flags.syn == 1", &["eth.dst"]);
+    let link =
+        succeed(cluster.command(Host::RealServer(1), "ip").args(["-br", "link", "show", "dev", "lan"]));
+    assert_eq!(macs.len(), 1, "of the two connections one went to the first server");
+    assert!(link.contains(&macs[0]), "{link}");
+}
+
+#[test]
+fn a_full_disk_is_the_clients_error_and_the_director_goes_on() {
+    let cluster = prepared(Method::Nat, Workers::One);
+    let director = Director::start(&cluster, Workers::One);
+    director.add_service(Protocol::Tcp, 80, Method::Nat);
+    let mut xvs = Capturing::xvs(&cluster, &["-w", "/dev/full"]);
+    let page = format!("http://{VIP}/");
+    clients::pages(&cluster, &page, 1);
+    let ended = xvs.end();
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(said.contains("/dev/full") && said.contains("No space left"), "{said}");
+    assert_eq!(clients::pages(&cluster, &page, 2).len(), 2);
+}
+
+#[test]
+fn a_fifth_capture_is_refused_until_one_of_four_has_gone() {
+    let cluster = prepared(Method::Nat, Workers::One);
+    let _director = Director::start(&cluster, Workers::One);
+    let mut four: Vec<_> = (0..4).map(|_| Capturing::xvs(&cluster, &["--text"])).collect();
+    let fifth = || {
+        let mut command = cluster.command(Host::Director, program("xvs"));
+        complete(command.args(["capture", "--text", "--seconds", "1"]))
+    };
+    let refused = fifth();
+    assert_eq!(refused.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("4 captures are on already"));
+    // Killed, it says no goodbye.
+    drop(four.pop());
+    wait::until("its place is free", || fifth().status.success().then_some(()));
+    assert!(four.pop().unwrap().stop().status.success());
+}

@@ -1,0 +1,253 @@
+//! `xvs doctor` on a real machine: each thing is broken, found, and mended by the command that was printed.
+//!
+//! Each test has a cluster of its own. Needs root. Not here: how facts are judged (`crates/ctl/src/doctor/`).
+
+use std::fs;
+use std::process::Command;
+
+use serde_json::Value;
+use xvs::cluster::{VIP, complete, succeed};
+use xvs::director::{Protocol, program};
+use xvs::wait;
+use xvs::{Cluster, Director, Host, Layout, Method, Workers, carries};
+
+/// What `xvs doctor` said, and how it exited.
+struct Diagnosis {
+    findings: Vec<Value>,
+    exit: i32,
+}
+
+impl Diagnosis {
+    /// With more words, on the director of a cluster.
+    fn of(cluster: &Cluster, words: &[&str]) -> Self {
+        let output =
+            complete(cluster.command(Host::Director, program("xvs")).args(["doctor", "--json"]).args(words));
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let report: Value = serde_json::from_str(&said)
+            .unwrap_or_else(|error| panic!("{error}: {said}{}", String::from_utf8_lossy(&output.stderr)));
+        let findings = report["findings"].as_array().expect("findings").clone();
+        Self { findings, exit: output.status.code().expect("it ended by itself") }
+    }
+
+    /// Those of a check of an object that are not ok.
+    fn wrong(&self, check: &str, object: &str) -> Vec<&Value> {
+        let of =
+            |found: &&Value| found["level"] != "ok" && found["check"] == check && found["object"] == object;
+        self.findings.iter().filter(of).collect()
+    }
+
+    /// What is not ok, as lines.
+    fn complaints(&self) -> Vec<String> {
+        let wrong = self.findings.iter().filter(|found| found["level"] != "ok");
+        wrong.map(|found| format!("{} {}: {}", found["check"], found["object"], found["found"])).collect()
+    }
+
+    /// Nothing is wrong.
+    fn assert_well(&self) {
+        assert_eq!((self.complaints(), self.exit), (vec![], 0));
+    }
+}
+
+fn shell(cluster: &Cluster, host: Host, command: &str) -> Command {
+    let mut shell = cluster.command(host, "sh");
+    let programs = program("xvs").parent().expect("it stands in a folder").display().to_string();
+    let path = format!("{programs}:{}", std::env::var("PATH").unwrap_or_default());
+    shell.args(["-c", command]).env("PATH", path);
+    shell
+}
+
+/// Breaks one thing, which must be found; mends it by the command that the finding has, on `on`, after which all is well.
+fn broken_and_mended(
+    cluster: &Cluster,
+    words: &[&str],
+    (host, breaking): (Host, &str),
+    (check, object): (&str, &str),
+    on: Host,
+) {
+    succeed(&mut shell(cluster, host, breaking));
+    // The daemon hears of some of it a little later.
+    let diagnosis = wait::until(&format!("`{breaking}`: {check} {object} is found"), || {
+        let diagnosis = Diagnosis::of(cluster, words);
+        (!diagnosis.wrong(check, object).is_empty()).then_some(diagnosis)
+    });
+    let complaint = diagnosis.wrong(check, object)[0];
+    let least = if complaint["level"] == "fail" { 2 } else { 1 };
+    assert!(diagnosis.exit >= least, "`{breaking}` exits with {}", diagnosis.exit);
+    let mend = complaint["mend"]["command"].as_str().unwrap_or_else(|| panic!("no command: {complaint}"));
+    succeed(&mut shell(cluster, on, mend));
+    wait::until(&format!("`{mend}` mends `{breaking}`; last: {:?}", diagnosis.complaints()), || {
+        (Diagnosis::of(cluster, words).exit == 0).then_some(())
+    });
+}
+
+const DR: Host = Host::Director;
+
+#[test]
+fn beside_a_daemon_each_fault_of_the_director_is_found_and_mended_by_the_printed_command() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let director = Director::start(&cluster, Workers::One);
+    director.add_service(Protocol::Tcp, 80, Method::Nat);
+    director.xvs("laddr add 192.0.2.1 --ports 30000-40000");
+    Diagnosis::of(&cluster, &[]).assert_well();
+
+    let vip = VIP.to_string();
+    let no_vip = format!("ip address del {vip}/32 dev wan");
+    let quiet = format!("{no_vip}; ip address add {vip}/32 dev lo; sysctl -w net.ipv4.conf.wan.arp_ignore=1");
+    let elsewhere = "ip route add default via 192.0.2.254 dev lan; \
+                     sysctl -w net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.lan.send_redirects=0";
+    for (host, breaking, found) in [
+        (DR, no_vip.as_str(), ("address", vip.as_str())),
+        (DR, &quiet, ("arp", &vip)),
+        (DR, "ip link set dev wan down", ("interface", "wan")),
+        (DR, "sysctl -w net.ipv4.ip_forward=0", ("forwarding", "")),
+        (Host::Switch, "ethtool -K dr tx on", ("checksums", "lan")),
+        (DR, "ip route add unreachable 192.0.2.12", ("route", "192.0.2.12")),
+        (DR, elsewhere, ("source check", "wan")),
+        (DR, "sysctl -w net.ipv4.conf.lan.send_redirects=1", ("redirects", "lan")),
+        (DR, "echo >/proc/sys/net/ipv4/ip_local_reserved_ports", ("ports", "192.0.2.1")),
+    ] {
+        broken_and_mended(&cluster, &[], (host, breaking), found, DR);
+    }
+}
+
+#[test]
+fn a_real_server_that_answers_arp_for_the_virtual_address_is_named_and_quieted_by_the_printed_command() {
+    let cluster = Cluster::up(Layout::default());
+    let director = Director::start(&cluster, Workers::One);
+    director.add_service(Protocol::Tcp, 80, Method::DirectRouting);
+    Diagnosis::of(&cluster, &[]).assert_well();
+    let rs1 = Host::RealServer(1);
+    let vip = VIP.to_string();
+    let careless = format!("ip address add {vip}/32 dev lo");
+    succeed(&mut shell(&cluster, rs1, &careless));
+    let diagnosis = Diagnosis::of(&cluster, &[]);
+    assert_eq!(diagnosis.wrong("arp", &vip)[0]["mend"]["on"], "192.0.2.11");
+    broken_and_mended(&cluster, &[], (rs1, "true"), ("arp", &vip), rs1);
+}
+
+#[test]
+fn a_real_server_that_does_not_answer_is_found_and_taken_out_by_the_printed_command() {
+    let cluster = Cluster::up(Layout::default());
+    succeed(&mut shell(&cluster, Host::RealServer(2), "ip link set dev lan down"));
+    let director = Director::start(&cluster, Workers::One);
+    director.add_service(Protocol::Tcp, 80, Method::Nat);
+    broken_and_mended(&cluster, &[], (DR, "true"), ("neighbour", "192.0.2.12"), DR);
+    assert!(!director.adm("-Ln").contains("192.0.2.12"));
+}
+
+#[test]
+fn tunnels_that_take_less_than_clients_send_are_found_and_mended_by_the_printed_command() {
+    let cluster = carries::prepared(Method::Tunnel, Workers::One);
+    let director = Director::start(&cluster, Workers::One);
+    director.add_service(Protocol::Tcp, 80, Method::Tunnel);
+    Diagnosis::of(&cluster, &[]).assert_well();
+    let web = "TCP 198.51.100.100:80 to 192.0.2.11:80";
+    broken_and_mended(&cluster, &[], (DR, "xvs set mss_clamp off"), ("mtu", web), DR);
+    // A router of the way to one of them, as the kernel has learnt it.
+    let narrow =
+        "ip link set dev lan mtu 1520; ip route add 192.0.2.11 dev lan mtu 1400; xvs set mss_clamp off";
+    broken_and_mended(&cluster, &[], (DR, narrow), ("mtu", web), DR);
+    let names = "ip route del 192.0.2.11 dev lan; ip link set dev lan mtu 1500; xvsadm -A -u 198.51.100.100:53; \
+                 xvsadm -a -u 198.51.100.100:53 -r 192.0.2.11 -i";
+    let dns = "UDP 198.51.100.100:53 to 192.0.2.11:53";
+    broken_and_mended(&cluster, &[], (DR, names), ("mtu", dns), DR);
+}
+
+#[test]
+fn without_a_daemon_the_machine_and_the_files_of_one_are_looked_at() {
+    let cluster = Cluster::up(Layout::default());
+    let rules = cluster.state().join("rules");
+    let config = cluster.state().join("xvs.toml");
+    fs::write(&rules, "-A -t 198.51.100.100:80\n-a -t 198.51.100.100:80 -r 192.0.2.11:80 -m\n")
+        .expect("a new file");
+    let text = format!("interfaces = [\"wan\", \"lan\"]\nrules = {rules:?}\n");
+    fs::write(&config, text).expect("a new file");
+    let config = config.display().to_string();
+    let words = ["--config", &config];
+    Diagnosis::of(&cluster, &words).assert_well();
+
+    let object = cluster.state().join("pass.o").display().to_string();
+    let foreign = format!(
+        "echo '__attribute__((section(\"xdp\"))) int pass(void *frame) {{ return 2; }}' | \
+         clang -O2 -target bpf -x c -c - -o {object} && ip link set dev lan xdp obj {object} sec xdp"
+    );
+    for (breaking, found) in [
+        (foreign.as_str(), ("xdp", "lan")),
+        ("ip link set dev lan mtu 4000", ("interface", "lan")),
+        ("ip link set dev lan down", ("interface", "lan")),
+        ("ip route add 192.0.2.11 dev lo", ("route", "192.0.2.11")),
+        (
+            "xvs realserver up --vip 203.0.113.1 --dev wan; ip address del 203.0.113.1/32 dev lo",
+            ("real server", "203.0.113.1"),
+        ),
+    ] {
+        broken_and_mended(&cluster, &words, (DR, breaking), found, DR);
+    }
+
+    let missing = Diagnosis::of(&cluster, &["--interface", "nic9"]);
+    assert_eq!((missing.exit, missing.wrong("interface", "nic9").len()), (2, 1));
+    fs::write(&rules, "-A -t 198.51.100.100:80\n-a -t 198.51.100.100:80 -r nowhere.invalid:99999 -m\n")
+        .expect("the file");
+    let faulty = Diagnosis::of(&cluster, &words);
+    assert_eq!(faulty.exit, 2);
+    assert!(faulty.complaints()[0].contains("line 2"), "{:?}", faulty.complaints());
+}
+
+#[test]
+fn a_limit_of_locked_memory_below_the_workers_need_is_found_and_one_above_it_is_well() {
+    let cluster = Cluster::up(Layout::default());
+    let doctor = |kibibytes: u32| {
+        let without = "setpriv --inh-caps=-ipc_lock --bounding-set=-ipc_lock";
+        let doctor = format!("ulimit -l {kibibytes}; {without} xvs doctor --interface wan --interface lan");
+        let output = complete(&mut shell(&cluster, DR, &doctor));
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (exit, said) = doctor(64);
+    assert_eq!(exit, Some(2), "{said}");
+    assert!(said.contains("memory lock: this user may lock 64 KiB"), "{said}");
+    // Running it takes CAP_SYS_RESOURCE, which not every machine of tests has.
+    assert!(said.contains("      mend: ulimit -l unlimited\n"), "{said}");
+    let (exit, said) = doctor(7168);
+    assert_eq!(exit, Some(0), "{said}");
+}
+
+#[test]
+fn queues_that_come_after_the_start_are_found_and_taken_away_by_the_printed_command() {
+    let cluster = Cluster::up(Layout { queues: 2, ..Layout::default() });
+    // A veth has no native XDP while its other end sends by more queues than it receives by.
+    succeed(&mut shell(&cluster, Host::Switch, "ethtool -L dr tx 1"));
+    succeed(&mut shell(&cluster, Host::Client, "ethtool -L wan tx 1"));
+    succeed(&mut shell(&cluster, DR, "ethtool -L wan rx 1; ethtool -L lan rx 1"));
+    let _director = Director::start(&cluster, Workers::One);
+    Diagnosis::of(&cluster, &[]).assert_well();
+    broken_and_mended(&cluster, &[], (DR, "ethtool -L lan rx 2"), ("queues", "lan"), DR);
+}
+
+#[test]
+fn in_generic_mode_what_merges_packets_is_found_and_switched_off_by_the_printed_command() {
+    let cluster = Cluster::up(Layout::default());
+    // Its driver has no XDP.
+    succeed(&mut shell(&cluster, DR, "ip link add nic type ifb; ip link set nic up; ethtool -K nic gro off"));
+    let words = ["--interface", "nic"];
+    let before = Diagnosis::of(&cluster, &words);
+    assert_eq!((before.wrong("mode", "nic").len(), before.exit), (1, 1), "{:?}", before.complaints());
+    succeed(&mut shell(&cluster, DR, "ethtool -K nic gro on"));
+    let broken = Diagnosis::of(&cluster, &words);
+    assert_eq!(broken.exit, 2);
+    let mend = broken.wrong("offload", "nic")[0]["mend"]["command"].as_str().expect("a command").to_owned();
+    succeed(&mut shell(&cluster, DR, &mend));
+    assert_eq!(Diagnosis::of(&cluster, &words).complaints(), before.complaints());
+}
+
+#[test]
+fn people_read_a_line_for_what_is_well_and_the_command_below_what_is_not() {
+    let cluster = Cluster::up(Layout::default());
+    let output = complete(&mut shell(&cluster, DR, "xvs doctor --interface wan --vip 203.0.113.9"));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("ok    interface wan: it is up, MTU 1500 [ip link]\n"), "{said}");
+    assert!(said.contains("      mend: ip address add 203.0.113.9/32 dev wan\n"), "{said}");
+    assert!(said.ends_with(" ok, 1 warning, 0 failures\n"), "{said}");
+    let closed = complete(&mut shell(&cluster, DR, "xvs doctor --interface wan | true"));
+    assert!(closed.stderr.is_empty(), "{}", String::from_utf8_lossy(&closed.stderr));
+}

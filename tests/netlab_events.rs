@@ -1,0 +1,146 @@
+//! What `xvs events` and the log tell of a running daemon: who changed what, and what happened to the network.
+//!
+//! Each test has a cluster of its own. Needs root. Not here: listeners that are too slow (`crates/ctl/tests/socket.rs`).
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+
+use serde_json::Value;
+use xvs::cluster::{VIP, real_server, succeed};
+use xvs::director::program;
+use xvs::wait::DEADLINE;
+use xvs::{Cluster, Director, Host, Method, Workers, carries};
+
+/// A running `xvs events --json`.
+struct Listener {
+    process: Child,
+    lines: Receiver<String>,
+}
+
+impl Listener {
+    /// One that follows all that there was and will be.
+    fn start(cluster: &Cluster) -> Self {
+        let mut command = cluster.command(Host::Director, program("xvs"));
+        command.args(["events", "--json", "--last", "1024"]).stdout(Stdio::piped());
+        let mut process = command.spawn().expect("xvs can be started");
+        let out = process.stdout.take().expect("it was asked for");
+        let (send, lines) = channel();
+        thread::spawn(move || {
+            let lines = BufReader::new(out).lines().map_while(Result::ok);
+            lines.take_while(|line| send.send(line.clone()).is_ok()).for_each(drop);
+        });
+        Self { process, lines }
+    }
+
+    /// The next event of which this is true.
+    #[track_caller]
+    fn until(&self, what: &str, found: impl Fn(&Value) -> bool) -> Value {
+        let mut seen = Vec::new();
+        loop {
+            let line = self.lines.recv_timeout(DEADLINE);
+            let line = line.unwrap_or_else(|error| panic!("{what}: {error} after {seen:#?}"));
+            let event: Value = serde_json::from_str(&line).expect("JSON");
+            if found(&event) {
+                return event;
+            }
+            seen.push(line);
+        }
+    }
+
+    #[track_caller]
+    fn until_told(&self, kind: &str, what: &str) -> Value {
+        self.until(what, |event| {
+            event["kind"] == kind && event["what"].as_str().is_some_and(|told| told.contains(what))
+        })
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn every_change_is_told_with_who_made_it_as_it_was_typed_and_logged_with_its_result() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let director = Director::start(&cluster, Workers::One);
+    let listener = Listener::start(&cluster);
+    let service = format!("-t {VIP}:80");
+    director.adm(&format!("-A {service} -s wlc"));
+    let added = listener.until_told("change", &format!("xvsadm -A {service} -s wlc"));
+    assert_eq!((&added["by"]["uid"], &added["by"]["program"]), (&0.into(), &"xvsadm".into()), "{added}");
+    assert!(added["by"]["pid"].as_i64().is_some_and(|pid| pid > 0) && added["refused"].is_null(), "{added}");
+
+    let again = director.adm_reading(&format!("-A {service} -s wlc"), "");
+    assert!(!again.status.success());
+    let refused = listener.until_told("change", &format!("xvsadm -A {service} -s wlc"));
+    assert!(refused["refused"].as_str().is_some_and(|why| why.contains("exists already")), "{refused}");
+    assert_eq!(refused["epoch"], added["epoch"], "nothing has changed");
+
+    let server = format!("-a {service} -r {}:80 -m -w 3 -x 9 -y 7", real_server(1));
+    let output = director.adm_reading("-R", &format!("{server}\n-D -t {VIP}:81\n"));
+    assert!(!output.status.success());
+    let restored = listener.until_told("change", &format!("xvsadm {server}"));
+    assert!(restored["epoch"].as_u64() > refused["epoch"].as_u64());
+    assert_eq!(listener.until_told("change", "xvsadm -D")["epoch"], restored["epoch"], "one snapshot");
+    director.xvs("set sloppy_tcp 1");
+    assert_eq!(listener.until_told("change", "xvs set sloppy_tcp 1")["by"]["program"], "xvs");
+
+    let log = director.log();
+    let logged = |end: &str| {
+        let line = log.lines().find(|line| line.ends_with(end));
+        assert!(line.is_some_and(|line| line.contains("uid 0, xvs")), "{end}:\n{log}");
+    };
+    logged(&format!("(process {}): xvsadm -A {service} -s wlc", added["by"]["pid"]));
+    logged(&format!("xvsadm {server}"));
+    logged("xvs set sloppy_tcp 1");
+    assert!(log.contains(&format!("-A {service} -s wlc: refused: virtual service")), "{log}");
+    assert!(log.contains(&format!("xvsadm -D -t {VIP}:81: refused: ")), "{log}");
+
+    let last = director.xvs("events --last 2 --no-follow");
+    assert_eq!(last.lines().count(), 2, "{last}");
+    assert!(last.ends_with("xvs set sloppy_tcp 1\n"), "{last}");
+    let all = director.xvs("events --since 1h --no-follow");
+    assert!(all.lines().count() >= 5 && all.contains(": refused: "), "{all}");
+}
+
+#[test]
+fn links_warnings_and_weights_that_move_are_told_when_they_change_and_when_they_are_over() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let director = Director::start(&cluster, Workers::One);
+    let listener = Listener::start(&cluster);
+    let on_director = |line: &str| {
+        let (name, words) = line.split_once(' ').expect("a program and its words");
+        succeed(cluster.command(Host::Director, name).args(words.split(' ')))
+    };
+    on_director("ip link set wan down");
+    listener.until_told("link", "wan is down");
+    on_director("ip link set wan up");
+    listener.until_told("link", "wan is up");
+
+    let rule = format!("-t mangle -A PREROUTING -d {VIP} -m length --length 100 -j MARK --set-mark 1");
+    on_director(&format!("iptables-nft {rule}"));
+    listener.until_told("warning", "is not followed: xvs does not know the match length");
+    on_director("iptables-nft -t mangle -F");
+    listener.until_told("over", "is not followed: xvs does not know the match length");
+
+    director.adm(&format!("-A -t {VIP}:80 -s wlc"));
+    director.adm(&format!("-a -t {VIP}:80 -r {}:80 -m -w 10", real_server(1)));
+    director.xvs("set feedback.services all");
+    director.xvs(&format!("feedback {} 100", real_server(1)));
+    let moved = listener.until("a weight", |event| event["kind"] == "weight");
+    let what = moved["what"].as_str().expect("a sentence");
+    assert!(
+        what.starts_with(&format!("weight of {}:80 in TCP {VIP}:80 from 10 to ", real_server(1))),
+        "{what}"
+    );
+    assert!(what.ends_with("its load is 100 %"), "{what}");
+    succeed(cluster.command(Host::Director, program("xvs")).args(["set", "feedback.services", ""]));
+    listener.until_told("weight", "it reports no load any more");
+    on_director("ip link del wan");
+    listener.until_told("link", "wan is gone");
+}

@@ -1,0 +1,151 @@
+//! A real Prometheus scrapes a director, and its own tool has nothing to say against the page, the alerts and their tests.
+//!
+//! Both programs are what `scripts/setup` unpacks in `target/prometheus`; Prometheus runs in the director's namespace with
+//! its data in the cluster's folder. Needs root. Not here: what the metrics say (`tests/netlab_metrics.rs`).
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+use xvs::cluster::{VIP, real_server, succeed};
+use xvs::director::Protocol;
+use xvs::wait;
+use xvs::{Cluster, Director, Host, Method, Workers, carries, clients};
+
+const METRICS: &str = "127.0.0.1:9112";
+const PROMETHEUS: &str = "127.0.0.1:9090";
+
+/// `prometheus` or `promtool`.
+fn unpacked(name: &str) -> PathBuf {
+    let path = root().join("target/prometheus/usr/bin").join(name);
+    assert!(path.exists(), "{} is missing; scripts/setup unpacks it", path.display());
+    path
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A Prometheus that scrapes the director once a second; ended when dropped.
+struct Prometheus<'a> {
+    cluster: &'a Cluster,
+    process: Child,
+}
+
+impl<'a> Prometheus<'a> {
+    fn start(cluster: &'a Cluster) -> Self {
+        let (state, alerts) = (cluster.state(), root().join("docs/alerts.yml"));
+        let config = format!(
+            "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\n\
+             rule_files: [{alerts}]\n\
+             scrape_configs:\n  - job_name: xvs\n    static_configs:\n      - targets: [\"{METRICS}\"]\n",
+            alerts = alerts.display()
+        );
+        let file = state.join("prometheus.yml");
+        fs::write(&file, config).expect("the cluster's folder takes a new file");
+        let log =
+            fs::File::create(state.join("prometheus.log")).expect("the cluster's folder takes a new file");
+        let mut command = cluster.command(Host::Director, unpacked("prometheus"));
+        command.arg(format!("--config.file={}", file.display()));
+        command.arg(format!("--storage.tsdb.path={}", state.join("tsdb").display()));
+        command.arg(format!("--web.listen-address={PROMETHEUS}"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let process = command.spawn().expect("scripts/netlab can be started");
+        Self { cluster, process }
+    }
+
+    /// What it answers to a query of its HTTP interface, once it answers.
+    fn ask(&self, path: &str, query: &[&str]) -> Option<Value> {
+        let mut curl = self.cluster.command(Host::Director, "curl");
+        curl.args(["--silent", "--get", &format!("http://{PROMETHEUS}/api/v1/{path}")]);
+        query.iter().for_each(|word| _ = curl.args(["--data-urlencode", word]));
+        let output = curl.output().expect("curl can be started");
+        serde_json::from_slice(&output.stdout).ok().filter(|answer: &Value| answer["status"] == "success")
+    }
+
+    /// The series that an expression gives now.
+    fn query(&self, expression: &str) -> Option<Vec<Value>> {
+        let answer = self.ask("query", &[&format!("query={expression}")])?;
+        Some(answer["data"]["result"].as_array().expect("a list").clone())
+    }
+
+    /// Waits until an expression gives as many series as `count`, and returns the value of the first.
+    fn until(&self, expression: &str, count: usize) -> Option<f64> {
+        let series = wait::until(expression, || self.query(expression).filter(|found| found.len() == count));
+        let value = |series: &Value| series["value"][1].as_str()?.parse().ok();
+        series.first().and_then(value)
+    }
+}
+
+impl Drop for Prometheus<'_> {
+    fn drop(&mut self) {
+        // Its data go with the cluster; neither call fails for one that has ended.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn a_prometheus_scrapes_a_director_forgets_what_is_deleted_and_raises_an_alert() {
+    let cluster = carries::prepared(Method::Nat, Workers::Two);
+    let director = Director::start_with(&cluster, Workers::Two, &["--metrics", METRICS]);
+    director.add_service(Protocol::Tcp, 80, Method::Nat);
+    clients::pages(&cluster, &format!("http://{VIP}/"), 4);
+    let prometheus = Prometheus::start(&cluster);
+    assert_eq!(prometheus.until("up{job='xvs'} == 1", 1), Some(1.0));
+    let targets = prometheus.ask("targets", &[]).expect("it has answered before");
+    assert_eq!(targets["data"]["activeTargets"][0]["lastError"], "", "{targets}");
+
+    let of = format!("service='TCP {VIP}:80'");
+    assert_eq!(prometheus.until(&format!("xvs_service_connections_total{{{of}}} == 4"), 1), Some(4.0));
+    let backends = format!("node_ipvs_backend_weight{{local_address='{VIP}',local_port='80',local_mark=''}}");
+    assert_eq!(prometheus.until(&backends, 2), Some(1.0));
+    prometheus.until("rate(xvs_worker_busy_seconds_total[10s]) >= 0", 2);
+    prometheus.until("histogram_quantile(0.9, sum by (le) (xvs_worker_burst_packets_bucket)) > 0", 1);
+    prometheus.until("histogram_quantile(0.9, xvs_command_duration_seconds_bucket{kind='change'}) > 0", 1);
+    assert_eq!(prometheus.until("sum(ALERTS{alertname='BalanceBroken'})", 0), None);
+
+    director.adm(&format!("-d -t {VIP}:80 -r {}:80", real_server(1)));
+    assert_eq!(prometheus.until(&backends, 1), Some(1.0));
+    prometheus.until(&format!("xvs_destination_weight{{{of}}}"), 1);
+    director.adm(&format!("-e -t {VIP}:80 -r {}:80 -m -w 0", real_server(2)));
+    prometheus.until(&format!("ALERTS{{alertname='ServiceWithoutServer',alertstate='pending',{of}}}"), 1);
+    director.adm(&format!("-D -t {VIP}:80"));
+    prometheus.until("{__name__=~'xvs_service_.+|xvs_destination_.+|node_ipvs_backend_.+'}", 0);
+    prometheus.until("ALERTS{alertname='ServiceWithoutServer'}", 0);
+}
+
+#[test]
+fn promtool_has_nothing_to_say_against_names_help_and_units_of_the_page() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let director = Director::start_with(&cluster, Workers::One, &["--metrics", METRICS]);
+    director.add_service(Protocol::Udp, 53, Method::Nat);
+    let mut curl = cluster.command(Host::Director, "curl");
+    let page = succeed(curl.args(["--silent", "--fail", &format!("http://{METRICS}/metrics")]));
+    let mut promtool = Command::new(unpacked("promtool"));
+    promtool.args(["check", "metrics"]);
+    let mut promtool = promtool
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool can be started");
+    let mut input = promtool.stdin.take().expect("it was asked for above");
+    input.write_all(page.as_bytes()).expect("promtool reads all before it says anything");
+    drop(input);
+    let output = promtool.wait_with_output().expect("promtool is a child of this process");
+    let said = [output.stdout, output.stderr].concat();
+    assert_eq!((output.status.code(), String::from_utf8_lossy(&said).as_ref()), (Some(0), ""), "{page}");
+}
+
+#[test]
+fn the_alerts_are_well_formed_fire_when_they_should_and_do_not_when_all_is_well() {
+    let promtool =
+        |words: &[&str]| succeed(Command::new(unpacked("promtool")).current_dir(root()).args(words));
+    let said = promtool(&["check", "rules", "--lint-fatal", "docs/alerts.yml"]);
+    assert!(said.contains("SUCCESS"), "{said}");
+    let said = promtool(&["test", "rules", "tests/alerts.yml"]);
+    assert!(said.contains("SUCCESS"), "{said}");
+}

@@ -1,0 +1,136 @@
+//! What operators change under traffic: rules by a file, taken back if nobody confirms them; a real server that is
+//! drained.
+//!
+//! Each test has a cluster of its own. Needs root. Not here: every kind of difference (`rules.rs`), what `xvs drain` prints (`cli/drain.rs`).
+
+use std::fs;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Child, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use xvs::cluster::{complete, virtual_endpoint};
+use xvs::director::{Protocol, program};
+use xvs::wait;
+use xvs::{Cluster, Director, Host, Method, Workers, carries, clients};
+
+/// What `xvs` with these words and this file printed, and its exit code.
+fn xvs(cluster: &Cluster, words: &str, file: &Path) -> (String, Option<i32>) {
+    let mut command = cluster.command(Host::Director, program("xvs"));
+    let output = complete(command.args(words.split(' ')).arg(file));
+    let text = [output.stdout, output.stderr].concat();
+    (String::from_utf8_lossy(&text).into_owned(), output.status.code())
+}
+
+/// By how much what runs differs from the daemon's file, and whether rules wait to be confirmed, as `xvs status` tells.
+fn status(director: &Director<'_>) -> (Option<u64>, bool) {
+    let status: Value = serde_json::from_str(&director.xvs("status --json")).expect("JSON");
+    (status["rules"]["differences"].as_u64(), status["unconfirmed_seconds"].is_u64())
+}
+
+#[test]
+fn rules_that_nobody_confirms_are_taken_back_and_a_download_goes_on_throughout() {
+    let cluster = carries::prepared(Method::Nat, Workers::Two);
+    let (first, second) = (cluster.state().join("first.rules"), cluster.state().join("second.rules"));
+    fs::write(&first, "").expect("the cluster's folder takes a new file");
+    let begin = first.to_str().expect("a plain path");
+    let director = Director::start_with(&cluster, Workers::Two, &["--rules", begin]);
+    director.add_service(Protocol::Tcp, 80, Method::Nat);
+    let saved = director.adm("-Sn");
+    assert_eq!(status(&director), (Some(3), false));
+    fs::write(&first, &saved).expect("the file is there");
+    assert_eq!(xvs(&cluster, "check", &first), (format!("{begin}: 3 lines, no fault\n"), Some(0)));
+    assert_eq!(status(&director), (Some(0), false));
+
+    // Without the real servers nobody new is served; who is connected should not notice.
+    let none = saved.replace("-w 1", "-w 0") + "-A -t 198.51.100.100:81 -s rr\n";
+    fs::write(&second, &none).expect("the cluster's folder takes a new file");
+    let (planned, code) = xvs(&cluster, "plan", &second);
+    let diff = "\
+- -a -t 198.51.100.100:80 -r 192.0.2.11:80 -m -w 1
++ -e -t 198.51.100.100:80 -r 192.0.2.11:80 -m -w 0
+- -a -t 198.51.100.100:80 -r 192.0.2.12:80 -m -w 1
++ -e -t 198.51.100.100:80 -r 192.0.2.12:80 -m -w 0
++ -A -t 198.51.100.100:81 -s rr
+";
+    assert!(planned.contains(diff) && planned.ends_with("3 differences: 1 added, 2 edited\n"), "{planned}");
+    assert_eq!(code, Some(1));
+    assert_eq!(director.adm("-Sn"), saved);
+
+    let mut download = cluster.run(Host::Client, || clients::connect(virtual_endpoint(80))).expect("tcp");
+    download.write_all(b"GET /blob HTTP/1.0\r\n\r\n").expect("request");
+    download.peek(&mut [0]).expect("the answer begins");
+    let (applied, code) = xvs(&cluster, "apply --confirm-within 3s", &second);
+    assert!(applied.starts_with(diff) && applied.contains("taken back in 3 s"), "{applied}");
+    assert_eq!((director.adm("-Sn"), code), (none.clone(), Some(0)));
+    assert_eq!(status(&director), (Some(3), true));
+    wait::until("the former rules are back", || (director.adm("-Sn") == saved).then_some(()));
+    assert_eq!(status(&director), (Some(0), false));
+    assert!(director.log().contains("taken back: 3 changes; 0 are left"), "{}", director.log());
+    let mut body = Vec::new();
+    download.read_to_end(&mut body).expect("the rest");
+    assert!(body.ends_with(&cluster.blob()), "a download of {} bytes differs from the file", body.len());
+    assert_eq!(clients::pages(&cluster, "http://198.51.100.100/", 2).len(), 2);
+
+    xvs(&cluster, "apply --confirm-within 1h", &second);
+    assert_eq!(director.xvs("confirm"), "confirmed\n");
+    assert_eq!(director.adm("-Sn"), none);
+    let (nothing, code) = xvs(&cluster, "apply", &second);
+    assert!(nothing.starts_with("nothing to do") && code == Some(0), "{nothing}");
+
+    fs::write(&second, "-A -t 198.51.100.100:82\n-A -t 198.51.100.100:82\nnonsense\n")
+        .expect("the file is there");
+    let (faults, code) = xvs(&cluster, "apply", &second);
+    assert!(faults.contains("line 2: ") && faults.contains("line 3: ") && code == Some(1), "{faults}");
+    assert_eq!(director.adm("-Sn"), none);
+}
+
+/// `xvs drain` of the first real server, started.
+fn drain(cluster: &Cluster, words: &str) -> Child {
+    let mut command = cluster.command(Host::Director, program("xvs"));
+    command.args(["drain", "-t", "198.51.100.100:80", "192.0.2.11"]).args(words.split_whitespace());
+    command.stdout(Stdio::piped()).spawn().expect("scripts/netlab can be started")
+}
+
+/// What it printed, and its exit code.
+fn ended(drain: Child) -> (String, Option<i32>) {
+    let output = drain.wait_with_output().expect("a child of this process");
+    (String::from_utf8_lossy(&output.stdout).into_owned(), output.status.code())
+}
+
+#[test]
+fn a_real_server_is_drained_while_its_connection_lasts_and_what_is_left_at_the_end_is_dropped() {
+    let cluster = carries::prepared(Method::Nat, Workers::Two);
+    let director = Director::start(&cluster, Workers::Two);
+    director.add_service(Protocol::Tcp, 80, Method::Nat);
+    let count = || director.xvs("connections --dest 192.0.2.11 --state ESTABLISHED --count");
+    // Of two connections one is the first real server's.
+    let held: Vec<_> = (0..2)
+        .map(|_| cluster.run(Host::Client, || clients::connect(virtual_endpoint(80))).expect("tcp"))
+        .collect();
+    wait::until("both are established", || {
+        (director.xvs("connections --state ESTABLISHED --count") == "2\n").then_some(())
+    });
+    assert_eq!(count(), "1\n");
+
+    // Who is interrupted leaves everything as it is.
+    let mut waiting = drain(&cluster, "--for 1h --then drop");
+    let mut first = [0; 1];
+    waiting.stdout.as_mut().expect("asked for above").read_exact(&mut first).expect("it prints at once");
+    wait::until("the weight is 0", || director.adm("-Sn").contains("192.0.2.11:80 -m -w 0").then_some(()));
+    kill_process(Pid::from_child(&waiting), Signal::INT).expect("it runs");
+    let (told, code) = ended(waiting);
+    assert!(told.contains("interrupted: 1 connection active, 0 inactive"), "{told}");
+    assert_eq!((count(), code), ("1\n".to_owned(), Some(1)));
+    assert_eq!(clients::pages(&cluster, "http://198.51.100.100/", 2), ["rs2", "rs2"]);
+
+    let (told, code) = ended(drain(&cluster, "--for 1s --then drop"));
+    assert!(told.contains("the time is over") && told.contains("dropped 1 connection\n"), "{told}");
+    assert_eq!((count(), code), ("0\n".to_owned(), Some(0)));
+    assert_eq!(director.xvs("connections --dest 192.0.2.12 --state ESTABLISHED --count"), "1\n");
+    drop(held);
+    let (told, code) = ended(drain(&cluster, ""));
+    assert!(told.contains("drained: no connection is left") && code == Some(0), "{told}");
+    assert!(director.xvs("counters").contains("swept_drained 1\n"));
+}

@@ -1,0 +1,182 @@
+//! `xvs top` in a real terminal of 80 columns and 24 lines, beside a running daemon: tmux has the terminal.
+//!
+//! Each test has a cluster of its own. Needs root. Not here: every key and column (`crates/ctl/src/cli/top/`).
+
+use std::fs;
+use std::process::Command;
+
+use rustix::process::{Pid, Signal, kill_process};
+use xvs::cluster::{VIP, complete, real_server, succeed};
+use xvs::director::{Protocol, program};
+use xvs::{Cluster, Director, Host, Method, Workers, carries, clients, wait};
+
+/// A terminal on the director in which `xvs top` runs, and then a shell tells how it ended.
+struct Terminal<'a> {
+    cluster: &'a Cluster,
+}
+
+impl<'a> Terminal<'a> {
+    fn start(cluster: &'a Cluster) -> Self {
+        let terminal = Self { cluster };
+        let script = format!("{} top; code=$?; stty -a; echo ended $code; cat", program("xvs").display());
+        let size = ["-x", "80", "-y", "24"];
+        succeed(
+            terminal.tmux(&["-f", "/dev/null", "new-session", "-d"]).args(size).args(["sh", "-c", &script]),
+        );
+        terminal
+    }
+
+    fn tmux(&self, words: &[&str]) -> Command {
+        let socket = self.cluster.state().join("tmux");
+        let mut command = self.cluster.command(Host::Director, "tmux");
+        command.arg("-u").arg("-S").arg(socket).args(words);
+        command
+    }
+
+    fn press(&self, keys: &[&str]) {
+        succeed(self.tmux(&["send-keys"]).args(keys));
+    }
+
+    /// What is on the screen.
+    fn lines(&self) -> Vec<String> {
+        let text = succeed(&mut self.tmux(&["capture-pane", "-p"]));
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// Waits until the screen is like this, and returns it.
+    #[track_caller]
+    fn until(&self, what: &str, found: impl Fn(&[String]) -> bool) -> Vec<String> {
+        wait::until(what, || Some(self.lines()).filter(|lines| found(lines)))
+    }
+
+    /// What tmux knows of it, by its own name for it.
+    fn knows(&self, name: &str) -> String {
+        succeed(&mut self.tmux(&["display-message", "-p", &format!("#{{{name}}}")])).trim().to_owned()
+    }
+
+    /// Waits until `xvs top` has ended so, and the terminal is as it was before.
+    #[track_caller]
+    fn ended(&self, with: &str) {
+        let told = self.until("its end", |lines| lines.iter().any(|line| line.starts_with("ended ")));
+        assert!(told.contains(&format!("ended {with}")), "{told:#?}");
+        let settings = told.join(" ");
+        for setting in ["icanon", "echo", "isig", "opost"] {
+            assert!(settings.split([' ', ';']).any(|word| word == setting), "{setting}: {told:#?}");
+        }
+        assert_eq!((self.knows("alternate_on"), self.knows("cursor_flag")), ("0".to_owned(), "1".to_owned()));
+    }
+}
+
+impl Drop for Terminal<'_> {
+    fn drop(&mut self) {
+        let _ = complete(&mut self.tmux(&["kill-server"]));
+    }
+}
+
+/// The row of this service or real server, as words.
+fn row(lines: &[String], name: &str) -> Option<Vec<String>> {
+    let line = lines.iter().find(|line| line.contains(name))?;
+    Some(line.split_whitespace().map(str::to_owned).collect())
+}
+
+fn served(cluster: &Cluster) -> Director<'_> {
+    let director = Director::start(cluster, Workers::One);
+    director.add_service(Protocol::Tcp, 80, Method::Nat);
+    director.add_service(Protocol::Udp, 53, Method::Nat);
+    director
+}
+
+#[test]
+fn services_and_rates_are_shown_at_80_by_24_and_keys_sort_filter_and_quit() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let director = served(&cluster);
+    let terminal = Terminal::start(&cluster);
+    let (web, dns) = (format!("TCP {VIP}:80"), format!("UDP {VIP}:53"));
+    let lines = wait::until("rates of the service that has clients", || {
+        clients::pages(&cluster, &format!("http://{VIP}/"), 8);
+        let lines = terminal.lines();
+        let rate: f64 = row(&lines, &web)?.get(2)?.parse().ok()?;
+        (rate > 0.0).then_some(lines)
+    });
+    assert!(lines.len() <= 24 && lines.iter().all(|line| line.chars().count() <= 80), "{lines:#?}");
+    assert!(lines[0].starts_with("ok   xvsd ") || lines[0].contains("warning"), "{lines:#?}");
+    assert!(lines[1].starts_with("workers  0: ") && lines[2].starts_with("drops/s  "), "{lines:#?}");
+    assert!(lines[3].contains(">CPS"), "{lines:#?}");
+    assert!(lines[5].starts_with(&web), "the one with connections is first: {lines:#?}");
+    assert!(row(&lines, &format!("{}:80 Masq 1", real_server(1))).is_some(), "{lines:#?}");
+
+    terminal.press(&["n"]);
+    terminal.until("sorted by name", |lines| lines[3].starts_with(">Service") && lines[5].starts_with(&web));
+    terminal.press(&["b"]);
+    terminal.until("sorted by bytes", |lines| lines[3].contains(">InBPS"));
+    terminal.press(&["/", "u", "d", "p"]);
+    terminal.until("filtered while it is typed", |lines| {
+        lines[5].starts_with(&dns) && row(lines, &web).is_none() && lines[23].starts_with("filter: udp_")
+    });
+    terminal.press(&["Enter"]);
+    terminal.until("the filter is kept", |lines| {
+        lines[23].contains("1-3 of 3") && lines[23].contains("filter: udp")
+    });
+    terminal.press(&["/", "Escape"]);
+    terminal.until("all are back", |lines| lines[23].contains("of 6"));
+
+    succeed(&mut terminal.tmux(&["resize-window", "-x", "100", "-y", "12"]));
+    let lines = terminal.until("the smaller screen", |lines| lines.len() == 12 && lines[11].contains("of 6"));
+    assert!(
+        lines[3].trim_end().ends_with("InAct") && lines[3].trim_end().chars().count() == 100,
+        "{lines:#?}"
+    );
+    terminal.press(&["q"]);
+    terminal.ended("0");
+    drop(director);
+}
+
+#[test]
+fn a_signal_ends_it_and_the_terminal_is_as_it_was() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let _director = served(&cluster);
+    let terminal = Terminal::start(&cluster);
+    terminal.until("the first screen", |lines| lines.first().is_some_and(|line| line.contains("xvsd ")));
+    assert_eq!(terminal.knows("alternate_on"), "1");
+    let shell = terminal.knows("pane_pid");
+    let children =
+        fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).expect("the shell runs");
+    let top = children.trim().parse().ok().and_then(Pid::from_raw).expect("one child");
+    kill_process(top, Signal::TERM).expect("it runs");
+    terminal.ended("143");
+}
+
+#[test]
+fn a_daemon_that_ends_is_told_of_and_one_that_begins_is_shown_again() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let mut director = served(&cluster);
+    let terminal = Terminal::start(&cluster);
+    terminal.until("services", |lines| row(lines, "UDP").is_some());
+    assert!(director.stop().success());
+    terminal.until("there is no daemon", |lines| lines[0].starts_with("no xvsd listens on "));
+    let _again = Director::start(&cluster, Workers::One);
+    terminal.until("none has services", |lines| {
+        lines[0].starts_with("ok   xvsd ") && row(lines, "UDP").is_none()
+    });
+    terminal.press(&["C-c"]);
+    terminal.ended("0");
+}
+
+#[test]
+fn without_a_terminal_it_names_the_next_step_and_one_frame_can_be_printed() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let director = served(&cluster);
+    let refused = complete(cluster.command(Host::Director, program("xvs")).arg("top"));
+    assert_eq!(refused.status.code(), Some(1));
+    let message = String::from_utf8_lossy(&refused.stderr);
+    assert!(message.contains("`xvs top --once`") && message.contains("`xvs status`"), "{message}");
+    let frame = director.xvs("top --once --sort name --filter :53");
+    let lines: Vec<_> = frame.lines().map(str::to_owned).collect();
+    assert!(lines[0].contains("xvsd ") && lines[3].starts_with(">Service"), "{frame}");
+    assert!(
+        lines[4].starts_with("all services ") && lines[5].starts_with(&format!("UDP {VIP}:53 ")),
+        "{frame}"
+    );
+    assert_eq!(lines.len(), 8, "the service and its two servers: {frame}");
+    assert!(!frame.contains('\u{1b}') && lines.iter().all(|line| line.chars().count() <= 80), "{frame}");
+}

@@ -1,0 +1,298 @@
+//! Rules as a whole: whatever runs becomes whatever a file says, as one snapshot that touches nothing else; and what
+//! nobody confirms in time is taken back.
+//!
+//! States are made by random lines of `ipvsadm` and `xvs` on directors in the lab. Not here: the socket and a client
+//! that dies (`netlab_rules.rs`), how differences are printed and faults told (`crates/ctl`, `cli/plan.rs`, `plan.rs`).
+
+use proptest::prelude::*;
+use serde_json::json;
+use xvs::frames::{ACK, SYN};
+use xvs::lab_cluster::{CLIENT, INSIDE, OUTSIDE, VIP, VIP6, at, server, server6};
+use xvs::{Datagram, LabCluster, Transport};
+use xvs_ctl::adm::{self, SystemResolver};
+use xvs_ctl::client::Failure;
+use xvs_ctl::message::{Command, CommandError, Reply, Request, Verdict};
+use xvs_ctl::plan::{Wanted, commands_of, differences, state_of};
+use xvs_ctl::state::State;
+
+/// A line of a script: words of `ipvsadm`, or behind `xvs` of that.
+fn line() -> impl Strategy<Value = String> {
+    let services = [
+        format!("-t {VIP}:80"),
+        format!("-u {VIP}:53"),
+        format!("-t {VIP}:0"),
+        format!("-t [{VIP6}]:80"),
+        "-f 7".to_owned(),
+        "-f 7 -6".to_owned(),
+    ];
+    let schedulers =
+        ["rr", "wrr", "wlc", "lblcr", "sh", "sh -b sh-port", "mh -b mh-fallback,mh-port", "rr -b flag-2"];
+    let more =
+        ["", "-p 50", "-p 50 -M 255.255.255.0", "-p 50 -M 64", "-o", "-p 9 --pe sip", "--client-address toa"];
+    let methods = [
+        "-m",
+        "-g",
+        "-i",
+        "--fullnat",
+        "-i --tun-type gre --tun-csum",
+        "-i --tun-type gue --tun-port 6080 --tun-remcsum",
+    ];
+    let limits = ["", "", "-x 10", "-x 10 -y 5"];
+    let server = (1..=4u8, any::<bool>()).prop_map(|(number, v6)| match v6 {
+        true => format!("[{}]:80", server6(number)),
+        false => format!("{}:8080", server(number)),
+    });
+    let service = prop::sample::select(services.to_vec());
+    let described = (prop::sample::select(schedulers.to_vec()), prop::sample::select(more.to_vec()))
+        .prop_map(|(scheduler, more)| format!("-s {scheduler} {more}"));
+    let used = (prop::sample::select(methods.to_vec()), 0..4, prop::sample::select(limits.to_vec()))
+        .prop_map(|(method, weight, limits)| format!("{method} -w {weight} {limits}"));
+    let local = prop::sample::select(vec!["192.0.2.1", "203.0.113.1", "2001:db8:2::1"]);
+    let rule = (1..5u32, prop::sample::select(vec!["", "-p tcp --dports 80,443"]))
+        .prop_map(|(mark, ports)| format!("--set-mark {mark} -d {VIP} {ports}"));
+    prop_oneof![
+        3 => (service.clone(), described.clone()).prop_map(|(service, with)| format!("-A {service} {with}")),
+        1 => (service.clone(), described).prop_map(|(service, with)| format!("-E {service} {with}")),
+        1 => service.clone().prop_map(|service| format!("-D {service}")),
+        6 => (service.clone(), server.clone(), used.clone())
+            .prop_map(|(service, server, with)| format!("-a {service} -r {server} {with}")),
+        2 => (service.clone(), server.clone(), used)
+            .prop_map(|(service, server, with)| format!("-e {service} -r {server} {with}")),
+        1 => (service, server).prop_map(|(service, server)| format!("-d {service} -r {server}")),
+        1 => (1..500u32).prop_map(|seconds| format!("--set {seconds} 0 {seconds}")),
+        1 => (local.clone(), 5000..5003).prop_map(|(addr, low)| format!("xvs laddr add {addr} --ports {low}-6000")),
+        1 => local.prop_map(|addr| format!("xvs laddr delete {addr}")),
+        2 => rule.clone().prop_map(|rule| format!("xvs mark add {rule}")),
+        1 => rule.prop_map(|rule| format!("xvs mark delete {rule}")),
+    ]
+}
+
+fn script() -> impl Strategy<Value = Vec<String>> {
+    prop::collection::vec(line(), 0..40)
+}
+
+/// A director that has run a script; lines that it refuses change nothing.
+fn director(script: &[String]) -> LabCluster {
+    let mut cluster = LabCluster::new();
+    for line in script {
+        let words: Vec<_> = line.split_whitespace().collect();
+        cluster.ask(match words.strip_prefix(&["xvs"]) {
+            Some(words) => json!({ "xvs": words }),
+            None => json!({ "adm": words }),
+        });
+    }
+    cluster
+}
+
+fn call(cluster: &mut LabCluster, request: Request) -> Result<Reply, CommandError> {
+    cluster.lab().director().call(request).map_err(|failure| match failure {
+        Failure::Refused(refused) => refused,
+        other => panic!("{other}"),
+    })
+}
+
+/// What makes the state that runs.
+fn rules(cluster: &mut LabCluster) -> Vec<Command> {
+    match call(cluster, Request::Rules) {
+        Ok(Reply::Rules(rules)) => rules,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn state(cluster: &mut LabCluster) -> State {
+    state_of(&rules(cluster)).expect("what runs can be made")
+}
+
+fn read(text: &str) -> (Vec<Command>, Wanted) {
+    Wanted::read(text, &SystemResolver::default()).unwrap_or_else(|faults| panic!("{text}\n{faults:?}"))
+}
+
+/// How many differences were applied.
+fn apply(cluster: &mut LabCluster, rules: Vec<Command>, confirm_within_seconds: Option<u32>) -> usize {
+    match call(cluster, Request::Apply { rules, confirm_within_seconds }) {
+        Ok(Reply::Applied(differences)) => differences.len(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The same rules without thresholds, each service's destinations in the order of their addresses.
+fn without_thresholds(rules: Vec<Command>) -> Vec<String> {
+    let mut lines: Vec<_> = rules
+        .into_iter()
+        .map(|mut rule| {
+            if let Command::AddDestination { options, .. } = &mut rule {
+                (options.upper_threshold, options.lower_threshold) = (0, 0);
+            }
+            rule
+        })
+        .filter(|rule| !matches!(rule, Command::SetTimeouts(_)))
+        .flat_map(|rule| adm::lines(&rule))
+        .collect();
+    // Of these the order is part of what they say.
+    let marks: Vec<_> = lines.extract_if(.., |line| line.starts_with("#xvs mark")).collect();
+    lines.sort();
+    lines.extend(marks);
+    lines
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_runs_becomes_whatever_is_wanted_by_one_snapshot_and_back(one in script(), other in script()) {
+        let (mut cluster, mut model) = (director(&one), director(&other));
+        let before = (rules(&mut cluster), cluster.lab().publications());
+        let wanted = rules(&mut model);
+        let differing = apply(&mut cluster, wanted.clone(), Some(60));
+        prop_assert_eq!(cluster.lab().publications(), before.1 + u64::from(differing > 0));
+        prop_assert_eq!(without_thresholds(rules(&mut cluster)), without_thresholds(wanted.clone()));
+        prop_assert_eq!(differences(&state(&mut cluster), &text_of(&wanted)), []);
+        // Again, it is nothing to do.
+        if differing == 0 {
+            prop_assert_eq!(apply(&mut cluster, wanted, None), 0);
+        } else {
+            let back = call(&mut cluster, Request::Confirm(Verdict::TakeBack));
+            prop_assert!(matches!(back, Ok(Reply::Applied(back)) if !back.is_empty()));
+            prop_assert_eq!(cluster.lab().publications(), before.1 + 2);
+        }
+        prop_assert_eq!(differences(&state(&mut cluster), &text_of(&before.0)), []);
+    }
+
+    #[test]
+    fn what_is_saved_is_restored_as_it_was_but_for_thresholds_and_applied_where_it_runs_it_changes_nothing(
+        script in script(),
+    ) {
+        let (mut cluster, mut other) = (director(&script), LabCluster::new());
+        let saved = cluster.adm("-S -n");
+        let restored = other.ask(json!({ "adm": ["-R"], "stdin": saved }));
+        prop_assert_eq!((&restored["exit"], &restored["stderr"]), (&json!(0), &json!("")));
+        let expected = without_thresholds(rules(&mut cluster));
+        prop_assert_eq!(without_thresholds(rules(&mut other)), expected);
+        let publications = other.lab().publications();
+        prop_assert_eq!(apply(&mut other, read(&saved).0, None), 0);
+        prop_assert_eq!(other.lab().publications(), publications);
+    }
+}
+
+/// What these commands want, once they have been printed and read.
+fn text_of(commands: &[Command]) -> Wanted {
+    read(&commands.iter().flat_map(adm::lines).map(|line| line + "\n").collect::<String>()).1
+}
+
+/// The server that a client's first packet goes to.
+fn served_by(cluster: &mut LabCluster, port: u16) -> u8 {
+    let syn = Datagram::new(Transport::Tcp(SYN), at(CLIENT, port), at(VIP, 80));
+    let judged = cluster.from_client(&syn);
+    assert_eq!(judged.verdict, "transmit");
+    judged.sent[0].1[5] - 10
+}
+
+/// A service of this scheduler with three servers, as a file.
+fn three(scheduler: &str) -> String {
+    let servers = (1..=3).map(|number| format!("-a -t {VIP}:80 -r {}:80 -m -w 1\n", server(number)));
+    format!("-A -t {VIP}:80 -s {scheduler}\n{}", servers.collect::<String>())
+}
+
+#[test]
+fn what_is_unchanged_keeps_its_connections_counters_and_turn() {
+    let (mut cluster, mut other) = (director(&[]), director(&[]));
+    for cluster in [&mut cluster, &mut other] {
+        apply(cluster, read(&three("rr")).0, None);
+        assert_eq!([served_by(cluster, 1000), served_by(cluster, 1001)], [3, 2]);
+        cluster.advance(2.0);
+    }
+    let more = format!("{}-A -u {VIP}:53 -s rr\n-a -u {VIP}:53 -r {}:53 -m\n", three("rr"), server(1));
+    assert_eq!(apply(&mut cluster, read(&more).0, None), 2);
+    assert_eq!(cluster.connections(), other.connections());
+    assert_eq!(cluster.stats()[..4], other.stats()[..4]);
+    assert_eq!(served_by(&mut cluster, 1002), served_by(&mut other, 1002));
+    // An edit keeps the destination: its connection goes on.
+    let heavier = three("rr").replace("203.0.113.13:80 -m -w 1", "203.0.113.13:80 -m -w 7");
+    assert_eq!(apply(&mut cluster, read(&heavier).0, None), 3);
+    let ack = Datagram::new(Transport::Tcp(ACK), at(CLIENT, 1000), at(VIP, 80));
+    assert_eq!(cluster.from_client(&ack).verdict, "transmit");
+    assert_eq!(cluster.load(at(server(3), 80)), (1, 0));
+}
+
+#[test]
+fn rules_of_which_one_is_refused_change_nothing() {
+    let mut cluster = director(&[]);
+    apply(&mut cluster, read(&three("rr")).0, None);
+    let (before, publications) = (rules(&mut cluster), cluster.lab().publications());
+    let wrong = format!("{}-a -t {VIP}:80 -r 203.0.113.255:80 -m\n", three("wrr"));
+    let rules_of_wrong = read(&wrong).0;
+    let refused =
+        call(&mut cluster, Request::Apply { rules: rules_of_wrong, confirm_within_seconds: Some(60) });
+    let why = refused.unwrap_err().to_string();
+    assert!(why.contains("203.0.113.255:80 is the broadcast address"), "{why}");
+    assert_eq!((rules(&mut cluster), cluster.lab().publications()), (before, publications));
+    assert!(call(&mut cluster, Request::Confirm(Verdict::Keep)).is_err(), "nothing waits to be confirmed");
+}
+
+#[test]
+fn what_is_confirmed_stays_and_what_is_not_goes_when_its_time_is_over() {
+    let mut cluster = director(&[]);
+    apply(&mut cluster, read(&three("rr")).0, None);
+    let first = rules(&mut cluster);
+    apply(&mut cluster, read(&three("wrr")).0, Some(60));
+    let second = rules(&mut cluster);
+    cluster.advance(59.0);
+    assert_eq!(rules(&mut cluster), second);
+    assert_eq!(call(&mut cluster, Request::Confirm(Verdict::Keep)), Ok(Reply::Done));
+    cluster.advance(60.0);
+    assert_eq!(rules(&mut cluster), second);
+
+    assert_eq!(apply(&mut cluster, read(&three("rr")).0, Some(60)), 1);
+    let request = Request::Apply { rules: second.clone(), confirm_within_seconds: None };
+    let why = call(&mut cluster, request).unwrap_err().to_string();
+    assert!(why.contains("wait to be confirmed, for 60 s more"), "{why}");
+    assert_eq!(rules(&mut cluster), first);
+    cluster.advance(61.0);
+    assert_eq!(rules(&mut cluster), second);
+
+    apply(&mut cluster, first, Some(60));
+    assert!(
+        matches!(call(&mut cluster, Request::Confirm(Verdict::TakeBack)), Ok(Reply::Applied(back)) if back.len() == 1)
+    );
+    assert_eq!(rules(&mut cluster), second);
+}
+
+#[test]
+fn what_somebody_else_changed_meanwhile_stays_when_rules_are_taken_back() {
+    let mut cluster = director(&[]);
+    apply(&mut cluster, read(&three("rr")).0, None);
+    let dest = |number, weight| format!("-t {VIP}:80 -r {}:80 -m -w {weight}", server(number));
+    let file = format!(
+        "-A -t {VIP}:80 -s wrr\n-a {}\n-a {}\n-A -t {VIP}:81 -s rr\n-A -t {VIP}:82 -s rr\n#xvs laddr add {OUTSIDE}\n",
+        dest(1, 5),
+        dest(2, 5)
+    );
+    assert_eq!(apply(&mut cluster, read(&file).0, Some(60)), 7);
+    // A health checker, and a colleague.
+    cluster.adm(&format!("-e {}", dest(1, 0)));
+    cluster.adm(&format!("-a -t {VIP}:81 -r {}:81 -m", server(4)));
+    assert_eq!(cluster.ask(json!({ "xvs": ["laddr", "add", INSIDE] }))["exit"], 0);
+    cluster.advance(61.0);
+    let saved = cluster.adm("-S -n");
+    let expected = format!(
+        "#xvs laddr add {INSIDE} --ports 1024-32767\n-A -t {VIP}:80 -s rr\n-a {}\n-a {}\n-a {}\n\
+         -A -t {VIP}:81 -s rr\n-a -t {VIP}:81 -r {}:81 -m -w 1\n",
+        dest(1, 0),
+        dest(2, 1),
+        dest(3, 1),
+        server(4)
+    );
+    assert_eq!(saved, expected);
+}
+
+#[test]
+fn timeouts_are_left_alone_by_rules_that_do_not_set_them() {
+    let mut cluster = director(&["--set 500 60 70".to_owned()]);
+    apply(&mut cluster, read(&three("rr")).0, None);
+    assert_eq!(cluster.adm("-L --timeout"), "Timeout (tcp tcpfin udp): 500 60 70\n");
+    assert_eq!(apply(&mut cluster, read(&format!("{}--set 0 0 80\n", three("rr"))).0, Some(10)), 1);
+    assert_eq!(cluster.adm("-L --timeout"), "Timeout (tcp tcpfin udp): 500 60 80\n");
+    cluster.advance(11.0);
+    assert_eq!(cluster.adm("-L --timeout"), "Timeout (tcp tcpfin udp): 500 60 70\n");
+    assert_eq!(commands_of(&state(&mut cluster)), rules(&mut cluster));
+}
