@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 use xvs_proto::{Family, Prefix};
 
 use super::blocks::Block;
-use super::values::Faults;
+use super::values::{Faults, decimal, port};
 
 /// A service of a group, or of a virtual server alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,9 +31,15 @@ impl Groups {
 
     /// Reads a group.
     pub fn take(&mut self, block: &Block, faults: &mut Faults) {
+        faults.block(block);
         let Some(name) = faults.argument(block) else { return };
+        if self.0.contains_key(name) {
+            faults.warn(&block.place, format!("the group `{name}` is there already; the first holds"));
+            return;
+        }
         let mut entries = Vec::new();
         for line in block.statements() {
+            faults.line(line, true);
             match read(&line.words) {
                 Ok(more) if entries.len() + more.len() > ENTRIES_MAX => {
                     faults.refuse(line, &format!("a group has at most {ENTRIES_MAX} addresses"));
@@ -42,31 +48,41 @@ impl Groups {
                 Err(why) => faults.refuse(line, why),
             }
         }
-        entries.sort_by_key(|entry| matches!(entry, Entry::Mark(..)));
-        if self.0.insert(name.to_owned(), entries).is_some() {
-            faults.warn(&block.place, format!("the group `{name}` is there already; the later one holds"));
+        if is_ambiguous(&entries) {
+            let why = "has addresses of both families, and a mark that does not say its own; it is left out";
+            faults.warn(&block.place, format!("the group `{name}` {why}"));
+            entries.clear();
         }
+        entries.sort_by_key(|entry| matches!(entry, Entry::Mark(..)));
+        self.0.insert(name.to_owned(), entries);
     }
 }
 
 /// Services of a group: a slip of the prefix length is not to make millions.
 const ENTRIES_MAX: usize = 65_536;
 
+/// Whether a mark could be of either family of the addresses.
+fn is_ambiguous(entries: &[Entry]) -> bool {
+    let any = |is: &dyn Fn(&Entry) -> bool| entries.iter().any(is);
+    any(&|entry| matches!(entry, Entry::Mark(_, None)))
+        && any(&|entry| matches!(entry, Entry::Address(addr, _) if addr.is_ipv4()))
+        && any(&|entry| matches!(entry, Entry::Address(addr, _) if addr.is_ipv6()))
+}
+
 fn read(words: &[String]) -> Result<Vec<Entry>, &'static str> {
     let words: Vec<_> = words.iter().map(String::as_str).collect();
     if let ["fwmark", mark, ref family @ ..] = words[..] {
         let family = match family {
             [] => None,
-            ["inet"] => Some(Family::V4),
-            ["inet6"] => Some(Family::V6),
+            ["inet", ..] => Some(Family::V4),
+            ["inet6", ..] => Some(Family::V6),
             _ => return Err("a family is inet or inet6"),
         };
-        let mark = mark.parse().ok().filter(|mark| *mark != 0).ok_or("a mark is a number from 1 on")?;
+        let mark = decimal(mark).filter(|mark| *mark != 0).ok_or("a mark is a number from 1 on")?;
         return Ok(vec![Entry::Mark(mark, family)]);
     }
     let (range, port) = match words[..] {
-        [range] => (range, 0),
-        [range, port, ..] => (range, port.parse().map_err(|_| "a port is a number from 1 to 65535")?),
+        [range, ref behind @ ..] => (range, port(behind.first().copied())?),
         [] => return Err("no address"),
     };
     let addresses = addresses(range)?;
@@ -93,13 +109,17 @@ fn addresses(text: &str) -> Result<Vec<IpAddr>, &'static str> {
         return Ok(vec![text.parse().map_err(|_| wrong)?]);
     };
     let first: IpAddr = first.parse().map_err(|_| wrong)?;
-    let last = last_of(first, last).ok_or(wrong)?;
-    let count = match (first, last) {
-        (IpAddr::V4(first), IpAddr::V4(last)) => u128::from(u32::from(last)).checked_sub(u32::from(first).into()),
+    let end = last_of(first, last).ok_or(wrong)?;
+    // The last part of an address is above the first one's, an address may be the same.
+    let is_empty = end == first && last.parse::<IpAddr>().is_err();
+    let count = match (first, end) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => {
+            u128::from(u32::from(last)).checked_sub(u32::from(first).into())
+        }
         (IpAddr::V6(first), IpAddr::V6(last)) => u128::from(last).checked_sub(first.into()),
         _ => None,
     };
-    match count.ok_or("a range that ends before it begins")? {
+    match count.filter(|_| !is_empty).ok_or("a range that ends before it begins")? {
         more @ 0..65_536 => Ok(between(first, more as usize + 1)),
         _ => Err("a range of more than 65,536 addresses"),
     }
@@ -110,7 +130,7 @@ fn last_of(first: IpAddr, text: &str) -> Option<IpAddr> {
     text.parse().ok().or_else(|| match first {
         IpAddr::V4(first) => {
             let [a, b, c, _] = first.octets();
-            Some(Ipv4Addr::new(a, b, c, text.parse().ok()?).into())
+            Some(Ipv4Addr::new(a, b, c, decimal(text)?).into())
         }
         IpAddr::V6(first) => {
             let mut parts = first.segments();
@@ -145,6 +165,7 @@ mod tests {
         for (text, entries) in [
             ("10.0.0.1", "10.0.0.1 0"),
             ("10.0.0.8-9 80", "10.0.0.8 80, 10.0.0.9 80"),
+            ("10.0.0.8-10.0.0.8 80", "10.0.0.8 80"),
             ("10.0.0.255-10.0.1.1 80", "10.0.0.255 80, 10.0.1.0 80, 10.0.1.1 80"),
             ("10.0.1.0/31 443", "10.0.1.0 443, 10.0.1.1 443"),
             ("2001:db8::f-11 53", "2001:db8::f 53, 2001:db8::10 53, 2001:db8::11 53"),
@@ -157,6 +178,7 @@ mod tests {
         for (text, why) in [
             ("10.0.0.1/31", "not the network"),
             ("10.0.0.9-8", "ends before"),
+            ("10.0.0.8-8", "ends before"),
             ("10.0.0.0/8", "65,536"),
             ("10.0.0.0-10.1.0.0", "65,536"),
             ("fwmark 0", "mark"),

@@ -319,10 +319,10 @@ impl Reader<'_> {
     fn include(&mut self, demand: Demand, pattern: &str) {
         let base = self.place.file.parent().unwrap_or(Path::new("")).to_owned();
         let mut matched = false;
+        let is_wild = |pattern: &str| pattern.contains(['*', '?', '[']);
         for pattern in alternatives(pattern) {
             let found = files(&base.join(&pattern));
-            let is_wild = pattern.contains(['*', '?', '[']);
-            if found.is_empty() && (demand.every || demand.wild && is_wild) {
+            if found.is_empty() && (demand.every || demand.wild && is_wild(&pattern)) {
                 self.fault(Severity::Error, format!("include: nothing matches {pattern}"));
             }
             for path in found {
@@ -335,7 +335,8 @@ impl Reader<'_> {
                 }
             }
         }
-        if !matched {
+        // A folder may be empty; what is named is missed.
+        if !matched && (demand.matching == Severity::Error || !is_wild(pattern)) {
             self.fault(demand.matching, format!("include: nothing matches {pattern}"));
         }
     }
@@ -532,7 +533,7 @@ mod tests {
         folder.write("conf.d/c.txt", "c");
         let path = folder.write(
             "k.conf",
-            "$V=1\ninclude conf.d/*.conf\ninclude \"conf.d/{c.txt,b.*}\"\nend { include conf.d/*.none\n",
+            "$V=1\ninclude conf.d/*.conf\ninclude conf.d/*.none\ninclude \"conf.d/{c.txt,b.*}\"\nend { include conf.d/*.none\n",
         );
         let (read, faults) = statements(&path);
         assert_eq!(read, "a ; x 1 ; b ; c ; b ; end ; { ; include conf.d/*.none");

@@ -3,8 +3,10 @@
 //! Each reader takes a statement and says what is wrong with it by [`Faults`]; a value that is refused leaves what was
 //! there. Pure. Source: keepalived's behaviour as it is written down (sections 1.3 and 2.2).
 
+use std::fmt;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::str::FromStr;
 use std::time::Duration;
 
 use xvs_sched::ForwardingMethod;
@@ -22,6 +24,14 @@ pub struct Script {
     pub user: Option<String>,
     /// The group, if one is named.
     pub group: Option<String>,
+}
+
+impl fmt::Display for Script {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.argv.join(" "))?;
+        let who: Vec<_> = self.user.iter().chain(&self.group).map(String::as_str).collect();
+        if who.is_empty() { Ok(()) } else { write!(f, " (as {})", who.join(":")) }
+    }
 }
 
 /// How packets reach a server, with the outer headers of a tunnel.
@@ -51,6 +61,25 @@ impl Faults {
     pub fn unknown(&mut self, block: &Block) {
         let what = if block.body.is_some() { "block" } else { "keyword" };
         self.warn(&block.place, format!("unknown {what} `{}`; it is left out", block.keyword()));
+    }
+
+    /// A statement of one line, if it is known here.
+    pub fn line(&mut self, block: &Block, known: bool) {
+        match (known, &block.body) {
+            (false, _) => self.unknown(block),
+            (true, Some(_)) => {
+                let why = "begins no block; each keyword stands on a line of its own";
+                self.error(&block.place, format!("`{}`: `{}` {why}", block.text, block.keyword()));
+            }
+            (true, None) => {}
+        }
+    }
+
+    /// A statement that begins a block.
+    pub fn block(&mut self, block: &Block) {
+        if block.body.is_none() {
+            self.error(&block.place, format!("`{}` has no `{{`", block.text));
+        }
     }
 
     /// What follows the keyword; without it keepalived ends on the spot.
@@ -91,8 +120,12 @@ impl Faults {
     pub fn time(&mut self, block: &Block, least: Duration) -> Option<Duration> {
         let text = self.argument(block)?;
         let time = seconds(text).filter(|time| *time >= least);
-        if time.is_none() {
-            self.refuse(block, "not a time in seconds");
+        match time {
+            None => self.refuse(block, "not a time in seconds"),
+            Some(_) if text.split_once('.').is_some_and(|(_, digits)| digits.len() > 6) => {
+                self.warn(&block.place, format!("`{}`: rounded to a microsecond", block.text));
+            }
+            Some(_) => {}
         }
         time
     }
@@ -120,24 +153,40 @@ impl Faults {
 
     /// A command with the user and the group that it runs as.
     pub fn script(&mut self, block: &Block) -> Option<Script> {
+        self.words(block, 3)
+    }
+
+    /// The same where none is there yet.
+    pub fn script_once(&mut self, block: &Block, place: &mut Option<Script>) {
+        match place {
+            None => *place = self.script(block),
+            Some(_) => self.refuse(block, "there is one already"),
+        }
+    }
+
+    /// A command alone.
+    pub fn command(&mut self, block: &Block) -> Option<Script> {
+        self.words(block, 1)
+    }
+
+    /// A command in the first of so many words.
+    fn words(&mut self, block: &Block, most: usize) -> Option<Script> {
         self.argument(block)?;
-        let mut words = block.shell_arguments().into_iter();
-        let argv = super::lexer::shell_words(&words.next().unwrap_or_default());
+        let words = block.shell_arguments();
+        let argv = words.first().map(|word| super::lexer::shell_words(word)).unwrap_or_default();
         if argv.is_empty() {
             self.refuse(block, "no command");
             return None;
         }
-        let script = Script { argv, user: words.next(), group: words.next() };
-        if words.next().is_some() {
-            self.warn(
-                &block.place,
-                format!(
-                    "`{}`: the command is its first word only, then come user and group; put it in quotes",
-                    block.text
-                ),
-            );
+        if words.len() > most {
+            let why = match most {
+                1 => "the command is its first word only",
+                _ => "the command is its first word only, then come user and group",
+            };
+            self.warn(&block.place, format!("`{}`: {why}; put it in quotes", block.text));
         }
-        Some(script)
+        let mut who = words.into_iter().take(most).skip(1);
+        Some(Script { argv, user: who.next(), group: who.next() })
     }
 
     /// `NAT`, `DR`, `TUN` with what follows it, and FULLNAT, which keepalived does not have.
@@ -151,7 +200,10 @@ impl Faults {
             "TUN" => match tunnel(&block.arguments()[1..]) {
                 Ok(tunnel) => (Some((ForwardingMethod::Tunnel, tunnel)), usize::MAX),
                 Err(why) => {
-                    self.warn(&block.place, format!("`{}`: {why}; it is taken for TUN type ipip", block.text));
+                    self.warn(
+                        &block.place,
+                        format!("`{}`: {why}; it is taken for TUN type ipip", block.text),
+                    );
                     (plain(ForwardingMethod::Tunnel), usize::MAX)
                 }
             },
@@ -167,6 +219,19 @@ impl Faults {
     }
 }
 
+/// A number of decimal digits alone.
+pub fn decimal<T: FromStr>(text: &str) -> Option<T> {
+    text.chars().all(|char| char.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+/// A port behind an address; none is 0.
+///
+/// # Errors
+/// If it is not a number.
+pub fn port(text: Option<&str>) -> Result<u16, &'static str> {
+    text.map_or(Some(0), decimal).ok_or("a port is a number from 1 to 65535")
+}
+
 /// What follows `TUN`.
 fn tunnel(words: &[String]) -> Result<Tunnel, &'static str> {
     let mut words = words.iter().map(String::as_str);
@@ -175,7 +240,7 @@ fn tunnel(words: &[String]) -> Result<Tunnel, &'static str> {
         match word {
             "type" => kind = words.next().ok_or("`type` needs ipip, gue or gre")?,
             "port" => {
-                let number = words.next().and_then(|text| text.parse().ok()).filter(|port| *port > 0);
+                let number = words.next().and_then(decimal).filter(|port| *port > 0);
                 port = Some(number.ok_or("`port` needs a number from 1 to 65535")?);
             }
             "nocsum" => checksum = Some(TunnelChecksum::Without),
@@ -225,7 +290,9 @@ mod tests {
         assert_eq!(number("weight 7"), (Some(7), 0));
         assert_eq!(number("weight \" 7\""), (Some(7), 0));
         assert_eq!(number("weight 12abc"), (Some(12), 1));
-        for refused in ["weight 0", "weight 101", "weight -1", "weight x", "weight 99999999999999999999", "weight"] {
+        for refused in
+            ["weight 0", "weight 101", "weight -1", "weight x", "weight 99999999999999999999", "weight"]
+        {
             assert_eq!(number(refused), (None, 1), "{refused}");
         }
     }
