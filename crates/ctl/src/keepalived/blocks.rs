@@ -41,6 +41,9 @@ impl Block {
     }
 }
 
+/// Blocks in one another: a tree is not to be deeper than a stack.
+const DEPTH_MAX: usize = 64;
+
 /// The tree of these tokens. Braces that do not agree are added to the faults.
 pub fn tree(tokens: Vec<Token>, faults: &mut Vec<Fault>) -> Vec<Block> {
     let mut open: Vec<Block> = Vec::new();
@@ -64,6 +67,13 @@ pub fn tree(tokens: Vec<Token>, faults: &mut Vec<Fault>) -> Vec<Block> {
                     error(place.clone(), "a `{` without a keyword before it".to_owned());
                     Block { place, words: Vec::new(), text: String::new(), body: None }
                 });
+                if open.len() == DEPTH_MAX {
+                    error(
+                        head.place,
+                        format!("more than {DEPTH_MAX} blocks in one another; the rest is left out"),
+                    );
+                    return around.into_iter().next().unwrap_or_default();
+                }
                 open.push(head);
                 around.push(std::mem::take(&mut current));
             }
@@ -125,6 +135,8 @@ mod tests {
     fn braces_that_do_not_agree_are_errors_that_name_their_line() {
         assert_eq!(read(&["a {", "b", "} }"]).1, ["k:3: error: a `}` without a `{` before it"]);
         assert_eq!(read(&["a", "b {", "c {", "}"]).1, ["k:2: error: the `{` of `b` is not closed"]);
+        let deep = vec!["a {"; 100];
+        assert!(read(&deep).1[0].contains("k:65: error: more than 64 blocks"));
         let (tree, faults) = read(&["{ a }", "b"]);
         assert_eq!((tree.as_str(), faults.len()), ("(a) b", 1));
     }

@@ -30,16 +30,24 @@ pub(super) fn is_checker(keyword: &str) -> bool {
     keyword == "BFD_CHECK" || Reader::of(keyword).is_some()
 }
 
-/// Reads a checker; `None` if it can ask nothing.
-pub(super) fn read(block: &Block, around: &Around, faults: &mut Faults) -> Option<Check> {
+/// Reads a checker; none if it can ask nothing, several if it names several hosts.
+pub(super) fn read(block: &Block, around: &Around, faults: &mut Faults) -> Vec<Check> {
     faults.block(block);
-    match Reader::of(block.keyword()) {
-        Some(reader) => reader.check(block, around, faults),
-        None => {
-            faults.refuse(block, "xvs has no BFD");
-            None
+    let of = |statements: Vec<Block>, faults: &mut Faults| {
+        let block = Block { body: Some(statements), ..block.clone() };
+        let reader = Reader::of(block.keyword());
+        if reader.is_none() {
+            faults.refuse(&block, "xvs has no BFD");
         }
+        reader?.check(&block, around, faults)
+    };
+    let is_host = |one: &Block| block.keyword() == "SMTP_CHECK" && one.keyword() == "host";
+    let (hosts, others): (Vec<_>, Vec<_>) = block.statements().iter().cloned().partition(is_host);
+    if hosts.is_empty() {
+        return of(others, faults).into_iter().collect();
     }
+    // The old way: what is said around the hosts is for each of them.
+    hosts.iter().filter_map(|host| of([&others, host.statements()].concat(), faults)).collect()
 }
 
 /// A checker that is being read.

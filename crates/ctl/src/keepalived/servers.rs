@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 
-use xvs_proto::Endpoint;
+use xvs_proto::{Endpoint, Family};
 use xvs_sched::{ForwardingMethod, Weight};
 
 use super::blocks::Block;
@@ -101,9 +101,7 @@ impl<'a> Draft<'a> {
             }
         }
         draft.method = draft.method.or(settings.method);
-        if draft.method.is_none_or(|(method, _)| method != ForwardingMethod::Tunnel) {
-            settings.family.get_or_insert(draft.endpoint.family());
-        }
+        settings.family = settings.family.or(family(draft.endpoint, draft.method));
         Some(draft)
     }
 
@@ -145,7 +143,7 @@ impl<'a> Draft<'a> {
             host: self.host.or_else(|| settings.host.clone()),
             service_host: settings.host.clone(),
         };
-        let checks = self.checkers.iter().filter_map(|checker| checkers::read(checker, &around, faults));
+        let checks = self.checkers.iter().flat_map(|checker| checkers::read(checker, &around, faults));
         RealServer {
             checks: checks.collect(),
             place: self.block.place.clone(),
@@ -180,6 +178,11 @@ impl SorryDraft {
         Some(Self { block: block.clone(), endpoint, method, inhibit: false })
     }
 
+    /// The family that its virtual server has by it, as far as is said.
+    pub(super) fn family(&self) -> Option<Family> {
+        family(self.endpoint, self.method)
+    }
+
     /// The server, now that all is said of its virtual server.
     pub(super) fn finish(
         self,
@@ -207,6 +210,12 @@ impl SorryDraft {
 
 /// What keepalived takes if no method is said.
 const NAT: Method = (ForwardingMethod::Nat, Tunnel::Ipip);
+
+/// The family that a virtual server has by this server, unless a tunnel leads to it.
+fn family(endpoint: Endpoint, method: Option<Method>) -> Option<Family> {
+    let is_tunnel = method.is_some_and(|(method, _)| method == ForwardingMethod::Tunnel);
+    (!is_tunnel).then_some(endpoint.family())
+}
 
 /// An address and perhaps a port.
 fn endpoint(block: &Block, faults: &mut Faults) -> Option<Endpoint> {

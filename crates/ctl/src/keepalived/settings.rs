@@ -92,7 +92,12 @@ impl Settings {
 
     fn take_sorry_server(&mut self, block: &Block, faults: &mut Faults) -> bool {
         match (block.keyword(), &mut self.sorry) {
-            ("sorry_server", sorry) => set(sorry, SorryDraft::read(block, self.method, faults)),
+            ("sorry_server", sorry) => {
+                if let Some(read) = SorryDraft::read(block, self.method, faults) {
+                    self.family = self.family.or(read.family());
+                    *sorry = Some(read);
+                }
+            }
             ("sorry_server_inhibit", Some(sorry)) => sorry.inhibit = true,
             ("sorry_server_lvs_method", Some(sorry)) => set(&mut sorry.method, faults.method(block)),
             ("sorry_server_inhibit" | "sorry_server_lvs_method", None) => {
