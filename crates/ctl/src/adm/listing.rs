@@ -368,7 +368,7 @@ fn daemon_line(daemon: &SyncDaemon) -> String {
 }
 
 /// Who comes first: below 0 the first, above 0 the second.
-fn compare_services(a: &ServiceKey, b: &ServiceKey) -> i64 {
+pub(super) fn compare_services(a: &ServiceKey, b: &ServiceKey) -> i64 {
     let parts = |key: &ServiceKey| match *key {
         ServiceKey::Address { protocol, endpoint } => (0, endpoint.family(), protocol.0, Some(endpoint)),
         ServiceKey::Mark { mark, family } => (mark, family, Protocol::TCP.0, None),
@@ -386,7 +386,7 @@ fn compare_services(a: &ServiceKey, b: &ServiceKey) -> i64 {
     })
 }
 
-fn compare_endpoints(a: Endpoint, b: Endpoint) -> i64 {
+pub(super) fn compare_endpoints(a: Endpoint, b: Endpoint) -> i64 {
     let words = |addr: IpAddr| match addr {
         IpAddr::V4(addr) => [u32::from(addr), 0, 0, 0],
         IpAddr::V6(addr) => {
@@ -409,7 +409,7 @@ fn signed_difference(a: u32, b: u32) -> i64 {
 
 /// The C library's merge sort: with an order that is not transitive the result depends on the algorithm, and the
 /// standard library's sort may panic.
-fn merge_sort<T>(mut items: Vec<T>, compare: &impl Fn(&T, &T) -> i64) -> Vec<T> {
+pub(super) fn merge_sort<T>(mut items: Vec<T>, compare: &impl Fn(&T, &T) -> i64) -> Vec<T> {
     if items.len() < 2 {
         return items;
     }

@@ -26,7 +26,7 @@ use std::io::{self, BufRead, Write};
 
 pub use grammar::real_server;
 pub use resolver::{Resolver, SystemResolver};
-pub use rules::{RuleLine, lines, read_all, read_rules};
+pub use rules::{RuleLine, lines, read_all, read_rules, saved};
 pub(crate) use typed::one_line;
 pub use typed::typed;
 

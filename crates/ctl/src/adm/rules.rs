@@ -7,11 +7,11 @@
 use std::io;
 use std::ops::ControlFlow;
 
-use xvs_proto::{Family, Protocol};
+use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey};
 
 use super::grammar::{self, Names, Order, Parsed};
-use super::listing::{Naming, netmask};
+use super::listing::{Naming, compare_endpoints, compare_services, merge_sort, netmask};
 use super::typed::{destination, typed};
 use super::values::flag_names;
 use super::{AfterLine, Ended, Messages, Resolver, Session, TRY_HELP, resolver};
@@ -21,7 +21,7 @@ use crate::locals::LocalAddress;
 use crate::marks::MarkRule;
 use crate::message::{Command, CommandError, Reply, Request};
 use crate::plan::Fault;
-use crate::state::{DestinationOptions, Netmask, ServiceOptions, Timeouts, Tunnel, TunnelChecksum};
+use crate::state::{DestinationOptions, Netmask, ServiceOptions, State, Timeouts, Tunnel, TunnelChecksum};
 
 impl Session<'_> {
     /// Prints all services as the commands that make them. Thresholds are not among what they say. What ipvsadm has no
@@ -33,17 +33,9 @@ impl Session<'_> {
             writeln!(self.out, "{OURS}laddr add {local}")?;
         }
         for row in &rows {
-            let service = service_option(&row.key, &names);
-            let rule = service_rule(&row.key, &row.options);
-            writeln!(self.out, "-A {service}{rule}")?;
-            let told = row.options.client_address;
-            if told != ClientAddress::Hidden {
-                writeln!(self.out, "{OURS}-E {service}{rule} --client-address {}", told.name())?;
-            }
-            for dest in &row.destinations {
-                let server = names.destination(&row.key, dest.endpoint);
-                let ours = if dest.options.method == ForwardingMethod::FullNat { OURS } else { "" };
-                writeln!(self.out, "{ours}-a {service} -r {server}{}", destination_rule(&dest.options))?;
+            let destinations = row.destinations.iter().map(|dest| (dest.endpoint, &dest.options));
+            for line in service_lines(&row.key, &row.options, destinations, &names) {
+                writeln!(self.out, "{line}")?;
             }
         }
         for rule in self.marks()? {
@@ -231,6 +223,41 @@ pub fn read_all(text: &str, resolver: &dyn Resolver) -> (Vec<RuleLine>, Vec<Faul
         }
     }
     (rules, faults)
+}
+
+/// The services of a state as `-S -n` prints them.
+pub fn saved(state: &State) -> Vec<String> {
+    let resolver = resolver::Table::default();
+    let names = Naming { names: Names::Numeric, resolver: &resolver };
+    let services = merge_sort(state.services().collect(), &|a, b| compare_services(a.0, b.0));
+    let lines = services.into_iter().flat_map(|(key, service)| {
+        let all: Vec<_> = service.destinations.iter().map(|dest| (dest.endpoint, &dest.options)).collect();
+        let sorted = merge_sort(all, &|a, b| compare_endpoints(a.0, b.0));
+        service_lines(key, &service.options, sorted.into_iter(), &names)
+    });
+    lines.collect()
+}
+
+/// A service with its destinations, in this order.
+fn service_lines<'a>(
+    key: &ServiceKey,
+    options: &ServiceOptions,
+    destinations: impl Iterator<Item = (Endpoint, &'a DestinationOptions)>,
+    names: &Naming<'_>,
+) -> Vec<String> {
+    let service = service_option(key, names);
+    let rule = service_rule(key, options);
+    let mut lines = vec![format!("-A {service}{rule}")];
+    let told = options.client_address;
+    if told != ClientAddress::Hidden {
+        lines.push(format!("{OURS}-E {service}{rule} --client-address {}", told.name()));
+    }
+    lines.extend(destinations.map(|(endpoint, options)| {
+        let server = names.destination(key, endpoint);
+        let ours = if options.method == ForwardingMethod::FullNat { OURS } else { "" };
+        format!("{ours}-a {service} -r {server}{}", destination_rule(options))
+    }));
+    lines
 }
 
 /// The lines of a rules file that ask for this, as `-S -n` prints those that it prints; thresholds are among what they say.

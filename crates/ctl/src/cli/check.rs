@@ -1,7 +1,8 @@
 //! `xvs check`: every fault of a rules file, without a daemon.
 //!
 //! What a line asks for is tried on an empty director, after the lines before it. What depends on the machine, such as
-//! whether an address is its own, is told by `xvs apply`, which then changes nothing.
+//! whether an address is its own, is told by `xvs apply`, which then changes nothing. With `--keepalived` the file is a
+//! keepalived.conf (`keepalived.rs`).
 
 use std::error::Error;
 use std::fs;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::keepalived::{self, Form};
 use super::{DONE, Done, FAILED};
 use crate::adm::SystemResolver;
 use crate::message::Command;
@@ -20,14 +22,21 @@ use crate::plan::{Fault, Wanted};
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Rules as `xvsadm -Sn` prints them; - is standard input
-    file: PathBuf,
+    #[arg(required_unless_present = "keepalived")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    keepalived: keepalived::Options,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
-    let file = &arguments.file;
+    if let Some(file) = &arguments.keepalived.keepalived {
+        let form = if arguments.json { Form::Json } else { Form::Text };
+        return keepalived::run(file, &arguments.keepalived, form, out);
+    }
+    let file = arguments.file.as_deref().unwrap_or(Path::new("-"));
     let read = Wanted::read(&text(file)?, &SystemResolver::default());
     let faults = read.as_ref().err().map(Vec::as_slice).unwrap_or_default();
     match &read {

@@ -22,6 +22,7 @@ mod drain;
 mod events;
 mod explain;
 mod feedback;
+mod keepalived;
 mod lab;
 pub(crate) mod laddr;
 mod manual;
@@ -56,7 +57,7 @@ enum Command {
     Counters(counters::Arguments),
     /// Tell why a packet goes where it goes, with no effect
     Explain(explain::Arguments),
-    /// Find every fault of a rules file, without asking the daemon
+    /// Find every fault of a rules file or a keepalived.conf, without asking the daemon
     Check(check::Arguments),
     /// Show what a rules file would change; exits with 1 if it would
     Plan(plan::Arguments),
@@ -104,7 +105,8 @@ Exit codes:
   0  done
   1  failed; or the answer is no:
        `realserver status`: something is not as it has to be
-       `check`: there are faults; `plan`: there are differences
+       `check`: there are faults (--keepalived: 1 for warnings, 2 for errors);
+       `plan`: there are differences
        `drain`: connections are left
   2  the command line is wrong
   3  xvsd refused, and nothing has changed

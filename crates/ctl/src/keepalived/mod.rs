@@ -1,0 +1,257 @@
+//! An existing keepalived.conf: what it wants to be the case, read as keepalived reads it.
+//!
+//! A file's way: its lines ([`lexer`]) become statements ([`reader`], [`loops`]) and a tree of them ([`blocks`]); of that,
+//! `virtual_server` and its groups are understood ([`services`] with `settings` and [`servers`], [`groups`], [`checks`] by
+//! `checkers` and `http`; [`values`] reads what stands behind keywords). Blocks of VRRP and BFD are skipped: keepalived
+//! itself runs them. Pure but for reading files. Not here: making the checks.
+
+pub mod blocks;
+mod checkers;
+pub mod checks;
+pub mod groups;
+mod http;
+pub mod lexer;
+pub mod loops;
+pub mod reader;
+pub mod servers;
+pub mod services;
+mod settings;
+pub mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::path::Path;
+
+use xvs_sched::ServiceKey;
+
+use blocks::Block;
+use checks::Probe;
+use groups::Groups;
+use reader::{Fault, Place, Severity};
+use services::VirtualServer;
+use values::{Faults, decimal};
+
+use crate::message::Command;
+use crate::state::{State, Timeouts};
+use crate::support::supported;
+
+/// What a file wants.
+#[derive(Debug)]
+pub struct Configuration {
+    /// Its virtual servers, in its order.
+    pub virtual_servers: Vec<VirtualServer>,
+    /// Timeouts that it sets; 0: as they are.
+    pub timeouts: Timeouts,
+    /// What is wrong with it, in the order of its places. With an [error](Severity::Error) it is not to be used.
+    pub faults: Vec<Fault>,
+}
+
+impl Configuration {
+    /// Whether it may be used.
+    pub fn is_usable(&self) -> bool {
+        self.faults.iter().all(|fault| fault.severity < Severity::Error)
+    }
+
+    /// What is the case before any check was made, as commands.
+    pub fn begin(&self) -> Vec<Command> {
+        let servers = self.virtual_servers.iter().flat_map(VirtualServer::begin);
+        self.timeouts().into_iter().chain(servers).collect()
+    }
+
+    /// The command that sets its timeouts, if it sets any.
+    pub fn timeouts(&self) -> Option<Command> {
+        (self.timeouts != UNSAID).then_some(Command::SetTimeouts(self.timeouts))
+    }
+
+    /// The same as a state, and what of it a director refuses: one fault for each place.
+    pub fn outcome(&self) -> (State, Vec<Fault>) {
+        let mut state = State::default();
+        if let Some(timeouts) = self.timeouts() {
+            state.apply(&timeouts).expect("timeouts were read within their bounds");
+        }
+        let mut refused: Vec<Fault> = Vec::new();
+        for virtual_server in &self.virtual_servers {
+            let mut missing = HashSet::new();
+            for (place, command) in virtual_server.steps() {
+                let service = match &command {
+                    Command::AddService { key, .. } | Command::AddDestination { service: key, .. } => *key,
+                    _ => continue,
+                };
+                if missing.contains(&service) {
+                    continue;
+                }
+                let Err(error) = supported(&command).and_then(|()| state.apply(&command)) else { continue };
+                if matches!(command, Command::AddService { .. }) {
+                    missing.insert(service);
+                }
+                if !refused.iter().any(|fault| fault.place == *place) {
+                    let text = format!("xvs refuses it: {error}; it is left out");
+                    refused.push(Fault { place: place.clone(), severity: Severity::Warning, text });
+                }
+            }
+        }
+        (state, refused)
+    }
+}
+
+/// No timeout.
+const UNSAID: Timeouts = Timeouts { tcp_seconds: 0, tcp_fin_seconds: 0, udp_seconds: 0 };
+
+/// Reads a file for the machine of this name (`--config-id`, or the first label of the host's).
+///
+/// # Errors
+/// If it cannot be read.
+pub fn read(path: &Path, config_id: &str) -> io::Result<Configuration> {
+    let (tokens, mut faults) = reader::read(path, config_id)?;
+    let tree = blocks::tree(tokens, &mut faults);
+    Ok(understood(&tree, Faults(faults)))
+}
+
+fn understood(tree: &[Block], mut faults: Faults) -> Configuration {
+    let mut groups = Groups::default();
+    for block in tree.iter().filter(|block| block.keyword() == "virtual_server_group") {
+        groups.take(block, &mut faults);
+    }
+    let named = |block: &&Block| matches!(block.keyword(), "track_file" | "vrrp_track_file");
+    let files: HashSet<_> = tree.iter().filter(named).filter_map(|block| block.arguments().first()).collect();
+    let mut timeouts = UNSAID;
+    let mut virtual_servers: Vec<VirtualServer> = Vec::new();
+    let mut known = HashMap::new();
+    for block in tree {
+        match block.keyword() {
+            "virtual_server_group" => {}
+            "virtual_server" => {
+                let Some(mut read) = services::read(block, &groups, &mut faults) else { continue };
+                check_files(&mut read, &files, &mut faults);
+                leave_known(&mut read, &mut known, &mut faults);
+                if !read.services.is_empty() {
+                    virtual_servers.push(read);
+                }
+            }
+            "global_defs" => globals(block, &mut timeouts, &mut faults),
+            keyword if ELSEWHERE.contains(&keyword) => {}
+            _ => faults.unknown(block),
+        }
+    }
+    // A loop may have said a line's fault in each round.
+    faults.0.sort_by(|a, b| a.place.cmp(&b.place));
+    faults.0.dedup();
+    Configuration { virtual_servers, timeouts, faults: faults.0 }
+}
+
+/// Takes away the services that another virtual server has.
+fn leave_known(read: &mut VirtualServer, known: &mut HashMap<ServiceKey, Place>, faults: &mut Faults) {
+    let mut twice = None;
+    read.services.retain(|(key, _)| match known.get(key) {
+        Some(first) => {
+            twice.get_or_insert((*key, first.clone()));
+            false
+        }
+        None => true,
+    });
+    if let Some((key, first)) = twice {
+        let text =
+            format!("`virtual_server {}`: {key} is there already, by {first}; the first holds", read.name);
+        faults.warn(&read.place, text);
+    }
+    known.extend(read.services.iter().map(|(key, _)| (*key, read.place.clone())));
+}
+
+/// Takes away the checks of files that are not named.
+fn check_files(read: &mut VirtualServer, files: &HashSet<&String>, faults: &mut Faults) {
+    for server in &mut read.real_servers {
+        server.checks.retain(|check| match &check.probe {
+            Probe::File(name, _) if !files.contains(name) => {
+                faults.warn(&check.place, format!("no `track_file {name}`; the check is left out"));
+                false
+            }
+            _ => true,
+        });
+    }
+}
+
+/// Top-level words that are keepalived's own affair, and those of checks that say nothing of services.
+const ELSEWHERE: [&str; 28] = [
+    "vrrp_instance",
+    "vrrp_sync_group",
+    "vrrp_script",
+    "vrrp_track_process",
+    "vrrp_track_file",
+    "track_file",
+    "track_group",
+    "static_ipaddress",
+    "static_routes",
+    "static_rules",
+    "garp_group",
+    "linkbeat_interfaces",
+    "linkbeat_use_polling",
+    "interface_up_down_delays",
+    "bfd_instance",
+    "SSL",
+    "net_namespace",
+    "net_namespace_ipvs",
+    "namespace_with_ipsets",
+    "use_pid_dir",
+    "instance",
+    "child_wait_time",
+    "process_names",
+    "parent_process_name",
+    "checker_process_name",
+    "vrrp_process_name",
+    "bfd_process_name",
+    "static_track_group",
+];
+
+/// What of `global_defs` is ours.
+fn globals(block: &Block, timeouts: &mut Timeouts, faults: &mut Faults) {
+    for statement in block.statements() {
+        match statement.keyword() {
+            "lvs_timeouts" => lvs_timeouts(statement, timeouts, faults),
+            "lvs_sync_daemon" => {
+                let own = ["id", "maxlen", "port", "ttl", "group"];
+                let with_instance =
+                    statement.arguments().get(1).is_some_and(|word| !own.contains(&word.as_str()));
+                let why = match with_instance {
+                    true => "with a VRRP instance keepalived ends where the kernel has no IPVS; take it out",
+                    false => "xvs does not synchronize connections yet",
+                };
+                faults.warn(&statement.place, format!("`lvs_sync_daemon`: {why}"));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn lvs_timeouts(block: &Block, timeouts: &mut Timeouts, faults: &mut Faults) {
+    if block.arguments().is_empty() {
+        faults.refuse(block, "it has no time");
+    }
+    for pair in block.arguments().chunks(2) {
+        let seconds = pair.get(1).and_then(|text| decimal(text));
+        let seconds = seconds.filter(|seconds| *seconds <= Timeouts::MAX_SECONDS);
+        match (pair[0].as_str(), seconds) {
+            ("tcp", Some(seconds)) => timeouts.tcp_seconds = seconds,
+            ("tcpfin", Some(seconds)) => timeouts.tcp_fin_seconds = seconds,
+            ("udp", Some(seconds)) => timeouts.udp_seconds = seconds,
+            _ => return faults.refuse(block, "it is tcp, tcpfin and udp, each with seconds up to 31 days"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod testing {
+    use super::blocks::Block;
+    use super::lexer::words;
+    use super::reader::Place;
+
+    /// A statement.
+    pub(super) fn statement(text: &str) -> Block {
+        let place = Place { file: Path::new("k").into(), line: 1 };
+        Block { place, words: words(text), text: text.to_owned(), body: None }
+    }
+
+    use std::path::Path;
+}

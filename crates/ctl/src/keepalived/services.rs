@@ -1,0 +1,217 @@
+//! Virtual servers: what a keepalived.conf wants to be the case.
+//!
+//! Pure. What keepalived leaves out with a message is left out here with a warning; what it does by mistake is not done,
+//! and said in docs/limits.md. Source: keepalived's behaviour as it is written down (sections 2 and 5.4). Not here: what
+//! is said of them (`settings.rs`), their servers (`servers.rs`), and what becomes of the results of checks.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use xvs_proto::{Endpoint, Family};
+use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
+
+use super::blocks::Block;
+use super::groups::{Entry, Groups};
+use super::reader::Place;
+use super::servers::{Draft, RealServer, SorryServer};
+use super::settings::Settings;
+use super::values::{Faults, Script, decimal, port};
+use crate::message::Command;
+use crate::state::{DestinationOptions, ServiceOptions};
+
+/// A virtual server: one service, or several of a group with the same real servers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VirtualServer {
+    /// Where it stands.
+    pub place: Place,
+    /// What follows `virtual_server`.
+    pub name: String,
+    /// Its services, in the order in which they are made, each once.
+    pub services: Vec<(ServiceKey, ServiceOptions)>,
+    /// Weight of servers that are up from which on it is well.
+    pub quorum: u32,
+    /// How much more it takes to be well again, and less to be no more.
+    pub hysteresis: u32,
+    /// Run when it comes to be well.
+    pub quorum_up: Option<Script>,
+    /// Run when it is well no more.
+    pub quorum_down: Option<Script>,
+    /// Whether scripts are told of the end when the daemon stops.
+    pub omega: bool,
+    /// Whether checks rest while its address is not here.
+    pub ha_suspend: bool,
+    /// Who serves while it is not well.
+    pub sorry_server: Option<SorryServer>,
+    /// Who serves while it is, never none.
+    pub real_servers: Vec<RealServer>,
+}
+
+impl VirtualServer {
+    /// What is the case before any check was made, as commands.
+    pub fn begin(&self) -> Vec<Command> {
+        self.steps().into_iter().map(|(_, command)| command).collect()
+    }
+
+    /// The same with where each stands.
+    pub(super) fn steps(&self) -> Vec<(&Place, Command)> {
+        let present = self.present();
+        let mut steps = Vec::new();
+        for (key, options) in &self.services {
+            steps.push((&self.place, Command::AddService { key: *key, options: options.clone() }));
+            steps.extend(present.iter().map(|(place, endpoint, options)| {
+                let endpoint = of_service(*endpoint, *key, options.method);
+                (*place, Command::AddDestination { service: *key, endpoint, options: options.clone() })
+            }));
+        }
+        steps
+    }
+
+    /// The servers that each service has before any check was made.
+    fn present(&self) -> Vec<(&Place, Endpoint, DestinationOptions)> {
+        let live = self.real_servers.iter().filter(|server| !server.begins_down());
+        let live: u64 = live.map(|server| u64::from(server.options.weight.0)).sum();
+        let is_well = live > 0 && live >= u64::from(self.quorum) + u64::from(self.hysteresis);
+        let serves = |server: &RealServer| !server.begins_down() && (is_well || self.sorry_server.is_none());
+        let there = self.real_servers.iter().filter(|server| serves(server) || server.inhibit_on_failure);
+        let mut servers: Vec<_> = there
+            .map(|server| {
+                let weight = if serves(server) { server.options.weight } else { Weight(0) };
+                (&server.place, server.endpoint, DestinationOptions { weight, ..server.options.clone() })
+            })
+            .collect();
+        let Some(sorry) = self.sorry_server.as_ref().filter(|sorry| !is_well || sorry.inhibit) else {
+            return servers;
+        };
+        // One that is a real server too is there once: as the one that serves.
+        let is_other =
+            |(_, endpoint, _): &(&Place, Endpoint, DestinationOptions)| *endpoint != sorry.endpoint;
+        if !is_well {
+            servers.retain(is_other);
+        } else if !servers.iter().all(is_other) {
+            return servers;
+        }
+        let weight = Weight(u32::from(!is_well));
+        servers.push((&sorry.place, sorry.endpoint, DestinationOptions { weight, ..sorry.options.clone() }));
+        servers
+    }
+}
+
+/// A server's endpoint in one service: only by NAT and FULLNAT it may have another port than the service, and by a mark
+/// only by them it has one.
+fn of_service(endpoint: Endpoint, service: ServiceKey, method: ForwardingMethod) -> Endpoint {
+    let port = match service {
+        _ if method.masquerades() => endpoint.port,
+        ServiceKey::Address { endpoint: at, .. } => at.port,
+        ServiceKey::Mark { .. } => 0,
+    };
+    Endpoint { port, ..endpoint }
+}
+
+/// What a `virtual_server` is about.
+pub(super) struct Head {
+    /// Its services.
+    pub(super) entries: Vec<Entry>,
+    /// Whether they are a group's.
+    pub(super) is_group: bool,
+}
+
+/// Reads a `virtual_server`; `None` if nothing can be made of it.
+pub fn read(block: &Block, groups: &Groups, faults: &mut Faults) -> Option<VirtualServer> {
+    let read = read_whole(block, groups, faults);
+    read.map_err(|why| {
+        faults.warn(&block.place, format!("`{}`: {why}; the virtual server is left out", block.text));
+    })
+    .ok()
+}
+
+fn read_whole(block: &Block, groups: &Groups, faults: &mut Faults) -> Result<VirtualServer, String> {
+    faults.block(block);
+    let head = head(block, groups)?;
+    let mut settings = Settings::of(&head);
+    let mut drafts = Vec::new();
+    for statement in block.statements() {
+        match statement.keyword() {
+            "real_server" => drafts.extend(Draft::read(statement, &mut settings, faults)),
+            _ => settings.take(statement, faults),
+        }
+    }
+    settings.check(&head, block, faults);
+    if settings.method.is_none() && drafts.iter().any(|draft| draft.method.is_none()) {
+        faults.warn(&block.place, format!("`{}` names no method: NAT", block.text));
+    }
+    let marks_family = settings.family.unwrap_or_else(|| family_of_tunnels(&drafts));
+    let services = settings.services(&head, marks_family);
+    let families: HashSet<_> = services.iter().map(|(key, _)| key.family()).collect();
+    let fits = |endpoint: Endpoint, method, place: &Place, faults: &mut Faults| {
+        let fits = method == ForwardingMethod::Tunnel || families.iter().all(|one| *one == endpoint.family());
+        if !fits {
+            let why =
+                "is of another family than its virtual server and no tunnel leads to it; it is left out";
+            faults.warn(place, format!("{} {why}", endpoint.addr));
+        }
+        fits
+    };
+    let mut real_servers: Vec<RealServer> = Vec::new();
+    let mut known = HashSet::new();
+    for draft in drafts {
+        let server = draft.finish(&settings, &head, faults);
+        if !fits(server.endpoint, server.options.method, &server.place, faults) {
+            continue;
+        }
+        match known.insert(server.endpoint) {
+            true => real_servers.push(server),
+            false => {
+                faults.warn(
+                    &server.place,
+                    format!("{} is a real server already; the first holds", server.endpoint),
+                );
+            }
+        }
+    }
+    if real_servers.is_empty() {
+        return Err("it has no real server".to_owned());
+    }
+    let (quorum, hysteresis) = settings.quorum(&real_servers, block, faults);
+    let sorry = settings.sorry.take();
+    let sorry = sorry.map(|sorry| sorry.finish(&settings, &head, &real_servers, faults));
+    Ok(VirtualServer {
+        place: block.place.clone(),
+        name: block.arguments().join(" "),
+        services,
+        quorum,
+        hysteresis,
+        sorry_server: sorry.filter(|one| fits(one.endpoint, one.options.method, &one.place, faults)),
+        quorum_up: settings.quorum_up,
+        quorum_down: settings.quorum_down,
+        omega: settings.omega,
+        ha_suspend: settings.ha_suspend,
+        real_servers,
+    })
+}
+
+/// Which services a head names.
+fn head(block: &Block, groups: &Groups) -> Result<Head, String> {
+    let words: Vec<_> = block.arguments().iter().map(String::as_str).collect();
+    let entry = match words[..] {
+        ["group", name, ..] => {
+            let entries = groups.find(name).ok_or(format!("no group `{name}` with anything in it"))?;
+            return Ok(Head { entries: entries.to_vec(), is_group: true });
+        }
+        ["fwmark", mark, ..] => match decimal(mark) {
+            Some(0) | None => return Err("a mark is a number from 1 to 4294967295".to_owned()),
+            Some(mark) => Entry::Mark(mark, None),
+        },
+        [addr, ref behind @ ..] => {
+            let addr: IpAddr = addr.parse().map_err(|_| format!("`{addr}` is not an address"))?;
+            Entry::Address(addr, port(behind.first().copied())?)
+        }
+        [] => return Err("it names no address, mark or group".to_owned()),
+    };
+    Ok(Head { entries: vec![entry], is_group: false })
+}
+
+/// The family of marks whose servers are all behind tunnels: that of the servers, if they have one in common.
+fn family_of_tunnels(drafts: &[Draft<'_>]) -> Family {
+    let all_v6 = !drafts.is_empty() && drafts.iter().all(|draft| draft.endpoint.family() == Family::V6);
+    if all_v6 { Family::V6 } else { Family::V4 }
+}
