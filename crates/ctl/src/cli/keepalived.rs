@@ -28,10 +28,10 @@ pub(super) struct Options {
     #[arg(long, value_name = "FILE", conflicts_with = "file")]
     pub(super) keepalived: Option<PathBuf>,
     /// The machine that its lines with @ are for [default: the first label of this host's name]
-    #[arg(long, value_name = "ID", requires = "keepalived")]
+    #[arg(long, value_name = "ID", conflicts_with = "file")]
     config_id: Option<String>,
     /// Take warnings for errors
-    #[arg(long, requires = "keepalived")]
+    #[arg(long, conflicts_with = "file")]
     strict: bool,
 }
 
@@ -202,7 +202,10 @@ mod tests {
     use std::fs;
     use std::sync::atomic::{AtomicU32, Ordering};
 
+    use clap::Parser;
+
     use super::*;
+    use crate::cli::Cli;
 
     /// What is printed of a file, and the exit code.
     fn check(text: &str, strict: bool, form: Form) -> (String, u8) {
@@ -263,6 +266,17 @@ k.conf: no fault
         let (told, code) = check("}", false, Form::Text);
         let error = "k.conf:1: error: a `}` without a `{` before it\nk.conf: refused: 1 error, 0 warnings\n";
         assert_eq!((told.as_str(), code), (error, MISUSED));
+    }
+
+    #[test]
+    fn what_is_for_a_keepalived_conf_is_not_taken_with_rules() {
+        let parse = |words: &str| Cli::try_parse_from(words.split(' '));
+        for words in ["--keepalived k r", "--strict r", "--config-id lb1 r", "--strict", ""] {
+            assert!(parse(&format!("xvs check {words}")).is_err(), "{words}");
+        }
+        for words in ["r", "--json r", "--keepalived k --strict --config-id lb1 --json"] {
+            assert!(parse(&format!("xvs check {words}")).is_ok(), "{words}");
+        }
     }
 
     #[test]
