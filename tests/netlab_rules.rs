@@ -4,9 +4,11 @@
 //! Each test has a cluster of its own. Needs root. Not here: every kind of difference (`rules.rs`), what `xvs drain` prints (`cli/drain.rs`).
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::thread;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -138,4 +140,51 @@ fn a_real_server_is_drained_while_its_connection_lasts_and_what_is_left_at_the_e
         events.contains("ended 1 connections of TCP 198.51.100.100:80, real server 192.0.2.11:80\n"),
         "{events}"
     );
+}
+
+/// A download that never ends, of which nothing is left to be waited for.
+fn a_download_is_reset(method: Method) {
+    let cluster = carries::prepared(method, Workers::Two);
+    let director = Director::start(&cluster, Workers::Two);
+    director.adm("-A -t 198.51.100.100:9000 -s rr");
+    director.adm(&format!("-a -t 198.51.100.100:9000 -r 192.0.2.11:9000 {}", method.option()));
+    let listener = cluster.run(Host::RealServer(1), || TcpListener::bind((Ipv4Addr::UNSPECIFIED, 9000)));
+    let listener = listener.expect("the port is free");
+    let server = thread::spawn(move || -> io::Error {
+        let (mut stream, _) = listener.accept().expect("a client");
+        stream.set_write_timeout(Some(wait::DEADLINE)).expect("the time limit is not zero");
+        stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n").expect("the answer begins");
+        loop {
+            if let Err(error) = stream.write_all(&[0x5a; 65536]) {
+                return error;
+            }
+        }
+    });
+    let mut curl = clients::curl(&cluster);
+    curl.args(["--limit-rate", "20M", "--output", "/dev/null", "http://198.51.100.100:9000/"]);
+    let curl = curl.stderr(Stdio::piped()).spawn().expect("scripts/netlab can be started");
+    wait::until("the download has begun", || {
+        (director.xvs("connections --state ESTABLISHED --count") == "1\n").then_some(())
+    });
+
+    let told = director.xvs("drain -t 198.51.100.100:9000 192.0.2.11 --for 1s --then reset");
+    assert!(told.contains("inactive\n1 connection is reset at its next packet\nits weight"), "{told}");
+    let output = curl.wait_with_output().expect("a child of this process");
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(complaint.contains("reset by peer"), "{complaint}");
+    assert_eq!(server.join().expect("it does not panic").kind(), io::ErrorKind::ConnectionReset);
+    let connection = director.xvs("connections");
+    assert!(connection.contains(" CLOSE ") && connection.contains("reset"), "{connection}");
+    let events = director.xvs("events --last 20 --no-follow");
+    assert!(events.contains("has 1 reset at their next packet"), "{events}");
+}
+
+#[test]
+fn a_download_that_is_left_at_the_end_is_reset_at_both_ends_by_nat() {
+    a_download_is_reset(Method::Nat);
+}
+
+#[test]
+fn a_download_that_is_left_at_the_end_is_reset_at_both_ends_by_direct_routing() {
+    a_download_is_reset(Method::DirectRouting);
 }

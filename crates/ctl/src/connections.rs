@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use xvs_dataplane::call_ids::CallIds;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{
@@ -44,31 +45,55 @@ pub fn found(
     collect(reader, |connection| services.fitting(connection, now, filter), each);
 }
 
-/// Ends those that fit and are counted at a destination of `snapshot`; a template only if it controls none. Tells
-/// nobody, and counts in `counter`, whose one writer holds the reader. What it ended comes free with a later walk.
+/// How connections end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// At once, and nobody is told.
+    Silently,
+    /// TCP at its next packet, by which both ends are reset; others silently.
+    ByReset,
+}
+
+/// What has been ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Ended {
+    /// Connections and templates that are no more.
+    pub ended: u64,
+    /// Connections that are reset at their next packet.
+    pub marked: u64,
+}
+
+/// Ends those that fit and are counted at a destination of `snapshot`; a template only if it controls none. What is no
+/// more is counted in `counter`, whose one writer holds the reader, and comes free with a later walk.
 pub fn end(
     reader: &Mutex<TableReader>,
     snapshot: &Snapshot,
     now: Millis,
     filter: &Filter,
+    how: How,
     counter: &Counter,
-) -> u64 {
+) -> Ended {
     let services = Services::of(snapshot);
-    let (mut ended, mut next) = (0, 0);
+    let (mut sum, mut next) = (Ended::default(), 0);
     loop {
         let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
         if next >= reader.table().extent() {
-            counter.add(ended);
-            return ended;
+            counter.add(sum.ended);
+            return sum;
         }
         reader.visit(next..next + SLICE, |reader, id| {
             let connection = reader.connection(id);
-            if is_known(&connection, snapshot)
-                && services.fitting(&connection, now, filter).is_some()
-                && let Removal::Done(state) = reader.remove_if(id, |_, _| true)
-            {
+            if !is_known(&connection, snapshot) || services.fitting(&connection, now, filter).is_none() {
+                return;
+            }
+            let is_tcp = connection.protocol() == Protocol::TCP && !connection.is_template();
+            if how == How::ByReset && is_tcp {
+                // One that has just ended keeps its entry until this walk is over: then nobody looks at it any more.
+                let _ = connection.set_flags(Flags::RESET);
+                sum.marked += 1;
+            } else if let Removal::Done(state) = reader.remove_if(id, |_, _| true) {
                 count_out(&reader.connection(id), state, snapshot);
-                ended += 1;
+                sum.ended += 1;
             }
         });
         next += SLICE;
@@ -188,13 +213,14 @@ impl<'a> Services<'a> {
 }
 
 /// What flags say, in words.
-const FLAGS: [(Flags, &str); 6] = [
+const FLAGS: [(Flags, &str); 7] = [
     (Flags::NO_OUTPUT, "no-replies"),
     (Flags::ONE_PACKET, "one-packet"),
     (Flags::PROXY, "proxy"),
     (Flags::TOLD, "told"),
     (Flags::TOA, "toa"),
     (Flags::DETACHED, "detached"),
+    (Flags::RESET, "reset"),
 ];
 
 /// The name of a connection's state, as IPVS prints it.

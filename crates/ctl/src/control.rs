@@ -276,6 +276,7 @@ impl<P: Plant> Control<P> {
             | Request::FindConnections(_)
             | Request::CountConnections(_)
             | Request::EndConnections(_)
+            | Request::ResetConnections(_)
             | Request::Status
             | Request::Counters
             | Request::LocalUse

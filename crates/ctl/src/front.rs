@@ -15,7 +15,7 @@ use xvs_dataplane::verdict::DropReason;
 
 use crate::adm::{SystemResolver, one_line};
 use crate::capturing::{CaptureRequest, CapturedPacket, Capturing, Missed};
-use crate::connections::{count, end, found, rows};
+use crate::connections::{Ended, How, count, end, found, rows};
 use crate::control_thread::Handle;
 use crate::doctor::facts::DaemonFacts;
 use crate::events::{self, Asked, Listener, Who, changes};
@@ -75,14 +75,10 @@ impl Handler for Front {
                 Ok(Reply::Report(json!(DaemonFacts::of(shared, status::warnings(shared)))))
             }
             Request::EndConnections(filter) => {
-                let shared = daemon.shared();
-                let snapshot = shared.published.load_full();
-                let ended = end(shared.reader(), &snapshot, shared.now(), &filter, &shared.swept.drained);
-                shared.free_ended();
-                let (who, what) = (who(peer), format!("ended {ended} {filter}"));
-                tracing::info!("{who}: {what}");
-                shared.events.tell_all(events::Kind::Change, snapshot.epoch, Some(&who), [(what, None)]);
-                Ok(Reply::Report(json!(ended)))
+                Ok(Reply::Report(json!(end_connections(daemon, &filter, How::Silently, peer).ended)))
+            }
+            Request::ResetConnections(filter) => {
+                Ok(Reply::Report(json!(end_connections(daemon, &filter, How::ByReset, peer))))
             }
             Request::LocalUse => {
                 let asked = daemon.ask(Request::LocalAddresses)?;
@@ -155,6 +151,23 @@ fn log(request: &Request, answer: &Result<Reply, CommandError>, who: &Who) {
             Some(error) => tracing::info!("{who}: {line}: refused: {error}"),
         }
     }
+}
+
+/// Ends connections, and tells who had it done.
+fn end_connections(daemon: &Handle, filter: &Filter, how: How, peer: &Peer) -> Ended {
+    let shared = daemon.shared();
+    let snapshot = shared.published.load_full();
+    let done = end(shared.reader(), &snapshot, shared.now(), filter, how, &shared.swept.drained);
+    shared.free_ended();
+    let Ended { ended, marked } = done;
+    let what = match how {
+        How::Silently => format!("ended {ended} {filter}"),
+        How::ByReset => format!("has {marked} reset at their next packet and ended {ended} {filter}"),
+    };
+    let who = who(peer);
+    tracing::info!("{who}: {what}");
+    shared.events.tell_all(events::Kind::Change, snapshot.epoch, Some(&who), [(what, None)]);
+    done
 }
 
 /// Who asks. The process waits for its answer, so its number is still its own.

@@ -38,7 +38,7 @@ use crate::adm;
 use crate::adm::resolver::Table as Names;
 use crate::capturing::{CaptureRequest, CapturedPacket, Listener, Missed};
 use crate::client::{Director, Failure};
-use crate::connections::{count, end, found, rows};
+use crate::connections::{Ended, How, count, end, found, rows};
 use crate::control::{Control, Plant};
 use crate::explain::question::unhex;
 use crate::explain::{self, Question};
@@ -444,6 +444,11 @@ impl Inner {
             .map(|(name, value)| (name, json!(value)))
             .collect()
     }
+
+    fn end(&self, filter: &Filter, how: How) -> Ended {
+        let snapshot = self.control.published().load_full();
+        end(&self.reader, &snapshot, self.now, filter, how, &self.sweeper.counters().drained)
+    }
 }
 
 impl Director for Inner {
@@ -466,10 +471,9 @@ impl Director for Inner {
                 explain::answer(&question, &live).map(|report| Reply::Report(json!(report)))
             }
             Request::EndConnections(filter) => {
-                let snapshot = self.control.published().load_full();
-                let counters = self.sweeper.counters();
-                Ok(Reply::Report(json!(end(&self.reader, &snapshot, self.now, &filter, &counters.drained))))
+                Ok(Reply::Report(json!(self.end(&filter, How::Silently).ended)))
             }
+            Request::ResetConnections(filter) => Ok(Reply::Report(json!(self.end(&filter, How::ByReset)))),
             Request::LocalUse => {
                 let exhausted = self.counters.dropped(DropReason::NoLocalPort).value();
                 let report = locals::report(self.control.state().locals(), &self.reader, exhausted);

@@ -128,6 +128,9 @@ pub enum Request {
     CountConnections(Filter),
     /// Ends those that fit, and tells nobody; answered by [`Reply::Report`] with their number.
     EndConnections(Filter),
+    /// Has TCP connections that fit reset at their next packet, and ends others; answered by [`Reply::Report`] with
+    /// [`Ended`](crate::connections::Ended).
+    ResetConnections(Filter),
     /// The timeouts in force.
     Timeouts,
     /// The synchronization daemons that run.
@@ -182,6 +185,7 @@ impl Request {
             | Self::Apply { .. }
             | Self::Confirm(_)
             | Self::EndConnections(_)
+            | Self::ResetConnections(_)
             | Self::Set { .. }
             | Self::ReportLoad { .. } => Access::Change,
             // What clients and servers say to each other is in them.

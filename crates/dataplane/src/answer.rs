@@ -14,7 +14,7 @@ use crate::forward::{Identification, link_header};
 use crate::outcome::Unresolved;
 use crate::port::{LinkId, Port};
 use crate::shm::Frame;
-use crate::snapshot::{Path, Snapshot};
+use crate::snapshot::{Hop, Path, Snapshot};
 use crate::verdict::Verdict;
 
 /// A bucket of permissions to send, full at the start and refilled evenly over the second.
@@ -98,15 +98,7 @@ impl<'a> Offence<'a> {
         if self.packet.is_icmp_error() || !is_host(sender) || self.is_to_many(snapshot) {
             return None;
         }
-        let hop = match Path::find(&snapshot.egress, sender, 0) {
-            Path::To(hop) => hop,
-            Path::NoNeighbour { link, next_hop } => {
-                // Full: others wait to be resolved.
-                let _ = unresolved.push((link, next_hop));
-                return None;
-            }
-            Path::Local | Path::NoRoute => return None,
-        };
+        let hop = hop_to(sender, snapshot, unresolved)?;
         let source = self.source(snapshot)?;
         let offending = &self.frame.bytes()[self.packet.network..self.packet.end];
         let mut frame = port.allocate()?;
@@ -141,6 +133,19 @@ impl<'a> Offence<'a> {
             Speaker::Service if snapshot.serves(self.link, self.packet) => Some(self.packet.flow.dest.addr),
             _ => snapshot.egress.source_for(self.packet.flow.source.addr, self.link),
         }
+    }
+}
+
+/// The way to whom the director itself speaks, if it is known.
+pub(crate) fn hop_to(receiver: IpAddr, snapshot: &Snapshot, unresolved: &Unresolved) -> Option<Hop> {
+    match Path::find(&snapshot.egress, receiver, 0) {
+        Path::To(hop) => Some(hop),
+        Path::NoNeighbour { link, next_hop } => {
+            // Full: others wait to be resolved.
+            let _ = unresolved.push((link, next_hop));
+            None
+        }
+        Path::Local | Path::NoRoute => None,
     }
 }
 

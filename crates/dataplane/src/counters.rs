@@ -72,7 +72,7 @@ pub const BURST_SIZES: usize = BURST.ilog2() as usize + 1;
 pub struct WorkerCounters {
     /// Frames received.
     pub received: Counter,
-    /// Frames that the director made itself: ICMP errors, fragments of what was larger than its way takes or had come
+    /// Frames that the director made itself: ICMP errors, TCP resets, fragments of what was larger than its way takes or had come
     /// in fragments, and copies of fragments that another worker received and consumed.
     pub originated: Counter,
     /// Frames sent.
@@ -83,8 +83,10 @@ pub struct WorkerCounters {
     pub consumed: Counter,
     /// Fragments that wait for others now.
     pub held: Counter,
-    /// ICMP errors that were not sent, because of their rate limit or for want of a frame.
+    /// ICMP errors and TCP resets that were not sent, because of the errors' rate limit, or for want of a way or a frame.
     pub answers_withheld: Counter,
+    /// TCP resets to senders of packets whose connection an operator has had reset.
+    pub resets: Counter,
     /// Packets that the kernel dropped because the worker's RX ring was full. This and the next two are copied from
     /// the kernel about a second after packets came; the worker never had these packets, so no balance has them.
     pub kernel_ring_full: Counter,
@@ -154,6 +156,7 @@ impl WorkerCounters {
             ("consumed", &self.consumed),
             ("held", &self.held),
             ("answers_withheld", &self.answers_withheld),
+            ("resets", &self.resets),
             ("kernel_ring_full", &self.kernel_ring_full),
             ("kernel_fill_ring_empty", &self.kernel_fill_ring_empty),
             ("kernel_dropped", &self.kernel_dropped),

@@ -61,6 +61,13 @@ impl Ending<'_> {
         self.outcome.carry_out(received, verdict, port);
     }
 
+    /// Resets the senders of packets whose connections are to be reset.
+    pub fn reset(&mut self, port: &mut impl Port) {
+        for reset in self.flows.resets().drain(..) {
+            self.outcome.reset(&reset, self.snapshot, port);
+        }
+    }
+
     /// Tells the sender of a packet why it was dropped, if that is due.
     pub fn answer(&mut self, offence: Offence<'_>, hash: u64, port: &mut impl Port) {
         let connection = self.flows.asked(offence.packet, hash);

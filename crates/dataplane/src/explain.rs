@@ -80,6 +80,8 @@ pub struct Explanation {
     pub verdict: Verdict,
     /// Why the kernel gets it, if it does.
     pub why_passed: Option<&'static str>,
+    /// Whether its connection is reset by it; its sender's reset is the last that leaves.
+    pub resets: bool,
     /// What leaves: it, in pieces perhaps, or what its sender is told.
     pub sent: Vec<Bytes>,
     /// What may be otherwise.

@@ -9,6 +9,7 @@ mod advance;
 mod bypass;
 mod enter;
 pub mod icmp_error;
+pub mod reset;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use xvs_sched::ForwardingMethod;
 pub(crate) use self::advance::activity;
 pub(crate) use self::bypass::is_bypass;
 use self::bypass::may_bypass;
+use self::reset::Reset;
 use crate::clock::Millis;
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::TcpState;
@@ -30,7 +32,7 @@ use crate::local::LocalCursor;
 use crate::mss;
 use crate::outcome::Unresolved;
 use crate::persistence::Templates;
-use crate::port::LinkId;
+use crate::port::{BURST, LinkId};
 use crate::pressure::{Pressure, count_out};
 use crate::schedule::{self, Chosen, Defence, choose, is_first, is_ftp_data, is_reset, service};
 use crate::shm::Frame;
@@ -65,6 +67,8 @@ pub struct Flows {
     /// Connections that gave way to new ones and are still counted, and until when.
     leaving: Vec<(Arc<DestinationLive>, Activity)>,
     leave_at: Millis,
+    /// What senders of packets of the burst are to get.
+    resets: Vec<Reset>,
 }
 
 impl Flows {
@@ -93,6 +97,7 @@ impl Flows {
             defence: Defence::default(),
             leaving: Vec::with_capacity(LEAVING),
             leave_at: Millis(0),
+            resets: Vec::with_capacity(BURST),
         }
     }
 
@@ -140,7 +145,10 @@ impl Flows {
                     self.begin(frame, link, packet, snapshot, now)
                 }
                 Standing::GivesWay => self.request(frame, packet, id, snapshot, now),
-                Standing::Orphaned => Verdict::Drop(DropReason::DestinationUnavailable),
+                Standing::Orphaned => {
+                    self.reset(frame, packet, id);
+                    Verdict::Drop(DropReason::DestinationUnavailable)
+                }
             },
             None => self.begin(frame, link, packet, snapshot, now),
         }
@@ -153,7 +161,9 @@ impl Flows {
         let destination = destination(&connection, snapshot);
         if is_first(packet) {
             let drained = destination.is_some_and(|destination| destination.weight.is_quiescent());
-            if is_over(&connection, settings.conn_reuse_mode) || drained && settings.expire_nodest_conn {
+            let is_over = is_over(&connection, settings.conn_reuse_mode);
+            if is_over || drained && settings.expire_nodest_conn || connection.flags().contains(Flags::RESET)
+            {
                 return Standing::GivesWay;
             }
         }
@@ -310,6 +320,8 @@ impl Flows {
         let ends = ends(&connection);
         connection.count_in_packet();
         self.count(destination, |stats| stats.count_in(packet.length()));
+        let reset = self.reset(frame, packet, id);
+        let packet = reset.as_ref().unwrap_or(packet);
         self.advance(id, packet, Direction::Inbound, Some(&destination.live), &snapshot.settings, now);
         if snapshot.settings.mss_clamp.concerns(packet, ends.method) {
             let back = Path::find(&snapshot.egress, packet.flow.source.addr, 0);
@@ -362,6 +374,9 @@ impl Flows {
             return Verdict::PassToKernel;
         }
         let ends = ends(&connection);
+        let reset = self.reset(frame, packet, id);
+        let packet = reset.as_ref().unwrap_or(packet);
+        let connection = self.table.connection(id);
         let path = Path::find(&snapshot.egress, ends.client.addr, hash);
         if snapshot.settings.mss_clamp.concerns(packet, ends.method)
             && let Some(destination) = destination(&connection, snapshot)

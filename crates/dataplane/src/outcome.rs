@@ -13,6 +13,7 @@ use xvs_proto::ethernet;
 use crate::answer::{Offence, RateLimit};
 use crate::clock::Millis;
 use crate::counters::WorkerCounters;
+use crate::flow::reset::Reset;
 use crate::forward::Identification;
 use crate::pieces::Cut;
 use crate::port::{BURST, LinkId, Port, Received};
@@ -74,7 +75,20 @@ impl Outcome {
         let allowed = !offence.is_limited() || self.limit.allows(now, snapshot.settings.icmp_msgs_per_sec);
         let answer =
             if allowed { offence.answer(snapshot, port, &mut self.ids, &self.unresolved) } else { None };
-        let Some((link, frame)) = answer else {
+        self.originate(answer, port)
+    }
+
+    /// Sends a reset to an end of a connection.
+    pub fn reset(&mut self, reset: &Reset, snapshot: &Snapshot, port: &mut impl Port) {
+        let made = reset.emit(snapshot, port, &self.unresolved);
+        if self.originate(made, port).is_some() {
+            self.counters.resets.add(1);
+        }
+    }
+
+    /// Sends what the director has made itself, if it could be made. Returns the bytes of the packet.
+    fn originate(&mut self, made: Option<(LinkId, Frame)>, port: &mut impl Port) -> Option<usize> {
+        let Some((link, frame)) = made else {
             self.counters.answers_withheld.add(1);
             return None;
         };

@@ -111,6 +111,7 @@ impl Pipeline {
                 Class::Error(packet) => ending.error(received, packet, port),
             }
         }
+        ending.reset(port);
     }
 
     /// When there is something to do next though no frame comes; `None`: not before.

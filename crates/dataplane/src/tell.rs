@@ -194,7 +194,7 @@ fn insert(frame: &mut Frame, packet: &Packet, at: usize, more: &[u8]) -> Option<
 }
 
 /// Cuts a segment's data, with what goes with them, and puts these in their place.
-fn without_data(frame: &mut Frame, packet: &Packet, header_len: usize, instead: &[u8]) -> Packet {
+pub(crate) fn without_data(frame: &mut Frame, packet: &Packet, header_len: usize, instead: &[u8]) -> Packet {
     let data = packet.transport + header_len;
     if instead.is_empty() && data == packet.end {
         return *packet;

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use crate::checksum::Delta;
+use crate::checksum::{Delta, transport};
+use crate::{Endpoint, Protocol};
 
 /// Positions in the header.
 pub mod field {
@@ -21,6 +22,8 @@ pub mod field {
     pub const FLAGS: usize = 13;
     /// Checksum over pseudo-header, header and data.
     pub const CHECKSUM: Range<usize> = 16..18;
+    /// How far data is urgent.
+    pub const URGENT: usize = 18;
 }
 
 /// Length of a header without options, in bytes.
@@ -55,6 +58,63 @@ pub fn update_checksum(segment: &mut [u8], delta: Delta) {
     let old = u16::from_be_bytes([segment[field::CHECKSUM.start], segment[field::CHECKSUM.start + 1]]);
     segment[field::CHECKSUM].copy_from_slice(&delta.applied(old).to_be_bytes());
 }
+
+/// What a reset says so that its receiver believes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResetNumbers {
+    /// The number that the receiver expects next.
+    Expected(u32),
+    /// The end of what the receiver has sent, who has not said what it expects.
+    Acknowledging(u32),
+}
+
+/// The numbers of a reset that answers a segment (RFC 9293 §3.10.7.1). `None` if its header's length is wrong, or it is a
+/// reset itself, which nobody answers.
+pub fn reset_numbers(segment: &[u8]) -> Option<ResetNumbers> {
+    let flags = Flags(segment[field::FLAGS]);
+    let data = segment.len() - header_len(segment)?;
+    let counted = [Flags::SYN, Flags::FIN].into_iter().filter(|flag| flags.has(*flag)).count();
+    let end = number(segment, field::SEQUENCE.start).wrapping_add((data + counted) as u32);
+    match flags {
+        flags if flags.has(Flags::RST) => None,
+        flags if flags.has(Flags::ACK) => {
+            Some(ResetNumbers::Expected(number(segment, field::ACKNOWLEDGEMENT.start)))
+        }
+        _ => Some(ResetNumbers::Acknowledging(end)),
+    }
+}
+
+/// Turns the header of a segment into one of a reset without options, at the number where it stood, and keeps the
+/// checksum: what was an option counts as data then. Returns the control bits.
+pub fn make_reset(segment: &mut [u8]) -> Flags {
+    let flags = Flags(segment[field::FLAGS] & Flags::ACK.0 | Flags::RST.0);
+    set_word(segment, field::DATA_OFFSET, WITHOUT_OPTIONS | u16::from(flags.0));
+    set_word(segment, field::URGENT, 0);
+    flags
+}
+
+/// Writes a reset, checksum included, to a segment of [`HEADER_LEN`] bytes.
+///
+/// # Panics
+/// If `segment` is shorter than that.
+pub fn emit_reset(segment: &mut [u8], source: Endpoint, dest: Endpoint, numbers: ResetNumbers) {
+    let (sequence, acknowledgement, flags) = match numbers {
+        ResetNumbers::Expected(number) => (number, 0, Flags::RST.0),
+        ResetNumbers::Acknowledging(number) => (0, number, Flags::RST.0 | Flags::ACK.0),
+    };
+    segment[..HEADER_LEN].fill(0);
+    segment[field::SOURCE].copy_from_slice(&source.port.to_be_bytes());
+    segment[field::DEST].copy_from_slice(&dest.port.to_be_bytes());
+    segment[field::SEQUENCE].copy_from_slice(&sequence.to_be_bytes());
+    segment[field::ACKNOWLEDGEMENT].copy_from_slice(&acknowledgement.to_be_bytes());
+    let word = WITHOUT_OPTIONS | u16::from(flags);
+    segment[field::DATA_OFFSET..=field::FLAGS].copy_from_slice(&word.to_be_bytes());
+    let sum = transport(source.addr, dest.addr, Protocol::TCP.0, &segment[..HEADER_LEN]);
+    segment[field::CHECKSUM].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// The word of the header's length and the control bits, with no bit set.
+const WITHOUT_OPTIONS: u16 = (HEADER_LEN as u16 / 4) << 12;
 
 /// Bytes of a segment's header with its options; `None` if it says what cannot be.
 pub fn header_len(segment: &[u8]) -> Option<usize> {

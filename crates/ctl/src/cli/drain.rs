@@ -18,6 +18,7 @@ use xvs_sched::{ServiceKey, Weight};
 use super::{DONE, Done, FAILED, duration};
 use crate::adm::{self, SystemResolver};
 use crate::client::{Director, Failure};
+use crate::connections::Ended;
 use crate::filter::{Filter, Kind};
 use crate::message::{Command, CommandError, DestinationRow, Reply, Request};
 use crate::state::DestinationOptions;
@@ -56,6 +57,8 @@ pub(super) struct Arguments {
 enum Then {
     /// They end, and nobody is told
     Drop,
+    /// TCP: both ends are reset at the connection's next packet; others as by drop
+    Reset,
 }
 
 impl Arguments {
@@ -163,12 +166,18 @@ impl Drain<'_> {
         };
         self.clear()?;
         writeln!(self.out, "{ended}")?;
-        let dropped = left == Left::AtTheEnd && then == Some(Then::Drop);
-        if dropped {
-            self.drop_connections()?;
+        let then = then.filter(|_| left == Left::AtTheEnd);
+        match then {
+            Some(Then::Drop) => self.drop_all(Kind::Connections)?,
+            Some(Then::Reset) => self.reset_connections()?,
+            None => DONE,
+        };
+        if then.is_some() {
+            // But for those of connections that wait for their resets.
+            self.drop_all(Kind::Templates)?;
         }
         self.tell_back(&former)?;
-        Ok(if dropped || left == Left::Nothing { DONE } else { FAILED })
+        Ok(if then.is_some() || left == Left::Nothing { DONE } else { FAILED })
     }
 
     /// The real server as it is.
@@ -195,21 +204,38 @@ impl Drain<'_> {
         Ok(DONE)
     }
 
-    /// Ends its connections, then the templates, which have none then.
-    fn drop_connections(&mut self) -> Done {
-        for (kind, one, many) in
-            [(Kind::Connections, "connection", "connections"), (Kind::Templates, "template", "templates")]
-        {
-            let service = Some(self.service);
-            let filter = Filter { kind, service, server: Some(self.endpoint), ..Filter::default() };
-            let ended = match self.director.call(Request::EndConnections(filter))? {
-                Reply::Report(Value::Number(ended)) => ended.as_u64().unwrap_or(0),
-                other => return Err(Failure::unexpected(&other).into()),
-            };
-            if kind == Kind::Connections || ended > 0 {
-                writeln!(self.out, "dropped {}", counted(ended as u32, one, many))?;
-            }
-        }
+    /// Ends its connections, or its templates.
+    fn drop_all(&mut self, kind: Kind) -> Done {
+        let ended = match self.director.call(Request::EndConnections(self.filter(kind)))? {
+            Reply::Report(Value::Number(ended)) => ended.as_u64().unwrap_or(0),
+            other => return Err(Failure::unexpected(&other).into()),
+        };
+        self.tell_dropped(kind, ended)
+    }
+
+    /// Has its TCP connections reset; its others end.
+    fn reset_connections(&mut self) -> Done {
+        let ended = match self.director.call(Request::ResetConnections(self.filter(Kind::Connections)))? {
+            Reply::Report(report) => serde_json::from_value::<Ended>(report)?,
+            other => return Err(Failure::unexpected(&other).into()),
+        };
+        let marked =
+            counted(ended.marked as u32, "connection is reset at its", "connections are reset at their");
+        writeln!(self.out, "{marked} next packet")?;
+        if ended.ended > 0 { self.tell_dropped(Kind::Connections, ended.ended) } else { Ok(DONE) }
+    }
+
+    fn filter(&self, kind: Kind) -> Filter {
+        Filter { kind, service: Some(self.service), server: Some(self.endpoint), ..Filter::default() }
+    }
+
+    fn tell_dropped(&mut self, kind: Kind, ended: u64) -> Done {
+        let dropped = match kind {
+            Kind::Connections => counted(ended as u32, "connection", "connections"),
+            Kind::Templates if ended == 0 => return Ok(DONE),
+            Kind::Templates => counted(ended as u32, "template", "templates"),
+        };
+        writeln!(self.out, "dropped {dropped}")?;
         Ok(DONE)
     }
 
@@ -333,6 +359,7 @@ mod tests {
                     Reply::Done
                 }
                 Request::EndConnections(_) => Reply::Report(json!(2)),
+                Request::ResetConnections(_) => Reply::Report(json!({ "ended": 1, "marked": 3 })),
                 other => panic!("{other:?}"),
             })
         }
@@ -361,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn when_the_time_is_over_what_is_left_is_told_and_dropped_if_that_was_asked_for() {
+    fn when_the_time_is_over_what_is_left_is_told_and_dropped_or_reset_if_that_was_asked_for() {
         let (told, drained) = Script::new(&[(1, 0); 9]).drain(Some(3), None, |_| Paused::Out);
         assert!(told.contains("the time is over: 1 connection active, 0 inactive\nits weight"), "{told}");
         assert!(!drained);
@@ -372,6 +399,11 @@ mod tests {
         let Request::EndConnections(filter) = &script.asked[script.asked.len() - 2] else { panic!() };
         assert_eq!((filter.service, filter.kind), (Some(service()), Kind::Connections));
         assert_eq!(filter.server, Some(server()));
+        let mut script = Script::new(&[(1, 1); 9]);
+        let (told, drained) = script.drain(Some(3), Some(Then::Reset), |_| Paused::Out);
+        let expected = "inactive\n3 connections are reset at their next packet\n\
+                        dropped 1 connection\ndropped 2 templates\nits weight";
+        assert!(told.contains(expected) && drained, "{told}");
         let (_, drained) = Script::new(&[(1, 1)]).drain(Some(3), Some(Then::Drop), |_| Paused::Out);
         assert!(drained, "nothing is left to be dropped");
     }

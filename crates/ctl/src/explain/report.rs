@@ -250,6 +250,9 @@ impl Report {
         let met = explanation.met.as_ref();
         let entry = |(origin, copied): &(Origin, Copied)| Entry::of(*origin, copied, now);
         let (name, reason, why) = match verdict {
+            Verdict::Transmit(_) | Verdict::Fragment { .. } if explanation.resets => {
+                ("transmit", None, Some(RESETS))
+            }
             Verdict::Transmit(_) | Verdict::Fragment { .. } => ("transmit", None, None),
             Verdict::PassToKernel => ("pass", None, explanation.why_passed),
             Verdict::Consumed => ("consumed", None, Some("it has done what it was for: the client is told")),
@@ -419,7 +422,7 @@ impl Rewrite {
             from: changed(out.flow.source, packet.flow.source),
             to: changed(out.flow.dest, packet.flow.dest),
             ttl: out.ttl,
-            pieces: sent.len(),
+            pieces: sent.len() - usize::from(explanation.resets),
             tunnel,
         })
     }
@@ -464,6 +467,10 @@ impl Doubt {
         Self { name: caveat.name().to_owned(), what }
     }
 }
+
+/// What is special about a packet of a connection that is to be reset.
+const RESETS: &str = "its connection is reset (`xvs drain`): it goes on as a reset, and its sender gets the last \
+                      of what is sent";
 
 /// The next step, for reasons whose sentence has none.
 fn advice(reason: DropReason) -> Option<&'static str> {

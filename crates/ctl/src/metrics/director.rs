@@ -179,7 +179,7 @@ fn sockets(text: &mut Text, facts: &Facts) {
 type Told<T> = (&'static str, Kind, &'static str, fn(&T) -> u64);
 
 /// What each worker has one line of.
-const WORKER: [Told<WorkerCounters>; 14] = [
+const WORKER: [Told<WorkerCounters>; 15] = [
     ("xvs_worker_received_packets_total", Kind::Counter, "Frames received by AF_XDP.", |worker| {
         worker.received.value()
     }),
@@ -214,9 +214,12 @@ const WORKER: [Told<WorkerCounters>; 14] = [
     (
         "xvs_worker_withheld_answers_total",
         Kind::Counter,
-        "ICMP errors that were not sent, by their rate limit or for want of a frame.",
+        "ICMP errors and TCP resets that were not sent, by the errors' rate limit or for want of a way or a frame.",
         |worker| worker.answers_withheld.value(),
     ),
+    ("xvs_worker_resets_total", Kind::Counter, "TCP resets sent for `xvs drain`.", |worker| {
+        worker.resets.value()
+    }),
     ("xvs_worker_connections_total", Kind::Counter, "Connections made.", |worker| worker.connections.value()),
     ("xvs_worker_expired_connections_total", Kind::Counter, "Connections ended by time.", |worker| {
         worker.expired.value()

@@ -85,6 +85,8 @@ impl Flags {
     pub const NO_OUTPUT: Self = Self(0x0080);
     /// Its destination is told the client's address by a TCP option. No bit of sync messages.
     pub const TOA: Self = Self(0x0010);
+    /// Both ends are reset at its next packet. No bit of sync messages.
+    pub const RESET: Self = Self(0x0008);
     /// Counted among the inactive connections of its destination.
     pub const INACTIVE: Self = Self(0x0100);
     /// Its destination is told the client's address by a PROXY header, so the client's sequence numbers are shifted.

@@ -56,6 +56,7 @@ impl Stage {
             way,
             verdict: self.verdict,
             why_passed,
+            resets: self.pipeline.counters().resets.value() > 0,
             sent: self.port.take_transmitted(),
             caveats,
         }
@@ -156,6 +157,8 @@ impl Stage {
             Verdict::Transmit(_) | Verdict::Fragment { .. } | Verdict::Drop(DropReason::TooBig { .. }) => {
                 false
             }
+            // Resets have no limit.
+            Verdict::Drop(reason) if reason.answer().is_none() => false,
             _ => self.pipeline.counters().transmitted.value() > 0,
         };
         let all = [
