@@ -17,8 +17,8 @@ use allocation_counter::measure;
 use xvs_dataplane::capture::filter::Filter;
 use xvs_dataplane::capture::{Capture, Reader};
 use xvs_dataplane::conn::Timers;
-use xvs_dataplane::port::{LinkId, Port, Received, Woken};
-use xvs_dataplane::shm::{Census, Frame, Memory};
+use xvs_dataplane::port::Received;
+use xvs_dataplane::shm::{Frame, Memory};
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::worker::Worker;
 use xvs_proto::Prefix;
@@ -65,12 +65,6 @@ fn replies_cost_no_allocation() {
     assert_eq!(run(worker, Side::Replies, PACKETS), (0, u64::from(FLOWS) + PACKETS));
 }
 
-/// Makes something else of each packet that comes.
-struct Remade {
-    inner: Loop,
-    remake: fn(&mut Frame),
-}
-
 /// Makes of a request an ICMP error about the reply to it.
 fn report(frame: &mut Frame) {
     let request = &frame.bytes()[ethernet::HEADER_LEN..];
@@ -86,41 +80,6 @@ fn report(frame: &mut Frame) {
     error.emit(&mut frame.bytes_mut()[ethernet::HEADER_LEN..], router, &reply, 7);
 }
 
-impl Port for Remade {
-    fn receive(&mut self, burst: &mut Vec<Received>) {
-        self.inner.receive(burst);
-        for Received { frame, .. } in burst {
-            (self.remake)(frame);
-        }
-    }
-
-    fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
-        self.inner.transmit(link, frame)
-    }
-
-    fn pass_to_kernel(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
-        self.inner.pass_to_kernel(link, frame)
-    }
-
-    fn allocate(&mut self) -> Option<Frame> {
-        self.inner.allocate()
-    }
-
-    fn recycle(&mut self, frame: Frame) {
-        self.inner.recycle(frame);
-    }
-
-    fn flush(&mut self) {}
-
-    fn wait(&mut self, at_most: Option<Duration>) -> Woken {
-        self.inner.wait(at_most)
-    }
-
-    fn census(&self) -> Census {
-        self.inner.census()
-    }
-}
-
 #[test]
 fn fragments_cost_no_allocation() {
     for way in Way::all() {
@@ -134,12 +93,13 @@ fn fragments_cost_no_allocation() {
 #[test]
 fn icmp_errors_cost_no_allocation() {
     for method in [DirectRouting, Nat, Tunnel] {
-        let Worker { pipeline, port: mut inner, snapshot, clock, stop } = worker_after(1, method);
-        inner.offer(Side::Requests, Order::Turns, 1, PACKETS);
-        let port = Remade { inner, remake: report };
-        let mut worker = Worker { pipeline, port, snapshot, clock, stop };
+        let mut worker = worker_after(1, method);
+        worker.port.offer(Side::Requests, Order::Turns, 1, PACKETS);
+        let remake =
+            |burst: &mut [Received]| burst.iter_mut().for_each(|received| report(&mut received.frame));
+        worker.port.received = Some(Box::new(remake));
         let allocations = measure(|| worker.run());
-        assert_eq!((allocations.count_total, worker.port.inner.sent()), (0, 1 + PACKETS), "{method:?}");
+        assert_eq!((allocations.count_total, worker.port.sent()), (0, 1 + PACKETS), "{method:?}");
     }
 }
 

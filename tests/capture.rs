@@ -25,15 +25,7 @@ const ACK: u8 = 0x10;
 const SLOTS: usize = 64;
 
 fn all() -> CaptureRequest {
-    CaptureRequest {
-        address: None,
-        port: None,
-        service: None,
-        interface: None,
-        drops: false,
-        reason: None,
-        snap_bytes: 4096,
-    }
+    CaptureRequest::everything(4096)
 }
 
 /// A cluster with TCP services at ports 80, by this method, and 81, without servers; UDP at 80.

@@ -433,15 +433,7 @@ fn an_icmp_error_is_followed_to_the_connection_that_it_is_about() {
 #[test]
 fn a_capture_does_not_see_what_is_only_explained() {
     let mut cluster = loaded("rr");
-    let everything = CaptureRequest {
-        address: None,
-        port: None,
-        service: None,
-        interface: None,
-        drops: false,
-        reason: None,
-        snap_bytes: 4096,
-    };
+    let everything = CaptureRequest::everything(4096);
     let mut listener = cluster.lab().capture(&everything, 64).expect("a capture");
     for _ in 0..3 {
         assert_eq!(syn(&mut cluster, 80)["verdict"], "transmit");

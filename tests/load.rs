@@ -12,62 +12,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use xvs_dataplane::clock::Clock;
-use xvs_dataplane::port::{LinkId, Port, Received, Woken};
-use xvs_dataplane::shm::{Census, Frame, Memory};
-use xvs_dataplane::worker::Worker;
+use xvs_dataplane::shm::Memory;
 use xvs_sched::ForwardingMethod::DirectRouting;
 
-use rig::{Loop, Order, Side};
-
-/// A port on which a burst takes 3 ms and a sleep an hour.
-struct Slow {
-    inner: Loop,
-    clock: Arc<Clock>,
-}
-
-impl Port for Slow {
-    fn receive(&mut self, burst: &mut Vec<Received>) {
-        self.inner.receive(burst);
-        if !burst.is_empty() {
-            self.clock.advance(Duration::from_millis(3));
-        }
-    }
-
-    fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
-        self.inner.transmit(link, frame)
-    }
-
-    fn pass_to_kernel(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
-        self.inner.pass_to_kernel(link, frame)
-    }
-
-    fn allocate(&mut self) -> Option<Frame> {
-        self.inner.allocate()
-    }
-
-    fn recycle(&mut self, frame: Frame) {
-        self.inner.recycle(frame);
-    }
-
-    fn flush(&mut self) {}
-
-    fn wait(&mut self, at_most: Option<Duration>) -> Woken {
-        self.clock.advance(Duration::from_secs(3600));
-        self.inner.wait(at_most)
-    }
-
-    fn census(&self) -> Census {
-        self.inner.census()
-    }
-}
+use rig::{Order, Side};
 
 #[test]
 fn bursts_are_busy_time_and_counted_by_their_size_and_sleep_is_neither() {
-    let worker = rig::worker(DirectRouting, 1024, Memory::OnDemand);
-    let Worker { pipeline, port: mut inner, snapshot, clock, stop } = worker;
-    inner.offer(Side::Requests, Order::Turns, 10, 64 + 64 + 2);
-    let port = Slow { inner, clock: clock.clone() };
-    let mut worker = Worker { pipeline, port, snapshot, clock, stop };
+    let mut worker = rig::worker(DirectRouting, 1024, Memory::OnDemand);
+    worker.port.offer(Side::Requests, Order::Turns, 10, 64 + 64 + 2);
+    let passes = |clock: &Arc<Clock>, time| {
+        let clock = clock.clone();
+        move || clock.advance(time)
+    };
+    let burst = passes(&worker.clock, Duration::from_millis(3));
+    worker.port.received = Some(Box::new(move |_| burst()));
+    worker.port.sleeps = Some(Box::new(passes(&worker.clock, Duration::from_secs(3600))));
     worker.run();
     let counters = worker.pipeline.counters();
     assert_eq!(counters.busy_ns.value(), 3 * 3_000_000);

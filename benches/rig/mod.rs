@@ -260,6 +260,9 @@ fn network(way: Way) -> Network {
 const FIRST: usize = Side::Fragments as usize;
 const LAST: usize = FIRST + 1;
 
+/// Makes something else of a burst.
+pub(crate) type Remake = Box<dyn FnMut(&mut [Received])>;
+
 /// A port whose packets come from nowhere and go there.
 pub(crate) struct Loop {
     way: Way,
@@ -278,6 +281,10 @@ pub(crate) struct Loop {
     listed: Vec<u32>,
     sent: u64,
     stop: Arc<AtomicBool>,
+    /// What is done with each burst that has frames, before the worker sees it.
+    pub(crate) received: Option<Remake>,
+    /// What is done while the worker sleeps.
+    pub(crate) sleeps: Option<Box<dyn FnMut()>>,
 }
 
 impl Loop {
@@ -300,6 +307,8 @@ impl Loop {
             listed: Vec::new(),
             sent: 0,
             stop,
+            received: None,
+            sleeps: None,
         }
     }
 
@@ -396,6 +405,9 @@ impl Port for Loop {
             self.left -= 1;
             burst.push(Received { link, frame });
         }
+        if let (Some(received), false) = (&mut self.received, burst.is_empty()) {
+            received(burst);
+        }
     }
 
     fn transmit(&mut self, _: LinkId, frame: Frame) -> Result<(), Frame> {
@@ -420,6 +432,9 @@ impl Port for Loop {
 
     /// Nothing will come: ends the worker.
     fn wait(&mut self, _: Option<Duration>) -> Woken {
+        if let Some(sleeps) = &mut self.sleeps {
+            sleeps();
+        }
         self.stop.store(true, Ordering::Relaxed);
         Woken::TimedOut
     }

@@ -45,6 +45,14 @@ pub struct CaptureRequest {
     pub snap_bytes: usize,
 }
 
+impl CaptureRequest {
+    /// Every packet, as whole as `snap_bytes` lets it be.
+    pub fn everything(snap_bytes: usize) -> Self {
+        let (address, port, service, interface, reason) = (None, None, None, None, None);
+        Self { address, port, service, interface, drops: false, reason, snap_bytes }
+    }
+}
+
 /// A packet with all that came in and went out of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CapturedPacket {

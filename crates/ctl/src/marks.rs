@@ -523,13 +523,37 @@ const SENTENCES_MAX: usize = 100;
 const DEPTH_MAX: usize = 64;
 
 #[cfg(test)]
+pub(crate) mod testing {
+    use xvs_proto::{FlowKey, Fragment, Packet, tcp};
+
+    /// A packet of a flow, a SYN if it is TCP's.
+    pub(crate) fn packet(flow: FlowKey) -> Packet {
+        Packet {
+            network: 14,
+            transport: 34,
+            end: 54,
+            flow,
+            fragment: Fragment::Whole,
+            fragment_header: None,
+            longest_fragment: None,
+            tcp_flags: tcp::Flags::SYN,
+            sctp_event: None,
+            icmp_type: None,
+            ttl: 64,
+            tos: 0,
+            dont_fragment: false,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
 
     use proptest::prelude::*;
     use xvs_dataplane::egress::model::Network;
     use xvs_dataplane::port::LinkId;
-    use xvs_proto::{Endpoint, FlowKey, Fragment, Packet, tcp};
+    use xvs_proto::{Endpoint, FlowKey, Packet};
 
     use super::*;
 
@@ -544,25 +568,8 @@ mod tests {
     }
 
     fn packet(port: u16) -> Packet {
-        Packet {
-            network: 14,
-            transport: 34,
-            end: 54,
-            flow: FlowKey {
-                protocol: Protocol::TCP,
-                source: Endpoint::new([203, 0, 113, 7], 4000),
-                dest: Endpoint::new(VIP, port),
-            },
-            fragment: Fragment::Whole,
-            fragment_header: None,
-            longest_fragment: None,
-            tcp_flags: tcp::Flags::SYN,
-            sctp_event: None,
-            icmp_type: None,
-            ttl: 64,
-            tos: 0,
-            dont_fragment: false,
-        }
+        let (source, dest) = (Endpoint::new([203, 0, 113, 7], 4000), Endpoint::new(VIP, port));
+        testing::packet(FlowKey { protocol: Protocol::TCP, source, dest })
     }
 
     fn to_port(port: u16) -> Vec<Criterion> {

@@ -5,39 +5,20 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of these tests are tests too")]
 
+#[path = "support/listener.rs"]
+mod listener;
+
 use std::collections::HashMap;
-use std::io;
 
 use xvs_ctl::adm::capture;
 use xvs_ctl::adm::resolver::Table;
-use xvs_ctl::client::{Director, Failure};
-use xvs_ctl::message::{ConnectionRow, Reply, Request};
-use xvs_ctl::state::Timeouts;
 
-/// Takes every change and has nothing to list.
-struct Agreeable;
-
-impl Director for Agreeable {
-    fn call(&mut self, request: Request) -> Result<Reply, Failure> {
-        Ok(match request {
-            Request::ListServices | Request::ListService(_) => Reply::Services(Vec::new()),
-            Request::Timeouts => Reply::Timeouts(Timeouts::default()),
-            Request::Daemons => Reply::Daemons(Vec::new()),
-            Request::Marks => Reply::Marks(Vec::new()),
-            Request::LocalAddresses => Reply::LocalAddresses(Vec::new()),
-            _ => Reply::Done,
-        })
-    }
-
-    fn connections(&mut self, _: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure> {
-        Ok(())
-    }
-}
+use listener::Listener;
 
 /// Exit code and standard error as the recording writes them.
 fn said(line: &str) -> String {
     let argv: Vec<_> = format!("ipvsadm {line}").split(' ').map(str::to_owned).collect();
-    let output = capture(&argv, "", &mut Agreeable, &Table::default());
+    let output = capture(&argv, "", &mut Listener::default(), &Table::default());
     format!("{} {}", output.exit, output.stderr.trim_end_matches('\n').replace('\n', "\\n"))
 }
 

@@ -5,45 +5,21 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of these tests are tests too")]
 
-use std::io;
+#[path = "support/listener.rs"]
+mod listener;
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use xvs_ctl::adm::capture;
 use xvs_ctl::adm::resolver::Table;
-use xvs_ctl::client::{Director, Failure};
-use xvs_ctl::message::{Command, ConnectionRow, Reply, Request};
+use xvs_ctl::message::Command;
 use xvs_ctl::state::{
     DestinationOptions, Netmask, ServiceOptions, SyncRole, Timeouts, Tunnel, TunnelChecksum,
 };
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
-/// Takes every change, and keeps what the last one was.
-#[derive(Default)]
-struct Listener {
-    heard: String,
-}
-
-impl Director for Listener {
-    fn call(&mut self, request: Request) -> Result<Reply, Failure> {
-        Ok(match request {
-            Request::ListServices | Request::ListService(_) => Reply::Services(Vec::new()),
-            Request::Timeouts => Reply::Timeouts(Timeouts::default()),
-            Request::Daemons => Reply::Daemons(Vec::new()),
-            Request::Marks => Reply::Marks(Vec::new()),
-            Request::LocalAddresses => Reply::LocalAddresses(Vec::new()),
-            Request::Change(command) => {
-                self.heard = told(&command);
-                Reply::Done
-            }
-            other => panic!("no line asks {other:?}"),
-        })
-    }
-
-    fn connections(&mut self, _: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure> {
-        Ok(())
-    }
-}
+use listener::Listener;
 
 /// A change as kernel.c tells it: the number of the kernel's command, then what it is about.
 fn told(command: &Command) -> String {
@@ -170,8 +146,9 @@ fn odd_values_are_refused_or_understood_as_ipvsadm_does() {
         let mut listener = Listener::default();
         let output = capture(&argv, "", &mut listener, &names);
         asked += 1;
-        let theirs = (exit.to_owned(), with_defaults(change, &listener.heard), stderr);
-        let ours = (output.exit.to_string(), listener.heard, output.stderr);
+        let heard = listener.heard.as_ref().map(told).unwrap_or_default();
+        let theirs = (exit.to_owned(), with_defaults(change, &heard), stderr);
+        let ours = (output.exit.to_string(), heard, output.stderr);
         if ours != theirs {
             faults.push(format!("{words:?}\n  xvsadm:  {ours:?}\n  ipvsadm: {theirs:?}"));
         }

@@ -420,15 +420,7 @@ fn packets_are_shown_to_root_and_the_group_and_to_nobody_else() {
 }
 
 fn all() -> CaptureRequest {
-    CaptureRequest {
-        address: None,
-        port: None,
-        service: None,
-        interface: None,
-        drops: false,
-        reason: None,
-        snap_bytes: 64,
-    }
+    CaptureRequest::everything(64)
 }
 
 #[test]

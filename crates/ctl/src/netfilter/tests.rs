@@ -6,9 +6,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde_json::{Value, json};
 use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::port::LinkId;
-use xvs_proto::{Endpoint, FlowKey, Fragment, Packet, tcp};
+use xvs_proto::{Endpoint, FlowKey};
 
 use super::*;
+use crate::marks::testing::packet;
 use crate::marks::{LaidOut, lay_out};
 
 const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
@@ -37,21 +38,7 @@ fn mark(laid_out: &LaidOut, Case(protocol, dest, port, link): Case) -> u32 {
         IpAddr::V4(_) => Endpoint::new(CLIENT, 1500),
         IpAddr::V6(_) => Endpoint::new([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0xc], 1500),
     };
-    let packet = Packet {
-        network: 14,
-        transport: 34,
-        end: 54,
-        flow: FlowKey { protocol, source, dest: Endpoint::new(dest, port) },
-        fragment: Fragment::Whole,
-        fragment_header: None,
-        longest_fragment: None,
-        tcp_flags: tcp::Flags::SYN,
-        sctp_event: None,
-        icmp_type: None,
-        ttl: 64,
-        tos: 0,
-        dont_fragment: false,
-    };
+    let packet = packet(FlowKey { protocol, source, dest: Endpoint::new(dest, port) });
     laid_out.marks.of(LinkId(link), &packet)
 }
 

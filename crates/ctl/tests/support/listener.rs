@@ -1,0 +1,35 @@
+//! Whoever is asked in tests of `xvsadm`'s words: agrees to everything and has nothing to list.
+
+use std::io;
+
+use xvs_ctl::client::{Director, Failure};
+use xvs_ctl::message::{Command, ConnectionRow, Reply, Request};
+use xvs_ctl::state::Timeouts;
+
+/// Takes every change, and keeps the last one.
+#[derive(Default)]
+pub(crate) struct Listener {
+    /// What was asked for.
+    pub(crate) heard: Option<Command>,
+}
+
+impl Director for Listener {
+    fn call(&mut self, request: Request) -> Result<Reply, Failure> {
+        Ok(match request {
+            Request::ListServices | Request::ListService(_) => Reply::Services(Vec::new()),
+            Request::Timeouts => Reply::Timeouts(Timeouts::default()),
+            Request::Daemons => Reply::Daemons(Vec::new()),
+            Request::Marks => Reply::Marks(Vec::new()),
+            Request::LocalAddresses => Reply::LocalAddresses(Vec::new()),
+            Request::Change(command) => {
+                self.heard = Some(command);
+                Reply::Done
+            }
+            _ => Reply::Done,
+        })
+    }
+
+    fn connections(&mut self, _: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
