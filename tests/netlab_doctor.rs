@@ -240,6 +240,17 @@ fn in_generic_mode_what_merges_packets_is_found_and_switched_off_by_the_printed_
 }
 
 #[test]
+fn the_clock_of_another_director_is_compared_and_one_that_does_not_answer_is_warned_of() {
+    let cluster = Cluster::up(Layout::default());
+    let diagnosis = Diagnosis::of(&cluster, &["--director", "192.0.2.11", "--director", "192.0.2.99"]);
+    let clocks: Vec<_> = diagnosis.findings.iter().filter(|finding| finding["check"] == "clock").collect();
+    let told = |at: usize| (clocks[at]["object"].as_str(), clocks[at]["level"].as_str());
+    // They are one machine, and so is the clock.
+    assert_eq!([told(0), told(1)], [(Some("192.0.2.11"), Some("ok")), (Some("192.0.2.99"), Some("warn"))]);
+    assert!(clocks[0]["found"].as_str().is_some_and(|found| found.ends_with(" ms apart from ours")));
+}
+
+#[test]
 fn people_read_a_line_for_what_is_well_and_the_command_below_what_is_not() {
     let cluster = Cluster::up(Layout::default());
     let output = complete(&mut shell(&cluster, DR, "xvs doctor --interface wan --vip 203.0.113.9"));

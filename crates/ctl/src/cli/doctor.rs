@@ -21,6 +21,9 @@ pub(super) struct Arguments {
     /// Look for this virtual address beside those of services; may be given several times
     #[arg(long = "vip", value_name = "ADDRESS")]
     addresses: Vec<IpAddr>,
+    /// Compare the clock of this other director; may be given several times
+    #[arg(long = "director", value_name = "ADDRESS")]
+    directors: Vec<IpAddr>,
     /// Read this xvs.toml: its interfaces, sizes and rules
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -37,10 +40,11 @@ Exit codes:
   2  something fails; or the command line is wrong";
 
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
-    let Arguments { interfaces, addresses, config, json } = arguments;
+    let Arguments { interfaces, addresses, directors, config, json } = arguments;
     let asked = Asked {
         interfaces: interfaces.clone(),
         addresses: addresses.clone(),
+        directors: directors.clone(),
         config: config.clone(),
         records: RECORDS.into(),
     };

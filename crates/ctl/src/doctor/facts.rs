@@ -14,6 +14,7 @@ use xvs_proto::{Endpoint, MacAddr};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use super::Finding;
+use super::clocks::Clock;
 use crate::config::Config;
 use crate::locals::LocalAddress;
 use crate::realserver::status::Status;
@@ -59,6 +60,8 @@ pub struct Facts {
     pub kernel_mtus: BTreeMap<IpAddr, u32>,
     /// What this machine serves as a real server.
     pub real_server: Vec<Status>,
+    /// The clocks of other directors.
+    pub clocks: Vec<Clock>,
 }
 
 /// What memory there is, and what may be done with it.

@@ -22,11 +22,11 @@ use xvs_dataplane::egress::model::{Link, Network};
 use xvs_dataplane::xdp::arp::who_has;
 use xvs_dataplane::xdp::device::Device;
 
-use super::Finding;
 use super::addresses::{IGNORE, REDIRECTS, SOURCE};
 use super::facts::{Answer, DaemonFacts, Facts, Interface, Memory, Peer, Server, Service, conf};
 use super::interfaces::TX_CHECKSUM;
 use super::servers::{OWN, RESERVED, next_hops};
+use super::{Finding, clocks};
 use crate::client::{Client, Director, Failure, default_socket};
 use crate::config::Config;
 use crate::message::{Reply, Request};
@@ -45,6 +45,8 @@ pub struct Asked {
     pub interfaces: Vec<String>,
     /// Virtual addresses beside those of services.
     pub addresses: Vec<IpAddr>,
+    /// Other directors, whose clocks are compared.
+    pub directors: Vec<IpAddr>,
     /// An xvs.toml.
     pub config: Option<PathBuf>,
     /// Where `xvs realserver` keeps its records.
@@ -79,6 +81,7 @@ pub fn gather(asked: &Asked) -> io::Result<Facts> {
     }
     ask_the_kernel(&mut facts)?;
     ask_the_wire(&mut facts);
+    facts.clocks = asked.directors.iter().map(|addr| clocks::ask(*addr)).collect();
     // What was asked for above has been answered meanwhile, or is not.
     facts.network = read_network()?;
     Ok(facts)

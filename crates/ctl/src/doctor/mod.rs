@@ -2,8 +2,8 @@
 //!
 //! [`gather`](gather::gather) looks, once and within two seconds; [`examine`] judges what was found by one small pure function a
 //! check, so that each is tested with facts alone. Nothing is changed but that the kernel is asked to resolve next
-//! hops, and that ARP is asked who has the virtual addresses. Runs for `xvs doctor`, beside a daemon or without one.
-//! Not here: clocks of peer directors, as there is no peer yet.
+//! hops, that ARP is asked who has the virtual addresses, and that other directors are asked for the time. Runs for
+//! `xvs doctor`, beside a daemon or without one.
 
 use std::fmt;
 
@@ -15,6 +15,7 @@ pub mod facts;
 pub mod gather;
 
 mod addresses;
+pub mod clocks;
 mod interfaces;
 mod machine;
 mod servers;
@@ -77,6 +78,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
         servers::ways,
         servers::tunnels,
         servers::ports,
+        clocks::clocks,
     ];
     checks.iter().flat_map(|check| check(facts)).collect()
 }
