@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use xvs::cluster::complete;
 use xvs::director::program;
 use xvs_ctl::lab::Lab;
+use xvs_ctl::message::VERSION;
 
 /// A folder that goes with the test.
 struct Folder(PathBuf);
@@ -248,13 +249,17 @@ const ASKING: [(&[&str], i32, i32); 5] = [
 fn a_daemon_of_another_release_is_told_with_both_versions_each_in_its_place() {
     let folder = Folder::new("bad-version");
     let (newer, novel) = (folder.0.join("newer.sock"), folder.0.join("novel.sock"));
-    let refusal = json!({ "wrong_version": { "ours": 2, "theirs": 1 } });
-    serve(&newer, json!({ "version": 2, "answer": { "Err": refusal }, "more": false }).to_string());
-    serve(&novel, json!({ "version": 2, "replies": ["in a shape", { "of": "its own" }] }).to_string());
+    let refusal = json!({ "wrong_version": { "ours": VERSION + 1, "theirs": VERSION } });
+    serve(&newer, json!({ "version": VERSION + 1, "answer": { "Err": refusal }, "more": false }).to_string());
+    serve(
+        &novel,
+        json!({ "version": VERSION + 1, "replies": ["in a shape", { "of": "its own" }] }).to_string(),
+    );
+    let versions = format!("xvsd speaks version {} and was asked in version {VERSION}", VERSION + 1);
     for socket in [&newer, &novel] {
         for (words, refused, _) in ASKING {
             let (exit, said) = run(words, socket);
-            assert!(said.contains("xvsd speaks version 2 and was asked in version 1"), "{words:?}: {said}");
+            assert!(said.contains(&versions), "{words:?}: {said}");
             assert!(said.contains("programs of one release"), "{words:?}: {said}");
             assert_eq!(exit, Some(refused), "{words:?}");
         }
@@ -264,8 +269,8 @@ fn a_daemon_of_another_release_is_told_with_both_versions_each_in_its_place() {
 #[test]
 fn what_is_no_answer_and_a_connection_that_ends_are_told_with_the_socket() {
     let folder = Folder::new("bad-answer");
-    for (name, answer) in [("web", "HTTP/1.0 400 Bad Request"), ("closed", ""), ("shape", "{\"version\":1}")]
-    {
+    let shape = format!("{{\"version\":{VERSION}}}");
+    for (name, answer) in [("web", "HTTP/1.0 400 Bad Request"), ("closed", ""), ("shape", &shape)] {
         let socket = folder.0.join(name);
         serve(&socket, answer.to_owned());
         for (words, _, none) in ASKING {

@@ -39,7 +39,7 @@ pub struct Config {
     /// How many frames each of a worker's queues has waiting for packets, a power of two. Default: 1,024.
     pub receive_ring: u32,
     /// How many frames each of a worker's queues may have waiting to be sent, a power of two. Default: 512. With both
-    /// defaults and two interfaces a worker locks 6.5 MiB.
+    /// defaults and two interfaces a worker locks 7 MiB.
     pub transmit_ring: u32,
     /// The control socket. Default: `/run/xvs/xvsd.sock`.
     pub socket: PathBuf,

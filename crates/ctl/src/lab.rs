@@ -117,7 +117,7 @@ impl Plant for Unwired {
 #[serde(
     untagged,
     deny_unknown_fields,
-    expecting = "not a request of the lab; `link`, `route`, `neighbor`, `set`, `adm`, `xvs`, `inject`, `advance` and `counters` are"
+    expecting = "not a request of the lab; `link`, `route`, `neighbor`, `set`, `adm`, `xvs`, `inject`, `explain`, `advance` and `counters` are"
 )]
 enum Line {
     /// An interface of the director that is a VLAN over another one, whose link address and MTU it has.

@@ -105,7 +105,7 @@ Exit codes:
   0  done
   1  failed; or the answer is no:
        `realserver status`: something is not as it has to be
-       `check`: there are faults (--keepalived: 1 for warnings, 2 for errors);
+       `check`: there are faults (--keepalived: 1 for warnings, 2 for errors or no such file)
        `plan`: there are differences
        `drain`: connections are left
   2  the command line is wrong
