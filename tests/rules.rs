@@ -286,6 +286,24 @@ fn what_somebody_else_changed_meanwhile_stays_when_rules_are_taken_back() {
 }
 
 #[test]
+fn real_servers_are_not_put_back_into_a_service_that_somebody_has_deleted_or_made_anew() {
+    let other = format!("-A -t {VIP}:80 -s rr\n-a -t {VIP}:80 -r {}:80 -m\n", server(4));
+    for (meanwhile, stays) in
+        [(vec!["-D"], String::new()), (vec!["-D", "-A"], format!("-A -t {VIP}:80 -s wlc\n"))]
+    {
+        let mut cluster = director(&[]);
+        apply(&mut cluster, read(&three("rr")).0, None);
+        apply(&mut cluster, read(&other).0, Some(60));
+        for command in meanwhile {
+            cluster.adm(&format!("{command} -t {VIP}:80"));
+        }
+        cluster.advance(61.0);
+        let saved = cluster.adm("-S -n");
+        assert_eq!(saved, stays);
+    }
+}
+
+#[test]
 fn timeouts_are_left_alone_by_rules_that_do_not_set_them() {
     let mut cluster = director(&["--set 500 60 70".to_owned()]);
     apply(&mut cluster, read(&three("rr")).0, None);

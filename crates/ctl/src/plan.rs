@@ -206,6 +206,10 @@ pub fn back(running: &State, applied: &State, former: &State) -> (Vec<Difference
         {
             false
         }
+        // Of a service that somebody else has made anew or deleted.
+        Thing::Destination(key, _) if now.get(&Thing::Service(key)) != then.get(&Thing::Service(key)) => {
+            false
+        }
         thing => now.get(&thing) == then.get(&thing),
     });
     let left = all - differences.len();

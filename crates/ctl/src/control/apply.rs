@@ -16,6 +16,9 @@ use crate::message::{Command, CommandError, Reply, Verdict};
 use crate::plan::{Difference, Wanted, back, carried_out, differences};
 use crate::state::State;
 
+/// After which time the way back is tried again where it could not be taken.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// Rules that were applied and are not confirmed.
 pub(super) struct Unconfirmed {
     until: Millis,
@@ -79,16 +82,21 @@ impl<P: Plant> Control<P> {
         };
         match verdict {
             Verdict::Keep => Ok(Reply::Done),
-            Verdict::TakeBack => self.take_back(&unconfirmed, now).map(Reply::Applied),
+            Verdict::TakeBack => {
+                let taken_back = self.take_back(unconfirmed, now)?;
+                self.publish().map(|()| Reply::Applied(taken_back))
+            }
         }
     }
 
     /// Takes back what nobody has confirmed in time. When it wants to be called again.
     pub(super) fn expire_unconfirmed(&mut self, now: Millis) -> Result<Option<Millis>, CommandError> {
         if let Some(over) = self.unconfirmed.take_if(|unconfirmed| unconfirmed.until <= now) {
-            let differences = self.take_back(&over, now)?;
+            let differences = self.take_back(over, now)?;
+            let published = self.publish();
             let changes = applied("not confirmed in time", &differences);
             self.events.tell_all(Kind::Change, self.epoch(), None, changes);
+            published?;
         }
         Ok(self.unconfirmed_until())
     }
@@ -98,19 +106,28 @@ impl<P: Plant> Control<P> {
         self.unconfirmed.as_ref().map(|unconfirmed| unconfirmed.until)
     }
 
-    fn take_back(&mut self, unconfirmed: &Unconfirmed, now: Millis) -> Result<Vec<Difference>, CommandError> {
-        let (differences, left) = back(&self.state, &unconfirmed.applied, &unconfirmed.former);
+    /// Enters in the desired state what leads back, and returns it; what is refused of it is in the log.
+    fn take_back(&mut self, unconfirmed: Unconfirmed, now: Millis) -> Result<Vec<Difference>, CommandError> {
+        let (mut differences, left) = back(&self.state, &unconfirmed.applied, &unconfirmed.former);
+        if let Err(error) = self.widen(&carried_out(&differences)) {
+            // Nothing has changed. It is tried again, or the way back would be lost.
+            self.unconfirmed = Some(Unconfirmed { until: now + RETRY, ..unconfirmed });
+            return Err(error);
+        }
         tracing::warn!(
             "rules that were applied are taken back: {} changes; {left} are left, as somebody has changed the same since",
             differences.len()
         );
-        let commands = carried_out(&differences);
-        self.widen(&commands)?;
-        for command in &commands {
-            if let Err(error) = self.admit(&self.state, command).and_then(|()| self.change(command, now)) {
-                tracing::error!("{}: refused: {error}", typed(command));
+        let mut refused = Vec::new();
+        for command in carried_out(&differences) {
+            if let Err(error) = self.admit(&self.state, &command).and_then(|()| self.change(&command, now)) {
+                tracing::error!("{}: refused: {error}", typed(&command));
+                refused.push(command);
             }
         }
-        self.publish().map(|()| differences)
+        differences.retain(|difference| {
+            !carried_out(std::slice::from_ref(difference)).iter().any(|done| refused.contains(done))
+        });
+        Ok(differences)
     }
 }
