@@ -197,6 +197,19 @@ fn the_header_goes_with_the_handshakes_end_and_again_until_it_is_acknowledged() 
 }
 
 #[test]
+fn a_client_that_gives_up_right_after_the_handshake_resets_the_server_that_has_the_header_too() {
+    for ends in [ends(false), ends(true)] {
+        let (mut play, header) = (Play::new(ends, "proxy"), header(ends));
+        let (first, reply) = (1000, 9000);
+        play.begin(first, reply);
+        play.request(&Segment { ack: Some(reply), sequence: first, ..Segment::default() });
+        // The server has acknowledged nothing yet, and believes a reset only at the byte that it expects next.
+        let reset = Segment { rst: true, ack: Some(reply), sequence: first, ..Segment::default() };
+        assert_eq!(play.request(&reset).sequence, first + header.len() as u32);
+    }
+}
+
+#[test]
 fn where_a_router_finds_the_header_too_much_for_a_segment_it_goes_alone() {
     for ends in [ends(false), ends(true)] {
         let (mut play, header) = (Play::new(ends, "proxy"), header(ends));

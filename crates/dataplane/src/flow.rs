@@ -171,6 +171,7 @@ impl Flows {
         match destination {
             Some(_) => Standing::Lasts,
             None if is_bypass(&connection) => Standing::Lasts,
+            None if connection.flags().contains(Flags::RESET) => Standing::Orphaned,
             None if settings.expire_nodest_conn || moves_on => Standing::GivesWay,
             None => Standing::Orphaned,
         }

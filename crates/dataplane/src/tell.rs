@@ -71,8 +71,13 @@ pub(crate) fn request(
             return None;
         }
         false => return None,
-        // Nothing follows it. If the destination has the header nevertheless, it asks, and acknowledges it by that.
-        true if packet.tcp_flags.has(tcp::Flags::RST) => return None,
+        // With ACK, its handshake's end has gone before it with the header; without, the destination awaits the first byte.
+        true if packet.tcp_flags.has(tcp::Flags::RST) => {
+            if packet.tcp_flags.has(tcp::Flags::ACK) && flags.contains(Flags::PROXY) {
+                tcp::set_number(segment, tcp::field::SEQUENCE.start, sequence.wrapping_add(by));
+            }
+            return None;
+        }
         true if flags.contains(Flags::TOA) => {
             return with_option(frame, packet, connection.client(), room, counters);
         }

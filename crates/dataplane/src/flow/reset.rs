@@ -48,7 +48,7 @@ impl Flows {
     fn reset_both(&mut self, frame: &mut Frame, packet: &Packet) -> Option<Packet> {
         let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
         let (source, dest) = (packet.flow.source, packet.flow.dest);
-        // A wrong sum would become a right one, around numbers that nobody has meant. What goes no further stays as it came.
+        // A wrong sum would become a right one, around numbers that nobody has meant. What ends here stays as it came.
         let sum = || checksum::transport(source.addr, dest.addr, Protocol::TCP.0, segment);
         if packet.flow.protocol != Protocol::TCP || packet.ttl <= 1 || sum() != 0 {
             return None;
@@ -60,7 +60,7 @@ impl Flows {
             self.resets.push(Reset { source: dest, dest: source, numbers });
         }
         let cut = without_data(frame, packet, tcp::HEADER_LEN, &[]);
-        Some(Packet { tcp_flags, ..cut })
+        Some(Packet { tcp_flags, longest_fragment: None, ..cut })
     }
 
     /// The resets that are to be sent; who sends them takes them out.
