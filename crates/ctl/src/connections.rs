@@ -91,9 +91,16 @@ pub fn end(
                 // One that has just ended keeps its entry until this walk is over: then nobody looks at it any more.
                 let _ = connection.set_flags(Flags::RESET);
                 sum.marked += 1;
-            } else if let Removal::Done(state) = reader.remove_if(id, |_, _| true) {
-                count_out(&reader.connection(id), state, snapshot);
-                sum.ended += 1;
+            } else {
+                match reader.remove_if(id, |_, _| true) {
+                    Removal::Done(state) => {
+                        count_out(&reader.connection(id), state, snapshot);
+                        sum.ended += 1;
+                    }
+                    // It leads nobody any more, and goes when the last of those that it controls has gone.
+                    Removal::Controls => _ = reader.connection(id).set_flags(Flags::DETACHED),
+                    Removal::NotOurs | Removal::Lasts => {}
+                }
             }
         });
         next += SLICE;
