@@ -243,8 +243,15 @@ impl<P: Plant> Control<P> {
                 self.widen(commands)?;
                 let change =
                     |command| self.admit(&self.state, command).and_then(|()| self.change(command, now));
-                let results: Vec<_> = commands.iter().map(change).collect();
-                self.publish().map(|()| Reply::Restored(results))
+                let mut results: Vec<_> = commands.iter().map(change).collect();
+                if let Err(late) = self.publish() {
+                    // Which lines were refused is told all the same.
+                    match results.iter_mut().rfind(|result| result.is_ok()) {
+                        Some(last) => *last = Err(late),
+                        None => return Err(late),
+                    }
+                }
+                Ok(Reply::Restored(results))
             }
             Request::Apply { rules, confirm_within_seconds } => {
                 self.apply(rules, *confirm_within_seconds, now)

@@ -300,7 +300,7 @@ pub(crate) fn millis_since_1970(time: SystemTime) -> u64 {
 /// Events that are remembered.
 pub const KEPT: usize = 1024;
 /// Listeners at one time.
-pub const LISTENERS: usize = 16;
+pub const LISTENERS: usize = 40;
 /// Of changes that came at once, as in a restore, so many are events of their own.
 pub const AT_ONCE: usize = 256;
 /// Events that a listener is given at a time.

@@ -386,7 +386,14 @@ impl Client {
             let mut denials = self.shared.denials.lock().unwrap_or_else(PoisonError::into_inner);
             let denied = Err(CommandError::PermissionDenied);
             let what = changes(&request, &denied).next().map(|(line, _)| line);
-            let what = what.unwrap_or_else(|| "xvs capture".to_owned());
+            let what = what.unwrap_or_else(|| {
+                match &request {
+                    Request::EndConnections(_) | Request::ResetConnections(_) => "an end of connections",
+                    Request::ReportLoad { .. } => "xvs feedback",
+                    _ => "xvs capture",
+                }
+                .to_owned()
+            });
             if let Some(line) = denials.line(peer, &what, Instant::now()) {
                 tracing::warn!("{line}");
             }

@@ -105,6 +105,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     let ended = client.capture(arguments.request(), &mut |part| {
         if !begun {
             begun = true;
+            sink.begin()?;
             eprintln!("capturing; Ctrl-C or SIGTERM ends it");
         }
         let left = usize::try_from(most - packets).unwrap_or(usize::MAX);
@@ -163,7 +164,9 @@ impl<'a> Sink<'a> {
     fn open(arguments: &'a Arguments, out: &'a mut dyn Write) -> Result<Self, Box<dyn Error>> {
         let to = match arguments.write.as_deref() {
             Some(path) if path != Path::new("-") => {
-                let file = File::create(path).map_err(|error| format!("{}: {error}", path.display()))?;
+                // What stands there stays until there is something to write in its place.
+                let file = File::options().write(true).create(true).truncate(false).open(path);
+                let file = file.map_err(|error| format!("{}: {error}", path.display()))?;
                 Target::File(file, path, 0)
             }
             _ => Target::Stdout(out),
@@ -175,6 +178,14 @@ impl<'a> Sink<'a> {
             false => Form::Blocks(Box::new(Blocks::new(arguments.snaplen)?)),
         };
         Ok(Self { to, form })
+    }
+
+    /// Takes away what stands in the file.
+    fn begin(&mut self) -> io::Result<()> {
+        match &self.to {
+            Target::File(file, ..) if file.metadata()?.is_file() => file.set_len(0),
+            _ => Ok(()),
+        }
     }
 
     fn put(&mut self, packets: &[CapturedPacket]) -> io::Result<()> {

@@ -58,6 +58,8 @@ impl<P: Plant> Control<P> {
                 Command::AddLocal(local) => {
                     locals.push(*local);
                     items.insert(Item::Locals(Family::of(local.addr)));
+                    // If it is refused, nothing else tells that its ports are to be left alone again.
+                    self.unsteered = Due::Everything;
                 }
                 Command::AddMark(rule) => rules.push(rule.clone()),
                 Command::AddService { key, .. } => items.extend(networks(&self.laid_out, *key)),
