@@ -9,32 +9,61 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use xvs_dataplane::clock::Millis;
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::snapshot::{Member, Path, Service, Snapshot};
 
 use crate::history::{INTERVAL, Sample, WINDOW, drop_reasons};
 use crate::shared::{Facts, InterfaceFacts, Shared, WorkerFacts};
 
+/// What is looked at for a report.
+struct Look {
+    facts: Facts,
+    now: Millis,
+    snapshot: Arc<Snapshot>,
+    sample: Sample,
+    /// The oldest sample of the last minute.
+    minute: Sample,
+    busy_percent: Vec<Option<f64>>,
+    /// Packets dropped since, by reason.
+    recent: Vec<u64>,
+    /// Services without a usable destination, and why.
+    useless: Vec<(String, &'static str)>,
+    live: usize,
+    size: usize,
+}
+
+impl Look {
+    fn at(shared: &Shared) -> Self {
+        let (facts, now, snapshot) = (shared.facts(), shared.now(), shared.published.load_full());
+        let sample = Sample::take(shared.workers(), now);
+        let minute = shared.history.before(now, WINDOW);
+        let busy_percent = sample.busy_percent_since(&shared.history.before(now, INTERVAL));
+        let recent = sample.drops_since(&minute);
+        let mut useless: Vec<_> =
+            snapshot.services.iter().filter_map(|service| uselessness(service, &snapshot)).collect();
+        useless.sort();
+        let (live, size) = (shared.table().live(), shared.table().config().capacity);
+        Self { facts, now, snapshot, sample, minute, busy_percent, recent, useless, live, size }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings: Vec<_> = self.facts.interfaces.iter().filter_map(interface_warning).collect();
+        warnings.extend(service_warnings(&self.useless));
+        warnings.extend(table_warning(self.live, self.size));
+        warnings.extend(self.busy_percent.iter().enumerate().filter_map(busy_warning));
+        warnings.extend(drop_reasons().zip(&self.recent).filter_map(drop_warning));
+        warnings.extend(self.facts.warnings.iter().cloned());
+        warnings
+    }
+}
+
 /// The whole report.
 pub fn report(shared: &Shared) -> Value {
-    let (facts, now, snapshot) = (shared.facts(), shared.now(), shared.published.load_full());
-    let sample = Sample::take(shared.workers(), now);
-    let minute = shared.history.before(now, WINDOW);
-    let busy_percent = sample.busy_percent_since(&shared.history.before(now, INTERVAL));
-    let recent = sample.drops_since(&minute);
-    let table = shared.table();
-    let (live, size) = (table.live(), table.config().capacity);
+    let look = Look::at(shared);
+    let warnings = look.warnings();
+    let Look { facts, now, snapshot, sample, minute, busy_percent, recent, useless, live, size } = look;
     let (services, destinations) = snapshot.configured();
-    let mut useless: Vec<_> =
-        snapshot.services.iter().filter_map(|service| uselessness(service, &snapshot)).collect();
-    useless.sort();
-
-    let mut warnings: Vec<_> = facts.interfaces.iter().filter_map(interface_warning).collect();
-    warnings.extend(service_warnings(&useless));
-    warnings.extend(table_warning(live, size));
-    warnings.extend(busy_percent.iter().enumerate().filter_map(busy_warning));
-    warnings.extend(drop_reasons().zip(&recent).filter_map(drop_warning));
-    warnings.extend(facts.warnings.iter().cloned());
     json!({
         "state": if warnings.is_empty() { "ok" } else { "warning" },
         "warnings": warnings,
@@ -50,7 +79,7 @@ pub fn report(shared: &Shared) -> Value {
             "size": size,
             "connections": live,
             "percent": percent(live, size),
-            "pages": table.pages().to_string(),
+            "pages": shared.table().pages().to_string(),
         },
         "drops": drops(&sample.drops),
         "unconfirmed_seconds": facts.unconfirmed_until.map(|until| now.until(until).as_secs()),
@@ -60,9 +89,7 @@ pub fn report(shared: &Shared) -> Value {
 
 /// The warnings of the [`report`] alone.
 pub fn warnings(shared: &Shared) -> Vec<String> {
-    let report = report(shared);
-    let sentences = report["warnings"].as_array().into_iter().flatten();
-    sentences.filter_map(|sentence| sentence.as_str().map(str::to_owned)).collect()
+    Look::at(shared).warnings()
 }
 
 fn interfaces(facts: &Facts) -> Value {

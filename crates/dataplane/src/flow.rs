@@ -146,7 +146,7 @@ impl Flows {
                 }
                 Standing::GivesWay => self.request(frame, packet, id, snapshot, now),
                 Standing::Orphaned => {
-                    self.reset(frame, packet, id);
+                    Self::reset(&mut self.resets, frame, packet, &self.table.connection(id));
                     Verdict::Drop(DropReason::DestinationUnavailable)
                 }
             },
@@ -321,7 +321,7 @@ impl Flows {
         let ends = ends(&connection);
         connection.count_in_packet();
         self.count(destination, |stats| stats.count_in(packet.length()));
-        let reset = self.reset(frame, packet, id);
+        let reset = Self::reset(&mut self.resets, frame, packet, &connection);
         let packet = reset.as_ref().unwrap_or(packet);
         self.advance(id, packet, Direction::Inbound, Some(&destination.live), &snapshot.settings, now);
         if snapshot.settings.mss_clamp.concerns(packet, ends.method) {
@@ -375,9 +375,8 @@ impl Flows {
             return Verdict::PassToKernel;
         }
         let ends = ends(&connection);
-        let reset = self.reset(frame, packet, id);
+        let reset = Self::reset(&mut self.resets, frame, packet, &connection);
         let packet = reset.as_ref().unwrap_or(packet);
-        let connection = self.table.connection(id);
         let path = Path::find(&snapshot.egress, ends.client.addr, hash);
         if snapshot.settings.mss_clamp.concerns(packet, ends.method)
             && let Some(destination) = destination(&connection, snapshot)

@@ -3,8 +3,8 @@
 //! A worker loads the snapshot once a burst, reads the clock once a burst, and waits for nobody. Before it sleeps it
 //! parks, so that changes and the reuse of entries do not wait for it; when it wakes it loads the snapshot anew. It
 //! sleeps until a frame comes, its next timer, or a call. About once a second while packets come it copies what the
-//! kernel dropped into its counters, and checks its balance. How busy it is costs it nothing but two additions a burst: a turn that had something
-//! to do ends when the next begins, which reads the clock anyway.
+//! kernel dropped into its counters, and checks its balance. How busy it is costs it nothing but two additions a burst: a
+//! turn that had something to do ends when the next begins, which reads the clock anyway.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -16,7 +16,7 @@ use xvs_proto::{Endpoint, Packet, Protocol, checksum, ipv4, ipv6, tcp};
 
 use super::Flows;
 use crate::answer::hop_to;
-use crate::conn::{ConnId, Flags};
+use crate::conn::{Connection, Flags};
 use crate::forward::link_header;
 use crate::outcome::Unresolved;
 use crate::port::{LinkId, Port};
@@ -36,16 +36,21 @@ impl Flows {
     /// Turns a packet of a connection that is to be reset into a reset, and has its sender get one too. `Some`: what the
     /// packet has become, its headers at the same places of the frame.
     #[inline]
-    pub(super) fn reset(&mut self, frame: &mut Frame, packet: &Packet, id: ConnId) -> Option<Packet> {
-        match self.table.connection(id).flags().contains(Flags::RESET) {
-            true => self.reset_both(frame, packet),
+    pub(super) fn reset(
+        resets: &mut Vec<Reset>,
+        frame: &mut Frame,
+        packet: &Packet,
+        connection: &Connection<'_>,
+    ) -> Option<Packet> {
+        match connection.flags().contains(Flags::RESET) {
+            true => Self::reset_both(resets, frame, packet),
             false => None,
         }
     }
 
     // Apart, so that what every packet runs through is short.
     #[inline(never)]
-    fn reset_both(&mut self, frame: &mut Frame, packet: &Packet) -> Option<Packet> {
+    fn reset_both(resets: &mut Vec<Reset>, frame: &mut Frame, packet: &Packet) -> Option<Packet> {
         let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
         let (source, dest) = (packet.flow.source, packet.flow.dest);
         // A wrong sum would become a right one, around numbers that nobody has meant. What ends here stays as it came.
@@ -56,8 +61,8 @@ impl Flows {
         let numbers = tcp::reset_numbers(segment)?;
         let tcp_flags = tcp::make_reset(segment);
         // A burst has no more packets than there is room for.
-        if self.resets.len() < self.resets.capacity() {
-            self.resets.push(Reset { source: dest, dest: source, numbers });
+        if resets.len() < resets.capacity() {
+            resets.push(Reset { source: dest, dest: source, numbers });
         }
         let cut = without_data(frame, packet, tcp::HEADER_LEN, &[]);
         Some(Packet { tcp_flags, longest_fragment: None, ..cut })
