@@ -43,6 +43,7 @@ mod steered;
 pub mod support;
 pub mod tunnels;
 
+pub mod health;
 pub mod keepalived;
 pub mod netfilter;
 pub mod network;

@@ -119,6 +119,7 @@ impl Told<'_> {
                 "timeout_seconds": timing.timeout.as_secs_f64(),
                 "warmup_seconds": timing.warmup.as_secs_f64(),
                 "fall": timing.fall,
+                "rise": timing.rise,
                 "begins": if timing.begins_down { "down" } else { "up" },
             })
         };
@@ -142,45 +143,38 @@ impl Told<'_> {
 
 /// Each check of each real server, a line each.
 fn table(servers: &[VirtualServer]) -> String {
-    let mut rows = vec![["", "check", "interval", "timeout", "fall", "begins"].map(str::to_owned)];
+    let mut rows = vec![["", "check", "interval", "timeout", "fall", "rise", "begins"].map(str::to_owned)];
     for server in servers {
-        rows.push([
-            format!("virtual_server {}", server.name),
-            "".into(),
-            "".into(),
-            "".into(),
-            "".into(),
-            "".into(),
-        ]);
+        rows.push([&format!("virtual_server {}", server.name), "", "", "", "", "", ""].map(str::to_owned));
         for server in &server.real_servers {
             let name = format!("  {}", server.endpoint);
             if server.checks.is_empty() {
-                rows.push([name.clone(), "none".into(), "-".into(), "-".into(), "-".into(), "up".into()]);
+                rows.push([&name, "none", "-", "-", "-", "-", "up"].map(str::to_owned));
             }
             rows.extend(server.checks.iter().map(|check| columns(name.clone(), check)));
         }
     }
     // A virtual server's name stands alone on its line.
-    let is_head = |row: &[String; 6]| !row[0].is_empty() && row[1].is_empty();
+    let is_head = |row: &[String; 7]| !row[0].is_empty() && row[1].is_empty();
     let cells = |column: usize| rows.iter().filter(|row| !is_head(row)).map(move |row| row[column].len());
-    let widths: [usize; 6] = std::array::from_fn(|column| cells(column).max().unwrap_or(0));
-    let line = |row: &[String; 6]| {
+    let widths: [usize; 7] = std::array::from_fn(|column| cells(column).max().unwrap_or(0));
+    let line = |row: &[String; 7]| {
         let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         cells.join("  ").trim_end().to_owned() + "\n"
     };
     rows.iter().map(line).collect()
 }
 
-fn columns(server: String, check: &Check) -> [String; 6] {
+fn columns(server: String, check: &Check) -> [String; 7] {
     let seconds = |time: Duration| format!("{}s", time.as_secs_f64());
-    let Timing { interval, timeout, fall, begins_down, .. } = check.timing;
+    let Timing { interval, timeout, fall, rise, begins_down, .. } = check.timing;
     let begins = if begins_down { "down" } else { "up" };
-    let [interval, timeout, fall] = match check.probe {
+    let [interval, timeout, fall, rise] = match check.probe {
         // It is read as it changes.
-        Probe::File(..) => ["-", "-", "-"].map(str::to_owned),
-        _ => [seconds(interval), seconds(timeout), fall.to_string()],
+        Probe::File(..) => ["-"; 4].map(str::to_owned),
+        _ => [seconds(interval), seconds(timeout), fall.to_string(), rise.to_string()],
     };
-    [server, check.probe.to_string(), interval, timeout, fall, begins.to_owned()]
+    [server, check.probe.to_string(), interval, timeout, fall, rise, begins.to_owned()]
 }
 
 fn set_timeouts(configuration: &Configuration) -> Vec<String> {
@@ -246,10 +240,10 @@ real_server 192.0.2.12 8080 { weight 1
 
 Checks, none of which xvs makes yet:
 
-                   check                         interval  timeout  fall  begins
+                   check                         interval  timeout  fall  rise  begins
 virtual_server 192.0.2.1 80
-  192.0.2.11:8080  HTTP 192.0.2.11:8080 /health  2.5s      5s       2     up
-  192.0.2.12:8080  none                          -         -        -     up
+  192.0.2.11:8080  HTTP 192.0.2.11:8080 /health  2.5s      5s       2     1     up
+  192.0.2.12:8080  none                          -         -        -     -     up
 
 k.conf: no fault
 ";
@@ -292,6 +286,7 @@ k.conf: no fault
             "timeout_seconds": 5.0,
             "warmup_seconds": 2.5,
             "fall": 2,
+            "rise": 1,
             "begins": "up",
         }]);
         assert_eq!(*checks, want);

@@ -155,6 +155,8 @@ pub struct Timing {
     pub timeout: Duration,
     /// Failures in a row that take the server down.
     pub fall: u32,
+    /// Passes in a row that bring it up again.
+    pub rise: u32,
     /// At most so long is waited before the first.
     pub warmup: Duration,
     /// Whether the server is down until it has passed.
@@ -168,6 +170,7 @@ pub struct TimingOptions {
     retry_interval: Option<Duration>,
     timeout: Option<Duration>,
     retry: Option<u32>,
+    rise: Option<u32>,
     warmup: Option<Duration>,
     begins_down: Option<bool>,
 }
@@ -181,6 +184,8 @@ impl TimingOptions {
             "delay_before_retry" => set(&mut self.retry_interval, faults.time(block, Duration::ZERO)),
             "connect_timeout" => set(&mut self.timeout, faults.time(block, above_zero)),
             "retry" => set(&mut self.retry, faults.number_u32(block, least_retry..=u32::MAX)),
+            // keepalived has no such word and takes 1.
+            "rise" => set(&mut self.rise, faults.number_u32(block, 1..=u32::MAX)),
             "warmup" => set(&mut self.warmup, faults.time(block, Duration::ZERO)),
             "alpha" => set(&mut self.begins_down, faults.switch(block)),
             _ => return false,
@@ -196,6 +201,7 @@ impl TimingOptions {
             retry_interval: self.retry_interval.or(around.retry_interval),
             timeout: self.timeout.or(around.timeout),
             retry: self.retry.or(around.retry),
+            rise: self.rise.or(around.rise),
             warmup: self.warmup.or(around.warmup),
             begins_down: self.begins_down.or(around.begins_down),
         }
@@ -220,6 +226,7 @@ impl TimingOptions {
             retry_interval: self.retry_interval.unwrap_or(retry_interval),
             timeout: self.timeout.unwrap_or(TIMEOUT),
             fall: self.retry.unwrap_or(retry).saturating_add(1),
+            rise: self.rise.unwrap_or(1),
             warmup: self.warmup.unwrap_or(interval),
             // What a file says is known from the start.
             begins_down: self.begins_down.unwrap_or(false) && !matches!(probe, Probe::File(..)),
