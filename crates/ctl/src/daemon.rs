@@ -6,7 +6,7 @@
 //! up undoes what was done, by dropping it.
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -135,6 +135,7 @@ impl Daemon {
             swept,
             history,
             events,
+            health: OnceLock::new(),
             facts,
         });
         let (inputs, queue) = bounded(QUEUE);

@@ -63,6 +63,8 @@ pub enum Kind {
     Link,
     /// A weight that load reports have moved.
     Weight,
+    /// A real server that went down or came up, a virtual server that lost or gained its quorum.
+    Health,
     /// Something to see to, as `xvs status` shows it.
     Warning,
     /// A warning that does not hold any more.
@@ -76,6 +78,7 @@ impl Kind {
             Self::Change => "change",
             Self::Link => "link",
             Self::Weight => "weight",
+            Self::Health => "health",
             Self::Warning => "warning",
             Self::Over => "over",
         }
@@ -266,6 +269,7 @@ pub fn changes<'a>(
         (Request::Set { key, value }, _) => {
             Box::new(iter::once((one_line(&format!("xvs set {key} {value}")), refused)))
         }
+        (Request::Reload, _) => Box::new(iter::once(("xvs reload".to_owned(), refused))),
         (Request::Apply { .. }, Ok(Reply::Applied(differences))) => applied("xvs apply", differences),
         (Request::Apply { .. }, _) => Box::new(iter::once(("xvs apply".to_owned(), refused))),
         (Request::Confirm(Verdict::TakeBack), Ok(Reply::Applied(differences))) => {

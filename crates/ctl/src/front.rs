@@ -7,7 +7,7 @@ use std::fmt;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::{Value, json};
 use xvs_dataplane::explain::Live;
@@ -21,6 +21,7 @@ use crate::doctor::facts::DaemonFacts;
 use crate::events::{self, Asked, Listener, Who, changes};
 use crate::explain;
 use crate::filter::Filter;
+use crate::health::Watch;
 use crate::locals;
 use crate::message::{CommandError, ConnectionRow, Reply, Request};
 use crate::plan::{Wanted, differences, state_of};
@@ -88,6 +89,16 @@ impl Handler for Front {
                     shared.workers().iter().map(|counters| counters.dropped(DropReason::NoLocalPort).value());
                 Ok(Reply::Report(json!(locals::report(&known, shared.reader(), exhausted.sum()))))
             }
+            Request::Health => Ok(Reply::Report(json!(watch(daemon)?.report()))),
+            Request::Reload => {
+                let (done, who) = (watch(daemon)?.reload(), who(peer));
+                let answer = done.map(|told| Reply::Report(json!(told)));
+                log(&Request::Reload, &answer, &who);
+                let (shared, changes) = (daemon.shared(), changes(&Request::Reload, &answer));
+                let epoch = shared.published.load().epoch;
+                shared.events.tell_all(events::Kind::Change, epoch, Some(&who), changes);
+                answer
+            }
             Request::Change(_)
             | Request::Restore(_)
             | Request::Apply { .. }
@@ -141,6 +152,14 @@ impl Handler for Front {
         }
         ended
     }
+}
+
+/// What watches real servers.
+fn watch(daemon: &Handle) -> Result<&Arc<dyn Watch>, CommandError> {
+    let none = || CommandError::Failed {
+        why: "xvs: xvsd has no keepalived.conf; start it with `--keepalived FILE`".to_owned(),
+    };
+    daemon.shared().health.get().ok_or_else(none)
 }
 
 /// Tells who changed what, and what came of it: a line for each command, also of a batch.

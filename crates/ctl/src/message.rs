@@ -174,6 +174,11 @@ pub enum Request {
     /// What `xvs doctor` compares with the machine; answered by [`Reply::Report`] with
     /// [`DaemonFacts`](crate::doctor::facts::DaemonFacts).
     Examine,
+    /// What is known of the health of real servers; answered by [`Reply::Report`] with a
+    /// [`HealthReport`](crate::health::report::HealthReport).
+    Health,
+    /// Reads the keepalived.conf anew; answered by [`Reply::Report`] with a line that says what has changed.
+    Reload,
 }
 
 impl Request {
@@ -187,7 +192,8 @@ impl Request {
             | Self::EndConnections(_)
             | Self::ResetConnections(_)
             | Self::Set { .. }
-            | Self::ReportLoad { .. } => Access::Change,
+            | Self::ReportLoad { .. }
+            | Self::Reload => Access::Change,
             // What clients and servers say to each other is in them.
             Self::Capture(_) => Access::Change,
             Self::ListServices
@@ -207,7 +213,8 @@ impl Request {
             | Self::Traffic
             | Self::Events(_)
             | Self::Explain(_)
-            | Self::Examine => Access::Read,
+            | Self::Examine
+            | Self::Health => Access::Read,
         }
     }
 }

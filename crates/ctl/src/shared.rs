@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use xvs_dataplane::port::xdp::SocketCounters;
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 
 use crate::events::Events;
+use crate::health::Watch;
 use crate::history::{History, Sample};
 use crate::message::Access;
 use crate::sweep::SweepCounters;
@@ -41,6 +42,8 @@ pub struct Shared {
     pub(crate) swept: Arc<SweepCounters>,
     pub(crate) history: History,
     pub(crate) events: Arc<Events>,
+    /// What watches the real servers of a keepalived.conf, if there is one.
+    pub(crate) health: OnceLock<Arc<dyn Watch>>,
     /// How each interface is attached and each worker placed, and what is wrong with the network.
     pub(crate) facts: Mutex<Facts>,
 }
@@ -233,6 +236,7 @@ impl Shared {
             swept: Arc::default(),
             history: History::default(),
             events: Arc::default(),
+            health: OnceLock::new(),
             facts: Mutex::default(),
         }
     }
