@@ -57,6 +57,7 @@ impl Handler for Front {
                 report["rules"] = json!(daemon.shared().facts().rules.map(|file| drift(&file, daemon)));
                 Ok(Reply::Report(report))
             }
+            Request::Health => Ok(Reply::Report(json!(daemon.shared().health()))),
             Request::Traffic => Ok(Reply::Traffic(Traffic::now(daemon.shared()))),
             Request::Counters => Ok(Reply::Report(json!(daemon.shared().counters()))),
             Request::CountConnections(filter) => {
