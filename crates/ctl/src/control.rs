@@ -284,6 +284,7 @@ impl<P: Plant> Control<P> {
             | Request::CountConnections(_)
             | Request::EndConnections(_)
             | Request::ResetConnections(_)
+            | Request::Health
             | Request::Status
             | Request::Counters
             | Request::LocalUse
@@ -292,7 +293,6 @@ impl<P: Plant> Control<P> {
             | Request::Explain(_)
             | Request::Capture(_)
             | Request::Examine
-            | Request::Health
             | Request::Reload => {
                 let why = "the control thread does not answer this request".to_owned();
                 Err(CommandError::Failed { why })

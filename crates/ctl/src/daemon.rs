@@ -135,8 +135,9 @@ impl Daemon {
             swept,
             history,
             events,
-            health: OnceLock::new(),
             facts,
+            health: OnceLock::new(),
+            reload: OnceLock::new(),
         });
         let (inputs, queue) = bounded(QUEUE);
         let (latest, rules) = (Latest::default(), Latest::default());

@@ -63,7 +63,7 @@ pub enum Kind {
     Link,
     /// A weight that load reports have moved.
     Weight,
-    /// A real server that went down or came up, a virtual server that lost or gained its quorum.
+    /// A real server that is up or down, a virtual server that has or has lost its quorum.
     Health,
     /// Something to see to, as `xvs status` shows it.
     Warning,

@@ -7,7 +7,7 @@ use std::fmt;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 use xvs_dataplane::explain::Live;
@@ -21,7 +21,6 @@ use crate::doctor::facts::DaemonFacts;
 use crate::events::{self, Asked, Listener, Who, changes};
 use crate::explain;
 use crate::filter::Filter;
-use crate::health::Watch;
 use crate::locals;
 use crate::message::{CommandError, ConnectionRow, Reply, Request};
 use crate::plan::{Wanted, differences, state_of};
@@ -58,6 +57,7 @@ impl Handler for Front {
                 report["rules"] = json!(daemon.shared().facts().rules.map(|file| drift(&file, daemon)));
                 Ok(Reply::Report(report))
             }
+            Request::Health => Ok(Reply::Report(json!(daemon.shared().health()))),
             Request::Traffic => Ok(Reply::Traffic(Traffic::now(daemon.shared()))),
             Request::Counters => Ok(Reply::Report(json!(daemon.shared().counters()))),
             Request::CountConnections(filter) => {
@@ -89,9 +89,8 @@ impl Handler for Front {
                     shared.workers().iter().map(|counters| counters.dropped(DropReason::NoLocalPort).value());
                 Ok(Reply::Report(json!(locals::report(&known, shared.reader(), exhausted.sum()))))
             }
-            Request::Health => Ok(Reply::Report(json!(watch(daemon)?.report()))),
             Request::Reload => {
-                let (done, who) = (watch(daemon)?.reload(), who(peer));
+                let (done, who) = (reload(daemon), who(peer));
                 let answer = done.map(|told| Reply::Report(json!(told)));
                 log(&Request::Reload, &answer, &who);
                 let (shared, changes) = (daemon.shared(), changes(&Request::Reload, &answer));
@@ -154,12 +153,12 @@ impl Handler for Front {
     }
 }
 
-/// What watches real servers.
-fn watch(daemon: &Handle) -> Result<&Arc<dyn Watch>, CommandError> {
+/// Has the keepalived.conf read anew.
+fn reload(daemon: &Handle) -> Result<String, CommandError> {
     let none = || CommandError::Failed {
         why: "xvs: xvsd has no keepalived.conf; start it with `--keepalived FILE`".to_owned(),
     };
-    daemon.shared().health.get().ok_or_else(none)
+    daemon.shared().reload.get().ok_or_else(none)?()
 }
 
 /// Tells who changed what, and what came of it: a line for each command, also of a batch.

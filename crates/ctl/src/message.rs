@@ -158,6 +158,8 @@ pub enum Request {
     /// Weights that follow load reports; answered by [`Reply::Report`] with
     /// [`FeedbackRow`](crate::feedback::FeedbackRow)s.
     Feedback,
+    /// What is known of the health of real servers; answered by [`Reply::Report`].
+    Health,
     /// How the daemon is; answered by [`Reply::Report`].
     Status,
     /// Every counter; answered by [`Reply::Report`].
@@ -174,9 +176,6 @@ pub enum Request {
     /// What `xvs doctor` compares with the machine; answered by [`Reply::Report`] with
     /// [`DaemonFacts`](crate::doctor::facts::DaemonFacts).
     Examine,
-    /// What is known of the health of real servers; answered by [`Reply::Report`] with a
-    /// [`HealthReport`](crate::health::report::HealthReport).
-    Health,
     /// Reads the keepalived.conf anew; answered by [`Reply::Report`] with a line that says what has changed.
     Reload,
 }
@@ -208,13 +207,13 @@ impl Request {
             | Self::LocalAddresses
             | Self::LocalUse
             | Self::Feedback
+            | Self::Health
             | Self::Status
             | Self::Counters
             | Self::Traffic
             | Self::Events(_)
             | Self::Explain(_)
-            | Self::Examine
-            | Self::Health => Access::Read,
+            | Self::Examine => Access::Read,
         }
     }
 }

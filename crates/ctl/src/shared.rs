@@ -19,9 +19,9 @@ use xvs_dataplane::port::xdp::SocketCounters;
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 
 use crate::events::Events;
-use crate::health::Watch;
+use crate::health::report::HealthReport;
 use crate::history::{History, Sample};
-use crate::message::Access;
+use crate::message::{Access, CommandError};
 use crate::sweep::SweepCounters;
 
 /// How often it is looked whether workers have left what was ended, and between two looks.
@@ -42,10 +42,12 @@ pub struct Shared {
     pub(crate) swept: Arc<SweepCounters>,
     pub(crate) history: History,
     pub(crate) events: Arc<Events>,
-    /// What watches the real servers of a keepalived.conf, if there is one.
-    pub(crate) health: OnceLock<Arc<dyn Watch>>,
     /// How each interface is attached and each worker placed, and what is wrong with the network.
     pub(crate) facts: Mutex<Facts>,
+    /// What tells of the health of real servers, if the daemon has a keepalived.conf.
+    pub(crate) health: OnceLock<Arc<dyn Fn() -> HealthReport + Send + Sync>>,
+    /// What reads that file anew and says in a line what has changed, or what is wrong with it.
+    pub(crate) reload: OnceLock<Arc<dyn Fn() -> Result<String, CommandError> + Send + Sync>>,
 }
 
 /// What `xvs status` tells beside counters.
@@ -190,6 +192,11 @@ impl Shared {
         }
     }
 
+    /// What is known of the health of real servers; `None` without a keepalived.conf.
+    pub fn health(&self) -> Option<HealthReport> {
+        self.health.get().map(|report| report())
+    }
+
     /// How the daemon stands.
     pub fn facts(&self) -> Facts {
         self.facts_now().clone()
@@ -236,8 +243,9 @@ impl Shared {
             swept: Arc::default(),
             history: History::default(),
             events: Arc::default(),
-            health: OnceLock::new(),
             facts: Mutex::default(),
+            health: OnceLock::new(),
+            reload: OnceLock::new(),
         }
     }
 }

@@ -7,22 +7,6 @@
 
 pub mod report;
 
-use crate::message::CommandError;
-use report::HealthReport;
-
-/// What watches real servers, for who asks it.
-pub trait Watch: Send + Sync {
-    /// What is known now. Delays no check.
-    fn report(&self) -> HealthReport;
-
-    /// Reads the file anew, and says in a line what has changed, when that is in force. Waits for one that is being
-    /// carried out.
-    ///
-    /// # Errors
-    /// What is wrong with the file, line by line; then nothing has changed.
-    fn reload(&self) -> Result<String, CommandError>;
-}
-
 /// What came of asking once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {

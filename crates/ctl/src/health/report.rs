@@ -13,6 +13,10 @@ pub struct HealthReport {
     pub read_at_millis: u64,
     /// Why it was last not taken over, if it was read again since and refused.
     pub refused: Option<String>,
+    /// How often it was read with success since the start.
+    pub reads: u64,
+    /// How often it was read and refused.
+    pub refusals: u64,
     /// How many of its statements are left out or assumed.
     pub faults: usize,
     /// Commands that lead back to what is wanted from what somebody has changed by hand, as one would type them.
