@@ -39,7 +39,7 @@ use crate::state::State;
 use crate::steered::{Accounts, Item, networks, steer};
 use crate::support::supported;
 use apply::Unconfirmed;
-use publish::Due;
+use publish::{Due, GLANCE};
 
 /// What the control thread acts on beside the snapshot.
 pub trait Plant {
@@ -64,7 +64,7 @@ pub trait Plant {
     /// Returns when every worker acts on what was published before.
     ///
     /// # Errors
-    /// A sentence that names one that does not after this long.
+    /// One that does not after this long, such as `worker 3`.
     fn await_workers(&mut self, patience: Duration) -> Result<(), String>;
 
     /// Has these neighbours, by the kernel's index of their link, kept resolved, and no others.
@@ -120,6 +120,8 @@ pub struct Control<P> {
     reserved: Vec<(u16, u16)>,
     events: Arc<Events>,
     unconfirmed: Option<Unconfirmed>,
+    /// Who has not taken up the last change in time.
+    late: Option<String>,
 }
 
 /// How often the trash is looked through.
@@ -168,6 +170,7 @@ impl<P: Plant> Control<P> {
             reserved: Vec::new(),
             events: Arc::default(),
             unconfirmed: None,
+            late: None,
         }
     }
 
@@ -246,9 +249,8 @@ impl<P: Plant> Control<P> {
                 let mut results: Vec<_> = commands.iter().map(change).collect();
                 if let Err(late) = self.publish() {
                     // Which lines were refused is told all the same.
-                    match results.iter_mut().rfind(|result| result.is_ok()) {
-                        Some(last) => *last = Err(late),
-                        None => return Err(late),
+                    if let Some(last) = results.iter_mut().rfind(|result| result.is_ok()) {
+                        *last = Err(late);
                     }
                 }
                 Ok(Reply::Restored(results))
@@ -359,8 +361,9 @@ impl<P: Plant> Control<P> {
         let items: BTreeSet<_> = keys.flat_map(|key| networks(&self.laid_out, key)).collect();
         let more = steer(items, &[]);
         let steered = self.plant.widen(&more);
-        self.publish()?;
-        steered.map_err(|error| CommandError::Failed { why: format!("xvs: marked packets: {error}") })
+        let published = self.publish();
+        steered.map_err(|error| CommandError::Failed { why: format!("xvs: marked packets: {error}") })?;
+        published
     }
 
     /// Has these captures be on and no others.
@@ -382,6 +385,16 @@ impl<P: Plant> Control<P> {
     /// A sentence for each mark rule of the kernel that is not followed.
     pub fn unfollowed(&self) -> &[String] {
         &self.laid_out.unfollowed
+    }
+
+    /// Sentences for the operator: who has not taken up the last change.
+    pub fn complaints(&self) -> Vec<String> {
+        let late = self.late.iter().map(|who| {
+            format!(
+                "{who} has not taken up a change within a second and may go by what was before; if this stays, restart xvsd"
+            )
+        });
+        late.collect()
     }
 
     /// Refuses the broadcast address of a network that the director is in, as IPVS does; what stands for every machine is
@@ -454,7 +467,7 @@ impl<P: Plant> Control<P> {
     /// that stay away. Returns when it wants to be called again.
     ///
     /// # Errors
-    /// As for [`Self::handle`].
+    /// Rules that nobody has confirmed cannot be taken back now. Who is late is told as a warning.
     pub fn tick(&mut self, now: Millis) -> Result<Millis, CommandError> {
         while self.next_look <= now {
             self.registry.tick(self.next_look);
@@ -469,34 +482,33 @@ impl<P: Plant> Control<P> {
             }
             if self.registry.empty_trash(&mut self.snapshot, now) {
                 self.unresolved = Due::Everything;
-                self.publish()?;
+                let _ = self.publish();
             }
         }
         if self.next_memory <= now {
             self.next_memory = now + MEMORY_INTERVAL;
-            self.look_at_memory()?;
+            self.look_at_memory();
         }
         if self.next_review <= now {
             self.next_review = now + REVIEW_INTERVAL;
             let moved = self.registry.review(&self.feedback, now);
-            self.publish_weights(&moved)?;
+            let _ = self.publish_weights(&moved);
         }
         let unconfirmed = self.expire_unconfirmed(now)?;
         if !self.held.is_empty() || self.steering_is_due() {
-            self.settle(Duration::ZERO).map_err(|why| CommandError::Failed { why })?;
+            let _ = self.settle(GLANCE);
         }
         let next = self.next_look.min(self.next_trash).min(self.next_memory).min(self.next_review);
         Ok(unconfirmed.map_or(next, |until| next.min(until)))
     }
 
     /// Turns automatic defences on or off.
-    fn look_at_memory(&mut self) -> Result<(), CommandError> {
+    fn look_at_memory(&mut self) {
         let pages = if self.ipvs.is_automatic() { self.plant.available_pages() } else { None };
         self.memory = pages.map_or(Memory::Plenty, |pages| self.ipvs.observe(pages));
-        if self.ipvs.in_force(&self.state, self.memory) == self.snapshot.settings {
-            return Ok(());
+        if self.ipvs.in_force(&self.state, self.memory) != self.snapshot.settings {
+            let _ = self.publish();
         }
-        self.publish()
     }
 }
 
@@ -536,6 +548,8 @@ mod tests {
         available_pages: Option<u32>,
         steered: SteeringRules,
         resolved: BTreeSet<(u32, IpAddr)>,
+        /// Who takes up no change.
+        late: Option<String>,
     }
 
     impl Plant for Machine {
@@ -555,7 +569,7 @@ mod tests {
         }
 
         fn await_workers(&mut self, _: Duration) -> Result<(), String> {
-            Ok(())
+            self.late.clone().map_or(Ok(()), Err)
         }
 
         fn keep_resolved(&mut self, neighbours: &BTreeSet<(u32, IpAddr)>) {

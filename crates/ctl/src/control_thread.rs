@@ -71,6 +71,8 @@ struct Warnings {
     netfilter: Vec<String>,
     /// Why an interface that is back is not attached.
     attaching: Vec<String>,
+    /// What the control plane itself complains of.
+    control: Vec<String>,
 }
 
 impl ControlThread {
@@ -136,10 +138,14 @@ impl ControlThread {
                 Err(RecvTimeoutError::Timeout) => {}
             }
             let unconfirmed = self.control.unconfirmed_until();
-            if let Err(error) = self.control.tick(self.shared.now()) {
-                tracing::error!("{error}");
+            if let Err(error) = self.control.tick(self.shared.now())
+                && let Some(refusal) = error.refusal()
+            {
+                tracing::error!("{refusal}");
             }
-            if self.control.unconfirmed_until() != unconfirmed {
+            let complaints = self.control.complaints();
+            if self.control.unconfirmed_until() != unconfirmed || self.warnings.control != complaints {
+                self.warnings.control = complaints;
                 self.warn();
             }
             self.shared.note();
@@ -153,8 +159,10 @@ impl ControlThread {
         let view = &self.view;
         self.control.set_devices(&view.network.links);
         let network = attached_only(&view.network, &self.links);
-        if let Err(error) = self.control.set_network(&network) {
-            tracing::error!("a change of the network: {error}");
+        if let Err(error) = self.control.set_network(&network)
+            && let Some(refusal) = error.refusal()
+        {
+            tracing::error!("a change of the network: {refusal}");
         }
         let mut facts = self.shared.facts_now();
         for (interface, ifindex) in facts.interfaces.iter_mut().zip(&self.links) {
@@ -180,8 +188,10 @@ impl ControlThread {
     }
 
     fn marks(&mut self, found: Found) {
-        if let Err(error) = self.control.set_tables(found.tables) {
-            tracing::error!("a change of the kernel's mark rules: {error}");
+        if let Err(error) = self.control.set_tables(found.tables)
+            && let Some(refusal) = error.refusal()
+        {
+            tracing::error!("a change of the kernel's mark rules: {refusal}");
         }
         self.warnings.netfilter = found.warnings;
         self.warn();
@@ -189,13 +199,14 @@ impl ControlThread {
 
     /// Tells what the operator should see to and what waits to be confirmed, and logs what is new of it.
     fn warn(&mut self) {
-        let Warnings { network, netfilter, attaching } = &self.warnings;
-        let mut warnings = [network, netfilter, attaching, self.control.unfollowed()].concat();
+        let Warnings { network, netfilter, attaching, control } = &self.warnings;
+        let mut warnings = [network, netfilter, attaching, control, self.control.unfollowed()].concat();
         warnings.extend(self.control.plant().not_reserved().cloned());
         let mut facts = self.shared.facts_now();
         let new: Vec<_> = warnings.iter().filter(|warning| !facts.warnings.contains(warning)).collect();
         new.iter().for_each(|warning| tracing::warn!("{warning}"));
         let over: Vec<_> = facts.warnings.iter().filter(|warning| !warnings.contains(warning)).collect();
+        over.iter().for_each(|warning| tracing::info!("over: {warning}"));
         for (kind, all) in [(Kind::Warning, new), (Kind::Over, over)] {
             let all = all.into_iter().map(|warning| (warning.clone(), None));
             self.shared.events.tell_all(kind, self.control.epoch(), None, all);
