@@ -12,8 +12,9 @@ use xvs_dataplane::capture::Captures;
 use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::outcome::Unresolved;
 use xvs_dataplane::port::LinkId;
+use xvs_sched::ServiceKey;
 
-use crate::control::Control;
+use crate::control::{Control, Governed, GovernedService, Reach};
 use crate::events::{Kind, Who, changes};
 use crate::message::{Access, Command, CommandError, Reply, Request};
 use crate::netfilter::Found;
@@ -29,6 +30,8 @@ pub(crate) enum Input {
     Network,
     /// Mark rules wait there.
     Marks,
+    /// What is wanted of governed services.
+    Govern(Vec<(ServiceKey, Option<GovernedService>)>, Reach, Sender<Result<Governed, CommandError>>),
     /// Which captures are to be on.
     Captures(Captures, Sender<Result<(), CommandError>>),
     Stop,
@@ -130,6 +133,11 @@ impl ControlThread {
                         self.marks(found);
                     }
                 }
+                Ok(Input::Govern(wanted, reach, reply)) => {
+                    let governed = self.control.govern(wanted, reach, self.shared.now());
+                    // Who asked may have gone.
+                    let _ = reply.send(governed);
+                }
                 Ok(Input::Captures(captures, reply)) => {
                     // Who asked may have gone.
                     let _ = reply.send(self.control.set_captures(captures));
@@ -144,7 +152,9 @@ impl ControlThread {
                 tracing::error!("{refusal}");
             }
             let complaints = self.control.complaints();
-            if self.control.unconfirmed_until() != unconfirmed || self.warnings.control != complaints {
+            let is_told = self.warnings.control == complaints
+                && Arc::ptr_eq(&self.shared.facts_now().drift, self.control.drift_told());
+            if self.control.unconfirmed_until() != unconfirmed || !is_told {
                 self.warnings.control = complaints;
                 self.warn();
             }
@@ -212,6 +222,7 @@ impl ControlThread {
             self.shared.events.tell_all(kind, self.control.epoch(), None, all);
         }
         facts.warnings = warnings;
+        facts.drift.clone_from(self.control.drift_told());
         facts.unconfirmed_until = self.control.unconfirmed_until();
     }
 
@@ -342,6 +353,18 @@ impl Handle {
     /// As [`Self::ask`].
     pub(crate) fn capture(&self, captures: Captures) -> Result<(), CommandError> {
         self.put(|reply| Input::Captures(captures, reply))
+    }
+
+    /// From now on these services are wanted so, as [`Control::govern`] has it; waits until it is made.
+    ///
+    /// # Errors
+    /// The daemon is ending.
+    pub fn govern(
+        &self,
+        wanted: Vec<(ServiceKey, Option<GovernedService>)>,
+        reach: Reach,
+    ) -> Result<Governed, CommandError> {
+        self.put(|reply| Input::Govern(wanted, reach, reply))
     }
 
     fn put<T>(
