@@ -196,7 +196,8 @@ impl Shared {
 
     /// What is known of the health of real servers; `None` without a keepalived.conf.
     pub fn health(&self) -> Option<HealthReport> {
-        self.health.get().map(|report| report())
+        let report = self.health.get()?();
+        Some(HealthReport { drift: self.facts_now().drift.to_vec(), ..report })
     }
 
     /// How the daemon stands.
