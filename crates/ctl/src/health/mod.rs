@@ -9,8 +9,10 @@
 
 pub mod report;
 
+mod dns;
 mod socket;
 mod tcp;
+mod udp;
 
 /// What came of asking once.
 #[derive(Debug, Clone, PartialEq, Eq)]
