@@ -10,6 +10,7 @@
 pub mod report;
 
 mod dns;
+mod icmp;
 mod smtp;
 mod socket;
 mod tcp;
