@@ -8,12 +8,18 @@
 mod board;
 mod command;
 pub mod course;
+mod dns;
 mod file;
+mod icmp;
 mod manager;
 pub mod pool;
 pub mod report;
 mod runner;
 mod script;
+mod smtp;
+mod socket;
+mod tcp;
+mod udp;
 pub mod watch;
 
 #[cfg(test)]

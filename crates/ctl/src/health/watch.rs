@@ -22,7 +22,7 @@ use super::board::Board;
 use super::command::Program;
 use super::manager::{Manager, Message};
 use super::runner::{Place, Runner};
-use super::{Answer, Outside, Wanted, script};
+use super::{Answer, Outside, Wanted, dns, icmp, script, smtp, tcp, udp};
 use crate::config::Keepalived;
 use crate::control::{Governed, Reach};
 use crate::control_thread::Handle;
@@ -139,6 +139,11 @@ struct Director(Handle);
 impl Outside for Director {
     async fn ask(&self, place: Place, _url: usize, deadline: Instant) -> Answer {
         match &place.check().probe {
+            Probe::Tcp(target) => tcp::ask(target, deadline).await,
+            Probe::Udp(target, udp) => udp::ask(target, udp, deadline).await,
+            Probe::Dns(target, dns) => dns::ask(target, dns, deadline).await,
+            Probe::Smtp(target, name) => smtp::ask(target, name, deadline).await,
+            Probe::Ping(target) => icmp::ask(target, deadline).await,
             Probe::Script(script, weighing) => {
                 let program = Program::new(script, &place.globals, place.turn.clone());
                 script::ask(&program, *weighing, place.server().options.weight.0, deadline).await
