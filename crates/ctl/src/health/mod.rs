@@ -8,7 +8,11 @@
 #[allow(dead_code, reason = "for who asks in turn")]
 mod command;
 #[allow(dead_code, reason = "as above")]
+mod fifo;
+#[allow(dead_code, reason = "as above")]
 mod file;
+#[allow(dead_code, reason = "as above")]
+mod notify;
 pub mod report;
 #[allow(dead_code, reason = "as above")]
 mod script;
