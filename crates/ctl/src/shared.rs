@@ -192,7 +192,9 @@ impl Shared {
 
     /// What is known of the health of real servers; `None` without a keepalived.conf.
     pub fn health(&self) -> Option<HealthReport> {
-        self.health.get().map(|report| report())
+        let mut report = self.health.get()?();
+        report.weigh(&self.published.load());
+        Some(report)
     }
 
     /// How the daemon stands.

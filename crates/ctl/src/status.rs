@@ -129,6 +129,17 @@ fn drops(packets: &[u64]) -> Vec<Value> {
         .collect()
 }
 
+/// A time as people say it.
+pub(crate) fn duration(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min"),
+        (0, ..) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
 fn percent(part: usize, whole: usize) -> f64 {
     (part as f64 / whole.max(1) as f64 * 1000.0).round() / 10.0
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::{DONE, Done};
 use crate::client::{Director, Failure};
 use crate::message::{Reply, Request};
+use crate::status::duration;
 
 /// What follows `xvs status`.
 #[derive(Debug, Args)]
@@ -138,7 +139,7 @@ fn drops(recent: &Value) -> Vec<String> {
 }
 
 /// A line as long as a terminal is wide, and as many more as the rest needs, below it.
-fn line(label: &str, told: &str) -> String {
+pub(super) fn line(label: &str, told: &str) -> String {
     let mut lines = vec![format!("{label:<LABEL$}")];
     let mut width = LABEL;
     for word in told.split(' ') {
@@ -178,16 +179,6 @@ fn list(value: &Value) -> &[Value] {
 
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or("?")
-}
-
-pub(super) fn duration(seconds: u64) -> String {
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds} s"),
-        (0, 0, _) => format!("{minutes} min"),
-        (0, ..) => format!("{hours} h {minutes} min"),
-        _ => format!("{days} d {hours} h"),
-    }
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
-use super::super::status::{counted, duration};
+use super::super::status::counted;
 use crate::message::Stats;
+use crate::status::duration;
 use crate::traffic::{DestinationTraffic, ServiceTraffic, Traffic};
 
 /// By what rows are sorted, the largest first; names the smallest first.
