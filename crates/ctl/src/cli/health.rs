@@ -120,9 +120,9 @@ struct Row {
 }
 
 fn virtual_server(server: &VirtualServerHealth, now_millis: u64) -> Vec<Row> {
-    let (what, services) = match &server.services[..] {
-        [service] => (service.clone(), String::new()),
-        services => (server.name.clone(), format!(", {} services", services.len())),
+    let services = match server.services.len() {
+        1 => String::new(),
+        many => format!(", {many} services"),
     };
     let hysteresis = match server.hysteresis {
         0 => String::new(),
@@ -130,7 +130,7 @@ fn virtual_server(server: &VirtualServerHealth, now_millis: u64) -> Vec<Row> {
     };
     let head = Row {
         indent: 0,
-        what,
+        what: server.title().to_owned(),
         state: if server.is_well { "well" } else { "no quorum" }.to_owned(),
         since: ago(server.since_millis, now_millis),
         more: format!("live weight {}, quorum {}{hysteresis}{services}", server.live_weight, server.quorum),

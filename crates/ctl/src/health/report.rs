@@ -9,7 +9,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
-use xvs_dataplane::snapshot::{Member, Service, Snapshot};
+use xvs_dataplane::snapshot::{Service, Snapshot};
 use xvs_proto::Endpoint;
 use xvs_sched::ServiceKey;
 
@@ -192,7 +192,8 @@ impl HealthReport {
             let Some(service) = server.keys().next().and_then(|key| snapshot.services.find(&key)) else {
                 continue;
             };
-            for (place, member) in server.destinations(service) {
+            for (place, member) in server.places(service).into_iter().zip(service.members.iter()) {
+                let Some(place) = place else { continue };
                 let weights = &mut server.real_servers[place].weights;
                 weights.in_force = Some(member.weight.0);
                 weights.feedback = (member.weight != member.own_weight).then_some(member.weight.0);
@@ -207,13 +208,21 @@ impl HealthReport {
 }
 
 impl VirtualServerHealth {
+    /// Its service, or its name if it has several.
+    pub fn title(&self) -> &str {
+        match &self.services[..] {
+            [service] => service,
+            _ => &self.name,
+        }
+    }
+
     /// Its services.
     pub(crate) fn keys(&self) -> impl Iterator<Item = ServiceKey> {
         self.services.iter().filter_map(|name| name.parse().ok())
     }
 
-    /// The destinations of one of its services that are its real servers, each with the real server's place.
-    pub(crate) fn destinations<'a>(&self, service: &'a Service) -> Vec<(usize, &'a Member)> {
+    /// Of each destination of one of its services the place among its real servers, if it is one.
+    pub(crate) fn places(&self, service: &Service) -> Vec<Option<usize>> {
         let mut places = HashMap::new();
         for (place, server) in self.real_servers.iter().enumerate() {
             let Ok(endpoint) = server.endpoint.parse::<SocketAddr>() else { continue };
@@ -222,17 +231,19 @@ impl VirtualServerHealth {
             // Where only NAT may have another port than the service, it stands there with the service's, or none.
             places.entry(Endpoint { port: service_port(service.key), ..endpoint }).or_insert(place);
         }
-        let place = |member: &'a Member| Some((*places.get(&member.endpoint)?, member));
-        service.members.iter().filter_map(place).collect()
+        service.members.iter().map(|member| places.get(&member.endpoint).copied()).collect()
     }
 
-    /// Each real server that is down, for how long and why, a sentence each.
-    pub fn down(&self, now_millis: u64) -> impl Iterator<Item = String> {
+    /// Each real server that is down, for how long and why, and who serves instead of all, a sentence each.
+    pub fn troubles(&self, now_millis: u64) -> Vec<String> {
         let down = self.real_servers.iter().filter(|server| !server.is_up);
-        down.map(move |server| {
+        let down = down.map(|server| {
             let why = server.why_down().map(|why| format!(": {why}")).unwrap_or_default();
             format!("{} has been down for {}{why}", server.name(), ago(server.since_millis, now_millis))
-        })
+        });
+        let sorry = self.sorry_server.iter().filter(|sorry| sorry.serves);
+        let sorry = sorry.map(|sorry| format!("{} serves, for there is no quorum", sorry.endpoint));
+        down.chain(sorry).collect()
     }
 }
 
@@ -361,21 +372,21 @@ mod tests {
     }
 
     #[test]
-    fn a_server_is_named_with_how_long_it_has_been_down_and_what_its_checks_have_seen() {
+    fn servers_that_are_down_are_told_with_how_long_and_what_was_seen_and_who_serves_instead() {
         let down = real_server("192.0.2.12", CheckState::Rising { successes: 1, rise: 2 });
         let mut unknown = real_server("192.0.2.13", CheckState::AssumedDown);
         unknown.endpoint = "192.0.2.13:0".to_owned();
         unknown.checks.push(check("TCP", CheckState::Failing { failures: 1, fall: 2 }, seconds_ago(1)));
         let up = real_server("192.0.2.11", CheckState::Suspended { is_up: true });
-        let server = virtual_server("198.51.100.1", vec![up, down, unknown]);
-        let told: Vec<_> = server.down(NOW).collect();
-        assert_eq!(
-            told,
-            [
-                "192.0.2.12:80 has been down for 12 s: connection refused by 192.0.2.12:80",
-                "192.0.2.13 has been down for 12 s",
-            ]
-        );
+        let mut server = virtual_server("198.51.100.1", vec![up, down, unknown]);
+        let told = [
+            "192.0.2.12:80 has been down for 12 s: connection refused by 192.0.2.12:80",
+            "192.0.2.13 has been down for 12 s",
+            "192.0.2.99:80 serves, for there is no quorum",
+        ];
+        assert_eq!(server.troubles(NOW), told[..2]);
+        server.sorry_server = Some(SorryServerHealth { endpoint: "192.0.2.99:80".to_owned(), serves: true });
+        assert_eq!(server.troubles(NOW), told);
     }
 
     #[test]
