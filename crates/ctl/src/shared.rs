@@ -21,7 +21,7 @@ use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 use crate::events::Events;
 use crate::health::report::HealthReport;
 use crate::history::{History, Sample};
-use crate::message::Access;
+use crate::message::{Access, CommandError};
 use crate::sweep::SweepCounters;
 
 /// How often it is looked whether workers have left what was ended, and between two looks.
@@ -46,6 +46,8 @@ pub struct Shared {
     pub(crate) facts: Mutex<Facts>,
     /// What tells of the health of real servers, if the daemon has a keepalived.conf.
     pub(crate) health: OnceLock<Arc<dyn Fn() -> HealthReport + Send + Sync>>,
+    /// What reads that file anew and says in a line what has changed, or what is wrong with it.
+    pub(crate) reload: OnceLock<Arc<dyn Fn() -> Result<String, CommandError> + Send + Sync>>,
 }
 
 /// What `xvs status` tells beside counters.
@@ -59,6 +61,8 @@ pub struct Facts {
     pub warnings: Vec<String>,
     /// The file of rules that the daemon began with.
     pub rules: Option<PathBuf>,
+    /// What leads back to what is wanted of governed services, as one would type it.
+    pub drift: Arc<[String]>,
     /// Until when rules that were applied can be confirmed.
     pub unconfirmed_until: Option<Millis>,
 }
@@ -245,6 +249,7 @@ impl Shared {
             events: Arc::default(),
             facts: Mutex::default(),
             health: OnceLock::new(),
+            reload: OnceLock::new(),
         }
     }
 }
