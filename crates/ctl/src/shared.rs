@@ -196,7 +196,8 @@ impl Shared {
 
     /// What is known of the health of real servers; `None` without a keepalived.conf.
     pub fn health(&self) -> Option<HealthReport> {
-        let report = self.health.get()?();
+        let mut report = self.health.get()?();
+        report.weigh(&self.published.load());
         Some(HealthReport { drift: self.facts_now().drift.to_vec(), ..report })
     }
 

@@ -23,6 +23,7 @@ mod drain;
 mod events;
 mod explain;
 mod feedback;
+mod health;
 mod keepalived;
 mod lab;
 pub(crate) mod laddr;
@@ -49,6 +50,8 @@ enum Command {
     Status(status::Arguments),
     /// Watch services and real servers at work
     Top(top::Arguments),
+    /// Show which real servers are well, and why others are not; exits with 1 if one is down
+    Health(health::Arguments),
     /// List the connections of a client, a service, a real server, or count them
     Connections(connections::Arguments),
     /// Show what changes, when, and who does it
@@ -111,6 +114,7 @@ Exit codes:
        `realserver status`: something is not as it has to be
        `check`: there are faults (--keepalived: 1 for warnings, 2 for errors or no such file)
        `plan`: there are differences
+       `health`: a real server is down, a virtual server has no quorum, or nothing is checked
        `drain`: connections are left
        a change: it is made, and a worker has not taken it up within a second
   2  the command line is wrong
@@ -208,6 +212,7 @@ const MONTH_SECONDS: u32 = 31 * 24 * 3600;
 fn ask(command: &Command, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     match command {
         Command::Status(arguments) => status::run(arguments, director, out),
+        Command::Health(arguments) => health::run(arguments, director, out),
         Command::Connections(arguments) => connections::run(arguments, director, out),
         Command::Counters(arguments) => counters::run(arguments, director, out),
         Command::Explain(arguments) => explain::run(arguments, director, out),
