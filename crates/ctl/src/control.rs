@@ -284,6 +284,7 @@ impl<P: Plant> Control<P> {
             | Request::CountConnections(_)
             | Request::EndConnections(_)
             | Request::ResetConnections(_)
+            | Request::Health
             | Request::Status
             | Request::Counters
             | Request::LocalUse

@@ -6,7 +6,7 @@
 //! up undoes what was done, by dropping it.
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -136,6 +136,7 @@ impl Daemon {
             history,
             events,
             facts,
+            health: OnceLock::new(),
         });
         let (inputs, queue) = bounded(QUEUE);
         let (latest, rules) = (Latest::default(), Latest::default());

@@ -63,6 +63,8 @@ pub enum Kind {
     Link,
     /// A weight that load reports have moved.
     Weight,
+    /// A real server that is up or down, a virtual server that has or has lost its quorum.
+    Health,
     /// Something to see to, as `xvs status` shows it.
     Warning,
     /// A warning that does not hold any more.
@@ -76,6 +78,7 @@ impl Kind {
             Self::Change => "change",
             Self::Link => "link",
             Self::Weight => "weight",
+            Self::Health => "health",
             Self::Warning => "warning",
             Self::Over => "over",
         }

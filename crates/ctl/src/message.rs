@@ -158,6 +158,8 @@ pub enum Request {
     /// Weights that follow load reports; answered by [`Reply::Report`] with
     /// [`FeedbackRow`](crate::feedback::FeedbackRow)s.
     Feedback,
+    /// What is known of the health of real servers; answered by [`Reply::Report`].
+    Health,
     /// How the daemon is; answered by [`Reply::Report`].
     Status,
     /// Every counter; answered by [`Reply::Report`].
@@ -202,6 +204,7 @@ impl Request {
             | Self::LocalAddresses
             | Self::LocalUse
             | Self::Feedback
+            | Self::Health
             | Self::Status
             | Self::Counters
             | Self::Traffic

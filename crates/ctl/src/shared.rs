@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use xvs_dataplane::port::xdp::SocketCounters;
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 
 use crate::events::Events;
+use crate::health::report::HealthReport;
 use crate::history::{History, Sample};
 use crate::message::Access;
 use crate::sweep::SweepCounters;
@@ -43,6 +44,8 @@ pub struct Shared {
     pub(crate) events: Arc<Events>,
     /// How each interface is attached and each worker placed, and what is wrong with the network.
     pub(crate) facts: Mutex<Facts>,
+    /// What tells of the health of real servers, if the daemon has a keepalived.conf.
+    pub(crate) health: OnceLock<Arc<dyn Fn() -> HealthReport + Send + Sync>>,
 }
 
 /// What `xvs status` tells beside counters.
@@ -187,6 +190,13 @@ impl Shared {
         }
     }
 
+    /// What is known of the health of real servers; `None` without a keepalived.conf.
+    pub fn health(&self) -> Option<HealthReport> {
+        let mut report = self.health.get()?();
+        report.weigh(&self.published.load());
+        Some(report)
+    }
+
     /// How the daemon stands.
     pub fn facts(&self) -> Facts {
         self.facts_now().clone()
@@ -234,6 +244,7 @@ impl Shared {
             history: History::default(),
             events: Arc::default(),
             facts: Mutex::default(),
+            health: OnceLock::new(),
         }
     }
 }

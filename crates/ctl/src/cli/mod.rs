@@ -22,6 +22,7 @@ mod drain;
 mod events;
 mod explain;
 mod feedback;
+mod health;
 mod keepalived;
 mod lab;
 pub(crate) mod laddr;
@@ -47,6 +48,8 @@ enum Command {
     Status(status::Arguments),
     /// Watch services and real servers at work
     Top(top::Arguments),
+    /// Show which real servers are well, and why others are not; exits with 1 if one is down
+    Health(health::Arguments),
     /// List the connections of a client, a service, a real server, or count them
     Connections(connections::Arguments),
     /// Show what changes, when, and who does it
@@ -107,6 +110,7 @@ Exit codes:
        `realserver status`: something is not as it has to be
        `check`: there are faults (--keepalived: 1 for warnings, 2 for errors or no such file)
        `plan`: there are differences
+       `health`: a real server is down, a virtual server has no quorum, or nothing is checked
        `drain`: connections are left
   2  the command line is wrong
   3  xvsd refused, and nothing has changed
@@ -202,6 +206,7 @@ const MONTH_SECONDS: u32 = 31 * 24 * 3600;
 fn ask(command: &Command, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     match command {
         Command::Status(arguments) => status::run(arguments, director, out),
+        Command::Health(arguments) => health::run(arguments, director, out),
         Command::Connections(arguments) => connections::run(arguments, director, out),
         Command::Counters(arguments) => counters::run(arguments, director, out),
         Command::Explain(arguments) => explain::run(arguments, director, out),
