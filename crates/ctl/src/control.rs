@@ -6,6 +6,7 @@
 //! What the XDP program steers is widened before a snapshot is published and narrowed once every worker has it.
 
 mod apply;
+pub mod govern;
 mod publish;
 mod weights;
 

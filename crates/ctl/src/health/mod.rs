@@ -5,6 +5,8 @@
 //! then hold goes to the control thread as a whole. Not here: what a file says (`keepalived/`), and what becomes of
 //! packets.
 
+pub mod course;
+pub mod pool;
 pub mod report;
 
 /// What came of asking once.

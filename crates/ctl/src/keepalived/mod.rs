@@ -24,6 +24,7 @@ mod tests;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use xvs_sched::ServiceKey;
 
@@ -34,6 +35,7 @@ use reader::{Fault, Place, Severity};
 use services::VirtualServer;
 use values::{Faults, decimal};
 
+use crate::health::pool::{Beginning, Pool, Present};
 use crate::message::Command;
 use crate::state::{State, Timeouts};
 use crate::support::supported;
@@ -55,41 +57,37 @@ impl Configuration {
         self.faults.iter().all(|fault| fault.severity < Severity::Error)
     }
 
-    /// What is the case before any check was made, as commands.
-    pub fn begin(&self) -> Vec<Command> {
-        let servers = self.virtual_servers.iter().flat_map(VirtualServer::begin);
-        self.timeouts().into_iter().chain(servers).collect()
-    }
-
     /// The command that sets its timeouts, if it sets any.
     pub fn timeouts(&self) -> Option<Command> {
         (self.timeouts != UNSAID).then_some(Command::SetTimeouts(self.timeouts))
     }
 
-    /// The same as a state, and what of it a director refuses: one fault for each place.
+    /// What is the case before any check was made, and what of it a director refuses: one fault for each place.
     pub fn outcome(&self) -> (State, Vec<Fault>) {
         let mut state = State::default();
         if let Some(timeouts) = self.timeouts() {
             state.apply(&timeouts).expect("timeouts were read within their bounds");
         }
         let mut refused: Vec<Fault> = Vec::new();
+        let mut make = |place: &Place, command: Command| {
+            let made = supported(&command).and_then(|()| state.apply(&command));
+            if let Err(error) = &made
+                && !refused.iter().any(|fault| fault.place == *place)
+            {
+                let text = format!("xvs refuses it: {error}; it is left out");
+                refused.push(Fault { place: place.clone(), severity: Severity::Warning, text });
+            }
+            made.is_ok()
+        };
         for virtual_server in &self.virtual_servers {
-            let mut missing = HashSet::new();
-            for (place, command) in virtual_server.steps() {
-                let service = match &command {
-                    Command::AddService { key, .. } | Command::AddDestination { service: key, .. } => *key,
-                    _ => continue,
-                };
-                if missing.contains(&service) {
+            let (pool, _) = Pool::begin(Arc::new(virtual_server.clone()), Beginning::Silent);
+            for (key, options) in &virtual_server.services {
+                let service = Command::AddService { key: *key, options: options.clone() };
+                if !make(&virtual_server.place, service) {
                     continue;
                 }
-                let Err(error) = supported(&command).and_then(|()| state.apply(&command)) else { continue };
-                if matches!(command, Command::AddService { .. }) {
-                    missing.insert(service);
-                }
-                if !refused.iter().any(|fault| fault.place == *place) {
-                    let text = format!("xvs refuses it: {error}; it is left out");
-                    refused.push(Fault { place: place.clone(), severity: Severity::Warning, text });
+                for Present { place, endpoint, options } in pool.present(*key) {
+                    make(place, Command::AddDestination { service: *key, endpoint, options });
                 }
             }
         }
@@ -120,6 +118,7 @@ fn understood(tree: &[Block], mut faults: Faults) -> Configuration {
     let mut timeouts = UNSAID;
     let mut virtual_servers: Vec<VirtualServer> = Vec::new();
     let mut known = HashMap::new();
+    let mut of_groups: HashMap<String, usize> = HashMap::new();
     for block in tree {
         match block.keyword() {
             "virtual_server_group" => {}
@@ -128,6 +127,11 @@ fn understood(tree: &[Block], mut faults: Faults) -> Configuration {
                 check_files(&mut read, &files, &mut faults);
                 leave_known(&mut read, &mut known, &mut faults);
                 if !read.services.is_empty() {
+                    if let Some(group) = read.group() {
+                        let count = of_groups.entry(group.to_owned()).or_default();
+                        read.ordinal = *count;
+                        *count += 1;
+                    }
                     virtual_servers.push(read);
                 }
             }

@@ -267,7 +267,7 @@ fn conditions_and_includes_are_carried_out_before_braces_are_counted() {
 fn what_a_director_refuses_is_told_where_it_stands_and_timeouts_are_set() {
     let read = assert_comes_to("refused");
     let timeouts = Timeouts { tcp_seconds: 7200, tcp_fin_seconds: 0, udp_seconds: 30 };
-    assert_eq!(read.begin()[0], Command::SetTimeouts(timeouts));
+    assert_eq!(read.timeouts(), Some(Command::SetTimeouts(timeouts)));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use super::reader::{Fault, Place, Severity};
 use crate::state::{Tunnel, TunnelChecksum};
 
 /// A command that is run when something happens, with what it runs as.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Script {
     /// The program and its arguments.
     pub argv: Vec<String>,
