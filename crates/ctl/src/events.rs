@@ -256,10 +256,11 @@ pub fn changes<'a>(
     request: &'a Request,
     answer: &'a Result<Reply, CommandError>,
 ) -> Box<dyn ExactSizeIterator<Item = (String, Option<String>)> + 'a> {
-    let refused = answer.as_ref().err().map(ToString::to_string);
+    let refusal = |error: &CommandError| error.refusal().map(ToString::to_string);
+    let refused = answer.as_ref().err().and_then(refusal);
     match (request, answer) {
         (Request::Restore(commands), Ok(Reply::Restored(results))) => {
-            let refused = results.iter().map(|result| result.as_ref().err().map(ToString::to_string));
+            let refused = results.iter().map(move |result| result.as_ref().err().and_then(refusal));
             Box::new(commands.iter().map(typed).zip(refused))
         }
         (Request::Restore(commands), _) => {

@@ -389,7 +389,7 @@ pub struct EngineData {
     pub data: String,
 }
 
-/// Why a request was not carried out. Nothing has changed then.
+/// Why a request was not carried out. Nothing has changed then, but for [`CommandError::Late`].
 ///
 /// The first group corresponds to what the kernel's IPVS answers by errno.
 #[derive(Debug, Clone, PartialEq, Eq, Error, Serialize, Deserialize)]
@@ -433,6 +433,10 @@ pub enum CommandError {
     #[error("no room for {what}; its size is a setting of xvs.toml")]
     NoRoom { what: String },
 
+    #[error(
+        "xvs: the change is made, but {who} has not taken it up within a second; `xvs status` tells until it has"
+    )]
+    Late { who: String },
     #[error("xvs: {object}: {what} not supported yet; {next}")]
     NotSupported { object: String, what: String, next: String },
     #[error("no setting {key:?}; known: {}", known.join(", "))]
@@ -458,6 +462,11 @@ pub enum CommandError {
 }
 
 impl CommandError {
+    /// The same, unless the change was made.
+    pub fn refusal(&self) -> Option<&Self> {
+        (!matches!(self, Self::Late { .. })).then_some(self)
+    }
+
     /// A name that no scheduler has, with those that there are.
     pub fn scheduler_not_found(name: &str) -> Self {
         let known = scheduler::names().map(str::to_owned).collect();

@@ -9,6 +9,7 @@ use clap::{Args, FromArgMatches, Parser, Subcommand};
 
 use crate::adm::Output;
 use crate::client::{Client, Director, Failure, default_socket};
+use crate::message::CommandError;
 
 mod apply;
 mod capture;
@@ -112,6 +113,7 @@ Exit codes:
        `plan`: there are differences
        `health`: a real server is down, a virtual server has no quorum, or nothing is checked
        `drain`: connections are left
+       a change: it is made, and a worker has not taken it up within a second
   2  the command line is wrong
   3  xvsd refused, and nothing has changed
   4  no xvsd could be asked";
@@ -161,6 +163,7 @@ pub fn run(cli: Cli) -> ExitCode {
 
 fn exit_code(error: &(dyn Error + 'static)) -> u8 {
     let printing = match error.downcast_ref() {
+        Some(Failure::Refused(CommandError::Late { .. })) => return FAILED,
         Some(Failure::Refused(_)) => return REFUSED,
         Some(Failure::Transport(_)) => return NO_DAEMON,
         Some(Failure::Printing(error)) => Some(error),
@@ -245,12 +248,13 @@ pub fn capture(words: &[String], director: &mut dyn Director) -> Output {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::CommandError;
 
     #[test]
     fn refusal_absence_failure_and_a_closed_pipe_have_exit_codes_of_their_own() {
         let code = |error: Box<dyn Error>| exit_code(&*error);
         assert_eq!(code(Failure::Refused(CommandError::PermissionDenied).into()), 3);
+        let late = CommandError::Late { who: "worker 0".to_owned() };
+        assert_eq!(code(Failure::Refused(late).into()), 1, "it was made");
         assert_eq!(code(Failure::Transport("no xvsd".to_owned()).into()), 4);
         assert_eq!(code("another reason".into()), 1);
         assert_eq!(code(io::Error::from(io::ErrorKind::StorageFull).into()), 1);

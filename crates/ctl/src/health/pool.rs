@@ -13,7 +13,7 @@ use std::sync::Arc;
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
-use crate::control::govern::GovernedService;
+use crate::control::GovernedService;
 use crate::keepalived::checks::{Check, Probe, Timing};
 use crate::keepalived::reader::Place;
 use crate::keepalived::services::VirtualServer;
