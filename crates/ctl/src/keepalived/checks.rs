@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::blocks::Block;
+use super::files::TrackFile;
 use super::reader::Place;
 use super::values::{Faults, Script};
 
@@ -40,8 +41,8 @@ pub enum Probe {
     Ping(Target),
     /// A command by its exit code.
     Script(Script, Weighing),
-    /// The number in the file of this `track_file`, and the weight that it is multiplied with if not the file's own.
-    File(String, Option<i32>),
+    /// The number that a file begins with.
+    File(TrackFile),
 }
 
 impl Probe {
@@ -281,7 +282,7 @@ impl fmt::Display for Probe {
             Self::Udp(target, _) => write!(f, "UDP {}", target.endpoint),
             Self::Ping(target) => write!(f, "ping {}", target.endpoint.ip()),
             Self::Script(script, _) => write!(f, "script {script}"),
-            Self::File(name, _) => write!(f, "file {name}"),
+            Self::File(file) => write!(f, "file {}", file.name),
         }
     }
 }

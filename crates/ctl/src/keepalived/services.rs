@@ -12,6 +12,7 @@ use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use super::blocks::Block;
+use super::files::Files;
 use super::groups::{Entry, Groups};
 use super::reader::Place;
 use super::servers::{Draft, RealServer, SorryServer};
@@ -83,15 +84,20 @@ pub(super) struct Head {
 }
 
 /// Reads a `virtual_server`; `None` if nothing can be made of it.
-pub fn read(block: &Block, groups: &Groups, faults: &mut Faults) -> Option<VirtualServer> {
-    let read = read_whole(block, groups, faults);
+pub fn read(block: &Block, groups: &Groups, files: &Files, faults: &mut Faults) -> Option<VirtualServer> {
+    let read = read_whole(block, groups, files, faults);
     read.map_err(|why| {
         faults.warn(&block.place, format!("`{}`: {why}; the virtual server is left out", block.text));
     })
     .ok()
 }
 
-fn read_whole(block: &Block, groups: &Groups, faults: &mut Faults) -> Result<VirtualServer, String> {
+fn read_whole(
+    block: &Block,
+    groups: &Groups,
+    files: &Files,
+    faults: &mut Faults,
+) -> Result<VirtualServer, String> {
     faults.block(block);
     let head = head(block, groups)?;
     let mut settings = Settings::of(&head);
@@ -121,7 +127,7 @@ fn read_whole(block: &Block, groups: &Groups, faults: &mut Faults) -> Result<Vir
     let mut real_servers: Vec<RealServer> = Vec::new();
     let mut known = HashSet::new();
     for draft in drafts {
-        let server = draft.finish(&settings, &head, faults);
+        let server = draft.finish(&settings, &head, files, faults);
         if !fits(server.endpoint, server.options.method, &server.place, faults) {
             continue;
         }
