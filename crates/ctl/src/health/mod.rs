@@ -7,9 +7,9 @@
 
 #[allow(dead_code, reason = "for who asks in turn")]
 mod command;
+pub mod course;
 #[allow(dead_code, reason = "as above")]
 mod file;
-pub mod course;
 pub mod pool;
 pub mod report;
 #[allow(dead_code, reason = "as above")]

@@ -57,7 +57,7 @@ impl Probe {
             }
             Self::Udp(target, _) => Self::Udp(target, Udp { payload: None, reply: None }),
             Self::Script(script, weighing) => {
-                Self::Script(Script { argv: script.argv, user: None, group: None }, weighing)
+                Self::Script(Script { user: None, group: None, ..script }, weighing)
             }
             whole => whole,
         }

@@ -11,7 +11,7 @@ use super::checks::set;
 use super::values::Faults;
 
 /// A file whose number counts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TrackFile {
     /// What follows `track_file`.
     pub name: String,
@@ -24,7 +24,7 @@ pub struct TrackFile {
 }
 
 /// What the number of a file means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileWeight {
     /// With what it is multiplied to be added to a server's weight; 0: any number but 0 is not well.
     pub factor: i32,
@@ -33,7 +33,7 @@ pub struct FileWeight {
 }
 
 /// What is written to a file when it is watched for the first time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Init {
     /// The number.
     pub value: i32,
