@@ -285,6 +285,7 @@ impl<P: Plant> Control<P> {
             | Request::EndConnections(_)
             | Request::ResetConnections(_)
             | Request::Status
+            | Request::Healthy { .. }
             | Request::Counters
             | Request::LocalUse
             | Request::Traffic

@@ -8,6 +8,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use xvs_dataplane::explain::Live;
@@ -21,12 +22,16 @@ use crate::doctor::facts::DaemonFacts;
 use crate::events::{self, Asked, Listener, Who, changes};
 use crate::explain;
 use crate::filter::Filter;
+use crate::liveness;
 use crate::locals;
 use crate::message::{CommandError, ConnectionRow, Reply, Request};
 use crate::plan::{Wanted, differences, state_of};
 use crate::server::{Handler, Peer};
 use crate::status;
 use crate::traffic::Traffic;
+
+/// How long a client may have it judged whether the director moves.
+const LONGEST_JUDGEMENT: Duration = Duration::from_secs(60);
 
 /// The daemon as its clients meet it.
 #[derive(Default)]
@@ -56,6 +61,11 @@ impl Handler for Front {
                 let mut report = status::report(daemon.shared());
                 report["rules"] = json!(daemon.shared().facts().rules.map(|file| drift(&file, daemon)));
                 Ok(Reply::Report(report))
+            }
+            Request::Healthy { within_millis } => {
+                let patience = Duration::from_millis(within_millis.into()).min(LONGEST_JUDGEMENT);
+                liveness::judge(daemon, patience).map_err(|why| CommandError::Failed { why })?;
+                Ok(Reply::Done)
             }
             Request::Traffic => Ok(Reply::Traffic(Traffic::now(daemon.shared()))),
             Request::Counters => Ok(Reply::Report(json!(daemon.shared().counters()))),

@@ -22,6 +22,7 @@ mod drain;
 mod events;
 mod explain;
 mod feedback;
+mod healthy;
 mod keepalived;
 mod lab;
 pub(crate) mod laddr;
@@ -45,6 +46,8 @@ pub struct Cli {
 enum Command {
     /// Show how the director is: interfaces, workers, connections, drops
     Status(status::Arguments),
+    /// Tell by the exit code whether xvsd moves; for keepalived's vrrp_script and for monitoring
+    Healthy(healthy::Arguments),
     /// Watch services and real servers at work
     Top(top::Arguments),
     /// List the connections of a client, a service, a real server, or count them
@@ -108,6 +111,7 @@ Exit codes:
        `check`: there are faults (--keepalived: 1 for warnings, 2 for errors or no such file)
        `plan`: there are differences
        `drain`: connections are left
+       `healthy`: xvsd does not move, or there is none
   2  the command line is wrong
   3  xvsd refused, and nothing has changed
   4  no xvsd could be asked";
@@ -129,6 +133,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let mut out = io::stdout().lock();
     let done = match cli.command {
         Command::Realserver(arguments) => realserver::run(&arguments, &mut out),
+        Command::Healthy(arguments) => healthy::run(&arguments),
         Command::Top(arguments) => top::run(&arguments, &mut out),
         Command::Events(arguments) => events::run(&arguments, &mut out),
         Command::Doctor(arguments) => doctor::run(&arguments, &mut out),
