@@ -18,6 +18,7 @@ use xvs_ctl::exporter::Listener;
 use xvs_ctl::front::Front;
 use xvs_ctl::metrics;
 use xvs_ctl::server::{Server, Settings};
+use xvs_ctl::watchdog::Watchdog;
 
 fn main() -> ExitCode {
     let arguments: Arguments = match cli::parsed() {
@@ -68,6 +69,7 @@ fn run(config: &Config, rules: Vec<RuleLine>) -> Result<ExitCode, Box<dyn Error>
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!("systemd was not told: {error}");
     }
+    let watchdog = Watchdog::start(daemon.handle())?;
     let code = select! {
         recv(told_to_stop) -> signal => {
             tracing::info!("signal {}: stopping", signal.unwrap_or_default());
@@ -78,6 +80,7 @@ fn run(config: &Config, rules: Vec<RuleLine>) -> Result<ExitCode, Box<dyn Error>
             ExitCode::from(FAILED)
         }
     };
+    drop(watchdog);
     drop(server);
     drop(exporter);
     daemon.stop();
