@@ -32,6 +32,7 @@ mod manual;
 pub(crate) mod mark;
 mod plan;
 mod realserver;
+mod reload;
 mod set;
 mod status;
 mod top;
@@ -72,6 +73,8 @@ enum Command {
     Apply(apply::Arguments),
     /// Keep what `apply --confirm-within` did
     Confirm(confirm::Arguments),
+    /// Have xvsd read its keepalived.conf anew; what has not changed goes on, of a file with errors nothing is taken
+    Reload(reload::Arguments),
     /// Look for what is wrong with this machine, with or without xvsd, and tell what mends it
     Doctor(doctor::Arguments),
     /// Set what `sysctl net.ipv4.vs.KEY` sets in the kernel, or feedback.KEY
@@ -221,6 +224,7 @@ fn ask(command: &Command, director: &mut dyn Director, out: &mut dyn Write) -> D
         Command::Plan(arguments) => plan::run(arguments, director, out),
         Command::Apply(arguments) => apply::run(arguments, director, out),
         Command::Confirm(arguments) => confirm::run(arguments, director, out),
+        Command::Reload(_) => reload::run(director, out),
         Command::Set(arguments) => set::run(arguments, director),
         Command::Mark(arguments) => mark::run(arguments, director, out),
         Command::Feedback(arguments) => feedback::run(arguments, director, out),
