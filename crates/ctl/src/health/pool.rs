@@ -831,10 +831,12 @@ mod tests {
         quorum: u32,
         hysteresis: u32,
         sorry: Option<(u8, bool)>,
-        /// Each with the last part of its address, its weight, whether it is inhibited, its checks: a port each, and
-        /// whether it begins down.
-        servers: Vec<(u8, u32, bool, Vec<(u16, bool)>)>,
+        /// Each with the last part of its address, its weight, whether it is inhibited.
+        servers: Vec<(u8, u32, bool, Checks)>,
     }
+
+    /// A port each, and whether it begins down.
+    type Checks = Vec<(u16, bool)>;
 
     impl File {
         fn virtual_server(&self) -> Arc<VirtualServer> {
