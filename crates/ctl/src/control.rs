@@ -6,6 +6,7 @@
 //! What the XDP program steers is widened before a snapshot is published and narrowed once every worker has it.
 
 mod apply;
+mod govern;
 mod publish;
 mod weights;
 
@@ -39,7 +40,9 @@ use crate::state::State;
 use crate::steered::{Accounts, Item, networks, steer};
 use crate::support::supported;
 use apply::Unconfirmed;
-use publish::Due;
+use govern::Governing;
+pub use govern::{Governed, GovernedService, Reach, Repair};
+use publish::{Due, GLANCE};
 
 /// What the control thread acts on beside the snapshot.
 pub trait Plant {
@@ -64,7 +67,7 @@ pub trait Plant {
     /// Returns when every worker acts on what was published before.
     ///
     /// # Errors
-    /// A sentence that names one that does not after this long.
+    /// One that does not after this long, such as `worker 3`.
     fn await_workers(&mut self, patience: Duration) -> Result<(), String>;
 
     /// Has these neighbours, by the kernel's index of their link, kept resolved, and no others.
@@ -120,6 +123,9 @@ pub struct Control<P> {
     reserved: Vec<(u16, u16)>,
     events: Arc<Events>,
     unconfirmed: Option<Unconfirmed>,
+    governing: Governing,
+    /// Who has not taken up the last change in time.
+    late: Option<String>,
 }
 
 /// How often the trash is looked through.
@@ -168,6 +174,8 @@ impl<P: Plant> Control<P> {
             reserved: Vec::new(),
             events: Arc::default(),
             unconfirmed: None,
+            governing: Governing::default(),
+            late: None,
         }
     }
 
@@ -246,9 +254,8 @@ impl<P: Plant> Control<P> {
                 let mut results: Vec<_> = commands.iter().map(change).collect();
                 if let Err(late) = self.publish() {
                     // Which lines were refused is told all the same.
-                    match results.iter_mut().rfind(|result| result.is_ok()) {
-                        Some(last) => *last = Err(late),
-                        None => return Err(late),
+                    if let Some(last) = results.iter_mut().rfind(|result| result.is_ok()) {
+                        *last = Err(late);
                     }
                 }
                 Ok(Reply::Restored(results))
@@ -284,6 +291,7 @@ impl<P: Plant> Control<P> {
             | Request::CountConnections(_)
             | Request::EndConnections(_)
             | Request::ResetConnections(_)
+            | Request::Health
             | Request::Status
             | Request::Healthy { .. }
             | Request::Counters
@@ -323,6 +331,7 @@ impl<P: Plant> Control<P> {
             self.snapshot.locals = Arc::new(LocalAddresses::new(locals));
         }
         self.registry.follow(command, &mut self.snapshot, now);
+        self.governing.note(command);
         if matches!(command, Command::AddMark(_) | Command::DeleteMark(_)) {
             self.mark();
         }
@@ -360,8 +369,9 @@ impl<P: Plant> Control<P> {
         let items: BTreeSet<_> = keys.flat_map(|key| networks(&self.laid_out, key)).collect();
         let more = steer(items, &[]);
         let steered = self.plant.widen(&more);
-        self.publish()?;
-        steered.map_err(|error| CommandError::Failed { why: format!("xvs: marked packets: {error}") })
+        let published = self.publish();
+        steered.map_err(|error| CommandError::Failed { why: format!("xvs: marked packets: {error}") })?;
+        published
     }
 
     /// Has these captures be on and no others.
@@ -383,6 +393,17 @@ impl<P: Plant> Control<P> {
     /// A sentence for each mark rule of the kernel that is not followed.
     pub fn unfollowed(&self) -> &[String] {
         &self.laid_out.unfollowed
+    }
+
+    /// Sentences for the operator: who has not taken up the last change, what of governed services is refused, and what of
+    /// them somebody else has changed.
+    pub fn complaints(&self) -> Vec<String> {
+        let late = self.late.iter().map(|who| {
+            format!(
+                "{who} has not taken up a change within a second and may go by what was before; if this stays, restart xvsd"
+            )
+        });
+        late.chain(self.governing.complaints()).collect()
     }
 
     /// Refuses the broadcast address of a network that the director is in, as IPVS does; what stands for every machine is
@@ -452,10 +473,10 @@ impl<P: Plant> Control<P> {
     }
 
     /// Does what is due: looks at the counters, through the trash, at the memory left, for load reports
-    /// that stay away. Returns when it wants to be called again.
+    /// that stay away, at governed services. Returns when it wants to be called again.
     ///
     /// # Errors
-    /// As for [`Self::handle`].
+    /// Rules that nobody has confirmed cannot be taken back now. Who is late is told as a warning.
     pub fn tick(&mut self, now: Millis) -> Result<Millis, CommandError> {
         while self.next_look <= now {
             self.registry.tick(self.next_look);
@@ -470,34 +491,34 @@ impl<P: Plant> Control<P> {
             }
             if self.registry.empty_trash(&mut self.snapshot, now) {
                 self.unresolved = Due::Everything;
-                self.publish()?;
+                let _ = self.publish();
             }
         }
         if self.next_memory <= now {
             self.next_memory = now + MEMORY_INTERVAL;
-            self.look_at_memory()?;
+            self.look_at_memory();
         }
         if self.next_review <= now {
             self.next_review = now + REVIEW_INTERVAL;
             let moved = self.registry.review(&self.feedback, now);
-            self.publish_weights(&moved)?;
+            let _ = self.publish_weights(&moved);
+            self.tend(now);
         }
         let unconfirmed = self.expire_unconfirmed(now)?;
         if !self.held.is_empty() || self.steering_is_due() {
-            self.settle(Duration::ZERO).map_err(|why| CommandError::Failed { why })?;
+            let _ = self.settle(GLANCE);
         }
         let next = self.next_look.min(self.next_trash).min(self.next_memory).min(self.next_review);
         Ok(unconfirmed.map_or(next, |until| next.min(until)))
     }
 
     /// Turns automatic defences on or off.
-    fn look_at_memory(&mut self) -> Result<(), CommandError> {
+    fn look_at_memory(&mut self) {
         let pages = if self.ipvs.is_automatic() { self.plant.available_pages() } else { None };
         self.memory = pages.map_or(Memory::Plenty, |pages| self.ipvs.observe(pages));
-        if self.ipvs.in_force(&self.state, self.memory) == self.snapshot.settings {
-            return Ok(());
+        if self.ipvs.in_force(&self.state, self.memory) != self.snapshot.settings {
+            let _ = self.publish();
         }
-        self.publish()
     }
 }
 
@@ -533,14 +554,21 @@ mod tests {
 
     /// A machine with so much memory left, and an XDP program.
     #[derive(Default)]
-    struct Machine {
+    pub(super) struct Machine {
         available_pages: Option<u32>,
-        steered: SteeringRules,
+        pub(super) steered: SteeringRules,
         resolved: BTreeSet<(u32, IpAddr)>,
+        /// Who takes up no change.
+        pub(super) late: Option<String>,
+        /// No room for what is steered to these addresses.
+        pub(super) full: BTreeSet<IpAddr>,
     }
 
     impl Plant for Machine {
         fn widen(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+            if rules.services.iter().any(|(_, endpoint)| self.full.contains(&endpoint.addr)) {
+                return Err(SteeringError::Full { what: "services", limit: 0 });
+            }
             self.steered.add(rules);
             Ok(())
         }
@@ -556,7 +584,7 @@ mod tests {
         }
 
         fn await_workers(&mut self, _: Duration) -> Result<(), String> {
-            Ok(())
+            self.late.clone().map_or(Ok(()), Err)
         }
 
         fn keep_resolved(&mut self, neighbours: &BTreeSet<(u32, IpAddr)>) {
@@ -570,7 +598,7 @@ mod tests {
         }
     }
 
-    fn control() -> Control<Machine> {
+    pub(super) fn control() -> Control<Machine> {
         Control::new(Machine::default(), 1, Ipvs::default(), Feedback::default())
     }
 
@@ -596,7 +624,7 @@ mod tests {
     }
 
     /// A network in which the director has this address.
-    fn network(addr: [u8; 4], len: u8) -> Network {
+    pub(super) fn network(addr: [u8; 4], len: u8) -> Network {
         let mut network = Network::default();
         let mac = "02:00:00:00:00:01".parse().unwrap();
         network.add_link("lan", mac, &[(addr.into(), len)], 1500).unwrap();
@@ -631,26 +659,27 @@ mod tests {
         assert_eq!([answer(126), answer(128), answer(255)], [const { Ok(Reply::Done) }; 3]);
     }
 
+    pub(super) fn any_service() -> impl Strategy<Value = ServiceKey> {
+        let texts = ["TCP 192.0.2.100:80", "TCP 192.0.2.100:0", "TCP 192.0.2.100:21", "UDP 192.0.2.100:80"];
+        let more = ["TCP [2001:db8::100]:80", "FWM 7", "FWM 7 IPv6"];
+        let keys: Vec<ServiceKey> = texts.into_iter().chain(more).map(|text| text.parse().unwrap()).collect();
+        select(keys)
+    }
+
+    pub(super) fn endpoint() -> impl Strategy<Value = Endpoint> {
+        let addrs: [IpAddr; 3] =
+            [[192, 0, 2, 1].into(), [192, 0, 2, 2].into(), "2001:db8::1".parse().unwrap()];
+        (select(addrs.to_vec()), select(vec![0, 80, 81])).prop_map(|(addr, port)| Endpoint { addr, port })
+    }
+
+    pub(super) fn options() -> impl Strategy<Value = DestinationOptions> {
+        use ForwardingMethod::{DirectRouting, FullNat, Nat, Tunnel};
+        let method = select(vec![DirectRouting, FullNat, Nat, Tunnel]);
+        method.prop_map(|method| DestinationOptions { method, ..DestinationOptions::default() })
+    }
+
     /// Any change of few services, real servers and methods, so that they meet.
-    fn any_change() -> impl Strategy<Value = Command> {
-        let any_service = || {
-            let texts =
-                ["TCP 192.0.2.100:80", "TCP 192.0.2.100:0", "TCP 192.0.2.100:21", "UDP 192.0.2.100:80"];
-            let more = ["TCP [2001:db8::100]:80", "FWM 7", "FWM 7 IPv6"];
-            let keys: Vec<ServiceKey> =
-                texts.into_iter().chain(more).map(|text| text.parse().unwrap()).collect();
-            select(keys)
-        };
-        let endpoint = || {
-            let addrs: [IpAddr; 3] =
-                [[192, 0, 2, 1].into(), [192, 0, 2, 2].into(), "2001:db8::1".parse().unwrap()];
-            (select(addrs.to_vec()), select(vec![0, 80, 81])).prop_map(|(addr, port)| Endpoint { addr, port })
-        };
-        let options = || {
-            use ForwardingMethod::{DirectRouting, FullNat, Nat, Tunnel};
-            let method = select(vec![DirectRouting, FullNat, Nat, Tunnel]);
-            method.prop_map(|method| DestinationOptions { method, ..DestinationOptions::default() })
-        };
+    pub(super) fn any_change() -> impl Strategy<Value = Command> {
         let local = LocalAddress { addr: [192, 0, 2, 9].into(), first_port: 5000, last_port: 5999 };
         let mark = MarkRule {
             dest: Some("192.0.2.64/28".parse().unwrap()),

@@ -12,8 +12,9 @@ use xvs_dataplane::capture::Captures;
 use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::outcome::Unresolved;
 use xvs_dataplane::port::LinkId;
+use xvs_sched::ServiceKey;
 
-use crate::control::Control;
+use crate::control::{Control, Governed, GovernedService, Reach};
 use crate::events::{Kind, Who, changes};
 use crate::message::{Access, Command, CommandError, Reply, Request};
 use crate::netfilter::Found;
@@ -29,6 +30,8 @@ pub(crate) enum Input {
     Network,
     /// Mark rules wait there.
     Marks,
+    /// What is wanted of governed services.
+    Govern(Vec<(ServiceKey, Option<GovernedService>)>, Reach, Sender<Result<Governed, CommandError>>),
     /// Which captures are to be on.
     Captures(Captures, Sender<Result<(), CommandError>>),
     Stop,
@@ -71,6 +74,8 @@ struct Warnings {
     netfilter: Vec<String>,
     /// Why an interface that is back is not attached.
     attaching: Vec<String>,
+    /// What the control plane itself complains of.
+    control: Vec<String>,
 }
 
 impl ControlThread {
@@ -128,6 +133,11 @@ impl ControlThread {
                         self.marks(found);
                     }
                 }
+                Ok(Input::Govern(wanted, reach, reply)) => {
+                    let governed = self.control.govern(wanted, reach, self.shared.now());
+                    // Who asked may have gone.
+                    let _ = reply.send(governed);
+                }
                 Ok(Input::Captures(captures, reply)) => {
                     // Who asked may have gone.
                     let _ = reply.send(self.control.set_captures(captures));
@@ -136,10 +146,16 @@ impl ControlThread {
                 Err(RecvTimeoutError::Timeout) => {}
             }
             let unconfirmed = self.control.unconfirmed_until();
-            if let Err(error) = self.control.tick(self.shared.now()) {
-                tracing::error!("{error}");
+            if let Err(error) = self.control.tick(self.shared.now())
+                && let Some(refusal) = error.refusal()
+            {
+                tracing::error!("{refusal}");
             }
-            if self.control.unconfirmed_until() != unconfirmed {
+            let complaints = self.control.complaints();
+            let is_told = self.warnings.control == complaints
+                && Arc::ptr_eq(&self.shared.facts_now().drift, self.control.drift_told());
+            if self.control.unconfirmed_until() != unconfirmed || !is_told {
+                self.warnings.control = complaints;
                 self.warn();
             }
             self.shared.note();
@@ -153,8 +169,10 @@ impl ControlThread {
         let view = &self.view;
         self.control.set_devices(&view.network.links);
         let network = attached_only(&view.network, &self.links);
-        if let Err(error) = self.control.set_network(&network) {
-            tracing::error!("a change of the network: {error}");
+        if let Err(error) = self.control.set_network(&network)
+            && let Some(refusal) = error.refusal()
+        {
+            tracing::error!("a change of the network: {refusal}");
         }
         let mut facts = self.shared.facts_now();
         for (interface, ifindex) in facts.interfaces.iter_mut().zip(&self.links) {
@@ -180,8 +198,10 @@ impl ControlThread {
     }
 
     fn marks(&mut self, found: Found) {
-        if let Err(error) = self.control.set_tables(found.tables) {
-            tracing::error!("a change of the kernel's mark rules: {error}");
+        if let Err(error) = self.control.set_tables(found.tables)
+            && let Some(refusal) = error.refusal()
+        {
+            tracing::error!("a change of the kernel's mark rules: {refusal}");
         }
         self.warnings.netfilter = found.warnings;
         self.warn();
@@ -189,18 +209,20 @@ impl ControlThread {
 
     /// Tells what the operator should see to and what waits to be confirmed, and logs what is new of it.
     fn warn(&mut self) {
-        let Warnings { network, netfilter, attaching } = &self.warnings;
-        let mut warnings = [network, netfilter, attaching, self.control.unfollowed()].concat();
+        let Warnings { network, netfilter, attaching, control } = &self.warnings;
+        let mut warnings = [network, netfilter, attaching, control, self.control.unfollowed()].concat();
         warnings.extend(self.control.plant().not_reserved().cloned());
         let mut facts = self.shared.facts_now();
         let new: Vec<_> = warnings.iter().filter(|warning| !facts.warnings.contains(warning)).collect();
         new.iter().for_each(|warning| tracing::warn!("{warning}"));
         let over: Vec<_> = facts.warnings.iter().filter(|warning| !warnings.contains(warning)).collect();
+        over.iter().for_each(|warning| tracing::info!("over: {warning}"));
         for (kind, all) in [(Kind::Warning, new), (Kind::Over, over)] {
             let all = all.into_iter().map(|warning| (warning.clone(), None));
             self.shared.events.tell_all(kind, self.control.epoch(), None, all);
         }
         facts.warnings = warnings;
+        facts.drift.clone_from(self.control.drift_told());
         facts.unconfirmed_until = self.control.unconfirmed_until();
     }
 
@@ -331,6 +353,18 @@ impl Handle {
     /// As [`Self::ask`].
     pub(crate) fn capture(&self, captures: Captures) -> Result<(), CommandError> {
         self.put(|reply| Input::Captures(captures, reply))
+    }
+
+    /// From now on these services are wanted so, as [`Control::govern`] has it; waits until it is made.
+    ///
+    /// # Errors
+    /// The daemon is ending.
+    pub fn govern(
+        &self,
+        wanted: Vec<(ServiceKey, Option<GovernedService>)>,
+        reach: Reach,
+    ) -> Result<Governed, CommandError> {
+        self.put(|reply| Input::Govern(wanted, reach, reply))
     }
 
     fn put<T>(

@@ -6,7 +6,7 @@
 //! up undoes what was done, by dropping it.
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -138,6 +138,7 @@ impl Daemon {
             history,
             events,
             facts,
+            health: OnceLock::new(),
         });
         let (inputs, queue) = bounded(QUEUE);
         let (latest, rules) = (Latest::default(), Latest::default());
@@ -179,11 +180,13 @@ impl Daemon {
         let commands = rules.iter().map(|rule| rule.command.clone()).collect();
         let Reply::Restored(results) = self.handle().ask(Request::Restore(commands))? else { return Ok(()) };
         for (RuleLine { number, command }, result) in rules.iter().zip(&results) {
-            if let Err(error) = result {
+            if let Some(error) = result.as_ref().err().and_then(CommandError::refusal) {
                 tracing::error!("rules, line {number}: {}: refused: {error}", typed(command));
             }
         }
-        let taken = results.iter().filter(|result| result.is_ok()).count();
+        let is_taken =
+            |result: &&Result<_, CommandError>| !matches!(result, Err(error) if error.refusal().is_some());
+        let taken = results.iter().filter(is_taken).count();
         tracing::info!("rules: {taken} of {} lines are in force", rules.len());
         Ok(())
     }

@@ -63,6 +63,8 @@ pub enum Kind {
     Link,
     /// A weight that load reports have moved.
     Weight,
+    /// A real server that is up or down, a virtual server that has or has lost its quorum.
+    Health,
     /// Something to see to, as `xvs status` shows it.
     Warning,
     /// A warning that does not hold any more.
@@ -76,6 +78,7 @@ impl Kind {
             Self::Change => "change",
             Self::Link => "link",
             Self::Weight => "weight",
+            Self::Health => "health",
             Self::Warning => "warning",
             Self::Over => "over",
         }
@@ -253,10 +256,11 @@ pub fn changes<'a>(
     request: &'a Request,
     answer: &'a Result<Reply, CommandError>,
 ) -> Box<dyn ExactSizeIterator<Item = (String, Option<String>)> + 'a> {
-    let refused = answer.as_ref().err().map(ToString::to_string);
+    let refusal = |error: &CommandError| error.refusal().map(ToString::to_string);
+    let refused = answer.as_ref().err().and_then(refusal);
     match (request, answer) {
         (Request::Restore(commands), Ok(Reply::Restored(results))) => {
-            let refused = results.iter().map(|result| result.as_ref().err().map(ToString::to_string));
+            let refused = results.iter().map(move |result| result.as_ref().err().and_then(refusal));
             Box::new(commands.iter().map(typed).zip(refused))
         }
         (Request::Restore(commands), _) => {

@@ -8,7 +8,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use xvs_dataplane::explain::Live;
@@ -19,7 +19,7 @@ use crate::capturing::{CaptureRequest, CapturedPacket, Capturing, Missed};
 use crate::connections::{Ended, How, count, end, found, rows};
 use crate::control_thread::Handle;
 use crate::doctor::facts::DaemonFacts;
-use crate::events::{self, Asked, Listener, Who, changes};
+use crate::events::{self, Asked, Listener, Who, changes, millis_since_1970};
 use crate::explain;
 use crate::filter::Filter;
 use crate::liveness;
@@ -58,7 +58,8 @@ impl Handler for Front {
         let daemon = self.daemon()?;
         match request {
             Request::Status => {
-                let mut report = status::report(daemon.shared());
+                let health = daemon.shared().health();
+                let mut report = status::report(daemon.shared(), health.as_ref());
                 report["rules"] = json!(daemon.shared().facts().rules.map(|file| drift(&file, daemon)));
                 Ok(Reply::Report(report))
             }
@@ -67,6 +68,7 @@ impl Handler for Front {
                 liveness::judge(daemon, patience).map_err(|why| CommandError::Failed { why })?;
                 Ok(Reply::Done)
             }
+            Request::Health => Ok(Reply::Report(json!(daemon.shared().health()))),
             Request::Traffic => Ok(Reply::Traffic(Traffic::now(daemon.shared()))),
             Request::Counters => Ok(Reply::Report(json!(daemon.shared().counters()))),
             Request::CountConnections(filter) => {
@@ -77,12 +79,18 @@ impl Handler for Front {
             Request::Explain(question) => {
                 let shared = daemon.shared();
                 let (snapshot, reader, now) = (shared.published.load_full(), shared.reader(), shared.now());
-                let report = explain::answer(&question, &Live { snapshot: &snapshot, reader, now })?;
+                let mut report = explain::answer(&question, &Live { snapshot: &snapshot, reader, now })?;
+                if report.choice.is_some()
+                    && let Some(health) = shared.health()
+                {
+                    report.tell_health(&health, millis_since_1970(SystemTime::now()));
+                }
                 Ok(Reply::Report(json!(report)))
             }
             Request::Examine => {
                 let shared = daemon.shared();
-                Ok(Reply::Report(json!(DaemonFacts::of(shared, status::warnings(shared)))))
+                let warnings = status::warnings(shared, shared.health().as_ref());
+                Ok(Reply::Report(json!(DaemonFacts::of(shared, warnings))))
             }
             Request::EndConnections(filter) => {
                 Ok(Reply::Report(json!(end_connections(daemon, &filter, How::Silently, peer).ended)))

@@ -458,6 +458,8 @@ impl Director for Inner {
             Request::Status | Request::Traffic => {
                 Err(CommandError::Failed { why: "the lab has no status; ask for its counters".to_owned() })
             }
+            // A lab has no keepalived.conf.
+            Request::Health => Ok(Reply::Report(Value::Null)),
             Request::CountConnections(filter) => {
                 let snapshot = self.control.published().load_full();
                 Ok(Reply::Report(json!(count(&self.reader, &snapshot, self.now, &filter))))

@@ -158,6 +158,8 @@ pub enum Request {
     /// Weights that follow load reports; answered by [`Reply::Report`] with
     /// [`FeedbackRow`](crate::feedback::FeedbackRow)s.
     Feedback,
+    /// What is known of the health of real servers; answered by [`Reply::Report`].
+    Health,
     /// How the daemon is; answered by [`Reply::Report`].
     Status,
     /// Whether the director moves; answered by [`Reply::Done`], or refused with what does not.
@@ -207,6 +209,7 @@ impl Request {
             | Self::LocalAddresses
             | Self::LocalUse
             | Self::Feedback
+            | Self::Health
             | Self::Status
             | Self::Healthy { .. }
             | Self::Counters
@@ -392,7 +395,7 @@ pub struct EngineData {
     pub data: String,
 }
 
-/// Why a request was not carried out. Nothing has changed then.
+/// Why a request was not carried out. Nothing has changed then, but for [`CommandError::Late`].
 ///
 /// The first group corresponds to what the kernel's IPVS answers by errno.
 #[derive(Debug, Clone, PartialEq, Eq, Error, Serialize, Deserialize)]
@@ -436,6 +439,10 @@ pub enum CommandError {
     #[error("no room for {what}; its size is a setting of xvs.toml")]
     NoRoom { what: String },
 
+    #[error(
+        "xvs: the change is made, but {who} has not taken it up within a second; `xvs status` tells until it has"
+    )]
+    Late { who: String },
     #[error("xvs: {object}: {what} not supported yet; {next}")]
     NotSupported { object: String, what: String, next: String },
     #[error("no setting {key:?}; known: {}", known.join(", "))]
@@ -461,6 +468,11 @@ pub enum CommandError {
 }
 
 impl CommandError {
+    /// The same, unless the change was made.
+    pub fn refusal(&self) -> Option<&Self> {
+        (!matches!(self, Self::Late { .. })).then_some(self)
+    }
+
     /// A name that no scheduler has, with those that there are.
     pub fn scheduler_not_found(name: &str) -> Self {
         let known = scheduler::names().map(str::to_owned).collect();

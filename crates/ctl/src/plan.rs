@@ -44,6 +44,13 @@ impl fmt::Display for Fault {
     }
 }
 
+impl From<State> for Wanted {
+    /// These services, whatever the timeouts.
+    fn from(state: State) -> Self {
+        Self { state, timeouts: UNSAID }
+    }
+}
+
 impl Wanted {
     /// What these lines want.
     ///
@@ -127,7 +134,7 @@ pub struct Difference {
 
 impl Difference {
     /// What it is about.
-    fn thing(&self) -> Thing {
+    pub(crate) fn thing(&self) -> Thing {
         self.before.as_ref().or(self.after.as_ref()).map_or(Thing::Other, thing)
     }
 
@@ -160,10 +167,7 @@ pub fn differences(running: &State, wanted: &Wanted) -> Vec<Difference> {
     }
     let added = after.into_iter().filter(|rule| !old.contains_key(&thing(rule)));
     all.extend(added.map(|rule| Difference { before: None, after: Some(rule) }));
-    all.sort_by_key(|difference| match difference.thing() {
-        Thing::Service(key) | Thing::Destination(key, _) => Some(key),
-        _ => None,
-    });
+    all.sort_by_key(|difference| difference.thing().service());
     all.extend(marks(running.marks(), wanted.state.marks()));
     let mut timeouts = running.timeouts();
     timeouts.update(wanted.timeouts);
@@ -217,8 +221,8 @@ pub fn back(running: &State, applied: &State, former: &State) -> (Vec<Difference
 }
 
 /// What a rule is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Thing {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Thing {
     Local(IpAddr),
     Service(ServiceKey),
     Destination(ServiceKey, Endpoint),
@@ -228,7 +232,18 @@ enum Thing {
     Other,
 }
 
-fn thing(command: &Command) -> Thing {
+impl Thing {
+    /// The service that it is, or that it belongs to.
+    pub(crate) fn service(self) -> Option<ServiceKey> {
+        match self {
+            Self::Service(key) | Self::Destination(key, _) => Some(key),
+            _ => None,
+        }
+    }
+}
+
+/// What a command is about.
+pub(crate) fn thing(command: &Command) -> Thing {
     match command {
         Command::AddLocal(local) => Thing::Local(local.addr),
         Command::DeleteLocal(addr) => Thing::Local(*addr),

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use xvs_dataplane::port::xdp::{SocketCounters, Waker};
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 
 use crate::events::Events;
+use crate::health::report::HealthReport;
 use crate::history::{History, Sample};
 use crate::message::Access;
 use crate::sweep::SweepCounters;
@@ -45,6 +46,8 @@ pub struct Shared {
     pub(crate) events: Arc<Events>,
     /// How each interface is attached and each worker placed, and what is wrong with the network.
     pub(crate) facts: Mutex<Facts>,
+    /// What tells of the health of real servers, if the daemon has a keepalived.conf.
+    pub(crate) health: OnceLock<Arc<dyn Fn() -> HealthReport + Send + Sync>>,
 }
 
 /// What `xvs status` tells beside counters.
@@ -58,6 +61,8 @@ pub struct Facts {
     pub warnings: Vec<String>,
     /// The file of rules that the daemon began with.
     pub rules: Option<PathBuf>,
+    /// What leads back to what is wanted of governed services, as one would type it.
+    pub drift: Arc<[String]>,
     /// Until when rules that were applied can be confirmed.
     pub unconfirmed_until: Option<Millis>,
 }
@@ -189,6 +194,13 @@ impl Shared {
         }
     }
 
+    /// What is known of the health of real servers; `None` without a keepalived.conf.
+    pub fn health(&self) -> Option<HealthReport> {
+        let mut report = self.health.get()?();
+        report.weigh(&self.published.load());
+        Some(report)
+    }
+
     /// How the daemon stands.
     pub fn facts(&self) -> Facts {
         self.facts_now().clone()
@@ -237,6 +249,7 @@ impl Shared {
             history: History::default(),
             events: Arc::default(),
             facts: Mutex::default(),
+            health: OnceLock::new(),
         }
     }
 }

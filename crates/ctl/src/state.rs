@@ -200,6 +200,20 @@ impl State {
         self.services.get(key)
     }
 
+    /// No more than these services, with all that commands about them depend on.
+    pub fn only<'a>(&self, keys: impl IntoIterator<Item = &'a ServiceKey>) -> Self {
+        let found = keys.into_iter().filter_map(|key| Some((*key, self.services.get(key)?.clone())));
+        Self { services: found.collect(), daemons: self.daemons.clone(), ..Self::default() }
+    }
+
+    /// Takes in what is wanted of a service, or that it is not, without asking whether it can be.
+    pub(crate) fn put(&mut self, key: ServiceKey, service: Option<Service>) {
+        match service {
+            Some(service) => _ = self.services.insert(key, Arc::new(service)),
+            None => _ = self.services.remove(&key),
+        }
+    }
+
     /// The timeouts in force.
     pub fn timeouts(&self) -> Timeouts {
         self.timeouts

@@ -4,7 +4,7 @@
 //! has a part in it. Each warning names its object, what is wrong with it and the next step. Cost: a look at each
 //! destination. Not here: how it looks on a screen (`cli/status.rs`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,11 +13,12 @@ use xvs_dataplane::clock::Millis;
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::snapshot::{Member, Path, Service, Snapshot};
 
+use crate::health::report::{HealthReport, SorryServerHealth, VirtualServerHealth};
 use crate::history::{INTERVAL, Sample, WINDOW, drop_reasons};
 use crate::shared::{Facts, InterfaceFacts, Shared, WorkerFacts};
 
 /// What is looked at for a report.
-struct Look {
+struct Look<'a> {
     facts: Facts,
     now: Millis,
     snapshot: Arc<Snapshot>,
@@ -29,12 +30,13 @@ struct Look {
     recent: Vec<u64>,
     /// Services without a usable destination, and why.
     useless: Vec<(String, &'static str)>,
+    health: Option<&'a HealthReport>,
     live: usize,
     size: usize,
 }
 
-impl Look {
-    fn at(shared: &Shared) -> Self {
+impl<'a> Look<'a> {
+    fn at(shared: &Shared, health: Option<&'a HealthReport>) -> Self {
         let (facts, now, snapshot) = (shared.facts(), shared.now(), shared.published.load_full());
         let sample = Sample::take(shared.workers(), now);
         let minute = shared.history.before(now, WINDOW);
@@ -44,12 +46,13 @@ impl Look {
             snapshot.services.iter().filter_map(|service| uselessness(service, &snapshot)).collect();
         useless.sort();
         let (live, size) = (shared.table().live(), shared.table().config().capacity);
-        Self { facts, now, snapshot, sample, minute, busy_percent, recent, useless, live, size }
+        Self { facts, now, snapshot, sample, minute, busy_percent, recent, useless, health, live, size }
     }
 
     fn warnings(&self) -> Vec<String> {
         let mut warnings: Vec<_> = self.facts.interfaces.iter().filter_map(interface_warning).collect();
-        warnings.extend(service_warnings(&self.useless));
+        warnings.extend(quorum_warnings(self.health));
+        warnings.extend(service_warnings(&self.useless, self.health));
         warnings.extend(table_warning(self.live, self.size));
         warnings.extend(self.busy_percent.iter().enumerate().filter_map(busy_warning));
         warnings.extend(drop_reasons().zip(&self.recent).filter_map(drop_warning));
@@ -58,11 +61,11 @@ impl Look {
     }
 }
 
-/// The whole report.
-pub fn report(shared: &Shared) -> Value {
-    let look = Look::at(shared);
+/// The whole report; `health` is that of [`Shared::health`].
+pub fn report(shared: &Shared, health: Option<&HealthReport>) -> Value {
+    let look = Look::at(shared, health);
     let warnings = look.warnings();
-    let Look { facts, now, snapshot, sample, minute, busy_percent, recent, useless, live, size } = look;
+    let Look { facts, now, snapshot, sample, minute, busy_percent, recent, useless, live, size, .. } = look;
     let (services, destinations) = snapshot.configured();
     json!({
         "state": if warnings.is_empty() { "ok" } else { "warning" },
@@ -73,6 +76,7 @@ pub fn report(shared: &Shared) -> Value {
         "services": services,
         "services_without_destination": useless.len(),
         "destinations": destinations,
+        "health": health.map(HealthReport::counts),
         "interfaces": interfaces(&facts),
         "workers": workers(shared, &facts, &busy_percent),
         "table": {
@@ -88,8 +92,8 @@ pub fn report(shared: &Shared) -> Value {
 }
 
 /// The warnings of the [`report`] alone.
-pub fn warnings(shared: &Shared) -> Vec<String> {
-    Look::at(shared).warnings()
+pub fn warnings(shared: &Shared, health: Option<&HealthReport>) -> Vec<String> {
+    Look::at(shared, health).warnings()
 }
 
 fn interfaces(facts: &Facts) -> Value {
@@ -127,6 +131,17 @@ fn drops(packets: &[u64]) -> Vec<Value> {
     let some = drop_reasons().zip(packets).filter(|(_, packets)| **packets > 0);
     some.map(|((reason, what), packets)| json!({ "reason": reason, "packets": packets, "what": what }))
         .collect()
+}
+
+/// A time as people say it.
+pub(crate) fn duration(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min"),
+        (0, ..) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
 }
 
 fn percent(part: usize, whole: usize) -> f64 {
@@ -196,13 +211,44 @@ fn hindrance(member: &Member, snapshot: &Snapshot) -> Option<Hindrance> {
     }
 }
 
-/// The first of them by name, and how many more there are.
-fn service_warnings(useless: &[(String, &'static str)]) -> impl Iterator<Item = String> {
-    let more = useless.len().saturating_sub(TOLD_ONE_BY_ONE);
-    let more = (more > 0).then(|| {
-        format!("{more} more services have no real server that can take a connection; see `xvsadm -Ln`")
-    });
-    useless.iter().take(TOLD_ONE_BY_ONE).map(|(service, why)| format!("{service} {why}")).chain(more)
+/// Virtual servers without quorum.
+fn quorum_warnings(health: Option<&HealthReport>) -> Vec<String> {
+    let lost: Vec<_> = not_well(health).collect();
+    let told = |server: &&VirtualServerHealth| {
+        let sorry = match &server.sorry_server {
+            Some(SorryServerHealth { endpoint, serves: true }) => {
+                format!("; its sorry server {endpoint} serves")
+            }
+            _ => String::new(),
+        };
+        format!(
+            "{} has no quorum: live weight {}, quorum {}{sorry}; see `xvs health --down`",
+            server.title(),
+            server.live_weight,
+            server.quorum
+        )
+    };
+    let more = "virtual servers have no quorum; see `xvs health --down`";
+    the_first(lost.iter().map(told), more)
+}
+
+fn not_well(health: Option<&HealthReport>) -> impl Iterator<Item = &VirtualServerHealth> {
+    health.into_iter().flat_map(|health| &health.virtual_servers).filter(|server| !server.is_well)
+}
+
+/// Services that nobody serves. Of those of a virtual server without quorum its own warning tells.
+fn service_warnings(useless: &[(String, &'static str)], health: Option<&HealthReport>) -> Vec<String> {
+    let lost: HashSet<_> = not_well(health).flat_map(|server| &server.services).collect();
+    let others: Vec<_> = useless.iter().filter(|(service, _)| !lost.contains(service)).collect();
+    let more = "services have no real server that can take a connection; see `xvsadm -Ln`";
+    the_first(others.iter().map(|(service, why)| format!("{service} {why}")), more)
+}
+
+/// The first of them, and how many more there are of what.
+fn the_first(all: impl ExactSizeIterator<Item = String>, what: &str) -> Vec<String> {
+    let more = all.len().saturating_sub(TOLD_ONE_BY_ONE);
+    let more = (more > 0).then(|| format!("{more} more {what}"));
+    all.take(TOLD_ONE_BY_ONE).chain(more).collect()
 }
 
 fn table_warning(live: usize, size: usize) -> Option<String> {
@@ -248,7 +294,7 @@ const MATTERS: [(&str, u64); 17] = [
     ("kernel_dropped", 1),
 ];
 
-/// Services without a destination that a report names.
+/// Services without a destination, and virtual servers without quorum, that a report names.
 const TOLD_ONE_BY_ONE: usize = 8;
 const TABLE_PERCENT: f64 = 80.0;
 const BUSY_PERCENT: f64 = 90.0;
@@ -262,6 +308,7 @@ mod tests {
     use crate::adm::{SystemResolver, read_rules};
     use crate::control::Control;
     use crate::feedback::Feedback;
+    use crate::health::report::{CheckState, sample};
     use crate::lab::Unwired;
     use crate::message::Request;
     use crate::settings::Ipvs;
@@ -277,7 +324,7 @@ mod tests {
     }
 
     fn warnings(shared: &Shared) -> Vec<String> {
-        let report = report(shared);
+        let report = report(shared, shared.health().as_ref());
         let warnings = report["warnings"].as_array().unwrap();
         assert_eq!(report["state"], if warnings.is_empty() { "ok" } else { "warning" });
         warnings.iter().map(|warning| warning.as_str().unwrap().to_owned()).collect()
@@ -336,7 +383,7 @@ mod tests {
         ] {
             assert!(told.iter().any(|line| line.starts_with(service) && line.contains(why)), "{told:?}");
         }
-        let report = report(&shared);
+        let report = report(&shared, None);
         assert_eq!((&report["services"], &report["destinations"]), (&5.into(), &5.into()));
         assert_eq!(report["services_without_destination"], 5);
     }
@@ -347,6 +394,37 @@ mod tests {
         let told = warnings(&daemon(&rules));
         assert_eq!(told.len(), TOLD_ONE_BY_ONE + 1);
         assert!(told[TOLD_ONE_BY_ONE].starts_with("12 more services"), "{told:?}");
+    }
+
+    #[test]
+    fn virtual_servers_without_quorum_are_warned_of_once_and_counted_with_the_servers_that_are_up() {
+        let shared = daemon(
+            "-A -t 192.0.2.1:80 -s rr\n\
+             -A -t 192.0.2.2:80 -s rr\n-a -t 192.0.2.2:80 -r 127.0.0.1 -g\n",
+        );
+        let server =
+            |address, state| sample::virtual_server(address, vec![sample::real_server("192.0.2.11", state)]);
+        let mut sorry = server("192.0.2.2", CheckState::Down);
+        let endpoint = "127.0.0.1:80".to_owned();
+        sorry.sorry_server = Some(SorryServerHealth { endpoint, serves: true });
+        let mut all = vec![server("192.0.2.1", CheckState::Down), sorry, server("192.0.2.3", CheckState::Up)];
+        let health = sample::report(all.clone());
+        let _ = shared.health.set(Arc::new(move || health.clone()));
+        let told = warnings(&shared);
+        let lost = "has no quorum: live weight 0, quorum 1";
+        let expected = [
+            format!("TCP 192.0.2.1:80 {lost}; see `xvs health --down`"),
+            format!("TCP 192.0.2.2:80 {lost}; its sorry server 127.0.0.1:80 serves; see `xvs health --down`"),
+        ];
+        assert_eq!(told, expected);
+        let counted = &super::report(&shared, shared.health().as_ref())["health"];
+        let expected = json!({ "real_servers": 3, "real_servers_up": 1,
+                               "virtual_servers": 3, "virtual_servers_well": 1 });
+        assert_eq!(*counted, expected);
+        assert_eq!(super::report(&shared, None)["health"], Value::Null);
+        all.resize(TOLD_ONE_BY_ONE + 5, server("192.0.2.4", CheckState::Down));
+        let told = quorum_warnings(Some(&sample::report(all)));
+        assert_eq!(told.last().unwrap(), "4 more virtual servers have no quorum; see `xvs health --down`");
     }
 
     #[test]
@@ -371,7 +449,7 @@ mod tests {
         assert!(
             told[0].contains("10 packets were dropped as no_neighbour") && told[0].contains("`ip neigh`")
         );
-        let report = report(&shared);
+        let report = report(&shared, None);
         assert_eq!(report["recent_drops"]["reasons"].as_array().unwrap().len(), 3);
         let known: Vec<_> = drop_reasons().map(|(name, _)| name).collect();
         assert!(MATTERS.iter().all(|(name, _)| known.contains(name)), "a reason that is spelt otherwise");

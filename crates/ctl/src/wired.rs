@@ -92,10 +92,7 @@ impl Plant for Wired {
         let patience = Instant::now() + patience;
         while let Some(seat) = self.table.laggard(epoch) {
             if Instant::now() >= patience {
-                return Err(format!(
-                    "xvs: the change is made, but {} has not taken it up; see `xvs status`",
-                    self.who(seat)
-                ));
+                return Err(self.who(seat));
             }
             thread::sleep(Duration::from_micros(20));
         }

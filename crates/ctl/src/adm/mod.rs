@@ -278,7 +278,8 @@ fn refusal(error: &CommandError) -> String {
         CommandError::NoSuchDevice(_) => "No such device",
         CommandError::PermissionDenied => "Permission denied (you must be root)",
         CommandError::NoRoom { .. } => "Memory allocation problem",
-        CommandError::NotSupported { .. }
+        CommandError::Late { .. }
+        | CommandError::NotSupported { .. }
         | CommandError::MarkExists(_)
         | CommandError::NoSuchMark(_)
         | CommandError::LocalExists(_)

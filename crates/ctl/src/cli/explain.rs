@@ -111,6 +111,9 @@ fn screen(report: &Report) -> String {
     if let Some(choice) = &report.choice {
         self::choice(&mut text, choice);
     }
+    for trouble in &report.health {
+        line(&mut text, "health", trouble);
+    }
     if let Some(after) = &report.connection {
         line(&mut text, "connection", &entry(after));
     }
@@ -285,3 +288,61 @@ fn line(text: &mut String, name: &str, what: &str) {
 const INDENT: usize = 12;
 /// Columns of a line.
 const WIDTH: usize = 80;
+
+#[cfg(test)]
+mod tests {
+    use xvs_dataplane::clock::Millis;
+    use xvs_dataplane::egress::model::Network;
+    use xvs_dataplane::explain::Live;
+    use xvs_proto::MacAddr;
+
+    use super::*;
+    use crate::adm::{SystemResolver, read_rules};
+    use crate::control::Control;
+    use crate::explain::answer;
+    use crate::feedback::Feedback;
+    use crate::health::report::{CheckState, sample};
+    use crate::lab::Unwired;
+    use crate::settings::Ipvs;
+    use crate::shared::Shared;
+
+    /// What is explained of a client's packet to a service without a real server, of that name, with what is known of
+    /// health.
+    fn explained(service: &str, rule: &str) -> String {
+        let mut control = Control::new(Unwired::default(), 1, Ipvs::default(), Feedback::default());
+        let mut network = Network::default();
+        network.add_link("wan", MacAddr([2; 6]), &[([198, 51, 100, 1].into(), 24)], 1500).unwrap();
+        control.set_network(&network).unwrap();
+        let rules = read_rules(rule, &SystemResolver::default()).unwrap();
+        let commands = rules.into_iter().map(|rule| rule.command).collect();
+        control.handle(&Request::Restore(commands), Millis(0)).unwrap();
+        let shared = Shared::of_one_worker(control.published());
+        let question = Question {
+            proto: Some(Proto::Tcp),
+            from: Some(endpoint("198.51.100.9:4711").unwrap()),
+            to: Some(endpoint("198.51.100.1:80").unwrap()),
+            interface: None,
+            frame: None,
+            flags: None,
+            length: None,
+            ttl: None,
+        };
+        let (snapshot, now) = (shared.published.load_full(), shared.now());
+        let live = Live { snapshot: &snapshot, reader: shared.reader(), now };
+        let mut report = answer(&question, &live).unwrap();
+        let mut server =
+            sample::virtual_server("198.51.100.1", vec![sample::real_server("192.0.2.12", CheckState::Down)]);
+        server.services = vec![service.to_owned()];
+        report.tell_health(&sample::report(vec![server]), sample::NOW);
+        screen(&report)
+    }
+
+    #[test]
+    fn a_real_server_that_is_no_choice_because_of_its_health_is_told_with_the_reason() {
+        let rule = "-A -t 198.51.100.1:80 -s rr\n";
+        let text = explained("TCP 198.51.100.1:80", rule);
+        let told = "health      192.0.2.12:80 has been down for 12 s: connection refused by\n            192.0.2.12:80\n";
+        assert!(text.contains(told) && text.contains("verdict     dropped (no_destination)"), "{text}");
+        assert!(!explained("TCP 198.51.100.1:81", rule).contains("health"));
+    }
+}

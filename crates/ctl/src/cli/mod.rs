@@ -9,6 +9,7 @@ use clap::{Args, FromArgMatches, Parser, Subcommand};
 
 use crate::adm::Output;
 use crate::client::{Client, Director, Failure, default_socket};
+use crate::message::CommandError;
 
 mod apply;
 mod capture;
@@ -22,6 +23,7 @@ mod drain;
 mod events;
 mod explain;
 mod feedback;
+mod health;
 mod healthy;
 mod keepalived;
 mod lab;
@@ -50,6 +52,8 @@ enum Command {
     Healthy(healthy::Arguments),
     /// Watch services and real servers at work
     Top(top::Arguments),
+    /// Show which real servers are well, and why others are not; exits with 1 if one is down
+    Health(health::Arguments),
     /// List the connections of a client, a service, a real server, or count them
     Connections(connections::Arguments),
     /// Show what changes, when, and who does it
@@ -110,8 +114,10 @@ Exit codes:
        `realserver status`: something is not as it has to be
        `check`: there are faults (--keepalived: 1 for warnings, 2 for errors or no such file)
        `plan`: there are differences
+       `health`: a real server is down, a virtual server has no quorum, or nothing is checked
        `drain`: connections are left
        `healthy`: xvsd does not move, or there is none
+       a change: it is made, and a worker has not taken it up within a second
   2  the command line is wrong
   3  xvsd refused, and nothing has changed
   4  no xvsd could be asked";
@@ -162,6 +168,7 @@ pub fn run(cli: Cli) -> ExitCode {
 
 fn exit_code(error: &(dyn Error + 'static)) -> u8 {
     let printing = match error.downcast_ref() {
+        Some(Failure::Refused(CommandError::Late { .. })) => return FAILED,
         Some(Failure::Refused(_)) => return REFUSED,
         Some(Failure::Transport(_)) => return NO_DAEMON,
         Some(Failure::Printing(error)) => Some(error),
@@ -207,6 +214,7 @@ const MONTH_SECONDS: u32 = 31 * 24 * 3600;
 fn ask(command: &Command, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     match command {
         Command::Status(arguments) => status::run(arguments, director, out),
+        Command::Health(arguments) => health::run(arguments, director, out),
         Command::Connections(arguments) => connections::run(arguments, director, out),
         Command::Counters(arguments) => counters::run(arguments, director, out),
         Command::Explain(arguments) => explain::run(arguments, director, out),
@@ -245,12 +253,13 @@ pub fn capture(words: &[String], director: &mut dyn Director) -> Output {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::CommandError;
 
     #[test]
     fn refusal_absence_failure_and_a_closed_pipe_have_exit_codes_of_their_own() {
         let code = |error: Box<dyn Error>| exit_code(&*error);
         assert_eq!(code(Failure::Refused(CommandError::PermissionDenied).into()), 3);
+        let late = CommandError::Late { who: "worker 0".to_owned() };
+        assert_eq!(code(Failure::Refused(late).into()), 1, "it was made");
         assert_eq!(code(Failure::Transport("no xvsd".to_owned()).into()), 4);
         assert_eq!(code("another reason".into()), 1);
         assert_eq!(code(io::Error::from(io::ErrorKind::StorageFull).into()), 1);

@@ -5,9 +5,11 @@ use std::io::Write;
 use clap::Args;
 use serde_json::Value;
 
-use super::{DONE, Done};
+use super::{DONE, Done, health};
 use crate::client::{Director, Failure};
+use crate::health::report::Counts;
 use crate::message::{Reply, Request};
+use crate::status::duration;
 
 /// What follows `xvs status`.
 #[derive(Debug, Args)]
@@ -57,6 +59,8 @@ fn screen(report: &Value) -> String {
     let services = counted(&report["services"], "virtual service", "virtual services");
     let servers = counted(&report["destinations"], "real server", "real servers");
     lines.push(line("services", &format!("{services}{without}, {servers}")));
+    let health: Option<Counts> = serde_json::from_value(report["health"].clone()).ok();
+    lines.extend(health.map(|counts| line("health", &health::counted(counts))));
     lines.extend(rules(report));
     let table = &report["table"];
     lines.push(line(
@@ -138,7 +142,7 @@ fn drops(recent: &Value) -> Vec<String> {
 }
 
 /// A line as long as a terminal is wide, and as many more as the rest needs, below it.
-fn line(label: &str, told: &str) -> String {
+pub(super) fn line(label: &str, told: &str) -> String {
     let mut lines = vec![format!("{label:<LABEL$}")];
     let mut width = LABEL;
     for word in told.split(' ') {
@@ -180,16 +184,6 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or("?")
 }
 
-pub(super) fn duration(seconds: u64) -> String {
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds} s"),
-        (0, 0, _) => format!("{minutes} min"),
-        (0, ..) => format!("{hours} h {minutes} min"),
-        _ => format!("{days} d {hours} h"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -202,6 +196,8 @@ mod tests {
             "state": "warning", "warnings": ["wan is gone; restart xvsd"],
             "version": "1", "uptime_seconds": 59, "epoch": 4,
             "services": 1, "services_without_destination": 0, "destinations": 2,
+            "health": { "real_servers": 13, "real_servers_up": 12,
+                        "virtual_servers": 3, "virtual_servers_well": 2 },
             "interfaces": [
                 { "name": "lan", "mode": "native", "why_not_native": null, "queues": 1, "state": "up" },
                 { "name": "wan", "mode": "generic", "why_not_native": "busy", "queues": 2, "state": "gone" },
@@ -222,6 +218,7 @@ mod tests {
             worker 0   core 1, 12.5 % busy, lan queue 0, wan queues 0,1, zero-copy; received\n           \
             0, sent 0, passed to the kernel 0\n\
             services   1 virtual service, 2 real servers\n\
+            health     12 of 13 real servers up, 2 of 3 virtual servers well\n\
             table      3 of 1024 connections (0.3 %), small pages\n\
             drops      in the last minute:\n\
             drops      7 kernel_ring_full: too slow\n";

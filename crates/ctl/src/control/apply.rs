@@ -2,8 +2,8 @@
 //!
 //! One snapshot for all that differs; none if nothing does, or if any of it is refused. Until they are confirmed, the
 //! state before is kept here, whatever becomes of the client. When the time is over, each thing that the rules changed
-//! becomes what it was; but what somebody else has changed meanwhile stays as he left it, so that a health checker
-//! never finds its own doing undone. Not here: what differs (`plan.rs`).
+//! becomes what it was; but what somebody else has changed meanwhile stays as he left it, and what governed services are
+//! wanted to be by now takes the place of what they were: no health check finds its doing undone. Not here: what differs (`plan.rs`).
 
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ pub(super) struct Unconfirmed {
     until: Millis,
     former: State,
     applied: State,
+    /// What is wanted of governed services since they were applied, which both of these are to have.
+    governed: State,
 }
 
 impl<P: Plant> Control<P> {
@@ -66,7 +68,7 @@ impl<P: Plant> Control<P> {
         commands.iter().try_for_each(|command| self.change(command, now))?;
         self.unconfirmed = confirm_within_seconds.map(|seconds| {
             let until = now + Duration::from_secs(seconds.into());
-            Unconfirmed { until, former, applied }
+            Unconfirmed { until, former, applied, governed: self.governing.wanted().clone() }
         });
         self.publish().map(|()| Reply::Applied(differences))
     }
@@ -107,7 +109,17 @@ impl<P: Plant> Control<P> {
     }
 
     /// Enters in the desired state what leads back, and returns it; what is refused of it is in the log.
-    fn take_back(&mut self, unconfirmed: Unconfirmed, now: Millis) -> Result<Vec<Difference>, CommandError> {
+    fn take_back(
+        &mut self,
+        mut unconfirmed: Unconfirmed,
+        now: Millis,
+    ) -> Result<Vec<Difference>, CommandError> {
+        for command in self.governed_since(&unconfirmed.governed) {
+            // What cannot be, was not so then.
+            let _ = unconfirmed.former.apply(&command);
+            let _ = unconfirmed.applied.apply(&command);
+        }
+        unconfirmed.governed.clone_from(self.governing.wanted());
         let (mut differences, left) = back(&self.state, &unconfirmed.applied, &unconfirmed.former);
         if let Err(error) = self.widen(&carried_out(&differences)) {
             // Nothing has changed. It is tried again, or the way back would be lost.

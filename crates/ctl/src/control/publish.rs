@@ -46,6 +46,8 @@ impl<T: Ord> Due<T> {
 
 /// How long a change may take to reach every worker.
 const TAKE_UP: Duration = Duration::from_secs(1);
+/// How long workers are waited for by whom nobody waits, and one that is late already: several bursts.
+pub(super) const GLANCE: Duration = Duration::from_millis(5);
 
 impl<P: Plant> Control<P> {
     /// Has the XDP program steer what these commands would have it steer: before anything is changed, so that a program
@@ -88,7 +90,7 @@ impl<P: Plant> Control<P> {
     /// Makes the working snapshot the one that workers act on, and waits until they do.
     ///
     /// # Errors
-    /// The worker that does not. The change is made all the same; what has to wait for the worker is done by
+    /// [`CommandError::Late`] and no other. The change is made all the same; what has to wait for the worker is done by
     /// [`Self::tick`].
     pub(super) fn publish(&mut self) -> Result<(), CommandError> {
         self.registry.build(&self.state, &mut self.snapshot);
@@ -102,7 +104,11 @@ impl<P: Plant> Control<P> {
         self.held.push(self.published.swap(Arc::new(self.snapshot.clone())));
         self.reserve_ports();
         self.keep_resolved();
-        self.settle(TAKE_UP).map_err(|why| CommandError::Failed { why })
+        let patience = if self.late.is_none() { TAKE_UP } else { GLANCE };
+        self.settle(patience).map_err(|who| {
+            self.late = Some(who.clone());
+            CommandError::Late { who }
+        })
     }
 
     /// Keeps the kernel off the local ports of addresses that are this machine's.
@@ -119,6 +125,7 @@ impl<P: Plant> Control<P> {
     pub(super) fn settle(&mut self, patience: Duration) -> Result<(), String> {
         self.plant.await_workers(patience)?;
         self.held.clear();
+        self.late = None;
         if self.steering_is_due()
             && let Err(error) = self.steer_no_more()
         {

@@ -19,6 +19,7 @@ use xvs_sched::{Certainty, Figure, ForwardingMethod};
 use super::question::FLAGS;
 use super::rule;
 use crate::connections::{detached, state_name, template_state};
+use crate::health::report::HealthReport;
 
 /// What would become of a packet, and why.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -51,6 +52,9 @@ pub struct Report {
     /// What the scheduler was asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub choice: Option<Choice>,
+    /// Real servers of that service that were no choice because of their health, a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub health: Vec<String>,
     /// Its connection, as it then is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connection: Option<Entry>,
@@ -274,6 +278,7 @@ impl Report {
             direction: met.map(|(_, way)| direction(way)),
             template: explanation.template.as_ref().map(entry),
             choice: explanation.asked.as_ref().map(Choice::of),
+            health: Vec::new(),
             connection: explanation.connection.as_ref().map(entry),
             way: explanation.way.map(|way| NextHop::of(&way, snapshot)),
             rewrite: packet
@@ -289,6 +294,12 @@ impl Report {
             sent: explanation.sent.iter().map(|sent| Sent::of(sent.link, &sent.frame, egress)).collect(),
             caveats: explanation.caveats.iter().map(Doubt::of).collect(),
         }
+    }
+
+    /// Tells what checks have made of the real servers that the scheduler was to choose from.
+    pub(crate) fn tell_health(&mut self, health: &HealthReport, now_millis: u64) {
+        let server = self.choice.as_ref().and_then(|choice| health.of_service(&choice.service));
+        self.health = server.map(|server| server.troubles(now_millis)).unwrap_or_default();
     }
 }
 

@@ -5,7 +5,15 @@
 //! then hold goes to the control thread as a whole. Not here: what a file says (`keepalived/`), and what becomes of
 //! packets.
 
+#[allow(dead_code, reason = "for who asks in turn")]
+mod command;
+pub mod course;
+#[allow(dead_code, reason = "as above")]
+mod file;
+pub mod pool;
 pub mod report;
+#[allow(dead_code, reason = "as above")]
+mod script;
 
 /// What came of asking once.
 #[derive(Debug, Clone, PartialEq, Eq)]

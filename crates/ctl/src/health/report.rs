@@ -1,10 +1,23 @@
 //! What is known of the health of real servers, as `xvs health`, metrics and `xvs top` show it.
 //!
-//! Put together by who is asked, from what checks have written down; a time is in milliseconds since 1970 (UTC).
+//! Put together by who is asked, from what checks have written down; a time is in milliseconds since 1970 (UTC). What
+//! packets are scheduled by is looked up in what workers act on. Cost: some microseconds for each real server. Not here:
+//! how it is shown (`cli/health.rs`, `metrics/health.rs`).
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use xvs_dataplane::snapshot::{Service, Snapshot};
+use xvs_proto::Endpoint;
+use xvs_sched::ServiceKey;
+
+use crate::status::duration;
 
 /// Everything that a keepalived.conf has watched.
+///
+/// Who keeps the checks leaves the weights by load and in force open: [`HealthReport::weigh`] fills them in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HealthReport {
     /// The file.
@@ -13,6 +26,10 @@ pub struct HealthReport {
     pub read_at_millis: u64,
     /// Why it was last not taken over, if it was read again since and refused.
     pub refused: Option<String>,
+    /// How often it was read with success since the start.
+    pub reads: u64,
+    /// How often it was read and refused.
+    pub refusals: u64,
     /// How many of its statements are left out or assumed.
     pub faults: usize,
     /// Commands that lead back to what is wanted from what somebody has changed by hand, as one would type them.
@@ -26,7 +43,7 @@ pub struct HealthReport {
 pub struct VirtualServerHealth {
     /// What follows `virtual_server` in the file.
     pub name: String,
-    /// Its services as `xvsadm -Ln` names them.
+    /// Its services as they are printed, `TCP 192.0.2.1:80`; never none.
     pub services: Vec<String>,
     /// Whether it has its quorum.
     pub is_well: bool,
@@ -75,7 +92,7 @@ pub struct Weights {
     pub operator: u32,
     /// What its health makes of that; `None`: it is taken out of the table.
     pub health: Option<u32>,
-    /// What its load reports make of that; `None`: there are none.
+    /// What its load reports make of that; `None`: they leave it, or there are none.
     pub feedback: Option<u32>,
     /// By which packets are scheduled; `None`: it is not in the table.
     pub in_force: Option<u32>,
@@ -142,4 +159,318 @@ pub enum CheckState {
         /// Whether it counts as up.
         is_up: bool,
     },
+}
+
+/// How many are well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Real servers; one of two virtual servers counts twice.
+    pub real_servers: usize,
+    /// Those that are up.
+    pub real_servers_up: usize,
+    /// Virtual servers.
+    pub virtual_servers: usize,
+    /// Those that have their quorum.
+    pub virtual_servers_well: usize,
+}
+
+impl HealthReport {
+    /// How many are well.
+    pub fn counts(&self) -> Counts {
+        let servers = || self.virtual_servers.iter().flat_map(|server| &server.real_servers);
+        Counts {
+            real_servers: servers().count(),
+            real_servers_up: servers().filter(|server| server.is_up).count(),
+            virtual_servers: self.virtual_servers.len(),
+            virtual_servers_well: self.virtual_servers.iter().filter(|server| server.is_well).count(),
+        }
+    }
+
+    /// Fills in the weights by which packets are scheduled, and what load reports made of them.
+    pub(crate) fn weigh(&mut self, snapshot: &Snapshot) {
+        for server in &mut self.virtual_servers {
+            let Some(service) = server.keys().next().and_then(|key| snapshot.services.find(&key)) else {
+                continue;
+            };
+            for (place, member) in server.places(service).into_iter().zip(service.members.iter()) {
+                let Some(place) = place else { continue };
+                let weights = &mut server.real_servers[place].weights;
+                weights.in_force = Some(member.weight.0);
+                weights.feedback = (member.weight != member.own_weight).then_some(member.weight.0);
+            }
+        }
+    }
+
+    /// The virtual server that a service is of, by its name as it is printed.
+    pub fn of_service(&self, service: &str) -> Option<&VirtualServerHealth> {
+        self.virtual_servers.iter().find(|server| server.services.iter().any(|name| name == service))
+    }
+}
+
+impl VirtualServerHealth {
+    /// Its service, or its name if it has several.
+    pub fn title(&self) -> &str {
+        match &self.services[..] {
+            [service] => service,
+            _ => &self.name,
+        }
+    }
+
+    /// Its services.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = ServiceKey> {
+        self.services.iter().filter_map(|name| name.parse().ok())
+    }
+
+    /// Of each destination of one of its services the place among its real servers, if it is one.
+    pub(crate) fn places(&self, service: &Service) -> Vec<Option<usize>> {
+        let mut places = HashMap::new();
+        for (place, server) in self.real_servers.iter().enumerate() {
+            let Ok(endpoint) = server.endpoint.parse::<SocketAddr>() else { continue };
+            let endpoint = Endpoint::new(endpoint.ip(), endpoint.port());
+            places.insert(endpoint, place);
+            // Where only NAT may have another port than the service, it stands there with the service's, or none.
+            places.entry(Endpoint { port: service_port(service.key), ..endpoint }).or_insert(place);
+        }
+        service.members.iter().map(|member| places.get(&member.endpoint).copied()).collect()
+    }
+
+    /// Each real server that is down, for how long and why, and who serves instead of all, a sentence each.
+    pub fn troubles(&self, now_millis: u64) -> Vec<String> {
+        let down = self.real_servers.iter().filter(|server| !server.is_up);
+        let down = down.map(|server| {
+            let why = server.why_down().map(|why| format!(": {why}")).unwrap_or_default();
+            format!("{} has been down for {}{why}", server.name(), ago(server.since_millis, now_millis))
+        });
+        let sorry = self.sorry_server.iter().filter(|sorry| sorry.serves);
+        let sorry = sorry.map(|sorry| format!("{} serves, for there is no quorum", sorry.endpoint));
+        down.chain(sorry).collect()
+    }
+}
+
+impl RealServerHealth {
+    /// Its endpoint, without a port if it has that of each service.
+    pub fn name(&self) -> &str {
+        self.endpoint.strip_suffix(":0").unwrap_or(&self.endpoint)
+    }
+
+    /// What the first of its checks has seen that counts as down.
+    fn why_down(&self) -> Option<&str> {
+        let mut errors = self.checks.iter().filter(|check| !check.state.is_up());
+        errors.find_map(|check| check.last_error.as_ref()).map(|error| error.what.as_str())
+    }
+
+    /// What it has come to, if it is not well: down, or the first of its checks that fails and does not count yet.
+    pub fn trouble(&self) -> Option<CheckState> {
+        let failing = |check: &&CheckHealth| matches!(check.state, CheckState::Failing { .. });
+        match self.is_up {
+            true => self.checks.iter().find(failing).map(|check| check.state),
+            false => Some(CheckState::Down),
+        }
+    }
+}
+
+impl CheckState {
+    /// Whether the check counts as up.
+    pub fn is_up(self) -> bool {
+        match self {
+            Self::AssumedUp | Self::Up | Self::Failing { .. } => true,
+            Self::AssumedDown | Self::Down | Self::Rising { .. } => false,
+            Self::Suspended { is_up } => is_up,
+        }
+    }
+
+    /// Its word for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AssumedUp => "assumed_up",
+            Self::AssumedDown => "assumed_down",
+            Self::Up => "up",
+            Self::Failing { .. } => "failing",
+            Self::Down => "down",
+            Self::Rising { .. } => "rising",
+            Self::Suspended { .. } => "suspended",
+        }
+    }
+}
+
+impl fmt::Display for CheckState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AssumedUp => f.write_str("assumed up"),
+            Self::AssumedDown => f.write_str("assumed down"),
+            Self::Failing { failures, fall } => write!(f, "failing {failures}/{fall}"),
+            Self::Rising { successes, rise } => write!(f, "rising {successes}/{rise}"),
+            Self::Suspended { is_up } => {
+                f.write_str(if *is_up { "suspended, up" } else { "suspended, down" })
+            }
+            Self::Up | Self::Down => f.write_str(self.name()),
+        }
+    }
+}
+
+/// The port of a service; 0 of a mark.
+fn service_port(key: ServiceKey) -> u16 {
+    match key {
+        ServiceKey::Address { endpoint, .. } => endpoint.port,
+        ServiceKey::Mark { .. } => 0,
+    }
+}
+
+/// How long ago a time was, as people say it.
+pub(crate) fn ago(then_millis: u64, now_millis: u64) -> String {
+    duration(now_millis.saturating_sub(then_millis) / 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sample::{NOW, check, real_server, report, seconds_ago, virtual_server};
+    use super::*;
+    use crate::adm::{SystemResolver, read_rules};
+    use crate::control::Control;
+    use crate::feedback::Feedback;
+    use crate::lab::Unwired;
+    use crate::message::Request;
+    use crate::settings::Ipvs;
+
+    /// What workers act on with these rules.
+    fn snapshot(rules: &str) -> std::sync::Arc<Snapshot> {
+        let mut control = Control::new(Unwired::default(), 1, Ipvs::default(), Feedback::default());
+        let rules = read_rules(rules, &SystemResolver::default()).unwrap();
+        let commands = rules.into_iter().map(|rule| rule.command).collect();
+        control.handle(&Request::Restore(commands), xvs_dataplane::clock::Millis(0)).unwrap();
+        control.published().load_full()
+    }
+
+    #[test]
+    fn what_is_in_force_is_what_workers_act_on_whatever_port_the_file_gives_a_server() {
+        let server = |endpoint: &str| RealServerHealth {
+            endpoint: endpoint.to_owned(),
+            ..real_server("192.0.2.11", CheckState::Down)
+        };
+        let servers = ["192.0.2.11:80", "192.0.2.12:8080", "192.0.2.13:0", "192.0.2.14:81", "192.0.2.15:80"];
+        let in_force = |rules: &str, service: &str| {
+            let mut one = virtual_server("198.51.100.1", servers.map(server).into());
+            one.services = vec![service.to_owned()];
+            let mut report = report(vec![one]);
+            report.weigh(&snapshot(rules));
+            let weights = report.virtual_servers[0].real_servers.iter().map(|server| server.weights.in_force);
+            weights.collect::<Vec<_>>()
+        };
+        let (service, mark) = ("-t 198.51.100.1:80", "-f 7");
+        let tcp: String = ["11:80 -g -w 1", "12:8080 -m -w 2", "13:80 -g -w 3", "14:80 -g -w 4"]
+            .map(|server| format!("-a {service} -r 192.0.2.{server}\n"))
+            .concat();
+        let of_mark: String = [11, 12].map(|host| format!("-a {mark} -r 192.0.2.{host} -g -w 9\n")).concat();
+        let rules = format!("-A {service} -s rr\n{tcp}-A {mark} -s rr\n{of_mark}");
+        assert_eq!(
+            in_force(&rules, "TCP 198.51.100.1:80"),
+            [Some(1), Some(2), Some(3), Some(4), None],
+            "one that is not in the table keeps nothing of before"
+        );
+        assert_eq!(in_force(&rules, "FWM 7"), [Some(9), Some(9), None, None, None]);
+        assert_eq!(in_force(&rules, "TCP 198.51.100.9:80"), [None; 5], "nobody has such a service");
+    }
+
+    #[test]
+    fn servers_that_are_down_are_told_with_how_long_and_what_was_seen_and_who_serves_instead() {
+        let down = real_server("192.0.2.12", CheckState::Rising { successes: 1, rise: 2 });
+        let mut unknown = real_server("192.0.2.13", CheckState::AssumedDown);
+        unknown.endpoint = "192.0.2.13:0".to_owned();
+        unknown.checks.push(check("TCP", CheckState::Failing { failures: 1, fall: 2 }, seconds_ago(1)));
+        let up = real_server("192.0.2.11", CheckState::Suspended { is_up: true });
+        let mut server = virtual_server("198.51.100.1", vec![up, down, unknown]);
+        let told = [
+            "192.0.2.12:80 has been down for 12 s: connection refused by 192.0.2.12:80",
+            "192.0.2.13 has been down for 12 s",
+            "192.0.2.99:80 serves, for there is no quorum",
+        ];
+        assert_eq!(server.troubles(NOW), told[..2]);
+        server.sorry_server = Some(SorryServerHealth { endpoint: "192.0.2.99:80".to_owned(), serves: true });
+        assert_eq!(server.troubles(NOW), told);
+    }
+
+    #[test]
+    fn a_report_reads_back_as_it_was_written_and_names_states_in_words_for_programs() {
+        let states = [CheckState::Up, CheckState::Failing { failures: 1, fall: 3 }];
+        let servers = states.map(|state| real_server("192.0.2.11", state));
+        let report = report(vec![virtual_server("198.51.100.1", servers.into())]);
+        let told = serde_json::json!(report);
+        let servers = &told["virtual_servers"][0]["real_servers"];
+        assert_eq!(servers[0]["checks"][0]["state"], "up");
+        let failing = serde_json::json!({ "failing": { "failures": 1, "fall": 3 } });
+        assert_eq!(servers[1]["checks"][0]["state"], failing);
+        assert_eq!(serde_json::from_value::<HealthReport>(told).unwrap(), report);
+    }
+}
+
+/// Reports made by hand, for tests of those who show them.
+#[cfg(test)]
+pub(crate) mod sample {
+    use super::*;
+
+    /// 2026-11-20T15:23:12.123Z.
+    pub(crate) const NOW: u64 = 1_795_188_192_123;
+
+    pub(crate) fn seconds_ago(seconds: u64) -> u64 {
+        NOW - seconds * 1000
+    }
+
+    /// A file without faults that was read an hour ago.
+    pub(crate) fn report(virtual_servers: Vec<VirtualServerHealth>) -> HealthReport {
+        HealthReport {
+            file: "/etc/keepalived/keepalived.conf".to_owned(),
+            read_at_millis: seconds_ago(3600),
+            refused: None,
+            reads: 1,
+            refusals: 0,
+            faults: 0,
+            drift: Vec::new(),
+            virtual_servers,
+        }
+    }
+
+    /// A virtual server of port 80 that is well if one of its servers is up, since an hour ago.
+    pub(crate) fn virtual_server(address: &str, real_servers: Vec<RealServerHealth>) -> VirtualServerHealth {
+        let weight = |server: &RealServerHealth| u64::from(server.weights.operator);
+        let live_weight = real_servers.iter().filter(|server| server.is_up).map(weight).sum();
+        VirtualServerHealth {
+            name: format!("{address} 80"),
+            services: vec![format!("TCP {address}:80")],
+            is_well: live_weight >= 1,
+            since_millis: seconds_ago(3600),
+            live_weight,
+            quorum: 1,
+            hysteresis: 0,
+            sorry_server: None,
+            real_servers,
+        }
+    }
+
+    /// A real server of weight 1 with a check of its port: up since an hour ago, or down for some seconds.
+    pub(crate) fn real_server(address: &str, state: CheckState) -> RealServerHealth {
+        let endpoint = format!("{address}:80");
+        let is_up = state.is_up();
+        let since_millis = seconds_ago(if is_up { 3600 } else { 12 });
+        let weight = is_up.then_some(1);
+        let weights = Weights { operator: 1, health: weight, feedback: None, in_force: weight };
+        let checks = vec![check(&format!("TCP {endpoint}"), state, since_millis)];
+        RealServerHealth { endpoint, is_up, since_millis, weights, checks }
+    }
+
+    /// A check that was refused seconds ago unless it is well, and is made again in some.
+    pub(crate) fn check(probe: &str, state: CheckState, since_millis: u64) -> CheckHealth {
+        let is_well = matches!(state, CheckState::Up | CheckState::AssumedUp | CheckState::AssumedDown);
+        let what = "connection refused by 192.0.2.12:80".to_owned();
+        let last_error = (!is_well).then(|| ErrorSeen { what, at_millis: seconds_ago(2) });
+        CheckHealth {
+            probe: probe.to_owned(),
+            state,
+            since_millis,
+            last_error,
+            next_millis: Some(NOW + 3500),
+            asked: 600,
+            failed: u64::from(!is_well),
+            took_micros: Some(1500),
+        }
+    }
 }

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use super::blocks::Block;
 use super::checks::{Check, Dns, Http, INTERVAL, Probe, Reply, Target, TimingOptions, Udp, Weighing, set};
+use super::files::{FileWeight, Files, TrackFile};
 use super::http::{self, Sni};
 use super::values::{Faults, Script};
 
 /// What checks take from the server and the service around them.
-pub(super) struct Around {
+pub(super) struct Around<'a> {
     /// The server.
     pub(super) endpoint: SocketAddr,
     /// Its and its service's settings.
@@ -23,6 +24,8 @@ pub(super) struct Around {
     pub(super) host: Option<String>,
     /// The name in a TLS handshake: of the service only.
     pub(super) service_host: Option<String>,
+    /// The files that may be asked.
+    pub(super) files: &'a Files,
 }
 
 /// Whether a block of this keyword is one.
@@ -31,7 +34,7 @@ pub(super) fn is_checker(keyword: &str) -> bool {
 }
 
 /// Reads a checker; none if it can ask nothing, several if it names several hosts.
-pub(super) fn read(block: &Block, around: &Around, faults: &mut Faults) -> Vec<Check> {
+pub(super) fn read(block: &Block, around: &Around<'_>, faults: &mut Faults) -> Vec<Check> {
     faults.block(block);
     let of = |statements: Vec<Block>, faults: &mut Faults| {
         let block = Block { body: Some(statements), ..block.clone() };
@@ -86,7 +89,7 @@ enum Kind {
     },
     File {
         name: Option<String>,
-        weight: Option<i32>,
+        weight: Option<FileWeight>,
     },
 }
 
@@ -119,7 +122,7 @@ impl Reader {
         })
     }
 
-    fn check(mut self, block: &Block, around: &Around, faults: &mut Faults) -> Option<Check> {
+    fn check(mut self, block: &Block, around: &Around<'_>, faults: &mut Faults) -> Option<Check> {
         for statement in block.statements() {
             if let (Kind::Http { http, .. }, "url") = (&mut self.kind, statement.keyword()) {
                 http.urls.extend(http::url(statement, faults));
@@ -178,7 +181,7 @@ impl Reader {
     }
 
     /// Whom it asks; `None` if that cannot be.
-    fn target(&mut self, around: &Around, block: &Block, faults: &mut Faults) -> Option<Target> {
+    fn target(&mut self, around: &Around<'_>, block: &Block, faults: &mut Faults) -> Option<Target> {
         let family = |addr: &IpAddr| addr.is_ipv4() == around.endpoint.is_ipv4();
         for (word, addr) in [("connect_ip", &mut self.connect_ip), ("bindto", &mut self.source)] {
             if addr.take_if(|addr| !family(addr)).is_some() {
@@ -272,11 +275,7 @@ impl Kind {
             Self::File { name, weight } => {
                 match block.keyword() {
                     "track_file" => set(name, faults.argument(block).map(str::to_owned)),
-                    "weight" => match faults.argument(block).map(str::parse) {
-                        Some(Ok(number)) => *weight = Some(number),
-                        Some(Err(_)) => faults.refuse(block, "not a number"),
-                        None => {}
-                    },
+                    "weight" => set(weight, FileWeight::read(block, faults)),
                     _ => return false,
                 }
                 true
@@ -288,7 +287,7 @@ impl Kind {
     fn probe(
         self,
         target: Option<Target>,
-        around: &Around,
+        around: &Around<'_>,
         block: &Block,
         faults: &mut Faults,
     ) -> Option<Probe> {
@@ -325,10 +324,14 @@ impl Kind {
                 (script.user, script.group) = (user.next(), user.next());
                 Probe::Script(script, weighing)
             }
-            Self::File { name, weight } => match name {
-                Some(name) => Probe::File(name, weight),
-                None => return incomplete("track_file"),
-            },
+            Self::File { name, weight } => {
+                let Some(name) = name else { return incomplete("track_file") };
+                let Some(file) = around.files.find(&name) else {
+                    faults.warn(&block.place, format!("no `track_file {name}`; the check is left out"));
+                    return None;
+                };
+                Probe::File(TrackFile { weight: weight.unwrap_or(file.weight), ..file.clone() })
+            }
         })
     }
 }

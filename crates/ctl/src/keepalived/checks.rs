@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::blocks::Block;
+use super::files::TrackFile;
 use super::reader::Place;
 use super::values::{Faults, Script};
 
@@ -24,7 +25,7 @@ pub struct Check {
 }
 
 /// What is asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Probe {
     /// Whether the port takes a TCP connection.
     Tcp(Target),
@@ -40,12 +41,31 @@ pub enum Probe {
     Ping(Target),
     /// A command by its exit code.
     Script(Script, Weighing),
-    /// The number in the file of this `track_file`, and the weight that it is multiplied with if not the file's own.
-    File(String, Option<i32>),
+    /// The number that a file begins with.
+    File(TrackFile),
+}
+
+impl Probe {
+    /// What makes it the same probe in another reading of the file: a check that asks what one did before goes on where
+    /// that stood. How an object or a datagram is worded, and as whom a command runs, is not part of it.
+    #[must_use]
+    pub fn identity(&self) -> Self {
+        match self.clone() {
+            Self::Http(target, http) => {
+                let Http { is_tls, host, urls, .. } = http;
+                Self::Http(target, Http { is_tls, host, urls, ..Http::default() })
+            }
+            Self::Udp(target, _) => Self::Udp(target, Udp { payload: None, reply: None }),
+            Self::Script(script, weighing) => {
+                Self::Script(Script { user: None, group: None, ..script }, weighing)
+            }
+            whole => whole,
+        }
+    }
 }
 
 /// Whom a probe asks, and from where.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Target {
     /// The endpoint.
     pub endpoint: SocketAddr,
@@ -60,7 +80,7 @@ pub struct Target {
 }
 
 /// What is asked by HTTP.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
 pub struct Http {
     /// By TLS.
     pub is_tls: bool,
@@ -77,7 +97,7 @@ pub struct Http {
 }
 
 /// An object and what it has to be.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
 pub struct Url {
     /// The path with what follows it.
     pub path: String,
@@ -94,7 +114,7 @@ pub struct Url {
 }
 
 /// A regular expression over a body.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
 pub struct Pattern {
     /// The expression.
     pub text: String,
@@ -109,7 +129,7 @@ pub struct Pattern {
 }
 
 /// A question to a DNS server.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Dns {
     /// The type, in upper case.
     pub kind: String,
@@ -118,7 +138,7 @@ pub struct Dns {
 }
 
 /// A datagram and its answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Udp {
     /// What is sent; `None`: random bytes.
     pub payload: Option<Vec<u8>>,
@@ -127,7 +147,7 @@ pub struct Udp {
 }
 
 /// An answer, as far as it is looked at.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Reply {
     /// Its first bytes with the bits that count; none: anything.
     pub pattern: Vec<(u8, u8)>,
@@ -136,7 +156,7 @@ pub struct Reply {
 }
 
 /// Whether a script's exit code is a weight too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Weighing {
     /// 0 is well, anything else is not.
     Plain,
@@ -221,12 +241,15 @@ impl TimingOptions {
             Probe::Script(..) | Probe::File(..) => (0, Duration::from_secs(1)),
             Probe::Tcp(_) | Probe::Smtp(..) | Probe::Udp(..) | Probe::Ping(_) => (1, Duration::from_secs(1)),
         };
+        let (retry, rise) = (self.retry.unwrap_or(retry), self.rise.unwrap_or(1));
+        // A file tells once what it says, when it changes.
+        let (retry, rise) = if matches!(probe, Probe::File(..)) { (0, 1) } else { (retry, rise) };
         Timing {
             interval,
             retry_interval: self.retry_interval.unwrap_or(retry_interval),
             timeout: self.timeout.unwrap_or(TIMEOUT),
-            fall: self.retry.unwrap_or(retry).saturating_add(1),
-            rise: self.rise.unwrap_or(1),
+            fall: retry.saturating_add(1),
+            rise,
             warmup: self.warmup.unwrap_or(interval),
             // What a file says is known from the start.
             begins_down: self.begins_down.unwrap_or(false) && !matches!(probe, Probe::File(..)),
@@ -259,7 +282,7 @@ impl fmt::Display for Probe {
             Self::Udp(target, _) => write!(f, "UDP {}", target.endpoint),
             Self::Ping(target) => write!(f, "ping {}", target.endpoint.ip()),
             Self::Script(script, _) => write!(f, "script {script}"),
-            Self::File(name, _) => write!(f, "file {name}"),
+            Self::File(file) => write!(f, "file {}", file.name),
         }
     }
 }

@@ -2,12 +2,15 @@
 //!
 //! A file's way: its lines ([`lexer`]) become statements ([`reader`], [`loops`]) and a tree of them ([`blocks`]); of that,
 //! `virtual_server` and its groups are understood ([`services`] with `settings` and [`servers`], [`groups`], [`checks`] by
-//! `checkers` and `http`; [`values`] reads what stands behind keywords). Blocks of VRRP and BFD are skipped: keepalived
-//! itself runs them. Pure but for reading files. Not here: making the checks.
+//! `checkers`, `http` and [`files`]; [`values`] reads what stands behind keywords), and of `global_defs` what is ours
+//! ([`globals`]). Blocks of VRRP and BFD are skipped: keepalived itself runs them. Pure but for reading files. Not here:
+//! making the checks.
 
 pub mod blocks;
 mod checkers;
 pub mod checks;
+pub mod files;
+pub mod globals;
 pub mod groups;
 mod http;
 pub mod lexer;
@@ -21,19 +24,22 @@ pub mod values;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use xvs_sched::ServiceKey;
 
 use blocks::Block;
-use checks::Probe;
+use files::Files;
+use globals::Globals;
 use groups::Groups;
 use reader::{Fault, Place, Severity};
 use services::VirtualServer;
 use values::{Faults, decimal};
 
+use crate::health::pool::{Beginning, Pool, Present};
 use crate::message::Command;
 use crate::state::{State, Timeouts};
 use crate::support::supported;
@@ -43,6 +49,8 @@ use crate::support::supported;
 pub struct Configuration {
     /// Its virtual servers, in its order.
     pub virtual_servers: Vec<VirtualServer>,
+    /// What it says for all of them.
+    pub globals: Globals,
     /// Timeouts that it sets; 0: as they are.
     pub timeouts: Timeouts,
     /// What is wrong with it, in the order of its places. With an [error](Severity::Error) it is not to be used.
@@ -55,41 +63,37 @@ impl Configuration {
         self.faults.iter().all(|fault| fault.severity < Severity::Error)
     }
 
-    /// What is the case before any check was made, as commands.
-    pub fn begin(&self) -> Vec<Command> {
-        let servers = self.virtual_servers.iter().flat_map(VirtualServer::begin);
-        self.timeouts().into_iter().chain(servers).collect()
-    }
-
     /// The command that sets its timeouts, if it sets any.
     pub fn timeouts(&self) -> Option<Command> {
         (self.timeouts != UNSAID).then_some(Command::SetTimeouts(self.timeouts))
     }
 
-    /// The same as a state, and what of it a director refuses: one fault for each place.
+    /// What is the case before any check was made, and what of it a director refuses: one fault for each place.
     pub fn outcome(&self) -> (State, Vec<Fault>) {
         let mut state = State::default();
         if let Some(timeouts) = self.timeouts() {
             state.apply(&timeouts).expect("timeouts were read within their bounds");
         }
         let mut refused: Vec<Fault> = Vec::new();
+        let mut make = |place: &Place, command: Command| {
+            let made = supported(&command).and_then(|()| state.apply(&command));
+            if let Err(error) = &made
+                && !refused.iter().any(|fault| fault.place == *place)
+            {
+                let text = format!("xvs refuses it: {error}; it is left out");
+                refused.push(Fault { place: place.clone(), severity: Severity::Warning, text });
+            }
+            made.is_ok()
+        };
         for virtual_server in &self.virtual_servers {
-            let mut missing = HashSet::new();
-            for (place, command) in virtual_server.steps() {
-                let service = match &command {
-                    Command::AddService { key, .. } | Command::AddDestination { service: key, .. } => *key,
-                    _ => continue,
-                };
-                if missing.contains(&service) {
+            let (pool, _) = Pool::begin(Arc::new(virtual_server.clone()), Beginning::Silent);
+            for (key, options) in &virtual_server.services {
+                let service = Command::AddService { key: *key, options: options.clone() };
+                if !make(&virtual_server.place, service) {
                     continue;
                 }
-                let Err(error) = supported(&command).and_then(|()| state.apply(&command)) else { continue };
-                if matches!(command, Command::AddService { .. }) {
-                    missing.insert(service);
-                }
-                if !refused.iter().any(|fault| fault.place == *place) {
-                    let text = format!("xvs refuses it: {error}; it is left out");
-                    refused.push(Fault { place: place.clone(), severity: Severity::Warning, text });
+                for Present { place, endpoint, options } in pool.present(*key) {
+                    make(place, Command::AddDestination { service: *key, endpoint, options });
                 }
             }
         }
@@ -115,23 +119,30 @@ fn understood(tree: &[Block], mut faults: Faults) -> Configuration {
     for block in tree.iter().filter(|block| block.keyword() == "virtual_server_group") {
         groups.take(block, &mut faults);
     }
-    let named = |block: &&Block| matches!(block.keyword(), "track_file" | "vrrp_track_file");
-    let files: HashSet<_> = tree.iter().filter(named).filter_map(|block| block.arguments().first()).collect();
+    let mut files = Files::default();
+    let is_file = |block: &&Block| matches!(block.keyword(), "track_file" | "vrrp_track_file");
+    tree.iter().filter(is_file).for_each(|block| files.take(block, &mut faults));
+    let mut globals = Globals::default();
     let mut timeouts = UNSAID;
     let mut virtual_servers: Vec<VirtualServer> = Vec::new();
     let mut known = HashMap::new();
+    let mut of_groups: HashMap<String, usize> = HashMap::new();
     for block in tree {
         match block.keyword() {
             "virtual_server_group" => {}
             "virtual_server" => {
-                let Some(mut read) = services::read(block, &groups, &mut faults) else { continue };
-                check_files(&mut read, &files, &mut faults);
+                let Some(mut read) = services::read(block, &groups, &files, &mut faults) else { continue };
                 leave_known(&mut read, &mut known, &mut faults);
                 if !read.services.is_empty() {
+                    if let Some(group) = read.group() {
+                        let count = of_groups.entry(group.to_owned()).or_default();
+                        read.ordinal = *count;
+                        *count += 1;
+                    }
                     virtual_servers.push(read);
                 }
             }
-            "global_defs" => globals(block, &mut timeouts, &mut faults),
+            "global_defs" => global_defs(block, &mut timeouts, &mut globals, &mut faults),
             keyword if ELSEWHERE.contains(&keyword) => {}
             _ => faults.unknown(block),
         }
@@ -139,7 +150,7 @@ fn understood(tree: &[Block], mut faults: Faults) -> Configuration {
     // A loop may have said a line's fault in each round.
     faults.0.sort_by(|a, b| a.place.cmp(&b.place));
     faults.0.dedup();
-    Configuration { virtual_servers, timeouts, faults: faults.0 }
+    Configuration { virtual_servers, globals, timeouts, faults: faults.0 }
 }
 
 /// Takes away the services that another virtual server has.
@@ -158,19 +169,6 @@ fn leave_known(read: &mut VirtualServer, known: &mut HashMap<ServiceKey, Place>,
         faults.warn(&read.place, text);
     }
     known.extend(read.services.iter().map(|(key, _)| (*key, read.place.clone())));
-}
-
-/// Takes away the checks of files that are not named.
-fn check_files(read: &mut VirtualServer, files: &HashSet<&String>, faults: &mut Faults) {
-    for server in &mut read.real_servers {
-        server.checks.retain(|check| match &check.probe {
-            Probe::File(name, _) if !files.contains(name) => {
-                faults.warn(&check.place, format!("no `track_file {name}`; the check is left out"));
-                false
-            }
-            _ => true,
-        });
-    }
 }
 
 /// Top-level words that are keepalived's own affair, and those of checks that say nothing of services.
@@ -206,7 +204,7 @@ const ELSEWHERE: [&str; 28] = [
 ];
 
 /// What of `global_defs` is ours.
-fn globals(block: &Block, timeouts: &mut Timeouts, faults: &mut Faults) {
+fn global_defs(block: &Block, timeouts: &mut Timeouts, globals: &mut Globals, faults: &mut Faults) {
     for statement in block.statements() {
         match statement.keyword() {
             "lvs_timeouts" => lvs_timeouts(statement, timeouts, faults),
@@ -220,9 +218,10 @@ fn globals(block: &Block, timeouts: &mut Timeouts, faults: &mut Faults) {
                 };
                 faults.warn(&statement.place, format!("`lvs_sync_daemon`: {why}"));
             }
-            _ => {}
+            _ => globals.take(statement, faults),
         }
     }
+    globals.check(block, faults);
 }
 
 fn lvs_timeouts(block: &Block, timeouts: &mut Timeouts, faults: &mut Faults) {

@@ -12,6 +12,7 @@ use xvs_sched::{ForwardingMethod, Weight};
 use super::blocks::Block;
 use super::checkers::{self, Around};
 use super::checks::{Check, TimingOptions, set};
+use super::files::Files;
 use super::groups::Entry;
 use super::reader::Place;
 use super::services::Head;
@@ -131,7 +132,13 @@ impl<'a> Draft<'a> {
     }
 
     /// The server, now that all is said of its virtual server.
-    pub(super) fn finish(self, settings: &Settings, head: &Head, faults: &mut Faults) -> RealServer {
+    pub(super) fn finish(
+        self,
+        settings: &Settings,
+        head: &Head,
+        files: &Files,
+        faults: &mut Faults,
+    ) -> RealServer {
         let (method, tunnel) = self.method.or(settings.method).unwrap_or(NAT);
         let endpoint = in_services(self.endpoint, method, head, self.block, faults);
         // By a mark packets bring their port; what is asked is still the one that is written.
@@ -142,6 +149,7 @@ impl<'a> Draft<'a> {
             service_interval: settings.timing.interval(),
             host: self.host.or_else(|| settings.host.clone()),
             service_host: settings.host.clone(),
+            files,
         };
         let checks = self.checkers.iter().flat_map(|checker| checkers::read(checker, &around, faults));
         RealServer {

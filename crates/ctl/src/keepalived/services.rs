@@ -2,22 +2,23 @@
 //!
 //! Pure. What keepalived leaves out with a message is left out here with a warning; what it does by mistake is not done,
 //! and said in docs/limits.md. Source: keepalived's behaviour as it is written down (sections 2 and 5.4). Not here: what
-//! is said of them (`settings.rs`), their servers (`servers.rs`), and what becomes of the results of checks.
+//! is said of them (`settings.rs`), their servers (`servers.rs`), and what becomes of them as checks are made
+//! (`health/pool.rs`).
 
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use xvs_proto::{Endpoint, Family};
-use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
+use xvs_proto::{Endpoint, Family, Protocol};
+use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use super::blocks::Block;
+use super::files::Files;
 use super::groups::{Entry, Groups};
 use super::reader::Place;
 use super::servers::{Draft, RealServer, SorryServer};
 use super::settings::Settings;
 use super::values::{Faults, Script, decimal, port};
-use crate::message::Command;
-use crate::state::{DestinationOptions, ServiceOptions};
+use crate::state::ServiceOptions;
 
 /// A virtual server: one service, or several of a group with the same real servers.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +27,8 @@ pub struct VirtualServer {
     pub place: Place,
     /// What follows `virtual_server`.
     pub name: String,
+    /// Which of the virtual servers of its group it is, from 0, in the file's order.
+    pub ordinal: usize,
     /// Its services, in the order in which they are made, each once.
     pub services: Vec<(ServiceKey, ServiceOptions)>,
     /// Weight of servers that are up from which on it is well.
@@ -47,64 +50,29 @@ pub struct VirtualServer {
 }
 
 impl VirtualServer {
-    /// What is the case before any check was made, as commands.
-    pub fn begin(&self) -> Vec<Command> {
-        self.steps().into_iter().map(|(_, command)| command).collect()
-    }
-
-    /// The same with where each stands.
-    pub(super) fn steps(&self) -> Vec<(&Place, Command)> {
-        let present = self.present();
-        let mut steps = Vec::new();
-        for (key, options) in &self.services {
-            steps.push((&self.place, Command::AddService { key: *key, options: options.clone() }));
-            steps.extend(present.iter().map(|(place, endpoint, options)| {
-                let endpoint = of_service(*endpoint, *key, options.method);
-                (*place, Command::AddDestination { service: *key, endpoint, options: options.clone() })
-            }));
+    /// What is the same of it in another reading of the file, and of no other virtual server: its service, or the group
+    /// with the protocol.
+    pub fn identity(&self) -> String {
+        match (self.group(), self.services.first()) {
+            (None, Some((key, _))) => key.to_string(),
+            (_, first) => {
+                format!("{} {:?} {:?}", self.name, self.protocol(), first.map(|(key, _)| key.family()))
+            }
         }
-        steps
     }
 
-    /// The servers that each service has before any check was made.
-    fn present(&self) -> Vec<(&Place, Endpoint, DestinationOptions)> {
-        let live = self.real_servers.iter().filter(|server| !server.begins_down());
-        let live: u64 = live.map(|server| u64::from(server.options.weight.0)).sum();
-        let is_well = live > 0 && live >= u64::from(self.quorum) + u64::from(self.hysteresis);
-        let serves = |server: &RealServer| !server.begins_down() && (is_well || self.sorry_server.is_none());
-        let there = self.real_servers.iter().filter(|server| serves(server) || server.inhibit_on_failure);
-        let mut servers: Vec<_> = there
-            .map(|server| {
-                let weight = if serves(server) { server.options.weight } else { Weight(0) };
-                (&server.place, server.endpoint, DestinationOptions { weight, ..server.options.clone() })
-            })
-            .collect();
-        let Some(sorry) = self.sorry_server.as_ref().filter(|sorry| !is_well || sorry.inhibit) else {
-            return servers;
-        };
-        // One that is a real server too is there once: as the one that serves.
-        let is_other =
-            |(_, endpoint, _): &(&Place, Endpoint, DestinationOptions)| *endpoint != sorry.endpoint;
-        if !is_well {
-            servers.retain(is_other);
-        } else if !servers.iter().all(is_other) {
-            return servers;
-        }
-        let weight = Weight(u32::from(!is_well));
-        servers.push((&sorry.place, sorry.endpoint, DestinationOptions { weight, ..sorry.options.clone() }));
-        servers
+    /// The protocol of its addresses; `None`: it has only marks.
+    pub fn protocol(&self) -> Option<Protocol> {
+        self.services.iter().find_map(|(key, _)| match key {
+            ServiceKey::Address { protocol, .. } => Some(*protocol),
+            ServiceKey::Mark { .. } => None,
+        })
     }
-}
 
-/// A server's endpoint in one service: only by NAT and FULLNAT it may have another port than the service, and by a mark
-/// only by them it has one.
-fn of_service(endpoint: Endpoint, service: ServiceKey, method: ForwardingMethod) -> Endpoint {
-    let port = match service {
-        _ if method.masquerades() => endpoint.port,
-        ServiceKey::Address { endpoint: at, .. } => at.port,
-        ServiceKey::Mark { .. } => 0,
-    };
-    Endpoint { port, ..endpoint }
+    /// The name of the group that its services are of.
+    pub fn group(&self) -> Option<&str> {
+        self.name.strip_prefix("group ").and_then(|name| name.split(' ').next())
+    }
 }
 
 /// What a `virtual_server` is about.
@@ -116,15 +84,20 @@ pub(super) struct Head {
 }
 
 /// Reads a `virtual_server`; `None` if nothing can be made of it.
-pub fn read(block: &Block, groups: &Groups, faults: &mut Faults) -> Option<VirtualServer> {
-    let read = read_whole(block, groups, faults);
+pub fn read(block: &Block, groups: &Groups, files: &Files, faults: &mut Faults) -> Option<VirtualServer> {
+    let read = read_whole(block, groups, files, faults);
     read.map_err(|why| {
         faults.warn(&block.place, format!("`{}`: {why}; the virtual server is left out", block.text));
     })
     .ok()
 }
 
-fn read_whole(block: &Block, groups: &Groups, faults: &mut Faults) -> Result<VirtualServer, String> {
+fn read_whole(
+    block: &Block,
+    groups: &Groups,
+    files: &Files,
+    faults: &mut Faults,
+) -> Result<VirtualServer, String> {
     faults.block(block);
     let head = head(block, groups)?;
     let mut settings = Settings::of(&head);
@@ -154,7 +127,7 @@ fn read_whole(block: &Block, groups: &Groups, faults: &mut Faults) -> Result<Vir
     let mut real_servers: Vec<RealServer> = Vec::new();
     let mut known = HashSet::new();
     for draft in drafts {
-        let server = draft.finish(&settings, &head, faults);
+        let server = draft.finish(&settings, &head, files, faults);
         if !fits(server.endpoint, server.options.method, &server.place, faults) {
             continue;
         }
@@ -177,6 +150,7 @@ fn read_whole(block: &Block, groups: &Groups, faults: &mut Faults) -> Result<Vir
     Ok(VirtualServer {
         place: block.place.clone(),
         name: block.arguments().join(" "),
+        ordinal: 0,
         services,
         quorum,
         hysteresis,

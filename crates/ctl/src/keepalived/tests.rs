@@ -118,7 +118,27 @@ fn conditional_lines_are_for_this_machine_and_an_include_may_match_nothing() {
 
 #[test]
 fn several_checkers_of_sctp_and_a_file_are_understood() {
-    assert_comes_to("sctp");
+    let read = assert_comes_to("sctp");
+    let Probe::File(file) = &checks(&read)[1].probe else { panic!("{read:?}") };
+    assert_eq!((file.path.to_str(), file.weight.factor), (Some("/run/t"), 0));
+}
+
+#[test]
+fn a_file_may_be_named_behind_its_check_which_may_have_another_weight() {
+    let text = "virtual_server 10.0.0.1 80 {\nlvs_sched rr\nlvs_method DR\nprotocol TCP\nreal_server 10.1.0.1 80 {
+        FILE_CHECK {\ntrack_file F\nweight -2 reverse\n}\n}\n}\nvrrp_track_file F {\nfile /run/f\nweight 7\n}\n";
+    let read = configuration(text);
+    assert!(read.faults.is_empty(), "{:?}", read.faults);
+    let Probe::File(file) = &checks(&read)[0].probe else { panic!("{read:?}") };
+    assert_eq!((file.weight.factor, file.weight.is_reversed), (-2, true));
+}
+
+#[test]
+fn what_holds_for_all_scripts_stands_in_global_defs() {
+    let read = configuration("global_defs {\nscript_user nobody\nlvs_notify_fifo /run/lvs.fifo\n}\n");
+    assert_eq!(read.globals.script_user, Some(("nobody".to_owned(), None)));
+    assert_eq!(read.globals.lvs_notify_fifo.unwrap().path, "/run/lvs.fifo");
+    assert!(read.faults.is_empty());
 }
 
 #[test]
@@ -267,7 +287,7 @@ fn conditions_and_includes_are_carried_out_before_braces_are_counted() {
 fn what_a_director_refuses_is_told_where_it_stands_and_timeouts_are_set() {
     let read = assert_comes_to("refused");
     let timeouts = Timeouts { tcp_seconds: 7200, tcp_fin_seconds: 0, udp_seconds: 30 };
-    assert_eq!(read.begin()[0], Command::SetTimeouts(timeouts));
+    assert_eq!(read.timeouts(), Some(Command::SetTimeouts(timeouts)));
 }
 
 #[test]
@@ -290,7 +310,8 @@ fn whatever_stands_in_a_file_it_is_read_to_its_end_and_what_it_comes_to_is_carri
                  ops sh-port quorum hysteresis weight alpha inhibit_on_failure persistence_timeout \
                  persistence_granularity 64 255.255.255.0 TCP_CHECK HTTP_GET SSL_GET url path / digest regex status_code \
                  200-299 DNS_CHECK name a. UDP_CHECK payload x0 require_reply MISC_CHECK misc_path ' \" \\ SMTP_CHECK host \
-                 connect_port FILE_CHECK track_file global_defs lvs_timeouts tcp 4294967296 -1 1.5 off";
+                 connect_port FILE_CHECK track_file init_file file reverse global_defs script_user notify_fifo lvs_timeouts \
+                 tcp 4294967296 -1 1.5 off";
     let words: Vec<_> =
         words.split_whitespace().chain(["\n"; 40]).chain(["{\n"; 20]).chain(["}\n"; 15]).collect();
     let word = proptest::sample::select(words);

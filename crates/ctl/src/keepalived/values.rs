@@ -16,10 +16,12 @@ use super::reader::{Fault, Place, Severity};
 use crate::state::{Tunnel, TunnelChecksum};
 
 /// A command that is run when something happens, with what it runs as.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Script {
     /// The program and its arguments.
     pub argv: Vec<String>,
+    /// The same as it is written: for a shell, if it is no program.
+    pub text: String,
     /// The user, if one is named.
     pub user: Option<String>,
     /// The group, if one is named.
@@ -173,7 +175,8 @@ impl Faults {
     fn words(&mut self, block: &Block, most: usize) -> Option<Script> {
         self.argument(block)?;
         let words = block.shell_arguments();
-        let argv = words.first().map(|word| super::lexer::shell_words(word)).unwrap_or_default();
+        let text = words.first().cloned().unwrap_or_default();
+        let argv = super::lexer::shell_words(&text);
         if argv.is_empty() {
             self.refuse(block, "no command");
             return None;
@@ -186,7 +189,7 @@ impl Faults {
             self.warn(&block.place, format!("`{}`: {why}; put it in quotes", block.text));
         }
         let mut who = words.into_iter().take(most).skip(1);
-        Some(Script { argv, user: who.next(), group: who.next() })
+        Some(Script { argv, text, user: who.next(), group: who.next() })
     }
 
     /// `NAT`, `DR`, `TUN` with what follows it, and FULLNAT, which keepalived does not have.
@@ -328,13 +331,20 @@ mod tests {
     #[test]
     fn a_scripts_first_word_is_its_command_with_arguments() {
         let script = |text: &str| read(&format!("quorum_up {text}"), |faults, block| faults.script(block));
-        let want = |argv: &[&str], user: Option<&str>| Script {
+        let want = |argv: &[&str], text: &str, user: Option<&str>| Script {
             argv: argv.iter().map(|&word| word.to_owned()).collect(),
+            text: text.to_owned(),
             user: user.map(str::to_owned),
             group: None,
         };
-        assert_eq!(script("\"/x/s.sh a b\" root"), (Some(want(&["/x/s.sh", "a", "b"], Some("root"))), 0));
-        assert_eq!(script("\"/bin/true 'a b'\""), (Some(want(&["/bin/true", "a b"], None)), 0));
+        assert_eq!(
+            script("\"/x/s.sh a b\" root"),
+            (Some(want(&["/x/s.sh", "a", "b"], "/x/s.sh a b", Some("root"))), 0)
+        );
+        assert_eq!(
+            script("\"/bin/true 'a b'\""),
+            (Some(want(&["/bin/true", "a b"], "/bin/true 'a b'", None)), 0)
+        );
         assert_eq!(script("/x/s.sh a b c").1, 1);
         assert_eq!(script(""), (None, 1));
     }

@@ -40,7 +40,7 @@ fn daemon(text: &mut Text, shared: &Shared) {
     let uptime = Duration::from_millis(shared.now().0).as_secs_f64();
     text.single("xvs_uptime_seconds", Kind::Gauge, "How long xvsd has been running.", uptime);
     let help = "Sentences for the operator that xvs status shows.";
-    let warnings = status::warnings(shared).len();
+    let warnings = status::warnings(shared, shared.health().as_ref()).len();
     text.single("xvs_warnings", Kind::Gauge, help, warnings as f64);
     let name = "xvs_command_duration_seconds";
     let help = "From a question to the control thread to its answer; changes are in force with the answer.";

@@ -181,6 +181,7 @@ mod tests {
         let service = |port| ServiceTraffic {
             key: format!("TCP 198.51.100.1:{port}").parse().unwrap(),
             stats: Stats { connections: u64::from(port) * at_millis / 1000, ..Stats::default() },
+            down: 0,
             destinations: Vec::new(),
         };
         Traffic { at_millis, status: json!({}), services: (1..=services).map(service).collect() }

@@ -3,8 +3,10 @@
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
-use super::super::status::{counted, duration};
+use super::super::status::counted;
+use crate::health::report::{CheckState, Counts};
 use crate::message::Stats;
+use crate::status::duration;
 use crate::traffic::{DestinationTraffic, ServiceTraffic, Traffic};
 
 /// By what rows are sorted, the largest first; names the smallest first.
@@ -96,7 +98,10 @@ impl Row {
             service.destinations.iter().map(count).map(u64::from).sum()
         };
         Self {
-            label: service.key.to_string(),
+            label: match service.down {
+                0 => service.key.to_string(),
+                down => format!("{} {down} down", service.key),
+            },
             level: Level::Service,
             rates: Rates::between(before.map(|before| &before.stats), &service.stats, seconds),
             active: sum(|dest| dest.active),
@@ -105,8 +110,14 @@ impl Row {
     }
 
     fn of_destination(dest: &DestinationTraffic, before: Option<&DestinationTraffic>, seconds: f64) -> Self {
+        let (mark, failing) = match dest.trouble {
+            None => (' ', String::new()),
+            Some(CheckState::Failing { failures, fall }) => ('!', format!(" {failures}/{fall}")),
+            Some(_) => ('x', String::new()),
+        };
+        let (endpoint, method) = (dest.endpoint, dest.method.listed());
         Self {
-            label: format!("  {} {} {}", dest.endpoint, dest.method.listed(), dest.weight.0),
+            label: format!("{mark} {endpoint} {method} {}{failing}", dest.weight.0),
             level: Level::Destination,
             rates: Rates::between(before.map(|before| &before.stats), &dest.stats, seconds),
             active: dest.active.into(),
@@ -207,12 +218,15 @@ pub(super) fn header(before: Option<&Traffic>, now: &Traffic, width: usize) -> V
         1 => "1 warning (xvs status)".to_owned(),
         many => format!("{many} warnings (xvs status)"),
     };
+    let health: Option<Counts> = serde_json::from_value(status["health"].clone()).ok();
+    let up = health.map(|counts| format!(", {} of {} up", counts.real_servers_up, counts.real_servers));
     let (table, version) = (&status["table"], status["version"].as_str().unwrap_or("?"));
     let director = format!(
-        "{state}   xvsd {version}, up {}, {}, {}, table {} %",
+        "{state}   xvsd {version}, up {}, {}, {}{}, table {} %",
         duration(status["uptime_seconds"].as_u64().unwrap_or(0)),
         counted(&status["services"], "service", "services"),
         counted(&status["destinations"], "real server", "real servers"),
+        up.unwrap_or_default(),
         table["percent"],
     );
     let lines = [
@@ -367,13 +381,13 @@ mod tests {
     fn dest(last: u8, active: u32, stats: Stats) -> DestinationTraffic {
         let endpoint = Endpoint::new(std::net::Ipv4Addr::new(192, 0, 2, last), 80);
         let (method, weight) = (ForwardingMethod::Nat, Weight(1));
-        DestinationTraffic { endpoint, method, weight, active, inactive: 2, stats }
+        DestinationTraffic { endpoint, method, weight, active, inactive: 2, trouble: None, stats }
     }
 
     fn traffic(at_millis: u64, services: Vec<(&str, Stats, Vec<DestinationTraffic>)>) -> Traffic {
         let services = services.into_iter().map(|(key, stats, destinations)| {
             let key: ServiceKey = key.parse().unwrap();
-            ServiceTraffic { key, stats, destinations }
+            ServiceTraffic { key, stats, down: 0, destinations }
         });
         Traffic { at_millis, status: json!({}), services: services.collect() }
     }
@@ -526,6 +540,23 @@ mod tests {
             let line = columns("TCP 198.51.100.1:80", &numbers, width);
             assert_eq!(line.chars().count(), width.max(7 * COLUMN), "{line}");
         }
+    }
+
+    #[test]
+    fn servers_that_are_down_or_failing_are_marked_and_counted() {
+        let (_, mut now) = looks();
+        now.status = json!({ "health": { "real_servers": 13, "real_servers_up": 12,
+                                         "virtual_servers": 3, "virtual_servers_well": 2 } });
+        let web = &mut now.services[0];
+        web.down = 2;
+        web.destinations[0].trouble = Some(CheckState::Failing { failures: 1, fall: 3 });
+        web.destinations[1].trouble = Some(CheckState::Down);
+        let rows = Rows::new(None, &now, Sort::Name, "198.51.100.1:80").rows;
+        let told = ["TCP 198.51.100.1:80 2 down ", "! 192.0.2.11:80 Masq 1 1/3 ", "x 192.0.2.12:80 Masq 1 "];
+        for (row, told) in rows.iter().zip(told) {
+            assert!(row.line(80).starts_with(told) && row.line(80).chars().count() == 80, "{}", row.line(80));
+        }
+        assert!(header(None, &now, 80)[0].contains("real servers, 12 of 13 up, table"));
     }
 
     #[test]

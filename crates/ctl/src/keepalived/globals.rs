@@ -1,0 +1,143 @@
+//! What `global_defs` says of health: users of scripts, their security, FIFOs.
+//!
+//! Pure: whether users and programs are there is seen by who runs them. Source: keepalived's behaviour as it is written
+//! down (sections 5.5 and 5.8). Not here: timeouts (`mod.rs`), and what is said of VRRP.
+
+use super::blocks::Block;
+use super::values::{Faults, Script};
+
+/// What holds for all virtual servers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Globals {
+    /// Who scripts run as that name nobody: a user and perhaps a group.
+    pub script_user: Option<(String, Option<String>)>,
+    /// Programs that others than root could change are not run as root.
+    pub enable_script_security: bool,
+    /// The FIFO that is told of virtual servers and real servers, and in keepalived of VRRP too.
+    pub notify_fifo: Option<Fifo>,
+    /// The FIFO that is told of virtual servers and real servers alone.
+    pub lvs_notify_fifo: Option<Fifo>,
+    /// Scripts of real servers that are up from the start run too.
+    pub rs_init_notifies: bool,
+    /// The table is emptied at the start.
+    pub lvs_flush: bool,
+}
+
+/// A FIFO that is told of what happens.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Fifo {
+    /// Where it is.
+    pub path: String,
+    /// Whose it is, if it is made.
+    pub user: Option<String>,
+    /// The same of its group.
+    pub group: Option<String>,
+    /// What reads it, with its path as last argument.
+    pub script: Option<Script>,
+}
+
+impl Globals {
+    /// Takes a statement, if it is one of them.
+    pub(super) fn take(&mut self, block: &Block, faults: &mut Faults) {
+        let word = |at: usize| block.arguments().get(at).cloned();
+        let switch = |faults: &mut Faults| faults.switch(block).unwrap_or(false);
+        match block.keyword() {
+            "script_user" => {
+                self.script_user =
+                    faults.argument(block).map(|user| (user.to_owned(), word(1))).or(self.script_user.take());
+            }
+            "enable_script_security" => self.enable_script_security = switch(faults),
+            "rs_init_notifies" => self.rs_init_notifies = switch(faults),
+            "lvs_flush" => self.lvs_flush = switch(faults),
+            keyword @ ("notify_fifo" | "lvs_notify_fifo") => {
+                let Some(path) = faults.argument(block).map(str::to_owned) else { return };
+                let fifo = self.fifo(keyword);
+                if !fifo.path.is_empty() {
+                    return faults.refuse(block, "there is one already");
+                }
+                (fifo.path, fifo.user, fifo.group) = (path, word(1), word(2));
+            }
+            keyword @ ("notify_fifo_script" | "lvs_notify_fifo_script") => {
+                let fifo = self.fifo(keyword.trim_end_matches("_script"));
+                faults.script_once(block, &mut fifo.script);
+            }
+            _ => {}
+        }
+    }
+
+    /// A FIFO that something is said of.
+    fn fifo(&mut self, keyword: &str) -> &mut Fifo {
+        let fifo = match keyword {
+            "notify_fifo" => &mut self.notify_fifo,
+            _ => &mut self.lvs_notify_fifo,
+        };
+        fifo.get_or_insert_default()
+    }
+
+    /// Leaves out what does not go together, when a block is read.
+    pub(super) fn check(&mut self, block: &Block, faults: &mut Faults) {
+        let mut warn = |text: &str| faults.warn(&block.place, text);
+        for (name, fifo) in
+            [("notify_fifo", &mut self.notify_fifo), ("lvs_notify_fifo", &mut self.lvs_notify_fifo)]
+        {
+            if fifo.take_if(|fifo| fifo.path.is_empty()).is_some() {
+                warn(&format!("`{name}_script` without `{name}`; it is left out"));
+            }
+        }
+        let path = |fifo: &Option<Fifo>| fifo.as_ref().map(|fifo| fifo.path.clone());
+        if self.lvs_notify_fifo.is_some() && path(&self.notify_fifo) == path(&self.lvs_notify_fifo) {
+            warn("`notify_fifo` and `lvs_notify_fifo` are one; the second is left out");
+            self.lvs_notify_fifo = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::statement;
+    use super::*;
+
+    /// What these lines come to, and how many faults they have.
+    fn globals(lines: &[&str]) -> (Globals, usize) {
+        let (mut globals, mut faults) = (Globals::default(), Faults::default());
+        lines.iter().for_each(|line| globals.take(&statement(line), &mut faults));
+        globals.check(&statement("global_defs"), &mut faults);
+        (globals, faults.0.len())
+    }
+
+    #[test]
+    fn users_security_and_switches_are_read_and_what_is_of_vrrp_is_left_alone() {
+        let lines = [
+            "router_id lb1",
+            "script_user nobody nogroup",
+            "enable_script_security",
+            "rs_init_notifies",
+            "lvs_flush",
+        ];
+        let want = Globals {
+            script_user: Some(("nobody".to_owned(), Some("nogroup".to_owned()))),
+            enable_script_security: true,
+            rs_init_notifies: true,
+            lvs_flush: true,
+            ..Globals::default()
+        };
+        assert_eq!(globals(&lines), (want, 0));
+        assert_eq!(globals(&["script_user", "enable_script_security perhaps"]), (Globals::default(), 2));
+    }
+
+    #[test]
+    fn a_fifo_has_a_path_an_owner_and_a_reader_and_each_is_told_once() {
+        let (read, faults) = globals(&[
+            "lvs_notify_fifo_script \"/x/read.sh 'a b'\" nobody",
+            "lvs_notify_fifo /run/lvs.fifo root adm",
+            "lvs_notify_fifo /run/other.fifo",
+        ]);
+        let fifo = read.lvs_notify_fifo.unwrap();
+        assert_eq!((fifo.path.as_str(), fifo.group.as_deref()), ("/run/lvs.fifo", Some("adm")));
+        assert_eq!(fifo.script.unwrap().argv, ["/x/read.sh", "a b"]);
+        assert_eq!(faults, 1);
+        assert_eq!(globals(&["notify_fifo_script /x/read.sh"]), (Globals::default(), 1));
+        let (read, faults) = globals(&["notify_fifo /run/a", "lvs_notify_fifo /run/a"]);
+        assert_eq!((read.notify_fifo.is_some(), read.lvs_notify_fifo, faults), (true, None, 1));
+    }
+}
