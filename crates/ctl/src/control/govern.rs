@@ -373,7 +373,7 @@ mod tests {
         let mut lives = |servers: &[(u8, u32)]| {
             control.govern(vec![(key(100), with(servers))], Reach::Changes, Millis(0)).unwrap();
             let snapshot = control.published().load_full();
-            let service = snapshot.services.iter().find(|service| service.key == key(100)).unwrap().clone();
+            let service = snapshot.services.iter().find(|service| service.key == key(100)).unwrap();
             let live = |last: &u8| {
                 let endpoint = Endpoint::new([192, 0, 2, *last], 80);
                 let member = service.members.iter().find(|member| member.endpoint == endpoint);
