@@ -177,7 +177,9 @@ impl<P: Plant> Control<P> {
     pub(super) fn tend(&mut self, now: Millis) {
         let refused: BTreeSet<_> = mem::take(&mut self.governing.refused).into_keys().collect();
         if !refused.is_empty() {
-            let of = refused.iter().filter_map(|thing| thing.service()).collect();
+            let of: BTreeSet<_> = refused.iter().filter_map(|thing| thing.service()).collect();
+            // What is not refused any more may be drift.
+            self.governing.dirty.extend(&of);
             let commands = self.lead(&of, Some(&refused));
             self.carry_out(WHY, commands, now);
         }
@@ -657,6 +659,13 @@ mod tests {
                         let others = running.iter().flat_map(|service| &service.destinations);
                         prop_assert!(others.into_iter().all(|dest| wanted(dest.endpoint)));
                     }
+                }
+                // Nothing that others change goes unseen.
+                for now in [step, step + 1].map(|seconds| Millis(0) + seconds as u32 * SECOND) {
+                    let seen = control.drift();
+                    control.governing.dirty.extend(governed.keys());
+                    prop_assert_eq!(seen, control.drift());
+                    control.tick(now).unwrap();
                 }
                 // As if commands had made it.
                 let mut plain = super::super::tests::control();
