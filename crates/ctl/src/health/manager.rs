@@ -22,6 +22,7 @@ use super::board::{Board, Group, Server};
 use super::command::Turn;
 use super::course::Course;
 use super::file::Files;
+use super::notify::Notifier;
 use super::pool::{Beginning, Notice, Origin, Pool, Reloaded, Standing};
 use super::report::CheckState;
 use super::runner::{Place, Runner, Watched};
@@ -52,6 +53,8 @@ pub(super) struct Manager<O> {
     gone: Vec<ServiceKey>,
     reach: Reach,
     files: Files,
+    /// Who is told, from the first file on.
+    notifier: Option<Notifier>,
     /// When it is given again what it could not take.
     again: Instant,
 }
@@ -66,7 +69,8 @@ impl<O: Outside> Manager<O> {
     ) -> Self {
         let (unsettled, gone) = (BTreeSet::new(), Vec::new());
         let (reach, files, again) = (Reach::Changes, Files::default(), Instant::now());
-        Self { board, runner, changed, messages, unsettled, gone, reach, files, again }
+        let notifier = None;
+        Self { board, runner, changed, messages, unsettled, gone, reach, files, notifier, again }
     }
 
     /// Until it is told to stop.
@@ -80,7 +84,7 @@ impl<O: Outside> Manager<O> {
                         // Who asked may have gone.
                         let _ = answer.send(done);
                     }
-                    Some(Message::Stop) | None => return self.stop(),
+                    Some(Message::Stop) | None => return self.stop().await,
                 },
                 Some(watched) = self.changed.recv() => self.hear(watched).await,
                 () = sleep_until(self.again), if is_unsettled => {
@@ -142,10 +146,19 @@ impl<O: Outside> Manager<O> {
     }
 
     /// Tells who is to be told, each with a reason if there is one.
-    fn tell(&self, told: Vec<(Option<String>, Notice)>) {
+    fn tell(&mut self, told: impl IntoIterator<Item = (Option<String>, Notice)>) {
         for (reason, notice) in told {
-            let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
-            self.runner.outside.tell(format!("{notice}{reason}"));
+            let what = match reason {
+                Some(reason) => format!("{notice}: {reason}"),
+                None => notice.to_string(),
+            };
+            if let Some(notifier) = &mut self.notifier {
+                notifier.tell(&notice.line());
+                if let Some(script) = notice.script() {
+                    notifier.run(&notice.virtual_server.name, script, what.clone());
+                }
+            }
+            self.runner.outside.tell(what);
         }
     }
 
@@ -157,9 +170,13 @@ impl<O: Outside> Manager<O> {
         let (runner, commands) = (self.runner.clone(), commands.collect::<Vec<_>>());
         let change = move || commands.into_iter().try_for_each(|command| runner.outside.change(command));
         let changed = spawn_blocking(change).await.unwrap_or_else(|_| Err(fault()));
+        match &mut self.notifier {
+            Some(notifier) => notifier.reload(&read.globals).await,
+            none => *none = Some(Notifier::begin(&read.globals)),
+        }
         let (exchanged, notices) = self.exchange(read);
         let done = changed.and(self.settle().await);
-        self.tell(notices.into_iter().map(|notice| (None, notice)).collect());
+        self.tell(notices.into_iter().map(|notice| (None, notice)));
         let Governed { changed, refused } = done?;
         let refused = match refused.len() {
             0 => String::new(),
@@ -269,10 +286,13 @@ impl<O: Outside> Manager<O> {
         (Group { pool, since_millis, servers }, notices)
     }
 
-    fn stop(self) {
+    async fn stop(mut self) {
         let groups = mem::take(&mut self.board.lock().groups);
-        let notices = groups.into_iter().flat_map(|group| group.pool.end());
-        self.tell(notices.map(|notice| (None, notice)).collect());
+        let notices: Vec<_> = groups.into_iter().flat_map(|group| group.pool.end()).collect();
+        self.tell(notices.into_iter().map(|notice| (None, notice)));
+        if let Some(notifier) = self.notifier {
+            notifier.finish(Instant::now() + END_TIME).await;
+        }
     }
 }
 
@@ -352,6 +372,9 @@ impl fmt::Display for Exchanged {
         write!(f, "virtual servers: {}, checks: {}", self.virtual_servers, self.checks)
     }
 }
+
+/// How long scripts have that are told of the end.
+const END_TIME: Duration = Duration::from_secs(5);
 
 /// How long after the control thread could not take something it is given it again.
 const AGAIN: Duration = Duration::from_secs(1);

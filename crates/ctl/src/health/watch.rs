@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use xvs_sched::ServiceKey;
 
 use super::board::Board;
-use super::command::Program;
+use super::command::{Program, faults};
 use super::manager::{Manager, Message};
 use super::runner::{Place, Runner};
 use super::{Answer, Outside, Wanted, dns, icmp, script, smtp, tcp, udp};
@@ -126,7 +126,8 @@ impl Files {
 }
 
 /// Has the manager take over a file; waits until it has.
-fn take_over(manager: &UnboundedSender<Message>, read: Configuration) -> Result<String, CommandError> {
+fn take_over(manager: &UnboundedSender<Message>, mut read: Configuration) -> Result<String, CommandError> {
+    read.faults.extend(faults(&read));
     let ending = || CommandError::Failed { why: "xvs: the daemon is ending".to_owned() };
     let (answer, answered) = oneshot::channel();
     manager.send(Message::TakeOver(read, answer)).map_err(|_| ending())?;
