@@ -31,6 +31,8 @@ pub enum Host {
     Client,
     /// Interfaces `wan` and `lan`.
     Director,
+    /// Another director, of [`Cluster::add_backup`]: interface `lan`, 192.0.2.2.
+    Backup,
     /// Real server by its number, from 1.
     RealServer(u8),
     /// The bridge between director, real servers and the client's way back.
@@ -43,6 +45,7 @@ impl Host {
         match self {
             Self::Client => "cl".to_owned(),
             Self::Director => "dr".to_owned(),
+            Self::Backup => "dr2".to_owned(),
             Self::RealServer(number) => format!("rs{number}"),
             Self::Switch => "sw".to_owned(),
         }
@@ -107,6 +110,15 @@ impl Cluster {
         }
         let state = succeed(&mut command);
         Self { name, state: PathBuf::from(state.trim_end()) }
+    }
+
+    /// Puts a second director beside the first.
+    ///
+    /// # Panics
+    ///
+    /// With netlab's own words if it fails.
+    pub fn add_backup(&self) {
+        succeed(&mut netlab("backup", &self.name));
     }
 
     /// A program to be started on one of the hosts; ended with the cluster if it still runs then.

@@ -39,6 +39,7 @@ impl Workers {
 #[derive(Debug)]
 pub struct Director<'a> {
     cluster: &'a Cluster,
+    host: Host,
     process: Child,
     log: PathBuf,
 }
@@ -61,7 +62,16 @@ impl<'a> Director<'a> {
     pub fn start_with(cluster: &'a Cluster, workers: Workers, more: &[&str]) -> Self {
         let workers = workers.count().to_string();
         let arguments = ["--interface", "wan", "--interface", "lan", "--workers", &workers];
-        let mut this = Self::launch(cluster, &[&arguments, more].concat());
+        Self::start_on(cluster, Host::Director, &[&arguments, more].concat())
+    }
+
+    /// Starts the daemon on a host, with these arguments, and waits until it is ready.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::start`].
+    pub fn start_on(cluster: &'a Cluster, host: Host, arguments: &[&str]) -> Self {
+        let mut this = Self::launch(cluster, host, arguments);
         wait::until("xvsd says that it is ready", || {
             let log = this.log();
             if let Some(status) = this.process.try_wait().expect("xvsd is a child of this process") {
@@ -78,12 +88,12 @@ impl<'a> Director<'a> {
     ///
     /// With its log if it goes on running.
     pub fn refusal(cluster: &'a Cluster, arguments: &[&str]) -> (ExitStatus, String) {
-        let mut this = Self::launch(cluster, arguments);
+        let mut this = Self::launch(cluster, Host::Director, arguments);
         let status = this.wait();
         (status, this.log())
     }
 
-    fn launch(cluster: &'a Cluster, arguments: &[&str]) -> Self {
+    fn launch(cluster: &'a Cluster, host: Host, arguments: &[&str]) -> Self {
         // A second daemon in one cluster has a log of its own.
         let log = (0..)
             .map(|number| cluster.state().join(format!("xvsd-{number}.log")))
@@ -91,10 +101,10 @@ impl<'a> Director<'a> {
             .expect("numbers do not run out");
         let out = File::create_new(&log).expect("the cluster's folder takes a new file");
         let err = out.try_clone().expect("a file can be cloned");
-        let mut command = cluster.command(Host::Director, program("xvsd"));
+        let mut command = cluster.command(host, program("xvsd"));
         command.args(arguments).stdin(Stdio::null()).stdout(out).stderr(err);
         let process = command.spawn().unwrap_or_else(|error| panic!("{command:?} can't be started: {error}"));
-        Self { cluster, process, log }
+        Self { cluster, host, process, log }
     }
 
     /// Waits for the daemon's end.
@@ -156,7 +166,7 @@ impl<'a> Director<'a> {
     ///
     /// As [`Self::status`].
     pub fn xvs(&self, arguments: &str) -> String {
-        let mut command = self.cluster.command(Host::Director, program("xvs"));
+        let mut command = self.cluster.command(self.host, program("xvs"));
         succeed(command.args(arguments.split_whitespace()))
     }
 
@@ -175,7 +185,7 @@ impl<'a> Director<'a> {
     }
 
     fn adm_command(&self, arguments: &str) -> Command {
-        let mut command = self.cluster.command(Host::Director, program("xvsadm"));
+        let mut command = self.cluster.command(self.host, program("xvsadm"));
         command.args(arguments.split_whitespace());
         command
     }

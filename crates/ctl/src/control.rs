@@ -293,6 +293,7 @@ impl<P: Plant> Control<P> {
             | Request::ResetConnections(_)
             | Request::Health
             | Request::Status
+            | Request::Healthy { .. }
             | Request::Counters
             | Request::LocalUse
             | Request::Traffic

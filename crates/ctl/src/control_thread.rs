@@ -377,14 +377,19 @@ impl Handle {
         answer.recv().map_err(|_| ending())?
     }
 
+    /// Asks the control thread, and waits for its answer until then; nothing if there is none.
+    pub(crate) fn ask_until(&self, request: Request, until: Instant) -> Option<Result<Reply, CommandError>> {
+        let (reply, answer) = bounded(1);
+        self.inputs.send_deadline(Input::Request(request, None, reply), until).ok()?;
+        answer.recv_deadline(until).ok()
+    }
+
     /// The commands that make what runs.
     ///
     /// # Errors
     /// The control thread does not say for too long, or the daemon is ending.
     pub fn rules(&self) -> Result<Vec<Command>, CommandError> {
-        let (reply, answer) = bounded(1);
-        let asked = self.inputs.send_timeout(Input::Request(Request::Rules, None, reply), PATIENCE);
-        match asked.ok().and_then(|()| answer.recv_timeout(PATIENCE).ok()) {
+        match self.ask_until(Request::Rules, Instant::now() + PATIENCE) {
             Some(Ok(Reply::Rules(commands))) => Ok(commands),
             _ => Err(CommandError::Failed { why: "the control thread is busy".to_owned() }),
         }

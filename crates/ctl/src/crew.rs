@@ -68,6 +68,11 @@ impl Crew {
         self.shares.len()
     }
 
+    /// What ends each worker's sleep, for as long as it lives.
+    pub(crate) fn wakers(&self) -> Vec<Waker> {
+        self.hands.iter().map(|hand| hand.waker.clone()).collect()
+    }
+
     /// The kernel's indices of the interfaces, in order.
     pub(crate) fn links(&self) -> Vec<u32> {
         self.attached.iter().map(Attached::index).collect()
@@ -173,9 +178,9 @@ impl Crew {
     /// As [`Self::attach_again`].
     pub(crate) fn go_on(&mut self) -> Result<Vec<WorkerFacts>, DaemonError> {
         let (ports, mut facts) = (self.open_ports()?, Vec::new());
-        for (hand, (port, told)) in self.hands.iter_mut().zip(ports) {
+        for (hand, (mut port, told)) in self.hands.iter_mut().zip(ports) {
             facts.push(told);
-            hand.waker = port.waker();
+            port.heed(hand.waker.clone());
             // Relaxed: the channel orders it before the worker's next look.
             hand.stop.store(false, Ordering::Relaxed);
             if let Some(ports) = &hand.ports {

@@ -122,6 +122,7 @@ impl Daemon {
         let mut parts =
             Parts { table: &table, clock: &clock, unresolved: &unresolved, control: &mut control };
         let counters = parts.start_workers(ports, &notices)?;
+        let wakers = control.plant().crew().0.wakers();
         let seat = table.reader().expect("a new table has its seats free");
         let sweeper = Sweeper::new(seat, control.published(), table.secret().0[1]);
         let swept = sweeper.counters();
@@ -135,6 +136,7 @@ impl Daemon {
             reader,
             published,
             counters,
+            wakers,
             total,
             waits,
             swept,

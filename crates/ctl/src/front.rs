@@ -8,7 +8,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::OnceLock;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use xvs_dataplane::explain::Live;
@@ -22,12 +22,16 @@ use crate::doctor::facts::DaemonFacts;
 use crate::events::{self, Asked, Listener, Who, changes, millis_since_1970};
 use crate::explain;
 use crate::filter::Filter;
+use crate::liveness;
 use crate::locals;
 use crate::message::{CommandError, ConnectionRow, Reply, Request};
 use crate::plan::{Wanted, differences, state_of};
 use crate::server::{Handler, Peer};
 use crate::status;
 use crate::traffic::Traffic;
+
+/// How long a client may have it judged whether the director moves.
+const LONGEST_JUDGEMENT: Duration = Duration::from_secs(60);
 
 /// The daemon as its clients meet it.
 #[derive(Default)]
@@ -60,6 +64,11 @@ impl Handler for Front {
                 Ok(Reply::Report(report))
             }
             Request::Health => Ok(Reply::Report(json!(daemon.shared().health()))),
+            Request::Healthy { within_millis } => {
+                let patience = Duration::from_millis(within_millis.into()).min(LONGEST_JUDGEMENT);
+                liveness::judge(daemon, patience).map_err(|why| CommandError::Failed { why })?;
+                Ok(Reply::Done)
+            }
             Request::Traffic => Ok(Reply::Traffic(Traffic::now(daemon.shared()))),
             Request::Counters => Ok(Reply::Report(json!(daemon.shared().counters()))),
             Request::CountConnections(filter) => {

@@ -24,11 +24,13 @@ pub mod daemon;
 pub mod events;
 pub mod front;
 pub mod history;
+mod liveness;
 mod placement;
 pub mod shared;
 pub mod status;
 mod threads;
 pub mod traffic;
+pub mod watchdog;
 mod wired;
 
 pub mod control;

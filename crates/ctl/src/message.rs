@@ -162,6 +162,11 @@ pub enum Request {
     Health,
     /// How the daemon is; answered by [`Reply::Report`].
     Status,
+    /// Whether the director moves; answered by [`Reply::Done`], or refused with what does not.
+    Healthy {
+        /// How long workers and the control thread may take to show it.
+        within_millis: u32,
+    },
     /// Every counter; answered by [`Reply::Report`].
     Counters,
     /// What carries how much; answered by [`Reply::Traffic`].
@@ -209,6 +214,7 @@ impl Request {
             | Self::Feedback
             | Self::Health
             | Self::Status
+            | Self::Healthy { .. }
             | Self::Counters
             | Self::Traffic
             | Self::Events(_)

@@ -15,7 +15,7 @@ use xvs_dataplane::clock::{Clock, Millis};
 use xvs_dataplane::conn::{Table, TableReader};
 use xvs_dataplane::counters::{Histogram, WorkerCounters};
 use xvs_dataplane::egress::model::Network;
-use xvs_dataplane::port::xdp::SocketCounters;
+use xvs_dataplane::port::xdp::{SocketCounters, Waker};
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 
 use crate::events::Events;
@@ -36,6 +36,8 @@ pub struct Shared {
     /// What workers act on.
     pub(crate) published: Arc<ArcSwap<Snapshot>>,
     pub(crate) counters: Vec<Arc<WorkerCounters>>,
+    /// What ends each worker's sleep.
+    pub(crate) wakers: Vec<Waker>,
     /// What all services count together, deleted ones included.
     pub(crate) total: Arc<ServiceLive>,
     pub(crate) waits: Waits,
@@ -242,6 +244,7 @@ impl Shared {
             table,
             published,
             counters: vec![Arc::default()],
+            wakers: Vec::new(),
             total: Arc::new(ServiceLive::new(1)),
             waits: Waits::default(),
             swept: Arc::default(),

@@ -141,6 +141,11 @@ impl WorkerCounters {
         }
     }
 
+    /// What grows with every turn of the worker's loop: as long as it stays the same, no turn has ended.
+    pub fn turns(&self) -> u64 {
+        self.empty_polls.value().wrapping_add(self.bursts.sum.value())
+    }
+
     /// Counts time that the worker was busy.
     pub fn count_busy(&self, time: Duration) {
         self.busy_ns.add(time.as_secs() * 1_000_000_000 + u64::from(time.subsec_nanos()));
@@ -269,7 +274,11 @@ mod tests {
     #[test]
     fn every_size_of_a_burst_has_its_place_and_a_poll_without_frames_is_no_burst() {
         let counters = WorkerCounters::default();
-        (0..=BURST).for_each(|frames| counters.count_poll(frames));
+        (0..=BURST).for_each(|frames| {
+            let before = counters.turns();
+            counters.count_poll(frames);
+            assert!(counters.turns() > before, "a turn with {frames} frames");
+        });
         assert_eq!(counters.bursts.counts(), [1, 1, 2, 4, 8, 16, 32]);
         assert_eq!((counters.bursts.sum.value(), counters.empty_polls.value()), (2080, 1));
         counters.count_busy(Duration::new(2, 3));

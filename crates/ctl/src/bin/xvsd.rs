@@ -20,6 +20,7 @@ use xvs_ctl::front::Front;
 use xvs_ctl::keepalived::Configuration;
 use xvs_ctl::metrics;
 use xvs_ctl::server::{Server, Settings};
+use xvs_ctl::watchdog::Watchdog;
 
 fn main() -> ExitCode {
     let arguments: Arguments = match cli::parsed() {
@@ -87,6 +88,7 @@ fn run(
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!("systemd was not told: {error}");
     }
+    let watchdog = Watchdog::start(daemon.handle())?;
     let code = select! {
         recv(told_to_stop) -> signal => {
             tracing::info!("signal {}: stopping", signal.unwrap_or_default());
@@ -97,6 +99,7 @@ fn run(
             ExitCode::from(FAILED)
         }
     };
+    drop(watchdog);
     drop(server);
     drop(exporter);
     daemon.stop();

@@ -24,6 +24,7 @@ mod events;
 mod explain;
 mod feedback;
 mod health;
+mod healthy;
 mod keepalived;
 mod lab;
 pub(crate) mod laddr;
@@ -48,6 +49,8 @@ pub struct Cli {
 enum Command {
     /// Show how the director is: interfaces, workers, connections, drops
     Status(status::Arguments),
+    /// Tell by the exit code whether xvsd moves; for keepalived's vrrp_script and for monitoring
+    Healthy(healthy::Arguments),
     /// Watch services and real servers at work
     Top(top::Arguments),
     /// Show which real servers are well, and why others are not; exits with 1 if one is down
@@ -117,6 +120,7 @@ Exit codes:
        `health`: a real server is down, a virtual server has no quorum, or nothing is checked
        `drain`: connections are left
        a change: it is made, and a worker has not taken it up within a second
+       `healthy`: xvsd does not move, or there is none
   2  the command line is wrong
   3  xvsd refused, and nothing has changed
   4  no xvsd could be asked";
@@ -138,6 +142,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let mut out = io::stdout().lock();
     let done = match cli.command {
         Command::Realserver(arguments) => realserver::run(&arguments, &mut out),
+        Command::Healthy(arguments) => healthy::run(&arguments),
         Command::Top(arguments) => top::run(&arguments, &mut out),
         Command::Events(arguments) => events::run(&arguments, &mut out),
         Command::Doctor(arguments) => doctor::run(&arguments, &mut out),

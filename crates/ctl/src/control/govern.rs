@@ -177,7 +177,9 @@ impl<P: Plant> Control<P> {
     pub(super) fn tend(&mut self, now: Millis) {
         let refused: BTreeSet<_> = mem::take(&mut self.governing.refused).into_keys().collect();
         if !refused.is_empty() {
-            let of = refused.iter().filter_map(|thing| thing.service()).collect();
+            let of: BTreeSet<_> = refused.iter().filter_map(|thing| thing.service()).collect();
+            // What is not refused any more may be drift.
+            self.governing.dirty.extend(&of);
             let commands = self.lead(&of, Some(&refused));
             self.carry_out(WHY, commands, now);
         }
@@ -257,6 +259,7 @@ impl<P: Plant> Control<P> {
                 Err(error) => refused.push((command, error)),
             }
         }
+        // They come with their service, when that is taken.
         refused.retain(|(_, error)| !matches!(error, CommandError::ServiceNotDefined(_)));
         let again = refused.iter().map(|refused| (thing(&refused.0), refused.clone()));
         self.governing.refused.extend(again);
@@ -364,6 +367,27 @@ mod tests {
         assert_eq!((control.epoch(), servers(&control, 100)), (epoch + 2, Some(vec![(9, 1)])));
         assert_eq!(changed(control.govern(sorry, Reach::Everything, Millis(0))), 0);
         assert_eq!(control.epoch(), epoch + 2, "what is so already is not published");
+    }
+
+    #[test]
+    fn servers_that_stay_or_come_back_keep_their_connections_and_counters() {
+        let mut control = control();
+        let mut lives = |servers: &[(u8, u32)]| {
+            control.govern(vec![(key(100), with(servers))], Reach::Changes, Millis(0)).unwrap();
+            let snapshot = control.published().load_full();
+            let service = snapshot.services.iter().find(|service| service.key == key(100)).unwrap();
+            let live = |last: &u8| {
+                let endpoint = Endpoint::new([192, 0, 2, *last], 80);
+                let member = service.members.iter().find(|member| member.endpoint == endpoint);
+                member.map(|member| (member.id, member.live.clone()))
+            };
+            [1, 2].map(|last| live(&last).map(|(id, live)| (id, Arc::as_ptr(&live))))
+        };
+        let [one, two] = lives(&[(1, 1), (2, 1)]);
+        assert_eq!(lives(&[(1, 1), (2, 7), (3, 1)]), [one, two]);
+        assert_eq!(lives(&[(1, 1)]), [one, None]);
+        assert_eq!(lives(&[(9, 1)]), [None, None]);
+        assert_eq!(lives(&[(1, 1), (2, 1)]), [one, two]);
     }
 
     #[test]
@@ -635,6 +659,13 @@ mod tests {
                         let others = running.iter().flat_map(|service| &service.destinations);
                         prop_assert!(others.into_iter().all(|dest| wanted(dest.endpoint)));
                     }
+                }
+                // Nothing that others change goes unseen.
+                for now in [step, step + 1].map(|seconds| Millis(0) + seconds as u32 * SECOND) {
+                    let seen = control.drift();
+                    control.governing.dirty.extend(governed.keys());
+                    prop_assert_eq!(seen, control.drift());
+                    control.tick(now).unwrap();
                 }
                 // As if commands had made it.
                 let mut plain = super::super::tests::control();

@@ -58,6 +58,11 @@ impl XdpPort {
         self.waker.clone()
     }
 
+    /// Has another port's waker end this one's waits, so that whoever has it need not hear of the new port.
+    pub fn heed(&mut self, waker: Waker) {
+        self.waker = waker;
+    }
+
     /// How many frames are in TX rings and not known to be sent.
     pub fn unsent(&self) -> u64 {
         self.sockets.statistics().map(|(_, _, queue)| u64::from(queue.lent_to_transmit)).sum()

@@ -1,0 +1,67 @@
+//! Whether the director moves: the one judgement that `xvs healthy` and systemd's watchdog go by.
+//!
+//! Made on the thread of who asks. The control thread has to answer a question that comes by its queue; each worker is
+//! called, and has to end a turn of its loop, which a sleeping one does only if it wakes. All share one deadline. Costs
+//! every worker one turn, and the packet path nothing: what is looked at is counted anyway. Not here: whether what it
+//! works on is well, such as its interfaces (`status.rs`).
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use xvs_dataplane::counters::WorkerCounters;
+
+use crate::control_thread::Handle;
+use crate::message::Request;
+
+/// How long it is waited between two looks at workers that have not moved yet.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// Succeeds as soon as all have moved.
+///
+/// # Errors
+/// Who has not when `patience` is over, as a sentence.
+pub(crate) fn judge(daemon: &Handle, patience: Duration) -> Result<(), String> {
+    let until = Instant::now() + patience;
+    let shared = daemon.shared();
+    let before: Vec<_> = shared.workers().iter().map(|worker| worker.turns()).collect();
+    shared.wakers.iter().for_each(|waker| waker.wake());
+    let mut stuck = Vec::new();
+    if daemon.ask_until(Request::Timeouts, until).is_none() {
+        stuck.push("the control thread does not answer".to_owned());
+    }
+    stuck.extend(
+        unmoved(shared.workers(), &before, until).map(|worker| format!("worker {worker} does not move")),
+    );
+    if stuck.is_empty() { Ok(()) } else { Err(format!("{}, for {patience:?}", stuck.join(", "))) }
+}
+
+/// The workers that have not ended a turn since `before` was read when the time is over.
+fn unmoved(workers: &[Arc<WorkerCounters>], before: &[u64], until: Instant) -> impl Iterator<Item = usize> {
+    let mut unmoved: Vec<_> = (0..workers.len()).collect();
+    loop {
+        unmoved.retain(|&worker| workers[worker].turns() == before[worker]);
+        if unmoved.is_empty() || Instant::now() >= until {
+            return unmoved.into_iter();
+        }
+        thread::sleep(LOOK_AGAIN);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_ends_no_turn_is_named_and_one_that_does_is_not_waited_for() {
+        let workers: Vec<Arc<WorkerCounters>> = vec![Arc::default(), Arc::default(), Arc::default()];
+        let before = [0, 0, 0];
+        workers[0].count_poll(0);
+        workers[2].count_poll(7);
+        let now = Instant::now();
+        assert_eq!(unmoved(&workers, &before, now).collect::<Vec<_>>(), [1]);
+        workers[1].count_poll(64);
+        let never = now + Duration::from_secs(3600);
+        assert_eq!(unmoved(&workers, &before, never).count(), 0);
+    }
+}

@@ -1,0 +1,283 @@
+//! Failover between two directors: real keepalived moves the VIP, `xvs healthy` tells it when.
+//!
+//! Each director runs xvsd and keepalived, VRRP alone (`-P`), one-armed on the segment of client and real servers; the
+//! real servers have the VIP too and reply themselves. Each test has a cluster of its own. Needs root. How long a
+//! failover took and how many requests were lost is printed, never asserted.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use xvs::cluster::{REAL_SERVERS, real_server, succeed};
+use xvs::director::program;
+use xvs::servers::Sink;
+use xvs::{Cluster, Director, Host, Layout, clients, wait};
+
+/// On the segment of all; the client reaches it by `back`.
+const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
+
+const WEB: SocketAddrV4 = SocketAddrV4::new(VIP, 80);
+const UPLOADS: SocketAddrV4 = SocketAddrV4::new(VIP, 9000);
+
+const DIRECTORS: [Host; 2] = [Host::Director, Host::Backup];
+
+/// Real servers that have the VIP, and a second director.
+fn prepared() -> Cluster {
+    let cluster = Cluster::up(Layout::default());
+    cluster.add_backup();
+    for server in REAL_SERVERS {
+        let mut command = cluster.command(server, program("xvs"));
+        succeed(command.args([
+            "realserver",
+            "up",
+            "--vip",
+            &VIP.to_string(),
+            "--method",
+            "dr",
+            "--dev",
+            "lan",
+        ]));
+    }
+    cluster
+}
+
+/// The same services on both directors, by this scheduler, and keepalived beside each; the first has the VIP.
+fn served<'a>(cluster: &'a Cluster, scheduler: &str) -> [(Director<'a>, Keepalived); 2] {
+    let both = DIRECTORS.map(|host| {
+        let director = Director::start_on(cluster, host, &["--interface", "lan", "--workers", "1"]);
+        for service in [WEB, UPLOADS] {
+            director.adm(&format!("-A -t {service} -s {scheduler}"));
+            for number in 1..=2 {
+                director.adm(&format!("-a -t {service} -r {}:{} -g", real_server(number), service.port()));
+            }
+        }
+        (director, Keepalived::start(cluster, host))
+    });
+    leads_to(cluster, Host::Director);
+    both
+}
+
+/// keepalived on a director, as an operator has it; ended when dropped.
+struct Keepalived {
+    process: Child,
+    log: PathBuf,
+}
+
+impl Keepalived {
+    fn start(cluster: &Cluster, host: Host) -> Self {
+        let file = |ending| cluster.state().join(format!("{}-keepalived.{ending}", host.name()));
+        let priority = if host == Host::Director { 150 } else { 100 };
+        let conf = format!(
+            "global_defs {{\n  router_id {0}\n  script_user root\n}}\n\
+             vrrp_script xvsd {{\n  script \"{1} healthy\"\n  interval 1\n  timeout 2\n  fall 2\n  rise 2\n}}\n\
+             vrrp_instance service {{\n  state BACKUP\n  interface lan\n  virtual_router_id 51\n\
+             \x20 priority {priority}\n  advert_int 1\n  virtual_ipaddress {{\n    {VIP}/32 dev lan\n  }}\n\
+             \x20 track_script {{\n    xvsd\n  }}\n}}\n",
+            host.name(),
+            program("xvs").display(),
+        );
+        fs::write(file("conf"), conf).expect("the cluster's folder takes a new file");
+        let log = file("log");
+        let out = File::create_new(&log).expect("the cluster's folder takes a new file");
+        let err = out.try_clone().expect("a file can be cloned");
+        let mut command = cluster.command(host, "keepalived");
+        command.args(["--vrrp", "--dont-fork", "--log-console", "--no-syslog", "--log-detail"]);
+        command.arg("--use-file").arg(file("conf"));
+        command.arg("--pid").arg(file("pid")).arg("--vrrp_pid").arg(file("vrrp.pid"));
+        let process = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn();
+        Self { process: process.expect("scripts/netlab can be started"), log }
+    }
+
+    /// Has it end as systemd does.
+    fn stop(&self) {
+        kill_process(Pid::from_child(&self.process), Signal::TERM).expect("it was not waited for yet");
+    }
+}
+
+impl Drop for Keepalived {
+    fn drop(&mut self) {
+        self.stop();
+        // It is a child of this process.
+        let _ = self.process.wait();
+        if thread::panicking() {
+            eprintln!("---- {}\n{}", self.log.display(), fs::read_to_string(&self.log).unwrap_or_default());
+        }
+    }
+}
+
+/// What the client hears of the VIP by ARP.
+struct Arp {
+    process: Child,
+    heard: PathBuf,
+}
+
+impl Arp {
+    fn listen(cluster: &Cluster) -> Self {
+        let (heard, says) = (cluster.state().join("arp"), cluster.state().join("arp.err"));
+        let create = |path| File::create_new(path).expect("the cluster's folder takes a new file");
+        let mut command = cluster.command(Host::Client, "tcpdump");
+        command.args(["-l", "-e", "-n", "-i", "back", &format!("arp src host {VIP}")]);
+        let process = command.stdout(create(&heard)).stderr(create(&says)).spawn();
+        let process = process.expect("scripts/netlab can be started");
+        let listens = || fs::read_to_string(&says).ok().filter(|says| says.contains("listening on"));
+        wait::until("tcpdump listens", listens);
+        Self { process, heard }
+    }
+
+    /// Whether this director has said to all that the VIP is its own.
+    fn was_announced(&self, cluster: &Cluster, host: Host) -> bool {
+        let mac = link_address(cluster, host);
+        let heard = fs::read_to_string(&self.heard).expect("tcpdump writes it");
+        let own = |line: &&str| line.contains(&format!("{mac} > ff:ff:ff:ff:ff:ff"));
+        heard.lines().filter(own).any(|line| line.contains(&format!("Request who-has {VIP} ")))
+    }
+
+    /// Whether this director has said anything of the VIP.
+    fn was_said_by(&self, cluster: &Cluster, host: Host) -> bool {
+        fs::read_to_string(&self.heard).expect("tcpdump writes it").contains(&link_address(cluster, host))
+    }
+}
+
+impl Drop for Arp {
+    fn drop(&mut self) {
+        // Neither fails for one that has ended.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn link_address(cluster: &Cluster, host: Host) -> String {
+    let shown = ip(cluster, host, "link show dev lan");
+    let address = shown.split_whitespace().skip_while(|word| *word != "link/ether").nth(1);
+    address.expect("a veth has a link address").to_owned()
+}
+
+fn ip(cluster: &Cluster, host: Host, words: &str) -> String {
+    succeed(cluster.command(host, "ip").args(words.split_whitespace()))
+}
+
+/// Waits until this director alone has the VIP and the client sends there.
+fn leads_to(cluster: &Cluster, host: Host) {
+    wait::until(&format!("{} has the VIP, alone", host.name()), || {
+        let has = |host| ip(cluster, host, "address show dev lan").contains(&format!("{VIP}/32"));
+        DIRECTORS.into_iter().all(|other| has(other) == (other == host)).then_some(())
+    });
+    let mac = link_address(cluster, host);
+    wait::until(&format!("the client sends to {}", host.name()), || {
+        // One more reason to ask for it, if it was not heard yet.
+        page(cluster).ok()?;
+        ip(cluster, Host::Client, &format!("neighbour show {VIP} dev back")).contains(&mac).then_some(())
+    });
+}
+
+/// The name of the real server that answers the client, if one does at once.
+fn page(cluster: &Cluster) -> io::Result<String> {
+    const PATIENCE: Duration = Duration::from_millis(250);
+    cluster.run(Host::Client, || {
+        let mut stream = TcpStream::connect_timeout(&WEB.into(), PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (_, body) = answer.split_once("\r\n\r\n").ok_or(ErrorKind::InvalidData)?;
+        Ok(body.trim_end().to_owned())
+    })
+}
+
+/// Has the client ask again and again until one who has just got the VIP has it answered; tells what was lost meanwhile.
+fn ask_until_taken_over(cluster: &Cluster, by: &Director<'_>, what: &str) {
+    let (begun, before) = (Instant::now(), connections(by));
+    let (mut lost, mut answered) = (0, 0);
+    wait::until(&format!("{what}: the other director serves"), || {
+        match page(cluster) {
+            Ok(_) => answered += 1,
+            Err(_) => lost += 1,
+        }
+        (connections(by) > before).then_some(())
+    });
+    let time = begun.elapsed();
+    eprintln!(
+        "{what}: the other director serves after {time:.1?}; {answered} requests answered, {lost} lost"
+    );
+}
+
+/// How many connections a director has begun.
+fn connections(director: &Director<'_>) -> u64 {
+    let counters = director.xvs("counters");
+    let count = counters.lines().find_map(|line| line.strip_prefix("connections "));
+    count.map_or(0, |count| count.parse().expect("a number"))
+}
+
+/// An upload of which the beginning has arrived.
+fn begun_upload(cluster: &Cluster) -> TcpStream {
+    let mut stream = cluster.run(Host::Client, || clients::connect(UPLOADS)).expect("the service answers");
+    stream.write_all(b"before and ").expect("upload");
+    stream
+}
+
+#[test]
+fn when_keepalived_ends_the_other_director_announces_the_vip_and_serves_it() {
+    let cluster = prepared();
+    let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, 9000));
+    let [(first, keepalived), (second, _kept)] = served(&cluster, "rr");
+    let arp = Arp::listen(&cluster);
+    // Asked anew, by all: the backup does not answer.
+    ip(&cluster, Host::Client, "neighbour flush dev back");
+    leads_to(&cluster, Host::Director);
+    assert!(clients::take_turns(&[page(&cluster).expect("a page"), page(&cluster).expect("a page")]));
+    assert!(!arp.was_said_by(&cluster, Host::Backup));
+    let mut upload = begun_upload(&cluster);
+    wait::until("the upload's connection is known", || {
+        first.adm("-L -n -c").contains(&UPLOADS.to_string()).then_some(())
+    });
+
+    keepalived.stop();
+    ask_until_taken_over(&cluster, &second, "keepalived ends");
+    leads_to(&cluster, Host::Backup);
+    assert!(arp.was_announced(&cluster, Host::Backup));
+    // What it has no connection for goes to its kernel, which has the VIP and nobody who listens.
+    let ended = wait::until("the upload ends", || upload.write_all(b"after").err());
+    assert!(matches!(ended.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{ended}");
+}
+
+#[test]
+fn a_director_whose_xvsd_is_stopped_gives_the_vip_away_and_has_it_back_when_that_goes_on() {
+    let cluster = prepared();
+    let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, 9000));
+    let [(first, _keepalived), (second, _kept)] = served(&cluster, "mh");
+    for director in [&first, &second] {
+        director.xvs("set sloppy_tcp 1");
+    }
+    let mut upload = begun_upload(&cluster);
+
+    first.signal(Signal::STOP);
+    ask_until_taken_over(&cluster, &second, "xvsd is stopped");
+    leads_to(&cluster, Host::Backup);
+    // A scheduler that hashes chooses the same real server, wherever it is asked.
+    upload.write_all(b"meanwhile and ").expect("upload");
+    wait::until("the second director has the upload's connection", || {
+        second.adm("-L -n -c").contains(&UPLOADS.to_string()).then_some(())
+    });
+
+    first.signal(Signal::CONT);
+    ask_until_taken_over(&cluster, &first, "xvsd goes on");
+    leads_to(&cluster, Host::Director);
+    let receipt = clients::upload(upload, b"after").expect("the connection is still there");
+    assert_eq!(receipt, clients::receipt(&receipt.host, b"before and meanwhile and after"));
+}
+
+#[test]
+fn a_director_that_is_cut_off_loses_the_vip_and_has_it_back_when_its_cable_is_mended() {
+    let cluster = prepared();
+    let [(first, _keepalived), (second, _kept)] = served(&cluster, "rr");
+    ip(&cluster, Host::Switch, "link set dr down");
+    ask_until_taken_over(&cluster, &second, "a cable is pulled");
+    ip(&cluster, Host::Switch, "link set dr up");
+    ask_until_taken_over(&cluster, &first, "the cable is back");
+    leads_to(&cluster, Host::Director);
+}

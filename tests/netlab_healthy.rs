@@ -1,0 +1,112 @@
+//! `xvs healthy` and systemd's watchdog, with a daemon that works, is stopped, or is held up by its log.
+//!
+//! Each test has a cluster of its own. Needs root. Not here: failover by keepalived (`netlab_failover.rs`), a socket that
+//! nobody serves (`crates/ctl/tests/healthy.rs`).
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write, pipe};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixDatagram;
+use std::process::{Output, Stdio};
+use std::thread;
+
+use rustix::fs::{Mode, OFlags, open};
+use rustix::process::Signal;
+use xvs::cluster::{complete, succeed};
+use xvs::director::program;
+use xvs::wait::{self, DEADLINE};
+use xvs::{Cluster, Director, Host, Layout, Workers};
+
+fn healthy(cluster: &Cluster, words: &[&str]) -> Output {
+    complete(cluster.command(Host::Director, program("xvs")).arg("healthy").args(words))
+}
+
+/// What it says if all is not well.
+fn complaint(output: &Output) -> Option<String> {
+    match output.status.code() {
+        Some(0) => None,
+        Some(1) => Some(String::from_utf8_lossy(&output.stderr).into_owned()),
+        other => panic!("{other:?}: {output:?}"),
+    }
+}
+
+fn becomes_healthy(cluster: &Cluster) {
+    wait::until("xvs healthy succeeds", || healthy(cluster, &[]).status.success().then_some(()));
+}
+
+#[test]
+fn a_daemon_whose_workers_sleep_is_healthy_and_nothing_is_printed() {
+    for workers in [Workers::One, Workers::Two] {
+        let cluster = Cluster::up(Layout { queues: workers.count(), ..Layout::default() });
+        let _director = Director::start(&cluster, workers);
+        // The workers may not have had a core yet.
+        becomes_healthy(&cluster);
+        let output = healthy(&cluster, &["--timeout", "20"]);
+        assert!(
+            output.status.success() && output.stdout.is_empty() && output.stderr.is_empty(),
+            "{output:?}"
+        );
+    }
+}
+
+#[test]
+fn a_daemon_that_is_stopped_is_not_healthy_until_it_goes_on_and_nobody_waits_for_it() {
+    let cluster = Cluster::up(Layout::default());
+    let director = Director::start(&cluster, Workers::One);
+    becomes_healthy(&cluster);
+    director.signal(Signal::STOP);
+    let output = healthy(&cluster, &["--timeout", "0.3"]);
+    assert_eq!(complaint(&output).as_deref(), Some("xvs: xvsd has not answered for 300ms\n"));
+    director.signal(Signal::CONT);
+    becomes_healthy(&cluster);
+}
+
+#[test]
+fn systemds_watchdog_is_fed_unless_a_thread_is_held_up_which_healthy_names() {
+    let cluster = Cluster::up(Layout::default());
+    let path = cluster.state().join("notify");
+    let told = UnixDatagram::bind(&path).expect("the cluster's folder takes a socket");
+    let (mut log, stderr) = pipe().expect("a pipe");
+    let full = format!("/proc/self/fd/{}", stderr.as_fd().as_raw_fd());
+    let full = open(full, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()).expect("a pipe's end");
+    let mut command = cluster.command(Host::Director, program("xvsd"));
+    command.args(["--interface", "wan", "--interface", "lan", "--workers", "1"]);
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "400000");
+    // The cluster ends it.
+    command.stdin(Stdio::null()).stderr(stderr).spawn().expect("scripts/netlab can be started");
+
+    assert_eq!(heard(&told), "READY=1");
+    assert_eq!(heard(&told), "WATCHDOG=1");
+    assert_eq!(heard(&told), "WATCHDOG=1");
+
+    fill(full.into());
+    // What it says of this, the control thread has no place for.
+    succeed(cluster.command(Host::Director, "ip").args(["link", "set", "wan", "down"]));
+    let why = wait::until("something does not move", || complaint(&healthy(&cluster, &[])));
+    assert_eq!(why, "xvs: the control thread does not answer, for 750ms\n");
+    told.set_nonblocking(true).expect("a socket");
+    let nothing = || told.recv(&mut [0; 64]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+    while !nothing() {}
+    assert_eq!(complaint(&healthy(&cluster, &[])), Some(why));
+    assert!(nothing(), "the watchdog is not fed meanwhile");
+
+    told.set_nonblocking(false).expect("a socket");
+    thread::spawn(move || log.read_to_end(&mut Vec::new()));
+    becomes_healthy(&cluster);
+    assert_eq!(heard(&told), "WATCHDOG=1");
+}
+
+/// The next thing that systemd is told.
+fn heard(told: &UnixDatagram) -> String {
+    told.set_read_timeout(Some(DEADLINE)).expect("the time limit is not zero");
+    let mut message = [0; 64];
+    let length = told.recv(&mut message).expect("systemd is told something");
+    String::from_utf8_lossy(&message[..length]).trim_end().to_owned()
+}
+
+/// Leaves no room for a single byte.
+fn fill(mut pipe: File) {
+    for piece in [&[b'\n'; 4096][..], b"\n"] {
+        while pipe.write(piece).is_ok() {}
+    }
+}
