@@ -9,7 +9,6 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
-use xvs_dataplane::snapshot::Snapshot;
 
 use super::board::Board;
 use super::manager::{Manager, Message};
@@ -164,7 +163,7 @@ impl Health {
     }
 
     fn report(&self) -> HealthReport {
-        self.board.lock().report(&Snapshot::empty())
+        self.board.lock().report()
     }
 
     /// The one check of the first real server.

@@ -74,8 +74,8 @@ impl Health {
         let health = Self { manager: manager.clone(), thread: Some(thread) };
         tracing::info!("{}: {}", file.display(), take_over(&manager, read)?);
         let shared = daemon.shared();
-        let (reported, published) = (board.clone(), shared.published.clone());
-        let report = move || reported.lock().report(&published.load());
+        let reported = board.clone();
+        let report = move || reported.lock().report();
         // There is one of it in a process, so these are the first.
         let _ = shared.health.set(Arc::new(report));
         let files = Files {
