@@ -16,10 +16,12 @@ pub mod report;
 mod script;
 
 mod dns;
+mod http;
 mod icmp;
 mod smtp;
 mod socket;
 mod tcp;
+mod tls;
 mod udp;
 
 /// What came of asking once.

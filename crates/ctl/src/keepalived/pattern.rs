@@ -1,8 +1,8 @@
 //! Patterns over bodies: the `regex` words of an object, compiled by PCRE2 as keepalived has them.
 //!
 //! Compiled when a file is read; a pattern that cannot be carried out is never left out in silence. Looking for it takes
-//! processor time that no deadline ends: backtracking is bounded for each place where a match may begin, so one that is made
-//! to be slow is slow still. Who looks does it on a thread that may wait, one at a time for each pattern. Pure.
+//! processor time that no deadline ends: backtracking is bounded for each place where a match may begin, so one that is
+//! made to be slow is slow still. Who looks does it on a thread that may wait, one at a time for each pattern. Pure.
 //!
 //! Source: pcre2pattern(3), pcre2api(3); keepalived's behaviour as it is written down (section 4.6).
 

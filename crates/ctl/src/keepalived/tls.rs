@@ -1,8 +1,8 @@
 //! What TLS is spoken with: the `SSL` block of a keepalived.conf, and whose certificates are taken.
 //!
-//! Its files are read once, when the first `SSL_GET` needs them; one that cannot be used refuses the file, as keepalived's
-//! checker ends then. As with keepalived, any certificate of a server is taken unless a check says `tls_verify`. Not here: the
-//! handshake (`health/tls.rs`).
+//! Its files are read once, when the first `SSL_GET` needs them; one that cannot be used refuses the file, as
+//! keepalived's checker ends then. As with keepalived, any certificate of a server is taken unless a check says
+//! `tls_verify`. Not here: the handshake (`health/tls.rs`).
 
 use std::cell::OnceCell;
 use std::fs;
