@@ -19,7 +19,8 @@ const LIFE: u16 = 9000;
 fn write(cluster: &Cluster, weight: u8, more: &str) -> PathBuf {
     let server = |number, weight| {
         format!(
-            "real_server {} 80 {{\nweight {weight}\nTCP_CHECK {{\nconnect_port {LIFE}\n}}\nTCP_CHECK {{\n}}\n}}\n",
+            "real_server {} 80 {{\nweight {weight}\nTCP_CHECK {{\nconnect_port {LIFE}\n}}\n\
+             HTTP_GET {{\nurl {{\npath /\nstatus_code 200\n}}\n}}\n}}\n",
             real_server(number)
         )
     };
