@@ -106,7 +106,7 @@ fn a_file_is_read_anew_and_one_with_errors_changes_nothing_and_names_its_lines()
         director.log().contains("keepalived.conf:1: error: ").then_some(())
     });
     await_servers(&director, &[(1, 5), (2, 1)]);
-    let refused = || director.status().contains("keepalived.conf:1: error: ");
+    let refused = || director.status().contains("keepalived.conf was refused when it was last read");
     assert!(refused(), "{}", director.status());
 
     write(&cluster, 3, "");
