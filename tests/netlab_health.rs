@@ -2,8 +2,9 @@
 //!
 //! Each test has a cluster of its own. Needs root. Not here: what each kind of check asks (`crates/ctl/src/health`).
 
-use std::fs;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -35,7 +36,7 @@ fn write(cluster: &Cluster, weight: u8, more: &str) -> PathBuf {
     path
 }
 
-fn watched<'a>(cluster: &'a Cluster, file: &PathBuf) -> Director<'a> {
+fn watched<'a>(cluster: &'a Cluster, file: &Path) -> Director<'a> {
     Director::start_with(cluster, Workers::One, &["--keepalived", &file.display().to_string()])
 }
 
@@ -136,6 +137,46 @@ fn what_is_known_of_health_is_told_whole() {
     assert_eq!((&weights(1)["health"], &weights(1)["in_force"]), (&Value::Null, &Value::Null), "{report:#}");
     assert_eq!(group["real_servers"][1]["is_up"], false, "{report:#}");
     assert_eq!(group["real_servers"][1]["checks"][0]["state"], "down", "{report:#}");
+}
+
+#[test]
+fn scripts_and_the_fifo_are_told_in_order_a_sorry_server_serves_and_the_end_is_told_too() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let _first = Sink::start(&cluster, Host::RealServer(1), LIFE);
+    let (told, fifo) = (cluster.state().join("told"), cluster.state().join("fifo"));
+    let script =
+        |word: &str, what: &str| format!("{word} \"/bin/sh -c 'echo {what} >>{}'\"\n", told.display());
+    let more = format!(
+        "quorum 2\nomega\nsorry_server {} 8080\n{}{}",
+        real_server(2),
+        script("quorum_up", "up"),
+        script("quorum_down", "down"),
+    );
+    let file = write(&cluster, 1, &more);
+    let text = fs::read_to_string(&file).expect("it was written");
+    let globals = format!("global_defs {{\nlvs_notify_fifo {}\n}}\n", fifo.display());
+    fs::write(&file, globals + &text).expect("the file is there");
+    let mut director = watched(&cluster, &file);
+    let until_told = |wanted: &str| {
+        wait::until(wanted, || (fs::read_to_string(&told).unwrap_or_default() == wanted).then_some(()));
+    };
+    until_told("up\ndown\n");
+    let saved = director.adm("-S -n");
+    assert!(saved.ends_with(&format!("-a -t {VIP}:80 -r {}:8080 -m -w 1\n", real_server(2))), "{saved}");
+    let second = Sink::start(&cluster, Host::RealServer(2), LIFE);
+    until_told("up\ndown\nup\n");
+    await_servers(&director, &[(1, 1), (2, 1)]);
+    let mut lines = File::options().read(true).write(true).open(&fifo).expect("xvsd has made the FIFO");
+    let mut read = [0; 4096];
+    let count = lines.read(&mut read).expect("it has been told something");
+    let server = format!("RS [{}]:tcp:80 [{VIP}]:tcp:80", real_server(2));
+    let service = format!("VS [{VIP}]:tcp:80");
+    let wanted = format!("{service} UP\n{server} DOWN\n{service} DOWN\n{server} UP\n{service} UP\n");
+    assert_eq!(String::from_utf8_lossy(&read[..count]), wanted);
+    assert!(director.stop().success());
+    assert_eq!(fs::read_to_string(&told).expect("it was written"), "up\ndown\nup\ndown\n");
+    assert!(!fifo.exists());
+    drop(second);
 }
 
 #[test]
