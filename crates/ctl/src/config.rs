@@ -330,6 +330,16 @@ mod tests {
     }
 
     #[test]
+    fn a_keepalived_conf_is_named_with_who_reads_it_and_whether_its_services_are_put_back() {
+        let text =
+            "[keepalived]\nfile = \"/etc/keepalived/keepalived.conf\"\nconfig_id = \"lb1\"\nrepair = true";
+        let Config { keepalived, .. } = toml::from_str(text).unwrap();
+        assert_eq!(keepalived.file, Some("/etc/keepalived/keepalived.conf".into()));
+        assert_eq!((keepalived.config_id.as_deref(), keepalived.repair), (Some("lb1"), Repair::Always));
+        assert_eq!(Keepalived::default().repair, Repair::Never);
+    }
+
+    #[test]
     fn an_interface_named_twice_is_refused_by_its_name() {
         let error = error_of("interfaces = [\"wan\", \"lan\", \"wan\"]");
         assert_eq!(error, "interface wan is named twice");

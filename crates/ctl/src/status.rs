@@ -51,6 +51,7 @@ impl<'a> Look<'a> {
 
     fn warnings(&self) -> Vec<String> {
         let mut warnings: Vec<_> = self.facts.interfaces.iter().filter_map(interface_warning).collect();
+        warnings.extend(self.health.and_then(refused_warning));
         warnings.extend(quorum_warnings(self.health));
         warnings.extend(service_warnings(&self.useless, self.health));
         warnings.extend(table_warning(self.live, self.size));
@@ -209,6 +210,14 @@ fn hindrance(member: &Member, snapshot: &Snapshot) -> Option<Hindrance> {
         Path::NoNeighbour { .. } => Some(Hindrance::NoNeighbour),
         Path::To(_) | Path::Local => None,
     }
+}
+
+/// A keepalived.conf that is not in force as it is.
+fn refused_warning(health: &HealthReport) -> Option<String> {
+    let HealthReport { file, refused, .. } = health;
+    let why =
+        "was refused when it was last read, and what was before goes on; see `xvs health`, then `xvs reload`";
+    refused.is_some().then(|| format!("{file} {why}"))
 }
 
 /// Virtual servers without quorum.
@@ -397,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn virtual_servers_without_quorum_are_warned_of_once_and_counted_with_the_servers_that_are_up() {
+    fn a_refused_file_and_virtual_servers_without_quorum_are_warned_of_and_who_is_up_is_counted() {
         let shared = daemon(
             "-A -t 192.0.2.1:80 -s rr\n\
              -A -t 192.0.2.2:80 -s rr\n-a -t 192.0.2.2:80 -r 127.0.0.1 -g\n",
@@ -408,11 +417,15 @@ mod tests {
         let endpoint = "127.0.0.1:80".to_owned();
         sorry.sorry_server = Some(SorryServerHealth { endpoint, serves: true });
         let mut all = vec![server("192.0.2.1", CheckState::Down), sorry, server("192.0.2.3", CheckState::Up)];
-        let health = sample::report(all.clone());
+        let refused = Some("k.conf:3: error".to_owned());
+        let health = HealthReport { refused, ..sample::report(all.clone()) };
         let _ = shared.health.set(Arc::new(move || health.clone()));
         let told = warnings(&shared);
         let lost = "has no quorum: live weight 0, quorum 1";
         let expected = [
+            "/etc/keepalived/keepalived.conf was refused when it was last read, and what was before goes on; \
+             see `xvs health`, then `xvs reload`"
+                .to_owned(),
             format!("TCP 192.0.2.1:80 {lost}; see `xvs health --down`"),
             format!("TCP 192.0.2.2:80 {lost}; its sorry server 127.0.0.1:80 serves; see `xvs health --down`"),
         ];

@@ -3,16 +3,12 @@
 //! The manager is the one writer; who asks for a report copies what is shown, and delays it for so long: some milliseconds
 //! with ten thousand checks. Not here: what follows from an answer (`manager.rs`, `pool.rs`).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use xvs_dataplane::snapshot::{Service, Snapshot};
-use xvs_proto::Endpoint;
-use xvs_sched::Weight;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Wanted;
-use super::pool::{Pool, of_service};
+use super::pool::Pool;
 use super::report::{HealthReport, RealServerHealth, SorryServerHealth, VirtualServerHealth, Weights};
 use super::runner::Running;
 
@@ -70,8 +66,8 @@ impl Watching {
         tables.map(|(key, service)| (key, Some(service))).collect()
     }
 
-    /// All of it, with the weights in force as workers have them; drift is the control thread's to tell.
-    pub(super) fn report(&self, snapshot: &Snapshot) -> HealthReport {
+    /// All of it, but for what the control thread and workers know: drift, and the weights by which packets are scheduled.
+    pub(super) fn report(&self) -> HealthReport {
         HealthReport {
             file: self.file.display().to_string(),
             read_at_millis: self.read_at_millis,
@@ -80,37 +76,26 @@ impl Watching {
             refusals: self.refusals,
             faults: self.faults,
             drift: Vec::new(),
-            virtual_servers: self.groups.iter().map(|group| group.report(snapshot)).collect(),
+            virtual_servers: self.groups.iter().map(|group| group.report()).collect(),
         }
     }
 }
 
 impl Group {
-    fn report(&self, snapshot: &Snapshot) -> VirtualServerHealth {
+    fn report(&self) -> VirtualServerHealth {
         let file = self.pool.virtual_server();
-        let first = file.services.first().map(|(key, _)| *key);
-        let weights = |service: &Arc<Service>| {
-            service.members.iter().map(|member| (member.endpoint, member.weight)).collect()
-        };
-        let in_force: HashMap<Endpoint, Weight> =
-            first.and_then(|key| snapshot.services.find(&key)).map(weights).unwrap_or_default();
         let servers = file.real_servers.iter().zip(&self.servers).enumerate();
-        let real_servers = servers.map(|(number, (server, seen))| {
-            let method = server.options.method;
-            let at = first.map_or(server.endpoint, |key| of_service(server.endpoint, key, method));
-            RealServerHealth {
-                endpoint: server.endpoint.to_string(),
-                is_up: self.pool.is_up(number),
-                since_millis: seen.since_millis,
-                weights: Weights {
-                    operator: server.options.weight.0,
-                    health: self.pool.weight(number).map(|weight| weight.0),
-                    // Only the control thread tells them from what somebody has typed.
-                    feedback: None,
-                    in_force: in_force.get(&at).map(|weight| weight.0),
-                },
-                checks: seen.checks.iter().map(|running| running.watched.row()).collect(),
-            }
+        let real_servers = servers.map(|(number, (server, seen))| RealServerHealth {
+            endpoint: server.endpoint.to_string(),
+            is_up: self.pool.is_up(number),
+            since_millis: seen.since_millis,
+            weights: Weights {
+                operator: server.options.weight.0,
+                health: self.pool.weight(number).map(|weight| weight.0),
+                feedback: None,
+                in_force: None,
+            },
+            checks: seen.checks.iter().map(|running| running.watched.row()).collect(),
         });
         VirtualServerHealth {
             name: file.name.clone(),

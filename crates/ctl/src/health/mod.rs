@@ -11,6 +11,7 @@ pub mod course;
 mod dns;
 mod fifo;
 mod file;
+mod http;
 mod icmp;
 mod manager;
 mod notify;
@@ -21,6 +22,7 @@ mod script;
 mod smtp;
 mod socket;
 mod tcp;
+mod tls;
 mod udp;
 pub mod watch;
 
@@ -71,6 +73,6 @@ trait Outside: Send + Sync + 'static {
     /// It was refused.
     fn change(&self, command: Command) -> Result<(), CommandError>;
 
-    /// Tells events and the log.
-    fn tell(&self, what: String);
+    /// Tells events and the log what has come at once.
+    fn tell(&self, what: Vec<String>);
 }

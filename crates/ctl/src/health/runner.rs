@@ -122,7 +122,7 @@ impl<O: Outside> Runner<O> {
                 watched.rest();
                 continue;
             }
-            // It is closed never.
+            // It is never closed.
             let Ok(permit) = self.permits.acquire().await else { return };
             let (place, step) = watched.turn();
             let began = Instant::now();

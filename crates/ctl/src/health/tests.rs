@@ -9,7 +9,6 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
-use xvs_dataplane::snapshot::Snapshot;
 
 use super::board::Board;
 use super::manager::{Manager, Message};
@@ -123,8 +122,8 @@ impl Outside for Arc<World> {
         Ok(())
     }
 
-    fn tell(&self, what: String) {
-        self.told.lock().unwrap().push((what, Instant::now()));
+    fn tell(&self, what: Vec<String>) {
+        self.told.lock().unwrap().extend(what.into_iter().map(|line| (line, Instant::now())));
     }
 }
 
@@ -159,12 +158,12 @@ impl Health {
 
     async fn take_over(&self, text: &str) -> Result<String, CommandError> {
         let (answer, answered) = oneshot::channel();
-        self.manager.send(Message::TakeOver(file(text), answer)).ok().unwrap();
+        self.manager.send(Message::TakeOver(Box::new(file(text)), answer)).ok().unwrap();
         answered.await.unwrap()
     }
 
     fn report(&self) -> HealthReport {
-        self.board.lock().report(&Snapshot::empty())
+        self.board.lock().report()
     }
 
     /// The one check of the first real server.

@@ -22,7 +22,7 @@ use super::board::Board;
 use super::command::{Program, faults};
 use super::manager::{Manager, Message};
 use super::runner::{Place, Runner};
-use super::{Answer, Outside, Wanted, dns, icmp, script, smtp, tcp, udp};
+use super::{Answer, Outside, Wanted, dns, http, icmp, script, smtp, tcp, udp};
 use crate::config::Keepalived;
 use crate::control::{Governed, Reach};
 use crate::control_thread::Handle;
@@ -74,8 +74,8 @@ impl Health {
         let health = Self { manager: manager.clone(), thread: Some(thread) };
         tracing::info!("{}: {}", file.display(), take_over(&manager, read)?);
         let shared = daemon.shared();
-        let (reported, published) = (board.clone(), shared.published.clone());
-        let report = move || reported.lock().report(&published.load());
+        let reported = board.clone();
+        let report = move || reported.lock().report();
         // There is one of it in a process, so these are the first.
         let _ = shared.health.set(Arc::new(report));
         let files = Files {
@@ -130,7 +130,7 @@ fn take_over(manager: &UnboundedSender<Message>, mut read: Configuration) -> Res
     read.faults.extend(faults(&read));
     let ending = || CommandError::Failed { why: "xvs: the daemon is ending".to_owned() };
     let (answer, answered) = oneshot::channel();
-    manager.send(Message::TakeOver(read, answer)).map_err(|_| ending())?;
+    manager.send(Message::TakeOver(Box::new(read), answer)).map_err(|_| ending())?;
     answered.blocking_recv().map_err(|_| ending())?
 }
 
@@ -138,7 +138,7 @@ fn take_over(manager: &UnboundedSender<Message>, mut read: Configuration) -> Res
 struct Director(Handle);
 
 impl Outside for Director {
-    async fn ask(&self, place: Place, _url: usize, deadline: Instant) -> Answer {
+    async fn ask(&self, place: Place, url: usize, deadline: Instant) -> Answer {
         match &place.check().probe {
             Probe::Tcp(target) => tcp::ask(target, deadline).await,
             Probe::Udp(target, udp) => udp::ask(target, udp, deadline).await,
@@ -149,7 +149,8 @@ impl Outside for Director {
                 let program = Program::new(script, &place.globals, place.turn.clone());
                 script::ask(&program, *weighing, place.server().options.weight.0, deadline).await
             }
-            other => Answer::Unasked(format!("{other}: xvs does not make this check yet")),
+            Probe::Http(target, http) => http::ask(target, http, &http.urls[url], deadline).await,
+            Probe::File(_) => unreachable!("a file is not asked, it tells by itself"),
         }
     }
 
@@ -170,10 +171,10 @@ impl Outside for Director {
         self.0.ask(Request::Change(command)).map(|_| ())
     }
 
-    fn tell(&self, what: String) {
-        tracing::info!("{what}");
-        let shared = self.0.shared();
-        shared.events.tell(Kind::Health, shared.published.load().epoch, what);
+    fn tell(&self, what: Vec<String>) {
+        what.iter().for_each(|line| tracing::info!("{line}"));
+        let (shared, lines) = (self.0.shared(), what.into_iter().map(|line| (line, None)));
+        shared.events.tell_all(Kind::Health, shared.published.load().epoch, None, lines);
     }
 }
 
