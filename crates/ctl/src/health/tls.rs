@@ -41,7 +41,7 @@ pub(super) async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 fn words(error: &io::Error) -> String {
-    use CertificateError::{Expired, ExpiredContext, NotValidForNameContext, UnknownIssuer};
+    use CertificateError::{Expired, ExpiredContext, NotValidForNameContext, Other, UnknownIssuer};
     match error.get_ref().and_then(|inner| inner.downcast_ref()) {
         Some(Error::InvalidCertificate(Expired)) => "certificate expired".to_owned(),
         Some(Error::InvalidCertificate(ExpiredContext { time, not_after })) => {
@@ -57,6 +57,10 @@ fn words(error: &io::Error) -> String {
         }
         Some(Error::InvalidCertificate(UnknownIssuer)) => {
             "certificate is not signed by an authority that is trusted".to_owned()
+        }
+        // That is how rustls tells it.
+        Some(Error::InvalidCertificate(Other(inner))) if inner.to_string() == "CaUsedAsEndEntity" => {
+            "certificate is an authority's, not a server's".to_owned()
         }
         _ => error.to_string(),
     }
@@ -222,6 +226,16 @@ mod tests {
             let (answer, _) = asked(&format!("tls_verify\n{words}"), &ssl, &certificate, None).await;
             assert!(is_well(expected, answer.clone()), "{answer:?} is not {expected}");
         }
+    }
+
+    #[tokio::test]
+    async fn the_certificate_of_an_authority_is_not_that_of_a_server() {
+        let ours = authority("ours");
+        let itself = (ours.pem(), ours.key().serialize_pem());
+        let ca = File::of("itself", &itself.0);
+        let (answer, _) = asked("tls_verify", &format!("ca {}", ca.0.display()), &itself, None).await;
+        let why = "the TLS handshake: certificate is an authority's, not a server's";
+        assert_eq!(answer, Answer::Unwell(why.to_owned()));
     }
 
     #[tokio::test]

@@ -70,7 +70,11 @@ impl Health {
         let runner =
             Runner { outside: Director(daemon.clone()), permits: Semaphore::new(at_once()), changed };
         let task = Manager::new(board.clone(), Arc::new(runner), changes, messages).run();
-        let thread = threads::spawn("xvs-health", ended, move || runtime.block_on(task))?;
+        let thread = threads::spawn("xvs-health", ended, move || {
+            runtime.block_on(task);
+            // A search for a pattern may not have come to its end.
+            runtime.shutdown_background();
+        })?;
         let health = Self { manager: manager.clone(), thread: Some(thread) };
         tracing::info!("{}: {}", file.display(), take_over(&manager, read)?);
         let shared = daemon.shared();
