@@ -7,6 +7,7 @@
 mod cable;
 
 use std::net::{Ipv4Addr, UdpSocket};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -361,5 +362,23 @@ fn a_queue_that_has_a_socket_is_refused_to_another() {
         );
         drop(first);
         Sockets::open(&queues, RingSizes::default()).expect("free again");
+    });
+}
+
+#[test]
+fn a_program_that_is_started_does_not_keep_a_queue() {
+    let cable = Cable::lay();
+    cable.inside(Host::Director, || {
+        let steering = steering();
+        let attached = steering.attach("d0").unwrap();
+        let queues = [Queues { attached: &attached, queues: &[0] }];
+        let _sockets = Sockets::open(&queues, RingSizes::default()).unwrap();
+        let has_sockets = || {
+            let mut list = Command::new("ls");
+            list.args(["-l", "/proc/self/fd"]).stdin(Stdio::null()).stderr(Stdio::null());
+            String::from_utf8(list.output().unwrap().stdout).unwrap().contains("socket:")
+        };
+        // Another test's may be on its way.
+        assert!((0..100).any(|_| !has_sockets()));
     });
 }

@@ -13,7 +13,7 @@ use std::fmt;
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -129,13 +129,13 @@ impl Program {
             Ok(Err(outcome)) => outcome,
             Err(error) => Outcome::NotStarted(error.to_string()),
         };
-        // Who does not wait any longer has been told that it was late.
         let _ = tells.send(outcome);
     }
 
     fn start(&self) -> Result<Process, Outcome> {
         let who = self.who().map_err(Outcome::Refused)?;
         let mut command = self.command(who.is_none_or(|(user, _)| user == 0)).map_err(Outcome::Refused)?;
+        // They change what programs are.
         for name in ["IFS", "LD_PRELOAD", "LD_LIBRARY_PATH"] {
             command.env_remove(name);
         }
@@ -214,15 +214,11 @@ pub(super) fn faults(configuration: &Configuration) -> Vec<Fault> {
         }
     };
     for server in &configuration.virtual_servers {
-        [&server.quorum_up, &server.quorum_down]
-            .into_iter()
-            .flatten()
-            .for_each(|one| look(&server.place, one));
+        let scripts = server.quorum_up.iter().chain(&server.quorum_down);
+        scripts.for_each(|script| look(&server.place, script));
         for server in &server.real_servers {
-            [&server.notify_up, &server.notify_down]
-                .into_iter()
-                .flatten()
-                .for_each(|one| look(&server.place, one));
+            let scripts = server.notify_up.iter().chain(&server.notify_down);
+            scripts.for_each(|script| look(&server.place, script));
             for check in &server.checks {
                 if let Probe::Script(script, _) = &check.probe {
                     look(&check.place, script);
@@ -239,7 +235,7 @@ struct Process {
     /// Readable when it has ended.
     end: AsyncFd<OwnedFd>,
     group: Pid,
-    status: Option<ExitStatus>,
+    is_reaped: bool,
 }
 
 impl Process {
@@ -250,7 +246,7 @@ impl Process {
             .map_err(io::Error::from)
             .and_then(|end| AsyncFd::with_interest(end, Interest::READABLE));
         match end {
-            Ok(end) => Ok(Self { child, end, group, status: None }),
+            Ok(end) => Ok(Self { child, end, group, is_reaped: false }),
             Err(error) => {
                 // It was not reaped, so the number is still its own.
                 let _ = kill_process_group(group, Signal::KILL);
@@ -277,14 +273,15 @@ impl Process {
 
     /// Reaps it, which has ended.
     fn outcome(&mut self) -> Outcome {
-        match self.child.wait() {
-            Ok(status) => {
-                self.status = Some(status);
+        match self.child.try_wait() {
+            Ok(Some(status)) => {
+                self.is_reaped = true;
                 match (status.code(), status.signal()) {
                     (Some(code), _) => Outcome::Exit(code),
                     (None, signal) => Outcome::Signal(signal.unwrap_or_default()),
                 }
             }
+            Ok(None) => Outcome::NotStarted("its end cannot be waited for".to_owned()),
             Err(error) => Outcome::NotStarted(error.to_string()),
         }
     }
@@ -292,7 +289,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if self.status.is_some() {
+        if self.is_reaped {
             return;
         }
         // The runtime ends, so nobody could wait longer.
@@ -528,13 +525,24 @@ mod tests {
 
     #[tokio::test]
     async fn the_environment_is_that_of_xvsd_without_what_changes_what_programs_are() {
+        const FOLDER: &str = "XVS_TEST_ENVIRONMENT";
+        if let Ok(folder) = std::env::var(FOLDER) {
+            let script = written(&format!("cd {folder} && cat /proc/$$/environ >out"));
+            assert_eq!(run(&script).await, Outcome::Exit(0));
+            return;
+        }
+        // Once more, as a process that has such variables.
         let folder = Folder::new();
-        // Cargo sets it.
-        assert!(std::env::var_os("LD_LIBRARY_PATH").is_some());
-        assert_eq!(run(&folder.script("env >out")).await, Outcome::Exit(0));
+        let name =
+            "health::command::tests::the_environment_is_that_of_xvsd_without_what_changes_what_programs_are";
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        again.args(["--exact", name]).env(FOLDER, &folder.0).stdout(Stdio::null()).stderr(Stdio::null());
+        again.envs([("IFS", "x"), ("LD_PRELOAD", ""), ("LD_LIBRARY_PATH", "/nonexistent")]);
+        assert!(again.status().unwrap().success());
         let environment = folder.read("out");
-        assert!(environment.contains("CARGO_MANIFEST_DIR="));
-        assert!(!environment.contains("LD_LIBRARY_PATH="));
+        let names: Vec<_> = environment.split('\0').map(|line| line.split('=').next().unwrap()).collect();
+        assert!(names.contains(&FOLDER) && names.contains(&"PATH"), "{names:?}");
+        assert!(!names.contains(&"IFS") && !names.iter().any(|name| name.starts_with("LD_")), "{names:?}");
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ pub mod course;
 mod dns;
 mod fifo;
 mod file;
+mod http;
 mod icmp;
 mod manager;
 mod notify;
@@ -21,6 +22,7 @@ mod script;
 mod smtp;
 mod socket;
 mod tcp;
+mod tls;
 mod udp;
 pub mod watch;
 

@@ -22,7 +22,7 @@ use super::board::Board;
 use super::command::{Program, faults};
 use super::manager::{Manager, Message};
 use super::runner::{Place, Runner};
-use super::{Answer, Outside, Wanted, dns, icmp, script, smtp, tcp, udp};
+use super::{Answer, Outside, Wanted, dns, http, icmp, script, smtp, tcp, udp};
 use crate::config::Keepalived;
 use crate::control::{Governed, Reach};
 use crate::control_thread::Handle;
@@ -138,7 +138,7 @@ fn take_over(manager: &UnboundedSender<Message>, mut read: Configuration) -> Res
 struct Director(Handle);
 
 impl Outside for Director {
-    async fn ask(&self, place: Place, _url: usize, deadline: Instant) -> Answer {
+    async fn ask(&self, place: Place, url: usize, deadline: Instant) -> Answer {
         match &place.check().probe {
             Probe::Tcp(target) => tcp::ask(target, deadline).await,
             Probe::Udp(target, udp) => udp::ask(target, udp, deadline).await,
@@ -149,7 +149,8 @@ impl Outside for Director {
                 let program = Program::new(script, &place.globals, place.turn.clone());
                 script::ask(&program, *weighing, place.server().options.weight.0, deadline).await
             }
-            other => Answer::Unasked(format!("{other}: xvs does not make this check yet")),
+            Probe::Http(target, http) => http::ask(target, http, &http.urls[url], deadline).await,
+            Probe::File(_) => unreachable!("a file is not asked, it tells by itself"),
         }
     }
 

@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::blocks::Block;
 use super::checks::{Check, Dns, Http, INTERVAL, Probe, Reply, Target, TimingOptions, Udp, Weighing, set};
 use super::files::{FileWeight, Files, TrackFile};
-use super::http::{self, Sni};
+use super::http::{self, TlsWords};
+use super::tls::{Ssl, Trust};
 use super::values::{Faults, Script};
 
 /// What checks take from the server and the service around them.
@@ -26,6 +27,8 @@ pub(super) struct Around<'a> {
     pub(super) service_host: Option<String>,
     /// The files that may be asked.
     pub(super) files: &'a Files,
+    /// The certificates of the file.
+    pub(super) ssl: &'a Ssl<'a>,
 }
 
 /// Whether a block of this keyword is one.
@@ -71,7 +74,8 @@ enum Kind {
     Ping,
     Http {
         http: Http,
-        sni: Sni,
+        is_tls: bool,
+        tls: TlsWords,
     },
     Dns(Dns),
     Smtp(String),
@@ -95,7 +99,7 @@ enum Kind {
 
 impl Reader {
     fn of(keyword: &str) -> Option<Self> {
-        let http = |is_tls| Kind::Http { http: Http { is_tls, ..Http::default() }, sni: Sni::default() };
+        let http = |is_tls| Kind::Http { http: Http::default(), is_tls, tls: TlsWords::default() };
         let kind = match keyword {
             "TCP_CHECK" => Kind::Tcp,
             "PING_CHECK" => Kind::Ping,
@@ -217,7 +221,7 @@ impl Kind {
     fn take(&mut self, block: &Block, faults: &mut Faults) -> bool {
         match self {
             Self::Tcp | Self::Ping => false,
-            Self::Http { http, sni } => http::take(http, sni, block, faults),
+            Self::Http { http, tls, .. } => http::take(http, tls, block, faults),
             Self::Dns(dns) => match block.keyword() {
                 "type" => {
                     match faults.argument(block).map(str::to_ascii_uppercase) {
@@ -299,15 +303,18 @@ impl Kind {
         Some(match self {
             Self::Tcp => Probe::Tcp(target?),
             Self::Ping => Probe::Ping(target?),
-            Self::Http { mut http, sni } => {
+            Self::Http { mut http, is_tls, tls } => {
                 if http.urls.is_empty() {
                     return incomplete("url");
                 }
-                if http.is_tls {
+                if is_tls {
                     for at in 0..http.urls.len() {
-                        let name = sni.name(&http.urls[at], &http, around.service_host.as_ref());
-                        http.urls[at].server_name = name;
+                        let host = around.service_host.as_ref();
+                        http.urls[at].server_name = tls.name(&http.urls[at], &http, host, block, faults);
                     }
+                    http.tls = Some(around.ssl.tls(tls.trust, block, faults)?);
+                } else if tls.trust == Trust::Authorities {
+                    faults.warn(&block.place, "`tls_verify` without TLS has no effect");
                 }
                 http.host = http.host.or_else(|| around.host.clone());
                 Probe::Http(target?, http)

@@ -4,13 +4,18 @@
 //! asking.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use hyper::Uri;
+
 use super::blocks::Block;
 use super::files::TrackFile;
+use super::pattern::Search;
 use super::reader::Place;
+use super::tls::Tls;
 use super::values::{Faults, Script};
 
 /// Something that is asked of a real server again and again. It is up while all its checks pass.
@@ -52,8 +57,8 @@ impl Probe {
     pub fn identity(&self) -> Self {
         match self.clone() {
             Self::Http(target, http) => {
-                let Http { is_tls, host, urls, .. } = http;
-                Self::Http(target, Http { is_tls, host, urls, ..Http::default() })
+                let Http { tls, host, urls, .. } = http;
+                Self::Http(target, Http { tls, host, urls, ..Http::default() })
             }
             Self::Udp(target, _) => Self::Udp(target, Udp { payload: None, reply: None }),
             Self::Script(script, weighing) => {
@@ -82,8 +87,8 @@ pub struct Target {
 /// What is asked by HTTP.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
 pub struct Http {
-    /// By TLS.
-    pub is_tls: bool,
+    /// By TLS, if it is.
+    pub tls: Option<Tls>,
     /// HTTP 1.1 instead of 1.0.
     pub is_1_1: bool,
     /// Says that the connection ends with the answer.
@@ -110,7 +115,27 @@ pub struct Url {
     /// The MD5 sum of the body.
     pub digest: Option<[u8; 16]>,
     /// A pattern in the body, and what it has to do.
-    pub pattern: Option<Pattern>,
+    pub pattern: Option<Search>,
+}
+
+impl Url {
+    /// What the request's first line says. Characters that it cannot carry are percent-encoded; `#` and what follows is
+    /// the reader's own affair and not sent (RFC 9110, section 7.1).
+    ///
+    /// # Errors
+    /// If nothing of the kind can be said, in words.
+    pub fn request_target(&self) -> Result<Uri, String> {
+        let mut target = String::new();
+        for byte in self.path.bytes() {
+            match byte {
+                b' ' | b'"' | b'<' | b'>' | b'\\' | b'`' | ..0x20 | 0x7f.. => {
+                    target += &format!("%{byte:02X}")
+                }
+                _ => target.push(char::from(byte)),
+            }
+        }
+        target.parse().map_err(|error| format!("`{}` is not a path: {error}", self.path))
+    }
 }
 
 /// A regular expression over a body.
@@ -261,6 +286,28 @@ impl TimingOptions {
 pub(super) const INTERVAL: Duration = Duration::from_secs(60);
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What is made of settings that stand beside it: equal where they are.
+#[derive(Clone)]
+pub(super) struct Derived<T>(pub(super) T);
+
+impl<T> PartialEq for Derived<T> {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl<T> Eq for Derived<T> {}
+
+impl<T> Hash for Derived<T> {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
+}
+
+impl<T> fmt::Debug for Derived<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("..")
+    }
+}
+
 /// Sets what was understood.
 pub(super) fn set<T>(place: &mut Option<T>, value: Option<T>) {
     if value.is_some() {
@@ -273,7 +320,7 @@ impl fmt::Display for Probe {
         match self {
             Self::Tcp(target) => write!(f, "TCP {}", target.endpoint),
             Self::Http(target, http) => {
-                let name = if http.is_tls { "HTTPS" } else { "HTTP" };
+                let name = if http.tls.is_some() { "HTTPS" } else { "HTTP" };
                 let paths: Vec<_> = http.urls.iter().map(|url| url.path.as_str()).collect();
                 write!(f, "{name} {} {}", target.endpoint, paths.join(" "))
             }

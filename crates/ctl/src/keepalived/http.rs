@@ -1,32 +1,48 @@
 //! `HTTP_GET` and `SSL_GET` of a keepalived.conf: which objects are asked for, and what they have to be.
 //!
 //! Pure. Source: keepalived's behaviour as it is written down (section 4.6). Not here: the connection and its times
-//! (`checkers.rs`).
+//! (`checkers.rs`), and certificates (`tls.rs`).
 
 use std::ops::RangeInclusive;
 
 use super::blocks::Block;
 use super::checks::{Http, Pattern, Url, set};
+use super::pattern::Search;
+use super::tls::{Trust, server_name};
 use super::values::{Faults, decimal};
 
-/// What is said of the name in a TLS handshake.
+/// What is said of TLS.
 #[derive(Default)]
-pub(super) struct Sni {
-    is_enabled: bool,
+pub(super) struct TlsWords {
+    /// Whose certificate is taken.
+    pub(super) trust: Trust,
+    sends_name: bool,
     name: Option<String>,
 }
 
-impl Sni {
+impl TlsWords {
     /// The name for an object. `host` is that of the virtual server; that of the real server is not asked for, nor is its
-    /// address.
-    pub(super) fn name(&self, url: &Url, http: &Http, host: Option<&String>) -> Option<String> {
+    /// address. One that cannot be sent is a fault.
+    pub(super) fn name(
+        &self,
+        url: &Url,
+        http: &Http,
+        host: Option<&String>,
+        block: &Block,
+        faults: &mut Faults,
+    ) -> Option<String> {
         let name = self.name.as_ref().or(url.host.as_ref()).or(http.host.as_ref()).or(host);
-        name.filter(|_| self.is_enabled).cloned()
+        let name = name.filter(|_| self.sends_name)?;
+        if server_name(name).is_none() {
+            faults.warn(&block.place, format!("`{name}` is not a name that TLS can send; none is sent"));
+            return None;
+        }
+        Some(name.clone())
     }
 }
 
 /// Takes a statement that only these checkers have.
-pub(super) fn take(http: &mut Http, sni: &mut Sni, block: &Block, faults: &mut Faults) -> bool {
+pub(super) fn take(http: &mut Http, tls: &mut TlsWords, block: &Block, faults: &mut Faults) -> bool {
     match block.keyword() {
         "http_protocol" => match faults.argument(block) {
             Some("1.0") => (http.is_1_1, http.closes) = (false, false),
@@ -38,11 +54,17 @@ pub(super) fn take(http: &mut Http, sni: &mut Sni, block: &Block, faults: &mut F
         "virtualhost" => set(&mut http.host, faults.argument(block).map(str::to_owned)),
         "fast_recovery" => http.fast_recovery = faults.switch(block).unwrap_or(http.fast_recovery),
         // Without TLS they have no effect.
-        "enable_sni" => sni.is_enabled = faults.switch(block).unwrap_or(sni.is_enabled),
+        "enable_sni" => tls.sends_name = faults.switch(block).unwrap_or(tls.sends_name),
         "sni_name" => {
-            sni.is_enabled = true;
-            sni.name = block.arguments().first().cloned();
+            tls.sends_name = true;
+            tls.name = block.arguments().first().cloned();
         }
+        // keepalived has no such word and takes any certificate.
+        "tls_verify" => match faults.switch(block) {
+            Some(true) => tls.trust = Trust::Authorities,
+            Some(false) => tls.trust = Trust::Anyone,
+            None => {}
+        },
         // How a connection is closed does not change what is asked.
         "tls_compliant" => {}
         _ => return false,
@@ -54,6 +76,7 @@ pub(super) fn url(block: &Block, faults: &mut Faults) -> Option<Url> {
     faults.block(block);
     let mut url = Url::default();
     let mut pattern = Pattern::default();
+    let mut expression = None;
     for statement in block.statements() {
         let mut known = true;
         match statement.keyword() {
@@ -64,14 +87,7 @@ pub(super) fn url(block: &Block, faults: &mut Faults) -> Option<Url> {
             "digest" => url.digest = digest(statement, faults),
             "regex" => {
                 faults.argument(statement);
-                set(
-                    &mut url.pattern,
-                    statement
-                        .shell_arguments()
-                        .into_iter()
-                        .next()
-                        .map(|text| Pattern { text, ..Pattern::default() }),
-                );
+                set(&mut expression, statement.shell_arguments().into_iter().next());
             }
             "regex_no_match" => pattern.is_unwanted = true,
             "regex_options" => pattern.options.extend(options(statement, faults)),
@@ -93,7 +109,10 @@ pub(super) fn url(block: &Block, faults: &mut Faults) -> Option<Url> {
         faults.warn(&block.place, "`url` has no `path`; it is left out");
         return None;
     }
-    url.pattern = url.pattern.map(|regex| Pattern { text: regex.text, ..pattern });
+    let search = expression.map(|text| Search::new(Pattern { text, ..pattern })).transpose();
+    let whole = url.request_target().and(search);
+    // Less would be asked than the file says.
+    url.pattern = whole.map_err(|why| faults.error(&block.place, why)).ok()?;
     Some(url)
 }
 

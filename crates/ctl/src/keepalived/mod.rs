@@ -2,9 +2,9 @@
 //!
 //! A file's way: its lines ([`lexer`]) become statements ([`reader`], [`loops`]) and a tree of them ([`blocks`]); of that,
 //! `virtual_server` and its groups are understood ([`services`] with `settings` and [`servers`], [`groups`], [`checks`] by
-//! `checkers`, `http` and [`files`]; [`values`] reads what stands behind keywords), and of `global_defs` what is ours
-//! ([`globals`]). Blocks of VRRP and BFD are skipped: keepalived itself runs them. Pure but for reading files. Not here:
-//! making the checks.
+//! `checkers`, `http`, [`files`], [`pattern`] and [`tls`]; [`values`] reads what stands behind keywords), and of
+//! `global_defs` what is ours ([`globals`]). Blocks of VRRP and BFD are skipped: keepalived itself runs them. Pure but for
+//! reading files. Not here: making the checks.
 
 pub mod blocks;
 mod checkers;
@@ -15,10 +15,12 @@ pub mod groups;
 mod http;
 pub mod lexer;
 pub mod loops;
+pub mod pattern;
 pub mod reader;
 pub mod servers;
 pub mod services;
 mod settings;
+pub mod tls;
 pub mod values;
 
 #[cfg(test)]
@@ -38,6 +40,7 @@ use globals::Globals;
 use groups::Groups;
 use reader::{Fault, Place, Severity};
 use services::VirtualServer;
+use tls::Ssl;
 use values::{Faults, decimal};
 
 use crate::health::pool::{Beginning, Pool, Present};
@@ -146,6 +149,7 @@ fn understood(tree: &[Block], mut faults: Faults) -> Configuration {
     let mut files = Files::default();
     let is_file = |block: &&Block| matches!(block.keyword(), "track_file" | "vrrp_track_file");
     tree.iter().filter(is_file).for_each(|block| files.take(block, &mut faults));
+    let ssl = Ssl::of(tree, &mut faults);
     let mut globals = Globals::default();
     let mut timeouts = UNSAID;
     let mut virtual_servers: Vec<VirtualServer> = Vec::new();
@@ -153,9 +157,10 @@ fn understood(tree: &[Block], mut faults: Faults) -> Configuration {
     let mut of_groups: HashMap<String, usize> = HashMap::new();
     for block in tree {
         match block.keyword() {
-            "virtual_server_group" => {}
+            "virtual_server_group" | "SSL" => {}
             "virtual_server" => {
-                let Some(mut read) = services::read(block, &groups, &files, &mut faults) else { continue };
+                let read = services::read(block, &groups, &files, &ssl, &mut faults);
+                let Some(mut read) = read else { continue };
                 leave_known(&mut read, &mut known, &mut faults);
                 if !read.services.is_empty() {
                     if let Some(group) = read.group() {
@@ -196,7 +201,7 @@ fn leave_known(read: &mut VirtualServer, known: &mut HashMap<ServiceKey, Place>,
 }
 
 /// Top-level words that are keepalived's own affair, and those of checks that say nothing of services.
-const ELSEWHERE: [&str; 28] = [
+const ELSEWHERE: [&str; 27] = [
     "vrrp_instance",
     "vrrp_sync_group",
     "vrrp_script",
@@ -212,7 +217,6 @@ const ELSEWHERE: [&str; 28] = [
     "linkbeat_use_polling",
     "interface_up_down_delays",
     "bfd_instance",
-    "SSL",
     "net_namespace",
     "net_namespace_ipvs",
     "namespace_with_ipsets",

@@ -17,6 +17,7 @@ use super::groups::Entry;
 use super::reader::Place;
 use super::services::Head;
 use super::settings::Settings;
+use super::tls::Ssl;
 use super::values::{Faults, Method, Script, port};
 use crate::state::{DestinationOptions, Tunnel};
 
@@ -137,6 +138,7 @@ impl<'a> Draft<'a> {
         settings: &Settings,
         head: &Head,
         files: &Files,
+        ssl: &Ssl<'_>,
         faults: &mut Faults,
     ) -> RealServer {
         let (method, tunnel) = self.method.or(settings.method).unwrap_or(NAT);
@@ -150,6 +152,7 @@ impl<'a> Draft<'a> {
             host: self.host.or_else(|| settings.host.clone()),
             service_host: settings.host.clone(),
             files,
+            ssl,
         };
         let checks = self.checkers.iter().flat_map(|checker| checkers::read(checker, &around, faults));
         RealServer {

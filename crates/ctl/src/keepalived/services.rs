@@ -17,6 +17,7 @@ use super::groups::{Entry, Groups};
 use super::reader::Place;
 use super::servers::{Draft, RealServer, SorryServer};
 use super::settings::Settings;
+use super::tls::Ssl;
 use super::values::{Faults, Script, decimal, port};
 use crate::state::ServiceOptions;
 
@@ -84,8 +85,14 @@ pub(super) struct Head {
 }
 
 /// Reads a `virtual_server`; `None` if nothing can be made of it.
-pub fn read(block: &Block, groups: &Groups, files: &Files, faults: &mut Faults) -> Option<VirtualServer> {
-    let read = read_whole(block, groups, files, faults);
+pub(super) fn read(
+    block: &Block,
+    groups: &Groups,
+    files: &Files,
+    ssl: &Ssl<'_>,
+    faults: &mut Faults,
+) -> Option<VirtualServer> {
+    let read = read_whole(block, groups, files, ssl, faults);
     read.map_err(|why| {
         faults.warn(&block.place, format!("`{}`: {why}; the virtual server is left out", block.text));
     })
@@ -96,6 +103,7 @@ fn read_whole(
     block: &Block,
     groups: &Groups,
     files: &Files,
+    ssl: &Ssl<'_>,
     faults: &mut Faults,
 ) -> Result<VirtualServer, String> {
     faults.block(block);
@@ -127,7 +135,7 @@ fn read_whole(
     let mut real_servers: Vec<RealServer> = Vec::new();
     let mut known = HashSet::new();
     for draft in drafts {
-        let server = draft.finish(&settings, &head, files, faults);
+        let server = draft.finish(&settings, &head, files, ssl, faults);
         if !fits(server.endpoint, server.options.method, &server.place, faults) {
             continue;
         }

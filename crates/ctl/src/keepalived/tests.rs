@@ -232,7 +232,7 @@ fn objects_are_asked_for_by_host_status_digest_and_pattern_and_checkers_of_a_kin
         panic!("{checks:?}")
     };
     assert_eq!(target.endpoint, "10.1.0.1:443".parse().unwrap());
-    assert!(http.is_tls && http.is_1_1 && http.closes);
+    assert!(http.tls.is_some() && http.is_1_1 && http.closes);
     assert_eq!(http.host.as_deref(), Some("rs.example"));
     let [first, second] = &http.urls[..] else { panic!("{http:?}") };
     assert_eq!(first.statuses, [200..=204, 301..=301, 404..=404]);
@@ -247,10 +247,31 @@ fn objects_are_asked_for_by_host_status_digest_and_pattern_and_checkers_of_a_kin
         least_offset: 5,
         most_offset: None,
     };
-    assert_eq!(second.pattern, Some(pattern));
+    assert_eq!(second.pattern.as_ref().map(|search| &search.pattern), Some(&pattern));
     assert_eq!((plain.endpoint, plain.source), ("10.1.0.1:443".parse().unwrap(), None));
     assert_eq!((other.endpoint, other.mark), ("10.1.0.7:443".parse().unwrap(), 3));
     assert_eq!(other.interface.as_deref(), Some("eth1"));
+}
+
+#[test]
+fn patterns_and_paths_that_cannot_be_used_refuse_the_file() {
+    let around = |words: &str| {
+        let head = "lvs_sched rr\nlvs_method DR\nprotocol TCP\nreal_server 10.1.0.1 80";
+        format!("virtual_server 10.0.0.1 80 {{\n{head} {{\nHTTP_GET {{\n{words}\n}}\n}}\n}}\n")
+    };
+    let faults = |words: &str| {
+        let read = configuration(&around(&format!("url {{\n{words}\n}}")));
+        assert_eq!(read.is_usable(), read.faults.is_empty());
+        read.faults.into_iter().map(|fault| fault.text).next_back().unwrap_or_default()
+    };
+    assert_eq!(faults("path \"/a b#c\"\nregex ok"), "");
+    assert_eq!(faults("path /\nregex a(b"), "`regex a(b`: missing closing parenthesis");
+    let why = "`regex a`: xvs has no regex_options firstline";
+    assert_eq!(faults("path /\nregex a\nregex_options firstline"), why);
+    let warned = configuration(&around("tls_verify\nenable_sni\nurl {\npath /\n}")).faults;
+    assert_eq!(warned.len(), 1);
+    assert_eq!(warned[0].text, "`tls_verify` without TLS has no effect");
+    assert!(faults("path a/b").starts_with("`a/b` is not a path: "));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::str::FromStr;
 
+use rustix::io::{FdFlags, fcntl_setfd};
 use xsk_rs::config::{Interface, SocketConfig};
 use xsk_rs::umem::frame::FrameDesc;
 use xsk_rs::{CompQueue, FillQueue, RxQueue, Socket as XskSocket, TxQueue, Umem};
@@ -89,7 +90,7 @@ impl Socket {
         let opened = unsafe { XskSocket::new(config, umem, &interface, queue) };
         let (transmit, receive, rings) = opened.map_err(|error| failed(os_error(&error)))?;
         let (fill, completion) = rings.ok_or_else(|| failed(io::Error::from_raw_os_error(libc::EBUSY)))?;
-        Ok(Self {
+        let socket = Self {
             link,
             queue,
             sizes,
@@ -103,7 +104,10 @@ impl Socket {
             filled: 0,
             state: LinkState::Up,
             descriptors_refused: 0,
-        })
+        };
+        // The library makes it so that programs that are started would keep the queue.
+        fcntl_setfd(socket.fd(), FdFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
+        Ok(socket)
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {

@@ -1,0 +1,151 @@
+//! Health of real servers by a keepalived.conf: who is down is taken out, who is up again comes back, a file is read anew.
+//!
+//! Each test has a cluster of its own. Needs root. Not here: what each kind of check asks (`crates/ctl/src/health`).
+
+use std::fs;
+use std::path::PathBuf;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use xvs::cluster::{VIP, complete, real_server};
+use xvs::director::program;
+use xvs::servers::Sink;
+use xvs::{Cluster, Director, Host, Method, Workers, carries, clients, wait};
+
+/// The port of the sinks whose end takes a real server out.
+const LIFE: u16 = 9000;
+
+/// Writes a keepalived.conf of one service with both real servers, the first with this weight.
+fn write(cluster: &Cluster, weight: u8, more: &str) -> PathBuf {
+    let server = |number, weight| {
+        format!(
+            "real_server {} 80 {{\nweight {weight}\nTCP_CHECK {{\nconnect_port {LIFE}\n}}\nTCP_CHECK {{\n}}\n}}\n",
+            real_server(number)
+        )
+    };
+    let text = format!(
+        "virtual_server {VIP} 80 {{\nlb_algo wrr\nlb_kind NAT\nprotocol TCP\ndelay_loop 0.2\nwarmup 0\n\
+         connect_timeout 1\nretry 1\ndelay_before_retry 0.1\n{more}\n{}{}}}\n",
+        server(1, weight),
+        server(2, 1),
+    );
+    let path = cluster.state().join("keepalived.conf");
+    fs::write(&path, text).expect("the cluster's folder takes a new file");
+    path
+}
+
+fn watched<'a>(cluster: &'a Cluster, file: &PathBuf) -> Director<'a> {
+    Director::start_with(cluster, Workers::One, &["--keepalived", &file.display().to_string()])
+}
+
+/// Waits until the service has these real servers with these weights.
+#[track_caller]
+fn await_servers(director: &Director<'_>, wanted: &[(u8, u8)]) {
+    let mut lines: Vec<_> = wanted.iter().map(|(number, weight)| (real_server(*number), weight)).collect();
+    lines.sort();
+    let lines = lines.iter().map(|(addr, weight)| format!("-a -t {VIP}:80 -r {addr}:80 -m -w {weight}"));
+    let wanted: Vec<_> = lines.collect();
+    wait::until(&format!("{wanted:?}"), || {
+        let saved = director.adm("-S -n");
+        let mut servers: Vec<_> = saved.lines().filter(|line| line.starts_with("-a ")).collect();
+        servers.sort_unstable();
+        (servers == wanted).then_some(())
+    });
+}
+
+#[test]
+fn who_does_not_answer_is_taken_out_and_who_answers_again_comes_back() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let second = Sink::start(&cluster, Host::RealServer(2), LIFE);
+    let file = write(&cluster, 1, "");
+    let director = watched(&cluster, &file);
+    await_servers(&director, &[(2, 1)]);
+    let pages = || clients::pages(&cluster, &format!("http://{VIP}/"), 6);
+    assert!(pages().iter().all(|page| page == "rs2"));
+    let first = Sink::start(&cluster, Host::RealServer(1), LIFE);
+    await_servers(&director, &[(1, 1), (2, 1)]);
+    assert!(clients::take_turns(&pages()));
+    drop(second);
+    await_servers(&director, &[(1, 1)]);
+    assert!(pages().iter().all(|page| page == "rs1"));
+    let down = format!("{}:80 of {VIP} 80 is down: TCP {}:{LIFE}: ", real_server(2), real_server(2));
+    let events = director.xvs("events --no-follow --last 100");
+    assert!(events.contains(&down), "{down}:\n{events}");
+    drop(first);
+    await_servers(&director, &[]);
+    wait::until("the quorum is lost", || {
+        director
+            .xvs("events --no-follow --last 100")
+            .contains(&format!("{VIP} 80 has no quorum"))
+            .then_some(())
+    });
+}
+
+#[test]
+fn a_file_is_read_anew_and_one_with_errors_changes_nothing_and_names_its_lines() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let _sinks = [1, 2].map(|number| Sink::start(&cluster, Host::RealServer(number), LIFE));
+    let file = write(&cluster, 1, "");
+    let director = watched(&cluster, &file);
+    director.adm(&format!("-A -t {VIP}:8080"));
+    await_servers(&director, &[(1, 1), (2, 1)]);
+    write(&cluster, 5, "");
+    let told = director.xvs("reload");
+    assert_eq!(told, "virtual servers: 1 (0 new, 0 gone), checks: 4 (0 new, 0 gone); the table: 1 changes\n");
+    await_servers(&director, &[(1, 5), (2, 1)]);
+
+    fs::write(&file, "virtual_server 198.51.100.100 80 {\n").expect("the file is there");
+    let mut reload = cluster.command(Host::Director, program("xvs"));
+    let refused = complete(reload.arg("reload"));
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(3), "{why}");
+    assert!(why.contains("keepalived.conf:1: error: "), "{why}");
+    director.signal(Signal::HUP);
+    wait::until("the log names the line", || {
+        director.log().contains("keepalived.conf:1: error: ").then_some(())
+    });
+    await_servers(&director, &[(1, 5), (2, 1)]);
+    let refused = || director.status().contains("keepalived.conf:1: error: ");
+    assert!(refused(), "{}", director.status());
+
+    write(&cluster, 3, "");
+    director.signal(Signal::HUP);
+    await_servers(&director, &[(1, 3), (2, 1)]);
+    wait::until("the status is without it", || (!refused()).then_some(()));
+    fs::write(&file, "").expect("the file is there");
+    assert!(director.xvs("reload").starts_with("virtual servers: 0 (0 new, 1 gone)"));
+    assert_eq!(director.adm("-S -n"), format!("-A -t {VIP}:8080 -s wlc\n"), "others' services stay");
+}
+
+#[test]
+fn what_is_known_of_health_is_told_whole() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let _sink = Sink::start(&cluster, Host::RealServer(1), LIFE);
+    let file = write(&cluster, 7, "");
+    let director = watched(&cluster, &file);
+    await_servers(&director, &[(1, 7)]);
+    let mut asked = cluster.command(Host::Director, program("xvs"));
+    let told = complete(asked.args(["health", "--json"]));
+    assert_eq!(told.status.code(), Some(1), "somebody is down");
+    let report: Value = serde_json::from_slice(&told.stdout).expect("JSON");
+    let group = &report["virtual_servers"][0];
+    assert_eq!((&group["is_well"], &group["live_weight"]), (&true.into(), &7.into()), "{report:#}");
+    let weights = |server: usize| group["real_servers"][server]["weights"].clone();
+    assert_eq!((&weights(0)["operator"], &weights(0)["in_force"]), (&7.into(), &7.into()), "{report:#}");
+    assert_eq!((&weights(1)["health"], &weights(1)["in_force"]), (&Value::Null, &Value::Null), "{report:#}");
+    assert_eq!(group["real_servers"][1]["is_up"], false, "{report:#}");
+    assert_eq!(group["real_servers"][1]["checks"][0]["state"], "down", "{report:#}");
+}
+
+#[test]
+fn a_file_with_errors_or_none_at_all_keeps_the_daemon_from_starting_before_anything_is_attached() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let file = cluster.state().join("keepalived.conf");
+    let arguments = ["--interface", "wan", "--keepalived", &file.display().to_string()];
+    let (status, log) = Director::refusal(&cluster, &arguments);
+    assert_eq!(status.code(), Some(2), "{log}");
+    fs::write(&file, "! nothing\n}\n").expect("the cluster's folder takes a new file");
+    let (status, log) = Director::refusal(&cluster, &arguments);
+    assert_eq!(status.code(), Some(2), "{log}");
+    assert!(log.contains("keepalived.conf:2: error: a `}` without a `{` before it"), "{log}");
+}
