@@ -19,7 +19,8 @@ const LIFE: u16 = 9000;
 fn write(cluster: &Cluster, weight: u8, more: &str) -> PathBuf {
     let server = |number, weight| {
         format!(
-            "real_server {} 80 {{\nweight {weight}\nTCP_CHECK {{\nconnect_port {LIFE}\n}}\nTCP_CHECK {{\n}}\n}}\n",
+            "real_server {} 80 {{\nweight {weight}\nTCP_CHECK {{\nconnect_port {LIFE}\n}}\n\
+             HTTP_GET {{\nurl {{\npath /\nstatus_code 200\n}}\n}}\n}}\n",
             real_server(number)
         )
     };
@@ -105,7 +106,7 @@ fn a_file_is_read_anew_and_one_with_errors_changes_nothing_and_names_its_lines()
         director.log().contains("keepalived.conf:1: error: ").then_some(())
     });
     await_servers(&director, &[(1, 5), (2, 1)]);
-    let refused = || director.status().contains("keepalived.conf:1: error: ");
+    let refused = || director.status().contains("keepalived.conf was refused when it was last read");
     assert!(refused(), "{}", director.status());
 
     write(&cluster, 3, "");

@@ -2,7 +2,7 @@
 //!
 //! Prints the services with which a director would begin, before any check was made, as `xvsadm -Sn` would; the checks
 //! that the file asks for; and what is wrong with it. It reads the file, and those that it includes, and changes nothing.
-//! Not here: making checks. Nobody does yet, so `up` and `down` are what the file says of the beginning.
+//! Not here: making checks, so `up` and `down` are what the file says of the beginning.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use crate::keepalived::{Configuration, host, read};
 /// What `xvs check` takes of a keepalived.conf.
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// Check a keepalived.conf: what it comes to, its checks (which xvs does not make yet), its faults; exits with 0 if
+    /// Check a keepalived.conf: what it comes to, its checks, its faults; exits with 0 if
     /// there is none, 1 for warnings, 2 for errors, with which it is refused
     #[arg(long, value_name = "FILE", conflicts_with = "file")]
     pub(super) keepalived: Option<PathBuf>,
@@ -89,7 +89,7 @@ impl Told<'_> {
                 writeln!(out, "{rule}")?;
             }
             if !self.servers.is_empty() {
-                write!(out, "\nChecks, none of which xvs makes yet:\n\n{}\n", table(self.servers))?;
+                write!(out, "\nChecks:\n\n{}\n", table(self.servers))?;
             }
         }
         for fault in self.faults {
@@ -231,7 +231,7 @@ real_server 192.0.2.12 8080 { weight 1
 -a -t 192.0.2.1:80 -r 192.0.2.11:8080 -m -w 3
 -a -t 192.0.2.1:80 -r 192.0.2.12:8080 -m -w 1
 
-Checks, none of which xvs makes yet:
+Checks:
 
                    check                         interval  timeout  fall  rise  begins
 virtual_server 192.0.2.1 80

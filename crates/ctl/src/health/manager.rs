@@ -15,7 +15,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
-use xvs_sched::ServiceKey;
+use xvs_sched::{ServiceKey, Weight};
 
 use super::Outside;
 use super::board::{Board, Group, Server};
@@ -37,7 +37,7 @@ use crate::message::{Command, CommandError};
 /// What the manager is asked.
 pub(super) enum Message {
     /// To make a file hold that was read and may be used; answered when it does, by what has changed.
-    TakeOver(Configuration, oneshot::Sender<Result<String, CommandError>>),
+    TakeOver(Box<Configuration>, oneshot::Sender<Result<String, CommandError>>),
     /// To end every check, and tell whom the file wants to be told of the end.
     Stop,
 }
@@ -80,7 +80,7 @@ impl<O: Outside> Manager<O> {
             tokio::select! {
                 message = self.messages.recv() => match message {
                     Some(Message::TakeOver(read, answer)) => {
-                        let done = self.take_over(read).await;
+                        let done = self.take_over(*read).await;
                         // Who asked may have gone.
                         let _ = answer.send(done);
                     }
@@ -147,6 +147,7 @@ impl<O: Outside> Manager<O> {
 
     /// Tells who is to be told, each with a reason if there is one.
     fn tell(&mut self, told: impl IntoIterator<Item = (Option<String>, Notice)>) {
+        let mut lines = Vec::new();
         for (reason, notice) in told {
             let what = match reason {
                 Some(reason) => format!("{notice}: {reason}"),
@@ -158,8 +159,9 @@ impl<O: Outside> Manager<O> {
                     notifier.run(&notice.virtual_server.name, script, what.clone());
                 }
             }
-            self.runner.outside.tell(what);
+            lines.push(what);
         }
+        self.runner.outside.tell(lines);
     }
 
     /// Makes a file hold that was read; says what has changed.
@@ -297,13 +299,13 @@ impl<O: Outside> Manager<O> {
 }
 
 impl Group {
-    /// What of a real server, and of all of them, the table can follow from.
-    fn standing(&self, server: usize) -> (bool, bool, u64) {
-        (self.pool.is_up(server), self.pool.is_well(), self.pool.live_weight())
+    /// Whether a real server is up and whether there is a quorum, and the server's weight in the table.
+    fn standing(&self, server: usize) -> (bool, bool, Option<Weight>) {
+        (self.pool.is_up(server), self.pool.is_well(), self.pool.weight(server))
     }
 
     /// Takes down since when a real server and all of them are as they are; whether anything was otherwise before.
-    fn note(&mut self, server: usize, before: (bool, bool, u64)) -> bool {
+    fn note(&mut self, server: usize, before: (bool, bool, Option<Weight>)) -> bool {
         let now = self.standing(server);
         let at_millis = millis_since_1970(SystemTime::now());
         if now.0 != before.0 {

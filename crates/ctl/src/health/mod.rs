@@ -73,6 +73,6 @@ trait Outside: Send + Sync + 'static {
     /// It was refused.
     fn change(&self, command: Command) -> Result<(), CommandError>;
 
-    /// Tells events and the log.
-    fn tell(&self, what: String);
+    /// Tells events and the log what has come at once.
+    fn tell(&self, what: Vec<String>);
 }

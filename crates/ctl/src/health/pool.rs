@@ -274,6 +274,10 @@ impl Pool {
     /// What the checks of a real server go on from which was this one before.
     fn origins(&self, server: usize, checks: &[Check]) -> Vec<Origin> {
         let before = self.virtual_server.real_servers[server].checks.iter().enumerate();
+        #[allow(
+            clippy::mutable_key_type,
+            reason = "what makes a handshake never changes, and is told apart by its words"
+        )]
         let mut known: HashMap<Probe, Vec<usize>> = HashMap::new();
         for (index, check) in before.rev() {
             known.entry(check.probe.identity()).or_default().push(index);

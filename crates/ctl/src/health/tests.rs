@@ -122,8 +122,8 @@ impl Outside for Arc<World> {
         Ok(())
     }
 
-    fn tell(&self, what: String) {
-        self.told.lock().unwrap().push((what, Instant::now()));
+    fn tell(&self, what: Vec<String>) {
+        self.told.lock().unwrap().extend(what.into_iter().map(|line| (line, Instant::now())));
     }
 }
 
@@ -158,7 +158,7 @@ impl Health {
 
     async fn take_over(&self, text: &str) -> Result<String, CommandError> {
         let (answer, answered) = oneshot::channel();
-        self.manager.send(Message::TakeOver(file(text), answer)).ok().unwrap();
+        self.manager.send(Message::TakeOver(Box::new(file(text)), answer)).ok().unwrap();
         answered.await.unwrap()
     }
 

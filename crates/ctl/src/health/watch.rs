@@ -130,7 +130,7 @@ fn take_over(manager: &UnboundedSender<Message>, mut read: Configuration) -> Res
     read.faults.extend(faults(&read));
     let ending = || CommandError::Failed { why: "xvs: the daemon is ending".to_owned() };
     let (answer, answered) = oneshot::channel();
-    manager.send(Message::TakeOver(read, answer)).map_err(|_| ending())?;
+    manager.send(Message::TakeOver(Box::new(read), answer)).map_err(|_| ending())?;
     answered.blocking_recv().map_err(|_| ending())?
 }
 
@@ -171,10 +171,10 @@ impl Outside for Director {
         self.0.ask(Request::Change(command)).map(|_| ())
     }
 
-    fn tell(&self, what: String) {
-        tracing::info!("{what}");
-        let shared = self.0.shared();
-        shared.events.tell(Kind::Health, shared.published.load().epoch, what);
+    fn tell(&self, what: Vec<String>) {
+        what.iter().for_each(|line| tracing::info!("{line}"));
+        let (shared, lines) = (self.0.shared(), what.into_iter().map(|line| (line, None)));
+        shared.events.tell_all(Kind::Health, shared.published.load().epoch, None, lines);
     }
 }
 
