@@ -127,7 +127,7 @@ fn bash_completes_the_command_lines_of_every_program() {
     assert_eq!(offered(&["xvs", "realserver", "d"]), ["down"]);
     assert_eq!(offered(&["xvs", "doctor", "--j"]), ["--json"]);
     assert_eq!(offered(&["xvs", "realserver", "up", "--method", "t"]), ["tunnel"]);
-    assert_eq!(offered(&["xvsd", "--con"]), ["--config", "--conn-table-size"]);
+    assert_eq!(offered(&["xvsd", "--con"]), ["--config", "--conn-table-size", "--config-id"]);
     for program in ["xvsadm", "ipvsadm"] {
         assert_eq!(offered(&[program, "--add-se"]), ["--add-service", "--add-server"]);
         assert_eq!(offered(&[program, "-A", "-t", "192.0.2.1:80", "-s", "wl"]), ["wlc"]);

@@ -120,10 +120,18 @@ fn a_prometheus_scrapes_a_director_forgets_what_is_deleted_and_raises_an_alert()
 #[test]
 fn promtool_has_nothing_to_say_against_names_help_and_units_of_the_page() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
-    let director = Director::start_with(&cluster, Workers::One, &["--metrics", METRICS]);
+    let file = cluster.state().join("keepalived.conf");
+    let server = format!("real_server {} 80 {{\nTCP_CHECK {{\n}}\n}}", real_server(1));
+    let sorry = format!("sorry_server {} 80", real_server(2));
+    let text = format!("virtual_server {VIP} 80 {{\nlb_kind NAT\nprotocol TCP\n{server}\n{sorry}\n}}\n");
+    fs::write(&file, text).expect("the cluster's folder takes a new file");
+    let file = file.display().to_string();
+    let arguments = ["--metrics", METRICS, "--keepalived", &file];
+    let director = Director::start_with(&cluster, Workers::One, &arguments);
     director.add_service(Protocol::Udp, 53, Method::Nat);
     let mut curl = cluster.command(Host::Director, "curl");
     let page = succeed(curl.args(["--silent", "--fail", &format!("http://{METRICS}/metrics")]));
+    assert!(page.contains("xvs_health_check_info{") && page.contains("_sorry_server_serves{"), "{page}");
     let mut promtool = Command::new(unpacked("promtool"));
     promtool.args(["check", "metrics"]);
     let mut promtool = promtool

@@ -327,10 +327,10 @@ mod tests {
         let health = HealthReport {
             refused: Some("k.conf:3: error".to_owned()),
             refusals: 2,
-            drift: vec!["xvsadm -C".to_owned()],
             ..sample::report(vec![web, lost])
         };
-        let shared = checking_daemon(&control, health.clone());
+        let shared = checking_daemon(&control, health);
+        shared.facts_now().drift = ["xvsadm -C".to_owned()].into();
         let text = whole(&shared);
         let told = values(&text);
         let (service, empty) = ("service=\"TCP 198.51.100.1:80\"", "service=\"TCP 198.51.100.2:80\"");

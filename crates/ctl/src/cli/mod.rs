@@ -117,7 +117,7 @@ Exit codes:
        `realserver status`: something is not as it has to be
        `check`: there are faults (--keepalived: 1 for warnings, 2 for errors or no such file)
        `plan`: there are differences
-       `health`: a real server is down, a virtual server has no quorum, or nothing is checked
+       `health`: a server is down, there is no quorum, or nothing is checked
        `drain`: connections are left
        a change: it is made, and a worker has not taken it up within a second
        `healthy`: xvsd does not move, or there is none
