@@ -94,7 +94,7 @@ fn call(cluster: &mut LabCluster, request: Request) -> Result<Reply, CommandErro
 /// What makes the state that runs.
 fn rules(cluster: &mut LabCluster) -> Vec<Command> {
     match call(cluster, Request::Rules) {
-        Ok(Reply::Rules(rules)) => rules,
+        Ok(Reply::Rules { commands, .. }) => commands,
         other => panic!("{other:?}"),
     }
 }

@@ -264,7 +264,10 @@ impl<P: Plant> Control<P> {
                 self.apply(rules, *confirm_within_seconds, now)
             }
             Request::Confirm(verdict) => self.confirm(*verdict, now),
-            Request::Rules => Ok(Reply::Rules(commands_of(&self.state))),
+            Request::Rules => Ok(Reply::Rules {
+                commands: commands_of(&self.state),
+                governed: self.governing.services().collect(),
+            }),
             Request::ListServices => Ok(Reply::Services(
                 self.state.services().filter_map(|(key, wanted)| self.registry.row(*key, wanted)).collect(),
             )),

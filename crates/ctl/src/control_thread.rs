@@ -16,10 +16,12 @@ use xvs_sched::ServiceKey;
 
 use crate::control::{Control, Governed, GovernedService, Reach};
 use crate::events::{Kind, Who, changes};
-use crate::message::{Access, Command, CommandError, Reply, Request};
+use crate::message::{Access, CommandError, Reply, Request};
 use crate::netfilter::Found;
 use crate::network::{Latest, View};
+use crate::plan::state_of;
 use crate::shared::{InterfaceFacts, LinkState, Shared};
+use crate::state::State;
 use crate::wired::{RETRY_REFUSED, Wired};
 
 /// What reaches the control thread.
@@ -384,13 +386,13 @@ impl Handle {
         answer.recv_deadline(until).ok()
     }
 
-    /// The commands that make what runs.
+    /// The state that runs, and which of its services are governed.
     ///
     /// # Errors
     /// The control thread does not say for too long, or the daemon is ending.
-    pub fn rules(&self) -> Result<Vec<Command>, CommandError> {
+    pub fn rules(&self) -> Result<(State, Vec<ServiceKey>), CommandError> {
         match self.ask_until(Request::Rules, Instant::now() + PATIENCE) {
-            Some(Ok(Reply::Rules(commands))) => Ok(commands),
+            Some(Ok(Reply::Rules { commands, governed })) => Ok((state_of(&commands)?, governed)),
             _ => Err(CommandError::Failed { why: "the control thread is busy".to_owned() }),
         }
     }

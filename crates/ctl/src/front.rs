@@ -25,7 +25,7 @@ use crate::filter::Filter;
 use crate::liveness;
 use crate::locals;
 use crate::message::{CommandError, ConnectionRow, Reply, Request};
-use crate::plan::{Wanted, differences, state_of};
+use crate::plan::{Wanted, differences};
 use crate::server::{Handler, Peer};
 use crate::status;
 use crate::traffic::Traffic;
@@ -211,12 +211,15 @@ fn drift(file: &Path, daemon: &Handle) -> Value {
         Ok(text) => text,
         Err(unreadable) => return error(&unreadable),
     };
-    let wanted = match Wanted::read(&text, &SystemResolver::default()) {
+    let mut wanted = match Wanted::read(&text, &SystemResolver::default()) {
         Ok((_, wanted)) => wanted,
         Err(faults) => return json!({ "file": file, "faults": faults.len() }),
     };
-    match daemon.rules().and_then(|commands| state_of(&commands)) {
-        Ok(running) => json!({ "file": file, "differences": differences(&running, &wanted).len() }),
+    match daemon.rules() {
+        Ok((running, governed)) => {
+            wanted.leave(&running, governed);
+            json!({ "file": file, "differences": differences(&running, &wanted).len() })
+        }
         Err(busy) => error(&busy),
     }
 }

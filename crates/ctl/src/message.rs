@@ -253,8 +253,13 @@ pub enum Reply {
     Restored(Vec<Result<(), CommandError>>),
     /// What differed, and does no more; nothing if there was nothing to do.
     Applied(Vec<Difference>),
-    /// The commands that make the state that runs.
-    Rules(Vec<Command>),
+    /// What makes the state that runs.
+    Rules {
+        /// The commands.
+        commands: Vec<Command>,
+        /// Services that are governed, which rules are not compared with.
+        governed: Vec<ServiceKey>,
+    },
     /// Services, in no particular order; their destinations in IPVS's.
     Services(Vec<ServiceRow>),
     /// Some connections.

@@ -91,6 +91,13 @@ impl Wanted {
         }
     }
 
+    /// Wants these services as they run: they are not the rules' business.
+    pub fn leave(&mut self, running: &State, services: impl IntoIterator<Item = ServiceKey>) {
+        for key in services {
+            self.state.put(key, running.service(&key).cloned());
+        }
+    }
+
     fn take(&mut self, command: &Command) -> Result<(), CommandError> {
         if matches!(command, Command::Zero(_)) {
             let why = "rules do not zero counters; `xvsadm -Z` does".to_owned();

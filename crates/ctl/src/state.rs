@@ -204,9 +204,9 @@ impl State {
     }
 
     /// Takes in what is wanted of a service, or that it is not, without asking whether it can be.
-    pub(crate) fn put(&mut self, key: ServiceKey, service: Option<Service>) {
+    pub(crate) fn put(&mut self, key: ServiceKey, service: Option<Arc<Service>>) {
         self.services.remove(&key);
-        self.services.extend(service.map(|service| (key, Arc::new(service))));
+        self.services.extend(service.map(|service| (key, service)));
     }
 
     /// The timeouts in force.

@@ -23,12 +23,17 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
-    let (_, wanted) = check::rules(&arguments.file)?;
-    let running = match director.call(Request::Rules)? {
-        Reply::Rules(commands) => state_of(&commands)?,
+    let (_, mut wanted) = check::rules(&arguments.file)?;
+    let (running, governed) = match director.call(Request::Rules)? {
+        Reply::Rules { commands, governed } => (state_of(&commands)?, governed),
         other => return Err(Failure::unexpected(&other).into()),
     };
+    let left = governed.len();
+    wanted.leave(&running, governed);
     let differences = differences(&running, &wanted);
+    if left > 0 && !arguments.json {
+        writeln!(out, "services that are left to health checks, and not compared: {left}")?;
+    }
     if arguments.json {
         writeln!(out, "{:#}", as_json(&differences))?;
     } else if differences.is_empty() {

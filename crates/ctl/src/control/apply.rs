@@ -2,8 +2,8 @@
 //!
 //! One snapshot for all that differs; none if nothing does, or if any of it is refused. Until they are confirmed, the
 //! state before is kept here, whatever becomes of the client. When the time is over, each thing that the rules changed
-//! becomes what it was; but what somebody else has changed meanwhile stays as he left it, and what governed services are
-//! wanted to be by now takes the place of what they were: no health check finds its doing undone. Not here: what differs (`plan.rs`).
+//! becomes what it was; but what somebody else has changed meanwhile stays as he left it, so that a health checker
+//! never finds its own doing undone. Governed services are left alone, whatever the rules say of them. Not here: what differs (`plan.rs`).
 
 use std::time::Duration;
 
@@ -24,8 +24,6 @@ pub(super) struct Unconfirmed {
     until: Millis,
     former: State,
     applied: State,
-    /// What is wanted of governed services since they were applied, which both of these are to have.
-    governed: State,
 }
 
 impl<P: Plant> Control<P> {
@@ -50,9 +48,10 @@ impl<P: Plant> Control<P> {
         }
         let lines: Vec<_> =
             (1..).zip(rules.iter().cloned()).map(|(number, command)| RuleLine { number, command }).collect();
-        let wanted = Wanted::of(&lines).map_err(|faults| CommandError::InvalidOperation {
+        let mut wanted = Wanted::of(&lines).map_err(|faults| CommandError::InvalidOperation {
             why: faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
         })?;
+        wanted.leave(&self.state, self.governing.services());
         let differences = differences(&self.state, &wanted);
         let commands = carried_out(&differences);
         let mut applied = self.state.clone();
@@ -68,7 +67,7 @@ impl<P: Plant> Control<P> {
         commands.iter().try_for_each(|command| self.change(command, now))?;
         self.unconfirmed = confirm_within_seconds.map(|seconds| {
             let until = now + Duration::from_secs(seconds.into());
-            Unconfirmed { until, former, applied, governed: self.governing.wanted().clone() }
+            Unconfirmed { until, former, applied }
         });
         self.publish().map(|()| Reply::Applied(differences))
     }
@@ -114,12 +113,9 @@ impl<P: Plant> Control<P> {
         mut unconfirmed: Unconfirmed,
         now: Millis,
     ) -> Result<Vec<Difference>, CommandError> {
-        for command in self.governed_since(&unconfirmed.governed) {
-            // What cannot be, was not so then.
-            let _ = unconfirmed.former.apply(&command);
-            let _ = unconfirmed.applied.apply(&command);
+        for key in self.governing.services() {
+            unconfirmed.former.put(key, unconfirmed.applied.service(&key).cloned());
         }
-        unconfirmed.governed.clone_from(self.governing.wanted());
         let (mut differences, left) = back(&self.state, &unconfirmed.applied, &unconfirmed.former);
         if let Err(error) = self.widen(&carried_out(&differences)) {
             // Nothing has changed. It is tried again, or the way back would be lost.

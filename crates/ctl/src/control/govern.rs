@@ -88,14 +88,16 @@ impl Governing {
     pub(super) fn note(&mut self, command: &Command) {
         match thing(command).service() {
             Some(key) if self.wanted.service(&key).is_some() => _ = self.dirty.insert(key),
-            None if *command == Command::Flush => self.dirty.extend(keys(&self.wanted)),
+            None if *command == Command::Flush => {
+                self.dirty.extend(self.wanted.services().map(|(key, _)| *key));
+            }
             _ => {}
         }
     }
 
-    /// What is wanted, whether or not it is so.
-    pub(super) fn wanted(&self) -> &State {
-        &self.wanted
+    /// Those that are governed, whether or not they are there.
+    pub(super) fn services(&self) -> impl Iterator<Item = ServiceKey> {
+        self.wanted.services().map(|(key, _)| *key)
     }
 
     /// Sentences for the operator: what is refused, and what somebody else has changed.
@@ -133,13 +135,13 @@ impl<P: Plant> Control<P> {
         let mut named: BTreeSet<_> = wanted.iter().map(|(key, _)| *key).collect();
         let before = governing.wanted.only(&named);
         for (key, service) in wanted {
-            governing.wanted.put(key, service.map(Service::from));
+            governing.wanted.put(key, service.map(|service| Arc::new(service.into())));
         }
         // Nobody else's service goes.
         named.retain(|key| [&before, &governing.wanted].iter().any(|state| state.service(key).is_some()));
         let things = match reach {
             Reach::Everything => {
-                named.extend(keys(&governing.wanted));
+                named.extend(governing.services());
                 governing.refused.clear();
                 None
             }
@@ -189,11 +191,6 @@ impl<P: Plant> Control<P> {
             self.carry_out("put back", commands, now);
             self.look_for_drift();
         }
-    }
-
-    /// What is wanted otherwise since this was wanted, as commands.
-    pub(super) fn governed_since(&self, then: &State) -> Vec<Command> {
-        carried_out(&differences(then, &Wanted::from(self.governing.wanted.clone())))
     }
 
     fn look_for_drift(&mut self) {
@@ -281,10 +278,6 @@ impl From<GovernedService> for Service {
         let destinations = added.map(|(endpoint, options)| Destination { endpoint, options }).collect();
         Self { options: wanted.options, destinations }
     }
-}
-
-fn keys(state: &State) -> impl Iterator<Item = ServiceKey> {
-    state.services().map(|(key, _)| *key)
 }
 
 /// On whose behalf: of commands in events, in the log and in warnings.
@@ -527,33 +520,30 @@ mod tests {
     }
 
     #[test]
-    fn rules_that_are_taken_back_leave_governed_services_as_they_are_wanted_by_then() {
-        for apply in [
-            "-A -t 192.0.2.200:80\n",
-            "-A -t 192.0.2.100:80 -s sh
--a -t 192.0.2.100:80 -r 192.0.2.1 -w 9
--a -t 192.0.2.100:80 -r 192.0.2.2 -w 9
--a -t 192.0.2.100:80 -r 192.0.2.4 -w 9
-",
-        ] {
-            for verdict in [Some(Verdict::TakeBack), None] {
-                let mut control = control();
-                let before = [(1, 1), (2, 1), (4, 1)];
-                control.govern(vec![(key(100), with(&before))], Reach::Changes, Millis(0)).unwrap();
-                let rules = read_rules(apply, &SystemResolver::default()).unwrap();
-                let rules = rules.into_iter().map(|rule| rule.command).collect();
-                let request = Request::Apply { rules, confirm_within_seconds: Some(10) };
-                control.handle(&request, Millis(0)).unwrap();
-                // One fails, one comes, one changes its weight.
-                let after = [(2, 1), (3, 1), (4, 5)];
-                control.govern(vec![(key(100), with(&after))], Reach::Changes, Millis(0)).unwrap();
-                match verdict {
-                    Some(verdict) => _ = control.handle(&Request::Confirm(verdict), Millis(0)).unwrap(),
-                    None => _ = control.tick(Millis(0) + 11 * SECOND).unwrap(),
-                }
-                assert_eq!(drift(&mut control), [""; 0], "{apply}");
-                assert_eq!(servers(&control, 200), None);
+    fn rules_leave_governed_services_alone_also_when_they_are_taken_back() {
+        for verdict in [Some(Verdict::TakeBack), None] {
+            let mut control = control();
+            by_hand(&mut control, "-A -t 192.0.2.102:80\n");
+            let before = [(1, 1), (2, 1)];
+            control.govern(vec![(key(100), with(&before))], Reach::Changes, Millis(0)).unwrap();
+            let rules = "-A -t 192.0.2.100:80 -s sh\n-A -t 192.0.2.101:80\n";
+            let rules = read_rules(rules, &SystemResolver::default()).unwrap();
+            let rules = rules.into_iter().map(|rule| rule.command).collect();
+            let request = Request::Apply { rules, confirm_within_seconds: Some(10) };
+            let Ok(Reply::Applied(differences)) = control.handle(&request, Millis(0)) else {
+                panic!("rules are applied")
+            };
+            assert_eq!(differences.len(), 2, "{differences:?}");
+            assert_eq!(servers(&control, 100), Some(vec![(2, 1), (1, 1)]));
+            // One fails; what the rules have added and deleted is governed by now.
+            let wanted = [(100, [(2, 1)]), (101, [(3, 1)]), (102, [(4, 1)])];
+            let wanted = wanted.map(|(last, servers)| (key(last), with(&servers))).to_vec();
+            control.govern(wanted, Reach::Changes, Millis(0)).unwrap();
+            match verdict {
+                Some(verdict) => _ = control.handle(&Request::Confirm(verdict), Millis(0)).unwrap(),
+                None => _ = control.tick(Millis(0) + 11 * SECOND).unwrap(),
             }
+            assert_eq!(drift(&mut control), [""; 0]);
         }
     }
 
@@ -639,9 +629,9 @@ mod tests {
                 let everything = everything || step + 1 == count;
                 let reach = if everything { Reach::Everything } else { Reach::Changes };
                 control.govern(all, reach, Millis(0)).unwrap();
-                for key in keys(&before).chain(keys(control.state())) {
-                    if !were.contains(&key) && !governed.contains_key(&key) {
-                        prop_assert_eq!(before.service(&key), control.state().service(&key));
+                for (key, _) in before.services().chain(control.state().services()) {
+                    if !were.contains(key) && !governed.contains_key(key) {
+                        prop_assert_eq!(before.service(key), control.state().service(key));
                     }
                 }
                 if everything {
