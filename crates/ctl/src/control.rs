@@ -300,7 +300,8 @@ impl<P: Plant> Control<P> {
             | Request::Events(_)
             | Request::Explain(_)
             | Request::Capture(_)
-            | Request::Examine => {
+            | Request::Examine
+            | Request::Reload => {
                 let why = "the control thread does not answer this request".to_owned();
                 Err(CommandError::Failed { why })
             }

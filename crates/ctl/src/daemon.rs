@@ -139,6 +139,7 @@ impl Daemon {
             events,
             facts,
             health: OnceLock::new(),
+            reload: OnceLock::new(),
         });
         let (inputs, queue) = bounded(QUEUE);
         let (latest, rules) = (Latest::default(), Latest::default());

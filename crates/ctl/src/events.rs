@@ -270,6 +270,7 @@ pub fn changes<'a>(
         (Request::Set { key, value }, _) => {
             Box::new(iter::once((one_line(&format!("xvs set {key} {value}")), refused)))
         }
+        (Request::Reload, _) => Box::new(iter::once(("xvs reload".to_owned(), refused))),
         (Request::Apply { .. }, Ok(Reply::Applied(differences))) => applied("xvs apply", differences),
         (Request::Apply { .. }, _) => Box::new(iter::once(("xvs apply".to_owned(), refused))),
         (Request::Confirm(Verdict::TakeBack), Ok(Reply::Applied(differences))) => {

@@ -63,12 +63,12 @@ impl Handler for Front {
                 report["rules"] = json!(daemon.shared().facts().rules.map(|file| drift(&file, daemon)));
                 Ok(Reply::Report(report))
             }
+            Request::Health => Ok(Reply::Report(json!(daemon.shared().health()))),
             Request::Healthy { within_millis } => {
                 let patience = Duration::from_millis(within_millis.into()).min(LONGEST_JUDGEMENT);
                 liveness::judge(daemon, patience).map_err(|why| CommandError::Failed { why })?;
                 Ok(Reply::Done)
             }
-            Request::Health => Ok(Reply::Report(json!(daemon.shared().health()))),
             Request::Traffic => Ok(Reply::Traffic(Traffic::now(daemon.shared()))),
             Request::Counters => Ok(Reply::Report(json!(daemon.shared().counters()))),
             Request::CountConnections(filter) => {
@@ -105,6 +105,15 @@ impl Handler for Front {
                 let exhausted =
                     shared.workers().iter().map(|counters| counters.dropped(DropReason::NoLocalPort).value());
                 Ok(Reply::Report(json!(locals::report(&known, shared.reader(), exhausted.sum()))))
+            }
+            Request::Reload => {
+                let (done, who) = (reload(daemon), who(peer));
+                let answer = done.map(|told| Reply::Report(json!(told)));
+                log(&Request::Reload, &answer, &who);
+                let (shared, changes) = (daemon.shared(), changes(&Request::Reload, &answer));
+                let epoch = shared.published.load().epoch;
+                shared.events.tell_all(events::Kind::Change, epoch, Some(&who), changes);
+                answer
             }
             Request::Change(_)
             | Request::Restore(_)
@@ -159,6 +168,14 @@ impl Handler for Front {
         }
         ended
     }
+}
+
+/// Has the keepalived.conf read anew.
+fn reload(daemon: &Handle) -> Result<String, CommandError> {
+    let none = || CommandError::Failed {
+        why: "xvs: xvsd has no keepalived.conf; start it with `--keepalived FILE`".to_owned(),
+    };
+    daemon.shared().reload.get().ok_or_else(none)?()
 }
 
 /// Tells who changed what, and what came of it: a line for each command, also of a batch.

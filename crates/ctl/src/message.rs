@@ -181,6 +181,8 @@ pub enum Request {
     /// What `xvs doctor` compares with the machine; answered by [`Reply::Report`] with
     /// [`DaemonFacts`](crate::doctor::facts::DaemonFacts).
     Examine,
+    /// Reads the keepalived.conf anew; answered by [`Reply::Report`] with a line that says what has changed.
+    Reload,
 }
 
 impl Request {
@@ -194,7 +196,8 @@ impl Request {
             | Self::EndConnections(_)
             | Self::ResetConnections(_)
             | Self::Set { .. }
-            | Self::ReportLoad { .. } => Access::Change,
+            | Self::ReportLoad { .. }
+            | Self::Reload => Access::Change,
             // What clients and servers say to each other is in them.
             Self::Capture(_) => Access::Change,
             Self::ListServices

@@ -11,9 +11,11 @@ use std::sync::Arc;
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_sched::ServiceKey;
 
+use crate::health::report::HealthReport;
 use crate::shared::Shared;
 
 mod director;
+mod health;
 mod services;
 mod text;
 
@@ -29,23 +31,29 @@ pub fn page(shared: &Shared, destinations: usize) -> Page {
     let share = Share(destinations);
     let mut services: Vec<_> = snapshot.services.iter().map(|service| service.key).collect();
     services.sort_unstable();
-    let left_out = snapshot.services.iter().map(|service| share.left_out(service)).sum();
-    let text = director::text(shared, &snapshot, left_out);
-    Page { snapshot, share, services, text, family: 0, service: 0 }
+    let left_out = snapshot.services.iter().map(|service| share.left_out(&service.members)).sum();
+    let health = shared.health();
+    let mut text = director::text(shared, &snapshot, health.as_ref(), left_out);
+    if let Some(health) = &health {
+        health::file(&mut text, health, share);
+    }
+    Page { snapshot, health, share, services, text, family: 0, item: 0 }
 }
 
 /// A page, as pieces of some tens of kilobytes each. Between two of them numbers move on, services do not.
 pub struct Page {
     snapshot: Arc<Snapshot>,
+    /// As it was when the page began.
+    health: Option<HealthReport>,
     share: Share,
     /// In the order in which they are told.
     services: Vec<ServiceKey>,
     /// What begins the next piece.
     text: Text,
-    /// The place in [`FAMILIES`] of the next line.
+    /// The place of the next line in [`FAMILIES`], and behind them in those of health.
     family: usize,
-    /// The place in `services` of the next line.
-    service: usize,
+    /// The place of the next line in `services`, or among the virtual servers of `health`.
+    item: usize,
 }
 
 impl Iterator for Page {
@@ -53,24 +61,39 @@ impl Iterator for Page {
 
     fn next(&mut self) -> Option<String> {
         let mut text = std::mem::take(&mut self.text);
-        // All lines of one name must stand together, so there is a walk over all services for each.
-        while text.len() < PIECE_BYTES
-            && let Some(family) = FAMILIES.get(self.family)
-        {
-            if self.service == 0 {
-                family.begin(&mut text);
-            }
-            match self.services.get(self.service) {
-                Some(key) => {
-                    let service = self.snapshot.services.find(key);
-                    let service = service.expect("the snapshot does not change");
-                    family.tell(&mut text, &self.snapshot, service, self.share);
-                    self.service += 1;
-                }
-                None => (self.family, self.service) = (self.family + 1, 0),
-            }
-        }
+        while text.len() < PIECE_BYTES && self.tell(&mut text) {}
         (text.len() > 0).then(|| text.into())
+    }
+}
+
+impl Page {
+    /// Writes the next lines; whether there are some. All lines of one name must stand together, so there is a walk over
+    /// all services for each.
+    fn tell(&mut self, text: &mut Text) -> bool {
+        let is_told = match FAMILIES.get(self.family) {
+            Some(family) => {
+                if self.item == 0 {
+                    family.begin(text);
+                }
+                self.services.get(self.item).map(|key| {
+                    let service = self.snapshot.services.find(key).expect("the snapshot does not change");
+                    family.tell(text, &self.snapshot, service, self.share);
+                })
+            }
+            None => {
+                let family = health::FAMILIES.get(self.family - FAMILIES.len());
+                let (Some(health), Some(family)) = (&self.health, family) else { return false };
+                if self.item == 0 {
+                    family.begin(text);
+                }
+                health.virtual_servers.get(self.item).map(|server| family.tell(text, server, self.share))
+            }
+        };
+        match is_told {
+            Some(()) => self.item += 1,
+            None => (self.family, self.item) = (self.family + 1, 0),
+        }
+        true
     }
 }
 
@@ -92,6 +115,7 @@ mod tests {
     use crate::adm::{SystemResolver, read_rules};
     use crate::control::Control;
     use crate::feedback::Feedback;
+    use crate::health::report::{CheckHealth, CheckState, SorryServerHealth, sample};
     use crate::lab::Unwired;
     use crate::message::{Access, Request};
     use crate::settings::Ipvs;
@@ -117,6 +141,13 @@ mod tests {
         let worker = WorkerFacts { core: Some(1), copy_mode, queues, sockets };
         let facts = Facts { interfaces: vec![interface], workers: vec![worker], ..Facts::default() };
         Shared { facts: Mutex::new(facts), ..Shared::of_one_worker(control.published()) }
+    }
+
+    /// The same, with a keepalived.conf.
+    fn checking_daemon(control: &Control<Unwired>, health: HealthReport) -> Shared {
+        let shared = daemon(control);
+        let _ = shared.health.set(Arc::new(move || health.clone()));
+        shared
     }
 
     /// All pieces, with as many destinations as there are.
@@ -280,13 +311,85 @@ mod tests {
     }
 
     #[test]
+    fn what_is_known_of_health_is_told_of_the_file_and_each_virtual_server_real_server_and_check() {
+        let control = Control::new(Unwired::default(), 1, Ipvs::default(), Feedback::default());
+        let servers = [
+            sample::real_server("192.0.2.11", CheckState::Up),
+            sample::real_server("192.0.2.12", CheckState::Rising { successes: 1, rise: 2 }),
+        ];
+        let mut web = sample::virtual_server("198.51.100.1", servers.into());
+        // Two checks that ask the same are still two.
+        let again = web.real_servers[0].checks[0].clone();
+        web.real_servers[0].checks.push(CheckHealth { asked: 7, took_micros: None, ..again });
+        let mut lost = sample::virtual_server("198.51.100.2", Vec::new());
+        let endpoint = "192.0.2.99:80".to_owned();
+        lost.sorry_server = Some(SorryServerHealth { endpoint, serves: true });
+        let health = HealthReport {
+            refused: Some("k.conf:3: error".to_owned()),
+            refusals: 2,
+            drift: vec!["xvsadm -C".to_owned()],
+            ..sample::report(vec![web, lost])
+        };
+        let shared = checking_daemon(&control, health.clone());
+        let text = whole(&shared);
+        let told = values(&text);
+        let (service, empty) = ("service=\"TCP 198.51.100.1:80\"", "service=\"TCP 198.51.100.2:80\"");
+        let check = |host, number, probe: &str| {
+            format!("{{{service},destination=\"192.0.2.{host}:80\",check=\"{number}\"{probe}}}")
+        };
+        let rising = check(12, 1, ",probe=\"TCP 192.0.2.12:80\",state=\"rising\"");
+        for (name, value) in [
+            ("file_read_timestamp_seconds".to_owned(), "1795184592.123"),
+            ("file_reads_total".to_owned(), "1"),
+            ("file_refusals_total".to_owned(), "2"),
+            ("file_refused".to_owned(), "1"),
+            ("file_faults".to_owned(), "0"),
+            ("drift_commands".to_owned(), "1"),
+            ("destinations_left_out".to_owned(), "0"),
+            (format!("service_well{{{service}}}"), "1"),
+            (format!("service_well{{{empty}}}"), "0"),
+            (format!("service_live_weight{{{service}}}"), "1"),
+            (format!("service_quorum_weight{{{service}}}"), "1"),
+            (format!("service_destinations{{{service}}}"), "2"),
+            (format!("service_destinations_up{{{service}}}"), "1"),
+            (format!("service_sorry_server_serves{{{empty}}}"), "1"),
+            (format!("destination_up{{{service},destination=\"192.0.2.11:80\"}}"), "1"),
+            (format!("destination_up{{{service},destination=\"192.0.2.12:80\"}}"), "0"),
+            (format!("check_info{rising}"), "1"),
+            (format!("check_up{}", check(12, 1, "")), "0"),
+            (format!("check_asked_total{}", check(11, 2, "")), "7"),
+            (format!("check_failed_total{}", check(12, 1, "")), "1"),
+            (format!("check_duration_seconds{}", check(11, 1, "")), "0.0015"),
+        ] {
+            assert_eq!(told.get(format!("xvs_health_{name}").as_str()), Some(&value), "{name} in\n{text}");
+        }
+        for absent in [
+            "service_sorry_server_serves{service=\"TCP 198.51.100.1:80\"}",
+            "check_duration_seconds{service=\"TCP 198.51.100.1:80\",destination=\"192.0.2.11:80\",check=\"2\"}",
+        ] {
+            assert!(!text.contains(absent), "{text}");
+        }
+        let text: String = page(&shared, 1).collect();
+        assert!(
+            text.contains("xvs_health_destinations_left_out 1\n") && !text.contains("192.0.2.12"),
+            "{text}"
+        );
+        let without: String = page(&daemon(&control), usize::MAX).collect();
+        assert!(!without.contains("xvs_health_"), "{without}");
+    }
+
+    #[test]
     fn a_page_of_many_pieces_has_each_name_once_with_all_its_lines_together() {
         let mut control = Control::new(Unwired::default(), 1, Ipvs::default(), Feedback::default());
         let rules: String = (1..500)
             .map(|port| format!("-A -t 192.0.2.1:{port} -s rr\n-a -t 192.0.2.1:{port} -r 192.0.2.11 -g\n"))
             .collect();
         change(&mut control, &rules);
-        let shared = daemon(&control);
+        let server = |number: u16| {
+            let servers = vec![sample::real_server("192.0.2.11", CheckState::Up)];
+            sample::virtual_server(&format!("198.51.100.{number}"), servers)
+        };
+        let shared = checking_daemon(&control, sample::report((1..500).map(server).collect()));
         let pieces: Vec<_> = page(&shared, usize::MAX).collect();
         assert!(pieces.len() > 5 && pieces.iter().all(|piece| piece.len() < 2 * PIECE_BYTES));
         let text = pieces.concat();
@@ -308,5 +411,6 @@ mod tests {
             values(&text).keys().filter(|key| key.starts_with("node_ipvs_backend_weight{")).count(),
             499
         );
+        assert_eq!(values(&text).keys().filter(|key| key.starts_with("xvs_health_check_info{")).count(), 499);
     }
 }

@@ -21,7 +21,7 @@ use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 use crate::events::Events;
 use crate::health::report::HealthReport;
 use crate::history::{History, Sample};
-use crate::message::Access;
+use crate::message::{Access, CommandError};
 use crate::sweep::SweepCounters;
 
 /// How often it is looked whether workers have left what was ended, and between two looks.
@@ -48,6 +48,8 @@ pub struct Shared {
     pub(crate) facts: Mutex<Facts>,
     /// What tells of the health of real servers, if the daemon has a keepalived.conf.
     pub(crate) health: OnceLock<Arc<dyn Fn() -> HealthReport + Send + Sync>>,
+    /// What reads that file anew and says in a line what has changed, or what is wrong with it.
+    pub(crate) reload: OnceLock<Arc<dyn Fn() -> Result<String, CommandError> + Send + Sync>>,
 }
 
 /// What `xvs status` tells beside counters.
@@ -250,6 +252,7 @@ impl Shared {
             events: Arc::default(),
             facts: Mutex::default(),
             health: OnceLock::new(),
+            reload: OnceLock::new(),
         }
     }
 }

@@ -32,6 +32,7 @@ mod manual;
 pub(crate) mod mark;
 mod plan;
 mod realserver;
+mod reload;
 mod set;
 mod status;
 mod top;
@@ -72,6 +73,8 @@ enum Command {
     Apply(apply::Arguments),
     /// Keep what `apply --confirm-within` did
     Confirm(confirm::Arguments),
+    /// Have xvsd read its keepalived.conf anew; what has not changed goes on, of a file with errors nothing is taken
+    Reload(reload::Arguments),
     /// Look for what is wrong with this machine, with or without xvsd, and tell what mends it
     Doctor(doctor::Arguments),
     /// Set what `sysctl net.ipv4.vs.KEY` sets in the kernel, or feedback.KEY
@@ -116,8 +119,8 @@ Exit codes:
        `plan`: there are differences
        `health`: a real server is down, a virtual server has no quorum, or nothing is checked
        `drain`: connections are left
-       `healthy`: xvsd does not move, or there is none
        a change: it is made, and a worker has not taken it up within a second
+       `healthy`: xvsd does not move, or there is none
   2  the command line is wrong
   3  xvsd refused, and nothing has changed
   4  no xvsd could be asked";
@@ -221,6 +224,7 @@ fn ask(command: &Command, director: &mut dyn Director, out: &mut dyn Write) -> D
         Command::Plan(arguments) => plan::run(arguments, director, out),
         Command::Apply(arguments) => apply::run(arguments, director, out),
         Command::Confirm(arguments) => confirm::run(arguments, director, out),
+        Command::Reload(_) => reload::run(director, out),
         Command::Set(arguments) => set::run(arguments, director),
         Command::Mark(arguments) => mark::run(arguments, director, out),
         Command::Feedback(arguments) => feedback::run(arguments, director, out),

@@ -257,6 +257,7 @@ impl<P: Plant> Control<P> {
                 Err(error) => refused.push((command, error)),
             }
         }
+        // They come with their service, when that is taken.
         refused.retain(|(_, error)| !matches!(error, CommandError::ServiceNotDefined(_)));
         let again = refused.iter().map(|refused| (thing(&refused.0), refused.clone()));
         self.governing.refused.extend(again);
@@ -364,6 +365,27 @@ mod tests {
         assert_eq!((control.epoch(), servers(&control, 100)), (epoch + 2, Some(vec![(9, 1)])));
         assert_eq!(changed(control.govern(sorry, Reach::Everything, Millis(0))), 0);
         assert_eq!(control.epoch(), epoch + 2, "what is so already is not published");
+    }
+
+    #[test]
+    fn servers_that_stay_or_come_back_keep_their_connections_and_counters() {
+        let mut control = control();
+        let mut lives = |servers: &[(u8, u32)]| {
+            control.govern(vec![(key(100), with(servers))], Reach::Changes, Millis(0)).unwrap();
+            let snapshot = control.published().load_full();
+            let service = snapshot.services.iter().find(|service| service.key == key(100)).unwrap().clone();
+            let live = |last: &u8| {
+                let endpoint = Endpoint::new([192, 0, 2, *last], 80);
+                let member = service.members.iter().find(|member| member.endpoint == endpoint);
+                member.map(|member| (member.id, member.live.clone()))
+            };
+            [1, 2].map(|last| live(&last).map(|(id, live)| (id, Arc::as_ptr(&live))))
+        };
+        let [one, two] = lives(&[(1, 1), (2, 1)]);
+        assert_eq!(lives(&[(1, 1), (2, 7), (3, 1)]), [one, two]);
+        assert_eq!(lives(&[(1, 1)]), [one, None]);
+        assert_eq!(lives(&[(9, 1)]), [None, None]);
+        assert_eq!(lives(&[(1, 1), (2, 1)]), [one, two]);
     }
 
     #[test]

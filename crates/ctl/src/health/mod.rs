@@ -15,6 +15,13 @@ pub mod report;
 #[allow(dead_code, reason = "as above")]
 mod script;
 
+mod dns;
+mod icmp;
+mod smtp;
+mod socket;
+mod tcp;
+mod udp;
+
 /// What came of asking once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {

@@ -19,7 +19,7 @@ use crate::message::Command;
 use crate::state::Timeouts;
 
 /// A file that is read on the machine lb1.
-fn configuration(text: &str) -> Configuration {
+pub(crate) fn configuration(text: &str) -> Configuration {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let path = std::env::temp_dir().join(format!("xvs-conf-{}-{number}", std::process::id()));

@@ -10,14 +10,20 @@ use xvs_dataplane::verdict::DropReason;
 use xvs_dataplane::xdp::Statistics;
 
 use super::text::{Kind, Text};
+use crate::health::report::HealthReport;
 use crate::message::Access;
 use crate::shared::{Facts, LinkState, Shared, WAIT_BOUNDS};
 use crate::status;
 
 /// All of it; `left_out` destinations will not be told one by one.
-pub(super) fn text(shared: &Shared, snapshot: &Snapshot, left_out: usize) -> Text {
+pub(super) fn text(
+    shared: &Shared,
+    snapshot: &Snapshot,
+    health: Option<&HealthReport>,
+    left_out: usize,
+) -> Text {
     let (mut text, facts) = (Text::default(), shared.facts());
-    daemon(&mut text, shared);
+    daemon(&mut text, shared, health);
     configuration(&mut text, snapshot, left_out);
     all_services(&mut text, &shared.total.stats.sum());
     interfaces(&mut text, &facts);
@@ -34,13 +40,13 @@ impl Text {
     }
 }
 
-fn daemon(text: &mut Text, shared: &Shared) {
+fn daemon(text: &mut Text, shared: &Shared, health: Option<&HealthReport>) {
     text.family("xvs_build_info", Kind::Gauge, "Always 1; the version of xvsd.");
     text.sample("xvs_build_info", &[("version", &env!("CARGO_PKG_VERSION"))], 1);
     let uptime = Duration::from_millis(shared.now().0).as_secs_f64();
     text.single("xvs_uptime_seconds", Kind::Gauge, "How long xvsd has been running.", uptime);
     let help = "Sentences for the operator that xvs status shows.";
-    let warnings = status::warnings(shared, shared.health().as_ref()).len();
+    let warnings = status::warnings(shared, health).len();
     text.single("xvs_warnings", Kind::Gauge, help, warnings as f64);
     let name = "xvs_command_duration_seconds";
     let help = "From a question to the control thread to its answer; changes are in force with the answer.";

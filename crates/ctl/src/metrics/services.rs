@@ -22,12 +22,12 @@ impl Share {
     /// Those of this service, without the ones added last, so that who is told stays told.
     fn told(self, service: &Service) -> &[Member] {
         // The one added last comes first.
-        &service.members[self.left_out(service)..]
+        &service.members[self.left_out(&service.members)..]
     }
 
-    /// How many are not told.
-    pub(super) fn left_out(self, service: &Service) -> usize {
-        service.members.len().saturating_sub(self.0)
+    /// How many of these are not told.
+    pub(super) fn left_out<T>(self, destinations: &[T]) -> usize {
+        destinations.len().saturating_sub(self.0)
     }
 }
 
