@@ -32,6 +32,12 @@ pub struct Arguments {
     /// Begin with the rules of this file, as `xvsadm -Sn` prints them
     #[arg(long, value_name = "FILE")]
     rules: Option<PathBuf>,
+    /// Begin with the virtual servers of this keepalived.conf, and make its health checks
+    #[arg(long, value_name = "FILE")]
+    keepalived: Option<PathBuf>,
+    /// The machine that its lines with @ are for [default: the first label of this host's name]
+    #[arg(long, value_name = "ID")]
+    config_id: Option<String>,
     /// Let Prometheus scrape /metrics at this address and port
     #[arg(long, value_name = "ADDRESS:PORT")]
     metrics: Option<SocketAddr>,
@@ -54,6 +60,8 @@ impl Arguments {
         config.socket = self.socket.unwrap_or(config.socket);
         config.conn_table_size = self.conn_table_size.unwrap_or(config.conn_table_size);
         config.rules = self.rules.or(config.rules);
+        config.keepalived.file = self.keepalived.or(config.keepalived.file);
+        config.keepalived.config_id = self.config_id.or(config.keepalived.config_id);
         config.metrics_address = self.metrics.or(config.metrics_address);
         config.log = self.log.unwrap_or(config.log);
         config.check()?;

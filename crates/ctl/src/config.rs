@@ -16,7 +16,9 @@ use xvs_dataplane::xdp::RingSizes;
 
 use crate::adm::{RuleLine, SystemResolver, read_rules};
 use crate::client::DEFAULT_SOCKET;
+use crate::control::Repair;
 use crate::feedback::Feedback;
+use crate::keepalived::{Configuration, read_usable};
 use crate::registry::SIP_CALLS;
 use crate::settings::Ipvs;
 
@@ -59,6 +61,21 @@ pub struct Config {
     pub ipvs: Ipvs,
     /// Weights that follow load reports.
     pub feedback: Feedback,
+    /// Services and health checks of a keepalived.conf.
+    pub keepalived: Keepalived,
+}
+
+/// What is taken of a keepalived.conf.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Keepalived {
+    /// The file. Default: none.
+    pub file: Option<PathBuf>,
+    /// The machine that its lines with @ are for. Default: the first label of the host's name.
+    pub config_id: Option<String>,
+    /// Whether what somebody else changes of its services is put back within a second: `true` or `false`. Default: `false`,
+    /// it is shown by `xvs health`.
+    pub repair: Repair,
 }
 
 /// When the connection table's memory is allocated.
@@ -98,6 +115,7 @@ impl Default for Config {
             log: "info".to_owned(),
             ipvs: Ipvs::default(),
             feedback: Feedback::default(),
+            keepalived: Keepalived::default(),
         }
     }
 }
@@ -124,6 +142,14 @@ pub enum ConfigError {
     /// The rules to begin with cannot be read; the text names the line.
     #[error("rules {path}: {text}; mend it, or leave `rules` out and run `xvsadm -R`", path = path.display())]
     Rules {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        text: String,
+    },
+    /// The keepalived.conf cannot be used; the text names each error with its line.
+    #[error("{text}\n{path}: refused; `xvs check --keepalived` shows all of it", path = path.display())]
+    Keepalived {
         /// The file.
         path: PathBuf,
         /// What is wrong, and where.
@@ -219,6 +245,16 @@ impl Config {
         let bytes = fs::read(path).map_err(|error| wrong(error.to_string()))?;
         // A comment may be in any encoding; a rule that is not in ASCII is told by its line.
         read_rules(&String::from_utf8_lossy(&bytes), &SystemResolver::default()).map_err(wrong)
+    }
+
+    /// Reads the keepalived.conf; `None` if no file is named.
+    ///
+    /// # Errors
+    /// [`ConfigError::Keepalived`].
+    pub fn read_keepalived(&self) -> Result<Option<Configuration>, ConfigError> {
+        let Some(path) = &self.keepalived.file else { return Ok(None) };
+        let read = read_usable(path, self.keepalived.config_id.as_deref());
+        read.map(Some).map_err(|text| ConfigError::Keepalived { path: path.clone(), text })
     }
 
     /// What is logged.

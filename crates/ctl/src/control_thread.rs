@@ -395,6 +395,17 @@ impl Handle {
         }
     }
 
+    /// Has the keepalived.conf read anew, and says in a line what has changed, once that is in force.
+    ///
+    /// # Errors
+    /// There is none, or what is wrong with it, a line each; then nothing has changed.
+    pub fn reload(&self) -> Result<String, CommandError> {
+        let none = || CommandError::Failed {
+            why: "xvs: xvsd has no keepalived.conf; start it with `--keepalived FILE`".to_owned(),
+        };
+        self.shared.reload.get().ok_or_else(none)?()
+    }
+
     /// What needs no writer.
     pub fn shared(&self) -> &Shared {
         &self.shared

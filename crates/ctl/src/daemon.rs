@@ -1,7 +1,7 @@
 //! `xvsd`: start-up and shutdown in order.
 //!
 //! Up: the socket (so that a second daemon touches nothing), the network, the XDP program on each interface, the
-//! table, a worker for each share of the queues, the control thread, readiness. Down, in reverse: no more requests,
+//! table, a worker for each share of the queues, the control thread, health, readiness. Down, in reverse: no more requests,
 //! the XDP program off (the kernel has its packets back), the workers' last burst, the sockets. What fails on the way
 //! up undoes what was done, by dropping it.
 
@@ -26,11 +26,13 @@ use xvs_dataplane::worker::Worker;
 use xvs_dataplane::xdp::{AttachError, RingSizes, SocketError, Steering};
 
 use crate::adm::{RuleLine, typed};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Keepalived};
 use crate::control::Control;
 use crate::control_thread::{ControlThread, Handle, Input};
 use crate::crew::Crew;
+use crate::health::watch::{Health, HealthError};
 use crate::history::History;
+use crate::keepalived::Configuration;
 use crate::message::{CommandError, Reply, Request};
 use crate::netfilter;
 use crate::network::neighbours::Neighbours;
@@ -79,7 +81,9 @@ pub struct Daemon {
     network: Option<Following>,
     netfilter: Option<netfilter::Following>,
     sweeping: Option<Sweeping>,
+    health: Option<Health>,
     shared: Arc<Shared>,
+    notices: Sender<String>,
     ended: Receiver<String>,
 }
 
@@ -113,6 +117,7 @@ impl Daemon {
         let plant = Wired::new(crew, steering, neighbours, table.clone());
         let mut control = Control::new(plant, workers, config.ipvs, config.feedback.clone());
         control.set_sip_calls(config.sip_calls);
+        control.set_repair(config.keepalived.repair);
         let (notices, ended) = unbounded();
         let mut parts =
             Parts { table: &table, clock: &clock, unresolved: &unresolved, control: &mut control };
@@ -151,7 +156,8 @@ impl Daemon {
         let (report, first_rules) = hand_over("xvs-netfilter", rules, || Input::Marks, &inputs, &notices);
         let netfilter = netfilter::follow(report).map_err(system("following netfilter's mark rules"))?;
         let (control, network, netfilter) = (Some(control), Some(network), Some(netfilter));
-        let daemon = Self { inputs, control, network, netfilter, sweeping, shared, ended };
+        let health = None;
+        let daemon = Self { inputs, control, network, netfilter, sweeping, health, shared, notices, ended };
         // The first view of the network is told of before the request, so it is in force when this returns. Mark rules
         // are read by other people's programs, which are not waited for without end.
         let _ = first_view.recv();
@@ -192,8 +198,19 @@ impl Daemon {
         Ok(())
     }
 
+    /// Begins to make the checks of a keepalived.conf; returns when its services are in force.
+    ///
+    /// # Errors
+    /// [`HealthError`].
+    pub fn watch(&mut self, keepalived: &Keepalived, read: Option<Configuration>) -> Result<(), HealthError> {
+        let Some(read) = read else { return Ok(()) };
+        self.health = Some(Health::start(keepalived, read, self.handle(), &self.notices)?);
+        Ok(())
+    }
+
     /// Gives the interfaces back to the kernel and ends every thread.
     pub fn stop(mut self) {
+        drop(self.health.take());
         drop(self.network.take());
         drop(self.netfilter.take());
         drop(self.sweeping.take());

@@ -107,7 +107,7 @@ impl Handler for Front {
                 Ok(Reply::Report(json!(locals::report(&known, shared.reader(), exhausted.sum()))))
             }
             Request::Reload => {
-                let (done, who) = (reload(daemon), who(peer));
+                let (done, who) = (daemon.reload(), who(peer));
                 let answer = done.map(|told| Reply::Report(json!(told)));
                 log(&Request::Reload, &answer, &who);
                 let (shared, changes) = (daemon.shared(), changes(&Request::Reload, &answer));
@@ -168,14 +168,6 @@ impl Handler for Front {
         }
         ended
     }
-}
-
-/// Has the keepalived.conf read anew.
-fn reload(daemon: &Handle) -> Result<String, CommandError> {
-    let none = || CommandError::Failed {
-        why: "xvs: xvsd has no keepalived.conf; start it with `--keepalived FILE`".to_owned(),
-    };
-    daemon.shared().reload.get().ok_or_else(none)?()
 }
 
 /// Tells who changed what, and what came of it: a line for each command, also of a batch.

@@ -200,7 +200,7 @@ impl Shared {
     pub fn health(&self) -> Option<HealthReport> {
         let mut report = self.health.get()?();
         report.weigh(&self.published.load());
-        Some(report)
+        Some(HealthReport { drift: self.facts_now().drift.to_vec(), ..report })
     }
 
     /// How the daemon stands.

@@ -6,16 +6,18 @@ use std::process::{self, ExitCode};
 use std::sync::Arc;
 use std::thread;
 
-use crossbeam::channel::{Sender, bounded, select};
+use crossbeam::channel::{Receiver, Sender, bounded, select};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use xvs_ctl::adm::RuleLine;
 use xvs_ctl::arguments::Arguments;
 use xvs_ctl::cli;
 use xvs_ctl::config::Config;
+use xvs_ctl::control_thread::Handle;
 use xvs_ctl::daemon::Daemon;
 use xvs_ctl::exporter::Listener;
 use xvs_ctl::front::Front;
+use xvs_ctl::keepalived::Configuration;
 use xvs_ctl::metrics;
 use xvs_ctl::server::{Server, Settings};
 use xvs_ctl::watchdog::Watchdog;
@@ -33,14 +35,22 @@ fn main() -> ExitCode {
         Ok(rules) => rules,
         Err(error) => return fail(&error, MISCONFIGURED),
     };
-    match run(&config, rules) {
+    let keepalived = match config.read_keepalived() {
+        Ok(keepalived) => keepalived,
+        Err(error) => return fail(&error, MISCONFIGURED),
+    };
+    match run(&config, rules, keepalived) {
         Ok(code) => code,
         Err(error) => fail(&*error, FAILED),
     }
 }
 
 /// From the first socket to the last packet.
-fn run(config: &Config, rules: Vec<RuleLine>) -> Result<ExitCode, Box<dyn Error>> {
+fn run(
+    config: &Config,
+    rules: Vec<RuleLine>,
+    keepalived: Option<Configuration>,
+) -> Result<ExitCode, Box<dyn Error>> {
     let stderr = std::io::stderr;
     tracing_subscriber::fmt()
         .with_env_filter(config.log_filter()?)
@@ -50,17 +60,26 @@ fn run(config: &Config, rules: Vec<RuleLine>) -> Result<ExitCode, Box<dyn Error>
     // Before anything is touched, so that a signal during the start still ends in order.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let (stop, told_to_stop) = bounded(1);
-    thread::Builder::new().name("xvs-signals".to_owned()).spawn(move || heed(signals, &stop))?;
+    // While one is carried out, another may wait; it stands for all that come meanwhile.
+    let (reload, told_to_reload) = bounded(1);
+    thread::Builder::new().name("xvs-signals".to_owned()).spawn(move || heed(signals, &stop, &reload))?;
     let front = Arc::new(Front::default());
     let settings = Settings { mode: config.mode()?, ..Settings::of(&config.socket) };
     let server = Server::start(settings, front.clone())?;
     let listener = config.metrics_address.map(Listener::bind).transpose()?;
-    let daemon = Daemon::start(config)?;
-    if let Err(error) = daemon.load(rules) {
+    let mut daemon = Daemon::start(config)?;
+    let begun = daemon.load(rules).map_err(|error| format!("rules: {error}").into());
+    let begun =
+        begun.and_then(|()| daemon.watch(&config.keepalived, keepalived).map_err(Box::<dyn Error>::from));
+    if let Err(error) = begun {
         daemon.stop();
-        return Err(format!("rules: {error}").into());
+        return Err(error);
     }
     front.open(daemon.handle());
+    let handle = daemon.handle();
+    thread::Builder::new()
+        .name("xvs-reload".to_owned())
+        .spawn(move || reload_at(&told_to_reload, &handle))?;
     let handle = daemon.handle();
     let told = config.metrics_destinations;
     let serve = |listener: Listener| listener.serve(move || metrics::page(handle.shared(), told));
@@ -88,14 +107,13 @@ fn run(config: &Config, rules: Vec<RuleLine>) -> Result<ExitCode, Box<dyn Error>
     Ok(code)
 }
 
-/// Passes the first signal to end on; at the second one nobody wants to wait any more.
-fn heed(mut signals: Signals, stop: &Sender<i32>) {
+/// Passes signals on; at the second one to end nobody wants to wait any more.
+fn heed(mut signals: Signals, stop: &Sender<i32>, reload: &Sender<()>) {
     let mut stopping = false;
     for signal in signals.forever() {
         match signal {
-            SIGHUP => {
-                tracing::warn!("SIGHUP: xvsd does not read its configuration anew; restart it for that")
-            }
+            // One that waits already will do.
+            SIGHUP => _ = reload.try_send(()),
             _ if stopping => {
                 tracing::warn!("signal {signal} again: ending at once");
                 process::exit(i32::from(FAILED));
@@ -105,6 +123,16 @@ fn heed(mut signals: Signals, stop: &Sender<i32>) {
                 // Main waits for it, unless it is ending already.
                 let _ = stop.send(signal);
             }
+        }
+    }
+}
+
+/// Has the keepalived.conf read anew at each SIGHUP; of xvs.toml nothing is.
+fn reload_at(told: &Receiver<()>, daemon: &Handle) {
+    for () in told {
+        match daemon.reload() {
+            Ok(told) => tracing::info!("SIGHUP: {told}"),
+            Err(error) => tracing::error!("SIGHUP: {error}"),
         }
     }
 }

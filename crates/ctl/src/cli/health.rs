@@ -133,7 +133,7 @@ fn virtual_server(server: &VirtualServerHealth, now_millis: u64) -> Vec<Row> {
         what: server.title().to_owned(),
         state: if server.is_well { "well" } else { "no quorum" }.to_owned(),
         since: ago(server.since_millis, now_millis),
-        more: format!("live weight {}, quorum {}{hysteresis}{services}", server.live_weight, server.quorum),
+        more: format!("weight {}, quorum {}{hysteresis}{services}", server.live_weight, server.quorum),
     };
     let sorry = server.sorry_server.as_ref().map(|SorryServerHealth { endpoint, serves }| Row {
         indent: 2,
@@ -187,7 +187,7 @@ fn weights(weights: &Weights) -> String {
         text += &format!(", {weight} by load");
     }
     match in_force {
-        None => text += ", not in the table",
+        None => text += ", absent",
         Some(weight) if feedback.or(health) != Some(weight) => text += &format!(", {weight} in force"),
         Some(_) => {}
     }
@@ -287,13 +287,13 @@ mod tests {
 health     4 of 4 real servers up, 2 of 2 virtual servers well
 file       /etc/keepalived/keepalived.conf, read 1 h 0 min ago
 
-TCP 198.51.100.100:80  well  1 h 0 min  live weight 2, quorum 1
+TCP 198.51.100.100:80  well  1 h 0 min  weight 2, quorum 1
   192.0.2.11:80        up    1 h 0 min  weight 1
     TCP 192.0.2.11:80  up    1 h 0 min  next in 4 s
   192.0.2.12:80        up    1 h 0 min  weight 1
     TCP 192.0.2.12:80  up    1 h 0 min  next in 4 s
 
-TCP 198.51.100.100:80  well  1 h 0 min  live weight 2, quorum 2, hysteresis 1
+TCP 198.51.100.100:80  well  1 h 0 min  weight 2, quorum 2, hysteresis 1
   192.0.2.11:80        up    1 h 0 min  weight 1
     TCP 192.0.2.11:80  up    1 h 0 min  next in 4 s
   192.0.2.12:80        up    1 h 0 min  weight 1
@@ -305,7 +305,7 @@ TCP 198.51.100.100:80  well  1 h 0 min  live weight 2, quorum 2, hysteresis 1
     #[test]
     fn a_check_that_fails_and_does_not_count_yet_says_how_often_it_did_and_what_it_saw() {
         let want = "\
-TCP 198.51.100.100:80  well         1 h 0 min  live weight 2, quorum 1
+TCP 198.51.100.100:80  well         1 h 0 min  weight 2, quorum 1
   192.0.2.11:80        up           1 h 0 min  weight 1
     TCP 192.0.2.11:80  up           1 h 0 min  next in 4 s
   192.0.2.12:80        up           1 h 0 min  weight 1
@@ -323,10 +323,10 @@ TCP 198.51.100.100:80  well         1 h 0 min  live weight 2, quorum 1
         let mut server = pair(DOWN);
         server.real_servers.push(inhibited);
         let want = "\
-TCP 198.51.100.100:80  well        1 h 0 min  live weight 1, quorum 1
+TCP 198.51.100.100:80  well        1 h 0 min  weight 1, quorum 1
   192.0.2.11:80        up          1 h 0 min  weight 1
     TCP 192.0.2.11:80  up          1 h 0 min  next in 4 s
-  192.0.2.12:80        down        12 s       weight 1, not in the table
+  192.0.2.12:80        down        12 s       weight 1, absent
     TCP 192.0.2.12:80  down        12 s       next in 4 s
       2 s ago: connection refused by 192.0.2.12:80
   192.0.2.13:80        down        12 s       weight 1, 0 by health
@@ -346,8 +346,8 @@ TCP 198.51.100.100:80  well        1 h 0 min  live weight 1, quorum 1
         (server.is_well, server.live_weight, server.since_millis) = (false, 0, seconds_ago(12));
         server.real_servers[0].endpoint = "192.0.2.12:0".to_owned();
         let want = "\
-group G                no quorum  12 s  live weight 0, quorum 1, 2 services
-  192.0.2.12           down       12 s  weight 1, not in the table
+group G                no quorum  12 s  weight 0, quorum 1, 2 services
+  192.0.2.12           down       12 s  weight 1, absent
     TCP 192.0.2.12:80  down       12 s  next in 4 s
       2 s ago: connection refused by 192.0.2.12:80
   192.0.2.99:80        serves           sorry server
@@ -365,7 +365,7 @@ group G                no quorum  12 s  live weight 0, quorum 1, 2 services
         server.real_servers[0].checks[0].state = CheckState::AssumedUp;
         server.real_servers.push(unchecked);
         let want = "\
-TCP 198.51.100.100:80  well           1 h 0 min  live weight 2, quorum 1
+TCP 198.51.100.100:80  well           1 h 0 min  weight 2, quorum 1
   192.0.2.11:80        up             1 h 0 min  weight 1
     TCP 192.0.2.11:80  assumed up     1 h 0 min  next in 4 s
   192.0.2.12:80        up             1 h 0 min  weight 1
@@ -395,7 +395,7 @@ refused    /etc/keepalived/keepalived.conf:9: error: no
 drift      somebody has changed services of the file; these commands lead back:
   xvsadm -e -t 198.51.100.100:80 -r 192.0.2.11:80 -g -w 1
 
-TCP 198.51.100.100:80  no quorum  1 h 0 min  live weight 0, quorum 1
+TCP 198.51.100.100:80  no quorum  1 h 0 min  weight 0, quorum 1
 ";
         assert_eq!(printed(&report), want);
     }
@@ -409,7 +409,7 @@ TCP 198.51.100.100:80  no quorum  1 h 0 min  live weight 0, quorum 1
         assert_eq!(told(3, Some(3), Some(2), Some(2)), "weight 3, 2 by load");
         assert_eq!(told(3, Some(0), None, Some(7)), "weight 3, 0 by health, 7 in force");
         // The sorry server serves.
-        assert_eq!(told(3, Some(3), None, None), "weight 3, not in the table");
+        assert_eq!(told(3, Some(3), None, None), "weight 3, absent");
     }
 
     #[test]

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use rustix::system::uname;
 use serde_json::{Value, json};
 
 use super::{DONE, Done, FAILED, MISUSED};
@@ -18,7 +17,7 @@ use crate::keepalived::checks::{Check, Probe, Timing};
 use crate::keepalived::reader::{Fault, Severity};
 use crate::keepalived::servers::RealServer;
 use crate::keepalived::services::VirtualServer;
-use crate::keepalived::{Configuration, read};
+use crate::keepalived::{Configuration, host, read};
 
 /// What `xvs check` takes of a keepalived.conf.
 #[derive(Debug, Args)]
@@ -183,12 +182,6 @@ fn set_timeouts(configuration: &Configuration) -> Vec<String> {
 
 fn counted((number, what): (usize, &str)) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
-}
-
-/// The first label of this host's name.
-fn host() -> String {
-    let name = uname().nodename().to_string_lossy().into_owned();
-    name.split('.').next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

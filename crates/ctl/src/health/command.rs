@@ -27,8 +27,11 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::keepalived::Configuration;
+use crate::keepalived::checks::Probe;
 use crate::keepalived::globals::Globals;
-use crate::keepalived::values::Script;
+use crate::keepalived::reader::{Fault, Place};
+use crate::keepalived::values::{Faults, Script};
 
 /// Of those who share one, one runs at a time.
 pub(super) type Turn = Arc<Mutex<()>>;
@@ -76,6 +79,12 @@ impl fmt::Display for Outcome {
             Self::Busy => write!(f, "the one before it does not end, though it was killed"),
             Self::Refused(why) | Self::NotStarted(why) => f.write_str(why),
         }
+    }
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.script.fmt(f)
     }
 }
 
@@ -149,21 +158,13 @@ impl Program {
 
     /// The user and the group that it runs as; `None`: those of xvsd.
     fn who(&self) -> Result<Option<(u32, u32)>, String> {
-        let failed = |name: &str, error| format!("looking up `{name}`: {error}");
-        let user = |name: &str| User::from_name(name).map_err(|error| failed(name, error));
-        let user = match &self.script.user {
-            Some(name) => Some(user(name)?.ok_or_else(|| format!("there is no user `{name}`"))?),
-            None => user(DEFAULT_USER)?,
+        let who = match &self.script.user {
+            Some(user) => account(user, self.script.group.as_deref())?,
+            None => match user(DEFAULT_USER)? {
+                Some(user) => (user.uid.as_raw(), user.gid.as_raw()),
+                None => return Ok(None),
+            },
         };
-        let Some(user) = user else { return Ok(None) };
-        let group = match &self.script.group {
-            None => user.gid,
-            Some(name) => {
-                let group = Group::from_name(name).map_err(|error| failed(name, error))?;
-                group.ok_or_else(|| format!("there is no group `{name}`"))?.gid
-            }
-        };
-        let who = (user.uid.as_raw(), group.as_raw());
         // Without a change of user the kernel need not copy what xvsd has in memory.
         Ok((who != (geteuid().as_raw(), getegid().as_raw())).then_some(who))
     }
@@ -189,6 +190,11 @@ impl Program {
         Ok(command)
     }
 
+    /// Waits until it runs no more.
+    pub(super) async fn gone(&self) {
+        drop(self.turn.lock().await);
+    }
+
     /// Why it could not be run now, if so. Looks at users and files, which may take long.
     pub(super) fn obstacle(&self) -> Option<String> {
         let who = match self.who() {
@@ -197,6 +203,34 @@ impl Program {
         };
         self.command(who.is_none_or(|(user, _)| user == 0)).err()
     }
+}
+
+/// Commands of a configuration that cannot be run as things are. Looks at users and files, which may take long.
+pub(super) fn faults(configuration: &Configuration) -> Vec<Fault> {
+    let mut faults = Faults::default();
+    let mut look = |place: &Place, script: &Script| {
+        if let Some(why) = Program::new(script, &configuration.globals, Turn::default()).obstacle() {
+            faults.warn(place, format!("`{}` cannot be run: {why}", script.text));
+        }
+    };
+    for server in &configuration.virtual_servers {
+        [&server.quorum_up, &server.quorum_down]
+            .into_iter()
+            .flatten()
+            .for_each(|one| look(&server.place, one));
+        for server in &server.real_servers {
+            [&server.notify_up, &server.notify_down]
+                .into_iter()
+                .flatten()
+                .for_each(|one| look(&server.place, one));
+            for check in &server.checks {
+                if let Probe::Script(script, _) = &check.probe {
+                    look(&check.place, script);
+                }
+            }
+        }
+    }
+    faults.0
 }
 
 /// A command that was started. It does not outlive this.
@@ -277,6 +311,23 @@ const DEFAULT_USER: &str = "keepalived_script";
 
 /// Symbolic links behind one another.
 const LINKS_MAX: u32 = 16;
+
+/// A user's number and that of a group, or of its own group.
+pub(super) fn account(name: &str, group: Option<&str>) -> Result<(u32, u32), String> {
+    let user = user(name)?.ok_or_else(|| format!("there is no user `{name}`"))?;
+    let group = match group {
+        None => user.gid,
+        Some(name) => {
+            let group = Group::from_name(name).map_err(|error| format!("looking up `{name}`: {error}"))?;
+            group.ok_or_else(|| format!("there is no group `{name}`"))?.gid
+        }
+    };
+    Ok((user.uid.as_raw(), group.as_raw()))
+}
+
+fn user(name: &str) -> Result<Option<User>, String> {
+    User::from_name(name).map_err(|error| format!("looking up `{name}`: {error}"))
+}
 
 /// The program that a name stands for, if it can be executed.
 fn program(name: &str) -> Option<PathBuf> {
@@ -506,7 +557,7 @@ mod tests {
         until(|| folder.read("child") == "1\n" && folder.read("leader").ends_with('\n')).await;
         assert_eq!(hanging.await.unwrap(), Outcome::Late);
         // Whoever runs next waits until it is gone.
-        drop(program.turn.lock().await);
+        program.gone().await;
         let leader = folder.read("leader");
         assert!(!Path::new(&format!("/proc/{}", leader.trim())).exists());
         until(|| !runs(&folder.read("pid"))).await;
@@ -524,7 +575,7 @@ mod tests {
         until(|| folder.read("leader").ends_with('\n')).await;
         asker.abort();
         until(|| folder.read("tidy") == "1\n" && !runs(&folder.read("leader"))).await;
-        drop(program.turn.lock().await);
+        program.gone().await;
     }
 
     #[test]
@@ -618,5 +669,39 @@ mod tests {
         assert!(secured(&written("cd / && true")).obstacle().is_some_and(|why| why.contains("no program")));
         open.user = Some("nobody".to_owned());
         assert_eq!(secured(&open).run(in_time()).await, Outcome::Exit(0));
+    }
+
+    #[test]
+    fn commands_that_cannot_be_run_are_found_where_they_stand() {
+        let folder = Folder::new();
+        let text = "global_defs {
+            script_user nosuchuser
+        }
+        virtual_server 10.0.0.1 80 {
+            protocol TCP
+            lvs_sched rr
+            lvs_method DR
+            quorum_up /bin/true root
+            real_server 10.1.0.1 80 {
+                notify_up /bin/true root nosuchgroup
+                MISC_CHECK {
+                    misc_path /bin/true
+                }
+            }
+        }";
+        let path = folder.write("k.conf", 0o644, text);
+        let configuration = crate::keepalived::read(&path, "lb1").unwrap();
+        assert!(configuration.faults.is_empty());
+        let told: Vec<_> = faults(&configuration)
+            .iter()
+            .map(|fault| format!("{} {}", fault.place.line, fault.text))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "9 `/bin/true` cannot be run: there is no group `nosuchgroup`",
+                "11 `/bin/true` cannot be run: there is no user `nosuchuser`",
+            ]
+        );
     }
 }

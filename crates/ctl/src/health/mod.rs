@@ -5,22 +5,37 @@
 //! then hold goes to the control thread as a whole. Not here: what a file says (`keepalived/`), and what becomes of
 //! packets.
 
-#[allow(dead_code, reason = "for who asks in turn")]
+mod board;
 mod command;
 pub mod course;
-#[allow(dead_code, reason = "as above")]
+mod dns;
+mod fifo;
 mod file;
+mod icmp;
+mod manager;
+mod notify;
 pub mod pool;
 pub mod report;
-#[allow(dead_code, reason = "as above")]
+mod runner;
 mod script;
-
-mod dns;
-mod icmp;
 mod smtp;
 mod socket;
 mod tcp;
 mod udp;
+pub mod watch;
+
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+
+use tokio::time::Instant;
+use xvs_sched::ServiceKey;
+
+use crate::control::{Governed, GovernedService, Reach};
+use crate::keepalived::services::VirtualServer;
+use crate::message::{Command, CommandError};
+use runner::Place;
 
 /// What came of asking once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,4 +46,31 @@ pub enum Answer {
     Unwell(String),
     /// It could not be asked, for a reason that lies here and says nothing of the server, in words.
     Unasked(String),
+}
+
+/// What services are to be, by their key; `None`: the service goes.
+type Wanted = Vec<(ServiceKey, Option<GovernedService>)>;
+
+/// What checks ask, and what they have changed: the director and the network, or a test's.
+trait Outside: Send + Sync + 'static {
+    /// What comes of the check at this place, by then; `url` is the number of the object that it asks for.
+    fn ask(&self, place: Place, url: usize, deadline: Instant) -> impl Future<Output = Answer> + Send;
+
+    /// Whether an address of this virtual server's services is this machine's now.
+    fn is_here(&self, virtual_server: &VirtualServer) -> bool;
+
+    /// Has services be so; waits until they are.
+    ///
+    /// # Errors
+    /// Nothing has changed.
+    fn govern(&self, wanted: Wanted, reach: Reach) -> Result<Governed, CommandError>;
+
+    /// Carries out a command.
+    ///
+    /// # Errors
+    /// It was refused.
+    fn change(&self, command: Command) -> Result<(), CommandError>;
+
+    /// Tells events and the log.
+    fn tell(&self, what: String);
 }

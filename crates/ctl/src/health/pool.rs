@@ -345,7 +345,7 @@ impl<'a> Present<'a> {
 
 /// A server's endpoint in one service: only by NAT and FULLNAT it may have another port than the service, and by a mark
 /// only by them it has one.
-fn of_service(endpoint: Endpoint, service: ServiceKey, method: ForwardingMethod) -> Endpoint {
+pub(super) fn of_service(endpoint: Endpoint, service: ServiceKey, method: ForwardingMethod) -> Endpoint {
     let port = match service {
         _ if method.masquerades() => endpoint.port,
         ServiceKey::Address { endpoint: at, .. } => at.port,

@@ -29,6 +29,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::system::uname;
 use xvs_sched::ServiceKey;
 
 use blocks::Block;
@@ -112,6 +113,29 @@ pub fn read(path: &Path, config_id: &str) -> io::Result<Configuration> {
     let (tokens, mut faults) = reader::read(path, config_id)?;
     let tree = blocks::tree(tokens, &mut faults);
     Ok(understood(&tree, Faults(faults)))
+}
+
+/// The same, if it may be used. What is left out of it or assumed is among its faults, also what a director refuses.
+///
+/// # Errors
+/// Why not: its errors, a line each, if it could be read.
+pub fn read_usable(path: &Path, config_id: Option<&str>) -> Result<Configuration, String> {
+    let config_id = config_id.map_or_else(host, str::to_owned);
+    let mut read = read(path, &config_id).map_err(|error| format!("{}: {error}", path.display()))?;
+    if !read.is_usable() {
+        let errors = read.faults.iter().filter(|fault| fault.severity == Severity::Error);
+        let lines: Vec<_> = errors.map(ToString::to_string).collect();
+        return Err(lines.join("\n"));
+    }
+    read.faults.extend(read.outcome().1);
+    read.faults.sort_by(|a, b| a.place.cmp(&b.place));
+    Ok(read)
+}
+
+/// The first label of this host's name.
+pub fn host() -> String {
+    let name = uname().nodename().to_string_lossy().into_owned();
+    name.split('.').next().unwrap_or_default().to_owned()
 }
 
 fn understood(tree: &[Block], mut faults: Faults) -> Configuration {

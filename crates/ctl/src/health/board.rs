@@ -1,0 +1,130 @@
+//! All that is watched, where its manager writes and reports are read.
+//!
+//! The manager is the one writer; who asks for a report copies what is shown, and delays it for so long: some milliseconds
+//! with ten thousand checks. Not here: what follows from an answer (`manager.rs`, `pool.rs`).
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use xvs_dataplane::snapshot::{Service, Snapshot};
+use xvs_proto::Endpoint;
+use xvs_sched::Weight;
+
+use super::Wanted;
+use super::pool::{Pool, of_service};
+use super::report::{HealthReport, RealServerHealth, SorryServerHealth, VirtualServerHealth, Weights};
+use super::runner::Running;
+
+/// All that is watched.
+#[derive(Default)]
+pub(super) struct Board(Mutex<Watching>);
+
+/// The same for who has the lock.
+#[derive(Default)]
+pub(super) struct Watching {
+    /// The file, and what became of reading it; times in milliseconds since 1970.
+    pub(super) file: PathBuf,
+    pub(super) read_at_millis: u64,
+    pub(super) reads: u64,
+    pub(super) refusals: u64,
+    /// Why it was not taken when it was last read.
+    pub(super) refused: Option<String>,
+    pub(super) faults: usize,
+    /// The virtual servers, in its order.
+    pub(super) groups: Vec<Group>,
+}
+
+/// A virtual server.
+pub(super) struct Group {
+    pub(super) pool: Pool,
+    /// Since when it has its quorum or has not, in milliseconds since 1970.
+    pub(super) since_millis: u64,
+    pub(super) servers: Vec<Server>,
+}
+
+/// A real server.
+pub(super) struct Server {
+    /// Since when it is up or down, in milliseconds since 1970.
+    pub(super) since_millis: u64,
+    pub(super) checks: Vec<Running>,
+}
+
+impl Board {
+    /// A panic elsewhere leaves it whole.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Watching> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watching {
+    /// It was read, and is not to be used.
+    pub(super) fn refuse(&mut self, why: &str) {
+        self.refusals += 1;
+        self.refused = Some(why.to_owned());
+    }
+
+    /// What the services of these virtual servers are to be.
+    pub(super) fn tables(&self, groups: &BTreeSet<usize>) -> Wanted {
+        let tables = groups.iter().flat_map(|number| self.groups[*number].pool.table());
+        tables.map(|(key, service)| (key, Some(service))).collect()
+    }
+
+    /// All of it, with the weights in force as workers have them; drift is the control thread's to tell.
+    pub(super) fn report(&self, snapshot: &Snapshot) -> HealthReport {
+        HealthReport {
+            file: self.file.display().to_string(),
+            read_at_millis: self.read_at_millis,
+            refused: self.refused.clone(),
+            reads: self.reads,
+            refusals: self.refusals,
+            faults: self.faults,
+            drift: Vec::new(),
+            virtual_servers: self.groups.iter().map(|group| group.report(snapshot)).collect(),
+        }
+    }
+}
+
+impl Group {
+    fn report(&self, snapshot: &Snapshot) -> VirtualServerHealth {
+        let file = self.pool.virtual_server();
+        let first = file.services.first().map(|(key, _)| *key);
+        let weights = |service: &Arc<Service>| {
+            service.members.iter().map(|member| (member.endpoint, member.weight)).collect()
+        };
+        let in_force: HashMap<Endpoint, Weight> =
+            first.and_then(|key| snapshot.services.find(&key)).map(weights).unwrap_or_default();
+        let servers = file.real_servers.iter().zip(&self.servers).enumerate();
+        let real_servers = servers.map(|(number, (server, seen))| {
+            let method = server.options.method;
+            let at = first.map_or(server.endpoint, |key| of_service(server.endpoint, key, method));
+            RealServerHealth {
+                endpoint: server.endpoint.to_string(),
+                is_up: self.pool.is_up(number),
+                since_millis: seen.since_millis,
+                weights: Weights {
+                    operator: server.options.weight.0,
+                    health: self.pool.weight(number).map(|weight| weight.0),
+                    // Only the control thread tells them from what somebody has typed.
+                    feedback: None,
+                    in_force: in_force.get(&at).map(|weight| weight.0),
+                },
+                checks: seen.checks.iter().map(|running| running.watched.row()).collect(),
+            }
+        });
+        VirtualServerHealth {
+            name: file.name.clone(),
+            services: file.services.iter().map(|(key, _)| key.to_string()).collect(),
+            is_well: self.pool.is_well(),
+            since_millis: self.since_millis,
+            live_weight: self.pool.live_weight(),
+            quorum: file.quorum,
+            hysteresis: file.hysteresis,
+            sorry_server: file.sorry_server.as_ref().map(|sorry| SorryServerHealth {
+                endpoint: sorry.endpoint.to_string(),
+                serves: self.pool.is_sorry(),
+            }),
+            real_servers: real_servers.collect(),
+        }
+    }
+}

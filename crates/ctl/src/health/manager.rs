@@ -1,0 +1,380 @@
+//! What follows from answers: services for the control thread, then events and scripts; and a file that is read anew.
+//!
+//! One task for all checks. Changes that wait are taken together, and given to the control thread as one, in their order
+//! and one at a time; who is to be told is told after that. What the control thread could not take is given to it again
+//! until it has it. Cost of a change: a look at the servers of its virtual server; of a file: at all of them once. Not
+//! here: what a change means (`pool.rs`), and asking (`runner.rs`).
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::mem;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep_until};
+use xvs_sched::ServiceKey;
+
+use super::Outside;
+use super::board::{Board, Group, Server};
+use super::command::Turn;
+use super::course::Course;
+use super::file::Files;
+use super::notify::Notifier;
+use super::pool::{Beginning, Notice, Origin, Pool, Reloaded, Standing};
+use super::report::CheckState;
+use super::runner::{Place, Runner, Watched};
+use crate::control::{Governed, Reach};
+use crate::events::millis_since_1970;
+use crate::keepalived::Configuration;
+use crate::keepalived::checks::Check;
+use crate::keepalived::globals::Globals;
+use crate::keepalived::services::VirtualServer;
+use crate::message::{Command, CommandError};
+
+/// What the manager is asked.
+pub(super) enum Message {
+    /// To make a file hold that was read and may be used; answered when it does, by what has changed.
+    TakeOver(Configuration, oneshot::Sender<Result<String, CommandError>>),
+    /// To end every check, and tell whom the file wants to be told of the end.
+    Stop,
+}
+
+/// The manager.
+pub(super) struct Manager<O> {
+    board: Arc<Board>,
+    runner: Arc<Runner<O>>,
+    changed: UnboundedReceiver<Arc<Watched>>,
+    messages: UnboundedReceiver<Message>,
+    /// What the control thread is still to be given: virtual servers, by their number, and services that go.
+    unsettled: BTreeSet<usize>,
+    gone: Vec<ServiceKey>,
+    reach: Reach,
+    files: Files,
+    /// Who is told, from the first file on.
+    notifier: Option<Notifier>,
+    /// When it is given again what it could not take.
+    again: Instant,
+}
+
+impl<O: Outside> Manager<O> {
+    /// Without a file.
+    pub(super) fn new(
+        board: Arc<Board>,
+        runner: Arc<Runner<O>>,
+        changed: UnboundedReceiver<Arc<Watched>>,
+        messages: UnboundedReceiver<Message>,
+    ) -> Self {
+        let (unsettled, gone) = (BTreeSet::new(), Vec::new());
+        let (reach, files, again) = (Reach::Changes, Files::default(), Instant::now());
+        let notifier = None;
+        Self { board, runner, changed, messages, unsettled, gone, reach, files, notifier, again }
+    }
+
+    /// Until it is told to stop.
+    pub(super) async fn run(mut self) {
+        loop {
+            let is_unsettled = !(self.unsettled.is_empty() && self.gone.is_empty());
+            tokio::select! {
+                message = self.messages.recv() => match message {
+                    Some(Message::TakeOver(read, answer)) => {
+                        let done = self.take_over(read).await;
+                        // Who asked may have gone.
+                        let _ = answer.send(done);
+                    }
+                    Some(Message::Stop) | None => return self.stop().await,
+                },
+                Some(watched) = self.changed.recv() => self.hear(watched).await,
+                () = sleep_until(self.again), if is_unsettled => {
+                    // It is tried again.
+                    let _ = self.settle().await;
+                }
+            }
+        }
+    }
+
+    /// Takes what this check, and others that wait, have come to.
+    async fn hear(&mut self, first: Arc<Watched>) {
+        let (mut next, mut told) = (Some(first), Vec::new());
+        let board = self.board.clone();
+        while let Some(watched) = next {
+            let (place, verdict) = watched.heard();
+            let mut watching = board.lock();
+            let group = watching.groups.get_mut(place.pool);
+            // One that is gone may still have been heard.
+            if let Some(group) =
+                group.filter(|group| Arc::ptr_eq(group.pool.virtual_server(), &place.virtual_server))
+            {
+                let before = group.standing(place.server);
+                let notices = group.pool.take(place.server, place.check, verdict);
+                if group.note(place.server, before) {
+                    self.unsettled.insert(place.pool);
+                }
+                told.extend(notices.into_iter().map(|notice| (group.reason(&notice), notice)));
+            }
+            next = self.changed.try_recv().ok();
+        }
+        if !self.unsettled.is_empty() {
+            // It is tried again.
+            let _ = self.settle().await;
+        }
+        self.tell(told);
+    }
+
+    /// Gives the control thread what it was not given yet.
+    async fn settle(&mut self) -> Result<Governed, CommandError> {
+        let mut wanted = self.board.lock().tables(&self.unsettled);
+        wanted.extend(self.gone.iter().map(|key| (*key, None)));
+        let (runner, reach) = (self.runner.clone(), self.reach);
+        let done = spawn_blocking(move || runner.outside.govern(wanted, reach))
+            .await
+            .unwrap_or_else(|_| Err(fault()));
+        match &done {
+            Ok(_) => {
+                self.unsettled.clear();
+                self.gone.clear();
+                self.reach = Reach::Changes;
+            }
+            Err(error) => {
+                tracing::error!("health: {error}; it is tried again");
+                self.again = Instant::now() + AGAIN;
+            }
+        }
+        done
+    }
+
+    /// Tells who is to be told, each with a reason if there is one.
+    fn tell(&mut self, told: impl IntoIterator<Item = (Option<String>, Notice)>) {
+        for (reason, notice) in told {
+            let what = match reason {
+                Some(reason) => format!("{notice}: {reason}"),
+                None => notice.to_string(),
+            };
+            if let Some(notifier) = &mut self.notifier {
+                notifier.tell(&notice.line());
+                if let Some(script) = notice.script() {
+                    notifier.run(&notice.virtual_server.name, script, what.clone());
+                }
+            }
+            self.runner.outside.tell(what);
+        }
+    }
+
+    /// Makes a file hold that was read; says what has changed.
+    async fn take_over(&mut self, read: Configuration) -> Result<String, CommandError> {
+        read.faults.iter().for_each(|fault| tracing::warn!("{fault}"));
+        let flush = read.globals.lvs_flush && self.board.lock().reads == 0;
+        let commands = flush.then_some(Command::Flush).into_iter().chain(read.timeouts());
+        let (runner, commands) = (self.runner.clone(), commands.collect::<Vec<_>>());
+        let change = move || commands.into_iter().try_for_each(|command| runner.outside.change(command));
+        let changed = spawn_blocking(change).await.unwrap_or_else(|_| Err(fault()));
+        match &mut self.notifier {
+            Some(notifier) => notifier.reload(&read.globals).await,
+            none => *none = Some(Notifier::begin(&read.globals)),
+        }
+        let (exchanged, notices) = self.exchange(read);
+        let done = changed.and(self.settle().await);
+        self.tell(notices.into_iter().map(|notice| (None, notice)));
+        let Governed { changed, refused } = done?;
+        let refused = match refused.len() {
+            0 => String::new(),
+            number => format!(", {number} refused: `xvs status` shows why"),
+        };
+        Ok(format!("{exchanged}; the table: {changed} changes{refused}"))
+    }
+
+    /// Watches what a file says instead of what was watched.
+    fn exchange(&mut self, read: Configuration) -> (Exchanged, Vec<Notice>) {
+        let board = self.board.clone();
+        let mut watching = board.lock();
+        watching.refused = None;
+        watching.reads += 1;
+        watching.read_at_millis = millis_since_1970(SystemTime::now());
+        watching.faults = read.faults.len();
+        let before = mem::take(&mut watching.groups);
+        let mut exchanged = Exchanged::default();
+        let keys = |server: &VirtualServer| server.services.iter().map(|(key, _)| *key).collect::<Vec<_>>();
+        let named: HashSet<_> = read.virtual_servers.iter().flat_map(keys).collect();
+        let old = before.iter().flat_map(|group| keys(group.pool.virtual_server()));
+        self.gone.extend(old);
+        self.gone.retain(|key| !named.contains(key));
+        let identified =
+            |(number, group): (usize, Group)| (group.pool.virtual_server().identity(), (number, group));
+        let mut before: HashMap<_, _> = before.into_iter().enumerate().map(identified).collect();
+        let globals = Arc::new(read.globals);
+        let mut notices = Vec::new();
+        for (number, virtual_server) in read.virtual_servers.into_iter().enumerate() {
+            let virtual_server = Arc::new(virtual_server);
+            let old = before.remove(&virtual_server.identity()).map(|(_, group)| group);
+            exchanged.virtual_servers.count(old.is_some());
+            let (group, told) = self.group((number, virtual_server, &globals), old, &mut exchanged.checks);
+            watching.groups.push(group);
+            notices.extend(told);
+        }
+        let mut gone: Vec<_> = before.into_values().collect();
+        gone.sort_by_key(|(number, _)| *number);
+        exchanged.virtual_servers.gone = gone.len();
+        let mut told: Vec<_> = Vec::new();
+        for (_, Group { pool, servers, .. }) in gone {
+            exchanged.checks.gone += servers.iter().map(|server| server.checks.len()).sum::<usize>();
+            told.extend(pool.remove());
+        }
+        told.extend(notices);
+        self.unsettled = (0..watching.groups.len()).collect();
+        self.reach = Reach::Everything;
+        (exchanged, told)
+    }
+
+    /// A virtual server that goes on from what it was, if it was there.
+    fn group(
+        &mut self,
+        (number, virtual_server, globals): (usize, Arc<VirtualServer>, &Arc<Globals>),
+        old: Option<Group>,
+        count: &mut Count,
+    ) -> (Group, Vec<Notice>) {
+        let now = millis_since_1970(SystemTime::now());
+        let beginning = match globals.rs_init_notifies {
+            true => Beginning::Told,
+            false => Beginning::Silent,
+        };
+        let mut since = HashMap::new();
+        let (reloaded, mut running) = match old {
+            Some(Group { pool, since_millis, servers }) => {
+                since.insert((None, pool.is_well()), since_millis);
+                for (place, server) in servers.iter().enumerate() {
+                    let endpoint = pool.virtual_server().real_servers[place].endpoint;
+                    since.insert((Some(endpoint), pool.is_up(place)), server.since_millis);
+                }
+                let running: Vec<Vec<_>> =
+                    servers.into_iter().map(|server| server.checks.into_iter().map(Some).collect()).collect();
+                (pool.reload(virtual_server.clone(), beginning), running)
+            }
+            None => (begun(virtual_server.clone(), beginning), Vec::new()),
+        };
+        let Reloaded { pool, notices, origins } = reloaded;
+        let mut check = |server, (check, origin)| {
+            let (virtual_server, globals) = (virtual_server.clone(), globals.clone());
+            let turn = Turn::default();
+            let place = Place { virtual_server, pool: number, server, check, globals, turn };
+            let kept = match origin {
+                Origin::Kept { server, check } => running[server][check].take(),
+                Origin::New(_) => None,
+            };
+            count.count(kept.is_some());
+            if let Some(kept) = kept {
+                kept.watched.adopt(place);
+                return kept;
+            }
+            let counts_as = match origin {
+                Origin::New(counts_as) => counts_as,
+                Origin::Kept { .. } => Standing::at_first(&place.check().timing),
+            };
+            let course = Course::new(place.check(), counts_as);
+            self.runner.begin(place, course, &mut self.files)
+        };
+        let mut servers = Vec::new();
+        for (server, origins) in origins.into_iter().enumerate() {
+            let endpoint = virtual_server.real_servers[server].endpoint;
+            let since_millis = since.get(&(Some(endpoint), pool.is_up(server))).copied().unwrap_or(now);
+            let checks = origins.into_iter().enumerate().map(|origin| check(server, origin)).collect();
+            servers.push(Server { since_millis, checks });
+        }
+        count.gone += running.iter().flatten().flatten().count();
+        let since_millis = since.get(&(None, pool.is_well())).copied().unwrap_or(now);
+        (Group { pool, since_millis, servers }, notices)
+    }
+
+    async fn stop(mut self) {
+        let groups = mem::take(&mut self.board.lock().groups);
+        let notices: Vec<_> = groups.into_iter().flat_map(|group| group.pool.end()).collect();
+        self.tell(notices.into_iter().map(|notice| (None, notice)));
+        if let Some(notifier) = self.notifier {
+            notifier.finish(Instant::now() + END_TIME).await;
+        }
+    }
+}
+
+impl Group {
+    /// What of a real server, and of all of them, the table can follow from.
+    fn standing(&self, server: usize) -> (bool, bool, u64) {
+        (self.pool.is_up(server), self.pool.is_well(), self.pool.live_weight())
+    }
+
+    /// Takes down since when a real server and all of them are as they are; whether anything was otherwise before.
+    fn note(&mut self, server: usize, before: (bool, bool, u64)) -> bool {
+        let now = self.standing(server);
+        let at_millis = millis_since_1970(SystemTime::now());
+        if now.0 != before.0 {
+            self.servers[server].since_millis = at_millis;
+        }
+        if now.1 != before.1 {
+            self.since_millis = at_millis;
+        }
+        now != before
+    }
+
+    /// Why a real server is down.
+    fn reason(&self, notice: &Notice) -> Option<String> {
+        let server = &self.servers[notice.server.filter(|_| notice.standing == Standing::Down)?];
+        let mut rows = server.checks.iter().map(|running| running.watched.row());
+        let failed = rows.find(|row| row.state == CheckState::Down)?;
+        Some(format!("{}: {}", failed.probe, failed.last_error?.what))
+    }
+}
+
+/// A virtual server that is new.
+fn begun(virtual_server: Arc<VirtualServer>, beginning: Beginning) -> Reloaded {
+    let new = |check: &Check| Origin::New(Standing::at_first(&check.timing));
+    let servers = virtual_server.real_servers.iter();
+    let origins = servers.map(|server| server.checks.iter().map(new).collect()).collect();
+    let (pool, notices) = Pool::begin(virtual_server, beginning);
+    Reloaded { pool, notices, origins }
+}
+
+/// What could have been done ran into a fault.
+fn fault() -> CommandError {
+    CommandError::Failed { why: "xvs: a fault of xvsd; its log tells more".to_owned() }
+}
+
+/// How a file differs from the one before.
+#[derive(Default)]
+struct Exchanged {
+    virtual_servers: Count,
+    checks: Count,
+}
+
+/// How many there are, and how many of them were not there before; how many are not there any more.
+#[derive(Default)]
+struct Count {
+    all: usize,
+    new: usize,
+    gone: usize,
+}
+
+impl Count {
+    /// Counts one that is there.
+    fn count(&mut self, was_there: bool) {
+        self.all += 1;
+        self.new += usize::from(!was_there);
+    }
+}
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({} new, {} gone)", self.all, self.new, self.gone)
+    }
+}
+
+impl fmt::Display for Exchanged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "virtual servers: {}, checks: {}", self.virtual_servers, self.checks)
+    }
+}
+
+/// How long scripts have that are told of the end.
+const END_TIME: Duration = Duration::from_secs(5);
+
+/// How long after the control thread could not take something it is given it again.
+const AGAIN: Duration = Duration::from_secs(1);

@@ -1,0 +1,191 @@
+//! Health in a running daemon: its thread, what it asks and changes, what it is asked.
+//!
+//! One thread with a runtime of its own. When it has started, all services are in force and no check was made yet. As
+//! many checks ask at once as there are descriptors for; the limit of the process is raised to what it may be. Not here:
+//! the checks (`runner.rs`) and what follows from them (`manager.rs`).
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use crossbeam::channel::Sender;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use thiserror::Error;
+use tokio::runtime::Builder;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::Instant;
+use xvs_sched::ServiceKey;
+
+use super::board::Board;
+use super::command::{Program, faults};
+use super::manager::{Manager, Message};
+use super::runner::{Place, Runner};
+use super::{Answer, Outside, Wanted, dns, icmp, script, smtp, tcp, udp};
+use crate::config::Keepalived;
+use crate::control::{Governed, Reach};
+use crate::control_thread::Handle;
+use crate::events::Kind;
+use crate::keepalived::checks::Probe;
+use crate::keepalived::services::VirtualServer;
+use crate::keepalived::{Configuration, read_usable};
+use crate::message::{Command, CommandError, Request};
+use crate::threads;
+
+/// Why health does not start.
+#[derive(Debug, Error)]
+pub enum HealthError {
+    /// The system has no room for it.
+    #[error("health: {0}")]
+    System(#[from] io::Error),
+    /// The services cannot be made.
+    #[error("keepalived.conf: {0}")]
+    Refused(#[from] CommandError),
+}
+
+/// Health at work; dropped, it ends.
+pub struct Health {
+    manager: UnboundedSender<Message>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Health {
+    /// Starts with a file that was read; returns when its services are in force.
+    ///
+    /// # Errors
+    /// [`HealthError`]; nothing is asked then.
+    pub fn start(
+        keepalived: &Keepalived,
+        read: Configuration,
+        daemon: Handle,
+        ended: &Sender<String>,
+    ) -> Result<Self, HealthError> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let (changed, changes) = unbounded_channel();
+        let (manager, messages) = unbounded_channel();
+        let file = keepalived.file.clone().unwrap_or_default();
+        let board = Arc::new(Board::default());
+        board.lock().file.clone_from(&file);
+        let runner =
+            Runner { outside: Director(daemon.clone()), permits: Semaphore::new(at_once()), changed };
+        let task = Manager::new(board.clone(), Arc::new(runner), changes, messages).run();
+        let thread = threads::spawn("xvs-health", ended, move || runtime.block_on(task))?;
+        let health = Self { manager: manager.clone(), thread: Some(thread) };
+        tracing::info!("{}: {}", file.display(), take_over(&manager, read)?);
+        let shared = daemon.shared();
+        let (reported, published) = (board.clone(), shared.published.clone());
+        let report = move || reported.lock().report(&published.load());
+        // There is one of it in a process, so these are the first.
+        let _ = shared.health.set(Arc::new(report));
+        let files = Files {
+            file,
+            config_id: keepalived.config_id.clone(),
+            board,
+            manager,
+            reading: Mutex::default(),
+        };
+        let _ = shared.reload.set(Arc::new(move || files.reload()));
+        Ok(health)
+    }
+}
+
+impl Drop for Health {
+    fn drop(&mut self) {
+        // It may have ended by a fault.
+        let _ = self.manager.send(Message::Stop);
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported by its own thread.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Reads the file anew.
+struct Files {
+    file: PathBuf,
+    config_id: Option<String>,
+    board: Arc<Board>,
+    manager: UnboundedSender<Message>,
+    /// Held from the first line that is read until what it says is in force.
+    reading: Mutex<()>,
+}
+
+impl Files {
+    fn reload(&self) -> Result<String, CommandError> {
+        let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        match read_usable(&self.file, self.config_id.as_deref()) {
+            Ok(read) => take_over(&self.manager, read),
+            Err(text) => {
+                self.board.lock().refuse(&text);
+                let why = format!("xvs: nothing has changed, for the file has errors:\n{text}");
+                Err(CommandError::Failed { why })
+            }
+        }
+    }
+}
+
+/// Has the manager take over a file; waits until it has.
+fn take_over(manager: &UnboundedSender<Message>, mut read: Configuration) -> Result<String, CommandError> {
+    read.faults.extend(faults(&read));
+    let ending = || CommandError::Failed { why: "xvs: the daemon is ending".to_owned() };
+    let (answer, answered) = oneshot::channel();
+    manager.send(Message::TakeOver(read, answer)).map_err(|_| ending())?;
+    answered.blocking_recv().map_err(|_| ending())?
+}
+
+/// The director as checks meet it.
+struct Director(Handle);
+
+impl Outside for Director {
+    async fn ask(&self, place: Place, _url: usize, deadline: Instant) -> Answer {
+        match &place.check().probe {
+            Probe::Tcp(target) => tcp::ask(target, deadline).await,
+            Probe::Udp(target, udp) => udp::ask(target, udp, deadline).await,
+            Probe::Dns(target, dns) => dns::ask(target, dns, deadline).await,
+            Probe::Smtp(target, name) => smtp::ask(target, name, deadline).await,
+            Probe::Ping(target) => icmp::ask(target, deadline).await,
+            Probe::Script(script, weighing) => {
+                let program = Program::new(script, &place.globals, place.turn.clone());
+                script::ask(&program, *weighing, place.server().options.weight.0, deadline).await
+            }
+            other => Answer::Unasked(format!("{other}: xvs does not make this check yet")),
+        }
+    }
+
+    fn is_here(&self, virtual_server: &VirtualServer) -> bool {
+        let snapshot = self.0.shared().published.load();
+        let is_here = |key: &ServiceKey| match key {
+            ServiceKey::Address { endpoint, .. } => snapshot.egress.is_local(endpoint.addr),
+            ServiceKey::Mark { .. } => true,
+        };
+        virtual_server.services.iter().any(|(key, _)| is_here(key))
+    }
+
+    fn govern(&self, wanted: Wanted, reach: Reach) -> Result<Governed, CommandError> {
+        self.0.govern(wanted, reach)
+    }
+
+    fn change(&self, command: Command) -> Result<(), CommandError> {
+        self.0.ask(Request::Change(command)).map(|_| ())
+    }
+
+    fn tell(&self, what: String) {
+        tracing::info!("{what}");
+        let shared = self.0.shared();
+        shared.events.tell(Kind::Health, shared.published.load().epoch, what);
+    }
+}
+
+/// How many checks may ask at once, with as many descriptors as the process may have.
+fn at_once() -> usize {
+    let limits = getrlimit(Resource::Nofile);
+    // What it may have is what it has if this is refused.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits });
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    // Each check has one or two, and some belong to others.
+    usize::try_from(descriptors / 4).unwrap_or(usize::MAX).clamp(16, AT_ONCE)
+}
+
+/// At most so many checks ask at once, however many descriptors there are.
+const AT_ONCE: usize = 4096;
