@@ -77,11 +77,8 @@ impl State {
             }
             Command::EditDestination { service, endpoint, options } => {
                 self.edit(service, |service| {
-                    service
-                        .destinations
-                        .iter_mut()
-                        .filter(|dest| dest.endpoint == *endpoint)
-                        .for_each(|dest| dest.options = options.clone());
+                    let edited = service.destinations.iter_mut().filter(|dest| dest.endpoint == *endpoint);
+                    edited.for_each(|dest| dest.options = options.clone());
                 });
                 Applied::Service(*service)
             }
@@ -208,10 +205,8 @@ impl State {
 
     /// Takes in what is wanted of a service, or that it is not, without asking whether it can be.
     pub(crate) fn put(&mut self, key: ServiceKey, service: Option<Service>) {
-        match service {
-            Some(service) => _ = self.services.insert(key, Arc::new(service)),
-            None => _ = self.services.remove(&key),
-        }
+        self.services.remove(&key);
+        self.services.extend(service.map(|service| (key, Arc::new(service))));
     }
 
     /// The timeouts in force.

@@ -177,7 +177,9 @@ impl<P: Plant> Control<P> {
     pub(super) fn tend(&mut self, now: Millis) {
         let refused: BTreeSet<_> = mem::take(&mut self.governing.refused).into_keys().collect();
         if !refused.is_empty() {
-            let of = refused.iter().filter_map(|thing| thing.service()).collect();
+            let of: BTreeSet<_> = refused.iter().filter_map(|thing| thing.service()).collect();
+            // What is not refused any more may be drift.
+            self.governing.dirty.extend(&of);
             let commands = self.lead(&of, Some(&refused));
             self.carry_out(WHY, commands, now);
         }
@@ -373,7 +375,7 @@ mod tests {
         let mut lives = |servers: &[(u8, u32)]| {
             control.govern(vec![(key(100), with(servers))], Reach::Changes, Millis(0)).unwrap();
             let snapshot = control.published().load_full();
-            let service = snapshot.services.iter().find(|service| service.key == key(100)).unwrap().clone();
+            let service = snapshot.services.iter().find(|service| service.key == key(100)).unwrap();
             let live = |last: &u8| {
                 let endpoint = Endpoint::new([192, 0, 2, *last], 80);
                 let member = service.members.iter().find(|member| member.endpoint == endpoint);
@@ -657,6 +659,13 @@ mod tests {
                         let others = running.iter().flat_map(|service| &service.destinations);
                         prop_assert!(others.into_iter().all(|dest| wanted(dest.endpoint)));
                     }
+                }
+                // Nothing that others change goes unseen.
+                for now in [step, step + 1].map(|seconds| Millis(0) + seconds as u32 * SECOND) {
+                    let seen = control.drift();
+                    control.governing.dirty.extend(governed.keys());
+                    prop_assert_eq!(seen, control.drift());
+                    control.tick(now).unwrap();
                 }
                 // As if commands had made it.
                 let mut plain = super::super::tests::control();
