@@ -7,7 +7,7 @@
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -46,20 +46,67 @@ fn prepared() -> Cluster {
     cluster
 }
 
-/// The same services on both directors, by this scheduler, and keepalived beside each; the first has the VIP.
+/// xvsd and keepalived on both directors, each two by one file, services by this scheduler; the first has the VIP.
 fn served<'a>(cluster: &'a Cluster, scheduler: &str) -> [(Director<'a>, Keepalived); 2] {
     let both = DIRECTORS.map(|host| {
-        let director = Director::start_on(cluster, host, &["--interface", "lan", "--workers", "1"]);
-        for service in [WEB, UPLOADS] {
-            director.adm(&format!("-A -t {service} -s {scheduler}"));
-            for number in 1..=2 {
-                director.adm(&format!("-a -t {service} -r {}:{} -g", real_server(number), service.port()));
-            }
-        }
-        (director, Keepalived::start(cluster, host))
+        let conf = cluster.state().join(format!("{}-keepalived.conf", host.name()));
+        let text = [vrrp(host), virtual_server(WEB, scheduler), virtual_server(UPLOADS, scheduler)].concat();
+        fs::write(&conf, text).expect("the cluster's folder takes a new file");
+        let words = ["--interface", "lan", "--workers", "1", "--keepalived", &conf.to_string_lossy()];
+        (Director::start_on(cluster, host, &words), Keepalived::start(cluster, host, &conf))
     });
     leads_to(cluster, Host::Director);
     both
+}
+
+/// What of a keepalived.conf is keepalived's.
+fn vrrp(host: Host) -> String {
+    let (name, healthy) = (host.name(), program("xvs"));
+    let priority = if host == Host::Director { 150 } else { 100 };
+    format!(
+        "global_defs {{
+            router_id {name}
+            script_user root
+        }}
+        vrrp_script xvsd {{
+            script \"{} healthy\"
+            interval 1
+            timeout 2
+            fall 2
+            rise 2
+        }}
+        vrrp_instance service {{
+            state BACKUP
+            interface lan
+            virtual_router_id 51
+            priority {priority}
+            advert_int 1
+            virtual_ipaddress {{
+                {VIP}/32 dev lan
+            }}
+            track_script {{
+                xvsd
+            }}
+        }}\n",
+        healthy.display()
+    )
+}
+
+/// What of it is xvs's.
+fn virtual_server(service: SocketAddrV4, scheduler: &str) -> String {
+    let port = service.port();
+    let server =
+        |number| format!("real_server {} {port} {{ TCP_CHECK {{ retry 3 }} }}\n", real_server(number));
+    format!(
+        "virtual_server {VIP} {port} {{
+            lb_algo {scheduler}
+            lb_kind DR
+            protocol TCP
+            delay_loop 3
+            {}{}}}\n",
+        server(1),
+        server(2)
+    )
 }
 
 /// keepalived on a director, as an operator has it; ended when dropped.
@@ -69,25 +116,14 @@ struct Keepalived {
 }
 
 impl Keepalived {
-    fn start(cluster: &Cluster, host: Host) -> Self {
+    fn start(cluster: &Cluster, host: Host, conf: &Path) -> Self {
         let file = |ending| cluster.state().join(format!("{}-keepalived.{ending}", host.name()));
-        let priority = if host == Host::Director { 150 } else { 100 };
-        let conf = format!(
-            "global_defs {{\n  router_id {0}\n  script_user root\n}}\n\
-             vrrp_script xvsd {{\n  script \"{1} healthy\"\n  interval 1\n  timeout 2\n  fall 2\n  rise 2\n}}\n\
-             vrrp_instance service {{\n  state BACKUP\n  interface lan\n  virtual_router_id 51\n\
-             \x20 priority {priority}\n  advert_int 1\n  virtual_ipaddress {{\n    {VIP}/32 dev lan\n  }}\n\
-             \x20 track_script {{\n    xvsd\n  }}\n}}\n",
-            host.name(),
-            program("xvs").display(),
-        );
-        fs::write(file("conf"), conf).expect("the cluster's folder takes a new file");
         let log = file("log");
         let out = File::create_new(&log).expect("the cluster's folder takes a new file");
         let err = out.try_clone().expect("a file can be cloned");
         let mut command = cluster.command(host, "keepalived");
         command.args(["--vrrp", "--dont-fork", "--log-console", "--no-syslog", "--log-detail"]);
-        command.arg("--use-file").arg(file("conf"));
+        command.arg("--use-file").arg(conf);
         command.arg("--pid").arg(file("pid")).arg("--vrrp_pid").arg(file("vrrp.pid"));
         let process = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn();
         Self { process: process.expect("scripts/netlab can be started"), log }

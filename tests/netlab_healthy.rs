@@ -72,8 +72,9 @@ fn systemds_watchdog_is_fed_unless_a_thread_is_held_up_which_healthy_names() {
     let mut command = cluster.command(Host::Director, program("xvsd"));
     command.args(["--interface", "wan", "--interface", "lan", "--workers", "1"]);
     command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "400000");
-    // The cluster ends it.
-    command.stdin(Stdio::null()).stderr(stderr).spawn().expect("scripts/netlab can be started");
+    // If the test fails, the cluster ends it.
+    let process = command.stdin(Stdio::null()).stderr(stderr).spawn();
+    let mut process = process.expect("scripts/netlab can be started");
 
     assert_eq!(heard(&told), "READY=1");
     assert_eq!(heard(&told), "WATCHDOG=1");
@@ -94,6 +95,8 @@ fn systemds_watchdog_is_fed_unless_a_thread_is_held_up_which_healthy_names() {
     thread::spawn(move || log.read_to_end(&mut Vec::new()));
     becomes_healthy(&cluster);
     assert_eq!(heard(&told), "WATCHDOG=1");
+    process.kill().expect("it was not waited for yet");
+    process.wait().expect("it is a child of this process");
 }
 
 /// The next thing that systemd is told.

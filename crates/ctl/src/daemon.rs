@@ -144,6 +144,7 @@ impl Daemon {
             events,
             facts,
             health: OnceLock::new(),
+            health_thread: OnceLock::new(),
             reload: OnceLock::new(),
         });
         let (inputs, queue) = bounded(QUEUE);

@@ -48,6 +48,8 @@ pub struct Shared {
     pub(crate) facts: Mutex<Facts>,
     /// What tells of the health of real servers, if the daemon has a keepalived.conf.
     pub(crate) health: OnceLock<Arc<dyn Fn() -> HealthReport + Send + Sync>>,
+    /// What gives its thread something to do.
+    pub(crate) health_thread: OnceLock<tokio::runtime::Handle>,
     /// What reads that file anew and says in a line what has changed, or what is wrong with it.
     pub(crate) reload: OnceLock<Arc<dyn Fn() -> Result<String, CommandError> + Send + Sync>>,
 }
@@ -252,6 +254,7 @@ impl Shared {
             events: Arc::default(),
             facts: Mutex::default(),
             health: OnceLock::new(),
+            health_thread: OnceLock::new(),
             reload: OnceLock::new(),
         }
     }

@@ -70,6 +70,7 @@ impl Health {
         let runner =
             Runner { outside: Director(daemon.clone()), permits: Semaphore::new(at_once()), changed };
         let task = Manager::new(board.clone(), Arc::new(runner), changes, messages).run();
+        let runs = runtime.handle().clone();
         let thread = threads::spawn("xvs-health", ended, move || {
             runtime.block_on(task);
             // A search for a pattern may not have come to its end.
@@ -82,6 +83,7 @@ impl Health {
         let report = move || reported.lock().report();
         // There is one of it in a process, so these are the first.
         let _ = shared.health.set(Arc::new(report));
+        let _ = shared.health_thread.set(runs);
         let files = Files {
             file,
             config_id: keepalived.config_id.clone(),
