@@ -17,7 +17,7 @@ use crate::status::duration;
 
 /// Everything that a keepalived.conf has watched.
 ///
-/// Who keeps the checks leaves the weights by load and in force open: [`HealthReport::weigh`] fills them in.
+/// Who keeps the checks leaves the weights by load and in force open; they are filled in when it is asked for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HealthReport {
     /// The file.
