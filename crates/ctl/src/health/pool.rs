@@ -142,8 +142,8 @@ impl Pool {
 
     /// The same virtual server by another reading of the file.
     ///
-    /// A check that asks what one did before goes on as that did. One that asks something else counts as up, unless it
-    /// begins down and its server was not up.
+    /// A check that asks what one did before goes on as that did. One that asks something else counts as its server did, so
+    /// that nobody comes back unasked because a check was edited.
     pub fn reload(self, virtual_server: Arc<VirtualServer>, beginning: Beginning) -> Reloaded {
         let known: HashSet<_> = virtual_server.real_servers.iter().map(|server| server.endpoint).collect();
         let before = &self.virtual_server.real_servers;
@@ -284,8 +284,7 @@ impl Pool {
         }
         let origin = |check: &Check| match known.get_mut(&check.probe.identity()).and_then(Vec::pop) {
             Some(check) => Origin::Kept { server, check },
-            None if self.is_up(server) => Origin::New(Standing::Up),
-            None => Origin::New(Standing::at_first(&check.timing)),
+            None => Origin::New(self.is_up(server).into()),
         };
         checks.iter().map(origin).collect()
     }
@@ -668,10 +667,10 @@ mod tests {
     }
 
     #[test]
-    fn a_new_check_counts_as_up_unless_it_begins_down_and_its_server_was_not_up() {
+    fn a_new_check_counts_as_its_server_did_and_an_edited_one_brings_nobody_back_unasked() {
         let file = |checks: &str| virtual_server(&format!("real_server 10.1.0.1 80 {{\n{checks}\n}}"));
         let check = |port: u16, lines: &str| format!("TCP_CHECK {{\nconnect_port {port}\n{lines}\n}}\n");
-        let (one, two) = (check(81, ""), check(82, "alpha"));
+        let (one, two, edited) = (check(81, ""), check(82, "alpha"), check(83, ""));
         let both = file(&format!("{two}{one}"));
         // It was up.
         let Reloaded { pool, notices, origins } = reloaded(begun(&file(&one)), &both);
@@ -681,6 +680,11 @@ mod tests {
         // It was down.
         let mut pool = begun(&file(&one));
         pool.take(0, 0, DOWN);
+        let Reloaded { pool: mut other, notices, origins } = reloaded(pool.clone(), &file(&edited));
+        assert_eq!((other.is_up(0), notices.len()), (false, 0));
+        assert_eq!(origins, [[Origin::New(Standing::Down)]]);
+        assert!(other.take(0, 0, DOWN).is_empty(), "it was told of before");
+        assert_eq!(lines(&other.take(0, 0, UP)), ["RS 1 UP", "VS UP"]);
         let Reloaded { mut pool, origins, .. } = reloaded(pool, &both);
         assert_eq!(origins, [[Origin::New(Standing::Down), kept]]);
         pool.take(0, 1, UP);
@@ -1048,7 +1052,8 @@ mod tests {
                 let now = real.checks.iter().map(|check| {
                     match checks.iter().position(|old| old.0 == check.probe) {
                         Some(same) => checks.remove(same),
-                        None => (check.probe.clone(), was_alive || !check.timing.begins_down, 0),
+                        None if was_there => (check.probe.clone(), was_alive, 0),
+                        None => (check.probe.clone(), !check.timing.begins_down, 0),
                     }
                 });
                 let checks: Vec<_> = now.collect();
