@@ -5,7 +5,7 @@
 //! until it has it. Cost of a change: a look at the servers of its virtual server; of a file: at all of them once. Not
 //! here: what a change means (`pool.rs`), and asking (`runner.rs`).
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::mem;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use super::command::Turn;
 use super::course::Course;
 use super::file::Files;
 use super::notify::Notifier;
-use super::pool::{Beginning, Notice, Origin, Pool, Reloaded, Standing};
+use super::pool::{Beginning, Notice, Origin, Pool, Reloaded, Standing, Verdict};
 use super::report::CheckState;
 use super::runner::{Place, Runner, Watched};
 use crate::control::{Governed, Reach};
@@ -97,24 +97,21 @@ impl<O: Outside> Manager<O> {
 
     /// Takes what this check, and others that wait, have come to.
     async fn hear(&mut self, first: Arc<Watched>) {
-        let (mut next, mut told) = (Some(first), Vec::new());
-        let board = self.board.clone();
+        let (mut next, mut heard) = (Some(first), BTreeMap::<_, Vec<_>>::new());
         while let Some(watched) = next {
             let (place, verdict) = watched.heard();
-            let mut watching = board.lock();
-            let group = watching.groups.get_mut(place.pool);
-            // One that is gone may still have been heard.
-            if let Some(group) =
-                group.filter(|group| Arc::ptr_eq(group.pool.virtual_server(), &place.virtual_server))
-            {
-                let before = group.standing(place.server);
-                let notices = group.pool.take(place.server, place.check, verdict);
-                if group.note(place.server, before) {
-                    self.unsettled.insert(place.pool);
-                }
-                told.extend(notices.into_iter().map(|notice| (group.reason(&notice), notice)));
-            }
+            heard.entry(place.pool).or_default().push((place, verdict));
             next = self.changed.try_recv().ok();
+        }
+        let (board, mut told) = (self.board.clone(), Vec::new());
+        for (number, mut heard) in heard {
+            let mut watching = board.lock();
+            let Some(group) = watching.groups.get_mut(number) else { continue };
+            // One that is gone may still have been heard.
+            heard.retain(|(place, _)| Arc::ptr_eq(group.pool.virtual_server(), &place.virtual_server));
+            if group.take(&heard, &mut told) {
+                self.unsettled.insert(number);
+            }
         }
         if !self.unsettled.is_empty() {
             // It is tried again.
@@ -299,6 +296,18 @@ impl<O: Outside> Manager<O> {
 }
 
 impl Group {
+    /// Takes what checks have come to, and adds who is told why; whether anything was otherwise before.
+    fn take(&mut self, heard: &[(Place, Verdict)], told: &mut Vec<(Option<String>, Notice)>) -> bool {
+        let before: Vec<_> = heard.iter().map(|(place, _)| self.standing(place.server)).collect();
+        let verdicts = heard.iter().map(|(place, verdict)| (place.server, place.check, *verdict));
+        let notices = self.pool.take(verdicts);
+        told.extend(notices.into_iter().map(|notice| (self.reason(&notice), notice)));
+        heard
+            .iter()
+            .zip(before)
+            .fold(false, |changes, ((place, _), before)| self.note(place.server, before) || changes)
+    }
+
     /// Whether a real server is up and whether there is a quorum, and the server's weight in the table.
     fn standing(&self, server: usize) -> (bool, bool, Option<Weight>) {
         (self.pool.is_up(server), self.pool.is_well(), self.pool.weight(server))
