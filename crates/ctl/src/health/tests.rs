@@ -163,7 +163,7 @@ impl Health {
     }
 
     fn report(&self) -> HealthReport {
-        self.board.lock().report()
+        self.board.report()
     }
 
     /// The one check of the first real server.

@@ -80,7 +80,7 @@ impl Health {
         tracing::info!("{}: {}", file.display(), take_over(&manager, read)?);
         let shared = daemon.shared();
         let reported = board.clone();
-        let report = move || reported.lock().report();
+        let report = move || reported.report();
         // There is one of it in a process, so these are the first.
         let _ = shared.health.set(Arc::new(report));
         let _ = shared.health_thread.set(runs);
