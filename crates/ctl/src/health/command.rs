@@ -27,6 +27,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::apart;
 use crate::keepalived::Configuration;
 use crate::keepalived::checks::Probe;
 use crate::keepalived::globals::Globals;
@@ -116,7 +117,7 @@ impl Program {
 
     /// From its start until it is reaped; `tells` is closed when nobody waits any longer.
     async fn course(self, _turn: OwnedMutexGuard<()>, mut tells: oneshot::Sender<Outcome>) {
-        let started = tokio::task::spawn_blocking(move || self.start()).await;
+        let started = apart(move || self.start()).await;
         let outcome = match started {
             Ok(Ok(mut process)) => {
                 tokio::select! {

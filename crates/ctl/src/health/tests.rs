@@ -14,7 +14,7 @@ use super::board::Board;
 use super::manager::{Manager, Message};
 use super::report::{CheckHealth, CheckState, HealthReport};
 use super::runner::{Place, Runner};
-use super::{Answer, Outside, Wanted};
+use super::{Answer, Outside, Wanted, apart};
 use crate::control::{Governed, Reach};
 use crate::keepalived::services::VirtualServer;
 use crate::keepalived::{Configuration, read_usable};
@@ -413,4 +413,17 @@ async fn the_end_is_told_to_whom_the_file_wants_and_nothing_is_asked_after_it() 
     health.world.asked(RS1);
     sleep(seconds(60.0)).await;
     assert_eq!(health.world.asked(RS1).len(), 0);
+}
+
+#[tokio::test]
+async fn however_much_hangs_the_control_thread_can_be_told() {
+    let (end, ended) = crossbeam::channel::bounded::<()>(0);
+    for _ in 0..600 {
+        let ended = ended.clone();
+        tokio::spawn(apart(move || ended.recv().is_err()));
+    }
+    tokio::task::yield_now().await;
+    let told = tokio::time::timeout(seconds(30.0), tokio::task::spawn_blocking(|| ())).await;
+    drop(end);
+    assert!(told.is_ok());
 }
