@@ -40,6 +40,7 @@ use xvs_sched::ServiceKey;
 use crate::control::{Governed, GovernedService, Reach};
 use crate::keepalived::services::VirtualServer;
 use crate::message::{Command, CommandError};
+use crate::state::Timeouts;
 use runner::Place;
 
 /// What came of asking once.
@@ -69,6 +70,12 @@ trait Outside: Send + Sync + 'static {
     /// # Errors
     /// Nothing has changed.
     fn govern(&self, wanted: Wanted, reach: Reach) -> Result<Governed, CommandError>;
+
+    /// The timeouts in force.
+    ///
+    /// # Errors
+    /// Nobody says.
+    fn timeouts(&self) -> Result<Timeouts, CommandError>;
 
     /// Carries out a command.
     ///

@@ -19,6 +19,7 @@ use crate::control::{Governed, Reach};
 use crate::keepalived::services::VirtualServer;
 use crate::keepalived::{Configuration, read_usable};
 use crate::message::{Command, CommandError};
+use crate::state::Timeouts;
 
 /// What a server does when it is asked.
 #[derive(Clone, Copy, PartialEq)]
@@ -41,6 +42,7 @@ struct World {
     most_asking: AtomicUsize,
     is_here: AtomicBool,
     is_stuck: AtomicBool,
+    timeouts: Mutex<Timeouts>,
     governed: Mutex<Vec<Wanted>>,
     told: Mutex<Vec<(String, Instant)>>,
 }
@@ -118,7 +120,14 @@ impl Outside for Arc<World> {
         Ok(Governed::default())
     }
 
-    fn change(&self, _: Command) -> Result<(), CommandError> {
+    fn timeouts(&self) -> Result<Timeouts, CommandError> {
+        Ok(*self.timeouts.lock().unwrap())
+    }
+
+    fn change(&self, command: Command) -> Result<(), CommandError> {
+        if let Command::SetTimeouts(wanted) = command {
+            self.timeouts.lock().unwrap().update(wanted);
+        }
         Ok(())
     }
 
@@ -143,6 +152,7 @@ impl Health {
             most_asking: AtomicUsize::new(0),
             is_here: AtomicBool::new(true),
             is_stuck: AtomicBool::new(false),
+            timeouts: Mutex::default(),
             governed: Mutex::default(),
             told: Mutex::default(),
         });
@@ -346,6 +356,26 @@ async fn a_file_that_is_read_again_changes_neither_states_nor_when_checks_ask() 
     assert_eq!(health.world.asked(RS1).len(), 0, "it is not asked sooner than it would have been");
     sleep(seconds(7.5)).await;
     assert_eq!(health.world.asked(RS1).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn timeouts_that_a_file_says_no_more_are_those_of_before() {
+    let text = |timeouts: &str| {
+        virtual_server("", [RS1]) + &format!("global_defs {{\nlvs_timeouts {timeouts}\n}}\n")
+    };
+    let health = Health::start(&text("tcp 7200"), MANY).await;
+    let in_force = || {
+        let Timeouts { tcp_seconds, tcp_fin_seconds, udp_seconds } = health.world.timeouts().unwrap();
+        [tcp_seconds, tcp_fin_seconds, udp_seconds]
+    };
+    assert_eq!(in_force(), [7200, 120, 300]);
+    health.world.timeouts.lock().unwrap().udp_seconds = 77;
+    health.take_over(&text("tcp 3600 udp 30")).await.unwrap();
+    assert_eq!(in_force(), [3600, 120, 30]);
+    health.take_over(&text("tcpfin 60")).await.unwrap();
+    assert_eq!(in_force(), [900, 60, 77]);
+    health.take_over(&virtual_server("", [RS1])).await.unwrap();
+    assert_eq!(in_force(), [900, 120, 77]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -30,7 +30,8 @@ use crate::events::Kind;
 use crate::keepalived::checks::Probe;
 use crate::keepalived::services::VirtualServer;
 use crate::keepalived::{Configuration, read_usable};
-use crate::message::{Command, CommandError, Request};
+use crate::message::{Command, CommandError, Reply, Request};
+use crate::state::Timeouts;
 use crate::threads;
 
 /// Why health does not start.
@@ -171,6 +172,13 @@ impl Outside for Director {
 
     fn govern(&self, wanted: Wanted, reach: Reach) -> Result<Governed, CommandError> {
         self.0.govern(wanted, reach)
+    }
+
+    fn timeouts(&self) -> Result<Timeouts, CommandError> {
+        match self.0.ask(Request::Timeouts)? {
+            Reply::Timeouts(timeouts) => Ok(timeouts),
+            other => unreachable!("asked for timeouts, it says {other:?}"),
+        }
     }
 
     fn change(&self, command: Command) -> Result<(), CommandError> {
