@@ -1,7 +1,7 @@
 //! All that is watched, where its manager writes and reports are read.
 //!
-//! The manager is the one writer; who asks for a report copies what is shown, and delays it for so long: some milliseconds
-//! with ten thousand checks. Not here: what follows from an answer (`manager.rs`, `pool.rs`).
+//! The manager is the one writer. Who asks for a report delays it for as long as it takes to copy how servers stand; what is
+//! shown of them is put into words after that. Not here: what follows from an answer (`manager.rs`, `pool.rs`).
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -32,6 +32,7 @@ pub(super) struct Watching {
 }
 
 /// A virtual server.
+#[derive(Clone)]
 pub(super) struct Group {
     pub(super) pool: Pool,
     /// Since when it has its quorum or has not, in milliseconds since 1970.
@@ -40,6 +41,7 @@ pub(super) struct Group {
 }
 
 /// A real server.
+#[derive(Clone)]
 pub(super) struct Server {
     /// Since when it is up or down, in milliseconds since 1970.
     pub(super) since_millis: u64,
@@ -50,6 +52,24 @@ impl Board {
     /// A panic elsewhere leaves it whole.
     pub(super) fn lock(&self) -> MutexGuard<'_, Watching> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All of it, but for what the control thread and workers know: drift, and the weights by which packets are scheduled.
+    pub(super) fn report(&self) -> HealthReport {
+        let watching = self.lock();
+        let groups = watching.groups.clone();
+        let report = HealthReport {
+            file: watching.file.display().to_string(),
+            read_at_millis: watching.read_at_millis,
+            refused: watching.refused.clone(),
+            reads: watching.reads,
+            refusals: watching.refusals,
+            faults: watching.faults,
+            drift: Vec::new(),
+            virtual_servers: Vec::new(),
+        };
+        drop(watching);
+        HealthReport { virtual_servers: groups.iter().map(Group::report).collect(), ..report }
     }
 }
 
@@ -64,20 +84,6 @@ impl Watching {
     pub(super) fn tables(&self, groups: &BTreeSet<usize>) -> Wanted {
         let tables = groups.iter().flat_map(|number| self.groups[*number].pool.table());
         tables.map(|(key, service)| (key, Some(service))).collect()
-    }
-
-    /// All of it, but for what the control thread and workers know: drift, and the weights by which packets are scheduled.
-    pub(super) fn report(&self) -> HealthReport {
-        HealthReport {
-            file: self.file.display().to_string(),
-            read_at_millis: self.read_at_millis,
-            refused: self.refused.clone(),
-            reads: self.reads,
-            refusals: self.refusals,
-            faults: self.faults,
-            drift: Vec::new(),
-            virtual_servers: self.groups.iter().map(|group| group.report()).collect(),
-        }
     }
 }
 

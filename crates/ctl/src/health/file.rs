@@ -14,10 +14,9 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-use super::Answer;
+use super::{Answer, apart};
 use crate::keepalived::files::{FileWeight, Init, TrackFile};
 
 /// The files that are watched. Kept when the configuration is read again: what `init_file` says is done once.
@@ -91,12 +90,12 @@ async fn look_again(path: PathBuf, init: Option<Init>, tells: Weak<watch::Sender
     let path = Arc::new(path);
     if let Some(init) = init {
         let path = Arc::clone(&path);
-        let _ = spawn_blocking(move || begin(&path, init)).await;
+        let _ = apart(move || begin(&path, init)).await;
     }
     let mut was_empty = true;
     loop {
         let looked = Arc::clone(&path);
-        let looked = spawn_blocking(move || look(&looked)).await;
+        let looked = apart(move || look(&looked)).await;
         let Some(tells) = tells.upgrade() else { return };
         let looked = looked.unwrap_or_else(|error| Err(io::Error::other(error)));
         let is_empty = matches!(looked, Ok(None));

@@ -21,7 +21,7 @@ use md5::{Digest, Md5};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Answer, socket, tls};
+use super::{Answer, apart, socket, tls};
 use crate::keepalived::checks::{Http, Target, Url};
 use crate::keepalived::pattern::Search;
 
@@ -141,7 +141,7 @@ async fn look(search: &Search, body: Vec<u8>, bounds: &Bounds) -> Result<(), Str
             drop(turn);
             judged
         };
-        tokio::task::spawn_blocking(looking).await.unwrap_or_else(|error| Err(error.to_string()))
+        apart(looking).await.unwrap_or_else(|error| Err(error.to_string()))
     };
     let what = format!("answered, and the body not looked through for `{}`", search.pattern.text);
     bounds.within(&what, looked).await

@@ -5,7 +5,7 @@
 //! until it has it. Cost of a change: a look at the servers of its virtual server; of a file: at all of them once. Not
 //! here: what a change means (`pool.rs`), and asking (`runner.rs`).
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::mem;
 use std::sync::Arc;
@@ -23,16 +23,17 @@ use super::command::Turn;
 use super::course::Course;
 use super::file::Files;
 use super::notify::Notifier;
-use super::pool::{Beginning, Notice, Origin, Pool, Reloaded, Standing};
+use super::pool::{Beginning, Notice, Origin, Pool, Reloaded, Standing, Verdict};
 use super::report::CheckState;
 use super::runner::{Place, Runner, Watched};
 use crate::control::{Governed, Reach};
 use crate::events::millis_since_1970;
-use crate::keepalived::Configuration;
 use crate::keepalived::checks::Check;
 use crate::keepalived::globals::Globals;
 use crate::keepalived::services::VirtualServer;
+use crate::keepalived::{Configuration, UNSAID};
 use crate::message::{Command, CommandError};
+use crate::state::Timeouts;
 
 /// What the manager is asked.
 pub(super) enum Message {
@@ -53,6 +54,7 @@ pub(super) struct Manager<O> {
     gone: Vec<ServiceKey>,
     reach: Reach,
     files: Files,
+    timeouts: FileTimeouts,
     /// Who is told, from the first file on.
     notifier: Option<Notifier>,
     /// When it is given again what it could not take.
@@ -69,8 +71,8 @@ impl<O: Outside> Manager<O> {
     ) -> Self {
         let (unsettled, gone) = (BTreeSet::new(), Vec::new());
         let (reach, files, again) = (Reach::Changes, Files::default(), Instant::now());
-        let notifier = None;
-        Self { board, runner, changed, messages, unsettled, gone, reach, files, notifier, again }
+        let (timeouts, notifier) = (FileTimeouts { said: UNSAID, before: UNSAID }, None);
+        Self { board, runner, changed, messages, unsettled, gone, reach, files, timeouts, notifier, again }
     }
 
     /// Until it is told to stop.
@@ -97,24 +99,21 @@ impl<O: Outside> Manager<O> {
 
     /// Takes what this check, and others that wait, have come to.
     async fn hear(&mut self, first: Arc<Watched>) {
-        let (mut next, mut told) = (Some(first), Vec::new());
-        let board = self.board.clone();
+        let (mut next, mut heard) = (Some(first), BTreeMap::<_, Vec<_>>::new());
         while let Some(watched) = next {
             let (place, verdict) = watched.heard();
-            let mut watching = board.lock();
-            let group = watching.groups.get_mut(place.pool);
-            // One that is gone may still have been heard.
-            if let Some(group) =
-                group.filter(|group| Arc::ptr_eq(group.pool.virtual_server(), &place.virtual_server))
-            {
-                let before = group.standing(place.server);
-                let notices = group.pool.take(place.server, place.check, verdict);
-                if group.note(place.server, before) {
-                    self.unsettled.insert(place.pool);
-                }
-                told.extend(notices.into_iter().map(|notice| (group.reason(&notice), notice)));
-            }
+            heard.entry(place.pool).or_default().push((place, verdict));
             next = self.changed.try_recv().ok();
+        }
+        let (board, mut told) = (self.board.clone(), Vec::new());
+        for (number, mut heard) in heard {
+            let mut watching = board.lock();
+            let Some(group) = watching.groups.get_mut(number) else { continue };
+            // One that is gone may still have been heard.
+            heard.retain(|(place, _)| Arc::ptr_eq(group.pool.virtual_server(), &place.virtual_server));
+            if group.take(&heard, &mut told) {
+                self.unsettled.insert(number);
+            }
         }
         if !self.unsettled.is_empty() {
             // It is tried again.
@@ -168,10 +167,17 @@ impl<O: Outside> Manager<O> {
     async fn take_over(&mut self, read: Configuration) -> Result<String, CommandError> {
         read.faults.iter().for_each(|fault| tracing::warn!("{fault}"));
         let flush = read.globals.lvs_flush && self.board.lock().reads == 0;
-        let commands = flush.then_some(Command::Flush).into_iter().chain(read.timeouts());
-        let (runner, commands) = (self.runner.clone(), commands.collect::<Vec<_>>());
-        let change = move || commands.into_iter().try_for_each(|command| runner.outside.change(command));
+        let (runner, said, mut timeouts) = (self.runner.clone(), read.timeouts, self.timeouts);
+        let change = move || {
+            let outside = &runner.outside;
+            let wanted = timeouts.follow(said, outside.timeouts()?);
+            let set = (wanted != UNSAID).then_some(Command::SetTimeouts(wanted));
+            let mut commands = flush.then_some(Command::Flush).into_iter().chain(set);
+            commands.try_for_each(|command| outside.change(command))?;
+            Ok(timeouts)
+        };
         let changed = spawn_blocking(change).await.unwrap_or_else(|_| Err(fault()));
+        let changed = changed.map(|timeouts| self.timeouts = timeouts);
         match &mut self.notifier {
             Some(notifier) => notifier.reload(&read.globals).await,
             none => *none = Some(Notifier::begin(&read.globals)),
@@ -299,6 +305,18 @@ impl<O: Outside> Manager<O> {
 }
 
 impl Group {
+    /// Takes what checks have come to, and adds who is told why; whether anything was otherwise before.
+    fn take(&mut self, heard: &[(Place, Verdict)], told: &mut Vec<(Option<String>, Notice)>) -> bool {
+        let before: Vec<_> = heard.iter().map(|(place, _)| self.standing(place.server)).collect();
+        let verdicts = heard.iter().map(|(place, verdict)| (place.server, place.check, *verdict));
+        let notices = self.pool.take(verdicts);
+        told.extend(notices.into_iter().map(|notice| (self.reason(&notice), notice)));
+        heard
+            .iter()
+            .zip(before)
+            .fold(false, |changes, ((place, _), before)| self.note(place.server, before) || changes)
+    }
+
     /// Whether a real server is up and whether there is a quorum, and the server's weight in the table.
     fn standing(&self, server: usize) -> (bool, bool, Option<Weight>) {
         (self.pool.is_up(server), self.pool.is_well(), self.pool.weight(server))
@@ -323,6 +341,32 @@ impl Group {
         let mut rows = server.checks.iter().map(|running| running.watched.row());
         let failed = rows.find(|row| row.state == CheckState::Down)?;
         Some(format!("{}: {}", failed.probe, failed.last_error?.what))
+    }
+}
+
+/// What a file says of the timeouts of connections.
+#[derive(Clone, Copy)]
+struct FileTimeouts {
+    said: Timeouts,
+    /// What was in force when it began to say them.
+    before: Timeouts,
+}
+
+impl FileTimeouts {
+    /// What another file wants: what it says, and of what was said and is not any more what was in force before.
+    fn follow(&mut self, mut said: Timeouts, mut in_force: Timeouts) -> Timeouts {
+        let fields: [fn(&mut Timeouts) -> &mut u32; 3] =
+            [|all| &mut all.tcp_seconds, |all| &mut all.tcp_fin_seconds, |all| &mut all.udp_seconds];
+        let mut wanted = said;
+        for field in fields {
+            match (*field(&mut self.said), *field(&mut said)) {
+                (0, 1..) => *field(&mut self.before) = *field(&mut in_force),
+                (1.., 0) => *field(&mut wanted) = *field(&mut self.before),
+                (0, 0) | (1.., 1..) => {}
+            }
+        }
+        self.said = said;
+        wanted
     }
 }
 

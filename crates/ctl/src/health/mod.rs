@@ -30,13 +30,17 @@ pub mod watch;
 mod tests;
 
 use std::future::Future;
+use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::Instant;
 use xvs_sched::ServiceKey;
 
 use crate::control::{Governed, GovernedService, Reach};
 use crate::keepalived::services::VirtualServer;
 use crate::message::{Command, CommandError};
+use crate::state::Timeouts;
 use runner::Place;
 
 /// What came of asking once.
@@ -67,6 +71,12 @@ trait Outside: Send + Sync + 'static {
     /// Nothing has changed.
     fn govern(&self, wanted: Wanted, reach: Reach) -> Result<Governed, CommandError>;
 
+    /// The timeouts in force.
+    ///
+    /// # Errors
+    /// Nobody says.
+    fn timeouts(&self) -> Result<Timeouts, CommandError>;
+
     /// Carries out a command.
     ///
     /// # Errors
@@ -76,3 +86,19 @@ trait Outside: Send + Sync + 'static {
     /// Tells events and the log what has come at once.
     fn tell(&self, what: Vec<String>);
 }
+
+/// Does what may hang, such as a look at a file that is far away, on a thread that may wait. What goes to the control
+/// thread needs one too: no more than [`HANGING_MAX`] are taken by this, and others wait for one of these.
+async fn apart<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> Result<T, JoinError> {
+    // There is one thread of health in a process, and each test has its own.
+    thread_local!(static ROOM: Arc<Semaphore> = Arc::new(Semaphore::new(HANGING_MAX)));
+    let permit = ROOM.with(Arc::clone).acquire_owned().await;
+    let done = move || {
+        let _permit = permit;
+        what()
+    };
+    spawn_blocking(done).await
+}
+
+/// Half of the threads that tokio has for it.
+const HANGING_MAX: usize = 256;

@@ -122,19 +122,21 @@ impl Pool {
         (pool, notices)
     }
 
-    /// Takes what a check of a real server has come to, both by their order.
-    pub fn take(&mut self, server: usize, check: usize, verdict: Verdict) -> Vec<Notice> {
-        let Some(taken) = self.servers.get_mut(server) else { return Vec::new() };
-        let was_up = taken.is_up();
-        let Some(place) = taken.checks.get_mut(check) else { return Vec::new() };
-        *place = verdict;
-        let is_up = taken.is_up();
-        // The first failure of one that begins down is told too.
-        let is_told = was_up != is_up || !(verdict.is_up || taken.is_told_down);
+    /// Takes what checks have come to, each by the order of its real server and its own in that. The quorum is looked at
+    /// once, when all are taken.
+    pub fn take(&mut self, verdicts: impl IntoIterator<Item = (usize, usize, Verdict)>) -> Vec<Notice> {
         let mut notices = Vec::new();
-        if is_told {
-            taken.is_told_down = !is_up;
-            notices.push(self.notice(Some(server), is_up.into()));
+        for (server, check, verdict) in verdicts {
+            let Some(taken) = self.servers.get_mut(server) else { continue };
+            let was_up = taken.is_up();
+            let Some(place) = taken.checks.get_mut(check) else { continue };
+            *place = verdict;
+            let is_up = taken.is_up();
+            // The first failure of one that begins down is told too.
+            if was_up != is_up || !(verdict.is_up || taken.is_told_down) {
+                taken.is_told_down = !is_up;
+                notices.push(self.notice(Some(server), is_up.into()));
+            }
         }
         notices.extend(self.weigh());
         notices
@@ -142,8 +144,8 @@ impl Pool {
 
     /// The same virtual server by another reading of the file.
     ///
-    /// A check that asks what one did before goes on as that did. One that asks something else counts as up, unless it
-    /// begins down and its server was not up.
+    /// A check that asks what one did before goes on as that did. One that asks something else counts as its server did, so
+    /// that nobody comes back unasked because a check was edited.
     pub fn reload(self, virtual_server: Arc<VirtualServer>, beginning: Beginning) -> Reloaded {
         let known: HashSet<_> = virtual_server.real_servers.iter().map(|server| server.endpoint).collect();
         let before = &self.virtual_server.real_servers;
@@ -284,8 +286,7 @@ impl Pool {
         }
         let origin = |check: &Check| match known.get_mut(&check.probe.identity()).and_then(Vec::pop) {
             Some(check) => Origin::Kept { server, check },
-            None if self.is_up(server) => Origin::New(Standing::Up),
-            None => Origin::New(Standing::at_first(&check.timing)),
+            None => Origin::New(self.is_up(server).into()),
         };
         checks.iter().map(origin).collect()
     }
@@ -501,7 +502,7 @@ mod tests {
     fn a_server_that_begins_down_and_is_inhibited_has_its_weight_with_its_first_pass() {
         let mut pool = begun(&case("begins-down"));
         assert_eq!(servers(&pool), "1=0");
-        assert_eq!(lines(&pool.take(0, 0, UP)), ["RS 1 UP", "VS UP"]);
+        assert_eq!(lines(&pool.take([(0, 0, UP)])), ["RS 1 UP", "VS UP"]);
         assert_eq!(servers(&pool), "1=1");
     }
 
@@ -524,7 +525,7 @@ mod tests {
             (Answer::Well(0), "1=2 99=0", &["VS UP"]),
         ] {
             let change = course.take(&answer);
-            assert_eq!(lines(&pool.take(0, 0, change.verdict)), said, "{answer:?}");
+            assert_eq!(lines(&pool.take([(0, 0, change.verdict)])), said, "{answer:?}");
             assert_eq!(servers(&pool), want, "{answer:?}");
         }
     }
@@ -540,7 +541,7 @@ mod tests {
             (0, UP, &[], "2=1"),
             (1, UP, &["RS 1 UP"], "1=1 2=1"),
         ] {
-            assert_eq!(lines(&pool.take(0, check, verdict)), told);
+            assert_eq!(lines(&pool.take([(0, check, verdict)])), told);
             assert_eq!(servers(&pool), there);
         }
     }
@@ -550,7 +551,7 @@ mod tests {
         let text = "real_server 10.1.0.1 80 {\nweight 4\nTCP_CHECK {\n}\nTCP_CHECK {\nconnect_port 81\n}\n}";
         let mut pool = begun(&virtual_server(text));
         let mut weight = |check, weight_change| {
-            pool.take(0, check, Verdict { is_up: true, weight_change });
+            pool.take([(0, check, Verdict { is_up: true, weight_change })]);
             servers(&pool)
         };
         assert_eq!(weight(0, 3), "1=7");
@@ -561,14 +562,26 @@ mod tests {
     }
 
     #[test]
+    fn verdicts_that_come_together_are_told_one_by_one_and_the_quorum_by_all_of_them() {
+        let mut pool = begun(&pair("quorum 2"));
+        pool.take([(0, 0, DOWN)]);
+        // The one that goes and the one that comes leave the quorum as it is.
+        let notices = pool.take([(1, 0, DOWN), (0, 0, UP), (7, 0, DOWN), (0, 7, DOWN)]);
+        assert_eq!(lines(&notices), ["RS 2 DOWN", "RS 1 UP"]);
+        assert_eq!((servers(&pool).as_str(), pool.is_well()), ("1=2", true));
+        let notices = pool.take([(0, 0, DOWN), (1, 0, DOWN)]);
+        assert_eq!(lines(&notices), ["RS 1 DOWN", "VS DOWN"]);
+    }
+
+    #[test]
     fn without_a_sorry_server_a_lost_quorum_takes_nobody_out() {
         let mut pool = begun(&pair("quorum 4"));
-        assert_eq!(lines(&pool.take(1, 0, DOWN)), ["RS 2 DOWN", "VS DOWN"]);
+        assert_eq!(lines(&pool.take([(1, 0, DOWN)])), ["RS 2 DOWN", "VS DOWN"]);
         assert_eq!((servers(&pool), pool.is_well(), pool.live_weight()), ("1=2".to_owned(), false, 2));
-        assert_eq!(lines(&pool.take(0, 0, DOWN)), ["RS 1 DOWN"]);
+        assert_eq!(lines(&pool.take([(0, 0, DOWN)])), ["RS 1 DOWN"]);
         assert_eq!(servers(&pool), "");
-        assert_eq!(lines(&pool.take(0, 0, UP)), ["RS 1 UP"]);
-        assert_eq!(lines(&pool.take(1, 0, UP)), ["RS 2 UP", "VS UP"]);
+        assert_eq!(lines(&pool.take([(0, 0, UP)])), ["RS 1 UP"]);
+        assert_eq!(lines(&pool.take([(1, 0, UP)])), ["RS 2 UP", "VS UP"]);
         assert_eq!(servers(&pool), "1=2 2=3");
     }
 
@@ -577,13 +590,13 @@ mod tests {
         let mut pool = begun(&pair("quorum 3\nhysteresis 2\nsorry_server 10.1.0.9 80"));
         assert_eq!(servers(&pool), "1=2 2=3");
         // At least 1 to stay well, at least 5 to be well again.
-        assert_eq!(lines(&pool.take(1, 0, DOWN)), ["RS 2 DOWN"]);
+        assert_eq!(lines(&pool.take([(1, 0, DOWN)])), ["RS 2 DOWN"]);
         assert_eq!(servers(&pool), "1=2");
-        assert_eq!(lines(&pool.take(0, 0, DOWN)), ["RS 1 DOWN", "VS DOWN"]);
+        assert_eq!(lines(&pool.take([(0, 0, DOWN)])), ["RS 1 DOWN", "VS DOWN"]);
         assert_eq!((servers(&pool), pool.is_sorry(), pool.weight(0)), ("9=1".to_owned(), true, None));
-        assert_eq!(lines(&pool.take(1, 0, UP)), ["RS 2 UP"]);
+        assert_eq!(lines(&pool.take([(1, 0, UP)])), ["RS 2 UP"]);
         assert_eq!(servers(&pool), "9=1");
-        assert_eq!(lines(&pool.take(0, 0, UP)), ["RS 1 UP", "VS UP"]);
+        assert_eq!(lines(&pool.take([(0, 0, UP)])), ["RS 1 UP", "VS UP"]);
         assert_eq!((servers(&pool), pool.is_sorry()), ("1=2 2=3".to_owned(), false));
     }
 
@@ -592,12 +605,12 @@ mod tests {
         let mut pool =
             begun(&pair("quorum 4\ninhibit_on_failure\nsorry_server 10.1.0.1 80\nsorry_server_inhibit"));
         assert_eq!(servers(&pool), "1=2 2=3");
-        pool.take(1, 0, DOWN);
+        pool.take([(1, 0, DOWN)]);
         assert_eq!(servers(&pool), "2=0 1=1");
-        pool.take(0, 0, DOWN);
+        pool.take([(0, 0, DOWN)]);
         assert_eq!(servers(&pool), "2=0 1=1");
-        pool.take(1, 0, UP);
-        pool.take(0, 0, UP);
+        pool.take([(1, 0, UP)]);
+        pool.take([(0, 0, UP)]);
         assert_eq!(servers(&pool), "1=2 2=3");
     }
 
@@ -627,11 +640,11 @@ mod tests {
     #[test]
     fn of_a_server_that_begins_down_its_first_failure_is_told_once() {
         let mut pool = begun(&pair("alpha"));
-        assert_eq!(lines(&pool.take(0, 0, DOWN)), ["RS 1 DOWN"]);
-        assert!(pool.take(0, 0, DOWN).is_empty());
+        assert_eq!(lines(&pool.take([(0, 0, DOWN)])), ["RS 1 DOWN"]);
+        assert!(pool.take([(0, 0, DOWN)]).is_empty());
         let mut pool = reloaded(pool, &pair("alpha\nquorum 2")).pool;
-        assert!(pool.take(0, 0, DOWN).is_empty());
-        assert_eq!(lines(&pool.take(0, 0, UP)), ["RS 1 UP", "VS UP"]);
+        assert!(pool.take([(0, 0, DOWN)]).is_empty());
+        assert_eq!(lines(&pool.take([(0, 0, UP)])), ["RS 1 UP", "VS UP"]);
     }
 
     #[test]
@@ -640,16 +653,16 @@ mod tests {
         assert!(pool.clone().end().is_empty());
         assert_eq!(lines(&pool.remove()), ["RS 1 DOWN", "RS 2 DOWN", "VS DOWN"]);
         let mut pool = begun(&pair("omega"));
-        pool.take(0, 0, DOWN);
+        pool.take([(0, 0, DOWN)]);
         assert_eq!(lines(&pool.clone().end()), ["RS 2 DOWN", "VS DOWN"]);
-        pool.take(1, 0, DOWN);
+        pool.take([(1, 0, DOWN)]);
         assert!(pool.end().is_empty());
     }
 
     #[test]
     fn a_server_that_is_down_stays_down_over_a_reload_and_another_weight_counts_at_once() {
         let mut pool = begun(&pair("inhibit_on_failure"));
-        pool.take(0, 0, DOWN);
+        pool.take([(0, 0, DOWN)]);
         let weights = |first, second| {
             let checked = "TCP_CHECK {\nretry 9\nalpha\n}\n}";
             virtual_server(&format!(
@@ -662,16 +675,16 @@ mod tests {
         let kept = |server| vec![Origin::Kept { server, check: 0 }];
         assert_eq!(origins, [kept(1), kept(0)]);
         assert_eq!(servers(&pool), "2=8 1=0");
-        assert_eq!(lines(&pool.take(1, 0, UP)), ["RS 1 UP"]);
+        assert_eq!(lines(&pool.take([(1, 0, UP)])), ["RS 1 UP"]);
         assert_eq!(servers(&pool), "2=8 1=7");
         assert_eq!(servers(&reloaded(pool, &weights(0, 1)).pool), "2=1 1=0");
     }
 
     #[test]
-    fn a_new_check_counts_as_up_unless_it_begins_down_and_its_server_was_not_up() {
+    fn a_new_check_counts_as_its_server_did_and_an_edited_one_brings_nobody_back_unasked() {
         let file = |checks: &str| virtual_server(&format!("real_server 10.1.0.1 80 {{\n{checks}\n}}"));
         let check = |port: u16, lines: &str| format!("TCP_CHECK {{\nconnect_port {port}\n{lines}\n}}\n");
-        let (one, two) = (check(81, ""), check(82, "alpha"));
+        let (one, two, edited) = (check(81, ""), check(82, "alpha"), check(83, ""));
         let both = file(&format!("{two}{one}"));
         // It was up.
         let Reloaded { pool, notices, origins } = reloaded(begun(&file(&one)), &both);
@@ -680,10 +693,15 @@ mod tests {
         assert_eq!(origins, [[Origin::New(Standing::Up), kept]]);
         // It was down.
         let mut pool = begun(&file(&one));
-        pool.take(0, 0, DOWN);
+        pool.take([(0, 0, DOWN)]);
+        let Reloaded { pool: mut other, notices, origins } = reloaded(pool.clone(), &file(&edited));
+        assert_eq!((other.is_up(0), notices.len()), (false, 0));
+        assert_eq!(origins, [[Origin::New(Standing::Down)]]);
+        assert!(other.take([(0, 0, DOWN)]).is_empty(), "it was told of before");
+        assert_eq!(lines(&other.take([(0, 0, UP)])), ["RS 1 UP", "VS UP"]);
         let Reloaded { mut pool, origins, .. } = reloaded(pool, &both);
         assert_eq!(origins, [[Origin::New(Standing::Down), kept]]);
-        pool.take(0, 1, UP);
+        pool.take([(0, 1, UP)]);
         assert!(!pool.is_up(0));
         // What had failed is gone, and nothing else has.
         let Reloaded { pool, notices, .. } = reloaded(pool, &file(&one));
@@ -728,7 +746,7 @@ mod tests {
             reloaded(pool, &pair("quorum 5\nhysteresis 4\nquorum_up /x/up\nquorum_down /x/new"));
         assert!(notices.is_empty(), "5 - 4 is enough to stay well");
         let mut pool = pool;
-        pool.take(0, 0, DOWN);
+        pool.take([(0, 0, DOWN)]);
         let Reloaded { pool, notices, .. } = reloaded(pool, &pair("quorum 5\nquorum_down /x/new"));
         assert_eq!(lines(&notices), ["VS DOWN"]);
         assert_eq!(notices[0].script().map(ToString::to_string).as_deref(), Some("/x/new"));
@@ -754,14 +772,14 @@ mod tests {
         let Reloaded { mut pool, notices, .. } = reloaded(pool, &file(5, "alpha"));
         assert_eq!(lines(&notices), ["RS 3 DOWN", "RS 4 DOWN", "VS DOWN"]);
         assert_eq!(servers(&pool), "99=1");
-        assert_eq!(lines(&pool.take(1, 0, UP)), ["RS 6 UP", "VS UP"]);
+        assert_eq!(lines(&pool.take([(1, 0, UP)])), ["RS 6 UP", "VS UP"]);
         assert_eq!(servers(&pool), "6=1");
     }
 
     #[test]
     fn a_sorry_server_that_comes_or_goes_with_a_reload_takes_or_leaves_the_place_of_the_others() {
         let mut pool = begun(&pair("quorum 4"));
-        pool.take(1, 0, DOWN);
+        pool.take([(1, 0, DOWN)]);
         let pool = reloaded(pool, &pair("quorum 4\nsorry_server 10.1.0.9 80")).pool;
         assert_eq!(servers(&pool), "9=1");
         let pool = reloaded(pool, &pair("quorum 4\nsorry_server 10.1.0.8 80")).pool;
@@ -792,7 +810,7 @@ mod tests {
     #[test]
     fn people_are_told_in_words() {
         let mut pool = begun(&pair("quorum 4"));
-        let told: Vec<_> = [DOWN, UP].map(|verdict| pool.take(1, 0, verdict)).concat();
+        let told: Vec<_> = [DOWN, UP].map(|verdict| pool.take([(1, 0, verdict)])).concat();
         let told: Vec<_> = told.iter().map(ToString::to_string).collect();
         assert_eq!(
             told,
@@ -1048,7 +1066,8 @@ mod tests {
                 let now = real.checks.iter().map(|check| {
                     match checks.iter().position(|old| old.0 == check.probe) {
                         Some(same) => checks.remove(same),
-                        None => (check.probe.clone(), was_alive || !check.timing.begins_down, 0),
+                        None if was_there => (check.probe.clone(), was_alive, 0),
+                        None => (check.probe.clone(), !check.timing.begins_down, 0),
                     }
                 });
                 let checks: Vec<_> = now.collect();
@@ -1125,7 +1144,7 @@ mod tests {
                         if checks == 0 {
                             continue;
                         }
-                        told.extend(lines(&pool.take(server, check % checks, verdict)));
+                        told.extend(lines(&pool.take([(server, check % checks, verdict)])));
                         naive.take(server, check % checks, verdict);
                     }
                     Step::Reload(new) => {
@@ -1170,13 +1189,13 @@ mod tests {
                 let Step::Take(server, check, verdict) = step else { continue };
                 let server = server % file.real_servers.len();
                 if let Some(check) = check.checked_rem(file.real_servers[server].checks.len()) {
-                    pool.take(server, check, verdict);
+                    pool.take([(server, check, verdict)]);
                     last.insert((server, check), verdict);
                 }
             }
             let mut other = begun(&file);
             for ((server, check), verdict) in last.into_iter().rev() {
-                other.take(server, check, verdict);
+                other.take([(server, check, verdict)]);
             }
             prop_assert_eq!(pool.table(), other.table());
         }

@@ -65,11 +65,12 @@ pub(super) struct Runner<O> {
     pub(super) changed: UnboundedSender<Arc<Watched>>,
 }
 
-/// A check at work; dropped, it ends, and what it is asking with it.
+/// A check at work; when its last copy is dropped it ends, and what it is asking with it.
+#[derive(Clone)]
 pub(super) struct Running {
     /// What is known of it.
     pub(super) watched: Arc<Watched>,
-    _task: Ended<()>,
+    _task: Arc<Ended<()>>,
 }
 
 /// A task that ends with this.
@@ -94,7 +95,7 @@ impl<O: Outside> Runner<O> {
             Some(file) => tokio::spawn(this.follow(known, file)),
             None => tokio::spawn(this.run(known)),
         };
-        Running { watched, _task: Ended(task) }
+        Running { watched, _task: Arc::new(Ended(task)) }
     }
 
     /// A file tells by itself.

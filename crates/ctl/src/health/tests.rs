@@ -14,11 +14,12 @@ use super::board::Board;
 use super::manager::{Manager, Message};
 use super::report::{CheckHealth, CheckState, HealthReport};
 use super::runner::{Place, Runner};
-use super::{Answer, Outside, Wanted};
+use super::{Answer, Outside, Wanted, apart};
 use crate::control::{Governed, Reach};
 use crate::keepalived::services::VirtualServer;
 use crate::keepalived::{Configuration, read_usable};
 use crate::message::{Command, CommandError};
+use crate::state::Timeouts;
 
 /// What a server does when it is asked.
 #[derive(Clone, Copy, PartialEq)]
@@ -41,6 +42,7 @@ struct World {
     most_asking: AtomicUsize,
     is_here: AtomicBool,
     is_stuck: AtomicBool,
+    timeouts: Mutex<Timeouts>,
     governed: Mutex<Vec<Wanted>>,
     told: Mutex<Vec<(String, Instant)>>,
 }
@@ -118,7 +120,14 @@ impl Outside for Arc<World> {
         Ok(Governed::default())
     }
 
-    fn change(&self, _: Command) -> Result<(), CommandError> {
+    fn timeouts(&self) -> Result<Timeouts, CommandError> {
+        Ok(*self.timeouts.lock().unwrap())
+    }
+
+    fn change(&self, command: Command) -> Result<(), CommandError> {
+        if let Command::SetTimeouts(wanted) = command {
+            self.timeouts.lock().unwrap().update(wanted);
+        }
         Ok(())
     }
 
@@ -143,6 +152,7 @@ impl Health {
             most_asking: AtomicUsize::new(0),
             is_here: AtomicBool::new(true),
             is_stuck: AtomicBool::new(false),
+            timeouts: Mutex::default(),
             governed: Mutex::default(),
             told: Mutex::default(),
         });
@@ -163,7 +173,7 @@ impl Health {
     }
 
     fn report(&self) -> HealthReport {
-        self.board.lock().report()
+        self.board.report()
     }
 
     /// The one check of the first real server.
@@ -349,6 +359,26 @@ async fn a_file_that_is_read_again_changes_neither_states_nor_when_checks_ask() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn timeouts_that_a_file_says_no_more_are_those_of_before() {
+    let text = |timeouts: &str| {
+        virtual_server("", [RS1]) + &format!("global_defs {{\nlvs_timeouts {timeouts}\n}}\n")
+    };
+    let health = Health::start(&text("tcp 7200"), MANY).await;
+    let in_force = || {
+        let Timeouts { tcp_seconds, tcp_fin_seconds, udp_seconds } = health.world.timeouts().unwrap();
+        [tcp_seconds, tcp_fin_seconds, udp_seconds]
+    };
+    assert_eq!(in_force(), [7200, 120, 300]);
+    health.world.timeouts.lock().unwrap().udp_seconds = 77;
+    health.take_over(&text("tcp 3600 udp 30")).await.unwrap();
+    assert_eq!(in_force(), [3600, 120, 30]);
+    health.take_over(&text("tcpfin 60")).await.unwrap();
+    assert_eq!(in_force(), [900, 60, 77]);
+    health.take_over(&virtual_server("", [RS1])).await.unwrap();
+    assert_eq!(in_force(), [900, 120, 77]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_shorter_interval_holds_at_once() {
     let text = virtual_server("delay_loop 600\nwarmup 0", [RS1]);
     let health = Health::start(&text, MANY).await;
@@ -413,4 +443,17 @@ async fn the_end_is_told_to_whom_the_file_wants_and_nothing_is_asked_after_it() 
     health.world.asked(RS1);
     sleep(seconds(60.0)).await;
     assert_eq!(health.world.asked(RS1).len(), 0);
+}
+
+#[tokio::test]
+async fn however_much_hangs_the_control_thread_can_be_told() {
+    let (end, ended) = crossbeam::channel::bounded::<()>(0);
+    for _ in 0..600 {
+        let ended = ended.clone();
+        tokio::spawn(apart(move || ended.recv().is_err()));
+    }
+    tokio::task::yield_now().await;
+    let told = tokio::time::timeout(seconds(30.0), tokio::task::spawn_blocking(|| ())).await;
+    drop(end);
+    assert!(told.is_ok());
 }

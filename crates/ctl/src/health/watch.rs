@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use xvs_sched::ServiceKey;
 
 use super::board::Board;
-use super::command::{Program, faults};
+use super::command::{DESCRIPTORS, Program, faults};
 use super::manager::{Manager, Message};
 use super::runner::{Place, Runner};
 use super::{Answer, Outside, Wanted, dns, http, icmp, script, smtp, tcp, udp};
@@ -30,7 +30,8 @@ use crate::events::Kind;
 use crate::keepalived::checks::Probe;
 use crate::keepalived::services::VirtualServer;
 use crate::keepalived::{Configuration, read_usable};
-use crate::message::{Command, CommandError, Request};
+use crate::message::{Command, CommandError, Reply, Request};
+use crate::state::Timeouts;
 use crate::threads;
 
 /// Why health does not start.
@@ -80,7 +81,7 @@ impl Health {
         tracing::info!("{}: {}", file.display(), take_over(&manager, read)?);
         let shared = daemon.shared();
         let reported = board.clone();
-        let report = move || reported.lock().report();
+        let report = move || reported.report();
         // There is one of it in a process, so these are the first.
         let _ = shared.health.set(Arc::new(report));
         let _ = shared.health_thread.set(runs);
@@ -173,6 +174,13 @@ impl Outside for Director {
         self.0.govern(wanted, reach)
     }
 
+    fn timeouts(&self) -> Result<Timeouts, CommandError> {
+        match self.0.ask(Request::Timeouts)? {
+            Reply::Timeouts(timeouts) => Ok(timeouts),
+            other => unreachable!("asked for timeouts, it says {other:?}"),
+        }
+    }
+
     fn change(&self, command: Command) -> Result<(), CommandError> {
         self.0.ask(Request::Change(command)).map(|_| ())
     }
@@ -187,6 +195,8 @@ impl Outside for Director {
 /// How many checks may ask at once, with as many descriptors as the process may have.
 fn at_once() -> usize {
     let limits = getrlimit(Resource::Nofile);
+    // There is one of it in a process, so it is the first.
+    let _ = DESCRIPTORS.set(limits.clone());
     // What it may have is what it has if this is refused.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits });
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);

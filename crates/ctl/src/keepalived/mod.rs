@@ -106,7 +106,8 @@ impl Configuration {
 }
 
 /// No timeout.
-const UNSAID: Timeouts = Timeouts { tcp_seconds: 0, tcp_fin_seconds: 0, udp_seconds: 0 };
+/// None is said: a 0 leaves one as it is.
+pub(crate) const UNSAID: Timeouts = Timeouts { tcp_seconds: 0, tcp_fin_seconds: 0, udp_seconds: 0 };
 
 /// Reads a file for the machine of this name (`--config-id`, or the first label of the host's).
 ///
