@@ -26,7 +26,8 @@ pub(super) struct Watching {
     pub(super) refusals: u64,
     /// Why it was not taken when it was last read.
     pub(super) refused: Option<String>,
-    pub(super) faults: usize,
+    /// What is left out or assumed of it.
+    pub(super) faults: Vec<String>,
     /// The virtual servers, in its order.
     pub(super) groups: Vec<Group>,
 }
@@ -74,12 +75,16 @@ impl Watching {
             refused: self.refused.clone(),
             reads: self.reads,
             refusals: self.refusals,
-            faults: self.faults,
+            faults: self.faults.len(),
+            first_faults: self.faults.iter().take(FAULTS_TOLD).cloned().collect(),
             drift: Vec::new(),
             virtual_servers: self.groups.iter().map(|group| group.report()).collect(),
         }
     }
 }
+
+/// So many of a file's faults are told one by one.
+const FAULTS_TOLD: usize = 5;
 
 impl Group {
     fn report(&self) -> VirtualServerHealth {
