@@ -148,7 +148,7 @@ pub enum ConfigError {
         text: String,
     },
     /// The keepalived.conf cannot be used; the text names each error with its line.
-    #[error("{text}\n{path}: refused; `xvs check --keepalived` shows all of it", path = path.display())]
+    #[error("{text}\n{path}: refused; `xvs check --keepalived {path}` shows all of it", path = path.display())]
     Keepalived {
         /// The file.
         path: PathBuf,

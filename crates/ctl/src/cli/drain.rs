@@ -20,6 +20,7 @@ use crate::adm::{self, SystemResolver};
 use crate::client::{Director, Failure};
 use crate::connections::Ended;
 use crate::filter::{Filter, Kind};
+use crate::health::report::HealthReport;
 use crate::message::{Command, CommandError, DestinationRow, Reply, Request};
 use crate::state::DestinationOptions;
 
@@ -139,6 +140,7 @@ impl Drain<'_> {
         let mut row = self.row()?;
         let former = row.options.clone();
         self.quiesce(&former)?;
+        self.tell_governor()?;
         if row.persistent > 0 {
             let clients = counted(row.persistent, "client is", "clients are");
             let still = "and still led to it, unless expire_quiescent_template is 1 (`xvs set`)";
@@ -263,6 +265,25 @@ impl Drain<'_> {
         let back = Command::EditDestination { service, endpoint, options: former.clone() };
         writeln!(self.out, "its weight was {}; to give it back:\n  {}", former.weight.0, adm::typed(&back))
     }
+
+    /// Who else may give it a weight: health does, in the services of a keepalived.conf.
+    fn tell_governor(&mut self) -> Done {
+        let health: Option<HealthReport> = match self.director.call(Request::Health)? {
+            Reply::Report(report) => serde_json::from_value(report)?,
+            other => return Err(Failure::unexpected(&other).into()),
+        };
+        let service = self.service.to_string();
+        let governs = |health: &HealthReport| {
+            health.virtual_servers.iter().any(|server| server.services.contains(&service))
+        };
+        if let Some(HealthReport { file, .. }) = health.filter(governs) {
+            writeln!(
+                self.out,
+                "{file} governs it: its checks and `xvs reload` may give it back; `weight 0` there lasts"
+            )?;
+        }
+        Ok(DONE)
+    }
 }
 
 fn counts(row: &DestinationRow) -> String {
@@ -289,6 +310,7 @@ mod tests {
     use xvs_sched::ForwardingMethod;
 
     use super::*;
+    use crate::health::report::sample;
     use crate::message::{ConnectionRow, ServiceRow};
     use crate::state::ServiceOptions;
 
@@ -297,6 +319,7 @@ mod tests {
         looks: VecDeque<(u32, u32)>,
         options: DestinationOptions,
         persistent: u32,
+        health: Value,
         asked: Vec<Request>,
     }
 
@@ -304,7 +327,13 @@ mod tests {
         fn new(looks: &[(u32, u32)]) -> Self {
             let method = ForwardingMethod::FullNat;
             let options = DestinationOptions { method, weight: Weight(3), ..DestinationOptions::default() };
-            Self { looks: looks.iter().copied().collect(), options, persistent: 0, asked: Vec::new() }
+            Self {
+                looks: looks.iter().copied().collect(),
+                options,
+                persistent: 0,
+                health: Value::Null,
+                asked: Vec::new(),
+            }
         }
 
         /// What a run prints, and whether nothing was left.
@@ -358,6 +387,7 @@ mod tests {
                     self.options = options;
                     Reply::Done
                 }
+                Request::Health => Reply::Report(self.health.clone()),
                 Request::EndConnections(_) => Reply::Report(json!(2)),
                 Request::ResetConnections(_) => Reply::Report(json!({ "ended": 1, "marked": 3 })),
                 other => panic!("{other:?}"),
@@ -437,6 +467,17 @@ mod tests {
         assert_eq!(drain.run(None, None, |_| Paused::Out).unwrap(), FAILED);
         let told = String::from_utf8(out).unwrap();
         assert!(told.contains("somebody has given it weight 3; not waiting any more"), "{told}");
+    }
+
+    #[test]
+    fn it_is_told_of_a_keepalived_conf_that_governs_the_service_and_of_no_other() {
+        for (address, is_told) in [("192.0.2.1", true), ("192.0.2.2", false)] {
+            let mut script = Script::new(&[]);
+            script.health = json!(sample::report(vec![sample::virtual_server(address, Vec::new())]));
+            let told = script.drain(None, None, |_| Paused::Out).0;
+            let wanted = "keepalived.conf governs it: its checks and `xvs reload` may give it back; `weight 0` there lasts\n";
+            assert_eq!(told.contains(wanted), is_told, "{told}");
+        }
     }
 
     #[test]

@@ -80,14 +80,12 @@ fn keep_trouble(server: &mut VirtualServerHealth) -> bool {
 /// The report as people read it.
 fn screen(report: &HealthReport, counts: Counts, now_millis: u64) -> String {
     let mut text = line("health", &counted(counts));
-    let faults = match report.faults {
-        0 => String::new(),
-        faults => format!("; `xvs check --keepalived {}` tells of {faults} faults", report.file),
-    };
-    text += &line(
-        "file",
-        &format!("{}, read {} ago{faults}", report.file, ago(report.read_at_millis, now_millis)),
-    );
+    text += &line("file", &format!("{}, read {} ago", report.file, ago(report.read_at_millis, now_millis)));
+    report.first_faults.iter().for_each(|fault| text += &line("fault", fault));
+    let more = report.faults.saturating_sub(report.first_faults.len());
+    if more > 0 {
+        text += &line("fault", &format!("and {more} more; xvsd's log has all of them"));
+    }
     for refused in report.refused.iter().flat_map(|why| why.lines()) {
         text += &line("refused", refused);
     }
@@ -381,14 +379,17 @@ TCP 198.51.100.100:80  well           1 h 0 min  weight 2, quorum 1
         let file = "/etc/keepalived/keepalived.conf";
         let report = HealthReport {
             refused: Some(format!("{file}:3: error: a `}}` without a `{{` before it\n{file}:9: error: no")),
-            faults: 2,
+            faults: 9,
+            first_faults: vec![format!("{file}:4: warning: unknown keyword `nat_mask`; it is left out")],
             drift: vec!["xvsadm -e -t 198.51.100.100:80 -r 192.0.2.11:80 -g -w 1".to_owned()],
             ..report(vec![sample("198.51.100.100", Vec::new())])
         };
         let want = "\
 health     0 of 0 real servers up, 0 of 1 virtual servers well
-file       /etc/keepalived/keepalived.conf, read 1 h 0 min ago; `xvs check
-           --keepalived /etc/keepalived/keepalived.conf` tells of 2 faults
+file       /etc/keepalived/keepalived.conf, read 1 h 0 min ago
+fault      /etc/keepalived/keepalived.conf:4: warning: unknown keyword
+           `nat_mask`; it is left out
+fault      and 8 more; xvsd's log has all of them
 refused    /etc/keepalived/keepalived.conf:3: error: a `}` without a `{` before
            it
 refused    /etc/keepalived/keepalived.conf:9: error: no

@@ -163,10 +163,15 @@ pub fn run(cli: Cli) -> ExitCode {
         let code = exit_code(&*error);
         let printing = if error.is::<io::Error>() { "standard output: " } else { "" };
         if code != DONE {
-            eprintln!("xvs: {printing}{error}");
+            eprint!("{}", complaint(&format!("{printing}{error}")));
         }
         code
     }))
+}
+
+/// What is printed of an error; what the daemon says begins with `xvs:` by itself, for `xvsadm`.
+fn complaint(error: &str) -> String {
+    format!("xvs: {}\n", error.strip_prefix("xvs: ").unwrap_or(error))
 }
 
 fn exit_code(error: &(dyn Error + 'static)) -> u8 {
@@ -250,7 +255,7 @@ pub fn capture(words: &[String], director: &mut dyn Director) -> Output {
         Ok(code) => {
             Output { exit: code, stdout: String::from_utf8_lossy(&out).into_owned(), stderr: String::new() }
         }
-        Err(error) => failed(exit_code(&*error), format!("xvs: {error}\n")),
+        Err(error) => failed(exit_code(&*error), complaint(&error.to_string())),
     }
 }
 
@@ -268,6 +273,13 @@ mod tests {
         assert_eq!(code("another reason".into()), 1);
         assert_eq!(code(io::Error::from(io::ErrorKind::StorageFull).into()), 1);
         assert_eq!(code(io::Error::from(io::ErrorKind::BrokenPipe).into()), 0);
+    }
+
+    #[test]
+    fn a_complaint_names_the_program_once_whoever_it_comes_from() {
+        for error in ["the daemon is ending", "xvs: the daemon is ending"] {
+            assert_eq!(complaint(error), "xvs: the daemon is ending\n");
+        }
     }
 
     #[test]

@@ -26,7 +26,8 @@ pub(super) struct Watching {
     pub(super) refusals: u64,
     /// Why it was not taken when it was last read.
     pub(super) refused: Option<String>,
-    pub(super) faults: usize,
+    /// What is left out or assumed of it.
+    pub(super) faults: Vec<String>,
     /// The virtual servers, in its order.
     pub(super) groups: Vec<Group>,
 }
@@ -64,7 +65,8 @@ impl Board {
             refused: watching.refused.clone(),
             reads: watching.reads,
             refusals: watching.refusals,
-            faults: watching.faults,
+            faults: watching.faults.len(),
+            first_faults: watching.faults.iter().take(FAULTS_TOLD).cloned().collect(),
             drift: Vec::new(),
             virtual_servers: Vec::new(),
         };
@@ -86,6 +88,9 @@ impl Watching {
         tables.map(|(key, service)| (key, Some(service))).collect()
     }
 }
+
+/// So many of a file's faults are told one by one.
+const FAULTS_TOLD: usize = 5;
 
 impl Group {
     fn report(&self) -> VirtualServerHealth {

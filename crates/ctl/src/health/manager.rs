@@ -148,17 +148,16 @@ impl<O: Outside> Manager<O> {
     fn tell(&mut self, told: impl IntoIterator<Item = (Option<String>, Notice)>) {
         let mut lines = Vec::new();
         for (reason, notice) in told {
-            let what = match reason {
-                Some(reason) => format!("{notice}: {reason}"),
-                None => notice.to_string(),
-            };
             if let Some(notifier) = &mut self.notifier {
                 notifier.tell(&notice.line());
                 if let Some(script) = notice.script() {
-                    notifier.run(&notice.virtual_server.name, script, what.clone());
+                    notifier.run(&notice.virtual_server.name, script, notice.to_string());
                 }
             }
-            lines.push(what);
+            lines.push(match reason {
+                Some(reason) => format!("{notice}: {reason}"),
+                None => notice.to_string(),
+            });
         }
         self.runner.outside.tell(lines);
     }
@@ -182,6 +181,11 @@ impl<O: Outside> Manager<O> {
             Some(notifier) => notifier.reload(&read.globals).await,
             none => *none = Some(Notifier::begin(&read.globals)),
         }
+        let faults = match read.faults.len() {
+            0 => String::new(),
+            1 => "; one fault, see `xvs health`".to_owned(),
+            number => format!("; {number} faults, see `xvs health`"),
+        };
         let (exchanged, notices) = self.exchange(read);
         let done = changed.and(self.settle().await);
         self.tell(notices.into_iter().map(|notice| (None, notice)));
@@ -190,7 +194,8 @@ impl<O: Outside> Manager<O> {
             0 => String::new(),
             number => format!(", {number} refused: `xvs status` shows why"),
         };
-        Ok(format!("{exchanged}; the table: {changed} changes{refused}"))
+        let changes = if changed == 1 { "change" } else { "changes" };
+        Ok(format!("{exchanged}; the table: {changed} {changes}{refused}{faults}"))
     }
 
     /// Watches what a file says instead of what was watched.
@@ -200,7 +205,7 @@ impl<O: Outside> Manager<O> {
         watching.refused = None;
         watching.reads += 1;
         watching.read_at_millis = millis_since_1970(SystemTime::now());
-        watching.faults = read.faults.len();
+        watching.faults = read.faults.iter().map(ToString::to_string).collect();
         let before = mem::take(&mut watching.groups);
         let mut exchanged = Exchanged::default();
         let keys = |server: &VirtualServer| server.services.iter().map(|(key, _)| *key).collect::<Vec<_>>();

@@ -32,6 +32,8 @@ pub struct HealthReport {
     pub refusals: u64,
     /// How many of its statements are left out or assumed.
     pub faults: usize,
+    /// The first of these in words, each with its line.
+    pub first_faults: Vec<String>,
     /// Commands that lead back to what is wanted from what somebody has changed by hand, as one would type them.
     pub drift: Vec<String>,
     /// Its virtual servers, in its order.
@@ -424,6 +426,7 @@ pub(crate) mod sample {
             reads: 1,
             refusals: 0,
             faults: 0,
+            first_faults: Vec::new(),
             drift: Vec::new(),
             virtual_servers,
         }

@@ -121,11 +121,17 @@ struct Files {
 impl Files {
     fn reload(&self) -> Result<String, CommandError> {
         let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        match read_usable(&self.file, self.config_id.as_deref()) {
+        let read = read_usable(&self.file, self.config_id.as_deref()).and_then(|read| {
+            // Such a file was half written, more likely than meant.
+            let is_empty = read.virtual_servers.is_empty() && !self.board.lock().groups.is_empty();
+            let (file, next) = (self.file.display(), "a restart of xvsd takes those away that run");
+            if is_empty { Err(format!("{file}: no virtual_server; {next}")) } else { Ok(read) }
+        });
+        match read {
             Ok(read) => take_over(&self.manager, read),
             Err(text) => {
                 self.board.lock().refuse(&text);
-                let why = format!("xvs: nothing has changed, for the file has errors:\n{text}");
+                let why = format!("xvs: nothing has changed, for the file cannot be used:\n{text}");
                 Err(CommandError::Failed { why })
             }
         }

@@ -262,6 +262,6 @@ mod tests {
         assert!(drawn(&mut screen, 80, 24)[0].starts_with("no xvsd listens"));
         screen.take(Ok(look(100, 1)));
         let lines = drawn(&mut screen, 80, 24);
-        assert!(lines[0].starts_with("ok   xvsd ") && lines[23].starts_with("1-1 of 1 "), "{lines:#?}");
+        assert!(lines[0].starts_with("ok   ") && lines[23].starts_with("1-1 of 1 "), "{lines:#?}");
     }
 }

@@ -219,15 +219,16 @@ pub(super) fn header(before: Option<&Traffic>, now: &Traffic, width: usize) -> V
         many => format!("{many} warnings (xvs status)"),
     };
     let health: Option<Counts> = serde_json::from_value(status["health"].clone()).ok();
-    let up = health.map(|counts| format!(", {} of {} up", counts.real_servers_up, counts.real_servers));
+    let servers = match health {
+        Some(counts) => format!("{} of {} real servers up", counts.real_servers_up, counts.real_servers),
+        None => counted(&status["destinations"], "real server", "real servers"),
+    };
     let (table, version) = (&status["table"], status["version"].as_str().unwrap_or("?"));
     let director = format!(
-        "{state}   xvsd {version}, up {}, {}, {}{}, table {} %",
-        duration(status["uptime_seconds"].as_u64().unwrap_or(0)),
+        "{state}   {}, {servers}, table {} %, xvsd {version}, up {}",
         counted(&status["services"], "service", "services"),
-        counted(&status["destinations"], "real server", "real servers"),
-        up.unwrap_or_default(),
         table["percent"],
+        duration(status["uptime_seconds"].as_u64().unwrap_or(0)),
     );
     let lines = [
         director,
@@ -519,7 +520,8 @@ mod tests {
         let (before, now) = (look(0, 0), look(2000, 3000));
         let lines = header(Some(&before), &now, 100);
         assert!(
-            lines[0].starts_with("1 warning (xvs status)   xvsd 1, ") && lines[0].ends_with("table 0.5 %"),
+            lines[0].starts_with("1 warning (xvs status)   ")
+                && lines[0].contains("table 0.5 %, xvsd 1, up "),
             "{lines:?}"
         );
         assert_eq!(
@@ -556,7 +558,7 @@ mod tests {
         for (row, told) in rows.iter().zip(told) {
             assert!(row.line(80).starts_with(told) && row.line(80).chars().count() == 80, "{}", row.line(80));
         }
-        assert!(header(None, &now, 80)[0].contains("real servers, 12 of 13 up, table"));
+        assert!(header(None, &now, 80)[0].contains("12 of 13 real servers up, table"));
     }
 
     #[test]
