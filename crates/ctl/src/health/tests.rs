@@ -376,6 +376,21 @@ async fn thousands_of_checks_whose_interval_is_shorter_now_do_not_ask_at_once() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_real_server_of_two_virtual_servers_is_up_or_down_in_each_by_the_checks_of_that() {
+    let one = virtual_server("delay_loop 5\nwarmup 0", [RS1]);
+    let other = one.replace("192.0.2.1 80", "192.0.2.1 443").replace("TCP_CHECK { }", "");
+    let health = Health::start(&(one + &other), MANY).await;
+    health.world.set(RS1, Server::Refuses);
+    sleep(seconds(10.0)).await;
+    let report = health.report();
+    let up = report.virtual_servers.iter().map(|server| server.real_servers[0].is_up);
+    assert_eq!(up.collect::<Vec<_>>(), [false, true]);
+    let governed = health.world.governed.lock().unwrap();
+    let [(key, Some(service))] = &governed.last().unwrap()[..] else { panic!("{governed:?}") };
+    assert_eq!((key.to_string().as_str(), service.destinations.len()), ("TCP 192.0.2.1:80", 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_check_that_is_gone_asks_no_more_not_even_to_the_end_of_what_it_was_asking() {
     let health = Health::start(&virtual_server("delay_loop 10\nwarmup 0", [RS1, RS2]), MANY).await;
     health.world.set(RS1, Server::Hangs);

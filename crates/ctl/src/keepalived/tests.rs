@@ -325,6 +325,25 @@ fn hosts_of_a_mail_check_are_a_check_each() {
 }
 
 #[test]
+fn a_name_stands_for_no_address_and_what_it_should_name_is_left_out() {
+    let server = "lvs_method DR\nprotocol TCP\nreal_server rs1.example 80 {\nTCP_CHECK {\n}\n}\nreal_server 10.1.0.1 80 {\n\
+                  TCP_CHECK {\nconnect_ip rs1.example\nbindto rs1.example\n}\n}\n";
+    let text =
+        format!("virtual_server vip.example 80 {{\n{server}}}\nvirtual_server 10.0.0.1 80 {{\n{server}}}\n");
+    let read = configuration(&text);
+    let [one] = &read.virtual_servers[..] else { panic!("{:?}", read.virtual_servers) };
+    let servers: Vec<_> = one.real_servers.iter().map(|server| server.endpoint.to_string()).collect();
+    assert_eq!(servers, ["10.1.0.1:80"]);
+    let named = |what: &str| read.faults.iter().any(|fault| fault.text.contains(what));
+    assert!(
+        ["vip.example", "real_server rs1.example", "connect_ip rs1.example", "bindto rs1.example"].map(named)
+            == [true; 4],
+        "{:#?}",
+        read.faults
+    );
+}
+
+#[test]
 fn of_a_million_errors_some_are_told_and_the_others_counted() {
     let path = std::env::temp_dir().join(format!("xvs-conf-{}-errors", std::process::id()));
     fs::write(&path, "}\n".repeat(1_000_000)).unwrap();
