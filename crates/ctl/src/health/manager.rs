@@ -164,7 +164,11 @@ impl<O: Outside> Manager<O> {
 
     /// Makes a file hold that was read; says what has changed.
     async fn take_over(&mut self, read: Configuration) -> Result<String, CommandError> {
-        read.faults.iter().for_each(|fault| tracing::warn!("{fault}"));
+        read.faults.iter().take(FAULTS_LOGGED).for_each(|fault| tracing::warn!("{fault}"));
+        match read.faults.len().saturating_sub(FAULTS_LOGGED) {
+            0 => {}
+            more => tracing::warn!("and {more} more faults, see `xvs check --keepalived`"),
+        }
         let flush = read.globals.lvs_flush && self.board.lock().reads == 0;
         let (runner, said, mut timeouts) = (self.runner.clone(), read.timeouts, self.timeouts);
         let change = move || {
@@ -423,6 +427,9 @@ impl fmt::Display for Exchanged {
         write!(f, "virtual servers: {}, checks: {}", self.virtual_servers, self.checks)
     }
 }
+
+/// As many faults of a file are logged.
+const FAULTS_LOGGED: usize = 100;
 
 /// How long scripts have that are told of the end.
 const END_TIME: Duration = Duration::from_secs(5);

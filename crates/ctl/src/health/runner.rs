@@ -204,10 +204,10 @@ impl Watched {
         let timing = place.check().timing;
         known.course = known.course.clone().adopt(place.check());
         known.row.probe = place.check().probe.to_string();
-        // What is asked for more often now is not waited for as long as before.
-        let soonest = Instant::now() + timing.interval;
-        if known.row.next_millis.is_some() && soonest < known.due {
-            known.next(soonest);
+        // What is asked for more often now is not waited for as long as before; nor is all of it asked for at once.
+        let latest = Instant::now() + timing.interval;
+        if known.row.next_millis.is_some() && latest < known.due {
+            known.next(Instant::now() + timing.interval.mul_f64(fastrand::f64()));
             self.moved.notify_one();
         }
         known.place = Place { turn: known.place.turn.clone(), ..place };

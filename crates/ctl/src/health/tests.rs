@@ -390,6 +390,37 @@ async fn a_shorter_interval_holds_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn thousands_of_checks_whose_interval_is_shorter_now_do_not_ask_at_once() {
+    let servers: Vec<_> =
+        (0..2000).map(|number| format!("10.1.{}.{}", number / 250, number % 250 + 1)).collect();
+    let text = virtual_server("delay_loop 600", servers.iter().map(String::as_str));
+    let health = Health::start(&text, MANY).await;
+    health.take_over(&text.replace("600", "10")).await.unwrap();
+    let begin = Instant::now();
+    sleep(seconds(20.0)).await;
+    let mut each_second = vec![0; 21];
+    for (_, at) in health.world.asked.lock().unwrap().iter() {
+        each_second[at.duration_since(begin).as_secs() as usize] += 1;
+    }
+    assert!(each_second[..20].iter().all(|asked| (100..400).contains(asked)), "{each_second:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_real_server_of_two_virtual_servers_is_up_or_down_in_each_by_the_checks_of_that() {
+    let one = virtual_server("delay_loop 5\nwarmup 0", [RS1]);
+    let other = one.replace("192.0.2.1 80", "192.0.2.1 443").replace("TCP_CHECK { }", "");
+    let health = Health::start(&(one + &other), MANY).await;
+    health.world.set(RS1, Server::Refuses);
+    sleep(seconds(10.0)).await;
+    let report = health.report();
+    let up = report.virtual_servers.iter().map(|server| server.real_servers[0].is_up);
+    assert_eq!(up.collect::<Vec<_>>(), [false, true]);
+    let governed = health.world.governed.lock().unwrap();
+    let [(key, Some(service))] = &governed.last().unwrap()[..] else { panic!("{governed:?}") };
+    assert_eq!((key.to_string().as_str(), service.destinations.len()), ("TCP 192.0.2.1:80", 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_check_that_is_gone_asks_no_more_not_even_to_the_end_of_what_it_was_asking() {
     let health = Health::start(&virtual_server("delay_loop 10\nwarmup 0", [RS1, RS2]), MANY).await;
     health.world.set(RS1, Server::Hangs);

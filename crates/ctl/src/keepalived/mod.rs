@@ -26,7 +26,7 @@ pub mod values;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -78,11 +78,11 @@ impl Configuration {
         if let Some(timeouts) = self.timeouts() {
             state.apply(&timeouts).expect("timeouts were read within their bounds");
         }
-        let mut refused: Vec<Fault> = Vec::new();
+        let (mut refused, mut places) = (Vec::new(), HashSet::new());
         let mut make = |place: &Place, command: Command| {
             let made = supported(&command).and_then(|()| state.apply(&command));
             if let Err(error) = &made
-                && !refused.iter().any(|fault| fault.place == *place)
+                && places.insert(place.clone())
             {
                 let text = format!("xvs refuses it: {error}; it is left out");
                 refused.push(Fault { place: place.clone(), severity: Severity::Warning, text });
@@ -104,6 +104,9 @@ impl Configuration {
         (state, refused)
     }
 }
+
+/// As many errors of a file are told one by one.
+const ERRORS_TOLD: usize = 20;
 
 /// No timeout.
 /// None is said: a 0 leaves one as it is.
@@ -127,8 +130,12 @@ pub fn read_usable(path: &Path, config_id: Option<&str>) -> Result<Configuration
     let config_id = config_id.map_or_else(host, str::to_owned);
     let mut read = read(path, &config_id).map_err(|error| format!("{}: {error}", path.display()))?;
     if !read.is_usable() {
-        let errors = read.faults.iter().filter(|fault| fault.severity == Severity::Error);
-        let lines: Vec<_> = errors.map(ToString::to_string).collect();
+        let mut errors = read.faults.iter().filter(|fault| fault.severity == Severity::Error);
+        let mut lines: Vec<_> = errors.by_ref().take(ERRORS_TOLD).map(ToString::to_string).collect();
+        match errors.count() {
+            0 => {}
+            more => lines.push(format!("and {more} more, see `xvs check --keepalived`")),
+        }
         return Err(lines.join("\n"));
     }
     read.faults.extend(read.outcome().1);

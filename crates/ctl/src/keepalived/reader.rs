@@ -1,16 +1,16 @@
 //! The files of a keepalived.conf as one row of statements: parameters, loops, conditional lines and includes carried out.
 //!
 //! Runs when a file is read; reads files, and the environment where the file names a variable of it; nothing else of the
-//! machine. What is wrong is a [`Fault`] with its place, and reading goes on. Bounded: files within files, loops and
-//! parameters in one another end at a depth, and all together at a number of statements. Source: the grammar of
-//! keepalived 2.2.7 as its behaviour is written down (section 1). Not here: what a statement means (`blocks.rs` and
-//! what follows it).
+//! machine. What is wrong is a [`Fault`] with its place, and reading goes on. Bounded: the bytes of all files, files within
+//! files, loops and parameters in one another, how long a line they make, and how many; behind that nothing is read any
+//! more, which is an error. Source: the grammar of keepalived 2.2.7 as its behaviour is written down (section 1). Not
+//! here: what a statement means (`blocks.rs` and what follows it).
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs;
+use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use super::lexer::{BLANKS, Part, parts, uncommented, words};
 use super::loops;
 
 /// Where something stands.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     /// The file, as it was named.
     pub file: Arc<Path>,
@@ -89,13 +89,16 @@ pub enum TokenKind {
 /// # Errors
 /// If the file itself cannot be read.
 pub fn read(path: &Path, config_id: &str) -> io::Result<(Vec<Token>, Vec<Fault>)> {
-    let text = fs::read(path)?;
+    let text = content(path, BYTES_MAX)?;
     let mut reader = Reader {
         config_id,
         parameters: HashMap::new(),
         definition: None,
         place: Place { file: path.into(), line: 0 },
         depth: 0,
+        lines: 0,
+        bytes_left: BYTES_MAX - text.len(),
+        is_over: false,
         tokens: Vec::new(),
         faults: Vec::new(),
     };
@@ -107,8 +110,28 @@ pub fn read(path: &Path, config_id: &str) -> io::Result<(Vec<Token>, Vec<Fault>)
 const LINE_MAX: usize = 1023;
 /// Files, loops and parameters within one another.
 const DEPTH_MAX: usize = 32;
-/// Tokens of all files: room for some hundred thousand real servers.
+/// Tokens of all files, and lines with those that loops repeat: room for some hundred thousand real servers.
 const TOKENS_MAX: usize = 4_000_000;
+/// All files together.
+const BYTES_MAX: usize = 64 << 20;
+/// A line with its parameters put in, in bytes.
+const SUBSTITUTED_MAX: usize = 64 << 10;
+/// Lines that cannot be read as they are written. What has so many is no text.
+const FAULTS_MAX: usize = 10_000;
+
+/// What a file holds.
+fn content(path: &Path, most_bytes: usize) -> io::Result<Vec<u8>> {
+    // A FIFO would be waited for, and a device may have no end.
+    if !path.metadata()?.is_file() {
+        return Err(io::Error::other("not a file"));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(most_bytes as u64 + 1).read_to_end(&mut bytes)?;
+    match bytes.len() > most_bytes {
+        true => Err(io::Error::other(format!("more than {} MiB in all", BYTES_MAX >> 20))),
+        false => Ok(bytes),
+    }
+}
 
 struct Reader<'a> {
     config_id: &'a str,
@@ -117,6 +140,10 @@ struct Reader<'a> {
     definition: Option<(String, Vec<String>)>,
     place: Place,
     depth: usize,
+    lines: usize,
+    bytes_left: usize,
+    /// Whether nothing is read any more.
+    is_over: bool,
     tokens: Vec<Token>,
     faults: Vec<Fault>,
 }
@@ -124,6 +151,16 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn fault(&mut self, severity: Severity, text: impl Into<String>) {
         self.faults.push(Fault { place: self.place.clone(), severity, text: text.into() });
+        if self.faults.len() == FAULTS_MAX {
+            self.end(&format!("{FAULTS_MAX} faults"));
+        }
+    }
+
+    /// Reads nothing any more.
+    fn end(&mut self, why: &str) {
+        if !std::mem::replace(&mut self.is_over, true) {
+            self.fault(Severity::Error, format!("{why}; the rest is left out"));
+        }
     }
 
     fn warn(&mut self, text: impl Into<String>) {
@@ -133,6 +170,9 @@ impl Reader<'_> {
     fn file(&mut self, path: &Path, bytes: &[u8]) {
         let outside = std::mem::replace(&mut self.place, Place { file: path.into(), line: 0 });
         for line in bytes.split(|byte| *byte == b'\n') {
+            if self.is_over {
+                break;
+            }
             self.place.line += 1;
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             if line.contains(&0) {
@@ -191,14 +231,15 @@ impl Reader<'_> {
 
     /// A line that stands for this machine.
     fn line(&mut self, line: &str) {
+        self.lines += 1;
+        if self.depth == DEPTH_MAX || self.lines.max(self.tokens.len()) > TOKENS_MAX {
+            self.end("parameters, loops or includes without an end");
+        }
+        if self.is_over {
+            return;
+        }
         if let Some((name, value)) = definition(line) {
             return self.define(name.to_owned(), Vec::new(), value);
-        }
-        if self.depth == DEPTH_MAX || self.tokens.len() > TOKENS_MAX {
-            return self.fault(
-                Severity::Error,
-                "parameters, loops or includes without an end; the rest is left out",
-            );
         }
         self.depth += 1;
         match line.starts_with('~') {
@@ -279,6 +320,10 @@ impl Reader<'_> {
                     ));
                 }
             }
+            if text.len() > SUBSTITUTED_MAX {
+                self.end(&format!("a line of more than {SUBSTITUTED_MAX} bytes with its parameters"));
+                return None;
+            }
             rest = behind;
         }
         found.then(|| Substituted::Text(text + rest))
@@ -327,8 +372,11 @@ impl Reader<'_> {
             }
             for path in found {
                 matched = true;
-                match fs::read(&path) {
-                    Ok(bytes) => self.file(&path, &bytes),
+                match content(&path, self.bytes_left) {
+                    Ok(bytes) => {
+                        self.bytes_left -= bytes.len();
+                        self.file(&path, &bytes);
+                    }
                     Err(error) => {
                         self.fault(demand.readable, format!("include: {}: {error}", path.display()));
                     }
@@ -437,6 +485,8 @@ fn random(bounds: &[&str]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// A folder that goes when the test ends.
@@ -554,10 +604,48 @@ mod tests {
     #[test]
     fn what_has_no_end_ends_with_an_error() {
         let folder = Folder::new("endless");
-        for text in ["include k.conf", "$A=$B\n$B=$A\nx $A", "$A=~SEQ(N,1,2) $A\n$A"] {
+        for text in [
+            "include k.conf",
+            "include k.conf\ninclude k.conf",
+            "$A=$B\n$B=$A\nx $A",
+            "$A=~SEQ(N,1,2) $A\n$A",
+        ] {
             let (_, faults) = statements(&folder.write("k.conf", text));
-            assert!(faults.iter().any(|fault| fault.contains("without an end")), "{text}: {faults:?}");
+            let [fault] = &faults[..] else { panic!("{text}: {faults:?}") };
+            assert!(fault.contains("error: parameters, loops or includes without an end"), "{text}: {fault}");
         }
+        let twice = |name: u8| format!("$P{name}=${{P{0}}}${{P{0}}}\n", name + 1);
+        let text = (0..30).map(twice).collect::<String>() + "$P30=x\na $P0";
+        let (_, faults) = statements(&folder.write("k.conf", &text));
+        let [fault] = &faults[..] else { panic!("{faults:?}") };
+        assert!(fault.contains(":32: error: a line of more than 65536 bytes"), "{fault}");
+    }
+
+    #[test]
+    fn what_is_no_text_or_too_long_is_an_error_and_neither_waited_for_nor_kept() {
+        let folder = Folder::new("huge");
+        let refused = |path: &Path| read(path, "lb1").unwrap_err().to_string();
+        assert_eq!(refused(&folder.0), "not a file");
+        assert_eq!(refused(Path::new("/dev/zero")), "not a file");
+        let fifo = folder.0.join("fifo");
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        assert_eq!(refused(&fifo), "not a file");
+        let huge = folder.write("huge", "");
+        File::options().write(true).open(&huge).unwrap().set_len(BYTES_MAX as u64 + 1).unwrap();
+        assert_eq!(refused(&huge), "more than 64 MiB in all");
+        File::options().write(true).open(&huge).unwrap().set_len(BYTES_MAX as u64 - 100).unwrap();
+        // Files that are included count too.
+        let (_, faults) = statements(&folder.write("k.conf", &format!("{}\nincluder huge", "a".repeat(100))));
+        let [fault] = &faults[..] else { panic!("{faults:?}") };
+        assert!(
+            fault.contains(":2: error: include: ") && fault.ends_with("more than 64 MiB in all"),
+            "{fault}"
+        );
+        let (read, faults) = statements(&folder.write("k.conf", &"\0\n".repeat(1_000_000)));
+        assert_eq!((read.as_str(), faults.len()), ("", FAULTS_MAX + 1));
+        assert!(faults[FAULTS_MAX].ends_with(":10000: error: 10000 faults; the rest is left out"));
+        let (read, faults) = statements(&folder.write("k.conf", &"a b\n".repeat(1_000_000)));
+        assert_eq!((read.len(), faults.len()), (1_000_000 * 6 - 3, 0), "so many lines are none too many");
     }
 
     #[test]

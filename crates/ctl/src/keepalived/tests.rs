@@ -325,6 +325,37 @@ fn hosts_of_a_mail_check_are_a_check_each() {
 }
 
 #[test]
+fn a_name_stands_for_no_address_and_what_it_should_name_is_left_out() {
+    let server = "lvs_method DR\nprotocol TCP\nreal_server rs1.example 80 {\nTCP_CHECK {\n}\n}\nreal_server 10.1.0.1 80 {\n\
+                  TCP_CHECK {\nconnect_ip rs1.example\nbindto rs1.example\n}\n}\n";
+    let text =
+        format!("virtual_server vip.example 80 {{\n{server}}}\nvirtual_server 10.0.0.1 80 {{\n{server}}}\n");
+    let read = configuration(&text);
+    let [one] = &read.virtual_servers[..] else { panic!("{:?}", read.virtual_servers) };
+    let servers: Vec<_> = one.real_servers.iter().map(|server| server.endpoint.to_string()).collect();
+    assert_eq!(servers, ["10.1.0.1:80"]);
+    let named = |what: &str| read.faults.iter().any(|fault| fault.text.contains(what));
+    assert!(
+        ["vip.example", "real_server rs1.example", "connect_ip rs1.example", "bindto rs1.example"].map(named)
+            == [true; 4],
+        "{:#?}",
+        read.faults
+    );
+}
+
+#[test]
+fn of_a_million_errors_some_are_told_and_the_others_counted() {
+    let path = std::env::temp_dir().join(format!("xvs-conf-{}-errors", std::process::id()));
+    fs::write(&path, "}\n".repeat(1_000_000)).unwrap();
+    let told = super::read_usable(&path, Some("lb1")).unwrap_err();
+    fs::remove_file(path).unwrap();
+    let lines: Vec<_> = told.lines().collect();
+    assert_eq!(lines.len(), 21);
+    assert!(lines[19].ends_with(":20: error: a `}` without a `{` before it"), "{}", lines[19]);
+    assert_eq!(lines[20], "and 999980 more, see `xvs check --keepalived`");
+}
+
+#[test]
 fn whatever_stands_in_a_file_it_is_read_to_its_end_and_what_it_comes_to_is_carried_out() {
     let words = "virtual_server real_server sorry_server 10.0.0.1 10.1.0.1 2001:db8::1 10.0.0.0/30 10.0.0.1-9 80 0 fwmark 7 \
                  group G virtual_server_group lvs_sched rr sh lvs_method lb_kind NAT DR TUN type gue port protocol TCP UDP \
