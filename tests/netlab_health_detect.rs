@@ -3,7 +3,7 @@
 //! A client begins fifty connections a second meanwhile. Times are printed beside the bound that the settings promise, and
 //! never asserted: what is asserted is who answers and what is in the table. They begin before the command that makes a
 //! server fail, where it takes one. Needs root. Not here: what follows of a change
-//! beside that (`tests/netlab_health.rs`).
+//! beside that (`tests/netlab_health_follow.rs`).
 
 use std::fs;
 use std::path::PathBuf;
@@ -21,6 +21,9 @@ const OTHER: u16 = 81;
 
 /// Where the [`Moody`] server listens.
 const MOODY: u16 = 8081;
+
+/// How long a client waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the file says: the interval, the time-out, the number of failures, and the interval between these.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -200,7 +203,7 @@ fn await_listed(director: &Director<'_>, service: u16, wanted: bool) {
 /// Fails, is left alone, heals, comes back; prints what that cost.
 fn goes_and_comes(failure: &Failure, director: &Director<'_>, victim: &Victim<'_>) {
     await_listed(director, failure.service, true);
-    let asking = Asking::start(victim.cluster, virtual_endpoint(failure.service));
+    let asking = Asking::start(victim.cluster, virtual_endpoint(failure.service), PATIENCE);
     asking.await_one_by("rs1");
     let failed = Instant::now();
     (failure.fail)(victim);

@@ -16,9 +16,6 @@ use crate::{namespace, wait};
 /// From one request to the next.
 pub const PACE: Duration = Duration::from_millis(20);
 
-/// How long a request may take, from its SYN to the last byte.
-pub const PATIENCE: Duration = Duration::from_secs(1);
-
 /// One request.
 #[derive(Clone, Debug)]
 pub struct Asked {
@@ -49,8 +46,8 @@ pub struct Asking {
 }
 
 impl Asking {
-    /// Begins to ask this endpoint from the cluster's client.
-    pub fn start(cluster: &Cluster, target: impl Into<SocketAddr>) -> Self {
+    /// Begins to ask this endpoint from the cluster's client; a request may take so long, from its SYN to the last byte.
+    pub fn start(cluster: &Cluster, target: impl Into<SocketAddr>, patience: Duration) -> Self {
         let target = target.into();
         let (running, asked) = (Arc::new(AtomicBool::new(true)), Arc::default());
         let (flag, list) = (Arc::clone(&running), Arc::clone(&asked));
@@ -62,7 +59,7 @@ impl Asking {
                 for number in (0..).take_while(|_| flag.load(Ordering::Relaxed)) {
                     thread::sleep((begun + PACE * number).saturating_duration_since(Instant::now()));
                     let list = &list;
-                    scope.spawn(move || ask_once(target, list));
+                    scope.spawn(move || ask_once(target, patience, list));
                 }
             });
         });
@@ -123,14 +120,14 @@ impl Drop for Asking {
     }
 }
 
-fn ask_once(target: SocketAddr, list: &Mutex<Vec<Asked>>) {
+fn ask_once(target: SocketAddr, patience: Duration, list: &Mutex<Vec<Asked>>) {
     let lock = || list.lock().expect("no request panics");
     let place = {
         let mut asked = lock();
         asked.push(Asked { began: Instant::now(), outcome: None });
         asked.len() - 1
     };
-    let outcome = page(target, Instant::now() + PATIENCE);
+    let outcome = page(target, Instant::now() + patience);
     lock()[place].outcome = Some(outcome.map_err(|error| error.kind()));
 }
 
