@@ -3,6 +3,7 @@
 //! By a running xvsd with a keepalived.conf; each test has a cluster of its own. Needs root. Not here: how soon a failure
 //! is seen (`tests/netlab_health_detect.rs`), and what a file that is read anew changes (`tests/netlab_health.rs`).
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
@@ -69,7 +70,7 @@ fn to_the_sorry_server_and_back(lines: &str) -> Vec<ErrorKind> {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let mut life = Some(Sink::start(&cluster, FIRST, LIFE));
     let sorry = format!("sorry_server {} 8080\n", real_server(2));
-    let _director = watched(&cluster, "", 80, &(sorry + lines + &living(1, 80)));
+    let director = watched(&cluster, "", 80, &(sorry + lines + &living(1, 80)));
     let asking = Asking::start(&cluster, virtual_endpoint(80), Duration::from_secs(5));
     for _ in 0..TIMES {
         asking.await_all_by("rs1");
@@ -78,6 +79,16 @@ fn to_the_sorry_server_and_back(lines: &str) -> Vec<ErrorKind> {
         life = Some(Sink::start(&cluster, FIRST, LIFE));
     }
     asking.await_all_by("rs1");
+    let events = director.xvs("events --no-follow --last 1000");
+    let moves: Vec<_> = events.lines().filter_map(|line| line.split_once(", change: ")).collect();
+    let at_once =
+        |configuration: &str| moves.iter().filter(|(when, _)| when.ends_with(configuration)).count();
+    let configurations = moves.iter().filter_map(|(when, _)| when.split_once(' ')).map(|(_, what)| what);
+    assert!(
+        configurations.clone().all(|what| at_once(what) >= 2),
+        "one is out and the other in at once:\n{events}"
+    );
+    assert!(configurations.collect::<BTreeSet<_>>().len() > 2 * TIMES, "{events}");
     drop(life);
     let asked = asking.end();
     let failed: Vec<_> = asked.iter().filter_map(|one| one.outcome.clone()?.err()).collect();
