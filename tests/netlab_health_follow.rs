@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -110,28 +111,72 @@ fn a_sorry_server_and_a_real_server_that_are_inhibited_lose_no_request_between_t
     assert_eq!(failed, []);
 }
 
+/// A director between two sinks, a connection to each of which has begun, and the first of which is to go out.
+struct HalfOut<'a> {
+    cluster: &'a Cluster,
+    director: Director<'a>,
+    begun: [TcpStream; 2],
+    _sinks: [Sink; 3],
+}
+
+impl<'a> HalfOut<'a> {
+    fn new(cluster: &'a Cluster, lines: &str) -> Self {
+        let [first, second] = [FIRST, SECOND].map(|host| Sink::start(cluster, host, UPLOADS));
+        let [life, living_on] = [FIRST, SECOND].map(|host| Sink::start(cluster, host, LIFE));
+        let lines = lines.to_owned() + &living(1, UPLOADS) + &living(2, UPLOADS);
+        let director = watched(cluster, "", UPLOADS, &lines);
+        let begun = [(), ()].map(|()| {
+            let mut stream = connection(cluster);
+            stream.write_all(b"before and ").expect("upload");
+            stream
+        });
+        drop(life);
+        Self { cluster, director, begun, _sinks: [first, second, living_on] }
+    }
+
+    /// New connections go to the second; more is sent by those that have begun.
+    fn send(&mut self) {
+        for _ in 0..4 {
+            let receipt = clients::upload(connection(self.cluster), b"new").expect("upload");
+            assert_eq!(receipt, clients::receipt("rs2", b"new"));
+        }
+        for stream in &mut self.begun {
+            stream.write_all(b"after").expect("upload");
+        }
+    }
+
+    /// What was sent has arrived whole, by each connection where that was begun.
+    fn assert_arrived(self) {
+        let mut receipts = self.begun.map(|stream| clients::upload(stream, b"").expect("it goes on"));
+        receipts.sort_by(|one, other| one.host.cmp(&other.host));
+        assert_eq!(receipts, ["rs1", "rs2"].map(|host| clients::receipt(host, b"before and after")));
+    }
+}
+
+fn connection(cluster: &Cluster) -> TcpStream {
+    let connected = cluster.run(Host::Client, || clients::connect(virtual_endpoint(UPLOADS)));
+    connected.expect("the service answers")
+}
+
 #[test]
 fn connections_of_an_inhibited_real_server_go_on_and_new_ones_go_elsewhere() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
-    let _uploads = [FIRST, SECOND].map(|host| Sink::start(&cluster, host, UPLOADS));
-    let [life, _life] = [FIRST, SECOND].map(|host| Sink::start(&cluster, host, LIFE));
-    let lines = "inhibit_on_failure\n".to_owned() + &living(1, UPLOADS) + &living(2, UPLOADS);
-    let director = watched(&cluster, "", UPLOADS, &lines);
-    let connect = || cluster.run(Host::Client, || clients::connect(virtual_endpoint(UPLOADS)));
-    let begun = [(), ()].map(|()| {
-        let mut stream = connect().expect("the service answers");
-        stream.write_all(b"before and ").expect("upload");
-        stream
-    });
-    drop(life);
-    await_weight(&director, &real_server(1).to_string(), "-w 0");
-    for _ in 0..4 {
-        let receipt = clients::upload(connect().expect("the service answers"), b"new").expect("upload");
-        assert_eq!(receipt, clients::receipt("rs2", b"new"));
-    }
-    let mut receipts = begun.map(|stream| clients::upload(stream, b"after").expect("it goes on"));
-    receipts.sort_by(|one, other| one.host.cmp(&other.host));
-    assert_eq!(receipts, ["rs1", "rs2"].map(|host| clients::receipt(host, b"before and after")));
+    let mut half = HalfOut::new(&cluster, "inhibit_on_failure\n");
+    await_weight(&half.director, &real_server(1).to_string(), "-w 0");
+    half.send();
+    half.assert_arrived();
+}
+
+#[test]
+fn connections_of_a_real_server_that_is_taken_out_wait_for_it_and_new_ones_go_elsewhere() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let mut half = HalfOut::new(&cluster, "");
+    let first = format!("-r {}:", real_server(1));
+    wait::until("the first is out", || (!half.director.adm("-S -n").contains(&first)).then_some(()));
+    half.send();
+    let _life = Sink::start(&cluster, FIRST, LIFE);
+    await_weight(&half.director, &real_server(1).to_string(), "-w 1");
+    half.assert_arrived();
 }
 
 #[test]
