@@ -7,6 +7,7 @@
 //! test fails and says why. Everything that the tests assume of xvs's own words stands in [`words`].
 //! What is sent and received in namespaces is the kernel's own; only [`frames`] knows a packet's bytes.
 
+pub mod asking;
 pub mod carries;
 pub mod clients;
 pub mod cluster;

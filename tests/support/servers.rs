@@ -1,14 +1,14 @@
-//! Servers on the cluster's hosts: a TCP sink that tells what it got, a UDP echo, FTP.
+//! Servers on the cluster's hosts: a TCP sink that tells what it got, a UDP echo, FTP, HTTP in several moods.
 //!
 //! Threads of the test, listening in a host's namespace from `start` until they are dropped. Each reply
 //! names the host, so that a test sees whom the director chose. Not here: nginx, which netlab starts.
 
+use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -143,6 +143,81 @@ fn serve_file(mut control: TcpStream, text: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// How a [`Moody`] answers a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mood {
+    /// With its host's name.
+    Well,
+    /// By status 500.
+    Unwell,
+    /// As when it is well, but a byte a second.
+    Slow,
+    /// Not at all; the connection stays.
+    Silent,
+}
+
+/// Answers HTTP as it is told to.
+#[derive(Debug)]
+pub struct Moody {
+    moods: Arc<Mutex<VecDeque<Mood>>>,
+    _listener: Listener,
+}
+
+impl Moody {
+    /// Listens on all addresses of the host, well; returns when it does.
+    pub fn start(cluster: &Cluster, host: Host, port: u16) -> Self {
+        let moods = Arc::new(Mutex::new(VecDeque::from([Mood::Well])));
+        let own = Arc::clone(&moods);
+        let answer = move |connection, name: &str| answer(connection, name, &own);
+        Self { moods, _listener: Listener::tcp(cluster, host, port, answer) }
+    }
+
+    /// Answers the next requests like this, one after the other, and all after them like the last.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    pub fn becomes(&self, moods: &[Mood]) {
+        assert!(!moods.is_empty());
+        *self.moods.lock().expect("no request panics") = moods.iter().copied().collect();
+    }
+
+    /// How many requests there are to come before the last mood stays.
+    ///
+    /// # Panics
+    ///
+    /// If a request did.
+    pub fn to_come(&self) -> usize {
+        self.moods.lock().expect("no request panics").len() - 1
+    }
+}
+
+fn answer(mut connection: TcpStream, name: &str, moods: &Mutex<VecDeque<Mood>>) -> io::Result<()> {
+    connection.set_read_timeout(Some(DEADLINE))?;
+    let mut request = BufReader::new(connection.try_clone()?);
+    let mut line = String::new();
+    while request.read_line(&mut line)? > 2 {
+        line.clear();
+    }
+    let mood = {
+        let mut moods = moods.lock().expect("no request panics");
+        if moods.len() > 1 { moods.pop_front() } else { moods.front().copied() }
+    };
+    match mood.expect("one of them stays") {
+        Mood::Well => write!(connection, "HTTP/1.0 200 OK\r\n\r\n{name}\n"),
+        Mood::Unwell => write!(connection, "HTTP/1.0 500 Internal Server Error\r\n\r\n"),
+        Mood::Slow => {
+            for byte in format!("HTTP/1.0 200 OK\r\n\r\n{name}\n").bytes() {
+                thread::sleep(Duration::from_secs(1));
+                connection.write_all(&[byte])?;
+            }
+            Ok(())
+        }
+        // Until the client goes.
+        Mood::Silent => connection.read(&mut [0]).map(drop),
+    }
+}
+
 /// A server's thread, ended by its drop.
 #[derive(Debug)]
 struct Listener {
@@ -152,7 +227,12 @@ struct Listener {
 
 impl Listener {
     /// Serves each connection to a port of all addresses by a thread, which is told the host's name.
-    fn tcp(cluster: &Cluster, host: Host, port: u16, serve: fn(TcpStream, &str) -> io::Result<()>) -> Self {
+    fn tcp(
+        cluster: &Cluster,
+        host: Host,
+        port: u16,
+        serve: impl Fn(TcpStream, &str) -> io::Result<()> + Clone + Send + 'static,
+    ) -> Self {
         let name = host.name();
         Self::start(cluster, host, move |running, listening| {
             let socket = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).expect("the port is free");
@@ -162,7 +242,7 @@ impl Listener {
             // Relaxed: the flag stands for nothing but itself.
             while running.load(Ordering::Relaxed) {
                 if let Ok((connection, _)) = socket.accept() {
-                    let name = name.clone();
+                    let (name, serve) = (name.clone(), serve.clone());
                     // A connection that breaks is the client's to notice.
                     thread::spawn(move || serve(connection, &name));
                 }
