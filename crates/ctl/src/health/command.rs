@@ -153,7 +153,7 @@ impl Program {
         let child = command.spawn().map_err(|error| self.not_started(&error))?;
         if let Some(limit) = DESCRIPTORS.get() {
             // It may have ended, or not be allowed: then it has what xvsd has.
-            let _ = prlimit(Some(Pid::from_child(&child)), Resource::Nofile, limit.clone());
+            let _ = prlimit(Some(Pid::from_child(&child)), Resource::Nofile, *limit);
         }
         Process::of(child).map_err(|error| self.not_started(&error))
     }

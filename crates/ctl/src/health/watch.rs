@@ -202,7 +202,7 @@ impl Outside for Director {
 fn at_once() -> usize {
     let limits = getrlimit(Resource::Nofile);
     // There is one of it in a process, so it is the first.
-    let _ = DESCRIPTORS.set(limits.clone());
+    let _ = DESCRIPTORS.set(limits);
     // What it may have is what it has if this is refused.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits });
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);

@@ -6,7 +6,7 @@
 use std::fmt::Display;
 
 use super::services::Share;
-use super::text::{Kind, Text};
+use super::text::{Family, Kind, Text};
 use crate::health::report::{CheckHealth, HealthReport, RealServerHealth, VirtualServerHealth};
 
 /// What is told of the file.
@@ -61,16 +61,9 @@ pub(super) fn file(text: &mut Text, health: &HealthReport, share: Share) {
     }
 }
 
-/// All lines of one name.
-pub(super) struct Family {
-    name: &'static str,
-    help: &'static str,
-    kind: Kind,
-    of: Of,
-}
-
 /// What has a line.
-enum Of {
+#[derive(Clone, Copy)]
+pub(super) enum Of {
     /// A virtual server; `None`: this one has none.
     Service(fn(&VirtualServerHealth) -> Option<u64>),
     Destination(fn(&RealServerHealth) -> u64),
@@ -79,7 +72,7 @@ enum Of {
     State,
 }
 
-impl Family {
+impl Family<Of> {
     /// Writes what stands before its lines.
     pub(super) fn begin(&self, text: &mut Text) {
         text.family(self.name, self.kind, self.help);
@@ -119,72 +112,64 @@ impl Family {
     }
 }
 
-const fn counter(name: &'static str, help: &'static str, of: Of) -> Family {
-    Family { name, help, kind: Kind::Counter, of }
-}
-
-const fn gauge(name: &'static str, help: &'static str, of: Of) -> Family {
-    Family { name, help, kind: Kind::Gauge, of }
-}
-
 /// Every name that has a line for each virtual server, real server or check, in the order of the page.
-pub(super) static FAMILIES: [Family; 12] = [
-    gauge(
+pub(super) static FAMILIES: [Family<Of>; 12] = [
+    Family::gauge(
         "xvs_health_service_well",
         "Whether a virtual server has its quorum (1).",
         Of::Service(|server| Some(server.is_well.into())),
     ),
-    gauge(
+    Family::gauge(
         "xvs_health_service_live_weight",
         "Weight of the destinations of a virtual server that are up.",
         Of::Service(|server| Some(server.live_weight)),
     ),
-    gauge(
+    Family::gauge(
         "xvs_health_service_quorum_weight",
         "Weight of destinations that a virtual server needs.",
         Of::Service(|server| Some(server.quorum.into())),
     ),
-    gauge(
+    Family::gauge(
         "xvs_health_service_destinations",
         "Destinations (real servers) of a virtual server in the keepalived.conf.",
         Of::Service(|server| Some(server.real_servers.len() as u64)),
     ),
-    gauge(
+    Family::gauge(
         "xvs_health_service_destinations_up",
         "Destinations of a virtual server all of whose checks pass.",
         Of::Service(|server| Some(server.real_servers.iter().filter(|server| server.is_up).count() as u64)),
     ),
-    gauge(
+    Family::gauge(
         "xvs_health_service_sorry_server_serves",
         "Whether the sorry server of a virtual server serves, for want of a quorum (1).",
         Of::Service(|server| server.sorry_server.as_ref().map(|sorry| sorry.serves.into())),
     ),
-    gauge(
+    Family::gauge(
         "xvs_health_destination_up",
         "Whether all checks of a destination pass (1).",
         Of::Destination(|server| server.is_up.into()),
     ),
-    gauge(
+    Family::gauge(
         "xvs_health_check_info",
         "Always 1; what a check asks, and what its answers have come to.",
         Of::State,
     ),
-    gauge(
+    Family::gauge(
         "xvs_health_check_up",
         "Whether a check counts as up (1).",
         Of::Check(|check| Some(f64::from(check.state.is_up()))),
     ),
-    counter(
+    Family::counter(
         "xvs_health_check_asked_total",
         "How often a check was made.",
         Of::Check(|check| Some(check.asked as f64)),
     ),
-    counter(
+    Family::counter(
         "xvs_health_check_failed_total",
         "How often a check did not pass.",
         Of::Check(|check| Some(check.failed as f64)),
     ),
-    gauge(
+    Family::gauge(
         "xvs_health_check_duration_seconds",
         "How long the last answer to a check took.",
         Of::Check(|check| check.took_micros.map(|micros| micros as f64 / 1e6)),

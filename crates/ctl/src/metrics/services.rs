@@ -11,7 +11,7 @@ use xvs_dataplane::snapshot::{Member, Service, Snapshot};
 use xvs_proto::Family as AddressFamily;
 use xvs_sched::ServiceKey;
 
-use super::text::{Kind, Text};
+use super::text::{Family, Text};
 use crate::status::is_usable;
 
 /// How many destinations of a service are told one by one.
@@ -31,23 +31,16 @@ impl Share {
     }
 }
 
-/// All lines of one name.
-pub(super) struct Family {
-    name: &'static str,
-    help: &'static str,
-    kind: Kind,
-    of: Of,
-}
-
 /// What has a line.
-enum Of {
+#[derive(Clone, Copy)]
+pub(super) enum Of {
     Service(fn(&Service, &Snapshot) -> u64),
     Destination(fn(&Member) -> u64),
     /// A destination with the labels of node_exporter.
     Backend(fn(&Member) -> u64),
 }
 
-impl Family {
+impl Family<Of> {
     /// Writes what stands before its lines.
     pub(super) fn begin(&self, text: &mut Text) {
         text.family(self.name, self.kind, self.help);
@@ -135,119 +128,111 @@ fn stats(member: &Member) -> StatsValues {
     member.live.stats.sum()
 }
 
-const fn counter(name: &'static str, help: &'static str, of: Of) -> Family {
-    Family { name, help, kind: Kind::Counter, of }
-}
-
-const fn gauge(name: &'static str, help: &'static str, of: Of) -> Family {
-    Family { name, help, kind: Kind::Gauge, of }
-}
-
 /// Every name that has a line for each service or destination, in the order of the page.
-pub(super) static FAMILIES: [Family; 21] = [
-    gauge(
+pub(super) static FAMILIES: [Family<Of>; 21] = [
+    Family::gauge(
         "xvs_service_destinations",
         "Destinations (real servers) of a service.",
         Of::Service(|service, _| service.members.len() as u64),
     ),
-    gauge(
+    Family::gauge(
         "xvs_service_usable_destinations",
         "Destinations that take new connections: weight above 0, not overloaded, and a way leads there.",
         Of::Service(|service, snapshot| {
             service.members.iter().filter(|member| is_usable(member, snapshot)).count() as u64
         }),
     ),
-    counter(
+    Family::counter(
         "xvs_service_connections_total",
         "Connections scheduled by a service.",
         Of::Service(|service, _| service_stats(service).connections),
     ),
-    counter(
+    Family::counter(
         "xvs_service_incoming_packets_total",
         "Packets from clients to a service (InPkts).",
         Of::Service(|service, _| service_stats(service).in_packets),
     ),
-    counter(
+    Family::counter(
         "xvs_service_outgoing_packets_total",
         "Packets of a service to clients (OutPkts).",
         Of::Service(|service, _| service_stats(service).out_packets),
     ),
-    counter(
+    Family::counter(
         "xvs_service_incoming_bytes_total",
         "Bytes of IP packets from clients to a service (InBytes).",
         Of::Service(|service, _| service_stats(service).in_bytes),
     ),
-    counter(
+    Family::counter(
         "xvs_service_outgoing_bytes_total",
         "Bytes of IP packets of a service to clients (OutBytes).",
         Of::Service(|service, _| service_stats(service).out_bytes),
     ),
-    counter(
+    Family::counter(
         "xvs_destination_connections_total",
         "Connections scheduled to a destination.",
         Of::Destination(|member| stats(member).connections),
     ),
-    counter(
+    Family::counter(
         "xvs_destination_incoming_packets_total",
         "Packets from clients to a destination (InPkts).",
         Of::Destination(|member| stats(member).in_packets),
     ),
-    counter(
+    Family::counter(
         "xvs_destination_outgoing_packets_total",
         "Packets of a destination to clients (OutPkts).",
         Of::Destination(|member| stats(member).out_packets),
     ),
-    counter(
+    Family::counter(
         "xvs_destination_incoming_bytes_total",
         "Bytes of IP packets from clients to a destination (InBytes).",
         Of::Destination(|member| stats(member).in_bytes),
     ),
-    counter(
+    Family::counter(
         "xvs_destination_outgoing_bytes_total",
         "Bytes of IP packets of a destination to clients (OutBytes).",
         Of::Destination(|member| stats(member).out_bytes),
     ),
-    gauge(
+    Family::gauge(
         "xvs_destination_active_connections",
         "ActiveConn of a destination.",
         Of::Destination(|member| member.live.load().active.into()),
     ),
-    gauge(
+    Family::gauge(
         "xvs_destination_inactive_connections",
         "InActConn of a destination.",
         Of::Destination(|member| member.live.load().inactive.into()),
     ),
-    gauge(
+    Family::gauge(
         "xvs_destination_persistent_connections",
         "PersistConn of a destination.",
         Of::Destination(|member| member.live.templates().into()),
     ),
-    gauge(
+    Family::gauge(
         "xvs_destination_weight",
         "The weight that the operator gave a destination.",
         Of::Destination(|member| member.own_weight.0.into()),
     ),
-    gauge(
+    Family::gauge(
         "xvs_destination_weight_in_force",
         "The weight that the scheduler goes by; load reports may have moved it.",
         Of::Destination(|member| member.weight.0.into()),
     ),
-    gauge(
+    Family::gauge(
         "xvs_destination_overloaded",
         "Whether a destination takes no new connections because of its thresholds (1).",
         Of::Destination(|member| member.live.is_overloaded().into()),
     ),
-    gauge(
+    Family::gauge(
         "node_ipvs_backend_connections_active",
         "ActiveConn of a destination, as node_exporter names it.",
         Of::Backend(|member| member.live.load().active.into()),
     ),
-    gauge(
+    Family::gauge(
         "node_ipvs_backend_connections_inactive",
         "InActConn of a destination, as node_exporter names it.",
         Of::Backend(|member| member.live.load().inactive.into()),
     ),
-    gauge(
+    Family::gauge(
         "node_ipvs_backend_weight",
         "The weight in force of a destination, as node_exporter names it.",
         Of::Backend(|member| member.weight.0.into()),

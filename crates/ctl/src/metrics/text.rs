@@ -23,6 +23,26 @@ pub(super) enum Kind {
     Histogram,
 }
 
+/// All lines of one name, of things of these kinds.
+pub(super) struct Family<Of> {
+    pub(super) name: &'static str,
+    pub(super) help: &'static str,
+    pub(super) kind: Kind,
+    pub(super) of: Of,
+}
+
+impl<Of: Copy> Family<Of> {
+    /// Of counters.
+    pub(super) const fn counter(name: &'static str, help: &'static str, of: Of) -> Self {
+        Self { name, help, kind: Kind::Counter, of }
+    }
+
+    /// Of gauges.
+    pub(super) const fn gauge(name: &'static str, help: &'static str, of: Of) -> Self {
+        Self { name, help, kind: Kind::Gauge, of }
+    }
+}
+
 /// A label's name and its value.
 pub(super) type Label<'a> = (&'static str, &'a dyn Display);
 
