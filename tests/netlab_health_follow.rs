@@ -72,7 +72,7 @@ fn to_the_sorry_server_and_back(lines: &str) -> Vec<ErrorKind> {
     let mut life = Some(Sink::start(&cluster, FIRST, LIFE));
     let sorry = format!("sorry_server {} 8080\n", real_server(2));
     let director = watched(&cluster, "", 80, &(sorry + lines + &living(1, 80)));
-    let asking = Asking::start(&cluster, virtual_endpoint(80), Duration::from_secs(5));
+    let asking = Asking::start(&cluster, virtual_endpoint(80), Duration::from_secs(10));
     for _ in 0..TIMES {
         asking.await_all_by("rs1");
         drop(life.take());
