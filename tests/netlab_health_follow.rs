@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -25,14 +25,20 @@ const MOODY: u16 = 8081;
 const FIRST: Host = Host::RealServer(1);
 const SECOND: Host = Host::RealServer(2);
 
-/// xvsd with a file of one virtual server with these lines, and others before it.
-fn watched<'a>(cluster: &'a Cluster, before: &str, port: u16, lines: &str) -> Director<'a> {
+/// Writes a file of one virtual server with these lines, and others before it.
+fn write(cluster: &Cluster, before: &str, port: u16, lines: &str) -> PathBuf {
     let text = format!(
         "{before}virtual_server {VIP} {port} {{\nlb_algo rr\nlb_kind NAT\nprotocol TCP\ndelay_loop 0.1\nwarmup 0\n\
          connect_timeout 5\ndelay_before_retry 0.05\n{lines}\n}}\n"
     );
     let path = cluster.state().join("keepalived.conf");
     fs::write(&path, text).expect("the cluster's folder takes a new file");
+    path
+}
+
+/// xvsd with such a file.
+fn watched<'a>(cluster: &'a Cluster, before: &str, port: u16, lines: &str) -> Director<'a> {
+    let path = write(cluster, before, port, lines);
     Director::start_with(cluster, Workers::One, &["--keepalived", &path.display().to_string()])
 }
 
@@ -72,7 +78,7 @@ fn to_the_sorry_server_and_back(lines: &str) -> Vec<ErrorKind> {
     let mut life = Some(Sink::start(&cluster, FIRST, LIFE));
     let sorry = format!("sorry_server {} 8080\n", real_server(2));
     let director = watched(&cluster, "", 80, &(sorry + lines + &living(1, 80)));
-    let asking = Asking::start(&cluster, virtual_endpoint(80), Duration::from_secs(5));
+    let asking = Asking::start(&cluster, virtual_endpoint(80), Duration::from_secs(10));
     for _ in 0..TIMES {
         asking.await_all_by("rs1");
         drop(life.take());
@@ -109,6 +115,24 @@ fn a_sorry_server_takes_over_and_gives_back_and_somebody_serves_at_every_moment(
 fn a_sorry_server_and_a_real_server_that_are_inhibited_lose_no_request_between_them() {
     let failed = to_the_sorry_server_and_back("sorry_server_inhibit\ninhibit_on_failure\n");
     assert_eq!(failed, []);
+}
+
+#[test]
+fn a_file_that_is_read_again_and_again_costs_no_request_and_brings_nobody_back_who_is_down() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let _life = Sink::start(&cluster, FIRST, LIFE);
+    let lines = |weight| format!("weight {weight}\n{}{}", living(1, 80), living(2, 80));
+    let director = watched(&cluster, "", 80, &lines(1));
+    let second = format!("-r {}:", real_server(2));
+    wait::until("the second is out", || (!director.adm("-S -n").contains(&second)).then_some(()));
+    let asking = Asking::start(&cluster, virtual_endpoint(80), Duration::from_secs(10));
+    for weight in 2..22 {
+        write(&cluster, "", 80, &lines(weight));
+        assert!(director.xvs("reload").ends_with("checks: 2 (0 new, 0 gone); the table: 1 changes\n"));
+        assert!(director.adm("-S -n").ends_with(&format!("-m -w {weight}\n")));
+    }
+    let asked = asking.end();
+    assert!(asked.iter().all(|one| one.is_by("rs1")), "{asked:?}");
 }
 
 /// A director between two sinks, a connection to each of which has begun, and the first of which is to go out.
