@@ -14,14 +14,16 @@ use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nix::unistd::{Group, User};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, getegid, geteuid, kill_process_group, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, getegid, geteuid, kill_process_group, pidfd_open, prlimit,
+};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
@@ -36,6 +38,10 @@ use crate::keepalived::values::{Faults, Script};
 
 /// Of those who share one, one runs at a time.
 pub(super) type Turn = Arc<Mutex<()>>;
+
+/// How many descriptors commands may have: what xvsd was started with, whatever it has taken for itself since. Some close
+/// all that there may be, one by one.
+pub(super) static DESCRIPTORS: OnceLock<Rlimit> = OnceLock::new();
 
 /// A command that can be run again and again.
 #[derive(Debug, Clone)]
@@ -145,6 +151,10 @@ impl Program {
             command.uid(user).gid(group);
         }
         let child = command.spawn().map_err(|error| self.not_started(&error))?;
+        if let Some(limit) = DESCRIPTORS.get() {
+            // It may have ended, or not be allowed: then it has what xvsd has.
+            let _ = prlimit(Some(Pid::from_child(&child)), Resource::Nofile, *limit);
+        }
         Process::of(child).map_err(|error| self.not_started(&error))
     }
 
@@ -480,6 +490,17 @@ mod tests {
 
     async fn run(script: &Script) -> Outcome {
         program(script).run(in_time()).await
+    }
+
+    #[tokio::test]
+    async fn a_command_may_have_as_many_descriptors_as_xvsd_was_started_with() {
+        let own = rustix::process::getrlimit(Resource::Nofile);
+        DESCRIPTORS.set(Rlimit { current: Some(777), ..own }).ok().unwrap();
+        let folder = Folder::new();
+        // It begins before it is told.
+        let script = folder.script("until [ \"$(ulimit -n)\" = 777 ]; do sleep 0.01; done");
+        let program = Program::new(&script, &Globals::default(), Turn::default());
+        assert_eq!(program.run(in_time()).await, Outcome::Exit(0));
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use xvs_sched::ServiceKey;
 
 use super::board::Board;
-use super::command::{Program, faults};
+use super::command::{DESCRIPTORS, Program, faults};
 use super::manager::{Manager, Message};
 use super::runner::{Place, Runner};
 use super::{Answer, Outside, Wanted, dns, http, icmp, script, smtp, tcp, udp};
@@ -195,6 +195,8 @@ impl Outside for Director {
 /// How many checks may ask at once, with as many descriptors as the process may have.
 fn at_once() -> usize {
     let limits = getrlimit(Resource::Nofile);
+    // There is one of it in a process, so it is the first.
+    let _ = DESCRIPTORS.set(limits);
     // What it may have is what it has if this is refused.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits });
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
