@@ -1,8 +1,9 @@
 //! The control thread: one input after the other, whoever asks.
 //!
-//! Runs for as long as the daemon does. Requests, views of the network and mark rules come by one queue; between them
-//! it looks for next hops that packets were dropped for, and for interfaces that are back. Each input is carried out whole before the next one. Not here:
-//! what a request does (`control.rs`), who may ask (`server.rs`), how the thread is started (`daemon.rs`).
+//! Runs for as long as the daemon does. Requests, what health wants, views of the network and mark rules come by one queue;
+//! between them it looks for next hops that packets were dropped for, and for interfaces that are back. Each input is
+//! carried out whole before the next one. Not here: what a request does (`control.rs`), who may ask (`server.rs`), how the
+//! thread is started (`daemon.rs`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

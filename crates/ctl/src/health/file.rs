@@ -29,7 +29,6 @@ type Seen = Result<i64, String>;
 impl Files {
     /// Watches a file for one check. Runs on the runtime.
     pub(super) fn watch(&mut self, file: &TrackFile) -> Watch {
-        self.0.retain(|_, tells| tells.receiver_count() > 0);
         let tells = self.0.entry(file.path.clone()).or_insert_with(|| {
             let tells = Arc::new(watch::Sender::new(None));
             tokio::spawn(look_again(file.path.clone(), file.init, Arc::downgrade(&tells)));
@@ -41,6 +40,11 @@ impl Files {
             seen.mark_changed();
         }
         Watch { seen, path: file.path.clone(), weight: file.weight }
+    }
+
+    /// Ends the looks at those that no check asks for any more.
+    pub(super) fn forget_unwatched(&mut self) {
+        self.0.retain(|_, tells| tells.receiver_count() > 0);
     }
 }
 
@@ -277,16 +281,20 @@ mod tests {
     async fn what_a_file_holds_at_first_is_written_once_and_only_over_others_if_it_says_so() {
         let folder = Folder::new();
         let mut files = Files::default();
-        let mut init = |overwrites, value| {
+        let init = |files: &mut Files, overwrites, value| {
             let init = Some(Init { value, overwrites });
             files.watch(&TrackFile { init, ..file(&folder, weight(1, false)) })
         };
-        let mut first = init(false, 3);
+        let mut first = init(&mut files, false, 3);
         assert_eq!(first.changed().await, Answer::Well(3));
         assert_eq!(folder.read("f"), "3\n");
-        assert_eq!(init(true, 4).changed().await, Answer::Well(3), "it is watched already");
+        files.forget_unwatched();
+        assert_eq!(init(&mut files, true, 4).changed().await, Answer::Well(3), "it is watched already");
         drop(first);
-        assert_eq!(init(false, 5).changed().await, Answer::Well(3));
-        assert_eq!(init(true, 6).changed().await, Answer::Well(6));
+        files.forget_unwatched();
+        assert!(files.0.is_empty());
+        assert_eq!(init(&mut files, false, 5).changed().await, Answer::Well(3));
+        files.forget_unwatched();
+        assert_eq!(init(&mut files, true, 6).changed().await, Answer::Well(6));
     }
 }

@@ -183,7 +183,7 @@ impl<O: Outside> Manager<O> {
         let changed = changed.map(|timeouts| self.timeouts = timeouts);
         match &mut self.notifier {
             Some(notifier) => notifier.reload(&read.globals).await,
-            none => *none = Some(Notifier::begin(&read.globals)),
+            none => *none = Some(Notifier::begin(&read.globals).await),
         }
         let faults = match read.faults.len() {
             0 => String::new(),
@@ -192,6 +192,8 @@ impl<O: Outside> Manager<O> {
         };
         let (exchanged, notices) = self.exchange(read);
         let done = changed.and(self.settle().await);
+        // The checks that are gone have ended meanwhile.
+        self.files.forget_unwatched();
         self.tell(notices.into_iter().map(|notice| (None, notice)));
         let Governed { changed, refused } = done?;
         let refused = match refused.len() {

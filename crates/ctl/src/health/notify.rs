@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
+use super::apart;
 use super::command::{Outcome, Program, Turn};
 use super::fifo::Fifo;
 use crate::keepalived::globals::Globals;
@@ -46,9 +47,9 @@ struct Waiting {
 
 impl Notifier {
     /// Opens the FIFOs and starts their readers. What cannot be opened is told in the log and left out.
-    pub(super) fn begin(globals: &Globals) -> Self {
+    pub(super) async fn begin(globals: &Globals) -> Self {
         Self {
-            fifos: fifos(globals),
+            fifos: fifos(globals.clone()).await,
             globals: globals.clone(),
             queues: HashMap::new(),
             running: Arc::new(Semaphore::new(RUNNING_MAX)),
@@ -70,7 +71,7 @@ impl Notifier {
             for fifo in self.fifos.drain(..) {
                 fifo.close().await;
             }
-            self.fifos = fifos(globals);
+            self.fifos = fifos(globals.clone()).await;
         }
         self.globals = globals.clone();
         self.queues.retain(|_, queue| Arc::strong_count(queue) > 1);
@@ -130,11 +131,15 @@ async fn work(queue: Arc<Queue>, running: Arc<Semaphore>) {
     }
 }
 
-fn fifos(globals: &Globals) -> Vec<Fifo> {
-    let fifos = globals.notify_fifo.iter().chain(&globals.lvs_notify_fifo);
-    let opened =
-        fifos.filter_map(|fifo| Fifo::open(fifo, globals).map_err(|why| tracing::error!("{why}")).ok());
-    opened.collect()
+/// Users and files are looked up for them.
+async fn fifos(globals: Globals) -> Vec<Fifo> {
+    let open = move || {
+        let fifos = globals.notify_fifo.iter().chain(&globals.lvs_notify_fifo);
+        let opened =
+            fifos.filter_map(|fifo| Fifo::open(fifo, &globals).map_err(|why| tracing::error!("{why}")).ok());
+        opened.collect()
+    };
+    apart(open).await.unwrap_or_default()
 }
 
 /// A script may run so long.
@@ -155,14 +160,14 @@ mod tests {
     const A: &str = "10.0.0.1 80";
     const B: &str = "10.0.0.2 80";
 
-    fn notifier() -> Notifier {
-        Notifier::begin(&Globals::default())
+    async fn notifier() -> Notifier {
+        Notifier::begin(&Globals::default()).await
     }
 
     #[tokio::test]
     async fn scripts_of_a_virtual_server_run_in_the_order_of_what_happened() {
         let folder = Folder::new();
-        let mut notifier = notifier();
+        let mut notifier = notifier().await;
         // The first ones take longest.
         for number in 0..10 {
             let text = format!("sleep 0.0{}; echo {number} >>out", 9 - number);
@@ -175,7 +180,7 @@ mod tests {
     #[tokio::test]
     async fn another_virtual_servers_scripts_do_not_wait_and_a_failure_holds_nobody_up() {
         let folder = Folder::new();
-        let mut notifier = notifier();
+        let mut notifier = notifier().await;
         notifier.run(A, &folder.script("until [ -e go ]; do sleep 0.01; done; exit 1"), "a".to_owned());
         notifier.run(A, &folder.script("echo a >out"), "a".to_owned());
         notifier.run(B, &folder.script("echo b >go"), "b".to_owned());
@@ -186,7 +191,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_script_that_hangs_is_ended_and_the_next_runs_when_it_is_gone() {
         let folder = Folder::new();
-        let mut notifier = notifier();
+        let mut notifier = notifier().await;
         let text = "trap 'rmdir here; exit' TERM; mkdir here; echo $$ >leader; while :; do sleep 0.01; done";
         notifier.run(A, &folder.script(text), "a".to_owned());
         until(|| folder.read("leader").ends_with('\n')).await;
@@ -201,7 +206,7 @@ mod tests {
     #[tokio::test]
     async fn of_too_many_that_wait_the_oldest_is_left_out() {
         let folder = Folder::new();
-        let mut notifier = notifier();
+        let mut notifier = notifier().await;
         // Nothing runs before this waits.
         let _all = Arc::clone(&notifier.running).acquire_many_owned(RUNNING_MAX as u32).await.unwrap();
         for number in 0..WAITING_MAX + 2 {
@@ -217,7 +222,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn at_the_end_scripts_have_some_time_and_are_ended_then() {
         let folder = Folder::new();
-        let mut notifier = notifier();
+        let mut notifier = notifier().await;
         notifier.run(A, &folder.script("echo $$ >leader; sleep 1000"), "a".to_owned());
         notifier.run(A, &folder.script("echo b >out"), "b".to_owned());
         until(|| folder.read("leader").ends_with('\n')).await;
@@ -234,7 +239,7 @@ mod tests {
             Some(Wanted { path: folder.path(name).display().to_string(), script, ..Wanted::default() })
         };
         let globals = Globals { notify_fifo: fifo("a"), lvs_notify_fifo: fifo("b"), ..Globals::default() };
-        let mut notifier = Notifier::begin(&globals);
+        let mut notifier = Notifier::begin(&globals).await;
         notifier.tell("VS b UP");
         until(|| folder.read("a.out") == "VS b UP\n" && folder.read("b.out") == "VS b UP\n").await;
         notifier.reload(&globals).await;

@@ -162,7 +162,11 @@ struct Known {
 
 impl Watched {
     fn new(place: Place, course: Course) -> Self {
-        let due = Instant::now() + first_delay(&place.check().timing, fastrand::f64());
+        let timing = &place.check().timing;
+        // A server that was down before it was edited waits for it.
+        let is_waited_for = !course.verdict().is_up && !timing.begins_down;
+        let random = if is_waited_for { 0.0 } else { fastrand::f64() };
+        let due = Instant::now() + first_delay(timing, random);
         let row = CheckHealth {
             probe: place.check().probe.to_string(),
             state: course.state(),

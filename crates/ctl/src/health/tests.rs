@@ -378,6 +378,35 @@ async fn timeouts_that_a_file_says_no_more_are_those_of_before() {
     assert_eq!(in_force(), [900, 120, 77]);
 }
 
+#[tokio::test]
+async fn a_file_that_no_check_asks_for_is_looked_at_no_more() {
+    let path = std::env::temp_dir().join(format!("xvs-health-track-{}", std::process::id()));
+    let text = format!("track_file t {{\nfile {}\nweight 0\n}}\n", path.display())
+        + &virtual_server("", [RS1]).replace("TCP_CHECK { }", "FILE_CHECK { track_file t\n}");
+    let before = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let health = Health::start(&text, MANY).await;
+    let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks() - before;
+    assert_eq!(alive(), 3, "manager, check, file");
+    health.take_over(&virtual_server("", [])).await.unwrap();
+    while alive() > 1 {
+        sleep(seconds(0.01)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_edited_check_of_a_server_that_is_down_is_asked_at_once_and_brings_it_back() {
+    let text = virtual_server("delay_loop 600", [RS1]);
+    let health = Health::start(&text, MANY).await;
+    health.world.set(RS1, Server::Refuses);
+    sleep(seconds(602.0)).await;
+    assert_eq!(health.world.weights(), []);
+    health.world.set(RS1, Server::Well);
+    health.take_over(&text.replace("TCP_CHECK {", "TCP_CHECK { connect_port 81\n")).await.unwrap();
+    assert_eq!(health.world.weights(), [], "it was not asked yet");
+    sleep(seconds(1.1)).await;
+    assert_eq!(health.world.weights(), [(RS1.to_owned(), 1)]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_shorter_interval_holds_at_once() {
     let text = virtual_server("delay_loop 600\nwarmup 0", [RS1]);
