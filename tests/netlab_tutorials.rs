@@ -3,6 +3,7 @@
 //! `tests/tutorials/machine` gives each host a /sbin with ipvsadm, ipvsadm-save and ipvsadm-restore, an /etc and a
 //! /var/lock of its own, which stay from one script to the next. Each test has a cluster of its own. Needs root.
 
+use std::fs;
 use std::path::Path;
 
 use xvs::cluster::{REAL_SERVERS, complete, succeed};
@@ -131,4 +132,29 @@ fn scripts_for_tunnels_serve_and_stop() {
         script(&cluster, server, "realserver-tun", "stop");
     }
     succeed(cluster.command(DR, "ip").args(["link", "show", "wan"]));
+}
+
+#[test]
+fn the_example_keepalived_conf_has_no_fault_and_keepalived_leaves_out_the_words_of_xvs_alone() {
+    let cluster = Cluster::up(Layout::default());
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/keepalived.conf");
+    let mut check = cluster.command(DR, program("xvs"));
+    let said = succeed(check.args(["check", "--keepalived"]).arg(&example));
+    assert!(said.ends_with("docs/keepalived.conf: no fault\n"), "{said}");
+    let text = fs::read_to_string(&example).expect("it is in the sources");
+    let here = text
+        .replace("eth0", "wan")
+        .replace("eth1", "lan")
+        .replace("/usr/local/sbin/xvs healthy", "/bin/true");
+    let file = cluster.state().join("keepalived.conf");
+    fs::write(&file, here).expect("the cluster's folder takes a new file");
+    for director in ["director1", "director2"] {
+        let mut check = cluster.command(DR, "keepalived");
+        let checked = complete(check.args(["-t", "-i", director, "-f"]).arg(&file));
+        let said = String::from_utf8_lossy(&checked.stderr);
+        assert!(
+            said.trim_end().ends_with("Unknown keyword 'rise'") && said.trim_end().lines().count() == 1,
+            "{said}"
+        );
+    }
 }

@@ -76,6 +76,21 @@ impl Globals {
 
     /// Leaves out what does not go together, when a block is read.
     pub(super) fn check(&mut self, block: &Block, faults: &mut Faults) {
+        let forgoes_mails = |statement: &Block| match statement.keyword() {
+            "no_checker_emails" => true,
+            "smtp_alert_checker" => {
+                statement.arguments().first().is_some_and(|word| matches!(&**word, "off" | "false" | "no"))
+            }
+            _ => false,
+        };
+        let mails = block.statements().iter().find(|statement| statement.keyword() == "notification_email");
+        if let Some(mails) = mails.filter(|_| !block.statements().iter().any(forgoes_mails)) {
+            let next = "`notify_down` or an alert may tell, and `smtp_alert_checker off` ends this warning";
+            faults.warn(
+                &mails.place,
+                format!("`notification_email`: xvs sends no mails of real servers; {next}"),
+            );
+        }
         let mut warn = |text: &str| faults.warn(&block.place, text);
         for (name, fifo) in
             [("notify_fifo", &mut self.notify_fifo), ("lvs_notify_fifo", &mut self.lvs_notify_fifo)]
@@ -123,6 +138,19 @@ mod tests {
         };
         assert_eq!(globals(&lines), (want, 0));
         assert_eq!(globals(&["script_user", "enable_script_security perhaps"]), (Globals::default(), 2));
+    }
+
+    #[test]
+    fn mails_that_are_expected_are_told_of_and_who_forgoes_them_is_not() {
+        let faults = |more: &str| {
+            let body = ["notification_email", more].map(statement).into();
+            let mut faults = Faults::default();
+            Globals::default().check(&Block { body: Some(body), ..statement("global_defs") }, &mut faults);
+            faults.0.len()
+        };
+        let forgone = ["no_checker_emails", "smtp_alert_checker off"];
+        assert_eq!(forgone.map(faults), [0, 0]);
+        assert_eq!(["smtp_alert", "smtp_alert_checker on"].map(faults), [1, 1]);
     }
 
     #[test]

@@ -180,6 +180,12 @@ fn understood(tree: &[Block], mut faults: Faults) -> Configuration {
                 }
             }
             "global_defs" => global_defs(block, &mut timeouts, &mut globals, &mut faults),
+            "vrrp_instance" => {
+                for vmac in block.statements().iter().filter(|statement| statement.keyword() == "use_vmac") {
+                    let why = "what is sent to a virtual link address does not reach xvs; take it out";
+                    faults.warn(&vmac.place, format!("`use_vmac`: {why}"));
+                }
+            }
             keyword if ELSEWHERE.contains(&keyword) => {}
             _ => faults.unknown(block),
         }
@@ -209,8 +215,7 @@ fn leave_known(read: &mut VirtualServer, known: &mut HashMap<ServiceKey, Place>,
 }
 
 /// Top-level words that are keepalived's own affair, and those of checks that say nothing of services.
-const ELSEWHERE: [&str; 27] = [
-    "vrrp_instance",
+const ELSEWHERE: [&str; 26] = [
     "vrrp_sync_group",
     "vrrp_script",
     "vrrp_track_process",
