@@ -67,7 +67,7 @@ fn a_real_server_whose_check_fails_is_told_by_every_command_and_by_metrics_with_
     let status = director.status();
     assert!(status.contains("1 of 2 real servers up, 1 of 1 virtual servers well"), "{status}");
     let top = director.xvs("top --once");
-    assert!(top.contains(&format!("TCP {VIP}:80 1 down")) && top.contains("1 of 2 up"), "{top}");
+    assert!(top.contains(&format!("TCP {VIP}:80 1 down")) && top.contains("1 of 2 real servers up"), "{top}");
     let explained = director.xvs(&format!("explain --proto tcp --from 198.51.100.10:4711 --to {VIP}:80"));
     assert!(explained.contains(&format!("health      {down} has been down for ")), "{explained}");
     let events = director.xvs("events --no-follow");

@@ -301,7 +301,7 @@ mod tests {
     use crate::control::Control;
     use crate::explain::answer;
     use crate::feedback::Feedback;
-    use crate::health::report::{CheckState, sample};
+    use crate::health::report::{CheckState, HealthReport, sample};
     use crate::lab::Unwired;
     use crate::settings::Ipvs;
     use crate::shared::Shared;
@@ -309,6 +309,13 @@ mod tests {
     /// What is explained of a client's packet to a service without a real server, of that name, with what is known of
     /// health.
     fn explained(service: &str, rule: &str) -> String {
+        let (mut report, health) = asked(service, rule);
+        report.tell_health(&health, sample::NOW);
+        screen(&report)
+    }
+
+    /// The same before health is told of.
+    fn asked(service: &str, rule: &str) -> (Report, HealthReport) {
         let mut control = Control::new(Unwired::default(), 1, Ipvs::default(), Feedback::default());
         let mut network = Network::default();
         network.add_link("wan", MacAddr([2; 6]), &[([198, 51, 100, 1].into(), 24)], 1500).unwrap();
@@ -329,12 +336,11 @@ mod tests {
         };
         let (snapshot, now) = (shared.published.load_full(), shared.now());
         let live = Live { snapshot: &snapshot, reader: shared.reader(), now };
-        let mut report = answer(&question, &live).unwrap();
+        let report = answer(&question, &live).unwrap();
         let mut server =
             sample::virtual_server("198.51.100.1", vec![sample::real_server("192.0.2.12", CheckState::Down)]);
         server.services = vec![service.to_owned()];
-        report.tell_health(&sample::report(vec![server]), sample::NOW);
-        screen(&report)
+        (report, sample::report(vec![server]))
     }
 
     #[test]
@@ -344,5 +350,28 @@ mod tests {
         let told = "health      192.0.2.12:80 has been down for 12 s: connection refused by\n            192.0.2.12:80\n";
         assert!(text.contains(told) && text.contains("verdict     dropped (no_destination)"), "{text}");
         assert!(!explained("TCP 198.51.100.1:81", rule).contains("health"));
+    }
+
+    #[test]
+    fn of_a_connection_that_is_led_to_a_real_server_that_is_down_that_is_told_and_of_others_nothing() {
+        for (dest, is_told) in [("192.0.2.12:80", true), ("192.0.2.13:80", false)] {
+            let (mut report, health) = asked("TCP 198.51.100.1:80", "-A -t 198.51.100.1:80 -s rr -p 50\n");
+            report.choice = None;
+            report.connection = Some(Entry {
+                origin: "made".to_owned(),
+                protocol: Protocol::TCP,
+                client: endpoint("198.51.100.9:4711").unwrap(),
+                virtual_endpoint: endpoint("198.51.100.1:80").unwrap(),
+                dest: endpoint(dest).unwrap(),
+                local: None,
+                method: "Masq".to_owned(),
+                state: "SYN_RECV".to_owned(),
+                expires_millis: 60_000,
+                packets: 1,
+                call_id: None,
+            });
+            report.tell_health(&health, sample::NOW);
+            assert_eq!(screen(&report).contains("health      192.0.2.12:80 has been down"), is_told);
+        }
     }
 }

@@ -52,7 +52,8 @@ pub struct Report {
     /// What the scheduler was asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub choice: Option<Choice>,
-    /// Real servers of that service that were no choice because of their health, a sentence each.
+    /// Real servers of that service that were no choice because of their health, a sentence each; without a choice the one
+    /// that the packet goes to, if it is down.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub health: Vec<String>,
     /// Its connection, as it then is.
@@ -296,10 +297,16 @@ impl Report {
         }
     }
 
-    /// Tells what checks have made of the real servers that the scheduler was to choose from.
+    /// Tells what checks have made of the real servers that the scheduler was to choose from, or of the one whom a template
+    /// or the connection leads to.
     pub(crate) fn tell_health(&mut self, health: &HealthReport, now_millis: u64) {
-        let server = self.choice.as_ref().and_then(|choice| health.of_service(&choice.service));
+        let service = self.choice.as_ref().map(|choice| &choice.service).or(self.service.as_ref());
+        let server = service.and_then(|service| health.of_service(service));
         self.health = server.map(|server| server.troubles(now_millis)).unwrap_or_default();
+        if self.choice.is_none() {
+            let led_to = self.connection.as_ref().map(|connection| format!("{} ", connection.dest));
+            self.health.retain(|told| led_to.as_ref().is_some_and(|dest| told.starts_with(dest)));
+        }
     }
 }
 
