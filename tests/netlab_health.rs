@@ -5,10 +5,11 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use xvs::cluster::{VIP, complete, real_server};
+use xvs::cluster::{VIP, complete, real_server, succeed};
 use xvs::director::program;
 use xvs::servers::Sink;
 use xvs::{Cluster, Director, Host, Method, Workers, carries, clients, wait};
@@ -190,4 +191,39 @@ fn a_file_with_errors_or_none_at_all_keeps_the_daemon_from_starting_before_anyth
     let (status, log) = Director::refusal(&cluster, &arguments);
     assert_eq!(status.code(), Some(2), "{log}");
     assert!(log.contains("keepalived.conf:2: error: a `}` without a `{` before it"), "{log}");
+}
+
+#[test]
+fn with_few_descriptors_fewer_checks_ask_at_once_and_none_goes_without() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let on = |host, line: &str| {
+        let mut words = line.split_whitespace();
+        succeed(cluster.command(host, words.next().expect("a program")).args(words));
+    };
+    on(Host::RealServer(1), "ip route add local 10.9.0.0/24 dev lo");
+    on(Host::Director, &format!("ip route add 10.9.0.0/24 via {}", real_server(1)));
+    let server = |number| format!("real_server 10.9.0.{number} 80 {{\nTCP_CHECK {{\n}}\n}}\n");
+    let servers: String = (1..=200).map(server).collect();
+    let head = format!("virtual_server {VIP} 80 {{\nlb_kind NAT\nprotocol TCP\ndelay_loop 0.5\nwarmup 0\n");
+    let file = cluster.state().join("keepalived.conf");
+    fs::write(&file, head + &servers + "}\n").expect("the cluster's folder takes a new file");
+    let mut command = cluster.command(Host::Director, "prlimit");
+    command.arg("--nofile=64:64").arg(program("xvsd"));
+    command.args(["--interface", "wan", "--interface", "lan", "--workers", "1", "--keepalived"]).arg(&file);
+    let log = File::create(cluster.state().join("xvsd.log")).expect("the cluster's folder takes a new file");
+    command.stdout(Stdio::null()).stderr(log);
+    let mut daemon = command.spawn().expect("prlimit is there");
+    let report = wait::until("each was asked three times", || {
+        let mut asked = cluster.command(Host::Director, program("xvs"));
+        let told = complete(asked.args(["health", "--json"]));
+        let report: Value = serde_json::from_slice(&told.stdout).ok()?;
+        let servers = report["virtual_servers"][0]["real_servers"].as_array()?;
+        let mut checks = servers.iter().map(|server| &server["checks"][0]);
+        checks.all(|check| check["asked"].as_u64() >= Some(3)).then_some(report)
+    });
+    daemon.kill().expect("it is a child of this process");
+    daemon.wait().expect("it is a child of this process");
+    let servers = report["virtual_servers"][0]["real_servers"].as_array().expect("it was one above");
+    let lacks: Vec<_> = servers.iter().filter(|one| !one["checks"][0]["last_error"].is_null()).collect();
+    assert!(servers.len() == 200 && lacks.is_empty(), "{lacks:#?}");
 }
