@@ -5,10 +5,12 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::thread;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use xvs::cluster::{VIP, complete, real_server};
+use xvs::cluster::{VIP, complete, real_server, succeed};
 use xvs::director::program;
 use xvs::servers::Sink;
 use xvs::{Cluster, Director, Host, Method, Workers, carries, clients, wait};
@@ -206,4 +208,98 @@ fn a_file_with_errors_or_none_at_all_keeps_the_daemon_from_starting_before_anyth
     let (status, log) = Director::refusal(&cluster, &arguments);
     assert_eq!(status.code(), Some(2), "{log}");
     assert!(log.contains("keepalived.conf:2: error: a `}` without a `{` before it"), "{log}");
+}
+
+#[test]
+fn a_director_that_was_killed_starts_anew_with_nothing_left_over_and_its_checks_go_on() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let first = Sink::start(&cluster, Host::RealServer(1), LIFE);
+    let fifo = cluster.state().join("fifo");
+    let file = write(&cluster, 1, "");
+    let text = fs::read_to_string(&file).expect("it was written");
+    let globals = format!("global_defs {{\nlvs_notify_fifo {}\n}}\n", fifo.display());
+    fs::write(&file, globals + &text).expect("the file is there");
+    let mut director = watched(&cluster, &file);
+    await_servers(&director, &[(1, 1)]);
+    director.adm(&format!("-A -t {VIP}:8080"));
+    director.kill();
+    let director = watched(&cluster, &file);
+    await_servers(&director, &[(1, 1)]);
+    assert_eq!(director.adm("-S -n").matches("-A ").count(), 1, "a service that no file has is gone");
+    let _second = Sink::start(&cluster, Host::RealServer(2), LIFE);
+    await_servers(&director, &[(1, 1), (2, 1)]);
+    drop(first);
+    await_servers(&director, &[(2, 1)]);
+    assert!(clients::pages(&cluster, &format!("http://{VIP}/"), 6).iter().all(|page| page == "rs2"));
+    let mut lines = File::options().read(true).write(true).open(&fifo).expect("the FIFO is there again");
+    let mut read = [0; 4096];
+    let count = lines.read(&mut read).expect("it has been told something");
+    let lines = String::from_utf8_lossy(&read[..count]);
+    // Those of before are gone with the daemon that wrote them.
+    assert_eq!(lines.matches(&format!("RS [{}]:tcp:80", real_server(2))).count(), 2, "{lines}");
+}
+
+#[test]
+fn of_many_signals_to_read_the_file_the_last_one_counts_and_a_file_that_is_gone_changes_nothing() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let _sinks = [1, 2].map(|number| Sink::start(&cluster, Host::RealServer(number), LIFE));
+    let file = write(&cluster, 1, "");
+    let director = watched(&cluster, &file);
+    for weight in 2..=200 {
+        write(&cluster, weight, "");
+        director.signal(Signal::HUP);
+    }
+    await_servers(&director, &[(1, 200), (2, 1)]);
+    // One that waits while another is carried out stands for all that come meanwhile.
+    thread::scope(|scope| {
+        let reloads: Vec<_> = (0..8).map(|_| scope.spawn(|| director.xvs("reload"))).collect();
+        reloads.into_iter().for_each(|reload| drop(reload.join().expect("each is carried out")));
+    });
+    fs::remove_file(&file).expect("it was written");
+    let mut reload = cluster.command(Host::Director, program("xvs"));
+    let refused = complete(reload.arg("reload"));
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(3) && why.contains("No such file"), "{why}");
+    await_servers(&director, &[(1, 200), (2, 1)]);
+    let asked = || {
+        let report: Value = serde_json::from_str(&director.xvs("health --json")).expect("JSON");
+        report["virtual_servers"][0]["real_servers"][0]["checks"][0]["asked"].as_u64().expect("a number")
+    };
+    let before = asked();
+    wait::until("its checks go on", || (asked() > before + 2).then_some(()));
+}
+
+#[test]
+fn with_few_descriptors_fewer_checks_ask_at_once_and_none_goes_without() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let on = |host, line: &str| {
+        let mut words = line.split_whitespace();
+        succeed(cluster.command(host, words.next().expect("a program")).args(words));
+    };
+    on(Host::RealServer(1), "ip route add local 10.9.0.0/24 dev lo");
+    on(Host::Director, &format!("ip route add 10.9.0.0/24 via {}", real_server(1)));
+    let server = |number| format!("real_server 10.9.0.{number} 80 {{\nTCP_CHECK {{\n}}\n}}\n");
+    let servers: String = (1..=200).map(server).collect();
+    let head = format!("virtual_server {VIP} 80 {{\nlb_kind NAT\nprotocol TCP\ndelay_loop 0.5\nwarmup 0\n");
+    let file = cluster.state().join("keepalived.conf");
+    fs::write(&file, head + &servers + "}\n").expect("the cluster's folder takes a new file");
+    let mut command = cluster.command(Host::Director, "prlimit");
+    command.arg("--nofile=64:64").arg(program("xvsd"));
+    command.args(["--interface", "wan", "--interface", "lan", "--workers", "1", "--keepalived"]).arg(&file);
+    let log = File::create(cluster.state().join("xvsd.log")).expect("the cluster's folder takes a new file");
+    command.stdout(Stdio::null()).stderr(log);
+    let mut daemon = command.spawn().expect("prlimit is there");
+    let report = wait::until("each was asked three times", || {
+        let mut asked = cluster.command(Host::Director, program("xvs"));
+        let told = complete(asked.args(["health", "--json"]));
+        let report: Value = serde_json::from_slice(&told.stdout).ok()?;
+        let servers = report["virtual_servers"][0]["real_servers"].as_array()?;
+        let mut checks = servers.iter().map(|server| &server["checks"][0]);
+        checks.all(|check| check["asked"].as_u64() >= Some(3)).then_some(report)
+    });
+    daemon.kill().expect("it is a child of this process");
+    daemon.wait().expect("it is a child of this process");
+    let servers = report["virtual_servers"][0]["real_servers"].as_array().expect("it was one above");
+    let lacks: Vec<_> = servers.iter().filter(|one| !one["checks"][0]["last_error"].is_null()).collect();
+    assert!(servers.len() == 200 && lacks.is_empty(), "{lacks:#?}");
 }

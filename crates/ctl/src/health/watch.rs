@@ -4,6 +4,7 @@
 //! many checks ask at once as there are descriptors for; the limit of the process is raised to what it may be. Not here:
 //! the checks (`runner.rs`) and what follows from them (`manager.rs`).
 
+use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -198,7 +199,7 @@ impl Outside for Director {
     }
 }
 
-/// How many checks may ask at once, with as many descriptors as the process may have.
+/// How many checks may ask at once, with as many descriptors as the process may have and has not yet.
 fn at_once() -> usize {
     let limits = getrlimit(Resource::Nofile);
     // There is one of it in a process, so it is the first.
@@ -206,8 +207,10 @@ fn at_once() -> usize {
     // What it may have is what it has if this is refused.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits });
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    // Each check has one or two, and some belong to others.
-    usize::try_from(descriptors / 4).unwrap_or(usize::MAX).clamp(16, AT_ONCE)
+    let taken = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    let free = usize::try_from(descriptors).unwrap_or(usize::MAX).saturating_sub(taken);
+    // Each check has one or two, a script some more for a moment, and some are for who asks xvsd.
+    (free / 4).clamp(1, AT_ONCE)
 }
 
 /// At most so many checks ask at once, however many descriptors there are.
