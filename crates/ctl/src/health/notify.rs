@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::apart;
 use super::command::{Outcome, Program, Turn};
@@ -139,8 +139,15 @@ async fn fifos(globals: Globals) -> Vec<Fifo> {
             fifos.filter_map(|fifo| Fifo::open(fifo, &globals).map_err(|why| tracing::error!("{why}")).ok());
         opened.collect()
     };
-    apart(open).await.unwrap_or_default()
+    let opened = timeout(OPENING_TIME, apart(open)).await;
+    if opened.is_err() {
+        tracing::error!("FIFOs are not told: they do not open within {OPENING_TIME:?}");
+    }
+    opened.ok().and_then(Result::ok).unwrap_or_default()
 }
+
+/// So long is waited for FIFOs to open, and for their users to be looked up: no verdict is heard meanwhile.
+const OPENING_TIME: Duration = Duration::from_secs(2);
 
 /// A script may run so long.
 const SCRIPT_TIME: Duration = Duration::from_secs(60);
@@ -153,6 +160,7 @@ const RUNNING_MAX: usize = 32;
 
 #[cfg(test)]
 mod tests {
+    use super::super::HANGING_MAX;
     use super::super::command::testing::{Folder, in_time, runs, until};
     use super::*;
     use crate::keepalived::globals::Fifo as Wanted;
@@ -229,6 +237,29 @@ mod tests {
         notifier.finish(Instant::now() + Duration::from_secs(1)).await;
         until(|| !runs(&folder.read("leader"))).await;
         assert_eq!(folder.read("out"), "");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn fifos_that_do_not_open_are_not_waited_for() {
+        let folder = Folder::new();
+        let (end, ended) = crossbeam::channel::bounded::<()>(0);
+        let began = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        for _ in 0..HANGING_MAX {
+            let (ended, began) = (ended.clone(), began.clone());
+            tokio::spawn(async move {
+                began.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                apart(move || ended.recv().is_err()).await
+            });
+        }
+        until(|| began.load(std::sync::atomic::Ordering::Relaxed) == HANGING_MAX).await;
+        let path = folder.path("a").display().to_string();
+        let globals =
+            Globals { notify_fifo: Some(Wanted { path, ..Wanted::default() }), ..Globals::default() };
+        let mut begun = Box::pin(Notifier::begin(&globals));
+        assert!(timeout(Duration::ZERO, &mut begun).await.is_err());
+        tokio::time::advance(OPENING_TIME).await;
+        assert!(begun.await.fifos.is_empty());
+        drop(end);
     }
 
     #[tokio::test]

@@ -508,11 +508,17 @@ async fn the_end_is_told_to_whom_the_file_wants_and_nothing_is_asked_after_it() 
 #[tokio::test]
 async fn however_much_hangs_the_control_thread_can_be_told() {
     let (end, ended) = crossbeam::channel::bounded::<()>(0);
+    let began = Arc::new(AtomicUsize::new(0));
     for _ in 0..600 {
-        let ended = ended.clone();
-        tokio::spawn(apart(move || ended.recv().is_err()));
+        let (ended, began) = (ended.clone(), began.clone());
+        tokio::spawn(async move {
+            began.fetch_add(1, Ordering::Relaxed);
+            apart(move || ended.recv().is_err()).await
+        });
     }
-    tokio::task::yield_now().await;
+    while began.load(Ordering::Relaxed) < 600 {
+        tokio::task::yield_now().await;
+    }
     let told = tokio::time::timeout(seconds(30.0), tokio::task::spawn_blocking(|| ())).await;
     drop(end);
     assert!(told.is_ok());
