@@ -128,7 +128,7 @@ fn a_file_that_is_read_again_and_again_costs_no_request_and_brings_nobody_back_w
     let asking = Asking::start(&cluster, virtual_endpoint(80), Duration::from_secs(10));
     for weight in 2..22 {
         write(&cluster, "", 80, &lines(weight));
-        assert!(director.xvs("reload").ends_with("checks: 2 (0 new, 0 gone); the table: 1 changes\n"));
+        assert!(director.xvs("reload").ends_with("checks: 2 (0 new, 0 gone); the table: 1 change\n"));
         assert!(director.adm("-S -n").ends_with(&format!("-m -w {weight}\n")));
     }
     let asked = asking.end();
