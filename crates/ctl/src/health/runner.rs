@@ -133,13 +133,20 @@ impl<O: Outside> Runner<O> {
         }
     }
 
-    /// Asks in a task of its own, so that a fault of a probe ends no check.
+    /// Asks in a task of its own, so that a fault of a probe ends no check. What is not well long after the deadline was
+    /// not seen in time by a daemon that was stopped, or has no processor: the server may have answered.
     async fn ask(self: Arc<Self>, place: Place, step: usize, began: Instant) -> Answer {
         let deadline = began + place.check().timing.timeout;
         let asking = tokio::spawn(async move { self.outside.ask(place, step, deadline).await });
         let mut asking = Ended(asking);
         let fault = |_| Answer::Unasked("a fault of xvsd; its log tells more".to_owned());
-        (&mut asking.0).await.unwrap_or_else(fault)
+        let answer = (&mut asking.0).await.unwrap_or_else(fault);
+        match answer {
+            Answer::Unwell(what) if Instant::now() > deadline + LATE => {
+                Answer::Unasked(format!("{what}; but xvsd itself was late, by more than a second"))
+            }
+            answer => answer,
+        }
     }
 }
 
@@ -283,5 +290,7 @@ fn millis_at(due: Instant) -> u64 {
     millis_since_1970(SystemTime::now()) + left.as_millis() as u64
 }
 
+/// Timers come no later than this where there is a processor for them.
+const LATE: Duration = Duration::from_secs(1);
 /// How often a check that rests looks whether it is to go on.
 const REST: Duration = Duration::from_secs(1);

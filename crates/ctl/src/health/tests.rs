@@ -28,6 +28,8 @@ enum Server {
     Refuses,
     /// It says nothing until the deadline.
     Hangs,
+    /// The same, and that is seen so long after it.
+    Late(Duration),
     /// It is well after so long.
     Slow(Duration),
     /// Asking it runs into a fault.
@@ -98,6 +100,10 @@ impl Outside for Arc<World> {
             Server::Refuses => Answer::Unwell("connection refused".to_owned()),
             Server::Hangs => {
                 sleep_until(deadline).await;
+                Answer::Unwell("no answer".to_owned())
+            }
+            Server::Late(time) => {
+                sleep_until(deadline + time).await;
                 Answer::Unwell("no answer".to_owned())
             }
             Server::Slow(time) => {
@@ -490,6 +496,20 @@ async fn a_fault_of_a_probe_ends_no_check_and_says_nothing_of_the_server() {
     assert!(health.world.asked(RS1).len() >= 2);
     assert_eq!(health.check().state, CheckState::AssumedUp);
     assert_eq!(health.check().last_error.unwrap().what, "a fault of xvsd; its log tells more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_daemon_that_was_late_did_not_see_says_nothing_of_the_server() {
+    let health = Health::start(&virtual_server("delay_loop 10\nwarmup 0", [RS1]), MANY).await;
+    health.world.set(RS1, Server::Late(seconds(1.1)));
+    sleep(seconds(60.0)).await;
+    assert!(health.world.asked(RS1).len() >= 2);
+    assert_eq!(health.check().state, CheckState::AssumedUp);
+    let why = health.check().last_error.unwrap().what;
+    assert_eq!(why, "no answer; but xvsd itself was late, by more than a second");
+    health.world.set(RS1, Server::Late(seconds(0.9)));
+    sleep(seconds(60.0)).await;
+    assert_eq!(health.check().state, CheckState::Down);
 }
 
 #[tokio::test(start_paused = true)]
