@@ -651,11 +651,11 @@ mod tests {
                     }
                 }
                 // Nothing that others change goes unseen.
-                for now in [step, step + 1].map(|seconds| Millis(0) + seconds as u32 * SECOND) {
+                for at in [step, step + 1].map(|seconds| Millis(0) + seconds as u32 * SECOND) {
                     let seen = control.drift();
                     control.governing.dirty.extend(governed.keys());
                     prop_assert_eq!(seen, control.drift());
-                    control.tick(now).unwrap();
+                    control.tick(at).unwrap();
                 }
                 // As if commands had made it.
                 let mut plain = super::super::tests::control();

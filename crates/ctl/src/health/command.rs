@@ -14,6 +14,7 @@ use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -37,7 +38,12 @@ use crate::keepalived::reader::{Fault, Place};
 use crate::keepalived::values::{Faults, Script};
 
 /// Of those who share one, one runs at a time.
-pub(super) type Turn = Arc<Mutex<()>>;
+#[derive(Debug, Clone, Default)]
+pub(super) struct Turn {
+    taken: Arc<Mutex<()>>,
+    /// Whether who has it has come as far as to run.
+    is_started: Arc<AtomicBool>,
+}
 
 /// How many descriptors commands may have: what xvsd was started with, whatever it has taken for itself since. Some close
 /// all that there may be, one by one.
@@ -108,24 +114,29 @@ impl Program {
 
     /// Runs it once its turn has come. Whoever drops this ends it.
     pub(super) async fn run(&self, deadline: Instant) -> Outcome {
-        let Ok(turn) = timeout_at(deadline, Arc::clone(&self.turn).lock_owned()).await else {
-            return Outcome::Busy;
+        let is_started = || self.turn.is_started.load(Ordering::Relaxed);
+        let Ok(turn) = timeout_at(deadline, Arc::clone(&self.turn.taken).lock_owned()).await else {
+            return if is_started() { Outcome::Busy } else { not_in_time() };
         };
+        self.turn.is_started.store(false, Ordering::Relaxed);
         let (tells, hears) = oneshot::channel();
         tokio::spawn(self.clone().course(turn, tells));
         match timeout_at(deadline, hears).await {
             Ok(outcome) => {
                 outcome.unwrap_or_else(|_| Outcome::NotStarted("what runs it has panicked".to_owned()))
             }
-            Err(_) => Outcome::Late,
+            Err(_) if is_started() => Outcome::Late,
+            Err(_) => not_in_time(),
         }
     }
 
     /// From its start until it is reaped; `tells` is closed when nobody waits any longer.
     async fn course(self, _turn: OwnedMutexGuard<()>, mut tells: oneshot::Sender<Outcome>) {
+        let is_started = self.turn.is_started.clone();
         let started = apart(move || self.start()).await;
         let outcome = match started {
             Ok(Ok(mut process)) => {
+                is_started.store(true, Ordering::Relaxed);
                 tokio::select! {
                     biased;
                     () = process.ended() => {}
@@ -203,7 +214,7 @@ impl Program {
 
     /// Waits until it runs no more.
     pub(super) async fn gone(&self) {
-        drop(self.turn.lock().await);
+        drop(self.turn.taken.lock().await);
     }
 
     /// Why it could not be run now, if so. Looks at users and files, which may take long.
@@ -214,6 +225,13 @@ impl Program {
         };
         self.command(who.is_none_or(|(user, _)| user == 0)).err()
     }
+}
+
+/// What was not even started says nothing of what it would have said.
+fn not_in_time() -> Outcome {
+    Outcome::NotStarted(
+        "it could not be started in time: a look-up of a user or a file takes long".to_owned(),
+    )
 }
 
 /// Commands of a configuration that cannot be run as things are. Looks at users and files, which may take long.
@@ -649,7 +667,8 @@ mod tests {
     async fn while_one_does_not_end_although_it_was_killed_the_next_does_not_begin() {
         let folder = Folder::new();
         let program = program(&folder.script("echo >ran"));
-        let _still_there = program.turn.lock().await;
+        let _still_there = program.turn.taken.lock().await;
+        program.turn.is_started.store(true, Ordering::Relaxed);
         assert_eq!(program.run(in_time()).await, Outcome::Busy);
         assert_eq!(folder.read("ran"), "");
     }

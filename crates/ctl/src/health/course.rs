@@ -97,7 +97,7 @@ impl Course {
         self.verdict
     }
 
-    /// Which of its objects is to be asked for now; 0 for all that is not HTTP.
+    /// Which of its objects is asked for next; 0 for all that is not HTTP.
     pub fn url(&self) -> usize {
         self.url
     }

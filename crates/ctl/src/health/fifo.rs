@@ -10,8 +10,9 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt
 use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags, mkfifoat};
+use rustix::io::ioctl_fionread;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::command::{Program, Turn, account};
 use crate::keepalived::globals::{self, Globals};
@@ -89,9 +90,15 @@ impl Fifo {
         }
     }
 
-    /// Ends the reader and waits for that.
+    /// Ends the reader, which has had time to read what was written, and waits for that.
     pub(super) async fn close(mut self) {
         if let Some((program, reading)) = self.reader.take() {
+            let is_read = async {
+                while !reading.is_finished() && ioctl_fionread(&self.pipe).is_ok_and(|bytes| bytes > 0) {
+                    sleep(LOOK_AGAIN).await;
+                }
+            };
+            let _ = timeout(TO_READ, is_read).await;
             reading.abort();
             let _ = timeout(PATIENCE, program.gone()).await;
         }
@@ -118,6 +125,10 @@ async fn read(program: Program, name: String) {
 
 /// Read by all, written by its owner.
 const FIFO_MODE: Mode = Mode::from_raw_mode(0o644);
+
+/// How long a reader that is to end has to read the last lines, and how often it is looked whether it has.
+const TO_READ: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// For a reader's end: longer than from SIGTERM to SIGKILL.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -213,6 +224,19 @@ mod tests {
         fifo.close().await;
         assert!(!runs(&folder.read("pid")));
         assert!(!folder.path("fifo").exists());
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_is_ended_has_read_what_was_written_before() {
+        let folder = Folder::new();
+        let text = "#!/bin/sh\nwhile read line; do sleep 0.01; echo \"$line\" >>\"$1/out\"; done <\"$2\"\n";
+        let script = folder.write("reader", 0o755, text);
+        let script = Some(written(&format!("{} {}", script.display(), folder.0.display())));
+        let mut fifo = open(&globals::Fifo { script, ..fifo(&folder) }).unwrap();
+        let lines = ["RS a b DOWN", "VS b DOWN", "RS c b DOWN"];
+        lines.iter().chain(&["the one in its hand"]).for_each(|line| fifo.write(line));
+        fifo.close().await;
+        assert_eq!(folder.read("out").lines().take(3).collect::<Vec<_>>(), lines);
     }
 
     #[tokio::test]

@@ -19,9 +19,10 @@ use tokio::time::sleep;
 use super::{Answer, apart};
 use crate::keepalived::files::{FileWeight, Init, TrackFile};
 
-/// The files that are watched. Kept when the configuration is read again: what `init_file` says is done once.
+/// The files that are watched, each for as long as a check watches it. Kept when the configuration is read again: what
+/// `init_file` says is done once.
 #[derive(Debug, Default)]
-pub(super) struct Files(HashMap<PathBuf, Arc<watch::Sender<Option<Seen>>>>);
+pub(super) struct Files(HashMap<PathBuf, Weak<watch::Sender<Option<Seen>>>>);
 
 /// The number of a file, or why it cannot be known.
 type Seen = Result<i64, String>;
@@ -29,8 +30,9 @@ type Seen = Result<i64, String>;
 impl Files {
     /// Watches a file for one check. Runs on the runtime.
     pub(super) fn watch(&mut self, file: &TrackFile) -> Watch {
-        let tells = self.0.entry(file.path.clone()).or_insert_with(|| {
+        let tells = self.0.get(&file.path).and_then(Weak::upgrade).unwrap_or_else(|| {
             let tells = Arc::new(watch::Sender::new(None));
+            self.0.insert(file.path.clone(), Arc::downgrade(&tells));
             tokio::spawn(look_again(file.path.clone(), file.init, Arc::downgrade(&tells)));
             tells
         });
@@ -39,12 +41,12 @@ impl Files {
             // For this check it is new.
             seen.mark_changed();
         }
-        Watch { seen, path: file.path.clone(), weight: file.weight }
+        Watch { seen, _tells: tells, path: file.path.clone(), weight: file.weight }
     }
 
-    /// Ends the looks at those that no check asks for any more.
+    /// Forgets the names of those that no check asks for any more.
     pub(super) fn forget_unwatched(&mut self) {
-        self.0.retain(|_, tells| tells.receiver_count() > 0);
+        self.0.retain(|_, tells| tells.strong_count() > 0);
     }
 }
 
@@ -52,6 +54,8 @@ impl Files {
 #[derive(Debug)]
 pub(super) struct Watch {
     seen: watch::Receiver<Option<Seen>>,
+    /// While anybody has it, the file is looked at.
+    _tells: Arc<watch::Sender<Option<Seen>>>,
     path: PathBuf,
     weight: FileWeight,
 }
@@ -59,10 +63,8 @@ pub(super) struct Watch {
 impl Watch {
     /// What the file says, as soon as that is known for the first time, and then each time it says something else.
     pub(super) async fn changed(&mut self) -> Answer {
-        if self.seen.changed().await.is_err() {
-            // Nobody looks any more; only the end does that.
-            std::future::pending::<()>().await;
-        }
+        // It has what tells itself, so that this is never closed.
+        let _ = self.seen.changed().await;
         match &*self.seen.borrow_and_update() {
             Some(Ok(number)) => self.weight.answer(*number, &self.path),
             Some(Err(why)) => Answer::Unasked(why.clone()),

@@ -192,8 +192,6 @@ impl<O: Outside> Manager<O> {
         };
         let (exchanged, notices) = self.exchange(read);
         let done = changed.and(self.settle().await);
-        // The checks that are gone end when they are run next; a file that one still has is let go at the next reading.
-        tokio::task::yield_now().await;
         self.files.forget_unwatched();
         self.tell(notices.into_iter().map(|notice| (None, notice)));
         let Governed { changed, refused } = done?;

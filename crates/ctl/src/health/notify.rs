@@ -86,7 +86,7 @@ impl Notifier {
     pub(super) fn run(&mut self, virtual_server: &str, script: &Script, what: String) {
         while self.workers.try_join_next().is_some() {}
         let queue = self.queues.entry(virtual_server.to_owned()).or_default();
-        let program = Program::new(script, &self.globals, Arc::clone(&queue.turn));
+        let program = Program::new(script, &self.globals, queue.turn.clone());
         let mut waiting = queue.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.scripts.push_back((program, what));
         if waiting.scripts.len() > WAITING_MAX {

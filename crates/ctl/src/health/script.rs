@@ -29,8 +29,11 @@ pub(super) async fn ask(program: &Program, weighing: Weighing, weight: u32, dead
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::command::Turn;
     use super::super::command::testing::{Folder, in_time, until, written};
+    use super::super::{HANGING_MAX, apart};
     use super::*;
     use crate::keepalived::globals::Globals;
     use crate::keepalived::values::Script;
@@ -86,6 +89,31 @@ mod tests {
         script.user = Some("nosuchuser".to_owned());
         let answer = ask(&program(&script), Weighing::Plain, 1, in_time()).await;
         assert_eq!(answer, unwell("there is no user `nosuchuser`"));
+    }
+
+    #[tokio::test]
+    async fn one_that_is_not_even_started_in_time_says_nothing_of_the_server() {
+        let (end, ended) = crossbeam::channel::bounded::<()>(0);
+        let hanging: Vec<_> = (0..HANGING_MAX)
+            .map(|_| {
+                let ended = ended.clone();
+                tokio::spawn(apart(move || ended.recv().is_err()))
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        let folder = Folder::new();
+        let program = program(&folder.script("exit 0"));
+        for _ in ["the first", "one that comes while that is not started yet"] {
+            let soon = Instant::now() + Duration::from_millis(20);
+            let answer = ask(&program, Weighing::Plain, 1, soon).await;
+            assert!(matches!(&answer, Answer::Unasked(why) if why.starts_with("it could not be started")));
+        }
+        drop(end);
+        for one in hanging {
+            assert!(one.await.unwrap().unwrap());
+        }
+        program.gone().await;
+        assert_eq!(ask(&program, Weighing::Plain, 1, in_time()).await, Answer::Well(0));
     }
 
     #[tokio::test(start_paused = true)]
