@@ -18,7 +18,8 @@ use crate::adm::{RuleLine, SystemResolver, read_rules};
 use crate::client::DEFAULT_SOCKET;
 use crate::control::Repair;
 use crate::feedback::Feedback;
-use crate::keepalived::{Configuration, read_usable};
+use crate::health::prepare::Prepared;
+use crate::keepalived_conf::read_usable;
 use crate::registry::SIP_CALLS;
 use crate::settings::Ipvs;
 
@@ -251,7 +252,7 @@ impl Config {
     ///
     /// # Errors
     /// [`ConfigError::Keepalived`].
-    pub fn read_keepalived(&self) -> Result<Option<Configuration>, ConfigError> {
+    pub fn read_keepalived(&self) -> Result<Option<Prepared>, ConfigError> {
         let Some(path) = &self.keepalived.file else { return Ok(None) };
         let read = read_usable(path, self.keepalived.config_id.as_deref());
         read.map(Some).map_err(|text| ConfigError::Keepalived { path: path.clone(), text })

@@ -30,9 +30,9 @@ use crate::config::{Config, ConfigError, Keepalived};
 use crate::control::Control;
 use crate::control_thread::{ControlThread, Handle, Input};
 use crate::crew::Crew;
+use crate::health::prepare::Prepared;
 use crate::health::watch::{Health, HealthError};
 use crate::history::History;
-use crate::keepalived::Configuration;
 use crate::message::{CommandError, Reply, Request};
 use crate::netfilter;
 use crate::network::neighbours::Neighbours;
@@ -203,7 +203,7 @@ impl Daemon {
     ///
     /// # Errors
     /// [`HealthError`].
-    pub fn watch(&mut self, keepalived: &Keepalived, read: Option<Configuration>) -> Result<(), HealthError> {
+    pub fn watch(&mut self, keepalived: &Keepalived, read: Option<Prepared>) -> Result<(), HealthError> {
         let Some(read) = read else { return Ok(()) };
         self.health = Some(Health::start(keepalived, read, self.handle(), &self.notices)?);
         Ok(())

@@ -47,6 +47,7 @@ pub mod tunnels;
 
 pub mod health;
 pub mod keepalived;
+pub mod keepalived_conf;
 pub mod netfilter;
 pub mod network;
 

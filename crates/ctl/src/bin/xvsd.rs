@@ -17,7 +17,7 @@ use xvs_ctl::control_thread::Handle;
 use xvs_ctl::daemon::Daemon;
 use xvs_ctl::exporter::Listener;
 use xvs_ctl::front::Front;
-use xvs_ctl::keepalived::Configuration;
+use xvs_ctl::health::prepare::Prepared;
 use xvs_ctl::metrics;
 use xvs_ctl::server::{Server, Settings};
 use xvs_ctl::watchdog::Watchdog;
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
 fn run(
     config: &Config,
     rules: Vec<RuleLine>,
-    keepalived: Option<Configuration>,
+    keepalived: Option<Prepared>,
 ) -> Result<ExitCode, Box<dyn Error>> {
     let stderr = std::io::stderr;
     tracing_subscriber::fmt()

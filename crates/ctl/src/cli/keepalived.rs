@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 
 use super::{DONE, Done, FAILED, MISUSED};
 use crate::adm::{lines, saved};
+use crate::health::outcome::outcome;
+use crate::health::prepare::Prepared;
 use crate::keepalived::checks::{Check, Probe, Timing};
 use crate::keepalived::reader::{Fault, Severity};
 use crate::keepalived::servers::RealServer;
@@ -43,24 +45,22 @@ pub(super) enum Form {
 
 pub(super) fn run(file: &Path, options: &Options, form: Form, out: &mut dyn Write) -> Done {
     let config_id = options.config_id.clone().unwrap_or_else(host);
-    let configuration = match read(file, &config_id) {
-        Ok(configuration) => configuration,
+    let configuration = match read(file, &config_id).map(Prepared::of) {
+        Ok(prepared) => prepared.map_or_else(|refused| *refused, |prepared| prepared.configuration),
         Err(error) => {
             eprintln!("xvs: {}: {error}", file.display());
             return Ok(MISUSED);
         }
     };
-    let (state, refused) = configuration.outcome();
-    let mut faults = configuration.faults.clone();
-    faults.extend(refused);
-    faults.sort_by(|a, b| a.place.cmp(&b.place));
+    let (state, _) = outcome(&configuration);
+    let faults = &configuration.faults;
     let worst = if options.strict { Severity::Warning } else { Severity::Error };
     let told = Told {
         file,
         is_refused: faults.iter().any(|fault| fault.severity >= worst),
         rules: set_timeouts(&configuration).into_iter().chain(saved(&state)).collect(),
         servers: &configuration.virtual_servers,
-        faults: &faults,
+        faults,
     };
     match form {
         Form::Json => writeln!(out, "{:#}", told.json())?,

@@ -10,6 +10,7 @@ use std::error::Error;
 use std::future::{Future, pending};
 use std::io;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
@@ -20,39 +21,61 @@ use hyper_util::rt::TokioIo;
 use md5::{Digest, Md5};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
+use tokio_rustls::rustls::ClientConfig;
 
+use super::pattern::Search;
+use super::prepare::{PreparedHttp, PreparedUrl};
 use super::{Answer, apart, socket, tls};
 use crate::keepalived::checks::{Http, Target, Url};
-use crate::keepalived::pattern::Search;
 
-/// Asks for an object.
-pub(super) async fn ask(target: &Target, http: &Http, url: &Url, deadline: Instant) -> Answer {
-    match exchange(target, http, url, &Bounds::of(deadline)).await {
+/// Asks for the object of this number.
+pub(super) async fn ask(
+    target: &Target,
+    http: &Http,
+    prepared: &PreparedHttp,
+    at: usize,
+    deadline: Instant,
+) -> Answer {
+    let object = Object { url: &http.urls[at], prepared: &prepared.urls[at] };
+    match exchange(target, http, prepared.tls.as_ref(), object, &Bounds::of(deadline)).await {
         Ok(()) => Answer::Well(0),
         Err(answer) => answer,
     }
 }
 
-async fn exchange(target: &Target, http: &Http, url: &Url, bounds: &Bounds) -> Result<(), Answer> {
-    let request = request(target, http, url).map_err(Answer::Unasked)?;
+/// An object: what the file says of it, and that made ready.
+#[derive(Clone, Copy)]
+struct Object<'a> {
+    url: &'a Url,
+    prepared: &'a PreparedUrl,
+}
+
+async fn exchange(
+    target: &Target,
+    http: &Http,
+    tls: Option<&Arc<ClientConfig>>,
+    object: Object<'_>,
+    bounds: &Bounds,
+) -> Result<(), Answer> {
+    let request = request(target, http, object).map_err(Answer::Unasked)?;
     let stream = socket::connect(target, bounds.deadline).await?;
-    let Some(tls) = &http.tls else {
-        return converse(stream, request, url, bounds).await.map_err(Answer::Unwell);
+    let Some(tls) = tls else {
+        return converse(stream, request, object, bounds).await.map_err(Answer::Unwell);
     };
-    let handshake = tls::handshake(tls, tls::name(target, http, url), url, stream);
+    let handshake = tls::handshake(tls, object.prepared, stream);
     let stream = bounds.within("connected, and no TLS handshake", handshake).await;
-    converse(stream.map_err(Answer::Unwell)?, request, url, bounds).await.map_err(Answer::Unwell)
+    converse(stream.map_err(Answer::Unwell)?, request, object, bounds).await.map_err(Answer::Unwell)
 }
 
 /// The bytes that keepalived sends, header by header.
-fn request(target: &Target, http: &Http, url: &Url) -> Result<Request<Empty<Bytes>>, String> {
+fn request(target: &Target, http: &Http, object: Object<'_>) -> Result<Request<Empty<Bytes>>, String> {
     let version = if http.is_1_1 { Version::HTTP_11 } else { Version::HTTP_10 };
-    let mut request = Request::get(url.request_target()?).version(version);
+    let mut request = Request::get(object.prepared.request_target.clone()).version(version);
     request = request.header(USER_AGENT, "KeepAliveClient");
     if http.closes {
         request = request.header(CONNECTION, "close");
     }
-    let host = url.host.as_ref().or(http.host.as_ref()).cloned();
+    let host = object.url.host.as_ref().or(http.host.as_ref()).cloned();
     let host = host.unwrap_or_else(|| target.endpoint.to_string());
     request.header(HOST, host).body(Empty::new()).map_err(|error| format!("the request: {error}"))
 }
@@ -61,7 +84,7 @@ fn request(target: &Target, http: &Http, url: &Url) -> Result<Request<Empty<Byte
 async fn converse<S>(
     stream: S,
     request: Request<Empty<Bytes>>,
-    url: &Url,
+    object: Object<'_>,
     bounds: &Bounds,
 ) -> Result<(), String>
 where
@@ -77,7 +100,7 @@ where
             let answer = sender.send_request(request).await;
             answer.map_err(|error| format!("connected, and no answer: {}", words(&error)))
         };
-        judge(bounds.within("connected, and no answer", answer).await?, url, bounds).await
+        judge(bounds.within("connected, and no answer", answer).await?, object, bounds).await
     };
     // What goes wrong with the connection is told to who asks.
     let driven = async {
@@ -91,7 +114,8 @@ where
 }
 
 /// The rest of an answer that has begun, in keepalived's order: status, sum, pattern.
-async fn judge(answer: Response<Incoming>, url: &Url, bounds: &Bounds) -> Result<(), String> {
+async fn judge(answer: Response<Incoming>, object: Object<'_>, bounds: &Bounds) -> Result<(), String> {
+    let url = object.url;
     let status = answer.status().as_u16();
     let wanted = if url.statuses.is_empty() { &[SUCCESS] } else { &url.statuses[..] };
     if !wanted.iter().any(|codes| codes.contains(&status)) {
@@ -102,7 +126,7 @@ async fn judge(answer: Response<Incoming>, url: &Url, bounds: &Bounds) -> Result
     if let Some(wanted) = url.digest.filter(|wanted| *wanted != sum) {
         return Err(format!("the body's MD5 is {}, not {}", hexadecimal(sum), hexadecimal(wanted)));
     }
-    match &url.pattern {
+    match &object.prepared.pattern {
         Some(search) => look(search, kept, bounds).await,
         None => Ok(()),
     }
@@ -220,6 +244,7 @@ mod tests {
     use super::super::socket::testing::{soon, target};
     use super::*;
     use crate::keepalived::checks::Pattern;
+    use crate::keepalived::reader::Place;
 
     fn url() -> Url {
         Url { path: "/health".to_owned(), ..Url::default() }
@@ -227,7 +252,13 @@ mod tests {
 
     fn with_pattern(text: &str) -> Url {
         let pattern = Pattern { text: text.to_owned(), ..Pattern::default() };
-        Url { pattern: Some(Search::new(pattern).unwrap()), ..url() }
+        Url { pattern: Some(pattern), ..url() }
+    }
+
+    fn prepared(url: &Url) -> PreparedUrl {
+        let mut faults = Vec::new();
+        let prepared = PreparedUrl::of(&somebody(), &Http::default(), url, &Place::default(), &mut faults);
+        prepared.unwrap_or_else(|| panic!("{faults:?}"))
     }
 
     fn somebody() -> Target {
@@ -244,12 +275,12 @@ mod tests {
     }
 
     /// What a server is worth that does this when it has read a request.
-    async fn judged_by<F>(url: &Url, serve: impl FnOnce(DuplexStream) -> F) -> Result<(), String>
+    async fn judged_by<F>(object: Object<'_>, serve: impl FnOnce(DuplexStream) -> F) -> Result<(), String>
     where
         F: Future<Output = ()>,
     {
         let (mine, mut theirs) = duplex(64 << 10);
-        let request = request(&somebody(), &Http::default(), url).unwrap();
+        let request = request(&somebody(), &Http::default(), object).unwrap();
         let served = async {
             request_of(&mut theirs).await;
             serve(theirs).await;
@@ -257,14 +288,15 @@ mod tests {
         };
         let bounds = Bounds::of(soon());
         tokio::select! {
-            judged = converse(mine, request, url, &bounds) => judged,
+            judged = converse(mine, request, object, &bounds) => judged,
             never = served => match never {},
         }
     }
 
     /// What a server is worth that answers so and closes.
     async fn judged(url: &Url, answer: impl AsRef<[u8]>) -> Result<(), String> {
-        judged_by(url, async |mut stream| drop(stream.write_all(answer.as_ref()).await)).await
+        let object = Object { url, prepared: &prepared(url) };
+        judged_by(object, async |mut stream| drop(stream.write_all(answer.as_ref()).await)).await
     }
 
     /// What a server is worth that answers so and leaves the connection open.
@@ -273,7 +305,7 @@ mod tests {
             stream.write_all(answer.as_bytes()).await.unwrap();
             pending().await
         };
-        judged_by(url, serve).await
+        judged_by(Object { url, prepared: &prepared(url) }, serve).await
     }
 
     #[track_caller]
@@ -338,10 +370,11 @@ mod tests {
             ),
         ] {
             let (mine, mut theirs) = duplex(4096);
-            let request = request(&target(endpoint.parse().unwrap()), http, url).unwrap();
+            let object = Object { url, prepared: &prepared(url) };
+            let request = request(&target(endpoint.parse().unwrap()), http, object).unwrap();
             let bounds = Bounds::of(soon());
             tokio::select! {
-                _ = converse(mine, request, url, &bounds) => panic!("nobody answers"),
+                _ = converse(mine, request, object, &bounds) => panic!("nobody answers"),
                 read = request_of(&mut theirs) => assert_eq!(read, expected),
             }
         }
@@ -404,8 +437,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_pattern_that_does_not_come_to_its_end_ends_with_the_attempt() {
         let slow = with_pattern("a");
-        let _looking = slow.pattern.as_ref().unwrap().turn().acquire_owned().await;
-        let why = judged(&slow, "HTTP/1.0 200 OK\r\n\r\na").await;
+        let object = Object { url: &slow, prepared: &prepared(&slow) };
+        let _looking = object.prepared.pattern.as_ref().unwrap().turn().acquire_owned().await;
+        let answer = b"HTTP/1.0 200 OK\r\n\r\na";
+        let why = judged_by(object, async |mut stream| drop(stream.write_all(answer).await)).await;
         assert_unwell(why, "answered, and the body not looked through for `a` within 5s");
     }
 
@@ -434,7 +469,10 @@ mod tests {
                 }
             }
         };
-        assert_unwell(judged_by(&url(), serve).await, "connected, and no answer within 5s");
+        assert_unwell(
+            judged_by(Object { url: &url(), prepared: &prepared(&url()) }, serve).await,
+            "connected, and no answer within 5s",
+        );
         assert_unwell(judged_open(&url(), "").await, "connected, and no answer within 5s");
     }
 
@@ -449,7 +487,10 @@ mod tests {
                 tokio::time::advance(Duration::from_millis(1)).await;
             }
         };
-        assert_unwell(judged_by(&whole, serve).await, "an answer began, and did not end within 5s");
+        assert_unwell(
+            judged_by(Object { url: &whole, prepared: &prepared(&whole) }, serve).await,
+            "an answer began, and did not end within 5s",
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -482,14 +523,16 @@ mod tests {
             });
             server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await
         };
+        let prepared = PreparedHttp { tls: None, urls: vec![prepared(&expected)] };
+        let http = Http { urls: vec![expected], ..http };
         let deadline = Instant::now() + Duration::from_secs(60);
         // Any thread may ask.
         let asking: Pin<Box<dyn Future<Output = Answer> + Send>> =
-            Box::pin(ask(&target, &http, &expected, deadline));
+            Box::pin(ask(&target, &http, &prepared, 0, deadline));
         let (answer, served) = tokio::join!(asking, served);
         assert_eq!(answer, Answer::Well(0));
         drop(served);
         drop(listener);
-        assert!(matches!(ask(&target, &http, &expected, deadline).await, Answer::Unwell(_)));
+        assert!(matches!(ask(&target, &http, &prepared, 0, deadline).await, Answer::Unwell(_)));
     }
 }

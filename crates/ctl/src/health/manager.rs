@@ -24,6 +24,7 @@ use super::course::Course;
 use super::file::Files;
 use super::notify::Notifier;
 use super::pool::{Beginning, Notice, Origin, Pool, Reloaded, Standing, Verdict};
+use super::prepare::{Prepared, PreparedCheck};
 use super::report::CheckState;
 use super::runner::{Place, Runner, Watched};
 use crate::control::{Governed, Reach};
@@ -38,7 +39,7 @@ use crate::state::Timeouts;
 /// What the manager is asked.
 pub(super) enum Message {
     /// To make a file hold that was read and may be used; answered when it does, by what has changed.
-    TakeOver(Box<Configuration>, oneshot::Sender<Result<String, CommandError>>),
+    TakeOver(Box<Prepared>, oneshot::Sender<Result<String, CommandError>>),
     /// To end every check, and tell whom the file wants to be told of the end.
     Stop,
 }
@@ -163,7 +164,10 @@ impl<O: Outside> Manager<O> {
     }
 
     /// Makes a file hold that was read; says what has changed.
-    async fn take_over(&mut self, read: Configuration) -> Result<String, CommandError> {
+    async fn take_over(
+        &mut self,
+        Prepared { configuration: read, checks }: Prepared,
+    ) -> Result<String, CommandError> {
         read.faults.iter().take(FAULTS_LOGGED).for_each(|fault| tracing::warn!("{fault}"));
         match read.faults.len().saturating_sub(FAULTS_LOGGED) {
             0 => {}
@@ -190,7 +194,7 @@ impl<O: Outside> Manager<O> {
             1 => "; one fault, see `xvs health`".to_owned(),
             number => format!("; {number} faults, see `xvs health`"),
         };
-        let (exchanged, notices) = self.exchange(read);
+        let (exchanged, notices) = self.exchange(read, checks);
         let done = changed.and(self.settle().await);
         self.files.forget_unwatched();
         self.tell(notices.into_iter().map(|notice| (None, notice)));
@@ -204,7 +208,11 @@ impl<O: Outside> Manager<O> {
     }
 
     /// Watches what a file says instead of what was watched.
-    fn exchange(&mut self, read: Configuration) -> (Exchanged, Vec<Notice>) {
+    fn exchange(
+        &mut self,
+        read: Configuration,
+        prepared: Vec<Vec<Vec<PreparedCheck>>>,
+    ) -> (Exchanged, Vec<Notice>) {
         let board = self.board.clone();
         let mut watching = board.lock();
         watching.refused = None;
@@ -223,11 +231,13 @@ impl<O: Outside> Manager<O> {
         let mut before: HashMap<_, _> = before.into_iter().enumerate().map(identified).collect();
         let globals = Arc::new(read.globals);
         let mut notices = Vec::new();
-        for (number, virtual_server) in read.virtual_servers.into_iter().enumerate() {
+        for (number, (virtual_server, prepared)) in read.virtual_servers.into_iter().zip(prepared).enumerate()
+        {
             let virtual_server = Arc::new(virtual_server);
             let old = before.remove(&virtual_server.identity()).map(|(_, group)| group);
             exchanged.virtual_servers.count(old.is_some());
-            let (group, told) = self.group((number, virtual_server, &globals), old, &mut exchanged.checks);
+            let new = (number, virtual_server, &prepared[..], &globals);
+            let (group, told) = self.group(new, old, &mut exchanged.checks);
             watching.groups.push(group);
             notices.extend(told);
         }
@@ -248,7 +258,12 @@ impl<O: Outside> Manager<O> {
     /// A virtual server that goes on from what it was, if it was there.
     fn group(
         &mut self,
-        (number, virtual_server, globals): (usize, Arc<VirtualServer>, &Arc<Globals>),
+        (number, virtual_server, prepared, globals): (
+            usize,
+            Arc<VirtualServer>,
+            &[Vec<PreparedCheck>],
+            &Arc<Globals>,
+        ),
         old: Option<Group>,
         count: &mut Count,
     ) -> (Group, Vec<Notice>) {
@@ -272,10 +287,11 @@ impl<O: Outside> Manager<O> {
             None => (begun(virtual_server.clone(), beginning), Vec::new()),
         };
         let Reloaded { pool, notices, origins } = reloaded;
-        let mut check = |server, (check, origin)| {
+        let mut check = |server: usize, (check, origin): (usize, Origin)| {
             let (virtual_server, globals) = (virtual_server.clone(), globals.clone());
             let turn = Turn::default();
-            let place = Place { virtual_server, pool: number, server, check, globals, turn };
+            let prepared = prepared[server][check].clone();
+            let place = Place { virtual_server, pool: number, server, check, prepared, globals, turn };
             let kept = match origin {
                 Origin::Kept { server, check } => running[server][check].take(),
                 Origin::New(_) => None,

@@ -15,7 +15,10 @@ mod http;
 mod icmp;
 mod manager;
 mod notify;
+pub mod outcome;
+mod pattern;
 pub mod pool;
+pub mod prepare;
 pub mod report;
 mod runner;
 mod script;
@@ -23,6 +26,7 @@ mod smtp;
 mod socket;
 mod tcp;
 mod tls;
+mod tls_config;
 mod udp;
 pub mod watch;
 

@@ -18,6 +18,7 @@ use super::command::Turn;
 use super::course::{Course, first_delay, jittered};
 use super::file::{self, Files};
 use super::pool::Verdict;
+use super::prepare::PreparedCheck;
 use super::report::{CheckHealth, CheckState, ErrorSeen};
 use super::{Answer, Outside};
 use crate::events::millis_since_1970;
@@ -37,6 +38,8 @@ pub(super) struct Place {
     pub(super) server: usize,
     /// Its own number in that.
     pub(super) check: usize,
+    /// What it needs beside what the file says.
+    pub(super) prepared: PreparedCheck,
     /// What the file says for all.
     pub(super) globals: Arc<Globals>,
     /// By which it is known whether a script of it still runs.

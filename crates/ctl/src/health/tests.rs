@@ -12,12 +12,13 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::board::Board;
 use super::manager::{Manager, Message};
+use super::prepare::Prepared;
 use super::report::{CheckHealth, CheckState, HealthReport};
 use super::runner::{Place, Runner};
 use super::{Answer, Outside, Wanted, apart};
 use crate::control::{Governed, Reach};
+use crate::keepalived::read;
 use crate::keepalived::services::VirtualServer;
-use crate::keepalived::{Configuration, read_usable};
 use crate::message::{Command, CommandError};
 use crate::state::Timeouts;
 
@@ -188,14 +189,14 @@ impl Health {
     }
 }
 
-fn file(text: &str) -> Configuration {
+fn file(text: &str) -> Prepared {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let path = std::env::temp_dir().join(format!("xvs-health-{}-{number}.conf", std::process::id()));
     std::fs::write(&path, text).unwrap();
-    let read = read_usable(&path, Some("lb1"));
+    let read = read(&path, "lb1");
     std::fs::remove_file(&path).unwrap();
-    read.unwrap()
+    Prepared::of(read.unwrap()).unwrap_or_else(|refused| panic!("{:?}", refused.faults))
 }
 
 /// A virtual server with these words, and real servers at these addresses with a `TCP_CHECK`.

@@ -1,7 +1,7 @@
 //! The TLS handshake of a probe.
 //!
 //! Runs once a check that asks by TLS, over its connection and within its deadline. Whose certificate is taken was settled
-//! when the file was read (`keepalived/tls.rs`); a session is never resumed, so each handshake sees the certificate.
+//! when the configuration was prepared (`tls_config.rs`); a session is never resumed, so each handshake sees the certificate.
 
 use std::io;
 use std::sync::Arc;
@@ -9,34 +9,24 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{CertificateError, Error};
+use tokio_rustls::rustls::{CertificateError, ClientConfig, Error};
 
-use crate::keepalived::checks::{Http, Target, Url};
-use crate::keepalived::tls::{Tls, server_name};
+use super::prepare::PreparedUrl;
 
-/// The name that a certificate has to be for: the one that is sent, else the host that is asked for, else the address.
-pub(super) fn name(target: &Target, http: &Http, url: &Url) -> ServerName<'static> {
-    let host = url.server_name.as_ref().or(url.host.as_ref()).or(http.host.as_ref());
-    let name = host.and_then(|host| server_name(host));
-    name.unwrap_or_else(|| ServerName::IpAddress(target.endpoint.ip().into()))
-}
-
-/// Speaks TLS with a server of this name.
+/// Speaks TLS with the server of an object.
 ///
 /// # Errors
 /// In words.
 pub(super) async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
-    tls: &Tls,
-    name: ServerName<'static>,
-    url: &Url,
+    config: &Arc<ClientConfig>,
+    object: &PreparedUrl,
     stream: S,
 ) -> Result<TlsStream<S>, String> {
-    let mut config = Arc::clone(tls.config());
-    if url.server_name.is_none() {
+    let mut config = Arc::clone(config);
+    if !object.sends_name {
         Arc::make_mut(&mut config).enable_sni = false;
     }
-    let stream = TlsConnector::from(config).connect(name, stream).await;
+    let stream = TlsConnector::from(config).connect(object.name.clone(), stream).await;
     stream.map_err(|error| format!("the TLS handshake: {}", words(&error)))
 }
 
@@ -83,9 +73,10 @@ mod tests {
     use tokio_rustls::rustls::server::WebPkiClientVerifier;
     use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
+    use super::super::prepare::{Prepared, PreparedHttp};
     use super::super::{Answer, http};
     use super::*;
-    use crate::keepalived::checks::Probe;
+    use crate::keepalived::checks::{Http, Probe, Target};
     use crate::keepalived::read;
 
     type Authority = CertifiedIssuer<'static, KeyPair>;
@@ -150,7 +141,7 @@ mod tests {
     }
 
     /// An `SSL_GET` of this server with these words, and these of the `SSL` block.
-    fn probe(words: &str, ssl: &str, server: SocketAddr) -> (Target, Http) {
+    fn probe(words: &str, ssl: &str, server: SocketAddr) -> (Target, Http, Arc<PreparedHttp>) {
         let path = std::env::temp_dir().join(format!("xvs-tls-{}-{}", std::process::id(), server.port()));
         let text = format!(
             "SSL {{\n{ssl}\n}}\nvirtual_server 192.0.2.1 443 {{\nlvs_sched rr\nlvs_method NAT\nprotocol TCP\n\
@@ -162,12 +153,10 @@ mod tests {
         fs::write(&path, text).unwrap();
         let read = read(&path, "lb1").unwrap();
         fs::remove_file(path).unwrap();
-        assert!(read.is_usable(), "{:?}", read.faults);
-        let Probe::Http(target, http) = read.virtual_servers[0].real_servers[0].checks[0].probe.clone()
-        else {
-            panic!("{read:?}")
-        };
-        (target, http)
+        let read = Prepared::of(read).unwrap_or_else(|refused| panic!("{:?}", refused.faults));
+        let check = &read.configuration.virtual_servers[0].real_servers[0].checks[0];
+        let Probe::Http(target, http) = check.probe.clone() else { panic!("{check:?}") };
+        (target, http, read.checks[0][0][0].clone().unwrap())
     }
 
     /// What a server with this certificate is worth, asked by an `SSL_GET` with these words, and what it saw.
@@ -178,9 +167,9 @@ mod tests {
         clients: Option<&Authority>,
     ) -> (Answer, Option<Seen>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (target, http) = probe(words, ssl, listener.local_addr().unwrap());
+        let (target, http, prepared) = probe(words, ssl, listener.local_addr().unwrap());
         let deadline = Instant::now() + Duration::from_secs(60);
-        let asked = http::ask(&target, &http, &http.urls[0], deadline);
+        let asked = http::ask(&target, &http, &prepared, 0, deadline);
         tokio::join!(asked, serve(&listener, certificate, clients))
     }
 
@@ -269,18 +258,18 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_does_not_speak_tls_is_told_and_one_that_is_silent_is_not_waited_for() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (target, http) = probe("", "", listener.local_addr().unwrap());
+        let (target, http, prepared) = probe("", "", listener.local_addr().unwrap());
         let served = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             stream.write_all(b"HTTP/1.0 400 Bad Request\r\n\r\n").await.unwrap();
             stream
         };
         let deadline = Instant::now() + Duration::from_secs(60);
-        let (answer, _) = tokio::join!(http::ask(&target, &http, &http.urls[0], deadline), served);
+        let (answer, _) = tokio::join!(http::ask(&target, &http, &prepared, 0, deadline), served);
         let why = "the TLS handshake: received corrupt message of type InvalidContentType";
         assert_eq!(answer, Answer::Unwell(why.to_owned()));
         let deadline = Instant::now() + Duration::from_millis(500);
-        let answer = http::ask(&target, &http, &http.urls[0], deadline).await;
+        let answer = http::ask(&target, &http, &prepared, 0, deadline).await;
         let why = "connected, and no TLS handshake within 500ms";
         assert_eq!(answer, Answer::Unwell(why.to_owned()));
     }

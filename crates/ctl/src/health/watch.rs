@@ -22,6 +22,7 @@ use xvs_sched::ServiceKey;
 use super::board::Board;
 use super::command::{DESCRIPTORS, Program, faults};
 use super::manager::{Manager, Message};
+use super::prepare::Prepared;
 use super::runner::{Place, Runner};
 use super::{Answer, Outside, Wanted, dns, http, icmp, script, smtp, tcp, udp};
 use crate::config::Keepalived;
@@ -30,7 +31,7 @@ use crate::control_thread::Handle;
 use crate::events::Kind;
 use crate::keepalived::checks::Probe;
 use crate::keepalived::services::VirtualServer;
-use crate::keepalived::{Configuration, read_usable};
+use crate::keepalived_conf::read_usable;
 use crate::message::{Command, CommandError, Reply, Request};
 use crate::state::Timeouts;
 use crate::threads;
@@ -59,7 +60,7 @@ impl Health {
     /// [`HealthError`]; nothing is asked then.
     pub fn start(
         keepalived: &Keepalived,
-        read: Configuration,
+        read: Prepared,
         daemon: Handle,
         ended: &Sender<String>,
     ) -> Result<Self, HealthError> {
@@ -124,7 +125,8 @@ impl Files {
         let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let read = read_usable(&self.file, self.config_id.as_deref()).and_then(|read| {
             // Such a file was half written, more likely than meant.
-            let is_empty = read.virtual_servers.is_empty() && !self.board.lock().groups.is_empty();
+            let is_empty =
+                read.configuration.virtual_servers.is_empty() && !self.board.lock().groups.is_empty();
             let (file, next) = (self.file.display(), "a restart of xvsd takes those away that run");
             if is_empty { Err(format!("{file}: no virtual_server; {next}")) } else { Ok(read) }
         });
@@ -140,8 +142,9 @@ impl Files {
 }
 
 /// Has the manager take over a file; waits until it has.
-fn take_over(manager: &UnboundedSender<Message>, mut read: Configuration) -> Result<String, CommandError> {
-    read.faults.extend(faults(&read));
+fn take_over(manager: &UnboundedSender<Message>, mut read: Prepared) -> Result<String, CommandError> {
+    let more = faults(&read.configuration);
+    read.configuration.faults.extend(more);
     let ending = || CommandError::Failed { why: "xvs: the daemon is ending".to_owned() };
     let (answer, answered) = oneshot::channel();
     manager.send(Message::TakeOver(Box::new(read), answer)).map_err(|_| ending())?;
@@ -163,7 +166,10 @@ impl Outside for Director {
                 let program = Program::new(script, &place.globals, place.turn.clone());
                 script::ask(&program, *weighing, place.server().options.weight.0, deadline).await
             }
-            Probe::Http(target, http) => http::ask(target, http, &http.urls[url], deadline).await,
+            Probe::Http(target, http) => match &place.prepared {
+                Some(prepared) => http::ask(target, http, prepared, url, deadline).await,
+                None => unreachable!("an HTTP check is prepared when its configuration is"),
+            },
             Probe::File(_) => unreachable!("a file is not asked, it tells by itself"),
         }
     }

@@ -7,10 +7,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::blocks::Block;
-use super::checks::{Check, Dns, Http, INTERVAL, Probe, Reply, Target, TimingOptions, Udp, Weighing, set};
+use super::checks::{
+    Check, Dns, Http, INTERVAL, Probe, Reply, Target, TimingOptions, Trust, Udp, Weighing, set,
+};
 use super::files::{FileWeight, Files, TrackFile};
 use super::http::{self, TlsWords};
-use super::tls::{Ssl, Trust};
+use super::ssl::Ssl;
 use super::values::{Faults, Script};
 
 /// What checks take from the server and the service around them.
@@ -28,7 +30,7 @@ pub(super) struct Around<'a> {
     /// The files that may be asked.
     pub(super) files: &'a Files,
     /// The certificates of the file.
-    pub(super) ssl: &'a Ssl<'a>,
+    pub(super) ssl: &'a Ssl,
 }
 
 /// Whether a block of this keyword is one.
@@ -310,9 +312,9 @@ impl Kind {
                 if is_tls {
                     for at in 0..http.urls.len() {
                         let host = around.service_host.as_ref();
-                        http.urls[at].server_name = tls.name(&http.urls[at], &http, host, block, faults);
+                        http.urls[at].server_name = tls.name(&http.urls[at], &http, host);
                     }
-                    http.tls = Some(around.ssl.tls(tls.trust, block, faults)?);
+                    http.tls = Some(Box::new(around.ssl.tls(tls.trust)));
                 } else if tls.trust == Trust::Authorities {
                     faults.warn(&block.place, "`tls_verify` without TLS has no effect");
                 }

@@ -4,18 +4,13 @@
 //! asking.
 
 use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use hyper::Uri;
-
 use super::blocks::Block;
 use super::files::TrackFile;
-use super::pattern::Search;
 use super::reader::Place;
-use super::tls::Tls;
 use super::values::{Faults, Script};
 
 /// Something that is asked of a real server again and again. It is up while all its checks pass.
@@ -57,8 +52,9 @@ impl Probe {
     pub fn identity(&self) -> Self {
         match self.clone() {
             Self::Http(target, http) => {
-                let Http { tls, host, urls, .. } = http;
-                Self::Http(target, Http { tls, host, urls, ..Http::default() })
+                let tls = http.tls.map(|tls| Box::new(Tls { trust: tls.trust, ..Tls::default() }));
+                let urls = http.urls.into_iter().map(|url| Url { place: Place::default(), ..url });
+                Self::Http(target, Http { tls, host: http.host, urls: urls.collect(), ..Http::default() })
             }
             Self::Udp(target, _) => Self::Udp(target, Udp { payload: None, reply: None }),
             Self::Script(script, weighing) => {
@@ -88,7 +84,7 @@ pub struct Target {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
 pub struct Http {
     /// By TLS, if it is.
-    pub tls: Option<Tls>,
+    pub tls: Option<Box<Tls>>,
     /// HTTP 1.1 instead of 1.0.
     pub is_1_1: bool,
     /// Says that the connection ends with the answer.
@@ -115,27 +111,45 @@ pub struct Url {
     /// The MD5 sum of the body.
     pub digest: Option<[u8; 16]>,
     /// A pattern in the body, and what it has to do.
-    pub pattern: Option<Search>,
+    pub pattern: Option<Pattern>,
+    /// Where it stands.
+    pub place: Place,
 }
 
-impl Url {
-    /// What the request's first line says. Characters that it cannot carry are percent-encoded; `#` and what follows is
-    /// the reader's own affair and not sent (RFC 9110, section 7.1).
-    ///
-    /// # Errors
-    /// If nothing of the kind can be said, in words.
-    pub fn request_target(&self) -> Result<Uri, String> {
-        let mut target = String::new();
-        for byte in self.path.bytes() {
-            match byte {
-                b' ' | b'"' | b'<' | b'>' | b'\\' | b'`' | ..0x20 | 0x7f.. => {
-                    target += &format!("%{byte:02X}")
-                }
-                _ => target.push(char::from(byte)),
-            }
-        }
-        target.parse().map_err(|error| format!("`{}` is not a path: {error}", self.path))
-    }
+/// How a check speaks TLS: whose certificates are accepted, and the files of the `SSL` block.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
+pub struct Tls {
+    /// Whose certificates are accepted.
+    pub trust: Trust,
+    /// The file of the authorities; `None`: those of the system.
+    pub ca: Option<Setting>,
+    /// The file of the certificate that the director shows.
+    pub certificate: Option<Setting>,
+    /// The file of its private key.
+    pub key: Option<Setting>,
+    /// The password of that key.
+    pub password: Option<Setting>,
+}
+
+/// Whose certificates are accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub enum Trust {
+    /// Any certificate.
+    #[default]
+    Anyone,
+    /// Those that an authority has signed, valid now and for the name.
+    Authorities,
+}
+
+/// A statement with one value, kept with its place for messages.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Setting {
+    /// Where it stands.
+    pub place: Place,
+    /// The whole statement.
+    pub text: String,
+    /// Its value.
+    pub value: String,
 }
 
 /// A regular expression over a body.
@@ -285,28 +299,6 @@ impl TimingOptions {
 /// From one check to the next, if nothing is said.
 pub(super) const INTERVAL: Duration = Duration::from_secs(60);
 const TIMEOUT: Duration = Duration::from_secs(5);
-
-/// What is made of settings that stand beside it: equal where they are.
-#[derive(Clone)]
-pub(super) struct Derived<T>(pub(super) T);
-
-impl<T> PartialEq for Derived<T> {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl<T> Eq for Derived<T> {}
-
-impl<T> Hash for Derived<T> {
-    fn hash<H: Hasher>(&self, _: &mut H) {}
-}
-
-impl<T> fmt::Debug for Derived<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("..")
-    }
-}
 
 /// Sets what was understood.
 pub(super) fn set<T>(place: &mut Option<T>, value: Option<T>) {

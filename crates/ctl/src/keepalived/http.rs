@@ -6,9 +6,7 @@
 use std::ops::RangeInclusive;
 
 use super::blocks::Block;
-use super::checks::{Http, Pattern, Url, set};
-use super::pattern::Search;
-use super::tls::{Trust, server_name};
+use super::checks::{Http, Pattern, Trust, Url, set};
 use super::values::{Faults, decimal};
 
 /// What is said of TLS.
@@ -22,22 +20,10 @@ pub(super) struct TlsWords {
 
 impl TlsWords {
     /// The name for an object. `host` is that of the virtual server; that of the real server is not asked for, nor is its
-    /// address. One that cannot be sent is a fault.
-    pub(super) fn name(
-        &self,
-        url: &Url,
-        http: &Http,
-        host: Option<&String>,
-        block: &Block,
-        faults: &mut Faults,
-    ) -> Option<String> {
+    /// address.
+    pub(super) fn name(&self, url: &Url, http: &Http, host: Option<&String>) -> Option<String> {
         let name = self.name.as_ref().or(url.host.as_ref()).or(http.host.as_ref()).or(host);
-        let name = name.filter(|_| self.sends_name)?;
-        if server_name(name).is_none() {
-            faults.warn(&block.place, format!("`{name}` is not a name that TLS can send; none is sent"));
-            return None;
-        }
-        Some(name.clone())
+        name.filter(|_| self.sends_name).cloned()
     }
 }
 
@@ -74,7 +60,7 @@ pub(super) fn take(http: &mut Http, tls: &mut TlsWords, block: &Block, faults: &
 
 pub(super) fn url(block: &Block, faults: &mut Faults) -> Option<Url> {
     faults.block(block);
-    let mut url = Url::default();
+    let mut url = Url { place: block.place.clone(), ..Url::default() };
     let mut pattern = Pattern::default();
     let mut expression = None;
     for statement in block.statements() {
@@ -109,10 +95,7 @@ pub(super) fn url(block: &Block, faults: &mut Faults) -> Option<Url> {
         faults.warn(&block.place, "`url` has no `path`; it is left out");
         return None;
     }
-    let search = expression.map(|text| Search::new(Pattern { text, ..pattern })).transpose();
-    let whole = url.request_target().and(search);
-    // Less would be asked than the file says.
-    url.pattern = whole.map_err(|why| faults.error(&block.place, why)).ok()?;
+    url.pattern = expression.map(|text| Pattern { text, ..pattern });
     Some(url)
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A file's way: its lines ([`lexer`]) become statements ([`reader`], [`loops`]) and a tree of them ([`blocks`]); of that,
 //! `virtual_server` and its groups are understood ([`services`] with `settings` and [`servers`], [`groups`], [`checks`] by
-//! `checkers`, `http`, [`files`], [`pattern`] and [`tls`]; [`values`] reads what stands behind keywords), and of
+//! `checkers`, `http`, `ssl` and [`files`]; [`values`] reads what stands behind keywords), and of
 //! `global_defs` what is ours ([`globals`]). Blocks of VRRP and BFD are skipped: keepalived itself runs them. Pure but for
 //! reading files. Not here: making the checks.
 
@@ -15,21 +15,19 @@ pub mod groups;
 mod http;
 pub mod lexer;
 pub mod loops;
-pub mod pattern;
 pub mod reader;
 pub mod servers;
 pub mod services;
 mod settings;
-pub mod tls;
+mod ssl;
 pub mod values;
 
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 
 use rustix::system::uname;
 use xvs_sched::ServiceKey;
@@ -40,13 +38,11 @@ use globals::Globals;
 use groups::Groups;
 use reader::{Fault, Place, Severity};
 use services::VirtualServer;
-use tls::Ssl;
+use ssl::Ssl;
 use values::{Faults, decimal};
 
-use crate::health::pool::{Beginning, Pool, Present};
 use crate::message::Command;
-use crate::state::{State, Timeouts};
-use crate::support::supported;
+use crate::state::Timeouts;
 
 /// What a file wants.
 #[derive(Debug)]
@@ -71,44 +67,8 @@ impl Configuration {
     pub fn timeouts(&self) -> Option<Command> {
         (self.timeouts != UNSAID).then_some(Command::SetTimeouts(self.timeouts))
     }
-
-    /// What is the case before any check was made, and what of it a director refuses: one fault for each place.
-    pub fn outcome(&self) -> (State, Vec<Fault>) {
-        let mut state = State::default();
-        if let Some(timeouts) = self.timeouts() {
-            state.apply(&timeouts).expect("timeouts were read within their bounds");
-        }
-        let (mut refused, mut places) = (Vec::new(), HashSet::new());
-        let mut make = |place: &Place, command: Command| {
-            let made = supported(&command).and_then(|()| state.apply(&command));
-            if let Err(error) = &made
-                && places.insert(place.clone())
-            {
-                let text = format!("xvs refuses it: {error}; it is left out");
-                refused.push(Fault { place: place.clone(), severity: Severity::Warning, text });
-            }
-            made.is_ok()
-        };
-        for virtual_server in &self.virtual_servers {
-            let (pool, _) = Pool::begin(Arc::new(virtual_server.clone()), Beginning::Silent);
-            for (key, options) in &virtual_server.services {
-                let service = Command::AddService { key: *key, options: options.clone() };
-                if !make(&virtual_server.place, service) {
-                    continue;
-                }
-                for Present { place, endpoint, options } in pool.present(*key) {
-                    make(place, Command::AddDestination { service: *key, endpoint, options });
-                }
-            }
-        }
-        (state, refused)
-    }
 }
 
-/// As many errors of a file are told one by one.
-const ERRORS_TOLD: usize = 20;
-
-/// No timeout.
 /// None is said: a 0 leaves one as it is.
 pub(crate) const UNSAID: Timeouts = Timeouts { tcp_seconds: 0, tcp_fin_seconds: 0, udp_seconds: 0 };
 
@@ -120,27 +80,6 @@ pub fn read(path: &Path, config_id: &str) -> io::Result<Configuration> {
     let (tokens, mut faults) = reader::read(path, config_id)?;
     let tree = blocks::tree(tokens, &mut faults);
     Ok(understood(&tree, Faults(faults)))
-}
-
-/// The same, if it may be used. What is left out of it or assumed is among its faults, also what a director refuses.
-///
-/// # Errors
-/// Why not: its errors, a line each, if it could be read.
-pub fn read_usable(path: &Path, config_id: Option<&str>) -> Result<Configuration, String> {
-    let config_id = config_id.map_or_else(host, str::to_owned);
-    let mut read = read(path, &config_id).map_err(|error| format!("{}: {error}", path.display()))?;
-    if !read.is_usable() {
-        let mut errors = read.faults.iter().filter(|fault| fault.severity == Severity::Error);
-        let mut lines: Vec<_> = errors.by_ref().take(ERRORS_TOLD).map(ToString::to_string).collect();
-        match errors.count() {
-            0 => {}
-            more => lines.push(format!("and {more} more, see `xvs check --keepalived`")),
-        }
-        return Err(lines.join("\n"));
-    }
-    read.faults.extend(read.outcome().1);
-    read.faults.sort_by(|a, b| a.place.cmp(&b.place));
-    Ok(read)
 }
 
 /// The first label of this host's name.

@@ -26,6 +26,12 @@ pub struct Place {
     pub line: usize,
 }
 
+impl Default for Place {
+    fn default() -> Self {
+        Self { file: Path::new("").into(), line: 0 }
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.file.display(), self.line)

@@ -17,7 +17,7 @@ use super::groups::Entry;
 use super::reader::Place;
 use super::services::Head;
 use super::settings::Settings;
-use super::tls::Ssl;
+use super::ssl::Ssl;
 use super::values::{Faults, Method, Script, port};
 use crate::state::{DestinationOptions, Tunnel};
 
@@ -138,7 +138,7 @@ impl<'a> Draft<'a> {
         settings: &Settings,
         head: &Head,
         files: &Files,
-        ssl: &Ssl<'_>,
+        ssl: &Ssl,
         faults: &mut Faults,
     ) -> RealServer {
         let (method, tunnel) = self.method.or(settings.method).unwrap_or(NAT);

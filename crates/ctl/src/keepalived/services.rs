@@ -17,7 +17,7 @@ use super::groups::{Entry, Groups};
 use super::reader::Place;
 use super::servers::{Draft, RealServer, SorryServer};
 use super::settings::Settings;
-use super::tls::Ssl;
+use super::ssl::Ssl;
 use super::values::{Faults, Script, decimal, port};
 use crate::state::ServiceOptions;
 
@@ -89,7 +89,7 @@ pub(super) fn read(
     block: &Block,
     groups: &Groups,
     files: &Files,
-    ssl: &Ssl<'_>,
+    ssl: &Ssl,
     faults: &mut Faults,
 ) -> Option<VirtualServer> {
     let read = read_whole(block, groups, files, ssl, faults);
@@ -103,7 +103,7 @@ fn read_whole(
     block: &Block,
     groups: &Groups,
     files: &Files,
-    ssl: &Ssl<'_>,
+    ssl: &Ssl,
     faults: &mut Faults,
 ) -> Result<VirtualServer, String> {
     faults.block(block);

@@ -15,6 +15,8 @@ use super::reader::{Fault, Severity};
 use super::values::Script;
 use super::{Configuration, read};
 use crate::adm::saved;
+use crate::health::outcome::outcome;
+use crate::health::prepare::Prepared;
 use crate::message::Command;
 use crate::state::Timeouts;
 
@@ -37,7 +39,7 @@ fn assert_comes_to(name: &str) -> Configuration {
     let text = fs::read_to_string(folder.join(name).with_extension("conf")).unwrap();
     let expected = |what: &str| text.lines().filter_map(|line| line.strip_prefix(what)).collect::<Vec<_>>();
     let configuration = configuration(&text);
-    let (state, refused) = configuration.outcome();
+    let (state, refused) = outcome(&configuration);
     let rules: BTreeSet<_> = saved(&state).into_iter().collect();
     assert_eq!(rules, expected("# rule ").into_iter().map(str::to_owned).collect());
     let faults = configuration.faults.iter().chain(&refused);
@@ -247,7 +249,7 @@ fn objects_are_asked_for_by_host_status_digest_and_pattern_and_checkers_of_a_kin
         least_offset: 5,
         most_offset: None,
     };
-    assert_eq!(second.pattern.as_ref().map(|search| &search.pattern), Some(&pattern));
+    assert_eq!(second.pattern.as_ref(), Some(&pattern));
     assert_eq!((plain.endpoint, plain.source), ("10.1.0.1:443".parse().unwrap(), None));
     assert_eq!((other.endpoint, other.mark), ("10.1.0.7:443".parse().unwrap(), 3));
     assert_eq!(other.interface.as_deref(), Some("eth1"));
@@ -261,6 +263,7 @@ fn patterns_and_paths_that_cannot_be_used_refuse_the_file() {
     };
     let faults = |words: &str| {
         let read = configuration(&around(&format!("url {{\n{words}\n}}")));
+        let read = Prepared::of(read).map_or_else(|refused| *refused, |prepared| prepared.configuration);
         assert_eq!(read.is_usable(), read.faults.is_empty());
         read.faults.into_iter().map(|fault| fault.text).next_back().unwrap_or_default()
     };
@@ -344,18 +347,6 @@ fn a_name_stands_for_no_address_and_what_it_should_name_is_left_out() {
 }
 
 #[test]
-fn of_a_million_errors_some_are_told_and_the_others_counted() {
-    let path = std::env::temp_dir().join(format!("xvs-conf-{}-errors", std::process::id()));
-    fs::write(&path, "}\n".repeat(1_000_000)).unwrap();
-    let told = super::read_usable(&path, Some("lb1")).unwrap_err();
-    fs::remove_file(path).unwrap();
-    let lines: Vec<_> = told.lines().collect();
-    assert_eq!(lines.len(), 21);
-    assert!(lines[19].ends_with(":20: error: a `}` without a `{` before it"), "{}", lines[19]);
-    assert_eq!(lines[20], "and 999980 more, see `xvs check --keepalived`");
-}
-
-#[test]
 fn whatever_stands_in_a_file_it_is_read_to_its_end_and_what_it_comes_to_is_carried_out() {
     let words = "virtual_server real_server sorry_server 10.0.0.1 10.1.0.1 2001:db8::1 10.0.0.0/30 10.0.0.1-9 80 0 fwmark 7 \
                  group G virtual_server_group lvs_sched rr sh lvs_method lb_kind NAT DR TUN type gue port protocol TCP UDP \
@@ -370,7 +361,7 @@ fn whatever_stands_in_a_file_it_is_read_to_its_end_and_what_it_comes_to_is_carri
     proptest::proptest!(|(words in proptest::collection::vec(word, 0..60))| {
         for around in ["", "virtual_server 10.0.0.1 80 {\n", "virtual_server fwmark 1 {\nreal_server 10.1.0.1 80 {\n"] {
             let read = configuration(&format!("{around}{}\n}}\n}}\n", words.join(" ")));
-            let (_, refused) = read.outcome();
+            let (_, refused) = outcome(&read);
             proptest::prop_assert!(refused.iter().all(|fault| fault.severity == Severity::Warning));
         }
     });

@@ -1,6 +1,6 @@
 //! Patterns over bodies: the `regex` words of an object, compiled by PCRE2 as keepalived has them.
 //!
-//! Compiled when a file is read; a pattern that cannot be carried out is never left out in silence. Looking for it takes
+//! Compiled when a configuration is prepared; a pattern that cannot be carried out is never left out in silence. Looking for it takes
 //! processor time that no deadline ends: backtracking is bounded for each place where a match may begin, so one that is
 //! made to be slow is slow still. Who looks does it on a thread that may wait, one at a time for each pattern. Pure.
 //!
@@ -11,15 +11,15 @@ use std::sync::Arc;
 use pcre2::bytes::{Regex, RegexBuilder};
 use tokio::sync::Semaphore;
 
-use super::checks::{Derived, Pattern};
+use crate::keepalived::checks::Pattern;
 
 /// A pattern that can be looked for.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Search {
+#[derive(Debug, Clone)]
+pub(super) struct Search {
     /// As it is written.
     pub pattern: Pattern,
-    regex: Derived<Regex>,
-    turn: Derived<Arc<Semaphore>>,
+    regex: Regex,
+    turn: Arc<Semaphore>,
 }
 
 impl Search {
@@ -27,24 +27,24 @@ impl Search {
     ///
     /// # Errors
     /// If it is no expression, or has an option that cannot be given, in words.
-    pub fn new(pattern: Pattern) -> Result<Self, String> {
+    pub(super) fn new(pattern: Pattern) -> Result<Self, String> {
         let regex = compile(&pattern).map_err(|why| format!("`regex {}`: {why}", pattern.text))?;
-        Ok(Self { pattern, regex: Derived(regex), turn: Derived(Arc::new(Semaphore::new(1))) })
+        Ok(Self { pattern, regex, turn: Arc::new(Semaphore::new(1)) })
     }
 
     /// Whoever looks holds its one permit meanwhile.
-    pub fn turn(&self) -> Arc<Semaphore> {
-        Arc::clone(&self.turn.0)
+    pub(super) fn turn(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.turn)
     }
 
     /// Whether a body is as it should be. It may take long.
     ///
     /// # Errors
     /// If it is not, or takes too much backtracking, in words.
-    pub fn judge(&self, body: &[u8]) -> Result<(), String> {
+    pub(super) fn judge(&self, body: &[u8]) -> Result<(), String> {
         let Pattern { text, is_unwanted, least_offset, most_offset, .. } = &self.pattern;
         let found = match *least_offset <= body.len() {
-            true => self.regex.0.find_at(body, *least_offset),
+            true => self.regex.find_at(body, *least_offset),
             false => Ok(None),
         };
         let found = found.map_err(|error| format!("the body, looked through for `{text}`: {error}"))?;

@@ -1,10 +1,10 @@
-//! What TLS is spoken with: the `SSL` block of a keepalived.conf, and whose certificates are taken.
+//! The TLS settings of checks: whose certificates are accepted, and the certificate that the director shows.
 //!
-//! Its files are read once, when the first `SSL_GET` needs them; one that cannot be used refuses the file, as
-//! keepalived's checker ends then. As with keepalived, any certificate of a server is taken unless a check says
-//! `tls_verify`. Not here: the handshake (`health/tls.rs`).
+//! Files are read once, when a configuration is prepared; one that cannot be used refuses the configuration, as
+//! keepalived's checker ends then. As with keepalived, any certificate of a server is accepted unless a check says
+//! `tls_verify`. Not here: the handshake (`tls.rs`).
 
-use std::cell::OnceCell;
+use std::collections::HashMap;
 use std::fs;
 use std::sync::Arc;
 
@@ -18,36 +18,11 @@ use tokio_rustls::rustls::pki_types::{
 };
 use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
-use super::blocks::Block;
-use super::checks::Derived;
-use super::values::Faults;
-
-/// How a check speaks TLS. It is the same with other certificates of ours: they may be renewed.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Tls {
-    trust: Trust,
-    config: Derived<Arc<ClientConfig>>,
-}
-
-impl Tls {
-    /// The settings; they send the name that is asked for.
-    pub fn config(&self) -> &Arc<ClientConfig> {
-        &self.config.0
-    }
-}
-
-/// Whose certificates are taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
-pub enum Trust {
-    /// Anyone's.
-    #[default]
-    Anyone,
-    /// Those that an authority has signed, valid now and for the name.
-    Authorities,
-}
+use crate::keepalived::checks::{Check, Setting, Tls, Trust};
+use crate::keepalived::reader::{Fault, Severity};
 
 /// The name of a server in TLS, of a host that is asked for with or without a port.
-pub fn server_name(host: &str) -> Option<ServerName<'static>> {
+pub(super) fn server_name(host: &str) -> Option<ServerName<'static>> {
     let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((addr, _)) => addr,
         None => match host.split_once(':') {
@@ -58,118 +33,95 @@ pub fn server_name(host: &str) -> Option<ServerName<'static>> {
     ServerName::try_from(name.to_owned()).ok()
 }
 
-/// The `SSL` block.
+/// Makes the TLS settings of the checks of a configuration, each once.
 #[derive(Default)]
-pub(super) struct Ssl<'a> {
-    ca: Option<&'a Block>,
-    certificate: Option<&'a Block>,
-    key: Option<&'a Block>,
-    password: Option<&'a Block>,
-    made: [OnceCell<Option<Tls>>; 2],
+pub(super) struct TlsConfigs(HashMap<Tls, Option<Arc<ClientConfig>>>);
+
+/// A statement whose file cannot be used, and why; `None`: the check itself.
+type Refusal<'a> = (Option<&'a Setting>, String);
+
+impl TlsConfigs {
+    /// The settings of a check; they send the name that is asked for. `None`: a file cannot be used, which is a fault of
+    /// its statement, or of `check` where no statement names one.
+    pub(super) fn get(
+        &mut self,
+        tls: &Tls,
+        check: &Check,
+        faults: &mut Vec<Fault>,
+    ) -> Option<Arc<ClientConfig>> {
+        if let Some(made) = self.0.get(tls) {
+            return made.clone();
+        }
+        let made = client_config(tls).map_err(|(setting, why)| {
+            let (place, text) = match setting {
+                Some(setting) => (&setting.place, format!("`{}`: {why}", setting.text)),
+                None => (&check.place, why),
+            };
+            faults.push(Fault { place: place.clone(), severity: Severity::Error, text });
+        });
+        self.0.entry(tls.clone()).or_insert(made.ok()).clone()
+    }
 }
 
-/// What cannot be used, and why.
-type Refusal<'a> = (&'a Block, String);
-
-impl<'a> Ssl<'a> {
-    /// Reads it.
-    pub(super) fn of(tree: &'a [Block], faults: &mut Faults) -> Self {
-        let mut ssl = Self::default();
-        for block in tree.iter().filter(|block| block.keyword() == "SSL") {
-            faults.block(block);
-            for statement in block.statements() {
-                let place = match statement.keyword() {
-                    "ca" => &mut ssl.ca,
-                    "certificate" => &mut ssl.certificate,
-                    "key" => &mut ssl.key,
-                    "password" => &mut ssl.password,
-                    _ => {
-                        faults.unknown(statement);
-                        continue;
-                    }
-                };
-                faults.line(statement, true);
-                if faults.argument(statement).is_some() {
-                    *place = Some(statement);
-                }
-            }
+fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, Refusal<'_>> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .expect("ring has what TLS 1.2 and 1.3 need");
+    let builder = match tls.trust {
+        Trust::Anyone => {
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(TakesAnyone(provider)))
         }
-        ssl
-    }
-
-    /// What the check of this block speaks TLS with.
-    pub(super) fn tls(&self, trust: Trust, check: &Block, faults: &mut Faults) -> Option<Tls> {
-        let make = || {
-            let made = self.make(trust, check);
-            made.map_err(|(block, why)| faults.error(&block.place, format!("`{}`: {why}", block.text))).ok()
-        };
-        self.made[trust as usize].get_or_init(make).clone()
-    }
-
-    fn make<'b>(&'b self, trust: Trust, check: &'b Block) -> Result<Tls, Refusal<'b>> {
-        let provider = Arc::new(ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .expect("ring has what TLS 1.2 and 1.3 need");
-        let builder = match trust {
-            Trust::Anyone => {
-                builder.dangerous().with_custom_certificate_verifier(Arc::new(TakesAnyone(provider)))
-            }
-            Trust::Authorities => builder.with_root_certificates(self.roots(check)?),
-        };
-        let mut config = match (self.certificate, self.key) {
-            (None, None) => builder.with_no_client_auth(),
-            (Some(certificate), Some(key)) => {
-                let chain = certificates(certificate)?;
-                let secret = self.secret(key)?;
-                builder.with_client_auth_cert(chain, secret).map_err(|error| (key, error.to_string()))?
-            }
-            (Some(lone), None) | (None, Some(lone)) => {
-                return Err((lone, "`certificate` and `key` go together".to_owned()));
-            }
-        };
-        // What was seen of a certificate once says nothing of it now.
-        config.resumption = Resumption::disabled();
-        Ok(Tls { trust, config: Derived(Arc::new(config)) })
-    }
-
-    /// Who is trusted: the authorities of `ca`, or the system's.
-    fn roots<'b>(&'b self, check: &'b Block) -> Result<RootCertStore, Refusal<'b>> {
-        let mut roots = RootCertStore::empty();
-        if let Some(ca) = self.ca {
-            for certificate in certificates(ca)? {
-                roots.add(certificate).map_err(|error| (ca, error.to_string()))?;
-            }
-        } else {
-            let found = rustls_native_certs::load_native_certs().certs;
-            roots.add_parsable_certificates(found);
+        Trust::Authorities => builder.with_root_certificates(roots(tls)?),
+    };
+    let mut config = match (&tls.certificate, &tls.key) {
+        (None, None) => builder.with_no_client_auth(),
+        (Some(certificate), Some(key)) => {
+            let chain = certificates(certificate)?;
+            let secret = secret(key, tls.password.as_ref())?;
+            builder.with_client_auth_cert(chain, secret).map_err(|error| (Some(key), error.to_string()))?
         }
-        if roots.is_empty() {
-            return Err((
-                check,
-                "`tls_verify` finds no authorities; name them by `SSL { ca FILE }`".to_owned(),
-            ));
+        (Some(lone), None) | (None, Some(lone)) => {
+            return Err((Some(lone), "`certificate` and `key` go together".to_owned()));
         }
-        Ok(roots)
-    }
+    };
+    // What was seen of a certificate once says nothing of it now.
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
 
-    fn secret(&self, key: &'a Block) -> Result<PrivateKeyDer<'static>, Refusal<'a>> {
-        let text = contents(key)?;
-        let secret = match encrypted(&text) {
-            Some(section) => self.decrypted(section),
-            None => PrivateKeyDer::from_pem_slice(&text).map_err(|error| error.to_string()),
-        };
-        secret.map_err(|why| (key, why))
+/// Who is trusted: the authorities of `ca`, or the system's.
+fn roots(tls: &Tls) -> Result<RootCertStore, Refusal<'_>> {
+    let mut roots = RootCertStore::empty();
+    if let Some(ca) = &tls.ca {
+        for certificate in certificates(ca)? {
+            roots.add(certificate).map_err(|error| (Some(ca), error.to_string()))?;
+        }
+    } else {
+        let found = rustls_native_certs::load_native_certs().certs;
+        roots.add_parsable_certificates(found);
     }
+    if roots.is_empty() {
+        return Err((None, "`tls_verify` finds no authorities; name them by `SSL { ca FILE }`".to_owned()));
+    }
+    Ok(roots)
+}
 
-    fn decrypted(&self, section: &str) -> Result<PrivateKeyDer<'static>, String> {
-        let password = self.password.and_then(|block| block.arguments().first());
-        let password = password.ok_or("it is encrypted, and there is no `password`")?;
-        let (_, document) = SecretDocument::from_pem(section).map_err(|error| error.to_string())?;
-        let info = EncryptedPrivateKeyInfo::try_from(document.as_bytes());
-        let plain = info.and_then(|info| info.decrypt(password)).map_err(|error| error.to_string())?;
-        Ok(PrivatePkcs8KeyDer::from(plain.as_bytes().to_vec()).into())
-    }
+fn secret<'a>(key: &'a Setting, password: Option<&Setting>) -> Result<PrivateKeyDer<'static>, Refusal<'a>> {
+    let text = contents(key)?;
+    let secret = match encrypted(&text) {
+        Some(section) => decrypted(section, password),
+        None => PrivateKeyDer::from_pem_slice(&text).map_err(|error| error.to_string()),
+    };
+    secret.map_err(|why| (Some(key), why))
+}
+
+fn decrypted(section: &str, password: Option<&Setting>) -> Result<PrivateKeyDer<'static>, String> {
+    let password = password.ok_or("it is encrypted, and there is no `password`")?;
+    let (_, document) = SecretDocument::from_pem(section).map_err(|error| error.to_string())?;
+    let info = EncryptedPrivateKeyInfo::try_from(document.as_bytes());
+    let plain = info.and_then(|info| info.decrypt(&password.value)).map_err(|error| error.to_string())?;
+    Ok(PrivatePkcs8KeyDer::from(plain.as_bytes().to_vec()).into())
 }
 
 /// The encrypted key in a file, if there is one (RFC 7468, section 11).
@@ -181,18 +133,17 @@ fn encrypted(text: &[u8]) -> Option<&str> {
 }
 
 /// The certificates in the file that a statement names, at least one.
-fn certificates(block: &Block) -> Result<Vec<CertificateDer<'static>>, Refusal<'_>> {
-    let read = CertificateDer::pem_slice_iter(&contents(block)?).collect::<Result<Vec<_>, _>>();
+fn certificates(file: &Setting) -> Result<Vec<CertificateDer<'static>>, Refusal<'_>> {
+    let read = CertificateDer::pem_slice_iter(&contents(file)?).collect::<Result<Vec<_>, _>>();
     match read {
-        Ok(found) if found.is_empty() => Err((block, "there is no certificate in it".to_owned())),
-        read => read.map_err(|error| (block, error.to_string())),
+        Ok(found) if found.is_empty() => Err((Some(file), "there is no certificate in it".to_owned())),
+        read => read.map_err(|error| (Some(file), error.to_string())),
     }
 }
 
 /// What is in the file that a statement names.
-fn contents(block: &Block) -> Result<Vec<u8>, Refusal<'_>> {
-    let path = block.arguments().first().map_or("", String::as_str);
-    fs::read(path).map_err(|error| (block, error.to_string()))
+fn contents(file: &Setting) -> Result<Vec<u8>, Refusal<'_>> {
+    fs::read(&file.value).map_err(|error| (Some(file), error.to_string()))
 }
 
 /// Takes any certificate, and any signature by it.
@@ -240,8 +191,9 @@ mod tests {
 
     use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
 
-    use super::super::{Configuration, read};
+    use super::super::prepare::Prepared;
     use super::*;
+    use crate::keepalived::{Configuration, read};
 
     /// A file with an `SSL_GET` and these words in its `SSL` block, read.
     fn configuration(ssl: &str, words: &str) -> Configuration {
@@ -253,7 +205,7 @@ mod tests {
         let file = file(&text);
         let read = read(&file, "lb1").unwrap();
         fs::remove_file(file).unwrap();
-        read
+        Prepared::of(read).map_or_else(|refused| *refused, |prepared| prepared.configuration)
     }
 
     fn file(text: &str) -> PathBuf {

@@ -1,0 +1,48 @@
+//! The keepalived.conf that the daemon uses: read, and its checks made ready, or refused with its errors.
+
+use std::path::Path;
+
+use crate::health::prepare::Prepared;
+use crate::keepalived::reader::Severity;
+use crate::keepalived::{host, read};
+
+/// How many errors of a file are shown one by one.
+const ERRORS_SHOWN: usize = 20;
+
+/// Reads a file for the machine of this name; by default the first label of the host's name. What is left out of it is
+/// among its faults.
+///
+/// # Errors
+/// The error of the system, or the errors in the file, a line each.
+pub fn read_usable(path: &Path, config_id: Option<&str>) -> Result<Prepared, String> {
+    let config_id = config_id.map_or_else(host, str::to_owned);
+    let read = read(path, &config_id).map_err(|error| format!("{}: {error}", path.display()))?;
+    Prepared::of(read).map_err(|refused| {
+        let mut errors = refused.faults.iter().filter(|fault| fault.severity == Severity::Error);
+        let mut lines: Vec<_> = errors.by_ref().take(ERRORS_SHOWN).map(ToString::to_string).collect();
+        match errors.count() {
+            0 => {}
+            more => lines.push(format!("and {more} more, see `xvs check --keepalived`")),
+        }
+        lines.join("\n")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn of_a_million_errors_some_are_told_and_the_others_counted() {
+        let path = std::env::temp_dir().join(format!("xvs-conf-{}-errors", std::process::id()));
+        fs::write(&path, "}\n".repeat(1_000_000)).unwrap();
+        let told = read_usable(&path, Some("lb1")).unwrap_err();
+        fs::remove_file(path).unwrap();
+        let lines: Vec<_> = told.lines().collect();
+        assert_eq!(lines.len(), 21);
+        assert!(lines[19].ends_with(":20: error: a `}` without a `{` before it"), "{}", lines[19]);
+        assert_eq!(lines[20], "and 999980 more, see `xvs check --keepalived`");
+    }
+}
