@@ -11,17 +11,18 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
-use xvs_ctl::client::{Client, Director};
-use xvs_ctl::health::report::HealthReport;
-use xvs_ctl::message::{Reply, Request};
+use xvs_model::client::{Client, Director};
+use xvs_model::health::HealthReport;
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
 
 const USAGE: &str = "usage: health_source XVSD ADDRESS FOLDER";
 const VIRTUAL_SERVERS: usize = 1_000;

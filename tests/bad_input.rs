@@ -3,18 +3,17 @@
 //!
 //! Lines that reach a director go to the lab; daemons of other releases are sockets of the test's own.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::thread;
+use std::{fs, thread};
 
 use serde_json::{Value, json};
 use xvs::cluster::complete;
 use xvs::director::program;
 use xvs_ctl::lab::Lab;
-use xvs_ctl::message::VERSION;
+use xvs_model::framing::VERSION;
 
 /// A folder that goes with the test.
 struct Folder(PathBuf);

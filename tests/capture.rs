@@ -15,9 +15,10 @@ use xvs::cluster::succeed;
 use xvs::frames::{Complaint, ethernet, hex};
 use xvs::lab_cluster::{CLIENT, GATEWAY_MAC, LAN_MAC, VIP, WAN_MAC, assert_balance, at, server, server_mac};
 use xvs::{Datagram, LabCluster, Transport};
-use xvs_ctl::capturing::{CaptureRequest, CapturedPacket, Listener, Missed, Way};
+use xvs_ctl::capturing::Listener;
 use xvs_ctl::packet_line::Lines;
 use xvs_ctl::pcapng::Blocks;
+use xvs_model::capture::{CaptureRequest, CapturedPacket, Missed, Way};
 
 const SYN: u8 = 0x02;
 const SYN_ACK: u8 = 0x12;
@@ -57,7 +58,7 @@ type Told = (String, Vec<(Way, String, Vec<u8>)>);
 
 fn told(packets: &[CapturedPacket]) -> Vec<Told> {
     let frame =
-        |frame: &xvs_ctl::capturing::CapturedFrame| (frame.way, frame.interface.clone(), frame.bytes.clone());
+        |frame: &xvs_model::capture::CapturedFrame| (frame.way, frame.interface.clone(), frame.bytes.clone());
     let verdict = |packet: &CapturedPacket| match &packet.reason {
         Some(reason) => format!("{} {reason}", packet.verdict),
         None => packet.verdict.clone(),

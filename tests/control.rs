@@ -14,12 +14,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use xvs::frames::SYN;
 use xvs::lab_cluster::{CLIENT, INSIDE, VIP, at, server};
 use xvs::{Datagram, LabCluster, Transport};
-use xvs_ctl::adm::{self, Output};
-use xvs_ctl::cli;
-use xvs_ctl::client::{Client, Director, Failure};
-use xvs_ctl::filter::{Filter, Kind};
-use xvs_ctl::message::{CommandError, ConnectionRow, Reply, Request};
+use xvs_ctl::adm::Output;
 use xvs_ctl::server::{Handler, Peer, Server, Settings};
+use xvs_ctl::{adm, cli};
+use xvs_model::client::{Client, Director, Failure};
+use xvs_model::command::CommandError;
+use xvs_model::connection::{ConnectionRow, Filter, Kind};
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
 use xvs_proto::Endpoint;
 
 /// Answers the socket's clients from a director in the lab.

@@ -13,9 +13,9 @@ use xvs::lab_cluster::{
     CLIENT, CLIENT6, GATEWAY_MAC, INSIDE, INSIDE6, Judged, LAN_MAC, VIP, VIP6, WAN_MAC, at, server,
     server_mac, server6,
 };
-use xvs_ctl::connections::Ended;
-use xvs_ctl::filter::Filter;
-use xvs_ctl::message::{Reply, Request};
+use xvs_model::connection::{Ended, Filter};
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
 
 const METHODS: [&str; 4] = ["-m", "--fullnat", "-g", "-i"];
 const LOCAL_PORT: u16 = 5000;

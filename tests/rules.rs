@@ -9,11 +9,15 @@ use serde_json::json;
 use xvs::frames::{ACK, SYN};
 use xvs::lab_cluster::{CLIENT, INSIDE, OUTSIDE, VIP, VIP6, at, server, server6};
 use xvs::{Datagram, LabCluster, Transport};
-use xvs_ctl::adm::{self, SystemResolver};
-use xvs_ctl::client::Failure;
-use xvs_ctl::message::{Command, CommandError, Reply, Request, Verdict};
-use xvs_ctl::plan::{Wanted, commands_of, differences, state_of};
-use xvs_ctl::state::State;
+use xvs_ctl::adm;
+use xvs_ctl::adm::{SystemResolver, read_wanted};
+use xvs_model::client::Failure;
+use xvs_model::command::{Command, CommandError};
+use xvs_model::difference::{commands_of, differences, state_of};
+use xvs_model::reply::Reply;
+use xvs_model::request::{Request, Verdict};
+use xvs_model::rules::Wanted;
+use xvs_model::state::State;
 
 /// A line of a script: words of `ipvsadm`, or behind `xvs` of that.
 fn line() -> impl Strategy<Value = String> {
@@ -104,7 +108,7 @@ fn state(cluster: &mut LabCluster) -> State {
 }
 
 fn read(text: &str) -> (Vec<Command>, Wanted) {
-    Wanted::read(text, &SystemResolver::default()).unwrap_or_else(|faults| panic!("{text}\n{faults:?}"))
+    read_wanted(text, &SystemResolver::default()).unwrap_or_else(|faults| panic!("{text}\n{faults:?}"))
 }
 
 /// How many differences were applied.

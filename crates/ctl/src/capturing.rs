@@ -5,96 +5,21 @@
 //! Bounded: [`MOST`] at a time, so many slots a worker. Not here: what is copied (`capture/` of the data plane), what the
 //! client makes of it (`pcapng.rs`, `packet_line.rs`).
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use serde::{Deserialize, Serialize};
 use xvs_dataplane::capture::filter::{Fate, Filter};
 use xvs_dataplane::capture::{Capture, MOST, Reader, Record, Way as RecordedWay};
 use xvs_dataplane::egress::Egress;
 use xvs_dataplane::port::LinkId;
 use xvs_dataplane::verdict::{DropReason, Verdict};
-use xvs_proto::Prefix;
-use xvs_sched::ServiceKey;
+use xvs_model::capture::{CaptureRequest, CapturedFrame, CapturedPacket, LARGEST_FRAME, Missed, Way};
+use xvs_model::command::CommandError;
 
 use crate::control_thread::Handle;
-use crate::message::CommandError;
 
 /// Copies that may wait to be read, of each worker.
 const SLOTS: usize = 1024;
-/// The largest frame that a port takes in, in bytes.
-pub const LARGEST_FRAME: usize = 4096;
-
-/// Which packets are wanted, and how much of each.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CaptureRequest {
-    /// One of its ends, or of its connection's, is in this network.
-    pub address: Option<Prefix>,
-    /// One of its ends, or of its connection's, has this port.
-    pub port: Option<u16>,
-    /// It is of this service.
-    pub service: Option<ServiceKey>,
-    /// It came in by this interface.
-    pub interface: Option<String>,
-    /// It was dropped.
-    pub drops: bool,
-    /// It was dropped for the reason of this name.
-    pub reason: Option<String>,
-    /// Of each frame at most so many bytes.
-    pub snap_bytes: usize,
-}
-
-impl CaptureRequest {
-    /// Every packet, as whole as `snap_bytes` lets it be.
-    pub fn everything(snap_bytes: usize) -> Self {
-        let (address, port, service, interface, reason) = (None, None, None, None, None);
-        Self { address, port, service, interface, drops: false, reason, snap_bytes }
-    }
-}
-
-/// A packet with all that came in and went out of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CapturedPacket {
-    /// What became of it: `transmit`, `pass`, `held`, `consumed` or `drop`.
-    pub verdict: String,
-    /// Why it was dropped.
-    pub reason: Option<String>,
-    /// In their order; the first came in, unless there was no room for it.
-    pub frames: Vec<CapturedFrame>,
-}
-
-/// A frame.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CapturedFrame {
-    /// When its burst was taken in: nanoseconds since 1970, UTC.
-    pub nanoseconds: u64,
-    /// The kernel's name of the interface.
-    pub interface: String,
-    /// Which way it went.
-    pub way: Way,
-    /// Its length in bytes.
-    pub length: u32,
-    /// From the Ethernet header on, as much as is kept of it.
-    #[serde(with = "hexadecimal")]
-    pub bytes: Vec<u8>,
-}
-
-/// Which way a frame went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Way {
-    /// It came in.
-    In,
-    /// It went out.
-    Out,
-    /// It had come in before: a fragment that waited, or one that another worker took in.
-    Before,
-}
-
-/// Frames that were left out because their worker's slots were all taken, of packets that came in by each interface.
-pub type Missed = BTreeMap<String, u64>;
-
 /// The captures that are on.
 #[derive(Default)]
 pub(crate) struct Capturing(Mutex<Vec<Arc<Capture>>>);
@@ -264,26 +189,4 @@ fn frame(record: &Record, egress: &Egress) -> CapturedFrame {
 /// A link's name; of one that has gone meanwhile, its number.
 fn name(egress: &Egress, link: LinkId) -> String {
     egress.link(link).map_or_else(|| format!("link {}", link.0), |link| link.name.clone())
-}
-
-/// Bytes as text, two digits each.
-mod hexadecimal {
-    use std::borrow::Cow;
-
-    use serde::de::Error;
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-        let digit = |value: u8| char::from_digit(value.into(), 16).expect("four bits are a digit");
-        let text: String = bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
-        serializer.serialize_str(&text)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-        let text = Cow::<str>::deserialize(deserializer)?;
-        let value = |digit: &u8| char::from(*digit).to_digit(16);
-        let byte = |pair: &[u8]| Some((value(pair.first()?)? << 4 | value(pair.get(1)?)?) as u8);
-        let bytes: Option<_> = text.as_bytes().chunks(2).map(byte).collect();
-        bytes.ok_or_else(|| D::Error::custom("bytes are two hexadecimal digits each"))
-    }
 }

@@ -13,15 +13,16 @@ use tracing_subscriber::EnvFilter;
 use xvs_dataplane::conn::TableConfig;
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::xdp::RingSizes;
+use xvs_model::client::DEFAULT_SOCKET;
+use xvs_model::load_feedback::Feedback;
+use xvs_model::reconcile::Repair;
+use xvs_model::rules::RuleLine;
+use xvs_model::settings::Ipvs;
 
-use crate::adm::{RuleLine, SystemResolver, read_rules};
-use crate::client::DEFAULT_SOCKET;
-use crate::control::Repair;
-use crate::feedback::Feedback;
+use crate::adm::{SystemResolver, read_rules};
 use crate::health::prepare::Prepared;
 use crate::keepalived_conf::read_usable;
 use crate::registry::SIP_CALLS;
-use crate::settings::Ipvs;
 
 /// What `xvsd` is told.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

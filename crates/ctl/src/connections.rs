@@ -7,20 +7,17 @@ use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use xvs_dataplane::call_ids::CallIds;
 use xvs_dataplane::clock::Millis;
-use xvs_dataplane::conn::{
-    ASSURED, Connection, Flags, Removal, TableReader, sctp::SctpState, tcp::TcpState, udp,
-};
+use xvs_dataplane::conn::sctp::SctpState;
+use xvs_dataplane::conn::tcp::TcpState;
+use xvs_dataplane::conn::{ASSURED, Connection, Flags, Removal, TableReader, udp};
 use xvs_dataplane::counters::Counter;
 use xvs_dataplane::pressure::{count_out, is_known};
 use xvs_dataplane::snapshot::{DestinationId, Service, Snapshot};
+use xvs_model::connection::{ConnectionDetail, ConnectionRow, Ended, EngineData, Filter};
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::ServiceKey;
-
-use crate::filter::Filter;
-use crate::message::{ConnectionDetail, ConnectionRow, EngineData};
 
 /// A row for every connection and template that exists throughout the walk, until `each` breaks; one that comes or goes meanwhile
 /// may be among them. The reader is free while `each` takes its time.
@@ -52,15 +49,6 @@ pub enum How {
     Silently,
     /// TCP at its next packet, by which both ends are reset; others silently.
     ByReset,
-}
-
-/// What has been ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Ended {
-    /// Connections and templates that are no more.
-    pub ended: u64,
-    /// Connections that are reset at their next packet.
-    pub marked: u64,
 }
 
 /// Ends those that fit and are counted at a destination of `snapshot`; a template only if it controls none. What is no

@@ -5,17 +5,15 @@
 //! without a thread or a socket, so that the lab runs the very same code; `control_thread.rs` puts it on a thread.
 //! What the XDP program steers is widened before a snapshot is published and narrowed once every worker has it.
 
-mod apply;
-mod govern;
-mod publish;
-mod weights;
-
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use apply::Unconfirmed;
 use arc_swap::ArcSwap;
+use govern::Governing;
+use publish::{Due, GLANCE};
 use serde_json::json;
 use xvs_dataplane::capture::Captures;
 use xvs_dataplane::clock::Millis;
@@ -24,25 +22,27 @@ use xvs_dataplane::egress::model::{Link, Network, RouteAction};
 use xvs_dataplane::local::LocalAddresses;
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 use xvs_dataplane::xdp::{SteeringError, SteeringRules};
+use xvs_model::command::{Command, CommandError};
+use xvs_model::difference::commands_of;
+use xvs_model::load_feedback::Feedback;
+use xvs_model::local_address::LocalAddress;
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
+use xvs_model::settings::{Ipvs, Memory};
+use xvs_model::state::{State, supported};
 use xvs_proto::Prefix;
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
-use crate::estimator;
 use crate::events::Events;
-use crate::feedback::Feedback;
-use crate::locals::LocalAddress;
 use crate::marks::{LaidOut, Table, lay_out};
-use crate::message::{Command, CommandError, Reply, Request};
-use crate::plan::commands_of;
 use crate::registry::Registry;
-use crate::settings::{self, Ipvs, Memory};
-use crate::state::State;
 use crate::steered::{Accounts, Item, networks, steer};
-use crate::support::supported;
-use apply::Unconfirmed;
-use govern::Governing;
-pub use govern::{Governed, GovernedService, Reach, Repair};
-use publish::{Due, GLANCE};
+use crate::{estimator, settings};
+
+mod apply;
+mod govern;
+mod publish;
+mod weights;
 
 /// What the control thread acts on beside the snapshot.
 pub trait Plant {
@@ -139,11 +139,11 @@ impl<P: Plant> Control<P> {
     pub fn new(plant: P, workers: usize, ipvs: Ipvs, feedback: Feedback) -> Self {
         let state = State::default();
         let memory = Memory::Plenty;
-        let settings = ipvs.in_force(&state, memory);
+        let settings = settings::in_force(&ipvs, &state, memory);
         let snapshot = Snapshot { settings, ..Snapshot::empty() };
         let published = Arc::new(ArcSwap::from_pointee(snapshot.clone()));
         let registry = Registry::new(workers);
-        ipvs.tune(&registry.tuning);
+        settings::tune(&ipvs, &registry.tuning);
         Self {
             plant,
             state,
@@ -280,8 +280,8 @@ impl<P: Plant> Control<P> {
             Request::Marks => Ok(Reply::Marks(self.state.marks().to_vec())),
             Request::LocalAddresses => Ok(Reply::LocalAddresses(self.state.locals().to_vec())),
             Request::Set { key, value } => {
-                settings::set(&mut self.ipvs, &mut self.feedback, key, value)?;
-                self.ipvs.tune(&self.registry.tuning);
+                xvs_model::settings::set(&mut self.ipvs, &mut self.feedback, key, value)?;
+                settings::tune(&self.ipvs, &self.registry.tuning);
                 let moved = self.registry.review(&self.feedback, now);
                 let published = self.publish();
                 self.tell_weights(&moved);
@@ -520,7 +520,7 @@ impl<P: Plant> Control<P> {
     fn look_at_memory(&mut self) {
         let pages = if self.ipvs.is_automatic() { self.plant.available_pages() } else { None };
         self.memory = pages.map_or(Memory::Plenty, |pages| self.ipvs.observe(pages));
-        if self.ipvs.in_force(&self.state, self.memory) != self.snapshot.settings {
+        if settings::in_force(&self.ipvs, &self.state, self.memory) != self.snapshot.settings {
             let _ = self.publish();
         }
     }
@@ -553,8 +553,10 @@ mod tests {
     use xvs_sched::{ForwardingMethod, Weight};
 
     use super::*;
-    use crate::marks::MarkRule;
-    use crate::state::{DestinationOptions, ServiceOptions, SyncDaemon, SyncRole};
+    use xvs_model::destination::DestinationOptions;
+    use xvs_model::firewall_mark::MarkRule;
+    use xvs_model::service::ServiceOptions;
+    use xvs_model::sync_daemon::{SyncDaemon, SyncRole};
 
     /// A machine with so much memory left, and an XDP program.
     #[derive(Default)]

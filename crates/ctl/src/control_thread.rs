@@ -13,16 +13,20 @@ use xvs_dataplane::capture::Captures;
 use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::outcome::Unresolved;
 use xvs_dataplane::port::LinkId;
+use xvs_model::command::CommandError;
+use xvs_model::difference::state_of;
+use xvs_model::event::{Kind, Who};
+use xvs_model::reconcile::{Governed, GovernedService, Reach};
+use xvs_model::reply::Reply;
+use xvs_model::request::{Access, Request};
+use xvs_model::state::State;
 use xvs_sched::ServiceKey;
 
-use crate::control::{Control, Governed, GovernedService, Reach};
-use crate::events::{Kind, Who, changes};
-use crate::message::{Access, CommandError, Reply, Request};
+use crate::control::Control;
+use crate::events::changes;
 use crate::netfilter::Found;
 use crate::network::{Latest, View};
-use crate::plan::state_of;
 use crate::shared::{InterfaceFacts, LinkState, Shared};
-use crate::state::State;
 use crate::wired::{RETRY_REFUSED, Wired};
 
 /// What reaches the control thread.

@@ -24,8 +24,12 @@ use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::xdp::XdpPort;
 use xvs_dataplane::worker::Worker;
 use xvs_dataplane::xdp::{AttachError, RingSizes, SocketError, Steering};
+use xvs_model::command::CommandError;
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
+use xvs_model::rules::RuleLine;
 
-use crate::adm::{RuleLine, typed};
+use crate::adm::typed;
 use crate::config::{Config, ConfigError, Keepalived};
 use crate::control::Control;
 use crate::control_thread::{ControlThread, Handle, Input};
@@ -33,15 +37,14 @@ use crate::crew::Crew;
 use crate::health::prepare::Prepared;
 use crate::health::watch::{Health, HealthError};
 use crate::history::History;
-use crate::message::{CommandError, Reply, Request};
-use crate::netfilter;
 use crate::network::neighbours::Neighbours;
 use crate::network::{Following, Latest, Slot, follow};
 use crate::placement::PlacementError;
 use crate::shared::{Facts, Shared, Waits};
 use crate::sweep::{Sweeper, Sweeping};
-use crate::threads::{self, EndNotice};
+use crate::threads::EndNotice;
 use crate::wired::Wired;
+use crate::{netfilter, threads};
 
 /// Why the daemon does not run.
 #[derive(Debug, Error)]

@@ -38,7 +38,7 @@ const DENIAL_INTERVAL: Duration = Duration::from_secs(10);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::Access;
+    use xvs_model::request::Access;
 
     #[test]
     fn denied_changes_are_told_by_user_and_process_and_a_flood_of_them_by_its_number() {

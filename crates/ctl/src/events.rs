@@ -6,131 +6,17 @@
 //! (`front.rs`), how events look (`cli/events.rs`).
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::iter;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
-use serde::{Deserialize, Serialize};
+use xvs_model::command::{Command, CommandError};
+use xvs_model::difference::{Difference, carried_out};
+use xvs_model::event::{Asked, Begin, Event, Heard, KEPT, Kind, PART, Then, Who, millis_since_1970};
+use xvs_model::reply::Reply;
+use xvs_model::request::{Request, Verdict};
 
 use crate::adm::{one_line, typed};
-use crate::message::{Command, CommandError, Reply, Request, Verdict};
-use crate::plan::{Difference, carried_out};
-
-/// One change.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Event {
-    /// Counts from 1 at the daemon's start.
-    pub number: u64,
-    /// When, in milliseconds since 1970 (UTC).
-    pub at_millis: u64,
-    /// The configuration that was in force then: the number of its snapshot.
-    pub epoch: u64,
-    /// Who asked for it; `None`: nobody did, or xvsd itself.
-    pub by: Option<Who>,
-    /// What it concerns.
-    pub kind: Kind,
-    /// A command as one would type it, or a sentence.
-    pub what: String,
-    /// Why it was not done, if so.
-    pub refused: Option<String>,
-}
-
-/// A process that asked for a change.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Who {
-    /// Its user.
-    pub uid: u32,
-    /// Its number.
-    pub pid: i32,
-    /// Its name as the kernel has it, which is what the process says of itself; empty if it was gone already.
-    pub program: String,
-}
-
-impl fmt::Display for Who {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "uid {}, {} (process {})", self.uid, self.program, self.pid)
-    }
-}
-
-/// What an event concerns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// A command, also a refused one.
-    Change,
-    /// An interface that went or came back.
-    Link,
-    /// A weight that load reports have moved.
-    Weight,
-    /// A real server that is up or down, a virtual server that has or has lost its quorum.
-    Health,
-    /// Something to see to, as `xvs status` shows it.
-    Warning,
-    /// A warning that does not hold any more.
-    Over,
-}
-
-impl Kind {
-    /// Its word.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Change => "change",
-            Self::Link => "link",
-            Self::Weight => "weight",
-            Self::Health => "health",
-            Self::Warning => "warning",
-            Self::Over => "over",
-        }
-    }
-}
-
-/// What a listener asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Asked {
-    /// Where it begins.
-    pub from: Begin,
-    /// What comes after what is remembered.
-    pub then: Then,
-}
-
-/// Where a listener begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Begin {
-    /// With the next event.
-    Now,
-    /// With the last so many.
-    Last(usize),
-    /// With the first since then, in milliseconds since 1970.
-    Since(u64),
-}
-
-/// What comes after what is remembered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Then {
-    /// Every further event.
-    Follow,
-    /// The end.
-    End,
-}
-
-/// Some events in their order.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Heard {
-    /// How many before these the listener has missed, because it was too slow.
-    pub missed: u64,
-    /// At most [`PART`].
-    pub events: Vec<Event>,
-}
-
-impl Heard {
-    /// Whether there is nothing to hear.
-    pub fn is_empty(&self) -> bool {
-        self.missed == 0 && self.events.is_empty()
-    }
-}
 
 /// All events of a daemon.
 #[derive(Debug, Default)]
@@ -296,21 +182,10 @@ pub(crate) fn applied(
     Box::new(carried_out(differences).iter().map(line).collect::<Vec<_>>().into_iter())
 }
 
-/// For events and who asks for those since some time.
-pub(crate) fn millis_since_1970(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    since.as_millis() as u64
-}
-
-/// Events that are remembered.
-pub const KEPT: usize = 1024;
 /// Listeners at one time.
 pub const LISTENERS: usize = 40;
 /// Of changes that came at once, as in a restore, so many are events of their own.
 pub const AT_ONCE: usize = 256;
-/// Events that a listener is given at a time.
-pub const PART: usize = 64;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -410,7 +285,7 @@ mod tests {
 
     #[test]
     fn each_line_of_a_batch_is_told_with_its_own_refusal() {
-        let commands = vec![crate::message::Command::Flush, crate::message::Command::Zero(None)];
+        let commands = vec![xvs_model::command::Command::Flush, xvs_model::command::Command::Zero(None)];
         let results = vec![Ok(()), Err(CommandError::PermissionDenied)];
         let (request, answer) = (Request::Restore(commands), Ok(Reply::Restored(results)));
         let told: Vec<_> = changes(&request, &answer).collect();

@@ -9,18 +9,17 @@ pub mod report;
 mod rule;
 
 use xvs_dataplane::explain::{Live, explain};
+use xvs_model::command::CommandError;
 
-pub use self::question::Question;
-pub use self::report::Report;
-use crate::message::CommandError;
-
+pub use xvs_model::explain::Question;
+pub use xvs_model::explain::Report;
 /// Answers a question about the director as it is.
 ///
 /// # Errors
 /// What is wrong with the question; or that there is no memory.
 pub fn answer(question: &Question, live: &Live<'_>) -> Result<Report, CommandError> {
-    let (link, frame) = question.frame(&live.snapshot.egress)?;
+    let (link, frame) = question::frame(question, &live.snapshot.egress)?;
     let explanation = explain(live, link, &frame)
         .map_err(|error| CommandError::Failed { why: format!("xvs explain: {error}") })?;
-    Ok(Report::of(&explanation, live))
+    Ok(report::report(&explanation, live))
 }

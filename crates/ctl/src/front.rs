@@ -3,32 +3,33 @@
 //! Changes and what needs the desired state go to the control thread; connections, counters and status are read by the
 //! client's own thread, so that they delay no command. While the daemon starts, it says so.
 
-use std::fmt;
-use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
+use std::{fmt, fs};
 
 use serde_json::{Value, json};
 use xvs_dataplane::explain::Live;
 use xvs_dataplane::verdict::DropReason;
+use xvs_model::capture::{CaptureRequest, CapturedPacket, Missed};
+use xvs_model::command::CommandError;
+use xvs_model::connection::{ConnectionRow, Ended, Filter};
+use xvs_model::difference::differences;
+use xvs_model::event::{Asked, Kind, Who, millis_since_1970};
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
 
-use crate::adm::{SystemResolver, one_line};
-use crate::capturing::{CaptureRequest, CapturedPacket, Capturing, Missed};
-use crate::connections::{Ended, How, count, end, found, rows};
+use crate::adm::{SystemResolver, one_line, read_wanted};
+use crate::capturing::Capturing;
+use crate::connections::{How, count, end, found, rows};
 use crate::control_thread::Handle;
-use crate::doctor::facts::DaemonFacts;
-use crate::events::{self, Asked, Listener, Who, changes, millis_since_1970};
-use crate::explain;
-use crate::filter::Filter;
-use crate::liveness;
-use crate::locals;
-use crate::message::{CommandError, ConnectionRow, Reply, Request};
-use crate::plan::{Wanted, differences};
+use crate::daemon_facts::daemon_facts;
+use crate::events::{Listener, changes};
+use crate::explain::report::add_health;
 use crate::server::{Handler, Peer};
-use crate::status;
-use crate::traffic::Traffic;
+use crate::traffic::traffic;
+use crate::{explain, liveness, locals, status};
 
 /// How long a client may have it judged whether the director moves.
 const LONGEST_JUDGEMENT: Duration = Duration::from_secs(60);
@@ -69,7 +70,7 @@ impl Handler for Front {
                 liveness::judge(daemon, patience).map_err(|why| CommandError::Failed { why })?;
                 Ok(Reply::Done)
             }
-            Request::Traffic => Ok(Reply::Traffic(Traffic::now(daemon.shared()))),
+            Request::Traffic => Ok(Reply::Traffic(traffic(daemon.shared()))),
             Request::Counters => Ok(Reply::Report(json!(daemon.shared().counters()))),
             Request::CountConnections(filter) => {
                 let shared = daemon.shared();
@@ -83,14 +84,14 @@ impl Handler for Front {
                 if report.choice.is_some()
                     && let Some(health) = shared.health()
                 {
-                    report.tell_health(&health, millis_since_1970(SystemTime::now()));
+                    add_health(&mut report, &health, millis_since_1970(SystemTime::now()));
                 }
                 Ok(Reply::Report(json!(report)))
             }
             Request::Examine => {
                 let shared = daemon.shared();
                 let warnings = status::warnings(shared, shared.health().as_ref());
-                Ok(Reply::Report(json!(DaemonFacts::of(shared, warnings))))
+                Ok(Reply::Report(json!(daemon_facts(shared, warnings))))
             }
             Request::EndConnections(filter) => {
                 Ok(Reply::Report(json!(end_connections(daemon, &filter, How::Silently, peer).ended)))
@@ -112,7 +113,7 @@ impl Handler for Front {
                 log(&Request::Reload, &answer, &who);
                 let (shared, changes) = (daemon.shared(), changes(&Request::Reload, &answer));
                 let epoch = shared.published.load().epoch;
-                shared.events.tell_all(events::Kind::Change, epoch, Some(&who), changes);
+                shared.events.tell_all(Kind::Change, epoch, Some(&who), changes);
                 answer
             }
             Request::Change(_)
@@ -193,7 +194,7 @@ fn end_connections(daemon: &Handle, filter: &Filter, how: How, peer: &Peer) -> E
     };
     let who = who(peer);
     tracing::info!("{who}: {what}");
-    shared.events.tell_all(events::Kind::Change, snapshot.epoch, Some(&who), [(what, None)]);
+    shared.events.tell_all(Kind::Change, snapshot.epoch, Some(&who), [(what, None)]);
     done
 }
 
@@ -211,7 +212,7 @@ fn drift(file: &Path, daemon: &Handle) -> Value {
         Ok(text) => text,
         Err(unreadable) => return error(&unreadable),
     };
-    let mut wanted = match Wanted::read(&text, &SystemResolver::default()) {
+    let mut wanted = match read_wanted(&text, &SystemResolver::default()) {
         Ok((_, wanted)) => wanted,
         Err(faults) => return json!({ "file": file, "faults": faults.len() }),
     };

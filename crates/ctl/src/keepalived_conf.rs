@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use xvs_model::fault::Severity;
+
 use crate::health::prepare::Prepared;
-use crate::keepalived::reader::Severity;
 use crate::keepalived::{host, read};
 
 /// How many errors of a file are shown one by one.

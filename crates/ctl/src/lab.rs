@@ -19,7 +19,8 @@ use serde_json::{Value, json};
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{Table, TableConfig, TableReader, Timers};
 use xvs_dataplane::counters::WorkerCounters;
-use xvs_dataplane::egress::model::{self, Network, Route, RouteAction};
+use xvs_dataplane::egress::model;
+use xvs_dataplane::egress::model::{Network, Route, RouteAction};
 use xvs_dataplane::exchange::Exchange;
 use xvs_dataplane::explain::Live;
 use xvs_dataplane::flow::Flows;
@@ -32,22 +33,24 @@ use xvs_dataplane::port::{LinkId, Port};
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_dataplane::xdp::{SteeringError, SteeringRules};
+use xvs_model::capture::{CaptureRequest, CapturedPacket, Missed};
+use xvs_model::client::{Director, Failure};
+use xvs_model::command::CommandError;
+use xvs_model::connection::{ConnectionRow, Ended, Filter};
+use xvs_model::explain::Question;
+use xvs_model::load_feedback::Feedback;
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
+use xvs_model::settings::Ipvs;
 use xvs_proto::{HashSecret, MacAddr, Prefix};
 
-use crate::adm;
 use crate::adm::resolver::Table as Names;
-use crate::capturing::{CaptureRequest, CapturedPacket, Listener, Missed};
-use crate::client::{Director, Failure};
-use crate::connections::{Ended, How, count, end, found, rows};
+use crate::capturing::Listener;
+use crate::connections::{How, count, end, found, rows};
 use crate::control::{Control, Plant};
 use crate::explain::question::unhex;
-use crate::explain::{self, Question};
-use crate::feedback::Feedback;
-use crate::filter::Filter;
-use crate::locals;
-use crate::message::{CommandError, ConnectionRow, Reply, Request};
-use crate::settings::{self, Ipvs};
 use crate::sweep::Sweeper;
+use crate::{adm, explain, locals};
 
 /// Connections that the lab's table holds.
 const TABLE_SIZE: usize = 1 << 16;
@@ -320,7 +323,7 @@ impl Lab {
         // All or nothing, like every line.
         let (mut ipvs, mut feedback) = (self.inner.control.ipvs(), self.inner.control.feedback().clone());
         set.iter()
-            .try_for_each(|(key, value)| settings::set(&mut ipvs, &mut feedback, key, value))
+            .try_for_each(|(key, value)| xvs_model::settings::set(&mut ipvs, &mut feedback, key, value))
             .map_err(|error| error.to_string())?;
         for (key, value) in set {
             self.inner.call(Request::Set { key, value }).map_err(|failure| failure.to_string())?;

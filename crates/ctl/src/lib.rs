@@ -9,9 +9,7 @@ pub mod cli;
 
 pub mod locals;
 pub mod marks;
-pub mod message;
 
-pub mod client;
 mod denials;
 pub mod peer;
 pub mod server;
@@ -36,16 +34,15 @@ mod wired;
 pub mod control;
 mod crew;
 pub mod feedback;
-pub mod plan;
 pub mod registry;
 pub mod reserved;
 pub mod settings;
-pub mod state;
 mod steered;
-pub mod support;
 pub mod tunnels;
 
+mod daemon_facts;
 pub mod health;
+mod health_report;
 pub mod keepalived;
 pub mod keepalived_conf;
 pub mod netfilter;
@@ -59,7 +56,6 @@ pub mod doctor;
 pub mod connections;
 pub mod estimator;
 pub mod exporter;
-pub mod filter;
 pub mod memory;
 pub mod metrics;
 pub mod sweep;

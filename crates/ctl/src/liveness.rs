@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, bounded};
 use tokio::runtime::Handle;
 use xvs_dataplane::counters::WorkerCounters;
+use xvs_model::request::Request;
 
 use crate::control_thread;
-use crate::message::Request;
 
 /// How long it is waited between two looks at workers that have not moved yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);

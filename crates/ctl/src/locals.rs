@@ -5,98 +5,14 @@
 //! Not here: which port a connection takes (`xvs_dataplane::local`), and what the kernel is kept off (`reserved.rs`).
 
 use std::collections::HashMap;
-use std::fmt;
 use std::net::IpAddr;
-use std::ops::RangeInclusive;
 use std::sync::Mutex;
 
-use serde::{Deserialize, Serialize};
 use xvs_dataplane::conn::TableReader;
+use xvs_model::local_address::{Busiest, LocalAddress, LocalReport, LocalRow};
 use xvs_proto::{Endpoint, Protocol};
 
 use crate::connections::walk;
-
-/// An address of the director's own, with the ports that connections may have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LocalAddress {
-    /// The address.
-    pub addr: IpAddr,
-    /// The first port.
-    pub first_port: u16,
-    /// The last port.
-    pub last_port: u16,
-}
-
-impl LocalAddress {
-    /// The ports if none are said: above those that need rights, below those that Linux takes for its own connections
-    /// (`ip_local_port_range`).
-    pub const PORTS: RangeInclusive<u16> = 1024..=32_767;
-
-    /// Its ports.
-    pub fn ports(&self) -> RangeInclusive<u16> {
-        self.first_port..=self.last_port
-    }
-
-    /// Why it cannot be one, if so.
-    pub(crate) fn fault(&self) -> Option<String> {
-        let unicast = match self.addr {
-            IpAddr::V4(addr) => !(addr.is_unspecified() || addr.is_multicast() || addr.is_broadcast()),
-            IpAddr::V6(addr) => {
-                !(addr.is_unspecified() || addr.is_multicast() || addr.is_unicast_link_local())
-            }
-        };
-        if !unicast || self.addr.is_loopback() {
-            return Some(format!("real servers cannot answer to {}", self.addr));
-        }
-        let ports = self.ports();
-        let sound = *ports.start() > 0 && !ports.is_empty();
-        (!sound).then(|| {
-            format!(
-                "{}-{} are no ports: name the lowest and the highest, from 1 on",
-                self.first_port, self.last_port
-            )
-        })
-    }
-}
-
-/// What follows `xvs laddr add`.
-impl fmt::Display for LocalAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} --ports {}-{}", self.addr, self.first_port, self.last_port)
-    }
-}
-
-/// How many connections FULLNAT has, by local address.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LocalReport {
-    /// Each address that is configured, in the order of the commands.
-    pub addresses: Vec<LocalRow>,
-    /// Connections that were refused because no port was found since the daemon started.
-    pub exhausted: u64,
-}
-
-/// The use of one local address.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LocalRow {
-    /// Which.
-    #[serde(flatten)]
-    pub local: LocalAddress,
-    /// Connections that have one of its ports.
-    pub connections: u64,
-    /// Towards whom the most of its ports are taken: each port can be taken once for each destination.
-    pub busiest: Option<Busiest>,
-}
-
-/// A destination of the connections of a local address.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Busiest {
-    /// How many of its ports are taken towards it.
-    pub ports: u64,
-    /// The real server.
-    pub dest: Endpoint,
-    /// The transport protocol.
-    pub protocol: Protocol,
-}
 
 /// Counts the connections of these addresses.
 pub fn report(locals: &[LocalAddress], reader: &Mutex<TableReader>, exhausted: u64) -> LocalReport {
@@ -121,31 +37,4 @@ pub fn report(locals: &[LocalAddress], reader: &Mutex<TableReader>, exhausted: u
         }
     });
     LocalReport { addresses: rows.collect(), exhausted }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_no_server_can_answer_to_and_what_are_no_ports_is_refused() {
-        let local = |addr: &str, first_port, last_port| LocalAddress {
-            addr: addr.parse().unwrap(),
-            first_port,
-            last_port,
-        };
-        for good in [local("192.0.2.1", 1, 65535), local("2001:db8::1", 5000, 5000)] {
-            assert_eq!(good.fault(), None);
-        }
-        for bad in [
-            local("0.0.0.0", 1024, 2048),
-            local("127.0.0.1", 1024, 2048),
-            local("224.0.0.1", 1024, 2048),
-            local("fe80::1", 1024, 2048),
-            local("192.0.2.1", 0, 2048),
-            local("192.0.2.1", 2048, 1024),
-        ] {
-            assert!(bad.fault().is_some(), "{bad}");
-        }
-    }
 }

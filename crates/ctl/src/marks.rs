@@ -8,85 +8,14 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use xvs_dataplane::egress::model::Link;
-use xvs_dataplane::marks::{self, Change, Condition, Expected, Marks, Step, Test};
-use xvs_proto::{Family, Prefix, Protocol};
-
-/// A rule of `xvs mark`: packets that fit everything said get the mark.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MarkRule {
-    /// Where they go.
-    pub dest: Option<Prefix>,
-    /// Where they come from.
-    pub source: Option<Prefix>,
-    /// Their protocol.
-    pub protocol: Option<Protocol>,
-    /// Ports that they go to; any if there are none.
-    pub dest_ports: Vec<RangeInclusive<u16>>,
-    /// The interface that they come in by; a name that ends in `+` is the beginning of one.
-    pub interface: Option<String>,
-    /// The mark.
-    pub mark: u32,
-    /// Which bits of the mark are changed, beside those that are set.
-    pub mask: u32,
-}
-
-impl MarkRule {
-    fn rule(&self) -> Rule {
-        let tests = [
-            self.dest.map(|dest| Test::Dest(vec![dest])),
-            self.source.map(|source| Test::Source(vec![source])),
-            self.protocol.map(|protocol| Test::Protocol(vec![protocol])),
-            (!self.dest_ports.is_empty()).then(|| Test::DestPort(self.dest_ports.clone())),
-        ];
-        let interface = self.interface.iter().map(|name| What::Interface(vec![pattern(name)]));
-        let all = tests.into_iter().flatten().map(What::Test).chain(interface);
-        Rule {
-            text: self.to_string(),
-            criteria: all.map(|what| Criterion { what, expected: Expected::Yes }).collect(),
-            action: Action::Set(Change::set_mark(self.mark, self.mask)),
-            obstacle: None,
-        }
-    }
-}
-
-/// The options of `xvs mark` that say it.
-impl fmt::Display for MarkRule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(dest) = self.dest {
-            write!(f, "-d {dest} ")?;
-        }
-        if let Some(source) = self.source {
-            write!(f, "-s {source} ")?;
-        }
-        if let Some(protocol) = self.protocol {
-            write!(f, "-p {} ", protocol.to_string().to_lowercase())?;
-        }
-        if !self.dest_ports.is_empty() {
-            write!(f, "--dports {} ", ports_text(&self.dest_ports))?;
-        }
-        if let Some(interface) = &self.interface {
-            write!(f, "-i {interface} ")?;
-        }
-        write!(f, "--set-mark {}", self.mark)?;
-        if self.mask == u32::MAX { Ok(()) } else { write!(f, "/{:#x}", self.mask) }
-    }
-}
-
-/// Ports as options take them: `80,8000:8010`.
-pub fn ports_text(ports: &[RangeInclusive<u16>]) -> String {
-    let one = |range: &RangeInclusive<u16>| match range.start() == range.end() {
-        true => range.start().to_string(),
-        false => format!("{}:{}", range.start(), range.end()),
-    };
-    ports.iter().map(one).collect::<Vec<_>>().join(",")
-}
+use xvs_dataplane::marks;
+use xvs_dataplane::marks::{Change, Condition, Expected, Marks, Step, Test};
+use xvs_model::firewall_mark::MarkRule;
+use xvs_proto::{Family, Prefix};
 
 /// Chains that may call each other, as one table of the kernel has them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -253,7 +182,7 @@ pub fn lay_out(tables: &[Table], own: &[MarkRule], links: &[Link]) -> LaidOut {
     for (table, leads, base) in bases {
         writer.base((table, leads), base);
     }
-    let own: Vec<_> = own.iter().map(MarkRule::rule).collect();
+    let own: Vec<_> = own.iter().map(own_rule).collect();
     let end = writer.label();
     let none = Table::default();
     let ways = Ways { after: end, end, depth: 0 };
@@ -546,9 +475,28 @@ pub(crate) mod testing {
     }
 }
 
+/// A rule of `xvs mark` as a rule of a chain.
+fn own_rule(own: &MarkRule) -> Rule {
+    let tests = [
+        own.dest.map(|dest| Test::Dest(vec![dest])),
+        own.source.map(|source| Test::Source(vec![source])),
+        own.protocol.map(|protocol| Test::Protocol(vec![protocol])),
+        (!own.dest_ports.is_empty()).then(|| Test::DestPort(own.dest_ports.clone())),
+    ];
+    let interface = own.interface.iter().map(|name| What::Interface(vec![pattern(name)]));
+    let all = tests.into_iter().flatten().map(What::Test).chain(interface);
+    Rule {
+        text: own.to_string(),
+        criteria: all.map(|what| Criterion { what, expected: Expected::Yes }).collect(),
+        action: Action::Set(Change::set_mark(own.mark, own.mask)),
+        obstacle: None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
+    use xvs_proto::Protocol;
 
     use proptest::prelude::*;
     use xvs_dataplane::egress::model::Network;

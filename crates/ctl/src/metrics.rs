@@ -8,19 +8,18 @@
 
 use std::sync::Arc;
 
+use services::{FAMILIES, Share};
+use text::Text;
 use xvs_dataplane::snapshot::Snapshot;
+use xvs_model::health::HealthReport;
 use xvs_sched::ServiceKey;
 
-use crate::health::report::HealthReport;
 use crate::shared::Shared;
 
 mod director;
 mod health;
 mod services;
 mod text;
-
-use services::{FAMILIES, Share};
-use text::Text;
 
 /// Everything there is to tell now, in Prometheus' text format 0.0.4.
 ///
@@ -114,12 +113,12 @@ mod tests {
     use super::*;
     use crate::adm::{SystemResolver, read_rules};
     use crate::control::Control;
-    use crate::feedback::Feedback;
-    use crate::health::report::{CheckHealth, CheckState, SorryServerHealth, sample};
     use crate::lab::Unwired;
-    use crate::message::{Access, Request};
-    use crate::settings::Ipvs;
     use crate::shared::{Facts, InterfaceFacts, LinkState, WorkerFacts};
+    use xvs_model::health::{CheckHealth, CheckState, SorryServerHealth, sample};
+    use xvs_model::load_feedback::Feedback;
+    use xvs_model::request::{Access, Request};
+    use xvs_model::settings::Ipvs;
 
     fn change(control: &mut Control<Unwired>, rules: &str) {
         let rules = read_rules(rules, &SystemResolver::default()).unwrap();

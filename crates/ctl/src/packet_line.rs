@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::time::Duration;
 
+use xvs_model::capture::{CapturedFrame, CapturedPacket, Way};
 use xvs_proto::{Endpoint, Family, Fragment, Packet, Parsed, ethernet, parse, quoted, tcp};
 
-use crate::capturing::{CapturedFrame, CapturedPacket, Way};
 use crate::pcapng;
 
 /// Makes lines, and remembers which reasons it has explained.

@@ -21,8 +21,7 @@ use pcap_file::pcapng::blocks::interface_statistics::{InterfaceStatisticsBlock, 
 use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeaderOption};
 use pcap_file::{DataLink, Endianness, PcapError};
 use xvs_dataplane::verdict::DropReason;
-
-use crate::capturing::{CapturedFrame, CapturedPacket, Missed, Way};
+use xvs_model::capture::{CapturedFrame, CapturedPacket, Missed, Way};
 
 /// Times are in units of 10⁻⁹ s.
 const NANOSECONDS: u8 = 9;

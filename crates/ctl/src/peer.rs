@@ -10,8 +10,7 @@ use std::os::unix::net::UnixStream;
 use nix::unistd::Group;
 use rustix::net::sockopt::socket_peercred;
 use xvs_dataplane::xdp::peer_groups;
-
-use crate::message::Access;
+use xvs_model::request::Access;
 
 /// A client of the control socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,8 +4,6 @@
 //! destination the number by which connections refer to it, and keeps removed destinations in the trash for as long
 //! as a connection may refer to them, so that one that is added again gets its connections and counts back.
 
-mod reports;
-
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
@@ -18,19 +16,25 @@ use xvs_dataplane::clock::Millis;
 use xvs_dataplane::egress::RouteTo;
 use xvs_dataplane::path_mtu::PathMtu;
 use xvs_dataplane::persistence::{ClientMask, Persistence, Together};
+use xvs_dataplane::snapshot;
 use xvs_dataplane::snapshot::{
-    self, Destination, DestinationId, DestinationLive, Encapsulation, Member, Path, Service, ServiceLive,
-    Snapshot,
+    Destination, DestinationId, DestinationLive, Encapsulation, Member, Path, Service, ServiceLive, Snapshot,
 };
+use xvs_model::command::Command;
+use xvs_model::destination::DestinationOptions;
+use xvs_model::reply::{DestinationRow, ServiceRow};
+use xvs_model::service::{Netmask, ServiceOptions};
+use xvs_model::state::State;
 use xvs_proto::Endpoint;
-use xvs_sched::scheduler::{self, Change, Flags, Memory, Setup, Tuning};
-use xvs_sched::{ForwardingMethod, ServiceKey, State as Place, Weight};
+use xvs_sched::scheduler::{Change, Flags, Memory, Setup, Tuning};
+use xvs_sched::{ForwardingMethod, ServiceKey, State as Place, Weight, scheduler};
 
 use crate::estimator::Estimator;
 use crate::feedback::Report;
-use crate::message::{Command, DestinationRow, ServiceRow};
-use crate::state::{self, DestinationOptions, Netmask, ServiceOptions, State};
 use crate::steered::{Item, of_destination, of_service};
+use crate::tunnels::encapsulation;
+
+mod reports;
 
 /// How long a removed destination without connections is kept.
 const TRASH_TIME: Duration = Duration::from_secs(120);
@@ -93,7 +97,7 @@ impl Known {
             self.report = None;
         }
         self.weight = options.weight;
-        self.encapsulation = options.tunnel.encapsulation();
+        self.encapsulation = encapsulation(options.tunnel);
         if !options.weight.is_quiescent() {
             self.last_weight = options.weight;
         }
@@ -424,7 +428,7 @@ impl Registry {
     }
 
     /// A service as listings show it.
-    pub fn row(&self, key: ServiceKey, wanted: &state::Service) -> Option<ServiceRow> {
+    pub fn row(&self, key: ServiceKey, wanted: &xvs_model::service::Service) -> Option<ServiceRow> {
         let entry = self.services.get(&key)?;
         let destinations = entry.destinations.iter().zip(&wanted.destinations).map(|(known, destination)| {
             let load = known.live.load();
@@ -481,7 +485,12 @@ fn available(known: &Known, service: &Arc<ServiceLive>, snapshot: &Snapshot) -> 
 }
 
 /// A service as workers use it; `None` if its scheduler has no such name, which was checked when it was named.
-fn build(key: ServiceKey, wanted: &state::Service, entry: &mut Entry, tuning: &Tuning) -> Option<Service> {
+fn build(
+    key: ServiceKey,
+    wanted: &xvs_model::service::Service,
+    entry: &mut Entry,
+    tuning: &Tuning,
+) -> Option<Service> {
     let listed: Vec<_> = entry.destinations.iter().map(Known::listed).collect();
     let setup = Setup {
         destinations: &listed,

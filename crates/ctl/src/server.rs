@@ -11,32 +11,37 @@
 mod streams;
 
 use std::collections::HashMap;
-use std::fs::{self, Permissions};
-use std::io::{self, Read, Write};
+use std::fs::Permissions;
+use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::ops::ControlFlow;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use std::{fs, io, thread};
 
 use rustix::fs::{Gid, chown};
 use thiserror::Error;
-
-use crate::capturing::{CaptureRequest, CapturedPacket, Missed};
-use crate::denials::Denials;
-use crate::events::{Asked, Listener, changes};
-use crate::filter::Filter;
-use crate::lockfile::{self, Held, Lock, Tried};
-use crate::message::{
-    Access, CommandError, ConnectionRow, FrameError, Reply, ReplyMessage, Request, RequestMessage, VERSION,
-    decode, read_frame, write_message,
+use xvs_model::capture::{CaptureRequest, CapturedPacket, Missed};
+use xvs_model::command::CommandError;
+use xvs_model::connection::{ConnectionRow, Filter};
+use xvs_model::event::Asked;
+use xvs_model::framing::{
+    FrameError, ReplyMessage, RequestMessage, VERSION, decode, read_frame, write_message,
 };
-pub use crate::peer::Peer;
+use xvs_model::reply::Reply;
+use xvs_model::request::{Access, Request};
+
+use crate::denials::Denials;
+use crate::events::{Listener, changes};
+use crate::lockfile;
+use crate::lockfile::{Held, Lock, Tried};
 use crate::peer::Rules;
 
+pub use crate::peer::Peer;
 /// Who answers requests. Called from many threads at once, each time from the one of a client.
 pub trait Handler: Send + Sync + 'static {
     /// Answers a request; `peer` may ask it.

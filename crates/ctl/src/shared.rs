@@ -4,11 +4,10 @@
 //! the workers'; the facts are written by whoever starts the daemon and then by the control thread.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread;
 use std::time::Duration;
+use std::{fmt, thread};
 
 use arc_swap::ArcSwap;
 use xvs_dataplane::clock::{Clock, Millis};
@@ -17,11 +16,13 @@ use xvs_dataplane::counters::{Histogram, WorkerCounters};
 use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::port::xdp::{SocketCounters, Waker};
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
+use xvs_model::command::CommandError;
+use xvs_model::health::HealthReport;
+use xvs_model::request::Access;
 
 use crate::events::Events;
-use crate::health::report::HealthReport;
+use crate::health_report;
 use crate::history::{History, Sample};
-use crate::message::{Access, CommandError};
 use crate::sweep::SweepCounters;
 
 /// How often it is looked whether workers have left what was ended, and between two looks.
@@ -201,7 +202,7 @@ impl Shared {
     /// What is known of the health of real servers; `None` without a keepalived.conf.
     pub fn health(&self) -> Option<HealthReport> {
         let mut report = self.health.get()?();
-        report.weigh(&self.published.load());
+        health_report::weigh(&mut report, &self.published.load());
         Some(HealthReport { drift: self.facts_now().drift.to_vec(), ..report })
     }
 

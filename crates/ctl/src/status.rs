@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::snapshot::{Member, Path, Service, Snapshot};
+use xvs_model::health::{HealthReport, SorryServerHealth, VirtualServerHealth};
 
-use crate::health::report::{HealthReport, SorryServerHealth, VirtualServerHealth};
 use crate::history::{INTERVAL, Sample, WINDOW, drop_reasons};
 use crate::shared::{Facts, InterfaceFacts, Shared, WorkerFacts};
 
@@ -132,17 +132,6 @@ fn drops(packets: &[u64]) -> Vec<Value> {
     let some = drop_reasons().zip(packets).filter(|(_, packets)| **packets > 0);
     some.map(|((reason, what), packets)| json!({ "reason": reason, "packets": packets, "what": what }))
         .collect()
-}
-
-/// A time as people say it.
-pub(crate) fn duration(seconds: u64) -> String {
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds} s"),
-        (0, 0, _) => format!("{minutes} min"),
-        (0, ..) => format!("{hours} h {minutes} min"),
-        _ => format!("{days} d {hours} h"),
-    }
 }
 
 fn percent(part: usize, whole: usize) -> f64 {
@@ -316,12 +305,12 @@ mod tests {
     use super::*;
     use crate::adm::{SystemResolver, read_rules};
     use crate::control::Control;
-    use crate::feedback::Feedback;
-    use crate::health::report::{CheckState, sample};
     use crate::lab::Unwired;
-    use crate::message::Request;
-    use crate::settings::Ipvs;
     use crate::shared::LinkState;
+    use xvs_model::health::{CheckState, sample};
+    use xvs_model::load_feedback::Feedback;
+    use xvs_model::request::Request;
+    use xvs_model::settings::Ipvs;
 
     /// A daemon with these rules and no interface, so that no route leads anywhere.
     fn daemon(rules: &str) -> Shared {

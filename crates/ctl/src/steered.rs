@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use xvs_dataplane::xdp::SteeringRules;
+use xvs_model::command::Command;
+use xvs_model::local_address::LocalAddress;
 use xvs_proto::{Endpoint, Family, Prefix, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
-use crate::locals::LocalAddress;
 use crate::marks::LaidOut;
-use crate::message::Command;
 
 /// One thing that is steered on account of services. Port 0 is any port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -6,77 +6,18 @@
 
 use std::collections::HashMap;
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use xvs_dataplane::counters::{SharedStats, StatsValues};
 use xvs_dataplane::snapshot::{Member, Service};
-use xvs_proto::Endpoint;
-use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
+use xvs_model::health::{CheckState, VirtualServerHealth};
+use xvs_model::reply::Stats;
+use xvs_model::traffic::{DestinationTraffic, ServiceTraffic, Traffic};
 
-use crate::health::report::{CheckState, VirtualServerHealth};
-use crate::message::Stats;
+use crate::health_report::places;
 use crate::shared::Shared;
 use crate::status;
 
-/// Everything at a moment.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Traffic {
-    /// When, in milliseconds since the daemon's start.
-    pub at_millis: u64,
-    /// What `xvs status --json` says.
-    pub status: Value,
-    /// In no order.
-    pub services: Vec<ServiceTraffic>,
-}
-
-/// A service.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ServiceTraffic {
-    /// Which.
-    pub key: ServiceKey,
-    /// Since it was added.
-    pub stats: Stats,
-    /// Real servers that are down by their checks, those that are not in the table for it included.
-    #[serde(default)]
-    pub down: usize,
-    /// In IPVS's order.
-    pub destinations: Vec<DestinationTraffic>,
-}
-
-/// A destination.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct DestinationTraffic {
-    /// Which.
-    pub endpoint: Endpoint,
-    /// How packets reach it.
-    pub method: ForwardingMethod,
-    /// What schedulers go by.
-    pub weight: Weight,
-    /// Connections in an active state.
-    pub active: u32,
-    /// Its other connections.
-    pub inactive: u32,
-    /// What its checks have come to, if they say that it is not well.
-    pub trouble: Option<CheckState>,
-    /// Since it was added.
-    pub stats: Stats,
-}
-
-impl Traffic {
-    /// As it is now.
-    pub fn now(shared: &Shared) -> Self {
-        let (snapshot, health) = (shared.published.load_full(), shared.health());
-        let watched = health.iter().flat_map(|health| &health.virtual_servers);
-        let watched: HashMap<_, _> =
-            watched.flat_map(|server| server.keys().map(move |key| (key, server))).collect();
-        let services = snapshot.services.iter();
-        let services = services.map(|one| service(one, watched.get(&one.key).copied())).collect();
-        Self { at_millis: shared.now().0, status: status::report(shared, health.as_ref()), services }
-    }
-}
-
 fn service(service: &Service, health: Option<&VirtualServerHealth>) -> ServiceTraffic {
-    let places = health.map(|health| health.places(service)).unwrap_or_default();
+    let places = health.map(|health| places(health, service)).unwrap_or_default();
     let trouble = |number: usize| {
         let place = places.get(number).copied().flatten()?;
         health.and_then(|health| health.real_servers[place].trouble())
@@ -104,4 +45,15 @@ fn destination(member: &Member, trouble: Option<CheckState>) -> DestinationTraff
 fn stats(counted: &SharedStats) -> Stats {
     let StatsValues { connections, in_packets, out_packets, in_bytes, out_bytes } = counted.sum();
     Stats { connections, in_packets, out_packets, in_bytes, out_bytes }
+}
+
+/// As it is now.
+pub(crate) fn traffic(shared: &Shared) -> Traffic {
+    let (snapshot, health) = (shared.published.load_full(), shared.health());
+    let watched = health.iter().flat_map(|health| &health.virtual_servers);
+    let watched: HashMap<_, _> =
+        watched.flat_map(|server| server.keys().map(move |key| (key, server))).collect();
+    let services = snapshot.services.iter();
+    let services = services.map(|one| service(one, watched.get(&one.key).copied())).collect();
+    Traffic { at_millis: shared.now().0, status: status::report(shared, health.as_ref()), services }
 }

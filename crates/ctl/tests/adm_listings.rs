@@ -9,14 +9,15 @@ use std::io;
 
 use xvs_ctl::adm::resolver::Table;
 use xvs_ctl::adm::{Output, capture};
-use xvs_ctl::client::{Director, Failure};
-use xvs_ctl::message::{
-    CommandError, ConnectionRow, DestinationRow, EngineData, Rates, Reply, Request, ServiceRow, Stats,
-};
-use xvs_ctl::state::{
-    DestinationOptions, Netmask, SchedulerFlags, ServiceOptions, SyncDaemon, SyncRole, Timeouts, Tunnel,
-    TunnelChecksum,
-};
+use xvs_model::client::{Director, Failure};
+use xvs_model::command::CommandError;
+use xvs_model::connection::{ConnectionRow, EngineData};
+use xvs_model::destination::{DestinationOptions, Tunnel, TunnelChecksum};
+use xvs_model::reply::{DestinationRow, Rates, Reply, ServiceRow, Stats};
+use xvs_model::request::Request;
+use xvs_model::service::{Netmask, SchedulerFlags, ServiceOptions};
+use xvs_model::sync_daemon::{SyncDaemon, SyncRole};
+use xvs_model::timeouts::Timeouts;
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey, Weight};
 

@@ -7,18 +7,20 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of these tests are tests too")]
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 use std::path::Path;
+use std::{fs, io};
 
 use serde_json::Value;
 use xvs_ctl::adm::resolver::Table;
 use xvs_ctl::adm::{Output, capture};
-use xvs_ctl::client::{Director, Failure};
-use xvs_ctl::message::{
-    Command, CommandError, ConnectionRow, DestinationRow, Rates, Reply, Request, ServiceRow, Stats,
-};
-use xvs_ctl::state::{Destination, Service, State};
+use xvs_model::client::{Director, Failure};
+use xvs_model::command::{Command, CommandError};
+use xvs_model::connection::ConnectionRow;
+use xvs_model::destination::Destination;
+use xvs_model::reply::{DestinationRow, Rates, Reply, ServiceRow, Stats};
+use xvs_model::request::Request;
+use xvs_model::service::Service;
+use xvs_model::state::State;
 use xvs_proto::Protocol;
 use xvs_sched::ServiceKey;
 

@@ -10,16 +10,16 @@ mod listener;
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use listener::Listener;
 use xvs_ctl::adm::capture;
 use xvs_ctl::adm::resolver::Table;
-use xvs_ctl::message::Command;
-use xvs_ctl::state::{
-    DestinationOptions, Netmask, ServiceOptions, SyncRole, Timeouts, Tunnel, TunnelChecksum,
-};
+use xvs_model::command::Command;
+use xvs_model::destination::{DestinationOptions, Tunnel, TunnelChecksum};
+use xvs_model::service::{Netmask, ServiceOptions};
+use xvs_model::sync_daemon::SyncRole;
+use xvs_model::timeouts::Timeouts;
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
-
-use listener::Listener;
 
 /// A change as kernel.c tells it: the number of the kernel's command, then what it is about.
 fn told(command: &Command) -> String {

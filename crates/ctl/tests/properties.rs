@@ -7,11 +7,13 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use xvs_ctl::adm::capture;
 use xvs_ctl::adm::resolver::Table;
-use xvs_ctl::client::{Director, Failure};
-use xvs_ctl::message::{
-    Command, CommandError, ConnectionRow, Reply, Request, RequestMessage, decode, read_frame,
-};
-use xvs_ctl::state::State;
+use xvs_model::client::{Director, Failure};
+use xvs_model::command::{Command, CommandError};
+use xvs_model::connection::ConnectionRow;
+use xvs_model::framing::{RequestMessage, decode, read_frame};
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
+use xvs_model::state::State;
 
 /// Applies changes to a state and lists nothing.
 #[derive(Default)]

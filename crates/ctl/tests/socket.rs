@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of these tests are tests too")]
 
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::ops::ControlFlow;
 use std::os::unix::fs::PermissionsExt;
@@ -11,18 +11,21 @@ use std::path::PathBuf;
 use std::process::{Command as Process, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use std::{env, fs, process};
+use std::{env, fs, io, process};
+use xvs_model::client::Director;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use xvs_ctl::capturing::{CaptureRequest, CapturedPacket, Missed};
-use xvs_ctl::client::{Client, Director, Failure};
-use xvs_ctl::events::{Asked, Begin, Events, KEPT, Kind, LISTENERS, Listener, Then};
-use xvs_ctl::message::{
-    Command, CommandError, ConnectionRow, Reply, ReplyMessage, Request, RequestMessage, VERSION, decode,
-    read_frame, write_message,
-};
+use xvs_ctl::events::{Events, LISTENERS, Listener};
 use xvs_ctl::server::{Handler, Peer, Server, Settings, StartError};
-use xvs_ctl::state::Timeouts;
+use xvs_model::capture::{CaptureRequest, CapturedPacket, Missed};
+use xvs_model::client::{Client, Failure};
+use xvs_model::command::{Command, CommandError};
+use xvs_model::connection::ConnectionRow;
+use xvs_model::event::{Asked, Begin, KEPT, Kind, Then};
+use xvs_model::framing::{ReplyMessage, RequestMessage, VERSION, decode, read_frame, write_message};
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
+use xvs_model::timeouts::Timeouts;
 use xvs_proto::{Endpoint, Protocol};
 
 /// A folder of its own for each test, removed with it.

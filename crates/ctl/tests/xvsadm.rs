@@ -8,8 +8,11 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::{env, fs, process};
 
-use xvs_ctl::message::{CommandError, ConnectionRow, Reply, Request};
 use xvs_ctl::server::{Handler, Peer, Server, Settings};
+use xvs_model::command::CommandError;
+use xvs_model::connection::ConnectionRow;
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
 
 /// Has two schedulers, neither of which anybody asks for.
 struct Refuser;

@@ -6,18 +6,18 @@
 
 use std::net::IpAddr;
 
+use xvs_model::command::Command;
+use xvs_model::destination::{DestinationOptions, Tunnel, TunnelChecksum};
+use xvs_model::service::{DEFAULT_SCHEDULER, Netmask, ServiceOptions};
+use xvs_model::sync_daemon::{SyncDaemon, SyncRole};
+use xvs_model::timeouts::Timeouts;
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey, Weight};
 
 use super::table::{Column, CommandName, Seen, check_command, check_tunnel};
-use super::values::{self, Given, number};
+use super::values::{Given, number};
 use super::words::{Word, Words};
-use super::{Ended, Resolver};
-use crate::message::Command;
-use crate::state::{
-    DEFAULT_SCHEDULER, DestinationOptions, Netmask, ServiceOptions, SyncDaemon, SyncRole, Timeouts, Tunnel,
-    TunnelChecksum,
-};
+use super::{Ended, Resolver, values};
 
 /// A line that may be carried out.
 #[derive(Debug, Clone, PartialEq, Eq)]

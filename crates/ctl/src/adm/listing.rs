@@ -8,15 +8,19 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use xvs_model::client::Failure;
+use xvs_model::connection::ConnectionRow;
+use xvs_model::destination::{Tunnel, TunnelChecksum};
+use xvs_model::reply::{DestinationRow, Rates, Reply, ServiceRow, Stats};
+use xvs_model::request::Request;
+use xvs_model::service::Netmask;
+use xvs_model::sync_daemon::SyncDaemon;
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use super::grammar::{Engines, List, Names, Numbers, Order, Table, What};
 use super::values::flag_names;
 use super::{Ended, Form, Resolver, Session};
-use crate::client::Failure;
-use crate::message::{ConnectionRow, DestinationRow, Rates, Reply, Request, ServiceRow, Stats};
-use crate::state::{Netmask, SyncDaemon, Tunnel, TunnelChecksum};
 
 impl Session<'_> {
     /// Prints what `-L` asks for.

@@ -4,12 +4,12 @@
 //! is read from the option matrix.
 
 use clap::{Arg, ArgAction, Command};
+use xvs_model::destination::TunnelChecksum;
 use xvs_sched::{ClientAddress, ForwardingMethod, scheduler};
 
 use super::grammar::column;
 use super::table::{Column, CommandName, Stance, stance};
 use super::words::{LONG, OPTIONS, Takes, Word};
-use crate::state::TunnelChecksum;
 
 /// `xvsadm`, as clap describes a program.
 pub fn command() -> Command {

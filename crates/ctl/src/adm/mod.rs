@@ -15,6 +15,8 @@ mod listing;
 pub mod manual;
 pub mod resolver;
 mod rules;
+#[cfg(test)]
+mod rules_tests;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -22,18 +24,21 @@ mod typed;
 mod values;
 mod words;
 
-use std::io::{self, BufRead, Write};
+use std::io;
+use std::io::{BufRead, Write};
+
+use grammar::{Names, Parsed};
+use rules::Rules;
+use xvs_model::client::{Director, Failure};
+use xvs_model::command::{Command, CommandError};
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
 
 pub use grammar::real_server;
 pub use resolver::{Resolver, SystemResolver};
-pub use rules::{RuleLine, lines, read_all, read_rules, saved};
+pub use rules::{lines, read_all, read_rules, read_wanted, saved};
 pub(crate) use typed::one_line;
 pub use typed::typed;
-
-use crate::client::{Director, Failure};
-use crate::message::{Command, CommandError, Reply, Request};
-use grammar::{Names, Parsed};
-use rules::Rules;
 
 /// Where a run reads and prints.
 pub struct Streams<'a> {

@@ -7,21 +7,26 @@
 use std::io;
 use std::ops::ControlFlow;
 
+use xvs_model::client::Failure;
+use xvs_model::command::{Command, CommandError};
+use xvs_model::destination::{DestinationOptions, Tunnel, TunnelChecksum};
+use xvs_model::firewall_mark::MarkRule;
+use xvs_model::local_address::LocalAddress;
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
+use xvs_model::rules::{Fault, RuleLine, Wanted};
+use xvs_model::service::{Netmask, ServiceOptions};
+use xvs_model::state::State;
+use xvs_model::timeouts::Timeouts;
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey};
 
-use super::grammar::{self, Names, Order, Parsed};
+use super::grammar::{Names, Order, Parsed};
 use super::listing::{Naming, compare_endpoints, compare_services, merge_sort, netmask};
 use super::typed::{destination, typed};
 use super::values::flag_names;
-use super::{AfterLine, Ended, Messages, Resolver, Session, TRY_HELP, resolver};
+use super::{AfterLine, Ended, Messages, Resolver, Session, TRY_HELP, grammar, resolver};
 use crate::cli::{laddr, mark};
-use crate::client::Failure;
-use crate::locals::LocalAddress;
-use crate::marks::MarkRule;
-use crate::message::{Command, CommandError, Reply, Request};
-use crate::plan::Fault;
-use crate::state::{DestinationOptions, Netmask, ServiceOptions, State, Timeouts, Tunnel, TunnelChecksum};
 
 impl Session<'_> {
     /// Prints all services as the commands that make them. Thresholds are not among what they say. What ipvsadm has no
@@ -180,15 +185,6 @@ fn parse(text: &str, resolver: &dyn Resolver) -> Option<Result<Parsed, Ended>> {
     })
 }
 
-/// A line of a rules file that asks for a change.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RuleLine {
-    /// Which line it is, from 1 on.
-    pub number: usize,
-    /// What it asks for.
-    pub command: Command,
-}
-
 /// Reads the whole of a rules file, as `-S` prints it, without carrying it out; comments other than ours are skipped.
 ///
 /// # Errors
@@ -223,6 +219,23 @@ pub fn read_all(text: &str, resolver: &dyn Resolver) -> (Vec<RuleLine>, Vec<Faul
         }
     }
     (rules, faults)
+}
+
+/// The commands of a rules file's text, and what they want.
+///
+/// # Errors
+/// Every line that cannot be read, or not be carried out after those before it, in their order.
+pub fn read_wanted(text: &str, resolver: &dyn Resolver) -> Result<(Vec<Command>, Wanted), Vec<Fault>> {
+    let (lines, mut faults) = read_all(text, resolver);
+    match Wanted::of(&lines) {
+        Ok(wanted) if faults.is_empty() => Ok((lines.into_iter().map(|line| line.command).collect(), wanted)),
+        Ok(_) => Err(faults),
+        Err(more) => {
+            faults.extend(more);
+            faults.sort_by_key(|fault| fault.line);
+            Err(faults)
+        }
+    }
 }
 
 /// The services of a state as `-S -n` prints them.

@@ -2,18 +2,20 @@
 
 use std::io;
 
+use xvs_model::client::{Director, Failure};
+use xvs_model::command::{Command, CommandError};
+use xvs_model::connection::{ConnectionRow, EngineData};
+use xvs_model::destination::{DestinationOptions, Tunnel, TunnelChecksum};
+use xvs_model::firewall_mark::MarkRule;
+use xvs_model::reply::{DestinationRow, Rates, Reply, ServiceRow, Stats};
+use xvs_model::request::Request;
+use xvs_model::service::ServiceOptions;
+use xvs_model::timeouts::Timeouts;
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
 use super::resolver::Table;
 use super::{Output, capture};
-use crate::client::{Director, Failure};
-use crate::marks::MarkRule;
-use crate::message::{
-    Command, CommandError, ConnectionRow, DestinationRow, EngineData, Rates, Reply, Request, ServiceRow,
-    Stats,
-};
-use crate::state::{DestinationOptions, ServiceOptions, Timeouts, Tunnel, TunnelChecksum};
 
 /// Answers with what it was given and remembers what it was asked.
 #[derive(Default)]

@@ -3,6 +3,11 @@
 //! All of a command is said, also what `-S` leaves out, with numbers instead of names. Whatever a client may have put into
 //! a name stays on its line: control characters are written as escapes.
 
+use xvs_model::command::Command;
+use xvs_model::destination::DestinationOptions;
+use xvs_model::service::ServiceOptions;
+use xvs_model::sync_daemon::SyncDaemon;
+use xvs_model::timeouts::Timeouts;
 use xvs_proto::Family;
 use xvs_sched::{ClientAddress, ServiceKey};
 
@@ -10,8 +15,6 @@ use super::SystemResolver;
 use super::grammar::Names;
 use super::listing::Naming;
 use super::rules::{destination_rule, service_option, service_rule};
-use crate::message::Command;
-use crate::state::{DestinationOptions, ServiceOptions, SyncDaemon, Timeouts};
 
 /// A command line that asks for this.
 pub fn typed(command: &Command) -> String {

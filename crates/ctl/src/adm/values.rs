@@ -6,10 +6,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
+use xvs_model::service::SchedulerFlags;
 use xvs_proto::Protocol;
 
 use super::{Ended, Resolver};
-use crate::state::SchedulerFlags;
 
 /// What `strtol` takes for blanks.
 const BLANKS: [char; 6] = [' ', '\t', '\n', '\x0b', '\x0c', '\r'];

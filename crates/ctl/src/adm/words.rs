@@ -4,11 +4,11 @@
 //! whatever it looks like; an optional one only if it does not begin with `-`. Words that are no options are kept
 //! aside; `--` ends the options.
 
+use xvs_model::destination::TunnelChecksum;
 use xvs_sched::ForwardingMethod;
 
 use super::Ended;
 use super::table::CommandName;
-use crate::state::TunnelChecksum;
 
 /// What an option asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,14 +2,17 @@
 //!
 //! Finds the daemon, hands the line to [`xvs_ctl::adm`], exits with its code. `XVS_SOCKET` names the daemon's socket.
 
-use std::env;
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::io::{BufWriter, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::{env, io};
 
-use xvs_ctl::adm::{self, Messages, Reader, Streams, SystemResolver};
-use xvs_ctl::client::{Client, Director, Failure, default_socket};
-use xvs_ctl::message::{ConnectionRow, Reply, Request};
+use xvs_ctl::adm;
+use xvs_ctl::adm::{Messages, Reader, Streams, SystemResolver};
+use xvs_model::client::{Client, Director, Failure, default_socket};
+use xvs_model::connection::ConnectionRow;
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
 
 fn main() -> ExitCode {
     let argv: Vec<String> = env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();

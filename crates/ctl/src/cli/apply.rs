@@ -8,11 +8,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use xvs_model::client::{Director, Failure};
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
 
 use super::plan::{as_json, show, summary};
 use super::{DONE, Done, check, duration};
-use crate::client::{Director, Failure};
-use crate::message::{Reply, Request};
 
 /// What follows `xvs apply`.
 #[derive(Debug, Args)]

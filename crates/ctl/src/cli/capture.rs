@@ -5,21 +5,21 @@
 
 use std::error::Error;
 use std::fs::File;
-use std::io::{self, IsTerminal, Write};
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
+use std::{io, thread};
 
 use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use xvs_dataplane::verdict::DropReason;
+use xvs_model::capture::{CaptureRequest, CapturedPacket, LARGEST_FRAME, Missed};
+use xvs_model::client::{Client, Failure, Stopper, default_socket};
 use xvs_proto::Prefix;
 use xvs_sched::ServiceKey;
 
 use super::{DONE, Done};
-use crate::capturing::{CaptureRequest, CapturedPacket, LARGEST_FRAME, Missed};
-use crate::client::{Client, Failure, Stopper, default_socket};
 use crate::packet_line::Lines;
 use crate::pcapng::Blocks;
 

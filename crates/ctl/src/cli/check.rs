@@ -5,18 +5,18 @@
 //! keepalived.conf (`keepalived.rs`).
 
 use std::error::Error;
-use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use clap::Args;
 use serde_json::{Value, json};
+use xvs_model::command::Command;
+use xvs_model::rules::{Fault, Wanted};
 
-use super::keepalived::{self, Form};
-use super::{DONE, Done, FAILED};
-use crate::adm::SystemResolver;
-use crate::message::Command;
-use crate::plan::{Fault, Wanted};
+use super::keepalived::Form;
+use super::{DONE, Done, FAILED, keepalived};
+use crate::adm::{SystemResolver, read_wanted};
 
 /// What follows `xvs check`.
 #[derive(Debug, Args)]
@@ -37,7 +37,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
         return keepalived::run(file, &arguments.keepalived, form, out);
     }
     let file = arguments.file.as_deref().unwrap_or(Path::new("-"));
-    let read = Wanted::read(&text(file)?, &SystemResolver::default());
+    let read = read_wanted(&text(file)?, &SystemResolver::default());
     let faults = read.as_ref().err().map(Vec::as_slice).unwrap_or_default();
     match &read {
         _ if arguments.json => {
@@ -59,7 +59,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
 /// # Errors
 /// Why it cannot be read, or all its faults, a line each.
 pub(super) fn rules(file: &Path) -> Result<(Vec<Command>, Wanted), Box<dyn Error>> {
-    Wanted::read(&text(file)?, &SystemResolver::default()).map_err(|faults| told(file, &faults).into())
+    read_wanted(&text(file)?, &SystemResolver::default()).map_err(|faults| told(file, &faults).into())
 }
 
 fn told(file: &Path, faults: &[Fault]) -> String {

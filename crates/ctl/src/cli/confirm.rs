@@ -3,11 +3,12 @@
 use std::io::Write;
 
 use clap::Args;
+use xvs_model::client::{Director, Failure};
+use xvs_model::reply::Reply;
+use xvs_model::request::{Request, Verdict};
 
 use super::plan::show;
 use super::{DONE, Done};
-use crate::client::{Director, Failure};
-use crate::message::{Reply, Request, Verdict};
 
 /// What follows `xvs confirm`.
 #[derive(Debug, Args)]

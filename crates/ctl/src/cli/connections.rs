@@ -3,19 +3,21 @@
 //! Asks for those that fit, and prints each as it arrives, so that no listing is ever in memory as a whole. Not here:
 //! ipvsadm's listing (`xvsadm -Lnc`).
 
-use std::io::{self, BufWriter, Write};
+use std::io;
+use std::io::{BufWriter, Write};
 
 use clap::Args;
 use serde_json::json;
 use xvs_dataplane::conn::sctp::SctpState;
 use xvs_dataplane::conn::tcp::TcpState;
 use xvs_dataplane::conn::udp;
+use xvs_model::client::{Director, Failure};
+use xvs_model::connection::{ConnectionRow, Ends, Filter, Kind};
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
 use xvs_sched::ServiceKey;
 
 use super::{DONE, Done};
-use crate::client::{Director, Failure};
-use crate::filter::{Ends, Filter, Kind};
-use crate::message::{ConnectionRow, Reply, Request};
 
 /// What follows `xvs connections`.
 #[derive(Debug, Args)]
@@ -129,7 +131,7 @@ mod tests {
     use xvs_sched::ForwardingMethod;
 
     use super::*;
-    use crate::message::{ConnectionDetail, EngineData};
+    use xvs_model::connection::{ConnectionDetail, EngineData};
 
     #[test]
     fn a_row_says_all_there_is_in_columns() {

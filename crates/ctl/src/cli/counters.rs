@@ -4,10 +4,11 @@ use std::io::Write;
 
 use clap::Args;
 use serde_json::Value;
+use xvs_model::client::{Director, Failure};
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
 
 use super::{DONE, Done};
-use crate::client::{Director, Failure};
-use crate::message::{Reply, Request};
 
 /// What follows `xvs counters`.
 #[derive(Debug, Args)]

@@ -3,26 +3,28 @@
 //! Its weight becomes 0, as `xvsadm -e … -w 0` does it; then the daemon is asked each second what is left. Nothing is
 //! undone at the end, whatever ends it: the former weight is told with the command that gives it back.
 
-use std::io::{self, IsTerminal, Write};
-use std::thread;
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
+use std::{io, thread};
 
 use clap::{Args, ValueEnum};
 use crossbeam::channel::{Receiver, bounded};
 use serde_json::Value;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use xvs_model::client::{Director, Failure};
+use xvs_model::command::{Command, CommandError};
+use xvs_model::connection::{Ended, Filter, Kind};
+use xvs_model::destination::DestinationOptions;
+use xvs_model::health::HealthReport;
+use xvs_model::reply::{DestinationRow, Reply};
+use xvs_model::request::Request;
 use xvs_proto::Endpoint;
 use xvs_sched::{ServiceKey, Weight};
 
 use super::{DONE, Done, FAILED, duration};
-use crate::adm::{self, SystemResolver};
-use crate::client::{Director, Failure};
-use crate::connections::Ended;
-use crate::filter::{Filter, Kind};
-use crate::health::report::HealthReport;
-use crate::message::{Command, CommandError, DestinationRow, Reply, Request};
-use crate::state::DestinationOptions;
+use crate::adm;
+use crate::adm::SystemResolver;
 
 /// What follows `xvs drain`.
 #[derive(Debug, Args)]
@@ -310,9 +312,10 @@ mod tests {
     use xvs_sched::ForwardingMethod;
 
     use super::*;
-    use crate::health::report::sample;
-    use crate::message::{ConnectionRow, ServiceRow};
-    use crate::state::ServiceOptions;
+    use xvs_model::connection::ConnectionRow;
+    use xvs_model::health::sample;
+    use xvs_model::reply::ServiceRow;
+    use xvs_model::service::ServiceOptions;
 
     /// A director whose real server has so many connections, active and inactive, at each look; then none.
     struct Script {

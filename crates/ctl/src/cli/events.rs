@@ -1,15 +1,16 @@
 //! `xvs events`: what changes, when, and who does it, a line each as it happens.
 
-use std::io::{self, Write};
+use std::io;
+use std::io::Write;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use humantime::{format_rfc3339_millis, parse_duration};
 use serde_json::json;
+use xvs_model::client::{Client, default_socket};
+use xvs_model::event::{Asked, Begin, Event, Heard, KEPT, Then, millis_since_1970};
 
 use super::{DONE, Done};
-use crate::client::{Client, default_socket};
-use crate::events::{Asked, Begin, Event, Heard, KEPT, Then, millis_since_1970};
 
 /// What follows `xvs events`.
 #[derive(Debug, Args)]
@@ -101,7 +102,7 @@ fn object(event: &Event) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::{Kind, Who};
+    use xvs_model::event::{Kind, Who};
 
     fn event() -> Event {
         Event {

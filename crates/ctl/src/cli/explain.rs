@@ -3,21 +3,23 @@
 use std::io::Write;
 
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use xvs_model::client::{Director, Failure};
+use xvs_model::explain::{
+    Choice, Contender, Entry, NextHop, Proto, Question, Report, Rewrite, Sent, Summary, Tunnel,
+};
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
 use xvs_proto::{Endpoint, Protocol};
 
 use super::{DONE, Done};
-use crate::client::{Director, Failure};
-use crate::explain::Report;
-use crate::explain::question::{Proto, Question};
-use crate::explain::report::{Choice, Contender, Entry, NextHop, Rewrite, Sent, Summary, Tunnel};
-use crate::message::{Reply, Request};
 
 /// What follows `xvs explain`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     /// The packet's protocol
-    #[arg(long, value_enum, required_unless_present = "frame", requires_all = ["from", "to"])]
+    #[arg(long, value_parser = protocols(), required_unless_present = "frame", requires_all = ["from", "to"])]
     proto: Option<Proto>,
     /// Who sends it: ADDRESS:PORT
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = endpoint)]
@@ -58,6 +60,13 @@ fn endpoint(text: &str) -> Result<Endpoint, &'static str> {
     socket
         .map(|socket| Endpoint::new(socket.ip(), socket.port()))
         .map_err(|_| "ADDRESS:PORT is needed, such as 198.51.100.1:80 or [2001:db8::1]:80")
+}
+
+fn protocols() -> impl TypedValueParser<Value = Proto> {
+    let named =
+        |name: String| Proto::NAMES.into_iter().find(|(known, _)| *known == name).map(|(_, proto)| proto);
+    PossibleValuesParser::new(Proto::NAMES.map(|(name, _)| name))
+        .map(move |name| named(name).expect("the parser lets only these pass"))
 }
 
 pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
@@ -300,17 +309,18 @@ mod tests {
     use crate::adm::{SystemResolver, read_rules};
     use crate::control::Control;
     use crate::explain::answer;
-    use crate::feedback::Feedback;
-    use crate::health::report::{CheckState, HealthReport, sample};
+    use crate::explain::report::add_health;
     use crate::lab::Unwired;
-    use crate::settings::Ipvs;
     use crate::shared::Shared;
+    use xvs_model::health::{CheckState, HealthReport, sample};
+    use xvs_model::load_feedback::Feedback;
+    use xvs_model::settings::Ipvs;
 
     /// What is explained of a client's packet to a service without a real server, of that name, with what is known of
     /// health.
     fn explained(service: &str, rule: &str) -> String {
         let (mut report, health) = asked(service, rule);
-        report.tell_health(&health, sample::NOW);
+        add_health(&mut report, &health, sample::NOW);
         screen(&report)
     }
 
@@ -370,7 +380,7 @@ mod tests {
                 packets: 1,
                 call_id: None,
             });
-            report.tell_health(&health, sample::NOW);
+            add_health(&mut report, &health, sample::NOW);
             assert_eq!(screen(&report).contains("health      192.0.2.12:80 has been down"), is_told);
         }
     }

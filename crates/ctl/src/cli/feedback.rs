@@ -4,11 +4,12 @@ use std::io::Write;
 
 use clap::Args;
 use serde_json::Value;
+use xvs_model::client::{Director, Failure};
+use xvs_model::load_feedback::{FeedbackRow, Server};
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
 
 use super::{DONE, Done};
-use crate::client::{Director, Failure};
-use crate::feedback::{FeedbackRow, Server};
-use crate::message::{Reply, Request};
 
 /// What follows `xvs feedback`.
 #[derive(Debug, Args)]

@@ -8,15 +8,16 @@ use std::time::SystemTime;
 
 use clap::Args;
 use serde_json::{Value, json};
+use xvs_model::client::{Director, Failure};
+use xvs_model::event::millis_since_1970;
+use xvs_model::health::{
+    CheckHealth, Counts, HealthReport, RealServerHealth, SorryServerHealth, VirtualServerHealth, Weights, ago,
+};
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
 
 use super::status::line;
 use super::{DONE, Done, FAILED};
-use crate::client::{Director, Failure};
-use crate::events::millis_since_1970;
-use crate::health::report::{
-    CheckHealth, Counts, HealthReport, RealServerHealth, SorryServerHealth, VirtualServerHealth, Weights, ago,
-};
-use crate::message::{Reply, Request};
 
 /// What follows `xvs health`.
 #[derive(Debug, Args)]
@@ -251,11 +252,9 @@ mod tests {
 
     use super::*;
     use crate::cli::{Cli, Command};
-    use crate::health::report::sample::{
-        NOW, check, real_server, report, seconds_ago, virtual_server as sample,
-    };
-    use crate::health::report::{CheckState, ErrorSeen};
-    use crate::message::ConnectionRow;
+    use xvs_model::connection::ConnectionRow;
+    use xvs_model::health::sample::{NOW, check, real_server, report, seconds_ago, virtual_server as sample};
+    use xvs_model::health::{CheckState, ErrorSeen};
 
     const DOWN: CheckState = CheckState::Down;
     const UP: CheckState = CheckState::Up;

@@ -9,10 +9,10 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Args;
+use xvs_model::client::{Client, Director, default_socket};
+use xvs_model::request::Request;
 
 use super::{DONE, Done};
-use crate::client::{Client, Director, default_socket};
-use crate::message::Request;
 
 /// What follows `xvs healthy`.
 #[derive(Debug, Args)]

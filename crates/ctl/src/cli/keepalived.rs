@@ -4,22 +4,22 @@
 //! that the file asks for; and what is wrong with it. It reads the file, and those that it includes, and changes nothing.
 //! Not here: making checks, so `up` and `down` are what the file says of the beginning.
 
-use std::io::{self, Write};
+use std::io;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Value, json};
+use xvs_model::check::{Check, Probe, Timing};
+use xvs_model::fault::{Fault, Severity};
+use xvs_model::virtual_server::{Configuration, RealServer, VirtualServer};
 
 use super::{DONE, Done, FAILED, MISUSED};
 use crate::adm::{lines, saved};
 use crate::health::outcome::outcome;
 use crate::health::prepare::Prepared;
-use crate::keepalived::checks::{Check, Probe, Timing};
-use crate::keepalived::reader::{Fault, Severity};
-use crate::keepalived::servers::RealServer;
-use crate::keepalived::services::VirtualServer;
-use crate::keepalived::{Configuration, host, read};
+use crate::keepalived::{host, read};
 
 /// What `xvs check` takes of a keepalived.conf.
 #[derive(Debug, Args)]

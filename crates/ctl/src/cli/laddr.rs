@@ -4,11 +4,13 @@ use std::io::Write;
 use std::net::IpAddr;
 
 use clap::{Args, Subcommand};
+use xvs_model::client::{Director, Failure};
+use xvs_model::command::Command;
+use xvs_model::local_address::{LocalAddress, LocalReport, LocalRow};
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
 
 use super::{DONE, Done};
-use crate::client::{Director, Failure};
-use crate::locals::{LocalAddress, LocalReport, LocalRow};
-use crate::message::{Command, Reply, Request};
 
 /// What follows `xvs laddr`.
 #[derive(Debug, Args)]
@@ -131,7 +133,7 @@ fn ports(text: &str) -> Result<(u16, u16), &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::locals::Busiest;
+    use xvs_model::local_address::Busiest;
     use xvs_proto::{Endpoint, Protocol};
 
     #[test]

@@ -5,12 +5,14 @@ use std::ops::RangeInclusive;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+use xvs_model::client::{Director, Failure};
+use xvs_model::command::Command;
+use xvs_model::firewall_mark::{MarkRule, ports_text};
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
 use xvs_proto::{Family, Prefix, Protocol};
 
 use super::{DONE, Done};
-use crate::client::{Director, Failure};
-use crate::marks::{MarkRule, ports_text};
-use crate::message::{Command, Reply, Request};
 
 /// What follows `xvs mark`.
 #[derive(Debug, Args)]

@@ -1,15 +1,16 @@
 //! The subcommands of `xvs`, one file each: what each takes, and what it prints.
 
 use std::error::Error;
-use std::io::{self, Write};
+use std::io;
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, FromArgMatches, Parser, Subcommand};
+use xvs_model::client::{Client, Director, Failure, default_socket};
+use xvs_model::command::CommandError;
 
 use crate::adm::Output;
-use crate::client::{Client, Director, Failure, default_socket};
-use crate::message::CommandError;
 
 mod apply;
 mod capture;

@@ -1,16 +1,19 @@
 //! `xvs plan`: what a rules file would change.
 
-use std::io::{self, Write};
+use std::io;
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
+use xvs_model::client::{Director, Failure};
+use xvs_model::command::Command;
+use xvs_model::difference::{Difference, differences, state_of};
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
 
 use super::{DONE, Done, FAILED, check};
 use crate::adm;
-use crate::client::{Director, Failure};
-use crate::message::{Command, Reply, Request};
-use crate::plan::{Difference, differences, state_of};
 
 /// What follows `xvs plan`.
 #[derive(Debug, Args)]
@@ -94,7 +97,6 @@ fn lines(command: &Option<Command>) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::adm::SystemResolver;
-    use crate::plan::Wanted;
 
     #[test]
     fn differences_are_shown_as_lines_that_go_and_lines_that_come_and_edits_as_edits() {
@@ -114,7 +116,7 @@ mod tests {
 -a -t 192.0.2.1:80 -r 192.0.2.12:80 -m
 --set 0 0 60
 ";
-        let read = |text| Wanted::read(text, &SystemResolver::default()).unwrap();
+        let read = |text| crate::adm::read_wanted(text, &SystemResolver::default()).unwrap();
         let running = state_of(&read(running).0).unwrap();
         let differences = differences(&running, &read(wanted).1);
         let mut shown = Vec::new();

@@ -1,10 +1,10 @@
 //! `xvs set`: one setting of the running director.
 
 use clap::Args;
+use xvs_model::client::Director;
+use xvs_model::request::Request;
 
 use super::{DONE, Done};
-use crate::client::Director;
-use crate::message::Request;
 
 /// What follows `xvs set`.
 #[derive(Debug, Args)]

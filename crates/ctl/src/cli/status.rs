@@ -4,12 +4,13 @@ use std::io::Write;
 
 use clap::Args;
 use serde_json::Value;
+use xvs_model::client::{Director, Failure};
+use xvs_model::duration;
+use xvs_model::health::Counts;
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
 
 use super::{DONE, Done, health};
-use crate::client::{Director, Failure};
-use crate::health::report::Counts;
-use crate::message::{Reply, Request};
-use crate::status::duration;
 
 /// What follows `xvs status`.
 #[derive(Debug, Args)]
@@ -45,7 +46,7 @@ fn screen(report: &Value) -> String {
         &format!(
             "xvsd {}, up {}, configuration {}{below}",
             text(&report["version"]),
-            duration(report["uptime_seconds"].as_u64().unwrap_or(0)),
+            duration::in_words(report["uptime_seconds"].as_u64().unwrap_or(0)),
             report["epoch"],
         ),
     )];

@@ -3,26 +3,27 @@
 //! One thread asks the daemon every interval, and asks again after a failure, so that a restart of xvsd only shows; this
 //! one draws and reads keys. The terminal is put back however it ends: by a key, a signal, an error or a panic.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::Duration;
+use std::{io, thread};
 
 use clap::Args;
 use crossbeam::channel::{Receiver, TryRecvError, bounded};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event;
+use screen::{After, Screen};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
+use view::{Rows, Sort, header, titles};
+use xvs_model::client::{Client, Director, Failure, default_socket};
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
+use xvs_model::traffic::Traffic;
 
 use super::{DONE, Done};
-use crate::client::{Client, Director, Failure, default_socket};
-use crate::message::{Reply, Request};
-use crate::traffic::Traffic;
-use screen::{After, Screen};
-use view::{Rows, Sort, header, titles};
 
 mod screen;
 mod view;

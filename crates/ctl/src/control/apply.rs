@@ -8,13 +8,17 @@
 use std::time::Duration;
 
 use xvs_dataplane::clock::Millis;
+use xvs_model::command::{Command, CommandError};
+use xvs_model::difference::{Difference, back, carried_out, differences};
+use xvs_model::event::Kind;
+use xvs_model::reply::Reply;
+use xvs_model::request::Verdict;
+use xvs_model::rules::{RuleLine, Wanted};
+use xvs_model::state::State;
 
 use super::{Control, Plant};
-use crate::adm::{RuleLine, typed};
-use crate::events::{Kind, applied};
-use crate::message::{Command, CommandError, Reply, Verdict};
-use crate::plan::{Difference, Wanted, back, carried_out, differences};
-use crate::state::State;
+use crate::adm::typed;
+use crate::events::applied;
 
 /// After which time the way back is tried again where it could not be taken.
 const RETRY: Duration = Duration::from_secs(1);

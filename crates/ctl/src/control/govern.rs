@@ -7,66 +7,20 @@
 //! wanted (`health/`), how two states differ (`plan.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::mem;
-use std::slice;
 use std::sync::Arc;
+use std::{mem, slice};
 
-use serde::Deserialize;
 use xvs_dataplane::clock::Millis;
-use xvs_proto::Endpoint;
+use xvs_model::command::{Command, CommandError};
+use xvs_model::difference::{Difference, carried_out, differences};
+use xvs_model::event::Kind;
+use xvs_model::reconcile::{Governed, GovernedService, Reach, Repair};
+use xvs_model::rules::{Thing, Wanted, thing};
+use xvs_model::state::State;
 use xvs_sched::ServiceKey;
 
 use super::{Control, Plant};
 use crate::adm::typed;
-use crate::events::Kind;
-use crate::message::{Command, CommandError};
-use crate::plan::{Difference, Thing, Wanted, carried_out, differences, thing};
-use crate::state::{Destination, DestinationOptions, Service, ServiceOptions, State};
-
-/// A service as it is wanted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GovernedService {
-    /// How it treats its connections.
-    pub options: ServiceOptions,
-    /// Its destinations, in the order in which they are added; no endpoint twice.
-    pub destinations: Vec<(Endpoint, DestinationOptions)>,
-}
-
-/// How much is made as it is wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reach {
-    /// What is wanted otherwise than before. What somebody else has changed beside that stays as it is.
-    Changes,
-    /// Every governed service, named now or before.
-    Everything,
-}
-
-/// What was made of what is wanted.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Governed {
-    /// Commands that were carried out.
-    pub changed: usize,
-    /// Those that were not, each with the reason; they are tried again each second for as long as they are wanted. What
-    /// belongs to a service that was refused is tried with it.
-    pub refused: Vec<(Command, CommandError)>,
-}
-
-/// What becomes of governed services that somebody else has changed. Written as `true`, always, or `false`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(from = "bool")]
-pub enum Repair {
-    /// They stay as they are, until something else is wanted of them or everything is made anew.
-    #[default]
-    Never,
-    /// They are put back within a second.
-    Always,
-}
-
-impl From<bool> for Repair {
-    fn from(always: bool) -> Self {
-        if always { Self::Always } else { Self::Never }
-    }
-}
 
 /// What is wanted of governed services, and what is not so.
 #[derive(Default)]
@@ -271,15 +225,6 @@ impl<P: Plant> Control<P> {
     }
 }
 
-impl From<GovernedService> for Service {
-    fn from(wanted: GovernedService) -> Self {
-        // The one added last comes first.
-        let added = wanted.destinations.into_iter().rev();
-        let destinations = added.map(|(endpoint, options)| Destination { endpoint, options }).collect();
-        Self { options: wanted.options, destinations }
-    }
-}
-
 /// On whose behalf: of commands in events, in the log and in warnings.
 const WHY: &str = "health";
 
@@ -289,6 +234,9 @@ const TOLD_ONE_BY_ONE: usize = 8;
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+    use xvs_model::destination::{Destination, DestinationOptions};
+    use xvs_model::service::ServiceOptions;
+    use xvs_proto::Endpoint;
 
     use proptest::collection::vec;
     use proptest::prelude::*;
@@ -298,9 +246,10 @@ mod tests {
     use super::super::tests::{Machine, any_change, any_service, control, endpoint, network, options};
     use super::*;
     use crate::adm::{SystemResolver, read_rules};
-    use crate::events::{Asked, Begin, Then};
-    use crate::message::{Reply, Request, Verdict};
-    use crate::plan::commands_of;
+    use xvs_model::difference::commands_of;
+    use xvs_model::event::{Asked, Begin, Then};
+    use xvs_model::reply::Reply;
+    use xvs_model::request::{Request, Verdict};
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -12,12 +12,13 @@ use std::time::Duration;
 
 use xvs_dataplane::egress::RouteTo;
 use xvs_dataplane::xdp::{SteeringError, SteeringRules};
+use xvs_model::command::{Command, CommandError};
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::ServiceKey;
 
 use super::{Control, Plant};
 use crate::marks::lay_out;
-use crate::message::{Command, CommandError};
+use crate::settings;
 use crate::steered::{Item, networks, of_commands, replies_from, steer};
 
 /// What has to be worked out anew.
@@ -94,7 +95,7 @@ impl<P: Plant> Control<P> {
     /// [`Self::tick`].
     pub(super) fn publish(&mut self) -> Result<(), CommandError> {
         self.registry.build(&self.state, &mut self.snapshot);
-        self.snapshot.settings = self.ipvs.in_force(&self.state, self.memory);
+        self.snapshot.settings = settings::in_force(&self.ipvs, &self.state, self.memory);
         self.snapshot.nat_destinations = match self.snapshot.settings.nat_icmp_send {
             true => Arc::new(self.masqueraded().collect()),
             false => Arc::default(),

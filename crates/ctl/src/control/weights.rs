@@ -1,11 +1,13 @@
 //! Weights that load reports move, on their way into force and into what is told of changes.
 
 use xvs_dataplane::clock::Millis;
+use xvs_model::command::CommandError;
+use xvs_model::event::Kind;
+use xvs_model::load_feedback::Server;
+use xvs_model::reply::Reply;
 
 use super::{Control, Plant};
-use crate::events::Kind;
-use crate::feedback::{Reweighed, Server};
-use crate::message::{CommandError, Reply};
+use crate::feedback::Reweighed;
 
 impl<P: Plant> Control<P> {
     /// Moves weights as a real server's load says.

@@ -4,22 +4,20 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use serde::{Deserialize, Serialize};
 use xvs_dataplane::egress::Egress;
 use xvs_dataplane::egress::model::{Link, Network};
-use xvs_dataplane::mss::MssClamp;
 use xvs_dataplane::port::LinkId;
 use xvs_dataplane::xdp::device::Device;
+use xvs_model::daemon_facts::DaemonFacts;
+use xvs_model::destination::Tunnel;
+use xvs_model::local_address::LocalAddress;
 use xvs_proto::{Endpoint, MacAddr};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use super::Finding;
 use super::clocks::Clock;
 use crate::config::Config;
-use crate::locals::LocalAddress;
 use crate::realserver::status::Status;
-use crate::shared::Shared;
-use crate::tunnels::Tunnel;
 
 /// All of it.
 #[derive(Debug, Default)]
@@ -139,38 +137,6 @@ pub struct Answer {
     pub mac: MacAddr,
 }
 
-/// What a running daemon tells of itself.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct DaemonFacts {
-    /// Its version.
-    pub version: String,
-    /// The interfaces that it has attached.
-    pub interfaces: Vec<AttachedFacts>,
-    /// How many workers it has.
-    pub workers: usize,
-    /// What pages its table has.
-    pub pages: String,
-    /// `mss_clamp` as it is set.
-    pub mss_clamp: String,
-    /// What routers told of the way to real servers behind tunnels: the largest packet in bytes.
-    pub path_mtus: BTreeMap<IpAddr, u32>,
-    /// The warnings of `xvs status`.
-    pub warnings: Vec<String>,
-}
-
-/// An attached interface.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct AttachedFacts {
-    /// Its name.
-    pub name: String,
-    /// `native` or `generic`.
-    pub mode: String,
-    /// Why not native.
-    pub why_not_native: Option<String>,
-    /// Its receive queues when it was attached.
-    pub queues: u32,
-}
-
 impl Facts {
     /// The interfaces that are there, by name.
     pub fn devices(&self) -> impl Iterator<Item = (&str, &Device)> {
@@ -237,44 +203,6 @@ pub(super) fn conf(interface: &str, name: &str) -> String {
     format!("net/ipv4/conf/{interface}/{name}")
 }
 
-impl DaemonFacts {
-    /// What `shared` knows now; reads nothing that a worker writes often.
-    pub fn of(shared: &Shared, warnings: Vec<String>) -> Self {
-        let facts = shared.facts();
-        let snapshot = shared.published.load();
-        let now = shared.now();
-        let learnt = snapshot.destinations.iter().filter_map(|dest| {
-            let mtu = dest.path_mtu.at(now);
-            (mtu != u32::MAX).then_some((dest.endpoint.addr, mtu))
-        });
-        let attached = facts.interfaces.into_iter().map(|interface| AttachedFacts {
-            name: interface.name,
-            mode: interface.mode,
-            why_not_native: interface.why_not_native,
-            queues: interface.queues,
-        });
-        Self {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            interfaces: attached.collect(),
-            workers: facts.workers.len(),
-            pages: shared.table().pages().to_string(),
-            mss_clamp: match snapshot.settings.mss_clamp {
-                MssClamp::Off => "off",
-                MssClamp::Tunnels => "tunnels",
-                MssClamp::All => "all",
-            }
-            .to_owned(),
-            path_mtus: learnt.collect(),
-            warnings,
-        }
-    }
-
-    /// An interface that it has attached.
-    pub fn interface(&self, name: &str) -> Option<&AttachedFacts> {
-        self.interfaces.iter().find(|interface| interface.name == name)
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use std::collections::BTreeSet;
@@ -323,6 +251,7 @@ pub(super) mod tests {
 
     /// The same, with a daemon on both.
     pub(crate) fn with_daemon() -> Facts {
+        use xvs_model::daemon_facts::AttachedFacts;
         let attached = |name: &str| AttachedFacts {
             name: name.to_owned(),
             mode: "native".to_owned(),

@@ -5,13 +5,12 @@
 //! yet, about a second.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io;
+use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
+use std::{fs, io, thread};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
@@ -21,22 +20,23 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use xvs_dataplane::egress::model::{Link, Network};
 use xvs_dataplane::xdp::arp::who_has;
 use xvs_dataplane::xdp::device::Device;
+use xvs_model::client::{Client, Director, Failure, default_socket};
+use xvs_model::daemon_facts::DaemonFacts;
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
+use xvs_model::state::State;
 
 use super::addresses::{IGNORE, REDIRECTS, SOURCE};
-use super::facts::{Answer, DaemonFacts, Facts, Interface, Memory, Peer, Server, Service, conf};
+use super::facts::{Answer, Facts, Interface, Memory, Peer, Server, Service, conf};
 use super::interfaces::TX_CHECKSUM;
 use super::servers::{OWN, RESERVED, next_hops};
 use super::{Finding, clocks};
-use crate::client::{Client, Director, Failure, default_socket};
 use crate::config::Config;
-use crate::message::{Reply, Request};
-use crate::network::NetworkFollower;
 use crate::network::neighbours::Neighbours;
 use crate::network::netlink::Netlink;
-use crate::network::path_mtu;
+use crate::network::{NetworkFollower, path_mtu};
 use crate::placement::cores_available;
 use crate::realserver::Realserver;
-use crate::state::State;
 
 /// What to look at.
 #[derive(Debug, Default)]
@@ -118,7 +118,7 @@ fn hear(facts: &mut Facts, daemon: &mut dyn Director) -> Result<(), Failure> {
     facts.services = rows
         .into_iter()
         .map(|row| {
-            let server = |dest: &crate::message::DestinationRow| {
+            let server = |dest: &xvs_model::reply::DestinationRow| {
                 let (method, tunnel) = (dest.options.method, dest.options.tunnel);
                 Server { endpoint: dest.endpoint, method, tunnel }
             };
@@ -158,7 +158,7 @@ fn read_the_config(facts: &mut Facts, path: Option<&Path>) {
         }
     }
     facts.locals = state.locals().to_vec();
-    let of = |dest: &crate::state::Destination| {
+    let of = |dest: &xvs_model::destination::Destination| {
         let (method, tunnel) = (dest.options.method, dest.options.tunnel);
         Server { endpoint: dest.endpoint, method, tunnel }
     };

@@ -3,15 +3,16 @@
 use std::net::IpAddr;
 
 use xvs_dataplane::egress::{Egress, RouteTo};
-use xvs_dataplane::forward::{self, Ends};
-use xvs_dataplane::snapshot;
+use xvs_dataplane::forward::Ends;
 use xvs_dataplane::xdp::MAX_MTU;
+use xvs_dataplane::{forward, snapshot};
 use xvs_proto::Protocol;
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use super::facts::{Facts, Server, Service};
 use super::{Finding, addresses};
 use crate::reserved;
+use crate::tunnels::encapsulation;
 
 /// Whether each real server can be reached: once for each address.
 pub(super) fn ways(facts: &Facts) -> Vec<Finding> {
@@ -139,7 +140,7 @@ fn room(facts: &Facts, egress: &Egress, service: &Service, server: &Server) -> O
 fn overhead(server: &Server) -> u32 {
     let Server { endpoint, method, tunnel } = *server;
     let ends = Ends { client: endpoint, virtual_endpoint: endpoint, dest: endpoint, local: None, method };
-    forward::overhead(&ends, snapshot::Tunnel { source: None, encapsulation: tunnel.encapsulation() })
+    forward::overhead(&ends, snapshot::Tunnel { source: None, encapsulation: encapsulation(tunnel) })
 }
 
 /// The largest packet that clients of a service send, in bytes: the link's that has its address, else that of the widest
@@ -160,7 +161,7 @@ pub(super) fn ports(facts: &Facts) -> Vec<Finding> {
     let at = |place: &str| facts.settings.get(place).map_or("", String::as_str);
     let Some(own) = reserved::pair(at(OWN), char::is_whitespace) else { return Vec::new() };
     let reserved = reserved::ranges(at(RESERVED));
-    let of = |local: &crate::locals::LocalAddress| {
+    let of = |local: &xvs_model::local_address::LocalAddress| {
         facts.holder(local.addr)?;
         let shared = |port: &u16| (own.0..=own.1).contains(port);
         let free = |port: &u16| !reserved.iter().any(|(first, last)| (first..=last).contains(&port));
@@ -208,7 +209,7 @@ mod tests {
     use super::super::Level;
     use super::super::facts::tests::{facts, only, serve, web, with_daemon};
     use super::*;
-    use crate::locals::LocalAddress;
+    use xvs_model::local_address::LocalAddress;
 
     fn told(finding: &Finding) -> (Level, &'static str, &str) {
         (finding.level, finding.check, finding.mend.as_ref().map_or("", |mend| &mend.command))

@@ -4,140 +4,12 @@
 
 use std::net::IpAddr;
 
-use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
 use xvs_dataplane::egress::{Egress, LinkInfo, RouteTo};
 use xvs_dataplane::explain::FRAME_BYTES;
 use xvs_dataplane::port::LinkId;
+use xvs_model::command::CommandError;
+use xvs_model::explain::{Proto, Question};
 use xvs_proto::{Endpoint, MacAddr, Protocol, checksum, ethernet, ipv4, ipv6, sctp, tcp, udp};
-
-use crate::message::CommandError;
-
-/// What is asked: a packet described by `proto`, `from` and `to`, or a whole frame.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Question {
-    /// By which interface it comes in; by default the one by which its source is reached, or whose address a frame has.
-    #[serde(rename = "in", skip_serializing_if = "Option::is_none")]
-    pub interface: Option<String>,
-    /// The frame from its Ethernet header on, as hexadecimal digits.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub frame: Option<String>,
-    /// Of a described packet, the protocol.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub proto: Option<Proto>,
-    /// Who sends it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub from: Option<Endpoint>,
-    /// Whom to.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub to: Option<Endpoint>,
-    /// Control bits of TCP by name, with commas or blanks between; `none` for none. Default: `syn`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub flags: Option<String>,
-    /// Bytes of data behind the headers. Default: 0.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub length: Option<u16>,
-    /// Time to live, or hop limit. Default: 64.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ttl: Option<u8>,
-}
-
-/// A protocol of described packets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub enum Proto {
-    /// TCP; a SYN unless `flags` say otherwise.
-    Tcp,
-    /// UDP.
-    Udp,
-    /// SCTP, an INIT.
-    Sctp,
-}
-
-impl Question {
-    /// The frame, and the interface that the kernel has it by.
-    ///
-    /// # Errors
-    /// What is wrong with the question.
-    pub fn frame(&self, egress: &Egress) -> Result<(LinkId, Vec<u8>), CommandError> {
-        let described = [self.proto.is_some(), self.from.is_some(), self.to.is_some()];
-        let (link, mut frame) = match (&self.frame, self.proto, self.from, self.to) {
-            (Some(_), ..) if described.contains(&true) || self.flags.is_some() || self.length.is_some() => {
-                return Err(wrong("a frame says its protocol, endpoints and flags itself; leave them out"));
-            }
-            (Some(hex), ..) => self.given(hex, egress)?,
-            (None, Some(proto), Some(from), Some(to)) => self.described(proto, from, to, egress)?,
-            _ => return Err(wrong("a protocol, from and to are needed, or a frame")),
-        };
-        if frame.len() > FRAME_BYTES {
-            return Err(wrong(&format!("a frame of {} bytes; {FRAME_BYTES} are possible", frame.len())));
-        }
-        // Frames of a VLAN come in tagged, by the interface below.
-        let Some((below, vlan)) = egress.tag(link) else { return Ok((link, frame)) };
-        if frame.len() < ethernet::HEADER_LEN {
-            return Err(wrong("a frame of a VLAN has an Ethernet header"));
-        }
-        frame.splice(0..0, [0; ethernet::TAG_LEN]);
-        ethernet::push_tag(&mut frame, vlan);
-        Ok((below, frame))
-    }
-
-    /// A frame as it was given.
-    fn given(&self, hex: &str, egress: &Egress) -> Result<(LinkId, Vec<u8>), CommandError> {
-        let frame = unhex(hex).ok_or_else(|| wrong("a frame is an even number of hexadecimal digits"))?;
-        let link = match self.named(egress)? {
-            Some((link, _)) => link,
-            None => {
-                let to = ethernet::parse(&frame).ok().map(|_| ethernet::dest(&frame));
-                let found = egress.links().find(|(_, info)| Some(info.mac) == to);
-                found.map(|(link, _)| link).ok_or_else(|| {
-                    wrong("no interface has the frame's destination address; say by which it comes in")
-                })?
-            }
-        };
-        Ok((link, frame))
-    }
-
-    /// The frame of a described packet.
-    fn described(
-        &self,
-        proto: Proto,
-        from: Endpoint,
-        to: Endpoint,
-        egress: &Egress,
-    ) -> Result<(LinkId, Vec<u8>), CommandError> {
-        if self.flags.is_some() && proto != Proto::Tcp {
-            return Err(wrong("only TCP has flags"));
-        }
-        let flags = flags(self.flags.as_deref().unwrap_or("syn"))?;
-        let (link, info) = match self.named(egress)? {
-            Some(named) => named,
-            None => by_source(from.addr, egress)?,
-        };
-        let neighbour = match egress.route(from.addr, 0) {
-            RouteTo::Via { link: by, next_hop } if by == link => egress.neighbour(by, next_hop),
-            _ => None,
-        };
-        let segment = segment(proto, flags, from, to, self.length.unwrap_or(0));
-        let packet = packet(proto, from.addr, to.addr, self.ttl.unwrap_or(64), &segment)?;
-        let mut frame = vec![0; ethernet::HEADER_LEN];
-        let ethertype = if from.addr.is_ipv4() { ethernet::TYPE_IPV4 } else { ethernet::TYPE_IPV6 };
-        ethernet::emit(&mut frame, neighbour.unwrap_or(NOBODY), info.mac, ethertype);
-        frame.extend(packet);
-        Ok((link, frame))
-    }
-
-    /// The interface that was named.
-    fn named<'e>(&self, egress: &'e Egress) -> Result<Option<(LinkId, &'e LinkInfo)>, CommandError> {
-        let Some(name) = &self.interface else { return Ok(None) };
-        let found = egress.links().find(|(_, info)| info.name == *name);
-        let known: Vec<_> = egress.links().map(|(_, info)| info.name.as_str()).collect();
-        let unknown =
-            || wrong(&format!("no interface {name} is attached; those that are: {}", known.join(", ")));
-        found.map(Some).ok_or_else(unknown)
-    }
-}
 
 /// The interface by which a source is reached.
 fn by_source(source: IpAddr, egress: &Egress) -> Result<(LinkId, &LinkInfo), CommandError> {
@@ -160,7 +32,7 @@ fn segment(proto: Proto, flags: tcp::Flags, from: Endpoint, to: Endpoint, length
     let mut segment = vec![0; header + usize::from(length)];
     segment[tcp::field::SOURCE].copy_from_slice(&from.port.to_be_bytes());
     segment[tcp::field::DEST].copy_from_slice(&to.port.to_be_bytes());
-    let summed = |segment: &[u8]| checksum::transport(from.addr, to.addr, proto.number().0, segment);
+    let summed = |segment: &[u8]| checksum::transport(from.addr, to.addr, number(proto).0, segment);
     match proto {
         Proto::Tcp => {
             segment[tcp::field::DATA_OFFSET] = (tcp::HEADER_LEN as u8 / 4) << 4;
@@ -188,7 +60,7 @@ fn segment(proto: Proto, flags: tcp::Flags, from: Endpoint, to: Endpoint, length
 /// The packet around a segment.
 fn packet(proto: Proto, from: IpAddr, to: IpAddr, ttl: u8, segment: &[u8]) -> Result<Vec<u8>, CommandError> {
     let payload_len = u16::try_from(segment.len()).map_err(|_| wrong("the packet is too long"))?;
-    let protocol = proto.number();
+    let protocol = number(proto);
     let mut header = match (from, to) {
         (IpAddr::V4(source), IpAddr::V4(dest)) => {
             if payload_len > u16::MAX - ipv4::HEADER_LEN as u16 {
@@ -211,16 +83,6 @@ fn packet(proto: Proto, from: IpAddr, to: IpAddr, ttl: u8, segment: &[u8]) -> Re
     };
     header.extend(segment);
     Ok(header)
-}
-
-impl Proto {
-    fn number(self) -> Protocol {
-        match self {
-            Self::Tcp => Protocol::TCP,
-            Self::Udp => Protocol::UDP,
-            Self::Sctp => Protocol::SCTP,
-        }
-    }
 }
 
 /// Control bits by name.
@@ -261,3 +123,97 @@ pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
 const NOBODY: MacAddr = MacAddr([0; 6]);
 /// The first chunk of an association (RFC 9260 §3.3.2): tag 1, a window, one stream each way.
 const INIT: [u8; 20] = [1, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1];
+
+/// The frame, and the interface that the kernel has it by.
+///
+/// # Errors
+/// What is wrong with the question.
+pub(super) fn frame(question: &Question, egress: &Egress) -> Result<(LinkId, Vec<u8>), CommandError> {
+    let described = [question.proto.is_some(), question.from.is_some(), question.to.is_some()];
+    let (link, mut frame) = match (&question.frame, question.proto, question.from, question.to) {
+        (Some(_), ..)
+            if described.contains(&true) || question.flags.is_some() || question.length.is_some() =>
+        {
+            return Err(wrong("a frame says its protocol, endpoints and flags itself; leave them out"));
+        }
+        (Some(hex), ..) => given(question, hex, egress)?,
+        (None, Some(proto), Some(from), Some(to)) => described_frame(question, proto, from, to, egress)?,
+        _ => return Err(wrong("a protocol, from and to are needed, or a frame")),
+    };
+    if frame.len() > FRAME_BYTES {
+        return Err(wrong(&format!("a frame of {} bytes; {FRAME_BYTES} are possible", frame.len())));
+    }
+    // Frames of a VLAN come in tagged, by the interface below.
+    let Some((below, vlan)) = egress.tag(link) else { return Ok((link, frame)) };
+    if frame.len() < ethernet::HEADER_LEN {
+        return Err(wrong("a frame of a VLAN has an Ethernet header"));
+    }
+    frame.splice(0..0, [0; ethernet::TAG_LEN]);
+    ethernet::push_tag(&mut frame, vlan);
+    Ok((below, frame))
+}
+
+/// A frame as it was given.
+fn given(question: &Question, hex: &str, egress: &Egress) -> Result<(LinkId, Vec<u8>), CommandError> {
+    let frame = unhex(hex).ok_or_else(|| wrong("a frame is an even number of hexadecimal digits"))?;
+    let link = match named(question, egress)? {
+        Some((link, _)) => link,
+        None => {
+            let to = ethernet::parse(&frame).ok().map(|_| ethernet::dest(&frame));
+            let found = egress.links().find(|(_, info)| Some(info.mac) == to);
+            found.map(|(link, _)| link).ok_or_else(|| {
+                wrong("no interface has the frame's destination address; say by which it comes in")
+            })?
+        }
+    };
+    Ok((link, frame))
+}
+
+/// The frame of a described packet.
+fn described_frame(
+    question: &Question,
+    proto: Proto,
+    from: Endpoint,
+    to: Endpoint,
+    egress: &Egress,
+) -> Result<(LinkId, Vec<u8>), CommandError> {
+    if question.flags.is_some() && proto != Proto::Tcp {
+        return Err(wrong("only TCP has flags"));
+    }
+    let flags = flags(question.flags.as_deref().unwrap_or("syn"))?;
+    let (link, info) = match named(question, egress)? {
+        Some(named) => named,
+        None => by_source(from.addr, egress)?,
+    };
+    let neighbour = match egress.route(from.addr, 0) {
+        RouteTo::Via { link: by, next_hop } if by == link => egress.neighbour(by, next_hop),
+        _ => None,
+    };
+    let segment = segment(proto, flags, from, to, question.length.unwrap_or(0));
+    let packet = packet(proto, from.addr, to.addr, question.ttl.unwrap_or(64), &segment)?;
+    let mut frame = vec![0; ethernet::HEADER_LEN];
+    let ethertype = if from.addr.is_ipv4() { ethernet::TYPE_IPV4 } else { ethernet::TYPE_IPV6 };
+    ethernet::emit(&mut frame, neighbour.unwrap_or(NOBODY), info.mac, ethertype);
+    frame.extend(packet);
+    Ok((link, frame))
+}
+
+/// The interface that was named.
+fn named<'e>(
+    question: &Question,
+    egress: &'e Egress,
+) -> Result<Option<(LinkId, &'e LinkInfo)>, CommandError> {
+    let Some(name) = &question.interface else { return Ok(None) };
+    let found = egress.links().find(|(_, info)| info.name == *name);
+    let known: Vec<_> = egress.links().map(|(_, info)| info.name.as_str()).collect();
+    let unknown = || wrong(&format!("no interface {name} is attached; those that are: {}", known.join(", ")));
+    found.map(Some).ok_or_else(unknown)
+}
+
+fn number(proto: Proto) -> Protocol {
+    match proto {
+        Proto::Tcp => Protocol::TCP,
+        Proto::Udp => Protocol::UDP,
+        Proto::Sctp => Protocol::SCTP,
+    }
+}

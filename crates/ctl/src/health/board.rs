@@ -7,9 +7,10 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use xvs_model::health::{HealthReport, RealServerHealth, SorryServerHealth, VirtualServerHealth, Weights};
+
 use super::Wanted;
 use super::pool::Pool;
-use super::report::{HealthReport, RealServerHealth, SorryServerHealth, VirtualServerHealth, Weights};
 use super::runner::Running;
 
 /// All that is watched.

@@ -9,14 +9,13 @@
 //! take long, so that starting has a thread of its own. Not here: what its exit code means (`script.rs`), and the order of
 //! several (`notify.rs`).
 
-use std::fmt;
-use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use std::{fmt, io};
 
 use nix::unistd::{Group, User};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -29,13 +28,12 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
+use xvs_model::check::{Probe, Script};
+use xvs_model::fault::{Fault, Place};
+use xvs_model::virtual_server::{Configuration, Globals};
 
 use super::apart;
-use crate::keepalived::Configuration;
-use crate::keepalived::checks::Probe;
-use crate::keepalived::globals::Globals;
-use crate::keepalived::reader::{Fault, Place};
-use crate::keepalived::values::{Faults, Script};
+use crate::keepalived::values::Faults;
 
 /// Of those who share one, one runs at a time.
 #[derive(Debug, Clone, Default)]
@@ -411,7 +409,7 @@ pub(super) mod testing {
 
     use tokio::time::Instant;
 
-    use crate::keepalived::values::Script;
+    use xvs_model::check::Script;
 
     /// A folder that goes when the test ends. Anybody may write to it.
     pub(in super::super) struct Folder(pub(in super::super) PathBuf);

@@ -6,10 +6,11 @@
 
 use std::time::Duration;
 
+use xvs_model::check::{Check, Probe, Timing};
+use xvs_model::health::CheckState;
+
 use super::Answer;
 use super::pool::{Standing, Verdict};
-use super::report::CheckState;
-use crate::keepalived::checks::{Check, Probe, Timing};
 
 /// Where a check stands.
 #[derive(Debug, Clone, PartialEq, Eq)]

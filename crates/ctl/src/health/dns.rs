@@ -9,9 +9,9 @@ use std::io;
 use socket2::Type;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout_at};
+use xvs_model::check::{Dns, Target};
 
 use super::{Answer, socket};
-use crate::keepalived::checks::{Dns, Target};
 
 /// Asks the target once, until the deadline at most.
 pub(super) async fn ask(target: &Target, dns: &Dns, deadline: Instant) -> Answer {

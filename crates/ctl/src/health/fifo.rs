@@ -4,18 +4,19 @@
 //! and told in the log. The FIFO is made if it is not there, and removed at the end if it was made here. Its program is
 //! ended with it, and not begun anew when it ends by itself. Cost: one system call a line. Not here: what lines say.
 
-use std::fs::{self, File, Permissions};
-use std::io::{self, Write};
+use std::fs::{File, Permissions};
+use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::time::Duration;
+use std::{fs, io};
 
 use rustix::fs::{CWD, Mode, OFlags, mkfifoat};
 use rustix::io::ioctl_fionread;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
+use xvs_model::virtual_server::{Fifo as FifoSettings, Globals};
 
 use super::command::{Program, Turn, account};
-use crate::keepalived::globals::{self, Globals};
 
 /// A FIFO that is open.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ impl Fifo {
     ///
     /// # Errors
     /// In words, if that cannot be done.
-    pub(super) fn open(fifo: &globals::Fifo, globals: &Globals) -> Result<Self, String> {
+    pub(super) fn open(fifo: &FifoSettings, globals: &Globals) -> Result<Self, String> {
         let path = fifo.path.clone();
         let failed = |error: io::Error| format!("{path}: {error}");
         let made = match mkfifoat(CWD, &path, FIFO_MODE) {
@@ -143,11 +144,11 @@ mod tests {
     use super::super::command::testing::{Folder, runs, until, written};
     use super::*;
 
-    fn fifo(folder: &Folder) -> globals::Fifo {
-        globals::Fifo { path: folder.path("fifo").display().to_string(), ..globals::Fifo::default() }
+    fn fifo(folder: &Folder) -> FifoSettings {
+        FifoSettings { path: folder.path("fifo").display().to_string(), ..FifoSettings::default() }
     }
 
-    fn open(fifo: &globals::Fifo) -> Result<Fifo, String> {
+    fn open(fifo: &FifoSettings) -> Result<Fifo, String> {
         Fifo::open(fifo, &Globals::default())
     }
 
@@ -164,7 +165,7 @@ mod tests {
     fn a_fifo_is_made_with_its_mode_and_owner_and_goes_at_the_end() {
         let folder = Folder::new();
         let (user, group) = (Some("nobody".to_owned()), Some("daemon".to_owned()));
-        let fifo = globals::Fifo { user, group, ..fifo(&folder) };
+        let fifo = FifoSettings { user, group, ..fifo(&folder) };
         let opened = open(&fifo).unwrap();
         let metadata = fs::metadata(&fifo.path).unwrap();
         assert_eq!((metadata.mode() & 0o7777, metadata.uid(), metadata.gid()), (0o644, 65534, 1));
@@ -186,7 +187,7 @@ mod tests {
         fs::write(&fifo.path, "text").unwrap();
         assert_eq!(open(&fifo).unwrap_err(), format!("{} is there and no FIFO", fifo.path));
         assert_eq!(folder.read("fifo"), "text");
-        let nowhere = globals::Fifo { path: "/nonexistent/fifo".to_owned(), ..fifo };
+        let nowhere = FifoSettings { path: "/nonexistent/fifo".to_owned(), ..fifo };
         assert!(open(&nowhere).unwrap_err().starts_with("/nonexistent/fifo: No such file"));
     }
 
@@ -217,7 +218,7 @@ mod tests {
             "#!/bin/sh\necho $$ >\"$1/pid\"\nwhile read line; do echo \"$line\" >>\"$1/out\"; done <\"$2\"\n";
         let script = folder.write("reader", 0o755, text);
         let script = Some(written(&format!("{} {}", script.display(), folder.0.display())));
-        let mut fifo = open(&globals::Fifo { script, ..fifo(&folder) }).unwrap();
+        let mut fifo = open(&FifoSettings { script, ..fifo(&folder) }).unwrap();
         let lines = ["RS a b DOWN", "VS b DOWN", "RS a b UP", "VS b UP"];
         lines.iter().for_each(|line| fifo.write(line));
         until(|| folder.read("out").lines().eq(lines)).await;
@@ -232,7 +233,7 @@ mod tests {
         let text = "#!/bin/sh\nwhile read line; do sleep 0.01; echo \"$line\" >>\"$1/out\"; done <\"$2\"\n";
         let script = folder.write("reader", 0o755, text);
         let script = Some(written(&format!("{} {}", script.display(), folder.0.display())));
-        let mut fifo = open(&globals::Fifo { script, ..fifo(&folder) }).unwrap();
+        let mut fifo = open(&FifoSettings { script, ..fifo(&folder) }).unwrap();
         let lines = ["RS a b DOWN", "VS b DOWN", "RS c b DOWN"];
         lines.iter().chain(&["the one in its hand"]).for_each(|line| fifo.write(line));
         fifo.close().await;
@@ -243,7 +244,7 @@ mod tests {
     async fn a_reader_that_cannot_run_or_ends_costs_the_lines_and_nothing_else() {
         let folder = Folder::new();
         let script = Some(written("/nonexistent/reader"));
-        let mut fifo = open(&globals::Fifo { script, ..fifo(&folder) }).unwrap();
+        let mut fifo = open(&FifoSettings { script, ..fifo(&folder) }).unwrap();
         fifo.write("VS b UP");
         let (_, reading) = fifo.reader.take().unwrap();
         reading.await.unwrap();

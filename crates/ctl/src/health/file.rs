@@ -7,17 +7,18 @@
 //! may wait, since a file may be far away. Not here: what follows for the server.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+use std::{fs, io};
 
 use tokio::sync::watch;
 use tokio::time::sleep;
+use xvs_model::check::{FileWeight, Init, TrackFile};
 
 use super::{Answer, apart};
-use crate::keepalived::files::{FileWeight, Init, TrackFile};
 
 /// The files that are watched, each for as long as a check watches it. Kept when the configuration is read again: what
 /// `init_file` says is done once.
@@ -66,28 +67,27 @@ impl Watch {
         // It has what tells itself, so that this is never closed.
         let _ = self.seen.changed().await;
         match &*self.seen.borrow_and_update() {
-            Some(Ok(number)) => self.weight.answer(*number, &self.path),
+            Some(Ok(number)) => answer(self.weight, *number, &self.path),
             Some(Err(why)) => Answer::Unasked(why.clone()),
             None => Answer::Unasked(format!("{}: not looked at yet", self.path.display())),
         }
     }
 }
 
-impl FileWeight {
-    fn answer(self, number: i64, path: &Path) -> Answer {
-        let file = path.display();
-        if self.factor == 0 {
-            let wants = if self.is_reversed { "another number than 0" } else { "0" };
-            return match (number == 0) == self.is_reversed {
-                true => Answer::Unwell(format!("{file} says {number}, and {wants} is wanted")),
-                false => Answer::Well(0),
-            };
-        }
-        let factor = if self.is_reversed { -i64::from(self.factor) } else { self.factor.into() };
-        match number.saturating_mul(factor) {
-            change if change <= i32::MIN.into() => Answer::Unwell(format!("{file} says {number}")),
-            change => Answer::Well(change.min(i32::MAX.into())),
-        }
+/// What the number of a file means for its server.
+fn answer(weight: FileWeight, number: i64, path: &Path) -> Answer {
+    let file = path.display();
+    if weight.factor == 0 {
+        let wants = if weight.is_reversed { "another number than 0" } else { "0" };
+        return match (number == 0) == weight.is_reversed {
+            true => Answer::Unwell(format!("{file} says {number}, and {wants} is wanted")),
+            false => Answer::Well(0),
+        };
+    }
+    let factor = if weight.is_reversed { -i64::from(weight.factor) } else { weight.factor.into() };
+    match number.saturating_mul(factor) {
+        change if change <= i32::MIN.into() => Answer::Unwell(format!("{file} says {number}")),
+        change => Answer::Well(change.min(i32::MAX.into())),
     }
 }
 
@@ -191,18 +191,18 @@ mod tests {
     #[test]
     fn with_weight_0_any_number_but_0_is_not_well_and_reversed_only_0() {
         let path = Path::new("/f");
-        let is_well = |weight: FileWeight, number| weight.answer(number, path) == Answer::Well(0);
+        let is_well = |weight: FileWeight, number| answer(weight, number, path) == Answer::Well(0);
         let plain = weight(0, false);
         assert_eq!([-1, 0, 7].map(|number| is_well(plain, number)), [false, true, false]);
         let reversed = weight(0, true);
         assert_eq!([-1, 0, 7].map(|number| is_well(reversed, number)), [true, false, true]);
-        let Answer::Unwell(why) = plain.answer(7, path) else { panic!() };
+        let Answer::Unwell(why) = answer(plain, 7, path) else { panic!() };
         assert_eq!(why, "/f says 7, and 0 is wanted");
     }
 
     #[test]
     fn another_weight_multiplies_the_number_and_what_is_below_all_weights_is_not_well() {
-        let answer = |weight: FileWeight, number| weight.answer(number, Path::new("/f"));
+        let answer = |weight: FileWeight, number| answer(weight, number, Path::new("/f"));
         assert_eq!(answer(weight(3, false), 5), Answer::Well(15));
         assert_eq!(answer(weight(3, true), 5), Answer::Well(-15));
         assert_eq!(answer(weight(1, false), -2_147_483_647), Answer::Well(-2_147_483_647));

@@ -22,11 +22,11 @@ use md5::{Digest, Md5};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::rustls::ClientConfig;
+use xvs_model::check::{Http, Target, Url};
 
 use super::pattern::Search;
 use super::prepare::{PreparedHttp, PreparedUrl};
 use super::{Answer, apart, socket, tls};
-use crate::keepalived::checks::{Http, Target, Url};
 
 /// Asks for the object of this number.
 pub(super) async fn ask(
@@ -243,8 +243,8 @@ mod tests {
 
     use super::super::socket::testing::{soon, target};
     use super::*;
-    use crate::keepalived::checks::Pattern;
-    use crate::keepalived::reader::Place;
+    use xvs_model::check::Pattern;
+    use xvs_model::fault::Place;
 
     fn url() -> Url {
         Url { path: "/health".to_owned(), ..Url::default() }

@@ -11,10 +11,10 @@ use std::net::SocketAddr;
 use socket2::{Protocol, SockFilter, Type};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout_at};
+use xvs_model::check::Target;
 use xvs_proto::checksum::Sum;
 
 use super::{Answer, socket};
-use crate::keepalived::checks::Target;
 
 /// Asks the target once, until the deadline at most. Its ports are nothing to it.
 pub(super) async fn ask(target: &Target, deadline: Instant) -> Answer {
@@ -120,7 +120,7 @@ mod tests {
     use super::super::socket::testing::{soon, target};
     use super::super::{tcp, udp};
     use super::*;
-    use crate::keepalived::checks::Udp;
+    use xvs_model::check::Udp;
 
     fn host(addr: &str) -> Target {
         target(SocketAddr::new(addr.parse().unwrap(), 0))

@@ -6,15 +6,21 @@
 //! here: what a change means (`pool.rs`), and asking (`runner.rs`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fmt;
-use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use std::{fmt, mem};
 
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
+use xvs_model::check::Check;
+use xvs_model::command::{Command, CommandError};
+use xvs_model::event::millis_since_1970;
+use xvs_model::health::CheckState;
+use xvs_model::reconcile::{Governed, Reach};
+use xvs_model::timeouts::Timeouts;
+use xvs_model::virtual_server::{Configuration, Globals, VirtualServer};
 use xvs_sched::{ServiceKey, Weight};
 
 use super::Outside;
@@ -25,16 +31,8 @@ use super::file::Files;
 use super::notify::Notifier;
 use super::pool::{Beginning, Notice, Origin, Pool, Reloaded, Standing, Verdict};
 use super::prepare::{Prepared, PreparedCheck};
-use super::report::CheckState;
 use super::runner::{Place, Runner, Watched};
-use crate::control::{Governed, Reach};
-use crate::events::millis_since_1970;
-use crate::keepalived::checks::Check;
-use crate::keepalived::globals::Globals;
-use crate::keepalived::services::VirtualServer;
-use crate::keepalived::{Configuration, UNSAID};
-use crate::message::{Command, CommandError};
-use crate::state::Timeouts;
+use crate::keepalived::UNSAID;
 
 /// What the manager is asked.
 pub(super) enum Message {

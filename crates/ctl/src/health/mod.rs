@@ -19,7 +19,6 @@ pub mod outcome;
 mod pattern;
 pub mod pool;
 pub mod prepare;
-pub mod report;
 mod runner;
 mod script;
 mod smtp;
@@ -36,16 +35,15 @@ mod tests;
 use std::future::Future;
 use std::sync::Arc;
 
+use runner::Place;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::Instant;
+use xvs_model::command::{Command, CommandError};
+use xvs_model::reconcile::{Governed, GovernedService, Reach};
+use xvs_model::timeouts::Timeouts;
+use xvs_model::virtual_server::VirtualServer;
 use xvs_sched::ServiceKey;
-
-use crate::control::{Governed, GovernedService, Reach};
-use crate::keepalived::services::VirtualServer;
-use crate::message::{Command, CommandError};
-use crate::state::Timeouts;
-use runner::Place;
 
 /// What came of asking once.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,12 +13,12 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
+use xvs_model::check::Script;
+use xvs_model::virtual_server::Globals;
 
 use super::apart;
 use super::command::{Outcome, Program, Turn};
 use super::fifo::Fifo;
-use crate::keepalived::globals::Globals;
-use crate::keepalived::values::Script;
 
 /// Everybody who is told. On the runtime.
 #[derive(Debug)]
@@ -163,7 +163,7 @@ mod tests {
     use super::super::HANGING_MAX;
     use super::super::command::testing::{Folder, in_time, runs, until};
     use super::*;
-    use crate::keepalived::globals::Fifo as Wanted;
+    use xvs_model::virtual_server::Fifo as Wanted;
 
     const A: &str = "10.0.0.1 80";
     const B: &str = "10.0.0.2 80";

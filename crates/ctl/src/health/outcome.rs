@@ -5,12 +5,12 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use xvs_model::command::Command;
+use xvs_model::fault::{Fault, Place, Severity};
+use xvs_model::state::{State, supported};
+use xvs_model::virtual_server::Configuration;
+
 use super::pool::{Beginning, Pool, Present};
-use crate::keepalived::Configuration;
-use crate::keepalived::reader::{Fault, Place, Severity};
-use crate::message::Command;
-use crate::state::State;
-use crate::support::supported;
 
 /// The state before any check has run, and what a director refuses of it: one fault for each place.
 pub fn outcome(configuration: &Configuration) -> (State, Vec<Fault>) {

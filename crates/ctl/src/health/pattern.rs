@@ -10,8 +10,7 @@ use std::sync::Arc;
 
 use pcre2::bytes::{Regex, RegexBuilder};
 use tokio::sync::Semaphore;
-
-use crate::keepalived::checks::Pattern;
+use xvs_model::check::Pattern;
 
 /// A pattern that can be looked for.
 #[derive(Debug, Clone)]

@@ -10,15 +10,13 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
+use xvs_model::check::{Check, Probe, Script, Timing};
+use xvs_model::destination::DestinationOptions;
+use xvs_model::fault::Place;
+use xvs_model::reconcile::GovernedService;
+use xvs_model::virtual_server::VirtualServer;
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
-
-use crate::control::GovernedService;
-use crate::keepalived::checks::{Check, Probe, Timing};
-use crate::keepalived::reader::Place;
-use crate::keepalived::services::VirtualServer;
-use crate::keepalived::values::Script;
-use crate::state::DestinationOptions;
 
 /// A virtual server as its checks have it.
 #[derive(Debug, Clone, PartialEq)]

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use hyper::Uri;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
+use xvs_model::check::{Check, Http, Probe, Target, Url};
+use xvs_model::fault::{Fault, Place, Severity};
+use xvs_model::virtual_server::Configuration;
 
 use super::outcome::outcome;
 use super::pattern::Search;
 use super::tls_config::{TlsConfigs, server_name};
-use crate::keepalived::Configuration;
-use crate::keepalived::checks::{Check, Http, Probe, Target, Url};
-use crate::keepalived::reader::{Fault, Place, Severity};
 
 /// A configuration whose checks are ready to run.
 #[derive(Debug)]

@@ -13,19 +13,17 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
+use xvs_model::check::{Check, Probe};
+use xvs_model::event::millis_since_1970;
+use xvs_model::health::{CheckHealth, CheckState, ErrorSeen};
+use xvs_model::virtual_server::{Globals, RealServer, VirtualServer};
 
 use super::command::Turn;
 use super::course::{Course, first_delay, jittered};
-use super::file::{self, Files};
+use super::file::Files;
 use super::pool::Verdict;
 use super::prepare::PreparedCheck;
-use super::report::{CheckHealth, CheckState, ErrorSeen};
-use super::{Answer, Outside};
-use crate::events::millis_since_1970;
-use crate::keepalived::checks::{Check, Probe};
-use crate::keepalived::globals::Globals;
-use crate::keepalived::servers::RealServer;
-use crate::keepalived::services::VirtualServer;
+use super::{Answer, Outside, file};
 
 /// Which check of a configuration.
 #[derive(Clone)]

@@ -6,10 +6,10 @@
 //! running it (`command.rs`).
 
 use tokio::time::Instant;
+use xvs_model::check::Weighing;
 
 use super::Answer;
 use super::command::{Outcome, Program};
-use crate::keepalived::checks::Weighing;
 
 /// Runs a script. `weight` is that of the real server as it is configured.
 ///
@@ -35,8 +35,8 @@ mod tests {
     use super::super::command::testing::{Folder, in_time, until, written};
     use super::super::{HANGING_MAX, apart};
     use super::*;
-    use crate::keepalived::globals::Globals;
-    use crate::keepalived::values::Script;
+    use xvs_model::check::Script;
+    use xvs_model::virtual_server::Globals;
 
     fn program(script: &Script) -> Program {
         Program::new(script, &Globals::default(), Turn::default())

@@ -7,9 +7,9 @@
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
+use xvs_model::check::Target;
 
 use super::{Answer, socket};
-use crate::keepalived::checks::Target;
 
 /// Asks the target once, until the deadline at most; it is greeted with `name`.
 pub(super) async fn ask(target: &Target, name: &str, deadline: Instant) -> Answer {

@@ -15,9 +15,9 @@ use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, timeout_at};
+use xvs_model::check::Target;
 
 use super::Answer;
-use crate::keepalived::checks::Target;
 
 /// A TCP connection to the target.
 ///

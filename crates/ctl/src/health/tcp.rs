@@ -4,9 +4,9 @@
 //! once, and nothing is sent over it. Cost: seven system calls, no buffer. Not here: the socket (`socket.rs`).
 
 use tokio::time::Instant;
+use xvs_model::check::Target;
 
 use super::{Answer, socket};
-use crate::keepalived::checks::Target;
 
 /// Asks the target once, until the deadline at most.
 pub(super) async fn ask(target: &Target, deadline: Instant) -> Answer {

@@ -9,18 +9,18 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
+use xvs_model::command::{Command, CommandError};
+use xvs_model::health::{CheckHealth, CheckState, HealthReport};
+use xvs_model::reconcile::{Governed, Reach};
+use xvs_model::timeouts::Timeouts;
+use xvs_model::virtual_server::VirtualServer;
 
 use super::board::Board;
 use super::manager::{Manager, Message};
 use super::prepare::Prepared;
-use super::report::{CheckHealth, CheckState, HealthReport};
 use super::runner::{Place, Runner};
 use super::{Answer, Outside, Wanted, apart};
-use crate::control::{Governed, Reach};
 use crate::keepalived::read;
-use crate::keepalived::services::VirtualServer;
-use crate::message::{Command, CommandError};
-use crate::state::Timeouts;
 
 /// What a server does when it is asked.
 #[derive(Clone, Copy, PartialEq)]
@@ -73,7 +73,7 @@ impl World {
     fn weights(&self) -> Vec<(String, u32)> {
         let governed = self.governed.lock().unwrap();
         let (_, service) = governed.last().unwrap().last().unwrap();
-        let one = |(at, options): &(xvs_proto::Endpoint, crate::state::DestinationOptions)| {
+        let one = |(at, options): &(xvs_proto::Endpoint, xvs_model::destination::DestinationOptions)| {
             (at.addr.to_string(), options.weight.0)
         };
         service.as_ref().unwrap().destinations.iter().map(one).collect()

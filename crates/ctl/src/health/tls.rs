@@ -76,8 +76,8 @@ mod tests {
     use super::super::prepare::{Prepared, PreparedHttp};
     use super::super::{Answer, http};
     use super::*;
-    use crate::keepalived::checks::{Http, Probe, Target};
     use crate::keepalived::read;
+    use xvs_model::check::{Http, Probe, Target};
 
     type Authority = CertifiedIssuer<'static, KeyPair>;
 

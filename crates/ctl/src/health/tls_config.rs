@@ -17,9 +17,8 @@ use tokio_rustls::rustls::pki_types::{
     CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime,
 };
 use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
-
-use crate::keepalived::checks::{Check, Setting, Tls, Trust};
-use crate::keepalived::reader::{Fault, Severity};
+use xvs_model::check::{Check, Setting, Tls, Trust};
+use xvs_model::fault::{Fault, Severity};
 
 /// The name of a server in TLS, of a host that is asked for with or without a port.
 pub(super) fn server_name(host: &str) -> Option<ServerName<'static>> {
@@ -193,7 +192,8 @@ mod tests {
 
     use super::super::prepare::Prepared;
     use super::*;
-    use crate::keepalived::{Configuration, read};
+    use crate::keepalived::read;
+    use xvs_model::virtual_server::Configuration;
 
     /// A file with an `SSL_GET` and these words in its `SSL` block, read.
     fn configuration(ssl: &str, words: &str) -> Configuration {

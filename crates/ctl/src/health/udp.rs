@@ -9,9 +9,9 @@ use std::io;
 
 use socket2::{Socket, Type};
 use tokio::time::{Instant, timeout_at};
+use xvs_model::check::{Reply, Target, Udp};
 
 use super::{Answer, socket};
-use crate::keepalived::checks::{Reply, Target, Udp};
 
 /// Asks the target once, until the deadline at most.
 pub(super) async fn ask(target: &Target, udp: &Udp, deadline: Instant) -> Answer {

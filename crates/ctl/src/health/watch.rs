@@ -4,11 +4,10 @@
 //! many checks ask at once as there are descriptors for; the limit of the process is raised to what it may be. Not here:
 //! the checks (`runner.rs`) and what follows from them (`manager.rs`).
 
-use std::fs;
-use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::{fs, io};
 
 use crossbeam::channel::Sender;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -17,6 +16,14 @@ use tokio::runtime::Builder;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
+use xvs_model::check::Probe;
+use xvs_model::command::{Command, CommandError};
+use xvs_model::event::Kind;
+use xvs_model::reconcile::{Governed, Reach};
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
+use xvs_model::timeouts::Timeouts;
+use xvs_model::virtual_server::VirtualServer;
 use xvs_sched::ServiceKey;
 
 use super::board::Board;
@@ -26,14 +33,8 @@ use super::prepare::Prepared;
 use super::runner::{Place, Runner};
 use super::{Answer, Outside, Wanted, dns, http, icmp, script, smtp, tcp, udp};
 use crate::config::Keepalived;
-use crate::control::{Governed, Reach};
 use crate::control_thread::Handle;
-use crate::events::Kind;
-use crate::keepalived::checks::Probe;
-use crate::keepalived::services::VirtualServer;
 use crate::keepalived_conf::read_usable;
-use crate::message::{Command, CommandError, Reply, Request};
-use crate::state::Timeouts;
 use crate::threads;
 
 /// Why health does not start.

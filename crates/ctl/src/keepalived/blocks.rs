@@ -3,8 +3,10 @@
 //! Runs when a file has been read; pure. A file whose braces do not agree is an error: half a file is worse than none.
 //! Not here: what a statement means.
 
+use xvs_model::fault::{Fault, Place, Severity};
+
 use super::lexer::{shell_words, words};
-use super::reader::{Fault, Place, Severity, Token, TokenKind};
+use super::reader::{Token, TokenKind};
 
 /// A statement, or the head of a block with what stands in it.
 #[derive(Debug, Clone, PartialEq, Eq)]

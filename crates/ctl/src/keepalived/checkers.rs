@@ -6,14 +6,17 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::blocks::Block;
-use super::checks::{
-    Check, Dns, Http, INTERVAL, Probe, Reply, Target, TimingOptions, Trust, Udp, Weighing, set,
+use xvs_model::check::{
+    Check, Dns, FileWeight, Http, Probe, Reply, Script, Target, TrackFile, Trust, Udp, Weighing,
 };
-use super::files::{FileWeight, Files, TrackFile};
-use super::http::{self, TlsWords};
+
+use super::blocks::Block;
+use super::checks::{INTERVAL, TimingOptions, set};
+use super::files::Files;
+use super::http::TlsWords;
 use super::ssl::Ssl;
-use super::values::{Faults, Script};
+use super::values::Faults;
+use super::{files, http};
 
 /// What checks take from the server and the service around them.
 pub(super) struct Around<'a> {
@@ -281,7 +284,7 @@ impl Kind {
             Self::File { name, weight } => {
                 match block.keyword() {
                     "track_file" => set(name, faults.argument(block).map(str::to_owned)),
-                    "weight" => set(weight, FileWeight::read(block, faults)),
+                    "weight" => set(weight, files::file_weight(block, faults)),
                     _ => return false,
                 }
                 true

@@ -6,59 +6,11 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use xvs_model::check::{FileWeight, Init, TrackFile};
+
 use super::blocks::Block;
 use super::checks::set;
 use super::values::Faults;
-
-/// A file whose number counts.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct TrackFile {
-    /// What follows `track_file`.
-    pub name: String,
-    /// Where it is.
-    pub path: PathBuf,
-    /// What its number means.
-    pub weight: FileWeight,
-    /// What is written to it at first, if that is said.
-    pub init: Option<Init>,
-}
-
-/// What the number of a file means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct FileWeight {
-    /// With what it is multiplied to be added to a server's weight; 0: any number but 0 is not well.
-    pub factor: i32,
-    /// The other way round: subtracted, or only 0 is not well.
-    pub is_reversed: bool,
-}
-
-/// What is written to a file when it is watched for the first time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Init {
-    /// The number.
-    pub value: i32,
-    /// Also if there is a file already.
-    pub overwrites: bool,
-}
-
-impl FileWeight {
-    /// Reads `weight NUMBER [reverse]`.
-    pub(super) fn read(block: &Block, faults: &mut Faults) -> Option<Self> {
-        faults.argument(block)?;
-        let words: Vec<_> = block.arguments().iter().map(String::as_str).collect();
-        let (factor, is_reversed) = match words[..] {
-            [factor] => (factor.parse(), false),
-            [factor, "reverse"] => (factor.parse(), true),
-            _ => (words[0].parse(), false),
-        };
-        let is_known = matches!(words[1..], [] | ["reverse"]);
-        let factor = factor.ok().filter(|factor| is_known && *factor != i32::MIN);
-        if factor.is_none() {
-            faults.refuse(block, "a weight is a number, and perhaps `reverse`");
-        }
-        Some(Self { factor: factor?, is_reversed })
-    }
-}
 
 /// The files, by name.
 #[derive(Debug, Default)]
@@ -86,7 +38,7 @@ impl Files {
                     true
                 }
                 "weight" => {
-                    set(&mut weight, FileWeight::read(line, faults));
+                    set(&mut weight, file_weight(line, faults));
                     true
                 }
                 "init_file" => {
@@ -120,6 +72,23 @@ fn init_of(block: &Block, faults: &mut Faults) -> Option<Init> {
         }
     }
     Some(init)
+}
+
+/// Reads `weight NUMBER [reverse]`.
+pub(super) fn file_weight(block: &Block, faults: &mut Faults) -> Option<FileWeight> {
+    faults.argument(block)?;
+    let words: Vec<_> = block.arguments().iter().map(String::as_str).collect();
+    let (factor, is_reversed) = match words[..] {
+        [factor] => (factor.parse(), false),
+        [factor, "reverse"] => (factor.parse(), true),
+        _ => (words[0].parse(), false),
+    };
+    let is_known = matches!(words[1..], [] | ["reverse"]);
+    let factor = factor.ok().filter(|factor| is_known && *factor != i32::MIN);
+    if factor.is_none() {
+        faults.refuse(block, "a weight is a number, and perhaps `reverse`");
+    }
+    Some(FileWeight { factor: factor?, is_reversed })
 }
 
 #[cfg(test)]

@@ -3,107 +3,75 @@
 //! Pure: whether users and programs are there is seen by who runs them. Source: keepalived's behaviour as it is written
 //! down (sections 5.5 and 5.8). Not here: timeouts (`mod.rs`), and what is said of VRRP.
 
+use xvs_model::virtual_server::{Fifo, Globals};
+
 use super::blocks::Block;
-use super::values::{Faults, Script};
+use super::values::Faults;
 
-/// What holds for all virtual servers.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Globals {
-    /// Who scripts run as that name nobody: a user and perhaps a group.
-    pub script_user: Option<(String, Option<String>)>,
-    /// Programs that others than root could change are not run as root.
-    pub enable_script_security: bool,
-    /// The FIFO that is told of virtual servers and real servers, and in keepalived of VRRP too.
-    pub notify_fifo: Option<Fifo>,
-    /// The FIFO that is told of virtual servers and real servers alone.
-    pub lvs_notify_fifo: Option<Fifo>,
-    /// Scripts of real servers that are up from the start run too.
-    pub rs_init_notifies: bool,
-    /// The table is emptied at the start.
-    pub lvs_flush: bool,
+/// Takes a statement, if it is one of them.
+pub(super) fn take(globals: &mut Globals, block: &Block, faults: &mut Faults) {
+    let word = |at: usize| block.arguments().get(at).cloned();
+    let switch = |faults: &mut Faults| faults.switch(block).unwrap_or(false);
+    match block.keyword() {
+        "script_user" => {
+            globals.script_user =
+                faults.argument(block).map(|user| (user.to_owned(), word(1))).or(globals.script_user.take());
+        }
+        "enable_script_security" => globals.enable_script_security = switch(faults),
+        "rs_init_notifies" => globals.rs_init_notifies = switch(faults),
+        "lvs_flush" => globals.lvs_flush = switch(faults),
+        keyword @ ("notify_fifo" | "lvs_notify_fifo") => {
+            let Some(path) = faults.argument(block).map(str::to_owned) else { return };
+            let fifo = fifo(globals, keyword);
+            if !fifo.path.is_empty() {
+                return faults.refuse(block, "there is one already");
+            }
+            (fifo.path, fifo.user, fifo.group) = (path, word(1), word(2));
+        }
+        keyword @ ("notify_fifo_script" | "lvs_notify_fifo_script") => {
+            let fifo = fifo(globals, keyword.trim_end_matches("_script"));
+            faults.script_once(block, &mut fifo.script);
+        }
+        _ => {}
+    }
 }
 
-/// A FIFO that is told of what happens.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Fifo {
-    /// Where it is.
-    pub path: String,
-    /// Whose it is, if it is made.
-    pub user: Option<String>,
-    /// The same of its group.
-    pub group: Option<String>,
-    /// What reads it, with its path as last argument.
-    pub script: Option<Script>,
+/// A FIFO that something is said of.
+fn fifo<'a>(globals: &'a mut Globals, keyword: &str) -> &'a mut Fifo {
+    let fifo = match keyword {
+        "notify_fifo" => &mut globals.notify_fifo,
+        _ => &mut globals.lvs_notify_fifo,
+    };
+    fifo.get_or_insert_default()
 }
 
-impl Globals {
-    /// Takes a statement, if it is one of them.
-    pub(super) fn take(&mut self, block: &Block, faults: &mut Faults) {
-        let word = |at: usize| block.arguments().get(at).cloned();
-        let switch = |faults: &mut Faults| faults.switch(block).unwrap_or(false);
-        match block.keyword() {
-            "script_user" => {
-                self.script_user =
-                    faults.argument(block).map(|user| (user.to_owned(), word(1))).or(self.script_user.take());
-            }
-            "enable_script_security" => self.enable_script_security = switch(faults),
-            "rs_init_notifies" => self.rs_init_notifies = switch(faults),
-            "lvs_flush" => self.lvs_flush = switch(faults),
-            keyword @ ("notify_fifo" | "lvs_notify_fifo") => {
-                let Some(path) = faults.argument(block).map(str::to_owned) else { return };
-                let fifo = self.fifo(keyword);
-                if !fifo.path.is_empty() {
-                    return faults.refuse(block, "there is one already");
-                }
-                (fifo.path, fifo.user, fifo.group) = (path, word(1), word(2));
-            }
-            keyword @ ("notify_fifo_script" | "lvs_notify_fifo_script") => {
-                let fifo = self.fifo(keyword.trim_end_matches("_script"));
-                faults.script_once(block, &mut fifo.script);
-            }
-            _ => {}
+/// Leaves out what does not go together, when a block is read.
+pub(super) fn check(globals: &mut Globals, block: &Block, faults: &mut Faults) {
+    let forgoes_mails = |statement: &Block| match statement.keyword() {
+        "no_checker_emails" => true,
+        "smtp_alert_checker" => {
+            statement.arguments().first().is_some_and(|word| matches!(&**word, "off" | "false" | "no"))
+        }
+        _ => false,
+    };
+    let mails = block.statements().iter().find(|statement| statement.keyword() == "notification_email");
+    if let Some(mails) = mails.filter(|_| !block.statements().iter().any(forgoes_mails)) {
+        let next = "`notify_down` or an alert may tell, and `smtp_alert_checker off` ends this warning";
+        faults
+            .warn(&mails.place, format!("`notification_email`: xvs sends no mails of real servers; {next}"));
+    }
+    let mut warn = |text: &str| faults.warn(&block.place, text);
+    for (name, fifo) in
+        [("notify_fifo", &mut globals.notify_fifo), ("lvs_notify_fifo", &mut globals.lvs_notify_fifo)]
+    {
+        if fifo.take_if(|fifo| fifo.path.is_empty()).is_some() {
+            warn(&format!("`{name}_script` without `{name}`; it is left out"));
         }
     }
-
-    /// A FIFO that something is said of.
-    fn fifo(&mut self, keyword: &str) -> &mut Fifo {
-        let fifo = match keyword {
-            "notify_fifo" => &mut self.notify_fifo,
-            _ => &mut self.lvs_notify_fifo,
-        };
-        fifo.get_or_insert_default()
-    }
-
-    /// Leaves out what does not go together, when a block is read.
-    pub(super) fn check(&mut self, block: &Block, faults: &mut Faults) {
-        let forgoes_mails = |statement: &Block| match statement.keyword() {
-            "no_checker_emails" => true,
-            "smtp_alert_checker" => {
-                statement.arguments().first().is_some_and(|word| matches!(&**word, "off" | "false" | "no"))
-            }
-            _ => false,
-        };
-        let mails = block.statements().iter().find(|statement| statement.keyword() == "notification_email");
-        if let Some(mails) = mails.filter(|_| !block.statements().iter().any(forgoes_mails)) {
-            let next = "`notify_down` or an alert may tell, and `smtp_alert_checker off` ends this warning";
-            faults.warn(
-                &mails.place,
-                format!("`notification_email`: xvs sends no mails of real servers; {next}"),
-            );
-        }
-        let mut warn = |text: &str| faults.warn(&block.place, text);
-        for (name, fifo) in
-            [("notify_fifo", &mut self.notify_fifo), ("lvs_notify_fifo", &mut self.lvs_notify_fifo)]
-        {
-            if fifo.take_if(|fifo| fifo.path.is_empty()).is_some() {
-                warn(&format!("`{name}_script` without `{name}`; it is left out"));
-            }
-        }
-        let path = |fifo: &Option<Fifo>| fifo.as_ref().map(|fifo| fifo.path.clone());
-        if self.lvs_notify_fifo.is_some() && path(&self.notify_fifo) == path(&self.lvs_notify_fifo) {
-            warn("`notify_fifo` and `lvs_notify_fifo` are one; the second is left out");
-            self.lvs_notify_fifo = None;
-        }
+    let path = |fifo: &Option<Fifo>| fifo.as_ref().map(|fifo| fifo.path.clone());
+    if globals.lvs_notify_fifo.is_some() && path(&globals.notify_fifo) == path(&globals.lvs_notify_fifo) {
+        warn("`notify_fifo` and `lvs_notify_fifo` are one; the second is left out");
+        globals.lvs_notify_fifo = None;
     }
 }
 
@@ -115,8 +83,8 @@ mod tests {
     /// What these lines come to, and how many faults they have.
     fn globals(lines: &[&str]) -> (Globals, usize) {
         let (mut globals, mut faults) = (Globals::default(), Faults::default());
-        lines.iter().for_each(|line| globals.take(&statement(line), &mut faults));
-        globals.check(&statement("global_defs"), &mut faults);
+        lines.iter().for_each(|line| take(&mut globals, &statement(line), &mut faults));
+        check(&mut globals, &statement("global_defs"), &mut faults);
         (globals, faults.0.len())
     }
 
@@ -145,7 +113,11 @@ mod tests {
         let faults = |more: &str| {
             let body = ["notification_email", more].map(statement).into();
             let mut faults = Faults::default();
-            Globals::default().check(&Block { body: Some(body), ..statement("global_defs") }, &mut faults);
+            check(
+                &mut Globals::default(),
+                &Block { body: Some(body), ..statement("global_defs") },
+                &mut faults,
+            );
             faults.0.len()
         };
         let forgone = ["no_checker_emails", "smtp_alert_checker off"];

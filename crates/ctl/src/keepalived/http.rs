@@ -5,8 +5,10 @@
 
 use std::ops::RangeInclusive;
 
+use xvs_model::check::{Http, Pattern, Trust, Url};
+
 use super::blocks::Block;
-use super::checks::{Http, Pattern, Trust, Url, set};
+use super::checks::set;
 use super::values::{Faults, decimal};
 
 /// What is said of TLS.

@@ -6,6 +6,21 @@
 //! `global_defs` what is ours ([`globals`]). Blocks of VRRP and BFD are skipped: keepalived itself runs them. Pure but for
 //! reading files. Not here: making the checks.
 
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+
+use blocks::Block;
+use files::Files;
+use groups::Groups;
+use rustix::system::uname;
+use ssl::Ssl;
+use values::{Faults, decimal};
+use xvs_model::fault::Place;
+use xvs_model::timeouts::Timeouts;
+use xvs_model::virtual_server::{Configuration, Globals, VirtualServer};
+use xvs_sched::ServiceKey;
+
 pub mod blocks;
 mod checkers;
 pub mod checks;
@@ -24,50 +39,6 @@ pub mod values;
 
 #[cfg(test)]
 pub(crate) mod tests;
-
-use std::collections::HashMap;
-use std::io;
-use std::path::Path;
-
-use rustix::system::uname;
-use xvs_sched::ServiceKey;
-
-use blocks::Block;
-use files::Files;
-use globals::Globals;
-use groups::Groups;
-use reader::{Fault, Place, Severity};
-use services::VirtualServer;
-use ssl::Ssl;
-use values::{Faults, decimal};
-
-use crate::message::Command;
-use crate::state::Timeouts;
-
-/// What a file wants.
-#[derive(Debug)]
-pub struct Configuration {
-    /// Its virtual servers, in its order.
-    pub virtual_servers: Vec<VirtualServer>,
-    /// What it says for all of them.
-    pub globals: Globals,
-    /// Timeouts that it sets; 0: as they are.
-    pub timeouts: Timeouts,
-    /// What is wrong with it, in the order of its places. With an [error](Severity::Error) it is not to be used.
-    pub faults: Vec<Fault>,
-}
-
-impl Configuration {
-    /// Whether it may be used.
-    pub fn is_usable(&self) -> bool {
-        self.faults.iter().all(|fault| fault.severity < Severity::Error)
-    }
-
-    /// The command that sets its timeouts, if it sets any.
-    pub fn timeouts(&self) -> Option<Command> {
-        (self.timeouts != UNSAID).then_some(Command::SetTimeouts(self.timeouts))
-    }
-}
 
 /// None is said: a 0 leaves one as it is.
 pub(crate) const UNSAID: Timeouts = Timeouts { tcp_seconds: 0, tcp_fin_seconds: 0, udp_seconds: 0 };
@@ -198,10 +169,10 @@ fn global_defs(block: &Block, timeouts: &mut Timeouts, globals: &mut Globals, fa
                 };
                 faults.warn(&statement.place, format!("`lvs_sync_daemon`: {why}"));
             }
-            _ => globals.take(statement, faults),
+            _ => globals::take(globals, statement, faults),
         }
     }
-    globals.check(block, faults);
+    globals::check(globals, block, faults);
 }
 
 fn lvs_timeouts(block: &Block, timeouts: &mut Timeouts, faults: &mut Faults) {
@@ -224,7 +195,7 @@ fn lvs_timeouts(block: &Block, timeouts: &mut Timeouts, faults: &mut Faults) {
 mod testing {
     use super::blocks::Block;
     use super::lexer::words;
-    use super::reader::Place;
+    use xvs_model::fault::Place;
 
     /// A statement.
     pub(super) fn statement(text: &str) -> Block {

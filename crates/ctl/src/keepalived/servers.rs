@@ -6,59 +6,22 @@
 
 use std::net::SocketAddr;
 
+use xvs_model::check::Script;
+use xvs_model::destination::{DestinationOptions, Tunnel};
+use xvs_model::virtual_server::{RealServer, SorryServer};
 use xvs_proto::{Endpoint, Family};
 use xvs_sched::{ForwardingMethod, Weight};
 
 use super::blocks::Block;
-use super::checkers::{self, Around};
-use super::checks::{Check, TimingOptions, set};
+use super::checkers;
+use super::checkers::Around;
+use super::checks::{TimingOptions, set};
 use super::files::Files;
 use super::groups::Entry;
-use super::reader::Place;
 use super::services::Head;
 use super::settings::Settings;
 use super::ssl::Ssl;
-use super::values::{Faults, Method, Script, port};
-use crate::state::{DestinationOptions, Tunnel};
-
-/// A server of a virtual server.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RealServer {
-    /// Where it stands.
-    pub place: Place,
-    /// Its endpoint; port 0: that of each service.
-    pub endpoint: Endpoint,
-    /// How packets reach it, and its share of them.
-    pub options: DestinationOptions,
-    /// Down it stays, with weight 0, instead of being removed.
-    pub inhibit_on_failure: bool,
-    /// Run when it comes up.
-    pub notify_up: Option<Script>,
-    /// Run when it goes down.
-    pub notify_down: Option<Script>,
-    /// It is up while all of them pass; without any it always is.
-    pub checks: Vec<Check>,
-}
-
-impl RealServer {
-    /// Whether it is down until its checks have passed.
-    pub fn begins_down(&self) -> bool {
-        self.checks.iter().any(|check| check.timing.begins_down)
-    }
-}
-
-/// A server that serves while the others cannot.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SorryServer {
-    /// Where it stands.
-    pub place: Place,
-    /// Its endpoint; port 0: that of each service.
-    pub endpoint: Endpoint,
-    /// How packets reach it.
-    pub options: DestinationOptions,
-    /// It stays, with weight 0, while others serve.
-    pub inhibit: bool,
-}
+use super::values::{Faults, Method, port};
 
 /// What is said of a real server.
 pub(super) struct Draft<'a> {

@@ -8,73 +8,18 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use xvs_proto::{Endpoint, Family, Protocol};
-use xvs_sched::{ForwardingMethod, ServiceKey};
+use xvs_model::fault::Place;
+use xvs_model::virtual_server::{RealServer, VirtualServer};
+use xvs_proto::{Endpoint, Family};
+use xvs_sched::ForwardingMethod;
 
 use super::blocks::Block;
 use super::files::Files;
 use super::groups::{Entry, Groups};
-use super::reader::Place;
-use super::servers::{Draft, RealServer, SorryServer};
+use super::servers::Draft;
 use super::settings::Settings;
 use super::ssl::Ssl;
-use super::values::{Faults, Script, decimal, port};
-use crate::state::ServiceOptions;
-
-/// A virtual server: one service, or several of a group with the same real servers.
-#[derive(Debug, Clone, PartialEq)]
-pub struct VirtualServer {
-    /// Where it stands.
-    pub place: Place,
-    /// What follows `virtual_server`.
-    pub name: String,
-    /// Which of the virtual servers of its group it is, from 0, in the file's order.
-    pub ordinal: usize,
-    /// Its services, in the order in which they are made, each once.
-    pub services: Vec<(ServiceKey, ServiceOptions)>,
-    /// Weight of servers that are up from which on it is well.
-    pub quorum: u32,
-    /// How much more it takes to be well again, and less to be no more.
-    pub hysteresis: u32,
-    /// Run when it comes to be well.
-    pub quorum_up: Option<Script>,
-    /// Run when it is well no more.
-    pub quorum_down: Option<Script>,
-    /// Whether scripts are told of the end when the daemon stops.
-    pub omega: bool,
-    /// Whether checks rest while its address is not here.
-    pub ha_suspend: bool,
-    /// Who serves while it is not well.
-    pub sorry_server: Option<SorryServer>,
-    /// Who serves while it is, never none.
-    pub real_servers: Vec<RealServer>,
-}
-
-impl VirtualServer {
-    /// What is the same of it in another reading of the file, and of no other virtual server: its service, or the group
-    /// with the protocol.
-    pub fn identity(&self) -> String {
-        match (self.group(), self.services.first()) {
-            (None, Some((key, _))) => key.to_string(),
-            (_, first) => {
-                format!("{} {:?} {:?}", self.name, self.protocol(), first.map(|(key, _)| key.family()))
-            }
-        }
-    }
-
-    /// The protocol of its addresses; `None`: it has only marks.
-    pub fn protocol(&self) -> Option<Protocol> {
-        self.services.iter().find_map(|(key, _)| match key {
-            ServiceKey::Address { protocol, .. } => Some(*protocol),
-            ServiceKey::Mark { .. } => None,
-        })
-    }
-
-    /// The name of the group that its services are of.
-    pub fn group(&self) -> Option<&str> {
-        self.name.strip_prefix("group ").and_then(|name| name.split(' ').next())
-    }
-}
+use super::values::{Faults, decimal, port};
 
 /// What a `virtual_server` is about.
 pub(super) struct Head {

@@ -5,16 +5,18 @@
 
 use std::collections::HashSet;
 
+use xvs_model::check::Script;
+use xvs_model::service::{DEFAULT_SCHEDULER, Netmask, SchedulerFlags, ServiceOptions};
+use xvs_model::virtual_server::RealServer;
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::ServiceKey;
 
 use super::blocks::Block;
 use super::checks::{TimingOptions, set};
 use super::groups::Entry;
-use super::servers::{RealServer, SorryDraft};
+use super::servers::SorryDraft;
 use super::services::Head;
-use super::values::{Faults, Method, Script};
-use crate::state::{DEFAULT_SCHEDULER, Netmask, SchedulerFlags, ServiceOptions};
+use super::values::{Faults, Method};
 
 /// What has been said so far.
 #[derive(Default)]

@@ -2,8 +2,9 @@
 //!
 //! Pure. Not here: reading those files (`health/tls_config.rs`).
 
+use xvs_model::check::{Setting, Tls, Trust};
+
 use super::blocks::Block;
-use super::checks::{Setting, Tls, Trust};
 use super::values::Faults;
 
 /// The `SSL` block.

@@ -8,17 +8,17 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use xvs_model::check::{Check, Pattern, Probe, Script, Udp};
+use xvs_model::command::Command;
+use xvs_model::fault::{Fault, Severity};
+use xvs_model::timeouts::Timeouts;
+use xvs_model::virtual_server::Configuration;
 use xvs_sched::ForwardingMethod;
 
-use super::checks::{Check, Pattern, Probe, Udp};
-use super::reader::{Fault, Severity};
-use super::values::Script;
-use super::{Configuration, read};
+use super::read;
 use crate::adm::saved;
 use crate::health::outcome::outcome;
 use crate::health::prepare::Prepared;
-use crate::message::Command;
-use crate::state::Timeouts;
 
 /// A file that is read on the machine lb1.
 pub(crate) fn configuration(text: &str) -> Configuration {

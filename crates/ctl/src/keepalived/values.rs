@@ -3,38 +3,17 @@
 //! Each reader takes a statement and says what is wrong with it by [`Faults`]; a value that is refused leaves what was
 //! there. Pure. Source: keepalived's behaviour as it is written down (sections 1.3 and 2.2).
 
-use std::fmt;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
+use xvs_model::check::Script;
+use xvs_model::destination::{Tunnel, TunnelChecksum};
+use xvs_model::fault::{Fault, Place, Severity};
 use xvs_sched::ForwardingMethod;
 
 use super::blocks::Block;
-use super::reader::{Fault, Place, Severity};
-use crate::state::{Tunnel, TunnelChecksum};
-
-/// A command that is run when something happens, with what it runs as.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Script {
-    /// The program and its arguments.
-    pub argv: Vec<String>,
-    /// The same as it is written: for a shell, if it is no program.
-    pub text: String,
-    /// The user, if one is named.
-    pub user: Option<String>,
-    /// The group, if one is named.
-    pub group: Option<String>,
-}
-
-impl fmt::Display for Script {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.argv.join(" "))?;
-        let who: Vec<_> = self.user.iter().chain(&self.group).map(String::as_str).collect();
-        if who.is_empty() { Ok(()) } else { write!(f, " (as {})", who.join(":")) }
-    }
-}
 
 /// How packets reach a server, with the outer headers of a tunnel.
 pub type Method = (ForwardingMethod, Tunnel);

@@ -8,10 +8,10 @@ use xvs_dataplane::counters::{BURST_SIZES, StatsValues, WorkerCounters};
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::verdict::DropReason;
 use xvs_dataplane::xdp::Statistics;
+use xvs_model::health::HealthReport;
+use xvs_model::request::Access;
 
 use super::text::{Kind, Text};
-use crate::health::report::HealthReport;
-use crate::message::Access;
 use crate::shared::{Facts, LinkState, Shared, WAIT_BOUNDS};
 use crate::status;
 

@@ -5,9 +5,10 @@
 
 use std::fmt::Display;
 
+use xvs_model::health::{CheckHealth, HealthReport, RealServerHealth, VirtualServerHealth};
+
 use super::services::Share;
 use super::text::{Family, Kind, Text};
-use crate::health::report::{CheckHealth, HealthReport, RealServerHealth, VirtualServerHealth};
 
 /// What is told of the file.
 pub(super) fn file(text: &mut Text, health: &HealthReport, share: Share) {

@@ -3,12 +3,13 @@
 //! Runs when a report comes, and now and then for those that grow old. What a report does to a weight is `feedback.rs`'s.
 
 use xvs_dataplane::clock::Millis;
+use xvs_model::command::CommandError;
+use xvs_model::load_feedback::{Feedback, FeedbackRow, Server};
 use xvs_sched::ServiceKey;
 use xvs_sched::scheduler::Change;
 
 use super::{Entry, Known, Registry};
-use crate::feedback::{Feedback, FeedbackRow, Reweighed, Server};
-use crate::message::CommandError;
+use crate::feedback::{Reweighed, review, weigh};
 
 impl Registry {
     /// Takes in a real server's load, 0 to 100. Returns the weights in force that have changed, with which services
@@ -33,7 +34,7 @@ impl Registry {
         }
         Ok(self.reweigh(following, |_, known| {
             if server.is(known.endpoint) {
-                known.report = Some(feedback.weigh(known.weight, known.report, load_percent, now));
+                known.report = Some(weigh(feedback, known.weight, known.report, load_percent, now));
             }
         }))
     }
@@ -46,7 +47,7 @@ impl Registry {
             self.services.iter().filter(|(_, entry)| reported(entry)).map(|(key, _)| *key).collect();
         self.reweigh(keys, |key, known| {
             let followed = known.report.filter(|_| feedback.follows(&key));
-            known.report = followed.and_then(|report| feedback.review(known.weight, report, now));
+            known.report = followed.and_then(|report| review(feedback, known.weight, report, now));
         })
     }
 

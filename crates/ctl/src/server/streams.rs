@@ -9,11 +9,14 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use xvs_model::capture::CaptureRequest;
+use xvs_model::command::CommandError;
+use xvs_model::connection::ConnectionRow;
+use xvs_model::reply::Reply;
 
 use super::{Client, Handler, Part, Peer, send};
-use crate::capturing::CaptureRequest;
 use crate::events::Listener;
-use crate::message::{CommandError, ConnectionRow, Reply};
+
 impl Client {
     /// Sends packets until the client hangs up or asks for something else.
     pub(super) fn stream_packets(

@@ -2,9 +2,12 @@
 
 use std::io;
 
-use xvs_ctl::client::{Director, Failure};
-use xvs_ctl::message::{Command, ConnectionRow, Reply, Request};
-use xvs_ctl::state::Timeouts;
+use xvs_model::client::{Director, Failure};
+use xvs_model::command::Command;
+use xvs_model::connection::ConnectionRow;
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
+use xvs_model::timeouts::Timeouts;
 
 /// Takes every change, and keeps the last one.
 #[derive(Default)]

@@ -8,9 +8,9 @@ use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModif
 use ratatui::style::{Modifier, Style};
 use ratatui::text::Line;
 use ratatui::widgets::Paragraph;
+use xvs_model::traffic::Traffic;
 
 use super::view::{Level, Rows, SORT_KEYS, Sort, cut, header, titles};
-use crate::traffic::Traffic;
 
 /// What is on the screen.
 pub(super) struct Screen {
@@ -173,8 +173,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::message::Stats;
-    use crate::traffic::ServiceTraffic;
+    use xvs_model::reply::Stats;
+    use xvs_model::traffic::ServiceTraffic;
 
     /// Services of ports from 1 on, whose later ones have more connections.
     fn look(at_millis: u64, services: u16) -> Traffic {

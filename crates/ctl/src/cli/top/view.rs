@@ -3,11 +3,12 @@
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
+use xvs_model::duration;
+use xvs_model::health::{CheckState, Counts};
+use xvs_model::reply::Stats;
+use xvs_model::traffic::{DestinationTraffic, ServiceTraffic, Traffic};
+
 use super::super::status::counted;
-use crate::health::report::{CheckState, Counts};
-use crate::message::Stats;
-use crate::status::duration;
-use crate::traffic::{DestinationTraffic, ServiceTraffic, Traffic};
 
 /// By what rows are sorted, the largest first; names the smallest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -228,7 +229,7 @@ pub(super) fn header(before: Option<&Traffic>, now: &Traffic, width: usize) -> V
         "{state}   {}, {servers}, table {} %, xvsd {version}, up {}",
         counted(&status["services"], "service", "services"),
         table["percent"],
-        duration(status["uptime_seconds"].as_u64().unwrap_or(0)),
+        duration::in_words(status["uptime_seconds"].as_u64().unwrap_or(0)),
     );
     let lines = [
         director,

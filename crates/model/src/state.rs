@@ -7,17 +7,19 @@
 //! It knows IPVS's whole model; what the data plane cannot carry out yet is refused by [`crate::support`].
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use xvs_proto::{Endpoint, Family, Protocol};
-use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey, Weight, scheduler};
+use xvs_sched::{ForwardingMethod, ServiceKey, Weight, scheduler};
 
-use crate::locals::LocalAddress;
-use crate::marks::MarkRule;
-use crate::message::{Command, CommandError};
-pub use crate::tunnels::{Tunnel, TunnelChecksum};
+use crate::command::{Command, CommandError};
+use crate::destination::{Destination, DestinationOptions, Tunnel};
+use crate::firewall_mark::MarkRule;
+use crate::local_address::LocalAddress;
+use crate::service::{Netmask, Service, ServiceOptions};
+use crate::sync_daemon::SyncDaemon;
+use crate::timeouts::Timeouts;
 
 /// Every service with its destinations, the timeouts and the synchronization daemons.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -204,7 +206,7 @@ impl State {
     }
 
     /// Takes in what is wanted of a service, or that it is not, without asking whether it can be.
-    pub(crate) fn put(&mut self, key: ServiceKey, service: Option<Arc<Service>>) {
+    pub fn put(&mut self, key: ServiceKey, service: Option<Arc<Service>>) {
         self.services.remove(&key);
         self.services.extend(service.map(|service| (key, service)));
     }
@@ -307,200 +309,6 @@ impl State {
     }
 }
 
-/// A virtual service as it is wanted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Service {
-    /// How it treats its connections.
-    pub options: ServiceOptions,
-    /// In IPVS's order: the one added last comes first; an edit keeps the place.
-    pub destinations: Vec<Destination>,
-}
-
-impl Service {
-    /// One of its destinations.
-    pub fn destination(&self, endpoint: Endpoint) -> Option<&Destination> {
-        self.destinations.iter().find(|dest| dest.endpoint == endpoint)
-    }
-}
-
-/// What can be said of a service beside its key; an edit replaces all of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServiceOptions {
-    /// The scheduler's name; `none` schedules nothing.
-    pub scheduler: String,
-    /// Bits whose meaning the scheduler defines.
-    pub flags: SchedulerFlags,
-    /// How long a client stays with its destination; `None`: the service is not persistent.
-    pub persistence_timeout_seconds: Option<u32>,
-    /// Which clients persistence takes for one.
-    pub netmask: Netmask,
-    /// The persistence engine's name.
-    pub persistence_engine: Option<String>,
-    /// Whether each UDP packet is scheduled for itself.
-    pub one_packet: bool,
-    /// How real servers behind FULLNAT learn who their clients are.
-    #[serde(default)]
-    pub client_address: ClientAddress,
-}
-
-impl ServiceOptions {
-    /// What `ipvsadm` assumes for all that is not said, for a service of this family.
-    pub fn of(family: Family) -> Self {
-        Self {
-            scheduler: DEFAULT_SCHEDULER.to_owned(),
-            flags: SchedulerFlags::default(),
-            persistence_timeout_seconds: None,
-            netmask: Netmask::host(family),
-            persistence_engine: None,
-            one_packet: false,
-            client_address: ClientAddress::Hidden,
-        }
-    }
-}
-
-/// The three flags of a scheduler; bit 0 is flag 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct SchedulerFlags(pub u8);
-
-/// Which part of a client's address persistence looks at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Netmask {
-    /// Bits of an IPv4 address; they need not be contiguous.
-    V4(Ipv4Addr),
-    /// Leading bits of an IPv6 address, 1 to 128.
-    V6(u8),
-}
-
-impl Netmask {
-    /// Each client for itself.
-    pub fn host(family: Family) -> Self {
-        match family {
-            Family::V4 => Self::V4(Ipv4Addr::BROADCAST),
-            Family::V6 => Self::V6(128),
-        }
-    }
-}
-
-/// A real server of a service as it is wanted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Destination {
-    /// Its identity within the service.
-    pub endpoint: Endpoint,
-    /// How it is used.
-    pub options: DestinationOptions,
-}
-
-/// What can be said of a destination beside its endpoint; an edit replaces all of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DestinationOptions {
-    /// How packets reach it.
-    pub method: ForwardingMethod,
-    /// Its share of new connections.
-    pub weight: Weight,
-    /// Connections at which it takes no more; 0: no bound.
-    pub upper_threshold: u32,
-    /// Connections below which it takes new ones again; 0: three quarters of the upper one.
-    pub lower_threshold: u32,
-    /// The outer headers of [`ForwardingMethod::Tunnel`]; without meaning for other methods.
-    pub tunnel: Tunnel,
-}
-
-impl Default for DestinationOptions {
-    /// What `ipvsadm` assumes for all that is not said.
-    fn default() -> Self {
-        Self {
-            method: ForwardingMethod::DirectRouting,
-            weight: Weight(1),
-            upper_threshold: 0,
-            lower_threshold: 0,
-            tunnel: Tunnel::Ipip,
-        }
-    }
-}
-
-/// The timeouts that `--set` sets; other states have fixed ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Timeouts {
-    /// Established TCP connections.
-    pub tcp_seconds: u32,
-    /// TCP connections after a FIN.
-    pub tcp_fin_seconds: u32,
-    /// UDP.
-    pub udp_seconds: u32,
-}
-
-impl Timeouts {
-    /// The longest timeout, 31 days, as `ipvsadm` has it.
-    pub const MAX_SECONDS: u32 = 31 * 24 * 60 * 60;
-
-    /// Takes over what `wanted` says; 0 keeps a value.
-    pub(crate) fn update(&mut self, wanted: Self) {
-        for (kept, new) in [
-            (&mut self.tcp_seconds, wanted.tcp_seconds),
-            (&mut self.tcp_fin_seconds, wanted.tcp_fin_seconds),
-            (&mut self.udp_seconds, wanted.udp_seconds),
-        ] {
-            if new != 0 {
-                *kept = new;
-            }
-        }
-    }
-
-    fn check(self) -> Result<(), CommandError> {
-        if [self.tcp_seconds, self.tcp_fin_seconds, self.udp_seconds].iter().any(|t| *t > Self::MAX_SECONDS) {
-            let why = format!("a timeout is at most {} seconds", Self::MAX_SECONDS);
-            return Err(CommandError::InvalidOperation { why });
-        }
-        Ok(())
-    }
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self { tcp_seconds: 900, tcp_fin_seconds: 120, udp_seconds: 300 }
-    }
-}
-
-/// Which half of connection synchronization a daemon does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SyncRole {
-    /// Tells others of its connections.
-    Master,
-    /// Takes over what it is told.
-    Backup,
-}
-
-impl SyncRole {
-    /// The word that commands and listings use.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Master => "master",
-            Self::Backup => "backup",
-        }
-    }
-}
-
-/// A synchronization daemon as it is wanted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SyncDaemon {
-    /// Which half.
-    pub role: SyncRole,
-    /// The interface it multicasts on.
-    pub interface: String,
-    /// Whom it listens to; 0: everyone.
-    pub sync_id: u8,
-    /// The longest message, in bytes of UDP payload.
-    pub max_len_bytes: u16,
-    /// The multicast group.
-    pub group: IpAddr,
-    /// The UDP port.
-    pub port: u16,
-    /// The time to live of its packets.
-    pub ttl: u8,
-}
-
 fn check_key(key: &ServiceKey) -> Result<(), CommandError> {
     match *key {
         ServiceKey::Address { protocol: Protocol::TCP | Protocol::UDP | Protocol::SCTP, .. } => Ok(()),
@@ -586,9 +394,6 @@ fn is_interface(name: &str) -> bool {
     (1..=15).contains(&name.len()) && !name.contains(barred) && !name.starts_with(['-', '.'])
 }
 
-/// The scheduler of a service for which none was named.
-pub const DEFAULT_SCHEDULER: &str = "wlc";
-
 /// How many ports a mark rule may name, as iptables-extensions(8) has it of multiport.
 const PORTS_MAX: usize = 15;
 
@@ -597,9 +402,25 @@ const MARKS_MAX: usize = 1024;
 /// How many local addresses `xvs laddr` takes: steering has room for as many again, which are being left.
 const LOCALS_MAX: usize = 1024;
 
+/// Whether what a command asks for can be done.
+///
+/// # Errors
+/// [`CommandError::NotSupported`] with the object, what about it is not supported, and what to do instead.
+pub fn supported(command: &Command) -> Result<(), CommandError> {
+    match command {
+        Command::StartDaemon(daemon) => Err(CommandError::NotSupported {
+            object: format!("{} daemon", daemon.role.name()),
+            what: "connection synchronization is".to_owned(),
+            next: "run without it; after a failover clients connect anew".to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sync_daemon::SyncRole;
 
     fn endpoint(last: u8) -> Endpoint {
         Endpoint::new([192, 0, 2, last], 80)
@@ -857,5 +678,23 @@ mod tests {
         let many = [ports, vec![14..=14]].concat();
         assert!(check(rule(&many, None)).unwrap_err().contains("add two rules"));
         assert!(check(rule(&[], Some(""))).unwrap_err().contains("leave -i out"));
+    }
+
+    #[test]
+    fn a_refusal_names_the_object_what_is_missing_and_the_next_step() {
+        let refused = supported(&Command::StartDaemon(SyncDaemon {
+            role: SyncRole::Backup,
+            interface: "eth0".to_owned(),
+            sync_id: 0,
+            max_len_bytes: 1472,
+            group: IpAddr::from([224, 0, 0, 81]),
+            port: 8848,
+            ttl: 1,
+        }));
+        let said = refused.unwrap_err().to_string();
+        assert!(
+            said.starts_with("xvs: backup daemon: connection synchronization is not supported yet; run"),
+            "{said}"
+        );
     }
 }

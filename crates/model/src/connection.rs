@@ -1,17 +1,15 @@
-//! Which connections are meant: those of a client, a service, a real server, in a state.
+//! Connections as listings show them, and the filter by which they are chosen.
 //!
-//! Typed for `xvs connections`, carried to the daemon, and asked there for each row of a listing, so that what nobody
-//! wants to see does not travel. Pure. Not here: the walk over the table (`connections.rs`).
+//! The filter is typed for `xvs connections`, carried to the daemon and applied there to each row, so that rows that do
+//! not match are not sent.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use xvs_proto::{Endpoint, Prefix};
-use xvs_sched::ServiceKey;
-
-use crate::message::ConnectionRow;
+use xvs_proto::{Endpoint, Prefix, Protocol};
+use xvs_sched::{ForwardingMethod, ServiceKey};
 
 /// What a connection must be like; the default is any connection, and no template.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -155,13 +153,74 @@ impl From<Ends> for String {
     }
 }
 
+/// A connection or template as listings show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionRow {
+    /// Its protocol; [`Protocol::IP`] for the template of a mark.
+    pub protocol: Protocol,
+    /// Seconds until it expires, if no packet refreshes it.
+    pub expires_seconds: u32,
+    /// The state's name as IPVS prints it.
+    pub state: String,
+    /// The client's end; port 0 in a template.
+    pub client: Endpoint,
+    /// The virtual end; in a mark's template the mark, written as an address.
+    pub virtual_endpoint: Endpoint,
+    /// The destination's end.
+    pub dest: Endpoint,
+    /// The director's end towards the destination, under FULLNAT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<Endpoint>,
+    /// The persistence engine and what it keeps, for its templates.
+    pub engine: Option<EngineData>,
+    /// What ipvsadm's listings do not say, if it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<ConnectionDetail>,
+}
+
+/// What else there is to say of a connection or template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionDetail {
+    /// The service that it belongs to; `None` if that is gone.
+    pub service: Option<ServiceKey>,
+    /// The destination as the service has it; `None` if that was removed.
+    pub server: Option<Endpoint>,
+    /// How packets reach its destination.
+    pub method: ForwardingMethod,
+    /// Packets from its client.
+    pub packets: u32,
+    /// Of a template: the connections that it controls.
+    pub controls: u32,
+    /// Whether it is a template.
+    pub template: bool,
+    /// Its properties, a word each.
+    pub flags: Vec<String>,
+}
+
+/// What a persistence engine keeps of a client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineData {
+    /// The engine's name.
+    pub name: String,
+    /// Its data, such as a Call-ID.
+    pub data: String,
+}
+
+/// What has been ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Ended {
+    /// Connections and templates that are no more.
+    pub ended: u64,
+    /// Connections that are reset at their next packet.
+    pub marked: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use xvs_proto::Protocol;
     use xvs_sched::ForwardingMethod;
 
     use super::*;
-    use crate::message::ConnectionDetail;
 
     fn ends(text: &str) -> Ends {
         text.parse().unwrap()

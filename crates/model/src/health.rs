@@ -4,16 +4,12 @@
 //! packets are scheduled by is looked up in what workers act on. Cost: some microseconds for each real server. Not here:
 //! how it is shown (`cli/health.rs`, `metrics/health.rs`).
 
-use std::collections::HashMap;
 use std::fmt;
-use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
-use xvs_dataplane::snapshot::{Service, Snapshot};
-use xvs_proto::Endpoint;
 use xvs_sched::ServiceKey;
 
-use crate::status::duration;
+use crate::duration;
 
 /// Everything that a keepalived.conf has watched.
 ///
@@ -188,21 +184,6 @@ impl HealthReport {
         }
     }
 
-    /// Fills in the weights by which packets are scheduled, and what load reports made of them.
-    pub(crate) fn weigh(&mut self, snapshot: &Snapshot) {
-        for server in &mut self.virtual_servers {
-            let Some(service) = server.keys().next().and_then(|key| snapshot.services.find(&key)) else {
-                continue;
-            };
-            for (place, member) in server.places(service).into_iter().zip(service.members.iter()) {
-                let Some(place) = place else { continue };
-                let weights = &mut server.real_servers[place].weights;
-                weights.in_force = Some(member.weight.0);
-                weights.feedback = (member.weight != member.own_weight).then_some(member.weight.0);
-            }
-        }
-    }
-
     /// The virtual server that a service is of, by its name as it is printed.
     pub fn of_service(&self, service: &str) -> Option<&VirtualServerHealth> {
         self.virtual_servers.iter().find(|server| server.services.iter().any(|name| name == service))
@@ -219,21 +200,8 @@ impl VirtualServerHealth {
     }
 
     /// Its services.
-    pub(crate) fn keys(&self) -> impl Iterator<Item = ServiceKey> {
+    pub fn keys(&self) -> impl Iterator<Item = ServiceKey> {
         self.services.iter().filter_map(|name| name.parse().ok())
-    }
-
-    /// Of each destination of one of its services the place among its real servers, if it is one.
-    pub(crate) fn places(&self, service: &Service) -> Vec<Option<usize>> {
-        let mut places = HashMap::new();
-        for (place, server) in self.real_servers.iter().enumerate() {
-            let Ok(endpoint) = server.endpoint.parse::<SocketAddr>() else { continue };
-            let endpoint = Endpoint::new(endpoint.ip(), endpoint.port());
-            places.insert(endpoint, place);
-            // Where only NAT may have another port than the service, it stands there with the service's, or none.
-            places.entry(Endpoint { port: service_port(service.key), ..endpoint }).or_insert(place);
-        }
-        service.members.iter().map(|member| places.get(&member.endpoint).copied()).collect()
     }
 
     /// Each real server that is down, for how long and why, and who serves instead of all, a sentence each.
@@ -310,68 +278,15 @@ impl fmt::Display for CheckState {
     }
 }
 
-/// The port of a service; 0 of a mark.
-fn service_port(key: ServiceKey) -> u16 {
-    match key {
-        ServiceKey::Address { endpoint, .. } => endpoint.port,
-        ServiceKey::Mark { .. } => 0,
-    }
-}
-
 /// How long ago a time was, as people say it.
-pub(crate) fn ago(then_millis: u64, now_millis: u64) -> String {
-    duration(now_millis.saturating_sub(then_millis) / 1000)
+pub fn ago(then_millis: u64, now_millis: u64) -> String {
+    duration::in_words(now_millis.saturating_sub(then_millis) / 1000)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::sample::{NOW, check, real_server, report, seconds_ago, virtual_server};
     use super::*;
-    use crate::adm::{SystemResolver, read_rules};
-    use crate::control::Control;
-    use crate::feedback::Feedback;
-    use crate::lab::Unwired;
-    use crate::message::Request;
-    use crate::settings::Ipvs;
-
-    /// What workers act on with these rules.
-    fn snapshot(rules: &str) -> std::sync::Arc<Snapshot> {
-        let mut control = Control::new(Unwired::default(), 1, Ipvs::default(), Feedback::default());
-        let rules = read_rules(rules, &SystemResolver::default()).unwrap();
-        let commands = rules.into_iter().map(|rule| rule.command).collect();
-        control.handle(&Request::Restore(commands), xvs_dataplane::clock::Millis(0)).unwrap();
-        control.published().load_full()
-    }
-
-    #[test]
-    fn what_is_in_force_is_what_workers_act_on_whatever_port_the_file_gives_a_server() {
-        let server = |endpoint: &str| RealServerHealth {
-            endpoint: endpoint.to_owned(),
-            ..real_server("192.0.2.11", CheckState::Down)
-        };
-        let servers = ["192.0.2.11:80", "192.0.2.12:8080", "192.0.2.13:0", "192.0.2.14:81", "192.0.2.15:80"];
-        let in_force = |rules: &str, service: &str| {
-            let mut one = virtual_server("198.51.100.1", servers.map(server).into());
-            one.services = vec![service.to_owned()];
-            let mut report = report(vec![one]);
-            report.weigh(&snapshot(rules));
-            let weights = report.virtual_servers[0].real_servers.iter().map(|server| server.weights.in_force);
-            weights.collect::<Vec<_>>()
-        };
-        let (service, mark) = ("-t 198.51.100.1:80", "-f 7");
-        let tcp: String = ["11:80 -g -w 1", "12:8080 -m -w 2", "13:80 -g -w 3", "14:80 -g -w 4"]
-            .map(|server| format!("-a {service} -r 192.0.2.{server}\n"))
-            .concat();
-        let of_mark: String = [11, 12].map(|host| format!("-a {mark} -r 192.0.2.{host} -g -w 9\n")).concat();
-        let rules = format!("-A {service} -s rr\n{tcp}-A {mark} -s rr\n{of_mark}");
-        assert_eq!(
-            in_force(&rules, "TCP 198.51.100.1:80"),
-            [Some(1), Some(2), Some(3), Some(4), None],
-            "one that is not in the table keeps nothing of before"
-        );
-        assert_eq!(in_force(&rules, "FWM 7"), [Some(9), Some(9), None, None, None]);
-        assert_eq!(in_force(&rules, "TCP 198.51.100.9:80"), [None; 5], "nobody has such a service");
-    }
+    use crate::health::sample::{NOW, check, real_server, report, seconds_ago, virtual_server};
 
     #[test]
     fn servers_that_are_down_are_told_with_how_long_and_what_was_seen_and_who_serves_instead() {
@@ -405,20 +320,21 @@ mod tests {
     }
 }
 
-/// Reports made by hand, for tests of those who show them.
-#[cfg(test)]
-pub(crate) mod sample {
+/// Reports made by hand, for the tests of programs that show them.
+#[cfg(any(test, feature = "samples"))]
+#[allow(missing_docs, reason = "for tests alone")]
+pub mod sample {
     use super::*;
 
     /// 2026-11-20T15:23:12.123Z.
-    pub(crate) const NOW: u64 = 1_795_188_192_123;
+    pub const NOW: u64 = 1_795_188_192_123;
 
-    pub(crate) fn seconds_ago(seconds: u64) -> u64 {
+    pub fn seconds_ago(seconds: u64) -> u64 {
         NOW - seconds * 1000
     }
 
     /// A file without faults that was read an hour ago.
-    pub(crate) fn report(virtual_servers: Vec<VirtualServerHealth>) -> HealthReport {
+    pub fn report(virtual_servers: Vec<VirtualServerHealth>) -> HealthReport {
         HealthReport {
             file: "/etc/keepalived/keepalived.conf".to_owned(),
             read_at_millis: seconds_ago(3600),
@@ -433,7 +349,7 @@ pub(crate) mod sample {
     }
 
     /// A virtual server of port 80 that is well if one of its servers is up, since an hour ago.
-    pub(crate) fn virtual_server(address: &str, real_servers: Vec<RealServerHealth>) -> VirtualServerHealth {
+    pub fn virtual_server(address: &str, real_servers: Vec<RealServerHealth>) -> VirtualServerHealth {
         let weight = |server: &RealServerHealth| u64::from(server.weights.operator);
         let live_weight = real_servers.iter().filter(|server| server.is_up).map(weight).sum();
         VirtualServerHealth {
@@ -450,7 +366,7 @@ pub(crate) mod sample {
     }
 
     /// A real server of weight 1 with a check of its port: up since an hour ago, or down for some seconds.
-    pub(crate) fn real_server(address: &str, state: CheckState) -> RealServerHealth {
+    pub fn real_server(address: &str, state: CheckState) -> RealServerHealth {
         let endpoint = format!("{address}:80");
         let is_up = state.is_up();
         let since_millis = seconds_ago(if is_up { 3600 } else { 12 });
@@ -461,7 +377,7 @@ pub(crate) mod sample {
     }
 
     /// A check that was refused seconds ago unless it is well, and is made again in some.
-    pub(crate) fn check(probe: &str, state: CheckState, since_millis: u64) -> CheckHealth {
+    pub fn check(probe: &str, state: CheckState, since_millis: u64) -> CheckHealth {
         let is_well = matches!(state, CheckState::Up | CheckState::AssumedUp | CheckState::AssumedDown);
         let what = "connection refused by 192.0.2.12:80".to_owned();
         let last_error = (!is_well).then(|| ErrorSeen { what, at_millis: seconds_ago(2) });

@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::capturing::{CaptureRequest, CapturedPacket, Missed};
-use crate::events::{Asked, Heard};
-use crate::filter::Filter;
-use crate::message::{
-    CommandError, ConnectionRow, FrameError, Reply, ReplyMessage, Request, RequestMessage, VERSION, decode,
-    read_frame, write_message,
-};
+use crate::capture::{CaptureRequest, CapturedPacket, Missed};
+use crate::command::CommandError;
+use crate::connection::{ConnectionRow, Filter};
+use crate::event::{Asked, Heard};
+use crate::framing::{FrameError, ReplyMessage, RequestMessage, VERSION, decode, read_frame, write_message};
+use crate::reply::Reply;
+use crate::request::Request;
 
 /// Whoever answers requests.
 pub trait Director {

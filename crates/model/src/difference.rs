@@ -1,0 +1,195 @@
+//! Rules as a whole: what a file of them wants, how that differs from what runs, and the commands that make it so.
+//!
+//! A file is carried out on an empty state, so it means what `xvsadm -R` makes of it; then two states are compared thing
+//! by thing: a service, one of its destinations, a local address, the mark rules, the timeouts. What is in both and
+//! alike is not touched by any command, so its connections, counters and scheduler's state stay; what is in both and
+//! not alike is edited. The order of destinations and of local addresses is no difference, that of mark rules is.
+//! Timeouts that a file does not set are left as they are. Pure; a walk over both states. Not here: files
+//! (`adm/rules.rs`), and who carries it out (`control/apply.rs`).
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::{Deserialize, Serialize};
+use xvs_sched::{ForwardingMethod, ServiceKey};
+
+use crate::command::{Command, CommandError};
+use crate::destination::{DestinationOptions, Tunnel};
+use crate::firewall_mark::MarkRule;
+use crate::rules::{Thing, Wanted, thing};
+use crate::service::{Netmask, ServiceOptions};
+use crate::state::State;
+
+/// The state that these commands make.
+///
+/// # Errors
+/// The first command that cannot be carried out after those before it.
+pub fn state_of(commands: &[Command]) -> Result<State, CommandError> {
+    let mut state = State::default();
+    commands.iter().try_for_each(|command| state.apply(command).map(|_| ()))?;
+    Ok(state)
+}
+
+/// The commands that make a state out of nothing.
+pub fn commands_of(state: &State) -> Vec<Command> {
+    let mut commands = vec![Command::SetTimeouts(state.timeouts())];
+    commands.extend(rules(state));
+    commands.extend(state.marks().iter().cloned().map(Command::AddMark));
+    commands
+}
+
+/// One thing that is not as it is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// The command that would make it as it is; `None` if it is not there.
+    pub before: Option<Command>,
+    /// The command that adds it or, if it is there, edits it; `None` if it goes.
+    pub after: Option<Command>,
+}
+
+impl Difference {
+    /// What it is about.
+    pub fn thing(&self) -> Thing {
+        self.before.as_ref().or(self.after.as_ref()).map_or(Thing::Other, thing)
+    }
+
+    /// Those that lead from the one to the other.
+    fn commands(&self) -> impl Iterator<Item = Command> {
+        let gone = match (&self.before, &self.after) {
+            (Some(Command::AddService { key, .. }), None) => Some(Command::DeleteService(*key)),
+            (Some(Command::AddDestination { service, endpoint, .. }), None) => {
+                Some(Command::DeleteDestination { service: *service, endpoint: *endpoint })
+            }
+            (Some(Command::AddLocal(local)), _) => Some(Command::DeleteLocal(local.addr)),
+            (Some(Command::AddMark(rule)), _) => Some(Command::DeleteMark(rule.clone())),
+            _ => None,
+        };
+        gone.into_iter().chain(self.after.clone())
+    }
+}
+
+/// How what runs differs from what is wanted: local addresses first, then each service with its destinations, then mark
+/// rules and timeouts.
+pub fn differences(running: &State, wanted: &Wanted) -> Vec<Difference> {
+    let (before, after) = (rules(running), rules(&wanted.state));
+    let (old, mut new) = (by_thing(&before), by_thing(&after));
+    let mut all = Vec::new();
+    for rule in before {
+        match new.remove(&thing(&rule)) {
+            Some(same) if same == rule => {}
+            changed => all.push(Difference { after: changed.map(edit), before: Some(rule) }),
+        }
+    }
+    let added = after.into_iter().filter(|rule| !old.contains_key(&thing(rule)));
+    all.extend(added.map(|rule| Difference { before: None, after: Some(rule) }));
+    all.sort_by_key(|difference| difference.thing().service());
+    all.extend(marks(running.marks(), wanted.state.marks()));
+    let mut timeouts = running.timeouts();
+    timeouts.update(wanted.timeouts);
+    if timeouts != running.timeouts() {
+        let [before, after] =
+            [running.timeouts(), timeouts].map(|timeouts| Some(Command::SetTimeouts(timeouts)));
+        all.push(Difference { before, after });
+    }
+    all
+}
+
+/// The commands that make what runs as it is wanted, in an order in which none is refused for another's sake.
+pub fn carried_out(differences: &[Difference]) -> Vec<Command> {
+    let mut commands: Vec<_> = differences.iter().flat_map(Difference::commands).collect();
+    commands.sort_by_key(|command| match command {
+        Command::DeleteDestination { .. } | Command::DeleteLocal(_) | Command::DeleteMark(_) => 0,
+        Command::DeleteService(_) => 1,
+        Command::AddDestination { .. } | Command::EditDestination { .. } => 3,
+        _ => 2,
+    });
+    commands
+}
+
+/// What leads from `applied` back to `former`, as far as `running` is still as it was applied; and how much is not.
+pub fn back(running: &State, applied: &State, former: &State) -> (Vec<Difference>, usize) {
+    let wanted = Wanted { state: former.clone(), timeouts: former.timeouts() };
+    let mut differences = differences(applied, &wanted);
+    let all = differences.len();
+    let [now, then] = [running, applied].map(|state| by_thing(&rules(state)));
+    let destinations = |state: &State, key: ServiceKey| {
+        let found = state.service(&key).into_iter().flat_map(|service| &service.destinations);
+        found.map(|dest| (dest.endpoint, dest.options.clone())).collect::<BTreeMap<_, _>>()
+    };
+    differences.retain(|difference| match difference.thing() {
+        Thing::Marks => running.marks() == applied.marks(),
+        Thing::Timeouts => running.timeouts() == applied.timeouts(),
+        // With it would go what somebody else has added to it.
+        Thing::Service(key)
+            if difference.after.is_none() && destinations(running, key) != destinations(applied, key) =>
+        {
+            false
+        }
+        // Of a service that somebody else has made anew or deleted.
+        Thing::Destination(key, _) if now.get(&Thing::Service(key)) != then.get(&Thing::Service(key)) => {
+            false
+        }
+        thing => now.get(&thing) == then.get(&thing),
+    });
+    let left = all - differences.len();
+    (differences, left)
+}
+
+fn by_thing(rules: &[Command]) -> HashMap<Thing, Command> {
+    rules.iter().map(|rule| (thing(rule), rule.clone())).collect()
+}
+
+/// What makes the local addresses, the services and their destinations of a state, without what is of no effect.
+fn rules(state: &State) -> Vec<Command> {
+    let mut rules: Vec<_> = state.locals().iter().copied().map(Command::AddLocal).collect();
+    for (key, service) in state.services() {
+        rules.push(Command::AddService { key: *key, options: effective_service(*key, &service.options) });
+        // The one added last comes first.
+        rules.extend(service.destinations.iter().rev().map(|dest| Command::AddDestination {
+            service: *key,
+            endpoint: dest.endpoint,
+            options: effective_destination(&dest.options),
+        }));
+    }
+    rules
+}
+
+fn effective_service(key: ServiceKey, options: &ServiceOptions) -> ServiceOptions {
+    let netmask = match options.persistence_timeout_seconds {
+        Some(_) => options.netmask,
+        None => Netmask::host(key.family()),
+    };
+    ServiceOptions { netmask, ..options.clone() }
+}
+
+fn effective_destination(options: &DestinationOptions) -> DestinationOptions {
+    let tunnel = match options.method {
+        ForwardingMethod::Tunnel => options.tunnel,
+        _ => Tunnel::Ipip,
+    };
+    DestinationOptions { tunnel, ..options.clone() }
+}
+
+/// The command that makes what is there as this one would add it.
+fn edit(rule: Command) -> Command {
+    match rule {
+        Command::AddService { key, options } => Command::EditService { key, options },
+        Command::AddDestination { service, endpoint, options } => {
+            Command::EditDestination { service, endpoint, options }
+        }
+        other => other,
+    }
+}
+
+/// Rules are added behind the others only: what stands before all that is new stays, if it is there in that order.
+fn marks(running: &[MarkRule], wanted: &[MarkRule]) -> Vec<Difference> {
+    let mut keep = wanted.iter().peekable();
+    let mut all = Vec::new();
+    for rule in running {
+        match keep.next_if_eq(&rule) {
+            Some(_) => {}
+            None => all.push(Difference { before: Some(Command::AddMark(rule.clone())), after: None }),
+        }
+    }
+    all.extend(keep.map(|rule| Difference { before: None, after: Some(Command::AddMark(rule.clone())) }));
+    all
+}

@@ -1,0 +1,133 @@
+//! Events: what changed, when, and by whom.
+
+use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Counts from 1 at the daemon's start.
+    pub number: u64,
+    /// When, in milliseconds since 1970 (UTC).
+    pub at_millis: u64,
+    /// The configuration that was in force then: the number of its snapshot.
+    pub epoch: u64,
+    /// Who asked for it; `None`: nobody did, or xvsd itself.
+    pub by: Option<Who>,
+    /// What it concerns.
+    pub kind: Kind,
+    /// A command as one would type it, or a sentence.
+    pub what: String,
+    /// Why it was not done, if so.
+    pub refused: Option<String>,
+}
+
+/// A process that asked for a change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Who {
+    /// Its user.
+    pub uid: u32,
+    /// Its number.
+    pub pid: i32,
+    /// Its name as the kernel has it, which is what the process says of itself; empty if it was gone already.
+    pub program: String,
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "uid {}, {} (process {})", self.uid, self.program, self.pid)
+    }
+}
+
+/// What an event concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A command, also a refused one.
+    Change,
+    /// An interface that went or came back.
+    Link,
+    /// A weight that load reports have moved.
+    Weight,
+    /// A real server that is up or down, a virtual server that has or has lost its quorum.
+    Health,
+    /// Something to see to, as `xvs status` shows it.
+    Warning,
+    /// A warning that does not hold any more.
+    Over,
+}
+
+impl Kind {
+    /// Its word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Change => "change",
+            Self::Link => "link",
+            Self::Weight => "weight",
+            Self::Health => "health",
+            Self::Warning => "warning",
+            Self::Over => "over",
+        }
+    }
+}
+
+/// What a listener asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// Where it begins.
+    pub from: Begin,
+    /// What comes after what is remembered.
+    pub then: Then,
+}
+
+/// Where a listener begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Begin {
+    /// With the next event.
+    Now,
+    /// With the last so many.
+    Last(usize),
+    /// With the first since then, in milliseconds since 1970.
+    Since(u64),
+}
+
+/// What comes after what is remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Then {
+    /// Every further event.
+    Follow,
+    /// The end.
+    End,
+}
+
+/// Some events in their order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heard {
+    /// How many before these the listener has missed, because it was too slow.
+    pub missed: u64,
+    /// At most [`PART`].
+    pub events: Vec<Event>,
+}
+
+impl Heard {
+    /// Whether there is nothing to hear.
+    pub fn is_empty(&self) -> bool {
+        self.missed == 0 && self.events.is_empty()
+    }
+}
+
+/// For events and who asks for those since some time.
+pub fn millis_since_1970(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_millis() as u64
+}
+
+/// Events that are remembered.
+pub const KEPT: usize = 1024;
+
+/// Events that a listener is given at a time.
+pub const PART: usize = 64;

@@ -1,0 +1,113 @@
+//! Messages on the control socket.
+//!
+//! A message is a 4-byte big-endian length and that many bytes of JSON. Every message carries [`VERSION`]; a request gets
+//! one reply, or several parts of one with `more` set in all but the last, so that a listing of connections is never in
+//! memory as a whole. Lengths are checked before anything is allocated. Not here: sockets.
+
+use std::io;
+use std::io::{Read, Write};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::command::CommandError;
+use crate::reply::Reply;
+use crate::request::Request;
+
+/// The version of everything below. Both ends must have the same.
+pub const VERSION: u32 = 2;
+
+/// A request as it travels.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RequestMessage {
+    /// The sender's [`VERSION`].
+    pub version: u32,
+    /// What is asked.
+    pub request: Request,
+}
+
+/// A reply, or one part of it, as it travels.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ReplyMessage {
+    /// The sender's [`VERSION`].
+    pub version: u32,
+    /// The answer.
+    pub answer: Result<Reply, CommandError>,
+    /// Whether another part follows.
+    pub more: bool,
+}
+
+/// The part of a message that every version has.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+/// Writes one message.
+///
+/// # Errors
+/// Those of the writer; `InvalidData` if the message is longer than a length can say.
+pub fn write_message(writer: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
+    let mut frame = vec![0; LENGTH_BYTES];
+    serde_json::to_writer(&mut frame, message)?;
+    let length = u32::try_from(frame.len() - LENGTH_BYTES)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "message longer than 4 GiB"))?;
+    frame[..LENGTH_BYTES].copy_from_slice(&length.to_be_bytes());
+    writer.write_all(&frame)
+}
+
+/// Reads the bytes of one message; `None` if the other end closed before it began.
+///
+/// # Errors
+/// [`FrameError::TooLong`] before anything of it is read or allocated; [`FrameError::Io`] also for a message that
+/// ends half-way.
+pub fn read_frame(reader: &mut impl Read, limit_bytes: u32) -> Result<Option<Vec<u8>>, FrameError> {
+    let mut length = [0; LENGTH_BYTES];
+    let first = reader.read(&mut length)?;
+    if first == 0 {
+        return Ok(None);
+    }
+    reader.read_exact(&mut length[first..])?;
+    let bytes = u32::from_be_bytes(length);
+    if bytes > limit_bytes {
+        return Err(FrameError::TooLong { bytes, limit: limit_bytes });
+    }
+    let mut frame = Vec::new();
+    // Grows as bytes arrive: a length alone must not make us allocate.
+    if reader.take(u64::from(bytes)).read_to_end(&mut frame)? < bytes as usize {
+        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+    }
+    Ok(Some(frame))
+}
+
+/// Reads a message's content; checks the version before the rest.
+///
+/// # Errors
+/// [`CommandError::Malformed`] or [`CommandError::WrongVersion`].
+pub fn decode<T: DeserializeOwned>(frame: &[u8]) -> Result<T, CommandError> {
+    let malformed = |error: serde_json::Error| CommandError::Malformed { why: error.to_string() };
+    let Versioned { version } = serde_json::from_slice(frame).map_err(malformed)?;
+    if version != VERSION {
+        return Err(CommandError::WrongVersion { ours: VERSION, theirs: version });
+    }
+    serde_json::from_slice(frame).map_err(malformed)
+}
+
+/// Why there is no message.
+#[derive(Debug, Error)]
+pub enum FrameError {
+    /// Its length is above the limit.
+    #[error("message of {bytes} bytes, above the limit of {limit}")]
+    TooLong {
+        /// The length it claims.
+        bytes: u32,
+        /// The longest allowed.
+        limit: u32,
+    },
+    /// The socket failed, was too slow, or closed half-way.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+const LENGTH_BYTES: usize = 4;

@@ -1,0 +1,125 @@
+//! Replies: what the director answers when a request was carried out.
+
+use serde::{Deserialize, Serialize};
+use xvs_proto::Endpoint;
+use xvs_sched::{ServiceKey, Weight};
+
+use crate::capture::{CapturedPacket, Missed};
+use crate::command::{Command, CommandError};
+use crate::connection::ConnectionRow;
+use crate::destination::DestinationOptions;
+use crate::difference::Difference;
+use crate::event::Heard;
+use crate::firewall_mark::MarkRule;
+use crate::local_address::LocalAddress;
+use crate::service::ServiceOptions;
+use crate::sync_daemon::SyncDaemon;
+use crate::timeouts::Timeouts;
+use crate::traffic::Traffic;
+
+/// What a client is answered when its request was carried out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// The change is in force for every packet from now on.
+    Done,
+    /// For each command of a batch, in its order, whether it was carried out.
+    Restored(Vec<Result<(), CommandError>>),
+    /// What differed, and does no more; nothing if there was nothing to do.
+    Applied(Vec<Difference>),
+    /// What makes the state that runs.
+    Rules {
+        /// The commands.
+        commands: Vec<Command>,
+        /// Services that are governed, which rules are not compared with.
+        governed: Vec<ServiceKey>,
+    },
+    /// Services, in no particular order; their destinations in IPVS's.
+    Services(Vec<ServiceRow>),
+    /// Some connections.
+    Connections(Vec<ConnectionRow>),
+    /// The timeouts in force.
+    Timeouts(Timeouts),
+    /// The daemons that run, the master first.
+    Daemons(Vec<SyncDaemon>),
+    /// The mark rules that were set, in the order in which they apply.
+    Marks(Vec<MarkRule>),
+    /// The local addresses, in the order of the commands.
+    LocalAddresses(Vec<LocalAddress>),
+    /// All services, in no particular order.
+    Traffic(Traffic),
+    /// Some events.
+    Events(Heard),
+    /// Packets as they passed.
+    Captured(Vec<CapturedPacket>),
+    /// No more packets are captured.
+    CaptureEnded(Missed),
+    /// A document whose shape its request defines.
+    Report(serde_json::Value),
+}
+
+/// A service as listings show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceRow {
+    /// Which.
+    pub key: ServiceKey,
+    /// How it treats its connections.
+    pub options: ServiceOptions,
+    /// What it has carried since its counters were zeroed.
+    pub stats: Stats,
+    /// What it carries now.
+    pub rates: Rates,
+    /// Its destinations in IPVS's order.
+    pub destinations: Vec<DestinationRow>,
+}
+
+/// A destination as listings show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DestinationRow {
+    /// Which.
+    pub endpoint: Endpoint,
+    /// How it is used.
+    pub options: DestinationOptions,
+    /// What schedulers go by: the weight of `options`, unless load reports have moved it.
+    pub weight_in_force: Weight,
+    /// Connections in an active state.
+    pub active: u32,
+    /// Its other connections.
+    pub inactive: u32,
+    /// Persistence templates.
+    pub persistent: u32,
+    /// What it has carried since its counters were zeroed.
+    pub stats: Stats,
+    /// What it carries now.
+    pub rates: Rates,
+}
+
+/// Totals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Stats {
+    /// Connections scheduled.
+    pub connections: u64,
+    /// Packets towards destinations.
+    pub in_packets: u64,
+    /// Packets towards clients.
+    pub out_packets: u64,
+    /// Bytes (IP total length) towards destinations.
+    pub in_bytes: u64,
+    /// Bytes (IP total length) towards clients.
+    pub out_bytes: u64,
+}
+
+/// Rates, each per second, as IPVS's estimator has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Rates {
+    /// Connections scheduled.
+    pub connections: u64,
+    /// Packets towards destinations.
+    pub in_packets: u64,
+    /// Packets towards clients.
+    pub out_packets: u64,
+    /// Bytes towards destinations.
+    pub in_bytes: u64,
+    /// Bytes towards clients.
+    pub out_bytes: u64,
+}

@@ -1,0 +1,168 @@
+//! The lines of a rules file, what they want as a whole, and the faults in them.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use xvs_proto::Endpoint;
+use xvs_sched::ServiceKey;
+
+use crate::command::{Command, CommandError};
+use crate::state::{State, supported};
+use crate::timeouts::Timeouts;
+
+/// What rules want.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Wanted {
+    pub(crate) state: State,
+    /// Those that the rules set; 0: they do not say.
+    pub(crate) timeouts: Timeouts,
+}
+
+/// What is wrong with a line of a rules file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Which line, from 1 on.
+    pub line: usize,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: {}", self.line, self.why)
+    }
+}
+
+impl From<State> for Wanted {
+    /// These services, whatever the timeouts.
+    fn from(state: State) -> Self {
+        Self { state, timeouts: Timeouts::UNSET }
+    }
+}
+
+impl Wanted {
+    /// What these lines want.
+    ///
+    /// # Errors
+    /// Every line that cannot be carried out after those before it.
+    pub fn of(lines: &[RuleLine]) -> Result<Self, Vec<Fault>> {
+        let mut wanted = Self { timeouts: Timeouts::UNSET, ..Self::default() };
+        let mut faults = Vec::new();
+        for (place, RuleLine { number, command }) in lines.iter().enumerate() {
+            if let Err(error) = wanted.take(command) {
+                let first = lines[..place].iter().rfind(|line| adds_the_same(&line.command, command));
+                let why = match (twice(&error), first) {
+                    (Some(what), Some(first)) => format!("{what} stands in line {} already", first.number),
+                    _ => error.to_string(),
+                };
+                faults.push(Fault { line: *number, why });
+            }
+        }
+        if faults.is_empty() { Ok(wanted) } else { Err(faults) }
+    }
+
+    /// The state that is wanted.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Wants these services as they run: they are not the rules' business.
+    pub fn leave(&mut self, running: &State, services: impl IntoIterator<Item = ServiceKey>) {
+        for key in services {
+            self.state.put(key, running.service(&key).cloned());
+        }
+    }
+
+    fn take(&mut self, command: &Command) -> Result<(), CommandError> {
+        if matches!(command, Command::Zero(_)) {
+            let why = "rules do not zero counters; `xvsadm -Z` does".to_owned();
+            return Err(CommandError::InvalidOperation { why });
+        }
+        supported(command)?;
+        self.state.apply(command)?;
+        if let Command::SetTimeouts(timeouts) = command {
+            self.timeouts.update(*timeouts);
+        }
+        Ok(())
+    }
+}
+
+/// Whether a line adds what another one adds.
+fn adds_the_same(line: &Command, other: &Command) -> bool {
+    let adds = |command: &Command| {
+        matches!(
+            command,
+            Command::AddService { .. }
+                | Command::AddDestination { .. }
+                | Command::AddLocal(_)
+                | Command::AddMark(_)
+        )
+    };
+    adds(line) && adds(other) && thing(line) == thing(other) && (thing(line) != Thing::Marks || line == other)
+}
+
+/// What a line says for the second time.
+fn twice(error: &CommandError) -> Option<String> {
+    Some(match error {
+        CommandError::ServiceExists(key) => format!("virtual service {key}"),
+        CommandError::DestinationExists { service, endpoint } => {
+            format!("real server {endpoint} of virtual service {service}")
+        }
+        CommandError::LocalExists(local) => format!("local address {}", local.addr),
+        CommandError::MarkExists(rule) => format!("mark rule {rule}"),
+        _ => return None,
+    })
+}
+
+/// A line of a rules file that asks for a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleLine {
+    /// Which line it is, from 1 on.
+    pub number: usize,
+    /// What it asks for.
+    pub command: Command,
+}
+
+/// What a rule is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Thing {
+    /// A local address.
+    Local(IpAddr),
+    /// A service.
+    Service(ServiceKey),
+    /// A destination of a service.
+    Destination(ServiceKey, Endpoint),
+    /// The mark rules.
+    Marks,
+    /// The timeouts.
+    Timeouts,
+    /// Daemons, counters, all services: rules say nothing of them that could be compared.
+    Other,
+}
+
+impl Thing {
+    /// The service that it is, or that it belongs to.
+    pub fn service(self) -> Option<ServiceKey> {
+        match self {
+            Self::Service(key) | Self::Destination(key, _) => Some(key),
+            _ => None,
+        }
+    }
+}
+
+/// What a command is about.
+pub fn thing(command: &Command) -> Thing {
+    match command {
+        Command::AddLocal(local) => Thing::Local(local.addr),
+        Command::DeleteLocal(addr) => Thing::Local(*addr),
+        Command::AddService { key, .. } | Command::EditService { key, .. } | Command::DeleteService(key) => {
+            Thing::Service(*key)
+        }
+        Command::AddDestination { service, endpoint, .. }
+        | Command::EditDestination { service, endpoint, .. }
+        | Command::DeleteDestination { service, endpoint } => Thing::Destination(*service, *endpoint),
+        Command::AddMark(_) | Command::DeleteMark(_) => Thing::Marks,
+        Command::SetTimeouts(_) => Thing::Timeouts,
+        Command::Flush | Command::Zero(_) | Command::StartDaemon(_) | Command::StopDaemon(_) => Thing::Other,
+    }
+}

@@ -1,0 +1,55 @@
+//! The timeouts that `--set` sets.
+
+use serde::{Deserialize, Serialize};
+
+use crate::command::CommandError;
+
+/// The timeouts that `--set` sets; other states have fixed ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timeouts {
+    /// Established TCP connections.
+    pub tcp_seconds: u32,
+    /// TCP connections after a FIN.
+    pub tcp_fin_seconds: u32,
+    /// UDP.
+    pub udp_seconds: u32,
+}
+
+impl Timeouts {
+    /// None is set: [`update`](Self::update) keeps every value.
+    pub const UNSET: Self = Self { tcp_seconds: 0, tcp_fin_seconds: 0, udp_seconds: 0 };
+
+    /// The longest timeout, 31 days, as `ipvsadm` has it.
+    pub const MAX_SECONDS: u32 = 31 * 24 * 60 * 60;
+
+    /// Takes over what `wanted` says; 0 keeps a value.
+    pub fn update(&mut self, wanted: Self) {
+        for (kept, new) in [
+            (&mut self.tcp_seconds, wanted.tcp_seconds),
+            (&mut self.tcp_fin_seconds, wanted.tcp_fin_seconds),
+            (&mut self.udp_seconds, wanted.udp_seconds),
+        ] {
+            if new != 0 {
+                *kept = new;
+            }
+        }
+    }
+
+    /// Whether they may be set.
+    ///
+    /// # Errors
+    /// One is longer than [`Self::MAX_SECONDS`].
+    pub(crate) fn check(self) -> Result<(), CommandError> {
+        if [self.tcp_seconds, self.tcp_fin_seconds, self.udp_seconds].iter().any(|t| *t > Self::MAX_SECONDS) {
+            let why = format!("a timeout is at most {} seconds", Self::MAX_SECONDS);
+            return Err(CommandError::InvalidOperation { why });
+        }
+        Ok(())
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { tcp_seconds: 900, tcp_fin_seconds: 120, udp_seconds: 300 }
+    }
+}

@@ -1,0 +1,53 @@
+//! Totals and connections of every service and destination, for `xvs top`.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use xvs_proto::Endpoint;
+use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
+
+use crate::health::CheckState;
+use crate::reply::Stats;
+
+/// Everything at a moment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// When, in milliseconds since the daemon's start.
+    pub at_millis: u64,
+    /// What `xvs status --json` says.
+    pub status: Value,
+    /// In no order.
+    pub services: Vec<ServiceTraffic>,
+}
+
+/// A service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ServiceTraffic {
+    /// Which.
+    pub key: ServiceKey,
+    /// Since it was added.
+    pub stats: Stats,
+    /// Real servers that are down by their checks, those that are not in the table for it included.
+    #[serde(default)]
+    pub down: usize,
+    /// In IPVS's order.
+    pub destinations: Vec<DestinationTraffic>,
+}
+
+/// A destination.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DestinationTraffic {
+    /// Which.
+    pub endpoint: Endpoint,
+    /// How packets reach it.
+    pub method: ForwardingMethod,
+    /// What schedulers go by.
+    pub weight: Weight,
+    /// Connections in an active state.
+    pub active: u32,
+    /// Its other connections.
+    pub inactive: u32,
+    /// What its checks have come to, if they say that it is not well.
+    pub trouble: Option<CheckState>,
+    /// Since it was added.
+    pub stats: Stats,
+}
