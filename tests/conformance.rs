@@ -2,15 +2,18 @@
 //!
 //! Each `conformance/NAME.json` holds commands and frames with what the kernel and ipvsadm made of them. A
 //! recording passes when frames, messages, exit codes and listings are the same under the rules in `compare`.
-//! Those that do not pass yet stand in `conformance/pending.txt` with the reason; one that passes while it stands
-//! there fails the test, so that the list only shrinks.
+//! Those that do not pass yet are listed in `conformance/pending.txt` with the first step that differs and the reason.
+//! A listed recording fails the test if it passes or if another step is the first that differs: the list only
+//! shrinks, and no earlier fault hides behind a known one.
 
 mod compare;
+#[path = "conformance/pending.rs"]
+mod pending;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{fs, panic};
 
+use pending::Pending;
 use serde_json::{Value, json};
 use xvs::recording::{self, strings};
 use xvs_ctl::lab::Lab;
@@ -125,10 +128,17 @@ impl Player {
     }
 }
 
-/// The first step of a recording that differs, in words.
-fn play(path: &Path) -> Result<(), String> {
-    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
-    let recording: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+/// A step that does not play the same.
+struct Difference {
+    step: usize,
+    /// What differs, in words.
+    what: String,
+}
+
+/// Plays a recording up to the first step that differs.
+fn play(path: &Path) -> Result<(), Difference> {
+    let text = fs::read_to_string(path).expect("a recording is readable");
+    let recording: Value = serde_json::from_str(&text).expect("recordings are JSON");
     let truth = &recording["truth"];
     let mut player = Player::new(&truth["topology"]);
     let name = path.file_stem().unwrap_or_default();
@@ -139,30 +149,34 @@ fn play(path: &Path) -> Result<(), String> {
         }
         let step = &step;
         player.step(step).map_err(|difference| {
-            let what = step["note"].as_str().map_or_else(|| strings(&step["argv"]).join(" "), str::to_owned);
-            format!("step {number} at {:.3} s, {} {what}: {difference}", player.now, step["op"])
+            let note = step["note"].as_str().map_or_else(|| strings(&step["argv"]).join(" "), str::to_owned);
+            let what = format!("at {:.3} s, {} {note}: {difference}", player.now, step["op"]);
+            Difference { step: number, what }
         })?;
     }
     Ok(())
 }
 
-/// Recordings that are known not to pass, with the reason.
-fn pending() -> BTreeMap<String, String> {
-    let text = fs::read_to_string(folder().join("pending.txt")).expect("conformance/pending.txt");
-    text.lines()
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        .map(|line| {
-            let (name, reason) = line.split_once(char::is_whitespace).expect("NAME REASON");
-            (name.to_owned(), reason.trim().to_owned())
-        })
-        .collect()
+/// What is wrong with how a recording played, in words; nothing if it plays the same or differs where it is listed.
+fn judge(played: &Result<(), Difference>, listed: Option<&Pending>) -> Result<(), String> {
+    match (played, listed) {
+        (Ok(()), None) => Ok(()),
+        (Ok(()), Some(_)) => Err("passes; remove it from pending.txt".to_owned()),
+        (Err(Difference { step, .. }), Some(listed)) if *step == listed.step => Ok(()),
+        (Err(Difference { step, what }), None) => Err(format!("step {step} {what}")),
+        (Err(Difference { step, what }), Some(listed)) => {
+            let line = format!("{} {}", listed.step, listed.reason);
+            Err(format!("step {step} is the first that differs, pending.txt says {line}: {what}"))
+        }
+    }
 }
 
 /// `XVS_CONFORMANCE=NAME` plays only the recordings whose name contains it, and ignores the list.
 #[test]
 fn every_recording_of_the_kernel_plays_the_same_here_unless_it_is_listed_as_pending() {
     let only = std::env::var("XVS_CONFORMANCE").ok();
-    let pending = pending();
+    let list = fs::read_to_string(folder().join("pending.txt")).expect("conformance/pending.txt");
+    let pending = pending::parse(&list).unwrap_or_else(|error| panic!("{error}"));
     let mut wrong = Vec::new();
     let (mut passed, mut waiting) = (0, 0);
     let mut paths: Vec<_> = fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -173,13 +187,15 @@ fn every_recording_of_the_kernel_plays_the_same_here_unless_it_is_listed_as_pend
         if only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
             continue;
         }
-        let result =
-            panic::catch_unwind(|| play(path)).unwrap_or_else(|_| Err("the player panicked".to_owned()));
-        match (result, pending.contains_key(name) && only.is_none()) {
-            (Ok(()), false) => passed += 1,
-            (Err(_), true) => waiting += 1,
-            (Ok(()), true) => wrong.push(format!("{name}: passes, so take it off pending.txt")),
-            (Err(difference), false) => wrong.push(format!("{name}: {difference}")),
+        let Ok(played) = panic::catch_unwind(|| play(path)) else {
+            wrong.push(format!("{name}: the player panicked"));
+            continue;
+        };
+        let listed = if only.is_none() { pending.get(name) } else { None };
+        match judge(&played, listed) {
+            Ok(()) if played.is_ok() => passed += 1,
+            Ok(()) => waiting += 1,
+            Err(what) => wrong.push(format!("{name}: {what}")),
         }
     }
     let names: Vec<_> = paths.iter().map(|path| path.file_stem().unwrap().to_str().unwrap()).collect();
@@ -191,4 +207,29 @@ fn every_recording_of_the_kernel_plays_the_same_here_unless_it_is_listed_as_pend
     );
     println!("{passed} recordings play the same, {waiting} are pending");
     assert!(wrong.is_empty(), "{} recordings differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn a_recording_is_pending_only_at_its_step() {
+    let listed = Pending { step: 7, reason: "no NAT".to_owned() };
+    let differs = |step| Err(Difference { step, what: "at 0.100 s, frame".to_owned() });
+    let rows = [
+        (Ok(()), None, Ok(())),
+        (Ok(()), Some(&listed), Err("passes; remove it from pending.txt")),
+        (differs(7), Some(&listed), Ok(())),
+        (differs(7), None, Err("step 7 at 0.100 s, frame")),
+        (
+            differs(6),
+            Some(&listed),
+            Err("step 6 is the first that differs, pending.txt says 7 no NAT: at 0.100 s, frame"),
+        ),
+        (
+            differs(8),
+            Some(&listed),
+            Err("step 8 is the first that differs, pending.txt says 7 no NAT: at 0.100 s, frame"),
+        ),
+    ];
+    for (played, listed, expected) in rows {
+        assert_eq!(judge(&played, listed), expected.map_err(str::to_owned));
+    }
 }
