@@ -16,6 +16,7 @@ use std::{fs, panic};
 use pending::Pending;
 use serde_json::{Value, json};
 use xvs::recording::{self, strings};
+use xvs::setup::{self, Action};
 use xvs_ctl::lab::Lab;
 
 fn folder() -> PathBuf {
@@ -28,6 +29,7 @@ const AT_ONCE: [(&str, usize, u16); 2] = [("icmp-tun", 21, 1280 - 20), ("icmp-tu
 
 /// A director in the lab, with the recording's network around it.
 struct Player {
+    topology: Value,
     lab: Lab,
     now: f64,
     vips: Vec<String>,
@@ -35,7 +37,8 @@ struct Player {
 
 impl Player {
     fn new(topology: &Value) -> Self {
-        let mut player = Self { lab: Lab::new(), now: 0.0, vips: strings(&topology["vips"]) };
+        let vips = strings(&topology["vips"]);
+        let mut player = Self { topology: topology.clone(), lab: Lab::new(), now: 0.0, vips };
         for request in recording::network(topology) {
             player.ok(request);
         }
@@ -75,15 +78,15 @@ impl Player {
             "burst" => self.burst(step),
             "wait" => compare::frames(&step["out"], &sent),
             "sysctl" => {
-                let name = step["name"].as_str().unwrap_or_default().trim_start_matches("net.ipv4.vs.");
-                let answer = self.ask(json!({ "set": { name: step["value"] } }));
+                let name = step["name"].as_str().unwrap_or_default();
+                let answer = self.ask(recording::setting(name, &step["value"])?);
                 if answer["ok"] == true { Ok(()) } else { Err(format!("set {name}: {answer}")) }
             }
             "mark" => {
                 let answer = self.ask(recording::mark(step));
                 if answer["exit"] == 0 { Ok(()) } else { Err(format!("mark: {answer}")) }
             }
-            "setup" => Err("changes the director's addresses by a shell command".to_owned()),
+            "setup" => self.setup(step),
             "read" | "comment" => Ok(()),
             other => Err(format!("unknown step {other}")),
         }
@@ -97,6 +100,28 @@ impl Player {
         let stdin = step["stdin"].as_str().unwrap_or_default();
         let answer = self.ask(json!({ "adm": &argv[1..], "stdin": stdin }));
         compare::output(&argv, step, &answer)
+    }
+
+    /// Carries a shell command out as far as the lab can, and compares what it prints.
+    fn setup(&mut self, step: &Value) -> Result<(), String> {
+        let argv = strings(&step["argv"]);
+        let (mut exit, mut stdout, mut stderr) = (json!(0), String::new(), String::new());
+        for action in setup::actions(&argv, &self.topology)? {
+            match action {
+                Action::Request(request) => {
+                    let answer = self.ask(request);
+                    if let Some(error) = answer.get("error") {
+                        return Err(error.to_string());
+                    }
+                    exit = answer.get("exit").cloned().unwrap_or(json!(0));
+                    stdout += answer["stdout"].as_str().unwrap_or_default();
+                    stderr += answer["stderr"].as_str().unwrap_or_default();
+                }
+                Action::NameHost(addr, name) => self.lab.name_host(addr, &name),
+                Action::PrintExit => stdout += &format!("{}\n", std::mem::replace(&mut exit, json!(0))),
+            }
+        }
+        compare::output(&argv, step, &json!({ "exit": exit, "stdout": stdout, "stderr": stderr }))
     }
 
     fn frame(&mut self, step: &Value) -> Result<(), String> {

@@ -1,6 +1,7 @@
-//! The network of a recording of the kernel's IPVS, as requests of the lab.
+//! The network, mark rules and settings of a recording of the kernel's IPVS, as requests of the lab.
 //!
-//! Made before a recording is played. Not here: its steps, which each test takes as it needs.
+//! The network is made before a recording is played. Not here: scripts of setup steps (`setup`), and frames and
+//! commands, which each test gives to the lab itself.
 
 use serde_json::{Value, json};
 
@@ -53,6 +54,15 @@ pub fn mark(step: &Value) -> Value {
     }
     words.extend(["--set-mark".to_owned(), text(&step["mark"])]);
     json!({ "xvs": words })
+}
+
+/// The request that makes a setting by its name in the kernel.
+///
+/// # Errors
+/// The lab has settings of IPVS only.
+pub fn setting(name: &str, value: &Value) -> Result<Value, String> {
+    let key = name.strip_prefix("net.ipv4.vs.").ok_or_else(|| format!("the lab has no setting {name}"))?;
+    Ok(json!({ "set": { key: value } }))
 }
 
 /// The texts of a list; none if there is no list.
