@@ -122,6 +122,10 @@ impl Player {
     }
 
     fn frame(&mut self, step: &Value) -> Result<(), String> {
+        if let Some(message) = recording::sync_message(step) {
+            let answer = self.ask(message);
+            return if answer["ok"] == true { Ok(()) } else { Err(format!("sync: {answer}")) };
+        }
         let answer = self.ask(json!({ "inject": step["port"], "frame": step["in"] }));
         if let Some(error) = answer.get("error") {
             return Err(format!("inject: {error}"));
