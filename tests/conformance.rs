@@ -24,8 +24,8 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance")
 }
 
-/// Steps at which xvs tells a client at once what the kernel tells it one packet later (docs/limits.md): the recording, its
-/// step, and the path MTU that xvs says there.
+/// Steps at which xvs sends a client at once the path MTU that the kernel sends one packet later (docs/limits.md): the
+/// recording, its step, and that path MTU.
 const AT_ONCE: [(&str, usize, u16); 2] = [("icmp-tun", 21, 1280 - 20), ("icmp-tun-gre", 21, 1280 - 24)];
 
 /// A director in the lab, with the recording's network around it.

@@ -1,9 +1,9 @@
 //! When what xvs did counts as what the kernel did.
 //!
-//! Frames are compared as a multiset of link and bytes, with what is nobody's to predict masked: the identification
-//! of headers that the director writes (and the sum over it) and of IPv6 fragments, and the source port of GUE. Listings
-//! are exact below a service; the order of services, which is that of a hash table in the kernel, and the table's size
-//! are free; times left may differ by what the kernel's timers are late. Reports of multicast groups are left out.
+//! Frames are compared as a multiset of link and bytes, with what cannot be predicted masked: the identification of
+//! headers that the director writes (and the sum over it) and of IPv6 fragments, and the source port of GUE. Reports of
+//! multicast groups are left out. Listings are exact below a service; the order of services, which is that of a hash
+//! table in the kernel, and the table's size are free. Times left may differ by what the kernel's timers are late.
 
 use serde_json::Value;
 
