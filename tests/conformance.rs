@@ -2,29 +2,35 @@
 //!
 //! Each `conformance/NAME.json` holds commands and frames with what the kernel and ipvsadm made of them. A
 //! recording passes when frames, messages, exit codes and listings are the same under the rules in `compare`.
-//! Those that do not pass yet stand in `conformance/pending.txt` with the reason; one that passes while it stands
-//! there fails the test, so that the list only shrinks.
+//! Those that do not pass yet are listed in `conformance/pending.txt` with the first step that differs and the reason.
+//! A listed recording fails the test if it passes or if another step is the first that differs: the list only
+//! shrinks, and no earlier fault hides behind a known one.
 
 mod compare;
+#[path = "conformance/pending.rs"]
+mod pending;
 
-use std::collections::BTreeMap;
+use std::fmt::{self, Display, Formatter};
 use std::path::{Path, PathBuf};
 use std::{fs, panic};
 
+use pending::Pending;
 use serde_json::{Value, json};
 use xvs::recording::{self, strings};
+use xvs::setup::{self, Action};
 use xvs_ctl::lab::Lab;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance")
 }
 
-/// Steps at which xvs tells a client at once what the kernel tells it one packet later (docs/limits.md): the recording, its
-/// step, and the path MTU that xvs says there.
+/// Steps at which xvs sends a client at once the path MTU that the kernel sends one packet later (docs/limits.md): the
+/// recording, its step, and that path MTU.
 const AT_ONCE: [(&str, usize, u16); 2] = [("icmp-tun", 21, 1280 - 20), ("icmp-tun-gre", 21, 1280 - 24)];
 
 /// A director in the lab, with the recording's network around it.
 struct Player {
+    topology: Value,
     lab: Lab,
     now: f64,
     vips: Vec<String>,
@@ -32,7 +38,8 @@ struct Player {
 
 impl Player {
     fn new(topology: &Value) -> Self {
-        let mut player = Self { lab: Lab::new(), now: 0.0, vips: strings(&topology["vips"]) };
+        let vips = strings(&topology["vips"]);
+        let mut player = Self { topology: topology.clone(), lab: Lab::new(), now: 0.0, vips };
         for request in recording::network(topology) {
             player.ok(request);
         }
@@ -62,9 +69,6 @@ impl Player {
 
     /// Plays one step; what differs, in words.
     fn step(&mut self, step: &Value) -> Result<(), String> {
-        if step["ns"].as_str().is_some_and(|ns| ns != "dir") {
-            return Ok(());
-        }
         let sent = self.advance_to(step["t"].as_f64().unwrap_or(self.now))?;
         match step["op"].as_str().unwrap_or_default() {
             "cmd" | "dump" => self.command(step),
@@ -72,16 +76,15 @@ impl Player {
             "burst" => self.burst(step),
             "wait" => compare::frames(&step["out"], &sent),
             "sysctl" => {
-                let name = step["name"].as_str().unwrap_or_default().trim_start_matches("net.ipv4.vs.");
-                let answer = self.ask(json!({ "set": { name: step["value"] } }));
+                let name = step["name"].as_str().unwrap_or_default();
+                let answer = self.ask(recording::setting(name, &step["value"])?);
                 if answer["ok"] == true { Ok(()) } else { Err(format!("set {name}: {answer}")) }
             }
             "mark" => {
                 let answer = self.ask(recording::mark(step));
                 if answer["exit"] == 0 { Ok(()) } else { Err(format!("mark: {answer}")) }
             }
-            "setup" => Err("changes the director's addresses by a shell command".to_owned()),
-            "read" | "comment" => Ok(()),
+            "setup" => self.setup(step),
             other => Err(format!("unknown step {other}")),
         }
     }
@@ -96,7 +99,33 @@ impl Player {
         compare::output(&argv, step, &answer)
     }
 
+    /// Carries a shell command out as far as the lab can, and compares what it prints.
+    fn setup(&mut self, step: &Value) -> Result<(), String> {
+        let argv = strings(&step["argv"]);
+        let (mut exit, mut stdout, mut stderr) = (json!(0), String::new(), String::new());
+        for action in setup::actions(&argv, &self.topology)? {
+            match action {
+                Action::Request(request) => {
+                    let answer = self.ask(request);
+                    if let Some(error) = answer.get("error") {
+                        return Err(error.to_string());
+                    }
+                    exit = answer.get("exit").cloned().unwrap_or(json!(0));
+                    stdout += answer["stdout"].as_str().unwrap_or_default();
+                    stderr += answer["stderr"].as_str().unwrap_or_default();
+                }
+                Action::NameHost(addr, name) => self.lab.name_host(addr, &name),
+                Action::PrintExit => stdout += &format!("{}\n", std::mem::replace(&mut exit, json!(0))),
+            }
+        }
+        compare::output(&argv, step, &json!({ "exit": exit, "stdout": stdout, "stderr": stderr }))
+    }
+
     fn frame(&mut self, step: &Value) -> Result<(), String> {
+        if let Some(message) = recording::sync_message(step) {
+            let answer = self.ask(message);
+            return if answer["ok"] == true { Ok(()) } else { Err(format!("sync: {answer}")) };
+        }
         let answer = self.ask(json!({ "inject": step["port"], "frame": step["in"] }));
         if let Some(error) = answer.get("error") {
             return Err(format!("inject: {error}"));
@@ -125,46 +154,82 @@ impl Player {
     }
 }
 
-/// The first step of a recording that differs, in words.
-fn play(path: &Path) -> Result<(), String> {
-    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
-    let recording: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+/// A step that does not play the same.
+struct Difference {
+    step: usize,
+    /// What differs, in words.
+    what: String,
+}
+
+/// How a recording played.
+struct Played {
+    /// Steps that were carried out.
+    steps: usize,
+    /// In the order of steps.
+    differences: Vec<Difference>,
+}
+
+impl Display for Played {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} steps play the same", self.steps - self.differences.len(), self.steps)
+    }
+}
+
+/// Whether the director has to do anything at a step: comments are for people, other directors are not played.
+fn is_carried_out(step: &Value) -> bool {
+    let elsewhere = step["ns"].as_str().is_some_and(|ns| ns != "dir");
+    !elsewhere && !matches!(step["op"].as_str(), Some("read" | "comment"))
+}
+
+/// Plays a recording to its end. A step that differs does not end it: time and frames come from the recording, so the
+/// steps that follow can still be the same, and their number tells how far xvs is from the kernel.
+fn play(path: &Path) -> Played {
+    let text = fs::read_to_string(path).expect("a recording is readable");
+    let recording: Value = serde_json::from_str(&text).expect("recordings are JSON");
     let truth = &recording["truth"];
     let mut player = Player::new(&truth["topology"]);
     let name = path.file_stem().unwrap_or_default();
-    for (number, step) in truth["steps"].as_array().expect("steps").iter().enumerate() {
+    let mut played = Played { steps: 0, differences: Vec::new() };
+    let steps = truth["steps"].as_array().expect("steps").iter().enumerate();
+    for (number, step) in steps.filter(|(_, step)| is_carried_out(step)) {
         let mut step = step.clone();
         if let Some((.., mtu)) = AT_ONCE.iter().find(|(of, at, _)| name == *of && number == *at) {
             compare::set_path_mtu(&mut step["out"], *mtu);
         }
-        let step = &step;
-        player.step(step).map_err(|difference| {
-            let what = step["note"].as_str().map_or_else(|| strings(&step["argv"]).join(" "), str::to_owned);
-            format!("step {number} at {:.3} s, {} {what}: {difference}", player.now, step["op"])
-        })?;
+        played.steps += 1;
+        if let Err(difference) = player.step(&step) {
+            let note = step["note"].as_str().map_or_else(|| strings(&step["argv"]).join(" "), str::to_owned);
+            let what = format!("at {:.3} s, {} {note}: {difference}", player.now, step["op"]);
+            played.differences.push(Difference { step: number, what });
+        }
     }
-    Ok(())
+    played
 }
 
-/// Recordings that are known not to pass, with the reason.
-fn pending() -> BTreeMap<String, String> {
-    let text = fs::read_to_string(folder().join("pending.txt")).expect("conformance/pending.txt");
-    text.lines()
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        .map(|line| {
-            let (name, reason) = line.split_once(char::is_whitespace).expect("NAME REASON");
-            (name.to_owned(), reason.trim().to_owned())
-        })
-        .collect()
+/// What is wrong with how a recording played, in words; nothing if it plays the same or first differs where it is
+/// listed.
+fn judge(played: &Played, listed: Option<&Pending>) -> Result<(), String> {
+    match (played.differences.first(), listed) {
+        (None, None) => Ok(()),
+        (None, Some(_)) => Err("passes; remove it from pending.txt".to_owned()),
+        (Some(first), Some(listed)) if first.step == listed.step => Ok(()),
+        (Some(Difference { step, what }), None) => Err(format!("{played}; step {step} {what}")),
+        (Some(Difference { step, what }), Some(listed)) => {
+            let line = format!("{} {}", listed.step, listed.reason);
+            Err(format!("step {step} is the first that differs, pending.txt says {line}: {what}"))
+        }
+    }
 }
 
-/// `XVS_CONFORMANCE=NAME` plays only the recordings whose name contains it, and ignores the list.
+/// `XVS_CONFORMANCE=NAME` plays only the recordings whose name contains it, ignores the list and prints every step that
+/// differs.
 #[test]
 fn every_recording_of_the_kernel_plays_the_same_here_unless_it_is_listed_as_pending() {
     let only = std::env::var("XVS_CONFORMANCE").ok();
-    let pending = pending();
+    let list = fs::read_to_string(folder().join("pending.txt")).expect("conformance/pending.txt");
+    let pending = pending::parse(&list).unwrap_or_else(|error| panic!("{error}"));
     let mut wrong = Vec::new();
-    let (mut passed, mut waiting) = (0, 0);
+    let (mut passed, mut waiting) = (0, Vec::new());
     let mut paths: Vec<_> = fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
     paths.sort();
@@ -173,13 +238,23 @@ fn every_recording_of_the_kernel_plays_the_same_here_unless_it_is_listed_as_pend
         if only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
             continue;
         }
-        let result =
-            panic::catch_unwind(|| play(path)).unwrap_or_else(|_| Err("the player panicked".to_owned()));
-        match (result, pending.contains_key(name) && only.is_none()) {
-            (Ok(()), false) => passed += 1,
-            (Err(_), true) => waiting += 1,
-            (Ok(()), true) => wrong.push(format!("{name}: passes, so take it off pending.txt")),
-            (Err(difference), false) => wrong.push(format!("{name}: {difference}")),
+        let Ok(played) = panic::catch_unwind(|| play(path)) else {
+            wrong.push(format!("{name}: the player panicked"));
+            continue;
+        };
+        if only.is_some() {
+            played
+                .differences
+                .iter()
+                .for_each(|Difference { step, what }| println!("{name}: step {step} {what}"));
+        }
+        let listed = if only.is_none() { pending.get(name) } else { None };
+        match (judge(&played, listed), listed) {
+            (Ok(()), None) => passed += 1,
+            (Ok(()), Some(Pending { step, reason })) => {
+                waiting.push(format!("{name}: {played}, step {step} is the first that differs: {reason}"));
+            }
+            (Err(what), _) => wrong.push(format!("{name}: {what}")),
         }
     }
     let names: Vec<_> = paths.iter().map(|path| path.file_stem().unwrap().to_str().unwrap()).collect();
@@ -189,6 +264,35 @@ fn every_recording_of_the_kernel_plays_the_same_here_unless_it_is_listed_as_pend
             .filter(|name| !names.contains(&name.as_str()))
             .map(|name| format!("{name}: no such recording")),
     );
-    println!("{passed} recordings play the same, {waiting} are pending");
+    println!("{passed} recordings play the same, {} are pending\n{}", waiting.len(), waiting.join("\n"));
     assert!(wrong.is_empty(), "{} recordings differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn a_recording_is_pending_only_at_its_step() {
+    let listed = Pending { step: 7, reason: "no NAT".to_owned() };
+    let differs = |steps: &[usize]| {
+        let difference = |step: &usize| Difference { step: *step, what: "at 0.100 s, frame".to_owned() };
+        Played { steps: 10, differences: steps.iter().map(difference).collect() }
+    };
+    let rows = [
+        (differs(&[]), None, Ok(())),
+        (differs(&[]), Some(&listed), Err("passes; remove it from pending.txt")),
+        (differs(&[7]), Some(&listed), Ok(())),
+        (differs(&[7, 9]), Some(&listed), Ok(())),
+        (differs(&[7, 9]), None, Err("8 of 10 steps play the same; step 7 at 0.100 s, frame")),
+        (
+            differs(&[6, 7]),
+            Some(&listed),
+            Err("step 6 is the first that differs, pending.txt says 7 no NAT: at 0.100 s, frame"),
+        ),
+        (
+            differs(&[8]),
+            Some(&listed),
+            Err("step 8 is the first that differs, pending.txt says 7 no NAT: at 0.100 s, frame"),
+        ),
+    ];
+    for (played, listed, expected) in rows {
+        assert_eq!(judge(&played, listed), expected.map_err(str::to_owned));
+    }
 }

@@ -15,6 +15,7 @@ use xvs::frames::{ACK, Complaint, Complaint6, SYN, ethernet, hex, unhex};
 use xvs::lab_cluster::{
     CLIENT, CLIENT6, GATEWAY_MAC, INSIDE6, LAN_MAC, VIP, VIP6, WAN_MAC, at, server, server_mac, server6,
 };
+use xvs::setup::{self, Action};
 use xvs::steered::{Steered, unreadable};
 use xvs::{Datagram, LabCluster, Transport, recording};
 use xvs_ctl::lab::Lab;
@@ -61,6 +62,20 @@ fn play(path: &Path, steered: &mut Steered) -> (usize, Vec<String>) {
             }
             "mark" => {
                 lab.answer(&recording::mark(step).to_string());
+            }
+            "sysctl" => {
+                let name = step["name"].as_str().expect("a setting's name");
+                if let Ok(request) = recording::setting(name, &step["value"]) {
+                    lab.answer(&request.to_string());
+                }
+            }
+            "setup" => {
+                let argv = recording::strings(&step["argv"]);
+                for action in setup::actions(&argv, &truth["topology"]).unwrap_or_default() {
+                    if let Action::Request(request) = action {
+                        lab.answer(&request.to_string());
+                    }
+                }
             }
             "frame" | "burst" => {
                 frames += 1;

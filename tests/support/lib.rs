@@ -20,6 +20,7 @@ pub mod method;
 pub mod namespace;
 pub mod recording;
 pub mod servers;
+pub mod setup;
 pub mod steered;
 pub mod wait;
 pub mod words;

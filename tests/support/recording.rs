@@ -1,8 +1,13 @@
-//! The network of a recording of the kernel's IPVS, as requests of the lab.
+//! The network, mark rules, settings and synchronization messages of a recording of the kernel's IPVS, as requests of
+//! the lab.
 //!
-//! Made before a recording is played. Not here: its steps, which each test takes as it needs.
+//! The network is made before a recording is played. Not here: scripts of setup steps (`setup`), and other frames and
+//! commands, which each test gives to the lab itself.
 
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use serde_json::{Value, json};
+
+use crate::frames::{hex, unhex};
 
 /// The requests that build a recording's `topology` in a lab: links, neighbours, the clients' gateway. The recordings
 /// were made with the kernel's limit of ICMP errors off.
@@ -55,6 +60,36 @@ pub fn mark(step: &Value) -> Value {
     json!({ "xvs": words })
 }
 
+/// The request that makes a setting by its name in the kernel.
+///
+/// # Errors
+/// The lab has settings of IPVS only.
+pub fn setting(name: &str, value: &Value) -> Result<Value, String> {
+    let key = name.strip_prefix("net.ipv4.vs.").ok_or_else(|| format!("the lab has no setting {name}"))?;
+    Ok(json!({ "set": { key: value } }))
+}
+
+/// The request for a frame that holds a synchronization message of another director, which is UDP from the `peer` to a
+/// multicast group. `None` for any other frame.
+pub fn sync_message(step: &Value) -> Option<Value> {
+    if step["from"] != "peer" {
+        return None;
+    }
+    let frame = unhex(step["in"].as_str()?);
+    let packet = SlicedPacket::from_ethernet(&frame).ok()?;
+    let is_multicast = match packet.net? {
+        NetSlice::Ipv4(ip) => ip.header().destination_addr().is_multicast(),
+        NetSlice::Ipv6(ip) => ip.header().destination_addr().is_multicast(),
+        NetSlice::Arp(_) => false,
+    };
+    match packet.transport? {
+        TransportSlice::Udp(udp) if is_multicast => {
+            Some(json!({ "sync": hex(udp.payload()), "link": step["port"] }))
+        }
+        _ => None,
+    }
+}
+
 /// The texts of a list; none if there is no list.
 ///
 /// # Panics
@@ -66,4 +101,23 @@ pub fn strings(value: &Value) -> Vec<String> {
 
 fn entries(value: &Value) -> impl Iterator<Item = (&str, &Value)> {
     value.as_object().into_iter().flatten().map(|(name, value)| (name.as_str(), value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn udp_from_the_peer_to_a_multicast_group_is_a_synchronization_message_and_nothing_else_is() {
+        let udp = |from: &str, dest: [u8; 4]| {
+            let mut frame = Vec::new();
+            let packet = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 3, 0, 2], dest, 1);
+            packet.udp(40_000, 8848).write(&mut frame, &[0xab, 0xcd]).expect("in memory");
+            json!({ "from": from, "port": "sy0", "in": hex(&frame) })
+        };
+        let message = json!({ "sync": "abcd", "link": "sy0" });
+        assert_eq!(sync_message(&udp("peer", [224, 0, 0, 81])), Some(message));
+        assert_eq!(sync_message(&udp("peer", [10, 3, 0, 1])), None);
+        assert_eq!(sync_message(&udp("client", [224, 0, 0, 81])), None);
+    }
 }

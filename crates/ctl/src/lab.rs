@@ -247,6 +247,11 @@ impl Lab {
         &mut self.inner
     }
 
+    /// Names a host, as a line of `/etc/hosts` does; for tests.
+    pub fn name_host(&mut self, addr: IpAddr, name: &str) {
+        self.resolver = std::mem::take(&mut self.resolver).host(name, addr);
+    }
+
     /// How many snapshots have been published.
     pub fn publications(&mut self) -> u64 {
         self.inner.control.plant().publications
@@ -565,5 +570,17 @@ mod tests {
         assert!(answer.contains("\"exit\":2"), "{answer}");
         let answer = lab.answer(r#"{"adm":["-A","-t","192.0.2.1:http"]}"#);
         assert!(answer.contains("\"exit\":0"), "{answer}");
+    }
+
+    #[test]
+    fn a_host_that_was_named_is_known_by_that_name() {
+        let mut lab = Lab::new();
+        lab.name_host([192, 0, 2, 1].into(), "web.example");
+        let answer = lab.answer(r#"{"adm":["-A","-t","web.example:http","-s","rr"]}"#);
+        assert!(answer.contains("\"exit\":0"), "{answer}");
+        let saved = lab.answer(r#"{"adm":["-S","-n"]}"#);
+        assert!(saved.contains("-A -t 192.0.2.1:80 -s rr"), "{saved}");
+        let saved = lab.answer(r#"{"adm":["-S"]}"#);
+        assert!(saved.contains("-A -t web.example:http -s rr"), "{saved}");
     }
 }
