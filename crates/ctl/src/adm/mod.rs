@@ -13,6 +13,7 @@
 mod grammar;
 mod listing;
 pub mod manual;
+mod own_lines;
 pub mod resolver;
 mod rules;
 #[cfg(test)]
@@ -35,6 +36,7 @@ use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 
 pub use grammar::real_server;
+pub use own_lines::{LocalAddressChange, MarkChange};
 pub use resolver::{Resolver, SystemResolver};
 pub use rules::{lines, read_all, read_rules, read_wanted, saved};
 pub(crate) use typed::one_line;

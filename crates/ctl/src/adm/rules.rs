@@ -23,10 +23,10 @@ use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey};
 
 use super::grammar::{Names, Order, Parsed};
 use super::listing::{Naming, compare_endpoints, compare_services, merge_sort, netmask};
+use super::own_lines::{local_address_command, mark_command};
 use super::typed::{destination, typed};
 use super::values::flag_names;
 use super::{AfterLine, Ended, Messages, Resolver, Session, TRY_HELP, grammar, resolver};
-use crate::cli::{laddr, mark};
 
 impl Session<'_> {
     /// Prints all services as the commands that make them. Thresholds are not among what they say. What ipvsadm has no
@@ -175,10 +175,10 @@ fn parse(text: &str, resolver: &dyn Resolver) -> Option<Result<Parsed, Ended>> {
     Some(match &words[..] {
         [] => return None,
         [_, "mark", words @ ..] if text.starts_with(OURS) => {
-            mark::command(words).map(Parsed::Change).map_err(Ended::usage)
+            mark_command(words).map(Parsed::Change).map_err(Ended::usage)
         }
         [_, "laddr", words @ ..] if text.starts_with(OURS) => {
-            laddr::command(words).map(Parsed::Change).map_err(Ended::usage)
+            local_address_command(words).map(Parsed::Change).map_err(Ended::usage)
         }
         [_, words @ ..] if text.starts_with(OURS) => grammar::parse(words, resolver),
         words => grammar::parse(words, resolver),

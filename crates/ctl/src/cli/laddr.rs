@@ -1,16 +1,15 @@
 //! `xvs laddr`: the addresses by which FULLNAT's real servers are reached and answer.
 
 use std::io::Write;
-use std::net::IpAddr;
 
 use clap::{Args, Subcommand};
 use xvs_model::client::{Director, Failure};
-use xvs_model::command::Command;
-use xvs_model::local_address::{LocalAddress, LocalReport, LocalRow};
+use xvs_model::local_address::{LocalReport, LocalRow};
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 
 use super::{DONE, Done};
+use crate::adm::LocalAddressChange;
 
 /// What follows `xvs laddr`.
 #[derive(Debug, Args)]
@@ -21,38 +20,14 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Let connections of FULLNAT come from this address
-    Add {
-        /// An address of this machine, or one that is routed to it
-        address: IpAddr,
-        /// From these ports; each can be taken once towards each real server
-        #[arg(long, value_name = "LOW-HIGH", value_parser = ports, default_value = "1024-32767")]
-        ports: (u16, u16),
-    },
-    /// Let no new connections come from this address; those that there are go on
-    Delete {
-        /// As it was added
-        address: IpAddr,
-    },
+    #[command(flatten)]
+    Change(LocalAddressChange),
     /// Show the addresses, and how many of their ports are taken
     List {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-}
-
-impl Action {
-    /// The change that it asks for.
-    fn command(&self) -> Option<Command> {
-        match *self {
-            Self::Add { address: addr, ports: (first_port, last_port) } => {
-                Some(Command::AddLocal(LocalAddress { addr, first_port, last_port }))
-            }
-            Self::Delete { address } => Some(Command::DeleteLocal(address)),
-            Self::List { .. } => None,
-        }
-    }
 }
 
 pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
@@ -67,22 +42,9 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
                 false => out.write_all(screen(&serde_json::from_value(report)?).as_bytes())?,
             }
         }
-        action => {
-            if let Some(command) = action.command() {
-                director.call(Request::Change(command))?;
-            }
-        }
+        Action::Change(change) => _ = director.call(Request::Change(change.command()))?,
     }
     Ok(DONE)
-}
-
-/// The change that a line of a rules file asks for, by its words behind `laddr`.
-///
-/// # Errors
-/// What is wrong with them.
-pub(crate) fn command(words: &[&str]) -> Result<Command, String> {
-    let arguments: Arguments = super::words("laddr", words)?;
-    arguments.action.command().ok_or_else(|| "laddr list changes nothing".to_owned())
 }
 
 /// The report as people read it.
@@ -121,34 +83,12 @@ fn screen(report: &LocalReport) -> String {
     text
 }
 
-/// `1024-32767`.
-fn ports(text: &str) -> Result<(u16, u16), &'static str> {
-    let read = || {
-        let (first, last) = text.split_once('-')?;
-        Some((first.parse().ok()?, last.parse().ok()?))
-    };
-    read().ok_or("ports are two numbers to 65535: LOW-HIGH")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use xvs_model::local_address::Busiest;
+    use xvs_model::local_address::LocalAddress;
     use xvs_proto::{Endpoint, Protocol};
-
-    #[test]
-    fn what_a_local_address_prints_is_read_back_and_ports_have_a_default() {
-        let local = LocalAddress { addr: [192, 0, 2, 1].into(), first_port: 5000, last_port: 6000 };
-        let text = format!("add {local}");
-        let words: Vec<_> = text.split(' ').collect();
-        assert_eq!(command(&words), Ok(Command::AddLocal(local)));
-        let (first_port, last_port) = LocalAddress::PORTS.into_inner();
-        let whole = LocalAddress { first_port, last_port, ..local };
-        assert_eq!(command(&["add", "192.0.2.1"]), Ok(Command::AddLocal(whole)));
-        for wrong in [&["add", "192.0.2.1", "--ports", "80"][..], &["list"], &["add"], &["add", "example"]] {
-            assert!(command(wrong).is_err(), "{wrong:?}");
-        }
-    }
 
     #[test]
     fn the_listing_says_how_full_an_address_is_towards_whom_it_is_fullest() {

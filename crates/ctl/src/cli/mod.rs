@@ -6,7 +6,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, FromArgMatches, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use xvs_model::client::{Client, Director, Failure, default_socket};
 use xvs_model::command::CommandError;
 
@@ -28,9 +28,9 @@ mod health;
 mod healthy;
 mod keepalived;
 mod lab;
-pub(crate) mod laddr;
+mod laddr;
 mod manual;
-pub(crate) mod mark;
+mod mark;
 mod plan;
 mod realserver;
 mod reload;
@@ -186,16 +186,6 @@ fn exit_code(error: &(dyn Error + 'static)) -> u8 {
     // Who closes the pipe has seen enough.
     let enough = printing.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
     if enough { DONE } else { FAILED }
-}
-
-/// What the words behind a command of a rules file's line ask for.
-///
-/// # Errors
-/// What is wrong with them.
-fn words<A: Args + FromArgMatches>(name: &'static str, words: &[&str]) -> Result<A, String> {
-    let parser = A::augment_args(clap::Command::new(name).no_binary_name(true));
-    let matches = parser.try_get_matches_from(words).map_err(|error| error.to_string())?;
-    A::from_arg_matches(&matches).map_err(|error| error.to_string())
 }
 
 /// A time as people write it, in whole seconds: `90`, `60s`, `5m`, `1h`.
