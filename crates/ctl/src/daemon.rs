@@ -34,8 +34,9 @@ use crate::config::{Config, ConfigError, Keepalived};
 use crate::control::Control;
 use crate::control_thread::{ControlThread, Handle, Input};
 use crate::crew::Crew;
+use crate::health::engine::Engine;
 use crate::health::prepare::Prepared;
-use crate::health::watch::{Health, HealthError};
+use crate::health_checks::{self, HealthError};
 use crate::history::History;
 use crate::network::neighbours::Neighbours;
 use crate::network::{Following, Latest, Slot, follow};
@@ -84,7 +85,7 @@ pub struct Daemon {
     network: Option<Following>,
     netfilter: Option<netfilter::Following>,
     sweeping: Option<Sweeping>,
-    health: Option<Health>,
+    health: Option<Engine>,
     shared: Arc<Shared>,
     notices: Sender<String>,
     ended: Receiver<String>,
@@ -208,7 +209,7 @@ impl Daemon {
     /// [`HealthError`].
     pub fn watch(&mut self, keepalived: &Keepalived, read: Option<Prepared>) -> Result<(), HealthError> {
         let Some(read) = read else { return Ok(()) };
-        self.health = Some(Health::start(keepalived, read, self.handle(), &self.notices)?);
+        self.health = Some(health_checks::start(keepalived, read, &self.handle(), &self.notices)?);
         Ok(())
     }
 

@@ -42,6 +42,7 @@ pub mod tunnels;
 
 mod daemon_facts;
 pub mod health;
+mod health_checks;
 mod health_report;
 pub mod keepalived;
 pub mod keepalived_conf;

@@ -9,6 +9,7 @@ mod board;
 mod command;
 pub mod course;
 mod dns;
+pub mod engine;
 mod fifo;
 mod file;
 mod http;
@@ -19,6 +20,7 @@ pub mod outcome;
 mod pattern;
 pub mod pool;
 pub mod prepare;
+mod probe;
 mod runner;
 mod script;
 mod smtp;
@@ -27,7 +29,6 @@ mod tcp;
 mod tls;
 mod tls_config;
 mod udp;
-pub mod watch;
 
 #[cfg(test)]
 mod tests;
@@ -57,12 +58,14 @@ pub enum Answer {
 }
 
 /// What services are to be, by their key; `None`: the service goes.
-type Wanted = Vec<(ServiceKey, Option<GovernedService>)>;
+pub type Wanted = Vec<(ServiceKey, Option<GovernedService>)>;
 
 /// What checks ask, and what they have changed: the director and the network, or a test's.
-trait Outside: Send + Sync + 'static {
+pub trait Outside: Send + Sync + 'static {
     /// What comes of the check at this place, by then; `url` is the number of the object that it asks for.
-    fn ask(&self, place: Place, url: usize, deadline: Instant) -> impl Future<Output = Answer> + Send;
+    fn ask(&self, place: Place, url: usize, deadline: Instant) -> impl Future<Output = Answer> + Send {
+        probe::ask(place, url, deadline)
+    }
 
     /// Whether an address of this virtual server's services is this machine's now.
     fn is_here(&self, virtual_server: &VirtualServer) -> bool;

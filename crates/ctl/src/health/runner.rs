@@ -27,7 +27,7 @@ use super::{Answer, Outside, file};
 
 /// Which check of a configuration.
 #[derive(Clone)]
-pub(super) struct Place {
+pub struct Place {
     /// Its virtual server.
     pub(super) virtual_server: Arc<VirtualServer>,
     /// The number of that in its file.

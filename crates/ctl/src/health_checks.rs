@@ -1,0 +1,127 @@
+//! Health checks of the daemon: what they change in the director, and the keepalived.conf that they come from.
+//!
+//! Not here: the checks themselves (`xvs_health`).
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crossbeam::channel::Sender;
+use thiserror::Error;
+use xvs_model::command::{Command, CommandError};
+use xvs_model::event::Kind;
+use xvs_model::reconcile::{Governed, Reach};
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
+use xvs_model::timeouts::Timeouts;
+use xvs_model::virtual_server::VirtualServer;
+use xvs_sched::ServiceKey;
+
+use crate::config::Keepalived;
+use crate::control_thread::Handle;
+use crate::health::engine::Engine;
+use crate::health::prepare::Prepared;
+use crate::health::{Outside, Wanted, engine};
+use crate::keepalived_conf::read_usable;
+use crate::threads;
+
+/// Why health checks do not start.
+#[derive(Debug, Error)]
+pub enum HealthError {
+    /// The system has no room for them.
+    #[error("health: {0}")]
+    System(#[from] io::Error),
+    /// The services cannot be made.
+    #[error("keepalived.conf: {0}")]
+    Refused(#[from] CommandError),
+}
+
+/// Starts the checks of a file that was read; returns when its services are in force.
+///
+/// # Errors
+/// [`HealthError`]; no check has run then.
+pub(crate) fn start(
+    keepalived: &Keepalived,
+    read: Prepared,
+    daemon: &Handle,
+    ended: &Sender<String>,
+) -> Result<Engine, HealthError> {
+    let file = keepalived.file.clone().unwrap_or_default();
+    let spawn = |run: Box<dyn FnOnce() + Send>| threads::spawn("xvs-health", ended, run);
+    let engine = Engine::start(file.clone(), Director(daemon.clone()), spawn)?;
+    let checks = engine.handle();
+    tracing::info!("{}: {}", file.display(), checks.replace(read)?);
+    let shared = daemon.shared();
+    let reported = checks.clone();
+    // There is one of it in a process, so these are the first.
+    let _ = shared.health.set(Arc::new(move || reported.report()));
+    let _ = shared.health_thread.set(checks.runtime().clone());
+    let reloading =
+        Reloading { file, config_id: keepalived.config_id.clone(), checks, reading: Mutex::default() };
+    let _ = shared.reload.set(Arc::new(move || reloading.reload()));
+    Ok(engine)
+}
+
+/// Reads the file again.
+struct Reloading {
+    file: PathBuf,
+    config_id: Option<String>,
+    checks: engine::Handle,
+    /// Held from the first line that is read until what it says is in force.
+    reading: Mutex<()>,
+}
+
+impl Reloading {
+    fn reload(&self) -> Result<String, CommandError> {
+        let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = read_usable(&self.file, self.config_id.as_deref()).and_then(|read| {
+            // Such a file was half written, more likely than meant.
+            let is_empty = read.configuration.virtual_servers.is_empty() && self.checks.has_virtual_servers();
+            let (file, next) = (self.file.display(), "a restart of xvsd takes those away that run");
+            if is_empty { Err(format!("{file}: no virtual_server; {next}")) } else { Ok(read) }
+        });
+        match read {
+            Ok(read) => self.checks.replace(read),
+            Err(text) => {
+                self.checks.refuse(&text);
+                let why = format!("xvs: nothing has changed, for the file cannot be used:\n{text}");
+                Err(CommandError::Failed { why })
+            }
+        }
+    }
+}
+
+/// The director as the checks see it.
+struct Director(Handle);
+
+impl Outside for Director {
+    fn is_here(&self, virtual_server: &VirtualServer) -> bool {
+        let snapshot = self.0.shared().published.load();
+        let is_here = |key: &ServiceKey| match key {
+            ServiceKey::Address { endpoint, .. } => snapshot.egress.is_local(endpoint.addr),
+            ServiceKey::Mark { .. } => true,
+        };
+        virtual_server.services.iter().any(|(key, _)| is_here(key))
+    }
+
+    fn govern(&self, wanted: Wanted, reach: Reach) -> Result<Governed, CommandError> {
+        self.0.govern(wanted, reach)
+    }
+
+    fn timeouts(&self) -> Result<Timeouts, CommandError> {
+        match self.0.ask(Request::Timeouts)? {
+            Reply::Timeouts(timeouts) => Ok(timeouts),
+            other => unreachable!("asked for timeouts, it says {other:?}"),
+        }
+    }
+
+    fn change(&self, command: Command) -> Result<(), CommandError> {
+        self.0.ask(Request::Change(command)).map(|_| ())
+    }
+
+    fn tell(&self, what: Vec<String>) {
+        what.iter().for_each(|line| tracing::info!("{line}"));
+        let (shared, lines) = (self.0.shared(), what.into_iter().map(|line| (line, None)));
+        shared.events.tell_all(Kind::Health, shared.published.load().epoch, None, lines);
+    }
+}
