@@ -14,9 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use xvs::frames::SYN;
 use xvs::lab_cluster::{CLIENT, INSIDE, VIP, at, server};
 use xvs::{Datagram, LabCluster, Transport};
-use xvs_ctl::adm::Output;
+use xvs_ctl::cli;
 use xvs_ctl::server::{Handler, Peer, Server, Settings};
-use xvs_ctl::{adm, cli};
+use xvs_ipvsadm::Output;
 use xvs_model::client::{Client, Director, Failure};
 use xvs_model::command::CommandError;
 use xvs_model::connection::{ConnectionRow, Filter, Kind};
@@ -125,7 +125,7 @@ impl Drop for Served {
 
 fn run(client: &mut Client, line: &str, stdin: &str) -> Output {
     let argv: Vec<_> = std::iter::once("ipvsadm").chain(line.split_whitespace()).map(str::to_owned).collect();
-    adm::capture(&argv, stdin, client, &adm::SystemResolver::default())
+    xvs_ipvsadm::capture(&argv, stdin, client, &xvs_ipvsadm::SystemResolver::default())
 }
 
 #[track_caller]

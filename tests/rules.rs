@@ -9,8 +9,7 @@ use serde_json::json;
 use xvs::frames::{ACK, SYN};
 use xvs::lab_cluster::{CLIENT, INSIDE, OUTSIDE, VIP, VIP6, at, server, server6};
 use xvs::{Datagram, LabCluster, Transport};
-use xvs_ctl::adm;
-use xvs_ctl::adm::{SystemResolver, read_wanted};
+use xvs_ipvsadm::{SystemResolver, read_wanted};
 use xvs_model::client::Failure;
 use xvs_model::command::{Command, CommandError};
 use xvs_model::difference::{commands_of, differences, state_of};
@@ -130,7 +129,7 @@ fn without_thresholds(rules: Vec<Command>) -> Vec<String> {
             rule
         })
         .filter(|rule| !matches!(rule, Command::SetTimeouts(_)))
-        .flat_map(|rule| adm::lines(&rule))
+        .flat_map(|rule| xvs_ipvsadm::lines(&rule))
         .collect();
     // Of these the order is part of what they say.
     let marks: Vec<_> = lines.extract_if(.., |line| line.starts_with("#xvs mark")).collect();
@@ -180,7 +179,7 @@ proptest! {
 
 /// What these commands want, once they have been printed and read.
 fn text_of(commands: &[Command]) -> Wanted {
-    read(&commands.iter().flat_map(adm::lines).map(|line| line + "\n").collect::<String>()).1
+    read(&commands.iter().flat_map(xvs_ipvsadm::lines).map(|line| line + "\n").collect::<String>()).1
 }
 
 /// The server that a client's first packet goes to.

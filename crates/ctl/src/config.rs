@@ -19,10 +19,10 @@ use xvs_model::reconcile::Repair;
 use xvs_model::rules::RuleLine;
 use xvs_model::settings::Ipvs;
 
-use crate::adm::{SystemResolver, read_rules};
-use crate::health::prepare::Prepared;
 use crate::keepalived_conf::read_usable;
 use crate::registry::SIP_CALLS;
+use xvs_health::prepare::Prepared;
+use xvs_ipvsadm::{SystemResolver, read_rules};
 
 /// What `xvsd` is told.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

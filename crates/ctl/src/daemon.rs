@@ -29,13 +29,10 @@ use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_model::rules::RuleLine;
 
-use crate::adm::typed;
 use crate::config::{Config, ConfigError, Keepalived};
 use crate::control::Control;
 use crate::control_thread::{ControlThread, Handle, Input};
 use crate::crew::Crew;
-use crate::health::engine::Engine;
-use crate::health::prepare::Prepared;
 use crate::health_checks::{self, HealthError};
 use crate::history::History;
 use crate::network::neighbours::Neighbours;
@@ -46,6 +43,9 @@ use crate::sweep::{Sweeper, Sweeping};
 use crate::threads::EndNotice;
 use crate::wired::Wired;
 use crate::{netfilter, threads};
+use xvs_health::engine::Engine;
+use xvs_health::prepare::Prepared;
+use xvs_ipvsadm::typed;
 
 /// Why the daemon does not run.
 #[derive(Debug, Error)]

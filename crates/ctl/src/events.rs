@@ -16,7 +16,7 @@ use xvs_model::event::{Asked, Begin, Event, Heard, KEPT, Kind, PART, Then, Who, 
 use xvs_model::reply::Reply;
 use xvs_model::request::{Request, Verdict};
 
-use crate::adm::{one_line, typed};
+use xvs_ipvsadm::{one_line, typed};
 
 /// All events of a daemon.
 #[derive(Debug, Default)]

@@ -20,7 +20,6 @@ use xvs_model::event::{Asked, Kind, Who, millis_since_1970};
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 
-use crate::adm::{SystemResolver, one_line, read_wanted};
 use crate::capturing::Capturing;
 use crate::connections::{How, count, end, found, rows};
 use crate::control_thread::Handle;
@@ -30,6 +29,7 @@ use crate::explain::report::add_health;
 use crate::server::{Handler, Peer};
 use crate::traffic::traffic;
 use crate::{explain, liveness, locals, status};
+use xvs_ipvsadm::{SystemResolver, one_line, read_wanted};
 
 /// How long a client may have it judged whether the director moves.
 const LONGEST_JUDGEMENT: Duration = Duration::from_secs(60);

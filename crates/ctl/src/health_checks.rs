@@ -19,11 +19,11 @@ use xvs_sched::ServiceKey;
 
 use crate::config::Keepalived;
 use crate::control_thread::Handle;
-use crate::health::engine::Engine;
-use crate::health::prepare::Prepared;
-use crate::health::{Outside, Wanted, engine};
 use crate::keepalived_conf::read_usable;
 use crate::threads;
+use xvs_health::engine::Engine;
+use xvs_health::prepare::Prepared;
+use xvs_health::{Outside, Wanted, engine};
 
 /// Why health checks do not start.
 #[derive(Debug, Error)]

@@ -54,9 +54,9 @@ mod tests {
     use xvs_model::settings::Ipvs;
 
     use super::*;
-    use crate::adm::{SystemResolver, read_rules};
     use crate::control::Control;
     use crate::lab::Unwired;
+    use xvs_ipvsadm::{SystemResolver, read_rules};
 
     /// What workers act on with these rules.
     fn snapshot(rules: &str) -> std::sync::Arc<Snapshot> {

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use xvs_model::fault::Severity;
 
-use crate::health::prepare::Prepared;
-use crate::keepalived::{host, read};
+use xvs_health::prepare::Prepared;
+use xvs_keepalived::{host, read};
 
 /// How many errors of a file are shown one by one.
 const ERRORS_SHOWN: usize = 20;

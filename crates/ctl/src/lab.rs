@@ -44,13 +44,13 @@ use xvs_model::request::Request;
 use xvs_model::settings::Ipvs;
 use xvs_proto::{HashSecret, MacAddr, Prefix};
 
-use crate::adm::resolver::Table as Names;
 use crate::capturing::Listener;
 use crate::connections::{How, count, end, found, rows};
 use crate::control::{Control, Plant};
 use crate::explain::question::unhex;
 use crate::sweep::Sweeper;
-use crate::{adm, explain, locals};
+use crate::{explain, locals};
+use xvs_ipvsadm::resolver::Table as Names;
 
 /// Connections that the lab's table holds.
 const TABLE_SIZE: usize = 1 << 16;
@@ -266,7 +266,7 @@ impl Lab {
             Line::Set { set } => self.set(set),
             Line::Adm { adm, stdin } => {
                 let argv: Vec<_> = std::iter::once("ipvsadm".to_owned()).chain(adm).collect();
-                let output = adm::capture(&argv, &stdin, &mut self.inner, &self.resolver);
+                let output = xvs_ipvsadm::capture(&argv, &stdin, &mut self.inner, &self.resolver);
                 Ok(json!({ "exit": output.exit, "stdout": output.stdout, "stderr": output.stderr }))
             }
             Line::Xvs { xvs } => {

@@ -4,7 +4,6 @@
 //! [`message`], travels over the Unix socket ([`client`], [`server`]) and is carried out by the control thread
 //! ([`control_thread`], [`control`]) on the desired [`state`]; [`registry`] turns that into what workers use.
 
-pub mod adm;
 pub mod cli;
 
 pub mod locals;
@@ -41,10 +40,8 @@ mod steered;
 pub mod tunnels;
 
 mod daemon_facts;
-pub mod health;
 mod health_checks;
 mod health_report;
-pub mod keepalived;
 pub mod keepalived_conf;
 pub mod netfilter;
 pub mod network;

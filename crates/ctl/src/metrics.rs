@@ -111,10 +111,10 @@ mod tests {
     use xvs_proto::MacAddr;
 
     use super::*;
-    use crate::adm::{SystemResolver, read_rules};
     use crate::control::Control;
     use crate::lab::Unwired;
     use crate::shared::{Facts, InterfaceFacts, LinkState, WorkerFacts};
+    use xvs_ipvsadm::{SystemResolver, read_rules};
     use xvs_model::health::{CheckHealth, CheckState, SorryServerHealth, sample};
     use xvs_model::load_feedback::Feedback;
     use xvs_model::request::{Access, Request};

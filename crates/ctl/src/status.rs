@@ -303,10 +303,10 @@ mod tests {
     use xvs_dataplane::verdict::DropReason;
 
     use super::*;
-    use crate::adm::{SystemResolver, read_rules};
     use crate::control::Control;
     use crate::lab::Unwired;
     use crate::shared::LinkState;
+    use xvs_ipvsadm::{SystemResolver, read_rules};
     use xvs_model::health::{CheckState, sample};
     use xvs_model::load_feedback::Feedback;
     use xvs_model::request::Request;

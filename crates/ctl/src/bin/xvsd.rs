@@ -15,10 +15,10 @@ use xvs_ctl::control_thread::Handle;
 use xvs_ctl::daemon::Daemon;
 use xvs_ctl::exporter::Listener;
 use xvs_ctl::front::Front;
-use xvs_ctl::health::prepare::Prepared;
 use xvs_ctl::server::{Server, Settings};
 use xvs_ctl::watchdog::Watchdog;
 use xvs_ctl::{cli, metrics};
+use xvs_health::prepare::Prepared;
 use xvs_model::rules::RuleLine;
 
 fn main() -> ExitCode {

@@ -16,7 +16,7 @@ use xvs_model::rules::{Fault, Wanted};
 
 use super::keepalived::Form;
 use super::{DONE, Done, FAILED, keepalived};
-use crate::adm::{SystemResolver, read_wanted};
+use xvs_ipvsadm::{SystemResolver, read_wanted};
 
 /// What follows `xvs check`.
 #[derive(Debug, Args)]

@@ -6,7 +6,7 @@ use clap::{Args, CommandFactory, ValueEnum};
 use clap_complete::{Shell, generate};
 
 use super::{Cli, DONE, Done};
-use crate::{adm, arguments};
+use crate::arguments;
 
 /// What follows `xvs completion`.
 #[derive(Debug, Args)]
@@ -30,8 +30,8 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     let (mut command, name) = match arguments.program {
         Program::Xvs => (Cli::command(), "xvs"),
         Program::Xvsd => (arguments::Arguments::command(), "xvsd"),
-        Program::Xvsadm => (adm::manual::command(), "xvsadm"),
-        Program::Ipvsadm => (adm::manual::command(), "ipvsadm"),
+        Program::Xvsadm => (xvs_ipvsadm::manual::command(), "xvsadm"),
+        Program::Ipvsadm => (xvs_ipvsadm::manual::command(), "ipvsadm"),
     };
     // clap_complete panics at an output that fails, such as a pipe that was closed.
     let mut script = Vec::new();

@@ -23,8 +23,7 @@ use xvs_proto::Endpoint;
 use xvs_sched::{ServiceKey, Weight};
 
 use super::{DONE, Done, FAILED, duration};
-use crate::adm;
-use crate::adm::SystemResolver;
+use xvs_ipvsadm::SystemResolver;
 
 /// What follows `xvs drain`.
 #[derive(Debug, Args)]
@@ -77,7 +76,7 @@ impl Arguments {
         let mut words: Vec<_> = said.flatten().collect();
         words.extend(self.ipv6.then_some("-6"));
         words.extend(["-r", &self.server]);
-        adm::real_server(&words, &SystemResolver::default())
+        xvs_ipvsadm::real_server(&words, &SystemResolver::default())
     }
 }
 
@@ -265,7 +264,12 @@ impl Drain<'_> {
             return Ok(());
         }
         let back = Command::EditDestination { service, endpoint, options: former.clone() };
-        writeln!(self.out, "its weight was {}; to give it back:\n  {}", former.weight.0, adm::typed(&back))
+        writeln!(
+            self.out,
+            "its weight was {}; to give it back:\n  {}",
+            former.weight.0,
+            xvs_ipvsadm::typed(&back)
+        )
     }
 
     /// Who else may give it a weight: health does, in the services of a keepalived.conf.

@@ -306,12 +306,12 @@ mod tests {
     use xvs_proto::MacAddr;
 
     use super::*;
-    use crate::adm::{SystemResolver, read_rules};
     use crate::control::Control;
     use crate::explain::answer;
     use crate::explain::report::add_health;
     use crate::lab::Unwired;
     use crate::shared::Shared;
+    use xvs_ipvsadm::{SystemResolver, read_rules};
     use xvs_model::health::{CheckState, HealthReport, sample};
     use xvs_model::load_feedback::Feedback;
     use xvs_model::settings::Ipvs;

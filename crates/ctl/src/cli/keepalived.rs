@@ -16,10 +16,10 @@ use xvs_model::fault::{Fault, Severity};
 use xvs_model::virtual_server::{Configuration, RealServer, VirtualServer};
 
 use super::{DONE, Done, FAILED, MISUSED};
-use crate::adm::{lines, saved};
-use crate::health::outcome::outcome;
-use crate::health::prepare::Prepared;
-use crate::keepalived::{host, read};
+use xvs_health::outcome::outcome;
+use xvs_health::prepare::Prepared;
+use xvs_ipvsadm::{lines, saved};
+use xvs_keepalived::{host, read};
 
 /// What `xvs check` takes of a keepalived.conf.
 #[derive(Debug, Args)]

@@ -9,7 +9,7 @@ use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 
 use super::{DONE, Done};
-use crate::adm::LocalAddressChange;
+use xvs_ipvsadm::LocalAddressChange;
 
 /// What follows `xvs laddr`.
 #[derive(Debug, Args)]

@@ -9,7 +9,7 @@ use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
 use super::{Cli, DONE, Done};
-use crate::{adm, arguments};
+use crate::arguments;
 
 /// What follows `xvs manual`.
 #[derive(Debug, Args)]
@@ -20,7 +20,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Done {
     let folder = &arguments.folder;
-    let programs = [Cli::command(), arguments::Arguments::command(), adm::manual::command()];
+    let programs = [Cli::command(), arguments::Arguments::command(), xvs_ipvsadm::manual::command()];
     for mut program in programs.map(|program| program.disable_help_subcommand(true)) {
         program.build();
         write(&program, folder)?;

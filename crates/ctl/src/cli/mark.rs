@@ -10,7 +10,7 @@ use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 
 use super::{DONE, Done};
-use crate::adm::MarkChange;
+use xvs_ipvsadm::MarkChange;
 
 /// What follows `xvs mark`.
 #[derive(Debug, Args)]

@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use xvs_model::client::{Client, Director, Failure, default_socket};
 use xvs_model::command::CommandError;
 
-use crate::adm::Output;
+use xvs_ipvsadm::Output;
 
 mod apply;
 mod capture;

@@ -13,7 +13,6 @@ use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 
 use super::{DONE, Done, FAILED, check};
-use crate::adm;
 
 /// What follows `xvs plan`.
 #[derive(Debug, Args)]
@@ -90,13 +89,13 @@ fn kind_of(difference: &Difference) -> &'static str {
 }
 
 fn lines(command: &Option<Command>) -> Vec<String> {
-    command.as_ref().map(adm::lines).unwrap_or_default()
+    command.as_ref().map(xvs_ipvsadm::lines).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adm::SystemResolver;
+    use xvs_ipvsadm::SystemResolver;
 
     #[test]
     fn differences_are_shown_as_lines_that_go_and_lines_that_come_and_edits_as_edits() {
@@ -116,7 +115,7 @@ mod tests {
 -a -t 192.0.2.1:80 -r 192.0.2.12:80 -m
 --set 0 0 60
 ";
-        let read = |text| crate::adm::read_wanted(text, &SystemResolver::default()).unwrap();
+        let read = |text| xvs_ipvsadm::read_wanted(text, &SystemResolver::default()).unwrap();
         let running = state_of(&read(running).0).unwrap();
         let differences = differences(&running, &read(wanted).1);
         let mut shown = Vec::new();

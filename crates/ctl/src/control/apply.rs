@@ -17,8 +17,8 @@ use xvs_model::rules::{RuleLine, Wanted};
 use xvs_model::state::State;
 
 use super::{Control, Plant};
-use crate::adm::typed;
 use crate::events::applied;
+use xvs_ipvsadm::typed;
 
 /// After which time the way back is tried again where it could not be taken.
 const RETRY: Duration = Duration::from_secs(1);

@@ -20,7 +20,7 @@ use xvs_model::state::State;
 use xvs_sched::ServiceKey;
 
 use super::{Control, Plant};
-use crate::adm::typed;
+use xvs_ipvsadm::typed;
 
 /// What is wanted of governed services, and what is not so.
 #[derive(Default)]
@@ -245,7 +245,7 @@ mod tests {
 
     use super::super::tests::{Machine, any_change, any_service, control, endpoint, network, options};
     use super::*;
-    use crate::adm::{SystemResolver, read_rules};
+    use xvs_ipvsadm::{SystemResolver, read_rules};
     use xvs_model::difference::commands_of;
     use xvs_model::event::{Asked, Begin, Then};
     use xvs_model::reply::Reply;

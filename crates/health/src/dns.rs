@@ -1,0 +1,208 @@
+//! Asks a DNS server for a name, by UDP.
+//!
+//! Runs once for each attempt of a `DNS_CHECK`. Well is an answer without an error, whether or not it has records in it;
+//! what answers another question is passed over. Source: RFC 1035 §4.1. Cost: two buffers of a datagram as DNS has it.
+//! Not here: TCP, and what the records say.
+
+use std::io;
+
+use socket2::Type;
+use tokio::net::UdpSocket;
+use tokio::time::{Instant, timeout_at};
+use xvs_model::check::{Dns, Target};
+
+use crate::{Answer, socket};
+
+/// Asks the target once, until the deadline at most.
+pub(super) async fn ask(target: &Target, dns: &Dns, deadline: Instant) -> Answer {
+    let peer = target.endpoint;
+    let within = socket::within(deadline);
+    let id = fastrand::u16(..);
+    let Some(query) = query(id, dns) else {
+        return Answer::Unasked(format!("{} {}. cannot be asked of a DNS server", dns.kind, dns.name));
+    };
+    let sent = socket::open(target, Type::DGRAM, None).and_then(|socket| {
+        socket::sent(&query, socket, target).map_err(|error| socket::at_once(&error, peer))
+    });
+    let socket = match sent {
+        Ok(socket) => socket,
+        Err(answer) => return answer,
+    };
+    match timeout_at(deadline, response_code(&socket, id)).await {
+        Ok(Ok(0)) => Answer::Well(0),
+        Ok(Ok(code)) => Answer::Unwell(format!("answered {}", name(code))),
+        Ok(Err(error)) => socket::answer(&error, "", peer),
+        Err(_) => Answer::Unwell(format!("no answer {within}")),
+    }
+}
+
+/// The code in the first answer to the query of this number.
+async fn response_code(socket: &UdpSocket, id: u16) -> io::Result<u8> {
+    let mut datagram = [0; MESSAGE_BYTES];
+    loop {
+        let length = socket.recv(&mut datagram).await?;
+        let [high, low, flags, more_flags, ..] = datagram;
+        if length >= HEADER_BYTES && [high, low] == id.to_be_bytes() && flags & RESPONSE != 0 {
+            return Ok(more_flags & 0xf);
+        }
+    }
+}
+
+/// A query of this number; `None` if its type has no number or its name no such form.
+fn query(id: u16, dns: &Dns) -> Option<Vec<u8>> {
+    let kind: u16 = match dns.kind.as_str() {
+        "A" => 1,
+        "NS" => 2,
+        "CNAME" => 5,
+        "SOA" => 6,
+        "MX" => 15,
+        "TXT" => 16,
+        "AAAA" => 28,
+        "RRSIG" => 46,
+        "DNSKEY" => 48,
+        _ => return None,
+    };
+    let mut message = Vec::with_capacity(MESSAGE_BYTES);
+    message.extend(id.to_be_bytes());
+    // Recursion is desired; one question.
+    message.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    for label in dns.name.split('.').filter(|_| !dns.name.is_empty()) {
+        let length = u8::try_from(label.len()).ok().filter(|length| (1..=63).contains(length))?;
+        message.push(length);
+        message.extend(label.as_bytes());
+    }
+    message.push(0);
+    message.extend(kind.to_be_bytes());
+    // Class IN.
+    message.extend([0, 1]);
+    Some(message)
+}
+
+/// A response code as it is known. Source: RFC 1035 §4.1.1, IANA's list of them.
+fn name(code: u8) -> String {
+    match code {
+        1 => "FORMERR".to_owned(),
+        2 => "SERVFAIL".to_owned(),
+        3 => "NXDOMAIN".to_owned(),
+        4 => "NOTIMP".to_owned(),
+        5 => "REFUSED".to_owned(),
+        _ => format!("with code {code}"),
+    }
+}
+
+/// Source: RFC 1035 §4.1.1.
+const HEADER_BYTES: usize = 12;
+/// QR.
+const RESPONSE: u8 = 0x80;
+/// Source: RFC 1035 §4.2.1.
+const MESSAGE_BYTES: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket as Server;
+    use std::time::Duration;
+
+    use crate::dns::*;
+    use crate::socket::testing::{soon, target};
+
+    fn dns(kind: &str, name: &str) -> Dns {
+        Dns { kind: kind.to_owned(), name: name.to_owned() }
+    }
+
+    /// What comes of asking a server that answers with these; `ID` is the query's number, `IN` another one.
+    async fn answered(with: &[&[u8]]) -> Answer {
+        let server = Server::bind("127.0.0.1:0").unwrap();
+        server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let target = target(server.local_addr().unwrap());
+        let with: Vec<_> = with.iter().map(|datagram| datagram.to_vec()).collect();
+        let server = tokio::task::spawn_blocking(move || {
+            let mut query = [0; 64];
+            let (_, client) = server.recv_from(&mut query).unwrap();
+            for mut datagram in with {
+                for byte in datagram.iter_mut().take(2) {
+                    *byte = match *byte {
+                        b'I' => query[0],
+                        b'D' => query[1],
+                        b'N' => !query[1],
+                        other => other,
+                    };
+                }
+                server.send_to(&datagram, client).unwrap();
+            }
+            server
+        });
+        let answer = ask(&target, &dns("A", "example.com"), soon()).await;
+        server.await.unwrap();
+        answer
+    }
+
+    #[test]
+    fn a_query_is_as_rfc_1035_has_it() {
+        let wanted =
+            b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07example\x03com\x00\x00\x1c\x00\x01";
+        assert_eq!(query(0x1234, &dns("AAAA", "example.com")).unwrap(), wanted);
+        let root = b"\xff\x00\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\x06\x00\x01";
+        assert_eq!(query(0xff00, &dns("SOA", "")).unwrap(), root);
+        let numbers =
+            [("A", 1), ("NS", 2), ("CNAME", 5), ("MX", 15), ("TXT", 16), ("RRSIG", 46), ("DNSKEY", 48)];
+        for (kind, number) in numbers {
+            let query = query(1, &dns(kind, "")).unwrap();
+            assert_eq!(query[13..], [0, number, 0, 1], "{kind}");
+        }
+        assert_eq!(query(1, &dns("A", "a..b")), None);
+        assert_eq!(query(1, &dns("WKS", "a")), None);
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_an_error_is_well_though_it_has_no_records() {
+        assert_eq!(answered(&[b"ID\x81\x80\0\x01\0\0\0\0\0\0"]).await, Answer::Well(0));
+        // Cut off, which is not minded.
+        assert_eq!(answered(&[b"ID\x83\x80\0\x01\0\0\0\0\0\0\x07exa"]).await, Answer::Well(0));
+    }
+
+    #[tokio::test]
+    async fn an_answer_with_an_error_is_not_well() {
+        for (code, why) in [
+            (1, "answered FORMERR"),
+            (2, "answered SERVFAIL"),
+            (3, "answered NXDOMAIN"),
+            (4, "answered NOTIMP"),
+            (5, "answered REFUSED"),
+            (9, "answered with code 9"),
+        ] {
+            let datagram = [b'I', b'D', 0x81, 0x80 | code, 0, 1, 0, 0, 0, 0, 0, 0];
+            assert_eq!(answered(&[&datagram]).await, Answer::Unwell(why.to_owned()));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_answer_to_this_query_is_passed_over() {
+        let noise: [&[u8]; 4] = [
+            b"",
+            // Shorter than a header.
+            b"ID\x81\x83\0\x01\0\0\0\0\0",
+            // A query.
+            b"ID\x01\x03\0\x01\0\0\0\0\0\0",
+            // Another number.
+            b"IN\x81\x83\0\x01\0\0\0\0\0\0",
+        ];
+        let answer = b"ID\x81\x80\0\x01\0\0\0\0\0\0".as_slice();
+        assert_eq!(answered(&[&noise[..], &[answer]].concat()).await, Answer::Well(0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_not_well_by_the_deadline() {
+        let server = Server::bind("127.0.0.1:0").unwrap();
+        let answer = ask(&target(server.local_addr().unwrap()), &dns("SOA", ""), soon()).await;
+        assert_eq!(answer, Answer::Unwell("no answer within 5s".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_closed_port_is_not_well_and_an_address_that_is_not_here_says_nothing() {
+        let closed = target(Server::bind("[::1]:0").unwrap().local_addr().unwrap());
+        let why = format!("connection refused by {}", closed.endpoint);
+        assert_eq!(ask(&closed, &dns("SOA", ""), soon()).await, Answer::Unwell(why));
+        let unasked = Target { source: Some("2001:db8::7".parse().unwrap()), ..closed };
+        assert!(matches!(ask(&unasked, &dns("SOA", ""), soon()).await, Answer::Unasked(_)));
+    }
+}

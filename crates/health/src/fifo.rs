@@ -1,0 +1,254 @@
+//! `notify_fifo` and `lvs_notify_fifo`: a FIFO that is told of each change by a line, and the program that reads it.
+//!
+//! A line is written at once and whole; nobody is waited for. What does not fit because nobody reads (64 KiB) is lost, counted
+//! and told in the log. The FIFO is made if it is not there, and removed at the end if it was made here. Its program is
+//! ended with it, and not begun anew when it ends by itself. Cost: one system call a line. Not here: what lines say.
+
+use std::fs::{File, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::time::Duration;
+use std::{fs, io};
+
+use rustix::fs::{CWD, Mode, OFlags, mkfifoat};
+use rustix::io::ioctl_fionread;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+use xvs_model::virtual_server::{Fifo as FifoSettings, Globals};
+
+use crate::command::{Program, Turn, account};
+
+/// A FIFO that is open.
+#[derive(Debug)]
+pub(super) struct Fifo {
+    path: String,
+    pipe: File,
+    /// Device and number, if it was made here.
+    made: Option<(u64, u64)>,
+    /// Lines since one was written.
+    lost: u64,
+    reader: Option<(Program, JoinHandle<()>)>,
+}
+
+impl Fifo {
+    /// Opens a FIFO and starts its reader. On the runtime.
+    ///
+    /// # Errors
+    /// In words, if that cannot be done.
+    pub(super) fn open(fifo: &FifoSettings, globals: &Globals) -> Result<Self, String> {
+        let path = fifo.path.clone();
+        let failed = |error: io::Error| format!("{path}: {error}");
+        let made = match mkfifoat(CWD, &path, FIFO_MODE) {
+            Ok(()) => true,
+            Err(rustix::io::Errno::EXIST) => false,
+            Err(error) => return Err(failed(error.into())),
+        };
+        // Reading too, so that it stays open without a reader.
+        let flags = OFlags::NONBLOCK.bits() as i32;
+        let pipe = File::options().read(true).write(true).custom_flags(flags).open(&path).map_err(failed)?;
+        let metadata = pipe.metadata().map_err(failed)?;
+        if !metadata.file_type().is_fifo() {
+            return Err(format!("{path} is there and no FIFO"));
+        }
+        let mut opened = Self {
+            made: made.then_some((metadata.dev(), metadata.ino())),
+            path: path.clone(),
+            pipe,
+            lost: 0,
+            reader: None,
+        };
+        if made {
+            opened.pipe.set_permissions(Permissions::from_mode(FIFO_MODE.bits())).map_err(failed)?;
+            if let Some(user) = &fifo.user {
+                let (user, group) = account(user, fifo.group.as_deref())?;
+                fchown(&opened.pipe, Some(user), Some(group)).map_err(failed)?;
+            }
+        }
+        if let Some(script) = &fifo.script {
+            let mut script = script.clone();
+            script.text = format!("{} '{path}'", script.text);
+            script.argv.push(path);
+            let program = Program::new(&script, globals, Turn::default());
+            opened.reader = Some((program.clone(), tokio::spawn(read(program, script.text))));
+        }
+        Ok(opened)
+    }
+
+    /// Writes a line, which has no end yet.
+    pub(super) fn write(&mut self, line: &str) {
+        match self.pipe.write_all(format!("{line}\n").as_bytes()) {
+            Ok(()) if self.lost > 0 => {
+                tracing::warn!("{}: {} lines are lost that nobody read in time", self.path, self.lost);
+                self.lost = 0;
+            }
+            Ok(()) => {}
+            Err(error) => {
+                if self.lost == 0 {
+                    tracing::warn!("{}: {error}; lines are lost until somebody reads", self.path);
+                }
+                self.lost += 1;
+            }
+        }
+    }
+
+    /// Ends the reader, which has had time to read what was written, and waits for that.
+    pub(super) async fn close(mut self) {
+        if let Some((program, reading)) = self.reader.take() {
+            let is_read = async {
+                while !reading.is_finished() && ioctl_fionread(&self.pipe).is_ok_and(|bytes| bytes > 0) {
+                    sleep(LOOK_AGAIN).await;
+                }
+            };
+            let _ = timeout(TO_READ, is_read).await;
+            reading.abort();
+            let _ = timeout(PATIENCE, program.gone()).await;
+        }
+    }
+}
+
+impl Drop for Fifo {
+    fn drop(&mut self) {
+        if let Some((_, reading)) = &self.reader {
+            reading.abort();
+        }
+        let there = fs::symlink_metadata(&self.path).ok().map(|there| (there.dev(), there.ino()));
+        if self.made.is_some() && self.made == there {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Runs a reader for as long as it likes.
+async fn read(program: Program, name: String) {
+    let outcome = program.run(Instant::now() + FOREVER).await;
+    tracing::error!("`{name}` reads no more: {outcome}; it is not started again before a FIFO changes");
+}
+
+/// Read by all, written by its owner.
+const FIFO_MODE: Mode = Mode::from_raw_mode(0o644);
+
+/// How long a reader that is to end has to read the last lines, and how often it is looked whether it has.
+const TO_READ: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// For a reader's end: longer than from SIGTERM to SIGKILL.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Longer than a machine runs.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use crate::command::testing::{Folder, runs, until, written};
+    use crate::fifo::*;
+
+    fn fifo(folder: &Folder) -> FifoSettings {
+        FifoSettings { path: folder.path("fifo").display().to_string(), ..FifoSettings::default() }
+    }
+
+    fn open(fifo: &FifoSettings) -> Result<Fifo, String> {
+        Fifo::open(fifo, &Globals::default())
+    }
+
+    /// What can be read of a FIFO now.
+    fn read_now(folder: &Folder) -> String {
+        let flags = OFlags::NONBLOCK.bits() as i32;
+        let mut pipe = File::options().read(true).custom_flags(flags).open(folder.path("fifo")).unwrap();
+        let mut bytes = Vec::new();
+        let _ = pipe.read_to_end(&mut bytes);
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_fifo_is_made_with_its_mode_and_owner_and_goes_at_the_end() {
+        let folder = Folder::new();
+        let (user, group) = (Some("nobody".to_owned()), Some("daemon".to_owned()));
+        let fifo = FifoSettings { user, group, ..fifo(&folder) };
+        let opened = open(&fifo).unwrap();
+        let metadata = fs::metadata(&fifo.path).unwrap();
+        assert_eq!((metadata.mode() & 0o7777, metadata.uid(), metadata.gid()), (0o644, 65534, 1));
+        drop(opened);
+        assert!(!fs::exists(&fifo.path).unwrap());
+    }
+
+    #[test]
+    fn one_that_is_there_stays_and_what_is_none_is_refused_and_left_alone() {
+        let folder = Folder::new();
+        let fifo = fifo(&folder);
+        mkfifoat(CWD, &fifo.path, Mode::from_raw_mode(0o600)).unwrap();
+        let mut opened = open(&fifo).unwrap();
+        opened.write("VS [10.0.0.1]:tcp:80 UP");
+        assert_eq!(read_now(&folder), "VS [10.0.0.1]:tcp:80 UP\n");
+        drop(opened);
+        assert_eq!(fs::metadata(&fifo.path).unwrap().mode() & 0o7777, 0o600);
+        fs::remove_file(&fifo.path).unwrap();
+        fs::write(&fifo.path, "text").unwrap();
+        assert_eq!(open(&fifo).unwrap_err(), format!("{} is there and no FIFO", fifo.path));
+        assert_eq!(folder.read("fifo"), "text");
+        let nowhere = FifoSettings { path: "/nonexistent/fifo".to_owned(), ..fifo };
+        assert!(open(&nowhere).unwrap_err().starts_with("/nonexistent/fifo: No such file"));
+    }
+
+    #[test]
+    fn lines_wait_for_a_reader_and_those_that_find_no_room_are_lost_whole() {
+        let folder = Folder::new();
+        let mut fifo = open(&fifo(&folder)).unwrap();
+        let line = "RS [10.1.0.1]:tcp:80 [10.0.0.1]:tcp:80 DOWN";
+        let (mut written, mut lost) = (0, 0);
+        while lost < 10 {
+            fifo.write(line);
+            match fifo.lost {
+                0 => written += 1,
+                number => lost = number,
+            }
+        }
+        let read = read_now(&folder);
+        assert_eq!(read, format!("{line}\n").repeat(written));
+        assert!(read.len() > 60_000);
+        fifo.write("VS [10.0.0.1]:tcp:80 DOWN");
+        assert_eq!((fifo.lost, read_now(&folder).as_str()), (0, "VS [10.0.0.1]:tcp:80 DOWN\n"));
+    }
+
+    #[tokio::test]
+    async fn a_reader_gets_the_path_as_its_last_argument_and_every_line_and_ends_with_the_fifo() {
+        let folder = Folder::new();
+        let text =
+            "#!/bin/sh\necho $$ >\"$1/pid\"\nwhile read line; do echo \"$line\" >>\"$1/out\"; done <\"$2\"\n";
+        let script = folder.write("reader", 0o755, text);
+        let script = Some(written(&format!("{} {}", script.display(), folder.0.display())));
+        let mut fifo = open(&FifoSettings { script, ..fifo(&folder) }).unwrap();
+        let lines = ["RS a b DOWN", "VS b DOWN", "RS a b UP", "VS b UP"];
+        lines.iter().for_each(|line| fifo.write(line));
+        until(|| folder.read("out").lines().eq(lines)).await;
+        fifo.close().await;
+        assert!(!runs(&folder.read("pid")));
+        assert!(!folder.path("fifo").exists());
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_is_ended_has_read_what_was_written_before() {
+        let folder = Folder::new();
+        let text = "#!/bin/sh\nwhile read line; do sleep 0.01; echo \"$line\" >>\"$1/out\"; done <\"$2\"\n";
+        let script = folder.write("reader", 0o755, text);
+        let script = Some(written(&format!("{} {}", script.display(), folder.0.display())));
+        let mut fifo = open(&FifoSettings { script, ..fifo(&folder) }).unwrap();
+        let lines = ["RS a b DOWN", "VS b DOWN", "RS c b DOWN"];
+        lines.iter().chain(&["the one in its hand"]).for_each(|line| fifo.write(line));
+        fifo.close().await;
+        assert_eq!(folder.read("out").lines().take(3).collect::<Vec<_>>(), lines);
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_cannot_run_or_ends_costs_the_lines_and_nothing_else() {
+        let folder = Folder::new();
+        let script = Some(written("/nonexistent/reader"));
+        let mut fifo = open(&FifoSettings { script, ..fifo(&folder) }).unwrap();
+        fifo.write("VS b UP");
+        let (_, reading) = fifo.reader.take().unwrap();
+        reading.await.unwrap();
+        fifo.write("VS b DOWN");
+        assert_eq!(read_now(&folder), "VS b UP\nVS b DOWN\n");
+    }
+}

@@ -1,0 +1,45 @@
+//! The services that a configuration makes before any check has run.
+//!
+//! Pure. Used when a file is read, for the faults that only show when its services are made, and by `xvs check`.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use xvs_model::command::Command;
+use xvs_model::fault::{Fault, Place, Severity};
+use xvs_model::state::{State, supported};
+use xvs_model::virtual_server::Configuration;
+
+use crate::pool::{Beginning, Pool, Present};
+
+/// The state before any check has run, and what a director refuses of it: one fault for each place.
+pub fn outcome(configuration: &Configuration) -> (State, Vec<Fault>) {
+    let mut state = State::default();
+    if let Some(timeouts) = configuration.timeouts() {
+        state.apply(&timeouts).expect("timeouts were read within their bounds");
+    }
+    let (mut refused, mut places) = (Vec::new(), HashSet::new());
+    let mut make = |place: &Place, command: Command| {
+        let made = supported(&command).and_then(|()| state.apply(&command));
+        if let Err(error) = &made
+            && places.insert(place.clone())
+        {
+            let text = format!("xvs refuses it: {error}; it is left out");
+            refused.push(Fault { place: place.clone(), severity: Severity::Warning, text });
+        }
+        made.is_ok()
+    };
+    for virtual_server in &configuration.virtual_servers {
+        let (pool, _) = Pool::begin(Arc::new(virtual_server.clone()), Beginning::Silent);
+        for (key, options) in &virtual_server.services {
+            let service = Command::AddService { key: *key, options: options.clone() };
+            if !make(&virtual_server.place, service) {
+                continue;
+            }
+            for Present { place, endpoint, options } in pool.present(*key) {
+                make(place, Command::AddDestination { service: *key, endpoint, options });
+            }
+        }
+    }
+    (state, refused)
+}

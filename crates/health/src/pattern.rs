@@ -1,0 +1,178 @@
+//! Patterns over bodies: the `regex` words of an object, compiled by PCRE2 as keepalived has them.
+//!
+//! Compiled when a configuration is prepared; a pattern that cannot be carried out is never left out in silence. Looking for it takes
+//! processor time that no deadline ends: backtracking is bounded for each place where a match may begin, so one that is
+//! made to be slow is slow still. Who looks does it on a thread that may wait, one at a time for each pattern. Pure.
+//!
+//! Source: pcre2pattern(3), pcre2api(3); keepalived's behaviour as it is written down (section 4.6).
+
+use std::sync::Arc;
+
+use pcre2::bytes::{Regex, RegexBuilder};
+use tokio::sync::Semaphore;
+use xvs_model::check::Pattern;
+
+/// A pattern that can be looked for.
+#[derive(Debug, Clone)]
+pub(super) struct Search {
+    /// As it is written.
+    pub pattern: Pattern,
+    regex: Regex,
+    turn: Arc<Semaphore>,
+}
+
+impl Search {
+    /// Compiles it.
+    ///
+    /// # Errors
+    /// If it is no expression, or has an option that cannot be given, in words.
+    pub(super) fn new(pattern: Pattern) -> Result<Self, String> {
+        let regex = compile(&pattern).map_err(|why| format!("`regex {}`: {why}", pattern.text))?;
+        Ok(Self { pattern, regex, turn: Arc::new(Semaphore::new(1)) })
+    }
+
+    /// Whoever looks holds its one permit meanwhile.
+    pub(super) fn turn(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.turn)
+    }
+
+    /// Whether a body is as it should be. It may take long.
+    ///
+    /// # Errors
+    /// If it is not, or takes too much backtracking, in words.
+    pub(super) fn judge(&self, body: &[u8]) -> Result<(), String> {
+        let Pattern { text, is_unwanted, least_offset, most_offset, .. } = &self.pattern;
+        let found = match *least_offset <= body.len() {
+            true => self.regex.find_at(body, *least_offset),
+            false => Ok(None),
+        };
+        let found = found.map_err(|error| format!("the body, looked through for `{text}`: {error}"))?;
+        // The first match is the one that begins first.
+        let matches = found.is_some_and(|found| most_offset.is_none_or(|most| found.start() <= most));
+        match (matches, is_unwanted) {
+            (true, true) => Err(format!("the body matches `{text}`")),
+            (false, false) => Err(format!("the body does not match `{text}`")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Bounds for each place where a match may begin: steps, and memory in KiB. An expression can only lower them.
+const BOUNDS: &str = "(*LIMIT_MATCH=1000000)(*LIMIT_HEAP=32768)";
+
+fn compile(pattern: &Pattern) -> Result<Regex, String> {
+    let mut builder = RegexBuilder::new();
+    let mut verbs = BOUNDS.to_owned();
+    let mut flags = String::new();
+    for option in &pattern.options {
+        match option.as_str() {
+            "caseless" => _ = builder.caseless(true),
+            "dotall" => _ = builder.dotall(true),
+            "extended" => _ = builder.extended(true),
+            "multiline" => _ = builder.multi_line(true),
+            "utf" => _ = builder.utf(true),
+            "ucp" => verbs += "(*UCP)",
+            "no_auto_possess" => verbs += "(*NO_AUTO_POSSESS)",
+            "no_dotstar_anchor" => verbs += "(*NO_DOTSTAR_ANCHOR)",
+            "no_start_optimize" => verbs += "(*NO_START_OPT)",
+            "dupnames" => flags.push('J'),
+            "no_auto_capture" => flags.push('n'),
+            "ungreedy" => flags.push('U'),
+            // They forbid words in the expression, or serve only who calls the library.
+            "never_backslash_c" | "never_ucp" | "never_utf" | "auto_callout" | "use_offset_limit" => {}
+            _ => return Err(format!("xvs has no regex_options {option}")),
+        }
+    }
+    let flags = if flags.is_empty() { flags } else { format!("(?{flags})") };
+    builder.build(&format!("{verbs}{flags}{}", pattern.text)).map_err(|error| {
+        // The place counts from what stands before the expression.
+        let text = error.to_string();
+        text.rsplit(": ").next().unwrap_or(&text).to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::pattern::*;
+
+    fn pattern(text: &str) -> Pattern {
+        Pattern { text: text.to_owned(), ..Pattern::default() }
+    }
+
+    fn with(text: &str, options: &[&str]) -> Pattern {
+        Pattern { options: options.iter().map(|&word| word.to_owned()).collect(), ..pattern(text) }
+    }
+
+    #[track_caller]
+    fn assert_matches(pattern: &Pattern, body: impl AsRef<[u8]>, expected: bool) {
+        let search = Search::new(pattern.clone()).unwrap();
+        assert_eq!(search.judge(body.as_ref()).is_ok(), expected, "{pattern:?}");
+    }
+
+    #[test]
+    fn a_body_matches_somewhere_or_nowhere_as_it_is_wanted() {
+        assert_matches(&pattern("a[bc]+d"), "xxabcbd", true);
+        assert_matches(&pattern("^a[bc]+d"), "xxabcbd", false);
+        assert_matches(&pattern("\\x00\\xff"), b"a\x00\xffb", true);
+        let unwanted = Pattern { is_unwanted: true, ..pattern("error") };
+        assert_matches(&unwanted, "all is well", true);
+        assert_matches(&unwanted, "an error", false);
+        let why = Search::new(unwanted).unwrap().judge(b"error").unwrap_err();
+        assert_eq!(why, "the body matches `error`");
+        let why = Search::new(pattern("ok")).unwrap().judge(b"").unwrap_err();
+        assert_eq!(why, "the body does not match `ok`");
+    }
+
+    #[test]
+    fn a_match_begins_between_the_offsets() {
+        let between = |least_offset, most_offset| Pattern { least_offset, most_offset, ..pattern("(?<=a)b") };
+        assert_matches(&between(0, None), "xxab", true);
+        assert_matches(&between(3, Some(3)), "xxab", true);
+        assert_matches(&between(4, None), "xxab", false);
+        assert_matches(&between(5, None), "xxab", false);
+        assert_matches(&between(0, Some(2)), "xxab", false);
+    }
+
+    #[test]
+    fn options_are_pcre2s_and_those_that_cannot_be_given_are_refused() {
+        for (option, text, body) in [
+            ("caseless", "OK", &b"ok"[..]),
+            ("dotall", "a.b", b"a\nb"),
+            ("extended", "o k # comment", b"ok"),
+            ("multiline", "^b", b"a\nb"),
+            ("utf", "^.$", "ä".as_bytes()),
+            ("dupnames", "(?<n>a)|(?<n>b)", b"b"),
+        ] {
+            let without = Search::new(pattern(text)).and_then(|search| search.judge(body));
+            assert!(without.is_err(), "{option}");
+            assert_matches(&with(text, &[option]), body, true);
+        }
+        assert_matches(&with("^\\w$", &["utf", "ucp"]), "ä", true);
+        assert_matches(&with("^(a+)(?=a)", &["ungreedy", "no_auto_capture", "caseless"]), "AAAA", true);
+        for option in
+            ["no_auto_possess", "no_dotstar_anchor", "no_start_optimize", "never_utf", "auto_callout"]
+        {
+            assert_matches(&with("a+b", &[option]), "aab", true);
+        }
+        for option in ["dollar_endonly", "firstline", "alt_bsux"] {
+            let why = Search::new(with("a", &[option])).unwrap_err();
+            assert_eq!(why, format!("`regex a`: xvs has no regex_options {option}"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_expression_is_refused_and_backtracking_is_bounded() {
+        let why = Search::new(pattern("a(b")).unwrap_err();
+        assert_eq!(why, "`regex a(b`: missing closing parenthesis");
+        let mut body = vec![b'a'; 64];
+        body.push(b'b');
+        let why = Search::new(pattern("^(a+)+$")).unwrap().judge(&body).unwrap_err();
+        assert_eq!(
+            why,
+            "the body, looked through for `^(a+)+$`: PCRE2: error matching: match limit exceeded"
+        );
+        // An expression does not raise the bound.
+        let why = Search::new(pattern("(*LIMIT_MATCH=4000000000)^(a+)+$")).unwrap().judge(&body);
+        assert!(why.is_err());
+    }
+}

@@ -1,0 +1,142 @@
+//! Checks made ready to run: patterns compiled, TLS settings loaded, request targets and names parsed.
+//!
+//! Done once for a configuration, before it replaces the one that runs, so that what cannot be used refuses it. Reads the
+//! files that the `SSL` block names, and nothing else. Not here: what the file says (`keepalived/`).
+
+use std::sync::Arc;
+
+use hyper::Uri;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
+use xvs_model::check::{Check, Http, Probe, Target, Url};
+use xvs_model::fault::{Fault, Place, Severity};
+use xvs_model::virtual_server::Configuration;
+
+use crate::outcome::outcome;
+use crate::pattern::Search;
+use crate::tls_config::{TlsConfigs, server_name};
+
+/// A configuration whose checks are ready to run.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What the file says, and its faults.
+    pub configuration: Configuration,
+    /// For each virtual server, real server and check in the file's order what the check needs.
+    pub(super) checks: Vec<Vec<Vec<PreparedCheck>>>,
+}
+
+/// What a check needs beside what the file says; `None`: nothing.
+pub(super) type PreparedCheck = Option<Arc<PreparedHttp>>;
+
+/// What an HTTP check needs.
+#[derive(Debug)]
+pub(super) struct PreparedHttp {
+    /// By which TLS is spoken, if it is.
+    pub(super) tls: Option<Arc<ClientConfig>>,
+    /// Its objects, in the file's order.
+    pub(super) urls: Vec<PreparedUrl>,
+}
+
+/// What one object needs.
+#[derive(Debug)]
+pub(super) struct PreparedUrl {
+    /// The path in the request's first line.
+    pub(super) request_target: Uri,
+    /// The name that a certificate has to be for: the one that is sent, else the requested host, else the address.
+    pub(super) name: ServerName<'static>,
+    /// Whether that name is sent (SNI).
+    pub(super) sends_name: bool,
+    /// What the body is searched for.
+    pub(super) pattern: Option<Search>,
+}
+
+impl Prepared {
+    /// Makes the checks of a configuration ready. What is found is added to the faults of the configuration, also what a
+    /// director would refuse of it.
+    ///
+    /// # Errors
+    /// The configuration with its faults, of which at least one is an error.
+    pub fn of(mut configuration: Configuration) -> Result<Self, Box<Configuration>> {
+        let (mut tls, mut faults) = (TlsConfigs::default(), Vec::new());
+        let mut prepare = |check: &Check| match &check.probe {
+            Probe::Http(target, http) => {
+                PreparedHttp::of(check, target, http, &mut tls, &mut faults).map(Arc::new)
+            }
+            _ => None,
+        };
+        let servers = configuration.virtual_servers.iter().map(|server| &server.real_servers);
+        let checks = servers
+            .map(|servers| {
+                servers.iter().map(|server| server.checks.iter().map(&mut prepare).collect()).collect()
+            })
+            .collect();
+        configuration.faults.extend(faults);
+        configuration.faults.extend(outcome(&configuration).1);
+        configuration.faults.sort_by(|a, b| a.place.cmp(&b.place));
+        configuration.faults.dedup();
+        if configuration.is_usable() {
+            Ok(Self { configuration, checks })
+        } else {
+            Err(Box::new(configuration))
+        }
+    }
+}
+
+impl PreparedHttp {
+    fn of(
+        check: &Check,
+        target: &Target,
+        http: &Http,
+        tls: &mut TlsConfigs,
+        faults: &mut Vec<Fault>,
+    ) -> Option<Self> {
+        let config = http.tls.as_ref().map(|settings| tls.get(settings, check, faults));
+        let urls: Vec<_> =
+            http.urls.iter().map(|url| PreparedUrl::of(target, http, url, &check.place, faults)).collect();
+        Some(Self {
+            tls: config.map_or(Some(None), |config| config.map(Some))?,
+            urls: urls.into_iter().collect::<Option<_>>()?,
+        })
+    }
+}
+
+impl PreparedUrl {
+    /// `check` is where the check stands.
+    pub(super) fn of(
+        target: &Target,
+        http: &Http,
+        url: &Url,
+        check: &Place,
+        faults: &mut Vec<Fault>,
+    ) -> Option<Self> {
+        let sent = url.server_name.as_ref().and_then(|name| {
+            let sent = server_name(name);
+            if sent.is_none() {
+                let text = format!("`{name}` is not a name that TLS can send; none is sent");
+                faults.push(Fault { place: check.clone(), severity: Severity::Warning, text });
+            }
+            sent
+        });
+        let host = || server_name(url.host.as_ref().or(http.host.as_ref())?);
+        let sends_name = sent.is_some();
+        let name = sent.or_else(host).unwrap_or_else(|| ServerName::IpAddress(target.endpoint.ip().into()));
+        let mut refuse =
+            |text| faults.push(Fault { place: url.place.clone(), severity: Severity::Error, text });
+        let request_target = request_target(&url.path).map_err(&mut refuse).ok()?;
+        let pattern = url.pattern.clone().map(Search::new).transpose().map_err(&mut refuse).ok()?;
+        Some(Self { request_target, name, sends_name, pattern })
+    }
+}
+
+/// The path in a request's first line. Characters that it cannot carry are percent-encoded; `#` and what follows is not
+/// sent (RFC 9110, section 7.1).
+fn request_target(path: &str) -> Result<Uri, String> {
+    let mut target = String::new();
+    for byte in path.bytes() {
+        match byte {
+            b' ' | b'"' | b'<' | b'>' | b'\\' | b'`' | ..0x20 | 0x7f.. => target += &format!("%{byte:02X}"),
+            _ => target.push(char::from(byte)),
+        }
+    }
+    target.parse().map_err(|error| format!("`{path}` is not a path: {error}"))
+}

@@ -1,0 +1,181 @@
+//! Asks a mail server by SMTP whether it greets and takes a greeting.
+//!
+//! Runs once for each attempt of an `SMTP_CHECK`: its greeting, `HELO` and its answer, `QUIT` and its answer. A reply is
+//! judged by its first line, whose code has to be followed by a blank: one of several lines is none that is wanted, as
+//! with keepalived. Source: RFC 5321 §3.1, §4.2. Cost: one buffer of a line, which is bounded. Not here: EHLO, TLS, mail.
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use xvs_model::check::Target;
+
+use crate::{Answer, socket};
+
+/// Asks the target once, until the deadline at most; it is greeted with `name`.
+pub(super) async fn ask(target: &Target, name: &str, deadline: Instant) -> Answer {
+    match converse(target, name, deadline).await {
+        Ok(()) => Answer::Well(0),
+        Err(answer) => answer,
+    }
+}
+
+async fn converse(target: &Target, name: &str, deadline: Instant) -> Result<(), Answer> {
+    let within = socket::within(deadline);
+    let stream = socket::connect(target, deadline).await?;
+    let mut stream = BufReader::with_capacity(LINE_BYTES, stream);
+    for (words, far, code) in [
+        (String::new(), "connected, and no greeting", Some("220")),
+        (format!("HELO {name}\r\n"), "greeted, and no answer to HELO", Some("250")),
+        ("QUIT\r\n".to_owned(), "said HELO, and no answer to QUIT", None),
+    ] {
+        let line = match timeout_at(deadline, reply(&mut stream, &words)).await {
+            Err(_) => return Err(Answer::Unwell(format!("{far} {within}"))),
+            Ok(Err(error)) => return Err(socket::answer(&error, far, target.endpoint)),
+            Ok(Ok(line)) => line,
+        };
+        let Some(line) = line.strip_suffix(b"\n") else {
+            return Err(Answer::Unwell(match line.len() {
+                LINE_BYTES => format!("{far}: a line of more than {LINE_BYTES} bytes"),
+                _ => format!("{far}: connection closed by {}", target.endpoint),
+            }));
+        };
+        let is_wanted = |code: &str| {
+            line.strip_prefix(code.as_bytes()).is_some_and(|rest| rest.is_empty() || rest[0] == b' ')
+        };
+        if let Some(code) = code.filter(|code| !is_wanted(code)) {
+            let seen = line[..line.len().min(SHOWN_BYTES)].trim_ascii().escape_ascii();
+            return Err(Answer::Unwell(format!("{far}: `{seen}`, not `{code} …`")));
+        }
+    }
+    Ok(())
+}
+
+/// The line that is said when one has said these words; without its end if it is too long or was not said to its end.
+async fn reply(stream: &mut BufReader<TcpStream>, words: &str) -> std::io::Result<Vec<u8>> {
+    stream.write_all(words.as_bytes()).await?;
+    let mut line = Vec::new();
+    stream.take(LINE_BYTES as u64).read_until(b'\n', &mut line).await?;
+    Ok(line)
+}
+
+/// Twice what RFC 5321 §4.5.3.1.5 allows.
+const LINE_BYTES: usize = 1024;
+/// So much of a line is told.
+const SHOWN_BYTES: usize = 80;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::net::TcpListener;
+
+    use crate::smtp::*;
+    use crate::socket::testing::{soon, target};
+
+    /// A server that says these lines, each but the first to one that it has heard, and then hangs up; and what it heard.
+    async fn server(lines: &[&str]) -> (Target, tokio::task::JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = target(listener.local_addr().unwrap());
+        let lines: Vec<_> = lines.iter().map(|&line| line.to_owned()).collect();
+        let heard = tokio::spawn(async move {
+            let mut stream = BufReader::new(listener.accept().await.unwrap().0);
+            let mut heard = String::new();
+            for (at, line) in lines.iter().enumerate() {
+                if at > 0 {
+                    stream.read_line(&mut heard).await.unwrap();
+                }
+                stream.write_all(line.as_bytes()).await.unwrap();
+            }
+            stream.shutdown().await.unwrap();
+            stream.read_to_string(&mut heard).await.unwrap();
+            heard
+        });
+        (target, heard)
+    }
+
+    async fn answered(lines: &[&str]) -> Answer {
+        let (target, _) = server(lines).await;
+        let answer = ask(&target, "lb.example", soon()).await;
+        match answer {
+            Answer::Unwell(why) => Answer::Unwell(why.replace(&target.endpoint.to_string(), "the server")),
+            answer => answer,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_greets_takes_a_greeting_and_says_goodbye_is_well() {
+        let lines = ["220 mx.example ESMTP\r\n", "250 hello\r\n", "anything at all\n"];
+        let (target, heard) = server(&lines).await;
+        assert_eq!(ask(&target, "lb.example", soon()).await, Answer::Well(0));
+        assert_eq!(heard.await.unwrap(), "HELO lb.example\r\nQUIT\r\n");
+    }
+
+    #[tokio::test]
+    async fn a_reply_of_several_lines_or_without_a_blank_is_not_well() {
+        for (greeting, seen) in [
+            ("220-mx.example\r\n220 ESMTP\r\n", "220-mx.example"),
+            ("554 no\r\n", "554 no"),
+            ("220\r\n", "220"),
+            ("22 0\r\n", "22 0"),
+            ("2201 mx\r\n", "2201 mx"),
+            (" 220 mx\r\n", "220 mx"),
+            ("\x1b[2J\r\n", "\\x1b[2J"),
+        ] {
+            let why = format!("connected, and no greeting: `{seen}`, not `220 …`");
+            assert_eq!(answered(&[greeting]).await, Answer::Unwell(why));
+        }
+        let why = "greeted, and no answer to HELO: `250-mx`, not `250 …`".to_owned();
+        assert_eq!(answered(&["220 mx\r\n", "250-mx\r\n250 HELP\r\n"]).await, Answer::Unwell(why));
+        // The end of a line is what stands behind the code here.
+        assert_eq!(answered(&["220\n", "250\n", "221\n"]).await, Answer::Well(0));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_hangs_up_is_not_well_wherever_it_does() {
+        let closed = |far: &str| Answer::Unwell(format!("{far}: connection closed by the server"));
+        assert_eq!(answered(&["220 half a line"]).await, closed("connected, and no greeting"));
+        assert_eq!(answered(&["220 mx\r\n"]).await, closed("greeted, and no answer to HELO"));
+        let why = closed("said HELO, and no answer to QUIT");
+        assert_eq!(answered(&["220 mx\r\n", "250 mx\r\n"]).await, why);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_resets_behind_its_greeting_is_not_well() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = target(listener.local_addr().unwrap());
+        let server = tokio::spawn(async move {
+            let mut stream = listener.accept().await.unwrap().0;
+            stream.write_all(b"220 mx\r\n").await.unwrap();
+            stream.set_zero_linger().unwrap();
+        });
+        let why = format!("greeted, and no answer to HELO: connection reset by {}", target.endpoint);
+        assert_eq!(ask(&target, "lb.example", soon()).await, Answer::Unwell(why));
+        server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn megabytes_without_a_line_are_not_read() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = target(listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let mut stream = listener.accept().await.unwrap().0;
+            while stream.write_all(&[b'2'; 65_536]).await.is_ok() {}
+        });
+        let why = "connected, and no greeting: a line of more than 1024 bytes".to_owned();
+        assert_eq!(ask(&target, "lb.example", soon()).await, Answer::Unwell(why));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_byte_a_second_does_not_stretch_the_deadline() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = target(listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let mut stream = listener.accept().await.unwrap().0;
+            while stream.write_all(b"2").await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let why = "connected, and no greeting within 5s".to_owned();
+        assert_eq!(ask(&target, "lb.example", soon()).await, Answer::Unwell(why));
+    }
+}

@@ -1,0 +1,551 @@
+//! All checks of a file at work, on a clock that only waiting moves.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::{Instant, sleep, sleep_until};
+use xvs_keepalived::read;
+use xvs_model::command::{Command, CommandError};
+use xvs_model::health::{CheckHealth, CheckState, HealthReport};
+use xvs_model::reconcile::{Governed, Reach};
+use xvs_model::timeouts::Timeouts;
+use xvs_model::virtual_server::{Configuration, VirtualServer};
+
+use crate::board::Board;
+use crate::manager::{Manager, Message};
+use crate::prepare::Prepared;
+use crate::runner::{Place, Runner};
+use crate::{Answer, Outside, Wanted, apart};
+
+/// What a server does when it is asked.
+#[derive(Clone, Copy, PartialEq)]
+enum Server {
+    Well,
+    Refuses,
+    /// It says nothing until the deadline.
+    Hangs,
+    /// The same, and that is seen so long after it.
+    Late(Duration),
+    /// It is well after so long.
+    Slow(Duration),
+    /// Asking it runs into a fault.
+    Panics,
+}
+
+/// Everything that checks meet, by the address of a real server.
+struct World {
+    servers: Mutex<HashMap<String, Server>>,
+    asked: Mutex<Vec<(String, Instant)>>,
+    asking: AtomicUsize,
+    most_asking: AtomicUsize,
+    is_here: AtomicBool,
+    is_stuck: AtomicBool,
+    timeouts: Mutex<Timeouts>,
+    governed: Mutex<Vec<Wanted>>,
+    told: Mutex<Vec<(String, Instant)>>,
+}
+
+impl World {
+    fn set(&self, server: &str, what: Server) {
+        self.servers.lock().unwrap().insert(server.to_owned(), what);
+    }
+
+    /// When a server was asked, since it was last looked.
+    fn asked(&self, server: &str) -> Vec<Instant> {
+        let mut asked = self.asked.lock().unwrap();
+        let times = asked.iter().filter(|(one, _)| one == server).map(|(_, at)| *at).collect();
+        asked.retain(|(one, _)| one != server);
+        times
+    }
+
+    /// When something was told.
+    fn told(&self, what: &str) -> Instant {
+        let told = self.told.lock().unwrap();
+        told.iter().rfind(|(text, _)| text.starts_with(what)).unwrap_or_else(|| panic!("{what}: {told:?}")).1
+    }
+
+    /// The weights of the one service as it was last wanted.
+    fn weights(&self) -> Vec<(String, u32)> {
+        let governed = self.governed.lock().unwrap();
+        let (_, service) = governed.last().unwrap().last().unwrap();
+        let one = |(at, options): &(xvs_proto::Endpoint, xvs_model::destination::DestinationOptions)| {
+            (at.addr.to_string(), options.weight.0)
+        };
+        service.as_ref().unwrap().destinations.iter().map(one).collect()
+    }
+}
+
+struct Asking<'a>(&'a AtomicUsize);
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Outside for Arc<World> {
+    async fn ask(&self, place: Place, _: usize, deadline: Instant) -> Answer {
+        let server = place.server().endpoint.addr.to_string();
+        self.asked.lock().unwrap().push((server.clone(), Instant::now()));
+        let now = self.asking.fetch_add(1, Ordering::Relaxed) + 1;
+        let _asking = Asking(&self.asking);
+        self.most_asking.fetch_max(now, Ordering::Relaxed);
+        let what = self.servers.lock().unwrap().get(&server).copied();
+        match what.unwrap_or(Server::Well) {
+            Server::Well => Answer::Well(0),
+            Server::Refuses => Answer::Unwell("connection refused".to_owned()),
+            Server::Hangs => {
+                sleep_until(deadline).await;
+                Answer::Unwell("no answer".to_owned())
+            }
+            Server::Late(time) => {
+                sleep_until(deadline + time).await;
+                Answer::Unwell("no answer".to_owned())
+            }
+            Server::Slow(time) => {
+                sleep(time).await;
+                Answer::Well(0)
+            }
+            Server::Panics => panic!("a fault of this test"),
+        }
+    }
+
+    fn is_here(&self, _: &VirtualServer) -> bool {
+        self.is_here.load(Ordering::Relaxed)
+    }
+
+    fn govern(&self, wanted: Wanted, _: Reach) -> Result<Governed, CommandError> {
+        if self.is_stuck.load(Ordering::Relaxed) {
+            return Err(CommandError::Failed { why: "stuck".to_owned() });
+        }
+        self.governed.lock().unwrap().push(wanted);
+        Ok(Governed::default())
+    }
+
+    fn timeouts(&self) -> Result<Timeouts, CommandError> {
+        Ok(*self.timeouts.lock().unwrap())
+    }
+
+    fn change(&self, command: Command) -> Result<(), CommandError> {
+        if let Command::SetTimeouts(wanted) = command {
+            self.timeouts.lock().unwrap().update(wanted);
+        }
+        Ok(())
+    }
+
+    fn tell(&self, what: Vec<String>) {
+        self.told.lock().unwrap().extend(what.into_iter().map(|line| (line, Instant::now())));
+    }
+}
+
+/// Health of a file, at work.
+struct Health {
+    world: Arc<World>,
+    board: Arc<Board>,
+    manager: UnboundedSender<Message>,
+}
+
+impl Health {
+    async fn start(text: &str, at_once: usize) -> Self {
+        let world = Arc::new(World {
+            servers: Mutex::default(),
+            asked: Mutex::default(),
+            asking: AtomicUsize::new(0),
+            most_asking: AtomicUsize::new(0),
+            is_here: AtomicBool::new(true),
+            is_stuck: AtomicBool::new(false),
+            timeouts: Mutex::default(),
+            governed: Mutex::default(),
+            told: Mutex::default(),
+        });
+        let board = Arc::new(Board::default());
+        let (changed, changes) = unbounded_channel();
+        let (manager, messages) = unbounded_channel();
+        let runner = Runner { outside: world.clone(), permits: Semaphore::new(at_once), changed };
+        tokio::spawn(Manager::new(board.clone(), Arc::new(runner), changes, messages).run());
+        let health = Self { world, board, manager };
+        health.take_over(text).await.unwrap();
+        health
+    }
+
+    async fn take_over(&self, text: &str) -> Result<String, CommandError> {
+        let (answer, answered) = oneshot::channel();
+        self.manager.send(Message::TakeOver(Box::new(file(text)), answer)).ok().unwrap();
+        answered.await.unwrap()
+    }
+
+    fn report(&self) -> HealthReport {
+        self.board.report()
+    }
+
+    /// The one check of the first real server.
+    fn check(&self) -> CheckHealth {
+        self.report().virtual_servers[0].real_servers[0].checks[0].clone()
+    }
+}
+
+/// A file that is read on the machine lb1.
+pub(crate) fn configuration(text: &str) -> Configuration {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let path = std::env::temp_dir().join(format!("xvs-health-{}-{number}.conf", std::process::id()));
+    std::fs::write(&path, text).unwrap();
+    let read = read(&path, "lb1");
+    std::fs::remove_file(&path).unwrap();
+    read.unwrap()
+}
+
+fn file(text: &str) -> Prepared {
+    Prepared::of(configuration(text)).unwrap_or_else(|refused| panic!("{:?}", refused.faults))
+}
+
+/// A virtual server with these words, and real servers at these addresses with a `TCP_CHECK`.
+fn virtual_server<'a>(words: &str, servers: impl IntoIterator<Item = &'a str>) -> String {
+    let mut text =
+        format!("virtual_server 192.0.2.1 80 {{\nlb_algo rr\nlb_kind NAT\nprotocol TCP\n{words}\n");
+    for server in servers {
+        writeln!(text, "real_server {server} 80 {{ TCP_CHECK {{ }} }}").unwrap();
+    }
+    text + "}\n"
+}
+
+const RS1: &str = "10.1.0.1";
+const RS2: &str = "10.1.0.2";
+/// So many may ask at once as ever want to.
+const MANY: usize = 100_000;
+
+fn seconds(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds)
+}
+
+#[tokio::test(start_paused = true)]
+async fn thousands_of_checks_do_not_ask_at_once_and_each_keeps_its_interval() {
+    let servers: Vec<_> =
+        (0..2000).map(|number| format!("10.1.{}.{}", number / 250, number % 250 + 1)).collect();
+    let text = virtual_server("delay_loop 10", servers.iter().map(String::as_str));
+    let health = Health::start(&text, MANY).await;
+    let begin = Instant::now();
+    sleep(seconds(61.0)).await;
+    let mut each_second = vec![0; 62];
+    for (_, at) in health.world.asked.lock().unwrap().iter() {
+        each_second[at.duration_since(begin).as_secs() as usize] += 1;
+    }
+    assert_eq!(each_second[0], 0, "nothing is asked in the first second");
+    assert!(each_second[1..61].iter().all(|asked| (100..400).contains(asked)), "{each_second:?}");
+    for server in &servers {
+        let asked = health.world.asked(server);
+        assert!((5..=7).contains(&asked.len()), "{server}: {}", asked.len());
+        for pair in asked.windows(2) {
+            let apart = pair[1] - pair[0];
+            assert!(apart >= seconds(9.5) && apart <= seconds(10.51), "{apart:?}");
+        }
+    }
+    assert!(health.world.told.lock().unwrap().iter().all(|(what, _)| what.ends_with("quorum")));
+    assert_eq!(health.world.governed.lock().unwrap().len(), 1, "what is well changes nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_hangs_is_out_within_the_time_that_is_promised_and_in_again_within_an_interval() {
+    let words = "delay_loop 10\nconnect_timeout 3\nretry 2\ndelay_before_retry 1";
+    let health = Health::start(&virtual_server(words, [RS1, RS2]), MANY).await;
+    for _ in 0..20 {
+        // Long enough to have been asked, and another phase each time.
+        sleep(seconds(30.0 + 10.0 * fastrand::f64())).await;
+        health.world.set(RS1, Server::Hangs);
+        let began = Instant::now();
+        let promised = seconds(10.0 * 1.05 + 3.0 * 3.0 + 2.0 * 1.05 + 0.01);
+        sleep(promised).await;
+        let told = health.world.told("10.1.0.1:80 of 192.0.2.1 80 is down: TCP 10.1.0.1:80: no answer");
+        assert!(told >= began + seconds(3.0 * 3.0), "three failures, not fewer");
+        assert_eq!(health.world.weights(), [(RS2.to_owned(), 1)]);
+        health.world.set(RS1, Server::Well);
+        let began = Instant::now();
+        sleep(seconds(10.0 * 1.05 + 3.0 + 0.01)).await;
+        assert!(health.world.told("10.1.0.1:80 of 192.0.2.1 80 is up") >= began);
+        assert_eq!(health.world.weights().len(), 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rise_passes_in_a_row_bring_a_server_up_and_no_fewer() {
+    let words = "delay_loop 10\nretry 1\nrise 3\nwarmup 0";
+    let health = Health::start(&virtual_server(words, [RS1]), MANY).await;
+    health.world.set(RS1, Server::Refuses);
+    sleep(seconds(1.5)).await;
+    assert_eq!(health.check().state, CheckState::Down, "the first failure of all counts at once");
+    health.world.set(RS1, Server::Well);
+    sleep(seconds(2.0 * 10.5)).await;
+    assert_eq!(health.check().state, CheckState::Rising { successes: 2, rise: 3 });
+    sleep(seconds(10.5)).await;
+    assert_eq!(health.check().state, CheckState::Up);
+    assert_eq!((health.check().asked, health.check().failed), (4, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_hangs_delays_no_other() {
+    let words = "delay_loop 5\nconnect_timeout 300";
+    let health = Health::start(&virtual_server(words, [RS1, RS2]), MANY).await;
+    health.world.set(RS1, Server::Hangs);
+    sleep(seconds(120.0)).await;
+    assert_eq!(health.world.asked(RS1).len(), 1);
+    assert!(health.world.asked(RS2).len() >= 21);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_ask_at_once_than_may_and_the_others_have_their_turn() {
+    let servers: Vec<_> = (1..=50).map(|number| format!("10.1.0.{number}")).collect();
+    let text = virtual_server("delay_loop 10\nwarmup 0", servers.iter().map(String::as_str));
+    let health = Health::start(&text, 5).await;
+    servers.iter().for_each(|server| health.world.set(server, Server::Slow(seconds(0.5))));
+    sleep(seconds(10.0)).await;
+    assert_eq!(health.world.most_asking.load(Ordering::Relaxed), 5);
+    assert!(servers.iter().all(|server| health.world.asked(server).len() == 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_script_runs_from_start_to_start() {
+    let check = "MISC_CHECK { misc_path \"/bin/true\"\nmisc_timeout 9\n}";
+    let text = virtual_server("delay_loop 10", []).replace("}\n", "")
+        + &format!("real_server {RS1} 80 {{ {check} }}\n}}\n");
+    let health = Health::start(&text, MANY).await;
+    health.world.set(RS1, Server::Slow(seconds(4.0)));
+    sleep(seconds(120.0)).await;
+    let asked = health.world.asked(RS1);
+    assert!(asked.windows(2).all(|pair| pair[1] - pair[0] <= seconds(10.51)), "{asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_that_fail_at_once_are_taken_out_by_a_few_changes() {
+    let servers: Vec<_> = (1..=200).map(|number| format!("10.1.0.{number}")).collect();
+    let text = virtual_server("delay_loop 10\nwarmup 0", servers.iter().map(String::as_str));
+    let health = Health::start(&text, MANY).await;
+    servers.iter().for_each(|server| health.world.set(server, Server::Refuses));
+    sleep(seconds(2.0)).await;
+    assert_eq!(health.world.weights(), []);
+    let changes = health.world.governed.lock().unwrap().len();
+    assert!(changes <= 5, "{changes}");
+    let told = health.world.told.lock().unwrap();
+    assert_eq!(told.iter().filter(|(what, _)| what.contains(" is down: ")).count(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_changed_is_changed_when_it_can_be() {
+    let health = Health::start(&virtual_server("delay_loop 10\nwarmup 0", [RS1, RS2]), MANY).await;
+    health.world.set(RS1, Server::Refuses);
+    health.world.is_stuck.store(true, Ordering::Relaxed);
+    sleep(seconds(60.0)).await;
+    assert_eq!(health.world.governed.lock().unwrap().len(), 1);
+    health.world.is_stuck.store(false, Ordering::Relaxed);
+    sleep(seconds(1.5)).await;
+    assert_eq!(health.world.weights(), [(RS2.to_owned(), 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_read_again_changes_neither_states_nor_when_checks_ask() {
+    let text = virtual_server("delay_loop 60\nwarmup 0", [RS1, RS2]);
+    let health = Health::start(&text, MANY).await;
+    health.world.set(RS1, Server::Refuses);
+    sleep(seconds(5.0)).await;
+    let before = health.report();
+    let due = before.virtual_servers[0].real_servers[0].checks[0].next_millis;
+    let told = health.world.told.lock().unwrap().len();
+    let text = text.replace("real_server 10.1.0.2 80 {", "real_server 10.1.0.2 80 {\nweight 5\n");
+    let answer = health.take_over(&text).await.unwrap();
+    assert_eq!(answer, "virtual servers: 1 (0 new, 0 gone), checks: 2 (0 new, 0 gone); the table: 0 changes");
+    assert_eq!(health.world.weights(), [(RS2.to_owned(), 5)]);
+    assert_eq!(health.world.told.lock().unwrap().len(), told, "nobody is told anything");
+    let after = health.report();
+    assert_eq!(after.virtual_servers[0].real_servers[0].checks[0].next_millis, due);
+    assert_eq!(after.virtual_servers[0].real_servers[0], before.virtual_servers[0].real_servers[0]);
+    assert_eq!((before.reads, after.reads), (1, 2));
+    health.world.asked(RS1);
+    sleep(seconds(52.0)).await;
+    assert_eq!(health.world.asked(RS1).len(), 0, "it is not asked sooner than it would have been");
+    sleep(seconds(7.5)).await;
+    assert_eq!(health.world.asked(RS1).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn timeouts_that_a_file_says_no_more_are_those_of_before() {
+    let text = |timeouts: &str| {
+        virtual_server("", [RS1]) + &format!("global_defs {{\nlvs_timeouts {timeouts}\n}}\n")
+    };
+    let health = Health::start(&text("tcp 7200"), MANY).await;
+    let in_force = || {
+        let Timeouts { tcp_seconds, tcp_fin_seconds, udp_seconds } = health.world.timeouts().unwrap();
+        [tcp_seconds, tcp_fin_seconds, udp_seconds]
+    };
+    assert_eq!(in_force(), [7200, 120, 300]);
+    health.world.timeouts.lock().unwrap().udp_seconds = 77;
+    health.take_over(&text("tcp 3600 udp 30")).await.unwrap();
+    assert_eq!(in_force(), [3600, 120, 30]);
+    health.take_over(&text("tcpfin 60")).await.unwrap();
+    assert_eq!(in_force(), [900, 60, 77]);
+    health.take_over(&virtual_server("", [RS1])).await.unwrap();
+    assert_eq!(in_force(), [900, 120, 77]);
+}
+
+#[tokio::test]
+async fn a_file_that_no_check_asks_for_is_looked_at_no_more() {
+    let path = std::env::temp_dir().join(format!("xvs-health-track-{}", std::process::id()));
+    let text = format!("track_file t {{\nfile {}\nweight 0\n}}\n", path.display())
+        + &virtual_server("", [RS1]).replace("TCP_CHECK { }", "FILE_CHECK { track_file t\n}");
+    let before = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let health = Health::start(&text, MANY).await;
+    let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks() - before;
+    assert_eq!(alive(), 3, "manager, check, file");
+    health.take_over(&virtual_server("", [])).await.unwrap();
+    while alive() > 1 {
+        sleep(seconds(0.01)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_edited_check_of_a_server_that_is_down_is_asked_at_once_and_brings_it_back() {
+    let text = virtual_server("delay_loop 600", [RS1]);
+    let health = Health::start(&text, MANY).await;
+    health.world.set(RS1, Server::Refuses);
+    sleep(seconds(602.0)).await;
+    assert_eq!(health.world.weights(), []);
+    health.world.set(RS1, Server::Well);
+    health.take_over(&text.replace("TCP_CHECK {", "TCP_CHECK { connect_port 81\n")).await.unwrap();
+    assert_eq!(health.world.weights(), [], "it was not asked yet");
+    sleep(seconds(1.1)).await;
+    assert_eq!(health.world.weights(), [(RS1.to_owned(), 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shorter_interval_holds_at_once() {
+    let text = virtual_server("delay_loop 600\nwarmup 0", [RS1]);
+    let health = Health::start(&text, MANY).await;
+    sleep(seconds(5.0)).await;
+    health.take_over(&text.replace("600", "2")).await.unwrap();
+    health.world.asked(RS1);
+    sleep(seconds(11.0)).await;
+    assert!((4..=6).contains(&health.world.asked(RS1).len()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn thousands_of_checks_whose_interval_is_shorter_now_do_not_ask_at_once() {
+    let servers: Vec<_> =
+        (0..2000).map(|number| format!("10.1.{}.{}", number / 250, number % 250 + 1)).collect();
+    let text = virtual_server("delay_loop 600", servers.iter().map(String::as_str));
+    let health = Health::start(&text, MANY).await;
+    health.take_over(&text.replace("600", "10")).await.unwrap();
+    let begin = Instant::now();
+    sleep(seconds(20.0)).await;
+    let mut each_second = vec![0; 21];
+    for (_, at) in health.world.asked.lock().unwrap().iter() {
+        each_second[at.duration_since(begin).as_secs() as usize] += 1;
+    }
+    assert!(each_second[..20].iter().all(|asked| (100..400).contains(asked)), "{each_second:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_real_server_of_two_virtual_servers_is_up_or_down_in_each_by_the_checks_of_that() {
+    let one = virtual_server("delay_loop 5\nwarmup 0", [RS1]);
+    let other = one.replace("192.0.2.1 80", "192.0.2.1 443").replace("TCP_CHECK { }", "");
+    let health = Health::start(&(one + &other), MANY).await;
+    health.world.set(RS1, Server::Refuses);
+    sleep(seconds(10.0)).await;
+    let report = health.report();
+    let up = report.virtual_servers.iter().map(|server| server.real_servers[0].is_up);
+    assert_eq!(up.collect::<Vec<_>>(), [false, true]);
+    let governed = health.world.governed.lock().unwrap();
+    let [(key, Some(service))] = &governed.last().unwrap()[..] else { panic!("{governed:?}") };
+    assert_eq!((key.to_string().as_str(), service.destinations.len()), ("TCP 192.0.2.1:80", 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_is_gone_asks_no_more_not_even_to_the_end_of_what_it_was_asking() {
+    let health = Health::start(&virtual_server("delay_loop 10\nwarmup 0", [RS1, RS2]), MANY).await;
+    health.world.set(RS1, Server::Hangs);
+    sleep(seconds(2.0)).await;
+    assert_eq!(health.world.asking.load(Ordering::Relaxed), 1);
+    let answer = health.take_over(&virtual_server("delay_loop 10\nwarmup 0", [RS2])).await.unwrap();
+    assert!(answer.contains("checks: 1 (0 new, 1 gone)"), "{answer}");
+    sleep(seconds(0.1)).await;
+    assert_eq!(health.world.asking.load(Ordering::Relaxed), 0);
+    health.world.asked(RS1);
+    sleep(seconds(60.0)).await;
+    assert_eq!(health.world.asked(RS1).len(), 0);
+    assert_eq!(health.world.weights(), [(RS2.to_owned(), 1)]);
+    let answer = health.take_over("").await.unwrap();
+    assert!(answer.starts_with("virtual servers: 0 (0 new, 1 gone), checks: 0 (0 new, 1 gone)"), "{answer}");
+    assert!(
+        health.world.governed.lock().unwrap().last().unwrap().iter().all(|(_, service)| service.is_none())
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn checks_rest_while_the_address_is_elsewhere_and_go_on_when_it_is_here() {
+    let health = Health::start(&virtual_server("delay_loop 30\nwarmup 0\nha_suspend", [RS1]), MANY).await;
+    health.world.is_here.store(false, Ordering::Relaxed);
+    sleep(seconds(300.0)).await;
+    assert_eq!(health.world.asked(RS1).len(), 0);
+    assert_eq!(health.check().state, CheckState::Suspended { is_up: true });
+    health.world.is_here.store(true, Ordering::Relaxed);
+    sleep(seconds(2.0)).await;
+    assert_eq!((health.world.asked(RS1).len(), health.check().state), (1, CheckState::Up));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fault_of_a_probe_ends_no_check_and_says_nothing_of_the_server() {
+    let health = Health::start(&virtual_server("delay_loop 10\nwarmup 0", [RS1]), MANY).await;
+    health.world.set(RS1, Server::Panics);
+    sleep(seconds(30.0)).await;
+    assert!(health.world.asked(RS1).len() >= 2);
+    assert_eq!(health.check().state, CheckState::AssumedUp);
+    assert_eq!(health.check().last_error.unwrap().what, "a fault of xvsd; its log tells more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_daemon_that_was_late_did_not_see_says_nothing_of_the_server() {
+    let health = Health::start(&virtual_server("delay_loop 10\nwarmup 0", [RS1]), MANY).await;
+    health.world.set(RS1, Server::Late(seconds(1.1)));
+    sleep(seconds(60.0)).await;
+    assert!(health.world.asked(RS1).len() >= 2);
+    assert_eq!(health.check().state, CheckState::AssumedUp);
+    let why = health.check().last_error.unwrap().what;
+    assert_eq!(why, "no answer; but xvsd itself was late, by more than a second");
+    health.world.set(RS1, Server::Late(seconds(0.9)));
+    sleep(seconds(60.0)).await;
+    assert_eq!(health.check().state, CheckState::Down);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_is_told_to_whom_the_file_wants_and_nothing_is_asked_after_it() {
+    let health = Health::start(&virtual_server("delay_loop 5\nomega", [RS1]), MANY).await;
+    sleep(seconds(10.0)).await;
+    health.manager.send(Message::Stop).ok().unwrap();
+    sleep(seconds(0.1)).await;
+    health.world.told("10.1.0.1:80 of 192.0.2.1 80 is down");
+    health.world.told("192.0.2.1 80 has no quorum");
+    health.world.asked(RS1);
+    sleep(seconds(60.0)).await;
+    assert_eq!(health.world.asked(RS1).len(), 0);
+}
+
+#[tokio::test]
+async fn however_much_hangs_the_control_thread_can_be_told() {
+    let (end, ended) = crossbeam::channel::bounded::<()>(0);
+    let began = Arc::new(AtomicUsize::new(0));
+    for _ in 0..600 {
+        let (ended, began) = (ended.clone(), began.clone());
+        tokio::spawn(async move {
+            began.fetch_add(1, Ordering::Relaxed);
+            apart(move || ended.recv().is_err()).await
+        });
+    }
+    while began.load(Ordering::Relaxed) < 600 {
+        tokio::task::yield_now().await;
+    }
+    let told = tokio::time::timeout(seconds(30.0), tokio::task::spawn_blocking(|| ())).await;
+    drop(end);
+    assert!(told.is_ok());
+}

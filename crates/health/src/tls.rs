@@ -1,0 +1,276 @@
+//! The TLS handshake of a probe.
+//!
+//! Runs once a check that asks by TLS, over its connection and within its deadline. Whose certificate is taken was settled
+//! when the configuration was prepared (`tls_config.rs`); a session is never resumed, so each handshake sees the certificate.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::{CertificateError, ClientConfig, Error};
+
+use crate::prepare::PreparedUrl;
+
+/// Speaks TLS with the server of an object.
+///
+/// # Errors
+/// In words.
+pub(super) async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
+    config: &Arc<ClientConfig>,
+    object: &PreparedUrl,
+    stream: S,
+) -> Result<TlsStream<S>, String> {
+    let mut config = Arc::clone(config);
+    if !object.sends_name {
+        Arc::make_mut(&mut config).enable_sni = false;
+    }
+    let stream = TlsConnector::from(config).connect(object.name.clone(), stream).await;
+    stream.map_err(|error| format!("the TLS handshake: {}", words(&error)))
+}
+
+fn words(error: &io::Error) -> String {
+    use CertificateError::{Expired, ExpiredContext, NotValidForNameContext, Other, UnknownIssuer};
+    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(Error::InvalidCertificate(Expired)) => "certificate expired".to_owned(),
+        Some(Error::InvalidCertificate(ExpiredContext { time, not_after })) => {
+            let days = time.as_secs().saturating_sub(not_after.as_secs()) / (24 * 60 * 60);
+            format!("certificate expired {days} days ago")
+        }
+        Some(Error::InvalidCertificate(NotValidForNameContext { expected, presented })) => {
+            // Each is a kind with the name in brackets.
+            let name =
+                |one: &String| one.split(['(', ')']).nth(1).unwrap_or(one).trim_matches('"').to_owned();
+            let names: Vec<_> = presented.iter().map(name).collect();
+            format!("certificate is for {}, not for {}", names.join(", "), expected.to_str())
+        }
+        Some(Error::InvalidCertificate(UnknownIssuer)) => {
+            "certificate is not signed by an authority that is trusted".to_owned()
+        }
+        // That is how rustls tells it.
+        Some(Error::InvalidCertificate(Other(inner))) if inner.to_string() == "CaUsedAsEndEntity" => {
+            "certificate is an authority's, not a server's".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
+    use rcgen::{CertificateParams, CertifiedIssuer, DnType, KeyPair, date_time_ymd};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::time::Instant;
+    use tokio_rustls::TlsAcceptor;
+    use tokio_rustls::rustls::crypto::ring;
+    use tokio_rustls::rustls::pki_types::pem::PemObject;
+    use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use tokio_rustls::rustls::server::WebPkiClientVerifier;
+    use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+
+    use crate::prepare::{Prepared, PreparedHttp};
+    use crate::tls::*;
+    use crate::{Answer, http};
+    use xvs_keepalived::read;
+    use xvs_model::check::{Http, Probe, Target};
+
+    type Authority = CertifiedIssuer<'static, KeyPair>;
+
+    fn authority(name: &str) -> Authority {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    /// A certificate for this name, in PEM with its key behind it.
+    fn certificate(authority: &Authority, name: &str, last_year: i32) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        params.not_after = date_time_ymd(last_year, 1, 1);
+        (params.signed_by(&key, authority).unwrap().pem(), key.serialize_pem())
+    }
+
+    /// What a server saw of a handshake: the name that was sent, and how many certificates.
+    #[derive(Debug, PartialEq)]
+    struct Seen {
+        name: Option<String>,
+        certificates: usize,
+    }
+
+    /// Serves one connection with this certificate, and asks for one if there is an authority for it.
+    async fn serve(
+        listener: &TcpListener,
+        (certificate, key): &(String, String),
+        clients: Option<&Authority>,
+    ) -> Option<Seen> {
+        let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().unwrap();
+        let builder = match clients {
+            None => builder.with_no_client_auth(),
+            Some(authority) => {
+                let mut roots = RootCertStore::empty();
+                roots.add(authority.der().clone()).unwrap();
+                let provider = Arc::new(ring::default_provider());
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                builder.with_client_cert_verifier(verifier.build().unwrap())
+            }
+        };
+        let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+        let config = builder.with_single_cert(chain, key).unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await.ok()?;
+        let seen = Seen {
+            name: stream.get_ref().1.server_name().map(str::to_owned),
+            certificates: stream.get_ref().1.peer_certificates().map_or(0, <[_]>::len),
+        };
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            request.push(stream.read_u8().await.ok()?);
+        }
+        stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nhello").await.ok()?;
+        stream.flush().await.ok()?;
+        // Closed as many servers do it: without a word in TLS.
+        Some(seen)
+    }
+
+    /// An `SSL_GET` of this server with these words, and these of the `SSL` block.
+    fn probe(words: &str, ssl: &str, server: SocketAddr) -> (Target, Http, Arc<PreparedHttp>) {
+        let path = std::env::temp_dir().join(format!("xvs-tls-{}-{}", std::process::id(), server.port()));
+        let text = format!(
+            "SSL {{\n{ssl}\n}}\nvirtual_server 192.0.2.1 443 {{\nlvs_sched rr\nlvs_method NAT\nprotocol TCP\n\
+             real_server {} {} {{\nSSL_GET {{\n{words}\n\
+             url {{\npath /\ndigest 5d41402abc4b2a76b9719d911017c592\n}}\n}}\n}}\n}}\n",
+            server.ip(),
+            server.port(),
+        );
+        fs::write(&path, text).unwrap();
+        let read = read(&path, "lb1").unwrap();
+        fs::remove_file(path).unwrap();
+        let read = Prepared::of(read).unwrap_or_else(|refused| panic!("{:?}", refused.faults));
+        let check = &read.configuration.virtual_servers[0].real_servers[0].checks[0];
+        let Probe::Http(target, http) = check.probe.clone() else { panic!("{check:?}") };
+        (target, http, read.checks[0][0][0].clone().unwrap())
+    }
+
+    /// What a server with this certificate is worth, asked by an `SSL_GET` with these words, and what it saw.
+    async fn asked(
+        words: &str,
+        ssl: &str,
+        certificate: &(String, String),
+        clients: Option<&Authority>,
+    ) -> (Answer, Option<Seen>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (target, http, prepared) = probe(words, ssl, listener.local_addr().unwrap());
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let asked = http::ask(&target, &http, &prepared, 0, deadline);
+        tokio::join!(asked, serve(&listener, certificate, clients))
+    }
+
+    /// A file of its own with this in it.
+    struct File(std::path::PathBuf);
+
+    impl File {
+        fn of(name: &str, text: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("xvs-tls-{}-{name}.pem", std::process::id()));
+            fs::write(&path, text).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for File {
+        fn drop(&mut self) {
+            fs::remove_file(&self.0).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn any_certificate_is_taken_unless_it_is_to_be_verified_by_name_time_and_authority() {
+        let (ours, other) = (authority("ours"), authority("other"));
+        let ca = File::of("verified", &ours.pem());
+        let ssl = format!("ca {}", ca.0.display());
+        let named = "virtualhost www.example:8443";
+        let is_well = |expected: &str, answer: Answer| match answer {
+            Answer::Well(0) => expected.is_empty(),
+            Answer::Unwell(why) => !expected.is_empty() && why.contains(expected),
+            _ => false,
+        };
+        for (signer, name, year, words, expected) in [
+            (&ours, "www.example", 2100, named, ""),
+            (&ours, "127.0.0.1", 2100, "", ""),
+            (&ours, "www.example", 2020, named, "the TLS handshake: certificate expired "),
+            (&ours, "a.example", 2100, named, "certificate is for a.example, not for www.example"),
+            (&ours, "www.example", 2100, "", "not for 127.0.0.1"),
+            (&other, "www.example", 2100, named, "certificate is not signed by an authority that is trusted"),
+        ] {
+            let certificate = certificate(signer, name, year);
+            let (answer, _) = asked(words, &ssl, &certificate, None).await;
+            assert_eq!(answer, Answer::Well(0), "{name} {year}");
+            let (answer, _) = asked(&format!("tls_verify\n{words}"), &ssl, &certificate, None).await;
+            assert!(is_well(expected, answer.clone()), "{answer:?} is not {expected}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_certificate_of_an_authority_is_not_that_of_a_server() {
+        let ours = authority("ours");
+        let itself = (ours.pem(), ours.key().serialize_pem());
+        let ca = File::of("itself", &itself.0);
+        let (answer, _) = asked("tls_verify", &format!("ca {}", ca.0.display()), &itself, None).await;
+        let why = "the TLS handshake: certificate is an authority's, not a server's";
+        assert_eq!(answer, Answer::Unwell(why.to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_name_is_sent_only_if_it_is_asked_for() {
+        let certificate = certificate(&authority("ours"), "www.example", 2100);
+        for (words, name) in [
+            ("virtualhost www.example", None),
+            ("enable_sni", None),
+            ("enable_sni\nvirtualhost www.example:8443", Some("www.example")),
+            ("sni_name other.example\nvirtualhost www.example", Some("other.example")),
+        ] {
+            let (answer, seen) = asked(words, "", &certificate, None).await;
+            assert_eq!(answer, Answer::Well(0));
+            assert_eq!(seen, Some(Seen { name: name.map(str::to_owned), certificates: 0 }), "{words}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_wants_a_certificate_gets_that_of_the_file() {
+        let ours = authority("ours");
+        let (of_server, (mine, key)) =
+            (certificate(&ours, "a.example", 2100), certificate(&ours, "lb", 2100));
+        let files = [File::of("certificate", &mine), File::of("key", &key)];
+        let ssl = format!("certificate {}\nkey {}", files[0].0.display(), files[1].0.display());
+        let (answer, seen) = asked("", &ssl, &of_server, Some(&ours)).await;
+        assert_eq!((answer, seen), (Answer::Well(0), Some(Seen { name: None, certificates: 1 })));
+        let (answer, _) = asked("", "", &of_server, Some(&ours)).await;
+        assert!(matches!(&answer, Answer::Unwell(why) if why.contains("CertificateRequired")), "{answer:?}");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_does_not_speak_tls_is_told_and_one_that_is_silent_is_not_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (target, http, prepared) = probe("", "", listener.local_addr().unwrap());
+        let served = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"HTTP/1.0 400 Bad Request\r\n\r\n").await.unwrap();
+            stream
+        };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let (answer, _) = tokio::join!(http::ask(&target, &http, &prepared, 0, deadline), served);
+        let why = "the TLS handshake: received corrupt message of type InvalidContentType";
+        assert_eq!(answer, Answer::Unwell(why.to_owned()));
+        let deadline = Instant::now() + Duration::from_millis(500);
+        let answer = http::ask(&target, &http, &prepared, 0, deadline).await;
+        let why = "connected, and no TLS handshake within 500ms";
+        assert_eq!(answer, Answer::Unwell(why.to_owned()));
+    }
+}

@@ -1,0 +1,199 @@
+//! Asks by UDP: a datagram, and the answer that it has to have, if any.
+//!
+//! Runs once for each attempt of a `UDP_CHECK`. Where no answer is wanted silence until the deadline is well, as any
+//! datagram is; what ICMP says is not. Where one is wanted, the first datagram is the answer. Trouble with the socket's
+//! addresses counts against the server, as with keepalived (section 4.3 of its behaviour). Cost: a buffer of the longest
+//! answer that is allowed. Not here: questions that a DNS server understands (`dns.rs`).
+
+use std::io;
+
+use socket2::{Socket, Type};
+use tokio::time::{Instant, timeout_at};
+use xvs_model::check::{Reply, Target, Udp};
+
+use crate::{Answer, socket};
+
+/// Asks the target once, until the deadline at most.
+pub(super) async fn ask(target: &Target, udp: &Udp, deadline: Instant) -> Answer {
+    let within = socket::within(deadline);
+    let socket = match socket::open(target, Type::DGRAM, None) {
+        Ok(socket) => socket,
+        Err(answer) => return answer,
+    };
+    match (timeout_at(deadline, exchange(socket, target, udp)).await, &udp.reply) {
+        (Ok(Ok(datagram)), Some(reply)) => match objection(reply, &datagram) {
+            None => Answer::Well(0),
+            Some(why) => Answer::Unwell(why),
+        },
+        (Ok(Ok(_)) | Err(_), None) => Answer::Well(0),
+        (Err(_), Some(_)) => Answer::Unwell(format!("no answer {within}")),
+        (Ok(Err(error)), _) => match socket::answer(&error, "", target.endpoint) {
+            Answer::Unasked(why) => Answer::Unwell(why),
+            answer => answer,
+        },
+    }
+}
+
+/// The first datagram that comes back, cut off behind the longest answer that is allowed and one byte.
+async fn exchange(socket: Socket, target: &Target, udp: &Udp) -> io::Result<Vec<u8>> {
+    let socket = match &udp.payload {
+        Some(payload) => socket::sent(payload, socket, target)?,
+        None => socket::sent(&fastrand::u128(..).to_be_bytes().repeat(2), socket, target)?,
+    };
+    let most = udp.reply.as_ref().map_or(0, |reply| usize::from(*reply.length.end()));
+    let mut datagram = vec![0; most + 1];
+    let length = socket.recv(&mut datagram).await?;
+    datagram.truncate(length);
+    Ok(datagram)
+}
+
+/// What is wrong with an answer. Its length is looked at only where its bytes are, and a short one is compared as far as
+/// it goes.
+fn objection(reply: &Reply, datagram: &[u8]) -> Option<String> {
+    let (least, most) = (usize::from(*reply.length.start()), usize::from(*reply.length.end()));
+    if reply.pattern.is_empty() {
+        return None;
+    }
+    if datagram.len() > most {
+        return Some(format!("an answer of more than {most} bytes"));
+    }
+    if datagram.len() < least {
+        return Some(format!("an answer of {} bytes, and {least} are the least", datagram.len()));
+    }
+    let differs = |(byte, (wanted, mask)): (&u8, &(u8, u8))| byte & mask != wanted & mask;
+    let at = datagram.iter().zip(&reply.pattern).position(differs)?;
+    let (wanted, mask) = reply.pattern[at];
+    let digit = |shift: u8| match mask >> shift & 0xf {
+        0 => "x".to_owned(),
+        _ => format!("{:x}", wanted >> shift & 0xf),
+    };
+    Some(format!("byte {at} of the answer is {:02x}, not {}{}", datagram[at], digit(4), digit(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, UdpSocket};
+    use std::time::Duration;
+
+    use socket2::{Domain, Protocol};
+
+    use crate::socket::testing::{soon, target};
+    use crate::udp::*;
+
+    fn server(addr: &str) -> (UdpSocket, Target) {
+        let server = UdpSocket::bind(addr).unwrap();
+        server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let target = target(server.local_addr().unwrap());
+        (server, target)
+    }
+
+    fn reply(pattern: &[(u8, u8)], length: std::ops::RangeInclusive<u16>) -> Option<Reply> {
+        Some(Reply { pattern: pattern.to_vec(), length })
+    }
+
+    /// What comes of asking a server that answers with this.
+    async fn answered(udp: &Udp, with: &[u8]) -> Answer {
+        let (server, target) = server("127.0.0.1:0");
+        let server = tokio::task::spawn_blocking({
+            let with = with.to_vec();
+            move || {
+                let (_, client) = server.recv_from(&mut [0; 64]).unwrap();
+                server.send_to(&with, client).unwrap();
+                server
+            }
+        });
+        let answer = ask(&target, udp, soon()).await;
+        server.await.unwrap();
+        answer
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_well_where_no_answer_is_wanted_and_is_not_where_one_is() {
+        let (server, target) = server("127.0.0.1:0");
+        let any = Udp { payload: Some(b"\x01\x02".to_vec()), reply: None };
+        assert_eq!(ask(&target, &any, soon()).await, Answer::Well(0));
+        let mut datagram = [0xa5; 64];
+        assert_eq!(server.recv(&mut datagram).unwrap(), 2);
+        assert_eq!(datagram[..3], [1, 2, 0xa5]);
+        let wanting = Udp { payload: None, reply: reply(&[], 0..=255) };
+        let why = "no answer within 5s".to_owned();
+        assert_eq!(ask(&target, &wanting, soon()).await, Answer::Unwell(why));
+        assert_eq!(server.recv(&mut datagram).unwrap(), 32);
+    }
+
+    #[tokio::test]
+    async fn a_closed_port_is_not_well_though_silence_would_be() {
+        for addr in ["127.0.0.1:0", "[::1]:0"] {
+            let (_, target) = server(addr);
+            let why = format!("connection refused by {}", target.endpoint);
+            let any = Udp { payload: None, reply: None };
+            assert_eq!(ask(&target, &any, soon()).await, Answer::Unwell(why));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_host_that_a_router_says_is_not_there_is_not_well() {
+        let (server, target) = server("127.0.0.1:0");
+        let router = tokio::task::spawn_blocking(move || {
+            let (_, client) = server.recv_from(&mut [0; 64]).unwrap();
+            let (from, to) = (client.port().to_be_bytes(), server.local_addr().unwrap().port().to_be_bytes());
+            // RFC 792: host unreachable, which quotes the headers of IPv4 and UDP; its checksum is added below.
+            let mut error = vec![3, 1, 0, 0, 0, 0, 0, 0];
+            error.extend([0x45, 0, 0, 60, 0, 0, 0x40, 0, 64, 17, 0, 0, 127, 0, 0, 1, 127, 0, 0, 1]);
+            error.extend([from, to, [0, 40], [0, 0]].concat());
+            let sum: u32 = error.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1])).sum();
+            let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;
+            error[2..4].copy_from_slice(&checksum.to_be_bytes());
+            let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)).unwrap();
+            raw.send_to(&error, &client.into()).unwrap();
+            server
+        });
+        let why = format!("host unreachable: {}", target.endpoint);
+        let answer = ask(&target, &Udp { payload: None, reply: None }, soon()).await;
+        assert_eq!(answer, Answer::Unwell(why));
+        router.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_first_datagram_is_the_answer_and_is_compared_where_bytes_are_wanted() {
+        let of = |reply| Udp { payload: None, reply };
+        assert_eq!(answered(&of(None), b"anything").await, Answer::Well(0));
+        assert_eq!(answered(&of(reply(&[], 4..=4)), b"anything").await, Answer::Well(0));
+        let wanting = of(reply(&[(0x61, 0xff), (0x60, 0xf0)], 1..=3));
+        assert_eq!(answered(&wanting, b"abc").await, Answer::Well(0));
+        assert_eq!(answered(&wanting, b"a").await, Answer::Well(0));
+        for (with, why) in [
+            (&b"bb"[..], "byte 0 of the answer is 62, not 61"),
+            (b"a1", "byte 1 of the answer is 31, not 6x"),
+            (b"", "an answer of 0 bytes, and 1 are the least"),
+            (b"abcd", "an answer of more than 3 bytes"),
+        ] {
+            assert_eq!(answered(&wanting, with).await, Answer::Unwell(why.to_owned()));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_another_address_sends_is_no_answer() {
+        let own: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let own = UdpSocket::bind(own).unwrap().local_addr().unwrap();
+        let (_server, endpoint) = server("127.0.0.1:0");
+        let target = Target { source: Some(own.ip()), source_port: Some(own.port()), ..endpoint };
+        let asked = tokio::spawn(async move {
+            let wanting = Udp { payload: None, reply: reply(&[], 0..=255) };
+            ask(&target, &wanting, soon()).await
+        });
+        tokio::task::yield_now().await;
+        UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"me", own).unwrap();
+        assert_eq!(asked.await.unwrap(), Answer::Unwell("no answer within 5s".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_not_here_counts_against_the_server() {
+        let (_server, target) = server("127.0.0.1:0");
+        let target = Target { source: Some("192.0.2.7".parse().unwrap()), ..target };
+        let answer = ask(&target, &Udp { payload: None, reply: None }, soon()).await;
+        let why =
+            format!("{} could not be asked: Cannot assign requested address (os error 99)", target.endpoint);
+        assert_eq!(answer, Answer::Unwell(why));
+    }
+}

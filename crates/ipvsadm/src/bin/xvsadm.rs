@@ -1,0 +1,57 @@
+//! `xvsadm`: ipvsadm's command line for xvs, also under the name `ipvsadm`.
+//!
+//! Finds the daemon, hands the line to [`crate`], exits with its code. `XVS_SOCKET` names the daemon's socket.
+
+use std::io::{BufWriter, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::{env, io};
+
+use xvs_ipvsadm::{Messages, Reader, Streams, SystemResolver};
+use xvs_model::client::{Client, Director, Failure, default_socket};
+use xvs_model::connection::ConnectionRow;
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
+
+fn main() -> ExitCode {
+    let argv: Vec<String> = env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let mut director = Daemon { socket: default_socket(), client: None };
+    let mut stdout = BufWriter::new(io::stdout().lock());
+    let mut stderr = io::stderr();
+    let reader = if stderr.is_terminal() { Reader::Person } else { Reader::Script };
+    let messages = Messages::new(&mut stderr, reader);
+    let mut streams = Streams { stdin: &mut io::stdin().lock(), stdout: &mut stdout, messages };
+    let exit = xvs_ipvsadm::run(&argv, &mut streams, &mut director, &SystemResolver::default());
+    match stdout.flush() {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("standard output: {error}");
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::from(exit),
+    }
+}
+
+/// The daemon, connected to when there is something to ask: a wrong command line is told without one.
+struct Daemon {
+    socket: PathBuf,
+    client: Option<Client>,
+}
+
+impl Daemon {
+    fn client(&mut self) -> Result<&mut Client, Failure> {
+        match &mut self.client {
+            Some(client) => Ok(client),
+            none => Ok(none.insert(Client::connect(&self.socket)?)),
+        }
+    }
+}
+
+impl Director for Daemon {
+    fn call(&mut self, request: Request) -> Result<Reply, Failure> {
+        self.client()?.call(request)
+    }
+
+    fn connections(&mut self, each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure> {
+        self.client()?.connections(each)
+    }
+}

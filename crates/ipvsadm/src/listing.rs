@@ -1,0 +1,483 @@
+//! Every listing, byte for byte.
+//!
+//! Services and destinations are sorted as ipvsadm sorts them unless `--nosort` says otherwise; connections never,
+//! and they are printed as they arrive, so that no listing of them is ever in memory as a whole.
+//!
+//! Source: the formats of ipvsadm 1.31, `tests/conformance/list-*` and `cli-*`.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use xvs_model::client::Failure;
+use xvs_model::connection::ConnectionRow;
+use xvs_model::destination::{Tunnel, TunnelChecksum};
+use xvs_model::reply::{DestinationRow, Rates, Reply, ServiceRow, Stats};
+use xvs_model::request::Request;
+use xvs_model::service::Netmask;
+use xvs_model::sync_daemon::SyncDaemon;
+use xvs_proto::{Endpoint, Family, Protocol};
+use xvs_sched::{ForwardingMethod, ServiceKey};
+
+use crate::grammar::{Engines, List, Names, Numbers, Order, Table, What};
+use crate::values::flag_names;
+use crate::{Ended, Form, Resolver, Session};
+
+impl Session<'_> {
+    /// Prints what `-L` asks for.
+    pub(super) fn list(&mut self, list: &List) -> Result<(), Ended> {
+        match list.what {
+            What::All => {
+                let rows = self.services(Request::ListServices, list.order)?;
+                if self.form == Form::Text {
+                    writeln!(self.out, "IP Virtual Server version 1.2.1 (size={TABLE_SIZE})")?;
+                }
+                self.table(list, &rows)
+            }
+            What::Service(key) => {
+                let rows = self.services(Request::ListService(key), list.order)?;
+                self.table(list, &rows)
+            }
+            What::Connections(engines) => self.connections(list.names, engines),
+            What::Timeouts => match self.ask(Request::Timeouts)? {
+                Reply::Timeouts(t) if self.form == Form::Json => self.json(&t),
+                Reply::Timeouts(t) => {
+                    let line = (t.tcp_seconds, t.tcp_fin_seconds, t.udp_seconds);
+                    Ok(writeln!(self.out, "Timeout (tcp tcpfin udp): {} {} {}", line.0, line.1, line.2)?)
+                }
+                other => Err(Ended::listing(&Failure::unexpected(&other))),
+            },
+            What::Daemons => match self.ask(Request::Daemons)? {
+                Reply::Daemons(daemons) if self.form == Form::Json => self.json(&daemons),
+                Reply::Daemons(daemons) => {
+                    let text: String = daemons.iter().map(daemon_line).collect();
+                    Ok(self.out.write_all(text.as_bytes())?)
+                }
+                other => Err(Ended::listing(&Failure::unexpected(&other))),
+            },
+        }
+    }
+
+    /// Asks for services and puts them in order.
+    pub(super) fn services(&mut self, request: Request, order: Order) -> Result<Vec<ServiceRow>, Ended> {
+        let mut rows = match self.ask(request)? {
+            Reply::Services(rows) => rows,
+            other => return Err(Ended::listing(&Failure::unexpected(&other))),
+        };
+        if order == Order::Sorted {
+            for row in &mut rows {
+                let destinations = std::mem::take(&mut row.destinations);
+                row.destinations =
+                    merge_sort(destinations, &|a, b| compare_endpoints(a.endpoint, b.endpoint));
+            }
+            rows = merge_sort(rows, &|a, b| compare_services(&a.key, &b.key));
+        }
+        Ok(rows)
+    }
+
+    fn ask(&mut self, request: Request) -> Result<Reply, Ended> {
+        self.director.call(request).map_err(|failure| Ended::listing(&failure))
+    }
+
+    fn json(&mut self, value: &impl serde::Serialize) -> Result<(), Ended> {
+        serde_json::to_writer(&mut *self.out, value).map_err(io::Error::from)?;
+        Ok(self.out.write_all(b"\n")?)
+    }
+
+    fn table(&mut self, list: &List, rows: &[ServiceRow]) -> Result<(), Ended> {
+        if self.form == Form::Json {
+            return self.json(&rows);
+        }
+        let names = Naming { names: list.names, resolver: self.resolver };
+        self.out.write_all(title(list.table).as_bytes())?;
+        for row in rows {
+            let line = service_line(row, list, &names);
+            self.out.write_all(line.as_bytes())?;
+            for dest in &row.destinations {
+                let line = destination_line(&row.key, dest, list, &names);
+                self.out.write_all(line.as_bytes())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn connections(&mut self, names: Names, engines: Engines) -> Result<(), Ended> {
+        let (form, out) = (self.form, &mut *self.out);
+        let names = Naming { names, resolver: self.resolver };
+        let head = match form {
+            Form::Text => connections_title(engines),
+            Form::Json => "[".to_owned(),
+        };
+        let mut head = Some(head);
+        let mut separator = "\n";
+        let listed = self.director.connections(&mut |row| {
+            // Only now is it known that there is a listing at all.
+            if let Some(head) = head.take() {
+                out.write_all(head.as_bytes())?;
+            }
+            match form {
+                Form::Text => out.write_all(connection_line(&row, engines, &names).as_bytes()),
+                Form::Json => {
+                    out.write_all(separator.as_bytes())?;
+                    separator = ",\n";
+                    serde_json::to_writer(&mut *out, &row).map_err(io::Error::from)
+                }
+            }
+        });
+        listed.map_err(|failure| Ended::listing(&failure))?;
+        out.write_all(head.take().unwrap_or_default().as_bytes())?;
+        if form == Form::Json {
+            out.write_all(b"\n]\n")?;
+        }
+        Ok(())
+    }
+}
+
+/// How addresses and ports are written.
+pub(super) struct Naming<'a> {
+    pub(super) names: Names,
+    pub(super) resolver: &'a dyn Resolver,
+}
+
+impl Naming<'_> {
+    /// An endpoint; `protocol` is whose ports have names, `None` if they stay numbers.
+    pub(super) fn endpoint(&self, endpoint: Endpoint, protocol: Option<Protocol>) -> String {
+        let looked_up = self.names == Names::LookedUp;
+        let host = looked_up.then(|| self.resolver.host_name(endpoint.addr)).flatten();
+        let port = match protocol {
+            Some(protocol) if looked_up && endpoint.port != 0 => {
+                self.resolver.port_name(endpoint.port, protocol)
+            }
+            _ => None,
+        };
+        let port = port.unwrap_or_else(|| endpoint.port.to_string());
+        match endpoint.addr {
+            IpAddr::V4(addr) => format!("{}:{port}", host.unwrap_or_else(|| addr.to_string())),
+            IpAddr::V6(addr) => format!("[{}]:{port}", host.unwrap_or_else(|| inet_ntop(addr))),
+        }
+    }
+
+    /// A destination of this service: those of a mark have ports without a protocol.
+    pub(super) fn destination(&self, service: &ServiceKey, endpoint: Endpoint) -> String {
+        match service {
+            ServiceKey::Address { protocol, .. } => self.endpoint(endpoint, Some(*protocol)),
+            ServiceKey::Mark { .. } => self.endpoint(endpoint, None),
+        }
+    }
+}
+
+/// As the C library writes it: the last two groups of an IPv4-compatible address are dotted too.
+fn inet_ntop(addr: Ipv6Addr) -> String {
+    match addr.segments() {
+        [0, 0, 0, 0, 0, 0, high, low] if high != 0 => {
+            format!("::{}", Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)))
+        }
+        _ => addr.to_string(),
+    }
+}
+
+fn title(table: Table) -> String {
+    let (first, second) = match table {
+        Table::Plain => (
+            "Prot LocalAddress:Port Scheduler Flags".to_owned(),
+            "           Forward Weight ActiveConn InActConn",
+        ),
+        Table::Tunnels => (
+            "Prot LocalAddress:Port Scheduler Flags".to_owned(),
+            "           Forward TunnelInfo    Weight ActiveConn InActConn",
+        ),
+        Table::Stats => (numbers_title(["Conns", "InPkts", "OutPkts", "InBytes", "OutBytes"]), ""),
+        Table::Rates => (numbers_title(["CPS", "InPPS", "OutPPS", "InBPS", "OutBPS"]), ""),
+        Table::Thresholds => (
+            format!(
+                "{LOCAL:<33} {:<10} {:<10} {:<10} {:<10}",
+                "Uthreshold", "Lthreshold", "ActiveConn", "InActConn"
+            ),
+            "",
+        ),
+        Table::Persistent => (
+            format!(
+                "{LOCAL:<33} {:<9} {:<11} {:<10} {:<10}",
+                "Weight", "PersistConn", "ActiveConn", "InActConn"
+            ),
+            "",
+        ),
+    };
+    format!("{first}\n  -> RemoteAddress:Port{second}\n")
+}
+
+fn numbers_title(columns: [&str; 5]) -> String {
+    let columns: String = columns.iter().map(|column| format!(" {column:>8}")).collect();
+    format!("{LOCAL:<33}{columns}")
+}
+
+fn service_line(row: &ServiceRow, list: &List, names: &Naming<'_>) -> String {
+    let name = match row.key {
+        ServiceKey::Address { protocol, endpoint } => {
+            format!("{protocol:<4} {}", names.endpoint(endpoint, Some(protocol)))
+        }
+        // Printed signed, as ipvsadm does.
+        ServiceKey::Mark { mark, family: Family::V4 } => format!("FWM  {}", mark as i32),
+        ServiceKey::Mark { mark, family: Family::V6 } => format!("FWM  {} IPv6", mark as i32),
+    };
+    let name = cut(name, row.key.family(), 33);
+    match list.table {
+        Table::Stats => format!("{name:<33}{}\n", stats(&row.stats, list.numbers)),
+        Table::Rates => format!("{name:<33}{}\n", rates(&row.rates, list.numbers)),
+        _ => format!("{name} {}\n", service_options(row)),
+    }
+}
+
+/// The scheduler and what else a service's line says.
+fn service_options(row: &ServiceRow) -> String {
+    let options = &row.options;
+    let mut text = options.scheduler.clone();
+    if options.flags.0 != 0 {
+        text += &format!(" ({})", flag_names(options.flags, &options.scheduler));
+    }
+    if let Some(seconds) = options.persistence_timeout_seconds {
+        text += &format!(" persistent {seconds}");
+        if options.netmask != Netmask::host(row.key.family()) {
+            text += &format!(" mask {}", netmask(options.netmask));
+        }
+        if let Some(engine) = &options.persistence_engine {
+            text += &format!(" pe {engine}");
+        }
+    }
+    if options.one_packet {
+        text += " ops";
+    }
+    text
+}
+
+/// A netmask as it is typed.
+pub(super) fn netmask(mask: Netmask) -> String {
+    match mask {
+        Netmask::V4(mask) => mask.to_string(),
+        Netmask::V6(bits) => bits.to_string(),
+    }
+}
+
+fn destination_line(service: &ServiceKey, row: &DestinationRow, list: &List, names: &Naming<'_>) -> String {
+    let name = cut(names.destination(service, row.endpoint), service.family(), 28);
+    let name = format!("  -> {name:<28}");
+    let method = row.options.method.listed();
+    let (weight, active, inactive) = (row.weight_in_force.0, row.active, row.inactive);
+    let columns = match list.table {
+        Table::Plain => format!(" {method:<7} {weight:<6} {active:<10} {inactive:<10}"),
+        Table::Tunnels => {
+            let tunnel = tunnel_info(row);
+            format!(" {method:<7} {tunnel:<13} {weight:<6} {active:<10} {inactive:<10}")
+        }
+        Table::Stats => stats(&row.stats, list.numbers),
+        Table::Rates => {
+            let Rates { connections, in_packets, out_packets, in_bytes, out_bytes } = row.rates;
+            // Of a destination's rates only the bytes are scaled.
+            let (into, out) = (large(in_bytes, list.numbers), large(out_bytes, list.numbers));
+            format!(" {connections:>8} {in_packets:>8} {out_packets:>8}{into}{out}")
+        }
+        Table::Thresholds => {
+            let (upper, lower) = (row.options.upper_threshold, row.options.lower_threshold);
+            format!(" {upper:<10} {lower:<10} {active:<10} {inactive:<10}")
+        }
+        Table::Persistent => {
+            let templates = row.persistent;
+            format!(" {weight:<9} {templates:<11} {active:<10} {inactive:<10}")
+        }
+    };
+    format!("{name}{columns}\n")
+}
+
+fn tunnel_info(row: &DestinationRow) -> String {
+    if row.options.method != ForwardingMethod::Tunnel {
+        return "n/a".to_owned();
+    }
+    let sums = |checksum| match checksum {
+        TunnelChecksum::Without => "-c",
+        TunnelChecksum::Full => "+c",
+        TunnelChecksum::Remote => "r+c",
+    };
+    let text = match row.options.tunnel {
+        Tunnel::Ipip => "ipip".to_owned(),
+        Tunnel::Gue { port, checksum } => format!("gue:{port}:{}", sums(checksum)),
+        Tunnel::Gre { checksum } => format!("gre:{}", sums(checksum)),
+    };
+    text.chars().take(15).collect()
+}
+
+/// A name cut to its column; those of IPv6 services push the columns aside instead.
+fn cut(name: String, family: Family, width: usize) -> String {
+    match family {
+        Family::V4 => name.chars().take(width).collect(),
+        Family::V6 => name,
+    }
+}
+
+fn stats(stats: &Stats, numbers: Numbers) -> String {
+    [stats.connections, stats.in_packets, stats.out_packets, stats.in_bytes, stats.out_bytes]
+        .map(|number| large(number, numbers))
+        .concat()
+}
+
+fn rates(rates: &Rates, numbers: Numbers) -> String {
+    [rates.connections, rates.in_packets, rates.out_packets, rates.in_bytes, rates.out_bytes]
+        .map(|number| large(number, numbers))
+        .concat()
+}
+
+/// A number in nine columns, cut down to thousands and so on where it would not fit.
+fn large(number: u64, numbers: Numbers) -> String {
+    if numbers == Numbers::Exact || number < 100_000_000 {
+        return format!(" {number:>8}");
+    }
+    let (unit, letter) = if number < 1_000_000_000 {
+        (1_000, 'K')
+    } else if number < 100_000_000_000 {
+        (1_000_000, 'M')
+    } else if number < 100_000_000_000_000 {
+        (1_000_000_000, 'G')
+    } else {
+        (1_000_000_000_000, 'T')
+    };
+    format!("{:>8}{letter}", number / unit)
+}
+
+fn connections_title(engines: Engines) -> String {
+    let columns = format!("pro expire {:<11} {:<18} {:<18}", "state", "source", "virtual");
+    let last = match engines {
+        Engines::Hidden => "destination".to_owned(),
+        Engines::Shown => format!("{:<18} {:<16} pe_data", "destination", "pe name"),
+    };
+    format!("IPVS connection entries\n{columns} {last}\n")
+}
+
+fn connection_line(row: &ConnectionRow, engines: Engines, names: &Naming<'_>) -> String {
+    let named = (row.protocol != Protocol::IP).then_some(row.protocol);
+    let expire = format!("{:02}:{:02}", row.expires_seconds / 60, row.expires_seconds % 60);
+    let [client, service, dest] =
+        [row.client, row.virtual_endpoint, row.dest].map(|endpoint| names.endpoint(endpoint, named));
+    let start = format!("{:<3} {expire:<6} {:<11} {client:<18} {service:<18}", row.protocol, row.state);
+    match (&row.engine, engines) {
+        (Some(engine), Engines::Shown) => format!("{start} {dest:<16} {:<18} {}\n", engine.name, engine.data),
+        _ => format!("{start} {dest}\n"),
+    }
+}
+
+fn daemon_line(daemon: &SyncDaemon) -> String {
+    let SyncDaemon { role, interface, sync_id, max_len_bytes, group, port, ttl } = daemon;
+    let role = role.name();
+    format!(
+        "{role} sync daemon (mcast={interface}, syncid={sync_id}, maxlen={max_len_bytes}, group={group}, \
+         port={port}, ttl={ttl})\n"
+    )
+}
+
+/// Who comes first: below 0 the first, above 0 the second.
+pub(super) fn compare_services(a: &ServiceKey, b: &ServiceKey) -> i64 {
+    let parts = |key: &ServiceKey| match *key {
+        ServiceKey::Address { protocol, endpoint } => (0, endpoint.family(), protocol.0, Some(endpoint)),
+        ServiceKey::Mark { mark, family } => (mark, family, Protocol::TCP.0, None),
+    };
+    let ((mark_a, family_a, protocol_a, endpoint_a), (mark_b, family_b, protocol_b, endpoint_b)) =
+        (parts(a), parts(b));
+    let first = [
+        signed_difference(mark_a, mark_b),
+        family_a as i64 - family_b as i64,
+        i64::from(protocol_a) - i64::from(protocol_b),
+    ];
+    first.into_iter().find(|difference| *difference != 0).unwrap_or_else(|| match (endpoint_a, endpoint_b) {
+        (Some(a), Some(b)) => compare_endpoints(a, b),
+        _ => 0,
+    })
+}
+
+pub(super) fn compare_endpoints(a: Endpoint, b: Endpoint) -> i64 {
+    let words = |addr: IpAddr| match addr {
+        IpAddr::V4(addr) => [u32::from(addr), 0, 0, 0],
+        IpAddr::V6(addr) => {
+            let bits = u128::from(addr);
+            [(bits >> 96) as u32, (bits >> 64) as u32, (bits >> 32) as u32, bits as u32]
+        }
+    };
+    let pairs = words(a.addr).into_iter().zip(words(b.addr));
+    pairs
+        .map(|(a, b)| signed_difference(a, b))
+        .find(|difference| *difference != 0)
+        .unwrap_or(i64::from(a.port) - i64::from(b.port))
+}
+
+/// The difference as a 32-bit signed number: addresses more than half the space apart compare the wrong way
+/// round, and with them the order is not transitive. Scripts have come to rely on the order that results.
+fn signed_difference(a: u32, b: u32) -> i64 {
+    i64::from(a.wrapping_sub(b) as i32)
+}
+
+/// The C library's merge sort: with an order that is not transitive the result depends on the algorithm, and the
+/// standard library's sort may panic.
+pub(super) fn merge_sort<T>(mut items: Vec<T>, compare: &impl Fn(&T, &T) -> i64) -> Vec<T> {
+    if items.len() < 2 {
+        return items;
+    }
+    let mut sorted = Vec::with_capacity(items.len());
+    let right = merge_sort(items.split_off(items.len() / 2), compare);
+    let (mut left, mut right) =
+        (merge_sort(items, compare).into_iter().peekable(), right.into_iter().peekable());
+    loop {
+        let next = match (left.peek(), right.peek()) {
+            (None, None) => return sorted,
+            (Some(a), Some(b)) if compare(a, b) <= 0 => left.next(),
+            (Some(_), None) => left.next(),
+            _ => right.next(),
+        };
+        sorted.extend(next);
+    }
+}
+
+const LOCAL: &str = "Prot LocalAddress:Port";
+
+/// What ipvsadm prints as the size of the connection hash; scripts do not read it.
+const TABLE_SIZE: u32 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use crate::listing::*;
+
+    #[test]
+    fn large_numbers_keep_their_column_and_exact_ones_their_digits() {
+        for (number, scaled, exact) in [
+            (123, "      123", "      123"),
+            (99_999_999, " 99999999", " 99999999"),
+            (100_000_000, "  100000K", " 100000000"),
+            (1_234_567_890, "    1234M", " 1234567890"),
+            (123_456_789_012, "     123G", " 123456789012"),
+            (123_456_789_012_345, "     123T", " 123456789012345"),
+        ] {
+            assert_eq!(large(number, Numbers::Scaled), scaled);
+            assert_eq!(large(number, Numbers::Exact), exact);
+        }
+    }
+
+    #[test]
+    fn addresses_far_apart_sort_by_their_signed_difference() {
+        let sorted = |texts: &[&str]| {
+            let endpoints: Vec<Endpoint> =
+                texts.iter().map(|text| Endpoint::new(text.parse::<IpAddr>().unwrap(), 80)).collect();
+            let endpoints = merge_sort(endpoints, &|a, b| compare_endpoints(*a, *b));
+            endpoints.iter().map(|endpoint| endpoint.addr.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(sorted(&["1.2.3.4", "192.168.100.200"]), ["192.168.100.200", "1.2.3.4"]);
+        assert_eq!(sorted(&["10.0.0.10", "10.0.0.9", "10.0.0.8"]), ["10.0.0.8", "10.0.0.9", "10.0.0.10"]);
+        assert_eq!(
+            sorted(&["2001:db8::1", "::1", "fd00:2::12"]),
+            ["fd00:2::12", "::1", "2001:db8::1"],
+            "word by word, each signed"
+        );
+    }
+
+    #[test]
+    fn marks_from_2_to_the_31_on_print_and_sort_as_negative() {
+        let mark = |mark| ServiceKey::Mark { mark, family: Family::V4 };
+        let service = ServiceKey::tcp(Endpoint::new([192, 0, 2, 1], 80));
+        assert!(compare_services(&mark(u32::MAX), &service) < 0);
+        assert!(compare_services(&mark(1), &service) > 0);
+    }
+}

@@ -1,0 +1,246 @@
+//! Lines of a rules file that begin with `#xvs `: mark rules and local addresses, for which ipvsadm has no words.
+//!
+//! The words of such a line are those of `xvs mark` and `xvs laddr`, which take their arguments from here.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use clap::{Args, FromArgMatches, Subcommand};
+use xvs_model::command::Command;
+use xvs_model::firewall_mark::MarkRule;
+use xvs_model::local_address::LocalAddress;
+use xvs_proto::{Family, Prefix, Protocol};
+
+/// A change of the mark rules.
+#[derive(Debug, Subcommand)]
+pub enum MarkChange {
+    /// Mark packets: add a rule behind the others; of those that fit a packet the last one wins
+    Add(Rule),
+    /// Delete the rule that says the same
+    Delete(Rule),
+}
+
+/// A mark rule as options.
+#[derive(Debug, Args)]
+pub struct Rule {
+    /// Packets to this network
+    #[arg(short, long, value_name = "ADDRESS[/LEN]")]
+    dest: Option<Prefix>,
+    /// Packets from this network
+    #[arg(short, long, value_name = "ADDRESS[/LEN]")]
+    source: Option<Prefix>,
+    /// Packets of this protocol: tcp, udp or sctp
+    #[arg(short, long, value_name = "PROTO", value_parser = protocol)]
+    protocol: Option<Protocol>,
+    /// Packets to this port, or to one of these
+    #[arg(long, value_name = "P[:Q]", value_parser = port_range, requires = "protocol", conflicts_with = "dports")]
+    dport: Option<RangeInclusive<u16>>,
+    /// Packets to one of these ports
+    #[arg(long, value_name = "P,Q,R:S", value_delimiter = ',', value_parser = port_range, requires = "protocol")]
+    dports: Vec<RangeInclusive<u16>>,
+    /// Packets that come in by this interface; a name that ends in + is the beginning of one
+    #[arg(short, long, value_name = "IFACE")]
+    interface: Option<String>,
+    /// The mark; with a mask, only these of its bits are changed
+    #[arg(long, value_name = "N[/MASK]", value_parser = mark)]
+    set_mark: (u32, u32),
+}
+
+impl Rule {
+    fn message(&self) -> Result<MarkRule, String> {
+        if let (Some(dest), Some(source)) = (self.dest, self.source)
+            && Family::of(dest.addr()) != Family::of(source.addr())
+        {
+            return Err(format!("mark: no packet goes from {source} to {dest}; name networks of one family"));
+        }
+        let (mark, mask) = self.set_mark;
+        Ok(MarkRule {
+            dest: self.dest,
+            source: self.source,
+            protocol: self.protocol,
+            dest_ports: self.dport.iter().chain(&self.dports).cloned().collect(),
+            interface: self.interface.clone(),
+            mark,
+            mask,
+        })
+    }
+}
+
+impl MarkChange {
+    /// The command.
+    ///
+    /// # Errors
+    /// The rule cannot match any packet.
+    pub fn command(&self) -> Result<Command, String> {
+        Ok(match self {
+            Self::Add(rule) => Command::AddMark(rule.message()?),
+            Self::Delete(rule) => Command::DeleteMark(rule.message()?),
+        })
+    }
+}
+
+/// A change of the local addresses.
+#[derive(Debug, Subcommand)]
+pub enum LocalAddressChange {
+    /// Let connections of FULLNAT come from this address
+    Add {
+        /// An address of this machine, or one that is routed to it
+        address: IpAddr,
+        /// From these ports; each can be taken once towards each real server
+        #[arg(long, value_name = "LOW-HIGH", value_parser = ports, default_value = "1024-32767")]
+        ports: (u16, u16),
+    },
+    /// Let no new connections come from this address; those that there are go on
+    Delete {
+        /// As it was added
+        address: IpAddr,
+    },
+}
+
+impl LocalAddressChange {
+    /// The command.
+    pub fn command(&self) -> Command {
+        match *self {
+            Self::Add { address: addr, ports: (first_port, last_port) } => {
+                Command::AddLocal(LocalAddress { addr, first_port, last_port })
+            }
+            Self::Delete { address } => Command::DeleteLocal(address),
+        }
+    }
+}
+
+/// The change that a line asks for by its words behind `mark`.
+///
+/// # Errors
+/// What is wrong with them.
+pub(crate) fn mark_command(words: &[&str]) -> Result<Command, String> {
+    parse::<MarkChange>("mark", words)?.command()
+}
+
+/// The change that a line asks for by its words behind `laddr`.
+///
+/// # Errors
+/// What is wrong with them.
+pub(crate) fn local_address_command(words: &[&str]) -> Result<Command, String> {
+    Ok(parse::<LocalAddressChange>("laddr", words)?.command())
+}
+
+fn parse<A: Subcommand + FromArgMatches>(name: &'static str, words: &[&str]) -> Result<A, String> {
+    if words.first() == Some(&"list") {
+        return Err(format!("{name} list changes nothing"));
+    }
+    let parser = clap::Command::new(name).no_binary_name(true).subcommand_required(true);
+    let matches = A::augment_subcommands(parser).try_get_matches_from(words);
+    A::from_arg_matches(&matches.map_err(|error| error.to_string())?).map_err(|error| error.to_string())
+}
+
+fn protocol(text: &str) -> Result<Protocol, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "tcp" | "6" => Ok(Protocol::TCP),
+        "udp" | "17" => Ok(Protocol::UDP),
+        "sctp" | "132" => Ok(Protocol::SCTP),
+        _ => Err("virtual services are of tcp, udp or sctp".to_owned()),
+    }
+}
+
+/// `80` or `8000:8010`.
+fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let wrong = || "a port is a number to 65535, a range is FIRST:LAST".to_owned();
+    let (first, last) = text.split_once(':').unwrap_or((text, text));
+    let (first, last) = (first.parse().map_err(|_| wrong())?, last.parse().map_err(|_| wrong())?);
+    if first <= last { Ok(first..=last) } else { Err(wrong()) }
+}
+
+/// `10`, `0xa` or `0x1/0xff`.
+fn mark(text: &str) -> Result<(u32, u32), String> {
+    let number = |text: &str| match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => u32::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    };
+    let (value, mask) = text.split_once('/').map_or((text, None), |(value, mask)| (value, Some(mask)));
+    let both = number(value).zip(mask.map_or(Some(u32::MAX), number));
+    both.ok_or_else(|| "a mark is a number to 4294967295, decimal or 0x…; a mask is another one".to_owned())
+}
+
+/// `1024-32767`.
+fn ports(text: &str) -> Result<(u16, u16), &'static str> {
+    let read = || {
+        let (first, last) = text.split_once('-')?;
+        Some((first.parse().ok()?, last.parse().ok()?))
+    };
+    read().ok_or("ports are two numbers to 65535: LOW-HIGH")
+}
+
+#[cfg(test)]
+mod tests {
+
+    use crate::own_lines::*;
+
+    fn rule() -> MarkRule {
+        MarkRule {
+            dest: Some("192.0.2.100".parse().unwrap()),
+            source: None,
+            protocol: Some(Protocol::TCP),
+            dest_ports: vec![80..=80, 8000..=8010],
+            interface: Some("eth0".to_owned()),
+            mark: 1,
+            mask: 0xff,
+        }
+    }
+
+    #[test]
+    fn marks_masks_and_ports_are_read_as_iptables_reads_them_and_what_is_none_is_refused() {
+        assert_eq!(mark("10"), Ok((10, u32::MAX)));
+        assert_eq!(mark("0x1/0xff"), Ok((1, 255)));
+        assert_eq!(port_range("8000:8010"), Ok(8000..=8010));
+        for bad in ["", "x", "4294967296", "1/", "/1", "-1"] {
+            assert!(mark(bad).is_err(), "{bad}");
+        }
+        for bad in ["", "80:", "65536", "81:80", "http"] {
+            assert!(port_range(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_rule_prints_the_options_that_say_it() {
+        assert_eq!(
+            rule().to_string(),
+            "-d 192.0.2.100/32 -p tcp --dports 80,8000:8010 -i eth0 --set-mark 1/0xff"
+        );
+    }
+
+    #[test]
+    fn what_a_rule_prints_is_read_back_from_a_file() {
+        let ipv6 = MarkRule {
+            dest: None,
+            source: Some("2001:db8::/32".parse().unwrap()),
+            protocol: None,
+            dest_ports: Vec::new(),
+            interface: Some("wan+".to_owned()),
+            mark: u32::MAX,
+            mask: u32::MAX,
+        };
+        for rule in [rule(), ipv6] {
+            let text = format!("add {rule}");
+            let words: Vec<_> = text.split(' ').collect();
+            assert_eq!(mark_command(&words), Ok(Command::AddMark(rule)));
+        }
+        for wrong in [&["add"][..], &["list"], &["add", "--set-mark", "x"], &[]] {
+            assert!(mark_command(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_local_address_prints_is_read_back_and_ports_have_a_default() {
+        let local = LocalAddress { addr: [192, 0, 2, 1].into(), first_port: 5000, last_port: 6000 };
+        let text = format!("add {local}");
+        let words: Vec<_> = text.split(' ').collect();
+        assert_eq!(local_address_command(&words), Ok(Command::AddLocal(local)));
+        let (first_port, last_port) = LocalAddress::PORTS.into_inner();
+        let whole = LocalAddress { first_port, last_port, ..local };
+        assert_eq!(local_address_command(&["add", "192.0.2.1"]), Ok(Command::AddLocal(whole)));
+        for wrong in [&["add", "192.0.2.1", "--ports", "80"][..], &["list"], &["add"], &["add", "example"]] {
+            assert!(local_address_command(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

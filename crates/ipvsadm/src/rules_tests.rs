@@ -1,0 +1,94 @@
+//! Rules files as a whole: their faults, what they want, and how that differs from what runs.
+
+use xvs_model::command::Command;
+use xvs_model::difference::*;
+use xvs_model::rules::*;
+
+use crate::{SystemResolver, read_wanted};
+
+fn faults(text: &str) -> Vec<String> {
+    let read = read_wanted(text, &SystemResolver::default());
+    read.unwrap_err().iter().map(ToString::to_string).collect()
+}
+
+fn wanted(text: &str) -> Wanted {
+    read_wanted(text, &SystemResolver::default()).unwrap().1
+}
+
+#[test]
+fn every_fault_of_a_file_is_told_by_its_line_and_what_stands_twice_with_both() {
+    let text = "\
+-A -t 192.0.2.1:80 -s rr
+-a -t 192.0.2.1:80 -r 192.0.2.11:80 -m
+
+-A -t 192.0.2.1:80 -s nonsense
+-A -t 192.0.2.1:80 -s wrr
+# a comment
+-a -t 192.0.2.1:80 -r 192.0.2.11 -g
+-a -t 192.0.2.1:81 -r 192.0.2.11:80 -m
+-A -t nonsense:
+#xvs mark add --set-mark 1
+#xvs mark add --set-mark 2
+#xvs mark add --set-mark 1
+#xvs laddr add 192.0.2.1
+#xvs laddr add 192.0.2.1 --ports 5000-6000
+#xvs laddr add 224.0.0.1
+-L
+-Z
+--start-daemon backup --mcast-interface eth0
+add a service
+";
+    let told = faults(text);
+    let expected = [
+        "line 4: virtual service TCP 192.0.2.1:80 stands in line 1 already",
+        "line 5: virtual service TCP 192.0.2.1:80 stands in line 4 already",
+        "line 7: real server 192.0.2.11:80 of virtual service TCP 192.0.2.1:80 stands in line 2 already",
+        "line 8: no virtual service TCP 192.0.2.1:81 that could have destinations; add it first",
+        "line 9: illegal virtual server address[:port] specified",
+        "line 12: mark rule --set-mark 1 stands in line 10 already",
+        "line 14: local address 192.0.2.1 stands in line 13 already",
+        "line 15: invalid: real servers cannot answer to 224.0.0.1",
+        "line 16: only what changes services can stand here",
+        "line 17: invalid: rules do not zero counters; `xvsadm -Z` does",
+    ];
+    assert_eq!(told[..10], expected);
+    assert!(told[10].starts_with("line 18: ") && told[10].contains("not supported"), "{}", told[10]);
+    assert_eq!(told[11..], ["line 19: it does not begin with a command of ipvsadm, such as -A or -a"]);
+}
+
+#[test]
+fn what_a_file_says_at_last_is_what_it_wants() {
+    let text = "-A -t 192.0.2.1:81\n-C\n-A -t 192.0.2.1:80 -s rr\n-E -t 192.0.2.1:80 -s wrr\n--set 0 0 5\n";
+    let other = "--set 0 0 5\n-A -t 192.0.2.1:80 -s wrr\n";
+    assert_eq!(wanted(text), wanted(other));
+    assert_ne!(wanted(text), wanted("-A -t 192.0.2.1:80 -s wrr\n"));
+}
+
+#[test]
+fn mark_rules_that_stand_in_front_stay_and_others_are_added_behind() {
+    let rules = |numbers: &[u32]| -> Vec<Command> {
+        let line = |number: &u32| format!("#xvs mark add --set-mark {number}\n");
+        wanted(&numbers.iter().map(line).collect::<String>())
+            .state()
+            .marks()
+            .iter()
+            .cloned()
+            .map(Command::AddMark)
+            .collect()
+    };
+    for (running, new, changes) in [
+        (&[1, 2, 3][..], &[1, 3, 2][..], 2),
+        (&[1, 2], &[1, 2], 0),
+        (&[1, 2], &[3, 1, 2], 5),
+        (&[1, 2], &[2], 1),
+    ] {
+        let (mut state, text) = (state_of(&rules(running)).unwrap(), rules(new));
+        let wanted = Wanted::from(state_of(&text).unwrap());
+        let differences = differences(&state, &wanted);
+        assert_eq!(differences.len(), changes, "{running:?} to {new:?}");
+        for command in carried_out(&differences) {
+            state.apply(&command).unwrap();
+        }
+        assert_eq!(state, *wanted.state());
+    }
+}

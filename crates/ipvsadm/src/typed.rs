@@ -1,0 +1,148 @@
+//! Commands as one would type them, for the log and for `xvs events`.
+//!
+//! All of a command is said, also what `-S` leaves out, with numbers instead of names. Whatever a client may have put into
+//! a name stays on its line: control characters are written as escapes.
+
+use xvs_model::command::Command;
+use xvs_model::destination::DestinationOptions;
+use xvs_model::service::ServiceOptions;
+use xvs_model::sync_daemon::SyncDaemon;
+use xvs_model::timeouts::Timeouts;
+use xvs_proto::Family;
+use xvs_sched::{ClientAddress, ServiceKey};
+
+use crate::SystemResolver;
+use crate::grammar::Names;
+use crate::listing::Naming;
+use crate::rules::{destination_rule, service_option, service_rule};
+
+/// A command line that asks for this.
+pub fn typed(command: &Command) -> String {
+    let resolver = SystemResolver::default();
+    let names = Naming { names: Names::Numeric, resolver: &resolver };
+    let of = |key: &ServiceKey| match *key {
+        // Not as `-S` has it, whose negative marks nobody reads.
+        ServiceKey::Mark { mark, family } => {
+            format!("-f {mark}{}", if family == Family::V6 { " -6" } else { "" })
+        }
+        ServiceKey::Address { .. } => service_option(key, &names),
+    };
+    let server = |key: &ServiceKey, endpoint| format!("{} -r {}", of(key), names.destination(key, endpoint));
+    let line = match command {
+        Command::AddService { key, options } => format!("-A {}{}", of(key), service(key, options)),
+        Command::EditService { key, options } => format!("-E {}{}", of(key), service(key, options)),
+        Command::DeleteService(key) => format!("-D {}", of(key)),
+        Command::AddDestination { service, endpoint, options } => {
+            format!("-a {}{}", server(service, *endpoint), destination(options))
+        }
+        Command::EditDestination { service, endpoint, options } => {
+            format!("-e {}{}", server(service, *endpoint), destination(options))
+        }
+        Command::DeleteDestination { service, endpoint } => format!("-d {}", server(service, *endpoint)),
+        Command::Flush => "-C".to_owned(),
+        Command::Zero(Some(key)) => format!("-Z {}", of(key)),
+        Command::Zero(None) => "-Z".to_owned(),
+        Command::SetTimeouts(Timeouts { tcp_seconds, tcp_fin_seconds, udp_seconds }) => {
+            format!("--set {tcp_seconds} {tcp_fin_seconds} {udp_seconds}")
+        }
+        Command::StartDaemon(daemon) => start_daemon(daemon),
+        Command::StopDaemon(role) => format!("--stop-daemon {}", role.name()),
+        Command::AddMark(rule) => return one_line(&format!("xvs mark add {rule}")),
+        Command::DeleteMark(rule) => return one_line(&format!("xvs mark delete {rule}")),
+        Command::AddLocal(local) => return format!("xvs laddr add {local}"),
+        Command::DeleteLocal(addr) => return format!("xvs laddr delete {addr}"),
+    };
+    one_line(&format!("xvsadm {line}"))
+}
+
+/// The same text without characters that would move a terminal's cursor or begin another line.
+pub fn one_line(text: &str) -> String {
+    let visible = |char: char| match char.is_control() {
+        true => char.escape_default().to_string(),
+        false => char.to_string(),
+    };
+    text.chars().map(visible).collect()
+}
+
+fn service(key: &ServiceKey, options: &ServiceOptions) -> String {
+    let told = match options.client_address {
+        ClientAddress::Hidden => String::new(),
+        other => format!(" --client-address {}", other.name()),
+    };
+    service_rule(key, options) + &told
+}
+
+/// All that is said of a destination, thresholds too.
+pub(super) fn destination(options: &DestinationOptions) -> String {
+    let mut text = destination_rule(options);
+    for (option, threshold) in [("-x", options.upper_threshold), ("-y", options.lower_threshold)] {
+        if threshold > 0 {
+            text += &format!(" {option} {threshold}");
+        }
+    }
+    text
+}
+
+fn start_daemon(daemon: &SyncDaemon) -> String {
+    let SyncDaemon { role, interface, sync_id, max_len_bytes, group, port, ttl } = daemon;
+    format!(
+        "--start-daemon {} --mcast-interface {interface} --syncid {sync_id} --sync-maxlen {max_len_bytes} \
+         --mcast-group {group} --mcast-port {port} --mcast-ttl {ttl}",
+        role.name()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::grammar::{Parsed, parse};
+    use crate::resolver::Table;
+    use crate::typed::*;
+
+    /// What a line asks for.
+    fn asked(line: &str) -> Command {
+        let words: Vec<_> = line.split(' ').collect();
+        match parse(&words, &Table::default()) {
+            Ok(Parsed::Change(command)) => command,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_command_of_ipvsadm_is_typed_as_a_line_that_asks_for_the_same() {
+        for line in [
+            "-A -t 198.51.100.1:80 -s wlc",
+            "-A -u [2001:db8::1]:53 -s rr -o",
+            "-A --sctp-service 198.51.100.1:80 -s sh -b sh-port",
+            "-A -f 7 -6 -s mh -p 300 -M 64",
+            "-A -t 198.51.100.1:80 -s wrr -p 60 -M 255.255.255.0",
+            "-A -u 198.51.100.1:5060 -s rr -p 60 --pe sip",
+            "-E -t 198.51.100.1:80 -s rr --client-address proxy",
+            "-D -f 3000000000",
+            "-a -t 198.51.100.1:80 -r 192.0.2.1:8080 -m -w 5 -x 100 -y 80",
+            "-a -t 198.51.100.1:80 -r 192.0.2.1:80 --fullnat -w 1",
+            "-e -f 1 -r 192.0.2.1:0 -i -w 0 --tun-type gue --tun-port 6080 --tun-csum",
+            "-e -f 1 -r 192.0.2.1:0 -i -w 0 --tun-type gre --tun-nocsum",
+            "-d -t [2001:db8::1]:80 -r [2001:db8::2]:80",
+            "-C",
+            "-Z",
+            "-Z -u 198.51.100.1:53",
+            "--set 900 120 300",
+            "--start-daemon backup --mcast-interface eth0 --syncid 5 --mcast-group ff02::81 --mcast-ttl 3",
+            "--stop-daemon master",
+        ] {
+            let command = asked(line);
+            let text = typed(&command);
+            assert_eq!(asked(text.strip_prefix("xvsadm ").unwrap()), command, "{line} became {text}");
+        }
+        let text = "-a -t 198.51.100.1:80 -r 192.0.2.1:8080 -m -w 5 -x 100 -y 80";
+        assert_eq!(typed(&asked(text)), format!("xvsadm {text}"));
+    }
+
+    #[test]
+    fn what_a_client_puts_into_a_name_stays_on_its_line() {
+        let Command::AddService { key, mut options } = asked("-A -t 198.51.100.1:80 -s rr") else { panic!() };
+        options.scheduler += "\n\u{1b}[2J";
+        let text = typed(&Command::AddService { key, options });
+        assert_eq!(text, "xvsadm -A -t 198.51.100.1:80 -s rr\\n\\u{1b}[2J");
+    }
+}

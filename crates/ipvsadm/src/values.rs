@@ -1,0 +1,202 @@
+//! Single values of a command line: numbers, addresses with ports, masks, scheduler flags.
+//!
+//! They are read as the C library's `strtol`, `inet_aton` and `inet_pton` read them, because scripts rely on it:
+//! `-M 24` is 0.0.0.24, and 10.1.100 is 10.1.0.100.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
+
+use xvs_model::service::SchedulerFlags;
+use xvs_proto::Protocol;
+
+use crate::{Ended, Resolver};
+
+/// What `strtol` takes for blanks.
+const BLANKS: [char; 6] = [' ', '\t', '\n', '\x0b', '\x0c', '\r'];
+
+/// A decimal number as `atoi` reads it, whatever follows it, if it is in range.
+pub(super) fn leading_number(text: &str, range: RangeInclusive<u32>) -> Option<u32> {
+    let text = text.trim_start_matches(BLANKS);
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let rest = digits.trim_start_matches(|digit: char| digit.is_ascii_digit());
+    number(&text[..text.len() - rest.len()], range)
+}
+
+/// A decimal number as `strtol` reads it, if nothing follows it and it is in range.
+pub(super) fn number(text: &str, range: RangeInclusive<u32>) -> Option<u32> {
+    let unsigned = text.trim_start_matches(BLANKS);
+    let (digits, negative) = match unsigned.strip_prefix('-') {
+        Some(digits) => (digits, true),
+        None => (unsigned.strip_prefix('+').unwrap_or(unsigned), false),
+    };
+    if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    let value: u32 = digits.parse().ok()?;
+    (range.contains(&value) && !(negative && value != 0)).then_some(value)
+}
+
+/// An address with the port that was given, if any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Given {
+    pub(super) addr: IpAddr,
+    pub(super) port: Option<u16>,
+}
+
+/// An address or host name with an optional port or service name; `None` if it is not one.
+///
+/// `protocol` is the one to look service names up in; while it is unknown they mean nothing.
+pub(super) fn endpoint(text: &str, protocol: Option<Protocol>, resolver: &dyn Resolver) -> Option<Given> {
+    if text.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    if let Some(inner) = text.strip_prefix('[') {
+        let (host, rest) = inner.split_once(']')?;
+        let port = port(rest.strip_prefix(':')?, protocol, resolver)?;
+        if let Ok(addr) = host.parse::<Ipv6Addr>() {
+            return Some(Given { addr: addr.into(), port: Some(port) });
+        }
+        // ipvsadm forgets the port behind an IPv4 address in brackets.
+        return Some(Given { addr: ipv4(host, resolver)?.into(), port: None });
+    }
+    if let Ok(addr) = text.parse::<Ipv6Addr>() {
+        return Some(Given { addr: addr.into(), port: None });
+    }
+    let (host, given) = match text.rsplit_once(':') {
+        Some((host, given)) => (host, Some(port(given, protocol, resolver)?)),
+        None => (text, None),
+    };
+    Some(Given { addr: ipv4(host, resolver)?.into(), port: given })
+}
+
+fn port(text: &str, protocol: Option<Protocol>, resolver: &dyn Resolver) -> Option<u16> {
+    number(text, 0..=u32::from(u16::MAX))
+        .and_then(|port| u16::try_from(port).ok())
+        .or_else(|| resolver.port(text, protocol?))
+}
+
+/// An IPv4 address or the name of a host that has one.
+pub(super) fn ipv4(text: &str, resolver: &dyn Resolver) -> Option<Ipv4Addr> {
+    inet_aton(text).or_else(|| resolver.address(text))
+}
+
+/// An IPv4 address in one to four parts, the last of which fills what is left; each decimal, octal or hexadecimal.
+fn inet_aton(text: &str) -> Option<Ipv4Addr> {
+    let address = text.split(|c: char| c.is_ascii_whitespace()).next()?;
+    let parts: Vec<u32> = address.split('.').map(c_number).collect::<Option<_>>()?;
+    let (last, front) = parts.split_last()?;
+    if front.len() > 3 || front.iter().any(|part| *part > 0xff) {
+        return None;
+    }
+    let left = 32 - 8 * front.len() as u32;
+    if u64::from(*last) >> left != 0 {
+        return None;
+    }
+    let high = front.iter().zip([24, 16, 8]).fold(0, |high, (part, shift)| high | part << shift);
+    Some(Ipv4Addr::from(high | last))
+}
+
+/// A number as C writes it: `0x` hexadecimal, `0` octal, else decimal.
+fn c_number(text: &str) -> Option<u32> {
+    let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => (digits, 16),
+        None if text.len() > 1 && text.starts_with('0') => (&text[1..], 8),
+        None => (text, 10),
+    };
+    if digits.starts_with('+') {
+        return None;
+    }
+    u32::from_str_radix(digits, radix).ok()
+}
+
+/// Scheduler flags by name, checked against the scheduler they are for.
+pub(super) fn flags(text: &str, scheduler: &str) -> Result<SchedulerFlags, Ended> {
+    let mut bits = 0;
+    for item in text.split(',').filter(|item| !item.is_empty()) {
+        let Some((owner, _, bit)) = FLAGS.iter().find(|(_, name, _)| *name == item) else {
+            return Err(Ended::usage(format!("invalid scheduler flag `{item}'")));
+        };
+        if owner.is_some_and(|owner| owner != scheduler) {
+            return Err(Ended::usage(format!("incompatible scheduler flag `{item}'")));
+        }
+        bits |= bit;
+    }
+    Ok(SchedulerFlags(bits))
+}
+
+/// The names under which a scheduler's flags are listed. One that has names of its own hides unnamed flags.
+pub(super) fn flag_names(flags: SchedulerFlags, scheduler: &str) -> String {
+    let named = FLAGS.iter().any(|(owner, ..)| *owner == Some(scheduler));
+    let owner = named.then_some(scheduler);
+    let names: Vec<&str> = FLAGS
+        .iter()
+        .filter(|(of, _, bit)| *of == owner && flags.0 & bit != 0)
+        .map(|(_, name, _)| *name)
+        .collect();
+    names.join(",")
+}
+
+/// Whose flag (`None`: any scheduler's), its name, its bit.
+const FLAGS: [(Option<&str>, &str, u8); 7] = [
+    (Some("sh"), "sh-fallback", 1),
+    (Some("sh"), "sh-port", 2),
+    (Some("mh"), "mh-fallback", 1),
+    (Some("mh"), "mh-port", 2),
+    (None, "flag-1", 1),
+    (None, "flag-2", 2),
+    (None, "flag-3", 4),
+];
+
+#[cfg(test)]
+mod tests {
+    use crate::resolver::Table;
+    use crate::values::*;
+
+    #[test]
+    fn numbers_are_read_as_strtol_reads_them_and_nothing_may_follow() {
+        for (text, value) in [(" 5", 5), ("+5", 5), ("05", 5), ("0", 0), ("-0", 0), ("\t7", 7)] {
+            assert_eq!(number(text, 0..=10), Some(value), "{text:?}");
+        }
+        for text in ["", "-", "+", "5 ", "5x", "0x5", "-1", "11", "99999999999999999999", "1.5", "+-1"] {
+            assert_eq!(number(text, 0..=10), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_read_as_inet_aton_reads_them() {
+        for (text, address) in [
+            ("192.0.2.1", [192, 0, 2, 1]),
+            ("192.0.513", [192, 0, 2, 1]),
+            ("0xc0000201", [192, 0, 2, 1]),
+            ("012.1.0.100", [10, 1, 0, 100]),
+            ("24", [0, 0, 0, 24]),
+            ("192.0.2.1 rest", [192, 0, 2, 1]),
+        ] {
+            assert_eq!(inet_aton(text), Some(address.into()), "{text}");
+        }
+        for text in ["", "1.2.3.4.5", "1.2.3.256", "256.1.1.1", "1.2.65536", "1..2", "08", "+1", " 1", "0x"] {
+            assert_eq!(inet_aton(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn endpoints_take_ports_and_service_names_and_lose_the_port_of_a_bracketed_ipv4_address() {
+        let names = Table::default().service("http", 80, Protocol::TCP).host("rs.example", [192, 0, 2, 1]);
+        let read = |text, protocol| endpoint(text, protocol, &names);
+        let v4 = |port| Some(Given { addr: [192, 0, 2, 1].into(), port });
+        let v6 = |port| Some(Given { addr: "2001:db8::1".parse().unwrap(), port });
+        assert_eq!(read("192.0.2.1", None), v4(None));
+        assert_eq!(read("192.0.2.1: 80", None), v4(Some(80)));
+        assert_eq!(read("rs.example:http", Some(Protocol::TCP)), v4(Some(80)));
+        assert_eq!(read("rs.example:http", Some(Protocol::UDP)), None);
+        assert_eq!(read("rs.example:http", None), None);
+        assert_eq!(read("[2001:db8::1]:80", None), v6(Some(80)));
+        assert_eq!(read("2001:db8::1", None), v6(None));
+        assert_eq!(read("[192.0.2.1]:80", None), v4(None));
+        for text in
+            ["80", "", "192.0.2.1:", "192.0.2.1:65536", "[2001:db8::1]", "[2001:db8::1]80", "[2001:db8::1"]
+        {
+            assert_eq!(read(text, Some(Protocol::TCP)), None, "{text}");
+        }
+    }
+}

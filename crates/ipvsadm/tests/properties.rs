@@ -1,0 +1,158 @@
+//! Whatever is typed or sent: an answer with a known exit code, and never a panic.
+
+use std::io;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+use xvs_ipvsadm::capture;
+use xvs_ipvsadm::resolver::Table;
+use xvs_model::client::{Director, Failure};
+use xvs_model::command::{Command, CommandError};
+use xvs_model::connection::ConnectionRow;
+use xvs_model::framing::{RequestMessage, decode, read_frame};
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
+use xvs_model::state::State;
+
+/// Applies changes to a state and lists nothing.
+#[derive(Default)]
+struct Changes(State);
+
+impl Changes {
+    fn change(&mut self, command: &Command) -> Result<(), CommandError> {
+        let before = self.0.clone();
+        let changed = self.0.apply(command).map(|_| ());
+        assert!(changed.is_ok() || self.0 == before, "a refused command changed the state: {command:?}");
+        changed
+    }
+}
+
+impl Director for Changes {
+    fn call(&mut self, request: Request) -> Result<Reply, Failure> {
+        // Everything that is asked must survive its journey.
+        let text = serde_json::to_string(&request).map_err(|error| Failure::Transport(error.to_string()))?;
+        assert_eq!(serde_json::from_str::<Request>(&text).ok().as_ref(), Some(&request));
+        Ok(match request {
+            Request::Change(command) => self.change(&command).map(|()| Reply::Done)?,
+            Request::Restore(batch) => {
+                Reply::Restored(batch.iter().map(|command| self.change(command)).collect())
+            }
+            Request::Timeouts => Reply::Timeouts(self.0.timeouts()),
+            Request::Marks => Reply::Marks(self.0.marks().to_vec()),
+            Request::Daemons => Reply::Daemons(self.0.daemons().to_vec()),
+            _ => Reply::Services(Vec::new()),
+        })
+    }
+
+    fn connections(&mut self, _: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+const COMMANDS: [&str; 16] = [
+    "-A",
+    "-E",
+    "-D",
+    "-C",
+    "-a",
+    "-e",
+    "-d",
+    "-L",
+    "-Z",
+    "-S",
+    "-R",
+    "--set",
+    "-At",
+    "-au",
+    "--start-daemon",
+    "--stop-daemon",
+];
+
+const WORDS: [&str; 52] = [
+    "-t",
+    "-u",
+    "--sctp-service",
+    "-f",
+    "-6",
+    "-s",
+    "-p",
+    "-M",
+    "--pe",
+    "-b",
+    "-o",
+    "-r",
+    "-g",
+    "-i",
+    "-m",
+    "-w",
+    "-x",
+    "-y",
+    "--tun-type",
+    "--tun-port",
+    "--tun-csum",
+    "-c",
+    "-n",
+    "--stats",
+    "--rate",
+    "--timeout",
+    "--daemon",
+    "--exact",
+    "--nosort",
+    "--mcast-group",
+    "--syncid",
+    "--",
+    "-",
+    "192.0.2.1:80",
+    "192.0.2.2",
+    "[2001:db8::1]:80",
+    "2001:db8::1",
+    "[192.0.2.1]:80",
+    "7",
+    "0",
+    "rr",
+    "sh",
+    "sh-port,flag-3",
+    "gue",
+    "gre",
+    "master",
+    "255.255.255.0",
+    "64",
+    "é=",
+    "-é",
+    "224.0.0.9",
+    "sip",
+];
+
+fn line() -> impl Strategy<Value = Vec<&'static str>> {
+    (select(&COMMANDS[..]), vec(select(&WORDS[..]), 0..9)).prop_map(|(command, words)| {
+        let mut line = vec![command];
+        line.extend(words);
+        line
+    })
+}
+
+proptest! {
+    #[test]
+    fn every_command_line_ends_with_a_known_exit_code(lines in vec(line(), 1..8)) {
+        let mut director = Changes::default();
+        let stdin: String = lines.iter().map(|words| words.join(" ") + "\n").collect();
+        for words in &lines {
+            let argv: Vec<String> =
+                std::iter::once("xvsadm").chain(words.iter().copied()).map(str::to_owned).collect();
+            let output = capture(&argv, &stdin, &mut director, &Table::default());
+            prop_assert!([0, 1, 2, 255].contains(&output.exit), "{words:?}: {output:?}");
+            // A restore may go on after a line that it has told of.
+            let told = !output.stderr.is_empty();
+            prop_assert!(told || output.exit == 0, "{words:?}: {output:?}");
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_a_request_or_a_refusal(bytes in vec(any::<u8>(), 0..200)) {
+        let _ = decode::<RequestMessage>(&bytes);
+        if let Ok(Some(frame)) = read_frame(&mut bytes.as_slice(), 100) {
+            prop_assert_eq!(&bytes[4..4 + frame.len()], frame.as_slice());
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! What `xvsadm` makes of odd values, as ipvsadm itself does.
+//!
+//! `ipvsadm/values.txt` holds, for some thousand command lines, exit code, standard error and the change that is asked for; it
+//! says how it is read, and `scripts/record-ipvsadm` makes it.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of these tests are tests too")]
+
+#[path = "support/listener.rs"]
+mod listener;
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use listener::Listener;
+use xvs_ipvsadm::capture;
+use xvs_ipvsadm::resolver::Table;
+use xvs_model::command::Command;
+use xvs_model::destination::{DestinationOptions, Tunnel, TunnelChecksum};
+use xvs_model::service::{Netmask, ServiceOptions};
+use xvs_model::sync_daemon::SyncRole;
+use xvs_model::timeouts::Timeouts;
+use xvs_proto::{Endpoint, Family, Protocol};
+use xvs_sched::{ForwardingMethod, ServiceKey};
+
+/// A change as kernel.c tells it: the number of the kernel's command, then what it is about.
+fn told(command: &Command) -> String {
+    match command {
+        Command::AddService { key, options } => format!("1{}{}", service(key), service_options(key, options)),
+        Command::EditService { key, options } => {
+            format!("2{}{}", service(key), service_options(key, options))
+        }
+        Command::DeleteService(key) => format!("3{}", service(key)),
+        Command::AddDestination { service: of, endpoint: at, options } => {
+            format!("5{}{}{}", service(of), endpoint(*at), destination_options(options))
+        }
+        Command::EditDestination { service: of, endpoint: at, options } => {
+            format!("6{}{}{}", service(of), endpoint(*at), destination_options(options))
+        }
+        Command::DeleteDestination { service: of, endpoint: at } => {
+            format!("7{}{}", service(of), endpoint(*at))
+        }
+        Command::StartDaemon(daemon) => format!(
+            "9 {} {} {} {} {} {}",
+            role(daemon.role),
+            daemon.interface,
+            daemon.sync_id,
+            daemon.max_len_bytes,
+            daemon.port,
+            daemon.ttl
+        ),
+        Command::StopDaemon(of) => format!("10 {}", role(*of)),
+        Command::SetTimeouts(Timeouts { tcp_seconds, tcp_fin_seconds, udp_seconds }) => {
+            format!("12 {tcp_seconds} {tcp_fin_seconds} {udp_seconds}")
+        }
+        Command::Zero(key) => format!("16{}", key.as_ref().map(service).unwrap_or_default()),
+        Command::Flush => "17".to_owned(),
+        other => panic!("no line asks for {other:?}"),
+    }
+}
+
+fn role(role: SyncRole) -> u8 {
+    match role {
+        SyncRole::Master => 1,
+        SyncRole::Backup => 2,
+    }
+}
+
+/// As the C library writes addresses: the last two groups of an IPv4-compatible one are dotted.
+fn endpoint(Endpoint { addr, port }: Endpoint) -> String {
+    match addr {
+        IpAddr::V6(v6) if v6.segments()[..6] == [0; 6] && v6.segments()[6] != 0 => {
+            format!(" ::{} {port}", Ipv4Addr::from_bits(v6.to_bits() as u32))
+        }
+        _ => format!(" {addr} {port}"),
+    }
+}
+
+fn service(key: &ServiceKey) -> String {
+    match *key {
+        ServiceKey::Address { protocol: Protocol(protocol), endpoint: at } => {
+            format!(" {protocol}{}", endpoint(at))
+        }
+        ServiceKey::Mark { mark, family: Family::V4 } => format!(" mark {mark} 4"),
+        ServiceKey::Mark { mark, family: Family::V6 } => format!(" mark {mark} 6"),
+    }
+}
+
+fn service_options(key: &ServiceKey, options: &ServiceOptions) -> String {
+    let ops = if options.one_packet { 4 } else { 0 };
+    let flags = options.flags.0 << 3 | ops | u8::from(options.persistence_timeout_seconds.is_some());
+    let mask = match options.netmask {
+        Netmask::V4(mask) => mask.to_string(),
+        Netmask::V6(bits) => bits.to_string(),
+    };
+    assert_eq!(matches!(options.netmask, Netmask::V4(_)), key.family() == Family::V4);
+    format!(
+        " {} {flags:x} {} {mask} {}",
+        options.scheduler,
+        options.persistence_timeout_seconds.unwrap_or(0),
+        options.persistence_engine.as_deref().unwrap_or("-")
+    )
+}
+
+fn destination_options(options: &DestinationOptions) -> String {
+    let method = match options.method {
+        ForwardingMethod::Nat => 0,
+        ForwardingMethod::Tunnel => 2,
+        _ => 3,
+    };
+    let sums = |checksum| match checksum {
+        TunnelChecksum::Without => 0,
+        TunnelChecksum::Full => 1,
+        TunnelChecksum::Remote => 2,
+    };
+    let (kind, port, sums) = match options.tunnel {
+        Tunnel::Ipip => (0, 0, 0),
+        Tunnel::Gue { port, checksum } => (1, port, sums(checksum)),
+        Tunnel::Gre { checksum } => (2, 0, sums(checksum)),
+    };
+    let DestinationOptions { weight, upper_threshold, lower_threshold, .. } = options;
+    format!(" {method} {} {upper_threshold} {lower_threshold} {kind} {port} {sums}", weight.0)
+}
+
+/// What the kernel makes of a daemon whose size, port and hops are left to it.
+fn with_defaults(change: &str, ours: &str) -> String {
+    let defaults = ["1472", "1452", "8848", "1"];
+    if !change.starts_with("9 ") {
+        return change.to_owned();
+    }
+    let fields = change.split(' ').zip(ours.split(' ')).enumerate().map(|(at, (theirs, ours))| {
+        if at > 3 && theirs == "0" && defaults.contains(&ours) { ours } else { theirs }
+    });
+    fields.collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn odd_values_are_refused_or_understood_as_ipvsadm_does() {
+    let names = Table::well_known().host("localhost", [127, 0, 0, 1]);
+    let (mut asked, mut faults) = (0, Vec::new());
+    for case in include_str!("kernel/values.txt").split("\n$\t").skip(1) {
+        let mut lines = case.lines();
+        let words: Vec<_> = lines.next().unwrap().split('\t').collect();
+        let (exit, change) = lines.next().unwrap().split_once(' ').unwrap();
+        let stderr: String = lines.map(|line| format!("{}\n", &line[2..])).collect();
+        let argv: Vec<_> =
+            std::iter::once("ipvsadm").chain(words.iter().copied()).map(str::to_owned).collect();
+        let mut listener = Listener::default();
+        let output = capture(&argv, "", &mut listener, &names);
+        asked += 1;
+        let heard = listener.heard.as_ref().map(told).unwrap_or_default();
+        let theirs = (exit.to_owned(), with_defaults(change, &heard), stderr);
+        let ours = (output.exit.to_string(), heard, output.stderr);
+        if ours != theirs {
+            faults.push(format!("{words:?}\n  xvsadm:  {ours:?}\n  ipvsadm: {theirs:?}"));
+        }
+    }
+    println!("{asked} command lines");
+    assert!(asked > 3_000, "{asked} command lines");
+    assert!(faults.is_empty(), "{} of {asked}:\n{}", faults.len(), faults.join("\n"));
+}

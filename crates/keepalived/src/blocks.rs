@@ -1,0 +1,145 @@
+//! A keepalived.conf as a tree: statements, and blocks with statements in them.
+//!
+//! Runs when a file has been read; pure. A file whose braces do not agree is an error: half a file is worse than none.
+//! Not here: what a statement means.
+
+use xvs_model::fault::{Fault, Place, Severity};
+
+use crate::lexer::{shell_words, words};
+use crate::reader::{Token, TokenKind};
+
+/// A statement, or the head of a block with what stands in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Block {
+    /// Where it stands.
+    pub place: Place,
+    /// The keyword, then what follows it.
+    pub words: Vec<String>,
+    /// The same as it was written.
+    pub text: String,
+    /// What stands in its braces, if it has any.
+    pub body: Option<Vec<Block>>,
+}
+
+impl Block {
+    /// The keyword.
+    pub fn keyword(&self) -> &str {
+        self.words.first().map_or("", String::as_str)
+    }
+
+    /// What follows the keyword.
+    pub fn arguments(&self) -> &[String] {
+        self.words.get(1..).unwrap_or_default()
+    }
+
+    /// The same as a shell would read it: for commands and patterns.
+    pub fn shell_arguments(&self) -> Vec<String> {
+        shell_words(&self.text).split_off(1)
+    }
+
+    /// What stands in its braces; nothing if it has none.
+    pub fn statements(&self) -> &[Block] {
+        self.body.as_deref().unwrap_or_default()
+    }
+}
+
+/// Blocks in one another: a tree is not to be deeper than a stack.
+const DEPTH_MAX: usize = 64;
+
+/// The tree of these tokens. Braces that do not agree are added to the faults.
+pub fn tree(tokens: Vec<Token>, faults: &mut Vec<Fault>) -> Vec<Block> {
+    let mut open: Vec<Block> = Vec::new();
+    let mut current: Vec<Block> = Vec::new();
+    // What stands around each open block, outermost first.
+    let mut around: Vec<Vec<Block>> = Vec::new();
+    let mut error = |place: Place, text: String| {
+        faults.push(Fault { place, severity: Severity::Error, text });
+    };
+    let mut heads_a_block = false;
+    for Token { place, kind } in tokens {
+        let follows_a_statement = std::mem::take(&mut heads_a_block);
+        match kind {
+            TokenKind::Statement(text) => {
+                current.push(Block { place, words: words(&text), text, body: None });
+                heads_a_block = true;
+            }
+            TokenKind::Open => {
+                let head = if follows_a_statement { current.pop() } else { None };
+                let head = head.unwrap_or_else(|| {
+                    error(place.clone(), "a `{` without a keyword before it".to_owned());
+                    Block { place, words: Vec::new(), text: String::new(), body: None }
+                });
+                if open.len() == DEPTH_MAX {
+                    error(
+                        head.place,
+                        format!("more than {DEPTH_MAX} blocks in one another; the rest is left out"),
+                    );
+                    return around.into_iter().next().unwrap_or_default();
+                }
+                open.push(head);
+                around.push(std::mem::take(&mut current));
+            }
+            TokenKind::Close => match open.pop().zip(around.pop()) {
+                Some((head, outside)) => {
+                    let body = std::mem::replace(&mut current, outside);
+                    current.push(Block { body: Some(body), ..head });
+                }
+                None => error(place, "a `}` without a `{` before it".to_owned()),
+            },
+        }
+    }
+    for head in &open {
+        error(head.place.clone(), format!("the `{{` of `{}` is not closed", head.text));
+    }
+    around.into_iter().next().unwrap_or(current)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::blocks::*;
+    use crate::lexer::{Part, parts};
+
+    /// A tree as text, and its faults.
+    fn read(lines: &[&str]) -> (String, Vec<String>) {
+        let tokens = (1..).zip(lines).flat_map(|(line, text)| {
+            parts(text).into_iter().map(move |part| Token {
+                place: Place { file: Path::new("k").into(), line },
+                kind: match part {
+                    Part::Text(text) => TokenKind::Statement(text.to_owned()),
+                    Part::Open => TokenKind::Open,
+                    Part::Close => TokenKind::Close,
+                },
+            })
+        });
+        let mut faults = Vec::new();
+        let tree = tree(tokens.collect(), &mut faults);
+        (shown(&tree), faults.iter().map(ToString::to_string).collect())
+    }
+
+    fn shown(blocks: &[Block]) -> String {
+        let one = |block: &Block| match &block.body {
+            Some(body) => format!("{}({})", block.words.join("_"), shown(body)),
+            None => block.words.join("_"),
+        };
+        blocks.iter().map(one).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn a_brace_opens_the_block_of_the_statement_before_it_on_its_line_or_the_next() {
+        let (tree, faults) = read(&["a 1", "{", "b { c 2", "d }", "e {", "}", "} f", "g {h}"]);
+        assert_eq!(tree, "a_1(b(c_2 d) e()) f g(h)");
+        assert!(faults.is_empty(), "{faults:?}");
+    }
+
+    #[test]
+    fn braces_that_do_not_agree_are_errors_that_name_their_line() {
+        assert_eq!(read(&["a {", "b", "} }"]).1, ["k:3: error: a `}` without a `{` before it"]);
+        assert_eq!(read(&["a", "b {", "c {", "}"]).1, ["k:2: error: the `{` of `b` is not closed"]);
+        let deep = vec!["a {"; 100];
+        assert!(read(&deep).1[0].contains("k:65: error: more than 64 blocks"));
+        let (tree, faults) = read(&["{ a }", "b"]);
+        assert_eq!((tree.as_str(), faults.len()), ("(a) b", 1));
+    }
+}

@@ -1,0 +1,128 @@
+//! `track_file`: files whose number counts in `FILE_CHECK`.
+//!
+//! Pure: that a file is named says nothing of whether it is there. Source: keepalived's behaviour as it is written down
+//! (section 4.12). Not here: looking at them.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use xvs_model::check::{FileWeight, Init, TrackFile};
+
+use crate::blocks::Block;
+use crate::checks::set;
+use crate::values::Faults;
+
+/// The files, by name.
+#[derive(Debug, Default)]
+pub struct Files(HashMap<String, TrackFile>);
+
+impl Files {
+    /// A file.
+    pub fn find(&self, name: &str) -> Option<&TrackFile> {
+        self.0.get(name)
+    }
+
+    /// Reads a `track_file`.
+    pub fn take(&mut self, block: &Block, faults: &mut Faults) {
+        faults.block(block);
+        let Some(name) = faults.argument(block) else { return };
+        if self.0.contains_key(name) {
+            faults.warn(&block.place, format!("the file `{name}` is there already; the first holds"));
+            return;
+        }
+        let (mut path, mut weight, mut init) = (None, None, None);
+        for line in block.statements() {
+            let known = match line.keyword() {
+                "file" => {
+                    set(&mut path, faults.argument(line).map(PathBuf::from));
+                    true
+                }
+                "weight" => {
+                    set(&mut weight, file_weight(line, faults));
+                    true
+                }
+                "init_file" => {
+                    set(&mut init, init_of(line, faults));
+                    true
+                }
+                _ => false,
+            };
+            faults.line(line, known);
+        }
+        let Some(path) = path else {
+            faults.warn(&block.place, format!("`track_file {name}` has no `file`; it is left out"));
+            return;
+        };
+        let weight = weight.unwrap_or(FileWeight { factor: 1, is_reversed: false });
+        self.0.insert(name.to_owned(), TrackFile { name: name.to_owned(), path, weight, init });
+    }
+}
+
+/// Reads `init_file [NUMBER] [overwrite]`.
+fn init_of(block: &Block, faults: &mut Faults) -> Option<Init> {
+    let mut init = Init { value: 0, overwrites: false };
+    for word in block.arguments() {
+        match (word.as_str(), word.parse()) {
+            ("overwrite", _) => init.overwrites = true,
+            (_, Ok(value)) => init.value = value,
+            _ => {
+                faults.refuse(block, "it is a number, and perhaps `overwrite`");
+                return None;
+            }
+        }
+    }
+    Some(init)
+}
+
+/// Reads `weight NUMBER [reverse]`.
+pub(super) fn file_weight(block: &Block, faults: &mut Faults) -> Option<FileWeight> {
+    faults.argument(block)?;
+    let words: Vec<_> = block.arguments().iter().map(String::as_str).collect();
+    let (factor, is_reversed) = match words[..] {
+        [factor] => (factor.parse(), false),
+        [factor, "reverse"] => (factor.parse(), true),
+        _ => (words[0].parse(), false),
+    };
+    let is_known = matches!(words[1..], [] | ["reverse"]);
+    let factor = factor.ok().filter(|factor| is_known && *factor != i32::MIN);
+    if factor.is_none() {
+        faults.refuse(block, "a weight is a number, and perhaps `reverse`");
+    }
+    Some(FileWeight { factor: factor?, is_reversed })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::files::*;
+    use crate::testing::statement;
+
+    /// A file of these lines, and how many faults it has.
+    fn file(lines: &[&str]) -> (Option<TrackFile>, usize) {
+        let body = lines.iter().map(|line| statement(line)).collect();
+        let block = Block { body: Some(body), ..statement("track_file drain") };
+        let (mut files, mut faults) = (Files::default(), Faults::default());
+        files.take(&block, &mut faults);
+        (files.find("drain").cloned(), faults.0.len())
+    }
+
+    #[test]
+    fn a_file_has_a_weight_of_1_unless_it_says_another() {
+        let want = |factor, is_reversed, init| TrackFile {
+            name: "drain".to_owned(),
+            path: "/run/drain".into(),
+            weight: FileWeight { factor, is_reversed },
+            init,
+        };
+        let path = "file /run/drain";
+        assert_eq!(file(&[path]), (Some(want(1, false, None)), 0));
+        assert_eq!(file(&[path, "weight -5 reverse"]), (Some(want(-5, true, None)), 0));
+        let init = Some(Init { value: 3, overwrites: true });
+        assert_eq!(file(&[path, "weight 0", "init_file 3 overwrite"]), (Some(want(0, false, init)), 0));
+        let init = Some(Init { value: 0, overwrites: false });
+        assert_eq!(file(&[path, "init_file"]), (Some(want(1, false, init)), 0));
+        for line in ["weight x", "weight 1 back", "weight -2147483648", "init_file x", "colour red"] {
+            assert_eq!(file(&[path, line]), (Some(want(1, false, None)), 1), "{line}");
+        }
+        assert_eq!(file(&["weight 1"]), (None, 1));
+    }
+}

@@ -1,0 +1,143 @@
+//! What `global_defs` says of health: users of scripts, their security, FIFOs.
+//!
+//! Pure: whether users and programs are there is seen by who runs them. Source: keepalived's behaviour as it is written
+//! down (sections 5.5 and 5.8). Not here: timeouts (`mod.rs`), and what is said of VRRP.
+
+use xvs_model::virtual_server::{Fifo, Globals};
+
+use crate::blocks::Block;
+use crate::values::Faults;
+
+/// Takes a statement, if it is one of them.
+pub(super) fn take(globals: &mut Globals, block: &Block, faults: &mut Faults) {
+    let word = |at: usize| block.arguments().get(at).cloned();
+    let switch = |faults: &mut Faults| faults.switch(block).unwrap_or(false);
+    match block.keyword() {
+        "script_user" => {
+            globals.script_user =
+                faults.argument(block).map(|user| (user.to_owned(), word(1))).or(globals.script_user.take());
+        }
+        "enable_script_security" => globals.enable_script_security = switch(faults),
+        "rs_init_notifies" => globals.rs_init_notifies = switch(faults),
+        "lvs_flush" => globals.lvs_flush = switch(faults),
+        keyword @ ("notify_fifo" | "lvs_notify_fifo") => {
+            let Some(path) = faults.argument(block).map(str::to_owned) else { return };
+            let fifo = fifo(globals, keyword);
+            if !fifo.path.is_empty() {
+                return faults.refuse(block, "there is one already");
+            }
+            (fifo.path, fifo.user, fifo.group) = (path, word(1), word(2));
+        }
+        keyword @ ("notify_fifo_script" | "lvs_notify_fifo_script") => {
+            let fifo = fifo(globals, keyword.trim_end_matches("_script"));
+            faults.script_once(block, &mut fifo.script);
+        }
+        _ => {}
+    }
+}
+
+/// A FIFO that something is said of.
+fn fifo<'a>(globals: &'a mut Globals, keyword: &str) -> &'a mut Fifo {
+    let fifo = match keyword {
+        "notify_fifo" => &mut globals.notify_fifo,
+        _ => &mut globals.lvs_notify_fifo,
+    };
+    fifo.get_or_insert_default()
+}
+
+/// Leaves out what does not go together, when a block is read.
+pub(super) fn check(globals: &mut Globals, block: &Block, faults: &mut Faults) {
+    let forgoes_mails = |statement: &Block| match statement.keyword() {
+        "no_checker_emails" => true,
+        "smtp_alert_checker" => {
+            statement.arguments().first().is_some_and(|word| matches!(&**word, "off" | "false" | "no"))
+        }
+        _ => false,
+    };
+    let mails = block.statements().iter().find(|statement| statement.keyword() == "notification_email");
+    if let Some(mails) = mails.filter(|_| !block.statements().iter().any(forgoes_mails)) {
+        let next = "`notify_down` or an alert may tell, and `smtp_alert_checker off` ends this warning";
+        faults
+            .warn(&mails.place, format!("`notification_email`: xvs sends no mails of real servers; {next}"));
+    }
+    let mut warn = |text: &str| faults.warn(&block.place, text);
+    for (name, fifo) in
+        [("notify_fifo", &mut globals.notify_fifo), ("lvs_notify_fifo", &mut globals.lvs_notify_fifo)]
+    {
+        if fifo.take_if(|fifo| fifo.path.is_empty()).is_some() {
+            warn(&format!("`{name}_script` without `{name}`; it is left out"));
+        }
+    }
+    let path = |fifo: &Option<Fifo>| fifo.as_ref().map(|fifo| fifo.path.clone());
+    if globals.lvs_notify_fifo.is_some() && path(&globals.notify_fifo) == path(&globals.lvs_notify_fifo) {
+        warn("`notify_fifo` and `lvs_notify_fifo` are one; the second is left out");
+        globals.lvs_notify_fifo = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::globals::*;
+    use crate::testing::statement;
+
+    /// What these lines come to, and how many faults they have.
+    fn globals(lines: &[&str]) -> (Globals, usize) {
+        let (mut globals, mut faults) = (Globals::default(), Faults::default());
+        lines.iter().for_each(|line| take(&mut globals, &statement(line), &mut faults));
+        check(&mut globals, &statement("global_defs"), &mut faults);
+        (globals, faults.0.len())
+    }
+
+    #[test]
+    fn users_security_and_switches_are_read_and_what_is_of_vrrp_is_left_alone() {
+        let lines = [
+            "router_id lb1",
+            "script_user nobody nogroup",
+            "enable_script_security",
+            "rs_init_notifies",
+            "lvs_flush",
+        ];
+        let want = Globals {
+            script_user: Some(("nobody".to_owned(), Some("nogroup".to_owned()))),
+            enable_script_security: true,
+            rs_init_notifies: true,
+            lvs_flush: true,
+            ..Globals::default()
+        };
+        assert_eq!(globals(&lines), (want, 0));
+        assert_eq!(globals(&["script_user", "enable_script_security perhaps"]), (Globals::default(), 2));
+    }
+
+    #[test]
+    fn mails_that_are_expected_are_told_of_and_who_forgoes_them_is_not() {
+        let faults = |more: &str| {
+            let body = ["notification_email", more].map(statement).into();
+            let mut faults = Faults::default();
+            check(
+                &mut Globals::default(),
+                &Block { body: Some(body), ..statement("global_defs") },
+                &mut faults,
+            );
+            faults.0.len()
+        };
+        let forgone = ["no_checker_emails", "smtp_alert_checker off"];
+        assert_eq!(forgone.map(faults), [0, 0]);
+        assert_eq!(["smtp_alert", "smtp_alert_checker on"].map(faults), [1, 1]);
+    }
+
+    #[test]
+    fn a_fifo_has_a_path_an_owner_and_a_reader_and_each_is_told_once() {
+        let (read, faults) = globals(&[
+            "lvs_notify_fifo_script \"/x/read.sh 'a b'\" nobody",
+            "lvs_notify_fifo /run/lvs.fifo root adm",
+            "lvs_notify_fifo /run/other.fifo",
+        ]);
+        let fifo = read.lvs_notify_fifo.unwrap();
+        assert_eq!((fifo.path.as_str(), fifo.group.as_deref()), ("/run/lvs.fifo", Some("adm")));
+        assert_eq!(fifo.script.unwrap().argv, ["/x/read.sh", "a b"]);
+        assert_eq!(faults, 1);
+        assert_eq!(globals(&["notify_fifo_script /x/read.sh"]), (Globals::default(), 1));
+        let (read, faults) = globals(&["notify_fifo /run/a", "lvs_notify_fifo /run/a"]);
+        assert_eq!((read.notify_fifo.is_some(), read.lvs_notify_fifo, faults), (true, None, 1));
+    }
+}

@@ -1,0 +1,167 @@
+//! `HTTP_GET` and `SSL_GET` of a keepalived.conf: which objects are asked for, and what they have to be.
+//!
+//! Pure. Source: keepalived's behaviour as it is written down (section 4.6). Not here: the connection and its times
+//! (`checkers.rs`), and certificates (`tls.rs`).
+
+use std::ops::RangeInclusive;
+
+use xvs_model::check::{Http, Pattern, Trust, Url};
+
+use crate::blocks::Block;
+use crate::checks::set;
+use crate::values::{Faults, decimal};
+
+/// What is said of TLS.
+#[derive(Default)]
+pub(super) struct TlsWords {
+    /// Whose certificate is taken.
+    pub(super) trust: Trust,
+    sends_name: bool,
+    name: Option<String>,
+}
+
+impl TlsWords {
+    /// The name for an object. `host` is that of the virtual server; that of the real server is not asked for, nor is its
+    /// address.
+    pub(super) fn name(&self, url: &Url, http: &Http, host: Option<&String>) -> Option<String> {
+        let name = self.name.as_ref().or(url.host.as_ref()).or(http.host.as_ref()).or(host);
+        name.filter(|_| self.sends_name).cloned()
+    }
+}
+
+/// Takes a statement that only these checkers have.
+pub(super) fn take(http: &mut Http, tls: &mut TlsWords, block: &Block, faults: &mut Faults) -> bool {
+    match block.keyword() {
+        "http_protocol" => match faults.argument(block) {
+            Some("1.0") => (http.is_1_1, http.closes) = (false, false),
+            Some("1.0C" | "1.0c") => (http.is_1_1, http.closes) = (false, true),
+            Some("1.1") => (http.is_1_1, http.closes) = (true, true),
+            Some(_) => faults.refuse(block, "a version is 1.0, 1.0C or 1.1"),
+            None => {}
+        },
+        "virtualhost" => set(&mut http.host, faults.argument(block).map(str::to_owned)),
+        "fast_recovery" => http.fast_recovery = faults.switch(block).unwrap_or(http.fast_recovery),
+        // Without TLS they have no effect.
+        "enable_sni" => tls.sends_name = faults.switch(block).unwrap_or(tls.sends_name),
+        "sni_name" => {
+            tls.sends_name = true;
+            tls.name = block.arguments().first().cloned();
+        }
+        // keepalived has no such word and takes any certificate.
+        "tls_verify" => match faults.switch(block) {
+            Some(true) => tls.trust = Trust::Authorities,
+            Some(false) => tls.trust = Trust::Anyone,
+            None => {}
+        },
+        // How a connection is closed does not change what is asked.
+        "tls_compliant" => {}
+        _ => return false,
+    }
+    true
+}
+
+pub(super) fn url(block: &Block, faults: &mut Faults) -> Option<Url> {
+    faults.block(block);
+    let mut url = Url { place: block.place.clone(), ..Url::default() };
+    let mut pattern = Pattern::default();
+    let mut expression = None;
+    for statement in block.statements() {
+        let mut known = true;
+        match statement.keyword() {
+            "path" => faults.argument(statement).unwrap_or_default().clone_into(&mut url.path),
+            "virtualhost" => set(&mut url.host, faults.argument(statement).map(str::to_owned)),
+            "status_code" => url.statuses.extend(statuses(statement, faults)),
+            "digest" if url.digest.is_some() => faults.refuse(statement, "there is one already"),
+            "digest" => url.digest = digest(statement, faults),
+            "regex" => {
+                faults.argument(statement);
+                set(&mut expression, statement.shell_arguments().into_iter().next());
+            }
+            "regex_no_match" => pattern.is_unwanted = true,
+            "regex_options" => pattern.options.extend(options(statement, faults)),
+            "regex_min_offset" => {
+                let offset = faults.number_u32(statement, 0..=u32::MAX);
+                pattern.least_offset = offset.map_or(pattern.least_offset, |offset| offset as usize);
+            }
+            "regex_max_offset" => {
+                let offset = faults.number_u32(statement, 0..=u32::MAX);
+                set(&mut pattern.most_offset, offset.map(|offset| offset as usize));
+            }
+            // How much memory another library takes.
+            "regex_stack" | "tls_compliant" => {}
+            _ => known = false,
+        }
+        faults.line(statement, known);
+    }
+    if url.path.is_empty() {
+        faults.warn(&block.place, "`url` has no `path`; it is left out");
+        return None;
+    }
+    url.pattern = expression.map(|text| Pattern { text, ..pattern });
+    Some(url)
+}
+
+fn statuses(block: &Block, faults: &mut Faults) -> Vec<RangeInclusive<u16>> {
+    let mut all = Vec::new();
+    faults.argument(block);
+    for text in block.arguments() {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let code = |text: &str| decimal(text).filter(|code| (100..=599).contains(code));
+        match code(first).zip(code(last)).filter(|(first, last)| first <= last) {
+            Some((first, last)) => all.push(first..=last),
+            None => faults.refuse(block, "a status is a number from 100 to 599, or two with - between"),
+        }
+    }
+    all
+}
+
+fn digest(block: &Block, faults: &mut Faults) -> Option<[u8; 16]> {
+    let text = faults.argument(block)?;
+    let digit = |char: char| char.to_digit(16).map(|digit| digit as u8);
+    let digits: Option<Vec<u8>> = text.chars().map(digit).collect();
+    let bytes = |digits: Vec<u8>| digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect::<Vec<_>>();
+    let digest = digits.filter(|digits| digits.len() == 32).and_then(|digits| bytes(digits).try_into().ok());
+    if digest.is_none() {
+        faults.refuse(block, "a digest is 32 hexadecimal digits");
+    }
+    digest
+}
+
+/// Options of a pattern by their names.
+fn options(block: &Block, faults: &mut Faults) -> Vec<String> {
+    faults.argument(block);
+    let (known, unknown): (Vec<_>, Vec<_>) =
+        block.arguments().iter().cloned().partition(|name| REGEX_OPTIONS.contains(&name.as_str()));
+    if !unknown.is_empty() {
+        faults
+            .warn(&block.place, format!("`{}`: no option {}; it is left out", block.text, unknown.join(" ")));
+    }
+    known
+}
+
+const REGEX_OPTIONS: [&str; 24] = [
+    "allow_empty_class",
+    "alt_bsux",
+    "alt_circumflex",
+    "alt_verbnames",
+    "auto_callout",
+    "caseless",
+    "dollar_endonly",
+    "dotall",
+    "dupnames",
+    "extended",
+    "firstline",
+    "match_unset_backref",
+    "multiline",
+    "never_backslash_c",
+    "never_ucp",
+    "never_utf",
+    "no_auto_capture",
+    "no_auto_possess",
+    "no_dotstar_anchor",
+    "no_start_optimize",
+    "ucp",
+    "ungreedy",
+    "use_offset_limit",
+    "utf",
+];

@@ -1,0 +1,191 @@
+//! One line of a keepalived.conf: its comment, its braces, its words.
+//!
+//! Called for each line of a file that is read; pure. Source: the grammar of keepalived 2.2.7 as its behaviour is
+//! written down (section 1). Not here: what a line means beside others (`reader.rs`).
+
+/// A quotation that does not end on its line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unterminated;
+
+/// What stands between words.
+pub const BLANKS: [char; 2] = [' ', '\t'];
+
+/// The line without its comment and without blanks around it.
+///
+/// `#` and `!` begin a comment unless in double quotes or behind a backslash, which is then taken away; any other
+/// backslash and what follows it stay.
+pub fn uncommented(line: &str) -> (String, Result<(), Unterminated>) {
+    let mut kept = String::with_capacity(line.len());
+    let mut quoted = false;
+    let mut chars = line.chars();
+    while let Some(char) = chars.next() {
+        match char {
+            '\\' => match chars.next() {
+                Some(next @ ('#' | '!')) if !quoted => kept.push(next),
+                next => kept.extend(std::iter::once(char).chain(next)),
+            },
+            '#' | '!' if !quoted => break,
+            _ => {
+                quoted ^= char == '"';
+                kept.push(char);
+            }
+        }
+    }
+    let ended = if quoted { Err(Unterminated) } else { Ok(()) };
+    (kept.trim_matches(BLANKS).to_owned(), ended)
+}
+
+/// A part of a line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part<'a> {
+    /// Words.
+    Text(&'a str),
+    /// `{`
+    Open,
+    /// `}`
+    Close,
+}
+
+/// The line cut at its braces, of which those in double quotes are none.
+pub fn parts(line: &str) -> Vec<Part<'_>> {
+    let mut parts = Vec::new();
+    let mut quoted = false;
+    let mut begin = 0;
+    for (at, char) in line.char_indices() {
+        quoted ^= char == '"';
+        let brace = match char {
+            '{' if !quoted => Part::Open,
+            '}' if !quoted => Part::Close,
+            _ => continue,
+        };
+        parts.extend([Part::Text(line[begin..at].trim_matches(BLANKS)), brace]);
+        begin = at + 1;
+    }
+    parts.push(Part::Text(line[begin..].trim_matches(BLANKS)));
+    parts.retain(|part| *part != Part::Text(""));
+    parts
+}
+
+/// The words of a text: apart by blanks, and each quotation one word without its quotes, wherever it begins.
+pub fn words(text: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut rest = text.trim_start_matches(BLANKS);
+    while !rest.is_empty() {
+        let (word, behind) = match rest.strip_prefix('"') {
+            Some(quoted) => quoted.split_once('"').unwrap_or((quoted, "")),
+            None => rest.split_at(rest.find([' ', '\t', '"']).unwrap_or(rest.len())),
+        };
+        words.push(word.to_owned());
+        rest = behind.trim_start_matches(BLANKS);
+    }
+    words
+}
+
+/// The words of a text with commands and patterns in it, which is read as a shell's: both kinds of quotes, pieces side by
+/// side are one word, and escapes by a backslash (`\n`, `\ooo`, `\xHH`, `\cC`, …) everywhere.
+pub fn shell_words(text: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word: Option<Vec<u8>> = None;
+    let mut quote = None;
+    let mut chars = text.chars().peekable();
+    while let Some(char) = chars.next() {
+        match (char, quote) {
+            (' ' | '\t', None) => words.extend(word.take()),
+            ('\'' | '"', None) => {
+                quote = Some(char);
+                word.get_or_insert_default();
+            }
+            (_, Some(open)) if char == open => quote = None,
+            ('\\', _) => word.get_or_insert_default().extend(escaped(&mut chars)),
+            _ => word.get_or_insert_default().extend(char.encode_utf8(&mut [0; 4]).bytes()),
+        }
+    }
+    words.extend(word);
+    words.into_iter().map(|word| String::from_utf8_lossy(&word).into_owned()).collect()
+}
+
+/// The bytes of what stands behind a backslash.
+fn escaped(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Vec<u8> {
+    let Some(char) = chars.next() else { return vec![b'\\'] };
+    let mut number = |radix: u32, most: usize, begin: u32| {
+        let mut value = begin;
+        for _ in 0..most {
+            let Some(digit) = chars.peek().and_then(|char| char.to_digit(radix)) else { break };
+            value = value * radix + digit;
+            chars.next();
+        }
+        vec![value as u8]
+    };
+    match char {
+        'a' => vec![0x07],
+        'b' => vec![0x08],
+        'E' => vec![0x1b],
+        'f' => vec![0x0c],
+        'n' => vec![b'\n'],
+        'r' => vec![b'\r'],
+        't' => vec![b'\t'],
+        'v' => vec![0x0b],
+        'x' => number(16, 2, 0),
+        '0'..='7' => number(8, 2, char as u32 - '0' as u32),
+        'c' => chars.next().map_or(Vec::new(), |control| vec![control as u8 & 0x1f]),
+        other => other.encode_utf8(&mut [0; 4]).bytes().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::lexer::*;
+
+    #[test]
+    fn a_comment_begins_at_either_sign_outside_double_quotes() {
+        for (line, kept) in [
+            ("  weight 1 # one", "weight 1"),
+            ("! all of it", ""),
+            ("path \"/a#b!c\" ! two", "path \"/a#b!c\""),
+            ("path '/a#b'", "path '/a"),
+            (r"path /a\#b\!c", "path /a#b!c"),
+            (r#"path "/a\#b""#, r#"path "/a\#b""#),
+            (r"a \b \\ # c", r"a \b \\"),
+            (r"$X= \  # continued", r"$X= \"),
+        ] {
+            assert_eq!(uncommented(line), (kept.to_owned(), Ok(())), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_quotation_that_does_not_end_is_told_and_the_line_kept() {
+        assert_eq!(uncommented("path \"/a # b"), ("path \"/a # b".to_owned(), Err(Unterminated)));
+        assert_eq!(words("path \"/a  b"), ["path", "/a  b"]);
+    }
+
+    #[test]
+    fn braces_cut_a_line_wherever_they_stand_but_in_double_quotes() {
+        use Part::{Close, Open, Text};
+        assert_eq!(
+            parts("real_server 10.1.0.1 80{TCP_CHECK { } }"),
+            [Text("real_server 10.1.0.1 80"), Open, Text("TCP_CHECK"), Open, Close, Close]
+        );
+        assert_eq!(parts("path \"/{a}\" x"), [Text("path \"/{a}\" x")]);
+        assert_eq!(parts("{"), [Open]);
+        assert_eq!(parts(""), []);
+    }
+
+    #[test]
+    fn words_are_apart_by_blanks_and_a_quotation_is_a_word_of_its_own() {
+        assert_eq!(words(" weight\t 1 "), ["weight", "1"]);
+        assert_eq!(words(r#"a"b c"d"#), ["a", "b c", "d"]);
+        assert_eq!(words(r#"helo_name """#), ["helo_name", ""]);
+        assert_eq!(words(r"path '/a b'"), ["path", "'/a", "b'"]);
+        assert_eq!(words(r"a\ b"), [r"a\", "b"]);
+    }
+
+    #[test]
+    fn commands_are_read_as_a_shell_reads_them() {
+        assert_eq!(shell_words(r#"quorum_up "/x/s.sh a b" root"#), ["quorum_up", "/x/s.sh a b", "root"]);
+        assert_eq!(shell_words(r#"x ab" c"d"#), ["x", "ab cd"]);
+        assert_eq!(shell_words(r#"x "/bin/true 'a b'""#), ["x", "/bin/true 'a b'"]);
+        assert_eq!(shell_words(r"regex ^\\d\t\101\x41\cA\q$"), ["regex", "^\\d\tAA\u{1}q$"]);
+        assert_eq!(shell_words("x ''"), ["x", ""]);
+        assert_eq!(shell_words("x a\\"), ["x", "a\\"]);
+    }
+}

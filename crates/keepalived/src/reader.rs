@@ -1,0 +1,634 @@
+//! The files of a keepalived.conf as one row of statements: parameters, loops, conditional lines and includes carried out.
+//!
+//! Runs when a file is read; reads files, and the environment where the file names a variable of it; nothing else of the
+//! machine. What is wrong is a [`Fault`] with its place, and reading goes on. Bounded: the bytes of all files, files within
+//! files, loops and parameters in one another, how long a line they make, and how many; behind that nothing is read any
+//! more, which is an error. Source: the grammar of keepalived 2.2.7 as its behaviour is written down (section 1). Not
+//! here: what a statement means (`blocks.rs` and what follows it).
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use xvs_model::fault::{Fault, Place, Severity};
+
+use crate::lexer::{BLANKS, Part, parts, uncommented, words};
+use crate::loops;
+
+/// A statement or a brace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// Where it stands.
+    pub place: Place,
+    /// What it is.
+    pub kind: TokenKind,
+}
+
+/// What a token is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenKind {
+    /// A keyword and what follows it, never empty.
+    Statement(String),
+    /// `{`
+    Open,
+    /// `}`
+    Close,
+}
+
+/// All statements of a file and of those that it includes, and what is wrong with how they are written.
+///
+/// `config_id` is what conditional lines ask for: `--config-id`, or the first label of the host's name.
+///
+/// # Errors
+/// If the file itself cannot be read.
+pub fn read(path: &Path, config_id: &str) -> io::Result<(Vec<Token>, Vec<Fault>)> {
+    let text = content(path, BYTES_MAX)?;
+    let mut reader = Reader {
+        config_id,
+        parameters: HashMap::new(),
+        definition: None,
+        place: Place { file: path.into(), line: 0 },
+        depth: 0,
+        lines: 0,
+        bytes_left: BYTES_MAX - text.len(),
+        is_over: false,
+        tokens: Vec::new(),
+        faults: Vec::new(),
+    };
+    reader.file(path, &text);
+    Ok((reader.tokens, reader.faults))
+}
+
+/// A line of keepalived's buffer, in bytes.
+const LINE_MAX: usize = 1023;
+/// Files, loops and parameters within one another.
+const DEPTH_MAX: usize = 32;
+/// Tokens of all files, and lines with those that loops repeat: room for some hundred thousand real servers.
+const TOKENS_MAX: usize = 4_000_000;
+/// All files together.
+const BYTES_MAX: usize = 64 << 20;
+/// A line with its parameters put in, in bytes.
+const SUBSTITUTED_MAX: usize = 64 << 10;
+/// Lines that cannot be read as they are written. What has so many is no text.
+const FAULTS_MAX: usize = 10_000;
+
+/// What a file holds.
+fn content(path: &Path, most_bytes: usize) -> io::Result<Vec<u8>> {
+    // A FIFO would be waited for, and a device may have no end.
+    if !path.metadata()?.is_file() {
+        return Err(io::Error::other("not a file"));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(most_bytes as u64 + 1).read_to_end(&mut bytes)?;
+    match bytes.len() > most_bytes {
+        true => Err(io::Error::other(format!("more than {} MiB in all", BYTES_MAX >> 20))),
+        false => Ok(bytes),
+    }
+}
+
+struct Reader<'a> {
+    config_id: &'a str,
+    parameters: HashMap<String, Vec<String>>,
+    /// A definition of several lines that goes on.
+    definition: Option<(String, Vec<String>)>,
+    place: Place,
+    depth: usize,
+    lines: usize,
+    bytes_left: usize,
+    /// Whether nothing is read any more.
+    is_over: bool,
+    tokens: Vec<Token>,
+    faults: Vec<Fault>,
+}
+
+impl Reader<'_> {
+    fn fault(&mut self, severity: Severity, text: impl Into<String>) {
+        self.faults.push(Fault { place: self.place.clone(), severity, text: text.into() });
+        if self.faults.len() == FAULTS_MAX {
+            self.end(&format!("{FAULTS_MAX} faults"));
+        }
+    }
+
+    /// Reads nothing any more.
+    fn end(&mut self, why: &str) {
+        if !std::mem::replace(&mut self.is_over, true) {
+            self.fault(Severity::Error, format!("{why}; the rest is left out"));
+        }
+    }
+
+    fn warn(&mut self, text: impl Into<String>) {
+        self.fault(Severity::Warning, text);
+    }
+
+    fn file(&mut self, path: &Path, bytes: &[u8]) {
+        let outside = std::mem::replace(&mut self.place, Place { file: path.into(), line: 0 });
+        for line in bytes.split(|byte| *byte == b'\n') {
+            if self.is_over {
+                break;
+            }
+            self.place.line += 1;
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            if line.contains(&0) {
+                self.warn("a NUL byte; the line is left out");
+            } else if line.len() > LINE_MAX {
+                self.warn(format!("longer than {LINE_MAX} bytes; the line is left out"));
+            } else {
+                self.physical(&String::from_utf8_lossy(line));
+            }
+        }
+        self.place = outside;
+    }
+
+    /// A line as it stands in a file.
+    fn physical(&mut self, line: &str) {
+        let (line, ended) = uncommented(line);
+        if ended.is_err() {
+            self.warn("a quotation does not end");
+        }
+        // keepalived reads a copy whose comments are gone already: what a backslash has saved is lost there.
+        let (line, _) = uncommented(&line);
+        match self.definition.take() {
+            Some((name, lines)) => self.define(name, lines, &line),
+            None if !line.is_empty() => self.conditional(&line),
+            None => {}
+        }
+    }
+
+    /// Another line of a definition, which goes on if it ends in a backslash.
+    fn define(&mut self, name: String, mut lines: Vec<String>, line: &str) {
+        let (value, goes_on) = match line.strip_suffix('\\') {
+            Some(value) => (value.trim_matches(BLANKS), true),
+            None => (line, false),
+        };
+        if !value.is_empty() {
+            lines.push(value.to_owned());
+        }
+        match goes_on {
+            true => self.definition = Some((name, lines)),
+            false => _ = self.parameters.insert(name, lines),
+        }
+    }
+
+    /// A line that may stand for one machine alone.
+    fn conditional(&mut self, line: &str) {
+        let Some(condition) = line.strip_prefix('@') else { return self.line(line) };
+        let Some((id, rest)) = condition.split_once(BLANKS) else { return };
+        let applies = match id.strip_prefix('^') {
+            Some(other) => other != self.config_id,
+            None => id == self.config_id,
+        };
+        if applies {
+            self.line(rest.trim_matches(BLANKS));
+        }
+    }
+
+    /// A line that stands for this machine.
+    fn line(&mut self, line: &str) {
+        self.lines += 1;
+        if self.depth == DEPTH_MAX || self.lines.max(self.tokens.len()) > TOKENS_MAX {
+            self.end("parameters, loops or includes without an end");
+        }
+        if self.is_over {
+            return;
+        }
+        if let Some((name, value)) = definition(line) {
+            return self.define(name.to_owned(), Vec::new(), value);
+        }
+        self.depth += 1;
+        match line.starts_with('~') {
+            true => self.repeated(line),
+            false => self.substituted(line),
+        }
+        self.depth -= 1;
+    }
+
+    /// A line behind a loop.
+    fn repeated(&mut self, line: &str) {
+        // The values may be parameters; what is repeated has its own, once for each round.
+        let head = line.find(')').map_or(line, |end| &line[..=end]);
+        let text = match self.substitute(head) {
+            Some(Substituted::Text(text)) => text + &line[head.len()..],
+            Some(Substituted::Lines(..)) | None => line.to_owned(),
+        };
+        match loops::parse(&text) {
+            Ok((rounds, rest)) => {
+                for round in rounds {
+                    for (name, value) in round {
+                        self.parameters.insert(name, vec![value]);
+                    }
+                    self.line(rest);
+                }
+            }
+            Err(why) => self.fault(Severity::Error, format!("`{line}`: {why}")),
+        }
+    }
+
+    /// A line whose parameters are put in, again until none is left.
+    fn substituted(&mut self, line: &str) {
+        match self.substitute(line) {
+            None => self.statement(line),
+            Some(Substituted::Text(text)) => {
+                let (text, _) = uncommented(&text);
+                match text.starts_with('@') || text.contains('$') {
+                    true => self.conditional(&text),
+                    false => self.statement(&text),
+                }
+            }
+            Some(Substituted::Lines(lines)) => {
+                for line in lines {
+                    self.conditional(&line);
+                }
+            }
+        }
+    }
+
+    /// A line with its parameters put in; `None` if it has none that are known.
+    fn substitute(&mut self, line: &str) -> Option<Substituted> {
+        let mut text = String::new();
+        let mut rest = line;
+        let mut found = false;
+        while let Some(at) = rest.find('$') {
+            text += &rest[..at];
+            rest = &rest[at..];
+            let Some((name, behind)) = reference(rest) else {
+                text.push('$');
+                rest = &rest[1..];
+                continue;
+            };
+            let value = self.built_in(name).map(|value| vec![value]);
+            match value.or_else(|| self.parameters.get(name).cloned()).as_deref() {
+                None => text += &rest[..rest.len() - behind.len()],
+                Some([]) => found = true,
+                Some([value]) => {
+                    found = true;
+                    text += value;
+                }
+                Some([first, others @ ..]) => {
+                    if !behind.is_empty() {
+                        self.warn(format!("what follows ${name}, which is of several lines, is left out"));
+                    }
+                    let first = text + first;
+                    return Some(Substituted::Lines(
+                        std::iter::once(first).chain(others.iter().cloned()).collect(),
+                    ));
+                }
+            }
+            if text.len() > SUBSTITUTED_MAX {
+                self.end(&format!("a line of more than {SUBSTITUTED_MAX} bytes with its parameters"));
+                return None;
+            }
+            rest = behind;
+        }
+        found.then(|| Substituted::Text(text + rest))
+    }
+
+    /// A parameter that nobody defines.
+    fn built_in(&mut self, name: &str) -> Option<String> {
+        let words = words(name);
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        Some(match words[..] {
+            ["_PWD"] => self.place.file.parent().map_or_else(String::new, |dir| dir.display().to_string()),
+            ["_INSTANCE"] => self.config_id.to_owned(),
+            ["_HASH"] => "#".to_owned(),
+            ["_BANG"] => "!".to_owned(),
+            ["_ENV", name] => std::env::var(name).unwrap_or_default(),
+            ["_RANDOM", ref bounds @ ..] => random(bounds)?.to_string(),
+            _ => return None,
+        })
+    }
+
+    /// A line that is left as it is.
+    fn statement(&mut self, line: &str) {
+        let (keyword, rest) = line.split_once(BLANKS).unwrap_or((line, ""));
+        if let Some(demand) = Demand::of(keyword) {
+            return self.include(demand, &words(rest).concat());
+        }
+        for part in parts(line) {
+            let kind = match part {
+                Part::Text(text) => TokenKind::Statement(text.to_owned()),
+                Part::Open => TokenKind::Open,
+                Part::Close => TokenKind::Close,
+            };
+            self.tokens.push(Token { place: self.place.clone(), kind });
+        }
+    }
+
+    /// The files of a pattern, in the order of their names, found from the file that names them.
+    fn include(&mut self, demand: Demand, pattern: &str) {
+        let base = self.place.file.parent().unwrap_or(Path::new("")).to_owned();
+        let mut matched = false;
+        let is_wild = |pattern: &str| pattern.contains(['*', '?', '[']);
+        for pattern in alternatives(pattern) {
+            let found = files(&base.join(&pattern));
+            if found.is_empty() && (demand.every || demand.wild && is_wild(&pattern)) {
+                self.fault(Severity::Error, format!("include: nothing matches {pattern}"));
+            }
+            for path in found {
+                matched = true;
+                match content(&path, self.bytes_left) {
+                    Ok(bytes) => {
+                        self.bytes_left -= bytes.len();
+                        self.file(&path, &bytes);
+                    }
+                    Err(error) => {
+                        self.fault(demand.readable, format!("include: {}: {error}", path.display()));
+                    }
+                }
+            }
+        }
+        // A folder may be empty; what is named is missed.
+        if !matched && (demand.matching == Severity::Error || !is_wild(pattern)) {
+            self.fault(demand.matching, format!("include: nothing matches {pattern}"));
+        }
+    }
+}
+
+/// What is put in a parameter's place.
+enum Substituted {
+    Text(String),
+    Lines(Vec<String>),
+}
+
+/// What an include has to find: how bad it is if it does not.
+struct Demand {
+    readable: Severity,
+    matching: Severity,
+    wild: bool,
+    every: bool,
+}
+
+impl Demand {
+    fn of(keyword: &str) -> Option<Self> {
+        let kind = keyword.strip_prefix("include")?;
+        if !["", "r", "m", "w", "b", "a"].contains(&kind) {
+            return None;
+        }
+        let asks = |letter: &str| kind == letter || kind == "a";
+        let severity = |asked: bool| if asked { Severity::Error } else { Severity::Warning };
+        Some(Self {
+            readable: severity(asks("r")),
+            matching: severity(asks("m")),
+            wild: asks("w"),
+            every: asks("b"),
+        })
+    }
+}
+
+/// Regular files of a pattern.
+fn files(pattern: &Path) -> Vec<PathBuf> {
+    let found = pattern.to_str().and_then(|pattern| glob::glob(pattern).ok());
+    found.into_iter().flatten().filter_map(Result::ok).filter(|path| path.is_file()).collect()
+}
+
+/// A pattern's alternatives in braces, as csh writes them; nested ones too.
+fn alternatives(pattern: &str) -> Vec<String> {
+    let Some(open) = pattern.find('{') else { return vec![pattern.to_owned()] };
+    let mut depth = 0;
+    let mut cuts = vec![open];
+    for (at, char) in pattern.char_indices().skip_while(|(at, _)| *at < open) {
+        match char {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 1 => cuts.push(at),
+            _ => {}
+        }
+        if depth == 0 {
+            cuts.push(at);
+            break;
+        }
+    }
+    if depth != 0 {
+        return vec![pattern.to_owned()];
+    }
+    let (before, behind) = (&pattern[..open], &pattern[cuts[cuts.len() - 1] + 1..]);
+    let each = cuts.windows(2).map(|cut| &pattern[cut[0] + 1..cut[1]]);
+    each.flat_map(|each| alternatives(&format!("{before}{each}{behind}"))).collect()
+}
+
+/// The name and the value of a definition.
+fn definition(line: &str) -> Option<(&str, &str)> {
+    let (name, value) = line.strip_prefix('$')?.split_once('=')?;
+    is_name(name).then(|| (name, value.trim_start_matches(BLANKS)))
+}
+
+fn is_name(name: &str) -> bool {
+    let first = name.chars().next();
+    first.is_some_and(|char| char.is_ascii_alphabetic() || char == '_')
+        && name.chars().all(|char| char.is_ascii_alphanumeric() || char == '_')
+}
+
+/// The name that stands behind a dollar sign, and what follows it.
+fn reference(text: &str) -> Option<(&str, &str)> {
+    let text = text.strip_prefix('$')?;
+    if let Some(braced) = text.strip_prefix('{') {
+        let (name, behind) = braced.split_once('}')?;
+        return is_name(name.split(BLANKS).next()?).then_some((name, behind));
+    }
+    let end = text.find(BLANKS).unwrap_or(text.len());
+    is_name(&text[..end]).then(|| text.split_at(end))
+}
+
+/// A random number from the first to the second bound, or up to 32767.
+fn random(bounds: &[&str]) -> Option<u64> {
+    let bound = |at: usize, default: u64| bounds.get(at).map_or(Some(default), |text| text.parse().ok());
+    let (least, most) = (bound(0, 0)?, bound(1, 32_767)?);
+    let drawn = RandomState::new().build_hasher().finish();
+    Some(least + drawn % most.checked_sub(least)?.checked_add(1)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use crate::reader::*;
+
+    /// A folder that goes when the test ends.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("xvs-keepalived-{}-{name}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        fn write(&self, name: &str, text: &str) -> PathBuf {
+            let path = self.0.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, text).unwrap();
+            path
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// The statements of a file that the machine lb1 reads, one after the other, and how many faults it has.
+    fn statements(path: &Path) -> (String, Vec<String>) {
+        let (tokens, faults) = read(path, "lb1").unwrap();
+        let text = |token: Token| match token.kind {
+            TokenKind::Statement(text) => text,
+            TokenKind::Open => "{".to_owned(),
+            TokenKind::Close => "}".to_owned(),
+        };
+        let tokens: Vec<_> = tokens.into_iter().map(text).collect();
+        (tokens.join(" ; "), faults.iter().map(ToString::to_string).collect())
+    }
+
+    #[track_caller]
+    fn assert_read(name: &str, text: &str, want: &str) {
+        let folder = Folder::new(name);
+        let (read, faults) = statements(&folder.write("keepalived.conf", text));
+        assert_eq!(read, want);
+        assert!(faults.is_empty(), "{faults:?}");
+    }
+
+    #[test]
+    fn parameters_are_put_in_where_they_are_used_and_not_before() {
+        assert_read(
+            "late",
+            "$A=${B}.1\n$B=10.0.0\nvip $A\n$B=10.0.9\nvip ${A}/32 \"${B}\" $Bx $1 $UNKNOWN\n",
+            "vip 10.0.0.1 ; vip 10.0.9.1/32 \"10.0.9\" $Bx $1 $UNKNOWN",
+        );
+        assert_read("empty", "$A=\n$B= x y\nz ${A}a $B", "z a x y");
+    }
+
+    #[test]
+    fn a_parameter_of_several_lines_is_put_in_line_by_line_in_every_round_of_a_loop() {
+        let text = "$RS= \\\nreal_server 10.1.0.${N} 80 { \\\nweight ${N} \\\n}\n~SEQ(N, 1, 2) $RS\nend";
+        let each = |n: u8| format!("real_server 10.1.0.{n} 80 ; {{ ; weight {n} ; }} ; ");
+        assert_read("lines", text, &format!("{}{}end", each(1), each(2)));
+        assert_read(
+            "nested",
+            "~LST({C,D},{1,2},{3,4}) ~SEQ(E,8,9) x ${C}${D}_$E",
+            "x 12_8 ; x 12_9 ; x 34_8 ; x 34_9",
+        );
+    }
+
+    #[test]
+    fn conditional_lines_ask_for_this_machine_or_another() {
+        assert_read(
+            "ids",
+            "@lb1 $W=5\n@^lb1 $W=1\n@lb2 x\n@lb1\nweight $W\n@lb1 @lb1 y",
+            "weight 5 ; @lb1 y",
+        );
+        assert_read("by_parameter", "$ON=@lb1 a\n$OFF=@lb2 b\n${ON}\n${OFF}", "a");
+    }
+
+    #[test]
+    fn built_in_parameters_are_known_and_a_hash_of_them_begins_a_comment_outside_quotes() {
+        let folder = Folder::new("built_in");
+        let path =
+            folder.write("k.conf", "a ${_INSTANCE} \"${_HASH}x\" ${_BANG} gone\nb $_PWD\nc ${_RANDOM 7 7}");
+        let want = format!("a lb1 \"#x\" ; b {} ; c 7", folder.0.display());
+        assert_eq!(statements(&path), (want, Vec::new()));
+    }
+
+    #[test]
+    fn includes_are_found_from_the_file_that_names_them_and_read_in_order() {
+        let folder = Folder::new("include");
+        folder.write("conf.d/b.conf", "b");
+        folder.write("conf.d/a.conf", "a\ninclude deep/x.conf\n");
+        folder.write("conf.d/deep/x.conf", "x $V");
+        folder.write("conf.d/c.txt", "c");
+        let path = folder.write(
+            "k.conf",
+            "$V=1\ninclude conf.d/*.conf\ninclude conf.d/*.none\ninclude \"conf.d/{c.txt,b.*}\"\nend { include conf.d/*.none\n",
+        );
+        let (read, faults) = statements(&path);
+        assert_eq!(read, "a ; x 1 ; b ; c ; b ; end ; { ; include conf.d/*.none");
+        assert!(faults.is_empty(), "at the start of a line only: {faults:?}");
+        for (line, severity) in [
+            ("include none", "warning"),
+            ("includer none", "warning"),
+            ("includem none*", "error"),
+            ("includew none*", "error"),
+            ("includeb conf.d/{c.txt,none}", "error"),
+            ("includea none", "error"),
+        ] {
+            let (_, faults) = statements(&folder.write("k.conf", line));
+            assert!(faults[0].contains(&format!(":1: {severity}: include: nothing matches")), "{faults:?}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_end_ends_with_an_error() {
+        let folder = Folder::new("endless");
+        for text in [
+            "include k.conf",
+            "include k.conf\ninclude k.conf",
+            "$A=$B\n$B=$A\nx $A",
+            "$A=~SEQ(N,1,2) $A\n$A",
+        ] {
+            let (_, faults) = statements(&folder.write("k.conf", text));
+            let [fault] = &faults[..] else { panic!("{text}: {faults:?}") };
+            assert!(fault.contains("error: parameters, loops or includes without an end"), "{text}: {fault}");
+        }
+        let twice = |name: u8| format!("$P{name}=${{P{0}}}${{P{0}}}\n", name + 1);
+        let text = (0..30).map(twice).collect::<String>() + "$P30=x\na $P0";
+        let (_, faults) = statements(&folder.write("k.conf", &text));
+        let [fault] = &faults[..] else { panic!("{faults:?}") };
+        assert!(fault.contains(":32: error: a line of more than 65536 bytes"), "{fault}");
+    }
+
+    #[test]
+    fn what_is_no_text_or_too_long_is_an_error_and_neither_waited_for_nor_kept() {
+        let folder = Folder::new("huge");
+        let refused = |path: &Path| read(path, "lb1").unwrap_err().to_string();
+        assert_eq!(refused(&folder.0), "not a file");
+        assert_eq!(refused(Path::new("/dev/zero")), "not a file");
+        let fifo = folder.0.join("fifo");
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        assert_eq!(refused(&fifo), "not a file");
+        let huge = folder.write("huge", "");
+        File::options().write(true).open(&huge).unwrap().set_len(BYTES_MAX as u64 + 1).unwrap();
+        assert_eq!(refused(&huge), "more than 64 MiB in all");
+        File::options().write(true).open(&huge).unwrap().set_len(BYTES_MAX as u64 - 100).unwrap();
+        // Files that are included count too.
+        let (_, faults) = statements(&folder.write("k.conf", &format!("{}\nincluder huge", "a".repeat(100))));
+        let [fault] = &faults[..] else { panic!("{faults:?}") };
+        assert!(
+            fault.contains(":2: error: include: ") && fault.ends_with("more than 64 MiB in all"),
+            "{fault}"
+        );
+        let (read, faults) = statements(&folder.write("k.conf", &"\0\n".repeat(1_000_000)));
+        assert_eq!((read.as_str(), faults.len()), ("", FAULTS_MAX + 1));
+        assert!(faults[FAULTS_MAX].ends_with(":10000: error: 10000 faults; the rest is left out"));
+        let (read, faults) = statements(&folder.write("k.conf", &"a b\n".repeat(1_000_000)));
+        assert_eq!((read.len(), faults.len()), (1_000_000 * 6 - 3, 0), "so many lines are none too many");
+    }
+
+    #[test]
+    fn lines_that_keepalived_cannot_hold_are_left_out_and_named() {
+        let folder = Folder::new("long");
+        let text = format!("a\nb {}\r\nc\0\r\nd \"e\n", "x".repeat(1023));
+        let (read, faults) = statements(&folder.write("k.conf", &text));
+        assert_eq!(read, "a ; d \"e");
+        let lines: Vec<_> = faults.iter().map(|fault| fault.rsplit("k.conf").next().unwrap()).collect();
+        assert_eq!(
+            lines,
+            [
+                ":2: warning: longer than 1023 bytes; the line is left out",
+                ":3: warning: a NUL byte; the line is left out",
+                ":4: warning: a quotation does not end",
+            ]
+        );
+    }
+
+    #[test]
+    fn any_bytes_are_read_to_their_end() {
+        let folder = Folder::new("any");
+        proptest::proptest!(|(bytes in proptest::collection::vec(proptest::sample::select(&b"$A={}~SEQLT(),1 @#!\"'\\\n"[..]), 0..120))| {
+            let path = folder.0.join("k.conf");
+            fs::write(&path, &bytes).unwrap();
+            let (tokens, mut faults) = read(&path, "lb1").unwrap();
+            crate::blocks::tree(tokens, &mut faults);
+        });
+    }
+}

@@ -1,0 +1,235 @@
+//! Real servers and sorry servers of a keepalived.conf.
+//!
+//! Each is read where it stands, for it takes the method that was said before it, and finished when all of its virtual
+//! server is known. Pure. Source: keepalived's behaviour as it is written down (sections 2.3 and 3). Not here: its
+//! checkers (`checkers.rs`).
+
+use std::net::SocketAddr;
+
+use xvs_model::check::Script;
+use xvs_model::destination::{DestinationOptions, Tunnel};
+use xvs_model::virtual_server::{RealServer, SorryServer};
+use xvs_proto::{Endpoint, Family};
+use xvs_sched::{ForwardingMethod, Weight};
+
+use crate::blocks::Block;
+use crate::checkers;
+use crate::checkers::Around;
+use crate::checks::{TimingOptions, set};
+use crate::files::Files;
+use crate::groups::Entry;
+use crate::services::Head;
+use crate::settings::Settings;
+use crate::ssl::Ssl;
+use crate::values::{Faults, Method, port};
+
+/// What is said of a real server.
+pub(super) struct Draft<'a> {
+    block: &'a Block,
+    /// As it is written.
+    pub(super) endpoint: Endpoint,
+    /// Its own, or what was said before it.
+    pub(super) method: Option<Method>,
+    timing: TimingOptions,
+    weight: Option<u32>,
+    thresholds: (u32, u32),
+    inhibit: Option<bool>,
+    notify_up: Option<Script>,
+    notify_down: Option<Script>,
+    host: Option<String>,
+    checkers: Vec<&'a Block>,
+}
+
+impl<'a> Draft<'a> {
+    /// Reads a `real_server`; `None` if it is left out.
+    pub(super) fn read(block: &'a Block, settings: &mut Settings, faults: &mut Faults) -> Option<Self> {
+        faults.block(block);
+        let mut draft = Self {
+            block,
+            endpoint: endpoint(block, faults)?,
+            method: None,
+            timing: TimingOptions::default(),
+            weight: None,
+            thresholds: (0, 0),
+            inhibit: None,
+            notify_up: None,
+            notify_down: None,
+            host: None,
+            checkers: Vec::new(),
+        };
+        for statement in block.statements() {
+            if checkers::is_checker(statement.keyword()) {
+                draft.checkers.push(statement);
+            } else {
+                let known = draft.timing.take(statement, 1, faults) || draft.take(statement, faults);
+                faults.line(statement, known);
+            }
+        }
+        draft.method = draft.method.or(settings.method);
+        settings.family = settings.family.or(family(draft.endpoint, draft.method));
+        Some(draft)
+    }
+
+    fn take(&mut self, block: &Block, faults: &mut Faults) -> bool {
+        let (upper, lower) = &mut self.thresholds;
+        match block.keyword() {
+            "weight" => set(&mut self.weight, faults.number_u32(block, 0..=i32::MAX as u32)),
+            "lvs_method" => set(&mut self.method, faults.method(block)),
+            "lb_kind" => {
+                faults.warn(
+                    &block.place,
+                    "`lb_kind` of a real server: keepalived leaves it out, here it is `lvs_method`",
+                );
+                set(&mut self.method, faults.method(block));
+            }
+            "uthreshold" => *upper = faults.number_u32(block, 0..=u32::MAX).unwrap_or(*upper),
+            "lthreshold" => *lower = faults.number_u32(block, 0..=u32::MAX).unwrap_or(*lower),
+            "inhibit_on_failure" => set(&mut self.inhibit, faults.switch(block)),
+            "notify_up" => faults.script_once(block, &mut self.notify_up),
+            "notify_down" => faults.script_once(block, &mut self.notify_down),
+            "virtualhost" => set(&mut self.host, faults.argument(block).map(str::to_owned)),
+            // What only mails and SNMP ask for.
+            "smtp_alert" | "snmp_name" => {}
+            _ => return false,
+        }
+        true
+    }
+
+    /// The server, now that all is said of its virtual server.
+    pub(super) fn finish(
+        self,
+        settings: &Settings,
+        head: &Head,
+        files: &Files,
+        ssl: &Ssl,
+        faults: &mut Faults,
+    ) -> RealServer {
+        let (method, tunnel) = self.method.or(settings.method).unwrap_or(NAT);
+        let endpoint = in_services(self.endpoint, method, head, self.block, faults);
+        // By a mark packets bring their port; what is asked is still the one that is written.
+        let asked = if endpoint.port == 0 { self.endpoint } else { endpoint };
+        let around = Around {
+            endpoint: SocketAddr::new(asked.addr, asked.port),
+            timing: self.timing.or(settings.timing),
+            service_interval: settings.timing.interval(),
+            host: self.host.or_else(|| settings.host.clone()),
+            service_host: settings.host.clone(),
+            files,
+            ssl,
+        };
+        let checks = self.checkers.iter().flat_map(|checker| checkers::read(checker, &around, faults));
+        RealServer {
+            checks: checks.collect(),
+            place: self.block.place.clone(),
+            endpoint,
+            options: DestinationOptions {
+                method,
+                weight: Weight(self.weight.or(settings.weight).unwrap_or(1)),
+                upper_threshold: self.thresholds.0,
+                lower_threshold: self.thresholds.1,
+                tunnel,
+            },
+            inhibit_on_failure: self.inhibit.unwrap_or(settings.inhibit_on_failure),
+            notify_up: self.notify_up,
+            notify_down: self.notify_down,
+        }
+    }
+}
+
+/// What is said of a sorry server.
+pub(super) struct SorryDraft {
+    block: Block,
+    endpoint: Endpoint,
+    /// Its own, or what was said before it.
+    pub(super) method: Option<Method>,
+    pub(super) inhibit: bool,
+}
+
+impl SorryDraft {
+    /// Reads a `sorry_server`, before which this method was said.
+    pub(super) fn read(block: &Block, method: Option<Method>, faults: &mut Faults) -> Option<Self> {
+        let endpoint = endpoint(block, faults)?;
+        Some(Self { block: block.clone(), endpoint, method, inhibit: false })
+    }
+
+    /// The family that its virtual server has by it, as far as is said.
+    pub(super) fn family(&self) -> Option<Family> {
+        family(self.endpoint, self.method)
+    }
+
+    /// The server, now that all is said of its virtual server.
+    pub(super) fn finish(
+        self,
+        settings: &Settings,
+        head: &Head,
+        servers: &[RealServer],
+        faults: &mut Faults,
+    ) -> SorryServer {
+        let (method, tunnel) = self.method.or(settings.method).unwrap_or(NAT);
+        let endpoint = in_services(self.endpoint, method, head, &self.block, faults);
+        // One that is a real server too stays as that does.
+        let same = servers.iter().find(|server| server.endpoint == endpoint);
+        if same.is_some_and(|server| server.inhibit_on_failure != self.inhibit) {
+            let why = "it is a real server too, and is inhibited if that one is";
+            faults.warn(&self.block.place, format!("`{}`: {why}", self.block.text));
+        }
+        SorryServer {
+            place: self.block.place,
+            endpoint,
+            options: DestinationOptions { method, tunnel, ..DestinationOptions::default() },
+            inhibit: same.map_or(self.inhibit, |server| server.inhibit_on_failure),
+        }
+    }
+}
+
+/// What keepalived takes if no method is said.
+const NAT: Method = (ForwardingMethod::Nat, Tunnel::Ipip);
+
+/// The family that a virtual server has by this server, unless a tunnel leads to it.
+fn family(endpoint: Endpoint, method: Option<Method>) -> Option<Family> {
+    let is_tunnel = method.is_some_and(|(method, _)| method == ForwardingMethod::Tunnel);
+    (!is_tunnel).then_some(endpoint.family())
+}
+
+/// An address and perhaps a port.
+fn endpoint(block: &Block, faults: &mut Faults) -> Option<Endpoint> {
+    let addr = faults.address(block)?;
+    let port = port(block.arguments().get(1).map(String::as_str));
+    if let Err(why) = &port {
+        faults.refuse(block, why);
+    }
+    Some(Endpoint::new(addr, port.ok()?))
+}
+
+/// The endpoint with the port that it has in the services, if that is not another in each; a port that it cannot have is
+/// told.
+fn in_services(
+    written: Endpoint,
+    method: ForwardingMethod,
+    head: &Head,
+    block: &Block,
+    faults: &mut Faults,
+) -> Endpoint {
+    let mut warn = |text: String| faults.warn(&block.place, format!("`{}`: {text}", block.text));
+    let is_written = written.port != 0 && !method.masquerades();
+    let port = match head.entries[..] {
+        [Entry::Address(_, port)] if !head.is_group => {
+            if is_written && written.port != port {
+                warn(format!("by this method its port is the virtual server's, {port}"));
+            }
+            if is_written || written.port == 0 { port } else { written.port }
+        }
+        [Entry::Mark(..)] if !head.is_group && is_written => {
+            warn("by this method it takes marked packets at their own port; its own is left out".to_owned());
+            0
+        }
+        _ => {
+            let other = |entry: &Entry| !matches!(entry, Entry::Address(_, port) if *port == written.port);
+            if is_written && head.entries.iter().any(other) {
+                warn("by this method its port is that of each service of the group".to_owned());
+            }
+            written.port
+        }
+    };
+    Endpoint { port, ..written }
+}

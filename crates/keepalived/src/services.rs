@@ -1,0 +1,144 @@
+//! Virtual servers: what a keepalived.conf wants to be the case.
+//!
+//! Pure. What keepalived leaves out with a message is left out here with a warning; what it does by mistake is not done,
+//! and said in docs/limits.md. Source: keepalived's behaviour as it is written down (sections 2 and 5.4). Not here: what
+//! is said of them (`settings.rs`), their servers (`servers.rs`), and what becomes of them as checks are made
+//! (`health/pool.rs`).
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use xvs_model::fault::Place;
+use xvs_model::virtual_server::{RealServer, VirtualServer};
+use xvs_proto::{Endpoint, Family};
+use xvs_sched::ForwardingMethod;
+
+use crate::blocks::Block;
+use crate::files::Files;
+use crate::groups::{Entry, Groups};
+use crate::servers::Draft;
+use crate::settings::Settings;
+use crate::ssl::Ssl;
+use crate::values::{Faults, decimal, port};
+
+/// What a `virtual_server` is about.
+pub(super) struct Head {
+    /// Its services.
+    pub(super) entries: Vec<Entry>,
+    /// Whether they are a group's.
+    pub(super) is_group: bool,
+}
+
+/// Reads a `virtual_server`; `None` if nothing can be made of it.
+pub(super) fn read(
+    block: &Block,
+    groups: &Groups,
+    files: &Files,
+    ssl: &Ssl,
+    faults: &mut Faults,
+) -> Option<VirtualServer> {
+    let read = read_whole(block, groups, files, ssl, faults);
+    read.map_err(|why| {
+        faults.warn(&block.place, format!("`{}`: {why}; the virtual server is left out", block.text));
+    })
+    .ok()
+}
+
+fn read_whole(
+    block: &Block,
+    groups: &Groups,
+    files: &Files,
+    ssl: &Ssl,
+    faults: &mut Faults,
+) -> Result<VirtualServer, String> {
+    faults.block(block);
+    let head = head(block, groups)?;
+    let mut settings = Settings::of(&head);
+    let mut drafts = Vec::new();
+    for statement in block.statements() {
+        match statement.keyword() {
+            "real_server" => drafts.extend(Draft::read(statement, &mut settings, faults)),
+            _ => settings.take(statement, faults),
+        }
+    }
+    settings.check(&head, block, faults);
+    if settings.method.is_none() && drafts.iter().any(|draft| draft.method.is_none()) {
+        faults.warn(&block.place, format!("`{}` names no method: NAT", block.text));
+    }
+    let marks_family = settings.family.unwrap_or_else(|| family_of_tunnels(&drafts));
+    let services = settings.services(&head, marks_family);
+    let families: HashSet<_> = services.iter().map(|(key, _)| key.family()).collect();
+    let fits = |endpoint: Endpoint, method, place: &Place, faults: &mut Faults| {
+        let fits = method == ForwardingMethod::Tunnel || families.iter().all(|one| *one == endpoint.family());
+        if !fits {
+            let why =
+                "is of another family than its virtual server and no tunnel leads to it; it is left out";
+            faults.warn(place, format!("{} {why}", endpoint.addr));
+        }
+        fits
+    };
+    let mut real_servers: Vec<RealServer> = Vec::new();
+    let mut known = HashSet::new();
+    for draft in drafts {
+        let server = draft.finish(&settings, &head, files, ssl, faults);
+        if !fits(server.endpoint, server.options.method, &server.place, faults) {
+            continue;
+        }
+        match known.insert(server.endpoint) {
+            true => real_servers.push(server),
+            false => {
+                faults.warn(
+                    &server.place,
+                    format!("{} is a real server already; the first holds", server.endpoint),
+                );
+            }
+        }
+    }
+    if real_servers.is_empty() {
+        return Err("it has no real server".to_owned());
+    }
+    let (quorum, hysteresis) = settings.quorum(&real_servers, block, faults);
+    let sorry = settings.sorry.take();
+    let sorry = sorry.map(|sorry| sorry.finish(&settings, &head, &real_servers, faults));
+    Ok(VirtualServer {
+        place: block.place.clone(),
+        name: block.arguments().join(" "),
+        ordinal: 0,
+        services,
+        quorum,
+        hysteresis,
+        sorry_server: sorry.filter(|one| fits(one.endpoint, one.options.method, &one.place, faults)),
+        quorum_up: settings.quorum_up,
+        quorum_down: settings.quorum_down,
+        omega: settings.omega,
+        ha_suspend: settings.ha_suspend,
+        real_servers,
+    })
+}
+
+/// Which services a head names.
+fn head(block: &Block, groups: &Groups) -> Result<Head, String> {
+    let words: Vec<_> = block.arguments().iter().map(String::as_str).collect();
+    let entry = match words[..] {
+        ["group", name, ..] => {
+            let entries = groups.find(name).ok_or(format!("no group `{name}` with anything in it"))?;
+            return Ok(Head { entries: entries.to_vec(), is_group: true });
+        }
+        ["fwmark", mark, ..] => match decimal(mark) {
+            Some(0) | None => return Err("a mark is a number from 1 to 4294967295".to_owned()),
+            Some(mark) => Entry::Mark(mark, None),
+        },
+        [addr, ref behind @ ..] => {
+            let addr: IpAddr = addr.parse().map_err(|_| format!("`{addr}` is not an address"))?;
+            Entry::Address(addr, port(behind.first().copied())?)
+        }
+        [] => return Err("it names no address, mark or group".to_owned()),
+    };
+    Ok(Head { entries: vec![entry], is_group: false })
+}
+
+/// The family of marks whose servers are all behind tunnels: that of the servers, if they have one in common.
+fn family_of_tunnels(drafts: &[Draft<'_>]) -> Family {
+    let all_v6 = !drafts.is_empty() && drafts.iter().all(|draft| draft.endpoint.family() == Family::V6);
+    if all_v6 { Family::V6 } else { Family::V4 }
+}

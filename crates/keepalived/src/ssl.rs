@@ -1,0 +1,45 @@
+//! The `SSL` block of a keepalived.conf: the files by which checks speak TLS.
+//!
+//! Pure. Not here: reading those files (`health/tls_config.rs`).
+
+use xvs_model::check::{Setting, Tls, Trust};
+
+use crate::blocks::Block;
+use crate::values::Faults;
+
+/// The `SSL` block.
+#[derive(Default)]
+pub(super) struct Ssl(Tls);
+
+impl Ssl {
+    /// Reads it.
+    pub(super) fn of(tree: &[Block], faults: &mut Faults) -> Self {
+        let mut ssl = Tls::default();
+        for block in tree.iter().filter(|block| block.keyword() == "SSL") {
+            faults.block(block);
+            for statement in block.statements() {
+                let setting = match statement.keyword() {
+                    "ca" => &mut ssl.ca,
+                    "certificate" => &mut ssl.certificate,
+                    "key" => &mut ssl.key,
+                    "password" => &mut ssl.password,
+                    _ => {
+                        faults.unknown(statement);
+                        continue;
+                    }
+                };
+                faults.line(statement, true);
+                if let Some(value) = faults.argument(statement) {
+                    let (place, text) = (statement.place.clone(), statement.text.clone());
+                    *setting = Some(Setting { place, text, value: value.to_owned() });
+                }
+            }
+        }
+        Self(ssl)
+    }
+
+    /// What a check speaks TLS with.
+    pub(super) fn tls(&self, trust: Trust) -> Tls {
+        Tls { trust, ..self.0.clone() }
+    }
+}

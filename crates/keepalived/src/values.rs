@@ -1,0 +1,330 @@
+//! What stands behind keywords: numbers, times, addresses, methods, scripts.
+//!
+//! Each reader takes a statement and says what is wrong with it by [`Faults`]; a value that is refused leaves what was
+//! there. Pure. Source: keepalived's behaviour as it is written down (sections 1.3 and 2.2).
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::time::Duration;
+
+use xvs_model::check::Script;
+use xvs_model::destination::{Tunnel, TunnelChecksum};
+use xvs_model::fault::{Fault, Place, Severity};
+use xvs_sched::ForwardingMethod;
+
+use crate::blocks::Block;
+
+/// How packets reach a server, with the outer headers of a tunnel.
+pub type Method = (ForwardingMethod, Tunnel);
+
+/// What is wrong with a file, as it is found.
+#[derive(Debug, Default)]
+pub struct Faults(pub Vec<Fault>);
+
+impl Faults {
+    /// Something that is left out or assumed, while the rest means what it says.
+    pub fn warn(&mut self, place: &Place, text: impl Into<String>) {
+        self.0.push(Fault { place: place.clone(), severity: Severity::Warning, text: text.into() });
+    }
+
+    /// Something without which it is not certain what the file means.
+    pub fn error(&mut self, place: &Place, text: impl Into<String>) {
+        self.0.push(Fault { place: place.clone(), severity: Severity::Error, text: text.into() });
+    }
+
+    /// A statement that is not what it should be.
+    pub fn refuse(&mut self, block: &Block, why: &str) {
+        self.warn(&block.place, format!("`{}`: {why}; it is left out", block.text));
+    }
+
+    /// A keyword that is not known where it stands.
+    pub fn unknown(&mut self, block: &Block) {
+        let what = if block.body.is_some() { "block" } else { "keyword" };
+        self.warn(&block.place, format!("unknown {what} `{}`; it is left out", block.keyword()));
+    }
+
+    /// A statement of one line, if it is known here.
+    pub fn line(&mut self, block: &Block, known: bool) {
+        match (known, &block.body) {
+            (false, _) => self.unknown(block),
+            (true, Some(_)) => {
+                let why = "begins no block; each keyword stands on a line of its own";
+                self.error(&block.place, format!("`{}`: `{}` {why}", block.text, block.keyword()));
+            }
+            (true, None) => {}
+        }
+    }
+
+    /// A statement that begins a block.
+    pub fn block(&mut self, block: &Block) {
+        if block.body.is_none() {
+            self.error(&block.place, format!("`{}` has no `{{`", block.text));
+        }
+    }
+
+    /// What follows the keyword; without it keepalived ends on the spot.
+    pub fn argument<'a>(&mut self, block: &'a Block) -> Option<&'a str> {
+        let argument = block.arguments().first();
+        if argument.is_none() {
+            self.error(&block.place, format!("`{}` needs a value", block.keyword()));
+        }
+        argument.map(String::as_str)
+    }
+
+    /// A number; what follows its digits is left out.
+    pub fn number(&mut self, block: &Block, range: RangeInclusive<u64>) -> Option<u64> {
+        let text = self.argument(block)?.trim_start();
+        let digits = &text[..text.find(|char: char| !char.is_ascii_digit()).unwrap_or(text.len())];
+        let number = digits.parse().ok().filter(|number| range.contains(number));
+        match number {
+            None => self.refuse(block, &format!("not a number from {} to {}", range.start(), range.end())),
+            Some(number) if digits != text => {
+                self.warn(&block.place, format!("`{}`: taken for {number}", block.text));
+            }
+            Some(_) => {}
+        }
+        number
+    }
+
+    /// The same of 32 bits.
+    pub fn number_u32(&mut self, block: &Block, range: RangeInclusive<u32>) -> Option<u32> {
+        self.number(block, u64::from(*range.start())..=u64::from(*range.end())).map(|number| number as u32)
+    }
+
+    /// A port.
+    pub fn port(&mut self, block: &Block) -> Option<u16> {
+        self.number(block, 1..=u64::from(u16::MAX)).map(|port| port as u16)
+    }
+
+    /// Seconds, with up to six digits behind a point.
+    pub fn time(&mut self, block: &Block, least: Duration) -> Option<Duration> {
+        let text = self.argument(block)?;
+        let time = seconds(text).filter(|time| *time >= least);
+        match time {
+            None => self.refuse(block, "not a time in seconds"),
+            Some(_) if text.split_once('.').is_some_and(|(_, digits)| digits.len() > 6) => {
+                self.warn(&block.place, format!("`{}`: rounded to a microsecond", block.text));
+            }
+            Some(_) => {}
+        }
+        time
+    }
+
+    /// Yes or no; yes if nothing follows.
+    pub fn switch(&mut self, block: &Block) -> Option<bool> {
+        match block.arguments().first().map(String::as_str) {
+            None | Some("on" | "true" | "yes") => Some(true),
+            Some("off" | "false" | "no") => Some(false),
+            Some(_) => {
+                self.refuse(block, "neither on nor off");
+                None
+            }
+        }
+    }
+
+    /// An address of either family, without brackets.
+    pub fn address(&mut self, block: &Block) -> Option<IpAddr> {
+        let addr = self.argument(block)?.parse().ok();
+        if addr.is_none() {
+            self.refuse(block, "not an address");
+        }
+        addr
+    }
+
+    /// A command with the user and the group that it runs as.
+    pub fn script(&mut self, block: &Block) -> Option<Script> {
+        self.words(block, 3)
+    }
+
+    /// The same where none is there yet.
+    pub fn script_once(&mut self, block: &Block, place: &mut Option<Script>) {
+        match place {
+            None => *place = self.script(block),
+            Some(_) => self.refuse(block, "there is one already"),
+        }
+    }
+
+    /// A command alone.
+    pub fn command(&mut self, block: &Block) -> Option<Script> {
+        self.words(block, 1)
+    }
+
+    /// A command in the first of so many words.
+    fn words(&mut self, block: &Block, most: usize) -> Option<Script> {
+        self.argument(block)?;
+        let words = block.shell_arguments();
+        let text = words.first().cloned().unwrap_or_default();
+        let argv = crate::lexer::shell_words(&text);
+        if argv.is_empty() {
+            self.refuse(block, "no command");
+            return None;
+        }
+        if words.len() > most {
+            let why = match most {
+                1 => "the command is its first word only",
+                _ => "the command is its first word only, then come user and group",
+            };
+            self.warn(&block.place, format!("`{}`: {why}; put it in quotes", block.text));
+        }
+        let mut who = words.into_iter().take(most).skip(1);
+        Some(Script { argv, text, user: who.next(), group: who.next() })
+    }
+
+    /// `NAT`, `DR`, `TUN` with what follows it, and FULLNAT, which keepalived does not have.
+    pub fn method(&mut self, block: &Block) -> Option<Method> {
+        let plain = |method| Some((method, Tunnel::Ipip));
+        let method = self.argument(block)?;
+        let (method, takes) = match method {
+            "NAT" => (plain(ForwardingMethod::Nat), 1),
+            "DR" => (plain(ForwardingMethod::DirectRouting), 1),
+            "FULLNAT" | "FNAT" => (plain(ForwardingMethod::FullNat), 1),
+            "TUN" => match tunnel(&block.arguments()[1..]) {
+                Ok(tunnel) => (Some((ForwardingMethod::Tunnel, tunnel)), usize::MAX),
+                Err(why) => {
+                    self.warn(
+                        &block.place,
+                        format!("`{}`: {why}; it is taken for TUN type ipip", block.text),
+                    );
+                    (plain(ForwardingMethod::Tunnel), usize::MAX)
+                }
+            },
+            _ => {
+                self.refuse(block, "a method is NAT, DR, TUN or FULLNAT");
+                return None;
+            }
+        };
+        if block.arguments().len() > takes {
+            self.warn(&block.place, format!("`{}`: nothing follows this method", block.text));
+        }
+        method
+    }
+}
+
+/// A number of decimal digits alone.
+pub fn decimal<T: FromStr>(text: &str) -> Option<T> {
+    text.chars().all(|char| char.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+/// A port behind an address; none is 0.
+///
+/// # Errors
+/// If it is not a number.
+pub fn port(text: Option<&str>) -> Result<u16, &'static str> {
+    text.map_or(Some(0), decimal).ok_or("a port is a number from 1 to 65535")
+}
+
+/// What follows `TUN`.
+fn tunnel(words: &[String]) -> Result<Tunnel, &'static str> {
+    let mut words = words.iter().map(String::as_str);
+    let (mut kind, mut port, mut checksum) = ("ipip", None, None);
+    while let Some(word) = words.next() {
+        match word {
+            "type" => kind = words.next().ok_or("`type` needs ipip, gue or gre")?,
+            "port" => {
+                let number = words.next().and_then(decimal).filter(|port| *port > 0);
+                port = Some(number.ok_or("`port` needs a number from 1 to 65535")?);
+            }
+            "nocsum" => checksum = Some(TunnelChecksum::Without),
+            "csum" => checksum = Some(TunnelChecksum::Full),
+            "remcsum" => checksum = Some(TunnelChecksum::Remote),
+            _ => return Err("after TUN come type, port and a checksum"),
+        }
+    }
+    match (kind, port, checksum) {
+        ("ipip", None, None) => Ok(Tunnel::Ipip),
+        ("ipip", ..) => Err("ipip has neither port nor checksum"),
+        ("gue", Some(port), checksum) => {
+            Ok(Tunnel::Gue { port, checksum: checksum.unwrap_or(TunnelChecksum::Without) })
+        }
+        ("gue", None, _) => Err("gue needs a port"),
+        ("gre", None, Some(TunnelChecksum::Remote)) => Err("gre has no remcsum"),
+        ("gre", None, checksum) => Ok(Tunnel::Gre { checksum: checksum.unwrap_or(TunnelChecksum::Without) }),
+        ("gre", Some(_), _) => Err("gre has no port"),
+        _ => Err("a type is ipip, gue or gre"),
+    }
+}
+
+/// Decimal seconds; what is below a microsecond is rounded.
+fn seconds(text: &str) -> Option<Duration> {
+    let digits = |text: &str| text.chars().all(|char| char.is_ascii_digit());
+    let (whole, fraction) = text.trim_start().split_once('.').unwrap_or((text.trim_start(), ""));
+    let fits = whole.len() + fraction.len() > 0 && whole.len() <= 10 && digits(whole) && digits(fraction);
+    let value: f64 = fits.then(|| format!("0{whole}.{fraction}0").parse().ok())??;
+    Some(Duration::from_micros((value * 1e6).round() as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::statement;
+    use crate::values::*;
+
+    /// What a reader makes of a statement, and how many faults it finds.
+    fn read<T>(text: &str, read: impl Fn(&mut Faults, &Block) -> Option<T>) -> (Option<T>, usize) {
+        let mut faults = Faults::default();
+        let value = read(&mut faults, &statement(text));
+        (value, faults.0.len())
+    }
+
+    #[test]
+    fn numbers_are_in_their_range_and_what_follows_their_digits_is_named() {
+        let number = |text| read(text, |faults, block| faults.number(block, 1..=100));
+        assert_eq!(number("weight 7"), (Some(7), 0));
+        assert_eq!(number("weight \" 7\""), (Some(7), 0));
+        assert_eq!(number("weight 12abc"), (Some(12), 1));
+        for refused in
+            ["weight 0", "weight 101", "weight -1", "weight x", "weight 99999999999999999999", "weight"]
+        {
+            assert_eq!(number(refused), (None, 1), "{refused}");
+        }
+    }
+
+    #[test]
+    fn times_have_up_to_six_digits_behind_the_point() {
+        let time = |text| read(text, |faults, block| faults.time(block, Duration::from_micros(1)));
+        assert_eq!(time("delay_loop 6"), (Some(Duration::from_secs(6)), 0));
+        assert_eq!(time("delay_loop 1.5"), (Some(Duration::from_millis(1500)), 0));
+        assert_eq!(time("delay_loop .000001"), (Some(Duration::from_micros(1)), 0));
+        for refused in ["delay_loop 0", "delay_loop -1", "delay_loop 1e3", "delay_loop .", "delay_loop x"] {
+            assert_eq!(time(refused), (None, 1), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_tunnel_has_what_its_type_has() {
+        use ForwardingMethod::{DirectRouting, FullNat, Nat, Tunnel as Tun};
+        let method = |text: &str| read(&format!("lvs_method {text}"), |faults, block| faults.method(block));
+        assert_eq!(method("NAT"), (Some((Nat, Tunnel::Ipip)), 0));
+        assert_eq!(method("DR foo"), (Some((DirectRouting, Tunnel::Ipip)), 1));
+        assert_eq!(method("FNAT"), (Some((FullNat, Tunnel::Ipip)), 0));
+        let gue = Tunnel::Gue { port: 6080, checksum: TunnelChecksum::Full };
+        assert_eq!(method("TUN type gue port 6080 csum"), (Some((Tun, gue)), 0));
+        let gre = Tunnel::Gre { checksum: TunnelChecksum::Without };
+        assert_eq!(method("TUN type gre nocsum"), (Some((Tun, gre)), 0));
+        for half in ["type gue", "type ipip csum", "type gre remcsum", "type gre port 1", "type vxlan", "x"] {
+            assert_eq!(method(&format!("TUN {half}")), (Some((Tun, Tunnel::Ipip)), 1), "{half}");
+        }
+        assert_eq!(method("dr"), (None, 1));
+    }
+
+    #[test]
+    fn a_scripts_first_word_is_its_command_with_arguments() {
+        let script = |text: &str| read(&format!("quorum_up {text}"), |faults, block| faults.script(block));
+        let want = |argv: &[&str], text: &str, user: Option<&str>| Script {
+            argv: argv.iter().map(|&word| word.to_owned()).collect(),
+            text: text.to_owned(),
+            user: user.map(str::to_owned),
+            group: None,
+        };
+        assert_eq!(
+            script("\"/x/s.sh a b\" root"),
+            (Some(want(&["/x/s.sh", "a", "b"], "/x/s.sh a b", Some("root"))), 0)
+        );
+        assert_eq!(
+            script("\"/bin/true 'a b'\""),
+            (Some(want(&["/bin/true", "a b"], "/bin/true 'a b'", None)), 0)
+        );
+        assert_eq!(script("/x/s.sh a b c").1, 1);
+        assert_eq!(script(""), (None, 1));
+    }
+}

@@ -1,0 +1,68 @@
+//! The program `xvsadm`, as scripts and as people at a terminal see it.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of these tests are tests too")]
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::{env, fs, process};
+
+use xvs::director::program;
+use xvs_ctl::server::{Handler, Peer, Server, Settings};
+use xvs_model::command::CommandError;
+use xvs_model::connection::ConnectionRow;
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
+
+/// Has two schedulers, neither of which anybody asks for.
+struct Refuser;
+
+impl Handler for Refuser {
+    fn handle(&self, request: Request, _: &Peer) -> Result<Reply, CommandError> {
+        let known = vec!["rr".to_owned(), "wlc".to_owned()];
+        let refused = CommandError::SchedulerNotFound { name: "nosuch".to_owned(), known };
+        match request {
+            Request::Restore(commands) => {
+                Ok(Reply::Restored(commands.iter().map(|_| Err(refused.clone())).collect()))
+            }
+            _ => Err(refused),
+        }
+    }
+
+    fn connections(&self, _: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>) -> Result<(), CommandError> {
+        Ok(())
+    }
+}
+
+/// What a command of the shell prints, with this socket for `xvsadm`.
+fn shell(command: &str, socket: &Path) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } =
+        Command::new("sh").args(["-c", command]).env("XVS_SOCKET", socket).output().unwrap();
+    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+#[test]
+fn an_unknown_scheduler_is_told_in_ipvsadms_bytes_and_on_a_terminal_with_those_there_are() {
+    let folder = env::temp_dir().join(format!("xvsadm-{}", process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let socket = folder.join("xvsd.sock");
+    let _server = Server::start(Settings::of(&socket), Arc::new(Refuser)).unwrap();
+    let told = "Scheduler or persistence engine not found\n";
+    let person = "Scheduler or persistence engine not found\r\nxvs has these schedulers: rr, wlc\r\n";
+    let xvsadm = program("xvsadm");
+    let xvsadm = xvsadm.display();
+    for line in [
+        format!("{xvsadm} -A -t 192.0.2.1:80 -s nosuch"),
+        format!("echo -A -t 192.0.2.1:80 -s nosuch | {xvsadm} -R"),
+    ] {
+        assert_eq!(shell(&line, &socket), (Some(255), String::new(), told.to_owned()), "{line}");
+        // `script` is a terminal on all three streams, and prints what it shows.
+        let on_a_terminal = format!("script --quiet --return --command '{line}' /dev/null </dev/null");
+        assert_eq!(shell(&on_a_terminal, &socket), (Some(255), person.to_owned(), String::new()), "{line}");
+        // The listing's way does not matter: only where messages go does.
+        let piped = format!("script --quiet --return --command '{line} 2>&1 | cat' /dev/null </dev/null");
+        assert_eq!(shell(&piped, &socket).1, told.replace('\n', "\r\n"), "{line}");
+    }
+    fs::remove_dir_all(&folder).unwrap();
+}
