@@ -44,11 +44,11 @@ fn cluster(method: &str) -> LabCluster {
 }
 
 fn listen(cluster: &mut LabCluster, wanted: &CaptureRequest) -> Listener {
-    cluster.lab().capture(wanted, SLOTS).unwrap_or_else(|error| panic!("{error}"))
+    cluster.lab().director.capture(wanted, SLOTS).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn captured(cluster: &mut LabCluster, listener: &mut Listener) -> Vec<CapturedPacket> {
-    let (packets, missed) = cluster.lab().captured(listener);
+    let (packets, missed) = cluster.lab().director.captured(listener);
     assert_eq!(missed, Missed::new());
     packets
 }
@@ -157,7 +157,8 @@ fn packets_are_found_by_every_end_of_their_connection_by_service_interface_and_f
 #[test]
 fn an_interface_or_a_reason_that_there_is_not_is_named_with_those_that_there_are() {
     let mut cluster = cluster("-m");
-    let mut refusal = |wanted| cluster.lab().capture(&wanted, SLOTS).err().expect("a refusal").to_string();
+    let mut refusal =
+        |wanted| cluster.lab().director.capture(&wanted, SLOTS).err().expect("a refusal").to_string();
     let error = refusal(CaptureRequest { interface: Some("eth9".to_owned()), ..all() });
     assert!(error.contains("eth9") && error.contains("xvs status"), "{error}");
     let error = refusal(CaptureRequest { reason: Some("bad_luck".to_owned()), ..all() });
@@ -277,17 +278,17 @@ fn replies_under_full_nat_are_found_by_their_client() {
 #[test]
 fn a_full_queue_leaves_out_copies_and_counts_them_and_every_packet_passes() {
     let mut cluster = cluster("-m");
-    let mut listener = cluster.lab().capture(&all(), 3).unwrap_or_else(|error| panic!("{error}"));
+    let mut listener = cluster.lab().director.capture(&all(), 3).unwrap_or_else(|error| panic!("{error}"));
     for _ in 0..5 {
         assert_eq!(cluster.from_client(&request(80, SYN)).sent.len(), 1);
     }
     assert_balance(&cluster.counters());
-    let (packets, missed) = cluster.lab().captured(&mut listener);
+    let (packets, missed) = cluster.lab().director.captured(&mut listener);
     let frames: Vec<_> = packets.iter().map(|packet| packet.frames.len()).collect();
     assert_eq!((frames, missed), (vec![2, 1], Missed::from([("wan".to_owned(), 7)])));
     // What was read is room again.
     cluster.from_client(&request(80, ACK));
-    let (packets, missed) = cluster.lab().captured(&mut listener);
+    let (packets, missed) = cluster.lab().director.captured(&mut listener);
     assert_eq!((packets.len(), missed["wan"]), (1, 7));
 }
 

@@ -46,7 +46,7 @@ impl Desk {
             rows.push(row);
             Ok(())
         };
-        list(self.cluster().lab().director(), &mut keep).map_err(refusal)?;
+        list(&mut self.cluster().lab().director, &mut keep).map_err(refusal)?;
         let _ = rows.into_iter().try_for_each(each);
         Ok(())
     }
@@ -61,7 +61,7 @@ fn refusal(failure: Failure) -> CommandError {
 
 impl Handler for Desk {
     fn handle(&self, request: Request, _: &Peer) -> Result<Reply, CommandError> {
-        self.cluster().lab().director().call(request).map_err(refusal)
+        self.cluster().lab().director.call(request).map_err(refusal)
     }
 
     fn connections(
@@ -104,7 +104,7 @@ impl Served {
     }
 
     fn publications(&self) -> u64 {
-        self.desk.cluster().lab().publications()
+        self.desk.cluster().lab().director.publications()
     }
 
     /// The verdict on a client's first packet to the virtual address, and the link address it leaves to.

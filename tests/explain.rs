@@ -434,14 +434,14 @@ fn an_icmp_error_is_followed_to_the_connection_that_it_is_about() {
 fn a_capture_does_not_see_what_is_only_explained() {
     let mut cluster = loaded("rr");
     let everything = CaptureRequest::everything(4096);
-    let mut listener = cluster.lab().capture(&everything, 64).expect("a capture");
+    let mut listener = cluster.lab().director.capture(&everything, 64).expect("a capture");
     for _ in 0..3 {
         assert_eq!(syn(&mut cluster, 80)["verdict"], "transmit");
     }
-    let (packets, missed) = cluster.lab().captured(&mut listener);
+    let (packets, missed) = cluster.lab().director.captured(&mut listener);
     assert!(packets.is_empty() && missed.is_empty(), "{missed:?}");
     connect(&mut cluster, 3002);
-    let (packets, _) = cluster.lab().captured(&mut listener);
+    let (packets, _) = cluster.lab().director.captured(&mut listener);
     assert!(!packets.is_empty(), "what really comes is captured");
 }
 

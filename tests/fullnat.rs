@@ -91,22 +91,22 @@ fn connections_go_on_when_their_local_address_is_deleted_and_are_steered_until_t
     assert_eq!(cluster.from_server(&reply).verdict, "transmit");
     assert_eq!(cluster.from_client(&syn(1001)).verdict, "drop no_local_address");
     let inside = IpAddr::from(INSIDE);
-    assert_eq!(cluster.lab().steering_rules().translated.get(&inside), Some(&(5000, 5000)));
+    assert_eq!(cluster.lab().director.steering_rules().translated.get(&inside), Some(&(5000, 5000)));
     cluster.advance(200.0);
     assert!(connections(&mut cluster).is_empty());
-    assert!(cluster.lab().steering_rules().translated.is_empty());
+    assert!(cluster.lab().director.steering_rules().translated.is_empty());
 }
 
 #[test]
 fn local_addresses_are_steered_while_a_server_is_reached_by_fullnat() {
     let mut cluster = LabCluster::new();
     laddr(&mut cluster, &format!("add {INSIDE} --ports 5000-5999"));
-    assert!(cluster.lab().steering_rules().translated.is_empty());
+    assert!(cluster.lab().director.steering_rules().translated.is_empty());
     cluster.adm(&format!("-A -t {VIP}:80 -s rr"));
     cluster.adm(&format!("-a -t {VIP}:80 -r {}:80 --fullnat", server(1)));
-    assert_eq!(cluster.lab().steering_rules().translated, [(INSIDE.into(), (5000, 5999))].into());
+    assert_eq!(cluster.lab().director.steering_rules().translated, [(INSIDE.into(), (5000, 5999))].into());
     cluster.adm(&format!("-d -t {VIP}:80 -r {}:80", server(1)));
-    assert!(cluster.lab().steering_rules().translated.is_empty());
+    assert!(cluster.lab().director.steering_rules().translated.is_empty());
 }
 
 #[test]

@@ -140,7 +140,12 @@ fn a_wrong_line_answers_an_error_changes_nothing_and_the_lab_goes_on() {
     cluster.adm(&format!("-a -t {VIP}:80 -r {}:80 -m", server(1)));
     cluster.from_client(&Datagram::new(Transport::Tcp(SYN), at(CLIENT, 4000), at(VIP, 80)));
     let state = |cluster: &mut LabCluster| {
-        (cluster.counters(), cluster.connections(), cluster.adm("-L -n"), cluster.lab().publications())
+        (
+            cluster.counters(),
+            cluster.connections(),
+            cluster.adm("-L -n"),
+            cluster.lab().director.publications(),
+        )
     };
     let before = state(&mut cluster);
     let deep = "[".repeat(100_000);

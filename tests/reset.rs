@@ -13,6 +13,7 @@ use xvs::lab_cluster::{
     CLIENT, CLIENT6, GATEWAY_MAC, INSIDE, INSIDE6, Judged, LAN_MAC, VIP, VIP6, WAN_MAC, at, server,
     server_mac, server6,
 };
+use xvs_model::client::Director as _;
 use xvs_model::connection::{Ended, Filter};
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
@@ -146,7 +147,7 @@ impl Play {
 
     fn mark(&mut self) -> Ended {
         let wanted = Request::ResetConnections(Filter::default());
-        match self.cluster.lab().director().call(wanted) {
+        match self.cluster.lab().director.call(wanted) {
             Ok(Reply::Report(report)) => serde_json::from_value(report).expect("what was ended"),
             other => panic!("{other:?}"),
         }

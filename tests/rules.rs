@@ -10,7 +10,7 @@ use xvs::frames::{ACK, SYN};
 use xvs::lab_cluster::{CLIENT, INSIDE, OUTSIDE, VIP, VIP6, at, server, server6};
 use xvs::{Datagram, LabCluster, Transport};
 use xvs_ipvsadm::{SystemResolver, read_wanted};
-use xvs_model::client::Failure;
+use xvs_model::client::{Director as _, Failure};
 use xvs_model::command::{Command, CommandError};
 use xvs_model::difference::{commands_of, differences, state_of};
 use xvs_model::reply::Reply;
@@ -88,7 +88,7 @@ fn director(script: &[String]) -> LabCluster {
 }
 
 fn call(cluster: &mut LabCluster, request: Request) -> Result<Reply, CommandError> {
-    cluster.lab().director().call(request).map_err(|failure| match failure {
+    cluster.lab().director.call(request).map_err(|failure| match failure {
         Failure::Refused(refused) => refused,
         other => panic!("{other}"),
     })
@@ -144,10 +144,10 @@ proptest! {
     #[test]
     fn whatever_runs_becomes_whatever_is_wanted_by_one_snapshot_and_back(one in script(), other in script()) {
         let (mut cluster, mut model) = (director(&one), director(&other));
-        let before = (rules(&mut cluster), cluster.lab().publications());
+        let before = (rules(&mut cluster), cluster.lab().director.publications());
         let wanted = rules(&mut model);
         let differing = apply(&mut cluster, wanted.clone(), Some(60));
-        prop_assert_eq!(cluster.lab().publications(), before.1 + u64::from(differing > 0));
+        prop_assert_eq!(cluster.lab().director.publications(), before.1 + u64::from(differing > 0));
         prop_assert_eq!(without_thresholds(rules(&mut cluster)), without_thresholds(wanted.clone()));
         prop_assert_eq!(differences(&state(&mut cluster), &text_of(&wanted)), []);
         // Again, it is nothing to do.
@@ -156,7 +156,7 @@ proptest! {
         } else {
             let back = call(&mut cluster, Request::Confirm(Verdict::TakeBack));
             prop_assert!(matches!(back, Ok(Reply::Applied(back)) if !back.is_empty()));
-            prop_assert_eq!(cluster.lab().publications(), before.1 + 2);
+            prop_assert_eq!(cluster.lab().director.publications(), before.1 + 2);
         }
         prop_assert_eq!(differences(&state(&mut cluster), &text_of(&before.0)), []);
     }
@@ -171,9 +171,9 @@ proptest! {
         prop_assert_eq!((&restored["exit"], &restored["stderr"]), (&json!(0), &json!("")));
         let expected = without_thresholds(rules(&mut cluster));
         prop_assert_eq!(without_thresholds(rules(&mut other)), expected);
-        let publications = other.lab().publications();
+        let publications = other.lab().director.publications();
         prop_assert_eq!(apply(&mut other, read(&saved).0, None), 0);
-        prop_assert_eq!(other.lab().publications(), publications);
+        prop_assert_eq!(other.lab().director.publications(), publications);
     }
 }
 
@@ -221,14 +221,14 @@ fn what_is_unchanged_keeps_its_connections_counters_and_turn() {
 fn rules_of_which_one_is_refused_change_nothing() {
     let mut cluster = director(&[]);
     apply(&mut cluster, read(&three("rr")).0, None);
-    let (before, publications) = (rules(&mut cluster), cluster.lab().publications());
+    let (before, publications) = (rules(&mut cluster), cluster.lab().director.publications());
     let wrong = format!("{}-a -t {VIP}:80 -r 203.0.113.255:80 -m\n", three("wrr"));
     let rules_of_wrong = read(&wrong).0;
     let refused =
         call(&mut cluster, Request::Apply { rules: rules_of_wrong, confirm_within_seconds: Some(60) });
     let why = refused.unwrap_err().to_string();
     assert!(why.contains("203.0.113.255:80 is the broadcast address"), "{why}");
-    assert_eq!((rules(&mut cluster), cluster.lab().publications()), (before, publications));
+    assert_eq!((rules(&mut cluster), cluster.lab().director.publications()), (before, publications));
     assert!(call(&mut cluster, Request::Confirm(Verdict::Keep)).is_err(), "nothing waits to be confirmed");
 }
 

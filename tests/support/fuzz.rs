@@ -54,9 +54,13 @@ pub fn run(plan: Plan) -> (u64, Value) {
 fn one_burst(lab: &mut Lab, burst: &[(&'static str, Vec<u8>)], random: &mut Random) {
     for side in LINKS {
         let frames = burst.iter().filter(|(link, _)| *link == side).map(|(_, frame)| frame.as_slice());
-        lab.burst(side, frames).expect("the link is there, and a frame holds what a seed is");
-        assert_eq!(lab.in_hand(), 0, "received + originated = transmitted + passed + consumed + dropped");
-        assert_eq!(lab.astray(), 0, "every frame is in its place");
+        lab.director.burst(side, frames).expect("the link is there, and a frame holds what a seed is");
+        assert_eq!(
+            lab.director.in_hand(),
+            0,
+            "received + originated = transmitted + passed + consumed + dropped"
+        );
+        assert_eq!(lab.director.astray(), 0, "every frame is in its place");
     }
     match random.below(400) {
         0..10 => command(lab, random),

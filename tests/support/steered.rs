@@ -29,7 +29,7 @@ impl Steered {
     /// # Panics
     /// If the kernel refuses the rules or the frame.
     pub fn verdict(&mut self, lab: &mut Lab, frame: &[u8]) -> Verdict {
-        let rules = lab.steering_rules();
+        let rules = lab.director.steering_rules();
         if self.told != *rules {
             self.program.update(rules).expect("the maps have room");
             self.told.clone_from(rules);

@@ -55,7 +55,7 @@ mod tests {
 
     use super::*;
     use crate::control::Control;
-    use crate::lab::Unwired;
+    use crate::in_memory::Unwired;
     use xvs_ipvsadm::{SystemResolver, read_rules};
 
     /// What workers act on with these rules.

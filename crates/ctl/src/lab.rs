@@ -1,4 +1,4 @@
-//! The whole director without root, network or clock: one JSON object a line in, one out.
+//! The protocol of `xvs lab`: a director in memory, one JSON object a line in, one out.
 //!
 //! Interfaces, routes and neighbours are named by hand, frames come in as hexadecimal text, time moves only by
 //! `advance`. Everything else is what the wire runs: the same control plane, pipeline and table. The same input gives
@@ -7,112 +7,33 @@
 //! Requests: `link`, `route`, `neighbor`, `set`, `adm`, `xvs`, `inject`, `explain`, `advance`, `counters`; their
 //! shapes stand beside the types below.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
+use xvs_model::client::Director;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use xvs_dataplane::clock::Millis;
-use xvs_dataplane::conn::{Table, TableConfig, TableReader, Timers};
-use xvs_dataplane::counters::WorkerCounters;
-use xvs_dataplane::egress::model;
-use xvs_dataplane::egress::model::{Network, Route, RouteAction};
-use xvs_dataplane::exchange::Exchange;
-use xvs_dataplane::explain::Live;
-use xvs_dataplane::flow::Flows;
-use xvs_dataplane::forward::Identification;
-use xvs_dataplane::fragments::Fragments;
-use xvs_dataplane::outcome::{Outcome, Unresolved};
-use xvs_dataplane::pipeline::Pipeline;
-use xvs_dataplane::port::memory::{Bytes, MemoryPort};
-use xvs_dataplane::port::{LinkId, Port};
-use xvs_dataplane::shm::Memory;
-use xvs_dataplane::verdict::{DropReason, Verdict};
-use xvs_dataplane::xdp::{SteeringError, SteeringRules};
-use xvs_model::capture::{CaptureRequest, CapturedPacket, Missed};
-use xvs_model::client::{Director, Failure};
-use xvs_model::command::CommandError;
-use xvs_model::connection::{ConnectionRow, Ended, Filter};
+use xvs_dataplane::egress::model::Network;
+use xvs_dataplane::verdict::Verdict;
+use xvs_ipvsadm::resolver::Table as Names;
+use xvs_model::client::Failure;
 use xvs_model::explain::Question;
 use xvs_model::load_feedback::Feedback;
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_model::settings::Ipvs;
-use xvs_proto::{HashSecret, MacAddr, Prefix};
+use xvs_proto::MacAddr;
 
-use crate::capturing::Listener;
-use crate::connections::{How, count, end, found, rows};
-use crate::control::{Control, Plant};
 use crate::explain::question::unhex;
-use crate::sweep::Sweeper;
-use crate::{explain, locals};
-use xvs_ipvsadm::resolver::Table as Names;
+use crate::in_memory::InMemory;
 
-/// Connections that the lab's table holds.
-const TABLE_SIZE: usize = 1 << 16;
-/// How far time moves between two looks at what is due.
-const STEP: Duration = Duration::from_millis(100);
-
-/// A director in memory.
+/// A director in memory, asked by lines.
 pub struct Lab {
-    inner: Inner,
-    port: MemoryPort,
-    pipeline: Pipeline,
+    /// The director.
+    pub director: InMemory,
     /// Its own names, so that it asks no DNS and prints the same on every machine.
     resolver: Names,
-}
-
-/// What commands reach: everything but the packets.
-struct Inner {
-    control: Control<Unwired>,
-    sweeper: Sweeper,
-    counters: Arc<WorkerCounters>,
-    reader: Mutex<TableReader>,
-    network: Network,
-    now: Millis,
-}
-
-/// The lab has no kernel to steer and no worker to wait for; it keeps what would be steered.
-#[derive(Default)]
-pub(crate) struct Unwired {
-    rules: SteeringRules,
-    /// How often workers would have been waited for: once a publication.
-    publications: u64,
-}
-
-impl Plant for Unwired {
-    fn widen(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
-        self.rules.add(rules);
-        Ok(())
-    }
-
-    fn take_back(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
-        self.rules.subtract(rules);
-        Ok(())
-    }
-
-    fn narrow(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
-        self.rules.clone_from(rules);
-        Ok(())
-    }
-
-    fn await_workers(&mut self, _: Duration) -> Result<(), String> {
-        self.publications += 1;
-        Ok(())
-    }
-
-    fn keep_resolved(&mut self, _: &BTreeSet<(u32, IpAddr)>) {}
-
-    fn reserve_ports(&mut self, _: &[(u16, u16)]) {}
-
-    /// A lab's memory is never short.
-    fn available_pages(&mut self) -> Option<u32> {
-        None
-    }
 }
 
 /// One line.
@@ -203,29 +124,7 @@ impl Lab {
     /// # Panics
     /// As [`Self::new`].
     pub fn with(ipvs: Ipvs, feedback: Feedback) -> Self {
-        let config = TableConfig { capacity: TABLE_SIZE, workers: 1, memory: Memory::OnDemand };
-        let table = Table::create(config).expect("a small table always fits");
-        let counters = Arc::new(WorkerCounters::default());
-        let control = Control::new(Unwired::default(), 1, ipvs, feedback);
-        let unresolved = Arc::new(Unresolved::new(1));
-        // One script gives the same bytes each time.
-        let ids = |number| Identification::numbered(HashSecret([3, 5, 7]), number);
-        let flows = Flows::new(
-            0,
-            table.handle(0).expect("its only worker"),
-            counters.clone(),
-            control.total(),
-            unresolved.clone(),
-            ids(0),
-        );
-        let outcome = Outcome::new(counters.clone(), unresolved, ids(1));
-        let fragments = Fragments::new(0, Arc::new(Exchange::new(1)), *table.secret());
-        let pipeline = Pipeline::new(flows, outcome, fragments);
-        let seat = || table.reader().expect("a seat for listings and one for sweeps");
-        let (reader, sweeper) = (Mutex::new(seat()), Sweeper::new(seat(), control.published(), 0));
-        let (network, now) = (loopback(), Millis(0));
-        let inner = Inner { control, sweeper, counters, reader, network, now };
-        Self { inner, port: MemoryPort::with_links(0), pipeline, resolver: Names::well_known() }
+        Self { director: InMemory::new(ipvs, feedback), resolver: Names::well_known() }
     }
 
     /// Answers one line.
@@ -237,24 +136,9 @@ impl Lab {
         answer.unwrap_or_else(|error| json!({ "error": error })).to_string()
     }
 
-    /// What the XDP program would be told to steer now.
-    pub fn steering_rules(&mut self) -> &SteeringRules {
-        &self.inner.control.plant().rules
-    }
-
-    /// Who answers what a client of the control socket asks.
-    pub fn director(&mut self) -> &mut dyn Director {
-        &mut self.inner
-    }
-
     /// Names a host, as a line of `/etc/hosts` does; for tests.
     pub fn name_host(&mut self, addr: IpAddr, name: &str) {
         self.resolver = std::mem::take(&mut self.resolver).host(name, addr);
-    }
-
-    /// How many snapshots have been published.
-    pub fn publications(&mut self) -> u64 {
-        self.inner.control.plant().publications
     }
 
     fn carry_out(&mut self, line: Line) -> Result<Value, String> {
@@ -266,11 +150,11 @@ impl Lab {
             Line::Set { set } => self.set(set),
             Line::Adm { adm, stdin } => {
                 let argv: Vec<_> = std::iter::once("ipvsadm".to_owned()).chain(adm).collect();
-                let output = xvs_ipvsadm::capture(&argv, &stdin, &mut self.inner, &self.resolver);
+                let output = xvs_ipvsadm::capture(&argv, &stdin, &mut self.director, &self.resolver);
                 Ok(json!({ "exit": output.exit, "stdout": output.stdout, "stderr": output.stderr }))
             }
             Line::Xvs { xvs } => {
-                let output = crate::cli::capture(&xvs, &mut self.inner);
+                let output = crate::cli::capture(&xvs, &mut self.director);
                 Ok(json!({ "exit": output.exit, "stdout": output.stdout, "stderr": output.stderr }))
             }
             Line::Inject { inject, frame } => self.inject(&inject, &frame),
@@ -279,7 +163,7 @@ impl Lab {
                 self.explain(Question { interface: Some(link), frame: Some(frame), ..Question::default() })
             }
             Line::Advance { advance } => self.advance(advance),
-            Line::Counters { counters: All } => Ok(self.inner.counters()),
+            Line::Counters { counters: All } => Ok(self.director.counters()),
         }
     }
 
@@ -311,14 +195,8 @@ impl Lab {
         self.change(|network| network.add_neighbour(addr, mac, link).map_err(|error| error.to_string()))
     }
 
-    /// Changes the network, whole or not at all.
     fn change(&mut self, change: impl FnOnce(&mut Network) -> Result<(), String>) -> Result<Value, String> {
-        let mut network = self.inner.network.clone();
-        change(&mut network)?;
-        self.port.set_links(network.links.len() as u16);
-        self.inner.control.set_devices(&network.links);
-        self.inner.control.set_network(&network).map_err(|error| error.to_string())?;
-        self.inner.network = network;
+        self.director.change_network(change)?;
         Ok(json!({ "ok": true }))
     }
 
@@ -326,20 +204,20 @@ impl Lab {
         let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let set: Vec<_> = set.into_iter().map(|(key, value)| (key, text(value))).collect();
         // All or nothing, like every line.
-        let (mut ipvs, mut feedback) = (self.inner.control.ipvs(), self.inner.control.feedback().clone());
+        let (mut ipvs, mut feedback) = self.director.settings();
         set.iter()
             .try_for_each(|(key, value)| xvs_model::settings::set(&mut ipvs, &mut feedback, key, value))
             .map_err(|error| error.to_string())?;
         for (key, value) in set {
-            self.inner.call(Request::Set { key, value }).map_err(|failure| failure.to_string())?;
+            self.director.call(Request::Set { key, value }).map_err(|failure| failure.to_string())?;
         }
         Ok(json!({ "ok": true }))
     }
 
     fn inject(&mut self, link: &str, frame: &str) -> Result<Value, String> {
         let bytes = unhex(frame).ok_or("frame: an even number of hexadecimal digits is needed")?;
-        self.burst(link, [bytes.as_slice()])?;
-        let verdict = *self.pipeline.verdicts().first().ok_or("the frame did not come in")?;
+        self.director.burst(link, [bytes.as_slice()])?;
+        let verdict = self.director.verdict().ok_or("the frame did not come in")?;
         let (name, reason) = match verdict {
             Verdict::Transmit(_) | Verdict::Fragment { .. } => ("transmit", None),
             Verdict::PassToKernel => ("pass", None),
@@ -350,193 +228,25 @@ impl Lab {
     }
 
     fn explain(&mut self, question: Question) -> Result<Value, String> {
-        match self.inner.call(Request::Explain(question)) {
+        match self.director.call(Request::Explain(question)) {
             Ok(Reply::Report(report)) => Ok(report),
             Ok(other) => Err(Failure::unexpected(&other).to_string()),
             Err(failure) => Err(failure.to_string()),
         }
     }
 
-    /// Captures packets from now on, with so many slots; for tests.
-    ///
-    /// # Errors
-    /// What is wrong with the request.
-    pub fn capture(&mut self, wanted: &CaptureRequest, slots: usize) -> Result<Listener, CommandError> {
-        let listener = Listener::new(wanted, 1, slots, &self.inner.control.egress())?;
-        self.inner.control.set_captures([listener.capture()].into())?;
-        Ok(listener)
-    }
-
-    /// What was captured since the last call, and how many frames were missed since the first.
-    pub fn captured(&mut self, listener: &mut Listener) -> (Vec<CapturedPacket>, Missed) {
-        let egress = self.inner.control.egress();
-        (listener.packets(&egress), listener.missed(&egress))
-    }
-
-    /// Lets frames come in by a link, at most [`BURST`](xvs_dataplane::port::BURST) of them, and forgets what left by the last call; for tests that
-    /// have many.
-    ///
-    /// # Errors
-    /// There is no such link, or a frame is too long; those before it come in with the next call.
-    pub fn burst<'a>(
-        &mut self,
-        link: &str,
-        frames: impl IntoIterator<Item = &'a [u8]>,
-    ) -> Result<(), String> {
-        let on_the_wire = |known: &&model::Link| known.name == link && known.vlan.is_none();
-        let Some(known) = self.inner.network.links.iter().find(on_the_wire) else {
-            return Err(format!("no link {link}; add it with {{\"link\":\"{link}\",…}} first"));
-        };
-        self.port.take_transmitted();
-        for bytes in frames {
-            if !self.port.inject(known.id, bytes) {
-                return Err(format!("frame: {} bytes are more than a frame holds", bytes.len()));
-            }
-        }
-        let snapshot = self.inner.control.published().load_full();
-        self.pipeline.run(&snapshot, &mut self.port, self.inner.now);
-        self.pipeline.flows().quiescent();
-        self.port.take_passed();
-        Ok(())
-    }
-
-    /// Frames that came in or were made and have not left: none, between two lines.
-    pub fn in_hand(&self) -> i64 {
-        self.pipeline.counters().in_hand()
-    }
-
-    /// Frames that are neither at home nor in the hands of those who wait for the rest of their datagram: none, between
-    /// two lines.
-    pub fn astray(&self) -> i64 {
-        i64::from(self.port.census().out) - self.pipeline.counters().held.value() as i64
-    }
-
     fn advance(&mut self, seconds: f64) -> Result<Value, String> {
         if !(0.0..=1e9).contains(&seconds) {
             return Err(format!("advance: {seconds} is not a number of seconds that can pass"));
         }
-        let target = self.inner.now + Duration::from_secs_f64(seconds);
-        while self.inner.now < target {
-            self.inner.now = (self.inner.now + STEP).min(target);
-            self.inner.control.tick(self.inner.now).map_err(|error| error.to_string())?;
-            self.inner.sweeper.run(self.inner.now);
-            let snapshot = self.inner.control.published().load_full();
-            while self.pipeline.flows().expire(&snapshot, self.inner.now) == Timers::Behind {}
-            // No frame comes; time may be over for those that wait.
-            self.pipeline.run(&snapshot, &mut self.port, self.inner.now);
-            self.pipeline.flows().quiescent();
-        }
+        self.director.advance(Duration::from_secs_f64(seconds)).map_err(|error| error.to_string())?;
         Ok(json!({ "ok": true, "tx": self.transmitted() }))
     }
 
     fn transmitted(&mut self) -> Value {
-        let name = |id: LinkId| {
-            let link = self.inner.network.links.iter().find(|link| link.id == id);
-            link.map_or("?", |link| link.name.as_str())
-        };
-        let frames = self.port.take_transmitted();
-        frames
-            .iter()
-            .map(|Bytes { link, frame }| json!({ "link": name(*link), "frame": hex(frame) }))
-            .collect()
+        let frames = self.director.transmitted();
+        frames.iter().map(|(link, frame)| json!({ "link": link, "frame": hex(frame) })).collect()
     }
-}
-
-impl Inner {
-    fn counters(&self) -> Value {
-        let swept = self.sweeper.counters().all().map(|(name, value)| (name.to_owned(), value));
-        self.counters
-            .all()
-            .chain(swept)
-            .filter(|(_, value)| *value != 0)
-            .map(|(name, value)| (name, json!(value)))
-            .collect()
-    }
-
-    fn end(&self, filter: &Filter, how: How) -> Ended {
-        let snapshot = self.control.published().load_full();
-        end(&self.reader, &snapshot, self.now, filter, how, &self.sweeper.counters().drained)
-    }
-}
-
-impl Director for Inner {
-    fn call(&mut self, request: Request) -> Result<Reply, Failure> {
-        let reply = match request {
-            Request::Counters => Ok(Reply::Report(self.counters())),
-            Request::Status | Request::Traffic => {
-                Err(CommandError::Failed { why: "the lab has no status; ask for its counters".to_owned() })
-            }
-            // A lab has no keepalived.conf.
-            Request::Health => Ok(Reply::Report(Value::Null)),
-            Request::CountConnections(filter) => {
-                let snapshot = self.control.published().load_full();
-                Ok(Reply::Report(json!(count(&self.reader, &snapshot, self.now, &filter))))
-            }
-            Request::Events(_) => Err(CommandError::Failed {
-                why: "the lab has no events; its answers tell of each change".to_owned(),
-            }),
-            Request::Explain(question) => {
-                let (snapshot, reader) = (self.control.published().load_full(), &self.reader);
-                let live = Live { snapshot: &snapshot, reader, now: self.now };
-                explain::answer(&question, &live).map(|report| Reply::Report(json!(report)))
-            }
-            Request::EndConnections(filter) => {
-                Ok(Reply::Report(json!(self.end(&filter, How::Silently).ended)))
-            }
-            Request::ResetConnections(filter) => Ok(Reply::Report(json!(self.end(&filter, How::ByReset)))),
-            Request::LocalUse => {
-                let exhausted = self.counters.dropped(DropReason::NoLocalPort).value();
-                let report = locals::report(self.control.state().locals(), &self.reader, exhausted);
-                Ok(Reply::Report(json!(report)))
-            }
-            _ => self.control.handle(&request, self.now),
-        };
-        reply.map_err(Failure::Refused)
-    }
-
-    fn connections(&mut self, each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure> {
-        let call_ids = self.control.published().load().call_ids.clone();
-        hand_over(each, |each| rows(&self.reader, &call_ids, self.now, each))
-    }
-
-    fn find(
-        &mut self,
-        filter: &Filter,
-        each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
-    ) -> Result<(), Failure> {
-        let snapshot = self.control.published().load_full();
-        hand_over(each, |each| found(&self.reader, &snapshot, self.now, filter, each))
-    }
-}
-
-/// Hands over the rows of a walk until that fails.
-fn hand_over(
-    each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
-    walk: impl FnOnce(&mut dyn FnMut(ConnectionRow) -> ControlFlow<()>),
-) -> Result<(), Failure> {
-    let mut printed = Ok(());
-    walk(&mut |row| match each(row) {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(error) => {
-            printed = Err(Failure::Printing(error));
-            ControlFlow::Break(())
-        }
-    });
-    printed
-}
-
-/// A machine's network before it has interfaces that anybody else can reach.
-fn loopback() -> Network {
-    let local = |addr, len| Route {
-        table: model::Table::Local,
-        dest: Prefix::new(addr, len).expect("a length of its family"),
-        metric: 0,
-        action: RouteAction::Local,
-        preferred_source: None,
-        mtu: None,
-    };
-    let (v4, v6) = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
-    Network { routes: vec![local(v4, 8), local(v6, 128)], ..Network::default() }
 }
 
 fn address(text: &str) -> Result<(IpAddr, u8), String> {
@@ -558,9 +268,9 @@ mod tests {
         let mut lab = Lab::new();
         let answer = lab.answer(r#"{"set":{"am_droprate":7,"drop_entry":9}}"#);
         assert_eq!(answer, r#"{"error":"drop_entry cannot be \"9\"; it takes 0 to 3"}"#);
-        assert_eq!(lab.inner.control.ipvs(), Ipvs::of_the_kernel());
+        assert_eq!(lab.director.settings().0, Ipvs::of_the_kernel());
         assert_eq!(lab.answer(r#"{"set":{"am_droprate":7,"drop_entry":"3"}}"#), r#"{"ok":true}"#);
-        assert_eq!(lab.inner.control.ipvs().am_droprate, 7);
+        assert_eq!(lab.director.settings().0.am_droprate, 7);
     }
 
     #[test]

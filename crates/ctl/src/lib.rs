@@ -62,4 +62,5 @@ pub mod explain;
 pub mod packet_line;
 pub mod pcapng;
 
+pub mod in_memory;
 pub mod lab;

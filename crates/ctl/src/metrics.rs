@@ -112,7 +112,7 @@ mod tests {
 
     use super::*;
     use crate::control::Control;
-    use crate::lab::Unwired;
+    use crate::in_memory::Unwired;
     use crate::shared::{Facts, InterfaceFacts, LinkState, WorkerFacts};
     use xvs_ipvsadm::{SystemResolver, read_rules};
     use xvs_model::health::{CheckHealth, CheckState, SorryServerHealth, sample};

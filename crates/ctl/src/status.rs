@@ -304,7 +304,7 @@ mod tests {
 
     use super::*;
     use crate::control::Control;
-    use crate::lab::Unwired;
+    use crate::in_memory::Unwired;
     use crate::shared::LinkState;
     use xvs_ipvsadm::{SystemResolver, read_rules};
     use xvs_model::health::{CheckState, sample};

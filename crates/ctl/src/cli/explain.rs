@@ -309,7 +309,7 @@ mod tests {
     use crate::control::Control;
     use crate::explain::answer;
     use crate::explain::report::add_health;
-    use crate::lab::Unwired;
+    use crate::in_memory::Unwired;
     use crate::shared::Shared;
     use xvs_ipvsadm::{SystemResolver, read_rules};
     use xvs_model::health::{CheckState, HealthReport, sample};

@@ -1,0 +1,350 @@
+//! The whole director without root, network or clock: the control plane, the pipeline and the table over a port in memory.
+//!
+//! For `xvs lab` and for tests. Interfaces, routes and neighbours are added by hand, frames are handed in, time is moved by
+//! hand. Everything else is what runs on the wire. The same input gives the same output.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use xvs_dataplane::port::Port;
+
+use serde_json::{Value, json};
+use xvs_dataplane::clock::Millis;
+use xvs_dataplane::conn::{Table, TableConfig, TableReader, Timers};
+use xvs_dataplane::counters::WorkerCounters;
+use xvs_dataplane::egress::model;
+use xvs_dataplane::egress::model::{Network, Route, RouteAction};
+use xvs_dataplane::exchange::Exchange;
+use xvs_dataplane::explain::Live;
+use xvs_dataplane::flow::Flows;
+use xvs_dataplane::forward::Identification;
+use xvs_dataplane::fragments::Fragments;
+use xvs_dataplane::outcome::{Outcome, Unresolved};
+use xvs_dataplane::pipeline::Pipeline;
+use xvs_dataplane::port::LinkId;
+use xvs_dataplane::port::memory::{Bytes, MemoryPort};
+use xvs_dataplane::shm::Memory;
+use xvs_dataplane::verdict::{DropReason, Verdict};
+use xvs_dataplane::xdp::{SteeringError, SteeringRules};
+use xvs_model::capture::{CaptureRequest, CapturedPacket, Missed};
+use xvs_model::client::{Director, Failure};
+use xvs_model::command::CommandError;
+use xvs_model::connection::{ConnectionRow, Ended, Filter};
+use xvs_model::load_feedback::Feedback;
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
+use xvs_model::settings::Ipvs;
+use xvs_proto::{HashSecret, Prefix};
+
+use crate::capturing::Listener;
+use crate::connections::{How, count, end, found, rows};
+use crate::control::{Control, Plant};
+use crate::sweep::Sweeper;
+use crate::{explain, locals};
+
+/// Connections that its table holds.
+const TABLE_SIZE: usize = 1 << 16;
+/// How far time moves between two looks at what is due.
+const STEP: Duration = Duration::from_millis(100);
+
+/// A director in memory.
+pub struct InMemory {
+    control: Control<Unwired>,
+    sweeper: Sweeper,
+    counters: Arc<WorkerCounters>,
+    reader: Mutex<TableReader>,
+    network: Network,
+    now: Millis,
+    port: MemoryPort,
+    pipeline: Pipeline,
+}
+
+/// No kernel to steer and no worker to wait for; it keeps what would be steered.
+#[derive(Default)]
+pub(crate) struct Unwired {
+    rules: SteeringRules,
+    /// How often workers would have been waited for: once a publication.
+    publications: u64,
+}
+
+impl Plant for Unwired {
+    fn widen(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+        self.rules.add(rules);
+        Ok(())
+    }
+
+    fn take_back(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+        self.rules.subtract(rules);
+        Ok(())
+    }
+
+    fn narrow(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+        self.rules.clone_from(rules);
+        Ok(())
+    }
+
+    fn await_workers(&mut self, _: Duration) -> Result<(), String> {
+        self.publications += 1;
+        Ok(())
+    }
+
+    fn keep_resolved(&mut self, _: &BTreeSet<(u32, IpAddr)>) {}
+
+    fn reserve_ports(&mut self, _: &[(u16, u16)]) {}
+
+    /// Its memory is never short.
+    fn available_pages(&mut self) -> Option<u32> {
+        None
+    }
+}
+
+impl InMemory {
+    /// A director without interfaces, at time 0.
+    ///
+    /// # Panics
+    /// If the machine has no memory for the table.
+    pub fn new(ipvs: Ipvs, feedback: Feedback) -> Self {
+        let config = TableConfig { capacity: TABLE_SIZE, workers: 1, memory: Memory::OnDemand };
+        let table = Table::create(config).expect("a small table always fits");
+        let counters = Arc::new(WorkerCounters::default());
+        let control = Control::new(Unwired::default(), 1, ipvs, feedback);
+        let unresolved = Arc::new(Unresolved::new(1));
+        // One script gives the same bytes each time.
+        let ids = |number| Identification::numbered(HashSecret([3, 5, 7]), number);
+        let flows = Flows::new(
+            0,
+            table.handle(0).expect("its only worker"),
+            counters.clone(),
+            control.total(),
+            unresolved.clone(),
+            ids(0),
+        );
+        let outcome = Outcome::new(counters.clone(), unresolved, ids(1));
+        let fragments = Fragments::new(0, Arc::new(Exchange::new(1)), *table.secret());
+        let pipeline = Pipeline::new(flows, outcome, fragments);
+        let seat = || table.reader().expect("a seat for listings and one for sweeps");
+        let (reader, sweeper) = (Mutex::new(seat()), Sweeper::new(seat(), control.published(), 0));
+        let (network, now) = (loopback(), Millis(0));
+        let port = MemoryPort::with_links(0);
+        Self { control, sweeper, counters, reader, network, now, port, pipeline }
+    }
+
+    /// What the XDP program would be told to steer now.
+    pub fn steering_rules(&mut self) -> &SteeringRules {
+        &self.control.plant().rules
+    }
+
+    /// How many snapshots have been published.
+    pub fn publications(&mut self) -> u64 {
+        self.control.plant().publications
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> (Ipvs, Feedback) {
+        (self.control.ipvs(), self.control.feedback().clone())
+    }
+
+    /// Changes the network, whole or not at all.
+    ///
+    /// # Errors
+    /// What is wrong with the change.
+    pub fn change_network(
+        &mut self,
+        change: impl FnOnce(&mut Network) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let mut network = self.network.clone();
+        change(&mut network)?;
+        self.port.set_links(network.links.len() as u16);
+        self.control.set_devices(&network.links);
+        self.control.set_network(&network).map_err(|error| error.to_string())?;
+        self.network = network;
+        Ok(())
+    }
+
+    /// Captures packets from now on, with so many slots.
+    ///
+    /// # Errors
+    /// What is wrong with the request.
+    pub fn capture(&mut self, wanted: &CaptureRequest, slots: usize) -> Result<Listener, CommandError> {
+        let listener = Listener::new(wanted, 1, slots, &self.control.egress())?;
+        self.control.set_captures([listener.capture()].into())?;
+        Ok(listener)
+    }
+
+    /// What was captured since the last call, and how many frames were missed since the first.
+    pub fn captured(&mut self, listener: &mut Listener) -> (Vec<CapturedPacket>, Missed) {
+        let egress = self.control.egress();
+        (listener.packets(&egress), listener.missed(&egress))
+    }
+
+    /// Lets frames come in by a link, at most [`BURST`](xvs_dataplane::port::BURST) of them, and forgets what left by the last call; for tests that
+    /// have many.
+    ///
+    /// # Errors
+    /// There is no such link, or a frame is too long; those before it come in with the next call.
+    pub fn burst<'a>(
+        &mut self,
+        link: &str,
+        frames: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<(), String> {
+        let on_the_wire = |known: &&model::Link| known.name == link && known.vlan.is_none();
+        let Some(known) = self.network.links.iter().find(on_the_wire) else {
+            return Err(format!("no link {link}; add it with {{\"link\":\"{link}\",…}} first"));
+        };
+        self.port.take_transmitted();
+        for bytes in frames {
+            if !self.port.inject(known.id, bytes) {
+                return Err(format!("frame: {} bytes are more than a frame holds", bytes.len()));
+            }
+        }
+        let snapshot = self.control.published().load_full();
+        self.pipeline.run(&snapshot, &mut self.port, self.now);
+        self.pipeline.flows().quiescent();
+        self.port.take_passed();
+        Ok(())
+    }
+
+    /// The verdict on the first frame of the last burst.
+    pub fn verdict(&self) -> Option<Verdict> {
+        self.pipeline.verdicts().first().copied()
+    }
+
+    /// The frames that have left since the last call or burst, each with the name of its link.
+    pub fn transmitted(&mut self) -> Vec<(String, Vec<u8>)> {
+        let name = |id: LinkId| {
+            let link = self.network.links.iter().find(|link| link.id == id);
+            link.map_or_else(|| "?".to_owned(), |link| link.name.clone())
+        };
+        let frames = self.port.take_transmitted();
+        frames.into_iter().map(|Bytes { link, frame }| (name(link), frame)).collect()
+    }
+
+    /// Frames that came in or were made and have not left: none, between two lines.
+    pub fn in_hand(&self) -> i64 {
+        self.pipeline.counters().in_hand()
+    }
+
+    /// Frames that are neither at home nor in the hands of those who wait for the rest of their datagram: none, between
+    /// two lines.
+    pub fn astray(&self) -> i64 {
+        i64::from(self.port.census().out) - self.pipeline.counters().held.value() as i64
+    }
+
+    /// Moves time.
+    ///
+    /// # Errors
+    /// That of the control plane.
+    pub fn advance(&mut self, time: Duration) -> Result<(), CommandError> {
+        let target = self.now + time;
+        while self.now < target {
+            self.now = (self.now + STEP).min(target);
+            self.control.tick(self.now)?;
+            self.sweeper.run(self.now);
+            let snapshot = self.control.published().load_full();
+            while self.pipeline.flows().expire(&snapshot, self.now) == Timers::Behind {}
+            // No frame comes; time may be over for those that wait.
+            self.pipeline.run(&snapshot, &mut self.port, self.now);
+            self.pipeline.flows().quiescent();
+        }
+        Ok(())
+    }
+
+    /// Every counter that is not zero.
+    pub fn counters(&self) -> Value {
+        let swept = self.sweeper.counters().all().map(|(name, value)| (name.to_owned(), value));
+        self.counters
+            .all()
+            .chain(swept)
+            .filter(|(_, value)| *value != 0)
+            .map(|(name, value)| (name, json!(value)))
+            .collect()
+    }
+
+    fn end(&self, filter: &Filter, how: How) -> Ended {
+        let snapshot = self.control.published().load_full();
+        end(&self.reader, &snapshot, self.now, filter, how, &self.sweeper.counters().drained)
+    }
+}
+
+impl Director for InMemory {
+    fn call(&mut self, request: Request) -> Result<Reply, Failure> {
+        let reply = match request {
+            Request::Counters => Ok(Reply::Report(self.counters())),
+            Request::Status | Request::Traffic => {
+                Err(CommandError::Failed { why: "the lab has no status; ask for its counters".to_owned() })
+            }
+            // A lab has no keepalived.conf.
+            Request::Health => Ok(Reply::Report(Value::Null)),
+            Request::CountConnections(filter) => {
+                let snapshot = self.control.published().load_full();
+                Ok(Reply::Report(json!(count(&self.reader, &snapshot, self.now, &filter))))
+            }
+            Request::Events(_) => Err(CommandError::Failed {
+                why: "the lab has no events; its answers tell of each change".to_owned(),
+            }),
+            Request::Explain(question) => {
+                let (snapshot, reader) = (self.control.published().load_full(), &self.reader);
+                let live = Live { snapshot: &snapshot, reader, now: self.now };
+                explain::answer(&question, &live).map(|report| Reply::Report(json!(report)))
+            }
+            Request::EndConnections(filter) => {
+                Ok(Reply::Report(json!(self.end(&filter, How::Silently).ended)))
+            }
+            Request::ResetConnections(filter) => Ok(Reply::Report(json!(self.end(&filter, How::ByReset)))),
+            Request::LocalUse => {
+                let exhausted = self.counters.dropped(DropReason::NoLocalPort).value();
+                let report = locals::report(self.control.state().locals(), &self.reader, exhausted);
+                Ok(Reply::Report(json!(report)))
+            }
+            _ => self.control.handle(&request, self.now),
+        };
+        reply.map_err(Failure::Refused)
+    }
+
+    fn connections(&mut self, each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure> {
+        let call_ids = self.control.published().load().call_ids.clone();
+        hand_over(each, |each| rows(&self.reader, &call_ids, self.now, each))
+    }
+
+    fn find(
+        &mut self,
+        filter: &Filter,
+        each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        let snapshot = self.control.published().load_full();
+        hand_over(each, |each| found(&self.reader, &snapshot, self.now, filter, each))
+    }
+}
+
+/// Hands over the rows of a walk until that fails.
+fn hand_over(
+    each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
+    walk: impl FnOnce(&mut dyn FnMut(ConnectionRow) -> ControlFlow<()>),
+) -> Result<(), Failure> {
+    let mut printed = Ok(());
+    walk(&mut |row| match each(row) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            printed = Err(Failure::Printing(error));
+            ControlFlow::Break(())
+        }
+    });
+    printed
+}
+
+/// A machine's network before it has interfaces that anybody else can reach.
+fn loopback() -> Network {
+    let local = |addr, len| Route {
+        table: model::Table::Local,
+        dest: Prefix::new(addr, len).expect("a length of its family"),
+        metric: 0,
+        action: RouteAction::Local,
+        preferred_source: None,
+        mtu: None,
+    };
+    let (v4, v6) = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
+    Network { routes: vec![local(v4, 8), local(v6, 128)], ..Network::default() }
+}
