@@ -12,7 +12,7 @@ use std::{fs, thread};
 use serde_json::{Value, json};
 use xvs::cluster::complete;
 use xvs::director::program;
-use xvs_ctl::lab::Lab;
+use xvs_cli::lab::Lab;
 use xvs_model::framing::VERSION;
 
 /// A folder that goes with the test.

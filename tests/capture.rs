@@ -15,9 +15,9 @@ use xvs::cluster::succeed;
 use xvs::frames::{Complaint, ethernet, hex};
 use xvs::lab_cluster::{CLIENT, GATEWAY_MAC, LAN_MAC, VIP, WAN_MAC, assert_balance, at, server, server_mac};
 use xvs::{Datagram, LabCluster, Transport};
+use xvs_cli::capture::lines::Lines;
+use xvs_cli::capture::pcapng::Blocks;
 use xvs_ctl::capturing::Listener;
-use xvs_ctl::packet_line::Lines;
-use xvs_ctl::pcapng::Blocks;
 use xvs_model::capture::{CaptureRequest, CapturedPacket, Missed, Way};
 
 const SYN: u8 = 0x02;

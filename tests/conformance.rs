@@ -18,7 +18,7 @@ use pending::Pending;
 use serde_json::{Value, json};
 use xvs::recording::{self, strings};
 use xvs::setup::{self, Action};
-use xvs_ctl::lab::Lab;
+use xvs_cli::lab::Lab;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance")

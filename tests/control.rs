@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use xvs::frames::SYN;
 use xvs::lab_cluster::{CLIENT, INSIDE, VIP, at, server};
 use xvs::{Datagram, LabCluster, Transport};
-use xvs_ctl::cli;
 use xvs_ctl::server::{Handler, Peer, Server, Settings};
 use xvs_ipvsadm::Output;
 use xvs_model::client::{Client, Director, Failure};
@@ -125,7 +124,7 @@ impl Drop for Served {
 
 fn run(client: &mut Client, line: &str, stdin: &str) -> Output {
     let argv: Vec<_> = std::iter::once("ipvsadm").chain(line.split_whitespace()).map(str::to_owned).collect();
-    xvs_ipvsadm::capture(&argv, stdin, client, &xvs_ipvsadm::SystemResolver::default())
+    xvs_ipvsadm::output(&argv, stdin, client, &xvs_ipvsadm::SystemResolver::default())
 }
 
 #[track_caller]
@@ -331,7 +330,7 @@ fn a_listing_of_many_connections_comes_whole_in_parts() {
 #[track_caller]
 fn xvs(client: &mut Client, words: &[&str]) -> String {
     let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
-    let Output { exit, stdout, stderr } = cli::capture(&words, client);
+    let Output { exit, stdout, stderr } = xvs_cli::output(&words, client);
     assert_eq!((exit, stderr.as_str()), (0, ""), "{words:?}");
     stdout
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use xvs::frames::{ACK, SYN, hex};
 use xvs::lab_cluster::{CLIENT, GATEWAY_MAC, LAN_MAC, VIP, WAN_MAC, at, server, server_mac};
 use xvs::{Datagram, LabCluster, Transport};
-use xvs_ctl::lab::Lab;
+use xvs_cli::lab::Lab;
 
 fn ask(lab: &mut Lab, line: &str) -> Value {
     let answer = lab.answer(line);

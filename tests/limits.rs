@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use xvs_ctl::lab::Lab;
+use xvs_cli::lab::Lab;
 
 /// The director of the recordings, on both sides of it.
 const OUTSIDE: &str = "10.1.0.1/24";

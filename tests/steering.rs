@@ -18,7 +18,7 @@ use xvs::lab_cluster::{
 use xvs::setup::{self, Action};
 use xvs::steered::{Steered, unreadable};
 use xvs::{Datagram, LabCluster, Transport, recording};
-use xvs_ctl::lab::Lab;
+use xvs_cli::lab::Lab;
 use xvs_dataplane::xdp::Verdict;
 
 /// Injects a frame; a sentence if it was the director's and would not have reached it.

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use xvs_ctl::lab::Lab;
+use xvs_cli::lab::Lab;
 
 use crate::frames::{hex, resum, unhex};
 use crate::recording;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde_json::{Value, json};
-use xvs_ctl::lab::Lab;
+use xvs_cli::lab::Lab;
 
 use crate::frames::{Datagram, Mac, hex, unhex};
 

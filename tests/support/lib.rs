@@ -18,6 +18,7 @@ pub mod fuzz;
 pub mod lab_cluster;
 pub mod method;
 pub mod namespace;
+pub mod netns;
 pub mod recording;
 pub mod servers;
 pub mod setup;

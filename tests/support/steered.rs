@@ -3,7 +3,7 @@
 //! For tests that ask where a frame would have gone: to the director or to the kernel. Needs the right to load a BPF
 //! program, and no interface.
 
-use xvs_ctl::lab::Lab;
+use xvs_cli::lab::Lab;
 use xvs_dataplane::verdict::DropReason;
 use xvs_dataplane::xdp::{Steering, SteeringRules, Verdict};
 

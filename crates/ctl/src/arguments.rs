@@ -1,7 +1,9 @@
 //! What `xvsd` takes on its command line: read by the program, and by whoever writes its manual page and completion.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::Parser;
 
@@ -67,4 +69,16 @@ impl Arguments {
         config.check()?;
         Ok(config)
     }
+}
+
+/// This process's command line, or how to exit where it is wrong or asks for help, which was printed.
+pub fn parsed<P: Parser>() -> Result<P, ExitCode> {
+    P::try_parse().map_err(|told| match told.print() {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("standard output: {error}");
+            ExitCode::FAILURE
+        }
+        // 0 or 2.
+        _ => ExitCode::from(told.exit_code() as u8),
+    })
 }

@@ -25,7 +25,6 @@ use crate::connections::{How, count, end, found, rows};
 use crate::control_thread::Handle;
 use crate::daemon_facts::daemon_facts;
 use crate::events::{Listener, changes};
-use crate::explain::report::add_health;
 use crate::server::{Handler, Peer};
 use crate::traffic::traffic;
 use crate::{explain, liveness, locals, status};
@@ -84,7 +83,7 @@ impl Handler for Front {
                 if report.choice.is_some()
                     && let Some(health) = shared.health()
                 {
-                    add_health(&mut report, &health, millis_since_1970(SystemTime::now()));
+                    report.add_health(&health, millis_since_1970(SystemTime::now()));
                 }
                 Ok(Reply::Report(json!(report)))
             }

@@ -4,8 +4,6 @@
 //! [`message`], travels over the Unix socket ([`client`], [`server`]) and is carried out by the control thread
 //! ([`control_thread`], [`control`]) on the desired [`state`]; [`registry`] turns that into what workers use.
 
-pub mod cli;
-
 pub mod locals;
 pub mod marks;
 
@@ -22,7 +20,7 @@ pub mod events;
 pub mod front;
 pub mod history;
 mod liveness;
-mod placement;
+pub mod placement;
 pub mod shared;
 pub mod status;
 mod threads;
@@ -49,8 +47,6 @@ pub mod network;
 mod lockfile;
 pub mod realserver;
 
-pub mod doctor;
-
 pub mod connections;
 pub mod estimator;
 pub mod exporter;
@@ -59,8 +55,5 @@ pub mod metrics;
 pub mod sweep;
 
 pub mod explain;
-pub mod packet_line;
-pub mod pcapng;
 
 pub mod in_memory;
-pub mod lab;

@@ -38,14 +38,14 @@ pub enum PlacementError {
 }
 
 /// An interface's name and its number of receive queues.
-pub(crate) type InterfaceQueues<'a> = (&'a str, u32);
+pub type InterfaceQueues<'a> = (&'a str, u32);
 
 /// For each worker, its queues of each interface. Without a wanted number it is that of the queues of the interface
 /// with the fewest, but one less than there are cores, and at least one.
 ///
 /// # Errors
 /// Those of [`PlacementError`].
-pub(crate) fn shares(
+pub fn shares(
     interfaces: &[InterfaceQueues<'_>],
     wanted: Option<usize>,
     cores: usize,
@@ -68,7 +68,7 @@ pub(crate) fn shares(
 }
 
 /// How many cores this process may use.
-pub(crate) fn cores_available() -> usize {
+pub fn cores_available() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 

@@ -67,12 +67,13 @@ fn free(own: (u16, u16), reserved: &[(u16, u16)]) -> usize {
 }
 
 /// `80,8000-8010` as the kernel prints it.
-pub(crate) fn ranges(text: &str) -> Vec<(u16, u16)> {
+pub fn ranges(text: &str) -> Vec<(u16, u16)> {
     let one = |range: &str| pair(range, |c| c == '-').or_else(|| range.parse().ok().map(|port| (port, port)));
     text.trim().split(',').filter_map(one).collect()
 }
 
-pub(crate) fn pair(text: &str, between: impl Fn(char) -> bool) -> Option<(u16, u16)> {
+/// The two ports on either side of a separator.
+pub fn pair(text: &str, between: impl Fn(char) -> bool) -> Option<(u16, u16)> {
     let (first, last) = text.trim().split_once(between)?;
     Some((first.parse().ok()?, last.trim().parse().ok()?))
 }

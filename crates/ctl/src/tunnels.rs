@@ -8,7 +8,7 @@ use xvs_proto::checksum::Coverage;
 
 /// A tunnel as it leaves the director. The option of remote checksum offload is only for packets whose own checksum
 /// is still to be computed, and none that came over the wire is such a packet; theirs is the full checksum.
-pub(crate) fn encapsulation(tunnel: Tunnel) -> Encapsulation {
+pub fn encapsulation(tunnel: Tunnel) -> Encapsulation {
     let coverage = |checksum| match checksum {
         TunnelChecksum::Without => Coverage::None,
         TunnelChecksum::Full | TunnelChecksum::Remote => Coverage::Whole,

@@ -147,7 +147,7 @@ const SAVE: &str = "ipvsadm-save";
 const RESTORE: &str = "ipvsadm-restore";
 
 /// Runs one command line and keeps what it prints, as a script sees it.
-pub fn capture(argv: &[String], stdin: &str, director: &mut dyn Director, resolver: &dyn Resolver) -> Output {
+pub fn output(argv: &[String], stdin: &str, director: &mut dyn Director, resolver: &dyn Resolver) -> Output {
     let (mut stdin, mut stdout, mut stderr) = (stdin.as_bytes(), Vec::new(), Vec::new());
     let messages = Messages::new(&mut stderr, Reader::Script);
     let mut streams = Streams { stdin: &mut stdin, stdout: &mut stdout, messages };

@@ -15,7 +15,7 @@ use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
 use crate::resolver::Table;
-use crate::{Output, capture};
+use crate::{Output, output};
 
 /// Answers with what it was given and remembers what it was asked.
 #[derive(Default)]
@@ -58,7 +58,7 @@ impl Director for Script {
 
 fn run(script: &mut Script, line: &str, stdin: &str) -> Output {
     let argv: Vec<String> = format!("xvsadm {line}").split(' ').map(str::to_owned).collect();
-    capture(&argv, stdin, script, &Table::default())
+    output(&argv, stdin, script, &Table::default())
 }
 
 fn v4(a: u8, b: u8, c: u8, d: u8, port: u16) -> Endpoint {
@@ -305,7 +305,7 @@ fn a_line_of_a_restore_that_does_not_parse_ends_it_and_what_stood_before_is_done
 fn by_the_names_of_ipvsadms_scripts_it_saves_and_restores_as_they_do() {
     let called = |script: &mut Script, words: &[&str], stdin: &str| {
         let argv: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-        capture(&argv, stdin, script, &Table::default())
+        output(&argv, stdin, script, &Table::default())
     };
     let mut script = Script { rows: vec![row()], ..Script::default() };
     let saved = run(&mut script, "-S -n", "");
@@ -403,7 +403,7 @@ fn a_restore_without_a_daemon_says_so_once_and_ends() {
     for (line, stdin) in
         [("xvsadm -R", "-C\n-C\n-L\n-C\n"), ("xvsadm -L", ""), ("xvsadm -Lc", ""), ("xvsadm -C", "")]
     {
-        let output = capture(&argv(line), stdin, &mut Nobody, &Table::default());
+        let output = output(&argv(line), stdin, &mut Nobody, &Table::default());
         assert_eq!(
             output,
             Output { exit: 2, stdout: String::new(), stderr: "nobody listens\n".to_owned() },

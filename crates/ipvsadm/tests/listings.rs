@@ -8,7 +8,7 @@
 use std::io;
 
 use xvs_ipvsadm::resolver::Table;
-use xvs_ipvsadm::{Output, capture};
+use xvs_ipvsadm::{Output, output};
 use xvs_model::client::{Director, Failure};
 use xvs_model::command::CommandError;
 use xvs_model::connection::{ConnectionRow, EngineData};
@@ -186,7 +186,7 @@ fn there() -> There {
 
 fn run(line: &str, there: &mut There) -> Output {
     let argv: Vec<_> = format!("ipvsadm {line}").split(' ').map(str::to_owned).collect();
-    capture(&argv, "", there, &Table::default())
+    output(&argv, "", there, &Table::default())
 }
 
 #[test]

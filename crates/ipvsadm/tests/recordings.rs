@@ -12,7 +12,7 @@ use std::{fs, io};
 
 use serde_json::Value;
 use xvs_ipvsadm::resolver::Table;
-use xvs_ipvsadm::{Output, capture};
+use xvs_ipvsadm::{Output, output};
 use xvs_model::client::{Director, Failure};
 use xvs_model::command::{Command, CommandError};
 use xvs_model::connection::ConnectionRow;
@@ -159,7 +159,7 @@ fn play(name: &str, recording: &Value, played: &mut usize, faults: &mut Vec<Stri
         let line = argv[1..].join(" ");
         let different = DIFFERENT.iter().any(|(start, _)| line.starts_with(start));
         let live = traffic && ["-L", "-l", "--list"].iter().any(|word| line.starts_with(word));
-        let output = capture(&argv, step["stdin"].as_str().unwrap_or(""), &mut model, &names);
+        let output = output(&argv, step["stdin"].as_str().unwrap_or(""), &mut model, &names);
         if live {
             continue;
         }

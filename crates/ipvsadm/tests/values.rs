@@ -11,7 +11,7 @@ mod listener;
 use std::net::{IpAddr, Ipv4Addr};
 
 use listener::Listener;
-use xvs_ipvsadm::capture;
+use xvs_ipvsadm::output;
 use xvs_ipvsadm::resolver::Table;
 use xvs_model::command::Command;
 use xvs_model::destination::{DestinationOptions, Tunnel, TunnelChecksum};
@@ -144,7 +144,7 @@ fn odd_values_are_refused_or_understood_as_ipvsadm_does() {
         let argv: Vec<_> =
             std::iter::once("ipvsadm").chain(words.iter().copied()).map(str::to_owned).collect();
         let mut listener = Listener::default();
-        let output = capture(&argv, "", &mut listener, &names);
+        let output = output(&argv, "", &mut listener, &names);
         asked += 1;
         let heard = listener.heard.as_ref().map(told).unwrap_or_default();
         let theirs = (exit.to_owned(), with_defaults(change, &heard), stderr);

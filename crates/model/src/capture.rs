@@ -59,7 +59,7 @@ pub struct CapturedFrame {
     /// Its length in bytes.
     pub length: u32,
     /// From the Ethernet header on, as much as is kept of it.
-    #[serde(with = "hexadecimal")]
+    #[serde(with = "crate::hexadecimal")]
     pub bytes: Vec<u8>,
 }
 
@@ -77,25 +77,3 @@ pub enum Way {
 
 /// Frames that were left out because their worker's slots were all taken, of packets that came in by each interface.
 pub type Missed = BTreeMap<String, u64>;
-
-/// Bytes as text, two digits each.
-mod hexadecimal {
-    use std::borrow::Cow;
-
-    use serde::de::Error;
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-        let digit = |value: u8| char::from_digit(value.into(), 16).expect("four bits are a digit");
-        let text: String = bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
-        serializer.serialize_str(&text)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-        let text = Cow::<str>::deserialize(deserializer)?;
-        let value = |digit: &u8| char::from(*digit).to_digit(16);
-        let byte = |pair: &[u8]| Some((value(pair.first()?)? << 4 | value(pair.get(1)?)?) as u8);
-        let bytes: Option<_> = text.as_bytes().chunks(2).map(byte).collect();
-        bytes.ok_or_else(|| D::Error::custom("bytes are two hexadecimal digits each"))
-    }
-}

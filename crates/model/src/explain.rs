@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::{Certainty, Figure};
 
+use crate::health::HealthReport;
+
 /// What is asked: a packet described by `proto`, `from` and `to`, or a whole frame.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -274,4 +276,18 @@ pub struct Doubt {
     pub name: String,
     /// What it is.
     pub what: String,
+}
+
+impl Report {
+    /// Tells what checks have made of the real servers that the scheduler was to choose from, or of the one whom a template
+    /// or the connection leads to.
+    pub fn add_health(&mut self, health: &HealthReport, now_millis: u64) {
+        let service = self.choice.as_ref().map(|choice| &choice.service).or(self.service.as_ref());
+        let server = service.and_then(|service| health.of_service(service));
+        self.health = server.map(|server| server.troubles(now_millis)).unwrap_or_default();
+        if self.choice.is_none() {
+            let led_to = self.connection.as_ref().map(|connection| format!("{} ", connection.dest));
+            self.health.retain(|told| led_to.as_ref().is_some_and(|dest| told.starts_with(dest)));
+        }
+    }
 }

@@ -30,6 +30,7 @@ pub mod duration;
 pub mod event;
 pub mod explain;
 pub mod health;
+pub mod hexadecimal;
 pub mod traffic;
 
 pub mod reply;

@@ -9,20 +9,20 @@ use std::{process, thread};
 use crossbeam::channel::{Receiver, Sender, bounded, select};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use xvs_ctl::arguments::Arguments;
+use xvs_ctl::arguments::{Arguments, parsed};
 use xvs_ctl::config::Config;
 use xvs_ctl::control_thread::Handle;
 use xvs_ctl::daemon::Daemon;
 use xvs_ctl::exporter::Listener;
 use xvs_ctl::front::Front;
+use xvs_ctl::metrics;
 use xvs_ctl::server::{Server, Settings};
 use xvs_ctl::watchdog::Watchdog;
-use xvs_ctl::{cli, metrics};
 use xvs_health::prepare::Prepared;
 use xvs_model::rules::RuleLine;
 
 fn main() -> ExitCode {
-    let arguments: Arguments = match cli::parsed() {
+    let arguments: Arguments = match parsed() {
         Ok(arguments) => arguments,
         Err(code) => return code,
     };

@@ -9,6 +9,7 @@ use xvs_dataplane::explain::FRAME_BYTES;
 use xvs_dataplane::port::LinkId;
 use xvs_model::command::CommandError;
 use xvs_model::explain::{Proto, Question};
+use xvs_model::hexadecimal;
 use xvs_proto::{Endpoint, MacAddr, Protocol, checksum, ethernet, ipv4, ipv6, sctp, tcp, udp};
 
 /// The interface by which a source is reached.
@@ -113,12 +114,6 @@ fn wrong(why: &str) -> CommandError {
     CommandError::InvalidOperation { why: format!("xvs explain: {why}") }
 }
 
-/// The bytes that hexadecimal digits say.
-pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits: Vec<_> = text.chars().map(|digit| digit.to_digit(16)).collect::<Option<_>>()?;
-    (digits.len() % 2 == 0).then(|| digits.chunks(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect())
-}
-
 /// Whom a packet is from whose sender's link address is not known.
 const NOBODY: MacAddr = MacAddr([0; 6]);
 /// The first chunk of an association (RFC 9260 §3.3.2): tag 1, a window, one stream each way.
@@ -155,7 +150,8 @@ pub(super) fn frame(question: &Question, egress: &Egress) -> Result<(LinkId, Vec
 
 /// A frame as it was given.
 fn given(question: &Question, hex: &str, egress: &Egress) -> Result<(LinkId, Vec<u8>), CommandError> {
-    let frame = unhex(hex).ok_or_else(|| wrong("a frame is an even number of hexadecimal digits"))?;
+    let frame =
+        hexadecimal::decode(hex).ok_or_else(|| wrong("a frame is an even number of hexadecimal digits"))?;
     let link = match named(question, egress)? {
         Some((link, _)) => link,
         None => {

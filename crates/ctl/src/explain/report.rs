@@ -11,7 +11,6 @@ use xvs_dataplane::port::LinkId;
 use xvs_dataplane::snapshot::{Asked, Candidate, Path, Snapshot};
 use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_model::explain::{Choice, Contender, Doubt, Entry, NextHop, Report, Rewrite, Sent, Summary, Tunnel};
-use xvs_model::health::HealthReport;
 use xvs_proto::{Endpoint, Packet, Parsed, Protocol, ethernet, parse};
 use xvs_sched::ForwardingMethod;
 
@@ -98,18 +97,6 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>) -> Report {
         },
         sent: explanation.sent.iter().map(|bytes| sent(bytes.link, &bytes.frame, egress)).collect(),
         caveats: explanation.caveats.iter().map(doubt).collect(),
-    }
-}
-
-/// Tells what checks have made of the real servers that the scheduler was to choose from, or of the one whom a template
-/// or the connection leads to.
-pub(crate) fn add_health(report: &mut Report, health: &HealthReport, now_millis: u64) {
-    let service = report.choice.as_ref().map(|choice| &choice.service).or(report.service.as_ref());
-    let server = service.and_then(|service| health.of_service(service));
-    report.health = server.map(|server| server.troubles(now_millis)).unwrap_or_default();
-    if report.choice.is_none() {
-        let led_to = report.connection.as_ref().map(|connection| format!("{} ", connection.dest));
-        report.health.retain(|told| led_to.as_ref().is_some_and(|dest| told.starts_with(dest)));
     }
 }
 

@@ -31,7 +31,7 @@ use xvs_proto::MacAddr;
 pub use self::latest::{Latest, Slot};
 use self::netlink::Netlink;
 use self::tables::NeighbourEntry;
-pub(crate) use self::tables::path_mtu;
+pub use self::tables::path_mtu;
 
 mod latest;
 pub mod neighbours;

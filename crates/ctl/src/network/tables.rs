@@ -77,7 +77,7 @@ pub(super) fn routes(netlink: &mut Netlink) -> io::Result<(Vec<Route>, Vec<Strin
 
 /// The largest packet, in bytes, that the kernel would send to an address, where its route says so or a router has told;
 /// `None` where that is its link's.
-pub(crate) fn path_mtu(netlink: &mut Netlink, dest: IpAddr) -> io::Result<Option<u32>> {
+pub fn path_mtu(netlink: &mut Netlink, dest: IpAddr) -> io::Result<Option<u32>> {
     let mut question = RouteMessage::default();
     (question.header.address_family, question.header.destination_prefix_length) = match dest {
         IpAddr::V4(_) => (AddressFamily::Inet, 32),

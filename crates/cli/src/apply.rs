@@ -1,0 +1,60 @@
+//! `xvs apply`: what runs becomes what a rules file says.
+//!
+//! As one change, or none. With `--confirm-within` the daemon takes it back unless `xvs confirm` comes in time: whoever
+//! cuts himself off by it need not come back.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use xvs_model::client::{Director, Failure};
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
+
+use crate::plan::{as_json, show, summary};
+use crate::{DONE, Done, check, duration};
+
+/// What follows `xvs apply`.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Rules as `xvsadm -Sn` prints them; - is standard input
+    file: PathBuf,
+    /// Take it back after so long, such as 60s or 5m, unless `xvs confirm` comes before
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    confirm_within: Option<Duration>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
+    let file = arguments.file.display();
+    let (rules, _) = check::rules(&arguments.file)?;
+    if rules.is_empty() {
+        return Err(format!(
+            "{file} has no rules, and nothing was changed; a line -C says that no service is meant to be there"
+        )
+        .into());
+    }
+    // Whole seconds, as `duration` reads them.
+    let seconds = arguments.confirm_within.and_then(|time| u32::try_from(time.as_secs()).ok());
+    let differences = match director.call(Request::Apply { rules, confirm_within_seconds: seconds })? {
+        Reply::Applied(differences) => differences,
+        other => return Err(Failure::unexpected(&other).into()),
+    };
+    if arguments.json {
+        writeln!(out, "{:#}", as_json(&differences))?;
+        return Ok(DONE);
+    }
+    if differences.is_empty() {
+        writeln!(out, "nothing to do: what runs is what {file} says")?;
+        return Ok(DONE);
+    }
+    show(&differences, out)?;
+    writeln!(out, "applied {}", summary(&differences))?;
+    if let Some(seconds) = seconds {
+        writeln!(out, "taken back in {seconds} s, unless you say `xvs confirm`")?;
+    }
+    Ok(DONE)
+}

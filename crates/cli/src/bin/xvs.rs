@@ -1,0 +1,7 @@
+//! `xvs`: what ipvsadm has no words for.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    xvs_ctl::arguments::parsed().map_or_else(|code| code, xvs_cli::run)
+}

@@ -1,0 +1,105 @@
+//! A captured packet as a line for people.
+//!
+//! Time, where it came in, from whom to whom, what it is, and behind an arrow what became of it. The sentence of a drop
+//! stands with the first of its reason. Not here: which packets, and where lines go.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::time::Duration;
+
+use xvs_model::capture::{CapturedFrame, CapturedPacket, Way};
+use xvs_proto::{Endpoint, Family, Fragment, Packet, Parsed, ethernet, parse, quoted, tcp};
+
+use crate::capture::pcapng;
+
+/// Makes lines, and remembers which reasons it has explained.
+#[derive(Default)]
+pub struct Lines {
+    explained: BTreeSet<String>,
+}
+
+impl Lines {
+    /// The line of a packet, without its end; nothing for one without frames.
+    pub fn line(&mut self, packet: &CapturedPacket) -> String {
+        let Some(first) = packet.frames.first() else { return String::new() };
+        let mut line = format!("{} {} {}", clock(first.nanoseconds), first.interface, what(first));
+        let outs = || packet.frames.iter().filter(|frame| frame.way == Way::Out);
+        match (&packet.reason, packet.verdict.as_str()) {
+            (Some(reason), _) if self.explained.contains(reason) => _ = write!(line, " drop {reason}"),
+            (Some(reason), _) => {
+                self.explained.insert(reason.clone());
+                _ = write!(line, " {}", pcapng::explained(packet));
+            }
+            (None, "transmit") if first.way != Way::Out => {}
+            (None, verdict) => _ = write!(line, " {verdict}"),
+        }
+        for frame in outs().take(1).filter(|_| first.way != Way::Out) {
+            _ = write!(line, " -> {} {}", frame.interface, to(frame));
+        }
+        if outs().count() > 1 {
+            _ = write!(line, " in {} frames", outs().count());
+        }
+        line
+    }
+}
+
+/// Time of day, UTC.
+fn clock(nanoseconds: u64) -> String {
+    let since = Duration::from_nanos(nanoseconds);
+    let seconds = since.as_secs() % 86_400;
+    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    format!("{hours:02}:{minutes:02}:{:02}.{:06}", seconds % 60, since.subsec_micros())
+}
+
+/// A frame's packet, as far as it is kept.
+fn packet(bytes: &[u8]) -> Option<Packet> {
+    if let Ok(Parsed::Ip(packet)) = parse(bytes) {
+        return Some(packet);
+    }
+    let link = ethernet::parse(bytes).ok()?;
+    let family = match link.ethertype {
+        ethernet::TYPE_IPV4 => Family::V4,
+        ethernet::TYPE_IPV6 => Family::V6,
+        _ => return None,
+    };
+    quoted(bytes, link.payload..bytes.len(), family)
+}
+
+fn what(frame: &CapturedFrame) -> String {
+    let Some(packet) = packet(&frame.bytes) else {
+        return format!("{} bytes that are no packet", frame.length);
+    };
+    let end = |end| end_of(end, &packet);
+    let (source, dest) = (end(packet.flow.source), end(packet.flow.dest));
+    let mut text = format!("{source} > {dest} {}", packet.flow.protocol);
+    let flags = flags(packet.tcp_flags);
+    if !flags.is_empty() {
+        _ = write!(text, " {flags}");
+    }
+    if packet.fragment != Fragment::Whole {
+        text += " fragment";
+    }
+    _ = write!(text, " {}", frame.length);
+    text
+}
+
+/// To whom a frame went.
+fn to(frame: &CapturedFrame) -> String {
+    packet(&frame.bytes).map_or_else(String::new, |packet| end_of(packet.flow.dest, &packet))
+}
+
+fn end_of(end: Endpoint, packet: &Packet) -> String {
+    let with_ports = packet.has_ports() && packet.fragment != Fragment::Later;
+    if with_ports { end.to_string() } else { end.addr.to_string() }
+}
+
+fn flags(flags: tcp::Flags) -> String {
+    let known = [
+        (tcp::Flags::SYN, 'S'),
+        (tcp::Flags::FIN, 'F'),
+        (tcp::Flags::RST, 'R'),
+        (tcp::Flags::PSH, 'P'),
+        (tcp::Flags::ACK, '.'),
+    ];
+    known.into_iter().filter(|(flag, _)| flags.has(*flag)).map(|(_, letter)| letter).collect()
+}

@@ -1,0 +1,244 @@
+//! `xvs capture`: packets as they came in and as they went out, into a pcapng file or as lines.
+//!
+//! The daemon sends what its workers copied; this program writes it, with its own rights and on its own disk. It ends at
+//! the count or time that was asked for, or by SIGINT or SIGTERM, with counts on stderr.
+
+pub mod lines;
+pub mod pcapng;
+
+use std::error::Error;
+use std::fs::File;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{io, thread};
+
+use clap::Args;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use xvs_dataplane::verdict::DropReason;
+use xvs_model::capture::{CaptureRequest, CapturedPacket, LARGEST_FRAME, Missed};
+use xvs_model::client::{Client, Failure, Stopper, default_socket};
+use xvs_proto::Prefix;
+use xvs_sched::ServiceKey;
+
+use crate::capture::lines::Lines;
+use crate::capture::pcapng::Blocks;
+use crate::{DONE, Done};
+
+/// What follows `xvs capture`.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Write pcapng to this file; without it to stdout, or lines if that is a terminal
+    #[arg(short, long, value_name = "FILE", conflicts_with = "text")]
+    write: Option<PathBuf>,
+    /// Print a line for each packet
+    #[arg(long)]
+    text: bool,
+    /// Print a JSON object for each packet, a line each
+    #[arg(long, conflicts_with_all = ["text", "write"])]
+    json: bool,
+    /// Packets with an end at this address or in this network; a connection's ends count for all its packets
+    #[arg(long, value_name = "ADDRESS[/LENGTH]")]
+    address: Option<Prefix>,
+    /// Packets with an end at this port
+    #[arg(long)]
+    port: Option<u16>,
+    /// Packets of this service, like "TCP 192.0.2.1:80" or "FWM 7"
+    #[arg(long)]
+    service: Option<ServiceKey>,
+    /// Packets that came in by this interface
+    #[arg(long, value_name = "NAME")]
+    interface: Option<String>,
+    /// Dropped packets
+    #[arg(long)]
+    drops: bool,
+    /// Packets dropped for this reason, as `xvs status` names it
+    #[arg(long, value_name = "NAME", value_parser = reason)]
+    reason: Option<String>,
+    /// End after so many packets
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// End after so long
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: Option<u64>,
+    /// Keep at most so many bytes of each frame
+    #[arg(long, value_name = "BYTES", default_value_t = LARGEST_FRAME as u32,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    snaplen: u32,
+}
+
+/// A reason that there is.
+fn reason(text: &str) -> Result<String, String> {
+    let known = || DropReason::all().map(DropReason::name).collect::<Vec<_>>().join(", ");
+    DropReason::named(text)
+        .map(|reason| reason.name().to_owned())
+        .ok_or_else(|| format!("known: {}", known()))
+}
+
+impl Arguments {
+    fn request(&self) -> CaptureRequest {
+        CaptureRequest {
+            address: self.address,
+            port: self.port,
+            service: self.service,
+            interface: self.interface.clone(),
+            drops: self.drops,
+            reason: self.reason.clone(),
+            snap_bytes: self.snaplen as usize,
+        }
+    }
+}
+
+pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
+    // Before anything is asked: a file that cannot be made costs the director nothing.
+    let mut sink = Sink::open(arguments, out)?;
+    let mut client = Client::connect(&default_socket())?;
+    let stopper = client.stopper()?;
+    end_by_signal(client.stopper()?)?;
+    if let Some(seconds) = arguments.seconds {
+        let stopper = client.stopper()?;
+        thread::spawn(move || {
+            thread::sleep(Duration::from_secs(seconds));
+            stopper.stop();
+        });
+    }
+    let most = arguments.count.unwrap_or(u64::MAX);
+    let (mut packets, mut begun) = (0, false);
+    let ended = client.capture(arguments.request(), &mut |part| {
+        if !begun {
+            begun = true;
+            sink.begin()?;
+            eprintln!("capturing; Ctrl-C or SIGTERM ends it");
+        }
+        let left = usize::try_from(most - packets).unwrap_or(usize::MAX);
+        let part = &part[..part.len().min(left)];
+        packets += part.len() as u64;
+        if packets == most {
+            stopper.stop();
+        }
+        sink.put(part)
+    });
+    let missed = match ended {
+        Ok(missed) => missed,
+        Err(Failure::Printing(error)) => return Err(sink.failed(error, packets)),
+        // What was written stays, and is whole.
+        Err(failure) => return Err(failure.into()),
+    };
+    sink.finish(&missed).map_err(|error| sink.failed(error, packets))?;
+    let missed = missed.values().sum::<u64>();
+    eprintln!("{packets} packets captured, {missed} frames missed because the queue was full");
+    Ok(DONE)
+}
+
+/// Has the first signal end the capture, and the second this program.
+fn end_by_signal(stopper: Stopper) -> io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    thread::spawn(move || {
+        for (before, signal) in signals.forever().enumerate() {
+            if before > 0 {
+                std::process::exit(128 + signal);
+            }
+            stopper.stop();
+        }
+    });
+    Ok(())
+}
+
+/// Where packets go, and as what.
+struct Sink<'a> {
+    to: Target<'a>,
+    form: Form,
+}
+
+enum Target<'a> {
+    Stdout(&'a mut dyn Write),
+    /// With the bytes of it that are whole blocks.
+    File(File, &'a Path, u64),
+}
+
+enum Form {
+    Lines(Lines),
+    Json,
+    Blocks(Box<Blocks>),
+}
+
+impl<'a> Sink<'a> {
+    fn open(arguments: &'a Arguments, out: &'a mut dyn Write) -> Result<Self, Box<dyn Error>> {
+        let to = match arguments.write.as_deref() {
+            Some(path) if path != Path::new("-") => {
+                // What stands there stays until there is something to write in its place.
+                let file = File::options().write(true).create(true).truncate(false).open(path);
+                let file = file.map_err(|error| format!("{}: {error}", path.display()))?;
+                Target::File(file, path, 0)
+            }
+            _ => Target::Stdout(out),
+        };
+        let lines = arguments.text || arguments.write.is_none() && io::stdout().is_terminal();
+        let form = match lines {
+            _ if arguments.json => Form::Json,
+            true => Form::Lines(Lines::default()),
+            false => Form::Blocks(Box::new(Blocks::new(arguments.snaplen)?)),
+        };
+        Ok(Self { to, form })
+    }
+
+    /// Takes away what stands in the file.
+    fn begin(&mut self) -> io::Result<()> {
+        match &self.to {
+            Target::File(file, ..) if file.metadata()?.is_file() => file.set_len(0),
+            _ => Ok(()),
+        }
+    }
+
+    fn put(&mut self, packets: &[CapturedPacket]) -> io::Result<()> {
+        let bytes = match &mut self.form {
+            Form::Lines(lines) => {
+                packets.iter().map(|packet| lines.line(packet) + "\n").collect::<String>().into_bytes()
+            }
+            Form::Json => {
+                let line = |packet| Ok(serde_json::to_string(packet)? + "\n");
+                packets.iter().map(line).collect::<io::Result<String>>()?.into_bytes()
+            }
+            Form::Blocks(blocks) => {
+                packets.iter().try_for_each(|packet| blocks.packet(packet))?;
+                blocks.take()
+            }
+        };
+        self.write(&bytes)
+    }
+
+    fn finish(&mut self, missed: &Missed) -> io::Result<()> {
+        let Form::Blocks(blocks) = &mut self.form else { return Ok(()) };
+        blocks.statistics(missed)?;
+        let bytes = blocks.take();
+        self.write(&bytes)
+    }
+
+    /// Writes whole blocks or lines: all of them or, to a file, none.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.to {
+            Target::Stdout(out) => out.write_all(bytes).and_then(|()| out.flush()),
+            Target::File(file, _, whole) => {
+                file.write_all(bytes).inspect_err(|_| {
+                    // What is no file has no end that could be cut.
+                    let _ = file.set_len(*whole);
+                })?;
+                *whole += bytes.len() as u64;
+                Ok(())
+            }
+        }
+    }
+
+    fn failed(&self, error: io::Error, packets: u64) -> Box<dyn Error> {
+        match &self.to {
+            Target::Stdout(_) => error.into(),
+            Target::File(_, path, whole) => format!(
+                "writing {}: {error}; the capture has ended with {packets} packets, and the {whole} bytes that were \
+                 written are whole; make room or write elsewhere",
+                path.display()
+            )
+            .into(),
+        }
+    }
+}

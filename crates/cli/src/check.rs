@@ -1,0 +1,78 @@
+//! `xvs check`: every fault of a rules file, without a daemon.
+//!
+//! What a line asks for is tried on an empty director, after the lines before it. What depends on the machine, such as
+//! whether an address is its own, is told by `xvs apply`, which then changes nothing. With `--keepalived` the file is a
+//! keepalived.conf (`keepalived.rs`).
+
+use std::error::Error;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use clap::Args;
+use serde_json::{Value, json};
+use xvs_ipvsadm::{SystemResolver, read_wanted};
+use xvs_model::command::Command;
+use xvs_model::rules::{Fault, Wanted};
+
+use crate::keepalived::Form;
+use crate::{DONE, Done, FAILED, keepalived};
+
+/// What follows `xvs check`.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Rules as `xvsadm -Sn` prints them; - is standard input
+    #[arg(required_unless_present = "keepalived")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    keepalived: keepalived::Options,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
+    if let Some(file) = &arguments.keepalived.keepalived {
+        let form = if arguments.json { Form::Json } else { Form::Text };
+        return keepalived::run(file, &arguments.keepalived, form, out);
+    }
+    let file = arguments.file.as_deref().unwrap_or(Path::new("-"));
+    let read = read_wanted(&text(file)?, &SystemResolver::default());
+    let faults = read.as_ref().err().map(Vec::as_slice).unwrap_or_default();
+    match &read {
+        _ if arguments.json => {
+            let faults: Value =
+                faults.iter().map(|Fault { line, why }| json!({ "line": line, "why": why })).collect();
+            writeln!(out, "{faults:#}")?;
+        }
+        Ok((commands, _)) => {
+            let lines = if commands.len() == 1 { "line" } else { "lines" };
+            writeln!(out, "{}: {} {lines}, no fault", file.display(), commands.len())?;
+        }
+        Err(faults) => writeln!(out, "{}", told(file, faults))?,
+    }
+    Ok(if faults.is_empty() { DONE } else { FAILED })
+}
+
+/// The rules of a file: the commands of its lines, and what they want as a whole.
+///
+/// # Errors
+/// Why it cannot be read, or all its faults, a line each.
+pub(super) fn rules(file: &Path) -> Result<(Vec<Command>, Wanted), Box<dyn Error>> {
+    read_wanted(&text(file)?, &SystemResolver::default()).map_err(|faults| told(file, &faults).into())
+}
+
+fn told(file: &Path, faults: &[Fault]) -> String {
+    let lines: Vec<_> = faults.iter().map(|fault| format!("{}: {fault}", file.display())).collect();
+    lines.join("\n")
+}
+
+fn text(file: &Path) -> Result<String, String> {
+    let mut text = String::new();
+    let read = match file.as_os_str() == "-" {
+        true => io::stdin().read_to_string(&mut text).map(|_| ()),
+        false => fs::read_to_string(file).map(|read| text = read),
+    };
+    read.map_err(|error| format!("{}: {error}", file.display()))?;
+    Ok(text)
+}

@@ -1,0 +1,41 @@
+//! `xvs completion`: a script by which a shell completes the command lines of `xvs`, `xvsd` and `xvsadm`.
+
+use std::io::Write;
+
+use clap::{Args, CommandFactory, ValueEnum};
+use clap_complete::{Shell, generate};
+use xvs_ctl::arguments;
+
+use crate::{Cli, DONE, Done};
+
+/// What follows `xvs completion`.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// For which shell
+    shell: Shell,
+    /// Of which program
+    #[arg(long, default_value = "xvs")]
+    program: Program,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Program {
+    Xvs,
+    Xvsd,
+    Xvsadm,
+    Ipvsadm,
+}
+
+pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
+    let (mut command, name) = match arguments.program {
+        Program::Xvs => (Cli::command(), "xvs"),
+        Program::Xvsd => (arguments::Arguments::command(), "xvsd"),
+        Program::Xvsadm => (xvs_ipvsadm::manual::command(), "xvsadm"),
+        Program::Ipvsadm => (xvs_ipvsadm::manual::command(), "ipvsadm"),
+    };
+    // clap_complete panics at an output that fails, such as a pipe that was closed.
+    let mut script = Vec::new();
+    generate(arguments.shell, &mut command, name, &mut script);
+    out.write_all(&script)?;
+    Ok(DONE)
+}

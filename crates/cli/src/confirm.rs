@@ -1,0 +1,32 @@
+//! `xvs confirm`: rules that were applied for a time stay, or are taken back at once.
+
+use std::io::Write;
+
+use clap::Args;
+use xvs_model::client::{Director, Failure};
+use xvs_model::reply::Reply;
+use xvs_model::request::{Request, Verdict};
+
+use crate::plan::show;
+use crate::{DONE, Done};
+
+/// What follows `xvs confirm`.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Do not wait for the time to be over: put back what was before
+    #[arg(long)]
+    take_back: bool,
+}
+
+pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
+    let verdict = if arguments.take_back { Verdict::TakeBack } else { Verdict::Keep };
+    match director.call(Request::Confirm(verdict))? {
+        Reply::Done => writeln!(out, "confirmed")?,
+        Reply::Applied(differences) => {
+            show(&differences, out)?;
+            writeln!(out, "taken back")?;
+        }
+        other => return Err(Failure::unexpected(&other).into()),
+    }
+    Ok(DONE)
+}

@@ -1,0 +1,176 @@
+//! `xvs connections`: who is connected to what, and how.
+//!
+//! Asks for those that fit, and prints each as it arrives, so that no listing is ever in memory as a whole. Not here:
+//! ipvsadm's listing (`xvsadm -Lnc`).
+
+use std::io;
+use std::io::{BufWriter, Write};
+
+use clap::Args;
+use serde_json::json;
+use xvs_dataplane::conn::sctp::SctpState;
+use xvs_dataplane::conn::tcp::TcpState;
+use xvs_dataplane::conn::udp;
+use xvs_model::client::{Director, Failure};
+use xvs_model::connection::{ConnectionRow, Ends, Filter, Kind};
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
+use xvs_sched::ServiceKey;
+
+use crate::{DONE, Done};
+
+/// What follows `xvs connections`.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Of clients there; an IPv6 port stands behind brackets
+    #[arg(long, value_name = "ADDRESS[/LEN][:PORT]")]
+    client: Option<Ends>,
+    /// Of this service, as listings name it: "TCP 198.51.100.100:80", "FWM 7"
+    #[arg(long, value_name = "SERVICE")]
+    service: Option<ServiceKey>,
+    /// To real servers there
+    #[arg(long, value_name = "ADDRESS[/LEN][:PORT]")]
+    dest: Option<Ends>,
+    /// In one of these states
+    #[arg(long, value_name = "STATE,…", value_delimiter = ',', value_parser = state)]
+    state: Vec<String>,
+    /// Persistence templates instead
+    #[arg(long)]
+    templates: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Print only how many there are
+    #[arg(long)]
+    count: bool,
+}
+
+pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
+    let mut out = BufWriter::new(out);
+    let filter = Filter {
+        kind: if arguments.templates { Kind::Templates } else { Kind::Connections },
+        client: arguments.client,
+        dest: arguments.dest,
+        service: arguments.service,
+        server: None,
+        states: arguments.state.clone(),
+    };
+    if arguments.count {
+        let count = match director.call(Request::CountConnections(filter))? {
+            Reply::Report(count) => count,
+            other => return Err(Failure::unexpected(&other).into()),
+        };
+        let count = if arguments.json { json!({ "count": count }) } else { count };
+        writeln!(out, "{count}")?;
+    } else if arguments.json {
+        let mut separator = "[\n";
+        director.find(&filter, &mut |row| {
+            out.write_all(std::mem::replace(&mut separator, ",\n").as_bytes())?;
+            serde_json::to_writer(&mut out, &row).map_err(io::Error::from)
+        })?;
+        out.write_all(if separator == "[\n" { b"[]\n" } else { b"\n]\n" })?;
+    } else {
+        let mut head =
+            Some(line(["Pro", "Expires", "State", "Client", "Virtual", "Real server", "Packets", "How"]));
+        director.find(&filter, &mut |row| {
+            out.write_all(head.take().unwrap_or_default().as_bytes())?;
+            out.write_all(text(&row).as_bytes())
+        })?;
+        if head.is_some() {
+            writeln!(out, "no {} fits", if arguments.templates { "template" } else { "connection" })?;
+        }
+    }
+    out.flush()?;
+    Ok(DONE)
+}
+
+/// A row as people read it.
+fn text(row: &ConnectionRow) -> String {
+    let mut how = Vec::new();
+    let mut packets = "-".to_owned();
+    if let Some(detail) = &row.detail {
+        packets = detail.packets.to_string();
+        how.push(detail.method.listed().to_owned());
+        how.extend(row.local.map(|local| format!("from {local}")));
+        how.extend((detail.controls > 0).then(|| format!("controls {}", detail.controls)));
+        how.extend(detail.flags.iter().cloned());
+    }
+    how.extend(row.engine.as_ref().map(|engine| format!("{} {}", engine.name, engine.data)));
+    line([
+        &row.protocol.to_string(),
+        &format!("{:02}:{:02}", row.expires_seconds / 60, row.expires_seconds % 60),
+        &row.state,
+        &row.client.to_string(),
+        &row.virtual_endpoint.to_string(),
+        &row.dest.to_string(),
+        &packets,
+        &how.join(", "),
+    ])
+}
+
+fn line([protocol, expires, state, client, service, dest, packets, how]: [&str; 8]) -> String {
+    format!(
+        "{protocol:<4} {expires:>7} {state:<11} {client:<21} {service:<21} {dest:<21} {packets:>7} {how}\n"
+    )
+}
+
+/// A state's name, in letters of either case.
+fn state(text: &str) -> Result<String, String> {
+    let tcp = (0..=TcpState::SynAck as u8).map(|number| TcpState::of(number).name());
+    let sctp = (0..=SctpState::Closed as u8).map(|number| SctpState::of(number).name());
+    let mut known: Vec<_> = tcp.chain(sctp).chain([udp::STATE_NAME, "ASSURED"]).collect();
+    known.sort_unstable();
+    known.dedup();
+    let name = text.to_ascii_uppercase();
+    if known.contains(&name.as_str()) { Ok(name) } else { Err(format!("states are {}", known.join(", "))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use xvs_proto::{Endpoint, Protocol};
+    use xvs_sched::ForwardingMethod;
+
+    use crate::connections::*;
+    use xvs_model::connection::{ConnectionDetail, EngineData};
+
+    #[test]
+    fn a_row_says_all_there_is_in_columns() {
+        let end = |last, port| Endpoint::new([192, 0, 2, last], port);
+        let detail = ConnectionDetail {
+            service: None,
+            server: None,
+            method: ForwardingMethod::FullNat,
+            packets: 12,
+            controls: 0,
+            template: false,
+            flags: vec!["proxy".to_owned(), "told".to_owned()],
+        };
+        let row = ConnectionRow {
+            protocol: Protocol::TCP,
+            expires_seconds: 899,
+            state: "ESTABLISHED".to_owned(),
+            client: end(7, 40_000),
+            virtual_endpoint: end(100, 80),
+            dest: end(11, 8080),
+            local: Some(end(1, 1024)),
+            engine: None,
+            detail: Some(detail.clone()),
+        };
+        assert_eq!(
+            text(&row),
+            "TCP    14:59 ESTABLISHED 192.0.2.7:40000       192.0.2.100:80        192.0.2.11:8080            12 \
+             FullNat, from 192.0.2.1:1024, proxy, told\n"
+        );
+        let engine = Some(EngineData { name: "sip".to_owned(), data: "abc@x".to_owned() });
+        let detail = Some(ConnectionDetail { controls: 2, flags: Vec::new(), ..detail });
+        let template = ConnectionRow { local: None, engine, detail, ..row };
+        assert!(text(&template).ends_with(" 12 FullNat, controls 2, sip abc@x\n"));
+    }
+
+    #[test]
+    fn states_are_named_as_listings_name_them_and_others_are_refused_with_the_names() {
+        assert_eq!(state("time_wait").unwrap(), "TIME_WAIT");
+        assert_eq!(state("S-ACK-SENT").unwrap(), "S-ACK-SENT");
+        assert!(state("OPEN").unwrap_err().contains("ESTABLISHED, FIN_WAIT"));
+    }
+}

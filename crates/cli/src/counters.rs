@@ -1,0 +1,33 @@
+//! `xvs counters`: everything that the workers count and that is not zero, by name.
+
+use std::io::Write;
+
+use clap::Args;
+use serde_json::Value;
+use xvs_model::client::{Director, Failure};
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
+
+use crate::{DONE, Done};
+
+/// What follows `xvs counters`.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
+    let mut counters = match director.call(Request::Counters)? {
+        Reply::Report(Value::Object(counters)) => counters,
+        other => return Err(Failure::unexpected(&other).into()),
+    };
+    counters.retain(|_, value| *value != 0);
+    if arguments.json {
+        writeln!(out, "{:#}", Value::Object(counters))?;
+    } else {
+        counters.iter().try_for_each(|(name, value)| writeln!(out, "{name} {value}"))?;
+    }
+    Ok(DONE)
+}

@@ -1,0 +1,332 @@
+//! Checks of virtual addresses: who has them, who answers ARP for them, and the kernel's settings beside them.
+
+use std::net::IpAddr;
+
+use xvs_dataplane::egress::model::{Link, Network, Route, RouteAction, Table};
+use xvs_proto::Prefix;
+use xvs_sched::ForwardingMethod;
+
+use crate::doctor::facts::{Answer, Facts, conf};
+use crate::doctor::finding::Finding;
+
+/// Whether the director has each virtual address.
+pub(super) fn present(facts: &Facts) -> Vec<Finding> {
+    let of = |vip: &IpAddr| match facts.holder(*vip) {
+        Some(link) => Finding::ok(ADDRESS, vip, format!("{} has it", link.name)).seen("ip address"),
+        None => {
+            let bits = if vip.is_ipv4() { "32" } else { "128" };
+            // Until it is known to be nobody else's, an address of IPv6 answers nobody.
+            let nodad = if vip.is_ipv4() { "" } else { " nodad" };
+            let beside = beside(facts, *vip);
+            let dev = beside.or_else(|| towards_clients(facts)).map_or("eth0", |link| link.name.as_str());
+            let mend = format!("ip address add {vip}/{bits} dev {dev}{nodad}");
+            let finding = match beside {
+                Some(link) => {
+                    let found = format!(
+                        "no interface has it, and nobody else answers for it to clients on {}",
+                        link.name
+                    );
+                    Finding::fail(ADDRESS, vip, found)
+                }
+                None => {
+                    let found = "no interface has it; that is fine if routers send it here by a route";
+                    Finding::warn(ADDRESS, vip, found)
+                }
+            };
+            finding.seen("ip address").mend(mend)
+        }
+    };
+    facts.virtual_addresses().iter().map(of).collect()
+}
+
+/// An attached link whose network an address is in.
+pub(super) fn beside(facts: &Facts, vip: IpAddr) -> Option<&Link> {
+    let holds = |link: &&Link| {
+        let around =
+            |&(addr, len): &(IpAddr, u8)| Prefix::new(addr, len).is_some_and(|net| net.contains(vip));
+        facts.names(&link.name) && link.addresses.iter().any(around)
+    };
+    facts.network.links.iter().find(holds)
+}
+
+/// The attached link that clients most likely come by: that of the default route, else the first named.
+fn towards_clients(facts: &Facts) -> Option<&Link> {
+    let default = default_link(&facts.network).filter(|link| facts.names(&link.name));
+    default.or_else(|| facts.network.link_named(&facts.interfaces.first()?.name))
+}
+
+/// The link of the default route of IPv4.
+fn default_link(network: &Network) -> Option<&Link> {
+    let is_default =
+        |route: &&Route| route.table == Table::Main && route.dest.is_default() && route.dest.addr().is_ipv4();
+    let route = network.routes.iter().filter(is_default).min_by_key(|route| route.metric)?;
+    let RouteAction::Unicast(hops) = &route.action else { return None };
+    let ifindex = hops.first()?.ifindex;
+    network.links.iter().find(|link| link.ifindex == ifindex)
+}
+
+/// Whether the kernel answers ARP for virtual addresses that are not on the interface that it is asked by.
+pub(super) fn answered_by_the_director(facts: &Facts) -> Vec<Finding> {
+    let of = |vip: &IpAddr| {
+        let holder = facts.holder(*vip).filter(|link| vip.is_ipv4() && !facts.names(&link.name))?;
+        let link = beside(facts, *vip).or_else(|| towards_clients(facts))?;
+        let silent = facts.highest(&link.name, IGNORE);
+        let finding = if silent == 0 {
+            let found = format!("{} has it, and {} answers ARP for it", holder.name, link.name);
+            Finding::ok(ARP, vip, found)
+        } else {
+            let (holder, link) = (&holder.name, &link.name);
+            let found = format!(
+                "{holder} has it, and with arp_ignore {silent} the kernel does not answer for it on {link}; so clients \
+                 and routers there do not find it"
+            );
+            Finding::fail(ARP, vip, found).mend(format!("ip address add {vip}/32 dev {link}"))
+        };
+        Some(finding.seen(format!("/proc/sys/{}", conf(&link.name, IGNORE))))
+    };
+    facts.virtual_addresses().iter().filter_map(of).collect()
+}
+
+/// Whether others answer ARP for virtual addresses: real servers that should be quiet.
+pub(super) fn answered_by_others(facts: &Facts) -> Vec<Finding> {
+    let told = facts.answers.iter().map(|answer| told(facts, answer));
+    let quiet = |vip: &IpAddr| {
+        let IpAddr::V4(v4) = vip else { return None };
+        let nobody = !facts.probed.is_empty() && facts.answers.iter().all(|answer| answer.addr != *v4);
+        nobody.then(|| {
+            let found = "no other machine answers for it";
+            Finding::ok(ARP, vip, found).seen(format!("ARP probes on {}", facts.probed.join(", ")))
+        })
+    };
+    told.chain(facts.virtual_addresses().iter().filter_map(quiet)).collect()
+}
+
+fn told(facts: &Facts, answer: &Answer) -> Finding {
+    let Answer { addr, link, mac } = answer;
+    let neighbours = facts.network.neighbours.iter().filter(|known| known.mac == *mac);
+    let addresses: Vec<_> = neighbours.map(|known| known.addr).collect();
+    let server = facts.servers().find(|(_, server)| addresses.contains(&server.endpoint.addr));
+    let finding = match server {
+        Some((_, server)) => {
+            let host = server.endpoint.addr;
+            let found =
+                format!("the real server {host} answers for it on {link} ({mac}) and takes clients away");
+            let finding = Finding::fail(ARP, addr, found);
+            match server.method {
+                ForwardingMethod::DirectRouting | ForwardingMethod::Tunnel => {
+                    let tunnel = server.method == ForwardingMethod::Tunnel;
+                    let method = if tunnel { " --method tunnel" } else { "" };
+                    finding.mend_on(host, format!("xvs realserver up --vip {addr}{method}"))
+                }
+                // By NAT it has no use for the address.
+                _ => finding.mend_on(host, format!("ip address del {addr}/32 dev lo")),
+            }
+        }
+        None => {
+            let host = addresses.first().map_or_else(|| mac.to_string(), |addr| format!("{addr} ({mac})"));
+            let found = format!(
+                "{host} answers for it on {link} and takes clients away; it is no real server known here"
+            );
+            Finding::fail(ARP, addr, found).mend_on(host, format!("xvs realserver up --vip {addr}"))
+        }
+    };
+    finding.seen(format!("ARP probes on {link}"))
+}
+
+/// Whether the kernel forwards what real servers behind NAT send by themselves.
+pub(super) fn forwarding(facts: &Facts) -> Vec<Finding> {
+    [(true, "net/ipv4/ip_forward"), (false, "net/ipv6/conf/all/forwarding")]
+        .into_iter()
+        .filter(|(v4, _)| nat_servers(facts).any(|addr| addr.is_ipv4() == *v4))
+        .map(|(_, place)| {
+            let name = place.replace('/', ".");
+            let finding = if facts.setting(place) == 0 {
+                let found = format!(
+                    "{name} is 0: real servers behind NAT reach nobody by themselves (names, updates); services work"
+                );
+                Finding::warn("forwarding", "", found).mend(format!("sysctl -w {name}=1"))
+            } else {
+                Finding::ok("forwarding", "", format!("{name} is 1"))
+            };
+            finding.seen(format!("/proc/sys/{place}"))
+        })
+        .collect()
+}
+
+/// Whether the kernel would tell real servers behind NAT of a shorter way, past the director.
+pub(super) fn redirects(facts: &Facts) -> Vec<Finding> {
+    if facts.setting("net/ipv4/ip_forward") == 0 {
+        return Vec::new();
+    }
+    let of = |link: &Link| {
+        let net = |&(addr, len): &(IpAddr, u8)| Prefix::new(addr, len).filter(|net| net.addr().is_ipv4());
+        let nets: Vec<_> = link.addresses.iter().filter_map(net).collect();
+        let on_link = |addr: IpAddr| nets.iter().any(|net| net.contains(addr));
+        let served = nat_servers(facts).any(on_link);
+        // Clients come by the same link: their router or their network is there.
+        let clients = default_link(&facts.network).is_some_and(|default| default.ifindex == link.ifindex)
+            || facts.virtual_addresses().into_iter().any(on_link);
+        if !(facts.names(&link.name) && served && clients) {
+            return None;
+        }
+        // Sent if either says so (kernel ip-sysctl.rst, send_redirects).
+        let [all, own] = ["all", &link.name].map(|name| facts.setting(&conf(name, REDIRECTS)));
+        let finding = if all + own == 0 {
+            Finding::ok("redirects", &link.name, "the kernel sends no ICMP redirects")
+        } else {
+            let found = "clients and real servers are on one link, and the kernel may redirect real servers to go past the \
+                         director: then their replies are not translated";
+            let mend =
+                ["all", &link.name].map(|name| format!("net.ipv4.conf.{}.{REDIRECTS}=0", sysctl(name)));
+            Finding::warn("redirects", &link.name, found).mend(format!("sysctl -w {}", mend.join(" ")))
+        };
+        Some(finding.seen(format!("/proc/sys/{}", conf(&link.name, REDIRECTS))))
+    };
+    facts.network.links.iter().filter_map(of).collect()
+}
+
+/// Whether the kernel drops what comes in by another link than it would answer by.
+pub(super) fn source_check(facts: &Facts) -> Vec<Finding> {
+    let Some(default) = default_link(&facts.network) else { return Vec::new() };
+    let of = |link: &Link| {
+        let holds = |vip: &IpAddr| link.addresses.iter().any(|(addr, _)| addr == vip);
+        let serves = facts.virtual_addresses().iter().any(|vip| vip.is_ipv4() && holds(vip));
+        if !(facts.names(&link.name) && serves) {
+            return None;
+        }
+        let name = &link.name;
+        let check = facts.highest(name, SOURCE);
+        let finding = if check == STRICT && default.ifindex != link.ifindex {
+            let found = format!(
+                "rp_filter is strict and the default route leaves by {}: the kernel drops what clients send to it by \
+                 {name}, such as ping of the virtual address and what xvsd gives back to it",
+                default.name
+            );
+            Finding::warn("source check", name, found)
+                .mend(format!("sysctl -w net.ipv4.conf.{}.{SOURCE}=2", sysctl(name)))
+        } else {
+            Finding::ok("source check", name, format!("rp_filter is {check}, and fits the routes"))
+        };
+        Some(finding.seen(format!("/proc/sys/{}", conf(name, SOURCE))))
+    };
+    facts.network.links.iter().filter_map(of).collect()
+}
+
+fn nat_servers(facts: &Facts) -> impl Iterator<Item = IpAddr> {
+    let nat = facts.servers().filter(|(_, server)| server.method == ForwardingMethod::Nat);
+    nat.map(|(_, server)| server.endpoint.addr)
+}
+
+/// A name as sysctl(8) takes it between dots: it reads a slash as a dot.
+fn sysctl(name: &str) -> String {
+    name.replace('.', "/")
+}
+
+const ADDRESS: &str = "address";
+const ARP: &str = "arp";
+pub(super) const IGNORE: &str = "arp_ignore";
+pub(super) const REDIRECTS: &str = "send_redirects";
+pub(super) const SOURCE: &str = "rp_filter";
+const STRICT: u32 = 1;
+
+#[cfg(test)]
+mod tests {
+    use crate::doctor::addresses::*;
+    use crate::doctor::facts::tests::{SERVER_MAC, facts, only, serve, web};
+    use crate::doctor::finding::Level;
+
+    fn command(finding: &Finding) -> &str {
+        finding.mend.as_ref().map_or("", |mend| &mend.command)
+    }
+
+    fn without_vip(mut facts: Facts) -> Facts {
+        facts.network.links[0].addresses.pop();
+        facts
+    }
+
+    #[test]
+    fn an_address_that_nobody_has_fails_clients_on_the_link_and_may_be_routed_here_else() {
+        let held = serve(facts(), web(), ForwardingMethod::Nat);
+        assert_eq!(only(present(&held)).level, Level::Ok);
+        let found = only(present(&without_vip(held)));
+        assert_eq!((found.level, command(&found)), (Level::Fail, "ip address add 198.51.100.100/32 dev wan"));
+        let mut routed = facts();
+        routed.addresses = vec!["203.0.113.5".parse().unwrap(), "2001:db8::5".parse().unwrap()];
+        let found = present(&routed);
+        let commands: Vec<_> = found.iter().map(|found| (found.level, command(found))).collect();
+        let v4 = "ip address add 203.0.113.5/32 dev wan";
+        let v6 = "ip address add 2001:db8::5/128 dev wan nodad";
+        assert_eq!(commands, [(Level::Warn, v4), (Level::Warn, v6)]);
+    }
+
+    #[test]
+    fn an_address_of_another_interface_is_unseen_where_arp_is_told_to_ignore_it() {
+        let mut facts = without_vip(serve(facts(), web(), ForwardingMethod::Nat));
+        let vip = "198.51.100.100".parse().unwrap();
+        facts.network.add_link("lo", "00:00:00:00:00:00".parse().unwrap(), &[(vip, 32)], 65536).unwrap();
+        assert_eq!(only(answered_by_the_director(&facts)).level, Level::Ok);
+        facts.settings.insert(conf("all", IGNORE), "1\n".to_owned());
+        let found = only(answered_by_the_director(&facts));
+        assert_eq!((found.level, command(&found)), (Level::Fail, "ip address add 198.51.100.100/32 dev wan"));
+    }
+
+    #[test]
+    fn who_answers_arp_for_the_address_is_told_by_name_with_what_quiets_it() {
+        let of = |method, mac| {
+            let mut facts = serve(facts(), web(), method);
+            facts.probed = vec!["lan".to_owned()];
+            assert_eq!(only(answered_by_others(&facts)).level, Level::Ok);
+            let addr = "198.51.100.100".parse().unwrap();
+            facts.answers.push(Answer { addr, link: "lan".to_owned(), mac });
+            let found = only(answered_by_others(&facts));
+            assert_eq!(found.level, Level::Fail);
+            let mend = found.mend.unwrap();
+            (mend.on.unwrap(), mend.command)
+        };
+        let host = "192.0.2.11".to_owned();
+        let up = "xvs realserver up --vip 198.51.100.100";
+        assert_eq!(of(ForwardingMethod::DirectRouting, SERVER_MAC), (host.clone(), up.to_owned()));
+        assert_eq!(of(ForwardingMethod::Tunnel, SERVER_MAC), (host.clone(), format!("{up} --method tunnel")));
+        let del = "ip address del 198.51.100.100/32 dev lo".to_owned();
+        assert_eq!(of(ForwardingMethod::Nat, SERVER_MAC), (host, del));
+        let stranger = xvs_proto::MacAddr([2, 0, 0, 0, 0, 0x99]);
+        assert_eq!(of(ForwardingMethod::Nat, stranger), ("02:00:00:00:00:99".to_owned(), up.to_owned()));
+    }
+
+    #[test]
+    fn forwarding_matters_to_real_servers_behind_nat_alone() {
+        assert_eq!(forwarding(&serve(facts(), web(), ForwardingMethod::DirectRouting)), []);
+        let mut facts = serve(facts(), web(), ForwardingMethod::Nat);
+        let found = only(forwarding(&facts));
+        assert_eq!((found.level, command(&found)), (Level::Warn, "sysctl -w net.ipv4.ip_forward=1"));
+        facts.settings.insert("net/ipv4/ip_forward".to_owned(), "1\n".to_owned());
+        assert_eq!(only(forwarding(&facts)).level, Level::Ok);
+    }
+
+    #[test]
+    fn redirects_matter_where_clients_and_real_servers_behind_nat_share_a_link() {
+        let mut facts = serve(facts(), web(), ForwardingMethod::Nat);
+        for (place, value) in [("net/ipv4/ip_forward", "1\n"), ("net/ipv4/conf/lan/send_redirects", "1\n")] {
+            facts.settings.insert(place.to_owned(), value.to_owned());
+        }
+        assert_eq!(redirects(&facts), [], "clients are on wan");
+        facts.network.add_route("0.0.0.0/0".parse().unwrap(), "192.0.2.254".parse().ok(), "lan").unwrap();
+        let found = only(redirects(&facts));
+        let off = "sysctl -w net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.lan.send_redirects=0";
+        assert_eq!((found.level, command(&found)), (Level::Warn, off));
+        facts.settings.insert("net/ipv4/conf/lan/send_redirects".to_owned(), "0\n".to_owned());
+        assert_eq!(only(redirects(&facts)).level, Level::Ok);
+    }
+
+    #[test]
+    fn a_strict_source_check_is_told_where_clients_are_answered_by_another_link() {
+        let mut facts = serve(facts(), web(), ForwardingMethod::Nat);
+        facts.settings.insert(conf("all", SOURCE), "1\n".to_owned());
+        assert_eq!(source_check(&facts), [], "nobody is routed elsewhere");
+        facts.network.add_route("0.0.0.0/0".parse().unwrap(), "192.0.2.254".parse().ok(), "lan").unwrap();
+        let found = only(source_check(&facts));
+        assert_eq!((found.level, command(&found)), (Level::Warn, "sysctl -w net.ipv4.conf.wan.rp_filter=2"));
+        facts.settings.insert(conf("wan", SOURCE), "2\n".to_owned());
+        assert_eq!(only(source_check(&facts)).level, Level::Ok);
+    }
+}

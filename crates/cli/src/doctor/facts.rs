@@ -1,0 +1,292 @@
+//! What is known of the machine when it is judged: plain values, gathered by [`gather`](crate::doctor::gather) or written by hand
+//! in tests.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use xvs_ctl::config::Config;
+use xvs_ctl::realserver::status::Status;
+use xvs_dataplane::egress::Egress;
+use xvs_dataplane::egress::model::{Link, Network};
+use xvs_dataplane::port::LinkId;
+use xvs_dataplane::xdp::device::Device;
+use xvs_model::daemon_facts::DaemonFacts;
+use xvs_model::destination::Tunnel;
+use xvs_model::local_address::LocalAddress;
+use xvs_proto::{Endpoint, MacAddr};
+use xvs_sched::{ForwardingMethod, ServiceKey};
+
+use crate::doctor::clocks::Clock;
+use crate::doctor::finding::Finding;
+
+/// All of it.
+#[derive(Debug, Default)]
+pub(super) struct Facts {
+    /// The kernel's version.
+    pub kernel: String,
+    /// How many cores this process may use.
+    pub cores: usize,
+    /// What memory there is, and what may be done with it.
+    pub memory: Memory,
+    /// How many services the kernel's own IPVS has.
+    pub kernel_services: usize,
+    /// What a daemon would be told; the defaults if no file was named.
+    pub config: Config,
+    /// What could not be looked at.
+    pub faults: Vec<Finding>,
+    /// What the daemon says of itself.
+    pub daemon: Option<DaemonFacts>,
+    /// Why there is none.
+    pub no_daemon: String,
+    /// The daemon's services, else those of the rules file.
+    pub services: Vec<Service>,
+    /// Virtual addresses that are none of these services'.
+    pub addresses: Vec<IpAddr>,
+    /// FULLNAT's local addresses.
+    pub locals: Vec<LocalAddress>,
+    /// The interfaces that the director takes packets from, or would.
+    pub interfaces: Vec<Interface>,
+    /// The kernel's links, addresses, routes and resolved neighbours.
+    pub network: Network,
+    /// The kernel's settings, by their place under `/proc/sys`.
+    pub settings: BTreeMap<String, String>,
+    /// Links by which ARP was asked for the virtual addresses.
+    pub probed: Vec<String>,
+    /// Who answered.
+    pub answers: Vec<Answer>,
+    /// What the kernel knows of the way to an address: the largest packet in bytes, where that is not its link's.
+    pub kernel_mtus: BTreeMap<IpAddr, u32>,
+    /// What this machine serves as a real server.
+    pub real_server: Vec<Status>,
+    /// The clocks of other directors.
+    pub clocks: Vec<Clock>,
+}
+
+/// What memory there is, and what may be done with it.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    /// Whether this process may lock memory whatever the limit is (CAP_IPC_LOCK).
+    pub may_lock: bool,
+    /// The hard limit; `None`: there is none.
+    pub lock_limit_bytes: Option<u64>,
+    /// Reserved huge pages.
+    pub huge_pages: u64,
+    /// Those of them that nobody uses.
+    pub free_huge_pages: u64,
+    /// How large one is.
+    pub huge_page_bytes: u64,
+}
+
+/// A service with its real servers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Service {
+    /// Which.
+    pub key: ServiceKey,
+    /// Its real servers.
+    pub servers: Vec<Server>,
+}
+
+/// A real server of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Server {
+    /// Which.
+    pub endpoint: Endpoint,
+    /// How it is reached.
+    pub method: ForwardingMethod,
+    /// The outer headers, where it is reached by tunnel.
+    pub tunnel: Tunnel,
+}
+
+/// An interface that was asked about.
+#[derive(Debug)]
+pub(super) struct Interface {
+    /// Its name.
+    pub name: String,
+    /// What it is, or why it cannot be looked at.
+    pub device: Result<Device, String>,
+    /// The other end, if it is a veth.
+    pub peer: Peer,
+}
+
+/// The other end of a veth.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Peer {
+    /// It is no veth.
+    None,
+    /// It was looked at.
+    Seen {
+        /// Its name.
+        name: String,
+        /// The network namespace that it is in, by its name in `/run/netns`; this one if none.
+        namespace: Option<String>,
+        /// Whether what is sent by it has its checksums filled in by somebody else.
+        tx_checksum: bool,
+    },
+    /// It is in a namespace without a name.
+    OutOfSight,
+}
+
+/// Somebody says that a virtual address is theirs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Answer {
+    /// The address.
+    pub addr: Ipv4Addr,
+    /// The link that it was asked by.
+    pub link: String,
+    /// Whose answer it is.
+    pub mac: MacAddr,
+}
+
+impl Facts {
+    /// The interfaces that are there, by name.
+    pub(super) fn devices(&self) -> impl Iterator<Item = (&str, &Device)> {
+        self.interfaces
+            .iter()
+            .filter_map(|interface| Some((interface.name.as_str(), interface.device.as_ref().ok()?)))
+    }
+
+    /// Whether the kernel asks drivers what XDP they have (since 6.3).
+    pub(super) fn drivers_tell(&self) -> bool {
+        let mut numbers = self.kernel.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+        (numbers.next(), numbers.next()) >= (Some(6), Some(3))
+    }
+
+    /// The virtual addresses, each once.
+    pub(super) fn virtual_addresses(&self) -> Vec<IpAddr> {
+        let of = |service: &Service| match service.key {
+            ServiceKey::Address { endpoint, .. } => Some(endpoint.addr),
+            ServiceKey::Mark { .. } => None,
+        };
+        let mut all: Vec<_> =
+            self.services.iter().filter_map(of).chain(self.addresses.iter().copied()).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// Every real server with its service.
+    pub(super) fn servers(&self) -> impl Iterator<Item = (&Service, &Server)> {
+        self.services.iter().flat_map(|service| service.servers.iter().map(move |server| (service, server)))
+    }
+
+    /// A setting of the kernel, as a number; 0 if it is not known.
+    pub(super) fn setting(&self, place: &str) -> u32 {
+        self.settings.get(place).and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+    }
+
+    /// A setting of IPv4 for an interface that counts with the higher of its value and that for all.
+    pub(super) fn highest(&self, interface: &str, name: &str) -> u32 {
+        let of = |interface| self.setting(&conf(interface, name));
+        of("all").max(of(interface))
+    }
+
+    /// Whether packets can leave by this link: it is attached, or over one that is.
+    pub(super) fn is_attached(&self, egress: &Egress, link: LinkId) -> bool {
+        let below = egress.tag(link).map_or(link, |(below, _)| below);
+        egress.link(below).is_some_and(|info| self.names(&info.name))
+    }
+
+    /// Whether this is one of the interfaces asked about.
+    pub(super) fn names(&self, link: &str) -> bool {
+        self.interfaces.iter().any(|interface| interface.name == link)
+    }
+
+    /// The link that has an address: one of those asked about, if it is one of several.
+    pub(super) fn holder(&self, addr: IpAddr) -> Option<&Link> {
+        let holds = |link: &&Link| link.addresses.iter().any(|&(held, _)| held == addr);
+        self.network.links.iter().filter(holds).max_by_key(|link| self.names(&link.name))
+    }
+}
+
+/// The place of one of an interface's settings of IPv4.
+pub(super) fn conf(interface: &str, name: &str) -> String {
+    format!("net/ipv4/conf/{interface}/{name}")
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::collections::BTreeSet;
+
+    use crate::doctor::facts::*;
+
+    /// The one finding of a check.
+    pub(crate) fn only(mut findings: Vec<Finding>) -> Finding {
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        findings.remove(0)
+    }
+
+    /// A director between `wan`, 198.51.100.1/24 with the virtual address 198.51.100.100, and `lan`, 192.0.2.1/24,
+    /// with nothing wrong, no services and no daemon.
+    pub(crate) fn facts() -> Facts {
+        let mut network = Network::default();
+        let [one, two, vip] =
+            ["198.51.100.1", "192.0.2.1", "198.51.100.100"].map(|addr| addr.parse().unwrap());
+        network.add_link("wan", MAC, &[(one, 24), (vip, 32)], 1500).unwrap();
+        network.add_link("lan", MAC, &[(two, 24)], 1500).unwrap();
+        let mut facts = Facts { kernel: "6.18.5".to_owned(), cores: 2, network, ..Facts::default() };
+        facts.memory.may_lock = true;
+        for name in ["wan", "lan"] {
+            let device = Ok(device(&facts, name));
+            let peer = Peer::OutOfSight;
+            facts.interfaces.push(Interface { name: name.to_owned(), device, peer });
+        }
+        facts
+    }
+
+    pub(crate) fn device(facts: &Facts, name: &str) -> Device {
+        Device {
+            ifindex: facts.network.link_named(name).unwrap().ifindex,
+            driver: "veth".to_owned(),
+            stacked: None,
+            mtu: 1500,
+            receive_queues: 1,
+            most_receive_queues: 1,
+            queues_word: "combined",
+            features: BTreeSet::new(),
+            native: true,
+            zero_copy: false,
+            program: None,
+        }
+    }
+
+    /// The same, with a daemon on both.
+    pub(crate) fn with_daemon() -> Facts {
+        use xvs_model::daemon_facts::AttachedFacts;
+        let attached = |name: &str| AttachedFacts {
+            name: name.to_owned(),
+            mode: "native".to_owned(),
+            why_not_native: None,
+            queues: 1,
+        };
+        let daemon = DaemonFacts {
+            interfaces: vec![attached("wan"), attached("lan")],
+            workers: 1,
+            mss_clamp: "tunnels".to_owned(),
+            ..DaemonFacts::default()
+        };
+        Facts { daemon: Some(daemon), ..facts() }
+    }
+
+    /// Gives it a service of the virtual address with one real server, 192.0.2.11, that has answered ARP.
+    pub(crate) fn serve(mut facts: Facts, key: ServiceKey, method: ForwardingMethod) -> Facts {
+        let endpoint = Endpoint::new([192, 0, 2, 11], 80);
+        facts.network.add_neighbour("192.0.2.11".parse().unwrap(), SERVER_MAC, "lan").unwrap();
+        let server = Server { endpoint, method, tunnel: Tunnel::Ipip };
+        facts.services.push(Service { key, servers: vec![server] });
+        facts
+    }
+
+    pub(crate) fn web() -> ServiceKey {
+        ServiceKey::tcp(Endpoint::new([198, 51, 100, 100], 80))
+    }
+
+    pub(crate) const SERVER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x11]);
+    const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+
+    #[test]
+    fn kernels_from_6_3_on_are_told_by_drivers_what_xdp_they_have() {
+        let tell = |kernel: &str| Facts { kernel: kernel.to_owned(), ..Facts::default() }.drivers_tell();
+        assert!(tell("6.18.5") && tell("6.3.0-rc1") && tell("7.0.1"));
+        assert!(!tell("6.2.16") && !tell("5.19.0") && !tell(""));
+    }
+}

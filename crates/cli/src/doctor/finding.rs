@@ -1,0 +1,159 @@
+//! A finding of `xvs doctor`: what was checked, how it is, and the command that mends it.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// One thing that was looked at, and how it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Finding {
+    /// How it is.
+    pub level: Level,
+    /// What was checked, as a word.
+    pub check: &'static str,
+    /// Of what: an interface, an address; empty for the machine.
+    pub object: String,
+    /// What was found.
+    pub found: String,
+    /// Where it was read.
+    pub seen: String,
+    /// What mends it, if a command does.
+    pub mend: Option<Mend>,
+}
+
+/// How something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Level {
+    /// As it should be.
+    Ok,
+    /// It works, or some of it; somebody should look at it.
+    Warn,
+    /// Packets are lost, or will be.
+    Fail,
+}
+
+/// A command that mends what was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Mend {
+    /// For a shell, as root.
+    pub command: String,
+    /// The other machine that it is for; this one if none is named.
+    pub on: Option<String>,
+}
+
+/// The worst of them.
+pub(super) fn worst(findings: &[Finding]) -> Level {
+    findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok)
+}
+
+impl Finding {
+    pub(super) fn new(
+        level: Level,
+        check: &'static str,
+        object: impl ToString,
+        found: impl ToString,
+    ) -> Self {
+        let (object, found) = (object.to_string(), found.to_string());
+        Self { level, check, object, found, seen: String::new(), mend: None }
+    }
+
+    pub(super) fn ok(check: &'static str, object: impl ToString, found: impl ToString) -> Self {
+        Self::new(Level::Ok, check, object, found)
+    }
+
+    pub(super) fn warn(check: &'static str, object: impl ToString, found: impl ToString) -> Self {
+        Self::new(Level::Warn, check, object, found)
+    }
+
+    pub(super) fn fail(check: &'static str, object: impl ToString, found: impl ToString) -> Self {
+        Self::new(Level::Fail, check, object, found)
+    }
+
+    /// Says where it was read.
+    pub(super) fn seen(self, seen: impl ToString) -> Self {
+        Self { seen: seen.to_string(), ..self }
+    }
+
+    /// Says what mends it on this machine.
+    pub(super) fn mend(self, command: impl ToString) -> Self {
+        Self { mend: Some(Mend { command: command.to_string(), on: None }), ..self }
+    }
+
+    /// Says what mends it on another machine.
+    pub(super) fn mend_on(self, host: impl ToString, command: impl ToString) -> Self {
+        Self { mend: Some(Mend { command: command.to_string(), on: Some(host.to_string()) }), ..self }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ok => "ok",
+            Self::Warn => "warn",
+            Self::Fail => "fail",
+        })
+    }
+}
+
+/// Paragraphs of at most 80 columns where its words allow it; a command is never broken.
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let object = if self.object.is_empty() { String::new() } else { format!(" {}", self.object) };
+        let seen = if self.seen.is_empty() { String::new() } else { format!(" [{}]", self.seen) };
+        let text = format!("{}{object}: {}{seen}", self.check, self.found);
+        write!(f, "{:<INDENT$}", self.level)?;
+        let mut column = INDENT;
+        for (place, word) in text.split(' ').enumerate() {
+            let width = word.chars().count();
+            if place > 0 && column + 1 + width > COLUMNS {
+                write!(f, "\n{:INDENT$}", "")?;
+                column = INDENT;
+            } else if place > 0 {
+                f.write_str(" ")?;
+                column += 1;
+            }
+            f.write_str(word)?;
+            column += width;
+        }
+        writeln!(f)?;
+        match &self.mend {
+            Some(Mend { command, on: None }) => writeln!(f, "{:INDENT$}mend: {command}", ""),
+            Some(Mend { command, on: Some(host) }) => writeln!(f, "{:INDENT$}mend on {host}: {command}", ""),
+            None => Ok(()),
+        }
+    }
+}
+
+const COLUMNS: usize = 80;
+const INDENT: usize = 6;
+
+#[cfg(test)]
+mod tests {
+    use crate::doctor::finding::*;
+
+    #[test]
+    fn a_finding_is_a_paragraph_of_80_columns_and_its_command_a_line() {
+        let found =
+            "its MTU of 9000 bytes lets in packets that do not fit one frame, and so xvsd does not start";
+        let finding =
+            Finding::fail("interface", "eth0", found).seen("netlink").mend("ip link set dev eth0 mtu 3498");
+        let expected = "\
+fail  interface eth0: its MTU of 9000 bytes lets in packets that do not fit one
+      frame, and so xvsd does not start [netlink]
+      mend: ip link set dev eth0 mtu 3498
+";
+        assert_eq!(finding.to_string(), expected);
+        let other = Finding::ok("kernel", "", "Linux 6.18").mend_on("192.0.2.11", "true");
+        assert_eq!(other.to_string(), "ok    kernel: Linux 6.18\n      mend on 192.0.2.11: true\n");
+    }
+
+    #[test]
+    fn the_worst_finding_decides() {
+        let [ok, warn, fail] =
+            [Finding::ok("a", "", ""), Finding::warn("b", "", ""), Finding::fail("c", "", "")];
+        assert_eq!(worst(&[]), Level::Ok);
+        assert_eq!(worst(&[ok.clone(), warn.clone()]), Level::Warn);
+        assert_eq!(worst(&[fail, warn, ok]), Level::Fail);
+    }
+}

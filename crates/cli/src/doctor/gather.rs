@@ -1,0 +1,390 @@
+//! Looks at the machine: files of `/proc`, netlink, ethtool's requests, ARP, and the daemon if one runs.
+//!
+//! Everything is of the network namespace of the calling thread. What cannot be looked at becomes a finding, and the
+//! rest is looked at all the same. Costs a dump of the kernel's tables and, for ARP and neighbours that are not resolved
+//! yet, about a second.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{fs, io, thread};
+
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
+use rustix::process::{Resource, geteuid, getrlimit};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use xvs_ctl::config::Config;
+use xvs_ctl::network::neighbours::Neighbours;
+use xvs_ctl::network::netlink::Netlink;
+use xvs_ctl::network::{NetworkFollower, path_mtu};
+use xvs_ctl::placement::cores_available;
+use xvs_ctl::realserver::Realserver;
+use xvs_dataplane::egress::model::{Link, Network};
+use xvs_dataplane::xdp::arp::who_has;
+use xvs_dataplane::xdp::device::Device;
+use xvs_model::client::{Client, Director, Failure, default_socket};
+use xvs_model::daemon_facts::DaemonFacts;
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
+use xvs_model::state::State;
+
+use crate::doctor::addresses::{IGNORE, REDIRECTS, SOURCE};
+use crate::doctor::clocks;
+use crate::doctor::facts::{Answer, Facts, Interface, Memory, Peer, Server, Service, conf};
+use crate::doctor::finding::Finding;
+use crate::doctor::interfaces::TX_CHECKSUM;
+use crate::doctor::servers::{OWN, RESERVED, next_hops};
+
+/// What to look at.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    /// Interfaces; none: those of the daemon, else those of the file.
+    pub interfaces: Vec<String>,
+    /// Virtual addresses beside those of services.
+    pub addresses: Vec<IpAddr>,
+    /// Other directors, whose clocks are compared.
+    pub directors: Vec<IpAddr>,
+    /// An xvs.toml.
+    pub config: Option<PathBuf>,
+    /// Where `xvs realserver` keeps its records.
+    pub records: PathBuf,
+}
+
+/// Looks.
+///
+/// # Errors
+/// The kernel's network cannot be read at all.
+pub(super) fn gather(asked: &Asked) -> io::Result<Facts> {
+    let mut facts = Facts {
+        kernel: text("/proc/sys/kernel/osrelease").trim().to_owned(),
+        cores: cores_available(),
+        memory: memory(),
+        kernel_services: kernel_services(&text("/proc/net/ip_vs")),
+        addresses: asked.addresses.clone(),
+        ..Facts::default()
+    };
+    if !geteuid().is_root() {
+        let found = "without root, ARP is not asked and no namespace is looked into";
+        facts.faults.push(Finding::warn("rights", "", found).mend("sudo xvs doctor"));
+    }
+    ask_the_daemon(&mut facts);
+    read_the_config(&mut facts, asked.config.as_deref());
+    facts.network = read_network()?;
+    facts.interfaces = interfaces(&mut facts, &asked.interfaces)?;
+    facts.settings = settings(&facts);
+    match Realserver::status(&asked.records, None) {
+        Ok(status) => facts.real_server = status,
+        Err(error) => facts.faults.push(Finding::warn("real server", "", error)),
+    }
+    ask_the_kernel(&mut facts)?;
+    ask_the_wire(&mut facts);
+    facts.clocks = asked.directors.iter().map(|addr| clocks::ask(*addr)).collect();
+    // What was asked for above has been answered meanwhile, or is not.
+    facts.network = read_network()?;
+    Ok(facts)
+}
+
+fn read_network() -> io::Result<Network> {
+    Ok(Network::clone(&NetworkFollower::open()?.view().network))
+}
+
+fn ask_the_daemon(facts: &mut Facts) {
+    let mut client = match Client::connect(&default_socket()) {
+        Ok(client) => client,
+        Err(error) => {
+            // What follows tells how to start one.
+            facts.no_daemon = error.to_string().split(';').next().unwrap_or_default().to_owned();
+            return;
+        }
+    };
+    if let Err(error) = hear(facts, &mut client) {
+        facts.no_daemon = "the xvsd that listens was not heard".to_owned();
+        facts.faults.push(Finding::fail("daemon", "", error).seen(default_socket().display()));
+    }
+}
+
+fn hear(facts: &mut Facts, daemon: &mut dyn Director) -> Result<(), Failure> {
+    let Reply::Services(rows) = daemon.call(Request::ListServices)? else { return Ok(()) };
+    let Reply::LocalAddresses(locals) = daemon.call(Request::LocalAddresses)? else { return Ok(()) };
+    let reply = daemon.call(Request::Examine)?;
+    let Reply::Report(report) = &reply else { return Err(Failure::unexpected(&reply)) };
+    let told: DaemonFacts =
+        serde_json::from_value(report.clone()).map_err(|error| Failure::Transport(error.to_string()))?;
+    facts.daemon = Some(told);
+    facts.locals = locals;
+    facts.services = rows
+        .into_iter()
+        .map(|row| {
+            let server = |dest: &xvs_model::reply::DestinationRow| {
+                let (method, tunnel) = (dest.options.method, dest.options.tunnel);
+                Server { endpoint: dest.endpoint, method, tunnel }
+            };
+            Service { key: row.key, servers: row.destinations.iter().map(server).collect() }
+        })
+        .collect();
+    Ok(())
+}
+
+/// The file, and the services of its rules unless a daemon has told its own.
+fn read_the_config(facts: &mut Facts, path: Option<&Path>) {
+    let Some(path) = path else { return };
+    let read = Config::read(path).and_then(|config| {
+        // Interfaces may be named by arguments.
+        match config.check() {
+            Err(error) if !config.interfaces.is_empty() => return Err(error),
+            _ => {}
+        }
+        let rules = config.read_rules()?;
+        Ok((config, rules))
+    });
+    let (config, rules) = match read {
+        Ok(read) => read,
+        Err(error) => return facts.faults.push(Finding::fail("config", "", error)),
+    };
+    facts.config = config;
+    if facts.daemon.is_some() {
+        return;
+    }
+    let mut state = State::default();
+    for line in rules {
+        if let Err(error) = state.apply(&line.command) {
+            let rules =
+                facts.config.rules.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+            let object = format!("{rules} line {}", line.number);
+            facts.faults.push(Finding::fail("rules", object, error));
+        }
+    }
+    facts.locals = state.locals().to_vec();
+    let of = |dest: &xvs_model::destination::Destination| {
+        let (method, tunnel) = (dest.options.method, dest.options.tunnel);
+        Server { endpoint: dest.endpoint, method, tunnel }
+    };
+    let services = state
+        .services()
+        .map(|(key, service)| Service { key: *key, servers: service.destinations.iter().map(of).collect() });
+    facts.services = services.collect();
+}
+
+fn interfaces(facts: &mut Facts, named: &[String]) -> io::Result<Vec<Interface>> {
+    let attached =
+        facts.daemon.iter().flat_map(|daemon| daemon.interfaces.iter().map(|one| one.name.clone()));
+    let attached: Vec<_> = attached.collect();
+    let known = [named, &attached, &facts.config.interfaces];
+    let names = known.into_iter().find(|names| !names.is_empty()).map(<[_]>::to_vec).unwrap_or_default();
+    if names.is_empty() {
+        let candidates: Vec<_> = facts.network.links.iter().map(|link| link.name.as_str()).collect();
+        let found = format!("none is named, so none was looked at; there are {}", candidates.join(", "));
+        facts.faults.push(Finding::warn("interface", "", found).mend("xvs doctor --interface IFACE"));
+    }
+    let mut netlink = Netlink::open()?;
+    let look = |name: String| {
+        let device = Device::look(&name);
+        let peer = match &device {
+            Ok(device) if device.driver == "veth" => {
+                peer(&mut netlink, device.ifindex).unwrap_or(Peer::OutOfSight)
+            }
+            _ => Peer::None,
+        };
+        Interface { name, device: device.map_err(|error| error.to_string()), peer }
+    };
+    Ok(names.into_iter().map(look).collect())
+}
+
+/// The other end of a veth: in this namespace, or in one that has a name.
+fn peer(netlink: &mut Netlink, ifindex: u32) -> io::Result<Peer> {
+    let Some(ours) = link(netlink, ifindex)? else { return Ok(Peer::OutOfSight) };
+    let (mut other, mut number) = (None, None);
+    for attribute in &ours.attributes {
+        match attribute {
+            LinkAttribute::Link(ifindex) => other = Some(*ifindex),
+            LinkAttribute::LinkNetNsId(id) => number = Some(*id),
+            _ => {}
+        }
+    }
+    let Some(other) = other else { return Ok(Peer::OutOfSight) };
+    let Some(number) = number else { return end(netlink, other, None) };
+    for entry in fs::read_dir(NAMESPACES)?.flatten() {
+        // One that is being made or removed is none.
+        let Ok(namespace) = File::open(entry.path()) else { continue };
+        let mut question = NsidMessage::default();
+        question.attributes = vec![NsidAttribute::Fd(namespace.as_raw_fd() as u32)];
+        let answers = netlink.ask(RouteNetlinkMessage::GetNsId(question)).unwrap_or_default();
+        let is_it = answers.iter().any(|answer| match answer {
+            RouteNetlinkMessage::NewNsId(told) => told.attributes.contains(&NsidAttribute::Id(number)),
+            _ => false,
+        });
+        if is_it {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            return thread::scope(|scope| {
+                let inside = scope.spawn(|| {
+                    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+                    end(&mut Netlink::open()?, other, Some(name))
+                });
+                inside.join().unwrap_or(Ok(Peer::OutOfSight))
+            });
+        }
+    }
+    Ok(Peer::OutOfSight)
+}
+
+/// What an end of a veth in this thread's namespace is.
+fn end(netlink: &mut Netlink, ifindex: u32, namespace: Option<String>) -> io::Result<Peer> {
+    let name = link(netlink, ifindex)?.and_then(|message| {
+        message.attributes.into_iter().find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name),
+            _ => None,
+        })
+    });
+    let Some(name) = name else { return Ok(Peer::OutOfSight) };
+    let tx_checksum = Device::look(&name)?.features.iter().any(|feature| feature.starts_with(TX_CHECKSUM));
+    Ok(Peer::Seen { name, namespace, tx_checksum })
+}
+
+fn link(netlink: &mut Netlink, ifindex: u32) -> io::Result<Option<LinkMessage>> {
+    let mut question = LinkMessage::default();
+    question.header.index = ifindex;
+    let answers = netlink.ask(RouteNetlinkMessage::GetLink(question))?;
+    Ok(answers.into_iter().find_map(|answer| match answer {
+        RouteNetlinkMessage::NewLink(message) => Some(message),
+        _ => None,
+    }))
+}
+
+/// Has the kernel resolve next hops that it does not know, and tell what it knows of the ways.
+fn ask_the_kernel(facts: &mut Facts) -> io::Result<()> {
+    let known: BTreeSet<_> =
+        facts.network.neighbours.iter().map(|known| (known.ifindex, known.addr)).collect();
+    let unknown: BTreeSet<_> = next_hops(facts).into_iter().filter(|hop| !known.contains(hop)).collect();
+    if !unknown.is_empty() && geteuid().is_root() {
+        // Who is refused is not resolved, which is what will be found.
+        Neighbours::open(&[])?.resolve(&unknown)?;
+    }
+    let mut netlink = Netlink::open()?;
+    let servers: BTreeSet<_> = facts.servers().map(|(_, server)| server.endpoint.addr).collect();
+    for addr in servers {
+        // Without a route there is nothing to know.
+        if let Some(mtu) = path_mtu(&mut netlink, addr).unwrap_or_default() {
+            facts.kernel_mtus.insert(addr, mtu);
+        }
+    }
+    Ok(())
+}
+
+/// Asks by ARP, on every link at once, who has the virtual addresses.
+fn ask_the_wire(facts: &mut Facts) {
+    let asked: Vec<Ipv4Addr> = facts
+        .virtual_addresses()
+        .into_iter()
+        .filter_map(|addr| match addr {
+            IpAddr::V4(v4) => Some(v4),
+            IpAddr::V6(_) => None,
+        })
+        .collect();
+    let hops: BTreeSet<_> = next_hops(facts).into_iter().map(|(ifindex, _)| ifindex).collect();
+    let links = facts.network.links.iter().filter(|link| {
+        let concerned = facts.names(&link.name) || hops.contains(&link.ifindex);
+        concerned && link.up && link.mac.0 != [0; 6]
+    });
+    let links: Vec<_> = links.cloned().collect();
+    if !geteuid().is_root() || asked.is_empty() && hops.is_empty() {
+        return;
+    }
+    if asked.len() > MOST_ADDRESSES {
+        let found =
+            format!("of {} virtual addresses, the first {MOST_ADDRESSES} were asked for", asked.len());
+        facts.faults.push(Finding::warn("arp", "", found));
+    }
+    let asked = &asked[..asked.len().min(MOST_ADDRESSES)];
+    let heard: Vec<_> = thread::scope(|scope| {
+        let ask = |link: &Link| who_has(link.ifindex, link.mac, asked, PATIENCE);
+        let threads: Vec<_> = links.iter().map(|link| scope.spawn(move || ask(link))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Ok(Vec::new()))).collect()
+    });
+    let own: BTreeSet<_> = facts.network.links.iter().map(|link| link.mac).collect();
+    for (link, heard) in links.iter().zip(heard) {
+        match heard {
+            Ok(heard) => {
+                facts.probed.push(link.name.clone());
+                let others = heard.into_iter().filter(|(_, mac)| !own.contains(mac));
+                facts.answers.extend(others.map(|(addr, mac)| Answer { addr, link: link.name.clone(), mac }));
+            }
+            Err(error) => facts.faults.push(Finding::warn("arp", &link.name, format!("not asked: {error}"))),
+        }
+    }
+}
+
+fn settings(facts: &Facts) -> BTreeMap<String, String> {
+    let mut places =
+        ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", RESERVED, OWN].map(str::to_owned).to_vec();
+    let names = facts.interfaces.iter().map(|interface| interface.name.as_str());
+    for name in ["all"].into_iter().chain(names) {
+        places.extend([IGNORE, REDIRECTS, SOURCE].map(|setting| conf(name, setting)));
+    }
+    let read =
+        |place: String| fs::read_to_string(format!("/proc/sys/{place}")).ok().map(|value| (place, value));
+    places.into_iter().filter_map(read).collect()
+}
+
+fn memory() -> Memory {
+    let meminfo = text("/proc/meminfo");
+    let of = |name: &str| {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+    };
+    Memory {
+        may_lock: may_lock(&text("/proc/self/status")),
+        lock_limit_bytes: getrlimit(Resource::Memlock).maximum,
+        huge_pages: of("HugePages_Total"),
+        free_huge_pages: of("HugePages_Free"),
+        huge_page_bytes: of("Hugepagesize") << 10,
+    }
+}
+
+/// Whether `/proc/self/status` has CAP_IPC_LOCK among the effective capabilities.
+fn may_lock(status: &str) -> bool {
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let bits = line.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0);
+    bits >> CAP_IPC_LOCK & 1 == 1
+}
+
+/// How many services `/proc/net/ip_vs` lists: lines that begin with a protocol or FWM, behind three of heading.
+fn kernel_services(listing: &str) -> usize {
+    listing.lines().skip(3).filter(|line| line.starts_with(|first: char| first.is_ascii_uppercase())).count()
+}
+
+fn text(path: &str) -> String {
+    // What is not there says nothing.
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+const NAMESPACES: &str = "/run/netns";
+const CAP_IPC_LOCK: u32 = 14;
+/// How long answers to ARP are waited for.
+const PATIENCE: Duration = Duration::from_millis(750);
+/// For how many addresses each link is asked.
+const MOST_ADDRESSES: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use crate::doctor::gather::*;
+
+    #[test]
+    fn what_the_kernel_prints_is_read() {
+        assert!(may_lock("Name:\txvs\nCapEff:\t0000000000004000\n"));
+        assert!(!may_lock("CapEff:\t0000000000003fff\n") && !may_lock(""));
+        let listing = "\
+IP Virtual Server version 1.2.1 (size=4096)
+Prot LocalAddress:Port Scheduler Flags
+  -> RemoteAddress:Port Forward Weight ActiveConn InActConn
+TCP  C6336464:0050 rr
+  -> C000020B:0050      Masq    1      0          0
+FWM  00000001 wlc
+";
+        assert_eq!(kernel_services(listing), 2);
+        assert_eq!(kernel_services(""), 0);
+    }
+}

@@ -1,0 +1,411 @@
+//! Checks of each interface whose packets the director takes: its mode, queues, offloads, and who else uses it.
+
+use xvs_ctl::placement::shares;
+use xvs_dataplane::xdp::device::{Device, Owner, Program};
+use xvs_dataplane::xdp::{MAX_MTU, Mode};
+
+use crate::doctor::facts::{Facts, Interface, Peer};
+use crate::doctor::finding::Finding;
+
+/// Every check of every interface.
+pub(super) fn all(facts: &Facts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for interface in &facts.interfaces {
+        match &interface.device {
+            Ok(device) => {
+                findings.extend(usable(facts, &interface.name, device));
+                findings.extend(mode(facts, &interface.name, device));
+                findings.extend(offloads(facts, &interface.name, device));
+                findings.extend(checksums(interface, device));
+                findings.extend(occupant(facts, &interface.name, device));
+            }
+            Err(error) => findings.push(absent(facts, &interface.name, error)),
+        }
+    }
+    findings.extend(queues(facts));
+    findings
+}
+
+fn absent(facts: &Facts, name: &str, error: &str) -> Finding {
+    let present: Vec<_> = facts.network.links.iter().map(|link| link.name.as_str()).collect();
+    Finding::fail("interface", name, format!("{error}; there are {}", present.join(", "))).seen("ip link")
+}
+
+/// Whether it can be attached and carries anything.
+fn usable(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
+    let up = facts.network.links.iter().any(|link| link.ifindex == device.ifindex && link.up);
+    let finding = if let Some(kind) = device.stacked {
+        let found =
+            format!("it is a {kind}, which xvs cannot send by; take out a member of it, and attach that");
+        Finding::fail("interface", name, found).mend("ip link set dev MEMBER nomaster")
+    } else if device.mtu > MAX_MTU {
+        let found =
+            format!("its MTU of {} lets in packets that do not fit one frame of {MAX_MTU}", device.mtu);
+        Finding::fail("interface", name, found).mend(format!("ip link set dev {name} mtu {MAX_MTU}"))
+    } else if !up {
+        let found = "it is down, or has no carrier (then look at its cable, or at its other end)";
+        Finding::fail("interface", name, found).mend(format!("ip link set dev {name} up"))
+    } else {
+        Finding::ok("interface", name, format!("it is up, MTU {}", device.mtu))
+    };
+    Some(finding.seen("ip link"))
+}
+
+/// Where its XDP program runs, or would.
+fn mode(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
+    if device.stacked.is_some() {
+        return None;
+    }
+    let driver =
+        if device.driver.is_empty() { "its driver".to_owned() } else { format!("driver {}", device.driver) };
+    let attached = facts.daemon.as_ref().and_then(|daemon| daemon.interface(name));
+    let (found, seen, native) = match attached {
+        Some(attached) => {
+            let why = attached
+                .why_not_native
+                .as_ref()
+                .map(|why| format!(", native refused: {why}"))
+                .unwrap_or_default();
+            (
+                format!("{driver}, {} XDP{why}", attached.mode),
+                "xvs status",
+                attached.mode == Mode::Native.to_string(),
+            )
+        }
+        None if device.zero_copy => (format!("{driver} has native XDP and zero-copy"), SAYS, true),
+        None if device.native => (format!("{driver} has native XDP, with copies"), SAYS, true),
+        None if !facts.drivers_tell() => {
+            (format!("{driver}; whether it has native XDP is known when xvsd attaches"), "ethtool -i", true)
+        }
+        None => {
+            (format!("{driver} has no XDP of its own: generic mode, which costs more a packet"), SAYS, false)
+        }
+    };
+    let finding = if native { Finding::ok("mode", name, found) } else { Finding::warn("mode", name, found) };
+    Some(finding.seen(seen))
+}
+
+/// Where drivers tell what XDP they have.
+const SAYS: &str = "netdev xdp-features";
+
+/// Whether there are queues for as many workers as there are cores to spare, and workers for all queues.
+fn queues(facts: &Facts) -> Vec<Finding> {
+    let counted: Vec<_> = facts.devices().map(|(name, device)| (name, device.receive_queues)).collect();
+    if counted.is_empty() {
+        return Vec::new();
+    }
+    let late: Vec<_> = facts.devices().filter_map(|(name, device)| late(facts, name, device)).collect();
+    if !late.is_empty() {
+        return late;
+    }
+    let wanted = facts.daemon.as_ref().map(|daemon| daemon.workers).or(facts.config.workers);
+    let workers = match shares(&counted, wanted, facts.cores) {
+        Ok(shares) => shares.len(),
+        Err(error) => return vec![Finding::fail("queues", "", error).seen("ethtool -l")],
+    };
+    let spare = facts.cores.saturating_sub(1).max(1);
+    let few = |(name, device): (&str, &Device)| {
+        let (now, most) = (device.receive_queues as usize, device.most_receive_queues as usize);
+        let better = most.min(spare);
+        let told = facts.config.workers.is_none() && now <= workers && now < better;
+        told.then(|| {
+            let found = format!("{now} for {} cores, so that there are {workers} workers", facts.cores);
+            let mend = format!("ethtool -L {name} {} {better}", device.queues_word);
+            Finding::warn("queues", name, found).seen("ethtool -l").mend(mend)
+        })
+    };
+    let few: Vec<_> = facts.devices().filter_map(few).collect();
+    if !few.is_empty() {
+        return few;
+    }
+    let queues: Vec<_> = counted.iter().map(|(name, queues)| format!("{name} {queues}")).collect();
+    let found = format!("{}; workers {workers}, cores {}", queues.join(", "), facts.cores);
+    vec![Finding::ok("queues", "", found).seen("ethtool -l")]
+}
+
+/// Queues that came after xvsd had attached.
+fn late(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
+    let now = device.receive_queues;
+    let had = facts.daemon.as_ref()?.interface(name)?.queues;
+    let found = format!(
+        "there are {now}, and were {had} when xvsd attached: what comes by the others is left to the kernel; restart \
+         xvsd, or take them away"
+    );
+    let mend = format!("ethtool -L {name} {} {had}", device.queues_word);
+    (had < now).then(|| Finding::fail("queues", name, found).seen("ethtool -l").mend(mend))
+}
+
+/// Whether the device or the kernel merges packets, or takes tags away, before the director sees them.
+fn offloads(facts: &Facts, name: &str, device: &Device) -> Vec<Finding> {
+    if device.stacked.is_some() {
+        return Vec::new();
+    }
+    let attached = facts.daemon.as_ref().and_then(|daemon| daemon.interface(name));
+    let generic = match attached {
+        Some(attached) => attached.mode == Mode::Generic.to_string(),
+        None => facts.drivers_tell() && !device.native,
+    };
+    let vlans =
+        facts.network.links.iter().any(|link| link.vlan.is_some_and(|vlan| vlan.over == device.ifindex));
+    // veth keeps tags beside the frame and puts them back for XDP.
+    let strips = generic || vlans && device.driver != VETH;
+    let merges = "it merges packets before the director sees them";
+    let refuses = "drivers refuse native XDP with it, or have to switch it off";
+    let hides = "it takes VLAN tags away before the director sees them";
+    // Those that run XDP switch off by themselves what would merge packets, and some do not start with LRO.
+    let seen = generic || attached.is_some();
+    let wrong: [(_, _, _, fn(_, _, _) -> _, _); 5] = [
+        ("rx-gro", "gro", generic, Finding::fail, merges),
+        ("rx-gro-hw", "rx-gro-hw", seen, Finding::fail, merges),
+        ("rx-lro", "lro", seen, Finding::fail, merges),
+        ("rx-lro", "lro", !seen, Finding::warn, refuses),
+        ("rx-vlan-hw-parse", "rxvlan", strips, Finding::fail, hides),
+    ];
+    let found: Vec<_> = wrong
+        .into_iter()
+        .filter(|(feature, _, counts, ..)| *counts && device.features.contains(*feature))
+        .map(|(_, word, _, finding, what)| {
+            let mend = format!("ethtool -K {name} {word} off");
+            finding("offload", name.to_owned(), format!("{word} is on: {what}")).seen("ethtool -k").mend(mend)
+        })
+        .collect();
+    if found.is_empty() {
+        let fine = "nothing merges packets or hides tags from the director";
+        return vec![Finding::ok("offload", name, fine).seen("ethtool -k")];
+    }
+    found
+}
+
+/// Whether packets come by a veth without their checksums.
+fn checksums(interface: &Interface, device: &Device) -> Option<Finding> {
+    if device.driver != VETH {
+        return None;
+    }
+    let name = &interface.name;
+    let what = "packets come in with checksums that are not filled in yet, and TCP never connects";
+    let finding = match &interface.peer {
+        Peer::Seen { name: peer, namespace, tx_checksum } => {
+            let place =
+                namespace.as_ref().map(|name| format!(" in the namespace {name}")).unwrap_or_default();
+            let ethtool = format!("ethtool -K {peer} tx off");
+            let command = match namespace {
+                Some(namespace) => format!("nsenter --net=/run/netns/{namespace} {ethtool}"),
+                None => ethtool,
+            };
+            match tx_checksum {
+                true => {
+                    let found = format!("tx-checksumming is on at its other end, {peer}{place}: {what}");
+                    Finding::fail("checksums", name, found).mend(command)
+                }
+                false => {
+                    let found = format!("tx-checksumming is off at its other end, {peer}{place}");
+                    Finding::ok("checksums", name, found)
+                }
+            }
+        }
+        Peer::OutOfSight if device.features.iter().any(|feature| feature.starts_with(TX_CHECKSUM)) => {
+            let found = format!(
+                "tx-checksumming is on here, and its other end cannot be looked at from here: if it is on there, too, \
+                 {what}. There, `ethtool -K DEV tx off`; here"
+            );
+            Finding::warn("checksums", name, found).mend(format!("ethtool -K {name} tx off"))
+        }
+        Peer::OutOfSight | Peer::None => {
+            let found = "tx-checksumming is off; of its other end, nothing is known here";
+            Finding::ok("checksums", name, found)
+        }
+    };
+    Some(finding.seen("ethtool -k"))
+}
+
+/// Whether another program takes the packets, or would not let xvsd attach.
+fn occupant(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
+    let ours = facts.daemon.as_ref().is_some_and(|daemon| daemon.interface(name).is_some());
+    let finding = match &device.program {
+        None if ours => {
+            let found = "xvsd runs and its program is not there; restart xvsd";
+            Finding::fail("xdp", name, found)
+        }
+        None => Finding::ok("xdp", name, "no program is attached"),
+        Some(Program { owner: Some(Owner::Director) | None, .. }) if ours => {
+            Finding::ok("xdp", name, "the program is xvsd's")
+        }
+        Some(Program { owner: Some(Owner::RealServer), .. }) => {
+            let found = "the program of `xvs realserver` takes tunnels off here: this machine is set up as a real server, \
+                         and xvsd cannot attach";
+            Finding::fail("xdp", name, found).mend("xvs realserver status # and `down` for each address")
+        }
+        Some(Program { id, mode, owner }) => {
+            let whose = match owner {
+                Some(Owner::Director) => "another xvsd".to_owned(),
+                Some(Owner::Other(name)) if !name.is_empty() => name.clone(),
+                _ => "no name that can be read".to_owned(),
+            };
+            let found = format!(
+                "another XDP program is attached, id {id}, {whose}; where a process holds it by a link, end that process"
+            );
+            let kind = if *mode == Some(Mode::Generic) { "xdpgeneric" } else { "xdp" };
+            Finding::fail("xdp", name, found).mend(format!("ip link set dev {name} {kind} off"))
+        }
+    };
+    Some(finding.seen("bpftool net"))
+}
+
+const VETH: &str = "veth";
+/// How the kernel's names for what `tx` of ethtool -K switches begin.
+pub(super) const TX_CHECKSUM: &str = "tx-checksum-";
+
+#[cfg(test)]
+mod tests {
+    use crate::doctor::facts::tests::{device, facts, with_daemon};
+    use crate::doctor::finding::Level;
+    use crate::doctor::interfaces::*;
+
+    /// The findings that are not ok, of `wan` changed by `change`, as «level check: command».
+    fn wrong(change: impl Fn(&mut Interface, &mut Device)) -> Vec<String> {
+        complaints(&changed(facts(), change))
+    }
+
+    fn changed(mut facts: Facts, change: impl Fn(&mut Interface, &mut Device)) -> Facts {
+        let mut device = device(&facts, "wan");
+        change(&mut facts.interfaces[0], &mut device);
+        facts.interfaces[0].device = Ok(device);
+        facts
+    }
+
+    fn complaints(facts: &Facts) -> Vec<String> {
+        let wrong = all(facts).into_iter().filter(|finding| finding.level > Level::Ok);
+        wrong
+            .map(|finding| {
+                let mend = finding.mend.map(|mend| mend.command).unwrap_or_default();
+                format!("{} {} {}: {mend}", finding.level, finding.check, finding.object)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn an_interface_that_is_well_has_no_complaints_with_a_daemon_and_without() {
+        assert_eq!(complaints(&facts()), [""; 0]);
+        assert_eq!(complaints(&with_daemon()), ["fail xdp wan: ", "fail xdp lan: "]);
+        let mut facts = with_daemon();
+        for interface in &mut facts.interfaces {
+            let program = Program { id: 7, mode: Some(Mode::Native), owner: Some(Owner::Director) };
+            interface.device.as_mut().unwrap().program = Some(program);
+        }
+        assert_eq!(complaints(&facts), [""; 0]);
+    }
+
+    #[test]
+    fn an_interface_that_is_not_there_is_told_beside_those_that_are() {
+        let mut facts = facts();
+        facts.interfaces[0].device = Err("No such device".to_owned());
+        let found = all(&facts).remove(0);
+        assert_eq!((found.level, found.found.as_str()), (Level::Fail, "No such device; there are wan, lan"));
+    }
+
+    #[test]
+    fn what_would_corrupt_packets_is_told_with_the_command_of_ethtool() {
+        let on = |name: &'static str| {
+            move |_: &mut Interface, device: &mut Device| {
+                device.features.insert(name.to_owned());
+            }
+        };
+        assert_eq!(wrong(on("rx-lro")), ["warn offload wan: ethtool -K wan lro off"]);
+        assert_eq!(wrong(on("rx-gro-hw")), [""; 0]);
+        let attached = complaints(&changed(with_daemon(), on("rx-gro-hw")));
+        assert!(
+            attached.contains(&"fail offload wan: ethtool -K wan rx-gro-hw off".to_owned()),
+            "{attached:?}"
+        );
+        // In native mode the driver gives frames to XDP before these.
+        assert_eq!(wrong(on("rx-gro")), [""; 0]);
+        assert_eq!(wrong(on("rx-vlan-hw-parse")), [""; 0]);
+        let generic = |name: &'static str| {
+            wrong(move |interface, device| {
+                on(name)(interface, device);
+                device.native = false;
+            })
+        };
+        assert_eq!(generic("rx-gro"), ["warn mode wan: ", "fail offload wan: ethtool -K wan gro off"]);
+        assert_eq!(
+            generic("rx-vlan-hw-parse"),
+            ["warn mode wan: ", "fail offload wan: ethtool -K wan rxvlan off"]
+        );
+    }
+
+    #[test]
+    fn a_tag_that_a_driver_strips_matters_where_there_are_vlans() {
+        let mut facts = changed(facts(), |_, device| {
+            device.driver = "ixgbe".to_owned();
+            device.features.insert("rx-vlan-hw-parse".to_owned());
+        });
+        assert_eq!(complaints(&facts), [""; 0]);
+        facts.network.add_link("wan.5", "02:00:00:00:00:01".parse().unwrap(), &[], 1500).unwrap();
+        facts.network.make_vlan("wan.5", 5, "wan").unwrap();
+        assert_eq!(complaints(&facts), ["fail offload wan: ethtool -K wan rxvlan off"]);
+    }
+
+    #[test]
+    fn checksums_of_a_veth_are_judged_by_its_other_end() {
+        let seen = |namespace: Option<&str>, tx_checksum| Peer::Seen {
+            name: "far".to_owned(),
+            namespace: namespace.map(str::to_owned),
+            tx_checksum,
+        };
+        let of = |peer: &Peer, own: bool| {
+            wrong(|interface, device| {
+                interface.peer = peer.clone();
+                if own {
+                    device.features.insert("tx-checksum-ip-generic".to_owned());
+                }
+            })
+        };
+        assert_eq!(of(&seen(None, false), true), [""; 0]);
+        assert_eq!(of(&seen(None, true), false), ["fail checksums wan: ethtool -K far tx off"]);
+        let elsewhere = "fail checksums wan: nsenter --net=/run/netns/rs1 ethtool -K far tx off";
+        assert_eq!(of(&seen(Some("rs1"), true), false), [elsewhere]);
+        assert_eq!(of(&Peer::OutOfSight, false), [""; 0]);
+        assert_eq!(of(&Peer::OutOfSight, true), ["warn checksums wan: ethtool -K wan tx off"]);
+    }
+
+    #[test]
+    fn another_program_on_the_interface_is_told_with_the_command_that_takes_it_off() {
+        let of = |mode, owner: Option<Owner>| {
+            wrong(|_, device| device.program = Some(Program { id: 7, mode, owner: owner.clone() }))
+        };
+        let other = || Some(Owner::Other("firewall".to_owned()));
+        assert_eq!(of(Some(Mode::Native), other()), ["fail xdp wan: ip link set dev wan xdp off"]);
+        assert_eq!(of(Some(Mode::Generic), None), ["fail xdp wan: ip link set dev wan xdpgeneric off"]);
+        assert_eq!(
+            of(Some(Mode::Native), Some(Owner::Director)),
+            ["fail xdp wan: ip link set dev wan xdp off"]
+        );
+        assert!(of(Some(Mode::Native), Some(Owner::RealServer))[0].contains("xvs realserver"));
+    }
+
+    #[test]
+    fn queues_are_enough_if_cores_or_drivers_allow_no_more() {
+        let queues = |cores: usize, now: u32, most: u32| {
+            let mut facts = facts();
+            facts.cores = cores;
+            for interface in &mut facts.interfaces {
+                let device = interface.device.as_mut().unwrap();
+                (device.receive_queues, device.most_receive_queues) = (now, most);
+            }
+            complaints(&facts)
+        };
+        assert_eq!(queues(2, 1, 8), [""; 0]);
+        assert_eq!(queues(4, 1, 1), [""; 0]);
+        let better =
+            ["warn queues wan: ethtool -L wan combined 3", "warn queues lan: ethtool -L lan combined 3"];
+        assert_eq!(queues(4, 1, 8), better);
+    }
+
+    #[test]
+    fn a_queue_that_came_after_the_start_is_told() {
+        let mut facts = with_daemon();
+        facts.interfaces[0].device.as_mut().unwrap().receive_queues = 2;
+        let told = complaints(&facts);
+        assert!(told.contains(&"fail queues wan: ethtool -L wan combined 1".to_owned()), "{told:?}");
+    }
+}

@@ -1,0 +1,200 @@
+//! Checks of the machine as a whole: kernel, daemon, memory, others who balance.
+
+use xvs_ctl::config::TableMemory;
+use xvs_ctl::placement::shares;
+use xvs_dataplane::conn::TableConfig;
+use xvs_dataplane::xdp::{RingSizes, umem_bytes};
+
+use crate::doctor::facts::Facts;
+use crate::doctor::finding::{Finding, Level};
+
+pub(super) fn kernel(facts: &Facts) -> Vec<Finding> {
+    let release = &facts.kernel;
+    let finding = match version(release) {
+        None => Finding::warn("kernel", "", format!("{release:?} is no version that xvs knows of")),
+        Some(version) if version < LINKS => {
+            let found = format!(
+                "Linux {release} has no BPF links for XDP, which xvsd attaches by; boot 5.9 or later"
+            );
+            Finding::fail("kernel", "", found)
+        }
+        Some(version) if version < MANAGED => {
+            let found = format!(
+                "Linux {release} does not keep neighbours resolved by itself, so that first packets to a real server \
+                 may be lost; boot 5.16 or later"
+            );
+            Finding::warn("kernel", "", found)
+        }
+        Some(_) => Finding::ok("kernel", "", format!("Linux {release}")),
+    };
+    vec![finding.seen("/proc/sys/kernel/osrelease")]
+}
+
+/// Major and minor number.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// The kernels that brought `BPF_LINK_TYPE_XDP` and `NTF_EXT_MANAGED`.
+const LINKS: (u32, u32) = (5, 9);
+const MANAGED: (u32, u32) = (5, 16);
+
+pub(super) fn daemon(facts: &Facts) -> Vec<Finding> {
+    let Some(daemon) = &facts.daemon else {
+        let found = format!("{}: the machine is judged as one would find it", facts.no_daemon);
+        return vec![Finding::ok("daemon", "", found)];
+    };
+    let runs = format!("xvsd {} runs, {} table", daemon.version, daemon.pages);
+    let warnings =
+        daemon.warnings.iter().map(|warning| Finding::warn("daemon", "", warning).seen("xvs status"));
+    std::iter::once(Finding::ok("daemon", "", runs)).chain(warnings).collect()
+}
+
+/// Whether the workers may lock their packets' memory.
+pub(super) fn memory_lock(facts: &Facts) -> Vec<Finding> {
+    if facts.daemon.is_some() {
+        return Vec::new();
+    }
+    let queues: Vec<_> = facts.devices().map(|(name, device)| (name, device.receive_queues)).collect();
+    let mtu = facts.devices().map(|(_, device)| device.mtu).max().unwrap_or(1500);
+    let sizes = RingSizes { receive: facts.config.receive_ring, transmit: facts.config.transmit_ring };
+    // What queues forbid is told by the check of queues.
+    let Ok(shares) = shares(&queues, facts.config.workers, facts.cores) else { return Vec::new() };
+    let of_worker = |share: &Vec<Vec<u32>>| umem_bytes(mtu, share.iter().map(Vec::len).sum(), sizes);
+    let needed: u64 = shares.iter().map(of_worker).sum();
+    let limit = facts.memory.lock_limit_bytes;
+    let finding = if facts.memory.may_lock {
+        Finding::ok("memory lock", "", "this user may lock memory without a limit")
+            .seen("CapEff in /proc/self/status")
+    } else if limit.is_none_or(|limit| limit >= needed) {
+        let limit = limit.map_or("no limit".to_owned(), |bytes| format!("a limit of {} KiB", bytes >> 10));
+        Finding::ok("memory lock", "", format!("{limit}; the workers lock {} KiB", needed >> 10))
+            .seen("ulimit -H -l")
+    } else {
+        let limit = limit.unwrap_or(0) >> 10;
+        let found = format!(
+            "this user may lock {limit} KiB and the workers need {} KiB; for a service of systemd, \
+             LimitMEMLOCK=infinity does what `ulimit` does here",
+            needed >> 10
+        );
+        Finding::fail("memory lock", "", found).seen("ulimit -H -l").mend("ulimit -l unlimited")
+    };
+    vec![finding]
+}
+
+/// Whether a table that is to be resident finds huge pages.
+pub(super) fn huge_pages(facts: &Facts) -> Vec<Finding> {
+    if facts.daemon.is_some() || facts.config.conn_table_memory == TableMemory::OnDemand {
+        return Vec::new();
+    }
+    let config = &facts.config;
+    let memory = config.conn_table_memory.into();
+    let table =
+        TableConfig { capacity: config.conn_table_size, workers: config.workers.unwrap_or(1), memory };
+    let size = facts.memory.huge_page_bytes.max(1);
+    let needed = (table.full_bytes() as u64).div_ceil(size);
+    let free = facts.memory.free_huge_pages;
+    let finding = if free >= needed {
+        Finding::ok("huge pages", "", format!("{free} are free, the table takes {needed}"))
+    } else {
+        let found = format!(
+            "{free} are free and the table takes {needed}; with small ones each look-up costs more, unless the kernel \
+             can put them together"
+        );
+        let total = facts.memory.huge_pages + needed - free;
+        Finding::warn("huge pages", "", found).mend(format!("sysctl -w vm.nr_hugepages={total}"))
+    };
+    vec![finding.seen("/proc/meminfo")]
+}
+
+/// Whether the kernel's IPVS has services, too.
+pub(super) fn kernel_services(facts: &Facts) -> Vec<Finding> {
+    let finding = match facts.kernel_services {
+        0 => Finding::ok("ip_vs", "", "the kernel's IPVS has no services"),
+        count => {
+            let found = format!(
+                "the kernel's IPVS has {count} services; it schedules by itself what xvsd leaves to the kernel, and \
+                 connections of it end when xvsd takes the packets. The kernel's own ipvsadm is needed; xvsadm by that \
+                 name finds nobody to ask, and does no harm"
+            );
+            Finding::warn("ip_vs", "", found).mend("XVS_SOCKET=/none ipvsadm -C && modprobe -r ip_vs")
+        }
+    };
+    vec![finding.seen("/proc/net/ip_vs")]
+}
+
+/// What is wrong with this machine as a real server, if it is one.
+pub(super) fn real_server(facts: &Facts) -> Vec<Finding> {
+    let of = |status: &xvs_ctl::realserver::status::Status| {
+        let (vip, method, dev) = (status.vip, status.method, &status.dev);
+        let whole = Finding::ok("real server", vip, format!("this machine serves it by {method} on {dev}"));
+        let wrong = |problem: &String| {
+            Finding::new(Level::Fail, "real server", vip, problem)
+                .mend(format!("xvs realserver up --vip {vip} --method {method} --dev {dev}"))
+        };
+        let wrong: Vec<_> = status.problems.iter().map(wrong).collect();
+        if wrong.is_empty() { vec![whole] } else { wrong }
+    };
+    let all = facts.real_server.iter().flat_map(of);
+    all.map(|finding| finding.seen("xvs realserver status")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::doctor::facts::tests::{facts, only};
+    use crate::doctor::machine::*;
+
+    #[test]
+    fn a_kernel_is_too_old_by_what_it_lacks() {
+        let level = |release: &str| only(kernel(&Facts { kernel: release.to_owned(), ..facts() })).level;
+        assert_eq!(level("6.18.5"), Level::Ok);
+        assert_eq!(level("5.16-rc1"), Level::Ok);
+        assert_eq!(level("5.10.0-28-amd64"), Level::Warn);
+        assert_eq!(level("4.19.0"), Level::Fail);
+        assert_eq!(level("next"), Level::Warn);
+    }
+
+    #[test]
+    fn memory_that_may_not_be_locked_names_the_limit_and_the_need() {
+        let mut facts = facts();
+        facts.memory.may_lock = false;
+        facts.memory.lock_limit_bytes = Some(64 << 10);
+        let found = only(memory_lock(&facts));
+        assert_eq!(found.level, Level::Fail);
+        // One worker, a queue of each of two interfaces: 2 · 1536 and 512 frames of 2 KiB.
+        assert!(
+            found.found.starts_with("this user may lock 64 KiB and the workers need 7168 KiB"),
+            "{found}"
+        );
+        assert_eq!(found.mend.unwrap().command, "ulimit -l unlimited");
+        facts.memory.lock_limit_bytes = Some(8 << 20);
+        assert_eq!(only(memory_lock(&facts)).level, Level::Ok);
+        facts.memory.lock_limit_bytes = None;
+        assert_eq!(only(memory_lock(&facts)).level, Level::Ok);
+    }
+
+    #[test]
+    fn a_resident_table_wants_huge_pages_and_the_command_reserves_what_lacks() {
+        let mut facts = facts();
+        assert_eq!(huge_pages(&facts), []);
+        facts.config.conn_table_memory = TableMemory::Resident;
+        facts.memory.huge_page_bytes = 2 << 20;
+        (facts.memory.huge_pages, facts.memory.free_huge_pages) = (10, 4);
+        let found = only(huge_pages(&facts));
+        assert_eq!(found.level, Level::Warn);
+        // 161 MiB and a little: 81 pages, of which 4 are there; 6 are somebody else's.
+        assert_eq!(found.mend.unwrap().command, "sysctl -w vm.nr_hugepages=87");
+        facts.memory.free_huge_pages = 100;
+        assert_eq!(only(huge_pages(&facts)).level, Level::Ok);
+    }
+
+    #[test]
+    fn services_of_the_kernels_own_ipvs_are_told() {
+        assert_eq!(only(kernel_services(&facts())).level, Level::Ok);
+        let found = only(kernel_services(&Facts { kernel_services: 2, ..facts() }));
+        assert_eq!(found.level, Level::Warn);
+        // Where ipvsadm is xvsadm, it must not clear the services of xvs.
+        assert_eq!(found.mend.unwrap().command, "XVS_SOCKET=/none ipvsadm -C && modprobe -r ip_vs");
+    }
+}

@@ -1,0 +1,114 @@
+//! `xvs doctor`: what is wrong with the machine that a director runs on, and the command that mends it.
+//!
+//! [`gather`](gather::gather) looks, once and within two seconds; [`examine`] judges what was found by one small pure function a
+//! check, so that each is tested with facts alone. Nothing is changed but that the kernel is asked to resolve next
+//! hops, that ARP is asked who has the virtual addresses, and that other directors are asked for the time. Runs beside
+//! a daemon or without one.
+
+mod addresses;
+mod clocks;
+mod facts;
+mod finding;
+mod gather;
+mod interfaces;
+mod machine;
+mod servers;
+
+use std::io::Write;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+use facts::Facts;
+use finding::{Finding, Level, worst};
+use serde_json::json;
+
+use crate::doctor::gather::Asked;
+use crate::{Done, RECORDS};
+
+/// What follows `xvs doctor`.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(super) struct Arguments {
+    /// Look at this interface; may be given several times [default: those of xvsd, else of the file]
+    #[arg(long = "interface", value_name = "IFACE")]
+    interfaces: Vec<String>,
+    /// Look for this virtual address beside those of services; may be given several times
+    #[arg(long = "vip", value_name = "ADDRESS")]
+    addresses: Vec<IpAddr>,
+    /// Compare the clock of this other director; may be given several times
+    #[arg(long = "director", value_name = "ADDRESS")]
+    directors: Vec<IpAddr>,
+    /// Read this xvs.toml: its interfaces, sizes and rules
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// clap's own code for a wrong command line, 2, is the one of failures too.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  all is well
+  1  there are warnings
+  2  something fails; or the command line is wrong";
+
+/// Judges what was found: every check in the order of a packet's way.
+fn examine(facts: &Facts) -> Vec<Finding> {
+    let checks: &[fn(&Facts) -> Vec<Finding>] = &[
+        |facts| facts.faults.clone(),
+        machine::kernel,
+        machine::daemon,
+        machine::memory_lock,
+        machine::huge_pages,
+        machine::kernel_services,
+        machine::real_server,
+        interfaces::all,
+        addresses::present,
+        addresses::answered_by_the_director,
+        addresses::answered_by_others,
+        addresses::forwarding,
+        addresses::redirects,
+        addresses::source_check,
+        servers::ways,
+        servers::tunnels,
+        servers::ports,
+        clocks::clocks,
+    ];
+    checks.iter().flat_map(|check| check(facts)).collect()
+}
+
+pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
+    let Arguments { interfaces, addresses, directors, config, json } = arguments;
+    let asked = Asked {
+        interfaces: interfaces.clone(),
+        addresses: addresses.clone(),
+        directors: directors.clone(),
+        config: config.clone(),
+        records: RECORDS.into(),
+    };
+    let facts =
+        gather::gather(&asked).map_err(|error| format!("the kernel's network cannot be read: {error}"))?;
+    let findings = examine(&facts);
+    if *json {
+        writeln!(out, "{:#}", json!({ "level": worst(&findings), "findings": findings }))?;
+    } else {
+        findings.iter().try_for_each(|finding| write!(out, "{finding}"))?;
+        writeln!(out, "{}", summary(&findings))?;
+    }
+    Ok(worst(&findings) as u8)
+}
+
+fn summary(findings: &[Finding]) -> String {
+    let count = |level, one: &str, many: &str| {
+        let count = findings.iter().filter(|finding| finding.level == level).count();
+        format!("{count} {}", if count == 1 { one } else { many })
+    };
+    format!(
+        "{}, {}, {}",
+        count(Level::Ok, "ok", "ok"),
+        count(Level::Warn, "warning", "warnings"),
+        count(Level::Fail, "failure", "failures")
+    )
+}

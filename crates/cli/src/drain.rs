@@ -1,0 +1,500 @@
+//! `xvs drain`: a real server gets no new connections, and is watched until it has none.
+//!
+//! Its weight becomes 0, as `xvsadm -e … -w 0` does it; then the daemon is asked each second what is left. Nothing is
+//! undone at the end, whatever ends it: the former weight is told with the command that gives it back.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+use std::{io, thread};
+
+use clap::{Args, ValueEnum};
+use crossbeam::channel::{Receiver, bounded};
+use serde_json::Value;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use xvs_ipvsadm::SystemResolver;
+use xvs_model::client::{Director, Failure};
+use xvs_model::command::{Command, CommandError};
+use xvs_model::connection::{Ended, Filter, Kind};
+use xvs_model::destination::DestinationOptions;
+use xvs_model::health::HealthReport;
+use xvs_model::reply::{DestinationRow, Reply};
+use xvs_model::request::Request;
+use xvs_proto::Endpoint;
+use xvs_sched::{ServiceKey, Weight};
+
+use crate::{DONE, Done, FAILED, duration};
+
+/// What follows `xvs drain`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("service").required(true))]
+pub(super) struct Arguments {
+    /// Of this TCP service
+    #[arg(short, long, value_name = "ADDRESS:PORT", group = "service")]
+    tcp_service: Option<String>,
+    /// Of this UDP service
+    #[arg(short, long, value_name = "ADDRESS:PORT", group = "service")]
+    udp_service: Option<String>,
+    /// Of this SCTP service
+    #[arg(long, value_name = "ADDRESS:PORT", group = "service")]
+    sctp_service: Option<String>,
+    /// Of the service of this firewall mark
+    #[arg(short, long, value_name = "MARK", group = "service")]
+    fwmark_service: Option<String>,
+    /// The mark's service of IPv6
+    #[arg(short = '6', long, requires = "fwmark_service")]
+    ipv6: bool,
+    /// The real server: ADDRESS:PORT; the service's port if none is said
+    server: String,
+    /// Wait no longer than this, such as 90s or 5m [default: until no connection is left]
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    at_most: Option<Duration>,
+    /// What becomes of connections that are left then
+    #[arg(long, requires = "at_most")]
+    then: Option<Then>,
+}
+
+/// What becomes of connections that are left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Then {
+    /// They end, and nobody is told
+    Drop,
+    /// TCP: both ends are reset at the connection's next packet; others as by drop
+    Reset,
+}
+
+impl Arguments {
+    /// The real server in the words of ipvsadm, which say its service and its port.
+    fn named(&self) -> Result<(ServiceKey, Endpoint), String> {
+        let services = [
+            ("-t", &self.tcp_service),
+            ("-u", &self.udp_service),
+            ("--sctp-service", &self.sctp_service),
+            ("-f", &self.fwmark_service),
+        ];
+        let said = services.into_iter().filter_map(|(option, value)| Some([option, value.as_deref()?]));
+        let mut words: Vec<_> = said.flatten().collect();
+        words.extend(self.ipv6.then_some("-6"));
+        words.extend(["-r", &self.server]);
+        xvs_ipvsadm::real_server(&words, &SystemResolver::default())
+    }
+}
+
+/// What is left when there is no more waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    Nothing,
+    /// Connections, when the time is over.
+    AtTheEnd,
+    /// Connections, which are left alone.
+    Alone,
+}
+
+/// What ended a pause.
+enum Paused {
+    Out,
+    Interrupted,
+}
+
+pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
+    let (service, endpoint) = arguments.named()?;
+    let interrupted = signals()?;
+    let pause = |time| match interrupted.recv_timeout(time) {
+        Ok(()) => Paused::Interrupted,
+        Err(_) => Paused::Out,
+    };
+    let (at_most, then) = (arguments.at_most, arguments.then);
+    let terminal = io::stdout().is_terminal();
+    Drain { director, out, service, endpoint, terminal }.run(at_most, then, pause)
+}
+
+/// Receives a message when somebody wants to end it.
+fn signals() -> io::Result<Receiver<()>> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let (interrupt, interrupted) = bounded(1);
+    thread::Builder::new().name("xvs-signals".to_owned()).spawn(move || {
+        for _ in signals.forever() {
+            // It may have been told already.
+            let _ = interrupt.try_send(());
+        }
+    })?;
+    Ok(interrupted)
+}
+
+/// A real server that is drained, and who is told.
+struct Drain<'a> {
+    director: &'a mut dyn Director,
+    out: &'a mut dyn Write,
+    service: ServiceKey,
+    endpoint: Endpoint,
+    /// Whether a line can be written over the last one.
+    terminal: bool,
+}
+
+impl Drain<'_> {
+    fn run(
+        mut self,
+        at_most: Option<Duration>,
+        then: Option<Then>,
+        mut pause: impl FnMut(Duration) -> Paused,
+    ) -> Done {
+        let mut row = self.row()?;
+        let former = row.options.clone();
+        self.quiesce(&former)?;
+        self.tell_governor()?;
+        if row.persistent > 0 {
+            let clients = counted(row.persistent, "client is", "clients are");
+            let still = "and still led to it, unless expire_quiescent_template is 1 (`xvs set`)";
+            writeln!(self.out, "{clients} remembered by persistence, {still}")?;
+        }
+        let mut waited = Duration::ZERO;
+        let (ended, left) = loop {
+            row = self.row()?;
+            let left = row.active + row.inactive;
+            if left == 0 {
+                break ("drained: no connection is left".to_owned(), Left::Nothing);
+            }
+            if row.options.weight != Weight(0) {
+                let weight = row.options.weight.0;
+                break (format!("somebody has given it weight {weight}; not waiting any more"), Left::Alone);
+            }
+            if at_most.is_some_and(|most| waited >= most) {
+                break (format!("the time is over: {}", counts(&row)), Left::AtTheEnd);
+            }
+            self.progress(&row, waited)?;
+            if let Paused::Interrupted = pause(INTERVAL) {
+                break (format!("interrupted: {}", counts(&row)), Left::Alone);
+            }
+            waited += INTERVAL;
+        };
+        self.clear()?;
+        writeln!(self.out, "{ended}")?;
+        let then = then.filter(|_| left == Left::AtTheEnd);
+        match then {
+            Some(Then::Drop) => self.drop_all(Kind::Connections)?,
+            Some(Then::Reset) => self.reset_connections()?,
+            None => DONE,
+        };
+        if then.is_some() {
+            // But for those of connections that wait for their resets.
+            self.drop_all(Kind::Templates)?;
+        }
+        self.tell_back(&former)?;
+        Ok(if then.is_some() || left == Left::Nothing { DONE } else { FAILED })
+    }
+
+    /// The real server as it is.
+    fn row(&mut self) -> Result<DestinationRow, Failure> {
+        let (service, endpoint) = (self.service, self.endpoint);
+        let rows = match self.director.call(Request::ListService(service))? {
+            Reply::Services(rows) => rows,
+            other => return Err(Failure::unexpected(&other)),
+        };
+        let found = rows.into_iter().flat_map(|row| row.destinations).find(|row| row.endpoint == endpoint);
+        found.ok_or(Failure::Refused(CommandError::NoSuchDestination { service, endpoint }))
+    }
+
+    fn quiesce(&mut self, former: &DestinationOptions) -> Done {
+        let Self { service, endpoint, .. } = *self;
+        let named = format!("real server {endpoint} of {service}");
+        if former.weight == Weight(0) {
+            writeln!(self.out, "{named} has weight 0 already")?;
+            return Ok(DONE);
+        }
+        let options = DestinationOptions { weight: Weight(0), ..former.clone() };
+        self.director.call(Request::Change(Command::EditDestination { service, endpoint, options }))?;
+        writeln!(self.out, "{named}: weight {}, now 0", former.weight.0)?;
+        Ok(DONE)
+    }
+
+    /// Ends its connections, or its templates.
+    fn drop_all(&mut self, kind: Kind) -> Done {
+        let ended = match self.director.call(Request::EndConnections(self.filter(kind)))? {
+            Reply::Report(Value::Number(ended)) => ended.as_u64().unwrap_or(0),
+            other => return Err(Failure::unexpected(&other).into()),
+        };
+        self.tell_dropped(kind, ended)
+    }
+
+    /// Has its TCP connections reset; its others end.
+    fn reset_connections(&mut self) -> Done {
+        let ended = match self.director.call(Request::ResetConnections(self.filter(Kind::Connections)))? {
+            Reply::Report(report) => serde_json::from_value::<Ended>(report)?,
+            other => return Err(Failure::unexpected(&other).into()),
+        };
+        let marked =
+            counted(ended.marked as u32, "connection is reset at its", "connections are reset at their");
+        writeln!(self.out, "{marked} next packet")?;
+        if ended.ended > 0 { self.tell_dropped(Kind::Connections, ended.ended) } else { Ok(DONE) }
+    }
+
+    fn filter(&self, kind: Kind) -> Filter {
+        Filter { kind, service: Some(self.service), server: Some(self.endpoint), ..Filter::default() }
+    }
+
+    fn tell_dropped(&mut self, kind: Kind, ended: u64) -> Done {
+        let dropped = match kind {
+            Kind::Connections => counted(ended as u32, "connection", "connections"),
+            Kind::Templates if ended == 0 => return Ok(DONE),
+            Kind::Templates => counted(ended as u32, "template", "templates"),
+        };
+        writeln!(self.out, "dropped {dropped}")?;
+        Ok(DONE)
+    }
+
+    /// One line that changes on a terminal, a new one every few seconds elsewhere.
+    fn progress(&mut self, row: &DestinationRow, waited: Duration) -> io::Result<()> {
+        let seconds = waited.as_secs();
+        let line = format!("{:02}:{:02}  {}", seconds / 60, seconds % 60, counts(row));
+        if self.terminal {
+            write!(self.out, "{ERASE}{line}")?;
+        } else if seconds.is_multiple_of(EVERY_SECONDS) {
+            writeln!(self.out, "{line}")?;
+        }
+        self.out.flush()
+    }
+
+    fn clear(&mut self) -> io::Result<()> {
+        if self.terminal { write!(self.out, "{ERASE}") } else { Ok(()) }
+    }
+
+    fn tell_back(&mut self, former: &DestinationOptions) -> io::Result<()> {
+        let Self { service, endpoint, .. } = *self;
+        if former.weight == Weight(0) {
+            return Ok(());
+        }
+        let back = Command::EditDestination { service, endpoint, options: former.clone() };
+        writeln!(
+            self.out,
+            "its weight was {}; to give it back:\n  {}",
+            former.weight.0,
+            xvs_ipvsadm::typed(&back)
+        )
+    }
+
+    /// Who else may give it a weight: health does, in the services of a keepalived.conf.
+    fn tell_governor(&mut self) -> Done {
+        let health: Option<HealthReport> = match self.director.call(Request::Health)? {
+            Reply::Report(report) => serde_json::from_value(report)?,
+            other => return Err(Failure::unexpected(&other).into()),
+        };
+        let service = self.service.to_string();
+        let governs = |health: &HealthReport| {
+            health.virtual_servers.iter().any(|server| server.services.contains(&service))
+        };
+        if let Some(HealthReport { file, .. }) = health.filter(governs) {
+            writeln!(
+                self.out,
+                "{file} governs it: its checks and `xvs reload` may give it back; `weight 0` there lasts"
+            )?;
+        }
+        Ok(DONE)
+    }
+}
+
+fn counts(row: &DestinationRow) -> String {
+    format!("{} active, {} inactive", counted(row.active, "connection", "connections"), row.inactive)
+}
+
+fn counted(number: u32, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
+/// Between two looks.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Between two lines of progress where they cannot be written over.
+const EVERY_SECONDS: u64 = 5;
+/// Back to the line's beginning, and nothing in it (ECMA-48 EL).
+const ERASE: &str = "\r\x1b[K";
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use serde_json::json;
+    use xvs_proto::Family;
+    use xvs_sched::ForwardingMethod;
+
+    use crate::drain::*;
+    use xvs_model::connection::ConnectionRow;
+    use xvs_model::health::sample;
+    use xvs_model::reply::ServiceRow;
+    use xvs_model::service::ServiceOptions;
+
+    /// A director whose real server has so many connections, active and inactive, at each look; then none.
+    struct Script {
+        looks: VecDeque<(u32, u32)>,
+        options: DestinationOptions,
+        persistent: u32,
+        health: Value,
+        asked: Vec<Request>,
+    }
+
+    impl Script {
+        fn new(looks: &[(u32, u32)]) -> Self {
+            let method = ForwardingMethod::FullNat;
+            let options = DestinationOptions { method, weight: Weight(3), ..DestinationOptions::default() };
+            Self {
+                looks: looks.iter().copied().collect(),
+                options,
+                persistent: 0,
+                health: Value::Null,
+                asked: Vec::new(),
+            }
+        }
+
+        /// What a run prints, and whether nothing was left.
+        fn drain(
+            &mut self,
+            at_most: Option<u64>,
+            then: Option<Then>,
+            pause: impl FnMut(Duration) -> Paused,
+        ) -> (String, bool) {
+            let mut out = Vec::new();
+            let (service, endpoint) = (service(), server());
+            let drain = Drain { director: self, out: &mut out, service, endpoint, terminal: false };
+            let code = drain.run(at_most.map(Duration::from_secs), then, pause).unwrap();
+            (String::from_utf8(out).unwrap(), code == DONE)
+        }
+    }
+
+    fn service() -> ServiceKey {
+        ServiceKey::tcp(Endpoint::new([192, 0, 2, 1], 80))
+    }
+
+    fn server() -> Endpoint {
+        Endpoint::new([192, 0, 2, 11], 80)
+    }
+
+    impl Director for Script {
+        fn call(&mut self, request: Request) -> Result<Reply, Failure> {
+            self.asked.push(request.clone());
+            Ok(match request {
+                Request::ListService(key) => {
+                    let (active, inactive) = self.looks.pop_front().unwrap_or((0, 0));
+                    let row = DestinationRow {
+                        endpoint: server(),
+                        options: self.options.clone(),
+                        weight_in_force: self.options.weight,
+                        active,
+                        inactive,
+                        persistent: self.persistent,
+                        stats: Default::default(),
+                        rates: Default::default(),
+                    };
+                    Reply::Services(vec![ServiceRow {
+                        key,
+                        options: ServiceOptions::of(Family::V4),
+                        stats: Default::default(),
+                        rates: Default::default(),
+                        destinations: vec![row],
+                    }])
+                }
+                Request::Change(Command::EditDestination { options, .. }) => {
+                    self.options = options;
+                    Reply::Done
+                }
+                Request::Health => Reply::Report(self.health.clone()),
+                Request::EndConnections(_) => Reply::Report(json!(2)),
+                Request::ResetConnections(_) => Reply::Report(json!({ "ended": 1, "marked": 3 })),
+                other => panic!("{other:?}"),
+            })
+        }
+
+        fn connections(&mut self, _: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure> {
+            Ok(())
+        }
+    }
+
+    const BACK: &str =
+        "its weight was 3; to give it back:\n  xvsadm -e -t 192.0.2.1:80 -r 192.0.2.11:80 --fullnat -w 3\n";
+
+    #[test]
+    fn a_real_server_is_watched_until_it_has_no_connections_and_its_former_weight_is_told() {
+        let looks: Vec<_> = (0..9).map(|look| (9 - look, 1)).chain([(0, 0)]).collect();
+        let mut script = Script::new(&looks);
+        let (told, drained) = script.drain(None, None, |_| Paused::Out);
+        let expected = format!(
+            "real server 192.0.2.11:80 of TCP 192.0.2.1:80: weight 3, now 0\n\
+             00:00  8 connections active, 1 inactive\n\
+             00:05  3 connections active, 1 inactive\n\
+             drained: no connection is left\n{BACK}"
+        );
+        assert_eq!((told, drained), (expected, true));
+        assert_eq!(script.options.weight, Weight(0));
+    }
+
+    #[test]
+    fn when_the_time_is_over_what_is_left_is_told_and_dropped_or_reset_if_that_was_asked_for() {
+        let (told, drained) = Script::new(&[(1, 0); 9]).drain(Some(3), None, |_| Paused::Out);
+        assert!(told.contains("the time is over: 1 connection active, 0 inactive\nits weight"), "{told}");
+        assert!(!drained);
+        let mut script = Script::new(&[(1, 1); 9]);
+        let (told, drained) = script.drain(Some(3), Some(Then::Drop), |_| Paused::Out);
+        assert!(told.contains("inactive\ndropped 2 connections\ndropped 2 templates\nits weight"), "{told}");
+        assert!(drained);
+        let Request::EndConnections(filter) = &script.asked[script.asked.len() - 2] else { panic!() };
+        assert_eq!((filter.service, filter.kind), (Some(service()), Kind::Connections));
+        assert_eq!(filter.server, Some(server()));
+        let mut script = Script::new(&[(1, 1); 9]);
+        let (told, drained) = script.drain(Some(3), Some(Then::Reset), |_| Paused::Out);
+        let expected = "inactive\n3 connections are reset at their next packet\n\
+                        dropped 1 connection\ndropped 2 templates\nits weight";
+        assert!(told.contains(expected) && drained, "{told}");
+        let (_, drained) = Script::new(&[(1, 1)]).drain(Some(3), Some(Then::Drop), |_| Paused::Out);
+        assert!(drained, "nothing is left to be dropped");
+    }
+
+    #[test]
+    fn who_is_interrupted_or_finds_the_weight_raised_again_stops_and_ends_no_connection() {
+        let mut script = Script::new(&[(4, 0); 9]);
+        let (told, drained) = script.drain(Some(9), Some(Then::Drop), |_| Paused::Interrupted);
+        assert!(told.contains("interrupted: 4 connections active, 0 inactive\nits weight was 3"), "{told}");
+        assert!(!drained && !script.asked.iter().any(|asked| matches!(asked, Request::EndConnections(_))));
+
+        struct Raised(Script);
+        impl Director for Raised {
+            fn call(&mut self, request: Request) -> Result<Reply, Failure> {
+                if let Request::Change(_) = request {
+                    return Ok(Reply::Done);
+                }
+                self.0.call(request)
+            }
+
+            fn connections(
+                &mut self,
+                _: &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
+            ) -> Result<(), Failure> {
+                Ok(())
+            }
+        }
+        let (mut raised, mut out) = (Raised(Script::new(&[(4, 0); 9])), Vec::new());
+        let (service, endpoint) = (service(), server());
+        let drain = Drain { director: &mut raised, out: &mut out, service, endpoint, terminal: false };
+        assert_eq!(drain.run(None, None, |_| Paused::Out).unwrap(), FAILED);
+        let told = String::from_utf8(out).unwrap();
+        assert!(told.contains("somebody has given it weight 3; not waiting any more"), "{told}");
+    }
+
+    #[test]
+    fn it_is_told_of_a_keepalived_conf_that_governs_the_service_and_of_no_other() {
+        for (address, is_told) in [("192.0.2.1", true), ("192.0.2.2", false)] {
+            let mut script = Script::new(&[]);
+            script.health = json!(sample::report(vec![sample::virtual_server(address, Vec::new())]));
+            let told = script.drain(None, None, |_| Paused::Out).0;
+            let wanted = "keepalived.conf governs it: its checks and `xvs reload` may give it back; `weight 0` there lasts\n";
+            assert_eq!(told.contains(wanted), is_told, "{told}");
+        }
+    }
+
+    #[test]
+    fn persistence_is_told_of_and_a_weight_of_0_is_left_as_it_is() {
+        let mut script = Script { persistent: 1, ..Script::new(&[(1, 0)]) };
+        script.options.weight = Weight(0);
+        let (told, drained) = script.drain(None, None, |_| Paused::Out);
+        let expected =
+            "real server 192.0.2.11:80 of TCP 192.0.2.1:80 has weight 0 already\n1 client is remembered";
+        assert!(told.starts_with(expected) && told.ends_with("drained: no connection is left\n"), "{told}");
+        assert!(drained && !script.asked.iter().any(|asked| matches!(asked, Request::Change(_))));
+    }
+}

@@ -1,0 +1,146 @@
+//! `xvs events`: what changes, when, and who does it, a line each as it happens.
+
+use std::io;
+use std::io::Write;
+use std::time::{Duration, SystemTime};
+
+use clap::Args;
+use humantime::{format_rfc3339_millis, parse_duration};
+use serde_json::json;
+use xvs_model::client::{Client, default_socket};
+use xvs_model::event::{Asked, Begin, Event, Heard, KEPT, Then, millis_since_1970};
+
+use crate::{DONE, Done};
+
+/// What follows `xvs events`.
+#[derive(Debug, Args)]
+#[command(after_help = format!(
+    "Without --last and --since it begins with the next event. xvsd remembers the last {KEPT}, until it ends."
+))]
+pub(super) struct Arguments {
+    /// Begin with the last N that xvsd remembers
+    #[arg(long, value_name = "N", conflicts_with = "since")]
+    last: Option<usize>,
+    /// Begin with those of the last 90s, 10m, 2h …
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    since: Option<Duration>,
+    /// End with the last that is remembered, instead of waiting for more
+    #[arg(long)]
+    no_follow: bool,
+    /// Print JSON, an object a line
+    #[arg(long)]
+    json: bool,
+}
+
+impl Arguments {
+    fn asked(&self) -> Asked {
+        let from = match (self.last, self.since) {
+            (Some(count), _) => Begin::Last(count),
+            (None, Some(ago)) => {
+                let begin = SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH);
+                Begin::Since(millis_since_1970(begin))
+            }
+            (None, None) if self.no_follow => Begin::Last(KEPT),
+            (None, None) => Begin::Now,
+        };
+        Asked { from, then: if self.no_follow { Then::End } else { Then::Follow } }
+    }
+}
+
+pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
+    let form = if arguments.json { JSON } else { TEXT };
+    let mut client = Client::connect(&default_socket())?;
+    client.events(arguments.asked(), &mut |heard| show(&heard, &form, out))?;
+    Ok(DONE)
+}
+
+/// How events are printed, and that some are missing.
+struct Form {
+    event: fn(&Event) -> String,
+    missed: fn(u64) -> String,
+}
+
+const TEXT: Form = Form {
+    event: line,
+    missed: |count| format!("… {count} events are missing here: they came faster than they were read"),
+};
+const JSON: Form = Form { event: object, missed: |count| json!({ "missed": count }).to_string() };
+
+/// Prints at once, for who reads along.
+fn show(heard: &Heard, form: &Form, out: &mut dyn Write) -> io::Result<()> {
+    if heard.missed > 0 {
+        writeln!(out, "{}", (form.missed)(heard.missed))?;
+    }
+    for event in &heard.events {
+        writeln!(out, "{}", (form.event)(event))?;
+    }
+    out.flush()
+}
+
+fn time(event: &Event) -> String {
+    format_rfc3339_millis(SystemTime::UNIX_EPOCH + Duration::from_millis(event.at_millis)).to_string()
+}
+
+/// An event as people read it.
+fn line(event: &Event) -> String {
+    let (time, Event { epoch, what, .. }) = (time(event), event);
+    let by = match (&event.by, event.kind) {
+        (Some(who), _) => who.to_string(),
+        (None, kind) => kind.name().to_owned(),
+    };
+    let refused = event.refused.as_ref().map(|why| format!(": refused: {why}")).unwrap_or_default();
+    format!("{time} configuration {epoch}, {by}: {what}{refused}")
+}
+
+/// An event as programs read it.
+fn object(event: &Event) -> String {
+    let mut object = json!(event);
+    object["time"] = time(event).into();
+    object.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::events::*;
+    use xvs_model::event::{Kind, Who};
+
+    fn event() -> Event {
+        Event {
+            number: 7,
+            at_millis: 1_795_188_192_123,
+            epoch: 12,
+            by: Some(Who { uid: 1000, pid: 4711, program: "xvsadm".to_owned() }),
+            kind: Kind::Change,
+            what: "xvsadm -C".to_owned(),
+            refused: None,
+        }
+    }
+
+    #[test]
+    fn a_line_says_when_who_and_what_and_why_not() {
+        let when = "2026-11-20T15:23:12.123Z configuration 12, ";
+        let who = "uid 1000, xvsadm (process 4711): xvsadm -C";
+        assert_eq!(line(&event()), format!("{when}{who}"));
+        let refused = Event { refused: Some("no".to_owned()), ..event() };
+        assert_eq!(line(&refused), format!("{when}{who}: refused: no"));
+        let link = Event { by: None, kind: Kind::Link, what: "wan is up".to_owned(), ..event() };
+        assert_eq!(line(&link), format!("{when}link: wan is up"));
+    }
+
+    #[test]
+    fn what_was_missed_is_told_where_it_is_missing() {
+        for (form, expected) in [(TEXT, "… 3 events are missing here"), (JSON, "{\"missed\":3}\n{")] {
+            let mut out = Vec::new();
+            show(&Heard { missed: 3, events: vec![event()] }, &form, &mut out).unwrap();
+            let text = String::from_utf8(out).unwrap();
+            assert!(text.starts_with(expected) && text.lines().count() == 2, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_object_reads_back_as_the_event_and_has_its_time_in_words() {
+        let text = object(&event());
+        assert!(!text.contains('\n') && text.contains("\"time\":\"2026-11-20T15:23:12.123Z\""), "{text}");
+        assert_eq!(serde_json::from_str::<Event>(&text).unwrap(), event());
+    }
+}

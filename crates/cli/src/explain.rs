@@ -1,0 +1,386 @@
+//! `xvs explain`: why a packet goes where it goes. Asks, and changes nothing.
+
+use std::io::Write;
+
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use xvs_model::client::{Director, Failure};
+use xvs_model::explain::{
+    Choice, Contender, Entry, NextHop, Proto, Question, Report, Rewrite, Sent, Summary, Tunnel,
+};
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
+use xvs_proto::{Endpoint, Protocol};
+
+use crate::{DONE, Done};
+
+/// What follows `xvs explain`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    /// The packet's protocol
+    #[arg(long, value_parser = protocols(), required_unless_present = "frame", requires_all = ["from", "to"])]
+    proto: Option<Proto>,
+    /// Who sends it: ADDRESS:PORT
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = endpoint)]
+    from: Option<Endpoint>,
+    /// Whom to: ADDRESS:PORT
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = endpoint)]
+    to: Option<Endpoint>,
+    /// The interface that it comes in by [default: the one by which its sender is reached]
+    #[arg(long = "in", value_name = "INTERFACE")]
+    interface: Option<String>,
+    /// Flags of TCP, as syn or fin,ack; none for none [default: syn]
+    #[arg(long, value_name = "FLAGS", requires = "proto")]
+    flags: Option<String>,
+    /// Bytes of data in it [default: 0]
+    #[arg(long, value_name = "BYTES", requires = "proto")]
+    length: Option<u16>,
+    /// Time to live, or hop limit [default: 64]
+    #[arg(long, requires = "proto")]
+    ttl: Option<u8>,
+    /// A whole frame instead, from its Ethernet header on
+    #[arg(long, value_name = "HEX", conflicts_with_all = ["proto", "from", "to"])]
+    frame: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  xvs explain --proto tcp --from 203.0.113.9:4711 --to 198.51.100.1:80
+  xvs explain --proto tcp --from 203.0.113.9:4711 --to 198.51.100.1:80 --flags fin,ack --in eth0
+
+Nothing changes by asking: no counter, connection, template, or turn of a scheduler.";
+
+/// An endpoint as it is typed.
+fn endpoint(text: &str) -> Result<Endpoint, &'static str> {
+    let socket: Result<std::net::SocketAddr, _> = text.parse();
+    socket
+        .map(|socket| Endpoint::new(socket.ip(), socket.port()))
+        .map_err(|_| "ADDRESS:PORT is needed, such as 198.51.100.1:80 or [2001:db8::1]:80")
+}
+
+fn protocols() -> impl TypedValueParser<Value = Proto> {
+    let named =
+        |name: String| Proto::NAMES.into_iter().find(|(known, _)| *known == name).map(|(_, proto)| proto);
+    PossibleValuesParser::new(Proto::NAMES.map(|(name, _)| name))
+        .map(move |name| named(name).expect("the parser lets only these pass"))
+}
+
+pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
+    let question = Question {
+        interface: arguments.interface.clone(),
+        frame: arguments.frame.clone(),
+        proto: arguments.proto,
+        from: arguments.from,
+        to: arguments.to,
+        flags: arguments.flags.clone(),
+        length: arguments.length,
+        ttl: arguments.ttl,
+    };
+    let report = match director.call(Request::Explain(question))? {
+        Reply::Report(report) => report,
+        other => return Err(Failure::unexpected(&other).into()),
+    };
+    if arguments.json {
+        writeln!(out, "{report:#}")?;
+    } else {
+        out.write_all(screen(&serde_json::from_value(report)?).as_bytes())?;
+    }
+    Ok(DONE)
+}
+
+/// The report as people read it.
+fn screen(report: &Report) -> String {
+    let mut text = String::new();
+    let packet = report.packet.as_ref().map_or("not a packet of a service".to_owned(), summary);
+    line(&mut text, "packet", &format!("{packet}; comes in by {}", report.interface));
+    if let Some(about) = &report.about {
+        line(&mut text, "about", &summary(about));
+    }
+    if report.mark != 0 || report.marked_by.is_some() {
+        let rule = report.marked_by.as_ref().map(|rule| format!(", by the rule: {rule}"));
+        line(&mut text, "mark", &format!("{}{}", report.mark, rule.unwrap_or_default()));
+    }
+    let service = report.service.as_deref();
+    line(&mut text, "service", service.unwrap_or("none"));
+    match (&report.met, &report.connection) {
+        (None, _) => {}
+        (Some(met), Some(after)) if after.origin == "found" => {
+            let way = report.direction.as_deref().unwrap_or("inbound");
+            line(&mut text, "meets", &format!("{}; {way}", connection(met)));
+        }
+        (Some(met), _) => line(&mut text, "meets", &format!("{}; it gives way", connection(met))),
+    }
+    if let Some(template) = &report.template {
+        line(&mut text, "template", &entry(template));
+    }
+    if let Some(choice) = &report.choice {
+        crate::explain::choice(&mut text, choice);
+    }
+    for trouble in &report.health {
+        line(&mut text, "health", trouble);
+    }
+    if let Some(after) = &report.connection {
+        line(&mut text, "connection", &entry(after));
+    }
+    if let Some(way) = &report.way {
+        line(&mut text, "way", &crate::explain::way(way));
+    }
+    let reason = report.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    let why = report.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+    let verdict = match report.verdict.as_str() {
+        "transmit" => "sent",
+        "pass" => "left to the kernel",
+        "drop" => "dropped",
+        other => other,
+    };
+    line(&mut text, "verdict", &format!("{verdict}{reason}{why}"));
+    if let Some(advice) = &report.advice {
+        line(&mut text, "to do", advice);
+    }
+    if let Some(rewrite) = &report.rewrite {
+        line(&mut text, "rewrite", &crate::explain::rewrite(rewrite));
+    }
+    for sent in &report.sent {
+        line(
+            &mut text,
+            if report.verdict == "transmit" { "sent" } else { "told" },
+            &crate::explain::sent(sent),
+        );
+    }
+    for doubt in &report.caveats {
+        line(&mut text, "but", &doubt.what);
+    }
+    text
+}
+
+fn summary(packet: &Summary) -> String {
+    let Summary { from, to, ttl, bytes, .. } = packet;
+    let ends = match packet.protocol {
+        Protocol::TCP | Protocol::UDP | Protocol::SCTP => format!("{from} -> {to}"),
+        _ => format!("{} -> {}", from.addr, to.addr),
+    };
+    let flags = match packet.flags.as_deref() {
+        None => String::new(),
+        Some("") => ", no flags".to_owned(),
+        Some(flags) => format!(", {flags}"),
+    };
+    let fragment = if packet.fragment { ", a fragment" } else { "" };
+    format!("{} {ends}{flags}, TTL {ttl}, {bytes} bytes{fragment}", protocol(packet.protocol))
+}
+
+fn protocol(protocol: Protocol) -> String {
+    match protocol {
+        Protocol::IPIP => "IP in IP".to_owned(),
+        Protocol::IPV6 => "IPv6 in IP".to_owned(),
+        Protocol::GRE => "GRE".to_owned(),
+        Protocol::ESP => "ESP".to_owned(),
+        Protocol::AH => "AH".to_owned(),
+        Protocol::ICMPV6 => "ICMPv6".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// A connection that there is, or a template.
+fn entry(entry: &Entry) -> String {
+    let before = if entry.origin == "made" { "new: " } else { "" };
+    format!("{before}{}", connection(entry))
+}
+
+fn connection(entry: &Entry) -> String {
+    let Entry { client, virtual_endpoint, dest, method, state, .. } = entry;
+    let local = entry.local.map(|local| format!(" from {local}")).unwrap_or_default();
+    let call = entry.call_id.as_ref().map(|call| format!(", Call-ID {call}")).unwrap_or_default();
+    let seconds = entry.expires_millis.div_ceil(1000);
+    let expires = format!("{}:{:02}", seconds / 60, seconds % 60);
+    format!(
+        "{} {client} -> {virtual_endpoint} -> {dest}{local}, {method}, {state}, expires in {expires}{call}",
+        entry.protocol
+    )
+}
+
+fn choice(text: &mut String, choice: &Choice) {
+    line(text, "scheduler", &format!("{}: {}", choice.scheduler, choice.rule));
+    let row = |[mark, server, method, weight, active, inactive, standing]: [&str; 7]| {
+        let row =
+            format!("{mark:>2} {server:<21} {method:<7} {weight:>6} {active:>6} {inactive:>5}  {standing}");
+        row.trim_end().to_owned() + "\n"
+    };
+    if choice.candidates.is_empty() {
+        line(text, "", "the service has no real server; `xvsadm -a` adds one");
+        return;
+    }
+    *text += &row(["", "Real server", "Forward", "Weight", "Active", "InAct", "Standing"]);
+    for contender in &choice.candidates {
+        let Contender { server, weight, active, inactive, .. } = contender;
+        let mark = if contender.standing == "chosen" { "*" } else { "" };
+        let [weight, active, inactive] = [weight, active, inactive].map(ToString::to_string);
+        let (server, standing) = (server.to_string(), standing(contender));
+        *text += &row([mark, &server, &contender.method, &weight, &active, &inactive, &standing]);
+    }
+}
+
+/// Why one is the one, or is not.
+fn standing(contender: &Contender) -> String {
+    let figures = contender.figures.iter().map(|figure| {
+        let value = format!("{:.3}", figure.value);
+        format!("{} {}", figure.name, value.trim_end_matches('0').trim_end_matches('.'))
+    });
+    let figures = figures.collect::<Vec<_>>().join(", ");
+    let carries = u64::from(contender.active) + u64::from(contender.inactive);
+    let upper = u64::from(contender.upper_threshold.unwrap_or(0));
+    match contender.standing.as_str() {
+        "quiescent" => "weight 0: quiescent".to_owned(),
+        "overloaded" if carries >= upper => format!("overloaded: {carries} of {upper} connections"),
+        "overloaded" => format!("overloaded: {carries} of {upper}, not below its lower threshold yet"),
+        // The asterisk says so.
+        "chosen" if figures.is_empty() => "chosen".to_owned(),
+        _ => figures,
+    }
+}
+
+fn way(way: &NextHop) -> String {
+    let NextHop { to, via, interface, mac, mtu, problem } = way;
+    let mut text = to.to_string();
+    if let Some(via) = via.filter(|via| via != to) {
+        text += &format!(" over {via}");
+    }
+    if let Some(interface) = interface {
+        text += &format!(" by {interface}");
+    }
+    if let (Some(mac), Some(mtu)) = (mac, mtu) {
+        text += &format!(", link address {mac}, MTU {mtu}");
+    }
+    if let Some(problem) = problem {
+        text += &format!(": {problem}");
+    }
+    text
+}
+
+fn rewrite(rewrite: &Rewrite) -> String {
+    let Rewrite { method, from, to, tunnel, ttl, pieces } = rewrite;
+    let end = |endpoint: &Endpoint| match endpoint.port {
+        0 => endpoint.addr.to_string(),
+        _ => endpoint.to_string(),
+    };
+    let from = from.as_ref().map(|new| format!("now from {}", end(new)));
+    let to = to.as_ref().map(|new| format!("now to {}", end(new)));
+    let tunnel =
+        tunnel.as_ref().map(|Tunnel { kind, from, to }| format!("inside {kind} from {from} to {to}"));
+    let pieces = (*pieces > 1).then(|| format!("in {pieces} fragments"));
+    let parts = [from, to, tunnel, Some(format!("TTL {ttl}")), pieces];
+    format!("{method}: {}", parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
+}
+
+fn sent(sent: &Sent) -> String {
+    let packet = sent.packet.as_ref().map_or("not a packet".to_owned(), summary);
+    format!("{packet}, by {}", sent.interface)
+}
+
+/// Adds a line with its name before it; what is too long goes on below.
+fn line(text: &mut String, name: &str, what: &str) {
+    let mut row = format!("{name:<INDENT$}");
+    for word in what.split(' ') {
+        let filled = row.trim_end().chars().count() > INDENT;
+        if filled && row.chars().count() + word.chars().count() >= WIDTH {
+            *text += row.trim_end();
+            *text += "\n";
+            row = " ".repeat(INDENT);
+        }
+        row += word;
+        row.push(' ');
+    }
+    *text += row.trim_end();
+    *text += "\n";
+}
+
+/// Where what is told begins.
+const INDENT: usize = 12;
+/// Columns of a line.
+const WIDTH: usize = 80;
+
+#[cfg(test)]
+mod tests {
+    use xvs_dataplane::egress::model::Network;
+    use xvs_proto::MacAddr;
+
+    use crate::explain::*;
+    use xvs_ctl::in_memory::InMemory;
+    use xvs_ipvsadm::{SystemResolver, read_rules};
+    use xvs_model::health::{CheckState, HealthReport, sample};
+    use xvs_model::load_feedback::Feedback;
+    use xvs_model::settings::Ipvs;
+
+    /// What is explained of a client's packet to a service without a real server, of that name, with what is known of
+    /// health.
+    fn explained(service: &str, rule: &str) -> String {
+        let (mut report, health) = asked(service, rule);
+        report.add_health(&health, sample::NOW);
+        screen(&report)
+    }
+
+    /// The same before health is told of.
+    fn asked(service: &str, rule: &str) -> (Report, HealthReport) {
+        let mut director = InMemory::new(Ipvs::default(), Feedback::default());
+        let mac = MacAddr([2; 6]);
+        let add =
+            |network: &mut Network| network.add_link("wan", mac, &[([198, 51, 100, 1].into(), 24)], 1500);
+        director
+            .change_network(|network| add(network).map(|_| ()).map_err(|error| error.to_string()))
+            .unwrap();
+        let rules = read_rules(rule, &SystemResolver::default()).unwrap();
+        let commands = rules.into_iter().map(|rule| rule.command).collect();
+        director.call(Request::Restore(commands)).unwrap();
+        let question = Question {
+            proto: Some(Proto::Tcp),
+            from: Some(endpoint("198.51.100.9:4711").unwrap()),
+            to: Some(endpoint("198.51.100.1:80").unwrap()),
+            interface: None,
+            frame: None,
+            flags: None,
+            length: None,
+            ttl: None,
+        };
+        let Reply::Report(report) = director.call(Request::Explain(question)).unwrap() else { panic!() };
+        let report = serde_json::from_value(report).unwrap();
+        let mut server =
+            sample::virtual_server("198.51.100.1", vec![sample::real_server("192.0.2.12", CheckState::Down)]);
+        server.services = vec![service.to_owned()];
+        (report, sample::report(vec![server]))
+    }
+
+    #[test]
+    fn a_real_server_that_is_no_choice_because_of_its_health_is_told_with_the_reason() {
+        let rule = "-A -t 198.51.100.1:80 -s rr\n";
+        let text = explained("TCP 198.51.100.1:80", rule);
+        let told = "health      192.0.2.12:80 has been down for 12 s: connection refused by\n            192.0.2.12:80\n";
+        assert!(text.contains(told) && text.contains("verdict     dropped (no_destination)"), "{text}");
+        assert!(!explained("TCP 198.51.100.1:81", rule).contains("health"));
+    }
+
+    #[test]
+    fn of_a_connection_that_is_led_to_a_real_server_that_is_down_that_is_told_and_of_others_nothing() {
+        for (dest, is_told) in [("192.0.2.12:80", true), ("192.0.2.13:80", false)] {
+            let (mut report, health) = asked("TCP 198.51.100.1:80", "-A -t 198.51.100.1:80 -s rr -p 50\n");
+            report.choice = None;
+            report.connection = Some(Entry {
+                origin: "made".to_owned(),
+                protocol: Protocol::TCP,
+                client: endpoint("198.51.100.9:4711").unwrap(),
+                virtual_endpoint: endpoint("198.51.100.1:80").unwrap(),
+                dest: endpoint(dest).unwrap(),
+                local: None,
+                method: "Masq".to_owned(),
+                state: "SYN_RECV".to_owned(),
+                expires_millis: 60_000,
+                packets: 1,
+                call_id: None,
+            });
+            report.add_health(&health, sample::NOW);
+            assert_eq!(screen(&report).contains("health      192.0.2.12:80 has been down"), is_told);
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! `xvs feedback`: reports a real server's load, or shows what weights have become by such reports.
+
+use std::io::Write;
+
+use clap::Args;
+use serde_json::Value;
+use xvs_model::client::{Director, Failure};
+use xvs_model::load_feedback::{FeedbackRow, Server};
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
+
+use crate::{DONE, Done};
+
+/// What follows `xvs feedback`.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The real server: ADDRESS, in every service that follows reports, or ADDRESS:PORT
+    #[arg(requires = "load")]
+    server: Option<Server>,
+    /// Its load, from 0, idle, to 100, with no room left
+    #[arg(allow_negative_numbers = true, value_parser = number)]
+    load: Option<f64>,
+    /// Print JSON
+    #[arg(long, conflicts_with = "server")]
+    json: bool,
+}
+
+/// JSON has no other numbers.
+fn number(text: &str) -> Result<f64, &'static str> {
+    text.parse().ok().filter(|number: &f64| number.is_finite()).ok_or("a number is needed")
+}
+
+pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
+    if let (Some(server), Some(load_percent)) = (arguments.server, arguments.load) {
+        director.call(Request::ReportLoad { server, load_percent })?;
+        return Ok(DONE);
+    }
+    let report = match director.call(Request::Feedback)? {
+        Reply::Report(report) => report,
+        other => return Err(Failure::unexpected(&other).into()),
+    };
+    if arguments.json {
+        writeln!(out, "{report:#}")?;
+    } else {
+        out.write_all(screen(report)?.as_bytes())?;
+    }
+    Ok(DONE)
+}
+
+/// The report as people read it.
+fn screen(report: Value) -> serde_json::Result<String> {
+    let rows: Vec<FeedbackRow> = serde_json::from_value(report)?;
+    if rows.is_empty() {
+        return Ok("no real server is in a service that follows load reports; \
+                   `xvs set feedback.services \"TCP 198.51.100.100:80\"` has that one follow them\n"
+            .to_owned());
+    }
+    let line = |[service, server, own, in_force, load, age]: [&str; 6]| {
+        format!("{service:<27} {server:<21} {own:>6} {in_force:>8} {load:>6} {age:>6}\n")
+    };
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let mut text = line(["Service", "Real server", "Own", "In force", "Load", "Age"]);
+    for row in rows {
+        text += &line([
+            &row.service,
+            &row.server.to_string(),
+            &row.own_weight.0.to_string(),
+            &row.weight_in_force.0.to_string(),
+            &or_none(row.load_percent.map(|load| load.to_string())),
+            &or_none(row.age_seconds.map(|age| format!("{age} s"))),
+        ]);
+    }
+    Ok(text)
+}

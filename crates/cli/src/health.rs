@@ -1,0 +1,490 @@
+//! `xvs health`: which real servers are well, and why others are not.
+//!
+//! A line each for virtual servers, their real servers and the checks of these, in the file's order. Made of one report,
+//! without a further question.
+
+use std::io::Write;
+use std::time::SystemTime;
+
+use clap::Args;
+use serde_json::{Value, json};
+use xvs_model::client::{Director, Failure};
+use xvs_model::event::millis_since_1970;
+use xvs_model::health::{
+    CheckHealth, Counts, HealthReport, RealServerHealth, SorryServerHealth, VirtualServerHealth, Weights, ago,
+};
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
+
+use crate::status::line;
+use crate::{DONE, Done, FAILED};
+
+/// What follows `xvs health`.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Only virtual servers that have one of these texts in their name or a service's, as 198.51.100.100:80
+    #[arg(value_name = "VIRTUAL_SERVER")]
+    virtual_servers: Vec<String>,
+    /// Only what is not well: virtual servers without quorum, real servers that are down or failing
+    #[arg(long)]
+    down: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
+    let reply = match director.call(Request::Health)? {
+        Reply::Report(report) => report,
+        other => return Err(Failure::unexpected(&other).into()),
+    };
+    if reply == Value::Null {
+        return Err(NOTHING_CHECKED.into());
+    }
+    let mut report: HealthReport = serde_json::from_value(reply)?;
+    for wanted in &arguments.virtual_servers {
+        if !report.virtual_servers.iter().any(|server| is_like(server, wanted)) {
+            return Err(format!("no virtual server of {} is like `{wanted}`", report.file).into());
+        }
+    }
+    let wanted = &arguments.virtual_servers;
+    let is_wanted = |server: &VirtualServerHealth| wanted.iter().any(|text| is_like(server, text));
+    report.virtual_servers.retain(|server| wanted.is_empty() || is_wanted(server));
+    let counts = report.counts();
+    if arguments.down {
+        report.virtual_servers.retain_mut(keep_trouble);
+    }
+    if arguments.json {
+        writeln!(out, "{:#}", json!(report))?;
+    } else {
+        let now_millis = millis_since_1970(SystemTime::now());
+        out.write_all(screen(&report, counts, now_millis).as_bytes())?;
+    }
+    let Counts { real_servers, real_servers_up, virtual_servers, virtual_servers_well } = counts;
+    let is_well = real_servers_up == real_servers && virtual_servers_well == virtual_servers;
+    Ok(if is_well { DONE } else { FAILED })
+}
+
+const NOTHING_CHECKED: &str = "xvsd checks nothing, for it has no keepalived.conf; name one by `xvsd --keepalived FILE`, \
+                               or as `file` under [keepalived] in xvs.toml, and restart it";
+
+fn is_like(server: &VirtualServerHealth, text: &str) -> bool {
+    server.services.iter().chain([&server.name]).any(|name| name.contains(text))
+}
+
+/// Leaves of a virtual server what is not well; whether that is anything.
+fn keep_trouble(server: &mut VirtualServerHealth) -> bool {
+    server.real_servers.retain(|server| server.trouble().is_some());
+    !server.is_well || !server.real_servers.is_empty()
+}
+
+/// The report as people read it.
+fn screen(report: &HealthReport, counts: Counts, now_millis: u64) -> String {
+    let mut text = line("health", &counted(counts));
+    text += &line("file", &format!("{}, read {} ago", report.file, ago(report.read_at_millis, now_millis)));
+    report.first_faults.iter().for_each(|fault| text += &line("fault", fault));
+    let more = report.faults.saturating_sub(report.first_faults.len());
+    if more > 0 {
+        text += &line("fault", &format!("and {more} more; xvsd's log has all of them"));
+    }
+    for refused in report.refused.iter().flat_map(|why| why.lines()) {
+        text += &line("refused", refused);
+    }
+    if !report.drift.is_empty() {
+        text += &line("drift", "somebody has changed services of the file; these commands lead back:");
+        report.drift.iter().for_each(|command| text += &format!("  {command}\n"));
+    }
+    let rows: Vec<_> =
+        report.virtual_servers.iter().flat_map(|server| virtual_server(server, now_millis)).collect();
+    text + &table(&rows)
+}
+
+/// So many are well.
+pub(super) fn counted(counts: Counts) -> String {
+    let Counts { real_servers, real_servers_up, virtual_servers, virtual_servers_well } = counts;
+    format!(
+        "{real_servers_up} of {real_servers} real servers up, \
+         {virtual_servers_well} of {virtual_servers} virtual servers well"
+    )
+}
+
+/// What stands in a line, in its columns.
+struct Row {
+    indent: usize,
+    what: String,
+    state: String,
+    /// For how long.
+    since: String,
+    more: String,
+}
+
+fn virtual_server(server: &VirtualServerHealth, now_millis: u64) -> Vec<Row> {
+    let services = match server.services.len() {
+        1 => String::new(),
+        many => format!(", {many} services"),
+    };
+    let hysteresis = match server.hysteresis {
+        0 => String::new(),
+        hysteresis => format!(", hysteresis {hysteresis}"),
+    };
+    let head = Row {
+        indent: 0,
+        what: server.title().to_owned(),
+        state: if server.is_well { "well" } else { "no quorum" }.to_owned(),
+        since: ago(server.since_millis, now_millis),
+        more: format!("weight {}, quorum {}{hysteresis}{services}", server.live_weight, server.quorum),
+    };
+    let sorry = server.sorry_server.as_ref().map(|SorryServerHealth { endpoint, serves }| Row {
+        indent: 2,
+        what: endpoint.clone(),
+        state: if *serves { "serves" } else { "waits" }.to_owned(),
+        since: String::new(),
+        more: "sorry server".to_owned(),
+    });
+    let servers = server.real_servers.iter().flat_map(|server| real_server(server, now_millis));
+    [head].into_iter().chain(servers).chain(sorry).collect()
+}
+
+fn real_server(server: &RealServerHealth, now_millis: u64) -> Vec<Row> {
+    let unchecked = if server.checks.is_empty() { ", no check" } else { "" };
+    let head = Row {
+        indent: 2,
+        what: server.name().to_owned(),
+        state: if server.is_up { "up" } else { "down" }.to_owned(),
+        since: ago(server.since_millis, now_millis),
+        more: weights(&server.weights) + unchecked,
+    };
+    let checks = server.checks.iter().flat_map(|one| check(one, now_millis));
+    [head].into_iter().chain(checks).collect()
+}
+
+/// A check, and what it was last not well for.
+fn check(check: &CheckHealth, now_millis: u64) -> impl Iterator<Item = Row> {
+    let next = match check.next_millis {
+        None => String::new(),
+        Some(next) => format!("next in {} s", next.saturating_sub(now_millis).div_ceil(1000)),
+    };
+    let row = |what, state, since, more| Row { indent: 4, what, state, since, more };
+    let since = ago(check.since_millis, now_millis);
+    let head = row(check.probe.clone(), check.state.to_string(), since, next);
+    let error = check.last_error.as_ref().map(|error| {
+        let when = ago(error.at_millis, now_millis);
+        let told = format!("{when} ago: {}", error.what);
+        Row { indent: 6, ..row(told, String::new(), String::new(), String::new()) }
+    });
+    [head].into_iter().chain(error)
+}
+
+/// The file's weight, and what has become of it.
+fn weights(weights: &Weights) -> String {
+    let Weights { operator, health, feedback, in_force } = *weights;
+    let mut text = format!("weight {operator}");
+    if let Some(weight) = health.filter(|weight| *weight != operator) {
+        text += &format!(", {weight} by health");
+    }
+    if let Some(weight) = feedback {
+        text += &format!(", {weight} by load");
+    }
+    match in_force {
+        None => text += ", absent",
+        Some(weight) if feedback.or(health) != Some(weight) => text += &format!(", {weight} in force"),
+        Some(_) => {}
+    }
+    text
+}
+
+/// Rows below each other, an empty line before each virtual server. What is too long for its column has a line of its
+/// own, and what is too long for the last one goes on below.
+fn table(rows: &[Row]) -> String {
+    let width = |column: fn(&Row) -> usize| rows.iter().map(column).max().unwrap_or(0);
+    // An error is as long as it is.
+    let label = |row: &Row| if row.state.is_empty() { 0 } else { row.indent + row.what.chars().count() };
+    let label = rows.iter().map(label).filter(|width| *width <= LABEL).max().unwrap_or(0);
+    let (state, since) = (width(|row| row.state.len()), width(|row| row.since.len()));
+    let behind = label + state + since + 6;
+    let mut text = String::new();
+    for Row { indent, what, state: word, since: time, more } in rows {
+        if *indent == 0 {
+            text.push('\n');
+        }
+        if word.is_empty() {
+            text += &wrapped(&" ".repeat(*indent), what, indent + 2);
+            continue;
+        }
+        let mut what = format!("{:indent$}{what}", "");
+        if what.chars().count() > label {
+            text += &format!("{what}\n");
+            what.clear();
+        }
+        let cells = format!("{what:<label$}  {word:<state$}  {time:<since$}  ");
+        text += &wrapped(&cells, more, behind);
+    }
+    text
+}
+
+/// Words behind what stands before them; those that have no room go on below, so far to the right.
+fn wrapped(before: &str, words: &str, indent: usize) -> String {
+    let mut lines = vec![before.to_owned()];
+    let mut begins = true;
+    for word in words.split(' ') {
+        let last = lines.last_mut().expect("there is a first one");
+        let gap = usize::from(!begins);
+        if !begins && last.chars().count() + gap + word.chars().count() > WIDTH {
+            lines.push(format!("{:indent$}{word}", ""));
+        } else {
+            *last += &" ".repeat(gap);
+            *last += word;
+        }
+        begins = false;
+    }
+    lines.iter().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+/// Columns of the longest name that others are aligned with.
+const LABEL: usize = 36;
+const WIDTH: usize = 80;
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use clap::Parser;
+
+    use crate::health::*;
+    use crate::{Cli, Command};
+    use xvs_model::connection::ConnectionRow;
+    use xvs_model::health::sample::{NOW, check, real_server, report, seconds_ago, virtual_server as sample};
+    use xvs_model::health::{CheckState, ErrorSeen};
+
+    const DOWN: CheckState = CheckState::Down;
+    const UP: CheckState = CheckState::Up;
+
+    /// What is printed of a report; no line has more than 80 columns or ends with blanks.
+    fn printed(report: &HealthReport) -> String {
+        let text = screen(report, report.counts(), NOW);
+        assert!(text.lines().all(|line| line.chars().count() <= WIDTH && line.trim_end() == line), "{text}");
+        text
+    }
+
+    /// What is printed below the first empty line.
+    fn rows(virtual_servers: Vec<VirtualServerHealth>) -> String {
+        let text = printed(&report(virtual_servers));
+        text.split_once("\n\n").expect("there is an empty line").1.to_owned()
+    }
+
+    /// A virtual server whose second real server has a check of this state.
+    fn pair(state: CheckState) -> VirtualServerHealth {
+        sample("198.51.100.100", vec![real_server("192.0.2.11", UP), real_server("192.0.2.12", state)])
+    }
+
+    #[test]
+    fn where_all_is_well_each_virtual_server_real_server_and_check_has_a_line() {
+        let second = VirtualServerHealth { hysteresis: 1, quorum: 2, ..pair(UP) };
+        let want = "\
+health     4 of 4 real servers up, 2 of 2 virtual servers well
+file       /etc/keepalived/keepalived.conf, read 1 h 0 min ago
+
+TCP 198.51.100.100:80  well  1 h 0 min  weight 2, quorum 1
+  192.0.2.11:80        up    1 h 0 min  weight 1
+    TCP 192.0.2.11:80  up    1 h 0 min  next in 4 s
+  192.0.2.12:80        up    1 h 0 min  weight 1
+    TCP 192.0.2.12:80  up    1 h 0 min  next in 4 s
+
+TCP 198.51.100.100:80  well  1 h 0 min  weight 2, quorum 2, hysteresis 1
+  192.0.2.11:80        up    1 h 0 min  weight 1
+    TCP 192.0.2.11:80  up    1 h 0 min  next in 4 s
+  192.0.2.12:80        up    1 h 0 min  weight 1
+    TCP 192.0.2.12:80  up    1 h 0 min  next in 4 s
+";
+        assert_eq!(printed(&report(vec![pair(UP), second])), want);
+    }
+
+    #[test]
+    fn a_check_that_fails_and_does_not_count_yet_says_how_often_it_did_and_what_it_saw() {
+        let want = "\
+TCP 198.51.100.100:80  well         1 h 0 min  weight 2, quorum 1
+  192.0.2.11:80        up           1 h 0 min  weight 1
+    TCP 192.0.2.11:80  up           1 h 0 min  next in 4 s
+  192.0.2.12:80        up           1 h 0 min  weight 1
+    TCP 192.0.2.12:80  failing 1/3  1 h 0 min  next in 4 s
+      2 s ago: connection refused by 192.0.2.12:80
+";
+        assert_eq!(rows(vec![pair(CheckState::Failing { failures: 1, fall: 3 })]), want);
+    }
+
+    #[test]
+    fn a_server_that_is_down_is_out_of_the_table_or_inhibited_and_what_is_being_asked_has_no_next_time() {
+        let mut inhibited = real_server("192.0.2.13", CheckState::Rising { successes: 1, rise: 2 });
+        inhibited.weights = Weights { health: Some(0), in_force: Some(0), ..inhibited.weights };
+        inhibited.checks[0].next_millis = None;
+        let mut server = pair(DOWN);
+        server.real_servers.push(inhibited);
+        let want = "\
+TCP 198.51.100.100:80  well        1 h 0 min  weight 1, quorum 1
+  192.0.2.11:80        up          1 h 0 min  weight 1
+    TCP 192.0.2.11:80  up          1 h 0 min  next in 4 s
+  192.0.2.12:80        down        12 s       weight 1, absent
+    TCP 192.0.2.12:80  down        12 s       next in 4 s
+      2 s ago: connection refused by 192.0.2.12:80
+  192.0.2.13:80        down        12 s       weight 1, 0 by health
+    TCP 192.0.2.13:80  rising 1/2  12 s
+      2 s ago: connection refused by 192.0.2.12:80
+";
+        assert_eq!(rows(vec![server]), want);
+    }
+
+    #[test]
+    fn a_sorry_server_says_whether_it_serves_and_a_group_how_many_services_it_has() {
+        let mut server = pair(DOWN);
+        server.real_servers.remove(0);
+        server.name = "group G".to_owned();
+        server.services.push("FWM 7".to_owned());
+        server.sorry_server = Some(SorryServerHealth { endpoint: "192.0.2.99:80".to_owned(), serves: true });
+        (server.is_well, server.live_weight, server.since_millis) = (false, 0, seconds_ago(12));
+        server.real_servers[0].endpoint = "192.0.2.12:0".to_owned();
+        let want = "\
+group G                no quorum  12 s  weight 0, quorum 1, 2 services
+  192.0.2.12           down       12 s  weight 1, absent
+    TCP 192.0.2.12:80  down       12 s  next in 4 s
+      2 s ago: connection refused by 192.0.2.12:80
+  192.0.2.99:80        serves           sorry server
+";
+        assert_eq!(rows(vec![server.clone()]), want);
+        server.sorry_server.as_mut().unwrap().serves = false;
+        assert!(rows(vec![server]).contains("  192.0.2.99:80        waits"));
+    }
+
+    #[test]
+    fn checks_that_rest_or_were_not_made_yet_say_so_and_a_server_may_have_none() {
+        let mut unchecked = real_server("192.0.2.13", UP);
+        unchecked.checks.clear();
+        let mut server = pair(CheckState::Suspended { is_up: true });
+        server.real_servers[0].checks[0].state = CheckState::AssumedUp;
+        server.real_servers.push(unchecked);
+        let want = "\
+TCP 198.51.100.100:80  well           1 h 0 min  weight 2, quorum 1
+  192.0.2.11:80        up             1 h 0 min  weight 1
+    TCP 192.0.2.11:80  assumed up     1 h 0 min  next in 4 s
+  192.0.2.12:80        up             1 h 0 min  weight 1
+    TCP 192.0.2.12:80  suspended, up  1 h 0 min  next in 4 s
+      2 s ago: connection refused by 192.0.2.12:80
+  192.0.2.13:80        up             1 h 0 min  weight 1, no check
+";
+        assert_eq!(rows(vec![server]), want);
+    }
+
+    #[test]
+    fn a_file_that_is_refused_and_what_somebody_has_changed_by_hand_stand_above_all() {
+        let file = "/etc/keepalived/keepalived.conf";
+        let report = HealthReport {
+            refused: Some(format!("{file}:3: error: a `}}` without a `{{` before it\n{file}:9: error: no")),
+            faults: 9,
+            first_faults: vec![format!("{file}:4: warning: unknown keyword `nat_mask`; it is left out")],
+            drift: vec!["xvsadm -e -t 198.51.100.100:80 -r 192.0.2.11:80 -g -w 1".to_owned()],
+            ..report(vec![sample("198.51.100.100", Vec::new())])
+        };
+        let want = "\
+health     0 of 0 real servers up, 0 of 1 virtual servers well
+file       /etc/keepalived/keepalived.conf, read 1 h 0 min ago
+fault      /etc/keepalived/keepalived.conf:4: warning: unknown keyword
+           `nat_mask`; it is left out
+fault      and 8 more; xvsd's log has all of them
+refused    /etc/keepalived/keepalived.conf:3: error: a `}` without a `{` before
+           it
+refused    /etc/keepalived/keepalived.conf:9: error: no
+drift      somebody has changed services of the file; these commands lead back:
+  xvsadm -e -t 198.51.100.100:80 -r 192.0.2.11:80 -g -w 1
+
+TCP 198.51.100.100:80  no quorum  1 h 0 min  weight 0, quorum 1
+";
+        assert_eq!(printed(&report), want);
+    }
+
+    #[test]
+    fn weights_are_told_as_far_as_they_differ_from_the_files() {
+        let told =
+            |operator, health, feedback, in_force| weights(&Weights { operator, health, feedback, in_force });
+        assert_eq!(told(3, Some(3), None, Some(3)), "weight 3");
+        assert_eq!(told(3, Some(5), None, Some(5)), "weight 3, 5 by health");
+        assert_eq!(told(3, Some(3), Some(2), Some(2)), "weight 3, 2 by load");
+        assert_eq!(told(3, Some(0), None, Some(7)), "weight 3, 0 by health, 7 in force");
+        // The sorry server serves.
+        assert_eq!(told(3, Some(3), None, None), "weight 3, absent");
+    }
+
+    #[test]
+    fn what_is_longer_than_its_column_goes_on_below_and_no_line_is_too_long() {
+        let mut server = real_server("192.0.2.12", DOWN);
+        let path = format!("HTTP [2001:db8::1]:8080 /{}", "a".repeat(30));
+        let mut long = check(&path, CheckState::Failing { failures: 10, fall: 20 }, seconds_ago(86_400 * 20));
+        let what = "word ".repeat(30).trim_end().to_owned();
+        long.last_error = Some(ErrorSeen { what, at_millis: seconds_ago(5) });
+        server.checks.push(long);
+        server.checks.push(check("HTTP 192.0.2.12:8080 /health?from=xvs", UP, NOW));
+        let text = rows(vec![sample("198.51.100.100", vec![server])]);
+        let own_line = format!("    {path}\n{:23}failing 10/20", "");
+        assert!(text.contains(&own_line) && text.contains("ago: word word"), "{text}");
+    }
+
+    /// A daemon that knows this of health.
+    struct Daemon(Value);
+
+    impl Director for Daemon {
+        fn call(&mut self, request: Request) -> Result<Reply, Failure> {
+            assert_eq!(request, Request::Health);
+            Ok(Reply::Report(self.0.clone()))
+        }
+
+        fn connections(&mut self, _: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure> {
+            Ok(())
+        }
+    }
+
+    /// What `xvs health` prints, and its exit code or why there is none.
+    fn health(report: &Value, words: &[&str]) -> (String, Result<u8, String>) {
+        let words = ["xvs", "health"].iter().chain(words);
+        let Command::Health(arguments) = Cli::try_parse_from(words).unwrap().command else { panic!() };
+        let mut out = Vec::new();
+        let done = run(&arguments, &mut Daemon(report.clone()), &mut out);
+        (String::from_utf8(out).unwrap(), done.map_err(|error| error.to_string()))
+    }
+
+    #[test]
+    fn the_exit_code_says_whether_what_was_asked_about_is_well_and_programs_get_the_report_itself() {
+        let other = sample("203.0.113.1", vec![real_server("192.0.2.21", UP)]);
+        let both = report(vec![pair(DOWN), other]);
+        let told = json!(both);
+        assert_eq!(health(&told, &[]).1, Ok(FAILED));
+        let (text, code) = health(&told, &["203.0.113.1"]);
+        assert_eq!((code, text.contains("1 of 1 real servers up")), (Ok(DONE), true), "{text}");
+        assert_eq!(health(&told, &["203.0.113.1", "100:80"]).1, Ok(FAILED));
+        let why = "no virtual server of /etc/keepalived/keepalived.conf is like `nobody`";
+        assert_eq!(health(&told, &["203", "nobody"]), (String::new(), Err(why.to_owned())));
+        let (text, code) = health(&told, &["--json"]);
+        assert_eq!((serde_json::from_str(&text).ok(), code), (Some(both), Ok(FAILED)));
+        let lost = VirtualServerHealth { is_well: false, ..pair(UP) };
+        assert_eq!(health(&json!(report(vec![lost])), &[]).1, Ok(FAILED));
+    }
+
+    #[test]
+    fn only_what_is_not_well_is_shown_if_that_is_asked_and_all_is_counted() {
+        let failing = pair(CheckState::Failing { failures: 1, fall: 3 });
+        let well = sample("203.0.113.1", vec![real_server("192.0.2.21", UP)]);
+        let report = json!(report(vec![failing, well, pair(DOWN)]));
+        let (text, code) = health(&report, &["--down"]);
+        assert!(
+            text.starts_with("health     4 of 5 real servers up, 3 of 3 virtual servers well\n"),
+            "{text}"
+        );
+        assert_eq!((text.matches("192.0.2.12:80  ").count(), code), (4, Ok(FAILED)), "{text}");
+        assert!(!text.contains("192.0.2.11") && !text.contains("203.0.113.1"), "{text}");
+        let (text, _) = health(&report, &["--down", "203.0.113.1"]);
+        assert_eq!(text.lines().count(), 2, "{text}");
+    }
+
+    #[test]
+    fn a_daemon_that_checks_nothing_says_what_to_do_and_is_not_well() {
+        let (text, done) = health(&Value::Null, &["--json"]);
+        assert!(text.is_empty() && done.unwrap_err().contains("`xvsd --keepalived FILE`"));
+    }
+}

@@ -1,0 +1,59 @@
+//! `xvs healthy`: whether xvsd moves, by the exit code.
+//!
+//! For keepalived's `vrrp_script`: silent and quick when all is well, over in a bounded time whatever xvsd does or does
+//! not. The question is asked on a thread of its own, which ends with the process, so neither a stopped xvsd nor a full
+//! socket holds it up. Not here: the judgement (`liveness.rs`).
+
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use clap::Args;
+use xvs_model::client::{Client, Director, default_socket};
+use xvs_model::request::Request;
+
+use crate::{DONE, Done};
+
+/// What follows `xvs healthy`.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// How long it may take, 0.01 to 60; xvsd's workers and its control thread have three quarters of it
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    timeout: Duration,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Done {
+    let timeout = arguments.timeout;
+    // What xvsd says of what does not move is still to come back. At most 45,000.
+    let within_millis = (timeout * 3 / 4).as_millis() as u32;
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        let answer = Client::connect(&default_socket())
+            .and_then(|mut client| client.call(Request::Healthy { within_millis }));
+        // Who asked has given up if it comes too late.
+        let _ = tell.send(answer);
+    });
+    match told.recv_timeout(timeout) {
+        Ok(answer) => answer.map(|_| DONE).map_err(|failure| failure.to_string().into()),
+        Err(_) => Err(format!("xvsd has not answered for {timeout:?}").into()),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, &'static str> {
+    let seconds = text.parse().ok().filter(|seconds| (0.01..=60.0).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or("so many seconds, 0.01 to 60")
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::healthy::*;
+
+    #[test]
+    fn a_timeout_is_in_seconds_and_neither_nothing_nor_endless() {
+        assert_eq!(seconds("1"), Ok(Duration::from_secs(1)));
+        assert_eq!(seconds("0.25"), Ok(Duration::from_millis(250)));
+        for text in ["", "0", "61", "-1", "NaN", "inf", "1s"] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! `xvs check --keepalived`: what a keepalived.conf comes to here, without a daemon.
+//!
+//! Prints the services with which a director would begin, before any check was made, as `xvsadm -Sn` would; the checks
+//! that the file asks for; and what is wrong with it. It reads the file, and those that it includes, and changes nothing.
+//! Not here: making checks, so `up` and `down` are what the file says of the beginning.
+
+use std::io;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::{Value, json};
+use xvs_health::outcome::outcome;
+use xvs_health::prepare::Prepared;
+use xvs_ipvsadm::{lines, saved};
+use xvs_keepalived::{host, read};
+use xvs_model::check::{Check, Probe, Timing};
+use xvs_model::fault::{Fault, Severity};
+use xvs_model::virtual_server::{Configuration, RealServer, VirtualServer};
+
+use crate::{DONE, Done, FAILED, MISUSED};
+
+/// What `xvs check` takes of a keepalived.conf.
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// Check a keepalived.conf: what it comes to, its checks, its faults; exits with 0 if
+    /// there is none, 1 for warnings, 2 for errors, with which it is refused
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    pub(super) keepalived: Option<PathBuf>,
+    /// The machine that its lines with @ are for [default: the first label of this host's name]
+    #[arg(long, value_name = "ID", conflicts_with = "file")]
+    config_id: Option<String>,
+    /// Take warnings for errors
+    #[arg(long, conflicts_with = "file")]
+    strict: bool,
+}
+
+/// How it is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Text,
+    Json,
+}
+
+pub(super) fn run(file: &Path, options: &Options, form: Form, out: &mut dyn Write) -> Done {
+    let config_id = options.config_id.clone().unwrap_or_else(host);
+    let configuration = match read(file, &config_id).map(Prepared::of) {
+        Ok(prepared) => prepared.map_or_else(|refused| *refused, |prepared| prepared.configuration),
+        Err(error) => {
+            eprintln!("xvs: {}: {error}", file.display());
+            return Ok(MISUSED);
+        }
+    };
+    let (state, _) = outcome(&configuration);
+    let faults = &configuration.faults;
+    let worst = if options.strict { Severity::Warning } else { Severity::Error };
+    let told = Told {
+        file,
+        is_refused: faults.iter().any(|fault| fault.severity >= worst),
+        rules: set_timeouts(&configuration).into_iter().chain(saved(&state)).collect(),
+        servers: &configuration.virtual_servers,
+        faults,
+    };
+    match form {
+        Form::Json => writeln!(out, "{:#}", told.json())?,
+        Form::Text => told.text(out)?,
+    }
+    Ok(match faults.is_empty() {
+        true => DONE,
+        false if told.is_refused => MISUSED,
+        false => FAILED,
+    })
+}
+
+/// What is printed. Of a file that is refused only its faults are: what half of it comes to is nothing to go by.
+struct Told<'a> {
+    file: &'a Path,
+    is_refused: bool,
+    rules: Vec<String>,
+    servers: &'a [VirtualServer],
+    faults: &'a [Fault],
+}
+
+impl Told<'_> {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        if !self.is_refused {
+            for rule in &self.rules {
+                writeln!(out, "{rule}")?;
+            }
+            if !self.servers.is_empty() {
+                write!(out, "\nChecks:\n\n{}\n", table(self.servers))?;
+            }
+        }
+        for fault in self.faults {
+            writeln!(out, "{fault}")?;
+        }
+        if self.faults.is_empty() {
+            return writeln!(out, "{}: no fault", self.file.display());
+        }
+        let errors = self.faults.iter().filter(|fault| fault.severity == Severity::Error).count();
+        let verdict = if self.is_refused { "refused: " } else { "" };
+        let [errors, warnings] = [(errors, "error"), (self.faults.len() - errors, "warning")].map(counted);
+        writeln!(out, "{}: {verdict}{errors}, {warnings}", self.file.display())
+    }
+
+    fn json(&self) -> Value {
+        let fault = |Fault { place, severity, text }: &Fault| {
+            let severity = if *severity == Severity::Error { "error" } else { "warning" };
+            json!({ "file": place.file.display().to_string(), "line": place.line, "severity": severity, "why": text })
+        };
+        let check = |check: &Check| {
+            let timing = check.timing;
+            json!({
+                "probe": check.probe.to_string(),
+                "interval_seconds": timing.interval.as_secs_f64(),
+                "retry_interval_seconds": timing.retry_interval.as_secs_f64(),
+                "timeout_seconds": timing.timeout.as_secs_f64(),
+                "warmup_seconds": timing.warmup.as_secs_f64(),
+                "fall": timing.fall,
+                "rise": timing.rise,
+                "begins": if timing.begins_down { "down" } else { "up" },
+            })
+        };
+        let real_server = |server: &RealServer| {
+            let checks: Vec<_> = server.checks.iter().map(check).collect();
+            json!({ "real_server": server.endpoint.to_string(), "checks": checks })
+        };
+        let virtual_server = |server: &VirtualServer| {
+            let servers: Vec<_> = server.real_servers.iter().map(real_server).collect();
+            json!({ "virtual_server": server.name, "quorum": server.quorum, "real_servers": servers })
+        };
+        let shown = if self.is_refused { (&[][..], &[][..]) } else { (&self.rules[..], self.servers) };
+        json!({
+            "refused": self.is_refused,
+            "rules": shown.0,
+            "virtual_servers": shown.1.iter().map(virtual_server).collect::<Vec<_>>(),
+            "faults": self.faults.iter().map(fault).collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// Each check of each real server, a line each.
+fn table(servers: &[VirtualServer]) -> String {
+    let mut rows = vec![["", "check", "interval", "timeout", "fall", "rise", "begins"].map(str::to_owned)];
+    for server in servers {
+        rows.push([&format!("virtual_server {}", server.name), "", "", "", "", "", ""].map(str::to_owned));
+        for server in &server.real_servers {
+            let name = format!("  {}", server.endpoint);
+            if server.checks.is_empty() {
+                rows.push([&name, "none", "-", "-", "-", "-", "up"].map(str::to_owned));
+            }
+            rows.extend(server.checks.iter().map(|check| columns(name.clone(), check)));
+        }
+    }
+    // A virtual server's name stands alone on its line.
+    let is_head = |row: &[String; 7]| !row[0].is_empty() && row[1].is_empty();
+    let cells = |column: usize| rows.iter().filter(|row| !is_head(row)).map(move |row| row[column].len());
+    let widths: [usize; 7] = std::array::from_fn(|column| cells(column).max().unwrap_or(0));
+    let line = |row: &[String; 7]| {
+        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        cells.join("  ").trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(line).collect()
+}
+
+fn columns(server: String, check: &Check) -> [String; 7] {
+    let seconds = |time: Duration| format!("{}s", time.as_secs_f64());
+    let Timing { interval, timeout, fall, rise, begins_down, .. } = check.timing;
+    let begins = if begins_down { "down" } else { "up" };
+    let [interval, timeout, fall, rise] = match check.probe {
+        // It is read as it changes.
+        Probe::File(..) => ["-"; 4].map(str::to_owned),
+        _ => [seconds(interval), seconds(timeout), fall.to_string(), rise.to_string()],
+    };
+    [server, check.probe.to_string(), interval, timeout, fall, rise, begins.to_owned()]
+}
+
+fn set_timeouts(configuration: &Configuration) -> Vec<String> {
+    configuration.timeouts().iter().flat_map(lines).collect()
+}
+
+fn counted((number, what): (usize, &str)) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use clap::Parser;
+
+    use crate::Cli;
+    use crate::keepalived::*;
+
+    /// What is printed of a file, and the exit code.
+    fn check(text: &str, strict: bool, form: Form) -> (String, u8) {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("xvs-check-{}-{number}.conf", std::process::id()));
+        fs::write(&path, text).unwrap();
+        let options = Options { keepalived: None, config_id: Some("lb1".to_owned()), strict };
+        let mut out = Vec::new();
+        let code = run(&path, &options, form, &mut out).unwrap();
+        fs::remove_file(&path).unwrap();
+        let name = path.display().to_string();
+        (String::from_utf8(out).unwrap().replace(&name, "k.conf"), code)
+    }
+
+    const CLEAN: &str = "\
+global_defs { lvs_timeouts tcp 600 }
+virtual_server 192.0.2.1 80 {
+lb_algo wrr
+lb_kind NAT
+protocol TCP
+delay_loop 2.5
+real_server 192.0.2.11 8080 { weight 3
+HTTP_GET { url { path /health
+} } }
+real_server 192.0.2.12 8080 { weight 1
+}
+}
+";
+
+    #[test]
+    fn what_a_file_comes_to_is_printed_with_its_checks_and_faults_and_told_by_the_exit_code() {
+        let want = "\
+--set 600 0 0
+-A -t 192.0.2.1:80 -s wrr
+-a -t 192.0.2.1:80 -r 192.0.2.11:8080 -m -w 3
+-a -t 192.0.2.1:80 -r 192.0.2.12:8080 -m -w 1
+
+Checks:
+
+                   check                         interval  timeout  fall  rise  begins
+virtual_server 192.0.2.1 80
+  192.0.2.11:8080  HTTP 192.0.2.11:8080 /health  2.5s      5s       2     1     up
+  192.0.2.12:8080  none                          -         -        -     -     up
+
+k.conf: no fault
+";
+        assert_eq!(check(CLEAN, false, Form::Text), (want.to_owned(), DONE));
+        let (told, code) = check(&CLEAN.replace("lb_algo wrr\n", ""), false, Form::Text);
+        let warning = "k.conf:2: warning: `virtual_server 192.0.2.1 80` names no scheduler: wlc\n";
+        assert!(
+            told.starts_with("--set 600")
+                && told.ends_with(&format!("{warning}k.conf: 0 errors, 1 warning\n"))
+        );
+        assert_eq!(code, FAILED);
+        let (told, code) = check(&CLEAN.replace("lb_algo wrr\n", ""), true, Form::Text);
+        assert_eq!((told, code), (format!("{warning}k.conf: refused: 0 errors, 1 warning\n"), MISUSED));
+        let (told, code) = check("}", false, Form::Text);
+        let error = "k.conf:1: error: a `}` without a `{` before it\nk.conf: refused: 1 error, 0 warnings\n";
+        assert_eq!((told.as_str(), code), (error, MISUSED));
+    }
+
+    #[test]
+    fn what_is_for_a_keepalived_conf_is_not_taken_with_rules() {
+        let parse = |words: &str| Cli::try_parse_from(words.split(' '));
+        for words in ["--keepalived k r", "--strict r", "--config-id lb1 r", "--strict", ""] {
+            assert!(parse(&format!("xvs check {words}")).is_err(), "{words}");
+        }
+        for words in ["r", "--json r", "--keepalived k --strict --config-id lb1 --json"] {
+            assert!(parse(&format!("xvs check {words}")).is_ok(), "{words}");
+        }
+    }
+
+    #[test]
+    fn programs_are_told_the_same() {
+        let (told, _) = check(CLEAN, false, Form::Json);
+        let told: Value = serde_json::from_str(&told).unwrap();
+        assert_eq!((&told["refused"], told["rules"].as_array().unwrap().len()), (&json!(false), 4));
+        let checks = &told["virtual_servers"][0]["real_servers"][0]["checks"];
+        let want = json!([{
+            "probe": "HTTP 192.0.2.11:8080 /health",
+            "interval_seconds": 2.5,
+            "retry_interval_seconds": 3.0,
+            "timeout_seconds": 5.0,
+            "warmup_seconds": 2.5,
+            "fall": 2,
+            "rise": 1,
+            "begins": "up",
+        }]);
+        assert_eq!(*checks, want);
+        let (told, code) = check("nonsense\n}\n", false, Form::Json);
+        let told: Value = serde_json::from_str(&told).unwrap();
+        assert_eq!((code, &told["refused"], &told["rules"]), (MISUSED, &json!(true), &json!([])));
+        assert_eq!(told["faults"][1]["line"], 2);
+        assert_eq!(
+            (&told["faults"][0]["severity"], &told["faults"][1]["severity"]),
+            (&json!("warning"), &json!("error"))
+        );
+    }
+}

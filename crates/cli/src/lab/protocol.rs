@@ -1,0 +1,294 @@
+//! The protocol of `xvs lab`: a director in memory, one JSON object a line in, one out.
+//!
+//! Interfaces, routes and neighbours are named by hand, frames come in as hexadecimal text, time moves only by
+//! `advance`. Everything else is what the wire runs: the same control plane, pipeline and table. The same input gives
+//! the same output. A line that cannot be carried out answers `{"error":…}` and changes nothing.
+//!
+//! Requests: `link`, `route`, `neighbor`, `set`, `adm`, `xvs`, `inject`, `explain`, `advance`, `counters`; their
+//! shapes stand beside the types below.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use xvs_ctl::in_memory::InMemory;
+use xvs_dataplane::egress::model::Network;
+use xvs_dataplane::verdict::Verdict;
+use xvs_ipvsadm::resolver::Table as Names;
+use xvs_model::client::{Director, Failure};
+use xvs_model::explain::Question;
+use xvs_model::hexadecimal;
+use xvs_model::load_feedback::Feedback;
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
+use xvs_model::settings::Ipvs;
+use xvs_proto::MacAddr;
+
+/// A director in memory, asked by lines.
+pub struct Lab {
+    /// The director.
+    pub director: InMemory,
+    /// Its own names, so that it asks no DNS and prints the same on every machine.
+    resolver: Names,
+}
+
+/// One line.
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    deny_unknown_fields,
+    expecting = "not a request of the lab; `link`, `route`, `neighbor`, `set`, `adm`, `xvs`, `inject`, `explain`, `advance` and `counters` are"
+)]
+enum Line {
+    /// An interface of the director that is a VLAN over another one, whose link address and MTU it has.
+    Vlan {
+        link: String,
+        vlan: u16,
+        over: String,
+        #[serde(default)]
+        addresses: Vec<String>,
+    },
+    /// An interface of the director.
+    Link {
+        link: String,
+        mac: String,
+        #[serde(default)]
+        addresses: Vec<String>,
+        #[serde(default = "ethernet_mtu")]
+        mtu: u32,
+    },
+    /// A route; `default` is the whole of IPv4.
+    Route { route: String, via: IpAddr, link: String },
+    /// A resolved neighbour.
+    Neighbor { neighbor: IpAddr, mac: String, link: String },
+    /// Settings by name.
+    Set { set: BTreeMap<String, Value> },
+    /// A command line of `xvsadm`, without the program's name.
+    Adm {
+        adm: Vec<String>,
+        #[serde(default)]
+        stdin: String,
+    },
+    /// A command line of `xvs`, without the program's name.
+    Xvs { xvs: Vec<String> },
+    /// A frame that comes in by a link.
+    Inject { inject: String, frame: String },
+    /// What would become of a packet, and why, with no effect; answers what `xvs explain --json` prints.
+    Explain { explain: Question },
+    /// The same of a frame that would come in by a link.
+    ExplainFrame { explain: String, frame: String },
+    /// Seconds that pass.
+    Advance { advance: f64 },
+    /// Asks for every counter that is not zero.
+    Counters { counters: All },
+}
+
+/// `true`: there is no other choice yet.
+#[derive(Deserialize)]
+#[serde(try_from = "bool")]
+struct All;
+
+impl TryFrom<bool> for All {
+    type Error = &'static str;
+
+    fn try_from(all: bool) -> Result<Self, Self::Error> {
+        if all { Ok(Self) } else { Err("counters: true asks for every counter that is not zero") }
+    }
+}
+
+fn ethernet_mtu() -> u32 {
+    1500
+}
+
+impl Default for Lab {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Lab {
+    /// A director without interfaces, at time 0, that treats packets as the kernel's IPVS does.
+    ///
+    /// # Panics
+    /// If the machine has no memory for the table.
+    pub fn new() -> Self {
+        Self::with(Ipvs::of_the_kernel(), Feedback::default())
+    }
+
+    /// As [`Self::new`], with these settings.
+    ///
+    /// # Panics
+    /// As [`Self::new`].
+    pub fn with(ipvs: Ipvs, feedback: Feedback) -> Self {
+        Self { director: InMemory::new(ipvs, feedback), resolver: Names::well_known() }
+    }
+
+    /// Answers one line.
+    pub fn answer(&mut self, line: &str) -> String {
+        let answer = match serde_json::from_str(line) {
+            Ok(line) => self.carry_out(line),
+            Err(error) => Err(error.to_string()),
+        };
+        answer.unwrap_or_else(|error| json!({ "error": error })).to_string()
+    }
+
+    /// Names a host, as a line of `/etc/hosts` does; for tests.
+    pub fn name_host(&mut self, addr: IpAddr, name: &str) {
+        self.resolver = std::mem::take(&mut self.resolver).host(name, addr);
+    }
+
+    fn carry_out(&mut self, line: Line) -> Result<Value, String> {
+        match line {
+            Line::Vlan { link, vlan, over, addresses } => self.vlan(&link, vlan, &over, &addresses),
+            Line::Link { link, mac, addresses, mtu } => self.link(&link, &mac, &addresses, mtu),
+            Line::Route { route, via, link } => self.route(&route, via, &link),
+            Line::Neighbor { neighbor, mac, link } => self.neighbour(neighbor, &mac, &link),
+            Line::Set { set } => self.set(set),
+            Line::Adm { adm, stdin } => {
+                let argv: Vec<_> = std::iter::once("ipvsadm".to_owned()).chain(adm).collect();
+                let output = xvs_ipvsadm::output(&argv, &stdin, &mut self.director, &self.resolver);
+                Ok(json!({ "exit": output.exit, "stdout": output.stdout, "stderr": output.stderr }))
+            }
+            Line::Xvs { xvs } => {
+                let output = crate::output(&xvs, &mut self.director);
+                Ok(json!({ "exit": output.exit, "stdout": output.stdout, "stderr": output.stderr }))
+            }
+            Line::Inject { inject, frame } => self.inject(&inject, &frame),
+            Line::Explain { explain } => self.explain(explain),
+            Line::ExplainFrame { explain: link, frame } => {
+                self.explain(Question { interface: Some(link), frame: Some(frame), ..Question::default() })
+            }
+            Line::Advance { advance } => self.advance(advance),
+            Line::Counters { counters: All } => Ok(self.director.counters()),
+        }
+    }
+
+    fn link(&mut self, name: &str, mac: &str, addresses: &[String], mtu: u32) -> Result<Value, String> {
+        let mac: MacAddr = mac.parse().map_err(|error| format!("mac {mac}: {error}"))?;
+        let addresses: Vec<_> = addresses.iter().map(|text| address(text)).collect::<Result<_, _>>()?;
+        self.change(|network| {
+            network.add_link(name, mac, &addresses, mtu).map(|_| ()).map_err(|e| e.to_string())
+        })
+    }
+
+    fn vlan(&mut self, name: &str, id: u16, over: &str, addresses: &[String]) -> Result<Value, String> {
+        let addresses: Vec<_> = addresses.iter().map(|text| address(text)).collect::<Result<_, _>>()?;
+        self.change(|network| {
+            let below = network.link_named(over).map(|below| (below.mac, below.mtu)).unwrap_or_default();
+            let added = network.add_link(name, below.0, &addresses, below.1);
+            added.and_then(|_| network.make_vlan(name, id, over)).map_err(|error| error.to_string())
+        })
+    }
+
+    fn route(&mut self, route: &str, via: IpAddr, link: &str) -> Result<Value, String> {
+        let dest = if route == "default" { "0.0.0.0/0" } else { route };
+        let dest = dest.parse().map_err(|error| format!("route {route}: {error}"))?;
+        self.change(|network| network.add_route(dest, Some(via), link).map_err(|error| error.to_string()))
+    }
+
+    fn neighbour(&mut self, addr: IpAddr, mac: &str, link: &str) -> Result<Value, String> {
+        let mac = mac.parse().map_err(|error| format!("mac {mac}: {error}"))?;
+        self.change(|network| network.add_neighbour(addr, mac, link).map_err(|error| error.to_string()))
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut Network) -> Result<(), String>) -> Result<Value, String> {
+        self.director.change_network(change)?;
+        Ok(json!({ "ok": true }))
+    }
+
+    fn set(&mut self, set: BTreeMap<String, Value>) -> Result<Value, String> {
+        let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let set: Vec<_> = set.into_iter().map(|(key, value)| (key, text(value))).collect();
+        // All or nothing, like every line.
+        let (mut ipvs, mut feedback) = self.director.settings();
+        set.iter()
+            .try_for_each(|(key, value)| xvs_model::settings::set(&mut ipvs, &mut feedback, key, value))
+            .map_err(|error| error.to_string())?;
+        for (key, value) in set {
+            self.director.call(Request::Set { key, value }).map_err(|failure| failure.to_string())?;
+        }
+        Ok(json!({ "ok": true }))
+    }
+
+    fn inject(&mut self, link: &str, frame: &str) -> Result<Value, String> {
+        let bytes =
+            hexadecimal::decode(frame).ok_or("frame: an even number of hexadecimal digits is needed")?;
+        self.director.burst(link, [bytes.as_slice()])?;
+        let verdict = self.director.verdict().ok_or("the frame did not come in")?;
+        let (name, reason) = match verdict {
+            Verdict::Transmit(_) | Verdict::Fragment { .. } => ("transmit", None),
+            Verdict::PassToKernel => ("pass", None),
+            Verdict::Consumed | Verdict::Held => ("consumed", None),
+            Verdict::Drop(reason) => ("drop", Some(reason.name())),
+        };
+        Ok(json!({ "verdict": name, "tx": self.transmitted(), "reason": reason }))
+    }
+
+    fn explain(&mut self, question: Question) -> Result<Value, String> {
+        match self.director.call(Request::Explain(question)) {
+            Ok(Reply::Report(report)) => Ok(report),
+            Ok(other) => Err(Failure::unexpected(&other).to_string()),
+            Err(failure) => Err(failure.to_string()),
+        }
+    }
+
+    fn advance(&mut self, seconds: f64) -> Result<Value, String> {
+        if !(0.0..=1e9).contains(&seconds) {
+            return Err(format!("advance: {seconds} is not a number of seconds that can pass"));
+        }
+        self.director.advance(Duration::from_secs_f64(seconds)).map_err(|error| error.to_string())?;
+        Ok(json!({ "ok": true, "tx": self.transmitted() }))
+    }
+
+    fn transmitted(&mut self) -> Value {
+        let frames = self.director.transmitted();
+        frames
+            .iter()
+            .map(|(link, frame)| json!({ "link": link, "frame": hexadecimal::encode(frame) }))
+            .collect()
+    }
+}
+
+fn address(text: &str) -> Result<(IpAddr, u8), String> {
+    let wrong = || format!("{text}: an address with a prefix length like 10.0.0.1/24 is needed");
+    let (addr, len) = text.split_once('/').ok_or_else(wrong)?;
+    Ok((addr.parse().map_err(|_| wrong())?, len.parse().map_err(|_| wrong())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::lab::protocol::*;
+
+    #[test]
+    fn settings_of_which_one_is_wrong_change_nothing() {
+        let mut lab = Lab::new();
+        let answer = lab.answer(r#"{"set":{"am_droprate":7,"drop_entry":9}}"#);
+        assert_eq!(answer, r#"{"error":"drop_entry cannot be \"9\"; it takes 0 to 3"}"#);
+        assert_eq!(lab.director.settings().0, Ipvs::of_the_kernel());
+        assert_eq!(lab.answer(r#"{"set":{"am_droprate":7,"drop_entry":"3"}}"#), r#"{"ok":true}"#);
+        assert_eq!(lab.director.settings().0.am_droprate, 7);
+    }
+
+    #[test]
+    fn names_are_the_labs_own_and_a_host_has_none() {
+        let mut lab = Lab::new();
+        let answer = lab.answer(r#"{"adm":["-A","-t","localhost:http"]}"#);
+        assert!(answer.contains("\"exit\":2"), "{answer}");
+        let answer = lab.answer(r#"{"adm":["-A","-t","192.0.2.1:http"]}"#);
+        assert!(answer.contains("\"exit\":0"), "{answer}");
+    }
+
+    #[test]
+    fn a_host_that_was_named_is_known_by_that_name() {
+        let mut lab = Lab::new();
+        lab.name_host([192, 0, 2, 1].into(), "web.example");
+        let answer = lab.answer(r#"{"adm":["-A","-t","web.example:http","-s","rr"]}"#);
+        assert!(answer.contains("\"exit\":0"), "{answer}");
+        let saved = lab.answer(r#"{"adm":["-S","-n"]}"#);
+        assert!(saved.contains("-A -t 192.0.2.1:80 -s rr"), "{saved}");
+        let saved = lab.answer(r#"{"adm":["-S"]}"#);
+        assert!(saved.contains("-A -t web.example:http -s rr"), "{saved}");
+    }
+}

@@ -1,0 +1,110 @@
+//! `xvs laddr`: the addresses by which FULLNAT's real servers are reached and answer.
+
+use std::io::Write;
+
+use clap::{Args, Subcommand};
+use xvs_ipvsadm::LocalAddressChange;
+use xvs_model::client::{Director, Failure};
+use xvs_model::local_address::{LocalReport, LocalRow};
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
+
+use crate::{DONE, Done};
+
+/// What follows `xvs laddr`.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    #[command(flatten)]
+    Change(LocalAddressChange),
+    /// Show the addresses, and how many of their ports are taken
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
+    match &arguments.action {
+        Action::List { json } => {
+            let report = match director.call(Request::LocalUse)? {
+                Reply::Report(report) => report,
+                other => return Err(Failure::unexpected(&other).into()),
+            };
+            match json {
+                true => writeln!(out, "{report:#}")?,
+                false => out.write_all(screen(&serde_json::from_value(report)?).as_bytes())?,
+            }
+        }
+        Action::Change(change) => _ = director.call(Request::Change(change.command()))?,
+    }
+    Ok(DONE)
+}
+
+/// The report as people read it.
+fn screen(report: &LocalReport) -> String {
+    if report.addresses.is_empty() {
+        return "no local addresses; FULLNAT needs one: `xvs laddr add --help` says how\n".to_owned();
+    }
+    let line = |[address, ports, connections, taken, towards]: [&str; 5]| {
+        let text = format!("{address:<27} {ports:<12} {connections:>11} {taken:>6}  {towards}");
+        text.trim_end().to_owned() + "\n"
+    };
+    let mut text = line(["Address", "Ports", "Connections", "Taken", "Most towards"]);
+    for row in &report.addresses {
+        let LocalRow { local, connections, busiest } = row;
+        let (taken, towards) = match busiest {
+            Some(most) => {
+                let share = 100.0 * most.ports as f64 / local.ports().len() as f64;
+                (format!("{share:.1}%"), format!("{} {}", most.protocol, most.dest))
+            }
+            None => ("0.0%".to_owned(), String::new()),
+        };
+        text += &line([
+            &local.addr.to_string(),
+            &format!("{}-{}", local.first_port, local.last_port),
+            &connections.to_string(),
+            &taken,
+            &towards,
+        ]);
+    }
+    if report.exhausted > 0 {
+        text += &format!(
+            "{} connections found no free port and were refused; add an address, or more ports\n",
+            report.exhausted
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::laddr::*;
+    use xvs_model::local_address::Busiest;
+    use xvs_model::local_address::LocalAddress;
+    use xvs_proto::{Endpoint, Protocol};
+
+    #[test]
+    fn the_listing_says_how_full_an_address_is_towards_whom_it_is_fullest() {
+        let local = |last| LocalAddress { addr: [192, 0, 2, last].into(), first_port: 5000, last_port: 5999 };
+        let dest = Endpoint::new([203, 0, 113, 11], 80);
+        let busiest = Some(Busiest { ports: 905, dest, protocol: Protocol::TCP });
+        let addresses = vec![
+            LocalRow { local: local(1), connections: 1205, busiest },
+            LocalRow { local: local(2), connections: 0, busiest: None },
+        ];
+        let expected = "\
+Address                     Ports        Connections  Taken  Most towards
+192.0.2.1                   5000-5999           1205  90.5%  TCP 203.0.113.11:80
+192.0.2.2                   5000-5999              0   0.0%
+7 connections found no free port and were refused; add an address, or more ports
+";
+        assert_eq!(screen(&LocalReport { addresses, exhausted: 7 }), expected);
+    }
+}

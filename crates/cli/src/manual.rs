@@ -1,0 +1,103 @@
+//! `xvs manual`: the manual pages of all programs, from the definitions that their command lines are parsed by.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use clap::{Args, Command, CommandFactory};
+use clap_mangen::Man;
+use clap_mangen::roff::{Roff, bold, roman};
+use xvs_ctl::arguments;
+
+use crate::{Cli, DONE, Done};
+
+/// What follows `xvs manual`.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The folder, such as /usr/local/share/man/man8; it has to be there
+    folder: PathBuf,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Done {
+    let folder = &arguments.folder;
+    let programs = [Cli::command(), arguments::Arguments::command(), xvs_ipvsadm::manual::command()];
+    for mut program in programs.map(|program| program.disable_help_subcommand(true)) {
+        program.build();
+        write(&program, folder)?;
+    }
+    for other in ["ipvsadm", "ipvsadm-save", "ipvsadm-restore"] {
+        page(folder, other, |out| out.write_all(b".so man8/xvsadm.8\n"))?;
+    }
+    Ok(DONE)
+}
+
+/// The page of a command, and those of its subcommands.
+fn write(command: &Command, folder: &Path) -> Result<(), String> {
+    for below in command.get_subcommands() {
+        write(below, folder)?;
+    }
+    let name = command.get_display_name().unwrap_or_else(|| command.get_name());
+    page(folder, name, |out| {
+        let man = Man::new(command.clone().after_help("")).section(SECTION).manual("xvs").source(SOURCE);
+        man.render_title(out)?;
+        man.render_name_section(out)?;
+        man.render_synopsis_section(out)?;
+        man.render_description_section(out)?;
+        if command.get_arguments().next().is_some() {
+            man.render_options_section(out)?;
+        }
+        if command.has_subcommands() {
+            man.render_subcommands_section(out)?;
+        }
+        rest(command, name).to_writer(out)
+    })
+}
+
+/// Exit codes as a table, and where to read on.
+fn rest(command: &Command, name: &str) -> Roff {
+    let mut roff = Roff::new();
+    let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    let mut lines = after.lines();
+    if let Some(heading) = lines.next() {
+        roff.control("SH", [heading.trim_end_matches(':').to_uppercase().as_str()]);
+    }
+    for line in lines.map(str::trim).filter(|line| !line.is_empty()) {
+        match line.split_once("  ") {
+            Some((code, text)) => roff.control("TP", []).text([bold(code)]).text([roman(text.trim())]),
+            // More of the code above.
+            None => roff.control("br", []).text([roman(line)]),
+        };
+    }
+    let above = name.rsplit_once('-').map(|(above, _)| above);
+    let others = above
+        .into_iter()
+        .chain(["xvs", "xvsd", "xvsadm"].into_iter().filter(|other| Some(*other) != above && *other != name));
+    let others: Vec<_> = others.map(|other| format!("{other}({SECTION})")).collect();
+    roff.control("SH", ["SEE ALSO"]).text([roman(others.join(", "))]);
+    roff
+}
+
+/// Writes one page; a full disk or a missing folder is told by the page's name.
+fn page(
+    folder: &Path,
+    name: &str,
+    content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<(), String> {
+    let path = folder.join(format!("{name}.{SECTION}"));
+    let write = || {
+        let mut text = Vec::new();
+        content(&mut text)?;
+        fs::write(&path, ascii(&String::from_utf8_lossy(&text)))
+    };
+    write().map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// With groff's escapes for other characters (groff_char(7)), as it does not take UTF-8 by itself.
+fn ascii(text: &str) -> String {
+    let escaped = |c: char| if c.is_ascii() { c.to_string() } else { format!("\\[u{:04X}]", u32::from(c)) };
+    text.chars().map(escaped).collect()
+}
+
+/// Of system administration (man-pages(7)).
+const SECTION: &str = "8";
+const SOURCE: &str = concat!("xvs ", env!("CARGO_PKG_VERSION"));

@@ -1,0 +1,118 @@
+//! `xvs mark`: the rules by which packets are marked, without iptables.
+
+use std::io::Write;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use xvs_ipvsadm::MarkChange;
+use xvs_model::client::{Director, Failure};
+use xvs_model::firewall_mark::{MarkRule, ports_text};
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
+
+use crate::{DONE, Done};
+
+/// What follows `xvs mark`.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    #[command(flatten)]
+    Change(MarkChange),
+    /// Show these rules in the order in which they apply; the kernel's own come before them
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
+    match &arguments.action {
+        Action::List { json } => {
+            let rules = match director.call(Request::Marks)? {
+                Reply::Marks(rules) => rules,
+                other => return Err(Failure::unexpected(&other).into()),
+            };
+            match json {
+                true => writeln!(out, "{:#}", rules.iter().map(as_json).collect::<Value>())?,
+                false => out.write_all(table(&rules).as_bytes())?,
+            }
+        }
+        Action::Change(change) => _ = director.call(Request::Change(change.command()?))?,
+    }
+    Ok(DONE)
+}
+
+/// A table, one rule a line; a dash is what a rule does not ask for.
+fn table(rules: &[MarkRule]) -> String {
+    if rules.is_empty() {
+        return "no mark rules; `xvs mark add --help` says how to add one\n".to_owned();
+    }
+    let heading = ["mark", "mask", "protocol", "source", "destination", "ports", "interface"];
+    let mut rows = vec![heading.map(str::to_owned)];
+    rows.extend(rules.iter().map(columns));
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let widths: [usize; 7] = std::array::from_fn(width);
+    let line = |row: &[String; 7]| {
+        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        cells.join("  ").trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(line).collect()
+}
+
+fn columns(rule: &MarkRule) -> [String; 7] {
+    fn or_dash(value: Option<impl ToString>) -> String {
+        value.map_or("-".to_owned(), |value| value.to_string())
+    }
+    [
+        rule.mark.to_string(),
+        format!("{:#x}", rule.mask),
+        or_dash(rule.protocol),
+        or_dash(rule.source),
+        or_dash(rule.dest),
+        or_dash(Some(ports_text(&rule.dest_ports)).filter(|ports| !ports.is_empty())),
+        or_dash(rule.interface.as_ref()),
+    ]
+}
+
+fn as_json(rule: &MarkRule) -> Value {
+    json!({
+        "dest": rule.dest,
+        "source": rule.source,
+        "protocol": rule.protocol,
+        "dports": rule.dest_ports.iter().map(|range| ports_text(std::slice::from_ref(range))).collect::<Vec<_>>(),
+        "interface": rule.interface,
+        "mark": rule.mark,
+        "mask": rule.mask,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::mark::*;
+    use xvs_proto::Protocol;
+
+    fn rule() -> MarkRule {
+        MarkRule {
+            dest: Some("192.0.2.100".parse().unwrap()),
+            source: None,
+            protocol: Some(Protocol::TCP),
+            dest_ports: vec![80..=80, 8000..=8010],
+            interface: Some("eth0".to_owned()),
+            mark: 1,
+            mask: 0xff,
+        }
+    }
+
+    #[test]
+    fn the_table_lines_its_columns_up_and_dashes_what_is_not_asked_for() {
+        let expected = "mark  mask  protocol  source  destination     ports         interface\n\
+                        1     0xff  TCP       -       192.0.2.100/32  80,8000:8010  eth0\n";
+        assert_eq!(table(&[rule()]), expected);
+    }
+}

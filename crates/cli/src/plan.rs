@@ -1,0 +1,141 @@
+//! `xvs plan`: what a rules file would change.
+
+use std::io;
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::{Value, json};
+use xvs_model::client::{Director, Failure};
+use xvs_model::command::Command;
+use xvs_model::difference::{Difference, differences, state_of};
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
+
+use crate::{DONE, Done, FAILED, check};
+
+/// What follows `xvs plan`.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Rules as `xvsadm -Sn` prints them; - is standard input
+    file: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
+    let (_, mut wanted) = check::rules(&arguments.file)?;
+    let (running, governed) = match director.call(Request::Rules)? {
+        Reply::Rules { commands, governed } => (state_of(&commands)?, governed),
+        other => return Err(Failure::unexpected(&other).into()),
+    };
+    let left = governed.len();
+    wanted.leave(&running, governed);
+    let differences = differences(&running, &wanted);
+    if left > 0 && !arguments.json {
+        writeln!(out, "services that are left to health checks, and not compared: {left}")?;
+    }
+    if arguments.json {
+        writeln!(out, "{:#}", as_json(&differences))?;
+    } else if differences.is_empty() {
+        writeln!(out, "no difference: what runs is what {} says", arguments.file.display())?;
+    } else {
+        writeln!(out, "--- what runs\n+++ {}", arguments.file.display())?;
+        show(&differences, out)?;
+        writeln!(out, "{}", summary(&differences))?;
+    }
+    Ok(if differences.is_empty() { DONE } else { FAILED })
+}
+
+/// Like a diff: what goes, as the line that would add it, and what comes, as the line that adds or edits it.
+pub(super) fn show(differences: &[Difference], out: &mut dyn Write) -> io::Result<()> {
+    for Difference { before, after } in differences {
+        for (sign, lines) in [("-", lines(before)), ("+", lines(after))] {
+            lines.iter().try_for_each(|line| writeln!(out, "{sign} {line}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// How many there are of each kind: `3 differences: 1 added, 2 edited`.
+pub(super) fn summary(differences: &[Difference]) -> String {
+    let count = |kind| differences.iter().filter(|difference| kind_of(difference) == kind).count();
+    let kinds = ["added", "edited", "deleted"].map(|kind| (count(kind), kind));
+    let told: Vec<_> =
+        kinds.iter().filter(|(count, _)| *count > 0).map(|(count, kind)| format!("{count} {kind}")).collect();
+    let noun = if differences.len() == 1 { "difference" } else { "differences" };
+    format!("{} {noun}: {}", differences.len(), told.join(", "))
+}
+
+/// A difference an object.
+pub(super) fn as_json(differences: &[Difference]) -> Value {
+    let one = |difference: &Difference| {
+        json!({
+            "change": kind_of(difference),
+            "before": lines(&difference.before),
+            "after": lines(&difference.after),
+        })
+    };
+    differences.iter().map(one).collect()
+}
+
+fn kind_of(difference: &Difference) -> &'static str {
+    match (&difference.before, &difference.after) {
+        (None, _) => "added",
+        (Some(_), Some(_)) => "edited",
+        (Some(_), None) => "deleted",
+    }
+}
+
+fn lines(command: &Option<Command>) -> Vec<String> {
+    command.as_ref().map(xvs_ipvsadm::lines).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::plan::*;
+    use xvs_ipvsadm::SystemResolver;
+
+    #[test]
+    fn differences_are_shown_as_lines_that_go_and_lines_that_come_and_edits_as_edits() {
+        let running = "\
+#xvs laddr add 192.0.2.9
+-A -t 192.0.2.1:80 -s rr
+-a -t 192.0.2.1:80 -r 192.0.2.11:80 -m -x 9
+-a -t 192.0.2.1:80 -r 192.0.2.12:80 -m
+-A -t 192.0.2.1:81 -s rr
+#xvs mark add --set-mark 1
+";
+        let wanted = "\
+-A -t 192.0.2.1:80 -s rr
+#xvs -E -t 192.0.2.1:80 -s rr --client-address proxy
+-a -t 192.0.2.1:80 -r 192.0.2.11:80 -m -w 3
+#xvs -a -t 192.0.2.1:80 -r 192.0.2.13:80 --fullnat
+-a -t 192.0.2.1:80 -r 192.0.2.12:80 -m
+--set 0 0 60
+";
+        let read = |text| xvs_ipvsadm::read_wanted(text, &SystemResolver::default()).unwrap();
+        let running = state_of(&read(running).0).unwrap();
+        let differences = differences(&running, &read(wanted).1);
+        let mut shown = Vec::new();
+        show(&differences, &mut shown).unwrap();
+        let expected = "\
+- #xvs laddr add 192.0.2.9 --ports 1024-32767
+- -A -t 192.0.2.1:80 -s rr
++ #xvs -E -t 192.0.2.1:80 -s rr --client-address proxy
+- -a -t 192.0.2.1:80 -r 192.0.2.11:80 -m -w 1 -x 9
++ -e -t 192.0.2.1:80 -r 192.0.2.11:80 -m -w 3
++ #xvs -a -t 192.0.2.1:80 -r 192.0.2.13:80 --fullnat -w 1
+- -A -t 192.0.2.1:81 -s rr
+- #xvs mark add --set-mark 1
+- --set 900 120 300
++ --set 900 120 60
+";
+        assert_eq!(String::from_utf8(shown).unwrap(), expected);
+        assert_eq!(summary(&differences), "7 differences: 1 added, 3 edited, 3 deleted");
+        let json = as_json(&differences);
+        assert_eq!(json[1]["change"], "edited");
+        assert_eq!(json[1]["before"][0], "-A -t 192.0.2.1:80 -s rr");
+    }
+}

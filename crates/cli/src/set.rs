@@ -1,0 +1,23 @@
+//! `xvs set`: one setting of the running director.
+
+use clap::Args;
+use xvs_model::client::Director;
+use xvs_model::request::Request;
+
+use crate::{DONE, Done};
+
+/// What follows `xvs set`.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The setting's name
+    key: String,
+    /// Its new value
+    #[arg(allow_hyphen_values = true)]
+    value: String,
+}
+
+pub(super) fn run(arguments: &Arguments, director: &mut dyn Director) -> Done {
+    let Arguments { key, value } = arguments;
+    director.call(Request::Set { key: key.clone(), value: value.clone() })?;
+    Ok(DONE)
+}

@@ -1,0 +1,267 @@
+//! The screen of `xvs top`: what of the view it shows, and what keys change of that.
+//!
+//! Drawn ten times a second; ratatui writes what has changed. Rows are made anew only when there is a new look or a key
+//! asks for it.
+
+use ratatui::Frame;
+use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use ratatui::style::{Modifier, Style};
+use ratatui::text::Line;
+use ratatui::widgets::Paragraph;
+use xvs_model::traffic::Traffic;
+
+use crate::top::view::{Level, Rows, SORT_KEYS, Sort, cut, header, titles};
+
+/// What is on the screen.
+pub(super) struct Screen {
+    before: Option<Traffic>,
+    now: Traffic,
+    /// Why there is no newer look.
+    trouble: Option<String>,
+    sort: Sort,
+    filter: String,
+    typing: Typing,
+    rows: Rows,
+    /// The first row that is shown.
+    first: usize,
+    /// How many were shown last.
+    height: usize,
+}
+
+/// Where typed letters go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Typing {
+    Commands,
+    Filter,
+}
+
+/// What comes after a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum After {
+    GoOn,
+    Quit,
+}
+
+impl Screen {
+    /// The first look, without rates.
+    pub(super) fn new(now: Traffic, sort: Sort, filter: String) -> Self {
+        let rows = Rows::new(None, &now, sort, &filter);
+        Self {
+            before: None,
+            now,
+            trouble: None,
+            sort,
+            filter,
+            typing: Typing::Commands,
+            rows,
+            first: 0,
+            height: 1,
+        }
+    }
+
+    /// Takes in what the daemon said, or that it said nothing.
+    pub(super) fn take(&mut self, look: Result<Traffic, String>) {
+        match look {
+            Ok(look) => {
+                self.before = Some(std::mem::replace(&mut self.now, look));
+                self.trouble = None;
+                self.renew();
+            }
+            Err(trouble) => self.trouble = Some(trouble),
+        }
+    }
+
+    fn renew(&mut self) {
+        self.rows = Rows::new(self.before.as_ref(), &self.now, self.sort, &self.filter);
+    }
+
+    /// Does what a key asks for.
+    pub(super) fn heed(&mut self, event: &Event) -> After {
+        let Event::Key(KeyEvent { code, modifiers, kind: KeyEventKind::Press, .. }) = event else {
+            return After::GoOn;
+        };
+        if modifiers.contains(KeyModifiers::CONTROL) {
+            return if *code == KeyCode::Char('c') { After::Quit } else { After::GoOn };
+        }
+        match self.typing {
+            Typing::Filter => {
+                self.type_filter(*code);
+                After::GoOn
+            }
+            Typing::Commands => self.command(*code),
+        }
+    }
+
+    fn type_filter(&mut self, code: KeyCode) {
+        match code {
+            KeyCode::Char(char) => self.filter.push(char),
+            KeyCode::Backspace => _ = self.filter.pop(),
+            KeyCode::Enter => self.typing = Typing::Commands,
+            KeyCode::Esc => {
+                self.filter.clear();
+                self.typing = Typing::Commands;
+            }
+            _ => return,
+        }
+        self.first = 0;
+        self.renew();
+    }
+
+    fn command(&mut self, code: KeyCode) -> After {
+        let page = self.height.max(1);
+        match code {
+            KeyCode::Char('q') | KeyCode::Esc => return After::Quit,
+            KeyCode::Char('/') => self.typing = Typing::Filter,
+            KeyCode::Char(char) => {
+                if let Some((_, sort)) = SORT_KEYS.iter().find(|(key, _)| *key == char) {
+                    self.sort = *sort;
+                    self.first = 0;
+                    self.renew();
+                }
+            }
+            KeyCode::Up => self.first = self.first.saturating_sub(1),
+            KeyCode::Down => self.first += 1,
+            KeyCode::PageUp => self.first = self.first.saturating_sub(page),
+            KeyCode::PageDown => self.first += page,
+            KeyCode::Home => self.first = 0,
+            KeyCode::End => self.first = usize::MAX,
+            _ => {}
+        }
+        After::GoOn
+    }
+
+    /// All of it, as large as the terminal is now.
+    pub(super) fn draw(&mut self, frame: &mut Frame<'_>) {
+        let area = frame.area();
+        let (width, height) = (usize::from(area.width), usize::from(area.height));
+        let mut lines: Vec<Line<'_>> =
+            header(self.before.as_ref(), &self.now, width).into_iter().map(Line::from).collect();
+        if let Some(trouble) = &self.trouble {
+            lines[0] = Line::styled(cut(trouble, width), Modifier::BOLD);
+        }
+        lines.push(Line::styled(titles(self.sort, width), Modifier::REVERSED));
+        lines.push(Line::from(self.rows.total.line(width)));
+        // One line is the foot.
+        self.height = height.saturating_sub(lines.len() + 1);
+        self.first = self.first.min(self.rows.rows.len().saturating_sub(self.height));
+        let shown = self.rows.rows.iter().skip(self.first).take(self.height);
+        lines.extend(shown.map(|row| {
+            let style = if row.level == Level::Service { Modifier::BOLD } else { Modifier::empty() };
+            Line::styled(row.line(width), Style::from(style))
+        }));
+        lines.resize(height.saturating_sub(1), Line::default());
+        lines.push(Line::styled(cut(&self.foot(), width), Modifier::DIM));
+        frame.render_widget(Paragraph::new(lines), area);
+    }
+
+    fn foot(&self) -> String {
+        if self.typing == Typing::Filter {
+            return format!("filter: {}_   Enter keeps it, Esc clears it", self.filter);
+        }
+        let filter =
+            if self.filter.is_empty() { "/ filter".to_owned() } else { format!("/ filter: {}", self.filter) };
+        let all = self.rows.rows.len();
+        let last = (self.first + self.height).min(all);
+        format!("{}-{last} of {all}   sort: c p b a i n   {filter}   q quit", (self.first + 1).min(all))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+    use serde_json::json;
+
+    use crate::top::screen::*;
+    use xvs_model::reply::Stats;
+    use xvs_model::traffic::ServiceTraffic;
+
+    /// Services of ports from 1 on, whose later ones have more connections.
+    fn look(at_millis: u64, services: u16) -> Traffic {
+        let service = |port| ServiceTraffic {
+            key: format!("TCP 198.51.100.1:{port}").parse().unwrap(),
+            stats: Stats { connections: u64::from(port) * at_millis / 1000, ..Stats::default() },
+            down: 0,
+            destinations: Vec::new(),
+        };
+        Traffic { at_millis, status: json!({}), services: (1..=services).map(service).collect() }
+    }
+
+    /// What is drawn on a terminal of this size.
+    fn drawn(screen: &mut Screen, width: u16, height: u16) -> Vec<String> {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| screen.draw(frame)).unwrap();
+        let buffer = terminal.backend().buffer();
+        let row = |y| (0..width).map(|x| buffer[(x, y)].symbol()).collect::<String>();
+        (0..height).map(row).collect()
+    }
+
+    fn press(screen: &mut Screen, keys: &str) -> After {
+        let keys = keys.chars().map(|char| match char {
+            '\n' => KeyCode::Enter,
+            '\u{1b}' => KeyCode::Esc,
+            char => KeyCode::Char(char),
+        });
+        keys.map(|key| screen.heed(&Event::Key(key.into()))).last().unwrap_or(After::GoOn)
+    }
+
+    fn screen() -> Screen {
+        let mut screen = Screen::new(look(1000, 40), Sort::Connections, String::new());
+        screen.take(Ok(look(2000, 40)));
+        screen
+    }
+
+    #[test]
+    fn the_screen_is_as_large_as_the_terminal_and_says_what_part_of_the_rows_it_shows() {
+        let mut screen = screen();
+        let lines = drawn(&mut screen, 80, 24);
+        assert!(
+            lines[5].starts_with("TCP 198.51.100.1:40 ") && lines[22].starts_with("TCP 198.51.100.1:23 ")
+        );
+        assert!(lines[23].starts_with("1-18 of 40   sort: "), "{lines:#?}");
+        for (code, first) in
+            [(KeyCode::PageDown, 22), (KeyCode::End, 18), (KeyCode::Up, 19), (KeyCode::Home, 40)]
+        {
+            screen.heed(&Event::Key(code.into()));
+            assert!(
+                drawn(&mut screen, 80, 24)[5].starts_with(&format!("TCP 198.51.100.1:{first} ")),
+                "{code:?}"
+            );
+        }
+        assert_eq!(drawn(&mut screen, 120, 50)[44].split_whitespace().nth(1), Some("198.51.100.1:1"));
+        for (width, height) in [(80, 1), (1, 24), (9, 3), (2, 2)] {
+            drawn(&mut screen, width, height);
+        }
+    }
+
+    #[test]
+    fn keys_sort_filter_and_quit_and_in_a_filter_letters_are_letters() {
+        let mut screen = screen();
+        assert_eq!(press(&mut screen, "n"), After::GoOn);
+        assert!(drawn(&mut screen, 80, 24)[5].starts_with("TCP 198.51.100.1:1 "));
+        assert_eq!(press(&mut screen, "/:4"), After::GoOn);
+        let lines = drawn(&mut screen, 80, 24);
+        assert!(lines[23].starts_with("filter: :4_"), "{lines:#?}");
+        assert!(lines[5].starts_with("TCP 198.51.100.1:4 ") && lines[7].trim().is_empty(), "{lines:#?}");
+        assert_eq!(press(&mut screen, "q"), After::GoOn);
+        assert!(drawn(&mut screen, 80, 24)[5].trim().is_empty(), "nobody is called «:4q»");
+        assert_eq!(press(&mut screen, "\u{1b}"), After::GoOn);
+        assert!(drawn(&mut screen, 80, 24)[23].starts_with("1-18 of 40 "));
+        press(&mut screen, "/:40\nc");
+        assert!(drawn(&mut screen, 80, 24)[23].contains("/ filter: :40 "));
+        assert_eq!(press(&mut screen, "q"), After::Quit);
+        assert_eq!(press(&mut screen, "\u{1b}"), After::Quit);
+        let control_c = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
+        assert_eq!(screen.heed(&Event::Key(control_c)), After::Quit);
+    }
+
+    #[test]
+    fn a_daemon_that_does_not_answer_is_told_in_the_first_line_until_it_does() {
+        let mut screen = screen();
+        screen.take(Err("no xvsd listens".to_owned()));
+        assert!(drawn(&mut screen, 80, 24)[0].starts_with("no xvsd listens"));
+        screen.take(Ok(look(100, 1)));
+        let lines = drawn(&mut screen, 80, 24);
+        assert!(lines[0].starts_with("ok   ") && lines[23].starts_with("1-1 of 1 "), "{lines:#?}");
+    }
+}

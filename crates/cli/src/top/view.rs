@@ -1,0 +1,571 @@
+//! What `xvs top` shows: rates from two looks, sorted and filtered, as lines of text. Pure: no terminal, no clock.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+
+use xvs_model::duration;
+use xvs_model::health::{CheckState, Counts};
+use xvs_model::reply::Stats;
+use xvs_model::traffic::{DestinationTraffic, ServiceTraffic, Traffic};
+
+use crate::status::counted;
+
+/// By what rows are sorted, the largest first; names the smallest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Sort {
+    /// New connections a second.
+    Connections,
+    /// Packets a second, both ways.
+    Packets,
+    /// Bytes a second, both ways.
+    Bytes,
+    /// Active connections.
+    Active,
+    /// Inactive connections.
+    Inactive,
+    /// Protocol and address.
+    Name,
+}
+
+/// The keys by which one is chosen.
+pub(super) const SORT_KEYS: [(char, Sort); 6] = [
+    ('c', Sort::Connections),
+    ('p', Sort::Packets),
+    ('b', Sort::Bytes),
+    ('a', Sort::Active),
+    ('i', Sort::Inactive),
+    ('n', Sort::Name),
+];
+
+/// A line of the table.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Row {
+    pub(super) label: String,
+    pub(super) level: Level,
+    rates: Rates,
+    active: u64,
+    inactive: u64,
+}
+
+/// What a line is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Level {
+    Total,
+    Service,
+    Destination,
+}
+
+/// A second's worth.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+struct Rates {
+    connections: f64,
+    in_packets: f64,
+    out_packets: f64,
+    in_bytes: f64,
+    out_bytes: f64,
+}
+
+impl Rates {
+    /// From two totals; what was counted anew meanwhile began at zero.
+    fn between(before: Option<&Stats>, now: &Stats, seconds: f64) -> Self {
+        let rate = |field: fn(&Stats) -> u64| {
+            let (Some(before), true) = (before, seconds > 0.0) else { return 0.0 };
+            let (before, now) = (field(before), field(now));
+            (if now < before { now } else { now - before }) as f64 / seconds
+        };
+        Self {
+            connections: rate(|stats| stats.connections),
+            in_packets: rate(|stats| stats.in_packets),
+            out_packets: rate(|stats| stats.out_packets),
+            in_bytes: rate(|stats| stats.in_bytes),
+            out_bytes: rate(|stats| stats.out_bytes),
+        }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            connections: self.connections + other.connections,
+            in_packets: self.in_packets + other.in_packets,
+            out_packets: self.out_packets + other.out_packets,
+            in_bytes: self.in_bytes + other.in_bytes,
+            out_bytes: self.out_bytes + other.out_bytes,
+        }
+    }
+}
+
+impl Row {
+    fn of_service(service: &ServiceTraffic, before: Option<&ServiceTraffic>, seconds: f64) -> Self {
+        let sum = |count: fn(&DestinationTraffic) -> u32| {
+            service.destinations.iter().map(count).map(u64::from).sum()
+        };
+        Self {
+            label: match service.down {
+                0 => service.key.to_string(),
+                down => format!("{} {down} down", service.key),
+            },
+            level: Level::Service,
+            rates: Rates::between(before.map(|before| &before.stats), &service.stats, seconds),
+            active: sum(|dest| dest.active),
+            inactive: sum(|dest| dest.inactive),
+        }
+    }
+
+    fn of_destination(dest: &DestinationTraffic, before: Option<&DestinationTraffic>, seconds: f64) -> Self {
+        let (mark, failing) = match dest.trouble {
+            None => (' ', String::new()),
+            Some(CheckState::Failing { failures, fall }) => ('!', format!(" {failures}/{fall}")),
+            Some(_) => ('x', String::new()),
+        };
+        let (endpoint, method) = (dest.endpoint, dest.method.listed());
+        Self {
+            label: format!("{mark} {endpoint} {method} {}{failing}", dest.weight.0),
+            level: Level::Destination,
+            rates: Rates::between(before.map(|before| &before.stats), &dest.stats, seconds),
+            active: dest.active.into(),
+            inactive: dest.inactive.into(),
+        }
+    }
+
+    fn is_like(&self, filter: &str) -> bool {
+        self.label.to_lowercase().contains(filter)
+    }
+
+    /// Which of two comes first.
+    fn compare(&self, other: &Self, sort: Sort) -> Ordering {
+        let number = |row: &Self| match sort {
+            Sort::Connections => row.rates.connections,
+            Sort::Packets => row.rates.in_packets + row.rates.out_packets,
+            Sort::Bytes => row.rates.in_bytes + row.rates.out_bytes,
+            Sort::Active => row.active as f64,
+            Sort::Inactive => row.inactive as f64,
+            Sort::Name => 0.0,
+        };
+        number(other).total_cmp(&number(self)).then_with(|| self.label.cmp(&other.label))
+    }
+
+    /// As wide as told.
+    pub(super) fn line(&self, width: usize) -> String {
+        let Rates { connections, in_packets, out_packets, in_bytes, out_bytes } = self.rates;
+        let numbers = [connections, in_packets, out_packets, in_bytes, out_bytes].map(short);
+        let counts = [self.active, self.inactive].map(|count| match count {
+            0..1000 => count.to_string(),
+            many => short(many as f64),
+        });
+        columns(&self.label, &[&numbers[..], &counts[..]].concat(), width)
+    }
+}
+
+/// All rows in their order: services, each with its destinations.
+#[derive(Debug)]
+pub(super) struct Rows {
+    /// The sum of all services, whatever the filter.
+    pub(super) total: Row,
+    pub(super) rows: Vec<Row>,
+}
+
+impl Rows {
+    /// What there is to show now. A filter leaves services that are like it with all destinations, and destinations that
+    /// are with their service.
+    pub(super) fn new(before: Option<&Traffic>, now: &Traffic, sort: Sort, filter: &str) -> Self {
+        let before = before.filter(|before| before.at_millis < now.at_millis);
+        let seconds = before.map_or(0.0, |before| (now.at_millis - before.at_millis) as f64 / 1000.0);
+        let known: HashMap<_, _> =
+            before.iter().flat_map(|before| &before.services).map(|service| (service.key, service)).collect();
+        let filter = filter.to_lowercase();
+        let mut total = Row {
+            label: "all services".to_owned(),
+            level: Level::Total,
+            rates: Rates::default(),
+            active: 0,
+            inactive: 0,
+        };
+        let mut groups = Vec::new();
+        for service in &now.services {
+            let before = known.get(&service.key).copied();
+            let row = Row::of_service(service, before, seconds);
+            total.rates = total.rates.plus(row.rates);
+            total.active += row.active;
+            total.inactive += row.inactive;
+            let known: HashMap<_, _> = before
+                .iter()
+                .flat_map(|before| &before.destinations)
+                .map(|dest| (dest.endpoint, dest))
+                .collect();
+            let of = |dest: &DestinationTraffic| {
+                Row::of_destination(dest, known.get(&dest.endpoint).copied(), seconds)
+            };
+            let mut members: Vec<_> = service.destinations.iter().map(of).collect();
+            if !row.is_like(&filter) {
+                members.retain(|member| member.is_like(&filter));
+                if members.is_empty() {
+                    continue;
+                }
+            }
+            members.sort_by(|one, other| one.compare(other, sort));
+            groups.push((row, members));
+        }
+        groups.sort_by(|(one, _), (other, _)| one.compare(other, sort));
+        let rows = groups.into_iter().flat_map(|(service, members)| std::iter::once(service).chain(members));
+        Self { total, rows: rows.collect() }
+    }
+}
+
+/// What stands above the table: how the director is, the busiest workers, what is dropped.
+pub(super) fn header(before: Option<&Traffic>, now: &Traffic, width: usize) -> Vec<String> {
+    let status = &now.status;
+    let warnings = status["warnings"].as_array().map_or(0, Vec::len);
+    let state = match warnings {
+        0 => "ok".to_owned(),
+        1 => "1 warning (xvs status)".to_owned(),
+        many => format!("{many} warnings (xvs status)"),
+    };
+    let health: Option<Counts> = serde_json::from_value(status["health"].clone()).ok();
+    let servers = match health {
+        Some(counts) => format!("{} of {} real servers up", counts.real_servers_up, counts.real_servers),
+        None => counted(&status["destinations"], "real server", "real servers"),
+    };
+    let (table, version) = (&status["table"], status["version"].as_str().unwrap_or("?"));
+    let director = format!(
+        "{state}   {}, {servers}, table {} %, xvsd {version}, up {}",
+        counted(&status["services"], "service", "services"),
+        table["percent"],
+        duration::in_words(status["uptime_seconds"].as_u64().unwrap_or(0)),
+    );
+    let lines = [
+        director,
+        format!("workers  {}", listed(workers(before, now), width.saturating_sub(9))),
+        format!("drops/s  {}", listed(drops(before, now), width.saturating_sub(9))),
+    ];
+    lines.into_iter().map(|line| cut(&line, width)).collect()
+}
+
+/// The names of the columns, as `xvsadm -L --rate` has them; that by which rows are sorted is marked.
+pub(super) fn titles(sort: Sort, width: usize) -> String {
+    let names = [
+        ("CPS", Sort::Connections),
+        ("InPPS", Sort::Packets),
+        ("OutPPS", Sort::Packets),
+        ("InBPS", Sort::Bytes),
+        ("OutBPS", Sort::Bytes),
+        ("Active", Sort::Active),
+        ("InAct", Sort::Inactive),
+    ];
+    let titles = names.map(|(name, by)| if by == sort { format!(">{name}") } else { name.to_owned() });
+    let first = if sort == Sort::Name { ">Service, real servers" } else { "Service, real servers" };
+    columns(first, &titles, width)
+}
+
+/// A label and seven right-aligned columns. A label that is too long loses what is in its middle: its end has the port.
+fn columns(label: &str, numbers: &[String], width: usize) -> String {
+    let room = width.saturating_sub(COLUMN * numbers.len());
+    let numbers: String = numbers.iter().map(|number| format!("{number:>COLUMN$}")).collect();
+    let (length, most) = (label.chars().count(), room.saturating_sub(1));
+    let label = if length <= most {
+        label.to_owned()
+    } else {
+        let tail = most / 2;
+        let end: String = label.chars().skip(length - tail).collect();
+        cut(label, most - tail) + &end
+    };
+    format!("{label:<room$}{numbers}")
+}
+
+/// Worker by worker, the busiest first: how busy it is, and what it receives and sends a second.
+fn workers(before: Option<&Traffic>, now: &Traffic) -> Vec<String> {
+    let seconds = seconds_between(before, now);
+    let of = |traffic: &'_ Traffic, number: usize, name: &str| {
+        traffic.status["workers"][number]["counters"][name].as_u64().unwrap_or(0)
+    };
+    let all = now.status["workers"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut told: Vec<_> = all
+        .iter()
+        .enumerate()
+        .map(|(number, worker)| {
+            let busy = worker["busy_percent"].as_f64().unwrap_or(0.0);
+            let rate = |name| match (before, seconds > 0.0) {
+                (Some(before), true) => {
+                    short(of(now, number, name).saturating_sub(of(before, number, name)) as f64 / seconds)
+                }
+                _ => short(0.0),
+            };
+            let (received, sent) = (rate("rx_packets"), rate("tx_packets"));
+            (busy, format!("{number}: {busy:.1} % busy, {received} in/s, {sent} out/s"))
+        })
+        .collect();
+    told.sort_by(|(one, _), (other, _)| other.total_cmp(one));
+    told.into_iter().map(|(_, text)| text).collect()
+}
+
+/// Why packets are dropped, the most frequent first.
+fn drops(before: Option<&Traffic>, now: &Traffic) -> Vec<String> {
+    let seconds = seconds_between(before, now);
+    let packets = |traffic: &Traffic| -> HashMap<String, u64> {
+        let all = traffic.status["drops"].as_array().map(Vec::as_slice).unwrap_or_default();
+        all.iter()
+            .filter_map(|drop| Some((drop["reason"].as_str()?.to_owned(), drop["packets"].as_u64()?)))
+            .collect()
+    };
+    let earlier = before.map(packets).unwrap_or_default();
+    let mut rates: Vec<_> = packets(now)
+        .into_iter()
+        .map(|(reason, now)| (now.saturating_sub(earlier.get(&reason).copied().unwrap_or(0)), reason))
+        .filter(|(packets, _)| *packets > 0 && seconds > 0.0)
+        .collect();
+    rates.sort_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
+    if rates.is_empty() {
+        return vec!["none".to_owned()];
+    }
+    rates
+        .into_iter()
+        .map(|(packets, reason)| format!("{reason} {}", short(packets as f64 / seconds)))
+        .collect()
+}
+
+fn seconds_between(before: Option<&Traffic>, now: &Traffic) -> f64 {
+    let passed = before.map_or(0, |before| now.at_millis.saturating_sub(before.at_millis));
+    passed as f64 / 1000.0
+}
+
+/// As many as fit, and how many more there are.
+fn listed(all: Vec<String>, width: usize) -> String {
+    let mut text = String::new();
+    for (number, one) in all.iter().enumerate() {
+        let more = format!("   … {} more", all.len() - number);
+        let gap = if text.is_empty() { "" } else { "   " };
+        let rest = if number + 1 < all.len() { more.chars().count() } else { 0 };
+        if number > 0 && text.chars().count() + gap.len() + one.chars().count() + rest > width {
+            return text + &more;
+        }
+        text += gap;
+        text += one;
+    }
+    text
+}
+
+/// A text of at most so many characters.
+pub(super) fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    let Some(room) = width.checked_sub(1) else { return String::new() };
+    text.chars().take(room).chain(['…']).collect()
+}
+
+/// A number in at most five characters.
+fn short(number: f64) -> String {
+    if number == 0.0 {
+        return "0".to_owned();
+    }
+    let (mut number, mut units) = (number, ["", "k", "M", "G", "T", "P", "E"].iter());
+    let mut unit = units.next().expect("there are some");
+    while number >= 999.5 {
+        number /= 1000.0;
+        unit = units.next().unwrap_or(unit);
+    }
+    if number < 9.95 { format!("{number:.1}{unit}") } else { format!("{number:.0}{unit}") }
+}
+
+/// Characters of a column of numbers, the gap before it included.
+const COLUMN: usize = 7;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use xvs_proto::Endpoint;
+    use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
+
+    use crate::top::view::*;
+
+    fn stats(connections: u64, in_packets: u64, in_bytes: u64) -> Stats {
+        Stats { connections, in_packets, in_bytes, ..Stats::default() }
+    }
+
+    fn dest(last: u8, active: u32, stats: Stats) -> DestinationTraffic {
+        let endpoint = Endpoint::new(std::net::Ipv4Addr::new(192, 0, 2, last), 80);
+        let (method, weight) = (ForwardingMethod::Nat, Weight(1));
+        DestinationTraffic { endpoint, method, weight, active, inactive: 2, trouble: None, stats }
+    }
+
+    fn traffic(at_millis: u64, services: Vec<(&str, Stats, Vec<DestinationTraffic>)>) -> Traffic {
+        let services = services.into_iter().map(|(key, stats, destinations)| {
+            let key: ServiceKey = key.parse().unwrap();
+            ServiceTraffic { key, stats, down: 0, destinations }
+        });
+        Traffic { at_millis, status: json!({}), services: services.collect() }
+    }
+
+    /// Two looks, two seconds apart.
+    fn looks() -> (Traffic, Traffic) {
+        let (web, dns) = ("TCP 198.51.100.1:80", "UDP 198.51.100.1:53");
+        let before = traffic(
+            1000,
+            vec![
+                (
+                    web,
+                    stats(10, 100, 1000),
+                    vec![dest(11, 1, stats(5, 50, 500)), dest(12, 1, stats(5, 50, 500))],
+                ),
+                (dns, stats(0, 0, 0), vec![dest(13, 0, stats(0, 0, 0))]),
+            ],
+        );
+        let now = traffic(
+            3000,
+            vec![
+                (
+                    web,
+                    stats(14, 104, 9000),
+                    vec![dest(11, 1, stats(6, 51, 600)), dest(12, 9, stats(8, 53, 8400))],
+                ),
+                (
+                    dns,
+                    stats(2, 400, 4000),
+                    vec![dest(13, 3, stats(2, 400, 4000)), dest(14, 0, stats(0, 0, 0))],
+                ),
+            ],
+        );
+        (before, now)
+    }
+
+    fn labels(sort: Sort, filter: &str) -> Vec<String> {
+        let (before, now) = looks();
+        let rows = Rows::new(Some(&before), &now, sort, filter).rows;
+        rows.into_iter()
+            .map(|row| {
+                row.label.trim().split(' ').nth(usize::from(row.level == Level::Service)).unwrap().to_owned()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn services_and_the_real_servers_of_each_are_sorted_by_the_same_key() {
+        let (web, dns) = ("198.51.100.1:80", "198.51.100.1:53");
+        let [a, b, c, d] = [11, 12, 13, 14].map(|last| format!("192.0.2.{last}:80"));
+        let by_traffic = [web, &b, &a, dns, &c, &d];
+        assert_eq!(labels(Sort::Connections, ""), by_traffic);
+        assert_eq!(labels(Sort::Bytes, ""), by_traffic);
+        assert_eq!(labels(Sort::Packets, ""), [dns, &c, &d, web, &b, &a]);
+        assert_eq!(labels(Sort::Active, ""), by_traffic);
+        assert_eq!(labels(Sort::Name, ""), [web, &a, &b, dns, &c, &d]);
+    }
+
+    #[test]
+    fn a_filter_leaves_services_that_are_like_it_whole_and_others_with_the_servers_that_are() {
+        assert_eq!(labels(Sort::Name, "udp"), ["198.51.100.1:53", "192.0.2.13:80", "192.0.2.14:80"]);
+        assert_eq!(labels(Sort::Name, "2.12"), ["198.51.100.1:80", "192.0.2.12:80"]);
+        assert_eq!(labels(Sort::Name, "masq").len(), 6);
+        assert!(labels(Sort::Name, "nobody").is_empty());
+    }
+
+    #[test]
+    fn rates_are_differences_a_second_and_the_total_is_that_of_all_services_whatever_the_filter() {
+        let (before, now) = looks();
+        let Rows { total, rows } = Rows::new(Some(&before), &now, Sort::Name, "2.12");
+        assert_eq!(
+            rows[0].line(80),
+            "TCP 198.51.100.1:80                2.0    2.0      0   4.0k      0     10      4"
+        );
+        assert_eq!(rows[1].line(80).split_whitespace().collect::<Vec<_>>()[3..6], ["1.5", "1.5", "0"]);
+        assert_eq!((total.rates.in_packets, total.active), (202.0, 13));
+        assert!(rows.iter().all(|row| row.line(80).chars().count() == 80));
+    }
+
+    #[test]
+    fn without_an_earlier_look_or_after_a_restart_there_are_no_rates() {
+        let (before, now) = looks();
+        for (before, now) in [(None, &now), (Some(&now), &before), (Some(&now), &now)] {
+            let total = Rows::new(before, now, Sort::Name, "").total;
+            assert_eq!(total.rates, Rates::default());
+        }
+        // A service that was deleted and added again counts anew.
+        let rates = Rates::between(Some(&stats(100, 0, 0)), &stats(4, 0, 0), 2.0);
+        assert_eq!(rates.connections, 2.0);
+    }
+
+    #[test]
+    fn numbers_have_at_most_five_characters() {
+        for (number, text) in [
+            (0.0, "0"),
+            (0.04, "0.0"),
+            (9.94, "9.9"),
+            (9.95, "10"),
+            (999.4, "999"),
+            (999.5, "1.0k"),
+            (12_345.0, "12k"),
+            (999_499.0, "999k"),
+            (1e9, "1.0G"),
+            (1.8e19, "18E"),
+        ] {
+            assert_eq!(short(number), text);
+        }
+    }
+
+    #[test]
+    fn the_header_tells_busy_workers_first_and_how_much_does_not_fit() {
+        let look = |at_millis, packets: u64| Traffic {
+            at_millis,
+            status: json!({
+                "warnings": ["wan is down"], "version": "1", "uptime_seconds": 60,
+                "services": 1, "destinations": 2, "table": { "percent": 0.5 },
+                "workers": [
+                    { "busy_percent": 1.0, "counters": { "rx_packets": packets } },
+                    { "busy_percent": 97.0, "counters": {} },
+                    { "busy_percent": null, "counters": {} },
+                ],
+                "drops": [
+                    { "reason": "no_route", "packets": packets },
+                    { "reason": "unasked", "packets": 10 },
+                ],
+            }),
+            services: Vec::new(),
+        };
+        let (before, now) = (look(0, 0), look(2000, 3000));
+        let lines = header(Some(&before), &now, 100);
+        assert!(
+            lines[0].starts_with("1 warning (xvs status)   ")
+                && lines[0].contains("table 0.5 %, xvsd 1, up "),
+            "{lines:?}"
+        );
+        assert_eq!(
+            lines[1],
+            "workers  1: 97.0 % busy, 0 in/s, 0 out/s   0: 1.0 % busy, 1.5k in/s, 0 out/s   … 1 more"
+        );
+        assert_eq!(lines[2], "drops/s  no_route 1.5k");
+        assert_eq!(header(None, &now, 80)[2], "drops/s  none");
+        assert!(header(Some(&before), &now, 40).iter().all(|line| line.chars().count() <= 40));
+    }
+
+    #[test]
+    fn a_label_that_is_too_long_keeps_its_beginning_and_its_port() {
+        let numbers = vec!["0".to_owned(); 7];
+        let line = columns("  [2001:db8:2:0:11:11:11:11]:8080 Masq 1000", &numbers, 80);
+        assert!(line.starts_with("  [2001:db8:2:…:8080 Masq 1000 "), "{line}");
+        for width in 0..100 {
+            let line = columns("TCP 198.51.100.1:80", &numbers, width);
+            assert_eq!(line.chars().count(), width.max(7 * COLUMN), "{line}");
+        }
+    }
+
+    #[test]
+    fn servers_that_are_down_or_failing_are_marked_and_counted() {
+        let (_, mut now) = looks();
+        now.status = json!({ "health": { "real_servers": 13, "real_servers_up": 12,
+                                         "virtual_servers": 3, "virtual_servers_well": 2 } });
+        let web = &mut now.services[0];
+        web.down = 2;
+        web.destinations[0].trouble = Some(CheckState::Failing { failures: 1, fall: 3 });
+        web.destinations[1].trouble = Some(CheckState::Down);
+        let rows = Rows::new(None, &now, Sort::Name, "198.51.100.1:80").rows;
+        let told = ["TCP 198.51.100.1:80 2 down ", "! 192.0.2.11:80 Masq 1 1/3 ", "x 192.0.2.12:80 Masq 1 "];
+        for (row, told) in rows.iter().zip(told) {
+            assert!(row.line(80).starts_with(told) && row.line(80).chars().count() == 80, "{}", row.line(80));
+        }
+        assert!(header(None, &now, 80)[0].contains("12 of 13 real servers up, table"));
+    }
+
+    #[test]
+    fn the_column_that_rows_are_sorted_by_is_marked() {
+        for (_, sort) in SORT_KEYS {
+            assert!(titles(sort, 80).contains('>') && titles(sort, 80).chars().count() == 80);
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! The follower beside a real kernel: what `ip` changes in a namespace is what the next view says.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::mem;
+use std::net::IpAddr;
+use std::process::Stdio;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use xvs::netns::{Netns, must};
+use xvs_ctl::network::neighbours::Neighbours;
+use xvs_ctl::network::{Event, NetworkFollower, View, follow};
+use xvs_dataplane::egress::model::Network;
+use xvs_dataplane::egress::{Egress, RouteTo};
+
+/// Longer than anything here takes; only a failing test waits for it.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("a literal address")
+}
+
+/// Makes a link that is up and has a carrier, though nobody is at its far end.
+fn link(netns: &Netns, dev: &str) {
+    netns.veth(dev, netns, &format!("{dev}-far"));
+}
+
+/// How many netlink events the kernel could not deliver in this thread's namespace (`net/netlink/af_netlink.c`,
+/// `netlink_native_seq_show`).
+fn lost_events() -> u32 {
+    let table = fs::read_to_string("/proc/thread-self/net/netlink").expect("procfs is mounted");
+    let drops = table.lines().skip(1).filter_map(|line| line.split_whitespace().nth(8)?.parse::<u32>().ok());
+    drops.sum()
+}
+
+/// Follows until the network is as the test expects.
+fn until(follower: &mut NetworkFollower, what: &str, expected: impl Fn(&View) -> bool) -> View {
+    while !expected(follower.view()) {
+        match follower.next(PATIENCE).expect("the follower goes on") {
+            Event::Changed(_) => {}
+            other => panic!("no view in which {what}, but {other:?} after {:#?}", follower.view()),
+        }
+    }
+    follower.view().clone()
+}
+
+fn mac_of(network: &Network, addr: &str) -> Option<String> {
+    network.neighbours.iter().find(|known| known.addr == ip(addr)).map(|known| known.mac.to_string())
+}
+
+#[test]
+fn links_addresses_and_routes_are_followed_from_their_coming_to_their_going() {
+    let netns = Netns::new("follow");
+    netns.run(|| {
+        let mut follower = NetworkFollower::open().unwrap();
+        link(&netns, "wan");
+        link(&netns, "lan");
+        netns.ip("link set wan address 02:00:00:00:00:01 mtu 1400");
+        netns.ip("addr add 10.0.0.1/24 dev wan");
+        netns.ip("addr add 10.0.0.2/24 dev wan");
+        netns.ip("addr add fd00::1/64 dev wan nodad");
+        netns.ip("route add default via 10.0.0.254");
+        netns.ip("route add unreachable 10.9.0.0/16");
+        netns.ip("route add 10.5.0.0/16 nexthop via 10.0.0.7 dev wan weight 3 nexthop dev lan");
+        netns.ip("route add 10.6.0.0/16 via inet6 fd00::9 dev wan src 10.0.0.2 mtu 1300");
+        let view = until(&mut follower, "all routes are there", |view| {
+            let egress = Egress::build(&view.network);
+            egress.route(ip("10.6.0.1"), 0) != egress.route(ip("8.8.8.8"), 0)
+                && egress.route(ip("fd00::5"), 0) != RouteTo::NoRoute
+                && egress.is_local(ip("fd00::1"))
+        });
+        let wan = view.network.link_named("wan").unwrap();
+        assert_eq!((wan.mac.to_string().as_str(), wan.mtu, wan.up), ("02:00:00:00:00:01", 1400, true));
+        assert_eq!(wan.addresses[..2], [(ip("10.0.0.1"), 24), (ip("10.0.0.2"), 24)]);
+        let egress = Egress::build(&view.network);
+        let (wan, lan) = (wan.id, view.network.link_named("lan").unwrap().id);
+        let by = |link, next_hop: &str| RouteTo::Via { link, next_hop: ip(next_hop) };
+        assert_eq!(egress.route(ip("10.0.0.255"), 0), RouteTo::Local);
+        assert!(egress.is_broadcast(ip("10.0.0.255")) && !egress.is_broadcast(ip("10.0.0.1")));
+        assert_eq!(egress.route(ip("127.9.9.9"), 0), RouteTo::Local);
+        assert_eq!(egress.route(ip("fd00::1"), 0), RouteTo::Local);
+        assert_eq!(egress.route(ip("10.9.1.1"), 0), RouteTo::Unreachable);
+        assert_eq!(egress.route(ip("8.8.8.8"), 0), by(wan, "10.0.0.254"));
+        assert_eq!(egress.route(ip("10.6.0.1"), 0), by(wan, "fd00::9"));
+        assert_eq!(egress.route(ip("10.5.0.1"), 0), by(wan, "10.0.0.7"));
+        assert_eq!(egress.route(ip("10.5.0.1"), u64::MAX / 8 * 5), by(wan, "10.0.0.7"), "weight 3 of 4");
+        assert_eq!(egress.route(ip("10.5.0.1"), u64::MAX), by(lan, "10.5.0.1"));
+        assert_eq!([ip("10.6.0.1"), ip("8.8.8.8")].map(|to| egress.mtu(to, wan)), [Some(1300), Some(1400)]);
+        assert_eq!(egress.source_for(ip("10.6.0.1"), wan), Some(ip("10.0.0.2")));
+        assert_eq!(egress.source_for(ip("8.8.8.8"), wan), Some(ip("10.0.0.1")));
+
+        // The kernel announces no route that goes because its link does.
+        netns.ip("link set wan down");
+        let view = until(&mut follower, "wan is down", |view| !view.network.link_named("wan").unwrap().up);
+        assert_eq!(Egress::build(&view.network).route(ip("8.8.8.8"), 0), RouteTo::NoRoute);
+        netns.ip("link del wan");
+        link(&netns, "third");
+        let view = until(&mut follower, "third is there", |view| view.network.link_named("third").is_some());
+        assert_eq!(view.network.link_named("wan"), None);
+        assert_eq!(view.network.link_named("lan").unwrap().id, lan, "a link keeps its id");
+    });
+}
+
+#[test]
+fn routes_of_ipv6_are_followed_with_their_gateways_ways_sources_and_sizes() {
+    let netns = Netns::new("follow6");
+    netns.run(|| {
+        let mut follower = NetworkFollower::open().unwrap();
+        for (dev, net) in [("wan", "2001:db8:1"), ("lan", "2001:db8:2")] {
+            link(&netns, dev);
+            netns.ip(&format!("addr add {net}::1/64 dev {dev} nodad"));
+        }
+        netns.ip("addr add 2001:db8:1::100/128 dev wan nodad");
+        netns.ip("route add default via fe80::fe dev wan");
+        netns.ip("route add unreachable 2001:db8:9::/48");
+        netns.ip("route add 2001:db8:6::/48 via 2001:db8:1::9 src 2001:db8:1::100 mtu 1300");
+        netns.ip("-6 route add 2001:db8:5::/48 nexthop via 2001:db8:1::7 weight 3 nexthop via 2001:db8:2::7");
+        let view = until(&mut follower, "the last route is there", |view| {
+            let egress = Egress::build(&view.network);
+            egress.route(ip("2001:db8:5::1"), 0) != egress.route(ip("2001:db8:7::1"), 0)
+                && egress.route(ip("2001:db8:7::1"), 0) != RouteTo::NoRoute
+        });
+        let egress = Egress::build(&view.network);
+        let [wan, lan] = ["wan", "lan"].map(|name| view.network.link_named(name).unwrap().id);
+        let by = |link, next_hop: &str| RouteTo::Via { link, next_hop: ip(next_hop) };
+        assert!(egress.is_local(ip("2001:db8:1::100")) && egress.is_local(ip("::1")));
+        assert_eq!(egress.route(ip("2001:db8:2::5"), 0), by(lan, "2001:db8:2::5"));
+        assert_eq!(egress.route(ip("2001:db8:7::1"), 0), by(wan, "fe80::fe"));
+        assert_eq!(egress.route(ip("2001:db8:9::1"), 0), RouteTo::Unreachable);
+        assert_eq!(egress.route(ip("2001:db8:6::1"), 0), by(wan, "2001:db8:1::9"));
+        assert_eq!(egress.mtu(ip("2001:db8:6::1"), wan), Some(1300));
+        assert_eq!(egress.source_for(ip("2001:db8:6::1"), wan), Some(ip("2001:db8:1::100")));
+        assert_eq!(egress.source_for(ip("2001:db8:2::5"), lan), Some(ip("2001:db8:2::1")));
+        assert_eq!(
+            egress.route(ip("2001:db8:5::1"), u64::MAX / 8 * 5),
+            by(wan, "2001:db8:1::7"),
+            "weight 3 of 4"
+        );
+        assert_eq!(egress.route(ip("2001:db8:5::1"), u64::MAX), by(lan, "2001:db8:2::7"));
+    });
+}
+
+#[test]
+fn a_neighbours_new_link_address_is_a_change_and_its_staleness_is_none() {
+    let netns = Netns::new("neigh");
+    netns.run(|| {
+        link(&netns, "wan");
+        netns.ip("addr add 10.0.0.1/24 dev wan");
+        netns.ip("neigh add 10.0.0.9 lladdr 02:00:00:00:00:09 dev wan nud reachable");
+        let mut follower = NetworkFollower::open().unwrap();
+        assert_eq!(mac_of(&follower.view().network, "10.0.0.9").as_deref(), Some("02:00:00:00:00:09"));
+        // What follows the flaps is the first thing to be reported.
+        netns.ip("neigh change 10.0.0.9 lladdr 02:00:00:00:00:09 dev wan nud stale");
+        netns.ip("neigh change 10.0.0.9 lladdr 02:00:00:00:00:09 dev wan nud reachable");
+        while let Event::Changed(view) = follower.next(Duration::from_millis(100)).unwrap() {
+            let link = view.network.link_named("wan").unwrap();
+            assert!(
+                link.addresses.len() > 1,
+                "only the link-local address may have become usable: {view:#?}"
+            );
+        }
+        netns.ip("neigh change 10.0.0.9 lladdr 02:00:00:00:00:0a dev wan nud stale");
+        until(&mut follower, "the link address is new", |view| {
+            mac_of(&view.network, "10.0.0.9").as_deref() == Some("02:00:00:00:00:0a")
+        });
+        netns.ip("neigh change 10.0.0.9 dev wan nud failed");
+        until(&mut follower, "it failed", |view| mac_of(&view.network, "10.0.0.9").is_none());
+        netns.ip("neigh replace 10.0.0.9 lladdr 02:00:00:00:00:0b dev wan");
+        until(&mut follower, "it is back", |view| mac_of(&view.network, "10.0.0.9").is_some());
+        netns.ip("neigh del 10.0.0.9 dev wan");
+        until(&mut follower, "it is gone", |view| mac_of(&view.network, "10.0.0.9").is_none());
+    });
+}
+
+#[test]
+fn policy_rules_and_routes_that_are_not_followed_are_named() {
+    let netns = Netns::new("rules");
+    netns.run(|| {
+        let mut follower = NetworkFollower::open().unwrap();
+        assert_eq!(follower.view().warnings, [""; 0], "a fresh namespace has only default rules");
+        netns.ip("rule add from 10.7.0.0/16 lookup 100 priority 500");
+        let view = until(&mut follower, "the rule is named", |view| !view.warnings.is_empty());
+        assert!(view.warnings[0].starts_with("policy rule 500 (from 10.7.0.0/16 lookup 100)"), "{view:?}");
+        netns.ip("rule del priority 500");
+        until(&mut follower, "the rule is gone", |view| view.warnings.is_empty());
+        netns.ip("route add 10.8.0.0/16 dev lo tos 0x10");
+        let view = until(&mut follower, "the route is named", |view| !view.warnings.is_empty());
+        assert!(view.warnings[0].starts_with("the route to 10.8.0.0/16 for one type of service"), "{view:?}");
+    });
+}
+
+#[test]
+fn events_that_were_lost_are_made_up_for_by_reading_everything() {
+    const MANY: usize = 60_000;
+    let netns = Netns::new("enobufs");
+    netns.run(|| {
+        link(&netns, "wan");
+        let mut follower = NetworkFollower::open().unwrap();
+        let mut batch = netns.command("ip").args(["-b", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+        let mut input = batch.stdin.take().unwrap();
+        // Nobody reads meanwhile, so the socket's room runs out.
+        for n in 0..MANY {
+            writeln!(input, "route add 10.{}.{}.0/24 dev wan", n >> 8, n & 255).unwrap();
+        }
+        writeln!(input, "link set wan address 02:00:00:00:00:77").unwrap();
+        drop(input);
+        assert!(batch.wait().unwrap().success());
+        assert!(lost_events() > 0, "there were too few events for this test to test anything");
+        let view = until(&mut follower, "every route is there", |view| view.network.routes.len() >= MANY);
+        assert_eq!(view.network.link_named("wan").unwrap().mac.to_string(), "02:00:00:00:00:77");
+    });
+}
+
+#[test]
+fn a_follower_on_its_own_thread_reports_first_what_is_and_ends_when_dropped() {
+    let netns = Netns::new("thread");
+    netns.run(|| {
+        let (sender, receiver) = mpsc::channel();
+        let following = follow(move |view| drop(sender.send(view))).unwrap();
+        let first = receiver.recv_timeout(PATIENCE).unwrap();
+        assert!(first.network.link_named("lo").is_some());
+        link(&netns, "wan");
+        let mut seen = receiver.recv_timeout(PATIENCE).unwrap();
+        while seen.network.link_named("wan").is_none() {
+            seen = receiver.recv_timeout(PATIENCE).unwrap();
+        }
+        drop(following);
+        assert!(
+            receiver.iter().all(|view| view.network.link_named("wan").is_some()),
+            "and the channel is closed"
+        );
+    });
+}
+
+#[test]
+fn managed_neighbours_are_resolved_without_traffic_and_go_when_no_longer_wanted() {
+    let (director, server) = (Netns::new("managed-d"), Netns::new("managed-s"));
+    director.veth("lan", &server, "eth");
+    director.ip("addr add 10.1.0.1/24 dev lan");
+    server.ip("addr add 10.1.0.2/24 dev eth");
+    server.ip("addr add fd00::2/64 dev eth nodad");
+    director.ip("addr add fd00::1/64 dev lan nodad");
+    director.ip("neigh add 10.1.0.3 lladdr 02:00:00:00:00:03 dev lan nud permanent");
+    let listing = || {
+        let output = must(director.command("ip").arg("neigh"));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    director.run(|| {
+        let mut follower = NetworkFollower::open().unwrap();
+        let lan = follower.view().network.link_named("lan").unwrap().ifindex;
+        let mut neighbours = Neighbours::open(&[lan]).unwrap();
+        let wanted = ["10.1.0.2", "fd00::2", "10.1.0.3"].map(|addr| (lan, ip(addr)));
+        let mut wanted: BTreeSet<_> = wanted.into();
+        let manage = |neighbours: &mut Neighbours, wanted: &BTreeSet<_>| {
+            let refused = neighbours.manage(wanted).unwrap();
+            assert!(refused.is_none(), "{refused:?}");
+        };
+        manage(&mut neighbours, &wanted);
+        until(&mut follower, "both are resolved", |view| {
+            mac_of(&view.network, "10.1.0.2").is_some() && mac_of(&view.network, "fd00::2").is_some()
+        });
+        assert!(listing().lines().any(|line| line.starts_with("10.1.0.2 ") && line.contains("managed")));
+        assert!(listing().lines().any(|line| line.starts_with("10.1.0.3 ") && line.contains("PERMANENT")));
+
+        // The kernel forgets all of them with the link; the next call enters them again.
+        director.ip("link set lan down");
+        until(&mut follower, "it is forgotten", |view| mac_of(&view.network, "10.1.0.2").is_none());
+        director.ip("link set lan up");
+        until(&mut follower, "the link is back", |view| view.network.link_named("lan").unwrap().up);
+        wanted.remove(&(lan, ip("fd00::2")));
+        manage(&mut neighbours, &wanted);
+        until(&mut follower, "it is resolved again", |view| mac_of(&view.network, "10.1.0.2").is_some());
+
+        let nobody = [(9999, ip("10.1.0.2")), (9999, ip("10.1.0.9"))].into();
+        let refused = neighbours.manage(&nobody).unwrap().expect("there is no interface 9999");
+        assert_eq!((refused.count, refused.addr), (2, ip("10.1.0.2")));
+        assert!(!listing().contains("10.1.0.2 "), "{}", listing());
+        assert!(neighbours.resolve(&[(lan, ip("10.1.0.2"))].into()).unwrap().is_none());
+        until(&mut follower, "it is resolved once", |view| mac_of(&view.network, "10.1.0.2").is_some());
+        assert!(!listing().contains("managed"), "{}", listing());
+        manage(&mut neighbours, &wanted);
+        assert!(listing().contains("managed"), "{}", listing());
+        drop(neighbours);
+        assert!(!listing().contains("managed"), "{}", listing());
+    });
+}
+
+#[test]
+fn what_a_killed_director_left_on_its_interfaces_is_taken_over_and_goes_with_the_next() {
+    let netns = Netns::new("left");
+    for (dev, network) in [("lan", "10.1.0.1/24"), ("other", "10.2.0.1/24")] {
+        link(&netns, dev);
+        netns.ip(&format!("addr add {network} dev {dev}"));
+    }
+    let listing = || {
+        let output = must(netns.command("ip").arg("neigh"));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    netns.run(|| {
+        let view = NetworkFollower::open().unwrap().view().clone();
+        let [lan, other] = ["lan", "other"].map(|dev| view.network.link_named(dev).unwrap().ifindex);
+        let mut killed = Neighbours::open(&[lan, other]).unwrap();
+        let wanted = ["10.1.0.2", "10.1.0.3"].map(|addr| (lan, ip(addr)));
+        killed.manage(&[wanted[0], wanted[1], (other, ip("10.2.0.2"))].into()).unwrap();
+        // What SIGKILL does: nothing is cleaned up.
+        mem::forget(killed);
+        netns.ip("neigh add 10.1.0.4 dev lan managed");
+
+        let mut next = Neighbours::open(&[lan]).unwrap();
+        next.manage(&[wanted[0]].into()).unwrap();
+        assert!(listing().contains("10.1.0.2 ") && !listing().contains("10.1.0.3 "), "{}", listing());
+        drop(next);
+        assert!(!listing().contains("10.1.0.2 "), "{}", listing());
+        assert!(listing().contains("10.2.0.2 "), "another director may have that interface: {}", listing());
+        assert!(listing().contains("10.1.0.4 "), "an operator's entry: {}", listing());
+    });
+}
+
+#[test]
+fn a_stopped_follower_waits_no_more() {
+    let netns = Netns::new("stop");
+    netns.run(|| {
+        let mut follower = NetworkFollower::open().unwrap();
+        let stopper = follower.stopper();
+        thread::scope(|scope| {
+            scope.spawn(move || stopper.stop());
+            while follower.next(PATIENCE).unwrap() != Event::Stopped {}
+        });
+        assert_eq!(follower.next(PATIENCE).unwrap(), Event::Stopped);
+    });
+}

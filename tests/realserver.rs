@@ -1,0 +1,507 @@
+//! `xvs realserver` in a namespace beside a director's: what goes over the wire, and that `down` leaves no trace.
+
+use std::fs;
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::num::NonZeroU32;
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, Protocol, RawProtocol, SendFlags, SocketType, ipproto, sendto, socket};
+use serde_json::Value;
+use xvs::director::program;
+use xvs::netns::{Netns, must};
+
+/// Longer than anything here takes; only a failing test waits for it.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const VIP: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+
+/// A director 10.0.0.1 and a real server 10.0.0.2 on one wire.
+fn pair() -> (Netns, Netns) {
+    let (director, server) = (Netns::new("rs-d"), Netns::new("rs-s"));
+    director.veth("wan", &server, "eth");
+    director.ip("addr add 10.0.0.1/24 dev wan");
+    server.ip("addr add 10.0.0.2/24 dev eth");
+    server.ip("route add default via 10.0.0.1");
+    (director, server)
+}
+
+fn xvs(netns: &Netns, words: &str) -> Output {
+    let mut command = netns.command(program("xvs"));
+    command.arg("realserver").args(words.split_whitespace());
+    command.output().expect("xvs starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("xvs prints UTF-8")
+}
+
+/// Runs it and insists on success.
+fn done(netns: &Netns, words: &str) -> String {
+    let output = xvs(netns, words);
+    assert!(output.status.success(), "{words}: {}{}", text(&output.stdout), text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// What a command complains of. That it waited for another is none: the namespaces of all tests share one lock.
+fn complaint(output: &Output) -> String {
+    let stderr = text(&output.stderr);
+    let lines = stderr.split_inclusive('\n').filter(|line| !line.starts_with("xvs: waiting for another "));
+    lines.collect()
+}
+
+/// Runs it, insists on failure, and returns the reason.
+fn refused(netns: &Netns, words: &str) -> String {
+    let output = xvs(netns, words);
+    assert_eq!(output.status.code(), Some(1), "{words}: {}", text(&output.stdout));
+    complaint(&output)
+}
+
+fn status(netns: &Netns) -> Value {
+    serde_json::from_str(&done(netns, "status --json")).expect("status prints JSON")
+}
+
+fn set(netns: &Netns, name: &str, value: i32) {
+    must(netns.command("sysctl").args(["-q", "-w", &format!("{name}={value}")]));
+}
+
+/// Everything that `up` may change, as text.
+fn state(netns: &Netns) -> String {
+    let devs = must(netns.command("ls").arg("/proc/sys/net/ipv4/conf"));
+    let devs = text(&devs.stdout);
+    let settings = devs.split_whitespace().flat_map(|dev| {
+        ["arp_ignore", "arp_announce", "rp_filter"].map(|name| format!("net/ipv4/conf/{dev}/{name}"))
+    });
+    let settings = must(netns.command("sysctl").args(settings));
+    // Link-local addresses come when they please.
+    let addresses = must(netns.command("ip").args(["-o", "addr", "show", "scope", "global"]));
+    let links = must(netns.command("ip").args(["-o", "link", "show", "up"]));
+    let links = text(&links.stdout);
+    let links = links.lines().map(|line| {
+        let name = line.split_whitespace().nth(1).unwrap_or_default();
+        let program = if line.contains("xdp") { "with an XDP program" } else { "" };
+        format!("{name} is up {program}\n")
+    });
+    [text(&settings.stdout), text(&addresses.stdout), links.collect()].concat()
+}
+
+fn pings(netns: &Netns, dest: &str) -> bool {
+    netns.command("ping").args(["-c1", "-W1", dest]).output().expect("ping starts").status.success()
+}
+
+#[test]
+fn a_virtual_address_by_direct_routing_is_served_and_unseen_by_arp() {
+    let (director, server) = pair();
+    let vip = "10.0.0.100";
+    server.ip("addr add 10.0.0.100/32 dev lo");
+    assert!(pings(&director, vip), "without preparation the kernel answers ARP for it");
+    server.ip("addr del 10.0.0.100/32 dev lo");
+    director.ip("neigh flush dev wan");
+    set(&server, "net.ipv4.conf.eth.arp_announce", 1);
+    let before = state(&server);
+
+    done(&server, "up --vip 10.0.0.100");
+    assert!(!pings(&director, vip), "nobody answers ARP for it");
+    assert!(pings(&director, "10.0.0.2"), "the server's own address is answered");
+    let link = text(&must(server.command("ip").args(["-br", "link", "show", "dev", "eth"])).stdout);
+    let mac = link.split_whitespace().nth(2).expect("name, state, address");
+    director.ip(&format!("neigh replace {vip} lladdr {mac} dev wan"));
+    assert!(pings(&director, vip), "a frame to its link address is");
+
+    let up = status(&server);
+    assert_eq!(up[0]["dev"], "eth", "that of the default route");
+    assert_eq!(up[0]["problems"], serde_json::json!([]));
+    let found: Vec<_> = up[0]["settings"].as_array().unwrap().iter().map(|one| &one["found"]).collect();
+    assert_eq!(found, [0, 0, 1, 0], "all.arp_announce, all.arp_ignore, eth.arp_announce, eth.arp_ignore");
+
+    assert!(done(&server, "up --vip 10.0.0.100 --method dr --dev eth").contains("already"));
+    done(&server, "down --vip 10.0.0.100");
+    assert_eq!(state(&server), before);
+    assert_eq!(status(&server), serde_json::json!([]));
+}
+
+#[test]
+fn a_virtual_address_of_ipv6_is_served_and_its_neighbours_are_never_told() {
+    let (director, server) = pair();
+    director.ip("addr add 2001:db8::1/64 dev wan nodad");
+    server.ip("addr add 2001:db8::2/64 dev eth nodad");
+    server.ip("route add default via 2001:db8::1");
+    let vip = "2001:db8::100";
+    server.ip(&format!("addr add {vip}/128 dev eth nodad"));
+    assert!(pings(&director, vip), "on the wire's interface the kernel answers for it");
+    let wire = refused(&server, &format!("up --vip {vip}"));
+    assert!(wire.contains("is an address of eth"), "{wire}");
+    server.ip(&format!("addr del {vip}/128 dev eth"));
+    director.ip("neigh flush dev wan");
+    let before = state(&server);
+
+    done(&server, &format!("up --vip {vip}"));
+    assert!(!pings(&director, vip), "nobody answers for it");
+    assert!(pings(&director, "2001:db8::2"), "the server's own address is answered for");
+    let link = text(&must(server.command("ip").args(["-br", "link", "show", "dev", "eth"])).stdout);
+    let mac = link.split_whitespace().nth(2).expect("name, state, address");
+    director.ip(&format!("neigh replace {vip} lladdr {mac} dev wan"));
+    // The server resolves its router anew to reply from the virtual address.
+    server.ip("neigh flush dev eth");
+    // It can ask only once its link-local address is known to be its own.
+    assert!((0..20).any(|_| pings(&director, vip)), "a frame to its link address is");
+    let neighbours = text(&must(director.command("ip").args(["-6", "neigh", "show", "dev", "wan"])).stdout);
+    assert!(
+        neighbours.lines().any(|line| line.starts_with(vip) && line.contains("PERMANENT")),
+        "{neighbours}"
+    );
+    assert_eq!(status(&server)[0]["problems"], serde_json::json!([]));
+
+    done(&server, &format!("down --vip {vip}"));
+    assert_eq!(state(&server), before);
+}
+
+#[test]
+fn settings_stay_until_the_last_virtual_address_goes_and_what_others_changed_stays_for_ever() {
+    let (_director, server) = pair();
+    server.ip("link set lo down");
+    let before = state(&server);
+    done(&server, "up --vip 198.51.100.1");
+    done(&server, "up --vip 2001:db8::1 --dev eth");
+    done(&server, "up --vip 198.51.100.2");
+    done(&server, "down --vip 198.51.100.1");
+    assert_eq!(status(&server)[0]["problems"], serde_json::json!([]), "still quiet");
+    set(&server, "net.ipv4.conf.all.arp_ignore", 0);
+    server.ip("addr del 198.51.100.2/32 dev lo");
+    let output = xvs(&server, "status --vip 198.51.100.2");
+    assert_eq!(output.status.code(), Some(1), "what is broken is no success");
+    let shown = text(&output.stdout);
+    assert!(shown.contains("problem: lo does not have the address any more"), "{shown}");
+    assert!(shown.contains("problem: net.ipv4.conf.all.arp_ignore is 0"), "{shown}");
+    done(&server, "up --vip 198.51.100.2");
+    done(&server, "status --vip 198.51.100.2");
+    set(&server, "net.ipv4.conf.eth.arp_ignore", 2);
+    done(&server, "down --vip 198.51.100.2");
+    done(&server, "down --vip 2001:db8::1");
+    set(&server, "net.ipv4.conf.eth.arp_ignore", 0);
+    assert_eq!(state(&server), before);
+}
+
+/// An IPv4 header without its checksum, which the kernel fills in for what is sent as it is.
+fn ipv4(protocol: u8, source: Ipv4Addr, dest: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
+    let total = (20 + payload.len()) as u16;
+    let mut packet = vec![0x45, 0, 0, 0, 0, 7, 0, 0, 64, protocol, 0, 0];
+    packet[2..4].copy_from_slice(&total.to_be_bytes());
+    packet.extend([source.octets(), dest.octets()].concat());
+    let words = packet.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+    let sum: u32 = words.sum();
+    let check = !((sum & 0xffff) as u16).wrapping_add((sum >> 16) as u16);
+    packet[10..12].copy_from_slice(&check.to_be_bytes());
+    [&packet, payload].concat()
+}
+
+/// A datagram from a client to the virtual address, port 5000, in a tunnel from the director to the real server.
+fn tunnelled(client: SocketAddrV4, text: &[u8]) -> Vec<u8> {
+    let mut udp = client.port().to_be_bytes().to_vec();
+    udp.extend(5000u16.to_be_bytes());
+    udp.extend((8 + text.len() as u16).to_be_bytes());
+    // A checksum of 0 is none (RFC 768).
+    udp.extend([0, 0]);
+    udp.extend(text);
+    let inner = ipv4(17, *client.ip(), VIP, &udp);
+    ipv4(4, Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2), &inner)
+}
+
+/// A datagram of an IPv6 client to port 5000 of an IPv6 virtual address.
+fn request6(vip: Ipv6Addr, text: &[u8]) -> Vec<u8> {
+    let client = Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 9);
+    let length = (8 + text.len() as u16).to_be_bytes();
+    let udp = [&4000u16.to_be_bytes()[..], &5000u16.to_be_bytes(), &length, &[0, 0], text].concat();
+    let pseudo = [&client.octets()[..], &vip.octets(), &[0, 17], &length, &udp].concat();
+    let words = pseudo.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
+    let sum: u32 = words.sum();
+    let check = !((sum & 0xffff) as u16 + (sum >> 16) as u16);
+    let header = [&[0x60, 0, 0, 0], &length[..], &[17, 64], &client.octets(), &vip.octets()].concat();
+    [&header, &udp[..6], &check.to_be_bytes(), text].concat()
+}
+
+/// Sends a payload of an IP packet of this protocol; the kernel writes the header.
+fn send_raw(director: &Netns, server: IpAddr, protocol: u8, payload: &[u8]) {
+    director.run(|| {
+        let family = if server.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let number = NonZeroU32::new(protocol.into()).map(|number| Protocol::from_raw(number as RawProtocol));
+        let raw = socket(family, SocketType::RAW, number).expect("this test runs as root");
+        sendto(raw, payload, SendFlags::empty(), &SocketAddr::new(server, 0)).expect("there is a route");
+    });
+}
+
+#[test]
+fn every_tunnel_over_and_around_both_families_is_taken_off_and_counted_and_others_stay_with_the_kernel() {
+    let (director, server) = pair();
+    takes_every_tunnel(&director, &server, "eth", "native");
+}
+
+#[test]
+fn without_native_xdp_every_tunnel_is_taken_off_too() {
+    let (director, server) = pair();
+    server.ip("addr flush dev eth");
+    server.ip("link add mac0 link eth type macvlan mode bridge");
+    server.ip("link set mac0 up");
+    server.ip("addr add 10.0.0.2/24 dev mac0");
+    server.ip("route add default via 10.0.0.1");
+    takes_every_tunnel(&director, &server, "mac0", "generic");
+}
+
+/// Sends one packet of every tunnel around each family to the server's interface `dev`.
+fn takes_every_tunnel(director: &Netns, server: &Netns, dev: &str, mode: &str) {
+    director.ip("addr add 2001:db8:2::1/64 dev wan nodad");
+    server.ip(&format!("addr add 2001:db8:2::2/64 dev {dev} nodad"));
+    let own_addr = Ipv4Addr::new(10, 0, 0, 2);
+    let vip6 = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
+    let before = state(server);
+    done(server, &format!("up --vip {VIP} --method tunnel --gue-port 5555"));
+    done(server, &format!("up --vip {vip6} --method tunnel --dev {dev}"));
+
+    let echoes = [IpAddr::from(VIP), vip6.into()]
+        .map(|vip| server.run(|| UdpSocket::bind((vip, 5000)).expect("it is up")));
+    let client = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 9), 4000);
+    for outer in [IpAddr::from(own_addr), Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 2).into()] {
+        for (echo, family) in echoes.iter().zip([4, 6]) {
+            echo.set_read_timeout(Some(PATIENCE)).expect("the time limit is not zero");
+            let (direct, ethertype, gue_port) =
+                if family == 4 { (4, 0x0800u16, 5555u16) } else { (41, 0x86dd, 6080) };
+            for kind in ["ip", "gre", "gue"] {
+                let text = format!("{kind} over {outer}");
+                // The inner packet of `tunnelled` follows its outer header.
+                let inner = match family {
+                    4 => tunnelled(client, text.as_bytes())[20..].to_vec(),
+                    _ => request6(vip6, text.as_bytes()),
+                };
+                let gre = [&[0, 0], &ethertype.to_be_bytes()[..], &inner].concat();
+                let length = (12 + inner.len() as u16).to_be_bytes();
+                let udp = [&[0x80, 0], &gue_port.to_be_bytes()[..], &length, &[0, 0]].concat();
+                let gue = [&udp[..], &[0, direct, 0, 0], &inner].concat();
+                let (protocol, payload) = match kind {
+                    "ip" => (direct, inner),
+                    "gre" => (47, gre),
+                    _ => (17, gue),
+                };
+                send_raw(director, outer, protocol, &payload);
+                let mut buffer = [0; 100];
+                let len =
+                    echo.recv(&mut buffer).unwrap_or_else(|error| panic!("{family} in {text}: {error}"));
+                assert_eq!(&buffer[..len], text.as_bytes());
+            }
+        }
+    }
+    // To another address than a virtual one: GRE around a packet to the server itself.
+    let own = ipv4(17, *client.ip(), own_addr, &[0; 8]);
+    send_raw(director, own_addr.into(), 47, &[&[0, 0, 8, 0], &own[..]].concat());
+    // After it in the same queue, so that it has been counted.
+    send_raw(director, own_addr.into(), 4, &tunnelled(client, b"last")[20..]);
+    let mut buffer = [0; 100];
+    assert_eq!(echoes[0].recv(&mut buffer).expect("the last request arrives"), 4);
+
+    let up = status(server);
+    assert_eq!(up[0]["problems"], serde_json::json!([]));
+    assert_eq!(up[0]["decapsulation"], format!("an XDP program on {dev} ({mode})"));
+    assert_eq!(up[0]["takes"], "IP in IP, GRE, GUE to UDP port 5555; IPv4 and IPv6 over IPv4 and IPv6");
+    let counters = serde_json::json!({
+        "ip": 5, "gre": 4, "gue": 4, "left_to_kernel": 1, "bad_checksum": 0, "congested": 0
+    });
+    assert_eq!(up[0]["counters"], counters);
+    let shown = done(server, "status");
+    assert!(shown.contains("packets taken: 5 IP in IP, 4 GRE, 4 GUE; left to the kernel: 1"), "{shown}");
+    done(server, &format!("down --vip {VIP}"));
+    done(server, &format!("down --vip {vip6}"));
+    assert_eq!(state(server), before);
+}
+
+#[test]
+fn a_tunnelled_request_is_decapsulated_and_its_reply_leaves_by_the_clients_route() {
+    let (director, server) = pair();
+    // The client lives behind another of the server's links; its packets come by the director all the same.
+    director.veth("back", &server, "out");
+    director.ip("addr add 10.1.0.1/24 dev back");
+    director.ip("addr add 203.0.113.9/32 dev lo");
+    server.ip("addr add 10.1.0.2/24 dev out");
+    server.ip("route add 203.0.113.0/24 via 10.1.0.1");
+    set(&server, "net.ipv4.conf.eth.rp_filter", 1);
+    let before = state(&server);
+
+    done(&server, &format!("up --vip {VIP} --method tunnel"));
+    done(&server, "up --vip 198.51.100.2 --method tunnel");
+    done(&server, "down --vip 198.51.100.2");
+    let shown = done(&server, "status");
+    assert!(shown.contains("decapsulation: an XDP program on eth (native)"), "{shown}");
+    assert!(
+        shown.contains("net.ipv4.conf.eth.rp_filter: 2 (was 1): decapsulated requests are taken"),
+        "{shown}"
+    );
+
+    let client = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 9), 4000);
+    let echo = server.run(|| UdpSocket::bind((VIP, 5000)).unwrap());
+    let asker = director.run(|| UdpSocket::bind(client).unwrap());
+    for one in [&echo, &asker] {
+        one.set_read_timeout(Some(PATIENCE)).unwrap();
+    }
+    director.run(|| {
+        let raw = socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::RAW)).unwrap();
+        let server = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 2), 0);
+        sendto(raw, &tunnelled(client, b"anybody there?"), SendFlags::empty(), &server).unwrap();
+    });
+    let mut buffer = [0; 100];
+    let (len, from) = echo.recv_from(&mut buffer).expect("the request arrives without its outer header");
+    assert_eq!((&buffer[..len], from), (&b"anybody there?"[..], client.into()));
+    echo.send_to(b"yes", from).unwrap();
+    let (len, from) = asker.recv_from(&mut buffer).expect("the reply arrives");
+    assert_eq!((&buffer[..len], from), (&b"yes"[..], SocketAddrV4::new(VIP, 5000).into()));
+
+    server.ip("addr add 10.0.0.3/32 dev eth");
+    let output = xvs(&server, "status");
+    assert!(
+        text(&output.stdout).contains("problem: the address 10.0.0.3 is new"),
+        "{}",
+        text(&output.stdout)
+    );
+    server.ip("addr del 10.0.0.3/32 dev eth");
+    done(&server, &format!("down --vip {VIP}"));
+    assert_eq!(state(&server), before);
+}
+
+/// Puts an XDP program of somebody else on the server's interface.
+fn occupy(server: &Netns) {
+    let object = std::env::temp_dir().join(format!("{}.bpf.o", server.name));
+    let source = "__attribute__((section(\"xdp\"), used)) int other(void *frame) { return 2; }";
+    let mut clang = Command::new("clang");
+    clang.args(["-O2", "-target", "bpf", "-x", "c", "-c", "-", "-o"]).arg(&object).stdin(Stdio::piped());
+    let mut clang = clang.spawn().expect("clang is there: the build needs it");
+    let mut stdin = clang.stdin.take().expect("it was asked for above");
+    stdin.write_all(source.as_bytes()).expect("clang reads its input");
+    drop(stdin);
+    assert!(clang.wait().expect("it is a child of this process").success());
+    server.ip(&format!("link set dev eth xdp obj {} sec xdp", object.display()));
+    fs::remove_file(object).expect("clang made it");
+}
+
+#[test]
+fn another_xdp_program_is_neither_replaced_nor_removed() {
+    let (_director, server) = pair();
+    occupy(&server);
+    let before = state(&server);
+    assert!(before.contains("with an XDP program"), "{before}");
+    let occupied = refused(&server, "up --vip 198.51.100.1 --method tunnel");
+    assert!(occupied.contains("has another XDP program (id "), "{occupied}");
+    assert_eq!(state(&server), before, "what was done is undone");
+    server.ip("link set dev eth xdp off");
+}
+
+#[test]
+fn beside_another_xdp_program_the_kernels_tunl0_decapsulates_and_has_the_address() {
+    let (_director, server) = pair();
+    occupy(&server);
+    // Not a tunnel, but it has the name by which the kernel's is found.
+    server.ip("link add tunl0 type veth peer name far");
+    server.ip("link set far up");
+    set(&server, "net.ipv4.conf.all.rp_filter", 1);
+    let before = state(&server);
+    done(&server, "up --vip 198.51.100.1 --method tunnel");
+    let up = status(&server);
+    assert_eq!((&up[0]["address_on"], &up[0]["dev"]), (&"tunl0".into(), &"eth".into()));
+    assert_eq!(
+        (&up[0]["decapsulation"], &up[0]["takes"]),
+        (&"the kernel's tunl0".into(), &"IPv4 in IPv4".into())
+    );
+    let now = state(&server);
+    assert!(now.contains("net.ipv4.conf.tunl0.rp_filter = 2"), "{now}");
+    server.ip("link set dev eth xdp off");
+    assert!(done(&server, "up --vip 198.51.100.1 --method tunnel").contains("already"));
+    assert_eq!(status(&server)[0]["decapsulation"], "the kernel's tunl0", "who has it keeps it");
+    done(&server, "down --vip 198.51.100.1");
+    occupy(&server);
+    assert_eq!(state(&server), before);
+    server.ip("link set dev eth xdp off");
+}
+
+#[test]
+fn an_interface_without_native_xdp_decapsulates_in_generic_mode_and_status_says_so() {
+    let (_director, server) = pair();
+    let before = state(&server);
+    let output = xvs(&server, "up --vip 198.51.100.1 --method tunnel --dev lo");
+    assert_eq!((output.status.code(), complaint(&output).as_str()), (Some(0), ""));
+    // What lo takes less an outer header of IPv6, UDP and GUE, and the headers of IPv4 and TCP.
+    assert!(text(&output.stdout).contains("next: `advmss 65444` on the routes"), "{}", text(&output.stdout));
+    assert_eq!(status(&server)[0]["decapsulation"], "an XDP program on lo (generic)");
+    done(&server, "up --vip 198.51.100.2 --method tunnel --dev lo");
+    done(&server, "down --vip 198.51.100.1");
+    done(&server, "down --vip 198.51.100.2");
+    assert_eq!(state(&server), before);
+}
+
+#[test]
+fn what_cannot_be_done_says_why_and_leaves_everything_as_it_was() {
+    let (_director, server) = pair();
+    server.ip("addr add 10.0.0.7/24 dev eth");
+    let before = state(&server);
+    let not_up = refused(&server, "down --vip 198.51.100.1");
+    assert_eq!(not_up, "xvs: 198.51.100.1 is not up; `xvs realserver status` lists what is\n");
+    let no_dev = refused(&server, "up --vip 198.51.100.1 --dev eth9");
+    assert_eq!(no_dev, "xvs: there is no interface eth9; there are lo, eth\n");
+    let wire = refused(&server, "up --vip 10.0.0.7");
+    assert!(wire.starts_with("xvs: 10.0.0.7 is an address of eth, where it would answer ARP"), "{wire}");
+    let gue = refused(&server, "up --vip 198.51.100.1 --gue-port 6080");
+    assert!(gue.contains("it goes with --method tunnel"), "{gue}");
+    for vip in
+        ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255", "::", "::1", "ff02::1", "::ffff:10.1.1.1"]
+    {
+        let no_host = refused(&server, &format!("up --vip {vip} --dev eth"));
+        assert!(
+            no_host.starts_with(&format!("xvs: {vip} is no address that clients can send to")),
+            "{no_host}"
+        );
+    }
+    assert_eq!(xvs(&server, "up --vip nonsense").status.code(), Some(2));
+    assert_eq!(state(&server), before);
+    done(&server, "up --vip 198.51.100.1");
+    let otherwise = refused(&server, "up --vip 198.51.100.1 --method tunnel");
+    assert!(otherwise.contains("is up already with --method dr --dev eth"), "{otherwise}");
+    done(&server, "down --vip 198.51.100.1");
+    server.ip("route del default");
+    let no_route = refused(&server, "up --vip 198.51.100.1");
+    assert!(no_route.contains("name it with --dev"), "{no_route}");
+    assert_eq!(state(&server), before);
+}
+
+#[test]
+fn an_address_that_the_wire_has_too_is_refused_and_shown_when_it_comes_later() {
+    let (_director, server) = pair();
+    let vip = "198.51.100.1";
+    let said = format!("{vip} is an address of eth, where it would answer ARP");
+    server.ip(&format!("addr add {vip}/32 dev lo"));
+    server.ip(&format!("addr add {vip}/32 dev eth"));
+    let before = state(&server);
+    let both = refused(&server, &format!("up --vip {vip}"));
+    assert!(both.contains(&said), "{both}");
+    assert_eq!(state(&server), before);
+    server.ip(&format!("addr del {vip}/32 dev eth"));
+    done(&server, &format!("up --vip {vip}"));
+    assert!(done(&server, "status").starts_with("198.51.100.1  up  method dr"));
+    server.ip(&format!("addr add {vip}/32 dev eth"));
+    let shown = xvs(&server, "status");
+    assert_eq!(shown.status.code(), Some(1));
+    assert!(text(&shown.stdout).contains(&format!("  problem: {said}")), "{}", text(&shown.stdout));
+}
+
+#[test]
+fn commands_at_the_same_time_wait_for_each_other() {
+    let (_director, server) = pair();
+    let before = state(&server);
+    for action in ["up", "down"] {
+        thread::scope(|scope| {
+            for last in 1..=4 {
+                let server = &server;
+                scope.spawn(move || {
+                    done(server, &format!("{action} --vip 198.51.100.{last} --method tunnel"))
+                });
+            }
+        });
+    }
+    assert_eq!(state(&server), before);
+}
