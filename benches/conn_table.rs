@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 use rustix::time::{ClockId, clock_gettime};
-use xvs_ctl::connections::rows;
+use xvs_ctl::api::connections::rows;
 use xvs_dataplane::call_ids::CallIds;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{Flags, Inserted, NewConnection, Removal, Table, TableConfig, TableWorker, Timers};

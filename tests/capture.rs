@@ -17,7 +17,7 @@ use xvs::lab_cluster::{CLIENT, GATEWAY_MAC, LAN_MAC, VIP, WAN_MAC, assert_balanc
 use xvs::{Datagram, LabCluster, Transport};
 use xvs_cli::capture::lines::Lines;
 use xvs_cli::capture::pcapng::Blocks;
-use xvs_ctl::capturing::Listener;
+use xvs_ctl::api::capture::Listener;
 use xvs_model::capture::{CaptureRequest, CapturedPacket, Missed, Way};
 
 const SYN: u8 = 0x02;

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use xvs::frames::SYN;
 use xvs::lab_cluster::{CLIENT, INSIDE, VIP, at, server};
 use xvs::{Datagram, LabCluster, Transport};
-use xvs_ctl::server::{Handler, Peer, Server, Settings};
+use xvs_ctl::api::server::{Handler, Peer, Server, Settings};
 use xvs_ipvsadm::Output;
 use xvs_model::client::{Client, Director, Failure};
 use xvs_model::command::CommandError;

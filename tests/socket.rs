@@ -16,8 +16,8 @@ use xvs::director::program;
 use xvs_model::client::Director;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use xvs_ctl::api::server::{Handler, Peer, Server, Settings, StartError};
 use xvs_ctl::events::{Events, LISTENERS, Listener};
-use xvs_ctl::server::{Handler, Peer, Server, Settings, StartError};
 use xvs_model::capture::{CaptureRequest, CapturedPacket, Missed};
 use xvs_model::client::{Client, Failure};
 use xvs_model::command::{Command, CommandError};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::{env, fs, process};
 
 use xvs::director::program;
-use xvs_ctl::server::{Handler, Peer, Server, Settings};
+use xvs_ctl::api::server::{Handler, Peer, Server, Settings};
 use xvs_model::command::CommandError;
 use xvs_model::connection::ConnectionRow;
 use xvs_model::reply::Reply;

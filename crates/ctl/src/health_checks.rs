@@ -18,9 +18,9 @@ use xvs_model::virtual_server::VirtualServer;
 use xvs_sched::ServiceKey;
 
 use crate::config::Keepalived;
-use crate::control_thread::Handle;
+use crate::control::thread::Handle;
+use crate::daemon::threads;
 use crate::keepalived_conf::read_usable;
-use crate::threads;
 use xvs_health::engine::Engine;
 use xvs_health::prepare::Prepared;
 use xvs_health::{Outside, Wanted, engine};

@@ -39,11 +39,11 @@ use xvs_model::request::Request;
 use xvs_model::settings::Ipvs;
 use xvs_proto::{HashSecret, Prefix};
 
-use crate::capturing::Listener;
-use crate::connections::{How, count, end, found, rows};
+use crate::api::capture::Listener;
+use crate::api::connections::{How, count, end, found, rows};
+use crate::api::{explain, local_addresses};
 use crate::control::{Control, Plant};
 use crate::sweep::Sweeper;
-use crate::{explain, locals};
 
 /// Connections that its table holds.
 const TABLE_SIZE: usize = 1 << 16;
@@ -296,7 +296,7 @@ impl Director for InMemory {
             Request::ResetConnections(filter) => Ok(Reply::Report(json!(self.end(&filter, How::ByReset)))),
             Request::LocalUse => {
                 let exhausted = self.counters.dropped(DropReason::NoLocalPort).value();
-                let report = locals::report(self.control.state().locals(), &self.reader, exhausted);
+                let report = local_addresses::report(self.control.state().locals(), &self.reader, exhausted);
                 Ok(Reply::Report(json!(report)))
             }
             _ => self.control.handle(&request, self.now),

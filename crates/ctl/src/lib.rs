@@ -1,59 +1,34 @@
-//! What should be the case, and is it: the control plane.
+//! The control plane: the daemon `xvsd`, and the whole director over a port in memory.
 //!
-//! A command's way, as modules in its order: typed for `xvsadm` ([`adm`]) or `xvs` ([`cli`]), it becomes a
-//! [`message`], travels over the Unix socket ([`client`], [`server`]) and is carried out by the control thread
-//! ([`control_thread`], [`control`]) on the desired [`state`]; [`registry`] turns that into what workers use.
-
-pub mod locals;
-pub mod marks;
-
-mod denials;
-pub mod peer;
-pub mod server;
+//! A command comes over the Unix socket ([`api`]) into the queue of the control thread ([`control`]), which is the one
+//! owner of the desired state; [`registry`] turns that into what workers use. Checks, the network and mark rules enter by
+//! the same queue. What needs no writer is answered from [`status`] and [`metrics`] by the thread that asks.
 
 pub mod arguments;
-pub mod capturing;
 pub mod config;
-pub mod control_thread;
 pub mod daemon;
-pub mod events;
-pub mod front;
-pub mod history;
-mod liveness;
-pub mod placement;
-pub mod shared;
-pub mod status;
-mod threads;
-pub mod traffic;
-pub mod watchdog;
-mod wired;
 
+pub mod api;
 pub mod control;
-mod crew;
-pub mod feedback;
 pub mod registry;
-pub mod reserved;
-pub mod settings;
-mod steered;
-pub mod tunnels;
 
-mod daemon_facts;
+pub mod firewall_marks;
 mod health_checks;
-mod health_report;
 pub mod keepalived_conf;
-pub mod netfilter;
-pub mod network;
+pub mod workers;
 
-mod lockfile;
-pub mod realserver;
-
-pub mod connections;
-pub mod estimator;
-pub mod exporter;
-pub mod memory;
-pub mod metrics;
+pub mod events;
+mod steering;
 pub mod sweep;
 
-pub mod explain;
+pub mod metrics;
+pub mod status;
 
 pub mod in_memory;
+
+mod lockfile;
+pub mod memory;
+pub mod netfilter;
+pub mod network;
+pub mod realserver;
+pub mod reserved;

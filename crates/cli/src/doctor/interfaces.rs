@@ -1,6 +1,6 @@
 //! Checks of each interface whose packets the director takes: its mode, queues, offloads, and who else uses it.
 
-use xvs_ctl::placement::shares;
+use xvs_ctl::workers::placement::shares;
 use xvs_dataplane::xdp::device::{Device, Owner, Program};
 use xvs_dataplane::xdp::{MAX_MTU, Mode};
 

@@ -1,7 +1,7 @@
 //! Checks of the machine as a whole: kernel, daemon, memory, others who balance.
 
 use xvs_ctl::config::TableMemory;
-use xvs_ctl::placement::shares;
+use xvs_ctl::workers::placement::shares;
 use xvs_dataplane::conn::TableConfig;
 use xvs_dataplane::xdp::{RingSizes, umem_bytes};
 

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
+use xvs_ctl::registry::tunnels::encapsulation;
 use xvs_ctl::reserved;
-use xvs_ctl::tunnels::encapsulation;
 use xvs_dataplane::egress::{Egress, RouteTo};
 use xvs_dataplane::forward::Ends;
 use xvs_dataplane::xdp::MAX_MTU;

@@ -16,7 +16,7 @@ use xvs_model::request::Verdict;
 use xvs_model::rules::{RuleLine, Wanted};
 use xvs_model::state::State;
 
-use super::{Control, Plant};
+use crate::control::{Control, Plant};
 use crate::events::applied;
 use xvs_ipvsadm::typed;
 

@@ -16,10 +16,10 @@ use xvs_model::command::{Command, CommandError};
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::ServiceKey;
 
-use super::{Control, Plant};
-use crate::marks::lay_out;
-use crate::settings;
-use crate::steered::{Item, networks, of_commands, replies_from, steer};
+use crate::control::settings;
+use crate::control::{Control, Plant};
+use crate::firewall_marks::lay_out;
+use crate::steering::{Item, networks, of_commands, replies_from, steer};
 
 /// What has to be worked out anew.
 pub(super) enum Due<T> {

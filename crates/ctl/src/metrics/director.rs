@@ -12,8 +12,8 @@ use xvs_model::health::HealthReport;
 use xvs_model::request::Access;
 
 use super::text::{Kind, Text};
-use crate::shared::{Facts, LinkState, Shared, WAIT_BOUNDS};
 use crate::status;
+use crate::status::shared::{Facts, LinkState, Shared, WAIT_BOUNDS};
 
 /// All of it; `left_out` destinations will not be told one by one.
 pub(super) fn text(

@@ -14,7 +14,7 @@ use xvs_proto::{Family, Prefix, Protocol};
 
 use super::save::DROPS;
 use super::{Hook, place, protocol, range};
-use crate::marks::{Action, Base, Criterion, ENTRIES_MAX, Rule, Table, What, no_room_for_entries};
+use crate::firewall_marks::{Action, Base, Criterion, ENTRIES_MAX, Rule, Table, What, no_room_for_entries};
 
 /// A ruleset as it was printed.
 pub(super) struct Ruleset {

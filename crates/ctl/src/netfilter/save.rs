@@ -12,7 +12,7 @@ use xvs_dataplane::marks::{Change, Expected, Test};
 use xvs_proto::{Family, Prefix, Protocol};
 
 use super::{Hook, place, range};
-use crate::marks::{Action, Base, Criterion, Rule, Table, What, pattern};
+use crate::firewall_marks::{Action, Base, Criterion, Rule, Table, What, pattern};
 
 /// A table of iptables, and by which chains packets enter it before IPVS would see them.
 pub(super) struct Kind {

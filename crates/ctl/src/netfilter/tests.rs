@@ -9,8 +9,8 @@ use xvs_dataplane::port::LinkId;
 use xvs_proto::{Endpoint, FlowKey};
 
 use super::*;
-use crate::marks::testing::packet;
-use crate::marks::{LaidOut, lay_out};
+use crate::firewall_marks::testing::packet;
+use crate::firewall_marks::{LaidOut, lay_out};
 
 const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
 const OTHER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);

@@ -1,0 +1,332 @@
+//! Connections as listings show them, from the live table.
+//!
+//! Walks the table in bounded slices, so that neither the table's size nor a slow reader holds up a worker.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use xvs_dataplane::call_ids::CallIds;
+use xvs_dataplane::clock::Millis;
+use xvs_dataplane::conn::sctp::SctpState;
+use xvs_dataplane::conn::tcp::TcpState;
+use xvs_dataplane::conn::{ASSURED, Connection, Flags, Removal, TableReader, udp};
+use xvs_dataplane::counters::Counter;
+use xvs_dataplane::pressure::{count_out, is_known};
+use xvs_dataplane::snapshot::{DestinationId, Service, Snapshot};
+use xvs_model::connection::{ConnectionDetail, ConnectionRow, Ended, EngineData, Filter};
+use xvs_proto::{Endpoint, Protocol};
+use xvs_sched::ServiceKey;
+
+/// A row for every connection and template that exists throughout the walk, until `each` breaks; one that comes or goes meanwhile
+/// may be among them. The reader is free while `each` takes its time.
+pub fn rows(
+    reader: &Mutex<TableReader>,
+    call_ids: &CallIds,
+    now: Millis,
+    each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
+) {
+    collect(reader, |connection| Some(row(connection, call_ids, now)), each);
+}
+
+/// As [`rows`], of those that fit, each with its detail. Services are those of `snapshot`.
+pub fn found(
+    reader: &Mutex<TableReader>,
+    snapshot: &Snapshot,
+    now: Millis,
+    filter: &Filter,
+    each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
+) {
+    let services = Services::of(snapshot);
+    collect(reader, |connection| services.fitting(connection, now, filter), each);
+}
+
+/// How connections end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// At once, and nobody is told.
+    Silently,
+    /// TCP at its next packet, by which both ends are reset; others silently.
+    ByReset,
+}
+
+/// Ends those that fit and are counted at a destination of `snapshot`; a template only if it controls none. What is no
+/// more is counted in `counter`, whose one writer holds the reader, and comes free with a later walk.
+pub fn end(
+    reader: &Mutex<TableReader>,
+    snapshot: &Snapshot,
+    now: Millis,
+    filter: &Filter,
+    how: How,
+    counter: &Counter,
+) -> Ended {
+    let services = Services::of(snapshot);
+    let (mut sum, mut next) = (Ended::default(), 0);
+    loop {
+        let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+        if next >= reader.table().extent() {
+            counter.add(sum.ended);
+            return sum;
+        }
+        reader.visit(next..next + SLICE, |reader, id| {
+            let connection = reader.connection(id);
+            if !is_known(&connection, snapshot) || services.fitting(&connection, now, filter).is_none() {
+                return;
+            }
+            let is_tcp = connection.protocol() == Protocol::TCP && !connection.is_template();
+            if how == How::ByReset && is_tcp {
+                // One that has just ended keeps its entry until this walk is over: then nobody looks at it any more.
+                let _ = connection.set_flags(Flags::RESET);
+                sum.marked += 1;
+            } else {
+                match reader.remove_if(id, |_, _| true) {
+                    Removal::Done(state) => {
+                        count_out(&reader.connection(id), state, snapshot);
+                        sum.ended += 1;
+                    }
+                    // It leads nobody any more, and goes when the last of those that it controls has gone.
+                    Removal::Controls => _ = reader.connection(id).set_flags(Flags::DETACHED),
+                    Removal::NotOurs | Removal::Lasts => {}
+                }
+            }
+        });
+        next += SLICE;
+    }
+}
+
+/// How many fit.
+pub fn count(reader: &Mutex<TableReader>, snapshot: &Snapshot, now: Millis, filter: &Filter) -> u64 {
+    let mut counted = 0;
+    found(reader, snapshot, now, filter, &mut |_| {
+        counted += 1;
+        ControlFlow::Continue(())
+    });
+    counted
+}
+
+fn collect(
+    reader: &Mutex<TableReader>,
+    row: impl Fn(&Connection<'_>) -> Option<ConnectionRow>,
+    each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
+) {
+    let mut slice = Vec::new();
+    let mut next = 0;
+    while walk_slice(reader, &mut next, |connection| slice.extend(row(&connection))) {
+        if slice.drain(..).try_for_each(&mut *each).is_break() {
+            return;
+        }
+    }
+}
+
+/// Looks at every connection and template, as [`rows`].
+pub fn walk(reader: &Mutex<TableReader>, mut look: impl FnMut(Connection<'_>)) {
+    let mut next = 0;
+    while walk_slice(reader, &mut next, &mut look) {}
+}
+
+/// Looks at the connections of one slice; `false` if there is none any more.
+fn walk_slice(reader: &Mutex<TableReader>, next: &mut u32, look: impl FnMut(Connection<'_>)) -> bool {
+    let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+    if *next >= reader.table().extent() {
+        return false;
+    }
+    reader.for_each(*next..*next + SLICE, look);
+    *next += SLICE;
+    true
+}
+
+/// Entries looked at before others may reuse what they removed meanwhile.
+const SLICE: u32 = 1024;
+
+fn row(connection: &Connection<'_>, call_ids: &CallIds, now: Millis) -> ConnectionRow {
+    let left: Duration = now.until(connection.expires());
+    let state = match connection.is_template() {
+        true => template_state(connection.state()),
+        false => state_name(connection.protocol(), connection.state()),
+    };
+    let shown = |endpoint: Endpoint| match connection.is_detached() {
+        true => detached(endpoint),
+        false => endpoint,
+    };
+    // The port of a template's client tells templates of calls apart, and is nobody else's business.
+    let client = connection.client();
+    let client = if connection.is_template() { Endpoint { port: 0, ..client } } else { client };
+    ConnectionRow {
+        protocol: connection.protocol(),
+        expires_seconds: u32::try_from(left.as_secs()).unwrap_or(u32::MAX),
+        state: state.to_owned(),
+        client,
+        virtual_endpoint: shown(connection.virtual_endpoint()),
+        dest: shown(connection.dest()),
+        local: connection.local(),
+        engine: connection.is_template().then(|| engine(connection, call_ids)).flatten(),
+        detail: None,
+    }
+}
+
+/// Which service has which destination.
+struct Services<'a> {
+    snapshot: &'a Snapshot,
+    by_destination: HashMap<DestinationId, (ServiceKey, Endpoint)>,
+}
+
+impl<'a> Services<'a> {
+    fn of(snapshot: &'a Snapshot) -> Self {
+        let of = |service: &'a Service| {
+            service.members.iter().map(|member| (member.id, (service.key, member.endpoint)))
+        };
+        Self { snapshot, by_destination: snapshot.services.iter().flat_map(of).collect() }
+    }
+
+    /// A connection's row with its detail, if it fits.
+    fn fitting(&self, connection: &Connection<'_>, now: Millis, filter: &Filter) -> Option<ConnectionRow> {
+        let detail = Some(self.detail(connection));
+        let row = ConnectionRow { detail, ..row(connection, &self.snapshot.call_ids, now) };
+        filter.fits(&row).then_some(row)
+    }
+
+    fn detail(&self, connection: &Connection<'_>) -> ConnectionDetail {
+        let known = self.by_destination.get(&DestinationId(connection.dest_ref()));
+        // If its destination was removed, the service that would have it now.
+        let now = || {
+            let mark = if connection.is_template() { 0 } else { connection.mark() };
+            self.snapshot.service_for(mark, connection.protocol(), connection.virtual_endpoint())
+        };
+        let flags = connection.flags();
+        let set = FLAGS.iter().filter(|(flag, _)| flags.contains(*flag));
+        ConnectionDetail {
+            service: known.map(|(service, _)| *service).or_else(|| now().map(|service| service.key)),
+            server: known.map(|(_, server)| *server),
+            method: connection.method(),
+            packets: connection.in_packets(),
+            controls: connection.controlled(),
+            template: connection.is_template(),
+            flags: set.map(|(_, word)| (*word).to_owned()).collect(),
+        }
+    }
+}
+
+/// What flags say, in words.
+const FLAGS: [(Flags, &str); 7] = [
+    (Flags::NO_OUTPUT, "no-replies"),
+    (Flags::ONE_PACKET, "one-packet"),
+    (Flags::PROXY, "proxy"),
+    (Flags::TOLD, "told"),
+    (Flags::TOA, "toa"),
+    (Flags::DETACHED, "detached"),
+    (Flags::RESET, "reset"),
+];
+
+/// The name of a connection's state, as IPVS prints it.
+pub(crate) fn state_name(protocol: Protocol, state: u8) -> &'static str {
+    match protocol {
+        Protocol::UDP => udp::STATE_NAME,
+        Protocol::SCTP => SctpState::of(state).name(),
+        _ => TcpState::of(state).name(),
+    }
+}
+
+/// The name of a template's state, as IPVS prints it.
+pub(crate) fn template_state(state: u8) -> &'static str {
+    if state & ASSURED == 0 { "NONE" } else { "ASSURED" }
+}
+
+/// What `--pe sip` keeps with a template.
+fn engine(template: &Connection<'_>, call_ids: &CallIds) -> Option<EngineData> {
+    let call_id = call_ids.read(template)?;
+    Some(EngineData { name: "sip".to_owned(), data: String::from_utf8_lossy(&call_id).into_owned() })
+}
+
+/// An endpoint of a template that nobody finds any more, as listings show it.
+pub(crate) fn detached(endpoint: Endpoint) -> Endpoint {
+    Endpoint { port: DETACHED_PORT, ..endpoint }
+}
+
+/// The port by which listings say that nobody finds a template any more.
+const DETACHED_PORT: u16 = 65_535;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::net::Ipv4Addr;
+
+    use xvs_dataplane::conn::{ConnId, Inserted, NewConnection, Table, TableConfig, TableWorker};
+    use xvs_dataplane::shm::Memory;
+    use xvs_proto::Endpoint;
+    use xvs_sched::ForwardingMethod;
+
+    use crate::api::connections::*;
+
+    fn insert(worker: &mut TableWorker, client: Ipv4Addr) -> ConnId {
+        let inserted = worker.insert(&NewConnection {
+            protocol: Protocol::TCP,
+            client: Endpoint::new(client, 4096),
+            virtual_endpoint: Endpoint::new(Ipv4Addr::new(198, 51, 100, 80), 80),
+            dest: Endpoint::new(Ipv4Addr::new(192, 0, 2, 11), 80),
+            local: None,
+            method: ForwardingMethod::Nat,
+            flags: Flags::NONE,
+            state: 1,
+            expires: Millis(900_000),
+            timeout_seconds: 0,
+            dest_ref: 0,
+            mark: 0,
+            controller: None,
+        });
+        let Inserted::New(id) = inserted else { panic!("{inserted:?}") };
+        id
+    }
+
+    #[test]
+    fn what_exists_throughout_a_listing_is_listed_once_however_many_come_and_go_meanwhile() {
+        const STAYING: u32 = 5000;
+        let config = TableConfig { capacity: 20_000, workers: 1, memory: Memory::OnDemand };
+        let table = Table::create(config).unwrap();
+        let mut worker = table.handle(0).unwrap();
+        let staying = |number: u32| Ipv4Addr::from(0x0a00_0000 + number);
+        let passing = |number: u32| Ipv4Addr::from(0x0b00_0000 + number);
+        let mut passed = Vec::new();
+        for number in 0..STAYING {
+            insert(&mut worker, staying(number));
+            passed.push(insert(&mut worker, passing(number)));
+        }
+        worker.quiescent();
+        let reader = Mutex::new(table.reader().unwrap());
+        let mut listed: HashMap<Endpoint, u32> = HashMap::new();
+        let mut next = STAYING;
+        rows(&reader, &CallIds::default(), Millis(0), &mut |row| {
+            // For each row one goes, wherever it stands, and another comes, in places that others left.
+            let gone = passed.swap_remove(next as usize * 7 % passed.len());
+            assert!(matches!(worker.remove(gone), Removal::Done(_)));
+            passed.push(insert(&mut worker, passing(next)));
+            next += 1;
+            worker.quiescent();
+            *listed.entry(row.client).or_default() += 1;
+            ControlFlow::Continue(())
+        });
+        for number in 0..STAYING {
+            assert_eq!(listed.get(&Endpoint::new(staying(number), 4096)), Some(&1));
+        }
+        assert!(listed.values().all(|&times| times == 1), "no connection is listed twice");
+        assert!(next > STAYING + 5000, "many came meanwhile");
+    }
+
+    #[test]
+    fn a_listing_that_is_broken_off_leaves_the_rest_unread_and_the_reader_free() {
+        let config = TableConfig { capacity: 5000, workers: 1, memory: Memory::OnDemand };
+        let table = Table::create(config).unwrap();
+        let mut worker = table.handle(0).unwrap();
+        for number in 0..5000 {
+            insert(&mut worker, Ipv4Addr::from(0x0a00_0000 + number));
+        }
+        let reader = Mutex::new(table.reader().unwrap());
+        let mut rows_seen = 0;
+        rows(&reader, &CallIds::default(), Millis(0), &mut |_| {
+            rows_seen += 1;
+            assert!(reader.try_lock().is_ok(), "the reader is free while a row is taken");
+            if rows_seen < 10 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        assert_eq!(rows_seen, 10);
+    }
+}

@@ -1,0 +1,227 @@
+//! What a running daemon answers to the clients of its socket.
+//!
+//! Changes and what needs the desired state go to the control thread; connections, counters and status are read by the
+//! client's own thread, so that they delay no command. While the daemon starts, it says so.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime};
+use std::{fmt, fs};
+
+use serde_json::{Value, json};
+use xvs_dataplane::explain::Live;
+use xvs_dataplane::verdict::DropReason;
+use xvs_model::capture::{CaptureRequest, CapturedPacket, Missed};
+use xvs_model::command::CommandError;
+use xvs_model::connection::{ConnectionRow, Ended, Filter};
+use xvs_model::difference::differences;
+use xvs_model::event::{Asked, Kind, Who, millis_since_1970};
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
+
+use crate::api::capture::Capturing;
+use crate::api::connections::{How, count, end, found, rows};
+use crate::api::server::{Handler, Peer};
+use crate::api::{explain, local_addresses};
+use crate::control::thread::Handle;
+use crate::daemon::liveness;
+use crate::events::{Listener, changes};
+use crate::status;
+use crate::status::daemon_facts::daemon_facts;
+use crate::status::traffic::traffic;
+use xvs_ipvsadm::{SystemResolver, one_line, read_wanted};
+
+/// How long a client may have it judged whether the director moves.
+const LONGEST_JUDGEMENT: Duration = Duration::from_secs(60);
+
+/// The daemon as its clients meet it.
+#[derive(Default)]
+pub struct Front {
+    daemon: OnceLock<Handle>,
+    capturing: Capturing,
+}
+
+impl Front {
+    /// Answers from now on what this daemon says.
+    pub fn open(&self, daemon: Handle) {
+        // There is one daemon in a process, so this is the first time.
+        let _ = self.daemon.set(daemon);
+    }
+
+    fn daemon(&self) -> Result<&Handle, CommandError> {
+        let starting = || CommandError::Failed { why: "xvs: the daemon is starting; try again".to_owned() };
+        self.daemon.get().ok_or_else(starting)
+    }
+}
+
+impl Handler for Front {
+    fn handle(&self, request: Request, peer: &Peer) -> Result<Reply, CommandError> {
+        let daemon = self.daemon()?;
+        match request {
+            Request::Status => {
+                let health = daemon.shared().health();
+                let mut report = status::report(daemon.shared(), health.as_ref());
+                report["rules"] = json!(daemon.shared().facts().rules.map(|file| drift(&file, daemon)));
+                Ok(Reply::Report(report))
+            }
+            Request::Health => Ok(Reply::Report(json!(daemon.shared().health()))),
+            Request::Healthy { within_millis } => {
+                let patience = Duration::from_millis(within_millis.into()).min(LONGEST_JUDGEMENT);
+                liveness::judge(daemon, patience).map_err(|why| CommandError::Failed { why })?;
+                Ok(Reply::Done)
+            }
+            Request::Traffic => Ok(Reply::Traffic(traffic(daemon.shared()))),
+            Request::Counters => Ok(Reply::Report(json!(daemon.shared().counters()))),
+            Request::CountConnections(filter) => {
+                let shared = daemon.shared();
+                let snapshot = shared.published.load_full();
+                Ok(Reply::Report(json!(count(shared.reader(), &snapshot, shared.now(), &filter))))
+            }
+            Request::Explain(question) => {
+                let shared = daemon.shared();
+                let (snapshot, reader, now) = (shared.published.load_full(), shared.reader(), shared.now());
+                let mut report = explain::answer(&question, &Live { snapshot: &snapshot, reader, now })?;
+                if report.choice.is_some()
+                    && let Some(health) = shared.health()
+                {
+                    report.add_health(&health, millis_since_1970(SystemTime::now()));
+                }
+                Ok(Reply::Report(json!(report)))
+            }
+            Request::Examine => {
+                let shared = daemon.shared();
+                let warnings = status::warnings(shared, shared.health().as_ref());
+                Ok(Reply::Report(json!(daemon_facts(shared, warnings))))
+            }
+            Request::EndConnections(filter) => {
+                Ok(Reply::Report(json!(end_connections(daemon, &filter, How::Silently, peer).ended)))
+            }
+            Request::ResetConnections(filter) => {
+                Ok(Reply::Report(json!(end_connections(daemon, &filter, How::ByReset, peer))))
+            }
+            Request::LocalUse => {
+                let asked = daemon.ask(Request::LocalAddresses)?;
+                let Reply::LocalAddresses(known) = asked else { return Ok(asked) };
+                let shared = daemon.shared();
+                let exhausted =
+                    shared.workers().iter().map(|counters| counters.dropped(DropReason::NoLocalPort).value());
+                Ok(Reply::Report(json!(local_addresses::report(&known, shared.reader(), exhausted.sum()))))
+            }
+            Request::Reload => {
+                let (done, who) = (daemon.reload(), who(peer));
+                let answer = done.map(|told| Reply::Report(json!(told)));
+                log(&Request::Reload, &answer, &who);
+                let (shared, changes) = (daemon.shared(), changes(&Request::Reload, &answer));
+                let epoch = shared.published.load().epoch;
+                shared.events.tell_all(Kind::Change, epoch, Some(&who), changes);
+                answer
+            }
+            Request::Change(_)
+            | Request::Restore(_)
+            | Request::Apply { .. }
+            | Request::Confirm(_)
+            | Request::Set { .. } => {
+                let (asked, who) = (request.clone(), who(peer));
+                let answer = daemon.ask_for(request, Some(who.clone()));
+                log(&asked, &answer, &who);
+                answer
+            }
+            other => daemon.ask(other),
+        }
+    }
+
+    fn events(&self, asked: Asked) -> Result<Listener, CommandError> {
+        self.daemon()?.shared().events.listen(asked)
+    }
+
+    fn connections(
+        &self,
+        each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
+    ) -> Result<(), CommandError> {
+        let shared = self.daemon()?.shared();
+        rows(shared.reader(), &shared.published.load().call_ids.clone(), shared.now(), each);
+        Ok(())
+    }
+
+    fn find(
+        &self,
+        filter: &Filter,
+        each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
+    ) -> Result<(), CommandError> {
+        let shared = self.daemon()?.shared();
+        found(shared.reader(), &shared.published.load_full(), shared.now(), filter, each);
+        Ok(())
+    }
+
+    fn capture(
+        &self,
+        wanted: &CaptureRequest,
+        peer: &Peer,
+        each: &mut dyn FnMut(Vec<CapturedPacket>) -> ControlFlow<()>,
+    ) -> Result<Missed, CommandError> {
+        let daemon = self.daemon()?;
+        // Who saw what clients said is to be known afterwards.
+        tracing::info!("uid {}: capture of packets begins", peer.uid);
+        let ended = self.capturing.run(wanted, daemon, each);
+        match &ended {
+            Ok(_) => tracing::info!("uid {}: capture of packets has ended", peer.uid),
+            Err(error) => tracing::info!("uid {}: capture of packets: refused: {error}", peer.uid),
+        }
+        ended
+    }
+}
+
+/// Tells who changed what, and what came of it: a line for each command, also of a batch.
+fn log(request: &Request, answer: &Result<Reply, CommandError>, who: &Who) {
+    for (line, refused) in changes(request, answer) {
+        match refused {
+            None => tracing::info!("{who}: {line}"),
+            Some(error) => tracing::info!("{who}: {line}: refused: {error}"),
+        }
+    }
+}
+
+/// Ends connections, and tells who had it done.
+fn end_connections(daemon: &Handle, filter: &Filter, how: How, peer: &Peer) -> Ended {
+    let shared = daemon.shared();
+    let snapshot = shared.published.load_full();
+    let done = end(shared.reader(), &snapshot, shared.now(), filter, how, &shared.swept.drained);
+    shared.free_ended();
+    let Ended { ended, marked } = done;
+    let what = match how {
+        How::Silently => format!("ended {ended} {filter}"),
+        How::ByReset => format!("has {marked} reset at their next packet and ended {ended} {filter}"),
+    };
+    let who = who(peer);
+    tracing::info!("{who}: {what}");
+    shared.events.tell_all(Kind::Change, snapshot.epoch, Some(&who), [(what, None)]);
+    done
+}
+
+/// Who asks. The process waits for its answer, so its number is still its own.
+fn who(peer: &Peer) -> Who {
+    let name = fs::read(format!("/proc/{}/comm", peer.pid)).unwrap_or_default();
+    let program = one_line(String::from_utf8_lossy(&name).trim_end_matches('\n'));
+    Who { uid: peer.uid, pid: peer.pid, program }
+}
+
+/// How what runs differs from the file of rules, as it is now.
+fn drift(file: &Path, daemon: &Handle) -> Value {
+    let error = |error: &dyn fmt::Display| json!({ "file": file, "error": error.to_string() });
+    let text = match fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(unreadable) => return error(&unreadable),
+    };
+    let mut wanted = match read_wanted(&text, &SystemResolver::default()) {
+        Ok((_, wanted)) => wanted,
+        Err(faults) => return json!({ "file": file, "faults": faults.len() }),
+    };
+    match daemon.rules() {
+        Ok((running, governed)) => {
+            wanted.leave(&running, governed);
+            json!({ "file": file, "differences": differences(&running, &wanted).len() })
+        }
+        Err(busy) => error(&busy),
+    }
+}

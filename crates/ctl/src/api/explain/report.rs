@@ -1,0 +1,262 @@
+//! The document that answers `xvs explain`: what programs read, and people by `cli/explain.rs`.
+//!
+//! Names are those of commands and listings. What does not apply is left out.
+
+use xvs_dataplane::classify::Class;
+use xvs_dataplane::clock::Millis;
+use xvs_dataplane::conn::{Copied, Direction};
+use xvs_dataplane::egress::{Egress, RouteTo};
+use xvs_dataplane::explain::{Caveat, Explanation, Live, Origin, Way};
+use xvs_dataplane::port::LinkId;
+use xvs_dataplane::snapshot::{Asked, Candidate, Path, Snapshot};
+use xvs_dataplane::verdict::{DropReason, Verdict};
+use xvs_model::explain::{Choice, Contender, Doubt, Entry, NextHop, Report, Rewrite, Sent, Summary, Tunnel};
+use xvs_proto::{Endpoint, Packet, Parsed, Protocol, ethernet, parse};
+use xvs_sched::ForwardingMethod;
+
+use crate::api::connections::{detached, state_name, template_state};
+use crate::api::explain::question::FLAGS;
+use crate::api::explain::rule;
+
+/// What is special about a packet of a connection that is to be reset.
+const RESETS: &str = "its connection is reset (`xvs drain`): it goes on as a reset, and its sender gets the last \
+                      of what is sent";
+
+/// The next step, for reasons whose sentence has none.
+fn advice(reason: DropReason) -> Option<&'static str> {
+    Some(match reason {
+        DropReason::NoDestination => {
+            "add a real server, or raise a weight or a threshold: `xvsadm -Ln --thresholds`"
+        }
+        DropReason::DestinationLocal => "use -g, and give the director the virtual address",
+        DropReason::TtlExpired => "look for a routing loop, if it is not traceroute",
+        DropReason::TooBig { .. } => {
+            "lots of it: a smaller MSS on the real servers (`ip route change … advmss`)"
+        }
+        DropReason::NeedsFragmenting => "raise the MTU towards the real servers",
+        DropReason::Unasked => {
+            "the client speaks first; see whether its connection has expired: `xvsadm -Lnc`"
+        }
+        DropReason::NoCallId => "is it SIP over UDP? Other services do without --pe",
+        DropReason::IcmpChecksum => "look at the router that sent it",
+        DropReason::Malformed(_) => "look at the machine that sent it, and at the cable or driver between",
+        _ => return None,
+    })
+}
+
+pub(super) fn name_of(link: LinkId, egress: &Egress) -> String {
+    egress.link(link).map_or_else(|| format!("link {}", link.0), |info| info.name.clone())
+}
+
+/// That of an explanation.
+pub(super) fn report(explanation: &Explanation, live: &Live<'_>) -> Report {
+    let Explanation { link, class, quote, mark, verdict, .. } = explanation;
+    let (snapshot, now) = (live.snapshot, live.now);
+    let egress = &snapshot.egress;
+    let packet = match class {
+        Class::Flow(packet) | Class::Fragment(packet) | Class::Error(packet) => Some(*packet),
+        Class::Decided(_) => None,
+    };
+    let met = explanation.met.as_ref();
+    let entry_of = |(origin, copied): &(Origin, Copied)| entry(*origin, copied, now);
+    let (name, reason, why) = match verdict {
+        Verdict::Transmit(_) | Verdict::Fragment { .. } if explanation.resets => {
+            ("transmit", None, Some(RESETS))
+        }
+        Verdict::Transmit(_) | Verdict::Fragment { .. } => ("transmit", None, None),
+        Verdict::PassToKernel => ("pass", None, explanation.why_passed),
+        Verdict::Consumed => ("consumed", None, Some("it has done what it was for: the client is told")),
+        Verdict::Held => ("consumed", None, Some("it waits for the rest of its datagram")),
+        Verdict::Drop(reason) => ("drop", Some(reason.name().to_owned()), Some(reason.sentence())),
+    };
+    let direction = |direction: &Direction| match direction {
+        Direction::Inbound => "inbound".to_owned(),
+        Direction::Outbound => "outbound".to_owned(),
+    };
+    Report {
+        interface: name_of(*link, egress),
+        packet: packet.map(|packet| summary(&packet)),
+        about: quote.map(|quote| summary(&quote)),
+        mark: *mark,
+        marked_by: explanation.marked_by.as_ref().map(|step| rule::in_words(step, egress)),
+        service: explanation.service.map(|key| key.to_string()),
+        met: met.map(|(copied, _)| entry(Origin::Found, copied, now)),
+        direction: met.map(|(_, way)| direction(way)),
+        template: explanation.template.as_ref().map(entry_of),
+        choice: explanation.asked.as_ref().map(choice),
+        health: Vec::new(),
+        connection: explanation.connection.as_ref().map(entry_of),
+        way: explanation.way.map(|way| next_hop(&way, snapshot)),
+        rewrite: packet.filter(|_| name == "transmit").and_then(|packet| rewrite(&packet, explanation)),
+        verdict: name.to_owned(),
+        reason,
+        why: why.map(str::to_owned),
+        advice: match verdict {
+            Verdict::Drop(reason) => advice(*reason).map(str::to_owned),
+            _ => None,
+        },
+        sent: explanation.sent.iter().map(|bytes| sent(bytes.link, &bytes.frame, egress)).collect(),
+        caveats: explanation.caveats.iter().map(doubt).collect(),
+    }
+}
+
+fn summary(packet: &Packet) -> Summary {
+    let flags = (packet.flow.protocol == Protocol::TCP).then(|| {
+        let set = FLAGS.iter().filter(|(_, bit)| packet.tcp_flags.has(*bit));
+        set.map(|(name, _)| *name).collect::<Vec<_>>().join(",")
+    });
+    Summary {
+        protocol: packet.flow.protocol,
+        from: packet.flow.source,
+        to: packet.flow.dest,
+        flags,
+        ttl: packet.ttl,
+        bytes: packet.length(),
+        fragment: packet.fragment != xvs_proto::Fragment::Whole,
+    }
+}
+
+fn entry(origin: Origin, copied: &Copied, now: Millis) -> Entry {
+    let connection = &copied.connection;
+    let (port, state) = match copied.is_template() {
+        true => (0, template_state(connection.state)),
+        false => (connection.client.port, state_name(connection.protocol, connection.state)),
+    };
+    let shown = |endpoint| if copied.is_detached() { detached(endpoint) } else { endpoint };
+    Entry {
+        origin: match origin {
+            Origin::Found => "found".to_owned(),
+            Origin::Made => "made".to_owned(),
+        },
+        protocol: connection.protocol,
+        client: Endpoint { port, ..connection.client },
+        virtual_endpoint: shown(connection.virtual_endpoint),
+        dest: shown(connection.dest),
+        local: connection.local,
+        method: connection.method.listed().to_owned(),
+        state: state.to_owned(),
+        expires_millis: now.until(connection.expires).as_millis() as u64,
+        packets: copied.in_packets,
+        call_id: copied.call_id.as_ref().map(|id| String::from_utf8_lossy(id).into_owned()),
+    }
+}
+
+fn choice(asked: &Asked) -> Choice {
+    let Asked { service, account, candidates, chosen } = asked;
+    let contender = |(position, candidate): (usize, &Candidate)| Contender {
+        server: candidate.endpoint,
+        method: candidate.method.listed().to_owned(),
+        weight: candidate.weight.0,
+        active: candidate.load.active,
+        inactive: candidate.load.inactive,
+        standing: match () {
+            () if *chosen == Some(position) => "chosen",
+            () if candidate.weight.is_quiescent() => "quiescent",
+            () if candidate.overloaded => "overloaded",
+            () => "passed_over",
+        }
+        .to_owned(),
+        upper_threshold: Some(candidate.upper_threshold).filter(|upper| *upper > 0),
+        figures: account.candidates.get(position).cloned().unwrap_or_default(),
+    };
+    Choice {
+        service: service.to_string(),
+        scheduler: account.scheduler.to_owned(),
+        rule: account.rule.clone(),
+        certainty: account.certainty,
+        candidates: candidates.iter().enumerate().map(contender).collect(),
+    }
+}
+
+fn next_hop(way: &Way, snapshot: &Snapshot) -> NextHop {
+    let egress = &snapshot.egress;
+    let (link, via) = match way.route {
+        RouteTo::Via { link, next_hop } => (Some(link), Some(next_hop)),
+        RouteTo::Local | RouteTo::Unreachable | RouteTo::NoRoute => (None, None),
+    };
+    let hop = match way.path {
+        Path::To(hop) => Some(hop),
+        Path::NoNeighbour { .. } | Path::Local | Path::NoRoute => None,
+    };
+    let problem = match (way.path, way.route) {
+        (Path::To(_), _) => None,
+        (Path::Local, _) => Some("it is this machine itself"),
+        (Path::NoNeighbour { .. }, _) => Some("its link address is not known yet; see `ip neigh`"),
+        (Path::NoRoute, RouteTo::Via { .. }) => Some("the interface is down; see `ip link`"),
+        (Path::NoRoute, RouteTo::Unreachable) => Some("a route refuses it; see `ip route`"),
+        (Path::NoRoute, _) => Some("there is no route by an attached interface; see `ip route`"),
+    };
+    NextHop {
+        to: way.to,
+        via,
+        interface: link.map(|link| name_of(link, egress)),
+        mac: hop.map(|hop| hop.dest_mac.to_string()),
+        mtu: hop.map(|hop| hop.mtu),
+        problem: problem.map(str::to_owned),
+    }
+}
+
+/// What is different between a packet and what leaves of it.
+fn rewrite(packet: &Packet, explanation: &Explanation) -> Option<Rewrite> {
+    let Explanation { connection, template, asked, sent, .. } = explanation;
+    let Parsed::Ip(out) = parse(&sent.first()?.frame).ok()? else { return None };
+    let chosen = asked.as_ref().and_then(|asked| Some(asked.candidates.get(asked.chosen?)?.method));
+    let entry = connection.as_ref().or(template.as_ref());
+    let method = entry.map(|(_, copied)| copied.connection.method).or(chosen)?;
+    let tunnel = (method == ForwardingMethod::Tunnel && out.flow.dest != packet.flow.dest).then(|| Tunnel {
+        kind: match out.flow.protocol {
+            Protocol::GRE => "gre",
+            Protocol::UDP => "gue",
+            _ => "ipip",
+        }
+        .to_owned(),
+        from: out.flow.source.addr,
+        to: out.flow.dest.addr,
+    });
+    // Of what is in a tunnel only the time to live changes; an error's ends are those of its outer header.
+    let changed = |new: Endpoint, old: Endpoint| Some(new).filter(|new| tunnel.is_none() && *new != old);
+    Some(Rewrite {
+        method: method.listed().to_owned(),
+        from: changed(out.flow.source, packet.flow.source),
+        to: changed(out.flow.dest, packet.flow.dest),
+        ttl: out.ttl,
+        pieces: sent.len() - usize::from(explanation.resets),
+        tunnel,
+    })
+}
+
+/// A frame as it leaves; one of a VLAN has a tag by then.
+fn sent(link: LinkId, frame: &[u8], egress: &Egress) -> Sent {
+    let packet = match parse(frame) {
+        Ok(Parsed::Ip(packet)) => Some(summary(&packet)),
+        Ok(Parsed::Other) | Err(_) => None,
+    };
+    let link = ethernet::vlan(frame).and_then(|vlan| egress.untagged(link, vlan)).unwrap_or(link);
+    let frame = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+    Sent { interface: name_of(link, egress), packet, frame }
+}
+
+fn doubt(caveat: &Caveat) -> Doubt {
+    let what = match caveat {
+        Caveat::DropPacket { rate } => format!(
+            "`drop_packet` is in force: one of {rate} packets that would begin a connection is dropped instead"
+        ),
+        Caveat::Drawn => "chance decides: the next packet like it may get another real server".to_owned(),
+        Caveat::LocalPort => {
+            "the local port is the next free one of the worker that meets the packet; this is one of them"
+                .to_owned()
+        }
+        Caveat::TableFull => {
+            "the connection table is full: a new connection takes the place of one that has expired or never got \
+             an answer, or is dropped; raise `conn_table_size` in xvs.toml"
+                .to_owned()
+        }
+        Caveat::Fragment => {
+            "what other fragments of its datagram wait is not known; ask about the whole packet".to_owned()
+        }
+        Caveat::RateLimit => {
+            "the sender is told unless too many were told in this second (`icmp_msgs_per_sec`)".to_owned()
+        }
+    };
+    Doubt { name: caveat.name().to_owned(), what }
+}

@@ -1,0 +1,40 @@
+//! Local addresses: what FULLNAT's real servers see instead of clients, and how much of them is in use.
+//!
+//! Set by `xvs laddr`, kept in the desired state, handed to the workers with the snapshot. Their use is counted when it is
+//! asked for, by a walk over the connections in bounded slices, so that no packet pays for it.
+//! Not here: which port a connection takes (`xvs_dataplane::local`), and what the kernel is kept off (`reserved.rs`).
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Mutex;
+
+use xvs_dataplane::conn::TableReader;
+use xvs_model::local_address::{Busiest, LocalAddress, LocalReport, LocalRow};
+use xvs_proto::{Endpoint, Protocol};
+
+use crate::api::connections::walk;
+
+/// Counts the connections of these addresses.
+pub fn report(locals: &[LocalAddress], reader: &Mutex<TableReader>, exhausted: u64) -> LocalReport {
+    let mut taken: HashMap<(IpAddr, Protocol, Endpoint), u64> = HashMap::new();
+    walk(reader, |connection| {
+        if let Some(local) = connection.local() {
+            *taken.entry((local.addr, connection.protocol(), connection.dest())).or_default() += 1;
+        }
+    });
+    let rows = locals.iter().map(|local| {
+        let of_it = || taken.iter().filter(|((addr, ..), _)| *addr == local.addr);
+        LocalRow {
+            local: *local,
+            connections: of_it().map(|(_, ports)| ports).sum(),
+            busiest: of_it()
+                .map(|((_, protocol, dest), ports)| Busiest {
+                    ports: *ports,
+                    dest: *dest,
+                    protocol: *protocol,
+                })
+                .max(),
+        }
+    });
+    LocalReport { addresses: rows.collect(), exhausted }
+}

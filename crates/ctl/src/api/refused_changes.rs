@@ -1,0 +1,56 @@
+//! What is told of changes that somebody asks for who may not: a line each in the log, but not as many as he likes.
+//!
+//! Asked for each denied request, by the threads of clients in turn. Not here: who may what (`peer.rs`).
+
+use std::time::{Duration, Instant};
+
+use crate::api::peer::Peer;
+
+/// Denied changes, of which a user can ask any number.
+#[derive(Debug, Default)]
+pub(crate) struct Denials {
+    /// When the next may be told.
+    quiet_until: Option<Instant>,
+    /// How many have not been.
+    untold: u64,
+}
+
+impl Denials {
+    /// The line for the log, at most one in [`DENIAL_INTERVAL`].
+    pub(crate) fn line(&mut self, peer: &Peer, what: &str, now: Instant) -> Option<String> {
+        if self.quiet_until.is_some_and(|until| now < until) {
+            self.untold += 1;
+            return None;
+        }
+        self.quiet_until = Some(now + DENIAL_INTERVAL);
+        let others = match std::mem::take(&mut self.untold) {
+            0 => String::new(),
+            others => format!("; {others} more requests were denied since the last line"),
+        };
+        let Peer { uid, pid, .. } = peer;
+        Some(format!("uid {uid} (process {pid}) asked for «{what}», which was denied{others}"))
+    }
+}
+
+/// Between two lines about denied changes.
+const DENIAL_INTERVAL: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use crate::api::refused_changes::*;
+    use xvs_model::request::Access;
+
+    #[test]
+    fn denied_changes_are_told_by_user_and_process_and_a_flood_of_them_by_its_number() {
+        let (mut denials, begin) = (Denials::default(), Instant::now());
+        let peer = Peer { pid: 4711, uid: 1000, access: Access::Read };
+        let first = denials.line(&peer, "xvsadm -C", begin).unwrap();
+        assert!(
+            first.starts_with("uid 1000 (process 4711) ") && first.ends_with("«xvsadm -C», which was denied"),
+            "{first}"
+        );
+        assert!((0..90).all(|_| denials.line(&peer, "xvsadm -C", begin + DENIAL_INTERVAL / 2).is_none()));
+        let next = denials.line(&peer, "xvsadm -C", begin + DENIAL_INTERVAL).unwrap();
+        assert!(next.contains("90 more"), "{next}");
+    }
+}

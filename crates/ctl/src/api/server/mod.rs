@@ -1,0 +1,527 @@
+//! The daemon's end of the control socket.
+//!
+//! One thread accepts, one more serves each client; nothing here decides what a request means, that is the
+//! [`Handler`]'s. Bounded: so many clients, fewer of whom may only read, so many bytes a request, so long for a message
+//! to arrive and for a reply to be taken. Whoever breaks a bound costs only himself; he is told why where that is
+//! possible.
+//!
+//! A lock beside the socket, held for as long as the server lives and given back by the kernel if it dies, decides who
+//! serves: so a second server refuses, a stale socket is replaced, and the two are never confused.
+
+mod streams;
+
+use std::collections::HashMap;
+use std::fs::Permissions;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::ops::ControlFlow;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use std::{fs, io, thread};
+
+use rustix::fs::{Gid, chown};
+use thiserror::Error;
+use xvs_model::capture::{CaptureRequest, CapturedPacket, Missed};
+use xvs_model::command::CommandError;
+use xvs_model::connection::{ConnectionRow, Filter};
+use xvs_model::event::Asked;
+use xvs_model::framing::{
+    FrameError, ReplyMessage, RequestMessage, VERSION, decode, read_frame, write_message,
+};
+use xvs_model::reply::Reply;
+use xvs_model::request::{Access, Request};
+
+use crate::api::peer::Rules;
+use crate::api::refused_changes::Denials;
+use crate::events::{Listener, changes};
+use crate::lockfile;
+use crate::lockfile::{Held, Lock, Tried};
+
+pub use crate::api::peer::Peer;
+/// Who answers requests. Called from many threads at once, each time from the one of a client.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers a request; `peer` may ask it.
+    ///
+    /// # Errors
+    /// Whatever the client is to be told.
+    fn handle(&self, request: Request, peer: &Peer) -> Result<Reply, CommandError>;
+
+    /// Hands over every connection until `each` breaks, which it does when the client is gone. `each` waits for the
+    /// client, so nothing that others need may be held meanwhile.
+    ///
+    /// # Errors
+    /// Whatever the client is to be told.
+    fn connections(&self, each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>)
+    -> Result<(), CommandError>;
+
+    /// The same of those that fit, each with its detail.
+    ///
+    /// # Errors
+    /// As [`Self::connections`].
+    fn find(
+        &self,
+        filter: &Filter,
+        each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
+    ) -> Result<(), CommandError> {
+        self.connections(&mut |row| if filter.fits(&row) { each(row) } else { ControlFlow::Continue(()) })
+    }
+
+    /// A listener to what changes.
+    ///
+    /// # Errors
+    /// Whatever the client is to be told.
+    fn events(&self, _asked: Asked) -> Result<Listener, CommandError> {
+        Err(CommandError::Failed { why: "xvs: there are no events here".to_owned() })
+    }
+
+    /// Hands over packets as they pass until `each` breaks, which waits for some time if there are none.
+    ///
+    /// # Errors
+    /// Whatever the client is to be told.
+    fn capture(
+        &self,
+        _: &CaptureRequest,
+        _: &Peer,
+        _: &mut dyn FnMut(Vec<CapturedPacket>) -> ControlFlow<()>,
+    ) -> Result<Missed, CommandError> {
+        Err(CommandError::Failed { why: "no packets pass here".to_owned() })
+    }
+}
+
+/// Where and how to serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The socket's path; its folder is made if it is missing.
+    pub socket: PathBuf,
+    /// Who may connect, as a file mode.
+    pub mode: u32,
+    /// The group that the socket belongs to and whose members may change; without effect if the system lacks it.
+    pub group: String,
+    /// Clients at one time.
+    pub clients: usize,
+    /// How many of them may be such as may only read, so that there is always room for those who may change.
+    pub readers: usize,
+    /// How many of those may be one user's.
+    pub readers_per_user: usize,
+    /// The longest request of those who may change. Others have [`READER_LIMIT_BYTES`].
+    pub request_limit_bytes: u32,
+    /// How long a client may be silent between requests.
+    pub idle: Duration,
+    /// How long a message may take to arrive once it has begun, and a reply to be taken.
+    pub transfer: Duration,
+}
+
+impl Settings {
+    /// What is right for a daemon that serves this socket.
+    pub fn of(socket: impl Into<PathBuf>) -> Self {
+        Self {
+            socket: socket.into(),
+            mode: 0o660,
+            group: "xvs".to_owned(),
+            clients: 64,
+            readers: 48,
+            readers_per_user: 16,
+            request_limit_bytes: 64 << 20,
+            idle: Duration::from_secs(300),
+            transfer: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Why there is no server.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// Another server has the lock.
+    #[error(
+        "another xvsd{} serves {}; stop it first, or choose another socket",
+        by.map(|pid| format!(" (process {pid})")).unwrap_or_default(),
+        socket.display()
+    )]
+    InUse {
+        /// What it serves.
+        socket: PathBuf,
+        /// Its process id, if it has said.
+        by: Option<u32>,
+    },
+    /// What is there was not made by a server.
+    #[error("{} is in the way and is no socket; move it, or choose another path", .0.display())]
+    NotASocket(PathBuf),
+    /// A call failed.
+    #[error("{call} {}: {error}", path.display())]
+    System {
+        /// Which.
+        call: &'static str,
+        /// Its argument.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+/// A running server; dropping it ends it and every client's connection.
+#[derive(Debug)]
+pub struct Server {
+    // Dropped in this order: the socket goes before the lock, or it could be that of the next server.
+    listener: Arc<UnixListener>,
+    accepting: Option<JoinHandle<()>>,
+    shared: Arc<Shared>,
+    _lock: Lock,
+}
+
+/// What the threads of a server share.
+#[derive(Debug)]
+struct Shared {
+    settings: Settings,
+    rules: Rules,
+    /// The clients being served, by a number that is never used twice.
+    clients: Mutex<Clients>,
+    denials: Mutex<Denials>,
+}
+
+#[derive(Debug, Default)]
+struct Clients {
+    next: u64,
+    served: HashMap<u64, (UnixStream, Peer)>,
+    stopping: bool,
+}
+
+impl Clients {
+    /// Whether another one may come: those who may only read never take all the places.
+    fn have_room_for(&self, peer: &Peer, settings: &Settings) -> bool {
+        let readers = || self.served.values().filter(|(_, other)| other.access == Access::Read);
+        let room = self.served.len() < settings.clients;
+        match peer.access {
+            Access::Change => room,
+            Access::Read => {
+                room && readers().count() < settings.readers
+                    && readers().filter(|(_, other)| other.uid == peer.uid).count()
+                        < settings.readers_per_user
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// A client's thread that has panicked leaves the map whole: each change of it is one call.
+    fn clients(&self) -> MutexGuard<'_, Clients> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Server {
+    /// Begins to serve.
+    ///
+    /// # Errors
+    /// [`StartError::InUse`] if another server lives; then nothing was touched.
+    pub fn start(settings: Settings, handler: Arc<dyn Handler>) -> Result<Self, StartError> {
+        let path = settings.socket.clone();
+        let failed = |call, path: &Path| {
+            let path = path.to_owned();
+            move |error: io::Error| StartError::System { call, path, error }
+        };
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(failed("mkdir", folder))?;
+        }
+        let lock = take_lock(&path)?;
+        match fs::symlink_metadata(&path) {
+            Ok(found) if !found.file_type().is_socket() => return Err(StartError::NotASocket(path)),
+            Ok(_) => fs::remove_file(&path).map_err(failed("unlink", &path))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed("stat", &path)(error)),
+        }
+        let rules = Rules::of_group(&settings.group);
+        let listener = Arc::new(UnixListener::bind(&path).map_err(failed("bind", &path))?);
+        if let Some(group) = rules.group() {
+            let group = Some(Gid::from_raw(group));
+            chown(&path, None, group).map_err(|error| failed("chown", &path)(error.into()))?;
+        }
+        fs::set_permissions(&path, Permissions::from_mode(settings.mode)).map_err(failed("chmod", &path))?;
+        let shared =
+            Arc::new(Shared { settings, rules, clients: Mutex::default(), denials: Mutex::default() });
+        let accepting = {
+            let (listener, shared) = (Arc::clone(&listener), Arc::clone(&shared));
+            thread::Builder::new()
+                .name("control-accept".to_owned())
+                .spawn(move || accept(&listener, &shared, &handler))
+                .map_err(failed("thread for", &path))?
+        };
+        Ok(Self { listener, accepting: Some(accepting), shared, _lock: lock })
+    }
+
+    /// Where it serves.
+    pub fn socket(&self) -> &Path {
+        &self.shared.settings.socket
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        {
+            let mut clients = self.shared.clients();
+            clients.stopping = true;
+            for (stream, _) in clients.served.values() {
+                // A client that has gone by itself is what we want.
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+        }
+        // Wakes accept(2), which fails from then on. If it fails itself, there is nobody to wake.
+        let _ = rustix::net::shutdown(&*self.listener, rustix::net::Shutdown::Both);
+        if let Some(accepting) = self.accepting.take() {
+            // A panic there has been reported by its own thread.
+            let _ = accepting.join();
+        }
+        // Left behind, it is stale and the next server replaces it.
+        let _ = fs::remove_file(self.socket());
+    }
+}
+
+/// Takes the lock beside the socket.
+fn take_lock(socket: &Path) -> Result<Lock, StartError> {
+    let mut path = socket.as_os_str().to_owned();
+    path.push(".lock");
+    let path = PathBuf::from(path);
+    match lockfile::lock(&path) {
+        Ok(Tried::Locked(lock)) => Ok(lock),
+        Ok(Tried::Held(Held { by, .. })) => Err(StartError::InUse { socket: socket.to_owned(), by }),
+        Err(error) => Err(StartError::System { call: "lock", path, error }),
+    }
+}
+
+fn accept(listener: &UnixListener, shared: &Arc<Shared>, handler: &Arc<dyn Handler>) {
+    loop {
+        let stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(_) if shared.clients().stopping => return,
+            Err(error) => {
+                tracing::warn!(%error, "accepting a control client");
+                // Without descriptors accept fails at once, again and again: leave the core to others.
+                thread::sleep(ACCEPT_PAUSE);
+                continue;
+            }
+        };
+        let peer = match shared.rules.peer(&stream) {
+            Ok(peer) => peer,
+            Err(error) => {
+                tracing::warn!(%error, "no credentials of a control client");
+                continue;
+            }
+        };
+        let Some(client) = Client::register(stream, peer, shared) else { continue };
+        let handler = Arc::clone(handler);
+        let served = thread::Builder::new()
+            .name("control-client".to_owned())
+            .spawn(move || client.serve(handler.as_ref()));
+        if let Err(error) = served {
+            tracing::warn!(%error, "no thread for a control client");
+        }
+    }
+}
+
+/// A client being served; dropping it makes room for another.
+struct Client {
+    number: u64,
+    stream: UnixStream,
+    peer: Peer,
+    shared: Arc<Shared>,
+}
+
+impl Client {
+    /// Takes a client in, or tells him that there is no room.
+    fn register(stream: UnixStream, peer: Peer, shared: &Arc<Shared>) -> Option<Self> {
+        let second = stream.try_clone().ok()?;
+        let mut clients = shared.clients();
+        if clients.stopping {
+            return None;
+        }
+        if !clients.have_room_for(&peer, &shared.settings) {
+            drop(clients);
+            // Fits into an empty socket buffer, so it does not wait; if it fails, he sees the end all the same.
+            let _ = send(&stream, Err(CommandError::TooManyClients), Part::Last, Duration::from_secs(1));
+            return None;
+        }
+        let number = clients.next;
+        clients.next += 1;
+        clients.served.insert(number, (second, peer));
+        drop(clients);
+        Some(Self { number, stream, peer, shared: Arc::clone(shared) })
+    }
+
+    /// Answers requests until the client goes or breaks a bound.
+    fn serve(&self, handler: &dyn Handler) {
+        let settings = &self.shared.settings;
+        let (peer, pid) = (&self.peer, self.peer.pid);
+        let limit = match peer.access {
+            Access::Change => settings.request_limit_bytes,
+            Access::Read => READER_LIMIT_BYTES.min(settings.request_limit_bytes),
+        };
+        loop {
+            let mut incoming =
+                Incoming { stream: &self.stream, first: settings.idle, rest: settings.transfer, until: None };
+            let frame = match read_frame(&mut incoming, limit) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return,
+                Err(FrameError::TooLong { bytes, limit }) => {
+                    let refused = CommandError::TooLong { bytes: bytes.into(), limit: limit.into() };
+                    // Where the next message would begin is unknown: he is told, and that is all.
+                    let _ = self.send(Err(refused), Part::Last);
+                    return;
+                }
+                Err(FrameError::Io(error)) => {
+                    tracing::debug!(pid, %error, "control client dropped");
+                    return;
+                }
+            };
+            if let Err(error) = self.answer(&frame, peer, handler) {
+                tracing::debug!(pid, %error, "control client dropped");
+                return;
+            }
+        }
+    }
+
+    fn answer(&self, frame: &[u8], peer: &Peer, handler: &dyn Handler) -> io::Result<()> {
+        let request = match decode::<RequestMessage>(frame) {
+            Ok(message) => message.request,
+            Err(refused) => return self.send(Err(refused), Part::Last),
+        };
+        if request.access() > peer.access {
+            let mut denials = self.shared.denials.lock().unwrap_or_else(PoisonError::into_inner);
+            let denied = Err(CommandError::PermissionDenied);
+            let what = changes(&request, &denied).next().map(|(line, _)| line);
+            let what = what.unwrap_or_else(|| {
+                match &request {
+                    Request::EndConnections(_) | Request::ResetConnections(_) => "an end of connections",
+                    Request::ReportLoad { .. } => "xvs feedback",
+                    _ => "xvs capture",
+                }
+                .to_owned()
+            });
+            if let Some(line) = denials.line(peer, &what, Instant::now()) {
+                tracing::warn!("{line}");
+            }
+            drop(denials);
+            return self.send(Err(CommandError::PermissionDenied), Part::Last);
+        }
+        match request {
+            Request::ListConnections => self.stream(|each| handler.connections(each)),
+            Request::FindConnections(filter) => self.stream(|each| handler.find(&filter, each)),
+            Request::Events(asked) => match handler.events(asked) {
+                Ok(listener) => self.stream_events(listener),
+                Err(refused) => self.send(Err(refused), Part::Last),
+            },
+            Request::Capture(wanted) => self.stream_packets(handler, &wanted, peer),
+            request => self.send(handler.handle(request, peer), Part::Last),
+        }
+    }
+
+    fn send(&self, answer: Result<Reply, CommandError>, part: Part) -> io::Result<()> {
+        send(&self.stream, answer, part, self.shared.settings.transfer)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.shared.clients().served.remove(&self.number);
+        // The clone is closed only now; the other end must not wait for it.
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}
+
+/// Whether another part of the same reply follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Last,
+    MoreFollow,
+}
+
+fn send(
+    stream: &UnixStream,
+    answer: Result<Reply, CommandError>,
+    part: Part,
+    within: Duration,
+) -> io::Result<()> {
+    let message = ReplyMessage { version: VERSION, answer, more: part == Part::MoreFollow };
+    write_message(&mut Outgoing { stream, until: Instant::now() + within }, &message)
+}
+
+/// Reads one message: waits `first` for it to begin and from then on `rest` for all of it.
+struct Incoming<'a> {
+    stream: &'a UnixStream,
+    first: Duration,
+    rest: Duration,
+    until: Option<Instant>,
+}
+
+impl Read for Incoming<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = match self.until {
+            None => self.first,
+            Some(until) => left(until)?,
+        };
+        self.stream.set_read_timeout(Some(left))?;
+        let count = (&mut &*self.stream).read(buffer)?;
+        self.until.get_or_insert_with(|| Instant::now() + self.rest);
+        Ok(count)
+    }
+}
+
+/// Writes one message, which has to be taken before `until`.
+struct Outgoing<'a> {
+    stream: &'a UnixStream,
+    until: Instant,
+}
+
+impl Write for Outgoing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(Some(left(self.until)?))?;
+        (&mut &*self.stream).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The time until then; never zero, which a socket takes for «no bound».
+fn left(until: Instant) -> io::Result<Duration> {
+    match until.checked_duration_since(Instant::now()) {
+        Some(left) if !left.is_zero() => Ok(left),
+        _ => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// The longest request of those who may only read: no question is longer.
+pub const READER_LIMIT_BYTES: u32 = 64 << 10;
+
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use crate::api::server::*;
+
+    fn clients(peers: &[Peer]) -> Clients {
+        let served = peers.iter().zip(0..).map(|(peer, number)| {
+            let (stream, _) = UnixStream::pair().unwrap();
+            (number, (stream, *peer))
+        });
+        Clients { served: served.collect(), ..Clients::default() }
+    }
+
+    #[test]
+    fn readers_never_take_all_places_nor_one_user_all_of_theirs() {
+        let settings = Settings { clients: 4, readers: 3, readers_per_user: 2, ..Settings::of("unused") };
+        let reader = |uid| Peer { pid: 1, uid, access: Access::Read };
+        let root = Peer { pid: 1, uid: 0, access: Access::Change };
+        let room = |there: &[Peer], peer| clients(there).have_room_for(&peer, &settings);
+        assert!(room(&[reader(1)], reader(1)));
+        assert!(!room(&[reader(1), reader(1)], reader(1)), "one user's");
+        assert!(room(&[reader(1), reader(1)], reader(2)));
+        assert!(!room(&[reader(1), reader(1), reader(2)], reader(3)), "all users'");
+        assert!(room(&[reader(1), reader(1), reader(2)], root), "the rest is for those who may change");
+        assert!(!room(&[root; 4], root));
+        assert!(!room(&[root; 4], reader(1)));
+    }
+}

@@ -1,0 +1,45 @@
+//! Weights that load reports move, on their way into force and into what is told of changes.
+
+use xvs_dataplane::clock::Millis;
+use xvs_model::command::CommandError;
+use xvs_model::event::Kind;
+use xvs_model::load_feedback::Server;
+use xvs_model::reply::Reply;
+
+use crate::control::{Control, Plant};
+use crate::registry::load_feedback::Reweighed;
+
+impl<P: Plant> Control<P> {
+    /// Moves weights as a real server's load says.
+    pub(super) fn report_load(
+        &mut self,
+        server: Server,
+        load_percent: f64,
+        now: Millis,
+    ) -> Result<Reply, CommandError> {
+        if !(0.0..=100.0).contains(&load_percent) {
+            return Err(CommandError::BadSetting {
+                key: format!("the load of real server {server}"),
+                value: load_percent.to_string(),
+                range: "a number from 0, idle, to 100, with no room left".to_owned(),
+            });
+        }
+        let moved = self.registry.report_load(server, load_percent, &self.feedback, now)?;
+        self.publish_weights(&moved).map(|()| Reply::Done)
+    }
+
+    /// Has weights that load reports have moved come into force.
+    pub(super) fn publish_weights(&mut self, moved: &[Reweighed]) -> Result<(), CommandError> {
+        if moved.is_empty() {
+            return Ok(());
+        }
+        let published = self.publish();
+        self.tell_weights(moved);
+        published
+    }
+
+    pub(super) fn tell_weights(&self, moved: &[Reweighed]) {
+        let all = moved.iter().map(|moved| (moved.to_string(), None));
+        self.events.tell_all(Kind::Weight, self.epoch(), None, all);
+    }
+}

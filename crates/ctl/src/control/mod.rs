@@ -1,0 +1,797 @@
+//! The one owner of the desired state, and the one publisher of snapshots.
+//!
+//! Every change (a command, the network, a removed destination that nothing refers to any more) is carried out here,
+//! one at a time: validated, entered in the desired state, turned into a snapshot, published. [`Control`] does it
+//! without a thread or a socket, so that the lab runs the very same code; `control_thread.rs` puts it on a thread.
+//! What the XDP program steers is widened before a snapshot is published and narrowed once every worker has it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use apply::Unconfirmed;
+use arc_swap::ArcSwap;
+use publish::{Due, GLANCE};
+use reconcile::Governing;
+use serde_json::json;
+use xvs_dataplane::capture::Captures;
+use xvs_dataplane::clock::Millis;
+use xvs_dataplane::egress::Egress;
+use xvs_dataplane::egress::model::{Link, Network, RouteAction};
+use xvs_dataplane::local::LocalAddresses;
+use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
+use xvs_dataplane::xdp::{SteeringError, SteeringRules};
+use xvs_model::command::{Command, CommandError};
+use xvs_model::difference::commands_of;
+use xvs_model::load_feedback::Feedback;
+use xvs_model::local_address::LocalAddress;
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
+use xvs_model::settings::{Ipvs, Memory};
+use xvs_model::state::{State, supported};
+use xvs_proto::Prefix;
+use xvs_sched::{ForwardingMethod, ServiceKey};
+
+use crate::events::Events;
+use crate::firewall_marks::{LaidOut, Table, lay_out};
+use crate::registry::Registry;
+use crate::registry::estimator;
+use crate::steering::{Accounts, Item, networks, steer};
+
+mod apply;
+mod load_weights;
+mod publish;
+mod reconcile;
+pub mod settings;
+pub mod thread;
+
+/// What the control thread acts on beside the snapshot.
+pub trait Plant {
+    /// Steers what `rules` name, in addition to what is steered already.
+    ///
+    /// # Errors
+    /// The map that is full, or the kernel's refusal; then what is steered has not changed.
+    fn widen(&mut self, rules: &SteeringRules) -> Result<(), SteeringError>;
+
+    /// Steers no longer what `rules` name.
+    ///
+    /// # Errors
+    /// As for [`Self::widen`].
+    fn take_back(&mut self, rules: &SteeringRules) -> Result<(), SteeringError>;
+
+    /// Steers what `rules` name and nothing else.
+    ///
+    /// # Errors
+    /// As for [`Self::widen`].
+    fn narrow(&mut self, rules: &SteeringRules) -> Result<(), SteeringError>;
+
+    /// Returns when every worker acts on what was published before.
+    ///
+    /// # Errors
+    /// One that does not after this long, such as `worker 3`.
+    fn await_workers(&mut self, patience: Duration) -> Result<(), String>;
+
+    /// Has these neighbours, by the kernel's index of their link, kept resolved, and no others.
+    fn keep_resolved(&mut self, neighbours: &BTreeSet<(u32, IpAddr)>);
+
+    /// Keeps the kernel's own connections off these ranges of ports, first and last, and off no others.
+    fn reserve_ports(&mut self, ports: &[(u16, u16)]);
+
+    /// Pages of memory that the machine has available; `None` if that cannot be told, which is not taken for
+    /// shortness.
+    fn available_pages(&mut self) -> Option<u32>;
+}
+
+/// The control plane without its thread.
+pub struct Control<P> {
+    plant: P,
+    state: State,
+    ipvs: Ipvs,
+    feedback: Feedback,
+    memory: Memory,
+    registry: Registry,
+    /// What the next publication starts from; equal to the published one between changes.
+    snapshot: Snapshot,
+    published: Arc<ArcSwap<Snapshot>>,
+    next_look: Millis,
+    next_trash: Millis,
+    next_memory: Millis,
+    next_review: Millis,
+    /// What is steered for each service, but for those that `unsteered` names.
+    accounts: Accounts,
+    /// Services for which something else may have to be steered since the last change.
+    unsteered: Due<ServiceKey>,
+    /// What is steered for commands before they are carried out.
+    widened: BTreeSet<Item>,
+    /// Whether there were services of IPv4 and of IPv6 when it was last told.
+    served: [bool; 2],
+    /// Snapshots that a worker may still hold, because it did not take up the next one in time.
+    held: Vec<Arc<Snapshot>>,
+    /// The kernel's mark rules.
+    tables: Vec<Table>,
+    links: Vec<Link>,
+    /// Names of the machine's interfaces, also of those that packets of services do not use.
+    devices: BTreeSet<String>,
+    laid_out: LaidOut,
+    /// Addresses of this machine.
+    local: BTreeSet<IpAddr>,
+    gateways: BTreeSet<(u32, IpAddr)>,
+    resolved: BTreeSet<(u32, IpAddr)>,
+    /// Destinations whose next hops are not known to be among those.
+    unresolved: Due<IpAddr>,
+    /// Local addresses that were deleted, and that connections may still have.
+    left: Vec<LocalAddress>,
+    reserved: Vec<(u16, u16)>,
+    events: Arc<Events>,
+    unconfirmed: Option<Unconfirmed>,
+    governing: Governing,
+    /// Who has not taken up the last change in time.
+    late: Option<String>,
+}
+
+/// How often the trash is looked through.
+const TRASH_INTERVAL: Duration = Duration::from_secs(60);
+/// How often automatic defences ask for the memory left.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
+/// How often load reports that stay away are looked for.
+const REVIEW_INTERVAL: Duration = Duration::from_secs(1);
+impl<P: Plant> Control<P> {
+    /// Nothing configured, for this many workers.
+    pub fn new(plant: P, workers: usize, ipvs: Ipvs, feedback: Feedback) -> Self {
+        let state = State::default();
+        let memory = Memory::Plenty;
+        let settings = settings::in_force(&ipvs, &state, memory);
+        let snapshot = Snapshot { settings, ..Snapshot::empty() };
+        let published = Arc::new(ArcSwap::from_pointee(snapshot.clone()));
+        let registry = Registry::new(workers);
+        settings::tune(&ipvs, &registry.tuning);
+        Self {
+            plant,
+            state,
+            ipvs,
+            feedback,
+            memory,
+            registry,
+            snapshot,
+            published,
+            next_look: Millis(0) + estimator::INTERVAL,
+            next_trash: Millis(0) + TRASH_INTERVAL,
+            next_memory: Millis(0) + MEMORY_INTERVAL,
+            next_review: Millis(0) + REVIEW_INTERVAL,
+            accounts: Accounts::default(),
+            unsteered: Due::default(),
+            widened: BTreeSet::new(),
+            served: [false; 2],
+            held: Vec::new(),
+            tables: Vec::new(),
+            links: Vec::new(),
+            devices: BTreeSet::new(),
+            laid_out: LaidOut::default(),
+            local: BTreeSet::new(),
+            gateways: BTreeSet::new(),
+            resolved: BTreeSet::new(),
+            unresolved: Due::default(),
+            left: Vec::new(),
+            reserved: Vec::new(),
+            events: Arc::default(),
+            unconfirmed: None,
+            governing: Governing::default(),
+            late: None,
+        }
+    }
+
+    /// As many SIP calls are to be told apart, from the first service with `--pe sip` on.
+    pub fn set_sip_calls(&mut self, calls: usize) {
+        self.registry.sip_calls = calls;
+    }
+
+    /// The pointer that workers load snapshots from.
+    pub fn published(&self) -> Arc<ArcSwap<Snapshot>> {
+        self.published.clone()
+    }
+
+    /// Totals over all services.
+    pub fn total(&self) -> Arc<ServiceLive> {
+        self.registry.total.clone()
+    }
+
+    /// The outside, for who put it in.
+    pub fn plant(&mut self) -> &mut P {
+        &mut self.plant
+    }
+
+    /// Ends; what was put in comes out.
+    pub fn into_plant(self) -> P {
+        self.plant
+    }
+
+    /// What was set.
+    pub fn ipvs(&self) -> Ipvs {
+        self.ipvs
+    }
+
+    /// How weights follow load reports.
+    pub fn feedback(&self) -> &Feedback {
+        &self.feedback
+    }
+
+    /// The network as workers see it.
+    pub fn egress(&self) -> Arc<Egress> {
+        self.snapshot.egress.clone()
+    }
+
+    /// The number of the snapshot in force.
+    pub fn epoch(&self) -> u64 {
+        self.snapshot.epoch
+    }
+
+    /// What changes is told here.
+    pub fn events(&self) -> Arc<Events> {
+        self.events.clone()
+    }
+
+    /// The desired state.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Carries out a request. Requests for connections and reports are not its business: they need no writer.
+    ///
+    /// # Errors
+    /// What is wrong with the request; then nothing has changed. Or that a worker does not take up a change; then
+    /// it has been published.
+    pub fn handle(&mut self, request: &Request, now: Millis) -> Result<Reply, CommandError> {
+        match request {
+            Request::Change(command) => {
+                self.admit(&self.state, command)?;
+                self.widen(std::slice::from_ref(command))?;
+                self.change(command, now)?;
+                self.publish().map(|()| Reply::Done)
+            }
+            Request::Restore(commands) => {
+                self.widen(commands)?;
+                let change =
+                    |command| self.admit(&self.state, command).and_then(|()| self.change(command, now));
+                let mut results: Vec<_> = commands.iter().map(change).collect();
+                if let Err(late) = self.publish() {
+                    // Which lines were refused is told all the same.
+                    if let Some(last) = results.iter_mut().rfind(|result| result.is_ok()) {
+                        *last = Err(late);
+                    }
+                }
+                Ok(Reply::Restored(results))
+            }
+            Request::Apply { rules, confirm_within_seconds } => {
+                self.apply(rules, *confirm_within_seconds, now)
+            }
+            Request::Confirm(verdict) => self.confirm(*verdict, now),
+            Request::Rules => Ok(Reply::Rules {
+                commands: commands_of(&self.state),
+                governed: self.governing.services().collect(),
+            }),
+            Request::ListServices => Ok(Reply::Services(
+                self.state.services().filter_map(|(key, wanted)| self.registry.row(*key, wanted)).collect(),
+            )),
+            Request::ListService(key) => {
+                let wanted = self.state.service(key).ok_or(CommandError::NoSuchService(*key))?;
+                Ok(Reply::Services(self.registry.row(*key, wanted).into_iter().collect()))
+            }
+            Request::Timeouts => Ok(Reply::Timeouts(self.state.timeouts())),
+            Request::Daemons => Ok(Reply::Daemons(self.state.daemons().to_vec())),
+            Request::Marks => Ok(Reply::Marks(self.state.marks().to_vec())),
+            Request::LocalAddresses => Ok(Reply::LocalAddresses(self.state.locals().to_vec())),
+            Request::Set { key, value } => {
+                xvs_model::settings::set(&mut self.ipvs, &mut self.feedback, key, value)?;
+                settings::tune(&self.ipvs, &self.registry.tuning);
+                let moved = self.registry.review(&self.feedback, now);
+                let published = self.publish();
+                self.tell_weights(&moved);
+                published.map(|()| Reply::Done)
+            }
+            Request::ReportLoad { server, load_percent } => self.report_load(*server, *load_percent, now),
+            Request::Feedback => Ok(Reply::Report(json!(self.registry.feedback_rows(&self.feedback, now)))),
+            Request::ListConnections
+            | Request::FindConnections(_)
+            | Request::CountConnections(_)
+            | Request::EndConnections(_)
+            | Request::ResetConnections(_)
+            | Request::Health
+            | Request::Status
+            | Request::Healthy { .. }
+            | Request::Counters
+            | Request::LocalUse
+            | Request::Traffic
+            | Request::Events(_)
+            | Request::Explain(_)
+            | Request::Capture(_)
+            | Request::Examine
+            | Request::Reload => {
+                let why = "the control thread does not answer this request".to_owned();
+                Err(CommandError::Failed { why })
+            }
+        }
+    }
+
+    /// Whether a command may be carried out as things are, where this is the desired state.
+    fn admit(&self, state: &State, command: &Command) -> Result<(), CommandError> {
+        state.check(command)?;
+        if let Command::StartDaemon(daemon) = command
+            && !self.devices.contains(&daemon.interface)
+        {
+            return Err(CommandError::NoSuchDevice(daemon.interface.clone()));
+        }
+        self.refuse_broadcast(command)?;
+        supported(command)?;
+        self.refuse_local_nat(state, command)
+    }
+
+    /// Enters a command that was admitted in the desired state; the snapshot follows with [`Self::publish`].
+    fn change(&mut self, command: &Command, now: Millis) -> Result<(), CommandError> {
+        if let Command::DeleteLocal(addr) = command {
+            self.left.extend(self.state.locals().iter().filter(|local| local.addr == *addr));
+        }
+        self.state.apply(command)?;
+        if matches!(command, Command::AddLocal(_) | Command::DeleteLocal(_)) {
+            let locals = self.state.locals().iter().map(|local| (local.addr, local.ports()));
+            self.snapshot.locals = Arc::new(LocalAddresses::new(locals));
+        }
+        self.registry.follow(command, &mut self.snapshot, now);
+        self.governing.note(command);
+        if matches!(command, Command::AddMark(_) | Command::DeleteMark(_)) {
+            self.mark();
+        }
+        match command {
+            Command::AddDestination { service, endpoint, .. } => {
+                self.unresolved.add(endpoint.addr);
+                self.unsteered.add(*service);
+            }
+            Command::AddService { key, .. }
+            | Command::DeleteService(key)
+            | Command::EditDestination { service: key, .. }
+            | Command::DeleteDestination { service: key, .. } => self.unsteered.add(*key),
+            Command::Flush
+            | Command::AddMark(_)
+            | Command::DeleteMark(_)
+            | Command::AddLocal(_)
+            | Command::DeleteLocal(_) => self.unsteered = Due::Everything,
+            Command::EditService { .. }
+            | Command::Zero(_)
+            | Command::SetTimeouts(_)
+            | Command::StartDaemon(_)
+            | Command::StopDaemon(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Takes over the mark rules of the kernel.
+    ///
+    /// # Errors
+    /// As for [`Self::handle`]; or that what they mark cannot be steered, and then part of it stays with the kernel.
+    pub fn set_tables(&mut self, tables: Vec<Table>) -> Result<(), CommandError> {
+        self.tables = tables;
+        self.mark();
+        let keys = self.state.services().map(|(key, _)| *key);
+        let items: BTreeSet<_> = keys.flat_map(|key| networks(&self.laid_out, key)).collect();
+        let more = steer(items, &[]);
+        let steered = self.plant.widen(&more);
+        let published = self.publish();
+        steered.map_err(|error| CommandError::Failed { why: format!("xvs: marked packets: {error}") })?;
+        published
+    }
+
+    /// Has these captures be on and no others.
+    ///
+    /// # Errors
+    /// As for [`Self::handle`].
+    pub fn set_captures(&mut self, captures: Captures) -> Result<(), CommandError> {
+        self.snapshot.captures = captures;
+        self.publish()
+    }
+
+    /// Lays the mark rules out anew; the snapshot has them with [`Self::publish`].
+    fn mark(&mut self) {
+        self.laid_out = lay_out(&self.tables, self.state.marks(), &self.links);
+        self.snapshot.marks = Arc::new(self.laid_out.marks.clone());
+        self.unsteered = Due::Everything;
+    }
+
+    /// A sentence for each mark rule of the kernel that is not followed.
+    pub fn unfollowed(&self) -> &[String] {
+        &self.laid_out.unfollowed
+    }
+
+    /// Sentences for the operator: who has not taken up the last change, what of governed services is refused, and what of
+    /// them somebody else has changed.
+    pub fn complaints(&self) -> Vec<String> {
+        let late = self.late.iter().map(|who| {
+            format!(
+                "{who} has not taken up a change within a second and may go by what was before; if this stays, restart xvsd"
+            )
+        });
+        late.chain(self.governing.complaints()).collect()
+    }
+
+    /// Refuses the broadcast address of a network that the director is in, as IPVS does; what stands for every machine is
+    /// none.
+    fn refuse_broadcast(&self, command: &Command) -> Result<(), CommandError> {
+        let Command::AddDestination { endpoint, .. } = command else { return Ok(()) };
+        let mut own = self.links.iter().flat_map(|link| &link.addresses);
+        let is_its_broadcast = |(addr, len): &(IpAddr, u8)| match (*addr, endpoint.addr) {
+            // Networks of one or two addresses have none (RFC 3021).
+            (IpAddr::V4(own), IpAddr::V4(dest)) if *len < 31 => {
+                u32::from(own) | (u32::MAX >> len) == u32::from(dest)
+            }
+            _ => false,
+        };
+        let why = format!("destination {endpoint} is the broadcast address of a network of the director's");
+        if own.any(is_its_broadcast) { Err(CommandError::InvalidOperation { why }) } else { Ok(()) }
+    }
+
+    /// To a destination that is this machine itself a packet goes as it came: what its stack answers leaves by the
+    /// kernel, where nobody would translate it back.
+    fn refuse_local_nat(&self, state: &State, command: &Command) -> Result<(), CommandError> {
+        let (Command::AddDestination { service, endpoint, options }
+        | Command::EditDestination { service, endpoint, options }) = command
+        else {
+            return Ok(());
+        };
+        let unchanged = matches!(service, ServiceKey::Address { endpoint: virt, .. } if virt == endpoint);
+        let rewrites = options.method == ForwardingMethod::Nat && !unchanged;
+        // What is for a loopback address is dropped, as under IPVS.
+        let is_loopback = endpoint.addr.is_loopback();
+        // What has become so may be edited: to quiesce it, for one.
+        let known = state.service(service).and_then(|service| service.destination(*endpoint));
+        let was_so = known.is_some_and(|known| known.options.method == options.method);
+        if !rewrites || is_loopback || was_so || !self.snapshot.egress.is_local(endpoint.addr) {
+            return Ok(());
+        }
+        Err(CommandError::NotSupported {
+            object: format!("real server {endpoint}"),
+            what: "NAT (-m) to another endpoint of the director itself is".to_owned(),
+            next: "use -g, and have the server listen at the virtual address".to_owned(),
+        })
+    }
+
+    /// Takes over which interfaces the machine has.
+    pub fn set_devices<'a>(&mut self, links: impl IntoIterator<Item = &'a Link>) {
+        self.devices = links.into_iter().map(|link| link.name.clone()).collect();
+    }
+
+    /// Takes over a new view of the network, as far as packets of services meet it.
+    ///
+    /// # Errors
+    /// As for [`Self::handle`].
+    pub fn set_network(&mut self, network: &Network) -> Result<(), CommandError> {
+        self.snapshot.egress = Arc::new(Egress::build(network));
+        self.unsteered = Due::Everything;
+        self.gateways = gateways(network);
+        if self.links != network.links {
+            self.links.clone_from(&network.links);
+            self.mark();
+        }
+        self.local = local(network);
+        // The kernel forgets the neighbours of a link that goes down, so they are asked for anew.
+        self.resolved.clear();
+        self.unresolved = Due::Everything;
+        self.registry.reroute(&mut self.snapshot);
+        self.publish()
+    }
+
+    /// Does what is due: looks at the counters, through the trash, at the memory left, for load reports
+    /// that stay away, at governed services. Returns when it wants to be called again.
+    ///
+    /// # Errors
+    /// Rules that nobody has confirmed cannot be taken back now. Who is late is told as a warning.
+    pub fn tick(&mut self, now: Millis) -> Result<Millis, CommandError> {
+        while self.next_look <= now {
+            self.registry.tick(self.next_look);
+            self.next_look = self.next_look + estimator::INTERVAL;
+        }
+        if self.next_trash <= now {
+            self.next_trash = now + TRASH_INTERVAL;
+            // What is steered for connections alone goes when they have ended.
+            let marks = self.state.services().any(|(key, _)| matches!(key, ServiceKey::Mark { .. }));
+            if marks || !self.left.is_empty() || self.registry.outlives_itself() {
+                self.unsteered = Due::Everything;
+            }
+            if self.registry.empty_trash(&mut self.snapshot, now) {
+                self.unresolved = Due::Everything;
+                let _ = self.publish();
+            }
+        }
+        if self.next_memory <= now {
+            self.next_memory = now + MEMORY_INTERVAL;
+            self.look_at_memory();
+        }
+        if self.next_review <= now {
+            self.next_review = now + REVIEW_INTERVAL;
+            let moved = self.registry.review(&self.feedback, now);
+            let _ = self.publish_weights(&moved);
+            self.tend(now);
+        }
+        let unconfirmed = self.expire_unconfirmed(now)?;
+        if !self.held.is_empty() || self.steering_is_due() {
+            let _ = self.settle(GLANCE);
+        }
+        let next = self.next_look.min(self.next_trash).min(self.next_memory).min(self.next_review);
+        Ok(unconfirmed.map_or(next, |until| next.min(until)))
+    }
+
+    /// Turns automatic defences on or off.
+    fn look_at_memory(&mut self) {
+        let pages = if self.ipvs.is_automatic() { self.plant.available_pages() } else { None };
+        self.memory = pages.map_or(Memory::Plenty, |pages| self.ipvs.observe(pages));
+        if settings::in_force(&self.ipvs, &self.state, self.memory) != self.snapshot.settings {
+            let _ = self.publish();
+        }
+    }
+}
+
+/// The addresses that the kernel delivers to this machine.
+fn local(network: &Network) -> BTreeSet<IpAddr> {
+    let to_us = |action: &RouteAction| matches!(action, RouteAction::Local | RouteAction::Broadcast);
+    let delivered = network.routes.iter().filter(|route| to_us(&route.action));
+    let hosts = delivered.map(|route| route.dest).filter(|dest| *dest == Prefix::host(dest.addr()));
+    hosts.map(Prefix::addr).collect()
+}
+
+/// The gateways of all routes by links that the director uses.
+fn gateways(network: &Network) -> BTreeSet<(u32, IpAddr)> {
+    let hops = network.routes.iter().filter_map(|route| match &route.action {
+        RouteAction::Unicast(hops) => Some(hops),
+        RouteAction::Local | RouteAction::Broadcast | RouteAction::Unreachable => None,
+    });
+    let used = |ifindex| network.links.iter().any(|link| link.ifindex == ifindex);
+    hops.flatten().filter(|hop| used(hop.ifindex)).filter_map(|hop| Some((hop.ifindex, hop.via?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+    use xvs_proto::{Endpoint, Family};
+    use xvs_sched::{ForwardingMethod, Weight};
+
+    use crate::control::*;
+    use xvs_model::destination::DestinationOptions;
+    use xvs_model::firewall_mark::MarkRule;
+    use xvs_model::service::ServiceOptions;
+    use xvs_model::sync_daemon::{SyncDaemon, SyncRole};
+
+    /// A machine with so much memory left, and an XDP program.
+    #[derive(Default)]
+    pub(super) struct Machine {
+        available_pages: Option<u32>,
+        pub(super) steered: SteeringRules,
+        resolved: BTreeSet<(u32, IpAddr)>,
+        /// Who takes up no change.
+        pub(super) late: Option<String>,
+        /// No room for what is steered to these addresses.
+        pub(super) full: BTreeSet<IpAddr>,
+    }
+
+    impl Plant for Machine {
+        fn widen(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+            if rules.services.iter().any(|(_, endpoint)| self.full.contains(&endpoint.addr)) {
+                return Err(SteeringError::Full { what: "services", limit: 0 });
+            }
+            self.steered.add(rules);
+            Ok(())
+        }
+
+        fn take_back(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+            self.steered.subtract(rules);
+            Ok(())
+        }
+
+        fn narrow(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+            self.steered = rules.clone();
+            Ok(())
+        }
+
+        fn await_workers(&mut self, _: Duration) -> Result<(), String> {
+            self.late.clone().map_or(Ok(()), Err)
+        }
+
+        fn keep_resolved(&mut self, neighbours: &BTreeSet<(u32, IpAddr)>) {
+            self.resolved.clone_from(neighbours);
+        }
+
+        fn reserve_ports(&mut self, _: &[(u16, u16)]) {}
+
+        fn available_pages(&mut self) -> Option<u32> {
+            self.available_pages
+        }
+    }
+
+    pub(super) fn control() -> Control<Machine> {
+        Control::new(Machine::default(), 1, Ipvs::default(), Feedback::default())
+    }
+
+    fn service() -> ServiceKey {
+        ServiceKey::tcp(Endpoint::new([192, 0, 2, 100], 80))
+    }
+
+    fn add_service() -> Command {
+        Command::AddService { key: service(), options: ServiceOptions::of(Family::V4) }
+    }
+
+    fn add(addr: [u8; 4]) -> Command {
+        let options = DestinationOptions { method: ForwardingMethod::Nat, ..DestinationOptions::default() };
+        Command::AddDestination { service: service(), endpoint: Endpoint::new(addr, 80), options }
+    }
+
+    #[test]
+    fn what_a_batch_is_refused_is_not_steered() {
+        let mut control = control();
+        let reply = control.handle(&Request::Restore(vec![add([192, 0, 2, 1])]), Millis(0)).unwrap();
+        assert_eq!(reply, Reply::Restored(vec![Err(CommandError::ServiceNotDefined(service()))]));
+        assert_eq!(control.plant().steered, SteeringRules::default());
+    }
+
+    /// A network in which the director has this address.
+    pub(super) fn network(addr: [u8; 4], len: u8) -> Network {
+        let mut network = Network::default();
+        let mac = "02:00:00:00:00:01".parse().unwrap();
+        network.add_link("lan", mac, &[(addr.into(), len)], 1500).unwrap();
+        network
+    }
+
+    #[test]
+    fn a_destination_whose_address_has_become_the_directors_can_be_edited_and_none_such_added() {
+        let mut control = control();
+        control.handle(&Request::Restore(vec![add_service(), add([192, 0, 2, 1])]), Millis(0)).unwrap();
+        control.set_network(&network([192, 0, 2, 1], 24)).unwrap();
+        let Command::AddDestination { service, endpoint, options } = add([192, 0, 2, 1]) else {
+            unreachable!()
+        };
+        let options = DestinationOptions { weight: Weight(0), ..options };
+        let quiesce = Command::EditDestination { service, endpoint, options };
+        assert_eq!(control.handle(&Request::Change(quiesce), Millis(0)), Ok(Reply::Done));
+        let delete = Command::DeleteDestination { service, endpoint };
+        control.handle(&Request::Change(delete), Millis(0)).unwrap();
+        let again = control.handle(&Request::Change(add([192, 0, 2, 1])), Millis(0));
+        assert!(matches!(again, Err(CommandError::NotSupported { .. })), "{again:?}");
+    }
+
+    #[test]
+    fn the_broadcast_address_of_an_own_network_is_no_destination() {
+        let mut control = control();
+        control.set_network(&network([192, 0, 2, 9], 25)).unwrap();
+        control.handle(&Request::Change(add_service()), Millis(0)).unwrap();
+        let mut answer = |last| control.handle(&Request::Change(add([192, 0, 2, last])), Millis(0));
+        let refused = answer(127);
+        assert!(matches!(refused, Err(CommandError::InvalidOperation { .. })), "{refused:?}");
+        assert_eq!([answer(126), answer(128), answer(255)], [const { Ok(Reply::Done) }; 3]);
+    }
+
+    pub(super) fn any_service() -> impl Strategy<Value = ServiceKey> {
+        let texts = ["TCP 192.0.2.100:80", "TCP 192.0.2.100:0", "TCP 192.0.2.100:21", "UDP 192.0.2.100:80"];
+        let more = ["TCP [2001:db8::100]:80", "FWM 7", "FWM 7 IPv6"];
+        let keys: Vec<ServiceKey> = texts.into_iter().chain(more).map(|text| text.parse().unwrap()).collect();
+        select(keys)
+    }
+
+    pub(super) fn endpoint() -> impl Strategy<Value = Endpoint> {
+        let addrs: [IpAddr; 3] =
+            [[192, 0, 2, 1].into(), [192, 0, 2, 2].into(), "2001:db8::1".parse().unwrap()];
+        (select(addrs.to_vec()), select(vec![0, 80, 81])).prop_map(|(addr, port)| Endpoint { addr, port })
+    }
+
+    pub(super) fn options() -> impl Strategy<Value = DestinationOptions> {
+        use ForwardingMethod::{DirectRouting, FullNat, Nat, Tunnel};
+        let method = select(vec![DirectRouting, FullNat, Nat, Tunnel]);
+        method.prop_map(|method| DestinationOptions { method, ..DestinationOptions::default() })
+    }
+
+    /// Any change of few services, real servers and methods, so that they meet.
+    pub(super) fn any_change() -> impl Strategy<Value = Command> {
+        let local = LocalAddress { addr: [192, 0, 2, 9].into(), first_port: 5000, last_port: 5999 };
+        let mark = MarkRule {
+            dest: Some("192.0.2.64/28".parse().unwrap()),
+            source: None,
+            protocol: None,
+            dest_ports: Vec::new(),
+            interface: None,
+            mark: 7,
+            mask: u32::MAX,
+        };
+        prop_oneof![
+            4 => any_service().prop_map(|key| Command::AddService { key, options: ServiceOptions::of(key.family()) }),
+            2 => any_service().prop_map(Command::DeleteService),
+            8 => (any_service(), endpoint(), options()).prop_map(|(service, endpoint, options)| {
+                Command::AddDestination { service, endpoint, options }
+            }),
+            3 => (any_service(), endpoint(), options()).prop_map(|(service, endpoint, options)| {
+                Command::EditDestination { service, endpoint, options }
+            }),
+            3 => (any_service(), endpoint())
+                .prop_map(|(service, endpoint)| Command::DeleteDestination { service, endpoint }),
+            1 => Just(Command::AddLocal(local)),
+            1 => Just(Command::DeleteLocal(local.addr)),
+            1 => Just(Command::AddMark(mark.clone())),
+            1 => Just(Command::DeleteMark(mark)),
+            1 => Just(Command::Flush),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_change_makes_of_steering_and_neighbours_is_what_working_out_everything_makes(
+            batches in vec(vec(any_change(), 1..4), 1..20),
+        ) {
+            let mut control = control();
+            control.set_network(&network([192, 0, 2, 9], 24)).unwrap();
+            for batch in batches {
+                let request = match &batch[..] {
+                    [one] => Request::Change(one.clone()),
+                    _ => Request::Restore(batch.clone()),
+                };
+                let _ = control.handle(&request, Millis(0));
+                let made = (control.plant().steered.clone(), control.plant().resolved.clone());
+                control.unsteered = Due::Everything;
+                control.unresolved = Due::Everything;
+                control.publish().unwrap();
+                let whole = (control.plant().steered.clone(), control.plant().resolved.clone());
+                prop_assert_eq!(made, whole, "after {:?}", batch);
+            }
+        }
+    }
+
+    #[test]
+    fn with_backup_only_requests_stay_with_the_kernel_while_a_backup_daemon_runs() {
+        let mut control = control();
+        let published = control.published();
+        let mut stay = |key: &str, value: &str, daemon: Option<Command>| {
+            daemon.map(|command| control.state.apply(&command)).transpose().unwrap();
+            let set = Request::Set { key: key.to_owned(), value: value.to_owned() };
+            control.handle(&set, Millis(0)).unwrap();
+            published.load().settings.requests_stay
+        };
+        let start = |role| {
+            let interface = "wan".to_owned();
+            let group = "224.0.0.81".parse().unwrap();
+            Command::StartDaemon(SyncDaemon {
+                role,
+                interface,
+                sync_id: 0,
+                max_len_bytes: 0,
+                group,
+                port: 8848,
+                ttl: 1,
+            })
+        };
+        assert!(!stay("backup_only", "1", None));
+        assert!(!stay("backup_only", "1", Some(start(SyncRole::Master))));
+        assert!(stay("backup_only", "1", Some(start(SyncRole::Backup))));
+        assert!(!stay("backup_only", "0", None));
+        assert!(stay("backup_only", "1", None));
+        assert!(!stay("backup_only", "1", Some(Command::StopDaemon(SyncRole::Backup))));
+    }
+
+    #[test]
+    fn automatic_defences_follow_the_memory_left_within_a_second() {
+        let mut ipvs = Ipvs::default();
+        for key in ["drop_entry", "drop_packet", "secure_tcp"] {
+            ipvs.set(key, "1").unwrap();
+        }
+        let machine = Machine { available_pages: Some(5000), ..Machine::default() };
+        let mut control = Control::new(machine, 1, ipvs, Feedback::default());
+        let published = control.published();
+        let on = |settings: xvs_dataplane::snapshot::Settings| {
+            (settings.drops_entries, settings.drop_packet_rate, settings.secure_tcp)
+        };
+        control.tick(Millis(1000)).unwrap();
+        assert_eq!(on(published.load().settings), (false, 0, false));
+        control.plant().available_pages = Some(768);
+        control.tick(Millis(1999)).unwrap();
+        assert_eq!(on(published.load().settings), (false, 0, false));
+        control.tick(Millis(2000)).unwrap();
+        assert_eq!(on(published.load().settings), (true, 4, true));
+        control.plant().available_pages = None;
+        control.tick(Millis(3000)).unwrap();
+        assert_eq!(on(published.load().settings), (false, 0, false), "what cannot be told is not shortness");
+    }
+}

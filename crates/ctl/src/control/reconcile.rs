@@ -1,0 +1,630 @@
+//! Services that somebody in this process looks after, health checks above all, as he wants them.
+//!
+//! Kept here: what is wanted of each of them, as last said. A change of that becomes commands, in one snapshot, which
+//! are admitted as those of operators are; refused ones are tried again each second. What somebody else changes of these
+//! services stays, is told as drift, and is put back if that is wanted ([`Repair`]). Other services are never touched.
+//! Cost: a look at the services that are named or that somebody has changed, whatever else there is. Not here: what is
+//! wanted (`health/`), how two states differ (`plan.rs`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::{mem, slice};
+
+use xvs_dataplane::clock::Millis;
+use xvs_model::command::{Command, CommandError};
+use xvs_model::difference::{Difference, carried_out, differences};
+use xvs_model::event::Kind;
+use xvs_model::reconcile::{Governed, GovernedService, Reach, Repair};
+use xvs_model::rules::{Thing, Wanted, thing};
+use xvs_model::state::State;
+use xvs_sched::ServiceKey;
+
+use crate::control::{Control, Plant};
+use xvs_ipvsadm::typed;
+
+/// What is wanted of governed services, and what is not so.
+#[derive(Default)]
+pub(super) struct Governing {
+    /// These services and nothing else.
+    wanted: State,
+    refused: BTreeMap<Thing, (Command, CommandError)>,
+    /// Those that may have changed since drift was last worked out.
+    dirty: BTreeSet<ServiceKey>,
+    /// What leads back, of each service that is not as wanted.
+    drift: BTreeMap<ServiceKey, Vec<Command>>,
+    /// The same as one would type it.
+    told: Arc<[String]>,
+    repair: Repair,
+}
+
+impl Governing {
+    /// Takes note of a command that was carried out.
+    pub(super) fn note(&mut self, command: &Command) {
+        match thing(command).service() {
+            Some(key) if self.wanted.service(&key).is_some() => _ = self.dirty.insert(key),
+            None if *command == Command::Flush => {
+                self.dirty.extend(self.wanted.services().map(|(key, _)| *key));
+            }
+            _ => {}
+        }
+    }
+
+    /// Those that are governed, whether or not they are there.
+    pub(super) fn services(&self) -> impl Iterator<Item = ServiceKey> {
+        self.wanted.services().map(|(key, _)| *key)
+    }
+
+    /// Sentences for the operator: what is refused, and what somebody else has changed.
+    pub(super) fn complaints(&self) -> impl Iterator<Item = String> {
+        let refused = self.refused.values().take(TOLD_ONE_BY_ONE).map(|(command, error)| {
+            format!("{WHY}: {}: refused, and tried again each second: {error}", typed(command))
+        });
+        let more = self.refused.len().saturating_sub(TOLD_ONE_BY_ONE);
+        let more = (more > 0).then(|| format!("{WHY}: {more} more commands are refused"));
+        let lead = match self.told.len() {
+            0 => None,
+            1 => Some("1 command leads".to_owned()),
+            several => Some(format!("{several} commands lead")),
+        };
+        let drift = lead
+            .map(|lead| format!("{WHY}: somebody has changed its services; {lead} back, see `xvs health`"));
+        refused.chain(more).chain(drift)
+    }
+}
+
+impl<P: Plant> Control<P> {
+    /// From now on these services are wanted so; one without a value goes, with its destinations, if it is governed.
+    /// All that follows is one snapshot. It costs a look at the services that are named; with [`Reach::Everything`] at
+    /// all that are governed.
+    ///
+    /// # Errors
+    /// None that there is now: what is refused is in the answer, and who is late is told as a warning.
+    pub fn govern(
+        &mut self,
+        wanted: Vec<(ServiceKey, Option<GovernedService>)>,
+        reach: Reach,
+        now: Millis,
+    ) -> Result<Governed, CommandError> {
+        let governing = &mut self.governing;
+        let mut named: BTreeSet<_> = wanted.iter().map(|(key, _)| *key).collect();
+        let before = governing.wanted.only(&named);
+        for (key, service) in wanted {
+            governing.wanted.put(key, service.map(|service| Arc::new(service.into())));
+        }
+        // Nobody else's service goes.
+        named.retain(|key| [&before, &governing.wanted].iter().any(|state| state.service(key).is_some()));
+        let things = match reach {
+            Reach::Everything => {
+                named.extend(governing.services());
+                governing.refused.clear();
+                None
+            }
+            Reach::Changes => {
+                let after = Wanted::from(governing.wanted.only(&named));
+                let things: BTreeSet<_> =
+                    differences(&before, &after).iter().map(Difference::thing).collect();
+                governing.refused.retain(|thing, _| !things.contains(thing));
+                Some(things)
+            }
+        };
+        governing.dirty.extend(&named);
+        let commands = self.lead(&named, things.as_ref());
+        Ok(self.carry_out(WHY, commands, now))
+    }
+
+    /// What becomes of governed services that somebody else has changed.
+    pub fn set_repair(&mut self, repair: Repair) {
+        self.governing.repair = repair;
+    }
+
+    /// The commands that lead from what runs to what is wanted of governed services, but for those that are refused.
+    /// Costs a look at the services that were changed since it was last asked or told.
+    pub fn drift(&mut self) -> Vec<Command> {
+        self.look_for_drift();
+        self.governing.drift.values().flatten().cloned().collect()
+    }
+
+    /// The same as one would type them, as of the last second.
+    pub(crate) fn drift_told(&self) -> &Arc<[String]> {
+        &self.governing.told
+    }
+
+    /// Tries again what was refused, looks for what somebody else has changed, and puts it back if that is wanted.
+    pub(super) fn tend(&mut self, now: Millis) {
+        let refused: BTreeSet<_> = mem::take(&mut self.governing.refused).into_keys().collect();
+        if !refused.is_empty() {
+            let of: BTreeSet<_> = refused.iter().filter_map(|thing| thing.service()).collect();
+            // What is not refused any more may be drift.
+            self.governing.dirty.extend(&of);
+            let commands = self.lead(&of, Some(&refused));
+            self.carry_out(WHY, commands, now);
+        }
+        self.look_for_drift();
+        if self.governing.repair == Repair::Always && !self.governing.drift.is_empty() {
+            let commands = self.governing.drift.values().flatten().cloned().collect();
+            self.carry_out("put back", commands, now);
+            self.look_for_drift();
+        }
+    }
+
+    fn look_for_drift(&mut self) {
+        let dirty = mem::take(&mut self.governing.dirty);
+        if dirty.is_empty() {
+            return;
+        }
+        let governed: BTreeSet<_> =
+            dirty.iter().copied().filter(|key| self.governing.wanted.service(key).is_some()).collect();
+        let mut commands = self.lead(&governed, None);
+        let Governing { refused, drift, .. } = &mut self.governing;
+        commands.retain(|command| {
+            let thing = thing(command);
+            // What a service that is refused would have waits with it.
+            let waits =
+                |key| refused.contains_key(&Thing::Service(key)) && self.state.service(&key).is_none();
+            !refused.contains_key(&thing) && !thing.service().is_some_and(waits)
+        });
+        drift.retain(|key, _| !dirty.contains(key));
+        for command in commands {
+            if let Some(key) = thing(&command).service() {
+                drift.entry(key).or_default().push(command);
+            }
+        }
+        self.governing.told = drift.values().flatten().map(typed).collect();
+    }
+
+    /// The commands that make these services as they are wanted; where only some things are to be made so, those about
+    /// them. A service that comes back comes whole, and one that is gone, and is not to come back, gets no destination.
+    fn lead(&self, services: &BTreeSet<ServiceKey>, things: Option<&BTreeSet<Thing>>) -> Vec<Command> {
+        let running = self.state.only(services);
+        let wanted = self.governing.wanted.only(services);
+        let is_meant = |thing: &Thing| things.is_none_or(|things| things.contains(thing));
+        let mut differences = differences(&running, &Wanted::from(wanted.clone()));
+        differences.retain(|difference| match difference.thing() {
+            // It goes with its service.
+            Thing::Destination(key, _) if wanted.service(&key).is_none() => false,
+            Thing::Destination(key, _) if running.service(&key).is_none() => is_meant(&Thing::Service(key)),
+            thing => is_meant(&thing),
+        });
+        carried_out(&differences)
+    }
+
+    /// Carries these out in one snapshot, as far as they are admitted; events and the log tell of them, and why.
+    fn carry_out(&mut self, why: &str, commands: Vec<Command>, now: Millis) -> Governed {
+        let of: BTreeSet<_> = commands.iter().filter_map(|command| thing(command).service()).collect();
+        // Tried on a copy first, so that what is refused is not steered.
+        let mut trial = self.state.only(&of);
+        let (mut admitted, mut refused) = (Vec::new(), Vec::new());
+        for command in commands {
+            match self.admit(&trial, &command).and_then(|()| trial.apply(&command)) {
+                Ok(_) => admitted.push(command),
+                Err(error) => refused.push((command, error)),
+            }
+        }
+        let widened = self.widen(&admitted);
+        let mut done = Vec::new();
+        for command in admitted {
+            // One that there is no room for is not to hinder the others.
+            let room = if widened.is_ok() { Ok(()) } else { self.widen(slice::from_ref(&command)) };
+            match room.and_then(|()| self.change(&command, now)) {
+                Ok(()) => done.push((format!("{why}: {}", typed(&command)), None)),
+                Err(error) => refused.push((command, error)),
+            }
+        }
+        // They come with their service, when that is taken.
+        refused.retain(|(_, error)| !matches!(error, CommandError::ServiceNotDefined(_)));
+        let again = refused.iter().map(|refused| (thing(&refused.0), refused.clone()));
+        self.governing.refused.extend(again);
+        let changed = done.len();
+        if changed > 0 {
+            // Who is late is told as a warning.
+            let _ = self.publish();
+            done.iter().for_each(|(line, _)| tracing::info!("{line}"));
+            self.events.tell_all(Kind::Change, self.epoch(), None, done);
+        }
+        Governed { changed, refused }
+    }
+}
+
+/// On whose behalf: of commands in events, in the log and in warnings.
+const WHY: &str = "health";
+
+/// Commands that are refused and named in warnings.
+const TOLD_ONE_BY_ONE: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+    use xvs_model::destination::{Destination, DestinationOptions};
+    use xvs_model::service::ServiceOptions;
+    use xvs_proto::Endpoint;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use xvs_proto::Family;
+    use xvs_sched::{ForwardingMethod, Weight};
+
+    use crate::control::reconcile::*;
+    use crate::control::tests::{Machine, any_change, any_service, control, endpoint, network, options};
+    use xvs_ipvsadm::{SystemResolver, read_rules};
+    use xvs_model::difference::commands_of;
+    use xvs_model::event::{Asked, Begin, Then};
+    use xvs_model::reply::Reply;
+    use xvs_model::request::{Request, Verdict};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn key(last: u8) -> ServiceKey {
+        ServiceKey::tcp(Endpoint::new([192, 0, 2, last], 80))
+    }
+
+    /// A service with these real servers, last byte and weight.
+    fn with(servers: &[(u8, u32)]) -> Option<GovernedService> {
+        let server = |(last, weight): &(u8, u32)| {
+            let options = DestinationOptions { weight: Weight(*weight), ..DestinationOptions::default() };
+            (Endpoint::new([192, 0, 2, *last], 80), options)
+        };
+        let destinations = servers.iter().map(server).collect();
+        Some(GovernedService { options: ServiceOptions::of(Family::V4), destinations })
+    }
+
+    fn by_hand(control: &mut Control<Machine>, rules: &str) {
+        let rules = read_rules(rules, &SystemResolver::default()).unwrap();
+        let commands = rules.into_iter().map(|rule| rule.command).collect();
+        let Ok(Reply::Restored(results)) = control.handle(&Request::Restore(commands), Millis(0)) else {
+            panic!("a restore is answered line by line")
+        };
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+    }
+
+    /// Last bytes and weights of a service's real servers, as a listing has them.
+    fn servers(control: &Control<Machine>, last: u8) -> Option<Vec<(u8, u32)>> {
+        let service = control.state().service(&key(last))?;
+        let server = |dest: &Destination| match dest.endpoint.addr {
+            std::net::IpAddr::V4(addr) => (addr.octets()[3], dest.options.weight.0),
+            std::net::IpAddr::V6(_) => unreachable!("these tests have none"),
+        };
+        Some(service.destinations.iter().map(server).collect())
+    }
+
+    fn drift(control: &mut Control<Machine>) -> Vec<String> {
+        control.drift().iter().map(typed).collect()
+    }
+
+    fn changed(governed: Result<Governed, CommandError>) -> usize {
+        let governed = governed.unwrap();
+        assert_eq!(governed.refused, []);
+        governed.changed
+    }
+
+    #[test]
+    fn all_that_is_wanted_is_one_snapshot_and_servers_are_added_in_the_order_given() {
+        let mut control = control();
+        let epoch = control.epoch();
+        let wanted = vec![(key(100), with(&[(1, 1), (2, 2)])), (key(101), with(&[(3, 1)]))];
+        assert_eq!(changed(control.govern(wanted, Reach::Changes, Millis(0))), 5);
+        assert_eq!(control.epoch(), epoch + 1);
+        assert_eq!(servers(&control, 100), Some(vec![(2, 2), (1, 1)]));
+        let sorry = vec![(key(100), with(&[(9, 1)]))];
+        assert_eq!(changed(control.govern(sorry.clone(), Reach::Changes, Millis(0))), 3);
+        assert_eq!((control.epoch(), servers(&control, 100)), (epoch + 2, Some(vec![(9, 1)])));
+        assert_eq!(changed(control.govern(sorry, Reach::Everything, Millis(0))), 0);
+        assert_eq!(control.epoch(), epoch + 2, "what is so already is not published");
+    }
+
+    #[test]
+    fn servers_that_stay_or_come_back_keep_their_connections_and_counters() {
+        let mut control = control();
+        let mut lives = |servers: &[(u8, u32)]| {
+            control.govern(vec![(key(100), with(servers))], Reach::Changes, Millis(0)).unwrap();
+            let snapshot = control.published().load_full();
+            let service = snapshot.services.iter().find(|service| service.key == key(100)).unwrap();
+            let live = |last: &u8| {
+                let endpoint = Endpoint::new([192, 0, 2, *last], 80);
+                let member = service.members.iter().find(|member| member.endpoint == endpoint);
+                member.map(|member| (member.id, member.live.clone()))
+            };
+            [1, 2].map(|last| live(&last).map(|(id, live)| (id, Arc::as_ptr(&live))))
+        };
+        let [one, two] = lives(&[(1, 1), (2, 1)]);
+        assert_eq!(lives(&[(1, 1), (2, 7), (3, 1)]), [one, two]);
+        assert_eq!(lives(&[(1, 1)]), [one, None]);
+        assert_eq!(lives(&[(9, 1)]), [None, None]);
+        assert_eq!(lives(&[(1, 1), (2, 1)]), [one, two]);
+    }
+
+    #[test]
+    fn what_somebody_else_has_changed_stays_until_something_else_is_wanted_of_it() {
+        let mut control = control();
+        let want = |control: &mut Control<Machine>, servers: &[(u8, u32)], reach| {
+            changed(control.govern(vec![(key(100), with(servers))], reach, Millis(0)))
+        };
+        want(&mut control, &[(1, 1), (2, 1), (3, 1)], Reach::Changes);
+        by_hand(
+            &mut control,
+            "-e -t 192.0.2.100:80 -r 192.0.2.1 -w 0
+-d -t 192.0.2.100:80 -r 192.0.2.2
+-a -t 192.0.2.100:80 -r 192.0.2.8
+",
+        );
+        assert_eq!(want(&mut control, &[(1, 1), (2, 1)], Reach::Changes), 1);
+        assert_eq!(servers(&control, 100), Some(vec![(8, 1), (1, 0)]));
+        assert_eq!(want(&mut control, &[(1, 5), (2, 5)], Reach::Changes), 2);
+        assert_eq!(servers(&control, 100), Some(vec![(2, 5), (8, 1), (1, 5)]));
+        assert_eq!(
+            want(&mut control, &[(1, 5)], Reach::Changes)
+                + want(&mut control, &[(1, 5), (8, 7)], Reach::Changes),
+            2,
+            "what is there already is edited"
+        );
+        assert_eq!(servers(&control, 100), Some(vec![(8, 7), (1, 5)]));
+        by_hand(&mut control, "-d -t 192.0.2.100:80 -r 192.0.2.8\n");
+        assert_eq!(want(&mut control, &[(1, 5)], Reach::Changes), 0, "what is to go has gone");
+        by_hand(&mut control, "-E -t 192.0.2.100:80 -s sh\n-e -t 192.0.2.100:80 -r 192.0.2.1 -w 3\n");
+        assert_eq!(want(&mut control, &[(1, 5)], Reach::Everything), 2);
+        assert_eq!(drift(&mut control), [""; 0]);
+    }
+
+    #[test]
+    fn a_service_that_somebody_has_deleted_comes_back_whole_or_not_at_all() {
+        let mut control = control();
+        control.govern(vec![(key(100), with(&[(1, 1), (2, 1)]))], Reach::Changes, Millis(0)).unwrap();
+        by_hand(&mut control, "-D -t 192.0.2.100:80\n");
+        let one_down = vec![(key(100), with(&[(2, 1)]))];
+        assert_eq!(changed(control.govern(one_down, Reach::Changes, Millis(0))), 0);
+        let back =
+            ["xvsadm -A -t 192.0.2.100:80 -s wlc", "xvsadm -a -t 192.0.2.100:80 -r 192.0.2.2:80 -g -w 1"];
+        assert_eq!(drift(&mut control), back);
+        let mut other = with(&[(2, 1), (3, 1)]);
+        if let Some(other) = &mut other {
+            other.options.scheduler = "rr".to_owned();
+        }
+        assert_eq!(changed(control.govern(vec![(key(100), other)], Reach::Changes, Millis(0))), 3);
+        assert_eq!(servers(&control, 100), Some(vec![(3, 1), (2, 1)]));
+    }
+
+    #[test]
+    fn a_service_that_is_not_governed_is_not_touched_and_one_that_goes_takes_all_its_servers() {
+        let mut control = control();
+        by_hand(&mut control, "-A -t 192.0.2.101:80\n-a -t 192.0.2.101:80 -r 192.0.2.7\n");
+        control.govern(vec![(key(100), with(&[(1, 1)]))], Reach::Everything, Millis(0)).unwrap();
+        by_hand(&mut control, "-a -t 192.0.2.100:80 -r 192.0.2.8\n");
+        let gone = vec![(key(100), None), (key(101), None), (key(102), None)];
+        assert_eq!(changed(control.govern(gone.clone(), Reach::Changes, Millis(0))), 1);
+        assert_eq!((servers(&control, 100), servers(&control, 101)), (None, Some(vec![(7, 1)])));
+        by_hand(&mut control, "-A -t 192.0.2.100:80\n");
+        assert_eq!(
+            changed(control.govern(gone, Reach::Everything, Millis(0))),
+            0,
+            "it is somebody else's now"
+        );
+        assert_eq!(drift(&mut control), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_refused_is_told_hinders_nothing_else_and_is_tried_again_each_second() {
+        let mut control = control();
+        control.set_network(&network([192, 0, 2, 9], 25)).unwrap();
+        control.plant().full.insert([192, 0, 2, 101].into());
+        let mut unknown = with(&[(5, 1)]);
+        if let Some(unknown) = &mut unknown {
+            unknown.options.scheduler = "nosuch".to_owned();
+        }
+        let wanted = vec![
+            (key(100), with(&[(1, 1), (127, 1)])),
+            (key(101), with(&[(2, 1), (3, 1)])),
+            (key(102), unknown),
+        ];
+        let governed = control.govern(wanted, Reach::Everything, Millis(0)).unwrap();
+        let refused: Vec<_> = governed.refused.iter().map(|(command, _)| typed(command)).collect();
+        let expected = [
+            "xvsadm -A -t 192.0.2.102:80 -s nosuch",
+            "xvsadm -a -t 192.0.2.100:80 -r 192.0.2.127:80 -g -w 1",
+            "xvsadm -A -t 192.0.2.101:80 -s wlc",
+        ];
+        assert_eq!((governed.changed, &refused[..]), (2, &expected.map(str::to_owned)[..]));
+        assert_eq!(control.complaints().len(), 3);
+        let why = "health: xvsadm -A -t 192.0.2.102:80 -s nosuch: refused, and tried again each second: no scheduler";
+        assert!(control.complaints()[1].starts_with(why), "{:?}", control.complaints());
+        assert_eq!(drift(&mut control), [""; 0], "what is refused does not lead back");
+        let (epoch, steered) = (control.epoch(), control.plant().steered.clone());
+        control.tick(Millis(0) + SECOND).unwrap();
+        assert_eq!((control.epoch(), &control.plant().steered), (epoch, &steered), "nothing has changed");
+        assert_eq!(control.complaints().len(), 3);
+        control.plant().full.clear();
+        control.set_network(&network([192, 0, 2, 9], 24)).unwrap();
+        control.tick(Millis(0) + 2 * SECOND).unwrap();
+        assert_eq!(servers(&control, 100), Some(vec![(127, 1), (1, 1)]));
+        assert_eq!(servers(&control, 101), Some(vec![(3, 1), (2, 1)]));
+        assert_eq!(control.complaints().len(), 1);
+        control.govern(vec![(key(102), None)], Reach::Changes, Millis(0)).unwrap();
+        assert_eq!(control.complaints(), [""; 0]);
+    }
+
+    #[test]
+    fn drift_is_told_and_by_repair_put_back_within_a_second() {
+        let mut control = control();
+        let wanted = vec![(key(100), with(&[(1, 1), (2, 1)])), (key(101), with(&[(3, 1)]))];
+        control.govern(wanted, Reach::Changes, Millis(0)).unwrap();
+        by_hand(&mut control, "-e -t 192.0.2.100:80 -r 192.0.2.1 -w 0\n-A -t 192.0.2.105:80\n");
+        control.tick(Millis(0) + SECOND).unwrap();
+        let back = "xvsadm -e -t 192.0.2.100:80 -r 192.0.2.1:80 -g -w 1";
+        let complaint = "health: somebody has changed its services; 1 command leads back, see `xvs health`";
+        assert_eq!(control.complaints(), [complaint]);
+        assert_eq!(control.drift_told()[..], [back.to_owned()]);
+        by_hand(&mut control, "-C\n");
+        control.tick(Millis(0) + 2 * SECOND).unwrap();
+        assert!(control.complaints()[0].contains("; 5 commands lead back"), "{:?}", control.complaints());
+        assert_eq!(control.state().services().count(), 0);
+        let mut events = control.events().listen(Asked { from: Begin::Now, then: Then::Follow }).unwrap();
+        control.set_repair(Repair::Always);
+        control.tick(Millis(0) + 3 * SECOND).unwrap();
+        assert_eq!(control.complaints(), [""; 0]);
+        assert_eq!(servers(&control, 100), Some(vec![(2, 1), (1, 1)]));
+        assert_eq!(servers(&control, 101), Some(vec![(3, 1)]));
+        assert_eq!(servers(&control, 105), None);
+        let told = events.hear(Duration::ZERO).events;
+        assert_eq!(told.len(), 5);
+        assert!(told.iter().all(|event| event.kind == Kind::Change && event.by.is_none()));
+        assert_eq!(told[0].what, "put back: xvsadm -A -t 192.0.2.100:80 -s wlc");
+    }
+
+    #[test]
+    fn rules_leave_governed_services_alone_also_when_they_are_taken_back() {
+        for verdict in [Some(Verdict::TakeBack), None] {
+            let mut control = control();
+            by_hand(&mut control, "-A -t 192.0.2.102:80\n");
+            let before = [(1, 1), (2, 1)];
+            control.govern(vec![(key(100), with(&before))], Reach::Changes, Millis(0)).unwrap();
+            let rules = "-A -t 192.0.2.100:80 -s sh\n-A -t 192.0.2.101:80\n";
+            let rules = read_rules(rules, &SystemResolver::default()).unwrap();
+            let rules = rules.into_iter().map(|rule| rule.command).collect();
+            let request = Request::Apply { rules, confirm_within_seconds: Some(10) };
+            let Ok(Reply::Applied(differences)) = control.handle(&request, Millis(0)) else {
+                panic!("rules are applied")
+            };
+            assert_eq!(differences.len(), 2, "{differences:?}");
+            assert_eq!(servers(&control, 100), Some(vec![(2, 1), (1, 1)]));
+            // One fails; what the rules have added and deleted is governed by now.
+            let wanted = [(100, [(2, 1)]), (101, [(3, 1)]), (102, [(4, 1)])];
+            let wanted = wanted.map(|(last, servers)| (key(last), with(&servers))).to_vec();
+            control.govern(wanted, Reach::Changes, Millis(0)).unwrap();
+            match verdict {
+                Some(verdict) => _ = control.handle(&Request::Confirm(verdict), Millis(0)).unwrap(),
+                None => _ = control.tick(Millis(0) + 11 * SECOND).unwrap(),
+            }
+            assert_eq!(drift(&mut control), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn a_load_report_outlives_an_edit_that_keeps_the_weight() {
+        let mut control = control();
+        control.govern(vec![(key(100), with(&[(1, 100)]))], Reach::Changes, Millis(0)).unwrap();
+        let set = Request::Set { key: "feedback.services".to_owned(), value: "all".to_owned() };
+        control.handle(&set, Millis(0)).unwrap();
+        let report = Request::ReportLoad { server: "192.0.2.1:80".parse().unwrap(), load_percent: 100.0 };
+        control.handle(&report, Millis(0)).unwrap();
+        let in_force = |control: &mut Control<Machine>| {
+            let Ok(Reply::Services(rows)) = control.handle(&Request::ListServices, Millis(0)) else {
+                panic!("services are listed")
+            };
+            rows[0].destinations[0].weight_in_force
+        };
+        let moved = in_force(&mut control);
+        assert!(moved < Weight(100));
+        let mut nat = with(&[(1, 100)]);
+        if let Some(nat) = &mut nat {
+            nat.destinations[0].1.upper_threshold = 50;
+        }
+        assert_eq!(changed(control.govern(vec![(key(100), nat)], Reach::Changes, Millis(0))), 1);
+        assert_eq!(in_force(&mut control), moved);
+        control.govern(vec![(key(100), with(&[(1, 99)]))], Reach::Changes, Millis(0)).unwrap();
+        assert_eq!(in_force(&mut control), Weight(99));
+    }
+
+    #[test]
+    fn a_late_worker_is_named_the_change_is_made_and_it_is_over_when_the_worker_is_back() {
+        let mut control = control();
+        control.plant().late = Some("worker 1".to_owned());
+        let add = Command::AddService { key: key(101), options: ServiceOptions::of(Family::V4) };
+        let late = CommandError::Late { who: "worker 1".to_owned() };
+        assert_eq!(control.handle(&Request::Change(add.clone()), Millis(0)), Err(late.clone()));
+        let batch = Request::Restore(vec![Command::DeleteService(key(101)), add.clone(), add]);
+        let exists = CommandError::ServiceExists(key(101));
+        let expected = Reply::Restored(vec![Ok(()), Err(late), Err(exists)]);
+        assert_eq!(control.handle(&batch, Millis(0)), Ok(expected));
+        let wanted = vec![(key(100), with(&[(1, 1)]))];
+        assert_eq!(changed(control.govern(wanted, Reach::Changes, Millis(0))), 2);
+        control.tick(Millis(0) + SECOND).unwrap();
+        let complaints = control.complaints();
+        assert!(complaints.len() == 1 && complaints[0].starts_with("worker 1 has not"), "{complaints:?}");
+        control.plant().late = None;
+        control.tick(Millis(0) + SECOND).unwrap();
+        assert_eq!(control.complaints(), [""; 0]);
+    }
+
+    /// What may be wanted of a service.
+    fn any_wanted() -> impl Strategy<Value = (ServiceKey, Option<Vec<(Endpoint, DestinationOptions)>>)> {
+        let weighed = (options(), 0..3_u32)
+            .prop_map(|(options, weight)| DestinationOptions { weight: Weight(weight), ..options });
+        (any_service(), prop::option::weighted(0.8, prop::collection::btree_map(endpoint(), weighed, 0..4)))
+            .prop_map(|(key, wanted)| (key, wanted.map(|wanted| wanted.into_iter().collect())))
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_others_do_everything_is_made_as_wanted_and_nothing_else_is_touched(
+            steps in vec((vec(any_wanted(), 0..3), any::<bool>(), vec(any_change(), 0..4)), 1..12),
+        ) {
+            let mut control = control();
+            control.set_network(&network([192, 0, 2, 9], 24)).unwrap();
+            let mut governed: BTreeMap<ServiceKey, GovernedService> = BTreeMap::new();
+            let count = steps.len();
+            for (step, (wanted, everything, by_hand)) in steps.into_iter().enumerate() {
+                let _ = control.handle(&Request::Restore(by_hand), Millis(0));
+                let before = control.state().clone();
+                let were: BTreeSet<_> = governed.keys().copied().collect();
+                let all = wanted.into_iter().map(|(key, destinations)| {
+                    let options = ServiceOptions::of(key.family());
+                    (key, destinations.map(|destinations| GovernedService { options, destinations }))
+                });
+                let all: Vec<_> = all.collect();
+                for (key, service) in &all {
+                    match service {
+                        Some(service) => _ = governed.insert(*key, service.clone()),
+                        None => _ = governed.remove(key),
+                    }
+                }
+                let everything = everything || step + 1 == count;
+                let reach = if everything { Reach::Everything } else { Reach::Changes };
+                control.govern(all, reach, Millis(0)).unwrap();
+                for (key, _) in before.services().chain(control.state().services()) {
+                    if !were.contains(key) && !governed.contains_key(key) {
+                        prop_assert_eq!(before.service(key), control.state().service(key));
+                    }
+                }
+                if everything {
+                    prop_assert_eq!(control.drift(), vec![]);
+                    for (key, wanted) in &governed {
+                        let running = control.state().service(key).map(|service| (**service).clone());
+                        let refused = &control.governing.refused;
+                        prop_assert!(running.is_some() || refused.contains_key(&Thing::Service(*key)));
+                        for (endpoint, options) in &wanted.destinations {
+                            let there = running.as_ref().and_then(|service| service.destination(*endpoint));
+                            let is_refused = refused.contains_key(&Thing::Destination(*key, *endpoint));
+                            prop_assert!(is_refused || there.map(|dest| &dest.options) == Some(options));
+                        }
+                        let wanted = |at| wanted.destinations.iter().any(|(endpoint, _)| *endpoint == at);
+                        let others = running.iter().flat_map(|service| &service.destinations);
+                        prop_assert!(others.into_iter().all(|dest| wanted(dest.endpoint)));
+                    }
+                }
+                // Nothing that others change goes unseen.
+                for at in [step, step + 1].map(|seconds| Millis(0) + seconds as u32 * SECOND) {
+                    let seen = control.drift();
+                    control.governing.dirty.extend(governed.keys());
+                    prop_assert_eq!(seen, control.drift());
+                    control.tick(at).unwrap();
+                }
+                // As if commands had made it.
+                let mut plain = crate::control::tests::control();
+                plain.set_network(&network([192, 0, 2, 9], 24)).unwrap();
+                plain.handle(&Request::Restore(commands_of(control.state())), Millis(0)).unwrap();
+                prop_assert_eq!(&control.plant().steered, &plain.plant().steered);
+            }
+        }
+    }
+
+    #[test]
+    fn nat_to_the_director_itself_is_refused_as_it_is_to_operators() {
+        let mut control = control();
+        control.set_network(&network([192, 0, 2, 9], 24)).unwrap();
+        let mut wanted = with(&[(9, 1)]);
+        if let Some(wanted) = &mut wanted {
+            wanted.destinations[0].0.port = 8080;
+            wanted.destinations[0].1.method = ForwardingMethod::Nat;
+        }
+        let governed = control.govern(vec![(key(100), wanted)], Reach::Changes, Millis(0)).unwrap();
+        assert!(matches!(governed.refused[..], [(_, CommandError::NotSupported { .. })]));
+    }
+}

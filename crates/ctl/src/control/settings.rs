@@ -1,0 +1,77 @@
+//! What `xvs set KEY VALUE` and the `[ipvs]` keys of `xvs.toml` change: the kernel's `net.ipv4.vs.*` under their names.
+//!
+//! [`Ipvs`] holds what was set; [`Ipvs::in_force`] is what workers act on, which for the defences also depends on how
+//! much memory the machine has left. Ranges and refusals are those of the kernel.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use xvs_dataplane::mss::MssClamp;
+use xvs_dataplane::snapshot::{ConnReuse, Settings};
+use xvs_model::settings;
+use xvs_model::settings::{Ipvs, Memory};
+use xvs_model::state::State;
+use xvs_model::sync_daemon::SyncRole;
+use xvs_sched::scheduler::Tuning;
+
+/// What workers act on.
+pub(crate) fn in_force(ipvs: &Ipvs, state: &State, memory: Memory) -> Settings {
+    let timeouts = state.timeouts();
+    let is_backup = state.daemons().iter().any(|daemon| daemon.role == SyncRole::Backup);
+    let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+    // The shorter memory is, the more is dropped. Source: ipvs-behaviour, section 3.7.
+    let rate = match memory {
+        Memory::Short { free_pages } if ipvs.drop_packet.is_automatic() => {
+            ipvs.amemthresh / ipvs.amemthresh.saturating_sub(free_pages).max(1)
+        }
+        _ => ipvs.am_droprate,
+    };
+    Settings {
+        tcp_established: seconds(timeouts.tcp_seconds),
+        tcp_fin_wait: seconds(timeouts.tcp_fin_seconds),
+        udp: seconds(timeouts.udp_seconds),
+        icmp_msgs_per_sec: ipvs.icmp_msgs_per_sec,
+        conn_reuse_mode: ConnReuse(ipvs.conn_reuse_mode),
+        expire_nodest_conn: ipvs.expire_nodest_conn.0,
+        expire_quiescent_template: ipvs.expire_quiescent_template.0,
+        udp_nodest_reschedule: ipvs.udp_nodest_reschedule.0,
+        sloppy_tcp: ipvs.sloppy_tcp.0,
+        sloppy_sctp: ipvs.sloppy_sctp.0,
+        secure_tcp: ipvs.secure_tcp.is_on(memory),
+        drops_entries: ipvs.drops_entries(memory),
+        drop_packet_rate: if ipvs.drop_packet.is_on(memory) { rate } else { 0 },
+        nat_icmp_send: ipvs.nat_icmp_send.0,
+        mss_clamp: match ipvs.mss_clamp {
+            settings::MssClamp::Off => MssClamp::Off,
+            settings::MssClamp::Tunnels => MssClamp::Tunnels,
+            settings::MssClamp::All => MssClamp::All,
+        },
+        pmtu_disc: ipvs.pmtu_disc.0,
+        cache_bypass: ipvs.cache_bypass.0,
+        schedule_icmp: ipvs.schedule_icmp.0,
+        requests_stay: ipvs.backup_only.0 && is_backup,
+    }
+}
+
+/// Tells schedulers what they look up while they work.
+pub(crate) fn tune(ipvs: &Ipvs, tuning: &Tuning) {
+    tuning.lblc_expiration_seconds.store(ipvs.lblc_expiration, Ordering::Relaxed);
+    tuning.lblcr_expiration_seconds.store(ipvs.lblcr_expiration, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::control::settings::*;
+
+    #[test]
+    fn a_defence_of_one_or_two_is_on_while_memory_is_short_and_drops_the_more_the_shorter_it_is() {
+        let mut ipvs = Ipvs::default();
+        ipvs.set("drop_packet", "1").unwrap();
+        ipvs.set("secure_tcp", "2").unwrap();
+        let force = |memory| in_force(&ipvs, &State::default(), memory);
+        assert_eq!((force(Memory::Plenty).drop_packet_rate, force(Memory::Plenty).secure_tcp), (0, false));
+        let short = Memory::Short { free_pages: 768 };
+        assert_eq!((force(short).drop_packet_rate, force(short).secure_tcp), (4, true));
+        assert_eq!(force(Memory::Short { free_pages: 0 }).drop_packet_rate, 1);
+    }
+}

@@ -1,0 +1,445 @@
+//! The control thread: one input after the other, whoever asks.
+//!
+//! Runs for as long as the daemon does. Requests, what health wants, views of the network and mark rules come by one queue;
+//! between them it looks for next hops that packets were dropped for, and for interfaces that are back. Each input is
+//! carried out whole before the next one. Not here: what a request does (`control.rs`), who may ask (`server.rs`), how the
+//! thread is started (`daemon.rs`).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use xvs_dataplane::capture::Captures;
+use xvs_dataplane::egress::model::Network;
+use xvs_dataplane::outcome::Unresolved;
+use xvs_dataplane::port::LinkId;
+use xvs_model::command::CommandError;
+use xvs_model::difference::state_of;
+use xvs_model::event::{Kind, Who};
+use xvs_model::reconcile::{Governed, GovernedService, Reach};
+use xvs_model::reply::Reply;
+use xvs_model::request::{Access, Request};
+use xvs_model::state::State;
+use xvs_sched::ServiceKey;
+
+use crate::control::Control;
+use crate::events::changes;
+use crate::netfilter::Found;
+use crate::network::{Latest, View};
+use crate::status::shared::{InterfaceFacts, LinkState, Shared};
+use crate::workers::system::{RETRY_REFUSED, Wired};
+
+/// What reaches the control thread.
+pub(crate) enum Input {
+    /// With whom it is for, if it is not xvsd's own.
+    Request(Request, Option<Who>, Sender<Result<Reply, CommandError>>),
+    /// A view of the network waits in [`Latest`].
+    Network,
+    /// Mark rules wait there.
+    Marks,
+    /// What is wanted of governed services.
+    Govern(Vec<(ServiceKey, Option<GovernedService>)>, Reach, Sender<Result<Governed, CommandError>>),
+    /// Which captures are to be on.
+    Captures(Captures, Sender<Result<(), CommandError>>),
+    Stop,
+}
+
+/// How often the control thread looks for next hops that packets were dropped for.
+const UNRESOLVED_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long after a failure an interface that is back is attached again.
+const RETRY_ATTACHING: Duration = Duration::from_secs(1);
+
+/// How long a status waits for what runs.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The control thread.
+pub(crate) struct ControlThread {
+    control: Control<Wired>,
+    queue: Receiver<Input>,
+    views: Latest,
+    rules: Latest<Found>,
+    unresolved: Arc<Unresolved>,
+    resolve_again: Instant,
+    /// When it may next be logged that next hops cannot be resolved.
+    complain_again: Instant,
+    /// The kernel's indices of the attached interfaces, in the order of their [`LinkId`]s.
+    links: Vec<u32>,
+    /// The network as last seen.
+    view: View,
+    /// When an interface that is back may next be attached.
+    attach_again: Instant,
+    shared: Arc<Shared>,
+    warnings: Warnings,
+}
+
+/// Sentences for the operator, by where they come from.
+#[derive(Default)]
+struct Warnings {
+    network: Vec<String>,
+    /// Rules that could not be read.
+    netfilter: Vec<String>,
+    /// Why an interface that is back is not attached.
+    attaching: Vec<String>,
+    /// What the control plane itself complains of.
+    control: Vec<String>,
+}
+
+impl ControlThread {
+    /// `views` and `rules` hold what [`Input::Network`] and [`Input::Marks`] tell of; `links` are the kernel's indices of
+    /// the attached interfaces.
+    pub(crate) fn new(
+        control: Control<Wired>,
+        queue: Receiver<Input>,
+        (views, rules): (Latest, Latest<Found>),
+        unresolved: Arc<Unresolved>,
+        links: Vec<u32>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let now = Instant::now();
+        let (resolve_again, complain_again, attach_again, view) = (now, now, now, View::default());
+        let warnings = Warnings::default();
+        Self {
+            control,
+            queue,
+            views,
+            rules,
+            unresolved,
+            resolve_again,
+            complain_again,
+            links,
+            view,
+            attach_again,
+            shared,
+            warnings,
+        }
+    }
+
+    /// Until it is told to stop.
+    pub(crate) fn run(mut self) -> Wired {
+        loop {
+            match self.queue.recv_timeout(UNRESOLVED_INTERVAL) {
+                Ok(Input::Request(request, by, reply)) => {
+                    let answer = self.control.handle(&request, self.shared.now());
+                    let (epoch, changes) = (self.control.epoch(), changes(&request, &answer));
+                    self.shared.events.tell_all(Kind::Change, epoch, by.as_ref(), changes);
+                    if request.access() == Access::Change {
+                        self.warn();
+                    }
+                    // Who asked may have gone.
+                    let _ = reply.send(answer);
+                }
+                Ok(Input::Network) => {
+                    if let Some(view) = self.views.take() {
+                        self.view = view;
+                        self.network();
+                    }
+                }
+                Ok(Input::Marks) => {
+                    if let Some(found) = self.rules.take() {
+                        self.marks(found);
+                    }
+                }
+                Ok(Input::Govern(wanted, reach, reply)) => {
+                    let governed = self.control.govern(wanted, reach, self.shared.now());
+                    // Who asked may have gone.
+                    let _ = reply.send(governed);
+                }
+                Ok(Input::Captures(captures, reply)) => {
+                    // Who asked may have gone.
+                    let _ = reply.send(self.control.set_captures(captures));
+                }
+                Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return self.control.into_plant(),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            let unconfirmed = self.control.unconfirmed_until();
+            if let Err(error) = self.control.tick(self.shared.now())
+                && let Some(refusal) = error.refusal()
+            {
+                tracing::error!("{refusal}");
+            }
+            let complaints = self.control.complaints();
+            let is_told = self.warnings.control == complaints
+                && Arc::ptr_eq(&self.shared.facts_now().drift, self.control.drift_told());
+            if self.control.unconfirmed_until() != unconfirmed || !is_told {
+                self.warnings.control = complaints;
+                self.warn();
+            }
+            self.shared.note();
+            self.attach_again();
+            self.resolve();
+            self.control.plant().retry_neighbours();
+        }
+    }
+
+    fn network(&mut self) {
+        let view = &self.view;
+        self.control.set_devices(&view.network.links);
+        let network = attached_only(&view.network, &self.links);
+        if let Err(error) = self.control.set_network(&network)
+            && let Some(refusal) = error.refusal()
+        {
+            tracing::error!("a change of the network: {refusal}");
+        }
+        let mut facts = self.shared.facts_now();
+        for (interface, ifindex) in facts.interfaces.iter_mut().zip(&self.links) {
+            let state = LinkState::of(&view.network, *ifindex);
+            if state != interface.state {
+                let told = match state.complaint(&interface.name) {
+                    Some(complaint) => {
+                        tracing::warn!("{complaint}");
+                        complaint
+                    }
+                    None => {
+                        tracing::info!("{} is up again", interface.name);
+                        format!("{} is up", interface.name)
+                    }
+                };
+                self.shared.events.tell(Kind::Link, self.control.epoch(), told);
+                interface.state = state;
+            }
+        }
+        drop(facts);
+        self.warnings.network.clone_from(&view.warnings);
+        self.warn();
+    }
+
+    fn marks(&mut self, found: Found) {
+        if let Err(error) = self.control.set_tables(found.tables)
+            && let Some(refusal) = error.refusal()
+        {
+            tracing::error!("a change of the kernel's mark rules: {refusal}");
+        }
+        self.warnings.netfilter = found.warnings;
+        self.warn();
+    }
+
+    /// Tells what the operator should see to and what waits to be confirmed, and logs what is new of it.
+    fn warn(&mut self) {
+        let Warnings { network, netfilter, attaching, control } = &self.warnings;
+        let mut warnings = [network, netfilter, attaching, control, self.control.unfollowed()].concat();
+        warnings.extend(self.control.plant().not_reserved().cloned());
+        let mut facts = self.shared.facts_now();
+        let new: Vec<_> = warnings.iter().filter(|warning| !facts.warnings.contains(warning)).collect();
+        new.iter().for_each(|warning| tracing::warn!("{warning}"));
+        let over: Vec<_> = facts.warnings.iter().filter(|warning| !warnings.contains(warning)).collect();
+        over.iter().for_each(|warning| tracing::info!("over: {warning}"));
+        for (kind, all) in [(Kind::Warning, new), (Kind::Over, over)] {
+            let all = all.into_iter().map(|warning| (warning.clone(), None));
+            self.shared.events.tell_all(kind, self.control.epoch(), None, all);
+        }
+        facts.warnings = warnings;
+        facts.drift.clone_from(self.control.drift_told());
+        facts.unconfirmed_until = self.control.unconfirmed_until();
+    }
+
+    /// Attaches interfaces again that were removed and are back, and gives workers sockets that have none.
+    fn attach_again(&mut self) {
+        let now = Instant::now();
+        let network = &self.view.network;
+        let back = |place: &usize| {
+            let gone = LinkState::of(network, self.links[*place]) == LinkState::Gone;
+            let name = &self.shared.facts_now().interfaces[*place].name;
+            gone && network.link_named(name).is_some_and(|link| link.up)
+        };
+        if now < self.attach_again {
+            return;
+        }
+        let place = (0..self.links.len()).find(back);
+        let (crew, steering) = self.control.plant().crew();
+        let done = match place {
+            Some(place) => crew.attach_again(place, steering),
+            None if crew.is_paused() => crew.go_on(),
+            None => return,
+        };
+        let (links, mut facts) = (crew.links(), self.shared.facts_now());
+        if let Some(place) = place
+            && links != self.links
+        {
+            let state = facts.interfaces[place].state;
+            let attached_again = facts.interfaces[place].attached_again + 1;
+            let told = crew.interface_facts(place);
+            let what = format!("{} is attached again, {} XDP", told.name, told.mode);
+            self.shared.events.tell(Kind::Link, self.control.epoch(), what);
+            facts.interfaces[place] = InterfaceFacts { state, attached_again, ..told };
+        }
+        self.warnings.attaching = match done {
+            Ok(workers) => {
+                facts.workers = workers;
+                Vec::new()
+            }
+            Err(error) => {
+                self.attach_again = now + RETRY_ATTACHING;
+                vec![error.to_string()]
+            }
+        };
+        drop(facts);
+        if links != self.links {
+            self.links = links;
+            self.network();
+        } else {
+            self.warn();
+        }
+    }
+
+    /// Has next hops resolved that packets were dropped for; looks for them once in an interval.
+    fn resolve(&mut self) {
+        let now = Instant::now();
+        if self.unresolved.is_empty() || now < self.resolve_again {
+            return;
+        }
+        self.resolve_again = now + UNRESOLVED_INTERVAL;
+        let missing = std::iter::from_fn(|| self.unresolved.pop());
+        let egress = self.control.egress();
+        let by_index = missing.filter_map(|(link, addr)| Some((egress.link(link)?.ifindex, addr))).collect();
+        let refused = match self.control.plant().neighbours().resolve(&by_index) {
+            Ok(None) => return,
+            Ok(Some(refused)) => refused.to_string(),
+            Err(error) => format!("next hops cannot be resolved: {error}"),
+        };
+        if self.complain_again <= now {
+            self.complain_again = now + RETRY_REFUSED;
+            tracing::warn!("{refused}");
+        }
+    }
+}
+
+/// The network as far as the workers can reach it: the attached interfaces in the order of their ports, then the
+/// VLANs over them.
+fn attached_only(network: &Network, links: &[u32]) -> Network {
+    let mut seen = network.clone();
+    let place = |ifindex| links.iter().position(|attached| *attached == ifindex);
+    seen.links.retain(|link| {
+        place(link.ifindex).is_some() || link.vlan.is_some_and(|vlan| place(vlan.over).is_some())
+    });
+    let mut next = links.len();
+    for link in &mut seen.links {
+        let id = place(link.ifindex).unwrap_or_else(|| {
+            next += 1;
+            next - 1
+        });
+        link.id = LinkId(id as u16);
+    }
+    seen
+}
+
+/// Asks the daemon, from any thread.
+#[derive(Clone)]
+pub struct Handle {
+    inputs: Sender<Input>,
+    shared: Arc<Shared>,
+}
+
+impl Handle {
+    pub(crate) fn new(inputs: Sender<Input>, shared: Arc<Shared>) -> Self {
+        Self { inputs, shared }
+    }
+
+    /// Asks the control thread, and waits for its answer.
+    ///
+    /// # Errors
+    /// What the control thread says; or that the daemon is ending.
+    pub fn ask(&self, request: Request) -> Result<Reply, CommandError> {
+        self.ask_for(request, None)
+    }
+
+    /// The same for somebody, of whom events tell if it is a change.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn ask_for(&self, request: Request, by: Option<Who>) -> Result<Reply, CommandError> {
+        let (access, asked) = (request.access(), Instant::now());
+        let answer = self.put(|reply| Input::Request(request, by, reply));
+        self.shared.waits.count(access, asked.elapsed());
+        answer
+    }
+
+    /// Has these captures be on and no others, and waits until it is so.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub(crate) fn capture(&self, captures: Captures) -> Result<(), CommandError> {
+        self.put(|reply| Input::Captures(captures, reply))
+    }
+
+    /// From now on these services are wanted so, as [`Control::govern`] has it; waits until it is made.
+    ///
+    /// # Errors
+    /// The daemon is ending.
+    pub fn govern(
+        &self,
+        wanted: Vec<(ServiceKey, Option<GovernedService>)>,
+        reach: Reach,
+    ) -> Result<Governed, CommandError> {
+        self.put(|reply| Input::Govern(wanted, reach, reply))
+    }
+
+    fn put<T>(
+        &self,
+        input: impl FnOnce(Sender<Result<T, CommandError>>) -> Input,
+    ) -> Result<T, CommandError> {
+        let ending = || CommandError::Failed { why: "xvs: the daemon is ending".to_owned() };
+        let (reply, answer) = bounded(1);
+        self.inputs.send(input(reply)).map_err(|_| ending())?;
+        answer.recv().map_err(|_| ending())?
+    }
+
+    /// Asks the control thread, and waits for its answer until then; nothing if there is none.
+    pub(crate) fn ask_until(&self, request: Request, until: Instant) -> Option<Result<Reply, CommandError>> {
+        let (reply, answer) = bounded(1);
+        self.inputs.send_deadline(Input::Request(request, None, reply), until).ok()?;
+        answer.recv_deadline(until).ok()
+    }
+
+    /// The state that runs, and which of its services are governed.
+    ///
+    /// # Errors
+    /// The control thread does not say for too long, or the daemon is ending.
+    pub fn rules(&self) -> Result<(State, Vec<ServiceKey>), CommandError> {
+        match self.ask_until(Request::Rules, Instant::now() + PATIENCE) {
+            Some(Ok(Reply::Rules { commands, governed })) => Ok((state_of(&commands)?, governed)),
+            _ => Err(CommandError::Failed { why: "the control thread is busy".to_owned() }),
+        }
+    }
+
+    /// Has the keepalived.conf read anew, and says in a line what has changed, once that is in force.
+    ///
+    /// # Errors
+    /// There is none, or what is wrong with it, a line each; then nothing has changed.
+    pub fn reload(&self) -> Result<String, CommandError> {
+        let none = || CommandError::Failed {
+            why: "xvs: xvsd has no keepalived.conf; start it with `--keepalived FILE`".to_owned(),
+        };
+        self.shared.reload.get().ok_or_else(none)?()
+    }
+
+    /// What needs no writer.
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use xvs_dataplane::egress::Egress;
+
+    use crate::control::thread::*;
+
+    #[test]
+    fn workers_see_attached_interfaces_by_their_place_and_the_vlans_over_them_and_no_others() {
+        let mut network = Network::default();
+        for name in ["lo", "lan", "wan.5", "lan.5", "spare", "spare.5", "wan"] {
+            network.add_link(name, "02:00:00:00:00:01".parse().unwrap(), &[], 1500).unwrap();
+        }
+        for over in ["wan", "lan", "spare"] {
+            network.make_vlan(&format!("{over}.5"), 5, over).unwrap();
+        }
+        let ifindex = |name| network.link_named(name).unwrap().ifindex;
+        let seen = attached_only(&network, &[ifindex("wan"), ifindex("lan")]);
+        let egress = Egress::build(&seen);
+        let names: Vec<_> = egress.links().map(|(_, link)| link.name.as_str()).collect();
+        assert_eq!(names, ["wan", "lan", "wan.5", "lan.5"]);
+        assert_eq!(egress.untagged(LinkId(1), 5), Some(LinkId(3)));
+        assert_eq!(egress.tag(LinkId(2)), Some((LinkId(0), 5)));
+    }
+}

@@ -1,0 +1,309 @@
+//! `xvsd`: start-up and shutdown in order.
+//!
+//! Up: the socket (so that a second daemon touches nothing), the network, the XDP program on each interface, the
+//! table, a worker for each share of the queues, the control thread, health, readiness. Down, in reverse: no more requests,
+//! the XDP program off (the kernel has its packets back), the workers' last burst, the sockets. What fails on the way
+//! up undoes what was done, by dropping it.
+
+pub(crate) mod liveness;
+pub(crate) mod threads;
+pub mod watchdog;
+
+use std::io;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use thiserror::Error;
+use xvs_dataplane::clock::Clock;
+use xvs_dataplane::conn::{Table, TableConfig, random_secret};
+use xvs_dataplane::counters::WorkerCounters;
+use xvs_dataplane::exchange::Exchange;
+use xvs_dataplane::flow::Flows;
+use xvs_dataplane::forward::Identification;
+use xvs_dataplane::fragments::Fragments;
+use xvs_dataplane::outcome::{Outcome, Unresolved};
+use xvs_dataplane::pipeline::Pipeline;
+use xvs_dataplane::port::xdp::XdpPort;
+use xvs_dataplane::worker::Worker;
+use xvs_dataplane::xdp::{AttachError, RingSizes, SocketError, Steering};
+use xvs_model::command::CommandError;
+use xvs_model::reply::Reply;
+use xvs_model::request::Request;
+use xvs_model::rules::RuleLine;
+
+use crate::config::{Config, ConfigError, Keepalived};
+use crate::control::Control;
+use crate::control::thread::{ControlThread, Handle, Input};
+use crate::daemon::threads::EndNotice;
+use crate::health_checks;
+use crate::health_checks::HealthError;
+use crate::netfilter;
+use crate::network::neighbours::Neighbours;
+use crate::network::{Following, Latest, Slot, follow};
+use crate::status::history::History;
+use crate::status::shared::{Facts, Shared, Waits};
+use crate::sweep::{Sweeper, Sweeping};
+use crate::workers::Crew;
+use crate::workers::placement::PlacementError;
+use crate::workers::system::Wired;
+use xvs_health::engine::Engine;
+use xvs_health::prepare::Prepared;
+use xvs_ipvsadm::typed;
+
+/// Why the daemon does not run.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the message of each variant says what it means and names its fields")]
+pub enum DaemonError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error(
+        "the XDP program cannot be loaded ({0}); xvsd needs root, or CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_PERFMON"
+    )]
+    Program(io::Error),
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
+    #[error("{what}: {error}")]
+    System { what: &'static str, error: io::Error },
+}
+
+/// Says what a system call was for.
+pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> DaemonError {
+    move |error| DaemonError::System { what, error }
+}
+
+/// Requests that may wait for the control thread.
+const QUEUE: usize = 1024;
+
+/// How long the start waits for the kernel's mark rules.
+const FIRST_RULES: Duration = Duration::from_secs(3);
+
+/// A running daemon.
+pub struct Daemon {
+    inputs: Sender<Input>,
+    control: Option<JoinHandle<Wired>>,
+    network: Option<Following>,
+    netfilter: Option<netfilter::Following>,
+    sweeping: Option<Sweeping>,
+    health: Option<Engine>,
+    shared: Arc<Shared>,
+    notices: Sender<String>,
+    ended: Receiver<String>,
+}
+
+impl Daemon {
+    /// Starts everything as a configuration says that has been checked; returns when packets are taken and commands
+    /// can be given.
+    ///
+    /// # Errors
+    /// What could not be started; nothing stays attached then.
+    pub fn start(config: &Config) -> Result<Self, DaemonError> {
+        let clock = Arc::new(Clock::monotonic());
+        let steering = Steering::load().map_err(DaemonError::Program)?;
+        let attached =
+            config.interfaces.iter().map(|name| steering.attach(name)).collect::<Result<_, _>>()?;
+        let rings = RingSizes { receive: config.receive_ring, transmit: config.transmit_ring };
+        let crew = Crew::new(attached, config.workers, rings)?;
+        let workers = crew.size();
+        let memory = config.conn_table_memory.into();
+        let table = TableConfig { capacity: config.conn_table_size, workers, memory };
+        Config::check_table(&table, machine_memory_bytes())?;
+        let table = Table::create(table).map_err(system("the connection table"))?;
+        let reader = table.reader().expect("a new table has its seats free");
+        let links = crew.links();
+        let neighbours = Neighbours::open(&links).map_err(system("netlink"))?;
+        let interfaces = (0..links.len()).map(|place| crew.interface_facts(place)).collect();
+        let (ports, workers_told) = crew.open_ports()?.into_iter().unzip();
+        let rules = config.rules.clone();
+        let facts = Facts { interfaces, workers: workers_told, rules, ..Facts::default() };
+
+        let unresolved = Arc::new(Unresolved::new(64));
+        let plant = Wired::new(crew, steering, neighbours, table.clone());
+        let mut control = Control::new(plant, workers, config.ipvs, config.feedback.clone());
+        control.set_sip_calls(config.sip_calls);
+        control.set_repair(config.keepalived.repair);
+        let (notices, ended) = unbounded();
+        let mut parts =
+            Parts { table: &table, clock: &clock, unresolved: &unresolved, control: &mut control };
+        let counters = parts.start_workers(ports, &notices)?;
+        let wakers = control.plant().crew().0.wakers();
+        let seat = table.reader().expect("a new table has its seats free");
+        let sweeper = Sweeper::new(seat, control.published(), table.secret().0[1]);
+        let swept = sweeper.counters();
+        let sweeping = Some(Sweeping::start(sweeper, clock.clone()).map_err(a_thread())?);
+        let (reader, published, facts) = (Mutex::new(reader), control.published(), Mutex::new(facts));
+        let (total, waits) = (control.total(), Waits::default());
+        let (history, events) = (History::default(), control.events());
+        let shared = Arc::new(Shared {
+            clock,
+            table,
+            reader,
+            published,
+            counters,
+            wakers,
+            total,
+            waits,
+            swept,
+            history,
+            events,
+            facts,
+            health: OnceLock::new(),
+            health_thread: OnceLock::new(),
+            reload: OnceLock::new(),
+        });
+        let (inputs, queue) = bounded(QUEUE);
+        let (latest, rules) = (Latest::default(), Latest::default());
+        let views = (latest.clone(), rules.clone());
+        let thread = ControlThread::new(control, queue, views, unresolved, links, shared.clone());
+        let control = threads::spawn("xvs-control", &notices, move || thread.run()).map_err(a_thread())?;
+        let (report, first_view) = hand_over("xvs-network", latest, || Input::Network, &inputs, &notices);
+        let network = follow(report).map_err(system("following the kernel's network"))?;
+        let (report, first_rules) = hand_over("xvs-netfilter", rules, || Input::Marks, &inputs, &notices);
+        let netfilter = netfilter::follow(report).map_err(system("following netfilter's mark rules"))?;
+        let (control, network, netfilter) = (Some(control), Some(network), Some(netfilter));
+        let health = None;
+        let daemon = Self { inputs, control, network, netfilter, sweeping, health, shared, notices, ended };
+        // The first view of the network is told of before the request, so it is in force when this returns. Mark rules
+        // are read by other people's programs, which are not waited for without end.
+        let _ = first_view.recv();
+        let _ = first_rules.recv_timeout(FIRST_RULES);
+        let _ = daemon.handle().ask(Request::Timeouts);
+        Ok(daemon)
+    }
+
+    /// Receives the name of a thread that has ended though the daemon was not told to stop.
+    pub fn ended(&self) -> &Receiver<String> {
+        &self.ended
+    }
+
+    /// A way to ask, for whoever serves the socket.
+    pub fn handle(&self) -> Handle {
+        Handle::new(self.inputs.clone(), self.shared.clone())
+    }
+
+    /// Carries out the rules to begin with, as one snapshot. A line that is refused is logged, and the rest goes on.
+    ///
+    /// # Errors
+    /// What concerns all of them.
+    pub fn load(&self, rules: Vec<RuleLine>) -> Result<(), CommandError> {
+        if rules.is_empty() {
+            return Ok(());
+        }
+        let commands = rules.iter().map(|rule| rule.command.clone()).collect();
+        let Reply::Restored(results) = self.handle().ask(Request::Restore(commands))? else { return Ok(()) };
+        for (RuleLine { number, command }, result) in rules.iter().zip(&results) {
+            if let Some(error) = result.as_ref().err().and_then(CommandError::refusal) {
+                tracing::error!("rules, line {number}: {}: refused: {error}", typed(command));
+            }
+        }
+        let is_taken =
+            |result: &&Result<_, CommandError>| !matches!(result, Err(error) if error.refusal().is_some());
+        let taken = results.iter().filter(is_taken).count();
+        tracing::info!("rules: {taken} of {} lines are in force", rules.len());
+        Ok(())
+    }
+
+    /// Begins to make the checks of a keepalived.conf; returns when its services are in force.
+    ///
+    /// # Errors
+    /// [`HealthError`].
+    pub fn watch(&mut self, keepalived: &Keepalived, read: Option<Prepared>) -> Result<(), HealthError> {
+        let Some(read) = read else { return Ok(()) };
+        self.health = Some(health_checks::start(keepalived, read, &self.handle(), &self.notices)?);
+        Ok(())
+    }
+
+    /// Gives the interfaces back to the kernel and ends every thread.
+    pub fn stop(mut self) {
+        drop(self.health.take());
+        drop(self.network.take());
+        drop(self.netfilter.take());
+        drop(self.sweeping.take());
+        let _ = self.inputs.send(Input::Stop);
+        let wired = self.control.take().map(JoinHandle::join);
+        drop(wired);
+    }
+}
+
+/// All memory of the machine.
+fn machine_memory_bytes() -> u64 {
+    let machine = rustix::system::sysinfo();
+    // Its fields are as wide as the machine's words.
+    u64::from(machine.mem_unit) * machine.totalram as u64
+}
+
+/// What every worker is made with.
+struct Parts<'a> {
+    table: &'a Arc<Table>,
+    clock: &'a Arc<Clock>,
+    unresolved: &'a Arc<Unresolved>,
+    control: &'a mut Control<Wired>,
+}
+
+impl Parts<'_> {
+    /// A worker for each port, running, and what each counts.
+    fn start_workers(
+        &mut self,
+        ports: Vec<XdpPort>,
+        notices: &Sender<String>,
+    ) -> Result<Vec<Arc<WorkerCounters>>, DaemonError> {
+        let (table, control) = (self.table, &mut *self.control);
+        // Identifications are seen outside: what keys the table must not be.
+        let secret = random_secret().map_err(system("random numbers"))?;
+        let exchange = Arc::new(Exchange::new(ports.len()));
+        let mut counters = Vec::new();
+        for (number, port) in ports.into_iter().enumerate() {
+            let counted = Arc::new(WorkerCounters::default());
+            counters.push(counted.clone());
+            let seat = table.handle(number).expect("each worker has its seat");
+            let ids = |half| Identification::numbered(secret, 2 * number + half);
+            let ids = (ids(0), ids(1));
+            let unresolved = self.unresolved;
+            let flows = Flows::new(number, seat, counted.clone(), control.total(), unresolved.clone(), ids.0);
+            let fragments = Fragments::new(number, exchange.clone(), *table.secret());
+            let outcome = Outcome::new(counted, unresolved.clone(), ids.1);
+            let worker = Worker {
+                pipeline: Pipeline::new(flows, outcome, fragments),
+                port,
+                snapshot: control.published(),
+                clock: self.clock.clone(),
+                stop: Arc::default(),
+            };
+            control.plant().crew().0.start(worker, notices)?;
+        }
+        Ok(counters)
+    }
+}
+
+/// What puts a follower's views into `latest` and tells the control thread so by `input`, to be called on the thread of
+/// this name. The receiver gets one message, for the first view.
+fn hand_over<T: Send + 'static>(
+    thread: &str,
+    latest: Latest<T>,
+    input: fn() -> Input,
+    inputs: &Sender<Input>,
+    notices: &Sender<String>,
+) -> (impl FnMut(T) + Send + 'static, Receiver<()>) {
+    let (seen, first) = bounded(1);
+    let (notice, inputs) = (EndNotice::new(thread, notices), inputs.clone());
+    let report = move |view| {
+        // It goes when the thread does.
+        let _ = &notice;
+        if latest.put(view) == Slot::Empty {
+            // The control thread is gone only when the daemon ends.
+            let _ = inputs.send(input());
+        }
+        // Full but for the first time.
+        let _ = seen.try_send(());
+    };
+    (report, first)
+}
+
+fn a_thread() -> impl FnOnce(io::Error) -> DaemonError {
+    system("a thread")
+}

@@ -1,0 +1,836 @@
+//! Mark rules, as chains of rules with names in them, and laid out for the data plane.
+//!
+//! Two sources: [`MarkRule`]s, which `xvs mark` sets, and the kernel's own chains, which [`crate::netfilter`] reads as
+//! [`Table`]s. [`lay_out`] writes them one after the other as steps that only lead forward: a chain that is jumped to is
+//! written in at each jump, so a packet's evaluation needs no stack and ends. Runs on the control thread whenever rules or
+//! links change; cost: what it writes, at most [`STEPS_MAX`] steps, and a bounded number of rules looked at
+//! and of entries in their lists. What cannot be followed is told, never guessed.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use xvs_dataplane::egress::model::Link;
+use xvs_dataplane::marks;
+use xvs_dataplane::marks::{Change, Condition, Expected, Marks, Step, Test};
+use xvs_model::firewall_mark::MarkRule;
+use xvs_proto::{Family, Prefix};
+
+/// Chains that may call each other, as one table of the kernel has them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Table {
+    /// The chains that packets enter by.
+    pub bases: Vec<Base>,
+    /// All chains, with their rules in order.
+    pub chains: BTreeMap<String, Vec<Rule>>,
+}
+
+/// Where packets enter a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Base {
+    /// As the operator knows it.
+    pub text: String,
+    /// The chain.
+    pub chain: String,
+    /// The lower comes first.
+    pub priority: i64,
+    /// Of which packets; `None`: both families.
+    pub family: Option<Family>,
+    /// Grows from one chain to the next in the order in which the kernel was given them; of one priority it goes through
+    /// the last one first (`net/netfilter/core.c`, `nf_hook_entries_grow`). `None` if that is not known.
+    pub registered: Option<(u64, u64)>,
+    /// Why nothing of it can be followed.
+    pub obstacle: Option<String>,
+}
+
+/// A rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// As the operator knows it.
+    pub text: String,
+    /// What packets it is for; all have to fit.
+    pub criteria: Vec<Criterion>,
+    /// What it does to them.
+    pub action: Action,
+    /// Why it cannot be followed; then the rest may be incomplete.
+    pub obstacle: Option<String>,
+}
+
+/// Something that a rule asks of a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Criterion {
+    /// What.
+    pub what: What,
+    /// Whether it shall be so.
+    pub expected: Expected,
+}
+
+/// A test that needs no names, or one of interfaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// The data plane's own.
+    Test(Test),
+    /// Came in by one of these; a name that ends in `*` is the beginning of one.
+    Interface(Vec<String>),
+}
+
+/// What a rule does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Changes the mark; the next rule follows.
+    Set(Change),
+    /// Changes the mark to what cannot be told; such a rule has an obstacle.
+    Unknown,
+    /// Drops the packet; such a rule has an obstacle.
+    Drop,
+    /// Ends the table.
+    Accept,
+    /// Ends the chain.
+    Return,
+    /// Goes through another chain, and then on.
+    Call(String),
+    /// Goes through another chain instead of the rest of this one.
+    Goto(String),
+    /// Nothing that concerns marks.
+    Nothing,
+}
+
+/// What comes of rules.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LaidOut {
+    /// For the data plane.
+    pub marks: Marks,
+    /// A sentence for each rule that is not followed, or may not apply in this order.
+    pub unfollowed: Vec<String>,
+    reach: Vec<Reach>,
+}
+
+/// How far a change of the mark reaches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Reach {
+    change: Change,
+    scope: Scope,
+}
+
+/// Which packets come to a rule, as far as steering can tell.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Scope {
+    family: Option<Family>,
+    /// Any address if there is none. One list, however many rules it stands before.
+    dest: Option<Arc<[Prefix]>>,
+}
+
+impl Scope {
+    /// The same, and what more a rule asks for.
+    fn within(&self, criteria: &[Criterion]) -> Self {
+        let mut scope = self.clone();
+        for criterion in criteria.iter().filter(|criterion| criterion.expected == Expected::Yes) {
+            match &criterion.what {
+                What::Test(Test::Dest(networks)) => scope.dest = Some(marks::merged(networks.clone()).into()),
+                What::Test(Test::Family(family)) => scope.family = Some(*family),
+                _ => {}
+            }
+        }
+        scope
+    }
+}
+
+impl LaidOut {
+    /// The networks whose packets may come to carry a mark: those that have to be steered for its service.
+    pub fn reach(&self, mark: u32, family: Family) -> BTreeSet<Prefix> {
+        let everything = match family {
+            Family::V4 => Prefix::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+            Family::V6 => Prefix::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0),
+        };
+        let mut networks = BTreeSet::new();
+        let may = |reach: &&Reach| {
+            reach.change.may_give(mark) && reach.scope.family.is_none_or(|only| only == family)
+        };
+        let mut seen = BTreeSet::new();
+        for Reach { scope, .. } in self.reach.iter().filter(may) {
+            match &scope.dest {
+                Some(dest) if !seen.insert(dest.as_ptr()) => {}
+                Some(dest) => networks.extend(dest.iter().filter(|to| Family::of(to.addr()) == family)),
+                None => networks.extend(everything),
+            }
+        }
+        networks
+    }
+}
+
+/// Writes all rules as steps: those of the kernel's tables by priority, then our own, which have the last word. Interfaces
+/// are found among `links`; a packet comes in by no other.
+pub fn lay_out(tables: &[Table], own: &[MarkRule], links: &[Link]) -> LaidOut {
+    let mut writer = Writer { links, ..Writer::default() };
+    let tables: Vec<_> = tables.iter().map(|table| (table, Leads::of(table))).collect();
+    let mut bases = Vec::new();
+    for (table, leads) in &tables {
+        bases.extend(table.bases.iter().map(|base| (*table, leads, base)));
+    }
+    bases.retain(|(_, leads, base)| leads.marking.contains(base.chain.as_str()));
+    let told = |(.., base): &(_, _, &Base)| {
+        let why = base.obstacle.as_ref();
+        why.map(|why| format!("chain «{}» marks packets and is not followed: {why}", base.text))
+    };
+    writer.unfollowed.extend(bases.iter().filter_map(told));
+    bases.retain(|(.., base)| base.obstacle.is_none());
+    bases.sort_by_key(|(.., base)| (base.priority, Reverse(base.registered)));
+    for pair in bases.windows(2) {
+        writer.unfollowed.extend(unordered(pair[0].2, pair[1].2));
+    }
+    for (table, leads, base) in bases {
+        writer.base((table, leads), base);
+    }
+    let own: Vec<_> = own.iter().map(own_rule).collect();
+    let end = writer.label();
+    let none = Table::default();
+    let ways = Ways { after: end, end, depth: 0 };
+    writer.rules((&none, &Leads::of(&none)), &own, &Scope::default(), ways);
+    writer.place(end);
+    writer.finish()
+}
+
+/// A sentence about two chains that mark, if nobody knows that the kernel goes through them in this order.
+fn unordered(first: &Base, second: &Base) -> Option<String> {
+    let meet = first.family.is_none() || second.family.is_none() || first.family == second.family;
+    let known = first.priority != second.priority || first.registered.and(second.registered).is_some();
+    (meet && !known).then(|| {
+        format!(
+            "chains «{}» and «{}» mark packets at the same priority; xvs takes them in this order, and cannot tell the \
+             kernel's: give one of them another priority",
+            first.text, second.text
+        )
+    })
+}
+
+/// What each chain leads to, found once for all of a table.
+struct Leads<'t> {
+    /// Chains that change marks, or that lead to such. A base that is none of them is none of ours.
+    marking: BTreeSet<&'t str>,
+    /// Chains that it makes a difference to a packet's mark to go through.
+    mattering: BTreeSet<&'t str>,
+}
+
+impl<'t> Leads<'t> {
+    fn of(table: &'t Table) -> Self {
+        let marks = |action: &Action| matches!(action, Action::Set(_) | Action::Unknown);
+        let matters = |action: &Action| marks(action) || matches!(action, Action::Accept | Action::Drop);
+        Self { marking: leading_to(table, marks), mattering: leading_to(table, matters) }
+    }
+}
+
+/// The chains that have a rule that does such a thing, and those that lead to one. Cost: one look at each rule.
+fn leading_to(table: &Table, is_wanted: impl Fn(&Action) -> bool) -> BTreeSet<&str> {
+    let (mut callers, mut to_do): (BTreeMap<&str, Vec<&str>>, Vec<&str>) = Default::default();
+    for (name, rules) in &table.chains {
+        for rule in rules {
+            match &rule.action {
+                Action::Call(to) | Action::Goto(to) => callers.entry(to).or_default().push(name),
+                action if is_wanted(action) => to_do.push(name),
+                _ => {}
+            }
+        }
+    }
+    let mut found = BTreeSet::new();
+    while let Some(chain) = to_do.pop() {
+        if found.insert(chain) {
+            to_do.extend(callers.get(chain).into_iter().flatten());
+        }
+    }
+    found
+}
+
+/// A place among the steps that is not known yet.
+#[derive(Debug, Clone, Copy)]
+struct Label(usize);
+
+/// Where the ways out of a chain lead.
+#[derive(Debug, Clone, Copy)]
+struct Ways {
+    /// Its end, and every return.
+    after: Label,
+    /// What accepts the packet.
+    end: Label,
+    /// How many chains led here.
+    depth: usize,
+}
+
+#[derive(Default)]
+struct Writer<'a> {
+    links: &'a [Link],
+    /// Their skips lead to labels until [`Self::finish`].
+    steps: Vec<Step>,
+    places: Vec<usize>,
+    reach: Vec<Reach>,
+    unfollowed: Vec<String>,
+    /// The same, to find one among them.
+    told: BTreeSet<String>,
+    /// How many rules were looked at.
+    looks: usize,
+    /// How many networks, ports and the like their lists hold.
+    entries: usize,
+    is_cut_off: bool,
+}
+
+/// A table, and what its chains lead to.
+type Called<'a> = (&'a Table, &'a Leads<'a>);
+
+impl Writer<'_> {
+    fn base(&mut self, table: Called<'_>, base: &Base) {
+        let end = self.label();
+        if let Some(family) = base.family {
+            let other = Condition { test: Test::Family(family), expected: Expected::No };
+            self.skip(vec![other], end);
+        }
+        let scope = Scope { family: base.family, dest: None };
+        self.chain(table, &base.chain, &scope, Ways { after: end, end, depth: 0 });
+        self.place(end);
+    }
+
+    fn chain(&mut self, table: Called<'_>, chain: &str, scope: &Scope, ways: Ways) {
+        if let Some(rules) = table.0.chains.get(chain) {
+            self.rules(table, rules, scope, ways);
+        }
+    }
+
+    fn rules(&mut self, table: Called<'_>, rules: &[Rule], scope: &Scope, ways: Ways) {
+        for rule in rules {
+            self.looks += 1;
+            let is_idle = match &rule.action {
+                Action::Nothing => true,
+                Action::Call(to) => !table.1.mattering.contains(to.as_str()),
+                _ => false,
+            };
+            if is_idle && self.looks <= LOOKS_MAX {
+                continue;
+            }
+            if self.is_full(rule) {
+                return;
+            }
+            if let Some(why) = self.obstacle(rule, ways) {
+                self.tell(rule, &why);
+                continue;
+            }
+            let conditions = self.conditions(&rule.criteria);
+            match &rule.action {
+                Action::Set(change) => {
+                    self.reach.push(Reach { change: *change, scope: scope.within(&rule.criteria) });
+                    self.steps.push(Step { conditions, action: marks::Action::Set(*change) });
+                }
+                Action::Accept => self.skip(conditions, ways.end),
+                Action::Return => self.skip(conditions, ways.after),
+                Action::Call(to) | Action::Goto(to) => {
+                    let scope = scope.within(&rule.criteria);
+                    let (into, next) = (self.label(), self.label());
+                    self.skip(conditions, into);
+                    self.skip(Vec::new(), next);
+                    self.place(into);
+                    let returns = matches!(rule.action, Action::Call(_));
+                    let after = if returns { next } else { ways.after };
+                    self.chain(table, to, &scope, Ways { after, depth: ways.depth + 1, ..ways });
+                    if !returns {
+                        self.skip(Vec::new(), after);
+                    }
+                    self.place(next);
+                }
+                Action::Unknown | Action::Drop | Action::Nothing => {}
+            }
+        }
+    }
+
+    /// Whether there is no room for more, or all of it would take too long; from that rule on nothing is followed.
+    fn is_full(&mut self, rule: &Rule) -> bool {
+        let why = match () {
+            () if self.is_cut_off => return true,
+            () if self.steps.len() >= STEPS_MAX => {
+                format!("the rules before it fill the {STEPS_MAX} that are evaluated")
+            }
+            () if self.looks > LOOKS_MAX => {
+                format!("with each chain written out where it is called, {LOOKS_MAX} rules stand before it")
+            }
+            () => return false,
+        };
+        self.is_cut_off = true;
+        let rest = format!("mark rule «{}» and what comes behind it are not followed: {why}", rule.text);
+        self.unfollowed.insert(0, rest);
+        true
+    }
+
+    fn obstacle(&mut self, rule: &Rule, ways: Ways) -> Option<String> {
+        if ways.depth >= DEPTH_MAX {
+            return Some(format!("it stands behind {DEPTH_MAX} jumps"));
+        }
+        if rule.obstacle.is_some() {
+            return rule.obstacle.clone();
+        }
+        let entries = |criterion: &Criterion| match &criterion.what {
+            What::Test(test) => test.entries(),
+            What::Interface(names) => names.len(),
+        };
+        let more = self.entries + rule.criteria.iter().map(entries).sum::<usize>();
+        if more > ENTRIES_MAX {
+            return Some(no_room_for_entries());
+        }
+        self.entries = more;
+        None
+    }
+
+    fn tell(&mut self, rule: &Rule, why: &str) {
+        let sentence = format!("mark rule «{}» is not followed: {why}", rule.text);
+        if self.told.insert(sentence.clone()) {
+            self.unfollowed.push(sentence);
+        }
+    }
+
+    fn conditions(&self, criteria: &[Criterion]) -> Vec<Condition> {
+        let test = |what: &What| match what {
+            What::Test(test) => test.clone(),
+            What::Interface(names) => {
+                let fits = |link: &&Link| names.iter().any(|name| is_named(&link.name, name));
+                Test::Link(self.links.iter().filter(fits).map(|link| link.id).collect())
+            }
+        };
+        criteria.iter().map(|one| Condition { test: test(&one.what), expected: one.expected }).collect()
+    }
+
+    fn label(&mut self) -> Label {
+        self.places.push(0);
+        Label(self.places.len() - 1)
+    }
+
+    fn place(&mut self, label: Label) {
+        self.places[label.0] = self.steps.len();
+    }
+
+    fn skip(&mut self, conditions: Vec<Condition>, to: Label) {
+        self.steps.push(Step { conditions, action: marks::Action::SkipTo(to.0) });
+    }
+
+    fn finish(mut self) -> LaidOut {
+        for step in &mut self.steps {
+            if let marks::Action::SkipTo(to) = &mut step.action {
+                *to = self.places[*to];
+            }
+        }
+        let more = self.unfollowed.len().saturating_sub(SENTENCES_MAX);
+        if more > 0 {
+            self.unfollowed.truncate(SENTENCES_MAX);
+            self.unfollowed.push(format!("{more} more mark rules are not followed"));
+        }
+        LaidOut { marks: Marks::new(self.steps), unfollowed: self.unfollowed, reach: self.reach }
+    }
+}
+
+/// Why a rule with long lists is left out.
+pub(crate) fn no_room_for_entries() -> String {
+    format!("with the rules before it, it lists more than {ENTRIES_MAX} addresses, ports and the like")
+}
+
+/// iptables' way to name interfaces, in ours.
+pub fn pattern(name: &str) -> String {
+    name.strip_suffix('+').map_or_else(|| name.to_owned(), |beginning| format!("{beginning}*"))
+}
+
+/// Whether an interface has a name, or one that begins so.
+fn is_named(interface: &str, name: &str) -> bool {
+    match name.strip_suffix('*') {
+        Some(beginning) => interface.starts_with(beginning),
+        None => interface == name,
+    }
+}
+
+/// How many steps are written; each may be looked at once for each new connection.
+pub const STEPS_MAX: usize = 4096;
+/// How many entries the lists of all rules have together, each list counted wherever its rule is written.
+pub(crate) const ENTRIES_MAX: usize = 1 << 18;
+/// How many rules are looked at in writing them, counted again wherever their chain is called.
+const LOOKS_MAX: usize = 1 << 18;
+/// How many rules that are not followed are told each for itself.
+const SENTENCES_MAX: usize = 100;
+/// How deep chains may call each other; nftables takes 16.
+const DEPTH_MAX: usize = 64;
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use xvs_proto::{FlowKey, Fragment, Packet, tcp};
+
+    /// A packet of a flow, a SYN if it is TCP's.
+    pub(crate) fn packet(flow: FlowKey) -> Packet {
+        Packet {
+            network: 14,
+            transport: 34,
+            end: 54,
+            flow,
+            fragment: Fragment::Whole,
+            fragment_header: None,
+            longest_fragment: None,
+            tcp_flags: tcp::Flags::SYN,
+            sctp_event: None,
+            icmp_type: None,
+            ttl: 64,
+            tos: 0,
+            dont_fragment: false,
+        }
+    }
+}
+
+/// A rule of `xvs mark` as a rule of a chain.
+fn own_rule(own: &MarkRule) -> Rule {
+    let tests = [
+        own.dest.map(|dest| Test::Dest(vec![dest])),
+        own.source.map(|source| Test::Source(vec![source])),
+        own.protocol.map(|protocol| Test::Protocol(vec![protocol])),
+        (!own.dest_ports.is_empty()).then(|| Test::DestPort(own.dest_ports.clone())),
+    ];
+    let interface = own.interface.iter().map(|name| What::Interface(vec![pattern(name)]));
+    let all = tests.into_iter().flatten().map(What::Test).chain(interface);
+    Rule {
+        text: own.to_string(),
+        criteria: all.map(|what| Criterion { what, expected: Expected::Yes }).collect(),
+        action: Action::Set(Change::set_mark(own.mark, own.mask)),
+        obstacle: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use xvs_proto::Protocol;
+
+    use proptest::prelude::*;
+    use xvs_dataplane::egress::model::Network;
+    use xvs_dataplane::port::LinkId;
+    use xvs_proto::{Endpoint, FlowKey, Packet};
+
+    use crate::firewall_marks::*;
+
+    const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
+
+    fn links() -> Vec<Link> {
+        let mut network = Network::default();
+        for name in ["eth0", "eth1", "lan"] {
+            network.add_link(name, "02:00:00:00:00:01".parse().unwrap(), &[], 1500).unwrap();
+        }
+        network.links
+    }
+
+    fn packet(port: u16) -> Packet {
+        let (source, dest) = (Endpoint::new([203, 0, 113, 7], 4000), Endpoint::new(VIP, port));
+        testing::packet(FlowKey { protocol: Protocol::TCP, source, dest })
+    }
+
+    fn to_port(port: u16) -> Vec<Criterion> {
+        let what = What::Test(Test::DestPort(vec![port..=port]));
+        vec![Criterion { what, expected: Expected::Yes }]
+    }
+
+    fn rule(criteria: Vec<Criterion>, action: Action) -> Rule {
+        Rule { text: "a rule".to_owned(), criteria, action, obstacle: None }
+    }
+
+    fn set(mark: u32) -> Action {
+        Action::Set(Change::set_mark(mark, u32::MAX))
+    }
+
+    fn base(chain: &str, priority: i64, family: Option<Family>) -> Base {
+        let (text, chain) = (format!("a table {chain}"), chain.to_owned());
+        Base { text, chain, priority, family, registered: None, obstacle: None }
+    }
+
+    fn table(priority: i64, chains: &[(&str, &[Rule])]) -> Table {
+        let base = base("pre", priority, Some(Family::V4));
+        let chains = chains.iter().map(|(name, rules)| ((*name).to_owned(), rules.to_vec())).collect();
+        Table { bases: vec![base], chains }
+    }
+
+    fn mark(tables: &[Table], port: u16) -> u32 {
+        lay_out(tables, &[], &links()).marks.of(LinkId(0), &packet(port))
+    }
+
+    #[test]
+    fn a_called_chain_goes_on_behind_the_call_and_one_gone_to_behind_the_call_before() {
+        let or = |bits| Action::Set(Change::NONE.or(bits));
+        for (to_sub, marked) in
+            [(Action::Call("sub".to_owned()), 0x102), (Action::Goto("sub".to_owned()), 0x002)]
+        {
+            let outer = [rule(to_port(80), to_sub), rule(vec![], or(0x100))];
+            let sub = [rule(vec![], or(2)), rule(vec![], Action::Return), rule(vec![], set(9))];
+            let pre = [rule(vec![], Action::Call("outer".to_owned())), rule(to_port(99), set(7))];
+            let tables = [table(0, &[("pre", &pre), ("outer", &outer), ("sub", &sub)])];
+            assert_eq!([80, 81, 99].map(|port| mark(&tables, port)), [marked, 0x100, 7]);
+        }
+    }
+
+    #[test]
+    fn accept_ends_its_table_and_the_next_one_by_priority_goes_on() {
+        let first = table(
+            -150,
+            &[
+                ("pre", &[rule(vec![], Action::Call("sub".to_owned())), rule(vec![], set(1))]),
+                ("sub", &[rule(vec![], set(2)), rule(to_port(80), Action::Accept)]),
+            ],
+        );
+        let second = table(-100, &[("pre", &[rule(to_port(443), set(3))])]);
+        let tables = [second, first];
+        assert_eq!([80, 81, 443].map(|port| mark(&tables, port)), [2, 1, 3]);
+    }
+
+    #[test]
+    fn long_lists_are_searched_steered_once_and_bounded_in_all() {
+        let every_second = |n: u32| Prefix::host(Ipv4Addr::from(0x0a00_0000 + 2 * n).into());
+        let dest = |networks| Criterion { what: What::Test(Test::Dest(networks)), expected: Expected::Yes };
+        let long = vec![dest((0..60_000).map(every_second).collect())];
+        let vip = vec![dest(vec![Prefix::host(VIP.into())])];
+        let called = [rule(vec![], set(1)), rule(to_port(81), set(1))];
+        let pre = [
+            rule(long.clone(), Action::Call("sub".to_owned())),
+            rule(long.clone(), set(2)),
+            rule(long.clone(), set(2)),
+            rule(long.clone(), set(2)),
+            Rule { text: "one too many".to_owned(), ..rule(long, set(3)) },
+            rule(vip, set(4)),
+        ];
+        let laid_out = lay_out(&[table(0, &[("pre", &pre), ("sub", &called)])], &[], &[]);
+        assert_eq!(laid_out.unfollowed.len(), 1);
+        assert!(laid_out.unfollowed[0].contains("one too many") && laid_out.unfollowed[0].contains("262144"));
+        assert_eq!(laid_out.reach(1, Family::V4).len(), 60_000);
+        assert_eq!(laid_out.marks.of(LinkId(0), &packet(80)), 4, "one without a list is still followed");
+    }
+
+    #[test]
+    fn of_chains_of_one_priority_the_kernel_goes_through_the_last_registered_first() {
+        let registered = |at, sets| {
+            let mut table = table(-150, &[("pre", &[rule(vec![], set(sets))])]);
+            table.bases[0].registered = at;
+            table
+        };
+        let (older, newer) = (registered(Some((3, 9)), 1), registered(Some((4, 1)), 2));
+        for tables in [[older.clone(), newer.clone()], [newer, older.clone()]] {
+            let laid_out = lay_out(&tables, &[], &links());
+            assert_eq!(laid_out.marks.of(LinkId(0), &packet(80)), 1);
+            assert_eq!(laid_out.unfollowed, Vec::<String>::new());
+        }
+        let unknown = [older.clone(), registered(None, 2)];
+        assert_eq!(lay_out(&unknown, &[], &links()).unfollowed.len(), 1);
+        let mut six = registered(None, 2);
+        six.bases[0].family = Some(Family::V6);
+        assert_eq!(lay_out(&[older, six], &[], &links()).unfollowed, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_table_of_one_family_marks_no_packet_of_the_other() {
+        let mut six = table(0, &[("pre", &[rule(vec![], set(1))])]);
+        six.bases[0].family = Some(Family::V6);
+        assert_eq!(mark(&[six.clone()], 80), 0);
+        let laid_out = lay_out(&[six], &[], &[]);
+        assert!(laid_out.reach(1, Family::V4).is_empty());
+        assert_eq!(laid_out.reach(1, Family::V6), ["::/0".parse().unwrap()].into());
+    }
+
+    #[test]
+    fn what_cannot_be_followed_is_told_where_it_concerns_marks_and_left_out() {
+        let blocked = |action| Rule { obstacle: Some("because".to_owned()), ..rule(vec![], action) };
+        let harmless = blocked(Action::Call("logging".to_owned()));
+        let tables = [
+            table(
+                0,
+                &[
+                    ("pre", &[harmless, blocked(Action::Unknown), rule(vec![], set(1))]),
+                    ("logging", &[rule(vec![], Action::Nothing)]),
+                ],
+            ),
+            table(1, &[("pre", &[blocked(Action::Drop)])]),
+        ];
+        let laid_out = lay_out(&tables, &[], &links());
+        assert_eq!(laid_out.unfollowed, ["mark rule «a rule» is not followed: because"]);
+        assert_eq!(mark(&tables, 80), 1);
+    }
+
+    #[test]
+    fn chains_that_would_fill_more_than_the_room_there_is_are_told_of_and_cost_no_more() {
+        let call = |to: usize| rule(vec![], Action::Call(to.to_string()));
+        let doubling: Vec<_> = (0..40).map(|n| (n.to_string(), vec![call(n + 1), call(n + 1)])).collect();
+        let mut table = table(0, &[("pre", &[call(0)])]);
+        table.chains.extend(doubling);
+        table.chains.insert("40".to_owned(), vec![rule(vec![], set(1))]);
+        let laid_out = lay_out(&[table], &[], &links());
+        assert_eq!(laid_out.marks.of(LinkId(0), &packet(80)), 1);
+        assert!(laid_out.unfollowed[0].contains("4096"), "{:?}", laid_out.unfollowed);
+        assert_eq!(laid_out.unfollowed.len(), 1);
+    }
+
+    #[test]
+    fn rules_that_fill_the_room_there_is_are_all_followed_if_those_behind_them_do_nothing() {
+        let mut rules = vec![rule(vec![], set(1)); STEPS_MAX - 1];
+        // The first step is that of the table's family.
+        rules.push(rule(vec![], Action::Nothing));
+        assert_eq!(lay_out(&[table(0, &[("pre", &rules)])], &[], &[]).unfollowed, Vec::<String>::new());
+        rules.push(rule(vec![], set(2)));
+        assert_eq!(lay_out(&[table(0, &[("pre", &rules)])], &[], &[]).unfollowed.len(), 1);
+    }
+
+    #[test]
+    fn chains_that_call_each_other_in_more_ways_than_can_be_gone_through_are_looked_at_once_each() {
+        let call = |to: usize| rule(vec![], Action::Call(to.to_string()));
+        let harmless = |last: Rule| {
+            let mut table = table(0, &[("pre", &[call(0), rule(to_port(80), set(1))])]);
+            table.chains.extend((0..60).map(|n| (n.to_string(), vec![call(n + 1); 6])));
+            table.chains.insert("60".to_owned(), vec![last]);
+            table
+        };
+        let tables = [harmless(rule(vec![], Action::Nothing))];
+        assert_eq!([mark(&tables, 80), mark(&tables, 81)], [1, 0]);
+        let obstacle = Some("because".to_owned());
+        let blocked = Rule { obstacle, ..rule(vec![], Action::Drop) };
+        let laid_out = lay_out(&[harmless(blocked)], &[], &links());
+        assert!(laid_out.unfollowed[0].contains("and what comes behind it"), "{:?}", laid_out.unfollowed);
+        assert!(laid_out.unfollowed[1].contains("because"), "{:?}", laid_out.unfollowed);
+    }
+
+    #[test]
+    fn rules_that_cannot_be_followed_are_looked_at_a_bounded_number_of_times() {
+        let call = rule(vec![], Action::Call("sub".to_owned()));
+        let blocked = |n: i32| Rule {
+            text: n.to_string(),
+            obstacle: Some("because".to_owned()),
+            ..rule(vec![], set(1))
+        };
+        let sub: Vec<_> = (0..10_000).map(blocked).collect();
+        let laid_out = lay_out(&[table(0, &[("pre", &vec![call; 1000]), ("sub", &sub)])], &[], &links());
+        assert_eq!(laid_out.unfollowed.len(), 101);
+        assert!(laid_out.unfollowed[0].contains("stand before it"), "{}", laid_out.unfollowed[0]);
+        assert_eq!(laid_out.unfollowed[100], "9901 more mark rules are not followed");
+    }
+
+    #[test]
+    fn interfaces_are_found_by_name_or_by_the_beginning_of_it_and_one_that_is_not_attached_is_none() {
+        for (name, marked) in [("eth0", [5, 0, 0]), ("eth+", [5, 5, 0]), ("wan", [0, 0, 0])] {
+            let rule = MarkRule {
+                dest: None,
+                source: None,
+                protocol: None,
+                dest_ports: Vec::new(),
+                interface: Some(name.to_owned()),
+                mark: 5,
+                mask: u32::MAX,
+            };
+            let marks = lay_out(&[], &[rule], &links()).marks;
+            assert_eq!([0, 1, 2].map(|link| marks.of(LinkId(link), &packet(80))), marked, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_mark_reaches_the_networks_of_the_rules_that_may_set_it_and_everything_if_one_names_none() {
+        let to = |network: &str| {
+            let what = What::Test(Test::Dest(vec![network.parse().unwrap()]));
+            vec![Criterion { what, expected: Expected::Yes }]
+        };
+        let tables = [table(
+            0,
+            &[
+                (
+                    "pre",
+                    &[
+                        rule(to("198.51.100.0/24"), Action::Call("sub".to_owned())),
+                        rule(to("192.0.2.1"), set(2)),
+                        rule(vec![], Action::Set(Change::set_mark(4, 0xf))),
+                    ],
+                ),
+                ("sub", &[rule(to_port(80), set(1)), rule(to("198.51.100.7"), set(2))]),
+            ],
+        )];
+        let laid_out = lay_out(&tables, &[], &links());
+        let reach = |mark| laid_out.reach(mark, Family::V4);
+        let nets = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<BTreeSet<_>>();
+        assert_eq!(reach(1), nets(&["198.51.100.0/24"]));
+        assert_eq!(reach(2), nets(&["192.0.2.1/32", "198.51.100.7/32"]));
+        assert_eq!(reach(0x14), nets(&["0.0.0.0/0"]));
+        assert_eq!(reach(3), nets(&[]));
+        assert_eq!(laid_out.reach(1, Family::V6), nets(&[]));
+    }
+
+    /// What a chain does to a packet, as iptables(8) says it: not laid out, but gone through.
+    struct Walk<'a> {
+        table: &'a Table,
+        port: u16,
+        mark: u32,
+    }
+
+    impl Walk<'_> {
+        /// Whether the table ends here.
+        fn chain(&mut self, name: &str) -> bool {
+            for rule in &self.table.chains[name] {
+                let fits = rule.criteria.iter().all(|one| match &one.what {
+                    What::Test(Test::DestPort(ports)) => {
+                        ports[0].contains(&self.port) == (one.expected == Expected::Yes)
+                    }
+                    What::Test(Test::Mark { value, mask }) => self.mark & mask == *value,
+                    other => panic!("{other:?}"),
+                });
+                match &rule.action {
+                    _ if !fits => {}
+                    Action::Set(change) => self.mark = change.apply(self.mark),
+                    Action::Accept => return true,
+                    Action::Return => return false,
+                    Action::Call(to) if self.chain(to) => return true,
+                    Action::Goto(to) => return self.chain(to),
+                    _ => {}
+                }
+            }
+            false
+        }
+    }
+
+    fn any_criteria() -> impl Strategy<Value = Vec<Criterion>> {
+        let yes = |test| Criterion { what: What::Test(test), expected: Expected::Yes };
+        let port = (0..4u16, 0..2u16, any::<bool>()).prop_map(|(first, more, negated)| Criterion {
+            what: What::Test(Test::DestPort(vec![first..=first + more])),
+            expected: if negated { Expected::No } else { Expected::Yes },
+        });
+        let mark =
+            (0..4u32, 0..4u32).prop_map(move |(value, mask)| yes(Test::Mark { value: value & mask, mask }));
+        prop::collection::vec(prop_oneof![port, mark], 0..3)
+    }
+
+    /// Rules of the chain of this number, which calls those of higher ones only.
+    fn any_rules(number: usize) -> impl Strategy<Value = Vec<Rule>> {
+        let to = (number + 1..=number + 3).prop_map(|to| to.min(CHAINS).to_string());
+        let action = prop_oneof![
+            3 => (0..4u32, 0..4u32).prop_map(|(value, mask)| Action::Set(Change::set_xmark(value, mask))),
+            1 => Just(Action::Accept),
+            1 => Just(Action::Return),
+            1 => Just(Action::Nothing),
+            2 => to.clone().prop_map(Action::Call),
+            1 => to.prop_map(Action::Goto),
+        ];
+        prop::collection::vec(
+            (any_criteria(), action).prop_map(|(criteria, action)| rule(criteria, action)),
+            0..5,
+        )
+    }
+
+    /// How many chains there are behind the first.
+    const CHAINS: usize = 4;
+
+    proptest! {
+        #[test]
+        fn what_is_laid_out_marks_as_the_chains_would_if_they_were_gone_through(
+            rules in (any_rules(0), any_rules(1), any_rules(2), any_rules(3)),
+        ) {
+            let rules = [rules.0, rules.1, rules.2, rules.3, vec![]];
+            let chains = rules.into_iter().enumerate().map(|(number, rules)| (number.to_string(), rules)).collect();
+            let base = base("0", 0, None);
+            let table = Table { bases: vec![base], chains };
+            let laid_out = lay_out(std::slice::from_ref(&table), &[], &[]);
+            for port in 0..6 {
+                let mut walk = Walk { table: &table, port, mark: 0 };
+                walk.chain("0");
+                prop_assert_eq!(laid_out.marks.of(LinkId(0), &packet(port)), walk.mark, "port {}", port);
+                if walk.mark != 0 {
+                    prop_assert!(!laid_out.reach(walk.mark, Family::V4).is_empty(), "mark {} is steered", walk.mark);
+                }
+            }
+        }
+    }
+}

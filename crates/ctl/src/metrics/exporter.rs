@@ -1,0 +1,367 @@
+//! Where Prometheus scrapes: `GET /metrics` over HTTP.
+//!
+//! One thread for all clients, none of whose waiting is another's: so many at a time, each with one request, so long for
+//! its headers and so long for everything. One too many takes the place of the one that has been there for the longest:
+//! those that dawdle go first, and a scrape is over soon. The page is made on this thread, anew for each request and
+//! piece by piece as its client takes it, so that a client costs one piece of memory. The thread yields its core to workers.
+//! No control thread and no worker has a part in it; if it ends by a fault, packets go on. Without names or
+//! passwords: whoever reaches the address may read. Not here: what the page says ([`crate::metrics`]).
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::ready;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use http_body_util::{Either, Full};
+use hyper::body::{Body, Bytes, Frame, Incoming};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::process::nice;
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle as Task;
+use tokio::time::{sleep, timeout};
+
+/// Why nobody can scrape.
+#[derive(Debug, Error)]
+pub enum ExporterError {
+    /// Somebody listens there.
+    #[error(
+        "metrics_address {0}: in use by another program; `ss -ltnp` shows which: stop it, or choose another port"
+    )]
+    InUse(SocketAddr),
+    /// The system refuses.
+    #[error(
+        "metrics_address {address}: {error}; name an address of this machine and a free port, as 127.0.0.1:9112"
+    )]
+    System {
+        /// Where it was to listen.
+        address: SocketAddr,
+        /// The system's word.
+        error: io::Error,
+    },
+}
+
+/// An address that is taken, and not yet answered at.
+#[derive(Debug)]
+pub struct Listener {
+    listener: tokio::net::TcpListener,
+    runtime: Runtime,
+}
+
+impl Listener {
+    /// Takes an address. Who connects waits until [`Self::serve`].
+    ///
+    /// # Errors
+    /// [`ExporterError`]; nothing is left behind then.
+    pub fn bind(address: SocketAddr) -> Result<Self, ExporterError> {
+        let bind = || {
+            let listener = TcpListener::bind(address)?;
+            listener.set_nonblocking(true)?;
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let entered = runtime.enter();
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            drop(entered);
+            Ok(Self { listener, runtime })
+        };
+        bind().map_err(|error: io::Error| match error.kind() {
+            io::ErrorKind::AddrInUse => ExporterError::InUse(address),
+            _ => ExporterError::System { address, error },
+        })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// The system's word.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Answers from now on with the pieces that `page` gives, on a thread of its own.
+    ///
+    /// # Errors
+    /// The system has no room for another thread.
+    pub fn serve<P: Pieces>(self, page: impl Fn() -> P + Send + Sync + 'static) -> io::Result<Exporter> {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let Self { listener, runtime } = self;
+        let run = move || {
+            // On Linux this is the thread's own, and it may always be raised.
+            let _ = nice(NICENESS);
+            runtime.spawn(accept(listener, Arc::new(page)));
+            // Told to stop by the other end's being dropped; the clients end with the runtime.
+            let _ = runtime.block_on(stopped);
+        };
+        let thread = thread::Builder::new().name("xvs-metrics".to_owned()).spawn(run)?;
+        Ok(Exporter { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+/// A running exporter; dropped, it ends with all its clients.
+#[derive(Debug)]
+pub struct Exporter {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Exporter {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported by its own thread.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A page in pieces.
+pub trait Pieces: Iterator<Item = String> + Send + Unpin + 'static {}
+
+impl<I: Iterator<Item = String> + Send + Unpin + 'static> Pieces for I {}
+
+/// A page as hyper sends it: a piece is made when there is room for it.
+struct Page<P>(P);
+
+impl<P: Pieces> Body for Page<P> {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.get_mut().0.next().map(|piece| Ok(Frame::data(piece.into()))))
+    }
+}
+
+async fn accept<P: Pieces>(
+    listener: tokio::net::TcpListener,
+    page: Arc<impl Fn() -> P + Send + Sync + 'static>,
+) {
+    let mut clients: VecDeque<Task<()>> = VecDeque::with_capacity(CLIENTS);
+    let mut refused = false;
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                if !refused {
+                    tracing::warn!(%error, "accepting clients of metrics; tried again until it works");
+                }
+                refused = true;
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        refused = false;
+        clients.retain(|client| !client.is_finished());
+        if clients.len() == CLIENTS
+            && let Some(oldest) = clients.pop_front()
+        {
+            oldest.abort();
+            tracing::debug!("a client of metrics gave way to a new one");
+        }
+        let page = page.clone();
+        clients.push_back(tokio::spawn(async move {
+            if timeout(PATIENCE, client(stream, &*page)).await.is_err() {
+                tracing::debug!("a client of metrics was too slow");
+            }
+        }));
+    }
+}
+
+/// Answers one request.
+async fn client<P: Pieces>(stream: TcpStream, page: &impl Fn() -> P) {
+    let answer = service_fn(|request| ready(Ok::<_, Infallible>(answer(&request, page))));
+    let mut http = http1::Builder::new();
+    http.keep_alive(false).max_buf_size(REQUEST_MAX_BYTES);
+    http.timer(TokioTimer::new()).header_read_timeout(HEADERS_PATIENCE);
+    if let Err(error) = http.serve_connection(TokioIo::new(stream), answer).await {
+        tracing::debug!(%error, "a client of metrics");
+    }
+}
+
+fn answer<P: Pieces>(
+    request: &Request<Incoming>,
+    page: &impl Fn() -> P,
+) -> Response<Either<Page<P>, Full<Bytes>>> {
+    let text = |text| Either::Right(Full::from(text));
+    let (status, body) = match (request.uri().path(), request.method()) {
+        ("/metrics", &Method::GET | &Method::HEAD) => (StatusCode::OK, Either::Left(Page(page()))),
+        ("/metrics", _) => (StatusCode::METHOD_NOT_ALLOWED, text("only GET is answered\n")),
+        _ => (StatusCode::NOT_FOUND, text("xvsd's metrics are at /metrics\n")),
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+    response
+}
+
+/// Clients at one time.
+const CLIENTS: usize = 32;
+/// How long one may take for its request.
+const HEADERS_PATIENCE: Duration = Duration::from_secs(5);
+/// How long one may take for everything. Prometheus gives up after 10 s unless told otherwise.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A worker that shares its core with this thread has nine tenths of it.
+const NICENESS: i32 = 10;
+/// The longest request; the least that hyper takes.
+const REQUEST_MAX_BYTES: usize = 8192;
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::iter;
+    use std::net::TcpStream;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use rustix::process::getpriority_process;
+
+    use crate::metrics::exporter::*;
+
+    fn served<P: Pieces>(page: impl Fn() -> P + Send + Sync + 'static) -> (Exporter, SocketAddr) {
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.address().unwrap();
+        (listener.serve(page).unwrap(), address)
+    }
+
+    fn two_pieces() -> impl Pieces {
+        ["the ", "page\n"].into_iter().map(str::to_owned)
+    }
+
+    fn answer(address: SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    #[test]
+    fn only_get_of_metrics_has_the_page_and_a_client_that_is_silent_keeps_nobody_waiting() {
+        let (_exporter, address) = served(two_pieces);
+        let _silent = TcpStream::connect(address).unwrap();
+        let mut slow = TcpStream::connect(address).unwrap();
+        slow.write_all(b"GET /metr").unwrap();
+        let chunked = "\r\n\r\n4\r\nthe \r\n5\r\npage\n\r\n0\r\n\r\n";
+        let nothing = "\r\n\r\n";
+        for (line, status, end) in [
+            ("GET /metrics HTTP/1.1", "HTTP/1.1 200", chunked),
+            ("GET http://director:9112/metrics HTTP/1.1", "HTTP/1.1 200", chunked),
+            ("GET /metrics?x=1 HTTP/1.0", "HTTP/1.0 200", "\r\n\r\nthe page\n"),
+            ("HEAD /metrics HTTP/1.1", "HTTP/1.1 200", nothing),
+            ("HEAD /metrics HTTP/1.0", "HTTP/1.0 200", nothing),
+            ("GET / HTTP/1.1", "HTTP/1.1 404", "at /metrics\n"),
+            ("GET /metrics/x HTTP/1.1", "HTTP/1.1 404", "at /metrics\n"),
+            ("OPTIONS * HTTP/1.1", "HTTP/1.1 404", "at /metrics\n"),
+            ("POST /metrics HTTP/1.1", "HTTP/1.1 405", "only GET is answered\n"),
+            ("GET /metrics HTTP/2.0", "HTTP/1.1 400", nothing),
+            ("nonsense", "HTTP/1.1 400", nothing),
+        ] {
+            let text = answer(address, &format!("{line}\r\nHost: xvs\r\n\r\n"));
+            assert!(text.starts_with(status) && text.ends_with(end), "{line}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_is_too_long_or_has_too_many_headers_is_refused_and_a_body_is_not_waited_for() {
+        let (_exporter, address) = served(two_pieces);
+        let long = format!("GET /metrics HTTP/1.1\r\nX: {}", "x".repeat(REQUEST_MAX_BYTES));
+        assert!(answer(address, &long).starts_with("HTTP/1.1 431"));
+        let path = format!("GET /{}", "x".repeat(REQUEST_MAX_BYTES));
+        assert!(answer(address, &path).starts_with("HTTP/1.1 4"));
+        let many = format!("GET /metrics HTTP/1.1\r\n{}\r\n", "X: y\r\n".repeat(200));
+        assert!(answer(address, &many).starts_with("HTTP/1.1 431"));
+        let body = "POST /metrics HTTP/1.1\r\nContent-Length: 1000000000000\r\n\r\n";
+        assert!(answer(address, body).starts_with("HTTP/1.1 405"));
+    }
+
+    #[test]
+    fn a_client_too_many_takes_the_place_of_the_oldest_so_dawdlers_keep_nobody_out() {
+        let (_exporter, address) = served(two_pieces);
+        let mut dawdlers: Vec<_> = (0..2 * CLIENTS)
+            .map(|_| {
+                let mut stream = TcpStream::connect(address).unwrap();
+                stream.write_all(b"GET /metrics HTTP/1.1\r\nX").unwrap();
+                stream
+            })
+            .collect();
+        assert!(answer(address, "GET /metrics HTTP/1.0\r\n\r\n").ends_with("page\n"));
+        // It was closed, with or without what it had sent being read.
+        assert!(!matches!(dawdlers[0].read(&mut [0]), Ok(1..)));
+        assert_eq!(dawdlers.len(), 2 * CLIENTS);
+    }
+
+    #[test]
+    fn what_a_client_does_not_take_is_not_made_and_others_are_answered_meanwhile() {
+        const PIECES: usize = 100_000;
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let page = || {
+            let piece = || {
+                MADE.fetch_add(1, Ordering::Relaxed);
+                "x".repeat(1 << 16)
+            };
+            iter::repeat_with(piece).take(PIECES)
+        };
+        let (_exporter, address) = served(page);
+        let mut greedy: Vec<_> = (0..3).map(|_| TcpStream::connect(address).unwrap()).collect();
+        for stream in &mut greedy {
+            stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+            stream.read_exact(&mut [0; 1000]).unwrap();
+        }
+        assert!(answer(address, "GET / HTTP/1.0\r\n\r\n").starts_with("HTTP/1.0 404"));
+        // Sockets take some megabytes.
+        assert!(MADE.load(Ordering::Relaxed) < PIECES / 10);
+    }
+
+    #[test]
+    fn pages_are_made_by_a_thread_that_lets_workers_go_first() {
+        let page = || iter::once(getpriority_process(None).unwrap().to_string());
+        let (_exporter, address) = served(page);
+        let text = answer(address, "GET /metrics HTTP/1.0\r\n\r\n");
+        let niceness = (getpriority_process(None).unwrap() + NICENESS).min(19);
+        assert!(text.ends_with(&format!("\r\n\r\n{niceness}")), "{text}");
+    }
+
+    #[test]
+    fn an_address_of_ipv6_is_served_too() {
+        let listener = Listener::bind("[::1]:0".parse().unwrap()).unwrap();
+        let address = listener.address().unwrap();
+        let _exporter = listener.serve(two_pieces).unwrap();
+        assert!(answer(address, "GET /metrics HTTP/1.0\r\n\r\n").ends_with("page\n"));
+    }
+
+    #[test]
+    fn a_busy_address_is_refused_by_its_name_and_free_again_when_the_exporter_is_gone() {
+        let (exporter, address) = served(two_pieces);
+        let error = Listener::bind(address).unwrap_err();
+        assert!(matches!(error, ExporterError::InUse(busy) if busy == address));
+        assert!(error.to_string().contains(&address.to_string()), "{error}");
+        let open = TcpStream::connect(address).unwrap();
+        drop(exporter);
+        drop(open);
+        assert!(Listener::bind(address).is_ok());
+    }
+
+    #[test]
+    fn an_address_that_is_not_this_machines_is_refused_by_its_name() {
+        let address = "192.0.2.1:9112".parse().unwrap();
+        let error = Listener::bind(address).unwrap_err().to_string();
+        assert!(error.contains("192.0.2.1:9112") && error.contains("of this machine"), "{error}");
+    }
+}

@@ -1,0 +1,108 @@
+//! What listings show of a counter: its value at the last look, less what it was when it was zeroed, and its rates.
+//!
+//! A look is taken every [`INTERVAL`]; between two looks a listing shows the same numbers, as under IPVS. Integer
+//! arithmetic, so that the rates are those of IPVS to the last digit. Source: ipvs-behaviour, section 8.
+
+use std::time::Duration;
+
+use xvs_dataplane::counters::StatsValues;
+use xvs_model::reply::{Rates, Stats};
+
+/// How often a look is taken.
+pub const INTERVAL: Duration = Duration::from_secs(2);
+
+/// The numbers of one service or destination, or of all.
+#[derive(Debug, Clone, Default)]
+pub struct Estimator {
+    seen: StatsValues,
+    base: StatsValues,
+    /// Averages in fixed point: packets and connections times 1024, bytes times 32.
+    average: [i64; 5],
+}
+
+impl Estimator {
+    /// One that shows zeroes although its counters are at `now`: for a destination that came back.
+    pub fn from(now: StatsValues) -> Self {
+        Self { seen: now, base: now, average: [0; 5] }
+    }
+
+    /// Takes a look.
+    pub fn tick(&mut self, now: StatsValues) {
+        let (new, old) = (fields(now), fields(self.seen));
+        for (at, average) in self.average.iter_mut().enumerate() {
+            let delta = new[at].wrapping_sub(old[at]) as i64;
+            *average += ((delta << SCALE[at].delta_shift) - *average) >> 2;
+        }
+        self.seen = now;
+    }
+
+    /// Makes what is shown zero from here on.
+    pub fn zero(&mut self) {
+        self.base = self.seen;
+        self.average = [0; 5];
+    }
+
+    /// The totals to show.
+    pub fn stats(&self) -> Stats {
+        let (seen, base) = (fields(self.seen), fields(self.base));
+        let [connections, in_packets, out_packets, in_bytes, out_bytes] =
+            std::array::from_fn(|at| seen[at].wrapping_sub(base[at]));
+        Stats { connections, in_packets, out_packets, in_bytes, out_bytes }
+    }
+
+    /// The rates to show, each per second.
+    pub fn rates(&self) -> Rates {
+        let [connections, in_packets, out_packets, in_bytes, out_bytes] = std::array::from_fn(|at| {
+            let Scale { round, shown_shift, .. } = SCALE[at];
+            ((self.average[at] + round) >> shown_shift).max(0) as u64
+        });
+        Rates { connections, in_packets, out_packets, in_bytes, out_bytes }
+    }
+}
+
+struct Scale {
+    delta_shift: u32,
+    round: i64,
+    shown_shift: u32,
+}
+
+const PACKETS: Scale = Scale { delta_shift: 9, round: 511, shown_shift: 10 };
+const BYTES: Scale = Scale { delta_shift: 4, round: 15, shown_shift: 5 };
+const SCALE: [Scale; 5] = [PACKETS, PACKETS, PACKETS, BYTES, BYTES];
+
+fn fields(values: StatsValues) -> [u64; 5] {
+    let StatsValues { connections, in_packets, out_packets, in_bytes, out_bytes } = values;
+    [connections, in_packets, out_packets, in_bytes, out_bytes]
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::registry::estimator::*;
+
+    fn connections(connections: u64) -> StatsValues {
+        StatsValues { connections, ..StatsValues::default() }
+    }
+
+    /// The example of ipvs-behaviour, section 8.
+    #[test]
+    fn rates_rise_and_fall_as_the_kernels_do() {
+        let mut estimator = Estimator::default();
+        let mut shown = Vec::new();
+        for tick in 1..=12 {
+            estimator.tick(connections(200 * tick.min(6)));
+            shown.push(estimator.rates().connections);
+        }
+        assert_eq!(shown, [25, 44, 58, 68, 76, 82, 62, 46, 35, 26, 20, 15]);
+    }
+
+    #[test]
+    fn zeroing_rebases_the_totals_and_clears_the_rates() {
+        let mut estimator = Estimator::default();
+        estimator.tick(connections(200));
+        estimator.zero();
+        assert_eq!((estimator.stats().connections, estimator.rates().connections), (0, 0));
+        estimator.tick(connections(207));
+        assert_eq!(estimator.stats().connections, 7);
+        assert_eq!(Estimator::from(connections(207)).stats().connections, 0);
+    }
+}

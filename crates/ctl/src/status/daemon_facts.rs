@@ -1,0 +1,37 @@
+//! What the daemon tells `xvs doctor` of itself.
+
+use xvs_dataplane::mss::MssClamp;
+use xvs_model::daemon_facts::{AttachedFacts, DaemonFacts};
+
+use crate::status::shared::Shared;
+
+/// What `shared` knows now; reads nothing that a worker writes often.
+pub(crate) fn daemon_facts(shared: &Shared, warnings: Vec<String>) -> DaemonFacts {
+    let facts = shared.facts();
+    let snapshot = shared.published.load();
+    let now = shared.now();
+    let learnt = snapshot.destinations.iter().filter_map(|dest| {
+        let mtu = dest.path_mtu.at(now);
+        (mtu != u32::MAX).then_some((dest.endpoint.addr, mtu))
+    });
+    let attached = facts.interfaces.into_iter().map(|interface| AttachedFacts {
+        name: interface.name,
+        mode: interface.mode,
+        why_not_native: interface.why_not_native,
+        queues: interface.queues,
+    });
+    DaemonFacts {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        interfaces: attached.collect(),
+        workers: facts.workers.len(),
+        pages: shared.table().pages().to_string(),
+        mss_clamp: match snapshot.settings.mss_clamp {
+            MssClamp::Off => "off",
+            MssClamp::Tunnels => "tunnels",
+            MssClamp::All => "all",
+        }
+        .to_owned(),
+        path_mtus: learnt.collect(),
+        warnings,
+    }
+}

@@ -1,0 +1,99 @@
+//! The weights in force, added to the report of health checks.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use xvs_dataplane::snapshot::{Service, Snapshot};
+use xvs_model::health::{HealthReport, VirtualServerHealth};
+use xvs_proto::Endpoint;
+use xvs_sched::ServiceKey;
+
+/// Fills in the weights by which packets are scheduled, and what load reports made of them.
+pub(crate) fn weigh(report: &mut HealthReport, snapshot: &Snapshot) {
+    for server in &mut report.virtual_servers {
+        let Some(service) = server.keys().next().and_then(|key| snapshot.services.find(&key)) else {
+            continue;
+        };
+        for (place, member) in places(server, service).into_iter().zip(service.members.iter()) {
+            let Some(place) = place else { continue };
+            let weights = &mut server.real_servers[place].weights;
+            weights.in_force = Some(member.weight.0);
+            weights.feedback = (member.weight != member.own_weight).then_some(member.weight.0);
+        }
+    }
+}
+
+/// Of each destination of one of its services the place among its real servers, if it is one.
+pub(crate) fn places(server: &VirtualServerHealth, service: &Service) -> Vec<Option<usize>> {
+    let mut places = HashMap::new();
+    for (place, server) in server.real_servers.iter().enumerate() {
+        let Ok(endpoint) = server.endpoint.parse::<SocketAddr>() else { continue };
+        let endpoint = Endpoint::new(endpoint.ip(), endpoint.port());
+        places.insert(endpoint, place);
+        // Where only NAT may have another port than the service, it stands there with the service's, or none.
+        places.entry(Endpoint { port: service_port(service.key), ..endpoint }).or_insert(place);
+    }
+    service.members.iter().map(|member| places.get(&member.endpoint).copied()).collect()
+}
+
+/// The port of a service; 0 of a mark.
+fn service_port(key: ServiceKey) -> u16 {
+    match key {
+        ServiceKey::Address { endpoint, .. } => endpoint.port,
+        ServiceKey::Mark { .. } => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use xvs_dataplane::clock::Millis;
+    use xvs_model::health::sample::{real_server, report, virtual_server};
+    use xvs_model::health::{CheckState, RealServerHealth};
+    use xvs_model::load_feedback::Feedback;
+    use xvs_model::request::Request;
+    use xvs_model::settings::Ipvs;
+
+    use crate::control::Control;
+    use crate::in_memory::Unwired;
+    use crate::status::health::*;
+    use xvs_ipvsadm::{SystemResolver, read_rules};
+
+    /// What workers act on with these rules.
+    fn snapshot(rules: &str) -> std::sync::Arc<Snapshot> {
+        let mut control = Control::new(Unwired::default(), 1, Ipvs::default(), Feedback::default());
+        let rules = read_rules(rules, &SystemResolver::default()).unwrap();
+        let commands = rules.into_iter().map(|rule| rule.command).collect();
+        control.handle(&Request::Restore(commands), Millis(0)).unwrap();
+        control.published().load_full()
+    }
+
+    #[test]
+    fn what_is_in_force_is_what_workers_act_on_whatever_port_the_file_gives_a_server() {
+        let server = |endpoint: &str| RealServerHealth {
+            endpoint: endpoint.to_owned(),
+            ..real_server("192.0.2.11", CheckState::Down)
+        };
+        let servers = ["192.0.2.11:80", "192.0.2.12:8080", "192.0.2.13:0", "192.0.2.14:81", "192.0.2.15:80"];
+        let in_force = |rules: &str, service: &str| {
+            let mut one = virtual_server("198.51.100.1", servers.map(server).into());
+            one.services = vec![service.to_owned()];
+            let mut report = report(vec![one]);
+            weigh(&mut report, &snapshot(rules));
+            let weights = report.virtual_servers[0].real_servers.iter().map(|server| server.weights.in_force);
+            weights.collect::<Vec<_>>()
+        };
+        let (service, mark) = ("-t 198.51.100.1:80", "-f 7");
+        let tcp: String = ["11:80 -g -w 1", "12:8080 -m -w 2", "13:80 -g -w 3", "14:80 -g -w 4"]
+            .map(|server| format!("-a {service} -r 192.0.2.{server}\n"))
+            .concat();
+        let of_mark: String = [11, 12].map(|host| format!("-a {mark} -r 192.0.2.{host} -g -w 9\n")).concat();
+        let rules = format!("-A {service} -s rr\n{tcp}-A {mark} -s rr\n{of_mark}");
+        assert_eq!(
+            in_force(&rules, "TCP 198.51.100.1:80"),
+            [Some(1), Some(2), Some(3), Some(4), None],
+            "one that is not in the table keeps nothing of before"
+        );
+        assert_eq!(in_force(&rules, "FWM 7"), [Some(9), Some(9), None, None, None]);
+        assert_eq!(in_force(&rules, "TCP 198.51.100.9:80"), [None; 5], "nobody has such a service");
+    }
+}

@@ -1,0 +1,163 @@
+//! What was counted a while ago, so that `xvs status` can say what happens now and not only what ever did.
+//!
+//! The control thread, which wakes ten times a second anyway, notes a sample every [`INTERVAL`]; workers have no part in
+//! it. Kept are those of the last [`WINDOW`] and one that is older: some fourteen of a few hundred numbers.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use xvs_dataplane::clock::Millis;
+use xvs_dataplane::counters::{Counter, WorkerCounters};
+use xvs_dataplane::verdict::DropReason;
+
+/// Between two samples.
+pub const INTERVAL: Duration = Duration::from_secs(5);
+/// How far back they reach.
+pub const WINDOW: Duration = Duration::from_secs(60);
+
+/// What stood in the workers' counters at a time. The default is the daemon's start, when all were zero.
+#[derive(Debug, Clone, Default)]
+pub struct Sample {
+    /// When.
+    pub at: Millis,
+    /// Packets dropped, in the order of [`drop_reasons`].
+    pub drops: Vec<u64>,
+    /// How long each worker was busy, in nanoseconds.
+    pub busy_ns: Vec<u64>,
+}
+
+impl Sample {
+    /// What stands there now.
+    pub fn take(workers: &[Arc<WorkerCounters>], at: Millis) -> Self {
+        let ours = DropReason::all()
+            .map(|reason| workers.iter().map(|worker| worker.dropped(reason).value()).sum::<u64>());
+        let counters: [fn(&WorkerCounters) -> &Counter; 3] = [
+            |worker| &worker.kernel_ring_full,
+            |worker| &worker.kernel_fill_ring_empty,
+            |worker| &worker.kernel_dropped,
+        ];
+        let kernel = counters.map(|counter| workers.iter().map(|worker| counter(worker).value()).sum());
+        let busy_ns = workers.iter().map(|worker| worker.busy_ns.value()).collect();
+        Self { at, drops: ours.chain(kernel).collect(), busy_ns }
+    }
+
+    /// Packets dropped since an earlier sample, in the same order.
+    pub fn drops_since(&self, earlier: &Self) -> Vec<u64> {
+        less(&self.drops, &earlier.drops).collect()
+    }
+
+    /// The part of the time since an earlier sample that each worker was busy, in percent; none if no time has passed.
+    pub fn busy_percent_since(&self, earlier: &Self) -> Vec<Option<f64>> {
+        let passed_ns = earlier.at.until(self.at).as_nanos() as f64;
+        let share = |busy: u64| (passed_ns > 0.0).then(|| (busy as f64 / passed_ns * 100.0).min(100.0));
+        less(&self.busy_ns, &earlier.busy_ns).map(share).collect()
+    }
+}
+
+/// Why packets are dropped, by the workers and before they had them: a name for programs and a sentence for operators.
+pub fn drop_reasons() -> impl Iterator<Item = (&'static str, &'static str)> {
+    DropReason::all().map(|reason| (reason.name(), reason.sentence())).chain(KERNEL)
+}
+
+const KERNEL: [(&str, &str); 3] = [
+    (
+        "kernel_ring_full",
+        "a worker was not fast enough for its RX ring: take more workers, or raise receive_ring",
+    ),
+    ("kernel_fill_ring_empty", "no frame was free for them: raise receive_ring"),
+    ("kernel_dropped", "the kernel could not give them to a worker, such as packets larger than a frame"),
+];
+
+/// What is missing in the earlier one was zero.
+fn less<'a>(now: &'a [u64], earlier: &'a [u64]) -> impl Iterator<Item = u64> {
+    let earlier = earlier.iter().copied().chain(std::iter::repeat(0));
+    now.iter().zip(earlier).map(|(now, earlier)| now.saturating_sub(earlier))
+}
+
+/// The samples kept. The control thread writes, any may read.
+#[derive(Debug)]
+pub struct History(Mutex<VecDeque<Sample>>);
+
+impl Default for History {
+    fn default() -> Self {
+        Self(Mutex::new([Sample::default()].into()))
+    }
+}
+
+impl History {
+    /// Keeps what `take` says if a sample is due.
+    pub fn note(&self, now: Millis, take: impl FnOnce() -> Sample) {
+        let mut samples = self.samples();
+        if samples.back().is_some_and(|last| last.at.until(now) < INTERVAL) {
+            return;
+        }
+        samples.push_back(take());
+        while samples.get(1).is_some_and(|second| second.at.until(now) >= WINDOW) {
+            samples.pop_front();
+        }
+    }
+
+    /// The youngest sample that is so old; if none is, the oldest.
+    pub fn before(&self, now: Millis, age: Duration) -> Sample {
+        let samples = self.samples();
+        let old = samples.iter().rev().find(|sample| sample.at.until(now) >= age);
+        old.or_else(|| samples.front()).cloned().unwrap_or_default()
+    }
+
+    /// A panic elsewhere leaves them whole.
+    fn samples(&self) -> MutexGuard<'_, VecDeque<Sample>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::status::history::*;
+
+    fn noted(history: &History, seconds: u64, drops: u64) {
+        let at = Millis(seconds * 1000);
+        history.note(at, || Sample { at, drops: vec![drops], busy_ns: vec![seconds * 250_000_000] });
+    }
+
+    #[test]
+    fn a_minute_ago_is_the_youngest_sample_that_old_and_before_there_is_one_the_start() {
+        let history = History::default();
+        (1..=40).for_each(|second| noted(&history, second, second));
+        assert_eq!(history.before(Millis(41_000), WINDOW).at, Millis(0));
+        (41..=600).for_each(|second| noted(&history, second, second));
+        assert_eq!(history.before(Millis(600_000), WINDOW).at, Millis(540_000));
+        assert_eq!(history.before(Millis(600_000), INTERVAL).at, Millis(595_000));
+        assert!(history.samples().len() <= 14);
+    }
+
+    #[test]
+    fn differences_are_those_of_each_reason_and_worker_and_a_reason_or_worker_is_never_negative() {
+        let sample = |at, drops: &[u64], busy_ns: &[u64]| Sample {
+            at: Millis(at),
+            drops: drops.into(),
+            busy_ns: busy_ns.into(),
+        };
+        let now = sample(12_000, &[7, 5], &[4_500_000_000, 9]);
+        let earlier = sample(2_000, &[3, 6], &[2_000_000_000]);
+        assert_eq!(now.drops_since(&earlier), [4, 0]);
+        assert_eq!(now.busy_percent_since(&earlier)[0], Some(25.0));
+        assert_eq!(now.busy_percent_since(&now), [None, None]);
+    }
+
+    #[test]
+    fn drops_of_all_workers_are_summed_and_those_before_the_workers_are_among_them() {
+        let workers = [Arc::new(WorkerCounters::default()), Arc::default()];
+        workers[0].dropped(DropReason::TransmitRefused).add(2);
+        workers[1].dropped(DropReason::TransmitRefused).add(3);
+        workers[1].kernel_ring_full.add(7);
+        let drops = Sample::take(&workers, Millis(0)).drops;
+        let told: Vec<_> = drop_reasons()
+            .zip(drops)
+            .filter(|(_, packets)| *packets > 0)
+            .map(|((name, _), packets)| (name, packets))
+            .collect();
+        assert_eq!(told, [(DropReason::TransmitRefused.name(), 5), ("kernel_ring_full", 7)]);
+        assert_eq!(drop_reasons().count(), Sample::take(&workers, Millis(0)).drops.len());
+    }
+}

@@ -1,0 +1,465 @@
+//! Whether all is well: what `xvs status` tells, and what the operator should see to.
+//!
+//! Made by the thread of the client that asks, from what workers count and act on; no worker and not the control thread
+//! has a part in it. Each warning names its object, what is wrong with it and the next step. Cost: a look at each
+//! destination. Not here: how it looks on a screen (`cli/status.rs`).
+
+pub mod daemon_facts;
+pub mod health;
+pub mod history;
+pub mod shared;
+pub mod traffic;
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use xvs_dataplane::clock::Millis;
+use xvs_dataplane::counters::WorkerCounters;
+use xvs_dataplane::snapshot::{Member, Path, Service, Snapshot};
+use xvs_model::health::{HealthReport, SorryServerHealth, VirtualServerHealth};
+
+use crate::status::history::{INTERVAL, Sample, WINDOW, drop_reasons};
+use crate::status::shared::{Facts, InterfaceFacts, Shared, WorkerFacts};
+
+/// What is looked at for a report.
+struct Look<'a> {
+    facts: Facts,
+    now: Millis,
+    snapshot: Arc<Snapshot>,
+    sample: Sample,
+    /// The oldest sample of the last minute.
+    minute: Sample,
+    busy_percent: Vec<Option<f64>>,
+    /// Packets dropped since, by reason.
+    recent: Vec<u64>,
+    /// Services without a usable destination, and why.
+    useless: Vec<(String, &'static str)>,
+    health: Option<&'a HealthReport>,
+    live: usize,
+    size: usize,
+}
+
+impl<'a> Look<'a> {
+    fn at(shared: &Shared, health: Option<&'a HealthReport>) -> Self {
+        let (facts, now, snapshot) = (shared.facts(), shared.now(), shared.published.load_full());
+        let sample = Sample::take(shared.workers(), now);
+        let minute = shared.history.before(now, WINDOW);
+        let busy_percent = sample.busy_percent_since(&shared.history.before(now, INTERVAL));
+        let recent = sample.drops_since(&minute);
+        let mut useless: Vec<_> =
+            snapshot.services.iter().filter_map(|service| uselessness(service, &snapshot)).collect();
+        useless.sort();
+        let (live, size) = (shared.table().live(), shared.table().config().capacity);
+        Self { facts, now, snapshot, sample, minute, busy_percent, recent, useless, health, live, size }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings: Vec<_> = self.facts.interfaces.iter().filter_map(interface_warning).collect();
+        warnings.extend(self.health.and_then(refused_warning));
+        warnings.extend(quorum_warnings(self.health));
+        warnings.extend(service_warnings(&self.useless, self.health));
+        warnings.extend(table_warning(self.live, self.size));
+        warnings.extend(self.busy_percent.iter().enumerate().filter_map(busy_warning));
+        warnings.extend(drop_reasons().zip(&self.recent).filter_map(drop_warning));
+        warnings.extend(self.facts.warnings.iter().cloned());
+        warnings
+    }
+}
+
+/// The whole report; `health` is that of [`Shared::health`].
+pub fn report(shared: &Shared, health: Option<&HealthReport>) -> Value {
+    let look = Look::at(shared, health);
+    let warnings = look.warnings();
+    let Look { facts, now, snapshot, sample, minute, busy_percent, recent, useless, live, size, .. } = look;
+    let (services, destinations) = snapshot.configured();
+    json!({
+        "state": if warnings.is_empty() { "ok" } else { "warning" },
+        "warnings": warnings,
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_seconds": Duration::from_millis(now.0).as_secs(),
+        "epoch": snapshot.epoch,
+        "services": services,
+        "services_without_destination": useless.len(),
+        "destinations": destinations,
+        "health": health.map(HealthReport::counts),
+        "interfaces": interfaces(&facts),
+        "workers": workers(shared, &facts, &busy_percent),
+        "table": {
+            "size": size,
+            "connections": live,
+            "percent": percent(live, size),
+            "pages": shared.table().pages().to_string(),
+        },
+        "drops": drops(&sample.drops),
+        "unconfirmed_seconds": facts.unconfirmed_until.map(|until| now.until(until).as_secs()),
+        "recent_drops": { "seconds": minute.at.until(now).as_secs(), "reasons": drops(&recent) },
+    })
+}
+
+/// The warnings of the [`report`] alone.
+pub fn warnings(shared: &Shared, health: Option<&HealthReport>) -> Vec<String> {
+    Look::at(shared, health).warnings()
+}
+
+fn interfaces(facts: &Facts) -> Value {
+    let row = |interface: &InterfaceFacts| {
+        json!({
+            "name": interface.name,
+            "mode": interface.mode,
+            "why_not_native": interface.why_not_native,
+            "queues": interface.queues,
+            "state": interface.state.to_string(),
+            "attached_again": interface.attached_again,
+        })
+    };
+    facts.interfaces.iter().map(row).collect()
+}
+
+fn workers(shared: &Shared, facts: &Facts, busy_percent: &[Option<f64>]) -> Value {
+    let row = |((worker, counters), busy): ((&WorkerFacts, &Arc<WorkerCounters>), &Option<f64>)| {
+        let counters: BTreeMap<_, _> = counters.all().filter(|(_, value)| *value != 0).collect();
+        let names = facts.interfaces.iter().map(|interface| interface.name.as_str());
+        let queues: BTreeMap<_, _> = names.zip(&worker.queues).collect();
+        json!({
+            "core": worker.core,
+            "queues": queues,
+            "copy_mode": worker.copy_mode,
+            "busy_percent": busy.map(|busy| (busy * 10.0).round() / 10.0),
+            "counters": counters,
+        })
+    };
+    facts.workers.iter().zip(shared.workers()).zip(busy_percent).map(row).collect()
+}
+
+/// Those that are not zero.
+fn drops(packets: &[u64]) -> Vec<Value> {
+    let some = drop_reasons().zip(packets).filter(|(_, packets)| **packets > 0);
+    some.map(|((reason, what), packets)| json!({ "reason": reason, "packets": packets, "what": what }))
+        .collect()
+}
+
+fn percent(part: usize, whole: usize) -> f64 {
+    (part as f64 / whole.max(1) as f64 * 1000.0).round() / 10.0
+}
+
+/// An interface that cannot be used, or not as well as it might be.
+fn interface_warning(interface: &InterfaceFacts) -> Option<String> {
+    let name = &interface.name;
+    let fallen_back = |why: &String| {
+        format!(
+            "{name} works in generic XDP, which is slower: native was refused ({why}); «Mode» in docs/operations.md says why it matters"
+        )
+    };
+    interface.state.complaint(name).or_else(|| interface.why_not_native.as_ref().map(fallen_back))
+}
+
+/// A service without a destination that can take a connection, and why there is none.
+fn uselessness(service: &Service, snapshot: &Snapshot) -> Option<(String, &'static str)> {
+    let hindrances: Vec<_> = service.members.iter().map(|member| hindrance(member, snapshot)).collect();
+    let mut hindrances = hindrances.into_iter().collect::<Option<Vec<_>>>()?;
+    hindrances.sort_unstable();
+    let why = match (hindrances.first(), hindrances.last()) {
+        (None, _) => "has no real server; `xvsadm -a` adds one",
+        (first, last) if first != last => {
+            "has no real server that can take a connection: each is at weight 0, overloaded or without a way; see `xvsadm -Ln --thresholds`, `ip neigh`"
+        }
+        (Some(Hindrance::Quiescent), _) => {
+            "has only real servers of weight 0; `xvsadm -e … -w 1` gives one a weight"
+        }
+        (Some(Hindrance::Overloaded), _) => {
+            "has only overloaded real servers; see `xvsadm -Ln --thresholds`, raise -x or add one"
+        }
+        (Some(Hindrance::NoRoute), _) => "has only real servers that no route leads to; see `ip route`",
+        (Some(Hindrance::NoNeighbour), _) => {
+            "has only real servers whose next hop does not answer; see `ip neigh`, and whether they run"
+        }
+    };
+    Some((service.key.to_string(), why))
+}
+
+/// Why a destination takes no new connections, or cannot be reached.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Hindrance {
+    Quiescent,
+    Overloaded,
+    NoRoute,
+    NoNeighbour,
+}
+
+/// Whether a new connection may go to a destination, and can.
+pub(crate) fn is_usable(member: &Member, snapshot: &Snapshot) -> bool {
+    hindrance(member, snapshot).is_none()
+}
+
+fn hindrance(member: &Member, snapshot: &Snapshot) -> Option<Hindrance> {
+    if member.weight.is_quiescent() {
+        return Some(Hindrance::Quiescent);
+    }
+    if member.live.is_overloaded() {
+        return Some(Hindrance::Overloaded);
+    }
+    match snapshot.destinations.find(member.id)?.path {
+        Path::NoRoute => Some(Hindrance::NoRoute),
+        Path::NoNeighbour { .. } => Some(Hindrance::NoNeighbour),
+        Path::To(_) | Path::Local => None,
+    }
+}
+
+/// A keepalived.conf that is not in force as it is.
+fn refused_warning(health: &HealthReport) -> Option<String> {
+    let HealthReport { file, refused, .. } = health;
+    let why =
+        "was refused when it was last read, and what was before goes on; see `xvs health`, then `xvs reload`";
+    refused.is_some().then(|| format!("{file} {why}"))
+}
+
+/// Virtual servers without quorum.
+fn quorum_warnings(health: Option<&HealthReport>) -> Vec<String> {
+    let lost: Vec<_> = not_well(health).collect();
+    let told = |server: &&VirtualServerHealth| {
+        let sorry = match &server.sorry_server {
+            Some(SorryServerHealth { endpoint, serves: true }) => {
+                format!("; its sorry server {endpoint} serves")
+            }
+            _ => String::new(),
+        };
+        format!(
+            "{} has no quorum: live weight {}, quorum {}{sorry}; see `xvs health --down`",
+            server.title(),
+            server.live_weight,
+            server.quorum
+        )
+    };
+    let more = "virtual servers have no quorum; see `xvs health --down`";
+    the_first(lost.iter().map(told), more)
+}
+
+fn not_well(health: Option<&HealthReport>) -> impl Iterator<Item = &VirtualServerHealth> {
+    health.into_iter().flat_map(|health| &health.virtual_servers).filter(|server| !server.is_well)
+}
+
+/// Services that nobody serves. Of those of a virtual server without quorum its own warning tells.
+fn service_warnings(useless: &[(String, &'static str)], health: Option<&HealthReport>) -> Vec<String> {
+    let lost: HashSet<_> = not_well(health).flat_map(|server| &server.services).collect();
+    let others: Vec<_> = useless.iter().filter(|(service, _)| !lost.contains(service)).collect();
+    let more = "services have no real server that can take a connection; see `xvsadm -Ln`";
+    the_first(others.iter().map(|(service, why)| format!("{service} {why}")), more)
+}
+
+/// The first of them, and how many more there are of what.
+fn the_first(all: impl ExactSizeIterator<Item = String>, what: &str) -> Vec<String> {
+    let more = all.len().saturating_sub(TOLD_ONE_BY_ONE);
+    let more = (more > 0).then(|| format!("{more} more {what}"));
+    all.take(TOLD_ONE_BY_ONE).chain(more).collect()
+}
+
+fn table_warning(live: usize, size: usize) -> Option<String> {
+    let full = percent(live, size);
+    (full > TABLE_PERCENT).then(|| {
+        format!("the connection table is {full} % full; raise conn_table_size in xvs.toml and restart xvsd")
+    })
+}
+
+fn busy_warning((worker, busy_percent): (usize, &Option<f64>)) -> Option<String> {
+    let busy = busy_percent.filter(|busy| *busy >= BUSY_PERCENT)?;
+    Some(format!(
+        "worker {worker} is {busy:.0} % busy; give xvsd more queues and workers (`ethtool -L`, `workers`)"
+    ))
+}
+
+/// Packets dropped of late that should have gone through.
+fn drop_warning(((reason, what), packets): ((&'static str, &'static str), &u64)) -> Option<String> {
+    let (_, at_least) = MATTERS.iter().find(|(name, _)| *name == reason)?;
+    (packets >= at_least)
+        .then(|| format!("{packets} packets were dropped as {reason} in the last minute: {what}"))
+}
+
+/// Reasons by which the director or what is around it loses packets of those who did nothing wrong, and from how many
+/// in a minute on that is worth a warning: the first packets to a new neighbour are always lost.
+const MATTERS: [(&str, u64); 17] = [
+    ("no_destination", 1),
+    ("destination_local", 1),
+    ("no_route", 1),
+    ("no_neighbour", 10),
+    ("needs_fragmenting", 1),
+    ("path_too_narrow", 1),
+    ("no_headroom", 1),
+    ("table_full", 1),
+    ("defence", 1),
+    ("calls_full", 1),
+    ("no_local_address", 1),
+    ("no_local_port", 1),
+    ("transmit_refused", 1),
+    ("kernel_refused", 1),
+    ("kernel_ring_full", 1),
+    ("kernel_fill_ring_empty", 1),
+    ("kernel_dropped", 1),
+];
+
+/// Services without a destination, and virtual servers without quorum, that a report names.
+const TOLD_ONE_BY_ONE: usize = 8;
+const TABLE_PERCENT: f64 = 80.0;
+const BUSY_PERCENT: f64 = 90.0;
+
+#[cfg(test)]
+mod tests {
+    use xvs_dataplane::clock::Millis;
+    use xvs_dataplane::verdict::DropReason;
+
+    use crate::control::Control;
+    use crate::in_memory::Unwired;
+    use crate::status::shared::LinkState;
+    use crate::status::*;
+    use xvs_ipvsadm::{SystemResolver, read_rules};
+    use xvs_model::health::{CheckState, sample};
+    use xvs_model::load_feedback::Feedback;
+    use xvs_model::request::Request;
+    use xvs_model::settings::Ipvs;
+
+    /// A daemon with these rules and no interface, so that no route leads anywhere.
+    fn daemon(rules: &str) -> Shared {
+        let mut control = Control::new(Unwired::default(), 1, Ipvs::default(), Feedback::default());
+        let rules = read_rules(rules, &SystemResolver::default()).unwrap();
+        let commands = rules.into_iter().map(|rule| rule.command).collect();
+        control.handle(&Request::Restore(commands), Millis(0)).unwrap();
+        Shared::of_one_worker(control.published())
+    }
+
+    fn warnings(shared: &Shared) -> Vec<String> {
+        let report = report(shared, shared.health().as_ref());
+        let warnings = report["warnings"].as_array().unwrap();
+        assert_eq!(report["state"], if warnings.is_empty() { "ok" } else { "warning" });
+        warnings.iter().map(|warning| warning.as_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_director_without_services_and_with_all_interfaces_up_is_ok() {
+        assert!(warnings(&daemon("")).is_empty());
+    }
+
+    #[test]
+    fn an_interface_that_is_gone_is_the_first_warning_and_one_in_generic_mode_is_warned_of_with_the_reason() {
+        let shared = daemon("");
+        let interface = |name: &str, state, why: Option<&str>| InterfaceFacts {
+            name: name.to_owned(),
+            mode: "native".to_owned(),
+            why_not_native: why.map(str::to_owned),
+            queues: 1,
+            state,
+            attached_again: 0,
+        };
+        *shared.facts_now() = Facts {
+            interfaces: vec![
+                interface("wan", LinkState::Gone, None),
+                interface("lan", LinkState::Up, Some("no such thing")),
+            ],
+            warnings: vec!["another".to_owned()],
+            ..Facts::default()
+        };
+        let told = warnings(&shared);
+        assert_eq!(told[0], "wan is gone; it is attached again when it is back and up");
+        assert!(
+            told[1].starts_with("lan works in generic XDP") && told[1].contains("no such thing"),
+            "{told:?}"
+        );
+        assert_eq!(told[2], "another");
+    }
+
+    #[test]
+    fn services_without_a_usable_real_server_are_named_with_the_reason_and_counted() {
+        let shared = daemon(
+            "-A -t 192.0.2.1:80 -s rr\n\
+             -A -t 192.0.2.2:80 -s rr\n-a -t 192.0.2.2:80 -r 192.0.2.11 -g -w 0\n\
+             -A -t 192.0.2.3:80 -s rr\n-a -t 192.0.2.3:80 -r 192.0.2.11 -g -w 1\n\
+             -A -t 192.0.2.4:80 -s rr\n-a -t 192.0.2.4:80 -r 192.0.2.11 -g -w 1\n\
+             -a -t 192.0.2.4:80 -r 192.0.2.12 -g -w 0\n\
+             -A -t 192.0.2.5:80 -s rr\n-a -t 192.0.2.5:80 -r 127.0.0.1 -g -w 1\n",
+        );
+        let told = warnings(&shared);
+        assert_eq!(told.len(), 5, "{told:?}");
+        for (service, why) in [
+            ("TCP 192.0.2.1:80", "has no real server; `xvsadm -a`"),
+            ("TCP 192.0.2.2:80", "weight 0"),
+            ("TCP 192.0.2.3:80", "`ip route`"),
+            ("TCP 192.0.2.4:80", "weight 0, overloaded or without a way"),
+        ] {
+            assert!(told.iter().any(|line| line.starts_with(service) && line.contains(why)), "{told:?}");
+        }
+        let report = report(&shared, None);
+        assert_eq!((&report["services"], &report["destinations"]), (&5.into(), &5.into()));
+        assert_eq!(report["services_without_destination"], 5);
+    }
+
+    #[test]
+    fn of_many_services_without_a_real_server_the_first_are_named_and_the_others_counted() {
+        let rules: String = (1..=20).map(|port| format!("-A -u 192.0.2.1:{port} -s rr\n")).collect();
+        let told = warnings(&daemon(&rules));
+        assert_eq!(told.len(), TOLD_ONE_BY_ONE + 1);
+        assert!(told[TOLD_ONE_BY_ONE].starts_with("12 more services"), "{told:?}");
+    }
+
+    #[test]
+    fn a_refused_file_and_virtual_servers_without_quorum_are_warned_of_and_who_is_up_is_counted() {
+        let shared = daemon(
+            "-A -t 192.0.2.1:80 -s rr\n\
+             -A -t 192.0.2.2:80 -s rr\n-a -t 192.0.2.2:80 -r 127.0.0.1 -g\n",
+        );
+        let server =
+            |address, state| sample::virtual_server(address, vec![sample::real_server("192.0.2.11", state)]);
+        let mut sorry = server("192.0.2.2", CheckState::Down);
+        let endpoint = "127.0.0.1:80".to_owned();
+        sorry.sorry_server = Some(SorryServerHealth { endpoint, serves: true });
+        let mut all = vec![server("192.0.2.1", CheckState::Down), sorry, server("192.0.2.3", CheckState::Up)];
+        let refused = Some("k.conf:3: error".to_owned());
+        let health = HealthReport { refused, ..sample::report(all.clone()) };
+        let _ = shared.health.set(Arc::new(move || health.clone()));
+        let told = warnings(&shared);
+        let lost = "has no quorum: live weight 0, quorum 1";
+        let expected = [
+            "/etc/keepalived/keepalived.conf was refused when it was last read, and what was before goes on; \
+             see `xvs health`, then `xvs reload`"
+                .to_owned(),
+            format!("TCP 192.0.2.1:80 {lost}; see `xvs health --down`"),
+            format!("TCP 192.0.2.2:80 {lost}; its sorry server 127.0.0.1:80 serves; see `xvs health --down`"),
+        ];
+        assert_eq!(told, expected);
+        let counted = &crate::status::report(&shared, shared.health().as_ref())["health"];
+        let expected = json!({ "real_servers": 3, "real_servers_up": 1,
+                               "virtual_servers": 3, "virtual_servers_well": 1 });
+        assert_eq!(*counted, expected);
+        assert_eq!(crate::status::report(&shared, None)["health"], Value::Null);
+        all.resize(TOLD_ONE_BY_ONE + 5, server("192.0.2.4", CheckState::Down));
+        let told = quorum_warnings(Some(&sample::report(all)));
+        assert_eq!(told.last().unwrap(), "4 more virtual servers have no quorum; see `xvs health --down`");
+    }
+
+    #[test]
+    fn a_table_is_warned_of_above_four_fifths_and_a_worker_from_nine_tenths_on() {
+        assert_eq!(table_warning(800, 1000), None);
+        assert!(table_warning(810, 1000).unwrap().contains("81 % full"));
+        assert_eq!(busy_warning((0, &Some(89.9))), None);
+        assert_eq!(busy_warning((0, &None)), None);
+        assert!(busy_warning((3, &Some(97.6))).unwrap().starts_with("worker 3 is 98 % busy"));
+    }
+
+    #[test]
+    fn drops_of_the_innocent_are_warned_of_and_the_first_to_a_new_neighbour_are_not() {
+        let shared = daemon("");
+        shared.workers()[0].dropped(DropReason::NoNeighbour).add(9);
+        shared.workers()[0].dropped(DropReason::Unasked).add(900);
+        assert!(warnings(&shared).is_empty());
+        shared.workers()[0].dropped(DropReason::NoNeighbour).add(1);
+        shared.workers()[0].dropped(DropReason::TableFull).add(1);
+        let told = warnings(&shared);
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(
+            told[0].contains("10 packets were dropped as no_neighbour") && told[0].contains("`ip neigh`")
+        );
+        let report = report(&shared, None);
+        assert_eq!(report["recent_drops"]["reasons"].as_array().unwrap().len(), 3);
+        let known: Vec<_> = drop_reasons().map(|(name, _)| name).collect();
+        assert!(MATTERS.iter().all(|(name, _)| known.contains(name)), "a reason that is spelt otherwise");
+    }
+}

@@ -1,0 +1,192 @@
+//! What is steered on whose account: for services, destinations, tunnels, local addresses.
+//!
+//! Kept by the control thread, which tells the XDP program. What several services ask for is steered until the last of
+//! them is done with it, so that a change costs what it changes. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use xvs_dataplane::xdp::SteeringRules;
+use xvs_model::command::Command;
+use xvs_model::local_address::LocalAddress;
+use xvs_proto::{Endpoint, Family, Prefix, Protocol};
+use xvs_sched::{ForwardingMethod, ServiceKey};
+
+use crate::firewall_marks::LaidOut;
+
+/// One thing that is steered on account of services. Port 0 is any port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Item {
+    /// Packets to this endpoint.
+    To(Protocol, Endpoint),
+    /// Packets from this endpoint.
+    From(Protocol, Endpoint),
+    /// Packets to this network, which may be marked.
+    Network(Prefix),
+    /// What routers say of tunnels to this address.
+    TunnelEnd(IpAddr),
+    /// Packets to the local addresses of FULLNAT, of this family.
+    Locals(Family),
+}
+
+/// What is steered for each service.
+#[derive(Debug, Default)]
+pub(crate) struct Accounts {
+    of: BTreeMap<ServiceKey, BTreeSet<Item>>,
+    /// How many services each item is steered for; never 0.
+    holders: BTreeMap<Item, usize>,
+}
+
+impl Accounts {
+    /// From now on these are steered for a service. Returns those that are not any more; another service may have them.
+    pub(crate) fn set(&mut self, key: ServiceKey, items: BTreeSet<Item>) -> Vec<Item> {
+        let before = self.of.remove(&key).unwrap_or_default();
+        for item in items.difference(&before) {
+            *self.holders.entry(*item).or_default() += 1;
+        }
+        let gone: Vec<_> = before.difference(&items).copied().collect();
+        for item in &gone {
+            let holders = self.holders.get_mut(item).expect("what is steered for a service is counted");
+            *holders -= 1;
+            if *holders == 0 {
+                self.holders.remove(item);
+            }
+        }
+        if !items.is_empty() {
+            self.of.insert(key, items);
+        }
+        gone
+    }
+
+    /// Whether an item is steered for any service.
+    pub(crate) fn hold(&self, item: &Item) -> bool {
+        self.holders.contains_key(item)
+    }
+
+    /// All that is steered for any service.
+    pub(crate) fn items(&self) -> impl Iterator<Item = Item> {
+        self.holders.keys().copied()
+    }
+
+    /// The services for which anything is steered.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = ServiceKey> {
+        self.of.keys().copied()
+    }
+
+    /// The networks that are steered for the mark of a service.
+    pub(crate) fn networks(&self, key: ServiceKey) -> impl Iterator<Item = Item> {
+        let items = self.of.get(&key).into_iter().flatten().copied();
+        items.filter(|item| matches!(item, Item::Network(_)))
+    }
+}
+
+/// Rules that steer these; `locals` are the local addresses of FULLNAT.
+pub(crate) fn steer(items: impl IntoIterator<Item = Item>, locals: &[LocalAddress]) -> SteeringRules {
+    let mut rules = SteeringRules::default();
+    for item in items {
+        match item {
+            Item::To(protocol, endpoint) => _ = rules.services.insert((protocol, endpoint)),
+            Item::From(protocol, endpoint) => _ = rules.nat_destinations.insert((protocol, endpoint)),
+            Item::Network(network) => _ = rules.wide.insert(network),
+            Item::TunnelEnd(addr) => _ = rules.tunnel_ends.insert(addr),
+            Item::Locals(family) => steer_locals(&mut rules, family, locals),
+        }
+    }
+    rules
+}
+
+/// What is steered for a service that is known by its endpoint. In IPv6 also what comes from it: the kernel routes replies
+/// by direct routing where the director is the servers' router, and IPVS sees them; in IPv4 it refuses them.
+pub(crate) fn of_service(key: ServiceKey) -> impl Iterator<Item = Item> {
+    let endpoint = match key {
+        ServiceKey::Address { protocol, endpoint } => {
+            let port = if takes_any_port(key) { 0 } else { endpoint.port };
+            Some((protocol, Endpoint { port, ..endpoint }))
+        }
+        ServiceKey::Mark { .. } => None,
+    };
+    endpoint.into_iter().flat_map(|(protocol, at)| {
+        let from = (at.family() == Family::V6).then_some(Item::From(protocol, at));
+        std::iter::once(Item::To(protocol, at)).chain(from)
+    })
+}
+
+/// What is steered for a destination whose packets are forwarded by this method.
+pub(crate) fn of_destination(
+    service: ServiceKey,
+    destination: Endpoint,
+    method: ForwardingMethod,
+) -> impl Iterator<Item = Item> {
+    // Such connections keep their client's port, or take the destination's.
+    let any = takes_any_port(service);
+    let port = move |port| if any { 0 } else { port };
+    let replies = replies_from(service, destination, method)
+        .map(move |(protocol, from)| Item::From(protocol, Endpoint { port: port(from.port), ..from }));
+    replies.chain(match method {
+        ForwardingMethod::Tunnel => Some(Item::TunnelEnd(destination.addr)),
+        ForwardingMethod::FullNat => Some(Item::Locals(destination.family())),
+        _ => None,
+    })
+}
+
+/// What is steered for the mark of a service; nothing for one that is known by its endpoint.
+pub(crate) fn networks(laid_out: &LaidOut, key: ServiceKey) -> impl Iterator<Item = Item> {
+    let reached = match key {
+        ServiceKey::Mark { mark, family } => laid_out.reach(mark, family),
+        ServiceKey::Address { .. } => BTreeSet::new(),
+    };
+    reached.into_iter().map(Item::Network)
+}
+
+/// What commands make the director's, but for marks and local addresses.
+pub(crate) fn of_commands(commands: &[Command]) -> BTreeSet<Item> {
+    let mut items = BTreeSet::new();
+    for command in commands {
+        match command {
+            Command::AddService { key, .. } => items.extend(of_service(*key)),
+            Command::AddDestination { service, endpoint, options }
+            | Command::EditDestination { service, endpoint, options } => {
+                items.extend(of_destination(*service, *endpoint, options.method));
+            }
+            _ => {}
+        }
+    }
+    items
+}
+
+/// Has packets to the local addresses of a family steered.
+fn steer_locals(rules: &mut SteeringRules, family: Family, locals: &[LocalAddress]) {
+    for local in locals.iter().filter(|local| Family::of(local.addr) == family) {
+        let ports = rules.translated.entry(local.addr).or_insert((local.first_port, local.last_port));
+        *ports = (ports.0.min(local.first_port), ports.1.max(local.last_port));
+    }
+}
+
+/// Where the replies of a destination come from that are to be translated.
+pub(crate) fn replies_from(
+    service: ServiceKey,
+    destination: Endpoint,
+    method: ForwardingMethod,
+) -> impl Iterator<Item = (Protocol, Endpoint)> {
+    let (protocols, virtual_port) = match service {
+        ServiceKey::Address { protocol, endpoint } => (vec![protocol], endpoint.port),
+        ServiceKey::Mark { .. } => (vec![Protocol::TCP, Protocol::UDP, Protocol::SCTP], 0),
+    };
+    let port = if destination.port == 0 { virtual_port } else { destination.port };
+    let nat = method == ForwardingMethod::Nat;
+    let from = move |protocol| (protocol, Endpoint { port, ..destination });
+    protocols.into_iter().filter(move |_| nat).map(from)
+}
+
+/// Whether a service's connections go to more ports than one: by a mark, by port 0, and of FTP, whose data connections
+/// go elsewhere (ipvs-behaviour, section 1.1).
+fn takes_any_port(service: ServiceKey) -> bool {
+    match service {
+        ServiceKey::Mark { .. } => true,
+        ServiceKey::Address { protocol, endpoint } => {
+            endpoint.port == 0 || protocol == Protocol::TCP && endpoint.port == FTP
+        }
+    }
+}
+
+const FTP: u16 = 21;

@@ -1,0 +1,266 @@
+//! The workers' threads, and the interfaces that they work on.
+//!
+//! Started with the daemon; used by the control thread. An interface that was removed and is there again under its name
+//! is attached anew: every worker then leaves its sockets, whose packet memory all interfaces share, and goes on with new
+//! ones; the connection table, the timers and the counters stay. Meanwhile, some tens of milliseconds, packets of
+//! services fall to the kernel. What stood in a transmit ring is counted as abandoned. Dropped, it gives the interfaces
+//! back to the kernel first and then ends the workers. Not here: when an interface is there again (`daemon.rs`).
+
+pub mod placement;
+pub(crate) mod system;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use core_affinity::CoreId;
+use crossbeam::channel::{Receiver, Sender, bounded};
+use xvs_dataplane::port::xdp::{Waker, XdpPort};
+use xvs_dataplane::reinject::Reinjector;
+use xvs_dataplane::worker::Worker;
+use xvs_dataplane::xdp::{Attached, Queues, RingSizes, Sockets, Steering};
+
+use crate::daemon::threads;
+use crate::daemon::{DaemonError, system};
+use crate::status::shared::{InterfaceFacts, LinkState, WorkerFacts};
+
+/// For each worker its queues of each interface.
+pub(crate) type Shares = Vec<Vec<Vec<u32>>>;
+
+/// The workers and their interfaces.
+pub(crate) struct Crew {
+    attached: Vec<Attached>,
+    /// The ways back to the kernel, in the interfaces' order.
+    ways: Vec<Arc<Reinjector>>,
+    rings: RingSizes,
+    shares: Shares,
+    hands: Vec<Hand>,
+    /// Whether the workers are without sockets.
+    paused: bool,
+}
+
+/// One worker's thread, and how to interrupt it.
+struct Hand {
+    stop: Arc<AtomicBool>,
+    waker: Waker,
+    /// Says that the worker has closed its sockets.
+    left: Receiver<()>,
+    /// What it goes on with; dropped, it ends.
+    ports: Option<Sender<XdpPort>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Crew {
+    /// No worker yet, on these interfaces.
+    ///
+    /// # Errors
+    /// That the queues cannot be shared out, or that a way back to the kernel cannot be opened.
+    pub(crate) fn new(
+        attached: Vec<Attached>,
+        workers: Option<usize>,
+        rings: RingSizes,
+    ) -> Result<Self, DaemonError> {
+        let shares = shares(&attached, workers)?;
+        let ways = attached.iter().map(way).collect::<Result<_, _>>()?;
+        Ok(Self { attached, ways, rings, shares, hands: Vec::new(), paused: false })
+    }
+
+    /// How many workers there are to be.
+    pub(crate) fn size(&self) -> usize {
+        self.shares.len()
+    }
+
+    /// What ends each worker's sleep, for as long as it lives.
+    pub(crate) fn wakers(&self) -> Vec<Waker> {
+        self.hands.iter().map(|hand| hand.waker.clone()).collect()
+    }
+
+    /// The kernel's indices of the interfaces, in order.
+    pub(crate) fn links(&self) -> Vec<u32> {
+        self.attached.iter().map(Attached::index).collect()
+    }
+
+    /// A port for each worker, of its share of the queues, and what is to be told of it.
+    ///
+    /// # Errors
+    /// A socket or a descriptor that the kernel refuses; none stays open then.
+    pub(crate) fn open_ports(&self) -> Result<Vec<(XdpPort, WorkerFacts)>, DaemonError> {
+        let mut ports = Vec::new();
+        for (share, core) in self.shares.iter().zip(placement::cores(self.shares.len())) {
+            let links = self.attached.iter().zip(share);
+            let links: Vec<_> = links.map(|(attached, queues)| Queues { attached, queues }).collect();
+            let sockets = Sockets::open(&links, self.rings)?;
+            let copy_mode = sockets.copy_mode().to_string();
+            let port = XdpPort::open(sockets, self.ways.clone()).map_err(system("a worker's port"))?;
+            let (core, sockets) = (core.map(|core| core.id), port.told());
+            let facts = WorkerFacts { core, copy_mode, queues: share.clone(), sockets };
+            ports.push((port, facts));
+        }
+        Ok(ports)
+    }
+
+    /// Starts the next worker's thread.
+    ///
+    /// # Errors
+    /// The system has no room for another thread.
+    pub(crate) fn start(
+        &mut self,
+        worker: Worker<XdpPort>,
+        notices: &Sender<String>,
+    ) -> Result<(), DaemonError> {
+        let number = self.hands.len();
+        let core = placement::cores(self.shares.len()).get(number).copied().flatten();
+        let (stop, waker) = (worker.stop.clone(), worker.port.waker());
+        let (says, left) = bounded(1);
+        let (ports, next) = bounded(1);
+        let run = move || {
+            pin(number, core);
+            work(worker, &says, &next);
+        };
+        let thread = threads::spawn(&format!("xvs-worker-{number}"), notices, run);
+        let thread = Some(thread.map_err(system("a thread"))?);
+        self.hands.push(Hand { stop, waker, left, ports: Some(ports), thread });
+        Ok(())
+    }
+
+    /// What is to be told of the interface at this place; the log is told too.
+    pub(crate) fn interface_facts(&self, place: usize) -> InterfaceFacts {
+        interface_facts(&self.attached[place])
+    }
+
+    /// Attaches the interface at this place again, and gives every worker new sockets. Returns what is to be told of
+    /// the workers. Blocks for up to a second for each if the kernel is slow to free the old ones.
+    ///
+    /// # Errors
+    /// That the interface cannot be attached: then nothing has changed. Or that sockets cannot be opened: then the
+    /// workers wait until the next call succeeds, and packets are the kernel's.
+    pub(crate) fn attach_again(
+        &mut self,
+        place: usize,
+        steering: &Steering,
+    ) -> Result<Vec<WorkerFacts>, DaemonError> {
+        let attached = steering.attach(self.attached[place].interface())?;
+        let way = way(&attached)?;
+        // The new one goes where the old one was, and comes back if the queues cannot be shared out.
+        let old = std::mem::replace(&mut self.attached[place], attached);
+        match shares(&self.attached, Some(self.hands.len())) {
+            Ok(shares) => self.shares = shares,
+            Err(error) => {
+                self.attached[place] = old;
+                return Err(error);
+            }
+        }
+        self.ways[place] = way;
+        if !self.paused {
+            self.pause();
+        }
+        self.go_on()
+    }
+
+    /// Whether the workers wait for sockets.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Has every worker leave its sockets.
+    fn pause(&mut self) {
+        for hand in &self.hands {
+            hand.interrupt();
+        }
+        for hand in &self.hands {
+            // One that has ended by a fault says nothing, and the daemon is about to end.
+            let _ = hand.left.recv();
+        }
+        self.paused = true;
+    }
+
+    /// Opens new sockets for the workers that [`Self::attach_again`] could not give any.
+    ///
+    /// # Errors
+    /// As [`Self::attach_again`].
+    pub(crate) fn go_on(&mut self) -> Result<Vec<WorkerFacts>, DaemonError> {
+        let (ports, mut facts) = (self.open_ports()?, Vec::new());
+        for (hand, (mut port, told)) in self.hands.iter_mut().zip(ports) {
+            facts.push(told);
+            port.heed(hand.waker.clone());
+            // Relaxed: the channel orders it before the worker's next look.
+            hand.stop.store(false, Ordering::Relaxed);
+            if let Some(ports) = &hand.ports {
+                let _ = ports.send(port);
+            }
+        }
+        self.paused = false;
+        Ok(facts)
+    }
+}
+
+impl Hand {
+    fn interrupt(&self) {
+        // Relaxed: it is seen after the call at the latest.
+        self.stop.store(true, Ordering::Relaxed);
+        self.waker.wake();
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        self.attached.clear();
+        for hand in &mut self.hands {
+            hand.ports = None;
+            hand.interrupt();
+        }
+        for thread in self.hands.iter_mut().filter_map(|hand| hand.thread.take()) {
+            if thread.join().is_err() {
+                tracing::error!("a worker had panicked");
+            }
+        }
+    }
+}
+
+/// A worker's life: it runs, leaves its sockets when told to, and goes on with the next.
+fn work(mut worker: Worker<XdpPort>, left: &Sender<()>, next: &Receiver<XdpPort>) {
+    loop {
+        worker.run();
+        let Worker { pipeline, port, snapshot, clock, stop } = worker;
+        pipeline.counters().transmit_abandoned.add(port.unsent());
+        drop(port);
+        let _ = left.send(());
+        let Ok(port) = next.recv() else { return };
+        worker = Worker { pipeline, port, snapshot, clock, stop };
+    }
+}
+
+fn pin(number: usize, core: Option<CoreId>) {
+    if let Some(core) = core
+        && !core_affinity::set_for_current(core)
+    {
+        tracing::warn!("worker {number} cannot be pinned to core {}", core.id);
+    }
+}
+
+fn shares(attached: &[Attached], workers: Option<usize>) -> Result<Shares, DaemonError> {
+    let queues: Vec<_> =
+        attached.iter().map(|attached| (attached.interface(), attached.receive_queues())).collect();
+    Ok(placement::shares(&queues, workers, placement::cores_available())?)
+}
+
+fn way(attached: &Attached) -> Result<Arc<Reinjector>, DaemonError> {
+    let way = Reinjector::open(attached).map(Arc::new);
+    way.map_err(system("the TAP by which packets go back to the kernel"))
+}
+
+fn interface_facts(attached: &Attached) -> InterfaceFacts {
+    let facts = InterfaceFacts {
+        name: attached.interface().to_owned(),
+        mode: attached.mode().to_string(),
+        why_not_native: attached.native_refused().map(ToString::to_string),
+        queues: attached.receive_queues(),
+        state: LinkState::Up,
+        attached_again: 0,
+    };
+    match &facts.why_not_native {
+        Some(why) => tracing::warn!("{}: generic XDP, because native was refused: {why}", facts.name),
+        None => tracing::info!("{}: native XDP", facts.name),
+    }
+    facts
+}
