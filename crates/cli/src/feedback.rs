@@ -5,7 +5,8 @@ use std::io::Write;
 use clap::Args;
 use serde_json::Value;
 use xvs_model::client::{Director, Failure};
-use xvs_model::load_feedback::{FeedbackRow, Server};
+use xvs_model::load_feedback::FeedbackRow;
+use xvs_model::load_report::Server;
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 

@@ -13,6 +13,7 @@
 mod grammar;
 mod listing;
 pub mod manual;
+mod options;
 mod own_lines;
 pub mod resolver;
 mod rules;

@@ -9,23 +9,23 @@ use std::ops::ControlFlow;
 
 use xvs_model::client::Failure;
 use xvs_model::command::{Command, CommandError};
-use xvs_model::destination::{DestinationOptions, Tunnel, TunnelChecksum};
+use xvs_model::destination::DestinationOptions;
 use xvs_model::firewall_mark::MarkRule;
 use xvs_model::local_address::LocalAddress;
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_model::rules::{Fault, RuleLine, Wanted};
-use xvs_model::service::{Netmask, ServiceOptions};
+use xvs_model::service::ServiceOptions;
 use xvs_model::state::State;
 use xvs_model::timeouts::Timeouts;
-use xvs_proto::{Endpoint, Family, Protocol};
+use xvs_proto::Endpoint;
 use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey};
 
 use crate::grammar::{Names, Order, Parsed};
-use crate::listing::{Naming, compare_endpoints, compare_services, merge_sort, netmask};
+use crate::listing::{Naming, compare_endpoints, compare_services, merge_sort};
+use crate::options::{destination, destination_rule, service_option, service_rule};
 use crate::own_lines::{local_address_command, mark_command};
-use crate::typed::{destination, typed};
-use crate::values::flag_names;
+use crate::typed::typed;
 use crate::{AfterLine, Ended, Messages, Resolver, Session, TRY_HELP, grammar, resolver};
 
 impl Session<'_> {
@@ -336,68 +336,4 @@ enum Step {
     Change(Command),
     /// It cannot be read; what is told of it waits for its turn.
     Told(Ended),
-}
-
-/// The option that names a service.
-pub(super) fn service_option(key: &ServiceKey, names: &Naming<'_>) -> String {
-    match *key {
-        ServiceKey::Address { protocol, endpoint } => {
-            let option = match protocol {
-                Protocol::UDP => "-u",
-                Protocol::SCTP => "--sctp-service",
-                _ => "-t",
-            };
-            format!("{option} {}", names.endpoint(endpoint, Some(protocol)))
-        }
-        // Signed, as ipvsadm saves it.
-        ServiceKey::Mark { mark, family: Family::V4 } => format!("-f {}", mark as i32),
-        ServiceKey::Mark { mark, family: Family::V6 } => format!("-f {} -6", mark as i32),
-    }
-}
-
-/// What is said of a service, as far as `-S` says it.
-pub(super) fn service_rule(key: &ServiceKey, options: &ServiceOptions) -> String {
-    let mut text = format!(" -s {}", options.scheduler);
-    if let Some(seconds) = options.persistence_timeout_seconds {
-        text += &format!(" -p {seconds}");
-        if options.netmask != Netmask::host(key.family()) {
-            text += &format!(" -M {}", netmask(options.netmask));
-        }
-    }
-    if let Some(engine) = &options.persistence_engine {
-        text += &format!(" --pe {engine}");
-    }
-    if options.one_packet {
-        text += " -o";
-    }
-    if options.flags.0 != 0 {
-        text += &format!(" -b {}", flag_names(options.flags, &options.scheduler));
-    }
-    text
-}
-
-/// What is said of a destination, as far as `-S` says it.
-pub(super) fn destination_rule(options: &DestinationOptions) -> String {
-    let method = match options.method {
-        ForwardingMethod::Nat => "-m",
-        ForwardingMethod::Tunnel => "-i",
-        ForwardingMethod::FullNat => "--fullnat",
-        ForwardingMethod::DirectRouting | ForwardingMethod::Local => "-g",
-    };
-    let mut text = format!(" {method} -w {}", options.weight.0);
-    if options.method == ForwardingMethod::Tunnel {
-        let sums = |checksum| match checksum {
-            TunnelChecksum::Without => "--tun-nocsum",
-            TunnelChecksum::Full => "--tun-csum",
-            TunnelChecksum::Remote => "--tun-remcsum",
-        };
-        text += &match options.tunnel {
-            Tunnel::Ipip => " --tun-type ipip".to_owned(),
-            Tunnel::Gue { port, checksum } => {
-                format!(" --tun-type gue --tun-port {port} {}", sums(checksum))
-            }
-            Tunnel::Gre { checksum } => format!(" --tun-type gre {}", sums(checksum)),
-        };
-    }
-    text
 }

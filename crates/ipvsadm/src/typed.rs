@@ -4,7 +4,6 @@
 //! a name stays on its line: control characters are written as escapes.
 
 use xvs_model::command::Command;
-use xvs_model::destination::DestinationOptions;
 use xvs_model::service::ServiceOptions;
 use xvs_model::sync_daemon::SyncDaemon;
 use xvs_model::timeouts::Timeouts;
@@ -14,7 +13,7 @@ use xvs_sched::{ClientAddress, ServiceKey};
 use crate::SystemResolver;
 use crate::grammar::Names;
 use crate::listing::Naming;
-use crate::rules::{destination_rule, service_option, service_rule};
+use crate::options::{destination, service_option, service_rule};
 
 /// A command line that asks for this.
 pub fn typed(command: &Command) -> String {
@@ -70,17 +69,6 @@ fn service(key: &ServiceKey, options: &ServiceOptions) -> String {
         other => format!(" --client-address {}", other.name()),
     };
     service_rule(key, options) + &told
-}
-
-/// All that is said of a destination, thresholds too.
-pub(super) fn destination(options: &DestinationOptions) -> String {
-    let mut text = destination_rule(options);
-    for (option, threshold) in [("-x", options.upper_threshold), ("-y", options.lower_threshold)] {
-        if threshold > 0 {
-            text += &format!(" {option} {threshold}");
-        }
-    }
-    text
 }
 
 fn start_daemon(daemon: &SyncDaemon) -> String {

@@ -27,6 +27,7 @@ pub mod checks;
 pub mod files;
 pub mod globals;
 pub mod groups;
+mod head;
 mod http;
 pub mod lexer;
 pub mod loops;
@@ -34,6 +35,7 @@ pub mod reader;
 pub mod servers;
 pub mod services;
 mod settings;
+mod sorry_server;
 mod ssl;
 pub mod values;
 

@@ -7,21 +7,20 @@
 use std::net::SocketAddr;
 
 use xvs_model::check::Script;
-use xvs_model::destination::{DestinationOptions, Tunnel};
-use xvs_model::virtual_server::{RealServer, SorryServer};
-use xvs_proto::{Endpoint, Family};
-use xvs_sched::{ForwardingMethod, Weight};
+use xvs_model::destination::DestinationOptions;
+use xvs_model::virtual_server::RealServer;
+use xvs_proto::Endpoint;
+use xvs_sched::Weight;
 
 use crate::blocks::Block;
 use crate::checkers;
 use crate::checkers::Around;
 use crate::checks::{TimingOptions, set};
 use crate::files::Files;
-use crate::groups::Entry;
-use crate::services::Head;
+use crate::head::{Head, NAT, endpoint, family, in_services};
 use crate::settings::Settings;
 use crate::ssl::Ssl;
-use crate::values::{Faults, Method, port};
+use crate::values::{Faults, Method};
 
 /// What is said of a real server.
 pub(super) struct Draft<'a> {
@@ -134,102 +133,4 @@ impl<'a> Draft<'a> {
             notify_down: self.notify_down,
         }
     }
-}
-
-/// What is said of a sorry server.
-pub(super) struct SorryDraft {
-    block: Block,
-    endpoint: Endpoint,
-    /// Its own, or what was said before it.
-    pub(super) method: Option<Method>,
-    pub(super) inhibit: bool,
-}
-
-impl SorryDraft {
-    /// Reads a `sorry_server`, before which this method was said.
-    pub(super) fn read(block: &Block, method: Option<Method>, faults: &mut Faults) -> Option<Self> {
-        let endpoint = endpoint(block, faults)?;
-        Some(Self { block: block.clone(), endpoint, method, inhibit: false })
-    }
-
-    /// The family that its virtual server has by it, as far as is said.
-    pub(super) fn family(&self) -> Option<Family> {
-        family(self.endpoint, self.method)
-    }
-
-    /// The server, now that all is said of its virtual server.
-    pub(super) fn finish(
-        self,
-        settings: &Settings,
-        head: &Head,
-        servers: &[RealServer],
-        faults: &mut Faults,
-    ) -> SorryServer {
-        let (method, tunnel) = self.method.or(settings.method).unwrap_or(NAT);
-        let endpoint = in_services(self.endpoint, method, head, &self.block, faults);
-        // One that is a real server too stays as that does.
-        let same = servers.iter().find(|server| server.endpoint == endpoint);
-        if same.is_some_and(|server| server.inhibit_on_failure != self.inhibit) {
-            let why = "it is a real server too, and is inhibited if that one is";
-            faults.warn(&self.block.place, format!("`{}`: {why}", self.block.text));
-        }
-        SorryServer {
-            place: self.block.place,
-            endpoint,
-            options: DestinationOptions { method, tunnel, ..DestinationOptions::default() },
-            inhibit: same.map_or(self.inhibit, |server| server.inhibit_on_failure),
-        }
-    }
-}
-
-/// What keepalived takes if no method is said.
-const NAT: Method = (ForwardingMethod::Nat, Tunnel::Ipip);
-
-/// The family that a virtual server has by this server, unless a tunnel leads to it.
-fn family(endpoint: Endpoint, method: Option<Method>) -> Option<Family> {
-    let is_tunnel = method.is_some_and(|(method, _)| method == ForwardingMethod::Tunnel);
-    (!is_tunnel).then_some(endpoint.family())
-}
-
-/// An address and perhaps a port.
-fn endpoint(block: &Block, faults: &mut Faults) -> Option<Endpoint> {
-    let addr = faults.address(block)?;
-    let port = port(block.arguments().get(1).map(String::as_str));
-    if let Err(why) = &port {
-        faults.refuse(block, why);
-    }
-    Some(Endpoint::new(addr, port.ok()?))
-}
-
-/// The endpoint with the port that it has in the services, if that is not another in each; a port that it cannot have is
-/// told.
-fn in_services(
-    written: Endpoint,
-    method: ForwardingMethod,
-    head: &Head,
-    block: &Block,
-    faults: &mut Faults,
-) -> Endpoint {
-    let mut warn = |text: String| faults.warn(&block.place, format!("`{}`: {text}", block.text));
-    let is_written = written.port != 0 && !method.masquerades();
-    let port = match head.entries[..] {
-        [Entry::Address(_, port)] if !head.is_group => {
-            if is_written && written.port != port {
-                warn(format!("by this method its port is the virtual server's, {port}"));
-            }
-            if is_written || written.port == 0 { port } else { written.port }
-        }
-        [Entry::Mark(..)] if !head.is_group && is_written => {
-            warn("by this method it takes marked packets at their own port; its own is left out".to_owned());
-            0
-        }
-        _ => {
-            let other = |entry: &Entry| !matches!(entry, Entry::Address(_, port) if *port == written.port);
-            if is_written && head.entries.iter().any(other) {
-                warn("by this method its port is that of each service of the group".to_owned());
-            }
-            written.port
-        }
-    };
-    Endpoint { port, ..written }
 }

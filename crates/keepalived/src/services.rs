@@ -16,18 +16,11 @@ use xvs_sched::ForwardingMethod;
 use crate::blocks::Block;
 use crate::files::Files;
 use crate::groups::{Entry, Groups};
+use crate::head::Head;
 use crate::servers::Draft;
 use crate::settings::Settings;
 use crate::ssl::Ssl;
 use crate::values::{Faults, decimal, port};
-
-/// What a `virtual_server` is about.
-pub(super) struct Head {
-    /// Its services.
-    pub(super) entries: Vec<Entry>,
-    /// Whether they are a group's.
-    pub(super) is_group: bool,
-}
 
 /// Reads a `virtual_server`; `None` if nothing can be made of it.
 pub(super) fn read(
@@ -99,7 +92,7 @@ fn read_whole(
     }
     let (quorum, hysteresis) = settings.quorum(&real_servers, block, faults);
     let sorry = settings.sorry.take();
-    let sorry = sorry.map(|sorry| sorry.finish(&settings, &head, &real_servers, faults));
+    let sorry = sorry.map(|sorry| sorry.finish(settings.method, &head, &real_servers, faults));
     Ok(VirtualServer {
         place: block.place.clone(),
         name: block.arguments().join(" "),

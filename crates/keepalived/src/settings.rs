@@ -14,8 +14,8 @@ use xvs_sched::ServiceKey;
 use crate::blocks::Block;
 use crate::checks::{TimingOptions, set};
 use crate::groups::Entry;
-use crate::servers::SorryDraft;
-use crate::services::Head;
+use crate::head::Head;
+use crate::sorry_server::SorryDraft;
 use crate::values::{Faults, Method};
 
 /// What has been said so far.

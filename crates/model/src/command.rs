@@ -9,7 +9,7 @@ use xvs_sched::{ServiceKey, scheduler};
 
 use crate::destination::DestinationOptions;
 use crate::firewall_mark::MarkRule;
-use crate::load_feedback::Server;
+use crate::load_report::Server;
 use crate::local_address::LocalAddress;
 use crate::service::ServiceOptions;
 use crate::sync_daemon::{SyncDaemon, SyncRole};

@@ -7,6 +7,7 @@
 pub mod destination;
 pub mod firewall_mark;
 pub mod load_feedback;
+pub mod load_report;
 pub mod local_address;
 pub mod service;
 pub mod settings;

@@ -8,7 +8,7 @@ use crate::command::Command;
 use crate::connection::Filter;
 use crate::event::Asked;
 use crate::explain::Question;
-use crate::load_feedback::Server;
+use crate::load_report::Server;
 
 /// What a client asks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

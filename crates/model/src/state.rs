@@ -163,7 +163,7 @@ impl State {
                 check_present(self.defined(service)?, service, *endpoint)
             }
             Command::Flush | Command::Zero(None) => Ok(()),
-            Command::SetTimeouts(timeouts) => timeouts.check(),
+            Command::SetTimeouts(timeouts) => check_timeouts(*timeouts),
             Command::StartDaemon(daemon) => self.check_daemon(daemon),
             Command::StopDaemon(role) => {
                 let running = self.daemons.iter().any(|daemon| daemon.role == *role);
@@ -366,6 +366,21 @@ fn check_unicast(endpoint: Endpoint) -> Result<(), CommandError> {
     };
     let why = format!("destination {endpoint} is not a unicast address");
     if unicast { Ok(()) } else { Err(CommandError::InvalidOperation { why }) }
+}
+
+/// Whether they may be set.
+///
+/// # Errors
+/// One is longer than [`Timeouts::MAX_SECONDS`].
+fn check_timeouts(timeouts: Timeouts) -> Result<(), CommandError> {
+    if [timeouts.tcp_seconds, timeouts.tcp_fin_seconds, timeouts.udp_seconds]
+        .iter()
+        .any(|t| *t > Timeouts::MAX_SECONDS)
+    {
+        let why = format!("a timeout is at most {} seconds", Timeouts::MAX_SECONDS);
+        return Err(CommandError::InvalidOperation { why });
+    }
+    Ok(())
 }
 
 /// Refuses a rule that no packet fits, or with more ports than iptables takes in one.

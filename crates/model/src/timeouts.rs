@@ -2,8 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::CommandError;
-
 /// The timeouts that `--set` sets; other states have fixed ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeouts {
@@ -33,18 +31,6 @@ impl Timeouts {
                 *kept = new;
             }
         }
-    }
-
-    /// Whether they may be set.
-    ///
-    /// # Errors
-    /// One is longer than [`Self::MAX_SECONDS`].
-    pub(crate) fn check(self) -> Result<(), CommandError> {
-        if [self.tcp_seconds, self.tcp_fin_seconds, self.udp_seconds].iter().any(|t| *t > Self::MAX_SECONDS) {
-            let why = format!("a timeout is at most {} seconds", Self::MAX_SECONDS);
-            return Err(CommandError::InvalidOperation { why });
-        }
-        Ok(())
     }
 }
 

@@ -16,7 +16,6 @@ use xvs_model::local_address::LocalAddress;
 use xvs_proto::{Endpoint, MacAddr};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
-use crate::doctor::clocks::Clock;
 use crate::doctor::finding::Finding;
 
 /// All of it.
@@ -201,6 +200,15 @@ impl Facts {
 /// The place of one of an interface's settings of IPv4.
 pub(super) fn conf(interface: &str, name: &str) -> String {
     format!("net/ipv4/conf/{interface}/{name}")
+}
+
+/// Another director's clock, as it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Clock {
+    /// Whose.
+    pub addr: IpAddr,
+    /// By how many milliseconds it is ahead of ours; or why that is not known.
+    pub ahead_millis: Result<i64, String>,
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use xvs_dataplane::clock::Millis;
 use xvs_model::command::CommandError;
 use xvs_model::event::Kind;
-use xvs_model::load_feedback::Server;
+use xvs_model::load_report::Server;
 use xvs_model::reply::Reply;
 
 use crate::control::{Control, Plant};

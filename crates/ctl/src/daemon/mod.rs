@@ -5,17 +5,12 @@
 //! the XDP program off (the kernel has its packets back), the workers' last burst, the sockets. What fails on the way
 //! up undoes what was done, by dropping it.
 
-pub(crate) mod liveness;
-pub(crate) mod threads;
-pub mod watchdog;
-
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
-use thiserror::Error;
 use xvs_dataplane::clock::Clock;
 use xvs_dataplane::conn::{Table, TableConfig, random_secret};
 use xvs_dataplane::counters::WorkerCounters;
@@ -27,55 +22,34 @@ use xvs_dataplane::outcome::{Outcome, Unresolved};
 use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::xdp::XdpPort;
 use xvs_dataplane::worker::Worker;
-use xvs_dataplane::xdp::{AttachError, RingSizes, SocketError, Steering};
+use xvs_dataplane::xdp::{RingSizes, Steering};
+use xvs_health::engine::Engine;
+use xvs_health::prepare::Prepared;
+use xvs_ipvsadm::typed;
 use xvs_model::command::CommandError;
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_model::rules::RuleLine;
 
-use crate::config::{Config, ConfigError, Keepalived};
+use crate::config::{Config, Keepalived};
 use crate::control::Control;
 use crate::control::thread::{ControlThread, Handle, Input};
+use crate::daemon::error::{DaemonError, system};
 use crate::daemon::threads::EndNotice;
-use crate::health_checks;
 use crate::health_checks::HealthError;
-use crate::netfilter;
 use crate::network::neighbours::Neighbours;
 use crate::network::{Following, Latest, Slot, follow};
 use crate::status::history::History;
 use crate::status::shared::{Facts, Shared, Waits};
 use crate::sweep::{Sweeper, Sweeping};
 use crate::workers::Crew;
-use crate::workers::placement::PlacementError;
 use crate::workers::system::Wired;
-use xvs_health::engine::Engine;
-use xvs_health::prepare::Prepared;
-use xvs_ipvsadm::typed;
+use crate::{health_checks, netfilter};
 
-/// Why the daemon does not run.
-#[derive(Debug, Error)]
-#[allow(missing_docs, reason = "the message of each variant says what it means and names its fields")]
-pub enum DaemonError {
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    #[error(transparent)]
-    Attach(#[from] AttachError),
-    #[error(transparent)]
-    Socket(#[from] SocketError),
-    #[error(
-        "the XDP program cannot be loaded ({0}); xvsd needs root, or CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_PERFMON"
-    )]
-    Program(io::Error),
-    #[error(transparent)]
-    Placement(#[from] PlacementError),
-    #[error("{what}: {error}")]
-    System { what: &'static str, error: io::Error },
-}
-
-/// Says what a system call was for.
-pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> DaemonError {
-    move |error| DaemonError::System { what, error }
-}
+pub mod error;
+pub(crate) mod liveness;
+pub(crate) mod threads;
+pub mod watchdog;
 
 /// Requests that may wait for the control thread.
 const QUEUE: usize = 1024;

@@ -3,8 +3,8 @@
 //! A worker or the control thread ends only when it is told to. One that panics would leave a director that takes
 //! packets and does nothing with them, so each thread's end, however it comes, is told to whoever waits for it.
 
-use std::io;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
+use std::{io, thread};
 
 use crossbeam::channel::Sender;
 

@@ -4,9 +4,8 @@
 //! sooner, so that one bad judgement alone does not end the daemon. Costs what a judgement costs. Not here: the judgement
 //! (`liveness.rs`), what systemd does when it is not fed.
 
-use std::io;
-use std::thread;
 use std::time::Duration;
+use std::{io, thread};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use sd_notify::NotifyState;

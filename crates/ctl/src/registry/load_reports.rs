@@ -4,7 +4,8 @@
 
 use xvs_dataplane::clock::Millis;
 use xvs_model::command::CommandError;
-use xvs_model::load_feedback::{Feedback, FeedbackRow, Server};
+use xvs_model::load_feedback::{Feedback, FeedbackRow};
+use xvs_model::load_report::Server;
 use xvs_sched::ServiceKey;
 use xvs_sched::scheduler::Change;
 

@@ -20,8 +20,8 @@ use xvs_dataplane::reinject::Reinjector;
 use xvs_dataplane::worker::Worker;
 use xvs_dataplane::xdp::{Attached, Queues, RingSizes, Sockets, Steering};
 
+use crate::daemon::error::{DaemonError, system};
 use crate::daemon::threads;
-use crate::daemon::{DaemonError, system};
 use crate::status::shared::{InterfaceFacts, LinkState, WorkerFacts};
 
 /// For each worker its queues of each interface.

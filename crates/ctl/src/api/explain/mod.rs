@@ -4,6 +4,7 @@
 //! plane says what would happen (`xvs_dataplane::explain`); here the question becomes a frame ([`question`]) and what was
 //! found becomes a document that programs read and `cli/explain.rs` prints ([`report`]).
 
+mod interface;
 pub mod question;
 pub mod report;
 mod rule;

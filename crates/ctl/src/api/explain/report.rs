@@ -15,6 +15,7 @@ use xvs_proto::{Endpoint, Packet, Parsed, Protocol, ethernet, parse};
 use xvs_sched::ForwardingMethod;
 
 use crate::api::connections::{detached, state_name, template_state};
+use crate::api::explain::interface::name_of;
 use crate::api::explain::question::FLAGS;
 use crate::api::explain::rule;
 
@@ -42,10 +43,6 @@ fn advice(reason: DropReason) -> Option<&'static str> {
         DropReason::Malformed(_) => "look at the machine that sent it, and at the cable or driver between",
         _ => return None,
     })
-}
-
-pub(super) fn name_of(link: LinkId, egress: &Egress) -> String {
-    egress.link(link).map_or_else(|| format!("link {}", link.0), |info| info.name.clone())
 }
 
 /// That of an explanation.

@@ -7,7 +7,7 @@ use xvs_dataplane::egress::Egress;
 use xvs_dataplane::marks::{Action, Condition, Expected, Step, Test};
 use xvs_proto::Family;
 
-use crate::api::explain::report::name_of;
+use crate::api::explain::interface::name_of;
 
 /// How many entries of a list are told.
 const TOLD: usize = 3;

@@ -1,0 +1,34 @@
+//! Why the daemon does not run.
+
+use std::io;
+
+use thiserror::Error;
+use xvs_dataplane::xdp::{AttachError, SocketError};
+
+use crate::config::ConfigError;
+use crate::workers::placement::PlacementError;
+
+/// Why the daemon does not run.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the message of each variant says what it means and names its fields")]
+pub enum DaemonError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error(
+        "the XDP program cannot be loaded ({0}); xvsd needs root, or CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_PERFMON"
+    )]
+    Program(io::Error),
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
+    #[error("{what}: {error}")]
+    System { what: &'static str, error: io::Error },
+}
+
+/// Says what a system call was for.
+pub fn system(what: &'static str) -> impl FnOnce(io::Error) -> DaemonError {
+    move |error| DaemonError::System { what, error }
+}

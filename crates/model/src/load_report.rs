@@ -1,0 +1,89 @@
+//! Load reports: the real server that one is about.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use xvs_proto::Endpoint;
+
+/// Which destinations a report is about: those at an address, or only those at one port there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Server {
+    addr: IpAddr,
+    port: Option<u16>,
+}
+
+impl Server {
+    /// Whether a destination is meant.
+    pub fn is(self, endpoint: Endpoint) -> bool {
+        self.addr == endpoint.addr && self.port.is_none_or(|port| port == endpoint.port)
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => SocketAddr::new(self.addr, port).fmt(f),
+            None => self.addr.fmt(f),
+        }
+    }
+}
+
+/// A text that names no real server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotAServer;
+
+impl fmt::Display for NotAServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a real server is an address, or ADDRESS:PORT, like 192.0.2.11 or [2001:db8::1]:80")
+    }
+}
+
+impl std::error::Error for NotAServer {}
+
+impl FromStr for Server {
+    type Err = NotAServer;
+
+    fn from_str(text: &str) -> Result<Self, NotAServer> {
+        if let Ok(addr) = text.parse() {
+            return Ok(Self { addr, port: None });
+        }
+        let socket: SocketAddr = text.parse().map_err(|_| NotAServer)?;
+        Ok(Self { addr: socket.ip(), port: Some(socket.port()) })
+    }
+}
+
+impl TryFrom<String> for Server {
+    type Error = NotAServer;
+
+    fn try_from(text: String) -> Result<Self, NotAServer> {
+        text.parse()
+    }
+}
+
+impl From<Server> for String {
+    fn from(server: Server) -> Self {
+        server.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+
+    use super::*;
+
+    #[test]
+    fn a_server_is_an_address_or_one_port_of_it() {
+        let at = |port| Endpoint::new([192, 0, 2, 11], port);
+        let (any, one): (Server, Server) = ("192.0.2.11".parse().unwrap(), "192.0.2.11:80".parse().unwrap());
+        assert!(any.is(at(80)) && any.is(at(81)) && one.is(at(80)) && !one.is(at(81)));
+        for text in ["192.0.2.11", "192.0.2.11:80", "2001:db8::1", "[2001:db8::1]:80"] {
+            assert_eq!(text.parse::<Server>().unwrap().to_string(), text);
+        }
+        for text in ["", "web1", "192.0.2.11:", "192.0.2.11:99999", "192.0.2"] {
+            assert_eq!(text.parse::<Server>(), Err(NotAServer), "{text}");
+        }
+    }
+}
