@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use xvs_dataplane::clock::Millis;
+use xvs_ipvsadm::typed;
 use xvs_model::command::{Command, CommandError};
 use xvs_model::difference::{Difference, back, carried_out, differences};
 use xvs_model::event::Kind;
@@ -18,7 +19,6 @@ use xvs_model::state::State;
 
 use crate::control::{Control, Plant};
 use crate::events::applied;
-use xvs_ipvsadm::typed;
 
 /// After which time the way back is tried again where it could not be taken.
 const RETRY: Duration = Duration::from_secs(1);

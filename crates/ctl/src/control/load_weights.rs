@@ -24,7 +24,7 @@ impl<P: Plant> Control<P> {
                 range: "a number from 0, idle, to 100, with no room left".to_owned(),
             });
         }
-        let moved = self.registry.report_load(server, load_percent, &self.feedback, now)?;
+        let moved = self.registry.report_load(server, load_percent, &self.settings.feedback, now)?;
         self.publish_weights(&moved).map(|()| Reply::Done)
     }
 

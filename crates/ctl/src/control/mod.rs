@@ -12,38 +12,46 @@ use std::time::Duration;
 
 use apply::Unconfirmed;
 use arc_swap::ArcSwap;
-use publish::{Due, GLANCE};
+use due::Schedule;
+use mark_rules::MarkRules;
+use next_hops::NextHops;
+use publication::Publication;
+use publish::GLANCE;
 use reconcile::Governing;
 use serde_json::json;
+use settings::InForce;
+use steered::Steered;
 use xvs_dataplane::capture::Captures;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::egress::Egress;
-use xvs_dataplane::egress::model::{Link, Network, RouteAction};
+use xvs_dataplane::egress::model::{Link, Network};
 use xvs_dataplane::local::LocalAddresses;
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 use xvs_dataplane::xdp::{SteeringError, SteeringRules};
 use xvs_model::command::{Command, CommandError};
 use xvs_model::difference::commands_of;
 use xvs_model::load_feedback::Feedback;
-use xvs_model::local_address::LocalAddress;
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
-use xvs_model::settings::{Ipvs, Memory};
+use xvs_model::settings::Ipvs;
 use xvs_model::state::{State, supported};
-use xvs_proto::Prefix;
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use crate::events::Events;
-use crate::firewall_marks::{LaidOut, Table, lay_out};
+use crate::firewall_marks::Table;
 use crate::registry::Registry;
-use crate::registry::estimator;
-use crate::steering::{Accounts, Item, networks, steer};
+use crate::steering::{networks, steer};
 
 mod apply;
+mod due;
 mod load_weights;
+mod mark_rules;
+mod next_hops;
+mod publication;
 mod publish;
 mod reconcile;
-pub mod settings;
+mod settings;
+mod steered;
 pub mod thread;
 
 /// What the control thread acts on beside the snapshot.
@@ -87,97 +95,43 @@ pub trait Plant {
 pub struct Control<P> {
     plant: P,
     state: State,
-    ipvs: Ipvs,
-    feedback: Feedback,
-    memory: Memory,
+    settings: InForce,
     registry: Registry,
-    /// What the next publication starts from; equal to the published one between changes.
-    snapshot: Snapshot,
-    published: Arc<ArcSwap<Snapshot>>,
-    next_look: Millis,
-    next_trash: Millis,
-    next_memory: Millis,
-    next_review: Millis,
-    /// What is steered for each service, but for those that `unsteered` names.
-    accounts: Accounts,
-    /// Services for which something else may have to be steered since the last change.
-    unsteered: Due<ServiceKey>,
-    /// What is steered for commands before they are carried out.
-    widened: BTreeSet<Item>,
-    /// Whether there were services of IPv4 and of IPv6 when it was last told.
-    served: [bool; 2],
-    /// Snapshots that a worker may still hold, because it did not take up the next one in time.
-    held: Vec<Arc<Snapshot>>,
-    /// The kernel's mark rules.
-    tables: Vec<Table>,
-    links: Vec<Link>,
+    publication: Publication,
+    steered: Steered,
+    next_hops: NextHops,
+    marks: MarkRules,
     /// Names of the machine's interfaces, also of those that packets of services do not use.
     devices: BTreeSet<String>,
-    laid_out: LaidOut,
-    /// Addresses of this machine.
-    local: BTreeSet<IpAddr>,
-    gateways: BTreeSet<(u32, IpAddr)>,
-    resolved: BTreeSet<(u32, IpAddr)>,
-    /// Destinations whose next hops are not known to be among those.
-    unresolved: Due<IpAddr>,
-    /// Local addresses that were deleted, and that connections may still have.
-    left: Vec<LocalAddress>,
+    /// The ports that the kernel is kept off.
     reserved: Vec<(u16, u16)>,
+    schedule: Schedule,
     events: Arc<Events>,
     unconfirmed: Option<Unconfirmed>,
     governing: Governing,
-    /// Who has not taken up the last change in time.
-    late: Option<String>,
 }
 
-/// How often the trash is looked through.
-const TRASH_INTERVAL: Duration = Duration::from_secs(60);
-/// How often automatic defences ask for the memory left.
-const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
-/// How often load reports that stay away are looked for.
-const REVIEW_INTERVAL: Duration = Duration::from_secs(1);
 impl<P: Plant> Control<P> {
     /// Nothing configured, for this many workers.
     pub fn new(plant: P, workers: usize, ipvs: Ipvs, feedback: Feedback) -> Self {
-        let state = State::default();
-        let memory = Memory::Plenty;
-        let settings = settings::in_force(&ipvs, &state, memory);
-        let snapshot = Snapshot { settings, ..Snapshot::empty() };
-        let published = Arc::new(ArcSwap::from_pointee(snapshot.clone()));
+        let (state, settings) = (State::default(), InForce::new(ipvs, feedback));
         let registry = Registry::new(workers);
-        settings::tune(&ipvs, &registry.tuning);
+        settings.tune(&registry.tuning);
         Self {
             plant,
+            publication: Publication::new(settings.settings(&state)),
             state,
-            ipvs,
-            feedback,
-            memory,
+            settings,
             registry,
-            snapshot,
-            published,
-            next_look: Millis(0) + estimator::INTERVAL,
-            next_trash: Millis(0) + TRASH_INTERVAL,
-            next_memory: Millis(0) + MEMORY_INTERVAL,
-            next_review: Millis(0) + REVIEW_INTERVAL,
-            accounts: Accounts::default(),
-            unsteered: Due::default(),
-            widened: BTreeSet::new(),
-            served: [false; 2],
-            held: Vec::new(),
-            tables: Vec::new(),
-            links: Vec::new(),
+            steered: Steered::default(),
+            next_hops: NextHops::default(),
+            marks: MarkRules::default(),
             devices: BTreeSet::new(),
-            laid_out: LaidOut::default(),
-            local: BTreeSet::new(),
-            gateways: BTreeSet::new(),
-            resolved: BTreeSet::new(),
-            unresolved: Due::default(),
-            left: Vec::new(),
             reserved: Vec::new(),
+            schedule: Schedule::default(),
             events: Arc::default(),
             unconfirmed: None,
             governing: Governing::default(),
-            late: None,
         }
     }
 
@@ -188,7 +142,7 @@ impl<P: Plant> Control<P> {
 
     /// The pointer that workers load snapshots from.
     pub fn published(&self) -> Arc<ArcSwap<Snapshot>> {
-        self.published.clone()
+        self.publication.pointer()
     }
 
     /// Totals over all services.
@@ -208,22 +162,22 @@ impl<P: Plant> Control<P> {
 
     /// What was set.
     pub fn ipvs(&self) -> Ipvs {
-        self.ipvs
+        self.settings.ipvs
     }
 
     /// How weights follow load reports.
     pub fn feedback(&self) -> &Feedback {
-        &self.feedback
+        &self.settings.feedback
     }
 
     /// The network as workers see it.
     pub fn egress(&self) -> Arc<Egress> {
-        self.snapshot.egress.clone()
+        self.publication.snapshot.egress.clone()
     }
 
     /// The number of the snapshot in force.
     pub fn epoch(&self) -> u64 {
-        self.snapshot.epoch
+        self.publication.snapshot.epoch
     }
 
     /// What changes is told here.
@@ -282,15 +236,17 @@ impl<P: Plant> Control<P> {
             Request::Marks => Ok(Reply::Marks(self.state.marks().to_vec())),
             Request::LocalAddresses => Ok(Reply::LocalAddresses(self.state.locals().to_vec())),
             Request::Set { key, value } => {
-                xvs_model::settings::set(&mut self.ipvs, &mut self.feedback, key, value)?;
-                settings::tune(&self.ipvs, &self.registry.tuning);
-                let moved = self.registry.review(&self.feedback, now);
+                self.settings.set(key, value)?;
+                self.settings.tune(&self.registry.tuning);
+                let moved = self.registry.review(&self.settings.feedback, now);
                 let published = self.publish();
                 self.tell_weights(&moved);
                 published.map(|()| Reply::Done)
             }
             Request::ReportLoad { server, load_percent } => self.report_load(*server, *load_percent, now),
-            Request::Feedback => Ok(Reply::Report(json!(self.registry.feedback_rows(&self.feedback, now)))),
+            Request::Feedback => {
+                Ok(Reply::Report(json!(self.registry.feedback_rows(&self.settings.feedback, now))))
+            }
             Request::ListConnections
             | Request::FindConnections(_)
             | Request::CountConnections(_)
@@ -328,38 +284,20 @@ impl<P: Plant> Control<P> {
 
     /// Enters a command that was admitted in the desired state; the snapshot follows with [`Self::publish`].
     fn change(&mut self, command: &Command, now: Millis) -> Result<(), CommandError> {
-        if let Command::DeleteLocal(addr) = command {
-            self.left.extend(self.state.locals().iter().filter(|local| local.addr == *addr));
-        }
+        self.steered.note(command, &self.state);
         self.state.apply(command)?;
         if matches!(command, Command::AddLocal(_) | Command::DeleteLocal(_)) {
             let locals = self.state.locals().iter().map(|local| (local.addr, local.ports()));
-            self.snapshot.locals = Arc::new(LocalAddresses::new(locals));
+            self.publication.snapshot.locals = Arc::new(LocalAddresses::new(locals));
         }
-        self.registry.follow(command, &mut self.snapshot, now);
+        self.registry.follow(command, &mut self.publication.snapshot, now);
         self.governing.note(command);
         if matches!(command, Command::AddMark(_) | Command::DeleteMark(_)) {
-            self.mark();
+            self.marks.lay_out(self.state.marks());
+            self.enter_marks();
         }
-        match command {
-            Command::AddDestination { service, endpoint, .. } => {
-                self.unresolved.add(endpoint.addr);
-                self.unsteered.add(*service);
-            }
-            Command::AddService { key, .. }
-            | Command::DeleteService(key)
-            | Command::EditDestination { service: key, .. }
-            | Command::DeleteDestination { service: key, .. } => self.unsteered.add(*key),
-            Command::Flush
-            | Command::AddMark(_)
-            | Command::DeleteMark(_)
-            | Command::AddLocal(_)
-            | Command::DeleteLocal(_) => self.unsteered = Due::Everything,
-            Command::EditService { .. }
-            | Command::Zero(_)
-            | Command::SetTimeouts(_)
-            | Command::StartDaemon(_)
-            | Command::StopDaemon(_) => {}
+        if let Command::AddDestination { endpoint, .. } = command {
+            self.next_hops.add(endpoint.addr);
         }
         Ok(())
     }
@@ -369,10 +307,10 @@ impl<P: Plant> Control<P> {
     /// # Errors
     /// As for [`Self::handle`]; or that what they mark cannot be steered, and then part of it stays with the kernel.
     pub fn set_tables(&mut self, tables: Vec<Table>) -> Result<(), CommandError> {
-        self.tables = tables;
-        self.mark();
+        self.marks.set_tables(tables, self.state.marks());
+        self.enter_marks();
         let keys = self.state.services().map(|(key, _)| *key);
-        let items: BTreeSet<_> = keys.flat_map(|key| networks(&self.laid_out, key)).collect();
+        let items: BTreeSet<_> = keys.flat_map(|key| networks(self.marks.laid_out(), key)).collect();
         let more = steer(items, &[]);
         let steered = self.plant.widen(&more);
         let published = self.publish();
@@ -385,38 +323,37 @@ impl<P: Plant> Control<P> {
     /// # Errors
     /// As for [`Self::handle`].
     pub fn set_captures(&mut self, captures: Captures) -> Result<(), CommandError> {
-        self.snapshot.captures = captures;
+        self.publication.snapshot.captures = captures;
         self.publish()
     }
 
-    /// Lays the mark rules out anew; the snapshot has them with [`Self::publish`].
-    fn mark(&mut self) {
-        self.laid_out = lay_out(&self.tables, self.state.marks(), &self.links);
-        self.snapshot.marks = Arc::new(self.laid_out.marks.clone());
-        self.unsteered = Due::Everything;
+    /// Enters the mark rules as they are laid out in the snapshot.
+    fn enter_marks(&mut self) {
+        self.publication.snapshot.marks = Arc::new(self.marks.laid_out().marks.clone());
+        self.steered.review();
     }
 
     /// A sentence for each mark rule of the kernel that is not followed.
     pub fn unfollowed(&self) -> &[String] {
-        &self.laid_out.unfollowed
+        &self.marks.laid_out().unfollowed
     }
 
     /// Sentences for the operator: who has not taken up the last change, what of governed services is refused, and what of
     /// them somebody else has changed.
     pub fn complaints(&self) -> Vec<String> {
-        let late = self.late.iter().map(|who| {
+        let late = self.publication.late().map(|who| {
             format!(
                 "{who} has not taken up a change within a second and may go by what was before; if this stays, restart xvsd"
             )
         });
-        late.chain(self.governing.complaints()).collect()
+        late.into_iter().chain(self.governing.complaints()).collect()
     }
 
     /// Refuses the broadcast address of a network that the director is in, as IPVS does; what stands for every machine is
     /// none.
     fn refuse_broadcast(&self, command: &Command) -> Result<(), CommandError> {
         let Command::AddDestination { endpoint, .. } = command else { return Ok(()) };
-        let mut own = self.links.iter().flat_map(|link| &link.addresses);
+        let mut own = self.marks.links().iter().flat_map(|link| &link.addresses);
         let is_its_broadcast = |(addr, len): &(IpAddr, u8)| match (*addr, endpoint.addr) {
             // Networks of one or two addresses have none (RFC 3021).
             (IpAddr::V4(own), IpAddr::V4(dest)) if *len < 31 => {
@@ -443,7 +380,7 @@ impl<P: Plant> Control<P> {
         // What has become so may be edited: to quiesce it, for one.
         let known = state.service(service).and_then(|service| service.destination(*endpoint));
         let was_so = known.is_some_and(|known| known.options.method == options.method);
-        if !rewrites || is_loopback || was_so || !self.snapshot.egress.is_local(endpoint.addr) {
+        if !rewrites || is_loopback || was_so || !self.publication.snapshot.egress.is_local(endpoint.addr) {
             return Ok(());
         }
         Err(CommandError::NotSupported {
@@ -463,18 +400,13 @@ impl<P: Plant> Control<P> {
     /// # Errors
     /// As for [`Self::handle`].
     pub fn set_network(&mut self, network: &Network) -> Result<(), CommandError> {
-        self.snapshot.egress = Arc::new(Egress::build(network));
-        self.unsteered = Due::Everything;
-        self.gateways = gateways(network);
-        if self.links != network.links {
-            self.links.clone_from(&network.links);
-            self.mark();
+        self.publication.snapshot.egress = Arc::new(Egress::build(network));
+        self.steered.set_network(network);
+        self.next_hops.set_network(network);
+        if self.marks.set_links(&network.links, self.state.marks()) {
+            self.enter_marks();
         }
-        self.local = local(network);
-        // The kernel forgets the neighbours of a link that goes down, so they are asked for anew.
-        self.resolved.clear();
-        self.unresolved = Due::Everything;
-        self.registry.reroute(&mut self.snapshot);
+        self.registry.reroute(&mut self.publication.snapshot);
         self.publish()
     }
 
@@ -484,66 +416,44 @@ impl<P: Plant> Control<P> {
     /// # Errors
     /// Rules that nobody has confirmed cannot be taken back now. Who is late is told as a warning.
     pub fn tick(&mut self, now: Millis) -> Result<Millis, CommandError> {
-        while self.next_look <= now {
-            self.registry.tick(self.next_look);
-            self.next_look = self.next_look + estimator::INTERVAL;
+        while let Some(due) = self.schedule.look(now) {
+            self.registry.tick(due);
         }
-        if self.next_trash <= now {
-            self.next_trash = now + TRASH_INTERVAL;
+        if self.schedule.trash(now) {
             // What is steered for connections alone goes when they have ended.
             let marks = self.state.services().any(|(key, _)| matches!(key, ServiceKey::Mark { .. }));
-            if marks || !self.left.is_empty() || self.registry.outlives_itself() {
-                self.unsteered = Due::Everything;
+            if marks || self.steered.has_left() || self.registry.outlives_itself() {
+                self.steered.review();
             }
-            if self.registry.empty_trash(&mut self.snapshot, now) {
-                self.unresolved = Due::Everything;
+            if self.registry.empty_trash(&mut self.publication.snapshot, now) {
+                self.next_hops.forget();
                 let _ = self.publish();
             }
         }
-        if self.next_memory <= now {
-            self.next_memory = now + MEMORY_INTERVAL;
+        if self.schedule.memory(now) {
             self.look_at_memory();
         }
-        if self.next_review <= now {
-            self.next_review = now + REVIEW_INTERVAL;
-            let moved = self.registry.review(&self.feedback, now);
+        if self.schedule.review(now) {
+            let moved = self.registry.review(&self.settings.feedback, now);
             let _ = self.publish_weights(&moved);
             self.tend(now);
         }
         let unconfirmed = self.expire_unconfirmed(now)?;
-        if !self.held.is_empty() || self.steering_is_due() {
+        if self.publication.is_held() || self.steered.is_due() {
             let _ = self.settle(GLANCE);
         }
-        let next = self.next_look.min(self.next_trash).min(self.next_memory).min(self.next_review);
+        let next = self.schedule.next();
         Ok(unconfirmed.map_or(next, |until| next.min(until)))
     }
 
     /// Turns automatic defences on or off.
     fn look_at_memory(&mut self) {
-        let pages = if self.ipvs.is_automatic() { self.plant.available_pages() } else { None };
-        self.memory = pages.map_or(Memory::Plenty, |pages| self.ipvs.observe(pages));
-        if settings::in_force(&self.ipvs, &self.state, self.memory) != self.snapshot.settings {
+        let pages = if self.settings.needs_memory() { self.plant.available_pages() } else { None };
+        self.settings.observe(pages);
+        if self.settings.settings(&self.state) != self.publication.snapshot.settings {
             let _ = self.publish();
         }
     }
-}
-
-/// The addresses that the kernel delivers to this machine.
-fn local(network: &Network) -> BTreeSet<IpAddr> {
-    let to_us = |action: &RouteAction| matches!(action, RouteAction::Local | RouteAction::Broadcast);
-    let delivered = network.routes.iter().filter(|route| to_us(&route.action));
-    let hosts = delivered.map(|route| route.dest).filter(|dest| *dest == Prefix::host(dest.addr()));
-    hosts.map(Prefix::addr).collect()
-}
-
-/// The gateways of all routes by links that the director uses.
-fn gateways(network: &Network) -> BTreeSet<(u32, IpAddr)> {
-    let hops = network.routes.iter().filter_map(|route| match &route.action {
-        RouteAction::Unicast(hops) => Some(hops),
-        RouteAction::Local | RouteAction::Broadcast | RouteAction::Unreachable => None,
-    });
-    let used = |ifindex| network.links.iter().any(|link| link.ifindex == ifindex);
-    hops.flatten().filter(|hop| used(hop.ifindex)).filter_map(|hop| Some((hop.ifindex, hop.via?))).collect()
 }
 
 #[cfg(test)]
@@ -551,6 +461,7 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
     use proptest::sample::select;
+    use xvs_model::local_address::LocalAddress;
     use xvs_proto::{Endpoint, Family};
     use xvs_sched::{ForwardingMethod, Weight};
 
@@ -731,8 +642,8 @@ mod tests {
                 };
                 let _ = control.handle(&request, Millis(0));
                 let made = (control.plant().steered.clone(), control.plant().resolved.clone());
-                control.unsteered = Due::Everything;
-                control.unresolved = Due::Everything;
+                control.steered.review();
+                control.next_hops.forget();
                 control.publish().unwrap();
                 let whole = (control.plant().steered.clone(), control.plant().resolved.clone());
                 prop_assert_eq!(made, whole, "after {:?}", batch);

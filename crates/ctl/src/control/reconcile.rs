@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::{mem, slice};
 
 use xvs_dataplane::clock::Millis;
+use xvs_ipvsadm::typed;
 use xvs_model::command::{Command, CommandError};
 use xvs_model::difference::{Difference, carried_out, differences};
 use xvs_model::event::Kind;
@@ -20,7 +21,6 @@ use xvs_model::state::State;
 use xvs_sched::ServiceKey;
 
 use crate::control::{Control, Plant};
-use xvs_ipvsadm::typed;
 
 /// What is wanted of governed services, and what is not so.
 #[derive(Default)]

@@ -8,14 +8,60 @@ use std::time::Duration;
 
 use xvs_dataplane::mss::MssClamp;
 use xvs_dataplane::snapshot::{ConnReuse, Settings};
+use xvs_model::command::CommandError;
+use xvs_model::load_feedback::Feedback;
 use xvs_model::settings;
 use xvs_model::settings::{Ipvs, Memory};
 use xvs_model::state::State;
 use xvs_model::sync_daemon::SyncRole;
 use xvs_sched::scheduler::Tuning;
 
+/// The settings as they were set, and how much memory is left.
+pub(super) struct InForce {
+    /// The settings of IPVS.
+    pub(super) ipvs: Ipvs,
+    /// How weights follow load reports.
+    pub(super) feedback: Feedback,
+    memory: Memory,
+}
+
+impl InForce {
+    /// With plenty of memory.
+    pub(super) fn new(ipvs: Ipvs, feedback: Feedback) -> Self {
+        Self { ipvs, feedback, memory: Memory::Plenty }
+    }
+
+    /// Sets one by name.
+    ///
+    /// # Errors
+    /// Those of [`xvs_model::settings::set`]; then nothing has changed.
+    pub(super) fn set(&mut self, key: &str, value: &str) -> Result<(), CommandError> {
+        xvs_model::settings::set(&mut self.ipvs, &mut self.feedback, key, value)
+    }
+
+    /// Whether how much memory is left makes a difference.
+    pub(super) fn needs_memory(&self) -> bool {
+        self.ipvs.is_automatic()
+    }
+
+    /// Takes in how many pages of memory are available; `None`: that is not known or makes no difference.
+    pub(super) fn observe(&mut self, pages: Option<u32>) {
+        self.memory = pages.map_or(Memory::Plenty, |pages| self.ipvs.observe(pages));
+    }
+
+    /// What workers act on.
+    pub(super) fn settings(&self, state: &State) -> Settings {
+        in_force(&self.ipvs, state, self.memory)
+    }
+
+    /// Tells schedulers what they look up while they work.
+    pub(super) fn tune(&self, tuning: &Tuning) {
+        tune(&self.ipvs, tuning);
+    }
+}
+
 /// What workers act on.
-pub(crate) fn in_force(ipvs: &Ipvs, state: &State, memory: Memory) -> Settings {
+fn in_force(ipvs: &Ipvs, state: &State, memory: Memory) -> Settings {
     let timeouts = state.timeouts();
     let is_backup = state.daemons().iter().any(|daemon| daemon.role == SyncRole::Backup);
     let seconds = |seconds: u32| Duration::from_secs(seconds.into());
@@ -54,7 +100,7 @@ pub(crate) fn in_force(ipvs: &Ipvs, state: &State, memory: Memory) -> Settings {
 }
 
 /// Tells schedulers what they look up while they work.
-pub(crate) fn tune(ipvs: &Ipvs, tuning: &Tuning) {
+fn tune(ipvs: &Ipvs, tuning: &Tuning) {
     tuning.lblc_expiration_seconds.store(ipvs.lblc_expiration, Ordering::Relaxed);
     tuning.lblcr_expiration_seconds.store(ipvs.lblcr_expiration, Ordering::Relaxed);
 }

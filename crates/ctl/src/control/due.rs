@@ -1,0 +1,97 @@
+//! What has to be done again: some things or everything, and what is done at intervals.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use xvs_dataplane::clock::Millis;
+
+use crate::registry::estimator;
+
+/// What has to be worked out again.
+pub(super) enum Due<T> {
+    These(BTreeSet<T>),
+    Everything,
+}
+
+impl<T> Default for Due<T> {
+    fn default() -> Self {
+        Self::These(BTreeSet::new())
+    }
+}
+
+impl<T: Ord> Due<T> {
+    pub(super) fn add(&mut self, one: T) {
+        if let Self::These(these) = self {
+            these.insert(one);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self, Self::These(these) if these.is_empty())
+    }
+}
+
+/// When the next of what is done at intervals is due.
+pub(super) struct Schedule {
+    look: Millis,
+    trash: Millis,
+    memory: Millis,
+    review: Millis,
+}
+
+/// How often the trash is emptied.
+const TRASH_INTERVAL: Duration = Duration::from_secs(60);
+/// How often automatic defences look at the memory left.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
+/// How often load reports that stay away, and services of health checks, are reviewed.
+const REVIEW_INTERVAL: Duration = Duration::from_secs(1);
+
+impl Default for Schedule {
+    fn default() -> Self {
+        Self {
+            look: Millis(0) + estimator::INTERVAL,
+            trash: Millis(0) + TRASH_INTERVAL,
+            memory: Millis(0) + MEMORY_INTERVAL,
+            review: Millis(0) + REVIEW_INTERVAL,
+        }
+    }
+}
+
+impl Schedule {
+    /// The next look at the counters that is due; none is left out.
+    pub(super) fn look(&mut self, now: Millis) -> Option<Millis> {
+        let due = self.look;
+        (due <= now).then(|| {
+            self.look = due + estimator::INTERVAL;
+            due
+        })
+    }
+
+    /// Whether the trash is to be emptied.
+    pub(super) fn trash(&mut self, now: Millis) -> bool {
+        is_due(&mut self.trash, now, TRASH_INTERVAL)
+    }
+
+    /// Whether the memory is to be looked at.
+    pub(super) fn memory(&mut self, now: Millis) -> bool {
+        is_due(&mut self.memory, now, MEMORY_INTERVAL)
+    }
+
+    /// Whether reports and services are to be reviewed.
+    pub(super) fn review(&mut self, now: Millis) -> bool {
+        is_due(&mut self.review, now, REVIEW_INTERVAL)
+    }
+
+    /// When the first of them is due.
+    pub(super) fn next(&self) -> Millis {
+        self.look.min(self.trash).min(self.memory).min(self.review)
+    }
+}
+
+fn is_due(at: &mut Millis, now: Millis, interval: Duration) -> bool {
+    let is_due = *at <= now;
+    if is_due {
+        *at = now + interval;
+    }
+    is_due
+}

@@ -1,0 +1,54 @@
+//! The mark rules in force: those of the kernel and of `xvs mark`, laid out for the data plane.
+
+use xvs_dataplane::egress::model::Link;
+use xvs_model::firewall_mark::MarkRule;
+
+use crate::firewall_marks::{LaidOut, Table, lay_out};
+
+/// The mark rules of all sources.
+#[derive(Default)]
+pub(super) struct MarkRules {
+    /// The kernel's.
+    tables: Vec<Table>,
+    /// The interfaces that packets of services use.
+    links: Vec<Link>,
+    laid_out: LaidOut,
+}
+
+impl MarkRules {
+    /// Replaces the kernel's rules; `own` are those of `xvs mark`.
+    pub(super) fn set_tables(&mut self, tables: Vec<Table>, own: &[MarkRule]) {
+        self.tables = tables;
+        self.lay_out(own);
+    }
+
+    /// Replaces the interfaces; whether they differ from those before.
+    pub(super) fn set_links(&mut self, links: &[Link], own: &[MarkRule]) -> bool {
+        let differ = self.links != links;
+        if differ {
+            self.links = links.to_vec();
+            self.lay_out(own);
+        }
+        differ
+    }
+
+    /// Lays them out with other rules of `xvs mark`.
+    pub(super) fn lay_out(&mut self, own: &[MarkRule]) {
+        self.laid_out = self.with(own);
+    }
+
+    /// What they would be with other rules of `xvs mark`.
+    pub(super) fn with(&self, own: &[MarkRule]) -> LaidOut {
+        lay_out(&self.tables, own, &self.links)
+    }
+
+    /// The rules as they are laid out.
+    pub(super) fn laid_out(&self) -> &LaidOut {
+        &self.laid_out
+    }
+
+    /// The interfaces that packets of services use.
+    pub(super) fn links(&self) -> &[Link] {
+        &self.links
+    }
+}

@@ -1,0 +1,80 @@
+//! The next hops that the kernel is to keep resolved: gateways, and those towards destinations.
+
+use std::collections::BTreeSet;
+use std::mem;
+use std::net::IpAddr;
+
+use xvs_dataplane::egress::model::{Network, RouteAction};
+use xvs_dataplane::egress::{Egress, RouteTo};
+
+use super::due::Due;
+
+/// Neighbours by the kernel's index of their link.
+pub(super) type Neighbours = BTreeSet<(u32, IpAddr)>;
+
+/// The next hops of the director.
+#[derive(Default)]
+pub(super) struct NextHops {
+    gateways: Neighbours,
+    /// Those that the kernel keeps resolved now.
+    resolved: Neighbours,
+    /// Destinations whose next hops are not known to be among those.
+    unresolved: Due<IpAddr>,
+}
+
+impl NextHops {
+    /// A destination is added.
+    pub(super) fn add(&mut self, addr: IpAddr) {
+        self.unresolved.add(addr);
+    }
+
+    /// Destinations are gone.
+    pub(super) fn forget(&mut self) {
+        self.unresolved = Due::Everything;
+    }
+
+    /// The network has changed. The kernel forgets the neighbours of a link that goes down, so all are entered again.
+    pub(super) fn set_network(&mut self, network: &Network) {
+        self.gateways = gateways(network);
+        self.resolved.clear();
+        self.unresolved = Due::Everything;
+    }
+
+    /// The next hops to keep resolved, if they differ from those of the last call. `destinations` are all addresses of
+    /// destinations.
+    pub(super) fn update(
+        &mut self,
+        egress: &Egress,
+        destinations: impl Iterator<Item = IpAddr>,
+    ) -> Option<&Neighbours> {
+        let towards = |addr| match egress.route(addr, 0) {
+            RouteTo::Via { link, next_hop } => Some((egress.link(link)?.ifindex, next_hop)),
+            _ => None,
+        };
+        let wanted = match mem::take(&mut self.unresolved) {
+            Due::These(added) => {
+                let added: Neighbours = added.into_iter().filter_map(towards).collect();
+                if added.is_subset(&self.resolved) {
+                    return None;
+                }
+                &self.resolved | &added
+            }
+            Due::Everything => {
+                self.gateways.iter().copied().chain(destinations.filter_map(towards)).collect()
+            }
+        };
+        let differs = wanted != self.resolved;
+        self.resolved = wanted;
+        differs.then_some(&self.resolved)
+    }
+}
+
+/// The gateways of all routes by links that the director uses.
+fn gateways(network: &Network) -> Neighbours {
+    let hops = network.routes.iter().filter_map(|route| match &route.action {
+        RouteAction::Unicast(hops) => Some(hops),
+        RouteAction::Local | RouteAction::Broadcast | RouteAction::Unreachable => None,
+    });
+    let used = |ifindex| network.links.iter().any(|link| link.ifindex == ifindex);
+    hops.flatten().filter(|hop| used(hop.ifindex)).filter_map(|hop| Some((hop.ifindex, hop.via?))).collect()
+}

@@ -1,0 +1,157 @@
+//! The packets that the XDP program steers for the services, and which of them have to be worked out again.
+
+use std::collections::BTreeSet;
+use std::mem;
+use std::net::IpAddr;
+
+use xvs_dataplane::egress::model::{Network, RouteAction};
+use xvs_dataplane::xdp::SteeringRules;
+use xvs_model::command::Command;
+use xvs_model::local_address::LocalAddress;
+use xvs_model::state::State;
+use xvs_proto::{Family, Prefix};
+use xvs_sched::ServiceKey;
+
+use super::due::Due;
+use crate::firewall_marks::LaidOut;
+use crate::registry::Registry;
+use crate::steering::{Accounts, Item, networks, steer};
+
+/// The packets that are steered.
+#[derive(Default)]
+pub(super) struct Steered {
+    /// What is steered for each service, but for those that `due` names.
+    accounts: Accounts,
+    /// Services for which something else may have to be steered since the last change.
+    due: Due<ServiceKey>,
+    /// What is steered for commands before they are carried out.
+    widened: BTreeSet<Item>,
+    /// Whether there were services of IPv4 and of IPv6 when the program was last told.
+    served: [bool; 2],
+    /// Local addresses that were deleted, and that connections may still have.
+    left: Vec<LocalAddress>,
+    /// Addresses of this machine.
+    local: BTreeSet<IpAddr>,
+}
+
+/// How what is steered is narrowed.
+pub(super) enum Narrowing {
+    /// These are steered no more.
+    TakeBack(SteeringRules),
+    /// These are steered and nothing else.
+    Replace(SteeringRules),
+}
+
+/// What the steering of services depends on.
+pub(super) struct Services<'a> {
+    pub(super) state: &'a State,
+    pub(super) registry: &'a mut Registry,
+    pub(super) marks: &'a LaidOut,
+    /// Whether there are services of IPv4 and of IPv6.
+    pub(super) served: [bool; 2],
+}
+
+impl Steered {
+    /// Takes in a command that is about to be carried out on this state.
+    pub(super) fn note(&mut self, command: &Command, before: &State) {
+        match command {
+            Command::AddService { key, .. }
+            | Command::DeleteService(key)
+            | Command::AddDestination { service: key, .. }
+            | Command::EditDestination { service: key, .. }
+            | Command::DeleteDestination { service: key, .. } => self.due.add(*key),
+            Command::DeleteLocal(addr) => {
+                self.left.extend(before.locals().iter().filter(|local| local.addr == *addr));
+                self.review();
+            }
+            Command::Flush | Command::AddMark(_) | Command::DeleteMark(_) | Command::AddLocal(_) => {
+                self.review()
+            }
+            Command::EditService { .. }
+            | Command::Zero(_)
+            | Command::SetTimeouts(_)
+            | Command::StartDaemon(_)
+            | Command::StopDaemon(_) => {}
+        }
+    }
+
+    /// Everything has to be worked out again.
+    pub(super) fn review(&mut self) {
+        self.due = Due::Everything;
+    }
+
+    /// Takes over the addresses of this machine.
+    pub(super) fn set_network(&mut self, network: &Network) {
+        self.local = local(network);
+        self.review();
+    }
+
+    /// Whether something may be steered for a local address that was deleted.
+    pub(super) fn has_left(&self) -> bool {
+        !self.left.is_empty()
+    }
+
+    /// These are steered from now on, beside what is steered already.
+    pub(super) fn widen(&mut self, mut items: BTreeSet<Item>) {
+        self.widened.append(&mut items);
+    }
+
+    /// Whether other packets may be steered than should be.
+    pub(super) fn is_due(&self) -> bool {
+        !(self.due.is_empty() && self.widened.is_empty())
+    }
+
+    /// What narrows the program to what should be steered: for the services that have changed, or for all.
+    pub(super) fn narrow(&mut self, mut services: Services<'_>) -> Narrowing {
+        let same = mem::replace(&mut self.served, services.served) == services.served;
+        let mut gone = mem::take(&mut self.widened);
+        match mem::take(&mut self.due) {
+            Due::These(keys) if same => {
+                gone.extend(keys.into_iter().flat_map(|key| self.account(key, &mut services)));
+                let gone = gone.into_iter().filter(|item| !self.accounts.hold(item));
+                Narrowing::TakeBack(steer(gone, &[services.state.locals(), &self.left].concat()))
+            }
+            _ => Narrowing::Replace(self.all(&mut services)),
+        }
+    }
+
+    /// All that is to be steered.
+    fn all(&mut self, services: &mut Services<'_>) -> SteeringRules {
+        let keys: BTreeSet<_> = services.registry.service_keys().chain(self.accounts.keys()).collect();
+        keys.into_iter().for_each(|key| _ = self.account(key, services));
+        if !services.registry.has_full_nat_connections() {
+            self.left.clear();
+        }
+        let mut rules = steer(self.accounts.items(), &[services.state.locals(), &self.left].concat());
+        rules.local_addresses.clone_from(&self.local);
+        // A family without services passes untouched.
+        let served = |family: Family| self.served[family as usize];
+        rules.services.retain(|(_, endpoint)| served(endpoint.family()));
+        rules.nat_destinations.retain(|(_, endpoint)| served(endpoint.family()));
+        rules.translated.retain(|addr, _| served(Family::of(*addr)));
+        rules.wide.retain(|network| served(Family::of(network.addr())));
+        rules
+    }
+
+    /// Works out what is steered for a service. Returns what is not any more.
+    fn account(&mut self, key: ServiceKey, services: &mut Services<'_>) -> Vec<Item> {
+        let mut items = services.registry.steered(key);
+        let lives_on = services.registry.has_connections(key);
+        if lives_on || services.state.service(&key).is_some() {
+            items.extend(networks(services.marks, key));
+        }
+        if lives_on {
+            // Connections that the rules of its mark began before go on.
+            items.extend(self.accounts.networks(key));
+        }
+        self.accounts.set(key, items)
+    }
+}
+
+/// The addresses that the kernel delivers to this machine.
+fn local(network: &Network) -> BTreeSet<IpAddr> {
+    let to_us = |action: &RouteAction| matches!(action, RouteAction::Local | RouteAction::Broadcast);
+    let delivered = network.routes.iter().filter(|route| to_us(&route.action));
+    let hosts = delivered.map(|route| route.dest).filter(|dest| *dest == Prefix::host(dest.addr()));
+    hosts.map(Prefix::addr).collect()
+}
