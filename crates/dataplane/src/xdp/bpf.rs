@@ -4,7 +4,7 @@
 //! uses (an attached program, the maps it refers to) lives on without it. libbpf itself reports on stderr why the
 //! kernel's verifier refused a program.
 
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::io;
 use std::marker::PhantomData;
 use std::mem::size_of;
@@ -12,6 +12,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 
 use libxdp_sys as sys;
+
+use super::mode::Mode;
 
 /// Bytes of a structure of options up to this field of 4 bytes. libbpf wants zero bytes after what it knows, and what
 /// pads a structure at its end holds anything.
@@ -148,11 +150,11 @@ impl<const K: usize> Map<'_, K> {
 }
 
 /// Puts an XDP program on an interface until the returned link is closed.
-pub(super) fn attach_xdp(program: BorrowedFd<'_>, interface: u32, flags: u32) -> io::Result<OwnedFd> {
+pub(super) fn attach_xdp(program: BorrowedFd<'_>, interface: u32, mode: Mode) -> io::Result<OwnedFd> {
     // SAFETY: the options are integers, pointers that may be null, and a union of these.
     let mut options: sys::bpf_link_create_opts = unsafe { std::mem::zeroed() };
     options.sz = size_to!(sys::bpf_link_create_opts, flags);
-    options.flags = flags;
+    options.flags = mode.flags();
     let (program, interface) = (program.as_raw_fd(), interface as c_int);
     // SAFETY: `options` says its size and is read during the call only.
     let link = unsafe { sys::bpf_link_create(program, interface, sys::bpf_attach_type_BPF_XDP, &options) };
@@ -161,14 +163,111 @@ pub(super) fn attach_xdp(program: BorrowedFd<'_>, interface: u32, flags: u32) ->
     Ok(unsafe { OwnedFd::from_raw_fd(link) })
 }
 
-/// What is attached to an interface, and what XDP its driver has.
-pub(super) fn query_xdp(interface: u32) -> io::Result<sys::bpf_xdp_query_opts> {
+/// Puts an XDP program on an interface by netlink, where it stays without any process, or takes the one there off.
+/// Without a mode: native if the driver has XDP, else generic.
+pub(super) fn set_xdp(interface: u32, program: Option<BorrowedFd<'_>>, mode: Option<Mode>) -> io::Result<()> {
+    // Instead of a program: kernel `net/core/dev.c`, `dev_change_xdp_fd`.
+    let program = program.map_or(-1, |program| program.as_raw_fd());
+    let flags = mode.map_or(0, Mode::flags);
+    // SAFETY: no options are given; libbpf passes three integers on to the kernel, which checks them.
+    check(unsafe { sys::bpf_xdp_attach(interface as c_int, program, flags, ptr::null()) }).map(drop)
+}
+
+/// The XDP program of an interface, and what XDP its driver has.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct XdpState {
+    /// The program's id, and where it runs; `None` there: in the device itself.
+    pub(super) program: Option<(u32, Option<Mode>)>,
+    /// `enum netdev_xdp_act` (linux/netdev.h).
+    pub(super) features: u64,
+}
+
+/// Asks the kernel about an interface.
+pub(super) fn query_xdp(interface: u32) -> io::Result<XdpState> {
     // SAFETY: the options are integers.
     let mut options: sys::bpf_xdp_query_opts = unsafe { std::mem::zeroed() };
     options.sz = size_of::<sys::bpf_xdp_query_opts>();
     // SAFETY: `options` says its size and is written during the call only.
     check(unsafe { sys::bpf_xdp_query(interface as c_int, 0, &mut options) })?;
-    Ok(options)
+    let program = match options {
+        sys::bpf_xdp_query_opts { drv_prog_id: id @ 1.., .. } => Some((id, Some(Mode::Native))),
+        sys::bpf_xdp_query_opts { skb_prog_id: id @ 1.., .. } => Some((id, Some(Mode::Generic))),
+        sys::bpf_xdp_query_opts { prog_id: id @ 1.., .. } => Some((id, None)),
+        _ => None,
+    };
+    Ok(XdpState { program, features: options.feature_flags })
+}
+
+/// A program in the kernel, whoever loaded it.
+#[derive(Debug)]
+pub(super) struct ProgramInfo {
+    /// Its name, as much as the kernel keeps of it.
+    pub(super) name: String,
+    /// The ids of its maps; of more than eight the first eight.
+    pub(super) maps: Vec<u32>,
+}
+
+/// Asks the kernel about a program.
+pub(super) fn program_info(id: u32) -> io::Result<ProgramInfo> {
+    // SAFETY: takes and returns integers.
+    let fd = check(unsafe { sys::bpf_prog_get_fd_by_id(id) })?;
+    // SAFETY: the call has just made this descriptor for us.
+    let program = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut maps = [0_u32; 8];
+    // SAFETY: the structure is integers and arrays of them.
+    let mut info: sys::bpf_prog_info = unsafe { std::mem::zeroed() };
+    info.nr_map_ids = maps.len() as u32;
+    info.map_ids = maps.as_mut_ptr() as u64;
+    let mut len = size_of::<sys::bpf_prog_info>() as u32;
+    // SAFETY: `info` is `len` bytes long; of buffers it names `maps` alone, with its length, which is ours to write
+    // until the call ends.
+    check(unsafe { sys::bpf_prog_get_info_by_fd(program.as_raw_fd(), &mut info, &mut len) })?;
+    Ok(ProgramInfo { name: text(&info.name), maps: maps.into_iter().filter(|&id| id != 0).collect() })
+}
+
+/// A map in the kernel, whoever made it.
+#[derive(Debug)]
+pub(super) struct KernelMap {
+    fd: OwnedFd,
+    /// Its name.
+    pub(super) name: String,
+    /// How many keys it holds at most.
+    pub(super) limit: u32,
+    key_bytes: u32,
+    value_bytes: u32,
+}
+
+impl KernelMap {
+    /// The map of this id.
+    pub(super) fn open(id: u32) -> io::Result<Self> {
+        // SAFETY: takes and returns integers.
+        let fd = check(unsafe { sys::bpf_map_get_fd_by_id(id) })?;
+        // SAFETY: the call has just made this descriptor for us.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        // SAFETY: the structure is integers and arrays of them.
+        let mut info: sys::bpf_map_info = unsafe { std::mem::zeroed() };
+        let mut len = size_of::<sys::bpf_map_info>() as u32;
+        // SAFETY: `info` is zero (no buffers for the kernel to fill) and `len` bytes long.
+        check(unsafe { sys::bpf_map_get_info_by_fd(fd.as_raw_fd(), &mut info, &mut len) })?;
+        let (key_bytes, value_bytes, limit) = (info.key_size, info.value_size, info.max_entries);
+        Ok(Self { fd, name: text(&info.name), limit, key_bytes, value_bytes })
+    }
+
+    /// The words at a key of a map whose keys are a `u32` and whose values are so many words. Another layout is an error.
+    pub(super) fn words<const N: usize>(&self, key: u32) -> io::Result<[u64; N]> {
+        let mut words = [0_u64; N];
+        if (self.key_bytes as usize, self.value_bytes as usize) != (size_of::<u32>(), size_of_val(&words)) {
+            let text = format!(
+                "map {} has keys of {}, values of {} bytes",
+                self.name, self.key_bytes, self.value_bytes
+            );
+            return Err(io::Error::other(text));
+        }
+        let (key, value) = ((&raw const key).cast(), words.as_mut_ptr().cast());
+        // SAFETY: keys have four bytes and values those of `words` (checked above), which the call fills.
+        check(unsafe { sys::bpf_map_lookup_elem(self.fd.as_raw_fd(), key, value) })?;
+        Ok(words)
+    }
 }
 
 /// Takes a program off its interface, also while another process (a child about to start) still holds the link open.
@@ -177,19 +276,26 @@ pub(super) fn detach(link: BorrowedFd<'_>) {
     let _ = unsafe { sys::bpf_link_detach(link.as_raw_fd()) };
 }
 
-/// What an XDP program returns for a frame.
-pub(super) fn test_run(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<u32> {
+/// What an XDP program returns for a frame, and the frame as it leaves it.
+pub(super) fn test_run(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<(u32, Vec<u8>)> {
+    let mut after = vec![0; TEST_FRAME_BYTES];
     // SAFETY: the options are integers and pointers that may be null.
     let mut options: sys::bpf_test_run_opts = unsafe { std::mem::zeroed() };
     options.sz = size_to!(sys::bpf_test_run_opts, repeat);
     options.data_in = frame.as_ptr().cast();
     options.data_size_in = frame.len() as u32;
+    options.data_out = after.as_mut_ptr().cast();
+    options.data_size_out = after.len() as u32;
     options.repeat = 1;
-    // SAFETY: `options` says its size; `frame` is readable for its length and copied; nothing is written back
-    // but into `options`.
+    // SAFETY: `options` says its size; `frame` is readable for its length and copied; `after` is writable for its
+    // length, and nothing else is written but into `options`.
     check(unsafe { sys::bpf_prog_test_run_opts(program.as_raw_fd(), &mut options) })?;
-    Ok(options.retval)
+    after.truncate(options.data_size_out as usize);
+    Ok((options.retval, after))
 }
+
+/// More than the kernel runs a program with: a page.
+const TEST_FRAME_BYTES: usize = 4096;
 
 /// A side of an interface that traffic control sees.
 #[derive(Debug, Clone, Copy)]
@@ -238,7 +344,13 @@ fn hook(interface: u32, attach_point: sys::bpf_tc_attach_point) -> sys::bpf_tc_h
     }
 }
 
+/// A name as the kernel gives it, without its padding.
+fn text(padded: &[c_char]) -> String {
+    let bytes: Vec<u8> = padded.iter().map(|&byte| byte as u8).take_while(|&byte| byte != 0).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// What libbpf returns: a value, or an error number below zero.
-pub(super) fn check(result: c_int) -> io::Result<c_int> {
+fn check(result: c_int) -> io::Result<c_int> {
     if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result) }
 }

@@ -7,26 +7,14 @@
 //! `xvs realserver`, on the real server; the director's own program is another.
 
 use std::collections::BTreeSet;
-use std::ffi::{CStr, c_char};
-use std::fmt;
+use std::ffi::CStr;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use libxdp_sys as sys;
 use thiserror::Error;
 
-use super::bpf::{Object, check, query_xdp};
-use super::steering::address_key;
-
-/// How the program runs on an interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DecapMode {
-    /// In the driver, before the kernel makes a packet of a frame.
-    Native,
-    /// After that, because the driver has no XDP: works on every interface, and costs more.
-    Generic,
-}
+use super::bpf::{KernelMap, Object, program_info, query_xdp, set_xdp};
+use super::mode::Mode;
 
 /// Which XDP program an interface has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +22,7 @@ pub enum Occupant {
     /// None.
     Nobody,
     /// This module's.
-    Ours(DecapMode),
+    Ours(Mode),
     /// Another one, by the kernel's id.
     Foreign(u32),
 }
@@ -103,19 +91,19 @@ pub struct Counters {
 /// call had named.
 ///
 /// Native where the driver can, else generic; the one chosen is returned.
-pub fn install(ifindex: u32, tunnels: &Tunnels) -> Result<DecapMode, DecapError> {
+pub fn install(ifindex: u32, tunnels: &Tunnels) -> Result<Mode, DecapError> {
     let occupant = occupant(ifindex)?;
     if let Occupant::Foreign(program) = occupant {
         return Err(DecapError::Occupied { ifindex, program });
     }
     let object = load(tunnels)?;
     let program = object.program(PROGRAM).map_err(refused("finding the XDP program"))?;
-    let attach = |flags| attach(ifindex, program.as_raw_fd(), flags);
+    let attach = |mode| set_xdp(ifindex, Some(program), mode);
     match occupant {
-        Occupant::Ours(mode) => attach(mode.flags()).map_err(refused("replacing the XDP program"))?,
+        Occupant::Ours(mode) => attach(Some(mode)).map_err(refused("replacing the XDP program"))?,
         // The driver may have XDP and yet not for this interface as it is set up (its MTU, its queues).
-        _ => attach(AS_THE_DRIVER_CAN)
-            .or_else(|_| attach(DecapMode::Generic.flags()))
+        _ => attach(None)
+            .or_else(|_| attach(Some(Mode::Generic)))
             .map_err(refused("attaching the XDP program"))?,
     }
     match self::occupant(ifindex)? {
@@ -134,7 +122,7 @@ pub fn remove(ifindex: u32) -> Result<(), DecapError> {
         Occupant::Nobody => Ok(()),
         Occupant::Foreign(program) => Err(DecapError::Occupied { ifindex, program }),
         Occupant::Ours(mode) => {
-            attach(ifindex, DETACH, mode.flags()).map_err(refused("detaching the XDP program"))
+            set_xdp(ifindex, None, Some(mode)).map_err(refused("detaching the XDP program"))
         }
     }
 }
@@ -142,9 +130,9 @@ pub fn remove(ifindex: u32) -> Result<(), DecapError> {
 /// Which XDP program an interface has.
 pub fn occupant(ifindex: u32) -> Result<Occupant, DecapError> {
     let Some((id, mode)) = attached(ifindex)? else { return Ok(Occupant::Nobody) };
-    let (_, info) = program_info(id, &mut []).map_err(refused("asking for an XDP program's name"))?;
+    let info = program_info(id).map_err(refused("asking for an XDP program's name"))?;
     Ok(match mode {
-        Some(mode) if name(&info.name) == PROGRAM.to_bytes() => Occupant::Ours(mode),
+        Some(mode) if info.name.as_bytes() == PROGRAM.to_bytes() => Occupant::Ours(mode),
         _ => Occupant::Foreign(id),
     })
 }
@@ -156,14 +144,9 @@ pub fn counters(ifindex: u32) -> Result<Counters, DecapError> {
 }
 
 /// The id of an interface's XDP program, and how it runs if it does not run in the device itself.
-fn attached(ifindex: u32) -> Result<Option<(u32, Option<DecapMode>)>, DecapError> {
+fn attached(ifindex: u32) -> Result<Option<(u32, Option<Mode>)>, DecapError> {
     let found = query_xdp(ifindex).map_err(refused("asking for the interface's XDP program"))?;
-    Ok(match found {
-        sys::bpf_xdp_query_opts { drv_prog_id: id @ 1.., .. } => Some((id, Some(DecapMode::Native))),
-        sys::bpf_xdp_query_opts { skb_prog_id: id @ 1.., .. } => Some((id, Some(DecapMode::Generic))),
-        sys::bpf_xdp_query_opts { prog_id: id @ 1.., .. } => Some((id, None)),
-        _ => None,
-    })
+    Ok(found.program)
 }
 
 /// The program with its maps filled, in the kernel and not attached.
@@ -175,6 +158,23 @@ fn load(tunnels: &Tunnels) -> Result<Object, DecapError> {
     }
     fill(&object, c"gue_ports", tunnels.gue_ports.iter().map(|port| port.to_be_bytes()))?;
     Ok(object)
+}
+
+/// An address as the program's maps have it (`struct xvs_address` in `bpf/maps.h`).
+fn address_key(addr: IpAddr) -> [u8; 20] {
+    let mut key = [0; 20];
+    let version: u32 = match addr {
+        IpAddr::V4(addr) => {
+            key[..4].copy_from_slice(&addr.octets());
+            4
+        }
+        IpAddr::V6(addr) => {
+            key[..16].copy_from_slice(&addr.octets());
+            6
+        }
+    };
+    key[16..].copy_from_slice(&version.to_ne_bytes());
+    key
 }
 
 fn fill<const K: usize>(
@@ -192,52 +192,16 @@ fn fill<const K: usize>(
     Ok(())
 }
 
-fn attach(ifindex: u32, program: i32, flags: u32) -> io::Result<()> {
-    // SAFETY: no options are given; libbpf passes three integers on to the kernel, which checks them.
-    check(unsafe { sys::bpf_xdp_attach(ifindex as i32, program, flags, std::ptr::null()) }).map(drop)
-}
-
-/// A program, and what the kernel tells about it; the ids of its maps go to `maps`, as far as there is room.
-pub(super) fn program_info(id: u32, maps: &mut [u32]) -> io::Result<(OwnedFd, sys::bpf_prog_info)> {
-    // SAFETY: takes and returns integers.
-    let fd = check(unsafe { sys::bpf_prog_get_fd_by_id(id) })?;
-    // SAFETY: the call has just made this descriptor for us.
-    let program = unsafe { OwnedFd::from_raw_fd(fd) };
-    // SAFETY: the structure is integers and arrays of them.
-    let mut info: sys::bpf_prog_info = unsafe { std::mem::zeroed() };
-    info.nr_map_ids = maps.len() as u32;
-    info.map_ids = maps.as_mut_ptr() as u64;
-    let mut len = size_of::<sys::bpf_prog_info>() as u32;
-    // SAFETY: `info` is `len` bytes long; of buffers it names `maps` alone, with its length, and that one is ours to
-    // write until the call ends.
-    check(unsafe { sys::bpf_prog_get_info_by_fd(program.as_raw_fd(), &mut info, &mut len) })?;
-    Ok((program, info))
-}
-
 /// The sums of what the CPUs have counted in the map of a program.
 fn read_counters(program: u32) -> io::Result<Counters> {
-    let mut maps = [0; 8];
-    program_info(program, &mut maps)?;
-    for id in maps.into_iter().filter(|&id| id != 0) {
-        // SAFETY: takes and returns integers.
-        let fd = check(unsafe { sys::bpf_map_get_fd_by_id(id) })?;
-        // SAFETY: the call has just made this descriptor for us.
-        let map = unsafe { OwnedFd::from_raw_fd(fd) };
-        // SAFETY: the structure is integers and arrays of them.
-        let mut info: sys::bpf_map_info = unsafe { std::mem::zeroed() };
-        let mut len = size_of::<sys::bpf_map_info>() as u32;
-        // SAFETY: `info` is zero (no buffers for the kernel to fill) and `len` bytes long.
-        check(unsafe { sys::bpf_map_get_info_by_fd(map.as_raw_fd(), &mut info, &mut len) })?;
-        let fits = (info.key_size, info.value_size as usize) == (4, size_of::<CounterLine>());
-        if name(&info.name) != COUNTERS.to_bytes() || !fits {
+    for id in program_info(program)?.maps {
+        let map = KernelMap::open(id)?;
+        if map.name.as_bytes() != COUNTERS.to_bytes() {
             continue;
         }
         let mut sums = CounterLine::default();
-        for key in 0..info.max_entries {
-            let mut line = CounterLine::default();
-            let (key, value) = ((&raw const key).cast(), (&raw mut line).cast());
-            // SAFETY: keys have four bytes and values those of a `CounterLine` (checked above), which the call fills.
-            check(unsafe { sys::bpf_map_lookup_elem(map.as_raw_fd(), key, value) })?;
+        for cpu in 0..map.limit {
+            let line: CounterLine = map.words(cpu)?;
             sums.iter_mut().zip(line).for_each(|(sum, value)| *sum += value);
         }
         let [ip, gre, gue, left_to_kernel, bad_checksum, congested, ..] = sums;
@@ -246,54 +210,25 @@ fn read_counters(program: u32) -> io::Result<Counters> {
     Err(io::Error::other("the program has none"))
 }
 
-/// A name as the kernel gives it, without its padding.
-pub(super) fn name(padded: &[c_char]) -> Vec<u8> {
-    padded.iter().map(|&byte| byte as u8).take_while(|&byte| byte != 0).collect()
-}
-
 fn refused(what: &'static str) -> impl Fn(io::Error) -> DecapError {
     move |error| DecapError::Refused { what, error }
-}
-
-impl DecapMode {
-    /// As `include/uapi/linux/if_link.h` has them: `XDP_FLAGS_DRV_MODE`, `XDP_FLAGS_SKB_MODE`.
-    fn flags(self) -> u32 {
-        match self {
-            Self::Native => 1 << 2,
-            Self::Generic => 1 << 1,
-        }
-    }
-}
-
-impl fmt::Display for DecapMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Native => "native",
-            Self::Generic => "generic",
-        })
-    }
 }
 
 const IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/decap.bpf.o"));
 
 /// The program's name, by which it is recognised later.
-pub(super) const PROGRAM: &CStr = c"xvs_decap";
+const PROGRAM: &CStr = c"xvs_decap";
 
 /// The map of its counters, and a value of it: one CPU's, in the order of [`Counters`].
 const COUNTERS: &CStr = c"decap_counters";
 type CounterLine = [u64; 8];
-
-/// Instead of a program (kernel `net/core/dev.c`, `dev_change_xdp_fd`).
-const DETACH: i32 = -1;
-
-/// No mode named: native if the driver has XDP, else generic.
-const AS_THE_DRIVER_CAN: u32 = 0;
 
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     use super::*;
+    use crate::xdp::bpf::test_run;
 
     const VIP: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
     const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 1);
@@ -318,20 +253,7 @@ mod tests {
     }
 
     fn run_in(object: &Object, frame: &[u8]) -> (u32, Vec<u8>) {
-        let program = object.program(PROGRAM).unwrap();
-        let mut after = vec![0; 4096];
-        // SAFETY: the options are integers and pointers that may be null.
-        let mut options: sys::bpf_test_run_opts = unsafe { std::mem::zeroed() };
-        options.sz = size_of::<sys::bpf_test_run_opts>();
-        options.data_in = frame.as_ptr().cast();
-        options.data_size_in = frame.len() as u32;
-        options.data_out = after.as_mut_ptr().cast();
-        options.data_size_out = after.len() as u32;
-        options.repeat = 1;
-        // SAFETY: both buffers outlive the call and are as long as said.
-        check(unsafe { sys::bpf_prog_test_run_opts(program.as_raw_fd(), &mut options) }).unwrap();
-        after.truncate(options.data_size_out as usize);
-        (options.retval, after)
+        test_run(object.program(PROGRAM).unwrap(), frame).unwrap()
     }
 
     fn sum(bytes: &[u8]) -> u16 {

@@ -6,10 +6,7 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use libxdp_sys as sys;
-
-use super::bpf::query_xdp;
-use super::decap::{self, name, program_info};
+use super::bpf::{XdpState, program_info, query_xdp};
 use super::mode::{Mode, stacked};
 use super::program::index_of;
 use super::sys::Request;
@@ -73,7 +70,7 @@ impl Device {
         let mut request = Request::new(interface)?;
         let xdp = query_xdp(ifindex)?;
         let (queues_word, most_receive_queues) = request.most_receive_queues()?;
-        let has = |wanted: u64| xdp.feature_flags & wanted == wanted;
+        let has = |wanted: u64| xdp.features & wanted == wanted;
         Ok(Self {
             ifindex,
             driver: request.driver()?,
@@ -91,22 +88,21 @@ impl Device {
 }
 
 impl Program {
-    fn of(found: &sys::bpf_xdp_query_opts) -> Option<Self> {
-        let (id, mode) = match *found {
-            sys::bpf_xdp_query_opts { drv_prog_id: id @ 1.., .. } => (id, Some(Mode::Native)),
-            sys::bpf_xdp_query_opts { skb_prog_id: id @ 1.., .. } => (id, Some(Mode::Generic)),
-            sys::bpf_xdp_query_opts { prog_id: id @ 1.., .. } => (id, None),
-            _ => return None,
-        };
-        let owner = program_info(id, &mut []).ok().map(|(_, info)| match name(&info.name) {
-            own if own == b"redirect" => Owner::Director,
-            own if own == decap::PROGRAM.to_bytes() => Owner::RealServer,
-            other => Owner::Other(String::from_utf8_lossy(&other).into_owned()),
+    fn of(found: &XdpState) -> Option<Self> {
+        let (id, mode) = found.program?;
+        let owner = program_info(id).ok().map(|info| match info.name.as_str() {
+            DIRECTOR_PROGRAM => Owner::Director,
+            REAL_SERVER_PROGRAM => Owner::RealServer,
+            _ => Owner::Other(info.name),
         });
         Some(Self { id, mode, owner })
     }
 }
 
+/// The name of the director's XDP program, by which it is recognised.
+const DIRECTOR_PROGRAM: &str = "redirect";
+/// The name of the XDP program that decapsulates on a real server.
+const REAL_SERVER_PROGRAM: &str = "xvs_decap";
 /// `enum netdev_xdp_act` (linux/netdev.h).
 const BASIC: u64 = 1;
 const REDIRECT: u64 = 1 << 1;

@@ -21,6 +21,16 @@ pub enum Mode {
     Generic,
 }
 
+impl Mode {
+    /// As the kernel is asked for it (linux/if_link.h: `XDP_FLAGS_DRV_MODE`, `XDP_FLAGS_SKB_MODE`).
+    pub(super) fn flags(self) -> u32 {
+        match self {
+            Self::Native => 1 << 2,
+            Self::Generic => 1 << 1,
+        }
+    }
+}
+
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {

@@ -20,9 +20,7 @@ use super::steering::{Image, Marker, Roles, SteeringRules};
 const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/redirect.bpf.o"));
 const SHARED: [&CStr; 4] = [c"endpoints", c"addresses", c"prefixes", c"translated"];
 
-/// Flags of an XDP link, and what the program returns (linux/if_link.h, linux/bpf.h).
-const GENERIC: u32 = 1 << 1;
-const NATIVE: u32 = 1 << 2;
+/// What the program returns (linux/bpf.h).
 const REDIRECT: u32 = 4;
 
 /// What steering says of a frame.
@@ -99,12 +97,12 @@ impl Steering {
             Some(libc::EBUSY | libc::EEXIST) => AttachError::Occupied { interface: interface.to_owned() },
             _ => failed(error),
         };
-        let (link, native_refused) = match attach_xdp(program, index, NATIVE) {
+        let (link, native_refused) = match attach_xdp(program, index, Mode::Native) {
             Ok(link) => (link, None),
             Err(error) => match occupied(error) {
                 AttachError::Kernel { source, .. } => {
                     refuse(Mode::Generic)?;
-                    (attach_xdp(program, index, GENERIC).map_err(occupied)?, Some(source))
+                    (attach_xdp(program, index, Mode::Generic).map_err(occupied)?, Some(source))
                 }
                 other => return Err(other),
             },
@@ -161,7 +159,7 @@ impl Steering {
     /// # Errors
     /// What the kernel says; it does not run frames below 14 bytes or above a page.
     pub fn test_run(&self, frame: &[u8]) -> io::Result<Verdict> {
-        let returned = test_run(self.object.program(c"verdict")?, frame)?;
+        let (returned, _) = test_run(self.object.program(c"verdict")?, frame)?;
         Ok(if returned == REDIRECT { Verdict::Steered } else { Verdict::Kernel })
     }
 

@@ -234,7 +234,7 @@ fn split_ports(ports: u32) -> (u16, u16) {
     ((ports >> 16) as u16, ports as u16)
 }
 
-pub(super) fn address_key(addr: IpAddr) -> [u8; address::SIZE] {
+fn address_key(addr: IpAddr) -> [u8; address::SIZE] {
     let (family, addr) = split(addr);
     let mut key = [0; address::SIZE];
     key[address::ADDR].copy_from_slice(&addr);
