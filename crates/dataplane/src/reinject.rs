@@ -9,13 +9,19 @@
 //! kernel runs it once more, so the frame then carries a marker before it, by which the program knows it and which it
 //! takes off.
 
-use std::io;
+use std::io::{self, IoSlice};
 
-use crate::xdp::{Attached, tap::Tap};
+use crate::xdp::bpf::Object;
+use crate::xdp::tap::Tap;
+use crate::xdp::{Attached, marker};
+
+const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/reinject.bpf.o"));
 
 /// The way back to the kernel for the frames of one interface.
 pub struct Reinjector {
     tap: Tap,
+    /// Before each frame.
+    marker: Vec<u8>,
 }
 
 impl Reinjector {
@@ -25,7 +31,11 @@ impl Reinjector {
     /// # Errors
     /// What the kernel says: that `/dev/net/tun` or CAP_NET_ADMIN is missing, or that it has no clsact.
     pub fn open(attached: &Attached) -> io::Result<Self> {
-        Ok(Self { tap: Tap::towards(attached)? })
+        let mut object = Object::open(OBJECT)?;
+        object.set_constants(&attached.index().to_ne_bytes())?;
+        object.load()?;
+        let tap = Tap::open("xvs%d", object.program(c"reinject")?, object.program(c"discard")?)?;
+        Ok(Self { tap, marker: marker(attached).to_vec() })
     }
 
     /// The TAP's name.
@@ -38,6 +48,6 @@ impl Reinjector {
     /// # Errors
     /// The kernel has no memory for it, or the TAP was taken down.
     pub fn inject(&self, frame: &[u8]) -> io::Result<()> {
-        self.tap.write(frame)
+        self.tap.write(&[IoSlice::new(&self.marker), IoSlice::new(frame)])
     }
 }

@@ -24,28 +24,28 @@ macro_rules! size_to {
 }
 
 /// An object file, opened or loaded.
-pub(super) struct Object(NonNull<sys::bpf_object>);
+pub(crate) struct Object(NonNull<sys::bpf_object>);
 
 // SAFETY: libbpf keeps no thread-local state in an object; whoever owns it may use it from any one thread.
 unsafe impl Send for Object {}
 
 impl Object {
     /// Reads an object file.
-    pub(super) fn open(image: &[u8]) -> io::Result<Self> {
+    pub(crate) fn open(image: &[u8]) -> io::Result<Self> {
         // SAFETY: `image` is readable for the call, and libbpf copies what it keeps; no options are given.
         let raw = unsafe { sys::bpf_object__open_mem(image.as_ptr().cast(), image.len(), ptr::null()) };
         NonNull::new(raw).map(Self).ok_or_else(io::Error::last_os_error)
     }
 
     /// Leaves a program out of the kernel.
-    pub(super) fn leave_out(&mut self, name: &CStr) -> io::Result<()> {
+    pub(crate) fn leave_out(&mut self, name: &CStr) -> io::Result<()> {
         let program = self.find_program(name)?;
         // SAFETY: `program` belongs to this object.
         check(unsafe { sys::bpf_program__set_autoload(program.as_ptr(), false) }).map(drop)
     }
 
     /// Takes a map of another object instead of making a new one.
-    pub(super) fn share(&mut self, name: &CStr, of: &Self) -> io::Result<()> {
+    pub(crate) fn share(&mut self, name: &CStr, of: &Self) -> io::Result<()> {
         let theirs = of.map_fd(of.find_map(name)?)?;
         let ours = self.find_map(name)?;
         // SAFETY: `ours` belongs to this object, which is not loaded yet (else libbpf refuses); the descriptor is
@@ -54,7 +54,7 @@ impl Object {
     }
 
     /// Sets the constants of the object, all of them at once.
-    pub(super) fn set_constants(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn set_constants(&mut self, bytes: &[u8]) -> io::Result<()> {
         let map = self.find_map(c".rodata")?;
         // SAFETY: `map` belongs to this object; libbpf copies `bytes` and refuses a length other than the map's.
         check(unsafe { sys::bpf_map__set_initial_value(map.as_ptr(), bytes.as_ptr().cast(), bytes.len()) })
@@ -62,13 +62,13 @@ impl Object {
     }
 
     /// Makes the maps and hands the programs to the kernel.
-    pub(super) fn load(&mut self) -> io::Result<()> {
+    pub(crate) fn load(&mut self) -> io::Result<()> {
         // SAFETY: the object is open; loading twice is refused by libbpf.
         check(unsafe { sys::bpf_object__load(self.0.as_ptr()) }).map(drop)
     }
 
     /// A program that was loaded.
-    pub(super) fn program(&self, name: &CStr) -> io::Result<BorrowedFd<'_>> {
+    pub(crate) fn program(&self, name: &CStr) -> io::Result<BorrowedFd<'_>> {
         let program = self.find_program(name)?;
         // SAFETY: `program` belongs to this object.
         let fd = check(unsafe { sys::bpf_program__fd(program.as_ptr()) })?;
@@ -77,7 +77,7 @@ impl Object {
     }
 
     /// A map whose keys are `K` bytes long and whose values are a `u32`. Another layout is an error.
-    pub(super) fn map<const K: usize>(&self, name: &CStr) -> io::Result<Map<'_, K>> {
+    pub(crate) fn map<const K: usize>(&self, name: &CStr) -> io::Result<Map<'_, K>> {
         let map = self.find_map(name)?;
         // SAFETY: `map` belongs to this object.
         let key = unsafe { sys::bpf_map__key_size(map.as_ptr()) };
@@ -119,7 +119,7 @@ impl Drop for Object {
 }
 
 /// A map with keys of `K` bytes and values of four.
-pub(super) struct Map<'object, const K: usize> {
+pub(crate) struct Map<'object, const K: usize> {
     fd: BorrowedFd<'object>,
     limit: u32,
     key: PhantomData<[u8; K]>,
@@ -127,12 +127,12 @@ pub(super) struct Map<'object, const K: usize> {
 
 impl<const K: usize> Map<'_, K> {
     /// How many keys it holds at most.
-    pub(super) fn limit(&self) -> u32 {
+    pub(crate) fn limit(&self) -> u32 {
         self.limit
     }
 
     /// Enters or changes a key.
-    pub(super) fn set(&self, key: &[u8; K], value: u32) -> io::Result<()> {
+    pub(crate) fn set(&self, key: &[u8; K], value: u32) -> io::Result<()> {
         let (key, value) = (key.as_ptr().cast(), (&raw const value).cast::<c_void>());
         // SAFETY: the map's keys have `K` and its values four bytes (checked by `Object::map`), which the kernel
         // copies during the call.
@@ -140,7 +140,7 @@ impl<const K: usize> Map<'_, K> {
     }
 
     /// Removes a key; that it was not there is no error.
-    pub(super) fn unset(&self, key: &[u8; K]) -> io::Result<()> {
+    pub(crate) fn unset(&self, key: &[u8; K]) -> io::Result<()> {
         // SAFETY: as for `set`.
         let result = check(unsafe { sys::bpf_map_delete_elem(self.fd.as_raw_fd(), key.as_ptr().cast()) });
         result
@@ -150,7 +150,7 @@ impl<const K: usize> Map<'_, K> {
 }
 
 /// Puts an XDP program on an interface until the returned link is closed.
-pub(super) fn attach_xdp(program: BorrowedFd<'_>, interface: u32, mode: Mode) -> io::Result<OwnedFd> {
+pub(crate) fn attach_xdp(program: BorrowedFd<'_>, interface: u32, mode: Mode) -> io::Result<OwnedFd> {
     // SAFETY: the options are integers, pointers that may be null, and a union of these.
     let mut options: sys::bpf_link_create_opts = unsafe { std::mem::zeroed() };
     options.sz = size_to!(sys::bpf_link_create_opts, flags);
@@ -165,7 +165,7 @@ pub(super) fn attach_xdp(program: BorrowedFd<'_>, interface: u32, mode: Mode) ->
 
 /// Puts an XDP program on an interface by netlink, where it stays without any process, or takes the one there off.
 /// Without a mode: native if the driver has XDP, else generic.
-pub(super) fn set_xdp(interface: u32, program: Option<BorrowedFd<'_>>, mode: Option<Mode>) -> io::Result<()> {
+pub(crate) fn set_xdp(interface: u32, program: Option<BorrowedFd<'_>>, mode: Option<Mode>) -> io::Result<()> {
     // Instead of a program: kernel `net/core/dev.c`, `dev_change_xdp_fd`.
     let program = program.map_or(-1, |program| program.as_raw_fd());
     let flags = mode.map_or(0, Mode::flags);
@@ -175,15 +175,15 @@ pub(super) fn set_xdp(interface: u32, program: Option<BorrowedFd<'_>>, mode: Opt
 
 /// The XDP program of an interface, and what XDP its driver has.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct XdpState {
+pub(crate) struct XdpState {
     /// The program's id, and where it runs; `None` there: in the device itself.
-    pub(super) program: Option<(u32, Option<Mode>)>,
+    pub(crate) program: Option<(u32, Option<Mode>)>,
     /// `enum netdev_xdp_act` (linux/netdev.h).
-    pub(super) features: u64,
+    pub(crate) features: u64,
 }
 
 /// Asks the kernel about an interface.
-pub(super) fn query_xdp(interface: u32) -> io::Result<XdpState> {
+pub(crate) fn query_xdp(interface: u32) -> io::Result<XdpState> {
     // SAFETY: the options are integers.
     let mut options: sys::bpf_xdp_query_opts = unsafe { std::mem::zeroed() };
     options.sz = size_of::<sys::bpf_xdp_query_opts>();
@@ -200,15 +200,15 @@ pub(super) fn query_xdp(interface: u32) -> io::Result<XdpState> {
 
 /// A program in the kernel, whoever loaded it.
 #[derive(Debug)]
-pub(super) struct ProgramInfo {
+pub(crate) struct ProgramInfo {
     /// Its name, as much as the kernel keeps of it.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// The ids of its maps; of more than eight the first eight.
-    pub(super) maps: Vec<u32>,
+    pub(crate) maps: Vec<u32>,
 }
 
 /// Asks the kernel about a program.
-pub(super) fn program_info(id: u32) -> io::Result<ProgramInfo> {
+pub(crate) fn program_info(id: u32) -> io::Result<ProgramInfo> {
     // SAFETY: takes and returns integers.
     let fd = check(unsafe { sys::bpf_prog_get_fd_by_id(id) })?;
     // SAFETY: the call has just made this descriptor for us.
@@ -227,19 +227,19 @@ pub(super) fn program_info(id: u32) -> io::Result<ProgramInfo> {
 
 /// A map in the kernel, whoever made it.
 #[derive(Debug)]
-pub(super) struct KernelMap {
+pub(crate) struct KernelMap {
     fd: OwnedFd,
     /// Its name.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// How many keys it holds at most.
-    pub(super) limit: u32,
+    pub(crate) limit: u32,
     key_bytes: u32,
     value_bytes: u32,
 }
 
 impl KernelMap {
     /// The map of this id.
-    pub(super) fn open(id: u32) -> io::Result<Self> {
+    pub(crate) fn open(id: u32) -> io::Result<Self> {
         // SAFETY: takes and returns integers.
         let fd = check(unsafe { sys::bpf_map_get_fd_by_id(id) })?;
         // SAFETY: the call has just made this descriptor for us.
@@ -254,7 +254,7 @@ impl KernelMap {
     }
 
     /// The words at a key of a map whose keys are a `u32` and whose values are so many words. Another layout is an error.
-    pub(super) fn words<const N: usize>(&self, key: u32) -> io::Result<[u64; N]> {
+    pub(crate) fn words<const N: usize>(&self, key: u32) -> io::Result<[u64; N]> {
         let mut words = [0_u64; N];
         if (self.key_bytes as usize, self.value_bytes as usize) != (size_of::<u32>(), size_of_val(&words)) {
             let text = format!(
@@ -271,13 +271,13 @@ impl KernelMap {
 }
 
 /// Takes a program off its interface, also while another process (a child about to start) still holds the link open.
-pub(super) fn detach(link: BorrowedFd<'_>) {
+pub(crate) fn detach(link: BorrowedFd<'_>) {
     // SAFETY: the call takes nothing but the descriptor. If the interface is gone it fails, and nothing is attached.
     let _ = unsafe { sys::bpf_link_detach(link.as_raw_fd()) };
 }
 
 /// What an XDP program returns for a frame, and the frame as it leaves it.
-pub(super) fn test_run(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<(u32, Vec<u8>)> {
+pub(crate) fn test_run(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<(u32, Vec<u8>)> {
     let mut after = vec![0; TEST_FRAME_BYTES];
     // SAFETY: the options are integers and pointers that may be null.
     let mut options: sys::bpf_test_run_opts = unsafe { std::mem::zeroed() };
@@ -299,7 +299,7 @@ const TEST_FRAME_BYTES: usize = 4096;
 
 /// A side of an interface that traffic control sees.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Direction {
+pub(crate) enum Direction {
     /// What the interface hands to the kernel.
     Ingress,
     /// What the kernel hands to the interface.
@@ -307,7 +307,7 @@ pub(super) enum Direction {
 }
 
 /// Makes an interface ready for [`attach_tc`]. It stays so until the interface goes.
-pub(super) fn prepare_tc(interface: u32) -> io::Result<()> {
+pub(crate) fn prepare_tc(interface: u32) -> io::Result<()> {
     let both = sys::bpf_tc_attach_point_BPF_TC_INGRESS | sys::bpf_tc_attach_point_BPF_TC_EGRESS;
     let mut hook = hook(interface, both);
     // SAFETY: `hook` says its size and is used during the call only.
@@ -315,7 +315,7 @@ pub(super) fn prepare_tc(interface: u32) -> io::Result<()> {
 }
 
 /// Puts a traffic control program on one side of an interface. It stays there until the interface goes.
-pub(super) fn attach_tc(program: BorrowedFd<'_>, interface: u32, direction: Direction) -> io::Result<()> {
+pub(crate) fn attach_tc(program: BorrowedFd<'_>, interface: u32, direction: Direction) -> io::Result<()> {
     let hook = hook(
         interface,
         match direction {

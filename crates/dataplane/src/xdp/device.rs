@@ -8,8 +8,7 @@ use std::io;
 
 use super::bpf::{XdpState, program_info, query_xdp};
 use super::mode::{Mode, stacked};
-use super::program::index_of;
-use super::sys::Request;
+use super::sys::{Request, index_of};
 
 /// An interface of this thread's network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,6 +11,7 @@ pub mod arp;
 pub mod decap;
 pub mod device;
 
+mod attach;
 mod mode;
 mod program;
 mod steering;
@@ -22,11 +23,13 @@ mod umem;
 
 pub(crate) mod tap;
 
-mod bpf;
+pub(crate) mod bpf;
 mod sys;
 
+pub use attach::{AttachError, Attached};
 pub use mode::{MAX_MTU, Mode, Refusal};
-pub use program::{AttachError, Attached, Steering, SteeringError, Verdict};
+pub(crate) use program::marker;
+pub use program::{Steering, SteeringError, Verdict};
 pub use socket::Statistics;
 pub use sockets::{CopyMode, Queues, SocketError, Sockets, Unsent};
 pub use steering::SteeringRules;

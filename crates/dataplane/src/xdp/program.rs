@@ -7,14 +7,12 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::net::netdevice::name_to_index;
-use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use super::bpf::{Map, Object, attach_xdp, detach, test_run};
-use super::mode::{Mode, Refusal, Settings, stacked};
+use super::attach::{AttachError, Attached, attach};
+use super::bpf::{Map, Object, test_run};
+use super::mode::Mode;
 use super::steering::{Image, Marker, Roles, SteeringRules};
 
 const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/redirect.bpf.o"));
@@ -74,48 +72,10 @@ impl Steering {
     /// # Errors
     /// See [`AttachError`]; nothing stays attached.
     pub fn attach(&self, interface: &str) -> Result<Attached, AttachError> {
-        let failed = |source| AttachError::Kernel { interface: interface.to_owned(), source };
-        let index = index_of(interface).map_err(|error| match error.raw_os_error() {
-            Some(libc::ENODEV) => AttachError::NoSuchInterface { interface: interface.to_owned() },
-            _ => failed(error),
-        })?;
-        if let Some(kind) = stacked(interface).map_err(failed)? {
-            return Err(AttachError::Stacked { interface: interface.to_owned(), kind });
-        }
-        let settings = Settings::of(interface).map_err(failed)?;
-        let refuse = |mode| match settings.refusal(interface, mode) {
-            Some(why) => Err(AttachError::Refused { interface: interface.to_owned(), why }),
-            None => Ok(()),
-        };
-        refuse(Mode::Native)?;
-
         let mut marker = Marker::default();
-        getrandom(&mut marker, GetRandomFlags::empty()).map_err(|error| failed(error.into()))?;
-        let object = self.object_for_an_interface(&marker).map_err(failed)?;
-        let program = object.program(c"redirect").map_err(failed)?;
-        let occupied = |error: io::Error| match error.raw_os_error() {
-            Some(libc::EBUSY | libc::EEXIST) => AttachError::Occupied { interface: interface.to_owned() },
-            _ => failed(error),
-        };
-        let (link, native_refused) = match attach_xdp(program, index, Mode::Native) {
-            Ok(link) => (link, None),
-            Err(error) => match occupied(error) {
-                AttachError::Kernel { source, .. } => {
-                    refuse(Mode::Generic)?;
-                    (attach_xdp(program, index, Mode::Generic).map_err(occupied)?, Some(source))
-                }
-                other => return Err(other),
-            },
-        };
-        Ok(Attached {
-            link,
-            object,
-            interface: interface.to_owned(),
-            index,
-            settings,
-            native_refused,
-            marker,
-        })
+        getrandom(&mut marker, GetRandomFlags::empty())
+            .map_err(|error| AttachError::Kernel { interface: interface.to_owned(), source: error.into() })?;
+        attach(interface, c"redirect", &marker, |marker| self.object_for_an_interface(marker))
     }
 
     /// Before new rules become visible to the workers: steers also what `more` steers, as [`SteeringRules::add`] says.
@@ -163,7 +123,7 @@ impl Steering {
         Ok(if returned == REDIRECT { Verdict::Steered } else { Verdict::Kernel })
     }
 
-    fn object_for_an_interface(&self, marker: &Marker) -> io::Result<Object> {
+    fn object_for_an_interface(&self, marker: &[u8]) -> io::Result<Object> {
         let mut object = Object::open(OBJECT)?;
         object.set_constants(marker)?;
         object.leave_out(c"verdict")?;
@@ -214,121 +174,11 @@ fn converge<const K: usize>(
     Ok(())
 }
 
-pub(super) fn index_of(interface: &str) -> io::Result<u32> {
-    let any = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
-    Ok(name_to_index(any, interface)?)
-}
-
-/// Why an interface could not be attached.
-#[derive(Debug, thiserror::Error)]
-pub enum AttachError {
-    /// There is none of this name.
-    #[error("no interface {interface}; `ip link` shows those that exist")]
-    NoSuchInterface {
-        /// Its name.
-        interface: String,
-    },
-    /// It has an XDP program already.
-    #[error(
-        "{interface} has another XDP program; `ip link set dev {interface} xdp off` removes it, or stop the process that holds it"
-    )]
-    Occupied {
-        /// The interface.
-        interface: String,
-    },
-    /// It is made of other interfaces.
-    #[error(
-        "{interface} is a {kind}, which xvs cannot send by; attach (--interface) one of its members instead, taken out by `ip link set dev MEMBER nomaster` and with the addresses and routes that {interface} has"
-    )]
-    Stacked {
-        /// Its name.
-        interface: String,
-        /// `bond`, `bridge` or `team`.
-        kind: &'static str,
-    },
-    /// It is set up so that packets would be corrupted.
-    #[error("{interface}: {why}")]
-    Refused {
-        /// The interface.
-        interface: String,
-        /// The reason.
-        why: Refusal,
-    },
-    /// The kernel refused.
-    #[error("{interface}: the XDP program could not be attached: {source}")]
-    Kernel {
-        /// The interface.
-        interface: String,
-        /// What it said.
-        source: io::Error,
-    },
-}
-
-/// An interface with the program on it. Dropped, the interface is the kernel's alone again.
-pub struct Attached {
-    link: OwnedFd,
-    object: Object,
-    interface: String,
-    index: u32,
-    settings: Settings,
-    native_refused: Option<io::Error>,
-    marker: Marker,
-}
-
-impl Attached {
-    /// The interface's name.
-    pub fn interface(&self) -> &str {
-        &self.interface
-    }
-
-    /// The kernel's index of it.
-    pub fn index(&self) -> u32 {
-        self.index
-    }
-
-    /// The largest packet it sends, in bytes, when it was attached.
-    pub fn mtu(&self) -> u32 {
-        self.settings.mtu
-    }
-
-    /// How many receive queues it had when it was attached. A queue without a socket is the kernel's.
-    pub fn receive_queues(&self) -> u32 {
-        self.settings.receive_queues
-    }
-
-    /// Where the program runs.
-    pub fn mode(&self) -> Mode {
-        if self.native_refused.is_some() { Mode::Generic } else { Mode::Native }
-    }
-
-    /// Why not in native mode.
-    pub fn native_refused(&self) -> Option<&io::Error> {
-        self.native_refused.as_ref()
-    }
-
-    /// What must stand before a frame for the program to leave it to the kernel; nothing in native mode, where the
-    /// program sits before the point at which such a frame comes in.
-    pub(crate) fn marker(&self) -> &[u8] {
-        match self.mode() {
-            Mode::Native => &[],
-            Mode::Generic => &self.marker,
-        }
-    }
-
-    /// Lets the program steer a queue to a socket, until the socket is closed.
-    pub(super) fn enter_socket(&self, queue: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
-        self.object.map::<4>(c"xsks")?.set(&queue.to_ne_bytes(), socket.as_raw_fd() as u32)
-    }
-}
-
-impl Drop for Attached {
-    fn drop(&mut self) {
-        detach(self.link.as_fd());
-    }
-}
-
-impl std::fmt::Debug for Attached {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Attached({} {} {:?})", self.interface, self.mode(), self.link)
+/// What must stand before a frame for the program on an interface to leave it to the kernel; nothing in native mode, where
+/// the program sits before the point at which such a frame comes in.
+pub(crate) fn marker(attached: &Attached) -> &[u8] {
+    match attached.mode() {
+        Mode::Native => &[],
+        Mode::Generic => attached.constants(),
     }
 }

@@ -13,8 +13,8 @@ use xsk_rs::config::{Interface, SocketConfig};
 use xsk_rs::umem::frame::FrameDesc;
 use xsk_rs::{CompQueue, FillQueue, RxQueue, Socket as XskSocket, TxQueue, Umem};
 
+use super::attach::Attached;
 use super::descriptor::Descriptors;
-use super::program::Attached;
 use super::sockets::{CopyMode, SocketError};
 use super::sys::{self, Kick};
 use super::umem::RingSizes;

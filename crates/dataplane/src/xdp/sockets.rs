@@ -16,9 +16,9 @@ use std::time::Duration;
 use xsk_rs::config::{BindFlags, LibxdpFlags, SocketConfig};
 use xsk_rs::umem::frame::FrameDesc;
 
+use super::attach::Attached;
 use super::descriptor::Descriptors;
 use super::mode::Mode;
-use super::program::Attached;
 use super::socket::{Socket, Statistics, socket_error};
 use super::sys;
 use super::umem::{RingSizes, area, layout, ring};

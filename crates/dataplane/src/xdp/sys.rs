@@ -8,6 +8,7 @@ use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
+use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 /// ethtool's commands (linux/ethtool.h).
@@ -268,6 +269,12 @@ pub fn network_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
         libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, buffer, &mut size)
     })?;
     Ok(cookie)
+}
+
+/// The kernel's index of an interface of this thread's network namespace.
+pub(super) fn index_of(interface: &str) -> io::Result<u32> {
+    let any = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    Ok(name_to_index(any, interface)?)
 }
 
 fn body(name: &str) -> io::Result<libc::ifreq> {

@@ -1,41 +1,37 @@
-//! A TAP whose frames arrive on another interface.
+//! A TAP with traffic control programs on both sides.
+//!
+//! What is written to it arrives at the kernel as if it had come in by the TAP, and meets the program on its ingress side.
+//! The kernel removes it when its [`Tap`] is dropped. Cost: one system call a frame.
 
 use std::fs;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, open};
 
-use super::bpf::{Direction, Object, attach_tc, prepare_tc};
-use super::program::{Attached, index_of};
-use super::sys::{Request, make_tap};
+use super::bpf::{Direction, attach_tc, prepare_tc};
+use super::sys::{Request, index_of, make_tap};
 
-const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/reinject.bpf.o"));
-
-/// An interface of ours, without addresses, that the kernel removes when this is dropped.
+/// An interface of ours, without addresses.
 pub(crate) struct Tap {
     fd: OwnedFd,
     name: String,
-    marker: Vec<u8>,
 }
 
 impl Tap {
-    /// Makes a TAP in this thread's network namespace from which every frame goes to the ingress of an interface.
-    pub(crate) fn towards(attached: &Attached) -> io::Result<Self> {
-        let mut object = Object::open(OBJECT)?;
-        object.set_constants(&attached.index().to_ne_bytes())?;
-        object.load()?;
-
+    /// Makes a TAP in this thread's network namespace, with these programs for what is written to it and for what the kernel
+    /// sends by it. `pattern` is its name, in which `%d` stands for the first free number.
+    pub(crate) fn open(pattern: &str, ingress: BorrowedFd<'_>, egress: BorrowedFd<'_>) -> io::Result<Self> {
         let fd = open("/dev/net/tun", OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
-        let name = make_tap(fd.as_fd(), "xvs%d")?;
+        let name = make_tap(fd.as_fd(), pattern)?;
         no_ipv6(&name)?;
         let mut request = Request::new(&name)?;
         let index = index_of(&name)?;
         prepare_tc(index)?;
-        attach_tc(object.program(c"reinject")?, index, Direction::Ingress)?;
-        attach_tc(object.program(c"discard")?, index, Direction::Egress)?;
+        attach_tc(ingress, index, Direction::Ingress)?;
+        attach_tc(egress, index, Direction::Egress)?;
         request.add_flags(libc::IFF_UP | libc::IFF_NOARP)?;
-        Ok(Self { fd, name, marker: attached.marker().to_vec() })
+        Ok(Self { fd, name })
     }
 
     /// Its name.
@@ -43,9 +39,9 @@ impl Tap {
         &self.name
     }
 
-    /// Hands a frame to the kernel.
-    pub(crate) fn write(&self, frame: &[u8]) -> io::Result<()> {
-        rustix::io::writev(&self.fd, &[IoSlice::new(&self.marker), IoSlice::new(frame)])?;
+    /// Hands a frame, in these parts, to the kernel. Never blocks.
+    pub(crate) fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        rustix::io::writev(&self.fd, parts)?;
         Ok(())
     }
 }
