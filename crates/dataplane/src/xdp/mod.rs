@@ -16,7 +16,8 @@ mod mode;
 mod program;
 mod steering;
 
-mod descriptor;
+mod error;
+mod rings;
 mod socket;
 mod sockets;
 mod umem;
@@ -27,11 +28,12 @@ pub(crate) mod bpf;
 mod sys;
 
 pub use attach::{AttachError, Attached};
-pub use mode::{MAX_MTU, Mode, Refusal};
+pub use error::SocketError;
+pub use mode::{CopyMode, MAX_MTU, Mode, Refusal};
 pub(crate) use program::marker;
 pub use program::{Steering, SteeringError, Verdict};
 pub use socket::Statistics;
-pub use sockets::{CopyMode, Queues, SocketError, Sockets, Unsent};
+pub use sockets::{Queues, Sockets, Unsent};
 pub use steering::SteeringRules;
 pub use sys::{network_cookie, peer_groups};
 pub use umem::{RingSizes, umem_bytes};

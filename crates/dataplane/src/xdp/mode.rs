@@ -1,4 +1,4 @@
-//! In which mode an interface's frames are steered, and what must not be on in that mode.
+//! In which mode an interface's frames are steered and shared, and what must not be on in that mode.
 //!
 //! Looked at once, when an interface is attached. What would corrupt traffic is refused with the command that mends
 //! it. Source: the kernel's Documentation/networking/af_xdp.rst, and net/core/dev.c for generic mode.
@@ -37,6 +37,27 @@ impl fmt::Display for Mode {
             Self::Native => "native",
             Self::Generic => "generic",
         })
+    }
+}
+
+/// Whether the kernel copies frames between its memory and ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CopyMode {
+    /// It does not: the drivers use our frames.
+    ZeroCopy,
+    /// It does, because this interface has it no other way.
+    Copy {
+        /// The interface.
+        because_of: String,
+    },
+}
+
+impl fmt::Display for CopyMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ZeroCopy => f.write_str("zero-copy"),
+            Self::Copy { because_of } => write!(f, "copy (because of {because_of})"),
+        }
     }
 }
 

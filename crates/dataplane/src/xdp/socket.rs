@@ -4,20 +4,18 @@
 //! the rest is counted and left alone. A socket never has more frames in flight than its TX ring has slots, nor more
 //! lent for receiving than its fill ring has, so no ring overflows.
 
-use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
-use std::str::FromStr;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
+use libxdp_sys::{xdp_statistics, xsk_socket_config};
 use rustix::io::{FdFlags, fcntl_setfd};
-use xsk_rs::config::{Interface, SocketConfig};
-use xsk_rs::umem::frame::FrameDesc;
-use xsk_rs::{CompQueue, FillQueue, RxQueue, Socket as XskSocket, TxQueue, Umem};
 
 use super::attach::Attached;
-use super::descriptor::Descriptors;
-use super::sockets::{CopyMode, SocketError};
+use super::error::SocketError;
+use super::mode::CopyMode;
+use super::rings::Rings;
 use super::sys::{self, Kick};
-use super::umem::RingSizes;
+use super::umem::{RingSizes, Umem};
 use crate::port::{BURST, LinkId};
 use crate::shm::{Frame, FramePool, Span};
 
@@ -49,13 +47,9 @@ pub(super) struct Socket {
     pub(super) link: LinkId,
     pub(super) queue: u32,
     sizes: RingSizes,
-    descriptors: Descriptors,
-    transmit: TxQueue,
-    receive: RxQueue,
-    fill: FillQueue,
-    completion: CompQueue,
-    /// Descriptors to be produced at the next flush.
-    pending: Vec<FrameDesc>,
+    rings: Rings,
+    /// To be put into the TX ring at the next flush.
+    pending: Vec<Span>,
     /// Produced and not completed.
     in_flight: u32,
     /// Lent for receiving and not received.
@@ -79,57 +73,42 @@ impl Socket {
         link: LinkId,
         attached: &Attached,
         queue: u32,
-        config: SocketConfig,
-        umem: &Umem,
-        (sizes, descriptors): (RingSizes, Descriptors),
+        config: &xsk_socket_config,
+        umem: &Arc<Umem>,
     ) -> Result<Self, SocketError> {
-        let failed = |source| socket_error(attached, queue, source);
-        let interface = Interface::from_str(attached.interface()).map_err(|error| failed(error.into()))?;
-        // SAFETY: nobody else of this process has a ring of this queue: the kernel refuses a second socket on it
-        // with EBUSY, and one of this UMEM is told from a new one by the rings that come with it (below).
-        let opened = unsafe { XskSocket::new(config, umem, &interface, queue) };
-        let (transmit, receive, rings) = opened.map_err(|error| failed(os_error(&error)))?;
-        let (fill, completion) = rings.ok_or_else(|| failed(io::Error::from_raw_os_error(libc::EBUSY)))?;
-        let socket = Self {
+        let failed = |source| SocketError::of(attached, queue, source);
+        let rings = Rings::open(umem, attached.interface(), queue, config).map_err(failed)?;
+        let sizes = RingSizes { receive: config.rx_size, transmit: config.tx_size };
+        // The library makes it so that programs that are started would keep the queue.
+        fcntl_setfd(rings.fd(), FdFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
+        Ok(Self {
             link,
             queue,
             sizes,
-            descriptors,
-            transmit,
-            receive,
-            fill,
-            completion,
+            rings,
             pending: Vec::with_capacity(sizes.transmit as usize),
             in_flight: 0,
             filled: 0,
             state: LinkState::Up,
             descriptors_refused: 0,
-        };
-        // The library makes it so that programs that are started would keep the queue.
-        fcntl_setfd(socket.fd(), FdFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
-        Ok(socket)
+        })
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the socket is closed when the last of its queues is dropped, and `receive` is one of them, which
-        // `self`'s borrow keeps.
-        unsafe { BorrowedFd::borrow_raw(self.receive.fd().as_raw_fd()) }
+        self.rings.fd()
     }
 
     pub(super) fn receive(
         &mut self,
         pool: &mut FramePool,
-        room: &mut [FrameDesc],
+        room: usize,
         take: &mut impl FnMut(LinkId, Frame),
     ) -> usize {
-        // SAFETY: `room` is only written to; the addresses are believed only as far as the pool confirms them.
-        let received = unsafe { self.receive.consume(room) };
-        for desc in &room[..received] {
-            match pool.reclaim(Span { offset: desc.addr(), len: desc.lengths().data() }) {
-                Some(frame) => take(self.link, frame),
-                None => self.descriptors_refused += 1,
-            }
-        }
+        let Self { link, rings, descriptors_refused, .. } = self;
+        let received = rings.receive.receive(room, |span| match pool.reclaim(span) {
+            Some(frame) => take(*link, frame),
+            None => *descriptors_refused += 1,
+        });
         // A kernel that returns more than it was lent was refused above.
         self.filled = self.filled.saturating_sub(received as u32);
         received
@@ -144,18 +123,20 @@ impl Socket {
         if self.in_flight + self.pending.len() as u32 >= self.sizes.transmit {
             return Err(frame);
         }
-        self.pending.push(self.descriptors.at(pool.lend(frame)));
+        self.pending.push(pool.lend(frame));
         Ok(())
     }
 
     pub(super) fn submit(&mut self) {
-        // SAFETY: the pool of this UMEM lent these frames for sending (`transmit`), and nobody touches them until it
-        // has them back.
-        let produced = unsafe { self.transmit.produce(&self.pending) };
-        // The ring has room: `in_flight` counts at least what is in it, and `transmit` keeps the sum below its size.
-        debug_assert_eq!(produced, self.pending.len());
-        self.in_flight += produced as u32;
-        self.pending.drain(..produced);
+        if self.pending.is_empty() {
+            return;
+        }
+        // The ring has room: `in_flight` counts at least what is in it, and `queue` keeps the sum below its size. Should the
+        // kernel say otherwise, they wait for the next flush.
+        if self.rings.transmit.send(&self.pending) {
+            self.in_flight += self.pending.len() as u32;
+            self.pending.clear();
+        }
     }
 
     /// Makes the kernel send. In copy mode it takes 32 frames a call, so it is asked as often as that needs.
@@ -166,7 +147,7 @@ impl Socket {
         let probing = self.state == LinkState::Asked;
         let calls = match copy {
             CopyMode::Copy { .. } => self.unsent().div_ceil(32) + 1,
-            CopyMode::ZeroCopy => u32::from(self.transmit.needs_wakeup() && self.unsent() > 0),
+            CopyMode::ZeroCopy => u32::from(self.rings.transmit.needs_wakeup() && self.unsent() > 0),
         };
         for _ in 0..calls.max(u32::from(probing)) {
             if self.unsent() == 0 && self.state == LinkState::Up {
@@ -189,74 +170,52 @@ impl Socket {
 
     /// Submitted and not yet taken by the kernel.
     fn unsent(&mut self) -> u32 {
-        self.sizes.transmit - self.transmit.nb_free_exact()
+        self.rings.transmit.waiting(self.sizes.transmit)
     }
 
-    pub(super) fn reap(&mut self, pool: &mut FramePool, room: &mut [FrameDesc]) {
+    pub(super) fn reap(&mut self, pool: &mut FramePool) {
         while self.in_flight > 0 {
-            // SAFETY: `room` is only written to; the addresses are believed only as far as the pool confirms them.
-            let completed = unsafe { self.completion.consume(room) };
-            for desc in &room[..completed] {
-                self.descriptors_refused += u64::from(!pool.restore(desc.addr()));
-            }
+            let Self { rings, descriptors_refused, .. } = self;
+            let completed = rings.completion.complete(BURST, |offset| {
+                *descriptors_refused += u64::from(!pool.restore(offset));
+            });
             self.in_flight = self.in_flight.saturating_sub(completed as u32);
-            if completed < room.len() {
+            if completed < BURST {
                 break;
             }
         }
     }
 
-    pub(super) fn refill(&mut self, pool: &mut FramePool, chunk: &mut [FrameDesc]) {
-        debug_assert_eq!(chunk.len(), REFILL as usize);
+    pub(super) fn refill(&mut self, pool: &mut FramePool) {
         while self.filled + REFILL <= self.sizes.receive && pool.census().home >= REFILL {
-            for desc in &mut *chunk {
-                let span = pool.lend_empty().expect("as many frames were at home");
-                *desc = self.descriptors.at(span);
+            // The ring has `receive` slots and `filled` counts at least what is in it. Should the kernel say otherwise, they
+            // are lent at another flush.
+            let lend = || pool.lend_empty().expect("as many frames were at home").offset;
+            if !self.rings.fill.lend(REFILL, lend) {
+                break;
             }
-            // SAFETY: the pool of this UMEM has just lent these frames, empty, and nobody touches them until the
-            // kernel returns them.
-            let produced = unsafe { self.fill.produce(chunk) };
-            // The ring has `receive` slots and `filled` counts at least what is in it.
-            debug_assert_eq!(produced, chunk.len());
-            self.filled += produced as u32;
+            self.filled += REFILL;
         }
-        if self.fill.needs_wakeup() {
+        if self.rings.fill.needs_wakeup() {
             sys::kick_receive(self.fd());
         }
     }
 
     pub(super) fn statistics(&self) -> Statistics {
         // A socket whose interface is gone has no statistics; what it counted is lost with it.
-        let kernel = self.receive.fd().xdp_statistics().unwrap_or_default();
+        let kernel = sys::xdp_statistics(self.fd());
+        let of = |count: fn(&xdp_statistics) -> u64| kernel.as_ref().map_or(0, count);
         Statistics {
-            receive_ring_full: kernel.rx_ring_full(),
-            fill_ring_empty: kernel.rx_fill_ring_empty_descs(),
-            receive_dropped: kernel.rx_dropped(),
-            fill_invalid: kernel.rx_invalid_descs(),
-            transmit_invalid: kernel.tx_invalid_descs(),
-            transmit_ring_empty: kernel.tx_ring_empty_descs(),
+            receive_ring_full: of(|kernel| kernel.rx_ring_full),
+            fill_ring_empty: of(|kernel| kernel.rx_fill_ring_empty_descs),
+            receive_dropped: of(|kernel| kernel.rx_dropped),
+            fill_invalid: of(|kernel| kernel.rx_invalid_descs),
+            transmit_invalid: of(|kernel| kernel.tx_invalid_descs),
+            transmit_ring_empty: of(|kernel| kernel.tx_ring_empty_descs),
             descriptors_refused: self.descriptors_refused,
             lent_to_receive: self.filled,
             lent_to_transmit: self.in_flight + self.pending.len() as u32,
         }
-    }
-}
-
-/// What to tell an operator when a queue could not be opened.
-pub(super) fn socket_error(attached: &Attached, queue: u32, source: io::Error) -> SocketError {
-    let interface = attached.interface().to_owned();
-    match source.raw_os_error() {
-        Some(libc::EBUSY) => SocketError::Occupied { interface, queue },
-        _ => SocketError::Kernel { interface, queue, source },
-    }
-}
-
-/// The system's error behind one of xsk-rs.
-pub(super) fn os_error(error: &dyn std::error::Error) -> io::Error {
-    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
-    match cause.and_then(io::Error::raw_os_error) {
-        Some(code) => io::Error::from_raw_os_error(code),
-        None => io::Error::other(error.to_string()),
     }
 }
 

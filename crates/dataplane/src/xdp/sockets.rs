@@ -7,21 +7,18 @@
 //!
 //! Cost a burst: one `sendto` for each 32 frames and interface in copy mode, none in zero-copy under load.
 
-use std::fmt;
-use std::io;
 use std::os::fd::BorrowedFd;
 use std::thread;
 use std::time::Duration;
 
-use xsk_rs::config::{BindFlags, LibxdpFlags, SocketConfig};
-use xsk_rs::umem::frame::FrameDesc;
+use libxdp_sys as xdp;
 
 use super::attach::Attached;
-use super::descriptor::Descriptors;
-use super::mode::Mode;
-use super::socket::{Socket, Statistics, socket_error};
+use super::error::SocketError;
+use super::mode::{CopyMode, Mode};
+use super::socket::{Socket, Statistics};
 use super::sys;
-use super::umem::{RingSizes, area, layout, ring};
+use super::umem::{RingSizes, Umem, layout};
 use crate::port::{BURST, LinkId};
 use crate::shm::{Census, Frame, FramePool};
 
@@ -34,66 +31,6 @@ pub struct Queues<'a> {
     pub queues: &'a [u32],
 }
 
-/// Whether the kernel copies frames between its memory and ours.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CopyMode {
-    /// It does not: the drivers use our frames.
-    ZeroCopy,
-    /// It does, because this interface has it no other way.
-    Copy {
-        /// The interface.
-        because_of: String,
-    },
-}
-
-impl fmt::Display for CopyMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::ZeroCopy => f.write_str("zero-copy"),
-            Self::Copy { because_of } => write!(f, "copy (because of {because_of})"),
-        }
-    }
-}
-
-/// Why a worker's sockets could not be opened; none stays open.
-#[derive(Debug, thiserror::Error)]
-pub enum SocketError {
-    /// Not enough memory may be locked.
-    #[error(
-        "{needed_bytes} bytes of packet memory may not be locked; raise `ulimit -l` or give CAP_IPC_LOCK"
-    )]
-    MemoryLimit {
-        /// Bytes of this worker's UMEM.
-        needed_bytes: u64,
-    },
-    /// The UMEM could not be made.
-    #[error("packet memory: {0}")]
-    Memory(io::Error),
-    /// Ring sizes that are not powers of two of at least 64, or no queue for an interface.
-    #[error("{0}")]
-    Invalid(String),
-    /// Another socket has the queue.
-    #[error(
-        "queue {queue} of {interface} already has an AF_XDP socket; two workers or two processes cannot share it"
-    )]
-    Occupied {
-        /// The interface.
-        interface: String,
-        /// The queue.
-        queue: u32,
-    },
-    /// The kernel refused.
-    #[error("AF_XDP socket on queue {queue} of {interface}: {source}")]
-    Kernel {
-        /// The interface.
-        interface: String,
-        /// The queue.
-        queue: u32,
-        /// What it said.
-        source: io::Error,
-    },
-}
-
 /// A worker's sockets and the frames that travel among them.
 pub struct Sockets {
     sockets: Vec<Socket>,
@@ -103,8 +40,6 @@ pub struct Sockets {
     copy: CopyMode,
     /// Where the next burst begins.
     turn: usize,
-    /// Room for the descriptors of one burst.
-    scratch: Vec<FrameDesc>,
 }
 
 impl Sockets {
@@ -127,15 +62,15 @@ impl Sockets {
     fn open_once(links: &[Queues<'_>], sizes: RingSizes) -> Result<Self, SocketError> {
         let generic = links.iter().find(|link| link.attached.mode() == Mode::Generic);
         if let Some(link) = generic {
-            return Self::bind(links, sizes, BindFlags::XDP_COPY, Some(link.attached));
+            return Self::bind(links, sizes, xdp::XDP_COPY, Some(link.attached));
         }
-        match Self::bind(links, sizes, BindFlags::empty(), None) {
+        match Self::bind(links, sizes, 0, None) {
             // The first socket got zero-copy, and this one cannot: only copying suits all.
             Err(SocketError::Kernel { interface, source, .. })
                 if matches!(source.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) =>
             {
                 let cause = links.iter().map(|link| link.attached).find(|link| link.interface() == interface);
-                Self::bind(links, sizes, BindFlags::XDP_COPY, cause)
+                Self::bind(links, sizes, xdp::XDP_COPY, cause)
             }
             result => result,
         }
@@ -144,19 +79,28 @@ impl Sockets {
     fn bind(
         links: &[Queues<'_>],
         sizes: RingSizes,
-        flags: BindFlags,
+        flags: u32,
         cause: Option<&Attached>,
     ) -> Result<Self, SocketError> {
-        let layout = layout(links, sizes);
-        let (umem, mut pool) = area(layout, sizes)?;
-        let descriptors = Descriptors::probe()
-            .ok_or_else(|| SocketError::Invalid("xsk-rs lays descriptors out in an unknown way".into()))?;
-        let config = SocketConfig::builder()
-            .rx_queue_size(ring(sizes.receive)?)
-            .tx_queue_size(ring(sizes.transmit)?)
-            .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
-            .bind_flags(flags | BindFlags::XDP_USE_NEED_WAKEUP)
-            .build();
+        for slots in [sizes.receive, sizes.transmit] {
+            if !slots.is_power_of_two() || slots < BURST as u32 {
+                let text = format!("a ring of {slots}: it must be a power of two, at least 64");
+                return Err(SocketError::Invalid(text));
+            }
+        }
+        let mtu = links.iter().map(|link| link.attached.mtu()).max().unwrap_or(0);
+        let queues = links.iter().map(|link| link.queues.len()).sum();
+        let (umem, mut pool) = Umem::create(layout(mtu, queues, sizes), sizes)?;
+        let config = xdp::xsk_socket_config {
+            rx_size: sizes.receive,
+            tx_size: sizes.transmit,
+            // The program is there already.
+            __bindgen_anon_1: xdp::xsk_socket_config__bindgen_ty_1 {
+                libxdp_flags: xdp::XSK_LIBXDP_FLAGS__INHIBIT_PROG_LOAD,
+            },
+            xdp_flags: 0,
+            bind_flags: (flags | xdp::XDP_USE_NEED_WAKEUP) as u16,
+        };
         let mut sockets = Vec::new();
         let mut senders = Vec::new();
         for (id, link) in links.iter().enumerate() {
@@ -166,14 +110,7 @@ impl Sockets {
             }
             senders.push(sockets.len());
             for &queue in link.queues {
-                sockets.push(Socket::open(
-                    LinkId(id as u16),
-                    link.attached,
-                    queue,
-                    config,
-                    &umem,
-                    (sizes, descriptors),
-                )?);
+                sockets.push(Socket::open(LinkId(id as u16), link.attached, queue, &config, &umem)?);
             }
         }
         let copied = sockets.iter().find(|socket| !sys::is_zero_copy(socket.fd()).unwrap_or(false));
@@ -182,15 +119,14 @@ impl Sockets {
             Some(attached) => CopyMode::Copy { because_of: attached.interface().to_owned() },
             None => CopyMode::ZeroCopy,
         };
-        let mut scratch = vec![FrameDesc::default(); BURST];
         for socket in &mut sockets {
-            socket.refill(&mut pool, &mut scratch);
+            socket.refill(&mut pool);
             let attached = links[usize::from(socket.link.0)].attached;
             attached
                 .enter_socket(socket.queue, socket.fd())
-                .map_err(|source| socket_error(attached, socket.queue, source))?;
+                .map_err(|source| SocketError::of(attached, socket.queue, source))?;
         }
-        Ok(Self { sockets, senders, pool, copy, turn: 0, scratch })
+        Ok(Self { sockets, senders, pool, copy, turn: 0 })
     }
 
     /// The frames' book, for packets that come from or go to elsewhere than the rings.
@@ -230,7 +166,7 @@ impl Sockets {
         self.turn = (self.turn + 1) % count.max(1);
         for step in 0..count {
             let socket = &mut self.sockets[(self.turn + step) % count];
-            room -= socket.receive(&mut self.pool, &mut self.scratch[..room], &mut take);
+            room -= socket.receive(&mut self.pool, room, &mut take);
             if room == 0 {
                 break;
             }
@@ -251,8 +187,8 @@ impl Sockets {
         for socket in &mut self.sockets {
             socket.submit();
             socket.kick(&self.copy);
-            socket.reap(&mut self.pool, &mut self.scratch);
-            socket.refill(&mut self.pool, &mut self.scratch);
+            socket.reap(&mut self.pool);
+            socket.refill(&mut self.pool);
             if socket.wants_another_kick() {
                 unsent = Unsent::Some;
             }

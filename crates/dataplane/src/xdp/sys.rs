@@ -1,4 +1,4 @@
-//! System calls that neither `rustix` nor `xsk-rs` has: requests to an interface by name, the two wake-ups of an
+//! System calls that neither `rustix` nor libxdp has: requests to an interface by name, the two wake-ups of an
 //! AF_XDP socket whose outcome matters to us, and the groups of who connected to a Unix socket.
 
 use std::collections::BTreeSet;
@@ -221,6 +221,17 @@ pub(super) fn is_zero_copy(socket: impl AsFd) -> io::Result<bool> {
     // SAFETY: `struct xdp_options` is one 32-bit word, and `size` says so.
     check(unsafe { libc::getsockopt(fd, libc::SOL_XDP, name, (&raw mut options).cast(), &mut size) })?;
     Ok(options & libxdp_sys::XDP_OPTIONS_ZEROCOPY != 0)
+}
+
+/// What the kernel has counted on a socket. What an older kernel does not count is 0.
+pub(super) fn xdp_statistics(socket: BorrowedFd<'_>) -> io::Result<libxdp_sys::xdp_statistics> {
+    // SAFETY: the structure is integers.
+    let mut counts: libxdp_sys::xdp_statistics = unsafe { std::mem::zeroed() };
+    let mut size = size_of_val(&counts) as libc::socklen_t;
+    let (fd, name) = (socket.as_raw_fd(), libxdp_sys::XDP_STATISTICS as c_int);
+    // SAFETY: `counts` is what the call fills, and `size` its length.
+    check(unsafe { libc::getsockopt(fd, libc::SOL_XDP, name, (&raw mut counts).cast(), &mut size) })?;
+    Ok(counts)
 }
 
 /// The supplementary groups of the process at the other end of a Unix socket, as they were when it connected.
