@@ -20,12 +20,13 @@ use rustix::time::{ClockId, clock_gettime};
 use xvs_dataplane::capture::Capture;
 use xvs_dataplane::capture::filter::Filter;
 use xvs_dataplane::conn::Timers;
-use xvs_dataplane::port::{BURST, Port};
+use xvs_dataplane::port::Port;
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::worker::Worker;
 use xvs_proto::{MacAddr, ethernet, parse};
 use xvs_sched::ForwardingMethod::{DirectRouting, Nat, Tunnel};
+use xvs_xdp::BURST;
 
 use rig::{Loop, Order, Side, Way};
 

@@ -18,12 +18,13 @@ use xvs_dataplane::capture::filter::Filter;
 use xvs_dataplane::capture::{Capture, Reader};
 use xvs_dataplane::conn::Timers;
 use xvs_dataplane::port::Received;
-use xvs_dataplane::shm::{Frame, Memory};
+use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::worker::Worker;
 use xvs_proto::Prefix;
 use xvs_proto::{ethernet, icmp};
 use xvs_sched::ForwardingMethod::{DirectRouting, Nat, Tunnel};
+use xvs_xdp::Frame;
 
 use rig::{Loop, Order, Side, Way};
 

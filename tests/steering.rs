@@ -3,7 +3,7 @@
 //! Plays every recording's frames, and a few of our own, through the lab; before each, the program is told what the
 //! lab's control thread would tell it, and asked by `BPF_PROG_TEST_RUN`. Steering too much costs a detour, steering
 //! too little loses packets. Needs the right to load a BPF program, and no interface. Not here: what the program
-//! does to frames that are nobody's (`xdp/program.rs`).
+//! does to frames that are nobody's (`steering/mod.rs`).
 
 use std::fs;
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ use xvs::lab_cluster::{
 use xvs::steered::{Steered, unreadable};
 use xvs::{Datagram, LabCluster, Transport, recording};
 use xvs_ctl::lab::Lab;
-use xvs_dataplane::xdp::Verdict;
+use xvs_dataplane::steering::Verdict;
 
 /// Injects a frame; a sentence if it was the director's and would not have reached it.
 fn inject(steered: &mut Steered, lab: &mut Lab, link: &str, frame: &[u8]) -> Result<Value, String> {

@@ -27,8 +27,8 @@ use xvs_dataplane::outcome::{Outcome, Unresolved};
 use xvs_dataplane::pieces::Cut;
 use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::memory::MemoryPort;
-use xvs_dataplane::port::{BURST, LinkId, Port, Received, Woken};
-use xvs_dataplane::shm::{Census, Frame, FrameLayout, FramePool, Memory};
+use xvs_dataplane::port::{Port, Received, Woken};
+use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::{
     Destination, DestinationId, DestinationLive, Encapsulation, Member, Path, Service, ServiceLive, Snapshot,
     Tunnel,
@@ -38,7 +38,9 @@ use xvs_proto::checksum::Coverage;
 use xvs_proto::ipv4::{self, Ipv4};
 use xvs_proto::ipv6::{self, Ipv6};
 use xvs_proto::{Endpoint, Family, FlowKey, HashSecret, MacAddr, Protocol, ethernet, udp};
-use xvs_sched::{ForwardingMethod, ServiceKey, Weight, scheduler, scheduler::Setup};
+use xvs_sched::scheduler::Setup;
+use xvs_sched::{ForwardingMethod, ServiceKey, Weight, scheduler};
+use xvs_xdp::{BURST, Census, Frame, FrameLayout, FramePool, LinkId};
 
 /// The virtual endpoint, in IPv4.
 const VIRTUAL: (Ipv4Addr, u16) = (Ipv4Addr::new(198, 51, 100, 100), 53);

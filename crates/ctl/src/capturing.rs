@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 use xvs_dataplane::capture::filter::{Fate, Filter};
 use xvs_dataplane::capture::{Capture, MOST, Reader, Record, Way as RecordedWay};
 use xvs_dataplane::egress::Egress;
-use xvs_dataplane::port::LinkId;
 use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_proto::Prefix;
 use xvs_sched::ServiceKey;
+use xvs_xdp::LinkId;
 
 use crate::control_thread::Handle;
 use crate::message::CommandError;

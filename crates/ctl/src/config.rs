@@ -12,7 +12,7 @@ use thiserror::Error;
 use tracing_subscriber::EnvFilter;
 use xvs_dataplane::conn::TableConfig;
 use xvs_dataplane::shm::Memory;
-use xvs_dataplane::xdp::RingSizes;
+use xvs_xdp::RingSizes;
 
 use crate::adm::{RuleLine, SystemResolver, read_rules};
 use crate::client::DEFAULT_SOCKET;

@@ -23,7 +23,7 @@ use xvs_dataplane::egress::Egress;
 use xvs_dataplane::egress::model::{Link, Network, RouteAction};
 use xvs_dataplane::local::LocalAddresses;
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
-use xvs_dataplane::xdp::{SteeringError, SteeringRules};
+use xvs_dataplane::steering::{SteeringError, SteeringRules};
 use xvs_proto::Prefix;
 use xvs_sched::{ForwardingMethod, ServiceKey};
 

@@ -12,8 +12,8 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use xvs_dataplane::capture::Captures;
 use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::outcome::Unresolved;
-use xvs_dataplane::port::LinkId;
 use xvs_sched::ServiceKey;
+use xvs_xdp::LinkId;
 
 use crate::control::{Control, Governed, GovernedService, Reach};
 use crate::events::{Kind, Who, changes};

@@ -13,9 +13,10 @@ use std::thread::JoinHandle;
 use core_affinity::CoreId;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use xvs_dataplane::port::xdp::{Waker, XdpPort};
-use xvs_dataplane::reinject::Reinjector;
+use xvs_dataplane::steering::Steering;
+use xvs_dataplane::steering::reinject::Reinjector;
 use xvs_dataplane::worker::Worker;
-use xvs_dataplane::xdp::{Attached, Queues, RingSizes, Sockets, Steering};
+use xvs_xdp::{Attached, Queues, RingSizes, Sockets};
 
 use crate::daemon::{DaemonError, system};
 use crate::placement;

@@ -22,8 +22,9 @@ use xvs_dataplane::fragments::Fragments;
 use xvs_dataplane::outcome::{Outcome, Unresolved};
 use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::xdp::XdpPort;
+use xvs_dataplane::steering::Steering;
 use xvs_dataplane::worker::Worker;
-use xvs_dataplane::xdp::{AttachError, RingSizes, SocketError, Steering};
+use xvs_xdp::{AttachError, RingSizes, SocketError};
 
 use crate::adm::{RuleLine, typed};
 use crate::config::{Config, ConfigError, Keepalived};

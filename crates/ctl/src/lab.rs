@@ -27,12 +27,13 @@ use xvs_dataplane::forward::Identification;
 use xvs_dataplane::fragments::Fragments;
 use xvs_dataplane::outcome::{Outcome, Unresolved};
 use xvs_dataplane::pipeline::Pipeline;
+use xvs_dataplane::port::Port;
 use xvs_dataplane::port::memory::{Bytes, MemoryPort};
-use xvs_dataplane::port::{LinkId, Port};
 use xvs_dataplane::shm::Memory;
+use xvs_dataplane::steering::{SteeringError, SteeringRules};
 use xvs_dataplane::verdict::{DropReason, Verdict};
-use xvs_dataplane::xdp::{SteeringError, SteeringRules};
 use xvs_proto::{HashSecret, MacAddr, Prefix};
+use xvs_xdp::LinkId;
 
 use crate::adm;
 use crate::adm::resolver::Table as Names;
@@ -365,7 +366,7 @@ impl Lab {
         (listener.packets(&egress), listener.missed(&egress))
     }
 
-    /// Lets frames come in by a link, at most [`BURST`](xvs_dataplane::port::BURST) of them, and forgets what left by the last call; for tests that
+    /// Lets frames come in by a link, at most [`BURST`](xvs_xdp::BURST) of them, and forgets what left by the last call; for tests that
     /// have many.
     ///
     /// # Errors

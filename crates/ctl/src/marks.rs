@@ -552,8 +552,8 @@ mod tests {
 
     use proptest::prelude::*;
     use xvs_dataplane::egress::model::Network;
-    use xvs_dataplane::port::LinkId;
     use xvs_proto::{Endpoint, FlowKey, Packet};
+    use xvs_xdp::LinkId;
 
     use super::*;
 

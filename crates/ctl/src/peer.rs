@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 
 use nix::unistd::Group;
 use rustix::net::sockopt::socket_peercred;
-use xvs_dataplane::xdp::peer_groups;
+use xvs_xdp::peer_groups;
 
 use crate::message::Access;
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use xvs_dataplane::xdp::SteeringRules;
+use xvs_dataplane::steering::SteeringRules;
 use xvs_proto::{Endpoint, Family, Prefix, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 

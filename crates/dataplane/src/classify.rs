@@ -6,9 +6,8 @@
 
 use xvs_proto::ipv6::{FRAGMENT_HEADER_LEN, Ipv6, extension};
 use xvs_proto::{Family, Fragment, Packet, Parsed, Protocol, ethernet, parse};
+use xvs_xdp::{Frame, LinkId};
 
-use crate::port::LinkId;
-use crate::shm::Frame;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
 

@@ -6,11 +6,12 @@
 //! (`fragments.rs`), how a packet is cut (`pieces.rs`).
 
 use xvs_proto::{Family, Fragment, Packet, Parsed, ethernet, ipv6, parse};
+use xvs_xdp::LinkId;
 
 use crate::answer::Offence;
 use crate::ending::Ending;
 use crate::fragments::{Datagram, Gathered};
-use crate::port::{LinkId, Port, Received};
+use crate::port::{Port, Received};
 use crate::verdict::{DropReason, Verdict};
 
 impl Ending<'_> {

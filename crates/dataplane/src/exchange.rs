@@ -8,8 +8,8 @@
 //! [`Exchange::new`]. Not here: fragments themselves (`fragments.rs`).
 
 use crossbeam::queue::ArrayQueue;
+use xvs_xdp::{BURST, LinkId};
 
-use crate::port::{BURST, LinkId};
 use crate::shm::atomic::{AtomicU64, Ordering};
 
 /// How many slots there are: several for each datagram of which fragments may wait. Models have two.

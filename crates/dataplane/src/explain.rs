@@ -28,11 +28,11 @@ use crate::clock::Millis;
 use crate::conn::{Copied, Direction, Sought, TableReader};
 use crate::egress::RouteTo;
 use crate::marks::Step;
-use crate::port::LinkId;
 use crate::port::memory::Bytes;
-use crate::shm::FrameLayout;
 use crate::snapshot::{Asked, Path, Snapshot};
 use crate::verdict::Verdict;
+use xvs_xdp::FrameLayout;
+use xvs_xdp::LinkId;
 
 /// The director as it is.
 pub struct Live<'a> {

@@ -32,16 +32,16 @@ use crate::local::LocalCursor;
 use crate::mss;
 use crate::outcome::Unresolved;
 use crate::persistence::Templates;
-use crate::port::{BURST, LinkId};
 use crate::pressure::{Pressure, count_out};
 use crate::schedule::{self, Chosen, Defence, choose, is_first, is_ftp_data, is_reset, service};
-use crate::shm::Frame;
 use crate::snapshot::{
     Activity, ConnReuse, Destination, DestinationId, DestinationLive, Encapsulation, Path, Service,
     ServiceLive, Settings, Snapshot,
 };
 use crate::tell;
 use crate::verdict::{DropReason, Verdict};
+use xvs_xdp::Frame;
+use xvs_xdp::{BURST, LinkId};
 
 /// What a connection is remembered for before its first packet was judged.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(3);

@@ -21,15 +21,13 @@ use xvs_proto::flow::HashSecret;
 use xvs_proto::ipv4::{self, Ipv4};
 use xvs_proto::ipv6::{self, Ipv6};
 use xvs_proto::{Endpoint, Family, FlowKey, Packet, Protocol, ethernet};
+use xvs_xdp::{BURST, Frame, FrameLayout, FramePool, HELD, LinkId};
 
 use crate::clock::Millis;
 use crate::exchange::Exchange;
-use crate::port::{BURST, LinkId, Port, Received};
-use crate::shm::{Frame, FrameLayout, FramePool};
+use crate::port::{Port, Received};
 use crate::verdict::DropReason;
 
-/// How many fragments of one worker may wait.
-pub const HELD: usize = 256;
 /// How many fragments one datagram may have: enough for the largest by links that take 576 bytes (RFC 791 §3.2).
 pub const PER_DATAGRAM: usize = 128;
 /// How long a datagram may be incomplete: as Linux (`ipfrag_time`), and RFC 8200 §4.5.

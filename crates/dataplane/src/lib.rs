@@ -1,12 +1,12 @@
 //! What happens to a packet, now.
 //!
-//! The way of a packet, as modules in its order: the XDP program ([`xdp`]) steers it to a socket; a [`worker`] takes a
+//! The way of a packet, as modules in its order: the XDP program ([`steering`]) steers it to a socket; a [`worker`] takes a
 //! burst of frames from its [`port`] through the [`pipeline`], where each is parsed, classified against the
 //! [`snapshot`], looked up among the connections ([`flow`], [`conn`]), scheduled if it begins one (by its client's template:
 //! [`persistence`]; in a full table in another's place: [`pressure`]), rewritten or
 //! encapsulated ([`forward`]), and sent or dropped ([`outcome`]).
 
-pub mod xdp;
+pub mod steering;
 
 pub mod shm;
 
@@ -42,7 +42,6 @@ pub mod capture;
 
 pub mod answer;
 pub mod outcome;
-pub mod reinject;
 pub mod verdict;
 
 mod occupancy;
@@ -52,4 +51,5 @@ pub mod explain;
 
 pub mod clock;
 pub mod counters;
+pub mod decap;
 pub mod dice;

@@ -9,8 +9,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use xvs_proto::{Family, Packet, Prefix, Protocol};
-
-use crate::port::LinkId;
+use xvs_xdp::LinkId;
 
 /// The mark rules of all sources, in the order in which they apply.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

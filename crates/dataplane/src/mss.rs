@@ -8,9 +8,9 @@
 
 use xvs_proto::{Family, Packet, ipv4, ipv6, tcp};
 use xvs_sched::ForwardingMethod;
+use xvs_xdp::Frame;
 
 use crate::forward::{self, Ends};
-use crate::shm::Frame;
 use crate::snapshot::{Destination, Path};
 
 /// Of which connections the option is lowered.

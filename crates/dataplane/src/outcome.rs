@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
 use xvs_proto::ethernet;
+use xvs_xdp::{BURST, Frame, LinkId};
 
 use crate::answer::{Offence, RateLimit};
 use crate::clock::Millis;
@@ -16,8 +17,7 @@ use crate::counters::WorkerCounters;
 use crate::flow::reset::Reset;
 use crate::forward::Identification;
 use crate::pieces::Cut;
-use crate::port::{BURST, LinkId, Port, Received};
-use crate::shm::Frame;
+use crate::port::{Port, Received};
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
 

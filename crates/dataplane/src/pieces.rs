@@ -8,10 +8,10 @@
 use xvs_proto::ethernet;
 use xvs_proto::ipv4::{self, Ipv4};
 use xvs_proto::ipv6::{self, Ipv6, extension};
+use xvs_xdp::Frame;
 
 use crate::forward::Identification;
 use crate::port::Port;
-use crate::shm::Frame;
 
 /// The unit of fragment offsets, in bytes.
 const UNIT: usize = 8;

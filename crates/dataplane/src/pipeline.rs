@@ -3,7 +3,10 @@
 //! Runs on a worker for every burst. Allocates nothing, waits for nothing, and leaves each frame in exactly one
 //! place; each stage is a loop over the burst, so that the memory which the next stage needs is on its way.
 
-use crate::capture::{Watch, watched::Watched};
+use xvs_xdp::BURST;
+
+use crate::capture::Watch;
+use crate::capture::watched::Watched;
 use crate::classify::{Class, classify};
 use crate::clock::Millis;
 use crate::counters::WorkerCounters;
@@ -12,7 +15,7 @@ use crate::flow::Flows;
 use crate::fragments::Fragments;
 use crate::outcome::Outcome;
 use crate::port::tagged::Tagged;
-use crate::port::{BURST, Port, Received};
+use crate::port::{Port, Received};
 use crate::snapshot::Snapshot;
 use crate::verdict::Verdict;
 

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use xvs_proto::{Endpoint, Malformed, Packet, Protocol, is_host, sctp, tcp};
 use xvs_sched::{ForwardingMethod, Request, ServiceKey};
+use xvs_xdp::LinkId;
 
 use crate::clock::Millis;
 use crate::conn::ConnId;
-use crate::port::LinkId;
 use crate::snapshot::{DestinationId, DestinationLive, Member, Service, Settings, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 

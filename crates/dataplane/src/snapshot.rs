@@ -29,7 +29,7 @@ use crate::mss::MssClamp;
 use crate::occupancy::Occupancy;
 use crate::path_mtu::PathMtu;
 use crate::persistence::Persistence;
-use crate::port::LinkId;
+use xvs_xdp::LinkId;
 
 pub use self::apart::{Asked, Candidate};
 

@@ -20,12 +20,12 @@ use xvs_proto::checksum::{self, Delta};
 use xvs_proto::ipv4::Ipv4;
 use xvs_proto::ipv6::{self, Ipv6};
 use xvs_proto::{Endpoint, Family, Packet, proxy, tcp};
+use xvs_xdp::Frame;
 
 use crate::clock::Millis;
 use crate::conn::{Connection, Flags};
 use crate::counters::WorkerCounters;
 use crate::mss;
-use crate::shm::Frame;
 use crate::snapshot::{Destination, Path};
 
 /// The option that the kernel module `toa` reads.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use xvs_dataplane::egress::RouteTo;
-use xvs_dataplane::xdp::{SteeringError, SteeringRules};
+use xvs_dataplane::steering::{SteeringError, SteeringRules};
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::ServiceKey;
 

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use xvs_dataplane::egress::Egress;
 use xvs_dataplane::egress::model::{Link, Network};
 use xvs_dataplane::mss::MssClamp;
-use xvs_dataplane::port::LinkId;
-use xvs_dataplane::xdp::device::Device;
 use xvs_proto::{Endpoint, MacAddr};
 use xvs_sched::{ForwardingMethod, ServiceKey};
+use xvs_xdp::LinkId;
+use xvs_xdp::device::Device;
 
 use super::Finding;
 use super::clocks::Clock;

@@ -6,12 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
+use std::{io, thread};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
@@ -19,8 +18,8 @@ use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use rustix::process::{Resource, geteuid, getrlimit};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use xvs_dataplane::egress::model::{Link, Network};
-use xvs_dataplane::xdp::arp::who_has;
-use xvs_dataplane::xdp::device::Device;
+use xvs_xdp::arp::who_has;
+use xvs_xdp::device::Device;
 
 use super::addresses::{IGNORE, REDIRECTS, SOURCE};
 use super::facts::{Answer, DaemonFacts, Facts, Interface, Memory, Peer, Server, Service, conf};

@@ -1,7 +1,7 @@
 //! Checks of each interface whose packets the director takes: its mode, queues, offloads, and who else uses it.
 
-use xvs_dataplane::xdp::device::{Device, Owner, Program};
-use xvs_dataplane::xdp::{MAX_MTU, Mode};
+use xvs_xdp::device::{Device, Owner, Program};
+use xvs_xdp::{MAX_MTU, Mode};
 
 use super::Finding;
 use super::facts::{Facts, Interface, Peer};

@@ -1,8 +1,7 @@
 //! Checks of the machine as a whole: kernel, daemon, memory, others who balance.
 
 use xvs_dataplane::conn::TableConfig;
-use xvs_dataplane::xdp::RingSizes;
-use xvs_dataplane::xdp::umem_bytes;
+use xvs_xdp::{RingSizes, umem_bytes};
 
 use super::facts::Facts;
 use super::{Finding, Level};

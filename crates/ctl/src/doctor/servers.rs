@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use xvs_dataplane::egress::{Egress, RouteTo};
 use xvs_dataplane::forward::{self, Ends};
 use xvs_dataplane::snapshot;
-use xvs_dataplane::xdp::MAX_MTU;
 use xvs_proto::Protocol;
 use xvs_sched::{ForwardingMethod, ServiceKey};
+use xvs_xdp::MAX_MTU;
 
 use super::facts::{Facts, Server, Service};
 use super::{Finding, addresses};

@@ -8,8 +8,8 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use xvs_dataplane::egress::{Egress, LinkInfo, RouteTo};
 use xvs_dataplane::explain::FRAME_BYTES;
-use xvs_dataplane::port::LinkId;
 use xvs_proto::{Endpoint, MacAddr, Protocol, checksum, ethernet, ipv4, ipv6, sctp, tcp, udp};
+use xvs_xdp::LinkId;
 
 use crate::message::CommandError;
 

@@ -10,11 +10,11 @@ use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{Copied, Direction};
 use xvs_dataplane::egress::{Egress, RouteTo};
 use xvs_dataplane::explain::{Caveat, Explanation, Live, Origin, Way};
-use xvs_dataplane::port::LinkId;
 use xvs_dataplane::snapshot::{Asked, Candidate, Path, Snapshot};
 use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_proto::{Endpoint, Packet, Parsed, Protocol, ethernet, parse};
 use xvs_sched::{Certainty, Figure, ForwardingMethod};
+use xvs_xdp::LinkId;
 
 use super::question::FLAGS;
 use super::rule;

@@ -8,9 +8,9 @@
 
 use xvs_proto::{Endpoint, FlowKey, Fragment, Packet, Parsed, Prefix, icmp, parse, quoted};
 use xvs_sched::ServiceKey;
+use xvs_xdp::LinkId;
 
 use crate::flow::{Flows, Known};
-use crate::port::LinkId;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
 

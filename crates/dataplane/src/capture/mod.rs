@@ -10,14 +10,14 @@
 use std::sync::{Arc, Mutex};
 
 use rtrb::{Consumer, Producer, RingBuffer};
+use xvs_xdp::{BURST, LinkId};
 
+use self::filter::{Filter, Judged};
 use crate::counters::Counter;
 use crate::flow::Flows;
 use crate::port::tagged::Tagged;
-use crate::port::{BURST, LinkId, Port, Received};
+use crate::port::{Port, Received};
 use crate::verdict::Verdict;
-
-use self::filter::{Filter, Judged};
 
 pub mod filter;
 pub mod watched;

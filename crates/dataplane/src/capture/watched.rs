@@ -8,11 +8,12 @@
 use std::sync::MutexGuard;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use xvs_xdp::{BURST, Census, Frame, LinkId};
+
 use super::filter::{Judged, Subject};
 use super::{Capture, Lane, MOST, Seen, Watch, Way};
 use crate::flow::Flows;
-use crate::port::{BURST, LinkId, Port, Received, Woken};
-use crate::shm::{Census, Frame};
+use crate::port::{Port, Received, Woken};
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
 

@@ -10,8 +10,7 @@ use std::net::IpAddr;
 
 use hashbrown::HashMap;
 use xvs_proto::{Family, MacAddr};
-
-use crate::port::LinkId;
+use xvs_xdp::LinkId;
 
 use self::model::{Link, Network, RuledMark};
 use self::routes::{Action, Routes, Target};

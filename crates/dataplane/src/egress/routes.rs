@@ -11,8 +11,7 @@ use std::net::IpAddr;
 
 use hashbrown::HashMap;
 use xvs_proto::Family;
-
-use crate::port::LinkId;
+use xvs_xdp::LinkId;
 
 use super::aligned;
 use super::model::{Route, RouteAction};

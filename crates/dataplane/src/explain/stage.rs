@@ -4,6 +4,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use xvs_proto::{FlowKey, HashSecret, Packet, icmp, quoted};
+use xvs_xdp::LinkId;
 
 use super::{LAYOUT, Live};
 use crate::classify::{Class, classify};
@@ -18,7 +19,7 @@ use crate::outcome::{Outcome, Unresolved};
 use crate::pipeline::Pipeline;
 use crate::port::memory::MemoryPort;
 use crate::port::tagged::Tagged;
-use crate::port::{LinkId, Port, Received};
+use crate::port::{Port, Received};
 use crate::shm::Memory;
 use crate::snapshot::{Asked, ServiceLive, Settings, Snapshot};
 use crate::verdict::Verdict;

@@ -8,13 +8,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use xvs_proto::{Endpoint, Family, Packet, is_host};
 use xvs_sched::{ForwardingMethod, ServiceKey};
+use xvs_xdp::Frame;
 
 use super::{Begun, FIRST_TIMEOUT, Flows};
 use crate::answer::{Offence, Speaker};
 use crate::clock::Millis;
 use crate::conn::{ConnId, Connection, Direction, Flags, Inserted, NewConnection};
 use crate::forward;
-use crate::shm::Frame;
 use crate::snapshot::{Path, Service, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 

@@ -12,6 +12,7 @@
 use xvs_proto::udp::HEADER_LEN as UDP_HEADER_LEN;
 use xvs_proto::{Family, FlowKey, Fragment, Packet, Protocol, ethernet, gre, gue, icmp, quoted};
 use xvs_sched::ForwardingMethod;
+use xvs_xdp::{Frame, LinkId};
 
 use super::bypass::is_bypass;
 use super::{Begun, Flows, destination, ends};
@@ -19,9 +20,7 @@ use crate::answer::{Offence, Speaker};
 use crate::clock::Millis;
 use crate::conn::{ConnId, Direction};
 use crate::forward::{self, Ends};
-use crate::port::LinkId;
 use crate::schedule::{FTP_DATA, may_ask};
-use crate::shm::Frame;
 use crate::snapshot::{Destination, DestinationId, Encapsulation, Path, Snapshot};
 use crate::tell;
 use crate::verdict::{DropReason, Verdict};

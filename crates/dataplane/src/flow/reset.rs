@@ -13,14 +13,14 @@
 use std::net::IpAddr;
 
 use xvs_proto::{Endpoint, Packet, Protocol, checksum, ipv4, ipv6, tcp};
+use xvs_xdp::{Frame, LinkId};
 
 use super::Flows;
 use crate::answer::hop_to;
 use crate::conn::{Connection, Flags};
 use crate::forward::link_header;
 use crate::outcome::Unresolved;
-use crate::port::{LinkId, Port};
-use crate::shm::Frame;
+use crate::port::Port;
 use crate::snapshot::Snapshot;
 use crate::tell::without_data;
 

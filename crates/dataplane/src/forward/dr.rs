@@ -1,9 +1,9 @@
 //! Direct routing: the packet goes to the destination's link address as it is.
 
 use xvs_proto::Packet;
+use xvs_xdp::Frame;
 
 use super::{admit_request, strip};
-use crate::shm::Frame;
 use crate::snapshot::Hop;
 use crate::verdict::DropReason;
 

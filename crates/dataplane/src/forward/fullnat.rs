@@ -7,10 +7,10 @@
 
 use xvs_proto::ipv4::Ipv4;
 use xvs_proto::{Endpoint, Family, Packet};
+use xvs_xdp::Frame;
 
 use super::nat::{End, rewrite};
 use super::{Ends, Identification, admit_request, strip};
-use crate::shm::Frame;
 use crate::snapshot::Hop;
 use crate::verdict::DropReason;
 

@@ -21,9 +21,9 @@ use xvs_sched::ForwardingMethod;
 use crate::clock::Millis;
 use crate::egress::Egress;
 use crate::path_mtu::PathMtu;
-use crate::shm::Frame;
 use crate::snapshot::{Hop, Path, Tunnel};
 use crate::verdict::{DropReason, Verdict};
+use xvs_xdp::Frame;
 
 /// The identifications that a worker gives to packets: to outer headers of its own, to what it fragments, and to what
 /// leaves from a local address for others may fragment it.

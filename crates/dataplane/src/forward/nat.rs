@@ -9,9 +9,9 @@ use xvs_proto::checksum::Delta;
 use xvs_proto::ipv4::Ipv4;
 use xvs_proto::ipv6::Ipv6;
 use xvs_proto::{Endpoint, Packet, Protocol, sctp, tcp, udp};
+use xvs_xdp::Frame;
 
 use super::{Ends, admit_request, strip};
-use crate::shm::Frame;
 use crate::snapshot::Hop;
 use crate::verdict::DropReason;
 

@@ -10,9 +10,9 @@ use std::ops::Range;
 
 use xvs_proto::checksum::{Coverage, Delta};
 use xvs_proto::{Endpoint, Family, Packet, Protocol, ethernet, gre, gue, ipv4, ipv6, udp};
+use xvs_xdp::Frame;
 
 use super::{Ends, Outer, check_size, check_ttl, decrement_ttl, strip};
-use crate::shm::Frame;
 use crate::snapshot::{Encapsulation, Hop};
 use crate::verdict::DropReason;
 

@@ -23,8 +23,8 @@ use xvs_dataplane::fragments::Fragments;
 use xvs_dataplane::outcome::{Outcome, Unresolved};
 use xvs_dataplane::persistence::{ClientMask, Persistence, Together};
 use xvs_dataplane::pipeline::Pipeline;
+use xvs_dataplane::port::Port as _;
 use xvs_dataplane::port::memory::{Bytes, MemoryPort};
-use xvs_dataplane::port::{LinkId, Port as _};
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::{
     Activity, Destination, DestinationId, DestinationLive, Encapsulation, Member, Path, Service, ServiceLive,
@@ -32,7 +32,9 @@ use xvs_dataplane::snapshot::{
 };
 use xvs_dataplane::verdict::Verdict;
 use xvs_proto::{Endpoint, FlowKey, MacAddr, Protocol};
-use xvs_sched::{ForwardingMethod, Load, ServiceKey, Weight, scheduler, scheduler::Setup};
+use xvs_sched::scheduler::Setup;
+use xvs_sched::{ForwardingMethod, Load, ServiceKey, Weight, scheduler};
+use xvs_xdp::LinkId;
 
 pub(crate) const SYN: u8 = 0x02;
 pub(crate) const ACK: u8 = 0x10;

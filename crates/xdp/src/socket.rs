@@ -13,11 +13,12 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use super::attach::Attached;
 use super::error::SocketError;
 use super::mode::CopyMode;
-use super::rings::Rings;
+use super::queue::Rings;
 use super::sys::{self, Kick};
 use super::umem::{RingSizes, Umem};
-use crate::port::{BURST, LinkId};
-use crate::shm::{Frame, FramePool, Span};
+use crate::burst::BURST;
+use crate::frame::{Frame, FramePool, Span};
+use crate::link::LinkId;
 
 /// What the kernel and we counted on a socket since it was opened, and what it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -1,7 +1,7 @@
 //! A worker's packet memory (UMEM): how large it is, and its registration with the kernel.
 //!
 //! Made once for a worker. The kernel locks the memory, so its size meets RLIMIT_MEMLOCK; the limit is raised as far as this
-//! process may. Not here: which frame is where (`shm/frame.rs`).
+//! process may. Not here: which frame is where (`frame.rs`).
 
 use std::ffi::CString;
 use std::io;
@@ -13,9 +13,8 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::rings::{CompletionRing, FillRing, ReceiveRing, TransmitRing};
-use crate::fragments::HELD;
-use crate::port::BURST;
-use crate::shm::{FrameLayout, FramePool};
+use crate::burst::{BURST, HELD};
+use crate::frame::{FrameLayout, FramePool};
 
 /// How many frames each socket of a worker may have lent to the kernel; both are powers of two, at least 64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,7 +137,7 @@ impl Umem {
     /// Makes a socket with these rings and binds it. Returns it with its fill and completion rings, which are unset if the
     /// UMEM has a socket of this queue already.
     ///
-    /// The rings must stay until the socket is deleted: [`super::rings::Rings`] sees to it.
+    /// The rings must stay until the socket is deleted: [`super::queue::Rings`] sees to it.
     pub(super) fn open_socket(
         &self,
         interface: &str,

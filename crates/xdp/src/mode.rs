@@ -3,8 +3,7 @@
 //! Looked at once, when an interface is attached. What would corrupt traffic is refused with the command that mends
 //! it. Source: the kernel's Documentation/networking/af_xdp.rst, and net/core/dev.c for generic mode.
 
-use std::fmt;
-use std::io;
+use std::{fmt, io};
 
 use super::sys::{Ethtool, FLAG_LRO, FLAG_RX_VLAN, Request};
 

@@ -12,9 +12,8 @@ use std::io;
 use std::net::IpAddr;
 
 use thiserror::Error;
-
-use super::bpf::{KernelMap, Object, program_info, query_xdp, set_xdp};
-use super::mode::Mode;
+use xvs_xdp::Mode;
+use xvs_xdp::bpf::{KernelMap, Object, program_info, query_xdp, set_xdp};
 
 /// Which XDP program an interface has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -228,7 +227,7 @@ mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     use super::*;
-    use crate::xdp::bpf::test_run;
+    use xvs_xdp::bpf::test_run;
 
     const VIP: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
     const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 1);

@@ -81,7 +81,7 @@ impl std::fmt::Debug for Attached {
 ///
 /// # Errors
 /// See [`AttachError`]; nothing stays attached.
-pub(crate) fn attach(
+pub fn attach(
     interface: &str,
     program: &CStr,
     constants: &[u8],

@@ -19,8 +19,9 @@ use super::mode::{CopyMode, Mode};
 use super::socket::{Socket, Statistics};
 use super::sys;
 use super::umem::{RingSizes, Umem, layout};
-use crate::port::{BURST, LinkId};
-use crate::shm::{Census, Frame, FramePool};
+use crate::burst::BURST;
+use crate::frame::{Census, Frame, FramePool};
+use crate::link::LinkId;
 
 /// The queues of one interface that a worker owns.
 #[derive(Debug, Clone, Copy)]

@@ -13,7 +13,7 @@ use super::bpf::{Direction, attach_tc, prepare_tc};
 use super::sys::{Request, index_of, make_tap};
 
 /// An interface of ours, without addresses.
-pub(crate) struct Tap {
+pub struct Tap {
     fd: OwnedFd,
     name: String,
 }
@@ -21,7 +21,7 @@ pub(crate) struct Tap {
 impl Tap {
     /// Makes a TAP in this thread's network namespace, with these programs for what is written to it and for what the kernel
     /// sends by it. `pattern` is its name, in which `%d` stands for the first free number.
-    pub(crate) fn open(pattern: &str, ingress: BorrowedFd<'_>, egress: BorrowedFd<'_>) -> io::Result<Self> {
+    pub fn open(pattern: &str, ingress: BorrowedFd<'_>, egress: BorrowedFd<'_>) -> io::Result<Self> {
         let fd = open("/dev/net/tun", OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
         let name = make_tap(fd.as_fd(), pattern)?;
         no_ipv6(&name)?;
@@ -35,12 +35,12 @@ impl Tap {
     }
 
     /// Its name.
-    pub(crate) fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         &self.name
     }
 
     /// Hands a frame, in these parts, to the kernel. Never blocks.
-    pub(crate) fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+    pub fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
         rustix::io::writev(&self.fd, parts)?;
         Ok(())
     }

@@ -9,11 +9,16 @@ use std::ffi::CStr;
 use std::io;
 
 use rustix::rand::{GetRandomFlags, getrandom};
+use xvs_xdp::bpf::{Map, Object, test_run};
+use xvs_xdp::{AttachError, Attached, Mode, attach};
 
-use super::attach::{AttachError, Attached, attach};
-use super::bpf::{Map, Object, test_run};
-use super::mode::Mode;
-use super::steering::{Image, Marker, Roles, SteeringRules};
+use self::maps::{Image, Marker, Roles};
+
+mod maps;
+pub mod reinject;
+mod rules;
+
+pub use self::rules::SteeringRules;
 
 const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/redirect.bpf.o"));
 const SHARED: [&CStr; 4] = [c"endpoints", c"addresses", c"prefixes", c"translated"];

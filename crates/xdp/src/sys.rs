@@ -3,10 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{c_int, c_ulong, c_void};
-use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::ptr;
+use std::{io, ptr};
 
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};

@@ -1,62 +1,15 @@
-//! What the XDP program is told: which packets are the director's, as the content of its maps.
+//! The content of the steering program's maps, and what a change of rules changes of it.
 //!
-//! Computed by the control thread at every change of configuration; plain values, no system call. A change costs what it
-//! changes. The layouts are those of `bpf/maps.h`. Not here: writing the maps (`program.rs`).
+//! Plain values, no system call; a change costs what it changes. The layouts are those of `bpf/maps.h`, which a test compares
+//! with them. Not here: writing the maps (`mod.rs`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use xvs_proto::{Endpoint, Prefix, Protocol};
 
-/// Which packets are the director's. Everything else stays with the kernel.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct SteeringRules {
-    /// Packets *to* these are the director's, and so are fragments and ICMP errors to their addresses. Port 0 is every
-    /// port.
-    pub services: BTreeSet<(Protocol, Endpoint)>,
-    /// Packets *from* these are, unless they go to a local address; so are fragments from their addresses. Besides
-    /// masqueraded destinations, virtual endpoints whose replies may pass here. Port 0 is every port.
-    pub nat_destinations: BTreeSet<(Protocol, Endpoint)>,
-    /// Every TCP, UDP, SCTP, AH and ESP packet to these is, and every fragment and ICMP error: what may be marked.
-    /// In IPv6 also what comes from these, unless it goes to a local address.
-    pub wide: BTreeSet<Prefix>,
-    /// Packets to these ports of these addresses are, first and last port: where FULLNAT's replies come to. So are
-    /// fragments to the addresses.
-    pub translated: BTreeMap<IpAddr, (u16, u16)>,
-    /// Where tunnels lead: ICMP errors about packets to these that may be a tunnel's are the director's.
-    pub tunnel_ends: BTreeSet<IpAddr>,
-    /// Addresses of this machine: what its own programs say to a destination is not a client's connection.
-    pub local_addresses: BTreeSet<IpAddr>,
-}
-
-impl SteeringRules {
-    /// Steers also what `more` steers; its local addresses are not looked at.
-    pub fn add(&mut self, more: &Self) {
-        self.services.extend(&more.services);
-        self.nat_destinations.extend(&more.nat_destinations);
-        self.wide.extend(&more.wide);
-        self.tunnel_ends.extend(&more.tunnel_ends);
-        for (addr, ports) in &more.translated {
-            let known = self.translated.entry(*addr).or_insert(*ports);
-            *known = spanning(*known, *ports);
-        }
-    }
-
-    /// Steers no longer what `less` names; its local addresses are not looked at, nor its ports: an address goes whole.
-    pub fn subtract(&mut self, less: &Self) {
-        less.services.iter().for_each(|service| _ = self.services.remove(service));
-        less.nat_destinations.iter().for_each(|from| _ = self.nat_destinations.remove(from));
-        less.wide.iter().for_each(|network| _ = self.wide.remove(network));
-        less.tunnel_ends.iter().for_each(|end| _ = self.tunnel_ends.remove(end));
-        less.translated.keys().for_each(|addr| _ = self.translated.remove(addr));
-    }
-}
-
-/// The ports of either, and those between.
-fn spanning(one: (u16, u16), other: (u16, u16)) -> (u16, u16) {
-    (one.0.min(other.0), one.1.max(other.1))
-}
+use super::rules::{SteeringRules, spanning};
 
 /// A map of the program as it is, or as some of its keys are to be: key to roles, 0 for a key that is not there.
 pub(super) type Roles<const K: usize> = BTreeMap<[u8; K], u32>;
@@ -173,14 +126,14 @@ mod endpoint {
     pub(super) const PORT: Range<usize> = 16..18;
     pub(super) const PROTOCOL: usize = 18;
     pub(super) const FAMILY: usize = 19;
-    pub(in super::super) const SIZE: usize = 20;
+    pub(in crate::steering) const SIZE: usize = 20;
 }
 
 mod address {
     use std::ops::Range;
     pub(super) const ADDR: Range<usize> = 0..16;
     pub(super) const FAMILY: Range<usize> = 16..20;
-    pub(in super::super) const SIZE: usize = 20;
+    pub(in crate::steering) const SIZE: usize = 20;
 }
 
 mod prefix {
@@ -188,7 +141,7 @@ mod prefix {
     pub(super) const BITS: Range<usize> = 0..4;
     pub(super) const FAMILY: Range<usize> = 4..8;
     pub(super) const ADDR: Range<usize> = 8..24;
-    pub(in super::super) const SIZE: usize = 24;
+    pub(in crate::steering) const SIZE: usize = 24;
 }
 
 /// The number of the IP version, and the address in the first of 16 bytes.

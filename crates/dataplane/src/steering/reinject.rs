@@ -11,9 +11,11 @@
 
 use std::io::{self, IoSlice};
 
-use crate::xdp::bpf::Object;
-use crate::xdp::tap::Tap;
-use crate::xdp::{Attached, marker};
+use xvs_xdp::Attached;
+use xvs_xdp::bpf::Object;
+use xvs_xdp::tap::Tap;
+
+use crate::steering::marker;
 
 const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/reinject.bpf.o"));
 
