@@ -8,8 +8,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use xvs_dataplane::call_ids::CallIds;
 use xvs_dataplane::clock::Millis;
+use xvs_dataplane::conn::CallIds;
 use xvs_dataplane::conn::{
     ASSURED, Connection, Flags, Removal, TableReader, sctp::SctpState, tcp::TcpState, udp,
 };

@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use xvs_dataplane::call_ids::CallIds;
 use xvs_dataplane::clock::Millis;
+use xvs_dataplane::conn::CallIds;
 use xvs_dataplane::egress::RouteTo;
 use xvs_dataplane::path_mtu::PathMtu;
 use xvs_dataplane::persistence::{ClientMask, Persistence, Together};

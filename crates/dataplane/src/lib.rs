@@ -16,7 +16,6 @@ pub mod worker;
 
 pub mod pipeline;
 
-pub mod call_ids;
 pub mod classify;
 pub mod conn;
 pub mod flow;

@@ -19,8 +19,8 @@ use std::time::Duration;
 use xvs_proto::{Endpoint, FlowKey, Packet, Protocol, sip, udp};
 use xvs_sched::{Request, ServiceKey};
 
-use crate::call_ids::CallIds;
 use crate::clock::Millis;
+use crate::conn::CallIds;
 use crate::conn::{ConnId, Flags, Inserted, NewConnection, TableWorker};
 use crate::counters::WorkerCounters;
 use crate::pressure::{Pressure, forget_call};

@@ -19,8 +19,8 @@ use xvs_sched::{
     Candidates, Choice, ClientAddress, ForwardingMethod, Load, Request, Scheduler, ServiceKey, State, Weight,
 };
 
-use crate::call_ids::CallIds;
 use crate::capture::Captures;
+use crate::conn::CallIds;
 use crate::counters::SharedStats;
 use crate::egress::{Egress, RouteTo};
 use crate::local::LocalAddresses;

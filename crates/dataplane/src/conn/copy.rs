@@ -7,7 +7,7 @@
 use xvs_proto::FlowKey;
 
 use super::{ConnId, Connection, Flags, Inserted, NewConnection, TableWorker};
-use crate::call_ids::CallIds;
+use crate::conn::CallIds;
 use crate::shm::atomic::Ordering;
 
 /// What a look-up looks for.

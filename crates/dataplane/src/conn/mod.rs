@@ -6,6 +6,7 @@
 //! Not here: the states themselves and their timeouts (`tcp.rs`, `udp.rs`, `sctp.rs`).
 
 mod buckets;
+mod call_ids;
 mod copy;
 mod entry;
 mod quiescence;
@@ -30,6 +31,7 @@ use crate::shm::atomic::Ordering;
 
 use entry::{Kind, Record};
 
+pub use call_ids::CallIds;
 pub use copy::Copied;
 pub(crate) use copy::Sought;
 pub use reader::TableReader;

@@ -10,8 +10,8 @@ use super::copy::{Copied, Sought};
 use super::seat::{Removal, Seat};
 use super::table::Table;
 use super::{ConnId, Connection};
-use crate::call_ids::CallIds;
 use crate::clock::Millis;
+use crate::conn::CallIds;
 
 /// A seat for listings and sweeps. It is parked except during a walk.
 #[derive(Debug)]

@@ -5,10 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use xvs_dataplane::call_ids::CallIds;
 use xvs_dataplane::capture::filter::Filter;
 use xvs_dataplane::capture::{Capture, Reader};
 use xvs_dataplane::clock::Millis;
+use xvs_dataplane::conn::CallIds;
 use xvs_dataplane::conn::tcp::TcpState;
 use xvs_dataplane::conn::{
     Direction, Flags, Inserted, NewConnection, Table, TableConfig, TableReader, Timers,
