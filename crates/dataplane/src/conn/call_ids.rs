@@ -10,15 +10,15 @@
 //! at up to 64 slots. Not here: how a message is read (`xvs-proto`, `sip.rs`), which template gives way (`pressure.rs`).
 
 use std::hash::BuildHasher;
-use std::sync::atomic::{
-    AtomicU64, AtomicUsize,
-    Ordering::{Acquire, Relaxed, Release},
-};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use hashbrown::DefaultHashBuilder;
 use xvs_proto::sip::CALL_ID_MAX;
 
-use crate::conn::{ConnId, Connection, TableWorker};
+use super::connection::Connection;
+use super::id::ConnId;
+use super::seat::TableWorker;
 
 /// All slots.
 #[derive(Default)]
@@ -164,7 +164,9 @@ mod tests {
 
     use super::*;
     use crate::clock::Millis;
-    use crate::conn::{Flags, Inserted, NewConnection, Table, TableConfig};
+    use crate::conn::flags::Flags;
+    use crate::conn::insertion::{Inserted, NewConnection};
+    use crate::conn::table::{Table, TableConfig};
     use crate::shm::Memory;
 
     fn seat() -> TableWorker {
