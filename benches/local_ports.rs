@@ -14,9 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
-use xvs_dataplane::local::LocalAddresses;
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::Snapshot;
+use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
 use xvs_dataplane::worker::Worker;
 use xvs_sched::ForwardingMethod;
 

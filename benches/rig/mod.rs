@@ -13,22 +13,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use xvs_dataplane::burst::flows::Flows;
+use xvs_dataplane::burst::transmit::{Outcome, Unresolved};
 use xvs_dataplane::clock::Clock;
 use xvs_dataplane::conn::{Table, TableConfig};
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::Egress;
 use xvs_dataplane::egress::model::Network;
-use xvs_dataplane::exchange::Exchange;
-use xvs_dataplane::flow::Flows;
 use xvs_dataplane::forward::Identification;
-use xvs_dataplane::fragments::Fragments;
-use xvs_dataplane::local::LocalAddresses;
-use xvs_dataplane::outcome::{Outcome, Unresolved};
-use xvs_dataplane::pieces::Cut;
 use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::memory::MemoryPort;
 use xvs_dataplane::port::{Port, Received, Woken};
 use xvs_dataplane::shm::Memory;
+use xvs_dataplane::slow_path::fragmentation::Cut;
+use xvs_dataplane::slow_path::reassembly::Fragments;
+use xvs_dataplane::slow_path::reassembly::handoff::Exchange;
+use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
 use xvs_dataplane::snapshot::{
     Destination, DestinationId, DestinationLive, Encapsulation, Member, Path, Service, ServiceLive, Snapshot,
     Tunnel,
@@ -38,8 +38,8 @@ use xvs_proto::checksum::Coverage;
 use xvs_proto::ipv4::{self, Ipv4};
 use xvs_proto::ipv6::{self, Ipv6};
 use xvs_proto::{Endpoint, Family, FlowKey, HashSecret, MacAddr, Protocol, ethernet, udp};
-use xvs_sched::scheduler::Setup;
-use xvs_sched::{ForwardingMethod, ServiceKey, Weight, scheduler};
+use xvs_sched::scheduler::{self, Setup};
+use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 use xvs_xdp::{BURST, Census, Frame, FrameLayout, FramePool, LinkId};
 
 /// The virtual endpoint, in IPv4.

@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use xvs_dataplane::clock::Millis;
-use xvs_dataplane::conn::CallIds;
-use xvs_dataplane::conn::{
-    ASSURED, Connection, Flags, Removal, TableReader, sctp::SctpState, tcp::TcpState, udp,
-};
+use xvs_dataplane::conn::sctp::SctpState;
+use xvs_dataplane::conn::tcp::TcpState;
+use xvs_dataplane::conn::{ASSURED, CallIds, Connection, Flags, Removal, TableReader, udp};
 use xvs_dataplane::counters::Counter;
-use xvs_dataplane::pressure::{count_out, is_known};
+use xvs_dataplane::new_connection::eviction::{count_out, is_known};
 use xvs_dataplane::snapshot::{DestinationId, Service, Snapshot};
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::ServiceKey;

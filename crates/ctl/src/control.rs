@@ -21,7 +21,7 @@ use xvs_dataplane::capture::Captures;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::egress::Egress;
 use xvs_dataplane::egress::model::{Link, Network, RouteAction};
-use xvs_dataplane::local::LocalAddresses;
+use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 use xvs_dataplane::steering::{SteeringError, SteeringRules};
 use xvs_proto::Prefix;

@@ -2,7 +2,7 @@
 //!
 //! Set by `xvs laddr`, kept in the desired state, handed to the workers with the snapshot. Their use is counted when it is
 //! asked for, by a walk over the connections in bounded slices, so that no packet pays for it.
-//! Not here: which port a connection takes (`xvs_dataplane::local`), and what the kernel is kept off (`reserved.rs`).
+//! Not here: which port a connection takes (`xvs_dataplane::snapshot::local_addresses`), and what the kernel is kept off (`reserved.rs`).
 
 use std::collections::HashMap;
 use std::fmt;

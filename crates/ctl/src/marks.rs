@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use xvs_dataplane::egress::model::Link;
-use xvs_dataplane::marks::{self, Change, Condition, Expected, Marks, Step, Test};
+use xvs_dataplane::snapshot::marks::{self, Change, Condition, Expected, Marks, Step, Test};
 use xvs_proto::{Family, Prefix, Protocol};
 
 /// A rule of `xvs mark`: packets that fit everything said get the mark.

@@ -16,8 +16,8 @@ use std::time::Duration;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::CallIds;
 use xvs_dataplane::egress::RouteTo;
-use xvs_dataplane::path_mtu::PathMtu;
-use xvs_dataplane::persistence::{ClientMask, Persistence, Together};
+use xvs_dataplane::egress::path_mtu::PathMtu;
+use xvs_dataplane::new_connection::persistence::{ClientMask, Persistence, Together};
 use xvs_dataplane::snapshot::{
     self, Destination, DestinationId, DestinationLive, Encapsulation, Member, Path, Service, ServiceLive,
     Snapshot,

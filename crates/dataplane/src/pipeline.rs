@@ -5,17 +5,17 @@
 
 use xvs_xdp::BURST;
 
+use crate::burst::classify::{Class, classify};
+use crate::burst::dispatch::{self, Ending};
+use crate::burst::flows::Flows;
+use crate::burst::transmit::Outcome;
 use crate::capture::Watch;
 use crate::capture::watched::Watched;
-use crate::classify::{Class, classify};
 use crate::clock::Millis;
 use crate::counters::WorkerCounters;
-use crate::ending::{self, Ending};
-use crate::flow::Flows;
-use crate::fragments::Fragments;
-use crate::outcome::Outcome;
 use crate::port::tagged::Tagged;
 use crate::port::{Port, Received};
+use crate::slow_path::reassembly::Fragments;
 use crate::snapshot::Snapshot;
 use crate::verdict::Verdict;
 
@@ -124,7 +124,7 @@ impl Pipeline {
 
     /// Drops what waits for others, for a worker that ends.
     pub fn abandon(&mut self, port: &mut impl Port) {
-        ending::abandon(&mut self.fragments, &mut self.outcome, port);
+        dispatch::abandon(&mut self.fragments, &mut self.outcome, port);
     }
 
     /// The packets' connections.

@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
 use loom::thread;
-use xvs_dataplane::exchange::Exchange;
+use xvs_dataplane::slow_path::reassembly::handoff::Exchange;
 use xvs_xdp::LinkId;
 
 const PREEMPTIONS: usize = 4;

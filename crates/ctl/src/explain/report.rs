@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
-use xvs_dataplane::classify::Class;
+use xvs_dataplane::burst::classify::Class;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{Copied, Direction};
 use xvs_dataplane::egress::{Egress, RouteTo};

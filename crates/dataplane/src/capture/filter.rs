@@ -10,7 +10,7 @@ use xvs_proto::{Endpoint, FlowKey, Fragment, Packet, Parsed, Prefix, icmp, parse
 use xvs_sched::ServiceKey;
 use xvs_xdp::LinkId;
 
-use crate::flow::{Flows, Known};
+use crate::burst::flows::{Flows, Known};
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
 

@@ -13,8 +13,8 @@ use rtrb::{Consumer, Producer, RingBuffer};
 use xvs_xdp::{BURST, LinkId};
 
 use self::filter::{Filter, Judged};
+use crate::burst::flows::Flows;
 use crate::counters::Counter;
-use crate::flow::Flows;
 use crate::port::tagged::Tagged;
 use crate::port::{Port, Received};
 use crate::verdict::Verdict;

@@ -12,7 +12,7 @@ use xvs_xdp::{BURST, Census, Frame, LinkId};
 
 use super::filter::{Judged, Subject};
 use super::{Capture, Lane, MOST, Seen, Watch, Way};
-use crate::flow::Flows;
+use crate::burst::flows::Flows;
 use crate::port::{Port, Received, Woken};
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};

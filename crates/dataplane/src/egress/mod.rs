@@ -16,6 +16,7 @@ use self::model::{Link, Network, RuledMark};
 use self::routes::{Action, Routes, Target};
 
 pub mod model;
+pub mod path_mtu;
 mod routes;
 
 /// The look-up tables of one [`Network`].

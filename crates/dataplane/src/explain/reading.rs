@@ -8,10 +8,10 @@ use xvs_sched::{Certainty, ServiceKey};
 
 use super::stage::Stage;
 use super::{Caveat, Explanation, Live, Origin, Way, passing};
-use crate::classify::Class;
+use crate::burst::classify::Class;
 use crate::conn::{ConnId, Copied, Direction};
-use crate::marks::Step;
-use crate::schedule;
+use crate::new_connection::schedule;
+use crate::snapshot::marks::Step;
 use crate::snapshot::{Asked, DestinationId, Path, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 

@@ -7,20 +7,20 @@ use xvs_proto::{FlowKey, HashSecret, Packet, icmp, quoted};
 use xvs_xdp::LinkId;
 
 use super::{LAYOUT, Live};
-use crate::classify::{Class, classify};
+use crate::burst::classify::{Class, classify};
+use crate::burst::flows::Flows;
+use crate::burst::transmit::{Outcome, Unresolved};
 use crate::conn::{ConnId, Copied, Direction, Sought, Table, TableConfig};
 use crate::counters::WorkerCounters;
 use crate::egress::Egress;
-use crate::exchange::Exchange;
-use crate::flow::Flows;
 use crate::forward::Identification;
-use crate::fragments::Fragments;
-use crate::outcome::{Outcome, Unresolved};
 use crate::pipeline::Pipeline;
 use crate::port::memory::MemoryPort;
 use crate::port::tagged::Tagged;
 use crate::port::{Port, Received};
 use crate::shm::Memory;
+use crate::slow_path::reassembly::Fragments;
+use crate::slow_path::reassembly::handoff::Exchange;
 use crate::snapshot::{Asked, ServiceLive, Settings, Snapshot};
 use crate::verdict::Verdict;
 

@@ -20,7 +20,7 @@ use xvs_sched::ForwardingMethod;
 
 use crate::clock::Millis;
 use crate::egress::Egress;
-use crate::path_mtu::PathMtu;
+use crate::egress::path_mtu::PathMtu;
 use crate::snapshot::{Hop, Path, Tunnel};
 use crate::verdict::{DropReason, Verdict};
 use xvs_xdp::Frame;

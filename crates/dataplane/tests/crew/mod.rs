@@ -5,35 +5,34 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use xvs_dataplane::burst::flows::Flows;
+use xvs_dataplane::burst::transmit::{Outcome, Unresolved};
 use xvs_dataplane::capture::filter::Filter;
 use xvs_dataplane::capture::{Capture, Reader};
 use xvs_dataplane::clock::Millis;
-use xvs_dataplane::conn::CallIds;
 use xvs_dataplane::conn::tcp::TcpState;
 use xvs_dataplane::conn::{
-    Direction, Flags, Inserted, NewConnection, Table, TableConfig, TableReader, Timers,
+    CallIds, Direction, Flags, Inserted, NewConnection, Table, TableConfig, TableReader, Timers,
 };
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::Egress;
 use xvs_dataplane::egress::model::Network;
-use xvs_dataplane::exchange::Exchange;
-use xvs_dataplane::flow::Flows;
 use xvs_dataplane::forward::Identification;
-use xvs_dataplane::fragments::Fragments;
-use xvs_dataplane::outcome::{Outcome, Unresolved};
-use xvs_dataplane::persistence::{ClientMask, Persistence, Together};
+use xvs_dataplane::new_connection::persistence::{ClientMask, Persistence, Together};
 use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::Port as _;
 use xvs_dataplane::port::memory::{Bytes, MemoryPort};
 use xvs_dataplane::shm::Memory;
+use xvs_dataplane::slow_path::reassembly::Fragments;
+use xvs_dataplane::slow_path::reassembly::handoff::Exchange;
 use xvs_dataplane::snapshot::{
     Activity, Destination, DestinationId, DestinationLive, Encapsulation, Member, Path, Service, ServiceLive,
     Snapshot, Tunnel,
 };
 use xvs_dataplane::verdict::Verdict;
 use xvs_proto::{Endpoint, FlowKey, MacAddr, Protocol};
-use xvs_sched::scheduler::Setup;
-use xvs_sched::{ForwardingMethod, Load, ServiceKey, Weight, scheduler};
+use xvs_sched::scheduler::{self, Setup};
+use xvs_sched::{ForwardingMethod, Load, ServiceKey, Weight};
 use xvs_xdp::LinkId;
 
 pub(crate) const SYN: u8 = 0x02;

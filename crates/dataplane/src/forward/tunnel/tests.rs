@@ -12,8 +12,8 @@ use xvs_xdp::{FrameLayout, FramePool, LinkId};
 
 use super::*;
 use crate::clock::Millis;
+use crate::egress::path_mtu::PathMtu;
 use crate::forward::Identification;
-use crate::path_mtu::PathMtu;
 use crate::snapshot::Tunnel;
 
 const SOURCE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);

@@ -19,12 +19,11 @@ use std::time::Duration;
 use xvs_proto::{Endpoint, FlowKey, Packet, Protocol, sip, udp};
 use xvs_sched::{Request, ServiceKey};
 
+use super::eviction::{Pressure, forget_call};
+use super::schedule::{Chosen, FTP, member, service_port};
 use crate::clock::Millis;
-use crate::conn::CallIds;
-use crate::conn::{ConnId, Flags, Inserted, NewConnection, TableWorker};
+use crate::conn::{CallIds, ConnId, Flags, Inserted, NewConnection, TableWorker};
 use crate::counters::WorkerCounters;
-use crate::pressure::{Pressure, forget_call};
-use crate::schedule::{Chosen, FTP, member, service_port};
 use crate::snapshot::{Activity, Destination, DestinationId, Service, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 

@@ -10,8 +10,8 @@ use xvs_proto::{Endpoint, Family, Packet, is_host};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 use xvs_xdp::Frame;
 
-use super::{Begun, FIRST_TIMEOUT, Flows};
-use crate::answer::{Offence, Speaker};
+use super::icmp_reply::{Offence, Speaker};
+use crate::burst::flows::{Begun, FIRST_TIMEOUT, Flows};
 use crate::clock::Millis;
 use crate::conn::{ConnId, Connection, Direction, Flags, Inserted, NewConnection};
 use crate::forward;
@@ -24,7 +24,7 @@ pub(crate) fn is_bypass(connection: &Connection<'_>) -> bool {
 }
 
 /// Whether a packet that no destination of this service takes goes where it was sent to.
-pub(super) fn may_bypass(service: &Service, packet: &Packet, snapshot: &Snapshot) -> bool {
+pub(crate) fn may_bypass(service: &Service, packet: &Packet, snapshot: &Snapshot) -> bool {
     let to = packet.flow.dest.addr;
     snapshot.settings.cache_bypass
         && matches!(service.key, ServiceKey::Mark { .. })
@@ -34,7 +34,7 @@ pub(super) fn may_bypass(service: &Service, packet: &Packet, snapshot: &Snapshot
 
 impl Flows {
     /// Enters a connection without a destination.
-    pub(super) fn begin_bypass(
+    pub(crate) fn begin_bypass(
         &mut self,
         packet: &Packet,
         mark: u32,
@@ -82,7 +82,7 @@ impl Flows {
     }
 
     /// A client's packet of such a connection.
-    pub(super) fn bypass(
+    pub(crate) fn bypass(
         &mut self,
         frame: &mut Frame,
         packet: &Packet,

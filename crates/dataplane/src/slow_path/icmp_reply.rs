@@ -10,9 +10,9 @@ use std::net::IpAddr;
 use xvs_proto::{Packet, icmp, icmpv6, is_host};
 use xvs_xdp::{Frame, LinkId};
 
+use crate::burst::transmit::Unresolved;
 use crate::clock::Millis;
 use crate::forward::{Identification, link_header};
-use crate::outcome::Unresolved;
 use crate::port::Port;
 use crate::snapshot::{Hop, Path, Snapshot};
 use crate::verdict::Verdict;

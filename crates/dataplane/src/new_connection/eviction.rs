@@ -16,11 +16,13 @@
 
 use xvs_proto::Protocol;
 
+use crate::burst::activity;
+use crate::burst::flows::live;
 use crate::clock::Millis;
 use crate::conn::tcp::TcpState;
 use crate::conn::{ASSURED, ConnId, Connection, Inserted, NewConnection, Removal, TableWorker};
 use crate::counters::WorkerCounters;
-use crate::flow::{activity, is_bypass, live};
+use crate::slow_path::bypass::is_bypass;
 use crate::snapshot::{Activity, Snapshot};
 
 /// A worker's hand, which goes round the slab.

@@ -13,6 +13,8 @@
 //! Cost: one look at each fragment that waits, at most [`HELD`]; one copy of a whole datagram. Bounded: the datagram
 //! that waits longest goes when there is no room. Not here: what becomes of the datagram (`datagram.rs`).
 
+pub mod handoff;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,8 +26,8 @@ use xvs_proto::{Endpoint, Family, FlowKey, Packet, Protocol, ethernet};
 use xvs_xdp::{BURST, Frame, FrameLayout, FramePool, HELD, LinkId};
 
 use crate::clock::Millis;
-use crate::exchange::Exchange;
 use crate::port::{Port, Received};
+use crate::slow_path::reassembly::handoff::Exchange;
 use crate::verdict::DropReason;
 
 /// How many fragments one datagram may have: enough for the largest by links that take 576 bytes (RFC 791 §3.2).

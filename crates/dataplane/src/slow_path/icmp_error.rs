@@ -15,14 +15,14 @@ use xvs_sched::ForwardingMethod;
 use xvs_xdp::{Frame, LinkId};
 
 use super::bypass::is_bypass;
-use super::{Begun, Flows, destination, ends};
-use crate::answer::{Offence, Speaker};
+use super::client_address;
+use super::icmp_reply::{Offence, Speaker};
+use crate::burst::flows::{Begun, Flows, destination, ends};
 use crate::clock::Millis;
 use crate::conn::{ConnId, Direction};
 use crate::forward::{self, Ends};
-use crate::schedule::{FTP_DATA, may_ask};
+use crate::new_connection::schedule::{FTP_DATA, may_ask};
 use crate::snapshot::{Destination, DestinationId, Encapsulation, Path, Snapshot};
-use crate::tell;
 use crate::verdict::{DropReason, Verdict};
 
 /// What becomes of an ICMP error.
@@ -172,12 +172,12 @@ impl Flows {
             return Verdict::Drop(DropReason::IcmpChecksum);
         }
         if let Report::TooBig { mtu } = Report::read(frame.bytes(), packet)
-            && tell::lengthens(&connection)
+            && client_address::lengthens(&connection)
             && let Some(destination) = destination(&connection, snapshot)
         {
             destination.path_mtu.learn(mtu, ends.dest.addr, now);
         }
-        tell::quoted(frame, quote, &connection);
+        client_address::quoted(frame, quote, &connection);
         let path = Path::find(&snapshot.egress, client, self.table.hash(&quote.flow));
         let verdict = forward::icmp::reply(frame, packet, quote, &ends, path);
         self.report_unresolved(verdict, path);

@@ -7,8 +7,8 @@
 //!
 //! Both counts and the answer stand in one word, so that each is true of the others at every moment.
 
+use super::Activity;
 use crate::shm::atomic::{AtomicU64, Ordering};
-use crate::snapshot::Activity;
 
 /// A destination's connections, and its thresholds.
 ///

@@ -8,9 +8,9 @@
 use xvs_proto::{Family, Fragment, Packet, Parsed, ethernet, ipv6, parse};
 use xvs_xdp::LinkId;
 
-use crate::answer::Offence;
-use crate::ending::Ending;
-use crate::fragments::{Datagram, Gathered};
+use super::icmp_reply::Offence;
+use super::reassembly::{Datagram, Gathered};
+use crate::burst::dispatch::Ending;
 use crate::port::{Port, Received};
 use crate::verdict::{DropReason, Verdict};
 

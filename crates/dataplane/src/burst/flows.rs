@@ -5,46 +5,39 @@
 //! index for the look-up, one for the connection, one for its destination. Not here: which packets begin a
 //! connection (`schedule.rs`).
 
-mod advance;
-mod bypass;
-mod enter;
-pub mod icmp_error;
-pub mod reset;
-
 use std::sync::Arc;
 use std::time::Duration;
 
 use xvs_proto::{Family, FlowKey, Packet, Protocol};
 use xvs_sched::ForwardingMethod;
+use xvs_xdp::{BURST, Frame, LinkId};
 
-pub(crate) use self::advance::activity;
-pub(crate) use self::bypass::is_bypass;
-use self::bypass::may_bypass;
-use self::reset::Reset;
+use super::activity;
+use super::transmit::Unresolved;
 use crate::clock::Millis;
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::TcpState;
 use crate::conn::{ConnId, Connection, Direction, Flags, Removal, TIMER_TICK, TableWorker, Timers};
 use crate::counters::{Stats, WorkerCounters};
-use crate::dice::Dice;
 use crate::forward::{self, Ends, Identification, Outer};
-use crate::local::LocalCursor;
-use crate::mss;
-use crate::outcome::Unresolved;
-use crate::persistence::Templates;
-use crate::pressure::{Pressure, count_out};
-use crate::schedule::{self, Chosen, Defence, choose, is_first, is_ftp_data, is_reset, service};
+use crate::new_connection::eviction::{Pressure, count_out};
+use crate::new_connection::persistence::Templates;
+use crate::new_connection::schedule::{
+    self, Chosen, Defence, choose, is_first, is_ftp_data, is_reset, service,
+};
+use crate::random::Dice;
+use crate::slow_path::bypass::{is_bypass, may_bypass};
+use crate::slow_path::reset::Reset;
+use crate::slow_path::{client_address, mss};
+use crate::snapshot::local_addresses::LocalCursor;
 use crate::snapshot::{
     Activity, ConnReuse, Destination, DestinationId, DestinationLive, Encapsulation, Path, Service,
     ServiceLive, Settings, Snapshot,
 };
-use crate::tell;
 use crate::verdict::{DropReason, Verdict};
-use xvs_xdp::Frame;
-use xvs_xdp::{BURST, LinkId};
 
 /// What a connection is remembered for before its first packet was judged.
-const FIRST_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const FIRST_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a destination carries a connection that gave way: until the next of these, as the kernel's clock ticks.
 const LEAVING_TICK: Duration = Duration::from_millis(10);
 /// How many such connections a worker remembers; more of them are taken out of the count at once.
@@ -54,21 +47,21 @@ const CONTROLLING_SECONDS: u32 = 60;
 
 /// One worker's way to the connections.
 pub struct Flows {
-    worker: usize,
-    table: TableWorker,
-    counters: Arc<WorkerCounters>,
-    total: Arc<ServiceLive>,
-    unresolved: Arc<Unresolved>,
-    ids: Identification,
-    defence: Defence,
-    pressure: Pressure,
-    dice: Dice,
-    locals: LocalCursor,
+    pub(crate) worker: usize,
+    pub(crate) table: TableWorker,
+    pub(crate) counters: Arc<WorkerCounters>,
+    pub(crate) total: Arc<ServiceLive>,
+    pub(crate) unresolved: Arc<Unresolved>,
+    pub(crate) ids: Identification,
+    pub(crate) defence: Defence,
+    pub(crate) pressure: Pressure,
+    pub(crate) dice: Dice,
+    pub(crate) locals: LocalCursor,
     /// Connections that gave way to new ones and are still counted, and until when.
-    leaving: Vec<(Arc<DestinationLive>, Activity)>,
-    leave_at: Millis,
+    pub(crate) leaving: Vec<(Arc<DestinationLive>, Activity)>,
+    pub(crate) leave_at: Millis,
     /// What senders of packets of the burst are to get.
-    resets: Vec<Reset>,
+    pub(crate) resets: Vec<Reset>,
 }
 
 impl Flows {
@@ -258,7 +251,7 @@ impl Flows {
     }
 
     /// The same for a packet of this service.
-    fn begin_for(
+    pub(crate) fn begin_for(
         &mut self,
         frame: &Frame,
         packet: &Packet,
@@ -298,7 +291,7 @@ impl Flows {
     }
 
     /// Has a template count one connection less: the one that was chosen for is not in the table.
-    fn leave_template(&self, template: Option<ConnId>) {
+    pub(crate) fn leave_template(&self, template: Option<ConnId>) {
         template.inspect(|template| self.table.connection(*template).drop_controlled());
     }
 
@@ -329,7 +322,7 @@ impl Flows {
             mss::clamp(frame, packet, &ends, destination, back);
         }
         let connection = self.table.connection(id);
-        let told = tell::request(frame, packet, &connection, destination, now, &self.counters);
+        let told = client_address::request(frame, packet, &connection, destination, now, &self.counters);
         let packet = told.as_ref().unwrap_or(packet);
         let outer = self.outer(packet, destination, &snapshot.settings, now);
         let verdict = forward::request(frame, packet, &ends, destination.path, &snapshot.egress, outer);
@@ -338,7 +331,7 @@ impl Flows {
     }
 
     /// What a tunnel to a destination writes around a packet.
-    fn outer<'a>(
+    pub(crate) fn outer<'a>(
         &'a mut self,
         packet: &Packet,
         destination: &'a Destination,
@@ -383,7 +376,7 @@ impl Flows {
         {
             mss::clamp(frame, packet, &ends, destination, path);
         }
-        tell::reply(frame, packet, &connection);
+        client_address::reply(frame, packet, &connection);
         let verdict = forward::reply(frame, packet, &ends, path);
         self.report_unresolved(verdict, path);
         // A router refuses a packet before its forwarding hooks, so IPVS does not see it.
@@ -421,13 +414,13 @@ impl Flows {
         }
     }
 
-    fn count(&self, destination: &Destination, count: impl Fn(&Stats)) {
+    pub(crate) fn count(&self, destination: &Destination, count: impl Fn(&Stats)) {
         for stats in [&destination.live.stats, &destination.service.stats, &self.total.stats] {
             count(stats.of_worker(self.worker));
         }
     }
 
-    fn report_unresolved(&self, verdict: Verdict, path: Path) {
+    pub(crate) fn report_unresolved(&self, verdict: Verdict, path: Path) {
         if let (Verdict::Drop(DropReason::NoNeighbour), Path::NoNeighbour { link, next_hop }) =
             (verdict, path)
         {
@@ -498,7 +491,7 @@ fn is_over(connection: &Connection<'_>, reuse: ConnReuse) -> bool {
 }
 
 /// What a packet has begun.
-enum Begun {
+pub(crate) enum Begun {
     /// A connection in the table.
     Connection(ConnId),
     /// Nothing that is remembered.
@@ -539,7 +532,7 @@ fn next_tick(now: Millis) -> Millis {
     Millis((now.0 / tick + 1) * tick)
 }
 
-fn ends(connection: &Connection<'_>) -> Ends {
+pub(crate) fn ends(connection: &Connection<'_>) -> Ends {
     Ends {
         client: connection.client(),
         local: connection.local(),
@@ -550,7 +543,10 @@ fn ends(connection: &Connection<'_>) -> Ends {
 }
 
 /// The connection's destination, if it is still configured.
-fn destination<'s>(connection: &Connection<'_>, snapshot: &'s Snapshot) -> Option<&'s Destination> {
+pub(crate) fn destination<'s>(
+    connection: &Connection<'_>,
+    snapshot: &'s Snapshot,
+) -> Option<&'s Destination> {
     snapshot
         .destinations
         .find(DestinationId(connection.dest_ref()))

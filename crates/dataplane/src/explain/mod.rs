@@ -22,13 +22,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use xvs_proto::Packet;
 use xvs_sched::ServiceKey;
 
-use self::stage::Stage;
-use crate::classify::Class;
+use crate::burst::classify::Class;
 use crate::clock::Millis;
 use crate::conn::{Copied, Direction, Sought, TableReader};
 use crate::egress::RouteTo;
-use crate::marks::Step;
+use crate::explain::stage::Stage;
 use crate::port::memory::Bytes;
+use crate::snapshot::marks::Step;
 use crate::snapshot::{Asked, Path, Snapshot};
 use crate::verdict::Verdict;
 use xvs_xdp::FrameLayout;

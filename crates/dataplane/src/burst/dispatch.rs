@@ -5,13 +5,13 @@
 
 use xvs_proto::Packet;
 
-use crate::answer::Offence;
+use super::flows::Flows;
+use super::transmit::Outcome;
 use crate::clock::Millis;
-use crate::flow::Flows;
-use crate::flow::icmp_error::Followed;
-use crate::fragments::Fragments;
-use crate::outcome::Outcome;
 use crate::port::{Port, Received};
+use crate::slow_path::icmp_error::Followed;
+use crate::slow_path::icmp_reply::Offence;
+use crate::slow_path::reassembly::Fragments;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
 

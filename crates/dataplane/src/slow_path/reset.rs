@@ -15,14 +15,14 @@ use std::net::IpAddr;
 use xvs_proto::{Endpoint, Packet, Protocol, checksum, ipv4, ipv6, tcp};
 use xvs_xdp::{Frame, LinkId};
 
-use super::Flows;
-use crate::answer::hop_to;
+use super::client_address::without_data;
+use super::icmp_reply::hop_to;
+use crate::burst::flows::Flows;
+use crate::burst::transmit::Unresolved;
 use crate::conn::{Connection, Flags};
 use crate::forward::link_header;
-use crate::outcome::Unresolved;
 use crate::port::Port;
 use crate::snapshot::Snapshot;
-use crate::tell::without_data;
 
 /// A reset for the sender of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl Flows {
     /// Turns a packet of a connection that is to be reset into a reset, and has its sender get one too. `Some`: what the
     /// packet has become, its headers at the same places of the frame.
     #[inline]
-    pub(super) fn reset(
+    pub(crate) fn reset(
         resets: &mut Vec<Reset>,
         frame: &mut Frame,
         packet: &Packet,

@@ -5,7 +5,10 @@
 //! objects that snapshots share, so that a change of weight loses none of them. Cost: one pointer load a burst,
 //! one hash look-up a new connection, one index a packet.
 
-mod apart;
+mod copy;
+pub(crate) mod load;
+pub mod local_addresses;
+pub mod marks;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,16 +25,16 @@ use xvs_sched::{
 use crate::capture::Captures;
 use crate::conn::CallIds;
 use crate::counters::SharedStats;
+use crate::egress::path_mtu::PathMtu;
 use crate::egress::{Egress, RouteTo};
-use crate::local::LocalAddresses;
-use crate::marks::Marks;
-use crate::mss::MssClamp;
-use crate::occupancy::Occupancy;
-use crate::path_mtu::PathMtu;
-use crate::persistence::Persistence;
+use crate::new_connection::persistence::Persistence;
+use crate::slow_path::mss::MssClamp;
+use crate::snapshot::load::Occupancy;
+use crate::snapshot::local_addresses::LocalAddresses;
+use crate::snapshot::marks::Marks;
 use xvs_xdp::LinkId;
 
-pub use self::apart::{Asked, Candidate};
+pub use crate::snapshot::copy::{Asked, Candidate};
 
 /// What a worker acts on.
 #[derive(Clone)]

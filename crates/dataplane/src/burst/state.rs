@@ -5,7 +5,7 @@
 
 use xvs_proto::{Packet, Protocol};
 
-use super::Flows;
+use super::flows::Flows;
 use crate::clock::Millis;
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::{self, Judgement, TcpState};
@@ -15,7 +15,7 @@ use crate::snapshot::{Activity, DestinationLive, Settings};
 impl Flows {
     /// Moves a connection's state and deadline as a packet demands, and its place among its destination's counts: the
     /// state alone says which of the two it is in, so each move is made by the one worker whose transition it was.
-    pub(super) fn advance(
+    pub(crate) fn advance(
         &mut self,
         id: ConnId,
         packet: &Packet,

@@ -11,13 +11,13 @@ use crossbeam::queue::ArrayQueue;
 use xvs_proto::ethernet;
 use xvs_xdp::{BURST, Frame, LinkId};
 
-use crate::answer::{Offence, RateLimit};
 use crate::clock::Millis;
 use crate::counters::WorkerCounters;
-use crate::flow::reset::Reset;
 use crate::forward::Identification;
-use crate::pieces::Cut;
 use crate::port::{Port, Received};
+use crate::slow_path::fragmentation::Cut;
+use crate::slow_path::icmp_reply::{Offence, RateLimit};
+use crate::slow_path::reset::Reset;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
 

@@ -7,10 +7,10 @@
 use xvs_proto::{FlowKey, Packet, Protocol};
 use xvs_sched::{ClientAddress, ForwardingMethod};
 
-use super::{Begun, FIRST_TIMEOUT, Flows};
+use super::schedule::Chosen;
+use crate::burst::flows::{Begun, FIRST_TIMEOUT, Flows};
 use crate::clock::Millis;
 use crate::conn::{Flags, Inserted, NewConnection};
-use crate::schedule::Chosen;
 use crate::snapshot::{Activity, Service, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
@@ -25,7 +25,7 @@ const INSERTIONS_LOST: usize = 4;
 
 impl Flows {
     /// Enters the connection that a packet begins.
-    pub(super) fn enter(
+    pub(crate) fn enter(
         &mut self,
         packet: &Packet,
         chosen: Chosen<'_>,

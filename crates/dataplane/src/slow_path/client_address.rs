@@ -22,10 +22,10 @@ use xvs_proto::ipv6::{self, Ipv6};
 use xvs_proto::{Endpoint, Family, Packet, proxy, tcp};
 use xvs_xdp::Frame;
 
+use super::mss;
 use crate::clock::Millis;
 use crate::conn::{Connection, Flags};
 use crate::counters::WorkerCounters;
-use crate::mss;
 use crate::snapshot::{Destination, Path};
 
 /// The option that the kernel module `toa` reads.
