@@ -14,12 +14,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use xvs_dataplane::burst::flows::Flows;
-use xvs_dataplane::burst::transmit::{Outcome, Unresolved};
+use xvs_dataplane::burst::transmit::Outcome;
 use xvs_dataplane::clock::Clock;
 use xvs_dataplane::conn::{Table, TableConfig};
 use xvs_dataplane::counters::WorkerCounters;
-use xvs_dataplane::egress::Egress;
 use xvs_dataplane::egress::model::Network;
+use xvs_dataplane::egress::{Egress, Path, Unresolved};
 use xvs_dataplane::forward::Identification;
 use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::memory::MemoryPort;
@@ -30,7 +30,7 @@ use xvs_dataplane::slow_path::reassembly::Fragments;
 use xvs_dataplane::slow_path::reassembly::handoff::Exchange;
 use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
 use xvs_dataplane::snapshot::{
-    Destination, DestinationId, DestinationLive, Encapsulation, Member, Path, Service, ServiceLive, Snapshot,
+    Destination, DestinationId, DestinationLive, Encapsulation, Member, Service, ServiceLive, Snapshot,
     Tunnel,
 };
 use xvs_dataplane::worker::Worker;

@@ -202,7 +202,7 @@ impl<'a> Services<'a> {
         // If its destination was removed, the service that would have it now.
         let now = || {
             let mark = if connection.is_template() { 0 } else { connection.mark() };
-            self.snapshot.service_for(mark, connection.protocol(), connection.virtual_endpoint())
+            self.snapshot.services.for_packet(mark, connection.protocol(), connection.virtual_endpoint())
         };
         let flags = connection.flags();
         let set = FLAGS.iter().filter(|(flag, _)| flags.contains(*flag));

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use xvs_dataplane::burst::transmit::Unresolved;
 use xvs_dataplane::capture::Captures;
+use xvs_dataplane::egress::Unresolved;
 use xvs_dataplane::egress::model::Network;
 use xvs_sched::ServiceKey;
 use xvs_xdp::LinkId;

@@ -15,12 +15,13 @@ use std::time::Duration;
 
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::CallIds;
+use xvs_dataplane::egress::Path;
 use xvs_dataplane::egress::RouteTo;
 use xvs_dataplane::egress::path_mtu::PathMtu;
-use xvs_dataplane::new_connection::persistence::{ClientMask, Persistence, Together};
+use xvs_dataplane::snapshot;
+use xvs_dataplane::snapshot::{ClientMask, Persistence, Together};
 use xvs_dataplane::snapshot::{
-    self, Destination, DestinationId, DestinationLive, Encapsulation, Member, Path, Service, ServiceLive,
-    Snapshot,
+    Destination, DestinationId, DestinationLive, Encapsulation, Member, Service, ServiceLive, Snapshot,
 };
 use xvs_proto::Endpoint;
 use xvs_sched::scheduler::{self, Change, Flags, Memory, Setup, Tuning};

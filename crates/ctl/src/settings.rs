@@ -7,8 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::Deserialize;
-use xvs_dataplane::slow_path::mss::MssClamp;
-use xvs_dataplane::snapshot::{ConnReuse, Settings};
+use xvs_dataplane::snapshot::{ConnReuse, MssClamp, Settings};
 use xvs_sched::scheduler::Tuning;
 
 use crate::feedback::{self, Feedback};

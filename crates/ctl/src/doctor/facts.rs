@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::{Deserialize, Serialize};
 use xvs_dataplane::egress::Egress;
 use xvs_dataplane::egress::model::{Link, Network};
-use xvs_dataplane::slow_path::mss::MssClamp;
+use xvs_dataplane::snapshot::MssClamp;
 use xvs_proto::{Endpoint, MacAddr};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 use xvs_xdp::LinkId;

@@ -13,12 +13,12 @@ use xvs_sched::ForwardingMethod;
 use xvs_xdp::{BURST, Frame, LinkId};
 
 use super::activity;
-use super::transmit::Unresolved;
 use crate::clock::Millis;
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::TcpState;
 use crate::conn::{ConnId, Connection, Direction, Flags, Removal, TIMER_TICK, TableWorker, Timers};
 use crate::counters::{Stats, WorkerCounters};
+use crate::egress::{Path, Unresolved};
 use crate::forward::{self, Ends, Identification, Outer};
 use crate::new_connection::eviction::{Pressure, count_out};
 use crate::new_connection::persistence::Templates;
@@ -31,8 +31,8 @@ use crate::slow_path::reset::Reset;
 use crate::slow_path::{client_address, mss};
 use crate::snapshot::local_addresses::LocalCursor;
 use crate::snapshot::{
-    Activity, ConnReuse, Destination, DestinationId, DestinationLive, Encapsulation, Path, Service,
-    ServiceLive, Settings, Snapshot,
+    Activity, ConnReuse, Destination, DestinationId, DestinationLive, Encapsulation, Service, ServiceLive,
+    Settings, Snapshot,
 };
 use crate::verdict::{DropReason, Verdict};
 

@@ -4,15 +4,14 @@
 //! Runs once per frame. The last word on a verdict is spoken here: a frame that its link or the kernel refuses
 //! becomes a drop.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use crossbeam::queue::ArrayQueue;
 use xvs_proto::ethernet;
 use xvs_xdp::{BURST, Frame, LinkId};
 
 use crate::clock::Millis;
 use crate::counters::WorkerCounters;
+use crate::egress::Unresolved;
 use crate::forward::Identification;
 use crate::port::{Port, Received};
 use crate::slow_path::fragmentation::Cut;
@@ -20,10 +19,6 @@ use crate::slow_path::icmp_reply::{Offence, RateLimit};
 use crate::slow_path::reset::Reset;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
-
-/// Next hops whose link address was missing, for the control thread to have resolved. Full, it forgets the newest:
-/// the next packet brings it again.
-pub type Unresolved = ArrayQueue<(LinkId, IpAddr)>;
 
 /// How many pieces a packet is cut into at most: more than the largest has by links that take 576 bytes.
 const MAX_PIECES: usize = 128;

@@ -115,7 +115,10 @@ impl Filter {
             (Some(key), Some(known)) => is_of(known, key),
             (Some(key), None) => {
                 let mark = snapshot.marks.of(link, packet);
-                snapshot.service_for(mark, flow.protocol, flow.dest).is_some_and(|service| service.key == key)
+                snapshot
+                    .services
+                    .for_packet(mark, flow.protocol, flow.dest)
+                    .is_some_and(|service| service.key == key)
             }
         };
         let own = [packet.flow.source, packet.flow.dest, flow.source, flow.dest];

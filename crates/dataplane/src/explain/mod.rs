@@ -25,14 +25,17 @@ use xvs_sched::ServiceKey;
 use crate::burst::classify::Class;
 use crate::clock::Millis;
 use crate::conn::{Copied, Direction, Sought, TableReader};
+use crate::egress::Path;
 use crate::egress::RouteTo;
 use crate::explain::stage::Stage;
 use crate::port::memory::Bytes;
+use crate::snapshot::Snapshot;
 use crate::snapshot::marks::Step;
-use crate::snapshot::{Asked, Path, Snapshot};
 use crate::verdict::Verdict;
 use xvs_xdp::FrameLayout;
 use xvs_xdp::LinkId;
+
+pub use crate::snapshot::copy::{Asked, Candidate};
 
 /// The director as it is.
 pub struct Live<'a> {

@@ -10,9 +10,11 @@ use super::stage::Stage;
 use super::{Caveat, Explanation, Live, Origin, Way, passing};
 use crate::burst::classify::Class;
 use crate::conn::{ConnId, Copied, Direction};
+use crate::egress::Path;
 use crate::new_connection::schedule;
+use crate::snapshot::copy::Asked;
 use crate::snapshot::marks::Step;
-use crate::snapshot::{Asked, DestinationId, Path, Snapshot};
+use crate::snapshot::{DestinationId, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
 impl Stage {
@@ -77,7 +79,7 @@ impl Stage {
             // It stands for what the receiver of its quote has sent.
             Class::Error(_) if snapshot.settings.schedule_icmp => {
                 let quote = self.quote()?.flow;
-                snapshot.service_for(mark, quote.protocol, quote.source).map(|service| service.key)
+                snapshot.services.for_packet(mark, quote.protocol, quote.source).map(|service| service.key)
             }
             _ => None,
         }

@@ -9,10 +9,10 @@ use xvs_xdp::LinkId;
 use super::{LAYOUT, Live};
 use crate::burst::classify::{Class, classify};
 use crate::burst::flows::Flows;
-use crate::burst::transmit::{Outcome, Unresolved};
+use crate::burst::transmit::Outcome;
 use crate::conn::{ConnId, Copied, Direction, Sought, Table, TableConfig};
 use crate::counters::WorkerCounters;
-use crate::egress::Egress;
+use crate::egress::{Egress, Unresolved};
 use crate::forward::Identification;
 use crate::pipeline::Pipeline;
 use crate::port::memory::MemoryPort;
@@ -21,7 +21,8 @@ use crate::port::{Port, Received};
 use crate::shm::Memory;
 use crate::slow_path::reassembly::Fragments;
 use crate::slow_path::reassembly::handoff::Exchange;
-use crate::snapshot::{Asked, ServiceLive, Settings, Snapshot};
+use crate::snapshot::copy::Asked;
+use crate::snapshot::{ServiceLive, Settings, Snapshot};
 use crate::verdict::Verdict;
 
 /// More than one packet meets or makes.

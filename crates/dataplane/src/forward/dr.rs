@@ -4,7 +4,7 @@ use xvs_proto::Packet;
 use xvs_xdp::Frame;
 
 use super::{admit_request, strip};
-use crate::snapshot::Hop;
+use crate::egress::Hop;
 use crate::verdict::DropReason;
 
 pub(super) fn send(frame: &mut Frame, packet: &Packet, hop: Hop) -> Result<(), DropReason> {

@@ -11,7 +11,7 @@ use xvs_xdp::Frame;
 
 use super::nat::{End, rewrite};
 use super::{Ends, Identification, admit_request, strip};
-use crate::snapshot::Hop;
+use crate::egress::Hop;
 use crate::verdict::DropReason;
 
 pub(super) fn send_request(

@@ -13,7 +13,7 @@ use xvs_xdp::Frame;
 
 use super::nat::{End, set_address};
 use super::{Ends, admit_reply, admit_request, finish, strip, way};
-use crate::snapshot::Path;
+use crate::egress::Path;
 use crate::verdict::{DropReason, Verdict};
 
 /// Whether the checksum of an ICMP message is right.

@@ -21,7 +21,8 @@ use xvs_sched::ForwardingMethod;
 use crate::clock::Millis;
 use crate::egress::Egress;
 use crate::egress::path_mtu::PathMtu;
-use crate::snapshot::{Hop, Path, Tunnel};
+use crate::egress::{Hop, Path};
+use crate::snapshot::Tunnel;
 use crate::verdict::{DropReason, Verdict};
 use xvs_xdp::Frame;
 

@@ -12,7 +12,7 @@ use xvs_proto::{Endpoint, Packet, Protocol, sctp, tcp, udp};
 use xvs_xdp::Frame;
 
 use super::{Ends, admit_request, strip};
-use crate::snapshot::Hop;
+use crate::egress::Hop;
 use crate::verdict::DropReason;
 
 /// Which end of a packet is rewritten.

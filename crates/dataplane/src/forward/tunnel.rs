@@ -13,7 +13,8 @@ use xvs_proto::{Endpoint, Family, Packet, Protocol, ethernet, gre, gue, ipv4, ip
 use xvs_xdp::Frame;
 
 use super::{Ends, Outer, check_size, check_ttl, decrement_ttl, strip};
-use crate::snapshot::{Encapsulation, Hop};
+use crate::egress::Hop;
+use crate::snapshot::Encapsulation;
 use crate::verdict::DropReason;
 
 /// The least path over IPv4 that a tunnel can use, in bytes beside its own headers (RFC 791: every link takes 68).

@@ -13,61 +13,19 @@
 //! Source: ipvs-behaviour, sections 3.1 and 6.
 
 use std::hint;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use xvs_proto::{Endpoint, FlowKey, Packet, Protocol, sip, udp};
 use xvs_sched::{Request, ServiceKey};
 
 use super::eviction::{Pressure, forget_call};
-use super::schedule::{Chosen, FTP, member, service_port};
+use super::schedule::{Chosen, member, service_port};
 use crate::clock::Millis;
 use crate::conn::{CallIds, ConnId, Flags, Inserted, NewConnection, TableWorker};
 use crate::counters::WorkerCounters;
-use crate::snapshot::{Activity, Destination, DestinationId, Service, Snapshot};
+use crate::snapshot::{Activity, Destination, DestinationId, FTP, Persistence, Service, Snapshot, Together};
 use crate::verdict::{DropReason, Verdict};
-
-/// How a service keeps clients with their destinations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Persistence {
-    /// How long a client's template lasts after its last new connection, in seconds.
-    pub timeout_seconds: u32,
-    /// Which clients share a template.
-    pub mask: ClientMask,
-    /// Whether it is clients that stay, or calls.
-    pub together: Together,
-}
-
-/// The bits of a client's address that are looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClientMask {
-    /// Bits of an IPv4 address; they need not be contiguous.
-    V4(Ipv4Addr),
-    /// Leading bits of an IPv6 address, at most 128.
-    V6(u8),
-}
-
-impl ClientMask {
-    fn of(self, client: IpAddr) -> IpAddr {
-        match (self, client) {
-            (Self::V4(mask), IpAddr::V4(addr)) => IpAddr::V4(addr & mask),
-            (Self::V6(bits), IpAddr::V6(addr)) => {
-                let mask = u128::MAX.checked_shl(128 - u32::from(bits.min(128))).unwrap_or(0);
-                IpAddr::V6(addr & Ipv6Addr::from(mask))
-            }
-            _ => client,
-        }
-    }
-}
-
-/// What stays together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Together {
-    /// All connections of a client.
-    Client,
-    /// Of a client's, those of one SIP call (`--pe sip`).
-    Call,
-}
 
 /// What a worker finds and makes templates with.
 pub(crate) struct Templates<'a> {

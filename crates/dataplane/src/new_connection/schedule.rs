@@ -12,36 +12,8 @@ use xvs_xdp::LinkId;
 
 use crate::clock::Millis;
 use crate::conn::ConnId;
-use crate::snapshot::{DestinationId, DestinationLive, Member, Service, Settings, Snapshot};
+use crate::snapshot::{DestinationId, DestinationLive, FTP, FTP_DATA, Member, Service, Settings, Snapshot};
 use crate::verdict::{DropReason, Verdict};
-
-/// The port that FTP servers send data from; such connections are never scheduled.
-pub(crate) const FTP_DATA: u16 = 20;
-/// The port that FTP clients speak to first.
-pub(crate) const FTP: u16 = 21;
-/// The first port that a program without rights may take; FTP's passive data connections go to such ones.
-const FIRST_UNPRIVILEGED: u16 = 1024;
-
-impl Snapshot {
-    /// Whether a packet that came in by a link belongs to a service.
-    pub fn serves(&self, link: LinkId, packet: &Packet) -> bool {
-        let key = packet.connection_key();
-        self.service_for(self.marks.of(link, packet), key.protocol, key.dest).is_some()
-    }
-
-    /// The service of a packet with this firewall mark (0: none) to this endpoint: that of the mark, of the very
-    /// endpoint, FTP's at the address for a port that FTP may have told the client, or that of every port.
-    ///
-    /// Source: ipvs-behaviour, section 1.1.
-    pub fn service_for(&self, mark: u32, protocol: Protocol, dest: Endpoint) -> Option<&Arc<Service>> {
-        let at =
-            |port| self.services.find(&ServiceKey::Address { protocol, endpoint: Endpoint { port, ..dest } });
-        let marked = || self.services.find(&ServiceKey::Mark { mark, family: dest.family() });
-        let by_mark = if mark == 0 { None } else { marked() };
-        let ftp = protocol == Protocol::TCP && (dest.port == FTP_DATA || dest.port >= FIRST_UNPRIVILEGED);
-        by_mark.or_else(|| at(dest.port)).or_else(|| if ftp { at(FTP) } else { None }).or_else(|| at(0))
-    }
-}
 
 /// What was chosen for a new connection.
 pub(crate) struct Chosen<'s> {
@@ -77,7 +49,7 @@ pub fn service<'s>(
         return Err(Verdict::PassToKernel);
     }
     let mark = snapshot.marks.of(link, packet);
-    match snapshot.service_for(mark, packet.flow.protocol, packet.flow.dest) {
+    match snapshot.services.for_packet(mark, packet.flow.protocol, packet.flow.dest) {
         Some(_) if empty => Err(Verdict::Drop(DropReason::Malformed(Malformed::SctpNoChunk))),
         Some(service) if may_ask(packet.flow.source.addr, packet.flow.dest.addr, snapshot) => {
             Ok((service, mark))

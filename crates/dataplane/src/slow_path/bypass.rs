@@ -14,8 +14,9 @@ use super::icmp_reply::{Offence, Speaker};
 use crate::burst::flows::{Begun, FIRST_TIMEOUT, Flows};
 use crate::clock::Millis;
 use crate::conn::{ConnId, Connection, Direction, Flags, Inserted, NewConnection};
+use crate::egress::Path;
 use crate::forward;
-use crate::snapshot::{Path, Service, Snapshot};
+use crate::snapshot::{Service, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
 /// Whether a connection leads to where its client wanted to go: no destination has the address that it names.

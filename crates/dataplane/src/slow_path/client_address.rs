@@ -26,7 +26,8 @@ use super::mss;
 use crate::clock::Millis;
 use crate::conn::{Connection, Flags};
 use crate::counters::WorkerCounters;
-use crate::snapshot::{Destination, Path};
+use crate::egress::Path;
+use crate::snapshot::Destination;
 
 /// The option that the kernel module `toa` reads.
 const TOA: u8 = 254;

@@ -20,9 +20,10 @@ use super::icmp_reply::{Offence, Speaker};
 use crate::burst::flows::{Begun, Flows, destination, ends};
 use crate::clock::Millis;
 use crate::conn::{ConnId, Direction};
+use crate::egress::Path;
 use crate::forward::{self, Ends};
-use crate::new_connection::schedule::{FTP_DATA, may_ask};
-use crate::snapshot::{Destination, DestinationId, Encapsulation, Path, Snapshot};
+use crate::new_connection::schedule::may_ask;
+use crate::snapshot::{Destination, DestinationId, Encapsulation, FTP_DATA, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
 /// What becomes of an ICMP error.
@@ -270,7 +271,7 @@ impl Flows {
             return Verdict::PassToKernel;
         }
         let mark = snapshot.marks.of(link, packet);
-        let Some(service) = snapshot.service_for(mark, request.flow.protocol, dest) else {
+        let Some(service) = snapshot.services.for_packet(mark, request.flow.protocol, dest) else {
             return Verdict::PassToKernel;
         };
         match self.begin_for(frame, &request, service, mark, snapshot, now) {

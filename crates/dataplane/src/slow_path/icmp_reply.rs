@@ -10,11 +10,11 @@ use std::net::IpAddr;
 use xvs_proto::{Packet, icmp, icmpv6, is_host};
 use xvs_xdp::{Frame, LinkId};
 
-use crate::burst::transmit::Unresolved;
 use crate::clock::Millis;
+use crate::egress::{Hop, Path, Unresolved};
 use crate::forward::{Identification, link_header};
 use crate::port::Port;
-use crate::snapshot::{Hop, Path, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::verdict::Verdict;
 
 /// A bucket of permissions to send, full at the start and refilled evenly over the second.

@@ -7,38 +7,15 @@
 //! Not here: what a segment meets that is too large all the same (`forward`).
 
 use xvs_proto::{Family, Packet, ipv4, ipv6, tcp};
-use xvs_sched::ForwardingMethod;
 use xvs_xdp::Frame;
 
+use crate::egress::Path;
 use crate::forward::{self, Ends};
-use crate::snapshot::{Destination, Path};
-
-/// Of which connections the option is lowered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MssClamp {
-    /// None.
-    Off,
-    /// Those that are tunnelled.
-    Tunnels,
-    /// All.
-    All,
-}
+use crate::snapshot::Destination;
 
 /// The option (RFC 9293 §3.2), and the length of its value.
 const MSS: u8 = 2;
 const MSS_LEN: usize = 2;
-
-impl MssClamp {
-    /// Whether a packet of a connection by this method is one of those whose option is lowered.
-    pub fn concerns(self, packet: &Packet, method: ForwardingMethod) -> bool {
-        let covered = match self {
-            Self::Off => false,
-            Self::Tunnels => method == ForwardingMethod::Tunnel,
-            Self::All => true,
-        };
-        covered && packet.tcp_flags.has(tcp::Flags::SYN)
-    }
-}
 
 /// Lowers the option of a SYN to what the ways to the connection's destination and its client take.
 pub fn clamp(frame: &mut Frame, packet: &Packet, ends: &Ends, destination: &Destination, client: Path) {

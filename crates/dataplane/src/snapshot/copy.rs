@@ -4,15 +4,14 @@
 //! places are those of the moment, and go on by themselves; what schedulers remember is read where it is and never
 //! written. The copy keeps account of each choice that is made by it. Cost: an allocation or two for each destination.
 
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use xvs_proto::Endpoint;
 use xvs_sched::scheduler::{Candidates, Choice, Load, Request, Scheduler, State};
 use xvs_sched::{Account, ForwardingMethod, ServiceKey, Weight};
 
-use super::{Destination, DestinationLive, Destinations, Member, Service, ServiceLive, Services, Snapshot};
-use crate::counters::SharedStats;
+use super::{Destination, Destinations, Member, Service, ServiceLive, Services, Snapshot};
 
 /// A choice that was made by a copy.
 #[derive(Debug, Clone)]
@@ -76,10 +75,7 @@ impl Destinations {
             service: stats.clone(),
             ..destination.clone()
         };
-        let page = |page: &Arc<Vec<Option<Destination>>>| {
-            Arc::new(page.iter().map(|destination| destination.as_ref().map(one)).collect())
-        };
-        Self { pages: self.pages.iter().map(page).collect() }
+        self.map(one)
     }
 }
 
@@ -91,7 +87,7 @@ impl Services {
         told: &Arc<Mutex<Vec<Asked>>>,
     ) -> Self {
         let mut services = self.clone();
-        for service in self.shards.iter().flat_map(|shard| shard.values()) {
+        for service in self.all() {
             services.insert(Arc::new(Service {
                 key: service.key,
                 members: service.members.iter().map(|member| member.apart(destinations)).collect(),
@@ -118,16 +114,6 @@ impl Member {
     }
 }
 
-impl DestinationLive {
-    fn apart(&self) -> Self {
-        Self {
-            occupancy: self.occupancy.apart(),
-            templates: AtomicI32::new(self.templates.load(Ordering::Relaxed)),
-            stats: SharedStats::new(1),
-        }
-    }
-}
-
 /// The scheduler of a service, whose choices are told and nowhere remembered.
 struct Overheard {
     service: Arc<Service>,
@@ -143,7 +129,7 @@ impl Scheduler for Overheard {
             weight: candidates.weight(position),
             load: candidates.load(position),
             overloaded: candidates.overloaded(position),
-            upper_threshold: member.live.occupancy.upper(),
+            upper_threshold: member.live.upper_threshold(),
         };
         let asked = Asked {
             service: self.service.key,

@@ -7,8 +7,18 @@
 //!
 //! Both counts and the answer stand in one word, so that each is true of the others at every moment.
 
-use super::Activity;
 use crate::shm::atomic::{AtomicU64, Ordering};
+
+/// Which of a destination's counts a connection is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activity {
+    /// `ActiveConn`.
+    Active,
+    /// `InActConn`.
+    Inactive,
+    /// `PersistConn`: it is a template. Schedulers do not look at these.
+    Template,
+}
 
 /// A destination's connections, and its thresholds.
 ///

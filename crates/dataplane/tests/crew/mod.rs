@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use xvs_dataplane::burst::flows::Flows;
-use xvs_dataplane::burst::transmit::{Outcome, Unresolved};
+use xvs_dataplane::burst::transmit::Outcome;
 use xvs_dataplane::capture::filter::Filter;
 use xvs_dataplane::capture::{Capture, Reader};
 use xvs_dataplane::clock::Millis;
@@ -15,10 +15,9 @@ use xvs_dataplane::conn::{
     CallIds, Direction, Flags, Inserted, NewConnection, Table, TableConfig, TableReader, Timers,
 };
 use xvs_dataplane::counters::WorkerCounters;
-use xvs_dataplane::egress::Egress;
 use xvs_dataplane::egress::model::Network;
+use xvs_dataplane::egress::{Egress, Path, Unresolved};
 use xvs_dataplane::forward::Identification;
-use xvs_dataplane::new_connection::persistence::{ClientMask, Persistence, Together};
 use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::Port as _;
 use xvs_dataplane::port::memory::{Bytes, MemoryPort};
@@ -26,8 +25,8 @@ use xvs_dataplane::shm::Memory;
 use xvs_dataplane::slow_path::reassembly::Fragments;
 use xvs_dataplane::slow_path::reassembly::handoff::Exchange;
 use xvs_dataplane::snapshot::{
-    Activity, Destination, DestinationId, DestinationLive, Encapsulation, Member, Path, Service, ServiceLive,
-    Snapshot, Tunnel,
+    Activity, ClientMask, Destination, DestinationId, DestinationLive, Encapsulation, Member, Persistence,
+    Service, ServiceLive, Snapshot, Together, Tunnel,
 };
 use xvs_dataplane::verdict::Verdict;
 use xvs_proto::{Endpoint, FlowKey, MacAddr, Protocol};
