@@ -9,8 +9,10 @@ use xvs_proto::ipv4::Ipv4;
 use xvs_proto::{Endpoint, Family, Packet};
 use xvs_xdp::Frame;
 
+use super::admission::{admit_request, strip};
+use super::ends::Ends;
+use super::identification::Identification;
 use super::nat::{End, rewrite};
-use super::{Ends, Identification, admit_request, strip};
 use crate::egress::Hop;
 use crate::verdict::DropReason;
 

@@ -11,8 +11,10 @@ use xvs_proto::ipv4::Ipv4;
 use xvs_proto::{Endpoint, Family, Packet, icmp, icmpv6, tcp};
 use xvs_xdp::Frame;
 
+use super::admission::{admit_reply, admit_request, strip};
+use super::ends::Ends;
 use super::nat::{End, set_address};
-use super::{Ends, admit_reply, admit_request, finish, strip, way};
+use super::next_hop::{finish, way};
 use crate::egress::Path;
 use crate::verdict::{DropReason, Verdict};
 

@@ -7,7 +7,7 @@
 use xvs_proto::Packet;
 use xvs_sched::ForwardingMethod;
 
-use super::Ends;
+use super::ends::Ends;
 use crate::egress::Egress;
 use crate::verdict::{DropReason, Verdict};
 

@@ -11,7 +11,8 @@ use xvs_proto::ipv6::Ipv6;
 use xvs_proto::{Endpoint, Packet, Protocol, sctp, tcp, udp};
 use xvs_xdp::Frame;
 
-use super::{Ends, admit_request, strip};
+use super::admission::{admit_request, strip};
+use super::ends::Ends;
 use crate::egress::Hop;
 use crate::verdict::DropReason;
 
