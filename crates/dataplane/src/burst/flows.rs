@@ -12,7 +12,6 @@ use xvs_proto::{Family, FlowKey, Packet, Protocol};
 use xvs_sched::ForwardingMethod;
 use xvs_xdp::{BURST, Frame, LinkId};
 
-use super::activity;
 use crate::clock::Millis;
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::TcpState;
@@ -26,7 +25,7 @@ use crate::new_connection::schedule::{
     self, Chosen, Defence, choose, is_first, is_ftp_data, is_reset, service,
 };
 use crate::random::Dice;
-use crate::slow_path::bypass::{is_bypass, may_bypass};
+use crate::slow_path::bypass::may_bypass;
 use crate::slow_path::reset::Reset;
 use crate::slow_path::{client_address, mss};
 use crate::snapshot::local_addresses::LocalCursor;
@@ -151,7 +150,7 @@ impl Flows {
     fn standing(&self, id: ConnId, packet: &Packet, snapshot: &Snapshot) -> Standing {
         let connection = self.table.connection(id);
         let settings = &snapshot.settings;
-        let destination = destination(&connection, snapshot);
+        let destination = snapshot.destinations.available_for(&connection);
         if is_first(packet) {
             let drained = destination.is_some_and(|destination| destination.weight.is_quiescent());
             let is_over = is_over(&connection, settings.conn_reuse_mode);
@@ -163,7 +162,7 @@ impl Flows {
         let moves_on = packet.flow.protocol == Protocol::UDP && settings.udp_nodest_reschedule;
         match destination {
             Some(_) => Standing::Lasts,
-            None if is_bypass(&connection) => Standing::Lasts,
+            None if connection.is_bypass() => Standing::Lasts,
             None if connection.flags().contains(Flags::RESET) => Standing::Orphaned,
             None if settings.expire_nodest_conn || moves_on => Standing::GivesWay,
             None => Standing::Orphaned,
@@ -181,11 +180,11 @@ impl Flows {
         let removal = self.table.remove(id);
         if let Removal::Done(state) = removal {
             let connection = self.table.connection(id);
-            if let Some(live) = live(&connection, snapshot) {
+            if let Some(live) = snapshot.destinations.of(&connection).map(|destination| &destination.live) {
                 if self.leaving.is_empty() {
                     self.leave_at = next_tick(now);
                 }
-                self.leaving.push((live.clone(), activity(connection.protocol(), state)));
+                self.leaving.push((live.clone(), Activity::of(connection.protocol(), state)));
             }
         }
         removal != Removal::Controls
@@ -305,13 +304,13 @@ impl Flows {
         now: Millis,
     ) -> Verdict {
         let connection = self.table.connection(id);
-        let Some(destination) = destination(&connection, snapshot) else {
-            return match is_bypass(&connection) {
+        let Some(destination) = snapshot.destinations.available_for(&connection) else {
+            return match connection.is_bypass() {
                 true => self.bypass(frame, packet, id, snapshot, now),
                 false => Verdict::Drop(DropReason::DestinationUnavailable),
             };
         };
-        let ends = ends(&connection);
+        let ends = Ends::of(&connection);
         connection.count_in_packet();
         self.count(destination, |stats| stats.count_in(packet.length()));
         let reset = Self::reset(&mut self.resets, frame, packet, &connection);
@@ -367,12 +366,12 @@ impl Flows {
             // From the virtual address itself: the kernel refuses that from the wire in IPv4, and routes it in IPv6.
             return Verdict::PassToKernel;
         }
-        let ends = ends(&connection);
+        let ends = Ends::of(&connection);
         let reset = Self::reset(&mut self.resets, frame, packet, &connection);
         let packet = reset.as_ref().unwrap_or(packet);
         let path = Path::find(&snapshot.egress, ends.client.addr, hash);
         if snapshot.settings.mss_clamp.concerns(packet, ends.method)
-            && let Some(destination) = destination(&connection, snapshot)
+            && let Some(destination) = snapshot.destinations.available_for(&connection)
         {
             mss::clamp(frame, packet, &ends, destination, path);
         }
@@ -381,8 +380,10 @@ impl Flows {
         self.report_unresolved(verdict, path);
         // A router refuses a packet before its forwarding hooks, so IPVS does not see it.
         let refused = matches!(verdict, Verdict::Drop(DropReason::TtlExpired | DropReason::TooBig { .. }));
-        if !refused && let Some(live) = live(&connection, snapshot) {
-            if let Some(destination) = destination(&connection, snapshot) {
+        if !refused
+            && let Some(live) = snapshot.destinations.of(&connection).map(|destination| &destination.live)
+        {
+            if let Some(destination) = snapshot.destinations.available_for(&connection) {
                 self.count(destination, |stats| stats.count_out(packet.length()));
             }
             self.advance(id, packet, Direction::Outbound, Some(live), &snapshot.settings, now);
@@ -394,7 +395,7 @@ impl Flows {
     pub fn known(&self, flow: &FlowKey) -> Option<Known> {
         let (id, _) = self.table.find(flow, self.table.hash(flow))?;
         let connection = self.table.connection(id);
-        Some(Known { protocol: connection.protocol(), ends: ends(&connection), mark: connection.mark() })
+        Some(Known { protocol: connection.protocol(), ends: Ends::of(&connection), mark: connection.mark() })
     }
 
     /// The connection that a packet is the client's of.
@@ -408,7 +409,7 @@ impl Flows {
         let Some(id) = connection else { return };
         let connection = self.table.connection(id);
         if !connection.method().masquerades()
-            && let Some(destination) = destination(&connection, snapshot)
+            && let Some(destination) = snapshot.destinations.available_for(&connection)
         {
             self.count(destination, |stats| stats.count_out(bytes));
         }
@@ -530,35 +531,6 @@ fn expire(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot, counters: &W
 fn next_tick(now: Millis) -> Millis {
     let tick = LEAVING_TICK.as_millis() as u64;
     Millis((now.0 / tick + 1) * tick)
-}
-
-pub(crate) fn ends(connection: &Connection<'_>) -> Ends {
-    Ends {
-        client: connection.client(),
-        local: connection.local(),
-        virtual_endpoint: connection.virtual_endpoint(),
-        dest: connection.dest(),
-        method: connection.method(),
-    }
-}
-
-/// The connection's destination, if it is still configured.
-pub(crate) fn destination<'s>(
-    connection: &Connection<'_>,
-    snapshot: &'s Snapshot,
-) -> Option<&'s Destination> {
-    snapshot
-        .destinations
-        .find(DestinationId(connection.dest_ref()))
-        .filter(|destination| destination.available)
-}
-
-/// The numbers of the connection's destination, also of one that is no longer configured.
-pub(crate) fn live<'s>(
-    connection: &Connection<'_>,
-    snapshot: &'s Snapshot,
-) -> Option<&'s Arc<DestinationLive>> {
-    snapshot.destinations.find(DestinationId(connection.dest_ref())).map(|destination| &destination.live)
 }
 
 #[cfg(test)]

@@ -5,5 +5,3 @@ pub mod dispatch;
 pub mod flows;
 mod state;
 pub mod transmit;
-
-pub(crate) use self::state::activity;

@@ -54,7 +54,7 @@ impl Flows {
         if proven && let Some(template) = self.table.connection(id).controller() {
             self.table.assure(template);
         }
-        let (from, to) = (activity(protocol, before), activity(protocol, after));
+        let (from, to) = (Activity::of(protocol, before), Activity::of(protocol, after));
         if let Some(live) = live.filter(|_| from != to) {
             live.turn(to);
         }
@@ -74,14 +74,5 @@ fn seen(connection: &Connection<'_>, direction: Direction) -> Seen {
         }
         Direction::Inbound if unseen => Seen::InputOnly,
         Direction::Inbound => Seen::Input,
-    }
-}
-
-/// Which of its destination's two counts a connection in this state is in.
-pub(crate) fn activity(protocol: Protocol, state: u8) -> Activity {
-    match protocol {
-        Protocol::TCP if TcpState::of(state).is_active() => Activity::Active,
-        Protocol::SCTP if SctpState::of(state).is_active() => Activity::Active,
-        _ => Activity::Inactive,
     }
 }

@@ -51,6 +51,11 @@ impl Connection<'_> {
         self.record.dest()
     }
 
+    /// Whether it leads to where its client wanted to go (`cache_bypass`): no destination has the address that it names.
+    pub fn is_bypass(&self) -> bool {
+        self.dest().addr.is_unspecified()
+    }
+
     /// The director's own endpoint from which the real server sees the client's packets (FULLNAT).
     pub fn local(&self) -> Option<Endpoint> {
         self.record.local()

@@ -3,6 +3,8 @@
 use xvs_proto::Endpoint;
 use xvs_sched::ForwardingMethod;
 
+use crate::conn::Connection;
+
 /// The ends of a connection that forwarding writes into packets.
 #[derive(Debug, Clone, Copy)]
 pub struct Ends {
@@ -16,4 +18,17 @@ pub struct Ends {
     pub local: Option<Endpoint>,
     /// How.
     pub method: ForwardingMethod,
+}
+
+impl Ends {
+    /// Those of a connection.
+    pub fn of(connection: &Connection<'_>) -> Self {
+        Self {
+            client: connection.client(),
+            local: connection.local(),
+            virtual_endpoint: connection.virtual_endpoint(),
+            dest: connection.dest(),
+            method: connection.method(),
+        }
+    }
 }

@@ -16,13 +16,10 @@
 
 use xvs_proto::Protocol;
 
-use crate::burst::activity;
-use crate::burst::flows::live;
 use crate::clock::Millis;
 use crate::conn::tcp::TcpState;
 use crate::conn::{ASSURED, ConnId, Connection, Inserted, NewConnection, Removal, TableWorker};
 use crate::counters::WorkerCounters;
-use crate::slow_path::bypass::is_bypass;
 use crate::snapshot::{Activity, Snapshot};
 
 /// A worker's hand, which goes round the slab.
@@ -163,14 +160,15 @@ pub fn is_half_open(protocol: Protocol, state: u8) -> bool {
 /// ago may lack that of a connection which another worker has just made; nobody should end that one who could not count
 /// it out.
 pub fn is_known(connection: &Connection<'_>, snapshot: &Snapshot) -> bool {
-    is_bypass(connection) || live(connection, snapshot).is_some()
+    connection.is_bypass()
+        || snapshot.destinations.of(connection).map(|destination| &destination.live).is_some()
 }
 
 /// Takes a connection that the caller has removed, and that was in this state then, out of its destination's counts.
 pub fn count_out(connection: &Connection<'_>, state: u8, snapshot: &Snapshot) {
-    if let Some(live) = live(connection, snapshot) {
+    if let Some(live) = snapshot.destinations.of(connection).map(|destination| &destination.live) {
         let template = connection.is_template();
-        live.leave(if template { Activity::Template } else { activity(connection.protocol(), state) });
+        live.leave(if template { Activity::Template } else { Activity::of(connection.protocol(), state) });
     }
 }
 

@@ -13,16 +13,11 @@ use xvs_xdp::Frame;
 use super::icmp_reply::{Offence, Speaker};
 use crate::burst::flows::{Begun, FIRST_TIMEOUT, Flows};
 use crate::clock::Millis;
-use crate::conn::{ConnId, Connection, Direction, Flags, Inserted, NewConnection};
+use crate::conn::{ConnId, Direction, Flags, Inserted, NewConnection};
 use crate::egress::Path;
 use crate::forward;
 use crate::snapshot::{Service, Snapshot};
 use crate::verdict::{DropReason, Verdict};
-
-/// Whether a connection leads to where its client wanted to go: no destination has the address that it names.
-pub(crate) fn is_bypass(connection: &Connection<'_>) -> bool {
-    connection.dest().addr.is_unspecified()
-}
 
 /// Whether a packet that no destination of this service takes goes where it was sent to.
 pub(crate) fn may_bypass(service: &Service, packet: &Packet, snapshot: &Snapshot) -> bool {
@@ -74,7 +69,7 @@ impl Flows {
     /// What the sender of a packet is told. Where the packet was sent to by a connection without a destination is
     /// another host, in whose name nobody may speak: in IPv4 nothing is said, in IPv6 the director says it, as the kernel.
     pub fn admit<'a>(&self, offence: Offence<'a>, connection: Option<ConnId>) -> Option<Offence<'a>> {
-        let is_bypassed = connection.is_some_and(|id| is_bypass(&self.table.connection(id)));
+        let is_bypassed = connection.is_some_and(|id| self.table.connection(id).is_bypass());
         match offence.packet.family() {
             _ if !is_bypassed => Some(offence),
             Family::V4 => None,

@@ -14,16 +14,15 @@ use xvs_proto::{Family, FlowKey, Fragment, Packet, Protocol, ethernet, gre, gue,
 use xvs_sched::ForwardingMethod;
 use xvs_xdp::{Frame, LinkId};
 
-use super::bypass::is_bypass;
 use super::client_address;
 use super::icmp_reply::{Offence, Speaker};
-use crate::burst::flows::{Begun, Flows, destination, ends};
+use crate::burst::flows::{Begun, Flows};
 use crate::clock::Millis;
 use crate::conn::{ConnId, Direction};
 use crate::egress::Path;
 use crate::forward::{self, Ends};
 use crate::new_connection::schedule::may_ask;
-use crate::snapshot::{Destination, DestinationId, Encapsulation, FTP_DATA, Snapshot};
+use crate::snapshot::{Destination, Encapsulation, FTP_DATA, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
 /// What becomes of an ICMP error.
@@ -95,18 +94,18 @@ impl Flows {
         now: Millis,
     ) -> Verdict {
         let connection = self.table.connection(id);
-        let ends = ends(&connection);
+        let ends = Ends::of(&connection);
         if !ends.method.masquerades() {
             connection.count_in_packet();
         }
-        if is_bypass(&connection) {
+        if connection.is_bypass() {
             let path = Path::find(&snapshot.egress, packet.flow.dest.addr, self.table.hash(&packet.flow));
             let verdict = forward::unchanged(frame, &fragmentable(packet), path);
             self.report_unresolved(verdict, path);
             return verdict;
         }
         // As under IPVS, a removed destination hears of it too.
-        match snapshot.destinations.find(DestinationId(connection.dest_ref())) {
+        match snapshot.destinations.of(&connection) {
             Some(destination) => {
                 self.tell_destination(frame, packet, quote, &ends, destination, snapshot, now)
             }
@@ -163,7 +162,7 @@ impl Flows {
         now: Millis,
     ) -> Verdict {
         let connection = self.table.connection(id);
-        let ends = ends(&connection);
+        let ends = Ends::of(&connection);
         let client = ends.client.addr;
         let sender = ends.local.unwrap_or(ends.client).addr;
         if !ends.method.masquerades() || packet.flow.dest.addr != sender {
@@ -174,7 +173,7 @@ impl Flows {
         }
         if let Report::TooBig { mtu } = Report::read(frame.bytes(), packet)
             && client_address::lengthens(&connection)
-            && let Some(destination) = destination(&connection, snapshot)
+            && let Some(destination) = snapshot.destinations.available_for(&connection)
         {
             destination.path_mtu.learn(mtu, ends.dest.addr, now);
         }
@@ -184,7 +183,7 @@ impl Flows {
         self.report_unresolved(verdict, path);
         // As with replies, a router refuses it before IPVS sees it.
         let refused = matches!(verdict, Verdict::Drop(DropReason::TtlExpired | DropReason::TooBig { .. }));
-        if !refused && let Some(destination) = destination(&connection, snapshot) {
+        if !refused && let Some(destination) = snapshot.destinations.available_for(&connection) {
             self.count(destination, |stats| stats.count_out(packet.length()));
         }
         verdict
@@ -207,8 +206,8 @@ impl Flows {
             return None;
         };
         let connection = self.table.connection(id);
-        let ends = ends(&connection);
-        let destination = snapshot.destinations.find(DestinationId(connection.dest_ref()))?;
+        let ends = Ends::of(&connection);
+        let destination = snapshot.destinations.of(&connection)?;
         let tunnel = destination.tunnel;
         // Who guesses a connection does not know by which of the director's addresses it is sent on.
         let ours = ends.method == ForwardingMethod::Tunnel

@@ -8,6 +8,7 @@ use xvs_proto::checksum::Coverage;
 use xvs_sched::{ForwardingMethod, Weight};
 
 use super::live::{DestinationLive, ServiceLive};
+use crate::conn::Connection;
 use crate::egress::Path;
 use crate::egress::path_mtu::PathMtu;
 
@@ -76,6 +77,16 @@ impl Destinations {
     pub fn find(&self, id: DestinationId) -> Option<&Destination> {
         let id = id.0 as usize;
         self.pages.get(id / PAGE)?.get(id % PAGE)?.as_ref()
+    }
+
+    /// The destination of a connection, also one that is no longer configured.
+    pub fn of(&self, connection: &Connection<'_>) -> Option<&Destination> {
+        self.find(DestinationId(connection.dest_ref()))
+    }
+
+    /// The destination of a connection, if it is still configured.
+    pub fn available_for(&self, connection: &Connection<'_>) -> Option<&Destination> {
+        self.of(connection).filter(|destination| destination.available)
     }
 
     /// Every destination that has a number.

@@ -7,6 +7,10 @@
 //!
 //! Both counts and the answer stand in one word, so that each is true of the others at every moment.
 
+use xvs_proto::Protocol;
+
+use crate::conn::sctp::SctpState;
+use crate::conn::tcp::TcpState;
 use crate::shm::atomic::{AtomicU64, Ordering};
 
 /// Which of a destination's counts a connection is in.
@@ -18,6 +22,17 @@ pub enum Activity {
     Inactive,
     /// `PersistConn`: it is a template. Schedulers do not look at these.
     Template,
+}
+
+impl Activity {
+    /// That of a connection of this protocol in this state.
+    pub fn of(protocol: Protocol, state: u8) -> Self {
+        match protocol {
+            Protocol::TCP if TcpState::of(state).is_active() => Self::Active,
+            Protocol::SCTP if SctpState::of(state).is_active() => Self::Active,
+            _ => Self::Inactive,
+        }
+    }
 }
 
 /// A destination's connections, and its thresholds.
