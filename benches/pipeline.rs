@@ -167,14 +167,14 @@ impl Bench {
         let mut worker = rig::worker(way, connections as usize, memory);
         worker.port.offer(Side::Requests, Order::Turns, connections, connections.into());
         rig::forward(&mut worker);
-        let live = worker.pipeline.flows().table().table().live();
+        let live = worker.pipeline.flows.table().table().live();
         assert_eq!(live, connections as usize, "each flow has a connection of its own");
         Self { way, memory, connections, worker }
     }
 
     /// What its table's memory is.
     fn pages(&mut self) -> String {
-        self.worker.pipeline.flows().table().table().pages().to_string()
+        self.worker.pipeline.flows.table().table().pages().to_string()
     }
 
     /// CPU time for one packet or connection.
@@ -199,7 +199,7 @@ impl Bench {
     }
 
     fn dropped(&self) -> u64 {
-        let counters = self.worker.pipeline.counters().all();
+        let counters = self.worker.pipeline.outcome.counters().all();
         counters.filter(|(name, _)| name.starts_with("drop_")).map(|(_, count)| count).sum()
     }
 
@@ -246,7 +246,7 @@ impl Bench {
 
     fn look_up(&mut self) {
         let Worker { pipeline, port, clock, .. } = &mut self.worker;
-        let table = pipeline.flows().table();
+        let table = pipeline.flows.table();
         let timeout = Duration::from_secs(300);
         let mut burst = Vec::with_capacity(BURST);
         for _ in 0..PACKETS / BURST as u64 {
@@ -284,14 +284,14 @@ impl Bench {
     fn expire(&mut self) {
         let Worker { pipeline, snapshot, clock, .. } = &mut self.worker;
         let snapshot = snapshot.load();
-        while pipeline.flows().expire(&snapshot, clock.now()) == Timers::Behind {
-            pipeline.flows().quiescent();
+        while pipeline.flows.expire(&snapshot, clock.now()) == Timers::Behind {
+            pipeline.flows.quiescent();
         }
-        let live = pipeline.flows().table().table().live();
+        let live = pipeline.flows.table().table().live();
         assert_eq!(live, 0, "every connection is past its time");
         // What the last of them left is reused after two more.
-        pipeline.flows().quiescent();
-        pipeline.flows().quiescent();
+        pipeline.flows.quiescent();
+        pipeline.flows.quiescent();
     }
 }
 

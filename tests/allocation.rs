@@ -173,9 +173,9 @@ fn the_end_of_connections_costs_no_allocation() {
     worker.clock.advance(Duration::from_secs(3600));
     let snapshot = worker.snapshot.load();
     let allocations = measure(|| {
-        while worker.pipeline.flows().expire(&snapshot, worker.clock.now()) == Timers::Behind {
-            worker.pipeline.flows().quiescent();
+        while worker.pipeline.flows.expire(&snapshot, worker.clock.now()) == Timers::Behind {
+            worker.pipeline.flows.quiescent();
         }
     });
-    assert_eq!((allocations.count_total, worker.pipeline.flows().table().table().live()), (0, 0));
+    assert_eq!((allocations.count_total, worker.pipeline.flows.table().table().live()), (0, 0));
 }

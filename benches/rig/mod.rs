@@ -185,9 +185,9 @@ pub(crate) fn forward(worker: &mut Worker<Loop>) {
     let snapshot = snapshot.load();
     while port.is_open() {
         let now = clock.now();
-        pipeline.flows().expire(&snapshot, now);
+        pipeline.flows.expire(&snapshot, now);
         pipeline.run(&snapshot, port, now);
-        pipeline.flows().quiescent();
+        pipeline.flows.quiescent();
     }
 }
 

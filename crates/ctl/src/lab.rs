@@ -333,7 +333,7 @@ impl Lab {
     fn inject(&mut self, link: &str, frame: &str) -> Result<Value, String> {
         let bytes = unhex(frame).ok_or("frame: an even number of hexadecimal digits is needed")?;
         self.burst(link, [bytes.as_slice()])?;
-        let verdict = *self.pipeline.verdicts().first().ok_or("the frame did not come in")?;
+        let verdict = *self.pipeline.outcome.verdicts().first().ok_or("the frame did not come in")?;
         let (name, reason) = match verdict {
             Verdict::Transmit(_) | Verdict::Fragment { .. } => ("transmit", None),
             Verdict::PassToKernel => ("pass", None),
@@ -389,20 +389,20 @@ impl Lab {
         }
         let snapshot = self.inner.control.published().load_full();
         self.pipeline.run(&snapshot, &mut self.port, self.inner.now);
-        self.pipeline.flows().quiescent();
+        self.pipeline.flows.quiescent();
         self.port.take_passed();
         Ok(())
     }
 
     /// Frames that came in or were made and have not left: none, between two lines.
     pub fn in_hand(&self) -> i64 {
-        self.pipeline.counters().in_hand()
+        self.pipeline.outcome.counters().in_hand()
     }
 
     /// Frames that are neither at home nor in the hands of those who wait for the rest of their datagram: none, between
     /// two lines.
     pub fn astray(&self) -> i64 {
-        i64::from(self.port.census().out) - self.pipeline.counters().held.value() as i64
+        i64::from(self.port.census().out) - self.pipeline.outcome.counters().held.value() as i64
     }
 
     fn advance(&mut self, seconds: f64) -> Result<Value, String> {
@@ -415,10 +415,10 @@ impl Lab {
             self.inner.control.tick(self.inner.now).map_err(|error| error.to_string())?;
             self.inner.sweeper.run(self.inner.now);
             let snapshot = self.inner.control.published().load_full();
-            while self.pipeline.flows().expire(&snapshot, self.inner.now) == Timers::Behind {}
+            while self.pipeline.flows.expire(&snapshot, self.inner.now) == Timers::Behind {}
             // No frame comes; time may be over for those that wait.
             self.pipeline.run(&snapshot, &mut self.port, self.inner.now);
-            self.pipeline.flows().quiescent();
+            self.pipeline.flows.quiescent();
         }
         Ok(json!({ "ok": true, "tx": self.transmitted() }))
     }

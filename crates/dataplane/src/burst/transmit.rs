@@ -9,7 +9,7 @@ use std::sync::Arc;
 use xvs_proto::ethernet;
 use xvs_xdp::{BURST, Frame, LinkId};
 
-use crate::clock::Millis;
+use super::context::Context;
 use crate::counters::WorkerCounters;
 use crate::egress::Unresolved;
 use crate::forward::Identification;
@@ -60,16 +60,11 @@ impl Outcome {
     }
 
     /// Tells the sender of a dropped packet why, if that is due. Returns the bytes of the ICMP error that it was sent.
-    pub fn answer(
-        &mut self,
-        offence: &Offence<'_>,
-        snapshot: &Snapshot,
-        port: &mut impl Port,
-        now: Millis,
-    ) -> Option<usize> {
-        let allowed = !offence.is_limited() || self.limit.allows(now, snapshot.settings.icmp_msgs_per_sec);
+    pub fn answer(&mut self, offence: &Offence<'_>, at: Context<'_>, port: &mut impl Port) -> Option<usize> {
+        let rate = at.snapshot.settings.icmp_msgs_per_sec;
+        let allowed = !offence.is_limited() || self.limit.allows(at.now, rate);
         let answer =
-            if allowed { offence.answer(snapshot, port, &mut self.ids, &self.unresolved) } else { None };
+            if allowed { offence.answer(at.snapshot, port, &mut self.ids, &self.unresolved) } else { None };
         self.originate(answer, port)
     }
 

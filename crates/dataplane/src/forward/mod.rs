@@ -78,3 +78,8 @@ pub fn reply(frame: &mut Frame, packet: &Packet, ends: &Ends, path: Path) -> Ver
     });
     finish(frame, sent)
 }
+
+/// Whether a router refuses a packet with this verdict: before its forwarding hooks, so IPVS does not see it.
+pub fn is_refused(verdict: Verdict) -> bool {
+    matches!(verdict, Verdict::Drop(DropReason::TtlExpired | DropReason::TooBig { .. }))
+}

@@ -16,7 +16,7 @@
 
 use xvs_proto::Protocol;
 
-use crate::clock::Millis;
+use crate::burst::context::Context;
 use crate::conn::tcp::TcpState;
 use crate::conn::{ASSURED, ConnId, Connection, Inserted, NewConnection, Removal, TableWorker};
 use crate::counters::WorkerCounters;
@@ -40,14 +40,13 @@ impl Pressure {
         &mut self,
         table: &mut TableWorker,
         new: &NewConnection,
-        snapshot: &Snapshot,
         counters: &WorkerCounters,
-        now: Millis,
+        at: Context<'_>,
     ) -> Inserted {
-        self.relieve(table, snapshot, counters, now);
+        self.relieve(table, counters, at);
         let mut inserted = table.insert(new);
         for _ in 0..TRIES {
-            if inserted != Inserted::Full || !relieve_buckets(table, new, snapshot, counters, now) {
+            if inserted != Inserted::Full || !relieve_buckets(table, new, counters, at) {
                 break;
             }
             inserted = table.insert(new);
@@ -57,20 +56,14 @@ impl Pressure {
 
     /// Before an insertion: if the table is as good as full, ends connections that give way. Two, if they are found,
     /// so that a reserve that was used up comes back.
-    fn relieve(
-        &mut self,
-        table: &mut TableWorker,
-        snapshot: &Snapshot,
-        counters: &WorkerCounters,
-        now: Millis,
-    ) {
+    fn relieve(&mut self, table: &mut TableWorker, counters: &WorkerCounters, at: Context<'_>) {
         let mut evicted = 0;
         for _ in 0..LOOKED_AT {
             if evicted == EVICTED_MAX || !table.is_short() {
                 return;
             }
             self.hand = if self.hand < table.table().extent() { self.hand } else { 0 };
-            evicted += u32::from(evict(table, ConnId(self.hand), snapshot, counters, now));
+            evicted += u32::from(evict(table, ConnId(self.hand), counters, at));
             self.hand += 1;
         }
     }
@@ -81,21 +74,15 @@ impl Pressure {
 fn relieve_buckets(
     table: &mut TableWorker,
     new: &NewConnection,
-    snapshot: &Snapshot,
     counters: &WorkerCounters,
-    now: Millis,
+    at: Context<'_>,
 ) -> bool {
-    table.crowd(new).any(|id| evict(table, id, snapshot, counters, now))
+    table.crowd(new).any(|id| evict(table, id, counters, at))
 }
 
 /// Ends a connection if it gives way, and its template with it if that is of no use to anybody else.
-fn evict(
-    table: &mut TableWorker,
-    id: ConnId,
-    snapshot: &Snapshot,
-    counters: &WorkerCounters,
-    now: Millis,
-) -> bool {
+fn evict(table: &mut TableWorker, id: ConnId, counters: &WorkerCounters, at: Context<'_>) -> bool {
+    let Context { snapshot, now } = at;
     let Some(connection) = table.occupant(id) else { return false };
     let (protocol, packets) = (connection.protocol(), connection.in_packets());
     let (template, controller) = (connection.is_template(), connection.controller());
@@ -110,7 +97,7 @@ fn evict(
         count_out(&table.connection(id), state, snapshot);
         counters.evicted.add(1);
         if let Some(controller) = controller {
-            evict(table, controller, snapshot, counters, now);
+            evict(table, controller, counters, at);
         }
         return true;
     }

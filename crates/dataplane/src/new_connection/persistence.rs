@@ -18,79 +18,76 @@ use std::time::Duration;
 
 use xvs_proto::{Endpoint, FlowKey, Packet, Protocol, sip, udp};
 use xvs_sched::{Request, ServiceKey};
+use xvs_xdp::Frame;
 
-use super::eviction::{Pressure, forget_call};
-use super::schedule::{Chosen, member, service_port};
+use super::eviction::forget_call;
+use super::insert::insert;
+use super::schedule::{Chosen, member};
+use crate::burst::context::Context;
+use crate::burst::flows::Flows;
 use crate::clock::Millis;
-use crate::conn::{CallIds, ConnId, Flags, Inserted, NewConnection, TableWorker};
-use crate::counters::WorkerCounters;
-use crate::snapshot::{Activity, Destination, DestinationId, FTP, Persistence, Service, Snapshot, Together};
+use crate::conn::{ConnId, Flags, Inserted, NewConnection};
+use crate::snapshot::{Activity, Destination, DestinationId, FTP, Persistence, Service, Together};
 use crate::verdict::{DropReason, Verdict};
 
-/// What a worker finds and makes templates with.
-pub(crate) struct Templates<'a> {
-    pub(crate) worker: usize,
-    pub(crate) table: &'a mut TableWorker,
-    pub(crate) pressure: &'a mut Pressure,
-    pub(crate) counters: &'a WorkerCounters,
-    pub(crate) now: Millis,
+/// Where a packet's connection goes, by its client's template or by the scheduler and a new one. The connection is
+/// counted by the template already: the caller gives that back if it makes none.
+pub(crate) fn choose<'s>(
+    flows: &mut Flows,
+    frame: &Frame,
+    packet: &Packet,
+    service: &'s Service,
+    persistence: &Persistence,
+    request: &Request,
+    at: Context<'s>,
+) -> Result<Chosen<'s>, Verdict> {
+    let call_id = match persistence.together {
+        Together::Client => None,
+        Together::Call => Some(call_id(packet, frame.bytes()).ok_or(Verdict::Drop(DropReason::NoCallId))?),
+    };
+    let client = key(packet, service, persistence);
+    let mut templates = Templates { flows, at };
+    // Another round is another worker's doing: it made the template, or ended it.
+    loop {
+        let (key, found) = templates.find(client, call_id)?;
+        let (template, destination, id) = match found {
+            Some(template) => match templates.join(template) {
+                Some((destination, id)) => (template, destination, id),
+                None => {
+                    templates.flows.table.detach(template);
+                    continue;
+                }
+            },
+            None => {
+                let id = member(packet, service, request)?.id;
+                let gone = Verdict::Drop(DropReason::DestinationUnavailable);
+                let destination = at.snapshot.destinations.find(id).ok_or(gone)?;
+                let new = template(&key, packet, service, persistence, destination, id, at.now);
+                match templates.make(new, call_id, destination)? {
+                    Some(template) => (template, destination, id),
+                    None => continue,
+                }
+            }
+        };
+        let dest = Endpoint { port: port(packet, service, destination), ..destination.endpoint };
+        let (method, live) = (destination.method, &destination.live);
+        return Ok(Chosen { id, dest, method, live, template: Some(template) });
+    }
 }
 
-impl Templates<'_> {
-    /// Where a packet's connection goes, by its client's template or by the scheduler and a new one. The connection is
-    /// counted by the template already: the caller gives that back if it makes none.
-    pub(crate) fn choose<'s>(
-        &mut self,
-        packet: &Packet,
-        frame: &[u8],
-        service: &'s Service,
-        persistence: &Persistence,
-        request: &Request,
-        snapshot: &'s Snapshot,
-    ) -> Result<Chosen<'s>, Verdict> {
-        let call_id = match persistence.together {
-            Together::Client => None,
-            Together::Call => Some(call_id(packet, frame).ok_or(Verdict::Drop(DropReason::NoCallId))?),
-        };
-        let client = key(packet, service, persistence);
-        // Another round is another worker's doing: it made the template, or ended it.
-        loop {
-            let (key, found) = self.find(client, call_id, &snapshot.call_ids)?;
-            let (template, destination, id) = match found {
-                Some(template) => match self.join(template, snapshot) {
-                    Some((destination, id)) => (template, destination, id),
-                    None => {
-                        self.table.detach(template);
-                        continue;
-                    }
-                },
-                None => {
-                    let id = member(packet, service, request)?.id;
-                    let gone = Verdict::Drop(DropReason::DestinationUnavailable);
-                    let destination = snapshot.destinations.find(id).ok_or(gone)?;
-                    let new = template(&key, packet, service, persistence, destination, id, self.now);
-                    match self.make(new, call_id, destination, snapshot)? {
-                        Some(template) => (template, destination, id),
-                        None => continue,
-                    }
-                }
-            };
-            let dest = Endpoint { port: port(packet, service, destination), ..destination.endpoint };
-            let (method, live) = (destination.method, &destination.live);
-            return Ok(Chosen { id, dest, method, live, template: Some(template) });
-        }
-    }
+/// Templates as one worker finds and makes them.
+struct Templates<'a, 's> {
+    flows: &'a mut Flows,
+    at: Context<'s>,
+}
 
+impl<'s> Templates<'_, 's> {
     /// The template of this identity or, for a call, of this Call-ID among those of the client's calls; if there is
     /// none, the identity that a new one is to have. Templates of calls are told apart by the port of their client,
     /// which is 0 in others.
-    fn find(
-        &self,
-        client: FlowKey,
-        call_id: Option<&[u8]>,
-        call_ids: &CallIds,
-    ) -> Result<(FlowKey, Option<ConnId>), Verdict> {
-        let find = |key: &FlowKey| self.table.find_template(key, self.table.hash(key));
+    fn find(&self, client: FlowKey, call_id: Option<&[u8]>) -> Result<(FlowKey, Option<ConnId>), Verdict> {
+        let (table, call_ids) = (&self.flows.table, &self.at.snapshot.call_ids);
+        let find = |key: &FlowKey| table.find_template(key, table.hash(key));
         let Some(call_id) = call_id else { return Ok((client, find(&client))) };
         let hash = call_ids.hash(call_id);
         // An odd step: so a call's places are all different, and calls that meet in one part in the next.
@@ -100,7 +97,7 @@ impl Templates<'_> {
         for port in places.filter(|&port| port != 0) {
             let key = FlowKey { source: Endpoint { port, ..client.source }, ..client };
             match find(&key) {
-                Some(id) if call_ids.is(self.table.connection(id).mark(), call_id) => {
+                Some(id) if call_ids.is(table.connection(id).mark(), call_id) => {
                     return Ok((key, Some(id)));
                 }
                 Some(_) => {}
@@ -111,8 +108,9 @@ impl Templates<'_> {
     }
 
     /// Has a template control one connection more, and last as long again. `None` if it is of no use any more.
-    fn join<'s>(&mut self, id: ConnId, snapshot: &'s Snapshot) -> Option<(&'s Destination, DestinationId)> {
-        let template = self.table.connection(id);
+    fn join(&mut self, id: ConnId) -> Option<(&'s Destination, DestinationId)> {
+        let Context { snapshot, now } = self.at;
+        let template = self.flows.table.connection(id);
         let number = DestinationId(template.dest_ref());
         let destination = snapshot.destinations.find(number).filter(|known| known.available)?;
         let drained = destination.weight.is_quiescent() && snapshot.settings.expire_quiescent_template;
@@ -120,7 +118,7 @@ impl Templates<'_> {
             return None;
         }
         let timeout = Duration::from_secs(template.timeout_seconds().into());
-        self.table.transition(id, |state| (state, self.now + timeout));
+        self.flows.table.transition(id, |state| (state, now + timeout));
         Some((destination, number))
     }
 
@@ -128,10 +126,10 @@ impl Templates<'_> {
     /// and may open it again, so while it is live it is asked again; not for ever, because that thread may not be running.
     fn share(&self, id: ConnId) -> bool {
         for _ in 0..PATIENCE {
-            if self.table.connection(id).add_controlled() {
+            if self.flows.table.connection(id).add_controlled() {
                 return true;
             }
-            if self.table.occupant(id).is_none() {
+            if self.flows.table.occupant(id).is_none() {
                 return false;
             }
             hint::spin_loop();
@@ -145,17 +143,18 @@ impl Templates<'_> {
         mut new: NewConnection,
         call_id: Option<&[u8]>,
         destination: &Destination,
-        snapshot: &Snapshot,
     ) -> Result<Option<ConnId>, Verdict> {
-        let call_ids = &snapshot.call_ids;
+        let Self { flows, at } = self;
+        let call_ids = &at.snapshot.call_ids;
         if let Some(call_id) = call_id {
             let full = Verdict::Drop(DropReason::CallsFull);
-            let give_way = |table: &mut _, id| forget_call(table, id, snapshot, self.counters);
-            new.mark = call_ids.write(self.worker, call_id, self.table, give_way).ok_or(full)?;
+            let Flows { worker, table, counters, .. } = &mut **flows;
+            let give_way = |table: &mut _, id| forget_call(table, id, at.snapshot, counters);
+            new.mark = call_ids.write(*worker, call_id, table, give_way).ok_or(full)?;
         }
         // Counted before anybody can find it, so that nobody ends a count that is not there.
         destination.live.enter(Activity::Template);
-        let inserted = self.pressure.insert(self.table, &new, snapshot, self.counters, self.now);
+        let inserted = insert(flows, &new, *at);
         let Inserted::New(id) = inserted else {
             destination.live.leave(Activity::Template);
             return match inserted {
@@ -163,7 +162,7 @@ impl Templates<'_> {
                 Inserted::New(_) | Inserted::Existing(_) => Ok(None),
             };
         };
-        let template = self.table.connection(id);
+        let template = flows.table.connection(id);
         call_ids.settle(new.mark, &template);
         Ok(template.add_controlled().then_some(id))
     }
@@ -194,7 +193,7 @@ fn marked(mark: u32, client: IpAddr) -> IpAddr {
 
 /// Whether a packet's template is for the service's port only. FTP's is for every port: the data connections follow.
 fn is_for_one_port(packet: &Packet, service: &Service) -> bool {
-    let port = service_port(service);
+    let port = service.port();
     port == packet.flow.dest.port && port != FTP
 }
 
@@ -230,7 +229,7 @@ fn template(
 fn port(packet: &Packet, service: &Service, destination: &Destination) -> u16 {
     let port = packet.flow.dest.port;
     match destination.endpoint.port {
-        own if own != 0 && port == service_port(service) => own,
+        own if own != 0 && port == service.port() => own,
         _ => port,
     }
 }

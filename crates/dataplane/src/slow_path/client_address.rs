@@ -16,6 +16,8 @@
 //!
 //! Not here: the rewriting of addresses and ports, which comes after requests are told and after replies are.
 
+use std::borrow::Cow;
+
 use xvs_proto::checksum::{self, Delta};
 use xvs_proto::ipv4::Ipv4;
 use xvs_proto::ipv6::{self, Ipv6};
@@ -34,9 +36,27 @@ const TOA: u8 = 254;
 /// SACK blocks (RFC 2018 §3).
 const SACK: u8 = 5;
 
-/// Tells of the client by a packet of its, not rewritten yet. `Some`: what the packet has become, its headers at the same
-/// places of the frame.
-pub(crate) fn request(
+/// Tells the destination of the client by a packet of its, not rewritten yet. Returns what the packet has become, its headers
+/// at the same places of the frame: the same packet for connections whose destination is told nothing.
+#[inline]
+pub(crate) fn add<'p>(
+    frame: &mut Frame,
+    packet: &'p Packet,
+    connection: &Connection<'_>,
+    destination: &Destination,
+    now: Millis,
+    counters: &WorkerCounters,
+) -> Cow<'p, Packet> {
+    let told = match lengthens(connection) {
+        true => tell(frame, packet, connection, destination, now, counters),
+        false => None,
+    };
+    told.map_or(Cow::Borrowed(packet), Cow::Owned)
+}
+
+// Apart, so that what every packet runs through is short.
+#[inline(never)]
+fn tell(
     frame: &mut Frame,
     packet: &Packet,
     connection: &Connection<'_>,
@@ -44,9 +64,6 @@ pub(crate) fn request(
     now: Millis,
     counters: &WorkerCounters,
 ) -> Option<Packet> {
-    if !lengthens(connection) {
-        return None;
-    }
     let flags = connection.flags();
     // What does not leave stays as it came, for whoever is told of it.
     let Path::To(hop) = destination.path else { return None };
@@ -98,10 +115,15 @@ pub(crate) fn lengthens(connection: &Connection<'_>) -> bool {
 }
 
 /// Takes back what the destination counts that its client did not send; of a reply, not rewritten yet.
-pub(crate) fn reply(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>) {
-    if !connection.flags().contains(Flags::PROXY) {
-        return;
+#[inline]
+pub(crate) fn remove(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>) {
+    if connection.flags().contains(Flags::PROXY) {
+        take_back(frame, packet, connection);
     }
+}
+
+#[inline(never)]
+fn take_back(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>) {
     let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
     let by = proxy::header_len(packet.family()) as u32;
     if packet.tcp_flags.has(tcp::Flags::SYN) {

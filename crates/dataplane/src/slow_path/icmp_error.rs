@@ -14,15 +14,17 @@ use xvs_proto::{Family, FlowKey, Fragment, Packet, Protocol, ethernet, gre, gue,
 use xvs_sched::ForwardingMethod;
 use xvs_xdp::{Frame, LinkId};
 
-use super::client_address;
 use super::icmp_reply::{Offence, Speaker};
-use crate::burst::flows::{Begun, Flows};
-use crate::clock::Millis;
+use super::{bypass, client_address};
+use crate::burst::context::Context;
+use crate::burst::flows::Flows;
+use crate::burst::forward as send;
 use crate::conn::{ConnId, Direction};
 use crate::egress::Path;
 use crate::forward::{self, Ends};
-use crate::new_connection::schedule::may_ask;
-use crate::snapshot::{Destination, Encapsulation, FTP_DATA, Snapshot};
+use crate::new_connection::insert::Begun;
+use crate::new_connection::service::{Marked, may_ask};
+use crate::snapshot::{Destination, Encapsulation, FTP_DATA};
 use crate::verdict::{DropReason, Verdict};
 
 /// What becomes of an ICMP error.
@@ -52,237 +54,225 @@ impl Relay {
 
 const PASS: Followed = Followed::Itself(Verdict::PassToKernel);
 
-impl Flows {
-    /// Finds the connection that an ICMP error is about, and edits its frame on its way.
-    pub fn follow(
-        &mut self,
-        frame: &mut Frame,
-        link: LinkId,
-        packet: &Packet,
-        snapshot: &Snapshot,
-        now: Millis,
-    ) -> Followed {
-        let quote = packet.transport + icmp::HEADER_LEN..packet.end;
-        let quote = quoted(frame.bytes(), quote, packet.family());
-        // A later fragment does not say which connection it is of.
-        let Some(quote) = quote.filter(|quote| quote.fragment != Fragment::Later) else { return PASS };
-        let answers = quote.connection_key().reversed();
-        let found = match snapshot.services.any_of(packet.family()) {
-            true => self.table.find(&answers, self.table.hash(&answers)),
-            false => None,
-        };
-        let verdict = match found {
-            Some((id, Direction::Outbound)) => self.about_request(frame, packet, &quote, id, snapshot, now),
-            _ if snapshot.settings.requests_stay => Verdict::PassToKernel,
-            Some((id, Direction::Inbound)) => self.about_reply(frame, packet, &quote, id, snapshot, now),
-            None => match self.about_tunnel(frame, packet, &quote, snapshot, now) {
-                Some(followed) => return followed,
-                None => self.schedule_error(frame, link, packet, &quote, snapshot, now),
-            },
-        };
-        Followed::Itself(verdict)
-    }
+/// An error and the packet that it quotes, by their places in the frame.
+#[derive(Clone, Copy)]
+struct Error<'a> {
+    packet: &'a Packet,
+    quote: &'a Packet,
+}
 
-    /// An error about a packet from the virtual endpoint to the client.
-    fn about_reply(
-        &mut self,
-        frame: &mut Frame,
-        packet: &Packet,
-        quote: &Packet,
-        id: ConnId,
-        snapshot: &Snapshot,
-        now: Millis,
-    ) -> Verdict {
-        let connection = self.table.connection(id);
-        let ends = Ends::of(&connection);
-        if !ends.method.masquerades() {
-            connection.count_in_packet();
+/// How a packet begins a connection.
+pub(crate) type Connect =
+    for<'s> fn(&mut Flows, &Frame, &Packet, Marked<'s>, Context<'s>) -> Result<Begun, Verdict>;
+
+/// Finds the connection that an ICMP error is about, and edits its frame on its way.
+pub(crate) fn follow(
+    flows: &mut Flows,
+    frame: &mut Frame,
+    link: LinkId,
+    packet: &Packet,
+    connect: Connect,
+    at: Context<'_>,
+) -> Followed {
+    let quote = packet.transport + icmp::HEADER_LEN..packet.end;
+    let quote = quoted(frame.bytes(), quote, packet.family());
+    // A later fragment does not say which connection it is of.
+    let Some(quote) = quote.filter(|quote| quote.fragment != Fragment::Later) else { return PASS };
+    let answers = quote.connection_key().reversed();
+    let found = match at.snapshot.services.any_of(packet.family()) {
+        true => flows.table.find(&answers, flows.table.hash(&answers)),
+        false => None,
+    };
+    let error = Error { packet, quote: &quote };
+    let verdict = match found {
+        Some((id, Direction::Outbound)) => about_request(flows, frame, error, id, at),
+        _ if at.snapshot.settings.requests_stay => Verdict::PassToKernel,
+        Some((id, Direction::Inbound)) => about_reply(flows, frame, error, id, at),
+        None => match about_tunnel(flows, frame, error, at) {
+            Some(followed) => return followed,
+            None => schedule(flows, frame, link, error, connect, at),
+        },
+    };
+    Followed::Itself(verdict)
+}
+
+/// An error about a packet from the virtual endpoint to the client.
+fn about_reply(
+    flows: &mut Flows,
+    frame: &mut Frame,
+    error: Error<'_>,
+    id: ConnId,
+    at: Context<'_>,
+) -> Verdict {
+    let connection = flows.table.connection(id);
+    let ends = Ends::of(&connection);
+    if !ends.method.masquerades() {
+        connection.count_in_packet();
+    }
+    if connection.is_bypass() {
+        return bypass::send(flows, frame, &fragmentable(error.packet), at);
+    }
+    // As under IPVS, a removed destination hears of it too.
+    match at.snapshot.destinations.of(&connection) {
+        Some(destination) => to_destination(flows, frame, error, &ends, destination, at),
+        None => Verdict::Drop(DropReason::DestinationUnavailable),
+    }
+}
+
+/// Sends an error to a destination by its connection's method.
+fn to_destination(
+    flows: &mut Flows,
+    frame: &mut Frame,
+    Error { packet, quote }: Error<'_>,
+    ends: &Ends,
+    destination: &Destination,
+    at: Context<'_>,
+) -> Verdict {
+    if ends.method.masquerades() && !forward::icmp::is_summed(frame, packet) {
+        return Verdict::Drop(DropReason::IcmpChecksum);
+    }
+    if destination.available {
+        flows.count(destination, |stats| stats.count_in(packet.length()));
+    }
+    match ends.method {
+        ForwardingMethod::Nat | ForwardingMethod::FullNat => {
+            let path = destination.path;
+            let verdict = forward::icmp::request(frame, &fragmentable(packet), quote, ends, path);
+            flows.report_unresolved(verdict, path);
+            verdict
         }
-        if connection.is_bypass() {
-            let path = Path::find(&snapshot.egress, packet.flow.dest.addr, self.table.hash(&packet.flow));
-            let verdict = forward::unchanged(frame, &fragmentable(packet), path);
-            self.report_unresolved(verdict, path);
-            return verdict;
-        }
-        // As under IPVS, a removed destination hears of it too.
-        match snapshot.destinations.of(&connection) {
-            Some(destination) => {
-                self.tell_destination(frame, packet, quote, &ends, destination, snapshot, now)
+        // Its headers say what the packet's own say of fragments.
+        ForwardingMethod::Tunnel => send::request(flows, frame, packet, ends, destination, at),
+        _ => send::request(flows, frame, &fragmentable(packet), ends, destination, at),
+    }
+}
+
+/// An error about a packet from the client to the destination. By methods that do not masquerade it quotes the packet
+/// as the client sent it, and the kernel routes it there.
+fn about_request(
+    flows: &mut Flows,
+    frame: &mut Frame,
+    Error { packet, quote }: Error<'_>,
+    id: ConnId,
+    at: Context<'_>,
+) -> Verdict {
+    let connection = flows.table.connection(id);
+    let ends = Ends::of(&connection);
+    let destination = at.snapshot.destinations.available_for(&connection);
+    let sender = ends.local.unwrap_or(ends.client).addr;
+    if !ends.method.masquerades() || packet.flow.dest.addr != sender {
+        return Verdict::PassToKernel;
+    }
+    if !forward::icmp::is_summed(frame, packet) {
+        return Verdict::Drop(DropReason::IcmpChecksum);
+    }
+    if let Report::TooBig { mtu } = Report::read(frame.bytes(), packet)
+        && client_address::lengthens(&connection)
+        && let Some(destination) = destination
+    {
+        destination.path_mtu.learn(mtu, ends.dest.addr, at.now);
+    }
+    client_address::quoted(frame, quote, &connection);
+    let path = Path::find(&at.snapshot.egress, ends.client.addr, flows.table.hash(&quote.flow));
+    let verdict = forward::icmp::reply(frame, packet, quote, &ends, path);
+    flows.report_unresolved(verdict, path);
+    if !forward::is_refused(verdict)
+        && let Some(destination) = destination
+    {
+        flows.count(destination, |stats| stats.count_out(packet.length()));
+    }
+    verdict
+}
+
+/// An error about the outer packet of a tunnel; `None` if it is about something else.
+fn about_tunnel(
+    flows: &Flows,
+    frame: &Frame,
+    Error { packet, quote: outer }: Error<'_>,
+    at: Context<'_>,
+) -> Option<Followed> {
+    let (about, encapsulation) = inside(frame.bytes(), outer)?;
+    if !at.snapshot.services.any_of(about.family()) {
+        return None;
+    }
+    let (id, Direction::Inbound) = flows.table.find(&about.flow, flows.table.hash(&about.flow))? else {
+        return None;
+    };
+    let connection = flows.table.connection(id);
+    let ends = Ends::of(&connection);
+    let destination = at.snapshot.destinations.of(&connection)?;
+    let tunnel = destination.tunnel;
+    // Who guesses a connection does not know by which of the director's addresses it is sent on.
+    let ours = ends.method == ForwardingMethod::Tunnel
+        && ends.dest.addr == outer.flow.dest.addr
+        && tunnel.source == Some(outer.flow.source.addr)
+        && encapsulation.is(tunnel.encapsulation);
+    if !ours {
+        return None;
+    }
+    if !forward::icmp::is_summed(frame, packet) {
+        return Some(Followed::Itself(Verdict::Drop(DropReason::IcmpChecksum)));
+    }
+    let error = match Report::read(frame.bytes(), packet) {
+        Report::TooBig { mtu } => {
+            destination.path_mtu.learn(mtu, ends.dest.addr, at.now);
+            if about.family() == Family::V4 && !about.dont_fragment {
+                // From now on the director fragments for its client.
+                return Some(Followed::Itself(Verdict::Consumed));
             }
+            let link_mtu = if let Path::To(hop) = destination.path { hop.mtu } else { u32::MAX };
+            let path_mtu = destination.path_mtu.at(at.now);
+            let room = forward::room(&ends, tunnel, link_mtu, path_mtu, about.family());
+            icmp::Error::FragmentationNeeded { mtu: u16::try_from(room).unwrap_or(u16::MAX) }
+        }
+        // That the director's own header is wrong is nothing that a client could mend.
+        Report::Other { type_and_code: [4, _], .. } if packet.family() == Family::V6 => return None,
+        Report::Other { type_and_code, rest } if packet.family() == about.family() => {
+            icmp::Error::Reported { type_and_code, rest }
+        }
+        Report::Other { .. } => icmp::Error::HostUnreachable,
+    };
+    Some(Followed::Instead(Relay { about, error }))
+}
+
+/// Counts an error that was sent to a client in the stead of one about a tunnel: as IPVS does, for what was quoted
+/// and for the message of so many bytes.
+pub(crate) fn count_relay(flows: &Flows, relay: &Relay, bytes: usize, at: Context<'_>) {
+    let connection = flows.asked(&relay.about, flows.table.hash(&relay.about.connection_key()));
+    for bytes in [relay.about.length(), bytes] {
+        flows.count_answer(connection, bytes, at.snapshot);
+    }
+}
+
+/// An error about a packet of no connection: begins one if it is to (`schedule_icmp`), so that directors that choose
+/// by a hash send it where another one sends the client's packets.
+fn schedule(
+    flows: &mut Flows,
+    frame: &mut Frame,
+    link: LinkId,
+    error: Error<'_>,
+    connect: Connect,
+    at: Context<'_>,
+) -> Verdict {
+    let (snapshot, packet) = (at.snapshot, error.packet);
+    let request = Packet { flow: error.quote.flow.reversed(), ..*error.quote };
+    let FlowKey { source: client, dest, .. } = request.flow;
+    let served = request.has_ports() && snapshot.services.any_of(packet.family());
+    let begins = served && client.port != FTP_DATA && may_ask(client.addr, dest.addr, snapshot);
+    if !begins || !snapshot.settings.schedule_icmp {
+        return Verdict::PassToKernel;
+    }
+    let mark = snapshot.marks.of(link, packet);
+    let Some(service) = snapshot.services.for_packet(mark, request.flow.protocol, dest) else {
+        return Verdict::PassToKernel;
+    };
+    match connect(flows, frame, &request, Marked { service, mark }, at) {
+        Ok(Begun::Connection(id)) => about_reply(flows, frame, error, id, at),
+        Ok(Begun::OnePacket(ends, id)) => match snapshot.destinations.find(id) {
+            Some(destination) => to_destination(flows, frame, error, &ends, destination, at),
             None => Verdict::Drop(DropReason::DestinationUnavailable),
-        }
-    }
-
-    /// Sends an error to a destination by its connection's method.
-    #[expect(clippy::too_many_arguments, reason = "a packet, what it is about, and what is in force")]
-    fn tell_destination(
-        &mut self,
-        frame: &mut Frame,
-        packet: &Packet,
-        quote: &Packet,
-        ends: &Ends,
-        destination: &Destination,
-        snapshot: &Snapshot,
-        now: Millis,
-    ) -> Verdict {
-        if ends.method.masquerades() && !forward::icmp::is_summed(frame, packet) {
-            return Verdict::Drop(DropReason::IcmpChecksum);
-        }
-        if destination.available {
-            self.count(destination, |stats| stats.count_in(packet.length()));
-        }
-        let (path, whole) = (destination.path, fragmentable(packet));
-        let verdict = match ends.method {
-            ForwardingMethod::Nat | ForwardingMethod::FullNat => {
-                forward::icmp::request(frame, &whole, quote, ends, path)
-            }
-            // Its headers say what the packet's own say of fragments.
-            ForwardingMethod::Tunnel => {
-                let outer = self.outer(packet, destination, &snapshot.settings, now);
-                forward::request(frame, packet, ends, path, &snapshot.egress, outer)
-            }
-            _ => {
-                let outer = self.outer(packet, destination, &snapshot.settings, now);
-                forward::request(frame, &whole, ends, path, &snapshot.egress, outer)
-            }
-        };
-        self.report_unresolved(verdict, path);
-        verdict
-    }
-
-    /// An error about a packet from the client to the destination. By methods that do not masquerade it quotes the packet
-    /// as the client sent it, and the kernel routes it there.
-    fn about_request(
-        &mut self,
-        frame: &mut Frame,
-        packet: &Packet,
-        quote: &Packet,
-        id: ConnId,
-        snapshot: &Snapshot,
-        now: Millis,
-    ) -> Verdict {
-        let connection = self.table.connection(id);
-        let ends = Ends::of(&connection);
-        let client = ends.client.addr;
-        let sender = ends.local.unwrap_or(ends.client).addr;
-        if !ends.method.masquerades() || packet.flow.dest.addr != sender {
-            return Verdict::PassToKernel;
-        }
-        if !forward::icmp::is_summed(frame, packet) {
-            return Verdict::Drop(DropReason::IcmpChecksum);
-        }
-        if let Report::TooBig { mtu } = Report::read(frame.bytes(), packet)
-            && client_address::lengthens(&connection)
-            && let Some(destination) = snapshot.destinations.available_for(&connection)
-        {
-            destination.path_mtu.learn(mtu, ends.dest.addr, now);
-        }
-        client_address::quoted(frame, quote, &connection);
-        let path = Path::find(&snapshot.egress, client, self.table.hash(&quote.flow));
-        let verdict = forward::icmp::reply(frame, packet, quote, &ends, path);
-        self.report_unresolved(verdict, path);
-        // As with replies, a router refuses it before IPVS sees it.
-        let refused = matches!(verdict, Verdict::Drop(DropReason::TtlExpired | DropReason::TooBig { .. }));
-        if !refused && let Some(destination) = snapshot.destinations.available_for(&connection) {
-            self.count(destination, |stats| stats.count_out(packet.length()));
-        }
-        verdict
-    }
-
-    /// An error about the outer packet of a tunnel; `None` if it is about something else.
-    fn about_tunnel(
-        &self,
-        frame: &Frame,
-        packet: &Packet,
-        outer: &Packet,
-        snapshot: &Snapshot,
-        now: Millis,
-    ) -> Option<Followed> {
-        let (about, encapsulation) = inside(frame.bytes(), outer)?;
-        if !snapshot.services.any_of(about.family()) {
-            return None;
-        }
-        let (id, Direction::Inbound) = self.table.find(&about.flow, self.table.hash(&about.flow))? else {
-            return None;
-        };
-        let connection = self.table.connection(id);
-        let ends = Ends::of(&connection);
-        let destination = snapshot.destinations.of(&connection)?;
-        let tunnel = destination.tunnel;
-        // Who guesses a connection does not know by which of the director's addresses it is sent on.
-        let ours = ends.method == ForwardingMethod::Tunnel
-            && ends.dest.addr == outer.flow.dest.addr
-            && tunnel.source == Some(outer.flow.source.addr)
-            && encapsulation.is(tunnel.encapsulation);
-        if !ours {
-            return None;
-        }
-        if !forward::icmp::is_summed(frame, packet) {
-            return Some(Followed::Itself(Verdict::Drop(DropReason::IcmpChecksum)));
-        }
-        let error = match Report::read(frame.bytes(), packet) {
-            Report::TooBig { mtu } => {
-                destination.path_mtu.learn(mtu, ends.dest.addr, now);
-                if about.family() == Family::V4 && !about.dont_fragment {
-                    // From now on the director fragments for its client.
-                    return Some(Followed::Itself(Verdict::Consumed));
-                }
-                let link_mtu = if let Path::To(hop) = destination.path { hop.mtu } else { u32::MAX };
-                let path_mtu = destination.path_mtu.at(now);
-                let room = forward::room(&ends, tunnel, link_mtu, path_mtu, about.family());
-                icmp::Error::FragmentationNeeded { mtu: u16::try_from(room).unwrap_or(u16::MAX) }
-            }
-            // That the director's own header is wrong is nothing that a client could mend.
-            Report::Other { type_and_code: [4, _], .. } if packet.family() == Family::V6 => return None,
-            Report::Other { type_and_code, rest } if packet.family() == about.family() => {
-                icmp::Error::Reported { type_and_code, rest }
-            }
-            Report::Other { .. } => icmp::Error::HostUnreachable,
-        };
-        Some(Followed::Instead(Relay { about, error }))
-    }
-
-    /// Counts an error that was sent to a client in the stead of one about a tunnel: as IPVS does, for what was quoted
-    /// and for the message of so many bytes.
-    pub fn count_relay(&self, relay: &Relay, bytes: usize, snapshot: &Snapshot) {
-        let connection = self.asked(&relay.about, self.table.hash(&relay.about.connection_key()));
-        for bytes in [relay.about.length(), bytes] {
-            self.count_answer(connection, bytes, snapshot);
-        }
-    }
-
-    /// An error about a packet of no connection: begins one if it is to (`schedule_icmp`), so that directors that choose
-    /// by a hash send it where another one sends the client's packets.
-    fn schedule_error(
-        &mut self,
-        frame: &mut Frame,
-        link: LinkId,
-        packet: &Packet,
-        quote: &Packet,
-        snapshot: &Snapshot,
-        now: Millis,
-    ) -> Verdict {
-        let request = Packet { flow: quote.flow.reversed(), ..*quote };
-        let FlowKey { source: client, dest, .. } = request.flow;
-        let served = request.has_ports() && snapshot.services.any_of(packet.family());
-        let begins = served && client.port != FTP_DATA && may_ask(client.addr, dest.addr, snapshot);
-        if !begins || !snapshot.settings.schedule_icmp {
-            return Verdict::PassToKernel;
-        }
-        let mark = snapshot.marks.of(link, packet);
-        let Some(service) = snapshot.services.for_packet(mark, request.flow.protocol, dest) else {
-            return Verdict::PassToKernel;
-        };
-        match self.begin_for(frame, &request, service, mark, snapshot, now) {
-            Ok(Begun::Connection(id)) => self.about_reply(frame, packet, quote, id, snapshot, now),
-            Ok(Begun::OnePacket(ends, id)) => match snapshot.destinations.find(id) {
-                Some(destination) => {
-                    self.tell_destination(frame, packet, quote, &ends, destination, snapshot, now)
-                }
-                None => Verdict::Drop(DropReason::DestinationUnavailable),
-            },
-            Err(verdict) => verdict,
-        }
+        },
+        Err(verdict) => verdict,
     }
 }
 

@@ -2,7 +2,6 @@
 
 pub(crate) mod bypass;
 pub(crate) mod client_address;
-mod datagram;
 pub mod fragmentation;
 pub mod icmp_error;
 pub mod icmp_reply;

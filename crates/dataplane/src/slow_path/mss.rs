@@ -9,6 +9,7 @@
 use xvs_proto::{Family, Packet, ipv4, ipv6, tcp};
 use xvs_xdp::Frame;
 
+use crate::burst::context::Context;
 use crate::egress::Path;
 use crate::forward::{self, Ends};
 use crate::snapshot::Destination;
@@ -17,8 +18,41 @@ use crate::snapshot::Destination;
 const MSS: u8 = 2;
 const MSS_LEN: usize = 2;
 
+/// Lowers the option of a client's SYN, if its connection is one of those whose option is lowered.
+#[inline]
+pub(crate) fn clamp_request(
+    frame: &mut Frame,
+    packet: &Packet,
+    ends: &Ends,
+    destination: &Destination,
+    at: Context<'_>,
+) {
+    if at.snapshot.settings.mss_clamp.concerns(packet, ends.method) {
+        let back = Path::find(&at.snapshot.egress, packet.flow.source.addr, 0);
+        clamp(frame, packet, ends, destination, back);
+    }
+}
+
+/// Lowers the option of a SYN to a client, which leaves by `path`, if its connection is one of those whose option is
+/// lowered.
+#[inline]
+pub(crate) fn clamp_reply(
+    frame: &mut Frame,
+    packet: &Packet,
+    ends: &Ends,
+    destination: Option<&Destination>,
+    path: Path,
+    at: Context<'_>,
+) {
+    if at.snapshot.settings.mss_clamp.concerns(packet, ends.method)
+        && let Some(destination) = destination.filter(|destination| destination.available)
+    {
+        clamp(frame, packet, ends, destination, path);
+    }
+}
+
 /// Lowers the option of a SYN to what the ways to the connection's destination and its client take.
-pub fn clamp(frame: &mut Frame, packet: &Packet, ends: &Ends, destination: &Destination, client: Path) {
+fn clamp(frame: &mut Frame, packet: &Packet, ends: &Ends, destination: &Destination, client: Path) {
     let mtu = |path| match path {
         Path::To(hop) => hop.mtu,
         _ => u32::MAX,

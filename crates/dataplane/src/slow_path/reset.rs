@@ -6,10 +6,11 @@
 //! later finds the mark still there and is answered alike, until the connection expires: so an end whose reset was lost, or
 //! came too late to fit, hears again. Cost for other connections: a look at their flags.
 //!
-//! Not here: who sets the mark (`ctl`, `connections.rs`). A SYN meets it as the end of an old connection ([`Flows::take`]).
+//! Not here: who sets the mark (`ctl`, `connections.rs`). A SYN meets it as the end of an old connection (`burst/lookup.rs`).
 //!
 //! Source: RFC 9293 §3.10.7.1 (numbers of a reset), RFC 5961 §3.2 (which resets an end believes).
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use xvs_proto::{Endpoint, Packet, Protocol, checksum, ipv4, ipv6, tcp};
@@ -17,7 +18,6 @@ use xvs_xdp::{Frame, LinkId};
 
 use super::client_address::without_data;
 use super::icmp_reply::hop_to;
-use crate::burst::flows::Flows;
 use crate::conn::{Connection, Flags};
 use crate::egress::Unresolved;
 use crate::forward::link_header;
@@ -32,46 +32,40 @@ pub struct Reset {
     numbers: tcp::ResetNumbers,
 }
 
-impl Flows {
-    /// Turns a packet of a connection that is to be reset into a reset, and has its sender get one too. `Some`: what the
-    /// packet has become, its headers at the same places of the frame.
-    #[inline]
-    pub(crate) fn reset(
-        resets: &mut Vec<Reset>,
-        frame: &mut Frame,
-        packet: &Packet,
-        connection: &Connection<'_>,
-    ) -> Option<Packet> {
-        match connection.flags().contains(Flags::RESET) {
-            true => Self::reset_both(resets, frame, packet),
-            false => None,
-        }
-    }
+/// Turns a packet of a connection that is to be reset into a reset, and adds one for its sender. Returns what the packet has
+/// become, its headers at the same places of the frame: the same packet where nothing is to be reset.
+#[inline]
+pub(crate) fn apply<'p>(
+    resets: &mut Vec<Reset>,
+    frame: &mut Frame,
+    packet: &'p Packet,
+    connection: &Connection<'_>,
+) -> Cow<'p, Packet> {
+    let reset = match connection.flags().contains(Flags::RESET) {
+        true => reset_both(resets, frame, packet),
+        false => None,
+    };
+    reset.map_or(Cow::Borrowed(packet), Cow::Owned)
+}
 
-    // Apart, so that what every packet runs through is short.
-    #[inline(never)]
-    fn reset_both(resets: &mut Vec<Reset>, frame: &mut Frame, packet: &Packet) -> Option<Packet> {
-        let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
-        let (source, dest) = (packet.flow.source, packet.flow.dest);
-        // A wrong sum would become a right one, around numbers that nobody has meant. What ends here stays as it came.
-        let sum = || checksum::transport(source.addr, dest.addr, Protocol::TCP.0, segment);
-        if packet.flow.protocol != Protocol::TCP || packet.ttl <= 1 || sum() != 0 {
-            return None;
-        }
-        let numbers = tcp::reset_numbers(segment)?;
-        let tcp_flags = tcp::make_reset(segment);
-        // A burst has no more packets than there is room for.
-        if resets.len() < resets.capacity() {
-            resets.push(Reset { source: dest, dest: source, numbers });
-        }
-        let cut = without_data(frame, packet, tcp::HEADER_LEN, &[]);
-        Some(Packet { tcp_flags, longest_fragment: None, ..cut })
+// Apart, so that what every packet runs through is short.
+#[inline(never)]
+fn reset_both(resets: &mut Vec<Reset>, frame: &mut Frame, packet: &Packet) -> Option<Packet> {
+    let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
+    let (source, dest) = (packet.flow.source, packet.flow.dest);
+    // A wrong sum would become a right one, around numbers that nobody has meant. What ends here stays as it came.
+    let sum = || checksum::transport(source.addr, dest.addr, Protocol::TCP.0, segment);
+    if packet.flow.protocol != Protocol::TCP || packet.ttl <= 1 || sum() != 0 {
+        return None;
     }
-
-    /// The resets that are to be sent; who sends them takes them out.
-    pub fn resets(&mut self) -> &mut Vec<Reset> {
-        &mut self.resets
+    let numbers = tcp::reset_numbers(segment)?;
+    let tcp_flags = tcp::make_reset(segment);
+    // A burst has no more packets than there is room for.
+    if resets.len() < resets.capacity() {
+        resets.push(Reset { source: dest, dest: source, numbers });
     }
+    let cut = without_data(frame, packet, tcp::HEADER_LEN, &[]);
+    Some(Packet { tcp_flags, longest_fragment: None, ..cut })
 }
 
 impl Reset {

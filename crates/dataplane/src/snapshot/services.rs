@@ -129,6 +129,14 @@ pub struct Member {
 }
 
 impl Service {
+    /// Its port; 0 if it is of every port, or of a mark.
+    pub fn port(&self) -> u16 {
+        match self.key {
+            ServiceKey::Address { endpoint, .. } => endpoint.port,
+            ServiceKey::Mark { .. } => 0,
+        }
+    }
+
     /// Lets the scheduler choose and commits its next state; `None` if no destination may be chosen.
     pub fn choose(&self, request: &Request) -> Option<&Member> {
         loop {

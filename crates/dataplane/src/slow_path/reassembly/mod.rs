@@ -13,6 +13,7 @@
 //! Cost: one look at each fragment that waits, at most [`HELD`]; one copy of a whole datagram. Bounded: the datagram
 //! that waits longest goes when there is no room. Not here: what becomes of the datagram (`datagram.rs`).
 
+mod forward;
 pub mod handoff;
 
 use std::net::IpAddr;

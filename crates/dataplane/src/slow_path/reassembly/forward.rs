@@ -6,23 +6,34 @@
 //! (`fragments.rs`), how a packet is cut (`pieces.rs`).
 
 use xvs_proto::{Family, Fragment, Packet, Parsed, ethernet, ipv6, parse};
-use xvs_xdp::LinkId;
+use xvs_xdp::{Frame, LinkId};
 
-use super::icmp_reply::Offence;
-use super::reassembly::{Datagram, Gathered};
+use super::{Datagram, Gathered};
+use crate::burst::context::Context;
 use crate::burst::dispatch::Ending;
+use crate::burst::flows::Flows;
 use crate::port::{Port, Received};
+use crate::slow_path::icmp_reply::Offence;
 use crate::verdict::{DropReason, Verdict};
+
+/// How a packet is decided, from its look-up to its verdict.
+pub(crate) type Process = fn(&mut Flows, &mut Frame, LinkId, &Packet, hash: u64, Context<'_>) -> Verdict;
 
 impl Ending<'_> {
     /// Takes a fragment to where it belongs. The verdict is that on its datagram, if it was the last one missing.
-    pub fn fragment(&mut self, received: Received, packet: &Packet, port: &mut impl Port) {
+    pub(crate) fn fragment(
+        &mut self,
+        received: Received,
+        packet: &Packet,
+        process: Process,
+        port: &mut impl Port,
+    ) {
         self.give_up(port);
-        let verdict = match self.fragments.take(received, packet, self.now) {
+        let verdict = match self.fragments.take(received, packet, self.at.now) {
             Gathered::Waits => Verdict::Held,
             Gathered::HandedOver => Verdict::Consumed,
             Gathered::Refused(reason) => Verdict::Drop(reason),
-            Gathered::Whole(datagram) => self.forward(datagram, port),
+            Gathered::Whole(datagram) => self.forward(datagram, process, port),
         };
         let verdict = match verdict {
             Verdict::Transmit(_) => {
@@ -36,8 +47,8 @@ impl Ending<'_> {
     }
 
     /// Drops those whose time is over, and the oldest if there is no room for one more.
-    pub fn give_up(&mut self, port: &mut impl Port) {
-        while let Some(reason) = self.fragments.give_up(self.now) {
+    pub(crate) fn give_up(&mut self, port: &mut impl Port) {
+        while let Some(reason) = self.fragments.give_up(self.at.now) {
             self.tell(reason, port);
             self.dispose(Verdict::Drop(reason), port);
             self.outcome.counters().held.set(self.fragments.held() as u64);
@@ -52,7 +63,7 @@ impl Ending<'_> {
                 && let Some(offence) =
                     Offence::of(&packet, &received.frame, received.link, Verdict::Drop(reason))
             {
-                self.outcome.answer(&offence, self.snapshot, port, self.now);
+                self.outcome.answer(&offence, self.at, port);
             }
         }
     }
@@ -63,12 +74,13 @@ impl Ending<'_> {
         released.map(|received| self.outcome.settle(received, verdict, port)).last()
     }
 
-    fn forward(&mut self, mut datagram: Datagram, port: &mut impl Port) -> Verdict {
+    fn forward(&mut self, mut datagram: Datagram, process: Process, port: &mut impl Port) -> Verdict {
         let verdict = match parse(datagram.frame.bytes()) {
             Ok(Parsed::Ip(packet)) => {
                 let longest_fragment = (packet.family() == Family::V6).then_some(datagram.largest);
                 let length = packet.length();
-                match self.decide(&mut datagram, &Packet { longest_fragment, ..packet }, port) {
+                let packet = Packet { longest_fragment, ..packet };
+                match self.decide(&mut datagram, &packet, process, port) {
                     Verdict::Transmit(link) => self.send(&datagram, length, link, usize::MAX, port),
                     Verdict::Fragment { link, mtu } => self.send(&datagram, length, link, mtu as usize, port),
                     verdict => verdict,
@@ -100,10 +112,15 @@ impl Ending<'_> {
     }
 
     /// Finds or makes the datagram's connection and edits it on its way; its sender is told of a drop.
-    fn decide(&mut self, datagram: &mut Datagram, packet: &Packet, port: &mut impl Port) -> Verdict {
+    fn decide(
+        &mut self,
+        datagram: &mut Datagram,
+        packet: &Packet,
+        process: Process,
+        port: &mut impl Port,
+    ) -> Verdict {
         let hash = self.flows.hash(&packet.connection_key());
-        let verdict =
-            self.flows.take(&mut datagram.frame, datagram.link, packet, hash, self.snapshot, self.now);
+        let verdict = process(self.flows, &mut datagram.frame, datagram.link, packet, hash, self.at);
         if let Some(offence) = Offence::of(packet, &datagram.frame, datagram.link, verdict) {
             self.answer(offence, hash, port);
         }
