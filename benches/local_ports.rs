@@ -14,9 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
-use xvs_dataplane::local::LocalAddresses;
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::Snapshot;
+use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
 use xvs_dataplane::worker::Worker;
 use xvs_sched::ForwardingMethod;
 
@@ -98,7 +98,7 @@ impl Bench {
         self.random ^= self.random << 17;
         let flow = self.live.swap_remove((self.random % self.live.len() as u64) as usize);
         let id = self.id(flow).expect("it lives");
-        let table = self.worker.pipeline.flows().table();
+        let table = self.worker.pipeline.flows.table();
         table.remove(id);
         table.quiescent();
         self.gone.push(flow);
@@ -106,7 +106,7 @@ impl Bench {
 
     fn id(&mut self, flow: u32) -> Option<xvs_dataplane::conn::ConnId> {
         let key = Way::from(ForwardingMethod::FullNat).flow_key(flow);
-        let table = self.worker.pipeline.flows().table();
+        let table = self.worker.pipeline.flows.table();
         let hash = table.hash(&key);
         table.find(&key, hash).map(|(id, _)| id)
     }

@@ -20,12 +20,13 @@ use rustix::time::{ClockId, clock_gettime};
 use xvs_dataplane::capture::Capture;
 use xvs_dataplane::capture::filter::Filter;
 use xvs_dataplane::conn::Timers;
-use xvs_dataplane::port::{BURST, Port};
+use xvs_dataplane::port::Port;
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::worker::Worker;
 use xvs_proto::{MacAddr, ethernet, parse};
 use xvs_sched::ForwardingMethod::{DirectRouting, Nat, Tunnel};
+use xvs_xdp::BURST;
 
 use rig::{Loop, Order, Side, Way};
 
@@ -166,14 +167,14 @@ impl Bench {
         let mut worker = rig::worker(way, connections as usize, memory);
         worker.port.offer(Side::Requests, Order::Turns, connections, connections.into());
         rig::forward(&mut worker);
-        let live = worker.pipeline.flows().table().table().live();
+        let live = worker.pipeline.flows.table().table().live();
         assert_eq!(live, connections as usize, "each flow has a connection of its own");
         Self { way, memory, connections, worker }
     }
 
     /// What its table's memory is.
     fn pages(&mut self) -> String {
-        self.worker.pipeline.flows().table().table().pages().to_string()
+        self.worker.pipeline.flows.table().table().pages().to_string()
     }
 
     /// CPU time for one packet or connection.
@@ -198,7 +199,7 @@ impl Bench {
     }
 
     fn dropped(&self) -> u64 {
-        let counters = self.worker.pipeline.counters().all();
+        let counters = self.worker.pipeline.outcome.counters().all();
         counters.filter(|(name, _)| name.starts_with("drop_")).map(|(_, count)| count).sum()
     }
 
@@ -245,7 +246,7 @@ impl Bench {
 
     fn look_up(&mut self) {
         let Worker { pipeline, port, clock, .. } = &mut self.worker;
-        let table = pipeline.flows().table();
+        let table = pipeline.flows.table();
         let timeout = Duration::from_secs(300);
         let mut burst = Vec::with_capacity(BURST);
         for _ in 0..PACKETS / BURST as u64 {
@@ -283,14 +284,14 @@ impl Bench {
     fn expire(&mut self) {
         let Worker { pipeline, snapshot, clock, .. } = &mut self.worker;
         let snapshot = snapshot.load();
-        while pipeline.flows().expire(&snapshot, clock.now()) == Timers::Behind {
-            pipeline.flows().quiescent();
+        while pipeline.flows.expire(&snapshot, clock.now()) == Timers::Behind {
+            pipeline.flows.quiescent();
         }
-        let live = pipeline.flows().table().table().live();
+        let live = pipeline.flows.table().table().live();
         assert_eq!(live, 0, "every connection is past its time");
         // What the last of them left is reused after two more.
-        pipeline.flows().quiescent();
-        pipeline.flows().quiescent();
+        pipeline.flows.quiescent();
+        pipeline.flows.quiescent();
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Barrier};
 use std::{env, thread};
 
 use rustix::time::{ClockId, clock_gettime};
-use xvs_dataplane::dice::Dice;
+use xvs_dataplane::random::Dice;
 use xvs_dataplane::snapshot::{Activity, DestinationId, DestinationLive, Member, Service, ServiceLive};
 use xvs_proto::Endpoint;
 use xvs_sched::scheduler::{self, Flags, Setup};

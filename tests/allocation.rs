@@ -18,12 +18,13 @@ use xvs_dataplane::capture::filter::Filter;
 use xvs_dataplane::capture::{Capture, Reader};
 use xvs_dataplane::conn::Timers;
 use xvs_dataplane::port::Received;
-use xvs_dataplane::shm::{Frame, Memory};
+use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::worker::Worker;
 use xvs_proto::Prefix;
 use xvs_proto::{ethernet, icmp};
 use xvs_sched::ForwardingMethod::{DirectRouting, Nat, Tunnel};
+use xvs_xdp::Frame;
 
 use rig::{Loop, Order, Side, Way};
 
@@ -172,9 +173,9 @@ fn the_end_of_connections_costs_no_allocation() {
     worker.clock.advance(Duration::from_secs(3600));
     let snapshot = worker.snapshot.load();
     let allocations = measure(|| {
-        while worker.pipeline.flows().expire(&snapshot, worker.clock.now()) == Timers::Behind {
-            worker.pipeline.flows().quiescent();
+        while worker.pipeline.flows.expire(&snapshot, worker.clock.now()) == Timers::Behind {
+            worker.pipeline.flows.quiescent();
         }
     });
-    assert_eq!((allocations.count_total, worker.pipeline.flows().table().table().live()), (0, 0));
+    assert_eq!((allocations.count_total, worker.pipeline.flows.table().table().live()), (0, 0));
 }

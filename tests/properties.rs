@@ -19,7 +19,7 @@ use xvs::lab_cluster::{
 };
 use xvs::steered::{Steered, unreadable};
 use xvs::{Datagram, Judged, LabCluster, Transport};
-use xvs_dataplane::xdp::Verdict;
+use xvs_dataplane::steering::Verdict;
 
 #[derive(Clone, Debug)]
 enum Step {

@@ -19,7 +19,7 @@ use xvs::setup::{self, Action};
 use xvs::steered::{Steered, unreadable};
 use xvs::{Datagram, LabCluster, Transport, recording};
 use xvs_cli::lab::Lab;
-use xvs_dataplane::xdp::Verdict;
+use xvs_dataplane::steering::Verdict;
 
 /// Injects a frame; a sentence if it was the director's and would not have reached it.
 fn inject(steered: &mut Steered, lab: &mut Lab, link: &str, frame: &[u8]) -> Result<Value, String> {

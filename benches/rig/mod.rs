@@ -13,24 +13,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use xvs_dataplane::burst::flows::Flows;
+use xvs_dataplane::burst::transmit::Outcome;
 use xvs_dataplane::clock::Clock;
 use xvs_dataplane::conn::{Table, TableConfig};
 use xvs_dataplane::counters::WorkerCounters;
-use xvs_dataplane::egress::Egress;
 use xvs_dataplane::egress::model::Network;
-use xvs_dataplane::exchange::Exchange;
-use xvs_dataplane::flow::Flows;
+use xvs_dataplane::egress::{Egress, Path, Unresolved};
 use xvs_dataplane::forward::Identification;
-use xvs_dataplane::fragments::Fragments;
-use xvs_dataplane::local::LocalAddresses;
-use xvs_dataplane::outcome::{Outcome, Unresolved};
-use xvs_dataplane::pieces::Cut;
 use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::memory::MemoryPort;
-use xvs_dataplane::port::{BURST, LinkId, Port, Received, Woken};
-use xvs_dataplane::shm::{Census, Frame, FrameLayout, FramePool, Memory};
+use xvs_dataplane::port::{Port, Received, Woken};
+use xvs_dataplane::shm::Memory;
+use xvs_dataplane::slow_path::fragmentation::Cut;
+use xvs_dataplane::slow_path::reassembly::Fragments;
+use xvs_dataplane::slow_path::reassembly::handoff::Exchange;
+use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
 use xvs_dataplane::snapshot::{
-    Destination, DestinationId, DestinationLive, Encapsulation, Member, Path, Service, ServiceLive, Snapshot,
+    Destination, DestinationId, DestinationLive, Encapsulation, Member, Service, ServiceLive, Snapshot,
     Tunnel,
 };
 use xvs_dataplane::worker::Worker;
@@ -38,7 +38,9 @@ use xvs_proto::checksum::Coverage;
 use xvs_proto::ipv4::{self, Ipv4};
 use xvs_proto::ipv6::{self, Ipv6};
 use xvs_proto::{Endpoint, Family, FlowKey, HashSecret, MacAddr, Protocol, ethernet, udp};
-use xvs_sched::{ForwardingMethod, ServiceKey, Weight, scheduler, scheduler::Setup};
+use xvs_sched::scheduler::{self, Setup};
+use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
+use xvs_xdp::{BURST, Census, Frame, FrameLayout, FramePool, LinkId};
 
 /// The virtual endpoint, in IPv4.
 const VIRTUAL: (Ipv4Addr, u16) = (Ipv4Addr::new(198, 51, 100, 100), 53);
@@ -183,9 +185,9 @@ pub(crate) fn forward(worker: &mut Worker<Loop>) {
     let snapshot = snapshot.load();
     while port.is_open() {
         let now = clock.now();
-        pipeline.flows().expire(&snapshot, now);
+        pipeline.flows.expire(&snapshot, now);
         pipeline.run(&snapshot, port, now);
-        pipeline.flows().quiescent();
+        pipeline.flows.quiescent();
     }
 }
 

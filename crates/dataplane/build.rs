@@ -1,4 +1,4 @@
-//! Compiles each `bpf/NAME.bpf.c` to `OUT_DIR/NAME.bpf.o`, which `src/xdp/` embeds.
+//! Compiles each `bpf/NAME.bpf.c` to `OUT_DIR/NAME.bpf.o`, which `src/steering/` and `src/decap.rs` embed.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

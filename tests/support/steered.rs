@@ -4,8 +4,8 @@
 //! program, and no interface.
 
 use xvs_cli::lab::Lab;
+use xvs_dataplane::steering::{Steering, SteeringRules, Verdict};
 use xvs_dataplane::verdict::DropReason;
-use xvs_dataplane::xdp::{Steering, SteeringRules, Verdict};
 
 /// The loaded program.
 pub struct Steered {

@@ -12,12 +12,12 @@ use thiserror::Error;
 use tracing_subscriber::EnvFilter;
 use xvs_dataplane::conn::TableConfig;
 use xvs_dataplane::shm::Memory;
-use xvs_dataplane::xdp::RingSizes;
 use xvs_model::client::DEFAULT_SOCKET;
 use xvs_model::load_feedback::Feedback;
 use xvs_model::reconcile::Repair;
 use xvs_model::rules::RuleLine;
 use xvs_model::settings::Ipvs;
+use xvs_xdp::RingSizes;
 
 use crate::keepalived_conf::read_usable;
 use crate::registry::SIP_CALLS;

@@ -12,8 +12,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use xvs_dataplane::egress::model::Link;
-use xvs_dataplane::marks;
-use xvs_dataplane::marks::{Change, Condition, Expected, Marks, Step, Test};
+use xvs_dataplane::snapshot::marks;
+use xvs_dataplane::snapshot::marks::{Change, Condition, Expected, Marks, Step, Test};
 use xvs_model::firewall_mark::MarkRule;
 use xvs_proto::{Family, Prefix};
 
@@ -500,8 +500,8 @@ mod tests {
 
     use proptest::prelude::*;
     use xvs_dataplane::egress::model::Network;
-    use xvs_dataplane::port::LinkId;
     use xvs_proto::{Endpoint, FlowKey, Packet};
+    use xvs_xdp::LinkId;
 
     use crate::firewall_marks::*;
 

@@ -12,23 +12,23 @@ use std::time::Duration;
 use xvs_dataplane::port::Port;
 
 use serde_json::{Value, json};
+use xvs_dataplane::burst::flows::Flows;
+use xvs_dataplane::burst::transmit::Outcome;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{Table, TableConfig, TableReader, Timers};
 use xvs_dataplane::counters::WorkerCounters;
+use xvs_dataplane::egress::Unresolved;
 use xvs_dataplane::egress::model;
 use xvs_dataplane::egress::model::{Network, Route, RouteAction};
-use xvs_dataplane::exchange::Exchange;
 use xvs_dataplane::explain::Live;
-use xvs_dataplane::flow::Flows;
 use xvs_dataplane::forward::Identification;
-use xvs_dataplane::fragments::Fragments;
-use xvs_dataplane::outcome::{Outcome, Unresolved};
 use xvs_dataplane::pipeline::Pipeline;
-use xvs_dataplane::port::LinkId;
 use xvs_dataplane::port::memory::{Bytes, MemoryPort};
 use xvs_dataplane::shm::Memory;
+use xvs_dataplane::slow_path::reassembly::Fragments;
+use xvs_dataplane::slow_path::reassembly::handoff::Exchange;
+use xvs_dataplane::steering::{SteeringError, SteeringRules};
 use xvs_dataplane::verdict::{DropReason, Verdict};
-use xvs_dataplane::xdp::{SteeringError, SteeringRules};
 use xvs_model::capture::{CaptureRequest, CapturedPacket, Missed};
 use xvs_model::client::{Director, Failure};
 use xvs_model::command::CommandError;
@@ -38,6 +38,7 @@ use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_model::settings::Ipvs;
 use xvs_proto::{HashSecret, Prefix};
+use xvs_xdp::LinkId;
 
 use crate::api::capture::Listener;
 use crate::api::connections::{How, count, end, found, rows};
@@ -180,7 +181,7 @@ impl InMemory {
         (listener.packets(&egress), listener.missed(&egress))
     }
 
-    /// Lets frames come in by a link, at most [`BURST`](xvs_dataplane::port::BURST) of them, and forgets what left by the last call; for tests that
+    /// Lets frames come in by a link, at most [`BURST`](xvs_xdp::BURST) of them, and forgets what left by the last call; for tests that
     /// have many.
     ///
     /// # Errors
@@ -202,14 +203,14 @@ impl InMemory {
         }
         let snapshot = self.control.published().load_full();
         self.pipeline.run(&snapshot, &mut self.port, self.now);
-        self.pipeline.flows().quiescent();
+        self.pipeline.flows.quiescent();
         self.port.take_passed();
         Ok(())
     }
 
     /// The verdict on the first frame of the last burst.
     pub fn verdict(&self) -> Option<Verdict> {
-        self.pipeline.verdicts().first().copied()
+        self.pipeline.outcome.verdicts().first().copied()
     }
 
     /// The frames that have left since the last call or burst, each with the name of its link.
@@ -224,13 +225,13 @@ impl InMemory {
 
     /// Frames that came in or were made and have not left: none, between two lines.
     pub fn in_hand(&self) -> i64 {
-        self.pipeline.counters().in_hand()
+        self.pipeline.outcome.counters().in_hand()
     }
 
     /// Frames that are neither at home nor in the hands of those who wait for the rest of their datagram: none, between
     /// two lines.
     pub fn astray(&self) -> i64 {
-        i64::from(self.port.census().out) - self.pipeline.counters().held.value() as i64
+        i64::from(self.port.census().out) - self.pipeline.outcome.counters().held.value() as i64
     }
 
     /// Moves time.
@@ -244,10 +245,10 @@ impl InMemory {
             self.control.tick(self.now)?;
             self.sweeper.run(self.now);
             let snapshot = self.control.published().load_full();
-            while self.pipeline.flows().expire(&snapshot, self.now) == Timers::Behind {}
+            while self.pipeline.flows.expire(&snapshot, self.now) == Timers::Behind {}
             // No frame comes; time may be over for those that wait.
             self.pipeline.run(&snapshot, &mut self.port, self.now);
-            self.pipeline.flows().quiescent();
+            self.pipeline.flows.quiescent();
         }
         Ok(())
     }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use xvs_dataplane::xdp::SteeringRules;
+use xvs_dataplane::steering::SteeringRules;
 use xvs_model::command::Command;
 use xvs_model::local_address::LocalAddress;
 use xvs_proto::{Endpoint, Family, Prefix, Protocol};

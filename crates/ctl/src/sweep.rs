@@ -19,8 +19,8 @@ use xvs_dataplane::clock::{Clock, Millis};
 use xvs_dataplane::conn::tcp::TcpState;
 use xvs_dataplane::conn::{ASSURED, ConnId, Connection, Flags, Removal, TableReader};
 use xvs_dataplane::counters::Counter;
-use xvs_dataplane::dice::Dice;
-use xvs_dataplane::pressure::{count_out, is_half_open, is_known};
+use xvs_dataplane::new_connection::eviction::{count_out, is_half_open, is_known};
+use xvs_dataplane::random::Dice;
 use xvs_dataplane::snapshot::{DestinationId, Settings, Snapshot};
 use xvs_proto::Protocol;
 

@@ -38,7 +38,7 @@ struct {
 	__type(value, __u32);
 } gue_ports SEC(".maps");
 
-// What became of packets, in the order of `Counters` in src/xdp/decap.rs.
+// What became of packets, in the order of `Counters` in src/decap.rs.
 enum { TAKEN_IP, TAKEN_GRE, TAKEN_GUE, LEFT, BAD_CHECKSUM, CONGESTED };
 struct counters {
 	__u64 of[8];

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* Layouts that the steering program shares with src/xdp/steering.rs, which tests that both agree.
+/* Layouts that the steering program shares with src/steering/maps.rs, which tests that both agree.
  *
  * Addresses are in network order; an IPv4 address takes the first 4 of its 16 bytes, the rest is zero. The family
  * is part of every key, so an IPv6 packet with a v4-mapped address never meets an IPv4 rule.

@@ -15,11 +15,12 @@ use std::error::Error;
 use std::io::Write;
 use std::sync::Arc;
 
+use xvs_dataplane::port::Port;
 use xvs_dataplane::port::xdp::XdpPort;
-use xvs_dataplane::port::{BURST, Port};
-use xvs_dataplane::reinject::Reinjector;
-use xvs_dataplane::xdp::{Queues, RingSizes, Sockets, Steering, SteeringRules};
+use xvs_dataplane::steering::reinject::Reinjector;
+use xvs_dataplane::steering::{Steering, SteeringRules};
 use xvs_proto::{MacAddr, ethernet};
+use xvs_xdp::{BURST, Queues, RingSizes, Sockets};
 
 const USAGE: &str = "usage: forward_raw INTERFACE=OWN_MAC,NEXT_MAC INTERFACE=OWN_MAC,NEXT_MAC";
 

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
+use xvs_xdp::BURST;
 
-use crate::port::BURST;
 use crate::verdict::DropReason;
 
 /// A count that one thread writes and any may read.

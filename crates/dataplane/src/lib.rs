@@ -1,14 +1,10 @@
 //! What happens to a packet, now.
 //!
-//! The way of a packet, as modules in its order: the XDP program ([`xdp`]) steers it to a socket; a [`worker`] takes a
-//! burst of frames from its [`port`] through the [`pipeline`], where each is parsed, classified against the
-//! [`snapshot`], looked up among the connections ([`flow`], [`conn`]), scheduled if it begins one (by its client's template:
-//! [`persistence`]; in a full table in another's place: [`pressure`]), rewritten or
-//! encapsulated ([`forward`]), and sent or dropped ([`outcome`]).
+//! In the order in which a packet meets them: the XDP program ([`steering`]) steers it to a socket; a [`worker`] takes a
+//! burst of frames from its [`port`] through the [`pipeline`], whose stages stand in [`burst`], [`new_connection`],
+//! [`forward`] and, for what is rare, [`slow_path`]. They act on the [`snapshot`] and on the table of connections ([`conn`]).
 
-pub mod xdp;
-
-pub mod shm;
+pub mod steering;
 
 pub mod port;
 
@@ -16,40 +12,26 @@ pub mod worker;
 
 pub mod pipeline;
 
-pub mod call_ids;
-pub mod classify;
+pub mod burst;
+
 pub mod conn;
-pub mod flow;
-pub mod local;
-pub mod marks;
-pub mod persistence;
-pub mod pressure;
-pub mod schedule;
+pub mod shm;
+
+pub mod new_connection;
+pub mod snapshot;
 
 pub mod egress;
 pub mod forward;
-pub mod mss;
-pub mod path_mtu;
-mod tell;
 
-pub mod datagram;
-pub mod ending;
-pub mod exchange;
-pub mod fragments;
-pub mod pieces;
+pub mod slow_path;
 
-pub mod capture;
-
-pub mod answer;
-pub mod outcome;
-pub mod reinject;
 pub mod verdict;
 
-mod occupancy;
-pub mod snapshot;
-
+pub mod capture;
 pub mod explain;
 
 pub mod clock;
 pub mod counters;
-pub mod dice;
+pub mod random;
+
+pub mod decap;

@@ -4,8 +4,7 @@
 //! line in each of the tables below; the compiler finds what was forgotten.
 
 use xvs_proto::{Malformed, icmp};
-
-use crate::port::LinkId;
+use xvs_xdp::LinkId;
 
 /// What becomes of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use crate::burst::dispatch;
 use crate::clock::{Clock, Millis};
 use crate::conn::Timers;
 use crate::counters::{Counter, WorkerCounters};
@@ -37,9 +38,9 @@ impl<P: Port> Worker<P> {
     /// Runs until it is stopped and has sent on what had come in. It is parked then, and may run again, also on another
     /// port.
     pub fn run(&mut self) {
-        self.pipeline.flows().table().unpark();
+        self.pipeline.flows.table().unpark();
         self.work();
-        self.pipeline.flows().table().park();
+        self.pipeline.flows.table().park();
     }
 
     fn work(&mut self) {
@@ -50,22 +51,26 @@ impl<P: Port> Worker<P> {
             let stopping = self.stop.load(Ordering::Relaxed);
             let begun = self.clock.elapsed();
             if let Some(since) = busy_since {
-                self.pipeline.counters().count_busy(begun.saturating_sub(since));
+                self.pipeline.outcome.counters().count_busy(begun.saturating_sub(since));
             }
             let now = Millis::from(begun);
             let snapshot = self.snapshot.load();
-            let timers = self.pipeline.flows().expire(&snapshot, now);
+            let timers = self.pipeline.flows.expire(&snapshot, now);
             let frames = self.pipeline.run(&snapshot, &mut self.port, now);
             // In this order: whoever waits for this point frees the snapshot.
             drop(snapshot);
-            self.pipeline.flows().quiescent();
-            drops.look(frames, now, || self.port.kernel_drops(), self.pipeline.counters());
-            self.pipeline.counters().count_poll(frames);
+            self.pipeline.flows.quiescent();
+            drops.look(frames, now, || self.port.kernel_drops(), self.pipeline.outcome.counters());
+            self.pipeline.outcome.counters().count_poll(frames);
             let idle = frames == 0 && timers == Timers::Current;
             busy_since = (!idle).then_some(begun);
             match (stopping, idle) {
                 (true, idle) if idle || last == 0 => {
-                    self.pipeline.abandon(&mut self.port);
+                    dispatch::abandon(
+                        &mut self.pipeline.fragments,
+                        &mut self.pipeline.outcome,
+                        &mut self.port,
+                    );
                     return;
                 }
                 (true, _) => last -= 1,
@@ -76,16 +81,17 @@ impl<P: Port> Worker<P> {
     }
 
     fn sleep(&mut self, now: Millis, drops_due: Option<Millis>) {
-        let due = [self.pipeline.next_due(now), drops_due].into_iter().flatten().min();
+        let Pipeline { flows, fragments, .. } = &self.pipeline;
+        let due = [flows.next_due(), fragments.next_due(now), drops_due].into_iter().flatten().min();
         let until_timer = due.map(|due| now.until(due));
-        let table = self.pipeline.flows().table();
+        let table = self.pipeline.flows.table();
         let at_most = match table.in_limbo() {
             0 => until_timer,
             _ => Some(until_timer.map_or(LIMBO_WAIT, |until| until.min(LIMBO_WAIT))),
         };
         table.park();
         self.port.wait(at_most);
-        self.pipeline.flows().table().unpark();
+        self.pipeline.flows.table().unpark();
     }
 }
 

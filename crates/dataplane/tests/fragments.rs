@@ -517,7 +517,7 @@ fn a_flood_of_incomplete_datagrams_costs_the_oldest_and_real_ones_still_come_tog
         }
     }
     let held = crew.counter("held");
-    assert!(held <= xvs_dataplane::fragments::HELD as u64, "{held} wait");
+    assert!(held <= xvs_xdp::HELD as u64, "{held} wait");
     assert_eq!(crew.counter("drop_fragment_crowded"), 1000 - held);
 }
 

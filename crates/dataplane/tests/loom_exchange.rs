@@ -9,11 +9,12 @@
 #![cfg(loom)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 use loom::thread;
-use xvs_dataplane::exchange::Exchange;
-use xvs_dataplane::port::LinkId;
+use xvs_dataplane::slow_path::reassembly::handoff::Exchange;
+use xvs_xdp::LinkId;
 
 const PREEMPTIONS: usize = 4;
 /// Fragments of each datagram.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use xvs_dataplane::conn::tcp::TcpState;
-use xvs_dataplane::pressure::is_half_open;
+use xvs_dataplane::new_connection::eviction::is_half_open;
 use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_proto::Protocol;
 

@@ -9,7 +9,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::{IpFragOffset, IpNumber, Ipv4Header, PacketBuilder};
-use xvs_dataplane::xdp::{Steering, SteeringError, SteeringRules, Verdict};
+use xvs_dataplane::steering::{Steering, SteeringError, SteeringRules, Verdict};
 use xvs_proto::{Endpoint, Prefix, Protocol};
 
 const CLIENT: [u8; 4] = [203, 0, 113, 7];

@@ -13,9 +13,11 @@ use std::thread;
 use std::time::Duration;
 
 use cable::{Cable, DIRECTOR, Host, assert_balanced, attach_both, open_port};
-use xvs_dataplane::port::{BURST, Port};
-use xvs_dataplane::xdp::{AttachError, Mode, Steering, SteeringRules};
+use xvs_dataplane::port::Port;
+use xvs_dataplane::steering::{Steering, SteeringRules};
 use xvs_proto::{Endpoint, Protocol};
+use xvs_xdp::BURST;
+use xvs_xdp::{AttachError, Mode};
 
 /// TCP to a port of the director that nothing listens on is steered.
 fn steering() -> Steering {

@@ -18,11 +18,11 @@ use cable::{
 };
 use etherparse::PacketBuilder;
 use xvs_dataplane::port::xdp::XdpPort;
-use xvs_dataplane::port::{BURST, LinkId, Port, Woken};
-use xvs_dataplane::xdp::{
-    CopyMode, MAX_MTU, Mode, Queues, RingSizes, SocketError, Sockets, Steering, SteeringRules,
-};
+use xvs_dataplane::port::{Port, Woken};
+use xvs_dataplane::steering::{Steering, SteeringRules};
 use xvs_proto::{Endpoint, Protocol, ethernet};
+use xvs_xdp::{BURST, LinkId};
+use xvs_xdp::{CopyMode, MAX_MTU, Mode, Queues, RingSizes, SocketError, Sockets};
 
 /// UDP to and from the virtual address's port 53 is the director's.
 fn steering() -> Steering {

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
+use crate::addr::{Endpoint, Protocol};
 use crate::checksum::{Delta, transport};
-use crate::{Endpoint, Protocol};
 
 /// Positions in the header.
 pub mod field {

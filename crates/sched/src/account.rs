@@ -6,8 +6,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::scheduler::{Candidates, Flags, Load};
-use crate::wlc::Share;
+use crate::ratio::Share;
+use crate::scheduler::candidates::{Candidates, Load};
+use crate::scheduler::flags::Flags;
 
 /// One choice accounted for.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,7 +95,7 @@ impl Account {
         account
     }
 
-    /// The same with what [`least`](crate::wlc::least) compares by this overhead, by this name.
+    /// The same with what [`least`](crate::ratio::least) compares by this overhead, by this name.
     #[must_use]
     pub(crate) fn with_shares(
         self,

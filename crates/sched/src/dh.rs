@@ -6,7 +6,8 @@
 
 use crate::account::{Account, Figure};
 use crate::hash::{bucket, folded};
-use crate::scheduler::{Candidates, Choice, Kind, Request, Scheduler, Setup, State};
+use crate::scheduler::candidates::Candidates;
+use crate::scheduler::interface::{Choice, Kind, Request, Scheduler, Setup, State};
 
 pub(crate) const KIND: Kind = Kind::new("dh", |setup| Box::new(Dh::new(setup)));
 

@@ -4,7 +4,8 @@
 //! first in order wins a tie. It keeps no state. Cost: one pass over the service's destinations.
 
 use crate::account::Account;
-use crate::scheduler::{Candidates, Choice, Kind, Request, Scheduler, State};
+use crate::scheduler::candidates::Candidates;
+use crate::scheduler::interface::{Choice, Kind, Request, Scheduler, State};
 
 pub(crate) const KIND: Kind = Kind::new("fo", |_| Box::new(Fo));
 

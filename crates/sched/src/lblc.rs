@@ -13,8 +13,9 @@ use std::sync::Arc;
 use crate::account::{Account, Figure};
 use crate::hash::identity;
 use crate::memory::{Entry, Memory};
-use crate::scheduler::{Candidates, Choice, Kind, Load, Request, Scheduler, Setup, State};
-use crate::wlc::{OVERHEAD, least};
+use crate::ratio::{OVERHEAD, least};
+use crate::scheduler::candidates::{Candidates, Load};
+use crate::scheduler::interface::{Choice, Kind, Request, Scheduler, Setup, State};
 
 pub(crate) const KIND: Kind = Kind::new("lblc", |setup| Box::new(Lblc::new(setup)));
 

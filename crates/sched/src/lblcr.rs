@@ -14,8 +14,9 @@ use std::sync::Arc;
 use crate::account::Account;
 use crate::lblc::{Roster, is_overloaded};
 use crate::memory::{Entry, Memory};
-use crate::scheduler::{Candidates, Choice, Kind, Load, Request, Scheduler, Setup, State};
-use crate::wlc::least;
+use crate::ratio::least;
+use crate::scheduler::candidates::{Candidates, Load};
+use crate::scheduler::interface::{Choice, Kind, Request, Scheduler, Setup, State};
 
 pub(crate) const KIND: Kind = Kind::new("lblcr", |setup| Box::new(Lblcr::new(setup)));
 

@@ -4,8 +4,9 @@
 //! first in order wins a tie. It keeps no state. Cost: one pass over the service's destinations.
 
 use crate::account::{Account, Figure};
-use crate::scheduler::{Candidates, Choice, Kind, Request, Scheduler, State};
-use crate::wlc::OVERHEAD;
+use crate::ratio::OVERHEAD;
+use crate::scheduler::candidates::Candidates;
+use crate::scheduler::interface::{Choice, Kind, Request, Scheduler, State};
 
 pub(crate) const KIND: Kind = Kind::new("lc", |_| Box::new(Lc));
 

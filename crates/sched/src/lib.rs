@@ -7,7 +7,7 @@
 //!
 //! Adding a scheduler takes three steps: write `NAME.rs` beside its siblings with a type that implements
 //! [`Scheduler`] and a `KIND` that says its name and builds it; declare the module here; add its `KIND` to the list in
-//! `scheduler.rs`, by which operators' names are looked up.
+//! `scheduler/mod.rs`, by which operators' names are looked up.
 
 pub mod destination;
 pub mod service;
@@ -18,6 +18,7 @@ mod account;
 
 mod hash;
 mod memory;
+mod ratio;
 
 mod dh;
 mod fo;

@@ -15,7 +15,9 @@ use std::net::IpAddr;
 
 use crate::account::Account;
 use crate::hash::{folded, sip};
-use crate::scheduler::{Candidates, Choice, Flags, Kind, Request, Scheduler, Setup, State};
+use crate::scheduler::candidates::Candidates;
+use crate::scheduler::flags::Flags;
+use crate::scheduler::interface::{Choice, Kind, Request, Scheduler, Setup, State};
 use crate::wrr::gcd;
 
 pub(crate) const KIND: Kind =

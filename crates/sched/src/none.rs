@@ -3,7 +3,8 @@
 //! Runs once per new connection and chooses nobody. Cost: nothing.
 
 use crate::account::Account;
-use crate::scheduler::{Candidates, Choice, Kind, Request, Scheduler, State};
+use crate::scheduler::candidates::Candidates;
+use crate::scheduler::interface::{Choice, Kind, Request, Scheduler, State};
 
 pub(crate) const KIND: Kind = Kind::new("none", |_| Box::new(Nobody));
 

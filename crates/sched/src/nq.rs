@@ -5,9 +5,10 @@
 //! destinations.
 
 use crate::account::{Account, Figure};
-use crate::scheduler::{Candidates, Choice, Kind, Request, Scheduler, State};
+use crate::ratio::least;
+use crate::scheduler::candidates::Candidates;
+use crate::scheduler::interface::{Choice, Kind, Request, Scheduler, State};
 use crate::sed::{EXPECTED, expected};
-use crate::wlc::least;
 
 pub(crate) const KIND: Kind = Kind::new("nq", |_| Box::new(Nq));
 

@@ -6,7 +6,8 @@
 
 use crate::account::{Account, Figure};
 use crate::fo::heaviest;
-use crate::scheduler::{Candidates, Choice, Kind, Request, Scheduler, State};
+use crate::scheduler::candidates::Candidates;
+use crate::scheduler::interface::{Choice, Kind, Request, Scheduler, State};
 
 pub(crate) const KIND: Kind = Kind::new("ovf", |_| Box::new(Ovf));
 

@@ -7,7 +7,8 @@
 
 use crate::account::{Account, Figure};
 use crate::destination::Weight;
-use crate::scheduler::{Candidates, Change, Choice, Kind, Request, Scheduler, Setup, State};
+use crate::scheduler::candidates::Candidates;
+use crate::scheduler::interface::{Change, Choice, Kind, Request, Scheduler, Setup, State};
 
 pub(crate) const KIND: Kind = Kind { carry, ..Kind::new("rr", |setup| Box::new(Rr::new(setup))) };
 

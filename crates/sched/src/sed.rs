@@ -5,8 +5,9 @@
 //! destinations.
 
 use crate::account::Account;
-use crate::scheduler::{Candidates, Choice, Kind, Load, Request, Scheduler, State};
-use crate::wlc::least;
+use crate::ratio::least;
+use crate::scheduler::candidates::{Candidates, Load};
+use crate::scheduler::interface::{Choice, Kind, Request, Scheduler, State};
 
 pub(crate) const KIND: Kind = Kind::new("sed", |_| Box::new(Sed));
 

@@ -9,7 +9,9 @@
 
 use crate::account::Account;
 use crate::hash::{bucket, folded};
-use crate::scheduler::{Candidates, Choice, Flags, Kind, Request, Scheduler, Setup, State};
+use crate::scheduler::candidates::Candidates;
+use crate::scheduler::flags::Flags;
+use crate::scheduler::interface::{Choice, Kind, Request, Scheduler, Setup, State};
 
 pub(crate) const KIND: Kind = Kind::new("sh", |setup| Box::new(Sh::new(setup)));
 

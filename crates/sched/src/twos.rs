@@ -7,8 +7,9 @@
 //! passes over the service's destinations.
 
 use crate::account::{Account, Certainty};
-use crate::scheduler::{Candidates, Choice, Kind, Load, Request, Scheduler, State};
-use crate::wlc::{OVERHEAD, Share};
+use crate::ratio::{OVERHEAD, Share};
+use crate::scheduler::candidates::{Candidates, Load};
+use crate::scheduler::interface::{Choice, Kind, Request, Scheduler, State};
 
 pub(crate) const KIND: Kind = Kind::new("twos", |_| Box::new(Twos));
 

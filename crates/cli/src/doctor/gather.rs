@@ -24,13 +24,13 @@ use xvs_ctl::network::{NetworkFollower, path_mtu};
 use xvs_ctl::realserver::Realserver;
 use xvs_ctl::workers::placement::cores_available;
 use xvs_dataplane::egress::model::{Link, Network};
-use xvs_dataplane::xdp::arp::who_has;
-use xvs_dataplane::xdp::device::Device;
 use xvs_model::client::{Client, Director, Failure, default_socket};
 use xvs_model::daemon_facts::DaemonFacts;
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_model::state::State;
+use xvs_xdp::arp::who_has;
+use xvs_xdp::device::Device;
 
 use crate::doctor::addresses::{IGNORE, REDIRECTS, SOURCE};
 use crate::doctor::clocks;

@@ -1,8 +1,8 @@
 //! Checks of each interface whose packets the director takes: its mode, queues, offloads, and who else uses it.
 
 use xvs_ctl::workers::placement::shares;
-use xvs_dataplane::xdp::device::{Device, Owner, Program};
-use xvs_dataplane::xdp::{MAX_MTU, Mode};
+use xvs_xdp::device::{Device, Owner, Program};
+use xvs_xdp::{MAX_MTU, Mode};
 
 use crate::doctor::facts::{Facts, Interface, Peer};
 use crate::doctor::finding::Finding;

@@ -3,7 +3,7 @@
 use xvs_ctl::config::TableMemory;
 use xvs_ctl::workers::placement::shares;
 use xvs_dataplane::conn::TableConfig;
-use xvs_dataplane::xdp::{RingSizes, umem_bytes};
+use xvs_xdp::{RingSizes, umem_bytes};
 
 use crate::doctor::facts::Facts;
 use crate::doctor::finding::{Finding, Level};

@@ -6,10 +6,10 @@ use xvs_ctl::registry::tunnels::encapsulation;
 use xvs_ctl::reserved;
 use xvs_dataplane::egress::{Egress, RouteTo};
 use xvs_dataplane::forward::Ends;
-use xvs_dataplane::xdp::MAX_MTU;
 use xvs_dataplane::{forward, snapshot};
 use xvs_proto::Protocol;
 use xvs_sched::{ForwardingMethod, ServiceKey};
+use xvs_xdp::MAX_MTU;
 
 use crate::doctor::addresses;
 use crate::doctor::facts::{Facts, Server, Service};

@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use xvs_dataplane::capture::filter::{Fate, Filter};
 use xvs_dataplane::capture::{Capture, MOST, Reader, Record, Way as RecordedWay};
 use xvs_dataplane::egress::Egress;
-use xvs_dataplane::port::LinkId;
 use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_model::capture::{CaptureRequest, CapturedFrame, CapturedPacket, LARGEST_FRAME, Missed, Way};
 use xvs_model::command::CommandError;
+use xvs_xdp::LinkId;
 
 use crate::control::thread::Handle;
 

@@ -7,13 +7,13 @@ use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use xvs_dataplane::call_ids::CallIds;
 use xvs_dataplane::clock::Millis;
+use xvs_dataplane::conn::CallIds;
 use xvs_dataplane::conn::sctp::SctpState;
 use xvs_dataplane::conn::tcp::TcpState;
 use xvs_dataplane::conn::{ASSURED, Connection, Flags, Removal, TableReader, udp};
 use xvs_dataplane::counters::Counter;
-use xvs_dataplane::pressure::{count_out, is_known};
+use xvs_dataplane::new_connection::eviction::{count_out, is_known};
 use xvs_dataplane::snapshot::{DestinationId, Service, Snapshot};
 use xvs_model::connection::{ConnectionDetail, ConnectionRow, Ended, EngineData, Filter};
 use xvs_proto::{Endpoint, Protocol};
@@ -191,7 +191,7 @@ impl<'a> Services<'a> {
         // If its destination was removed, the service that would have it now.
         let now = || {
             let mark = if connection.is_template() { 0 } else { connection.mark() };
-            self.snapshot.service_for(mark, connection.protocol(), connection.virtual_endpoint())
+            self.snapshot.services.for_packet(mark, connection.protocol(), connection.virtual_endpoint())
         };
         let flags = connection.flags();
         let set = FLAGS.iter().filter(|(flag, _)| flags.contains(*flag));

@@ -9,8 +9,8 @@ use std::os::unix::net::UnixStream;
 
 use nix::unistd::Group;
 use rustix::net::sockopt::socket_peercred;
-use xvs_dataplane::xdp::peer_groups;
 use xvs_model::request::Access;
+use xvs_xdp::peer_groups;
 
 /// A client of the control socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

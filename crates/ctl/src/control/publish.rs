@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use xvs_dataplane::xdp::SteeringError;
+use xvs_dataplane::steering::SteeringError;
 use xvs_model::command::{Command, CommandError};
 use xvs_model::state::State;
 use xvs_proto::{Endpoint, Family, Protocol};

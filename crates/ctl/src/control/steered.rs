@@ -5,7 +5,7 @@ use std::mem;
 use std::net::IpAddr;
 
 use xvs_dataplane::egress::model::{Network, RouteAction};
-use xvs_dataplane::xdp::SteeringRules;
+use xvs_dataplane::steering::SteeringRules;
 use xvs_model::command::Command;
 use xvs_model::local_address::LocalAddress;
 use xvs_model::state::State;

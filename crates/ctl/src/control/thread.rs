@@ -10,9 +10,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use xvs_dataplane::capture::Captures;
+use xvs_dataplane::egress::Unresolved;
 use xvs_dataplane::egress::model::Network;
-use xvs_dataplane::outcome::Unresolved;
-use xvs_dataplane::port::LinkId;
 use xvs_model::command::CommandError;
 use xvs_model::difference::state_of;
 use xvs_model::event::{Kind, Who};
@@ -21,6 +20,7 @@ use xvs_model::reply::Reply;
 use xvs_model::request::{Access, Request};
 use xvs_model::state::State;
 use xvs_sched::ServiceKey;
+use xvs_xdp::LinkId;
 
 use crate::control::Control;
 use crate::events::changes;

@@ -3,7 +3,7 @@
 use std::io;
 
 use thiserror::Error;
-use xvs_dataplane::xdp::{AttachError, SocketError};
+use xvs_xdp::{AttachError, SocketError};
 
 use crate::config::ConfigError;
 use crate::workers::placement::PlacementError;

@@ -7,9 +7,9 @@ use std::time::Duration;
 use xvs_dataplane::counters::{BURST_SIZES, StatsValues, WorkerCounters};
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::verdict::DropReason;
-use xvs_dataplane::xdp::Statistics;
 use xvs_model::health::HealthReport;
 use xvs_model::request::Access;
+use xvs_xdp::Statistics;
 
 use super::text::{Kind, Text};
 use crate::status;

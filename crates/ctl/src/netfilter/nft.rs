@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use serde_json::{Value, json};
-use xvs_dataplane::marks::{Change, Expected, Test};
+use xvs_dataplane::snapshot::marks::{Change, Expected, Test};
 use xvs_proto::{Family, Prefix, Protocol};
 
 use super::save::DROPS;

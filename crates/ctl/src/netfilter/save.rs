@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use xvs_dataplane::marks::{Change, Expected, Test};
+use xvs_dataplane::snapshot::marks::{Change, Expected, Test};
 use xvs_proto::{Family, Prefix, Protocol};
 
 use super::{Hook, place, range};

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde_json::{Value, json};
 use xvs_dataplane::egress::model::Network;
-use xvs_dataplane::port::LinkId;
 use xvs_proto::{Endpoint, FlowKey};
+use xvs_xdp::LinkId;
 
 use super::*;
 use crate::firewall_marks::testing::packet;

@@ -177,7 +177,7 @@ pub(super) fn neighbour(message: &NeighbourMessage) -> Option<NeighbourEntry> {
 
 fn link(message: &LinkMessage) -> Link {
     let mut link = Link {
-        id: xvs_dataplane::port::LinkId(0),
+        id: xvs_xdp::LinkId(0),
         ifindex: message.header.index,
         name: String::new(),
         mac: MacAddr::default(),

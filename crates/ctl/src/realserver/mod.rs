@@ -8,14 +8,14 @@
 //! it goes down, unless somebody has changed it since. Runs on the real server, for one command, and leaves.
 
 use std::collections::BTreeSet;
-use std::fmt;
-use std::io;
 use std::net::IpAddr;
 use std::path::Path;
+use std::{fmt, io};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use xvs_dataplane::xdp::decap::{self, DecapError, Occupant, Tunnels};
+use xvs_dataplane::decap;
+use xvs_dataplane::decap::{DecapError, Occupant, Tunnels};
 use xvs_proto::is_host;
 
 use self::interfaces::{Administrative, Interfaces};

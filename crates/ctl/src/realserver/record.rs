@@ -12,7 +12,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use xvs_dataplane::xdp::network_cookie;
+use xvs_xdp::network_cookie;
 
 use super::Method;
 use crate::lockfile::{self, Lock, Tried};

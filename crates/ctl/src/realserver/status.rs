@@ -3,12 +3,12 @@
 //! Each reading compares what the record says was done with what the kernel has now.
 
 use std::collections::BTreeSet;
-use std::fmt;
-use std::io;
 use std::net::IpAddr;
+use std::{fmt, io};
 
 use serde::Serialize;
-use xvs_dataplane::xdp::decap::{self, Occupant};
+use xvs_dataplane::decap;
+use xvs_dataplane::decap::Occupant;
 
 use super::interfaces::Interfaces;
 use super::record::{Decapsulation, Record, Served};

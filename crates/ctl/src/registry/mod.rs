@@ -11,14 +11,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use xvs_dataplane::call_ids::CallIds;
 use xvs_dataplane::clock::Millis;
+use xvs_dataplane::conn::CallIds;
+use xvs_dataplane::egress::Path;
 use xvs_dataplane::egress::RouteTo;
-use xvs_dataplane::path_mtu::PathMtu;
-use xvs_dataplane::persistence::{ClientMask, Persistence, Together};
+use xvs_dataplane::egress::path_mtu::PathMtu;
 use xvs_dataplane::snapshot;
+use xvs_dataplane::snapshot::{ClientMask, Persistence, Together};
 use xvs_dataplane::snapshot::{
-    Destination, DestinationId, DestinationLive, Encapsulation, Member, Path, Service, ServiceLive, Snapshot,
+    Destination, DestinationId, DestinationLive, Encapsulation, Member, Service, ServiceLive, Snapshot,
 };
 use xvs_model::command::Command;
 use xvs_model::destination::DestinationOptions;

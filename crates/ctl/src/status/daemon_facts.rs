@@ -1,6 +1,6 @@
 //! What the daemon tells `xvs doctor` of itself.
 
-use xvs_dataplane::mss::MssClamp;
+use xvs_dataplane::snapshot::MssClamp;
 use xvs_model::daemon_facts::{AttachedFacts, DaemonFacts};
 
 use crate::status::shared::Shared;

@@ -17,7 +17,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::counters::WorkerCounters;
-use xvs_dataplane::snapshot::{Member, Path, Service, Snapshot};
+use xvs_dataplane::egress::Path;
+use xvs_dataplane::snapshot::{Member, Service, Snapshot};
 use xvs_model::health::{HealthReport, SorryServerHealth, VirtualServerHealth};
 
 use crate::status::history::{INTERVAL, Sample, WINDOW, drop_reasons};

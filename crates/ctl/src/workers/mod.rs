@@ -16,9 +16,10 @@ use std::thread::JoinHandle;
 use core_affinity::CoreId;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use xvs_dataplane::port::xdp::{Waker, XdpPort};
-use xvs_dataplane::reinject::Reinjector;
+use xvs_dataplane::steering::Steering;
+use xvs_dataplane::steering::reinject::Reinjector;
 use xvs_dataplane::worker::Worker;
-use xvs_dataplane::xdp::{Attached, Queues, RingSizes, Sockets, Steering};
+use xvs_xdp::{Attached, Queues, RingSizes, Sockets};
 
 use crate::daemon::error::{DaemonError, system};
 use crate::daemon::threads;
@@ -222,7 +223,7 @@ fn work(mut worker: Worker<XdpPort>, left: &Sender<()>, next: &Receiver<XdpPort>
     loop {
         worker.run();
         let Worker { pipeline, port, snapshot, clock, stop } = worker;
-        pipeline.counters().transmit_abandoned.add(port.unsent());
+        pipeline.outcome.counters().transmit_abandoned.add(port.unsent());
         drop(port);
         let _ = left.send(());
         let Ok(port) = next.recv() else { return };

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use xvs_dataplane::conn::Table;
-use xvs_dataplane::xdp::{Steering, SteeringError, SteeringRules};
+use xvs_dataplane::steering::{Steering, SteeringError, SteeringRules};
 
 use crate::control::Plant;
 use crate::memory::available_pages;

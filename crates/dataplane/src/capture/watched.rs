@@ -8,13 +8,32 @@
 use std::sync::MutexGuard;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::filter::{Judged, Subject};
-use super::{Capture, Lane, MOST, Seen, Watch, Way};
-use crate::flow::Flows;
-use crate::port::{BURST, LinkId, Port, Received, Woken};
-use crate::shm::{Census, Frame};
+use xvs_xdp::{BURST, Census, Frame, LinkId};
+
+use super::filter::Judged;
+use super::judge::Subject;
+use super::lane::{Capture, Lane, MOST, Seen, Way};
+use crate::burst::flows::Flows;
+use crate::port::tagged::Tagged;
+use crate::port::{Port, Received, Woken};
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
+
+/// A port that may be watched: told when a burst has come in, and when it is done with.
+pub trait Watch: Port {
+    /// A burst has come in, of which the first so many are copies of what another worker took in.
+    fn arrived(&mut self, burst: &[Received], copies: usize, flows: &Flows);
+
+    /// Everything of the burst is on its way.
+    fn ended(&mut self, flows: &Flows);
+}
+
+/// Nobody watches.
+impl<P: Port> Watch for Tagged<'_, P> {
+    fn arrived(&mut self, _: &[Received], _: usize, _: &Flows) {}
+
+    fn ended(&mut self, _: &Flows) {}
+}
 
 /// A port, and who watches it.
 pub struct Watched<'a, P> {

@@ -6,25 +6,13 @@
 
 use xvs_proto::FlowKey;
 
-use super::{ConnId, Connection, Flags, Inserted, NewConnection, TableWorker};
-use crate::call_ids::CallIds;
+use super::call_ids::CallIds;
+use super::connection::Connection;
+use super::flags::Flags;
+use super::id::ConnId;
+use super::insertion::{Inserted, NewConnection};
+use super::seat::TableWorker;
 use crate::shm::atomic::Ordering;
-
-/// What a look-up looks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Sought {
-    /// The connection of a flow's packets.
-    Connection(FlowKey),
-    /// The template of this identity.
-    Template(FlowKey),
-}
-
-impl Sought {
-    pub(crate) fn flow(&self) -> &FlowKey {
-        let (Self::Connection(flow) | Self::Template(flow)) = self;
-        flow
-    }
-}
 
 /// A connection or template as it was.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,24 +117,6 @@ impl Copied {
 }
 
 impl TableWorker {
-    /// Takes note of what is looked for in vain from now on.
-    pub(crate) fn note_misses(&mut self) {
-        self.missed = Some(Default::default());
-    }
-
-    /// What was looked for in vain since.
-    pub(crate) fn misses(&self) -> Vec<Sought> {
-        self.missed.as_ref().map(|missed| missed.borrow().clone()).unwrap_or_default()
-    }
-
-    /// Nothing is noted by the workers of a director: one comparison for each packet without a connection.
-    #[inline]
-    pub(super) fn miss(&self, sought: fn(FlowKey) -> Sought, flow: &FlowKey) {
-        if let Some(missed) = &self.missed {
-            missed.borrow_mut().push(sought(*flow));
-        }
-    }
-
     /// A copy of a connection here.
     pub(crate) fn copied(&self, id: ConnId, call_ids: &CallIds) -> Copied {
         Copied::of(&self.connection(id), call_ids, &|id| self.connection(id))

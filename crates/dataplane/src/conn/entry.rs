@@ -10,20 +10,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use xvs_proto::{Endpoint, FlowKey, HashSecret, Protocol};
 use xvs_sched::ForwardingMethod;
 
-use super::{Direction, NewConnection};
+use super::direction::Direction;
+use super::insertion::{Kind, NewConnection};
 use crate::clock::Millis;
 use crate::shm::atomic::{AtomicU64, Ordering};
 use crate::shm::layout::{Entry, Extension};
 
 /// The value of `controlled` that lets nobody take a share any more.
 pub(super) const REMOVED: u32 = u32::MAX;
-
-/// Whether an entry stands for a packet's connection or for a template.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Connection = 0,
-    Template = 1,
-}
 
 /// A flow packed as in an entry. IPv4 is compared by these words alone.
 #[derive(Debug, Clone, Copy)]
@@ -285,7 +279,7 @@ impl Entry {
         Life(self.life.load(Ordering::Acquire))
     }
 
-    /// See [`super::Connection::add_controlled`].
+    /// See [`crate::conn::connection::Connection::add_controlled`].
     pub(super) fn add_controlled(&self) -> bool {
         let more = |count: u32| count.checked_add(1).filter(|&count| count != REMOVED);
         // Relaxed: the share itself is all that is passed on, and `close` competes for the same word.
@@ -381,7 +375,8 @@ const DEADLINE_MAX: u64 = (1 << 48) - 1;
 #[cfg(not(loom))]
 mod tests {
     use super::*;
-    use crate::conn::{ConnId, Flags};
+    use crate::conn::flags::Flags;
+    use crate::conn::id::ConnId;
 
     #[test]
     fn life_keeps_state_and_deadline_and_publishing_keeps_both() {

@@ -5,12 +5,16 @@
 //! Not here: what it has in common with workers (`seat.rs`).
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use super::copy::{Copied, Sought};
-use super::seat::{Removal, Seat};
+use super::call_ids::CallIds;
+use super::connection::Connection;
+use super::copy::Copied;
+use super::id::ConnId;
+use super::insertion::Removal;
+use super::lookup::Sought;
+use super::seat::Seat;
 use super::table::Table;
-use super::{ConnId, Connection};
-use crate::call_ids::CallIds;
 use crate::clock::Millis;
 
 /// A seat for listings and sweeps. It is parked except during a walk.
@@ -81,7 +85,7 @@ impl TableReader {
         self.seat.remove(id)
     }
 
-    /// As [`super::TableWorker::remove_if`]; during a walk.
+    /// As [`crate::conn::seat::TableWorker::remove_if`]; during a walk.
     pub fn remove_if(&mut self, id: ConnId, test: impl Fn(u8, Millis) -> bool) -> Removal {
         self.seat.remove_if(id, test)
     }
@@ -89,6 +93,15 @@ impl TableReader {
     /// Entries that this reader has removed and that are not free yet: the next walk frees them.
     pub fn in_limbo(&self) -> u32 {
         self.seat.state.stock.in_limbo()
+    }
+}
+
+impl Table {
+    /// A seat for a thread that lists or sweeps, parked; `None` if all are taken. There are two: one for listings, one
+    /// for sweeps.
+    pub fn reader(self: &Arc<Self>) -> Option<TableReader> {
+        let mut seats = self.config.workers..self.vacant.len();
+        seats.find_map(|seat| Seat::sit_down(self, seat)).map(TableReader::new)
     }
 }
 

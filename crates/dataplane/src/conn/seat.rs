@@ -9,51 +9,27 @@
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicU64 as Statistic, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64 as Statistic;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use xvs_proto::FlowKey;
 
 use super::buckets::{Claim, Entered, Key};
-use super::copy::Sought;
-use super::entry::{self, Kind, Life, Packed};
+use super::connection::Connection;
+use super::direction::Direction;
+use super::entry::{self, Life, Packed};
+use super::id::ConnId;
+use super::insertion::{Inserted, Kind, NewConnection, Removal};
+use super::lookup::Sought;
 use super::slab::STRANDED_MAX;
 use super::table::{SeatCounts, SeatState, Table};
 use super::wheel::{Link, Wheel, tick_at_or_after};
-use super::{ConnId, Connection, Direction, NewConnection};
 use crate::clock::Millis;
 use crate::shm::atomic::{Ordering, fence};
 use crate::shm::layout::Entry;
 use crate::shm::prefetch;
-
-/// What became of an insertion.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Inserted {
-    /// The connection is in the table, and timed by this worker.
-    New(ConnId),
-    /// It was there already, or another worker was faster: this is it, and the new one was discarded.
-    Existing(ConnId),
-    /// There is no room, in the slab or in the buckets of one of its keys. Counted.
-    Full,
-    /// Another connection of this protocol has the same destination and local endpoint ([`NewConnection::local`]). The
-    /// caller may try another port, a few times in a burst: what was tried holds an entry until the quiescent point.
-    LocalTaken,
-}
-
-/// What became of a removal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Removal {
-    /// The connection is out; it was in this state at its end. The caller, and nobody else, is told so, and does what
-    /// the end entails; the entry stays readable until the caller's quiescent point.
-    Done(u8),
-    /// It controls others and stays.
-    Controls,
-    /// Another caller removes it, or another worker is at this moment inserting it.
-    NotOurs,
-    /// It is not, or not any more, what was to be removed ([`TableWorker::remove_if`]).
-    Lasts,
-}
 
 /// Whether a worker's timers are up to date.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +104,24 @@ impl TableWorker {
             self.miss(Sought::Template, flow);
         }
         found
+    }
+
+    /// Takes note of what is looked for in vain from now on.
+    pub(crate) fn note_misses(&mut self) {
+        self.missed = Some(Default::default());
+    }
+
+    /// What was looked for in vain since.
+    pub(crate) fn misses(&self) -> Vec<Sought> {
+        self.missed.as_ref().map(|missed| missed.borrow().clone()).unwrap_or_default()
+    }
+
+    /// Nothing is noted by the workers of a director: one comparison for each packet without a connection.
+    #[inline]
+    fn miss(&self, sought: fn(FlowKey) -> Sought, flow: &FlowKey) {
+        if let Some(missed) = &self.missed {
+            missed.borrow_mut().push(sought(*flow));
+        }
     }
 
     /// Inserts a connection or template, found by all workers from then on, unless it is there.
@@ -339,6 +333,18 @@ impl TableWorker {
     /// long, or the table is smaller by as many.
     pub fn in_limbo(&self) -> u32 {
         self.seat.state.stock.in_limbo()
+    }
+}
+
+impl Table {
+    /// The seat of a worker, unparked; `None` if there is no such worker or the seat is taken. Dropping it gives the
+    /// seat back, with the timers and spare entries that belong to it.
+    pub fn handle(self: &Arc<Self>, worker: usize) -> Option<TableWorker> {
+        if worker >= self.config.workers {
+            return None;
+        }
+        let seat = Seat::sit_down(self, worker)?;
+        Some(TableWorker::new(seat))
     }
 }
 

@@ -19,7 +19,7 @@ use crate::shm::{Cells, prefetch};
 pub(super) const BATCH: u32 = if cfg!(loom) { 1 } else { 64 };
 
 /// How many entries may lie in one seat's stock, unused, while another seat finds none. As many are a worker's reserve
-/// when the table is full: see [`super::TableWorker::is_short`].
+/// when the table is full: see [`crate::conn::seat::TableWorker::is_short`].
 pub(super) const STRANDED_MAX: u32 = 3 * BATCH;
 
 /// All entries, and the free list.

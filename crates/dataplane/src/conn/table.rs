@@ -1,8 +1,9 @@
 //! The table of connections: one for all workers, of fixed size, without locks.
 //!
-//! Made once. Each worker takes its [`TableWorker`], each thread that lists or sweeps a [`TableReader`]. A worker
-//! finds, inserts, removes and times connections within a burst and then says [`TableWorker::quiescent`]; before it
-//! sleeps it says [`TableWorker::park`]. Promise: nobody waits for anybody, nothing allocates after the start, two
+//! Made once. Each worker takes its [`TableWorker`](super::TableWorker), each thread that lists or sweeps a
+//! [`TableReader`](super::TableReader). A worker
+//! finds, inserts, removes and times connections within a burst and then says [`quiescent`](super::TableWorker::quiescent); before it
+//! sleeps it says [`park`](super::TableWorker::park). Promise: nobody waits for anybody, nothing allocates after the start, two
 //! workers that insert one connection at once get one entry, a live entry never moves, and whatever a worker has
 //! found stays readable until its quiescent point. Cost: a look-up reads a line of the index and one of the entry
 //! (two lines of the index for a miss); both can be prefetched. Memory: see [`TableConfig`].
@@ -10,18 +11,17 @@
 //! Not here: what states mean, who is counted where, which connection gives way when the table is full.
 
 use std::io;
-use std::sync::atomic::{AtomicU64 as Statistic, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64 as Statistic;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
 use crossbeam::utils::CachePadded;
 use xvs_proto::HashSecret;
 
-use super::ConnId;
 use super::buckets::Buckets;
 use super::entry::Record;
+use super::id::ConnId;
 use super::quiescence::Quiescence;
-use super::reader::TableReader;
-use super::seat::{Seat, TableWorker};
 use super::slab::{STRANDED_MAX, Slab, Stock};
 use super::wheel::Wheel;
 use crate::shm::atomic::Ordering;
@@ -73,7 +73,7 @@ pub struct TableCounts {
 /// The table. All that changes it is done by its workers and readers.
 #[derive(Debug)]
 pub struct Table {
-    config: TableConfig,
+    pub(super) config: TableConfig,
     pub(super) secret: HashSecret,
     mapping: Arc<Mapping>,
     pub(super) buckets: Buckets,
@@ -144,23 +144,6 @@ impl Table {
             vacant: vacant.collect(),
             mapping,
         }))
-    }
-
-    /// The seat of a worker, unparked; `None` if there is no such worker or the seat is taken. Dropping it gives the
-    /// seat back, with the timers and spare entries that belong to it.
-    pub fn handle(self: &Arc<Self>, worker: usize) -> Option<TableWorker> {
-        if worker >= self.config.workers {
-            return None;
-        }
-        let seat = Seat::sit_down(self, worker)?;
-        Some(TableWorker::new(seat))
-    }
-
-    /// A seat for a thread that lists or sweeps, parked; `None` if all are taken. There are two: one for listings, one
-    /// for sweeps.
-    pub fn reader(self: &Arc<Self>) -> Option<TableReader> {
-        let mut seats = self.config.workers..self.vacant.len();
-        seats.find_map(|seat| Seat::sit_down(self, seat)).map(TableReader::new)
     }
 
     /// The secret that keys the hash of flows.

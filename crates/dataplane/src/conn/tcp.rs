@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use xvs_proto::tcp::Flags;
 
-use super::Seen;
+use super::direction::Seen;
 
 /// What a connection is taken to be in, numbered as connection sync messages number them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -6,9 +6,11 @@
 //! it, so that another with its identity can take its place. Cost: a few atomic operations; nothing waits. Not here:
 //! which template a packet needs (`persistence.rs`).
 
+use super::connection::Connection;
 use super::entry::Life;
+use super::flags::Flags;
+use super::id::ConnId;
 use super::seat::TableWorker;
-use super::{ConnId, Connection, Flags};
 use crate::shm::atomic::Ordering;
 
 impl TableWorker {
@@ -61,7 +63,8 @@ mod tests {
 
     use super::*;
     use crate::clock::Millis;
-    use crate::conn::{Inserted, NewConnection, Removal, Table, TableConfig};
+    use crate::conn::insertion::{Inserted, NewConnection, Removal};
+    use crate::conn::table::{Table, TableConfig};
     use crate::shm::Memory;
 
     fn seats() -> [TableWorker; 2] {

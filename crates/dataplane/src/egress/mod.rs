@@ -10,14 +10,19 @@ use std::net::IpAddr;
 
 use hashbrown::HashMap;
 use xvs_proto::{Family, MacAddr};
-
-use crate::port::LinkId;
+use xvs_xdp::LinkId;
 
 use self::model::{Link, Network, RuledMark};
-use self::routes::{Action, Routes, Target};
+use self::routes::{Action, Routes, Target, aligned};
 
 pub mod model;
+mod path;
+pub mod path_mtu;
 mod routes;
+mod unresolved;
+
+pub use self::path::{Hop, Path};
+pub use self::unresolved::Unresolved;
 
 /// The look-up tables of one [`Network`].
 #[derive(Debug, Default)]
@@ -222,14 +227,6 @@ impl LinkInfo {
             vlan,
             addresses: link.addresses.clone(),
         }
-    }
-}
-
-/// An address as its leading bits, so that a prefix of either family is a mask of the same kind.
-fn aligned(addr: IpAddr) -> (Family, u128) {
-    match addr {
-        IpAddr::V4(v4) => (Family::V4, u128::from(u32::from(v4)) << 96),
-        IpAddr::V6(v6) => (Family::V6, u128::from(v6)),
     }
 }
 

@@ -9,8 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use hashbrown::HashSet;
 use thiserror::Error;
 use xvs_proto::{MacAddr, Prefix};
-
-use crate::port::LinkId;
+use xvs_xdp::LinkId;
 
 /// Everything that forwarding depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

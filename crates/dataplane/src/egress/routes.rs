@@ -11,10 +11,8 @@ use std::net::IpAddr;
 
 use hashbrown::HashMap;
 use xvs_proto::Family;
+use xvs_xdp::LinkId;
 
-use crate::port::LinkId;
-
-use super::aligned;
 use super::model::{Route, RouteAction};
 
 /// The routes of all tables.
@@ -171,6 +169,14 @@ impl Ways {
         let point = ((u128::from(flow_hash >> 32) * u128::from(self.total)) >> 32) as u64;
         // `point` is below `total`, the last one's sum.
         &self.ways[self.ways.partition_point(|way| way.upto <= point)]
+    }
+}
+
+/// An address as its leading bits, so that a prefix of either family is a mask of the same kind.
+pub(super) fn aligned(addr: IpAddr) -> (Family, u128) {
+    match addr {
+        IpAddr::V4(v4) => (Family::V4, u128::from(u32::from(v4)) << 96),
+        IpAddr::V6(v6) => (Family::V6, u128::from(v6)),
     }
 }
 

@@ -5,9 +5,9 @@
 use xvs_proto::{Fragment, Packet, Parsed, Protocol, ethernet, parse};
 
 use super::stage::Stage;
-use crate::classify::Class;
+use crate::burst::classify::Class;
 use crate::conn::Direction;
-use crate::schedule::{is_ftp_data, may_ask, may_begin};
+use crate::new_connection::service::{is_ftp_data, may_ask, may_begin};
 use crate::snapshot::Snapshot;
 
 /// A sentence about a packet that goes in this direction of a connection, if it meets one.

@@ -8,11 +8,13 @@ use xvs_sched::{Certainty, ServiceKey};
 
 use super::stage::Stage;
 use super::{Caveat, Explanation, Live, Origin, Way, passing};
-use crate::classify::Class;
+use crate::burst::classify::Class;
 use crate::conn::{ConnId, Copied, Direction};
-use crate::marks::Step;
-use crate::schedule;
-use crate::snapshot::{Asked, DestinationId, Path, Snapshot};
+use crate::egress::Path;
+use crate::new_connection::service;
+use crate::snapshot::copy::Asked;
+use crate::snapshot::marks::Step;
+use crate::snapshot::{DestinationId, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
 impl Stage {
@@ -56,7 +58,7 @@ impl Stage {
             way,
             verdict: self.verdict,
             why_passed,
-            resets: self.pipeline.counters().resets.value() > 0,
+            resets: self.pipeline.outcome.counters().resets.value() > 0,
             sent: self.port.take_transmitted(),
             caveats,
         }
@@ -72,12 +74,12 @@ impl Stage {
     fn service(&self, mark: u32, snapshot: &Snapshot) -> Option<ServiceKey> {
         match &self.class {
             Class::Flow(packet) => {
-                schedule::service(packet, self.link, snapshot).ok().map(|(service, _)| service.key)
+                service::find(packet, self.link, snapshot).ok().map(|marked| marked.service.key)
             }
             // It stands for what the receiver of its quote has sent.
             Class::Error(_) if snapshot.settings.schedule_icmp => {
                 let quote = self.quote()?.flow;
-                snapshot.service_for(mark, quote.protocol, quote.source).map(|service| service.key)
+                snapshot.services.for_packet(mark, quote.protocol, quote.source).map(|service| service.key)
             }
             _ => None,
         }
@@ -125,7 +127,7 @@ impl Stage {
     ) -> Option<Way> {
         let (Class::Flow(packet) | Class::Error(packet)) = self.class else { return None };
         let about = self.quote().map_or(packet.flow, |quote| quote.flow);
-        let hash = |stage: &mut Self, flow: &FlowKey| stage.pipeline.flows().hash(flow);
+        let hash = |stage: &mut Self, flow: &FlowKey| stage.pipeline.flows.hash(flow);
         let (to, hash) = match (direction, connection) {
             (Direction::Outbound, Some((_, copied))) => (copied.connection.client.addr, hash(self, &about)),
             (_, Some((_, copied))) if copied.connection.dest.addr.is_unspecified() => {
@@ -159,7 +161,7 @@ impl Stage {
             }
             // Resets have no limit.
             Verdict::Drop(reason) if reason.answer().is_none() => false,
-            _ => self.pipeline.counters().transmitted.value() > 0,
+            _ => self.pipeline.outcome.counters().transmitted.value() > 0,
         };
         let all = [
             (rate > 0 && begun_for.is_some(), Caveat::DropPacket { rate }),

@@ -4,23 +4,25 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use xvs_proto::{FlowKey, HashSecret, Packet, icmp, quoted};
+use xvs_xdp::LinkId;
 
 use super::{LAYOUT, Live};
-use crate::classify::{Class, classify};
+use crate::burst::classify::{Class, classify};
+use crate::burst::flows::Flows;
+use crate::burst::transmit::Outcome;
 use crate::conn::{ConnId, Copied, Direction, Sought, Table, TableConfig};
 use crate::counters::WorkerCounters;
-use crate::egress::Egress;
-use crate::exchange::Exchange;
-use crate::flow::Flows;
+use crate::egress::{Egress, Unresolved};
 use crate::forward::Identification;
-use crate::fragments::Fragments;
-use crate::outcome::{Outcome, Unresolved};
 use crate::pipeline::Pipeline;
 use crate::port::memory::MemoryPort;
 use crate::port::tagged::Tagged;
-use crate::port::{LinkId, Port, Received};
+use crate::port::{Port, Received};
 use crate::shm::Memory;
-use crate::snapshot::{Asked, ServiceLive, Settings, Snapshot};
+use crate::slow_path::reassembly::Fragments;
+use crate::slow_path::reassembly::handoff::Exchange;
+use crate::snapshot::copy::Asked;
+use crate::snapshot::{ServiceLive, Settings, Snapshot};
 use crate::verdict::Verdict;
 
 /// More than one packet meets or makes.
@@ -85,7 +87,7 @@ impl Stage {
         stage.met = stage.meet();
         inject(&mut stage.port, link, frame)?;
         stage.pipeline.run(&stage.snapshot, &mut stage.port, live.now);
-        stage.verdict = stage.pipeline.verdicts().first().copied().unwrap_or(Verdict::Held);
+        stage.verdict = stage.pipeline.outcome.verdicts().first().copied().unwrap_or(Verdict::Held);
         Ok(stage)
     }
 
@@ -109,7 +111,7 @@ impl Stage {
         let all = self.all().into_iter();
         let made = all.filter(|(id, generation, _)| !self.was_there(*id, *generation));
         let taken: Vec<_> = made.filter_map(|(.., copied)| copied.local_replies()).collect();
-        let missed = self.pipeline.flows().table().misses();
+        let missed = self.pipeline.flows.table().misses();
         missed.into_iter().chain(taken.into_iter().map(Sought::Connection)).collect()
     }
 
@@ -124,13 +126,13 @@ impl Stage {
         if let Some(mut reader) = self.table.reader() {
             reader.for_each(0..u32::MAX, |view| places.push((view.id(), view.generation())));
         }
-        let (table, call_ids) = (self.pipeline.flows().table(), &self.snapshot.call_ids);
+        let (table, call_ids) = (self.pipeline.flows.table(), &self.snapshot.call_ids);
         places.into_iter().map(|(id, generation)| (id, generation, table.copied(id, call_ids))).collect()
     }
 
     /// The connection of a key as it is now, and which way the key goes.
     pub(super) fn find(&mut self, key: &FlowKey) -> Option<(ConnId, Copied, Direction)> {
-        let (table, call_ids) = (self.pipeline.flows().table(), &self.snapshot.call_ids);
+        let (table, call_ids) = (self.pipeline.flows.table(), &self.snapshot.call_ids);
         let (id, direction) = table.find(key, table.hash(key))?;
         Some((id, table.copied(id, call_ids), direction))
     }

@@ -1,10 +1,10 @@
 //! Direct routing: the packet goes to the destination's link address as it is.
 
 use xvs_proto::Packet;
+use xvs_xdp::Frame;
 
-use super::{admit_request, strip};
-use crate::shm::Frame;
-use crate::snapshot::Hop;
+use super::admission::{admit_request, strip};
+use crate::egress::Hop;
 use crate::verdict::DropReason;
 
 pub(super) fn send(frame: &mut Frame, packet: &Packet, hop: Hop) -> Result<(), DropReason> {

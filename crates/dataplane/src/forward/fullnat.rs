@@ -7,11 +7,13 @@
 
 use xvs_proto::ipv4::Ipv4;
 use xvs_proto::{Endpoint, Family, Packet};
+use xvs_xdp::Frame;
 
+use super::admission::{admit_request, strip};
+use super::ends::Ends;
+use super::identification::Identification;
 use super::nat::{End, rewrite};
-use super::{Ends, Identification, admit_request, strip};
-use crate::shm::Frame;
-use crate::snapshot::Hop;
+use crate::egress::Hop;
 use crate::verdict::DropReason;
 
 pub(super) fn send_request(

@@ -5,15 +5,17 @@
 //! which there may be a part only, stays. Errors about connections of other methods go as any packet does. Not here:
 //! whose error it is (`flow/icmp_error.rs`).
 
-use xvs_proto::ipv4::Ipv4;
-use xvs_proto::{Endpoint, Family, Packet, icmp, icmpv6, tcp};
-
 use std::net::IpAddr;
 
+use xvs_proto::ipv4::Ipv4;
+use xvs_proto::{Endpoint, Family, Packet, icmp, icmpv6, tcp};
+use xvs_xdp::Frame;
+
+use super::admission::{admit_reply, admit_request, strip};
+use super::ends::Ends;
 use super::nat::{End, set_address};
-use super::{Ends, admit_reply, admit_request, finish, strip, way};
-use crate::shm::Frame;
-use crate::snapshot::Path;
+use super::next_hop::{finish, way};
+use crate::egress::Path;
 use crate::verdict::{DropReason, Verdict};
 
 /// Whether the checksum of an ICMP message is right.

@@ -2,12 +2,12 @@
 //!
 //! Whether an address is the director's own is asked for each packet, as IPVS does, so a destination may become local,
 //! or cease to be, under its connections. Time to live and size play no part: the packet is not sent on. What the
-//! kernel's own stack answers leaves without passing here. Not here: giving the frame to the kernel (`reinject.rs`).
+//! kernel's own stack answers leaves without passing here. Not here: giving the frame to the kernel (`steering/reinject.rs`).
 
 use xvs_proto::Packet;
 use xvs_sched::ForwardingMethod;
 
-use super::Ends;
+use super::ends::Ends;
 use crate::egress::Egress;
 use crate::verdict::{DropReason, Verdict};
 

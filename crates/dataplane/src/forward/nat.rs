@@ -9,10 +9,11 @@ use xvs_proto::checksum::Delta;
 use xvs_proto::ipv4::Ipv4;
 use xvs_proto::ipv6::Ipv6;
 use xvs_proto::{Endpoint, Packet, Protocol, sctp, tcp, udp};
+use xvs_xdp::Frame;
 
-use super::{Ends, admit_request, strip};
-use crate::shm::Frame;
-use crate::snapshot::Hop;
+use super::admission::{admit_request, strip};
+use super::ends::Ends;
+use crate::egress::Hop;
 use crate::verdict::DropReason;
 
 /// Which end of a packet is rewritten.

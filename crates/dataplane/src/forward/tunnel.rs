@@ -10,10 +10,16 @@ use std::ops::Range;
 
 use xvs_proto::checksum::{Coverage, Delta};
 use xvs_proto::{Endpoint, Family, Packet, Protocol, ethernet, gre, gue, ipv4, ipv6, udp};
+use xvs_sched::ForwardingMethod;
+use xvs_xdp::Frame;
 
-use super::{Ends, Outer, check_size, check_ttl, decrement_ttl, strip};
-use crate::shm::Frame;
-use crate::snapshot::{Encapsulation, Hop};
+use super::admission::{check_size, check_ttl, decrement_ttl, strip};
+use super::ends::Ends;
+use super::identification::Identification;
+use crate::clock::Millis;
+use crate::egress::Hop;
+use crate::egress::path_mtu::PathMtu;
+use crate::snapshot::{Encapsulation, Tunnel};
 use crate::verdict::DropReason;
 
 /// The least path over IPv4 that a tunnel can use, in bytes beside its own headers (RFC 791: every link takes 68).
@@ -22,6 +28,23 @@ const LEAST_MTU_V4: u32 = 68;
 /// The ports that GUE packets come from, one a flow: those that Linux gives to sockets (kernel
 /// `Documentation/networking/ip-sysctl.rst`, `ip_local_port_range`).
 const SOURCE_PORTS: Range<u16> = 32768..60999;
+
+/// What a tunnel writes around a packet.
+#[derive(Debug)]
+pub struct Outer<'a> {
+    /// The headers.
+    pub tunnel: Tunnel,
+    /// The setting of this name.
+    pub pmtu_disc: bool,
+    /// What routers have told of the way beyond the link.
+    pub path_mtu: &'a PathMtu,
+    /// The time.
+    pub now: Millis,
+    /// The same for all packets of a flow; of GUE alone, which shows it in its source port.
+    pub flow_hash: u64,
+    /// Where identifications come from.
+    pub ids: &'a mut Identification,
+}
 
 pub(super) fn send(
     frame: &mut Frame,
@@ -40,7 +63,7 @@ pub(super) fn send(
         IpAddr::V6(_) => (ipv6::HEADER_LEN, ipv6::MIN_MTU),
     };
     let encapsulation = outer.tunnel.encapsulation;
-    let overhead = overhead(ends.dest, encapsulation);
+    let overhead = header_len(ends.dest, encapsulation);
     let path_mtu = outer.path_mtu.at(outer.now);
     check_ttl(packet)?;
     decrement_ttl(frame, packet);
@@ -75,9 +98,22 @@ pub(super) fn send(
     Ok(Hop { mtu, ..hop })
 }
 
+/// The largest packet of a family that fits a connection's tunnel by a way whose link and routers take these many bytes.
+pub fn room(ends: &Ends, tunnel: Tunnel, link_mtu: u32, path_mtu: u32, family: Family) -> u32 {
+    widest(family, link_mtu, path_mtu, overhead(ends, tunnel)).saturating_sub(overhead(ends, tunnel))
+}
+
+/// Bytes that a connection's method puts before a packet.
+pub fn overhead(ends: &Ends, tunnel: Tunnel) -> u32 {
+    match ends.method {
+        ForwardingMethod::Tunnel => header_len(ends.dest, tunnel.encapsulation) as u32,
+        _ => 0,
+    }
+}
+
 /// The largest outer packet around one of this family by a way whose link and routers take these many bytes. Senders of
 /// IPv6 cannot do with less than its least MTU, so what the link takes then leaves in fragments (RFC 2473 §7.1).
-pub(super) fn widest(family: Family, link_mtu: u32, path_mtu: u32, overhead: u32) -> u32 {
+fn widest(family: Family, link_mtu: u32, path_mtu: u32, overhead: u32) -> u32 {
     let least = match family {
         Family::V4 => 0,
         Family::V6 => ipv6::MIN_MTU + overhead,
@@ -86,7 +122,7 @@ pub(super) fn widest(family: Family, link_mtu: u32, path_mtu: u32, overhead: u32
 }
 
 /// Bytes that a tunnel to this destination puts before a packet.
-pub(super) fn overhead(dest: Endpoint, encapsulation: Encapsulation) -> usize {
+fn header_len(dest: Endpoint, encapsulation: Encapsulation) -> usize {
     let network_len = if dest.addr.is_ipv4() { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN };
     network_len + encapsulation.header_len()
 }

@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::port::{BURST, LinkId, Port, Received, Woken};
-use crate::shm::{Census, Frame, FrameLayout, FramePool};
+use xvs_xdp::{BURST, Census, Frame, FrameLayout, FramePool, LinkId};
+
+use crate::port::{Port, Received, Woken};
 
 /// A frame as bytes, with the link that it left or enters by.
 #[derive(Debug, Clone, PartialEq, Eq)]

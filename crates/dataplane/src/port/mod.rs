@@ -5,19 +5,13 @@
 
 use std::time::Duration;
 
-use crate::shm::{Census, Frame};
+use xvs_xdp::{Census, Frame, LinkId};
+
 use crate::verdict::{DropReason, Verdict};
 
 pub mod memory;
 pub mod tagged;
 pub mod xdp;
-
-/// How many frames a worker takes at a time.
-pub const BURST: usize = 64;
-
-/// One of the director's interfaces, by its place in the snapshot's and the port's list of links.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LinkId(pub u16);
 
 /// A frame with the link that it came in by.
 #[derive(Debug)]
@@ -52,7 +46,7 @@ pub enum Woken {
 
 /// A worker's way to its queues. Every frame handed over is owned: it goes out by exactly one of the methods.
 pub trait Port {
-    /// Appends frames that have come in to `burst`, until it holds [`BURST`] or there are none.
+    /// Appends frames that have come in to `burst`, until it holds [`BURST`](xvs_xdp::BURST) or there are none.
     fn receive(&mut self, burst: &mut Vec<Received>);
 
     /// Sends a frame out by a link. The frame comes back if the link is gone or down, or if its ring is full.

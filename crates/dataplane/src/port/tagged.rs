@@ -9,10 +9,10 @@
 use std::time::Duration;
 
 use xvs_proto::ethernet::{self, TAG_LEN};
+use xvs_xdp::{Census, Frame, LinkId};
 
-use super::{LinkId, Port, Received, Woken};
+use super::{Port, Received, Woken};
 use crate::egress::Egress;
-use crate::shm::{Census, Frame};
 
 /// A port, and the links that its tags stand for.
 pub struct Tagged<'a, P> {
@@ -89,8 +89,8 @@ impl<P: Port> Port for Tagged<'_, P> {
 mod tests {
     use super::*;
     use crate::egress::model::Network;
-    use crate::port::BURST;
     use crate::port::memory::{Bytes, MemoryPort};
+    use xvs_xdp::BURST;
 
     const WAN: LinkId = LinkId(0);
     const FIVE: LinkId = LinkId(1);

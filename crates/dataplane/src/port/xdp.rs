@@ -5,19 +5,17 @@
 //! [`Port::flush`]; while the kernel has not taken all of it, [`Port::wait`] returns after a millisecond so that the
 //! worker flushes again. Nothing allocates after [`XdpPort::open`].
 
-use std::array;
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
+use std::{array, io};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use xvs_xdp::{BURST, Census, Frame, LinkId, Sockets, Statistics, Unsent};
 
 use crate::counters::Counter;
-use crate::port::{BURST, KernelDrops, LinkId, Port, Received, Woken};
-use crate::reinject::Reinjector;
-use crate::shm::{Census, Frame};
-use crate::xdp::{Sockets, Statistics, Unsent};
+use crate::port::{KernelDrops, Port, Received, Woken};
+use crate::steering::reinject::Reinjector;
 
 /// How many sockets one worker may have.
 pub const MAX_SOCKETS: usize = 63;

@@ -1,4 +1,4 @@
-//! Memory that is shared with the kernel or between threads, and the only raw views of it.
+//! Memory that threads and processes share, and the only raw views of it.
 //!
 //! Everything here checks what it is handed in release builds too; what leaves is safe to use wrongly.
 
@@ -6,10 +6,8 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod atomic;
-mod frame;
 pub(crate) mod layout;
 mod mapping;
 
-pub use frame::{Census, Frame, FrameLayout, FramePool, Span};
 pub(crate) use mapping::{Cells, Mapping, prefetch};
 pub use mapping::{Memory, Pages};

@@ -20,10 +20,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use xvs_dataplane::port::LinkId;
 use xvs_dataplane::port::xdp::XdpPort;
-use xvs_dataplane::reinject::Reinjector;
-use xvs_dataplane::xdp::{Attached, Queues, RingSizes, Sockets, Steering};
+use xvs_dataplane::steering::Steering;
+use xvs_dataplane::steering::reinject::Reinjector;
+use xvs_xdp::{Attached, LinkId, Queues, RingSizes, Sockets};
 
 pub(crate) const CLIENT: [u8; 4] = [203, 0, 113, 7];
 pub(crate) const DIRECTOR: [u8; 4] = [203, 0, 113, 1];

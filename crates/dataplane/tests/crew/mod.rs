@@ -5,34 +5,34 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use xvs_dataplane::call_ids::CallIds;
+use xvs_dataplane::burst::flows::Flows;
+use xvs_dataplane::burst::transmit::Outcome;
 use xvs_dataplane::capture::filter::Filter;
 use xvs_dataplane::capture::{Capture, Reader};
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::tcp::TcpState;
 use xvs_dataplane::conn::{
-    Direction, Flags, Inserted, NewConnection, Table, TableConfig, TableReader, Timers,
+    CallIds, Direction, Flags, Inserted, NewConnection, Table, TableConfig, TableReader, Timers,
 };
 use xvs_dataplane::counters::WorkerCounters;
-use xvs_dataplane::egress::Egress;
 use xvs_dataplane::egress::model::Network;
-use xvs_dataplane::exchange::Exchange;
-use xvs_dataplane::flow::Flows;
+use xvs_dataplane::egress::{Egress, Path, Unresolved};
 use xvs_dataplane::forward::Identification;
-use xvs_dataplane::fragments::Fragments;
-use xvs_dataplane::outcome::{Outcome, Unresolved};
-use xvs_dataplane::persistence::{ClientMask, Persistence, Together};
 use xvs_dataplane::pipeline::Pipeline;
+use xvs_dataplane::port::Port as _;
 use xvs_dataplane::port::memory::{Bytes, MemoryPort};
-use xvs_dataplane::port::{LinkId, Port as _};
 use xvs_dataplane::shm::Memory;
+use xvs_dataplane::slow_path::reassembly::Fragments;
+use xvs_dataplane::slow_path::reassembly::handoff::Exchange;
 use xvs_dataplane::snapshot::{
-    Activity, Destination, DestinationId, DestinationLive, Encapsulation, Member, Path, Service, ServiceLive,
-    Snapshot, Tunnel,
+    Activity, ClientMask, Destination, DestinationId, DestinationLive, Encapsulation, Member, Persistence,
+    Service, ServiceLive, Snapshot, Together, Tunnel,
 };
 use xvs_dataplane::verdict::Verdict;
 use xvs_proto::{Endpoint, FlowKey, MacAddr, Protocol};
-use xvs_sched::{ForwardingMethod, Load, ServiceKey, Weight, scheduler, scheduler::Setup};
+use xvs_sched::scheduler::{self, Setup};
+use xvs_sched::{ForwardingMethod, Load, ServiceKey, Weight};
+use xvs_xdp::LinkId;
 
 pub(crate) const SYN: u8 = 0x02;
 pub(crate) const ACK: u8 = 0x10;
@@ -179,10 +179,10 @@ impl Hand {
             assert!(self.port.inject(LinkId(0), frame));
         }
         assert_eq!(self.pipeline.run(&self.snapshot, &mut self.port, self.now), frames.len());
-        self.pipeline.flows().quiescent();
+        self.pipeline.flows.quiescent();
         drop((self.port.take_transmitted(), self.port.take_passed()));
         assert_eq!((self.port.census().out, self.counters.in_hand()), (0, 0));
-        self.pipeline.verdicts().to_vec()
+        self.pipeline.outcome.verdicts().to_vec()
     }
 
     /// Takes frames as they come, also none, and says what left: to the wire, and to the kernel.
@@ -191,7 +191,7 @@ impl Hand {
             assert!(self.port.inject(LinkId(0), frame));
         }
         self.pipeline.run(&self.snapshot, &mut self.port, self.now);
-        self.pipeline.flows().quiescent();
+        self.pipeline.flows.quiescent();
         assert_eq!(self.counters.in_hand(), 0);
         assert_eq!(u64::from(self.port.census().out), self.counters.held.value());
         [self.port.take_transmitted(), self.port.take_passed()]
@@ -205,13 +205,13 @@ impl Hand {
 
     /// As a worker before it sleeps.
     pub(crate) fn park(&mut self) {
-        self.pipeline.flows().table().park();
+        self.pipeline.flows.table().park();
     }
 
     /// Enters a half-open connection that goes where its client wanted to, counted nowhere. `false` if there is no room.
     pub(crate) fn bypass(&mut self, flow: &Flow) -> bool {
         let FlowKey { protocol, source, dest } = flow.key();
-        let inserted = self.pipeline.flows().table().insert(&NewConnection {
+        let inserted = self.pipeline.flows.table().insert(&NewConnection {
             protocol,
             client: source,
             virtual_endpoint: dest,
@@ -230,10 +230,10 @@ impl Hand {
     }
 
     fn expire(&mut self) {
-        while self.pipeline.flows().expire(&self.snapshot, self.now) == Timers::Behind {
-            self.pipeline.flows().quiescent();
+        while self.pipeline.flows.expire(&self.snapshot, self.now) == Timers::Behind {
+            self.pipeline.flows.quiescent();
         }
-        self.pipeline.flows().quiescent();
+        self.pipeline.flows.quiescent();
     }
 }
 
@@ -291,7 +291,7 @@ impl Crew {
     pub(crate) fn set_clock(&mut self, now: u64) {
         self.set_clock_without_timers(now);
         for hand in &mut self.hands {
-            hand.pipeline.flows().table().unpark();
+            hand.pipeline.flows.table().unpark();
             hand.expire();
         }
     }
@@ -337,7 +337,7 @@ impl Crew {
 
     /// The state of a flow's connection, if it has one.
     pub(crate) fn state(&mut self, flow: &Flow) -> Option<u8> {
-        let table = self.hands[0].pipeline.flows().table();
+        let table = self.hands[0].pipeline.flows.table();
         let (id, direction) = table.find(&flow.key(), table.hash(&flow.key()))?;
         assert_eq!(direction, Direction::Inbound);
         Some(table.connection(id).state())

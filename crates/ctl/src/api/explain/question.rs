@@ -6,11 +6,11 @@ use std::net::IpAddr;
 
 use xvs_dataplane::egress::{Egress, LinkInfo, RouteTo};
 use xvs_dataplane::explain::FRAME_BYTES;
-use xvs_dataplane::port::LinkId;
 use xvs_model::command::CommandError;
 use xvs_model::explain::{Proto, Question};
 use xvs_model::hexadecimal;
 use xvs_proto::{Endpoint, MacAddr, Protocol, checksum, ethernet, ipv4, ipv6, sctp, tcp, udp};
+use xvs_xdp::LinkId;
 
 /// The interface by which a source is reached.
 fn by_source(source: IpAddr, egress: &Egress) -> Result<(LinkId, &LinkInfo), CommandError> {

@@ -2,17 +2,17 @@
 //!
 //! Names are those of commands and listings. What does not apply is left out.
 
-use xvs_dataplane::classify::Class;
+use xvs_dataplane::burst::classify::Class;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{Copied, Direction};
-use xvs_dataplane::egress::{Egress, RouteTo};
-use xvs_dataplane::explain::{Caveat, Explanation, Live, Origin, Way};
-use xvs_dataplane::port::LinkId;
-use xvs_dataplane::snapshot::{Asked, Candidate, Path, Snapshot};
+use xvs_dataplane::egress::{Egress, Path, RouteTo};
+use xvs_dataplane::explain::{Asked, Candidate, Caveat, Explanation, Live, Origin, Way};
+use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_model::explain::{Choice, Contender, Doubt, Entry, NextHop, Report, Rewrite, Sent, Summary, Tunnel};
 use xvs_proto::{Endpoint, Packet, Parsed, Protocol, ethernet, parse};
 use xvs_sched::ForwardingMethod;
+use xvs_xdp::LinkId;
 
 use crate::api::connections::{detached, state_name, template_state};
 use crate::api::explain::interface::name_of;

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use xvs_dataplane::egress::Egress;
-use xvs_dataplane::marks::{Action, Condition, Expected, Step, Test};
+use xvs_dataplane::snapshot::marks::{Action, Condition, Expected, Step, Test};
 use xvs_proto::Family;
 
 use crate::api::explain::interface::name_of;

@@ -8,13 +8,12 @@ use etherparse::{
 };
 use xvs_proto::{HashSecret, MacAddr, Parsed, parse};
 use xvs_sched::ForwardingMethod;
+use xvs_xdp::{FrameLayout, FramePool, LinkId};
 
 use super::*;
 use crate::clock::Millis;
+use crate::egress::path_mtu::PathMtu;
 use crate::forward::Identification;
-use crate::path_mtu::PathMtu;
-use crate::port::LinkId;
-use crate::shm::{FrameLayout, FramePool};
 use crate::snapshot::Tunnel;
 
 const SOURCE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);

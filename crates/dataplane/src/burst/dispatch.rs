@@ -1,0 +1,100 @@
+//! The end of a burst: each frame goes where its class and its verdict say, and its sender is told what has to be told.
+//!
+//! Runs for each frame when the whole burst is decided. Packets of flows go by their verdicts; ICMP errors and fragments
+//! (`slow_path/reassembly/forward.rs`), which are rare, are looked at only here. Not here: sending and counting
+//! (`transmit.rs`).
+
+use xvs_proto::Packet;
+
+use super::context::Context;
+use super::flows::Flows;
+use super::transmit::Outcome;
+use crate::port::{Port, Received};
+use crate::slow_path::bypass;
+use crate::slow_path::icmp_error::{self, Connect, Followed};
+use crate::slow_path::icmp_reply::Offence;
+use crate::slow_path::reassembly::Fragments;
+use crate::verdict::{DropReason, Verdict};
+
+/// What a frame meets.
+pub(crate) struct Ending<'a> {
+    /// The fragments that wait.
+    pub(crate) fragments: &'a mut Fragments,
+    /// The connections.
+    pub(crate) flows: &'a mut Flows,
+    /// Where frames go.
+    pub(crate) outcome: &'a mut Outcome,
+    /// What is in force.
+    pub(crate) at: Context<'a>,
+}
+
+impl Ending<'_> {
+    /// Carries out a verdict that the frame alone was enough for: its sender is told nothing.
+    pub(crate) fn decided(&mut self, received: Received, verdict: Verdict, port: &mut impl Port) {
+        self.outcome.carry_out(received, verdict, port);
+    }
+
+    /// Carries out the verdict on a packet, whose sender is told of a drop.
+    pub(crate) fn packet(
+        &mut self,
+        received: Received,
+        packet: &Packet,
+        hash: u64,
+        verdict: Verdict,
+        port: &mut impl Port,
+    ) {
+        if let Some(offence) = Offence::of(packet, &received.frame, received.link, verdict) {
+            self.answer(offence, hash, port);
+        }
+        self.outcome.carry_out(received, verdict, port);
+    }
+
+    /// Follows an ICMP error to whom it concerns.
+    pub(crate) fn error(
+        &mut self,
+        mut received: Received,
+        packet: &Packet,
+        connect: Connect,
+        port: &mut impl Port,
+    ) {
+        let Received { link, frame } = &mut received;
+        let verdict = match icmp_error::follow(self.flows, frame, *link, packet, connect, self.at) {
+            Followed::Itself(verdict) => verdict,
+            Followed::Instead(relay) => {
+                let offence = relay.offence(frame, *link);
+                if let Some(bytes) = self.outcome.answer(&offence, self.at, port) {
+                    icmp_error::count_relay(self.flows, &relay, bytes, self.at);
+                }
+                Verdict::Consumed
+            }
+        };
+        self.outcome.carry_out(received, verdict, port);
+    }
+
+    /// Resets the senders of packets whose connections are to be reset.
+    pub(crate) fn reset(&mut self, port: &mut impl Port) {
+        for reset in self.flows.resets.drain(..) {
+            self.outcome.reset(&reset, self.at.snapshot, port);
+        }
+    }
+
+    /// Tells the sender of a packet why it was dropped, if that is due.
+    pub(crate) fn answer(&mut self, offence: Offence<'_>, hash: u64, port: &mut impl Port) {
+        let connection = self.flows.asked(offence.packet, hash);
+        if let Some(offence) = bypass::admit(self.flows, offence, connection)
+            && let Some(bytes) = self.outcome.answer(&offence, self.at, port)
+        {
+            self.flows.count_answer(connection, bytes, self.at.snapshot);
+        }
+    }
+}
+
+/// Drops all that wait for others, for a worker that ends.
+pub(crate) fn abandon(fragments: &mut Fragments, outcome: &mut Outcome, port: &mut impl Port) {
+    while fragments.abandon() {
+        for received in fragments.released().drain(..) {
+            outcome.settle(received, Verdict::Drop(DropReason::FragmentTimeout), port);
+        }
+    }
+    outcome.counters().held.set(0);
+}

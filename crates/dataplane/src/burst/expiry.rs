@@ -1,0 +1,88 @@
+//! Connections whose time has come.
+//!
+//! Runs before each burst, for the timers that are due. Not here: the timers themselves (`conn/wheel.rs`).
+
+use std::time::Duration;
+
+use super::flows::Flows;
+use crate::clock::Millis;
+use crate::conn::{ConnId, Removal, TIMER_TICK, TableWorker, Timers};
+use crate::counters::WorkerCounters;
+use crate::new_connection::eviction::count_out;
+use crate::snapshot::Snapshot;
+
+impl Flows {
+    /// Ends the connections whose time has come.
+    pub fn expire(&mut self, snapshot: &Snapshot, now: Millis) -> Timers {
+        self.replaced.expire(now);
+        let counters = &self.counters;
+        self.table.advance_timers(now, |table, id| expire(table, id, snapshot, counters, now))
+    }
+}
+
+/// Ends a connection whose time has come; a template that controls others then goes on for a minute. What began with it
+/// may be due in the very tick, in any order and on any worker, so it is left alone for one.
+fn expire(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot, counters: &WorkerCounters, now: Millis) {
+    // A packet on another worker may have refreshed it since its timer was looked at: then it stays.
+    match table.remove_if(id, |_, expires| expires <= now) {
+        Removal::Done(state) => {
+            count_out(&table.connection(id), state, snapshot);
+            counters.expired.add(1);
+        }
+        // Unless a new connection was faster and has set it already.
+        Removal::Controls if table.connection(id).expires() + TIMER_TICK <= now => {
+            table.connection(id).set_timeout_seconds(CONTROLLING_SECONDS);
+            let timeout = Duration::from_secs(CONTROLLING_SECONDS.into());
+            table.transition(id, |state| (state, now + timeout));
+        }
+        Removal::Controls | Removal::NotOurs | Removal::Lasts => {}
+    }
+}
+
+/// How much longer a template lives while it controls connections, each time that its own time is over.
+const CONTROLLING_SECONDS: u32 = 60;
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use xvs_proto::{Endpoint, Protocol};
+    use xvs_sched::ForwardingMethod;
+
+    use super::*;
+    use crate::conn::{Flags, Inserted, NewConnection, Table, TableConfig};
+    use crate::shm::Memory;
+
+    #[test]
+    fn what_another_worker_refreshed_while_its_timer_was_looked_at_stays() {
+        let config = TableConfig { capacity: 10, workers: 2, memory: Memory::OnDemand };
+        let table = Table::create(config).unwrap();
+        let [mut one, mut other] = [0, 1].map(|worker| table.handle(worker).unwrap());
+        let inserted = one.insert(&NewConnection {
+            protocol: Protocol::UDP,
+            client: Endpoint::new(Ipv4Addr::new(192, 0, 2, 10), 1000),
+            virtual_endpoint: Endpoint::new(Ipv4Addr::new(198, 51, 100, 1), 53),
+            dest: Endpoint::new(Ipv4Addr::new(203, 0, 113, 11), 53),
+            local: None,
+            method: ForwardingMethod::DirectRouting,
+            flags: Flags::NONE,
+            state: 0,
+            expires: Millis(60_000),
+            timeout_seconds: 0,
+            dest_ref: 0,
+            mark: 0,
+            controller: None,
+        });
+        let Inserted::New(id) = inserted else { panic!("{inserted:?}") };
+        let (snapshot, counters) = (Snapshot::empty(), WorkerCounters::default());
+        one.advance_timers(Millis(60_000), |one, due| {
+            assert_eq!(due, id);
+            other.refresh(id, 0, Millis(120_000));
+            expire(one, id, &snapshot, &counters, Millis(60_000));
+        });
+        assert_eq!((table.live(), counters.expired.value()), (1, 0));
+        one.advance_timers(Millis(120_000), |one, id| expire(one, id, &snapshot, &counters, Millis(120_000)));
+        assert_eq!((table.live(), counters.expired.value()), (0, 1));
+    }
+}

@@ -1,0 +1,157 @@
+//! One worker's connections, with what it keeps beside the table: counters, random numbers, its place in local ports.
+//!
+//! Used by every stage from the look-up to forwarding. Each stage is a function of a file of its own over this value.
+
+use std::sync::Arc;
+
+use xvs_proto::{FlowKey, Packet, Protocol};
+use xvs_xdp::BURST;
+
+use super::replaced::Replaced;
+use crate::clock::Millis;
+use crate::conn::{ConnId, Direction, TableWorker};
+use crate::counters::{Stats, WorkerCounters};
+use crate::egress::{Path, Unresolved};
+use crate::forward::{Ends, Identification};
+use crate::new_connection::defence::Defence;
+use crate::new_connection::eviction::Pressure;
+use crate::random::Dice;
+use crate::slow_path::reset::Reset;
+use crate::snapshot::local_addresses::LocalCursor;
+use crate::snapshot::{Destination, ServiceLive, Snapshot};
+use crate::verdict::{DropReason, Verdict};
+
+/// One worker's connections.
+pub struct Flows {
+    pub(crate) worker: usize,
+    pub(crate) table: TableWorker,
+    pub(crate) counters: Arc<WorkerCounters>,
+    /// The sums over all services.
+    total: Arc<ServiceLive>,
+    unresolved: Arc<Unresolved>,
+    pub(crate) ids: Identification,
+    pub(crate) defence: Defence,
+    pub(crate) pressure: Pressure,
+    pub(crate) dice: Dice,
+    pub(crate) locals: LocalCursor,
+    pub(crate) replaced: Replaced,
+    /// Resets for senders of packets of this burst.
+    pub(crate) resets: Vec<Reset>,
+}
+
+impl Flows {
+    /// The connections as this worker reaches them. `total` counts over all services; next hops that packets were
+    /// dropped for go to `unresolved`.
+    pub fn new(
+        worker: usize,
+        table: TableWorker,
+        counters: Arc<WorkerCounters>,
+        total: Arc<ServiceLive>,
+        unresolved: Arc<Unresolved>,
+        ids: Identification,
+    ) -> Self {
+        // Real servers see local ports: nothing of what keys the table is in them.
+        let mut dice = Dice::new(ids.seed());
+        Self {
+            worker,
+            pressure: Pressure::new(worker, &table),
+            locals: LocalCursor::new(dice.draw() as u32),
+            dice,
+            table,
+            counters,
+            total,
+            unresolved,
+            ids,
+            defence: Defence::default(),
+            replaced: Replaced::new(),
+            resets: Vec::with_capacity(BURST),
+        }
+    }
+
+    /// The worker's number.
+    pub fn worker(&self) -> usize {
+        self.worker
+    }
+
+    /// The worker's seat at the table.
+    pub fn table(&mut self) -> &mut TableWorker {
+        &mut self.table
+    }
+
+    /// The hash by which a packet's connection is found.
+    pub fn hash(&self, flow: &FlowKey) -> u64 {
+        self.table.hash(flow)
+    }
+
+    /// Brings the buckets for a hash into the cache.
+    pub fn prefetch_buckets(&self, hash: u64) {
+        self.table.prefetch_buckets(hash);
+    }
+
+    /// Brings the entries that these buckets point to into the cache.
+    pub fn prefetch_entries(&self, hash: u64) {
+        self.table.prefetch_entries(hash);
+    }
+
+    /// What is known of the connection that packets of a flow are of.
+    pub fn known(&self, flow: &FlowKey) -> Option<Known> {
+        let (id, _) = self.table.find(flow, self.table.hash(flow))?;
+        let connection = self.table.connection(id);
+        Some(Known { protocol: connection.protocol(), ends: Ends::of(&connection), mark: connection.mark() })
+    }
+
+    /// The connection that a packet is the client's of.
+    pub fn asked(&self, packet: &Packet, hash: u64) -> Option<ConnId> {
+        let found = self.table.find(&packet.connection_key(), hash);
+        found.filter(|(_, direction)| *direction == Direction::Inbound).map(|(id, _)| id)
+    }
+
+    /// Counts an ICMP error to the client of a connection: as IPVS does where such errors pass for replies.
+    pub fn count_answer(&self, connection: Option<ConnId>, bytes: usize, snapshot: &Snapshot) {
+        let Some(id) = connection else { return };
+        let connection = self.table.connection(id);
+        if !connection.method().masquerades()
+            && let Some(destination) = snapshot.destinations.available_for(&connection)
+        {
+            self.count(destination, |stats| stats.count_out(bytes));
+        }
+    }
+
+    /// Counts at a destination, at its service and over all services.
+    pub(crate) fn count(&self, destination: &Destination, count: impl Fn(&Stats)) {
+        for stats in [&destination.live.stats, &destination.service.stats, &self.total.stats] {
+            count(stats.of_worker(self.worker));
+        }
+    }
+
+    /// Has the next hop resolved whose link address was missing for a packet.
+    pub(crate) fn report_unresolved(&self, verdict: Verdict, path: Path) {
+        if let (Verdict::Drop(DropReason::NoNeighbour), Path::NoNeighbour { link, next_hop }) =
+            (verdict, path)
+        {
+            // Full: others wait to be resolved, and the next packet brings this one again.
+            let _ = self.unresolved.push((link, next_hop));
+        }
+    }
+
+    /// When [`Self::expire`] has something to do next; `None`: not before a packet comes.
+    pub fn next_due(&self) -> Option<Millis> {
+        self.table.next_timer().into_iter().chain(self.replaced.next_due()).min()
+    }
+
+    /// Ends a burst.
+    pub fn quiescent(&mut self) {
+        self.table.quiescent();
+    }
+}
+
+/// What tells connections apart for who asks for some of them.
+#[derive(Debug, Clone, Copy)]
+pub struct Known {
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Its ends.
+    pub ends: Ends,
+    /// The firewall mark that it began with; 0 is none.
+    pub mark: u32,
+}

@@ -1,0 +1,64 @@
+//! Forwarding, with what a worker keeps for it: counters, identifications, next hops that are to be resolved.
+//!
+//! Runs for each packet whose connection is known. Not here: how a packet is rewritten (`forward/`).
+
+use xvs_proto::Packet;
+use xvs_xdp::Frame;
+
+use super::context::Context;
+use super::flows::Flows;
+use crate::egress::Path;
+use crate::forward::{self, Ends, Outer};
+use crate::snapshot::{Destination, Encapsulation};
+use crate::verdict::Verdict;
+
+/// Sends a client's packet to a destination.
+#[inline]
+pub(crate) fn request(
+    flows: &mut Flows,
+    frame: &mut Frame,
+    packet: &Packet,
+    ends: &Ends,
+    destination: &Destination,
+    at: Context<'_>,
+) -> Verdict {
+    let outer = outer(flows, packet, destination, at);
+    let verdict = forward::request(frame, packet, ends, destination.path, &at.snapshot.egress, outer);
+    flows.report_unresolved(verdict, destination.path);
+    verdict
+}
+
+/// Sends a packet to its connection's client.
+#[inline]
+pub(crate) fn reply(
+    flows: &mut Flows,
+    frame: &mut Frame,
+    packet: &Packet,
+    ends: &Ends,
+    path: Path,
+) -> Verdict {
+    let verdict = forward::reply(frame, packet, ends, path);
+    flows.report_unresolved(verdict, path);
+    verdict
+}
+
+/// What a tunnel to a destination writes around a packet.
+fn outer<'a>(
+    flows: &'a mut Flows,
+    packet: &Packet,
+    destination: &'a Destination,
+    at: Context<'_>,
+) -> Outer<'a> {
+    let flow_hash = match destination.tunnel.encapsulation {
+        Encapsulation::Gue { .. } => flows.table.hash(&packet.flow),
+        Encapsulation::Ip | Encapsulation::Gre(_) => 0,
+    };
+    Outer {
+        tunnel: destination.tunnel,
+        pmtu_disc: at.snapshot.settings.pmtu_disc,
+        path_mtu: &destination.path_mtu,
+        now: at.now,
+        flow_hash,
+        ids: &mut flows.ids,
+    }
+}

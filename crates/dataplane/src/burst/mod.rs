@@ -1,0 +1,19 @@
+//! The stages of every packet: what it is, its connection and that one's state, where it goes.
+
+pub(crate) mod context;
+mod record;
+
+pub mod classify;
+pub(crate) mod forward;
+pub(crate) mod lookup;
+pub(crate) mod state;
+
+pub(crate) mod dispatch;
+pub mod transmit;
+
+mod expiry;
+pub mod flows;
+mod replaced;
+
+pub use self::context::Context;
+pub use self::record::{Burst, Step};

@@ -1,0 +1,62 @@
+//! Connections that were replaced by new ones and are still counted at their destinations.
+//!
+//! As under IPVS, which has a replaced connection expire by its timer, its destination carries it until the kernel's next
+//! tick: schedulers go by that count meanwhile. Bounded: of more than [`ROOM`] those before are counted out at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Millis;
+use crate::snapshot::{Activity, DestinationLive};
+
+/// One worker's replaced connections.
+#[derive(Default)]
+pub(crate) struct Replaced {
+    counted: Vec<(Arc<DestinationLive>, Activity)>,
+    until: Millis,
+}
+
+impl Replaced {
+    /// None yet.
+    pub(crate) fn new() -> Self {
+        Self { counted: Vec::with_capacity(ROOM), until: Millis(0) }
+    }
+
+    /// Keeps a connection counted until the next tick.
+    pub(crate) fn keep(&mut self, live: &Arc<DestinationLive>, activity: Activity, now: Millis) {
+        if self.counted.len() == self.counted.capacity() {
+            self.count_out();
+        }
+        if self.counted.is_empty() {
+            self.until = next_tick(now);
+        }
+        self.counted.push((Arc::clone(live), activity));
+    }
+
+    /// Counts out those whose tick has come.
+    pub(crate) fn expire(&mut self, now: Millis) {
+        if now >= self.until {
+            self.count_out();
+        }
+    }
+
+    /// When there is something to count out; `None`: not before another is kept.
+    pub(crate) fn next_due(&self) -> Option<Millis> {
+        (!self.counted.is_empty()).then_some(self.until)
+    }
+
+    fn count_out(&mut self) {
+        self.counted.drain(..).for_each(|(live, activity)| live.leave(activity));
+    }
+}
+
+/// The first tick after `now`.
+fn next_tick(now: Millis) -> Millis {
+    let tick = TICK.as_millis() as u64;
+    Millis((now.0 / tick + 1) * tick)
+}
+
+/// The step of the kernel's clock.
+const TICK: Duration = Duration::from_millis(10);
+/// How many replaced connections a worker remembers.
+const ROOM: usize = 256;

@@ -1,0 +1,76 @@
+//! A connection's next state, deadline and place among its destination's counts.
+//!
+//! Runs once for each packet of a connection. The state is moved by compare-and-swap, so each move between the counts
+//! is made by one worker only. Not here: the states themselves (`conn/tcp.rs`, `conn/sctp.rs`).
+
+use xvs_proto::{Packet, Protocol};
+
+use super::context::Context;
+use super::flows::Flows;
+use crate::conn::sctp::SctpState;
+use crate::conn::tcp::{self, Judgement, TcpState};
+use crate::conn::{ConnId, Connection, Direction, Flags, Seen};
+use crate::snapshot::{Activity, DestinationLive};
+
+/// Moves a connection's state and deadline as a packet demands, and its place among its destination's counts: the
+/// state alone says which of the two it is in, so each move is made by the one worker whose transition it was.
+pub(crate) fn advance(
+    flows: &mut Flows,
+    id: ConnId,
+    packet: &Packet,
+    direction: Direction,
+    live: Option<&DestinationLive>,
+    at: Context<'_>,
+) {
+    let (table, settings, now) = (&mut flows.table, &at.snapshot.settings, at.now);
+    let connection = table.connection(id);
+    let protocol = connection.protocol();
+    let moved = match protocol {
+        Protocol::UDP => table.transition(id, |state| (state, now + settings.udp)),
+        Protocol::SCTP => {
+            let seen = seen(&connection, direction);
+            table.transition(id, |state| {
+                let after = SctpState::of(state).after(packet.sctp_event, seen);
+                (after as u8, now + after.timeout())
+            })
+        }
+        _ => {
+            let seen = seen(&connection, direction);
+            let judgement = if settings.secure_tcp { Judgement::Secure } else { Judgement::Ordinary };
+            table.transition(id, |state| {
+                let after = TcpState::of(state).after(packet.tcp_flags, seen, judgement);
+                let timeout = tcp::timeout(after, settings.tcp_established, settings.tcp_fin_wait);
+                (after as u8, now + timeout)
+            })
+        }
+    };
+    let Some((before, after)) = moved else { return };
+    let proven = match protocol {
+        Protocol::UDP => direction == Direction::Outbound,
+        Protocol::SCTP => before != after && SctpState::of(after) == SctpState::Established,
+        _ => before != after && TcpState::of(after) == TcpState::Established,
+    };
+    if proven && let Some(template) = table.connection(id).controller() {
+        table.assure(template);
+    }
+    let (from, to) = (Activity::of(protocol, before), Activity::of(protocol, after));
+    if let Some(live) = live.filter(|_| from != to) {
+        live.turn(to);
+    }
+}
+
+/// Which way a packet goes, as far as the director sees both ways; a reply says that it does.
+fn seen(connection: &Connection<'_>, direction: Direction) -> Seen {
+    let unseen = connection.flags().contains(Flags::NO_OUTPUT);
+    match direction {
+        Direction::Outbound => {
+            // Most connections that pass here have no such flag; then nothing is written.
+            if unseen {
+                let _ = connection.clear_flags(Flags::NO_OUTPUT);
+            }
+            Seen::Output
+        }
+        Direction::Inbound if unseen => Seen::InputOnly,
+        Direction::Inbound => Seen::Input,
+    }
+}

@@ -1,0 +1,211 @@
+//! The end of a packet's way: its frame goes where the verdict says and is counted, and its sender is told what
+//! has to be told.
+//!
+//! Runs once per frame. The last word on a verdict is spoken here: a frame that its link or the kernel refuses
+//! becomes a drop.
+
+use std::sync::Arc;
+
+use xvs_proto::ethernet;
+use xvs_xdp::{BURST, Frame, LinkId};
+
+use super::context::Context;
+use crate::counters::WorkerCounters;
+use crate::egress::Unresolved;
+use crate::forward::Identification;
+use crate::port::{Port, Received};
+use crate::slow_path::fragmentation::Cut;
+use crate::slow_path::icmp_reply::{Offence, RateLimit};
+use crate::slow_path::reset::Reset;
+use crate::snapshot::Snapshot;
+use crate::verdict::{DropReason, Verdict};
+
+/// How many pieces a packet is cut into at most: more than the largest has by links that take 576 bytes.
+const MAX_PIECES: usize = 128;
+
+/// Hands out frames and counts what became of them.
+pub struct Outcome {
+    counters: Arc<WorkerCounters>,
+    limit: RateLimit,
+    unresolved: Arc<Unresolved>,
+    ids: Identification,
+    verdicts: Vec<Verdict>,
+    /// Those of the packet in hand.
+    pieces: Vec<Frame>,
+}
+
+impl Outcome {
+    /// Counts into `counters`, of which the caller's thread is the one writer.
+    pub fn new(counters: Arc<WorkerCounters>, unresolved: Arc<Unresolved>, ids: Identification) -> Self {
+        let (verdicts, pieces) = (Vec::with_capacity(BURST), Vec::with_capacity(MAX_PIECES));
+        Self { unresolved, counters, limit: RateLimit::default(), ids, verdicts, pieces }
+    }
+
+    /// Forgets the last burst's verdicts. Another follows: frames that were received, and copies of what other workers
+    /// received.
+    pub fn begin(&mut self, received: usize, copies: usize) {
+        self.verdicts.clear();
+        self.counters.received.add(received as u64);
+        self.counters.originated.add(copies as u64);
+    }
+
+    /// Where it counts.
+    pub fn counters(&self) -> &WorkerCounters {
+        &self.counters
+    }
+
+    /// The verdicts on the last burst, in its order.
+    pub fn verdicts(&self) -> &[Verdict] {
+        &self.verdicts
+    }
+
+    /// Tells the sender of a dropped packet why, if that is due. Returns the bytes of the ICMP error that it was sent.
+    pub fn answer(&mut self, offence: &Offence<'_>, at: Context<'_>, port: &mut impl Port) -> Option<usize> {
+        let rate = at.snapshot.settings.icmp_msgs_per_sec;
+        let allowed = !offence.is_limited() || self.limit.allows(at.now, rate);
+        let answer =
+            if allowed { offence.answer(at.snapshot, port, &mut self.ids, &self.unresolved) } else { None };
+        self.originate(answer, port)
+    }
+
+    /// Sends a reset to an end of a connection.
+    pub fn reset(&mut self, reset: &Reset, snapshot: &Snapshot, port: &mut impl Port) {
+        let made = reset.emit(snapshot, port, &self.unresolved);
+        if self.originate(made, port).is_some() {
+            self.counters.resets.add(1);
+        }
+    }
+
+    /// Sends what the director has made itself, if it could be made. Returns the bytes of the packet.
+    fn originate(&mut self, made: Option<(LinkId, Frame)>, port: &mut impl Port) -> Option<usize> {
+        let Some((link, frame)) = made else {
+            self.counters.answers_withheld.add(1);
+            return None;
+        };
+        let bytes = frame.len() - ethernet::HEADER_LEN;
+        self.counters.originated.add(1);
+        self.send(link, frame, port).then_some(bytes)
+    }
+
+    /// Carries out the verdict on a frame of the burst.
+    pub fn carry_out(&mut self, received: Received, verdict: Verdict, port: &mut impl Port) {
+        let verdict = self.settle(received, verdict, port);
+        self.tell(verdict, port);
+    }
+
+    /// Notes the verdict on a frame of the burst that was disposed of elsewhere.
+    pub fn tell(&mut self, verdict: Verdict, port: &mut impl Port) {
+        self.verdicts.push(verdict);
+        port.settled(verdict);
+    }
+
+    /// Sends a packet in fragments of at most `limit` bytes, each in a frame of its own: all or none.
+    pub fn send_copies(
+        &mut self,
+        packet: &[u8],
+        link: LinkId,
+        limit: usize,
+        port: &mut impl Port,
+    ) -> Verdict {
+        let cut = Cut::of(packet, limit, &mut self.ids);
+        if !cut.is_some_and(|cut| self.copy_pieces(cut, packet, 0, port)) {
+            return Verdict::Drop(DropReason::NeedsFragmenting);
+        }
+        self.send_pieces(link, port);
+        Verdict::Transmit(link)
+    }
+
+    /// Sends a frame's packet in fragments of at most `mtu` bytes: all or none, and then the frame comes back.
+    fn send_cut(
+        &mut self,
+        mut frame: Frame,
+        link: LinkId,
+        mtu: u32,
+        port: &mut impl Port,
+    ) -> Result<Verdict, Frame> {
+        let Some(cut) = Cut::of(frame.bytes(), mtu as usize, &mut self.ids) else { return Err(frame) };
+        if !self.copy_pieces(cut, frame.bytes(), 1, port) {
+            return Err(frame);
+        }
+        if !cut.keep_first(&mut frame) {
+            self.pieces.drain(..).for_each(|piece| port.recycle(piece));
+            return Err(frame);
+        }
+        self.send(link, frame, port);
+        self.send_pieces(link, port);
+        Ok(Verdict::Transmit(link))
+    }
+
+    /// Copies the pieces of a packet from one on: all or none.
+    fn copy_pieces(&mut self, cut: Cut, packet: &[u8], from: usize, port: &mut impl Port) -> bool {
+        let count = cut.count();
+        for number in from..count {
+            match cut.copy(packet, number, port) {
+                Some(piece) if self.pieces.len() < MAX_PIECES => self.pieces.push(piece),
+                other => {
+                    self.pieces.drain(..).chain(other).for_each(|piece| port.recycle(piece));
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn send_pieces(&mut self, link: LinkId, port: &mut impl Port) {
+        self.counters.originated.add(self.pieces.len() as u64);
+        let mut pieces = std::mem::take(&mut self.pieces);
+        for piece in pieces.drain(..) {
+            self.send(link, piece, port);
+        }
+        self.pieces = pieces;
+    }
+
+    /// Sends a frame and counts it; whether its link took it.
+    fn send(&mut self, link: LinkId, frame: Frame, port: &mut impl Port) -> bool {
+        let sent = port.transmit(link, frame).map_err(|frame| port.recycle(frame)).is_ok();
+        self.count(if sent { Verdict::Transmit(link) } else { Verdict::Drop(DropReason::TransmitRefused) });
+        sent
+    }
+
+    /// Carries out the verdict on a frame and counts it; what it has come to in the end.
+    pub fn settle(&mut self, received: Received, verdict: Verdict, port: &mut impl Port) -> Verdict {
+        let Received { link, frame } = received;
+        let done = match verdict {
+            Verdict::Fragment { link, mtu } => match self.send_cut(frame, link, mtu, port) {
+                // Its pieces are counted already.
+                Ok(verdict) => return verdict,
+                Err(frame) => Err((frame, DropReason::NeedsFragmenting)),
+            },
+            Verdict::Transmit(out) => {
+                port.transmit(out, frame).map_err(|frame| (frame, DropReason::TransmitRefused))
+            }
+            Verdict::PassToKernel => {
+                port.pass_to_kernel(link, frame).map_err(|frame| (frame, DropReason::KernelRefused))
+            }
+            Verdict::Consumed | Verdict::Held => {
+                port.recycle(frame);
+                Ok(())
+            }
+            Verdict::Drop(reason) => Err((frame, reason)),
+        };
+        let verdict = match done {
+            Ok(()) => verdict,
+            Err((frame, reason)) => {
+                port.discard(Received { link, frame }, reason);
+                Verdict::Drop(reason)
+            }
+        };
+        self.count(verdict);
+        verdict
+    }
+
+    fn count(&self, verdict: Verdict) {
+        match verdict {
+            Verdict::Transmit(_) | Verdict::Fragment { .. } => &self.counters.transmitted,
+            Verdict::PassToKernel => &self.counters.passed,
+            Verdict::Consumed | Verdict::Held => &self.counters.consumed,
+            Verdict::Drop(reason) => self.counters.dropped(reason),
+        }
+        .add(1);
+    }
+}

@@ -1,0 +1,113 @@
+//! Whether a packet is captured.
+//!
+//! Asked once for each packet that comes in while a capture is on, before anything of it is copied. A packet is judged by
+//! its own addresses and ports and by all ends of its connection: so a client's packets are found by the real server
+//! that they go to, and replies by their service, by every forwarding method. Of one that may begin a connection the
+//! real server is not known yet: such a packet is judged once more at the end of its burst. Cost: a parse, and a look-up
+//! of the connection if addresses, ports or a service are asked for.
+
+use xvs_proto::{Endpoint, FlowKey, Fragment, Packet, Parsed, icmp, parse, quoted};
+use xvs_sched::ServiceKey;
+use xvs_xdp::LinkId;
+
+use super::filter::{Filter, Judged};
+use crate::burst::flows::{Flows, Known};
+use crate::snapshot::Snapshot;
+
+/// A packet that came in, as filters look at it.
+pub(super) struct Subject {
+    /// `None` of what is no packet, or contradicts itself.
+    packet: Option<Packet>,
+    /// The flow by which its connection is found.
+    flow: Option<FlowKey>,
+    known: Option<Known>,
+}
+
+impl Subject {
+    /// Reads a frame, and asks for its connection if there is whom to ask.
+    pub(super) fn of(frame: &[u8], flows: Option<&Flows>) -> Self {
+        let packet = match parse(frame) {
+            Ok(Parsed::Ip(packet)) => Some(packet),
+            Ok(Parsed::Other) | Err(_) => None,
+        };
+        let flow = packet.map(|packet| flow(frame, &packet));
+        let known = flow.zip(flows).and_then(|(flow, flows)| flows.known(&flow));
+        Self { packet, flow, known }
+    }
+}
+
+/// The flow by which a packet's connection is found, or that of the packet which an ICMP error is about.
+fn flow(frame: &[u8], packet: &Packet) -> FlowKey {
+    let quote = packet.transport + icmp::HEADER_LEN..packet.end;
+    let about = packet.is_followed_error() && packet.fragment == Fragment::Whole;
+    let quote = if about { quoted(frame, quote, packet.family()) } else { None };
+    quote.map_or_else(|| packet.connection_key(), |quote| quote.connection_key().reversed())
+}
+
+impl Filter {
+    /// Whether connections have to be looked up for it.
+    pub(super) fn asks_for_ends(&self) -> bool {
+        self.address.is_some() || self.port.is_some() || self.service.is_some()
+    }
+
+    /// Whether a packet that came in by this link is wanted, but for its fate.
+    pub(super) fn judge(&self, link: LinkId, subject: Option<&Subject>, snapshot: &Snapshot) -> Judged {
+        let by = |name: &String| snapshot.egress.link(link).is_some_and(|link| link.name == *name);
+        if !self.interface.as_ref().is_none_or(by) {
+            return Judged::Unwanted;
+        }
+        if !self.asks_for_ends() {
+            return Judged::Wanted;
+        }
+        let Some(Subject { packet: Some(packet), flow: Some(flow), known }) = subject else {
+            return Judged::Unwanted;
+        };
+        let of_service = match (self.service, known) {
+            (None, _) => true,
+            (Some(key), Some(known)) => is_of(known, key),
+            (Some(key), None) => {
+                let mark = snapshot.marks.of(link, packet);
+                snapshot
+                    .services
+                    .for_packet(mark, flow.protocol, flow.dest)
+                    .is_some_and(|service| service.key == key)
+            }
+        };
+        let own = [packet.flow.source, packet.flow.dest, flow.source, flow.dest];
+        match known {
+            _ if !of_service => Judged::Unwanted,
+            Some(known) if self.takes(own.into_iter().chain(ends(known))) => Judged::Wanted,
+            None if self.takes(own.into_iter()) => Judged::Wanted,
+            None if packet.has_ports() && packet.fragment == Fragment::Whole => Judged::Perhaps(*flow),
+            _ => Judged::Unwanted,
+        }
+    }
+
+    /// Whether a packet whose connection is known by now is wanted after all.
+    pub(super) fn takes_begun(&self, flow: &FlowKey, flows: &Flows) -> bool {
+        flows
+            .known(flow)
+            .is_some_and(|known| self.takes([flow.source, flow.dest].into_iter().chain(ends(&known))))
+    }
+
+    fn takes(&self, mut ends: impl Iterator<Item = Endpoint> + Clone) -> bool {
+        self.address.is_none_or(|network| ends.clone().any(|end| network.contains(end.addr)))
+            && self.port.is_none_or(|port| ends.any(|end| end.port == port))
+    }
+}
+
+fn ends(known: &Known) -> impl Iterator<Item = Endpoint> + Clone {
+    let ends = known.ends;
+    [ends.client, ends.virtual_endpoint, ends.dest].into_iter().chain(ends.local)
+}
+
+/// Whether a connection is of this service.
+fn is_of(known: &Known, key: ServiceKey) -> bool {
+    let at = known.ends.virtual_endpoint;
+    match key {
+        ServiceKey::Address { protocol, endpoint } => {
+            known.protocol == protocol && at.addr == endpoint.addr && [0, at.port].contains(&endpoint.port)
+        }
+        ServiceKey::Mark { mark, family } => known.mark == mark && at.family() == family,
+    }
+}

@@ -1,0 +1,244 @@
+//! The Call-IDs that templates of services with `--pe sip` stand for, beside the connection table, whose entries have
+//! no room for them.
+//!
+//! A slot is written by the worker that makes a template, before anybody can find it, and read by whoever finds the
+//! template by the endpoints that it shares with others. Each worker takes slots from a part of its own, going round:
+//! one is free when the template that it was written for is there no more. If all that are looked at are in use, one
+//! is taken from a template that gives way. So nobody gives a slot back, nobody waits, and nothing is allocated after
+//! the start. Who still holds a template that has been removed or detached may read another's Call-ID here: then he
+//! also sees that it is of no use any more. Cost: of a comparison, five cache lines at most; of a new template, a look
+//! at up to 64 slots. Not here: how a message is read (`xvs-proto`, `sip.rs`), which template gives way (`pressure.rs`).
+
+use std::hash::BuildHasher;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+
+use hashbrown::DefaultHashBuilder;
+use xvs_proto::sip::CALL_ID_MAX;
+
+use super::connection::Connection;
+use super::id::ConnId;
+use super::seat::TableWorker;
+
+/// All slots.
+#[derive(Default)]
+pub struct CallIds {
+    slots: Box<[Slot]>,
+    /// Where each worker looks next; it is the one writer.
+    hands: Box<[AtomicUsize]>,
+    hasher: DefaultHashBuilder,
+}
+
+/// One Call-ID.
+#[derive(Default)]
+struct Slot {
+    /// The template's generation in the upper half, its index plus one in the lower; 0: never used.
+    owner: AtomicU64,
+    /// Its length in the first byte, then its bytes.
+    words: [AtomicU64; WORDS],
+}
+
+impl CallIds {
+    /// Room for this many, shared out among the workers.
+    pub fn new(slots: usize, workers: usize) -> Self {
+        let each = slots / workers.max(1);
+        Self {
+            slots: (0..each * workers).map(|_| Slot::default()).collect(),
+            hands: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
+            hasher: DefaultHashBuilder::default(),
+        }
+    }
+
+    /// Room for a few, with the same hash; none is in it.
+    pub(crate) fn apart(&self) -> Self {
+        Self { hasher: self.hasher.clone(), ..Self::new(LOOKED_AT, 1) }
+    }
+
+    /// Whether there is room for none.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// A hash of a Call-ID, by a secret of this run.
+    pub fn hash(&self, call_id: &[u8]) -> u64 {
+        self.hasher.hash_one(call_id)
+    }
+
+    /// Writes a Call-ID into a slot of this worker's: what its template is to carry as its mark. If all that are looked
+    /// at are in use, asks `give_way` of one template after the other until one has made its slot free; `None` if none
+    /// does.
+    pub(crate) fn write(
+        &self,
+        worker: usize,
+        call_id: &[u8],
+        table: &mut TableWorker,
+        mut give_way: impl FnMut(&mut TableWorker, ConnId) -> bool,
+    ) -> Option<u32> {
+        let each = self.slots.len().checked_div(self.hands.len()).filter(|&each| each > 0)?;
+        let hand = self.hands.get(worker)?;
+        let first = hand.load(Relaxed);
+        let mut looked_at = (0..LOOKED_AT.min(each)).map(|ahead| worker * each + (first + ahead) % each);
+        let number =
+            looked_at.clone().find(|&number| self.slots[number].owner(table).is_none()).or_else(|| {
+                looked_at
+                    .find(|&number| self.slots[number].owner(table).is_some_and(|id| give_way(table, id)))
+            });
+        hand.store(number.map_or(first + LOOKED_AT, |number| number + 1) % each, Relaxed);
+        let slot = &self.slots[number?];
+        // Release: who reads any of it sees that the template before was detached, if it was. That who finds the new
+        // template sees all of it is the doing of its insertion.
+        slot.words.iter().zip(packed(call_id)).for_each(|(word, value)| word.store(value, Release));
+        slot.owner.store(0, Relaxed);
+        number.map(|number| number as u32 + 1)
+    }
+
+    /// The template that a slot was written for has been made; until then the slot is free.
+    pub(crate) fn settle(&self, mark: u32, template: &Connection<'_>) {
+        if let Some(slot) = self.slot(mark) {
+            slot.owner.store(owner(template), Relaxed);
+        }
+    }
+
+    /// Whether a template that carries this mark stands for this Call-ID.
+    pub(crate) fn is(&self, mark: u32, call_id: &[u8]) -> bool {
+        let same = |slot: &Slot| {
+            let words = slot.words.iter().take(call_id.len() / 8 + 1).zip(packed(call_id));
+            // Acquire: pairs with the Release of `write`.
+            words.fold(true, |same, (word, value)| same & (word.load(Acquire) == value))
+        };
+        self.slot(mark).is_some_and(same)
+    }
+
+    /// The Call-ID of a template, unless another has its slot by now; for listings.
+    pub fn read(&self, template: &Connection<'_>) -> Option<Vec<u8>> {
+        let slot = self.slot(template.mark()).filter(|slot| slot.owner.load(Relaxed) == owner(template))?;
+        let bytes: Vec<u8> = slot.words.iter().flat_map(|word| word.load(Relaxed).to_le_bytes()).collect();
+        let (length, rest) = bytes.split_first()?;
+        Some(rest[..usize::from(*length)].to_vec())
+    }
+
+    fn slot(&self, mark: u32) -> Option<&Slot> {
+        self.slots.get((mark as usize).checked_sub(1)?)
+    }
+}
+
+impl Slot {
+    /// The template that it was written for, if that is still there.
+    fn owner(&self, table: &TableWorker) -> Option<ConnId> {
+        let owner = self.owner.load(Relaxed);
+        let index = (owner as u32).checked_sub(1)?;
+        table.recall(ConnId(index), (owner >> 32) as u32).map(|template| template.id())
+    }
+}
+
+/// A template as a slot names it.
+fn owner(template: &Connection<'_>) -> u64 {
+    u64::from(template.generation()) << 32 | (u64::from(template.id().index()) + 1)
+}
+
+/// A Call-ID as a slot holds it.
+fn packed(call_id: &[u8]) -> [u64; WORDS] {
+    debug_assert!(call_id.len() <= CALL_ID_MAX);
+    let mut bytes = [0; 8 * WORDS];
+    bytes[0] = call_id.len() as u8;
+    bytes[1..=call_id.len()].copy_from_slice(call_id);
+    let mut words = [0; WORDS];
+    for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+        *word = chunk.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
+    }
+    words
+}
+
+/// Words of a slot: the length and the longest Call-ID.
+const WORDS: usize = (CALL_ID_MAX + 1) / 8;
+/// How many slots are looked at for a new template.
+const LOOKED_AT: usize = 64;
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use xvs_proto::{Endpoint, Protocol};
+    use xvs_sched::ForwardingMethod;
+
+    use super::*;
+    use crate::clock::Millis;
+    use crate::conn::flags::Flags;
+    use crate::conn::insertion::{Inserted, NewConnection};
+    use crate::conn::table::{Table, TableConfig};
+    use crate::shm::Memory;
+
+    fn seat() -> TableWorker {
+        let config = TableConfig { capacity: 1000, workers: 1, memory: Memory::OnDemand };
+        Table::create(config).unwrap().handle(0).unwrap()
+    }
+
+    /// Makes the template of a call, if there is room for its Call-ID.
+    fn template(table: &mut TableWorker, call_ids: &CallIds, call_id: &[u8], port: u16) -> Option<ConnId> {
+        let mark = call_ids.write(0, call_id, table, |_, _| false)?;
+        let new = NewConnection {
+            protocol: Protocol::UDP,
+            client: Endpoint::new(Ipv4Addr::new(192, 0, 2, 10), port),
+            virtual_endpoint: Endpoint::new(Ipv4Addr::new(198, 51, 100, 1), 5060),
+            dest: Endpoint::new(Ipv4Addr::new(203, 0, 113, 11), 5060),
+            local: None,
+            method: ForwardingMethod::Nat,
+            flags: Flags::TEMPLATE,
+            state: 0,
+            expires: Millis(60_000),
+            timeout_seconds: 60,
+            dest_ref: 0,
+            mark,
+            controller: None,
+        };
+        let Inserted::New(id) = table.insert(&new) else { panic!("a new identity") };
+        call_ids.settle(mark, &table.connection(id));
+        Some(id)
+    }
+
+    #[test]
+    fn call_ids_of_every_length_are_told_apart_and_read_back() {
+        let (mut table, call_ids) = (seat(), CallIds::new(255, 1));
+        for length in 1..=255_u16 {
+            let call_id: Vec<u8> = (0..length).map(|at| (at ^ length) as u8).collect();
+            let id = template(&mut table, &call_ids, &call_id, length).unwrap();
+            let mark = table.connection(id).mark();
+            assert!(call_ids.is(mark, &call_id) && !call_ids.is(mark, &call_id[1..]));
+            assert!(!call_ids.is(mark, &[&call_id[..usize::from(length) - 1], b"!"].concat()));
+            assert_eq!(call_ids.read(&table.connection(id)), Some(call_id));
+        }
+    }
+
+    #[test]
+    fn when_all_slots_are_in_use_there_is_no_room_until_a_template_has_ended() {
+        let (mut table, call_ids) = (seat(), CallIds::new(10, 1));
+        let ids: Vec<_> = (0..10)
+            .map(|call| template(&mut table, &call_ids, &[b'a' + call], call.into()).unwrap())
+            .collect();
+        assert_eq!(template(&mut table, &call_ids, b"late", 99), None);
+        table.remove(ids[7]);
+        let late = template(&mut table, &call_ids, b"late", 99).unwrap();
+        assert_eq!(call_ids.read(&table.connection(late)), Some(b"late".to_vec()));
+        assert_eq!(template(&mut table, &call_ids, b"later", 98), None);
+    }
+
+    #[test]
+    fn when_all_slots_are_in_use_that_of_a_template_that_gives_way_is_taken_and_its_call_id_is_gone() {
+        let (mut table, call_ids) = (seat(), CallIds::new(10, 1));
+        let ids: Vec<_> = (0..10)
+            .map(|call| template(&mut table, &call_ids, &[b'a' + call], call.into()).unwrap())
+            .collect();
+        let mark = call_ids.write(0, b"late", &mut table, |_, id| id == ids[7]).unwrap();
+        assert_eq!(mark, table.connection(ids[7]).mark());
+        assert_eq!(call_ids.read(&table.connection(ids[7])), None);
+        assert_eq!(call_ids.read(&table.connection(ids[6])), Some(b"g".to_vec()));
+    }
+
+    #[test]
+    fn before_there_is_such_a_service_there_is_room_for_nothing() {
+        let call_ids = CallIds::default();
+        assert_eq!(call_ids.write(0, b"a", &mut seat(), |_, _| true), None);
+        assert!(!call_ids.is(0, b"a") && !call_ids.is(1, b"a"));
+    }
+}

@@ -1,0 +1,19 @@
+//! What a look-up in the table is for.
+
+use xvs_proto::FlowKey;
+
+/// What a look-up looks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Sought {
+    /// The connection of a flow's packets.
+    Connection(FlowKey),
+    /// The template of this identity.
+    Template(FlowKey),
+}
+
+impl Sought {
+    pub(crate) fn flow(&self) -> &FlowKey {
+        let (Self::Connection(flow) | Self::Template(flow)) = self;
+        flow
+    }
+}

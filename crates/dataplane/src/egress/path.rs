@@ -1,0 +1,58 @@
+//! The next hop to an address, resolved as far as it is known.
+
+use std::net::IpAddr;
+
+use xvs_proto::MacAddr;
+use xvs_xdp::LinkId;
+
+use super::{Egress, RouteTo};
+
+/// The way to a destination or client, worked out from the network as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// Out by a link to a known neighbour.
+    To(Hop),
+    /// Out by a link, to a neighbour whose link address is not known yet.
+    NoNeighbour {
+        /// The link.
+        link: LinkId,
+        /// Whom to resolve.
+        next_hop: IpAddr,
+    },
+    /// This machine itself.
+    Local,
+    /// None.
+    NoRoute,
+}
+
+/// A resolved next hop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hop {
+    /// The link to leave by.
+    pub link: LinkId,
+    /// The link's own address.
+    pub source_mac: MacAddr,
+    /// The neighbour's.
+    pub dest_mac: MacAddr,
+    /// The largest packet that the link sends, in bytes.
+    pub mtu: u32,
+}
+
+impl Path {
+    /// The way to `dest` for a flow of this hash.
+    pub fn find(egress: &Egress, dest: IpAddr, flow_hash: u64) -> Self {
+        let (link, next_hop) = match egress.route(dest, flow_hash) {
+            RouteTo::Local => return Self::Local,
+            RouteTo::Unreachable | RouteTo::NoRoute => return Self::NoRoute,
+            RouteTo::Via { link, next_hop } => (link, next_hop),
+        };
+        let Some(info) = egress.link(link).filter(|info| info.up) else { return Self::NoRoute };
+        match egress.neighbour(link, next_hop) {
+            None => Self::NoNeighbour { link, next_hop },
+            Some(dest_mac) => {
+                let mtu = egress.mtu(dest, link).unwrap_or(info.mtu);
+                Self::To(Hop { link, source_mac: info.mac, dest_mac, mtu })
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Identifications of packets that the director writes headers for.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use xvs_proto::{Endpoint, FlowKey, HashSecret, Protocol};
+
+/// The identifications that a worker gives to packets: to outer headers of its own, to what it fragments, and to what
+/// leaves from a local address for others may fragment it.
+///
+/// In IPv6 each pair of hosts has a place of its own to begin at, so that who receives some cannot tell those that others
+/// get, and begin their fragments for them (RFC 7739 §5.3, with one counter for all).
+#[derive(Debug)]
+pub struct Identification {
+    pub(super) last: u32,
+    pub(super) secret: HashSecret,
+}
+
+impl Identification {
+    /// The sequence of this number. Those of one secret begin apart, so that packets of one are not taken for fragments
+    /// of another's; where, nobody can tell who lacks the secret.
+    pub fn numbered(secret: HashSecret, number: usize) -> Self {
+        let nobody = Ipv4Addr::UNSPECIFIED.into();
+        let begin = between(nobody, nobody, &secret);
+        Self { last: begin.wrapping_add((number as u32).wrapping_mul(APART)), secret }
+    }
+
+    /// What else of a worker's may be drawn from, for it can be seen outside as these can.
+    pub fn seed(&self) -> u64 {
+        let nobody = Endpoint::new(Ipv4Addr::UNSPECIFIED, 0);
+        let flow = FlowKey { protocol: Protocol::IP, source: nobody, dest: nobody };
+        flow.hash(&self.secret).rotate_left(32).wrapping_add(u64::from(self.last))
+    }
+
+    /// The next identification of an IPv4 header.
+    pub fn take(&mut self) -> u16 {
+        self.last = self.last.wrapping_add(1);
+        self.last as u16
+    }
+
+    /// The next identification of an IPv6 packet's fragments.
+    pub fn take_between(&mut self, source: IpAddr, dest: IpAddr) -> u32 {
+        self.last = self.last.wrapping_add(1);
+        self.last.wrapping_add(between(source, dest, &self.secret))
+    }
+}
+
+/// Near the golden section of 32 bits and of 16: of 512 multiples any number, from the first on, lie apart by a fourth of
+/// an even share or more.
+const APART: u32 = 0x9e37_903f;
+
+fn between(source: IpAddr, dest: IpAddr, secret: &HashSecret) -> u32 {
+    let (source, dest) = (Endpoint::new(source, 0), Endpoint::new(dest, 0));
+    FlowKey { protocol: Protocol::IP, source, dest }.hash(secret) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequences_of_as_many_workers_as_there_may_be_begin_apart() {
+        const MANY: usize = 512;
+        let secret = HashSecret([3, 5, 7]);
+        let begins: Vec<_> = (0..MANY).map(|number| Identification::numbered(secret, number).last).collect();
+        for (number, one) in begins.iter().enumerate() {
+            let share = |all: u32| all / (number as u32 + 1) / 4;
+            for other in &begins[..number] {
+                let apart = one.wrapping_sub(*other);
+                assert!(apart.min(apart.wrapping_neg()) > share(u32::MAX), "{number}");
+                let apart = apart as u16;
+                assert!(u32::from(apart.min(apart.wrapping_neg())) > share(u16::MAX.into()), "{number}");
+            }
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Marked packets that no destination takes, on to where they were sent (`cache_bypass`).
+//!
+//! What the kernel would deliver here by a policy rule of the mark gets a connection without a destination, as under IPVS:
+//! listed as 0.0.0.0:0, with states of its own, and counted nowhere. What the kernel would forward is the kernel's: IPVS
+//! never meets it. Source: ipvs-behaviour, section 2.3.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use xvs_proto::{Endpoint, Family, Packet, is_host};
+use xvs_sched::{ForwardingMethod, ServiceKey};
+
+use super::insert::{Begun, FIRST_TIMEOUT, insert};
+use super::service::Marked;
+use crate::burst::context::Context;
+use crate::burst::flows::Flows;
+use crate::conn::{Flags, Inserted, NewConnection};
+use crate::snapshot::{Service, Snapshot};
+use crate::verdict::{DropReason, Verdict};
+
+/// Enters a connection without a destination, if the verdict is that no destination takes the packet and it may go on.
+///
+/// # Errors
+/// The verdict on a packet that begins none: that verdict, else.
+pub(crate) fn begin(
+    flows: &mut Flows,
+    packet: &Packet,
+    marked: Marked<'_>,
+    verdict: Verdict,
+    at: Context<'_>,
+) -> Result<Begun, Verdict> {
+    let is_refused = verdict == Verdict::Drop(DropReason::NoDestination);
+    if !is_refused || !may_bypass(marked.service, packet, at.snapshot) {
+        return Err(verdict);
+    }
+    if !at.snapshot.egress.delivers_mark(marked.mark) {
+        return Err(Verdict::PassToKernel);
+    }
+    let nowhere: IpAddr = match packet.flow.dest.family() {
+        Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+        Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let new = NewConnection {
+        protocol: packet.flow.protocol,
+        client: packet.flow.source,
+        virtual_endpoint: packet.flow.dest,
+        dest: Endpoint::new(nowhere, 0),
+        method: ForwardingMethod::DirectRouting,
+        flags: Flags::NONE,
+        state: 0,
+        expires: at.now + FIRST_TIMEOUT,
+        timeout_seconds: 0,
+        dest_ref: NO_DESTINATION,
+        mark: marked.mark,
+        controller: None,
+        local: None,
+    };
+    match insert(flows, &new, at) {
+        Inserted::New(id) | Inserted::Existing(id) => Ok(Begun::Connection(id)),
+        // None is taken, as none is asked for.
+        Inserted::Full | Inserted::LocalTaken => Err(Verdict::Drop(DropReason::TableFull)),
+    }
+}
+
+/// Whether a packet that no destination of this service takes goes where it was sent to.
+fn may_bypass(service: &Service, packet: &Packet, snapshot: &Snapshot) -> bool {
+    let to = packet.flow.dest.addr;
+    snapshot.settings.cache_bypass
+        && matches!(service.key, ServiceKey::Mark { .. })
+        && is_host(to)
+        && !snapshot.egress.is_local(to)
+}
+
+/// A number that no destination has.
+const NO_DESTINATION: u32 = u32::MAX;

@@ -1,0 +1,25 @@
+//! Dropping one of so many packets that could begin a connection (`drop_packet`).
+
+use crate::verdict::{DropReason, Verdict};
+
+/// Counts the packets of one worker that could begin a connection.
+#[derive(Debug, Default)]
+pub(crate) struct Defence {
+    passed: u32,
+}
+
+impl Defence {
+    /// Lets a packet through, but for the first and then each `rate`-th; a rate of 0 drops none.
+    ///
+    /// # Errors
+    /// The verdict on a packet that is dropped.
+    pub(crate) fn admit(&mut self, rate: u32) -> Result<(), Verdict> {
+        if rate == 0 {
+            self.passed = 0;
+            return Ok(());
+        }
+        let drops = self.passed == 0;
+        self.passed = (self.passed + 1) % rate;
+        if drops { Err(Verdict::Drop(DropReason::Defence)) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,13 @@
+//! New connections: which packets begin one, to which destination, and how the table takes it.
+
+pub(crate) mod service;
+
+pub(crate) mod defence;
+
+pub(crate) mod persistence;
+pub(crate) mod schedule;
+
+pub mod eviction;
+pub(crate) mod insert;
+
+pub(crate) mod bypass;

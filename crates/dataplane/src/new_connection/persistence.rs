@@ -1,0 +1,246 @@
+//! Persistence: which clients stay with their destination, and the templates by which that is remembered.
+//!
+//! Runs for each new connection of a persistent service, before the scheduler. A template says where the next
+//! connections of its clients go; it counts those that it controls, so it outlives them, and lasts for the service's
+//! timeout after the last one began. One whose destination was removed is detached: it controls what it controls, and
+//! a new one takes its place. Of two workers that make a template for the same clients at once, one finds the other's:
+//! the table lets in one of each identity.
+//!
+//! Cost: one look-up more for a connection (32 for a call that is new); for a client's first also an entry. Not
+//! here: what the table does with templates (`conn/template.rs`), and their end, which is that of connections
+//! (`flow.rs`).
+//!
+//! Source: ipvs-behaviour, sections 3.1 and 6.
+
+use std::hint;
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use xvs_proto::{Endpoint, FlowKey, Packet, Protocol, sip, udp};
+use xvs_sched::{Request, ServiceKey};
+use xvs_xdp::Frame;
+
+use super::eviction::forget_call;
+use super::insert::insert;
+use super::schedule::{Chosen, member};
+use crate::burst::context::Context;
+use crate::burst::flows::Flows;
+use crate::clock::Millis;
+use crate::conn::{ConnId, Flags, Inserted, NewConnection};
+use crate::snapshot::{Activity, Destination, DestinationId, FTP, Persistence, Service, Together};
+use crate::verdict::{DropReason, Verdict};
+
+/// Where a packet's connection goes, by its client's template or by the scheduler and a new one. The connection is
+/// counted by the template already: the caller gives that back if it makes none.
+pub(crate) fn choose<'s>(
+    flows: &mut Flows,
+    frame: &Frame,
+    packet: &Packet,
+    service: &'s Service,
+    persistence: &Persistence,
+    request: &Request,
+    at: Context<'s>,
+) -> Result<Chosen<'s>, Verdict> {
+    let call_id = match persistence.together {
+        Together::Client => None,
+        Together::Call => Some(call_id(packet, frame.bytes()).ok_or(Verdict::Drop(DropReason::NoCallId))?),
+    };
+    let client = key(packet, service, persistence);
+    let mut templates = Templates { flows, at };
+    // Another round is another worker's doing: it made the template, or ended it.
+    loop {
+        let (key, found) = templates.find(client, call_id)?;
+        let (template, destination, id) = match found {
+            Some(template) => match templates.join(template) {
+                Some((destination, id)) => (template, destination, id),
+                None => {
+                    templates.flows.table.detach(template);
+                    continue;
+                }
+            },
+            None => {
+                let id = member(packet, service, request)?.id;
+                let gone = Verdict::Drop(DropReason::DestinationUnavailable);
+                let destination = at.snapshot.destinations.find(id).ok_or(gone)?;
+                let new = template(&key, packet, service, persistence, destination, id, at.now);
+                match templates.make(new, call_id, destination)? {
+                    Some(template) => (template, destination, id),
+                    None => continue,
+                }
+            }
+        };
+        let dest = Endpoint { port: port(packet, service, destination), ..destination.endpoint };
+        let (method, live) = (destination.method, &destination.live);
+        return Ok(Chosen { id, dest, method, live, template: Some(template) });
+    }
+}
+
+/// Templates as one worker finds and makes them.
+struct Templates<'a, 's> {
+    flows: &'a mut Flows,
+    at: Context<'s>,
+}
+
+impl<'s> Templates<'_, 's> {
+    /// The template of this identity or, for a call, of this Call-ID among those of the client's calls; if there is
+    /// none, the identity that a new one is to have. Templates of calls are told apart by the port of their client,
+    /// which is 0 in others.
+    fn find(&self, client: FlowKey, call_id: Option<&[u8]>) -> Result<(FlowKey, Option<ConnId>), Verdict> {
+        let (table, call_ids) = (&self.flows.table, &self.at.snapshot.call_ids);
+        let find = |key: &FlowKey| table.find_template(key, table.hash(key));
+        let Some(call_id) = call_id else { return Ok((client, find(&client))) };
+        let hash = call_ids.hash(call_id);
+        // An odd step: so a call's places are all different, and calls that meet in one part in the next.
+        let (first, step) = (hash as u16, (hash >> 16) as u16 | 1);
+        let places = (0..PLACES).map(|number| first.wrapping_add(step.wrapping_mul(number)));
+        let mut free = None;
+        for port in places.filter(|&port| port != 0) {
+            let key = FlowKey { source: Endpoint { port, ..client.source }, ..client };
+            match find(&key) {
+                Some(id) if call_ids.is(table.connection(id).mark(), call_id) => {
+                    return Ok((key, Some(id)));
+                }
+                Some(_) => {}
+                None => free = free.or(Some(key)),
+            }
+        }
+        free.map(|key| (key, None)).ok_or(Verdict::Drop(DropReason::CallsFull))
+    }
+
+    /// Has a template control one connection more, and last as long again. `None` if it is of no use any more.
+    fn join(&mut self, id: ConnId) -> Option<(&'s Destination, DestinationId)> {
+        let Context { snapshot, now } = self.at;
+        let template = self.flows.table.connection(id);
+        let number = DestinationId(template.dest_ref());
+        let destination = snapshot.destinations.find(number).filter(|known| known.available)?;
+        let drained = destination.weight.is_quiescent() && snapshot.settings.expire_quiescent_template;
+        if drained || template.is_detached() || !self.share(id) {
+            return None;
+        }
+        let timeout = Duration::from_secs(template.timeout_seconds().into());
+        self.flows.table.transition(id, |state| (state, now + timeout));
+        Some((destination, number))
+    }
+
+    /// Has a template count one connection more; `false` if it has ended. Who thinks of ending it closes it for a moment
+    /// and may open it again, so while it is live it is asked again; not for ever, because that thread may not be running.
+    fn share(&self, id: ConnId) -> bool {
+        for _ in 0..PATIENCE {
+            if self.flows.table.connection(id).add_controlled() {
+                return true;
+            }
+            if self.flows.table.occupant(id).is_none() {
+                return false;
+            }
+            hint::spin_loop();
+        }
+        false
+    }
+
+    /// Enters a template that controls one connection. `None` if somebody else was faster.
+    fn make(
+        &mut self,
+        mut new: NewConnection,
+        call_id: Option<&[u8]>,
+        destination: &Destination,
+    ) -> Result<Option<ConnId>, Verdict> {
+        let Self { flows, at } = self;
+        let call_ids = &at.snapshot.call_ids;
+        if let Some(call_id) = call_id {
+            let full = Verdict::Drop(DropReason::CallsFull);
+            let Flows { worker, table, counters, .. } = &mut **flows;
+            let give_way = |table: &mut _, id| forget_call(table, id, at.snapshot, counters);
+            new.mark = call_ids.write(*worker, call_id, table, give_way).ok_or(full)?;
+        }
+        // Counted before anybody can find it, so that nobody ends a count that is not there.
+        destination.live.enter(Activity::Template);
+        let inserted = insert(flows, &new, *at);
+        let Inserted::New(id) = inserted else {
+            destination.live.leave(Activity::Template);
+            return match inserted {
+                Inserted::Full | Inserted::LocalTaken => Err(Verdict::Drop(DropReason::TableFull)),
+                Inserted::New(_) | Inserted::Existing(_) => Ok(None),
+            };
+        };
+        let template = flows.table.connection(id);
+        call_ids.settle(new.mark, &template);
+        Ok(template.add_controlled().then_some(id))
+    }
+}
+
+/// The identity of the template that a packet's connection needs.
+fn key(packet: &Packet, service: &Service, persistence: &Persistence) -> FlowKey {
+    let client = Endpoint { addr: persistence.mask.of(packet.flow.source.addr), port: 0 };
+    let (protocol, dest) = match service.key {
+        ServiceKey::Mark { mark, .. } => {
+            (Protocol::IP, Endpoint { addr: marked(mark, client.addr), port: 0 })
+        }
+        ServiceKey::Address { .. } => {
+            let port = if is_for_one_port(packet, service) { packet.flow.dest.port } else { 0 };
+            (packet.flow.protocol, Endpoint { port, ..packet.flow.dest })
+        }
+    };
+    FlowKey { protocol, source: client, dest }
+}
+
+/// A mark in the place of an address, of the client's family.
+fn marked(mark: u32, client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(_) => IpAddr::V4(mark.into()),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::from(u128::from(mark) << 96)),
+    }
+}
+
+/// Whether a packet's template is for the service's port only. FTP's is for every port: the data connections follow.
+fn is_for_one_port(packet: &Packet, service: &Service) -> bool {
+    let port = service.port();
+    port == packet.flow.dest.port && port != FTP
+}
+
+fn template(
+    key: &FlowKey,
+    packet: &Packet,
+    service: &Service,
+    persistence: &Persistence,
+    destination: &Destination,
+    id: DestinationId,
+    now: Millis,
+) -> NewConnection {
+    let port = if is_for_one_port(packet, service) { destination.endpoint.port } else { 0 };
+    let one_packet = if service.one_packet { Flags::ONE_PACKET } else { Flags::NONE };
+    NewConnection {
+        protocol: key.protocol,
+        client: key.source,
+        virtual_endpoint: key.dest,
+        dest: Endpoint { port, ..destination.endpoint },
+        local: None,
+        method: destination.method,
+        flags: Flags::TEMPLATE | one_packet,
+        state: 0,
+        expires: now + Duration::from_secs(persistence.timeout_seconds.into()),
+        timeout_seconds: persistence.timeout_seconds,
+        dest_ref: id.0,
+        mark: 0,
+        controller: None,
+    }
+}
+
+/// The port at the destination: its own for the service's port, the packet's for all others.
+fn port(packet: &Packet, service: &Service, destination: &Destination) -> u16 {
+    let port = packet.flow.dest.port;
+    match destination.endpoint.port {
+        own if own != 0 && port == service.port() => own,
+        _ => port,
+    }
+}
+
+/// The Call-ID of a SIP message; SIP over anything but UDP is not looked into, as under IPVS.
+fn call_id<'f>(packet: &Packet, frame: &'f [u8]) -> Option<&'f [u8]> {
+    let message = frame.get(packet.transport + udp::HEADER_LEN..packet.end)?;
+    if packet.flow.protocol == Protocol::UDP { sip::call_id(message) } else { None }
+}
+
+/// How many places a call may have among those of its client, of which there are as many as ports.
+const PLACES: u16 = 32;
+/// How often a template is asked that somebody thinks of ending: some microseconds, many times what that takes.
+const PATIENCE: u32 = 100;

@@ -1,0 +1,70 @@
+//! The destination that a service's scheduler chooses for a new connection.
+//!
+//! Runs for each new connection of a service without persistence, and for each new template. Cost: one choice of the
+//! scheduler.
+
+use std::sync::Arc;
+
+use xvs_proto::{Endpoint, Packet};
+use xvs_sched::{ForwardingMethod, Request, ServiceKey};
+
+use crate::clock::Millis;
+use crate::conn::ConnId;
+use crate::snapshot::{DestinationId, DestinationLive, FTP, Member, Service};
+use crate::verdict::{DropReason, Verdict};
+
+/// What was chosen for a new connection.
+pub(crate) struct Chosen<'s> {
+    pub(crate) id: DestinationId,
+    /// The endpoint there.
+    pub(crate) dest: Endpoint,
+    pub(crate) method: ForwardingMethod,
+    pub(crate) live: &'s Arc<DestinationLive>,
+    /// The template that chose, and counts the connection already.
+    pub(crate) template: Option<ConnId>,
+}
+
+/// What a scheduler is asked for a packet. `random`: bits that are fresh for each choice.
+pub(crate) fn request(packet: &Packet, now: Millis, random: u64) -> Request {
+    Request { source: packet.flow.source, dest: packet.flow.dest, now_millis: now.0, random }
+}
+
+/// Chooses a destination for a new connection of a service without persistence, and the endpoint there. It serves its
+/// own port only.
+///
+/// # Errors
+/// The verdict on a packet that nobody takes.
+pub(crate) fn choose<'s>(
+    packet: &Packet,
+    service: &'s Service,
+    request: &Request,
+) -> Result<Chosen<'s>, Verdict> {
+    let port = packet.flow.dest.port;
+    if matches!(service.key, ServiceKey::Address { endpoint, .. } if endpoint.port != port) {
+        return Err(nobody(packet, service));
+    }
+    let Member { id, endpoint, method, live, .. } = member(packet, service, request)?;
+    let port = if endpoint.port == 0 { port } else { endpoint.port };
+    let dest = Endpoint { port, ..*endpoint };
+    Ok(Chosen { id: *id, dest, method: *method, live, template: None })
+}
+
+/// Lets a service's scheduler choose for a packet.
+///
+/// # Errors
+/// As [`choose`].
+pub(crate) fn member<'s>(
+    packet: &Packet,
+    service: &'s Service,
+    request: &Request,
+) -> Result<&'s Member, Verdict> {
+    service.choose(request).ok_or_else(|| nobody(packet, service))
+}
+
+/// What becomes of a packet that no destination takes: beside FTP's port it may be somebody else's.
+fn nobody(packet: &Packet, service: &Service) -> Verdict {
+    match service.port() {
+        FTP if packet.flow.dest.port != FTP => Verdict::PassToKernel,
+        _ => Verdict::Drop(DropReason::NoDestination),
+    }
+}

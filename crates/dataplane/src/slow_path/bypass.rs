@@ -1,0 +1,56 @@
+//! Packets of connections without a destination, on to where they were sent (`cache_bypass`).
+//!
+//! Runs for each client's packet of such a connection. Not here: which packets begin one (`new_connection/bypass.rs`).
+
+use xvs_proto::{Family, Packet};
+use xvs_xdp::Frame;
+
+use super::icmp_reply::{Offence, Speaker};
+use crate::burst::context::Context;
+use crate::burst::flows::Flows;
+use crate::burst::state;
+use crate::conn::{ConnId, Direction};
+use crate::egress::Path;
+use crate::forward;
+use crate::verdict::{DropReason, Verdict};
+
+/// A client's packet of a connection that has no destination, because it never had one or because that was removed.
+pub(crate) fn request(
+    flows: &mut Flows,
+    frame: &mut Frame,
+    packet: &Packet,
+    id: ConnId,
+    at: Context<'_>,
+) -> Verdict {
+    let connection = flows.table.connection(id);
+    if !connection.is_bypass() {
+        return Verdict::Drop(DropReason::DestinationUnavailable);
+    }
+    connection.count_in_packet();
+    state::advance(flows, id, packet, Direction::Inbound, None, at);
+    send(flows, frame, packet, at)
+}
+
+/// Sends a packet on as it is, to where it was sent.
+pub(crate) fn send(flows: &Flows, frame: &mut Frame, packet: &Packet, at: Context<'_>) -> Verdict {
+    let hash = flows.table.hash(&packet.flow);
+    let path = Path::find(&at.snapshot.egress, packet.flow.dest.addr, hash);
+    let verdict = forward::unchanged(frame, packet, path);
+    flows.report_unresolved(verdict, path);
+    verdict
+}
+
+/// What the sender of a packet is told. Where the packet was sent to by a connection without a destination is
+/// another host, in whose name nobody may speak: in IPv4 nothing is said, in IPv6 the director says it, as the kernel.
+pub(crate) fn admit<'a>(
+    flows: &Flows,
+    offence: Offence<'a>,
+    connection: Option<ConnId>,
+) -> Option<Offence<'a>> {
+    let is_bypassed = connection.is_some_and(|id| flows.table.connection(id).is_bypass());
+    match offence.packet.family() {
+        _ if !is_bypassed => Some(offence),
+        Family::V4 => None,
+        Family::V6 => Some(Offence { speaker: Speaker::Director, ..offence }),
+    }
+}

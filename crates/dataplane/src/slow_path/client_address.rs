@@ -1,0 +1,255 @@
+//! Tells a destination behind FULLNAT who its client is: by a PROXY header before the client's first byte, or by a TCP
+//! option.
+//!
+//! Runs for each packet of a TCP connection whose service asks for it; for others the cost is a look at the flags.
+//!
+//! **PROXY.** The header stands in the stream before the client's first byte, so from then on the client's bytes have
+//! higher numbers towards the destination: sequence numbers are raised by its length, the destination's acknowledgements
+//! and SACK blocks lowered. Until it is acknowledged it goes with every segment that begins at the first byte, that of the
+//! handshake's end among them, so what is lost is sent again by whoever sends that again, with the same bytes. SYN+ACK
+//! promises so much less (MSS) that the first segment has room for it; where there is none all the same, or a router was
+//! heard that the way is narrower, the header goes alone and the client sends its data again. The length follows from the family: all that is remembered is the number of
+//! the first byte, and whether the header was acknowledged.
+//!
+//! **TOA.** The option (kind 254: port, address) goes with every segment that begins at the first byte. Where there is no
+//! room it is left out, and counted.
+//!
+//! Not here: the rewriting of addresses and ports, which comes after requests are told and after replies are.
+
+use std::borrow::Cow;
+
+use xvs_proto::checksum::{self, Delta};
+use xvs_proto::ipv4::Ipv4;
+use xvs_proto::ipv6::{self, Ipv6};
+use xvs_proto::{Endpoint, Family, Packet, proxy, tcp};
+use xvs_xdp::Frame;
+
+use super::mss;
+use crate::clock::Millis;
+use crate::conn::{Connection, Flags};
+use crate::counters::WorkerCounters;
+use crate::egress::Path;
+use crate::snapshot::Destination;
+
+/// The option that the kernel module `toa` reads.
+const TOA: u8 = 254;
+/// SACK blocks (RFC 2018 §3).
+const SACK: u8 = 5;
+
+/// Tells the destination of the client by a packet of its, not rewritten yet. Returns what the packet has become, its headers
+/// at the same places of the frame: the same packet for connections whose destination is told nothing.
+#[inline]
+pub(crate) fn add<'p>(
+    frame: &mut Frame,
+    packet: &'p Packet,
+    connection: &Connection<'_>,
+    destination: &Destination,
+    now: Millis,
+    counters: &WorkerCounters,
+) -> Cow<'p, Packet> {
+    let told = match lengthens(connection) {
+        true => tell(frame, packet, connection, destination, now, counters),
+        false => None,
+    };
+    told.map_or(Cow::Borrowed(packet), Cow::Owned)
+}
+
+// Apart, so that what every packet runs through is short.
+#[inline(never)]
+fn tell(
+    frame: &mut Frame,
+    packet: &Packet,
+    connection: &Connection<'_>,
+    destination: &Destination,
+    now: Millis,
+    counters: &WorkerCounters,
+) -> Option<Packet> {
+    let flags = connection.flags();
+    // What does not leave stays as it came, for whoever is told of it.
+    let Path::To(hop) = destination.path else { return None };
+    let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
+    let header_len = tcp::header_len(segment)?;
+    let most = (hop.mtu as usize).min(usize::from(u16::MAX));
+    let room = most.min(destination.path_mtu.at(now) as usize).saturating_sub(packet.length());
+    if packet.ttl <= 1 || packet.dont_fragment && packet.length() > most {
+        return None;
+    }
+    let sequence = tcp::number(segment, tcp::field::SEQUENCE.start);
+    if packet.tcp_flags.has(tcp::Flags::SYN) {
+        connection.set_first_sequence(sequence.wrapping_add(1));
+        let _ = connection.clear_flags(Flags::TOLD);
+        // What comes with the SYN would come before the header.
+        return flags.contains(Flags::PROXY).then(|| without_data(frame, packet, header_len, &[]));
+    }
+    let at_first = sequence == connection.first_sequence();
+    let by = proxy::header_len(packet.family()) as u32;
+    match at_first && !flags.contains(Flags::TOLD) {
+        false if flags.contains(Flags::PROXY) => {
+            tcp::set_number(segment, tcp::field::SEQUENCE.start, sequence.wrapping_add(by));
+            return None;
+        }
+        false => return None,
+        // With ACK, its handshake's end has gone before it with the header; without, the destination awaits the first byte.
+        true if packet.tcp_flags.has(tcp::Flags::RST) => {
+            if packet.tcp_flags.has(tcp::Flags::ACK) && flags.contains(Flags::PROXY) {
+                tcp::set_number(segment, tcp::field::SEQUENCE.start, sequence.wrapping_add(by));
+            }
+            return None;
+        }
+        true if flags.contains(Flags::TOA) => {
+            return with_option(frame, packet, connection.client(), room, counters);
+        }
+        true => {}
+    }
+    let mut header = [0; proxy::MAX_LEN];
+    let len = proxy::emit(&mut header, connection.client(), connection.virtual_endpoint());
+    let header = &header[..len];
+    // Without it no byte may pass.
+    let with = if room >= len { insert(frame, packet, packet.transport + header_len, header) } else { None };
+    with.or_else(|| Some(without_data(frame, packet, header_len, header)))
+}
+
+/// Whether a connection's packets may become longer here.
+pub(crate) fn lengthens(connection: &Connection<'_>) -> bool {
+    connection.flags().0 & (Flags::PROXY | Flags::TOA).0 != 0
+}
+
+/// Takes back what the destination counts that its client did not send; of a reply, not rewritten yet.
+#[inline]
+pub(crate) fn remove(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>) {
+    if connection.flags().contains(Flags::PROXY) {
+        take_back(frame, packet, connection);
+    }
+}
+
+#[inline(never)]
+fn take_back(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>) {
+    let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
+    let by = proxy::header_len(packet.family()) as u32;
+    if packet.tcp_flags.has(tcp::Flags::SYN) {
+        mss::reduce(segment, by as u16);
+    }
+    if !packet.tcp_flags.has(tcp::Flags::ACK) {
+        return;
+    }
+    let first = connection.first_sequence();
+    let number = tcp::number(segment, tcp::field::ACKNOWLEDGEMENT.start);
+    let beyond = number.wrapping_sub(first);
+    if (by..1 << 31).contains(&beyond) && !connection.flags().contains(Flags::TOLD) {
+        let _ = connection.set_flags(Flags::TOLD);
+    }
+    let taken_back = |number| taken_back(number, connection, by);
+    tcp::set_number(segment, tcp::field::ACKNOWLEDGEMENT.start, taken_back(number));
+    for (_, blocks) in tcp::options(segment).filter(|(kind, _)| *kind == SACK) {
+        for edge in blocks.clone().step_by(4).filter(|edge| edge + 4 <= blocks.end) {
+            let number = tcp::number(segment, edge);
+            tcp::set_number(segment, edge, taken_back(number));
+        }
+    }
+}
+
+/// Has an error about a request, which it quotes as the destination saw it, quote the number that the client gave it.
+pub(crate) fn quoted(frame: &mut Frame, quote: &Packet, connection: &Connection<'_>) {
+    if !connection.flags().contains(Flags::PROXY) {
+        return;
+    }
+    let segment = &mut frame.bytes_mut()[quote.transport..quote.end];
+    let Some(sequence) = segment.get_mut(tcp::field::SEQUENCE) else { return };
+    let number = sequence.iter().fold(0, |number, byte| number << 8 | u32::from(*byte));
+    let by = proxy::header_len(quote.family()) as u32;
+    sequence.copy_from_slice(&taken_back(number, connection, by).to_be_bytes());
+}
+
+/// A number of the destination's as the client counts, which lacks the header's so many bytes.
+fn taken_back(number: u32, connection: &Connection<'_>, by: u32) -> u32 {
+    match number.wrapping_sub(connection.first_sequence()) {
+        _ if connection.flags().contains(Flags::TOLD) => number.wrapping_sub(by),
+        beyond if beyond < 1 << 31 => number.wrapping_sub(beyond.min(by)),
+        _ => number,
+    }
+}
+
+/// Puts the client's address among a segment's options, before all others as LVS does; `None` if there is no room.
+fn with_option(
+    frame: &mut Frame,
+    packet: &Packet,
+    client: Endpoint,
+    room: usize,
+    counters: &WorkerCounters,
+) -> Option<Packet> {
+    let mut option = [0; 20];
+    let len = match client.addr {
+        std::net::IpAddr::V4(addr) => {
+            option[4..8].copy_from_slice(&addr.octets());
+            8
+        }
+        std::net::IpAddr::V6(addr) => {
+            option[4..20].copy_from_slice(&addr.octets());
+            20
+        }
+    };
+    option[..2].copy_from_slice(&[TOA, len as u8]);
+    option[2..4].copy_from_slice(&client.port.to_be_bytes());
+    let header_len = tcp::header_len(&frame.bytes()[packet.transport..packet.end])?;
+    if room < len || header_len + len > tcp::HEADER_LEN_MAX {
+        counters.toa_no_room.add(1);
+        return None;
+    }
+    let told = insert(frame, packet, packet.transport + tcp::HEADER_LEN, &option[..len])?;
+    let segment = &mut frame.bytes_mut()[told.transport..told.end];
+    let offset = tcp::word(segment, tcp::field::DATA_OFFSET);
+    tcp::set_word(segment, tcp::field::DATA_OFFSET, offset + ((len as u16 / 4) << 12));
+    Some(told)
+}
+
+/// Puts bytes into a packet, an even number at an even place of its segment, and keeps its checksums; `None` if the frame has no
+/// room.
+fn insert(frame: &mut Frame, packet: &Packet, at: usize, more: &[u8]) -> Option<Packet> {
+    let len = more.len();
+    if !frame.grow_front(len) {
+        return None;
+    }
+    let bytes = frame.bytes_mut();
+    bytes.copy_within(len..len + at, 0);
+    bytes[at..at + len].copy_from_slice(more);
+    let told = Packet { end: packet.end + len, ..*packet };
+    set_length(frame, &told);
+    let lengths = [packet, &told].map(|packet| (packet.end - packet.transport) as u16);
+    let words = more.chunks_exact(2).map(|word| u16::from_be_bytes([word[0], word[1]]));
+    let delta = words.fold(Delta::default(), |delta, word| delta.word(0, word)).word(lengths[0], lengths[1]);
+    tcp::update_checksum(&mut frame.bytes_mut()[told.transport..told.end], delta);
+    Some(told)
+}
+
+/// Cuts a segment's data, with what goes with them, and puts these in their place.
+pub(crate) fn without_data(frame: &mut Frame, packet: &Packet, header_len: usize, instead: &[u8]) -> Packet {
+    let data = packet.transport + header_len;
+    if instead.is_empty() && data == packet.end {
+        return *packet;
+    }
+    let told = Packet { end: data + instead.len(), ..*packet };
+    let fits = frame.len() >= told.end || frame.resize(told.end);
+    debug_assert!(fits, "a frame has room for a header before its data or behind its end");
+    frame.bytes_mut()[data..told.end].copy_from_slice(instead);
+    set_length(frame, &told);
+    let segment = &mut frame.bytes_mut()[told.transport..told.end];
+    segment[tcp::field::FLAGS] &= !(tcp::Flags::FIN.0 | tcp::Flags::PSH.0);
+    segment[tcp::field::CHECKSUM].fill(0);
+    let (source, dest) = (packet.flow.source.addr, packet.flow.dest.addr);
+    let sum = checksum::transport(source, dest, packet.flow.protocol.0, segment);
+    segment[tcp::field::CHECKSUM].copy_from_slice(&sum.to_be_bytes());
+    told
+}
+
+/// Has the network header say how long the packet is.
+fn set_length(frame: &mut Frame, packet: &Packet) {
+    let header = &mut frame.bytes_mut()[packet.network..];
+    match packet.family() {
+        Family::V4 => {
+            let mut header = Ipv4::edit(header);
+            let part = header.flags_and_offset();
+            header.set_part(packet.length() as u16, part);
+        }
+        Family::V6 => Ipv6::edit(header).set_payload_len((packet.length() - ipv6::HEADER_LEN) as u16),
+    }
+}

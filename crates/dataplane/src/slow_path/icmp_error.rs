@@ -1,0 +1,348 @@
+//! ICMP errors about connections: whose they are, and what becomes of them.
+//!
+//! Runs for each destination unreachable, source quench and time exceeded, and every ICMPv6 error. They are found by the
+//! packet that they quote. One about a reply goes to the destination that replied, by the connection's method; one about a
+//! masqueraded request to its client; one about a tunnel's own packet is turned into one about the packet inside, for
+//! its client, and may narrow the way to the destination. No state changes and no time is extended. What is about no
+//! connection is the kernel's. Cost: one look-up, two for what may be a tunnel's. Not here: how an error is rewritten
+//! (`forward/icmp.rs`).
+//!
+//! Source: ipvs-behaviour, section 2.5; for tunnels of and in IPv6, which IPVS does not recognise, RFC 2473 §8.
+
+use xvs_proto::udp::HEADER_LEN as UDP_HEADER_LEN;
+use xvs_proto::{Family, FlowKey, Fragment, Packet, Protocol, ethernet, gre, gue, icmp, quoted};
+use xvs_sched::ForwardingMethod;
+use xvs_xdp::{Frame, LinkId};
+
+use super::icmp_reply::{Offence, Speaker};
+use super::{bypass, client_address};
+use crate::burst::context::Context;
+use crate::burst::flows::Flows;
+use crate::burst::forward as send;
+use crate::conn::{ConnId, Direction};
+use crate::egress::Path;
+use crate::forward::{self, Ends};
+use crate::new_connection::insert::Begun;
+use crate::new_connection::service::{Marked, may_ask};
+use crate::snapshot::{Destination, Encapsulation, FTP_DATA};
+use crate::verdict::{DropReason, Verdict};
+
+/// What becomes of an ICMP error.
+#[derive(Debug)]
+pub enum Followed {
+    /// It goes on, or does not.
+    Itself(Verdict),
+    /// It goes no further: the client is told in its stead.
+    Instead(Relay),
+}
+
+/// An error that a client is to be told of.
+#[derive(Debug)]
+pub struct Relay {
+    /// The client's packet inside the tunnel, as far as it was quoted, by its place in the frame.
+    pub about: Packet,
+    /// What is wrong with it.
+    pub error: icmp::Error,
+}
+
+impl Relay {
+    /// What the client is told, about a packet in the frame of the error that came in by a link.
+    pub fn offence<'a>(&'a self, frame: &'a Frame, link: LinkId) -> Offence<'a> {
+        Offence { packet: &self.about, frame, link, error: self.error, speaker: Speaker::Receiver }
+    }
+}
+
+const PASS: Followed = Followed::Itself(Verdict::PassToKernel);
+
+/// An error and the packet that it quotes, by their places in the frame.
+#[derive(Clone, Copy)]
+struct Error<'a> {
+    packet: &'a Packet,
+    quote: &'a Packet,
+}
+
+/// How a packet begins a connection.
+pub(crate) type Connect =
+    for<'s> fn(&mut Flows, &Frame, &Packet, Marked<'s>, Context<'s>) -> Result<Begun, Verdict>;
+
+/// Finds the connection that an ICMP error is about, and edits its frame on its way.
+pub(crate) fn follow(
+    flows: &mut Flows,
+    frame: &mut Frame,
+    link: LinkId,
+    packet: &Packet,
+    connect: Connect,
+    at: Context<'_>,
+) -> Followed {
+    let quote = packet.transport + icmp::HEADER_LEN..packet.end;
+    let quote = quoted(frame.bytes(), quote, packet.family());
+    // A later fragment does not say which connection it is of.
+    let Some(quote) = quote.filter(|quote| quote.fragment != Fragment::Later) else { return PASS };
+    let answers = quote.connection_key().reversed();
+    let found = match at.snapshot.services.any_of(packet.family()) {
+        true => flows.table.find(&answers, flows.table.hash(&answers)),
+        false => None,
+    };
+    let error = Error { packet, quote: &quote };
+    let verdict = match found {
+        Some((id, Direction::Outbound)) => about_request(flows, frame, error, id, at),
+        _ if at.snapshot.settings.requests_stay => Verdict::PassToKernel,
+        Some((id, Direction::Inbound)) => about_reply(flows, frame, error, id, at),
+        None => match about_tunnel(flows, frame, error, at) {
+            Some(followed) => return followed,
+            None => schedule(flows, frame, link, error, connect, at),
+        },
+    };
+    Followed::Itself(verdict)
+}
+
+/// An error about a packet from the virtual endpoint to the client.
+fn about_reply(
+    flows: &mut Flows,
+    frame: &mut Frame,
+    error: Error<'_>,
+    id: ConnId,
+    at: Context<'_>,
+) -> Verdict {
+    let connection = flows.table.connection(id);
+    let ends = Ends::of(&connection);
+    if !ends.method.masquerades() {
+        connection.count_in_packet();
+    }
+    if connection.is_bypass() {
+        return bypass::send(flows, frame, &fragmentable(error.packet), at);
+    }
+    // As under IPVS, a removed destination hears of it too.
+    match at.snapshot.destinations.of(&connection) {
+        Some(destination) => to_destination(flows, frame, error, &ends, destination, at),
+        None => Verdict::Drop(DropReason::DestinationUnavailable),
+    }
+}
+
+/// Sends an error to a destination by its connection's method.
+fn to_destination(
+    flows: &mut Flows,
+    frame: &mut Frame,
+    Error { packet, quote }: Error<'_>,
+    ends: &Ends,
+    destination: &Destination,
+    at: Context<'_>,
+) -> Verdict {
+    if ends.method.masquerades() && !forward::icmp::is_summed(frame, packet) {
+        return Verdict::Drop(DropReason::IcmpChecksum);
+    }
+    if destination.available {
+        flows.count(destination, |stats| stats.count_in(packet.length()));
+    }
+    match ends.method {
+        ForwardingMethod::Nat | ForwardingMethod::FullNat => {
+            let path = destination.path;
+            let verdict = forward::icmp::request(frame, &fragmentable(packet), quote, ends, path);
+            flows.report_unresolved(verdict, path);
+            verdict
+        }
+        // Its headers say what the packet's own say of fragments.
+        ForwardingMethod::Tunnel => send::request(flows, frame, packet, ends, destination, at),
+        _ => send::request(flows, frame, &fragmentable(packet), ends, destination, at),
+    }
+}
+
+/// An error about a packet from the client to the destination. By methods that do not masquerade it quotes the packet
+/// as the client sent it, and the kernel routes it there.
+fn about_request(
+    flows: &mut Flows,
+    frame: &mut Frame,
+    Error { packet, quote }: Error<'_>,
+    id: ConnId,
+    at: Context<'_>,
+) -> Verdict {
+    let connection = flows.table.connection(id);
+    let ends = Ends::of(&connection);
+    let destination = at.snapshot.destinations.available_for(&connection);
+    let sender = ends.local.unwrap_or(ends.client).addr;
+    if !ends.method.masquerades() || packet.flow.dest.addr != sender {
+        return Verdict::PassToKernel;
+    }
+    if !forward::icmp::is_summed(frame, packet) {
+        return Verdict::Drop(DropReason::IcmpChecksum);
+    }
+    if let Report::TooBig { mtu } = Report::read(frame.bytes(), packet)
+        && client_address::lengthens(&connection)
+        && let Some(destination) = destination
+    {
+        destination.path_mtu.learn(mtu, ends.dest.addr, at.now);
+    }
+    client_address::quoted(frame, quote, &connection);
+    let path = Path::find(&at.snapshot.egress, ends.client.addr, flows.table.hash(&quote.flow));
+    let verdict = forward::icmp::reply(frame, packet, quote, &ends, path);
+    flows.report_unresolved(verdict, path);
+    if !forward::is_refused(verdict)
+        && let Some(destination) = destination
+    {
+        flows.count(destination, |stats| stats.count_out(packet.length()));
+    }
+    verdict
+}
+
+/// An error about the outer packet of a tunnel; `None` if it is about something else.
+fn about_tunnel(
+    flows: &Flows,
+    frame: &Frame,
+    Error { packet, quote: outer }: Error<'_>,
+    at: Context<'_>,
+) -> Option<Followed> {
+    let (about, encapsulation) = inside(frame.bytes(), outer)?;
+    if !at.snapshot.services.any_of(about.family()) {
+        return None;
+    }
+    let (id, Direction::Inbound) = flows.table.find(&about.flow, flows.table.hash(&about.flow))? else {
+        return None;
+    };
+    let connection = flows.table.connection(id);
+    let ends = Ends::of(&connection);
+    let destination = at.snapshot.destinations.of(&connection)?;
+    let tunnel = destination.tunnel;
+    // Who guesses a connection does not know by which of the director's addresses it is sent on.
+    let ours = ends.method == ForwardingMethod::Tunnel
+        && ends.dest.addr == outer.flow.dest.addr
+        && tunnel.source == Some(outer.flow.source.addr)
+        && encapsulation.is(tunnel.encapsulation);
+    if !ours {
+        return None;
+    }
+    if !forward::icmp::is_summed(frame, packet) {
+        return Some(Followed::Itself(Verdict::Drop(DropReason::IcmpChecksum)));
+    }
+    let error = match Report::read(frame.bytes(), packet) {
+        Report::TooBig { mtu } => {
+            destination.path_mtu.learn(mtu, ends.dest.addr, at.now);
+            if about.family() == Family::V4 && !about.dont_fragment {
+                // From now on the director fragments for its client.
+                return Some(Followed::Itself(Verdict::Consumed));
+            }
+            let link_mtu = if let Path::To(hop) = destination.path { hop.mtu } else { u32::MAX };
+            let path_mtu = destination.path_mtu.at(at.now);
+            let room = forward::room(&ends, tunnel, link_mtu, path_mtu, about.family());
+            icmp::Error::FragmentationNeeded { mtu: u16::try_from(room).unwrap_or(u16::MAX) }
+        }
+        // That the director's own header is wrong is nothing that a client could mend.
+        Report::Other { type_and_code: [4, _], .. } if packet.family() == Family::V6 => return None,
+        Report::Other { type_and_code, rest } if packet.family() == about.family() => {
+            icmp::Error::Reported { type_and_code, rest }
+        }
+        Report::Other { .. } => icmp::Error::HostUnreachable,
+    };
+    Some(Followed::Instead(Relay { about, error }))
+}
+
+/// Counts an error that was sent to a client in the stead of one about a tunnel: as IPVS does, for what was quoted
+/// and for the message of so many bytes.
+pub(crate) fn count_relay(flows: &Flows, relay: &Relay, bytes: usize, at: Context<'_>) {
+    let connection = flows.asked(&relay.about, flows.table.hash(&relay.about.connection_key()));
+    for bytes in [relay.about.length(), bytes] {
+        flows.count_answer(connection, bytes, at.snapshot);
+    }
+}
+
+/// An error about a packet of no connection: begins one if it is to (`schedule_icmp`), so that directors that choose
+/// by a hash send it where another one sends the client's packets.
+fn schedule(
+    flows: &mut Flows,
+    frame: &mut Frame,
+    link: LinkId,
+    error: Error<'_>,
+    connect: Connect,
+    at: Context<'_>,
+) -> Verdict {
+    let (snapshot, packet) = (at.snapshot, error.packet);
+    let request = Packet { flow: error.quote.flow.reversed(), ..*error.quote };
+    let FlowKey { source: client, dest, .. } = request.flow;
+    let served = request.has_ports() && snapshot.services.any_of(packet.family());
+    let begins = served && client.port != FTP_DATA && may_ask(client.addr, dest.addr, snapshot);
+    if !begins || !snapshot.settings.schedule_icmp {
+        return Verdict::PassToKernel;
+    }
+    let mark = snapshot.marks.of(link, packet);
+    let Some(service) = snapshot.services.for_packet(mark, request.flow.protocol, dest) else {
+        return Verdict::PassToKernel;
+    };
+    match connect(flows, frame, &request, Marked { service, mark }, at) {
+        Ok(Begun::Connection(id)) => about_reply(flows, frame, error, id, at),
+        Ok(Begun::OnePacket(ends, id)) => match snapshot.destinations.find(id) {
+            Some(destination) => to_destination(flows, frame, error, &ends, destination, at),
+            None => Verdict::Drop(DropReason::DestinationUnavailable),
+        },
+        Err(verdict) => verdict,
+    }
+}
+
+/// The same packet, which may be fragmented: what is too long for its way is no cause for another error.
+fn fragmentable(packet: &Packet) -> Packet {
+    Packet { dont_fragment: false, ..*packet }
+}
+
+/// What an ICMP error says.
+enum Report {
+    /// The packet is too big for a way that takes so many bytes.
+    TooBig { mtu: u32 },
+    /// Something else, in the words of the error's family.
+    Other { type_and_code: [u8; 2], rest: [u8; 4] },
+}
+
+impl Report {
+    fn read(frame: &[u8], packet: &Packet) -> Self {
+        let at = |byte: usize| frame[packet.transport + byte];
+        let rest = [4, 5, 6, 7].map(at);
+        match (packet.family(), [at(0), at(1)]) {
+            (Family::V4, [3, 4]) => Self::TooBig { mtu: u16::from_be_bytes([rest[2], rest[3]]).into() },
+            (Family::V6, [2, _]) => Self::TooBig { mtu: u32::from_be_bytes(rest) },
+            (_, type_and_code) => Self::Other { type_and_code, rest },
+        }
+    }
+}
+
+/// What stands before the packet in a tunnel, as a quote shows it.
+enum Shown {
+    Ip,
+    Gre,
+    Gue { port: u16 },
+}
+
+impl Shown {
+    fn is(&self, encapsulation: Encapsulation) -> bool {
+        match (self, encapsulation) {
+            (Self::Ip, Encapsulation::Ip) | (Self::Gre, Encapsulation::Gre(_)) => true,
+            (Self::Gue { port }, Encapsulation::Gue { port: to, .. }) => *port == to,
+            _ => false,
+        }
+    }
+}
+
+/// The packet inside one that may be a tunnel's, if enough of it was quoted.
+fn inside(frame: &[u8], outer: &Packet) -> Option<(Packet, Shown)> {
+    let behind = &frame[outer.transport..outer.end];
+    let (header_len, family, shown) = match outer.flow.protocol {
+        Protocol::IPIP => (0, Family::V4, Shown::Ip),
+        Protocol::IPV6 => (0, Family::V6, Shown::Ip),
+        Protocol::GRE => {
+            let (ethertype, len) = gre::read(behind)?;
+            let family = match ethertype {
+                ethernet::TYPE_IPV4 => Family::V4,
+                ethernet::TYPE_IPV6 => Family::V6,
+                _ => return None,
+            };
+            (len, family, Shown::Gre)
+        }
+        Protocol::UDP => {
+            let family = match gue::read(behind.get(UDP_HEADER_LEN..)?)? {
+                Protocol::IPIP => Family::V4,
+                Protocol::IPV6 => Family::V6,
+                _ => return None,
+            };
+            (UDP_HEADER_LEN + gue::HEADER_LEN, family, Shown::Gue { port: outer.flow.dest.port })
+        }
+        _ => return None,
+    };
+    let packet = quoted(frame, outer.transport + header_len..outer.end, family)?;
+    (packet.fragment != Fragment::Later).then_some((packet, shown))
+}

@@ -1,0 +1,153 @@
+//! Maximum segment size: a SYN through a narrow way promises no more than the way takes (RFC 9293 §3.7.1).
+//!
+//! Runs for SYN and SYN+ACK of a connection that pass the director, as `mss_clamp` says. A tunnel's way is narrower than
+//! either end can know, and the ICMP error that would tell them is often filtered; here the option is lowered, never
+//! raised, and the checksum kept by incremental update. Both packets promise what the narrower of the connection's two
+//! ways takes, as far as the director is on them: past it go the replies of all methods but NAT and FULLNAT. A SYN without the option stays without: its sender then expects 536 bytes.
+//! Not here: what a segment meets that is too large all the same (`forward`).
+
+use xvs_proto::{Family, Packet, ipv4, ipv6, tcp};
+use xvs_xdp::Frame;
+
+use crate::burst::context::Context;
+use crate::egress::Path;
+use crate::forward::{self, Ends};
+use crate::snapshot::Destination;
+
+/// The option (RFC 9293 §3.2), and the length of its value.
+const MSS: u8 = 2;
+const MSS_LEN: usize = 2;
+
+/// Lowers the option of a client's SYN, if its connection is one of those whose option is lowered.
+#[inline]
+pub(crate) fn clamp_request(
+    frame: &mut Frame,
+    packet: &Packet,
+    ends: &Ends,
+    destination: &Destination,
+    at: Context<'_>,
+) {
+    if at.snapshot.settings.mss_clamp.concerns(packet, ends.method) {
+        let back = Path::find(&at.snapshot.egress, packet.flow.source.addr, 0);
+        clamp(frame, packet, ends, destination, back);
+    }
+}
+
+/// Lowers the option of a SYN to a client, which leaves by `path`, if its connection is one of those whose option is
+/// lowered.
+#[inline]
+pub(crate) fn clamp_reply(
+    frame: &mut Frame,
+    packet: &Packet,
+    ends: &Ends,
+    destination: Option<&Destination>,
+    path: Path,
+    at: Context<'_>,
+) {
+    if at.snapshot.settings.mss_clamp.concerns(packet, ends.method)
+        && let Some(destination) = destination.filter(|destination| destination.available)
+    {
+        clamp(frame, packet, ends, destination, path);
+    }
+}
+
+/// Lowers the option of a SYN to what the ways to the connection's destination and its client take.
+fn clamp(frame: &mut Frame, packet: &Packet, ends: &Ends, destination: &Destination, client: Path) {
+    let mtu = |path| match path {
+        Path::To(hop) => hop.mtu,
+        _ => u32::MAX,
+    };
+    let there = mtu(destination.path).saturating_sub(forward::overhead(ends, destination.tunnel));
+    let back = if ends.method.masquerades() { mtu(client) } else { u32::MAX };
+    let network = match packet.family() {
+        Family::V4 => ipv4::HEADER_LEN,
+        Family::V6 => ipv6::HEADER_LEN,
+    };
+    let room = there.min(back).min(u32::from(u16::MAX)).saturating_sub((network + tcp::HEADER_LEN) as u32);
+    lower(&mut frame.bytes_mut()[packet.transport..packet.end], room as u16);
+}
+
+/// Lowers a segment's option by so many bytes.
+pub(crate) fn reduce(segment: &mut [u8], by: u16) {
+    if let Some(at) = find(segment) {
+        tcp::set_word(segment, at, tcp::word(segment, at).saturating_sub(by));
+    }
+}
+
+/// Lowers a segment's option to `most`, in bytes, if it says more.
+fn lower(segment: &mut [u8], most: u16) {
+    if let Some(at) = find(segment)
+        && tcp::word(segment, at) > most
+    {
+        tcp::set_word(segment, at, most);
+    }
+}
+
+/// Where the option's value begins.
+fn find(segment: &[u8]) -> Option<usize> {
+    tcp::options(segment)
+        .find(|(kind, value)| *kind == MSS && value.len() == MSS_LEN)
+        .map(|(_, value)| value.start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use xvs_proto::checksum::Sum;
+
+    /// A segment with these options and a right sum; the addresses do not matter here.
+    fn segment(options: &[u8]) -> Vec<u8> {
+        let mut segment = vec![0x5a; tcp::HEADER_LEN];
+        segment.extend(options);
+        segment.resize(segment.len().next_multiple_of(4), 0);
+        segment[tcp::field::DATA_OFFSET] = (segment.len() as u8 / 4) << 4;
+        segment.extend([0xa5; 7]);
+        segment[tcp::field::CHECKSUM].fill(0);
+        let sum = Sum::default().bytes(&segment).checksum();
+        segment[tcp::field::CHECKSUM].copy_from_slice(&sum.to_be_bytes());
+        segment
+    }
+
+    #[test]
+    fn the_option_is_lowered_wherever_it_stands_and_the_checksum_stays_right() {
+        for before in [&[][..], &[1], &[4, 2], &[3, 3, 7], &[8, 10, 1, 2, 3, 4, 5, 6, 7, 8, 1]] {
+            let mut lowered = segment(&[before, &[2, 4, 0x05, 0xb4]].concat());
+            lower(&mut lowered, 1440);
+            let wanted = segment(&[before, &[2, 4, 0x05, 0xa0]].concat());
+            assert_eq!(lowered, wanted, "behind {before:?}");
+        }
+    }
+
+    #[test]
+    fn it_is_never_raised_and_one_that_is_not_whole_is_left() {
+        for options in [
+            &[2, 4, 0x02, 0x18][..],
+            &[],
+            &[0, 2, 4, 5, 0xb4],
+            &[2, 3, 5, 0xb4],
+            &[9, 0, 2, 4],
+            &[1, 1, 1, 2],
+        ] {
+            let mut same = segment(options);
+            lower(&mut same, 1440);
+            assert_eq!(same, segment(options));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_options_make_it_panic_and_the_checksum_stays_right(
+            options in prop::collection::vec(any::<u8>(), 0..40),
+            most: u16,
+        ) {
+            let mut any = segment(&options);
+            lower(&mut any, most);
+            let sum = Sum::default().bytes(&any).checksum();
+            prop_assert!(sum == 0 || sum == 0xffff);
+            let cut = any.len() - 8;
+            any[tcp::field::DATA_OFFSET] = 0xf0;
+            lower(&mut any[..cut.max(tcp::HEADER_LEN)], most);
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! How many connections a destination carries, and whether that is too many: the thresholds `-x` and `-y`.
+//!
+//! Changed once when a connection begins, once when it ends, and when it becomes active or inactive; asked by
+//! schedulers. Promises IPVS's rules: a destination is overloaded from the connection that reaches the upper threshold
+//! until the one whose end brings it below the low mark, and a change of thresholds is judged at once. Cost: one atomic
+//! addition a change; one more atomic only when the answer changes.
+//!
+//! Both counts and the answer stand in one word, so that each is true of the others at every moment.
+
+use xvs_proto::Protocol;
+
+use crate::conn::sctp::SctpState;
+use crate::conn::tcp::TcpState;
+use crate::shm::atomic::{AtomicU64, Ordering};
+
+/// Which of a destination's counts a connection is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activity {
+    /// `ActiveConn`.
+    Active,
+    /// `InActConn`.
+    Inactive,
+    /// `PersistConn`: it is a template. Schedulers do not look at these.
+    Template,
+}
+
+impl Activity {
+    /// That of a connection of this protocol in this state.
+    pub fn of(protocol: Protocol, state: u8) -> Self {
+        match protocol {
+            Protocol::TCP if TcpState::of(state).is_active() => Self::Active,
+            Protocol::SCTP if SctpState::of(state).is_active() => Self::Active,
+            _ => Self::Inactive,
+        }
+    }
+}
+
+/// A destination's connections, and its thresholds.
+///
+/// Why no answer stays wrong: whoever changes the counts, or the thresholds, adds to the word and then judges. Of two
+/// who do so at once the later addition reads the earlier (AcqRel), so it judges by the thresholds and counts of both.
+/// An answer that was written by thresholds which have changed meanwhile is judged again by whoever wrote it: writing
+/// it after the change's addition, he reads the new thresholds. `tests/loom_occupancy.rs` models it.
+#[derive(Debug, Default)]
+pub(crate) struct Occupancy {
+    word: AtomicU64,
+    /// The upper threshold and the low mark; see [`Bounds`].
+    bounds: AtomicU64,
+}
+
+impl Occupancy {
+    /// A copy that counts by itself.
+    pub(crate) fn apart(&self) -> Self {
+        let [word, bounds] =
+            [&self.word, &self.bounds].map(|word| AtomicU64::new(word.load(Ordering::Relaxed)));
+        Self { word, bounds }
+    }
+
+    /// The upper threshold; 0: none.
+    pub(crate) fn upper(&self) -> u32 {
+        Bounds::unpack(self.bounds.load(Ordering::Relaxed)).upper
+    }
+
+    /// Counts a connection in. It is judged when it is certain to be one, by [`Self::bound`].
+    pub(crate) fn enter(&self, activity: Activity) {
+        self.word.fetch_add(CONNECTION.wrapping_add(active(activity)), Ordering::AcqRel);
+    }
+
+    /// A connection that was counted in has been bound.
+    pub(crate) fn bound(&self) {
+        self.judge();
+    }
+
+    /// Counts a connection out.
+    pub(crate) fn leave(&self, activity: Activity) {
+        self.word.fetch_sub(CONNECTION.wrapping_add(active(activity)), Ordering::AcqRel);
+        self.judge();
+    }
+
+    /// A connection that was counted has become what `to` says and was not before.
+    pub(crate) fn turn(&self, to: Activity) {
+        let by = match to {
+            Activity::Active => 1,
+            // Templates are counted elsewhere.
+            Activity::Inactive | Activity::Template => u64::MAX,
+        };
+        // Relaxed: thresholds look at the sum, which stays.
+        self.word.fetch_add(by, Ordering::Relaxed);
+    }
+
+    /// Whether there is an upper threshold.
+    pub(crate) fn is_bounded(&self) -> bool {
+        self.bounds.load(Ordering::Relaxed) != NONE
+    }
+
+    /// Sets the thresholds; an upper one of 0 is none, a lower one of 0 three quarters of the upper one.
+    pub(crate) fn set_bounds(&self, upper: u32, lower: u32) {
+        self.bounds.store(Bounds::of(upper, lower).pack(), Ordering::Relaxed);
+        // Orders the store before whatever is added to the word after this.
+        self.word.fetch_add(0, Ordering::AcqRel);
+        self.judge();
+    }
+
+    /// Whether it takes no new connections.
+    pub(crate) fn is_overloaded(&self) -> bool {
+        Count::unpack(self.word.load(Ordering::Relaxed)).overloaded
+    }
+
+    /// Active connections and all others.
+    pub(crate) fn counts(&self) -> (u32, u32) {
+        let Count { total, active, .. } = Count::unpack(self.word.load(Ordering::Relaxed));
+        // Of two workers that turn a connection one after the other, the later may be seen first: then there seems
+        // to be one less than none for a moment.
+        let count = |count: i64| u32::try_from(count).unwrap_or(0);
+        (count(active), count(total - active.max(0)))
+    }
+
+    /// Brings the answer in line with the counts.
+    fn judge(&self) {
+        loop {
+            let bounds = self.bounds.load(Ordering::Relaxed);
+            let word = self.word.load(Ordering::Relaxed);
+            let before = Count::unpack(word);
+            let answer = match Bounds::unpack(bounds).verdict(before.total) {
+                Some(overloaded) if overloaded && !before.overloaded => word.wrapping_add(OVERLOADED),
+                Some(overloaded) if !overloaded && before.overloaded => word.wrapping_sub(OVERLOADED),
+                _ => word,
+            };
+            let written = answer == word
+                || self.word.compare_exchange(word, answer, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+            if written && self.bounds.load(Ordering::Relaxed) == bounds {
+                return;
+            }
+        }
+    }
+}
+
+/// The upper threshold, and the low mark below which a destination takes connections again.
+#[derive(Clone, Copy)]
+struct Bounds {
+    upper: u32,
+    low: u32,
+}
+
+impl Bounds {
+    /// Source: ipvs-behaviour, section 7.
+    fn of(upper: u32, lower: u32) -> Self {
+        Self { upper, low: if lower == 0 { upper - upper / 4 } else { lower } }
+    }
+
+    /// Whether so many connections are too many; `None`: if they were, they are.
+    fn verdict(self, total: i64) -> Option<bool> {
+        match self {
+            Self { upper: 0, .. } => Some(false),
+            Self { upper, .. } if total >= upper.into() => Some(true),
+            Self { low, .. } if total < low.into() => Some(false),
+            _ => None,
+        }
+    }
+
+    fn pack(self) -> u64 {
+        u64::from(self.upper) << 32 | u64::from(self.low)
+    }
+
+    fn unpack(bounds: u64) -> Self {
+        Self { upper: (bounds >> 32) as u32, low: bounds as u32 }
+    }
+}
+
+/// What the word says: bits 33 and up are the sum, bit 32 the answer, the lower ones the active connections, signed.
+/// Each is added to without a look at the others, so one below zero borrows from those above it.
+struct Count {
+    total: i64,
+    overloaded: bool,
+    active: i64,
+}
+
+impl Count {
+    fn unpack(word: u64) -> Self {
+        let active = i64::from(word as i32);
+        let above = (word as i64).wrapping_sub(active) >> 32;
+        Self { total: above >> 1, overloaded: above & 1 == 1, active }
+    }
+}
+
+const OVERLOADED: u64 = 1 << 32;
+const CONNECTION: u64 = 1 << 33;
+/// The packed bounds of a destination without thresholds.
+const NONE: u64 = 0;
+
+/// What a connection adds to the count of active ones.
+fn active(activity: Activity) -> u64 {
+    u64::from(activity == Activity::Active)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// IPVS's rules as its edges: what happens at a bind, at an end, at an edit.
+    #[derive(Default)]
+    struct Model {
+        connections: Vec<Activity>,
+        upper: u32,
+        lower: u32,
+        overloaded: bool,
+    }
+
+    impl Model {
+        fn low(&self) -> u32 {
+            if self.lower == 0 { self.upper - self.upper / 4 } else { self.lower }
+        }
+
+        fn total(&self) -> u32 {
+            self.connections.len() as u32
+        }
+
+        fn bind(&mut self, activity: Activity) {
+            self.connections.push(activity);
+            self.overloaded |= self.upper != 0 && self.total() == self.upper;
+        }
+
+        fn end(&mut self) -> Option<Activity> {
+            let ended = self.connections.pop();
+            if ended.is_some() && self.total() + 1 == self.low() {
+                self.overloaded = false;
+            }
+            ended
+        }
+
+        fn edit(&mut self, upper: u32, lower: u32) {
+            if (upper, lower) == (self.upper, self.lower) {
+                return;
+            }
+            (self.upper, self.lower) = (upper, lower);
+            if upper == 0 || self.total() < self.low() {
+                self.overloaded = false;
+            } else if self.total() >= upper {
+                self.overloaded = true;
+            }
+        }
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        Bind(Activity),
+        Fail,
+        End,
+        Turn,
+        Edit(u32, u32),
+    }
+
+    fn bounds() -> impl Strategy<Value = (u32, u32)> {
+        (0_u32..9).prop_flat_map(|upper| (Just(upper), 0..=upper))
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            4 => prop_oneof![Just(Activity::Active), Just(Activity::Inactive)].prop_map(Step::Bind),
+            1 => Just(Step::Fail),
+            3 => Just(Step::End),
+            2 => Just(Step::Turn),
+            1 => bounds().prop_map(|(upper, lower)| Step::Edit(upper, lower)),
+        ];
+        prop::collection::vec(step, 0..200)
+    }
+
+    fn other(activity: Activity) -> Activity {
+        match activity {
+            Activity::Active => Activity::Inactive,
+            Activity::Inactive | Activity::Template => Activity::Active,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn one_after_the_other_binds_ends_and_edits_give_the_answers_of_ipvs(steps in steps()) {
+            let (occupancy, mut model) = (Occupancy::default(), Model::default());
+            for step in steps {
+                match step {
+                    Step::Bind(activity) => {
+                        occupancy.enter(activity);
+                        occupancy.bound();
+                        model.bind(activity);
+                    }
+                    Step::Fail => {
+                        occupancy.enter(Activity::Inactive);
+                        occupancy.leave(Activity::Inactive);
+                    }
+                    Step::End => {
+                        model.end().inspect(|activity| occupancy.leave(*activity));
+                    }
+                    Step::Turn => {
+                        if let Some(last) = model.connections.last_mut() {
+                            *last = other(*last);
+                            occupancy.turn(*last);
+                        }
+                    }
+                    Step::Edit(upper, lower) => {
+                        occupancy.set_bounds(upper, lower);
+                        model.edit(upper, lower);
+                    }
+                }
+                let active = model.connections.iter().filter(|one| **one == Activity::Active).count() as u32;
+                prop_assert_eq!(occupancy.counts(), (active, model.total() - active));
+                prop_assert_eq!(occupancy.is_overloaded(), model.overloaded, "after {:?}", step);
+            }
+        }
+
+        #[test]
+        fn two_workers_and_an_operator_leave_the_right_answer_behind(
+            one in steps(),
+            two in steps(),
+            edits in prop::collection::vec(bounds(), 1..50),
+        ) {
+            let occupancy = Occupancy::default();
+            let work = |steps: Vec<Step>| {
+                let mut mine = Vec::new();
+                for step in steps {
+                    match step {
+                        Step::Bind(activity) => {
+                            occupancy.enter(activity);
+                            occupancy.bound();
+                            mine.push(activity);
+                        }
+                        Step::End => {
+                            mine.pop().inspect(|activity| occupancy.leave(*activity));
+                        }
+                        Step::Turn => {
+                            if let Some(last) = mine.last_mut() {
+                                *last = other(*last);
+                                occupancy.turn(*last);
+                            }
+                        }
+                        Step::Fail | Step::Edit(..) => {}
+                    }
+                }
+                mine
+            };
+            let left = thread::scope(|scope| {
+                let workers = [one, two].map(|steps| scope.spawn(|| work(steps)));
+                edits.iter().for_each(|(upper, lower)| occupancy.set_bounds(*upper, *lower));
+                workers.map(|worker| worker.join().unwrap()).concat()
+            });
+            let active = left.iter().filter(|one| **one == Activity::Active).count() as u32;
+            prop_assert_eq!(occupancy.counts(), (active, left.len() as u32 - active));
+            let (upper, lower) = *edits.last().unwrap();
+            if let Some(overloaded) = Bounds::of(upper, lower).verdict(left.len() as i64) {
+                prop_assert_eq!(occupancy.is_overloaded(), overloaded);
+            }
+        }
+    }
+
+    #[test]
+    fn a_hundred_connections_are_too_many_until_seventy_four_are_left() {
+        let occupancy = Occupancy::default();
+        occupancy.set_bounds(100, 0);
+        for _ in 0..100 {
+            assert!(!occupancy.is_overloaded());
+            occupancy.enter(Activity::Inactive);
+            occupancy.bound();
+        }
+        for _ in 74..100 {
+            assert!(occupancy.is_overloaded());
+            occupancy.leave(Activity::Inactive);
+        }
+        assert!(!occupancy.is_overloaded());
+    }
+
+    #[test]
+    fn a_count_that_is_below_zero_for_a_moment_disturbs_no_other() {
+        let occupancy = Occupancy::default();
+        occupancy.set_bounds(1, 0);
+        occupancy.enter(Activity::Inactive);
+        occupancy.bound();
+        occupancy.turn(Activity::Inactive);
+        assert_eq!(occupancy.counts(), (0, 1));
+        assert!(occupancy.is_overloaded());
+        occupancy.turn(Activity::Active);
+        occupancy.leave(Activity::Inactive);
+        assert_eq!(occupancy.counts(), (0, 0));
+        assert!(!occupancy.is_overloaded());
+    }
+}

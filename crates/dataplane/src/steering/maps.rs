@@ -1,0 +1,343 @@
+//! The content of the steering program's maps, and what a change of rules changes of it.
+//!
+//! Plain values, no system call; a change costs what it changes. The layouts are those of `bpf/maps.h`, which a test compares
+//! with them. Not here: writing the maps (`mod.rs`).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use xvs_proto::{Endpoint, Prefix, Protocol};
+
+use super::rules::{SteeringRules, spanning};
+
+/// A map of the program as it is, or as some of its keys are to be: key to roles, 0 for a key that is not there.
+pub(super) type Roles<const K: usize> = BTreeMap<[u8; K], u32>;
+
+/// The content of all steering maps, or a change of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Image {
+    pub(super) endpoints: Roles<{ endpoint::SIZE }>,
+    pub(super) addresses: Roles<{ address::SIZE }>,
+    pub(super) prefixes: Roles<{ prefix::SIZE }>,
+    /// No roles: ports, the last of which is never 0.
+    pub(super) translated: Roles<{ address::SIZE }>,
+}
+
+impl Image {
+    pub(super) fn of(rules: &SteeringRules) -> Self {
+        let mut image = Self::steered_by(rules);
+        for &addr in &rules.local_addresses {
+            *image.addresses.entry(address_key(addr)).or_default() |= LOCAL;
+        }
+        image
+    }
+
+    /// Without the local addresses.
+    fn steered_by(rules: &SteeringRules) -> Self {
+        let mut image = Self::default();
+        let roles = [(&rules.services, SERVICE), (&rules.nat_destinations, DESTINATION)];
+        for (endpoints, role) in roles {
+            for &(protocol, at) in endpoints {
+                *image.endpoints.entry(endpoint_key(protocol, at)).or_default() |= role;
+                *image.addresses.entry(address_key(at.addr)).or_default() |= role;
+            }
+        }
+        for &addr in &rules.tunnel_ends {
+            *image.addresses.entry(address_key(addr)).or_default() |= TUNNEL;
+        }
+        for (&addr, &ports) in &rules.translated {
+            *image.addresses.entry(address_key(addr)).or_default() |= TRANSLATED;
+            image.translated.insert(address_key(addr), join_ports(ports));
+        }
+        image.prefixes = rules.wide.iter().map(|&prefix| (prefix_key(prefix), SERVICE)).collect();
+        image
+    }
+
+    /// What has to change for this to become `wanted`. Costs one pass over both.
+    pub(super) fn towards(&self, mut wanted: Self) -> Self {
+        clear_others(&mut wanted.endpoints, &self.endpoints);
+        clear_others(&mut wanted.addresses, &self.addresses);
+        clear_others(&mut wanted.prefixes, &self.prefixes);
+        clear_others(&mut wanted.translated, &self.translated);
+        wanted
+    }
+
+    /// What has to change for this to steer what `rules` do too, as [`SteeringRules::add`] says. Costs what they name.
+    pub(super) fn with(&self, rules: &SteeringRules) -> Self {
+        let mut change = Self::steered_by(rules);
+        change.endpoints.iter_mut().for_each(|(key, roles)| *roles |= roles_of(&self.endpoints, key));
+        change.addresses.iter_mut().for_each(|(key, roles)| *roles |= roles_of(&self.addresses, key));
+        for (key, ports) in &mut change.translated {
+            let known = self.translated.get(key).copied().unwrap_or(*ports);
+            *ports = join_ports(spanning(split_ports(*ports), split_ports(known)));
+        }
+        change
+    }
+
+    /// What has to change for this not to steer what `rules` do, as [`SteeringRules::subtract`] says. Costs what they
+    /// name: an address stays one of services or of destinations while it has an endpoint that is.
+    pub(super) fn without(&self, rules: &SteeringRules) -> Self {
+        let Self { endpoints, addresses, prefixes, translated } = Self::steered_by(rules);
+        let endpoints: Roles<_> = endpoints
+            .into_iter()
+            .map(|(key, roles)| (key, roles_of(&self.endpoints, &key) & !roles))
+            .collect();
+        let has = |at: &[u8; address::SIZE], role: u32| {
+            let mut here = self.endpoints.range(endpoints_at(at)).filter(|(key, _)| is_at(key, at));
+            here.any(|(key, roles)| endpoints.get(key).unwrap_or(roles) & role != 0)
+        };
+        let addresses = addresses.into_iter().map(|(at, roles)| {
+            let kept = [SERVICE, DESTINATION].into_iter().filter(|role| has(&at, *role)).sum::<u32>();
+            (at, roles_of(&self.addresses, &at) & (!roles | kept))
+        });
+        Self {
+            addresses: addresses.collect(),
+            prefixes: prefixes.into_keys().map(|key| (key, 0)).collect(),
+            translated: translated.into_keys().map(|key| (key, 0)).collect(),
+            endpoints,
+        }
+    }
+}
+
+/// Has the keys gone that are not wanted.
+fn clear_others<const K: usize>(wanted: &mut Roles<K>, installed: &Roles<K>) {
+    for key in installed.keys() {
+        wanted.entry(*key).or_insert(0);
+    }
+}
+
+fn roles_of<const K: usize>(map: &Roles<K>, key: &[u8; K]) -> u32 {
+    map.get(key).copied().unwrap_or(0)
+}
+
+/// What stands before a frame that the program shall leave to the kernel.
+pub(crate) type Marker = [u8; 16];
+
+const SERVICE: u32 = 1 << 0;
+const DESTINATION: u32 = 1 << 1;
+const LOCAL: u32 = 1 << 2;
+const TRANSLATED: u32 = 1 << 3;
+const TUNNEL: u32 = 1 << 4;
+
+mod endpoint {
+    use std::ops::Range;
+    pub(super) const ADDR: Range<usize> = 0..16;
+    pub(super) const PORT: Range<usize> = 16..18;
+    pub(super) const PROTOCOL: usize = 18;
+    pub(super) const FAMILY: usize = 19;
+    pub(in crate::steering) const SIZE: usize = 20;
+}
+
+mod address {
+    use std::ops::Range;
+    pub(super) const ADDR: Range<usize> = 0..16;
+    pub(super) const FAMILY: Range<usize> = 16..20;
+    pub(in crate::steering) const SIZE: usize = 20;
+}
+
+mod prefix {
+    use std::ops::Range;
+    pub(super) const BITS: Range<usize> = 0..4;
+    pub(super) const FAMILY: Range<usize> = 4..8;
+    pub(super) const ADDR: Range<usize> = 8..24;
+    pub(in crate::steering) const SIZE: usize = 24;
+}
+
+/// The number of the IP version, and the address in the first of 16 bytes.
+fn split(addr: IpAddr) -> (u8, [u8; 16]) {
+    match addr {
+        IpAddr::V4(v4) => {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&v4.octets());
+            (4, bytes)
+        }
+        IpAddr::V6(v6) => (6, v6.octets()),
+    }
+}
+
+fn endpoint_key(protocol: Protocol, at: Endpoint) -> [u8; endpoint::SIZE] {
+    let (family, addr) = split(at.addr);
+    let mut key = [0; endpoint::SIZE];
+    key[endpoint::ADDR].copy_from_slice(&addr);
+    key[endpoint::PORT].copy_from_slice(&at.port.to_be_bytes());
+    key[endpoint::PROTOCOL] = protocol.0;
+    key[endpoint::FAMILY] = family;
+    key
+}
+
+/// The keys of all endpoints at an address, and of some at others, which [`is_at`] tells apart.
+fn endpoints_at(at: &[u8; address::SIZE]) -> RangeInclusive<[u8; endpoint::SIZE]> {
+    let (mut first, mut last) = ([0; endpoint::SIZE], [0xff; endpoint::SIZE]);
+    first[endpoint::ADDR].copy_from_slice(&at[address::ADDR]);
+    last[endpoint::ADDR].copy_from_slice(&at[address::ADDR]);
+    first..=last
+}
+
+/// Whether an endpoint with the bytes of this address is of its family too.
+fn is_at(endpoint: &[u8; endpoint::SIZE], at: &[u8; address::SIZE]) -> bool {
+    at[address::FAMILY] == u32::from(endpoint[endpoint::FAMILY]).to_ne_bytes()
+}
+
+fn join_ports((first, last): (u16, u16)) -> u32 {
+    u32::from(first) << 16 | u32::from(last)
+}
+
+fn split_ports(ports: u32) -> (u16, u16) {
+    ((ports >> 16) as u16, ports as u16)
+}
+
+fn address_key(addr: IpAddr) -> [u8; address::SIZE] {
+    let (family, addr) = split(addr);
+    let mut key = [0; address::SIZE];
+    key[address::ADDR].copy_from_slice(&addr);
+    key[address::FAMILY].copy_from_slice(&u32::from(family).to_ne_bytes());
+    key
+}
+
+fn prefix_key(prefix: Prefix) -> [u8; prefix::SIZE] {
+    let (family, addr) = split(prefix.addr());
+    let bits = 8 * prefix::FAMILY.len() as u32 + u32::from(prefix.len());
+    let mut key = [0; prefix::SIZE];
+    key[prefix::BITS].copy_from_slice(&bits.to_ne_bytes());
+    key[prefix::FAMILY.start] = family;
+    key[prefix::ADDR].copy_from_slice(&addr);
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn keys_and_roles_are_laid_out_as_the_program_reads_them() {
+        let mut source = String::from("#include \"bpf/maps.h\"\n#include <stddef.h>\n");
+        let mut claim = |what: String| source.push_str(&format!("_Static_assert({what}, \"\");\n"));
+        for (name, size) in
+            [("endpoint", endpoint::SIZE), ("address", address::SIZE), ("prefix", prefix::SIZE)]
+        {
+            claim(format!("sizeof(struct xvs_{name}) == {size}"));
+        }
+        for (name, field, at) in [
+            ("endpoint", "addr", endpoint::ADDR),
+            ("endpoint", "port", endpoint::PORT),
+            ("endpoint", "protocol", endpoint::PROTOCOL..endpoint::FAMILY),
+            ("endpoint", "family", endpoint::FAMILY..endpoint::SIZE),
+            ("address", "addr", address::ADDR),
+            ("address", "family", address::FAMILY),
+            ("prefix", "bits", prefix::BITS),
+            ("prefix", "family", prefix::FAMILY),
+            ("prefix", "addr", prefix::ADDR),
+        ] {
+            claim(format!("offsetof(struct xvs_{name}, {field}) == {}", at.start));
+            claim(format!("sizeof(((struct xvs_{name} *)0)->{field}) == {}", at.len()));
+        }
+        claim(format!("XVS_MARKER_SIZE == {}", size_of::<Marker>()));
+        for (name, value) in [
+            ("SERVICE", SERVICE),
+            ("DESTINATION", DESTINATION),
+            ("LOCAL", LOCAL),
+            ("TRANSLATED", TRANSLATED),
+            ("TUNNEL", TUNNEL),
+            ("FIRST_PORT(0x12345678)", 0x1234),
+            ("LAST_PORT(0x12345678)", 0x5678),
+        ] {
+            claim(format!("XVS_{name} == {value}"));
+        }
+        let mut clang = Command::new("clang")
+            .args(["-fsyntax-only", "-I.", "-xc", "-"])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("clang, which compiled the program");
+        clang.stdin.take().unwrap().write_all(source.as_bytes()).unwrap();
+        assert!(clang.wait().unwrap().success(), "maps.h and this module disagree");
+    }
+
+    fn from(last: u8, port: u16) -> (Protocol, Endpoint) {
+        (Protocol::TCP, Endpoint::new([192, 0, 2, last], port))
+    }
+
+    /// Rules with something of everything, drawn by the bits of a number.
+    fn drawn(bits: u32) -> SteeringRules {
+        let bit = |at: u32| bits >> at & 1 == 1;
+        // In bytes the second begins as the first.
+        let addrs: [IpAddr; 2] = ["192.0.2.1".parse().unwrap(), "c000:201::".parse().unwrap()];
+        let mut rules = SteeringRules::default();
+        for (at, addr) in (0..).zip(addrs) {
+            let at = 10 * at;
+            rules.services.extend(
+                [80, 81]
+                    .into_iter()
+                    .zip([bit(at), bit(at + 1)])
+                    .filter_map(|(port, drawn)| drawn.then_some((Protocol::TCP, Endpoint { addr, port }))),
+            );
+            rules.nat_destinations.extend(
+                [80, 0]
+                    .into_iter()
+                    .zip([bit(at + 2), bit(at + 3)])
+                    .filter_map(|(port, drawn)| drawn.then_some((Protocol::TCP, Endpoint { addr, port }))),
+            );
+            rules.wide.extend(bit(at + 4).then(|| Prefix::host(addr)));
+            rules.tunnel_ends.extend(bit(at + 5).then_some(addr));
+            let ports = [(1000, 2000), (1500, 3000)][usize::from(bit(at + 7))];
+            rules.translated.extend(bit(at + 6).then_some((addr, ports)));
+        }
+        rules
+    }
+
+    /// As [`Steering`](super::super::Steering) does it.
+    fn apply(image: &mut Image, change: Image) {
+        fn one<const K: usize>(map: &mut Roles<K>, change: Roles<K>) {
+            map.extend(change);
+            map.retain(|_, roles| *roles != 0);
+        }
+        one(&mut image.endpoints, change.endpoints);
+        one(&mut image.addresses, change.addresses);
+        one(&mut image.prefixes, change.prefixes);
+        one(&mut image.translated, change.translated);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_changes_come_to_the_same_as_telling_everything_anew(
+            changes in proptest::collection::vec((0u8..3, proptest::num::u32::ANY), 1..20),
+        ) {
+            let (local, mut rules, mut image) = (IpAddr::from([192, 0, 2, 1]), SteeringRules::default(), Image::default());
+            for (kind, bits) in changes {
+                let drawn = drawn(bits);
+                let change = match kind {
+                    0 => {
+                        rules.add(&drawn);
+                        image.with(&drawn)
+                    }
+                    1 => {
+                        rules.subtract(&drawn);
+                        image.without(&drawn)
+                    }
+                    _ => {
+                        rules = SteeringRules { local_addresses: [local].into(), ..drawn };
+                        image.towards(Image::of(&rules))
+                    }
+                };
+                apply(&mut image, change);
+                proptest::prop_assert_eq!(&image, &Image::of(&rules));
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_stays_until_the_last_of_its_endpoints_goes() {
+        let rules = SteeringRules { services: [from(1, 80), from(1, 443)].into(), ..Default::default() };
+        let mut image = Image::of(&rules);
+        for (port, left) in [(80, 1), (443, 0)] {
+            let less = SteeringRules { services: [from(1, port)].into(), ..Default::default() };
+            let change = image.without(&less);
+            apply(&mut image, change);
+            assert_eq!(image.addresses.len(), left);
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The schedulers by the names that operators type.
+//!
+//! Looked up by the control plane when a service is configured or its destinations change. Not here: what a scheduler
+//! is (`interface.rs`), and each scheduler's rule (the file of its name).
+
+pub(crate) mod candidates;
+pub(crate) mod flags;
+pub(crate) mod interface;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use self::candidates::{Candidates, Load};
+pub use self::flags::Flags;
+pub(crate) use self::interface::Kind;
+pub use self::interface::{Change, Choice, Request, Scheduler, Setup, State};
+use crate::destination::Weight;
+pub use crate::memory::{Memory, Tuning};
+use crate::{dh, fo, lblc, lblcr, lc, mh, none, nq, ovf, rr, sed, sh, twos, wlc, wrr};
+
+/// Every scheduler in alphabetical order.
+const SCHEDULERS: &[Kind] = &[
+    dh::KIND,
+    fo::KIND,
+    lblc::KIND,
+    lblcr::KIND,
+    lc::KIND,
+    mh::KIND,
+    none::KIND,
+    nq::KIND,
+    ovf::KIND,
+    rr::KIND,
+    sed::KIND,
+    sh::KIND,
+    twos::KIND,
+    wlc::KIND,
+    wrr::KIND,
+];
+
+fn kind(name: &str) -> Option<&'static Kind> {
+    SCHEDULERS.iter().find(|kind| kind.name == name)
+}
+
+/// Builds the scheduler of this name; `None` if there is none.
+pub fn build(name: &str, setup: &Setup<'_>) -> Option<Box<dyn Scheduler>> {
+    kind(name).map(|kind| (kind.build)(setup))
+}
+
+/// The state with which the scheduler of this name goes on after a change of its service's destinations, from the one
+/// it held before and the weights as they are now, in IPVS's order.
+pub fn carry(name: &str, state: State, change: Change, weights: &mut dyn Iterator<Item = Weight>) -> State {
+    kind(name).map_or(state, |kind| (kind.carry)(state, change, weights))
+}
+
+/// The most destinations that the scheduler of this name can do with.
+pub fn destinations_max(name: &str) -> usize {
+    kind(name).map_or(usize::MAX, |kind| kind.destinations_max)
+}
+
+/// The names that operators may type.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    SCHEDULERS.iter().map(|kind| kind.name)
+}

@@ -1,0 +1,168 @@
+//! An interface with an XDP program on it: in native mode, or in generic mode if the driver refuses that.
+//!
+//! Runs on the control thread when an interface is attached. An interface is left alone again when its [`Attached`] is
+//! dropped, and by the kernel when the process dies. Not here: what the program does.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use super::bpf::{Object, attach_xdp, detach};
+use super::mode::{Mode, Refusal, Settings, stacked};
+use super::sys::index_of;
+
+/// An interface with an XDP program on it. Dropped, the interface is the kernel's alone again.
+pub struct Attached {
+    link: OwnedFd,
+    object: Object,
+    interface: String,
+    index: u32,
+    settings: Settings,
+    native_refused: Option<io::Error>,
+    constants: Vec<u8>,
+}
+
+impl Attached {
+    /// The interface's name.
+    pub fn interface(&self) -> &str {
+        &self.interface
+    }
+
+    /// The kernel's index of it.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// The largest packet it sends, in bytes, when it was attached.
+    pub fn mtu(&self) -> u32 {
+        self.settings.mtu
+    }
+
+    /// How many receive queues it had when it was attached. A queue without a socket is the kernel's.
+    pub fn receive_queues(&self) -> u32 {
+        self.settings.receive_queues
+    }
+
+    /// Where the program runs.
+    pub fn mode(&self) -> Mode {
+        if self.native_refused.is_some() { Mode::Generic } else { Mode::Native }
+    }
+
+    /// Why not in native mode.
+    pub fn native_refused(&self) -> Option<&io::Error> {
+        self.native_refused.as_ref()
+    }
+
+    /// The constants that the program was loaded with.
+    pub fn constants(&self) -> &[u8] {
+        &self.constants
+    }
+
+    /// Lets the program steer a queue to a socket, until the socket is closed. Its map of sockets is named `xsks`.
+    pub(super) fn enter_socket(&self, queue: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
+        self.object.map::<4>(c"xsks")?.set(&queue.to_ne_bytes(), socket.as_raw_fd() as u32)
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        detach(self.link.as_fd());
+    }
+}
+
+impl std::fmt::Debug for Attached {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Attached({} {} {:?})", self.interface, self.mode(), self.link)
+    }
+}
+
+/// Puts a program on an interface of this thread's network namespace: in native mode, or in generic mode if the driver
+/// refuses that. `load` hands an object with the program of this name to the kernel, with these constants.
+///
+/// # Errors
+/// See [`AttachError`]; nothing stays attached.
+pub fn attach(
+    interface: &str,
+    program: &CStr,
+    constants: &[u8],
+    load: impl FnOnce(&[u8]) -> io::Result<Object>,
+) -> Result<Attached, AttachError> {
+    let failed = |source| AttachError::Kernel { interface: interface.to_owned(), source };
+    let index = index_of(interface).map_err(|error| match error.raw_os_error() {
+        Some(libc::ENODEV) => AttachError::NoSuchInterface { interface: interface.to_owned() },
+        _ => failed(error),
+    })?;
+    if let Some(kind) = stacked(interface).map_err(failed)? {
+        return Err(AttachError::Stacked { interface: interface.to_owned(), kind });
+    }
+    let settings = Settings::of(interface).map_err(failed)?;
+    let refuse = |mode| match settings.refusal(interface, mode) {
+        Some(why) => Err(AttachError::Refused { interface: interface.to_owned(), why }),
+        None => Ok(()),
+    };
+    refuse(Mode::Native)?;
+
+    let object = load(constants).map_err(failed)?;
+    let program = object.program(program).map_err(failed)?;
+    let occupied = |error: io::Error| match error.raw_os_error() {
+        Some(libc::EBUSY | libc::EEXIST) => AttachError::Occupied { interface: interface.to_owned() },
+        _ => failed(error),
+    };
+    let (link, native_refused) = match attach_xdp(program, index, Mode::Native) {
+        Ok(link) => (link, None),
+        Err(error) => match occupied(error) {
+            AttachError::Kernel { source, .. } => {
+                refuse(Mode::Generic)?;
+                (attach_xdp(program, index, Mode::Generic).map_err(occupied)?, Some(source))
+            }
+            other => return Err(other),
+        },
+    };
+    let (interface, constants) = (interface.to_owned(), constants.to_vec());
+    Ok(Attached { link, object, interface, index, settings, native_refused, constants })
+}
+
+/// Why an interface could not be attached.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// There is none of this name.
+    #[error("no interface {interface}; `ip link` shows those that exist")]
+    NoSuchInterface {
+        /// Its name.
+        interface: String,
+    },
+    /// It has an XDP program already.
+    #[error(
+        "{interface} has another XDP program; `ip link set dev {interface} xdp off` removes it, or stop the process that holds it"
+    )]
+    Occupied {
+        /// The interface.
+        interface: String,
+    },
+    /// It is made of other interfaces.
+    #[error(
+        "{interface} is a {kind}, which xvs cannot send by; attach (--interface) one of its members instead, taken out by `ip link set dev MEMBER nomaster` and with the addresses and routes that {interface} has"
+    )]
+    Stacked {
+        /// Its name.
+        interface: String,
+        /// `bond`, `bridge` or `team`.
+        kind: &'static str,
+    },
+    /// It is set up so that packets would be corrupted.
+    #[error("{interface}: {why}")]
+    Refused {
+        /// The interface.
+        interface: String,
+        /// The reason.
+        why: Refusal,
+    },
+    /// The kernel refused.
+    #[error("{interface}: the XDP program could not be attached: {source}")]
+    Kernel {
+        /// The interface.
+        interface: String,
+        /// What it said.
+        source: io::Error,
+    },
+}

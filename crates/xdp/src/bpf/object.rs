@@ -1,0 +1,161 @@
+//! Object files: their programs and maps, opened and loaded.
+//!
+//! An [`Object`] owns its programs and maps until it is dropped; what the kernel still uses (an attached program, the maps
+//! it refers to) lives on without it.
+
+use std::ffi::{CStr, c_void};
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::{self, NonNull};
+
+use libxdp_sys as sys;
+
+use super::call::{check, size_to};
+
+/// An object file, opened or loaded.
+pub struct Object(NonNull<sys::bpf_object>);
+
+// SAFETY: libbpf keeps no thread-local state in an object; whoever owns it may use it from any one thread.
+unsafe impl Send for Object {}
+
+impl Object {
+    /// Reads an object file.
+    pub fn open(image: &[u8]) -> io::Result<Self> {
+        // SAFETY: `image` is readable for the call, and libbpf copies what it keeps; no options are given.
+        let raw = unsafe { sys::bpf_object__open_mem(image.as_ptr().cast(), image.len(), ptr::null()) };
+        NonNull::new(raw).map(Self).ok_or_else(io::Error::last_os_error)
+    }
+
+    /// Leaves a program out of the kernel.
+    pub fn leave_out(&mut self, name: &CStr) -> io::Result<()> {
+        let program = self.find_program(name)?;
+        // SAFETY: `program` belongs to this object.
+        check(unsafe { sys::bpf_program__set_autoload(program.as_ptr(), false) }).map(drop)
+    }
+
+    /// Takes a map of another object instead of making a new one.
+    pub fn share(&mut self, name: &CStr, of: &Self) -> io::Result<()> {
+        let theirs = of.map_fd(of.find_map(name)?)?;
+        let ours = self.find_map(name)?;
+        // SAFETY: `ours` belongs to this object, which is not loaded yet (else libbpf refuses); the descriptor is
+        // duplicated.
+        check(unsafe { sys::bpf_map__reuse_fd(ours.as_ptr(), theirs.as_raw_fd()) }).map(drop)
+    }
+
+    /// Sets the constants of the object, all of them at once.
+    pub fn set_constants(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let map = self.find_map(c".rodata")?;
+        // SAFETY: `map` belongs to this object; libbpf copies `bytes` and refuses a length other than the map's.
+        check(unsafe { sys::bpf_map__set_initial_value(map.as_ptr(), bytes.as_ptr().cast(), bytes.len()) })
+            .map(drop)
+    }
+
+    /// Makes the maps and hands the programs to the kernel.
+    pub fn load(&mut self) -> io::Result<()> {
+        // SAFETY: the object is open; loading twice is refused by libbpf.
+        check(unsafe { sys::bpf_object__load(self.0.as_ptr()) }).map(drop)
+    }
+
+    /// A program that was loaded.
+    pub fn program(&self, name: &CStr) -> io::Result<BorrowedFd<'_>> {
+        let program = self.find_program(name)?;
+        // SAFETY: `program` belongs to this object.
+        let fd = check(unsafe { sys::bpf_program__fd(program.as_ptr()) })?;
+        // SAFETY: the descriptor stays open until the object is closed, which `self`'s borrow prevents.
+        Ok(unsafe { BorrowedFd::borrow_raw(fd) })
+    }
+
+    /// A map whose keys are `K` bytes long and whose values are a `u32`. Another layout is an error.
+    pub fn map<const K: usize>(&self, name: &CStr) -> io::Result<Map<'_, K>> {
+        let map = self.find_map(name)?;
+        // SAFETY: `map` belongs to this object.
+        let key = unsafe { sys::bpf_map__key_size(map.as_ptr()) };
+        // SAFETY: as above.
+        let value = unsafe { sys::bpf_map__value_size(map.as_ptr()) };
+        // SAFETY: as above.
+        let limit = unsafe { sys::bpf_map__max_entries(map.as_ptr()) };
+        if (key as usize, value as usize) != (K, size_of::<u32>()) {
+            return Err(io::Error::other(format!("map {name:?} has keys of {key}, values of {value} bytes")));
+        }
+        Ok(Map { fd: self.map_fd(map)?, limit, key: PhantomData })
+    }
+
+    fn map_fd(&self, map: NonNull<sys::bpf_map>) -> io::Result<BorrowedFd<'_>> {
+        // SAFETY: `map` belongs to this object.
+        let fd = check(unsafe { sys::bpf_map__fd(map.as_ptr()) })?;
+        // SAFETY: the descriptor stays open until the object is closed, which `self`'s borrow prevents.
+        Ok(unsafe { BorrowedFd::borrow_raw(fd) })
+    }
+
+    fn find_program(&self, name: &CStr) -> io::Result<NonNull<sys::bpf_program>> {
+        // SAFETY: the object is open and `name` ends with a zero byte.
+        let raw = unsafe { sys::bpf_object__find_program_by_name(self.0.as_ptr(), name.as_ptr()) };
+        NonNull::new(raw).ok_or_else(io::Error::last_os_error)
+    }
+
+    fn find_map(&self, name: &CStr) -> io::Result<NonNull<sys::bpf_map>> {
+        // SAFETY: the object is open and `name` ends with a zero byte.
+        let raw = unsafe { sys::bpf_object__find_map_by_name(self.0.as_ptr(), name.as_ptr()) };
+        NonNull::new(raw).ok_or_else(io::Error::last_os_error)
+    }
+}
+
+impl Drop for Object {
+    fn drop(&mut self) {
+        // SAFETY: this is the only owner, and borrows of its descriptors ended before.
+        unsafe { sys::bpf_object__close(self.0.as_ptr()) }
+    }
+}
+
+/// A map with keys of `K` bytes and values of four.
+pub struct Map<'object, const K: usize> {
+    fd: BorrowedFd<'object>,
+    limit: u32,
+    key: PhantomData<[u8; K]>,
+}
+
+impl<const K: usize> Map<'_, K> {
+    /// How many keys it holds at most.
+    pub fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    /// Enters or changes a key.
+    pub fn set(&self, key: &[u8; K], value: u32) -> io::Result<()> {
+        let (key, value) = (key.as_ptr().cast(), (&raw const value).cast::<c_void>());
+        // SAFETY: the map's keys have `K` and its values four bytes (checked by `Object::map`), which the kernel
+        // copies during the call.
+        check(unsafe { sys::bpf_map_update_elem(self.fd.as_raw_fd(), key, value, 0) }).map(drop)
+    }
+
+    /// Removes a key; that it was not there is no error.
+    pub fn unset(&self, key: &[u8; K]) -> io::Result<()> {
+        // SAFETY: as for `set`.
+        let result = check(unsafe { sys::bpf_map_delete_elem(self.fd.as_raw_fd(), key.as_ptr().cast()) });
+        result
+            .map(drop)
+            .or_else(|error| if error.raw_os_error() == Some(libc::ENOENT) { Ok(()) } else { Err(error) })
+    }
+}
+
+/// What an XDP program returns for a frame, and the frame as it leaves it.
+pub fn test_run(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<(u32, Vec<u8>)> {
+    let mut after = vec![0; TEST_FRAME_BYTES];
+    // SAFETY: the options are integers and pointers that may be null.
+    let mut options: sys::bpf_test_run_opts = unsafe { std::mem::zeroed() };
+    options.sz = size_to!(sys::bpf_test_run_opts, repeat);
+    options.data_in = frame.as_ptr().cast();
+    options.data_size_in = frame.len() as u32;
+    options.data_out = after.as_mut_ptr().cast();
+    options.data_size_out = after.len() as u32;
+    options.repeat = 1;
+    // SAFETY: `options` says its size; `frame` is readable for its length and copied; `after` is writable for its
+    // length, and nothing else is written but into `options`.
+    check(unsafe { sys::bpf_prog_test_run_opts(program.as_raw_fd(), &mut options) })?;
+    after.truncate(options.data_size_out as usize);
+    Ok((options.retval, after))
+}
+
+/// More than the kernel runs a program with: a page.
+const TEST_FRAME_BYTES: usize = 4096;

@@ -1,0 +1,65 @@
+//! Why a worker's sockets could not be opened.
+
+use std::io;
+
+use super::attach::Attached;
+use super::umem::UmemError;
+
+/// Why a worker's sockets could not be opened; none stays open.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Not enough memory may be locked.
+    #[error(
+        "{needed_bytes} bytes of packet memory may not be locked; raise `ulimit -l` or give CAP_IPC_LOCK"
+    )]
+    MemoryLimit {
+        /// Bytes of this worker's UMEM.
+        needed_bytes: u64,
+    },
+    /// The UMEM could not be made.
+    #[error("packet memory: {0}")]
+    Memory(io::Error),
+    /// Ring sizes that are not powers of two of at least 64, or no queue for an interface.
+    #[error("{0}")]
+    Invalid(String),
+    /// Another socket has the queue.
+    #[error(
+        "queue {queue} of {interface} already has an AF_XDP socket; two workers or two processes cannot share it"
+    )]
+    Occupied {
+        /// The interface.
+        interface: String,
+        /// The queue.
+        queue: u32,
+    },
+    /// The kernel refused.
+    #[error("AF_XDP socket on queue {queue} of {interface}: {source}")]
+    Kernel {
+        /// The interface.
+        interface: String,
+        /// The queue.
+        queue: u32,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+impl SocketError {
+    /// What to tell an operator when a queue could not be opened.
+    pub(super) fn of(attached: &Attached, queue: u32, source: io::Error) -> Self {
+        let interface = attached.interface().to_owned();
+        match source.raw_os_error() {
+            Some(libc::EBUSY) => Self::Occupied { interface, queue },
+            _ => Self::Kernel { interface, queue, source },
+        }
+    }
+}
+
+impl From<UmemError> for SocketError {
+    fn from(error: UmemError) -> Self {
+        match error {
+            UmemError::MemoryLimit(needed_bytes) => Self::MemoryLimit { needed_bytes },
+            UmemError::Kernel(source) => Self::Memory(source),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! In which mode an interface's frames are steered and shared, and what must not be on in that mode.
+//!
+//! Looked at once, when an interface is attached. What would corrupt traffic is refused with the command that mends
+//! it. Source: the kernel's Documentation/networking/af_xdp.rst, and net/core/dev.c for generic mode.
+
+use std::{fmt, io};
+
+use super::sys::{Ethtool, FLAG_LRO, FLAG_RX_VLAN, Request};
+
+/// The largest MTU in bytes at which drivers give a frame to XDP in one piece: a page of 4096, less 256 before the
+/// frame, 320 that the kernel keeps behind it, and the Ethernet header with two tags.
+pub const MAX_MTU: u32 = 4096 - 256 - 320 - 22;
+
+/// Where the program runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// In the driver, before the kernel allocates anything for the frame.
+    Native,
+    /// In the kernel's receive path: for drivers without XDP. Slower, and always with a copy.
+    Generic,
+}
+
+impl Mode {
+    /// As the kernel is asked for it (linux/if_link.h: `XDP_FLAGS_DRV_MODE`, `XDP_FLAGS_SKB_MODE`).
+    pub(super) fn flags(self) -> u32 {
+        match self {
+            Self::Native => 1 << 2,
+            Self::Generic => 1 << 1,
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        })
+    }
+}
+
+/// Whether the kernel copies frames between its memory and ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CopyMode {
+    /// It does not: the drivers use our frames.
+    ZeroCopy,
+    /// It does, because this interface has it no other way.
+    Copy {
+        /// The interface.
+        because_of: String,
+    },
+}
+
+impl fmt::Display for CopyMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ZeroCopy => f.write_str("zero-copy"),
+            Self::Copy { because_of } => write!(f, "copy (because of {because_of})"),
+        }
+    }
+}
+
+/// Why an interface as it is set up would corrupt what passes through the director.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}; `{mend}` mends it")]
+pub struct Refusal {
+    /// The reason, as a clause.
+    pub reason: &'static str,
+    /// The command that removes the reason.
+    pub mend: String,
+}
+
+/// What an interface is if it is made of others, whose frames do not pass its own queues; as a word.
+pub(super) fn stacked(interface: &str) -> io::Result<Option<&'static str>> {
+    Ok(match Request::new(interface)?.driver()?.as_str() {
+        "bonding" => Some("bond"),
+        "bridge" => Some("bridge"),
+        "team" => Some("team"),
+        _ => None,
+    })
+}
+
+/// What is set on an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Settings {
+    pub(super) mtu: u32,
+    pub(super) receive_queues: u32,
+    flags: u32,
+    gro: u32,
+}
+
+impl Settings {
+    pub(super) fn of(interface: &str) -> io::Result<Self> {
+        let mut request = Request::new(interface)?;
+        Ok(Self {
+            mtu: request.mtu()?,
+            receive_queues: request.receive_queues()?,
+            flags: request.ethtool(Ethtool::Flags)?,
+            gro: request.ethtool(Ethtool::Gro)?,
+        })
+    }
+
+    /// The first thing that forbids to attach in `mode`.
+    pub(super) fn refusal(self, interface: &str, mode: Mode) -> Option<Refusal> {
+        let ethtool = |what: &str| format!("ethtool -K {interface} {what} off");
+        if self.mtu > MAX_MTU {
+            let mend = format!("ip link set dev {interface} mtu {MAX_MTU}");
+            return Some(Refusal { reason: "its MTU lets in packets that do not fit one frame", mend });
+        }
+        if mode == Mode::Native {
+            return None;
+        }
+        let (reason, mend) = if self.gro != 0 {
+            ("in generic mode GRO would merge packets before the director sees them", ethtool("gro"))
+        } else if self.flags & FLAG_LRO != 0 {
+            ("in generic mode LRO would merge packets before the director sees them", ethtool("lro"))
+        } else if self.flags & FLAG_RX_VLAN != 0 {
+            ("in generic mode the interface would hide VLAN tags from the director", ethtool("rxvlan"))
+        } else {
+            return None;
+        };
+        Some(Refusal { reason, mend })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Settings = Settings { mtu: 1500, receive_queues: 1, flags: 0, gro: 0 };
+
+    #[test]
+    fn what_corrupts_traffic_is_refused_with_the_command_that_mends_it() {
+        let mend = |settings: Settings, mode| settings.refusal("eth0", mode).map(|refusal| refusal.mend);
+        assert_eq!(MAX_MTU, 3498);
+        for mode in [Mode::Native, Mode::Generic] {
+            assert_eq!(mend(PLAIN, mode), None);
+            assert_eq!(mend(Settings { mtu: 3498, ..PLAIN }, mode), None);
+            let large = mend(Settings { mtu: 3499, ..PLAIN }, mode);
+            assert_eq!(large.as_deref(), Some("ip link set dev eth0 mtu 3498"));
+        }
+        for (settings, what) in [
+            (Settings { gro: 1, ..PLAIN }, "ethtool -K eth0 gro off"),
+            (Settings { flags: FLAG_LRO, ..PLAIN }, "ethtool -K eth0 lro off"),
+            (Settings { flags: FLAG_RX_VLAN, ..PLAIN }, "ethtool -K eth0 rxvlan off"),
+        ] {
+            assert_eq!(mend(settings, Mode::Generic).as_deref(), Some(what));
+            assert_eq!(mend(settings, Mode::Native), None, "drivers that run XDP do these themselves");
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! The four rings of an AF_XDP socket: their entries and indices, by the functions that libxdp documents for them.
+//!
+//! Used by the worker, once a burst. Entries are read and written where they lie. libxdp masks every index, so none leads
+//! outside its ring, whatever the kernel's side says; whether an address names a frame that was lent is the pool's
+//! question. Cost: a call of libxdp for each entry. Not here: how many entries may be in a ring (`socket.rs`), and where
+//! rings come from (`umem.rs`, `queue.rs`).
+
+use std::marker::PhantomData;
+use std::ptr::{NonNull, null_mut};
+
+use libxdp_sys as sys;
+
+use crate::frame::Span;
+
+/// A ring that this process writes, with entries of type `E`: frames for the kernel.
+///
+/// It stands at a place of its own, because libxdp remembers the pointer.
+#[derive(Debug)]
+pub(super) struct Producer<E>(NonNull<sys::xsk_ring_prod>, PhantomData<E>);
+
+/// A ring that the kernel writes: frames that it returns. At a place of its own, as [`Producer`].
+#[derive(Debug)]
+pub(super) struct Consumer<E>(NonNull<sys::xsk_ring_cons>, PhantomData<E>);
+
+/// Packets to be sent.
+pub(super) type TransmitRing = Producer<sys::xdp_desc>;
+/// Packets that were received.
+pub(super) type ReceiveRing = Consumer<sys::xdp_desc>;
+/// Addresses of frames that packets may be received into.
+pub(super) type FillRing = Producer<u64>;
+/// Addresses of packets that were sent.
+pub(super) type CompletionRing = Consumer<u64>;
+
+impl<E> Producer<E> {
+    /// One that is no ring yet: libxdp makes it one.
+    pub(super) fn unset() -> Self {
+        let ring = Box::new(sys::xsk_ring_prod {
+            cached_prod: 0,
+            cached_cons: 0,
+            mask: 0,
+            size: 0,
+            producer: null_mut(),
+            consumer: null_mut(),
+            ring: null_mut(),
+            flags: null_mut(),
+        });
+        Self(NonNull::from(Box::leak(ring)), PhantomData)
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut sys::xsk_ring_prod {
+        self.0.as_ptr()
+    }
+
+    pub(super) fn is_set(&self) -> bool {
+        // SAFETY: `unset` allocated it, it is freed when `self` is dropped, and no call of libxdp is under way.
+        let ring = unsafe { (*self.as_ptr()).ring };
+        !ring.is_null()
+    }
+
+    /// The first of `count` entries that are free; `None`, and none taken, if there are fewer.
+    fn reserve(&mut self, count: u32) -> Option<u32> {
+        let mut first = 0;
+        // SAFETY: the ring is set, as those of a socket are; `&mut self` excludes any other access of this process.
+        let reserved = unsafe { sys::xsk_ring_prod__reserve(self.as_ptr(), count, &mut first) };
+        (reserved == count).then_some(first)
+    }
+
+    /// Shows the kernel `count` entries that were reserved and written.
+    fn submit(&mut self, count: u32) {
+        // SAFETY: as for `reserve`.
+        unsafe { sys::xsk_ring_prod__submit(self.as_ptr(), count) };
+    }
+
+    /// How many entries the kernel has not taken yet, of a ring with so many slots.
+    pub(super) fn waiting(&mut self, slots: u32) -> u32 {
+        // SAFETY: as for `reserve`. Asked for as many as there are slots, libxdp looks at the kernel's index.
+        let free = unsafe { sys::xsk_prod_nb_free(self.as_ptr(), slots) };
+        // A kernel that says more are free than there are has taken all.
+        slots.saturating_sub(free)
+    }
+
+    /// Whether the kernel wants to be called to go on with this ring.
+    pub(super) fn needs_wakeup(&self) -> bool {
+        // SAFETY: as for `reserve`; the flags are only read.
+        unsafe { sys::xsk_ring_prod__needs_wakeup(self.as_ptr()) != 0 }
+    }
+}
+
+impl TransmitRing {
+    /// Gives the kernel packets to send, which the pool has lent for it: all or none. `false`: there is no room for them.
+    pub(super) fn send(&mut self, packets: &[Span]) -> bool {
+        let count = packets.len() as u32;
+        let Some(first) = self.reserve(count) else { return false };
+        for (number, packet) in (0..count).zip(packets) {
+            let entry = sys::xdp_desc { addr: packet.offset as u64, len: packet.len as u32, options: 0 };
+            // SAFETY: the ring is set and has entries of this type; the index is masked.
+            let slot = unsafe { sys::xsk_ring_prod__tx_desc(self.as_ptr(), first.wrapping_add(number)) };
+            // SAFETY: the slot lies in the ring's mapping, which the socket keeps; it is reserved, so the kernel does not
+            // read it before `submit`.
+            unsafe { slot.write(entry) };
+        }
+        self.submit(count);
+        true
+    }
+}
+
+impl FillRing {
+    /// Gives the kernel `count` frames to fill, whose addresses `lend` says: all or none. `false`: there is no room for
+    /// them, and `lend` was not called.
+    pub(super) fn lend(&mut self, count: u32, mut lend: impl FnMut() -> usize) -> bool {
+        let Some(first) = self.reserve(count) else { return false };
+        for number in 0..count {
+            let address = lend() as u64;
+            // SAFETY: the ring is set and has entries of this type; the index is masked.
+            let slot = unsafe { sys::xsk_ring_prod__fill_addr(self.as_ptr(), first.wrapping_add(number)) };
+            // SAFETY: as in `send`.
+            unsafe { slot.write(address) };
+        }
+        self.submit(count);
+        true
+    }
+}
+
+impl<E> Consumer<E> {
+    /// As [`Producer::unset`].
+    pub(super) fn unset() -> Self {
+        let ring = Box::new(sys::xsk_ring_cons {
+            cached_prod: 0,
+            cached_cons: 0,
+            mask: 0,
+            size: 0,
+            producer: null_mut(),
+            consumer: null_mut(),
+            ring: null_mut(),
+            flags: null_mut(),
+        });
+        Self(NonNull::from(Box::leak(ring)), PhantomData)
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut sys::xsk_ring_cons {
+        self.0.as_ptr()
+    }
+
+    /// Calls `read` with the index of each entry that the kernel has written, at most `room`, and gives them back to the
+    /// kernel. Returns how many.
+    fn take(&mut self, room: usize, mut read: impl FnMut(*mut sys::xsk_ring_cons, u32)) -> usize {
+        let (room, mut first) = (room as u32, 0);
+        // SAFETY: as for `Producer::reserve`.
+        let count = unsafe { sys::xsk_ring_cons__peek(self.as_ptr(), room, &mut first) };
+        (0..count).for_each(|number| read(self.as_ptr(), first.wrapping_add(number)));
+        if count > 0 {
+            // SAFETY: as for `Producer::reserve`.
+            unsafe { sys::xsk_ring_cons__release(self.as_ptr(), count) };
+        }
+        count as usize
+    }
+}
+
+impl ReceiveRing {
+    /// Takes up to `room` packets that the kernel has received. Returns how many.
+    pub(super) fn receive(&mut self, room: usize, mut packet: impl FnMut(Span)) -> usize {
+        self.take(room, |ring, index| {
+            // SAFETY: the ring is set and has entries of this type; the index is masked.
+            let slot = unsafe { sys::xsk_ring_cons__rx_desc(ring, index) };
+            // SAFETY: the slot lies in the ring's mapping, which the socket keeps; the kernel has finished it (libxdp
+            // acquires its index) and leaves it alone until it is released. An entry is integers: any bytes are one.
+            let entry = unsafe { slot.read() };
+            packet(Span { offset: entry.addr as usize, len: entry.len as usize });
+        })
+    }
+}
+
+impl CompletionRing {
+    /// Takes the addresses of up to `room` packets that the kernel has sent. Returns how many.
+    pub(super) fn complete(&mut self, room: usize, mut sent: impl FnMut(usize)) -> usize {
+        self.take(room, |ring, index| {
+            // SAFETY: the ring is set and has entries of this type; the index is masked.
+            let slot = unsafe { sys::xsk_ring_cons__comp_addr(ring, index) };
+            // SAFETY: as in `receive`.
+            sent(unsafe { slot.read() } as usize);
+        })
+    }
+}
+
+impl<E> Drop for Producer<E> {
+    fn drop(&mut self) {
+        // SAFETY: the pointer is that of a box which `unset` leaked, and of no other value. libxdp does not remember it: it
+        // is a field of `Rings`, whose `drop` has deleted the socket, or of `Umem`, whose `drop` has deleted the UMEM, or
+        // no socket could be made with it.
+        drop(unsafe { Box::from_raw(self.as_ptr()) });
+    }
+}
+
+impl<E> Drop for Consumer<E> {
+    fn drop(&mut self) {
+        // SAFETY: as for `Producer`.
+        drop(unsafe { Box::from_raw(self.as_ptr()) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+    use super::*;
+
+    const SLOTS: u32 = 4;
+
+    /// What the kernel shares of a ring: both indices, flags, and entries of one word each, or of two.
+    #[derive(Default)]
+    struct Shared {
+        producer: AtomicU32,
+        consumer: AtomicU32,
+        flags: AtomicU32,
+        entries: [AtomicU64; 2 * SLOTS as usize],
+    }
+
+    impl Shared {
+        fn leaked() -> &'static Self {
+            Box::leak(Box::default())
+        }
+
+        fn entries(&self) -> [u64; 2 * SLOTS as usize] {
+            self.entries.each_ref().map(|word| word.load(Relaxed))
+        }
+    }
+
+    /// Lays a ring over memory of the test's own, as libxdp lays it over the kernel's.
+    fn producer<E>(shared: &'static Shared) -> Producer<E> {
+        let ring = Producer::unset();
+        let set = sys::xsk_ring_prod {
+            cached_prod: 0,
+            cached_cons: SLOTS,
+            mask: SLOTS - 1,
+            size: SLOTS,
+            producer: shared.producer.as_ptr(),
+            consumer: shared.consumer.as_ptr(),
+            ring: shared.entries.as_ptr().cast_mut().cast(),
+            flags: shared.flags.as_ptr(),
+        };
+        // SAFETY: `unset` allocated it, and nothing else has it.
+        unsafe { ring.as_ptr().write(set) };
+        ring
+    }
+
+    fn consumer<E>(shared: &'static Shared) -> Consumer<E> {
+        let ring = Consumer::unset();
+        let set = sys::xsk_ring_cons {
+            cached_prod: 0,
+            cached_cons: 0,
+            mask: SLOTS - 1,
+            size: SLOTS,
+            producer: shared.producer.as_ptr(),
+            consumer: shared.consumer.as_ptr(),
+            ring: shared.entries.as_ptr().cast_mut().cast(),
+            flags: shared.flags.as_ptr(),
+        };
+        // SAFETY: as for `producer`.
+        unsafe { ring.as_ptr().write(set) };
+        ring
+    }
+
+    #[test]
+    fn a_descriptor_says_the_address_and_length_it_was_made_for_and_nothing_else() {
+        let shared = Shared::leaked();
+        let mut ring: TransmitRing = producer(shared);
+        let packets = [Span { offset: 0, len: 0 }, Span { offset: 0x7f_f0c4, len: 1514 }];
+        assert!(ring.send(&packets));
+        assert_eq!((shared.producer.load(Relaxed), shared.consumer.load(Relaxed)), (2, 0));
+        let length = if cfg!(target_endian = "big") { 1514 << 32 } else { 1514 };
+        assert_eq!(shared.entries()[..4], [0, 0, 0x7f_f0c4, length]);
+    }
+
+    #[test]
+    fn a_ring_without_room_takes_none_and_asks_for_none() {
+        let shared = Shared::leaked();
+        let mut ring: FillRing = producer(shared);
+        let mut next = 7..;
+        assert!(ring.lend(3, || next.next().unwrap()));
+        assert!(!ring.lend(2, || panic!("an address is asked for in vain")));
+        assert_eq!((ring.waiting(SLOTS), shared.producer.load(Relaxed)), (3, 3));
+        assert_eq!(shared.entries()[..4], [7, 8, 9, 0]);
+    }
+
+    #[test]
+    fn an_index_of_the_kernels_that_cannot_be_leads_to_no_more_entries_than_there_is_room_for() {
+        let (sent, received) = (Shared::leaked(), Shared::leaked());
+        sent.consumer.store(3_000_000_000, Relaxed);
+        assert_eq!(producer::<u64>(sent).waiting(SLOTS), 0);
+        received.producer.store(3_000_000_000, Relaxed);
+        received.entries.iter().zip(10..).for_each(|(entry, address)| entry.store(address, Relaxed));
+        let mut addresses = Vec::new();
+        assert_eq!(consumer::<u64>(received).complete(6, |address| addresses.push(address)), 6);
+        assert_eq!(addresses, [10, 11, 12, 13, 10, 11], "the pool says which of these were lent");
+    }
+}

@@ -1,0 +1,224 @@
+//! One AF_XDP socket: the four rings of one queue of one interface.
+//!
+//! Used by the worker, once a burst. What the kernel says in a ring is believed only as far as the pool confirms it;
+//! the rest is counted and left alone. A socket never has more frames in flight than its TX ring has slots, nor more
+//! lent for receiving than its fill ring has, so no ring overflows.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use libxdp_sys::{xdp_statistics, xsk_socket_config};
+use rustix::io::{FdFlags, fcntl_setfd};
+
+use super::attach::Attached;
+use super::error::SocketError;
+use super::mode::CopyMode;
+use super::queue::Rings;
+use super::sys::{self, Kick};
+use super::umem::{RingSizes, Umem};
+use crate::burst::BURST;
+use crate::frame::{Frame, FramePool, Span};
+use crate::link::LinkId;
+
+/// What the kernel and we counted on a socket since it was opened, and what it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Statistics {
+    /// Received, but dropped by the kernel because the RX ring was full.
+    pub receive_ring_full: u64,
+    /// Received, but dropped by the kernel because the fill ring was empty.
+    pub fill_ring_empty: u64,
+    /// Received, but dropped by the kernel for another reason, such as a packet larger than a frame.
+    pub receive_dropped: u64,
+    /// Descriptors of frames to fill that the kernel refused.
+    pub fill_invalid: u64,
+    /// Descriptors of frames to send that the kernel refused.
+    pub transmit_invalid: u64,
+    /// How often the kernel looked for a frame to send and found none.
+    pub transmit_ring_empty: u64,
+    /// Descriptors of the kernel's that we refused.
+    pub descriptors_refused: u64,
+    /// Frames now lent for receiving.
+    pub lent_to_receive: u32,
+    /// Frames now lent for sending.
+    pub lent_to_transmit: u32,
+}
+
+/// One queue of one interface.
+pub(super) struct Socket {
+    pub(super) link: LinkId,
+    pub(super) queue: u32,
+    sizes: RingSizes,
+    rings: Rings,
+    /// To be put into the TX ring at the next flush.
+    pending: Vec<Span>,
+    /// Produced and not completed.
+    in_flight: u32,
+    /// Lent for receiving and not received.
+    filled: u32,
+    state: LinkState,
+    descriptors_refused: u64,
+}
+
+/// Whether sending makes sense.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LinkState {
+    Up,
+    /// The kernel said so.
+    Down,
+    /// As `Down`, but somebody wanted to send since: worth asking again.
+    Asked,
+}
+
+impl Socket {
+    pub(super) fn open(
+        link: LinkId,
+        attached: &Attached,
+        queue: u32,
+        config: &xsk_socket_config,
+        umem: &Arc<Umem>,
+    ) -> Result<Self, SocketError> {
+        let failed = |source| SocketError::of(attached, queue, source);
+        let rings = Rings::open(umem, attached.interface(), queue, config).map_err(failed)?;
+        let sizes = RingSizes { receive: config.rx_size, transmit: config.tx_size };
+        // The library makes it so that programs that are started would keep the queue.
+        fcntl_setfd(rings.fd(), FdFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
+        Ok(Self {
+            link,
+            queue,
+            sizes,
+            rings,
+            pending: Vec::with_capacity(sizes.transmit as usize),
+            in_flight: 0,
+            filled: 0,
+            state: LinkState::Up,
+            descriptors_refused: 0,
+        })
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.rings.fd()
+    }
+
+    pub(super) fn receive(
+        &mut self,
+        pool: &mut FramePool,
+        room: usize,
+        take: &mut impl FnMut(LinkId, Frame),
+    ) -> usize {
+        let Self { link, rings, descriptors_refused, .. } = self;
+        let received = rings.receive.receive(room, |span| match pool.reclaim(span) {
+            Some(frame) => take(*link, frame),
+            None => *descriptors_refused += 1,
+        });
+        // A kernel that returns more than it was lent was refused above.
+        self.filled = self.filled.saturating_sub(received as u32);
+        received
+    }
+
+    /// Queues a frame for [`Self::submit`]; it comes back if the link is down or if there is no room.
+    pub(super) fn queue(&mut self, pool: &mut FramePool, frame: Frame) -> Result<(), Frame> {
+        if self.state != LinkState::Up {
+            self.state = LinkState::Asked;
+            return Err(frame);
+        }
+        if self.in_flight + self.pending.len() as u32 >= self.sizes.transmit {
+            return Err(frame);
+        }
+        self.pending.push(pool.lend(frame));
+        Ok(())
+    }
+
+    pub(super) fn submit(&mut self) {
+        if self.pending.is_empty() {
+            return;
+        }
+        // The ring has room: `in_flight` counts at least what is in it, and `queue` keeps the sum below its size. Should the
+        // kernel say otherwise, they wait for the next flush.
+        if self.rings.transmit.send(&self.pending) {
+            self.in_flight += self.pending.len() as u32;
+            self.pending.clear();
+        }
+    }
+
+    /// Makes the kernel send. In copy mode it takes 32 frames a call, so it is asked as often as that needs.
+    pub(super) fn kick(&mut self, copy: &CopyMode) {
+        if self.state == LinkState::Down && self.pending.is_empty() {
+            return;
+        }
+        let probing = self.state == LinkState::Asked;
+        let calls = match copy {
+            CopyMode::Copy { .. } => self.unsent().div_ceil(32) + 1,
+            CopyMode::ZeroCopy => u32::from(self.rings.transmit.needs_wakeup() && self.unsent() > 0),
+        };
+        for _ in 0..calls.max(u32::from(probing)) {
+            if self.unsent() == 0 && self.state == LinkState::Up {
+                break;
+            }
+            match sys::kick_transmit(self.fd()) {
+                Kick::Down => {
+                    self.state = LinkState::Down;
+                    break;
+                }
+                Kick::Sent | Kick::Again => self.state = LinkState::Up,
+            }
+        }
+    }
+
+    /// Whether frames wait for the kernel to take them, on a link that is up.
+    pub(super) fn wants_another_kick(&mut self) -> bool {
+        self.state == LinkState::Up && self.unsent() > 0
+    }
+
+    /// Submitted and not yet taken by the kernel.
+    fn unsent(&mut self) -> u32 {
+        self.rings.transmit.waiting(self.sizes.transmit)
+    }
+
+    pub(super) fn reap(&mut self, pool: &mut FramePool) {
+        while self.in_flight > 0 {
+            let Self { rings, descriptors_refused, .. } = self;
+            let completed = rings.completion.complete(BURST, |offset| {
+                *descriptors_refused += u64::from(!pool.restore(offset));
+            });
+            self.in_flight = self.in_flight.saturating_sub(completed as u32);
+            if completed < BURST {
+                break;
+            }
+        }
+    }
+
+    pub(super) fn refill(&mut self, pool: &mut FramePool) {
+        while self.filled + REFILL <= self.sizes.receive && pool.census().home >= REFILL {
+            // The ring has `receive` slots and `filled` counts at least what is in it. Should the kernel say otherwise, they
+            // are lent at another flush.
+            let lend = || pool.lend_empty().expect("as many frames were at home").offset;
+            if !self.rings.fill.lend(REFILL, lend) {
+                break;
+            }
+            self.filled += REFILL;
+        }
+        if self.rings.fill.needs_wakeup() {
+            sys::kick_receive(self.fd());
+        }
+    }
+
+    pub(super) fn statistics(&self) -> Statistics {
+        // A socket whose interface is gone has no statistics; what it counted is lost with it.
+        let kernel = sys::xdp_statistics(self.fd());
+        let of = |count: fn(&xdp_statistics) -> u64| kernel.as_ref().map_or(0, count);
+        Statistics {
+            receive_ring_full: of(|kernel| kernel.rx_ring_full),
+            fill_ring_empty: of(|kernel| kernel.rx_fill_ring_empty_descs),
+            receive_dropped: of(|kernel| kernel.rx_dropped),
+            fill_invalid: of(|kernel| kernel.rx_invalid_descs),
+            transmit_invalid: of(|kernel| kernel.tx_invalid_descs),
+            transmit_ring_empty: of(|kernel| kernel.tx_ring_empty_descs),
+            descriptors_refused: self.descriptors_refused,
+            lent_to_receive: self.filled,
+            lent_to_transmit: self.in_flight + self.pending.len() as u32,
+        }
+    }
+}
+
+/// Frames are lent to fill rings by so many.
+const REFILL: u32 = BURST as u32;

@@ -1,0 +1,313 @@
+//! System calls that neither `rustix` nor libxdp has: requests to an interface by name, the two wake-ups of an
+//! AF_XDP socket whose outcome matters to us, and the groups of who connected to a Unix socket.
+
+use std::collections::BTreeSet;
+use std::ffi::{c_int, c_ulong, c_void};
+use std::mem::size_of;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::{io, ptr};
+
+use rustix::net::netdevice::name_to_index;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
+/// ethtool's commands (linux/ethtool.h).
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Ethtool {
+    /// A set of [`FLAG_LRO`] and [`FLAG_RX_VLAN`].
+    Flags = 0x25,
+    /// Generic receive offload, 0 or 1.
+    Gro = 0x2b,
+}
+
+pub(super) const FLAG_RX_VLAN: u32 = 1 << 8;
+pub(super) const FLAG_LRO: u32 = 1 << 15;
+
+/// `ethtool -l`.
+const GET_CHANNELS: u32 = 0x3c;
+
+/// `struct ethtool_value`.
+#[repr(C)]
+struct EthtoolValue {
+    command: u32,
+    data: u32,
+}
+
+/// `struct ethtool_channels`.
+#[repr(C)]
+#[derive(Default)]
+struct EthtoolChannels {
+    command: u32,
+    /// In the order of the fields below.
+    max: [u32; 4],
+    rx: u32,
+    tx: u32,
+    other: u32,
+    combined: u32,
+}
+
+/// `ethtool -k`: how many features the kernel has, their names, and which are on.
+const GET_SET_INFO: u32 = 0x37;
+const GET_STRINGS: u32 = 0x1b;
+const GET_FEATURES: u32 = 0x3a;
+/// `ETH_SS_FEATURES`.
+const FEATURES: u32 = 4;
+/// `ETH_GSTRING_LEN`.
+const NAME_BYTES: usize = 32;
+/// `struct ethtool_get_features_block`: available, requested, active, never changed.
+const FEATURE_WORDS: usize = 4;
+const ACTIVE: usize = 2;
+
+/// `struct ethtool_sset_info` for one set.
+#[repr(C)]
+struct EthtoolSetInfo {
+    command: u32,
+    reserved: u32,
+    mask: u64,
+    count: u32,
+}
+
+/// `ethtool -i`.
+const GET_DRIVER: u32 = 0x03;
+
+/// `struct ethtool_drvinfo`.
+#[repr(C)]
+struct EthtoolDriver {
+    command: u32,
+    driver: [u8; 32],
+    /// Versions, the bus, and sizes of other answers.
+    rest: [u8; 160],
+}
+
+/// A request about the interface of this name.
+pub(super) struct Request {
+    socket: OwnedFd,
+    body: libc::ifreq,
+}
+
+impl Request {
+    pub(super) fn new(name: &str) -> io::Result<Self> {
+        let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        Ok(Self { socket, body: body(name)? })
+    }
+
+    /// The interface's MTU in bytes.
+    pub(super) fn mtu(&mut self) -> io::Result<u32> {
+        self.call(libc::SIOCGIFMTU)?;
+        // SAFETY: the kernel has just set this member of the union.
+        Ok(unsafe { self.body.ifr_ifru.ifru_mtu } as u32)
+    }
+
+    /// Sets flags (`IFF_…`) in addition to those that the interface has.
+    pub(super) fn add_flags(&mut self, flags: c_int) -> io::Result<()> {
+        self.call(libc::SIOCGIFFLAGS)?;
+        // SAFETY: the kernel has just set this member of the union.
+        let present = unsafe { self.body.ifr_ifru.ifru_flags };
+        self.body.ifr_ifru.ifru_flags = present | flags as i16;
+        self.call(libc::SIOCSIFFLAGS)
+    }
+
+    /// One of ethtool's values; 0 if the driver does not know it.
+    pub(super) fn ethtool(&mut self, command: Ethtool) -> io::Result<u32> {
+        let mut value = EthtoolValue { command: command as u32, data: 0 };
+        self.body.ifr_ifru.ifru_data = (&raw mut value).cast();
+        or_unsupported(self.call(libc::SIOCETHTOOL))?;
+        Ok(value.data)
+    }
+
+    /// The name of the interface's driver; empty if it does not say.
+    pub(super) fn driver(&mut self) -> io::Result<String> {
+        let mut info = EthtoolDriver { command: GET_DRIVER, driver: [0; 32], rest: [0; 160] };
+        self.body.ifr_ifru.ifru_data = (&raw mut info).cast();
+        or_unsupported(self.call(libc::SIOCETHTOOL))?;
+        Ok(text(&info.driver))
+    }
+
+    /// How many receive queues the interface has; 1 if the driver does not say.
+    pub(super) fn receive_queues(&mut self) -> io::Result<u32> {
+        self.channels().map(|channels| (channels.rx + channels.combined).max(1))
+    }
+
+    /// By which word of `ethtool -L` its number is set, and to how many at most; 0 if the driver does not say.
+    pub(super) fn most_receive_queues(&mut self) -> io::Result<(&'static str, u32)> {
+        let [rx, _, _, combined] = self.channels()?.max;
+        Ok(if combined > 0 { ("combined", combined) } else { ("rx", rx) })
+    }
+
+    fn channels(&mut self) -> io::Result<EthtoolChannels> {
+        let mut channels = EthtoolChannels { command: GET_CHANNELS, ..Default::default() };
+        self.body.ifr_ifru.ifru_data = (&raw mut channels).cast();
+        or_unsupported(self.call(libc::SIOCETHTOOL))?;
+        Ok(channels)
+    }
+
+    /// The features that are on, by the kernel's names for them (`netdev_features_strings`).
+    pub(super) fn features(&mut self) -> io::Result<BTreeSet<String>> {
+        let mut set = EthtoolSetInfo { command: GET_SET_INFO, reserved: 0, mask: 1 << FEATURES, count: 0 };
+        self.body.ifr_ifru.ifru_data = (&raw mut set).cast();
+        self.call(libc::SIOCETHTOOL)?;
+        // Both answers are as long as the kernel has features, a constant of it, which it has just told.
+        let count = set.count as usize;
+        let mut names = vec![0_u32; 3 + count * NAME_BYTES / size_of::<u32>()];
+        names[..3].copy_from_slice(&[GET_STRINGS, FEATURES, set.count]);
+        self.body.ifr_ifru.ifru_data = names.as_mut_ptr().cast();
+        self.call(libc::SIOCETHTOOL)?;
+        let blocks = count.div_ceil(32);
+        let mut words = vec![0_u32; 2 + blocks * FEATURE_WORDS];
+        words[..2].copy_from_slice(&[GET_FEATURES, blocks as u32]);
+        self.body.ifr_ifru.ifru_data = words.as_mut_ptr().cast();
+        self.call(libc::SIOCETHTOOL)?;
+        let active =
+            |number: usize| words[2 + number / 32 * FEATURE_WORDS + ACTIVE] >> (number % 32) & 1 == 1;
+        let names: Vec<u8> = names[3..].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let on = names.chunks_exact(NAME_BYTES).enumerate().filter(|(number, _)| active(*number));
+        Ok(on.map(|(_, name)| text(name)).collect())
+    }
+
+    fn call(&mut self, request: c_ulong) -> io::Result<()> {
+        // SAFETY: `body` is the `ifreq` that all requests of this module take, with a name that ends in a zero byte;
+        // where it points to data, the caller set the pointer to a live value of that request's type just before.
+        check(unsafe { libc::ioctl(self.socket.as_raw_fd(), request as _, &raw mut self.body) }).map(drop)
+    }
+}
+
+/// Turns an open `/dev/net/tun` into an interface; `pattern` may hold a `%d` for the first free number. Returns its name.
+pub(super) fn make_tap(tun: BorrowedFd<'_>, pattern: &str) -> io::Result<String> {
+    let mut body = body(pattern)?;
+    body.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as i16;
+    // SAFETY: TUNSETIFF reads and writes one `ifreq`.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF as _, &raw mut body) })?;
+    Ok(body.ifr_name.iter().take_while(|byte| **byte != 0).map(|byte| char::from(*byte as u8)).collect())
+}
+
+/// How the kernel took a call to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kick {
+    /// It sent what it takes at a time.
+    Sent,
+    /// It has no room or stopped early: ask again.
+    Again,
+    /// The interface is down or gone.
+    Down,
+}
+
+/// Asks the kernel to send what is in a socket's TX ring. In copy mode it takes at most 32 frames a call.
+pub(super) fn kick_transmit(socket: BorrowedFd<'_>) -> Kick {
+    // SAFETY: no buffer and no address are passed.
+    let sent =
+        unsafe { libc::sendto(socket.as_raw_fd(), ptr::null(), 0, libc::MSG_DONTWAIT, ptr::null(), 0) };
+    if sent >= 0 {
+        return Kick::Sent;
+    }
+    match io::Error::last_os_error().raw_os_error() {
+        Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV) => Kick::Down,
+        _ => Kick::Again,
+    }
+}
+
+/// Tells the driver that a socket's fill ring has frames again.
+pub(super) fn kick_receive(socket: BorrowedFd<'_>) {
+    let (fd, none) = (socket.as_raw_fd(), ptr::null_mut::<c_void>());
+    // SAFETY: no buffer and no address are passed. The outcome does not matter: a socket that is not ready is asked
+    // again at the next refill.
+    let _ = unsafe { libc::recvfrom(fd, none, 0, libc::MSG_DONTWAIT, ptr::null_mut(), ptr::null_mut()) };
+}
+
+/// Whether a bound socket shares its frames with the driver, without copying.
+pub(super) fn is_zero_copy(socket: impl AsFd) -> io::Result<bool> {
+    let mut options: u32 = 0;
+    let mut size = size_of::<u32>() as libc::socklen_t;
+    let (fd, name) = (socket.as_fd().as_raw_fd(), libxdp_sys::XDP_OPTIONS as c_int);
+    // SAFETY: `struct xdp_options` is one 32-bit word, and `size` says so.
+    check(unsafe { libc::getsockopt(fd, libc::SOL_XDP, name, (&raw mut options).cast(), &mut size) })?;
+    Ok(options & libxdp_sys::XDP_OPTIONS_ZEROCOPY != 0)
+}
+
+/// What the kernel has counted on a socket. What an older kernel does not count is 0.
+pub(super) fn xdp_statistics(socket: BorrowedFd<'_>) -> io::Result<libxdp_sys::xdp_statistics> {
+    // SAFETY: the structure is integers.
+    let mut counts: libxdp_sys::xdp_statistics = unsafe { std::mem::zeroed() };
+    let mut size = size_of_val(&counts) as libc::socklen_t;
+    let (fd, name) = (socket.as_raw_fd(), libxdp_sys::XDP_STATISTICS as c_int);
+    // SAFETY: `counts` is what the call fills, and `size` its length.
+    check(unsafe { libc::getsockopt(fd, libc::SOL_XDP, name, (&raw mut counts).cast(), &mut size) })?;
+    Ok(counts)
+}
+
+/// The supplementary groups of the process at the other end of a Unix socket, as they were when it connected.
+///
+/// Has nothing to do with packets; it stands here because it is a raw system call. Source: unix(7), `SO_PEERGROUPS`.
+///
+/// # Errors
+/// What the kernel says of a socket that has no such peer.
+pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    let mut groups = vec![0_u32; 32];
+    loop {
+        let mut bytes = size_of_val(&groups[..]) as libc::socklen_t;
+        let (fd, buffer) = (socket.as_raw_fd(), groups.as_mut_ptr().cast());
+        // SAFETY: `buffer` is the start of `groups`, which is alive and not touched meanwhile, and `bytes` is its
+        // length; the kernel writes no more than that, in words of 32 bits, each of which is a `u32`.
+        let got = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERGROUPS, buffer, &mut bytes) };
+        let count = bytes as usize / size_of::<u32>();
+        match check(got) {
+            Ok(_) => {
+                groups.truncate(count);
+                return Ok(groups);
+            }
+            // It has said how many there are; a process may have 65,536 (NGROUPS_MAX).
+            Err(error) if error.raw_os_error() == Some(libc::ERANGE) && count > groups.len() => {
+                groups.resize(count, 0);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The number of the network namespace that a socket is in; no other has it as long as the machine is up, while the
+/// inodes of namespaces are used again.
+///
+/// Here for the same reason as [`peer_groups`]. Source: Linux, `include/uapi/asm-generic/socket.h`, `SO_NETNS_COOKIE`
+/// (since 5.14).
+///
+/// # Errors
+/// What the kernel says.
+pub fn network_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut cookie: u64 = 0;
+    let mut size = size_of::<u64>() as libc::socklen_t;
+    let buffer = (&raw mut cookie).cast();
+    // SAFETY: the kernel writes one 64-bit word, which `cookie` is, and `size` says so.
+    check(unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, buffer, &mut size)
+    })?;
+    Ok(cookie)
+}
+
+/// The kernel's index of an interface of this thread's network namespace.
+pub(super) fn index_of(interface: &str) -> io::Result<u32> {
+    let any = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    Ok(name_to_index(any, interface)?)
+}
+
+fn body(name: &str) -> io::Result<libc::ifreq> {
+    // SAFETY: an `ifreq` is bytes, integers and pointers that may be null.
+    let mut body: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.len() >= body.ifr_name.len() || name.contains('\0') {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    for (to, from) in body.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    Ok(body)
+}
+
+/// Characters up to a zero byte.
+fn text(bytes: &[u8]) -> String {
+    bytes.iter().take_while(|byte| **byte != 0).map(|byte| char::from(*byte)).collect()
+}
+
+fn or_unsupported(result: io::Result<()>) -> io::Result<()> {
+    result.or_else(|error| if error.raw_os_error() == Some(libc::EOPNOTSUPP) { Ok(()) } else { Err(error) })
+}
+
+fn check(result: c_int) -> io::Result<c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
