@@ -12,8 +12,10 @@ use xvs_model::client::{Director, Failure};
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 
+use crate::exit::{DONE, Done};
 use crate::plan::{as_json, show, summary};
-use crate::{DONE, Done, check, duration};
+use crate::rules_file::rules;
+use crate::text::duration;
 
 /// What follows `xvs apply`.
 #[derive(Debug, Args)]
@@ -30,7 +32,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     let file = arguments.file.display();
-    let (rules, _) = check::rules(&arguments.file)?;
+    let (rules, _) = rules(&arguments.file)?;
     if rules.is_empty() {
         return Err(format!(
             "{file} has no rules, and nothing was changed; a line -C says that no service is meant to be there"

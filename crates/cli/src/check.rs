@@ -4,19 +4,18 @@
 //! whether an address is its own, is told by `xvs apply`, which then changes nothing. With `--keepalived` the file is a
 //! keepalived.conf (`keepalived.rs`).
 
-use std::error::Error;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use clap::Args;
 use serde_json::{Value, json};
 use xvs_ipvsadm::{SystemResolver, read_wanted};
-use xvs_model::command::Command;
-use xvs_model::rules::{Fault, Wanted};
+use xvs_model::rules::Fault;
 
+use crate::exit::{DONE, Done, FAILED};
+use crate::keepalived;
 use crate::keepalived::Form;
-use crate::{DONE, Done, FAILED, keepalived};
+use crate::rules_file::{text, told};
 
 /// What follows `xvs check`.
 #[derive(Debug, Args)]
@@ -52,27 +51,4 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
         Err(faults) => writeln!(out, "{}", told(file, faults))?,
     }
     Ok(if faults.is_empty() { DONE } else { FAILED })
-}
-
-/// The rules of a file: the commands of its lines, and what they want as a whole.
-///
-/// # Errors
-/// Why it cannot be read, or all its faults, a line each.
-pub(super) fn rules(file: &Path) -> Result<(Vec<Command>, Wanted), Box<dyn Error>> {
-    read_wanted(&text(file)?, &SystemResolver::default()).map_err(|faults| told(file, &faults).into())
-}
-
-fn told(file: &Path, faults: &[Fault]) -> String {
-    let lines: Vec<_> = faults.iter().map(|fault| format!("{}: {fault}", file.display())).collect();
-    lines.join("\n")
-}
-
-fn text(file: &Path) -> Result<String, String> {
-    let mut text = String::new();
-    let read = match file.as_os_str() == "-" {
-        true => io::stdin().read_to_string(&mut text).map(|_| ()),
-        false => fs::read_to_string(file).map(|read| text = read),
-    };
-    read.map_err(|error| format!("{}: {error}", file.display()))?;
-    Ok(text)
 }

@@ -2,11 +2,11 @@
 
 use std::io::Write;
 
-use clap::{Args, CommandFactory, ValueEnum};
+use clap::{Args, Command, CommandFactory, ValueEnum};
 use clap_complete::{Shell, generate};
 use xvs_ctl::arguments;
 
-use crate::{Cli, DONE, Done};
+use crate::exit::{DONE, Done};
 
 /// What follows `xvs completion`.
 #[derive(Debug, Args)]
@@ -26,9 +26,10 @@ enum Program {
     Ipvsadm,
 }
 
-pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
+/// `xvs` is the definition of its command line.
+pub(super) fn run(arguments: &Arguments, xvs: Command, out: &mut dyn Write) -> Done {
     let (mut command, name) = match arguments.program {
-        Program::Xvs => (Cli::command(), "xvs"),
+        Program::Xvs => (xvs, "xvs"),
         Program::Xvsd => (arguments::Arguments::command(), "xvsd"),
         Program::Xvsadm => (xvs_ipvsadm::manual::command(), "xvsadm"),
         Program::Ipvsadm => (xvs_ipvsadm::manual::command(), "ipvsadm"),

@@ -7,8 +7,8 @@ use xvs_model::client::{Director, Failure};
 use xvs_model::reply::Reply;
 use xvs_model::request::{Request, Verdict};
 
+use crate::exit::{DONE, Done};
 use crate::plan::show;
-use crate::{DONE, Done};
 
 /// What follows `xvs confirm`.
 #[derive(Debug, Args)]

@@ -17,7 +17,7 @@ use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_sched::ServiceKey;
 
-use crate::{DONE, Done};
+use crate::exit::{DONE, Done};
 
 /// What follows `xvs connections`.
 #[derive(Debug, Args)]

@@ -23,7 +23,8 @@ use xvs_model::request::Request;
 use xvs_proto::Endpoint;
 use xvs_sched::{ServiceKey, Weight};
 
-use crate::{DONE, Done, FAILED, duration};
+use crate::exit::{DONE, Done, FAILED};
+use crate::text::duration;
 
 /// What follows `xvs drain`.
 #[derive(Debug, Args)]

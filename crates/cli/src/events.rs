@@ -10,7 +10,7 @@ use serde_json::json;
 use xvs_model::client::{Client, default_socket};
 use xvs_model::event::{Asked, Begin, Event, Heard, KEPT, Then, millis_since_1970};
 
-use crate::{DONE, Done};
+use crate::exit::{DONE, Done};
 
 /// What follows `xvs events`.
 #[derive(Debug, Args)]

@@ -12,7 +12,7 @@ use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_proto::{Endpoint, Protocol};
 
-use crate::{DONE, Done};
+use crate::exit::{DONE, Done};
 
 /// What follows `xvs explain`.
 #[derive(Debug, Args)]

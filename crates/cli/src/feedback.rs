@@ -10,7 +10,7 @@ use xvs_model::load_report::Server;
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 
-use crate::{DONE, Done};
+use crate::exit::{DONE, Done};
 
 /// What follows `xvs feedback`.
 #[derive(Debug, Args)]

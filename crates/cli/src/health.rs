@@ -16,8 +16,8 @@ use xvs_model::health::{
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 
-use crate::status::line;
-use crate::{DONE, Done, FAILED};
+use crate::exit::{DONE, Done, FAILED};
+use crate::text::line;
 
 /// What follows `xvs health`.
 #[derive(Debug, Args)]
@@ -443,7 +443,11 @@ TCP 198.51.100.100:80  no quorum  1 h 0 min  weight 0, quorum 1
     /// What `xvs health` prints, and its exit code or why there is none.
     fn health(report: &Value, words: &[&str]) -> (String, Result<u8, String>) {
         let words = ["xvs", "health"].iter().chain(words);
-        let Command::Health(arguments) = Cli::try_parse_from(words).unwrap().command else { panic!() };
+        let Command::Asking(crate::ask::Command::Health(arguments)) =
+            Cli::try_parse_from(words).unwrap().command
+        else {
+            panic!()
+        };
         let mut out = Vec::new();
         let done = run(&arguments, &mut Daemon(report.clone()), &mut out);
         (String::from_utf8(out).unwrap(), done.map_err(|error| error.to_string()))

@@ -12,7 +12,7 @@ use clap::Args;
 use xvs_model::client::{Client, Director, default_socket};
 use xvs_model::request::Request;
 
-use crate::{DONE, Done};
+use crate::exit::{DONE, Done};
 
 /// What follows `xvs healthy`.
 #[derive(Debug, Args)]

@@ -19,7 +19,7 @@ use xvs_model::check::{Check, Probe, Timing};
 use xvs_model::fault::{Fault, Severity};
 use xvs_model::virtual_server::{Configuration, RealServer, VirtualServer};
 
-use crate::{DONE, Done, FAILED, MISUSED};
+use crate::exit::{DONE, Done, FAILED, MISUSED};
 
 /// What `xvs check` takes of a keepalived.conf.
 #[derive(Debug, Args)]

@@ -9,7 +9,7 @@ use xvs_model::local_address::{LocalReport, LocalRow};
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 
-use crate::{DONE, Done};
+use crate::exit::{DONE, Done};
 
 /// What follows `xvs laddr`.
 #[derive(Debug, Args)]

@@ -4,14 +4,15 @@ use std::error::Error;
 use std::io;
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use clap::{Parser, Subcommand};
-use xvs_ipvsadm::Output;
-use xvs_model::client::{Client, Director, Failure, default_socket};
-use xvs_model::command::CommandError;
+use clap::{CommandFactory, Parser, Subcommand};
+use xvs_model::client::{Client, default_socket};
+
+pub use crate::ask::output;
+use crate::exit::{DONE, complaint, exit_code};
 
 mod apply;
+mod ask;
 pub mod capture;
 mod check;
 mod completion;
@@ -21,6 +22,7 @@ mod counters;
 mod doctor;
 mod drain;
 mod events;
+mod exit;
 mod explain;
 mod feedback;
 mod health;
@@ -33,8 +35,10 @@ mod mark;
 mod plan;
 mod realserver;
 mod reload;
+mod rules_file;
 mod set;
 mod status;
+mod text;
 mod top;
 
 /// What ipvsadm has no words for.
@@ -47,44 +51,20 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show how the director is: interfaces, workers, connections, drops
-    Status(status::Arguments),
+    #[command(flatten)]
+    Asking(ask::Command),
     /// Tell by the exit code whether xvsd moves; for keepalived's vrrp_script and for monitoring
     Healthy(healthy::Arguments),
     /// Watch services and real servers at work
     Top(top::Arguments),
-    /// Show which real servers are well, and why others are not; exits with 1 if one is down
-    Health(health::Arguments),
-    /// List the connections of a client, a service, a real server, or count them
-    Connections(connections::Arguments),
     /// Show what changes, when, and who does it
     Events(events::Arguments),
     /// Give a real server no new connections, and wait until it has none
     Drain(drain::Arguments),
-    /// Print what was counted, summed over the workers
-    Counters(counters::Arguments),
-    /// Tell why a packet goes where it goes, with no effect
-    Explain(explain::Arguments),
     /// Find every fault of a rules file or a keepalived.conf, without asking the daemon
     Check(check::Arguments),
-    /// Show what a rules file would change; exits with 1 if it would
-    Plan(plan::Arguments),
-    /// Make what runs as a rules file says, as one change
-    Apply(apply::Arguments),
-    /// Keep what `apply --confirm-within` did
-    Confirm(confirm::Arguments),
-    /// Have xvsd read its keepalived.conf anew; what has not changed goes on, of a file with errors nothing is taken
-    Reload(reload::Arguments),
     /// Look for what is wrong with this machine, with or without xvsd, and tell what mends it
     Doctor(doctor::Arguments),
-    /// Set what `sysctl net.ipv4.vs.KEY` sets in the kernel, or feedback.KEY
-    Set(set::Arguments),
-    /// Add, delete and list the rules by which packets are marked for `-f` services
-    Mark(mark::Arguments),
-    /// Report a real server's load, or show the weights that follow such reports
-    Feedback(feedback::Arguments),
-    /// Add, delete and list the addresses that `--fullnat` real servers see instead of clients
-    Laddr(laddr::Arguments),
     /// Record packets as they come in and go out, with what became of them, as pcapng or as lines
     Capture(capture::Arguments),
     /// Play a director without root, network or clock: JSON lines in, JSON lines out
@@ -96,19 +76,6 @@ enum Command {
     /// Write the manual pages of all programs into a folder
     Manual(manual::Arguments),
 }
-
-/// Where `realserver` keeps what it changed.
-const RECORDS: &str = "/run/xvs";
-
-/// What a subcommand comes to: an exit code of its own, or why it was not carried out.
-type Done = Result<u8, Box<dyn Error>>;
-
-const DONE: u8 = 0;
-const FAILED: u8 = 1;
-/// clap exits with it too.
-const MISUSED: u8 = 2;
-const REFUSED: u8 = 3;
-const NO_DAEMON: u8 = 4;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -136,15 +103,13 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Doctor(arguments) => doctor::run(&arguments, &mut out),
         Command::Lab(arguments) => lab::run(&arguments, &mut out),
         Command::Capture(arguments) => capture::run(&arguments, &mut out),
-        Command::Completion(arguments) => completion::run(&arguments, &mut out),
+        Command::Completion(arguments) => completion::run(&arguments, Cli::command(), &mut out),
         Command::Check(arguments) => check::run(&arguments, &mut out),
-        Command::Manual(arguments) => manual::run(&arguments),
-        asking => {
-            Client::connect(&default_socket()).map_err(Into::into).and_then(|mut client| match &asking {
-                Command::Drain(arguments) => drain::run(arguments, &mut client, &mut out),
-                asking => ask(asking, &mut client, &mut out),
-            })
+        Command::Manual(arguments) => manual::run(&arguments, Cli::command()),
+        Command::Drain(arguments) => {
+            connected().and_then(|mut client| drain::run(&arguments, &mut client, &mut out))
         }
+        Command::Asking(command) => connected().and_then(|mut client| command.run(&mut client, &mut out)),
     };
     let done = done.and_then(|code| Ok(out.flush().map(|()| code)?));
     ExitCode::from(done.unwrap_or_else(|error| {
@@ -157,116 +122,6 @@ pub fn run(cli: Cli) -> ExitCode {
     }))
 }
 
-/// What is printed of an error; what the daemon says begins with `xvs:` by itself, for `xvsadm`.
-fn complaint(error: &str) -> String {
-    format!("xvs: {}\n", error.strip_prefix("xvs: ").unwrap_or(error))
-}
-
-fn exit_code(error: &(dyn Error + 'static)) -> u8 {
-    let printing = match error.downcast_ref() {
-        Some(Failure::Refused(CommandError::Late { .. })) => return FAILED,
-        Some(Failure::Refused(_)) => return REFUSED,
-        Some(Failure::Transport(_)) => return NO_DAEMON,
-        Some(Failure::Printing(error)) => Some(error),
-        None => error.downcast_ref::<io::Error>(),
-    };
-    // Who closes the pipe has seen enough.
-    let enough = printing.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
-    if enough { DONE } else { FAILED }
-}
-
-/// A time as people write it, in whole seconds: `90`, `60s`, `5m`, `1h`.
-fn duration(text: &str) -> Result<Duration, &'static str> {
-    let (number, unit) = match text.strip_suffix(['s', 'm', 'h']) {
-        Some(number) => (number, &text[number.len()..]),
-        None => (text, "s"),
-    };
-    let seconds = match unit {
-        "h" => 3600,
-        "m" => 60,
-        _ => 1,
-    };
-    let whole = number.parse().ok().and_then(|number: u32| number.checked_mul(seconds));
-    let whole = whole.filter(|seconds| (1..=MONTH_SECONDS).contains(seconds));
-    whole
-        .map(|seconds| Duration::from_secs(seconds.into()))
-        .ok_or("a time is like 60s, 5m or 1h, and at most 31 days")
-}
-
-/// As long as anybody waits.
-const MONTH_SECONDS: u32 = 31 * 24 * 3600;
-
-/// Carries out a subcommand that asks the daemon.
-fn ask(command: &Command, director: &mut dyn Director, out: &mut dyn Write) -> Done {
-    match command {
-        Command::Status(arguments) => status::run(arguments, director, out),
-        Command::Health(arguments) => health::run(arguments, director, out),
-        Command::Connections(arguments) => connections::run(arguments, director, out),
-        Command::Counters(arguments) => counters::run(arguments, director, out),
-        Command::Explain(arguments) => explain::run(arguments, director, out),
-        Command::Plan(arguments) => plan::run(arguments, director, out),
-        Command::Apply(arguments) => apply::run(arguments, director, out),
-        Command::Confirm(arguments) => confirm::run(arguments, director, out),
-        Command::Reload(_) => reload::run(director, out),
-        Command::Set(arguments) => set::run(arguments, director),
-        Command::Mark(arguments) => mark::run(arguments, director, out),
-        Command::Feedback(arguments) => feedback::run(arguments, director, out),
-        Command::Laddr(arguments) => laddr::run(arguments, director, out),
-        Command::Capture(_) => {
-            Err("packets are captured of a running xvsd; the lab answers each with what leaves".into())
-        }
-        // `drain` waits, and a lab's time does not pass by itself.
-        _ => Err("this command has nothing to ask a lab".into()),
-    }
-}
-
-/// Runs a command line without the program's name against a director at hand, and keeps what it prints.
-pub fn output(words: &[String], director: &mut dyn Director) -> Output {
-    let argv = std::iter::once("xvs").chain(words.iter().map(String::as_str));
-    let failed = |exit, stderr| Output { exit, stdout: String::new(), stderr };
-    let cli = match Cli::try_parse_from(argv) {
-        Ok(cli) => cli,
-        Err(error) => return failed(MISUSED, error.to_string()),
-    };
-    let mut out = Vec::new();
-    match ask(&cli.command, director, &mut out) {
-        Ok(code) => {
-            Output { exit: code, stdout: String::from_utf8_lossy(&out).into_owned(), stderr: String::new() }
-        }
-        Err(error) => failed(exit_code(&*error), complaint(&error.to_string())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::*;
-
-    #[test]
-    fn refusal_absence_failure_and_a_closed_pipe_have_exit_codes_of_their_own() {
-        let code = |error: Box<dyn Error>| exit_code(&*error);
-        assert_eq!(code(Failure::Refused(CommandError::PermissionDenied).into()), 3);
-        let late = CommandError::Late { who: "worker 0".to_owned() };
-        assert_eq!(code(Failure::Refused(late).into()), 1, "it was made");
-        assert_eq!(code(Failure::Transport("no xvsd".to_owned()).into()), 4);
-        assert_eq!(code("another reason".into()), 1);
-        assert_eq!(code(io::Error::from(io::ErrorKind::StorageFull).into()), 1);
-        assert_eq!(code(io::Error::from(io::ErrorKind::BrokenPipe).into()), 0);
-    }
-
-    #[test]
-    fn a_complaint_names_the_program_once_whoever_it_comes_from() {
-        for error in ["the daemon is ending", "xvs: the daemon is ending"] {
-            assert_eq!(complaint(error), "xvs: the daemon is ending\n");
-        }
-    }
-
-    #[test]
-    fn times_have_a_unit_or_are_seconds_and_are_never_nothing() {
-        for (text, seconds) in [("90", 90), ("60s", 60), ("5m", 300), ("1h", 3600), ("744h", 2_678_400)] {
-            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
-        }
-        for text in ["", "s", "0", "0m", "5d", "-1", "1.5m", "745h", "9999999999"] {
-            assert!(duration(text).is_err(), "{text}");
-        }
-    }
+fn connected() -> Result<Client, Box<dyn Error>> {
+    Ok(Client::connect(&default_socket())?)
 }

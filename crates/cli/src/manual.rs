@@ -9,7 +9,7 @@ use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 use xvs_ctl::arguments;
 
-use crate::{Cli, DONE, Done};
+use crate::exit::{DONE, Done};
 
 /// What follows `xvs manual`.
 #[derive(Debug, Args)]
@@ -18,9 +18,10 @@ pub(super) struct Arguments {
     folder: PathBuf,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Done {
+/// `xvs` is the definition of its command line.
+pub(super) fn run(arguments: &Arguments, xvs: Command) -> Done {
     let folder = &arguments.folder;
-    let programs = [Cli::command(), arguments::Arguments::command(), xvs_ipvsadm::manual::command()];
+    let programs = [xvs, arguments::Arguments::command(), xvs_ipvsadm::manual::command()];
     for mut program in programs.map(|program| program.disable_help_subcommand(true)) {
         program.build();
         write(&program, folder)?;

@@ -12,7 +12,8 @@ use xvs_model::difference::{Difference, differences, state_of};
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 
-use crate::{DONE, Done, FAILED, check};
+use crate::exit::{DONE, Done, FAILED};
+use crate::rules_file::rules;
 
 /// What follows `xvs plan`.
 #[derive(Debug, Args)]
@@ -25,7 +26,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
-    let (_, mut wanted) = check::rules(&arguments.file)?;
+    let (_, mut wanted) = rules(&arguments.file)?;
     let (running, governed) = match director.call(Request::Rules)? {
         Reply::Rules { commands, governed } => (state_of(&commands)?, governed),
         other => return Err(Failure::unexpected(&other).into()),

@@ -7,7 +7,7 @@ use std::path::Path;
 use clap::{Args, Subcommand};
 use xvs_ctl::realserver::{Change, Method, Realserver};
 
-use crate::{DONE, Done, FAILED, RECORDS};
+use crate::exit::{DONE, Done, FAILED};
 
 /// What follows `xvs realserver`.
 #[derive(Debug, Args)]
@@ -98,3 +98,6 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
         }
     }
 }
+
+/// Where `realserver` keeps what it changed.
+pub(crate) const RECORDS: &str = "/run/xvs";

@@ -8,7 +8,7 @@ use xvs_model::client::{Director, Failure};
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 
-use crate::{DONE, Done};
+use crate::exit::{DONE, Done};
 
 /// What follows `xvs reload`.
 #[derive(Debug, Args)]

@@ -4,7 +4,7 @@ use clap::Args;
 use xvs_model::client::Director;
 use xvs_model::request::Request;
 
-use crate::{DONE, Done};
+use crate::exit::{DONE, Done};
 
 /// What follows `xvs set`.
 #[derive(Debug, Args)]

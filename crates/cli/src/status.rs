@@ -10,7 +10,9 @@ use xvs_model::health::Counts;
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 
-use crate::{DONE, Done, health};
+use crate::exit::{DONE, Done};
+use crate::health;
+use crate::text::{counted, line};
 
 /// What follows `xvs status`.
 #[derive(Debug, Args)]
@@ -142,28 +144,6 @@ fn drops(recent: &Value) -> Vec<String> {
     std::iter::once(line("drops", &format!("{when}:"))).chain(rows).collect()
 }
 
-/// A line as long as a terminal is wide, and as many more as the rest needs, below it.
-pub(super) fn line(label: &str, told: &str) -> String {
-    let mut lines = vec![format!("{label:<LABEL$}")];
-    let mut width = LABEL;
-    for word in told.split(' ') {
-        let more = 1 + word.chars().count();
-        if width > LABEL && width + more > WIDTH {
-            lines.push(" ".repeat(LABEL));
-            width = LABEL;
-        }
-        let line = lines.last_mut().expect("there is a first one");
-        *line += " ";
-        *line += word;
-        width += more;
-    }
-    lines.join("\n") + "\n"
-}
-
-/// Columns of what stands before each line.
-const LABEL: usize = 10;
-const WIDTH: usize = 80;
-
 /// A worker's queues of each interface.
 fn share(queues: &Value) -> String {
     let of = |(name, numbers): (&String, &Value)| {
@@ -171,10 +151,6 @@ fn share(queues: &Value) -> String {
         format!("{name} {} {}", if list.len() == 1 { "queue" } else { "queues" }, list.join(","))
     };
     queues.as_object().map(|queues| queues.iter().map(of).collect::<Vec<_>>().join(", ")).unwrap_or_default()
-}
-
-pub(super) fn counted(number: &Value, one: &str, many: &str) -> String {
-    format!("{number} {}", if *number == 1 { one } else { many })
 }
 
 fn list(value: &Value) -> &[Value] {

@@ -23,7 +23,7 @@ use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_model::traffic::Traffic;
 
-use crate::{DONE, Done};
+use crate::exit::{DONE, Done};
 
 mod screen;
 mod view;

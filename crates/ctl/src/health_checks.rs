@@ -21,9 +21,10 @@ use crate::config::Keepalived;
 use crate::control::thread::Handle;
 use crate::daemon::threads;
 use crate::keepalived_conf::read_usable;
+use xvs_health::engine;
 use xvs_health::engine::Engine;
 use xvs_health::prepare::Prepared;
-use xvs_health::{Outside, Wanted, engine};
+use xvs_health::{Outside, Wanted};
 
 /// Why health checks do not start.
 #[derive(Debug, Error)]

@@ -43,7 +43,8 @@ use xvs_xdp::LinkId;
 use crate::api::capture::Listener;
 use crate::api::connections::{How, count, end, found, rows};
 use crate::api::{explain, local_addresses};
-use crate::control::{Control, Plant};
+use crate::control::Control;
+use crate::control::datapath::Plant;
 use crate::sweep::Sweeper;
 
 /// Connections that its table holds.

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use xvs_model::health::{HealthReport, RealServerHealth, SorryServerHealth, VirtualServerHealth, Weights};
 
-use crate::Wanted;
+use crate::environment::Wanted;
 use crate::pool::Pool;
 use crate::runner::Running;
 

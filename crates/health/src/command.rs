@@ -32,7 +32,7 @@ use xvs_model::check::{Probe, Script};
 use xvs_model::fault::{Fault, Place, Severity};
 use xvs_model::virtual_server::{Configuration, Globals};
 
-use crate::apart;
+use crate::blocking::apart;
 
 /// Of those who share one, one runs at a time.
 #[derive(Debug, Clone, Default)]

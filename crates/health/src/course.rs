@@ -9,7 +9,7 @@ use std::time::Duration;
 use xvs_model::check::{Check, Probe, Timing};
 use xvs_model::health::CheckState;
 
-use crate::Answer;
+use crate::answer::Answer;
 use crate::pool::{Standing, Verdict};
 
 /// Where a check stands.

@@ -11,7 +11,8 @@ use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout_at};
 use xvs_model::check::{Dns, Target};
 
-use crate::{Answer, socket};
+use crate::answer::Answer;
+use crate::socket;
 
 /// Asks the target once, until the deadline at most.
 pub(super) async fn ask(target: &Target, dns: &Dns, deadline: Instant) -> Answer {

@@ -16,9 +16,9 @@ use tokio::sync::{Semaphore, oneshot};
 use xvs_model::command::CommandError;
 use xvs_model::health::HealthReport;
 
-use crate::Outside;
 use crate::board::Board;
 use crate::command::{DESCRIPTORS, faults};
+use crate::environment::Outside;
 use crate::manager::{Manager, Message};
 use crate::prepare::Prepared;
 use crate::runner::Runner;

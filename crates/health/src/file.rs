@@ -18,7 +18,8 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use xvs_model::check::{FileWeight, Init, TrackFile};
 
-use crate::{Answer, apart};
+use crate::answer::Answer;
+use crate::blocking::apart;
 
 /// The files that are watched, each for as long as a check watches it. Kept when the configuration is read again: what
 /// `init_file` says is done once.

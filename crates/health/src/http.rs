@@ -24,9 +24,11 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::rustls::ClientConfig;
 use xvs_model::check::{Http, Target, Url};
 
+use crate::answer::Answer;
+use crate::blocking::apart;
 use crate::pattern::Search;
 use crate::prepare::{PreparedHttp, PreparedUrl};
-use crate::{Answer, apart, socket, tls};
+use crate::{socket, tls};
 
 /// Asks for the object of this number.
 pub(super) async fn ask(

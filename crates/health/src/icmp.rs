@@ -14,7 +14,8 @@ use tokio::time::{Instant, timeout_at};
 use xvs_model::check::Target;
 use xvs_proto::checksum::Sum;
 
-use crate::{Answer, socket};
+use crate::answer::Answer;
+use crate::socket;
 
 /// Asks the target once, until the deadline at most. Its ports are nothing to it.
 pub(super) async fn ask(target: &Target, deadline: Instant) -> Answer {

@@ -23,15 +23,16 @@ use xvs_model::timeouts::Timeouts;
 use xvs_model::virtual_server::{Configuration, Globals, VirtualServer};
 use xvs_sched::{ServiceKey, Weight};
 
-use crate::Outside;
 use crate::board::{Board, Group, Server};
 use crate::command::Turn;
 use crate::course::Course;
+use crate::environment::Outside;
 use crate::file::Files;
 use crate::notify::Notifier;
+use crate::place::Place;
 use crate::pool::{Beginning, Notice, Origin, Pool, Reloaded, Standing, Verdict};
 use crate::prepare::{Prepared, PreparedCheck};
-use crate::runner::{Place, Runner, Watched};
+use crate::runner::{Runner, Watched};
 
 /// What the manager is asked.
 pub(super) enum Message {

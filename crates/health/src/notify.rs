@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use xvs_model::check::Script;
 use xvs_model::virtual_server::Globals;
 
-use crate::apart;
+use crate::blocking::apart;
 use crate::command::{Outcome, Program, Turn};
 use crate::fifo::Fifo;
 
@@ -160,7 +160,7 @@ const RUNNING_MAX: usize = 32;
 
 #[cfg(test)]
 mod tests {
-    use crate::HANGING_MAX;
+    use crate::blocking::HANGING_MAX;
     use crate::command::testing::{Folder, in_time, runs, until};
     use crate::notify::*;
     use xvs_model::virtual_server::Fifo as Wanted;

@@ -434,7 +434,7 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    use crate::Answer;
+    use crate::answer::Answer;
     use crate::course::Course;
     use crate::pool::*;
     use crate::tests::configuration;

@@ -3,9 +3,10 @@
 use tokio::time::Instant;
 use xvs_model::check::Probe;
 
+use crate::answer::Answer;
 use crate::command::Program;
-use crate::runner::Place;
-use crate::{Answer, dns, http, icmp, script, smtp, tcp, udp};
+use crate::place::Place;
+use crate::{dns, http, icmp, script, smtp, tcp, udp};
 
 /// The answer to the check at a place, by then; `url` is the number of the object that is requested.
 pub(super) async fn ask(place: Place, url: usize, deadline: Instant) -> Answer {

@@ -6,6 +6,7 @@
 //! Cost: a timer and a few hundred bytes while it waits. Not here: what answers mean for a check (`course.rs`) and for
 //! its server (`pool.rs`).
 
+use crate::place::Place;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -13,48 +14,16 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
-use xvs_model::check::{Check, Probe};
+use xvs_model::check::Probe;
 use xvs_model::event::millis_since_1970;
 use xvs_model::health::{CheckHealth, CheckState, ErrorSeen};
-use xvs_model::virtual_server::{Globals, RealServer, VirtualServer};
 
-use crate::command::Turn;
+use crate::answer::Answer;
 use crate::course::{Course, first_delay, jittered};
+use crate::environment::Outside;
+use crate::file;
 use crate::file::Files;
 use crate::pool::Verdict;
-use crate::prepare::PreparedCheck;
-use crate::{Answer, Outside, file};
-
-/// Which check of a configuration.
-#[derive(Clone)]
-pub struct Place {
-    /// Its virtual server.
-    pub(super) virtual_server: Arc<VirtualServer>,
-    /// The number of that in its file.
-    pub(super) pool: usize,
-    /// The number of its real server in that.
-    pub(super) server: usize,
-    /// Its own number in that.
-    pub(super) check: usize,
-    /// What it needs beside what the file says.
-    pub(super) prepared: PreparedCheck,
-    /// What the file says for all.
-    pub(super) globals: Arc<Globals>,
-    /// By which it is known whether a script of it still runs.
-    pub(super) turn: Turn,
-}
-
-impl Place {
-    /// Whom it asks about.
-    pub(super) fn server(&self) -> &RealServer {
-        &self.virtual_server.real_servers[self.server]
-    }
-
-    /// What it is.
-    pub(super) fn check(&self) -> &Check {
-        &self.server().checks[self.check]
-    }
-}
 
 /// What all checks share.
 pub(super) struct Runner<O> {

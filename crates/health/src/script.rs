@@ -8,7 +8,7 @@
 use tokio::time::Instant;
 use xvs_model::check::Weighing;
 
-use crate::Answer;
+use crate::answer::Answer;
 use crate::command::{Outcome, Program};
 
 /// Runs a script. `weight` is that of the real server as it is configured.
@@ -31,10 +31,10 @@ pub(super) async fn ask(program: &Program, weighing: Weighing, weight: u32, dead
 mod tests {
     use std::time::Duration;
 
+    use crate::blocking::{HANGING_MAX, apart};
     use crate::command::Turn;
     use crate::command::testing::{Folder, in_time, until, written};
     use crate::script::*;
-    use crate::{HANGING_MAX, apart};
     use xvs_model::check::Script;
     use xvs_model::virtual_server::Globals;
 

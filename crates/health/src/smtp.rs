@@ -9,7 +9,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use xvs_model::check::Target;
 
-use crate::{Answer, socket};
+use crate::answer::Answer;
+use crate::socket;
 
 /// Asks the target once, until the deadline at most; it is greeted with `name`.
 pub(super) async fn ask(target: &Target, name: &str, deadline: Instant) -> Answer {

@@ -17,7 +17,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, timeout_at};
 use xvs_model::check::Target;
 
-use crate::Answer;
+use crate::answer::Answer;
 
 /// A TCP connection to the target.
 ///

@@ -6,7 +6,8 @@
 use tokio::time::Instant;
 use xvs_model::check::Target;
 
-use crate::{Answer, socket};
+use crate::answer::Answer;
+use crate::socket;
 
 /// Asks the target once, until the deadline at most.
 pub(super) async fn ask(target: &Target, deadline: Instant) -> Answer {

@@ -16,11 +16,14 @@ use xvs_model::reconcile::{Governed, Reach};
 use xvs_model::timeouts::Timeouts;
 use xvs_model::virtual_server::{Configuration, VirtualServer};
 
+use crate::answer::Answer;
+use crate::blocking::apart;
 use crate::board::Board;
+use crate::environment::{Outside, Wanted};
 use crate::manager::{Manager, Message};
+use crate::place::Place;
 use crate::prepare::Prepared;
-use crate::runner::{Place, Runner};
-use crate::{Answer, Outside, Wanted, apart};
+use crate::runner::Runner;
 
 /// What a server does when it is asked.
 #[derive(Clone, Copy, PartialEq)]

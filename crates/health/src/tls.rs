@@ -73,9 +73,10 @@ mod tests {
     use tokio_rustls::rustls::server::WebPkiClientVerifier;
     use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
+    use crate::answer::Answer;
+    use crate::http;
     use crate::prepare::{Prepared, PreparedHttp};
     use crate::tls::*;
-    use crate::{Answer, http};
     use xvs_keepalived::read;
     use xvs_model::check::{Http, Probe, Target};
 

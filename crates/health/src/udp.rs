@@ -11,7 +11,8 @@ use socket2::{Socket, Type};
 use tokio::time::{Instant, timeout_at};
 use xvs_model::check::{Reply, Target, Udp};
 
-use crate::{Answer, socket};
+use crate::answer::Answer;
+use crate::socket;
 
 /// Asks the target once, until the deadline at most.
 pub(super) async fn ask(target: &Target, udp: &Udp, deadline: Instant) -> Answer {

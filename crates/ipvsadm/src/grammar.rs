@@ -14,10 +14,12 @@ use xvs_model::timeouts::Timeouts;
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey, Weight};
 
+use crate::ended::Ended;
+use crate::resolver::Resolver;
 use crate::table::{Column, CommandName, Seen, check_command, check_tunnel};
+use crate::values;
 use crate::values::{Given, number};
 use crate::words::{Word, Words};
-use crate::{Ended, Resolver, values};
 
 /// A line that may be carried out.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,6 +10,14 @@
 //!
 //! Source: the behaviour of ipvsadm 1.31 as recorded in `tests/conformance`.
 
+use crate::ended::AfterLine;
+use crate::ended::Ended;
+use crate::session::Form;
+use crate::session::Session;
+mod ended;
+mod session;
+mod streams;
+pub use streams::{Messages, Output, Reader, Streams};
 mod grammar;
 mod listing;
 pub mod manual;
@@ -26,15 +34,9 @@ mod typed;
 mod values;
 mod words;
 
-use std::io;
-use std::io::{BufRead, Write};
-
 use grammar::{Names, Parsed};
 use rules::Rules;
-use xvs_model::client::{Director, Failure};
-use xvs_model::command::{Command, CommandError};
-use xvs_model::reply::Reply;
-use xvs_model::request::Request;
+use xvs_model::client::Director;
 
 pub use grammar::real_server;
 pub use own_lines::{LocalAddressChange, MarkChange};
@@ -42,57 +44,6 @@ pub use resolver::{Resolver, SystemResolver};
 pub use rules::{lines, read_all, read_rules, read_wanted, saved};
 pub use typed::one_line;
 pub use typed::typed;
-
-/// Where a run reads and prints.
-pub struct Streams<'a> {
-    /// Read by `-R` only.
-    pub stdin: &'a mut dyn BufRead,
-    /// Listings.
-    pub stdout: &'a mut dyn Write,
-    /// What went wrong.
-    pub messages: Messages<'a>,
-}
-
-/// Standard error, and who reads it.
-pub struct Messages<'a> {
-    to: &'a mut dyn Write,
-    reader: Reader,
-}
-
-/// Who reads messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reader {
-    /// It knows ipvsadm's messages and gets their very bytes.
-    Script,
-    /// Who also wants to know what to do next.
-    Person,
-}
-
-impl<'a> Messages<'a> {
-    /// Messages to this stream, read there by a script or a person.
-    pub fn new(to: &'a mut dyn Write, reader: Reader) -> Self {
-        Self { to, reader }
-    }
-
-    fn tell(&mut self, ended: &Ended) -> io::Result<()> {
-        self.to.write_all(ended.text.as_bytes())?;
-        match (&ended.next_step, self.reader) {
-            (Some(next_step), Reader::Person) => writeln!(self.to, "{next_step}"),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// All that a run printed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Output {
-    /// The exit code.
-    pub exit: u8,
-    /// Listings.
-    pub stdout: String,
-    /// Messages.
-    pub stderr: String,
-}
 
 /// Runs one command line; `argv[0]` is the program's name. Returns the exit code.
 ///
@@ -156,167 +107,3 @@ pub fn output(argv: &[String], stdin: &str, director: &mut dyn Director, resolve
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     Output { exit, stdout: text(stdout), stderr: text(stderr) }
 }
-
-/// How listings are printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
-    Text,
-    Json,
-}
-
-/// Why a line did not do what it says, and what follows from it.
-#[derive(Debug)]
-struct Ended {
-    /// For standard error.
-    text: String,
-    /// A line for people that ipvsadm does not print.
-    next_step: Option<String>,
-    exit: u8,
-    /// What `-R` does after such a line.
-    restore: AfterLine,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum AfterLine {
-    Continues,
-    Ends,
-}
-
-impl Ended {
-    fn new(text: String, exit: u8, restore: AfterLine) -> Self {
-        Self { text, next_step: None, exit, restore }
-    }
-
-    /// A command line that is wrong.
-    fn usage(text: impl Into<String>) -> Self {
-        Self::new(text.into() + "\n", 2, AfterLine::Ends)
-    }
-
-    /// A word that popt cannot read.
-    fn popt(word: &str, what: &str) -> Self {
-        Self::new(format!("{word}: {what}\n"), 255, AfterLine::Continues)
-    }
-
-    /// A line without a command.
-    fn try_help() -> Self {
-        Self::new(TRY_HELP.to_owned(), 255, AfterLine::Ends)
-    }
-
-    /// A change that was refused, or that could not be asked for.
-    fn change(failure: &Failure) -> Self {
-        match failure {
-            Failure::Refused(error) => Self {
-                next_step: next_step(error),
-                ..Self::new(refusal(error) + "\n", 255, AfterLine::Continues)
-            },
-            Failure::Transport(_) => Self::new(format!("{failure}\n"), 2, AfterLine::Ends),
-            Failure::Printing(error) => Self::output(error),
-        }
-    }
-
-    /// A listing that failed.
-    fn listing(failure: &Failure) -> Self {
-        let exit = if matches!(failure, Failure::Transport(_)) { 2 } else { 1 };
-        Self { exit, restore: AfterLine::Ends, ..Self::change(failure) }
-    }
-
-    /// Standard output failed. A reader that went away, as `head` does, is no fault.
-    fn output(error: &io::Error) -> Self {
-        let text = match error.kind() {
-            io::ErrorKind::BrokenPipe => String::new(),
-            _ => format!("standard output: {error}\n"),
-        };
-        Self::new(text, 1, AfterLine::Ends)
-    }
-}
-
-impl From<io::Error> for Ended {
-    fn from(error: io::Error) -> Self {
-        Self::output(&error)
-    }
-}
-
-/// One run: where it reads, prints and asks.
-struct Session<'a> {
-    stdin: &'a mut dyn BufRead,
-    out: &'a mut dyn Write,
-    director: &'a mut dyn Director,
-    resolver: &'a dyn Resolver,
-    form: Form,
-}
-
-impl Session<'_> {
-    /// Carries out a line that is not `-R`.
-    fn execute(&mut self, parsed: &Parsed) -> Result<(), Ended> {
-        match parsed {
-            Parsed::Change(command) => self.change(command),
-            Parsed::List(list) => self.list(list),
-            Parsed::Save(names) => self.save(*names),
-            Parsed::Help => Ok(write!(self.out, "{VERSION}{}", include_str!("help.txt"))?),
-            Parsed::Version => Ok(self.out.write_all(VERSION.as_bytes())?),
-            Parsed::Restore => Err(Ended::try_help()),
-        }
-    }
-
-    fn change(&mut self, command: &Command) -> Result<(), Ended> {
-        match self.director.call(Request::Change(command.clone())) {
-            Ok(Reply::Done) => Ok(()),
-            Ok(other) => Err(Ended::change(&Failure::unexpected(&other))),
-            Err(failure) => Err(Ended::change(&failure)),
-        }
-    }
-}
-
-/// What `ipvsadm` prints when the kernel refuses.
-fn refusal(error: &CommandError) -> String {
-    let text = match error {
-        CommandError::ServiceExists(_) => "Service already exists",
-        CommandError::NoSuchService(_) => "No such service",
-        CommandError::ServiceNotDefined(_) => "Service not defined",
-        CommandError::DestinationExists { .. } => "Destination already exists",
-        CommandError::NoSuchDestination { .. } => "No such destination",
-        CommandError::SchedulerNotFound { .. } => "Scheduler or persistence engine not found",
-        CommandError::OutOfRange { .. } => "Numerical result out of range",
-        CommandError::InvalidOperation { .. } => {
-            "Invalid operation.  Possibly wrong module version, address not unicast, ..."
-        }
-        CommandError::ProtocolNotSupported(_) => "Protocol not supported",
-        CommandError::DaemonRunning(_) => "Daemon has already run",
-        CommandError::NoDaemon(_) => "No daemon is running",
-        CommandError::NoSuchDevice(_) => "No such device",
-        CommandError::PermissionDenied => "Permission denied (you must be root)",
-        CommandError::NoRoom { .. } => "Memory allocation problem",
-        CommandError::Late { .. }
-        | CommandError::NotSupported { .. }
-        | CommandError::MarkExists(_)
-        | CommandError::NoSuchMark(_)
-        | CommandError::LocalExists(_)
-        | CommandError::NoSuchLocal(_)
-        | CommandError::UnknownSetting { .. }
-        | CommandError::BadSetting { .. }
-        | CommandError::UnknownServer(_)
-        | CommandError::NotFollowed { .. }
-        | CommandError::Malformed { .. }
-        | CommandError::TooLong { .. }
-        | CommandError::WrongVersion { .. }
-        | CommandError::TooManyClients
-        | CommandError::Failed { .. } => return error.to_string(),
-    };
-    text.to_owned()
-}
-
-/// What to do after a refusal whose text, being `ipvsadm`'s, does not say.
-fn next_step(error: &CommandError) -> Option<String> {
-    match error {
-        CommandError::SchedulerNotFound { known, .. } if !known.is_empty() => {
-            Some(format!("xvs has these schedulers: {}", known.join(", ")))
-        }
-        _ => None,
-    }
-}
-
-/// What `ipvsadm` says to a line that it finds no command in.
-const TRY_HELP: &str = "Try `ipvsadm -h' or 'ipvsadm --help' for more information.\n";
-
-/// The version line of the program that this one stands in for: scripts look for it.
-const VERSION: &str = "ipvsadm v1.31 2019/12/24 (compiled with popt and IPVS v1.2.1)\n";

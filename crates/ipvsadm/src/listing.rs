@@ -18,9 +18,11 @@ use xvs_model::sync_daemon::SyncDaemon;
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
+use crate::ended::Ended;
 use crate::grammar::{Engines, List, Names, Numbers, Order, Table, What};
+use crate::resolver::Resolver;
+use crate::session::{Form, Session};
 use crate::values::flag_names;
-use crate::{Ended, Form, Resolver, Session};
 
 impl Session<'_> {
     /// Prints what `-L` asks for.

@@ -21,12 +21,16 @@ use xvs_model::timeouts::Timeouts;
 use xvs_proto::Endpoint;
 use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey};
 
+use crate::ended::{AfterLine, Ended, TRY_HELP};
 use crate::grammar::{Names, Order, Parsed};
 use crate::listing::{Naming, compare_endpoints, compare_services, merge_sort};
 use crate::options::{destination, destination_rule, service_option, service_rule};
 use crate::own_lines::{local_address_command, mark_command};
+use crate::resolver::Resolver;
+use crate::session::Session;
+use crate::streams::Messages;
 use crate::typed::typed;
-use crate::{AfterLine, Ended, Messages, Resolver, Session, TRY_HELP, grammar, resolver};
+use crate::{grammar, resolver};
 
 impl Session<'_> {
     /// Prints all services as the commands that make them. Thresholds are not among what they say. What ipvsadm has no

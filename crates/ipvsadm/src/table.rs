@@ -2,7 +2,7 @@
 //!
 //! Source: the option table of ipvsadm 1.31, `tests/conformance/cli-table-*` and `cli-order-*`.
 
-use crate::Ended;
+use crate::ended::Ended;
 
 /// The commands, named as messages name them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,8 +14,9 @@ use xvs_model::timeouts::Timeouts;
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
+use crate::output;
 use crate::resolver::Table;
-use crate::{Output, output};
+use crate::streams::Output;
 
 /// Answers with what it was given and remembers what it was asked.
 #[derive(Default)]

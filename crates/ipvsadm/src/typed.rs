@@ -10,10 +10,10 @@ use xvs_model::timeouts::Timeouts;
 use xvs_proto::Family;
 use xvs_sched::{ClientAddress, ServiceKey};
 
-use crate::SystemResolver;
 use crate::grammar::Names;
 use crate::listing::Naming;
 use crate::options::{destination, service_option, service_rule};
+use crate::resolver::SystemResolver;
 
 /// A command line that asks for this.
 pub fn typed(command: &Command) -> String {

@@ -9,7 +9,8 @@ use std::ops::RangeInclusive;
 use xvs_model::service::SchedulerFlags;
 use xvs_proto::Protocol;
 
-use crate::{Ended, Resolver};
+use crate::ended::Ended;
+use crate::resolver::Resolver;
 
 /// What `strtol` takes for blanks.
 const BLANKS: [char; 6] = [' ', '\t', '\n', '\x0b', '\x0c', '\r'];

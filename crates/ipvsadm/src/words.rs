@@ -7,7 +7,7 @@
 use xvs_model::destination::TunnelChecksum;
 use xvs_sched::ForwardingMethod;
 
-use crate::Ended;
+use crate::ended::Ended;
 use crate::table::CommandName;
 
 /// What an option asks for.

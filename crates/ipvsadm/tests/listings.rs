@@ -7,8 +7,9 @@
 
 use std::io;
 
+use xvs_ipvsadm::Output;
+use xvs_ipvsadm::output;
 use xvs_ipvsadm::resolver::Table;
-use xvs_ipvsadm::{Output, output};
 use xvs_model::client::{Director, Failure};
 use xvs_model::command::CommandError;
 use xvs_model::connection::{ConnectionRow, EngineData};

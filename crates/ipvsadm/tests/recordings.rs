@@ -11,8 +11,9 @@ use std::path::Path;
 use std::{fs, io};
 
 use serde_json::Value;
+use xvs_ipvsadm::Output;
+use xvs_ipvsadm::output;
 use xvs_ipvsadm::resolver::Table;
-use xvs_ipvsadm::{Output, output};
 use xvs_model::client::{Director, Failure};
 use xvs_model::command::{Command, CommandError};
 use xvs_model::connection::ConnectionRow;

@@ -24,7 +24,7 @@ use xvs_sched::ServiceKey;
 
 use crate::capture::lines::Lines;
 use crate::capture::pcapng::Blocks;
-use crate::{DONE, Done};
+use crate::exit::{DONE, Done};
 
 /// What follows `xvs capture`.
 #[derive(Debug, Args)]

@@ -24,7 +24,8 @@ use finding::{Finding, Level, worst};
 use serde_json::json;
 
 use crate::doctor::gather::Asked;
-use crate::{Done, RECORDS};
+use crate::exit::Done;
+use crate::realserver::RECORDS;
 
 /// What follows `xvs doctor`.
 #[derive(Debug, Args)]

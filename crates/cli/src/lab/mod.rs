@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use clap::Args;
 use xvs_ctl::config::Config;
 
-use crate::{DONE, Done};
+use crate::exit::{DONE, Done};
 
 /// What follows `xvs lab`.
 #[derive(Debug, Args)]

@@ -152,7 +152,7 @@ impl Lab {
                 Ok(json!({ "exit": output.exit, "stdout": output.stdout, "stderr": output.stderr }))
             }
             Line::Xvs { xvs } => {
-                let output = crate::output(&xvs, &mut self.director);
+                let output = crate::ask::output(&xvs, &mut self.director);
                 Ok(json!({ "exit": output.exit, "stdout": output.stdout, "stderr": output.stderr }))
             }
             Line::Inject { inject, frame } => self.inject(&inject, &frame),

@@ -8,7 +8,7 @@ use xvs_model::health::{CheckState, Counts};
 use xvs_model::reply::Stats;
 use xvs_model::traffic::{DestinationTraffic, ServiceTraffic, Traffic};
 
-use crate::status::counted;
+use crate::text::counted;
 
 /// By what rows are sorted, the largest first; names the smallest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

@@ -15,20 +15,14 @@ use xvs_model::event::Kind;
 use xvs_model::reply::Reply;
 use xvs_model::request::Verdict;
 use xvs_model::rules::{RuleLine, Wanted};
-use xvs_model::state::State;
 
-use crate::control::{Control, Plant};
+use crate::control::Control;
+use crate::control::datapath::Plant;
+use crate::control::unconfirmed::Unconfirmed;
 use crate::events::applied;
 
 /// After which time the way back is tried again where it could not be taken.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// Rules that were applied and are not confirmed.
-pub(super) struct Unconfirmed {
-    until: Millis,
-    former: State,
-    applied: State,
-}
 
 impl<P: Plant> Control<P> {
     /// Makes what runs as these rules want it; what differed is the answer.

@@ -6,7 +6,8 @@ use xvs_model::event::Kind;
 use xvs_model::load_report::Server;
 use xvs_model::reply::Reply;
 
-use crate::control::{Control, Plant};
+use crate::control::Control;
+use crate::control::datapath::Plant;
 use crate::registry::load_feedback::Reweighed;
 
 impl<P: Plant> Control<P> {

@@ -8,26 +8,24 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use apply::Unconfirmed;
 use arc_swap::ArcSwap;
 use due::Schedule;
 use mark_rules::MarkRules;
 use next_hops::NextHops;
+use owned_services::Governing;
 use publication::Publication;
 use publish::GLANCE;
-use reconcile::Governing;
 use serde_json::json;
 use settings::InForce;
 use steered::Steered;
+use unconfirmed::Unconfirmed;
 use xvs_dataplane::capture::Captures;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::egress::Egress;
 use xvs_dataplane::egress::model::{Link, Network};
 use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
-use xvs_dataplane::steering::{SteeringError, SteeringRules};
 use xvs_model::command::{Command, CommandError};
 use xvs_model::difference::commands_of;
 use xvs_model::load_feedback::Feedback;
@@ -37,59 +35,26 @@ use xvs_model::settings::Ipvs;
 use xvs_model::state::{State, supported};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
+use crate::control::datapath::Plant;
 use crate::events::Events;
 use crate::firewall_marks::Table;
 use crate::registry::Registry;
 use crate::steering::{networks, steer};
 
 mod apply;
+pub mod datapath;
 mod due;
 mod load_weights;
 mod mark_rules;
 mod next_hops;
+mod owned_services;
 mod publication;
 mod publish;
 mod reconcile;
 mod settings;
 mod steered;
 pub mod thread;
-
-/// What the control thread acts on beside the snapshot.
-pub trait Plant {
-    /// Steers what `rules` name, in addition to what is steered already.
-    ///
-    /// # Errors
-    /// The map that is full, or the kernel's refusal; then what is steered has not changed.
-    fn widen(&mut self, rules: &SteeringRules) -> Result<(), SteeringError>;
-
-    /// Steers no longer what `rules` name.
-    ///
-    /// # Errors
-    /// As for [`Self::widen`].
-    fn take_back(&mut self, rules: &SteeringRules) -> Result<(), SteeringError>;
-
-    /// Steers what `rules` name and nothing else.
-    ///
-    /// # Errors
-    /// As for [`Self::widen`].
-    fn narrow(&mut self, rules: &SteeringRules) -> Result<(), SteeringError>;
-
-    /// Returns when every worker acts on what was published before.
-    ///
-    /// # Errors
-    /// One that does not after this long, such as `worker 3`.
-    fn await_workers(&mut self, patience: Duration) -> Result<(), String>;
-
-    /// Has these neighbours, by the kernel's index of their link, kept resolved, and no others.
-    fn keep_resolved(&mut self, neighbours: &BTreeSet<(u32, IpAddr)>);
-
-    /// Keeps the kernel's own connections off these ranges of ports, first and last, and off no others.
-    fn reserve_ports(&mut self, ports: &[(u16, u16)]);
-
-    /// Pages of memory that the machine has available; `None` if that cannot be told, which is not taken for
-    /// shortness.
-    fn available_pages(&mut self) -> Option<u32>;
-}
+mod unconfirmed;
 
 /// The control plane without its thread.
 pub struct Control<P> {
@@ -461,6 +426,9 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
     use proptest::sample::select;
+    use std::time::Duration;
+    use xvs_dataplane::steering::SteeringError;
+    use xvs_dataplane::steering::SteeringRules;
     use xvs_model::local_address::LocalAddress;
     use xvs_proto::{Endpoint, Family};
     use xvs_sched::{ForwardingMethod, Weight};

@@ -14,7 +14,8 @@ use xvs_model::state::State;
 use xvs_proto::{Endpoint, Family, Protocol};
 
 use super::steered::{Narrowing, Services};
-use crate::control::{Control, Plant};
+use crate::control::Control;
+use crate::control::datapath::Plant;
 use crate::steering::{Item, networks, of_commands, replies_from, steer};
 
 /// How long a change may take to reach every worker.

@@ -6,7 +6,7 @@
 //! Cost: a look at the services that are named or that somebody has changed, whatever else there is. Not here: what is
 //! wanted (`health/`), how two states differ (`plan.rs`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::{mem, slice};
 
@@ -17,60 +17,11 @@ use xvs_model::difference::{Difference, carried_out, differences};
 use xvs_model::event::Kind;
 use xvs_model::reconcile::{Governed, GovernedService, Reach, Repair};
 use xvs_model::rules::{Thing, Wanted, thing};
-use xvs_model::state::State;
 use xvs_sched::ServiceKey;
 
-use crate::control::{Control, Plant};
-
-/// What is wanted of governed services, and what is not so.
-#[derive(Default)]
-pub(super) struct Governing {
-    /// These services and nothing else.
-    wanted: State,
-    refused: BTreeMap<Thing, (Command, CommandError)>,
-    /// Those that may have changed since drift was last worked out.
-    dirty: BTreeSet<ServiceKey>,
-    /// What leads back, of each service that is not as wanted.
-    drift: BTreeMap<ServiceKey, Vec<Command>>,
-    /// The same as one would type it.
-    told: Arc<[String]>,
-    repair: Repair,
-}
-
-impl Governing {
-    /// Takes note of a command that was carried out.
-    pub(super) fn note(&mut self, command: &Command) {
-        match thing(command).service() {
-            Some(key) if self.wanted.service(&key).is_some() => _ = self.dirty.insert(key),
-            None if *command == Command::Flush => {
-                self.dirty.extend(self.wanted.services().map(|(key, _)| *key));
-            }
-            _ => {}
-        }
-    }
-
-    /// Those that are governed, whether or not they are there.
-    pub(super) fn services(&self) -> impl Iterator<Item = ServiceKey> {
-        self.wanted.services().map(|(key, _)| *key)
-    }
-
-    /// Sentences for the operator: what is refused, and what somebody else has changed.
-    pub(super) fn complaints(&self) -> impl Iterator<Item = String> {
-        let refused = self.refused.values().take(TOLD_ONE_BY_ONE).map(|(command, error)| {
-            format!("{WHY}: {}: refused, and tried again each second: {error}", typed(command))
-        });
-        let more = self.refused.len().saturating_sub(TOLD_ONE_BY_ONE);
-        let more = (more > 0).then(|| format!("{WHY}: {more} more commands are refused"));
-        let lead = match self.told.len() {
-            0 => None,
-            1 => Some("1 command leads".to_owned()),
-            several => Some(format!("{several} commands lead")),
-        };
-        let drift = lead
-            .map(|lead| format!("{WHY}: somebody has changed its services; {lead} back, see `xvs health`"));
-        refused.chain(more).chain(drift)
-    }
-}
+use crate::control::Control;
+use crate::control::datapath::Plant;
+use crate::control::owned_services::{Governing, WHY};
 
 impl<P: Plant> Control<P> {
     /// From now on these services are wanted so; one without a value goes, with its destinations, if it is governed.
@@ -225,14 +176,9 @@ impl<P: Plant> Control<P> {
     }
 }
 
-/// On whose behalf: of commands in events, in the log and in warnings.
-const WHY: &str = "health";
-
-/// Commands that are refused and named in warnings.
-const TOLD_ONE_BY_ONE: usize = 8;
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::time::Duration;
     use xvs_model::destination::{Destination, DestinationOptions};
     use xvs_model::service::ServiceOptions;

@@ -6,8 +6,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use xvs_dataplane::snapshot::MssClamp;
-use xvs_dataplane::snapshot::{ConnReuse, Settings};
+use xvs_dataplane::snapshot::{ConnReuse, MssClamp, Settings};
 use xvs_model::command::CommandError;
 use xvs_model::load_feedback::Feedback;
 use xvs_model::settings;

@@ -7,22 +7,22 @@
 //! its own, in the network namespace of the thread that started it. Cost: a few processes at a change, which take at
 //! most a fifth of the time, and one small file a second. Not here: what the rules come to ([`crate::firewall_marks`]).
 
-use std::fs;
-use std::io;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use std::{fs, io, thread};
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use xvs_proto::{Family, Protocol};
+use xvs_proto::Family;
 
 use self::programs::Programs;
 use crate::firewall_marks::Table;
 
+mod hook;
 mod nft;
 mod programs;
 mod range;
@@ -251,39 +251,6 @@ impl Events {
                 Err(error) => return Err(error),
             }
         }
-    }
-}
-
-/// Where on its way a packet is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Hook {
-    Prerouting,
-    Input,
-}
-
-/// One order for chains of both hooks.
-fn place(hook: Hook, priority: i64) -> i64 {
-    match hook {
-        Hook::Prerouting => priority,
-        // Priorities have 32 bits.
-        Hook::Input => priority + (1 << 40),
-    }
-}
-
-/// Protocols by their names in rules.
-fn protocol(name: &str) -> Option<Protocol> {
-    match name {
-        "tcp" => Some(Protocol::TCP),
-        "udp" => Some(Protocol::UDP),
-        "sctp" => Some(Protocol::SCTP),
-        "icmp" => Some(Protocol::ICMP),
-        "ipip" | "ipencap" => Some(Protocol::IPIP),
-        "gre" => Some(Protocol::GRE),
-        "esp" => Some(Protocol(50)),
-        "ah" => Some(Protocol(51)),
-        "icmpv6" | "ipv6-icmp" => Some(Protocol(58)),
-        "udplite" => Some(Protocol(136)),
-        _ => None,
     }
 }
 

@@ -12,9 +12,10 @@ use serde_json::{Value, json};
 use xvs_dataplane::snapshot::marks::{Change, Expected, Test};
 use xvs_proto::{Family, Prefix, Protocol};
 
+use super::range;
 use super::save::DROPS;
-use super::{Hook, place, protocol, range};
 use crate::firewall_marks::{Action, Base, Criterion, ENTRIES_MAX, Rule, Table, What, no_room_for_entries};
+use crate::netfilter::hook::{Hook, place, protocol};
 
 /// A ruleset as it was printed.
 pub(super) struct Ruleset {

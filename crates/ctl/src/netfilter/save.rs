@@ -11,8 +11,9 @@ use std::ops::RangeInclusive;
 use xvs_dataplane::snapshot::marks::{Change, Expected, Test};
 use xvs_proto::{Family, Prefix, Protocol};
 
-use super::{Hook, place, range};
+use super::range;
 use crate::firewall_marks::{Action, Base, Criterion, Rule, Table, What, pattern};
+use crate::netfilter::hook::{Hook, place};
 
 /// A table of iptables, and by which chains packets enter it before IPVS would see them.
 pub(super) struct Kind {
@@ -216,7 +217,7 @@ fn addresses(text: &str) -> Option<Vec<Prefix>> {
 }
 
 fn protocol(text: &str) -> Option<Protocol> {
-    super::protocol(text).or_else(|| text.parse().ok().map(Protocol))
+    crate::netfilter::hook::protocol(text).or_else(|| text.parse().ok().map(Protocol))
 }
 
 /// `80,443,8000:8010`.

@@ -2,6 +2,7 @@
 //! nftables 1.0.6 for rules that the kernel had.
 
 use std::net::{IpAddr, Ipv4Addr};
+use xvs_proto::Protocol;
 
 use serde_json::{Value, json};
 use xvs_dataplane::egress::model::Network;

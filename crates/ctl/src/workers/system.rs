@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use xvs_dataplane::conn::Table;
 use xvs_dataplane::steering::{Steering, SteeringError, SteeringRules};
 
-use crate::control::Plant;
+use crate::control::datapath::Plant;
 use crate::memory::available_pages;
 use crate::network::neighbours::Neighbours;
 use crate::reserved::ReservedPorts;

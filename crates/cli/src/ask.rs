@@ -1,0 +1,87 @@
+//! Subcommands that ask a director: xvsd by its socket, or the lab's.
+
+use std::io::Write;
+
+use clap::{Parser, Subcommand};
+use xvs_ipvsadm::Output;
+use xvs_model::client::Director;
+
+use crate::exit::{Done, MISUSED, complaint, exit_code};
+use crate::{
+    apply, confirm, connections, counters, explain, feedback, health, laddr, mark, plan, reload, set, status,
+};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show how the director is: interfaces, workers, connections, drops
+    Status(status::Arguments),
+    /// Show which real servers are well, and why others are not; exits with 1 if one is down
+    Health(health::Arguments),
+    /// List the connections of a client, a service, a real server, or count them
+    Connections(connections::Arguments),
+    /// Print what was counted, summed over the workers
+    Counters(counters::Arguments),
+    /// Tell why a packet goes where it goes, with no effect
+    Explain(explain::Arguments),
+    /// Show what a rules file would change; exits with 1 if it would
+    Plan(plan::Arguments),
+    /// Make what runs as a rules file says, as one change
+    Apply(apply::Arguments),
+    /// Keep what `apply --confirm-within` did
+    Confirm(confirm::Arguments),
+    /// Have xvsd read its keepalived.conf anew; what has not changed goes on, of a file with errors nothing is taken
+    Reload(reload::Arguments),
+    /// Set what `sysctl net.ipv4.vs.KEY` sets in the kernel, or feedback.KEY
+    Set(set::Arguments),
+    /// Add, delete and list the rules by which packets are marked for `-f` services
+    Mark(mark::Arguments),
+    /// Report a real server's load, or show the weights that follow such reports
+    Feedback(feedback::Arguments),
+    /// Add, delete and list the addresses that `--fullnat` real servers see instead of clients
+    Laddr(laddr::Arguments),
+}
+
+impl Command {
+    pub(crate) fn run(&self, director: &mut dyn Director, out: &mut dyn Write) -> Done {
+        match self {
+            Self::Status(arguments) => status::run(arguments, director, out),
+            Self::Health(arguments) => health::run(arguments, director, out),
+            Self::Connections(arguments) => connections::run(arguments, director, out),
+            Self::Counters(arguments) => counters::run(arguments, director, out),
+            Self::Explain(arguments) => explain::run(arguments, director, out),
+            Self::Plan(arguments) => plan::run(arguments, director, out),
+            Self::Apply(arguments) => apply::run(arguments, director, out),
+            Self::Confirm(arguments) => confirm::run(arguments, director, out),
+            Self::Reload(_) => reload::run(director, out),
+            Self::Set(arguments) => set::run(arguments, director),
+            Self::Mark(arguments) => mark::run(arguments, director, out),
+            Self::Feedback(arguments) => feedback::run(arguments, director, out),
+            Self::Laddr(arguments) => laddr::run(arguments, director, out),
+        }
+    }
+}
+
+/// A command line without the options of the program.
+#[derive(Debug, Parser)]
+#[command(name = "xvs", version)]
+struct Line {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Runs a command line without the program's name against a director at hand, and keeps what it prints.
+pub fn output(words: &[String], director: &mut dyn Director) -> Output {
+    let argv = std::iter::once("xvs").chain(words.iter().map(String::as_str));
+    let failed = |exit, stderr| Output { exit, stdout: String::new(), stderr };
+    let line = match Line::try_parse_from(argv) {
+        Ok(line) => line,
+        Err(error) => return failed(MISUSED, error.to_string()),
+    };
+    let mut out = Vec::new();
+    match line.command.run(director, &mut out) {
+        Ok(code) => {
+            Output { exit: code, stdout: String::from_utf8_lossy(&out).into_owned(), stderr: String::new() }
+        }
+        Err(error) => failed(exit_code(&*error), complaint(&error.to_string())),
+    }
+}

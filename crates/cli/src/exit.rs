@@ -1,0 +1,64 @@
+//! Exit codes, and what a subcommand returns.
+
+use std::error::Error;
+use std::io;
+use xvs_model::client::Failure;
+use xvs_model::command::CommandError;
+
+/// What a subcommand comes to: an exit code of its own, or why it was not carried out.
+pub(crate) type Done = Result<u8, Box<dyn Error>>;
+
+pub(crate) const DONE: u8 = 0;
+
+pub(crate) const FAILED: u8 = 1;
+
+/// clap exits with it too.
+pub(crate) const MISUSED: u8 = 2;
+
+pub(crate) const REFUSED: u8 = 3;
+
+pub(crate) const NO_DAEMON: u8 = 4;
+
+/// What is printed of an error; what the daemon says begins with `xvs:` by itself, for `xvsadm`.
+pub(crate) fn complaint(error: &str) -> String {
+    format!("xvs: {}\n", error.strip_prefix("xvs: ").unwrap_or(error))
+}
+
+pub(crate) fn exit_code(error: &(dyn Error + 'static)) -> u8 {
+    let printing = match error.downcast_ref() {
+        Some(Failure::Refused(CommandError::Late { .. })) => return FAILED,
+        Some(Failure::Refused(_)) => return REFUSED,
+        Some(Failure::Transport(_)) => return NO_DAEMON,
+        Some(Failure::Printing(error)) => Some(error),
+        None => error.downcast_ref::<io::Error>(),
+    };
+    // Who closes the pipe has seen enough.
+    let enough = printing.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
+    if enough { DONE } else { FAILED }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::exit::*;
+    use xvs_model::client::Failure;
+    use xvs_model::command::CommandError;
+
+    #[test]
+    fn refusal_absence_failure_and_a_closed_pipe_have_exit_codes_of_their_own() {
+        let code = |error: Box<dyn Error>| exit_code(&*error);
+        assert_eq!(code(Failure::Refused(CommandError::PermissionDenied).into()), 3);
+        let late = CommandError::Late { who: "worker 0".to_owned() };
+        assert_eq!(code(Failure::Refused(late).into()), 1, "it was made");
+        assert_eq!(code(Failure::Transport("no xvsd".to_owned()).into()), 4);
+        assert_eq!(code("another reason".into()), 1);
+        assert_eq!(code(io::Error::from(io::ErrorKind::StorageFull).into()), 1);
+        assert_eq!(code(io::Error::from(io::ErrorKind::BrokenPipe).into()), 0);
+    }
+
+    #[test]
+    fn a_complaint_names_the_program_once_whoever_it_comes_from() {
+        for error in ["the daemon is ending", "xvs: the daemon is ending"] {
+            assert_eq!(complaint(error), "xvs: the daemon is ending\n");
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! Rules files that subcommands read.
+
+use std::error::Error;
+use std::io::Read;
+use std::path::Path;
+use std::{fs, io};
+
+use xvs_ipvsadm::{SystemResolver, read_wanted};
+use xvs_model::command::Command;
+use xvs_model::rules::{Fault, Wanted};
+
+/// The rules of a file: the commands of its lines, and what they want as a whole.
+///
+/// # Errors
+/// Why it cannot be read, or all its faults, a line each.
+pub(crate) fn rules(file: &Path) -> Result<(Vec<Command>, Wanted), Box<dyn Error>> {
+    read_wanted(&text(file)?, &SystemResolver::default()).map_err(|faults| told(file, &faults).into())
+}
+
+pub(crate) fn told(file: &Path, faults: &[Fault]) -> String {
+    let lines: Vec<_> = faults.iter().map(|fault| format!("{}: {fault}", file.display())).collect();
+    lines.join("\n")
+}
+
+pub(crate) fn text(file: &Path) -> Result<String, String> {
+    let mut text = String::new();
+    let read = match file.as_os_str() == "-" {
+        true => io::stdin().read_to_string(&mut text).map(|_| ()),
+        false => fs::read_to_string(file).map(|read| text = read),
+    };
+    read.map_err(|error| format!("{}: {error}", file.display()))?;
+    Ok(text)
+}
