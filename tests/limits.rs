@@ -1,9 +1,9 @@
-//! What `docs/limits.md` says of xvs beside the kernel's IPVS: a test for each line that no other test shows.
+//! Tests of the limits in `docs/limits.md` and `docs/limits-all.md` that no other test shows.
 //!
-//! Frames and commands are those of the recordings, played step by step through the lab, so that each test can say
-//! at which step the kernel did something else. A difference that goes away takes its test and its line with it. That
-//! the tests which the document names exist is checked too.
-//! Not here: what is the same (`conformance.rs`), and limits that a crate's own tests show.
+//! Frames and commands are those of the recordings, played step by step through the lab, so that each test can name
+//! the step at which the kernel did something else. A difference that goes away takes its test and its row with it.
+//! The tests and recordings that the pages name must exist.
+//! Not here: behaviour that is the same (`conformance.rs`), and limits that a crate's own tests show.
 
 use std::fs;
 use std::path::Path;
@@ -323,17 +323,61 @@ fn unsorted_services_are_listed_by_protocol_address_and_port() {
     assert_eq!(lines.collect::<Vec<_>>(), expected);
 }
 
+/// The pages of limits, each of whose rows names what shows it.
+const PAGES: [&str; 2] = ["docs/limits.md", "docs/limits-all.md"];
+
+fn page(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).expect("a page")
+}
+
+/// The cells of a table's row; none of another line, or of the line below a table's head.
+fn cells(line: &str) -> Vec<&str> {
+    let row = line.strip_prefix('|').and_then(|line| line.strip_suffix('|'));
+    let row = row.filter(|row| !row.starts_with("---"));
+    row.map(|row| row.split('|').map(str::trim).collect()).unwrap_or_default()
+}
+
 #[test]
-fn every_test_that_the_document_names_exists() {
+fn every_test_that_the_documents_name_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let document = fs::read_to_string(root.join("docs/limits.md")).expect("docs/limits.md");
     let listed = Command::new("git").current_dir(root).args(["ls-files", "*.rs"]).output().expect("git runs");
     let files = String::from_utf8(listed.stdout).expect("names are UTF-8");
     let sources: String = files.lines().filter_map(|file| fs::read_to_string(root.join(file)).ok()).collect();
-    let words = document.split(|char: char| !char.is_ascii_alphanumeric() && char != '_');
+    let documents: String = PAGES.map(page).concat();
+    let words = documents.split(|char: char| !char.is_ascii_alphanumeric() && char != '_');
     // Sentences have more words than the names of settings and reasons.
     let tests: Vec<_> = words.filter(|word| word.matches('_').count() > 4).collect();
-    assert!(tests.len() > 30, "the document's form has changed: {tests:?}");
+    assert!(tests.len() > 250, "the documents' form has changed: {tests:?}");
     let missing: Vec<_> = tests.iter().filter(|test| !sources.contains(&format!("fn {test}("))).collect();
-    assert!(missing.is_empty(), "docs/limits.md names tests that are not there: {missing:#?}");
+    assert!(missing.is_empty(), "the documents name tests that are not there: {missing:#?}");
+}
+
+#[test]
+fn every_row_of_the_long_page_is_short_and_names_a_test_a_recording_or_why_there_is_none() {
+    let text = page("docs/limits-all.md");
+    let rows: Vec<_> = text.lines().map(cells).filter(|cells| cells.len() > 1).collect();
+    assert!(rows.len() > 250, "the page's form has changed");
+    let recordings = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance");
+    let names: Vec<_> = fs::read_dir(recordings)
+        .expect("recordings")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".json").map(str::to_owned))
+        .collect();
+    for row in rows {
+        let long = row.iter().find(|cell| cell.chars().count() > 200);
+        assert!(long.is_none(), "a cell of more than 200 characters: {long:?}");
+        let shown = row[row.len() - 1];
+        let by_test = shown.split([';', ' ']).next().is_some_and(|word| word.matches('_').count() > 2);
+        let reason = shown.strip_prefix("none: ").is_some_and(|reason| !reason.is_empty());
+        assert!(by_test || reason || shown.starts_with("recording") || shown == "test", "no test: {row:?}");
+        if reason {
+            continue;
+        }
+        for name in shown.split('`').skip(1).step_by(2) {
+            let there = match name.strip_suffix('*') {
+                Some(start) => names.iter().any(|known| known.starts_with(start)),
+                None => names.iter().any(|known| known == name),
+            };
+            assert!(there, "no recording {name}: {row:?}");
+        }
+    }
 }

@@ -1,0 +1,219 @@
+//! Checks of the documents: links, lengths of pages, complete tables.
+//!
+//! Names that operators look up (settings, keys of xvs.toml, drop reasons, metrics, subcommands) are read from the code,
+//! so a new one without a row fails here. Not here: whether a page is true; `limits.rs` has the tests of limits.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+use xvs_cli::lab::Lab;
+use xvs_ctl::config::Config;
+use xvs_dataplane::verdict::DropReason;
+
+/// Documents outside `docs/`, each with its greatest number of lines.
+const DOCUMENTS: [(&str, usize); 3] =
+    [("README.md", 120), ("ARCHITECTURE.md", 250), ("CHANGELOG.md", usize::MAX)];
+
+/// The greatest number of lines of a page of `docs/`.
+const PAGE_LINES: usize = 300;
+
+/// Pages of `docs/` that are tables, which may be longer.
+const TABLES: [&str; 2] = ["docs/limits-all.md", "docs/json.md"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(name: &str) -> String {
+    fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// All documents, by their paths from the root.
+fn documents() -> Vec<String> {
+    let pages = fs::read_dir(root().join("docs")).expect("docs/");
+    let pages = pages.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"));
+    let pages = pages.filter(|name| name.ends_with(".md")).map(|name| format!("docs/{name}"));
+    DOCUMENTS.iter().map(|(name, _)| (*name).to_owned()).chain(pages).collect()
+}
+
+/// The text without blocks of code, and the headings in it.
+fn prose(text: &str) -> (String, Vec<String>) {
+    let (mut prose, mut headings, mut code) = (String::new(), Vec::new(), false);
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            code = !code;
+        } else if !code {
+            let heading = line.trim_start_matches('#');
+            if line.starts_with('#') && heading.starts_with(' ') {
+                headings.push(heading.trim().to_owned());
+            }
+            prose += line;
+            prose += "\n";
+        }
+    }
+    (prose, headings)
+}
+
+/// The anchors of headings, as GitHub makes them: letters, digits, hyphens and underscores stay, blanks become hyphens.
+fn anchors(headings: &[String]) -> BTreeSet<String> {
+    let anchor = |heading: &String| {
+        let kept = heading.to_lowercase();
+        let kept = kept.chars().filter(|char| char.is_alphanumeric() || "-_ ".contains(*char));
+        kept.map(|char| if char == ' ' { '-' } else { char }).collect()
+    };
+    headings.iter().map(anchor).collect()
+}
+
+/// The targets of links in prose.
+fn links(prose: &str) -> Vec<String> {
+    let targets = prose.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
+    targets.map(|(target, _)| target.trim().to_owned()).collect()
+}
+
+/// Why a link of a document is broken; `None` if its target exists or is a web page.
+fn broken(document: &str, link: &str) -> Option<String> {
+    if link.starts_with("http://") || link.starts_with("https://") {
+        return None;
+    }
+    let (path, anchor) = link.split_once('#').map_or((link, None), |(path, anchor)| (path, Some(anchor)));
+    let target = match path {
+        "" => root().join(document),
+        path => root().join(document).parent().map(PathBuf::from).unwrap_or_default().join(path),
+    };
+    let Ok(text) = fs::read_to_string(&target) else {
+        return (!target.exists()).then(|| format!("{document}: there is no {link}"));
+    };
+    let anchor = anchor?;
+    let known = anchors(&prose(&text).1);
+    (!known.contains(anchor)).then(|| format!("{document}: {link}: there are {known:?}"))
+}
+
+/// The names in a text: runs of ASCII letters, digits and underscores.
+fn names(text: &str) -> BTreeSet<&str> {
+    text.split(|char: char| !char.is_ascii_alphanumeric() && char != '_').collect()
+}
+
+/// The names that a page does not have in code.
+fn missing(page: &str, wanted: impl IntoIterator<Item = String>) -> Vec<String> {
+    let text = read(page);
+    let code: String = text.split('`').skip(1).step_by(2).flat_map(|code| [code, " "]).collect();
+    let known = names(&code);
+    wanted.into_iter().filter(|name| !known.contains(name.as_str())).collect()
+}
+
+#[test]
+fn every_link_and_every_anchor_exists() {
+    let mut broken_links = Vec::new();
+    let mut count = 0;
+    for document in documents() {
+        let links = links(&prose(&read(&document)).0);
+        count += links.len();
+        broken_links.extend(links.iter().filter_map(|link| broken(&document, link)));
+    }
+    assert!(count > 50, "the documents' form has changed: {count} links");
+    assert!(broken_links.is_empty(), "{broken_links:#?}");
+}
+
+#[test]
+fn links_are_found_and_judged_as_they_are_shown() {
+    let page = "# A page: `one` & two\n\n```\n# [no](heading.md)\n```\n[there](README.md#two-commands) and [not\nthere](no.md)\n";
+    let (prose, headings) = prose(page);
+    assert_eq!(anchors(&headings), BTreeSet::from(["a-page-one--two".to_owned()]));
+    assert_eq!(links(&prose), ["README.md#two-commands", "no.md"]);
+    assert_eq!(broken("README.md", "README.md#two-commands"), None);
+    for link in ["no.md", "README.md#no-such-heading", "#no-such-heading"] {
+        assert!(broken("README.md", link).is_some(), "{link}");
+    }
+}
+
+#[test]
+fn pages_are_short_enough_to_be_read() {
+    for document in documents() {
+        let lines = read(&document).lines().count();
+        let listed = DOCUMENTS.iter().find(|(name, _)| *name == document);
+        let most = listed.map_or(PAGE_LINES, |(_, most)| *most);
+        let table = TABLES.contains(&document.as_str());
+        assert!(table || lines <= most, "{document} has {lines} lines, and may have {most}");
+    }
+}
+
+#[test]
+fn the_readme_leads_to_every_page() {
+    let links = links(&prose(&read("README.md")).0);
+    let lost: Vec<_> =
+        documents().into_iter().filter(|page| page != "README.md" && !links.contains(page)).collect();
+    // The fields of `--json`, which `operate.md` names.
+    let lost: Vec<_> = lost.into_iter().filter(|page| page != "docs/json.md").collect();
+    assert!(lost.is_empty(), "{lost:?}");
+}
+
+/// What the lab answers.
+fn ask(request: &Value) -> Value {
+    serde_json::from_str(&Lab::new().answer(&request.to_string())).expect("the lab answers JSON")
+}
+
+#[test]
+fn every_subcommand_of_xvs_is_on_a_page() {
+    let answer = ask(&json!({ "xvs": ["--help"] }));
+    let help = answer["stderr"].as_str().expect("help");
+    let lines =
+        help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let commands: Vec<_> = lines.filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(commands.len() > 20, "{help}");
+    let pages: String =
+        documents().iter().filter(|name| name.starts_with("docs/")).map(|name| read(name)).collect();
+    let lost =
+        commands.iter().filter(|command| **command != "help" && !pages.contains(&format!("xvs {command}")));
+    assert_eq!(lost.collect::<Vec<_>>(), [&""; 0]);
+}
+
+#[test]
+fn every_setting_has_a_row() {
+    let answer = ask(&json!({ "set": { "no_such_setting": 1 } }));
+    let refusal = answer["error"].as_str().expect("a refusal that lists all settings");
+    let settings = names(refusal).into_iter().filter(|name| name.contains('_') && *name != "no_such_setting");
+    let settings: Vec<_> = settings.map(str::to_owned).collect();
+    assert!(settings.len() > 20, "{refusal}");
+    assert_eq!(missing("docs/configure.md", settings), [""; 0]);
+}
+
+#[test]
+fn every_key_of_the_configuration_has_a_row() {
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("documents-xvs.toml");
+    for (section, page) in [
+        ("", "docs/configure.md"),
+        ("[ipvs]", "docs/configure.md"),
+        ("[feedback]", "docs/configure.md"),
+        ("[keepalived]", "docs/health-checks.md"),
+    ] {
+        fs::write(&file, format!("{section}\nnosuchkey = 1\n")).expect("the tests' folder takes a file");
+        let refusal = Config::read(&file).expect_err("there is no such key").to_string();
+        let keys = refusal.split("expected").nth(1).unwrap_or_else(|| panic!("{refusal}"));
+        let keys: Vec<_> = keys.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+        assert!(keys.len() > 2, "{refusal}");
+        assert_eq!(missing(page, keys), [""; 0], "{section} in {page}");
+    }
+}
+
+#[test]
+fn every_drop_reason_has_a_row() {
+    let reasons = DropReason::all().map(|reason| reason.name().to_owned());
+    assert_eq!(missing("docs/troubleshoot.md", reasons), [""; 0]);
+}
+
+#[test]
+fn every_metric_has_a_row() {
+    let listed = Command::new("git").current_dir(root()).args(["ls-files", "crates/*metrics*.rs"]).output();
+    let files = String::from_utf8(listed.expect("git runs").stdout).expect("names are UTF-8");
+    let sources = files.lines().map(read);
+    let code: String =
+        sources.flat_map(|text| text.split("#[cfg(test)]").next().map(str::to_owned)).collect();
+    let quoted = code.split('"').filter(|text| text.starts_with("xvs_") || text.starts_with("node_ipvs_"));
+    let metrics = quoted.filter(|text| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'));
+    let metrics: BTreeSet<_> = metrics.map(str::to_owned).collect();
+    assert!(metrics.len() > 80, "the metrics' form has changed: {metrics:?}");
+    assert_eq!(missing("docs/metrics.md", metrics), [""; 0]);
+}
