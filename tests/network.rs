@@ -11,10 +11,10 @@ use std::thread;
 use std::time::Duration;
 
 use xvs::netns::{Netns, must};
-use xvs_ctl::network::neighbours::Neighbours;
-use xvs_ctl::network::{Event, NetworkFollower, View, follow};
-use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::egress::{Egress, RouteTo};
+use xvs_host::network::neighbours::Neighbours;
+use xvs_host::network::{Event, NetworkFollower, View, follow};
+use xvs_proto::network::Network;
 
 /// Longer than anything here takes; only a failing test waits for it.
 const PATIENCE: Duration = Duration::from_secs(20);

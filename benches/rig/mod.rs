@@ -18,7 +18,6 @@ use xvs_dataplane::burst::transmit::Outcome;
 use xvs_dataplane::clock::Clock;
 use xvs_dataplane::conn::{Table, TableConfig};
 use xvs_dataplane::counters::WorkerCounters;
-use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::egress::{Egress, Path, Unresolved};
 use xvs_dataplane::forward::Identification;
 use xvs_dataplane::pipeline::Pipeline;
@@ -34,13 +33,15 @@ use xvs_dataplane::snapshot::{
     Tunnel,
 };
 use xvs_dataplane::worker::Worker;
+use xvs_proto::LinkId;
 use xvs_proto::checksum::Coverage;
 use xvs_proto::ipv4::{self, Ipv4};
 use xvs_proto::ipv6::{self, Ipv6};
+use xvs_proto::network::Network;
 use xvs_proto::{Endpoint, Family, FlowKey, HashSecret, MacAddr, Protocol, ethernet, udp};
 use xvs_sched::scheduler::{self, Setup};
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
-use xvs_xdp::{BURST, Census, Frame, FrameLayout, FramePool, LinkId};
+use xvs_xdp::{BURST, Census, Frame, FrameLayout, FramePool};
 
 /// The virtual endpoint, in IPv4.
 const VIRTUAL: (Ipv4Addr, u16) = (Ipv4Addr::new(198, 51, 100, 100), 53);

@@ -304,8 +304,8 @@ const WIDTH: usize = 80;
 
 #[cfg(test)]
 mod tests {
-    use xvs_dataplane::egress::model::Network;
     use xvs_proto::MacAddr;
+    use xvs_proto::network::Network;
 
     use crate::explain::*;
     use xvs_ctl::in_memory::InMemory;

@@ -56,7 +56,7 @@ pub struct Config {
     pub metrics_destinations: usize,
     /// Rules to begin with, as `xvsadm -S` prints them. Default: none.
     pub rules: Option<PathBuf>,
-    /// What is logged: `error`, `warn`, `info`, `debug`, or a filter such as `info,xvs_ctl::network=debug`.
+    /// What is logged: `error`, `warn`, `info`, `debug`, or a filter such as `info,xvs_host::network=debug`.
     /// A filter is a list of `TARGET=LEVEL`; one word alone must be a level.
     pub log: String,
     /// What the kernel has as `net.ipv4.vs.*`.
@@ -267,7 +267,7 @@ impl Config {
         let wrong = || ConfigError::Value {
             key: "log",
             value: format!("{:?}", self.log),
-            why: "error, warn, info, debug, or a filter such as info,xvs_ctl::network=debug",
+            why: "error, warn, info, debug, or a filter such as info,xvs_host::network=debug",
         };
         // The filter takes an unknown word for the name of a target, and then nothing else is logged.
         let is_word = !self.log.contains(['=', ',']);
@@ -349,11 +349,11 @@ mod tests {
 
     #[test]
     fn a_word_that_is_no_level_is_refused_and_a_filter_is_taken() {
-        for word in ["warning", "INFOO", "", "trace all", "xvs_ctl::network=loud"] {
+        for word in ["warning", "INFOO", "", "trace all", "xvs_host::network=loud"] {
             let error = error_of(&format!("interfaces = [\"wan\"]\nlog = {word:?}"));
             assert!(error.starts_with("log = ") && error.contains("debug"), "{word}: {error}");
         }
-        for filter in ["warn", "debug", "info,xvs_ctl::network=debug", "xvs_ctl=debug"] {
+        for filter in ["warn", "debug", "info,xvs_host::network=debug", "xvs_ctl=debug"] {
             let config: Config = toml::from_str(&format!("log = {filter:?}")).unwrap();
             assert!(config.log_filter().is_ok(), "{filter}");
         }

@@ -18,8 +18,6 @@ use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{Table, TableConfig, TableReader, Timers};
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::Unresolved;
-use xvs_dataplane::egress::model;
-use xvs_dataplane::egress::model::{Network, Route, RouteAction};
 use xvs_dataplane::explain::Live;
 use xvs_dataplane::forward::Identification;
 use xvs_dataplane::pipeline::Pipeline;
@@ -37,8 +35,10 @@ use xvs_model::load_feedback::Feedback;
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_model::settings::Ipvs;
+use xvs_proto::LinkId;
+use xvs_proto::network;
+use xvs_proto::network::{Network, Route, RouteAction};
 use xvs_proto::{HashSecret, Prefix};
-use xvs_xdp::LinkId;
 
 use crate::api::capture::Listener;
 use crate::api::connections::{How, count, end, found, rows};
@@ -192,7 +192,7 @@ impl InMemory {
         link: &str,
         frames: impl IntoIterator<Item = &'a [u8]>,
     ) -> Result<(), String> {
-        let on_the_wire = |known: &&model::Link| known.name == link && known.vlan.is_none();
+        let on_the_wire = |known: &&network::Link| known.name == link && known.vlan.is_none();
         let Some(known) = self.network.links.iter().find(on_the_wire) else {
             return Err(format!("no link {link}; add it with {{\"link\":\"{link}\",…}} first"));
         };
@@ -340,7 +340,7 @@ fn hand_over(
 /// A machine's network before it has interfaces that anybody else can reach.
 fn loopback() -> Network {
     let local = |addr, len| Route {
-        table: model::Table::Local,
+        table: network::Table::Local,
         dest: Prefix::new(addr, len).expect("a length of its family"),
         metric: 0,
         action: RouteAction::Local,

@@ -26,9 +26,4 @@ pub mod status;
 
 pub mod in_memory;
 
-mod lockfile;
-pub mod memory;
-pub mod netfilter;
-pub mod network;
 pub mod realserver;
-pub mod reserved;

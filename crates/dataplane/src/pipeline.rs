@@ -4,8 +4,9 @@
 //! [`process`] is the path of one packet from its look-up to its verdict; what it calls from `slow_path` returns at once for
 //! packets that it does not concern.
 
+use xvs_proto::LinkId;
 use xvs_proto::{Family, Packet};
-use xvs_xdp::{Frame, LinkId};
+use xvs_xdp::Frame;
 
 use crate::burst::classify::Class;
 use crate::burst::dispatch::Ending;

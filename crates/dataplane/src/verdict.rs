@@ -3,8 +3,8 @@
 //! Each reason has a counter, a name that programs read and a sentence that operators read. Adding one takes a
 //! line in each of the tables below; the compiler finds what was forgotten.
 
+use xvs_proto::LinkId;
 use xvs_proto::{Malformed, icmp};
-use xvs_xdp::LinkId;
 
 /// What becomes of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use loom::thread;
 use xvs_dataplane::slow_path::reassembly::handoff::Exchange;
-use xvs_xdp::LinkId;
+use xvs_proto::LinkId;
 
 const PREEMPTIONS: usize = 4;
 /// Fragments of each datagram.

@@ -20,8 +20,9 @@ use etherparse::PacketBuilder;
 use xvs_dataplane::port::xdp::XdpPort;
 use xvs_dataplane::port::{Port, Woken};
 use xvs_dataplane::steering::{Steering, SteeringRules};
+use xvs_proto::LinkId;
 use xvs_proto::{Endpoint, Protocol, ethernet};
-use xvs_xdp::{BURST, LinkId};
+use xvs_xdp::BURST;
 use xvs_xdp::{CopyMode, MAX_MTU, Mode, Queues, RingSizes, SocketError, Sockets};
 
 /// UDP to and from the virtual address's port 53 is the director's.

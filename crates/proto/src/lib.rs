@@ -28,7 +28,11 @@ pub mod udp;
 
 pub mod packet;
 
+pub mod mark;
+pub mod network;
+
 pub use addr::{Endpoint, Family, MacAddr, Prefix, Protocol, is_host};
 pub use flow::{FlowKey, HashSecret};
 pub use malformed::Malformed;
+pub use network::LinkId;
 pub use packet::{Fragment, Packet, Parsed, parse, quoted};

@@ -16,7 +16,6 @@ mod attach;
 
 mod burst;
 mod frame;
-mod link;
 mod umem;
 
 mod error;
@@ -34,7 +33,6 @@ pub use attach::{AttachError, Attached, attach};
 pub use burst::{BURST, HELD};
 pub use error::SocketError;
 pub use frame::{Census, Frame, FrameLayout, FramePool, Span};
-pub use link::LinkId;
 pub use mode::{CopyMode, MAX_MTU, Mode, Refusal};
 pub use socket::Statistics;
 pub use sockets::{Queues, Sockets, Unsent};

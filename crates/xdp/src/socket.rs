@@ -18,7 +18,7 @@ use super::sys::{self, Kick};
 use super::umem::{RingSizes, Umem};
 use crate::burst::BURST;
 use crate::frame::{Frame, FramePool, Span};
-use crate::link::LinkId;
+use xvs_proto::network::LinkId;
 
 /// What the kernel and we counted on a socket since it was opened, and what it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

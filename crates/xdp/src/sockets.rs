@@ -21,7 +21,7 @@ use super::sys;
 use super::umem::{RingSizes, Umem, layout};
 use crate::burst::BURST;
 use crate::frame::{Census, Frame, FramePool};
-use crate::link::LinkId;
+use xvs_proto::network::LinkId;
 
 /// The queues of one interface that a worker owns.
 #[derive(Debug, Clone, Copy)]

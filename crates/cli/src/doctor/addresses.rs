@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use xvs_dataplane::egress::model::{Link, Network, Route, RouteAction, Table};
 use xvs_proto::Prefix;
+use xvs_proto::network::{Link, Network, Route, RouteAction, Table};
 use xvs_sched::ForwardingMethod;
 
 use crate::doctor::facts::{Answer, Facts, conf};

@@ -7,13 +7,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use xvs_ctl::config::Config;
 use xvs_ctl::realserver::status::Status;
 use xvs_dataplane::egress::Egress;
-use xvs_dataplane::egress::model::{Link, Network};
 use xvs_model::daemon_facts::DaemonFacts;
 use xvs_model::destination::Tunnel;
 use xvs_model::local_address::LocalAddress;
+use xvs_proto::LinkId;
+use xvs_proto::network::{Link, Network};
 use xvs_proto::{Endpoint, MacAddr};
 use xvs_sched::{ForwardingMethod, ServiceKey};
-use xvs_xdp::LinkId;
 use xvs_xdp::device::Device;
 
 use crate::doctor::finding::Finding;

@@ -5,30 +5,25 @@
 //! yet, about a second.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, io, thread};
 
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
-use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use rustix::process::{Resource, geteuid, getrlimit};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use xvs_ctl::config::Config;
-use xvs_ctl::network::neighbours::Neighbours;
-use xvs_ctl::network::netlink::Netlink;
-use xvs_ctl::network::{NetworkFollower, path_mtu};
 use xvs_ctl::realserver::Realserver;
-use xvs_ctl::workers::placement::cores_available;
-use xvs_dataplane::egress::model::{Link, Network};
+use xvs_host::cores::cores_available;
+use xvs_host::network::neighbours::Neighbours;
+use xvs_host::network::netlink::Netlink;
+use xvs_host::network::veth::at_peer;
+use xvs_host::network::{NetworkFollower, path_mtu};
 use xvs_model::client::{Client, Director, Failure, default_socket};
 use xvs_model::daemon_facts::DaemonFacts;
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_model::state::State;
+use xvs_proto::network::{Link, Network};
 use xvs_xdp::arp::who_has;
 use xvs_xdp::device::Device;
 
@@ -194,64 +189,14 @@ fn interfaces(facts: &mut Facts, named: &[String]) -> io::Result<Vec<Interface>>
     Ok(names.into_iter().map(look).collect())
 }
 
-/// The other end of a veth: in this namespace, or in one that has a name.
+/// The other end of a veth, if it is in this namespace or in one that has a name.
 fn peer(netlink: &mut Netlink, ifindex: u32) -> io::Result<Peer> {
-    let Some(ours) = link(netlink, ifindex)? else { return Ok(Peer::OutOfSight) };
-    let (mut other, mut number) = (None, None);
-    for attribute in &ours.attributes {
-        match attribute {
-            LinkAttribute::Link(ifindex) => other = Some(*ifindex),
-            LinkAttribute::LinkNetNsId(id) => number = Some(*id),
-            _ => {}
-        }
-    }
-    let Some(other) = other else { return Ok(Peer::OutOfSight) };
-    let Some(number) = number else { return end(netlink, other, None) };
-    for entry in fs::read_dir(NAMESPACES)?.flatten() {
-        // One that is being made or removed is none.
-        let Ok(namespace) = File::open(entry.path()) else { continue };
-        let mut question = NsidMessage::default();
-        question.attributes = vec![NsidAttribute::Fd(namespace.as_raw_fd() as u32)];
-        let answers = netlink.ask(RouteNetlinkMessage::GetNsId(question)).unwrap_or_default();
-        let is_it = answers.iter().any(|answer| match answer {
-            RouteNetlinkMessage::NewNsId(told) => told.attributes.contains(&NsidAttribute::Id(number)),
-            _ => false,
-        });
-        if is_it {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            return thread::scope(|scope| {
-                let inside = scope.spawn(|| {
-                    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
-                    end(&mut Netlink::open()?, other, Some(name))
-                });
-                inside.join().unwrap_or(Ok(Peer::OutOfSight))
-            });
-        }
-    }
-    Ok(Peer::OutOfSight)
-}
-
-/// What an end of a veth in this thread's namespace is.
-fn end(netlink: &mut Netlink, ifindex: u32, namespace: Option<String>) -> io::Result<Peer> {
-    let name = link(netlink, ifindex)?.and_then(|message| {
-        message.attributes.into_iter().find_map(|attribute| match attribute {
-            LinkAttribute::IfName(name) => Some(name),
-            _ => None,
-        })
-    });
-    let Some(name) = name else { return Ok(Peer::OutOfSight) };
-    let tx_checksum = Device::look(&name)?.features.iter().any(|feature| feature.starts_with(TX_CHECKSUM));
-    Ok(Peer::Seen { name, namespace, tx_checksum })
-}
-
-fn link(netlink: &mut Netlink, ifindex: u32) -> io::Result<Option<LinkMessage>> {
-    let mut question = LinkMessage::default();
-    question.header.index = ifindex;
-    let answers = netlink.ask(RouteNetlinkMessage::GetLink(question))?;
-    Ok(answers.into_iter().find_map(|answer| match answer {
-        RouteNetlinkMessage::NewLink(message) => Some(message),
-        _ => None,
-    }))
+    let seen = at_peer(netlink, ifindex, |name, namespace| {
+        let features = Device::look(&name)?.features;
+        let tx_checksum = features.iter().any(|feature| feature.starts_with(TX_CHECKSUM));
+        Ok(Peer::Seen { name, namespace, tx_checksum })
+    })?;
+    Ok(seen.unwrap_or(Peer::OutOfSight))
 }
 
 /// Has the kernel resolve next hops that it does not know, and tell what it knows of the ways.
@@ -361,7 +306,6 @@ fn text(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
-const NAMESPACES: &str = "/run/netns";
 const CAP_IPC_LOCK: u32 = 14;
 /// How long answers to ARP are waited for.
 const PATIENCE: Duration = Duration::from_millis(750);

@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 
 use xvs_ctl::registry::tunnels::encapsulation;
-use xvs_ctl::reserved;
 use xvs_dataplane::egress::{Egress, RouteTo};
 use xvs_dataplane::forward::Ends;
 use xvs_dataplane::{forward, snapshot};
+use xvs_host::reserved_ports;
 use xvs_proto::Protocol;
 use xvs_sched::{ForwardingMethod, ServiceKey};
 use xvs_xdp::MAX_MTU;
@@ -160,8 +160,8 @@ fn clients_mtu(facts: &Facts, service: &Service) -> Option<u32> {
 /// Whether the kernel is kept off the ports of FULLNAT's local addresses that are its own.
 pub(super) fn ports(facts: &Facts) -> Vec<Finding> {
     let at = |place: &str| facts.settings.get(place).map_or("", String::as_str);
-    let Some(own) = reserved::pair(at(OWN), char::is_whitespace) else { return Vec::new() };
-    let reserved = reserved::ranges(at(RESERVED));
+    let Some(own) = reserved_ports::pair(at(OWN), char::is_whitespace) else { return Vec::new() };
+    let reserved = reserved_ports::ranges(at(RESERVED));
     let of = |local: &xvs_model::local_address::LocalAddress| {
         facts.holder(local.addr)?;
         let shared = |port: &u16| (own.0..=own.1).contains(port);

@@ -14,7 +14,6 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use xvs_ctl::in_memory::InMemory;
-use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::verdict::Verdict;
 use xvs_ipvsadm::resolver::Table as Names;
 use xvs_model::client::{Director, Failure};
@@ -25,6 +24,7 @@ use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_model::settings::Ipvs;
 use xvs_proto::MacAddr;
+use xvs_proto::network::Network;
 
 /// A director in memory, asked by lines.
 pub struct Lab {

@@ -14,7 +14,7 @@ use xvs_dataplane::egress::Egress;
 use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_model::capture::{CaptureRequest, CapturedFrame, CapturedPacket, LARGEST_FRAME, Missed, Way};
 use xvs_model::command::CommandError;
-use xvs_xdp::LinkId;
+use xvs_proto::LinkId;
 
 use crate::control::thread::Handle;
 

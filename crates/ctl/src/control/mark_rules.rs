@@ -1,9 +1,10 @@
 //! The mark rules in force: those of the kernel and of `xvs mark`, laid out for the data plane.
 
-use xvs_dataplane::egress::model::Link;
 use xvs_model::firewall_mark::MarkRule;
+use xvs_proto::network::Link;
 
-use crate::firewall_marks::{LaidOut, Table, lay_out};
+use crate::firewall_marks::{LaidOut, lay_out};
+use xvs_host::netfilter::chain::Table;
 
 /// The mark rules of all sources.
 #[derive(Default)]

@@ -23,7 +23,6 @@ use unconfirmed::Unconfirmed;
 use xvs_dataplane::capture::Captures;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::egress::Egress;
-use xvs_dataplane::egress::model::{Link, Network};
 use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 use xvs_model::command::{Command, CommandError};
@@ -33,13 +32,14 @@ use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_model::settings::Ipvs;
 use xvs_model::state::{State, supported};
+use xvs_proto::network::{Link, Network};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use crate::control::datapath::Plant;
 use crate::events::Events;
-use crate::firewall_marks::Table;
 use crate::registry::Registry;
 use crate::steering::{networks, steer};
+use xvs_host::netfilter::chain::Table;
 
 mod apply;
 pub mod datapath;

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::mem;
 use std::net::IpAddr;
 
-use xvs_dataplane::egress::model::{Network, RouteAction};
 use xvs_dataplane::egress::{Egress, RouteTo};
+use xvs_proto::network::{Network, RouteAction};
 
 use super::due::Due;
 

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::mem;
 use std::net::IpAddr;
 
-use xvs_dataplane::egress::model::{Network, RouteAction};
 use xvs_dataplane::steering::SteeringRules;
 use xvs_model::command::Command;
 use xvs_model::local_address::LocalAddress;
 use xvs_model::state::State;
+use xvs_proto::network::{Network, RouteAction};
 use xvs_proto::{Family, Prefix};
 use xvs_sched::ServiceKey;
 

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use xvs_dataplane::capture::Captures;
 use xvs_dataplane::egress::Unresolved;
-use xvs_dataplane::egress::model::Network;
 use xvs_model::command::CommandError;
 use xvs_model::difference::state_of;
 use xvs_model::event::{Kind, Who};
@@ -19,15 +18,16 @@ use xvs_model::reconcile::{Governed, GovernedService, Reach};
 use xvs_model::reply::Reply;
 use xvs_model::request::{Access, Request};
 use xvs_model::state::State;
+use xvs_proto::LinkId;
+use xvs_proto::network::Network;
 use xvs_sched::ServiceKey;
-use xvs_xdp::LinkId;
 
 use crate::control::Control;
 use crate::events::changes;
-use crate::netfilter::Found;
-use crate::network::{Latest, View};
 use crate::status::shared::{InterfaceFacts, LinkState, Shared};
 use crate::workers::system::{RETRY_REFUSED, Wired};
+use xvs_host::netfilter::Found;
+use xvs_host::network::{Latest, View};
 
 /// What reaches the control thread.
 pub(crate) enum Input {

@@ -107,9 +107,9 @@ mod tests {
     use std::time::Duration;
 
     use xvs_dataplane::clock::Millis;
-    use xvs_dataplane::egress::model::Network;
     use xvs_dataplane::verdict::DropReason;
     use xvs_proto::MacAddr;
+    use xvs_proto::network::Network;
 
     use crate::control::Control;
     use crate::in_memory::Unwired;

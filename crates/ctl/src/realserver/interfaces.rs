@@ -9,11 +9,11 @@ use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, Addres
 use netlink_packet_route::link::{LinkFlags, LinkMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
-use xvs_dataplane::egress::model::{Link, Network, RouteAction, Table};
+use xvs_proto::network::{Link, Network, RouteAction, Table};
 
 use super::record::Origin;
-use crate::network::NetworkFollower;
-use crate::network::netlink::Netlink;
+use xvs_host::network::NetworkFollower;
+use xvs_host::network::netlink::Netlink;
 
 /// The interfaces at one moment, and the way to change them.
 #[derive(Debug)]

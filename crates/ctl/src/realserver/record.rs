@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use xvs_xdp::network_cookie;
 
 use super::Method;
-use crate::lockfile::{self, Lock, Tried};
+use xvs_host::lock_file;
+use xvs_host::lock_file::{Lock, Tried};
 
 /// What is up, and what was there before.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,7 +83,7 @@ impl Locked {
     /// Reads the record of this network namespace; none is an empty one.
     pub(super) fn open(folder: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
-        let lock = match lockfile::lock(&folder.join("realserver.lock"))? {
+        let lock = match lock_file::lock(&folder.join("realserver.lock"))? {
             Tried::Locked(lock) => lock,
             Tried::Held(held) => {
                 let by = held.by.map(|pid| format!(" (process {pid})")).unwrap_or_default();

@@ -13,12 +13,12 @@ use arc_swap::ArcSwap;
 use xvs_dataplane::clock::{Clock, Millis};
 use xvs_dataplane::conn::{Table, TableReader};
 use xvs_dataplane::counters::{Histogram, WorkerCounters};
-use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::port::xdp::{SocketCounters, Waker};
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 use xvs_model::command::CommandError;
 use xvs_model::health::HealthReport;
 use xvs_model::request::Access;
+use xvs_proto::network::Network;
 
 use crate::events::Events;
 use crate::status::health;

@@ -12,6 +12,7 @@ pub(crate) mod system;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use xvs_host::cores::cores_available;
 
 use core_affinity::CoreId;
 use crossbeam::channel::{Receiver, Sender, bounded};
@@ -242,7 +243,7 @@ fn pin(number: usize, core: Option<CoreId>) {
 fn shares(attached: &[Attached], workers: Option<usize>) -> Result<Shares, DaemonError> {
     let queues: Vec<_> =
         attached.iter().map(|attached| (attached.interface(), attached.receive_queues())).collect();
-    Ok(placement::shares(&queues, workers, placement::cores_available())?)
+    Ok(placement::shares(&queues, workers, cores_available())?)
 }
 
 fn way(attached: &Attached) -> Result<Arc<Reinjector>, DaemonError> {

@@ -3,8 +3,6 @@
 //! Decided once, at start. Every queue belongs to one worker, and every worker has a queue of each interface, so that
 //! it can send by all of them.
 
-use std::thread;
-
 use thiserror::Error;
 use xvs_dataplane::port::xdp::MAX_SOCKETS;
 
@@ -65,11 +63,6 @@ pub fn shares(
         return Err(PlacementError::TooManyQueues { count, queues, interface: most.to_owned() });
     }
     Ok(shares)
-}
-
-/// How many cores this process may use.
-pub fn cores_available() -> usize {
-    thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// A core for each worker, from the last one down, so that the first is left to the rest of the machine.

@@ -14,10 +14,10 @@ use xvs_dataplane::conn::Table;
 use xvs_dataplane::steering::{Steering, SteeringError, SteeringRules};
 
 use crate::control::datapath::Plant;
-use crate::memory::available_pages;
-use crate::network::neighbours::Neighbours;
-use crate::reserved::ReservedPorts;
 use crate::workers::Crew;
+use xvs_host::memory::available_pages;
+use xvs_host::network::neighbours::Neighbours;
+use xvs_host::reserved_ports::ReservedPorts;
 
 /// How long after a refusal neighbours are tried again.
 pub(crate) const RETRY_REFUSED: Duration = Duration::from_secs(30);

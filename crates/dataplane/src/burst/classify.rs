@@ -4,9 +4,10 @@
 //! kernel here. One thing is edited: an IPv6 fragment header that says nothing is taken out, at the cost of moving what
 //! stands before it. Not here: whether a connection or a service takes the packet.
 
+use xvs_proto::LinkId;
 use xvs_proto::ipv6::{FRAGMENT_HEADER_LEN, Ipv6, extension};
 use xvs_proto::{Family, Fragment, Packet, Parsed, Protocol, ethernet, parse};
-use xvs_xdp::{Frame, LinkId};
+use xvs_xdp::Frame;
 
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};

@@ -3,8 +3,9 @@
 //! Each stage is a loop over the burst, so that the memory which the next stage needs is being fetched meanwhile. Nothing
 //! allocates after [`Burst::new`].
 
+use xvs_proto::LinkId;
 use xvs_proto::Packet;
-use xvs_xdp::{BURST, Frame, LinkId};
+use xvs_xdp::{BURST, Frame};
 
 use super::classify::{Class, classify};
 use super::flows::Flows;

@@ -6,8 +6,9 @@
 
 use std::sync::Arc;
 
+use xvs_proto::LinkId;
 use xvs_proto::ethernet;
-use xvs_xdp::{BURST, Frame, LinkId};
+use xvs_xdp::{BURST, Frame};
 
 use super::context::Context;
 use crate::counters::WorkerCounters;

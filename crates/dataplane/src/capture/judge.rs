@@ -6,9 +6,9 @@
 //! real server is not known yet: such a packet is judged once more at the end of its burst. Cost: a parse, and a look-up
 //! of the connection if addresses, ports or a service are asked for.
 
+use xvs_proto::LinkId;
 use xvs_proto::{Endpoint, FlowKey, Fragment, Packet, Parsed, icmp, parse, quoted};
 use xvs_sched::ServiceKey;
-use xvs_xdp::LinkId;
 
 use super::filter::{Filter, Judged};
 use crate::burst::flows::{Flows, Known};

@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use rtrb::{Consumer, Producer, RingBuffer};
-use xvs_xdp::{BURST, LinkId};
+use xvs_proto::LinkId;
+use xvs_xdp::BURST;
 
 use super::filter::{Filter, Judged};
 use crate::counters::Counter;

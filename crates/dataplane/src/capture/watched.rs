@@ -8,7 +8,8 @@
 use std::sync::MutexGuard;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use xvs_xdp::{BURST, Census, Frame, LinkId};
+use xvs_proto::LinkId;
+use xvs_xdp::{BURST, Census, Frame};
 
 use super::filter::Judged;
 use super::judge::Subject;

@@ -9,13 +9,12 @@
 use std::net::IpAddr;
 
 use hashbrown::HashMap;
+use xvs_proto::LinkId;
 use xvs_proto::{Family, MacAddr};
-use xvs_xdp::LinkId;
 
-use self::model::{Link, Network, RuledMark};
 use self::routes::{Action, Routes, Target, aligned};
+use xvs_proto::network::{Link, Network, RuledMark};
 
-pub mod model;
 mod path;
 pub mod path_mtu;
 mod routes;

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
+use xvs_proto::LinkId;
 use xvs_proto::MacAddr;
-use xvs_xdp::LinkId;
 
 use super::{Egress, RouteTo};
 

@@ -11,9 +11,9 @@ use std::net::IpAddr;
 
 use hashbrown::HashMap;
 use xvs_proto::Family;
-use xvs_xdp::LinkId;
+use xvs_proto::LinkId;
 
-use super::model::{Route, RouteAction};
+use xvs_proto::network::{Route, RouteAction};
 
 /// The routes of all tables.
 #[derive(Debug)]

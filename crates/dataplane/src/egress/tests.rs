@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use xvs_proto::Prefix;
 
-use super::model::{Hop, Neighbour, Route, RouteAction, Table};
 use super::*;
+use xvs_proto::network::{Hop, Neighbour, Route, RouteAction, Table};
 
 const WAN: LinkId = LinkId(0);
 const LAN: LinkId = LinkId(1);

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crossbeam::queue::ArrayQueue;
-use xvs_xdp::LinkId;
+use xvs_proto::LinkId;
 
 /// Next hops whose link address was missing, for the control thread to have resolved. Full, it forgets the newest:
 /// the next packet brings it again.

@@ -32,8 +32,8 @@ use crate::port::memory::Bytes;
 use crate::snapshot::Snapshot;
 use crate::snapshot::marks::Step;
 use crate::verdict::Verdict;
+use xvs_proto::LinkId;
 use xvs_xdp::FrameLayout;
-use xvs_xdp::LinkId;
 
 pub use crate::snapshot::copy::{Asked, Candidate};
 

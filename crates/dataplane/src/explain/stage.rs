@@ -3,8 +3,8 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use xvs_proto::LinkId;
 use xvs_proto::{FlowKey, HashSecret, Packet, icmp, quoted};
-use xvs_xdp::LinkId;
 
 use super::{LAYOUT, Live};
 use crate::burst::classify::{Class, classify};

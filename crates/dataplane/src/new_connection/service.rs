@@ -4,8 +4,8 @@
 
 use std::net::IpAddr;
 
+use xvs_proto::LinkId;
 use xvs_proto::{Malformed, Packet, Protocol, is_host, sctp, tcp};
-use xvs_xdp::LinkId;
 
 use crate::snapshot::{FTP_DATA, Service, Settings, Snapshot};
 use crate::verdict::{DropReason, Verdict};

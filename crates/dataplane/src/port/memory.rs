@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use xvs_xdp::{BURST, Census, Frame, FrameLayout, FramePool, LinkId};
+use xvs_proto::LinkId;
+use xvs_xdp::{BURST, Census, Frame, FrameLayout, FramePool};
 
 use crate::port::{Port, Received, Woken};
 

@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use xvs_xdp::{Census, Frame, LinkId};
+use xvs_proto::LinkId;
+use xvs_xdp::{Census, Frame};
 
 use crate::verdict::{DropReason, Verdict};
 

@@ -8,8 +8,9 @@
 
 use std::time::Duration;
 
+use xvs_proto::LinkId;
 use xvs_proto::ethernet::{self, TAG_LEN};
-use xvs_xdp::{Census, Frame, LinkId};
+use xvs_xdp::{Census, Frame};
 
 use super::{Port, Received, Woken};
 use crate::egress::Egress;
@@ -88,8 +89,8 @@ impl<P: Port> Port for Tagged<'_, P> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::egress::model::Network;
     use crate::port::memory::{Bytes, MemoryPort};
+    use xvs_proto::network::Network;
     use xvs_xdp::BURST;
 
     const WAN: LinkId = LinkId(0);

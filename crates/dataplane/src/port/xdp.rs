@@ -11,7 +11,8 @@ use std::time::Duration;
 use std::{array, io};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use xvs_xdp::{BURST, Census, Frame, LinkId, Sockets, Statistics, Unsent};
+use xvs_proto::LinkId;
+use xvs_xdp::{BURST, Census, Frame, Sockets, Statistics, Unsent};
 
 use crate::counters::Counter;
 use crate::port::{KernelDrops, Port, Received, Woken};

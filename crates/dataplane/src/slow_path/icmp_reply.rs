@@ -7,8 +7,9 @@
 
 use std::net::IpAddr;
 
+use xvs_proto::LinkId;
 use xvs_proto::{Packet, icmp, icmpv6, is_host};
-use xvs_xdp::{Frame, LinkId};
+use xvs_xdp::Frame;
 
 use crate::clock::Millis;
 use crate::egress::{Hop, Path, Unresolved};

@@ -13,8 +13,9 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
+use xvs_proto::LinkId;
 use xvs_proto::{Endpoint, Packet, Protocol, checksum, ipv4, ipv6, tcp};
-use xvs_xdp::{Frame, LinkId};
+use xvs_xdp::Frame;
 
 use super::client_address::without_data;
 use super::icmp_reply::hop_to;

@@ -5,11 +5,12 @@
 //! look at each step, whose lists are searched by halves: O(rules · log entries). Built by the control thread, immutable after. Not here: where the rules come from,
 //! and the chains that they stood in, which were laid out one after the other before.
 
-use std::net::IpAddr;
-use std::ops::RangeInclusive;
+use xvs_proto::mark::Change;
+use xvs_proto::mark::Condition;
+use xvs_proto::mark::Test;
 
-use xvs_proto::{Family, Packet, Prefix, Protocol};
-use xvs_xdp::LinkId;
+use xvs_proto::LinkId;
+use xvs_proto::Packet;
 
 /// The mark rules of all sources, in the order in which they apply.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -33,203 +34,6 @@ pub enum Action {
     Set(Change),
     /// Goes on at a later step; at the number of all steps: ends.
     SkipTo(usize),
-}
-
-/// A change of a mark, by which iptables' `--set-mark`, `--set-xmark`, `--and-mark`, `--or-mark` and `--xor-mark` can
-/// all be said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Change {
-    /// Bits that are left as they are; the others become 0.
-    pub keep: u32,
-    /// Bits that are turned over after that.
-    pub flip: u32,
-}
-
-impl Change {
-    /// Leaves every mark as it is.
-    pub const NONE: Self = Self { keep: u32::MAX, flip: 0 };
-
-    /// iptables' `--set-mark VALUE/MASK`: clears the bits of the mask and sets those of the value.
-    pub fn set_mark(value: u32, mask: u32) -> Self {
-        Self { keep: !(value | mask), flip: value }
-    }
-
-    /// iptables' `--set-xmark VALUE/MASK`: clears the bits of the mask and turns over those of the value.
-    pub fn set_xmark(value: u32, mask: u32) -> Self {
-        Self { keep: !mask, flip: value }
-    }
-
-    /// The same change, and then the bits that are not in `bits` cleared.
-    #[must_use]
-    pub fn and(self, bits: u32) -> Self {
-        Self { keep: self.keep & bits, flip: self.flip & bits }
-    }
-
-    /// The same change, and then the bits in `bits` set.
-    #[must_use]
-    pub fn or(self, bits: u32) -> Self {
-        let cleared = self.and(!bits);
-        Self { flip: cleared.flip | bits, ..cleared }
-    }
-
-    /// The same change, and then the bits in `bits` turned over.
-    #[must_use]
-    pub fn xor(self, bits: u32) -> Self {
-        Self { flip: self.flip ^ bits, ..self }
-    }
-
-    /// What a mark becomes.
-    pub fn apply(self, mark: u32) -> u32 {
-        mark & self.keep ^ self.flip
-    }
-
-    /// Whether some mark becomes `mark`.
-    pub fn may_give(self, mark: u32) -> bool {
-        (mark ^ self.flip) & !self.keep == 0
-    }
-}
-
-/// A test, or its opposite.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Condition {
-    /// The test.
-    pub test: Test,
-    /// What it has to say.
-    pub expected: Expected,
-}
-
-/// What a test has to say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Expected {
-    /// Yes.
-    Yes,
-    /// No.
-    No,
-}
-
-/// Something that a packet is or is not. Of a list, one entry has to fit; of an empty one none does.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Test {
-    /// Of this family.
-    Family(Family),
-    /// From one of these networks.
-    Source(Vec<Prefix>),
-    /// To one of these networks.
-    Dest(Vec<Prefix>),
-    /// Of one of these protocols.
-    Protocol(Vec<Protocol>),
-    /// From one of these ports.
-    SourcePort(Vec<RangeInclusive<u16>>),
-    /// To one of these ports.
-    DestPort(Vec<RangeInclusive<u16>>),
-    /// From or to one of these ports.
-    EitherPort(Vec<RangeInclusive<u16>>),
-    /// Came in by one of these links.
-    Link(Vec<LinkId>),
-    /// Marked so by the steps before, as far as the bits of the mask go.
-    Mark {
-        /// The mark's bits.
-        value: u32,
-        /// Which of them count.
-        mask: u32,
-    },
-}
-
-impl Test {
-    /// The same, with lists as [`within`] and [`among`] search them.
-    fn sorted(self) -> Self {
-        match self {
-            Self::Source(networks) => Self::Source(merged(networks)),
-            Self::Dest(networks) => Self::Dest(merged(networks)),
-            Self::SourcePort(ranges) => Self::SourcePort(merged_ports(ranges)),
-            Self::DestPort(ranges) => Self::DestPort(merged_ports(ranges)),
-            Self::EitherPort(ranges) => Self::EitherPort(merged_ports(ranges)),
-            other => other,
-        }
-    }
-
-    /// How many entries its list has; 0 of what has none.
-    pub fn entries(&self) -> usize {
-        match self {
-            Self::Source(networks) | Self::Dest(networks) => networks.len(),
-            Self::SourcePort(ranges) | Self::DestPort(ranges) | Self::EitherPort(ranges) => ranges.len(),
-            Self::Protocol(protocols) => protocols.len(),
-            Self::Link(links) => links.len(),
-            Self::Family(_) | Self::Mark { .. } => 0,
-        }
-    }
-}
-
-/// The fewest networks that are the same addresses, in order.
-pub fn merged(mut networks: Vec<Prefix>) -> Vec<Prefix> {
-    networks.sort_unstable();
-    let mut merged: Vec<Prefix> = Vec::new();
-    for network in networks {
-        // Of one address the largest network comes first.
-        if merged.last().is_some_and(|last| last.contains(network.addr())) {
-            continue;
-        }
-        merged.push(network);
-        while let [.., first, second] = merged[..]
-            && let Some(both) = joined(first, second)
-        {
-            merged.truncate(merged.len() - 2);
-            merged.push(both);
-        }
-    }
-    merged
-}
-
-/// The network of which these are the halves.
-fn joined(first: Prefix, second: Prefix) -> Option<Prefix> {
-    let both = Prefix::new(first.addr(), first.len().checked_sub(1)?)?;
-    (first.len() == second.len() && both.contains(second.addr())).then_some(both)
-}
-
-/// The fewest ranges that are the same ports, in order.
-fn merged_ports(mut ranges: Vec<RangeInclusive<u16>>) -> Vec<RangeInclusive<u16>> {
-    ranges.retain(|range| !range.is_empty());
-    ranges.sort_unstable_by_key(|range| *range.start());
-    let mut merged: Vec<RangeInclusive<u16>> = Vec::new();
-    for range in ranges {
-        match merged.last_mut() {
-            Some(last) if *range.start() <= last.end().saturating_add(1) => {
-                *last = *last.start()..=*range.end().max(last.end());
-            }
-            _ => merged.push(range),
-        }
-    }
-    merged
-}
-
-/// Whether one of networks that were merged holds an address.
-fn within(networks: &[Prefix], addr: IpAddr) -> bool {
-    let behind = networks.partition_point(|network| network.addr() <= addr);
-    networks[..behind].last().is_some_and(|network| network.contains(addr))
-}
-
-/// Whether one of ranges that were merged holds a port.
-fn among(ranges: &[RangeInclusive<u16>], port: u16) -> bool {
-    let behind = ranges.partition_point(|range| *range.start() <= port);
-    ranges[..behind].last().is_some_and(|range| range.contains(&port))
-}
-
-impl Condition {
-    fn holds(&self, link: LinkId, packet: &Packet, mark: u32) -> bool {
-        let flow = &packet.flow;
-        let fits = match &self.test {
-            Test::Family(family) => flow.dest.family() == *family,
-            Test::Source(networks) => within(networks, flow.source.addr),
-            Test::Dest(networks) => within(networks, flow.dest.addr),
-            Test::Protocol(protocols) => protocols.contains(&flow.protocol),
-            Test::SourcePort(ranges) => among(ranges, flow.source.port),
-            Test::DestPort(ranges) => among(ranges, flow.dest.port),
-            Test::EitherPort(ranges) => among(ranges, flow.source.port) || among(ranges, flow.dest.port),
-            Test::Link(links) => links.contains(&link),
-            Test::Mark { value, mask } => mark & mask == *value,
-        };
-        fits == (self.expected == Expected::Yes)
-    }
 }
 
 impl Marks {
@@ -284,8 +88,8 @@ impl Marks {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-    use xvs_proto::{Parsed, parse};
+    use xvs_proto::mark::Expected;
+    use xvs_proto::{Family, Parsed, Prefix, Protocol, parse};
 
     use super::*;
 
@@ -374,48 +178,5 @@ mod tests {
     #[should_panic(expected = "steps lead forward")]
     fn a_step_that_leads_backward_is_not_taken() {
         Marks::new(vec![set(Vec::new(), 1), Step { conditions: Vec::new(), action: Action::SkipTo(1) }]);
-    }
-
-    proptest! {
-        /// The words of iptables-extensions(8), one by one.
-        #[test]
-        fn changes_are_what_iptables_says_of_its_options(mark: u32, value: u32, mask: u32) {
-            prop_assert_eq!(Change::set_mark(value, mask).apply(mark), mark & !mask | value);
-            prop_assert_eq!(Change::set_xmark(value, mask).apply(mark), (mark & !mask) ^ value);
-            let set = Change::set_xmark(value, mask);
-            prop_assert_eq!(set.and(mark).apply(mark), set.apply(mark) & mark);
-            prop_assert_eq!(set.or(mark).apply(mark), set.apply(mark) | mark);
-            prop_assert_eq!(set.xor(mask).apply(mark), set.apply(mark) ^ mask);
-            prop_assert_eq!(Change::NONE.apply(mark), mark);
-            prop_assert!(set.may_give(set.apply(mark)));
-            prop_assert_eq!(Change::set_mark(value, u32::MAX).may_give(mark), mark == value);
-        }
-
-        #[test]
-        fn merged_networks_and_ports_hold_what_one_of_them_held_and_are_no_more_than_needed(
-            networks in prop::collection::vec((0..64u8, 26..=32u8, any::<bool>()), 0..12),
-            ranges in prop::collection::vec((0..32u16, 0..32u16), 0..8),
-        ) {
-            let addr = |last: u8, six: bool| match six {
-                true => IpAddr::from([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]),
-                false => IpAddr::from([0, 0, 0, last]),
-            };
-            let network = |(last, len, six)| Prefix::new(addr(last, six), if six { len + 96 } else { len }).unwrap();
-            let networks: Vec<_> = networks.into_iter().map(network).collect();
-            let fewest = merged(networks.clone());
-            for (last, six) in (0..70).flat_map(|last| [(last, false), (last, true)]) {
-                let addr = addr(last, six);
-                prop_assert_eq!(within(&fewest, addr), networks.iter().any(|one| one.contains(addr)), "{}", addr);
-            }
-            prop_assert!(fewest.windows(2).all(|two| joined(two[0], two[1]).is_none()));
-
-            let high = |port| if port > 16 { port + (u16::MAX - 32) } else { port };
-            let ranges: Vec<_> = ranges.into_iter().map(|(first, last)| high(first)..=high(last)).collect();
-            let fewest = merged_ports(ranges.clone());
-            for port in (0..40).chain(u16::MAX - 40..=u16::MAX) {
-                prop_assert_eq!(among(&fewest, port), ranges.iter().any(|one| one.contains(&port)), "{}", port);
-            }
-            prop_assert!(fewest.windows(2).all(|two| two[0].end() + 1 < *two[1].start()));
-        }
     }
 }

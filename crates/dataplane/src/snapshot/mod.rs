@@ -22,8 +22,8 @@ pub(crate) mod copy;
 use std::sync::Arc;
 
 use hashbrown::HashSet;
+use xvs_proto::LinkId;
 use xvs_proto::{Endpoint, Packet, Protocol};
-use xvs_xdp::LinkId;
 
 use self::local_addresses::LocalAddresses;
 use self::marks::Marks;

@@ -23,7 +23,8 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use xvs_dataplane::port::xdp::XdpPort;
 use xvs_dataplane::steering::Steering;
 use xvs_dataplane::steering::reinject::Reinjector;
-use xvs_xdp::{Attached, LinkId, Queues, RingSizes, Sockets};
+use xvs_proto::LinkId;
+use xvs_xdp::{Attached, Queues, RingSizes, Sockets};
 
 pub(crate) const CLIENT: [u8; 4] = [203, 0, 113, 7];
 pub(crate) const DIRECTOR: [u8; 4] = [203, 0, 113, 1];

@@ -15,7 +15,6 @@ use xvs_dataplane::conn::{
     CallIds, Direction, Flags, Inserted, NewConnection, Table, TableConfig, TableReader, Timers,
 };
 use xvs_dataplane::counters::WorkerCounters;
-use xvs_dataplane::egress::model::Network;
 use xvs_dataplane::egress::{Egress, Path, Unresolved};
 use xvs_dataplane::forward::Identification;
 use xvs_dataplane::pipeline::Pipeline;
@@ -29,10 +28,11 @@ use xvs_dataplane::snapshot::{
     Service, ServiceLive, Snapshot, Together, Tunnel,
 };
 use xvs_dataplane::verdict::Verdict;
+use xvs_proto::LinkId;
+use xvs_proto::network::Network;
 use xvs_proto::{Endpoint, FlowKey, MacAddr, Protocol};
 use xvs_sched::scheduler::{self, Setup};
 use xvs_sched::{ForwardingMethod, Load, ServiceKey, Weight};
-use xvs_xdp::LinkId;
 
 pub(crate) const SYN: u8 = 0x02;
 pub(crate) const ACK: u8 = 0x10;

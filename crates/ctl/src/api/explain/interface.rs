@@ -1,7 +1,7 @@
 //! The name of an interface by its number in the data plane.
 
 use xvs_dataplane::egress::Egress;
-use xvs_xdp::LinkId;
+use xvs_proto::LinkId;
 
 pub(super) fn name_of(link: LinkId, egress: &Egress) -> String {
     egress.link(link).map_or_else(|| format!("link {}", link.0), |info| info.name.clone())

@@ -9,8 +9,8 @@ use xvs_dataplane::explain::FRAME_BYTES;
 use xvs_model::command::CommandError;
 use xvs_model::explain::{Proto, Question};
 use xvs_model::hexadecimal;
+use xvs_proto::LinkId;
 use xvs_proto::{Endpoint, MacAddr, Protocol, checksum, ethernet, ipv4, ipv6, sctp, tcp, udp};
-use xvs_xdp::LinkId;
 
 /// The interface by which a source is reached.
 fn by_source(source: IpAddr, egress: &Egress) -> Result<(LinkId, &LinkInfo), CommandError> {

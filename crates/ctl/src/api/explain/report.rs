@@ -10,9 +10,9 @@ use xvs_dataplane::explain::{Asked, Candidate, Caveat, Explanation, Live, Origin
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_model::explain::{Choice, Contender, Doubt, Entry, NextHop, Report, Rewrite, Sent, Summary, Tunnel};
+use xvs_proto::LinkId;
 use xvs_proto::{Endpoint, Packet, Parsed, Protocol, ethernet, parse};
 use xvs_sched::ForwardingMethod;
-use xvs_xdp::LinkId;
 
 use crate::api::connections::{detached, state_name, template_state};
 use crate::api::explain::interface::name_of;

@@ -4,8 +4,9 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use xvs_dataplane::egress::Egress;
-use xvs_dataplane::snapshot::marks::{Action, Condition, Expected, Step, Test};
+use xvs_dataplane::snapshot::marks::{Action, Step};
 use xvs_proto::Family;
+use xvs_proto::mark::{Condition, Expected, Test};
 
 use crate::api::explain::interface::name_of;
 

@@ -38,8 +38,8 @@ use xvs_model::request::{Access, Request};
 use crate::api::peer::Rules;
 use crate::api::refused_changes::Denials;
 use crate::events::{Listener, changes};
-use crate::lockfile;
-use crate::lockfile::{Held, Lock, Tried};
+use xvs_host::lock_file;
+use xvs_host::lock_file::{Held, Lock, Tried};
 
 pub use crate::api::peer::Peer;
 /// Who answers requests. Called from many threads at once, each time from the one of a client.
@@ -284,7 +284,7 @@ fn take_lock(socket: &Path) -> Result<Lock, StartError> {
     let mut path = socket.as_os_str().to_owned();
     path.push(".lock");
     let path = PathBuf::from(path);
-    match lockfile::lock(&path) {
+    match lock_file::lock(&path) {
         Ok(Tried::Locked(lock)) => Ok(lock),
         Ok(Tried::Held(Held { by, .. })) => Err(StartError::InUse { socket: socket.to_owned(), by }),
         Err(error) => Err(StartError::System { call: "lock", path, error }),

@@ -6,9 +6,10 @@ use etherparse::checksum::Sum16BitWords;
 use etherparse::{
     IpDscp, IpHeaders, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, PacketBuilder, UdpHeader, ether_type,
 };
+use xvs_proto::LinkId;
 use xvs_proto::{HashSecret, MacAddr, Parsed, parse};
 use xvs_sched::ForwardingMethod;
-use xvs_xdp::{FrameLayout, FramePool, LinkId};
+use xvs_xdp::{FrameLayout, FramePool};
 
 use super::*;
 use crate::clock::Millis;

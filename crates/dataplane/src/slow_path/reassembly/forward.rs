@@ -5,8 +5,9 @@
 //! then. If it is not a service's, the kernel gets them as they came. Not here: which fragments belong together
 //! (`fragments.rs`), how a packet is cut (`pieces.rs`).
 
+use xvs_proto::LinkId;
 use xvs_proto::{Family, Fragment, Packet, Parsed, ethernet, ipv6, parse};
-use xvs_xdp::{Frame, LinkId};
+use xvs_xdp::Frame;
 
 use super::{Datagram, Gathered};
 use crate::burst::context::Context;

@@ -8,7 +8,8 @@
 //! [`Exchange::new`]. Not here: fragments themselves (`fragments.rs`).
 
 use crossbeam::queue::ArrayQueue;
-use xvs_xdp::{BURST, LinkId};
+use xvs_proto::LinkId;
+use xvs_xdp::BURST;
 
 use crate::shm::atomic::{AtomicU64, Ordering};
 

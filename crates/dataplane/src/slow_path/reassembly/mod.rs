@@ -20,11 +20,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use xvs_proto::LinkId;
 use xvs_proto::flow::HashSecret;
 use xvs_proto::ipv4::{self, Ipv4};
 use xvs_proto::ipv6::{self, Ipv6};
 use xvs_proto::{Endpoint, Family, FlowKey, Packet, Protocol, ethernet};
-use xvs_xdp::{BURST, Frame, FrameLayout, FramePool, HELD, LinkId};
+use xvs_xdp::{BURST, Frame, FrameLayout, FramePool, HELD};
 
 use crate::clock::Millis;
 use crate::port::{Port, Received};

@@ -144,7 +144,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 mod tests {
     use rustix::event::{EventfdFlags, eventfd};
 
-    use super::*;
+    use crate::netfilter::programs::*;
 
     fn programs() -> Programs {
         Programs::new(Arc::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap()))

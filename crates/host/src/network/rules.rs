@@ -8,9 +8,9 @@ use std::io;
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use xvs_dataplane::egress::model::RuledMark;
+use xvs_proto::network::RuledMark;
 
-use super::netlink::Netlink;
+use crate::network::netlink::Netlink;
 
 /// The marks that rules ask for, and a sentence for each rule: it is not followed.
 pub(super) fn read(netlink: &mut Netlink) -> io::Result<(Vec<RuledMark>, Vec<String>)> {

@@ -21,8 +21,9 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
 use rustix::net::netdevice::index_to_name;
 
-use super::netlink::Netlink;
-use super::tables::{self, Keeping, NeighbourEntry};
+use crate::network::netlink::Netlink;
+use crate::network::tables;
+use crate::network::tables::{Keeping, NeighbourEntry};
 
 /// The neighbours that this process has entered.
 #[derive(Debug)]
@@ -171,7 +172,7 @@ const PROTOCOL: u8 = 120;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::network::neighbours::*;
 
     #[test]
     fn refused_neighbours_are_one_line_with_their_number_the_first_and_what_to_raise() {

@@ -85,7 +85,7 @@ const KERNEL_KEEPS: usize = 1024;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::reserved_ports::*;
 
     #[test]
     fn what_the_kernel_prints_is_read() {

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::View;
+use crate::network::View;
 
 /// The slot; its clones are the same one.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl<T> Latest<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::network::latest::*;
 
     #[test]
     fn of_many_views_only_the_newest_is_taken_and_only_the_first_is_told_of() {

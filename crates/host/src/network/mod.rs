@@ -25,19 +25,20 @@ use netlink_sys::{Socket, SocketAddr};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use xvs_dataplane::egress::model::{Neighbour, Network};
 use xvs_proto::MacAddr;
+use xvs_proto::network::{Neighbour, Network};
 
-pub use self::latest::{Latest, Slot};
-use self::netlink::Netlink;
-use self::tables::NeighbourEntry;
-pub use self::tables::path_mtu;
+pub use crate::network::latest::{Latest, Slot};
+use crate::network::netlink::Netlink;
+use crate::network::tables::NeighbourEntry;
+pub use crate::network::tables::path_mtu;
 
 mod latest;
 pub mod neighbours;
 pub mod netlink;
 mod rules;
 mod tables;
+pub mod veth;
 
 /// The network at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -362,7 +363,7 @@ const RTM_DELNEXTHOP: u16 = 105;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::network::*;
 
     #[test]
     fn after_a_reading_events_are_gathered_for_ten_milliseconds_or_four_times_as_long_as_it_took() {

@@ -2,16 +2,18 @@
 //! nftables 1.0.6 for rules that the kernel had.
 
 use std::net::{IpAddr, Ipv4Addr};
+use xvs_host::netfilter::chain::Table;
+use xvs_proto::Family;
 use xvs_proto::Protocol;
 
 use serde_json::{Value, json};
-use xvs_dataplane::egress::model::Network;
+use xvs_proto::LinkId;
+use xvs_proto::network::Network;
 use xvs_proto::{Endpoint, FlowKey};
-use xvs_xdp::LinkId;
 
-use super::*;
 use crate::firewall_marks::testing::packet;
 use crate::firewall_marks::{LaidOut, lay_out};
+use xvs_host::netfilter::*;
 
 const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
 const OTHER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);

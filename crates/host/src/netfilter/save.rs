@@ -8,21 +8,21 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use xvs_dataplane::snapshot::marks::{Change, Expected, Test};
+use xvs_proto::mark::{Change, Expected, Test};
 use xvs_proto::{Family, Prefix, Protocol};
 
-use super::range;
-use crate::firewall_marks::{Action, Base, Criterion, Rule, Table, What, pattern};
+use crate::netfilter::chain::{Action, Base, Criterion, Rule, Table, What, pattern};
 use crate::netfilter::hook::{Hook, place};
+use crate::netfilter::range;
 
 /// A table of iptables, and by which chains packets enter it before IPVS would see them.
-pub(super) struct Kind {
+pub struct Kind {
     name: &'static str,
     entries: &'static [(&'static str, Hook, i64)],
 }
 
 /// A table of what the program of a family printed; `None` if there is none in it that it can say.
-pub(super) fn read(text: &str, family: Family, kind: &Kind) -> Option<Table> {
+pub fn read(text: &str, family: Family, kind: &Kind) -> Option<Table> {
     let table = kind.name;
     // iptables-nft says so of a table that others have written into, and prints an empty one.
     let other = format!("# Table `{table}'");
@@ -267,14 +267,14 @@ const KNOWN: [&str; 21] = [
 ];
 
 /// Why a rule that drops is not followed.
-pub(super) const DROPS: &str = "xvs comes before netfilter, and takes what it drops";
+pub const DROPS: &str = "xvs comes before netfilter, and takes what it drops";
 
 /// The table that is for marks.
-pub(super) const MANGLE: Kind =
+pub const MANGLE: Kind =
     Kind { name: "mangle", entries: &[("PREROUTING", Hook::Prerouting, -150), ("INPUT", Hook::Input, -150)] };
 
 /// All tables that may mark (priorities: `include/uapi/linux/netfilter_ipv4.h`, `enum nf_ip_hook_priorities`).
-pub(super) const TABLES: [Kind; 5] = [
+pub const TABLES: [Kind; 5] = [
     Kind { name: "raw", entries: &[("PREROUTING", Hook::Prerouting, -300)] },
     MANGLE,
     Kind { name: "nat", entries: &[("PREROUTING", Hook::Prerouting, -100)] },

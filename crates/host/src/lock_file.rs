@@ -14,11 +14,11 @@ use rustix::io::Errno;
 
 /// A lock; dropping it gives it back.
 #[derive(Debug)]
-pub(crate) struct Lock(#[allow(dead_code, reason = "held to be dropped")] File);
+pub struct Lock(#[allow(dead_code, reason = "held to be dropped")] File);
 
 /// What came of trying to lock.
 #[derive(Debug)]
-pub(crate) enum Tried {
+pub enum Tried {
     /// It is ours.
     Locked(Lock),
     /// Another process has it.
@@ -27,17 +27,17 @@ pub(crate) enum Tried {
 
 /// A lock that another process has.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub struct Held {
     file: File,
     /// The holder's process id, unless it has just begun.
-    pub(crate) by: Option<u32>,
+    pub by: Option<u32>,
 }
 
 /// Takes the lock if nobody has it.
 ///
 /// # Errors
 /// The file cannot be opened, or is somebody else's.
-pub(crate) fn lock(path: &Path) -> io::Result<Tried> {
+pub fn lock(path: &Path) -> io::Result<Tried> {
     let mut options = File::options();
     let mut file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
     file.set_permissions(Permissions::from_mode(0o600))?;
@@ -57,7 +57,7 @@ impl Held {
     ///
     /// # Errors
     /// Those of flock(2).
-    pub(crate) fn wait(self) -> io::Result<Lock> {
+    pub fn wait(self) -> io::Result<Lock> {
         flock(&self.file, FlockOperation::LockExclusive)?;
         Lock::sign(self.file)
     }
@@ -77,7 +77,7 @@ impl Lock {
 mod tests {
     use std::{env, fs, thread};
 
-    use super::*;
+    use crate::lock_file::*;
 
     #[test]
     fn a_lock_names_its_holder_and_its_file_is_the_owners_alone_also_if_it_was_not() {

@@ -142,7 +142,7 @@ const DUMP_ATTEMPTS: u32 = 10;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::network::netlink::*;
 
     #[test]
     fn a_read_is_divided_at_the_lengths_its_headers_name_and_ends_where_it_is_cut_off() {

@@ -37,7 +37,7 @@ fn last_of(begin: u128, free: u32) -> u128 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::netfilter::range::*;
 
     fn texts(first: &str, last: &str) -> Option<Vec<String>> {
         let prefixes = prefixes(first.parse().unwrap(), last.parse().unwrap())?;

@@ -19,10 +19,10 @@ use netlink_packet_route::route::{
     RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use xvs_dataplane::egress::model::{Hop, Link, Network, Route, RouteAction, Table, Vlan};
+use xvs_proto::network::{Hop, Link, Network, Route, RouteAction, Table, Vlan};
 use xvs_proto::{MacAddr, Prefix};
 
-use super::netlink::Netlink;
+use crate::network::netlink::Netlink;
 
 /// The links with their addresses. A link that `before` has keeps its id; another takes a free one.
 pub(super) fn links(netlink: &mut Netlink, before: &[Link]) -> io::Result<Vec<Link>> {
@@ -177,7 +177,7 @@ pub(super) fn neighbour(message: &NeighbourMessage) -> Option<NeighbourEntry> {
 
 fn link(message: &LinkMessage) -> Link {
     let mut link = Link {
-        id: xvs_xdp::LinkId(0),
+        id: xvs_proto::LinkId(0),
         ifindex: message.header.index,
         name: String::new(),
         mac: MacAddr::default(),
@@ -341,7 +341,7 @@ const TABLE_MAIN: u32 = 254;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::network::tables::*;
 
     /// What the kernel says of a link with these infos over interface 3.
     fn of(infos: Vec<LinkInfo>) -> Option<Vlan> {

@@ -1,6 +1,6 @@
 //! Mark rules, as chains of rules with names in them, and laid out for the data plane.
 //!
-//! Two sources: [`MarkRule`]s, which `xvs mark` sets, and the kernel's own chains, which [`crate::netfilter`] reads as
+//! Two sources: [`MarkRule`]s, which `xvs mark` sets, and the kernel's own chains, which [`xvs_host::netfilter`] reads as
 //! [`Table`]s. [`lay_out`] writes them one after the other as steps that only lead forward: a chain that is jumped to is
 //! written in at each jump, so a packet's evaluation needs no stack and ends. Runs on the control thread whenever rules or
 //! links change; cost: what it writes, at most [`STEPS_MAX`] steps, and a bounded number of rules looked at
@@ -10,91 +10,23 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use xvs_host::netfilter::chain::Action;
+use xvs_host::netfilter::chain::Base;
+use xvs_host::netfilter::chain::Criterion;
+use xvs_host::netfilter::chain::ENTRIES_MAX;
+use xvs_host::netfilter::chain::Rule;
+use xvs_host::netfilter::chain::Table;
+use xvs_host::netfilter::chain::What;
+use xvs_host::netfilter::chain::no_room_for_entries;
+use xvs_host::netfilter::chain::pattern;
+use xvs_proto::mark::merged;
 
-use xvs_dataplane::egress::model::Link;
 use xvs_dataplane::snapshot::marks;
-use xvs_dataplane::snapshot::marks::{Change, Condition, Expected, Marks, Step, Test};
+use xvs_dataplane::snapshot::marks::{Marks, Step};
 use xvs_model::firewall_mark::MarkRule;
+use xvs_proto::mark::{Change, Condition, Expected, Test};
+use xvs_proto::network::Link;
 use xvs_proto::{Family, Prefix};
-
-/// Chains that may call each other, as one table of the kernel has them.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Table {
-    /// The chains that packets enter by.
-    pub bases: Vec<Base>,
-    /// All chains, with their rules in order.
-    pub chains: BTreeMap<String, Vec<Rule>>,
-}
-
-/// Where packets enter a table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Base {
-    /// As the operator knows it.
-    pub text: String,
-    /// The chain.
-    pub chain: String,
-    /// The lower comes first.
-    pub priority: i64,
-    /// Of which packets; `None`: both families.
-    pub family: Option<Family>,
-    /// Grows from one chain to the next in the order in which the kernel was given them; of one priority it goes through
-    /// the last one first (`net/netfilter/core.c`, `nf_hook_entries_grow`). `None` if that is not known.
-    pub registered: Option<(u64, u64)>,
-    /// Why nothing of it can be followed.
-    pub obstacle: Option<String>,
-}
-
-/// A rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rule {
-    /// As the operator knows it.
-    pub text: String,
-    /// What packets it is for; all have to fit.
-    pub criteria: Vec<Criterion>,
-    /// What it does to them.
-    pub action: Action,
-    /// Why it cannot be followed; then the rest may be incomplete.
-    pub obstacle: Option<String>,
-}
-
-/// Something that a rule asks of a packet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Criterion {
-    /// What.
-    pub what: What,
-    /// Whether it shall be so.
-    pub expected: Expected,
-}
-
-/// A test that needs no names, or one of interfaces.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum What {
-    /// The data plane's own.
-    Test(Test),
-    /// Came in by one of these; a name that ends in `*` is the beginning of one.
-    Interface(Vec<String>),
-}
-
-/// What a rule does.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    /// Changes the mark; the next rule follows.
-    Set(Change),
-    /// Changes the mark to what cannot be told; such a rule has an obstacle.
-    Unknown,
-    /// Drops the packet; such a rule has an obstacle.
-    Drop,
-    /// Ends the table.
-    Accept,
-    /// Ends the chain.
-    Return,
-    /// Goes through another chain, and then on.
-    Call(String),
-    /// Goes through another chain instead of the rest of this one.
-    Goto(String),
-    /// Nothing that concerns marks.
-    Nothing,
-}
 
 /// What comes of rules.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -127,7 +59,7 @@ impl Scope {
         let mut scope = self.clone();
         for criterion in criteria.iter().filter(|criterion| criterion.expected == Expected::Yes) {
             match &criterion.what {
-                What::Test(Test::Dest(networks)) => scope.dest = Some(marks::merged(networks.clone()).into()),
+                What::Test(Test::Dest(networks)) => scope.dest = Some(merged(networks.clone()).into()),
                 What::Test(Test::Family(family)) => scope.family = Some(*family),
                 _ => {}
             }
@@ -422,16 +354,6 @@ impl Writer<'_> {
     }
 }
 
-/// Why a rule with long lists is left out.
-pub(crate) fn no_room_for_entries() -> String {
-    format!("with the rules before it, it lists more than {ENTRIES_MAX} addresses, ports and the like")
-}
-
-/// iptables' way to name interfaces, in ours.
-pub fn pattern(name: &str) -> String {
-    name.strip_suffix('+').map_or_else(|| name.to_owned(), |beginning| format!("{beginning}*"))
-}
-
 /// Whether an interface has a name, or one that begins so.
 fn is_named(interface: &str, name: &str) -> bool {
     match name.strip_suffix('*') {
@@ -442,14 +364,15 @@ fn is_named(interface: &str, name: &str) -> bool {
 
 /// How many steps are written; each may be looked at once for each new connection.
 pub const STEPS_MAX: usize = 4096;
-/// How many entries the lists of all rules have together, each list counted wherever its rule is written.
-pub(crate) const ENTRIES_MAX: usize = 1 << 18;
 /// How many rules are looked at in writing them, counted again wherever their chain is called.
 const LOOKS_MAX: usize = 1 << 18;
 /// How many rules that are not followed are told each for itself.
 const SENTENCES_MAX: usize = 100;
 /// How deep chains may call each other; nftables takes 16.
 const DEPTH_MAX: usize = 64;
+
+#[cfg(test)]
+mod kernel_rules;
 
 #[cfg(test)]
 pub(crate) mod testing {
@@ -499,9 +422,9 @@ mod tests {
     use xvs_proto::Protocol;
 
     use proptest::prelude::*;
-    use xvs_dataplane::egress::model::Network;
+    use xvs_proto::LinkId;
+    use xvs_proto::network::Network;
     use xvs_proto::{Endpoint, FlowKey, Packet};
-    use xvs_xdp::LinkId;
 
     use crate::firewall_marks::*;
 

@@ -9,16 +9,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use serde_json::{Value, json};
-use xvs_dataplane::snapshot::marks::{Change, Expected, Test};
+use xvs_proto::mark::{Change, Expected, Test};
 use xvs_proto::{Family, Prefix, Protocol};
 
-use super::range;
-use super::save::DROPS;
-use crate::firewall_marks::{Action, Base, Criterion, ENTRIES_MAX, Rule, Table, What, no_room_for_entries};
+use crate::netfilter::chain::{Action, Base, Criterion, ENTRIES_MAX, Rule, Table, What, no_room_for_entries};
 use crate::netfilter::hook::{Hook, place, protocol};
+use crate::netfilter::range;
+use crate::netfilter::save::DROPS;
 
 /// A ruleset as it was printed.
-pub(super) struct Ruleset {
+pub struct Ruleset {
     objects: Vec<Value>,
     /// The text of each rule, by its table and handle.
     texts: BTreeMap<(TableName, u64), String>,
@@ -32,7 +32,7 @@ type TableName = (String, String);
 impl Ruleset {
     /// `listing` is what `nft -a list ruleset` prints: of it are the rules' texts, and which tables are turned off, for
     /// which nft 1.0.6 prints JSON that does not say it.
-    pub(super) fn parse(text: &str, listing: &str) -> Option<Self> {
+    pub fn parse(text: &str, listing: &str) -> Option<Self> {
         let mut document: Value = serde_json::from_str(text).ok()?;
         let Value::Array(objects) = document["nftables"].take() else { return None };
         let (mut texts, mut dormant) = (BTreeMap::new(), BTreeSet::new());
@@ -57,7 +57,7 @@ impl Ruleset {
     }
 
     /// Whether there is a table of the name that iptables uses, and it is not turned off.
-    pub(super) fn has_mangle(&self, family: Family) -> bool {
+    pub fn has_mangle(&self, family: Family) -> bool {
         self.of("table").any(|table| {
             let name = (text(&table["family"]).to_owned(), text(&table["name"]).to_owned());
             is_mangle(&table["family"], &table["name"], family) && !self.dormant.contains(&name)
@@ -69,7 +69,7 @@ impl Ruleset {
     }
 
     /// The tables, but iptables' of these families.
-    pub(super) fn tables(&self, by_iptables: &[Family]) -> Vec<Table> {
+    pub fn tables(&self, by_iptables: &[Family]) -> Vec<Table> {
         let mut tables: BTreeMap<TableName, Table> = BTreeMap::new();
         let marking = self.marking();
         let room = Cell::new(ENTRIES_MAX);
@@ -134,7 +134,7 @@ impl Ruleset {
     }
 
     /// Whether marks depend on a set whose elements come and go without an event: with time, or by packets.
-    pub(super) fn changes_silently(&self) -> bool {
+    pub fn changes_silently(&self) -> bool {
         let marking = self.marking();
         let (mut filled, mut asked) = (BTreeSet::new(), BTreeSet::new());
         for rule in self.of("rule") {
@@ -164,7 +164,7 @@ impl Ruleset {
     }
 
     /// The same of a chain of the table that iptables uses.
-    pub(super) fn registered_mangle(&self, family: Family, name: &str) -> Option<(u64, u64)> {
+    pub fn registered_mangle(&self, family: Family, name: &str) -> Option<(u64, u64)> {
         let is_it =
             |chain: &&Value| is_mangle(&chain["family"], &chain["table"], family) && chain["name"] == name;
         self.registered(self.of("chain").find(is_it)?)

@@ -4,12 +4,11 @@
 //! siblings: the lab, tests), and turned into the look-up tables of a snapshot by [`super::Egress`]. Nothing
 //! here is looked at per packet.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-use hashbrown::HashSet;
+use crate::{MacAddr, Prefix};
 use thiserror::Error;
-use xvs_proto::{MacAddr, Prefix};
-use xvs_xdp::LinkId;
 
 /// Everything that forwarding depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -233,7 +232,7 @@ impl Network {
     ///
     /// With 65,536 links, more than the kernel's own tables are ever given.
     pub fn free_link_id(&self) -> LinkId {
-        let taken: HashSet<LinkId> = self.links.iter().map(|link| link.id).collect();
+        let taken: BTreeSet<LinkId> = self.links.iter().map(|link| link.id).collect();
         let free = (0..=u16::MAX).map(LinkId).find(|id| !taken.contains(id));
         free.expect("fewer than 65,536 links")
     }
@@ -269,6 +268,10 @@ fn implied_routes(addr: IpAddr, net: Prefix, ifindex: u32, routes: &mut Vec<Rout
 
 /// Metric of IPv6 routes that come with an address (kernel `IP6_RT_PRIO_ADDRCONF`).
 const CONNECTED_METRIC_V6: u32 = 256;
+
+/// One of the director's interfaces, by its place in the snapshot's and the port's list of links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LinkId(pub u16);
 
 #[cfg(test)]
 mod tests {

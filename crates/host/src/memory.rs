@@ -26,7 +26,7 @@ fn available_kibibytes(meminfo: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::memory::*;
 
     #[test]
     fn the_line_of_available_memory_is_found_among_the_others() {
