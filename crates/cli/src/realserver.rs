@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use clap::{Args, Subcommand};
-use xvs_ctl::realserver::{Change, Method, Realserver};
+use xvs_realserver::Method;
+use xvs_realserver::{Change, Realserver};
 
 use crate::exit::{DONE, Done, FAILED};
 

@@ -25,5 +25,3 @@ pub mod metrics;
 pub mod status;
 
 pub mod in_memory;
-
-pub mod realserver;

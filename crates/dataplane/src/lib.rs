@@ -33,5 +33,3 @@ pub mod explain;
 pub mod clock;
 pub mod counters;
 pub mod random;
-
-pub mod decap;

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use xvs_ctl::config::Config;
-use xvs_ctl::realserver::status::Status;
 use xvs_dataplane::egress::Egress;
 use xvs_model::daemon_facts::DaemonFacts;
 use xvs_model::destination::Tunnel;
@@ -13,6 +12,7 @@ use xvs_model::local_address::LocalAddress;
 use xvs_proto::LinkId;
 use xvs_proto::network::{Link, Network};
 use xvs_proto::{Endpoint, MacAddr};
+use xvs_realserver::status::Status;
 use xvs_sched::{ForwardingMethod, ServiceKey};
 use xvs_xdp::device::Device;
 

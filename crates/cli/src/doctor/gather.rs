@@ -12,7 +12,6 @@ use std::{fs, io, thread};
 
 use rustix::process::{Resource, geteuid, getrlimit};
 use xvs_ctl::config::Config;
-use xvs_ctl::realserver::Realserver;
 use xvs_host::cores::cores_available;
 use xvs_host::network::neighbours::Neighbours;
 use xvs_host::network::netlink::Netlink;
@@ -24,6 +23,7 @@ use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_model::state::State;
 use xvs_proto::network::{Link, Network};
+use xvs_realserver::Realserver;
 use xvs_xdp::arp::who_has;
 use xvs_xdp::device::Device;
 

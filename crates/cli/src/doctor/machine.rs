@@ -126,7 +126,7 @@ pub(super) fn kernel_services(facts: &Facts) -> Vec<Finding> {
 
 /// What is wrong with this machine as a real server, if it is one.
 pub(super) fn real_server(facts: &Facts) -> Vec<Finding> {
-    let of = |status: &xvs_ctl::realserver::status::Status| {
+    let of = |status: &xvs_realserver::status::Status| {
         let (vip, method, dev) = (status.vip, status.method, &status.dev);
         let whole = Finding::ok("real server", vip, format!("this machine serves it by {method} on {dev}"));
         let wrong = |problem: &String| {

@@ -4,50 +4,51 @@
 //! themselves. It is locked while a command works on it, and replaced in one step; so who only looks needs no lock.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::Write;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
-use xvs_xdp::network_cookie;
-
-use super::Method;
 use xvs_host::lock_file;
 use xvs_host::lock_file::{Lock, Tried};
+use xvs_xdp::network_cookie;
+
+use crate::method::Method;
 
 /// What is up, and what was there before.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Record {
+pub(crate) struct Record {
     /// The virtual addresses that are up.
-    pub(super) virtuals: BTreeMap<IpAddr, Served>,
+    pub(crate) virtuals: BTreeMap<IpAddr, Served>,
     /// Settings that were changed for any of them, by their place under `/proc/sys`.
-    pub(super) settings: BTreeMap<String, Setting>,
+    pub(crate) settings: BTreeMap<String, Setting>,
     /// Interfaces that were down before one of them needed it.
-    pub(super) raised: BTreeSet<String>,
+    pub(crate) raised: BTreeSet<String>,
 }
 
 /// A virtual address that is up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Served {
-    pub(super) method: Method,
+pub(crate) struct Served {
+    pub(crate) method: Method,
     /// The interface that the director's packets come in by.
-    pub(super) dev: String,
+    pub(crate) dev: String,
     /// The interface that has the virtual address.
-    pub(super) holder: String,
-    pub(super) address: Origin,
+    pub(crate) holder: String,
+    pub(crate) address: Origin,
     /// The places of the settings that it needs.
-    pub(super) settings: BTreeSet<String>,
+    pub(crate) settings: BTreeSet<String>,
     /// Who takes off the outer header.
-    pub(super) decapsulation: Option<Decapsulation>,
+    pub(crate) decapsulation: Option<Decapsulation>,
 }
 
 /// How a thing came to be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Origin {
+pub(crate) enum Origin {
     /// It was there before, and stays.
     Found,
     /// We made it, and remove it.
@@ -57,7 +58,7 @@ pub(super) enum Origin {
 /// Who takes the outer header off.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "by")]
-pub(super) enum Decapsulation {
+pub(crate) enum Decapsulation {
     /// The kernel's interface for IPv4 in IPv4.
     Tunl0,
     /// Our XDP program, for packets to these addresses of this machine, and for GUE to this port.
@@ -66,22 +67,22 @@ pub(super) enum Decapsulation {
 
 /// A setting that was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Setting {
-    pub(super) found: i32,
-    pub(super) set: i32,
+pub(crate) struct Setting {
+    pub(crate) found: i32,
+    pub(crate) set: i32,
 }
 
 /// The record, locked against other commands until it is dropped.
 #[derive(Debug)]
-pub(super) struct Locked {
-    pub(super) record: Record,
+pub(crate) struct Locked {
+    pub(crate) record: Record,
     path: PathBuf,
     _lock: Lock,
 }
 
 impl Locked {
     /// Reads the record of this network namespace; none is an empty one.
-    pub(super) fn open(folder: &Path) -> io::Result<Self> {
+    pub(crate) fn open(folder: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let lock = match lock_file::lock(&folder.join("realserver.lock"))? {
             Tried::Locked(lock) => lock,
@@ -96,7 +97,7 @@ impl Locked {
     }
 
     /// Writes it down, or removes the file when nothing is up.
-    pub(super) fn save(&self) -> io::Result<()> {
+    pub(crate) fn save(&self) -> io::Result<()> {
         if self.record == Record::default() {
             return match fs::remove_file(&self.path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -111,7 +112,7 @@ impl Locked {
     }
 
     /// Where it stands.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 }
@@ -132,12 +133,12 @@ fn read(path: &Path) -> io::Result<Record> {
 
 impl Record {
     /// The record as it is now; none is an empty one. Makes no file and waits for nobody.
-    pub(super) fn look(folder: &Path) -> io::Result<Self> {
+    pub(crate) fn look(folder: &Path) -> io::Result<Self> {
         read(&path(folder)?)
     }
 
     /// Takes out what nobody needs any more, to be put back: settings and interfaces.
-    pub(super) fn take_unneeded(&mut self) -> (Vec<(String, Setting)>, Vec<String>) {
+    pub(crate) fn take_unneeded(&mut self) -> (Vec<(String, Setting)>, Vec<String>) {
         let needed = |place: &str| self.virtuals.values().any(|served| served.settings.contains(place));
         let places: Vec<String> = self.settings.keys().filter(|place| !needed(place)).cloned().collect();
         let held = |dev: &str| self.virtuals.values().any(|served| served.holder == dev);
@@ -150,7 +151,7 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::record::*;
 
     fn served(dev: &str, settings: &[&str]) -> Served {
         Served {

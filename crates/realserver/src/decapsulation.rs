@@ -105,7 +105,7 @@ pub fn install(ifindex: u32, tunnels: &Tunnels) -> Result<Mode, DecapError> {
             .or_else(|_| attach(Some(Mode::Generic)))
             .map_err(refused("attaching the XDP program"))?,
     }
-    match self::occupant(ifindex)? {
+    match crate::decapsulation::occupant(ifindex)? {
         Occupant::Ours(mode) => Ok(mode),
         Occupant::Foreign(program) => Err(DecapError::Occupied { ifindex, program }),
         Occupant::Nobody => {
@@ -159,7 +159,7 @@ fn load(tunnels: &Tunnels) -> Result<Object, DecapError> {
     Ok(object)
 }
 
-/// An address as the program's maps have it (`struct xvs_address` in `bpf/maps.h`).
+/// An address as the program's maps have it (`struct address` in `bpf/decap.bpf.c`).
 fn address_key(addr: IpAddr) -> [u8; 20] {
     let mut key = [0; 20];
     let version: u32 = match addr {
@@ -226,7 +226,7 @@ type CounterLine = [u64; 8];
 mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
-    use super::*;
+    use crate::decapsulation::*;
     use xvs_xdp::bpf::test_run;
 
     const VIP: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);

@@ -17,12 +17,19 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#include "maps.h"
+/* Families, by the number of the IP version. */
+enum { V4 = 4, V6 = 6 };
+
+/* Key of a map of addresses: in network order; an IPv4 address takes the first 4 bytes, the rest is zero. */
+struct address {
+	__u8 addr[16];
+	__u32 family;
+};
 
 struct addresses {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1024);
-	__type(key, struct xvs_address);
+	__type(key, struct address);
 	__type(value, __u32);
 };
 
@@ -82,7 +89,7 @@ struct gue {
 
 // A packet around another; offsets count from the frame's first byte.
 struct outer {
-	struct xvs_address dest;
+	struct address dest;
 	__u32 network;   // where its header is
 	__u32 payload;   // where what it carries is
 	__u32 bytes;     // how much that is
@@ -193,7 +200,7 @@ static __always_inline int read_outer(struct xdp_md *ctx, __be16 ethertype, stru
 		if (header_sum(ctx, outer->network, header) != 0xffff)
 			return 0;
 		__builtin_memcpy(outer->dest.addr, &ip->daddr, sizeof(ip->daddr));
-		outer->dest.family = XVS_V4;
+		outer->dest.family = V4;
 		outer->payload = outer->network + header;
 		outer->bytes = total - header;
 		outer->protocol = ip->protocol;
@@ -204,7 +211,7 @@ static __always_inline int read_outer(struct xdp_md *ctx, __be16 ethertype, stru
 		if ((void *)(ip + 1) > end || ip->version != 6)
 			return 0;
 		__builtin_memcpy(outer->dest.addr, &ip->daddr, sizeof(ip->daddr));
-		outer->dest.family = XVS_V6;
+		outer->dest.family = V6;
 		outer->payload = outer->network + sizeof(*ip);
 		outer->bytes = bpf_ntohs(ip->payload_len);
 		outer->protocol = ip->nexthdr;
@@ -221,7 +228,7 @@ static __always_inline int read_outer(struct xdp_md *ctx, __be16 ethertype, stru
 // (RFC 1624, eqn. 3).
 static __always_inline int mark_congestion(void *inner, __u32 family)
 {
-	if (family == XVS_V6) {
+	if (family == V6) {
 		struct ipv6hdr *ip = inner;
 		if (!(ip->flow_lbl[0] >> 4 & ECN_MASK))
 			return 0;
@@ -329,7 +336,7 @@ int xvs_decap(struct xdp_md *ctx)
 		return XDP_PASS;
 
 	// The packet inside. From here on what is not for us is a packet of a tunnel to us, and counted.
-	struct xvs_address dest = {};
+	struct address dest = {};
 	void *inner = payload + between;
 	PIN(inner);
 	__u32 total;
@@ -341,14 +348,14 @@ int xvs_decap(struct xdp_md *ctx)
 		if (total < ip->ihl * 4)
 			return counted(LEFT, XDP_PASS);
 		__builtin_memcpy(dest.addr, &ip->daddr, sizeof(ip->daddr));
-		dest.family = XVS_V4;
+		dest.family = V4;
 	} else if (ethertype == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip = inner;
 		if ((void *)(ip + 1) > end || ip->version != 6)
 			return counted(LEFT, XDP_PASS);
 		total = sizeof(*ip) + bpf_ntohs(ip->payload_len);
 		__builtin_memcpy(dest.addr, &ip->daddr, sizeof(ip->daddr));
-		dest.family = XVS_V6;
+		dest.family = V6;
 	} else {
 		return counted(LEFT, XDP_PASS);
 	}

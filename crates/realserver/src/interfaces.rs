@@ -9,42 +9,42 @@ use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, Addres
 use netlink_packet_route::link::{LinkFlags, LinkMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
-use xvs_proto::network::{Link, Network, RouteAction, Table};
-
-use super::record::Origin;
 use xvs_host::network::NetworkFollower;
 use xvs_host::network::netlink::Netlink;
+use xvs_proto::network::{Link, Network, RouteAction, Table};
+
+use crate::record::Origin;
 
 /// The interfaces at one moment, and the way to change them.
 #[derive(Debug)]
-pub(super) struct Interfaces {
+pub(crate) struct Interfaces {
     network: Arc<Network>,
     netlink: Netlink,
 }
 
 /// The state that an interface is put into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Administrative {
+pub(crate) enum Administrative {
     Up,
     Down,
 }
 
 impl Interfaces {
-    pub(super) fn read() -> io::Result<Self> {
+    pub(crate) fn read() -> io::Result<Self> {
         let network = Arc::clone(&NetworkFollower::open()?.view().network);
         Ok(Self { network, netlink: Netlink::open()? })
     }
 
-    pub(super) fn link(&self, name: &str) -> Option<&Link> {
+    pub(crate) fn link(&self, name: &str) -> Option<&Link> {
         self.network.link_named(name)
     }
 
-    pub(super) fn names(&self) -> Vec<&str> {
+    pub(crate) fn names(&self) -> Vec<&str> {
         self.network.links.iter().map(|link| link.name.as_str()).collect()
     }
 
     /// The interface of the default route to this address's family.
-    pub(super) fn default_dev(&self, addr: IpAddr) -> Option<&str> {
+    pub(crate) fn default_dev(&self, addr: IpAddr) -> Option<&str> {
         let defaults = self.network.routes.iter().filter(|route| {
             route.table == Table::Main
                 && route.dest.is_default()
@@ -57,13 +57,13 @@ impl Interfaces {
     }
 
     /// An interface that has an address, other than this one.
-    pub(super) fn other_with(&self, addr: IpAddr, holder: &str) -> Option<&Link> {
+    pub(crate) fn other_with(&self, addr: IpAddr, holder: &str) -> Option<&Link> {
         let has = |link: &Link| link.addresses.iter().any(|&(held, _)| held == addr);
         self.network.links.iter().find(|link| link.name != holder && has(link))
     }
 
     /// The addresses of this machine to which others can send from beyond their link.
-    pub(super) fn reachable(&self) -> impl Iterator<Item = IpAddr> {
+    pub(crate) fn reachable(&self) -> impl Iterator<Item = IpAddr> {
         let held = self.network.links.iter().flat_map(|link| &link.addresses).map(|&(addr, _)| addr);
         held.filter(|addr| match addr {
             IpAddr::V4(v4) => !v4.is_loopback(),
@@ -72,7 +72,7 @@ impl Interfaces {
     }
 
     /// Gives an interface an address of its own, with no network around it.
-    pub(super) fn add_address(&mut self, ifindex: u32, addr: IpAddr) -> io::Result<Origin> {
+    pub(crate) fn add_address(&mut self, ifindex: u32, addr: IpAddr) -> io::Result<Origin> {
         let mut message = address(ifindex, addr);
         // On this interface nobody else can have it, so there is nothing to detect (RFC 4862 §5.4).
         message.header.flags |= AddressHeaderFlags::Nodad;
@@ -84,14 +84,14 @@ impl Interfaces {
     }
 
     /// Takes an address away; that it is gone is fine.
-    pub(super) fn remove_address(&mut self, ifindex: u32, addr: IpAddr) -> io::Result<()> {
+    pub(crate) fn remove_address(&mut self, ifindex: u32, addr: IpAddr) -> io::Result<()> {
         match self.netlink.change(RouteNetlinkMessage::DelAddress(address(ifindex, addr)), 0) {
             Err(error) if !is(&error, Errno::ADDRNOTAVAIL) => Err(error),
             _ => Ok(()),
         }
     }
 
-    pub(super) fn set(&mut self, ifindex: u32, state: Administrative) -> io::Result<()> {
+    pub(crate) fn set(&mut self, ifindex: u32, state: Administrative) -> io::Result<()> {
         let mut message = LinkMessage::default();
         message.header.index = ifindex;
         message.header.change_mask = LinkFlags::Up;
@@ -116,3 +116,6 @@ fn address(ifindex: u32, addr: IpAddr) -> AddressMessage {
 fn is(error: &io::Error, errno: Errno) -> bool {
     error.raw_os_error() == Some(errno.raw_os_error())
 }
+
+/// The interface that the kernel's module `ipip` makes for tunnels from anywhere.
+pub(crate) const TUNL0: &str = "tunl0";

@@ -7,36 +7,29 @@
 //! raised, never lowered; what stood there is kept in a record and put back when the last virtual address that needs
 //! it goes down, unless somebody has changed it since. Runs on the real server, for one command, and leaves.
 
+pub use crate::error::RealserverError;
+pub use crate::method::Method;
 use std::collections::BTreeSet;
+use std::io;
 use std::net::IpAddr;
 use std::path::Path;
-use std::{fmt, io};
 
-use serde::{Deserialize, Serialize};
-use thiserror::Error;
-use xvs_dataplane::decap;
-use xvs_dataplane::decap::{DecapError, Occupant, Tunnels};
 use xvs_proto::is_host;
 
-use self::interfaces::{Administrative, Interfaces};
-use self::record::{Decapsulation, Locked, Origin, Record, Served, Setting};
-use self::status::Status;
-use self::sysctl::Wanted;
+use crate::decapsulation::{Occupant, Tunnels};
+use crate::error::failed;
+use crate::interfaces::{Administrative, Interfaces, TUNL0};
+use crate::record::{Decapsulation, Locked, Origin, Record, Served, Setting};
+use crate::status::{Status, outer_dests};
+use crate::sysctl::Wanted;
 
+pub mod decapsulation;
+mod error;
 mod interfaces;
+mod method;
 mod record;
 pub mod status;
 mod sysctl;
-
-/// How the director's packets reach this machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Method {
-    /// Direct routing (ipvsadm's `-g`): with only the link address changed.
-    Dr,
-    /// In another packet (ipvsadm's `-i`): IP in IP, GRE or GUE.
-    Tunnel,
-}
 
 /// Whether a command found something to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,69 +38,6 @@ pub enum Change {
     New,
     /// It was up; what had got lost was restored.
     Again,
-}
-
-/// Why a real server could not be prepared, or put back.
-#[derive(Debug, Error)]
-pub enum RealserverError {
-    /// The record or a table of the kernel could not be read or written.
-    #[error("{what}: {error}{}", hint(error))]
-    Io {
-        /// What was tried.
-        what: String,
-        /// Why not.
-        error: io::Error,
-    },
-    /// No such interface.
-    #[error("there is no interface {dev}; there are {present}")]
-    NoInterface {
-        /// The name asked for.
-        dev: String,
-        /// The names of those that exist.
-        present: String,
-    },
-    /// None was named and none suggests itself.
-    #[error("no default route tells by which interface packets for {0} come in; name it with --dev")]
-    NoDefaultRoute(IpAddr),
-    /// The address is where ARP for it would be answered.
-    #[error(
-        "{vip} is an address of {dev}, where it would answer ARP; remove it there (`ip address del`) first"
-    )]
-    OnTheWire {
-        /// The virtual address.
-        vip: IpAddr,
-        /// The interface that has it.
-        dev: String,
-    },
-    /// No host can have it beside others.
-    #[error("{0} is no address that clients can send to; name the service's virtual address")]
-    NoHost(IpAddr),
-    /// It is up in another way.
-    #[error(
-        "{vip} is up already with --method {method} --dev {dev}; `xvs realserver down --vip {vip}` first"
-    )]
-    UpOtherwise {
-        /// The virtual address.
-        vip: IpAddr,
-        /// How it is up.
-        method: Method,
-        /// Where it is up.
-        dev: String,
-    },
-    /// It is not up.
-    #[error("{0} is not up; `xvs realserver status` lists what is")]
-    NotUp(IpAddr),
-    /// A port for GUE, and no tunnel.
-    #[error("--gue-port says where a tunnel ends; it goes with --method tunnel")]
-    GueWithoutTunnel,
-    /// The XDP program's refusal.
-    #[error("decapsulation for {vip}: {error}")]
-    Decap {
-        /// The virtual address.
-        vip: IpAddr,
-        /// Why not.
-        error: DecapError,
-    },
 }
 
 /// This machine, with the record of what was changed on it.
@@ -296,7 +226,7 @@ impl Realserver {
             None => {
                 vip.is_ipv4()
                     && self.interfaces.link(TUNL0).is_some()
-                    && matches!(decap::occupant(ifindex), Ok(Occupant::Foreign(_)))
+                    && matches!(decapsulation::occupant(ifindex), Ok(Occupant::Foreign(_)))
             }
         };
         if by_tunl0 {
@@ -344,14 +274,14 @@ impl Realserver {
             }
         }
         let done = if tunnels.virtuals.is_empty() {
-            match decap::occupant(link.ifindex) {
+            match decapsulation::occupant(link.ifindex) {
                 // Whoever replaced ours has to take theirs off.
                 Ok(Occupant::Foreign(_)) => Ok(()),
-                Ok(_) => decap::remove(link.ifindex),
+                Ok(_) => decapsulation::remove(link.ifindex),
                 Err(error) => Err(error),
             }
         } else {
-            decap::install(link.ifindex, &tunnels).map(drop)
+            decapsulation::install(link.ifindex, &tunnels).map(drop)
         };
         done.map_err(|error| RealserverError::Decap { vip, error })
     }
@@ -381,20 +311,6 @@ impl Served {
     }
 }
 
-impl fmt::Display for Method {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Dr => "dr",
-            Self::Tunnel => "tunnel",
-        })
-    }
-}
-
-/// The addresses that the director may know this machine by: all that are not virtual.
-fn outer_dests(interfaces: &Interfaces, record: &Record) -> BTreeSet<IpAddr> {
-    interfaces.reachable().filter(|addr| !record.virtuals.contains_key(addr)).collect()
-}
-
 /// Writes what was found, unless somebody has changed it since or it went with its interface.
 fn put_back(place: &str, setting: Setting) -> Result<(), RealserverError> {
     let done = match sysctl::read(place) {
@@ -410,14 +326,6 @@ fn the_record(folder: &Path) -> String {
     format!("the record of what is up, in {}", folder.display())
 }
 
-fn hint(error: &io::Error) -> &'static str {
-    if error.kind() == io::ErrorKind::PermissionDenied { "; this needs root" } else { "" }
-}
-
-fn failed(what: impl FnOnce() -> String) -> impl FnOnce(io::Error) -> RealserverError {
-    move |error| RealserverError::Io { what: what(), error }
-}
-
 const LOOPBACK: &str = "lo";
 
 /// The longest that a director writes around a packet, in bytes: IPv6, UDP and GUE.
@@ -425,6 +333,3 @@ const TUNNEL_HEADERS: u32 = 40 + 8 + 4;
 
 /// Where GUE goes to if nobody says otherwise (IANA: `gue`).
 const GUE_PORT: u16 = 6080;
-
-/// The interface that the kernel's module `ipip` makes for tunnels from anywhere.
-const TUNL0: &str = "tunl0";

@@ -7,12 +7,13 @@ use std::net::IpAddr;
 use std::{fmt, io};
 
 use serde::Serialize;
-use xvs_dataplane::decap;
-use xvs_dataplane::decap::Occupant;
 
-use super::interfaces::Interfaces;
-use super::record::{Decapsulation, Record, Served};
-use super::{Method, RealserverError, TUNL0, failed, outer_dests, sysctl};
+use crate::decapsulation::Occupant;
+use crate::error::{RealserverError, failed};
+use crate::interfaces::{Interfaces, TUNL0};
+use crate::method::Method;
+use crate::record::{Decapsulation, Record, Served};
+use crate::{decapsulation, sysctl};
 
 /// A virtual address that is up.
 #[derive(Debug, Serialize)]
@@ -54,9 +55,9 @@ pub struct Counters {
     pub congested: u64,
 }
 
-impl From<decap::Counters> for Counters {
-    fn from(counted: decap::Counters) -> Self {
-        let decap::Counters { ip, gre, gue, left_to_kernel, bad_checksum, congested } = counted;
+impl From<decapsulation::Counters> for Counters {
+    fn from(counted: decapsulation::Counters) -> Self {
+        let decapsulation::Counters { ip, gre, gue, left_to_kernel, bad_checksum, congested } = counted;
         Self { ip, gre, gue, left_to_kernel, bad_checksum, congested }
     }
 }
@@ -75,7 +76,7 @@ pub struct SettingStatus {
 }
 
 impl Status {
-    pub(super) fn of(
+    pub(crate) fn of(
         vip: IpAddr,
         served: &Served,
         record: &Record,
@@ -156,10 +157,10 @@ impl Status {
         let Some(link) = interfaces.link(&served.dev) else { return Ok(()) };
         let vip = self.vip;
         let refused = |error| RealserverError::Decap { vip, error };
-        match decap::occupant(link.ifindex).map_err(refused)? {
+        match decapsulation::occupant(link.ifindex).map_err(refused)? {
             Occupant::Ours(mode) => {
                 self.decapsulation = Some(format!("an XDP program on {} ({mode})", served.dev));
-                self.counters = Some(decap::counters(link.ifindex).map_err(refused)?.into());
+                self.counters = Some(decapsulation::counters(link.ifindex).map_err(refused)?.into());
             }
             Occupant::Nobody => self.problems.push(format!("the XDP program is gone from {}", served.dev)),
             Occupant::Foreign(id) => {
@@ -227,4 +228,9 @@ fn purpose(place: &str) -> &'static str {
         Some("arp_announce") => "no ARP question in the name of the virtual address",
         _ => "decapsulated requests are taken also if their replies leave elsewhere",
     }
+}
+
+/// The addresses that the director may know this machine by: all that are not virtual.
+pub(crate) fn outer_dests(interfaces: &Interfaces, record: &Record) -> BTreeSet<IpAddr> {
+    interfaces.reachable().filter(|addr| !record.virtuals.contains_key(addr)).collect()
 }

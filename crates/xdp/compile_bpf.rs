@@ -1,4 +1,5 @@
-//! Compiles each `bpf/NAME.bpf.c` to `OUT_DIR/NAME.bpf.o`, which `src/steering/` and `src/decap.rs` embed.
+//! The build script of packages with BPF programs: compiles each `bpf/NAME.bpf.c` to `OUT_DIR/NAME.bpf.o`, which they
+//! embed.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
