@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use serde::Serialize;
 use xvs_ipvsadm::Output;
 use xvs_model::client::{Client, Director, Failure, default_socket};
 use xvs_model::command::CommandError;
@@ -124,6 +125,11 @@ Exit codes:
   2  the command line is wrong
   3  xvsd refused, and nothing has changed
   4  no xvsd could be asked";
+
+/// Prints the document of `--json`, indented, and the end of its last line.
+fn print_json(document: &impl Serialize, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "{}", serde_json::to_string_pretty(document)?)
+}
 
 /// Does what the command line says. What fails is one line on stderr; the exit codes are those of `--help`.
 pub fn run(cli: Cli) -> ExitCode {

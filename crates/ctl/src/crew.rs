@@ -16,10 +16,11 @@ use xvs_dataplane::port::xdp::{Waker, XdpPort};
 use xvs_dataplane::reinject::Reinjector;
 use xvs_dataplane::worker::Worker;
 use xvs_dataplane::xdp::{Attached, Queues, RingSizes, Sockets, Steering};
+use xvs_model::status::{InterfaceStatus, LinkState};
 
 use crate::daemon::{DaemonError, system};
 use crate::placement;
-use crate::shared::{InterfaceFacts, LinkState, WorkerFacts};
+use crate::shared::WorkerFacts;
 use crate::threads;
 
 /// For each worker its queues of each interface.
@@ -122,7 +123,7 @@ impl Crew {
     }
 
     /// What is to be told of the interface at this place; the log is told too.
-    pub(crate) fn interface_facts(&self, place: usize) -> InterfaceFacts {
+    pub(crate) fn interface_facts(&self, place: usize) -> InterfaceStatus {
         interface_facts(&self.attached[place])
     }
 
@@ -247,8 +248,8 @@ fn way(attached: &Attached) -> Result<Arc<Reinjector>, DaemonError> {
     way.map_err(system("the TAP by which packets go back to the kernel"))
 }
 
-fn interface_facts(attached: &Attached) -> InterfaceFacts {
-    let facts = InterfaceFacts {
+fn interface_facts(attached: &Attached) -> InterfaceStatus {
+    let facts = InterfaceStatus {
         name: attached.interface().to_owned(),
         mode: attached.mode().to_string(),
         why_not_native: attached.native_refused().map(ToString::to_string),

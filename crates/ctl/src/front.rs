@@ -3,13 +3,13 @@
 //! Changes and what needs the desired state go to the control thread; connections, counters and status are read by the
 //! client's own thread, so that they delay no command. While the daemon starts, it says so.
 
+use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
-use std::{fmt, fs};
 
-use serde_json::{Value, json};
+use serde_json::json;
 use xvs_dataplane::explain::Live;
 use xvs_dataplane::verdict::DropReason;
 use xvs_model::capture::{CaptureRequest, CapturedPacket, Missed};
@@ -19,6 +19,7 @@ use xvs_model::difference::differences;
 use xvs_model::event::{Asked, Kind, Who, millis_since_1970};
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
+use xvs_model::status::{RulesFound, RulesStatus, StatusReport};
 
 use crate::capturing::Capturing;
 use crate::connections::{How, count, end, found, rows};
@@ -59,9 +60,9 @@ impl Handler for Front {
         match request {
             Request::Status => {
                 let health = daemon.shared().health();
-                let mut report = status::report(daemon.shared(), health.as_ref());
-                report["rules"] = json!(daemon.shared().facts().rules.map(|file| drift(&file, daemon)));
-                Ok(Reply::Report(report))
+                let report = status::report(daemon.shared(), health.as_ref());
+                let rules = daemon.shared().facts().rules.map(|file| drift(&file, daemon));
+                Ok(Reply::Status(Box::new(StatusReport { rules, ..report })))
             }
             Request::Health => Ok(Reply::Report(json!(daemon.shared().health()))),
             Request::Healthy { within_millis } => {
@@ -204,22 +205,25 @@ fn who(peer: &Peer) -> Who {
     Who { uid: peer.uid, pid: peer.pid, program }
 }
 
-/// How what runs differs from the file of rules, as it is now.
-fn drift(file: &Path, daemon: &Handle) -> Value {
-    let error = |error: &dyn fmt::Display| json!({ "file": file, "error": error.to_string() });
-    let text = match fs::read_to_string(file) {
-        Ok(text) => text,
-        Err(unreadable) => return error(&unreadable),
+/// The rules file as it is now, compared with what runs.
+fn drift(file: &Path, daemon: &Handle) -> RulesStatus {
+    let found = match fs::read_to_string(file) {
+        Ok(text) => compared(&text, daemon),
+        Err(unreadable) => RulesFound::Error(unreadable.to_string()),
     };
-    let mut wanted = match read_wanted(&text, &SystemResolver::default()) {
+    RulesStatus { file: file.display().to_string(), found }
+}
+
+fn compared(rules: &str, daemon: &Handle) -> RulesFound {
+    let mut wanted = match read_wanted(rules, &SystemResolver::default()) {
         Ok((_, wanted)) => wanted,
-        Err(faults) => return json!({ "file": file, "faults": faults.len() }),
+        Err(faults) => return RulesFound::Faults(faults.len() as u64),
     };
     match daemon.rules() {
         Ok((running, governed)) => {
             wanted.leave(&running, governed);
-            json!({ "file": file, "differences": differences(&running, &wanted).len() })
+            RulesFound::Differences(differences(&running, &wanted).len() as u64)
         }
-        Err(busy) => error(&busy),
+        Err(busy) => RulesFound::Error(busy.to_string()),
     }
 }

@@ -31,6 +31,7 @@ pub mod event;
 pub mod explain;
 pub mod health;
 pub mod hexadecimal;
+pub mod status;
 pub mod traffic;
 
 pub mod reply;
@@ -38,3 +39,6 @@ pub mod request;
 
 pub mod client;
 pub mod framing;
+
+#[cfg(any(test, feature = "samples"))]
+pub mod sample;

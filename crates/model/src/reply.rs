@@ -13,6 +13,7 @@ use crate::event::Heard;
 use crate::firewall_mark::MarkRule;
 use crate::local_address::LocalAddress;
 use crate::service::ServiceOptions;
+use crate::status::StatusReport;
 use crate::sync_daemon::SyncDaemon;
 use crate::timeouts::Timeouts;
 use crate::traffic::Traffic;
@@ -54,6 +55,8 @@ pub enum Reply {
     Captured(Vec<CapturedPacket>),
     /// No more packets are captured.
     CaptureEnded(Missed),
+    /// The status of the director.
+    Status(Box<StatusReport>),
     /// A document whose shape its request defines.
     Report(serde_json::Value),
 }

@@ -76,7 +76,7 @@ pub enum Request {
     Feedback,
     /// What is known of the health of real servers; answered by [`Reply::Report`].
     Health,
-    /// How the daemon is; answered by [`Reply::Report`].
+    /// The status of the director; answered by [`Reply::Status`].
     Status,
     /// Whether the director moves; answered by [`Reply::Done`], or refused with what does not.
     Healthy {

@@ -1,20 +1,20 @@
 //! Totals and connections of every service and destination, for `xvs top`.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use xvs_proto::Endpoint;
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
 use crate::health::CheckState;
 use crate::reply::Stats;
+use crate::status::StatusReport;
 
 /// Everything at a moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Traffic {
     /// When, in milliseconds since the daemon's start.
     pub at_millis: u64,
-    /// What `xvs status --json` says.
-    pub status: Value,
+    /// The director, without a comparison of its rules file.
+    pub status: StatusReport,
     /// In no order.
     pub services: Vec<ServiceTraffic>,
 }

@@ -10,9 +10,10 @@ use xvs_dataplane::verdict::DropReason;
 use xvs_dataplane::xdp::Statistics;
 use xvs_model::health::HealthReport;
 use xvs_model::request::Access;
+use xvs_model::status::LinkState;
 
 use super::text::{Kind, Text};
-use crate::shared::{Facts, LinkState, Shared, WAIT_BOUNDS};
+use crate::shared::{Facts, Shared, WAIT_BOUNDS};
 use crate::status;
 
 /// All of it; `left_out` destinations will not be told one by one.
