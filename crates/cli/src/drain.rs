@@ -274,8 +274,8 @@ impl Drain<'_> {
 
     /// Who else may give it a weight: health does, in the services of a keepalived.conf.
     fn tell_governor(&mut self) -> Done {
-        let health: Option<HealthReport> = match self.director.call(Request::Health)? {
-            Reply::Report(report) => serde_json::from_value(report)?,
+        let health = match self.director.call(Request::Health)? {
+            Reply::Health(health) => health,
             other => return Err(Failure::unexpected(&other).into()),
         };
         let service = self.service.to_string();
@@ -326,7 +326,7 @@ mod tests {
         looks: VecDeque<(u32, u32)>,
         options: DestinationOptions,
         persistent: u32,
-        health: Value,
+        health: Option<HealthReport>,
         asked: Vec<Request>,
     }
 
@@ -338,7 +338,7 @@ mod tests {
                 looks: looks.iter().copied().collect(),
                 options,
                 persistent: 0,
-                health: Value::Null,
+                health: None,
                 asked: Vec::new(),
             }
         }
@@ -394,7 +394,7 @@ mod tests {
                     self.options = options;
                     Reply::Done
                 }
-                Request::Health => Reply::Report(self.health.clone()),
+                Request::Health => Reply::Health(self.health.clone()),
                 Request::EndConnections(_) => Reply::Report(json!(2)),
                 Request::ResetConnections(_) => Reply::Report(json!({ "ended": 1, "marked": 3 })),
                 other => panic!("{other:?}"),
@@ -480,7 +480,7 @@ mod tests {
     fn it_is_told_of_a_keepalived_conf_that_governs_the_service_and_of_no_other() {
         for (address, is_told) in [("192.0.2.1", true), ("192.0.2.2", false)] {
             let mut script = Script::new(&[]);
-            script.health = json!(sample::report(vec![sample::virtual_server(address, Vec::new())]));
+            script.health = Some(sample::report(vec![sample::virtual_server(address, Vec::new())]));
             let told = script.drain(None, None, |_| Paused::Out).0;
             let wanted = "keepalived.conf governs it: its checks and `xvs reload` may give it back; `weight 0` there lasts\n";
             assert_eq!(told.contains(wanted), is_told, "{told}");

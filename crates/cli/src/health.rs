@@ -7,7 +7,6 @@ use std::io::Write;
 use std::time::SystemTime;
 
 use clap::Args;
-use serde_json::{Value, json};
 use xvs_model::client::{Director, Failure};
 use xvs_model::event::millis_since_1970;
 use xvs_model::health::{
@@ -17,7 +16,7 @@ use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 
 use crate::status::line;
-use crate::{DONE, Done, FAILED};
+use crate::{DONE, Done, FAILED, print_json};
 
 /// What follows `xvs health`.
 #[derive(Debug, Args)]
@@ -34,14 +33,10 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
-    let reply = match director.call(Request::Health)? {
-        Reply::Report(report) => report,
+    let mut report = match director.call(Request::Health)? {
+        Reply::Health(report) => report.ok_or(NOTHING_CHECKED)?,
         other => return Err(Failure::unexpected(&other).into()),
     };
-    if reply == Value::Null {
-        return Err(NOTHING_CHECKED.into());
-    }
-    let mut report: HealthReport = serde_json::from_value(reply)?;
     for wanted in &arguments.virtual_servers {
         if !report.virtual_servers.iter().any(|server| is_like(server, wanted)) {
             return Err(format!("no virtual server of {} is like `{wanted}`", report.file).into());
@@ -55,7 +50,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
         report.virtual_servers.retain_mut(keep_trouble);
     }
     if arguments.json {
-        writeln!(out, "{:#}", json!(report))?;
+        print_json(&report, out)?;
     } else {
         let now_millis = millis_since_1970(SystemTime::now());
         out.write_all(screen(&report, counts, now_millis).as_bytes())?;
@@ -426,13 +421,13 @@ TCP 198.51.100.100:80  no quorum  1 h 0 min  weight 0, quorum 1
         assert!(text.contains(&own_line) && text.contains("ago: word word"), "{text}");
     }
 
-    /// A daemon that knows this of health.
-    struct Daemon(Value);
+    /// A daemon with this report.
+    struct Daemon(Option<HealthReport>);
 
     impl Director for Daemon {
         fn call(&mut self, request: Request) -> Result<Reply, Failure> {
             assert_eq!(request, Request::Health);
-            Ok(Reply::Report(self.0.clone()))
+            Ok(Reply::Health(self.0.clone()))
         }
 
         fn connections(&mut self, _: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure> {
@@ -441,11 +436,11 @@ TCP 198.51.100.100:80  no quorum  1 h 0 min  weight 0, quorum 1
     }
 
     /// What `xvs health` prints, and its exit code or why there is none.
-    fn health(report: &Value, words: &[&str]) -> (String, Result<u8, String>) {
+    fn health(report: Option<&HealthReport>, words: &[&str]) -> (String, Result<u8, String>) {
         let words = ["xvs", "health"].iter().chain(words);
         let Command::Health(arguments) = Cli::try_parse_from(words).unwrap().command else { panic!() };
         let mut out = Vec::new();
-        let done = run(&arguments, &mut Daemon(report.clone()), &mut out);
+        let done = run(&arguments, &mut Daemon(report.cloned()), &mut out);
         (String::from_utf8(out).unwrap(), done.map_err(|error| error.to_string()))
     }
 
@@ -453,38 +448,37 @@ TCP 198.51.100.100:80  no quorum  1 h 0 min  weight 0, quorum 1
     fn the_exit_code_says_whether_what_was_asked_about_is_well_and_programs_get_the_report_itself() {
         let other = sample("203.0.113.1", vec![real_server("192.0.2.21", UP)]);
         let both = report(vec![pair(DOWN), other]);
-        let told = json!(both);
-        assert_eq!(health(&told, &[]).1, Ok(FAILED));
-        let (text, code) = health(&told, &["203.0.113.1"]);
+        assert_eq!(health(Some(&both), &[]).1, Ok(FAILED));
+        let (text, code) = health(Some(&both), &["203.0.113.1"]);
         assert_eq!((code, text.contains("1 of 1 real servers up")), (Ok(DONE), true), "{text}");
-        assert_eq!(health(&told, &["203.0.113.1", "100:80"]).1, Ok(FAILED));
+        assert_eq!(health(Some(&both), &["203.0.113.1", "100:80"]).1, Ok(FAILED));
         let why = "no virtual server of /etc/keepalived/keepalived.conf is like `nobody`";
-        assert_eq!(health(&told, &["203", "nobody"]), (String::new(), Err(why.to_owned())));
-        let (text, code) = health(&told, &["--json"]);
-        assert_eq!((serde_json::from_str(&text).ok(), code), (Some(both), Ok(FAILED)));
+        assert_eq!(health(Some(&both), &["203", "nobody"]), (String::new(), Err(why.to_owned())));
+        let (text, code) = health(Some(&both), &["--json"]);
+        assert_eq!((serde_json::from_str(&text).ok().as_ref(), code), (Some(&both), Ok(FAILED)));
         let lost = VirtualServerHealth { is_well: false, ..pair(UP) };
-        assert_eq!(health(&json!(report(vec![lost])), &[]).1, Ok(FAILED));
+        assert_eq!(health(Some(&report(vec![lost])), &[]).1, Ok(FAILED));
     }
 
     #[test]
     fn only_what_is_not_well_is_shown_if_that_is_asked_and_all_is_counted() {
         let failing = pair(CheckState::Failing { failures: 1, fall: 3 });
         let well = sample("203.0.113.1", vec![real_server("192.0.2.21", UP)]);
-        let report = json!(report(vec![failing, well, pair(DOWN)]));
-        let (text, code) = health(&report, &["--down"]);
+        let report = report(vec![failing, well, pair(DOWN)]);
+        let (text, code) = health(Some(&report), &["--down"]);
         assert!(
             text.starts_with("health     4 of 5 real servers up, 3 of 3 virtual servers well\n"),
             "{text}"
         );
         assert_eq!((text.matches("192.0.2.12:80  ").count(), code), (4, Ok(FAILED)), "{text}");
         assert!(!text.contains("192.0.2.11") && !text.contains("203.0.113.1"), "{text}");
-        let (text, _) = health(&report, &["--down", "203.0.113.1"]);
+        let (text, _) = health(Some(&report), &["--down", "203.0.113.1"]);
         assert_eq!(text.lines().count(), 2, "{text}");
     }
 
     #[test]
     fn a_daemon_that_checks_nothing_says_what_to_do_and_is_not_well() {
-        let (text, done) = health(&Value::Null, &["--json"]);
+        let (text, done) = health(None, &["--json"]);
         assert!(text.is_empty() && done.unwrap_err().contains("`xvsd --keepalived FILE`"));
     }
 }

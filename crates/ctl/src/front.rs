@@ -64,7 +64,7 @@ impl Handler for Front {
                 let rules = daemon.shared().facts().rules.map(|file| drift(&file, daemon));
                 Ok(Reply::Status(Box::new(StatusReport { rules, ..report })))
             }
-            Request::Health => Ok(Reply::Report(json!(daemon.shared().health()))),
+            Request::Health => Ok(Reply::Health(daemon.shared().health())),
             Request::Healthy { within_millis } => {
                 let patience = Duration::from_millis(within_millis.into()).min(LONGEST_JUDGEMENT);
                 liveness::judge(daemon, patience).map_err(|why| CommandError::Failed { why })?;

@@ -277,7 +277,7 @@ impl Director for InMemory {
                 Err(CommandError::Failed { why: "the lab has no status; ask for its counters".to_owned() })
             }
             // A lab has no keepalived.conf.
-            Request::Health => Ok(Reply::Report(Value::Null)),
+            Request::Health => Ok(Reply::Health(None)),
             Request::CountConnections(filter) => {
                 let snapshot = self.control.published().load_full();
                 Ok(Reply::Report(json!(count(&self.reader, &snapshot, self.now, &filter))))

@@ -11,6 +11,7 @@ use crate::destination::DestinationOptions;
 use crate::difference::Difference;
 use crate::event::Heard;
 use crate::firewall_mark::MarkRule;
+use crate::health::HealthReport;
 use crate::local_address::LocalAddress;
 use crate::service::ServiceOptions;
 use crate::status::StatusReport;
@@ -57,6 +58,8 @@ pub enum Reply {
     CaptureEnded(Missed),
     /// The status of the director.
     Status(Box<StatusReport>),
+    /// The health of real servers; `None` without a keepalived.conf.
+    Health(Option<HealthReport>),
     /// A document whose shape its request defines.
     Report(serde_json::Value),
 }

@@ -74,7 +74,7 @@ pub enum Request {
     /// Weights that follow load reports; answered by [`Reply::Report`] with
     /// [`FeedbackRow`](crate::load_feedback::FeedbackRow)s.
     Feedback,
-    /// What is known of the health of real servers; answered by [`Reply::Report`].
+    /// The health of real servers; answered by [`Reply::Health`].
     Health,
     /// The status of the director; answered by [`Reply::Status`].
     Status,
