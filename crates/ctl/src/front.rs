@@ -71,7 +71,7 @@ impl Handler for Front {
                 Ok(Reply::Done)
             }
             Request::Traffic => Ok(Reply::Traffic(traffic(daemon.shared()))),
-            Request::Counters => Ok(Reply::Report(json!(daemon.shared().counters()))),
+            Request::Counters => Ok(Reply::Counters(daemon.shared().counters())),
             Request::CountConnections(filter) => {
                 let shared = daemon.shared();
                 let snapshot = shared.published.load_full();

@@ -3,7 +3,7 @@
 //! For `xvs lab` and for tests. Interfaces, routes and neighbours are added by hand, frames are handed in, time is moved by
 //! hand. Everything else is what runs on the wire. The same input gives the same output.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::ControlFlow;
@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use xvs_dataplane::port::Port;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{Table, TableConfig, TableReader, Timers};
 use xvs_dataplane::counters::WorkerCounters;
@@ -253,14 +253,9 @@ impl InMemory {
     }
 
     /// Every counter that is not zero.
-    pub fn counters(&self) -> Value {
+    pub fn counters(&self) -> BTreeMap<String, u64> {
         let swept = self.sweeper.counters().all().map(|(name, value)| (name.to_owned(), value));
-        self.counters
-            .all()
-            .chain(swept)
-            .filter(|(_, value)| *value != 0)
-            .map(|(name, value)| (name, json!(value)))
-            .collect()
+        self.counters.all().chain(swept).filter(|(_, value)| *value != 0).collect()
     }
 
     fn end(&self, filter: &Filter, how: How) -> Ended {
@@ -272,7 +267,7 @@ impl InMemory {
 impl Director for InMemory {
     fn call(&mut self, request: Request) -> Result<Reply, Failure> {
         let reply = match request {
-            Request::Counters => Ok(Reply::Report(self.counters())),
+            Request::Counters => Ok(Reply::Counters(self.counters())),
             Request::Status | Request::Traffic => {
                 Err(CommandError::Failed { why: "the lab has no status; ask for its counters".to_owned() })
             }

@@ -1,5 +1,7 @@
 //! Replies: what the director answers when a request was carried out.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use xvs_proto::Endpoint;
 use xvs_sched::{ServiceKey, Weight};
@@ -60,6 +62,8 @@ pub enum Reply {
     Status(Box<StatusReport>),
     /// The health of real servers; `None` without a keepalived.conf.
     Health(Option<HealthReport>),
+    /// Counters by name, summed over the workers.
+    Counters(BTreeMap<String, u64>),
     /// A document whose shape its request defines.
     Report(serde_json::Value),
 }

@@ -83,7 +83,7 @@ pub enum Request {
         /// How long workers and the control thread may take to show it.
         within_millis: u32,
     },
-    /// Every counter; answered by [`Reply::Report`].
+    /// Every counter; answered by [`Reply::Counters`].
     Counters,
     /// What carries how much; answered by [`Reply::Traffic`].
     Traffic,

@@ -161,7 +161,7 @@ impl Lab {
                 self.explain(Question { interface: Some(link), frame: Some(frame), ..Question::default() })
             }
             Line::Advance { advance } => self.advance(advance),
-            Line::Counters { counters: All } => Ok(self.director.counters()),
+            Line::Counters { counters: All } => Ok(json!(self.director.counters())),
         }
     }
 
