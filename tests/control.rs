@@ -18,7 +18,7 @@ use xvs_ctl::server::{Handler, Peer, Server, Settings};
 use xvs_ipvsadm::Output;
 use xvs_model::client::{Client, Director, Failure};
 use xvs_model::command::CommandError;
-use xvs_model::connection::{ConnectionRow, Filter, Kind};
+use xvs_model::connection::{ConnectionRow, Ended, Filter, Kind};
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_proto::Endpoint;
@@ -396,10 +396,10 @@ fn connections_and_templates_that_are_ended_are_counted_nowhere_and_their_client
         let server = Some(Endpoint::new(server(1), 80));
         client.call(Request::EndConnections(Filter { kind, service, server, ..Filter::default() })).ok()
     };
-    let report = |number: u64| Some(Reply::Report(number.into()));
-    assert_eq!(end(&mut client, Kind::Templates), report(0), "it controls connections");
-    assert_eq!(end(&mut client, Kind::Connections), report(6));
-    assert_eq!(end(&mut client, Kind::Templates), report(1));
+    let ended = |ended| Some(Reply::Ended(Ended { ended, marked: 0 }));
+    assert_eq!(end(&mut client, Kind::Templates), ended(0), "it controls connections");
+    assert_eq!(end(&mut client, Kind::Connections), ended(6));
+    assert_eq!(end(&mut client, Kind::Templates), ended(1));
     assert_eq!(served.desk.cluster().load(at(server(1), 80)), (0, 0));
     let listed: serde_json::Value = serde_json::from_str(&done(&mut client, "-L -n --json")).expect("JSON");
     let templates = listed[0]["destinations"].as_array().expect("two servers");

@@ -7,7 +7,7 @@ use std::io;
 use std::io::{BufWriter, Write};
 
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
 use xvs_dataplane::conn::sctp::SctpState;
 use xvs_dataplane::conn::tcp::TcpState;
 use xvs_dataplane::conn::udp;
@@ -57,11 +57,13 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     };
     if arguments.count {
         let count = match director.call(Request::CountConnections(filter))? {
-            Reply::Report(count) => count,
+            Reply::Count(count) => count,
             other => return Err(Failure::unexpected(&other).into()),
         };
-        let count = if arguments.json { json!({ "count": count }) } else { count };
-        writeln!(out, "{count}")?;
+        match arguments.json {
+            true => writeln!(out, "{}", serde_json::to_string(&Count { count })?)?,
+            false => writeln!(out, "{count}")?,
+        }
     } else if arguments.json {
         let mut separator = "[\n";
         director.find(&filter, &mut |row| {
@@ -82,6 +84,12 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     }
     out.flush()?;
     Ok(DONE)
+}
+
+/// What `--count` prints as JSON.
+#[derive(Serialize)]
+struct Count {
+    count: u64,
 }
 
 /// A row as people read it.

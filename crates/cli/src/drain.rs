@@ -9,7 +9,6 @@ use std::{io, thread};
 
 use clap::{Args, ValueEnum};
 use crossbeam::channel::{Receiver, bounded};
-use serde_json::Value;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use xvs_ipvsadm::SystemResolver;
@@ -23,6 +22,7 @@ use xvs_model::request::Request;
 use xvs_proto::Endpoint;
 use xvs_sched::{ServiceKey, Weight};
 
+use crate::status::counted;
 use crate::{DONE, Done, FAILED, duration};
 
 /// What follows `xvs drain`.
@@ -143,7 +143,7 @@ impl Drain<'_> {
         self.quiesce(&former)?;
         self.tell_governor()?;
         if row.persistent > 0 {
-            let clients = counted(row.persistent, "client is", "clients are");
+            let clients = counted(row.persistent.into(), "client is", "clients are");
             let still = "and still led to it, unless expire_quiescent_template is 1 (`xvs set`)";
             writeln!(self.out, "{clients} remembered by persistence, {still}")?;
         }
@@ -209,23 +209,23 @@ impl Drain<'_> {
 
     /// Ends its connections, or its templates.
     fn drop_all(&mut self, kind: Kind) -> Done {
-        let ended = match self.director.call(Request::EndConnections(self.filter(kind)))? {
-            Reply::Report(Value::Number(ended)) => ended.as_u64().unwrap_or(0),
-            other => return Err(Failure::unexpected(&other).into()),
-        };
+        let Ended { ended, .. } = self.end(Request::EndConnections(self.filter(kind)))?;
         self.tell_dropped(kind, ended)
     }
 
     /// Has its TCP connections reset; its others end.
     fn reset_connections(&mut self) -> Done {
-        let ended = match self.director.call(Request::ResetConnections(self.filter(Kind::Connections)))? {
-            Reply::Report(report) => serde_json::from_value::<Ended>(report)?,
-            other => return Err(Failure::unexpected(&other).into()),
-        };
-        let marked =
-            counted(ended.marked as u32, "connection is reset at its", "connections are reset at their");
+        let Ended { ended, marked } = self.end(Request::ResetConnections(self.filter(Kind::Connections)))?;
+        let marked = counted(marked, "connection is reset at its", "connections are reset at their");
         writeln!(self.out, "{marked} next packet")?;
-        if ended.ended > 0 { self.tell_dropped(Kind::Connections, ended.ended) } else { Ok(DONE) }
+        if ended > 0 { self.tell_dropped(Kind::Connections, ended) } else { Ok(DONE) }
+    }
+
+    fn end(&mut self, request: Request) -> Result<Ended, Failure> {
+        match self.director.call(request)? {
+            Reply::Ended(ended) => Ok(ended),
+            other => Err(Failure::unexpected(&other)),
+        }
     }
 
     fn filter(&self, kind: Kind) -> Filter {
@@ -234,9 +234,9 @@ impl Drain<'_> {
 
     fn tell_dropped(&mut self, kind: Kind, ended: u64) -> Done {
         let dropped = match kind {
-            Kind::Connections => counted(ended as u32, "connection", "connections"),
+            Kind::Connections => counted(ended, "connection", "connections"),
             Kind::Templates if ended == 0 => return Ok(DONE),
-            Kind::Templates => counted(ended as u32, "template", "templates"),
+            Kind::Templates => counted(ended, "template", "templates"),
         };
         writeln!(self.out, "dropped {dropped}")?;
         Ok(DONE)
@@ -293,11 +293,7 @@ impl Drain<'_> {
 }
 
 fn counts(row: &DestinationRow) -> String {
-    format!("{} active, {} inactive", counted(row.active, "connection", "connections"), row.inactive)
-}
-
-fn counted(number: u32, one: &str, many: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { many })
+    format!("{} active, {} inactive", counted(row.active.into(), "connection", "connections"), row.inactive)
 }
 
 /// Between two looks.
@@ -311,7 +307,6 @@ const ERASE: &str = "\r\x1b[K";
 mod tests {
     use std::collections::VecDeque;
 
-    use serde_json::json;
     use xvs_proto::Family;
     use xvs_sched::ForwardingMethod;
 
@@ -395,8 +390,8 @@ mod tests {
                     Reply::Done
                 }
                 Request::Health => Reply::Health(self.health.clone()),
-                Request::EndConnections(_) => Reply::Report(json!(2)),
-                Request::ResetConnections(_) => Reply::Report(json!({ "ended": 1, "marked": 3 })),
+                Request::EndConnections(_) => Reply::Ended(Ended { ended: 2, marked: 0 }),
+                Request::ResetConnections(_) => Reply::Ended(Ended { ended: 1, marked: 3 }),
                 other => panic!("{other:?}"),
             })
         }

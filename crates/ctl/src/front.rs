@@ -75,7 +75,7 @@ impl Handler for Front {
             Request::CountConnections(filter) => {
                 let shared = daemon.shared();
                 let snapshot = shared.published.load_full();
-                Ok(Reply::Report(json!(count(shared.reader(), &snapshot, shared.now(), &filter))))
+                Ok(Reply::Count(count(shared.reader(), &snapshot, shared.now(), &filter)))
             }
             Request::Explain(question) => {
                 let shared = daemon.shared();
@@ -94,10 +94,10 @@ impl Handler for Front {
                 Ok(Reply::Report(json!(daemon_facts(shared, warnings))))
             }
             Request::EndConnections(filter) => {
-                Ok(Reply::Report(json!(end_connections(daemon, &filter, How::Silently, peer).ended)))
+                Ok(Reply::Ended(end_connections(daemon, &filter, How::Silently, peer)))
             }
             Request::ResetConnections(filter) => {
-                Ok(Reply::Report(json!(end_connections(daemon, &filter, How::ByReset, peer))))
+                Ok(Reply::Ended(end_connections(daemon, &filter, How::ByReset, peer)))
             }
             Request::LocalUse => {
                 let asked = daemon.ask(Request::LocalAddresses)?;

@@ -275,7 +275,7 @@ impl Director for InMemory {
             Request::Health => Ok(Reply::Health(None)),
             Request::CountConnections(filter) => {
                 let snapshot = self.control.published().load_full();
-                Ok(Reply::Report(json!(count(&self.reader, &snapshot, self.now, &filter))))
+                Ok(Reply::Count(count(&self.reader, &snapshot, self.now, &filter)))
             }
             Request::Events(_) => Err(CommandError::Failed {
                 why: "the lab has no events; its answers tell of each change".to_owned(),
@@ -285,10 +285,8 @@ impl Director for InMemory {
                 let live = Live { snapshot: &snapshot, reader, now: self.now };
                 explain::answer(&question, &live).map(|report| Reply::Report(json!(report)))
             }
-            Request::EndConnections(filter) => {
-                Ok(Reply::Report(json!(self.end(&filter, How::Silently).ended)))
-            }
-            Request::ResetConnections(filter) => Ok(Reply::Report(json!(self.end(&filter, How::ByReset)))),
+            Request::EndConnections(filter) => Ok(Reply::Ended(self.end(&filter, How::Silently))),
+            Request::ResetConnections(filter) => Ok(Reply::Ended(self.end(&filter, How::ByReset))),
             Request::LocalUse => {
                 let exhausted = self.counters.dropped(DropReason::NoLocalPort).value();
                 let report = locals::report(self.control.state().locals(), &self.reader, exhausted);

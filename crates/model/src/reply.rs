@@ -8,7 +8,7 @@ use xvs_sched::{ServiceKey, Weight};
 
 use crate::capture::{CapturedPacket, Missed};
 use crate::command::{Command, CommandError};
-use crate::connection::ConnectionRow;
+use crate::connection::{ConnectionRow, Ended};
 use crate::destination::DestinationOptions;
 use crate::difference::Difference;
 use crate::event::Heard;
@@ -42,6 +42,10 @@ pub enum Reply {
     Services(Vec<ServiceRow>),
     /// Some connections.
     Connections(Vec<ConnectionRow>),
+    /// How many connections match.
+    Count(u64),
+    /// How many connections were ended or are to be reset.
+    Ended(Ended),
     /// The timeouts in force.
     Timeouts(Timeouts),
     /// The daemons that run, the master first.

@@ -40,12 +40,11 @@ pub enum Request {
     ListConnections,
     /// The connections, or templates, that fit, each with its detail; answered by [`Reply::Connections`] in parts.
     FindConnections(Filter),
-    /// How many there are; answered by [`Reply::Report`] with a number.
+    /// The number of connections, or templates, that match; answered by [`Reply::Count`].
     CountConnections(Filter),
-    /// Ends those that fit, and tells nobody; answered by [`Reply::Report`] with their number.
+    /// Ends the connections, or templates, that match, without a packet to either end; answered by [`Reply::Ended`].
     EndConnections(Filter),
-    /// Has TCP connections that fit reset at their next packet, and ends others; answered by [`Reply::Report`] with
-    /// [`Ended`](crate::connection::Ended).
+    /// Has matching TCP connections reset at their next packet, and ends the others; answered by [`Reply::Ended`].
     ResetConnections(Filter),
     /// The timeouts in force.
     Timeouts,
