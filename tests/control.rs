@@ -213,8 +213,8 @@ fn a_load_report_is_one_snapshot_if_it_moves_a_weight_and_else_none() {
         assert_eq!(served.publications(), before + publications);
     }
     let rows = client.call(Request::Feedback);
-    let Ok(Reply::Report(rows)) = rows else { panic!("{rows:?}") };
-    assert_eq!((&rows[0]["weight_in_force"], &rows[0]["own_weight"]), (&10.into(), &1.into()));
+    let Ok(Reply::Feedback(rows)) = rows else { panic!("{rows:?}") };
+    assert_eq!((rows[0].weight_in_force.0, rows[0].own_weight.0), (10, 1));
 }
 
 #[test]

@@ -14,7 +14,6 @@ use apply::Unconfirmed;
 use arc_swap::ArcSwap;
 use govern::Governing;
 use publish::{Due, GLANCE};
-use serde_json::json;
 use xvs_dataplane::capture::Captures;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::egress::Egress;
@@ -288,7 +287,7 @@ impl<P: Plant> Control<P> {
                 published.map(|()| Reply::Done)
             }
             Request::ReportLoad { server, load_percent } => self.report_load(*server, *load_percent, now),
-            Request::Feedback => Ok(Reply::Report(json!(self.registry.feedback_rows(&self.feedback, now)))),
+            Request::Feedback => Ok(Reply::Feedback(self.registry.feedback_rows(&self.feedback, now))),
             Request::ListConnections
             | Request::FindConnections(_)
             | Request::CountConnections(_)

@@ -105,7 +105,7 @@ impl Handler for Front {
                 let shared = daemon.shared();
                 let exhausted =
                     shared.workers().iter().map(|counters| counters.dropped(DropReason::NoLocalPort).value());
-                Ok(Reply::Report(json!(locals::report(&known, shared.reader(), exhausted.sum()))))
+                Ok(Reply::LocalUse(locals::report(&known, shared.reader(), exhausted.sum())))
             }
             Request::Reload => {
                 let (done, who) = (daemon.reload(), who(peer));

@@ -289,8 +289,7 @@ impl Director for InMemory {
             Request::ResetConnections(filter) => Ok(Reply::Ended(self.end(&filter, How::ByReset))),
             Request::LocalUse => {
                 let exhausted = self.counters.dropped(DropReason::NoLocalPort).value();
-                let report = locals::report(self.control.state().locals(), &self.reader, exhausted);
-                Ok(Reply::Report(json!(report)))
+                Ok(Reply::LocalUse(locals::report(self.control.state().locals(), &self.reader, exhausted)))
             }
             _ => self.control.handle(&request, self.now),
         };

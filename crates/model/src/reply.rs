@@ -14,7 +14,8 @@ use crate::difference::Difference;
 use crate::event::Heard;
 use crate::firewall_mark::MarkRule;
 use crate::health::HealthReport;
-use crate::local_address::LocalAddress;
+use crate::load_feedback::FeedbackRow;
+use crate::local_address::{LocalAddress, LocalReport};
 use crate::service::ServiceOptions;
 use crate::status::StatusReport;
 use crate::sync_daemon::SyncDaemon;
@@ -54,6 +55,10 @@ pub enum Reply {
     Marks(Vec<MarkRule>),
     /// The local addresses, in the order of the commands.
     LocalAddresses(Vec<LocalAddress>),
+    /// The connections of each local address.
+    LocalUse(LocalReport),
+    /// Destinations whose weights follow load reports.
+    Feedback(Vec<FeedbackRow>),
     /// All services, in no particular order.
     Traffic(Traffic),
     /// Some events.

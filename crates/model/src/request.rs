@@ -54,7 +54,7 @@ pub enum Request {
     Marks,
     /// The local addresses of FULLNAT; answered by [`Reply::LocalAddresses`].
     LocalAddresses,
-    /// How much of them is in use; answered by [`Reply::Report`] with a [`LocalReport`](crate::local_address::LocalReport).
+    /// How many connections each of them has; answered by [`Reply::LocalUse`].
     LocalUse,
     /// Sets what `sysctl net.ipv4.vs.KEY` sets in the kernel, or `feedback.KEY`.
     Set {
@@ -70,8 +70,7 @@ pub enum Request {
         /// 0 to 100.
         load_percent: f64,
     },
-    /// Weights that follow load reports; answered by [`Reply::Report`] with
-    /// [`FeedbackRow`](crate::load_feedback::FeedbackRow)s.
+    /// Weights that follow load reports; answered by [`Reply::Feedback`].
     Feedback,
     /// The health of real servers; answered by [`Reply::Health`].
     Health,
