@@ -12,7 +12,7 @@ use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_proto::{Endpoint, Protocol};
 
-use crate::{DONE, Done};
+use crate::{DONE, Done, print_json};
 
 /// What follows `xvs explain`.
 #[derive(Debug, Args)]
@@ -81,13 +81,13 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
         ttl: arguments.ttl,
     };
     let report = match director.call(Request::Explain(question))? {
-        Reply::Report(report) => report,
+        Reply::Explained(report) => report,
         other => return Err(Failure::unexpected(&other).into()),
     };
     if arguments.json {
-        writeln!(out, "{report:#}")?;
+        print_json(&report, out)?;
     } else {
-        out.write_all(screen(&serde_json::from_value(report)?).as_bytes())?;
+        out.write_all(screen(&report).as_bytes())?;
     }
     Ok(DONE)
 }
@@ -344,12 +344,11 @@ mod tests {
             length: None,
             ttl: None,
         };
-        let Reply::Report(report) = director.call(Request::Explain(question)).unwrap() else { panic!() };
-        let report = serde_json::from_value(report).unwrap();
+        let Reply::Explained(report) = director.call(Request::Explain(question)).unwrap() else { panic!() };
         let mut server =
             sample::virtual_server("198.51.100.1", vec![sample::real_server("192.0.2.12", CheckState::Down)]);
         server.services = vec![service.to_owned()];
-        (report, sample::report(vec![server]))
+        (*report, sample::report(vec![server]))
     }
 
     #[test]

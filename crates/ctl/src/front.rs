@@ -86,7 +86,7 @@ impl Handler for Front {
                 {
                     report.add_health(&health, millis_since_1970(SystemTime::now()));
                 }
-                Ok(Reply::Report(json!(report)))
+                Ok(Reply::Explained(Box::new(report)))
             }
             Request::Examine => {
                 let shared = daemon.shared();

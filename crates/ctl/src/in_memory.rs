@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use xvs_dataplane::port::Port;
 
-use serde_json::json;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{Table, TableConfig, TableReader, Timers};
 use xvs_dataplane::counters::WorkerCounters;
@@ -283,7 +282,7 @@ impl Director for InMemory {
             Request::Explain(question) => {
                 let (snapshot, reader) = (self.control.published().load_full(), &self.reader);
                 let live = Live { snapshot: &snapshot, reader, now: self.now };
-                explain::answer(&question, &live).map(|report| Reply::Report(json!(report)))
+                explain::answer(&question, &live).map(|report| Reply::Explained(Box::new(report)))
             }
             Request::EndConnections(filter) => Ok(Reply::Ended(self.end(&filter, How::Silently))),
             Request::ResetConnections(filter) => Ok(Reply::Ended(self.end(&filter, How::ByReset))),

@@ -12,6 +12,7 @@ use crate::connection::{ConnectionRow, Ended};
 use crate::destination::DestinationOptions;
 use crate::difference::Difference;
 use crate::event::Heard;
+use crate::explain::Report;
 use crate::firewall_mark::MarkRule;
 use crate::health::HealthReport;
 use crate::load_feedback::FeedbackRow;
@@ -63,6 +64,8 @@ pub enum Reply {
     Traffic(Traffic),
     /// Some events.
     Events(Heard),
+    /// What would happen to a packet.
+    Explained(Box<Report>),
     /// Packets as they passed.
     Captured(Vec<CapturedPacket>),
     /// No more packets are captured.

@@ -87,7 +87,7 @@ pub enum Request {
     Traffic,
     /// What changed and changes; answered by [`Reply::Events`] in parts.
     Events(Asked),
-    /// What would become of a packet; answered by [`Reply::Report`] with a [`Report`](crate::explain::Report).
+    /// What would happen to a packet; answered by [`Reply::Explained`].
     Explain(Question),
     /// Packets as they pass, until the client sends anything more or hangs up; answered by [`Reply::Captured`] in parts,
     /// the first of which says that it has begun, and by [`Reply::CaptureEnded`].
