@@ -1,4 +1,4 @@
-//! What the daemon tells `xvs doctor` of itself.
+//! The daemon's view of the machine, for `xvs doctor`.
 
 use xvs_dataplane::mss::MssClamp;
 use xvs_model::daemon_facts::{AttachedFacts, DaemonFacts};

@@ -9,7 +9,6 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
-use serde_json::json;
 use xvs_dataplane::explain::Live;
 use xvs_dataplane::verdict::DropReason;
 use xvs_model::capture::{CaptureRequest, CapturedPacket, Missed};
@@ -91,7 +90,7 @@ impl Handler for Front {
             Request::Examine => {
                 let shared = daemon.shared();
                 let warnings = status::warnings(shared, shared.health().as_ref());
-                Ok(Reply::Report(json!(daemon_facts(shared, warnings))))
+                Ok(Reply::Examined(daemon_facts(shared, warnings)))
             }
             Request::EndConnections(filter) => {
                 Ok(Reply::Ended(end_connections(daemon, &filter, How::Silently, peer)))
@@ -109,7 +108,7 @@ impl Handler for Front {
             }
             Request::Reload => {
                 let (done, who) = (daemon.reload(), who(peer));
-                let answer = done.map(|told| Reply::Report(json!(told)));
+                let answer = done.map(Reply::Reloaded);
                 log(&Request::Reload, &answer, &who);
                 let (shared, changes) = (daemon.shared(), changes(&Request::Reload, &answer));
                 let epoch = shared.published.load().epoch;

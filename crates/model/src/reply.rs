@@ -9,6 +9,7 @@ use xvs_sched::{ServiceKey, Weight};
 use crate::capture::{CapturedPacket, Missed};
 use crate::command::{Command, CommandError};
 use crate::connection::{ConnectionRow, Ended};
+use crate::daemon_facts::DaemonFacts;
 use crate::destination::DestinationOptions;
 use crate::difference::Difference;
 use crate::event::Heard;
@@ -76,8 +77,10 @@ pub enum Reply {
     Health(Option<HealthReport>),
     /// Counters by name, summed over the workers.
     Counters(BTreeMap<String, u64>),
-    /// A document whose shape its request defines.
-    Report(serde_json::Value),
+    /// The daemon's own view of the machine.
+    Examined(DaemonFacts),
+    /// The keepalived.conf was read: what has changed, in a line.
+    Reloaded(String),
 }
 
 /// A service as listings show it.

@@ -92,10 +92,9 @@ pub enum Request {
     /// Packets as they pass, until the client sends anything more or hangs up; answered by [`Reply::Captured`] in parts,
     /// the first of which says that it has begun, and by [`Reply::CaptureEnded`].
     Capture(CaptureRequest),
-    /// What `xvs doctor` compares with the machine; answered by [`Reply::Report`] with
-    /// [`DaemonFacts`](crate::daemon_facts::DaemonFacts).
+    /// What `xvs doctor` compares with the machine; answered by [`Reply::Examined`].
     Examine,
-    /// Reads the keepalived.conf anew; answered by [`Reply::Report`] with a line that says what has changed.
+    /// Reads the keepalived.conf anew; answered by [`Reply::Reloaded`].
     Reload,
 }
 

@@ -27,7 +27,6 @@ use xvs_dataplane::egress::model::{Link, Network};
 use xvs_dataplane::xdp::arp::who_has;
 use xvs_dataplane::xdp::device::Device;
 use xvs_model::client::{Client, Director, Failure, default_socket};
-use xvs_model::daemon_facts::DaemonFacts;
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_model::state::State;
@@ -108,13 +107,18 @@ fn ask_the_daemon(facts: &mut Facts) {
 }
 
 fn hear(facts: &mut Facts, daemon: &mut dyn Director) -> Result<(), Failure> {
-    let Reply::Services(rows) = daemon.call(Request::ListServices)? else { return Ok(()) };
-    let Reply::LocalAddresses(locals) = daemon.call(Request::LocalAddresses)? else { return Ok(()) };
-    let reply = daemon.call(Request::Examine)?;
-    let Reply::Report(report) = &reply else { return Err(Failure::unexpected(&reply)) };
-    let told: DaemonFacts =
-        serde_json::from_value(report.clone()).map_err(|error| Failure::Transport(error.to_string()))?;
-    facts.daemon = Some(told);
+    let rows = match daemon.call(Request::ListServices)? {
+        Reply::Services(rows) => rows,
+        other => return Err(Failure::unexpected(&other)),
+    };
+    let locals = match daemon.call(Request::LocalAddresses)? {
+        Reply::LocalAddresses(locals) => locals,
+        other => return Err(Failure::unexpected(&other)),
+    };
+    facts.daemon = match daemon.call(Request::Examine)? {
+        Reply::Examined(told) => Some(told),
+        other => return Err(Failure::unexpected(&other)),
+    };
     facts.locals = locals;
     facts.services = rows
         .into_iter()
