@@ -5,13 +5,15 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::status::InterfaceStatus;
+
 /// The daemon's interfaces, workers, table and settings.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct DaemonFacts {
     /// Its version.
     pub version: String,
     /// The interfaces that it has attached.
-    pub interfaces: Vec<AttachedFacts>,
+    pub interfaces: Vec<InterfaceStatus>,
     /// How many workers it has.
     pub workers: usize,
     /// The pages of its table.
@@ -24,22 +26,9 @@ pub struct DaemonFacts {
     pub warnings: Vec<String>,
 }
 
-/// An attached interface.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AttachedFacts {
-    /// Its name.
-    pub name: String,
-    /// `native` or `generic`.
-    pub mode: String,
-    /// Why not native.
-    pub why_not_native: Option<String>,
-    /// Its receive queues when it was attached.
-    pub queues: u32,
-}
-
 impl DaemonFacts {
     /// An interface that it has attached.
-    pub fn interface(&self, name: &str) -> Option<&AttachedFacts> {
+    pub fn interface(&self, name: &str) -> Option<&InterfaceStatus> {
         self.interfaces.iter().find(|interface| interface.name == name)
     }
 }

@@ -251,12 +251,14 @@ pub(super) mod tests {
 
     /// The same, with a daemon on both.
     pub(crate) fn with_daemon() -> Facts {
-        use xvs_model::daemon_facts::AttachedFacts;
-        let attached = |name: &str| AttachedFacts {
+        use xvs_model::status::{InterfaceStatus, LinkState};
+        let attached = |name: &str| InterfaceStatus {
             name: name.to_owned(),
             mode: "native".to_owned(),
             why_not_native: None,
             queues: 1,
+            state: LinkState::Up,
+            attached_again: 0,
         };
         let daemon = DaemonFacts {
             interfaces: vec![attached("wan"), attached("lan")],
