@@ -15,8 +15,8 @@ use crate::command::CommandError;
 use crate::reply::Reply;
 use crate::request::Request;
 
-/// The version of everything below. Both ends must have the same.
-pub const VERSION: u32 = 2;
+/// The version of requests and replies; both ends must have the same. A change of any of their types raises it.
+pub const VERSION: u32 = 3;
 
 /// A request as it travels.
 #[derive(Debug, Serialize, Deserialize)]
