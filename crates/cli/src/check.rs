@@ -1,7 +1,7 @@
 //! `xvs check`: every fault of a rules file, without a daemon.
 //!
 //! What a line asks for is tried on an empty director, after the lines before it. What depends on the machine, such as
-//! whether an address is its own, is told by `xvs apply`, which then changes nothing. With `--keepalived` the file is a
+//! whether an address is its own, is checked by `xvs apply`, which then changes nothing. With `--keepalived` the file is a
 //! keepalived.conf (`keepalived.rs`).
 
 use std::error::Error;
@@ -10,13 +10,12 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use clap::Args;
-use serde_json::{Value, json};
 use xvs_ipvsadm::{SystemResolver, read_wanted};
 use xvs_model::command::Command;
 use xvs_model::rules::{Fault, Wanted};
 
 use crate::keepalived::Form;
-use crate::{DONE, Done, FAILED, keepalived};
+use crate::{DONE, Done, FAILED, keepalived, print_json};
 
 /// What follows `xvs check`.
 #[derive(Debug, Args)]
@@ -40,16 +39,12 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     let read = read_wanted(&text(file)?, &SystemResolver::default());
     let faults = read.as_ref().err().map(Vec::as_slice).unwrap_or_default();
     match &read {
-        _ if arguments.json => {
-            let faults: Value =
-                faults.iter().map(|Fault { line, why }| json!({ "line": line, "why": why })).collect();
-            writeln!(out, "{faults:#}")?;
-        }
+        _ if arguments.json => print_json(&faults, out)?,
         Ok((commands, _)) => {
             let lines = if commands.len() == 1 { "line" } else { "lines" };
             writeln!(out, "{}: {} {lines}, no fault", file.display(), commands.len())?;
         }
-        Err(faults) => writeln!(out, "{}", told(file, faults))?,
+        Err(faults) => writeln!(out, "{}", listed(file, faults))?,
     }
     Ok(if faults.is_empty() { DONE } else { FAILED })
 }
@@ -59,10 +54,10 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
 /// # Errors
 /// Why it cannot be read, or all its faults, a line each.
 pub(super) fn rules(file: &Path) -> Result<(Vec<Command>, Wanted), Box<dyn Error>> {
-    read_wanted(&text(file)?, &SystemResolver::default()).map_err(|faults| told(file, &faults).into())
+    read_wanted(&text(file)?, &SystemResolver::default()).map_err(|faults| listed(file, &faults).into())
 }
 
-fn told(file: &Path, faults: &[Fault]) -> String {
+fn listed(file: &Path, faults: &[Fault]) -> String {
     let lines: Vec<_> = faults.iter().map(|fault| format!("{}: {fault}", file.display())).collect();
     lines.join("\n")
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use clap::{Args, Subcommand};
 use xvs_ctl::realserver::{Change, Method, Realserver};
 
-use crate::{DONE, Done, FAILED, RECORDS};
+use crate::{DONE, Done, FAILED, RECORDS, print_json};
 
 /// What follows `xvs realserver`.
 #[derive(Debug, Args)]
@@ -89,7 +89,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
                     && dev.as_ref().is_none_or(|dev| *dev == status.dev)
             });
             match json {
-                true => writeln!(out, "{}", serde_json::to_string_pretty(&found)?)?,
+                true => print_json(&found, out)?,
                 false if found.is_empty() => writeln!(out, "no virtual address is up")?,
                 false => found.iter().try_for_each(|status| write!(out, "{status}"))?,
             }
