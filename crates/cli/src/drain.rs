@@ -17,7 +17,8 @@ use xvs_model::command::{Command, CommandError};
 use xvs_model::connection::{Ended, Filter, Kind};
 use xvs_model::destination::DestinationOptions;
 use xvs_model::health::HealthReport;
-use xvs_model::reply::{DestinationRow, Reply};
+use xvs_model::listing::DestinationRow;
+use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_proto::Endpoint;
 use xvs_sched::{ServiceKey, Weight};
@@ -313,7 +314,7 @@ mod tests {
     use crate::drain::*;
     use xvs_model::connection::ConnectionRow;
     use xvs_model::health::sample;
-    use xvs_model::reply::ServiceRow;
+    use xvs_model::listing::ServiceRow;
     use xvs_model::service::ServiceOptions;
 
     /// A director whose real server has so many connections, active and inactive, at each look; then none.

@@ -22,7 +22,7 @@ use xvs_dataplane::snapshot::{
 };
 use xvs_model::command::Command;
 use xvs_model::destination::DestinationOptions;
-use xvs_model::reply::{DestinationRow, ServiceRow};
+use xvs_model::listing::{DestinationRow, ServiceRow};
 use xvs_model::service::{Netmask, ServiceOptions};
 use xvs_model::state::State;
 use xvs_proto::Endpoint;

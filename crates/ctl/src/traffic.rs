@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use xvs_dataplane::counters::{SharedStats, StatsValues};
 use xvs_dataplane::snapshot::{Member, Service};
 use xvs_model::health::{CheckState, VirtualServerHealth};
-use xvs_model::reply::Stats;
+use xvs_model::listing::Stats;
 use xvs_model::traffic::{DestinationTraffic, ServiceTraffic, Traffic};
 
 use crate::health_report::places;

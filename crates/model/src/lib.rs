@@ -31,6 +31,7 @@ pub mod event;
 pub mod explain;
 pub mod health;
 pub mod hexadecimal;
+pub mod listing;
 pub mod status;
 pub mod traffic;
 

@@ -3,22 +3,20 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use xvs_proto::Endpoint;
-use xvs_sched::{ServiceKey, Weight};
+use xvs_sched::ServiceKey;
 
 use crate::capture::{CapturedPacket, Missed};
 use crate::command::{Command, CommandError};
 use crate::connection::{ConnectionRow, Ended};
 use crate::daemon_facts::DaemonFacts;
-use crate::destination::DestinationOptions;
 use crate::difference::Difference;
 use crate::event::Heard;
 use crate::explain::Report;
 use crate::firewall_mark::MarkRule;
 use crate::health::HealthReport;
+use crate::listing::ServiceRow;
 use crate::load_feedback::FeedbackRow;
 use crate::local_address::{LocalAddress, LocalReport};
-use crate::service::ServiceOptions;
 use crate::status::StatusReport;
 use crate::sync_daemon::SyncDaemon;
 use crate::timeouts::Timeouts;
@@ -81,70 +79,4 @@ pub enum Reply {
     Examined(DaemonFacts),
     /// The keepalived.conf was read: what has changed, in a line.
     Reloaded(String),
-}
-
-/// A service as listings show it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServiceRow {
-    /// Which.
-    pub key: ServiceKey,
-    /// How it treats its connections.
-    pub options: ServiceOptions,
-    /// What it has carried since its counters were zeroed.
-    pub stats: Stats,
-    /// What it carries now.
-    pub rates: Rates,
-    /// Its destinations in IPVS's order.
-    pub destinations: Vec<DestinationRow>,
-}
-
-/// A destination as listings show it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DestinationRow {
-    /// Which.
-    pub endpoint: Endpoint,
-    /// How it is used.
-    pub options: DestinationOptions,
-    /// What schedulers go by: the weight of `options`, unless load reports have moved it.
-    pub weight_in_force: Weight,
-    /// Connections in an active state.
-    pub active: u32,
-    /// Its other connections.
-    pub inactive: u32,
-    /// Persistence templates.
-    pub persistent: u32,
-    /// What it has carried since its counters were zeroed.
-    pub stats: Stats,
-    /// What it carries now.
-    pub rates: Rates,
-}
-
-/// Totals.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Stats {
-    /// Connections scheduled.
-    pub connections: u64,
-    /// Packets towards destinations.
-    pub in_packets: u64,
-    /// Packets towards clients.
-    pub out_packets: u64,
-    /// Bytes (IP total length) towards destinations.
-    pub in_bytes: u64,
-    /// Bytes (IP total length) towards clients.
-    pub out_bytes: u64,
-}
-
-/// Rates, each per second, as IPVS's estimator has them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Rates {
-    /// Connections scheduled.
-    pub connections: u64,
-    /// Packets towards destinations.
-    pub in_packets: u64,
-    /// Packets towards clients.
-    pub out_packets: u64,
-    /// Bytes towards destinations.
-    pub in_bytes: u64,
-    /// Bytes towards clients.
-    pub out_bytes: u64,
 }

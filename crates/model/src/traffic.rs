@@ -5,7 +5,7 @@ use xvs_proto::Endpoint;
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
 use crate::health::CheckState;
-use crate::reply::Stats;
+use crate::listing::Stats;
 use crate::status::StatusReport;
 
 /// Everything at a moment.

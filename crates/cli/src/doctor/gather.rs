@@ -123,7 +123,7 @@ fn hear(facts: &mut Facts, daemon: &mut dyn Director) -> Result<(), Failure> {
     facts.services = rows
         .into_iter()
         .map(|row| {
-            let server = |dest: &xvs_model::reply::DestinationRow| {
+            let server = |dest: &xvs_model::listing::DestinationRow| {
                 let (method, tunnel) = (dest.options.method, dest.options.tunnel);
                 Server { endpoint: dest.endpoint, method, tunnel }
             };

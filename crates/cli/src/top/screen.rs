@@ -172,7 +172,7 @@ mod tests {
     use ratatui::backend::TestBackend;
 
     use crate::top::screen::*;
-    use xvs_model::reply::Stats;
+    use xvs_model::listing::Stats;
     use xvs_model::sample;
     use xvs_model::status::StatusReport;
     use xvs_model::traffic::ServiceTraffic;

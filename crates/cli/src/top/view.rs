@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use xvs_model::duration;
 use xvs_model::health::CheckState;
-use xvs_model::reply::Stats;
+use xvs_model::listing::Stats;
 use xvs_model::status::{Drops, WorkerStatus};
 use xvs_model::traffic::{DestinationTraffic, ServiceTraffic, Traffic};
 
