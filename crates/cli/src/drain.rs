@@ -23,7 +23,7 @@ use xvs_model::request::Request;
 use xvs_proto::Endpoint;
 use xvs_sched::{ServiceKey, Weight};
 
-use crate::status::counted;
+use crate::text::counted;
 use crate::{DONE, Done, FAILED, duration};
 
 /// What follows `xvs drain`.

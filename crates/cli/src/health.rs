@@ -15,7 +15,7 @@ use xvs_model::health::{
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 
-use crate::status::line;
+use crate::text::line;
 use crate::{DONE, Done, FAILED, print_json};
 
 /// What follows `xvs health`.

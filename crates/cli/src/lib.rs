@@ -36,6 +36,7 @@ mod realserver;
 mod reload;
 mod set;
 mod status;
+mod text;
 mod top;
 
 /// What ipvsadm has no words for.

@@ -11,6 +11,7 @@ use xvs_model::status::{
     InterfaceStatus, RecentDrops, RulesFound, RulesStatus, StatusReport, TableStatus, WorkerStatus,
 };
 
+use crate::text::{counted, line};
 use crate::{DONE, Done, health, print_json};
 
 /// What follows `xvs status`.
@@ -124,28 +125,6 @@ fn drops(recent: &RecentDrops) -> Vec<String> {
     std::iter::once(line("drops", &format!("{when}:"))).chain(rows).collect()
 }
 
-/// A label and a text, wrapped to the width of a terminal.
-pub(super) fn line(label: &str, text: &str) -> String {
-    let mut lines = vec![format!("{label:<LABEL$}")];
-    let mut width = LABEL;
-    for word in text.split(' ') {
-        let more = 1 + word.chars().count();
-        if width > LABEL && width + more > WIDTH {
-            lines.push(" ".repeat(LABEL));
-            width = LABEL;
-        }
-        let line = lines.last_mut().expect("there is a first one");
-        *line += " ";
-        *line += word;
-        width += more;
-    }
-    lines.join("\n") + "\n"
-}
-
-/// Columns of the label.
-const LABEL: usize = 10;
-const WIDTH: usize = 80;
-
 /// A worker's queues of each interface.
 fn queues(worker: &WorkerStatus) -> String {
     let of = |(name, numbers): (&String, &Vec<u32>)| {
@@ -153,11 +132,6 @@ fn queues(worker: &WorkerStatus) -> String {
         format!("{name} {} {}", if list.len() == 1 { "queue" } else { "queues" }, list.join(","))
     };
     worker.queues.iter().map(of).collect::<Vec<_>>().join(", ")
-}
-
-/// A number with its noun.
-pub(super) fn counted(number: u64, one: &str, many: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 #[cfg(test)]
@@ -201,13 +175,6 @@ mod tests {
             drops      7 kernel_ring_full: a worker was not fast enough for its RX ring\n";
         assert_eq!(screen(&report), expected);
         assert!(expected.lines().all(|line| line.chars().count() <= 80));
-    }
-
-    #[test]
-    fn a_word_that_is_longer_than_a_line_has_one_for_itself_and_keeps_all_its_letters() {
-        let word = "x".repeat(90);
-        let text = line("warning", &format!("{word} and {word}"));
-        assert_eq!(text, format!("warning    {word}\n{0:11}and\n{0:11}{word}\n", ""));
     }
 
     #[test]

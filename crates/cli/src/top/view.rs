@@ -9,7 +9,7 @@ use xvs_model::listing::Stats;
 use xvs_model::status::{Drops, WorkerStatus};
 use xvs_model::traffic::{DestinationTraffic, ServiceTraffic, Traffic};
 
-use crate::status::counted;
+use crate::text::counted;
 
 /// By what rows are sorted, the largest first; names the smallest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
