@@ -14,17 +14,8 @@ use rustix::net::{
 };
 use xvs_proto::icmp;
 
-use crate::doctor::facts::Facts;
+use crate::doctor::facts::{Clock, Facts};
 use crate::doctor::finding::Finding;
-
-/// Another director's clock, as it was asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Clock {
-    /// Whose.
-    pub addr: IpAddr,
-    /// By how many milliseconds it is ahead of ours; or why that is not known.
-    pub ahead_millis: Result<i64, String>,
-}
 
 /// Asks for the clock of a machine. Takes a second if it does not answer.
 pub(super) fn ask(addr: IpAddr) -> Clock {

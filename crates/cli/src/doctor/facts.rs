@@ -16,7 +16,6 @@ use xvs_model::local_address::LocalAddress;
 use xvs_proto::{Endpoint, MacAddr};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
-use crate::doctor::clocks::Clock;
 use crate::doctor::finding::Finding;
 
 /// All of it.
@@ -135,6 +134,15 @@ pub(super) struct Answer {
     pub link: String,
     /// Whose answer it is.
     pub mac: MacAddr,
+}
+
+/// Another director's clock, as it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Clock {
+    /// Whose.
+    pub addr: IpAddr,
+    /// By how many milliseconds it is ahead of ours; or why that is not known.
+    pub ahead_millis: Result<i64, String>,
 }
 
 impl Facts {
