@@ -154,7 +154,7 @@ fn again(client: &mut Option<Client>, socket: &Path) -> Result<Traffic, Failure>
 
 fn look(client: &mut Client) -> Result<Traffic, Failure> {
     match client.call(Request::Traffic)? {
-        Reply::Traffic(traffic) => Ok(traffic),
+        Reply::Traffic(traffic) => Ok(*traffic),
         other => Err(Failure::unexpected(&other)),
     }
 }

@@ -69,7 +69,7 @@ impl Handler for Front {
                 liveness::judge(daemon, patience).map_err(|why| CommandError::Failed { why })?;
                 Ok(Reply::Done)
             }
-            Request::Traffic => Ok(Reply::Traffic(traffic(daemon.shared()))),
+            Request::Traffic => Ok(Reply::Traffic(Box::new(traffic(daemon.shared())))),
             Request::Counters => Ok(Reply::Counters(daemon.shared().counters())),
             Request::CountConnections(filter) => {
                 let shared = daemon.shared();

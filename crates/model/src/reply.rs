@@ -60,7 +60,7 @@ pub enum Reply {
     /// Destinations whose weights follow load reports.
     Feedback(Vec<FeedbackRow>),
     /// All services, in no particular order.
-    Traffic(Traffic),
+    Traffic(Box<Traffic>),
     /// Some events.
     Events(Heard),
     /// What would happen to a packet.
