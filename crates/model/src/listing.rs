@@ -14,9 +14,9 @@ pub struct ServiceRow {
     pub key: ServiceKey,
     /// How it treats its connections.
     pub options: ServiceOptions,
-    /// What it has carried since its counters were zeroed.
+    /// Totals since its counters were zeroed.
     pub stats: Stats,
-    /// What it carries now.
+    /// Current rates.
     pub rates: Rates,
     /// Its destinations in IPVS's order.
     pub destinations: Vec<DestinationRow>,
@@ -29,7 +29,7 @@ pub struct DestinationRow {
     pub endpoint: Endpoint,
     /// How it is used.
     pub options: DestinationOptions,
-    /// What schedulers go by: the weight of `options`, unless load reports have moved it.
+    /// The weight that schedulers use: that of `options`, unless load reports have changed it.
     pub weight_in_force: Weight,
     /// Connections in an active state.
     pub active: u32,
@@ -37,9 +37,9 @@ pub struct DestinationRow {
     pub inactive: u32,
     /// Persistence templates.
     pub persistent: u32,
-    /// What it has carried since its counters were zeroed.
+    /// Totals since its counters were zeroed.
     pub stats: Stats,
-    /// What it carries now.
+    /// Current rates.
     pub rates: Rates,
 }
 

@@ -151,7 +151,7 @@ impl TryFrom<String> for Followed {
     }
 }
 
-/// Which destinations a report is about: those at an address, or only those at one port there.
+/// The destinations that a load report is about: all at an address, or those at one port of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Server {
@@ -160,7 +160,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Whether a destination is meant.
+    /// Whether it includes a destination.
     pub fn is(self, endpoint: Endpoint) -> bool {
         self.addr == endpoint.addr && self.port.is_none_or(|port| port == endpoint.port)
     }
@@ -220,13 +220,13 @@ pub struct FeedbackRow {
     pub service: String,
     /// Which.
     pub server: Endpoint,
-    /// The operator's.
+    /// The weight that the operator set.
     pub own_weight: Weight,
-    /// What schedulers go by.
+    /// The weight that schedulers use.
     pub weight_in_force: Weight,
-    /// What was last reported, 0 to 100; `None`: nothing, or too long ago.
+    /// The last reported load, 0 to 100; `None`: none, or too old.
     pub load_percent: Option<f64>,
-    /// How long ago.
+    /// The age of that report.
     pub age_seconds: Option<u64>,
 }
 

@@ -1,4 +1,4 @@
-//! Replies: what the director answers when a request was carried out.
+//! Replies to requests that were carried out.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ use crate::sync_daemon::SyncDaemon;
 use crate::timeouts::Timeouts;
 use crate::traffic::Traffic;
 
-/// What a client is answered when its request was carried out.
+/// The reply to a request that was carried out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
@@ -30,13 +30,13 @@ pub enum Reply {
     Done,
     /// For each command of a batch, in its order, whether it was carried out.
     Restored(Vec<Result<(), CommandError>>),
-    /// What differed, and does no more; nothing if there was nothing to do.
+    /// The differences that were removed; none if there was nothing to do.
     Applied(Vec<Difference>),
-    /// What makes the state that runs.
+    /// The commands that make the running state.
     Rules {
         /// The commands.
         commands: Vec<Command>,
-        /// Services that are governed, which rules are not compared with.
+        /// Services owned by health checks, which are not compared with rules.
         governed: Vec<ServiceKey>,
     },
     /// Services, in no particular order; their destinations in IPVS's.
@@ -65,9 +65,9 @@ pub enum Reply {
     Events(Heard),
     /// What would happen to a packet.
     Explained(Box<Report>),
-    /// Packets as they passed.
+    /// Captured packets.
     Captured(Vec<CapturedPacket>),
-    /// No more packets are captured.
+    /// The capture has ended; the frames that it missed.
     CaptureEnded(Missed),
     /// The status of the director.
     Status(Box<StatusReport>),
