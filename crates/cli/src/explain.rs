@@ -126,8 +126,8 @@ fn screen(report: &Report) -> String {
     if let Some(after) = &report.connection {
         line(&mut text, "connection", &entry(after));
     }
-    if let Some(way) = &report.way {
-        line(&mut text, "way", &crate::explain::way(way));
+    if let Some(next_hop) = &report.next_hop {
+        line(&mut text, "way", &crate::explain::way(next_hop));
     }
     let reason = report.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
     let why = report.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();

@@ -95,9 +95,9 @@ pub struct Report {
     /// Its connection, as it then is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connection: Option<Entry>,
-    /// To whom it is sent, and by what way.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub way: Option<NextHop>,
+    /// The next hop that it is sent to.
+    #[serde(rename = "way", skip_serializing_if = "Option::is_none")]
+    pub next_hop: Option<NextHop>,
     /// What is changed of it on its way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rewrite: Option<Rewrite>,

@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{Certainty, ClientAddress, Figure, ForwardingMethod, ServiceKey, Weight};
 
-use crate::capture::{CapturedFrame, CapturedPacket, Way};
+use crate::capture::{CapturedFrame, CapturedPacket, Direction};
 use crate::command::Command;
 use crate::connection::{ConnectionDetail, ConnectionRow, EngineData};
 use crate::destination::{DestinationOptions, Tunnel, TunnelChecksum};
@@ -269,7 +269,7 @@ pub fn captured() -> CapturedPacket {
     let frame = CapturedFrame {
         nanoseconds: 1_795_188_192_123_456_789,
         interface: "wan".to_owned(),
-        way: Way::In,
+        direction: Direction::In,
         length: 60,
         bytes: vec![0xa5; 4],
     };
@@ -329,7 +329,7 @@ pub fn explained() -> explain::Report {
         }),
         health: vec!["192.0.2.12:80 has been down for 12 s".to_owned()],
         connection: Some(entry),
-        way: Some(explain::NextHop {
+        next_hop: Some(explain::NextHop {
             to: server().addr,
             via: Some([10, 0, 0, 254].into()),
             interface: Some("lan".to_owned()),

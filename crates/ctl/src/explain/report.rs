@@ -86,7 +86,7 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>) -> Report {
         choice: explanation.asked.as_ref().map(choice),
         health: Vec::new(),
         connection: explanation.connection.as_ref().map(entry_of),
-        way: explanation.way.map(|way| next_hop(&way, snapshot)),
+        next_hop: explanation.way.map(|way| next_hop(&way, snapshot)),
         rewrite: packet.filter(|_| name == "transmit").and_then(|packet| rewrite(&packet, explanation)),
         verdict: name.to_owned(),
         reason,
