@@ -1,4 +1,4 @@
-//! `xvs explain`: why a packet goes where it goes. Asks, and changes nothing.
+//! `xvs explain`: what would happen to a packet, and why. Nothing changes by the question.
 
 use std::io::Write;
 
@@ -21,16 +21,16 @@ pub(super) struct Arguments {
     /// The packet's protocol
     #[arg(long, value_parser = protocols(), required_unless_present = "frame", requires_all = ["from", "to"])]
     proto: Option<Proto>,
-    /// Who sends it: ADDRESS:PORT
+    /// Its source: ADDRESS:PORT
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = endpoint)]
     from: Option<Endpoint>,
-    /// Whom to: ADDRESS:PORT
+    /// Its destination: ADDRESS:PORT
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = endpoint)]
     to: Option<Endpoint>,
-    /// The interface that it comes in by [default: the one by which its sender is reached]
+    /// The interface that it comes in on [default: that of the route to its source]
     #[arg(long = "in", value_name = "INTERFACE")]
     interface: Option<String>,
-    /// Flags of TCP, as syn or fin,ack; none for none [default: syn]
+    /// TCP flags, such as syn or fin,ack; `none` for none [default: syn]
     #[arg(long, value_name = "FLAGS", requires = "proto")]
     flags: Option<String>,
     /// Bytes of data in it [default: 0]
@@ -52,7 +52,7 @@ Examples:
   xvs explain --proto tcp --from 203.0.113.9:4711 --to 198.51.100.1:80
   xvs explain --proto tcp --from 203.0.113.9:4711 --to 198.51.100.1:80 --flags fin,ack --in eth0
 
-Nothing changes by asking: no counter, connection, template, or turn of a scheduler.";
+Nothing changes: no counter, connection, template, or state of a scheduler.";
 
 /// An endpoint as it is typed.
 fn endpoint(text: &str) -> Result<Endpoint, &'static str> {
@@ -96,7 +96,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
 fn screen(report: &Report) -> String {
     let mut text = String::new();
     let packet = report.packet.as_ref().map_or("not a packet of a service".to_owned(), summary);
-    line(&mut text, "packet", &format!("{packet}; comes in by {}", report.interface));
+    line(&mut text, "packet", &format!("{packet}; received on {}", report.interface));
     if let Some(about) = &report.about {
         line(&mut text, "about", &summary(about));
     }
@@ -109,10 +109,10 @@ fn screen(report: &Report) -> String {
     match (&report.met, &report.connection) {
         (None, _) => {}
         (Some(met), Some(after)) if after.origin == "found" => {
-            let way = report.direction.as_deref().unwrap_or("inbound");
-            line(&mut text, "meets", &format!("{}; {way}", connection(met)));
+            let direction = report.direction.as_deref().unwrap_or("inbound");
+            line(&mut text, "matches", &format!("{}; {direction}", connection(met)));
         }
-        (Some(met), _) => line(&mut text, "meets", &format!("{}; it gives way", connection(met))),
+        (Some(met), _) => line(&mut text, "matches", &format!("{}; it is replaced", connection(met))),
     }
     if let Some(template) = &report.template {
         line(&mut text, "template", &entry(template));
@@ -127,13 +127,13 @@ fn screen(report: &Report) -> String {
         line(&mut text, "connection", &entry(after));
     }
     if let Some(next_hop) = &report.next_hop {
-        line(&mut text, "way", &crate::explain::way(next_hop));
+        line(&mut text, "next hop", &crate::explain::next_hop(next_hop));
     }
     let reason = report.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
     let why = report.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
     let verdict = match report.verdict.as_str() {
         "transmit" => "sent",
-        "pass" => "left to the kernel",
+        "pass" => "passed to the kernel",
         "drop" => "dropped",
         other => other,
     };
@@ -147,12 +147,12 @@ fn screen(report: &Report) -> String {
     for sent in &report.sent {
         line(
             &mut text,
-            if report.verdict == "transmit" { "sent" } else { "told" },
+            if report.verdict == "transmit" { "sent" } else { "reply" },
             &crate::explain::sent(sent),
         );
     }
     for doubt in &report.caveats {
-        line(&mut text, "but", &doubt.what);
+        line(&mut text, "note", &doubt.what);
     }
     text
 }
@@ -184,7 +184,7 @@ fn protocol(protocol: Protocol) -> String {
     }
 }
 
-/// A connection that there is, or a template.
+/// A connection or a template, and whether the packet creates it.
 fn entry(entry: &Entry) -> String {
     let before = if entry.origin == "made" { "new: " } else { "" };
     format!("{before}{}", connection(entry))
@@ -223,7 +223,7 @@ fn choice(text: &mut String, choice: &Choice) {
     }
 }
 
-/// Why one is the one, or is not.
+/// Why a candidate is chosen or not.
 fn standing(contender: &Contender) -> String {
     let figures = contender.figures.iter().map(|figure| {
         let value = format!("{:.3}", figure.value);
@@ -242,14 +242,14 @@ fn standing(contender: &Contender) -> String {
     }
 }
 
-fn way(way: &NextHop) -> String {
-    let NextHop { to, via, interface, mac, mtu, problem } = way;
+fn next_hop(next_hop: &NextHop) -> String {
+    let NextHop { to, via, interface, mac, mtu, problem } = next_hop;
     let mut text = to.to_string();
     if let Some(via) = via.filter(|via| via != to) {
-        text += &format!(" over {via}");
+        text += &format!(" via {via}");
     }
     if let Some(interface) = interface {
-        text += &format!(" by {interface}");
+        text += &format!(" on {interface}");
     }
     if let (Some(mac), Some(mtu)) = (mac, mtu) {
         text += &format!(", link address {mac}, MTU {mtu}");
@@ -277,10 +277,10 @@ fn rewrite(rewrite: &Rewrite) -> String {
 
 fn sent(sent: &Sent) -> String {
     let packet = sent.packet.as_ref().map_or("not a packet".to_owned(), summary);
-    format!("{packet}, by {}", sent.interface)
+    format!("{packet}, on {}", sent.interface)
 }
 
-/// Adds a line with its name before it; what is too long goes on below.
+/// Adds a line with its label, wrapped to the width of a terminal.
 fn line(text: &mut String, name: &str, what: &str) {
     let mut row = format!("{name:<INDENT$}");
     for word in what.split(' ') {
@@ -297,7 +297,7 @@ fn line(text: &mut String, name: &str, what: &str) {
     *text += "\n";
 }
 
-/// Where what is told begins.
+/// Columns of the label.
 const INDENT: usize = 12;
 /// Columns of a line.
 const WIDTH: usize = 80;
