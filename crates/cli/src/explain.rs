@@ -6,7 +6,8 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use xvs_model::client::{Director, Failure};
 use xvs_model::explain::{
-    Choice, Contender, Entry, NextHop, Proto, Question, Report, Rewrite, Sent, Summary, Tunnel,
+    Choice, Contender, Direction, Entry, NextHop, Origin, Proto, Question, Report, Rewrite, Sent, Standing,
+    Summary, Tunnel, Verdict,
 };
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
@@ -108,8 +109,11 @@ fn screen(report: &Report) -> String {
     line(&mut text, "service", service.unwrap_or("none"));
     match (&report.met, &report.connection) {
         (None, _) => {}
-        (Some(met), Some(after)) if after.origin == "found" => {
-            let direction = report.direction.as_deref().unwrap_or("inbound");
+        (Some(met), Some(after)) if after.origin == Origin::Found => {
+            let direction = match report.direction {
+                Some(Direction::Outbound) => "outbound",
+                Some(Direction::Inbound) | None => "inbound",
+            };
             line(&mut text, "matches", &format!("{}; {direction}", connection(met)));
         }
         (Some(met), _) => line(&mut text, "matches", &format!("{}; it is replaced", connection(met))),
@@ -131,11 +135,11 @@ fn screen(report: &Report) -> String {
     }
     let reason = report.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
     let why = report.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-    let verdict = match report.verdict.as_str() {
-        "transmit" => "sent",
-        "pass" => "passed to the kernel",
-        "drop" => "dropped",
-        other => other,
+    let verdict = match report.verdict {
+        Verdict::Transmit => "sent",
+        Verdict::Pass => "passed to the kernel",
+        Verdict::Drop => "dropped",
+        Verdict::Consumed => "consumed",
     };
     line(&mut text, "verdict", &format!("{verdict}{reason}{why}"));
     if let Some(advice) = &report.advice {
@@ -147,7 +151,7 @@ fn screen(report: &Report) -> String {
     for sent in &report.sent {
         line(
             &mut text,
-            if report.verdict == "transmit" { "sent" } else { "reply" },
+            if report.verdict == Verdict::Transmit { "sent" } else { "reply" },
             &crate::explain::sent(sent),
         );
     }
@@ -186,7 +190,7 @@ fn protocol(protocol: Protocol) -> String {
 
 /// A connection or a template, and whether the packet creates it.
 fn entry(entry: &Entry) -> String {
-    let before = if entry.origin == "made" { "new: " } else { "" };
+    let before = if entry.origin == Origin::Made { "new: " } else { "" };
     format!("{before}{}", connection(entry))
 }
 
@@ -216,7 +220,7 @@ fn choice(text: &mut String, choice: &Choice) {
     *text += &row(["", "Real server", "Forward", "Weight", "Active", "InAct", "Standing"]);
     for contender in &choice.candidates {
         let Contender { server, weight, active, inactive, .. } = contender;
-        let mark = if contender.standing == "chosen" { "*" } else { "" };
+        let mark = if contender.standing == Standing::Chosen { "*" } else { "" };
         let [weight, active, inactive] = [weight, active, inactive].map(ToString::to_string);
         let (server, standing) = (server.to_string(), standing(contender));
         *text += &row([mark, &server, &contender.method, &weight, &active, &inactive, &standing]);
@@ -232,13 +236,15 @@ fn standing(contender: &Contender) -> String {
     let figures = figures.collect::<Vec<_>>().join(", ");
     let carries = u64::from(contender.active) + u64::from(contender.inactive);
     let upper = u64::from(contender.upper_threshold.unwrap_or(0));
-    match contender.standing.as_str() {
-        "quiescent" => "weight 0: quiescent".to_owned(),
-        "overloaded" if carries >= upper => format!("overloaded: {carries} of {upper} connections"),
-        "overloaded" => format!("overloaded: {carries} of {upper}, not below its lower threshold yet"),
+    match contender.standing {
+        Standing::Quiescent => "weight 0: quiescent".to_owned(),
+        Standing::Overloaded if carries >= upper => format!("overloaded: {carries} of {upper} connections"),
+        Standing::Overloaded => {
+            format!("overloaded: {carries} of {upper}, not below its lower threshold yet")
+        }
         // The asterisk says so.
-        "chosen" if figures.is_empty() => "chosen".to_owned(),
-        _ => figures,
+        Standing::Chosen if figures.is_empty() => "chosen".to_owned(),
+        Standing::Chosen | Standing::PassedOver => figures,
     }
 }
 
@@ -366,7 +372,7 @@ mod tests {
             let (mut report, health) = asked("TCP 198.51.100.1:80", "-A -t 198.51.100.1:80 -s rr -p 50\n");
             report.choice = None;
             report.connection = Some(Entry {
-                origin: "made".to_owned(),
+                origin: Origin::Made,
                 protocol: Protocol::TCP,
                 client: endpoint("198.51.100.9:4711").unwrap(),
                 virtual_endpoint: endpoint("198.51.100.1:80").unwrap(),

@@ -288,7 +288,7 @@ pub fn explained() -> explain::Report {
         fragment: false,
     };
     let entry = explain::Entry {
-        origin: "made".to_owned(),
+        origin: explain::Origin::Made,
         protocol: Protocol::TCP,
         client: client(),
         virtual_endpoint: vip(),
@@ -306,7 +306,7 @@ pub fn explained() -> explain::Report {
         weight: 1,
         active: 2,
         inactive: 3,
-        standing: "chosen".to_owned(),
+        standing: explain::Standing::Chosen,
         upper_threshold: Some(100),
         figures: vec![Figure { name: "overhead/weight".to_owned(), value: 0.5 }],
     };
@@ -318,7 +318,7 @@ pub fn explained() -> explain::Report {
         marked_by: Some("-d 198.51.100.1 --set-mark 1".to_owned()),
         service: Some(address_service().to_string()),
         met: Some(entry.clone()),
-        direction: Some("inbound".to_owned()),
+        direction: Some(explain::Direction::Inbound),
         template: Some(entry.clone()),
         choice: Some(explain::Choice {
             service: address_service().to_string(),
@@ -345,7 +345,7 @@ pub fn explained() -> explain::Report {
             ttl: 63,
             pieces: 1,
         }),
-        verdict: "transmit".to_owned(),
+        verdict: explain::Verdict::Transmit,
         reason: Some("no_route".to_owned()),
         why: Some("no route leads to the destination".to_owned()),
         advice: Some("see `ip route`".to_owned()),
