@@ -373,7 +373,7 @@ fn connections_are_found_by_what_they_are_like_and_counted_without_being_listed(
     }
     let templates = xvs(&mut client, &["connections", "--templates"]);
     assert!(templates.ends_with(" Route, controls 2\n"), "{templates}");
-    assert_eq!(xvs(&mut client, &["connections", "--state", "CLOSE"]), "no connection fits\n");
+    assert_eq!(xvs(&mut client, &["connections", "--state", "CLOSE"]), "no connection matches\n");
     // Once its real server is removed, a connection still belongs to the service that it came by.
     done(&mut client, &format!("-d -t {VIP}:0 -r {}:0", server(2)));
     assert_eq!(xvs(&mut client, &["connections", "--service", &every_port, "--count"]), "2\n");

@@ -1,4 +1,4 @@
-//! `xvs apply`: what runs becomes what a rules file says.
+//! `xvs apply`: changes what runs into what a rules file describes.
 //!
 //! As one change, or none. With `--confirm-within` the daemon takes it back unless `xvs confirm` comes in time, so that a
 //! change that cuts off its own operator does not last.

@@ -1,7 +1,7 @@
 //! `xvs check`: every fault of a rules file, without a daemon.
 //!
-//! What a line asks for is tried on an empty director, after the lines before it. What depends on the machine, such as
-//! whether an address is its own, is checked by `xvs apply`, which then changes nothing. With `--keepalived` the file is a
+//! Each line is tried on an empty state, after the lines before it. What depends on the machine, such as whether an
+//! address is its own, is checked by `xvs apply`, which changes nothing if that fails. With `--keepalived` the file is a
 //! keepalived.conf (`keepalived.rs`).
 
 use std::error::Error;

@@ -1,7 +1,7 @@
-//! `xvs connections`: who is connected to what, and how.
+//! `xvs connections`: the connections of a client, a service or a real server.
 //!
-//! Asks for those that fit, and prints each as it arrives, so that no listing is ever in memory as a whole. Not here:
-//! ipvsadm's listing (`xvsadm -Lnc`).
+//! Prints each as it arrives, so that no listing is ever in memory as a whole. Not here: ipvsadm's listing
+//! (`xvsadm -Lnc`).
 
 use std::io;
 use std::io::{BufWriter, Write};
@@ -22,13 +22,13 @@ use crate::{DONE, Done};
 /// What follows `xvs connections`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Of clients there; an IPv6 port stands behind brackets
+    /// Of these clients; an IPv6 port needs brackets, as in [2001:db8::1]:80
     #[arg(long, value_name = "ADDRESS[/LEN][:PORT]")]
     client: Option<Ends>,
     /// Of this service, as listings name it: "TCP 198.51.100.100:80", "FWM 7"
     #[arg(long, value_name = "SERVICE")]
     service: Option<ServiceKey>,
-    /// To real servers there
+    /// To these real servers
     #[arg(long, value_name = "ADDRESS[/LEN][:PORT]")]
     dest: Option<Ends>,
     /// In one of these states
@@ -79,7 +79,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
             out.write_all(text(&row).as_bytes())
         })?;
         if head.is_some() {
-            writeln!(out, "no {} fits", if arguments.templates { "template" } else { "connection" })?;
+            writeln!(out, "no {} matches", if arguments.templates { "template" } else { "connection" })?;
         }
     }
     out.flush()?;

@@ -1,7 +1,7 @@
-//! `xvs drain`: a real server gets no new connections, and is watched until it has none.
+//! `xvs drain`: takes a real server out of scheduling and waits until it has no connections.
 //!
-//! Its weight becomes 0, as `xvsadm -e … -w 0` does it; then the daemon is asked each second what is left. Nothing is
-//! undone at the end, whatever ends it: the former weight is told with the command that gives it back.
+//! Its weight becomes 0, as by `xvsadm -e … -w 0`; then its connections are counted each second. Nothing is undone at the
+//! end: the command that restores the former weight is printed.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -45,27 +45,27 @@ pub(super) struct Arguments {
     /// The mark's service of IPv6
     #[arg(short = '6', long, requires = "fwmark_service")]
     ipv6: bool,
-    /// The real server: ADDRESS:PORT; the service's port if none is said
+    /// The real server: ADDRESS:PORT; by default the port of the service
     server: String,
     /// Wait no longer than this, such as 90s or 5m [default: until no connection is left]
     #[arg(long = "for", value_name = "TIME", value_parser = duration)]
     at_most: Option<Duration>,
-    /// What becomes of connections that are left then
+    /// What happens to connections that are left then
     #[arg(long, requires = "at_most")]
     then: Option<Then>,
 }
 
-/// What becomes of connections that are left.
+/// What happens to connections that are left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Then {
-    /// They end, and nobody is told
+    /// They end, without a packet to client or real server
     Drop,
     /// TCP: both ends are reset at the connection's next packet; others as by drop
     Reset,
 }
 
 impl Arguments {
-    /// The real server in the words of ipvsadm, which say its service and its port.
+    /// The service and the real server, parsed as ipvsadm parses them.
     fn named(&self) -> Result<(ServiceKey, Endpoint), String> {
         let services = [
             ("-t", &self.tcp_service),
@@ -109,20 +109,20 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     Drain { director, out, service, endpoint, terminal }.run(at_most, then, pause)
 }
 
-/// Receives a message when somebody wants to end it.
+/// A channel that gets a message by SIGINT and SIGTERM.
 fn signals() -> io::Result<Receiver<()>> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let (interrupt, interrupted) = bounded(1);
     thread::Builder::new().name("xvs-signals".to_owned()).spawn(move || {
         for _ in signals.forever() {
-            // It may have been told already.
+            // A message may be waiting already.
             let _ = interrupt.try_send(());
         }
     })?;
     Ok(interrupted)
 }
 
-/// A real server that is drained, and who is told.
+/// A real server that is drained, and the output.
 struct Drain<'a> {
     director: &'a mut dyn Director,
     out: &'a mut dyn Write,
@@ -142,10 +142,10 @@ impl Drain<'_> {
         let mut row = self.row()?;
         let former = row.options.clone();
         self.quiesce(&former)?;
-        self.tell_governor()?;
+        self.warn_of_checks()?;
         if row.persistent > 0 {
             let clients = counted(row.persistent.into(), "client is", "clients are");
-            let still = "and still led to it, unless expire_quiescent_template is 1 (`xvs set`)";
+            let still = "and still forwarded to it, unless expire_quiescent_template is 1 (`xvs set`)";
             writeln!(self.out, "{clients} remembered by persistence, {still}")?;
         }
         let mut waited = Duration::ZERO;
@@ -157,7 +157,7 @@ impl Drain<'_> {
             }
             if row.options.weight != Weight(0) {
                 let weight = row.options.weight.0;
-                break (format!("somebody has given it weight {weight}; not waiting any more"), Left::Alone);
+                break (format!("its weight was changed to {weight}; not waiting any more"), Left::Alone);
             }
             if at_most.is_some_and(|most| waited >= most) {
                 break (format!("the time is over: {}", counts(&row)), Left::AtTheEnd);
@@ -180,11 +180,11 @@ impl Drain<'_> {
             // But for those of connections that wait for their resets.
             self.drop_all(Kind::Templates)?;
         }
-        self.tell_back(&former)?;
+        self.show_former(&former)?;
         Ok(if then.is_some() || left == Left::Nothing { DONE } else { FAILED })
     }
 
-    /// The real server as it is.
+    /// The real server as it is now.
     fn row(&mut self) -> Result<DestinationRow, Failure> {
         let (service, endpoint) = (self.service, self.endpoint);
         let rows = match self.director.call(Request::ListService(service))? {
@@ -211,7 +211,7 @@ impl Drain<'_> {
     /// Ends its connections, or its templates.
     fn drop_all(&mut self, kind: Kind) -> Done {
         let Ended { ended, .. } = self.end(Request::EndConnections(self.filter(kind)))?;
-        self.tell_dropped(kind, ended)
+        self.print_ended(kind, ended)
     }
 
     /// Has its TCP connections reset; its others end.
@@ -219,7 +219,7 @@ impl Drain<'_> {
         let Ended { ended, marked } = self.end(Request::ResetConnections(self.filter(Kind::Connections)))?;
         let marked = counted(marked, "connection is reset at its", "connections are reset at their");
         writeln!(self.out, "{marked} next packet")?;
-        if ended > 0 { self.tell_dropped(Kind::Connections, ended) } else { Ok(DONE) }
+        if ended > 0 { self.print_ended(Kind::Connections, ended) } else { Ok(DONE) }
     }
 
     fn end(&mut self, request: Request) -> Result<Ended, Failure> {
@@ -233,7 +233,7 @@ impl Drain<'_> {
         Filter { kind, service: Some(self.service), server: Some(self.endpoint), ..Filter::default() }
     }
 
-    fn tell_dropped(&mut self, kind: Kind, ended: u64) -> Done {
+    fn print_ended(&mut self, kind: Kind, ended: u64) -> Done {
         let dropped = match kind {
             Kind::Connections => counted(ended, "connection", "connections"),
             Kind::Templates if ended == 0 => return Ok(DONE),
@@ -259,7 +259,7 @@ impl Drain<'_> {
         if self.terminal { write!(self.out, "{ERASE}") } else { Ok(()) }
     }
 
-    fn tell_back(&mut self, former: &DestinationOptions) -> io::Result<()> {
+    fn show_former(&mut self, former: &DestinationOptions) -> io::Result<()> {
         let Self { service, endpoint, .. } = *self;
         if former.weight == Weight(0) {
             return Ok(());
@@ -267,26 +267,26 @@ impl Drain<'_> {
         let back = Command::EditDestination { service, endpoint, options: former.clone() };
         writeln!(
             self.out,
-            "its weight was {}; to give it back:\n  {}",
+            "its weight was {}; to restore it:\n  {}",
             former.weight.0,
             xvs_ipvsadm::typed(&back)
         )
     }
 
-    /// Who else may give it a weight: health does, in the services of a keepalived.conf.
-    fn tell_governor(&mut self) -> Done {
+    /// Says that health checks may restore the weight, if a keepalived.conf has the service.
+    fn warn_of_checks(&mut self) -> Done {
         let health = match self.director.call(Request::Health)? {
             Reply::Health(health) => health,
             other => return Err(Failure::unexpected(&other).into()),
         };
         let service = self.service.to_string();
-        let governs = |health: &HealthReport| {
+        let has_it = |health: &HealthReport| {
             health.virtual_servers.iter().any(|server| server.services.contains(&service))
         };
-        if let Some(HealthReport { file, .. }) = health.filter(governs) {
+        if let Some(HealthReport { file, .. }) = health.filter(has_it) {
             writeln!(
                 self.out,
-                "{file} governs it: its checks and `xvs reload` may give it back; `weight 0` there lasts"
+                "{file} has this service: its checks and `xvs reload` may restore the weight; `weight 0` there lasts"
             )?;
         }
         Ok(DONE)
@@ -301,7 +301,7 @@ fn counts(row: &DestinationRow) -> String {
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Between two lines of progress where they cannot be written over.
 const EVERY_SECONDS: u64 = 5;
-/// Back to the line's beginning, and nothing in it (ECMA-48 EL).
+/// Returns to the beginning of the line and erases it (ECMA-48 EL).
 const ERASE: &str = "\r\x1b[K";
 
 #[cfg(test)]
@@ -403,7 +403,7 @@ mod tests {
     }
 
     const BACK: &str =
-        "its weight was 3; to give it back:\n  xvsadm -e -t 192.0.2.1:80 -r 192.0.2.11:80 --fullnat -w 3\n";
+        "its weight was 3; to restore it:\n  xvsadm -e -t 192.0.2.1:80 -r 192.0.2.11:80 --fullnat -w 3\n";
 
     #[test]
     fn a_real_server_is_watched_until_it_has_no_connections_and_its_former_weight_is_told() {
@@ -469,7 +469,7 @@ mod tests {
         let drain = Drain { director: &mut raised, out: &mut out, service, endpoint, terminal: false };
         assert_eq!(drain.run(None, None, |_| Paused::Out).unwrap(), FAILED);
         let told = String::from_utf8(out).unwrap();
-        assert!(told.contains("somebody has given it weight 3; not waiting any more"), "{told}");
+        assert!(told.contains("its weight was changed to 3; not waiting any more"), "{told}");
     }
 
     #[test]
@@ -478,7 +478,7 @@ mod tests {
             let mut script = Script::new(&[]);
             script.health = Some(sample::report(vec![sample::virtual_server(address, Vec::new())]));
             let told = script.drain(None, None, |_| Paused::Out).0;
-            let wanted = "keepalived.conf governs it: its checks and `xvs reload` may give it back; `weight 0` there lasts\n";
+            let wanted = "keepalived.conf has this service: its checks and `xvs reload` may restore the weight; `weight 0` there lasts\n";
             assert_eq!(told.contains(wanted), is_told, "{told}");
         }
     }

@@ -1,4 +1,4 @@
-//! `xvs events`: changes as they happen, a line each, with their time and who asked for them.
+//! `xvs events`: changes as they happen, a line each, with their time and origin.
 
 use std::io;
 use std::io::Write;
@@ -21,10 +21,10 @@ pub(super) struct Arguments {
     /// Begin with the last N that xvsd remembers
     #[arg(long, value_name = "N", conflicts_with = "since")]
     last: Option<usize>,
-    /// Begin with those of the last 90s, 10m, 2h …
+    /// Begin with those of the last TIME, such as 90s, 10m or 2h
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     since: Option<Duration>,
-    /// End with the last that is remembered, instead of waiting for more
+    /// End with the last remembered one, instead of waiting for more
     #[arg(long)]
     no_follow: bool,
     /// Print JSON, an object a line
@@ -81,7 +81,7 @@ fn time(event: &Event) -> String {
     format_rfc3339_millis(SystemTime::UNIX_EPOCH + Duration::from_millis(event.at_millis)).to_string()
 }
 
-/// An event as people read it.
+/// An event as a line of text.
 fn line(event: &Event) -> String {
     let (time, Event { epoch, what, .. }) = (time(event), event);
     let by = match (&event.by, event.kind) {

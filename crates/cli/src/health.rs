@@ -1,7 +1,7 @@
-//! `xvs health`: which real servers are well, and why others are not.
+//! `xvs health`: which real servers are up, and why others are not.
 //!
-//! A line each for virtual servers, their real servers and the checks of these, in the file's order. Made of one report,
-//! without a further question.
+//! A line for each virtual server, each of its real servers and each of their checks, in the order of the file, all from
+//! one report.
 
 use std::io::Write;
 use std::time::SystemTime;
@@ -24,7 +24,7 @@ pub(super) struct Arguments {
     /// Only virtual servers that have one of these texts in their name or a service's, as 198.51.100.100:80
     #[arg(value_name = "VIRTUAL_SERVER")]
     virtual_servers: Vec<String>,
-    /// Only what is not well: virtual servers without quorum, real servers that are down or failing
+    /// Only virtual servers without quorum and real servers that are down or failing
     #[arg(long)]
     down: bool,
     /// Print JSON
@@ -60,14 +60,14 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     Ok(if is_well { DONE } else { FAILED })
 }
 
-const NOTHING_CHECKED: &str = "xvsd checks nothing, for it has no keepalived.conf; name one by `xvsd --keepalived FILE`, \
+const NOTHING_CHECKED: &str = "xvsd runs no checks: it has no keepalived.conf; name one by `xvsd --keepalived FILE`, \
                                or as `file` under [keepalived] in xvs.toml, and restart it";
 
 fn is_like(server: &VirtualServerHealth, text: &str) -> bool {
     server.services.iter().chain([&server.name]).any(|name| name.contains(text))
 }
 
-/// Leaves of a virtual server what is not well; whether that is anything.
+/// Removes what is well from a virtual server; returns whether anything is left.
 fn keep_trouble(server: &mut VirtualServerHealth) -> bool {
     server.real_servers.retain(|server| server.trouble().is_some());
     !server.is_well || !server.real_servers.is_empty()
@@ -86,7 +86,7 @@ fn screen(report: &HealthReport, counts: Counts, now_millis: u64) -> String {
         text += &line("refused", refused);
     }
     if !report.drift.is_empty() {
-        text += &line("drift", "somebody has changed services of the file; these commands lead back:");
+        text += &line("drift", "services of the file were changed by hand; these commands undo it:");
         report.drift.iter().for_each(|command| text += &format!("  {command}\n"));
     }
     let rows: Vec<_> =
@@ -94,7 +94,7 @@ fn screen(report: &HealthReport, counts: Counts, now_millis: u64) -> String {
     text + &table(&rows)
 }
 
-/// So many are well.
+/// How many real servers and virtual servers are well, in words.
 pub(super) fn counted(counts: Counts) -> String {
     let Counts { real_servers, real_servers_up, virtual_servers, virtual_servers_well } = counts;
     format!(
@@ -103,7 +103,7 @@ pub(super) fn counted(counts: Counts) -> String {
     )
 }
 
-/// What stands in a line, in its columns.
+/// The cells of a line.
 struct Row {
     indent: usize,
     what: String,
@@ -153,7 +153,7 @@ fn real_server(server: &RealServerHealth, now_millis: u64) -> Vec<Row> {
     [head].into_iter().chain(checks).collect()
 }
 
-/// A check, and what it was last not well for.
+/// A check and its last failure.
 fn check(check: &CheckHealth, now_millis: u64) -> impl Iterator<Item = Row> {
     let next = match check.next_millis {
         None => String::new(),
@@ -170,7 +170,7 @@ fn check(check: &CheckHealth, now_millis: u64) -> impl Iterator<Item = Row> {
     [head].into_iter().chain(error)
 }
 
-/// The file's weight, and what has become of it.
+/// The weight in the file, and the weights that differ from it.
 fn weights(weights: &Weights) -> String {
     let Weights { operator, health, feedback, in_force } = *weights;
     let mut text = format!("weight {operator}");
@@ -188,8 +188,8 @@ fn weights(weights: &Weights) -> String {
     text
 }
 
-/// Rows below each other, an empty line before each virtual server. What is too long for its column has a line of its
-/// own, and what is too long for the last one goes on below.
+/// Rows in columns, with an empty line before each virtual server. A text that is too long for its column has a line of
+/// its own; one that is too long for the last column is wrapped.
 fn table(rows: &[Row]) -> String {
     let width = |column: fn(&Row) -> usize| rows.iter().map(column).max().unwrap_or(0);
     // An error is as long as it is.
@@ -217,7 +217,7 @@ fn table(rows: &[Row]) -> String {
     text
 }
 
-/// Words behind what stands before them; those that have no room go on below, so far to the right.
+/// Words after a text, wrapped with an indent.
 fn wrapped(before: &str, words: &str, indent: usize) -> String {
     let mut lines = vec![before.to_owned()];
     let mut begins = true;
@@ -387,7 +387,7 @@ fault      and 8 more; xvsd's log has all of them
 refused    /etc/keepalived/keepalived.conf:3: error: a `}` without a `{` before
            it
 refused    /etc/keepalived/keepalived.conf:9: error: no
-drift      somebody has changed services of the file; these commands lead back:
+drift      services of the file were changed by hand; these commands undo it:
   xvsadm -e -t 198.51.100.100:80 -r 192.0.2.11:80 -g -w 1
 
 TCP 198.51.100.100:80  no quorum  1 h 0 min  weight 0, quorum 1

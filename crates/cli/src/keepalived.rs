@@ -1,8 +1,8 @@
-//! `xvs check --keepalived`: what a keepalived.conf comes to here, without a daemon.
+//! `xvs check --keepalived`: the services, checks and faults of a keepalived.conf, without a daemon.
 //!
-//! Prints the services with which a director would begin, before any check was made, as `xvsadm -Sn` would; the checks
-//! that the file asks for; and what is wrong with it. It reads the file, and those that it includes, and changes nothing.
-//! Not here: making checks, so `up` and `down` are what the file says of the beginning.
+//! Prints the services with which a director would start, as `xvsadm -Sn` would; the checks of the file; and its faults.
+//! Reads the file and those that it includes, and changes nothing. Not here: running checks, so `up` and `down` are the
+//! states before the first run.
 
 use std::io;
 use std::io::Write;
@@ -25,7 +25,7 @@ use crate::{DONE, Done, FAILED, MISUSED, print_json};
 /// What `xvs check` takes of a keepalived.conf.
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// Check a keepalived.conf: what it comes to, its checks, its faults; exits with 0 if
+    /// Check a keepalived.conf: its services, its checks, its faults; exits with 0 if
     /// there is none, 1 for warnings, 2 for errors, with which it is refused
     #[arg(long, value_name = "FILE", conflicts_with = "file")]
     pub(super) keepalived: Option<PathBuf>,
@@ -56,7 +56,7 @@ pub(super) fn run(file: &Path, options: &Options, form: Form, out: &mut dyn Writ
     let (state, _) = outcome(&configuration);
     let faults = &configuration.faults;
     let worst = if options.strict { Severity::Warning } else { Severity::Error };
-    let told = Told {
+    let printed = Printed {
         file,
         is_refused: faults.iter().any(|fault| fault.severity >= worst),
         rules: set_timeouts(&configuration).into_iter().chain(saved(&state)).collect(),
@@ -64,18 +64,18 @@ pub(super) fn run(file: &Path, options: &Options, form: Form, out: &mut dyn Writ
         faults,
     };
     match form {
-        Form::Json => print_json(&told.document(), out)?,
-        Form::Text => told.text(out)?,
+        Form::Json => print_json(&printed.document(), out)?,
+        Form::Text => printed.text(out)?,
     }
     Ok(match faults.is_empty() {
         true => DONE,
-        false if told.is_refused => MISUSED,
+        false if printed.is_refused => MISUSED,
         false => FAILED,
     })
 }
 
-/// What is printed. Of a file that is refused only its faults are: what half of it comes to is nothing to go by.
-struct Told<'a> {
+/// What is printed. Of a refused file only the faults are, because the rest of it could mean something else.
+struct Printed<'a> {
     file: &'a Path,
     is_refused: bool,
     rules: Vec<String>,
@@ -83,7 +83,7 @@ struct Told<'a> {
     faults: &'a [Fault],
 }
 
-impl Told<'_> {
+impl Printed<'_> {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         if !self.is_refused {
             for rule in &self.rules {

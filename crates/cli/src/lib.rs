@@ -49,35 +49,35 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show how the director is: interfaces, workers, connections, drops
+    /// Show the state of the director: interfaces, workers, connections, drops
     Status(status::Arguments),
-    /// Tell by the exit code whether xvsd moves; for keepalived's vrrp_script and for monitoring
+    /// Exit with 0 if xvsd makes progress, else with 1; for keepalived's vrrp_script and for monitoring
     Healthy(healthy::Arguments),
-    /// Watch services and real servers at work
+    /// Watch the traffic of services and real servers
     Top(top::Arguments),
-    /// Show which real servers are well, and why others are not; exits with 1 if one is down
+    /// Show which real servers are up, and why others are not; exits with 1 if one is down
     Health(health::Arguments),
     /// List the connections of a client, a service, a real server, or count them
     Connections(connections::Arguments),
-    /// Show what changes, when, and who does it
+    /// Show changes, with their time and the process that requested them
     Events(events::Arguments),
-    /// Give a real server no new connections, and wait until it has none
+    /// Take a real server out of scheduling, and wait until it has no connections
     Drain(drain::Arguments),
-    /// Print what was counted, summed over the workers
+    /// Print counters, summed over the workers
     Counters(counters::Arguments),
-    /// Tell why a packet goes where it goes, with no effect
+    /// Show what would happen to a packet, and why, with no effect
     Explain(explain::Arguments),
-    /// Find every fault of a rules file or a keepalived.conf, without asking the daemon
+    /// Find every fault of a rules file or a keepalived.conf, without a daemon
     Check(check::Arguments),
     /// Show what a rules file would change; exits with 1 if it would
     Plan(plan::Arguments),
-    /// Make what runs as a rules file says, as one change
+    /// Change what runs into what a rules file describes, as one change
     Apply(apply::Arguments),
-    /// Keep what `apply --confirm-within` did
+    /// Keep what `apply --confirm-within` changed
     Confirm(confirm::Arguments),
-    /// Have xvsd read its keepalived.conf anew; what has not changed goes on, of a file with errors nothing is taken
+    /// Have xvsd read its keepalived.conf anew; unchanged services continue, a file with errors is refused
     Reload(reload::Arguments),
-    /// Look for what is wrong with this machine, with or without xvsd, and tell what mends it
+    /// Find what is wrong with this machine, with or without xvsd, and the commands that mend it
     Doctor(doctor::Arguments),
     /// Set what `sysctl net.ipv4.vs.KEY` sets in the kernel, or feedback.KEY
     Set(set::Arguments),
@@ -87,11 +87,11 @@ enum Command {
     Feedback(feedback::Arguments),
     /// Add, delete and list the addresses that `--fullnat` real servers see instead of clients
     Laddr(laddr::Arguments),
-    /// Record packets as they come in and go out, with what became of them, as pcapng or as lines
+    /// Record packets as they come in and go out, with their verdicts, as pcapng or as lines
     Capture(capture::Arguments),
     /// Play a director without root, network or clock: JSON lines in, JSON lines out
     Lab(lab::Arguments),
-    /// Prepare this machine as a real server of a virtual address, and put it back
+    /// Prepare this machine as a real server of a virtual address, and undo it
     Realserver(realserver::Arguments),
     /// Print a shell's completion of this program, or of xvsd and xvsadm
     Completion(completion::Arguments),
@@ -102,7 +102,7 @@ enum Command {
 /// Where `realserver` keeps what it changed.
 const RECORDS: &str = "/run/xvs";
 
-/// What a subcommand comes to: an exit code of its own, or why it was not carried out.
+/// The result of a subcommand: an exit code of its own, or why it was not carried out.
 type Done = Result<u8, Box<dyn Error>>;
 
 const DONE: u8 = 0;
@@ -116,23 +116,23 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  failed; or the answer is no:
-       `realserver status`: something is not as it has to be
+       `realserver status`: a setting or an interface is not as it has to be
        `check`: there are faults (--keepalived: 1 for warnings, 2 for errors or no such file)
        `plan`: there are differences
        `health`: a server is down, there is no quorum, or nothing is checked
        `drain`: connections are left
        a change: it is made, and a worker has not taken it up within a second
-       `healthy`: xvsd does not move, or there is none
+       `healthy`: xvsd makes no progress, or none runs
   2  the command line is wrong
   3  xvsd refused, and nothing has changed
-  4  no xvsd could be asked";
+  4  no xvsd could be reached";
 
 /// Prints the document of `--json`, indented, and the end of its last line.
 fn print_json(document: &impl Serialize, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{}", serde_json::to_string_pretty(document)?)
 }
 
-/// Does what the command line says. What fails is one line on stderr; the exit codes are those of `--help`.
+/// Runs the command line. A failure is one line on stderr; the exit codes are those of `--help`.
 pub fn run(cli: Cli) -> ExitCode {
     let mut out = io::stdout().lock();
     let done = match cli.command {
@@ -164,7 +164,7 @@ pub fn run(cli: Cli) -> ExitCode {
     }))
 }
 
-/// What is printed of an error; what the daemon says begins with `xvs:` by itself, for `xvsadm`.
+/// The printed form of an error; those of the daemon begin with `xvs:` already, for `xvsadm`.
 fn complaint(error: &str) -> String {
     format!("xvs: {}\n", error.strip_prefix("xvs: ").unwrap_or(error))
 }
@@ -177,7 +177,7 @@ fn exit_code(error: &(dyn Error + 'static)) -> u8 {
         Some(Failure::Printing(error)) => Some(error),
         None => error.downcast_ref::<io::Error>(),
     };
-    // Who closes the pipe has seen enough.
+    // A reader that closes the pipe wants no more.
     let enough = printing.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
     if enough { DONE } else { FAILED }
 }
@@ -200,10 +200,10 @@ fn duration(text: &str) -> Result<Duration, &'static str> {
         .ok_or("a time is like 60s, 5m or 1h, and at most 31 days")
 }
 
-/// As long as anybody waits.
+/// The longest time that a subcommand waits.
 const MONTH_SECONDS: u32 = 31 * 24 * 3600;
 
-/// Carries out a subcommand that asks the daemon.
+/// Carries out a subcommand that needs the daemon.
 fn ask(command: &Command, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     match command {
         Command::Status(arguments) => status::run(arguments, director, out),
@@ -220,14 +220,15 @@ fn ask(command: &Command, director: &mut dyn Director, out: &mut dyn Write) -> D
         Command::Feedback(arguments) => feedback::run(arguments, director, out),
         Command::Laddr(arguments) => laddr::run(arguments, director, out),
         Command::Capture(_) => {
-            Err("packets are captured of a running xvsd; the lab answers each with what leaves".into())
+            Err("packets are captured of a running xvsd; the lab answers each with the frames that are sent"
+                .into())
         }
         // `drain` waits, and a lab's time does not pass by itself.
-        _ => Err("this command has nothing to ask a lab".into()),
+        _ => Err("this command does not work in a lab".into()),
     }
 }
 
-/// Runs a command line without the program's name against a director at hand, and keeps what it prints.
+/// Runs a command line, without the program's name, against a director in memory; returns what it prints.
 pub fn output(words: &[String], director: &mut dyn Director) -> Output {
     let argv = std::iter::once("xvs").chain(words.iter().map(String::as_str));
     let failed = |exit, stderr| Output { exit, stdout: String::new(), stderr };

@@ -1,4 +1,4 @@
-//! `xvs mark`: the rules by which packets are marked, without iptables.
+//! `xvs mark`: mark rules of xvs itself, beside those of iptables and nftables.
 
 use std::io::Write;
 
@@ -24,7 +24,7 @@ pub(super) struct Arguments {
 enum Action {
     #[command(flatten)]
     Change(MarkChange),
-    /// Show these rules in the order in which they apply; the kernel's own come before them
+    /// Show these rules in the order in which they apply; rules of the kernel come before them
     List {
         /// Print JSON
         #[arg(long)]

@@ -34,7 +34,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     wanted.leave(&running, governed);
     let differences = differences(&running, &wanted);
     if left > 0 && !arguments.json {
-        writeln!(out, "services that are left to health checks, and not compared: {left}")?;
+        writeln!(out, "services owned by health checks, not compared: {left}")?;
     }
     if arguments.json {
         print_json(&rows(&differences), out)?;
@@ -48,7 +48,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     Ok(if differences.is_empty() { DONE } else { FAILED })
 }
 
-/// Like a diff: what goes, as the line that would add it, and what comes, as the line that adds or edits it.
+/// Prints differences like a diff: the line that makes the former state, and the line that makes the wanted one.
 pub(super) fn show(differences: &[Difference], out: &mut dyn Write) -> io::Result<()> {
     for Difference { before, after } in differences {
         for (sign, lines) in [("-", lines(before)), ("+", lines(after))] {
