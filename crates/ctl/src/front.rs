@@ -1,7 +1,7 @@
-//! What a running daemon answers to the clients of its socket.
+//! Requests of the daemon's clients, each dispatched to the part that answers it.
 //!
-//! Changes and what needs the desired state go to the control thread; connections, counters and status are read by the
-//! client's own thread, so that they delay no command. While the daemon starts, it says so.
+//! Changes, and requests about the desired state, go to the control thread; connections, counters and status are read by
+//! the thread that serves the client, so that they delay no command. While the daemon starts, requests are refused.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -30,10 +30,10 @@ use crate::traffic::traffic;
 use crate::{explain, liveness, locals, status};
 use xvs_ipvsadm::{SystemResolver, one_line, read_wanted};
 
-/// How long a client may have it judged whether the director moves.
+/// The longest time that a client may give the workers and the control thread to show progress.
 const LONGEST_JUDGEMENT: Duration = Duration::from_secs(60);
 
-/// The daemon as its clients meet it.
+/// The daemon behind its socket.
 #[derive(Default)]
 pub struct Front {
     daemon: OnceLock<Handle>,
@@ -41,7 +41,7 @@ pub struct Front {
 }
 
 impl Front {
-    /// Answers from now on what this daemon says.
+    /// Dispatches to this daemon from now on.
     pub fn open(&self, daemon: Handle) {
         // There is one daemon in a process, so this is the first time.
         let _ = self.daemon.set(daemon);
@@ -159,7 +159,7 @@ impl Handler for Front {
         each: &mut dyn FnMut(Vec<CapturedPacket>) -> ControlFlow<()>,
     ) -> Result<Missed, CommandError> {
         let daemon = self.daemon()?;
-        // Who saw what clients said is to be known afterwards.
+        // Packets hold the data of clients and servers, so the log has who captured them.
         tracing::info!("uid {}: capture of packets begins", peer.uid);
         let ended = self.capturing.run(wanted, daemon, each);
         match &ended {
@@ -170,7 +170,7 @@ impl Handler for Front {
     }
 }
 
-/// Tells who changed what, and what came of it: a line for each command, also of a batch.
+/// Logs who changed what, and the result: a line for each command, also of a batch.
 fn log(request: &Request, answer: &Result<Reply, CommandError>, who: &Who) {
     for (line, refused) in changes(request, answer) {
         match refused {
@@ -180,7 +180,7 @@ fn log(request: &Request, answer: &Result<Reply, CommandError>, who: &Who) {
     }
 }
 
-/// Ends connections, and tells who had it done.
+/// Ends connections, and logs who requested it.
 fn end_connections(daemon: &Handle, filter: &Filter, how: How, peer: &Peer) -> Ended {
     let shared = daemon.shared();
     let snapshot = shared.published.load_full();
@@ -197,7 +197,7 @@ fn end_connections(daemon: &Handle, filter: &Filter, how: How, peer: &Peer) -> E
     done
 }
 
-/// Who asks. The process waits for its answer, so its number is still its own.
+/// The process at the other end. It waits for the reply, so its process number still belongs to it.
 fn who(peer: &Peer) -> Who {
     let name = fs::read(format!("/proc/{}/comm", peer.pid)).unwrap_or_default();
     let program = one_line(String::from_utf8_lossy(&name).trim_end_matches('\n'));

@@ -268,7 +268,7 @@ impl Director for InMemory {
         let reply = match request {
             Request::Counters => Ok(Reply::Counters(self.counters())),
             Request::Status | Request::Traffic => {
-                Err(CommandError::Failed { why: "the lab has no status; ask for its counters".to_owned() })
+                Err(CommandError::Failed { why: "a lab has no status; request its counters".to_owned() })
             }
             // A lab has no keepalived.conf.
             Request::Health => Ok(Reply::Health(None)),
@@ -277,7 +277,7 @@ impl Director for InMemory {
                 Ok(Reply::Count(count(&self.reader, &snapshot, self.now, &filter)))
             }
             Request::Events(_) => Err(CommandError::Failed {
-                why: "the lab has no events; its answers tell of each change".to_owned(),
+                why: "a lab has no events; the answer to a line has its result".to_owned(),
             }),
             Request::Explain(question) => {
                 let (snapshot, reader) = (self.control.published().load_full(), &self.reader);
