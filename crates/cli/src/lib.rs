@@ -116,7 +116,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  failed; or the answer is no:
-       `realserver status`: a setting or an interface is not as it has to be
+       `realserver status`: there are problems
        `check`: there are faults (--keepalived: 1 for warnings, 2 for errors or no such file)
        `plan`: there are differences
        `health`: a server is down, there is no quorum, or nothing is checked
