@@ -22,7 +22,7 @@ use crate::{DONE, Done};
 /// What follows `xvs connections`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Of these clients; an IPv6 port needs brackets, as in [2001:db8::1]:80
+    /// Of these clients; an IPv6 port needs brackets, as in `[2001:db8::1]:80`
     #[arg(long, value_name = "ADDRESS[/LEN][:PORT]")]
     client: Option<Ends>,
     /// Of this service, as listings name it: "TCP 198.51.100.100:80", "FWM 7"

@@ -206,7 +206,7 @@ impl Daemon {
     /// Begins to make the checks of a keepalived.conf; returns when its services are in force.
     ///
     /// # Errors
-    /// [`HealthError`].
+    /// Why the checks cannot start.
     pub fn watch(&mut self, keepalived: &Keepalived, read: Option<Prepared>) -> Result<(), HealthError> {
         let Some(read) = read else { return Ok(()) };
         self.health = Some(health_checks::start(keepalived, read, &self.handle(), &self.notices)?);

@@ -1,8 +1,8 @@
-//! What should be the case, and is it: the control plane.
+//! The control plane: the daemon `xvsd`, from its socket to the snapshot that workers use.
 //!
-//! A command's way, as modules in its order: typed for `xvsadm` ([`adm`]) or `xvs` ([`cli`]), it becomes a
-//! [`message`], travels over the Unix socket ([`client`], [`server`]) and is carried out by the control thread
-//! ([`control_thread`], [`control`]) on the desired [`state`]; [`registry`] turns that into what workers use.
+//! A command arrives at the [`server`], is dispatched by [`front`] and carried out by the control thread
+//! ([`control_thread`], [`control`]) on the desired [`state`](xvs_model::state); [`registry`] turns the state into what
+//! workers use.
 
 pub mod locals;
 pub mod marks;
