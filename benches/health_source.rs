@@ -193,7 +193,7 @@ impl Daemon {
 
     fn report(&self) -> Result<HealthReport> {
         match self.ask(Request::Health)? {
-            Reply::Report(report) => Ok(serde_json::from_value(report)?),
+            Reply::Health(report) => report.ok_or_else(|| "xvsd has no keepalived.conf".into()),
             other => Err(format!("unexpected: {other:?}").into()),
         }
     }

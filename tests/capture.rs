@@ -18,7 +18,7 @@ use xvs::{Datagram, LabCluster, Transport};
 use xvs_cli::capture::lines::Lines;
 use xvs_cli::capture::pcapng::Blocks;
 use xvs_ctl::api::capture::Listener;
-use xvs_model::capture::{CaptureRequest, CapturedPacket, Missed, Way};
+use xvs_model::capture::{CaptureRequest, CapturedPacket, Direction, Missed};
 
 const SYN: u8 = 0x02;
 const SYN_ACK: u8 = 0x12;
@@ -54,11 +54,12 @@ fn captured(cluster: &mut LabCluster, listener: &mut Listener) -> Vec<CapturedPa
 }
 
 /// What is said of a packet, and each of its frames: way, interface, bytes.
-type Told = (String, Vec<(Way, String, Vec<u8>)>);
+type Told = (String, Vec<(Direction, String, Vec<u8>)>);
 
 fn told(packets: &[CapturedPacket]) -> Vec<Told> {
-    let frame =
-        |frame: &xvs_model::capture::CapturedFrame| (frame.way, frame.interface.clone(), frame.bytes.clone());
+    let frame = |frame: &xvs_model::capture::CapturedFrame| {
+        (frame.direction, frame.interface.clone(), frame.bytes.clone())
+    };
     let verdict = |packet: &CapturedPacket| match &packet.reason {
         Some(reason) => format!("{} {reason}", packet.verdict),
         None => packet.verdict.clone(),
@@ -66,8 +67,8 @@ fn told(packets: &[CapturedPacket]) -> Vec<Told> {
     packets.iter().map(|packet| (verdict(packet), packet.frames.iter().map(frame).collect())).collect()
 }
 
-fn came(link: &str, frame: &[u8]) -> (Way, String, Vec<u8>) {
-    (Way::In, link.to_owned(), frame.to_vec())
+fn came(link: &str, frame: &[u8]) -> (Direction, String, Vec<u8>) {
+    (Direction::In, link.to_owned(), frame.to_vec())
 }
 
 fn request(port: u16, flags: u8) -> Datagram {
@@ -93,7 +94,7 @@ fn mixture(cluster: &mut LabCluster) -> Vec<Told> {
     ];
     let pass = |(link, frame): (&str, Vec<u8>)| {
         let judged = cluster.inject(link, &frame);
-        let left = judged.sent.into_iter().map(|(link, frame)| (Way::Out, link, frame));
+        let left = judged.sent.into_iter().map(|(link, frame)| (Direction::Out, link, frame));
         (judged.verdict, std::iter::once(came(link, &frame)).chain(left).collect())
     };
     frames.into_iter().map(pass).collect()
@@ -186,7 +187,7 @@ fn a_fragment_is_shown_held_and_the_last_of_its_datagram_with_all_that_left() {
     cluster.inject("wan", &first);
     let judged = cluster.inject("wan", &last);
     assert_eq!(judged.sent.len(), 2);
-    let left = judged.sent.into_iter().map(|(link, frame)| (Way::Out, link, frame));
+    let left = judged.sent.into_iter().map(|(link, frame)| (Direction::Out, link, frame));
     let whole = std::iter::once(came("wan", &last)).chain(left).collect();
     let expected = [("held".to_owned(), vec![came("wan", &first)]), ("transmit".to_owned(), whole)];
     assert_eq!(told(&captured(&mut cluster, &mut listener)), expected);
@@ -199,7 +200,7 @@ fn a_fragment_that_waited_is_shown_again_when_the_kernel_gets_it_or_it_is_droppe
     let [first, last] = fragments(53);
     cluster.inject("wan", &first);
     assert_eq!(cluster.inject("wan", &last).verdict, "pass");
-    let before = (Way::Before, "wan".to_owned(), first.clone());
+    let before = (Direction::Before, "wan".to_owned(), first.clone());
     let expected = [
         ("held".to_owned(), vec![came("wan", &first)]),
         ("pass".to_owned(), vec![before.clone()]),
@@ -211,7 +212,7 @@ fn a_fragment_that_waited_is_shown_again_when_the_kernel_gets_it_or_it_is_droppe
     cluster.inject("wan", &first);
     let answers = cluster.wait(60.0);
     assert_eq!(answers.len(), 1, "its sender is told");
-    let left = answers.into_iter().map(|(link, frame)| (Way::Out, link, frame));
+    let left = answers.into_iter().map(|(link, frame)| (Direction::Out, link, frame));
     let expected = [("drop fragment_timeout".to_owned(), std::iter::once(before).chain(left).collect())];
     assert_eq!(told(&captured(&mut cluster, &mut listener)), expected);
 }
@@ -229,7 +230,7 @@ fn frames_of_a_vlan_are_shown_as_of_its_interface_and_those_of_an_unknown_tag_as
     let judged = cluster.inject("wan", &tagged(&frame, 5));
     assert_eq!(cluster.inject("wan", &tagged(&frame, 6)).verdict, "pass");
     let (_, sent) = &judged.sent[0];
-    let left = (Way::Out, "wan.7".to_owned(), [&sent[..12], &sent[16..]].concat());
+    let left = (Direction::Out, "wan.7".to_owned(), [&sent[..12], &sent[16..]].concat());
     let expected = [
         ("transmit".to_owned(), vec![came("wan.5", &frame), left]),
         ("pass".to_owned(), vec![came("wan", &tagged(&frame, 6))]),
@@ -254,7 +255,7 @@ fn errors_about_a_connection_are_found_as_its_packets_are_and_what_is_told_inste
         let error = ethernet(server_mac(2), LAN_MAC, EtherType::IPV4, &error);
         let judged = cluster.inject("lan", &error);
         assert_eq!((judged.verdict.as_str(), judged.sent.len()), (verdict, 1), "{method}");
-        let left = judged.sent.into_iter().map(|(link, frame)| (Way::Out, link, frame));
+        let left = judged.sent.into_iter().map(|(link, frame)| (Direction::Out, link, frame));
         let expected = (verdict.to_owned(), std::iter::once(came("lan", &error)).chain(left).collect());
         assert_eq!(told(&captured(&mut cluster, &mut listener)), [expected], "{method}");
     }

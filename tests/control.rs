@@ -18,7 +18,7 @@ use xvs_ctl::api::server::{Handler, Peer, Server, Settings};
 use xvs_ipvsadm::Output;
 use xvs_model::client::{Client, Director, Failure};
 use xvs_model::command::CommandError;
-use xvs_model::connection::{ConnectionRow, Filter, Kind};
+use xvs_model::connection::{ConnectionRow, Ended, Filter, Kind};
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_proto::Endpoint;
@@ -213,8 +213,8 @@ fn a_load_report_is_one_snapshot_if_it_moves_a_weight_and_else_none() {
         assert_eq!(served.publications(), before + publications);
     }
     let rows = client.call(Request::Feedback);
-    let Ok(Reply::Report(rows)) = rows else { panic!("{rows:?}") };
-    assert_eq!((&rows[0]["weight_in_force"], &rows[0]["own_weight"]), (&10.into(), &1.into()));
+    let Ok(Reply::Feedback(rows)) = rows else { panic!("{rows:?}") };
+    assert_eq!((rows[0].weight_in_force.0, rows[0].own_weight.0), (10, 1));
 }
 
 #[test]
@@ -373,7 +373,7 @@ fn connections_are_found_by_what_they_are_like_and_counted_without_being_listed(
     }
     let templates = xvs(&mut client, &["connections", "--templates"]);
     assert!(templates.ends_with(" Route, controls 2\n"), "{templates}");
-    assert_eq!(xvs(&mut client, &["connections", "--state", "CLOSE"]), "no connection fits\n");
+    assert_eq!(xvs(&mut client, &["connections", "--state", "CLOSE"]), "no connection matches\n");
     // Once its real server is removed, a connection still belongs to the service that it came by.
     done(&mut client, &format!("-d -t {VIP}:0 -r {}:0", server(2)));
     assert_eq!(xvs(&mut client, &["connections", "--service", &every_port, "--count"]), "2\n");
@@ -396,10 +396,10 @@ fn connections_and_templates_that_are_ended_are_counted_nowhere_and_their_client
         let server = Some(Endpoint::new(server(1), 80));
         client.call(Request::EndConnections(Filter { kind, service, server, ..Filter::default() })).ok()
     };
-    let report = |number: u64| Some(Reply::Report(number.into()));
-    assert_eq!(end(&mut client, Kind::Templates), report(0), "it controls connections");
-    assert_eq!(end(&mut client, Kind::Connections), report(6));
-    assert_eq!(end(&mut client, Kind::Templates), report(1));
+    let ended = |ended| Some(Reply::Ended(Ended { ended, marked: 0 }));
+    assert_eq!(end(&mut client, Kind::Templates), ended(0), "it controls connections");
+    assert_eq!(end(&mut client, Kind::Connections), ended(6));
+    assert_eq!(end(&mut client, Kind::Templates), ended(1));
     assert_eq!(served.desk.cluster().load(at(server(1), 80)), (0, 0));
     let listed: serde_json::Value = serde_json::from_str(&done(&mut client, "-L -n --json")).expect("JSON");
     let templates = listed[0]["destinations"].as_array().expect("two servers");

@@ -230,7 +230,7 @@ fn quiescent_and_overloaded_servers_are_told_apart_and_if_all_are_the_client_is_
     assert_eq!(exit, 0);
     assert!(report["advice"].as_str().is_some_and(|advice| advice.contains("raise a weight")), "{report:#}");
     for part in
-        ["weight 0: quiescent", "overloaded: 1 of 1 connections", "dropped (no_destination): ", "told "]
+        ["weight 0: quiescent", "overloaded: 1 of 1 connections", "dropped (no_destination): ", "reply "]
     {
         assert!(text.contains(part), "{part}:\n{text}");
     }
@@ -455,7 +455,7 @@ fn the_page_is_plain_and_aligned_in_eighty_columns() {
     let (exit, text, _) = printed(&mut cluster, &format!("--proto tcp --from {CLIENT}:4001 --to {VIP}:80"));
     let expected = "\
 packet      TCP 192.0.2.200:4001 -> 198.51.100.1:80, syn, TTL 64, 40 bytes;
-            comes in by wan
+            received on wan
 service     TCP 198.51.100.1:80
 scheduler   wlc: the lowest 256 × active + inactive connections for its weight;
             the first in order wins a tie
@@ -463,11 +463,11 @@ scheduler   wlc: the lowest 256 × active + inactive connections for its weight;
  * 203.0.113.11:8080     Masq         2      0     0  overhead 0, ratio 0
 connection  new: TCP 192.0.2.200:4001 -> 198.51.100.1:80 -> 203.0.113.11:8080,
             Masq, SYN_RECV, expires in 1:00
-way         203.0.113.11 by lan, link address 02:00:00:00:02:0b, MTU 1500
+next hop    203.0.113.11 on lan, link address 02:00:00:00:02:0b, MTU 1500
 verdict     sent
 rewrite     Masq: now to 203.0.113.11:8080, TTL 63
 sent        TCP 192.0.2.200:4001 -> 203.0.113.11:8080, syn, TTL 63, 40 bytes,
-            by lan
+            on lan
 ";
     assert_eq!((exit, text.as_str()), (0, expected));
     let (_, json, _) =

@@ -148,7 +148,7 @@ impl Play {
     fn mark(&mut self) -> Ended {
         let wanted = Request::ResetConnections(Filter::default());
         match self.cluster.lab().director.call(wanted) {
-            Ok(Reply::Report(report)) => serde_json::from_value(report).expect("what was ended"),
+            Ok(Reply::Ended(ended)) => ended,
             other => panic!("{other:?}"),
         }
     }

@@ -1,7 +1,7 @@
-//! `xvs apply`: what runs becomes what a rules file says.
+//! `xvs apply`: changes what runs into what a rules file describes.
 //!
-//! As one change, or none. With `--confirm-within` the daemon takes it back unless `xvs confirm` comes in time: whoever
-//! cuts himself off by it need not come back.
+//! As one change, or none. With `--confirm-within` the daemon takes it back unless `xvs confirm` comes in time, so that a
+//! change that cuts off its own operator does not last.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -13,9 +13,9 @@ use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 
 use crate::exit::{DONE, Done};
-use crate::plan::{as_json, show, summary};
+use crate::plan::{rows, show, summary};
 use crate::rules_file::rules;
-use crate::text::duration;
+use crate::text::{duration, print_json};
 
 /// What follows `xvs apply`.
 #[derive(Debug, Args)]
@@ -46,7 +46,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
         other => return Err(Failure::unexpected(&other).into()),
     };
     if arguments.json {
-        writeln!(out, "{:#}", as_json(&differences))?;
+        print_json(&rows(&differences), out)?;
         return Ok(DONE);
     }
     if differences.is_empty() {

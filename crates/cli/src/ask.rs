@@ -1,4 +1,4 @@
-//! Subcommands that ask a director: xvsd by its socket, or the lab's.
+//! Subcommands that need a director: xvsd, by its socket, or the one of the lab.
 
 use std::io::Write;
 
@@ -13,23 +13,23 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show how the director is: interfaces, workers, connections, drops
+    /// Show the state of the director: interfaces, workers, connections, drops
     Status(status::Arguments),
-    /// Show which real servers are well, and why others are not; exits with 1 if one is down
+    /// Show which real servers are up, and why others are not; exits with 1 if one is down
     Health(health::Arguments),
     /// List the connections of a client, a service, a real server, or count them
     Connections(connections::Arguments),
-    /// Print what was counted, summed over the workers
+    /// Print counters, summed over the workers
     Counters(counters::Arguments),
-    /// Tell why a packet goes where it goes, with no effect
+    /// Show what would happen to a packet, and why, with no effect
     Explain(explain::Arguments),
     /// Show what a rules file would change; exits with 1 if it would
     Plan(plan::Arguments),
-    /// Make what runs as a rules file says, as one change
+    /// Change what runs into what a rules file describes, as one change
     Apply(apply::Arguments),
-    /// Keep what `apply --confirm-within` did
+    /// Keep what `apply --confirm-within` changed
     Confirm(confirm::Arguments),
-    /// Have xvsd read its keepalived.conf anew; what has not changed goes on, of a file with errors nothing is taken
+    /// Have xvsd read its keepalived.conf anew; unchanged services continue, a file with errors is refused
     Reload(reload::Arguments),
     /// Set what `sysctl net.ipv4.vs.KEY` sets in the kernel, or feedback.KEY
     Set(set::Arguments),
@@ -69,7 +69,7 @@ struct Line {
     command: Command,
 }
 
-/// Runs a command line without the program's name against a director at hand, and keeps what it prints.
+/// Runs a command line, without the program's name, against a director in memory; returns what it prints.
 pub fn output(words: &[String], director: &mut dyn Director) -> Output {
     let argv = std::iter::once("xvs").chain(words.iter().map(String::as_str));
     let failed = |exit, stderr| Output { exit, stdout: String::new(), stderr };

@@ -1,21 +1,20 @@
 //! `xvs check`: every fault of a rules file, without a daemon.
 //!
-//! What a line asks for is tried on an empty director, after the lines before it. What depends on the machine, such as
-//! whether an address is its own, is told by `xvs apply`, which then changes nothing. With `--keepalived` the file is a
+//! Each line is tried on an empty state, after the lines before it. What depends on the machine, such as whether an
+//! address is its own, is checked by `xvs apply`, which changes nothing if that fails. With `--keepalived` the file is a
 //! keepalived.conf (`keepalived.rs`).
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde_json::{Value, json};
 use xvs_ipvsadm::{SystemResolver, read_wanted};
-use xvs_model::rules::Fault;
 
 use crate::exit::{DONE, Done, FAILED};
 use crate::keepalived;
 use crate::keepalived::Form;
-use crate::rules_file::{text, told};
+use crate::rules_file::{listed, text};
+use crate::text::print_json;
 
 /// What follows `xvs check`.
 #[derive(Debug, Args)]
@@ -39,16 +38,12 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     let read = read_wanted(&text(file)?, &SystemResolver::default());
     let faults = read.as_ref().err().map(Vec::as_slice).unwrap_or_default();
     match &read {
-        _ if arguments.json => {
-            let faults: Value =
-                faults.iter().map(|Fault { line, why }| json!({ "line": line, "why": why })).collect();
-            writeln!(out, "{faults:#}")?;
-        }
+        _ if arguments.json => print_json(&faults, out)?,
         Ok((commands, _)) => {
             let lines = if commands.len() == 1 { "line" } else { "lines" };
             writeln!(out, "{}: {} {lines}, no fault", file.display(), commands.len())?;
         }
-        Err(faults) => writeln!(out, "{}", told(file, faults))?,
+        Err(faults) => writeln!(out, "{}", listed(file, faults))?,
     }
     Ok(if faults.is_empty() { DONE } else { FAILED })
 }

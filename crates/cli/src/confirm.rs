@@ -1,4 +1,4 @@
-//! `xvs confirm`: rules that were applied for a time stay, or are taken back at once.
+//! `xvs confirm`: keeps rules that were applied for a time, or takes them back at once.
 
 use std::io::Write;
 
@@ -13,7 +13,7 @@ use crate::plan::show;
 /// What follows `xvs confirm`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Do not wait for the time to be over: put back what was before
+    /// Restore the former rules at once
     #[arg(long)]
     take_back: bool,
 }

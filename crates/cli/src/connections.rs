@@ -1,13 +1,13 @@
-//! `xvs connections`: who is connected to what, and how.
+//! `xvs connections`: the connections of a client, a service or a real server.
 //!
-//! Asks for those that fit, and prints each as it arrives, so that no listing is ever in memory as a whole. Not here:
-//! ipvsadm's listing (`xvsadm -Lnc`).
+//! Prints each as it arrives, so that no listing is ever in memory as a whole. Not here: ipvsadm's listing
+//! (`xvsadm -Lnc`).
 
 use std::io;
 use std::io::{BufWriter, Write};
 
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
 use xvs_dataplane::conn::sctp::SctpState;
 use xvs_dataplane::conn::tcp::TcpState;
 use xvs_dataplane::conn::udp;
@@ -22,13 +22,13 @@ use crate::exit::{DONE, Done};
 /// What follows `xvs connections`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Of clients there; an IPv6 port stands behind brackets
+    /// Of these clients; an IPv6 port needs brackets, as in `[2001:db8::1]:80`
     #[arg(long, value_name = "ADDRESS[/LEN][:PORT]")]
     client: Option<Ends>,
     /// Of this service, as listings name it: "TCP 198.51.100.100:80", "FWM 7"
     #[arg(long, value_name = "SERVICE")]
     service: Option<ServiceKey>,
-    /// To real servers there
+    /// To these real servers
     #[arg(long, value_name = "ADDRESS[/LEN][:PORT]")]
     dest: Option<Ends>,
     /// In one of these states
@@ -57,11 +57,13 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     };
     if arguments.count {
         let count = match director.call(Request::CountConnections(filter))? {
-            Reply::Report(count) => count,
+            Reply::Count(count) => count,
             other => return Err(Failure::unexpected(&other).into()),
         };
-        let count = if arguments.json { json!({ "count": count }) } else { count };
-        writeln!(out, "{count}")?;
+        match arguments.json {
+            true => writeln!(out, "{}", serde_json::to_string(&Count { count })?)?,
+            false => writeln!(out, "{count}")?,
+        }
     } else if arguments.json {
         let mut separator = "[\n";
         director.find(&filter, &mut |row| {
@@ -77,11 +79,17 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
             out.write_all(text(&row).as_bytes())
         })?;
         if head.is_some() {
-            writeln!(out, "no {} fits", if arguments.templates { "template" } else { "connection" })?;
+            writeln!(out, "no {} matches", if arguments.templates { "template" } else { "connection" })?;
         }
     }
     out.flush()?;
     Ok(DONE)
+}
+
+/// What `--count` prints as JSON.
+#[derive(Serialize)]
+struct Count {
+    count: u64,
 }
 
 /// A row as people read it.

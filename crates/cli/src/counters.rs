@@ -1,14 +1,14 @@
-//! `xvs counters`: everything that the workers count and that is not zero, by name.
+//! `xvs counters`: every counter of the workers that is not zero, by name.
 
 use std::io::Write;
 
 use clap::Args;
-use serde_json::Value;
 use xvs_model::client::{Director, Failure};
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 
 use crate::exit::{DONE, Done};
+use crate::text::print_json;
 
 /// What follows `xvs counters`.
 #[derive(Debug, Args)]
@@ -20,12 +20,12 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     let mut counters = match director.call(Request::Counters)? {
-        Reply::Report(Value::Object(counters)) => counters,
+        Reply::Counters(counters) => counters,
         other => return Err(Failure::unexpected(&other).into()),
     };
     counters.retain(|_, value| *value != 0);
     if arguments.json {
-        writeln!(out, "{:#}", Value::Object(counters))?;
+        print_json(&counters, out)?;
     } else {
         counters.iter().try_for_each(|(name, value)| writeln!(out, "{name} {value}"))?;
     }

@@ -1,7 +1,7 @@
-//! `xvs drain`: a real server gets no new connections, and is watched until it has none.
+//! `xvs drain`: takes a real server out of scheduling and waits until it has no connections.
 //!
-//! Its weight becomes 0, as `xvsadm -e … -w 0` does it; then the daemon is asked each second what is left. Nothing is
-//! undone at the end, whatever ends it: the former weight is told with the command that gives it back.
+//! Its weight becomes 0, as by `xvsadm -e … -w 0`; then its connections are counted each second. Nothing is undone at the
+//! end: the command that restores the former weight is printed.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -9,7 +9,6 @@ use std::{io, thread};
 
 use clap::{Args, ValueEnum};
 use crossbeam::channel::{Receiver, bounded};
-use serde_json::Value;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use xvs_ipvsadm::SystemResolver;
@@ -18,13 +17,14 @@ use xvs_model::command::{Command, CommandError};
 use xvs_model::connection::{Ended, Filter, Kind};
 use xvs_model::destination::DestinationOptions;
 use xvs_model::health::HealthReport;
-use xvs_model::reply::{DestinationRow, Reply};
+use xvs_model::listing::DestinationRow;
+use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_proto::Endpoint;
 use xvs_sched::{ServiceKey, Weight};
 
 use crate::exit::{DONE, Done, FAILED};
-use crate::text::duration;
+use crate::text::{counted, duration};
 
 /// What follows `xvs drain`.
 #[derive(Debug, Args)]
@@ -45,27 +45,27 @@ pub(super) struct Arguments {
     /// The mark's service of IPv6
     #[arg(short = '6', long, requires = "fwmark_service")]
     ipv6: bool,
-    /// The real server: ADDRESS:PORT; the service's port if none is said
+    /// The real server: ADDRESS:PORT; by default the port of the service
     server: String,
     /// Wait no longer than this, such as 90s or 5m [default: until no connection is left]
     #[arg(long = "for", value_name = "TIME", value_parser = duration)]
     at_most: Option<Duration>,
-    /// What becomes of connections that are left then
+    /// What happens to connections that are left then
     #[arg(long, requires = "at_most")]
     then: Option<Then>,
 }
 
-/// What becomes of connections that are left.
+/// What happens to connections that are left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Then {
-    /// They end, and nobody is told
+    /// They end, without a packet to client or real server
     Drop,
     /// TCP: both ends are reset at the connection's next packet; others as by drop
     Reset,
 }
 
 impl Arguments {
-    /// The real server in the words of ipvsadm, which say its service and its port.
+    /// The service and the real server, parsed as ipvsadm parses them.
     fn named(&self) -> Result<(ServiceKey, Endpoint), String> {
         let services = [
             ("-t", &self.tcp_service),
@@ -109,20 +109,20 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     Drain { director, out, service, endpoint, terminal }.run(at_most, then, pause)
 }
 
-/// Receives a message when somebody wants to end it.
+/// A channel that gets a message by SIGINT and SIGTERM.
 fn signals() -> io::Result<Receiver<()>> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let (interrupt, interrupted) = bounded(1);
     thread::Builder::new().name("xvs-signals".to_owned()).spawn(move || {
         for _ in signals.forever() {
-            // It may have been told already.
+            // A message may be waiting already.
             let _ = interrupt.try_send(());
         }
     })?;
     Ok(interrupted)
 }
 
-/// A real server that is drained, and who is told.
+/// A real server that is drained, and the output.
 struct Drain<'a> {
     director: &'a mut dyn Director,
     out: &'a mut dyn Write,
@@ -142,10 +142,10 @@ impl Drain<'_> {
         let mut row = self.row()?;
         let former = row.options.clone();
         self.quiesce(&former)?;
-        self.tell_governor()?;
+        self.warn_of_checks()?;
         if row.persistent > 0 {
-            let clients = counted(row.persistent, "client is", "clients are");
-            let still = "and still led to it, unless expire_quiescent_template is 1 (`xvs set`)";
+            let clients = counted(row.persistent.into(), "client is", "clients are");
+            let still = "and still forwarded to it, unless expire_quiescent_template is 1 (`xvs set`)";
             writeln!(self.out, "{clients} remembered by persistence, {still}")?;
         }
         let mut waited = Duration::ZERO;
@@ -157,7 +157,7 @@ impl Drain<'_> {
             }
             if row.options.weight != Weight(0) {
                 let weight = row.options.weight.0;
-                break (format!("somebody has given it weight {weight}; not waiting any more"), Left::Alone);
+                break (format!("its weight was changed to {weight}; not waiting any more"), Left::Alone);
             }
             if at_most.is_some_and(|most| waited >= most) {
                 break (format!("the time is over: {}", counts(&row)), Left::AtTheEnd);
@@ -180,11 +180,11 @@ impl Drain<'_> {
             // But for those of connections that wait for their resets.
             self.drop_all(Kind::Templates)?;
         }
-        self.tell_back(&former)?;
+        self.show_former(&former)?;
         Ok(if then.is_some() || left == Left::Nothing { DONE } else { FAILED })
     }
 
-    /// The real server as it is.
+    /// The real server as it is now.
     fn row(&mut self) -> Result<DestinationRow, Failure> {
         let (service, endpoint) = (self.service, self.endpoint);
         let rows = match self.director.call(Request::ListService(service))? {
@@ -210,34 +210,34 @@ impl Drain<'_> {
 
     /// Ends its connections, or its templates.
     fn drop_all(&mut self, kind: Kind) -> Done {
-        let ended = match self.director.call(Request::EndConnections(self.filter(kind)))? {
-            Reply::Report(Value::Number(ended)) => ended.as_u64().unwrap_or(0),
-            other => return Err(Failure::unexpected(&other).into()),
-        };
-        self.tell_dropped(kind, ended)
+        let Ended { ended, .. } = self.end(Request::EndConnections(self.filter(kind)))?;
+        self.print_ended(kind, ended)
     }
 
     /// Has its TCP connections reset; its others end.
     fn reset_connections(&mut self) -> Done {
-        let ended = match self.director.call(Request::ResetConnections(self.filter(Kind::Connections)))? {
-            Reply::Report(report) => serde_json::from_value::<Ended>(report)?,
-            other => return Err(Failure::unexpected(&other).into()),
-        };
-        let marked =
-            counted(ended.marked as u32, "connection is reset at its", "connections are reset at their");
+        let Ended { ended, marked } = self.end(Request::ResetConnections(self.filter(Kind::Connections)))?;
+        let marked = counted(marked, "connection is reset at its", "connections are reset at their");
         writeln!(self.out, "{marked} next packet")?;
-        if ended.ended > 0 { self.tell_dropped(Kind::Connections, ended.ended) } else { Ok(DONE) }
+        if ended > 0 { self.print_ended(Kind::Connections, ended) } else { Ok(DONE) }
+    }
+
+    fn end(&mut self, request: Request) -> Result<Ended, Failure> {
+        match self.director.call(request)? {
+            Reply::Ended(ended) => Ok(ended),
+            other => Err(Failure::unexpected(&other)),
+        }
     }
 
     fn filter(&self, kind: Kind) -> Filter {
         Filter { kind, service: Some(self.service), server: Some(self.endpoint), ..Filter::default() }
     }
 
-    fn tell_dropped(&mut self, kind: Kind, ended: u64) -> Done {
+    fn print_ended(&mut self, kind: Kind, ended: u64) -> Done {
         let dropped = match kind {
-            Kind::Connections => counted(ended as u32, "connection", "connections"),
+            Kind::Connections => counted(ended, "connection", "connections"),
             Kind::Templates if ended == 0 => return Ok(DONE),
-            Kind::Templates => counted(ended as u32, "template", "templates"),
+            Kind::Templates => counted(ended, "template", "templates"),
         };
         writeln!(self.out, "dropped {dropped}")?;
         Ok(DONE)
@@ -259,7 +259,7 @@ impl Drain<'_> {
         if self.terminal { write!(self.out, "{ERASE}") } else { Ok(()) }
     }
 
-    fn tell_back(&mut self, former: &DestinationOptions) -> io::Result<()> {
+    fn show_former(&mut self, former: &DestinationOptions) -> io::Result<()> {
         let Self { service, endpoint, .. } = *self;
         if former.weight == Weight(0) {
             return Ok(());
@@ -267,26 +267,26 @@ impl Drain<'_> {
         let back = Command::EditDestination { service, endpoint, options: former.clone() };
         writeln!(
             self.out,
-            "its weight was {}; to give it back:\n  {}",
+            "its weight was {}; to restore it:\n  {}",
             former.weight.0,
             xvs_ipvsadm::typed(&back)
         )
     }
 
-    /// Who else may give it a weight: health does, in the services of a keepalived.conf.
-    fn tell_governor(&mut self) -> Done {
-        let health: Option<HealthReport> = match self.director.call(Request::Health)? {
-            Reply::Report(report) => serde_json::from_value(report)?,
+    /// Says that health checks may restore the weight, if a keepalived.conf has the service.
+    fn warn_of_checks(&mut self) -> Done {
+        let health = match self.director.call(Request::Health)? {
+            Reply::Health(health) => health,
             other => return Err(Failure::unexpected(&other).into()),
         };
         let service = self.service.to_string();
-        let governs = |health: &HealthReport| {
+        let has_it = |health: &HealthReport| {
             health.virtual_servers.iter().any(|server| server.services.contains(&service))
         };
-        if let Some(HealthReport { file, .. }) = health.filter(governs) {
+        if let Some(HealthReport { file, .. }) = health.filter(has_it) {
             writeln!(
                 self.out,
-                "{file} governs it: its checks and `xvs reload` may give it back; `weight 0` there lasts"
+                "{file} has this service: its checks and `xvs reload` may restore the weight; `weight 0` there lasts"
             )?;
         }
         Ok(DONE)
@@ -294,32 +294,27 @@ impl Drain<'_> {
 }
 
 fn counts(row: &DestinationRow) -> String {
-    format!("{} active, {} inactive", counted(row.active, "connection", "connections"), row.inactive)
-}
-
-fn counted(number: u32, one: &str, many: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { many })
+    format!("{} active, {} inactive", counted(row.active.into(), "connection", "connections"), row.inactive)
 }
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Between two lines of progress where they cannot be written over.
 const EVERY_SECONDS: u64 = 5;
-/// Back to the line's beginning, and nothing in it (ECMA-48 EL).
+/// Returns to the beginning of the line and erases it (ECMA-48 EL).
 const ERASE: &str = "\r\x1b[K";
 
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
 
-    use serde_json::json;
     use xvs_proto::Family;
     use xvs_sched::ForwardingMethod;
 
     use crate::drain::*;
     use xvs_model::connection::ConnectionRow;
     use xvs_model::health::sample;
-    use xvs_model::reply::ServiceRow;
+    use xvs_model::listing::ServiceRow;
     use xvs_model::service::ServiceOptions;
 
     /// A director whose real server has so many connections, active and inactive, at each look; then none.
@@ -327,7 +322,7 @@ mod tests {
         looks: VecDeque<(u32, u32)>,
         options: DestinationOptions,
         persistent: u32,
-        health: Value,
+        health: Option<HealthReport>,
         asked: Vec<Request>,
     }
 
@@ -339,7 +334,7 @@ mod tests {
                 looks: looks.iter().copied().collect(),
                 options,
                 persistent: 0,
-                health: Value::Null,
+                health: None,
                 asked: Vec::new(),
             }
         }
@@ -395,9 +390,9 @@ mod tests {
                     self.options = options;
                     Reply::Done
                 }
-                Request::Health => Reply::Report(self.health.clone()),
-                Request::EndConnections(_) => Reply::Report(json!(2)),
-                Request::ResetConnections(_) => Reply::Report(json!({ "ended": 1, "marked": 3 })),
+                Request::Health => Reply::Health(self.health.clone()),
+                Request::EndConnections(_) => Reply::Ended(Ended { ended: 2, marked: 0 }),
+                Request::ResetConnections(_) => Reply::Ended(Ended { ended: 1, marked: 3 }),
                 other => panic!("{other:?}"),
             })
         }
@@ -408,7 +403,7 @@ mod tests {
     }
 
     const BACK: &str =
-        "its weight was 3; to give it back:\n  xvsadm -e -t 192.0.2.1:80 -r 192.0.2.11:80 --fullnat -w 3\n";
+        "its weight was 3; to restore it:\n  xvsadm -e -t 192.0.2.1:80 -r 192.0.2.11:80 --fullnat -w 3\n";
 
     #[test]
     fn a_real_server_is_watched_until_it_has_no_connections_and_its_former_weight_is_told() {
@@ -474,16 +469,16 @@ mod tests {
         let drain = Drain { director: &mut raised, out: &mut out, service, endpoint, terminal: false };
         assert_eq!(drain.run(None, None, |_| Paused::Out).unwrap(), FAILED);
         let told = String::from_utf8(out).unwrap();
-        assert!(told.contains("somebody has given it weight 3; not waiting any more"), "{told}");
+        assert!(told.contains("its weight was changed to 3; not waiting any more"), "{told}");
     }
 
     #[test]
     fn it_is_told_of_a_keepalived_conf_that_governs_the_service_and_of_no_other() {
         for (address, is_told) in [("192.0.2.1", true), ("192.0.2.2", false)] {
             let mut script = Script::new(&[]);
-            script.health = json!(sample::report(vec![sample::virtual_server(address, Vec::new())]));
+            script.health = Some(sample::report(vec![sample::virtual_server(address, Vec::new())]));
             let told = script.drain(None, None, |_| Paused::Out).0;
-            let wanted = "keepalived.conf governs it: its checks and `xvs reload` may give it back; `weight 0` there lasts\n";
+            let wanted = "keepalived.conf has this service: its checks and `xvs reload` may restore the weight; `weight 0` there lasts\n";
             assert_eq!(told.contains(wanted), is_told, "{told}");
         }
     }

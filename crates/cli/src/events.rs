@@ -1,4 +1,4 @@
-//! `xvs events`: what changes, when, and who does it, a line each as it happens.
+//! `xvs events`: changes as they happen, a line each, with their time and origin.
 
 use std::io;
 use std::io::Write;
@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use humantime::{format_rfc3339_millis, parse_duration};
-use serde_json::json;
+use serde::Serialize;
 use xvs_model::client::{Client, default_socket};
 use xvs_model::event::{Asked, Begin, Event, Heard, KEPT, Then, millis_since_1970};
 
@@ -21,10 +21,10 @@ pub(super) struct Arguments {
     /// Begin with the last N that xvsd remembers
     #[arg(long, value_name = "N", conflicts_with = "since")]
     last: Option<usize>,
-    /// Begin with those of the last 90s, 10m, 2h …
+    /// Begin with those of the last TIME, such as 90s, 10m or 2h
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     since: Option<Duration>,
-    /// End with the last that is remembered, instead of waiting for more
+    /// End with the last remembered one, instead of waiting for more
     #[arg(long)]
     no_follow: bool,
     /// Print JSON, an object a line
@@ -54,25 +54,25 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     Ok(DONE)
 }
 
-/// How events are printed, and that some are missing.
+/// How events, and gaps between them, are printed.
 struct Form {
-    event: fn(&Event) -> String,
-    missed: fn(u64) -> String,
+    event: fn(&Event) -> io::Result<String>,
+    missed: fn(u64) -> io::Result<String>,
 }
 
 const TEXT: Form = Form {
-    event: line,
-    missed: |count| format!("… {count} events are missing here: they came faster than they were read"),
+    event: |event| Ok(line(event)),
+    missed: |count| Ok(format!("… {count} events are missing here: they came faster than they were read")),
 };
-const JSON: Form = Form { event: object, missed: |count| json!({ "missed": count }).to_string() };
+const JSON: Form = Form { event: object, missed: |missed| Ok(serde_json::to_string(&Missed { missed })?) };
 
-/// Prints at once, for who reads along.
+/// Prints at once, so that a reader at the other end of a pipe sees each event when it happens.
 fn show(heard: &Heard, form: &Form, out: &mut dyn Write) -> io::Result<()> {
     if heard.missed > 0 {
-        writeln!(out, "{}", (form.missed)(heard.missed))?;
+        writeln!(out, "{}", (form.missed)(heard.missed)?)?;
     }
     for event in &heard.events {
-        writeln!(out, "{}", (form.event)(event))?;
+        writeln!(out, "{}", (form.event)(event)?)?;
     }
     out.flush()
 }
@@ -81,7 +81,7 @@ fn time(event: &Event) -> String {
     format_rfc3339_millis(SystemTime::UNIX_EPOCH + Duration::from_millis(event.at_millis)).to_string()
 }
 
-/// An event as people read it.
+/// An event as a line of text.
 fn line(event: &Event) -> String {
     let (time, Event { epoch, what, .. }) = (time(event), event);
     let by = match (&event.by, event.kind) {
@@ -92,11 +92,25 @@ fn line(event: &Event) -> String {
     format!("{time} configuration {epoch}, {by}: {what}{refused}")
 }
 
+/// An event as `--json` prints it.
+#[derive(Serialize)]
+struct Object<'a> {
+    #[serde(flatten)]
+    event: &'a Event,
+    /// `at_millis` as RFC 3339 has it.
+    time: String,
+}
+
+/// What `--json` prints where events are missing.
+#[derive(Serialize)]
+struct Missed {
+    /// How many.
+    missed: u64,
+}
+
 /// An event as programs read it.
-fn object(event: &Event) -> String {
-    let mut object = json!(event);
-    object["time"] = time(event).into();
-    object.to_string()
+fn object(event: &Event) -> io::Result<String> {
+    Ok(serde_json::to_string(&Object { event, time: time(event) })?)
 }
 
 #[cfg(test)]
@@ -139,7 +153,7 @@ mod tests {
 
     #[test]
     fn an_object_reads_back_as_the_event_and_has_its_time_in_words() {
-        let text = object(&event());
+        let text = object(&event()).unwrap();
         assert!(!text.contains('\n') && text.contains("\"time\":\"2026-11-20T15:23:12.123Z\""), "{text}");
         assert_eq!(serde_json::from_str::<Event>(&text).unwrap(), event());
     }

@@ -2,10 +2,11 @@
 
 use std::error::Error;
 use std::io;
+
 use xvs_model::client::Failure;
 use xvs_model::command::CommandError;
 
-/// What a subcommand comes to: an exit code of its own, or why it was not carried out.
+/// The result of a subcommand: an exit code of its own, or why it was not carried out.
 pub(crate) type Done = Result<u8, Box<dyn Error>>;
 
 pub(crate) const DONE: u8 = 0;
@@ -19,7 +20,7 @@ pub(crate) const REFUSED: u8 = 3;
 
 pub(crate) const NO_DAEMON: u8 = 4;
 
-/// What is printed of an error; what the daemon says begins with `xvs:` by itself, for `xvsadm`.
+/// The printed form of an error; those of the daemon begin with `xvs:` already, for `xvsadm`.
 pub(crate) fn complaint(error: &str) -> String {
     format!("xvs: {}\n", error.strip_prefix("xvs: ").unwrap_or(error))
 }
@@ -32,7 +33,7 @@ pub(crate) fn exit_code(error: &(dyn Error + 'static)) -> u8 {
         Some(Failure::Printing(error)) => Some(error),
         None => error.downcast_ref::<io::Error>(),
     };
-    // Who closes the pipe has seen enough.
+    // A reader that closes the pipe wants no more.
     let enough = printing.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
     if enough { DONE } else { FAILED }
 }

@@ -1,4 +1,4 @@
-//! `xvs explain`: why a packet goes where it goes. Asks, and changes nothing.
+//! `xvs explain`: what would happen to a packet, and why. Nothing changes by the question.
 
 use std::io::Write;
 
@@ -6,13 +6,15 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use xvs_model::client::{Director, Failure};
 use xvs_model::explain::{
-    Choice, Contender, Entry, NextHop, Proto, Question, Report, Rewrite, Sent, Summary, Tunnel,
+    Choice, Contender, Direction, Entry, NextHop, Origin, Proto, Question, Report, Rewrite, Sent, Standing,
+    Summary, Tunnel, Verdict,
 };
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_proto::{Endpoint, Protocol};
 
 use crate::exit::{DONE, Done};
+use crate::text::print_json;
 
 /// What follows `xvs explain`.
 #[derive(Debug, Args)]
@@ -21,16 +23,16 @@ pub(super) struct Arguments {
     /// The packet's protocol
     #[arg(long, value_parser = protocols(), required_unless_present = "frame", requires_all = ["from", "to"])]
     proto: Option<Proto>,
-    /// Who sends it: ADDRESS:PORT
+    /// Its source: ADDRESS:PORT
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = endpoint)]
     from: Option<Endpoint>,
-    /// Whom to: ADDRESS:PORT
+    /// Its destination: ADDRESS:PORT
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = endpoint)]
     to: Option<Endpoint>,
-    /// The interface that it comes in by [default: the one by which its sender is reached]
+    /// The interface that it comes in on [default: that of the route to its source]
     #[arg(long = "in", value_name = "INTERFACE")]
     interface: Option<String>,
-    /// Flags of TCP, as syn or fin,ack; none for none [default: syn]
+    /// TCP flags, such as syn or fin,ack; `none` for none [default: syn]
     #[arg(long, value_name = "FLAGS", requires = "proto")]
     flags: Option<String>,
     /// Bytes of data in it [default: 0]
@@ -52,7 +54,7 @@ Examples:
   xvs explain --proto tcp --from 203.0.113.9:4711 --to 198.51.100.1:80
   xvs explain --proto tcp --from 203.0.113.9:4711 --to 198.51.100.1:80 --flags fin,ack --in eth0
 
-Nothing changes by asking: no counter, connection, template, or turn of a scheduler.";
+Nothing changes: no counter, connection, template, or state of a scheduler.";
 
 /// An endpoint as it is typed.
 fn endpoint(text: &str) -> Result<Endpoint, &'static str> {
@@ -81,13 +83,13 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
         ttl: arguments.ttl,
     };
     let report = match director.call(Request::Explain(question))? {
-        Reply::Report(report) => report,
+        Reply::Explained(report) => report,
         other => return Err(Failure::unexpected(&other).into()),
     };
     if arguments.json {
-        writeln!(out, "{report:#}")?;
+        print_json(&report, out)?;
     } else {
-        out.write_all(screen(&serde_json::from_value(report)?).as_bytes())?;
+        out.write_all(screen(&report).as_bytes())?;
     }
     Ok(DONE)
 }
@@ -96,7 +98,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
 fn screen(report: &Report) -> String {
     let mut text = String::new();
     let packet = report.packet.as_ref().map_or("not a packet of a service".to_owned(), summary);
-    line(&mut text, "packet", &format!("{packet}; comes in by {}", report.interface));
+    line(&mut text, "packet", &format!("{packet}; received on {}", report.interface));
     if let Some(about) = &report.about {
         line(&mut text, "about", &summary(about));
     }
@@ -108,11 +110,14 @@ fn screen(report: &Report) -> String {
     line(&mut text, "service", service.unwrap_or("none"));
     match (&report.met, &report.connection) {
         (None, _) => {}
-        (Some(met), Some(after)) if after.origin == "found" => {
-            let way = report.direction.as_deref().unwrap_or("inbound");
-            line(&mut text, "meets", &format!("{}; {way}", connection(met)));
+        (Some(met), Some(after)) if after.origin == Origin::Found => {
+            let direction = match report.direction {
+                Some(Direction::Outbound) => "outbound",
+                Some(Direction::Inbound) | None => "inbound",
+            };
+            line(&mut text, "matches", &format!("{}; {direction}", connection(met)));
         }
-        (Some(met), _) => line(&mut text, "meets", &format!("{}; it gives way", connection(met))),
+        (Some(met), _) => line(&mut text, "matches", &format!("{}; it is replaced", connection(met))),
     }
     if let Some(template) = &report.template {
         line(&mut text, "template", &entry(template));
@@ -126,16 +131,16 @@ fn screen(report: &Report) -> String {
     if let Some(after) = &report.connection {
         line(&mut text, "connection", &entry(after));
     }
-    if let Some(way) = &report.way {
-        line(&mut text, "way", &crate::explain::way(way));
+    if let Some(next_hop) = &report.next_hop {
+        line(&mut text, "next hop", &crate::explain::next_hop(next_hop));
     }
     let reason = report.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
     let why = report.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-    let verdict = match report.verdict.as_str() {
-        "transmit" => "sent",
-        "pass" => "left to the kernel",
-        "drop" => "dropped",
-        other => other,
+    let verdict = match report.verdict {
+        Verdict::Transmit => "sent",
+        Verdict::Pass => "passed to the kernel",
+        Verdict::Drop => "dropped",
+        Verdict::Consumed => "consumed",
     };
     line(&mut text, "verdict", &format!("{verdict}{reason}{why}"));
     if let Some(advice) = &report.advice {
@@ -147,12 +152,12 @@ fn screen(report: &Report) -> String {
     for sent in &report.sent {
         line(
             &mut text,
-            if report.verdict == "transmit" { "sent" } else { "told" },
+            if report.verdict == Verdict::Transmit { "sent" } else { "reply" },
             &crate::explain::sent(sent),
         );
     }
     for doubt in &report.caveats {
-        line(&mut text, "but", &doubt.what);
+        line(&mut text, "note", &doubt.what);
     }
     text
 }
@@ -184,9 +189,9 @@ fn protocol(protocol: Protocol) -> String {
     }
 }
 
-/// A connection that there is, or a template.
+/// A connection or a template, and whether the packet creates it.
 fn entry(entry: &Entry) -> String {
-    let before = if entry.origin == "made" { "new: " } else { "" };
+    let before = if entry.origin == Origin::Made { "new: " } else { "" };
     format!("{before}{}", connection(entry))
 }
 
@@ -216,14 +221,14 @@ fn choice(text: &mut String, choice: &Choice) {
     *text += &row(["", "Real server", "Forward", "Weight", "Active", "InAct", "Standing"]);
     for contender in &choice.candidates {
         let Contender { server, weight, active, inactive, .. } = contender;
-        let mark = if contender.standing == "chosen" { "*" } else { "" };
+        let mark = if contender.standing == Standing::Chosen { "*" } else { "" };
         let [weight, active, inactive] = [weight, active, inactive].map(ToString::to_string);
         let (server, standing) = (server.to_string(), standing(contender));
         *text += &row([mark, &server, &contender.method, &weight, &active, &inactive, &standing]);
     }
 }
 
-/// Why one is the one, or is not.
+/// Why a candidate is chosen or not.
 fn standing(contender: &Contender) -> String {
     let figures = contender.figures.iter().map(|figure| {
         let value = format!("{:.3}", figure.value);
@@ -232,24 +237,26 @@ fn standing(contender: &Contender) -> String {
     let figures = figures.collect::<Vec<_>>().join(", ");
     let carries = u64::from(contender.active) + u64::from(contender.inactive);
     let upper = u64::from(contender.upper_threshold.unwrap_or(0));
-    match contender.standing.as_str() {
-        "quiescent" => "weight 0: quiescent".to_owned(),
-        "overloaded" if carries >= upper => format!("overloaded: {carries} of {upper} connections"),
-        "overloaded" => format!("overloaded: {carries} of {upper}, not below its lower threshold yet"),
+    match contender.standing {
+        Standing::Quiescent => "weight 0: quiescent".to_owned(),
+        Standing::Overloaded if carries >= upper => format!("overloaded: {carries} of {upper} connections"),
+        Standing::Overloaded => {
+            format!("overloaded: {carries} of {upper}, not below its lower threshold yet")
+        }
         // The asterisk says so.
-        "chosen" if figures.is_empty() => "chosen".to_owned(),
-        _ => figures,
+        Standing::Chosen if figures.is_empty() => "chosen".to_owned(),
+        Standing::Chosen | Standing::PassedOver => figures,
     }
 }
 
-fn way(way: &NextHop) -> String {
-    let NextHop { to, via, interface, mac, mtu, problem } = way;
+fn next_hop(next_hop: &NextHop) -> String {
+    let NextHop { to, via, interface, mac, mtu, problem } = next_hop;
     let mut text = to.to_string();
     if let Some(via) = via.filter(|via| via != to) {
-        text += &format!(" over {via}");
+        text += &format!(" via {via}");
     }
     if let Some(interface) = interface {
-        text += &format!(" by {interface}");
+        text += &format!(" on {interface}");
     }
     if let (Some(mac), Some(mtu)) = (mac, mtu) {
         text += &format!(", link address {mac}, MTU {mtu}");
@@ -277,10 +284,10 @@ fn rewrite(rewrite: &Rewrite) -> String {
 
 fn sent(sent: &Sent) -> String {
     let packet = sent.packet.as_ref().map_or("not a packet".to_owned(), summary);
-    format!("{packet}, by {}", sent.interface)
+    format!("{packet}, on {}", sent.interface)
 }
 
-/// Adds a line with its name before it; what is too long goes on below.
+/// Adds a line with its label, wrapped to the width of a terminal.
 fn line(text: &mut String, name: &str, what: &str) {
     let mut row = format!("{name:<INDENT$}");
     for word in what.split(' ') {
@@ -297,7 +304,7 @@ fn line(text: &mut String, name: &str, what: &str) {
     *text += "\n";
 }
 
-/// Where what is told begins.
+/// Columns of the label.
 const INDENT: usize = 12;
 /// Columns of a line.
 const WIDTH: usize = 80;
@@ -344,12 +351,11 @@ mod tests {
             length: None,
             ttl: None,
         };
-        let Reply::Report(report) = director.call(Request::Explain(question)).unwrap() else { panic!() };
-        let report = serde_json::from_value(report).unwrap();
+        let Reply::Explained(report) = director.call(Request::Explain(question)).unwrap() else { panic!() };
         let mut server =
             sample::virtual_server("198.51.100.1", vec![sample::real_server("192.0.2.12", CheckState::Down)]);
         server.services = vec![service.to_owned()];
-        (report, sample::report(vec![server]))
+        (*report, sample::report(vec![server]))
     }
 
     #[test]
@@ -367,7 +373,7 @@ mod tests {
             let (mut report, health) = asked("TCP 198.51.100.1:80", "-A -t 198.51.100.1:80 -s rr -p 50\n");
             report.choice = None;
             report.connection = Some(Entry {
-                origin: "made".to_owned(),
+                origin: Origin::Made,
                 protocol: Protocol::TCP,
                 client: endpoint("198.51.100.9:4711").unwrap(),
                 virtual_endpoint: endpoint("198.51.100.1:80").unwrap(),

@@ -1,9 +1,8 @@
-//! `xvs feedback`: reports a real server's load, or shows what weights have become by such reports.
+//! `xvs feedback`: reports the load of a real server, or shows the weights that follow load reports.
 
 use std::io::Write;
 
 use clap::Args;
-use serde_json::Value;
 use xvs_model::client::{Director, Failure};
 use xvs_model::load_feedback::FeedbackRow;
 use xvs_model::load_report::Server;
@@ -11,6 +10,7 @@ use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 
 use crate::exit::{DONE, Done};
+use crate::text::print_json;
 
 /// What follows `xvs feedback`.
 #[derive(Debug, Args)]
@@ -36,25 +36,24 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
         director.call(Request::ReportLoad { server, load_percent })?;
         return Ok(DONE);
     }
-    let report = match director.call(Request::Feedback)? {
-        Reply::Report(report) => report,
+    let rows = match director.call(Request::Feedback)? {
+        Reply::Feedback(rows) => rows,
         other => return Err(Failure::unexpected(&other).into()),
     };
     if arguments.json {
-        writeln!(out, "{report:#}")?;
+        print_json(&rows, out)?;
     } else {
-        out.write_all(screen(report)?.as_bytes())?;
+        out.write_all(screen(&rows).as_bytes())?;
     }
     Ok(DONE)
 }
 
-/// The report as people read it.
-fn screen(report: Value) -> serde_json::Result<String> {
-    let rows: Vec<FeedbackRow> = serde_json::from_value(report)?;
+/// The rows as people read them.
+fn screen(rows: &[FeedbackRow]) -> String {
     if rows.is_empty() {
-        return Ok("no real server is in a service that follows load reports; \
+        return "no real server is in a service that follows load reports; \
                    `xvs set feedback.services \"TCP 198.51.100.100:80\"` has that one follow them\n"
-            .to_owned());
+            .to_owned();
     }
     let line = |[service, server, own, in_force, load, age]: [&str; 6]| {
         format!("{service:<27} {server:<21} {own:>6} {in_force:>8} {load:>6} {age:>6}\n")
@@ -71,5 +70,5 @@ fn screen(report: Value) -> serde_json::Result<String> {
             &or_none(row.age_seconds.map(|age| format!("{age} s"))),
         ]);
     }
-    Ok(text)
+    text
 }

@@ -1,13 +1,12 @@
-//! `xvs health`: which real servers are well, and why others are not.
+//! `xvs health`: which real servers are up, and why others are not.
 //!
-//! A line each for virtual servers, their real servers and the checks of these, in the file's order. Made of one report,
-//! without a further question.
+//! A line for each virtual server, each of its real servers and each of their checks, in the order of the file, all from
+//! one report.
 
 use std::io::Write;
 use std::time::SystemTime;
 
 use clap::Args;
-use serde_json::{Value, json};
 use xvs_model::client::{Director, Failure};
 use xvs_model::event::millis_since_1970;
 use xvs_model::health::{
@@ -17,7 +16,7 @@ use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 
 use crate::exit::{DONE, Done, FAILED};
-use crate::text::line;
+use crate::text::{line, print_json};
 
 /// What follows `xvs health`.
 #[derive(Debug, Args)]
@@ -25,7 +24,7 @@ pub(super) struct Arguments {
     /// Only virtual servers that have one of these texts in their name or a service's, as 198.51.100.100:80
     #[arg(value_name = "VIRTUAL_SERVER")]
     virtual_servers: Vec<String>,
-    /// Only what is not well: virtual servers without quorum, real servers that are down or failing
+    /// Only virtual servers without quorum and real servers that are down or failing
     #[arg(long)]
     down: bool,
     /// Print JSON
@@ -34,14 +33,10 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
-    let reply = match director.call(Request::Health)? {
-        Reply::Report(report) => report,
+    let mut report = match director.call(Request::Health)? {
+        Reply::Health(report) => report.ok_or(NOTHING_CHECKED)?,
         other => return Err(Failure::unexpected(&other).into()),
     };
-    if reply == Value::Null {
-        return Err(NOTHING_CHECKED.into());
-    }
-    let mut report: HealthReport = serde_json::from_value(reply)?;
     for wanted in &arguments.virtual_servers {
         if !report.virtual_servers.iter().any(|server| is_like(server, wanted)) {
             return Err(format!("no virtual server of {} is like `{wanted}`", report.file).into());
@@ -55,7 +50,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
         report.virtual_servers.retain_mut(keep_trouble);
     }
     if arguments.json {
-        writeln!(out, "{:#}", json!(report))?;
+        print_json(&report, out)?;
     } else {
         let now_millis = millis_since_1970(SystemTime::now());
         out.write_all(screen(&report, counts, now_millis).as_bytes())?;
@@ -65,14 +60,14 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     Ok(if is_well { DONE } else { FAILED })
 }
 
-const NOTHING_CHECKED: &str = "xvsd checks nothing, for it has no keepalived.conf; name one by `xvsd --keepalived FILE`, \
+const NOTHING_CHECKED: &str = "xvsd runs no checks: it has no keepalived.conf; name one by `xvsd --keepalived FILE`, \
                                or as `file` under [keepalived] in xvs.toml, and restart it";
 
 fn is_like(server: &VirtualServerHealth, text: &str) -> bool {
     server.services.iter().chain([&server.name]).any(|name| name.contains(text))
 }
 
-/// Leaves of a virtual server what is not well; whether that is anything.
+/// Removes what is well from a virtual server; returns whether anything is left.
 fn keep_trouble(server: &mut VirtualServerHealth) -> bool {
     server.real_servers.retain(|server| server.trouble().is_some());
     !server.is_well || !server.real_servers.is_empty()
@@ -91,7 +86,7 @@ fn screen(report: &HealthReport, counts: Counts, now_millis: u64) -> String {
         text += &line("refused", refused);
     }
     if !report.drift.is_empty() {
-        text += &line("drift", "somebody has changed services of the file; these commands lead back:");
+        text += &line("drift", "services of the file were changed by hand; these commands undo it:");
         report.drift.iter().for_each(|command| text += &format!("  {command}\n"));
     }
     let rows: Vec<_> =
@@ -99,7 +94,7 @@ fn screen(report: &HealthReport, counts: Counts, now_millis: u64) -> String {
     text + &table(&rows)
 }
 
-/// So many are well.
+/// How many real servers and virtual servers are well, in words.
 pub(super) fn counted(counts: Counts) -> String {
     let Counts { real_servers, real_servers_up, virtual_servers, virtual_servers_well } = counts;
     format!(
@@ -108,7 +103,7 @@ pub(super) fn counted(counts: Counts) -> String {
     )
 }
 
-/// What stands in a line, in its columns.
+/// The cells of a line.
 struct Row {
     indent: usize,
     what: String,
@@ -158,7 +153,7 @@ fn real_server(server: &RealServerHealth, now_millis: u64) -> Vec<Row> {
     [head].into_iter().chain(checks).collect()
 }
 
-/// A check, and what it was last not well for.
+/// A check and its last failure.
 fn check(check: &CheckHealth, now_millis: u64) -> impl Iterator<Item = Row> {
     let next = match check.next_millis {
         None => String::new(),
@@ -175,7 +170,7 @@ fn check(check: &CheckHealth, now_millis: u64) -> impl Iterator<Item = Row> {
     [head].into_iter().chain(error)
 }
 
-/// The file's weight, and what has become of it.
+/// The weight in the file, and the weights that differ from it.
 fn weights(weights: &Weights) -> String {
     let Weights { operator, health, feedback, in_force } = *weights;
     let mut text = format!("weight {operator}");
@@ -193,8 +188,8 @@ fn weights(weights: &Weights) -> String {
     text
 }
 
-/// Rows below each other, an empty line before each virtual server. What is too long for its column has a line of its
-/// own, and what is too long for the last one goes on below.
+/// Rows in columns, with an empty line before each virtual server. A text that is too long for its column has a line of
+/// its own; one that is too long for the last column is wrapped.
 fn table(rows: &[Row]) -> String {
     let width = |column: fn(&Row) -> usize| rows.iter().map(column).max().unwrap_or(0);
     // An error is as long as it is.
@@ -222,7 +217,7 @@ fn table(rows: &[Row]) -> String {
     text
 }
 
-/// Words behind what stands before them; those that have no room go on below, so far to the right.
+/// Words after a text, wrapped with an indent.
 fn wrapped(before: &str, words: &str, indent: usize) -> String {
     let mut lines = vec![before.to_owned()];
     let mut begins = true;
@@ -392,7 +387,7 @@ fault      and 8 more; xvsd's log has all of them
 refused    /etc/keepalived/keepalived.conf:3: error: a `}` without a `{` before
            it
 refused    /etc/keepalived/keepalived.conf:9: error: no
-drift      somebody has changed services of the file; these commands lead back:
+drift      services of the file were changed by hand; these commands undo it:
   xvsadm -e -t 198.51.100.100:80 -r 192.0.2.11:80 -g -w 1
 
 TCP 198.51.100.100:80  no quorum  1 h 0 min  weight 0, quorum 1
@@ -426,13 +421,13 @@ TCP 198.51.100.100:80  no quorum  1 h 0 min  weight 0, quorum 1
         assert!(text.contains(&own_line) && text.contains("ago: word word"), "{text}");
     }
 
-    /// A daemon that knows this of health.
-    struct Daemon(Value);
+    /// A daemon with this report.
+    struct Daemon(Option<HealthReport>);
 
     impl Director for Daemon {
         fn call(&mut self, request: Request) -> Result<Reply, Failure> {
             assert_eq!(request, Request::Health);
-            Ok(Reply::Report(self.0.clone()))
+            Ok(Reply::Health(self.0.clone()))
         }
 
         fn connections(&mut self, _: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure> {
@@ -441,7 +436,7 @@ TCP 198.51.100.100:80  no quorum  1 h 0 min  weight 0, quorum 1
     }
 
     /// What `xvs health` prints, and its exit code or why there is none.
-    fn health(report: &Value, words: &[&str]) -> (String, Result<u8, String>) {
+    fn health(report: Option<&HealthReport>, words: &[&str]) -> (String, Result<u8, String>) {
         let words = ["xvs", "health"].iter().chain(words);
         let Command::Asking(crate::ask::Command::Health(arguments)) =
             Cli::try_parse_from(words).unwrap().command
@@ -449,7 +444,7 @@ TCP 198.51.100.100:80  no quorum  1 h 0 min  weight 0, quorum 1
             panic!()
         };
         let mut out = Vec::new();
-        let done = run(&arguments, &mut Daemon(report.clone()), &mut out);
+        let done = run(&arguments, &mut Daemon(report.cloned()), &mut out);
         (String::from_utf8(out).unwrap(), done.map_err(|error| error.to_string()))
     }
 
@@ -457,38 +452,37 @@ TCP 198.51.100.100:80  no quorum  1 h 0 min  weight 0, quorum 1
     fn the_exit_code_says_whether_what_was_asked_about_is_well_and_programs_get_the_report_itself() {
         let other = sample("203.0.113.1", vec![real_server("192.0.2.21", UP)]);
         let both = report(vec![pair(DOWN), other]);
-        let told = json!(both);
-        assert_eq!(health(&told, &[]).1, Ok(FAILED));
-        let (text, code) = health(&told, &["203.0.113.1"]);
+        assert_eq!(health(Some(&both), &[]).1, Ok(FAILED));
+        let (text, code) = health(Some(&both), &["203.0.113.1"]);
         assert_eq!((code, text.contains("1 of 1 real servers up")), (Ok(DONE), true), "{text}");
-        assert_eq!(health(&told, &["203.0.113.1", "100:80"]).1, Ok(FAILED));
+        assert_eq!(health(Some(&both), &["203.0.113.1", "100:80"]).1, Ok(FAILED));
         let why = "no virtual server of /etc/keepalived/keepalived.conf is like `nobody`";
-        assert_eq!(health(&told, &["203", "nobody"]), (String::new(), Err(why.to_owned())));
-        let (text, code) = health(&told, &["--json"]);
-        assert_eq!((serde_json::from_str(&text).ok(), code), (Some(both), Ok(FAILED)));
+        assert_eq!(health(Some(&both), &["203", "nobody"]), (String::new(), Err(why.to_owned())));
+        let (text, code) = health(Some(&both), &["--json"]);
+        assert_eq!((serde_json::from_str(&text).ok().as_ref(), code), (Some(&both), Ok(FAILED)));
         let lost = VirtualServerHealth { is_well: false, ..pair(UP) };
-        assert_eq!(health(&json!(report(vec![lost])), &[]).1, Ok(FAILED));
+        assert_eq!(health(Some(&report(vec![lost])), &[]).1, Ok(FAILED));
     }
 
     #[test]
     fn only_what_is_not_well_is_shown_if_that_is_asked_and_all_is_counted() {
         let failing = pair(CheckState::Failing { failures: 1, fall: 3 });
         let well = sample("203.0.113.1", vec![real_server("192.0.2.21", UP)]);
-        let report = json!(report(vec![failing, well, pair(DOWN)]));
-        let (text, code) = health(&report, &["--down"]);
+        let report = report(vec![failing, well, pair(DOWN)]);
+        let (text, code) = health(Some(&report), &["--down"]);
         assert!(
             text.starts_with("health     4 of 5 real servers up, 3 of 3 virtual servers well\n"),
             "{text}"
         );
         assert_eq!((text.matches("192.0.2.12:80  ").count(), code), (4, Ok(FAILED)), "{text}");
         assert!(!text.contains("192.0.2.11") && !text.contains("203.0.113.1"), "{text}");
-        let (text, _) = health(&report, &["--down", "203.0.113.1"]);
+        let (text, _) = health(Some(&report), &["--down", "203.0.113.1"]);
         assert_eq!(text.lines().count(), 2, "{text}");
     }
 
     #[test]
     fn a_daemon_that_checks_nothing_says_what_to_do_and_is_not_well() {
-        let (text, done) = health(&Value::Null, &["--json"]);
+        let (text, done) = health(None, &["--json"]);
         assert!(text.is_empty() && done.unwrap_err().contains("`xvsd --keepalived FILE`"));
     }
 }

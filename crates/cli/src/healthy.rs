@@ -1,8 +1,8 @@
-//! `xvs healthy`: whether xvsd moves, by the exit code.
+//! `xvs healthy`: whether xvsd makes progress, by the exit code.
 //!
-//! For keepalived's `vrrp_script`: silent and quick when all is well, over in a bounded time whatever xvsd does or does
-//! not. The question is asked on a thread of its own, which ends with the process, so neither a stopped xvsd nor a full
-//! socket holds it up. Not here: the judgement (`liveness.rs`).
+//! For keepalived's `vrrp_script`: silent when all is well, and over in a bounded time in any case. The request is sent on
+//! a thread of its own, which ends with the process, so neither a stopped xvsd nor a full socket delays it. Not here: the
+//! judgement (`liveness.rs`).
 
 use std::sync::mpsc;
 use std::thread;
@@ -24,13 +24,13 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Done {
     let timeout = arguments.timeout;
-    // What xvsd says of what does not move is still to come back. At most 45,000.
+    // The rest of the time is for the reply, which names what makes no progress. At most 45,000.
     let within_millis = (timeout * 3 / 4).as_millis() as u32;
     let (tell, told) = mpsc::channel();
     thread::spawn(move || {
         let answer = Client::connect(&default_socket())
             .and_then(|mut client| client.call(Request::Healthy { within_millis }));
-        // Who asked has given up if it comes too late.
+        // The receiver is gone if the answer is late.
         let _ = tell.send(answer);
     });
     match told.recv_timeout(timeout) {

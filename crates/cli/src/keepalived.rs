@@ -1,8 +1,8 @@
-//! `xvs check --keepalived`: what a keepalived.conf comes to here, without a daemon.
+//! `xvs check --keepalived`: the services, checks and faults of a keepalived.conf, without a daemon.
 //!
-//! Prints the services with which a director would begin, before any check was made, as `xvsadm -Sn` would; the checks
-//! that the file asks for; and what is wrong with it. It reads the file, and those that it includes, and changes nothing.
-//! Not here: making checks, so `up` and `down` are what the file says of the beginning.
+//! Prints the services with which a director would start, as `xvsadm -Sn` would; the checks of the file; and its faults.
+//! Reads the file and those that it includes, and changes nothing. Not here: running checks, so `up` and `down` are the
+//! states before the first run.
 
 use std::io;
 use std::io::Write;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde::Serialize;
 use xvs_health::outcome::outcome;
 use xvs_health::prepare::Prepared;
 use xvs_ipvsadm::{lines, saved};
@@ -18,13 +18,15 @@ use xvs_keepalived::{host, read};
 use xvs_model::check::{Check, Probe, Timing};
 use xvs_model::fault::{Fault, Severity};
 use xvs_model::virtual_server::{Configuration, RealServer, VirtualServer};
+use xvs_proto::Endpoint;
 
 use crate::exit::{DONE, Done, FAILED, MISUSED};
+use crate::text::print_json;
 
 /// What `xvs check` takes of a keepalived.conf.
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// Check a keepalived.conf: what it comes to, its checks, its faults; exits with 0 if
+    /// Check a keepalived.conf: its services, its checks, its faults; exits with 0 if
     /// there is none, 1 for warnings, 2 for errors, with which it is refused
     #[arg(long, value_name = "FILE", conflicts_with = "file")]
     pub(super) keepalived: Option<PathBuf>,
@@ -55,7 +57,7 @@ pub(super) fn run(file: &Path, options: &Options, form: Form, out: &mut dyn Writ
     let (state, _) = outcome(&configuration);
     let faults = &configuration.faults;
     let worst = if options.strict { Severity::Warning } else { Severity::Error };
-    let told = Told {
+    let printed = Printed {
         file,
         is_refused: faults.iter().any(|fault| fault.severity >= worst),
         rules: set_timeouts(&configuration).into_iter().chain(saved(&state)).collect(),
@@ -63,18 +65,18 @@ pub(super) fn run(file: &Path, options: &Options, form: Form, out: &mut dyn Writ
         faults,
     };
     match form {
-        Form::Json => writeln!(out, "{:#}", told.json())?,
-        Form::Text => told.text(out)?,
+        Form::Json => print_json(&printed.document(), out)?,
+        Form::Text => printed.text(out)?,
     }
     Ok(match faults.is_empty() {
         true => DONE,
-        false if told.is_refused => MISUSED,
+        false if printed.is_refused => MISUSED,
         false => FAILED,
     })
 }
 
-/// What is printed. Of a file that is refused only its faults are: what half of it comes to is nothing to go by.
-struct Told<'a> {
+/// What is printed. Of a refused file only the faults are, because the rest of it could mean something else.
+struct Printed<'a> {
     file: &'a Path,
     is_refused: bool,
     rules: Vec<String>,
@@ -82,7 +84,7 @@ struct Told<'a> {
     faults: &'a [Fault],
 }
 
-impl Told<'_> {
+impl Printed<'_> {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         if !self.is_refused {
             for rule in &self.rules {
@@ -104,40 +106,106 @@ impl Told<'_> {
         writeln!(out, "{}: {verdict}{errors}, {warnings}", self.file.display())
     }
 
-    fn json(&self) -> Value {
-        let fault = |Fault { place, severity, text }: &Fault| {
-            let severity = if *severity == Severity::Error { "error" } else { "warning" };
-            json!({ "file": place.file.display().to_string(), "line": place.line, "severity": severity, "why": text })
-        };
-        let check = |check: &Check| {
-            let timing = check.timing;
-            json!({
-                "probe": check.probe.to_string(),
-                "interval_seconds": timing.interval.as_secs_f64(),
-                "retry_interval_seconds": timing.retry_interval.as_secs_f64(),
-                "timeout_seconds": timing.timeout.as_secs_f64(),
-                "warmup_seconds": timing.warmup.as_secs_f64(),
-                "fall": timing.fall,
-                "rise": timing.rise,
-                "begins": if timing.begins_down { "down" } else { "up" },
-            })
-        };
-        let real_server = |server: &RealServer| {
-            let checks: Vec<_> = server.checks.iter().map(check).collect();
-            json!({ "real_server": server.endpoint.to_string(), "checks": checks })
-        };
-        let virtual_server = |server: &VirtualServer| {
-            let servers: Vec<_> = server.real_servers.iter().map(real_server).collect();
-            json!({ "virtual_server": server.name, "quorum": server.quorum, "real_servers": servers })
-        };
+    fn document(&self) -> Document<'_> {
         let shown = if self.is_refused { (&[][..], &[][..]) } else { (&self.rules[..], self.servers) };
-        json!({
-            "refused": self.is_refused,
-            "rules": shown.0,
-            "virtual_servers": shown.1.iter().map(virtual_server).collect::<Vec<_>>(),
-            "faults": self.faults.iter().map(fault).collect::<Vec<_>>(),
-        })
+        Document {
+            refused: self.is_refused,
+            rules: shown.0,
+            virtual_servers: shown.1.iter().map(VirtualServerRow::from).collect(),
+            faults: self.faults.iter().map(FaultRow::from).collect(),
+        }
     }
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Document<'a> {
+    refused: bool,
+    rules: &'a [String],
+    virtual_servers: Vec<VirtualServerRow<'a>>,
+    faults: Vec<FaultRow<'a>>,
+}
+
+/// A virtual server in it.
+#[derive(Serialize)]
+struct VirtualServerRow<'a> {
+    virtual_server: &'a str,
+    quorum: u32,
+    real_servers: Vec<RealServerRow>,
+}
+
+/// A real server in it.
+#[derive(Serialize)]
+struct RealServerRow {
+    real_server: Endpoint,
+    checks: Vec<CheckRow>,
+}
+
+/// A check in it.
+#[derive(Serialize)]
+struct CheckRow {
+    probe: String,
+    interval_seconds: f64,
+    retry_interval_seconds: f64,
+    timeout_seconds: f64,
+    warmup_seconds: f64,
+    fall: u32,
+    rise: u32,
+    /// `up` or `down`.
+    begins: &'static str,
+}
+
+/// A fault in it.
+#[derive(Serialize)]
+struct FaultRow<'a> {
+    file: String,
+    line: usize,
+    /// `error` or `warning`.
+    severity: &'static str,
+    why: &'a str,
+}
+
+impl<'a> From<&'a VirtualServer> for VirtualServerRow<'a> {
+    fn from(server: &'a VirtualServer) -> Self {
+        let real_servers = server.real_servers.iter().map(RealServerRow::from).collect();
+        Self { virtual_server: &server.name, quorum: server.quorum, real_servers }
+    }
+}
+
+impl From<&RealServer> for RealServerRow {
+    fn from(server: &RealServer) -> Self {
+        Self { real_server: server.endpoint, checks: server.checks.iter().map(CheckRow::from).collect() }
+    }
+}
+
+impl From<&Check> for CheckRow {
+    fn from(Check { probe, timing, .. }: &Check) -> Self {
+        Self {
+            probe: probe.to_string(),
+            interval_seconds: timing.interval.as_secs_f64(),
+            retry_interval_seconds: timing.retry_interval.as_secs_f64(),
+            timeout_seconds: timing.timeout.as_secs_f64(),
+            warmup_seconds: timing.warmup.as_secs_f64(),
+            fall: timing.fall,
+            rise: timing.rise,
+            begins: begins(timing),
+        }
+    }
+}
+
+impl<'a> From<&'a Fault> for FaultRow<'a> {
+    fn from(Fault { place, severity, text }: &'a Fault) -> Self {
+        let severity = match severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        Self { file: place.file.display().to_string(), line: place.line, severity, why: text }
+    }
+}
+
+/// Whether a check counts as passed before it was made.
+fn begins(timing: &Timing) -> &'static str {
+    if timing.begins_down { "down" } else { "up" }
 }
 
 /// Each check of each real server, a line each.
@@ -166,14 +234,13 @@ fn table(servers: &[VirtualServer]) -> String {
 
 fn columns(server: String, check: &Check) -> [String; 7] {
     let seconds = |time: Duration| format!("{}s", time.as_secs_f64());
-    let Timing { interval, timeout, fall, rise, begins_down, .. } = check.timing;
-    let begins = if begins_down { "down" } else { "up" };
+    let Timing { interval, timeout, fall, rise, .. } = check.timing;
     let [interval, timeout, fall, rise] = match check.probe {
         // It is read as it changes.
         Probe::File(..) => ["-"; 4].map(str::to_owned),
         _ => [seconds(interval), seconds(timeout), fall.to_string(), rise.to_string()],
     };
-    [server, check.probe.to_string(), interval, timeout, fall, rise, begins.to_owned()]
+    [server, check.probe.to_string(), interval, timeout, fall, rise, begins(&check.timing).to_owned()]
 }
 
 fn set_timeouts(configuration: &Configuration) -> Vec<String> {
@@ -190,6 +257,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use clap::Parser;
+    use serde_json::{Value, json};
 
     use crate::Cli;
     use crate::keepalived::*;

@@ -1,4 +1,4 @@
-//! `xvs laddr`: the addresses by which FULLNAT's real servers are reached and answer.
+//! `xvs laddr`: the local addresses, which real servers behind FULLNAT see instead of clients.
 
 use std::io::Write;
 
@@ -10,6 +10,7 @@ use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 
 use crate::exit::{DONE, Done};
+use crate::text::print_json;
 
 /// What follows `xvs laddr`.
 #[derive(Debug, Args)]
@@ -34,12 +35,12 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     match &arguments.action {
         Action::List { json } => {
             let report = match director.call(Request::LocalUse)? {
-                Reply::Report(report) => report,
+                Reply::LocalUse(report) => report,
                 other => return Err(Failure::unexpected(&other).into()),
             };
             match json {
-                true => writeln!(out, "{report:#}")?,
-                false => out.write_all(screen(&serde_json::from_value(report)?).as_bytes())?,
+                true => print_json(&report, out)?,
+                false => out.write_all(screen(&report).as_bytes())?,
             }
         }
         Action::Change(change) => _ = director.call(Request::Change(change.command()))?,

@@ -8,9 +8,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use xvs_model::client::{Client, default_socket};
 
-pub use crate::ask::output;
 use crate::exit::{DONE, complaint, exit_code};
 
+pub use crate::ask::output;
 mod apply;
 mod ask;
 pub mod capture;
@@ -53,23 +53,23 @@ pub struct Cli {
 enum Command {
     #[command(flatten)]
     Asking(ask::Command),
-    /// Tell by the exit code whether xvsd moves; for keepalived's vrrp_script and for monitoring
+    /// Exit with 0 if xvsd makes progress, else with 1; for keepalived's vrrp_script and for monitoring
     Healthy(healthy::Arguments),
-    /// Watch services and real servers at work
+    /// Watch the traffic of services and real servers
     Top(top::Arguments),
-    /// Show what changes, when, and who does it
+    /// Show changes, with their time and the process that requested them
     Events(events::Arguments),
-    /// Give a real server no new connections, and wait until it has none
+    /// Take a real server out of scheduling, and wait until it has no connections
     Drain(drain::Arguments),
-    /// Find every fault of a rules file or a keepalived.conf, without asking the daemon
+    /// Find every fault of a rules file or a keepalived.conf, without a daemon
     Check(check::Arguments),
-    /// Look for what is wrong with this machine, with or without xvsd, and tell what mends it
+    /// Find what is wrong with this machine, with or without xvsd, and the commands that mend it
     Doctor(doctor::Arguments),
-    /// Record packets as they come in and go out, with what became of them, as pcapng or as lines
+    /// Record packets as they come in and go out, with their verdicts, as pcapng or as lines
     Capture(capture::Arguments),
     /// Play a director without root, network or clock: JSON lines in, JSON lines out
     Lab(lab::Arguments),
-    /// Prepare this machine as a real server of a virtual address, and put it back
+    /// Prepare this machine as a real server of a virtual address, and undo it
     Realserver(realserver::Arguments),
     /// Print a shell's completion of this program, or of xvsd and xvsadm
     Completion(completion::Arguments),
@@ -81,18 +81,18 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  failed; or the answer is no:
-       `realserver status`: something is not as it has to be
+       `realserver status`: there are problems
        `check`: there are faults (--keepalived: 1 for warnings, 2 for errors or no such file)
        `plan`: there are differences
        `health`: a server is down, there is no quorum, or nothing is checked
        `drain`: connections are left
        a change: it is made, and a worker has not taken it up within a second
-       `healthy`: xvsd does not move, or there is none
+       `healthy`: xvsd makes no progress, or none runs
   2  the command line is wrong
   3  xvsd refused, and nothing has changed
-  4  no xvsd could be asked";
+  4  no xvsd could be reached";
 
-/// Does what the command line says. What fails is one line on stderr; the exit codes are those of `--help`.
+/// Runs the command line. A failure is one line on stderr; the exit codes are those of `--help`.
 pub fn run(cli: Cli) -> ExitCode {
     let mut out = io::stdout().lock();
     let done = match cli.command {

@@ -1,16 +1,18 @@
-//! `xvs mark`: the rules by which packets are marked, without iptables.
+//! `xvs mark`: mark rules of xvs itself, beside those of iptables and nftables.
 
 use std::io::Write;
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde::Serialize;
 use xvs_ipvsadm::MarkChange;
 use xvs_model::client::{Director, Failure};
 use xvs_model::firewall_mark::{MarkRule, ports_text};
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
+use xvs_proto::{Prefix, Protocol};
 
 use crate::exit::{DONE, Done};
+use crate::text::print_json;
 
 /// What follows `xvs mark`.
 #[derive(Debug, Args)]
@@ -23,7 +25,7 @@ pub(super) struct Arguments {
 enum Action {
     #[command(flatten)]
     Change(MarkChange),
-    /// Show these rules in the order in which they apply; the kernel's own come before them
+    /// Show these rules in the order in which they apply; rules of the kernel come before them
     List {
         /// Print JSON
         #[arg(long)]
@@ -39,7 +41,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
                 other => return Err(Failure::unexpected(&other).into()),
             };
             match json {
-                true => writeln!(out, "{:#}", rules.iter().map(as_json).collect::<Value>())?,
+                true => print_json(&rules.iter().map(Row::from).collect::<Vec<_>>(), out)?,
                 false => out.write_all(table(&rules).as_bytes())?,
             }
         }
@@ -48,7 +50,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     Ok(DONE)
 }
 
-/// A table, one rule a line; a dash is what a rule does not ask for.
+/// A table, one rule a line; a dash stands where a rule matches anything.
 fn table(rules: &[MarkRule]) -> String {
     if rules.is_empty() {
         return "no mark rules; `xvs mark add --help` says how to add one\n".to_owned();
@@ -80,22 +82,37 @@ fn columns(rule: &MarkRule) -> [String; 7] {
     ]
 }
 
-fn as_json(rule: &MarkRule) -> Value {
-    json!({
-        "dest": rule.dest,
-        "source": rule.source,
-        "protocol": rule.protocol,
-        "dports": rule.dest_ports.iter().map(|range| ports_text(std::slice::from_ref(range))).collect::<Vec<_>>(),
-        "interface": rule.interface,
-        "mark": rule.mark,
-        "mask": rule.mask,
-    })
+/// A rule as `--json` prints it.
+#[derive(Serialize)]
+struct Row<'a> {
+    dest: Option<Prefix>,
+    source: Option<Prefix>,
+    protocol: Option<Protocol>,
+    /// A port, or `FIRST:LAST`.
+    dports: Vec<String>,
+    interface: Option<&'a str>,
+    mark: u32,
+    mask: u32,
+}
+
+impl<'a> From<&'a MarkRule> for Row<'a> {
+    fn from(rule: &'a MarkRule) -> Self {
+        let dports = rule.dest_ports.iter().map(|range| ports_text(std::slice::from_ref(range)));
+        Self {
+            dest: rule.dest,
+            source: rule.source,
+            protocol: rule.protocol,
+            dports: dports.collect(),
+            interface: rule.interface.as_deref(),
+            mark: rule.mark,
+            mask: rule.mask,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use crate::mark::*;
-    use xvs_proto::Protocol;
 
     fn rule() -> MarkRule {
         MarkRule {

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde::Serialize;
 use xvs_model::client::{Director, Failure};
 use xvs_model::command::Command;
 use xvs_model::difference::{Difference, differences, state_of};
@@ -14,6 +14,7 @@ use xvs_model::request::Request;
 
 use crate::exit::{DONE, Done, FAILED};
 use crate::rules_file::rules;
+use crate::text::print_json;
 
 /// What follows `xvs plan`.
 #[derive(Debug, Args)]
@@ -35,10 +36,10 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     wanted.leave(&running, governed);
     let differences = differences(&running, &wanted);
     if left > 0 && !arguments.json {
-        writeln!(out, "services that are left to health checks, and not compared: {left}")?;
+        writeln!(out, "services owned by health checks, not compared: {left}")?;
     }
     if arguments.json {
-        writeln!(out, "{:#}", as_json(&differences))?;
+        print_json(&rows(&differences), out)?;
     } else if differences.is_empty() {
         writeln!(out, "no difference: what runs is what {} says", arguments.file.display())?;
     } else {
@@ -49,7 +50,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     Ok(if differences.is_empty() { DONE } else { FAILED })
 }
 
-/// Like a diff: what goes, as the line that would add it, and what comes, as the line that adds or edits it.
+/// Prints differences like a diff: the line that makes the former state, and the line that makes the wanted one.
 pub(super) fn show(differences: &[Difference], out: &mut dyn Write) -> io::Result<()> {
     for Difference { before, after } in differences {
         for (sign, lines) in [("-", lines(before)), ("+", lines(after))] {
@@ -69,16 +70,25 @@ pub(super) fn summary(differences: &[Difference]) -> String {
     format!("{} {noun}: {}", differences.len(), told.join(", "))
 }
 
-/// A difference an object.
-pub(super) fn as_json(differences: &[Difference]) -> Value {
-    let one = |difference: &Difference| {
-        json!({
-            "change": kind_of(difference),
-            "before": lines(&difference.before),
-            "after": lines(&difference.after),
-        })
+/// A difference as `--json` prints it.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Row {
+    /// `added`, `edited` or `deleted`.
+    change: &'static str,
+    /// The lines of a rules file that make it as it is; none if it does not exist.
+    before: Vec<String>,
+    /// The lines that make it as it is wanted; none if it is deleted.
+    after: Vec<String>,
+}
+
+/// The differences as `--json` prints them.
+pub(super) fn rows(differences: &[Difference]) -> Vec<Row> {
+    let row = |difference: &Difference| Row {
+        change: kind_of(difference),
+        before: lines(&difference.before),
+        after: lines(&difference.after),
     };
-    differences.iter().map(one).collect()
+    differences.iter().map(row).collect()
 }
 
 fn kind_of(difference: &Difference) -> &'static str {
@@ -135,8 +145,8 @@ mod tests {
 ";
         assert_eq!(String::from_utf8(shown).unwrap(), expected);
         assert_eq!(summary(&differences), "7 differences: 1 added, 3 edited, 3 deleted");
-        let json = as_json(&differences);
-        assert_eq!(json[1]["change"], "edited");
-        assert_eq!(json[1]["before"][0], "-A -t 192.0.2.1:80 -s rr");
+        let rows = rows(&differences);
+        assert_eq!(rows[1].change, "edited");
+        assert_eq!(rows[1].before[0], "-A -t 192.0.2.1:80 -s rr");
     }
 }

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use clap::{Args, Subcommand};
-use xvs_realserver::Method;
-use xvs_realserver::{Change, Realserver};
+use xvs_realserver::{Change, Method, Realserver};
 
 use crate::exit::{DONE, Done, FAILED};
+use crate::text::print_json;
 
 /// What follows `xvs realserver`.
 #[derive(Debug, Args)]
@@ -90,7 +90,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
                     && dev.as_ref().is_none_or(|dev| *dev == status.dev)
             });
             match json {
-                true => writeln!(out, "{}", serde_json::to_string_pretty(&found)?)?,
+                true => print_json(&found, out)?,
                 false if found.is_empty() => writeln!(out, "no virtual address is up")?,
                 false => found.iter().try_for_each(|status| write!(out, "{status}"))?,
             }

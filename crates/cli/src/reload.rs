@@ -1,9 +1,8 @@
-//! `xvs reload`: xvsd reads its keepalived.conf anew.
+//! `xvs reload`: has xvsd read its keepalived.conf anew.
 
 use std::io::Write;
 
 use clap::Args;
-use serde_json::Value;
 use xvs_model::client::{Director, Failure};
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
@@ -16,7 +15,7 @@ pub(super) struct Arguments {}
 
 pub(super) fn run(director: &mut dyn Director, out: &mut dyn Write) -> Done {
     match director.call(Request::Reload)? {
-        Reply::Report(Value::String(told)) => writeln!(out, "{told}")?,
+        Reply::Reloaded(changes) => writeln!(out, "{changes}")?,
         other => return Err(Failure::unexpected(&other).into()),
     }
     Ok(DONE)

@@ -14,10 +14,10 @@ use xvs_model::rules::{Fault, Wanted};
 /// # Errors
 /// Why it cannot be read, or all its faults, a line each.
 pub(crate) fn rules(file: &Path) -> Result<(Vec<Command>, Wanted), Box<dyn Error>> {
-    read_wanted(&text(file)?, &SystemResolver::default()).map_err(|faults| told(file, &faults).into())
+    read_wanted(&text(file)?, &SystemResolver::default()).map_err(|faults| listed(file, &faults).into())
 }
 
-pub(crate) fn told(file: &Path, faults: &[Fault]) -> String {
+pub(crate) fn listed(file: &Path, faults: &[Fault]) -> String {
     let lines: Vec<_> = faults.iter().map(|fault| format!("{}: {fault}", file.display())).collect();
     lines.join("\n")
 }

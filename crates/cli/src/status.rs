@@ -1,18 +1,19 @@
-//! `xvs status`: whether all is well, on one screen.
+//! `xvs status`: the status of the director on one screen.
 
 use std::io::Write;
 
 use clap::Args;
-use serde_json::Value;
 use xvs_model::client::{Director, Failure};
 use xvs_model::duration;
-use xvs_model::health::Counts;
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
+use xvs_model::status::{
+    InterfaceStatus, RecentDrops, RulesFound, RulesStatus, StatusReport, TableStatus, WorkerStatus,
+};
 
 use crate::exit::{DONE, Done};
 use crate::health;
-use crate::text::{counted, line};
+use crate::text::{counted, line, print_json};
 
 /// What follows `xvs status`.
 #[derive(Debug, Args)]
@@ -24,212 +25,177 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     let report = match director.call(Request::Status)? {
-        Reply::Report(report) => report,
+        Reply::Status(report) => report,
         other => return Err(Failure::unexpected(&other).into()),
     };
     if arguments.json {
-        writeln!(out, "{report:#}")?;
+        print_json(&report, out)?;
     } else {
         out.write_all(screen(&report).as_bytes())?;
     }
     Ok(DONE)
 }
 
-/// The report as people read it. The first word is `ok` or `warning`; what is to be seen to comes next.
-fn screen(report: &Value) -> String {
-    let warnings = list(&report["warnings"]);
-    let below = match warnings.len() {
+/// The report as people read it. The first word is `ok` or `warning`; the warnings come next.
+fn screen(report: &StatusReport) -> String {
+    let below = match report.warnings.len() {
         0 => String::new(),
-        1 => "; one thing to see to:".to_owned(),
-        many => format!("; {many} things to see to:"),
+        1 => "; 1 warning:".to_owned(),
+        many => format!("; {many} warnings:"),
     };
-    let mut lines = vec![line(
-        text(&report["state"]),
-        &format!(
-            "xvsd {}, up {}, configuration {}{below}",
-            text(&report["version"]),
-            duration::in_words(report["uptime_seconds"].as_u64().unwrap_or(0)),
-            report["epoch"],
-        ),
-    )];
-    lines.extend(warnings.iter().map(|warning| line("warning", text(warning))));
-    lines.extend(list(&report["interfaces"]).iter().map(interface));
-    lines.extend(list(&report["workers"]).iter().enumerate().map(worker));
-    let without = match report["services_without_destination"].as_u64() {
-        None | Some(0) => String::new(),
-        Some(services) => format!(" ({services} without a usable real server)"),
+    let StatusReport { version, epoch, table, .. } = report;
+    let uptime = duration::in_words(report.uptime_seconds);
+    let daemon = format!("xvsd {version}, up {uptime}, configuration {epoch}{below}");
+    let mut lines = vec![line(&report.state.to_string(), &daemon)];
+    lines.extend(report.warnings.iter().map(|warning| line("warning", warning)));
+    lines.extend(report.interfaces.iter().map(interface));
+    lines.extend(report.workers.iter().enumerate().map(worker));
+    let without = match report.services_without_destination {
+        0 => String::new(),
+        services => format!(" ({services} without a usable real server)"),
     };
-    let services = counted(&report["services"], "virtual service", "virtual services");
-    let servers = counted(&report["destinations"], "real server", "real servers");
+    let services = counted(report.services, "virtual service", "virtual services");
+    let servers = counted(report.destinations, "real server", "real servers");
     lines.push(line("services", &format!("{services}{without}, {servers}")));
-    let health: Option<Counts> = serde_json::from_value(report["health"].clone()).ok();
-    lines.extend(health.map(|counts| line("health", &health::counted(counts))));
-    lines.extend(rules(report));
-    let table = &report["table"];
-    lines.push(line(
-        "table",
-        &format!(
-            "{} of {} connections ({} %), {}",
-            table["connections"],
-            table["size"],
-            table["percent"],
-            text(&table["pages"])
-        ),
-    ));
-    lines.extend(drops(&report["recent_drops"]));
+    lines.extend(report.health.map(|counts| line("health", &health::counted(counts))));
+    lines.extend(rules(report.rules.as_ref(), report.unconfirmed_seconds));
+    let TableStatus { size, connections, percent, pages } = table;
+    lines.push(line("table", &format!("{connections} of {size} connections ({percent:.1} %), {pages}")));
+    lines.extend(drops(&report.recent_drops));
     lines.concat()
 }
 
-fn interface(interface: &Value) -> String {
-    let why = interface["why_not_native"].as_str();
-    let why = why.map(|why| format!(" (native refused: {why})")).unwrap_or_default();
-    let (name, mode, state) = (text(&interface["name"]), text(&interface["mode"]), text(&interface["state"]));
-    let queues = counted(&interface["queues"], "queue", "queues");
-    let again = match interface["attached_again"].as_u64() {
-        None | Some(0) => String::new(),
-        Some(1) => ", attached again once".to_owned(),
-        Some(times) => format!(", attached again {times} times"),
+fn interface(interface: &InterfaceStatus) -> String {
+    let InterfaceStatus { name, mode, why_not_native, queues, state, attached_again } = interface;
+    let why = why_not_native.as_ref().map(|why| format!(" (native refused: {why})")).unwrap_or_default();
+    let queues = counted((*queues).into(), "queue", "queues");
+    let again = match attached_again {
+        0 => String::new(),
+        1 => ", attached again once".to_owned(),
+        times => format!(", attached again {times} times"),
     };
     line("interface", &format!("{name}: {state}, {mode} XDP{why}, {queues}{again}"))
 }
 
-fn worker((number, worker): (usize, &Value)) -> String {
-    let core = worker["core"].as_u64().map_or("not pinned".to_owned(), |core| format!("core {core}"));
-    let busy = worker["busy_percent"].as_f64().map(|busy| format!(", {busy:.1} % busy")).unwrap_or_default();
-    let count = |name: &str| worker["counters"][name].as_u64().unwrap_or(0);
-    let told = format!(
+fn worker((number, worker): (usize, &WorkerStatus)) -> String {
+    let core = worker.core.map_or("not pinned".to_owned(), |core| format!("core {core}"));
+    let busy = worker.busy_percent.map(|busy| format!(", {busy:.1} % busy")).unwrap_or_default();
+    let text = format!(
         "{core}{busy}, {}, {}; received {}, sent {}, passed to the kernel {}",
-        share(&worker["queues"]),
-        text(&worker["copy_mode"]),
-        count("rx_packets"),
-        count("tx_packets"),
-        count("passed_to_kernel"),
+        queues(worker),
+        worker.copy_mode,
+        worker.received(),
+        worker.sent(),
+        worker.passed_to_kernel(),
     );
-    line(&format!("worker {number}"), &told)
+    line(&format!("worker {number}"), &text)
 }
 
-/// What there is to say of the file of rules, and of rules that wait to be confirmed.
-fn rules(report: &Value) -> Vec<String> {
-    let rules = &report["rules"];
-    let file = text(&rules["file"]);
-    let drift = match (&rules["error"], &rules["faults"], &rules["differences"]) {
-        (Value::String(error), ..) => Some(format!("{file}: {error}")),
-        (_, faults @ Value::Number(_), _) => {
-            Some(format!("{} in {file}; see `xvs check {file}`", counted(faults, "fault", "faults")))
+/// The rules file, unless it is what runs, and rules that wait to be confirmed.
+fn rules(rules: Option<&RulesStatus>, unconfirmed_seconds: Option<u64>) -> Vec<String> {
+    let drift = rules.and_then(|RulesStatus { file, found }| match found {
+        RulesFound::Error(error) => Some(format!("{file}: {error}")),
+        RulesFound::Faults(faults) => {
+            let faults = counted(*faults, "fault", "faults");
+            Some(format!("{faults} in {file}; see `xvs check {file}`"))
         }
-        (.., differences @ Value::Number(_)) if *differences != 0 => {
-            let differences = counted(differences, "difference", "differences");
+        RulesFound::Differences(0) => None,
+        RulesFound::Differences(differences) => {
+            let differences = counted(*differences, "difference", "differences");
             Some(format!("{differences} to {file}; see `xvs plan {file}`"))
         }
-        _ => None,
-    };
-    let waits = report["unconfirmed_seconds"].as_u64();
-    let waits = waits.map(|left| format!("applied, and taken back in {left} s; `xvs confirm` keeps them"));
-    drift.iter().chain(&waits).map(|told| line("rules", told)).collect()
+    });
+    let waits = unconfirmed_seconds
+        .map(|left| format!("applied, and taken back in {left} s; `xvs confirm` keeps them"));
+    drift.iter().chain(&waits).map(|text| line("rules", text)).collect()
 }
 
-/// What was dropped of late.
-fn drops(recent: &Value) -> Vec<String> {
-    let reasons = list(&recent["reasons"]);
-    let when = match recent["seconds"].as_u64() {
-        Some(seconds) if seconds < 60 => format!("in the {seconds} s since the start"),
+/// Packets dropped recently.
+fn drops(recent: &RecentDrops) -> Vec<String> {
+    let when = match recent.seconds {
+        seconds @ 0..60 => format!("in the {seconds} s since the start"),
         _ => "in the last minute".to_owned(),
     };
-    if reasons.is_empty() {
+    if recent.reasons.is_empty() {
         return vec![line("drops", &format!("none {when}"))];
     }
-    let rows = reasons.iter().map(|drop| {
-        line("drops", &format!("{} {}: {}", drop["packets"], text(&drop["reason"]), text(&drop["what"])))
-    });
+    let rows = recent
+        .reasons
+        .iter()
+        .map(|drops| line("drops", &format!("{} {}: {}", drops.packets, drops.reason, drops.what)));
     std::iter::once(line("drops", &format!("{when}:"))).chain(rows).collect()
 }
 
 /// A worker's queues of each interface.
-fn share(queues: &Value) -> String {
-    let of = |(name, numbers): (&String, &Value)| {
-        let list: Vec<_> = list(numbers).iter().map(Value::to_string).collect();
+fn queues(worker: &WorkerStatus) -> String {
+    let of = |(name, numbers): (&String, &Vec<u32>)| {
+        let list: Vec<_> = numbers.iter().map(u32::to_string).collect();
         format!("{name} {} {}", if list.len() == 1 { "queue" } else { "queues" }, list.join(","))
     };
-    queues.as_object().map(|queues| queues.iter().map(of).collect::<Vec<_>>().join(", ")).unwrap_or_default()
-}
-
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map(Vec::as_slice).unwrap_or_default()
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or("?")
+    worker.queues.iter().map(of).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use xvs_model::sample;
+    use xvs_model::status::LinkState;
 
     use crate::status::*;
 
     #[test]
     fn the_screen_counts_one_as_one_and_shows_each_interfaces_state_and_queues() {
-        let report = json!({
-            "state": "warning", "warnings": ["wan is gone; restart xvsd"],
-            "version": "1", "uptime_seconds": 59, "epoch": 4,
-            "services": 1, "services_without_destination": 0, "destinations": 2,
-            "health": { "real_servers": 13, "real_servers_up": 12,
-                        "virtual_servers": 3, "virtual_servers_well": 2 },
-            "interfaces": [
-                { "name": "lan", "mode": "native", "why_not_native": null, "queues": 1, "state": "up" },
-                { "name": "wan", "mode": "generic", "why_not_native": "busy", "queues": 2, "state": "gone" },
-            ],
-            "workers": [
-                { "core": 1, "queues": { "lan": [0], "wan": [0, 1] }, "copy_mode": "zero-copy",
-                  "busy_percent": 12.5, "counters": {} },
-            ],
-            "table": { "size": 1024, "connections": 3, "percent": 0.3, "pages": "small pages" },
-            "recent_drops": { "seconds": 61, "reasons": [
-                { "reason": "kernel_ring_full", "packets": 7, "what": "too slow" },
-            ] },
-        });
-        let expected = "warning    xvsd 1, up 59 s, configuration 4; one thing to see to:\n\
-            warning    wan is gone; restart xvsd\n\
+        let wan = InterfaceStatus { attached_again: 0, ..sample::interface() };
+        let lan = InterfaceStatus {
+            name: "lan".to_owned(),
+            mode: "native".to_owned(),
+            why_not_native: None,
+            queues: 1,
+            state: LinkState::Up,
+            attached_again: 0,
+        };
+        let mut worker = sample::worker();
+        worker.queues.insert("lan".to_owned(), vec![0]);
+        let report = StatusReport {
+            services_without_destination: 0,
+            interfaces: vec![lan, wan],
+            workers: vec![worker],
+            unconfirmed_seconds: None,
+            rules: None,
+            ..sample::status()
+        };
+        let expected = "warning    xvsd 1.2.3, up 59 s, configuration 4; 1 warning:\n\
+            warning    wan is gone; it is attached again when it is back and up\n\
             interface  lan: up, native XDP, 1 queue\n\
             interface  wan: gone, generic XDP (native refused: busy), 2 queues\n\
             worker 0   core 1, 12.5 % busy, lan queue 0, wan queues 0,1, zero-copy; received\n           \
-            0, sent 0, passed to the kernel 0\n\
+            9, sent 0, passed to the kernel 0\n\
             services   1 virtual service, 2 real servers\n\
             health     12 of 13 real servers up, 2 of 3 virtual servers well\n\
             table      3 of 1024 connections (0.3 %), small pages\n\
             drops      in the last minute:\n\
-            drops      7 kernel_ring_full: too slow\n";
+            drops      7 kernel_ring_full: a worker was not fast enough for its RX ring\n";
         assert_eq!(screen(&report), expected);
         assert!(expected.lines().all(|line| line.chars().count() <= 80));
     }
 
     #[test]
-    fn a_word_that_is_longer_than_a_line_has_one_for_itself_and_keeps_all_its_letters() {
-        let word = "x".repeat(90);
-        let text = line("warning", &format!("{word} and {word}"));
-        assert_eq!(text, format!("warning    {word}\n{0:11}and\n{0:11}{word}\n", ""));
-    }
-
-    #[test]
     fn drops_before_there_was_a_minute_are_those_since_the_start() {
-        let none = drops(&json!({ "seconds": 12, "reasons": [] }));
+        let none = drops(&RecentDrops { seconds: 12, reasons: Vec::new() });
         assert_eq!(none, ["drops      none in the 12 s since the start\n"]);
     }
 
     #[test]
-    fn rules_are_told_of_when_they_differ_have_faults_or_wait_to_be_confirmed() {
-        let told =
-            |told: Value, seconds: Value| rules(&json!({ "rules": told, "unconfirmed_seconds": seconds }));
-        assert!(told(json!(null), json!(null)).is_empty());
-        assert!(told(json!({ "file": "r", "differences": 0 }), json!(null)).is_empty());
-        for (rules, line) in [
-            (json!({ "file": "r", "differences": 3 }), "rules      3 differences to r; see `xvs plan r`\n"),
-            (json!({ "file": "r", "faults": 1 }), "rules      1 fault in r; see `xvs check r`\n"),
-            (json!({ "file": "r", "error": "not there" }), "rules      r: not there\n"),
+    fn rules_are_shown_when_they_differ_have_faults_or_wait_to_be_confirmed() {
+        let shown = |found| rules(Some(&RulesStatus { file: "r".to_owned(), found }), None);
+        assert!(rules(None, None).is_empty() && shown(RulesFound::Differences(0)).is_empty());
+        for (found, line) in [
+            (RulesFound::Differences(3), "rules      3 differences to r; see `xvs plan r`\n"),
+            (RulesFound::Faults(1), "rules      1 fault in r; see `xvs check r`\n"),
+            (RulesFound::Error("not there".to_owned()), "rules      r: not there\n"),
         ] {
-            assert_eq!(told(rules, json!(null)), [line]);
+            assert_eq!(shown(found), [line]);
         }
-        let waiting = told(json!(null), json!(7));
+        let waiting = rules(None, Some(7));
         assert_eq!(waiting, ["rules      applied, and taken back in 7 s; `xvs confirm` keeps them\n"]);
     }
 }

@@ -1,11 +1,41 @@
-//! Text on a screen: labelled lines, counts, durations.
+//! Text that several subcommands print or read: a label with its text, a number with its noun, a duration, JSON.
 
+use std::io;
+use std::io::Write;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde::Serialize;
+
+/// A label and a text, wrapped to the width of a terminal.
+pub(super) fn line(label: &str, text: &str) -> String {
+    let mut lines = vec![format!("{label:<LABEL$}")];
+    let mut width = LABEL;
+    for word in text.split(' ') {
+        let more = 1 + word.chars().count();
+        if width > LABEL && width + more > WIDTH {
+            lines.push(" ".repeat(LABEL));
+            width = LABEL;
+        }
+        let line = lines.last_mut().expect("there is a first one");
+        *line += " ";
+        *line += word;
+        width += more;
+    }
+    lines.join("\n") + "\n"
+}
+
+/// A number with its noun.
+pub(super) fn counted(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
+/// Prints the document of `--json`, indented, and the end of its last line.
+pub(super) fn print_json(document: &impl Serialize, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "{}", serde_json::to_string_pretty(document)?)
+}
 
 /// A time as people write it, in whole seconds: `90`, `60s`, `5m`, `1h`.
-pub(crate) fn duration(text: &str) -> Result<Duration, &'static str> {
+pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
     let (number, unit) = match text.strip_suffix(['s', 'm', 'h']) {
         Some(number) => (number, &text[number.len()..]),
         None => (text, "s"),
@@ -22,39 +52,23 @@ pub(crate) fn duration(text: &str) -> Result<Duration, &'static str> {
         .ok_or("a time is like 60s, 5m or 1h, and at most 31 days")
 }
 
-/// As long as anybody waits.
-pub(crate) const MONTH_SECONDS: u32 = 31 * 24 * 3600;
+/// Columns of the label.
+const LABEL: usize = 10;
+const WIDTH: usize = 80;
 
-/// A line as long as a terminal is wide, and as many more as the rest needs, below it.
-pub(crate) fn line(label: &str, told: &str) -> String {
-    let mut lines = vec![format!("{label:<LABEL$}")];
-    let mut width = LABEL;
-    for word in told.split(' ') {
-        let more = 1 + word.chars().count();
-        if width > LABEL && width + more > WIDTH {
-            lines.push(" ".repeat(LABEL));
-            width = LABEL;
-        }
-        let line = lines.last_mut().expect("there is a first one");
-        *line += " ";
-        *line += word;
-        width += more;
-    }
-    lines.join("\n") + "\n"
-}
-
-/// Columns of what stands before each line.
-pub(crate) const LABEL: usize = 10;
-
-pub(crate) const WIDTH: usize = 80;
-
-pub(crate) fn counted(number: &Value, one: &str, many: &str) -> String {
-    format!("{number} {}", if *number == 1 { one } else { many })
-}
+/// The longest time that a subcommand waits.
+const MONTH_SECONDS: u32 = 31 * 24 * 3600;
 
 #[cfg(test)]
 mod tests {
     use crate::text::*;
+
+    #[test]
+    fn a_word_that_is_longer_than_a_line_has_one_for_itself_and_keeps_all_its_letters() {
+        let word = "x".repeat(90);
+        let text = line("warning", &format!("{word} and {word}"));
+        assert_eq!(text, format!("warning    {word}\n{0:11}and\n{0:11}{word}\n", ""));
+    }
 
     #[test]
     fn times_have_a_unit_or_are_seconds_and_are_never_nothing() {

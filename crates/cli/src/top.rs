@@ -1,7 +1,7 @@
-//! `xvs top`: services and real servers at work, live in a terminal, or one plain frame.
+//! `xvs top`: the traffic of services and real servers, live in a terminal, or as one plain frame.
 //!
-//! One thread asks the daemon every interval, and asks again after a failure, so that a restart of xvsd only shows; this
-//! one draws and reads keys. The terminal is put back however it ends: by a key, a signal, an error or a panic.
+//! One thread requests the totals every interval, and again after a failure, so that a restart of xvsd is only shown; this
+//! one draws and reads keys. The terminal is restored at the end, be it a key, a signal, an error or a panic.
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -82,7 +82,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     let ended = ratatui::try_init()
         .map_err(Into::into)
         .and_then(|mut terminal| live(&mut terminal, screen, &looks, &told_to_end));
-    // Also of what was begun and failed. What cannot be put back is not there any more.
+    // Also after an initialization that failed half-way. A terminal that cannot be restored is gone.
     let _ = ratatui::try_restore();
     ended
 }
@@ -107,7 +107,9 @@ fn live(
         match looks.try_recv() {
             Ok(look) => screen.take(look),
             Err(TryRecvError::Empty) => {}
-            Err(TryRecvError::Disconnected) => return Err("a fault of xvs: nobody asks xvsd any more".into()),
+            Err(TryRecvError::Disconnected) => {
+                return Err("a fault of xvs: the thread that requests totals has ended".into());
+            }
         }
         terminal.draw(|frame| screen.draw(frame))?;
         // Relaxed: nothing else hangs on it.
@@ -122,7 +124,7 @@ fn live(
     }
 }
 
-/// Asks at each interval, on a thread that ends when nobody takes its answers any more.
+/// Requests totals at each interval, on a thread that ends with the receiver.
 fn watch(
     client: Client,
     socket: PathBuf,
@@ -154,7 +156,7 @@ fn again(client: &mut Option<Client>, socket: &Path) -> Result<Traffic, Failure>
 
 fn look(client: &mut Client) -> Result<Traffic, Failure> {
     match client.call(Request::Traffic)? {
-        Reply::Traffic(traffic) => Ok(traffic),
+        Reply::Traffic(traffic) => Ok(*traffic),
         other => Err(Failure::unexpected(&other)),
     }
 }

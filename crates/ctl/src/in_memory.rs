@@ -3,15 +3,13 @@
 //! For `xvs lab` and for tests. Interfaces, routes and neighbours are added by hand, frames are handed in, time is moved by
 //! hand. Everything else is what runs on the wire. The same input gives the same output.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use xvs_dataplane::port::Port;
 
-use serde_json::{Value, json};
 use xvs_dataplane::burst::flows::Flows;
 use xvs_dataplane::burst::transmit::Outcome;
 use xvs_dataplane::clock::Millis;
@@ -21,6 +19,7 @@ use xvs_dataplane::egress::Unresolved;
 use xvs_dataplane::explain::Live;
 use xvs_dataplane::forward::Identification;
 use xvs_dataplane::pipeline::Pipeline;
+use xvs_dataplane::port::Port;
 use xvs_dataplane::port::memory::{Bytes, MemoryPort};
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::slow_path::reassembly::Fragments;
@@ -35,10 +34,8 @@ use xvs_model::load_feedback::Feedback;
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_model::settings::Ipvs;
-use xvs_proto::LinkId;
-use xvs_proto::network;
 use xvs_proto::network::{Network, Route, RouteAction};
-use xvs_proto::{HashSecret, Prefix};
+use xvs_proto::{HashSecret, LinkId, Prefix, network};
 
 use crate::api::capture::Listener;
 use crate::api::connections::{How, count, end, found, rows};
@@ -255,14 +252,9 @@ impl InMemory {
     }
 
     /// Every counter that is not zero.
-    pub fn counters(&self) -> Value {
+    pub fn counters(&self) -> BTreeMap<String, u64> {
         let swept = self.sweeper.counters().all().map(|(name, value)| (name.to_owned(), value));
-        self.counters
-            .all()
-            .chain(swept)
-            .filter(|(_, value)| *value != 0)
-            .map(|(name, value)| (name, json!(value)))
-            .collect()
+        self.counters.all().chain(swept).filter(|(_, value)| *value != 0).collect()
     }
 
     fn end(&self, filter: &Filter, how: How) -> Ended {
@@ -274,32 +266,30 @@ impl InMemory {
 impl Director for InMemory {
     fn call(&mut self, request: Request) -> Result<Reply, Failure> {
         let reply = match request {
-            Request::Counters => Ok(Reply::Report(self.counters())),
+            Request::Counters => Ok(Reply::Counters(self.counters())),
             Request::Status | Request::Traffic => {
-                Err(CommandError::Failed { why: "the lab has no status; ask for its counters".to_owned() })
+                Err(CommandError::Failed { why: "a lab has no status; request its counters".to_owned() })
             }
             // A lab has no keepalived.conf.
-            Request::Health => Ok(Reply::Report(Value::Null)),
+            Request::Health => Ok(Reply::Health(None)),
             Request::CountConnections(filter) => {
                 let snapshot = self.control.published().load_full();
-                Ok(Reply::Report(json!(count(&self.reader, &snapshot, self.now, &filter))))
+                Ok(Reply::Count(count(&self.reader, &snapshot, self.now, &filter)))
             }
             Request::Events(_) => Err(CommandError::Failed {
-                why: "the lab has no events; its answers tell of each change".to_owned(),
+                why: "a lab has no events; the answer to a line has its result".to_owned(),
             }),
             Request::Explain(question) => {
                 let (snapshot, reader) = (self.control.published().load_full(), &self.reader);
                 let live = Live { snapshot: &snapshot, reader, now: self.now };
-                explain::answer(&question, &live).map(|report| Reply::Report(json!(report)))
+                explain::answer(&question, &live).map(|report| Reply::Explained(Box::new(report)))
             }
-            Request::EndConnections(filter) => {
-                Ok(Reply::Report(json!(self.end(&filter, How::Silently).ended)))
-            }
-            Request::ResetConnections(filter) => Ok(Reply::Report(json!(self.end(&filter, How::ByReset)))),
+            Request::EndConnections(filter) => Ok(Reply::Ended(self.end(&filter, How::Silently))),
+            Request::ResetConnections(filter) => Ok(Reply::Ended(self.end(&filter, How::ByReset))),
             Request::LocalUse => {
                 let exhausted = self.counters.dropped(DropReason::NoLocalPort).value();
                 let report = local_addresses::report(self.control.state().locals(), &self.reader, exhausted);
-                Ok(Reply::Report(json!(report)))
+                Ok(Reply::LocalUse(report))
             }
             _ => self.control.handle(&request, self.now),
         };

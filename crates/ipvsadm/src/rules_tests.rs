@@ -47,7 +47,7 @@ add a service
         "line 9: illegal virtual server address[:port] specified",
         "line 12: mark rule --set-mark 1 stands in line 10 already",
         "line 14: local address 192.0.2.1 stands in line 13 already",
-        "line 15: invalid: real servers cannot answer to 224.0.0.1",
+        "line 15: invalid: real servers cannot reply to 224.0.0.1",
         "line 16: only what changes services can stand here",
         "line 17: invalid: rules do not zero counters; `xvsadm -Z` does",
     ];

@@ -54,8 +54,9 @@ pub struct CapturedFrame {
     pub nanoseconds: u64,
     /// The kernel's name of the interface.
     pub interface: String,
-    /// Which way it went.
-    pub way: Way,
+    /// Whether it came in or went out.
+    #[serde(rename = "way")]
+    pub direction: Direction,
     /// Its length in bytes.
     pub length: u32,
     /// From the Ethernet header on, as much as is kept of it.
@@ -63,10 +64,10 @@ pub struct CapturedFrame {
     pub bytes: Vec<u8>,
 }
 
-/// Which way a frame went.
+/// Whether a frame came in or went out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Way {
+pub enum Direction {
     /// It came in.
     In,
     /// It went out.

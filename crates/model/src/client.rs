@@ -1,7 +1,7 @@
-//! The client's end of the control socket, and [`Director`]: whoever answers requests, over the socket or not.
+//! The client side of the control socket, and [`Director`], the trait of all that answers requests.
 //!
-//! One request at a time, its reply read before the next. The daemon decides how long it takes, so a client waits
-//! without a bound; it is the server that ends connections that are stuck.
+//! A client sends one request at a time and reads its reply before the next. It waits for the reply without a bound: the
+//! server ends connections that are stuck.
 
 use std::io;
 use std::net::Shutdown;
@@ -18,21 +18,21 @@ use crate::framing::{FrameError, ReplyMessage, RequestMessage, VERSION, decode, 
 use crate::reply::Reply;
 use crate::request::Request;
 
-/// Whoever answers requests.
+/// Something that answers requests: a daemon behind its socket, or a director in memory.
 pub trait Director {
-    /// Asks one request that is answered by one reply.
+    /// Sends a request that has one reply.
     ///
     /// # Errors
-    /// [`Failure::Refused`] if it was understood and not carried out, else [`Failure::Transport`].
+    /// [`Failure::Refused`] if the director does not carry it out, else [`Failure::Transport`].
     fn call(&mut self, request: Request) -> Result<Reply, Failure>;
 
-    /// Hands over every connection, one by one, until `each` fails.
+    /// Passes every connection to `each`, one by one, until `each` fails.
     ///
     /// # Errors
     /// Those of [`call`](Self::call), and [`Failure::Printing`] with the error of `each`.
     fn connections(&mut self, each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure>;
 
-    /// The same of those that fit, each with its detail.
+    /// The same for the connections that match, each with its detail.
     ///
     /// # Errors
     /// As [`Self::connections`].
@@ -48,10 +48,10 @@ pub trait Director {
 /// Why there is no reply.
 #[derive(Debug, Error)]
 pub enum Failure {
-    /// The director says no.
+    /// The director refused the request.
     #[error(transparent)]
     Refused(#[from] CommandError),
-    /// There is no director, or the connection to it broke.
+    /// No director can be reached, or the connection to it broke.
     #[error("{0}")]
     Transport(String),
     /// The rows of a listing could not be passed on.
@@ -64,7 +64,7 @@ impl Failure {
     pub fn unexpected(reply: &Reply) -> Self {
         let text = format!("{reply:?}");
         let start: String = text.chars().take(60).collect();
-        Self::Transport(format!("xvsd gave an answer that was not asked for: {start}"))
+        Self::Transport(format!("xvsd sent a reply that does not belong to the request: {start}"))
     }
 }
 
@@ -79,7 +79,7 @@ impl Client {
     /// Connects to the daemon that serves this socket.
     ///
     /// # Errors
-    /// [`Failure::Transport`] that names the socket and what to do.
+    /// [`Failure::Transport`] that names the socket and the next step.
     pub fn connect(socket: &Path) -> Result<Self, Failure> {
         let stream = UnixStream::connect(socket).map_err(|error| {
             let path = socket.display();
@@ -97,7 +97,7 @@ impl Client {
         Ok(Self { stream, socket: socket.to_owned() })
     }
 
-    /// Hands over events until `each` fails, or until the last if they are not followed.
+    /// Passes events to `each` until that fails, or up to the last one if they are not followed.
     ///
     /// # Errors
     /// As [`Director::connections`].
@@ -139,13 +139,13 @@ impl Client {
             CommandError::WrongVersion { ours, theirs } => {
                 CommandError::WrongVersion { ours: theirs, theirs: ours }.into()
             }
-            CommandError::Malformed { why } => self.broken(&format_args!("no answer of xvsd's ({why})")),
+            CommandError::Malformed { why } => self.broken(&format_args!("not a reply of xvsd ({why})")),
             other => other.into(),
         })?;
         Ok((message.answer?, message.more))
     }
 
-    /// Asks for connections, and hands them over part by part.
+    /// Requests connections, and passes them on part by part.
     fn stream(
         &mut self,
         request: Request,
@@ -164,8 +164,8 @@ impl Client {
         }
     }
 
-    /// Captures packets, handed over part by part, until the daemon has heard that enough is enough ([`Self::stopper`]);
-    /// the first part, empty, says that it has begun.
+    /// Captures packets and passes them on part by part until a [`stopper`](Self::stopper) stops it. The first part is
+    /// empty: the capture has begun.
     ///
     /// # Errors
     /// Those of [`call`](Director::call), and [`Failure::Printing`] with the error of `each`.
@@ -201,9 +201,9 @@ impl Client {
 pub struct Stopper(UnixStream);
 
 impl Stopper {
-    /// Asks for nothing more; the daemon sends what it has.
+    /// Tells the daemon to end the capture; it sends the packets that it has.
     pub fn stop(&self) {
-        // A connection that is gone has ended already.
+        // The connection may have ended already.
         let _ = self.0.shutdown(Shutdown::Write);
     }
 }
@@ -230,14 +230,14 @@ impl Director for Client {
     }
 }
 
-/// Where the daemon listens unless told otherwise.
+/// The daemon's socket unless another one is configured.
 pub const DEFAULT_SOCKET: &str = "/run/xvs/xvsd.sock";
 
-/// The socket to ask: `XVS_SOCKET` if that says anything, else [`DEFAULT_SOCKET`].
+/// The socket to connect to: `XVS_SOCKET` if that is set and not empty, else [`DEFAULT_SOCKET`].
 pub fn default_socket() -> PathBuf {
     let named = std::env::var_os("XVS_SOCKET").filter(|name| !name.is_empty());
     named.map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from)
 }
 
-/// The longest reply we take: all services of a large director in one.
+/// The longest accepted reply: all services of a large director in one.
 const REPLY_LIMIT_BYTES: u32 = 1 << 30;

@@ -144,7 +144,10 @@ pub enum CommandError {
     Malformed { why: String },
     #[error("a request of {bytes} bytes is longer than the {limit} that xvsd takes; send it in parts")]
     TooLong { bytes: u64, limit: u64 },
-    #[error("xvsd speaks version {ours} and was asked in version {theirs}; use programs of one release")]
+    #[error(
+        "xvsd speaks version {ours} of the control protocol and this program version {theirs}; \
+         install both from one release, then restart xvsd"
+    )]
     WrongVersion { ours: u32, theirs: u32 },
     #[error("xvsd serves as many clients as it takes; try again, or end one")]
     TooManyClients,

@@ -1,7 +1,7 @@
-//! Connections as listings show them, and the filter by which they are chosen.
+//! Connections as listings show them, and the filter that selects them.
 //!
-//! The filter is typed for `xvs connections`, carried to the daemon and applied there to each row, so that rows that do
-//! not match are not sent.
+//! `xvs connections` sends the filter to the daemon, which applies it to each row, so that rows that do not match are not
+//! sent.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -61,7 +61,7 @@ impl fmt::Display for Filter {
 }
 
 impl Filter {
-    /// Whether a row that says all there is to say is one of those that are meant.
+    /// Whether a row matches; a row without detail never does.
     pub fn fits(&self, row: &ConnectionRow) -> bool {
         let Some(detail) = &row.detail else { return false };
         let kind = if detail.template { Kind::Templates } else { Kind::Connections };
@@ -104,7 +104,7 @@ impl fmt::Display for Ends {
     }
 }
 
-/// A text that names no endpoints.
+/// A text that does not name endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoEnds;
 
@@ -131,7 +131,7 @@ impl FromStr for Ends {
         let (network, port) = text.rsplit_once(':').ok_or(NoEnds)?;
         let bare = network.strip_prefix('[').and_then(|network| network.strip_suffix(']'));
         let network: Prefix = bare.unwrap_or(network).parse().map_err(|_| NoEnds)?;
-        // Without brackets nobody could tell the port of an IPv6 network from its last group.
+        // Without brackets the port of an IPv6 network could be its last group.
         if bare.is_some() != network.addr().is_ipv6() {
             return Err(NoEnds);
         }
@@ -173,17 +173,17 @@ pub struct ConnectionRow {
     pub local: Option<Endpoint>,
     /// The persistence engine and what it keeps, for its templates.
     pub engine: Option<EngineData>,
-    /// What ipvsadm's listings do not say, if it was asked for.
+    /// What ipvsadm's listings do not show, if it was requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<ConnectionDetail>,
 }
 
-/// What else there is to say of a connection or template.
+/// What ipvsadm's listings do not show of a connection or template.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnectionDetail {
-    /// The service that it belongs to; `None` if that is gone.
+    /// Its service; `None` if that was deleted.
     pub service: Option<ServiceKey>,
-    /// The destination as the service has it; `None` if that was removed.
+    /// The destination as the service has it; `None` if that was deleted.
     pub server: Option<Endpoint>,
     /// How packets reach its destination.
     pub method: ForwardingMethod,
@@ -206,10 +206,10 @@ pub struct EngineData {
     pub data: String,
 }
 
-/// What has been ended.
+/// Connections that were ended or are to be reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Ended {
-    /// Connections and templates that are no more.
+    /// Connections and templates that were ended.
     pub ended: u64,
     /// Connections that are reset at their next packet.
     pub marked: u64,

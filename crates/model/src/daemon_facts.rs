@@ -1,45 +1,34 @@
-//! What `xvs doctor` compares with the machine.
+//! The daemon's view of the machine, which `xvs doctor` compares with the machine itself.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// What a running daemon tells of itself.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+use crate::status::InterfaceStatus;
+
+/// The daemon's interfaces, workers, table and settings.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct DaemonFacts {
     /// Its version.
     pub version: String,
     /// The interfaces that it has attached.
-    pub interfaces: Vec<AttachedFacts>,
+    pub interfaces: Vec<InterfaceStatus>,
     /// How many workers it has.
     pub workers: usize,
-    /// What pages its table has.
+    /// The pages of its table.
     pub pages: String,
     /// `mss_clamp` as it is set.
     pub mss_clamp: String,
-    /// What routers told of the way to real servers behind tunnels: the largest packet in bytes.
+    /// The largest packet, in bytes, on the route to each real server behind a tunnel, as learnt from routers.
     pub path_mtus: BTreeMap<IpAddr, u32>,
     /// The warnings of `xvs status`.
     pub warnings: Vec<String>,
 }
 
-/// An attached interface.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct AttachedFacts {
-    /// Its name.
-    pub name: String,
-    /// `native` or `generic`.
-    pub mode: String,
-    /// Why not native.
-    pub why_not_native: Option<String>,
-    /// Its receive queues when it was attached.
-    pub queues: u32,
-}
-
 impl DaemonFacts {
     /// An interface that it has attached.
-    pub fn interface(&self, name: &str) -> Option<&AttachedFacts> {
+    pub fn interface(&self, name: &str) -> Option<&InterfaceStatus> {
         self.interfaces.iter().find(|interface| interface.name == name)
     }
 }

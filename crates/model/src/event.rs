@@ -1,4 +1,4 @@
-//! Events: what changed, when, and by whom.
+//! Events: changes of the configuration and the network, with their time and origin.
 
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -8,30 +8,30 @@ use serde::{Deserialize, Serialize};
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// Counts from 1 at the daemon's start.
+    /// Its number, from 1 at the daemon's start.
     pub number: u64,
     /// When, in milliseconds since 1970 (UTC).
     pub at_millis: u64,
     /// The configuration that was in force then: the number of its snapshot.
     pub epoch: u64,
-    /// Who asked for it; `None`: nobody did, or xvsd itself.
+    /// The process that requested it; `None`: xvsd itself.
     pub by: Option<Who>,
     /// What it concerns.
     pub kind: Kind,
     /// A command as one would type it, or a sentence.
     pub what: String,
-    /// Why it was not done, if so.
+    /// Why it was refused, if so.
     pub refused: Option<String>,
 }
 
-/// A process that asked for a change.
+/// A process that requested a change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Who {
     /// Its user.
     pub uid: u32,
     /// Its number.
     pub pid: i32,
-    /// Its name as the kernel has it, which is what the process says of itself; empty if it was gone already.
+    /// Its name as the kernel has it, which the process can choose; empty if it had ended.
     pub program: String,
 }
 
@@ -47,15 +47,15 @@ impl fmt::Display for Who {
 pub enum Kind {
     /// A command, also a refused one.
     Change,
-    /// An interface that went or came back.
+    /// An interface that went down, disappeared or came back.
     Link,
-    /// A weight that load reports have moved.
+    /// A weight that load reports have changed.
     Weight,
-    /// A real server that is up or down, a virtual server that has or has lost its quorum.
+    /// A real server that is up or down, a virtual server that has gained or lost its quorum.
     Health,
-    /// Something to see to, as `xvs status` shows it.
+    /// A warning of `xvs status`.
     Warning,
-    /// A warning that does not hold any more.
+    /// A warning that has ended.
     Over,
 }
 
@@ -73,12 +73,12 @@ impl Kind {
     }
 }
 
-/// What a listener asks for.
+/// The events that a listener requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
     /// Where it begins.
     pub from: Begin,
-    /// What comes after what is remembered.
+    /// Whether it continues after the remembered events.
     pub then: Then,
 }
 
@@ -94,7 +94,7 @@ pub enum Begin {
     Since(u64),
 }
 
-/// What comes after what is remembered.
+/// Whether a listener continues after the remembered events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Then {
@@ -114,13 +114,13 @@ pub struct Heard {
 }
 
 impl Heard {
-    /// Whether there is nothing to hear.
+    /// Whether there is neither an event nor a gap.
     pub fn is_empty(&self) -> bool {
         self.missed == 0 && self.events.is_empty()
     }
 }
 
-/// For events and who asks for those since some time.
+/// A time as events have it.
 pub fn millis_since_1970(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     since.as_millis() as u64
@@ -129,5 +129,5 @@ pub fn millis_since_1970(time: SystemTime) -> u64 {
 /// Events that are remembered.
 pub const KEPT: usize = 1024;
 
-/// Events that a listener is given at a time.
+/// Events in one part of a reply.
 pub const PART: usize = 64;

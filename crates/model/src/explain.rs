@@ -1,4 +1,4 @@
-//! The question of `xvs explain` and its answer.
+//! The question of `xvs explain` and its report.
 //!
 //! Names are those of commands and listings. Fields that do not apply are left out of the JSON.
 
@@ -10,11 +10,12 @@ use xvs_sched::{Certainty, Figure};
 
 use crate::health::HealthReport;
 
-/// What is asked: a packet described by `proto`, `from` and `to`, or a whole frame.
+/// The packet in question: described by `proto`, `from` and `to`, or a whole frame.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Question {
-    /// By which interface it comes in; by default the one by which its source is reached, or whose address a frame has.
+    /// The interface that it comes in on; by default that of the route to its source, or the one whose link address a
+    /// frame has.
     #[serde(rename = "in", skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
     /// The frame from its Ethernet header on, as hexadecimal digits.
@@ -23,10 +24,10 @@ pub struct Question {
     /// Of a described packet, the protocol.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proto: Option<Proto>,
-    /// Who sends it.
+    /// Its source.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<Endpoint>,
-    /// Whom to.
+    /// Its destination.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<Endpoint>,
     /// Control bits of TCP by name, with commas or blanks between; `none` for none. Default: `syn`.
@@ -57,15 +58,15 @@ impl Proto {
     pub const NAMES: [(&str, Self); 3] = [("tcp", Self::Tcp), ("udp", Self::Udp), ("sctp", Self::Sctp)];
 }
 
-/// What would become of a packet, and why.
+/// What would happen to a packet, and why.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// Where it comes in.
+    /// The interface that it comes in on.
     pub interface: String,
-    /// What it is; nothing if it is no packet that can be read.
+    /// Its headers; `None` if they cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub packet: Option<Summary>,
-    /// What an ICMP error is about.
+    /// The headers of the packet that an ICMP error quotes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub about: Option<Summary>,
     /// Its firewall mark; 0: none.
@@ -76,46 +77,70 @@ pub struct Report {
     /// The service that it belongs to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
-    /// The connection that it meets, as it is.
+    /// The connection that it matches, as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub met: Option<Entry>,
-    /// Which way it goes in that connection.
+    /// Its direction in that connection.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub direction: Option<String>,
-    /// The template that its connection follows, as it then is.
+    pub direction: Option<Direction>,
+    /// The template of its connection, after the packet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template: Option<Entry>,
-    /// What the scheduler was asked.
+    /// The scheduler's choice; `None` if no scheduler runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub choice: Option<Choice>,
-    /// Real servers of that service that were no choice because of their health, a sentence each; without a choice the one
-    /// that the packet goes to, if it is down.
+    /// Real servers of that service that cannot be chosen because of their health, a sentence each; without a choice the
+    /// one that the packet is forwarded to, if it is down.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub health: Vec<String>,
-    /// Its connection, as it then is.
+    /// Its connection, after the packet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connection: Option<Entry>,
-    /// To whom it is sent, and by what way.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub way: Option<NextHop>,
-    /// What is changed of it on its way.
+    /// The next hop that it is sent to.
+    #[serde(rename = "way", skip_serializing_if = "Option::is_none")]
+    pub next_hop: Option<NextHop>,
+    /// What is changed in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rewrite: Option<Rewrite>,
-    /// `transmit`, `pass`, `drop` or `consumed`.
-    pub verdict: String,
+    /// What happens to it.
+    pub verdict: Verdict,
     /// The reason of a drop, by the name of its counter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Why it is dropped or passed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// What to do about a drop, where the reason does not say so.
+    /// The next step after a drop, where the reason has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
-    /// What leaves: it, or what its sender is told.
+    /// The frames that are sent: the packet, or the reply to its sender.
     pub sent: Vec<Sent>,
-    /// What may be otherwise.
+    /// What could make the result different.
     pub caveats: Vec<Doubt>,
+}
+
+/// What happens to a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It is sent on.
+    Transmit,
+    /// It is passed to the kernel.
+    Pass,
+    /// It is dropped.
+    Drop,
+    /// It ends here: it was an error that has its effect, or waits for further fragments.
+    Consumed,
+}
+
+/// The direction of a packet in its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// From the client to the real server.
+    Inbound,
+    /// From the real server to the client.
+    Outbound,
 }
 
 /// A packet's headers.
@@ -123,9 +148,9 @@ pub struct Report {
 pub struct Summary {
     /// Its protocol.
     pub protocol: Protocol,
-    /// Who sends it.
+    /// Its source.
     pub from: Endpoint,
-    /// Whom to.
+    /// Its destination.
     pub to: Endpoint,
     /// Control bits of TCP.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -134,15 +159,25 @@ pub struct Summary {
     pub ttl: u8,
     /// Bytes with its network header.
     pub bytes: usize,
-    /// Whether it is a part of a datagram.
+    /// Whether it is a fragment.
     pub fragment: bool,
+}
+
+/// Whether a connection or template exists before the packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// It exists already.
+    Found,
+    /// The packet creates it.
+    Made,
 }
 
 /// A connection or template.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Whether it was there before: `found`, or `made` by the packet.
-    pub origin: String,
+    /// Whether the packet creates it.
+    pub origin: Origin,
     /// Its protocol; `IP` of a mark's template.
     pub protocol: Protocol,
     /// The client's end; port 0 in a template.
@@ -174,12 +209,26 @@ pub struct Choice {
     pub service: String,
     /// By which scheduler.
     pub scheduler: String,
-    /// Whom it takes.
+    /// How it chooses.
     pub rule: String,
-    /// Whether it could be another one.
+    /// Whether chance takes part.
     pub certainty: Certainty,
     /// The real servers in the scheduler's order.
     pub candidates: Vec<Contender>,
+}
+
+/// Whether a real server is chosen, or why not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// It is chosen.
+    Chosen,
+    /// Its weight is 0.
+    Quiescent,
+    /// It has reached its upper threshold.
+    Overloaded,
+    /// The scheduler has chosen another one.
+    PassedOver,
 }
 
 /// A real server that could be chosen.
@@ -195,33 +244,33 @@ pub struct Contender {
     pub active: u32,
     /// Its other connections.
     pub inactive: u32,
-    /// Whether it is the one, or why not: `chosen`, `quiescent`, `overloaded` or `passed_over`.
-    pub standing: String,
+    /// Whether it is chosen, or why not.
+    pub standing: Standing,
     /// Its upper threshold, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upper_threshold: Option<u32>,
-    /// What the scheduler looks at.
+    /// The figures that the scheduler compares.
     pub figures: Vec<Figure>,
 }
 
-/// The way to a real server or client.
+/// The next hop to a real server or client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NextHop {
-    /// To whom.
+    /// The real server or client.
     pub to: IpAddr,
-    /// Over whom: itself, or a gateway.
+    /// The next hop: a gateway, or the real server or client itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub via: Option<IpAddr>,
-    /// By which interface.
+    /// The outgoing interface.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
     /// The next hop's link address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
-    /// The largest packet that the way takes, in bytes.
+    /// The largest packet on this route, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
-    /// What is wrong with it.
+    /// Why it cannot be used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
 }
@@ -229,7 +278,7 @@ pub struct NextHop {
 /// What is changed of a packet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rewrite {
-    /// By which method, as listings print it.
+    /// The forwarding method, as listings print it.
     pub method: String,
     /// Its new source, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -242,7 +291,7 @@ pub struct Rewrite {
     pub tunnel: Option<Tunnel>,
     /// Its time to live, or hop limit, when it leaves.
     pub ttl: u8,
-    /// In how many pieces it leaves.
+    /// In how many fragments it leaves.
     pub pieces: usize,
 }
 
@@ -257,10 +306,10 @@ pub struct Tunnel {
     pub to: IpAddr,
 }
 
-/// A frame that leaves.
+/// A frame that is sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sent {
-    /// By which interface.
+    /// The outgoing interface.
     pub interface: String,
     /// The packet in it: of a tunnel the outer one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -269,7 +318,7 @@ pub struct Sent {
     pub frame: String,
 }
 
-/// Something that may be otherwise.
+/// Something that could make the result different.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Doubt {
     /// Its name.
@@ -279,15 +328,15 @@ pub struct Doubt {
 }
 
 impl Report {
-    /// Tells what checks have made of the real servers that the scheduler was to choose from, or of the one whom a template
-    /// or the connection leads to.
+    /// Adds what health checks say about the candidates of the scheduler or, without a choice, about the real server of the
+    /// connection.
     pub fn add_health(&mut self, health: &HealthReport, now_millis: u64) {
         let service = self.choice.as_ref().map(|choice| &choice.service).or(self.service.as_ref());
         let server = service.and_then(|service| health.of_service(service));
         self.health = server.map(|server| server.troubles(now_millis)).unwrap_or_default();
         if self.choice.is_none() {
-            let led_to = self.connection.as_ref().map(|connection| format!("{} ", connection.dest));
-            self.health.retain(|told| led_to.as_ref().is_some_and(|dest| told.starts_with(dest)));
+            let dest = self.connection.as_ref().map(|connection| format!("{} ", connection.dest));
+            self.health.retain(|sentence| dest.as_ref().is_some_and(|dest| sentence.starts_with(dest)));
         }
     }
 }

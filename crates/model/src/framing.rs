@@ -15,24 +15,24 @@ use crate::command::CommandError;
 use crate::reply::Reply;
 use crate::request::Request;
 
-/// The version of everything below. Both ends must have the same.
-pub const VERSION: u32 = 2;
+/// The version of requests and replies; both ends must have the same. A change of any of their types raises it.
+pub const VERSION: u32 = 3;
 
-/// A request as it travels.
+/// A request on the socket.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct RequestMessage {
     /// The sender's [`VERSION`].
     pub version: u32,
-    /// What is asked.
+    /// The request.
     pub request: Request,
 }
 
-/// A reply, or one part of it, as it travels.
+/// A reply, or a part of one, on the socket.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ReplyMessage {
     /// The sender's [`VERSION`].
     pub version: u32,
-    /// The answer.
+    /// The reply, or why the request was refused.
     pub answer: Result<Reply, CommandError>,
     /// Whether another part follows.
     pub more: bool,
@@ -47,7 +47,7 @@ struct Versioned {
 /// Writes one message.
 ///
 /// # Errors
-/// Those of the writer; `InvalidData` if the message is longer than a length can say.
+/// Those of the writer; `InvalidData` if the message is longer than 4 GiB.
 pub fn write_message(writer: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
     let mut frame = vec![0; LENGTH_BYTES];
     serde_json::to_writer(&mut frame, message)?;

@@ -1,8 +1,8 @@
-//! What is known of the health of real servers, as `xvs health`, metrics and `xvs top` show it.
+//! The health of real servers, as `xvs health`, metrics and `xvs top` show it.
 //!
-//! Put together by who is asked, from what checks have written down; a time is in milliseconds since 1970 (UTC). What
-//! packets are scheduled by is looked up in what workers act on. Cost: some microseconds for each real server. Not here:
-//! how it is shown (`cli/health.rs`, `metrics/health.rs`).
+//! Built for each request from the results of the checks; a time is in milliseconds since 1970 (UTC). The weight in force
+//! is that of the published snapshot. Cost: some microseconds for each real server. Not here: how it is shown
+//! (`cli/health.rs`, `metrics/health.rs`).
 
 use std::fmt;
 
@@ -11,26 +11,26 @@ use xvs_sched::ServiceKey;
 
 use crate::duration;
 
-/// Everything that a keepalived.conf has watched.
+/// The virtual servers of a keepalived.conf with the results of their checks.
 ///
-/// Who keeps the checks leaves the weights by load and in force open; they are filled in when it is asked for.
+/// The checks leave the weights by load and in force open; the control plane fills them in for each request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HealthReport {
     /// The file.
     pub file: String,
-    /// When it was last read with success.
+    /// When it was last read and accepted.
     pub read_at_millis: u64,
-    /// Why it was last not taken over, if it was read again since and refused.
+    /// Why the last reading was refused; `None`: it was accepted.
     pub refused: Option<String>,
-    /// How often it was read with success since the start.
+    /// How often it was read and accepted since the start.
     pub reads: u64,
     /// How often it was read and refused.
     pub refusals: u64,
     /// How many of its statements are left out or assumed.
     pub faults: usize,
-    /// The first of these in words, each with its line.
+    /// The first of these faults, each with its line.
     pub first_faults: Vec<String>,
-    /// Commands that lead back to what is wanted from what somebody has changed by hand, as one would type them.
+    /// Commands, as one would type them, that undo changes by hand to services of the file.
     pub drift: Vec<String>,
     /// Its virtual servers, in its order.
     pub virtual_servers: Vec<VirtualServerHealth>,
@@ -45,15 +45,15 @@ pub struct VirtualServerHealth {
     pub services: Vec<String>,
     /// Whether it has its quorum.
     pub is_well: bool,
-    /// Since when that is so.
+    /// Since when `is_well` has this value.
     pub since_millis: u64,
     /// Weight of its real servers that are up.
     pub live_weight: u64,
     /// Weight that it needs.
     pub quorum: u32,
-    /// How much more it takes to have its quorum again, and less to lose it.
+    /// How much more weight it needs to regain the quorum, and how much less to lose it.
     pub hysteresis: u32,
-    /// Who serves while it has no quorum.
+    /// The sorry server, which serves while there is no quorum.
     pub sorry_server: Option<SorryServerHealth>,
     /// Its real servers, in the file's order.
     pub real_servers: Vec<RealServerHealth>,
@@ -71,11 +71,11 @@ pub struct SorryServerHealth {
 /// A real server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RealServerHealth {
-    /// Its endpoint; port 0: that of each service.
+    /// Its endpoint; port 0: the port of each service.
     pub endpoint: String,
     /// Whether all its checks pass.
     pub is_up: bool,
-    /// Since when that is so.
+    /// Since when `is_up` has this value.
     pub since_millis: u64,
     /// Its weights.
     pub weights: Weights,
@@ -83,37 +83,37 @@ pub struct RealServerHealth {
     pub checks: Vec<CheckHealth>,
 }
 
-/// The weights of a real server in the first of its services, by who set them.
+/// The weights of a real server in the first of its services, by their source.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Weights {
-    /// The file's.
+    /// The weight in the file.
     pub operator: u32,
-    /// What its health makes of that; `None`: it is taken out of the table.
+    /// The weight after health checks; `None`: it is removed from the service.
     pub health: Option<u32>,
-    /// What its load reports make of that; `None`: they leave it, or there are none.
+    /// The weight after load reports; `None`: they do not change it, or there are none.
     pub feedback: Option<u32>,
-    /// By which packets are scheduled; `None`: it is not in the table.
+    /// The weight that schedulers use; `None`: it is not in the service.
     pub in_force: Option<u32>,
 }
 
 /// A check.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CheckHealth {
-    /// What is asked.
+    /// Kind and target of the check.
     pub probe: String,
-    /// What its answers have come to.
+    /// Its state after the last runs.
     pub state: CheckState,
     /// Since when it is up or down.
     pub since_millis: u64,
-    /// Why it was last not well, or not asked; `None`: never.
+    /// The last failure; `None`: none yet.
     pub last_error: Option<ErrorSeen>,
-    /// When it is asked next; `None`: it is being asked, or it is a file, which tells by itself.
+    /// When it runs next; `None`: it runs now, or it watches a file.
     pub next_millis: Option<u64>,
-    /// How often it was asked.
+    /// How often it ran.
     pub asked: u64,
-    /// How often it was not well.
+    /// How often it failed.
     pub failed: u64,
-    /// How long the last answer took, in microseconds.
+    /// Duration of the last run, in microseconds.
     pub took_micros: Option<u64>,
 }
 
@@ -126,33 +126,33 @@ pub struct ErrorSeen {
     pub at_millis: u64,
 }
 
-/// What a check's answers have come to.
+/// The state of a check after its last runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CheckState {
-    /// It counts as up, and was not asked yet.
+    /// It counts as up, and has not run yet.
     AssumedUp,
-    /// It counts as down, and was not asked yet.
+    /// It counts as down, and has not run yet.
     AssumedDown,
     /// It passes.
     Up,
-    /// It is up, and has failed so many times of those that take it down.
+    /// It is up, and its last runs failed.
     Failing {
         /// Failures in a row.
         failures: u32,
-        /// That many take it down.
+        /// Failures that take it down.
         fall: u32,
     },
     /// It fails.
     Down,
-    /// It is down, and has passed so many times of those that bring it up.
+    /// It is down, and its last runs passed.
     Rising {
         /// Successes in a row.
         successes: u32,
-        /// That many bring it up.
+        /// Successes that bring it up.
         rise: u32,
     },
-    /// It rests while the virtual server's address is not here; it counts as what it was.
+    /// It does not run while the virtual server's address is on another machine; it counts as it did before.
     Suspended {
         /// Whether it counts as up.
         is_up: bool,
@@ -184,7 +184,7 @@ impl HealthReport {
         }
     }
 
-    /// The virtual server that a service is of, by its name as it is printed.
+    /// The virtual server of a service, by the service's printed name.
     pub fn of_service(&self, service: &str) -> Option<&VirtualServerHealth> {
         self.virtual_servers.iter().find(|server| server.services.iter().any(|name| name == service))
     }
@@ -204,7 +204,7 @@ impl VirtualServerHealth {
         self.services.iter().filter_map(|name| name.parse().ok())
     }
 
-    /// Each real server that is down, for how long and why, and who serves instead of all, a sentence each.
+    /// A sentence for each real server that is down, with duration and reason, and for a sorry server that serves.
     pub fn troubles(&self, now_millis: u64) -> Vec<String> {
         let down = self.real_servers.iter().filter(|server| !server.is_up);
         let down = down.map(|server| {
@@ -223,13 +223,13 @@ impl RealServerHealth {
         self.endpoint.strip_suffix(":0").unwrap_or(&self.endpoint)
     }
 
-    /// What the first of its checks has seen that counts as down.
+    /// The failure of the first of its checks that is down.
     fn why_down(&self) -> Option<&str> {
         let mut errors = self.checks.iter().filter(|check| !check.state.is_up());
         errors.find_map(|check| check.last_error.as_ref()).map(|error| error.what.as_str())
     }
 
-    /// What it has come to, if it is not well: down, or the first of its checks that fails and does not count yet.
+    /// Its state unless it is well: down, or that of the first check that is failing.
     pub fn trouble(&self) -> Option<CheckState> {
         let failing = |check: &&CheckHealth| matches!(check.state, CheckState::Failing { .. });
         match self.is_up {
@@ -278,7 +278,7 @@ impl fmt::Display for CheckState {
     }
 }
 
-/// How long ago a time was, as people say it.
+/// How long ago a time was, in words.
 pub fn ago(then_millis: u64, now_millis: u64) -> String {
     duration::in_words(now_millis.saturating_sub(then_millis) / 1000)
 }

@@ -32,6 +32,8 @@ pub mod event;
 pub mod explain;
 pub mod health;
 pub mod hexadecimal;
+pub mod listing;
+pub mod status;
 pub mod traffic;
 
 pub mod reply;
@@ -39,3 +41,6 @@ pub mod request;
 
 pub mod client;
 pub mod framing;
+
+#[cfg(any(test, feature = "samples"))]
+pub mod sample;

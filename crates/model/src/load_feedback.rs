@@ -157,13 +157,13 @@ pub struct FeedbackRow {
     pub service: String,
     /// Which.
     pub server: Endpoint,
-    /// The operator's.
+    /// The weight that the operator set.
     pub own_weight: Weight,
-    /// What schedulers go by.
+    /// The weight that schedulers use.
     pub weight_in_force: Weight,
-    /// What was last reported, 0 to 100; `None`: nothing, or too long ago.
+    /// The last reported load, 0 to 100; `None`: none, or too old.
     pub load_percent: Option<f64>,
-    /// How long ago.
+    /// The age of that report.
     pub age_seconds: Option<u64>,
 }
 

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use xvs_proto::Endpoint;
 
-/// Which destinations a report is about: those at an address, or only those at one port there.
+/// The destinations that a load report is about: all at an address, or those at one port of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Server {
@@ -16,7 +16,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Whether a destination is meant.
+    /// Whether it includes a destination.
     pub fn is(self, endpoint: Endpoint) -> bool {
         self.addr == endpoint.addr && self.port.is_none_or(|port| port == endpoint.port)
     }

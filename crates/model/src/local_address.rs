@@ -19,8 +19,7 @@ pub struct LocalAddress {
 }
 
 impl LocalAddress {
-    /// The ports if none are said: above those that need rights, below those that Linux takes for its own connections
-    /// (`ip_local_port_range`).
+    /// The default ports: above the privileged ones, below those of Linux's own connections (`ip_local_port_range`).
     pub const PORTS: RangeInclusive<u16> = 1024..=32_767;
 
     /// Its ports.
@@ -28,7 +27,7 @@ impl LocalAddress {
         self.first_port..=self.last_port
     }
 
-    /// Why it cannot be one, if so.
+    /// Why it cannot be a local address, if so.
     pub fn fault(&self) -> Option<String> {
         let unicast = match self.addr {
             IpAddr::V4(addr) => !(addr.is_unspecified() || addr.is_multicast() || addr.is_broadcast()),
@@ -37,7 +36,7 @@ impl LocalAddress {
             }
         };
         if !unicast || self.addr.is_loopback() {
-            return Some(format!("real servers cannot answer to {}", self.addr));
+            return Some(format!("real servers cannot reply to {}", self.addr));
         }
         let ports = self.ports();
         let sound = *ports.start() > 0 && !ports.is_empty();
@@ -72,16 +71,16 @@ pub struct LocalRow {
     /// Which.
     #[serde(flatten)]
     pub local: LocalAddress,
-    /// Connections that have one of its ports.
+    /// Connections that use one of its ports.
     pub connections: u64,
-    /// Towards whom the most of its ports are taken: each port can be taken once for each destination.
+    /// The destination towards which most of its ports are used; each port can be used once for each destination.
     pub busiest: Option<Busiest>,
 }
 
 /// A destination of the connections of a local address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Busiest {
-    /// How many of its ports are taken towards it.
+    /// Ports used towards that destination.
     pub ports: u64,
     /// The real server.
     pub dest: Endpoint,

@@ -1,23 +1,28 @@
-//! Replies: what the director answers when a request was carried out.
+//! Replies to requests that were carried out.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use xvs_proto::Endpoint;
-use xvs_sched::{ServiceKey, Weight};
+use xvs_sched::ServiceKey;
 
 use crate::capture::{CapturedPacket, Missed};
 use crate::command::{Command, CommandError};
-use crate::connection::ConnectionRow;
-use crate::destination::DestinationOptions;
+use crate::connection::{ConnectionRow, Ended};
+use crate::daemon_facts::DaemonFacts;
 use crate::difference::Difference;
 use crate::event::Heard;
+use crate::explain::Report;
 use crate::firewall_mark::MarkRule;
-use crate::local_address::LocalAddress;
-use crate::service::ServiceOptions;
+use crate::health::HealthReport;
+use crate::listing::ServiceRow;
+use crate::load_feedback::FeedbackRow;
+use crate::local_address::{LocalAddress, LocalReport};
+use crate::status::StatusReport;
 use crate::sync_daemon::SyncDaemon;
 use crate::timeouts::Timeouts;
 use crate::traffic::Traffic;
 
-/// What a client is answered when its request was carried out.
+/// The reply to a request that was carried out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
@@ -25,19 +30,23 @@ pub enum Reply {
     Done,
     /// For each command of a batch, in its order, whether it was carried out.
     Restored(Vec<Result<(), CommandError>>),
-    /// What differed, and does no more; nothing if there was nothing to do.
+    /// The differences that were removed; none if there was nothing to do.
     Applied(Vec<Difference>),
-    /// What makes the state that runs.
+    /// The commands that make the running state.
     Rules {
         /// The commands.
         commands: Vec<Command>,
-        /// Services that are governed, which rules are not compared with.
+        /// Services owned by health checks, which are not compared with rules.
         governed: Vec<ServiceKey>,
     },
     /// Services, in no particular order; their destinations in IPVS's.
     Services(Vec<ServiceRow>),
     /// Some connections.
     Connections(Vec<ConnectionRow>),
+    /// How many connections match.
+    Count(u64),
+    /// How many connections were ended or are to be reset.
+    Ended(Ended),
     /// The timeouts in force.
     Timeouts(Timeouts),
     /// The daemons that run, the master first.
@@ -46,80 +55,28 @@ pub enum Reply {
     Marks(Vec<MarkRule>),
     /// The local addresses, in the order of the commands.
     LocalAddresses(Vec<LocalAddress>),
+    /// The connections of each local address.
+    LocalUse(LocalReport),
+    /// Destinations whose weights follow load reports.
+    Feedback(Vec<FeedbackRow>),
     /// All services, in no particular order.
-    Traffic(Traffic),
+    Traffic(Box<Traffic>),
     /// Some events.
     Events(Heard),
-    /// Packets as they passed.
+    /// What would happen to a packet.
+    Explained(Box<Report>),
+    /// Captured packets.
     Captured(Vec<CapturedPacket>),
-    /// No more packets are captured.
+    /// The capture has ended; the frames that it missed.
     CaptureEnded(Missed),
-    /// A document whose shape its request defines.
-    Report(serde_json::Value),
-}
-
-/// A service as listings show it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServiceRow {
-    /// Which.
-    pub key: ServiceKey,
-    /// How it treats its connections.
-    pub options: ServiceOptions,
-    /// What it has carried since its counters were zeroed.
-    pub stats: Stats,
-    /// What it carries now.
-    pub rates: Rates,
-    /// Its destinations in IPVS's order.
-    pub destinations: Vec<DestinationRow>,
-}
-
-/// A destination as listings show it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DestinationRow {
-    /// Which.
-    pub endpoint: Endpoint,
-    /// How it is used.
-    pub options: DestinationOptions,
-    /// What schedulers go by: the weight of `options`, unless load reports have moved it.
-    pub weight_in_force: Weight,
-    /// Connections in an active state.
-    pub active: u32,
-    /// Its other connections.
-    pub inactive: u32,
-    /// Persistence templates.
-    pub persistent: u32,
-    /// What it has carried since its counters were zeroed.
-    pub stats: Stats,
-    /// What it carries now.
-    pub rates: Rates,
-}
-
-/// Totals.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Stats {
-    /// Connections scheduled.
-    pub connections: u64,
-    /// Packets towards destinations.
-    pub in_packets: u64,
-    /// Packets towards clients.
-    pub out_packets: u64,
-    /// Bytes (IP total length) towards destinations.
-    pub in_bytes: u64,
-    /// Bytes (IP total length) towards clients.
-    pub out_bytes: u64,
-}
-
-/// Rates, each per second, as IPVS's estimator has them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Rates {
-    /// Connections scheduled.
-    pub connections: u64,
-    /// Packets towards destinations.
-    pub in_packets: u64,
-    /// Packets towards clients.
-    pub out_packets: u64,
-    /// Bytes towards destinations.
-    pub in_bytes: u64,
-    /// Bytes towards clients.
-    pub out_bytes: u64,
+    /// The status of the director.
+    Status(Box<StatusReport>),
+    /// The health of real servers; `None` without a keepalived.conf.
+    Health(Option<HealthReport>),
+    /// Counters by name, summed over the workers.
+    Counters(BTreeMap<String, u64>),
+    /// The daemon's own view of the machine.
+    Examined(DaemonFacts),
+    /// The keepalived.conf was read: what has changed, in a line.
+    Reloaded(String),
 }

@@ -1,4 +1,4 @@
-//! Requests: what a client asks of the director.
+//! Requests of clients to the director. Each names the variant of [`Reply`](crate::reply::Reply) that answers it.
 
 use serde::{Deserialize, Serialize};
 use xvs_sched::ServiceKey;
@@ -10,99 +10,98 @@ use crate::event::Asked;
 use crate::explain::Question;
 use crate::load_report::Server;
 
-/// What a client asks.
+/// A request of a client.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
-    /// One change; answered by [`Reply::Done`].
+    /// One change; answered by `Reply::Done`.
     Change(Command),
     /// Several changes, published at once. A refused one is reported and the others are carried out; answered by
-    /// [`Reply::Restored`].
+    /// `Reply::Restored`.
     Restore(Vec<Command>),
-    /// Makes what runs as these rules want it, as one change, or not at all; answered by [`Reply::Applied`] with what
-    /// differed.
+    /// Changes what runs into what these rules describe, as one change or not at all; answered by `Reply::Applied`
+    /// with the differences.
     Apply {
-        /// What makes the wanted state out of nothing.
+        /// The commands that make the wanted state out of an empty one.
         rules: Vec<Command>,
-        /// After how many seconds it is taken back, if nobody confirms it.
+        /// After how many seconds it is taken back, unless it is confirmed.
         confirm_within_seconds: Option<u32>,
     },
-    /// Decides about rules that were applied to be confirmed; answered by [`Reply::Done`], or by [`Reply::Applied`] with
-    /// what was taken back.
+    /// Decides about applied rules that wait to be confirmed; answered by `Reply::Done`, or by `Reply::Applied` with
+    /// the differences that were taken back.
     Confirm(Verdict),
-    /// What makes the state that runs out of nothing; answered by [`Reply::Rules`].
+    /// The commands that make the running state out of an empty one; answered by `Reply::Rules`.
     Rules,
-    /// Every service; answered by [`Reply::Services`].
+    /// Every service; answered by `Reply::Services`.
     ListServices,
-    /// One service; answered by [`Reply::Services`] with one row.
+    /// One service; answered by `Reply::Services` with one row.
     ListService(ServiceKey),
-    /// Every connection and template; answered by [`Reply::Connections`] in parts.
+    /// Every connection and template; answered by `Reply::Connections` in parts.
     ListConnections,
-    /// The connections, or templates, that fit, each with its detail; answered by [`Reply::Connections`] in parts.
+    /// The connections, or templates, that match, each with its detail; answered by `Reply::Connections` in parts.
     FindConnections(Filter),
-    /// How many there are; answered by [`Reply::Report`] with a number.
+    /// The number of connections, or templates, that match; answered by `Reply::Count`.
     CountConnections(Filter),
-    /// Ends those that fit, and tells nobody; answered by [`Reply::Report`] with their number.
+    /// Ends the connections, or templates, that match, without a packet to either end; answered by `Reply::Ended`.
     EndConnections(Filter),
-    /// Has TCP connections that fit reset at their next packet, and ends others; answered by [`Reply::Report`] with
-    /// [`Ended`](crate::connection::Ended).
+    /// Has matching TCP connections reset at their next packet, and ends the others; answered by `Reply::Ended`.
     ResetConnections(Filter),
-    /// The timeouts in force.
+    /// The timeouts in force; answered by `Reply::Timeouts`.
     Timeouts,
-    /// The synchronization daemons that run.
+    /// The synchronization daemons that run; answered by `Reply::Daemons`.
     Daemons,
-    /// The mark rules that were set; answered by [`Reply::Marks`].
+    /// The mark rules that were set; answered by `Reply::Marks`.
     Marks,
-    /// The local addresses of FULLNAT; answered by [`Reply::LocalAddresses`].
+    /// The local addresses of FULLNAT; answered by `Reply::LocalAddresses`.
     LocalAddresses,
-    /// How much of them is in use; answered by [`Reply::Report`] with a [`LocalReport`](crate::local_address::LocalReport).
+    /// How many connections each of them has; answered by `Reply::LocalUse`.
     LocalUse,
-    /// Sets what `sysctl net.ipv4.vs.KEY` sets in the kernel, or `feedback.KEY`.
+    /// Sets what `sysctl net.ipv4.vs.KEY` sets in the kernel, or `feedback.KEY`; answered by `Reply::Done`.
     Set {
         /// The setting's name.
         key: String,
         /// Its new value as typed.
         value: String,
     },
-    /// A real server's load.
+    /// The load of a real server; answered by `Reply::Done`.
     ReportLoad {
-        /// Whose.
+        /// The real server.
         server: Server,
         /// 0 to 100.
         load_percent: f64,
     },
-    /// Weights that follow load reports; answered by [`Reply::Report`] with
-    /// [`FeedbackRow`](crate::load_feedback::FeedbackRow)s.
+    /// Weights that follow load reports; answered by `Reply::Feedback`.
     Feedback,
-    /// What is known of the health of real servers; answered by [`Reply::Report`].
+    /// The health of real servers; answered by `Reply::Health`.
     Health,
-    /// How the daemon is; answered by [`Reply::Report`].
+    /// The status of the director; answered by `Reply::Status`.
     Status,
-    /// Whether the director moves; answered by [`Reply::Done`], or refused with what does not.
+    /// Whether the workers and the control thread make progress; answered by `Reply::Done`, or refused with the name
+    /// of one that does not.
     Healthy {
         /// How long workers and the control thread may take to show it.
         within_millis: u32,
     },
-    /// Every counter; answered by [`Reply::Report`].
+    /// Every counter; answered by `Reply::Counters`.
     Counters,
-    /// What carries how much; answered by [`Reply::Traffic`].
+    /// Totals of every service and destination; answered by `Reply::Traffic`.
     Traffic,
-    /// What changed and changes; answered by [`Reply::Events`] in parts.
+    /// Events, remembered and new ones; answered by `Reply::Events` in parts.
     Events(Asked),
-    /// What would become of a packet; answered by [`Reply::Report`] with a [`Report`](crate::explain::Report).
+    /// What would happen to a packet; answered by `Reply::Explained`.
     Explain(Question),
-    /// Packets as they pass, until the client sends anything more or hangs up; answered by [`Reply::Captured`] in parts,
-    /// the first of which says that it has begun, and by [`Reply::CaptureEnded`].
+    /// Packets as they are forwarded, until the client sends another byte or closes the connection; answered by
+    /// `Reply::Captured` in parts, of which the first, empty one says that the capture has begun, and by
+    /// `Reply::CaptureEnded`.
     Capture(CaptureRequest),
-    /// What `xvs doctor` compares with the machine; answered by [`Reply::Report`] with
-    /// [`DaemonFacts`](crate::daemon_facts::DaemonFacts).
+    /// What `xvs doctor` compares with the machine; answered by `Reply::Examined`.
     Examine,
-    /// Reads the keepalived.conf anew; answered by [`Reply::Report`] with a line that says what has changed.
+    /// Reads the keepalived.conf anew; answered by `Reply::Reloaded`.
     Reload,
 }
 
 impl Request {
-    /// What it takes to be allowed to ask it.
+    /// The access that it needs.
     pub fn access(&self) -> Access {
         match self {
             Self::Change(_)
@@ -114,7 +113,7 @@ impl Request {
             | Self::Set { .. }
             | Self::ReportLoad { .. }
             | Self::Reload => Access::Change,
-            // What clients and servers say to each other is in them.
+            // Packets hold the data of clients and servers.
             Self::Capture(_) => Access::Change,
             Self::ListServices
             | Self::ListService(_)
@@ -140,21 +139,21 @@ impl Request {
     }
 }
 
-/// What becomes of rules that wait to be confirmed.
+/// The decision about rules that wait to be confirmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// They stay.
     Keep,
-    /// What was before is put back, but for what somebody else has changed since.
+    /// The former state is restored, except for what other commands have changed since.
     TakeBack,
 }
 
 /// What a client may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
-    /// Look.
+    /// Read.
     Read,
-    /// Look and change.
+    /// Read and change.
     Change,
 }

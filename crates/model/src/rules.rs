@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use serde::Serialize;
 use xvs_proto::Endpoint;
 use xvs_sched::ServiceKey;
 
@@ -19,7 +20,7 @@ pub struct Wanted {
 }
 
 /// What is wrong with a line of a rules file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Fault {
     /// Which line, from 1 on.
     pub line: usize,

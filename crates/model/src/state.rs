@@ -4,7 +4,7 @@
 //! command changes nothing. Pure: no clock, no I/O, no live numbers (connections, counters), which the data plane
 //! owns. Services are shared, so a clone costs a reference count for each of them and a change copies one.
 //!
-//! It knows IPVS's whole model; what the data plane cannot carry out yet is refused by [`crate::support`].
+//! It knows IPVS's whole model; what the data plane cannot carry out yet is refused by [`supported`].
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -1,21 +1,21 @@
 //! Totals and connections of every service and destination, for `xvs top`.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use xvs_proto::Endpoint;
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
 use crate::health::CheckState;
-use crate::reply::Stats;
+use crate::listing::Stats;
+use crate::status::StatusReport;
 
-/// Everything at a moment.
+/// Totals at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Traffic {
     /// When, in milliseconds since the daemon's start.
     pub at_millis: u64,
-    /// What `xvs status --json` says.
-    pub status: Value,
-    /// In no order.
+    /// The director, without a comparison of its rules file.
+    pub status: StatusReport,
+    /// The services, in no order.
     pub services: Vec<ServiceTraffic>,
 }
 
@@ -24,9 +24,9 @@ pub struct Traffic {
 pub struct ServiceTraffic {
     /// Which.
     pub key: ServiceKey,
-    /// Since it was added.
+    /// Totals since it was added.
     pub stats: Stats,
-    /// Real servers that are down by their checks, those that are not in the table for it included.
+    /// Real servers that are down by their checks, also those that were removed from the service.
     #[serde(default)]
     pub down: usize,
     /// In IPVS's order.
@@ -40,14 +40,14 @@ pub struct DestinationTraffic {
     pub endpoint: Endpoint,
     /// How packets reach it.
     pub method: ForwardingMethod,
-    /// What schedulers go by.
+    /// The weight that schedulers use.
     pub weight: Weight,
     /// Connections in an active state.
     pub active: u32,
     /// Its other connections.
     pub inactive: u32,
-    /// What its checks have come to, if they say that it is not well.
+    /// The state of the check because of which it is not well; `None`: it is well, or has no check.
     pub trouble: Option<CheckState>,
-    /// Since it was added.
+    /// Totals since it was added.
     pub stats: Stats,
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::time::Duration;
 
-use xvs_model::capture::{CapturedFrame, CapturedPacket, Way};
+use xvs_model::capture::{CapturedFrame, CapturedPacket, Direction};
 use xvs_proto::{Endpoint, Family, Fragment, Packet, Parsed, ethernet, parse, quoted, tcp};
 
 use crate::capture::pcapng;
@@ -23,17 +23,17 @@ impl Lines {
     pub fn line(&mut self, packet: &CapturedPacket) -> String {
         let Some(first) = packet.frames.first() else { return String::new() };
         let mut line = format!("{} {} {}", clock(first.nanoseconds), first.interface, what(first));
-        let outs = || packet.frames.iter().filter(|frame| frame.way == Way::Out);
+        let outs = || packet.frames.iter().filter(|frame| frame.direction == Direction::Out);
         match (&packet.reason, packet.verdict.as_str()) {
             (Some(reason), _) if self.explained.contains(reason) => _ = write!(line, " drop {reason}"),
             (Some(reason), _) => {
                 self.explained.insert(reason.clone());
                 _ = write!(line, " {}", pcapng::explained(packet));
             }
-            (None, "transmit") if first.way != Way::Out => {}
+            (None, "transmit") if first.direction != Direction::Out => {}
             (None, verdict) => _ = write!(line, " {verdict}"),
         }
-        for frame in outs().take(1).filter(|_| first.way != Way::Out) {
+        for frame in outs().take(1).filter(|_| first.direction != Direction::Out) {
             _ = write!(line, " -> {} {}", frame.interface, to(frame));
         }
         if outs().count() > 1 {

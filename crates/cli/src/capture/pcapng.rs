@@ -21,7 +21,7 @@ use pcap_file::pcapng::blocks::interface_statistics::{InterfaceStatisticsBlock, 
 use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeaderOption};
 use pcap_file::{DataLink, Endianness, PcapError};
 use xvs_dataplane::verdict::DropReason;
-use xvs_model::capture::{CapturedFrame, CapturedPacket, Missed, Way};
+use xvs_model::capture::{CapturedFrame, CapturedPacket, Direction, Missed};
 
 /// Times are in units of 10⁻⁹ s.
 const NANOSECONDS: u8 = 9;
@@ -70,11 +70,11 @@ impl Blocks {
     /// # Errors
     /// A packet of more than 4 GiB.
     pub fn packet(&mut self, packet: &CapturedPacket) -> io::Result<()> {
-        let outs = packet.frames.iter().filter(|frame| frame.way == Way::Out).count();
+        let outs = packet.frames.iter().filter(|frame| frame.direction == Direction::Out).count();
         let mut out = 0;
         for frame in &packet.frames {
-            out += usize::from(frame.way == Way::Out);
-            self.frame(frame, comment(packet, frame.way, out, outs))?;
+            out += usize::from(frame.direction == Direction::Out);
+            self.frame(frame, comment(packet, frame.direction, out, outs))?;
         }
         Ok(())
     }
@@ -88,10 +88,10 @@ impl Blocks {
         }
         let number = interface.number;
         let mut options = vec![EnhancedPacketOption::Comment(comment.into())];
-        options.extend(match frame.way {
-            Way::In => Some(EnhancedPacketOption::Flags(1)),
-            Way::Out => Some(EnhancedPacketOption::Flags(2)),
-            Way::Before => None,
+        options.extend(match frame.direction {
+            Direction::In => Some(EnhancedPacketOption::Flags(1)),
+            Direction::Out => Some(EnhancedPacketOption::Flags(2)),
+            Direction::Before => None,
         });
         let block = EnhancedPacketBlock {
             interface_id: number,
@@ -151,14 +151,16 @@ impl Blocks {
 }
 
 /// What is said beside a frame: what became of its packet, and of which of the frames that left this is.
-fn comment(packet: &CapturedPacket, way: Way, out: usize, outs: usize) -> String {
+fn comment(packet: &CapturedPacket, direction: Direction, out: usize, outs: usize) -> String {
     let verdict = explained(packet);
-    match (way, packet.verdict.as_str()) {
-        (Way::In, _) => format!("xvs: {verdict}"),
-        (Way::Before, _) => format!("xvs: {verdict} (it came in before)"),
-        (Way::Out, "transmit") if outs > 1 => format!("xvs: transmit: fragment {out} of {outs}"),
-        (Way::Out, "transmit") => "xvs: transmit".to_owned(),
-        (Way::Out, _) => "xvs: an ICMP error of the director's own, because of the packet before".to_owned(),
+    match (direction, packet.verdict.as_str()) {
+        (Direction::In, _) => format!("xvs: {verdict}"),
+        (Direction::Before, _) => format!("xvs: {verdict} (it came in before)"),
+        (Direction::Out, "transmit") if outs > 1 => format!("xvs: transmit: fragment {out} of {outs}"),
+        (Direction::Out, "transmit") => "xvs: transmit".to_owned(),
+        (Direction::Out, _) => {
+            "xvs: an ICMP error of the director's own, because of the packet before".to_owned()
+        }
     }
 }
 

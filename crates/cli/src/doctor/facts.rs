@@ -9,9 +9,8 @@ use xvs_dataplane::egress::Egress;
 use xvs_model::daemon_facts::DaemonFacts;
 use xvs_model::destination::Tunnel;
 use xvs_model::local_address::LocalAddress;
-use xvs_proto::LinkId;
 use xvs_proto::network::{Link, Network};
-use xvs_proto::{Endpoint, MacAddr};
+use xvs_proto::{Endpoint, LinkId, MacAddr};
 use xvs_realserver::status::Status;
 use xvs_sched::{ForwardingMethod, ServiceKey};
 use xvs_xdp::device::Device;
@@ -136,6 +135,15 @@ pub(super) struct Answer {
     pub mac: MacAddr,
 }
 
+/// Another director's clock, as it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Clock {
+    /// Whose.
+    pub addr: IpAddr,
+    /// By how many milliseconds it is ahead of ours; or why that is not known.
+    pub ahead_millis: Result<i64, String>,
+}
+
 impl Facts {
     /// The interfaces that are there, by name.
     pub(super) fn devices(&self) -> impl Iterator<Item = (&str, &Device)> {
@@ -202,15 +210,6 @@ pub(super) fn conf(interface: &str, name: &str) -> String {
     format!("net/ipv4/conf/{interface}/{name}")
 }
 
-/// Another director's clock, as it was asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Clock {
-    /// Whose.
-    pub addr: IpAddr,
-    /// By how many milliseconds it is ahead of ours; or why that is not known.
-    pub ahead_millis: Result<i64, String>,
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use std::collections::BTreeSet;
@@ -259,12 +258,14 @@ pub(super) mod tests {
 
     /// The same, with a daemon on both.
     pub(crate) fn with_daemon() -> Facts {
-        use xvs_model::daemon_facts::AttachedFacts;
-        let attached = |name: &str| AttachedFacts {
+        use xvs_model::status::{InterfaceStatus, LinkState};
+        let attached = |name: &str| InterfaceStatus {
             name: name.to_owned(),
             mode: "native".to_owned(),
             why_not_native: None,
             queues: 1,
+            state: LinkState::Up,
+            attached_again: 0,
         };
         let daemon = DaemonFacts {
             interfaces: vec![attached("wan"), attached("lan")],

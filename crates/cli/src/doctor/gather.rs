@@ -18,7 +18,6 @@ use xvs_host::network::netlink::Netlink;
 use xvs_host::network::veth::at_peer;
 use xvs_host::network::{NetworkFollower, path_mtu};
 use xvs_model::client::{Client, Director, Failure, default_socket};
-use xvs_model::daemon_facts::DaemonFacts;
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_model::state::State;
@@ -103,18 +102,23 @@ fn ask_the_daemon(facts: &mut Facts) {
 }
 
 fn hear(facts: &mut Facts, daemon: &mut dyn Director) -> Result<(), Failure> {
-    let Reply::Services(rows) = daemon.call(Request::ListServices)? else { return Ok(()) };
-    let Reply::LocalAddresses(locals) = daemon.call(Request::LocalAddresses)? else { return Ok(()) };
-    let reply = daemon.call(Request::Examine)?;
-    let Reply::Report(report) = &reply else { return Err(Failure::unexpected(&reply)) };
-    let told: DaemonFacts =
-        serde_json::from_value(report.clone()).map_err(|error| Failure::Transport(error.to_string()))?;
-    facts.daemon = Some(told);
+    let rows = match daemon.call(Request::ListServices)? {
+        Reply::Services(rows) => rows,
+        other => return Err(Failure::unexpected(&other)),
+    };
+    let locals = match daemon.call(Request::LocalAddresses)? {
+        Reply::LocalAddresses(locals) => locals,
+        other => return Err(Failure::unexpected(&other)),
+    };
+    facts.daemon = match daemon.call(Request::Examine)? {
+        Reply::Examined(told) => Some(told),
+        other => return Err(Failure::unexpected(&other)),
+    };
     facts.locals = locals;
     facts.services = rows
         .into_iter()
         .map(|row| {
-            let server = |dest: &xvs_model::reply::DestinationRow| {
+            let server = |dest: &xvs_model::listing::DestinationRow| {
                 let (method, tunnel) = (dest.options.method, dest.options.tunnel);
                 Server { endpoint: dest.endpoint, method, tunnel }
             };

@@ -21,11 +21,12 @@ use std::path::PathBuf;
 use clap::Args;
 use facts::Facts;
 use finding::{Finding, Level, worst};
-use serde_json::json;
+use serde::Serialize;
 
 use crate::doctor::gather::Asked;
 use crate::exit::Done;
 use crate::realserver::RECORDS;
+use crate::text::print_json;
 
 /// What follows `xvs doctor`.
 #[derive(Debug, Args)]
@@ -93,12 +94,20 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
         gather::gather(&asked).map_err(|error| format!("the kernel's network cannot be read: {error}"))?;
     let findings = examine(&facts);
     if *json {
-        writeln!(out, "{:#}", json!({ "level": worst(&findings), "findings": findings }))?;
+        print_json(&Document { level: worst(&findings), findings: &findings }, out)?;
     } else {
         findings.iter().try_for_each(|finding| write!(out, "{finding}"))?;
         writeln!(out, "{}", summary(&findings))?;
     }
     Ok(worst(&findings) as u8)
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Document<'a> {
+    /// The worst level of the findings.
+    level: Level,
+    findings: &'a [Finding],
 }
 
 fn summary(findings: &[Finding]) -> String {

@@ -161,7 +161,7 @@ impl Lab {
                 self.explain(Question { interface: Some(link), frame: Some(frame), ..Question::default() })
             }
             Line::Advance { advance } => self.advance(advance),
-            Line::Counters { counters: All } => Ok(self.director.counters()),
+            Line::Counters { counters: All } => Ok(json!(self.director.counters())),
         }
     }
 
@@ -228,7 +228,7 @@ impl Lab {
 
     fn explain(&mut self, question: Question) -> Result<Value, String> {
         match self.director.call(Request::Explain(question)) {
-            Ok(Reply::Report(report)) => Ok(report),
+            Ok(Reply::Explained(report)) => Ok(json!(report)),
             Ok(other) => Err(Failure::unexpected(&other).to_string()),
             Err(failure) => Err(failure.to_string()),
         }

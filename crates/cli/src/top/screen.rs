@@ -170,10 +170,11 @@ impl Screen {
 mod tests {
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
-    use serde_json::json;
 
     use crate::top::screen::*;
-    use xvs_model::reply::Stats;
+    use xvs_model::listing::Stats;
+    use xvs_model::sample;
+    use xvs_model::status::StatusReport;
     use xvs_model::traffic::ServiceTraffic;
 
     /// Services of ports from 1 on, whose later ones have more connections.
@@ -184,7 +185,8 @@ mod tests {
             down: 0,
             destinations: Vec::new(),
         };
-        Traffic { at_millis, status: json!({}), services: (1..=services).map(service).collect() }
+        let status = StatusReport { warnings: Vec::new(), ..sample::status() };
+        Traffic { at_millis, status, services: (1..=services).map(service).collect() }
     }
 
     /// What is drawn on a terminal of this size.

@@ -4,8 +4,9 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use xvs_model::duration;
-use xvs_model::health::{CheckState, Counts};
-use xvs_model::reply::Stats;
+use xvs_model::health::CheckState;
+use xvs_model::listing::Stats;
+use xvs_model::status::{Drops, WorkerStatus};
 use xvs_model::traffic::{DestinationTraffic, ServiceTraffic, Traffic};
 
 use crate::text::counted;
@@ -213,23 +214,20 @@ impl Rows {
 /// What stands above the table: how the director is, the busiest workers, what is dropped.
 pub(super) fn header(before: Option<&Traffic>, now: &Traffic, width: usize) -> Vec<String> {
     let status = &now.status;
-    let warnings = status["warnings"].as_array().map_or(0, Vec::len);
-    let state = match warnings {
+    let state = match status.warnings.len() {
         0 => "ok".to_owned(),
         1 => "1 warning (xvs status)".to_owned(),
         many => format!("{many} warnings (xvs status)"),
     };
-    let health: Option<Counts> = serde_json::from_value(status["health"].clone()).ok();
-    let servers = match health {
+    let servers = match status.health {
         Some(counts) => format!("{} of {} real servers up", counts.real_servers_up, counts.real_servers),
-        None => counted(&status["destinations"], "real server", "real servers"),
+        None => counted(status.destinations, "real server", "real servers"),
     };
-    let (table, version) = (&status["table"], status["version"].as_str().unwrap_or("?"));
+    let services = counted(status.services, "service", "services");
+    let (percent, uptime) = (status.table.percent, duration::in_words(status.uptime_seconds));
     let director = format!(
-        "{state}   {}, {servers}, table {} %, xvsd {version}, up {}",
-        counted(&status["services"], "service", "services"),
-        table["percent"],
-        duration::in_words(status["uptime_seconds"].as_u64().unwrap_or(0)),
+        "{state}   {services}, {servers}, table {percent:.1} %, xvsd {}, up {uptime}",
+        status.version
     );
     let lines = [
         director,
@@ -273,45 +271,41 @@ fn columns(label: &str, numbers: &[String], width: usize) -> String {
 /// Worker by worker, the busiest first: how busy it is, and what it receives and sends a second.
 fn workers(before: Option<&Traffic>, now: &Traffic) -> Vec<String> {
     let seconds = seconds_between(before, now);
-    let of = |traffic: &'_ Traffic, number: usize, name: &str| {
-        traffic.status["workers"][number]["counters"][name].as_u64().unwrap_or(0)
+    let shown = |(number, worker): (usize, &WorkerStatus)| {
+        let busy = worker.busy_percent.unwrap_or(0.0);
+        let rate = |count: fn(&WorkerStatus) -> u64| match (before, seconds > 0.0) {
+            (Some(before), true) => {
+                let earlier = before.status.workers.get(number).map_or(0, count);
+                short(count(worker).saturating_sub(earlier) as f64 / seconds)
+            }
+            _ => short(0.0),
+        };
+        let (received, sent) = (rate(WorkerStatus::received), rate(WorkerStatus::sent));
+        (busy, format!("{number}: {busy:.1} % busy, {received} in/s, {sent} out/s"))
     };
-    let all = now.status["workers"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let mut told: Vec<_> = all
-        .iter()
-        .enumerate()
-        .map(|(number, worker)| {
-            let busy = worker["busy_percent"].as_f64().unwrap_or(0.0);
-            let rate = |name| match (before, seconds > 0.0) {
-                (Some(before), true) => {
-                    short(of(now, number, name).saturating_sub(of(before, number, name)) as f64 / seconds)
-                }
-                _ => short(0.0),
-            };
-            let (received, sent) = (rate("rx_packets"), rate("tx_packets"));
-            (busy, format!("{number}: {busy:.1} % busy, {received} in/s, {sent} out/s"))
-        })
-        .collect();
-    told.sort_by(|(one, _), (other, _)| other.total_cmp(one));
-    told.into_iter().map(|(_, text)| text).collect()
+    let mut workers: Vec<_> = now.status.workers.iter().enumerate().map(shown).collect();
+    workers.sort_by(|(one, _), (other, _)| other.total_cmp(one));
+    workers.into_iter().map(|(_, text)| text).collect()
 }
 
 /// Why packets are dropped, the most frequent first.
 fn drops(before: Option<&Traffic>, now: &Traffic) -> Vec<String> {
     let seconds = seconds_between(before, now);
-    let packets = |traffic: &Traffic| -> HashMap<String, u64> {
-        let all = traffic.status["drops"].as_array().map(Vec::as_slice).unwrap_or_default();
-        all.iter()
-            .filter_map(|drop| Some((drop["reason"].as_str()?.to_owned(), drop["packets"].as_u64()?)))
-            .collect()
-    };
-    let earlier = before.map(packets).unwrap_or_default();
-    let mut rates: Vec<_> = packets(now)
-        .into_iter()
-        .map(|(reason, now)| (now.saturating_sub(earlier.get(&reason).copied().unwrap_or(0)), reason))
+    let earlier: HashMap<_, _> = before
+        .iter()
+        .flat_map(|before| &before.status.drops)
+        .map(|drops| (&drops.reason, drops.packets))
+        .collect();
+    let since =
+        |drops: &Drops| drops.packets.saturating_sub(earlier.get(&drops.reason).copied().unwrap_or(0));
+    let mut rates: Vec<_> = now
+        .status
+        .drops
+        .iter()
+        .map(|drops| (since(drops), &drops.reason))
         .filter(|(packets, _)| *packets > 0 && seconds > 0.0)
         .collect();
-    rates.sort_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
+    rates.sort_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(other.1)));
     if rates.is_empty() {
         return vec!["none".to_owned()];
     }
@@ -370,11 +364,12 @@ const COLUMN: usize = 7;
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
     use xvs_proto::Endpoint;
     use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
     use crate::top::view::*;
+    use xvs_model::sample;
+    use xvs_model::status::StatusReport;
 
     fn stats(connections: u64, in_packets: u64, in_bytes: u64) -> Stats {
         Stats { connections, in_packets, in_bytes, ..Stats::default() }
@@ -391,7 +386,7 @@ mod tests {
             let key: ServiceKey = key.parse().unwrap();
             ServiceTraffic { key, stats, down: 0, destinations }
         });
-        Traffic { at_millis, status: json!({}), services: services.collect() }
+        Traffic { at_millis, status: sample::status(), services: services.collect() }
     }
 
     /// Two looks, two seconds apart.
@@ -501,28 +496,27 @@ mod tests {
 
     #[test]
     fn the_header_tells_busy_workers_first_and_how_much_does_not_fit() {
+        let worker = |busy_percent, received| WorkerStatus {
+            busy_percent,
+            counters: [("rx_packets".to_owned(), received)].into(),
+            ..sample::worker()
+        };
+        let drops = |reason: &str, packets| Drops { reason: reason.to_owned(), packets, what: String::new() };
         let look = |at_millis, packets: u64| Traffic {
             at_millis,
-            status: json!({
-                "warnings": ["wan is down"], "version": "1", "uptime_seconds": 60,
-                "services": 1, "destinations": 2, "table": { "percent": 0.5 },
-                "workers": [
-                    { "busy_percent": 1.0, "counters": { "rx_packets": packets } },
-                    { "busy_percent": 97.0, "counters": {} },
-                    { "busy_percent": null, "counters": {} },
-                ],
-                "drops": [
-                    { "reason": "no_route", "packets": packets },
-                    { "reason": "unasked", "packets": 10 },
-                ],
-            }),
+            status: StatusReport {
+                health: None,
+                workers: vec![worker(Some(1.0), packets), worker(Some(97.0), 0), worker(None, 0)],
+                drops: vec![drops("no_route", packets), drops("unasked", 10)],
+                ..sample::status()
+            },
             services: Vec::new(),
         };
         let (before, now) = (look(0, 0), look(2000, 3000));
         let lines = header(Some(&before), &now, 100);
         assert!(
             lines[0].starts_with("1 warning (xvs status)   ")
-                && lines[0].contains("table 0.5 %, xvsd 1, up "),
+                && lines[0].contains("1 service, 2 real servers, table 0.3 %, xvsd 1.2.3, up 59 s"),
             "{lines:?}"
         );
         assert_eq!(
@@ -548,8 +542,6 @@ mod tests {
     #[test]
     fn servers_that_are_down_or_failing_are_marked_and_counted() {
         let (_, mut now) = looks();
-        now.status = json!({ "health": { "real_servers": 13, "real_servers_up": 12,
-                                         "virtual_servers": 3, "virtual_servers_well": 2 } });
         let web = &mut now.services[0];
         web.down = 2;
         web.destinations[0].trouble = Some(CheckState::Failing { failures: 1, fall: 3 });

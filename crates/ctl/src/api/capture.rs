@@ -12,7 +12,7 @@ use xvs_dataplane::capture::filter::{Fate, Filter};
 use xvs_dataplane::capture::{Capture, MOST, Reader, Record, Way as RecordedWay};
 use xvs_dataplane::egress::Egress;
 use xvs_dataplane::verdict::{DropReason, Verdict};
-use xvs_model::capture::{CaptureRequest, CapturedFrame, CapturedPacket, LARGEST_FRAME, Missed, Way};
+use xvs_model::capture::{CaptureRequest, CapturedFrame, CapturedPacket, Direction, LARGEST_FRAME, Missed};
 use xvs_model::command::CommandError;
 use xvs_proto::LinkId;
 
@@ -176,10 +176,10 @@ fn frame(record: &Record, egress: &Egress) -> CapturedFrame {
     CapturedFrame {
         nanoseconds: record.nanoseconds,
         interface: name(egress, record.link),
-        way: match record.way {
-            RecordedWay::In => Way::In,
-            RecordedWay::Out => Way::Out,
-            RecordedWay::Before => Way::Before,
+        direction: match record.way {
+            RecordedWay::In => Direction::In,
+            RecordedWay::Out => Direction::Out,
+            RecordedWay::Before => Direction::Before,
         },
         length: record.length as u32,
         bytes: record.bytes().to_vec(),

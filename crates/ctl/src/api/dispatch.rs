@@ -1,17 +1,17 @@
-//! What a running daemon answers to the clients of its socket.
+//! Requests of the daemon's clients, each dispatched to the part that answers it.
 //!
-//! Changes and what needs the desired state go to the control thread; connections, counters and status are read by the
-//! client's own thread, so that they delay no command. While the daemon starts, it says so.
+//! Changes, and requests about the desired state, go to the control thread; connections, counters and status are read by
+//! the thread that serves the client, so that they delay no command. While the daemon starts, requests are refused.
 
+use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
-use std::{fmt, fs};
 
-use serde_json::{Value, json};
 use xvs_dataplane::explain::Live;
 use xvs_dataplane::verdict::DropReason;
+use xvs_ipvsadm::{SystemResolver, one_line, read_wanted};
 use xvs_model::capture::{CaptureRequest, CapturedPacket, Missed};
 use xvs_model::command::CommandError;
 use xvs_model::connection::{ConnectionRow, Ended, Filter};
@@ -19,6 +19,7 @@ use xvs_model::difference::differences;
 use xvs_model::event::{Asked, Kind, Who, millis_since_1970};
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
+use xvs_model::status::{RulesFound, RulesStatus, StatusReport};
 
 use crate::api::capture::Capturing;
 use crate::api::connections::{How, count, end, found, rows};
@@ -30,12 +31,11 @@ use crate::events::{Listener, changes};
 use crate::status;
 use crate::status::daemon_facts::daemon_facts;
 use crate::status::traffic::traffic;
-use xvs_ipvsadm::{SystemResolver, one_line, read_wanted};
 
-/// How long a client may have it judged whether the director moves.
+/// The longest time that a client may give the workers and the control thread to show progress.
 const LONGEST_JUDGEMENT: Duration = Duration::from_secs(60);
 
-/// The daemon as its clients meet it.
+/// The daemon behind its socket.
 #[derive(Default)]
 pub struct Front {
     daemon: OnceLock<Handle>,
@@ -43,7 +43,7 @@ pub struct Front {
 }
 
 impl Front {
-    /// Answers from now on what this daemon says.
+    /// Dispatches to this daemon from now on.
     pub fn open(&self, daemon: Handle) {
         // There is one daemon in a process, so this is the first time.
         let _ = self.daemon.set(daemon);
@@ -61,22 +61,22 @@ impl Handler for Front {
         match request {
             Request::Status => {
                 let health = daemon.shared().health();
-                let mut report = status::report(daemon.shared(), health.as_ref());
-                report["rules"] = json!(daemon.shared().facts().rules.map(|file| drift(&file, daemon)));
-                Ok(Reply::Report(report))
+                let report = status::report(daemon.shared(), health.as_ref());
+                let rules = daemon.shared().facts().rules.map(|file| drift(&file, daemon));
+                Ok(Reply::Status(Box::new(StatusReport { rules, ..report })))
             }
-            Request::Health => Ok(Reply::Report(json!(daemon.shared().health()))),
+            Request::Health => Ok(Reply::Health(daemon.shared().health())),
             Request::Healthy { within_millis } => {
                 let patience = Duration::from_millis(within_millis.into()).min(LONGEST_JUDGEMENT);
                 liveness::judge(daemon, patience).map_err(|why| CommandError::Failed { why })?;
                 Ok(Reply::Done)
             }
-            Request::Traffic => Ok(Reply::Traffic(traffic(daemon.shared()))),
-            Request::Counters => Ok(Reply::Report(json!(daemon.shared().counters()))),
+            Request::Traffic => Ok(Reply::Traffic(Box::new(traffic(daemon.shared())))),
+            Request::Counters => Ok(Reply::Counters(daemon.shared().counters())),
             Request::CountConnections(filter) => {
                 let shared = daemon.shared();
                 let snapshot = shared.published.load_full();
-                Ok(Reply::Report(json!(count(shared.reader(), &snapshot, shared.now(), &filter))))
+                Ok(Reply::Count(count(shared.reader(), &snapshot, shared.now(), &filter)))
             }
             Request::Explain(question) => {
                 let shared = daemon.shared();
@@ -87,18 +87,18 @@ impl Handler for Front {
                 {
                     report.add_health(&health, millis_since_1970(SystemTime::now()));
                 }
-                Ok(Reply::Report(json!(report)))
+                Ok(Reply::Explained(Box::new(report)))
             }
             Request::Examine => {
                 let shared = daemon.shared();
                 let warnings = status::warnings(shared, shared.health().as_ref());
-                Ok(Reply::Report(json!(daemon_facts(shared, warnings))))
+                Ok(Reply::Examined(daemon_facts(shared, warnings)))
             }
             Request::EndConnections(filter) => {
-                Ok(Reply::Report(json!(end_connections(daemon, &filter, How::Silently, peer).ended)))
+                Ok(Reply::Ended(end_connections(daemon, &filter, How::Silently, peer)))
             }
             Request::ResetConnections(filter) => {
-                Ok(Reply::Report(json!(end_connections(daemon, &filter, How::ByReset, peer))))
+                Ok(Reply::Ended(end_connections(daemon, &filter, How::ByReset, peer)))
             }
             Request::LocalUse => {
                 let asked = daemon.ask(Request::LocalAddresses)?;
@@ -106,11 +106,11 @@ impl Handler for Front {
                 let shared = daemon.shared();
                 let exhausted =
                     shared.workers().iter().map(|counters| counters.dropped(DropReason::NoLocalPort).value());
-                Ok(Reply::Report(json!(local_addresses::report(&known, shared.reader(), exhausted.sum()))))
+                Ok(Reply::LocalUse(local_addresses::report(&known, shared.reader(), exhausted.sum())))
             }
             Request::Reload => {
                 let (done, who) = (daemon.reload(), who(peer));
-                let answer = done.map(|told| Reply::Report(json!(told)));
+                let answer = done.map(Reply::Reloaded);
                 log(&Request::Reload, &answer, &who);
                 let (shared, changes) = (daemon.shared(), changes(&Request::Reload, &answer));
                 let epoch = shared.published.load().epoch;
@@ -161,7 +161,7 @@ impl Handler for Front {
         each: &mut dyn FnMut(Vec<CapturedPacket>) -> ControlFlow<()>,
     ) -> Result<Missed, CommandError> {
         let daemon = self.daemon()?;
-        // Who saw what clients said is to be known afterwards.
+        // Packets hold the data of clients and servers, so the log has who captured them.
         tracing::info!("uid {}: capture of packets begins", peer.uid);
         let ended = self.capturing.run(wanted, daemon, each);
         match &ended {
@@ -172,7 +172,7 @@ impl Handler for Front {
     }
 }
 
-/// Tells who changed what, and what came of it: a line for each command, also of a batch.
+/// Logs who changed what, and the result: a line for each command, also of a batch.
 fn log(request: &Request, answer: &Result<Reply, CommandError>, who: &Who) {
     for (line, refused) in changes(request, answer) {
         match refused {
@@ -182,7 +182,7 @@ fn log(request: &Request, answer: &Result<Reply, CommandError>, who: &Who) {
     }
 }
 
-/// Ends connections, and tells who had it done.
+/// Ends connections, and logs who requested it.
 fn end_connections(daemon: &Handle, filter: &Filter, how: How, peer: &Peer) -> Ended {
     let shared = daemon.shared();
     let snapshot = shared.published.load_full();
@@ -199,29 +199,32 @@ fn end_connections(daemon: &Handle, filter: &Filter, how: How, peer: &Peer) -> E
     done
 }
 
-/// Who asks. The process waits for its answer, so its number is still its own.
+/// The process at the other end. It waits for the reply, so its process number still belongs to it.
 fn who(peer: &Peer) -> Who {
     let name = fs::read(format!("/proc/{}/comm", peer.pid)).unwrap_or_default();
     let program = one_line(String::from_utf8_lossy(&name).trim_end_matches('\n'));
     Who { uid: peer.uid, pid: peer.pid, program }
 }
 
-/// How what runs differs from the file of rules, as it is now.
-fn drift(file: &Path, daemon: &Handle) -> Value {
-    let error = |error: &dyn fmt::Display| json!({ "file": file, "error": error.to_string() });
-    let text = match fs::read_to_string(file) {
-        Ok(text) => text,
-        Err(unreadable) => return error(&unreadable),
+/// The rules file as it is now, compared with what runs.
+fn drift(file: &Path, daemon: &Handle) -> RulesStatus {
+    let found = match fs::read_to_string(file) {
+        Ok(text) => compared(&text, daemon),
+        Err(unreadable) => RulesFound::Error(unreadable.to_string()),
     };
-    let mut wanted = match read_wanted(&text, &SystemResolver::default()) {
+    RulesStatus { file: file.display().to_string(), found }
+}
+
+fn compared(rules: &str, daemon: &Handle) -> RulesFound {
+    let mut wanted = match read_wanted(rules, &SystemResolver::default()) {
         Ok((_, wanted)) => wanted,
-        Err(faults) => return json!({ "file": file, "faults": faults.len() }),
+        Err(faults) => return RulesFound::Faults(faults.len() as u64),
     };
     match daemon.rules() {
         Ok((running, governed)) => {
             wanted.leave(&running, governed);
-            json!({ "file": file, "differences": differences(&running, &wanted).len() })
+            RulesFound::Differences(differences(&running, &wanted).len() as u64)
         }
-        Err(busy) => error(&busy),
+        Err(busy) => RulesFound::Error(busy.to_string()),
     }
 }

@@ -16,7 +16,6 @@ use next_hops::NextHops;
 use owned_services::Governing;
 use publication::Publication;
 use publish::GLANCE;
-use serde_json::json;
 use settings::InForce;
 use steered::Steered;
 use unconfirmed::Unconfirmed;
@@ -25,6 +24,7 @@ use xvs_dataplane::clock::Millis;
 use xvs_dataplane::egress::Egress;
 use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
+use xvs_host::netfilter::chain::Table;
 use xvs_model::command::{Command, CommandError};
 use xvs_model::difference::commands_of;
 use xvs_model::load_feedback::Feedback;
@@ -39,7 +39,6 @@ use crate::control::datapath::Plant;
 use crate::events::Events;
 use crate::registry::Registry;
 use crate::steering::{networks, steer};
-use xvs_host::netfilter::chain::Table;
 
 mod apply;
 pub mod datapath;
@@ -210,7 +209,7 @@ impl<P: Plant> Control<P> {
             }
             Request::ReportLoad { server, load_percent } => self.report_load(*server, *load_percent, now),
             Request::Feedback => {
-                Ok(Reply::Report(json!(self.registry.feedback_rows(&self.settings.feedback, now))))
+                Ok(Reply::Feedback(self.registry.feedback_rows(&self.settings.feedback, now)))
             }
             Request::ListConnections
             | Request::FindConnections(_)

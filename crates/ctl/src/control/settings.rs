@@ -1,6 +1,6 @@
 //! What `xvs set KEY VALUE` and the `[ipvs]` keys of `xvs.toml` change: the kernel's `net.ipv4.vs.*` under their names.
 //!
-//! [`Ipvs`] holds what was set; [`Ipvs::in_force`] is what workers act on, which for the defences also depends on how
+//! [`Ipvs`] holds what was set; `in_force` is what workers act on, which for the defences also depends on how
 //! much memory the machine has left. Ranges and refusals are those of the kernel.
 
 use std::sync::atomic::Ordering;

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use xvs_dataplane::capture::Captures;
 use xvs_dataplane::egress::Unresolved;
+use xvs_host::netfilter::Found;
+use xvs_host::network::{Latest, View};
 use xvs_model::command::CommandError;
 use xvs_model::difference::state_of;
 use xvs_model::event::{Kind, Who};
@@ -18,16 +20,16 @@ use xvs_model::reconcile::{Governed, GovernedService, Reach};
 use xvs_model::reply::Reply;
 use xvs_model::request::{Access, Request};
 use xvs_model::state::State;
+use xvs_model::status::{InterfaceStatus, LinkState};
 use xvs_proto::LinkId;
 use xvs_proto::network::Network;
 use xvs_sched::ServiceKey;
 
 use crate::control::Control;
 use crate::events::changes;
-use crate::status::shared::{InterfaceFacts, LinkState, Shared};
+use crate::status::shared::Shared;
+use crate::status::shared::link_state;
 use crate::workers::system::{RETRY_REFUSED, Wired};
-use xvs_host::netfilter::Found;
-use xvs_host::network::{Latest, View};
 
 /// What reaches the control thread.
 pub(crate) enum Input {
@@ -183,7 +185,7 @@ impl ControlThread {
         }
         let mut facts = self.shared.facts_now();
         for (interface, ifindex) in facts.interfaces.iter_mut().zip(&self.links) {
-            let state = LinkState::of(&view.network, *ifindex);
+            let state = link_state(&view.network, *ifindex);
             if state != interface.state {
                 let told = match state.complaint(&interface.name) {
                     Some(complaint) => {
@@ -238,7 +240,7 @@ impl ControlThread {
         let now = Instant::now();
         let network = &self.view.network;
         let back = |place: &usize| {
-            let gone = LinkState::of(network, self.links[*place]) == LinkState::Gone;
+            let gone = link_state(network, self.links[*place]) == LinkState::Gone;
             let name = &self.shared.facts_now().interfaces[*place].name;
             gone && network.link_named(name).is_some_and(|link| link.up)
         };
@@ -261,7 +263,7 @@ impl ControlThread {
             let told = crew.interface_facts(place);
             let what = format!("{} is attached again, {} XDP", told.name, told.mode);
             self.shared.events.tell(Kind::Link, self.control.epoch(), what);
-            facts.interfaces[place] = InterfaceFacts { state, attached_again, ..told };
+            facts.interfaces[place] = InterfaceStatus { state, attached_again, ..told };
         }
         self.warnings.attaching = match done {
             Ok(workers) => {

@@ -26,6 +26,9 @@ use xvs_dataplane::steering::Steering;
 use xvs_dataplane::worker::Worker;
 use xvs_health::engine::Engine;
 use xvs_health::prepare::Prepared;
+use xvs_host::netfilter;
+use xvs_host::network::neighbours::Neighbours;
+use xvs_host::network::{Following, Latest, Slot, follow};
 use xvs_ipvsadm::typed;
 use xvs_model::command::CommandError;
 use xvs_model::reply::Reply;
@@ -45,9 +48,6 @@ use crate::status::shared::{Facts, Shared, Waits};
 use crate::sweep::{Sweeper, Sweeping};
 use crate::workers::Crew;
 use crate::workers::system::Wired;
-use xvs_host::netfilter;
-use xvs_host::network::neighbours::Neighbours;
-use xvs_host::network::{Following, Latest, Slot, follow};
 
 pub mod error;
 pub(crate) mod liveness;
@@ -188,7 +188,7 @@ impl Daemon {
     /// Begins to make the checks of a keepalived.conf; returns when its services are in force.
     ///
     /// # Errors
-    /// [`HealthError`].
+    /// Why the checks cannot start.
     pub fn watch(&mut self, keepalived: &Keepalived, read: Option<Prepared>) -> Result<(), HealthError> {
         let Some(read) = read else { return Ok(()) };
         self.health = Some(health_checks::start(keepalived, read, &self.handle(), &self.notices)?);

@@ -9,11 +9,12 @@ use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::verdict::DropReason;
 use xvs_model::health::HealthReport;
 use xvs_model::request::Access;
+use xvs_model::status::LinkState;
 use xvs_xdp::Statistics;
 
 use super::text::{Kind, Text};
 use crate::status;
-use crate::status::shared::{Facts, LinkState, Shared, WAIT_BOUNDS};
+use crate::status::shared::{Facts, Shared, WAIT_BOUNDS};
 
 /// All of it; `left_out` destinations will not be told one by one.
 pub(super) fn text(

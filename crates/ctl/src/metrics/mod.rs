@@ -114,12 +114,13 @@ mod tests {
     use crate::control::Control;
     use crate::in_memory::Unwired;
     use crate::metrics::*;
-    use crate::status::shared::{Facts, InterfaceFacts, LinkState, WorkerFacts};
+    use crate::status::shared::{Facts, WorkerFacts};
     use xvs_ipvsadm::{SystemResolver, read_rules};
     use xvs_model::health::{CheckHealth, CheckState, SorryServerHealth, sample};
     use xvs_model::load_feedback::Feedback;
     use xvs_model::request::{Access, Request};
     use xvs_model::settings::Ipvs;
+    use xvs_model::status::{InterfaceStatus, LinkState};
 
     fn change(control: &mut Control<Unwired>, rules: &str) {
         let rules = read_rules(rules, &SystemResolver::default()).unwrap();
@@ -129,7 +130,7 @@ mod tests {
 
     /// A daemon of one worker in generic mode.
     fn daemon(control: &Control<Unwired>) -> Shared {
-        let interface = InterfaceFacts {
+        let interface = InterfaceStatus {
             name: "wan".to_owned(),
             mode: "generic".to_owned(),
             why_not_native: Some("the driver said \"no\"\nand C:\\".to_owned()),

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use xvs_dataplane::counters::StatsValues;
-use xvs_model::reply::{Rates, Stats};
+use xvs_model::listing::{Rates, Stats};
 
 /// How often a look is taken.
 pub const INTERVAL: Duration = Duration::from_secs(2);

@@ -13,17 +13,16 @@ use std::time::Duration;
 
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::CallIds;
-use xvs_dataplane::egress::Path;
-use xvs_dataplane::egress::RouteTo;
 use xvs_dataplane::egress::path_mtu::PathMtu;
+use xvs_dataplane::egress::{Path, RouteTo};
 use xvs_dataplane::snapshot;
-use xvs_dataplane::snapshot::{ClientMask, Persistence, Together};
 use xvs_dataplane::snapshot::{
-    Destination, DestinationId, DestinationLive, Encapsulation, Member, Service, ServiceLive, Snapshot,
+    ClientMask, Destination, DestinationId, DestinationLive, Encapsulation, Member, Persistence, Service,
+    ServiceLive, Snapshot, Together,
 };
 use xvs_model::command::Command;
 use xvs_model::destination::DestinationOptions;
-use xvs_model::reply::{DestinationRow, ServiceRow};
+use xvs_model::listing::{DestinationRow, ServiceRow};
 use xvs_model::service::{Netmask, ServiceOptions};
 use xvs_model::state::State;
 use xvs_proto::Endpoint;

@@ -1,7 +1,7 @@
-//! What the daemon tells `xvs doctor` of itself.
+//! The daemon's view of the machine, for `xvs doctor`.
 
 use xvs_dataplane::snapshot::MssClamp;
-use xvs_model::daemon_facts::{AttachedFacts, DaemonFacts};
+use xvs_model::daemon_facts::DaemonFacts;
 
 use crate::status::shared::Shared;
 
@@ -14,15 +14,9 @@ pub(crate) fn daemon_facts(shared: &Shared, warnings: Vec<String>) -> DaemonFact
         let mtu = dest.path_mtu.at(now);
         (mtu != u32::MAX).then_some((dest.endpoint.addr, mtu))
     });
-    let attached = facts.interfaces.into_iter().map(|interface| AttachedFacts {
-        name: interface.name,
-        mode: interface.mode,
-        why_not_native: interface.why_not_native,
-        queues: interface.queues,
-    });
     DaemonFacts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        interfaces: attached.collect(),
+        interfaces: facts.interfaces,
         workers: facts.workers.len(),
         pages: shared.table().pages().to_string(),
         mss_clamp: match snapshot.settings.mss_clamp {

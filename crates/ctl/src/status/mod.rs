@@ -1,30 +1,31 @@
-//! Whether all is well: what `xvs status` tells, and what the operator should see to.
+//! The status report, and the warnings in it.
 //!
-//! Made by the thread of the client that asks, from what workers count and act on; no worker and not the control thread
-//! has a part in it. Each warning names its object, what is wrong with it and the next step. Cost: a look at each
-//! destination. Not here: how it looks on a screen (`cli/status.rs`).
+//! Built by the thread that serves the client, from the workers' counters and the published snapshot; neither a worker
+//! nor the control thread takes part. Each warning names its object, what is wrong with it and the next step. Cost: one
+//! pass over the destinations. Not here: how the report looks on a screen (`cli/status.rs`).
 
 pub mod daemon_facts;
 pub mod health;
 pub mod history;
 pub mod shared;
 pub mod traffic;
-
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value, json};
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::Path;
 use xvs_dataplane::snapshot::{Member, Service, Snapshot};
 use xvs_model::health::{HealthReport, SorryServerHealth, VirtualServerHealth};
+use xvs_model::status::{
+    Drops, InterfaceStatus, Level, RecentDrops, StatusReport, TableStatus, WorkerStatus,
+};
 
 use crate::status::history::{INTERVAL, Sample, WINDOW, drop_reasons};
-use crate::status::shared::{Facts, InterfaceFacts, Shared, WorkerFacts};
+use crate::status::shared::{Facts, Shared, WorkerFacts};
 
-/// What is looked at for a report.
+/// The readings that a report is made of.
 struct Look<'a> {
     facts: Facts,
     now: Millis,
@@ -69,34 +70,35 @@ impl<'a> Look<'a> {
     }
 }
 
-/// The whole report; `health` is that of [`Shared::health`].
-pub fn report(shared: &Shared, health: Option<&HealthReport>) -> Value {
+/// The whole report but for the rules file; `health` is that of [`Shared::health`].
+pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
     let look = Look::at(shared, health);
     let warnings = look.warnings();
     let Look { facts, now, snapshot, sample, minute, busy_percent, recent, useless, live, size, .. } = look;
     let (services, destinations) = snapshot.configured();
-    json!({
-        "state": if warnings.is_empty() { "ok" } else { "warning" },
-        "warnings": warnings,
-        "version": env!("CARGO_PKG_VERSION"),
-        "uptime_seconds": Duration::from_millis(now.0).as_secs(),
-        "epoch": snapshot.epoch,
-        "services": services,
-        "services_without_destination": useless.len(),
-        "destinations": destinations,
-        "health": health.map(HealthReport::counts),
-        "interfaces": interfaces(&facts),
-        "workers": workers(shared, &facts, &busy_percent),
-        "table": {
-            "size": size,
-            "connections": live,
-            "percent": percent(live, size),
-            "pages": shared.table().pages().to_string(),
+    StatusReport {
+        state: if warnings.is_empty() { Level::Ok } else { Level::Warning },
+        warnings,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        uptime_seconds: Duration::from_millis(now.0).as_secs(),
+        epoch: snapshot.epoch,
+        services: services as u64,
+        services_without_destination: useless.len() as u64,
+        destinations: destinations as u64,
+        health: health.map(HealthReport::counts),
+        workers: workers(shared, &facts, &busy_percent),
+        table: TableStatus {
+            size: size as u64,
+            connections: live as u64,
+            percent: percent(live, size),
+            pages: shared.table().pages().to_string(),
         },
-        "drops": drops(&sample.drops),
-        "unconfirmed_seconds": facts.unconfirmed_until.map(|until| now.until(until).as_secs()),
-        "recent_drops": { "seconds": minute.at.until(now).as_secs(), "reasons": drops(&recent) },
-    })
+        drops: drops(&sample.drops),
+        unconfirmed_seconds: facts.unconfirmed_until.map(|until| now.until(until).as_secs()),
+        recent_drops: RecentDrops { seconds: minute.at.until(now).as_secs(), reasons: drops(&recent) },
+        interfaces: facts.interfaces,
+        rules: None,
+    }
 }
 
 /// The warnings of the [`report`] alone.
@@ -104,49 +106,37 @@ pub fn warnings(shared: &Shared, health: Option<&HealthReport>) -> Vec<String> {
     Look::at(shared, health).warnings()
 }
 
-fn interfaces(facts: &Facts) -> Value {
-    let row = |interface: &InterfaceFacts| {
-        json!({
-            "name": interface.name,
-            "mode": interface.mode,
-            "why_not_native": interface.why_not_native,
-            "queues": interface.queues,
-            "state": interface.state.to_string(),
-            "attached_again": interface.attached_again,
-        })
-    };
-    facts.interfaces.iter().map(row).collect()
-}
-
-fn workers(shared: &Shared, facts: &Facts, busy_percent: &[Option<f64>]) -> Value {
+fn workers(shared: &Shared, facts: &Facts, busy_percent: &[Option<f64>]) -> Vec<WorkerStatus> {
     let row = |((worker, counters), busy): ((&WorkerFacts, &Arc<WorkerCounters>), &Option<f64>)| {
-        let counters: BTreeMap<_, _> = counters.all().filter(|(_, value)| *value != 0).collect();
-        let names = facts.interfaces.iter().map(|interface| interface.name.as_str());
-        let queues: BTreeMap<_, _> = names.zip(&worker.queues).collect();
-        json!({
-            "core": worker.core,
-            "queues": queues,
-            "copy_mode": worker.copy_mode,
-            "busy_percent": busy.map(|busy| (busy * 10.0).round() / 10.0),
-            "counters": counters,
-        })
+        let names = facts.interfaces.iter().map(|interface| interface.name.clone());
+        WorkerStatus {
+            core: worker.core,
+            queues: names.zip(worker.queues.iter().cloned()).collect(),
+            copy_mode: worker.copy_mode.clone(),
+            busy_percent: busy.map(|busy| (busy * 10.0).round() / 10.0),
+            counters: counters.all().filter(|(_, value)| *value != 0).collect(),
+        }
     };
     facts.workers.iter().zip(shared.workers()).zip(busy_percent).map(row).collect()
 }
 
 /// Those that are not zero.
-fn drops(packets: &[u64]) -> Vec<Value> {
+fn drops(packets: &[u64]) -> Vec<Drops> {
     let some = drop_reasons().zip(packets).filter(|(_, packets)| **packets > 0);
-    some.map(|((reason, what), packets)| json!({ "reason": reason, "packets": packets, "what": what }))
-        .collect()
+    some.map(|((reason, what), packets)| Drops {
+        reason: reason.to_owned(),
+        packets: *packets,
+        what: what.to_owned(),
+    })
+    .collect()
 }
 
 fn percent(part: usize, whole: usize) -> f64 {
     (part as f64 / whole.max(1) as f64 * 1000.0).round() / 10.0
 }
 
-/// An interface that cannot be used, or not as well as it might be.
-fn interface_warning(interface: &InterfaceFacts) -> Option<String> {
+/// The warning about an interface that cannot be used, or only in the slower mode.
+fn interface_warning(interface: &InterfaceStatus) -> Option<String> {
     let name = &interface.name;
     let fallen_back = |why: &String| {
         format!(
@@ -164,7 +154,7 @@ fn uselessness(service: &Service, snapshot: &Snapshot) -> Option<(String, &'stat
     let why = match (hindrances.first(), hindrances.last()) {
         (None, _) => "has no real server; `xvsadm -a` adds one",
         (first, last) if first != last => {
-            "has no real server that can take a connection: each is at weight 0, overloaded or without a way; see `xvsadm -Ln --thresholds`, `ip neigh`"
+            "has no real server that can take a connection: each is at weight 0, overloaded or not reachable; see `xvsadm -Ln --thresholds`, `ip neigh`"
         }
         (Some(Hindrance::Quiescent), _) => {
             "has only real servers of weight 0; `xvsadm -e … -w 1` gives one a weight"
@@ -172,7 +162,7 @@ fn uselessness(service: &Service, snapshot: &Snapshot) -> Option<(String, &'stat
         (Some(Hindrance::Overloaded), _) => {
             "has only overloaded real servers; see `xvsadm -Ln --thresholds`, raise -x or add one"
         }
-        (Some(Hindrance::NoRoute), _) => "has only real servers that no route leads to; see `ip route`",
+        (Some(Hindrance::NoRoute), _) => "has only real servers without a route; see `ip route`",
         (Some(Hindrance::NoNeighbour), _) => {
             "has only real servers whose next hop does not answer; see `ip neigh`, and whether they run"
         }
@@ -180,7 +170,7 @@ fn uselessness(service: &Service, snapshot: &Snapshot) -> Option<(String, &'stat
     Some((service.key.to_string(), why))
 }
 
-/// Why a destination takes no new connections, or cannot be reached.
+/// Why a destination takes no new connections, or is not reachable.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Hindrance {
     Quiescent,
@@ -189,7 +179,7 @@ enum Hindrance {
     NoNeighbour,
 }
 
-/// Whether a new connection may go to a destination, and can.
+/// Whether a destination takes new connections and is reachable.
 pub(crate) fn is_usable(member: &Member, snapshot: &Snapshot) -> bool {
     hindrance(member, snapshot).is_none()
 }
@@ -208,18 +198,17 @@ fn hindrance(member: &Member, snapshot: &Snapshot) -> Option<Hindrance> {
     }
 }
 
-/// A keepalived.conf that is not in force as it is.
+/// The warning about a keepalived.conf that was refused.
 fn refused_warning(health: &HealthReport) -> Option<String> {
     let HealthReport { file, refused, .. } = health;
-    let why =
-        "was refused when it was last read, and what was before goes on; see `xvs health`, then `xvs reload`";
+    let why = "was refused when it was last read, and the former one stays in force; see `xvs health`, then `xvs reload`";
     refused.is_some().then(|| format!("{file} {why}"))
 }
 
-/// Virtual servers without quorum.
+/// The warnings about virtual servers without quorum.
 fn quorum_warnings(health: Option<&HealthReport>) -> Vec<String> {
-    let lost: Vec<_> = not_well(health).collect();
-    let told = |server: &&VirtualServerHealth| {
+    let lost: Vec<_> = without_quorum(health).collect();
+    let warning = |server: &&VirtualServerHealth| {
         let sorry = match &server.sorry_server {
             Some(SorryServerHealth { endpoint, serves: true }) => {
                 format!("; its sorry server {endpoint} serves")
@@ -234,26 +223,27 @@ fn quorum_warnings(health: Option<&HealthReport>) -> Vec<String> {
         )
     };
     let more = "virtual servers have no quorum; see `xvs health --down`";
-    the_first(lost.iter().map(told), more)
+    the_first(lost.iter().map(warning), more)
 }
 
-fn not_well(health: Option<&HealthReport>) -> impl Iterator<Item = &VirtualServerHealth> {
+fn without_quorum(health: Option<&HealthReport>) -> impl Iterator<Item = &VirtualServerHealth> {
     health.into_iter().flat_map(|health| &health.virtual_servers).filter(|server| !server.is_well)
 }
 
-/// Services that nobody serves. Of those of a virtual server without quorum its own warning tells.
+/// The warnings about services without a usable destination. A service of a virtual server without quorum is left
+/// out: the virtual server has a warning.
 fn service_warnings(useless: &[(String, &'static str)], health: Option<&HealthReport>) -> Vec<String> {
-    let lost: HashSet<_> = not_well(health).flat_map(|server| &server.services).collect();
+    let lost: HashSet<_> = without_quorum(health).flat_map(|server| &server.services).collect();
     let others: Vec<_> = useless.iter().filter(|(service, _)| !lost.contains(service)).collect();
     let more = "services have no real server that can take a connection; see `xvsadm -Ln`";
     the_first(others.iter().map(|(service, why)| format!("{service} {why}")), more)
 }
 
-/// The first of them, and how many more there are of what.
+/// The first of these warnings, and how many more there are.
 fn the_first(all: impl ExactSizeIterator<Item = String>, what: &str) -> Vec<String> {
-    let more = all.len().saturating_sub(TOLD_ONE_BY_ONE);
+    let more = all.len().saturating_sub(NAMED);
     let more = (more > 0).then(|| format!("{more} more {what}"));
-    all.take(TOLD_ONE_BY_ONE).chain(more).collect()
+    all.take(NAMED).chain(more).collect()
 }
 
 fn table_warning(live: usize, size: usize) -> Option<String> {
@@ -270,15 +260,15 @@ fn busy_warning((worker, busy_percent): (usize, &Option<f64>)) -> Option<String>
     ))
 }
 
-/// Packets dropped of late that should have gone through.
+/// The warning about recent drops of packets that should have been forwarded.
 fn drop_warning(((reason, what), packets): ((&'static str, &'static str), &u64)) -> Option<String> {
     let (_, at_least) = MATTERS.iter().find(|(name, _)| *name == reason)?;
     (packets >= at_least)
         .then(|| format!("{packets} packets were dropped as {reason} in the last minute: {what}"))
 }
 
-/// Reasons by which the director or what is around it loses packets of those who did nothing wrong, and from how many
-/// in a minute on that is worth a warning: the first packets to a new neighbour are always lost.
+/// Reasons by which the director or its network loses well-formed packets, each with the number of packets in a minute
+/// from which there is a warning. The first packets to a new neighbour are always lost.
 const MATTERS: [(&str, u64); 17] = [
     ("no_destination", 1),
     ("destination_local", 1),
@@ -299,8 +289,8 @@ const MATTERS: [(&str, u64); 17] = [
     ("kernel_dropped", 1),
 ];
 
-/// Services without a destination, and virtual servers without quorum, that a report names.
-const TOLD_ONE_BY_ONE: usize = 8;
+/// Services without a destination, and virtual servers without quorum, that have a warning of their own.
+const NAMED: usize = 8;
 const TABLE_PERCENT: f64 = 80.0;
 const BUSY_PERCENT: f64 = 90.0;
 
@@ -311,13 +301,13 @@ mod tests {
 
     use crate::control::Control;
     use crate::in_memory::Unwired;
-    use crate::status::shared::LinkState;
     use crate::status::*;
     use xvs_ipvsadm::{SystemResolver, read_rules};
-    use xvs_model::health::{CheckState, sample};
+    use xvs_model::health::{CheckState, Counts, sample};
     use xvs_model::load_feedback::Feedback;
     use xvs_model::request::Request;
     use xvs_model::settings::Ipvs;
+    use xvs_model::status::LinkState;
 
     /// A daemon with these rules and no interface, so that no route leads anywhere.
     fn daemon(rules: &str) -> Shared {
@@ -328,11 +318,21 @@ mod tests {
         Shared::of_one_worker(control.published())
     }
 
+    fn interface(name: &str, state: LinkState, why_not_native: Option<&str>) -> InterfaceStatus {
+        InterfaceStatus {
+            name: name.to_owned(),
+            mode: "native".to_owned(),
+            why_not_native: why_not_native.map(str::to_owned),
+            queues: 1,
+            state,
+            attached_again: 0,
+        }
+    }
+
     fn warnings(shared: &Shared) -> Vec<String> {
-        let report = report(shared, shared.health().as_ref());
-        let warnings = report["warnings"].as_array().unwrap();
-        assert_eq!(report["state"], if warnings.is_empty() { "ok" } else { "warning" });
-        warnings.iter().map(|warning| warning.as_str().unwrap().to_owned()).collect()
+        let StatusReport { state, warnings, .. } = report(shared, shared.health().as_ref());
+        assert_eq!(state, if warnings.is_empty() { Level::Ok } else { Level::Warning });
+        warnings
     }
 
     #[test]
@@ -343,14 +343,6 @@ mod tests {
     #[test]
     fn an_interface_that_is_gone_is_the_first_warning_and_one_in_generic_mode_is_warned_of_with_the_reason() {
         let shared = daemon("");
-        let interface = |name: &str, state, why: Option<&str>| InterfaceFacts {
-            name: name.to_owned(),
-            mode: "native".to_owned(),
-            why_not_native: why.map(str::to_owned),
-            queues: 1,
-            state,
-            attached_again: 0,
-        };
         *shared.facts_now() = Facts {
             interfaces: vec![
                 interface("wan", LinkState::Gone, None),
@@ -384,21 +376,20 @@ mod tests {
             ("TCP 192.0.2.1:80", "has no real server; `xvsadm -a`"),
             ("TCP 192.0.2.2:80", "weight 0"),
             ("TCP 192.0.2.3:80", "`ip route`"),
-            ("TCP 192.0.2.4:80", "weight 0, overloaded or without a way"),
+            ("TCP 192.0.2.4:80", "weight 0, overloaded or not reachable"),
         ] {
             assert!(told.iter().any(|line| line.starts_with(service) && line.contains(why)), "{told:?}");
         }
         let report = report(&shared, None);
-        assert_eq!((&report["services"], &report["destinations"]), (&5.into(), &5.into()));
-        assert_eq!(report["services_without_destination"], 5);
+        assert_eq!((report.services, report.destinations, report.services_without_destination), (5, 5, 5));
     }
 
     #[test]
     fn of_many_services_without_a_real_server_the_first_are_named_and_the_others_counted() {
         let rules: String = (1..=20).map(|port| format!("-A -u 192.0.2.1:{port} -s rr\n")).collect();
         let told = warnings(&daemon(&rules));
-        assert_eq!(told.len(), TOLD_ONE_BY_ONE + 1);
-        assert!(told[TOLD_ONE_BY_ONE].starts_with("12 more services"), "{told:?}");
+        assert_eq!(told.len(), NAMED + 1);
+        assert!(told[NAMED].starts_with("12 more services"), "{told:?}");
     }
 
     #[test]
@@ -419,19 +410,19 @@ mod tests {
         let told = warnings(&shared);
         let lost = "has no quorum: live weight 0, quorum 1";
         let expected = [
-            "/etc/keepalived/keepalived.conf was refused when it was last read, and what was before goes on; \
-             see `xvs health`, then `xvs reload`"
+            "/etc/keepalived/keepalived.conf was refused when it was last read, and the former one stays in \
+             force; see `xvs health`, then `xvs reload`"
                 .to_owned(),
             format!("TCP 192.0.2.1:80 {lost}; see `xvs health --down`"),
             format!("TCP 192.0.2.2:80 {lost}; its sorry server 127.0.0.1:80 serves; see `xvs health --down`"),
         ];
         assert_eq!(told, expected);
-        let counted = &crate::status::report(&shared, shared.health().as_ref())["health"];
-        let expected = json!({ "real_servers": 3, "real_servers_up": 1,
-                               "virtual_servers": 3, "virtual_servers_well": 1 });
-        assert_eq!(*counted, expected);
-        assert_eq!(crate::status::report(&shared, None)["health"], Value::Null);
-        all.resize(TOLD_ONE_BY_ONE + 5, server("192.0.2.4", CheckState::Down));
+        let counted = crate::status::report(&shared, shared.health().as_ref()).health;
+        let expected =
+            Counts { real_servers: 3, real_servers_up: 1, virtual_servers: 3, virtual_servers_well: 1 };
+        assert_eq!(counted, Some(expected));
+        assert_eq!(crate::status::report(&shared, None).health, None);
+        all.resize(NAMED + 5, server("192.0.2.4", CheckState::Down));
         let told = quorum_warnings(Some(&sample::report(all)));
         assert_eq!(told.last().unwrap(), "4 more virtual servers have no quorum; see `xvs health --down`");
     }
@@ -459,8 +450,31 @@ mod tests {
             told[0].contains("10 packets were dropped as no_neighbour") && told[0].contains("`ip neigh`")
         );
         let report = report(&shared, None);
-        assert_eq!(report["recent_drops"]["reasons"].as_array().unwrap().len(), 3);
+        assert_eq!(report.recent_drops.reasons.len(), 3);
         let known: Vec<_> = drop_reasons().map(|(name, _)| name).collect();
         assert!(MATTERS.iter().all(|(name, _)| known.contains(name)), "a reason that is spelt otherwise");
+    }
+
+    #[test]
+    fn a_worker_has_its_queues_by_interface_and_the_counters_by_which_its_packets_are_read() {
+        let shared = daemon("");
+        let queues = vec![vec![0, 1], vec![1]];
+        let worker =
+            WorkerFacts { core: Some(3), copy_mode: "copy".to_owned(), queues, sockets: Arc::default() };
+        *shared.facts_now() = Facts {
+            interfaces: ["wan", "lan"].map(|name| interface(name, LinkState::Up, None)).into(),
+            workers: vec![worker],
+            ..Facts::default()
+        };
+        let counters = &shared.workers()[0];
+        counters.received.add(7);
+        counters.transmitted.add(5);
+        counters.passed.add(2);
+        let report = report(&shared, None);
+        let [worker] = &report.workers[..] else { panic!("{:?}", report.workers) };
+        assert_eq!((worker.received(), worker.sent(), worker.passed_to_kernel()), (7, 5, 2));
+        assert_eq!(worker.counters.len(), 3);
+        let queues = [("lan".to_owned(), vec![1]), ("wan".to_owned(), vec![0, 1])];
+        assert_eq!((worker.core, &worker.queues), (Some(3), &queues.into()));
     }
 }

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
 use std::time::Duration;
-use std::{fmt, thread};
 
 use arc_swap::ArcSwap;
 use xvs_dataplane::clock::{Clock, Millis};
@@ -18,6 +18,7 @@ use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 use xvs_model::command::CommandError;
 use xvs_model::health::HealthReport;
 use xvs_model::request::Access;
+use xvs_model::status::{InterfaceStatus, LinkState};
 use xvs_proto::network::Network;
 
 use crate::events::Events;
@@ -59,7 +60,7 @@ pub struct Shared {
 #[derive(Clone, Default)]
 pub struct Facts {
     /// One line an interface.
-    pub interfaces: Vec<InterfaceFacts>,
+    pub interfaces: Vec<InterfaceStatus>,
     /// One line a worker.
     pub workers: Vec<WorkerFacts>,
     /// Sentences for the operator.
@@ -70,64 +71,6 @@ pub struct Facts {
     pub drift: Arc<[String]>,
     /// Until when rules that were applied can be confirmed.
     pub unconfirmed_until: Option<Millis>,
-}
-
-/// An interface as it is attached.
-#[derive(Clone)]
-pub struct InterfaceFacts {
-    /// Its name.
-    pub name: String,
-    /// `native` or `generic`.
-    pub mode: String,
-    /// Why not native.
-    pub why_not_native: Option<String>,
-    /// Receive queues.
-    pub queues: u32,
-    /// Whether it can be used now.
-    pub state: LinkState,
-    /// How often it was removed, came back and was attached again.
-    pub attached_again: u32,
-}
-
-/// Whether an interface can be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LinkState {
-    /// It is up and has a carrier.
-    Up,
-    /// It is down or has no carrier.
-    Down,
-    /// It is not there any more. One of the same name that comes later is attached in its place.
-    Gone,
-}
-
-impl LinkState {
-    /// That of the link with this index.
-    pub(crate) fn of(network: &Network, ifindex: u32) -> Self {
-        match network.links.iter().find(|link| link.ifindex == ifindex) {
-            Some(link) if link.up => Self::Up,
-            Some(_) => Self::Down,
-            None => Self::Gone,
-        }
-    }
-
-    /// What an operator should know of an interface that can't be used.
-    pub fn complaint(self, name: &str) -> Option<String> {
-        match self {
-            Self::Up => None,
-            Self::Down => Some(format!("{name} is down; `ip link set {name} up`, or see to its cable")),
-            Self::Gone => Some(format!("{name} is gone; it is attached again when it is back and up")),
-        }
-    }
-}
-
-impl fmt::Display for LinkState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Up => "up",
-            Self::Down => "down",
-            Self::Gone => "gone",
-        })
-    }
 }
 
 /// Where a worker runs.
@@ -141,6 +84,15 @@ pub struct WorkerFacts {
     pub queues: Vec<Vec<u32>>,
     /// What is known of its sockets.
     pub sockets: Arc<[SocketCounters]>,
+}
+
+/// The state of the link with this index.
+pub(crate) fn link_state(network: &Network, ifindex: u32) -> LinkState {
+    match network.links.iter().find(|link| link.ifindex == ifindex) {
+        Some(link) if link.up => LinkState::Up,
+        Some(_) => LinkState::Down,
+        None => LinkState::Gone,
+    }
 }
 
 /// How long those waited who asked the control thread, from the question to the answer, in microseconds; changes and
@@ -266,20 +218,14 @@ mod tests {
     use crate::status::shared::*;
 
     #[test]
-    fn an_interface_that_is_down_or_gone_is_told_apart_and_complained_of() {
+    fn a_link_is_up_or_down_or_gone_from_the_network() {
         let mut network = Network::default();
         network.add_link("wan", "02:00:00:00:00:01".parse().unwrap(), &[], 1500).unwrap();
         let ifindex = network.links[0].ifindex;
-        assert_eq!(LinkState::of(&network, ifindex).complaint("wan"), None);
+        assert_eq!(link_state(&network, ifindex), LinkState::Up);
         network.links[0].up = false;
-        assert_eq!(
-            LinkState::of(&network, ifindex).complaint("wan").unwrap(),
-            "wan is down; `ip link set wan up`, or see to its cable"
-        );
+        assert_eq!(link_state(&network, ifindex), LinkState::Down);
         network.links.clear();
-        assert_eq!(
-            LinkState::of(&network, ifindex).complaint("wan").unwrap(),
-            "wan is gone; it is attached again when it is back and up"
-        );
+        assert_eq!(link_state(&network, ifindex), LinkState::Gone);
     }
 }

@@ -1,15 +1,15 @@
-//! What carries how much: totals and connections of every service and destination, for `xvs top`.
+//! Totals and connections of every service and destination, for `xvs top`.
 //!
-//! Made by the thread of the client that asks, from what workers count and act on, as they stand now: rates are the
-//! reader's to compute, from two of these. Cost: some 200 bytes for each destination. Not here: rates as IPVS has them
-//! (`estimator.rs`), how it looks (`cli/top/`).
+//! Built by the thread that serves the client, from the workers' counters and the published snapshot; the client computes
+//! rates from two of them. Cost: some 200 bytes for each destination. Not here: rates as IPVS has them (`estimator.rs`),
+//! how it looks (`cli/top/`).
 
 use std::collections::HashMap;
 
 use xvs_dataplane::counters::{SharedStats, StatsValues};
 use xvs_dataplane::snapshot::{Member, Service};
 use xvs_model::health::{CheckState, VirtualServerHealth};
-use xvs_model::reply::Stats;
+use xvs_model::listing::Stats;
 use xvs_model::traffic::{DestinationTraffic, ServiceTraffic, Traffic};
 
 use crate::status;
@@ -47,7 +47,7 @@ fn stats(counted: &SharedStats) -> Stats {
     Stats { connections, in_packets, out_packets, in_bytes, out_bytes }
 }
 
-/// As it is now.
+/// The totals of now.
 pub(crate) fn traffic(shared: &Shared) -> Traffic {
     let (snapshot, health) = (shared.published.load_full(), shared.health());
     let watched = health.iter().flat_map(|health| &health.virtual_servers);

@@ -12,7 +12,6 @@ pub(crate) mod system;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use xvs_host::cores::cores_available;
 
 use core_affinity::CoreId;
 use crossbeam::channel::{Receiver, Sender, bounded};
@@ -20,11 +19,14 @@ use xvs_dataplane::port::xdp::{Waker, XdpPort};
 use xvs_dataplane::steering::Steering;
 use xvs_dataplane::steering::reinject::Reinjector;
 use xvs_dataplane::worker::Worker;
+use xvs_host::cores::cores_available;
+use xvs_model::status::InterfaceStatus;
 use xvs_xdp::{Attached, Queues, RingSizes, Sockets};
 
 use crate::daemon::error::{DaemonError, system};
 use crate::daemon::threads;
-use crate::status::shared::{InterfaceFacts, LinkState, WorkerFacts};
+use crate::status::shared::WorkerFacts;
+use xvs_model::status::LinkState;
 
 /// For each worker its queues of each interface.
 pub(crate) type Shares = Vec<Vec<Vec<u32>>>;
@@ -126,7 +128,7 @@ impl Crew {
     }
 
     /// What is to be told of the interface at this place; the log is told too.
-    pub(crate) fn interface_facts(&self, place: usize) -> InterfaceFacts {
+    pub(crate) fn interface_facts(&self, place: usize) -> InterfaceStatus {
         interface_facts(&self.attached[place])
     }
 
@@ -251,8 +253,8 @@ fn way(attached: &Attached) -> Result<Arc<Reinjector>, DaemonError> {
     way.map_err(system("the TAP by which packets go back to the kernel"))
 }
 
-fn interface_facts(attached: &Attached) -> InterfaceFacts {
-    let facts = InterfaceFacts {
+fn interface_facts(attached: &Attached) -> InterfaceStatus {
+    let facts = InterfaceStatus {
         name: attached.interface().to_owned(),
         mode: attached.mode().to_string(),
         why_not_native: attached.native_refused().map(ToString::to_string),

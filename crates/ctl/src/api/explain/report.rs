@@ -9,9 +9,11 @@ use xvs_dataplane::egress::{Egress, Path, RouteTo};
 use xvs_dataplane::explain::{Asked, Candidate, Caveat, Explanation, Live, Origin, Way};
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::verdict::{DropReason, Verdict};
-use xvs_model::explain::{Choice, Contender, Doubt, Entry, NextHop, Report, Rewrite, Sent, Summary, Tunnel};
-use xvs_proto::LinkId;
-use xvs_proto::{Endpoint, Packet, Parsed, Protocol, ethernet, parse};
+use xvs_model::explain;
+use xvs_model::explain::{
+    Choice, Contender, Doubt, Entry, NextHop, Report, Rewrite, Sent, Standing, Summary, Tunnel,
+};
+use xvs_proto::{Endpoint, LinkId, Packet, Parsed, Protocol, ethernet, parse};
 use xvs_sched::ForwardingMethod;
 
 use crate::api::connections::{detached, state_name, template_state};
@@ -56,19 +58,25 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>) -> Report {
     };
     let met = explanation.met.as_ref();
     let entry_of = |(origin, copied): &(Origin, Copied)| entry(*origin, copied, now);
-    let (name, reason, why) = match verdict {
+    let (happens, reason, why) = match verdict {
         Verdict::Transmit(_) | Verdict::Fragment { .. } if explanation.resets => {
-            ("transmit", None, Some(RESETS))
+            (explain::Verdict::Transmit, None, Some(RESETS))
         }
-        Verdict::Transmit(_) | Verdict::Fragment { .. } => ("transmit", None, None),
-        Verdict::PassToKernel => ("pass", None, explanation.why_passed),
-        Verdict::Consumed => ("consumed", None, Some("it has done what it was for: the client is told")),
-        Verdict::Held => ("consumed", None, Some("it waits for the rest of its datagram")),
-        Verdict::Drop(reason) => ("drop", Some(reason.name().to_owned()), Some(reason.sentence())),
+        Verdict::Transmit(_) | Verdict::Fragment { .. } => (explain::Verdict::Transmit, None, None),
+        Verdict::PassToKernel => (explain::Verdict::Pass, None, explanation.why_passed),
+        Verdict::Consumed => {
+            (explain::Verdict::Consumed, None, Some("it has had its effect: the client gets the ICMP error"))
+        }
+        Verdict::Held => {
+            (explain::Verdict::Consumed, None, Some("it waits for further fragments of its datagram"))
+        }
+        Verdict::Drop(reason) => {
+            (explain::Verdict::Drop, Some(reason.name().to_owned()), Some(reason.sentence()))
+        }
     };
     let direction = |direction: &Direction| match direction {
-        Direction::Inbound => "inbound".to_owned(),
-        Direction::Outbound => "outbound".to_owned(),
+        Direction::Inbound => explain::Direction::Inbound,
+        Direction::Outbound => explain::Direction::Outbound,
     };
     Report {
         interface: name_of(*link, egress),
@@ -83,9 +91,11 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>) -> Report {
         choice: explanation.asked.as_ref().map(choice),
         health: Vec::new(),
         connection: explanation.connection.as_ref().map(entry_of),
-        way: explanation.way.map(|way| next_hop(&way, snapshot)),
-        rewrite: packet.filter(|_| name == "transmit").and_then(|packet| rewrite(&packet, explanation)),
-        verdict: name.to_owned(),
+        next_hop: explanation.way.map(|way| next_hop(&way, snapshot)),
+        rewrite: packet
+            .filter(|_| happens == explain::Verdict::Transmit)
+            .and_then(|packet| rewrite(&packet, explanation)),
+        verdict: happens,
         reason,
         why: why.map(str::to_owned),
         advice: match verdict {
@@ -122,8 +132,8 @@ fn entry(origin: Origin, copied: &Copied, now: Millis) -> Entry {
     let shown = |endpoint| if copied.is_detached() { detached(endpoint) } else { endpoint };
     Entry {
         origin: match origin {
-            Origin::Found => "found".to_owned(),
-            Origin::Made => "made".to_owned(),
+            Origin::Found => explain::Origin::Found,
+            Origin::Made => explain::Origin::Made,
         },
         protocol: connection.protocol,
         client: Endpoint { port, ..connection.client },
@@ -147,12 +157,11 @@ fn choice(asked: &Asked) -> Choice {
         active: candidate.load.active,
         inactive: candidate.load.inactive,
         standing: match () {
-            () if *chosen == Some(position) => "chosen",
-            () if candidate.weight.is_quiescent() => "quiescent",
-            () if candidate.overloaded => "overloaded",
-            () => "passed_over",
-        }
-        .to_owned(),
+            () if *chosen == Some(position) => Standing::Chosen,
+            () if candidate.weight.is_quiescent() => Standing::Quiescent,
+            () if candidate.overloaded => Standing::Overloaded,
+            () => Standing::PassedOver,
+        },
         upper_threshold: Some(candidate.upper_threshold).filter(|upper| *upper > 0),
         figures: account.candidates.get(position).cloned().unwrap_or_default(),
     };

@@ -1,0 +1,74 @@
+//! Services and destinations as listings show them, with their totals and rates.
+
+use serde::{Deserialize, Serialize};
+use xvs_proto::Endpoint;
+use xvs_sched::{ServiceKey, Weight};
+
+use crate::destination::DestinationOptions;
+use crate::service::ServiceOptions;
+
+/// A service as listings show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceRow {
+    /// Which.
+    pub key: ServiceKey,
+    /// How it treats its connections.
+    pub options: ServiceOptions,
+    /// Totals since its counters were zeroed.
+    pub stats: Stats,
+    /// Current rates.
+    pub rates: Rates,
+    /// Its destinations in IPVS's order.
+    pub destinations: Vec<DestinationRow>,
+}
+
+/// A destination as listings show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DestinationRow {
+    /// Which.
+    pub endpoint: Endpoint,
+    /// How it is used.
+    pub options: DestinationOptions,
+    /// The weight that schedulers use: that of `options`, unless load reports have changed it.
+    pub weight_in_force: Weight,
+    /// Connections in an active state.
+    pub active: u32,
+    /// Its other connections.
+    pub inactive: u32,
+    /// Persistence templates.
+    pub persistent: u32,
+    /// Totals since its counters were zeroed.
+    pub stats: Stats,
+    /// Current rates.
+    pub rates: Rates,
+}
+
+/// Totals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Stats {
+    /// Connections scheduled.
+    pub connections: u64,
+    /// Packets towards destinations.
+    pub in_packets: u64,
+    /// Packets towards clients.
+    pub out_packets: u64,
+    /// Bytes (IP total length) towards destinations.
+    pub in_bytes: u64,
+    /// Bytes (IP total length) towards clients.
+    pub out_bytes: u64,
+}
+
+/// Rates, each per second, as IPVS's estimator has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Rates {
+    /// Connections scheduled.
+    pub connections: u64,
+    /// Packets towards destinations.
+    pub in_packets: u64,
+    /// Packets towards clients.
+    pub out_packets: u64,
+    /// Bytes towards destinations.
+    pub in_bytes: u64,
+    /// Bytes towards clients.
+    pub out_bytes: u64,
+}

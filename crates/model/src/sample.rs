@@ -1,0 +1,391 @@
+//! Fully populated reports: every option is set, every list has an element.
+//!
+//! For tests of programs that show reports, and for the test that compares `docs/json.md` with what is printed. A value
+//! may differ from what a director would report; only the fields matter. Not here: reports of health (`health::sample`).
+
+#![allow(missing_docs, reason = "for tests alone")]
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use xvs_proto::{Endpoint, Family, Protocol};
+use xvs_sched::{Certainty, ClientAddress, Figure, ForwardingMethod, ServiceKey, Weight};
+
+use crate::capture::{CapturedFrame, CapturedPacket, Direction};
+use crate::command::Command;
+use crate::connection::{ConnectionDetail, ConnectionRow, EngineData};
+use crate::destination::{DestinationOptions, Tunnel, TunnelChecksum};
+use crate::difference::Difference;
+use crate::event::{Event, Kind, Who};
+use crate::explain;
+use crate::firewall_mark::MarkRule;
+use crate::health::sample::{real_server, report, virtual_server};
+use crate::health::{CheckState, Counts, HealthReport, SorryServerHealth, Weights};
+use crate::listing::{DestinationRow, Rates, ServiceRow, Stats};
+use crate::load_feedback::FeedbackRow;
+use crate::local_address::{Busiest, LocalAddress, LocalReport, LocalRow};
+use crate::service::{Netmask, SchedulerFlags, ServiceOptions};
+use crate::status::{
+    Drops, InterfaceStatus, Level, LinkState, RecentDrops, RulesFound, RulesStatus, StatusReport,
+    TableStatus, WorkerStatus,
+};
+use crate::sync_daemon::{SyncDaemon, SyncRole};
+
+/// A director with one warning.
+pub fn status() -> StatusReport {
+    let drops = Drops {
+        reason: "kernel_ring_full".to_owned(),
+        packets: 7,
+        what: "a worker was not fast enough for its RX ring".to_owned(),
+    };
+    StatusReport {
+        state: Level::Warning,
+        warnings: vec!["wan is gone; it is attached again when it is back and up".to_owned()],
+        version: "1.2.3".to_owned(),
+        uptime_seconds: 59,
+        epoch: 4,
+        services: 1,
+        services_without_destination: 1,
+        destinations: 2,
+        health: Some(Counts {
+            real_servers: 13,
+            real_servers_up: 12,
+            virtual_servers: 3,
+            virtual_servers_well: 2,
+        }),
+        interfaces: vec![interface()],
+        workers: vec![worker()],
+        table: TableStatus { size: 1024, connections: 3, percent: 0.3, pages: "small pages".to_owned() },
+        drops: vec![drops.clone()],
+        unconfirmed_seconds: Some(7),
+        recent_drops: RecentDrops { seconds: 61, reasons: vec![drops] },
+        rules: Some(RulesStatus { file: "/etc/xvs/rules".to_owned(), found: RulesFound::Differences(3) }),
+    }
+}
+
+/// An interface that fell back to generic XDP.
+pub fn interface() -> InterfaceStatus {
+    InterfaceStatus {
+        name: "wan".to_owned(),
+        mode: "generic".to_owned(),
+        why_not_native: Some("busy".to_owned()),
+        queues: 2,
+        state: LinkState::Gone,
+        attached_again: 1,
+    }
+}
+
+/// A worker that has counted packets.
+pub fn worker() -> WorkerStatus {
+    WorkerStatus {
+        core: Some(1),
+        queues: [("wan".to_owned(), vec![0, 1])].into(),
+        copy_mode: "zero-copy".to_owned(),
+        busy_percent: Some(12.5),
+        counters: [("rx_packets".to_owned(), 9)].into(),
+    }
+}
+
+/// Faults of a rules file and a file that cannot be read, beside the differences of [`status`].
+pub fn rules() -> [RulesStatus; 2] {
+    let file = || "/etc/xvs/rules".to_owned();
+    [
+        RulesStatus { file: file(), found: RulesFound::Error("no such file".to_owned()) },
+        RulesStatus { file: file(), found: RulesFound::Faults(2) },
+    ]
+}
+
+/// One virtual server whose checks have every state.
+pub fn health() -> HealthReport {
+    let mut servers = [
+        CheckState::Failing { failures: 1, fall: 3 },
+        CheckState::Rising { successes: 1, rise: 2 },
+        CheckState::Suspended { is_up: true },
+    ]
+    .map(|state| real_server("192.0.2.11", state));
+    servers[0].weights = Weights { operator: 3, health: Some(3), feedback: Some(2), in_force: Some(2) };
+    let mut virtual_server = virtual_server("198.51.100.1", servers.into());
+    virtual_server.sorry_server =
+        Some(SorryServerHealth { endpoint: "192.0.2.99:80".to_owned(), serves: false });
+    HealthReport {
+        refused: Some("/etc/keepalived/keepalived.conf:3: error: a `}` without a `{` before it".to_owned()),
+        faults: 1,
+        first_faults: vec!["/etc/keepalived/keepalived.conf:4: warning: unknown keyword".to_owned()],
+        drift: vec!["xvsadm -e -t 198.51.100.1:80 -r 192.0.2.11:80 -g -w 1".to_owned()],
+        ..report(vec![virtual_server])
+    }
+}
+
+/// A persistence template of a service, and a connection by a firewall mark.
+pub fn connections() -> Vec<ConnectionRow> {
+    let detail = ConnectionDetail {
+        service: Some(address_service()),
+        server: Some(server()),
+        method: ForwardingMethod::FullNat,
+        packets: 12,
+        controls: 1,
+        template: true,
+        flags: vec!["proxy".to_owned()],
+    };
+    let template = ConnectionRow {
+        protocol: Protocol::UDP,
+        expires_seconds: 300,
+        state: "ASSURED".to_owned(),
+        client: client(),
+        virtual_endpoint: vip(),
+        dest: server(),
+        local: Some(local()),
+        engine: Some(EngineData { name: "sip".to_owned(), data: "call-1".to_owned() }),
+        detail: Some(detail.clone()),
+    };
+    let detail = ConnectionDetail { service: Some(mark_service()), template: false, ..detail };
+    vec![template.clone(), ConnectionRow { detail: Some(detail), ..template }]
+}
+
+/// A service of IPv4 with a destination of each kind of tunnel, and one of a firewall mark and IPv6.
+pub fn services() -> Vec<ServiceRow> {
+    let tunnels = [
+        Tunnel::Gue { port: 6080, checksum: TunnelChecksum::Remote },
+        Tunnel::Gre { checksum: TunnelChecksum::Full },
+    ];
+    let destinations = tunnels.map(|tunnel| DestinationRow {
+        endpoint: server(),
+        options: DestinationOptions {
+            method: ForwardingMethod::Tunnel,
+            weight: Weight(3),
+            upper_threshold: 100,
+            lower_threshold: 75,
+            tunnel,
+        },
+        weight_in_force: Weight(2),
+        active: 1,
+        inactive: 2,
+        persistent: 3,
+        stats: stats(),
+        rates: rates(),
+    });
+    let row = |key, netmask, destinations| ServiceRow {
+        key,
+        options: ServiceOptions {
+            scheduler: "sh".to_owned(),
+            flags: SchedulerFlags(1),
+            persistence_timeout_seconds: Some(300),
+            netmask,
+            persistence_engine: Some("sip".to_owned()),
+            one_packet: true,
+            client_address: ClientAddress::Proxy,
+        },
+        stats: stats(),
+        rates: rates(),
+        destinations,
+    };
+    vec![
+        row(address_service(), Netmask::V4(Ipv4Addr::BROADCAST), destinations.into()),
+        row(mark_service(), Netmask::V6(128), Vec::new()),
+    ]
+}
+
+/// The daemons of connection synchronization.
+pub fn sync_daemons() -> Vec<SyncDaemon> {
+    vec![SyncDaemon {
+        role: SyncRole::Master,
+        interface: "lan".to_owned(),
+        sync_id: 1,
+        max_len_bytes: 1472,
+        group: IpAddr::from([224, 0, 0, 81]),
+        port: 8848,
+        ttl: 1,
+    }]
+}
+
+/// A change that was refused.
+pub fn event() -> Event {
+    Event {
+        number: 7,
+        at_millis: 1_795_188_192_123,
+        epoch: 12,
+        by: Some(Who { uid: 1000, pid: 4711, program: "xvsadm".to_owned() }),
+        kind: Kind::Change,
+        what: "xvsadm -C".to_owned(),
+        refused: Some("permission denied".to_owned()),
+    }
+}
+
+/// Counters by name.
+pub fn counters() -> BTreeMap<String, u64> {
+    [("rx_packets".to_owned(), 9), ("tx_packets".to_owned(), 8)].into()
+}
+
+/// A mark rule that says everything that one can say.
+pub fn mark_rule() -> MarkRule {
+    MarkRule {
+        dest: Some("198.51.100.0/24".parse().expect("a network")),
+        source: Some("203.0.113.0/24".parse().expect("a network")),
+        protocol: Some(Protocol::TCP),
+        dest_ports: vec![80..=80, 8000..=8010],
+        interface: Some("wan".to_owned()),
+        mark: 1,
+        mask: 0xff,
+    }
+}
+
+/// The use of one local address.
+pub fn local_use() -> LocalReport {
+    let row = LocalRow {
+        local: LocalAddress { addr: local().addr, first_port: 5000, last_port: 5999 },
+        connections: 1205,
+        busiest: Some(Busiest { ports: 905, dest: server(), protocol: Protocol::TCP }),
+    };
+    LocalReport { addresses: vec![row], exhausted: 7 }
+}
+
+/// A destination with a load report.
+pub fn feedback() -> Vec<FeedbackRow> {
+    vec![FeedbackRow {
+        service: address_service().to_string(),
+        server: server(),
+        own_weight: Weight(10),
+        weight_in_force: Weight(12),
+        load_percent: Some(42.5),
+        age_seconds: Some(3),
+    }]
+}
+
+/// A service that is edited.
+pub fn differences() -> Vec<Difference> {
+    let options = |scheduler: &str| ServiceOptions {
+        scheduler: scheduler.to_owned(),
+        ..ServiceOptions::of(Family::V4)
+    };
+    let key = address_service();
+    vec![Difference {
+        before: Some(Command::AddService { key, options: options("rr") }),
+        after: Some(Command::EditService { key, options: options("wlc") }),
+    }]
+}
+
+/// A dropped packet.
+pub fn captured() -> CapturedPacket {
+    let frame = CapturedFrame {
+        nanoseconds: 1_795_188_192_123_456_789,
+        interface: "wan".to_owned(),
+        direction: Direction::In,
+        length: 60,
+        bytes: vec![0xa5; 4],
+    };
+    CapturedPacket { verdict: "drop".to_owned(), reason: Some("no_route".to_owned()), frames: vec![frame] }
+}
+
+/// A report in which every field is set, also those that exclude each other.
+pub fn explained() -> explain::Report {
+    let summary = explain::Summary {
+        protocol: Protocol::TCP,
+        from: client(),
+        to: vip(),
+        flags: Some("syn".to_owned()),
+        ttl: 64,
+        bytes: 40,
+        fragment: false,
+    };
+    let entry = explain::Entry {
+        origin: explain::Origin::Made,
+        protocol: Protocol::TCP,
+        client: client(),
+        virtual_endpoint: vip(),
+        dest: server(),
+        local: Some(local()),
+        method: "FullNat".to_owned(),
+        state: "SYN_RECV".to_owned(),
+        expires_millis: 60_000,
+        packets: 1,
+        call_id: Some("call-1".to_owned()),
+    };
+    let contender = explain::Contender {
+        server: server(),
+        method: "FullNat".to_owned(),
+        weight: 1,
+        active: 2,
+        inactive: 3,
+        standing: explain::Standing::Chosen,
+        upper_threshold: Some(100),
+        figures: vec![Figure { name: "overhead/weight".to_owned(), value: 0.5 }],
+    };
+    explain::Report {
+        interface: "wan".to_owned(),
+        packet: Some(summary.clone()),
+        about: Some(summary.clone()),
+        mark: 1,
+        marked_by: Some("-d 198.51.100.1 --set-mark 1".to_owned()),
+        service: Some(address_service().to_string()),
+        met: Some(entry.clone()),
+        direction: Some(explain::Direction::Inbound),
+        template: Some(entry.clone()),
+        choice: Some(explain::Choice {
+            service: address_service().to_string(),
+            scheduler: "wlc".to_owned(),
+            rule: "the least overhead for its weight".to_owned(),
+            certainty: Certainty::Determined,
+            candidates: vec![contender],
+        }),
+        health: vec!["192.0.2.12:80 has been down for 12 s".to_owned()],
+        connection: Some(entry),
+        next_hop: Some(explain::NextHop {
+            to: server().addr,
+            via: Some([10, 0, 0, 254].into()),
+            interface: Some("lan".to_owned()),
+            mac: Some("02:00:00:00:00:11".to_owned()),
+            mtu: Some(1500),
+            problem: Some("its link address is not known yet; see `ip neigh`".to_owned()),
+        }),
+        rewrite: Some(explain::Rewrite {
+            method: "FullNat".to_owned(),
+            from: Some(local()),
+            to: Some(server()),
+            tunnel: Some(explain::Tunnel { kind: "gre".to_owned(), from: local().addr, to: server().addr }),
+            ttl: 63,
+            pieces: 1,
+        }),
+        verdict: explain::Verdict::Transmit,
+        reason: Some("no_route".to_owned()),
+        why: Some("no route leads to the destination".to_owned()),
+        advice: Some("see `ip route`".to_owned()),
+        sent: vec![explain::Sent {
+            interface: "lan".to_owned(),
+            packet: Some(summary),
+            frame: "a5a5".to_owned(),
+        }],
+        caveats: vec![explain::Doubt { name: "chance".to_owned(), what: "it is random".to_owned() }],
+    }
+}
+
+fn client() -> Endpoint {
+    Endpoint::new([203, 0, 113, 9], 4711)
+}
+
+fn vip() -> Endpoint {
+    Endpoint::new([198, 51, 100, 1], 80)
+}
+
+fn server() -> Endpoint {
+    Endpoint::new([192, 0, 2, 11], 80)
+}
+
+fn local() -> Endpoint {
+    Endpoint::new([192, 0, 2, 1], 5000)
+}
+
+fn address_service() -> ServiceKey {
+    ServiceKey::tcp(vip())
+}
+
+fn mark_service() -> ServiceKey {
+    ServiceKey::Mark { mark: 7, family: Family::V6 }
+}
+
+fn stats() -> Stats {
+    Stats { connections: 1, in_packets: 2, out_packets: 3, in_bytes: 4, out_bytes: 5 }
+}
+
+fn rates() -> Rates {
+    Rates { connections: 1, in_packets: 2, out_packets: 3, in_bytes: 4, out_bytes: 5 }
+}
