@@ -58,10 +58,7 @@ fn every_program_and_subcommand_has_a_page_that_man_and_groff_render_without_a_w
         let program = if name.starts_with("ipvsadm") { "xvsadm" } else { &name };
         assert!(text.contains("SYNOPSIS") && text.contains(&format!("{program}(8)")), "{name}: {text}");
         if name == "xvs" {
-            assert!(
-                text.contains("`realserver status`: there are problems"),
-                "{text}"
-            );
+            assert!(text.contains("`realserver status`: there are problems"), "{text}");
         }
         let groff =
             complete(Command::new("groff").current_dir(&folder.0).args(["-man", "-ww", "-z"]).arg(&entry));
