@@ -245,21 +245,23 @@ const ASKING: [(&[&str], i32, i32); 5] = [
 ];
 
 #[test]
-fn a_daemon_of_another_release_is_told_with_both_versions_each_in_its_place() {
+fn a_daemon_of_another_release_is_named_with_both_versions_each_in_its_place_and_the_next_step() {
     let folder = Folder::new("bad-version");
-    let (newer, novel) = (folder.0.join("newer.sock"), folder.0.join("novel.sock"));
-    let refusal = json!({ "wrong_version": { "ours": VERSION + 1, "theirs": VERSION } });
-    serve(&newer, json!({ "version": VERSION + 1, "answer": { "Err": refusal }, "more": false }).to_string());
-    serve(
-        &novel,
-        json!({ "version": VERSION + 1, "replies": ["in a shape", { "of": "its own" }] }).to_string(),
-    );
-    let versions = format!("xvsd speaks version {} and was asked in version {VERSION}", VERSION + 1);
-    for socket in [&newer, &novel] {
+    let refusal = |ours| json!({ "Err": { "wrong_version": { "ours": ours, "theirs": VERSION } } });
+    let answer = |ours| json!({ "version": ours, "answer": refusal(ours), "more": false });
+    let of_a_new_shape = json!({ "version": VERSION + 1, "replies": ["in a shape", { "of": "its own" }] });
+    for (name, ours, reply) in [
+        ("older", VERSION - 1, answer(VERSION - 1)),
+        ("newer", VERSION + 1, answer(VERSION + 1)),
+        ("novel", VERSION + 1, of_a_new_shape),
+    ] {
+        let socket = folder.0.join(name);
+        serve(&socket, reply.to_string());
+        let versions = format!("version {ours} of the control protocol and this program version {VERSION}; ");
         for (words, refused, _) in ASKING {
-            let (exit, said) = run(words, socket);
-            assert!(said.contains(&versions), "{words:?}: {said}");
-            assert!(said.contains("programs of one release"), "{words:?}: {said}");
+            let (exit, said) = run(words, &socket);
+            assert!(said.contains(&format!("xvsd speaks {versions}")), "{words:?}: {said}");
+            assert!(said.contains("install both from one release, then restart xvsd"), "{words:?}: {said}");
             assert_eq!(exit, Some(refused), "{words:?}");
         }
     }

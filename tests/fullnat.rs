@@ -178,7 +178,7 @@ fn what_cannot_be_a_local_address_is_refused_with_a_reason() {
     laddr(&mut cluster, &format!("add {INSIDE}"));
     for (line, exit, reason) in [
         (format!("add {INSIDE}"), 3, "exists already"),
-        ("add 127.0.0.1".to_owned(), 3, "cannot answer"),
+        ("add 127.0.0.1".to_owned(), 3, "cannot reply"),
         (format!("add {} --ports 9-8", server(1)), 3, "no ports"),
         (format!("add {} --ports 80", server(1)), 2, "LOW-HIGH"),
         (format!("delete {}", server(1)), 3, "laddr list"),

@@ -257,35 +257,6 @@ fn a_message_that_is_no_request_is_refused_and_the_connection_goes_on() {
     assert_eq!(raw_reply(&mut stream).answer, Ok(Reply::Timeouts(Timeouts::default())));
 }
 
-/// What a client prints that was answered with this message.
-fn failure(folder: &Folder, reply: &str) -> String {
-    let listener = UnixListener::bind(folder.socket()).unwrap();
-    let reply = reply.to_owned();
-    let daemon = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        read_frame(&mut stream, 1 << 20).unwrap();
-        stream.write_all(&(reply.len() as u32).to_be_bytes()).unwrap();
-        stream.write_all(reply.as_bytes()).unwrap();
-    });
-    let failure = Client::connect(&folder.socket()).unwrap().call(Request::Status).unwrap_err();
-    daemon.join().unwrap();
-    assert!(matches!(failure, Failure::Refused(CommandError::WrongVersion { .. })), "{failure:?}");
-    failure.to_string()
-}
-
-#[test]
-fn a_daemon_of_another_version_is_named_with_both_versions_and_the_next_step() {
-    let old = r#"{"version":2,"answer":{"Err":{"wrong_version":{"ours":2,"theirs":3}}},"more":false}"#;
-    let new = r#"{"version":4,"answer":"of a shape that is not known yet"}"#;
-    for (name, reply, theirs) in [("old", old, 2), ("new", new, 4)] {
-        let expected = format!(
-            "xvsd speaks version {theirs} of the control protocol and this program version {VERSION}; install \
-             both from one release, then restart xvsd"
-        );
-        assert_eq!(failure(&Folder::new(name), reply), expected);
-    }
-}
-
 #[test]
 fn a_length_above_the_limit_is_refused_before_its_bytes_arrive() {
     let folder = Folder::new("length");

@@ -1,7 +1,7 @@
 //! `xvs apply`: changes what runs into what a rules file describes.
 //!
-//! As one change, or none. With `--confirm-within` the daemon takes it back unless `xvs confirm` comes in time, so that a
-//! change that cuts off its own operator does not last.
+//! As one change, or none. With `--confirm-within` the daemon takes it back unless `xvs confirm` comes in time, so that
+//! a change that cuts off its own operator does not last.
 
 use std::io::Write;
 use std::path::PathBuf;

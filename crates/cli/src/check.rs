@@ -1,8 +1,8 @@
 //! `xvs check`: every fault of a rules file, without a daemon.
 //!
 //! Each line is tried on an empty state, after the lines before it. What depends on the machine, such as whether an
-//! address is its own, is checked by `xvs apply`, which changes nothing if that fails. With `--keepalived` the file is a
-//! keepalived.conf (`keepalived.rs`).
+//! address is its own, is checked by `xvs apply`, which changes nothing if that fails. With `--keepalived` the file is
+//! a keepalived.conf (`keepalived.rs`).
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

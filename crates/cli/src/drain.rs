@@ -1,7 +1,7 @@
 //! `xvs drain`: takes a real server out of scheduling and waits until it has no connections.
 //!
-//! Its weight becomes 0, as by `xvsadm -e … -w 0`; then its connections are counted each second. Nothing is undone at the
-//! end: the command that restores the former weight is printed.
+//! Its weight becomes 0, as by `xvsadm -e … -w 0`; then its connections are counted each second. Nothing is undone at
+//! the end: the command that restores the former weight is printed.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;

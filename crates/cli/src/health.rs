@@ -1,7 +1,7 @@
 //! `xvs health`: which real servers are up, and why others are not.
 //!
-//! A line for each virtual server, each of its real servers and each of their checks, in the order of the file, all from
-//! one report.
+//! A line for each virtual server, each of its real servers and each of their checks, in the order of the file, all
+//! from one report.
 
 use std::io::Write;
 use std::time::SystemTime;

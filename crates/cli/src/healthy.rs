@@ -1,8 +1,8 @@
 //! `xvs healthy`: whether xvsd makes progress, by the exit code.
 //!
-//! For keepalived's `vrrp_script`: silent when all is well, and over in a bounded time in any case. The request is sent on
-//! a thread of its own, which ends with the process, so neither a stopped xvsd nor a full socket delays it. Not here: the
-//! judgement (`liveness.rs`).
+//! For keepalived's `vrrp_script`: silent when all is well, and over in a bounded time in any case. The request is sent
+//! on a thread of its own, which ends with the process, so neither a stopped xvsd nor a full socket delays it. Not
+//! here: the judgement (`liveness.rs`).
 
 use std::sync::mpsc;
 use std::thread;

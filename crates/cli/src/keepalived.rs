@@ -1,8 +1,8 @@
 //! `xvs check --keepalived`: the services, checks and faults of a keepalived.conf, without a daemon.
 //!
-//! Prints the services with which a director would start, as `xvsadm -Sn` would; the checks of the file; and its faults.
-//! Reads the file and those that it includes, and changes nothing. Not here: running checks, so `up` and `down` are the
-//! states before the first run.
+//! Prints the services with which a director would start, as `xvsadm -Sn` would; the checks of the file; and its
+//! faults. Reads the file and those that it includes, and changes nothing. Not here: running checks, so `up` and `down`
+//! are the states before the first run.
 
 use std::io;
 use std::io::Write;

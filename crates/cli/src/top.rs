@@ -1,7 +1,7 @@
 //! `xvs top`: the traffic of services and real servers, live in a terminal, or as one plain frame.
 //!
-//! One thread requests the totals every interval, and again after a failure, so that a restart of xvsd is only shown; this
-//! one draws and reads keys. The terminal is restored at the end, be it a key, a signal, an error or a panic.
+//! One thread requests the totals every interval, and again after a failure, so that a restart of xvsd is only shown;
+//! this one draws and reads keys. The terminal is restored at the end, be it a key, a signal, an error or a panic.
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};

@@ -1,8 +1,8 @@
 //! The documents of `--json` compared with `docs/json.md`: every printed field is documented, every documented field is
 //! printed.
 //!
-//! The programs run against a daemon that answers each request with a fully populated sample, so a field that is renamed
-//! or disappears fails here, and so does a new one without a row in the document.
+//! The programs run against a daemon that answers each request with a fully populated sample, so a field that is
+//! renamed or disappears fails here, and so does a new one without a row in the document.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of these tests are tests too")]
 

@@ -1,7 +1,8 @@
-//! The whole director without root, network or clock: the control plane, the pipeline and the table over a port in memory.
+//! The whole director without root, network or clock: the control plane, the pipeline and the table over a port in
+//! memory.
 //!
-//! For `xvs lab` and for tests. Interfaces, routes and neighbours are added by hand, frames are handed in, time is moved by
-//! hand. Everything else is what runs on the wire. The same input gives the same output.
+//! For `xvs lab` and for tests. Interfaces, routes and neighbours are added by hand, frames are handed in, time is
+//! moved by hand. Everything else is what runs on the wire. The same input gives the same output.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -179,8 +180,8 @@ impl InMemory {
         (listener.packets(&egress), listener.missed(&egress))
     }
 
-    /// Lets frames come in by a link, at most [`BURST`](xvs_xdp::BURST) of them, and forgets what left by the last call; for tests that
-    /// have many.
+    /// Lets frames come in by a link, at most [`BURST`](xvs_xdp::BURST) of them, and forgets what left by
+    /// the last call; for tests that have many.
     ///
     /// # Errors
     /// There is no such link, or a frame is too long; those before it come in with the next call.

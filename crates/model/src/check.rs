@@ -1,7 +1,7 @@
 //! Health checks: what is asked of a real server, how often, and when it counts as down.
 //!
-//! Plain data: a pattern is its text, a certificate the name of its file. Source: keepalived's behaviour as it is written
-//! down (section 4).
+//! Plain data: a pattern is its text, a certificate the name of its file. Source: keepalived's behaviour as it is
+//! written down (section 4).
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

@@ -1,7 +1,7 @@
 //! The client side of the control socket, and [`Director`], the trait of all that answers requests.
 //!
-//! A client sends one request at a time and reads its reply before the next. It waits for the reply without a bound: the
-//! server ends connections that are stuck.
+//! A client sends one request at a time and reads its reply before the next. It waits for the reply without a bound:
+//! the server ends connections that are stuck.
 
 use std::io;
 use std::net::Shutdown;

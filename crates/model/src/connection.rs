@@ -1,7 +1,7 @@
 //! Connections as listings show them, and the filter that selects them.
 //!
-//! `xvs connections` sends the filter to the daemon, which applies it to each row, so that rows that do not match are not
-//! sent.
+//! `xvs connections` sends the filter to the daemon, which applies it to each row, so that rows that do not match are
+//! not sent.
 
 use std::fmt;
 use std::net::SocketAddr;

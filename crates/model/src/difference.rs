@@ -1,9 +1,9 @@
 //! Rules as a whole: what a file of them wants, how that differs from what runs, and the commands that make it so.
 //!
-//! A file is carried out on an empty state, so it means what `xvsadm -R` makes of it; then two states are compared thing
-//! by thing: a service, one of its destinations, a local address, the mark rules, the timeouts. What is in both and
-//! alike is not touched by any command, so its connections, counters and scheduler's state stay; what is in both and
-//! not alike is edited. The order of destinations and of local addresses is no difference, that of mark rules is.
+//! A file is carried out on an empty state, so it means what `xvsadm -R` makes of it; then two states are compared
+//! thing by thing: a service, one of its destinations, a local address, the mark rules, the timeouts. What is in both
+//! and alike is not touched by any command, so its connections, counters and scheduler's state stay; what is in both
+//! and not alike is edited. The order of destinations and of local addresses is no difference, that of mark rules is.
 //! Timeouts that a file does not set are left as they are. Pure; a walk over both states. Not here: files
 //! (`adm/rules.rs`), and who carries it out (`control/apply.rs`).
 

@@ -89,8 +89,8 @@ pub struct Report {
     /// The scheduler's choice; `None` if no scheduler runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub choice: Option<Choice>,
-    /// Real servers of that service that cannot be chosen because of their health, a sentence each; without a choice the
-    /// one that the packet is forwarded to, if it is down.
+    /// Real servers of that service that cannot be chosen because of their health, a sentence each; without a choice
+    /// the one that the packet is forwarded to, if it is down.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub health: Vec<String>,
     /// Its connection, after the packet.
@@ -328,8 +328,8 @@ pub struct Doubt {
 }
 
 impl Report {
-    /// Adds what health checks say about the candidates of the scheduler or, without a choice, about the real server of the
-    /// connection.
+    /// Adds what health checks say about the candidates of the scheduler or, without a choice, about the real server of
+    /// the connection.
     pub fn add_health(&mut self, health: &HealthReport, now_millis: u64) {
         let service = self.choice.as_ref().map(|choice| &choice.service).or(self.service.as_ref());
         let server = service.and_then(|service| health.of_service(service));

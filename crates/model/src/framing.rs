@@ -1,8 +1,8 @@
 //! Messages on the control socket.
 //!
-//! A message is a 4-byte big-endian length and that many bytes of JSON. Every message carries [`VERSION`]; a request gets
-//! one reply, or several parts of one with `more` set in all but the last, so that a listing of connections is never in
-//! memory as a whole. Lengths are checked before anything is allocated. Not here: sockets.
+//! A message is a 4-byte big-endian length and that many bytes of JSON. Every message carries [`VERSION`]; a request
+//! gets one reply, or several parts of one with `more` set in all but the last, so that a listing of connections is
+//! never in memory as a whole. Lengths are checked before anything is allocated. Not here: sockets.
 
 use std::io;
 use std::io::{Read, Write};

@@ -1,7 +1,7 @@
 //! The health of real servers, as `xvs health`, metrics and `xvs top` show it.
 //!
-//! Built for each request from the results of the checks; a time is in milliseconds since 1970 (UTC). The weight in force
-//! is that of the published snapshot. Cost: some microseconds for each real server. Not here: how it is shown
+//! Built for each request from the results of the checks; a time is in milliseconds since 1970 (UTC). The weight in
+//! force is that of the published snapshot. Cost: some microseconds for each real server. Not here: how it is shown
 //! (`cli/health.rs`, `metrics/health.rs`).
 
 use std::fmt;

@@ -1,7 +1,8 @@
 //! Fully populated reports: every option is set, every list has an element.
 //!
 //! For tests of programs that show reports, and for the test that compares `docs/json.md` with what is printed. A value
-//! may differ from what a director would report; only the fields matter. Not here: reports of health (`health::sample`).
+//! may differ from what a director would report; only the fields matter. Not here: reports of health
+//! (`health::sample`).
 
 #![allow(missing_docs, reason = "for tests alone")]
 

@@ -41,10 +41,11 @@ pub struct Ipvs {
     pub amemthresh: u32,
     /// 1: marked packets that no real server takes go where they were sent to. Default: 0.
     pub cache_bypass: Switch,
-    /// 1: an ICMP error about a packet of no connection begins one, so that directors that choose by a hash agree on whom
-    /// it goes to. Default: 0.
+    /// 1: an ICMP error about a packet of no connection begins one, so that directors that choose by a hash agree on
+    /// whom it goes to. Default: 0.
     pub schedule_icmp: Switch,
-    /// After how many seconds `lblc` forgets an address that nobody asked for, looked at every half hour. Default: 86,400.
+    /// After how many seconds `lblc` forgets an address that nobody asked for, looked at every half hour. Default:
+    /// 86,400.
     pub lblc_expiration: u32,
     /// The same for `lblcr`, which also takes a real server from a set that has not changed for so long. Default:
     /// 86,400.
@@ -54,8 +55,8 @@ pub struct Ipvs {
     /// 1: tunnels forbid fragmentation as the packet inside does, and the sender of one that is too big for them is
     /// told. 0: they never do, and are fragmented. Default: 1.
     pub pmtu_disc: Switch,
-    /// `off`, `tunnels` or `all`: the connections whose SYN and SYN+ACK promise no larger segments than their way takes.
-    /// Default: `tunnels`; the kernel has no such key and leaves that to its rules.
+    /// `off`, `tunnels` or `all`: the connections whose SYN and SYN+ACK promise no larger segments than their way
+    /// takes. Default: `tunnels`; the kernel has no such key and leaves that to its rules.
     pub mss_clamp: MssClamp,
     /// 1: while this director is a backup for connection sync, clients' packets stay with its kernel, so that two
     /// directors that are each other's real servers don't send packets in a circle. Default: 0.

@@ -1,8 +1,8 @@
 //! The status of the director, as `xvs status` shows it and `xvs status --json` prints it.
 //!
-//! A snapshot of one moment: the daemon's thread that serves the client fills it in from counters and from the published
-//! configuration. Names of fields and shapes are interface; docs/json.md lists them. Not here: which warnings there are
-//! (`ctl/status.rs`), and how the report looks on a screen (`cli/status.rs`).
+//! A snapshot of one moment: the daemon's thread that serves the client fills it in from counters and from the
+//! published configuration. Names of fields and shapes are interface; docs/json.md lists them. Not here: which warnings
+//! there are (`ctl/status.rs`), and how the report looks on a screen (`cli/status.rs`).
 
 use std::collections::BTreeMap;
 use std::fmt;

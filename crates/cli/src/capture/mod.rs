@@ -1,7 +1,7 @@
 //! `xvs capture`: packets as they came in and as they went out, into a pcapng file or as lines.
 //!
-//! The daemon sends what its workers copied; this program writes it, with its own rights and on its own disk. It ends at
-//! the count or time that was asked for, or by SIGINT or SIGTERM, with counts on stderr.
+//! The daemon sends what its workers copied; this program writes it, with its own rights and on its own disk. It ends
+//! at the count or time that was asked for, or by SIGINT or SIGTERM, with counts on stderr.
 
 pub mod lines;
 pub mod pcapng;

@@ -1,7 +1,7 @@
 //! Captured packets as a pcapng file, which Wireshark, tshark and tcpdump read.
 //!
-//! Each frame is an enhanced packet block on the interface of its kernel's name, with the direction as flags and what xvs
-//! made of the packet as a comment; when all is over, each interface has a block of statistics. Whatever has been
+//! Each frame is an enhanced packet block on the interface of its kernel's name, with the direction as flags and what
+//! xvs made of the packet as a comment; when all is over, each interface has a block of statistics. Whatever has been
 //! handed over is a file that is whole up to there: blocks are made in memory and handed over as such. Written in
 //! network byte order, in which the times of statistics are right whatever the machine. Not here: files.
 //!

@@ -1,4 +1,5 @@
-//! Whether another director's clock shows the same time: logs, captures and what the two tell each other are compared by it.
+//! Whether another director's clock shows the same time: logs, captures and what the two tell each other are compared
+//! by it.
 //!
 //! Asked by ICMP's timestamp (RFC 792), which the other machine's kernel answers to a millisecond; nothing has to run
 //! there. A few times, and the quickest answer counts, whose way says the least wrong. IPv4 only: ICMPv6 has no such

@@ -1,5 +1,5 @@
-//! What is known of the machine when it is judged: plain values, gathered by [`gather`](crate::doctor::gather) or written by hand
-//! in tests.
+//! What is known of the machine when it is judged: plain values, gathered by [`gather`](crate::doctor::gather) or
+//! written by hand in tests.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};

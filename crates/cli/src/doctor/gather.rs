@@ -1,8 +1,8 @@
 //! Looks at the machine: files of `/proc`, netlink, ethtool's requests, ARP, and the daemon if one runs.
 //!
 //! Everything is of the network namespace of the calling thread. What cannot be looked at becomes a finding, and the
-//! rest is looked at all the same. Costs a dump of the kernel's tables and, for ARP and neighbours that are not resolved
-//! yet, about a second.
+//! rest is looked at all the same. Costs a dump of the kernel's tables and, for ARP and neighbours that are not
+//! resolved yet, about a second.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};

@@ -1,9 +1,9 @@
 //! `xvs doctor`: what is wrong with the machine that a director runs on, and the command that mends it.
 //!
-//! [`gather`](gather::gather) looks, once and within two seconds; [`examine`] judges what was found by one small pure function a
-//! check, so that each is tested with facts alone. Nothing is changed but that the kernel is asked to resolve next
-//! hops, that ARP is asked who has the virtual addresses, and that other directors are asked for the time. Runs beside
-//! a daemon or without one.
+//! [`gather`](gather::gather) looks, once and within two seconds; [`examine`] judges what was found by one small pure
+//! function a check, so that each is tested with facts alone. Nothing is changed but that the kernel is asked to
+//! resolve next hops, that ARP is asked who has the virtual addresses, and that other directors are asked for the time.
+//! Runs beside a daemon or without one.
 
 mod addresses;
 mod clocks;

@@ -144,8 +144,8 @@ fn overhead(server: &Server) -> u32 {
     forward::overhead(&ends, snapshot::Tunnel { source: None, encapsulation: encapsulation(tunnel) })
 }
 
-/// The largest packet that clients of a service send, in bytes: the link's that has its address, else that of the widest
-/// attached link.
+/// The largest packet that clients of a service send, in bytes: the link's that has its address, else that of the
+/// widest attached link.
 fn clients_mtu(facts: &Facts, service: &Service) -> Option<u32> {
     let holder = match service.key {
         ServiceKey::Address { endpoint, .. } => {

@@ -165,8 +165,8 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// What there is to show now. A filter leaves services that are like it with all destinations, and destinations that
-    /// are with their service.
+    /// What there is to show now. A filter leaves services that are like it with all destinations, and destinations
+    /// that are with their service.
     pub(super) fn new(before: Option<&Traffic>, now: &Traffic, sort: Sort, filter: &str) -> Self {
         let before = before.filter(|before| before.at_millis < now.at_millis);
         let seconds = before.map_or(0.0, |before| (now.at_millis - before.at_millis) as f64 / 1000.0);

@@ -1,7 +1,7 @@
 //! Requests of the daemon's clients, each dispatched to the part that answers it.
 //!
-//! Changes, and requests about the desired state, go to the control thread; connections, counters and status are read by
-//! the thread that serves the client, so that they delay no command. While the daemon starts, requests are refused.
+//! Changes, and requests about the desired state, go to the control thread; connections, counters and status are read
+//! by the thread that serves the client, so that they delay no command. While the daemon starts, requests are refused.
 
 use std::fs;
 use std::ops::ControlFlow;

@@ -1,8 +1,8 @@
 //! Totals and connections of every service and destination, for `xvs top`.
 //!
-//! Built by the thread that serves the client, from the workers' counters and the published snapshot; the client computes
-//! rates from two of them. Cost: some 200 bytes for each destination. Not here: rates as IPVS has them (`estimator.rs`),
-//! how it looks (`cli/top/`).
+//! Built by the thread that serves the client, from the workers' counters and the published snapshot; the client
+//! computes rates from two of them. Cost: some 200 bytes for each destination. Not here: rates as IPVS has them
+//! (`estimator.rs`), how it looks (`cli/top/`).
 
 use std::collections::HashMap;
 
