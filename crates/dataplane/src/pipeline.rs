@@ -5,28 +5,28 @@
 //! packets that it does not concern.
 
 use xvs_proto::{Family, Packet};
-use xvs_xdp::{Frame, LinkId};
+use xvs_xdp::Frame;
 
 use crate::burst::classify::Class;
 use crate::burst::dispatch::Ending;
 use crate::burst::flows::Flows;
 use crate::burst::lookup::{self, Found};
 use crate::burst::transmit::Outcome;
-use crate::burst::{Burst, Context, Step, forward, state};
+use crate::burst::{Burst, Context, InHand, Step, forward, state};
 use crate::capture::watched::{Watch, Watched};
 use crate::clock::Millis;
 use crate::conn::{ConnId, Direction};
 use crate::egress::Path;
-use crate::forward::{Ends, decrement_ttl, is_refused};
+use crate::forward::{Ends, is_refused};
 use crate::new_connection::insert::{self, Begun};
 use crate::new_connection::service::{self, Marked};
-use crate::new_connection::{bypass, persistence, schedule};
+use crate::new_connection::{bypass, one_packet, persistence, schedule};
 use crate::port::Port;
 use crate::port::tagged::Tagged;
 use crate::slow_path::reassembly::Fragments;
-use crate::slow_path::{bypass as no_destination, client_address, mss, reset};
+use crate::slow_path::{client_address, mss, no_destination, reset};
 use crate::snapshot::Snapshot;
-use crate::verdict::{DropReason, Verdict};
+use crate::verdict::Verdict;
 
 /// A worker's stages with what they remember from burst to burst.
 pub struct Pipeline {
@@ -64,7 +64,7 @@ impl Pipeline {
         outcome.begin(frames - copies, copies);
         burst.classify(flows, at.snapshot);
         burst.prefetch(flows);
-        burst.decide(|frame, link, packet, hash| process(flows, frame, link, packet, hash, at));
+        burst.decide(|packet| process(flows, packet, at));
         let mut ending = Ending { fragments, flows, outcome, at };
         ending.give_up(port);
         for (received, Step { class, hash, verdict }) in burst.drain() {
@@ -82,53 +82,31 @@ impl Pipeline {
     }
 }
 
-/// A packet, whole: look-up, then what its connection is for.
-fn process(
-    flows: &mut Flows,
-    frame: &mut Frame,
-    link: LinkId,
-    packet: &Packet,
-    hash: u64,
-    at: Context<'_>,
-) -> Verdict {
-    match lookup::find(flows, packet, hash, at) {
-        Found::Request(id) => request(flows, frame, packet, id, at),
-        Found::Reply(id) => reply(flows, frame, packet, id, hash, at),
-        Found::Nothing => begin(flows, frame, link, packet, at),
-        Found::NoDestination(id) => {
-            reset::apply(&mut flows.resets, frame, packet, &flows.table.connection(id));
-            Verdict::Drop(DropReason::DestinationUnavailable)
-        }
+/// A packet that is whole: its connection is looked up, or made.
+fn process(flows: &mut Flows, p: InHand<'_>, at: Context<'_>) -> Verdict {
+    match lookup::find(flows, &p, at) {
+        Found::Request(id) => request(flows, p, id, at),
+        Found::Reply(id) => reply(flows, p, id, at),
+        Found::Nothing => begin(flows, p, at),
+        Found::NoDestination(id) => no_destination::refuse(flows, p, id),
         Found::Kernel => Verdict::PassToKernel,
     }
 }
 
-/// A packet of no connection: its mark and service, a new connection, and then it is that one's first packet.
-fn begin(flows: &mut Flows, frame: &mut Frame, link: LinkId, packet: &Packet, at: Context<'_>) -> Verdict {
-    let begun = service::find(packet, link, at.snapshot).and_then(|marked| {
-        connect(flows, frame, packet, marked, at)
-            .or_else(|verdict| bypass::begin(flows, packet, marked, verdict, at))
+/// A packet of no connection: begins one if its mark and its service say so, and is that one's first packet.
+fn begin(flows: &mut Flows, p: InHand<'_>, at: Context<'_>) -> Verdict {
+    let begun = service::find(p.packet, p.link, at.snapshot).and_then(|marked| {
+        let begun = connect(flows, p.frame, p.packet, marked, at);
+        begun.or_else(|verdict| bypass::begin(flows, p.packet, marked, verdict, at))
     });
     match begun {
-        Ok(Begun::Connection(id)) => request(flows, frame, packet, id, at),
-        Ok(Begun::OnePacket(ends, id)) => match at.snapshot.destinations.find(id) {
-            Some(destination) => {
-                flows.count(destination, |stats| stats.count_in(packet.length()));
-                forward::request(flows, frame, packet, &ends, destination, at)
-            }
-            None => Verdict::Drop(DropReason::DestinationUnavailable),
-        },
-        Err(verdict) => {
-            if verdict == Verdict::Drop(DropReason::Unasked) {
-                // The kernel's forwarding has taken one off when IPVS tells the sender.
-                decrement_ttl(frame, packet);
-            }
-            verdict
-        }
+        Ok(Begun::Connection(id)) => request(flows, p, id, at),
+        Ok(Begun::OnePacket(ends, id)) => one_packet::send(flows, p.frame, p.packet, &ends, id, at),
+        Err(verdict) => service::refuse(p.frame, p.packet, verdict),
     }
 }
 
-/// A new connection of a service: defence, persistence or scheduling, insertion (which evicts when the table is full).
+/// A new connection of a service. In a full table its insertion evicts another.
 fn connect<'s>(
     flows: &mut Flows,
     frame: &Frame,
@@ -146,48 +124,41 @@ fn connect<'s>(
     insert::enter(flows, packet, chosen?, marked, at)
 }
 
-/// A client's packet of a connection: counted, its state advanced, and sent to the destination.
-fn request(flows: &mut Flows, frame: &mut Frame, packet: &Packet, id: ConnId, at: Context<'_>) -> Verdict {
+/// A client's packet of a connection, to its destination.
+fn request(flows: &mut Flows, p: InHand<'_>, id: ConnId, at: Context<'_>) -> Verdict {
     let connection = flows.table.connection(id);
     let Some(destination) = at.snapshot.destinations.available_for(&connection) else {
-        return no_destination::request(flows, frame, packet, id, at);
+        return no_destination::request(flows, p, id, at);
     };
     let ends = Ends::of(&connection);
     connection.count_in_packet();
-    flows.count(destination, |stats| stats.count_in(packet.length()));
-    let packet = reset::apply(&mut flows.resets, frame, packet, &connection);
-    state::advance(flows, id, &packet, Direction::Inbound, Some(&destination.live), at);
-    mss::clamp_request(frame, &packet, &ends, destination, at);
+    flows.count(destination, |stats| stats.count_in(p.packet.length()));
+    let reset = reset::apply(&mut flows.resets, p.frame, p.packet, &connection);
+    let packet = reset.as_ref().unwrap_or(p.packet);
+    state::advance(flows, id, packet, Direction::Inbound, Some(&destination.live), at);
+    mss::clamp_request(p.frame, packet, &ends, destination, at);
     let connection = flows.table.connection(id);
-    let packet = client_address::add(frame, &packet, &connection, destination, at.now, &flows.counters);
-    forward::request(flows, frame, &packet, &ends, destination, at)
+    let told = client_address::add(p.frame, packet, &connection, destination, at.now, &flows.counters);
+    forward::request(flows, p.frame, told.as_ref().unwrap_or(packet), &ends, destination, at)
 }
 
-/// A packet to the client of a connection: sent, and then counted and its state advanced, unless a router would refuse it.
-fn reply(
-    flows: &mut Flows,
-    frame: &mut Frame,
-    packet: &Packet,
-    id: ConnId,
-    hash: u64,
-    at: Context<'_>,
-) -> Verdict {
+/// A packet to the client of a connection.
+fn reply(flows: &mut Flows, p: InHand<'_>, id: ConnId, at: Context<'_>) -> Verdict {
     let connection = flows.table.connection(id);
-    if !connection.method().masquerades() && packet.family() == Family::V4 {
+    if !connection.method().masquerades() && p.packet.family() == Family::V4 {
         // From the virtual address itself: the kernel refuses that from the wire in IPv4, and routes it in IPv6.
         return Verdict::PassToKernel;
     }
     let (ends, destination) = (Ends::of(&connection), at.snapshot.destinations.of(&connection));
-    let packet = reset::apply(&mut flows.resets, frame, packet, &connection);
-    let path = Path::find(&at.snapshot.egress, ends.client.addr, hash);
-    mss::clamp_reply(frame, &packet, &ends, destination, path, at);
-    client_address::remove(frame, &packet, &connection);
-    let verdict = forward::reply(flows, frame, &packet, &ends, path);
+    let reset = reset::apply(&mut flows.resets, p.frame, p.packet, &connection);
+    let packet = reset.as_ref().unwrap_or(p.packet);
+    let path = Path::find(&at.snapshot.egress, ends.client.addr, p.hash);
+    mss::clamp_reply(p.frame, packet, &ends, destination, path, at);
+    client_address::remove(p.frame, packet, &connection);
+    let verdict = forward::reply(flows, p.frame, packet, &ends, path);
     if let Some(destination) = destination.filter(|_| !is_refused(verdict)) {
-        if destination.available {
-            flows.count(destination, |stats| stats.count_out(packet.length()));
-        }
-        state::advance(flows, id, &packet, Direction::Outbound, Some(&destination.live), at);
+        flows.count_reply(destination, packet);
+        state::advance(flows, id, packet, Direction::Outbound, Some(&destination.live), at);
     }
     verdict
 }

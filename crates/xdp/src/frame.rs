@@ -36,11 +36,13 @@ unsafe impl Send for Frame {}
 
 impl Frame {
     /// Its slot's number, which no other frame of its pool has.
+    #[inline]
     pub fn number(&self) -> u32 {
         self.index
     }
 
     /// The packet.
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: `start + len <= size` is kept by every method below, the slot of `size` bytes belongs to this
         // frame alone, and the pool keeps its area mapped while any frame is out (see its `Drop`).
@@ -50,6 +52,7 @@ impl Frame {
     }
 
     /// The packet, to be edited.
+    #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         let start = self.slot.as_ptr().wrapping_add(self.start as usize);
         // SAFETY: as for `bytes`; `&mut self` makes this the only view.
@@ -57,17 +60,20 @@ impl Frame {
     }
 
     /// Bytes of the packet.
+    #[inline]
     pub fn len(&self) -> usize {
         self.len as usize
     }
 
     /// Whether the packet has no bytes.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// Makes room for `bytes` before the packet; their content is whatever lay there. `false`, and nothing
     /// changed, if the headroom does not suffice.
+    #[inline]
     #[must_use]
     pub fn grow_front(&mut self, bytes: usize) -> bool {
         let enough = bytes <= self.start as usize;
@@ -79,6 +85,7 @@ impl Frame {
     }
 
     /// Takes up to `bytes` off the packet's front.
+    #[inline]
     pub fn shrink_front(&mut self, bytes: usize) {
         let bytes = bytes.min(self.len()) as u32;
         self.start += bytes;
@@ -87,6 +94,7 @@ impl Frame {
 
     /// Sets the packet's length, cutting it or adding bytes of whatever content. `false`, and nothing changed, if
     /// it would pass the slot's end.
+    #[inline]
     #[must_use]
     pub fn resize(&mut self, len: usize) -> bool {
         let fits = len <= (self.size - self.start) as usize;
@@ -170,35 +178,41 @@ impl FramePool {
     }
 
     /// How the area is divided.
+    #[inline]
     pub fn layout(&self) -> FrameLayout {
         self.layout
     }
 
     /// A frame with an empty packet behind the full headroom, or `None` if all are in use.
+    #[inline]
     pub fn take(&mut self) -> Option<Frame> {
         let index = self.free.pop()?;
         Some(self.hand_out(index, self.layout.headroom_bytes, 0))
     }
 
     /// Takes a frame back.
+    #[inline]
     pub fn put(&mut self, frame: Frame) {
         self.check_in(&frame, Place::Home);
         self.free.push(frame.index);
     }
 
     /// Lends a frame to the kernel: what its descriptor must say.
+    #[inline]
     pub fn lend(&mut self, frame: Frame) -> Span {
         self.check_in(&frame, Place::Lent);
         Span { offset: self.offset(frame.index) + frame.start as usize, len: frame.len() }
     }
 
     /// Lends an empty frame from the pool, for a packet that the kernel will write.
+    #[inline]
     pub fn lend_empty(&mut self) -> Option<Span> {
         self.take().map(|frame| self.lend(frame))
     }
 
     /// A frame that the kernel returns with a packet in it. `None` if the span is not inside one lent frame: then
     /// the descriptor is wrong, and nothing has changed.
+    #[inline]
     pub fn reclaim(&mut self, span: Span) -> Option<Frame> {
         let (index, start) = self.lent_slot(span.offset)?;
         let fits = span.len <= (self.layout.frame_size_bytes - start) as usize;
@@ -206,6 +220,7 @@ impl FramePool {
     }
 
     /// Takes a lent frame straight back into the pool (a completed transmission). `false` if it was not lent.
+    #[inline]
     #[must_use]
     pub fn restore(&mut self, offset: usize) -> bool {
         let Some((index, _)) = self.lent_slot(offset) else { return false };
@@ -215,21 +230,25 @@ impl FramePool {
     }
 
     /// How many frames are where.
+    #[inline]
     pub fn census(&self) -> Census {
         let home = self.free.len() as u32;
         Census { home, out: self.out, lent: self.layout.frames - home - self.out }
     }
 
+    #[inline]
     fn offset(&self, index: u32) -> usize {
         index as usize * self.layout.frame_size_bytes as usize
     }
 
+    #[inline]
     fn lent_slot(&self, offset: usize) -> Option<(u32, u32)> {
         let size = self.layout.frame_size_bytes as usize;
         let index = offset / size;
         (*self.places.get(index)? == Place::Lent).then_some((index as u32, (offset % size) as u32))
     }
 
+    #[inline]
     fn hand_out(&mut self, index: u32, start: u32, len: u32) -> Frame {
         self.places[index as usize] = Place::Out;
         self.out += 1;
@@ -243,6 +262,7 @@ impl FramePool {
     ///
     /// # Panics
     /// If the frame belongs to another pool: its bytes would be written by two owners.
+    #[inline]
     fn check_in(&mut self, frame: &Frame, to: Place) {
         let ours = self.base.as_ptr().wrapping_add(self.offset(frame.index)) == frame.slot.as_ptr();
         assert!(ours, "a frame goes back to the pool that it came from");

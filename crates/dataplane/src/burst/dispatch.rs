@@ -10,9 +10,9 @@ use super::context::Context;
 use super::flows::Flows;
 use super::transmit::Outcome;
 use crate::port::{Port, Received};
-use crate::slow_path::bypass;
 use crate::slow_path::icmp_error::{self, Connect, Followed};
 use crate::slow_path::icmp_reply::Offence;
+use crate::slow_path::no_destination;
 use crate::slow_path::reassembly::Fragments;
 use crate::verdict::{DropReason, Verdict};
 
@@ -81,7 +81,7 @@ impl Ending<'_> {
     /// Tells the sender of a packet why it was dropped, if that is due.
     pub(crate) fn answer(&mut self, offence: Offence<'_>, hash: u64, port: &mut impl Port) {
         let connection = self.flows.asked(offence.packet, hash);
-        if let Some(offence) = bypass::admit(self.flows, offence, connection)
+        if let Some(offence) = no_destination::admit(self.flows, offence, connection)
             && let Some(bytes) = self.outcome.answer(&offence, self.at, port)
         {
             self.flows.count_answer(connection, bytes, self.at.snapshot);

@@ -18,7 +18,7 @@ use crate::new_connection::eviction::Pressure;
 use crate::random::Dice;
 use crate::slow_path::reset::Reset;
 use crate::snapshot::local_addresses::LocalCursor;
-use crate::snapshot::{Destination, ServiceLive, Snapshot};
+use crate::snapshot::{Destination, DestinationId, ServiceLive, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
 /// One worker's connections.
@@ -117,7 +117,27 @@ impl Flows {
         }
     }
 
+    /// Counts a connection of a destination, if that is still known.
+    pub(crate) fn count_connection(&self, id: DestinationId, snapshot: &Snapshot) {
+        let counted = snapshot.destinations.find(id);
+        counted.inspect(|destination| self.count(destination, |stats| stats.connections.add(1)));
+    }
+
+    /// Counts a packet to the client of a connection, if the destination is still configured.
+    #[inline]
+    pub(crate) fn count_reply(&self, destination: &Destination, packet: &Packet) {
+        if destination.available {
+            self.count(destination, |stats| stats.count_out(packet.length()));
+        }
+    }
+
+    /// Has a template count one connection less: the one that was chosen for is not in the table.
+    pub(crate) fn leave_template(&self, template: Option<ConnId>) {
+        template.inspect(|template| self.table.connection(*template).drop_controlled());
+    }
+
     /// Counts at a destination, at its service and over all services.
+    #[inline]
     pub(crate) fn count(&self, destination: &Destination, count: impl Fn(&Stats)) {
         for stats in [&destination.live.stats, &destination.service.stats, &self.total.stats] {
             count(stats.of_worker(self.worker));
@@ -125,6 +145,7 @@ impl Flows {
     }
 
     /// Has the next hop resolved whose link address was missing for a packet.
+    #[inline]
     pub(crate) fn report_unresolved(&self, verdict: Verdict, path: Path) {
         if let (Verdict::Drop(DropReason::NoNeighbour), Path::NoNeighbour { link, next_hop }) =
             (verdict, path)

@@ -43,6 +43,7 @@ pub(crate) fn reply(
 }
 
 /// What a tunnel to a destination writes around a packet.
+#[inline]
 fn outer<'a>(
     flows: &'a mut Flows,
     packet: &Packet,

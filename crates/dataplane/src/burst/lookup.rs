@@ -10,6 +10,7 @@ use xvs_proto::{Packet, Protocol};
 
 use super::context::Context;
 use super::flows::Flows;
+use super::in_hand::InHand;
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::TcpState;
 use crate::conn::{ConnId, Connection, Direction, Flags, Removal};
@@ -44,8 +45,9 @@ enum Standing {
 
 /// Finds the connection of a packet, and ends it if the packet is to begin a new one.
 #[inline]
-pub(crate) fn find(flows: &mut Flows, packet: &Packet, hash: u64, at: Context<'_>) -> Found {
-    match flows.table.find(&packet.connection_key(), hash) {
+pub(crate) fn find(flows: &mut Flows, p: &InHand<'_>, at: Context<'_>) -> Found {
+    let packet = p.packet;
+    match flows.table.find(&packet.connection_key(), p.hash) {
         Some((id, Direction::Outbound)) => Found::Reply(id),
         _ if at.snapshot.settings.requests_stay => Found::Kernel,
         Some((id, Direction::Inbound)) => match standing(&flows.table.connection(id), packet, at.snapshot) {

@@ -13,7 +13,9 @@ pub mod transmit;
 
 mod expiry;
 pub mod flows;
+pub(crate) mod in_hand;
 mod replaced;
 
 pub use self::context::Context;
+pub(crate) use self::in_hand::InHand;
 pub use self::record::{Burst, Step};

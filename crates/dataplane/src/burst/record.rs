@@ -3,11 +3,11 @@
 //! Each stage is a loop over the burst, so that the memory which the next stage needs is being fetched meanwhile. Nothing
 //! allocates after [`Burst::new`].
 
-use xvs_proto::Packet;
-use xvs_xdp::{BURST, Frame, LinkId};
+use xvs_xdp::BURST;
 
 use super::classify::{Class, classify};
 use super::flows::Flows;
+use super::in_hand::InHand;
 use crate::port::{Port, Received};
 use crate::slow_path::reassembly::Fragments;
 use crate::snapshot::Snapshot;
@@ -70,10 +70,10 @@ impl Burst {
     }
 
     /// Has each packet of a flow decided.
-    pub fn decide(&mut self, mut decide: impl FnMut(&mut Frame, LinkId, &Packet, u64) -> Verdict) {
+    pub(crate) fn decide(&mut self, mut decide: impl FnMut(InHand<'_>) -> Verdict) {
         for (Received { link, frame }, step) in self.frames.iter_mut().zip(&mut self.steps) {
             if let Class::Flow(packet) = &step.class {
-                step.verdict = decide(frame, *link, packet, step.hash);
+                step.verdict = decide(InHand { frame, link: *link, packet, hash: step.hash });
             }
         }
     }

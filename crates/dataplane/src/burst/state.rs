@@ -14,6 +14,7 @@ use crate::snapshot::{Activity, DestinationLive};
 
 /// Moves a connection's state and deadline as a packet demands, and its place among its destination's counts: the
 /// state alone says which of the two it is in, so each move is made by the one worker whose transition it was.
+#[inline]
 pub(crate) fn advance(
     flows: &mut Flows,
     id: ConnId,
@@ -60,6 +61,7 @@ pub(crate) fn advance(
 }
 
 /// Which way a packet goes, as far as the director sees both ways; a reply says that it does.
+#[inline]
 fn seen(connection: &Connection<'_>, direction: Direction) -> Seen {
     let unseen = connection.flags().contains(Flags::NO_OUTPUT);
     match direction {

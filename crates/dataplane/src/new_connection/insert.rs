@@ -9,6 +9,7 @@ use std::time::Duration;
 use xvs_proto::{FlowKey, Packet, Protocol};
 use xvs_sched::{ClientAddress, ForwardingMethod};
 
+use super::one_packet;
 use super::schedule::Chosen;
 use super::service::Marked;
 use crate::burst::context::Context;
@@ -26,7 +27,7 @@ pub(crate) enum Begun {
     OnePacket(Ends, DestinationId),
 }
 
-/// Enters the connection that a packet begins; one of single packets is only counted.
+/// Enters the connection that a packet begins; one of a single packet is only counted.
 pub(crate) fn enter(
     flows: &mut Flows,
     packet: &Packet,
@@ -37,7 +38,7 @@ pub(crate) fn enter(
     let Chosen { id, dest, method, live, template } = chosen;
     let is_single = marked.service.one_packet && packet.flow.protocol == Protocol::UDP;
     if is_single && method != ForwardingMethod::FullNat {
-        return Ok(single(flows, packet, chosen, at));
+        return Ok(Begun::OnePacket(one_packet::begin(flows, packet, &chosen, at), id));
     }
     let mut new = NewConnection {
         protocol: packet.flow.protocol,
@@ -64,39 +65,19 @@ pub(crate) fn enter(
         Ok(Inserted::New(_)) => live.bound(),
         _ => {
             live.leave(Activity::Inactive);
-            leave_template(flows, template);
+            flows.leave_template(template);
         }
     }
     match inserted.map_err(Verdict::Drop)? {
         Inserted::New(connection) => {
             flows.counters.connections.add(1);
-            count_connection(flows, id, at);
+            flows.count_connection(id, at.snapshot);
             Ok(Begun::Connection(connection))
         }
         Inserted::Existing(connection) => Ok(Begun::Connection(connection)),
         // Only where none was asked for is a local endpoint not taken.
         Inserted::Full | Inserted::LocalTaken => Err(Verdict::Drop(DropReason::TableFull)),
     }
-}
-
-/// Counts a connection of one packet.
-fn single(flows: &mut Flows, packet: &Packet, chosen: Chosen<'_>, at: Context<'_>) -> Begun {
-    let Chosen { id, dest, method, live, template } = chosen;
-    leave_template(flows, template);
-    count_connection(flows, id, at);
-    live.pass();
-    let FlowKey { source: client, dest: virtual_endpoint, .. } = packet.flow;
-    Begun::OnePacket(Ends { client, virtual_endpoint, dest, local: None, method }, id)
-}
-
-/// Has a template count one connection less: the one that was chosen for is not in the table.
-fn leave_template(flows: &Flows, template: Option<ConnId>) {
-    template.inspect(|template| flows.table.connection(*template).drop_controlled());
-}
-
-fn count_connection(flows: &Flows, id: DestinationId, at: Context<'_>) {
-    let counted = at.snapshot.destinations.find(id);
-    counted.inspect(|destination| flows.count(destination, |stats| stats.connections.add(1)));
 }
 
 /// Inserts a connection or template, in a full table in the place of another.

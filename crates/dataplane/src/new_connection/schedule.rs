@@ -14,6 +14,7 @@ use crate::snapshot::{DestinationId, DestinationLive, FTP, Member, Service};
 use crate::verdict::{DropReason, Verdict};
 
 /// What was chosen for a new connection.
+#[derive(Clone, Copy)]
 pub(crate) struct Chosen<'s> {
     pub(crate) id: DestinationId,
     /// The endpoint there.

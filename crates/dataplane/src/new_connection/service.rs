@@ -5,8 +5,9 @@
 use std::net::IpAddr;
 
 use xvs_proto::{Malformed, Packet, Protocol, is_host, sctp, tcp};
-use xvs_xdp::LinkId;
+use xvs_xdp::{Frame, LinkId};
 
+use crate::forward::decrement_ttl;
 use crate::snapshot::{FTP_DATA, Service, Settings, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
@@ -44,6 +45,15 @@ fn begun<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> Result<Ma
         }
         _ => Err(Verdict::PassToKernel),
     }
+}
+
+/// The verdict on a packet that begins no connection, which is edited as its sender is to see it.
+pub(crate) fn refuse(frame: &mut Frame, packet: &Packet, verdict: Verdict) -> Verdict {
+    if verdict == Verdict::Drop(DropReason::Unasked) {
+        // The kernel's forwarding has taken one off when IPVS tells the sender.
+        decrement_ttl(frame, packet);
+    }
+    verdict
 }
 
 /// Refuses a packet from the port of FTP's data, which begins no connection; IPVS sees so only after `drop_packet`.

@@ -16,8 +16,6 @@
 //!
 //! Not here: the rewriting of addresses and ports, which comes after requests are told and after replies are.
 
-use std::borrow::Cow;
-
 use xvs_proto::checksum::{self, Delta};
 use xvs_proto::ipv4::Ipv4;
 use xvs_proto::ipv6::{self, Ipv6};
@@ -36,22 +34,21 @@ const TOA: u8 = 254;
 /// SACK blocks (RFC 2018 §3).
 const SACK: u8 = 5;
 
-/// Tells the destination of the client by a packet of its, not rewritten yet. Returns what the packet has become, its headers
-/// at the same places of the frame: the same packet for connections whose destination is told nothing.
+/// Tells the destination of the client by a packet of its, not rewritten yet. `Some`: what the packet has become, its headers
+/// at the same places of the frame.
 #[inline]
-pub(crate) fn add<'p>(
+pub(crate) fn add(
     frame: &mut Frame,
-    packet: &'p Packet,
+    packet: &Packet,
     connection: &Connection<'_>,
     destination: &Destination,
     now: Millis,
     counters: &WorkerCounters,
-) -> Cow<'p, Packet> {
-    let told = match lengthens(connection) {
+) -> Option<Packet> {
+    match lengthens(connection) {
         true => tell(frame, packet, connection, destination, now, counters),
         false => None,
-    };
-    told.map_or(Cow::Borrowed(packet), Cow::Owned)
+    }
 }
 
 // Apart, so that what every packet runs through is short.

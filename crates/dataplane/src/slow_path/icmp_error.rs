@@ -15,7 +15,7 @@ use xvs_sched::ForwardingMethod;
 use xvs_xdp::{Frame, LinkId};
 
 use super::icmp_reply::{Offence, Speaker};
-use super::{bypass, client_address};
+use super::{client_address, no_destination};
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::burst::forward as send;
@@ -110,7 +110,7 @@ fn about_reply(
         connection.count_in_packet();
     }
     if connection.is_bypass() {
-        return bypass::send(flows, frame, &fragmentable(error.packet), at);
+        return no_destination::send(flows, frame, &fragmentable(error.packet), at);
     }
     // As under IPVS, a removed destination hears of it too.
     match at.snapshot.destinations.of(&connection) {

@@ -26,6 +26,7 @@ pub enum Activity {
 
 impl Activity {
     /// That of a connection of this protocol in this state.
+    #[inline]
     pub fn of(protocol: Protocol, state: u8) -> Self {
         match protocol {
             Protocol::TCP if TcpState::of(state).is_active() => Self::Active,

@@ -6,18 +6,19 @@
 //! (`fragments.rs`), how a packet is cut (`pieces.rs`).
 
 use xvs_proto::{Family, Fragment, Packet, Parsed, ethernet, ipv6, parse};
-use xvs_xdp::{Frame, LinkId};
+use xvs_xdp::LinkId;
 
 use super::{Datagram, Gathered};
 use crate::burst::context::Context;
 use crate::burst::dispatch::Ending;
 use crate::burst::flows::Flows;
+use crate::burst::in_hand::InHand;
 use crate::port::{Port, Received};
 use crate::slow_path::icmp_reply::Offence;
 use crate::verdict::{DropReason, Verdict};
 
 /// How a packet is decided, from its look-up to its verdict.
-pub(crate) type Process = fn(&mut Flows, &mut Frame, LinkId, &Packet, hash: u64, Context<'_>) -> Verdict;
+pub(crate) type Process = fn(&mut Flows, InHand<'_>, Context<'_>) -> Verdict;
 
 impl Ending<'_> {
     /// Takes a fragment to where it belongs. The verdict is that on its datagram, if it was the last one missing.
@@ -120,7 +121,8 @@ impl Ending<'_> {
         port: &mut impl Port,
     ) -> Verdict {
         let hash = self.flows.hash(&packet.connection_key());
-        let verdict = process(self.flows, &mut datagram.frame, datagram.link, packet, hash, self.at);
+        let in_hand = InHand { frame: &mut datagram.frame, link: datagram.link, packet, hash };
+        let verdict = process(self.flows, in_hand, self.at);
         if let Some(offence) = Offence::of(packet, &datagram.frame, datagram.link, verdict) {
             self.answer(offence, hash, port);
         }
