@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use xvs_dataplane::burst::flows::Flows;
-use xvs_dataplane::burst::transmit::Outcome;
+use xvs_dataplane::burst::transmit::Transmitter;
 use xvs_dataplane::clock::Clock;
 use xvs_dataplane::conn::{Table, TableConfig};
 use xvs_dataplane::counters::WorkerCounters;
@@ -170,7 +170,7 @@ pub(crate) fn worker(way: impl Into<Way>, connections: usize, memory: Memory) ->
     let fragments = Fragments::new(0, Arc::new(Exchange::new(1)), *table.secret());
     let stop = Arc::new(AtomicBool::new(false));
     Worker {
-        pipeline: Pipeline::new(flows, Outcome::new(counters, unresolved, ids(1)), fragments),
+        pipeline: Pipeline::new(flows, Transmitter::new(counters, unresolved, ids(1)), fragments),
         port: Loop::new(way, stop.clone()),
         snapshot: Arc::new(Arc::new(snapshot(way)).into()),
         clock: Arc::new(Clock::by_hand()),

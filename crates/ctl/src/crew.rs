@@ -221,7 +221,7 @@ fn work(mut worker: Worker<XdpPort>, left: &Sender<()>, next: &Receiver<XdpPort>
     loop {
         worker.run();
         let Worker { pipeline, port, snapshot, clock, stop } = worker;
-        pipeline.outcome.counters().transmit_abandoned.add(port.unsent());
+        pipeline.transmitter.counters().transmit_abandoned.add(port.unsent());
         drop(port);
         let _ = left.send(());
         let Ok(port) = next.recv() else { return };

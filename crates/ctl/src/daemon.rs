@@ -13,7 +13,7 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use thiserror::Error;
 use xvs_dataplane::burst::flows::Flows;
-use xvs_dataplane::burst::transmit::Outcome;
+use xvs_dataplane::burst::transmit::Transmitter;
 use xvs_dataplane::clock::Clock;
 use xvs_dataplane::conn::{Table, TableConfig, random_secret};
 use xvs_dataplane::counters::WorkerCounters;
@@ -259,9 +259,9 @@ impl Parts<'_> {
             let unresolved = self.unresolved;
             let flows = Flows::new(number, seat, counted.clone(), control.total(), unresolved.clone(), ids.0);
             let fragments = Fragments::new(number, exchange.clone(), *table.secret());
-            let outcome = Outcome::new(counted, unresolved.clone(), ids.1);
+            let transmitter = Transmitter::new(counted, unresolved.clone(), ids.1);
             let worker = Worker {
-                pipeline: Pipeline::new(flows, outcome, fragments),
+                pipeline: Pipeline::new(flows, transmitter, fragments),
                 port,
                 snapshot: control.published(),
                 clock: self.clock.clone(),

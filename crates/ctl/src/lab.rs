@@ -17,7 +17,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use xvs_dataplane::burst::flows::Flows;
-use xvs_dataplane::burst::transmit::Outcome;
+use xvs_dataplane::burst::transmit::Transmitter;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{Table, TableConfig, TableReader, Timers};
 use xvs_dataplane::counters::WorkerCounters;
@@ -217,9 +217,9 @@ impl Lab {
             unresolved.clone(),
             ids(0),
         );
-        let outcome = Outcome::new(counters.clone(), unresolved, ids(1));
+        let transmitter = Transmitter::new(counters.clone(), unresolved, ids(1));
         let fragments = Fragments::new(0, Arc::new(Exchange::new(1)), *table.secret());
-        let pipeline = Pipeline::new(flows, outcome, fragments);
+        let pipeline = Pipeline::new(flows, transmitter, fragments);
         let seat = || table.reader().expect("a seat for listings and one for sweeps");
         let (reader, sweeper) = (Mutex::new(seat()), Sweeper::new(seat(), control.published(), 0));
         let (network, now) = (loopback(), Millis(0));
@@ -333,7 +333,7 @@ impl Lab {
     fn inject(&mut self, link: &str, frame: &str) -> Result<Value, String> {
         let bytes = unhex(frame).ok_or("frame: an even number of hexadecimal digits is needed")?;
         self.burst(link, [bytes.as_slice()])?;
-        let verdict = *self.pipeline.outcome.verdicts().first().ok_or("the frame did not come in")?;
+        let verdict = *self.pipeline.transmitter.verdicts().first().ok_or("the frame did not come in")?;
         let (name, reason) = match verdict {
             Verdict::Transmit(_) | Verdict::Fragment { .. } => ("transmit", None),
             Verdict::PassToKernel => ("pass", None),
@@ -396,13 +396,13 @@ impl Lab {
 
     /// Frames that came in or were made and have not left: none, between two lines.
     pub fn in_hand(&self) -> i64 {
-        self.pipeline.outcome.counters().in_hand()
+        self.pipeline.transmitter.counters().in_hand()
     }
 
     /// Frames that are neither at home nor in the hands of those who wait for the rest of their datagram: none, between
     /// two lines.
     pub fn astray(&self) -> i64 {
-        i64::from(self.port.census().out) - self.pipeline.outcome.counters().held.value() as i64
+        i64::from(self.port.census().out) - self.pipeline.transmitter.counters().held.value() as i64
     }
 
     fn advance(&mut self, seconds: f64) -> Result<Value, String> {

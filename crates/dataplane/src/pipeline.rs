@@ -8,10 +8,10 @@ use xvs_proto::{Family, Packet};
 use xvs_xdp::Frame;
 
 use crate::burst::classify::Class;
-use crate::burst::dispatch::Ending;
+use crate::burst::dispatch::Dispatch;
 use crate::burst::flows::Flows;
 use crate::burst::lookup::{self, Found};
-use crate::burst::transmit::Outcome;
+use crate::burst::transmit::Transmitter;
 use crate::burst::{Burst, Context, InHand, Step, forward, state};
 use crate::capture::watched::{Watch, Watched};
 use crate::clock::Millis;
@@ -33,7 +33,7 @@ pub struct Pipeline {
     /// The connections.
     pub flows: Flows,
     /// Where frames go, and what is counted of them.
-    pub outcome: Outcome,
+    pub transmitter: Transmitter,
     /// Fragments that wait.
     pub fragments: Fragments,
     burst: Burst,
@@ -41,8 +41,8 @@ pub struct Pipeline {
 
 impl Pipeline {
     /// Stages of one worker.
-    pub fn new(flows: Flows, outcome: Outcome, fragments: Fragments) -> Self {
-        Self { flows, outcome, fragments, burst: Burst::new() }
+    pub fn new(flows: Flows, transmitter: Transmitter, fragments: Fragments) -> Self {
+        Self { flows, transmitter, fragments, burst: Burst::new() }
     }
 
     /// Takes a burst from the port through all stages. Returns how many frames it was. [`Flows::quiescent`] is due when
@@ -57,25 +57,25 @@ impl Pipeline {
     }
 
     fn stages(&mut self, at: Context<'_>, port: &mut impl Watch) -> usize {
-        let Self { flows, outcome, fragments, burst } = self;
+        let Self { flows, transmitter, fragments, burst } = self;
         let copies = burst.receive(fragments, port);
         port.arrived(burst.frames(), copies, flows);
         let frames = burst.frames().len();
-        outcome.begin(frames - copies, copies);
+        transmitter.begin(frames - copies, copies);
         burst.classify(flows, at.snapshot);
         burst.prefetch(flows);
         burst.decide(|packet| process(flows, packet, at));
-        let mut ending = Ending { fragments, flows, outcome, at };
-        ending.give_up(port);
+        let mut dispatch = Dispatch { fragments, flows, transmitter, at };
+        dispatch.give_up(port);
         for (received, Step { class, hash, verdict }) in burst.drain() {
             match class {
-                Class::Decided(verdict) => ending.decided(received, *verdict, port),
-                Class::Flow(packet) => ending.packet(received, packet, *hash, *verdict, port),
-                Class::Fragment(packet) => ending.fragment(received, packet, process, port),
-                Class::Error(packet) => ending.error(received, packet, connect, port),
+                Class::Decided(verdict) => dispatch.decided(received, *verdict, port),
+                Class::Flow(packet) => dispatch.packet(received, packet, *hash, *verdict, port),
+                Class::Fragment(packet) => dispatch.fragment(received, packet, process, port),
+                Class::Error(packet) => dispatch.error(received, packet, connect, port),
             }
         }
-        ending.reset(port);
+        dispatch.reset(port);
         port.flush();
         port.ended(flows);
         frames

@@ -51,7 +51,7 @@ impl<P: Port> Worker<P> {
             let stopping = self.stop.load(Ordering::Relaxed);
             let begun = self.clock.elapsed();
             if let Some(since) = busy_since {
-                self.pipeline.outcome.counters().count_busy(begun.saturating_sub(since));
+                self.pipeline.transmitter.counters().count_busy(begun.saturating_sub(since));
             }
             let now = Millis::from(begun);
             let snapshot = self.snapshot.load();
@@ -60,15 +60,15 @@ impl<P: Port> Worker<P> {
             // In this order: whoever waits for this point frees the snapshot.
             drop(snapshot);
             self.pipeline.flows.quiescent();
-            drops.look(frames, now, || self.port.kernel_drops(), self.pipeline.outcome.counters());
-            self.pipeline.outcome.counters().count_poll(frames);
+            drops.look(frames, now, || self.port.kernel_drops(), self.pipeline.transmitter.counters());
+            self.pipeline.transmitter.counters().count_poll(frames);
             let idle = frames == 0 && timers == Timers::Current;
             busy_since = (!idle).then_some(begun);
             match (stopping, idle) {
                 (true, idle) if idle || last == 0 => {
                     dispatch::abandon(
                         &mut self.pipeline.fragments,
-                        &mut self.pipeline.outcome,
+                        &mut self.pipeline.transmitter,
                         &mut self.port,
                     );
                     return;

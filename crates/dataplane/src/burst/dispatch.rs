@@ -8,7 +8,7 @@ use xvs_proto::Packet;
 
 use super::context::Context;
 use super::flows::Flows;
-use super::transmit::Outcome;
+use super::transmit::Transmitter;
 use crate::port::{Port, Received};
 use crate::slow_path::icmp_error::{self, Connect, Followed};
 use crate::slow_path::icmp_reply::Offence;
@@ -17,21 +17,21 @@ use crate::slow_path::reassembly::Fragments;
 use crate::verdict::{DropReason, Verdict};
 
 /// What a frame meets.
-pub(crate) struct Ending<'a> {
+pub(crate) struct Dispatch<'a> {
     /// The fragments that wait.
     pub(crate) fragments: &'a mut Fragments,
     /// The connections.
     pub(crate) flows: &'a mut Flows,
     /// Where frames go.
-    pub(crate) outcome: &'a mut Outcome,
+    pub(crate) transmitter: &'a mut Transmitter,
     /// What is in force.
     pub(crate) at: Context<'a>,
 }
 
-impl Ending<'_> {
+impl Dispatch<'_> {
     /// Carries out a verdict that the frame alone was enough for: its sender is told nothing.
     pub(crate) fn decided(&mut self, received: Received, verdict: Verdict, port: &mut impl Port) {
-        self.outcome.carry_out(received, verdict, port);
+        self.transmitter.carry_out(received, verdict, port);
     }
 
     /// Carries out the verdict on a packet, whose sender is told of a drop.
@@ -46,7 +46,7 @@ impl Ending<'_> {
         if let Some(offence) = Offence::of(packet, &received.frame, received.link, verdict) {
             self.answer(offence, hash, port);
         }
-        self.outcome.carry_out(received, verdict, port);
+        self.transmitter.carry_out(received, verdict, port);
     }
 
     /// Follows an ICMP error to whom it concerns.
@@ -62,19 +62,19 @@ impl Ending<'_> {
             Followed::Itself(verdict) => verdict,
             Followed::Instead(relay) => {
                 let offence = relay.offence(frame, *link);
-                if let Some(bytes) = self.outcome.answer(&offence, self.at, port) {
+                if let Some(bytes) = self.transmitter.answer(&offence, self.at, port) {
                     icmp_error::count_relay(self.flows, &relay, bytes, self.at);
                 }
                 Verdict::Consumed
             }
         };
-        self.outcome.carry_out(received, verdict, port);
+        self.transmitter.carry_out(received, verdict, port);
     }
 
     /// Resets the senders of packets whose connections are to be reset.
     pub(crate) fn reset(&mut self, port: &mut impl Port) {
         for reset in self.flows.resets.drain(..) {
-            self.outcome.reset(&reset, self.at.snapshot, port);
+            self.transmitter.reset(&reset, self.at.snapshot, port);
         }
     }
 
@@ -82,7 +82,7 @@ impl Ending<'_> {
     pub(crate) fn answer(&mut self, offence: Offence<'_>, hash: u64, port: &mut impl Port) {
         let connection = self.flows.asked(offence.packet, hash);
         if let Some(offence) = no_destination::admit(self.flows, offence, connection)
-            && let Some(bytes) = self.outcome.answer(&offence, self.at, port)
+            && let Some(bytes) = self.transmitter.answer(&offence, self.at, port)
         {
             self.flows.count_answer(connection, bytes, self.at.snapshot);
         }
@@ -90,11 +90,11 @@ impl Ending<'_> {
 }
 
 /// Drops all that wait for others, for a worker that ends.
-pub(crate) fn abandon(fragments: &mut Fragments, outcome: &mut Outcome, port: &mut impl Port) {
+pub(crate) fn abandon(fragments: &mut Fragments, transmitter: &mut Transmitter, port: &mut impl Port) {
     while fragments.abandon() {
         for received in fragments.released().drain(..) {
-            outcome.settle(received, Verdict::Drop(DropReason::FragmentTimeout), port);
+            transmitter.settle(received, Verdict::Drop(DropReason::FragmentTimeout), port);
         }
     }
-    outcome.counters().held.set(0);
+    transmitter.counters().held.set(0);
 }

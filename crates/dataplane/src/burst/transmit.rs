@@ -24,7 +24,7 @@ use crate::verdict::{DropReason, Verdict};
 const MAX_PIECES: usize = 128;
 
 /// Hands out frames and counts what became of them.
-pub struct Outcome {
+pub struct Transmitter {
     counters: Arc<WorkerCounters>,
     limit: RateLimit,
     unresolved: Arc<Unresolved>,
@@ -34,7 +34,7 @@ pub struct Outcome {
     pieces: Vec<Frame>,
 }
 
-impl Outcome {
+impl Transmitter {
     /// Counts into `counters`, of which the caller's thread is the one writer.
     pub fn new(counters: Arc<WorkerCounters>, unresolved: Arc<Unresolved>, ids: Identification) -> Self {
         let (verdicts, pieces) = (Vec::with_capacity(BURST), Vec::with_capacity(MAX_PIECES));

@@ -58,7 +58,7 @@ impl Stage {
             way,
             verdict: self.verdict,
             why_passed,
-            resets: self.pipeline.outcome.counters().resets.value() > 0,
+            resets: self.pipeline.transmitter.counters().resets.value() > 0,
             sent: self.port.take_transmitted(),
             caveats,
         }
@@ -161,7 +161,7 @@ impl Stage {
             }
             // Resets have no limit.
             Verdict::Drop(reason) if reason.answer().is_none() => false,
-            _ => self.pipeline.outcome.counters().transmitted.value() > 0,
+            _ => self.pipeline.transmitter.counters().transmitted.value() > 0,
         };
         let all = [
             (rate > 0 && begun_for.is_some(), Caveat::DropPacket { rate }),

@@ -9,7 +9,7 @@ use xvs_xdp::LinkId;
 use super::{LAYOUT, Live};
 use crate::burst::classify::{Class, classify};
 use crate::burst::flows::Flows;
-use crate::burst::transmit::Outcome;
+use crate::burst::transmit::Transmitter;
 use crate::conn::{ConnId, Copied, Direction, Sought, Table, TableConfig};
 use crate::counters::WorkerCounters;
 use crate::egress::{Egress, Unresolved};
@@ -66,12 +66,12 @@ impl Stage {
         let total = Arc::new(ServiceLive::new(1));
         seat.note_misses();
         let flows = Flows::new(0, seat, counters.clone(), total, unresolved.clone(), ids(0));
-        let outcome = Outcome::new(counters, unresolved, ids(1));
+        let transmitter = Transmitter::new(counters, unresolved, ids(1));
         let fragments = Fragments::new(0, Arc::new(Exchange::new(1)), secret);
         let mut port = MemoryPort::new(LAYOUT, links(&snapshot.egress));
         let (inner, class, bytes) = look(&mut port, link, frame, &snapshot)?;
         let mut stage = Self {
-            pipeline: Pipeline::new(flows, outcome, fragments),
+            pipeline: Pipeline::new(flows, transmitter, fragments),
             port,
             before: Vec::new(),
             met: None,
@@ -87,7 +87,7 @@ impl Stage {
         stage.met = stage.meet();
         inject(&mut stage.port, link, frame)?;
         stage.pipeline.run(&stage.snapshot, &mut stage.port, live.now);
-        stage.verdict = stage.pipeline.outcome.verdicts().first().copied().unwrap_or(Verdict::Held);
+        stage.verdict = stage.pipeline.transmitter.verdicts().first().copied().unwrap_or(Verdict::Held);
         Ok(stage)
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use xvs_dataplane::burst::flows::Flows;
-use xvs_dataplane::burst::transmit::Outcome;
+use xvs_dataplane::burst::transmit::Transmitter;
 use xvs_dataplane::capture::filter::Filter;
 use xvs_dataplane::capture::{Capture, Reader};
 use xvs_dataplane::clock::Millis;
@@ -182,7 +182,7 @@ impl Hand {
         self.pipeline.flows.quiescent();
         drop((self.port.take_transmitted(), self.port.take_passed()));
         assert_eq!((self.port.census().out, self.counters.in_hand()), (0, 0));
-        self.pipeline.outcome.verdicts().to_vec()
+        self.pipeline.transmitter.verdicts().to_vec()
     }
 
     /// Takes frames as they come, also none, and says what left: to the wire, and to the kernel.
@@ -261,7 +261,7 @@ impl Crew {
             Hand {
                 pipeline: Pipeline::new(
                     flows,
-                    Outcome::new(counters.clone(), unresolved, ids(1)),
+                    Transmitter::new(counters.clone(), unresolved, ids(1)),
                     Fragments::new(number, exchange.clone(), *table.secret()),
                 ),
                 port: MemoryPort::with_links(2),

@@ -10,7 +10,7 @@ use xvs_xdp::LinkId;
 
 use super::{Datagram, Gathered};
 use crate::burst::context::Context;
-use crate::burst::dispatch::Ending;
+use crate::burst::dispatch::Dispatch;
 use crate::burst::flows::Flows;
 use crate::burst::in_hand::InHand;
 use crate::port::{Port, Received};
@@ -20,7 +20,7 @@ use crate::verdict::{DropReason, Verdict};
 /// How a packet is decided, from its look-up to its verdict.
 pub(crate) type Process = fn(&mut Flows, InHand<'_>, Context<'_>) -> Verdict;
 
-impl Ending<'_> {
+impl Dispatch<'_> {
     /// Takes a fragment to where it belongs. The verdict is that on its datagram, if it was the last one missing.
     pub(crate) fn fragment(
         &mut self,
@@ -43,8 +43,8 @@ impl Ending<'_> {
             }
             verdict => self.dispose(verdict, port).unwrap_or(verdict),
         };
-        self.outcome.counters().held.set(self.fragments.held() as u64);
-        self.outcome.tell(verdict, port);
+        self.transmitter.counters().held.set(self.fragments.held() as u64);
+        self.transmitter.tell(verdict, port);
     }
 
     /// Drops those whose time is over, and the oldest if there is no room for one more.
@@ -52,7 +52,7 @@ impl Ending<'_> {
         while let Some(reason) = self.fragments.give_up(self.at.now) {
             self.tell(reason, port);
             self.dispose(Verdict::Drop(reason), port);
-            self.outcome.counters().held.set(self.fragments.held() as u64);
+            self.transmitter.counters().held.set(self.fragments.held() as u64);
         }
     }
 
@@ -64,7 +64,7 @@ impl Ending<'_> {
                 && let Some(offence) =
                     Offence::of(&packet, &received.frame, received.link, Verdict::Drop(reason))
             {
-                self.outcome.answer(&offence, self.at, port);
+                self.transmitter.answer(&offence, self.at, port);
             }
         }
     }
@@ -72,7 +72,7 @@ impl Ending<'_> {
     /// Carries a verdict out on the fragments that wait no longer; the one on the last of them.
     fn dispose(&mut self, verdict: Verdict, port: &mut impl Port) -> Option<Verdict> {
         let released = self.fragments.released().drain(..);
-        released.map(|received| self.outcome.settle(received, verdict, port)).last()
+        released.map(|received| self.transmitter.settle(received, verdict, port)).last()
     }
 
     fn forward(&mut self, mut datagram: Datagram, process: Process, port: &mut impl Port) -> Verdict {
@@ -109,7 +109,7 @@ impl Ending<'_> {
         let is_outer = bytes.len() > ethernet::HEADER_LEN + length;
         let is_v6 = bytes[ethernet::HEADER_LEN] >> 4 == 6;
         let least = if is_outer && is_v6 { ipv6::MIN_MTU as usize } else { 0 };
-        self.outcome.send_copies(bytes, link, datagram.largest.max(least).min(mtu), port)
+        self.transmitter.send_copies(bytes, link, datagram.largest.max(least).min(mtu), port)
     }
 
     /// Finds or makes the datagram's connection and edits it on its way; its sender is told of a drop.
