@@ -163,10 +163,10 @@ pub(crate) fn worker(way: impl Into<Way>, connections: usize, memory: Memory) ->
     let table = Table::create(config).expect("memory for the table");
     let counters = Arc::new(WorkerCounters::default());
     let total = Arc::new(ServiceLive::new(1));
-    let seat = table.handle(0).expect("its only worker");
+    let handle = table.handle(0).expect("its only worker");
     let unresolved = Arc::new(Unresolved::new(1));
     let ids = |half| Identification::numbered(*table.secret(), half);
-    let flows = Flows::new(0, seat, counters.clone(), total, unresolved.clone(), ids(0));
+    let flows = Flows::new(0, handle, counters.clone(), total, unresolved.clone(), ids(0));
     let fragments = Fragments::new(0, Arc::new(Exchange::new(1)), *table.secret());
     let stop = Arc::new(AtomicBool::new(false));
     Worker {

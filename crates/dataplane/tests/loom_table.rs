@@ -10,7 +10,8 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 use loom::thread;
 use xvs_dataplane::clock::Millis;
@@ -59,7 +60,7 @@ fn find(worker: &TableWorker, flow: FlowKey) -> Option<(ConnId, Direction)> {
 fn workers() -> (Arc<Table>, TableWorker, TableWorker) {
     let config = TableConfig { capacity: 1, workers: 2, memory: Memory::OnDemand };
     let table = Table::create(config).expect("a tiny table");
-    let (one, other) = (table.handle(0).expect("a seat"), table.handle(1).expect("a seat"));
+    let (one, other) = (table.handle(0).expect("a handle"), table.handle(1).expect("a handle"));
     (table, one, other)
 }
 

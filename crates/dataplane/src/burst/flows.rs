@@ -73,7 +73,7 @@ impl Flows {
         self.worker
     }
 
-    /// The worker's seat at the table.
+    /// The worker's handle at the table.
     pub fn table(&mut self) -> &mut TableWorker {
         &mut self.table
     }

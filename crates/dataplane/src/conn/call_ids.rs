@@ -17,8 +17,8 @@ use hashbrown::DefaultHashBuilder;
 use xvs_proto::sip::CALL_ID_MAX;
 
 use super::connection::Connection;
+use super::handle::TableWorker;
 use super::id::ConnId;
-use super::seat::TableWorker;
 
 /// All slots.
 #[derive(Default)]
@@ -169,7 +169,7 @@ mod tests {
     use crate::conn::table::{Table, TableConfig};
     use crate::shm::Memory;
 
-    fn seat() -> TableWorker {
+    fn handle() -> TableWorker {
         let config = TableConfig { capacity: 1000, workers: 1, memory: Memory::OnDemand };
         Table::create(config).unwrap().handle(0).unwrap()
     }
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn call_ids_of_every_length_are_told_apart_and_read_back() {
-        let (mut table, call_ids) = (seat(), CallIds::new(255, 1));
+        let (mut table, call_ids) = (handle(), CallIds::new(255, 1));
         for length in 1..=255_u16 {
             let call_id: Vec<u8> = (0..length).map(|at| (at ^ length) as u8).collect();
             let id = template(&mut table, &call_ids, &call_id, length).unwrap();
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn when_all_slots_are_in_use_there_is_no_room_until_a_template_has_ended() {
-        let (mut table, call_ids) = (seat(), CallIds::new(10, 1));
+        let (mut table, call_ids) = (handle(), CallIds::new(10, 1));
         let ids: Vec<_> = (0..10)
             .map(|call| template(&mut table, &call_ids, &[b'a' + call], call.into()).unwrap())
             .collect();
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn when_all_slots_are_in_use_that_of_a_template_that_gives_way_is_taken_and_its_call_id_is_gone() {
-        let (mut table, call_ids) = (seat(), CallIds::new(10, 1));
+        let (mut table, call_ids) = (handle(), CallIds::new(10, 1));
         let ids: Vec<_> = (0..10)
             .map(|call| template(&mut table, &call_ids, &[b'a' + call], call.into()).unwrap())
             .collect();
@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn before_there_is_such_a_service_there_is_room_for_nothing() {
         let call_ids = CallIds::default();
-        assert_eq!(call_ids.write(0, b"a", &mut seat(), |_, _| true), None);
+        assert_eq!(call_ids.write(0, b"a", &mut handle(), |_, _| true), None);
         assert!(!call_ids.is(0, b"a") && !call_ids.is(1, b"a"));
     }
 }

@@ -55,17 +55,17 @@ impl Stage {
         let snapshot = Snapshot { settings, ..snapshot };
         let secret = *live.reader().table().secret();
         let table = Table::keyed(TABLE, secret)?;
-        let seat = table.handle(0);
-        let mut seat = seat.ok_or_else(|| io::Error::other("a new table has its seats free"))?;
+        let handle = table.handle(0);
+        let mut handle = handle.ok_or_else(|| io::Error::other("a new table has its handles free"))?;
         for copied in known {
-            copied.enter(&mut seat, &snapshot.call_ids);
+            copied.enter(&mut handle, &snapshot.call_ids);
         }
         let (counters, unresolved) = (Arc::new(WorkerCounters::default()), Arc::new(Unresolved::new(1)));
         // Identifications are shown to who asks: what keys the table must not be in them.
         let ids = |number| Identification::numbered(HashSecret([0; 3]), number);
         let total = Arc::new(ServiceLive::new(1));
-        seat.note_misses();
-        let flows = Flows::new(0, seat, counters.clone(), total, unresolved.clone(), ids(0));
+        handle.note_misses();
+        let flows = Flows::new(0, handle, counters.clone(), total, unresolved.clone(), ids(0));
         let transmitter = Transmitter::new(counters, unresolved, ids(1));
         let fragments = Fragments::new(0, Arc::new(Exchange::new(1)), secret);
         let mut port = MemoryPort::new(LAYOUT, links(&snapshot.egress));

@@ -254,10 +254,11 @@ impl Crew {
         let exchange = Arc::new(Exchange::new(workers));
         let hand = |number| {
             let counters = Arc::new(WorkerCounters::default());
-            let seat = table.handle(number).expect("a seat for each worker");
+            let handle = table.handle(number).expect("a handle for each worker");
             let unresolved = Arc::new(Unresolved::new(1));
             let ids = |half| Identification::numbered(*table.secret(), 2 * number + half);
-            let flows = Flows::new(number, seat, counters.clone(), total.clone(), unresolved.clone(), ids(0));
+            let flows =
+                Flows::new(number, handle, counters.clone(), total.clone(), unresolved.clone(), ids(0));
             Hand {
                 pipeline: Pipeline::new(
                     flows,
@@ -271,7 +272,7 @@ impl Crew {
             }
         };
         let hands = (0..workers).map(hand).collect();
-        let reader = table.reader().expect("a seat for a reader");
+        let reader = table.reader().expect("a handle for a reader");
         Self { table, reader, snapshot, hands }
     }
 
