@@ -84,7 +84,7 @@ pub enum DropReason {
     /// One of those that `drop_packet` sacrifices.
     Defence,
     /// A real server sent it without having been asked.
-    Unasked,
+    Unsolicited,
     /// An ICMP error whose checksum is wrong.
     IcmpChecksum,
     /// An ICMPv6 error in fragments.
@@ -124,7 +124,7 @@ impl DropReason {
         Self::TransmitRefused,
         Self::KernelRefused,
         Self::Defence,
-        Self::Unasked,
+        Self::Unsolicited,
         Self::FragmentCrowded,
         Self::FragmentConflict,
         Self::FragmentRepeated,
@@ -166,7 +166,7 @@ impl DropReason {
             Self::TransmitRefused => 11,
             Self::KernelRefused => 12,
             Self::Defence => 13,
-            Self::Unasked => 14,
+            Self::Unsolicited => 14,
             Self::FragmentCrowded => 15,
             Self::FragmentConflict => 16,
             Self::FragmentRepeated => 17,
@@ -204,7 +204,7 @@ impl DropReason {
             Self::TransmitRefused => "transmit_refused",
             Self::KernelRefused => "kernel_refused",
             Self::Defence => "defence",
-            Self::Unasked => "unasked",
+            Self::Unsolicited => "unasked",
             Self::PathTooNarrow => "path_too_narrow",
             Self::NoCallId => "no_call_id",
             Self::CallsFull => "calls_full",
@@ -256,7 +256,9 @@ impl DropReason {
             Self::TransmitRefused => "the interface is down or its transmit ring is full",
             Self::KernelRefused => "the kernel did not take the packet back through the TAP",
             Self::Defence => "`drop_packet` sacrifices one of so many packets that would begin a connection",
-            Self::Unasked => "a real server sent it without having been asked; it was told (`nat_icmp_send`)",
+            Self::Unsolicited => {
+                "a real server sent it without having been asked; it was told (`nat_icmp_send`)"
+            }
             Self::PathTooNarrow => {
                 "the way to the real server leaves a tunnel less than 68 bytes (IPv6: 1280); raise its MTU"
             }
@@ -282,9 +284,9 @@ impl DropReason {
     }
 
     /// What the sender is told about it, if anything.
-    pub fn answer(self) -> Option<icmp::Error> {
+    pub fn icmp_error(self) -> Option<icmp::Error> {
         match self {
-            Self::NoDestination | Self::Unasked => Some(icmp::Error::PortUnreachable),
+            Self::NoDestination | Self::Unsolicited => Some(icmp::Error::PortUnreachable),
             Self::NoRoute => Some(icmp::Error::HostUnreachable),
             Self::TtlExpired => Some(icmp::Error::TimeExceeded),
             Self::FragmentTimeout => Some(icmp::Error::ReassemblyTimeExceeded),

@@ -502,7 +502,7 @@ fn advice(reason: DropReason) -> Option<&'static str> {
             "lots of it: a smaller MSS on the real servers (`ip route change … advmss`)"
         }
         DropReason::NeedsFragmenting => "raise the MTU towards the real servers",
-        DropReason::Unasked => {
+        DropReason::Unsolicited => {
             "the client speaks first; see whether its connection has expired: `xvsadm -Lnc`"
         }
         DropReason::NoCallId => "is it SIP over UDP? Other services do without --pe",

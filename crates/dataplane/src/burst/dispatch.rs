@@ -11,7 +11,7 @@ use super::flows::Flows;
 use super::transmit::Transmitter;
 use crate::port::{Port, Received};
 use crate::slow_path::icmp_error::{self, Connect, Followed};
-use crate::slow_path::icmp_reply::Offence;
+use crate::slow_path::icmp_reply::IcmpError;
 use crate::slow_path::no_destination;
 use crate::slow_path::reassembly::Fragments;
 use crate::verdict::{DropReason, Verdict};
@@ -43,8 +43,8 @@ impl Dispatch<'_> {
         verdict: Verdict,
         port: &mut impl Port,
     ) {
-        if let Some(offence) = Offence::of(packet, &received.frame, received.link, verdict) {
-            self.answer(offence, hash, port);
+        if let Some(error) = IcmpError::of(packet, &received.frame, received.link, verdict) {
+            self.reply(error, hash, port);
         }
         self.transmitter.carry_out(received, verdict, port);
     }
@@ -61,8 +61,8 @@ impl Dispatch<'_> {
         let verdict = match icmp_error::follow(self.flows, frame, *link, packet, connect, self.at) {
             Followed::Itself(verdict) => verdict,
             Followed::Instead(relay) => {
-                let offence = relay.offence(frame, *link);
-                if let Some(bytes) = self.transmitter.answer(&offence, self.at, port) {
+                let error = relay.icmp_error(frame, *link);
+                if let Some(bytes) = self.transmitter.send_icmp_error(&error, self.at, port) {
                     icmp_error::count_relay(self.flows, &relay, bytes, self.at);
                 }
                 Verdict::Consumed
@@ -79,12 +79,12 @@ impl Dispatch<'_> {
     }
 
     /// Tells the sender of a packet why it was dropped, if that is due.
-    pub(crate) fn answer(&mut self, offence: Offence<'_>, hash: u64, port: &mut impl Port) {
-        let connection = self.flows.asked(offence.packet, hash);
-        if let Some(offence) = no_destination::admit(self.flows, offence, connection)
-            && let Some(bytes) = self.transmitter.answer(&offence, self.at, port)
+    pub(crate) fn reply(&mut self, error: IcmpError<'_>, hash: u64, port: &mut impl Port) {
+        let connection = self.flows.find_request(error.packet, hash);
+        if let Some(error) = no_destination::admit(self.flows, error, connection)
+            && let Some(bytes) = self.transmitter.send_icmp_error(&error, self.at, port)
         {
-            self.flows.count_answer(connection, bytes, self.at.snapshot);
+            self.flows.count_icmp_error(connection, bytes, self.at.snapshot);
         }
     }
 }

@@ -93,21 +93,25 @@ impl Flows {
         self.table.prefetch_entries(hash);
     }
 
-    /// What is known of the connection that packets of a flow are of.
-    pub fn known(&self, flow: &FlowKey) -> Option<Known> {
+    /// What is describe of the connection that packets of a flow are of.
+    pub fn describe(&self, flow: &FlowKey) -> Option<Description> {
         let (id, _) = self.table.find(flow, self.table.hash(flow))?;
         let connection = self.table.connection(id);
-        Some(Known { protocol: connection.protocol(), ends: Ends::of(&connection), mark: connection.mark() })
+        Some(Description {
+            protocol: connection.protocol(),
+            ends: Ends::of(&connection),
+            mark: connection.mark(),
+        })
     }
 
     /// The connection that a packet is the client's of.
-    pub fn asked(&self, packet: &Packet, hash: u64) -> Option<ConnId> {
+    pub fn find_request(&self, packet: &Packet, hash: u64) -> Option<ConnId> {
         let found = self.table.find(&packet.connection_key(), hash);
         found.filter(|(_, direction)| *direction == Direction::Inbound).map(|(id, _)| id)
     }
 
     /// Counts an ICMP error to the client of a connection: as IPVS does where such errors pass for replies.
-    pub fn count_answer(&self, connection: Option<ConnId>, bytes: usize, snapshot: &Snapshot) {
+    pub fn count_icmp_error(&self, connection: Option<ConnId>, bytes: usize, snapshot: &Snapshot) {
         let Some(id) = connection else { return };
         let connection = self.table.connection(id);
         if !connection.method().masquerades()
@@ -117,7 +121,7 @@ impl Flows {
         }
     }
 
-    /// Counts a connection of a destination, if that is still known.
+    /// Counts a connection of a destination, if that is still describe.
     pub(crate) fn count_connection(&self, id: DestinationId, snapshot: &Snapshot) {
         let counted = snapshot.destinations.find(id);
         counted.inspect(|destination| self.count(destination, |stats| stats.connections.add(1)));
@@ -168,7 +172,7 @@ impl Flows {
 
 /// What tells connections apart for who asks for some of them.
 #[derive(Debug, Clone, Copy)]
-pub struct Known {
+pub struct Description {
     /// Its protocol.
     pub protocol: Protocol,
     /// Its ends.

@@ -15,7 +15,7 @@ use crate::egress::Unresolved;
 use crate::forward::Identification;
 use crate::port::{Port, Received};
 use crate::slow_path::fragmentation::Cut;
-use crate::slow_path::icmp_reply::{Offence, RateLimit};
+use crate::slow_path::icmp_reply::{IcmpError, RateLimit};
 use crate::slow_path::reset::Reset;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
@@ -60,12 +60,17 @@ impl Transmitter {
     }
 
     /// Tells the sender of a dropped packet why, if that is due. Returns the bytes of the ICMP error that it was sent.
-    pub fn answer(&mut self, offence: &Offence<'_>, at: Context<'_>, port: &mut impl Port) -> Option<usize> {
+    pub fn send_icmp_error(
+        &mut self,
+        error: &IcmpError<'_>,
+        at: Context<'_>,
+        port: &mut impl Port,
+    ) -> Option<usize> {
         let rate = at.snapshot.settings.icmp_msgs_per_sec;
-        let allowed = !offence.is_limited() || self.limit.allows(at.now, rate);
-        let answer =
-            if allowed { offence.answer(at.snapshot, port, &mut self.ids, &self.unresolved) } else { None };
-        self.originate(answer, port)
+        let allowed = !error.is_limited() || self.limit.allows(at.now, rate);
+        let made =
+            if allowed { error.emit(at.snapshot, port, &mut self.ids, &self.unresolved) } else { None };
+        self.originate(made, port)
     }
 
     /// Sends a reset to an end of a connection.

@@ -160,7 +160,7 @@ impl Stage {
                 false
             }
             // Resets have no limit.
-            Verdict::Drop(reason) if reason.answer().is_none() => false,
+            Verdict::Drop(reason) if reason.icmp_error().is_none() => false,
             _ => self.pipeline.transmitter.counters().transmitted.value() > 0,
         };
         let all = [

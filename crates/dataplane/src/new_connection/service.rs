@@ -25,8 +25,8 @@ pub(crate) struct Marked<'s> {
 /// # Errors
 /// The verdict on a packet that begins none.
 pub(crate) fn find<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> Result<Marked<'s>, Verdict> {
-    begun(packet, link, snapshot).map_err(|verdict| match is_unasked(packet, snapshot) {
-        true => Verdict::Drop(DropReason::Unasked),
+    begun(packet, link, snapshot).map_err(|verdict| match is_unsolicited(packet, snapshot) {
+        true => Verdict::Drop(DropReason::Unsolicited),
         false => verdict,
     })
 }
@@ -49,7 +49,7 @@ fn begun<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> Result<Ma
 
 /// The verdict on a packet that begins no connection, which is edited as its sender is to see it.
 pub(crate) fn refuse(frame: &mut Frame, packet: &Packet, verdict: Verdict) -> Verdict {
-    if verdict == Verdict::Drop(DropReason::Unasked) {
+    if verdict == Verdict::Drop(DropReason::Unsolicited) {
         // The kernel's forwarding has taken one off when IPVS tells the sender.
         decrement_ttl(frame, packet);
     }
@@ -63,7 +63,7 @@ pub(crate) fn refuse(frame: &mut Frame, packet: &Packet, verdict: Verdict) -> Ve
 pub(crate) fn refuse_ftp_data(packet: &Packet, snapshot: &Snapshot) -> Result<(), Verdict> {
     match is_ftp_data(packet) {
         false => Ok(()),
-        true if is_unasked(packet, snapshot) => Err(Verdict::Drop(DropReason::Unasked)),
+        true if is_unsolicited(packet, snapshot) => Err(Verdict::Drop(DropReason::Unsolicited)),
         true => Err(Verdict::PassToKernel),
     }
 }
@@ -75,7 +75,7 @@ pub(crate) fn is_ftp_data(packet: &Packet) -> bool {
 
 /// Whether a masqueraded destination speaks to somebody who did not ask, and is to be told so. What it says to the
 /// director itself is between the two of them.
-fn is_unasked(packet: &Packet, snapshot: &Snapshot) -> bool {
+fn is_unsolicited(packet: &Packet, snapshot: &Snapshot) -> bool {
     snapshot.settings.nat_icmp_send
         && !is_reset(packet)
         && snapshot.nat_destinations.contains(&(packet.flow.protocol, packet.flow.source))

@@ -14,7 +14,7 @@ use xvs_proto::{Family, FlowKey, Fragment, Packet, Protocol, ethernet, gre, gue,
 use xvs_sched::ForwardingMethod;
 use xvs_xdp::{Frame, LinkId};
 
-use super::icmp_reply::{Offence, Speaker};
+use super::icmp_reply::{ErrorSource, IcmpError};
 use super::{client_address, no_destination};
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
@@ -47,8 +47,8 @@ pub struct Relay {
 
 impl Relay {
     /// What the client is told, about a packet in the frame of the error that came in by a link.
-    pub fn offence<'a>(&'a self, frame: &'a Frame, link: LinkId) -> Offence<'a> {
-        Offence { packet: &self.about, frame, link, error: self.error, speaker: Speaker::Receiver }
+    pub fn icmp_error<'a>(&'a self, frame: &'a Frame, link: LinkId) -> IcmpError<'a> {
+        IcmpError { packet: &self.about, frame, link, error: self.error, source: ErrorSource::Receiver }
     }
 }
 
@@ -238,9 +238,9 @@ fn about_tunnel(
 /// Counts an error that was sent to a client in the stead of one about a tunnel: as IPVS does, for what was quoted
 /// and for the message of so many bytes.
 pub(crate) fn count_relay(flows: &Flows, relay: &Relay, bytes: usize, at: Context<'_>) {
-    let connection = flows.asked(&relay.about, flows.table.hash(&relay.about.connection_key()));
+    let connection = flows.find_request(&relay.about, flows.table.hash(&relay.about.connection_key()));
     for bytes in [relay.about.length(), bytes] {
-        flows.count_answer(connection, bytes, at.snapshot);
+        flows.count_icmp_error(connection, bytes, at.snapshot);
     }
 }
 

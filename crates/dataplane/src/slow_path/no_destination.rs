@@ -5,7 +5,7 @@
 use xvs_proto::{Family, Packet};
 use xvs_xdp::Frame;
 
-use super::icmp_reply::{Offence, Speaker};
+use super::icmp_reply::{ErrorSource, IcmpError};
 use super::reset;
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
@@ -46,13 +46,13 @@ pub(crate) fn send(flows: &Flows, frame: &mut Frame, packet: &Packet, at: Contex
 /// another host, in whose name nobody may speak: in IPv4 nothing is said, in IPv6 the director says it, as the kernel.
 pub(crate) fn admit<'a>(
     flows: &Flows,
-    offence: Offence<'a>,
+    error: IcmpError<'a>,
     connection: Option<ConnId>,
-) -> Option<Offence<'a>> {
+) -> Option<IcmpError<'a>> {
     let is_bypassed = connection.is_some_and(|id| flows.table.connection(id).is_bypass());
-    match offence.packet.family() {
-        _ if !is_bypassed => Some(offence),
+    match error.packet.family() {
+        _ if !is_bypassed => Some(error),
         Family::V4 => None,
-        Family::V6 => Some(Offence { speaker: Speaker::Director, ..offence }),
+        Family::V6 => Some(IcmpError { source: ErrorSource::Director, ..error }),
     }
 }

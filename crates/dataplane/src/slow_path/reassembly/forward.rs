@@ -14,7 +14,7 @@ use crate::burst::dispatch::Dispatch;
 use crate::burst::flows::Flows;
 use crate::burst::in_hand::InHand;
 use crate::port::{Port, Received};
-use crate::slow_path::icmp_reply::Offence;
+use crate::slow_path::icmp_reply::IcmpError;
 use crate::verdict::{DropReason, Verdict};
 
 /// How a packet is decided, from its look-up to its verdict.
@@ -61,10 +61,10 @@ impl Dispatch<'_> {
         for received in self.fragments.released().iter() {
             if let Ok(Parsed::Ip(packet)) = parse(received.frame.bytes())
                 && packet.fragment == Fragment::First
-                && let Some(offence) =
-                    Offence::of(&packet, &received.frame, received.link, Verdict::Drop(reason))
+                && let Some(error) =
+                    IcmpError::of(&packet, &received.frame, received.link, Verdict::Drop(reason))
             {
-                self.transmitter.answer(&offence, self.at, port);
+                self.transmitter.send_icmp_error(&error, self.at, port);
             }
         }
     }
@@ -123,8 +123,8 @@ impl Dispatch<'_> {
         let hash = self.flows.hash(&packet.connection_key());
         let in_hand = InHand { frame: &mut datagram.frame, link: datagram.link, packet, hash };
         let verdict = process(self.flows, in_hand, self.at);
-        if let Some(offence) = Offence::of(packet, &datagram.frame, datagram.link, verdict) {
-            self.answer(offence, hash, port);
+        if let Some(error) = IcmpError::of(packet, &datagram.frame, datagram.link, verdict) {
+            self.reply(error, hash, port);
         }
         verdict
     }
