@@ -14,7 +14,7 @@ use crate::counters::{Stats, WorkerCounters};
 use crate::egress::{Path, Unresolved};
 use crate::forward::{Ends, Identification};
 use crate::new_connection::defence::Defence;
-use crate::new_connection::eviction::Pressure;
+use crate::new_connection::eviction::Eviction;
 use crate::random::Dice;
 use crate::slow_path::reset::Reset;
 use crate::snapshot::local_addresses::LocalCursor;
@@ -31,7 +31,7 @@ pub struct Flows {
     unresolved: Arc<Unresolved>,
     pub(crate) ids: Identification,
     pub(crate) defence: Defence,
-    pub(crate) pressure: Pressure,
+    pub(crate) eviction: Eviction,
     pub(crate) dice: Dice,
     pub(crate) locals: LocalCursor,
     pub(crate) replaced: Replaced,
@@ -54,7 +54,7 @@ impl Flows {
         let mut dice = Dice::new(ids.seed());
         Self {
             worker,
-            pressure: Pressure::new(worker, &table),
+            eviction: Eviction::new(worker, &table),
             locals: LocalCursor::new(dice.draw() as u32),
             dice,
             table,

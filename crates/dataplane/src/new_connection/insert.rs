@@ -82,7 +82,7 @@ pub(crate) fn enter(
 
 /// Inserts a connection or template, in a full table in the place of another.
 pub(crate) fn insert(flows: &mut Flows, new: &NewConnection, at: Context<'_>) -> Inserted {
-    flows.pressure.insert(&mut flows.table, new, &flows.counters, at)
+    flows.eviction.insert(&mut flows.table, new, &flows.counters, at)
 }
 
 /// Inserts a connection with a local endpoint that no other has towards its destination.

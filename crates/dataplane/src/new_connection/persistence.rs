@@ -20,7 +20,7 @@ use xvs_proto::{Endpoint, FlowKey, Packet, Protocol, sip, udp};
 use xvs_sched::{Request, ServiceKey};
 use xvs_xdp::Frame;
 
-use super::eviction::forget_call;
+use super::eviction::evict_call;
 use super::insert::insert;
 use super::schedule::{Chosen, member};
 use crate::burst::context::Context;
@@ -149,8 +149,8 @@ impl<'s> Templates<'_, 's> {
         if let Some(call_id) = call_id {
             let full = Verdict::Drop(DropReason::CallsFull);
             let Flows { worker, table, counters, .. } = &mut **flows;
-            let give_way = |table: &mut _, id| forget_call(table, id, at.snapshot, counters);
-            new.mark = call_ids.write(*worker, call_id, table, give_way).ok_or(full)?;
+            let evict = |table: &mut _, id| evict_call(table, id, at.snapshot, counters);
+            new.mark = call_ids.write(*worker, call_id, table, evict).ok_or(full)?;
         }
         // Counted before anybody can find it, so that nobody ends a count that is not there.
         destination.live.enter(Activity::Template);
