@@ -29,8 +29,8 @@ use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::Port;
 use xvs_dataplane::port::memory::{Bytes, MemoryPort};
 use xvs_dataplane::shm::Memory;
-use xvs_dataplane::slow_path::reassembly::Fragments;
-use xvs_dataplane::slow_path::reassembly::handoff::Exchange;
+use xvs_dataplane::slow_path::reassembly::Reassembly;
+use xvs_dataplane::slow_path::reassembly::handoff::Handoff;
 use xvs_dataplane::steering::{SteeringError, SteeringRules};
 use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_proto::{HashSecret, MacAddr, Prefix};
@@ -218,7 +218,7 @@ impl Lab {
             ids(0),
         );
         let transmitter = Transmitter::new(counters.clone(), unresolved, ids(1));
-        let fragments = Fragments::new(0, Arc::new(Exchange::new(1)), *table.secret());
+        let fragments = Reassembly::new(0, Arc::new(Handoff::new(1)), *table.secret());
         let pipeline = Pipeline::new(flows, transmitter, fragments);
         let seat = || table.reader().expect("a seat for listings and one for sweeps");
         let (reader, sweeper) = (Mutex::new(seat()), Sweeper::new(seat(), control.published(), 0));

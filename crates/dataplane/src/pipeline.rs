@@ -23,7 +23,7 @@ use crate::new_connection::service::{self, Marked};
 use crate::new_connection::{bypass, one_packet, persistence, schedule};
 use crate::port::Port;
 use crate::port::tagged::Tagged;
-use crate::slow_path::reassembly::Fragments;
+use crate::slow_path::reassembly::Reassembly;
 use crate::slow_path::{client_address, mss, no_destination, reset};
 use crate::snapshot::Snapshot;
 use crate::verdict::Verdict;
@@ -34,15 +34,15 @@ pub struct Pipeline {
     pub flows: Flows,
     /// Where frames go, and what is counted of them.
     pub transmitter: Transmitter,
-    /// Fragments that wait.
-    pub fragments: Fragments,
+    /// Reassembly that wait.
+    pub reassembly: Reassembly,
     burst: Burst,
 }
 
 impl Pipeline {
     /// Stages of one worker.
-    pub fn new(flows: Flows, transmitter: Transmitter, fragments: Fragments) -> Self {
-        Self { flows, transmitter, fragments, burst: Burst::new() }
+    pub fn new(flows: Flows, transmitter: Transmitter, reassembly: Reassembly) -> Self {
+        Self { flows, transmitter, reassembly, burst: Burst::new() }
     }
 
     /// Takes a burst from the port through all stages. Returns how many frames it was. [`Flows::quiescent`] is due when
@@ -57,16 +57,16 @@ impl Pipeline {
     }
 
     fn stages(&mut self, at: Context<'_>, port: &mut impl Watch) -> usize {
-        let Self { flows, transmitter, fragments, burst } = self;
-        let copies = burst.receive(fragments, port);
+        let Self { flows, transmitter, reassembly, burst } = self;
+        let copies = burst.receive(reassembly, port);
         port.arrived(burst.frames(), copies, flows);
         let frames = burst.frames().len();
         transmitter.begin(frames - copies, copies);
         burst.classify(flows, at.snapshot);
         burst.prefetch(flows);
         burst.decide(|packet| process(flows, packet, at));
-        let mut dispatch = Dispatch { fragments, flows, transmitter, at };
-        dispatch.give_up(port);
+        let mut dispatch = Dispatch { reassembly, flows, transmitter, at };
+        dispatch.drop_overdue(port);
         for (received, Step { class, hash, verdict }) in burst.drain() {
             match class {
                 Class::Decided(verdict) => dispatch.decided(received, *verdict, port),

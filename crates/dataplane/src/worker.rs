@@ -67,7 +67,7 @@ impl<P: Port> Worker<P> {
             match (stopping, idle) {
                 (true, idle) if idle || last == 0 => {
                     dispatch::abandon(
-                        &mut self.pipeline.fragments,
+                        &mut self.pipeline.reassembly,
                         &mut self.pipeline.transmitter,
                         &mut self.port,
                     );
@@ -81,8 +81,8 @@ impl<P: Port> Worker<P> {
     }
 
     fn sleep(&mut self, now: Millis, drops_due: Option<Millis>) {
-        let Pipeline { flows, fragments, .. } = &self.pipeline;
-        let due = [flows.next_due(), fragments.next_due(now), drops_due].into_iter().flatten().min();
+        let Pipeline { flows, reassembly, .. } = &self.pipeline;
+        let due = [flows.next_due(), reassembly.next_due(now), drops_due].into_iter().flatten().min();
         let until_timer = due.map(|due| now.until(due));
         let table = self.pipeline.flows.table();
         let at_most = match table.in_limbo() {

@@ -13,13 +13,13 @@ use crate::port::{Port, Received};
 use crate::slow_path::icmp_error::{self, Connect, Followed};
 use crate::slow_path::icmp_reply::IcmpError;
 use crate::slow_path::no_destination;
-use crate::slow_path::reassembly::Fragments;
+use crate::slow_path::reassembly::Reassembly;
 use crate::verdict::{DropReason, Verdict};
 
 /// What a frame meets.
 pub(crate) struct Dispatch<'a> {
     /// The fragments that wait.
-    pub(crate) fragments: &'a mut Fragments,
+    pub(crate) reassembly: &'a mut Reassembly,
     /// The connections.
     pub(crate) flows: &'a mut Flows,
     /// Where frames go.
@@ -90,9 +90,9 @@ impl Dispatch<'_> {
 }
 
 /// Drops all that wait for others, for a worker that ends.
-pub(crate) fn abandon(fragments: &mut Fragments, transmitter: &mut Transmitter, port: &mut impl Port) {
-    while fragments.abandon() {
-        for received in fragments.released().drain(..) {
+pub(crate) fn abandon(reassembly: &mut Reassembly, transmitter: &mut Transmitter, port: &mut impl Port) {
+    while reassembly.abandon() {
+        for received in reassembly.released().drain(..) {
             transmitter.settle(received, Verdict::Drop(DropReason::FragmentTimeout), port);
         }
     }

@@ -9,7 +9,7 @@ use super::classify::{Class, classify};
 use super::flows::Flows;
 use super::in_hand::InHand;
 use crate::port::{Port, Received};
-use crate::slow_path::reassembly::Fragments;
+use crate::slow_path::reassembly::Reassembly;
 use crate::snapshot::Snapshot;
 use crate::verdict::Verdict;
 
@@ -37,8 +37,8 @@ impl Burst {
 
     /// Takes in what other workers have handed over, and then what has come to this one's port. Returns how many are
     /// copies from other workers: they come first.
-    pub fn receive(&mut self, fragments: &mut Fragments, port: &mut impl Port) -> usize {
-        let copies = fragments.receive(&mut self.frames, port);
+    pub fn receive(&mut self, reassembly: &mut Reassembly, port: &mut impl Port) -> usize {
+        let copies = reassembly.receive(&mut self.frames, port);
         port.receive(&mut self.frames);
         copies
     }

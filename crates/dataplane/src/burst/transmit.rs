@@ -14,14 +14,14 @@ use crate::counters::WorkerCounters;
 use crate::egress::Unresolved;
 use crate::forward::Identification;
 use crate::port::{Port, Received};
-use crate::slow_path::fragmentation::Cut;
+use crate::slow_path::fragmentation::Fragmentation;
 use crate::slow_path::icmp_reply::{IcmpError, RateLimit};
 use crate::slow_path::reset::Reset;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
 
-/// How many pieces a packet is cut into at most: more than the largest has by links that take 576 bytes.
-const MAX_PIECES: usize = 128;
+/// How many fragments a packet is cut into at most: more than the largest has by links that take 576 bytes.
+const MAX_FRAGMENTS: usize = 128;
 
 /// Hands out frames and counts what became of them.
 pub struct Transmitter {
@@ -31,14 +31,14 @@ pub struct Transmitter {
     ids: Identification,
     verdicts: Vec<Verdict>,
     /// Those of the packet in hand.
-    pieces: Vec<Frame>,
+    fragments: Vec<Frame>,
 }
 
 impl Transmitter {
     /// Counts into `counters`, of which the caller's thread is the one writer.
     pub fn new(counters: Arc<WorkerCounters>, unresolved: Arc<Unresolved>, ids: Identification) -> Self {
-        let (verdicts, pieces) = (Vec::with_capacity(BURST), Vec::with_capacity(MAX_PIECES));
-        Self { unresolved, counters, limit: RateLimit::default(), ids, verdicts, pieces }
+        let (verdicts, fragments) = (Vec::with_capacity(BURST), Vec::with_capacity(MAX_FRAGMENTS));
+        Self { unresolved, counters, limit: RateLimit::default(), ids, verdicts, fragments }
     }
 
     /// Forgets the last burst's verdicts. Another follows: frames that were received, and copies of what other workers
@@ -112,43 +112,51 @@ impl Transmitter {
         limit: usize,
         port: &mut impl Port,
     ) -> Verdict {
-        let cut = Cut::of(packet, limit, &mut self.ids);
-        if !cut.is_some_and(|cut| self.copy_pieces(cut, packet, 0, port)) {
+        let plan = Fragmentation::of(packet, limit, &mut self.ids);
+        if !plan.is_some_and(|plan| self.copy_fragments(plan, packet, 0, port)) {
             return Verdict::Drop(DropReason::NeedsFragmenting);
         }
-        self.send_pieces(link, port);
+        self.send_all(link, port);
         Verdict::Transmit(link)
     }
 
     /// Sends a frame's packet in fragments of at most `mtu` bytes: all or none, and then the frame comes back.
-    fn send_cut(
+    fn send_fragmented(
         &mut self,
         mut frame: Frame,
         link: LinkId,
         mtu: u32,
         port: &mut impl Port,
     ) -> Result<Verdict, Frame> {
-        let Some(cut) = Cut::of(frame.bytes(), mtu as usize, &mut self.ids) else { return Err(frame) };
-        if !self.copy_pieces(cut, frame.bytes(), 1, port) {
+        let Some(plan) = Fragmentation::of(frame.bytes(), mtu as usize, &mut self.ids) else {
+            return Err(frame);
+        };
+        if !self.copy_fragments(plan, frame.bytes(), 1, port) {
             return Err(frame);
         }
-        if !cut.keep_first(&mut frame) {
-            self.pieces.drain(..).for_each(|piece| port.recycle(piece));
+        if !plan.keep_first(&mut frame) {
+            self.fragments.drain(..).for_each(|fragment| port.recycle(fragment));
             return Err(frame);
         }
         self.send(link, frame, port);
-        self.send_pieces(link, port);
+        self.send_all(link, port);
         Ok(Verdict::Transmit(link))
     }
 
-    /// Copies the pieces of a packet from one on: all or none.
-    fn copy_pieces(&mut self, cut: Cut, packet: &[u8], from: usize, port: &mut impl Port) -> bool {
-        let count = cut.count();
+    /// Copies the fragments of a packet from one on: all or none.
+    fn copy_fragments(
+        &mut self,
+        plan: Fragmentation,
+        packet: &[u8],
+        from: usize,
+        port: &mut impl Port,
+    ) -> bool {
+        let count = plan.count();
         for number in from..count {
-            match cut.copy(packet, number, port) {
-                Some(piece) if self.pieces.len() < MAX_PIECES => self.pieces.push(piece),
+            match plan.copy(packet, number, port) {
+                Some(fragment) if self.fragments.len() < MAX_FRAGMENTS => self.fragments.push(fragment),
                 other => {
-                    self.pieces.drain(..).chain(other).for_each(|piece| port.recycle(piece));
+                    self.fragments.drain(..).chain(other).for_each(|fragment| port.recycle(fragment));
                     return false;
                 }
             }
@@ -156,13 +164,13 @@ impl Transmitter {
         true
     }
 
-    fn send_pieces(&mut self, link: LinkId, port: &mut impl Port) {
-        self.counters.originated.add(self.pieces.len() as u64);
-        let mut pieces = std::mem::take(&mut self.pieces);
-        for piece in pieces.drain(..) {
-            self.send(link, piece, port);
+    fn send_all(&mut self, link: LinkId, port: &mut impl Port) {
+        self.counters.originated.add(self.fragments.len() as u64);
+        let mut fragments = std::mem::take(&mut self.fragments);
+        for fragment in fragments.drain(..) {
+            self.send(link, fragment, port);
         }
-        self.pieces = pieces;
+        self.fragments = fragments;
     }
 
     /// Sends a frame and counts it; whether its link took it.
@@ -176,8 +184,8 @@ impl Transmitter {
     pub fn settle(&mut self, received: Received, verdict: Verdict, port: &mut impl Port) -> Verdict {
         let Received { link, frame } = received;
         let done = match verdict {
-            Verdict::Fragment { link, mtu } => match self.send_cut(frame, link, mtu, port) {
-                // Its pieces are counted already.
+            Verdict::Fragment { link, mtu } => match self.send_fragmented(frame, link, mtu, port) {
+                // Its fragments are counted already.
                 Ok(verdict) => return verdict,
                 Err(frame) => Err((frame, DropReason::NeedsFragmenting)),
             },

@@ -19,8 +19,8 @@ use crate::port::memory::MemoryPort;
 use crate::port::tagged::Tagged;
 use crate::port::{Port, Received};
 use crate::shm::Memory;
-use crate::slow_path::reassembly::Fragments;
-use crate::slow_path::reassembly::handoff::Exchange;
+use crate::slow_path::reassembly::Reassembly;
+use crate::slow_path::reassembly::handoff::Handoff;
 use crate::snapshot::copy::Asked;
 use crate::snapshot::{ServiceLive, Settings, Snapshot};
 use crate::verdict::Verdict;
@@ -67,7 +67,7 @@ impl Stage {
         handle.note_misses();
         let flows = Flows::new(0, handle, counters.clone(), total, unresolved.clone(), ids(0));
         let transmitter = Transmitter::new(counters, unresolved, ids(1));
-        let fragments = Fragments::new(0, Arc::new(Exchange::new(1)), secret);
+        let fragments = Reassembly::new(0, Arc::new(Handoff::new(1)), secret);
         let mut port = MemoryPort::new(LAYOUT, links(&snapshot.egress));
         let (inner, class, bytes) = look(&mut port, link, frame, &snapshot)?;
         let mut stage = Self {

@@ -22,8 +22,8 @@ use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::Port as _;
 use xvs_dataplane::port::memory::{Bytes, MemoryPort};
 use xvs_dataplane::shm::Memory;
-use xvs_dataplane::slow_path::reassembly::Fragments;
-use xvs_dataplane::slow_path::reassembly::handoff::Exchange;
+use xvs_dataplane::slow_path::reassembly::Reassembly;
+use xvs_dataplane::slow_path::reassembly::handoff::Handoff;
 use xvs_dataplane::snapshot::{
     Activity, ClientMask, Destination, DestinationId, DestinationLive, Encapsulation, Member, Persistence,
     Service, ServiceLive, Snapshot, Together, Tunnel,
@@ -251,7 +251,7 @@ impl Crew {
         let table = table.expect("a small table");
         let snapshot = Arc::new(snapshot(workers));
         let total = Arc::new(ServiceLive::new(workers));
-        let exchange = Arc::new(Exchange::new(workers));
+        let handoff = Arc::new(Handoff::new(workers));
         let hand = |number| {
             let counters = Arc::new(WorkerCounters::default());
             let handle = table.handle(number).expect("a handle for each worker");
@@ -263,7 +263,7 @@ impl Crew {
                 pipeline: Pipeline::new(
                     flows,
                     Transmitter::new(counters.clone(), unresolved, ids(1)),
-                    Fragments::new(number, exchange.clone(), *table.secret()),
+                    Reassembly::new(number, handoff.clone(), *table.secret()),
                 ),
                 port: MemoryPort::with_links(2),
                 counters,

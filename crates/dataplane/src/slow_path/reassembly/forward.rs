@@ -3,7 +3,7 @@
 //! Runs for each fragment, at the end of a burst. A whole datagram goes to its connection once, is counted once with
 //! all its bytes, and leaves in fragments no larger than the largest in which it came; its own fragments are consumed
 //! then. If it is not a service's, the kernel gets them as they came. Not here: which fragments belong together
-//! (`fragments.rs`), how a packet is cut (`pieces.rs`).
+//! (`reassembly.rs`), how a packet is cut (`pieces.rs`).
 
 use xvs_proto::{Family, Fragment, Packet, Parsed, ethernet, ipv6, parse};
 use xvs_xdp::LinkId;
@@ -29,8 +29,8 @@ impl Dispatch<'_> {
         process: Process,
         port: &mut impl Port,
     ) {
-        self.give_up(port);
-        let verdict = match self.fragments.take(received, packet, self.at.now) {
+        self.drop_overdue(port);
+        let verdict = match self.reassembly.take(received, packet, self.at.now) {
             Gathered::Waits => Verdict::Held,
             Gathered::HandedOver => Verdict::Consumed,
             Gathered::Refused(reason) => Verdict::Drop(reason),
@@ -43,22 +43,22 @@ impl Dispatch<'_> {
             }
             verdict => self.dispose(verdict, port).unwrap_or(verdict),
         };
-        self.transmitter.counters().held.set(self.fragments.held() as u64);
+        self.transmitter.counters().held.set(self.reassembly.held() as u64);
         self.transmitter.tell(verdict, port);
     }
 
     /// Drops those whose time is over, and the oldest if there is no room for one more.
-    pub(crate) fn give_up(&mut self, port: &mut impl Port) {
-        while let Some(reason) = self.fragments.give_up(self.at.now) {
+    pub(crate) fn drop_overdue(&mut self, port: &mut impl Port) {
+        while let Some(reason) = self.reassembly.release_overdue(self.at.now) {
             self.tell(reason, port);
             self.dispose(Verdict::Drop(reason), port);
-            self.transmitter.counters().held.set(self.fragments.held() as u64);
+            self.transmitter.counters().held.set(self.reassembly.held() as u64);
         }
     }
 
     /// Tells the sender of an incomplete datagram, if its first fragment is here (RFC 792).
     fn tell(&mut self, reason: DropReason, port: &mut impl Port) {
-        for received in self.fragments.released().iter() {
+        for received in self.reassembly.released().iter() {
             if let Ok(Parsed::Ip(packet)) = parse(received.frame.bytes())
                 && packet.fragment == Fragment::First
                 && let Some(error) =
@@ -71,7 +71,7 @@ impl Dispatch<'_> {
 
     /// Carries a verdict out on the fragments that wait no longer; the one on the last of them.
     fn dispose(&mut self, verdict: Verdict, port: &mut impl Port) -> Option<Verdict> {
-        let released = self.fragments.released().drain(..);
+        let released = self.reassembly.released().drain(..);
         released.map(|received| self.transmitter.settle(received, verdict, port)).last()
     }
 
@@ -90,7 +90,7 @@ impl Dispatch<'_> {
             Ok(Parsed::Other) => Verdict::PassToKernel,
             Err(malformed) => Verdict::Drop(DropReason::Malformed(malformed)),
         };
-        self.fragments.put_back(datagram);
+        self.reassembly.put_back(datagram);
         verdict
     }
 

@@ -1,9 +1,9 @@
-//! Fragments that come in: held until their datagram is whole, then put together.
+//! Reassembly that come in: held until their datagram is whole, then put together.
 //!
 //! Runs for each fragment, and when the time of one that waits is over. As under IPVS, nothing is decided or counted
 //! of a datagram before all of it is here: one that stays incomplete begins no connection. Its fragments wait as the
 //! frames that they came in, so that the kernel gets them back as they were if it is not a service's. The worker that
-//! met the first of them gathers them; others hand theirs over (`exchange.rs`).
+//! met the first of them gathers them; others hand theirs over (`handoff.rs`).
 //!
 //! Promise: what is put together covers its datagram exactly once. A fragment that overlaps another ends its datagram,
 //! except that one all of whose bytes were here is dropped alone, whatever they say, as by Linux: nobody ends others'
@@ -28,7 +28,7 @@ use xvs_xdp::{BURST, Frame, FrameLayout, FramePool, HELD, LinkId};
 
 use crate::clock::Millis;
 use crate::port::{Port, Received};
-use crate::slow_path::reassembly::handoff::Exchange;
+use crate::slow_path::reassembly::handoff::Handoff;
 use crate::verdict::DropReason;
 
 /// How many fragments one datagram may have: enough for the largest by links that take 576 bytes (RFC 791 §3.2).
@@ -41,9 +41,9 @@ const LARGEST: [usize; 2] = [u16::MAX as usize, u16::MAX as usize + ipv6::HEADER
 const HEADROOM: usize = 256;
 
 /// One worker's fragments that wait for others.
-pub struct Fragments {
+pub struct Reassembly {
     worker: usize,
-    exchange: Arc<Exchange>,
+    handoff: Arc<Handoff>,
     secret: HashSecret,
     /// In the order in which they came.
     held: Vec<Held>,
@@ -105,7 +105,7 @@ pub enum Gathered {
 /// A datagram as it came, in one frame.
 #[derive(Debug)]
 pub struct Datagram {
-    /// The frame: larger than a port takes, so it goes back by [`Fragments::put_back`].
+    /// The frame: larger than a port takes, so it goes back by [`Reassembly::put_back`].
     pub frame: Frame,
     /// Where its first fragment came in.
     pub link: LinkId,
@@ -113,13 +113,13 @@ pub struct Datagram {
     pub largest: usize,
 }
 
-impl Fragments {
+impl Reassembly {
     /// Nothing waits. `secret` keys the hash by which workers find each other's datagrams.
     ///
     /// # Panics
-    /// If `exchange` was made for fewer workers.
-    pub fn new(worker: usize, exchange: Arc<Exchange>, secret: HashSecret) -> Self {
-        assert!(!exchange.has_parcels(worker), "a worker of the exchange, and a new one");
+    /// If `handoff` was made for fewer workers.
+    pub fn new(worker: usize, handoff: Arc<Handoff>, secret: HashSecret) -> Self {
+        assert!(!handoff.has_frames(worker), "a worker of the exchange, and a new one");
         let layout = FrameLayout {
             frame_size_bytes: (HEADROOM + ethernet::HEADER_LEN + LARGEST[1]) as u32,
             headroom_bytes: HEADROOM as u32,
@@ -127,7 +127,7 @@ impl Fragments {
         };
         Self {
             worker,
-            exchange,
+            handoff,
             secret,
             held: Vec::with_capacity(HELD),
             released: Vec::with_capacity(HELD),
@@ -139,18 +139,18 @@ impl Fragments {
     /// Takes in what other workers have met, as long as the burst has room. Returns how many frames that was.
     pub fn receive(&mut self, burst: &mut Vec<Received>, port: &mut impl Port) -> usize {
         let before = burst.len();
-        while burst.len() < BURST && self.exchange.has_parcels(self.worker) {
+        while burst.len() < BURST && self.handoff.has_frames(self.worker) {
             // Without a frame they wait in their queue.
             let Some(mut frame) = port.allocate() else { break };
-            let Some(parcel) = self.exchange.receive(self.worker) else {
+            let Some(handed) = self.handoff.receive(self.worker) else {
                 port.recycle(frame);
                 break;
             };
-            let (link, bytes) = parcel.frame();
+            let (link, bytes) = handed.frame();
             if frame.resize(bytes.len()) {
                 frame.bytes_mut().copy_from_slice(bytes);
             }
-            self.exchange.put_back(parcel);
+            self.handoff.put_back(handed);
             burst.push(Received { link, frame });
         }
         burst.len() - before
@@ -172,9 +172,9 @@ impl Fragments {
             sum.repeated += other.part.shared_with(&part);
         }
         if until.is_none() {
-            let gatherer = self.exchange.claim(tag, self.worker);
+            let gatherer = self.handoff.claim(tag, self.worker);
             if gatherer != self.worker {
-                let sent = self.exchange.send(gatherer, received.link, received.frame.bytes());
+                let sent = self.handoff.send(gatherer, received.link, received.frame.bytes());
                 self.released.push(received);
                 return if sent {
                     Gathered::HandedOver
@@ -209,7 +209,7 @@ impl Fragments {
 
     /// Releases a datagram whose time is over, or for which there is no room, and says why; to be repeated until there
     /// is none.
-    pub fn give_up(&mut self, now: Millis) -> Option<DropReason> {
+    pub fn release_overdue(&mut self, now: Millis) -> Option<DropReason> {
         let over = self.held.iter().find(|held| held.until <= now).map(|held| held.key);
         let (key, reason) = match over {
             Some(key) => (key, DropReason::FragmentTimeout),
@@ -243,9 +243,9 @@ impl Fragments {
 
     /// When to look again though no frame comes: a time is over, or another worker may have met what is missing.
     pub fn next_due(&self, now: Millis) -> Option<Millis> {
-        let parcels = self.exchange.has_parcels(self.worker).then_some(now + LOOK_AFTER);
-        let Some(over) = self.held.iter().map(|held| held.until).min() else { return parcels };
-        if !self.exchange.is_shared() {
+        let frames = self.handoff.has_frames(self.worker).then_some(now + LOOK_AFTER);
+        let Some(over) = self.held.iter().map(|held| held.until).min() else { return frames };
+        if !self.handoff.is_shared() {
             return Some(over);
         }
         let waited = Duration::from_millis(now.0.saturating_sub(self.last.0));
@@ -258,7 +258,7 @@ impl Fragments {
             claimed = Some(held.tag);
             self.released.push(held.received);
         }
-        claimed.inspect(|tag| self.exchange.release(*tag));
+        claimed.inspect(|tag| self.handoff.release(*tag));
     }
 
     /// Copies the parts of a datagram of so many bytes behind the first one's headers.
@@ -470,13 +470,13 @@ mod tests {
 
     /// A worker's fragments, with frames to put them in.
     struct Bench {
-        fragments: Fragments,
+        fragments: Reassembly,
         port: MemoryPort,
     }
 
     impl Bench {
         fn new() -> Self {
-            let fragments = Fragments::new(0, Arc::new(Exchange::new(1)), HashSecret([3, 5, 7]));
+            let fragments = Reassembly::new(0, Arc::new(Handoff::new(1)), HashSecret([3, 5, 7]));
             Self { fragments, port: MemoryPort::with_links(1) }
         }
 
@@ -603,16 +603,16 @@ mod tests {
         assert_eq!(bench.refused(&v4(500, true, 8, 1)), Some(DropReason::FragmentCrowded));
         assert_eq!((bench.fragments.held(), bench.port.census().out), (0, 0));
         for datagram in 0..HELD as u8 as u16 + HELD as u16 {
-            assert_eq!(bench.fragments.give_up(Millis(0)), None);
+            assert_eq!(bench.fragments.release_overdue(Millis(0)), None);
             let mut frame = v4(1, true, 8, 1);
             frame[18..20].copy_from_slice(&datagram.to_be_bytes());
             let sum = Sum16::of(&mut frame);
             frame[24..26].copy_from_slice(&sum);
             assert_eq!(bench.refused(&frame), None);
         }
-        assert_eq!(bench.fragments.give_up(Millis(0)), Some(DropReason::FragmentCrowded));
+        assert_eq!(bench.fragments.release_overdue(Millis(0)), Some(DropReason::FragmentCrowded));
         assert_eq!(bench.fragments.held(), HELD - 1);
-        assert_eq!(bench.fragments.give_up(Millis(0)), None);
+        assert_eq!(bench.fragments.release_overdue(Millis(0)), None);
     }
 
     /// An IPv4 header's checksum, after a test edited the header.
@@ -632,11 +632,11 @@ mod tests {
         assert!(matches!(bench.take(&v4(2, true, 16, 1), 20_000), Gathered::Waits));
         assert!(matches!(bench.take(&v6(&[], 0, true, 16), 1000), Gathered::Waits));
         assert_eq!(bench.fragments.next_due(Millis(20_000)), Some(Millis(31_000)));
-        assert_eq!(bench.fragments.give_up(Millis(30_999)), None);
-        assert_eq!(bench.fragments.give_up(Millis(31_000)), Some(DropReason::FragmentTimeout));
+        assert_eq!(bench.fragments.release_overdue(Millis(30_999)), None);
+        assert_eq!(bench.fragments.release_overdue(Millis(31_000)), Some(DropReason::FragmentTimeout));
         assert_eq!(bench.fragments.released().drain(..).map(|one| bench.port.recycle(one.frame)).count(), 2);
-        assert_eq!(bench.fragments.give_up(Millis(60_999)), None);
-        assert_eq!(bench.fragments.give_up(Millis(61_000)), Some(DropReason::FragmentTimeout));
+        assert_eq!(bench.fragments.release_overdue(Millis(60_999)), None);
+        assert_eq!(bench.fragments.release_overdue(Millis(61_000)), Some(DropReason::FragmentTimeout));
     }
 
     #[test]
