@@ -191,12 +191,12 @@ fn make(worker: &mut TableWorker, first: u32, method: ForwardingMethod, live: &D
         for number in numbers {
             let key = flow(number);
             assert!(worker.find(&key, worker.hash(&key)).is_none());
-            live.enter(Activity::Inactive);
+            live.increment(Activity::Inactive);
             let new = connection(number, method, Millis(900_000));
             let Inserted::New(id) = worker.insert(&new) else { panic!("there is room") };
             worker.connection(id).count_in_packet();
-            live.enter(Activity::Active);
-            live.leave(Activity::Inactive);
+            live.increment(Activity::Active);
+            live.decrement(Activity::Inactive);
             worker.refresh(id, 3, Millis(60_000));
         }
         worker.quiescent();

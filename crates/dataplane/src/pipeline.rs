@@ -116,7 +116,7 @@ fn connect<'s>(
 ) -> Result<Begun, Verdict> {
     flows.defence.admit(at.snapshot.settings.drop_packet_rate)?;
     service::refuse_ftp_data(packet, at.snapshot)?;
-    let request = schedule::request(packet, at.now, flows.dice.draw());
+    let request = schedule::request(packet, at.now, flows.random.next_u64());
     let chosen = match &marked.service.persistence {
         None => schedule::choose(packet, marked.service, &request),
         Some(kept) => persistence::choose(flows, frame, packet, marked.service, kept, &request, at),

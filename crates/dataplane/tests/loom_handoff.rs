@@ -60,9 +60,9 @@ impl Worker {
     }
 
     fn look(&mut self) {
-        while let Some(parcel) = self.handoff.receive(self.number) {
-            let (LinkId(tag), _) = parcel.frame();
-            self.handoff.put_back(parcel);
+        while let Some(handed) = self.handoff.receive(self.number) {
+            let (LinkId(tag), _) = handed.frame();
+            self.handoff.put_back(handed);
             self.meet(tag.into());
         }
     }
@@ -81,7 +81,7 @@ impl Worker {
 fn after(handoff: &Arc<Handoff>, workers: Vec<(Worker, u64)>) -> (Vec<u64>, Vec<usize>) {
     let threads: Vec<_> = workers.into_iter().map(|(worker, meets)| worker.run(meets)).collect();
     let mut workers: Vec<_> = threads.into_iter().map(|thread| thread.join().expect("no panic")).collect();
-    while (0..workers.len()).any(|number| handoff.has_parcels(number)) {
+    while (0..workers.len()).any(|number| handoff.has_frames(number)) {
         workers.iter_mut().for_each(Worker::look);
     }
     assert!(workers.iter().all(|worker| worker.held.is_empty()), "one worker has all of each");

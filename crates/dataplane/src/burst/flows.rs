@@ -15,7 +15,7 @@ use crate::egress::{Path, Unresolved};
 use crate::forward::{Ends, Identification};
 use crate::new_connection::defence::Defence;
 use crate::new_connection::eviction::Eviction;
-use crate::random::Dice;
+use crate::random::Random;
 use crate::slow_path::reset::Reset;
 use crate::snapshot::local_addresses::LocalCursor;
 use crate::snapshot::{Destination, DestinationId, ServiceLive, Snapshot};
@@ -32,7 +32,7 @@ pub struct Flows {
     pub(crate) ids: Identification,
     pub(crate) defence: Defence,
     pub(crate) eviction: Eviction,
-    pub(crate) dice: Dice,
+    pub(crate) random: Random,
     pub(crate) locals: LocalCursor,
     pub(crate) replaced: Replaced,
     /// Resets for senders of packets of this burst.
@@ -51,12 +51,12 @@ impl Flows {
         ids: Identification,
     ) -> Self {
         // Real servers see local ports: nothing of what keys the table is in them.
-        let mut dice = Dice::new(ids.seed());
+        let mut random = Random::new(ids.seed());
         Self {
             worker,
             eviction: Eviction::new(worker, &table),
-            locals: LocalCursor::new(dice.draw() as u32),
-            dice,
+            locals: LocalCursor::new(random.next_u64() as u32),
+            random,
             table,
             counters,
             total,

@@ -46,7 +46,7 @@ impl Replaced {
     }
 
     fn count_out(&mut self) {
-        self.counted.drain(..).for_each(|(live, activity)| live.leave(activity));
+        self.counted.drain(..).for_each(|(live, activity)| live.decrement(activity));
     }
 }
 

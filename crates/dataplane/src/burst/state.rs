@@ -56,7 +56,7 @@ pub(crate) fn advance(
     }
     let (from, to) = (Activity::of(protocol, before), Activity::of(protocol, after));
     if let Some(live) = live.filter(|_| from != to) {
-        live.turn(to);
+        live.move_to(to);
     }
 }
 

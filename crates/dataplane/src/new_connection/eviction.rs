@@ -155,7 +155,11 @@ pub fn is_known(connection: &Connection<'_>, snapshot: &Snapshot) -> bool {
 pub fn count_out(connection: &Connection<'_>, state: u8, snapshot: &Snapshot) {
     if let Some(live) = snapshot.destinations.of(connection).map(|destination| &destination.live) {
         let template = connection.is_template();
-        live.leave(if template { Activity::Template } else { Activity::of(connection.protocol(), state) });
+        live.decrement(if template {
+            Activity::Template
+        } else {
+            Activity::of(connection.protocol(), state)
+        });
     }
 }
 

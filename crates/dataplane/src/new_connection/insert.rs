@@ -56,15 +56,15 @@ pub(crate) fn enter(
         controller: template,
     };
     // Counted before anybody can find it, so that nobody moves a count that is not there.
-    live.enter(Activity::Inactive);
+    live.increment(Activity::Inactive);
     let inserted = match method {
         ForwardingMethod::FullNat => insert_with_local(flows, &mut new, at),
         _ => Ok(insert(flows, &new, at)),
     };
     match inserted {
-        Ok(Inserted::New(_)) => live.bound(),
+        Ok(Inserted::New(_)) => live.check_limit(),
         _ => {
-            live.leave(Activity::Inactive);
+            live.decrement(Activity::Inactive);
             flows.leave_template(template);
         }
     }
@@ -94,7 +94,7 @@ fn insert_with_local(
     let mut lost = 0;
     for tried in 0..PORTS_TRIED {
         if tried >= IN_ORDER {
-            flows.locals.jump(flows.dice.draw() as u32);
+            flows.locals.jump(flows.random.next_u64() as u32);
         }
         let local = at.snapshot.locals.next(new.dest.family(), &mut flows.locals);
         let local = local.ok_or(DropReason::NoLocalAddress)?;

@@ -16,7 +16,7 @@ pub(crate) fn begin(flows: &mut Flows, packet: &Packet, chosen: &Chosen<'_>, at:
     let Chosen { id, dest, method, live, template } = *chosen;
     flows.leave_template(template);
     flows.count_connection(id, at.snapshot);
-    live.pass();
+    live.count_one_packet();
     let FlowKey { source: client, dest: virtual_endpoint, .. } = packet.flow;
     Ends { client, virtual_endpoint, dest, local: None, method }
 }

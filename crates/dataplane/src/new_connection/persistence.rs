@@ -153,10 +153,10 @@ impl<'s> Templates<'_, 's> {
             new.mark = call_ids.write(*worker, call_id, table, evict).ok_or(full)?;
         }
         // Counted before anybody can find it, so that nobody ends a count that is not there.
-        destination.live.enter(Activity::Template);
+        destination.live.increment(Activity::Template);
         let inserted = insert(flows, &new, *at);
         let Inserted::New(id) = inserted else {
-            destination.live.leave(Activity::Template);
+            destination.live.decrement(Activity::Template);
             return match inserted {
                 Inserted::Full | Inserted::LocalTaken => Err(Verdict::Drop(DropReason::TableFull)),
                 Inserted::New(_) | Inserted::Existing(_) => Ok(None),

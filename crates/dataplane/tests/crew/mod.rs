@@ -382,9 +382,9 @@ impl Crew {
         [100_000_000, 200_000_000].into_iter().for_each(|now| self.set_clock(now));
         assert_eq!(self.table.live(), 0);
         for destination in self.snapshot.destinations.iter() {
-            destination.live.enter(Activity::Active);
-            destination.live.enter(Activity::Inactive);
-            destination.live.enter(Activity::Template);
+            destination.live.increment(Activity::Active);
+            destination.live.increment(Activity::Inactive);
+            destination.live.increment(Activity::Template);
             let load = destination.live.load();
             assert_eq!((load, destination.live.templates()), (Load { active: 1, inactive: 1 }, 1));
         }
