@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use xvs_dataplane::capture::filter::{Fate, Filter};
-use xvs_dataplane::capture::{Capture, MOST, Reader, Record, Way as RecordedWay};
+use xvs_dataplane::capture::{Capture, FrameDirection, MOST, Reader, Record};
 use xvs_dataplane::egress::Egress;
 use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_proto::Prefix;
@@ -251,10 +251,10 @@ fn frame(record: &Record, egress: &Egress) -> CapturedFrame {
     CapturedFrame {
         nanoseconds: record.nanoseconds,
         interface: name(egress, record.link),
-        way: match record.way {
-            RecordedWay::In => Way::In,
-            RecordedWay::Out => Way::Out,
-            RecordedWay::Before => Way::Before,
+        way: match record.direction {
+            FrameDirection::In => Way::In,
+            FrameDirection::Out => Way::Out,
+            FrameDirection::Earlier => Way::Before,
         },
         length: record.length as u32,
         bytes: record.bytes().to_vec(),

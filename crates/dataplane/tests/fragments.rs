@@ -14,7 +14,7 @@ use etherparse::{
     IpFragOffset, IpNumber, Ipv4Header, Ipv4HeaderSlice, LaxSlicedPacket, SlicedPacket, UdpHeader,
 };
 use proptest::prelude::*;
-use xvs_dataplane::capture::{Reader, Way};
+use xvs_dataplane::capture::{FrameDirection, Reader};
 use xvs_dataplane::port::memory::Bytes;
 use xvs_dataplane::verdict::{DropReason, Verdict};
 
@@ -171,10 +171,10 @@ fn read(captured: &mut Reader) -> (Vec<Vec<u8>>, Vec<Vec<u8>>, Vec<(Verdict, Vec
     let (mut came, mut gone, mut again) = (Vec::new(), Vec::new(), Vec::new());
     captured.read(|_, record| {
         let bytes = record.bytes().to_vec();
-        match record.way {
-            Way::In => came.push(bytes),
-            Way::Out => gone.push(bytes),
-            Way::Before => again.push((record.verdict, bytes)),
+        match record.direction {
+            FrameDirection::In => came.push(bytes),
+            FrameDirection::Out => gone.push(bytes),
+            FrameDirection::Earlier => again.push((record.verdict, bytes)),
         }
     });
     (sorted(came.iter()), sorted(gone.iter()), again)

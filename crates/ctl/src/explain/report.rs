@@ -9,7 +9,7 @@ use xvs_dataplane::burst::classify::Class;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{Copied, Direction};
 use xvs_dataplane::egress::{Egress, Path, RouteTo};
-use xvs_dataplane::explain::{Asked, Candidate, Caveat, Explanation, Live, Origin, Way};
+use xvs_dataplane::explain::{Asked, Candidate, Caveat, Explanation, Live, Origin, Route};
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_proto::{Endpoint, Packet, Parsed, Protocol, ethernet, parse};
@@ -281,7 +281,7 @@ impl Report {
             choice: explanation.asked.as_ref().map(Choice::of),
             health: Vec::new(),
             connection: explanation.connection.as_ref().map(entry),
-            way: explanation.way.map(|way| NextHop::of(&way, snapshot)),
+            way: explanation.route.map(|route| NextHop::of(&route, snapshot)),
             rewrite: packet
                 .filter(|_| name == "transmit")
                 .and_then(|packet| Rewrite::of(&packet, explanation)),
@@ -385,17 +385,17 @@ impl Choice {
 }
 
 impl NextHop {
-    fn of(way: &Way, snapshot: &Snapshot) -> Self {
+    fn of(route: &Route, snapshot: &Snapshot) -> Self {
         let egress = &snapshot.egress;
-        let (link, via) = match way.route {
+        let (link, via) = match route.result {
             RouteTo::Via { link, next_hop } => (Some(link), Some(next_hop)),
             RouteTo::Local | RouteTo::Unreachable | RouteTo::NoRoute => (None, None),
         };
-        let hop = match way.path {
+        let hop = match route.path {
             Path::To(hop) => Some(hop),
             Path::NoNeighbour { .. } | Path::Local | Path::NoRoute => None,
         };
-        let problem = match (way.path, way.route) {
+        let problem = match (route.path, route.result) {
             (Path::To(_), _) => None,
             (Path::Local, _) => Some("it is this machine itself"),
             (Path::NoNeighbour { .. }, _) => Some("its link address is not known yet; see `ip neigh`"),
@@ -404,7 +404,7 @@ impl NextHop {
             (Path::NoRoute, _) => Some("there is no route by an attached interface; see `ip route`"),
         };
         Self {
-            to: way.to,
+            to: route.to,
             via,
             interface: link.map(|link| name_of(link, egress)),
             mac: hop.map(|hop| hop.dest_mac.to_string()),

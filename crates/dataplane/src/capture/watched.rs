@@ -12,7 +12,7 @@ use xvs_xdp::{BURST, Census, Frame, LinkId};
 
 use super::filter::Judged;
 use super::judge::Subject;
-use super::lane::{Capture, Lane, MOST, Seen, Way};
+use super::lane::{Capture, FrameDirection, Lane, MOST, Seen};
 use crate::burst::flows::Flows;
 use crate::port::tagged::Tagged;
 use crate::port::{Port, Received, Woken};
@@ -95,7 +95,7 @@ impl<'a, P: Port> Watched<'a, P> {
                 && capture.filter.judge(link, Some(&subject), self.snapshot) == Judged::Wanted;
             match if wanted { lane.take() } else { None } {
                 Some(mut record) => {
-                    record.copy(self.nanoseconds, link, Way::Before, frame.bytes());
+                    record.copy(self.nanoseconds, link, FrameDirection::Earlier, frame.bytes());
                     lane.tell(record, verdict);
                 }
                 None => capture.count_missed(self.worker, link, u64::from(wanted)),
@@ -134,7 +134,7 @@ impl Watching<'_> {
         }
         match lane.take() {
             Some(mut record) => {
-                record.copy(nanoseconds, link, Way::Out, frame);
+                record.copy(nanoseconds, link, FrameDirection::Out, frame);
                 lane.left.push((place, record));
                 Copied::Yes
             }
@@ -156,9 +156,9 @@ impl<P: Port> Watch for Watched<'_, P> {
                 let mut seen = Seen { judged, record: None, lost: 0, link: *link, verdict: Verdict::Held };
                 if judged != Judged::Unwanted {
                     seen.record = lane.take();
-                    let way = if place < copies { Way::Before } else { Way::In };
+                    let direction = if place < copies { FrameDirection::Earlier } else { FrameDirection::In };
                     match &mut seen.record {
-                        Some(record) => record.copy(self.nanoseconds, *link, way, frame.bytes()),
+                        Some(record) => record.copy(self.nanoseconds, *link, direction, frame.bytes()),
                         None => seen.lost += 1,
                     }
                 }

@@ -78,7 +78,7 @@ pub struct Explanation {
     /// Its connection as it then is.
     pub connection: Option<(Origin, Copied)>,
     /// Where it is sent to, or should be.
-    pub way: Option<Way>,
+    pub route: Option<Route>,
     /// What becomes of it in the end.
     pub verdict: Verdict,
     /// Why the kernel gets it, if it does.
@@ -102,11 +102,11 @@ pub enum Origin {
 
 /// The way to the next machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Way {
+pub struct Route {
     /// To whom: a destination or a client.
     pub to: IpAddr,
     /// By which route.
-    pub route: RouteTo,
+    pub result: RouteTo,
     /// Whether it can be gone.
     pub path: Path,
 }

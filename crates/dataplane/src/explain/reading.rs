@@ -7,7 +7,7 @@ use xvs_proto::FlowKey;
 use xvs_sched::{Certainty, ServiceKey};
 
 use super::stage::Stage;
-use super::{Caveat, Explanation, Live, Origin, Way, passing};
+use super::{Caveat, Explanation, Live, Origin, Route, passing};
 use crate::burst::classify::Class;
 use crate::conn::{ConnId, Copied, Direction};
 use crate::egress::Path;
@@ -35,9 +35,9 @@ impl Stage {
         let direction = met.as_ref().filter(|_| lasts).map(|(_, direction)| *direction);
         let chosen = asked.as_ref().and_then(|asked| Some(asked.candidates[asked.chosen?].endpoint.addr));
         let chosen = chosen.or(template.as_ref().map(|(_, template)| template.connection.dest.addr));
-        let way = self.way(connection.as_ref(), chosen, direction.unwrap_or(Direction::Inbound));
+        let route = self.route(connection.as_ref(), chosen, direction.unwrap_or(Direction::Inbound));
         let passes = self.verdict == Verdict::PassToKernel;
-        let here = way.is_some_and(|way| way.path == Path::Local);
+        let here = route.is_some_and(|route| route.path == Path::Local);
         let why_passed = passes.then(|| match here {
             true => "its real server is this machine itself, whose kernel delivers it",
             false => passing::why(&self, direction, snapshot),
@@ -55,7 +55,7 @@ impl Stage {
             asked,
             template,
             connection,
-            way,
+            route,
             verdict: self.verdict,
             why_passed,
             resets: self.pipeline.transmitter.counters().resets.value() > 0,
@@ -119,12 +119,12 @@ impl Stage {
     }
 
     /// The way to a destination, or to the client of a reply.
-    fn way(
+    fn route(
         &mut self,
         connection: Option<&(Origin, Copied)>,
         chosen: Option<IpAddr>,
         direction: Direction,
-    ) -> Option<Way> {
+    ) -> Option<Route> {
         let (Class::Flow(packet) | Class::Error(packet)) = self.class else { return None };
         let about = self.quote().map_or(packet.flow, |quote| quote.flow);
         let hash = |stage: &mut Self, flow: &FlowKey| stage.pipeline.flows.hash(flow);
@@ -137,7 +137,7 @@ impl Stage {
             (_, None) => (chosen?, 0),
         };
         let egress = &self.snapshot.egress;
-        Some(Way { to, route: egress.route(to, hash), path: Path::find(egress, to, hash) })
+        Some(Route { to, result: egress.route(to, hash), path: Path::find(egress, to, hash) })
     }
 
     fn caveats(

@@ -13,8 +13,8 @@ use std::{array, io};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use xvs_xdp::{BURST, Census, Frame, LinkId, Sockets, Statistics, Unsent};
 
+use super::{KernelDrops, Port, Received, Woken};
 use crate::counters::Counter;
-use crate::port::{KernelDrops, Port, Received, Woken};
 use crate::steering::reinject::Reinjector;
 
 /// How many sockets one worker may have.
@@ -83,8 +83,8 @@ impl Port for XdpPort {
     }
 
     fn pass_to_kernel(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
-        let Some(way) = self.to_kernel.get(usize::from(link.0)) else { return Err(frame) };
-        match way.inject(frame.bytes()) {
+        let Some(reinjector) = self.to_kernel.get(usize::from(link.0)) else { return Err(frame) };
+        match reinjector.inject(frame.bytes()) {
             Ok(()) => {
                 self.sockets.pool().put(frame);
                 Ok(())

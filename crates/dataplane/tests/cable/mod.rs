@@ -159,8 +159,8 @@ pub(crate) fn open_port(links: &[&Attached]) -> XdpPort {
     let queues: Vec<_> =
         links.iter().zip(&all).map(|(attached, queues)| Queues { attached, queues }).collect();
     let sockets = Sockets::open(&queues, RingSizes::default()).unwrap();
-    let ways = links.iter().map(|attached| Arc::new(Reinjector::open(attached).unwrap())).collect();
-    XdpPort::open(sockets, ways).unwrap()
+    let reinjectors = links.iter().map(|attached| Arc::new(Reinjector::open(attached).unwrap())).collect();
+    XdpPort::open(sockets, reinjectors).unwrap()
 }
 
 /// Attaches the director's two interfaces.
