@@ -138,8 +138,8 @@ fn request(flows: &mut Flows, p: InHand<'_>, id: ConnId, at: Context<'_>) -> Ver
     state::advance(flows, id, packet, Direction::Inbound, Some(&destination.live), at);
     mss::clamp_request(p.frame, packet, &ends, destination, at);
     let connection = flows.table.connection(id);
-    let told = client_address::add(p.frame, packet, &connection, destination, at.now, &flows.counters);
-    forward::request(flows, p.frame, told.as_ref().unwrap_or(packet), &ends, destination, at)
+    let changed = client_address::add(p.frame, packet, &connection, destination, at.now, &flows.counters);
+    forward::request(flows, p.frame, changed.as_ref().unwrap_or(packet), &ends, destination, at)
 }
 
 /// A packet to the client of a connection.

@@ -95,11 +95,11 @@ impl Transmitter {
     /// Carries out the verdict on a frame of the burst.
     pub fn carry_out(&mut self, received: Received, verdict: Verdict, port: &mut impl Port) {
         let verdict = self.settle(received, verdict, port);
-        self.tell(verdict, port);
+        self.record(verdict, port);
     }
 
     /// Notes the verdict on a frame of the burst that was disposed of elsewhere.
-    pub fn tell(&mut self, verdict: Verdict, port: &mut impl Port) {
+    pub fn record(&mut self, verdict: Verdict, port: &mut impl Port) {
         self.verdicts.push(verdict);
         port.settled(verdict);
     }

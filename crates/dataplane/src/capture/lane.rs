@@ -147,7 +147,7 @@ impl Lane {
     }
 
     /// Has a copy told, as one of the packet that was begun last.
-    pub(super) fn tell(&mut self, mut record: Record, verdict: Verdict) {
+    pub(super) fn push(&mut self, mut record: Record, verdict: Verdict) {
         (record.packet, record.verdict) = (self.packets, verdict);
         self.ready.push(record);
     }

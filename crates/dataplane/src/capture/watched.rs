@@ -96,7 +96,7 @@ impl<'a, P: Port> Watched<'a, P> {
             match if wanted { lane.take() } else { None } {
                 Some(mut record) => {
                     record.copy(self.nanoseconds, link, FrameDirection::Earlier, frame.bytes());
-                    lane.tell(record, verdict);
+                    lane.push(record, verdict);
                 }
                 None => capture.count_missed(self.worker, link, u64::from(wanted)),
             }
@@ -105,7 +105,7 @@ impl<'a, P: Port> Watched<'a, P> {
             let from = theirs.map_or(0, |place| place + 1);
             while lane.left.len() > from {
                 let (_, record) = lane.left.remove(from);
-                if wanted { lane.tell(record, verdict) } else { lane.free.push(record) }
+                if wanted { lane.push(record, verdict) } else { lane.free.push(record) }
             }
         }
     }
@@ -185,7 +185,7 @@ impl<P: Port> Watch for Watched<'_, P> {
                 }
                 let its_own = std::iter::from_fn(|| next.next_if(|(of, _)| *of == place));
                 for record in seen.record.into_iter().chain(its_own.map(|(_, record)| record)) {
-                    if wanted { lane.tell(record, seen.verdict) } else { lane.free.push(record) }
+                    if wanted { lane.push(record, seen.verdict) } else { lane.free.push(record) }
                 }
             }
             next.for_each(|(_, record)| lane.free.push(record));

@@ -47,7 +47,11 @@ pub(crate) fn enter(
         dest,
         local: None,
         method,
-        flags: if method.masquerades() { told(packet, method, marked.service) } else { Flags::NO_OUTPUT },
+        flags: if method.masquerades() {
+            client_address_flags(packet, method, marked.service)
+        } else {
+            Flags::NO_OUTPUT
+        },
         state: 0,
         expires: at.now + FIRST_TIMEOUT,
         timeout_seconds: 0,
@@ -114,7 +118,7 @@ fn insert_with_local(
 }
 
 /// How the connection's destination is told of its client. Only TCP has a first byte, and options.
-fn told(packet: &Packet, method: ForwardingMethod, service: &Service) -> Flags {
+fn client_address_flags(packet: &Packet, method: ForwardingMethod, service: &Service) -> Flags {
     match service.client_address {
         _ if method != ForwardingMethod::FullNat || packet.flow.protocol != Protocol::TCP => Flags::NONE,
         ClientAddress::Hidden => Flags::NONE,

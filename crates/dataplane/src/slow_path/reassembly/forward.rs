@@ -44,20 +44,20 @@ impl Dispatch<'_> {
             verdict => self.dispose(verdict, port).unwrap_or(verdict),
         };
         self.transmitter.counters().held.set(self.reassembly.held() as u64);
-        self.transmitter.tell(verdict, port);
+        self.transmitter.record(verdict, port);
     }
 
     /// Drops those whose time is over, and the oldest if there is no room for one more.
     pub(crate) fn drop_overdue(&mut self, port: &mut impl Port) {
         while let Some(reason) = self.reassembly.release_overdue(self.at.now) {
-            self.tell(reason, port);
+            self.send_icmp_error(reason, port);
             self.dispose(Verdict::Drop(reason), port);
             self.transmitter.counters().held.set(self.reassembly.held() as u64);
         }
     }
 
     /// Tells the sender of an incomplete datagram, if its first fragment is here (RFC 792).
-    fn tell(&mut self, reason: DropReason, port: &mut impl Port) {
+    fn send_icmp_error(&mut self, reason: DropReason, port: &mut impl Port) {
         for received in self.reassembly.released().iter() {
             if let Ok(Parsed::Ip(packet)) = parse(received.frame.bytes())
                 && packet.fragment == Fragment::First
