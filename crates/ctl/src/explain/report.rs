@@ -9,7 +9,7 @@ use xvs_dataplane::burst::classify::Class;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{Copied, Direction};
 use xvs_dataplane::egress::{Egress, Path, RouteTo};
-use xvs_dataplane::explain::{Asked, Candidate, Caveat, Explanation, Live, Origin, Route};
+use xvs_dataplane::explain::{Candidate, Caveat, Decision, Explanation, Live, Origin, Route};
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_proto::{Endpoint, Packet, Parsed, Protocol, ethernet, parse};
@@ -278,7 +278,7 @@ impl Report {
             met: met.map(|(copied, _)| Entry::of(Origin::Found, copied, now)),
             direction: met.map(|(_, way)| direction(way)),
             template: explanation.template.as_ref().map(entry),
-            choice: explanation.asked.as_ref().map(Choice::of),
+            choice: explanation.decision.as_ref().map(Choice::of),
             health: Vec::new(),
             connection: explanation.connection.as_ref().map(entry),
             way: explanation.route.map(|route| NextHop::of(&route, snapshot)),
@@ -356,8 +356,8 @@ impl Entry {
 }
 
 impl Choice {
-    fn of(asked: &Asked) -> Self {
-        let Asked { service, account, candidates, chosen } = asked;
+    fn of(decision: &Decision) -> Self {
+        let Decision { service, account, candidates, chosen } = decision;
         let contender = |(position, candidate): (usize, &Candidate)| Contender {
             server: candidate.endpoint,
             method: candidate.method.listed().to_owned(),
@@ -417,9 +417,9 @@ impl NextHop {
 impl Rewrite {
     /// What is different between a packet and what leaves of it.
     fn of(packet: &Packet, explanation: &Explanation) -> Option<Self> {
-        let Explanation { connection, template, asked, sent, .. } = explanation;
+        let Explanation { connection, template, decision, sent, .. } = explanation;
         let Parsed::Ip(out) = parse(&sent.first()?.frame).ok()? else { return None };
-        let chosen = asked.as_ref().and_then(|asked| Some(asked.candidates.get(asked.chosen?)?.method));
+        let chosen = decision.as_ref().and_then(|asked| Some(asked.candidates.get(asked.chosen?)?.method));
         let entry = connection.as_ref().or(template.as_ref());
         let method = entry.map(|(_, copied)| copied.connection.method).or(chosen)?;
         let tunnel =

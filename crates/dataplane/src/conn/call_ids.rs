@@ -50,7 +50,7 @@ impl CallIds {
     }
 
     /// Room for a few, with the same hash; none is in it.
-    pub(crate) fn apart(&self) -> Self {
+    pub(crate) fn separate_copy(&self) -> Self {
         Self { hasher: self.hasher.clone(), ..Self::new(LOOKED_AT, 1) }
     }
 

@@ -36,9 +36,9 @@ impl DestinationLive {
     }
 
     /// A copy that counts by itself.
-    pub(super) fn apart(&self) -> Self {
+    pub(super) fn separate_copy(&self) -> Self {
         Self {
-            load: self.load.apart(),
+            load: self.load.separate_copy(),
             templates: AtomicI32::new(self.templates.load(Ordering::Relaxed)),
             stats: SharedStats::new(1),
         }

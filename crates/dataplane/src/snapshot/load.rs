@@ -51,7 +51,7 @@ pub(crate) struct LiveLoad {
 
 impl LiveLoad {
     /// A copy that counts by itself.
-    pub(crate) fn apart(&self) -> Self {
+    pub(crate) fn separate_copy(&self) -> Self {
         let [word, bounds] =
             [&self.word, &self.bounds].map(|word| AtomicU64::new(word.load(Ordering::Relaxed)));
         Self { word, bounds }
