@@ -19,7 +19,7 @@ use xvs_dataplane::egress::Path;
 use xvs_dataplane::egress::RouteTo;
 use xvs_dataplane::egress::path_mtu::PathMtu;
 use xvs_dataplane::snapshot;
-use xvs_dataplane::snapshot::{ClientMask, Persistence, Together};
+use xvs_dataplane::snapshot::{ClientMask, Persistence, PersistenceScope};
 use xvs_dataplane::snapshot::{
     Destination, DestinationId, DestinationLive, Encapsulation, Member, Service, ServiceLive, Snapshot,
 };
@@ -255,7 +255,7 @@ impl Registry {
             }
             let Some(service) = build(key, wanted, entry, &self.tuning) else { continue };
             let by_call =
-                service.persistence.is_some_and(|persistence| persistence.together == Together::Call);
+                service.persistence.is_some_and(|persistence| persistence.scope == PersistenceScope::Call);
             if by_call && snapshot.call_ids.is_empty() {
                 snapshot.call_ids = Arc::new(CallIds::new(self.sip_calls, self.workers));
             }
@@ -517,7 +517,8 @@ fn persistence(options: &ServiceOptions) -> Option<Persistence> {
         Netmask::V4(mask) => ClientMask::V4(mask),
         Netmask::V6(bits) => ClientMask::V6(bits),
     };
-    let together = if options.persistence_engine.is_some() { Together::Call } else { Together::Client };
+    let scope =
+        if options.persistence_engine.is_some() { PersistenceScope::Call } else { PersistenceScope::Client };
     let timeout_seconds = options.persistence_timeout_seconds?;
-    Some(Persistence { timeout_seconds, mask, together })
+    Some(Persistence { timeout_seconds, mask, scope })
 }

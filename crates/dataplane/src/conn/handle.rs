@@ -217,15 +217,15 @@ impl TableWorker {
     }
 
     /// The connections in whose slots one of the keys of `new` would have to stand; none if there is room for both.
-    pub fn crowd(&self, new: &NewConnection) -> impl Iterator<Item = ConnId> + use<> {
+    pub fn bucket_occupants(&self, new: &NewConnection) -> impl Iterator<Item = ConnId> + use<> {
         let buckets = &self.handle.table.buckets;
         let (request, reply) = (Some(new.request_flow()), new.reply_flow());
         let both = reply.and(request);
-        let crowd = |flow: FlowKey, needed| buckets.crowd(self.hash(&flow), needed);
+        let occupants = |flow: FlowKey, needed| buckets.occupants_if_full(self.hash(&flow), needed);
         // Where there is no room first. Two keys may have one bucket in common: each could take what the other needs.
-        let crowds = [(request, 1), (reply, 1), (both, 2), (reply, 2)];
-        let crowds = crowds.map(|(flow, needed)| flow.map(|flow| crowd(flow, needed)));
-        crowds.into_iter().flatten().flatten().map(ConnId)
+        let keys = [(request, 1), (reply, 1), (both, 2), (reply, 2)];
+        let occupants = keys.map(|(flow, needed)| flow.map(|flow| occupants(flow, needed)));
+        occupants.into_iter().flatten().flatten().map(ConnId)
     }
 
     /// A view of a connection.

@@ -77,7 +77,7 @@ fn make_room_in_buckets(
     counters: &WorkerCounters,
     at: Context<'_>,
 ) -> bool {
-    table.crowd(new).any(|id| evict(table, id, counters, at))
+    table.bucket_occupants(new).any(|id| evict(table, id, counters, at))
 }
 
 /// Ends a connection if it gives way, and its template with it if that is of no use to anybody else.

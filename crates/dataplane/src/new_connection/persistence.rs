@@ -27,7 +27,7 @@ use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::clock::Millis;
 use crate::conn::{ConnId, Flags, Inserted, NewConnection};
-use crate::snapshot::{Activity, Destination, DestinationId, FTP, Persistence, Service, Together};
+use crate::snapshot::{Activity, Destination, DestinationId, FTP, Persistence, PersistenceScope, Service};
 use crate::verdict::{DropReason, Verdict};
 
 /// Where a packet's connection goes, by its client's template or by the scheduler and a new one. The connection is
@@ -41,9 +41,11 @@ pub(crate) fn choose<'s>(
     request: &Request,
     at: Context<'s>,
 ) -> Result<Chosen<'s>, Verdict> {
-    let call_id = match persistence.together {
-        Together::Client => None,
-        Together::Call => Some(call_id(packet, frame.bytes()).ok_or(Verdict::Drop(DropReason::NoCallId))?),
+    let call_id = match persistence.scope {
+        PersistenceScope::Client => None,
+        PersistenceScope::Call => {
+            Some(call_id(packet, frame.bytes()).ok_or(Verdict::Drop(DropReason::NoCallId))?)
+        }
     };
     let client = key(packet, service, persistence);
     let mut templates = Templates { flows, at };

@@ -26,7 +26,7 @@ use xvs_dataplane::slow_path::reassembly::Reassembly;
 use xvs_dataplane::slow_path::reassembly::handoff::Handoff;
 use xvs_dataplane::snapshot::{
     Activity, ClientMask, Destination, DestinationId, DestinationLive, Encapsulation, Member, Persistence,
-    Service, ServiceLive, Snapshot, Together, Tunnel,
+    PersistenceScope, Service, ServiceLive, Snapshot, Tunnel,
 };
 use xvs_dataplane::verdict::Verdict;
 use xvs_proto::{Endpoint, FlowKey, MacAddr, Protocol};
@@ -462,8 +462,9 @@ fn named(key: ServiceKey, seconds: Option<u32>, members: Box<[Member]>, live: Ar
     let setup = Setup { destinations: &destinations, ..Setup::default() };
     let mask = ClientMask::V4(Ipv4Addr::new(255, 255, 255, 0));
     let port = if let ServiceKey::Address { endpoint, .. } = key { endpoint.port } else { 0 };
-    let together = if matches!(port, SIP | SIP_ONE_PACKET) { Together::Call } else { Together::Client };
-    let persistent = |timeout_seconds| Persistence { timeout_seconds, mask, together };
+    let scope =
+        if matches!(port, SIP | SIP_ONE_PACKET) { PersistenceScope::Call } else { PersistenceScope::Client };
+    let persistent = |timeout_seconds| Persistence { timeout_seconds, mask, scope };
     Service {
         key,
         members,
