@@ -1,10 +1,10 @@
 //! The port over real interfaces: frames forwarded between two veth pairs, and where each frame is when a ring is
-//! full, when a link goes down and comes back, and at the end. Needs root; see `cable/mod.rs`.
+//! full, when a link goes down and comes back, and at the end. Needs root; see `testbed/mod.rs`.
 
 // What tests share may unwrap as tests do.
 #![allow(clippy::unwrap_used)]
 
-mod cable;
+mod testbed;
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::process::{Command, Stdio};
@@ -12,11 +12,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use cable::{
-    CLIENT, CLIENT_MAC, Cable, Host, LAN, LAN_MAC, SERVER_MAC, VIP, WAN, WAN_MAC, assert_balanced,
+use etherparse::PacketBuilder;
+use testbed::{
+    CLIENT, CLIENT_MAC, Host, LAN, LAN_MAC, SERVER_MAC, Testbed, VIP, WAN, WAN_MAC, assert_balanced,
     attach_both, open_port,
 };
-use etherparse::PacketBuilder;
 use xvs_dataplane::port::xdp::XdpPort;
 use xvs_dataplane::port::{Port, Woken};
 use xvs_dataplane::steering::{Steering, SteeringRules};
@@ -59,7 +59,7 @@ fn forward_burst(port: &mut XdpPort) {
 }
 
 /// Sends `count` datagrams of `len` bytes from the client to the server and back, through the port, 32 at a time.
-fn echo_through(cable: &Cable, port: &mut XdpPort, count: u32, len: usize) {
+fn echo_through(testbed: &Testbed, port: &mut XdpPort, count: u32, len: usize) {
     let done = AtomicBool::new(false);
     let waker = port.waker();
     let ready = std::sync::Barrier::new(2);
@@ -76,7 +76,7 @@ fn echo_through(cable: &Cable, port: &mut XdpPort, count: u32, len: usize) {
             let _end = End(&done, waker);
             thread::scope(|scope| {
                 scope.spawn(|| {
-                    cable.inside(Host::Server, || {
+                    testbed.inside(Host::Server, || {
                         let socket = UdpSocket::bind((Ipv4Addr::from(VIP), 53)).unwrap();
                         socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
                         ready.wait();
@@ -87,7 +87,7 @@ fn echo_through(cable: &Cable, port: &mut XdpPort, count: u32, len: usize) {
                         }
                     });
                 });
-                cable.inside(Host::Client, || {
+                testbed.inside(Host::Client, || {
                     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
                     socket.connect((Ipv4Addr::from(VIP), 53)).unwrap();
                     socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -143,8 +143,8 @@ fn total(port: &XdpPort) -> u32 {
 
 #[test]
 fn datagrams_go_through_both_ways_and_every_frame_is_accounted_for() {
-    let cable = Cable::lay();
-    cable.inside(Host::Director, || {
+    let testbed = Testbed::new();
+    testbed.inside(Host::Director, || {
         let steering = steering();
         let links = attach_both(&steering);
         assert_eq!(links[0].mode(), Mode::Native, "{:?}", links[0].native_refused());
@@ -152,7 +152,7 @@ fn datagrams_go_through_both_ways_and_every_frame_is_accounted_for() {
         assert_eq!(*port.sockets().copy_mode(), CopyMode::Copy { because_of: "d0".into() });
         let total = total(&port);
         assert_balanced(&port, total);
-        echo_through(&cable, &mut port, 5_000, 18);
+        echo_through(&testbed, &mut port, 5_000, 18);
         drain(&mut port);
         assert_balanced(&port, total);
     });
@@ -160,20 +160,20 @@ fn datagrams_go_through_both_ways_and_every_frame_is_accounted_for() {
 
 #[test]
 fn the_largest_packets_that_attaching_allows_go_through_both_ways() {
-    let cable = Cable::lay();
+    let testbed = Testbed::new();
     let mtu = MAX_MTU;
     for (host, device) in
         [(Host::Client, "c0"), (Host::Director, "d0"), (Host::Director, "d1"), (Host::Server, "s0")]
     {
-        cable.on(host, &format!("ip link set dev {device} mtu {mtu}"));
+        testbed.on(host, &format!("ip link set dev {device} mtu {mtu}"));
     }
-    cable.inside(Host::Director, || {
+    testbed.inside(Host::Director, || {
         let steering = steering();
         let links = attach_both(&steering);
         assert_eq!(links[0].mode(), Mode::Native, "{:?}", links[0].native_refused());
         let mut port = open_port(&[&links[0], &links[1]]);
         let total = total(&port);
-        echo_through(&cable, &mut port, 100, mtu as usize - 28);
+        echo_through(&testbed, &mut port, 100, mtu as usize - 28);
         drain(&mut port);
         assert_balanced(&port, total);
     });
@@ -181,14 +181,14 @@ fn the_largest_packets_that_attaching_allows_go_through_both_ways() {
 
 #[test]
 fn frames_arrive_byte_for_byte_with_their_tags() {
-    let cable = Cable::lay();
+    let testbed = Testbed::new();
     // The client is a port too: what it sends is what the wire carries.
-    let (client_end, mut client) = cable.inside(Host::Client, || {
+    let (client_end, mut client) = testbed.inside(Host::Client, || {
         let attached = Steering::load().unwrap().attach("c0").unwrap();
         let port = open_port(&[&attached]);
         (attached, port)
     });
-    let (director_end, mut director) = cable.inside(Host::Director, || {
+    let (director_end, mut director) = testbed.inside(Host::Director, || {
         let attached = steering().attach("d0").unwrap();
         let port = open_port(&[&attached]);
         (attached, port)
@@ -224,15 +224,15 @@ fn frames_arrive_byte_for_byte_with_their_tags() {
 
 #[test]
 fn one_interface_in_generic_mode_and_one_in_native_mode_work_together() {
-    let cable = Cable::lay();
-    cable.only_generic_on_d0();
-    cable.inside(Host::Director, || {
+    let testbed = Testbed::new();
+    testbed.only_generic_on_d0();
+    testbed.inside(Host::Director, || {
         let steering = steering();
         let links = attach_both(&steering);
         assert_eq!(links.each_ref().map(|link| link.mode()), [Mode::Generic, Mode::Native]);
         let mut port = open_port(&[&links[0], &links[1]]);
         let total = total(&port);
-        echo_through(&cable, &mut port, 1_000, 1472);
+        echo_through(&testbed, &mut port, 1_000, 1472);
         drain(&mut port);
         assert_balanced(&port, total);
     });
@@ -240,8 +240,8 @@ fn one_interface_in_generic_mode_and_one_in_native_mode_work_together() {
 
 #[test]
 fn a_worker_with_several_queues_of_each_interface_serves_them_all() {
-    let cable = Cable::with_queues(2);
-    cable.inside(Host::Director, || {
+    let testbed = Testbed::with_queues(2);
+    testbed.inside(Host::Director, || {
         let steering = steering();
         let links = attach_both(&steering);
         assert_eq!(links.each_ref().map(|link| link.receive_queues()), [2, 2]);
@@ -250,7 +250,7 @@ fn a_worker_with_several_queues_of_each_interface_serves_them_all() {
         let total = total(&port);
         // Each round is another flow, which the kernel may put on another queue.
         for _ in 0..16 {
-            echo_through(&cable, &mut port, 64, 18);
+            echo_through(&testbed, &mut port, 64, 18);
         }
         drain(&mut port);
         assert_balanced(&port, total);
@@ -259,8 +259,8 @@ fn a_worker_with_several_queues_of_each_interface_serves_them_all() {
 
 #[test]
 fn a_full_ring_hands_frames_back_and_takes_them_again_once_it_is_flushed() {
-    let cable = Cable::lay();
-    cable.inside(Host::Director, || {
+    let testbed = Testbed::new();
+    testbed.inside(Host::Director, || {
         let steering = steering();
         let links = attach_both(&steering);
         let mut port = open_port(&[&links[0], &links[1]]);
@@ -273,7 +273,7 @@ fn a_full_ring_hands_frames_back_and_takes_them_again_once_it_is_flushed() {
             assert_balanced(&port, total);
         }
         assert!(!send_one(&mut port, LinkId(2)), "there is no such link");
-        echo_through(&cable, &mut port, 100, 18);
+        echo_through(&testbed, &mut port, 100, 18);
         drain(&mut port);
         assert_balanced(&port, total);
     });
@@ -281,15 +281,15 @@ fn a_full_ring_hands_frames_back_and_takes_them_again_once_it_is_flushed() {
 
 #[test]
 fn a_link_that_is_down_hands_frames_back_and_works_again_when_it_is_up() {
-    let cable = Cable::lay();
-    cable.inside(Host::Director, || {
+    let testbed = Testbed::new();
+    testbed.inside(Host::Director, || {
         let steering = steering();
         let links = attach_both(&steering);
         let mut port = open_port(&[&links[0], &links[1]]);
         let total = total(&port);
-        echo_through(&cable, &mut port, 100, 18);
+        echo_through(&testbed, &mut port, 100, 18);
 
-        cable.on(Host::Director, "ip link set d1 down");
+        testbed.on(Host::Director, "ip link set d1 down");
         assert!(send_one(&mut port, LAN), "nobody has told us yet");
         port.flush();
         for _ in 0..3 {
@@ -299,14 +299,14 @@ fn a_link_that_is_down_hands_frames_back_and_works_again_when_it_is_up() {
         assert!(send_one(&mut port, WAN), "the other link is up");
         assert_balanced(&port, total);
 
-        cable.on(Host::Director, "ip link set d1 up");
+        testbed.on(Host::Director, "ip link set d1 up");
         // The server sends nothing before its kernel has noticed that the carrier is back.
-        cable.until(Host::Server, "ip link show s0", |link| link.contains("state UP"));
+        testbed.until(Host::Server, "ip link show s0", |link| link.contains("state UP"));
         assert!(!send_one(&mut port, LAN), "the first attempt finds out");
         port.flush();
         assert!(send_one(&mut port, LAN));
         drain(&mut port);
-        echo_through(&cable, &mut port, 100, 18);
+        echo_through(&testbed, &mut port, 100, 18);
         drain(&mut port);
         assert_balanced(&port, total);
     });
@@ -314,13 +314,13 @@ fn a_link_that_is_down_hands_frames_back_and_works_again_when_it_is_up() {
 
 #[test]
 fn a_link_that_is_gone_hands_frames_back_and_the_others_go_on() {
-    let cable = Cable::lay();
-    cable.inside(Host::Director, || {
+    let testbed = Testbed::new();
+    testbed.inside(Host::Director, || {
         let steering = steering();
         let links = attach_both(&steering);
         let mut port = open_port(&[&links[0], &links[1]]);
         let total = total(&port);
-        cable.on(Host::Director, "ip link del d1");
+        testbed.on(Host::Director, "ip link del d1");
         assert!(send_one(&mut port, LAN), "nobody has told us yet");
         port.flush();
         assert!(!send_one(&mut port, LAN));
@@ -334,8 +334,8 @@ fn a_link_that_is_gone_hands_frames_back_and_the_others_go_on() {
 
 #[test]
 fn a_wait_ends_when_somebody_calls_even_before_it_began() {
-    let cable = Cable::lay();
-    cable.inside(Host::Director, || {
+    let testbed = Testbed::new();
+    testbed.inside(Host::Director, || {
         let steering = steering();
         let links = attach_both(&steering);
         let mut port = open_port(&[&links[0], &links[1]]);
@@ -349,8 +349,8 @@ fn a_wait_ends_when_somebody_calls_even_before_it_began() {
 
 #[test]
 fn a_queue_that_has_a_socket_is_refused_to_another() {
-    let cable = Cable::lay();
-    cable.inside(Host::Director, || {
+    let testbed = Testbed::new();
+    testbed.inside(Host::Director, || {
         let steering = steering();
         let attached = steering.attach("d0").unwrap();
         let queues = [Queues { attached: &attached, queues: &[0] }];
@@ -367,8 +367,8 @@ fn a_queue_that_has_a_socket_is_refused_to_another() {
 
 #[test]
 fn a_program_that_is_started_does_not_keep_a_queue() {
-    let cable = Cable::lay();
-    cable.inside(Host::Director, || {
+    let testbed = Testbed::new();
+    testbed.inside(Host::Director, || {
         let steering = steering();
         let attached = steering.attach("d0").unwrap();
         let queues = [Queues { attached: &attached, queues: &[0] }];

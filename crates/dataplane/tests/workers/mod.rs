@@ -1,4 +1,4 @@
-//! Workers on one table, with a port in memory each, a clock moved by hand and services with and without persistence.
+//! Workers on one table, with a port in memory each, a clock moved by worker and services with and without persistence.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -159,7 +159,7 @@ impl Flow {
 }
 
 /// One worker.
-pub(crate) struct Hand {
+pub(crate) struct Worker {
     pipeline: Pipeline,
     port: MemoryPort,
     counters: Arc<WorkerCounters>,
@@ -167,7 +167,7 @@ pub(crate) struct Hand {
     now: Millis,
 }
 
-impl Hand {
+impl Worker {
     /// Takes one frame.
     pub(crate) fn packet(&mut self, frame: Vec<u8>) -> Verdict {
         self.burst(&[frame])[0]
@@ -238,28 +238,28 @@ impl Hand {
 }
 
 /// All workers, and what they share.
-pub(crate) struct Crew {
+pub(crate) struct Workers {
     table: Arc<Table>,
     reader: TableReader,
     snapshot: Arc<Snapshot>,
-    hands: Vec<Hand>,
+    workers: Vec<Worker>,
 }
 
-impl Crew {
-    pub(crate) fn new(capacity: usize, workers: usize) -> Self {
-        let table = Table::create(TableConfig { capacity, workers, memory: Memory::OnDemand });
+impl Workers {
+    pub(crate) fn new(capacity: usize, count: usize) -> Self {
+        let table = Table::create(TableConfig { capacity, workers: count, memory: Memory::OnDemand });
         let table = table.expect("a small table");
-        let snapshot = Arc::new(snapshot(workers));
-        let total = Arc::new(ServiceLive::new(workers));
-        let handoff = Arc::new(Handoff::new(workers));
-        let hand = |number| {
+        let snapshot = Arc::new(snapshot(count));
+        let total = Arc::new(ServiceLive::new(count));
+        let handoff = Arc::new(Handoff::new(count));
+        let worker = |number| {
             let counters = Arc::new(WorkerCounters::default());
             let handle = table.handle(number).expect("a handle for each worker");
             let unresolved = Arc::new(Unresolved::new(1));
             let ids = |half| Identification::numbered(*table.secret(), 2 * number + half);
             let flows =
                 Flows::new(number, handle, counters.clone(), total.clone(), unresolved.clone(), ids(0));
-            Hand {
+            Worker {
                 pipeline: Pipeline::new(
                     flows,
                     Transmitter::new(counters.clone(), unresolved, ids(1)),
@@ -271,17 +271,17 @@ impl Crew {
                 now: Millis(0),
             }
         };
-        let hands = (0..workers).map(hand).collect();
+        let workers = (0..count).map(worker).collect();
         let reader = table.reader().expect("a handle for a reader");
-        Self { table, reader, snapshot, hands }
+        Self { table, reader, snapshot, workers }
     }
 
-    pub(crate) fn hand(&mut self, worker: usize) -> &mut Hand {
-        &mut self.hands[worker]
+    pub(crate) fn worker(&mut self, number: usize) -> &mut Worker {
+        &mut self.workers[number]
     }
 
-    pub(crate) fn hands(&mut self) -> &mut [Hand] {
-        &mut self.hands
+    pub(crate) fn workers(&mut self) -> &mut [Worker] {
+        &mut self.workers
     }
 
     pub(crate) fn table(&self) -> &Table {
@@ -291,22 +291,22 @@ impl Crew {
     /// Sets every worker's clock, and has each look at its timers.
     pub(crate) fn set_clock(&mut self, now: u64) {
         self.set_clock_without_timers(now);
-        for hand in &mut self.hands {
-            hand.pipeline.flows.table().unpark();
-            hand.expire();
+        for worker in &mut self.workers {
+            worker.pipeline.flows.table().unpark();
+            worker.expire();
         }
     }
 
     pub(crate) fn set_clock_without_timers(&mut self, now: u64) {
-        self.hands.iter_mut().for_each(|hand| hand.now = Millis(now));
+        self.workers.iter_mut().for_each(|worker| worker.now = Millis(now));
     }
 
     /// From now on all packets are captured.
     pub(crate) fn capture(&mut self) -> Reader {
-        let (capture, reader) = Capture::new(Filter::default(), self.hands.len(), 512, 4096);
+        let (capture, reader) = Capture::new(Filter::default(), self.workers.len(), 512, 4096);
         let snapshot = Snapshot { captures: [capture].into(), ..Snapshot::clone(&self.snapshot) };
         let snapshot = Arc::new(snapshot);
-        self.hands.iter_mut().for_each(|hand| hand.snapshot = snapshot.clone());
+        self.workers.iter_mut().for_each(|worker| worker.snapshot = snapshot.clone());
         reader
     }
 
@@ -327,18 +327,18 @@ impl Crew {
             }
         }
         let snapshot = Arc::new(snapshot);
-        self.hands.iter_mut().for_each(|hand| hand.snapshot = snapshot.clone());
+        self.workers.iter_mut().for_each(|worker| worker.snapshot = snapshot.clone());
     }
 
     /// The sum over the workers.
     pub(crate) fn counter(&self, name: &str) -> u64 {
-        let all = self.hands.iter().flat_map(|hand| hand.counters.all());
+        let all = self.workers.iter().flat_map(|worker| worker.counters.all());
         all.filter(|(of, _)| of == name).map(|(_, value)| value).sum()
     }
 
     /// The state of a flow's connection, if it has one.
     pub(crate) fn state(&mut self, flow: &Flow) -> Option<u8> {
-        let table = self.hands[0].pipeline.flows.table();
+        let table = self.workers[0].pipeline.flows.table();
         let (id, direction) = table.find(&flow.key(), table.hash(&flow.key()))?;
         assert_eq!(direction, Direction::Inbound);
         Some(table.connection(id).state())
@@ -392,7 +392,7 @@ impl Crew {
 }
 
 /// Random numbers, the same for the same seed: splitmix64 (Steele, Lea, Flood 2014).
-pub(crate) fn dice(seed: u64) -> impl FnMut() -> u64 {
+pub(crate) fn random(seed: u64) -> impl FnMut() -> u64 {
     let mut state = seed;
     move || {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
