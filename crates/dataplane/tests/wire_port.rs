@@ -21,8 +21,8 @@ use xvs_dataplane::port::xdp::XdpPort;
 use xvs_dataplane::port::{Port, Woken};
 use xvs_dataplane::steering::{Steering, SteeringRules};
 use xvs_proto::{Endpoint, Protocol, ethernet};
-use xvs_xdp::{BURST, LinkId};
-use xvs_xdp::{CopyMode, MAX_MTU, Mode, Queues, RingSizes, SocketError, Sockets};
+
+use xvs_xdp::{Attached, BURST, CopyMode, LinkId, MAX_MTU, Mode, Queues, RingSizes, SocketError, Sockets};
 
 /// UDP to and from the virtual address's port 53 is the director's.
 fn steering() -> Steering {
@@ -141,20 +141,27 @@ fn total(port: &XdpPort) -> u32 {
     census.home + census.out + census.lent
 }
 
-#[test]
-fn datagrams_go_through_both_ways_and_every_frame_is_accounted_for() {
-    let testbed = Testbed::new();
+/// Runs a test on the director, with a port on its two interfaces and the number of the port's frames.
+fn with_port(testbed: &Testbed, test: impl FnOnce(&[Attached; 2], &mut XdpPort, u32) + Send) {
     testbed.inside(Host::Director, || {
         let steering = steering();
         let links = attach_both(&steering);
-        assert_eq!(links[0].mode(), Mode::Native, "{:?}", links[0].native_refused());
         let mut port = open_port(&[&links[0], &links[1]]);
-        assert_eq!(*port.sockets().copy_mode(), CopyMode::Copy { because_of: "d0".into() });
         let total = total(&port);
-        assert_balanced(&port, total);
-        echo_through(&testbed, &mut port, 5_000, 18);
-        drain(&mut port);
-        assert_balanced(&port, total);
+        test(&links, &mut port, total);
+    });
+}
+
+#[test]
+fn datagrams_go_through_both_ways_and_every_frame_is_accounted_for() {
+    let testbed = Testbed::new();
+    with_port(&testbed, |links, port, total| {
+        assert_eq!(links[0].mode(), Mode::Native, "{:?}", links[0].native_refused());
+        assert_eq!(*port.sockets().copy_mode(), CopyMode::Copy { because_of: "d0".into() });
+        assert_balanced(port, total);
+        echo_through(&testbed, port, 5_000, 18);
+        drain(port);
+        assert_balanced(port, total);
     });
 }
 
@@ -167,15 +174,11 @@ fn the_largest_packets_that_attaching_allows_go_through_both_ways() {
     {
         testbed.on(host, &format!("ip link set dev {device} mtu {mtu}"));
     }
-    testbed.inside(Host::Director, || {
-        let steering = steering();
-        let links = attach_both(&steering);
+    with_port(&testbed, |links, port, total| {
         assert_eq!(links[0].mode(), Mode::Native, "{:?}", links[0].native_refused());
-        let mut port = open_port(&[&links[0], &links[1]]);
-        let total = total(&port);
-        echo_through(&testbed, &mut port, 100, mtu as usize - 28);
-        drain(&mut port);
-        assert_balanced(&port, total);
+        echo_through(&testbed, port, 100, mtu as usize - 28);
+        drain(port);
+        assert_balanced(port, total);
     });
 }
 
@@ -226,119 +229,96 @@ fn frames_arrive_byte_for_byte_with_their_tags() {
 fn one_interface_in_generic_mode_and_one_in_native_mode_work_together() {
     let testbed = Testbed::new();
     testbed.only_generic_on_d0();
-    testbed.inside(Host::Director, || {
-        let steering = steering();
-        let links = attach_both(&steering);
+    with_port(&testbed, |links, port, total| {
         assert_eq!(links.each_ref().map(|link| link.mode()), [Mode::Generic, Mode::Native]);
-        let mut port = open_port(&[&links[0], &links[1]]);
-        let total = total(&port);
-        echo_through(&testbed, &mut port, 1_000, 1472);
-        drain(&mut port);
-        assert_balanced(&port, total);
+        echo_through(&testbed, port, 1_000, 1472);
+        drain(port);
+        assert_balanced(port, total);
     });
 }
 
 #[test]
 fn a_worker_with_several_queues_of_each_interface_serves_them_all() {
     let testbed = Testbed::with_queues(2);
-    testbed.inside(Host::Director, || {
-        let steering = steering();
-        let links = attach_both(&steering);
+    with_port(&testbed, |links, port, total| {
         assert_eq!(links.each_ref().map(|link| link.receive_queues()), [2, 2]);
-        let mut port = open_port(&[&links[0], &links[1]]);
         assert_eq!(port.sockets().fds().count(), 4);
-        let total = total(&port);
         // Each round is another flow, which the kernel may put on another queue.
         for _ in 0..16 {
-            echo_through(&testbed, &mut port, 64, 18);
+            echo_through(&testbed, port, 64, 18);
         }
-        drain(&mut port);
-        assert_balanced(&port, total);
+        drain(port);
+        assert_balanced(port, total);
     });
 }
 
 #[test]
 fn a_full_ring_hands_frames_back_and_takes_them_again_once_it_is_flushed() {
     let testbed = Testbed::new();
-    testbed.inside(Host::Director, || {
-        let steering = steering();
-        let links = attach_both(&steering);
-        let mut port = open_port(&[&links[0], &links[1]]);
-        let total = total(&port);
+    with_port(&testbed, |_, port, total| {
         for _ in 0..3 {
-            let accepted = (0..600).filter(|_| send_one(&mut port, LAN)).count();
+            let accepted = (0..600).filter(|_| send_one(port, LAN)).count();
             assert_eq!(accepted, RingSizes::default().transmit as usize);
-            assert_balanced(&port, total);
-            drain(&mut port);
-            assert_balanced(&port, total);
+            assert_balanced(port, total);
+            drain(port);
+            assert_balanced(port, total);
         }
-        assert!(!send_one(&mut port, LinkId(2)), "there is no such link");
-        echo_through(&testbed, &mut port, 100, 18);
-        drain(&mut port);
-        assert_balanced(&port, total);
+        assert!(!send_one(port, LinkId(2)), "there is no such link");
+        echo_through(&testbed, port, 100, 18);
+        drain(port);
+        assert_balanced(port, total);
     });
 }
 
 #[test]
 fn a_link_that_is_down_hands_frames_back_and_works_again_when_it_is_up() {
     let testbed = Testbed::new();
-    testbed.inside(Host::Director, || {
-        let steering = steering();
-        let links = attach_both(&steering);
-        let mut port = open_port(&[&links[0], &links[1]]);
-        let total = total(&port);
-        echo_through(&testbed, &mut port, 100, 18);
+    with_port(&testbed, |_, port, total| {
+        echo_through(&testbed, port, 100, 18);
 
         testbed.on(Host::Director, "ip link set d1 down");
-        assert!(send_one(&mut port, LAN), "nobody has told us yet");
+        assert!(send_one(port, LAN), "nobody has told us yet");
         port.flush();
         for _ in 0..3 {
-            assert!(!send_one(&mut port, LAN));
+            assert!(!send_one(port, LAN));
             port.flush();
         }
-        assert!(send_one(&mut port, WAN), "the other link is up");
-        assert_balanced(&port, total);
+        assert!(send_one(port, WAN), "the other link is up");
+        assert_balanced(port, total);
 
         testbed.on(Host::Director, "ip link set d1 up");
         // The server sends nothing before its kernel has noticed that the carrier is back.
         testbed.until(Host::Server, "ip link show s0", |link| link.contains("state UP"));
-        assert!(!send_one(&mut port, LAN), "the first attempt finds out");
+        assert!(!send_one(port, LAN), "the first attempt finds out");
         port.flush();
-        assert!(send_one(&mut port, LAN));
-        drain(&mut port);
-        echo_through(&testbed, &mut port, 100, 18);
-        drain(&mut port);
-        assert_balanced(&port, total);
+        assert!(send_one(port, LAN));
+        drain(port);
+        echo_through(&testbed, port, 100, 18);
+        drain(port);
+        assert_balanced(port, total);
     });
 }
 
 #[test]
 fn a_link_that_is_gone_hands_frames_back_and_the_others_go_on() {
     let testbed = Testbed::new();
-    testbed.inside(Host::Director, || {
-        let steering = steering();
-        let links = attach_both(&steering);
-        let mut port = open_port(&[&links[0], &links[1]]);
-        let total = total(&port);
+    with_port(&testbed, |_, port, total| {
         testbed.on(Host::Director, "ip link del d1");
-        assert!(send_one(&mut port, LAN), "nobody has told us yet");
+        assert!(send_one(port, LAN), "nobody has told us yet");
         port.flush();
-        assert!(!send_one(&mut port, LAN));
+        assert!(!send_one(port, LAN));
         port.flush();
-        assert!(send_one(&mut port, WAN));
+        assert!(send_one(port, WAN));
         port.flush();
         assert_eq!(port.wait(Some(Duration::ZERO)), Woken::TimedOut, "a worker sleeps all the same");
-        assert_balanced(&port, total);
+        assert_balanced(port, total);
     });
 }
 
 #[test]
 fn a_wait_ends_when_somebody_calls_even_before_it_began() {
     let testbed = Testbed::new();
-    testbed.inside(Host::Director, || {
-        let steering = steering();
-        let links = attach_both(&steering);
-        let mut port = open_port(&[&links[0], &links[1]]);
+    with_port(&testbed, |_, port, _| {
         assert_eq!(port.wait(Some(Duration::ZERO)), Woken::TimedOut);
         port.waker().wake();
         port.waker().wake();
