@@ -20,7 +20,7 @@ use crate::scheduler::interface::{Choice, Kind, Request, Scheduler, Setup, State
 pub(crate) const KIND: Kind = Kind::new("lblc", |setup| Box::new(Lblc::new(setup)));
 
 struct Lblc {
-    roster: Roster,
+    positions: Positions,
     memory: Arc<Memory>,
 }
 
@@ -28,19 +28,19 @@ impl Lblc {
     fn new(setup: &Setup<'_>) -> Self {
         let expiration = &setup.tuning.lblc_expiration_seconds;
         let memory = setup.memory.clone().unwrap_or_else(|| Memory::new(expiration.clone()));
-        Self { roster: Roster::new(setup), memory }
+        Self { positions: Positions::new(setup), memory }
     }
 
     /// Who is remembered for a packet's destination address.
     fn known(&self, request: &Request) -> Option<usize> {
-        self.roster.position(*self.memory.find(request.dest.addr)?.members().first()?)
+        self.positions.position(*self.memory.find(request.dest.addr)?.members().first()?)
     }
 }
 
 impl Scheduler for Lblc {
     fn pick(&self, state: State, request: &Request, candidates: &dyn Candidates) -> Choice {
         let valid = self.known(request).filter(|&position| {
-            !candidates.weight(position).is_quiescent() && !is_overloaded(position, candidates)
+            !candidates.weight(position).is_quiescent() && !is_busy(position, candidates)
         });
         let position = valid.or_else(|| least(0..candidates.len(), candidates, Load::overhead));
         Choice { position, state }
@@ -50,7 +50,7 @@ impl Scheduler for Lblc {
         let choice = self.pick(state, request, candidates);
         if let Some(position) = choice.position {
             let mut entry = Entry::new(request.now_millis);
-            entry.add(self.roster.identity(position), request.now_millis);
+            entry.add(self.positions.identity(position), request.now_millis);
             self.memory.enter(request.dest.addr, &entry);
         }
         choice
@@ -69,7 +69,7 @@ impl Scheduler for Lblc {
 }
 
 /// Whether one has more active connections than its weight while another one has less than half of its own.
-pub(crate) fn is_overloaded(position: usize, candidates: &dyn Candidates) -> bool {
+pub(crate) fn is_busy(position: usize, candidates: &dyn Candidates) -> bool {
     let active = |position| u64::from(candidates.load(position).active);
     let weight = |position| u64::from(candidates.weight(position).0);
     active(position) > weight(position)
@@ -88,7 +88,7 @@ impl Account {
         for position in known {
             account = account.with(position, Figure::count("remembered", 1));
         }
-        for position in (0..candidates.len()).filter(|position| is_overloaded(*position, candidates)) {
+        for position in (0..candidates.len()).filter(|position| is_busy(*position, candidates)) {
             account = account.with(position, Figure::count("busy", 1));
         }
         account
@@ -96,13 +96,13 @@ impl Account {
 }
 
 /// Who stands where: positions change with the list, a [`Memory`] knows identities.
-pub(crate) struct Roster {
+pub(crate) struct Positions {
     identities: Box<[u64]>,
     /// Both, ordered by identity.
     positions: Box<[(u64, usize)]>,
 }
 
-impl Roster {
+impl Positions {
     pub(crate) fn new(setup: &Setup<'_>) -> Self {
         let identities: Box<[u64]> =
             setup.destinations.iter().map(|destination| identity(destination.endpoint)).collect();

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use crate::account::Account;
-use crate::lblc::{Roster, is_overloaded};
+use crate::lblc::{Positions, is_busy};
 use crate::memory::{Entry, Memory};
 use crate::ratio::least;
 use crate::scheduler::candidates::{Candidates, Load};
@@ -21,7 +21,7 @@ use crate::scheduler::interface::{Choice, Kind, Request, Scheduler, Setup, State
 pub(crate) const KIND: Kind = Kind::new("lblcr", |setup| Box::new(Lblcr::new(setup)));
 
 struct Lblcr {
-    roster: Roster,
+    positions: Positions,
     memory: Arc<Memory>,
 }
 
@@ -29,7 +29,7 @@ impl Lblcr {
     fn new(setup: &Setup<'_>) -> Self {
         let expiration = &setup.tuning.lblcr_expiration_seconds;
         let memory = setup.memory.clone().unwrap_or_else(|| Memory::new(expiration.clone()));
-        Self { roster: Roster::new(setup), memory }
+        Self { positions: Positions::new(setup), memory }
     }
 
     /// The choice, and what is to be remembered with it.
@@ -46,27 +46,27 @@ impl Lblcr {
         {
             entry.remove(place, now);
         }
-        let fit = own.filter(|&position| !is_overloaded(position, candidates));
+        let fit = own.filter(|&position| !is_busy(position, candidates));
         if fit.is_some() {
             return (fit, entry);
         }
         let any = least(0..candidates.len(), candidates, Load::overhead);
         if let Some(position) = any {
-            entry.add(self.roster.identity(position), now);
+            entry.add(self.positions.identity(position), now);
         }
         (any, entry)
     }
 
     /// Those of a set that are still there.
     fn positions(&self, entry: &Entry) -> impl Iterator<Item = usize> {
-        entry.members().iter().filter_map(|member| self.roster.position(*member))
+        entry.members().iter().filter_map(|member| self.positions.position(*member))
     }
 
     /// The place in the set of the one with the highest overhead-to-weight ratio; the first wins a tie.
     fn most_loaded(&self, entry: &Entry, candidates: &dyn Candidates) -> Option<usize> {
         let mut most: Option<(usize, i64, i64)> = None;
         for (place, member) in entry.members().iter().enumerate() {
-            let Some(position) = self.roster.position(*member) else { return Some(place) };
+            let Some(position) = self.positions.position(*member) else { return Some(place) };
             let overhead = candidates.load(position).overhead();
             let weight = i64::from(candidates.weight(position).0);
             let exceeds =

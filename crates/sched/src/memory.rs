@@ -64,7 +64,7 @@ pub struct Memory {
     keys: Box<[AtomicU64]>,
     slots: Box<[Slot]>,
     /// The control thread's; a worker never takes the lock.
-    keeper: Mutex<Keeper>,
+    tending: Mutex<Tending>,
 }
 
 /// An entry as it is shared. Words are written while `version` is odd, by who made it so.
@@ -76,11 +76,11 @@ struct Slot {
 
 /// Where tending stands.
 #[derive(Default)]
-struct Keeper {
+struct Tending {
     due_millis: Option<u64>,
     rounds: u64,
     /// The bucket to go on with.
-    rover: usize,
+    next_bucket: usize,
 }
 
 impl Memory {
@@ -88,9 +88,9 @@ impl Memory {
     pub(crate) fn new(expiration_seconds: Arc<AtomicU32>) -> Arc<Self> {
         Arc::new(Self {
             expiration_seconds,
-            keys: (0..BUCKETS * WAYS).map(|_| AtomicU64::new(0)).collect(),
-            slots: (0..BUCKETS * WAYS).map(|_| Slot::default()).collect(),
-            keeper: Mutex::default(),
+            keys: (0..BUCKETS * BUCKET_ENTRIES).map(|_| AtomicU64::new(0)).collect(),
+            slots: (0..BUCKETS * BUCKET_ENTRIES).map(|_| Slot::default()).collect(),
+            tending: Mutex::default(),
         })
     }
 
@@ -132,20 +132,20 @@ impl Memory {
     /// Each minute, if there are more than 16,384: some of those unused for six minutes. Each half hour all that were
     /// unused for as long as the setting says. Source: ipvs-behaviour, section 5.2.
     pub fn tend(&self, now_millis: u64) {
-        let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut due = *keeper.due_millis.get_or_insert(now_millis + ROUND_MILLIS);
+        let mut tending = self.tending.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut due = *tending.due_millis.get_or_insert(now_millis + ROUND_MILLIS);
         while due <= now_millis {
-            keeper.rounds += 1;
-            if keeper.rounds.is_multiple_of(FULL_ROUND) {
+            tending.rounds += 1;
+            if tending.rounds.is_multiple_of(FULL_ROUND) {
                 self.forget(0, due, self.expiration_millis(), usize::MAX);
             } else {
                 let excess = self.entries().saturating_sub(ENTRIES);
-                keeper.rover =
-                    self.forget(keeper.rover, due, STALE_MILLIS, (excess * 4 / 3).min(ENTRIES / 2));
+                tending.next_bucket =
+                    self.forget(tending.next_bucket, due, STALE_MILLIS, (excess * 4 / 3).min(ENTRIES / 2));
             }
             due += ROUND_MILLIS;
         }
-        keeper.due_millis = Some(due);
+        tending.due_millis = Some(due);
     }
 
     /// How many addresses it knows.
@@ -154,13 +154,13 @@ impl Memory {
     }
 
     /// Forgets up to `goal` entries that were unused for so long, bucket by bucket. Returns where it stopped.
-    fn forget(&self, rover: usize, now_millis: u64, unused_millis: u64, mut goal: usize) -> usize {
+    fn forget(&self, next_bucket: usize, now_millis: u64, unused_millis: u64, mut goal: usize) -> usize {
         for step in 0..BUCKETS {
-            let bucket = (rover + step) % BUCKETS;
+            let bucket = (next_bucket + step) % BUCKETS;
             if goal == 0 {
                 return bucket;
             }
-            for place in bucket * WAYS..(bucket + 1) * WAYS {
+            for place in bucket * BUCKET_ENTRIES..(bucket + 1) * BUCKET_ENTRIES {
                 let key = self.key(place);
                 let stale = self.slots[place].used_millis() + unused_millis <= now_millis;
                 if key != 0 && stale {
@@ -169,7 +169,7 @@ impl Memory {
                 }
             }
         }
-        rover
+        next_bucket
     }
 
     /// Writes an entry in a place that has held `before`.
@@ -199,7 +199,7 @@ impl Memory {
 
     fn places(&self, addr: IpAddr) -> std::ops::Range<usize> {
         let bucket = bucket(folded(addr), BUCKETS.ilog2());
-        bucket * WAYS..(bucket + 1) * WAYS
+        bucket * BUCKET_ENTRIES..(bucket + 1) * BUCKET_ENTRIES
     }
 }
 
@@ -243,7 +243,7 @@ impl Default for Tuning {
 /// How many destinations of one address are remembered.
 pub(crate) const MEMBERS_MAX: usize = 16;
 const BUCKETS: usize = 1024;
-const WAYS: usize = 32;
+const BUCKET_ENTRIES: usize = 32;
 /// Above so many entries, some are forgotten early.
 const ENTRIES: usize = 16_384;
 const ROUND_MILLIS: u64 = 60_000;
@@ -298,11 +298,11 @@ mod tests {
     fn in_a_full_bucket_the_longest_unused_gives_way() {
         let memory = memory();
         let crowd: Vec<_> =
-            (0..).map(addr).filter(|addr| memory.places(*addr).start == 0).take(WAYS + 1).collect();
+            (0..).map(addr).filter(|addr| memory.places(*addr).start == 0).take(BUCKET_ENTRIES + 1).collect();
         for (number, addr) in crowd.iter().enumerate() {
             memory.enter(*addr, &entry(if number == 5 { 0 } else { 1 + number as u64 }, &[1]));
         }
-        assert_eq!(memory.entries(), WAYS);
+        assert_eq!(memory.entries(), BUCKET_ENTRIES);
         let gone: Vec<_> = crowd.iter().filter(|addr| memory.find(**addr).is_none()).collect();
         assert_eq!(gone, [&crowd[5]]);
     }
@@ -333,7 +333,7 @@ mod tests {
         memory.tend(420_000);
         let gone = all - memory.entries();
         let goal = (all - ENTRIES) * 4 / 3;
-        assert!((goal..goal + WAYS).contains(&gone), "{gone} instead of {goal}");
+        assert!((goal..goal + BUCKET_ENTRIES).contains(&gone), "{gone} instead of {goal}");
         memory.tend(480_000);
         assert_eq!(memory.entries(), all - gone, "no more than there may be");
     }

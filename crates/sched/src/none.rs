@@ -6,11 +6,11 @@ use crate::account::Account;
 use crate::scheduler::candidates::Candidates;
 use crate::scheduler::interface::{Choice, Kind, Request, Scheduler, State};
 
-pub(crate) const KIND: Kind = Kind::new("none", |_| Box::new(Nobody));
+pub(crate) const KIND: Kind = Kind::new("none", |_| Box::new(NoScheduler));
 
-struct Nobody;
+struct NoScheduler;
 
-impl Scheduler for Nobody {
+impl Scheduler for NoScheduler {
     fn pick(&self, state: State, _: &Request, _: &dyn Candidates) -> Choice {
         Choice { position: None, state }
     }
@@ -26,7 +26,7 @@ mod tests {
     use crate::scheduler::testing::{List, choice};
 
     #[test]
-    fn nobody_is_ever_chosen() {
-        assert_eq!(choice(&Nobody, State(0), &List::weights(&[1, 2])).position, None);
+    fn no_destination_is_ever_chosen() {
+        assert_eq!(choice(&NoScheduler, State(0), &List::weights(&[1, 2])).position, None);
     }
 }

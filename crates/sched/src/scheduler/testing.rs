@@ -89,8 +89,8 @@ pub(crate) fn picks(scheduler: &dyn Scheduler, candidates: &dyn Candidates, coun
 #[test]
 fn every_name_builds_its_scheduler_also_without_destinations_and_an_unknown_one_builds_none() {
     for name in names() {
-        let nobody = built(name, &[], Flags(3));
-        assert_eq!(choice(&*nobody, State(0), &List::weights(&[])).position, None, "{name}");
+        let empty = built(name, &[], Flags(3));
+        assert_eq!(choice(&*empty, State(0), &List::weights(&[])).position, None, "{name}");
     }
     assert!(build("fastest", &Setup::default()).is_none());
 }
