@@ -1,6 +1,6 @@
-//! The service without a scheduler (`none`).
+//! The scheduler of a service without one (`none`).
 //!
-//! Runs once per new connection and chooses nobody. Cost: nothing.
+//! Runs once for each new connection and chooses no destination. Cost: nothing.
 
 use crate::account::Account;
 use crate::scheduler::candidates::Candidates;
@@ -16,7 +16,11 @@ impl Scheduler for NoScheduler {
     }
 
     fn account(&self, _: State, _: &Request, candidates: &dyn Candidates) -> Account {
-        Account::new(KIND.name, "nobody is ever chosen: the service has no scheduler", candidates.len())
+        Account::new(
+            KIND.name,
+            "no destination is ever chosen: the service has no scheduler",
+            candidates.len(),
+        )
     }
 }
 
