@@ -13,32 +13,32 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socket_with};
 use xvs_proto::MacAddr;
 
-/// Asks for each of these addresses on a link, three times in `patience`, and returns who answered for which, each
-/// once. The machine itself is not heard. Needs CAP_NET_RAW.
+/// Asks for each of these addresses on a link, three times in `timeout`, and returns who answered for which, each
+/// once. The machine itself is not received. Needs CAP_NET_RAW.
 ///
 /// # Errors
 /// What the kernel says; ENETDOWN if the link is down.
 pub fn who_has(
     ifindex: u32,
     mac: MacAddr,
-    asked: &[Ipv4Addr],
-    patience: Duration,
+    addresses: &[Ipv4Addr],
+    timeout: Duration,
 ) -> io::Result<Vec<(Ipv4Addr, MacAddr)>> {
     let socket = open(ifindex)?;
     let mut answers = Vec::new();
     for _ in 0..PROBES {
-        asked.iter().try_for_each(|addr| broadcast(&socket, ifindex, &probe(mac, *addr)))?;
-        let end = Instant::now() + patience / PROBES;
+        addresses.iter().try_for_each(|addr| broadcast(&socket, ifindex, &probe(mac, *addr)))?;
+        let end = Instant::now() + timeout / PROBES;
         while let Some(left) = end.checked_duration_since(Instant::now()) {
             let mut ready = [PollFd::new(&socket, PollFlags::IN)];
             let left = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
             if poll(&mut ready, Some(&left))? == 0 {
                 break;
             }
-            let mut heard = [0; PACKET_LEN];
-            let (_, len) = recv(&socket, &mut heard, RecvFlags::empty())?;
-            let answer = sender(&heard[..len.min(PACKET_LEN)]);
-            answers.extend(answer.filter(|(addr, by)| asked.contains(addr) && *by != mac));
+            let mut received = [0; PACKET_LEN];
+            let (_, len) = recv(&socket, &mut received, RecvFlags::empty())?;
+            let answer = sender(&received[..len.min(PACKET_LEN)]);
+            answers.extend(answer.filter(|(addr, by)| addresses.contains(addr) && *by != mac));
         }
     }
     answers.sort_unstable();

@@ -264,8 +264,8 @@ impl FramePool {
     /// If the frame belongs to another pool: its bytes would be written by two owners.
     #[inline]
     fn check_in(&mut self, frame: &Frame, to: Place) {
-        let ours = self.base.as_ptr().wrapping_add(self.offset(frame.index)) == frame.slot.as_ptr();
-        assert!(ours, "a frame goes back to the pool that it came from");
+        let own = self.base.as_ptr().wrapping_add(self.offset(frame.index)) == frame.slot.as_ptr();
+        assert!(own, "a frame goes back to the pool that it came from");
         debug_assert_eq!(self.places[frame.index as usize], Place::Out);
         self.places[frame.index as usize] = to;
         self.out -= 1;

@@ -66,7 +66,7 @@ enum LinkState {
     /// The kernel said so.
     Down,
     /// As `Down`, but somebody wanted to send since: worth asking again.
-    Asked,
+    Retry,
 }
 
 impl Socket {
@@ -118,7 +118,7 @@ impl Socket {
     /// Queues a frame for [`Self::submit`]; it comes back if the link is down or if there is no room.
     pub(super) fn queue(&mut self, pool: &mut FramePool, frame: Frame) -> Result<(), Frame> {
         if self.state != LinkState::Up {
-            self.state = LinkState::Asked;
+            self.state = LinkState::Retry;
             return Err(frame);
         }
         if self.in_flight + self.pending.len() as u32 >= self.sizes.transmit {
@@ -145,7 +145,7 @@ impl Socket {
         if self.state == LinkState::Down && self.pending.is_empty() {
             return;
         }
-        let probing = self.state == LinkState::Asked;
+        let probing = self.state == LinkState::Retry;
         let calls = match copy {
             CopyMode::Copy { .. } => self.unsent().div_ceil(32) + 1,
             CopyMode::ZeroCopy => u32::from(self.rings.transmit.needs_wakeup() && self.unsent() > 0),

@@ -36,11 +36,11 @@ impl Object {
 
     /// Takes a map of another object instead of making a new one.
     pub fn share(&mut self, name: &CStr, of: &Self) -> io::Result<()> {
-        let theirs = of.map_fd(of.find_map(name)?)?;
-        let ours = self.find_map(name)?;
-        // SAFETY: `ours` belongs to this object, which is not loaded yet (else libbpf refuses); the descriptor is
+        let shared = of.map_fd(of.find_map(name)?)?;
+        let own = self.find_map(name)?;
+        // SAFETY: `own` belongs to this object, which is not loaded yet (else libbpf refuses); the descriptor is
         // duplicated.
-        check(unsafe { sys::bpf_map__reuse_fd(ours.as_ptr(), theirs.as_raw_fd()) }).map(drop)
+        check(unsafe { sys::bpf_map__reuse_fd(own.as_ptr(), shared.as_raw_fd()) }).map(drop)
     }
 
     /// Sets the constants of the object, all of them at once.
