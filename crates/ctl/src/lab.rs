@@ -396,7 +396,7 @@ impl Lab {
 
     /// Frames that came in or were made and have not left: none, between two lines.
     pub fn in_hand(&self) -> i64 {
-        self.pipeline.transmitter.counters().in_hand()
+        self.pipeline.transmitter.counters().balance()
     }
 
     /// Frames that are neither at home nor in the hands of those who wait for the rest of their datagram: none, between

@@ -177,7 +177,7 @@ impl WorkerCounters {
     }
 
     /// Received and originated frames less those that left by any way out or are held: the frames in hand.
-    pub fn in_hand(&self) -> i64 {
+    pub fn balance(&self) -> i64 {
         let dropped: u64 = DropReason::all().map(|reason| self.dropped(reason).value()).sum();
         let came = self.received.value() + self.originated.value();
         let left = self.transmitted.value() + self.passed.value() + self.consumed.value() + dropped;

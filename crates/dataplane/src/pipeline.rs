@@ -12,7 +12,7 @@ use crate::burst::dispatch::Dispatch;
 use crate::burst::flows::Flows;
 use crate::burst::lookup::{self, Found};
 use crate::burst::transmit::Transmitter;
-use crate::burst::{Burst, Context, InHand, Step, forward, state};
+use crate::burst::{Burst, Context, FramedPacket, Step, forward, state};
 use crate::capture::watched::{Watch, Watched};
 use crate::clock::Millis;
 use crate::conn::{ConnId, Direction};
@@ -83,7 +83,7 @@ impl Pipeline {
 }
 
 /// A packet that is whole: its connection is looked up, or made.
-fn process(flows: &mut Flows, p: InHand<'_>, at: Context<'_>) -> Verdict {
+fn process(flows: &mut Flows, p: FramedPacket<'_>, at: Context<'_>) -> Verdict {
     match lookup::find(flows, &p, at) {
         Found::Request(id) => request(flows, p, id, at),
         Found::Reply(id) => reply(flows, p, id, at),
@@ -94,7 +94,7 @@ fn process(flows: &mut Flows, p: InHand<'_>, at: Context<'_>) -> Verdict {
 }
 
 /// A packet of no connection: begins one if its mark and its service say so, and is that one's first packet.
-fn begin(flows: &mut Flows, p: InHand<'_>, at: Context<'_>) -> Verdict {
+fn begin(flows: &mut Flows, p: FramedPacket<'_>, at: Context<'_>) -> Verdict {
     let begun = service::find(p.packet, p.link, at.snapshot).and_then(|marked| {
         let begun = connect(flows, p.frame, p.packet, marked, at);
         begun.or_else(|verdict| bypass::begin(flows, p.packet, marked, verdict, at))
@@ -125,7 +125,7 @@ fn connect<'s>(
 }
 
 /// A client's packet of a connection, to its destination.
-fn request(flows: &mut Flows, p: InHand<'_>, id: ConnId, at: Context<'_>) -> Verdict {
+fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) -> Verdict {
     let connection = flows.table.connection(id);
     let Some(destination) = at.snapshot.destinations.available_for(&connection) else {
         return no_destination::request(flows, p, id, at);
@@ -143,7 +143,7 @@ fn request(flows: &mut Flows, p: InHand<'_>, id: ConnId, at: Context<'_>) -> Ver
 }
 
 /// A packet to the client of a connection.
-fn reply(flows: &mut Flows, p: InHand<'_>, id: ConnId, at: Context<'_>) -> Verdict {
+fn reply(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) -> Verdict {
     let connection = flows.table.connection(id);
     if !connection.method().masquerades() && p.packet.family() == Family::V4 {
         // From the virtual address itself: the kernel refuses that from the wire in IPv4, and routes it in IPv6.

@@ -129,7 +129,7 @@ impl DropCopy {
                 raise(&counters.kernel_ring_full, &mut self.seen.ring_full, ring_full);
                 raise(&counters.kernel_fill_ring_empty, &mut self.seen.fill_ring_empty, fill_ring_empty);
                 raise(&counters.kernel_dropped, &mut self.seen.other, other);
-                counters.unaccounted.set(counters.in_hand().unsigned_abs());
+                counters.unaccounted.set(counters.balance().unsigned_abs());
                 self.due = None;
             }
             _ => {}

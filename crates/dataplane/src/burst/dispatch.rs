@@ -10,7 +10,7 @@ use super::context::Context;
 use super::flows::Flows;
 use super::transmit::Transmitter;
 use crate::port::{Port, Received};
-use crate::slow_path::icmp_error::{self, Connect, Followed};
+use crate::slow_path::icmp_error::{self, Connect, ErrorAction};
 use crate::slow_path::icmp_reply::IcmpError;
 use crate::slow_path::no_destination;
 use crate::slow_path::reassembly::Reassembly;
@@ -59,8 +59,8 @@ impl Dispatch<'_> {
     ) {
         let Received { link, frame } = &mut received;
         let verdict = match icmp_error::follow(self.flows, frame, *link, packet, connect, self.at) {
-            Followed::Itself(verdict) => verdict,
-            Followed::Instead(relay) => {
+            ErrorAction::Verdict(verdict) => verdict,
+            ErrorAction::Relay(relay) => {
                 let error = relay.icmp_error(frame, *link);
                 if let Some(bytes) = self.transmitter.send_icmp_error(&error, self.at, port) {
                     icmp_error::count_relay(self.flows, &relay, bytes, self.at);

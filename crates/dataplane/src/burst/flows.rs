@@ -136,7 +136,7 @@ impl Flows {
     }
 
     /// Has a template count one connection less: the one that was chosen for is not in the table.
-    pub(crate) fn leave_template(&self, template: Option<ConnId>) {
+    pub(crate) fn release_template(&self, template: Option<ConnId>) {
         template.inspect(|template| self.table.connection(*template).drop_controlled());
     }
 

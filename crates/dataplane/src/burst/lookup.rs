@@ -10,7 +10,7 @@ use xvs_proto::{Packet, Protocol};
 
 use super::context::Context;
 use super::flows::Flows;
-use super::in_hand::InHand;
+use super::framed_packet::FramedPacket;
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::TcpState;
 use crate::conn::{ConnId, Connection, Direction, Flags, Removal};
@@ -45,7 +45,7 @@ enum Standing {
 
 /// Finds the connection of a packet, and ends it if the packet is to begin a new one.
 #[inline]
-pub(crate) fn find(flows: &mut Flows, p: &InHand<'_>, at: Context<'_>) -> Found {
+pub(crate) fn find(flows: &mut Flows, p: &FramedPacket<'_>, at: Context<'_>) -> Found {
     let packet = p.packet;
     match flows.table.find(&packet.connection_key(), p.hash) {
         Some((id, Direction::Outbound)) => Found::Reply(id),

@@ -13,9 +13,9 @@ pub mod transmit;
 
 mod expiry;
 pub mod flows;
-pub(crate) mod in_hand;
+pub(crate) mod framed_packet;
 mod replaced;
 
 pub use self::context::Context;
-pub(crate) use self::in_hand::InHand;
+pub(crate) use self::framed_packet::FramedPacket;
 pub use self::record::{Burst, Step};

@@ -7,7 +7,7 @@ use xvs_xdp::BURST;
 
 use super::classify::{Class, classify};
 use super::flows::Flows;
-use super::in_hand::InHand;
+use super::framed_packet::FramedPacket;
 use crate::port::{Port, Received};
 use crate::slow_path::reassembly::Reassembly;
 use crate::snapshot::Snapshot;
@@ -70,10 +70,10 @@ impl Burst {
     }
 
     /// Has each packet of a flow decided.
-    pub(crate) fn decide(&mut self, mut decide: impl FnMut(InHand<'_>) -> Verdict) {
+    pub(crate) fn decide(&mut self, mut decide: impl FnMut(FramedPacket<'_>) -> Verdict) {
         for (Received { link, frame }, step) in self.frames.iter_mut().zip(&mut self.steps) {
             if let Class::Flow(packet) = &step.class {
-                step.verdict = decide(InHand { frame, link: *link, packet, hash: step.hash });
+                step.verdict = decide(FramedPacket { frame, link: *link, packet, hash: step.hash });
             }
         }
     }

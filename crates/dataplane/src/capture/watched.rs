@@ -78,13 +78,13 @@ impl<'a, P: Port> Watched<'a, P> {
     }
 
     /// Whether a frame is the one of the burst that is settled next.
-    fn is_in_hand(&self, frame: &Frame) -> bool {
+    fn is_current(&self, frame: &Frame) -> bool {
         self.settled < self.frames && self.numbers[self.settled] == frame.number()
     }
 
     /// Shows a frame that came in before this burst's turn came to it, and goes now.
     fn show_before(&mut self, link: LinkId, frame: &Frame, verdict: Verdict) {
-        if self.is_in_hand(frame) {
+        if self.is_current(frame) {
             return;
         }
         let subject = Subject::of(frame.bytes(), None);
@@ -202,7 +202,7 @@ impl<P: Port> Port for Watched<'_, P> {
     }
 
     fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
-        let (place, originated) = (self.settled, !self.is_in_hand(&frame));
+        let (place, originated) = (self.settled, !self.is_current(&frame));
         let mut copied = [Copied::No; MOST];
         for (watch, copied) in self.watches.iter_mut().zip(&mut copied) {
             let Some(watch) = watch else { continue };

@@ -69,7 +69,7 @@ pub(crate) fn enter(
         Ok(Inserted::New(_)) => live.check_limit(),
         _ => {
             live.decrement(Activity::Inactive);
-            flows.leave_template(template);
+            flows.release_template(template);
         }
     }
     match inserted.map_err(Verdict::Drop)? {

@@ -14,7 +14,7 @@ use crate::verdict::{DropReason, Verdict};
 /// Counts such a connection. Returns its ends.
 pub(crate) fn begin(flows: &mut Flows, packet: &Packet, chosen: &Chosen<'_>, at: Context<'_>) -> Ends {
     let Chosen { id, dest, method, live, template } = *chosen;
-    flows.leave_template(template);
+    flows.release_template(template);
     flows.count_connection(id, at.snapshot);
     live.count_one_packet();
     let FlowKey { source: client, dest: virtual_endpoint, .. } = packet.flow;

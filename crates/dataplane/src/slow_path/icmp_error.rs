@@ -29,11 +29,11 @@ use crate::verdict::{DropReason, Verdict};
 
 /// What becomes of an ICMP error.
 #[derive(Debug)]
-pub enum Followed {
+pub enum ErrorAction {
     /// It goes on, or does not.
-    Itself(Verdict),
+    Verdict(Verdict),
     /// It goes no further: the client is told in its stead.
-    Instead(Relay),
+    Relay(Relay),
 }
 
 /// An error that a client is to be told of.
@@ -52,7 +52,7 @@ impl Relay {
     }
 }
 
-const PASS: Followed = Followed::Itself(Verdict::PassToKernel);
+const PASS: ErrorAction = ErrorAction::Verdict(Verdict::PassToKernel);
 
 /// An error and the packet that it quotes, by their places in the frame.
 #[derive(Clone, Copy)]
@@ -73,7 +73,7 @@ pub(crate) fn follow(
     packet: &Packet,
     connect: Connect,
     at: Context<'_>,
-) -> Followed {
+) -> ErrorAction {
     let quote = packet.transport + icmp::HEADER_LEN..packet.end;
     let quote = quoted(frame.bytes(), quote, packet.family());
     // A later fragment does not say which connection it is of.
@@ -93,7 +93,7 @@ pub(crate) fn follow(
             None => schedule(flows, frame, link, error, connect, at),
         },
     };
-    Followed::Itself(verdict)
+    ErrorAction::Verdict(verdict)
 }
 
 /// An error about a packet from the virtual endpoint to the client.
@@ -190,7 +190,7 @@ fn about_tunnel(
     frame: &Frame,
     Error { packet, quote: outer }: Error<'_>,
     at: Context<'_>,
-) -> Option<Followed> {
+) -> Option<ErrorAction> {
     let (about, encapsulation) = inside(frame.bytes(), outer)?;
     if !at.snapshot.services.any_of(about.family()) {
         return None;
@@ -211,14 +211,14 @@ fn about_tunnel(
         return None;
     }
     if !forward::icmp::is_summed(frame, packet) {
-        return Some(Followed::Itself(Verdict::Drop(DropReason::IcmpChecksum)));
+        return Some(ErrorAction::Verdict(Verdict::Drop(DropReason::IcmpChecksum)));
     }
     let error = match Report::read(frame.bytes(), packet) {
         Report::TooBig { mtu } => {
             destination.path_mtu.learn(mtu, ends.dest.addr, at.now);
             if about.family() == Family::V4 && !about.dont_fragment {
                 // From now on the director fragments for its client.
-                return Some(Followed::Itself(Verdict::Consumed));
+                return Some(ErrorAction::Verdict(Verdict::Consumed));
             }
             let link_mtu = if let Path::To(hop) = destination.path { hop.mtu } else { u32::MAX };
             let path_mtu = destination.path_mtu.at(at.now);
@@ -232,7 +232,7 @@ fn about_tunnel(
         }
         Report::Other { .. } => icmp::Error::HostUnreachable,
     };
-    Some(Followed::Instead(Relay { about, error }))
+    Some(ErrorAction::Relay(Relay { about, error }))
 }
 
 /// Counts an error that was sent to a client in the stead of one about a tunnel: as IPVS does, for what was quoted

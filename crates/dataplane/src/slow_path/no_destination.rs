@@ -9,7 +9,7 @@ use super::icmp_reply::{ErrorSource, IcmpError};
 use super::reset;
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
-use crate::burst::in_hand::InHand;
+use crate::burst::framed_packet::FramedPacket;
 use crate::burst::state;
 use crate::conn::{ConnId, Direction};
 use crate::egress::Path;
@@ -17,13 +17,13 @@ use crate::forward;
 use crate::verdict::{DropReason, Verdict};
 
 /// Drops a client's packet whose connection's destination was removed.
-pub(crate) fn refuse(flows: &mut Flows, p: InHand<'_>, id: ConnId) -> Verdict {
+pub(crate) fn refuse(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId) -> Verdict {
     reset::apply(&mut flows.resets, p.frame, p.packet, &flows.table.connection(id));
     Verdict::Drop(DropReason::DestinationUnavailable)
 }
 
 /// Sends a client's packet of such a connection on to where it was sent, if there never was a destination.
-pub(crate) fn request(flows: &mut Flows, p: InHand<'_>, id: ConnId, at: Context<'_>) -> Verdict {
+pub(crate) fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) -> Verdict {
     let connection = flows.table.connection(id);
     if !connection.is_bypass() {
         return Verdict::Drop(DropReason::DestinationUnavailable);

@@ -181,7 +181,7 @@ impl Worker {
         assert_eq!(self.pipeline.run(&self.snapshot, &mut self.port, self.now), frames.len());
         self.pipeline.flows.quiescent();
         drop((self.port.take_transmitted(), self.port.take_passed()));
-        assert_eq!((self.port.census().out, self.counters.in_hand()), (0, 0));
+        assert_eq!((self.port.census().out, self.counters.balance()), (0, 0));
         self.pipeline.transmitter.verdicts().to_vec()
     }
 
@@ -192,7 +192,7 @@ impl Worker {
         }
         self.pipeline.run(&self.snapshot, &mut self.port, self.now);
         self.pipeline.flows.quiescent();
-        assert_eq!(self.counters.in_hand(), 0);
+        assert_eq!(self.counters.balance(), 0);
         assert_eq!(u64::from(self.port.census().out), self.counters.held.value());
         [self.port.take_transmitted(), self.port.take_passed()]
     }

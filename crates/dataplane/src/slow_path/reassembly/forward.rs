@@ -12,13 +12,13 @@ use super::{Datagram, Gathered};
 use crate::burst::context::Context;
 use crate::burst::dispatch::Dispatch;
 use crate::burst::flows::Flows;
-use crate::burst::in_hand::InHand;
+use crate::burst::framed_packet::FramedPacket;
 use crate::port::{Port, Received};
 use crate::slow_path::icmp_reply::IcmpError;
 use crate::verdict::{DropReason, Verdict};
 
 /// How a packet is decided, from its look-up to its verdict.
-pub(crate) type Process = fn(&mut Flows, InHand<'_>, Context<'_>) -> Verdict;
+pub(crate) type Process = fn(&mut Flows, FramedPacket<'_>, Context<'_>) -> Verdict;
 
 impl Dispatch<'_> {
     /// Takes a fragment to where it belongs. The verdict is that on its datagram, if it was the last one missing.
@@ -121,8 +121,8 @@ impl Dispatch<'_> {
         port: &mut impl Port,
     ) -> Verdict {
         let hash = self.flows.hash(&packet.connection_key());
-        let in_hand = InHand { frame: &mut datagram.frame, link: datagram.link, packet, hash };
-        let verdict = process(self.flows, in_hand, self.at);
+        let whole = FramedPacket { frame: &mut datagram.frame, link: datagram.link, packet, hash };
+        let verdict = process(self.flows, whole, self.at);
         if let Some(error) = IcmpError::of(packet, &datagram.frame, datagram.link, verdict) {
             self.reply(error, hash, port);
         }

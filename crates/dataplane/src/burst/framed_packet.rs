@@ -4,7 +4,7 @@ use xvs_proto::Packet;
 use xvs_xdp::{Frame, LinkId};
 
 /// A packet in its frame.
-pub(crate) struct InHand<'a> {
+pub(crate) struct FramedPacket<'a> {
     /// The frame.
     pub(crate) frame: &'a mut Frame,
     /// Where it came in.
