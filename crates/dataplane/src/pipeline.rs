@@ -1,8 +1,10 @@
-//! Every stage that a packet may meet, in order. No other file knows this order.
+//! The pipeline: every stage that a packet may pass, in order. No other file knows this order.
 //!
-//! Runs on a worker for every burst. Allocates nothing, waits for nothing, and leaves each frame in exactly one place.
-//! [`process`] is the path of one packet from its look-up to its verdict; what it calls from `slow_path` returns at once for
-//! packets that it does not concern.
+//! A worker runs it for every burst. It allocates nothing, waits for nothing, and leaves each frame in exactly one
+//! place. [`process`] is the path of one packet from its look-up to its verdict. The functions of `slow_path` that it
+//! calls return at once for packets that they do not concern. Four more slow paths are behind [`Dispatch`], which takes
+//! the frames of a decided burst one by one: fragments (`reassembly`), received ICMP errors (`icmp_error`), ICMP errors
+//! to the senders of dropped packets (`icmp_reply`), and packets that are larger than the path MTU (`fragmentation`).
 
 use xvs_proto::{Family, Packet};
 use xvs_xdp::Frame;
@@ -28,13 +30,13 @@ use crate::slow_path::{client_address, mss, no_destination, reset};
 use crate::snapshot::Snapshot;
 use crate::verdict::Verdict;
 
-/// A worker's stages with what they remember from burst to burst.
+/// A worker's stages, with their state between bursts.
 pub struct Pipeline {
     /// The connections.
     pub flows: Flows,
-    /// Where frames go, and what is counted of them.
+    /// Transmission and the counters of frames.
     pub transmitter: Transmitter,
-    /// Reassembly that wait.
+    /// Fragments of incomplete datagrams.
     pub reassembly: Reassembly,
     burst: Burst,
 }
@@ -45,8 +47,8 @@ impl Pipeline {
         Self { flows, transmitter, reassembly, burst: Burst::new() }
     }
 
-    /// Takes a burst from the port through all stages. Returns how many frames it was. [`Flows::quiescent`] is due when
-    /// the snapshot has been left.
+    /// Receives a burst and runs it through all stages. Returns its number of frames. [`Flows::quiescent`] is due when
+    /// the snapshot is no longer used.
     pub fn run(&mut self, snapshot: &Snapshot, port: &mut impl Port, now: Millis) -> usize {
         let (at, mut port) = (Context { snapshot, now }, Tagged::new(port, &snapshot.egress));
         if snapshot.captures.is_empty() {
@@ -82,7 +84,7 @@ impl Pipeline {
     }
 }
 
-/// A packet that is whole: its connection is looked up, or made.
+/// Processes a whole packet: its connection is looked up, or made.
 fn process(flows: &mut Flows, p: FramedPacket<'_>, at: Context<'_>) -> Verdict {
     match lookup::find(flows, &p, at) {
         Found::Request(id) => request(flows, p, id, at),
@@ -93,7 +95,7 @@ fn process(flows: &mut Flows, p: FramedPacket<'_>, at: Context<'_>) -> Verdict {
     }
 }
 
-/// A packet of no connection: begins one if its mark and its service say so, and is that one's first packet.
+/// Processes a packet without a connection, which may begin one for the service of its mark or destination.
 fn begin(flows: &mut Flows, p: FramedPacket<'_>, at: Context<'_>) -> Verdict {
     let begun = service::find(p.packet, p.link, at.snapshot).and_then(|marked| {
         let begun = connect(flows, p.frame, p.packet, marked, at);
@@ -106,7 +108,7 @@ fn begin(flows: &mut Flows, p: FramedPacket<'_>, at: Context<'_>) -> Verdict {
     }
 }
 
-/// A new connection of a service. In a full table its insertion evicts another.
+/// Makes a new connection of a service. In a full table its insertion evicts another one.
 fn connect<'s>(
     flows: &mut Flows,
     frame: &Frame,
@@ -124,7 +126,7 @@ fn connect<'s>(
     insert::enter(flows, packet, chosen?, marked, at)
 }
 
-/// A client's packet of a connection, to its destination.
+/// Processes a client's packet of a connection, towards the destination.
 fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) -> Verdict {
     let connection = flows.table.connection(id);
     let Some(destination) = at.snapshot.destinations.available_for(&connection) else {
@@ -142,11 +144,11 @@ fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) 
     forward::request(flows, p.frame, changed.as_ref().unwrap_or(packet), &ends, destination, at)
 }
 
-/// A packet to the client of a connection.
+/// Processes a packet of a connection towards the client.
 fn reply(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) -> Verdict {
     let connection = flows.table.connection(id);
     if !connection.method().masquerades() && p.packet.family() == Family::V4 {
-        // From the virtual address itself: the kernel refuses that from the wire in IPv4, and routes it in IPv6.
+        // Its source is the virtual address: the kernel drops such an IPv4 packet from the wire, and routes IPv6.
         return Verdict::PassToKernel;
     }
     let (ends, destination) = (Ends::of(&connection), at.snapshot.destinations.of(&connection));

@@ -1,13 +1,13 @@
-//! Random numbers that need not be secret: which places a sweep looks at, what `twos` draws.
+//! Random numbers that need not be secret: the places of a sweep, the draws of `twos`.
 //!
-//! Each owner has its own, so nothing is shared. Equal seeds draw equal numbers. Cost: three multiplications.
+//! Each owner has its own generator, so nothing is shared. Equal seeds give equal numbers. Cost: three multiplications.
 
 /// splitmix64 (Steele, Lea, Flood 2014).
 #[derive(Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// Seeds that differ in any way draw numbers that have nothing to do with each other.
+    /// A generator with this seed. Different seeds give unrelated numbers.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
@@ -20,7 +20,7 @@ impl Random {
         word ^ word >> 31
     }
 
-    /// A number below `bound`, all alike but for one in 2^32.
+    /// A number below `bound`, uniform up to one part in 2^32.
     pub fn below(&mut self, bound: u32) -> u32 {
         (((self.next_u64() >> 32) * u64::from(bound)) >> 32) as u32
     }

@@ -1,8 +1,8 @@
-//! The end of a burst: each frame goes where its class and its verdict say, and its sender is told what has to be told.
+//! Dispatch: the last stage of a burst, which carries out each frame's verdict.
 //!
-//! Runs for each frame when the whole burst is decided. Packets of flows go by their verdicts; ICMP errors and fragments
-//! (`slow_path/reassembly/forward.rs`), which are rare, are looked at only here. Not here: sending and counting
-//! (`transmit.rs`).
+//! Runs for each frame after the whole burst is decided. Packets of flows have their verdict by then. ICMP errors and
+//! fragments (`slow_path/reassembly/forward.rs`), which are rare, are processed only here. Not here: sending and
+//! counting (`transmit.rs`).
 
 use xvs_proto::Packet;
 
@@ -16,25 +16,25 @@ use crate::slow_path::no_destination;
 use crate::slow_path::reassembly::Reassembly;
 use crate::verdict::{DropReason, Verdict};
 
-/// What a frame meets.
+/// The stages that dispatch uses.
 pub(crate) struct Dispatch<'a> {
-    /// The fragments that wait.
+    /// Fragments of incomplete datagrams.
     pub(crate) reassembly: &'a mut Reassembly,
     /// The connections.
     pub(crate) flows: &'a mut Flows,
-    /// Where frames go.
+    /// Transmission.
     pub(crate) transmitter: &'a mut Transmitter,
-    /// What is in force.
+    /// The snapshot and the time.
     pub(crate) at: Context<'a>,
 }
 
 impl Dispatch<'_> {
-    /// Carries out a verdict that the frame alone was enough for: its sender is told nothing.
+    /// Carries out a verdict from classification. The sender gets no ICMP error.
     pub(crate) fn decided(&mut self, received: Received, verdict: Verdict, port: &mut impl Port) {
         self.transmitter.carry_out(received, verdict, port);
     }
 
-    /// Carries out the verdict on a packet, whose sender is told of a drop.
+    /// Carries out the verdict on a packet. The sender of a dropped one may get an ICMP error.
     pub(crate) fn packet(
         &mut self,
         received: Received,
@@ -49,7 +49,7 @@ impl Dispatch<'_> {
         self.transmitter.carry_out(received, verdict, port);
     }
 
-    /// Follows an ICMP error to whom it concerns.
+    /// Processes an ICMP error about another packet.
     pub(crate) fn error(
         &mut self,
         mut received: Received,
@@ -71,14 +71,14 @@ impl Dispatch<'_> {
         self.transmitter.carry_out(received, verdict, port);
     }
 
-    /// Resets the senders of packets whose connections are to be reset.
+    /// Sends resets to the senders of packets whose connections are to be reset.
     pub(crate) fn reset(&mut self, port: &mut impl Port) {
         for reset in self.flows.resets.drain(..) {
             self.transmitter.reset(&reset, self.at.snapshot, port);
         }
     }
 
-    /// Tells the sender of a packet why it was dropped, if that is due.
+    /// Sends an ICMP error to the sender of a dropped packet, if one is due.
     pub(crate) fn reply(&mut self, error: IcmpError<'_>, hash: u64, port: &mut impl Port) {
         let connection = self.flows.find_request(error.packet, hash);
         if let Some(error) = no_destination::admit(self.flows, error, connection)
@@ -89,7 +89,7 @@ impl Dispatch<'_> {
     }
 }
 
-/// Drops all that wait for others, for a worker that ends.
+/// Drops all waiting fragments, for a worker that ends.
 pub(crate) fn abandon(reassembly: &mut Reassembly, transmitter: &mut Transmitter, port: &mut impl Port) {
     while reassembly.abandon() {
         for received in reassembly.released().drain(..) {

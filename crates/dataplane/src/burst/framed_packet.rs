@@ -1,4 +1,4 @@
-//! A packet that is being decided.
+//! A packet with its frame, link and hash.
 
 use xvs_proto::Packet;
 use xvs_xdp::{Frame, LinkId};
@@ -7,9 +7,9 @@ use xvs_xdp::{Frame, LinkId};
 pub(crate) struct FramedPacket<'a> {
     /// The frame.
     pub(crate) frame: &'a mut Frame,
-    /// Where it came in.
+    /// The link that it came in by.
     pub(crate) link: LinkId,
-    /// What it is, as it came.
+    /// Its headers as received.
     pub(crate) packet: &'a Packet,
     /// The hash of its connection's key.
     pub(crate) hash: u64,

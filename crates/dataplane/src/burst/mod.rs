@@ -1,4 +1,4 @@
-//! The stages of every packet: what it is, its connection and that one's state, where it goes.
+//! The stages of every packet: classification, look-up, state, forwarding, dispatch.
 
 pub(crate) mod context;
 mod record;

@@ -1,7 +1,6 @@
-//! The end of a packet's way: its frame goes where the verdict says and is counted, and its sender is told what
-//! has to be told.
+//! Transmission: carries out the verdict on a frame and counts it, and sends packets that the director originates.
 //!
-//! Runs once per frame. The last word on a verdict is spoken here: a frame that its link or the kernel refuses
+//! Runs once for each frame. A frame that its link or the kernel refuses becomes a drop here.
 //! becomes a drop.
 
 use std::sync::Arc;
@@ -20,36 +19,36 @@ use crate::slow_path::reset::Reset;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
 
-/// How many fragments a packet is cut into at most: more than the largest has by links that take 576 bytes.
+/// The most fragments of a packet: more than the largest packet has on links with an MTU of 576 bytes.
 const MAX_FRAGMENTS: usize = 128;
 
-/// Hands out frames and counts what became of them.
+/// Transmission of one worker's frames, with its counters.
 pub struct Transmitter {
     counters: Arc<WorkerCounters>,
     limit: RateLimit,
     unresolved: Arc<Unresolved>,
     ids: Identification,
     verdicts: Vec<Verdict>,
-    /// Those of the packet in hand.
+    /// Fragments of the packet that is being sent.
     fragments: Vec<Frame>,
 }
 
 impl Transmitter {
-    /// Counts into `counters`, of which the caller's thread is the one writer.
+    /// Transmission that counts in `counters`, whose only writer is the caller's thread.
     pub fn new(counters: Arc<WorkerCounters>, unresolved: Arc<Unresolved>, ids: Identification) -> Self {
         let (verdicts, fragments) = (Vec::with_capacity(BURST), Vec::with_capacity(MAX_FRAGMENTS));
         Self { unresolved, counters, limit: RateLimit::default(), ids, verdicts, fragments }
     }
 
-    /// Forgets the last burst's verdicts. Another follows: frames that were received, and copies of what other workers
-    /// received.
+    /// Begins a burst with so many received frames and so many copies from other workers. The verdicts of the last
+    /// burst are discarded.
     pub fn begin(&mut self, received: usize, copies: usize) {
         self.verdicts.clear();
         self.counters.received.add(received as u64);
         self.counters.originated.add(copies as u64);
     }
 
-    /// Where it counts.
+    /// The counters of frames.
     pub fn counters(&self) -> &WorkerCounters {
         &self.counters
     }
@@ -59,7 +58,7 @@ impl Transmitter {
         &self.verdicts
     }
 
-    /// Tells the sender of a dropped packet why, if that is due. Returns the bytes of the ICMP error that it was sent.
+    /// Sends an ICMP error about a dropped packet, if the rate limit allows it. Returns the bytes of the message.
     pub fn send_icmp_error(
         &mut self,
         error: &IcmpError<'_>,
@@ -73,7 +72,7 @@ impl Transmitter {
         self.originate(made, port)
     }
 
-    /// Sends a reset to an end of a connection.
+    /// Sends a reset to one end of a connection.
     pub fn reset(&mut self, reset: &Reset, snapshot: &Snapshot, port: &mut impl Port) {
         let made = reset.emit(snapshot, port, &self.unresolved);
         if self.originate(made, port).is_some() {
@@ -81,7 +80,7 @@ impl Transmitter {
         }
     }
 
-    /// Sends what the director has made itself, if it could be made. Returns the bytes of the packet.
+    /// Sends a packet that the director has made, if it could be made. Returns its bytes.
     fn originate(&mut self, made: Option<(LinkId, Frame)>, port: &mut impl Port) -> Option<usize> {
         let Some((link, frame)) = made else {
             self.counters.answers_withheld.add(1);
@@ -92,19 +91,19 @@ impl Transmitter {
         self.send(link, frame, port).then_some(bytes)
     }
 
-    /// Carries out the verdict on a frame of the burst.
+    /// Carries out the verdict on a frame of the burst and records it.
     pub fn carry_out(&mut self, received: Received, verdict: Verdict, port: &mut impl Port) {
         let verdict = self.settle(received, verdict, port);
         self.record(verdict, port);
     }
 
-    /// Notes the verdict on a frame of the burst that was disposed of elsewhere.
+    /// Records the verdict on a frame of the burst that was already disposed of.
     pub fn record(&mut self, verdict: Verdict, port: &mut impl Port) {
         self.verdicts.push(verdict);
         port.settled(verdict);
     }
 
-    /// Sends a packet in fragments of at most `limit` bytes, each in a frame of its own: all or none.
+    /// Sends a packet in fragments of at most `limit` bytes, each in its own frame: all or none.
     pub fn send_copies(
         &mut self,
         packet: &[u8],
@@ -120,7 +119,7 @@ impl Transmitter {
         Verdict::Transmit(link)
     }
 
-    /// Sends a frame's packet in fragments of at most `mtu` bytes: all or none, and then the frame comes back.
+    /// Sends the packet of a frame in fragments of at most `mtu` bytes: all, or none and the frame is returned.
     fn send_fragmented(
         &mut self,
         mut frame: Frame,
@@ -143,7 +142,7 @@ impl Transmitter {
         Ok(Verdict::Transmit(link))
     }
 
-    /// Copies the fragments of a packet from one on: all or none.
+    /// Copies the fragments of a packet, beginning with this one: all or none.
     fn copy_fragments(
         &mut self,
         plan: Fragmentation,
@@ -173,14 +172,14 @@ impl Transmitter {
         self.fragments = fragments;
     }
 
-    /// Sends a frame and counts it; whether its link took it.
+    /// Sends a frame and counts it. Returns whether the link accepted it.
     fn send(&mut self, link: LinkId, frame: Frame, port: &mut impl Port) -> bool {
         let sent = port.transmit(link, frame).map_err(|frame| port.recycle(frame)).is_ok();
         self.count(if sent { Verdict::Transmit(link) } else { Verdict::Drop(DropReason::TransmitRefused) });
         sent
     }
 
-    /// Carries out the verdict on a frame and counts it; what it has come to in the end.
+    /// Carries out the verdict on a frame and counts it. Returns the final verdict.
     pub fn settle(&mut self, received: Received, verdict: Verdict, port: &mut impl Port) -> Verdict {
         let Received { link, frame } = received;
         let done = match verdict {
