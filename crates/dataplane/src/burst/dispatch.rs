@@ -58,7 +58,7 @@ impl Dispatch<'_> {
         port: &mut impl Port,
     ) {
         let Received { link, frame } = &mut received;
-        let verdict = match icmp_error::follow(self.flows, frame, *link, packet, connect, self.at) {
+        let verdict = match icmp_error::process(self.flows, frame, *link, packet, connect, self.at) {
             ErrorAction::Verdict(verdict) => verdict,
             ErrorAction::Relay(relay) => {
                 let error = relay.icmp_error(frame, *link);

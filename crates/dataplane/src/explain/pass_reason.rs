@@ -7,7 +7,7 @@ use xvs_proto::{Fragment, Packet, Parsed, Protocol, ethernet, parse};
 use super::dry_run::DryRun;
 use crate::burst::classify::Class;
 use crate::conn::Direction;
-use crate::new_connection::service::{is_ftp_data, may_ask, may_begin};
+use crate::new_connection::service::{is_ftp_data, is_valid_source, may_begin};
 use crate::snapshot::Snapshot;
 
 /// A sentence about a packet that goes in this direction of a connection, if it meets one.
@@ -74,7 +74,7 @@ fn begins_nothing(run: &DryRun, packet: &Packet, snapshot: &Snapshot) -> &'stati
     if !snapshot.serves(run.link, packet) {
         return "no service has its mark, or its protocol, address and port";
     }
-    if !may_ask(flow.source.addr, flow.dest.addr, snapshot) {
+    if !is_valid_source(flow.source.addr, flow.dest.addr, snapshot) {
         return "its source address is nobody's, or this machine's own";
     }
     if is_ftp_data(packet) {

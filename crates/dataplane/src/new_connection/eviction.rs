@@ -58,7 +58,7 @@ impl Eviction {
     /// so that a reserve that was used up comes back.
     fn make_room(&mut self, table: &mut TableWorker, counters: &WorkerCounters, at: Context<'_>) {
         let mut evicted = 0;
-        for _ in 0..LOOKED_AT {
+        for _ in 0..ENTRIES_PER_INSERTION {
             if evicted == EVICTED_MAX || !table.is_short() {
                 return;
             }
@@ -164,7 +164,7 @@ pub fn count_out(connection: &Connection<'_>, state: u8, snapshot: &Snapshot) {
 }
 
 /// How many entries are looked at for one new connection: four kilobytes, read in order.
-const LOOKED_AT: u32 = 64;
+const ENTRIES_PER_INSERTION: u32 = 64;
 /// How often room is made: for each of two keys that find their buckets full, and once more if they have one in common.
 const TRIES: usize = 3;
 /// How many may be ended for one.

@@ -127,7 +127,7 @@ impl<'s> Templates<'_, 's> {
     /// Has a template count one connection more; `false` if it has ended. Who thinks of ending it closes it for a moment
     /// and may open it again, so while it is live it is asked again; not for ever, because that thread may not be running.
     fn share(&self, id: ConnId) -> bool {
-        for _ in 0..PATIENCE {
+        for _ in 0..SHARE_ATTEMPTS {
             if self.flows.table.connection(id).add_controlled() {
                 return true;
             }
@@ -245,4 +245,4 @@ fn call_id<'f>(packet: &Packet, frame: &'f [u8]) -> Option<&'f [u8]> {
 /// How many places a call may have among those of its client, of which there are as many as ports.
 const PLACES: u16 = 32;
 /// How often a template is asked that somebody thinks of ending: some microseconds, many times what that takes.
-const PATIENCE: u32 = 100;
+const SHARE_ATTEMPTS: u32 = 100;

@@ -25,13 +25,13 @@ pub(crate) struct Marked<'s> {
 /// # Errors
 /// The verdict on a packet that begins none.
 pub(crate) fn find<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> Result<Marked<'s>, Verdict> {
-    begun(packet, link, snapshot).map_err(|verdict| match is_unsolicited(packet, snapshot) {
+    match_service(packet, link, snapshot).map_err(|verdict| match is_unsolicited(packet, snapshot) {
         true => Verdict::Drop(DropReason::Unsolicited),
         false => verdict,
     })
 }
 
-fn begun<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> Result<Marked<'s>, Verdict> {
+fn match_service<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> Result<Marked<'s>, Verdict> {
     // Of what IPVS would have to read there is nothing.
     let empty = packet.flow.protocol == Protocol::SCTP && packet.sctp_event.is_none();
     if !empty && !may_begin(packet, &snapshot.settings) {
@@ -40,7 +40,7 @@ fn begun<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> Result<Ma
     let mark = snapshot.marks.of(link, packet);
     match snapshot.services.for_packet(mark, packet.flow.protocol, packet.flow.dest) {
         Some(_) if empty => Err(Verdict::Drop(DropReason::Malformed(Malformed::SctpNoChunk))),
-        Some(service) if may_ask(packet.flow.source.addr, packet.flow.dest.addr, snapshot) => {
+        Some(service) if is_valid_source(packet.flow.source.addr, packet.flow.dest.addr, snapshot) => {
             Ok(Marked { service, mark })
         }
         _ => Err(Verdict::PassToKernel),
@@ -84,7 +84,7 @@ fn is_unsolicited(packet: &Packet, snapshot: &Snapshot) -> bool {
 
 /// Whether a packet from outside to `dest` may have this source. The kernel refuses such packets before IPVS sees them
 /// (RFC 1812 §5.3.7, RFC 4291 §2.5), and gets these back. Of IPv6 it does not refuse one with an address of its own.
-pub(crate) fn may_ask(source: IpAddr, dest: IpAddr, snapshot: &Snapshot) -> bool {
+pub(crate) fn is_valid_source(source: IpAddr, dest: IpAddr, snapshot: &Snapshot) -> bool {
     is_host(source) && !(source.is_ipv4() && (source == dest || snapshot.egress.is_local(source)))
 }
 

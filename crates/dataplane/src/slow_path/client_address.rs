@@ -115,12 +115,12 @@ pub(crate) fn lengthens(connection: &Connection<'_>) -> bool {
 #[inline]
 pub(crate) fn remove(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>) {
     if connection.flags().contains(Flags::PROXY) {
-        take_back(frame, packet, connection);
+        lower_numbers(frame, packet, connection);
     }
 }
 
 #[inline(never)]
-fn take_back(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>) {
+fn lower_numbers(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>) {
     let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
     let by = proxy::header_len(packet.family()) as u32;
     if packet.tcp_flags.has(tcp::Flags::SYN) {
@@ -135,12 +135,12 @@ fn take_back(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>) {
     if (by..1 << 31).contains(&beyond) && !connection.flags().contains(Flags::PROXY_ACKNOWLEDGED) {
         let _ = connection.set_flags(Flags::PROXY_ACKNOWLEDGED);
     }
-    let taken_back = |number| taken_back(number, connection, by);
-    tcp::set_number(segment, tcp::field::ACKNOWLEDGEMENT.start, taken_back(number));
+    let lowered = |number| lowered(number, connection, by);
+    tcp::set_number(segment, tcp::field::ACKNOWLEDGEMENT.start, lowered(number));
     for (_, blocks) in tcp::options(segment).filter(|(kind, _)| *kind == SACK) {
         for edge in blocks.clone().step_by(4).filter(|edge| edge + 4 <= blocks.end) {
             let number = tcp::number(segment, edge);
-            tcp::set_number(segment, edge, taken_back(number));
+            tcp::set_number(segment, edge, lowered(number));
         }
     }
 }
@@ -154,11 +154,11 @@ pub(crate) fn quoted(frame: &mut Frame, quote: &Packet, connection: &Connection<
     let Some(sequence) = segment.get_mut(tcp::field::SEQUENCE) else { return };
     let number = sequence.iter().fold(0, |number, byte| number << 8 | u32::from(*byte));
     let by = proxy::header_len(quote.family()) as u32;
-    sequence.copy_from_slice(&taken_back(number, connection, by).to_be_bytes());
+    sequence.copy_from_slice(&lowered(number, connection, by).to_be_bytes());
 }
 
 /// A number of the destination's as the client counts, which lacks the header's so many bytes.
-fn taken_back(number: u32, connection: &Connection<'_>, by: u32) -> u32 {
+fn lowered(number: u32, connection: &Connection<'_>, by: u32) -> u32 {
     match number.wrapping_sub(connection.first_sequence()) {
         _ if connection.flags().contains(Flags::PROXY_ACKNOWLEDGED) => number.wrapping_sub(by),
         beyond if beyond < 1 << 31 => number.wrapping_sub(beyond.min(by)),

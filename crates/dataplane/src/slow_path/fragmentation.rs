@@ -19,7 +19,7 @@ const UNIT: usize = 8;
 /// How a packet is cut into fragments.
 #[derive(Debug, Clone, Copy)]
 pub struct Fragmentation {
-    family: Marking,
+    marking: Marking,
     /// Bytes of the frame that each fragment repeats, link header included.
     header: usize,
     /// Bytes of the packet that each fragment but the last holds.
@@ -56,14 +56,14 @@ impl Fragmentation {
         let network = ethernet::HEADER_LEN;
         if frame.len() <= network + limit {
             return Some(Self {
-                family: Marking::Whole,
+                marking: Marking::Whole,
                 header: frame.len(),
                 per_fragment: UNIT,
                 payload: 0,
             });
         }
         let ethertype = u16::from_be_bytes([*frame.get(12)?, *frame.get(13)?]);
-        let (family, header, extra) = match ethertype {
+        let (marking, header, extra) = match ethertype {
             ethernet::TYPE_IPV4 => {
                 let view = Ipv4::parse(frame.get(network..)?).ok()?;
                 let word = view.flags_and_offset();
@@ -85,7 +85,7 @@ impl Fragmentation {
         };
         let payload = frame.len().checked_sub(header)?;
         let per_fragment = limit.checked_sub(header - network + extra)? / UNIT * UNIT;
-        (per_fragment > 0).then_some(Self { family, header, per_fragment, payload })
+        (per_fragment > 0).then_some(Self { marking, header, per_fragment, payload })
     }
 
     /// How many fragments there are.
@@ -131,7 +131,7 @@ impl Fragmentation {
     }
 
     fn extra(&self) -> usize {
-        match self.family {
+        match self.marking {
             Marking::Whole | Marking::V4 { .. } => 0,
             Marking::V6 { .. } => ipv6::FRAGMENT_HEADER_LEN,
         }
@@ -142,7 +142,7 @@ impl Fragmentation {
         let (offset, len) = self.place(number);
         let more = offset + len < self.payload;
         let network = ethernet::HEADER_LEN;
-        match self.family {
+        match self.marking {
             Marking::Whole => {}
             Marking::V4 { flags, id } => {
                 let total_len = (self.header - network + len) as u16;
@@ -236,7 +236,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pieces_fit_and_another_implementation_puts_them_together_again(
+        fn fragments_fit_and_another_implementation_reassembles_them(
             is_v6: bool,
             data in prop::collection::vec(any::<u8>(), 200..1400),
             limit in 60usize..1200,
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn later_pieces_lose_the_options_of_the_first_and_keep_their_identification() {
+    fn later_fragments_lose_the_options_of_the_first_and_keep_the_identification() {
         let mut whole = packet(false, &[0xa5; 100]);
         whole.splice(34..34, [7, 4, 4, 0, 0x83, 3, 4, 0]);
         whole[14] = 0x47;
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn options_for_hosts_on_the_way_stand_before_the_fragment_header_and_those_for_the_last_one_behind_it() {
+    fn options_for_visited_hosts_stand_before_the_fragment_header_and_those_for_the_receiver_behind_it() {
         let header = |next: u8| [next, 0, 1, 4, 0, 0, 0, 0];
         // Options and a routing header (of a type for experiments) for others, then options for the receiver.
         let chain = [header(43), [60, 0, 253, 0, 0, 0, 0, 0], header(17)].concat();
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_way_without_room_for_eight_bytes_and_a_fragment_are_not_cut() {
+    fn a_packet_is_not_fragmented_below_eight_bytes_nor_a_fragment_again() {
         let whole = packet(false, &[0xa5; 100]);
         assert!(fragments(&whole, 27, true).is_none());
         assert_eq!(fragments(&whole, 28, true).unwrap().len(), 14);

@@ -23,7 +23,7 @@ use crate::conn::{ConnId, Direction};
 use crate::egress::Path;
 use crate::forward::{self, Ends};
 use crate::new_connection::insert::Begun;
-use crate::new_connection::service::{Marked, may_ask};
+use crate::new_connection::service::{Marked, is_valid_source};
 use crate::snapshot::{Destination, Encapsulation, FTP_DATA};
 use crate::verdict::{DropReason, Verdict};
 
@@ -66,7 +66,7 @@ pub(crate) type Connect =
     for<'s> fn(&mut Flows, &Frame, &Packet, Marked<'s>, Context<'s>) -> Result<Begun, Verdict>;
 
 /// Finds the connection that an ICMP error is about, and edits its frame on its way.
-pub(crate) fn follow(
+pub(crate) fn process(
     flows: &mut Flows,
     frame: &mut Frame,
     link: LinkId,
@@ -89,7 +89,7 @@ pub(crate) fn follow(
         _ if at.snapshot.settings.requests_stay => Verdict::PassToKernel,
         Some((id, Direction::Inbound)) => about_reply(flows, frame, error, id, at),
         None => match about_tunnel(flows, frame, error, at) {
-            Some(followed) => return followed,
+            Some(action) => return action,
             None => schedule(flows, frame, link, error, connect, at),
         },
     };
@@ -191,7 +191,7 @@ fn about_tunnel(
     Error { packet, quote: outer }: Error<'_>,
     at: Context<'_>,
 ) -> Option<ErrorAction> {
-    let (about, encapsulation) = inside(frame.bytes(), outer)?;
+    let (about, encapsulation) = inner_packet(frame.bytes(), outer)?;
     if !at.snapshot.services.any_of(about.family()) {
         return None;
     }
@@ -203,11 +203,11 @@ fn about_tunnel(
     let destination = at.snapshot.destinations.of(&connection)?;
     let tunnel = destination.tunnel;
     // Who guesses a connection does not know by which of the director's addresses it is sent on.
-    let ours = ends.method == ForwardingMethod::Tunnel
+    let is_tunnel = ends.method == ForwardingMethod::Tunnel
         && ends.dest.addr == outer.flow.dest.addr
         && tunnel.source == Some(outer.flow.source.addr)
         && encapsulation.is(tunnel.encapsulation);
-    if !ours {
+    if !is_tunnel {
         return None;
     }
     if !forward::icmp::is_summed(frame, packet) {
@@ -258,7 +258,7 @@ fn schedule(
     let request = Packet { flow: error.quote.flow.reversed(), ..*error.quote };
     let FlowKey { source: client, dest, .. } = request.flow;
     let served = request.has_ports() && snapshot.services.any_of(packet.family());
-    let begins = served && client.port != FTP_DATA && may_ask(client.addr, dest.addr, snapshot);
+    let begins = served && client.port != FTP_DATA && is_valid_source(client.addr, dest.addr, snapshot);
     if !begins || !snapshot.settings.schedule_icmp {
         return Verdict::PassToKernel;
     }
@@ -302,13 +302,13 @@ impl Report {
 }
 
 /// What stands before the packet in a tunnel, as a quote shows it.
-enum Shown {
+enum QuotedEncapsulation {
     Ip,
     Gre,
     Gue { port: u16 },
 }
 
-impl Shown {
+impl QuotedEncapsulation {
     fn is(&self, encapsulation: Encapsulation) -> bool {
         match (self, encapsulation) {
             (Self::Ip, Encapsulation::Ip) | (Self::Gre, Encapsulation::Gre(_)) => true,
@@ -319,11 +319,11 @@ impl Shown {
 }
 
 /// The packet inside one that may be a tunnel's, if enough of it was quoted.
-fn inside(frame: &[u8], outer: &Packet) -> Option<(Packet, Shown)> {
+fn inner_packet(frame: &[u8], outer: &Packet) -> Option<(Packet, QuotedEncapsulation)> {
     let behind = &frame[outer.transport..outer.end];
-    let (header_len, family, shown) = match outer.flow.protocol {
-        Protocol::IPIP => (0, Family::V4, Shown::Ip),
-        Protocol::IPV6 => (0, Family::V6, Shown::Ip),
+    let (header_len, family, encapsulation) = match outer.flow.protocol {
+        Protocol::IPIP => (0, Family::V4, QuotedEncapsulation::Ip),
+        Protocol::IPV6 => (0, Family::V6, QuotedEncapsulation::Ip),
         Protocol::GRE => {
             let (ethertype, len) = gre::read(behind)?;
             let family = match ethertype {
@@ -331,7 +331,7 @@ fn inside(frame: &[u8], outer: &Packet) -> Option<(Packet, Shown)> {
                 ethernet::TYPE_IPV6 => Family::V6,
                 _ => return None,
             };
-            (len, family, Shown::Gre)
+            (len, family, QuotedEncapsulation::Gre)
         }
         Protocol::UDP => {
             let family = match gue::read(behind.get(UDP_HEADER_LEN..)?)? {
@@ -339,10 +339,14 @@ fn inside(frame: &[u8], outer: &Packet) -> Option<(Packet, Shown)> {
                 Protocol::IPV6 => Family::V6,
                 _ => return None,
             };
-            (UDP_HEADER_LEN + gue::HEADER_LEN, family, Shown::Gue { port: outer.flow.dest.port })
+            (
+                UDP_HEADER_LEN + gue::HEADER_LEN,
+                family,
+                QuotedEncapsulation::Gue { port: outer.flow.dest.port },
+            )
         }
         _ => return None,
     };
     let packet = quoted(frame, outer.transport + header_len..outer.end, family)?;
-    (packet.fragment != Fragment::Later).then_some((packet, shown))
+    (packet.fragment != Fragment::Later).then_some((packet, encapsulation))
 }

@@ -95,7 +95,7 @@ impl<'a> IcmpError<'a> {
         unresolved: &Unresolved,
     ) -> Option<(LinkId, Frame)> {
         let sender = self.packet.flow.source.addr;
-        if self.packet.is_icmp_error() || !is_host(sender) || self.is_to_many(snapshot) {
+        if self.packet.is_icmp_error() || !is_host(sender) || self.is_multicast_or_broadcast(snapshot) {
             return None;
         }
         let hop = hop_to(sender, snapshot, unresolved)?;
@@ -121,7 +121,7 @@ impl<'a> IcmpError<'a> {
     }
 
     /// Whether the packet was for others too. What the link layer sent to many was passed to the kernel before.
-    fn is_to_many(&self, snapshot: &Snapshot) -> bool {
+    fn is_multicast_or_broadcast(&self, snapshot: &Snapshot) -> bool {
         let dest = self.packet.flow.dest.addr;
         !is_host(dest) || snapshot.egress.is_broadcast(dest)
     }

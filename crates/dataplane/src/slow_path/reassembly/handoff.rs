@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_to_meet_a_datagram_gathers_it_until_it_is_released() {
+    fn the_first_worker_with_a_fragment_gathers_the_datagram_until_its_release() {
         let handoff = Handoff::new(3);
         let tag = 0x1234_5678_9abc_def0;
         assert_eq!([handoff.claim(tag, 2), handoff.claim(tag, 0), handoff.claim(tag, 1)], [2, 2, 2]);
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn who_gathers_one_datagram_of_a_slot_gathers_all_of_them_until_the_last_is_released() {
+    fn a_worker_gathers_all_datagrams_of_a_slot_until_the_last_is_released() {
         let handoff = Handoff::new(2);
         let (one, other, third) = (0x1230_0000_0001_0abc, 0x4560_0000_0002_0abc, 0x0abc);
         assert_eq!([handoff.claim(one, 1), handoff.claim(other, 0), handoff.claim(other, 1)], [1; 3]);
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_does_not_look_is_sent_a_burst_and_parcels_come_back() {
+    fn a_worker_that_does_not_receive_gets_one_burst_and_frames_are_reused() {
         let handoff = Handoff::new(2);
         for _ in 0..3 {
             let sent = (0..2 * BURST).filter(|_| handoff.send(1, LinkId(4), &[0xa5; 60])).count();

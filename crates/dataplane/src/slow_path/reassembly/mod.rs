@@ -209,13 +209,13 @@ impl Reassembly {
 
     /// When to look again though no frame comes: a time is over, or another worker may have met what is missing.
     pub fn next_due(&self, now: Millis) -> Option<Millis> {
-        let frames = self.handoff.has_frames(self.worker).then_some(now + LOOK_AFTER);
+        let frames = self.handoff.has_frames(self.worker).then_some(now + POLL_INTERVAL);
         let Some(over) = self.held.iter().map(|held| held.until).min() else { return frames };
         if !self.handoff.is_shared() {
             return Some(over);
         }
         let waited = Duration::from_millis(now.0.saturating_sub(self.last.0));
-        Some(over.min(now + LOOK_AFTER.max(waited / LOOK_SHARE)))
+        Some(over.min(now + POLL_INTERVAL.max(waited / POLL_SHARE)))
     }
 
     fn release(&mut self, key: &Key) {
@@ -242,8 +242,8 @@ impl Reassembly {
 }
 
 /// After how long a worker looks for what others have met, and which share of the time that it has waited already.
-const LOOK_AFTER: Duration = Duration::from_millis(1);
-const LOOK_SHARE: u32 = 8;
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
+const POLL_SHARE: u32 = 8;
 
 #[cfg(test)]
 mod tests;

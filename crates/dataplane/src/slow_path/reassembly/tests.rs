@@ -71,7 +71,7 @@ fn v6_filled(offset: u16, more: bool, len: usize, fill: u8) -> Vec<u8> {
 }
 
 #[test]
-fn what_overlaps_or_contradicts_ends_its_datagram_and_what_repeats_itself_does_not() {
+fn overlaps_and_contradictions_end_a_datagram_and_repetitions_do_not() {
     overlaps_and_repeats(v4);
     // RFC 5722 §4 and RFC 8200 §4.5, which lets exact repetitions pass.
     overlaps_and_repeats(v6_filled);
@@ -110,7 +110,7 @@ fn overlaps_and_repeats(part: impl Fn(u16, bool, usize, u8) -> Vec<u8>) {
 }
 
 #[test]
-fn lengths_that_cannot_be_are_refused_before_they_wait() {
+fn impossible_lengths_are_refused_at_once() {
     let mut bench = Bench::new();
     for frame in [v4(1, true, 12, 1), v4(1, false, 0, 1), v4(0x1fff, false, 8, 1), v4(8186, true, 32, 1)] {
         assert_eq!(bench.refused(&frame), Some(DropReason::FragmentLength), "{frame:x?}");
@@ -132,7 +132,7 @@ fn lengths_that_cannot_be_are_refused_before_they_wait() {
 }
 
 #[test]
-fn a_datagram_of_too_many_pieces_goes_and_so_does_the_oldest_when_there_is_no_room() {
+fn a_datagram_of_too_many_fragments_is_dropped_and_the_oldest_if_there_is_no_room() {
     let mut bench = Bench::new();
     for piece in 0..PER_DATAGRAM as u16 - 1 {
         assert_eq!(bench.refused(&v4(piece + 1, true, 8, 1)), None);
@@ -163,7 +163,7 @@ impl Sum16 {
 }
 
 #[test]
-fn time_runs_from_the_first_that_came_and_is_longer_for_ipv6() {
+fn the_timeout_runs_from_the_first_arrival_and_is_longer_for_ipv6() {
     let mut bench = Bench::new();
     assert!(matches!(bench.take(&v4(0, true, 16, 1), 1000), Gathered::Waits));
     assert!(matches!(bench.take(&v4(2, true, 16, 1), 20_000), Gathered::Waits));
@@ -177,7 +177,7 @@ fn time_runs_from_the_first_that_came_and_is_longer_for_ipv6() {
 }
 
 #[test]
-fn congestion_that_one_fragment_met_is_the_datagrams_and_a_mixture_is_refused() {
+fn congestion_of_one_fragment_marks_the_datagram_and_a_mixture_is_refused() {
     for (tos, want) in [([0b10, 0b11], Some(0b11)), ([0b10, 0b10], Some(0b10)), ([0b00, 0b11], None)] {
         let mut bench = Bench::new();
         assert!(matches!(bench.take(&v4_with(2, false, 16, 1, tos[1]), 0), Gathered::Waits));
