@@ -5,22 +5,22 @@
 //! a ratio holds on a noisy machine. Each part runs in a process of its own, so that memory can be told. Not here: the
 //! whole pipeline (`benches/pipeline.rs`).
 
-use std::env;
 use std::hint::black_box;
 use std::net::Ipv4Addr;
 use std::ops::ControlFlow;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{env, thread};
 
 use hashbrown::HashMap;
 use rustix::time::{ClockId, clock_gettime};
 use xvs_ctl::api::connections::rows;
 use xvs_dataplane::clock::Millis;
-use xvs_dataplane::conn::CallIds;
-use xvs_dataplane::conn::{Flags, Inserted, NewConnection, Removal, Table, TableConfig, TableWorker, Timers};
+use xvs_dataplane::conn::{
+    CallIds, Flags, Inserted, NewConnection, Removal, Table, TableConfig, TableWorker, Timers,
+};
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::{Activity, DestinationLive};
 use xvs_proto::{Endpoint, FlowKey, Protocol};
@@ -151,7 +151,7 @@ fn find_all(worker: &TableWorker, keys: &[FlowKey]) -> usize {
 fn lookups(connections: u32) {
     // As for a table that is expected to fill: huge pages, where to be had.
     let table = table(connections as usize, 1, Memory::Resident);
-    let mut worker = table.handle(0).expect("the seat");
+    let mut worker = table.handle(0).expect("the handle");
     let mut map = HashMap::with_capacity(connections as usize);
     fill(&mut worker, 0..connections, DirectRouting, Millis(900_000));
     // A value as large as what the table keeps beside the key, so that both read two lines.
@@ -191,12 +191,12 @@ fn make(worker: &mut TableWorker, first: u32, method: ForwardingMethod, live: &D
         for number in numbers {
             let key = flow(number);
             assert!(worker.find(&key, worker.hash(&key)).is_none());
-            live.enter(Activity::Inactive);
+            live.increment(Activity::Inactive);
             let new = connection(number, method, Millis(900_000));
             let Inserted::New(id) = worker.insert(&new) else { panic!("there is room") };
             worker.connection(id).count_in_packet();
-            live.enter(Activity::Active);
-            live.leave(Activity::Inactive);
+            live.increment(Activity::Active);
+            live.decrement(Activity::Inactive);
             worker.refresh(id, 3, Millis(60_000));
         }
         worker.quiescent();
@@ -223,7 +223,7 @@ fn new_connections() {
     for method in [DirectRouting, Nat] {
         for percent in [10, 80] {
             let table = table(CAPACITY as usize, 1, Memory::Resident);
-            let mut worker = table.handle(0).expect("the seat");
+            let mut worker = table.handle(0).expect("the handle");
             let filled = CAPACITY / 100 * percent;
             fill(&mut worker, 0..filled, method, Millis(900_000));
             let mut best = f64::MAX;
@@ -245,7 +245,7 @@ fn new_connections() {
 fn two_workers() {
     const CAPACITY: u32 = 1 << 21;
     let table = table(CAPACITY as usize, 2, Memory::Resident);
-    let mut hands = [table.handle(0).expect("a seat"), table.handle(1).expect("a seat")];
+    let mut hands = [table.handle(0).expect("a handle"), table.handle(1).expect("a handle")];
     fill(&mut hands[0], 0..CAPACITY / 2, DirectRouting, Millis(900_000));
     let keys: Vec<_> = {
         let mut dice = dice(7);
@@ -299,7 +299,7 @@ fn bytes_a_connection() {
         for method in [DirectRouting, Nat] {
             let before = resident();
             let table = table(capacity as usize, 1, Memory::OnDemand);
-            let mut worker = table.handle(0).expect("the seat");
+            let mut worker = table.handle(0).expect("the handle");
             let connections = capacity / 10 * 8;
             fill(&mut worker, 0..connections, method, Millis(900_000));
             let bytes = (resident() - before) as f64 / f64::from(connections);
@@ -312,7 +312,7 @@ fn bytes_a_connection() {
 fn listing(capacity: u32) {
     let before = resident();
     let table = table(capacity as usize, 1, Memory::OnDemand);
-    let mut worker = table.handle(0).expect("the seat");
+    let mut worker = table.handle(0).expect("the handle");
     let start = Instant::now();
     fill(&mut worker, 0..capacity, DirectRouting, Millis(900_000));
     let took = start.elapsed().as_secs_f64();
@@ -331,7 +331,7 @@ fn listing(capacity: u32) {
     let (mut alone, mut beside) = (room(), room());
     bursts(&mut worker, &keys, &AtomicBool::new(false), &mut alone);
     let filled = resident();
-    let reader = Mutex::new(table.reader().expect("a seat"));
+    let reader = Mutex::new(table.reader().expect("a handle"));
     let listed = AtomicBool::new(false);
     let (count, peak, took) = thread::scope(|scope| {
         let walk = scope.spawn(|| {

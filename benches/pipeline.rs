@@ -199,7 +199,7 @@ impl Bench {
     }
 
     fn dropped(&self) -> u64 {
-        let counters = self.worker.pipeline.outcome.counters().all();
+        let counters = self.worker.pipeline.transmitter.counters().all();
         counters.filter(|(name, _)| name.starts_with("drop_")).map(|(_, count)| count).sum()
     }
 

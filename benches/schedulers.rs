@@ -11,7 +11,7 @@ use std::sync::{Arc, Barrier};
 use std::{env, thread};
 
 use rustix::time::{ClockId, clock_gettime};
-use xvs_dataplane::random::Dice;
+use xvs_dataplane::random::Random;
 use xvs_dataplane::snapshot::{Activity, DestinationId, DestinationLive, Member, Service, ServiceLive};
 use xvs_proto::Endpoint;
 use xvs_sched::scheduler::{self, Flags, Setup};
@@ -84,8 +84,8 @@ fn address(number: u32) -> Endpoint {
 }
 
 /// The first packet of some connection, to one of the addresses.
-fn request(dice: &mut Dice) -> Request {
-    let (ends, random) = (dice.draw(), dice.draw());
+fn request(random_bits: &mut Random) -> Request {
+    let (ends, random) = (random_bits.next_u64(), random_bits.next_u64());
     Request {
         source: Endpoint::new(Ipv4Addr::from((ends >> 32) as u32), ends as u16),
         dest: address((ends >> 16) as u32 % ADDRESSES),
@@ -98,13 +98,13 @@ fn request(dice: &mut Dice) -> Request {
 fn cost(service: &Service, workers: usize) -> f64 {
     let start = Barrier::new(workers);
     let measure = |worker: usize| {
-        let mut dice = Dice::new(worker as u64);
+        let mut random_bits = Random::new(worker as u64);
         start.wait();
         let begun = cpu_nanos();
         let mut choices = 0;
         while cpu_nanos() - begun < MEASURED_NANOS {
             for _ in 0..BATCH {
-                black_box(service.choose(&request(&mut dice)));
+                black_box(service.choose(&request(&mut random_bits)));
             }
             choices += BATCH;
         }
@@ -134,9 +134,9 @@ fn choices() {
                 }
                 let weights: Vec<u32> = (0..size as u32).map(|number| 1 + number % 10).collect();
                 let service = service(name, &weights);
-                let mut dice = Dice::new(0);
+                let mut random_bits = Random::new(0);
                 for number in 0..ADDRESSES {
-                    service.choose(&Request { dest: address(number), ..request(&mut dice) });
+                    service.choose(&Request { dest: address(number), ..request(&mut random_bits) });
                 }
                 let best = (0..ROUNDS).map(|_| cost(&service, workers)).fold(f64::INFINITY, f64::min);
                 print!(" {best:>9.1} ({:>7.3})", 1000.0 / best);
@@ -155,19 +155,19 @@ fn shares() {
     println!("  {:<6} {:>8} {:>8}", "", "mean", "greatest");
     for name in ["wrr", "wlc", "sed", "nq", "twos", "sh", "mh", "lblc", "lblcr"] {
         let service = service(name, &weights);
-        let mut dice = Dice::new(1);
+        let mut random_bits = Random::new(1);
         let mut standing: Vec<Arc<DestinationLive>> = Vec::with_capacity(STANDING);
         let mut taken = vec![0u32; weights.len()];
         for number in 0..CLIENTS {
-            let member = service.choose(&request(&mut dice)).expect("all are usable");
-            member.live.enter(Activity::Active);
+            let member = service.choose(&request(&mut random_bits)).expect("all are usable");
+            member.live.increment(Activity::Active);
             taken[member.id.0 as usize] += 1;
             if number < STANDING {
                 standing.push(member.live.clone());
             } else {
                 // Connections last as long as chance has it.
-                let ends = dice.below(STANDING as u32) as usize;
-                std::mem::replace(&mut standing[ends], member.live.clone()).leave(Activity::Active);
+                let ends = random_bits.below(STANDING as u32) as usize;
+                std::mem::replace(&mut standing[ends], member.live.clone()).decrement(Activity::Active);
             }
         }
         let errors = taken.iter().rev().zip(&weights).map(|(taken, weight)| {
@@ -196,10 +196,10 @@ fn maglev() {
     }
     let all = service("mh", &[1; 100]);
     let fewer = service("mh", &[1; 99]);
-    let mut dice = Dice::new(1);
+    let mut random_bits = Random::new(1);
     let (mut taken, mut moved, mut others) = ([0u32; 100], 0, 0);
     for _ in 0..CLIENTS {
-        let request = request(&mut dice);
+        let request = request(&mut random_bits);
         let before = all.choose(&request).expect("all are usable").id;
         taken[before.0 as usize] += 1;
         // The one with the greatest number is the one that is missing.

@@ -348,7 +348,7 @@ fn another_implementation_reads_interfaces_directions_times_lengths_and_comments
         "frame.comment",
     ];
     let no_destination = "drop no_destination: the service has no real server with a weight above 0 that is not \
-                          overloaded; the client was told";
+                          overloaded; the client got an ICMP error";
     let expected = [
         "wan|0x00000001|1700000000.123456789|54|50|xvs: transmit".to_owned(),
         "lan|0x00000002|1700000000.123456790|54|50|xvs: transmit".to_owned(),

@@ -29,10 +29,10 @@ fn bursts_are_busy_time_and_counted_by_their_size_and_sleep_is_neither() {
     worker.port.received = Some(Box::new(move |_| burst()));
     worker.port.sleeps = Some(Box::new(passes(&worker.clock, Duration::from_secs(3600))));
     worker.run();
-    let counters = worker.pipeline.outcome.counters();
+    let counters = worker.pipeline.transmitter.counters();
     assert_eq!(counters.busy_ns.value(), 3 * 3_000_000);
     assert_eq!((counters.bursts.counts(), counters.bursts.sum.value()), ([0, 1, 0, 0, 0, 0, 2], 130));
     // Before it slept, and once more when it was told to end.
     assert_eq!(counters.empty_polls.value(), 2);
-    assert_eq!((counters.received.value(), counters.in_hand()), (130, 0));
+    assert_eq!((counters.received.value(), counters.balance()), (130, 0));
 }

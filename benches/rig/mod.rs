@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use xvs_dataplane::burst::flows::Flows;
-use xvs_dataplane::burst::transmit::Outcome;
+use xvs_dataplane::burst::transmit::Transmitter;
 use xvs_dataplane::clock::Clock;
 use xvs_dataplane::conn::{Table, TableConfig};
 use xvs_dataplane::counters::WorkerCounters;
@@ -24,9 +24,9 @@ use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::memory::MemoryPort;
 use xvs_dataplane::port::{Port, Received, Woken};
 use xvs_dataplane::shm::Memory;
-use xvs_dataplane::slow_path::fragmentation::Cut;
-use xvs_dataplane::slow_path::reassembly::Fragments;
-use xvs_dataplane::slow_path::reassembly::handoff::Exchange;
+use xvs_dataplane::slow_path::fragmentation::Fragmentation;
+use xvs_dataplane::slow_path::reassembly::Reassembly;
+use xvs_dataplane::slow_path::reassembly::handoff::Handoff;
 use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
 use xvs_dataplane::snapshot::{
     Destination, DestinationId, DestinationLive, Encapsulation, Member, Service, ServiceLive, Snapshot,
@@ -164,14 +164,14 @@ pub(crate) fn worker(way: impl Into<Way>, connections: usize, memory: Memory) ->
     let table = Table::create(config).expect("memory for the table");
     let counters = Arc::new(WorkerCounters::default());
     let total = Arc::new(ServiceLive::new(1));
-    let seat = table.handle(0).expect("its only worker");
+    let handle = table.handle(0).expect("its only worker");
     let unresolved = Arc::new(Unresolved::new(1));
     let ids = |half| Identification::numbered(*table.secret(), half);
-    let flows = Flows::new(0, seat, counters.clone(), total, unresolved.clone(), ids(0));
-    let fragments = Fragments::new(0, Arc::new(Exchange::new(1)), *table.secret());
+    let flows = Flows::new(0, handle, counters.clone(), total, unresolved.clone(), ids(0));
+    let reassembly = Reassembly::new(0, Arc::new(Handoff::new(1)), *table.secret());
     let stop = Arc::new(AtomicBool::new(false));
     Worker {
-        pipeline: Pipeline::new(flows, Outcome::new(counters, unresolved, ids(1)), fragments),
+        pipeline: Pipeline::new(flows, Transmitter::new(counters, unresolved, ids(1)), reassembly),
         port: Loop::new(way, stop.clone()),
         snapshot: Arc::new(Arc::new(snapshot(way)).into()),
         clock: Arc::new(Clock::by_hand()),
@@ -481,7 +481,8 @@ fn template(way: Way, side: Side) -> Vec<u8> {
 fn parts(whole: &[u8]) -> [Vec<u8>; 2] {
     let mut port = MemoryPort::with_links(1);
     let mut ids = Identification::numbered(HashSecret([3, 5, 7]), 0);
-    let cut = Cut::of(whole, whole.len() - ethernet::HEADER_LEN - 1, &mut ids).expect("there is room");
+    let cut =
+        Fragmentation::of(whole, whole.len() - ethernet::HEADER_LEN - 1, &mut ids).expect("there is room");
     [0, 1].map(|number| {
         let piece = cut.copy(whole, number, &mut port).expect("a port of its own");
         let bytes = piece.bytes().to_vec();

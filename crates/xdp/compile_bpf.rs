@@ -17,12 +17,12 @@ fn main() {
     }
 }
 
-/// Runs clang; `-g` keeps the types (BTF) from which libbpf learns the maps.
+/// Runs clang. `-g` keeps the types (BTF), in which libbpf finds the layout of the maps.
 fn compile(source: &Path, object: &Path) {
     let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets the architecture");
     let status = Command::new("clang")
         .args(["-O2", "-g", "-Wall", "-Wextra", "-Werror", "-target", "bpf", "-mcpu=v3", "-c"])
-        // Debian keeps <asm/types.h>, which <linux/types.h> includes, in a folder of the architecture.
+        // Debian has <asm/types.h>, which <linux/types.h> includes, in a folder of the architecture.
         .arg(format!("-I/usr/include/{arch}-linux-gnu"))
         .arg(source)
         .arg("-o")

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use xvs_dataplane::burst::flows::Flows;
-use xvs_dataplane::burst::transmit::Outcome;
+use xvs_dataplane::burst::transmit::Transmitter;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{Table, TableConfig, TableReader, Timers};
 use xvs_dataplane::counters::WorkerCounters;
@@ -23,8 +23,8 @@ use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::Port;
 use xvs_dataplane::port::memory::{Bytes, MemoryPort};
 use xvs_dataplane::shm::Memory;
-use xvs_dataplane::slow_path::reassembly::Fragments;
-use xvs_dataplane::slow_path::reassembly::handoff::Exchange;
+use xvs_dataplane::slow_path::reassembly::Reassembly;
+use xvs_dataplane::slow_path::reassembly::handoff::Handoff;
 use xvs_dataplane::steering::{SteeringError, SteeringRules};
 use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_model::capture::{CaptureRequest, CapturedPacket, Missed};
@@ -122,8 +122,8 @@ impl InMemory {
             unresolved.clone(),
             ids(0),
         );
-        let outcome = Outcome::new(counters.clone(), unresolved, ids(1));
-        let fragments = Fragments::new(0, Arc::new(Exchange::new(1)), *table.secret());
+        let outcome = Transmitter::new(counters.clone(), unresolved, ids(1));
+        let fragments = Reassembly::new(0, Arc::new(Handoff::new(1)), *table.secret());
         let pipeline = Pipeline::new(flows, outcome, fragments);
         let seat = || table.reader().expect("a seat for listings and one for sweeps");
         let (reader, sweeper) = (Mutex::new(seat()), Sweeper::new(seat(), control.published(), 0));
@@ -209,7 +209,7 @@ impl InMemory {
 
     /// The verdict on the first frame of the last burst.
     pub fn verdict(&self) -> Option<Verdict> {
-        self.pipeline.outcome.verdicts().first().copied()
+        self.pipeline.transmitter.verdicts().first().copied()
     }
 
     /// The frames that have left since the last call or burst, each with the name of its link.
@@ -224,13 +224,13 @@ impl InMemory {
 
     /// Frames that came in or were made and have not left: none, between two lines.
     pub fn in_hand(&self) -> i64 {
-        self.pipeline.outcome.counters().in_hand()
+        self.pipeline.transmitter.counters().balance()
     }
 
     /// Frames that are neither at home nor in the hands of those who wait for the rest of their datagram: none, between
     /// two lines.
     pub fn astray(&self) -> i64 {
-        i64::from(self.port.census().out) - self.pipeline.outcome.counters().held.value() as i64
+        i64::from(self.port.census().out) - self.pipeline.transmitter.counters().held.value() as i64
     }
 
     /// Moves time.

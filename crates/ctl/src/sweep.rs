@@ -20,7 +20,7 @@ use xvs_dataplane::conn::tcp::TcpState;
 use xvs_dataplane::conn::{ASSURED, ConnId, Connection, Flags, Removal, TableReader};
 use xvs_dataplane::counters::Counter;
 use xvs_dataplane::new_connection::eviction::{count_out, is_half_open, is_known};
-use xvs_dataplane::random::Dice;
+use xvs_dataplane::random::Random;
 use xvs_dataplane::snapshot::{DestinationId, Settings, Snapshot};
 use xvs_proto::Protocol;
 
@@ -51,7 +51,7 @@ pub struct Sweeper {
     reader: TableReader,
     published: Arc<ArcSwap<Snapshot>>,
     counters: Arc<SweepCounters>,
-    dice: Dice,
+    dice: Random,
     countdowns: Countdowns,
     next_worthless: Millis,
     next_orphans: Millis,
@@ -67,7 +67,7 @@ impl Sweeper {
             reader,
             published,
             counters: Arc::default(),
-            dice: Dice::new(seed),
+            dice: Random::new(seed),
             countdowns: Countdowns::default(),
             next_worthless: Millis(0) + WORTHLESS_INTERVAL,
             next_orphans: Millis(0),

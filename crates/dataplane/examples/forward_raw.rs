@@ -39,8 +39,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let sockets = Sockets::open(&owned, RingSizes::default())?;
     let modes = links.each_ref().map(|link| link.mode());
     println!("{} {}, {} {}, {}", first, modes[0], second, modes[1], sockets.copy_mode());
-    let ways = [Arc::new(Reinjector::open(&links[0])?), Arc::new(Reinjector::open(&links[1])?)];
-    let port = XdpPort::open(sockets, ways.into())?;
+    let reinjectors = [Arc::new(Reinjector::open(&links[0])?), Arc::new(Reinjector::open(&links[1])?)];
+    let port = XdpPort::open(sockets, reinjectors.into())?;
     println!("ready");
     std::io::stdout().flush()?;
     forward(port, &ends)

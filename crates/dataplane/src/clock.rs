@@ -1,27 +1,28 @@
-//! Time as the data plane counts it: milliseconds since the director's start.
+//! The clock of the data plane: milliseconds since the director's start.
 //!
-//! The machine's clock is `CLOCK_MONOTONIC`: setting the date does not move it, it never goes back, and while the machine
-//! is suspended it stands still, and with it every timeout. Read once a burst by each worker, never per packet; costs one
-//! `clock_gettime`, which is no system call on Linux. Should time jump all the same (a virtual machine restored), a
-//! connection ends early or late by no more than that (`conn/wheel.rs`). A clock moved by hand takes its place in tests and in the lab, so that nothing there waits.
+//! The machine's clock is `CLOCK_MONOTONIC`: setting the date does not change it, and it never goes back. While the
+//! machine is suspended it stands still, and all timeouts with it. Each worker reads it once for each burst, never for
+//! a packet. A reading costs one `clock_gettime`, which is no system call on Linux. If time jumps nevertheless (a
+//! virtual machine was restored), a connection ends early or late by no more than that (`conn/wheel.rs`). Tests and the
+//! lab use a clock that is moved by hand, so they never wait.
 
 use std::ops::Add;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A point in time, in milliseconds since the clock's start. 48 bits of it are kept in a connection: 8,900 years.
+/// A point in time, in milliseconds since the start of the clock. A connection stores 48 bits of it: 8,900 years.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Millis(pub u64);
 
 impl Millis {
-    /// The time from now until then; zero if then is past.
+    /// The time from now until then; zero if then is in the past.
     pub fn until(self, then: Self) -> Duration {
         Duration::from_millis(then.0.saturating_sub(self.0))
     }
 }
 
 impl From<Duration> for Millis {
-    /// The last point before so long after the clock's start.
+    /// The last millisecond before this time after the start of the clock.
     fn from(elapsed: Duration) -> Self {
         Self(elapsed.as_secs() * 1000 + u64::from(elapsed.subsec_millis()))
     }
@@ -30,20 +31,20 @@ impl From<Duration> for Millis {
 impl Add<Duration> for Millis {
     type Output = Self;
 
-    /// A point later by this much, to the millisecond above.
+    /// The point in time this much later, rounded up to a millisecond.
     fn add(self, later: Duration) -> Self {
-        // Not by `as_nanos`, whose 128 bits are divided by a call; this runs once a packet.
+        // `as_nanos` would need a 128-bit division, which is a function call; this runs for each packet.
         let millis = u64::from(later.subsec_nanos().div_ceil(1_000_000));
         Self(self.0.saturating_add(later.as_secs().saturating_mul(1000)).saturating_add(millis))
     }
 }
 
-/// Tells the time.
+/// A clock.
 #[derive(Debug)]
 pub enum Clock {
-    /// The machine's `CLOCK_MONOTONIC`, which counts from this instant.
+    /// `CLOCK_MONOTONIC`, counted from this instant.
     Monotonic(Instant),
-    /// Stands still unless moved. Its one writer is whoever moves it; it orders nothing but itself.
+    /// A clock that stands still unless it is moved. One thread moves it; its value orders no other memory.
     ByHand(AtomicU64),
 }
 
@@ -58,12 +59,12 @@ impl Clock {
         Self::ByHand(AtomicU64::new(0))
     }
 
-    /// What time it is.
+    /// The time.
     pub fn now(&self) -> Millis {
         self.elapsed().into()
     }
 
-    /// The same to the nanosecond, for who measures how long something takes.
+    /// The time in nanoseconds, for measuring durations.
     pub fn elapsed(&self) -> Duration {
         match self {
             Self::Monotonic(start) => start.elapsed(),
@@ -74,7 +75,7 @@ impl Clock {
     /// Moves a clock that stands still.
     ///
     /// # Panics
-    /// If it is the machine's: that one moves by itself.
+    /// If it is the machine's clock.
     pub fn advance(&self, by: Duration) {
         let Self::ByHand(millis) = self else { panic!("only a clock moved by hand can be moved") };
         millis.store((self.now() + by).0, Ordering::Relaxed);

@@ -1,7 +1,6 @@
-//! What a worker counts. One writer each (the worker), on cache lines of its own, summed by readers.
+//! The counters of a worker. The worker is the only writer of each; readers sum them.
 //!
-//! The balance of a worker: received + originated = transmitted + passed + consumed + dropped + held, after each
-//! burst.
+//! The balance of a worker after each burst: received + originated = transmitted + passed + consumed + dropped + held.
 
 use std::array;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,35 +11,35 @@ use xvs_xdp::BURST;
 
 use crate::verdict::DropReason;
 
-/// A count that one thread writes and any may read.
+/// A counter that one thread writes and any thread may read.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Sets what goes up and down. For the one writer only.
+    /// Sets a value that may increase and decrease. Only the one writer may call this.
     pub fn set(&self, value: u64) {
         // Relaxed: as below.
         self.0.store(value, Ordering::Relaxed);
     }
 
-    /// Adds; only the one writer may call this, so that no bus lock is needed.
+    /// Adds to the value. Only the one writer may call this, so no locked instruction is needed.
     pub fn add(&self, count: u64) {
-        // Relaxed: a reader needs some recent value, and no other memory hangs on it.
+        // Relaxed: a reader needs some recent value, and the value orders no other memory.
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
     }
 
-    /// The value now or a moment ago.
+    /// The present value, or a recent one.
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// How often values lay in (2^(i-1), 2^i], for i below `N`; larger ones are in the last. One thread writes, any may
-/// read.
+/// The number of values in each range (2^(i-1), 2^i], for i below `N`; larger values are in the last range. One thread
+/// writes, any thread may read.
 #[derive(Debug)]
 pub struct Histogram<const N: usize> {
     counts: [Counter; N],
-    /// Of all values.
+    /// The sum of all values.
     pub sum: Counter,
 }
 
@@ -51,20 +50,20 @@ impl<const N: usize> Default for Histogram<N> {
 }
 
 impl<const N: usize> Histogram<N> {
-    /// Counts a value; only the one writer may.
+    /// Counts a value. Only the one writer may call this.
     pub fn count(&self, value: u64) {
         let exponent = u64::BITS - value.saturating_sub(1).leading_zeros();
         self.counts[(exponent as usize).min(N - 1)].add(1);
         self.sum.add(value);
     }
 
-    /// How often each was met, by the exponent of its bound.
+    /// The number of values in each range, by the exponent of its upper bound.
     pub fn counts(&self) -> [u64; N] {
         array::from_fn(|exponent| self.counts[exponent].value())
     }
 }
 
-/// Bursts of 1, 2, 4, … up to [`BURST`] frames are told apart.
+/// The ranges of burst sizes: 1, 2, 4, … up to [`BURST`] frames.
 pub const BURST_SIZES: usize = BURST.ilog2() as usize + 1;
 
 /// The counters of one worker.
@@ -72,48 +71,50 @@ pub const BURST_SIZES: usize = BURST.ilog2() as usize + 1;
 pub struct WorkerCounters {
     /// Frames received.
     pub received: Counter,
-    /// Frames that the director made itself: ICMP errors, TCP resets, fragments of what was larger than its way takes or had come
-    /// in fragments, and copies of fragments that another worker received and consumed.
+    /// Frames that the director made: ICMP errors, TCP resets, fragments of packets above the path MTU and of
+    /// reassembled datagrams, and copies of fragments that another worker received and consumed.
     pub originated: Counter,
     /// Frames sent.
     pub transmitted: Counter,
-    /// Frames given to the kernel.
+    /// Frames passed to the kernel.
     pub passed: Counter,
-    /// Frames that had done what they were for.
+    /// Frames that had served their purpose.
     pub consumed: Counter,
-    /// Fragments that wait for others now.
+    /// Fragments that wait for others at present.
     pub held: Counter,
-    /// ICMP errors and TCP resets that were not sent, because of the errors' rate limit, or for want of a way or a frame.
+    /// ICMP errors and TCP resets that were not sent, because of the rate limit of errors, or because there was no
+    /// route or no free frame.
     pub answers_withheld: Counter,
-    /// TCP resets to senders of packets whose connection an operator has had reset.
+    /// TCP resets to senders of packets whose connection an operator has reset.
     pub resets: Counter,
-    /// Packets that the kernel dropped because the worker's RX ring was full. This and the next two are copied from
-    /// the kernel about a second after packets came; the worker never had these packets, so no balance has them.
+    /// Packets that the kernel dropped because the RX ring of the worker was full. This counter and the next two are
+    /// copied from the kernel about a second after packets arrived. The worker never had these packets, so they are not
+    /// part of the balance.
     pub kernel_ring_full: Counter,
     /// Packets that the kernel dropped because no frame was free for them.
     pub kernel_fill_ring_empty: Counter,
     /// Packets that the kernel dropped for another reason, such as being larger than a frame.
     pub kernel_dropped: Counter,
-    /// Frames that had been counted as sent and stood in a TX ring when its socket was closed, because an interface was
-    /// attached again: some may not have left.
+    /// Frames that were counted as sent and were still in a TX ring when its socket was closed, because an interface
+    /// was attached again: some of them may not have left.
     pub transmit_abandoned: Counter,
     /// Connections made.
     pub connections: Counter,
     /// Connections that reached their expiry.
     pub expired: Counter,
-    /// Connections and templates that gave way to new ones because there was no room.
+    /// Connections and templates that were evicted because there was no room for new ones.
     pub evicted: Counter,
-    /// Segments of a client that had no room for the TCP option with its address.
+    /// Segments of a client without room for the TCP option that carries its address.
     pub toa_no_room: Counter,
-    /// Nanoseconds spent on turns of the loop that had frames or timers to see to. What is left of a second is sleep,
-    /// going to sleep and waking up.
+    /// Nanoseconds spent on iterations of the loop that had frames or timers. The rest of a second is sleep, falling
+    /// asleep and waking up.
     pub busy_ns: Counter,
-    /// Times that the worker looked for frames and found none.
+    /// Polls of the worker that found no frame.
     pub empty_polls: Counter,
-    /// How many frames the bursts were that had any, copies from other workers included.
+    /// The sizes of bursts that were not empty, copies from other workers included.
     pub bursts: Histogram<BURST_SIZES>,
-    /// By how much the balance was off when the worker last looked: between two bursts, about a second after packets
-    /// came. Anything but 0 is a bug.
+    /// The absolute balance at the worker's last check, between two bursts, about a second after packets arrived. Any
+    /// value but 0 is a bug.
     pub unaccounted: Counter,
     dropped: Dropped,
 }
@@ -128,12 +129,12 @@ impl Default for Dropped {
 }
 
 impl WorkerCounters {
-    /// The count of one reason.
+    /// The counter of a drop reason.
     pub fn dropped(&self, reason: DropReason) -> &Counter {
         &self.dropped.0[reason.index()]
     }
 
-    /// Counts a turn of the worker's loop that took so many frames.
+    /// Counts an iteration of the worker's loop with so many frames.
     pub fn count_poll(&self, frames: usize) {
         match frames {
             0 => self.empty_polls.add(1),
@@ -141,17 +142,17 @@ impl WorkerCounters {
         }
     }
 
-    /// What grows with every turn of the worker's loop: as long as it stays the same, no turn has ended.
+    /// A value that grows with every iteration of the worker's loop: while it stays the same, no iteration has ended.
     pub fn turns(&self) -> u64 {
         self.empty_polls.value().wrapping_add(self.bursts.sum.value())
     }
 
-    /// Counts time that the worker was busy.
+    /// Counts time in which the worker was busy.
     pub fn count_busy(&self, time: Duration) {
         self.busy_ns.add(time.as_secs() * 1_000_000_000 + u64::from(time.subsec_nanos()));
     }
 
-    /// Every counter of packets and connections with its name, drops as `drop_REASON`.
+    /// Every counter of packets and connections with its name; drops are named `drop_REASON`.
     pub fn all(&self) -> impl Iterator<Item = (String, u64)> {
         let plain = [
             ("rx_packets", &self.received),
@@ -176,8 +177,8 @@ impl WorkerCounters {
         plain.into_iter().map(|(name, counter)| (name.to_owned(), counter.value())).chain(drops)
     }
 
-    /// Received and originated frames less those that left by any way out or are held: the frames in hand.
-    pub fn in_hand(&self) -> i64 {
+    /// The balance: received and originated frames, less those that left the pipeline and those that are held.
+    pub fn balance(&self) -> i64 {
         let dropped: u64 = DropReason::all().map(|reason| self.dropped(reason).value()).sum();
         let came = self.received.value() + self.originated.value();
         let left = self.transmitted.value() + self.passed.value() + self.consumed.value() + dropped;
@@ -186,8 +187,8 @@ impl WorkerCounters {
     }
 }
 
-/// What a service or destination counts, as IPVS names it. `in` is from clients, `out` is to them; bytes are those
-/// of the IP packet before encapsulation.
+/// The counters of a service or destination, with IPVS's names. `in` is from clients, `out` is to clients. Bytes are
+/// those of the IP packet before encapsulation.
 #[derive(Debug, Default)]
 pub struct Stats {
     /// Connections scheduled.
@@ -202,11 +203,11 @@ pub struct Stats {
     pub out_bytes: Counter,
 }
 
-/// [`Stats`] of every worker, each on its own cache line.
+/// The [`Stats`] of every worker, each on its own cache line.
 #[derive(Debug)]
 pub struct SharedStats(Box<[CachePadded<Stats>]>);
 
-/// Values of [`Stats`] at a moment.
+/// Values of [`Stats`] at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct StatsValues {
     /// Connections scheduled.
@@ -222,12 +223,12 @@ pub struct StatsValues {
 }
 
 impl SharedStats {
-    /// Zeroes for this many workers.
+    /// Counters for so many workers.
     pub fn new(workers: usize) -> Self {
         Self((0..workers).map(|_| CachePadded::default()).collect())
     }
 
-    /// The one that this worker writes.
+    /// The counters that this worker writes.
     pub fn of_worker(&self, worker: usize) -> &Stats {
         &self.0[worker]
     }

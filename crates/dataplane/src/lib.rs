@@ -1,8 +1,11 @@
-//! What happens to a packet, now.
+//! The data plane: packets from the wire to the wire.
 //!
-//! In the order in which a packet meets them: the XDP program ([`steering`]) steers it to a socket; a [`worker`] takes a
-//! burst of frames from its [`port`] through the [`pipeline`], whose stages stand in [`burst`], [`new_connection`],
-//! [`forward`] and, for what is rare, [`slow_path`]. They act on the [`snapshot`] and on the table of connections ([`conn`]).
+//! The modules stand in the order in which data flows. The XDP program of [`steering`] steers a packet to an AF_XDP
+//! socket. A [`worker`] receives it from its [`port`] in a burst and runs the [`pipeline`]. The stages of every packet
+//! are in [`burst`]: they look up the connection in the table of [`conn`], whose memory is in [`shm`]. A packet without
+//! a connection goes through [`new_connection`], which reads services and destinations from the [`snapshot`].
+//! [`forward`] rewrites the packet for its next hop from [`egress`]. Rare packets go through [`slow_path`]. Each packet
+//! ends in one [`verdict`]. [`capture`] and [`explain`] observe the stages.
 
 pub mod steering;
 

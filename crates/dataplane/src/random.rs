@@ -1,28 +1,28 @@
-//! Random numbers that need not be secret: which places a sweep looks at, what `twos` draws.
+//! Random numbers that need not be secret: the places of a sweep, the draws of `twos`.
 //!
-//! Each owner has its own, so nothing is shared. Equal seeds draw equal numbers. Cost: three multiplications.
+//! Each owner has its own generator, so nothing is shared. Equal seeds give equal numbers. Cost: three multiplications.
 
 /// splitmix64 (Steele, Lea, Flood 2014).
 #[derive(Debug)]
-pub struct Dice(u64);
+pub struct Random(u64);
 
-impl Dice {
-    /// Seeds that differ in any way draw numbers that have nothing to do with each other.
+impl Random {
+    /// A generator with this seed. Different seeds give unrelated numbers.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
     /// The next 64 bits.
-    pub fn draw(&mut self) -> u64 {
+    pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let word = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         word ^ word >> 31
     }
 
-    /// A number below `bound`, all alike but for one in 2^32.
+    /// A number below `bound`, uniform up to one part in 2^32.
     pub fn below(&mut self, bound: u32) -> u32 {
-        (((self.draw() >> 32) * u64::from(bound)) >> 32) as u32
+        (((self.next_u64() >> 32) * u64::from(bound)) >> 32) as u32
     }
 }
 
@@ -33,8 +33,8 @@ mod tests {
     #[test]
     fn numbers_are_below_the_bound_and_equal_seeds_draw_equal_ones() {
         let drawn = |seed| {
-            let mut dice = Dice::new(seed);
-            (0..1000).map(|_| dice.below(10)).collect::<Vec<_>>()
+            let mut random = Random::new(seed);
+            (0..1000).map(|_| random.below(10)).collect::<Vec<_>>()
         };
         assert!(
             (0..10).all(|number| drawn(1).contains(&number)) && drawn(1).iter().all(|&number| number < 10)

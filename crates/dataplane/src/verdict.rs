@@ -1,30 +1,30 @@
-//! What became of a packet: the only ways out of the pipeline, and the reasons of a drop.
+//! The verdict on a packet: the only ends of the pipeline, and the reasons of a drop.
 //!
-//! Each reason has a counter, a name that programs read and a sentence that operators read. Adding one takes a
-//! line in each of the tables below; the compiler finds what was forgotten.
+//! Each reason has a counter, a name that programs read and a sentence that operators read. A new reason needs a line
+//! in each of the tables below; the compiler finds missing ones.
 
 use xvs_proto::LinkId;
 use xvs_proto::{Malformed, icmp};
 
-/// What becomes of a frame.
+/// The verdict on a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is edited and leaves by this link.
+    /// It was edited and leaves through this link.
     Transmit(LinkId),
-    /// As [`Self::Transmit`], in fragments, because it is larger than its way takes.
+    /// As [`Self::Transmit`], but in fragments, because the packet is larger than the path MTU.
     Fragment {
         /// The link.
         link: LinkId,
-        /// The largest packet that the way takes, in bytes.
+        /// The path MTU, in bytes.
         mtu: u32,
     },
-    /// It is a fragment and waits for the rest of its datagram.
+    /// It is a fragment and waits for the others of its datagram.
     Held,
-    /// The kernel gets it as if it had come in without us.
+    /// It goes to the kernel, as if xvs were not there.
     PassToKernel,
-    /// It has done what it was for, and goes no further.
+    /// It has served its purpose and goes no further.
     Consumed,
-    /// It goes nowhere.
+    /// It is dropped.
     Drop(DropReason),
 }
 
@@ -44,69 +44,69 @@ impl Verdict {
 /// Why a packet was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DropReason {
-    /// The frame contradicts itself.
+    /// The frame is malformed.
     Malformed(Malformed),
     /// The service has no destination that takes new connections.
     NoDestination,
     /// The connection's destination was removed.
     DestinationUnavailable,
-    /// The destination is an address of this machine, and the packet cannot be delivered here as it is.
+    /// The destination is an address of this machine, and the packet cannot be delivered locally as it is.
     DestinationLocal,
     /// There is no route.
     NoRoute,
-    /// The next hop's link address is not known yet.
+    /// The link address of the next hop is not known yet.
     NoNeighbour,
     /// The time to live has run out.
     TtlExpired,
-    /// The packet is larger than the way to its destination takes and must not be fragmented.
+    /// The packet is larger than the path MTU to its destination and must not be fragmented.
     TooBig {
-        /// The largest packet that would have passed, in bytes.
+        /// The largest packet that would pass, in bytes.
         mtu: u16,
     },
-    /// The packet would have to be fragmented, and cannot be.
+    /// The packet had to be fragmented, and could not be.
     NeedsFragmenting,
-    /// The rest of the fragment's datagram did not come in time.
+    /// The other fragments of the datagram did not arrive in time.
     FragmentTimeout,
-    /// Too many fragments wait: this one's datagram was the oldest, or has too many itself.
+    /// Too many fragments wait: the datagram of this one was the oldest, or has too many fragments itself.
     FragmentCrowded,
     /// The fragment and others of its datagram contradict each other.
     FragmentConflict,
-    /// The fragment has come before.
+    /// The fragment repeats bytes that arrived before.
     FragmentRepeated,
-    /// The fragment's length cannot be, or makes its datagram too long.
+    /// The length of the fragment is impossible, or makes its datagram too long.
     FragmentLength,
-    /// The path leaves too little room beside a tunnel's own headers.
+    /// The path MTU leaves too little room inside a tunnel.
     PathTooNarrow,
-    /// The packet grew beyond its frame.
+    /// The packet became larger than its frame.
     NoHeadroom,
     /// The connection table has no room.
     TableFull,
-    /// One of those that `drop_packet` sacrifices.
+    /// A packet that `drop_packet` sacrifices.
     Defence,
-    /// A real server sent it without having been asked.
-    Unasked,
+    /// A real server sent it without a request of the client.
+    Unsolicited,
     /// An ICMP error whose checksum is wrong.
     IcmpChecksum,
-    /// An ICMPv6 error in fragments.
+    /// An ICMPv6 error that arrived in fragments.
     IcmpFragment,
-    /// The service tells SIP calls apart, and the packet has no Call-ID.
+    /// The service distinguishes SIP calls, and the packet has no Call-ID.
     NoCallId,
     /// There is no room for another SIP call.
     CallsFull,
     /// There is no local address of the destination's family (FULLNAT).
     NoLocalAddress,
-    /// Of the local ports that were tried all are taken towards the destination (FULLNAT).
+    /// All local ports that were tried are taken towards the destination (FULLNAT).
     NoLocalPort,
-    /// It is AH or ESP, whose answer would not find its connection (FULLNAT).
+    /// It is AH or ESP, whose replies could not be assigned to a connection (FULLNAT).
     FullNatPortless,
     /// The link's transmit ring is full, or the link is down.
     TransmitRefused,
-    /// The kernel did not take the packet back.
+    /// The kernel did not take the packet.
     KernelRefused,
 }
 
 impl DropReason {
-    /// How many counters the reasons need.
+    /// The number of counters for reasons.
     pub const COUNT: usize = Self::OTHERS.len() + Malformed::ALL.len();
 
     const OTHERS: [Self; 27] = [
@@ -124,7 +124,7 @@ impl DropReason {
         Self::TransmitRefused,
         Self::KernelRefused,
         Self::Defence,
-        Self::Unasked,
+        Self::Unsolicited,
         Self::FragmentCrowded,
         Self::FragmentConflict,
         Self::FragmentRepeated,
@@ -166,7 +166,7 @@ impl DropReason {
             Self::TransmitRefused => 11,
             Self::KernelRefused => 12,
             Self::Defence => 13,
-            Self::Unasked => 14,
+            Self::Unsolicited => 14,
             Self::FragmentCrowded => 15,
             Self::FragmentConflict => 16,
             Self::FragmentRepeated => 17,
@@ -204,7 +204,7 @@ impl DropReason {
             Self::TransmitRefused => "transmit_refused",
             Self::KernelRefused => "kernel_refused",
             Self::Defence => "defence",
-            Self::Unasked => "unasked",
+            Self::Unsolicited => "unasked",
             Self::PathTooNarrow => "path_too_narrow",
             Self::NoCallId => "no_call_id",
             Self::CallsFull => "calls_full",
@@ -221,13 +221,15 @@ impl DropReason {
     pub fn sentence(self) -> &'static str {
         match self {
             Self::NoDestination => {
-                "the service has no real server with a weight above 0 that is not overloaded; the client was told"
+                "the service has no real server with a weight above 0 that is not overloaded; the client got an \
+                 ICMP error"
             }
             Self::DestinationUnavailable => {
-                "the connection's real server was removed; add it back, or wait until the client starts anew"
+                "the connection's real server was removed; add it back, or wait until the client connects anew"
             }
             Self::DestinationLocal => {
-                "the real server is this machine itself, but NAT would have to rewrite the packet, or its address is not here"
+                "the real server is this machine itself, but NAT would have to rewrite the packet, or its \
+                 address is not here"
             }
             Self::NoRoute => {
                 "the kernel has no route to the next hop over an attached interface; see `ip route`"
@@ -235,56 +237,61 @@ impl DropReason {
             Self::NoNeighbour => {
                 "the next hop has not answered ARP or neighbour discovery yet; see `ip neigh`"
             }
-            Self::TtlExpired => "the packet's time to live ran out here; the sender was told",
+            Self::TtlExpired => "the packet's time to live expired here; the sender got an ICMP error",
             Self::TooBig { .. } => {
-                "the packet does not fit the way to its destination; the sender was told the size"
+                "the packet is larger than the path to its destination allows; the sender got the MTU in an \
+                 ICMP error"
             }
             Self::NeedsFragmenting => {
-                "the packet would have to be fragmented, and its way is too narrow or no frame is free"
+                "the packet had to be fragmented, but its path MTU is too small or no frame is free"
             }
             Self::FragmentTimeout => {
-                "the other fragments of the datagram did not come in time; the sender was told if the first had come"
+                "the other fragments of the datagram did not arrive in time; if the first had, the sender got \
+                 an ICMP error"
             }
             Self::FragmentCrowded => {
-                "too many fragments wait for others, so the oldest datagram went; or one datagram has too many"
+                "too many fragments wait for others, so the oldest datagram was dropped; or one datagram has too many"
             }
             Self::FragmentConflict => "fragments of one datagram overlap or contradict each other",
-            Self::FragmentRepeated => "the fragment had come before",
+            Self::FragmentRepeated => "the fragment had arrived before",
             Self::FragmentLength => "the fragment is empty, not a multiple of 8 bytes, or ends beyond 65,535",
             Self::NoHeadroom => "the frame has no room for the outer header",
             Self::TableFull => "the connection table is full; raise `conn_table_size` in xvs.toml",
             Self::TransmitRefused => "the interface is down or its transmit ring is full",
             Self::KernelRefused => "the kernel did not take the packet back through the TAP",
-            Self::Defence => "`drop_packet` sacrifices one of so many packets that would begin a connection",
-            Self::Unasked => "a real server sent it without having been asked; it was told (`nat_icmp_send`)",
+            Self::Defence => "`drop_packet` drops one in so many packets that would begin a connection",
+            Self::Unsolicited => {
+                "a real server sent it without a client's request; it got an ICMP error (`nat_icmp_send`)"
+            }
             Self::PathTooNarrow => {
-                "the way to the real server leaves a tunnel less than 68 bytes (IPv6: 1280); raise its MTU"
+                "the path to the real server leaves a tunnel less than 68 bytes (IPv6: 1280); raise its MTU"
             }
             Self::NoCallId => {
-                "the service tells SIP calls apart (`--pe sip`), and the packet has no Call-ID that can be read"
+                "the service distinguishes SIP calls (`--pe sip`), and the packet has no readable Call-ID"
             }
             Self::CallsFull => {
-                "as many answered SIP calls as can be told apart are remembered; raise `sip_calls` in xvs.toml, or take a shorter -p"
+                "the maximum number of answered SIP calls is remembered; raise `sip_calls` in xvs.toml, or use \
+                 a shorter -p"
             }
             Self::IcmpChecksum => "an ICMP error about a connection has a wrong checksum",
-            Self::IcmpFragment => "an ICMPv6 error came in fragments, as no router sends one",
+            Self::IcmpFragment => "an ICMPv6 error arrived in fragments, which no router sends",
             Self::NoLocalAddress => {
                 "FULLNAT has no local address of the real server's family; `xvs laddr add` gives it one"
             }
             Self::NoLocalPort => {
-                "the local ports that were tried are all taken towards the real server; add one by `xvs laddr add`"
+                "all local ports that were tried are taken towards the real server; add an address by `xvs laddr add`"
             }
             Self::FullNatPortless => {
-                "AH and ESP have no ports, so FULLNAT could not tell whose an answer is; use NAT, or UDP 4500 (RFC 3948)"
+                "AH and ESP have no ports, so FULLNAT could not assign their replies; use NAT, or UDP 4500 (RFC 3948)"
             }
             Self::Malformed(malformed) => malformed.sentence(),
         }
     }
 
-    /// What the sender is told about it, if anything.
-    pub fn answer(self) -> Option<icmp::Error> {
+    /// The ICMP error for the sender of a packet that is dropped for this reason, if there is one.
+    pub fn icmp_error(self) -> Option<icmp::Error> {
         match self {
-            Self::NoDestination | Self::Unasked => Some(icmp::Error::PortUnreachable),
+            Self::NoDestination | Self::Unsolicited => Some(icmp::Error::PortUnreachable),
             Self::NoRoute => Some(icmp::Error::HostUnreachable),
             Self::TtlExpired => Some(icmp::Error::TimeExceeded),
             Self::FragmentTimeout => Some(icmp::Error::ReassemblyTimeExceeded),

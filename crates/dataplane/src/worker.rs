@@ -1,10 +1,10 @@
-//! One thread on one core: bursts while there are any, sleep when there are none.
+//! A worker: the loop of one thread on one core, which processes bursts and sleeps between them.
 //!
-//! A worker loads the snapshot once a burst, reads the clock once a burst, and waits for nobody. Before it sleeps it
-//! parks, so that changes and the reuse of entries do not wait for it; when it wakes it loads the snapshot anew. It
-//! sleeps until a frame comes, its next timer, or a call. About once a second while packets come it copies what the
-//! kernel dropped into its counters, and checks its balance. How busy it is costs it nothing but two additions a burst: a
-//! turn that had something to do ends when the next begins, which reads the clock anyway.
+//! A worker loads the snapshot and reads the clock once for each burst, and waits for no other thread. Before it sleeps
+//! it parks, so that changes and the reuse of entries do not wait for it; when it wakes it loads the snapshot again. It
+//! sleeps until a frame arrives, its next timer is due, or it is woken. About once a second while packets arrive, it
+//! copies the kernel's drop counters into its own and checks the balance of its frames. Measuring its load costs two
+//! additions for each burst: an iteration with work ends when the next begins, which reads the clock anyway.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,23 +20,23 @@ use crate::pipeline::Pipeline;
 use crate::port::{KernelDrops, Port};
 use crate::snapshot::Snapshot;
 
-/// A worker, to be run on a thread of its own.
+/// A worker, which runs on its own thread.
 pub struct Worker<P> {
     /// Its stages.
     pub pipeline: Pipeline,
     /// Its queues.
     pub port: P,
-    /// Where the snapshot in force is.
+    /// The published snapshot.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
-    /// Tells the time to all workers alike.
+    /// The clock of all workers.
     pub clock: Arc<Clock>,
-    /// Set, then called by its port's waker: the worker ends.
+    /// The worker ends when this is set and it is woken.
     pub stop: Arc<AtomicBool>,
 }
 
 impl<P: Port> Worker<P> {
-    /// Runs until it is stopped and has sent on what had come in. It is parked then, and may run again, also on another
-    /// port.
+    /// Runs until it is stopped and has sent on what it had received. It is parked afterwards, and may run again, also
+    /// on another port.
     pub fn run(&mut self) {
         self.pipeline.flows.table().unpark();
         self.work();
@@ -51,24 +51,24 @@ impl<P: Port> Worker<P> {
             let stopping = self.stop.load(Ordering::Relaxed);
             let begun = self.clock.elapsed();
             if let Some(since) = busy_since {
-                self.pipeline.outcome.counters().count_busy(begun.saturating_sub(since));
+                self.pipeline.transmitter.counters().count_busy(begun.saturating_sub(since));
             }
             let now = Millis::from(begun);
             let snapshot = self.snapshot.load();
             let timers = self.pipeline.flows.expire(&snapshot, now);
             let frames = self.pipeline.run(&snapshot, &mut self.port, now);
-            // In this order: whoever waits for this point frees the snapshot.
+            // In this order: a thread that waits for this quiescent point frees the snapshot.
             drop(snapshot);
             self.pipeline.flows.quiescent();
-            drops.look(frames, now, || self.port.kernel_drops(), self.pipeline.outcome.counters());
-            self.pipeline.outcome.counters().count_poll(frames);
+            drops.look(frames, now, || self.port.kernel_drops(), self.pipeline.transmitter.counters());
+            self.pipeline.transmitter.counters().count_poll(frames);
             let idle = frames == 0 && timers == Timers::Current;
             busy_since = (!idle).then_some(begun);
             match (stopping, idle) {
                 (true, idle) if idle || last == 0 => {
                     dispatch::abandon(
-                        &mut self.pipeline.fragments,
-                        &mut self.pipeline.outcome,
+                        &mut self.pipeline.reassembly,
+                        &mut self.pipeline.transmitter,
                         &mut self.port,
                     );
                     return;
@@ -81,8 +81,8 @@ impl<P: Port> Worker<P> {
     }
 
     fn sleep(&mut self, now: Millis, drops_due: Option<Millis>) {
-        let Pipeline { flows, fragments, .. } = &self.pipeline;
-        let due = [flows.next_due(), fragments.next_due(now), drops_due].into_iter().flatten().min();
+        let Pipeline { flows, reassembly, .. } = &self.pipeline;
+        let due = [flows.next_due(), reassembly.next_due(now), drops_due].into_iter().flatten().min();
         let until_timer = due.map(|due| now.until(due));
         let table = self.pipeline.flows.table();
         let at_most = match table.in_limbo() {
@@ -95,18 +95,18 @@ impl<P: Port> Worker<P> {
     }
 }
 
-/// How many bursts a worker that is stopped still takes: more than its queues hold.
+/// The number of bursts that a stopped worker still processes: more than its queues hold.
 const LAST_BURSTS: u32 = 1024;
-/// How long entries that are to be reused may wait for a worker that has nothing else to do.
+/// How long removed entries may wait for a worker that is otherwise idle.
 const LIMBO_WAIT: Duration = Duration::from_secs(1);
-/// How old a copy of the kernel's counts may be.
+/// The greatest age of the copy of the kernel's counters.
 const DROPS_AGE: Duration = Duration::from_secs(1);
 
-/// When what the kernel dropped is copied and the balance checked: once, some time after packets have come.
+/// The copy of the kernel's drop counters, and the check of the balance: once, some time after packets arrived.
 #[derive(Debug, Default)]
 struct DropCopy {
     due: Option<Millis>,
-    /// What of this port's is counted already.
+    /// The kernel's counts of this port that are already included.
     seen: KernelDrops,
 }
 
@@ -129,7 +129,7 @@ impl DropCopy {
                 raise(&counters.kernel_ring_full, &mut self.seen.ring_full, ring_full);
                 raise(&counters.kernel_fill_ring_empty, &mut self.seen.fill_ring_empty, fill_ring_empty);
                 raise(&counters.kernel_dropped, &mut self.seen.other, other);
-                counters.unaccounted.set(counters.in_hand().unsigned_abs());
+                counters.unaccounted.set(counters.balance().unsigned_abs());
                 self.due = None;
             }
             _ => {}
@@ -142,10 +142,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_kernel_dropped_is_counted_once_a_second_after_packets_and_never_counts_down() {
+    fn kernel_drops_are_copied_once_a_second_after_packets_and_never_decrease() {
         let (mut copy, counters) = (DropCopy::default(), WorkerCounters::default());
         let drops = |other| KernelDrops { ring_full: 3, fill_ring_empty: 2, other };
-        let never = || -> KernelDrops { panic!("the kernel is asked without need") };
+        let never = || -> KernelDrops { panic!("the counters are read without need") };
         copy.look(0, Millis(5), never, &counters);
         copy.look(64, Millis(10), never, &counters);
         copy.look(64, Millis(1009), never, &counters);
@@ -157,7 +157,7 @@ mod tests {
         };
         assert_eq!(counted(), [3, 2, 1]);
         copy.look(1, Millis(10_000), never, &counters);
-        // An interface that is gone has no counts any more.
+        // A removed interface has no counters any more.
         copy.look(0, Millis(11_000), KernelDrops::default, &counters);
         assert_eq!(counted(), [3, 2, 1]);
         copy.look(1, Millis(12_000), never, &counters);
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_balance_that_is_off_between_bursts_is_told_whichever_way_and_until_it_is_right_again() {
+    fn an_imbalance_between_bursts_of_either_sign_is_shown_until_it_is_gone() {
         let (mut copy, counters) = (DropCopy::default(), WorkerCounters::default());
         let mut look = |second: u64| {
             copy.look(1, Millis(2000 * second), KernelDrops::default, &counters);

@@ -137,12 +137,12 @@ fn two_threads_that_insert_find_and_remove_the_same_connections_agree_on_each() 
     let removed = AtomicU64::new(0);
     let run = |number: usize| {
         let mut worker = table.handle(number).unwrap();
-        let mut dice = 0x2545_f491_4f6c_dd1d_u64 + number as u64;
+        let mut random = 0x2545_f491_4f6c_dd1d_u64 + number as u64;
         for round in 0..ROUNDS {
-            dice ^= dice << 13;
-            dice ^= dice >> 7;
-            dice ^= dice << 17;
-            let new = keyed((dice % u64::from(KEYS)) as u16);
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            let new = keyed((random % u64::from(KEYS)) as u16);
             let id = match worker.insert(&new) {
                 Inserted::New(id) => {
                     created.fetch_add(1, Ordering::Relaxed);
@@ -167,12 +167,12 @@ fn two_threads_that_insert_find_and_remove_the_same_connections_agree_on_each() 
                 assert_eq!(direction, Direction::Inbound);
                 assert_eq!(worker.connection(id).client(), new.client);
             }
-            worker.refresh(id, (dice >> 32) as u8, Millis(dice % 100_000));
-            if dice & 1 << 40 != 0 && matches!(worker.remove(id), Removal::Done(_)) {
+            worker.refresh(id, (random >> 32) as u8, Millis(random % 100_000));
+            if random & 1 << 40 != 0 && matches!(worker.remove(id), Removal::Done(_)) {
                 removed.fetch_add(1, Ordering::Relaxed);
             }
             worker.advance_timers(Millis(round / 100), |_, _| {});
-            match dice >> 60 {
+            match random >> 60 {
                 0 => {
                     worker.park();
                     worker.unpark();

@@ -7,18 +7,18 @@
 
 // Shared with tests that need more of it.
 #[allow(dead_code)]
-mod crew;
+mod workers;
 
 use etherparse::defrag::IpDefragPool;
 use etherparse::{
     IpFragOffset, IpNumber, Ipv4Header, Ipv4HeaderSlice, LaxSlicedPacket, SlicedPacket, UdpHeader,
 };
 use proptest::prelude::*;
-use xvs_dataplane::capture::{Reader, Way};
+use xvs_dataplane::capture::{FrameDirection, Reader};
 use xvs_dataplane::port::memory::Bytes;
 use xvs_dataplane::verdict::{DropReason, Verdict};
 
-use crew::{Crew, VIP, VIP6};
+use workers::{VIP, VIP6, Workers};
 
 const CLIENT: [u8; 4] = [10, 0, 0, 9];
 const CLIENT6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
@@ -98,15 +98,15 @@ fn packets(frames: &[Bytes]) -> Vec<Vec<u8>> {
 }
 
 /// Hands each frame to a worker, then lets workers look for what others have met; what left to the wire.
-fn play(crew: &mut Crew, frames: &[(usize, Vec<u8>)]) -> Vec<Bytes> {
+fn play(workers: &mut Workers, frames: &[(usize, Vec<u8>)]) -> Vec<Bytes> {
     let mut left = Vec::new();
     for (worker, frame) in frames {
-        let [sent, passed] = crew.hand(*worker).pass(std::slice::from_ref(frame));
+        let [sent, passed] = workers.worker(*worker).pass(std::slice::from_ref(frame));
         assert_eq!(passed, []);
         left.extend(sent);
     }
     for _ in 0..2 {
-        left.extend(crew.hands().iter_mut().flat_map(|hand| hand.pass(&[])).flatten());
+        left.extend(workers.workers().iter_mut().flat_map(|worker| worker.pass(&[])).flatten());
     }
     left
 }
@@ -171,10 +171,10 @@ fn read(captured: &mut Reader) -> (Vec<Vec<u8>>, Vec<Vec<u8>>, Vec<(Verdict, Vec
     let (mut came, mut gone, mut again) = (Vec::new(), Vec::new(), Vec::new());
     captured.read(|_, record| {
         let bytes = record.bytes().to_vec();
-        match record.way {
-            Way::In => came.push(bytes),
-            Way::Out => gone.push(bytes),
-            Way::Before => again.push((record.verdict, bytes)),
+        match record.direction {
+            FrameDirection::In => came.push(bytes),
+            FrameDirection::Out => gone.push(bytes),
+            FrameDirection::Earlier => again.push((record.verdict, bytes)),
         }
     });
     (sorted(came.iter()), sorted(gone.iter()), again)
@@ -190,8 +190,8 @@ proptest! {
         order in prop::collection::vec((any::<u32>(), 0usize..3), 100),
         missing in any::<prop::sample::Index>(),
     ) {
-        let mut crew = Crew::new(4096, 3);
-        let mut captured = crew.capture();
+        let mut workers = Workers::new(4096, 3);
+        let mut captured = workers.capture();
         let fragments = sent.fragments(&cuts);
         let count = fragments.len() as u64;
         let largest = fragments.iter().map(|frame| frame.len() - 14).max();
@@ -201,29 +201,29 @@ proptest! {
         frames.sort_by_key(|((place, _), _)| *place);
         let frames: Vec<_> = frames.into_iter().map(|((_, worker), frame)| (worker, frame)).collect();
 
-        let left = play(&mut crew, &frames);
+        let left = play(&mut workers, &frames);
         check(&sent, &left, largest)?;
         let (came, gone, again) = read(&mut captured);
         prop_assert_eq!(came, sorted(frames.iter().map(|(_, frame)| frame)));
         prop_assert_eq!(gone, sorted(left.iter().map(|bytes| &bytes.frame)));
         // Those that another worker took in.
         prop_assert!(again.iter().all(|(verdict, _)| !matches!(verdict, Verdict::Drop(_))));
-        prop_assert_eq!((crew.counter("held"), crew.table().live()), (0, 1));
-        prop_assert_eq!(crew.counter("rx_packets"), count);
+        prop_assert_eq!((workers.counter("held"), workers.table().live()), (0, 1));
+        prop_assert_eq!(workers.counter("rx_packets"), count);
 
         // The same again without one of them, if there are several: nothing leaves, and time ends it.
         prop_assume!(count > 1);
-        let mut crew = Crew::new(4096, 3);
-        let mut captured = crew.capture();
+        let mut workers = Workers::new(4096, 3);
+        let mut captured = workers.capture();
         let mut rest = frames;
         let (_, lost) = rest.remove(missing.index(rest.len()));
-        prop_assert_eq!(play(&mut crew, &rest), []);
-        prop_assert_eq!((crew.counter("held"), crew.table().live()), (count - 1, 0));
-        crew.set_clock(29_999);
-        prop_assert_eq!(play(&mut crew, &[]), []);
-        crew.set_clock(30_000);
+        prop_assert_eq!(play(&mut workers, &rest), []);
+        prop_assert_eq!((workers.counter("held"), workers.table().live()), (count - 1, 0));
+        workers.set_clock(29_999);
+        prop_assert_eq!(play(&mut workers, &[]), []);
+        workers.set_clock(30_000);
         read(&mut captured);
-        let told = play(&mut crew, &[]);
+        let told = play(&mut workers, &[]);
         let (came, gone, again) = read(&mut captured);
         prop_assert_eq!((came, gone), (vec![], sorted(told.iter().map(|bytes| &bytes.frame))));
         let again = again.iter().map(|(verdict, frame)| {
@@ -240,8 +240,8 @@ proptest! {
             prop_assert_eq!(&answer[20..22], &[11, 1]);
             prop_assert_eq!(u16::from_be_bytes([answer[28 + 4], answer[28 + 5]]), sent.id);
         }
-        prop_assert_eq!(crew.counter("held"), 0);
-        prop_assert_eq!(crew.counter("drop_fragment_timeout"), count - 1);
+        prop_assert_eq!(workers.counter("held"), 0);
+        prop_assert_eq!(workers.counter("drop_fragment_timeout"), count - 1);
     }
 }
 
@@ -425,7 +425,7 @@ proptest! {
         order in prop::collection::vec((any::<u32>(), 0usize..3), 100),
         missing in any::<prop::sample::Index>(),
     ) {
-        let mut crew = Crew::new(4096, 3);
+        let mut workers = Workers::new(4096, 3);
         let fragments = sent.fragments(&cuts);
         let count = fragments.len() as u64;
         prop_assume!(count > 1);
@@ -435,19 +435,19 @@ proptest! {
         let mut frames: Vec<_> = order.into_iter().zip(fragments).collect();
         frames.sort_by_key(|((place, _), _)| *place);
         let frames: Vec<_> = frames.into_iter().map(|((_, worker), frame)| (worker, frame)).collect();
-        let left = play(&mut crew, &frames);
+        let left = play(&mut workers, &frames);
         check6(&sent, &left, largest)?;
-        prop_assert_eq!((crew.counter("held"), crew.table().live()), (0, 1));
+        prop_assert_eq!((workers.counter("held"), workers.table().live()), (0, 1));
 
-        let mut crew = Crew::new(4096, 3);
+        let mut workers = Workers::new(4096, 3);
         let mut rest = frames;
         let (_, lost) = rest.remove(missing.index(rest.len()));
-        prop_assert_eq!(play(&mut crew, &rest), []);
-        prop_assert_eq!((crew.counter("held"), crew.table().live()), (count - 1, 0));
-        crew.set_clock(59_999);
-        prop_assert_eq!(play(&mut crew, &[]), []);
-        crew.set_clock(60_000);
-        let told = play(&mut crew, &[]);
+        prop_assert_eq!(play(&mut workers, &rest), []);
+        prop_assert_eq!((workers.counter("held"), workers.table().live()), (count - 1, 0));
+        workers.set_clock(59_999);
+        prop_assert_eq!(play(&mut workers, &[]), []);
+        workers.set_clock(60_000);
+        let told = play(&mut workers, &[]);
         // The fragment header ends in the identification.
         let at = lost.windows(4).position(|bytes| bytes == [0xf0, 0, 0, 7]).expect("it has one");
         let first_is_lost = lost[at - 2..at] == [0, 1];
@@ -455,7 +455,7 @@ proptest! {
         for answer in packets(&told) {
             prop_assert_eq!((answer[6], &answer[40..42]), (58, &[3, 1][..]));
         }
-        prop_assert_eq!((crew.counter("held"), crew.counter("drop_fragment_timeout")), (0, count - 1));
+        prop_assert_eq!((workers.counter("held"), workers.counter("drop_fragment_timeout")), (0, count - 1));
     }
 }
 
@@ -464,20 +464,20 @@ fn fragments_of_what_is_nobodys_go_to_the_kernel_as_they_came_once_all_are_here(
     let v4 = Sent { port: 4444, id: 7, data: vec![0xa5; 3000], summed: true };
     let v6 = Sent6 { port: 4444, before: [1, 0], behind: 1, data: vec![0xa5; 3000] };
     for fragments in [v4.fragments(&[100, 200]), v6.fragments(&[100, 200])] {
-        let mut crew = Crew::new(4096, 2);
+        let mut workers = Workers::new(4096, 2);
         let mut passed = Vec::new();
-        for (at, worker) in [(2, 0), (0, 1), (1, 0)] {
-            for hand in [worker, 0, 1] {
-                let frames = if hand == worker && passed.is_empty() { &fragments[at..=at] } else { &[] };
-                let frames = if hand == worker { frames } else { &[] };
-                let [sent, kernels] = crew.hand(hand).pass(frames);
+        for (at, receiver) in [(2, 0), (0, 1), (1, 0)] {
+            for worker in [receiver, 0, 1] {
+                let frames = if worker == receiver && passed.is_empty() { &fragments[at..=at] } else { &[] };
+                let frames = if worker == receiver { frames } else { &[] };
+                let [sent, kernels] = workers.worker(worker).pass(frames);
                 assert_eq!(sent, []);
                 passed.extend(kernels);
             }
         }
         let got: Vec<_> = passed.into_iter().map(|bytes| bytes.frame).collect();
         assert!(fragments.iter().all(|fragment| got.contains(fragment)), "{} of 3", got.len());
-        assert_eq!((got.len(), crew.counter("held"), crew.table().live()), (3, 0, 0));
+        assert_eq!((got.len(), workers.counter("held"), workers.table().live()), (3, 0, 0));
     }
 }
 
@@ -485,18 +485,18 @@ fn fragments_of_what_is_nobodys_go_to_the_kernel_as_they_came_once_all_are_here(
 #[test]
 fn two_hundred_datagrams_under_way_at_once_over_three_workers_all_arrive() {
     const DATAGRAMS: u16 = 200;
-    let mut crew = Crew::new(4096, 3);
+    let mut workers = Workers::new(4096, 3);
     let mut left = Vec::new();
     let sent = |id| Sent { port: 5300, id, data: vec![id as u8; 100], summed: true };
     for part in 0..2 {
         for id in 0..DATAGRAMS {
             let worker = usize::from(id + part) % 3;
             let frame = sent(id).fragments(&[5]).remove(part.into());
-            left.extend(play(&mut crew, &[(worker, frame)]));
+            left.extend(play(&mut workers, &[(worker, frame)]));
         }
     }
     assert_eq!(left.len(), 2 * usize::from(DATAGRAMS));
-    assert_eq!(crew.counter("held"), 0);
+    assert_eq!(workers.counter("held"), 0);
     let mut got: Vec<_> = reassembled(&packets(&left)).into_iter().map(|(_, _, payload)| payload).collect();
     let mut want: Vec<_> = (0..DATAGRAMS).map(|id| sent(id).payload()).collect();
     got.sort();
@@ -506,19 +506,19 @@ fn two_hundred_datagrams_under_way_at_once_over_three_workers_all_arrive() {
 
 #[test]
 fn a_flood_of_incomplete_datagrams_costs_the_oldest_and_real_ones_still_come_together() {
-    let mut crew = Crew::new(4096, 1);
+    let mut workers = Workers::new(4096, 1);
     for id in 0..1000u16 {
         let flood = fragment(id, 8, true, &[0xa5; 64]);
-        assert_eq!(crew.hand(0).pass(&[flood])[0], []);
+        assert_eq!(workers.worker(0).pass(&[flood])[0], []);
         if id % 10 == 9 {
             let sent = Sent { port: 5300, id: 5000 + id, data: vec![0x5a; 3000], summed: true };
             let frames: Vec<_> = sent.fragments(&[150, 300]).into_iter().map(|frame| (0, frame)).collect();
-            assert_eq!(play(&mut crew, &frames).len(), 3, "datagram {id}");
+            assert_eq!(play(&mut workers, &frames).len(), 3, "datagram {id}");
         }
     }
-    let held = crew.counter("held");
+    let held = workers.counter("held");
     assert!(held <= xvs_xdp::HELD as u64, "{held} wait");
-    assert_eq!(crew.counter("drop_fragment_crowded"), 1000 - held);
+    assert_eq!(workers.counter("drop_fragment_crowded"), 1000 - held);
 }
 
 #[test]
@@ -526,29 +526,29 @@ fn a_datagram_of_the_largest_size_goes_through_by_every_method_that_has_room_for
     for (port, data, arrives) in
         [(53, 65_507, true), (5300, 65_507, true), (5301, 65_487, true), (5301, 65_488, false)]
     {
-        let mut crew = Crew::new(4096, 1);
+        let mut workers = Workers::new(4096, 1);
         let sent = Sent { port, id: 7, data: vec![0x11; data], summed: true };
         let cuts: Vec<_> = (1..60).map(|cut| cut * 185).collect();
         let frames: Vec<_> = sent.fragments(&cuts).into_iter().map(|frame| (0, frame)).collect();
-        let left = play(&mut crew, &frames);
+        let left = play(&mut workers, &frames);
         match arrives {
             true => check(&sent, &left, 1500).unwrap(),
-            false => assert_eq!((left, crew.counter("drop_no_headroom")), (vec![], frames.len() as u64)),
+            false => assert_eq!((left, workers.counter("drop_no_headroom")), (vec![], frames.len() as u64)),
         }
-        assert_eq!(crew.counter("held"), 0);
+        assert_eq!(workers.counter("held"), 0);
     }
     for (port, data, arrives) in
         [(53, 65_527, true), (5300, 65_527, true), (5301, 65_447, true), (5301, 65_448, false)]
     {
-        let mut crew = Crew::new(4096, 1);
+        let mut workers = Workers::new(4096, 1);
         let sent = Sent6 { port, before: [0, 0], behind: 0, data: vec![0x11; data] };
         let cuts: Vec<_> = (1..60).map(|cut| cut * 175).collect();
         let frames: Vec<_> = sent.fragments(&cuts).into_iter().map(|frame| (0, frame)).collect();
-        let left = play(&mut crew, &frames);
+        let left = play(&mut workers, &frames);
         match arrives {
             true => check6(&sent, &left, 1500).unwrap(),
-            false => assert_eq!((left, crew.counter("drop_no_headroom")), (vec![], frames.len() as u64)),
+            false => assert_eq!((left, workers.counter("drop_no_headroom")), (vec![], frames.len() as u64)),
         }
-        assert_eq!(crew.counter("held"), 0);
+        assert_eq!(workers.counter("held"), 0);
     }
 }

@@ -10,7 +10,8 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 use loom::thread;
 use xvs_dataplane::clock::Millis;
@@ -59,7 +60,7 @@ fn find(worker: &TableWorker, flow: FlowKey) -> Option<(ConnId, Direction)> {
 fn workers() -> (Arc<Table>, TableWorker, TableWorker) {
     let config = TableConfig { capacity: 1, workers: 2, memory: Memory::OnDemand };
     let table = Table::create(config).expect("a tiny table");
-    let (one, other) = (table.handle(0).expect("a seat"), table.handle(1).expect("a seat"));
+    let (one, other) = (table.handle(0).expect("a handle"), table.handle(1).expect("a handle"));
     (table, one, other)
 }
 
@@ -304,7 +305,7 @@ fn each_change_of_state_is_reported_to_one_caller_and_counts_equal_what_the_tabl
         let (table, mut one, mut other) = workers();
         let live = Arc::new(DestinationLive::new(2));
         let Inserted::New(id) = one.insert(&direct(1)) else { panic!("there is room") };
-        live.enter(activity(1));
+        live.increment(activity(1));
         let counts = live.clone();
         let thread = thread::spawn(move || {
             let moved = [advance(&mut other, id, &counts), advance(&mut other, id, &counts)];
@@ -313,7 +314,7 @@ fn each_change_of_state_is_reported_to_one_caller_and_counts_equal_what_the_tabl
         let mut moved: Vec<_> = advance(&mut one, id, &live).into_iter().collect();
         let state = one.connection(id).state();
         let Removal::Done(last) = one.remove(id) else { panic!("nobody else removes it") };
-        live.leave(activity(last));
+        live.decrement(activity(last));
         moved.extend(thread.join().expect("no panic"));
         moved.sort_unstable();
         LATE.fetch_add(usize::from(state != last), Relaxed);
@@ -333,8 +334,8 @@ fn activity(state: u8) -> Activity {
 fn advance(worker: &mut TableWorker, id: ConnId, live: &DestinationLive) -> Option<(u8, u8)> {
     let moved = worker.transition(id, |state| (state + 1, Millis(60_000)));
     if let Some((before, after)) = moved {
-        live.enter(activity(after));
-        live.leave(activity(before));
+        live.increment(activity(after));
+        live.decrement(activity(before));
     }
     moved
 }

@@ -1,10 +1,10 @@
 //! What the kernel is left with: frames passed to it after all, interfaces after shutdown, and the refusals to attach.
-//! Needs root; see `cable/mod.rs`.
+//! Needs root; see `testbed/mod.rs`.
 
 // What tests share may unwrap as tests do.
 #![allow(clippy::unwrap_used)]
 
-mod cable;
+mod testbed;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use cable::{Cable, DIRECTOR, Host, assert_balanced, attach_both, open_port};
+use testbed::{DIRECTOR, Host, Testbed, assert_balanced, attach_both, open_port};
 use xvs_dataplane::port::Port;
 use xvs_dataplane::steering::{Steering, SteeringRules};
 use xvs_proto::{Endpoint, Protocol};
@@ -29,8 +29,8 @@ fn steering() -> Steering {
 
 /// Connects from the client while the director passes every frame to its kernel. Returns how the connection ended and
 /// how many frames were passed.
-fn connect_with_everything_passed(cable: &Cable, expected: Mode) -> (io::Result<TcpStream>, usize) {
-    cable.inside(Host::Director, || {
+fn connect_with_everything_passed(testbed: &Testbed, expected: Mode) -> (io::Result<TcpStream>, usize) {
+    testbed.inside(Host::Director, || {
         let steering = steering();
         let attached = steering.attach("d0").unwrap();
         assert_eq!(attached.mode(), expected, "{:?}", attached.native_refused());
@@ -41,7 +41,7 @@ fn connect_with_everything_passed(cable: &Cable, expected: Mode) -> (io::Result<
         let mut passed = 0;
         let result = thread::scope(|scope| {
             let client = scope.spawn(|| {
-                let result = cable.inside(Host::Client, || {
+                let result = testbed.inside(Host::Client, || {
                     let address = SocketAddr::from((Ipv4Addr::from(DIRECTOR), 81));
                     TcpStream::connect_timeout(&address, Duration::from_secs(20))
                 });
@@ -68,8 +68,8 @@ fn connect_with_everything_passed(cable: &Cable, expected: Mode) -> (io::Result<
     })
 }
 
-fn assert_refused_by_the_kernel(cable: &Cable, mode: Mode) {
-    let (result, passed) = connect_with_everything_passed(cable, mode);
+fn assert_refused_by_the_kernel(testbed: &Testbed, mode: Mode) {
+    let (result, passed) = connect_with_everything_passed(testbed, mode);
     let error = result.expect_err("nothing listens there");
     assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{error}");
     assert_eq!(passed, 1, "the SYN was steered once and never again");
@@ -77,35 +77,35 @@ fn assert_refused_by_the_kernel(cable: &Cable, mode: Mode) {
 
 #[test]
 fn a_syn_passed_to_the_kernel_is_answered_as_if_it_had_come_in_there() {
-    let cable = Cable::lay();
-    assert_refused_by_the_kernel(&cable, Mode::Native);
+    let testbed = Testbed::new();
+    assert_refused_by_the_kernel(&testbed, Mode::Native);
 }
 
 #[test]
 fn a_syn_passed_to_the_kernel_in_generic_mode_does_not_come_back() {
-    let cable = Cable::lay();
-    cable.only_generic_on_d0();
-    assert_refused_by_the_kernel(&cable, Mode::Generic);
+    let testbed = Testbed::new();
+    testbed.only_generic_on_d0();
+    assert_refused_by_the_kernel(&testbed, Mode::Generic);
 }
 
 #[test]
 fn what_is_not_steered_reaches_the_kernel_by_itself() {
-    let cable = Cable::lay();
-    cable.inside(Host::Director, || {
+    let testbed = Testbed::new();
+    testbed.inside(Host::Director, || {
         let steering = steering();
         let links = attach_both(&steering);
         let port = open_port(&[&links[0], &links[1]]);
-        cable.on(Host::Client, "ping -q -c 1 -W 20 203.0.113.1");
+        testbed.on(Host::Client, "ping -q -c 1 -W 20 203.0.113.1");
         drop(port);
-        cable.on(Host::Client, "ping -q -c 1 -W 20 203.0.113.1");
+        testbed.on(Host::Client, "ping -q -c 1 -W 20 203.0.113.1");
     });
 }
 
 #[test]
 fn after_shutdown_no_program_and_no_tap_are_left() {
-    let cable = Cable::lay();
-    let count = |what: &str| cable.on(Host::Director, "ip -d link").matches(what).count();
-    cable.inside(Host::Director, || {
+    let testbed = Testbed::new();
+    let count = |what: &str| testbed.on(Host::Director, "ip -d link").matches(what).count();
+    testbed.inside(Host::Director, || {
         let steering = steering();
         let links = attach_both(&steering);
         let port = open_port(&[&links[0], &links[1]]);
@@ -114,17 +114,17 @@ fn after_shutdown_no_program_and_no_tap_are_left() {
     });
     assert_eq!(count("prog/xdp"), 0);
     // A child of another test that has not started its program yet may still hold the TAP open.
-    cable.until(Host::Director, "ip link", |links| !links.contains(": xvs"));
+    testbed.until(Host::Director, "ip link", |links| !links.contains(": xvs"));
 }
 
 #[test]
 fn the_tap_neither_speaks_nor_has_an_address() {
-    let cable = Cable::lay();
-    cable.inside(Host::Director, || {
+    let testbed = Testbed::new();
+    testbed.inside(Host::Director, || {
         let steering = steering();
         let attached = steering.attach("d0").unwrap();
         let _port = open_port(&[&attached]);
-        let tap = cable.on(Host::Director, "ip -s addr show xvs0");
+        let tap = testbed.on(Host::Director, "ip -s addr show xvs0");
         assert!(tap.contains("NOARP") && tap.contains(",UP"), "{tap}");
         assert!(!tap.contains("inet"), "{tap}");
     });
@@ -132,8 +132,8 @@ fn the_tap_neither_speaks_nor_has_an_address() {
 
 #[test]
 fn an_interface_that_does_not_exist_is_said_so() {
-    let cable = Cable::lay();
-    cable.inside(Host::Director, || {
+    let testbed = Testbed::new();
+    testbed.inside(Host::Director, || {
         for name in ["d7", "a-name-longer-than-interfaces-have"] {
             let error = steering().attach(name).unwrap_err();
             assert!(
@@ -146,8 +146,8 @@ fn an_interface_that_does_not_exist_is_said_so() {
 
 #[test]
 fn an_interface_with_another_program_is_left_alone() {
-    let cable = Cable::lay();
-    cable.inside(Host::Director, || {
+    let testbed = Testbed::new();
+    testbed.inside(Host::Director, || {
         let (first, second) = (steering(), steering());
         let held = first.attach("d0").unwrap();
         let error = second.attach("d0").unwrap_err();
@@ -160,16 +160,16 @@ fn an_interface_with_another_program_is_left_alone() {
 
 #[test]
 fn generic_mode_is_refused_while_packets_are_merged_or_tags_hidden() {
-    let cable = Cable::lay();
-    cable.only_generic_on_d0();
-    cable.inside(Host::Director, || {
+    let testbed = Testbed::new();
+    testbed.only_generic_on_d0();
+    testbed.inside(Host::Director, || {
         let steering = steering();
         for (feature, mend) in [("gro", "ethtool -K d0 gro off"), ("rxvlan", "ethtool -K d0 rxvlan off")] {
-            cable.on(Host::Director, &format!("ethtool -K d0 {feature} on"));
+            testbed.on(Host::Director, &format!("ethtool -K d0 {feature} on"));
             let error = steering.attach("d0").unwrap_err();
             assert!(matches!(error, AttachError::Refused { .. }), "{error}");
             assert!(error.to_string().contains(mend), "{error}");
-            cable.on(Host::Director, mend);
+            testbed.on(Host::Director, mend);
         }
         assert_eq!(steering.attach("d0").unwrap().mode(), Mode::Generic);
     });
@@ -177,12 +177,12 @@ fn generic_mode_is_refused_while_packets_are_merged_or_tags_hidden() {
 
 #[test]
 fn an_mtu_above_what_a_frame_holds_is_refused_in_every_mode() {
-    let cable = Cable::lay();
-    cable.inside(Host::Director, || {
-        cable.on(Host::Director, "ip link set dev d0 mtu 9000");
+    let testbed = Testbed::new();
+    testbed.inside(Host::Director, || {
+        testbed.on(Host::Director, "ip link set dev d0 mtu 9000");
         let error = steering().attach("d0").unwrap_err();
         assert!(error.to_string().contains("`ip link set dev d0 mtu 3498`"), "{error}");
-        cable.on(Host::Director, "ip link set dev d0 mtu 3498");
+        testbed.on(Host::Director, "ip link set dev d0 mtu 3498");
         let attached = steering().attach("d0").unwrap();
         assert_eq!((attached.mode(), attached.mtu(), attached.receive_queues()), (Mode::Native, 3498, 1));
     });

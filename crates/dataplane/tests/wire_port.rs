@@ -1,10 +1,10 @@
 //! The port over real interfaces: frames forwarded between two veth pairs, and where each frame is when a ring is
-//! full, when a link goes down and comes back, and at the end. Needs root; see `cable/mod.rs`.
+//! full, when a link goes down and comes back, and at the end. Needs root; see `testbed/mod.rs`.
 
 // What tests share may unwrap as tests do.
 #![allow(clippy::unwrap_used)]
 
-mod cable;
+mod testbed;
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::process::{Command, Stdio};
@@ -12,18 +12,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use cable::{
-    CLIENT, CLIENT_MAC, Cable, Host, LAN, LAN_MAC, SERVER_MAC, VIP, WAN, WAN_MAC, assert_balanced,
+use etherparse::PacketBuilder;
+use testbed::{
+    CLIENT, CLIENT_MAC, Host, LAN, LAN_MAC, SERVER_MAC, Testbed, VIP, WAN, WAN_MAC, assert_balanced,
     attach_both, open_port,
 };
-use etherparse::PacketBuilder;
 use xvs_dataplane::port::xdp::XdpPort;
 use xvs_dataplane::port::{Port, Woken};
 use xvs_dataplane::steering::{Steering, SteeringRules};
 use xvs_proto::LinkId;
 use xvs_proto::{Endpoint, Protocol, ethernet};
-use xvs_xdp::BURST;
-use xvs_xdp::{CopyMode, MAX_MTU, Mode, Queues, RingSizes, SocketError, Sockets};
+use xvs_xdp::{Attached, BURST, CopyMode, MAX_MTU, Mode, Queues, RingSizes, SocketError, Sockets};
 
 /// UDP to and from the virtual address's port 53 is the director's.
 fn steering() -> Steering {
@@ -60,7 +59,7 @@ fn forward_burst(port: &mut XdpPort) {
 }
 
 /// Sends `count` datagrams of `len` bytes from the client to the server and back, through the port, 32 at a time.
-fn echo_through(cable: &Cable, port: &mut XdpPort, count: u32, len: usize) {
+fn echo_through(testbed: &Testbed, port: &mut XdpPort, count: u32, len: usize) {
     let done = AtomicBool::new(false);
     let waker = port.waker();
     let ready = std::sync::Barrier::new(2);
@@ -77,7 +76,7 @@ fn echo_through(cable: &Cable, port: &mut XdpPort, count: u32, len: usize) {
             let _end = End(&done, waker);
             thread::scope(|scope| {
                 scope.spawn(|| {
-                    cable.inside(Host::Server, || {
+                    testbed.inside(Host::Server, || {
                         let socket = UdpSocket::bind((Ipv4Addr::from(VIP), 53)).unwrap();
                         socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
                         ready.wait();
@@ -88,7 +87,7 @@ fn echo_through(cable: &Cable, port: &mut XdpPort, count: u32, len: usize) {
                         }
                     });
                 });
-                cable.inside(Host::Client, || {
+                testbed.inside(Host::Client, || {
                     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
                     socket.connect((Ipv4Addr::from(VIP), 53)).unwrap();
                     socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -142,54 +141,57 @@ fn total(port: &XdpPort) -> u32 {
     census.home + census.out + census.lent
 }
 
-#[test]
-fn datagrams_go_through_both_ways_and_every_frame_is_accounted_for() {
-    let cable = Cable::lay();
-    cable.inside(Host::Director, || {
+/// Runs a test on the director, with a port on its two interfaces and the number of the port's frames.
+fn with_port(testbed: &Testbed, test: impl FnOnce(&[Attached; 2], &mut XdpPort, u32) + Send) {
+    testbed.inside(Host::Director, || {
         let steering = steering();
         let links = attach_both(&steering);
-        assert_eq!(links[0].mode(), Mode::Native, "{:?}", links[0].native_refused());
         let mut port = open_port(&[&links[0], &links[1]]);
-        assert_eq!(*port.sockets().copy_mode(), CopyMode::Copy { because_of: "d0".into() });
         let total = total(&port);
-        assert_balanced(&port, total);
-        echo_through(&cable, &mut port, 5_000, 18);
-        drain(&mut port);
-        assert_balanced(&port, total);
+        test(&links, &mut port, total);
+    });
+}
+
+#[test]
+fn datagrams_go_through_both_ways_and_every_frame_is_accounted_for() {
+    let testbed = Testbed::new();
+    with_port(&testbed, |links, port, total| {
+        assert_eq!(links[0].mode(), Mode::Native, "{:?}", links[0].native_refused());
+        assert_eq!(*port.sockets().copy_mode(), CopyMode::Copy { because_of: "d0".into() });
+        assert_balanced(port, total);
+        echo_through(&testbed, port, 5_000, 18);
+        drain(port);
+        assert_balanced(port, total);
     });
 }
 
 #[test]
 fn the_largest_packets_that_attaching_allows_go_through_both_ways() {
-    let cable = Cable::lay();
+    let testbed = Testbed::new();
     let mtu = MAX_MTU;
     for (host, device) in
         [(Host::Client, "c0"), (Host::Director, "d0"), (Host::Director, "d1"), (Host::Server, "s0")]
     {
-        cable.on(host, &format!("ip link set dev {device} mtu {mtu}"));
+        testbed.on(host, &format!("ip link set dev {device} mtu {mtu}"));
     }
-    cable.inside(Host::Director, || {
-        let steering = steering();
-        let links = attach_both(&steering);
+    with_port(&testbed, |links, port, total| {
         assert_eq!(links[0].mode(), Mode::Native, "{:?}", links[0].native_refused());
-        let mut port = open_port(&[&links[0], &links[1]]);
-        let total = total(&port);
-        echo_through(&cable, &mut port, 100, mtu as usize - 28);
-        drain(&mut port);
-        assert_balanced(&port, total);
+        echo_through(&testbed, port, 100, mtu as usize - 28);
+        drain(port);
+        assert_balanced(port, total);
     });
 }
 
 #[test]
 fn frames_arrive_byte_for_byte_with_their_tags() {
-    let cable = Cable::lay();
+    let testbed = Testbed::new();
     // The client is a port too: what it sends is what the wire carries.
-    let (client_end, mut client) = cable.inside(Host::Client, || {
+    let (client_end, mut client) = testbed.inside(Host::Client, || {
         let attached = Steering::load().unwrap().attach("c0").unwrap();
         let port = open_port(&[&attached]);
         (attached, port)
     });
-    let (director_end, mut director) = cable.inside(Host::Director, || {
+    let (director_end, mut director) = testbed.inside(Host::Director, || {
         let attached = steering().attach("d0").unwrap();
         let port = open_port(&[&attached]);
         (attached, port)
@@ -225,121 +227,98 @@ fn frames_arrive_byte_for_byte_with_their_tags() {
 
 #[test]
 fn one_interface_in_generic_mode_and_one_in_native_mode_work_together() {
-    let cable = Cable::lay();
-    cable.only_generic_on_d0();
-    cable.inside(Host::Director, || {
-        let steering = steering();
-        let links = attach_both(&steering);
+    let testbed = Testbed::new();
+    testbed.only_generic_on_d0();
+    with_port(&testbed, |links, port, total| {
         assert_eq!(links.each_ref().map(|link| link.mode()), [Mode::Generic, Mode::Native]);
-        let mut port = open_port(&[&links[0], &links[1]]);
-        let total = total(&port);
-        echo_through(&cable, &mut port, 1_000, 1472);
-        drain(&mut port);
-        assert_balanced(&port, total);
+        echo_through(&testbed, port, 1_000, 1472);
+        drain(port);
+        assert_balanced(port, total);
     });
 }
 
 #[test]
 fn a_worker_with_several_queues_of_each_interface_serves_them_all() {
-    let cable = Cable::with_queues(2);
-    cable.inside(Host::Director, || {
-        let steering = steering();
-        let links = attach_both(&steering);
+    let testbed = Testbed::with_queues(2);
+    with_port(&testbed, |links, port, total| {
         assert_eq!(links.each_ref().map(|link| link.receive_queues()), [2, 2]);
-        let mut port = open_port(&[&links[0], &links[1]]);
         assert_eq!(port.sockets().fds().count(), 4);
-        let total = total(&port);
         // Each round is another flow, which the kernel may put on another queue.
         for _ in 0..16 {
-            echo_through(&cable, &mut port, 64, 18);
+            echo_through(&testbed, port, 64, 18);
         }
-        drain(&mut port);
-        assert_balanced(&port, total);
+        drain(port);
+        assert_balanced(port, total);
     });
 }
 
 #[test]
 fn a_full_ring_hands_frames_back_and_takes_them_again_once_it_is_flushed() {
-    let cable = Cable::lay();
-    cable.inside(Host::Director, || {
-        let steering = steering();
-        let links = attach_both(&steering);
-        let mut port = open_port(&[&links[0], &links[1]]);
-        let total = total(&port);
+    let testbed = Testbed::new();
+    with_port(&testbed, |_, port, total| {
         for _ in 0..3 {
-            let accepted = (0..600).filter(|_| send_one(&mut port, LAN)).count();
+            let accepted = (0..600).filter(|_| send_one(port, LAN)).count();
             assert_eq!(accepted, RingSizes::default().transmit as usize);
-            assert_balanced(&port, total);
-            drain(&mut port);
-            assert_balanced(&port, total);
+            assert_balanced(port, total);
+            drain(port);
+            assert_balanced(port, total);
         }
-        assert!(!send_one(&mut port, LinkId(2)), "there is no such link");
-        echo_through(&cable, &mut port, 100, 18);
-        drain(&mut port);
-        assert_balanced(&port, total);
+        assert!(!send_one(port, LinkId(2)), "there is no such link");
+        echo_through(&testbed, port, 100, 18);
+        drain(port);
+        assert_balanced(port, total);
     });
 }
 
 #[test]
 fn a_link_that_is_down_hands_frames_back_and_works_again_when_it_is_up() {
-    let cable = Cable::lay();
-    cable.inside(Host::Director, || {
-        let steering = steering();
-        let links = attach_both(&steering);
-        let mut port = open_port(&[&links[0], &links[1]]);
-        let total = total(&port);
-        echo_through(&cable, &mut port, 100, 18);
+    let testbed = Testbed::new();
+    with_port(&testbed, |_, port, total| {
+        echo_through(&testbed, port, 100, 18);
 
-        cable.on(Host::Director, "ip link set d1 down");
-        assert!(send_one(&mut port, LAN), "nobody has told us yet");
+        testbed.on(Host::Director, "ip link set d1 down");
+        assert!(send_one(port, LAN), "nobody has told us yet");
         port.flush();
         for _ in 0..3 {
-            assert!(!send_one(&mut port, LAN));
+            assert!(!send_one(port, LAN));
             port.flush();
         }
-        assert!(send_one(&mut port, WAN), "the other link is up");
-        assert_balanced(&port, total);
+        assert!(send_one(port, WAN), "the other link is up");
+        assert_balanced(port, total);
 
-        cable.on(Host::Director, "ip link set d1 up");
+        testbed.on(Host::Director, "ip link set d1 up");
         // The server sends nothing before its kernel has noticed that the carrier is back.
-        cable.until(Host::Server, "ip link show s0", |link| link.contains("state UP"));
-        assert!(!send_one(&mut port, LAN), "the first attempt finds out");
+        testbed.until(Host::Server, "ip link show s0", |link| link.contains("state UP"));
+        assert!(!send_one(port, LAN), "the first attempt finds out");
         port.flush();
-        assert!(send_one(&mut port, LAN));
-        drain(&mut port);
-        echo_through(&cable, &mut port, 100, 18);
-        drain(&mut port);
-        assert_balanced(&port, total);
+        assert!(send_one(port, LAN));
+        drain(port);
+        echo_through(&testbed, port, 100, 18);
+        drain(port);
+        assert_balanced(port, total);
     });
 }
 
 #[test]
 fn a_link_that_is_gone_hands_frames_back_and_the_others_go_on() {
-    let cable = Cable::lay();
-    cable.inside(Host::Director, || {
-        let steering = steering();
-        let links = attach_both(&steering);
-        let mut port = open_port(&[&links[0], &links[1]]);
-        let total = total(&port);
-        cable.on(Host::Director, "ip link del d1");
-        assert!(send_one(&mut port, LAN), "nobody has told us yet");
+    let testbed = Testbed::new();
+    with_port(&testbed, |_, port, total| {
+        testbed.on(Host::Director, "ip link del d1");
+        assert!(send_one(port, LAN), "nobody has told us yet");
         port.flush();
-        assert!(!send_one(&mut port, LAN));
+        assert!(!send_one(port, LAN));
         port.flush();
-        assert!(send_one(&mut port, WAN));
+        assert!(send_one(port, WAN));
         port.flush();
         assert_eq!(port.wait(Some(Duration::ZERO)), Woken::TimedOut, "a worker sleeps all the same");
-        assert_balanced(&port, total);
+        assert_balanced(port, total);
     });
 }
 
 #[test]
 fn a_wait_ends_when_somebody_calls_even_before_it_began() {
-    let cable = Cable::lay();
-    cable.inside(Host::Director, || {
-        let steering = steering();
-        let links = attach_both(&steering);
-        let mut port = open_port(&[&links[0], &links[1]]);
+    let testbed = Testbed::new();
+    with_port(&testbed, |_, port, _| {
         assert_eq!(port.wait(Some(Duration::ZERO)), Woken::TimedOut);
         port.waker().wake();
         port.waker().wake();
@@ -350,8 +329,8 @@ fn a_wait_ends_when_somebody_calls_even_before_it_began() {
 
 #[test]
 fn a_queue_that_has_a_socket_is_refused_to_another() {
-    let cable = Cable::lay();
-    cable.inside(Host::Director, || {
+    let testbed = Testbed::new();
+    testbed.inside(Host::Director, || {
         let steering = steering();
         let attached = steering.attach("d0").unwrap();
         let queues = [Queues { attached: &attached, queues: &[0] }];
@@ -368,8 +347,8 @@ fn a_queue_that_has_a_socket_is_refused_to_another() {
 
 #[test]
 fn a_program_that_is_started_does_not_keep_a_queue() {
-    let cable = Cable::lay();
-    cable.inside(Host::Director, || {
+    let testbed = Testbed::new();
+    testbed.inside(Host::Director, || {
         let steering = steering();
         let attached = steering.attach("d0").unwrap();
         let queues = [Queues { attached: &attached, queues: &[0] }];

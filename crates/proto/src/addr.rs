@@ -1,7 +1,7 @@
-//! Addresses as the packet path and the commands name them.
+//! Addresses, protocols, endpoints and networks.
 //!
-//! Plain values; addresses are `std::net` types so that every crate prints and parses them alike. In messages
-//! (serde) protocols, endpoints and networks travel as the texts that they print.
+//! All are plain values. Addresses are `std::net` types, so that every crate prints and parses them alike. In messages
+//! (serde) protocols, endpoints and networks have their printed form.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -65,15 +65,15 @@ impl Family {
     }
 }
 
-/// Whether an address can be one host's on a network: neither nobody's, nor many hosts', nor one that stays inside a
-/// machine. The broadcast address of a network is not told from a host's.
+/// Whether an address can belong to one host on a network: it is not unspecified, multicast, broadcast or loopback. The
+/// directed broadcast address of a network looks like a host's address and is accepted.
 ///
 /// Source: RFC 1122 §3.2.1.3, RFC 4291 §2.
 pub fn is_host(addr: IpAddr) -> bool {
     match addr {
         IpAddr::V4(addr) => {
-            let nobody = addr.octets()[0] == 0;
-            !(nobody || addr.is_loopback() || addr.is_multicast() || addr.is_broadcast())
+            let unspecified = addr.octets()[0] == 0;
+            !(unspecified || addr.is_loopback() || addr.is_multicast() || addr.is_broadcast())
         }
         IpAddr::V6(addr) => {
             let mapped = addr.to_ipv4_mapped().is_some();
@@ -152,12 +152,12 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// An endpoint of these two.
+    /// An endpoint of this address and port.
     pub fn new(addr: impl Into<IpAddr>, port: u16) -> Self {
         Self { addr: addr.into(), port }
     }
 
-    /// The family of its address.
+    /// The family of the endpoint's address.
     pub fn family(self) -> Family {
         Family::of(self.addr)
     }
@@ -184,7 +184,7 @@ impl<'de> Deserialize<'de> for Endpoint {
     }
 }
 
-/// A network: an address and how many of its leading bits count.
+/// A network: an address and the number of its leading bits that count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Prefix {
     addr: IpAddr,
@@ -210,7 +210,7 @@ impl Prefix {
         Some(Self { addr, len })
     }
 
-    /// The network of this one address.
+    /// The network of exactly this address.
     pub fn host(addr: IpAddr) -> Self {
         Self { addr, len: if addr.is_ipv4() { 32 } else { 128 } }
     }
@@ -220,7 +220,7 @@ impl Prefix {
         self.addr
     }
 
-    /// How many leading bits count.
+    /// The number of leading bits that count.
     #[allow(
         clippy::len_without_is_empty,
         reason = "a prefix of no bits is the whole family, not an empty one"
@@ -229,12 +229,12 @@ impl Prefix {
         self.len
     }
 
-    /// Whether it covers a whole family.
+    /// Whether the network is a whole family.
     pub fn is_default(self) -> bool {
         self.len == 0
     }
 
-    /// Whether `addr` lies in it; never across families.
+    /// Whether `addr` lies in the network. An address of the other family never does.
     pub fn contains(self, addr: IpAddr) -> bool {
         Self::new(addr, self.len) == Some(self)
     }
@@ -289,7 +289,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_of_nobody_of_many_and_of_ones_own_are_no_hosts() {
+    fn unspecified_multicast_broadcast_and_loopback_addresses_are_not_hosts() {
         let none = "0.0.0.0 0.255.1.1 127.0.0.1 127.9.9.9 224.0.0.1 239.255.255.255 255.255.255.255 \
                     :: ::1 ff02::1 ::ffff:192.0.2.1";
         let some = "1.0.0.1 10.0.0.255 169.254.1.1 223.255.255.255 240.0.0.1 2001:db8::1 fe80::1 fd00::1";

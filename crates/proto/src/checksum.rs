@@ -1,19 +1,19 @@
 //! The Internet checksum (RFC 1071) and its incremental update (RFC 1624).
 //!
-//! Used when a header is rewritten (a few words change) and when one is originated (all of it is summed).
-//! Incremental update costs a few additions; it equals recomputing for every field value but the two
-//! representations of zero, which RFC 1624 §3 explains and the tests show.
+//! Runs when a header is rewritten (a few words change) and when one is originated (all of it is summed). An
+//! incremental update costs a few additions. It equals recomputing for every field value except the two representations
+//! of zero, which RFC 1624 §3 explains and the tests show.
 
 use std::net::{IpAddr, Ipv4Addr};
 
-/// A ones'-complement sum under way: 16-bit big-endian words, carries not yet folded.
+/// A ones'-complement sum in progress: 16-bit big-endian words, carries not yet folded.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Sum(u64);
 
 impl Sum {
     /// Adds bytes as big-endian words; an odd last byte is padded with zero (RFC 1071 §1).
     ///
-    /// Only the last part of what is summed may have an odd length.
+    /// Only the last part of the summed data may have an odd length.
     pub fn bytes(mut self, bytes: &[u8]) -> Self {
         let mut words = bytes.chunks_exact(4);
         for word in &mut words {
@@ -65,7 +65,7 @@ impl Sum {
     }
 }
 
-/// What a rewrite changes in the sum of a packet: old words taken out, new words put in.
+/// What a rewrite changes in the sum of a packet: the old words removed, the new words added.
 ///
 /// One value serves every checksum that covers the rewritten words.
 #[derive(Debug, Clone, Copy, Default)]
@@ -93,8 +93,8 @@ impl Delta {
 
     /// The checksum field after the change, from the field before it.
     ///
-    /// UDP's own rules are the caller's: a received field of 0 means «none» and must not be updated but computed
-    /// in full; a result of 0 is stored as 0xffff.
+    /// The caller applies UDP's own rules: a received field of 0 means that there is no checksum, and must be computed
+    /// in full instead of updated; a result of 0 is stored as 0xffff.
     ///
     /// Source: RFC 1624 §3 (eqn. 3); RFC 768.
     pub fn applied(self, field: u16) -> u16 {
@@ -102,19 +102,20 @@ impl Delta {
     }
 }
 
-/// What the checksum of a tunnel's header covers.
+/// The part of a packet that a tunnel header's checksum covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coverage {
-    /// Nothing: the field is absent, or 0.
+    /// Nothing: the field is absent or 0.
     None,
-    /// The header and all that follows it.
+    /// The header and everything that follows it.
     Whole,
 }
 
-/// The checksum of a transport segment with the pseudo-header of its addresses' family; the field inside `segment`
-/// counts as it is, so it is 0 when computing and the received value when verifying (then the result is 0).
+/// The checksum of a transport segment with the pseudo-header of its addresses' family. The checksum field inside
+/// `segment` is summed as it is: set it to 0 to compute a checksum, and leave the received value to verify one (the
+/// result is then 0).
 ///
-/// One sum serves both families: their pseudo-headers hold the same values at different places.
+/// One sum serves both families, because their pseudo-headers hold the same values at different places.
 ///
 /// Source: RFC 9293 §3.1; RFC 768; RFC 8200 §8.1.
 pub fn transport(source: IpAddr, dest: IpAddr, protocol: u8, segment: &[u8]) -> u16 {

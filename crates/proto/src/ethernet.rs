@@ -18,7 +18,7 @@ pub mod field {
 pub const HEADER_LEN: usize = field::ETHERTYPE.end;
 /// Length of one VLAN tag, in bytes.
 pub const TAG_LEN: usize = 4;
-/// Tags looked through: one, or two when the outer is 802.1ad.
+/// The most tags that are skipped: one, or two when the outer one is 802.1ad.
 pub const MAX_TAGS: usize = 2;
 
 /// Type of IPv4.
@@ -30,19 +30,19 @@ pub const TYPE_VLAN: u16 = 0x8100;
 /// Type of an 802.1ad tag.
 pub const TYPE_QINQ: u16 = 0x88a8;
 
-/// The bits of a tag that say of which VLAN it is.
+/// The bits of a tag that hold the VLAN's number.
 const VLAN_MASK: u16 = 0x0fff;
 
-/// What the link layer of a frame says.
+/// The link layer of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ethernet {
-    /// Type of the payload, tags looked through.
+    /// Type of the payload behind the tags.
     pub ethertype: u16,
     /// Where the payload begins.
     pub payload: usize,
 }
 
-/// Looks through the tags of a frame.
+/// Finds the payload of a frame behind its tags.
 ///
 /// # Errors
 /// [`Malformed::EthernetTooShort`], [`Malformed::VlanTooDeep`].
@@ -69,8 +69,8 @@ pub fn source(frame: &[u8]) -> MacAddr {
     MacAddr(frame[field::SOURCE].try_into().expect("six bytes"))
 }
 
-/// The VLAN of a frame with one 802.1Q tag ; 0 is a tag that carries a priority only (802.1Q
-/// §9.6). `None` without such a tag, and with a second one behind it.
+/// The VLAN of a frame with one 802.1Q tag. 0 is a tag that carries only a priority (802.1Q §9.6). `None` if the frame
+/// has no such tag, or a second tag behind it.
 pub fn vlan(frame: &[u8]) -> Option<u16> {
     let at = field::ETHERTYPE.start;
     let tagged: [u8; 6] = frame.get(at..at + 6)?.try_into().ok()?;
@@ -79,12 +79,12 @@ pub fn vlan(frame: &[u8]) -> Option<u16> {
     single.then(|| u16::from_be_bytes([tagged[2], tagged[3]]) & VLAN_MASK)
 }
 
-/// Closes the gap that the tag of a frame leaves when it is taken out: the frame then begins [`TAG_LEN`] later.
+/// Removes the tag of a frame by moving the addresses over it: the frame then begins [`TAG_LEN`] bytes later.
 pub fn pop_tag(frame: &mut [u8]) {
     frame.copy_within(..field::SOURCE.end, TAG_LEN);
 }
 
-/// Puts an 802.1Q tag into a frame that has [`TAG_LEN`] free bytes before its addresses.
+/// Inserts an 802.1Q tag into a frame that has [`TAG_LEN`] free bytes before its addresses.
 pub fn push_tag(frame: &mut [u8], vlan: u16) {
     frame.copy_within(TAG_LEN..TAG_LEN + field::SOURCE.end, 0);
     let at = field::ETHERTYPE.start;

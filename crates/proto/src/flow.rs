@@ -1,4 +1,4 @@
-//! What identifies a conversation in a packet: its protocol and two endpoints.
+//! The key of a flow: protocol and two endpoints, and its keyed hash.
 
 use std::net::IpAddr;
 
@@ -9,25 +9,26 @@ use crate::addr::{Endpoint, Protocol};
 pub struct FlowKey {
     /// The transport protocol.
     pub protocol: Protocol,
-    /// Who sent the packet.
+    /// The sender of the packet.
     pub source: Endpoint,
-    /// To whom.
+    /// The receiver of the packet.
     pub dest: Endpoint,
 }
 
-/// What keys the hash of flows, so that nobody outside can choose keys that collide.
+/// The key of the hash of flows. It is secret, so that no sender can choose flows whose hashes collide.
 #[derive(Debug, Clone, Copy)]
 pub struct HashSecret(pub [u64; 3]);
 
 impl FlowKey {
-    /// The flow of the packets that answer this one.
+    /// The flow of the packets in the other direction.
     pub fn reversed(self) -> Self {
         Self { source: self.dest, dest: self.source, ..self }
     }
 
-    /// A keyed hash that is the same for a flow and its reverse, so that one table slot answers both directions.
+    /// A keyed hash that is the same for a flow and its reverse, so that one table slot serves both directions.
     ///
-    /// Multiply and fold, the class of rapidhash and wyhash; not linear, unlike a CRC, so a secret does protect it.
+    /// The hash multiplies and folds, like rapidhash and wyhash. Unlike a CRC it is not linear, so the secret does
+    /// protect it.
     #[inline]
     pub fn hash(&self, secret: &HashSecret) -> u64 {
         let (a, b) = (word(self.source, secret), word(self.dest, secret));

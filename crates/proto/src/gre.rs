@@ -1,13 +1,14 @@
-//! GRE headers that the director writes, and reads where an ICMP error quotes them (RFC 2784): no key and no sequence number.
+//! GRE headers (RFC 2784) without key and sequence number: written by the director, and read where an ICMP error quotes
+//! them.
 
 use crate::checksum::{Coverage, Sum};
 
 /// Positions in the header.
 pub mod field {
     use std::ops::Range;
-    /// Flags and version: which of the optional fields follow.
+    /// Flags and version; the flags say which optional fields follow.
     pub const FLAGS: Range<usize> = 0..2;
-    /// What the packet inside is, as an Ethernet type.
+    /// The Ethernet type of the packet inside.
     pub const PROTOCOL: Range<usize> = 2..4;
     /// Checksum over header and packet, if the flags say so.
     pub const CHECKSUM: Range<usize> = 4..6;
@@ -25,7 +26,7 @@ pub const fn header_len(coverage: Coverage) -> usize {
     }
 }
 
-/// Writes the header to the front of `bytes`, of which the rest is the packet inside, of this Ethernet type.
+/// Writes the header to the front of `bytes`. The rest of `bytes` is the packet inside, of this Ethernet type.
 ///
 /// # Panics
 /// If `bytes` is shorter than the header.
@@ -39,8 +40,8 @@ pub fn emit(bytes: &mut [u8], ethertype: u16, coverage: Coverage) {
     }
 }
 
-/// What the packet behind a header at the front of `bytes` is, as an Ethernet type, and where it begins. `None` if the
-/// header is not one that the director writes.
+/// The Ethernet type of the packet behind a header at the front of `bytes`, and where that packet begins. `None` if the
+/// director does not write such headers.
 pub fn read(bytes: &[u8]) -> Option<(u16, usize)> {
     let &[flags, version, high, low] = bytes.first_chunk()?;
     let len = match u16::from_be_bytes([flags, version]) {

@@ -1,5 +1,5 @@
-//! GUE headers that the director writes, and reads where an ICMP error quotes them (draft-ietf-intarea-gue, section
-//! 3): version 0, data, no optional field. They follow a UDP header.
+//! GUE headers (draft-ietf-intarea-gue, section 3) of version 0 with data and no optional field: written by the
+//! director, and read where an ICMP error quotes them. They follow a UDP header.
 
 use crate::addr::Protocol;
 
@@ -14,7 +14,8 @@ pub fn emit(bytes: &mut [u8], inner: Protocol) {
     bytes[..HEADER_LEN].copy_from_slice(&[0, inner.0, 0, 0]);
 }
 
-/// What the packet behind a header at the front of `bytes` is. `None` if the header is not one that the director writes.
+/// The protocol of the packet behind a header at the front of `bytes`. `None` if the director does not write such
+/// headers.
 pub fn read(bytes: &[u8]) -> Option<Protocol> {
     match *bytes.first_chunk()? {
         [0, inner, 0, 0] => Some(Protocol(inner)),
@@ -30,7 +31,7 @@ mod tests {
     fn only_whole_headers_of_version_0_without_options_are_read() {
         assert_eq!(read(&[0, 4, 0, 0]), Some(Protocol::IPIP));
         assert_eq!(read(&[0, 41, 0, 0, 0x60]), Some(Protocol::IPV6));
-        // Cut, of version 1, a control message, with an option, with a flag.
+        // Truncated, version 1, a control message, with an option, with a flag.
         for other in [&[0, 4, 0][..], &[0x40, 4, 0, 0], &[0x20, 4, 0, 0], &[1, 4, 0, 0], &[0, 4, 0, 1]] {
             assert_eq!(read(other), None, "{other:x?}");
         }

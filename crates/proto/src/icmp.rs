@@ -1,4 +1,4 @@
-//! ICMP errors that the director originates (RFC 792, RFC 1191); how they look in IPv6 is [`crate::icmpv6`]'s.
+//! ICMP errors that the director originates (RFC 792, RFC 1191). [`crate::icmpv6`] has their IPv6 form.
 
 use std::net::Ipv4Addr;
 use std::ops::Range;
@@ -9,28 +9,28 @@ use crate::ipv4;
 
 /// Length of the ICMP header of an error, in bytes.
 pub const HEADER_LEN: usize = 8;
-/// Where the checksum stands, here and in ICMPv6.
+/// Position of the checksum, in ICMP and ICMPv6.
 pub(crate) const CHECKSUM: Range<usize> = 2..4;
 /// The longest error that is sent, IPv4 header included, in bytes (RFC 1812 §4.3.2.3).
 pub const MAX_LEN: usize = 576;
 
-/// What went wrong with a packet of either family; the types and codes are those of IPv4.
+/// An error about a packet of either family. The types and codes named here are those of IPv4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Error {
-    /// Nobody serves the port (type 3, code 3).
+    /// No service has the port (type 3, code 3).
     PortUnreachable,
-    /// There is no way to the host (type 3, code 1).
+    /// The host cannot be reached (type 3, code 1).
     HostUnreachable,
     /// The packet is larger than this many bytes and may not be fragmented (type 3, code 4).
     FragmentationNeeded {
         /// The largest packet that would pass, in bytes.
         mtu: u16,
     },
-    /// The time to live has run out on the way (type 11, code 0).
+    /// The time to live ran out (type 11, code 0).
     TimeExceeded,
-    /// Not all fragments of the datagram came in time (type 11, code 1).
+    /// Not all fragments of the datagram arrived in time (type 11, code 1).
     ReassemblyTimeExceeded,
-    /// What somebody else reported, in the words of the packet's own family.
+    /// An error that another machine reported, with the type and code of the packet's own family.
     Reported {
         /// Type and code.
         type_and_code: [u8; 2],
@@ -51,7 +51,7 @@ impl Error {
         }
     }
 
-    /// What stands in the rest of the header.
+    /// The rest of the header, behind the checksum.
     fn rest(self) -> [u8; 4] {
         match self {
             Self::FragmentationNeeded { mtu } => u32::from(mtu).to_be_bytes(),
@@ -60,14 +60,14 @@ impl Error {
         }
     }
 
-    /// How many bytes [`Self::emit`] writes about a packet of this many.
+    /// The number of bytes that [`Self::emit`] writes about a packet of this length.
     pub fn length(self, offending_len: usize) -> usize {
         (ipv4::HEADER_LEN + HEADER_LEN + offending_len).min(MAX_LEN)
     }
 
     /// Writes the error about `offending`, an IPv4 packet, from `source` to that packet's source: the whole IPv4
     /// packet, [`Self::length`] bytes.
-    ///
+    /// The type of service is set as by Linux: that of the offending packet, with precedence 6 (internetwork control).
     /// Type of service as Linux sets it: the offending packet's, precedence 6 (internetwork control).
     ///
     /// # Panics
@@ -95,12 +95,12 @@ impl Error {
     }
 }
 
-/// Whether a message's checksum is right.
+/// Whether the checksum of a message is right.
 pub fn is_summed(message: &[u8]) -> bool {
     Sum::default().bytes(message).checksum() == 0
 }
 
-/// Computes a message's checksum anew.
+/// Computes the checksum of a message anew.
 ///
 /// # Panics
 /// If `message` is shorter than a header.
@@ -110,14 +110,14 @@ pub fn write_checksum(message: &mut [u8]) {
     message[CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
 }
 
-/// Whether an ICMP type reports an error that is followed to the connection of the packet in question: destination
-/// unreachable, source quench, time exceeded.
+/// Whether an ICMP type reports an error about another packet whose connection is looked up: destination unreachable,
+/// source quench, time exceeded.
 pub fn is_followed(icmp_type: u8) -> bool {
     matches!(icmp_type, 3 | 4 | 11)
 }
 
-/// Whether an ICMP type reports an error about another packet; such a message never causes one of ours
-/// (RFC 1122 §3.2.2).
+/// Whether an ICMP type reports an error about another packet. The director answers no such message with an error (RFC
+/// 1122 §3.2.2).
 pub fn is_error(icmp_type: u8) -> bool {
     matches!(icmp_type, 3 | 4 | 5 | 11 | 12)
 }
@@ -130,7 +130,7 @@ mod tests {
         (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
     }
 
-    /// What the kernel's IPVS sent for this SYN: recording fwd-no-server, first frame.
+    /// The message that the kernel's IPVS sent for this SYN: recording fwd-no-server, first frame.
     #[test]
     fn port_unreachable_is_the_message_that_the_kernel_sends() {
         let syn = hex("450000281234400040065c2dc000020a0a01006403e80050000003e8000000005002faf0e0620000");

@@ -7,10 +7,10 @@ use crate::checksum::transport;
 use crate::icmp::{CHECKSUM, Error, HEADER_LEN};
 use crate::ipv6;
 
-/// The longest error that is sent, IPv6 header included, in bytes: what every link takes (RFC 4443 §2.4).
+/// The longest error that is sent, IPv6 header included, in bytes: the MTU that every link has (RFC 4443 §2.4).
 pub const MAX_LEN: usize = 1280;
 
-/// Type and code, and what stands in the rest of the header.
+/// Type and code, and the rest of the header.
 fn words(error: Error) -> ([u8; 2], u32) {
     match error {
         Error::PortUnreachable => ([1, 4], 0),
@@ -22,7 +22,7 @@ fn words(error: Error) -> ([u8; 2], u32) {
     }
 }
 
-/// How many bytes [`emit`] writes about a packet of this many.
+/// The number of bytes that [`emit`] writes about a packet of this length.
 pub fn length(offending_len: usize) -> usize {
     (ipv6::HEADER_LEN + HEADER_LEN + offending_len).min(MAX_LEN)
 }
@@ -53,12 +53,12 @@ pub fn emit(error: Error, bytes: &mut [u8], source: Ipv6Addr, offending: &[u8]) 
     write_checksum(message, source, sender.into());
 }
 
-/// Whether a message's checksum is right between these addresses.
+/// Whether the checksum of a message between these addresses is right.
 pub fn is_summed(message: &[u8], source: Ipv6Addr, dest: Ipv6Addr) -> bool {
     transport(source.into(), dest.into(), Protocol::ICMPV6.0, message) == 0
 }
 
-/// Computes a message's checksum anew.
+/// Computes the checksum of a message anew.
 ///
 /// # Panics
 /// If `message` is shorter than a header.
@@ -68,8 +68,8 @@ pub fn write_checksum(message: &mut [u8], source: Ipv6Addr, dest: Ipv6Addr) {
     message[CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
 }
 
-/// Whether an ICMPv6 type reports an error about another packet (RFC 4443 §2.1); such a message never causes one of
-/// ours (§2.4 e).
+/// Whether an ICMPv6 type reports an error about another packet (RFC 4443 §2.1). The director answers no such message
+/// with an error (§2.4 e).
 pub fn is_error(icmp_type: u8) -> bool {
     icmp_type < 128
 }

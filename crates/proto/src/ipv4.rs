@@ -41,7 +41,8 @@ pub const DONT_FRAGMENT: u16 = 0x4000;
 pub const MORE_FRAGMENTS: u16 = 0x2000;
 /// The mask of the fragment offset, in units of eight bytes.
 pub const OFFSET_MASK: u16 = 0x1fff;
-/// The ECN field of a packet that met congestion, in the type of service; also the mask of that field (RFC 3168 §5).
+/// The ECN field of a packet that met congestion, in the type of service. It is also the mask of that field (RFC 3168
+/// §5).
 pub const CONGESTION_EXPERIENCED: u8 = 0b11;
 
 /// Options (RFC 791 §3.1).
@@ -52,8 +53,8 @@ mod option {
     pub(super) const COPIED: u8 = 0x80;
 }
 
-/// A packet whose header has been checked: version, lengths, checksum. Covers the packet only, not what the link
-/// layer padded it with.
+/// A packet whose header has been checked: version, lengths, checksum. The view covers the packet only, without the
+/// padding of the link layer.
 #[derive(Debug)]
 pub struct Ipv4<B> {
     bytes: B,
@@ -69,8 +70,8 @@ impl<'a> Ipv4<&'a [u8]> {
         Ok(Self { bytes: &bytes[..len] })
     }
 
-    /// Checks the header of a packet that an ICMP error quotes: it is whole, what follows it may be cut short. Its checksum
-    /// is not looked at, for the packet changed on its way.
+    /// Checks the header of a packet that an ICMP error quotes. The header is whole; the packet may be cut short. Its
+    /// checksum is not checked, because routers changed the packet.
     ///
     /// # Errors
     /// [`Malformed::Ipv4TooShort`], [`Malformed::Ipv4Version`], [`Malformed::Ipv4HeaderLength`].
@@ -94,7 +95,7 @@ impl<'a> Ipv4<&'a mut [u8]> {
     }
 }
 
-/// Bytes of the header and of the packet, as the header has them.
+/// Bytes of the header and of the packet, by the header's fields.
 fn lengths(bytes: &[u8]) -> Result<(usize, usize), Malformed> {
     if bytes.len() < HEADER_LEN {
         return Err(Malformed::Ipv4TooShort);
@@ -181,7 +182,7 @@ impl<B: AsRef<[u8]>> Ipv4<B> {
 }
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Ipv4<B> {
-    /// Takes one off the time to live.
+    /// Decrements the time to live.
     pub fn decrement_ttl(&mut self) {
         let old = self.word(field::TTL);
         self.bytes.as_mut()[field::TTL] = self.ttl().saturating_sub(1);
@@ -195,7 +196,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ipv4<B> {
         self.update(Delta::default().word(old, new));
     }
 
-    /// Makes it another part of its datagram, or the whole: its length with the header, and its flags and offset.
+    /// Makes the packet another fragment of its datagram, or the whole datagram: its length with the header, and its
+    /// flags and offset.
     pub fn set_part(&mut self, total_len: u16, flags_and_offset: u16) {
         for (field, new) in [(field::TOTAL_LEN, total_len), (field::FLAGS_OFFSET, flags_and_offset)] {
             let old = self.word(field.start);
@@ -204,15 +206,15 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ipv4<B> {
         }
     }
 
-    /// Marks it as having met congestion (RFC 3168 §5).
+    /// Sets the mark of a packet that met congestion (RFC 3168 §5).
     pub fn mark_congestion(&mut self) {
         let old = self.word(field::VERSION_IHL);
         self.bytes.as_mut()[field::TOS] |= CONGESTION_EXPERIENCED;
         self.update(Delta::default().word(old, self.word(field::VERSION_IHL)));
     }
 
-    /// Replaces the options that only a datagram's first fragment carries by as many that say nothing (RFC 791 §3.1:
-    /// the copied flag).
+    /// Replaces the options that only the first fragment of a datagram carries (those without the copied flag, RFC 791
+    /// §3.1) by no-operation options.
     pub fn blank_options_of_first_fragment(&mut self) {
         let header_len = self.header_len();
         let bytes = self.bytes.as_mut();
@@ -365,7 +367,7 @@ mod tests {
 
     #[test]
     fn options_without_the_copied_flag_are_blanked_and_malformed_ones_end_the_search() {
-        // Record route, loose source routing (copied), and what claims to be longer than the header.
+        // Record route, loose source routing (copied), and an option that claims to be longer than the header.
         let options = [[7, 4, 4, 0], [0x83, 4, 4, 0], [1, 7, 9, 0]].concat();
         let mut bytes = packet();
         bytes.splice(HEADER_LEN..HEADER_LEN, options);

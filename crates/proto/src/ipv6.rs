@@ -1,9 +1,9 @@
-//! IPv6 headers (RFC 8200): a view that edits in place, the chain of extension headers, and the header of packets
-//! that the director originates.
+//! IPv6 headers (RFC 8200): a view that edits in place, the chain of extension headers, and the header of packets that
+//! the director originates.
 //!
 //! Promise: no length in the packet is believed beyond the packet's end, and the chain has a bounded length. Cost: the
-//! fixed header, and eight bytes for each extension header. No checksum covers the header itself; those of the
-//! transport cover its addresses. Not here: options and routing headers, which are the kernel's to judge.
+//! fixed header, and eight bytes for each extension header. No checksum covers the header itself; the transport's
+//! checksum covers its addresses. Not here: the meaning of options and routing headers, which the kernel judges.
 
 use std::net::Ipv6Addr;
 
@@ -29,35 +29,35 @@ pub mod field {
 
 /// Length of the header without extensions, in bytes.
 pub const HEADER_LEN: usize = field::DEST.end;
-/// The least that every link takes, in bytes (§5).
+/// The least MTU of a link, in bytes (§5).
 pub const MIN_MTU: u32 = 1280;
 /// Length of a fragment header, in bytes (§4.5).
 pub const FRAGMENT_HEADER_LEN: usize = 8;
 /// The flag of every fragment but the last, in the fragment header's word of offset and flags.
 pub const MORE_FRAGMENTS: u16 = 0x0001;
-/// The mask of the fragment offset in that word; as it stands there, it counts bytes.
+/// The mask of the fragment offset in that word. The masked value is a number of bytes.
 pub const OFFSET_MASK: u16 = 0xfff8;
 
-/// How many extension headers are looked through, as in the data plane's `bpf/redirect.bpf.c`. RFC 8200 §4.1 knows of
-/// no use for more than five of those that are.
+/// The most extension headers that are skipped, as in the data plane's `bpf/redirect.bpf.c`. RFC 8200 §4.1 has no use
+/// for more than five of the kinds that are skipped.
 const MAX_EXTENSIONS: usize = 6;
 
-/// Extension headers (RFC 8200 §4), which the chain is walked through. AH, ESP and «no next header» end it.
+/// Extension headers (RFC 8200 §4) that the chain is followed through. AH, ESP and «no next header» end it.
 pub mod extension {
     /// Options for every router (§4.3).
     pub const HOP_BY_HOP: u8 = 0;
     /// Hosts to be visited (§4.4).
     pub const ROUTING: u8 = 43;
-    /// Which part of its datagram this is (§4.5).
+    /// The place of this packet in its datagram (§4.5).
     pub const FRAGMENT: u8 = 44;
-    /// Options for who receives the packet, or for the hosts to be visited (§4.6).
+    /// Options for the receiver of the packet, or for the hosts to be visited (§4.6).
     pub const DESTINATION_OPTIONS: u8 = 60;
-    /// They are multiples of this long, and at least once.
+    /// The length of an extension header is a multiple of this, and at least this.
     pub const UNIT: usize = 8;
 }
 
-/// A packet whose header has been checked: version and lengths. Covers the packet only, not what the link layer padded
-/// it with.
+/// A packet whose header has been checked: version and lengths. The view covers the packet only, without the padding of
+/// the link layer.
 #[derive(Debug)]
 pub struct Ipv6<B> {
     bytes: B,
@@ -78,7 +78,7 @@ impl<'a> Ipv6<&'a [u8]> {
         Ok(Self { bytes })
     }
 
-    /// Checks the header of a packet that an ICMPv6 error quotes: it is whole, what follows it may be cut short.
+    /// Checks the header of a packet that an ICMPv6 error quotes. The header is whole; the packet may be cut short.
     ///
     /// # Errors
     /// [`Malformed::Ipv6TooShort`], [`Malformed::Ipv6Version`].
@@ -136,7 +136,7 @@ impl<B: AsRef<[u8]>> Ipv6<B> {
         addr(&self.bytes.as_ref()[field::DEST])
     }
 
-    /// Walks through the extension headers.
+    /// Follows the chain of extension headers.
     ///
     /// # Errors
     /// [`Malformed::Ipv6ExtensionTooShort`], [`Malformed::Ipv6Extensions`].
@@ -174,13 +174,13 @@ impl<B: AsRef<[u8]>> Ipv6<B> {
 }
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Ipv6<B> {
-    /// Takes one off the hop limit.
+    /// Decrements the hop limit.
     pub fn decrement_hop_limit(&mut self) {
         let hops = &mut self.bytes.as_mut()[field::HOP_LIMIT];
         *hops = hops.saturating_sub(1);
     }
 
-    /// Sets how long the packet is behind this header, in bytes.
+    /// Sets the length of the packet behind this header, in bytes.
     pub fn set_payload_len(&mut self, new: u16) {
         self.bytes.as_mut()[field::PAYLOAD_LEN].copy_from_slice(&new.to_be_bytes());
     }
@@ -195,8 +195,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ipv6<B> {
         self.bytes.as_mut()[field::DEST].copy_from_slice(&new.octets());
     }
 
-    /// Prepares that the fragment header at `at`, which [`Self::chain`] found, is cut out: what stands before it names
-    /// what stands behind it, and the length is less by its own. The bytes stay where they are.
+    /// Prepares the removal of the fragment header at `at`, which [`Self::chain`] found: the header before it then
+    /// names the header behind it, and the payload length becomes that much less. The bytes stay where they are.
     pub fn unlink_fragment_header(&mut self, at: usize) {
         let payload_len = self.payload_len() - FRAGMENT_HEADER_LEN as u16;
         let bytes = self.bytes.as_mut();
@@ -213,9 +213,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ipv6<B> {
 /// What follows the fixed header of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chain {
-    /// What the chain ends in: the transport protocol. Behind the header of a later fragment, what that header says.
+    /// The transport protocol, at which the chain ends. Behind the fragment header of a later fragment, the protocol
+    /// that this header names.
     pub protocol: Protocol,
-    /// Where that begins, in bytes from the start of the packet.
+    /// Where the transport begins, in bytes from the start of the packet.
     pub transport: usize,
     /// The fragment header, if there is one.
     pub fragment: Option<FragmentHeader>,
@@ -224,20 +225,21 @@ pub struct Chain {
 /// A fragment header (§4.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FragmentHeader {
-    /// Where it begins, in bytes from the start of the packet.
+    /// Where the header begins, in bytes from the start of the packet.
     pub at: usize,
-    /// Its offset and whether more follow, by [`OFFSET_MASK`] and [`MORE_FRAGMENTS`]. 0: it holds a whole datagram.
+    /// Its offset and whether more fragments follow, by [`OFFSET_MASK`] and [`MORE_FRAGMENTS`]. 0 if the packet holds a
+    /// whole datagram.
     pub offset_and_more: u16,
 }
 
-/// A header without extensions, of a packet that the director originates; its flow label is 0.
+/// A header without extensions, of a packet that the director originates. Its flow label is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
     /// Traffic class: DSCP and ECN (RFC 2474, RFC 3168).
     pub traffic_class: u8,
     /// Bytes that follow the header.
     pub payload_len: u16,
-    /// What follows.
+    /// Protocol of what follows.
     pub next_header: Protocol,
     /// Hop limit.
     pub hop_limit: u8,
@@ -288,7 +290,7 @@ mod tests {
     const SOURCE: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10];
     const DEST: [u8; 16] = [0xfd, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 
-    /// A header that another implementation wrote, and this behind it.
+    /// A header that another implementation wrote, and this payload behind it.
     fn packet(next_header: u8, payload: &[u8]) -> Vec<u8> {
         let header = Ipv6Header {
             traffic_class: 0xb8,

@@ -1,11 +1,11 @@
-//! What bytes from the network mean.
+//! Packet headers: parsing, editing in place, and writing.
 //!
-//! Two levels. A *view* borrows bytes and reads or edits fields in place: its constructor checks every length it
-//! relies on, so no accessor of it can fail, and its setters keep the checksums that cover what they touch.
-//! A *repr* is a plain value that can be written as bytes: the headers that a director originates.
-//! [`packet::parse`] is the one way from a frame to what the pipeline works with.
+//! There are two kinds of types. A *view* borrows bytes and reads or edits fields in place. Its constructor checks
+//! every length that it relies on, so no accessor fails, and its setters keep the checksums that cover what they
+//! change. A *repr* is a plain value that is written as bytes: the headers that the director originates.
+//! [`packet::parse`] turns a frame into the [`Packet`] that the pipeline works with.
 //!
-//! Nothing here does I/O, reads a clock or allocates.
+//! This crate does no I/O, reads no clock and does not allocate.
 
 pub mod malformed;
 

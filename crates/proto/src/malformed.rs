@@ -1,14 +1,14 @@
-//! Why bytes are not the packet that they claim to be.
+//! Reasons why bytes are not the packet that they claim to be.
 //!
-//! Made by [`crate::packet::parse`] and the views; every value is also a drop reason of the data plane, so each
-//! has a sentence for the operator.
+//! [`crate::packet::parse`] and the views return them. Every value is also a drop reason of the data plane, so each has
+//! a sentence for the operator.
 
 /// A header that contradicts itself or the frame it came in, by layer and reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Malformed {
     /// The frame is shorter than an Ethernet header, or ends inside a VLAN tag.
     EthernetTooShort,
-    /// More VLAN tags than the two that are looked through.
+    /// The frame has more than two VLAN tags.
     VlanTooDeep,
     /// The frame ends before the IPv4 header does, or before the total length that the header gives.
     Ipv4TooShort,
@@ -22,11 +22,11 @@ pub enum Malformed {
     Ipv6TooShort,
     /// The version field is not 6.
     Ipv6Version,
-    /// It says that its length stands in a jumbo option.
+    /// The packet says that its length stands in a jumbo option.
     Ipv6Jumbogram,
     /// The packet ends inside an extension header.
     Ipv6ExtensionTooShort,
-    /// More extension headers than are looked through, or two fragment headers.
+    /// There are more extension headers than are skipped, or two fragment headers.
     Ipv6Extensions,
     /// The packet ends before the TCP header does.
     TcpTooShort,
@@ -61,7 +61,7 @@ impl Malformed {
         Self::IcmpTooShort,
     ];
 
-    /// The name under which it is counted: `ipv4_checksum`.
+    /// The name of its counter, such as `ipv4_checksum`.
     pub fn name(self) -> &'static str {
         match self {
             Self::EthernetTooShort => "ethernet_too_short",
@@ -83,7 +83,7 @@ impl Malformed {
         }
     }
 
-    /// What an operator reads.
+    /// The sentence that an operator reads.
     pub fn sentence(self) -> &'static str {
         match self {
             Self::EthernetTooShort => "the frame ends inside its Ethernet header",
@@ -97,7 +97,7 @@ impl Malformed {
             Self::Ipv6Jumbogram => "the packet is an IPv6 jumbogram, which no Ethernet frame holds",
             Self::Ipv6ExtensionTooShort => "the packet ends inside an IPv6 extension header",
             Self::Ipv6Extensions => {
-                "the packet has more than six IPv6 extension headers, or is a fragment twice"
+                "the packet has more than six IPv6 extension headers, or two fragment headers"
             }
             Self::TcpTooShort => "the packet ends inside its TCP header",
             Self::UdpTooShort => "the packet ends inside its UDP header",

@@ -97,14 +97,14 @@ pub enum RouteAction {
     /// Delivers to this machine, as to all others on a link.
     Broadcast,
     /// Sends on by one of these, chosen by flow.
-    Unicast(Vec<Hop>),
+    Unicast(Vec<NextHop>),
     /// Refuses: unreachable, prohibit, blackhole and throw alike.
     Unreachable,
 }
 
 /// A way that a route takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Hop {
+pub struct NextHop {
     /// The interface.
     pub ifindex: u32,
     /// The gateway; `None` where the destination is itself on the link.
@@ -189,7 +189,7 @@ impl Network {
     ///
     /// Error: there is no such link.
     pub fn add_route(&mut self, dest: Prefix, via: Option<IpAddr>, link: &str) -> Result<(), NetworkError> {
-        let hop = Hop { ifindex: self.known_link(link)?.ifindex, via, weight: 1 };
+        let hop = NextHop { ifindex: self.known_link(link)?.ifindex, via, weight: 1 };
         let sibling = self.routes.iter_mut().find_map(|route| match &mut route.action {
             RouteAction::Unicast(hops) if route.dest == dest && route.table == Table::Main => Some(hops),
             _ => None,
@@ -258,7 +258,7 @@ fn implied_routes(addr: IpAddr, net: Prefix, ifindex: u32, routes: &mut Vec<Rout
         add(Table::Local, net, RouteAction::Local);
         return;
     }
-    add(Table::Main, net, RouteAction::Unicast(vec![Hop { ifindex, via: None, weight: 1 }]));
+    add(Table::Main, net, RouteAction::Unicast(vec![NextHop { ifindex, via: None, weight: 1 }]));
     if let (IpAddr::V4(first), true) = (net.addr(), net.len() < 31) {
         let host_bits = u32::MAX.checked_shr(u32::from(net.len())).unwrap_or(0);
         let broadcast = Ipv4Addr::from(u32::from(first) | host_bits);

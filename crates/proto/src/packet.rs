@@ -1,7 +1,7 @@
-//! From a frame's bytes to what the pipeline works with.
+//! The headers of a frame, parsed into a [`Packet`].
 //!
-//! Runs once per frame. Checks every length that later stages rely on, so that they index without failing. Cost:
-//! one pass over the headers. Not here: what the packet means to a service.
+//! Runs once for each frame. It checks every length that later stages rely on, so that they index without failing.
+//! Cost: one pass over the headers. Not here: what the packet means to a service.
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -13,24 +13,24 @@ use crate::ipv6::{self, Ipv6};
 use crate::malformed::Malformed;
 use crate::{ethernet, icmp, icmpv6, sctp, tcp, udp};
 
-/// A packet's headers, as positions in its frame and the fields that decide what becomes of it.
+/// The headers of a packet: their positions in the frame, and the fields that later stages decide by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet {
     /// Where the network header begins.
     pub network: usize,
-    /// Where the transport header begins; behind IPv6 extension headers, if there are any.
+    /// Where the transport header begins, behind any IPv6 extension headers.
     pub transport: usize,
-    /// Where the packet ends; link padding may follow.
+    /// Where the packet ends. Link padding may follow.
     pub end: usize,
-    /// Protocol and endpoints. Ports are 0 in a fragment that does not begin a datagram, and in protocols without.
+    /// Protocol and endpoints. The ports are 0 in a later fragment, and in protocols without ports.
     pub flow: FlowKey,
     /// Whether it is a fragment.
     pub fragment: Fragment,
-    /// Where the IPv6 fragment header begins; in a whole packet it is one that says nothing (RFC 6946).
+    /// Where the IPv6 fragment header begins. That of a whole packet is an atomic fragment's (RFC 6946).
     pub fragment_header: Option<usize>,
-    /// Control bits of a TCP segment, else none.
+    /// Control bits of a TCP segment, else none set.
     pub tcp_flags: tcp::Flags,
-    /// What an SCTP packet's first chunk says; none in other protocols, and in a packet without a chunk.
+    /// The event of an SCTP packet's first chunk. `None` in other protocols, and in a packet without a chunk.
     pub sctp_event: Option<sctp::Event>,
     /// Type of an ICMP or ICMPv6 message.
     pub icmp_type: Option<u8>,
@@ -38,30 +38,29 @@ pub struct Packet {
     pub ttl: u8,
     /// Type of service, or traffic class.
     pub tos: u8,
-    /// Whether routers may not fragment it; of IPv6 they never may.
+    /// Whether routers may not fragment it. They never fragment IPv6.
     pub dont_fragment: bool,
-    /// Of an IPv6 datagram that was put together: bytes of the longest packet that it came in. That is what has to fit
-    /// its way.
+    /// Length of the longest fragment of an IPv6 datagram that was reassembled, in bytes. It has to fit the path MTU.
     pub longest_fragment: Option<usize>,
 }
 
 impl Packet {
-    /// Of which version of IP it is.
+    /// The version of IP.
     pub fn family(&self) -> Family {
         self.flow.dest.family()
     }
 
-    /// Bytes of the packet, network header included: what counters count and an MTU limits.
+    /// Bytes of the packet, network header included: counters count them and an MTU limits them.
     pub fn length(&self) -> usize {
         self.end - self.network
     }
 
-    /// Whether it is of a protocol that begins with ports.
+    /// Whether its protocol has ports.
     pub fn has_ports(&self) -> bool {
         matches!(self.flow.protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP)
     }
 
-    /// Whether it is a report about another packet of the kinds that IPVS follows to connections.
+    /// Whether it is an ICMP error of the kinds that IPVS relates to connections.
     ///
     /// Source: ipvs-behaviour, section 2.5.
     pub fn is_followed_error(&self) -> bool {
@@ -72,8 +71,8 @@ impl Packet {
         self.icmp_type.is_some_and(is_followed)
     }
 
-    /// The flow by which its connection is found: its own, but that AH and ESP go with the UDP between the ports 500 by
-    /// which their keys were negotiated (RFC 7296 §2).
+    /// The flow by which its connection is looked up. This is its own flow, except for AH and ESP: they go with the UDP
+    /// flow between ports 500, by which their keys were negotiated (RFC 7296 §2).
     pub fn connection_key(&self) -> FlowKey {
         let FlowKey { protocol, source, dest } = self.flow;
         match protocol {
@@ -86,7 +85,7 @@ impl Packet {
         }
     }
 
-    /// Whether it is itself a report about another packet.
+    /// Whether it is an ICMP error about another packet.
     pub fn is_icmp_error(&self) -> bool {
         let is_error = match self.family() {
             Family::V4 => icmp::is_error,
@@ -96,7 +95,7 @@ impl Packet {
     }
 }
 
-/// Where keys for AH and ESP are negotiated (RFC 7296 §2).
+/// The port at which keys for AH and ESP are negotiated (RFC 7296 §2).
 const IKE_PORT: u16 = 500;
 
 /// A packet's place in its datagram.
@@ -104,9 +103,9 @@ const IKE_PORT: u16 = 500;
 pub enum Fragment {
     /// It is the whole datagram.
     Whole,
-    /// It begins a datagram that goes on in others.
+    /// It begins a datagram that other fragments continue.
     First,
-    /// It continues one: there are no ports in it.
+    /// It continues a datagram, and holds no ports.
     Later,
 }
 
@@ -125,11 +124,11 @@ impl Fragment {
 pub enum Parsed {
     /// An IPv4 or IPv6 packet.
     Ip(Packet),
-    /// Something that is not looked at further.
+    /// Anything else, which is not parsed further.
     Other,
 }
 
-/// Reads a frame's headers.
+/// Parses the headers of a frame.
 ///
 /// # Errors
 /// [`Malformed`] for a frame that contradicts itself.
@@ -148,12 +147,12 @@ pub fn parse(frame: &[u8]) -> Result<Parsed, Malformed> {
     Ok(Parsed::Ip(packet))
 }
 
-/// Reads the packet that an ICMP error quotes, of this family, from the bytes of the frame that it may be in. It ends
-/// where the quote does, so that its length is that of what was quoted; of the transport header there are the ports.
-/// `None` if the quote ends before that, or contradicts itself.
+/// Parses the packet that an ICMP error quotes, of this family, within its frame. The packet ends where the quote ends,
+/// so its length is that of the quoted part. Of the transport header only the ports need to be there. `None` if the
+/// quote ends before them, or contradicts itself.
 ///
 /// # Panics
-/// If the frame does not have these bytes.
+/// If the frame is shorter than the quote's end.
 pub fn quoted(frame: &[u8], quote: Range<usize>, family: Family) -> Option<Packet> {
     let bytes = &frame[quote.clone()];
     let mut packet = match family {
@@ -213,7 +212,7 @@ fn portless(protocol: Protocol, source: IpAddr, dest: IpAddr) -> FlowKey {
     FlowKey { protocol, source: Endpoint::new(source, 0), dest: Endpoint::new(dest, 0) }
 }
 
-/// Reads what the first bytes of a datagram's payload say.
+/// Reads the first bytes of a datagram's payload.
 fn read_transport(packet: &mut Packet, segment: &[u8]) -> Result<(), Malformed> {
     let icmp = match packet.family() {
         Family::V4 => Protocol::ICMP,
@@ -266,7 +265,7 @@ mod tests {
         }
     }
 
-    /// A UDP datagram over IPv6 with these extension headers before it, of which the first is of this kind.
+    /// A UDP datagram over IPv6 behind these extension headers, of which the first is of this kind.
     fn datagram_behind(first: u8, extensions: &[u8]) -> Vec<u8> {
         let udp = etherparse::UdpHeader { source_port: 1000, destination_port: 53, length: 12, checksum: 7 };
         let header = etherparse::Ipv6Header {
@@ -390,7 +389,7 @@ mod tests {
         frame[54] = 128;
         assert_eq!((read(&frame).icmp_type, read(&frame).is_icmp_error()), (Some(128), false));
         frame[20] = 1;
-        assert_eq!(read(&frame).icmp_type, None, "ICMPv4 inside IPv6 is nothing that is known");
+        assert_eq!(read(&frame).icmp_type, None, "ICMPv4 inside IPv6 is not ICMP");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The header of the PROXY protocol, version 2, by which a TCP connection's first bytes tell whose it is.
+//! The header of the PROXY protocol, version 2: the first bytes of a TCP connection, which name its client.
 //!
 //! Source: «The PROXY protocol, versions 1 & 2», HAProxy, section 2.2.
 
@@ -8,15 +8,15 @@ use crate::addr::{Endpoint, Family};
 
 /// Twelve bytes that no other protocol begins with.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
-/// Version 2, on behalf of somebody else.
+/// Version 2, command PROXY.
 const PROXIED: u8 = 0x21;
-/// What stands before the addresses.
+/// Length of the part before the addresses, in bytes.
 const FIXED_LEN: usize = 16;
 
 /// The longest header, in bytes.
 pub const MAX_LEN: usize = header_len(Family::V6);
 
-/// Bytes of the header of a family's connections.
+/// Length of the header for a connection of this family, in bytes.
 pub const fn header_len(family: Family) -> usize {
     match family {
         Family::V4 => FIXED_LEN + 2 * (4 + 2),
@@ -24,7 +24,8 @@ pub const fn header_len(family: Family) -> usize {
     }
 }
 
-/// Writes the header of a TCP connection between two endpoints of one family to the front of `bytes`; how long it is.
+/// Writes the header of a TCP connection between two endpoints of one family to the front of `bytes`. Returns its
+/// length.
 ///
 /// # Panics
 /// If `bytes` is shorter than that.

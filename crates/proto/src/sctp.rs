@@ -1,8 +1,8 @@
-//! SCTP headers (RFC 9260): what the first chunk says of the association, and the checksum after a rewrite.
+//! SCTP headers (RFC 9260): the event of the first chunk, and the checksum after a rewrite.
 //!
-//! The first chunk is read for every SCTP packet, the checksum computed where a port was rewritten. Promise: no
-//! length in the packet is believed; a chunk that reaches beyond the packet's end has none behind it. Cost: a few
-//! bytes read, or one pass over the packet for the checksum. Not here: what a director makes of an event.
+//! The first chunk is read for every SCTP packet; the checksum is computed where a port was rewritten. Promise: no
+//! length in the packet is believed. A chunk that reaches beyond the packet's end has none behind it. Cost: a few bytes
+//! read, or one pass over the packet for the checksum. Not here: what the director does about an event.
 
 /// Positions in the common header (§3.1); the ports stand where TCP has them.
 pub mod field {
@@ -17,11 +17,11 @@ pub const HEADER_LEN: usize = 12;
 /// Length of a chunk's header: type, flags, length (§3.2).
 const CHUNK_HEADER_LEN: usize = 4;
 
-/// What a packet means to its association, as far as its first chunk says.
+/// The meaning of a packet for its association, by its first chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Event {
-    /// DATA, or any chunk that opens and closes nothing: SACK, HEARTBEAT, unknown ones.
+    /// DATA, or any chunk that neither opens nor closes an association: SACK, HEARTBEAT, unknown ones.
     Data,
     /// INIT.
     Init,
@@ -41,12 +41,13 @@ pub enum Event {
     Error,
     /// ABORT.
     Abort,
-    /// An ABORT right behind a COOKIE ECHO or COOKIE ACK: it ends the association, but does not begin the packet.
+    /// An ABORT right behind a COOKIE ECHO or COOKIE ACK. It ends the association, but the packet begins with another
+    /// chunk.
     AbortBehindCookie,
 }
 
 impl Event {
-    /// The event of a packet, given from its common header to its end; `None` if it holds no chunk.
+    /// The event of a packet, which reaches from its common header to its end. `None` if the packet holds no chunk.
     ///
     /// Source: RFC 9260 §3.2 for the types, §3.3.7 for the place of an ABORT.
     pub fn of(packet: &[u8]) -> Option<Self> {
@@ -66,7 +67,7 @@ impl Event {
         };
         if matches!(event, Self::CookieEcho | Self::CookieAck)
             && first.length >= CHUNK_HEADER_LEN
-            // Chunks are padded to four bytes, which their length does not count.
+            // Chunks are padded to four bytes; their length field does not count the padding.
             && chunk(chunks, first.length.next_multiple_of(4)).is_some_and(|second| second.kind == ABORT)
         {
             return Some(Self::AbortBehindCookie);
@@ -74,7 +75,7 @@ impl Event {
         Some(event)
     }
 
-    /// Whether it ends the association without a word more.
+    /// Whether it ends the association at once.
     pub fn aborts(self) -> bool {
         matches!(self, Self::Abort | Self::AbortBehindCookie)
     }
@@ -82,13 +83,13 @@ impl Event {
 
 const ABORT: u8 = 6;
 
-/// A chunk's header as it came.
+/// The header of a chunk as received.
 struct Chunk {
     kind: u8,
     length: usize,
 }
 
-/// The chunk header at `at`, if all of it is there.
+/// The chunk header at `at`, if it is whole.
 fn chunk(chunks: &[u8], at: usize) -> Option<Chunk> {
     match chunks.get(at..at + CHUNK_HEADER_LEN)? {
         &[kind, _, high, low] => Some(Chunk { kind, length: usize::from(u16::from_be_bytes([high, low])) }),
@@ -96,8 +97,8 @@ fn chunk(chunks: &[u8], at: usize) -> Option<Chunk> {
     }
 }
 
-/// Computes the checksum of a packet, given from its common header to its end, and writes it. One that was wrong
-/// before is right after.
+/// Computes the checksum of a packet, which reaches from its common header to its end, and writes it. A wrong checksum
+/// becomes right.
 ///
 /// Source: RFC 9260 §6.8 and appendix A (the least significant byte goes first).
 ///
@@ -114,7 +115,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Ports 1000 and 3868, the rest of the header, then these chunks.
+    /// A packet with ports 1000 and 3868, the rest of the header, and these chunks.
     fn packet(chunks: &[u8]) -> Vec<u8> {
         let header = [0x03, 0xe8, 0x0f, 0x1c, 0, 0, 0, 7, 0xa5, 0xa5, 0xa5, 0xa5];
         [&header, chunks].concat()
@@ -165,7 +166,7 @@ mod tests {
         }
     }
 
-    /// An INIT and an ABORT as another implementation made them (tests/conformance/sctp-nat.json).
+    /// An INIT and an ABORT from another implementation (tests/conformance/sctp-nat.json).
     #[test]
     fn a_written_checksum_is_the_one_that_others_compute() {
         for whole in [

@@ -1,15 +1,14 @@
-//! SIP, as far as telling its calls apart needs it: the Call-ID of a message.
+//! The Call-ID of a SIP message.
 //!
-//! Runs for each datagram that begins a connection of a service with `--pe sip`. Promises to read the bytes that it is
-//! given and no others, whatever they are. Cost: one pass over the message's lines up to the header. Not here: the
-//! rest of SIP.
+//! Runs for each datagram that begins a connection of a service with `--pe sip`. Promise: it reads no bytes beyond
+//! those given, whatever they are. Cost: one pass over the message's lines up to the header. Not here: the rest of SIP.
 //!
 //! Source: RFC 3261 §7.3.1 (header fields, their case and compact forms), §20.8, §25.1 (`callid`).
 
-/// The Call-ID that a message names: the value of its first header field of that name, 1 to [`CALL_ID_MAX`] bytes.
+/// The Call-ID of a message: the value of its first header field of that name, 1 to [`CALL_ID_MAX`] bytes.
 ///
-/// `None` if it has no such field, or one whose value is too long, has other characters than a Call-ID, or is not ended
-/// by a line's end: half an identity is none.
+/// `None` if there is no such field, or if its value is too long, has characters that a Call-ID does not have, or is
+/// not ended by the end of a line: a truncated identity is no identity.
 pub fn call_id(message: &[u8]) -> Option<&[u8]> {
     let mut rest = message;
     // The first line is the request or status.
@@ -24,7 +23,7 @@ pub fn call_id(message: &[u8]) -> Option<&[u8]> {
     None
 }
 
-/// What follows the colon and white space of a line that is a Call-ID's.
+/// The value of a line that holds a Call-ID, behind the colon and white space.
 fn field(line: &[u8]) -> Option<&[u8]> {
     let after = NAMES.iter().find_map(|name| {
         let (start, after) = line.split_at_checked(name.len())?;
@@ -33,7 +32,7 @@ fn field(line: &[u8]) -> Option<&[u8]> {
     unindented(after).strip_prefix(b":").map(unindented)
 }
 
-/// How many bytes of a value are a Call-ID: a word, or two with an `@` between.
+/// The number of bytes of a value that form a Call-ID: a word, or two words with an `@` between.
 fn identity_len(value: &[u8]) -> usize {
     let word = word_len(value);
     match value.get(word) {
@@ -53,9 +52,9 @@ fn unindented(line: &[u8]) -> &[u8] {
     &line[blanks..]
 }
 
-/// The longest Call-ID that is taken, in bytes: as IPVS.
+/// The longest Call-ID that is accepted, in bytes, as under IPVS.
 pub const CALL_ID_MAX: usize = 255;
-/// The field's name and its compact form, in any case.
+/// The field's name and its compact form, in lower case.
 const NAMES: [&[u8]; 2] = [b"call-id", b"i"];
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! TCP headers (RFC 9293): the flags, and ports rewritten in place with the checksum kept.
+//! TCP headers (RFC 9293): control bits, options, resets, and the checksum after a rewrite.
 
 use std::ops::Range;
 
@@ -22,13 +22,13 @@ pub mod field {
     pub const FLAGS: usize = 13;
     /// Checksum over pseudo-header, header and data.
     pub const CHECKSUM: Range<usize> = 16..18;
-    /// How far data is urgent.
+    /// The end of urgent data.
     pub const URGENT: usize = 18;
 }
 
 /// Length of a header without options, in bytes.
 pub const HEADER_LEN: usize = 20;
-/// Length of one with as many options as it can have.
+/// Length of a header with as many options as possible, in bytes.
 pub const HEADER_LEN_MAX: usize = 60;
 
 /// The control bits (RFC 9293 §3.1).
@@ -53,23 +53,23 @@ impl Flags {
     }
 }
 
-/// Applies to a segment's checksum what a rewrite changed in its pseudo-header and ports.
+/// Updates the checksum of a segment after a rewrite of its pseudo-header and ports.
 pub fn update_checksum(segment: &mut [u8], delta: Delta) {
     let old = u16::from_be_bytes([segment[field::CHECKSUM.start], segment[field::CHECKSUM.start + 1]]);
     segment[field::CHECKSUM].copy_from_slice(&delta.applied(old).to_be_bytes());
 }
 
-/// What a reset says so that its receiver believes it.
+/// The numbers by which the receiver of a reset accepts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResetNumbers {
-    /// The number that the receiver expects next.
+    /// The sequence number that the receiver expects next.
     Expected(u32),
-    /// The end of what the receiver has sent, who has not said what it expects.
+    /// The end of what the receiver has sent, if it has not said what it expects.
     Acknowledging(u32),
 }
 
-/// The numbers of a reset that answers a segment (RFC 9293 §3.10.7.1). `None` if its header's length is wrong, or it is a
-/// reset itself, which nobody answers.
+/// The numbers of a reset that answers a segment (RFC 9293 §3.10.7.1). `None` if the length of its header is wrong, or
+/// if it is a reset itself, which is never answered.
 pub fn reset_numbers(segment: &[u8]) -> Option<ResetNumbers> {
     let flags = Flags(segment[field::FLAGS]);
     let data = segment.len() - header_len(segment)?;
@@ -84,8 +84,8 @@ pub fn reset_numbers(segment: &[u8]) -> Option<ResetNumbers> {
     }
 }
 
-/// Turns the header of a segment into one of a reset without options, at the number where it stood, and keeps the
-/// checksum: what was an option counts as data then. Returns the control bits.
+/// Turns the header of a segment into that of a reset without options, at the same sequence number, and keeps the
+/// checksum. The bytes of the options count as data afterwards. Returns the control bits.
 pub fn make_reset(segment: &mut [u8]) -> Flags {
     let flags = Flags(segment[field::FLAGS] & Flags::ACK.0 | Flags::RST.0);
     set_word(segment, field::DATA_OFFSET, WITHOUT_OPTIONS | u16::from(flags.0));
@@ -116,14 +116,14 @@ pub fn emit_reset(segment: &mut [u8], source: Endpoint, dest: Endpoint, numbers:
 /// The word of the header's length and the control bits, with no bit set.
 const WITHOUT_OPTIONS: u16 = (HEADER_LEN as u16 / 4) << 12;
 
-/// Bytes of a segment's header with its options; `None` if it says what cannot be.
+/// Length of a segment's header with its options, in bytes. `None` if the length field is impossible.
 pub fn header_len(segment: &[u8]) -> Option<usize> {
     let len = usize::from(segment.get(field::DATA_OFFSET)? >> 4) * 4;
     (HEADER_LEN..=segment.len()).contains(&len).then_some(len)
 }
 
-/// The options of a segment that are whole: of each its kind and where its value stands (RFC 9293 §3.1). What follows one
-/// that is not is not looked at, nor is anything if the header's length is wrong.
+/// The whole options of a segment: the kind of each, and where its value stands (RFC 9293 §3.1). The iteration ends at
+/// the first option that is not whole, and at once if the length of the header is wrong.
 pub fn options(segment: &[u8]) -> impl Iterator<Item = (u8, Range<usize>)> + use<> {
     const END: u8 = 0;
     const NOTHING: u8 = 1;
@@ -145,27 +145,27 @@ pub fn options(segment: &[u8]) -> impl Iterator<Item = (u8, Range<usize>)> + use
     })
 }
 
-/// The 32 bits that stand at a place of a segment, such as a sequence number.
+/// The 32 bits at a place of a segment, such as a sequence number.
 pub fn number(segment: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([segment[at], segment[at + 1], segment[at + 2], segment[at + 3]])
 }
 
-/// Replaces the 32 bits at a place of a segment, and keeps its checksum.
+/// Replaces the 32 bits at a place of a segment, and keeps the checksum.
 pub fn set_number(segment: &mut [u8], at: usize, new: u32) {
     set_word(segment, at, (new >> 16) as u16);
     set_word(segment, at + 2, new as u16);
 }
 
-/// The 16 bits that stand at a place of a segment.
+/// The 16 bits at a place of a segment.
 pub fn word(segment: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([segment[at], segment[at + 1]])
 }
 
-/// Replaces the 16 bits at a place of a segment, and keeps its checksum.
+/// Replaces the 16 bits at a place of a segment, and keeps the checksum.
 pub fn set_word(segment: &mut [u8], at: usize, new: u16) {
     let old = word(segment, at);
     segment[at..at + 2].copy_from_slice(&new.to_be_bytes());
-    // The sum is over words; one that lies across two of them counts with its bytes swapped (RFC 1071 §2).
+    // The sum is over words. A value that lies across two words counts with its bytes swapped (RFC 1071 §2).
     let counted = |value: u16| if at.is_multiple_of(2) { value } else { value.swap_bytes() };
     update_checksum(segment, Delta::default().word(counted(old), counted(new)));
 }

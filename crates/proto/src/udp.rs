@@ -14,17 +14,17 @@ pub mod field {
     pub const DEST: Range<usize> = 2..4;
     /// Bytes of the datagram, header included.
     pub const LENGTH: Range<usize> = 4..6;
-    /// Checksum over pseudo-header, header and data; 0 means that there is none.
+    /// Checksum over pseudo-header, header and data; 0 means that there is no checksum.
     pub const CHECKSUM: Range<usize> = 6..8;
 }
 
 /// Length of a header, in bytes.
 pub const HEADER_LEN: usize = 8;
 
-/// Applies to a datagram's checksum what a rewrite changed in its pseudo-header and ports.
+/// Updates the checksum of a datagram after a rewrite of its pseudo-header and ports.
 ///
-/// A datagram without one gets it, computed in full between `source` and `dest` (the addresses after the rewrite),
-/// as IPVS does; a sum of 0 is sent as 0xffff (RFC 768).
+/// A datagram without a checksum gets one, as under IPVS: it is computed in full between `source` and `dest`, the
+/// addresses after the rewrite. A sum of 0 is sent as 0xffff (RFC 768).
 pub fn update_checksum(datagram: &mut [u8], delta: Delta, source: IpAddr, dest: IpAddr) {
     let old = u16::from_be_bytes([datagram[field::CHECKSUM.start], datagram[field::CHECKSUM.start + 1]]);
     let new = match old {
@@ -35,8 +35,8 @@ pub fn update_checksum(datagram: &mut [u8], delta: Delta, source: IpAddr, dest: 
     datagram[field::CHECKSUM].copy_from_slice(&new.to_be_bytes());
 }
 
-/// Writes the header of a datagram that the director originates to the front of `datagram`, of which the rest is its
-/// data; without a checksum.
+/// Writes the header of a datagram that the director originates, without a checksum, to the front of `datagram`. The
+/// rest of `datagram` is its data.
 ///
 /// # Panics
 /// If `datagram` is shorter than a header.

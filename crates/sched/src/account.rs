@@ -1,8 +1,8 @@
-//! What a scheduler goes by in one choice, in words and numbers.
+//! The explanation of one choice: its rule and the figures that it compares.
 //!
-//! Made when an operator asks why a destination was chosen, by the functions that the choice itself is made by; never
-//! while packets are forwarded. Not here: what every choice has in common (weights, loads, thresholds), which the
-//! [`Candidates`] say themselves.
+//! Made when an operator wants to know why a destination was chosen, by the functions that make the choice itself;
+//! never while packets are forwarded. Not here: what every choice looks at (weights, loads, thresholds), which is in
+//! [`Candidates`].
 
 use serde::{Deserialize, Serialize};
 
@@ -10,35 +10,35 @@ use crate::ratio::Share;
 use crate::scheduler::candidates::{Candidates, Load};
 use crate::scheduler::flags::Flags;
 
-/// One choice accounted for.
+/// The explanation of one choice.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Account {
     /// The scheduler's name as operators type it.
     pub scheduler: &'static str,
-    /// By what it chooses among the usable candidates, with what is so at this moment.
+    /// The rule of the choice among the usable candidates, with the values of this moment.
     pub rule: String,
-    /// Whether the same question may have another answer the next time.
+    /// Whether the same request gives the same choice.
     pub certainty: Certainty,
-    /// What it looks at of each candidate, in order.
+    /// The figures of each candidate, in order.
     pub candidates: Vec<Vec<Figure>>,
 }
 
-/// Whether a choice could have been another one.
+/// Whether a choice depends on chance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Certainty {
-    /// Everything that it depends on is known.
+    /// It depends only on known values.
     Determined,
-    /// Random numbers take part in it.
+    /// It depends on random numbers too.
     Chance,
 }
 
-/// Something that is looked at.
+/// A value that a scheduler compares.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
-    /// What it is.
+    /// Its name.
     pub name: String,
-    /// How much it is. What is compared exactly as a fraction is rounded here.
+    /// Its value. A fraction that is compared exactly is rounded here.
     pub value: f64,
 }
 
@@ -54,13 +54,13 @@ impl Figure {
 }
 
 impl Account {
-    /// A choice that the same question gives again, among so many candidates of which nothing particular is looked at.
+    /// The explanation of a choice without random numbers among so many candidates, with no figures yet.
     pub(crate) fn new(scheduler: &'static str, rule: impl Into<String>, candidates: usize) -> Self {
         let candidates = vec![Vec::new(); candidates];
         Self { scheduler, rule: rule.into(), certainty: Certainty::Determined, candidates }
     }
 
-    /// The same with something that is looked at of one candidate.
+    /// Adds a figure of one candidate.
     #[must_use]
     pub(crate) fn with(mut self, position: usize, figure: Figure) -> Self {
         if let Some(figures) = self.candidates.get_mut(position) {
@@ -69,8 +69,8 @@ impl Account {
         self
     }
 
-    /// A choice by a table of places, of which these are tried one after the other until one is usable: each with the
-    /// position there.
+    /// The explanation of a choice by a table of places. `tried` holds the places that are tried one after the other
+    /// until a destination there is usable, each with the position there.
     pub(crate) fn of_places(
         scheduler: &'static str,
         rule: &str,
@@ -81,7 +81,7 @@ impl Account {
     ) -> Self {
         let mut account = Self::new(scheduler, rule, candidates.len());
         for (number, position) in tried {
-            // More than one place of a candidate that is passed over says no more than its first.
+            // Only the first place of a candidate is shown, if several of its places are tried.
             if !account.candidates[position].iter().any(|figure| figure.name == place) {
                 account = account.with(position, Figure::count(place, number));
             }
@@ -89,13 +89,12 @@ impl Account {
                 break;
             }
         }
-        let fallback =
-            if flags.contains(Flags::FALLBACK) { "others are tried" } else { "nobody else is tried" };
+        let fallback = if flags.contains(Flags::FALLBACK) { "others are tried" } else { "no other is tried" };
         account.rule += &format!("; if it is not usable, {fallback}");
         account
     }
 
-    /// The same with what [`least`](crate::ratio::least) compares by this overhead, by this name.
+    /// Adds the figures that [`least`](crate::ratio::least) compares by this overhead, under this name.
     #[must_use]
     pub(crate) fn with_shares(
         self,
@@ -119,7 +118,7 @@ mod tests {
     use crate::scheduler::testing::{List, built, from};
     use crate::scheduler::{State, names};
 
-    /// Who is chosen as far as the account says, read as its rule has it.
+    /// The destination that the figures name, read by the rule's words.
     fn read(account: &Account, list: &List) -> Option<usize> {
         let figure = |position: usize, name: &str| {
             account.candidates[position].iter().find(|figure| figure.name == name).map(|figure| figure.value)
@@ -138,7 +137,7 @@ mod tests {
             "fo" => heaviest(usable),
             "ovf" => heaviest(usable.into_iter().filter(|at| figure(*at, "room") > Some(0.0)).collect()),
             "dh" => lowest("bucket"),
-            // Of those that were tried the one that is usable.
+            // The usable one among those that were tried.
             "sh" => lowest("bucket"),
             "mh" => lowest("slot"),
             _ => None,
@@ -147,7 +146,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn figures_and_rule_say_who_is_chosen(
+        fn figures_and_rule_name_the_chosen_destination(
             all in prop::collection::vec((0u32..4, 0u32..5, 0u32..5, prop::bool::weighted(0.2)), 0..6),
             state in 0u64..6,
             flags in 0u8..4,
@@ -171,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn rounds_of_wrr_are_told_by_their_threshold_and_chance_is_told() {
+    fn the_rule_of_wrr_has_its_threshold_and_chance_is_marked() {
         let account = |name: &str, state| {
             built(name, &[3, 1], Flags(0)).account(
                 State(state),
@@ -184,6 +183,6 @@ mod tests {
         assert!(next.contains("2 now; the round before is over"), "{next}");
         assert_eq!(account("wrr", 3 << 32 | 1).candidates[1], [Figure::count("turn", 1)]);
         assert_eq!(account("twos", 0).certainty, Certainty::Chance);
-        assert!(account("none", 0).rule.starts_with("nobody"));
+        assert!(account("none", 0).rule.starts_with("no destination"));
     }
 }

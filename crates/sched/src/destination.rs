@@ -1,21 +1,21 @@
-//! A real server as one service sees it.
+//! A destination: a real server of one service.
 
 use serde::{Deserialize, Serialize};
 use xvs_proto::Endpoint;
 
-/// A destination as a scheduler is built for it.
+/// A destination, as input of a scheduler's constructor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Destination {
     /// Its identity within the service.
     pub endpoint: Endpoint,
-    /// Its share.
+    /// Its weight.
     pub weight: Weight,
     /// The last weight above 0 since it was added; 0 if there was none.
     pub last_weight: Weight,
 }
 
-/// How many connections a destination takes relative to its siblings; 0 is quiescent: it keeps the connections
-/// that it has and takes no new ones.
+/// The number of connections that a destination takes relative to the others. Weight 0 is quiescent: the destination
+/// keeps its connections and takes no new ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Weight(pub u32);
 
@@ -23,7 +23,7 @@ impl Weight {
     /// The greatest weight that IPVS takes.
     pub const MAX: Self = Self(i32::MAX as u32);
 
-    /// Whether it takes no new connections.
+    /// Whether a destination of this weight takes no new connections.
     pub fn is_quiescent(self) -> bool {
         self.0 == 0
     }
@@ -41,26 +41,26 @@ pub enum ForwardingMethod {
     Tunnel,
     /// Sent to the destination's link address (`-g`, listed `Route`).
     DirectRouting,
-    /// As [`Self::Nat`], and from an endpoint of the director's own instead of the client's, so that replies come back
-    /// whatever the destination's routes are (`--fullnat`, listed `FullNat`; IPVS has none such).
+    /// As [`Self::Nat`], but from an endpoint of the director instead of the client's, so that replies come back
+    /// whatever routes the destination has (`--fullnat`, listed `FullNat`; IPVS has no such method).
     FullNat,
 }
 
-/// How a TCP destination behind [`ForwardingMethod::FullNat`] learns who its client is.
+/// How the director passes the client's address to a TCP destination behind [`ForwardingMethod::FullNat`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClientAddress {
     /// It does not.
     #[default]
     Hidden,
-    /// By a header of the PROXY protocol, version 2, before the client's first byte.
+    /// By a PROXY protocol header, version 2, before the client's first byte.
     Proxy,
-    /// By a TCP option of the client's first segments, as the kernel module `toa` reads it.
+    /// By a TCP option in the client's first segments, as the kernel module `toa` reads it.
     Toa,
 }
 
 impl ClientAddress {
-    /// The word that commands use.
+    /// The word for it in commands.
     pub fn name(self) -> &'static str {
         match self {
             Self::Hidden => "hidden",
@@ -71,13 +71,12 @@ impl ClientAddress {
 }
 
 impl ForwardingMethod {
-    /// Whether packets are rewritten to the destination's endpoint, so that replies come from it and have to pass the
-    /// director.
+    /// Whether packets are rewritten to the destination's endpoint, so that its replies have to pass the director.
     pub fn masquerades(self) -> bool {
         matches!(self, Self::Nat | Self::FullNat)
     }
 
-    /// The word that listings print.
+    /// The word for it in listings.
     pub fn listed(self) -> &'static str {
         match self {
             Self::Nat => "Masq",

@@ -1,7 +1,7 @@
 //! Destination hashing (`dh`).
 //!
-//! Runs once per new connection. 256 buckets are filled with the destinations in turn, whatever their weights, when it
-//! is built; the packet's destination address says the bucket. If the destination there is not usable, nobody is
+//! Runs once for each new connection. When it is built, 256 buckets are filled with the destinations in turn, whatever
+//! their weights. The packet's destination address selects the bucket. If the destination there is not usable, none is
 //! chosen. It keeps no state. Cost: one hash. Source: ipvs-behaviour, section 5.3.
 
 use crate::account::{Account, Figure};
@@ -12,7 +12,7 @@ use crate::scheduler::interface::{Choice, Kind, Request, Scheduler, Setup, State
 pub(crate) const KIND: Kind = Kind::new("dh", |setup| Box::new(Dh::new(setup)));
 
 struct Dh {
-    /// How many destinations there are.
+    /// The number of destinations.
     count: usize,
 }
 
@@ -37,7 +37,7 @@ impl Scheduler for Dh {
     fn account(&self, _: State, request: &Request, candidates: &dyn Candidates) -> Account {
         let (bucket, position) = self.own(request);
         let rule =
-            format!("who has the bucket of the packet's destination address, {bucket} of 256; nobody else");
+            format!("the one in the bucket of the packet's destination address, {bucket} of 256; no other");
         let account = Account::new(KIND.name, rule, candidates.len());
         position
             .into_iter()
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_says_the_bucket_and_destinations_are_in_them_in_turn() {
+    fn an_address_selects_the_bucket_and_destinations_fill_buckets_in_turn() {
         let addresses = ["192.168.1.1", "192.168.1.2", "192.168.1.10", "10.1.2.3"];
         assert_eq!(
             addresses.map(|address| pick(address, &[1, 9, 5])),
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quiescent_destination_keeps_its_buckets_and_nobody_stands_in_for_it() {
+    fn a_quiescent_destination_keeps_its_buckets_and_no_other_replaces_it() {
         assert_eq!(pick("192.168.1.1", &[1, 0, 1]), None);
         assert_eq!(pick("10.1.2.3", &[1, 0, 1]), Some(2));
     }

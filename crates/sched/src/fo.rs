@@ -1,6 +1,6 @@
 //! Weighted fail-over scheduling (`fo`).
 //!
-//! Runs once per new connection. Chooses the usable destination with the highest weight, whatever it carries; the
+//! Runs once for each new connection. Chooses the usable destination with the highest weight, whatever its load; the
 //! first in order wins a tie. It keeps no state. Cost: one pass over the service's destinations.
 
 use crate::account::Account;
@@ -18,17 +18,17 @@ impl Scheduler for Fo {
     }
 
     fn account(&self, _: State, _: &Request, candidates: &dyn Candidates) -> Account {
-        let rule = "the highest weight, whatever it carries; the first in order wins a tie";
+        let rule = "the highest weight, whatever its load; the first in order wins a tie";
         Account::new(KIND.name, rule, candidates.len())
     }
 }
 
-/// Of some positions the one with the highest weight; the first wins a tie.
+/// The one of some positions with the highest weight; the first wins a tie.
 pub(crate) fn heaviest(
     positions: impl DoubleEndedIterator<Item = usize>,
     candidates: &dyn Candidates,
 ) -> Option<usize> {
-    // Of several equal ones the last is taken: the first in order.
+    // `max_by_key` takes the last of several equal ones: reversed, the first in order.
     positions.rev().max_by_key(|position| candidates.weight(*position))
 }
 

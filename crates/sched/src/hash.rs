@@ -1,7 +1,7 @@
 //! The hashes by which schedulers place clients, addresses and destinations.
 //!
-//! Those of `dh`, `sh`, `lblc` and `mh` are the kernel's, so that a client reaches the server that it would reach
-//! through IPVS. None is keyed by a secret: who chooses addresses may choose a bucket, and gains nothing but a server
+//! `dh`, `sh`, `lblc` and `mh` hash as the kernel does, so that a client gets the server that it would get through
+//! IPVS. None is keyed by a secret: a client that chooses its address can choose its bucket, but gains only a server
 //! that others share. Cost: a multiplication, or a SipHash of four bytes.
 
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use siphasher::sip::SipHasher13;
 use xvs_proto::Endpoint;
 
-/// An address as one number in host order; of IPv6 the four words by exclusive or.
+/// An address as one number in host order. The four words of an IPv6 address are combined by exclusive or.
 pub(crate) fn folded(addr: IpAddr) -> u32 {
     match addr {
         IpAddr::V4(v4) => u32::from(v4),
@@ -30,7 +30,7 @@ pub(crate) fn sip(key: u64, bytes: &[u8]) -> u64 {
     SipHasher13::new_with_keys(key, key).hash(bytes)
 }
 
-/// A number that no other endpoint has, nor 0: exact for IPv4, all but exact for IPv6.
+/// A number that identifies an endpoint and is never 0. It is unique for IPv4, and for IPv6 except for hash collisions.
 pub(crate) fn identity(endpoint: Endpoint) -> u64 {
     let port = u64::from(endpoint.port);
     match endpoint.addr {

@@ -1,10 +1,10 @@
 //! Locality-based least-connection scheduling (`lblc`).
 //!
-//! Runs once per new connection. Remembers for each destination address of packets who serves it, and chooses that one
-//! as long as it has a weight and is not overloaded while somebody else idles; otherwise chooses as `wlc` does, and
-//! remembers that. The upper threshold of who is remembered is not looked at, as IPVS does not. It keeps no state, but
-//! a [`Memory`]. Cost: a look-up there; a pass over the service's destinations when the address is new or its
-//! destination busy.
+//! Runs once for each new connection. Remembers the destination of each destination address of packets. That
+//! destination is chosen again as long as it has a weight above 0 and is not busy while another one idles. Otherwise
+//! the choice of `wlc` is made and remembered. The upper threshold of a remembered destination does not count, as under
+//! IPVS. It keeps no state, but a [`Memory`]. Cost: a look-up there; one pass over the service's destinations if the
+//! address is new or its destination busy.
 //!
 //! Source: ipvs-behaviour, section 5.2.
 
@@ -20,7 +20,7 @@ use crate::scheduler::interface::{Choice, Kind, Request, Scheduler, Setup, State
 pub(crate) const KIND: Kind = Kind::new("lblc", |setup| Box::new(Lblc::new(setup)));
 
 struct Lblc {
-    roster: Roster,
+    positions: Positions,
     memory: Arc<Memory>,
 }
 
@@ -28,19 +28,19 @@ impl Lblc {
     fn new(setup: &Setup<'_>) -> Self {
         let expiration = &setup.tuning.lblc_expiration_seconds;
         let memory = setup.memory.clone().unwrap_or_else(|| Memory::new(expiration.clone()));
-        Self { roster: Roster::new(setup), memory }
+        Self { positions: Positions::new(setup), memory }
     }
 
-    /// Who is remembered for a packet's destination address.
+    /// The remembered position for a packet's destination address.
     fn known(&self, request: &Request) -> Option<usize> {
-        self.roster.position(*self.memory.find(request.dest.addr)?.members().first()?)
+        self.positions.position(*self.memory.find(request.dest.addr)?.members().first()?)
     }
 }
 
 impl Scheduler for Lblc {
     fn pick(&self, state: State, request: &Request, candidates: &dyn Candidates) -> Choice {
         let valid = self.known(request).filter(|&position| {
-            !candidates.weight(position).is_quiescent() && !is_overloaded(position, candidates)
+            !candidates.weight(position).is_quiescent() && !is_busy(position, candidates)
         });
         let position = valid.or_else(|| least(0..candidates.len(), candidates, Load::overhead));
         Choice { position, state }
@@ -50,15 +50,15 @@ impl Scheduler for Lblc {
         let choice = self.pick(state, request, candidates);
         if let Some(position) = choice.position {
             let mut entry = Entry::new(request.now_millis);
-            entry.add(self.roster.identity(position), request.now_millis);
+            entry.add(self.positions.identity(position), request.now_millis);
             self.memory.enter(request.dest.addr, &entry);
         }
         choice
     }
 
     fn account(&self, _: State, request: &Request, candidates: &dyn Candidates) -> Account {
-        let rule = "who is remembered for the packet's destination address, unless it is quiescent, or busy while another \
-                    one idles; else the lowest 256 × active + inactive connections for its weight";
+        let rule = "the one remembered for the packet's destination address, unless it is quiescent, or busy while \
+                    another one idles; else the lowest 256 × active + inactive connections for its weight";
         let account = Account::new(KIND.name, rule, candidates.len());
         account.with_known(self.known(request), candidates)
     }
@@ -68,8 +68,9 @@ impl Scheduler for Lblc {
     }
 }
 
-/// Whether one has more active connections than its weight while another one has less than half of its own.
-pub(crate) fn is_overloaded(position: usize, candidates: &dyn Candidates) -> bool {
+/// Whether a destination has more active connections than its weight while another one has less than half its own
+/// weight.
+pub(crate) fn is_busy(position: usize, candidates: &dyn Candidates) -> bool {
     let active = |position| u64::from(candidates.load(position).active);
     let weight = |position| u64::from(candidates.weight(position).0);
     active(position) > weight(position)
@@ -77,7 +78,7 @@ pub(crate) fn is_overloaded(position: usize, candidates: &dyn Candidates) -> boo
 }
 
 impl Account {
-    /// The same with who is remembered and who is busy, and what is compared otherwise.
+    /// Adds the figures: which destinations are remembered and which are busy, and what `wlc` compares.
     #[must_use]
     pub(crate) fn with_known(
         self,
@@ -88,21 +89,21 @@ impl Account {
         for position in known {
             account = account.with(position, Figure::count("remembered", 1));
         }
-        for position in (0..candidates.len()).filter(|position| is_overloaded(*position, candidates)) {
+        for position in (0..candidates.len()).filter(|position| is_busy(*position, candidates)) {
             account = account.with(position, Figure::count("busy", 1));
         }
         account
     }
 }
 
-/// Who stands where: positions change with the list, a [`Memory`] knows identities.
-pub(crate) struct Roster {
+/// The positions of destinations by identity: positions change with the list, and a [`Memory`] has identities.
+pub(crate) struct Positions {
     identities: Box<[u64]>,
-    /// Both, ordered by identity.
+    /// Identity and position, ordered by identity.
     positions: Box<[(u64, usize)]>,
 }
 
-impl Roster {
+impl Positions {
     pub(crate) fn new(setup: &Setup<'_>) -> Self {
         let identities: Box<[u64]> =
             setup.destinations.iter().map(|destination| identity(destination.endpoint)).collect();
@@ -116,7 +117,7 @@ impl Roster {
         self.identities[position]
     }
 
-    /// The position of one that is still there.
+    /// The position of a destination that is still in the list.
     pub(crate) fn position(&self, identity: u64) -> Option<usize> {
         let found = self.positions.binary_search_by_key(&identity, |(identity, _)| *identity).ok()?;
         Some(self.positions[found].1)
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_remembered_is_chosen_above_its_threshold_but_not_without_a_weight() {
+    fn a_remembered_destination_is_chosen_above_its_threshold_but_not_at_weight_zero() {
         let lblc = built("lblc", &[1, 1], Flags(0));
         let next = |list: &List| lblc.choose(State(0), &from("192.0.2.1:1"), list).position;
         assert_eq!(next(&List::weights(&[1, 1])), Some(0));
@@ -162,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_survives_a_change_of_destinations_also_of_who_goes_and_comes_back() {
+    fn memory_survives_a_change_of_destinations_and_their_removal_and_return() {
         let all = destinations(&[1, 1, 1]);
         let of = |destinations: &[_], memory| {
             build("lblc", &Setup { destinations, memory, ..Setup::default() }).unwrap()

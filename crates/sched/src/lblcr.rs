@@ -1,18 +1,18 @@
 //! Locality-based least-connection scheduling with replication (`lblcr`).
 //!
-//! Runs once per new connection. Remembers for each destination address of packets the set of those who serve it, and
-//! chooses among them as `wlc` does, unless the chosen one is overloaded while somebody else idles: then chooses among
-//! all, and adds that one to the set. A set that has not changed for `lblcr_expiration` loses the one that is loaded
-//! most for its weight; of those who have gone meanwhile the load is not known, and they are lost first. It keeps no
-//! state, but a [`Memory`], where a set has at most 16 members. Cost: a look-up there and a pass over the set; a pass
-//! over the service's destinations when the address is new or its destinations busy.
+//! Runs once for each new connection. Remembers the set of destinations of each destination address of packets, and
+//! chooses among them as `wlc` does, unless the chosen one is busy while another one idles. Then it chooses among all,
+//! and adds that one to the set. A set that has not changed for `lblcr_expiration` loses the member with the highest
+//! overhead for its weight. The load of a removed destination is not known, so it is lost first. It keeps no state, but
+//! a [`Memory`], where a set has at most 16 members. Cost: a look-up there and a pass over the set; a pass over the
+//! service's destinations if the address is new or its destinations busy.
 //!
 //! Source: ipvs-behaviour, section 5.2.
 
 use std::sync::Arc;
 
 use crate::account::Account;
-use crate::lblc::{Roster, is_overloaded};
+use crate::lblc::{Positions, is_busy};
 use crate::memory::{Entry, Memory};
 use crate::ratio::least;
 use crate::scheduler::candidates::{Candidates, Load};
@@ -21,7 +21,7 @@ use crate::scheduler::interface::{Choice, Kind, Request, Scheduler, Setup, State
 pub(crate) const KIND: Kind = Kind::new("lblcr", |setup| Box::new(Lblcr::new(setup)));
 
 struct Lblcr {
-    roster: Roster,
+    positions: Positions,
     memory: Arc<Memory>,
 }
 
@@ -29,10 +29,10 @@ impl Lblcr {
     fn new(setup: &Setup<'_>) -> Self {
         let expiration = &setup.tuning.lblcr_expiration_seconds;
         let memory = setup.memory.clone().unwrap_or_else(|| Memory::new(expiration.clone()));
-        Self { roster: Roster::new(setup), memory }
+        Self { positions: Positions::new(setup), memory }
     }
 
-    /// The choice, and what is to be remembered with it.
+    /// The choice, and the entry that belongs to it.
     fn look(&self, request: &Request, candidates: &dyn Candidates) -> (Option<usize>, Entry) {
         let now = request.now_millis;
         let mut entry = self.memory.find(request.dest.addr).unwrap_or_else(|| Entry::new(now));
@@ -46,27 +46,27 @@ impl Lblcr {
         {
             entry.remove(place, now);
         }
-        let fit = own.filter(|&position| !is_overloaded(position, candidates));
+        let fit = own.filter(|&position| !is_busy(position, candidates));
         if fit.is_some() {
             return (fit, entry);
         }
         let any = least(0..candidates.len(), candidates, Load::overhead);
         if let Some(position) = any {
-            entry.add(self.roster.identity(position), now);
+            entry.add(self.positions.identity(position), now);
         }
         (any, entry)
     }
 
-    /// Those of a set that are still there.
+    /// The positions of those members of a set that are still in the list.
     fn positions(&self, entry: &Entry) -> impl Iterator<Item = usize> {
-        entry.members().iter().filter_map(|member| self.roster.position(*member))
+        entry.members().iter().filter_map(|member| self.positions.position(*member))
     }
 
-    /// The place in the set of the one with the highest overhead-to-weight ratio; the first wins a tie.
+    /// The place in the set of the member with the highest overhead-to-weight ratio; the first wins a tie.
     fn most_loaded(&self, entry: &Entry, candidates: &dyn Candidates) -> Option<usize> {
         let mut most: Option<(usize, i64, i64)> = None;
         for (place, member) in entry.members().iter().enumerate() {
-            let Some(position) = self.roster.position(*member) else { return Some(place) };
+            let Some(position) = self.positions.position(*member) else { return Some(place) };
             let overhead = candidates.load(position).overhead();
             let weight = i64::from(candidates.weight(position).0);
             let exceeds =
@@ -93,8 +93,8 @@ impl Scheduler for Lblcr {
     }
 
     fn account(&self, _: State, request: &Request, candidates: &dyn Candidates) -> Account {
-        let rule = "the lowest 256 × active + inactive connections for its weight among those remembered for the packet's \
-                    destination address, unless it is busy while another one idles; then among all";
+        let rule = "the lowest 256 × active + inactive connections for its weight among those remembered for the \
+                    packet's destination address, unless it is busy while another one idles; then among all";
         let account = Account::new(KIND.name, rule, candidates.len());
         let entry = self.memory.find(request.dest.addr).unwrap_or_default();
         account.with_known(self.positions(&entry), candidates)
@@ -128,7 +128,7 @@ mod tests {
         let lblcr = lblcr(&[1, 1, 1], 100);
         let next = |loads| next(&*lblcr, 0, &[1, 1, 1], loads);
         assert_eq!(next(&[(0, 0), (0, 0), (0, 0)]), Some(0));
-        assert_eq!(next(&[(2, 0), (1, 0), (1, 0)]), Some(0), "nobody idles");
+        assert_eq!(next(&[(2, 0), (1, 0), (1, 0)]), Some(0), "none idles");
         assert_eq!(next(&[(2, 0), (1, 0), (0, 0)]), Some(2));
         assert_eq!(next(&[(0, 0), (0, 0), (1, 0)]), Some(0), "the lighter of the two");
         assert_eq!(

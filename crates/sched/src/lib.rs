@@ -1,13 +1,12 @@
-//! Which destination gets a new connection.
+//! Schedulers: the choice of a destination for a new connection.
 //!
-//! A scheduler is asked once per new connection (for a persistent service: once per template). It sees the
-//! destinations of one service in IPVS's order, what each carries, the packet's ends, and its own small state; it
-//! answers with a choice and its next state and changes nothing itself, so that explaining a choice and making it are
-//! one code.
+//! A scheduler runs once for each new connection; for a persistent service, once for each template. It reads the
+//! destinations of one service in IPVS's order, their loads, the endpoints of the packet, and its own small state. It
+//! returns a choice and its next state, and changes nothing itself. So the code that makes a choice also explains it.
 //!
-//! Adding a scheduler takes three steps: write `NAME.rs` beside its siblings with a type that implements
-//! [`Scheduler`] and a `KIND` that says its name and builds it; declare the module here; add its `KIND` to the list in
-//! `scheduler/mod.rs`, by which operators' names are looked up.
+//! A new scheduler takes three steps. Write `NAME.rs` with a type that implements [`Scheduler`], and a `KIND` with its
+//! name and constructor. Declare the module here. Add its `KIND` to the list in `scheduler/mod.rs`, where operators'
+//! names are looked up.
 
 pub mod destination;
 pub mod service;

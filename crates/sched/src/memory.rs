@@ -1,12 +1,13 @@
-//! What `lblc` and `lblcr` remember: for each destination address of packets, who serves it.
+//! The memory of `lblc` and `lblcr`: the destinations that serve each destination address of packets.
 //!
-//! The control thread makes the table when a service is given its scheduler, hands it from one scheduler to the next
-//! when destinations change, and tends it; workers read and write it as they choose. It names a destination by its
-//! endpoint, so a removed one is known again when it comes back. Bounded: 1,024 buckets of 32 entries; in a full bucket
-//! the entry that was not used for longest gives way. Nobody waits: each entry has a version that is odd while somebody
-//! writes it; a reader that meets that has not found it, a writer that meets it leaves it to the other.
+//! The control thread makes the table when a service is given its scheduler, passes it to the next scheduler when
+//! destinations change, and removes old entries. Workers read and write it when they choose. It names a destination by
+//! its endpoint, so a destination that is removed and added again is recognised. It is bounded: 1,024 buckets of 32
+//! entries. In a full bucket the least recently used entry is replaced. No thread waits: each entry has a version that
+//! is odd while a writer changes it. A reader that meets an odd version treats the entry as absent; a writer that meets
+//! one leaves the entry to the other writer.
 //!
-//! Cost: a look-up reads the 32 keys of a bucket and one entry. Not here: what makes an entry valid.
+//! Cost: a look-up reads the 32 keys of a bucket and one entry. Not here: which entries are still valid.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
@@ -16,30 +17,31 @@ use xvs_proto::Endpoint;
 
 use crate::hash::{bucket, folded, identity};
 
-/// Who serves one address, by the identities of their endpoints; the one added last comes first.
+/// The destinations that serve one address, by the identities of their endpoints; the one added last comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Entry {
-    /// When somebody last asked for it.
+    /// When the entry was last looked up.
     pub(crate) used_millis: u64,
-    /// When somebody was added to or taken from those who serve it.
+    /// When a destination was last added or removed.
     pub(crate) changed_millis: u64,
-    /// They, and zeroes after them.
+    /// The destinations, followed by zeroes.
     pub(crate) members: [u64; MEMBERS_MAX],
 }
 
 impl Entry {
-    /// An address that nobody serves yet.
+    /// An entry without destinations.
     pub(crate) fn new(now_millis: u64) -> Self {
         Self { used_millis: now_millis, ..Self::default() }
     }
 
-    /// Those who serve it.
+    /// The destinations.
     pub(crate) fn members(&self) -> &[u64] {
         let count = self.members.iter().position(|member| *member == 0).unwrap_or(MEMBERS_MAX);
         &self.members[..count]
     }
 
-    /// Puts one before the others, unless it is among them; the last of too many goes.
+    /// Adds a destination before the others, unless it is there already. If there are too many, the last one is
+    /// dropped.
     pub(crate) fn add(&mut self, member: u64, now_millis: u64) {
         if !self.members().contains(&member) {
             self.members.rotate_right(1);
@@ -48,7 +50,7 @@ impl Entry {
         }
     }
 
-    /// Takes the one at this place out.
+    /// Removes the destination at this place.
     pub(crate) fn remove(&mut self, place: usize, now_millis: u64) {
         self.members[place..].rotate_left(1);
         self.members[MEMBERS_MAX - 1] = 0;
@@ -56,31 +58,32 @@ impl Entry {
     }
 }
 
-/// The table.
+/// The table of entries.
 pub struct Memory {
-    /// Unused entries are forgotten after so long.
+    /// Entries that were not used for this long are removed.
     expiration_seconds: Arc<AtomicU32>,
-    /// By bucket and place: the address's identity, 0 where there is no entry. Written by who holds the slot.
+    /// The identity of each entry's address, by bucket and place; 0 where there is no entry. Only the thread that made
+    /// the version of the slot odd writes it.
     keys: Box<[AtomicU64]>,
     slots: Box<[Slot]>,
-    /// The control thread's; a worker never takes the lock.
-    keeper: Mutex<Keeper>,
+    /// Only the control thread takes this lock.
+    tending: Mutex<Tending>,
 }
 
-/// An entry as it is shared. Words are written while `version` is odd, by who made it so.
+/// A shared entry. Its words are written only while `version` is odd, by the thread that made it so.
 #[derive(Default)]
 struct Slot {
     version: AtomicU64,
     words: [AtomicU64; 2 + MEMBERS_MAX],
 }
 
-/// Where tending stands.
+/// The progress of the removal of old entries.
 #[derive(Default)]
-struct Keeper {
+struct Tending {
     due_millis: Option<u64>,
     rounds: u64,
-    /// The bucket to go on with.
-    rover: usize,
+    /// The bucket where the next round begins.
+    next_bucket: usize,
 }
 
 impl Memory {
@@ -88,18 +91,18 @@ impl Memory {
     pub(crate) fn new(expiration_seconds: Arc<AtomicU32>) -> Arc<Self> {
         Arc::new(Self {
             expiration_seconds,
-            keys: (0..BUCKETS * WAYS).map(|_| AtomicU64::new(0)).collect(),
-            slots: (0..BUCKETS * WAYS).map(|_| Slot::default()).collect(),
-            keeper: Mutex::default(),
+            keys: (0..BUCKETS * BUCKET_ENTRIES).map(|_| AtomicU64::new(0)).collect(),
+            slots: (0..BUCKETS * BUCKET_ENTRIES).map(|_| Slot::default()).collect(),
+            tending: Mutex::default(),
         })
     }
 
-    /// After how long unused entries are forgotten.
+    /// After how long unused entries are removed.
     pub(crate) fn expiration_millis(&self) -> u64 {
         u64::from(self.expiration_seconds.load(Ordering::Relaxed)) * 1000
     }
 
-    /// Who serves an address.
+    /// The entry of an address.
     pub(crate) fn find(&self, addr: IpAddr) -> Option<Entry> {
         let key = key(addr);
         self.places(addr).filter(|place| self.key(*place) == key).find_map(|place| {
@@ -108,15 +111,15 @@ impl Memory {
             let version = slot.version.load(Ordering::Acquire);
             let entry = slot.read();
             let same_key = self.key(place) == key;
-            // Whatever of a later writer was read above, its version is seen below: it wrote that before, with a
-            // Release fence between.
+            // If anything of a later writer was read above, its version is seen below: the writer stored the odd
+            // version before it, with a Release fence between.
             fence(Ordering::Acquire);
             let stable = version.is_multiple_of(2) && slot.version.load(Ordering::Relaxed) == version;
             (stable && same_key).then_some(entry)
         })
     }
 
-    /// Remembers who serves an address, unless somebody else writes in the same place just now.
+    /// Enters an entry for an address, unless another thread writes in the same place at this moment.
     pub(crate) fn enter(&self, addr: IpAddr, entry: &Entry) {
         let key = key(addr);
         let vacant = || self.places(addr).find(|place| self.key(*place) == 0);
@@ -127,40 +130,42 @@ impl Memory {
         }
     }
 
-    /// Forgets entries as IPVS does, when it is time; to be called every few seconds, by the control thread.
+    /// Removes old entries as IPVS does, when it is time. The control thread calls this every few seconds.
     ///
-    /// Each minute, if there are more than 16,384: some of those unused for six minutes. Each half hour all that were
-    /// unused for as long as the setting says. Source: ipvs-behaviour, section 5.2.
+    /// Each minute, if there are more than 16,384 entries, it removes some of those that were not used for six minutes.
+    /// Each half hour it removes all that were not used for as long as the setting says. Source: ipvs-behaviour,
+    /// section 5.2.
     pub fn tend(&self, now_millis: u64) {
-        let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut due = *keeper.due_millis.get_or_insert(now_millis + ROUND_MILLIS);
+        let mut tending = self.tending.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut due = *tending.due_millis.get_or_insert(now_millis + ROUND_MILLIS);
         while due <= now_millis {
-            keeper.rounds += 1;
-            if keeper.rounds.is_multiple_of(FULL_ROUND) {
+            tending.rounds += 1;
+            if tending.rounds.is_multiple_of(FULL_ROUND) {
                 self.forget(0, due, self.expiration_millis(), usize::MAX);
             } else {
                 let excess = self.entries().saturating_sub(ENTRIES);
-                keeper.rover =
-                    self.forget(keeper.rover, due, STALE_MILLIS, (excess * 4 / 3).min(ENTRIES / 2));
+                tending.next_bucket =
+                    self.forget(tending.next_bucket, due, STALE_MILLIS, (excess * 4 / 3).min(ENTRIES / 2));
             }
             due += ROUND_MILLIS;
         }
-        keeper.due_millis = Some(due);
+        tending.due_millis = Some(due);
     }
 
-    /// How many addresses it knows.
+    /// The number of entries.
     pub(crate) fn entries(&self) -> usize {
         self.keys.iter().filter(|key| key.load(Ordering::Relaxed) != 0).count()
     }
 
-    /// Forgets up to `goal` entries that were unused for so long, bucket by bucket. Returns where it stopped.
-    fn forget(&self, rover: usize, now_millis: u64, unused_millis: u64, mut goal: usize) -> usize {
+    /// Removes up to `goal` entries that were not used for this long, bucket by bucket. Returns the bucket where it
+    /// stopped.
+    fn forget(&self, next_bucket: usize, now_millis: u64, unused_millis: u64, mut goal: usize) -> usize {
         for step in 0..BUCKETS {
-            let bucket = (rover + step) % BUCKETS;
+            let bucket = (next_bucket + step) % BUCKETS;
             if goal == 0 {
                 return bucket;
             }
-            for place in bucket * WAYS..(bucket + 1) * WAYS {
+            for place in bucket * BUCKET_ENTRIES..(bucket + 1) * BUCKET_ENTRIES {
                 let key = self.key(place);
                 let stale = self.slots[place].used_millis() + unused_millis <= now_millis;
                 if key != 0 && stale {
@@ -169,15 +174,15 @@ impl Memory {
                 }
             }
         }
-        rover
+        next_bucket
     }
 
-    /// Writes an entry in a place that has held `before`.
+    /// Writes an entry in a place whose key was `before`.
     fn write(&self, place: usize, before: u64, key: u64, entry: &Entry) {
         let slot = &self.slots[place];
         let version = slot.version.load(Ordering::Relaxed);
         let odd = version + 1;
-        // Acquire: the key below is what the writer before has left.
+        // Acquire: the key below is what the previous writer left.
         let held = version.is_multiple_of(2)
             && slot.version.compare_exchange(version, odd, Ordering::Acquire, Ordering::Relaxed).is_ok();
         if !held {
@@ -189,7 +194,7 @@ impl Memory {
             self.keys[place].store(key, Ordering::Relaxed);
             slot.write(entry);
         }
-        // Release: who sees the even version sees the entry.
+        // Release: a thread that sees the even version sees the entry.
         slot.version.store(odd + 1, Ordering::Release);
     }
 
@@ -199,7 +204,7 @@ impl Memory {
 
     fn places(&self, addr: IpAddr) -> std::ops::Range<usize> {
         let bucket = bucket(folded(addr), BUCKETS.ilog2());
-        bucket * WAYS..(bucket + 1) * WAYS
+        bucket * BUCKET_ENTRIES..(bucket + 1) * BUCKET_ENTRIES
     }
 }
 
@@ -224,7 +229,7 @@ fn key(addr: IpAddr) -> u64 {
     identity(Endpoint { addr, port: 0 })
 }
 
-/// Settings of schedulers that change while they work; the control thread writes them.
+/// Settings of schedulers that change while they work. The control thread writes them.
 #[derive(Debug, Clone)]
 pub struct Tuning {
     /// `lblc_expiration`, in seconds.
@@ -240,14 +245,14 @@ impl Default for Tuning {
     }
 }
 
-/// How many destinations of one address are remembered.
+/// The most destinations that an entry has.
 pub(crate) const MEMBERS_MAX: usize = 16;
 const BUCKETS: usize = 1024;
-const WAYS: usize = 32;
-/// Above so many entries, some are forgotten early.
+const BUCKET_ENTRIES: usize = 32;
+/// Above this number, some entries are removed early.
 const ENTRIES: usize = 16_384;
 const ROUND_MILLIS: u64 = 60_000;
-/// Of so many rounds one goes through all entries.
+/// One of so many rounds goes through all entries.
 const FULL_ROUND: u64 = 30;
 const STALE_MILLIS: u64 = 360_000;
 const DAY_SECONDS: u32 = 86_400;
@@ -295,20 +300,20 @@ mod tests {
     }
 
     #[test]
-    fn in_a_full_bucket_the_longest_unused_gives_way() {
+    fn in_a_full_bucket_the_least_recently_used_entry_is_replaced() {
         let memory = memory();
         let crowd: Vec<_> =
-            (0..).map(addr).filter(|addr| memory.places(*addr).start == 0).take(WAYS + 1).collect();
+            (0..).map(addr).filter(|addr| memory.places(*addr).start == 0).take(BUCKET_ENTRIES + 1).collect();
         for (number, addr) in crowd.iter().enumerate() {
             memory.enter(*addr, &entry(if number == 5 { 0 } else { 1 + number as u64 }, &[1]));
         }
-        assert_eq!(memory.entries(), WAYS);
+        assert_eq!(memory.entries(), BUCKET_ENTRIES);
         let gone: Vec<_> = crowd.iter().filter(|addr| memory.find(**addr).is_none()).collect();
         assert_eq!(gone, [&crowd[5]]);
     }
 
     #[test]
-    fn every_half_hour_what_was_unused_for_the_expiration_is_forgotten() {
+    fn every_half_hour_entries_unused_for_the_expiration_are_removed() {
         let memory = memory();
         memory.expiration_seconds.store(1000, Ordering::Relaxed);
         memory.tend(0);
@@ -323,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn of_too_many_a_third_more_than_the_excess_is_forgotten_each_minute_if_unused_for_six() {
+    fn each_minute_a_third_more_than_the_excess_is_removed_if_unused_for_six() {
         let memory = memory();
         memory.tend(0);
         (0..18_000).for_each(|number| memory.enter(addr(number), &entry(60_000, &[1])));
@@ -333,13 +338,13 @@ mod tests {
         memory.tend(420_000);
         let gone = all - memory.entries();
         let goal = (all - ENTRIES) * 4 / 3;
-        assert!((goal..goal + WAYS).contains(&gone), "{gone} instead of {goal}");
+        assert!((goal..goal + BUCKET_ENTRIES).contains(&gone), "{gone} instead of {goal}");
         memory.tend(480_000);
         assert_eq!(memory.entries(), all - gone, "no more than there may be");
     }
 
     #[test]
-    fn who_reads_while_others_write_sees_a_whole_entry_or_none() {
+    fn a_reader_sees_a_whole_entry_or_none_while_others_write() {
         let memory = memory();
         std::thread::scope(|scope| {
             for writer in 1..=2 {

@@ -1,13 +1,13 @@
 //! Maglev hashing (`mh`).
 //!
-//! Runs once per new connection. A table of 4,093 slots is filled when it is built: each destination has an order of
-//! its own in which it wants them, by hashes of its endpoint, and takes turns with the others, as many at a time as its
-//! weight says. So when one goes, few clients of the others move. The packet's source address, with `mh-port` also its
-//! source port, says the slot. If the destination there is not usable, nobody is chosen; with `mh-fallback` other slots
-//! are tried. Shares follow the last weight above 0, so that a quiescent destination gets its clients back.
+//! Runs once for each new connection. When it is built, a table of 4,093 slots is filled: each destination has its own
+//! order of slots, from hashes of its endpoint, and takes turns with the others, as many slots at a time as its weight
+//! says. So few clients of the others move when a destination goes. The packet's source address, with `mh-port` also
+//! its source port, selects the slot. If the destination there is not usable, none is chosen; with `mh-fallback` other
+//! slots are tried. Shares follow the last weight above 0, so that a quiescent destination gets its clients back.
 //!
-//! It keeps no state. Cost: one SipHash; with `mh-fallback` up to 4,093 more while destinations are unusable. Building:
-//! about 4,093 × ln 4,093 steps in all, however many destinations.
+//! It keeps no state. Cost: one SipHash; with `mh-fallback` up to 4,093 more while destinations are unusable. Building
+//! takes about 4,093 × ln 4,093 steps in all, whatever the number of destinations.
 //!
 //! Source: ipvs-behaviour, section 5.4; Eisenbud et al., «Maglev», NSDI 2016, section 3.4.
 
@@ -25,7 +25,7 @@ pub(crate) const KIND: Kind =
 
 struct Mh {
     flags: Flags,
-    /// The position in each slot; empty if no destination has ever had a weight.
+    /// The position in each slot; empty if no destination has ever had a weight above 0.
     slots: Box<[u32]>,
 }
 
@@ -34,7 +34,7 @@ impl Mh {
         Self { flags: setup.flags, slots: fill(setup) }
     }
 
-    /// The slots that a packet's are looked for in, one after the other, with the position in each.
+    /// The slots that are tried for a packet, one after the other, with the position in each.
     fn tried(&self, request: &Request) -> impl Iterator<Item = (usize, usize)> {
         let port = if self.flags.contains(Flags::PORT) { request.source.port } else { 0 };
         let place = move |offset| slot(hash(PLACE_KEY, request.source.addr, port, offset as u32));
@@ -54,21 +54,21 @@ impl Scheduler for Mh {
 
     fn account(&self, _: State, request: &Request, candidates: &dyn Candidates) -> Account {
         let what = if self.flags.contains(Flags::PORT) { "address and port" } else { "address" };
-        let slot = format!("who has the slot of the packet's source {what}");
+        let slot = format!("the one in the slot of the packet's source {what}");
         Account::of_places(KIND.name, &slot, "slot", self.flags, self.tried(request), candidates)
     }
 }
 
-/// One destination on its way through the slots that it wants.
+/// A destination's progress through its order of slots.
 struct Walk {
     position: u32,
     next: usize,
     skip: usize,
-    /// How many slots it takes before the next destination has its turn.
+    /// The number of slots that it takes before the next destination's turn.
     turns: u32,
 }
 
-/// Who has which slot.
+/// The table of slots: the position in each.
 fn fill(setup: &Setup<'_>) -> Box<[u32]> {
     let weights = || setup.destinations.iter().map(|destination| destination.last_weight.0);
     let divisor = weights().fold(0, gcd).max(1);
@@ -105,7 +105,7 @@ fn fill(setup: &Setup<'_>) -> Box<[u32]> {
     slots.into()
 }
 
-/// The low half of a SipHash over address, port and offset, added up.
+/// The low half of a SipHash over the sum of address, port and offset.
 fn hash(key: u64, addr: IpAddr, port: u16, offset: u32) -> u32 {
     let value = offset.wrapping_add(port.into()).wrapping_add(folded(addr));
     sip(key, &value.to_le_bytes()) as u32
@@ -115,13 +115,13 @@ fn slot(hash: u32) -> usize {
     hash as usize % SLOTS
 }
 
-/// A prime, so that each destination's steps lead through all slots.
+/// A prime, so that the steps of each destination reach all slots.
 const SLOTS: usize = 4093;
-/// How many bits of the weights count.
+/// The number of leading bits of the weights that count.
 const WEIGHT_BITS: u32 = 6;
-/// For a client's slot, and for where a destination begins.
+/// The key for a client's slot, and for a destination's first slot.
 const PLACE_KEY: u64 = 2_654_435_761;
-/// For how far a destination steps.
+/// The key for a destination's step.
 const SKIP_KEY: u64 = 2_654_446_892;
 /// No position: there are at most [`SLOTS`] destinations.
 const VACANT: u32 = u32::MAX;
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn clients_reach_the_servers_that_they_reach_through_the_kernel() {
-        // Positions: 10.0.0.3 is 0, 10.0.0.2 is 1, 10.0.0.1 is 2.
+        // Positions: 10.0.0.3 has 0, 10.0.0.2 has 1, 10.0.0.1 has 2.
         let clients = ["192.168.1.1:1024", "192.168.1.2:1024", "192.168.1.10:1024", "10.1.2.3:1024"];
         let list = List::weights(&[1, 1, 1]);
         assert_eq!(clients.map(|client| pick(client, Flags(0), &list).unwrap()), [2, 0, 2, 2]);
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quiescent_destination_keeps_its_slots_and_only_a_fallback_stands_in_for_it() {
+    fn a_quiescent_destination_keeps_its_slots_and_only_a_fallback_replaces_it() {
         let list = || List::weights(&[1, 1, 0]);
         assert_eq!(pick("192.168.1.1:1024", Flags(0), &list()), None);
         assert_eq!(pick("192.168.1.2:1024", Flags(0), &list()), Some(0), "others stay where they are");

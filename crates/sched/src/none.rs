@@ -1,22 +1,26 @@
-//! The service without a scheduler (`none`).
+//! The scheduler of a service without one (`none`).
 //!
-//! Runs once per new connection and chooses nobody. Cost: nothing.
+//! Runs once for each new connection and chooses no destination. Cost: nothing.
 
 use crate::account::Account;
 use crate::scheduler::candidates::Candidates;
 use crate::scheduler::interface::{Choice, Kind, Request, Scheduler, State};
 
-pub(crate) const KIND: Kind = Kind::new("none", |_| Box::new(Nobody));
+pub(crate) const KIND: Kind = Kind::new("none", |_| Box::new(NoScheduler));
 
-struct Nobody;
+struct NoScheduler;
 
-impl Scheduler for Nobody {
+impl Scheduler for NoScheduler {
     fn pick(&self, state: State, _: &Request, _: &dyn Candidates) -> Choice {
         Choice { position: None, state }
     }
 
     fn account(&self, _: State, _: &Request, candidates: &dyn Candidates) -> Account {
-        Account::new(KIND.name, "nobody is ever chosen: the service has no scheduler", candidates.len())
+        Account::new(
+            KIND.name,
+            "no destination is ever chosen: the service has no scheduler",
+            candidates.len(),
+        )
     }
 }
 
@@ -26,7 +30,7 @@ mod tests {
     use crate::scheduler::testing::{List, choice};
 
     #[test]
-    fn nobody_is_ever_chosen() {
-        assert_eq!(choice(&Nobody, State(0), &List::weights(&[1, 2])).position, None);
+    fn no_destination_is_ever_chosen() {
+        assert_eq!(choice(&NoScheduler, State(0), &List::weights(&[1, 2])).position, None);
     }
 }

@@ -1,7 +1,7 @@
 //! Never-queue scheduling (`nq`).
 //!
-//! Runs once per new connection. Chooses the first usable destination without active connections, whatever its
-//! weight; if there is none, as `sed` does. It keeps no state. Cost: at most two passes over the service's
+//! Runs once for each new connection. Chooses the first usable destination without active connections, whatever its
+//! weight; if there is none, the one that `sed` chooses. It keeps no state. Cost: at most two passes over the service's
 //! destinations.
 
 use crate::account::{Account, Figure};
@@ -22,8 +22,8 @@ impl Scheduler for Nq {
     }
 
     fn account(&self, _: State, _: &Request, candidates: &dyn Candidates) -> Account {
-        let rule = "the first that is idle, without active connections; if none is, the lowest active connections, this \
-                    one included, for its weight";
+        let rule = "the first that is idle, without active connections; if none is, the lowest active connections, \
+                    this one included, for its weight";
         let account = Account::new(KIND.name, rule, candidates.len());
         let account = account.with_shares(EXPECTED, candidates, expected);
         let idle = (0..candidates.len()).filter(|position| is_idle(*position, candidates));

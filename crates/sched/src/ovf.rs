@@ -1,8 +1,8 @@
 //! Weighted overflow scheduling (`ovf`).
 //!
-//! Runs once per new connection. Chooses the usable destination with the highest weight whose active connections do
-//! not exceed its weight; the first in order wins a tie. So a destination of weight 3 takes a fourth connection, and the
-//! fifth goes on to the next. It keeps no state. Cost: one pass over the service's destinations.
+//! Runs once for each new connection. Chooses the usable destination with the highest weight whose active connections
+//! do not exceed its weight; the first in order wins a tie. So a destination of weight 3 takes a fourth connection, and
+//! the next destination takes the fifth. It keeps no state. Cost: one pass over the service's destinations.
 
 use crate::account::{Account, Figure};
 use crate::fo::heaviest;
@@ -22,14 +22,14 @@ impl Scheduler for Ovf {
 
     fn account(&self, _: State, _: &Request, candidates: &dyn Candidates) -> Account {
         let rule =
-            "the highest weight of those that have room: until their active connections exceed their weight";
+            "the highest weight among those with room, whose active connections do not exceed their weight";
         (0..candidates.len()).fold(Account::new(KIND.name, rule, candidates.len()), |account, position| {
             account.with(position, Figure::new("room", room(position, candidates) as f64))
         })
     }
 }
 
-/// How many active connections more one takes; not above 0 if none.
+/// The number of active connections that a destination still takes; 0 or less if it takes none.
 fn room(position: usize, candidates: &dyn Candidates) -> i64 {
     i64::from(candidates.weight(position).0) + 1 - i64::from(candidates.load(position).active)
 }

@@ -1,11 +1,11 @@
-//! Overhead-to-weight ratios, by which `wlc` and its kin choose.
+//! Overhead-to-weight ratios, which `wlc` and similar schedulers compare.
 
 use crate::scheduler::candidates::{Candidates, Load};
 
-/// How accounts name [`Load::overhead`].
+/// The name of [`Load::overhead`] in explanations.
 pub(crate) const OVERHEAD: &str = "overhead";
 
-/// Of some positions the usable one with the lowest overhead-to-weight ratio; the first wins a tie.
+/// The usable one of some positions with the lowest overhead-to-weight ratio; the first wins a tie.
 pub(crate) fn least(
     positions: impl Iterator<Item = usize>,
     candidates: &dyn Candidates,
@@ -21,7 +21,7 @@ pub(crate) fn least(
     best.map(|(position, _)| position)
 }
 
-/// What a destination carries, and the weight that it carries it with.
+/// The overhead of a destination, and its weight.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Share {
     pub(crate) overhead: i64,
@@ -29,18 +29,18 @@ pub(crate) struct Share {
 }
 
 impl Share {
-    /// That of one position.
+    /// The share of one position.
     pub(crate) fn of(position: usize, candidates: &dyn Candidates, overhead: impl Fn(Load) -> i64) -> Self {
         let weight = i64::from(candidates.weight(position).0);
         Self { overhead: overhead(candidates.load(position)), weight }
     }
 
-    /// Whether it is a lower ratio: by cross multiplication, so no division rounds two of them together.
+    /// Whether the ratio is lower. It is compared by cross multiplication, so that no rounding makes two ratios equal.
     pub(crate) fn is_below(self, other: Self) -> bool {
         other.overhead.saturating_mul(self.weight) > self.overhead.saturating_mul(other.weight)
     }
 
-    /// The ratio, rounded; of no weight it is the overhead.
+    /// The ratio, rounded; for weight 0 the overhead.
     pub(crate) fn ratio(self) -> f64 {
         self.overhead as f64 / self.weight.max(1) as f64
     }

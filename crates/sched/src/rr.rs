@@ -1,9 +1,9 @@
 //! Round-robin scheduling (`rr`).
 //!
-//! Runs once per new connection. Takes the usable destinations in turn, beginning after the one chosen last;
-//! weights matter only as zero or not. The state is the last choice's position plus one, 0 before the list's
-//! first. Cost: a binary search, and as many steps as there are overloaded destinations in a row; quiescent ones are
-//! left out when it is built.
+//! Runs once for each new connection. Takes the usable destinations in turn, beginning behind the one that was chosen
+//! last. A weight matters only if it is 0. The state is the position of the last choice plus one, and 0 before the
+//! first choice. Cost: a binary search, and one step for each overloaded destination that is passed over; quiescent
+//! ones are left out when the scheduler is built.
 
 use crate::account::{Account, Figure};
 use crate::destination::Weight;
@@ -13,7 +13,7 @@ use crate::scheduler::interface::{Change, Choice, Kind, Request, Scheduler, Setu
 pub(crate) const KIND: Kind = Kind { carry, ..Kind::new("rr", |setup| Box::new(Rr::new(setup))) };
 
 struct Rr {
-    /// The positions of destinations with a weight.
+    /// The positions of destinations with a weight above 0.
     weighted: Box<[usize]>,
 }
 
@@ -24,7 +24,7 @@ impl Rr {
         Self { weighted: weighted.map(|(position, _)| position).collect() }
     }
 
-    /// The positions in the order in which it is their turn.
+    /// The positions in the order of their turns.
     fn turns(&self, state: State) -> impl Iterator<Item = usize> {
         let (before, after) =
             self.weighted.split_at(self.weighted.partition_point(|&position| (position as u64) < state.0));
@@ -40,7 +40,7 @@ impl Scheduler for Rr {
     }
 
     fn account(&self, state: State, _: &Request, candidates: &dyn Candidates) -> Account {
-        let rule = "in turn, beginning after the one chosen last; weights matter only as zero or not";
+        let rule = "in turn, beginning after the last choice; a weight matters only if it is 0";
         let turns = (1..).zip(self.turns(state));
         turns.fold(Account::new(KIND.name, rule, candidates.len()), |account, (turn, position)| {
             account.with(position, Figure::count("turn", turn))
@@ -48,7 +48,7 @@ impl Scheduler for Rr {
     }
 }
 
-/// A removed destination hands its place to the one before it; additions leave the place where it is.
+/// A removed destination passes its place to the one before it; an added one leaves the place as it is.
 fn carry(state: State, change: Change, _: &mut dyn Iterator<Item = Weight>) -> State {
     match change {
         Change::Added if state.0 > 0 => State(state.0 + 1),
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn an_added_destination_waits_for_its_turn_after_the_others() {
-        // B, A; A was chosen last; C arrives at the front: after A the list wraps to C.
+        // B, A; A was chosen last; C is added at the front: behind A the list wraps to C.
         assert_eq!(next(carried(State(2), Change::Added), &[1, 1, 1]).position, Some(0));
         // Nothing was chosen yet: C is at the front and comes first.
         assert_eq!(next(carried(State(0), Change::Added), &[1, 1, 1]).position, Some(0));
@@ -99,11 +99,11 @@ mod tests {
 
     #[test]
     fn a_removed_last_choice_moves_the_place_to_its_predecessor() {
-        // C, B, A; B was chosen last and goes: A is next.
+        // C, B, A; B was chosen last and is removed: A is next.
         assert_eq!(next(carried(State(2), Change::Removed(1)), &[1, 1]).position, Some(1));
-        // C was chosen last and goes: the place is before the front.
+        // C was chosen last and is removed: the place is before the front.
         assert_eq!(next(carried(State(1), Change::Removed(0)), &[1, 1]).position, Some(0));
-        // B was chosen last and stays: A is next, whoever else goes.
+        // B was chosen last and stays: A is next, whatever else is removed.
         assert_eq!(carried(State(2), Change::Removed(2)), State(2));
         assert_eq!(carried(State(2), Change::Removed(0)), State(1));
         assert_eq!(carried(State(2), Change::Edited), State(2));

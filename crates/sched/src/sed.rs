@@ -1,7 +1,7 @@
 //! Shortest-expected-delay scheduling (`sed`).
 //!
-//! Runs once per new connection. Chooses the usable destination with the lowest ratio of active connections, the new
-//! one included, to weight; the first in order wins a tie. It keeps no state. Cost: one pass over the service's
+//! Runs once for each new connection. Chooses the usable destination with the lowest ratio of active connections, the
+//! new one included, to weight; the first in order wins a tie. It keeps no state. Cost: one pass over the service's
 //! destinations.
 
 use crate::account::Account;
@@ -26,10 +26,10 @@ impl Scheduler for Sed {
     }
 }
 
-/// How accounts name [`expected`].
+/// The name of [`expected`] in explanations.
 pub(crate) const EXPECTED: &str = "expected";
 
-/// The active connections that there would be.
+/// The number of active connections, the new one included.
 pub(crate) fn expected(load: Load) -> i64 {
     i64::from(load.active) + 1
 }

@@ -1,4 +1,4 @@
-//! What identifies a virtual service.
+//! The key of a virtual service.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use xvs_proto::{Endpoint, Family, Protocol};
 
-/// The identity of a virtual service: what its packets have in common.
+/// The key of a virtual service: what its packets have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ServiceKey {
@@ -22,23 +22,23 @@ pub enum ServiceKey {
     Mark {
         /// The mark; never 0.
         mark: u32,
-        /// The family: a mark names one service for each.
+        /// The family. One mark can name one service of each family.
         family: Family,
     },
 }
 
 impl ServiceKey {
-    /// A service of TCP at a virtual endpoint.
+    /// The key of a TCP service at a virtual endpoint.
     pub fn tcp(endpoint: Endpoint) -> Self {
         Self::Address { protocol: Protocol::TCP, endpoint }
     }
 
-    /// A service of UDP at a virtual endpoint.
+    /// The key of a UDP service at a virtual endpoint.
     pub fn udp(endpoint: Endpoint) -> Self {
         Self::Address { protocol: Protocol::UDP, endpoint }
     }
 
-    /// The family of its packets.
+    /// The family of the service's packets.
     pub fn family(self) -> Family {
         match self {
             Self::Address { endpoint, .. } => endpoint.family(),
@@ -57,7 +57,7 @@ impl fmt::Display for ServiceKey {
     }
 }
 
-/// A text that is no service.
+/// A text that is not a service's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotAService;
 
@@ -69,7 +69,7 @@ impl fmt::Display for NotAService {
 
 impl std::error::Error for NotAService {}
 
-/// As it is printed, in letters of either case.
+/// Reads the printed form, in letters of either case.
 impl FromStr for ServiceKey {
     type Err = NotAService;
 

@@ -1,9 +1,9 @@
 //! Source hashing (`sh`).
 //!
-//! Runs once per new connection. 256 buckets are filled when it is built: each destination in turn takes as many as its
-//! weight says, at least one. The packet's source address, with `sh-port` also its source port, says the bucket. If the
-//! destination there is not usable, nobody is chosen; with `sh-fallback` other buckets are tried. It keeps no state.
-//! Cost: one hash; with `sh-fallback` up to 256 look-ups while destinations are unusable.
+//! Runs once for each new connection. When it is built, 256 buckets are filled: each destination in turn takes as many
+//! as its weight says, but at least one. The packet's source address, with `sh-port` also its source port, selects the
+//! bucket. If the destination there is not usable, none is chosen; with `sh-fallback` other buckets are tried. It keeps
+//! no state. Cost: one hash; with `sh-fallback` up to 256 look-ups while destinations are unusable.
 //!
 //! Source: ipvs-behaviour, section 5.3.
 
@@ -30,7 +30,7 @@ impl Sh {
         Self { flags: setup.flags, buckets: round.iter().copied().cycle().take(BUCKETS).collect() }
     }
 
-    /// The buckets that a packet's are looked for in, one after the other, with the position in each.
+    /// The buckets that are tried for a packet, one after the other, with the position in each.
     fn tried(&self, request: &Request) -> impl Iterator<Item = (usize, usize)> {
         let port = if self.flags.contains(Flags::PORT) { u32::from(request.source.port) } else { 0 };
         let own = bucket(folded(request.source.addr).wrapping_add(port), BUCKETS.ilog2());
@@ -49,7 +49,7 @@ impl Scheduler for Sh {
 
     fn account(&self, _: State, request: &Request, candidates: &dyn Candidates) -> Account {
         let what = if self.flags.contains(Flags::PORT) { "address and port" } else { "address" };
-        let bucket = format!("who has the bucket of the packet's source {what}");
+        let bucket = format!("the one in the bucket of the packet's source {what}");
         Account::of_places(KIND.name, &bucket, "bucket", self.flags, self.tried(request), candidates)
     }
 }
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_says_the_bucket_and_destinations_are_in_as_many_as_they_weigh() {
+    fn an_address_selects_the_bucket_and_destinations_fill_as_many_as_they_weigh() {
         let weights = [1, 2, 3];
         for (source, position) in
             [("192.168.1.1:9", 2), ("192.168.1.2:9", 0), ("192.168.1.10:9", 1), ("10.1.2.3:9", 1)]
@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn with_sh_port_the_source_port_counts_as_well() {
         let weights = [1, 2, 3];
-        // Buckets 170, 12, 27 and 36 of a round of six.
+        // Buckets 170, 12, 27 and 36, of rounds of six.
         for (source, position) in
             [("192.168.1.1:1024", 1), ("192.168.1.2:1024", 0), ("192.168.1.10:1024", 2), ("10.1.2.3:1024", 0)]
         {
@@ -95,10 +95,10 @@ mod tests {
     }
 
     #[test]
-    fn clients_of_an_unusable_destination_get_nobody_unless_there_is_a_fallback() {
+    fn clients_of_an_unusable_destination_get_none_unless_there_is_a_fallback() {
         let weights = [1, 0, 1];
         let list = || List::weights(&weights);
-        // Bucket 136 of a round of three is the quiescent one's; the first tried is (136 + 136) mod 256.
+        // Bucket 136 belongs to the quiescent one in rounds of three; the first one tried is (136 + 136) mod 256.
         assert_eq!(pick("192.168.1.1:9", Flags(0), &list(), &weights), None);
         assert_eq!(pick("192.168.1.1:9", Flags::FALLBACK, &list(), &weights), Some(2));
         assert_eq!(pick("192.168.1.1:9", Flags::FALLBACK, &list().overloaded(2), &weights), Some(0));

@@ -1,6 +1,6 @@
 //! Weighted least-connection scheduling (`wlc`).
 //!
-//! Runs once per new connection. Chooses the usable destination with the lowest overhead-to-weight ratio; the
+//! Runs once for each new connection. Chooses the usable destination with the lowest overhead-to-weight ratio; the
 //! first in order wins a tie. It keeps no state. Cost: one pass over the service's destinations.
 
 use crate::account::Account;

@@ -1,11 +1,11 @@
 //! Weighted round-robin scheduling (`wrr`).
 //!
-//! Runs once per new connection. Walks the list round after round with a threshold that sinks, by the greatest
-//! common divisor of the weights, after each round; a destination is taken in the rounds whose threshold its
-//! weight reaches. The state is the last choice's position plus one (low half; 0 before the list's first) and
-//! the threshold (high half; 0 means the highest). Cost: as many steps as there are in a row that do not reach the
-//! threshold, once a round two passes over the destinations, at most four whatever their weights: rounds whose threshold
-//! no usable destination reaches are skipped.
+//! Runs once for each new connection. Goes through the list in rounds. Each round has a threshold, which is lowered
+//! after the round by the greatest common divisor of the weights. A destination is taken in the rounds whose threshold
+//! its weight reaches. The state holds the position of the last choice plus one (low half; 0 before the first) and the
+//! threshold (high half; 0 means the highest). Cost: one step for each destination in a row that does not reach the
+//! threshold; once in a round two passes over the destinations, at most four whatever their weights, because rounds
+//! whose threshold no usable destination reaches are skipped.
 
 use crate::account::{Account, Figure};
 use crate::destination::Weight;
@@ -19,9 +19,9 @@ fn weights(setup: &Setup<'_>) -> impl Iterator<Item = Weight> {
 }
 
 struct Wrr {
-    /// Step of the threshold: the greatest common divisor of the weights above 0, 1 if there is none.
+    /// The step of the threshold: the greatest common divisor of the weights above 0, or 1 if there is none.
     step: u32,
-    /// The highest threshold: the greatest weight, less what the step leaves over above one.
+    /// The highest threshold: the greatest weight, less the remainder that the step leaves above 1.
     highest: u32,
 }
 
@@ -33,7 +33,7 @@ impl Wrr {
         Self { step, highest: greatest.saturating_sub(step - 1) }
     }
 
-    /// The threshold of the next round, rounds that nobody reaches left out.
+    /// The threshold of the next round. Rounds whose threshold no usable destination reaches are skipped.
     fn lowered(&self, threshold: u32, reachable: u32) -> u32 {
         let next = threshold.checked_sub(self.step).filter(|lower| *lower > 0).unwrap_or(self.highest);
         let unreached = next.saturating_sub(reachable).div_ceil(self.step) * self.step;
@@ -69,8 +69,8 @@ impl Scheduler for Wrr {
         let Some(reachable) = usable.map(|position| candidates.weight(position).0).max() else {
             return Choice { position: None, state };
         };
-        // One whole round at each of at most two thresholds: the next one that anybody reaches, and after the lowest
-        // again the highest. Loads may change meanwhile, hence the bound.
+        // One whole round at each of at most two thresholds: the next one that a destination reaches, and after the
+        // lowest the highest again. The number is bounded because loads may change meanwhile.
         for _ in 0..2 {
             threshold = self.lowered(threshold, reachable);
             if let Some(position) = reaches(0, threshold) {
@@ -86,7 +86,7 @@ impl Scheduler for Wrr {
         let (_, now) = self.unpack(self.pick(state, request, candidates).state);
         let round = if now == before { "" } else { "; the round before is over" };
         let rule = format!(
-            "in turn, whose weight reaches the round's threshold, {now} now{round}; rounds go down from {} by {}",
+            "in turn, if its weight reaches the round's threshold, {now} now{round}; rounds go down from {} by {}",
             self.highest, self.step
         );
         (0..len).fold(Account::new(KIND.name, rule, len), |account, turn| {
@@ -95,8 +95,8 @@ impl Scheduler for Wrr {
     }
 }
 
-/// The walk begins anew at the front; the threshold is kept if it still is one. So destinations added one by one
-/// leave it at what it was for the first.
+/// The position returns to the front; the threshold stays if it is still valid. So destinations that are added one by
+/// one leave it at the value of the first.
 fn carry(state: State, _: Change, weights: &mut dyn Iterator<Item = Weight>) -> State {
     let Wrr { step, highest } = Wrr::new(weights);
     let threshold = match (state.0 >> 32) as u32 {

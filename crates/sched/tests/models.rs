@@ -1,4 +1,4 @@
-//! Every scheduler against its plain model, over random histories of connections, closings, changes of weights,
+//! Every scheduler compared with its plain model, over random histories of connections, closings, changes of weights,
 //! additions, removals and time.
 
 mod plain;
@@ -13,7 +13,7 @@ use xvs_proto::Endpoint;
 use xvs_sched::scheduler::{self, Change, Flags, Setup, Tuning};
 use xvs_sched::{Candidates, Destination, Load, Request, Scheduler, State, Weight};
 
-/// One thing that happens. Places are taken modulo what there is.
+/// One step of a history. Places are taken modulo their number.
 #[derive(Debug, Clone)]
 enum Step {
     Connect {
@@ -77,7 +77,7 @@ impl Candidates for View<'_> {
     }
 }
 
-/// A service with its scheduler and the model of it.
+/// A service with its scheduler and its model.
 struct World {
     name: &'static str,
     flags: Flags,
@@ -143,7 +143,7 @@ impl World {
         }
     }
 
-    /// What the scheduler chooses, and what the model does.
+    /// The choice of the scheduler and that of the model.
     fn connect(&mut self, source: u32, port: u16, dest: IpAddr, random: u64) -> [Option<Name>; 2] {
         let request = Request {
             source: Endpoint::new(Ipv4Addr::from(source), port),
@@ -216,7 +216,7 @@ impl World {
     }
 }
 
-/// Plays so many random histories, each with every one of these schedulers and flags.
+/// Runs so many random histories, each with every one of these schedulers and flags.
 fn compare(schedulers: &[(&'static str, u8)], histories: u32) {
     let config = ProptestConfig { cases: histories, failure_persistence: None, ..ProptestConfig::default() };
     let steps = prop::collection::vec(step(), 0..120);
@@ -234,7 +234,7 @@ fn every_scheduler_has_a_model() {
 }
 
 #[test]
-fn all_that_take_turns_or_look_at_loads_or_hash_into_buckets_choose_as_their_models_do() {
+fn schedulers_by_turns_loads_and_buckets_choose_as_their_models_do() {
     let plain =
         ["rr", "wrr", "lc", "wlc", "sed", "nq", "fo", "ovf", "twos", "dh", "none"].map(|name| (name, 0));
     let source_hashing = [0, 1, 2, 3].map(|flags| ("sh", flags));
@@ -247,11 +247,11 @@ fn maglev_hashing_chooses_as_its_model_does() {
 }
 
 #[test]
-fn those_that_remember_addresses_choose_as_their_models_do() {
+fn schedulers_with_a_memory_choose_as_their_models_do() {
     compare(&[("lblc", 0), ("lblcr", 0)], 200);
 }
 
-/// How often each of some destinations is chosen, by random packets, if all keep their loads.
+/// The share of choices that each destination gets, for random packets and unchanged loads.
 fn shares(name: &'static str, weights: &[u32], choices: u32) -> Vec<f64> {
     let mut world = World::new(name, 0);
     for (name, weight) in (1..).zip(weights.iter().rev()) {
@@ -269,7 +269,7 @@ fn shares(name: &'static str, weights: &[u32], choices: u32) -> Vec<f64> {
 
 #[test]
 fn draws_of_twos_follow_the_weights_and_favour_the_first_by_the_one_number_more() {
-    // All loads are equal: the first draw stands. Of eleven numbers 0 and 1 are the first's.
+    // All loads are equal, so the first draw stands. Of eleven numbers, 0 and 1 draw the first destination.
     for (share, expected) in shares("twos", &[1, 2, 3, 4], 50_000).into_iter().zip([2.0, 2.0, 3.0, 4.0]) {
         assert!((share - expected / 11.0).abs() < 0.01, "{share} instead of {expected}/11");
     }

@@ -1,7 +1,8 @@
-//! Who on a link answers for an IPv4 address: ARP probes (RFC 5227 §2.1.1).
+//! ARP probes (RFC 5227 §2.1.1): which machines on a link answer for an IPv4 address.
 //!
-//! For `xvs doctor`. A probe names no sender's address, so that nobody's table is changed by it. Whoever has the address
-//! answers; so does, unless told not to, a real server that has it on another interface. Blocks for as long as said.
+//! For `xvs doctor`. A probe has no sender address, so it changes no ARP table. The machine with the address answers,
+//! and so does a real server that has the address on another interface, unless it is configured not to. Blocks for the
+//! given time.
 
 use std::io;
 use std::mem::size_of;
@@ -13,32 +14,32 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socket_with};
 use xvs_proto::MacAddr;
 
-/// Asks for each of these addresses on a link, three times in `patience`, and returns who answered for which, each
-/// once. The machine itself is not heard. Needs CAP_NET_RAW.
+/// Probes each of these addresses on a link three times within `timeout`. Returns each address with the machines that
+/// answered, without duplicates and without this machine. Needs CAP_NET_RAW.
 ///
 /// # Errors
-/// What the kernel says; ENETDOWN if the link is down.
+/// The kernel's error; ENETDOWN if the link is down.
 pub fn who_has(
     ifindex: u32,
     mac: MacAddr,
-    asked: &[Ipv4Addr],
-    patience: Duration,
+    addresses: &[Ipv4Addr],
+    timeout: Duration,
 ) -> io::Result<Vec<(Ipv4Addr, MacAddr)>> {
     let socket = open(ifindex)?;
     let mut answers = Vec::new();
     for _ in 0..PROBES {
-        asked.iter().try_for_each(|addr| broadcast(&socket, ifindex, &probe(mac, *addr)))?;
-        let end = Instant::now() + patience / PROBES;
+        addresses.iter().try_for_each(|addr| broadcast(&socket, ifindex, &probe(mac, *addr)))?;
+        let end = Instant::now() + timeout / PROBES;
         while let Some(left) = end.checked_duration_since(Instant::now()) {
             let mut ready = [PollFd::new(&socket, PollFlags::IN)];
             let left = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
             if poll(&mut ready, Some(&left))? == 0 {
                 break;
             }
-            let mut heard = [0; PACKET_LEN];
-            let (_, len) = recv(&socket, &mut heard, RecvFlags::empty())?;
-            let answer = sender(&heard[..len.min(PACKET_LEN)]);
-            answers.extend(answer.filter(|(addr, by)| asked.contains(addr) && *by != mac));
+            let mut received = [0; PACKET_LEN];
+            let (_, len) = recv(&socket, &mut received, RecvFlags::empty())?;
+            let answer = sender(&received[..len.min(PACKET_LEN)]);
+            answers.extend(answer.filter(|(addr, by)| addresses.contains(addr) && *by != mac));
         }
     }
     answers.sort_unstable();
@@ -46,13 +47,14 @@ pub fn who_has(
     Ok(answers)
 }
 
-/// A socket for ARP packets of one link.
+/// A socket for the ARP packets of one link.
 fn open(ifindex: u32) -> io::Result<OwnedFd> {
-    // Of no protocol until it is bound, so that it hears no other link.
+    // It has no protocol until it is bound, so that it receives from no other link.
     let socket = socket_with(AddressFamily::PACKET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     let addr = link_address(ifindex);
     let len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-    // SAFETY: `addr` is a `sockaddr_ll`, as sockets of this family take it, and `len` its length; it is copied.
+    // SAFETY: `addr` is a `sockaddr_ll`, which sockets of this family take, and `len` is its length; the kernel copies
+    // it.
     let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const addr).cast(), len) };
     if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(socket) }
 }
@@ -66,7 +68,7 @@ fn broadcast(socket: impl AsFd, ifindex: u32, packet: &[u8]) -> io::Result<()> {
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// ARP to everybody on a link.
+/// The broadcast address of a link, for ARP.
 fn link_address(ifindex: u32) -> libc::sockaddr_ll {
     libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
@@ -79,7 +81,7 @@ fn link_address(ifindex: u32) -> libc::sockaddr_ll {
     }
 }
 
-/// A question for an address by nobody (RFC 826, RFC 5227).
+/// An ARP probe for an address (RFC 826, RFC 5227).
 fn probe(mac: MacAddr, addr: Ipv4Addr) -> [u8; PACKET_LEN] {
     let mut packet = [0; PACKET_LEN];
     packet[..REQUEST.len()].copy_from_slice(&REQUEST);
@@ -88,7 +90,7 @@ fn probe(mac: MacAddr, addr: Ipv4Addr) -> [u8; PACKET_LEN] {
     packet
 }
 
-/// Who says, by an answer or a question, that an address is theirs; `None` if it is not ARP of Ethernet and IPv4.
+/// The sender of an ARP request or reply. `None` if the packet is not ARP for Ethernet and IPv4.
 fn sender(packet: &[u8]) -> Option<(Ipv4Addr, MacAddr)> {
     let whole = packet.len() == PACKET_LEN && packet[..7] == REQUEST[..7] && matches!(packet[7], 1 | 2);
     let mac = packet.get(8..14)?.try_into().ok()?;
@@ -96,7 +98,7 @@ fn sender(packet: &[u8]) -> Option<(Ipv4Addr, MacAddr)> {
     whole.then(|| (addr.into(), MacAddr(mac)))
 }
 
-/// Ethernet, IPv4, lengths of their addresses, and that it is a question.
+/// Ethernet, IPv4, the lengths of their addresses, and the request operation.
 const REQUEST: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, 1];
 const PACKET_LEN: usize = 28;
 /// `PROBE_NUM` of RFC 5227.
@@ -109,7 +111,7 @@ mod tests {
     const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 
     #[test]
-    fn a_probe_names_no_sender_and_an_answer_is_read_by_its_sender() {
+    fn a_probe_has_no_sender_address_and_a_reply_has_one() {
         let addr = Ipv4Addr::new(198, 51, 100, 100);
         let probe = probe(MAC, addr);
         // RFC 826, field by field; RFC 5227 §2.1.1: the sender's address is zero.

@@ -1,7 +1,7 @@
-//! An interface with an XDP program on it: in native mode, or in generic mode if the driver refuses that.
+//! An interface with an XDP program: in native mode, or in generic mode if the driver refuses native mode.
 //!
-//! Runs on the control thread when an interface is attached. An interface is left alone again when its [`Attached`] is
-//! dropped, and by the kernel when the process dies. Not here: what the program does.
+//! Runs on the control thread. The program is detached when the [`Attached`] is dropped, and by the kernel when the
+//! process dies. Not here: what the program does.
 
 use std::ffi::CStr;
 use std::io;
@@ -11,7 +11,7 @@ use super::bpf::{Object, attach_xdp, detach};
 use super::mode::{Mode, Refusal, Settings, stacked};
 use super::sys::index_of;
 
-/// An interface with an XDP program on it. Dropped, the interface is the kernel's alone again.
+/// An interface with an XDP program. The program is detached on drop.
 pub struct Attached {
     link: OwnedFd,
     object: Object,
@@ -28,17 +28,17 @@ impl Attached {
         &self.interface
     }
 
-    /// The kernel's index of it.
+    /// The kernel's index of the interface.
     pub fn index(&self) -> u32 {
         self.index
     }
 
-    /// The largest packet it sends, in bytes, when it was attached.
+    /// The largest packet that it sent when it was attached, in bytes.
     pub fn mtu(&self) -> u32 {
         self.settings.mtu
     }
 
-    /// How many receive queues it had when it was attached. A queue without a socket is the kernel's.
+    /// The number of its receive queues when it was attached. Packets of a queue without a socket go to the kernel.
     pub fn receive_queues(&self) -> u32 {
         self.settings.receive_queues
     }
@@ -48,17 +48,18 @@ impl Attached {
         if self.native_refused.is_some() { Mode::Generic } else { Mode::Native }
     }
 
-    /// Why not in native mode.
+    /// The reason for generic mode.
     pub fn native_refused(&self) -> Option<&io::Error> {
         self.native_refused.as_ref()
     }
 
-    /// The constants that the program was loaded with.
+    /// The constants of the loaded program.
     pub fn constants(&self) -> &[u8] {
         &self.constants
     }
 
-    /// Lets the program steer a queue to a socket, until the socket is closed. Its map of sockets is named `xsks`.
+    /// Lets the program steer a queue to a socket until the socket is closed. The program's map of sockets is named
+    /// `xsks`.
     pub(super) fn enter_socket(&self, queue: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
         self.object.map::<4>(c"xsks")?.set(&queue.to_ne_bytes(), socket.as_raw_fd() as u32)
     }
@@ -76,8 +77,9 @@ impl std::fmt::Debug for Attached {
     }
 }
 
-/// Puts a program on an interface of this thread's network namespace: in native mode, or in generic mode if the driver
-/// refuses that. `load` hands an object with the program of this name to the kernel, with these constants.
+/// Attaches a program to an interface of this thread's network namespace: in native mode, or in generic mode if the
+/// driver refuses native mode. `load` loads an object into the kernel with these constants; the object has the program
+/// of this name.
 ///
 /// # Errors
 /// See [`AttachError`]; nothing stays attached.
@@ -125,23 +127,26 @@ pub fn attach(
 /// Why an interface could not be attached.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
-    /// There is none of this name.
+    /// There is no interface of this name.
     #[error("no interface {interface}; `ip link` shows those that exist")]
     NoSuchInterface {
         /// Its name.
         interface: String,
     },
-    /// It has an XDP program already.
+    /// It already has an XDP program.
     #[error(
-        "{interface} has another XDP program; `ip link set dev {interface} xdp off` removes it, or stop the process that holds it"
+        "{interface} has another XDP program; `ip link set dev {interface} xdp off` removes it, or stop the process \
+         that holds it"
     )]
     Occupied {
         /// The interface.
         interface: String,
     },
-    /// It is made of other interfaces.
+    /// It consists of other interfaces.
     #[error(
-        "{interface} is a {kind}, which xvs cannot send by; attach (--interface) one of its members instead, taken out by `ip link set dev MEMBER nomaster` and with the addresses and routes that {interface} has"
+        "{interface} is a {kind}, through which xvs cannot send; attach (--interface) one of its \
+         members instead, taken out by `ip link set dev MEMBER nomaster` and with the addresses and routes that \
+         {interface} has"
     )]
     Stacked {
         /// Its name.
@@ -149,7 +154,7 @@ pub enum AttachError {
         /// `bond`, `bridge` or `team`.
         kind: &'static str,
     },
-    /// It is set up so that packets would be corrupted.
+    /// Its settings would corrupt packets.
     #[error("{interface}: {why}")]
     Refused {
         /// The interface.
@@ -162,7 +167,7 @@ pub enum AttachError {
     Kernel {
         /// The interface.
         interface: String,
-        /// What it said.
+        /// Its error.
         source: io::Error,
     },
 }

@@ -1,7 +1,7 @@
-//! How many frames a worker handles at a time.
+//! The size of a burst.
 
-/// How many frames a worker takes at a time.
+/// The most frames that a worker receives at a time.
 pub const BURST: usize = 64;
 
-/// How many frames a worker may keep from burst to burst: fragments that wait for others.
+/// The most frames that a worker keeps from burst to burst: fragments of incomplete datagrams.
 pub const HELD: usize = 256;

@@ -1,7 +1,7 @@
-//! What an interface is, and who uses it: looked at, not changed.
+//! An interface's properties and its XDP program, read and not changed.
 //!
-//! For `xvs doctor`, beside a running director or without one. Costs some requests to the kernel; what the driver or
-//! the process's rights withhold is empty. Not here: what of it is wrong.
+//! For `xvs doctor`, with or without a running director. Cost: some requests to the kernel. What the driver or the
+//! rights of the process withhold is left empty. Not here: whether any of it is a problem.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -13,57 +13,59 @@ use super::sys::{Request, index_of};
 /// An interface of this thread's network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
-    /// The kernel's index of it.
+    /// The kernel's index.
     pub ifindex: u32,
-    /// Its driver; empty if it does not say.
+    /// Its driver; empty if unknown.
     pub driver: String,
-    /// `bond`, `bridge` or `team`, if it is made of other interfaces.
+    /// `bond`, `bridge` or `team`, if it consists of other interfaces.
     pub stacked: Option<&'static str>,
-    /// The largest packet it sends, in bytes, without link header.
+    /// The largest packet that it sends, in bytes, without link header.
     pub mtu: u32,
     /// Its receive queues.
     pub receive_queues: u32,
-    /// How many it can have at most; 0 if the driver does not say.
+    /// The most receive queues that it can have; 0 if the driver does not say.
     pub most_receive_queues: u32,
-    /// By which word of `ethtool -L` it is given as many.
+    /// The word of `ethtool -L` that sets the number of receive queues.
     pub queues_word: &'static str,
-    /// The features that are on, as `ethtool -k` names them or, where that has a name for several, each by its own.
+    /// The features that are on, by the names of `ethtool -k`; features that have one name there are listed by their
+    /// own names.
     pub features: BTreeSet<String>,
-    /// Whether the driver runs programs and takes what they redirect. Kernels before 6.3 do not say, which looks like no.
+    /// Whether the driver runs XDP programs and executes their redirects. Kernels before 6.3 do not say, which reads as
+    /// `false`.
     pub native: bool,
-    /// Whether it shares frames with sockets, without copying. As for `native`.
+    /// Whether the driver shares frames with sockets without copying. As for `native`.
     pub zero_copy: bool,
-    /// The XDP program that it has.
+    /// Its XDP program.
     pub program: Option<Program>,
 }
 
 /// An XDP program on an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
-    /// The kernel's number of it.
+    /// The kernel's id.
     pub id: u32,
-    /// Where it runs; `None`: in the device itself.
+    /// Where it runs. `None`: in the device itself.
     pub mode: Option<Mode>,
-    /// Whose it is; `None` where this process may not ask.
+    /// Its owner. `None` if this process may not read it.
     pub owner: Option<Owner>,
 }
 
-/// Whose an XDP program is, by its name.
+/// The owner of an XDP program, by the program's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Owner {
-    /// A director's.
+    /// A director.
     Director,
-    /// That of `xvs realserver`.
+    /// `xvs realserver`.
     RealServer,
-    /// Another, by its name.
+    /// Another one, by the program's name.
     Other(String),
 }
 
 impl Device {
-    /// Looks at the interface of this name.
+    /// Reads the interface of this name.
     ///
     /// # Errors
-    /// ENODEV if there is none; what the kernel says else.
+    /// ENODEV if there is none; otherwise the kernel's error.
     pub fn look(interface: &str) -> io::Result<Self> {
         let ifindex = index_of(interface)?;
         let mut request = Request::new(interface)?;
@@ -98,7 +100,7 @@ impl Program {
     }
 }
 
-/// The name of the director's XDP program, by which it is recognised.
+/// The name of the director's XDP program.
 const DIRECTOR_PROGRAM: &str = "redirect";
 /// The name of the XDP program that decapsulates on a real server.
 const REAL_SERVER_PROGRAM: &str = "xvs_decap";

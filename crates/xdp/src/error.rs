@@ -1,14 +1,14 @@
-//! Why a worker's sockets could not be opened.
+//! The error of opening a worker's sockets.
 
 use std::io;
 
 use super::attach::Attached;
 use super::umem::UmemError;
 
-/// Why a worker's sockets could not be opened; none stays open.
+/// Why a worker's sockets could not be opened. None of them stays open.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// Not enough memory may be locked.
+    /// The process may not lock enough memory.
     #[error(
         "{needed_bytes} bytes of packet memory may not be locked; raise `ulimit -l` or give CAP_IPC_LOCK"
     )]
@@ -19,7 +19,7 @@ pub enum SocketError {
     /// The UMEM could not be made.
     #[error("packet memory: {0}")]
     Memory(io::Error),
-    /// Ring sizes that are not powers of two of at least 64, or no queue for an interface.
+    /// A ring size that is not a power of two of at least 64, or an interface without a queue for the worker.
     #[error("{0}")]
     Invalid(String),
     /// Another socket has the queue.
@@ -39,13 +39,13 @@ pub enum SocketError {
         interface: String,
         /// The queue.
         queue: u32,
-        /// What it said.
+        /// Its error.
         source: io::Error,
     },
 }
 
 impl SocketError {
-    /// What to tell an operator when a queue could not be opened.
+    /// The error for an operator when a queue could not be opened.
     pub(super) fn of(attached: &Attached, queue: u32, source: io::Error) -> Self {
         let interface = attached.interface().to_owned();
         match source.raw_os_error() {

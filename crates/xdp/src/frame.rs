@@ -1,26 +1,26 @@
-//! Frames: slots of a fixed memory area that a packet occupies, and the pool that hands them out.
+//! Frames: the slots of a fixed memory area, each with room for one packet, and their pool.
 //!
-//! A frame is at any time in exactly one place: in the pool, in the hands of the pipeline (as an owned [`Frame`]),
-//! or lent to the kernel. [`FramePool`] keeps that book in release builds too, so a descriptor that the kernel's
-//! side of a ring returns twice, or that was never lent, is refused instead of believed. Taking and putting back
-//! cost a few instructions each; nothing allocates after the pool was made.
+//! A frame is at any time in exactly one place: in the pool, in the pipeline (as an owned [`Frame`]), or lent to the
+//! kernel. [`FramePool`] records the place in release builds too. So a descriptor that the kernel returns twice, or
+//! that was never lent, is refused instead of believed. Taking a frame and putting it back costs a few instructions;
+//! nothing allocates after the pool was made.
 
 use std::any::Any;
 use std::ptr::NonNull;
 use std::slice;
 
-/// How an area is divided.
+/// The layout of an area.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameLayout {
     /// Bytes of one frame, headroom included.
     pub frame_size_bytes: u32,
-    /// Where a fresh frame's packet begins; room for outer headers lies before it.
+    /// Where the packet of a fresh frame begins. Outer headers are written into the room before it.
     pub headroom_bytes: u32,
-    /// How many frames there are.
+    /// The number of frames.
     pub frames: u32,
 }
 
-/// An owned slot: nobody else reads or writes its bytes while it exists.
+/// An owned slot. No other code reads or writes its bytes while the value exists.
 #[derive(Debug)]
 pub struct Frame {
     slot: NonNull<u8>,
@@ -30,44 +30,50 @@ pub struct Frame {
     index: u32,
 }
 
-// SAFETY: a frame is the only way to its slot (the pool marks the slot as taken while the frame exists), so moving
-// it to another thread moves the access with it.
+// SAFETY: only the frame gives access to its slot (the pool marks the slot as taken while the frame exists), so moving
+// the frame to another thread moves the access with it.
 unsafe impl Send for Frame {}
 
 impl Frame {
-    /// Its slot's number, which no other frame of its pool has.
+    /// The number of its slot, which no other frame of its pool has.
+    #[inline]
     pub fn number(&self) -> u32 {
         self.index
     }
 
     /// The packet.
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: `start + len <= size` is kept by every method below, the slot of `size` bytes belongs to this
-        // frame alone, and the pool keeps its area mapped while any frame is out (see its `Drop`).
+        // SAFETY: every method below keeps `start + len <= size`; the slot of `size` bytes belongs to this frame alone;
+        // and the pool keeps its area mapped while any frame is out (see its `Drop`).
         unsafe {
             slice::from_raw_parts(self.slot.as_ptr().wrapping_add(self.start as usize), self.len as usize)
         }
     }
 
     /// The packet, to be edited.
+    #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         let start = self.slot.as_ptr().wrapping_add(self.start as usize);
-        // SAFETY: as for `bytes`; `&mut self` makes this the only view.
+        // SAFETY: as for `bytes`; `&mut self` makes this the only reference to the bytes.
         unsafe { slice::from_raw_parts_mut(start, self.len as usize) }
     }
 
     /// Bytes of the packet.
+    #[inline]
     pub fn len(&self) -> usize {
         self.len as usize
     }
 
     /// Whether the packet has no bytes.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Makes room for `bytes` before the packet; their content is whatever lay there. `false`, and nothing
-    /// changed, if the headroom does not suffice.
+    /// Makes room for `bytes` before the packet; their content is undefined. Returns `false`, and changes nothing, if
+    /// the headroom does not suffice.
+    #[inline]
     #[must_use]
     pub fn grow_front(&mut self, bytes: usize) -> bool {
         let enough = bytes <= self.start as usize;
@@ -78,15 +84,17 @@ impl Frame {
         enough
     }
 
-    /// Takes up to `bytes` off the packet's front.
+    /// Removes up to `bytes` from the front of the packet.
+    #[inline]
     pub fn shrink_front(&mut self, bytes: usize) {
         let bytes = bytes.min(self.len()) as u32;
         self.start += bytes;
         self.len -= bytes;
     }
 
-    /// Sets the packet's length, cutting it or adding bytes of whatever content. `false`, and nothing changed, if
-    /// it would pass the slot's end.
+    /// Sets the length of the packet: cuts it, or adds bytes with undefined content. Returns `false`, and changes
+    /// nothing, if the packet would pass the end of the slot.
+    #[inline]
     #[must_use]
     pub fn resize(&mut self, len: usize) -> bool {
         let fits = len <= (self.size - self.start) as usize;
@@ -97,7 +105,7 @@ impl Frame {
     }
 }
 
-/// Where a slot is; one byte each.
+/// The place of a slot, in one byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Home,
@@ -105,7 +113,7 @@ enum Place {
     Lent,
 }
 
-/// A position inside the area, as descriptors of the kernel name it.
+/// A packet's position in the area, as descriptors of the kernel have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
     /// Byte offset of the packet from the start of the area.
@@ -114,54 +122,54 @@ pub struct Span {
     pub len: usize,
 }
 
-/// How many frames are where; the sum never changes.
+/// The number of frames in each place. The sum never changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Census {
     /// In the pool.
     pub home: u32,
-    /// In the pipeline's hands.
+    /// In the pipeline.
     pub out: u32,
     /// Lent to the kernel.
     pub lent: u32,
 }
 
-/// The frames of one area.
+/// The frames of one area, and the place of each.
 pub struct FramePool {
     base: NonNull<u8>,
     layout: FrameLayout,
     free: Vec<u32>,
     places: Vec<Place>,
     out: u32,
-    /// Keeps the area mapped. Dropped last, and not at all while a frame is out.
+    /// Keeps the area mapped. It is dropped last, and never if a frame is still out.
     area: Option<Box<dyn Any + Send>>,
 }
 
-// SAFETY: the pool owns its area (`area`), and `base` is only a way into it.
+// SAFETY: the pool owns its area (`area`), and `base` only points into it.
 unsafe impl Send for FramePool {}
 
 impl FramePool {
-    /// A pool over memory of its own: for ports without a kernel behind them.
+    /// A pool over its own memory, for ports without a kernel.
     pub fn in_memory(layout: FrameLayout) -> Self {
         let mut area =
             vec![0u8; layout.frame_size_bytes as usize * layout.frames as usize].into_boxed_slice();
         let base = NonNull::new(area.as_mut_ptr()).expect("a boxed slice is not null");
-        // SAFETY: `area` has `frames * frame_size_bytes` bytes, moves into the pool (its heap bytes stay where
-        // they are) and is reached by no other way.
+        // SAFETY: `area` has `frames * frame_size_bytes` bytes. It moves into the pool, while its heap bytes stay where
+        // they are, and no other pointer leads to them.
         unsafe { Self::over(base, layout, Box::new(area)) }
     }
 
     /// A pool over an area that `owner` keeps mapped.
     ///
     /// # Safety
-    /// `base` points to `layout.frames * layout.frame_size_bytes` bytes that stay valid for reads and writes until
-    /// `owner` is dropped, and that nobody else accesses except the kernel, and the kernel only those that were
+    /// `base` points to `layout.frames * layout.frame_size_bytes` bytes, which stay valid for reads and writes until
+    /// `owner` is dropped. No other code accesses them except the kernel, and the kernel accesses only frames that are
     /// lent to it.
     pub unsafe fn over(base: NonNull<u8>, layout: FrameLayout, owner: Box<dyn Any + Send>) -> Self {
         assert!(layout.headroom_bytes <= layout.frame_size_bytes, "headroom within the frame");
         Self {
             base,
             layout,
-            // The frame used last is the one whose bytes are still in the cache: hand it out first.
+            // The frame that was used last is most likely still in the cache, so it is taken first.
             free: (0..layout.frames).rev().collect(),
             places: vec![Place::Home; layout.frames as usize],
             out: 0,
@@ -169,43 +177,50 @@ impl FramePool {
         }
     }
 
-    /// How the area is divided.
+    /// The layout of the area.
+    #[inline]
     pub fn layout(&self) -> FrameLayout {
         self.layout
     }
 
-    /// A frame with an empty packet behind the full headroom, or `None` if all are in use.
+    /// A frame with an empty packet behind the full headroom. `None` if no frame is in the pool.
+    #[inline]
     pub fn take(&mut self) -> Option<Frame> {
         let index = self.free.pop()?;
         Some(self.hand_out(index, self.layout.headroom_bytes, 0))
     }
 
-    /// Takes a frame back.
+    /// Puts a frame back.
+    #[inline]
     pub fn put(&mut self, frame: Frame) {
         self.check_in(&frame, Place::Home);
         self.free.push(frame.index);
     }
 
-    /// Lends a frame to the kernel: what its descriptor must say.
+    /// Lends a frame to the kernel. Returns the content of its descriptor.
+    #[inline]
     pub fn lend(&mut self, frame: Frame) -> Span {
         self.check_in(&frame, Place::Lent);
         Span { offset: self.offset(frame.index) + frame.start as usize, len: frame.len() }
     }
 
-    /// Lends an empty frame from the pool, for a packet that the kernel will write.
+    /// Lends an empty frame from the pool, for a packet that the kernel receives.
+    #[inline]
     pub fn lend_empty(&mut self) -> Option<Span> {
         self.take().map(|frame| self.lend(frame))
     }
 
-    /// A frame that the kernel returns with a packet in it. `None` if the span is not inside one lent frame: then
-    /// the descriptor is wrong, and nothing has changed.
+    /// Takes back a lent frame with a packet of the kernel. `None` if the span does not lie inside one lent frame: the
+    /// descriptor is wrong then, and nothing has changed.
+    #[inline]
     pub fn reclaim(&mut self, span: Span) -> Option<Frame> {
         let (index, start) = self.lent_slot(span.offset)?;
         let fits = span.len <= (self.layout.frame_size_bytes - start) as usize;
         fits.then(|| self.hand_out(index, start, span.len as u32))
     }
 
-    /// Takes a lent frame straight back into the pool (a completed transmission). `false` if it was not lent.
+    /// Puts a lent frame back into the pool, after its transmission. Returns `false` if it was not lent.
+    #[inline]
     #[must_use]
     pub fn restore(&mut self, offset: usize) -> bool {
         let Some((index, _)) = self.lent_slot(offset) else { return false };
@@ -214,38 +229,43 @@ impl FramePool {
         true
     }
 
-    /// How many frames are where.
+    /// The number of frames in each place.
+    #[inline]
     pub fn census(&self) -> Census {
         let home = self.free.len() as u32;
         Census { home, out: self.out, lent: self.layout.frames - home - self.out }
     }
 
+    #[inline]
     fn offset(&self, index: u32) -> usize {
         index as usize * self.layout.frame_size_bytes as usize
     }
 
+    #[inline]
     fn lent_slot(&self, offset: usize) -> Option<(u32, u32)> {
         let size = self.layout.frame_size_bytes as usize;
         let index = offset / size;
         (*self.places.get(index)? == Place::Lent).then_some((index as u32, (offset % size) as u32))
     }
 
+    #[inline]
     fn hand_out(&mut self, index: u32, start: u32, len: u32) -> Frame {
         self.places[index as usize] = Place::Out;
         self.out += 1;
-        // SAFETY: `index < frames` (it indexed `places`), so the slot lies in the area, whose size `over` was
-        // promised.
+        // SAFETY: `index < frames` (it indexed `places`), so the slot lies in the area, whose size the caller of `over`
+        // guaranteed.
         let slot = unsafe { self.base.add(self.offset(index)) };
         Frame { slot, size: self.layout.frame_size_bytes, start, len, index }
     }
 
-    /// Marks a frame's slot as no longer out.
+    /// Marks the slot of a frame as no longer out.
     ///
     /// # Panics
-    /// If the frame belongs to another pool: its bytes would be written by two owners.
+    /// If the frame belongs to another pool: two owners would write its bytes.
+    #[inline]
     fn check_in(&mut self, frame: &Frame, to: Place) {
-        let ours = self.base.as_ptr().wrapping_add(self.offset(frame.index)) == frame.slot.as_ptr();
-        assert!(ours, "a frame goes back to the pool that it came from");
+        let own = self.base.as_ptr().wrapping_add(self.offset(frame.index)) == frame.slot.as_ptr();
+        assert!(own, "a frame goes back to its own pool");
         debug_assert_eq!(self.places[frame.index as usize], Place::Out);
         self.places[frame.index as usize] = to;
         self.out -= 1;
@@ -254,7 +274,7 @@ impl FramePool {
 
 impl Drop for FramePool {
     fn drop(&mut self) {
-        // A frame that outlives its pool still points into the area, so the area must then stay.
+        // A frame that outlives its pool still points into the area, so the area must stay.
         if self.out > 0 {
             std::mem::forget(self.area.take());
         }

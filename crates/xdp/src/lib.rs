@@ -1,11 +1,11 @@
-//! How frames come and go: AF_XDP sockets and their packet memory, XDP programs on interfaces, TAPs.
+//! AF_XDP sockets and their packet memory, XDP programs on interfaces, BPF maps, TAPs.
 //!
-//! [`attach()`] puts a program on an interface; [`Sockets`] are one worker's queues of every attached interface over one
-//! packet memory, whose slots are owned [`Frame`]s; [`tap`] gives frames back to the kernel. Set-up and take-down may
-//! block and belong to a control thread; only [`Sockets`] and [`FramePool`] are used once a burst. No packet is looked at
-//! here: which frames a program steers, and what becomes of them, others decide.
+//! [`attach()`] attaches a program to an interface. [`Sockets`] are one worker's queues of every attached interface
+//! over one packet memory, whose slots are owned [`Frame`]s. [`tap`] passes frames back to the kernel. Set-up and
+//! shutdown may block, and belong to a control thread; only [`Sockets`] and [`FramePool`] are used for each burst. This
+//! crate does not look at packets: other crates decide which frames a program steers, and what happens to them.
 
-// Rings, descriptors and libbpf are raw memory and C; what leaves this crate is safe to use wrongly.
+// Rings, descriptors and libbpf are raw memory and C. No misuse of the public functions of this crate is unsound.
 #![allow(unsafe_code)]
 
 pub mod bpf;

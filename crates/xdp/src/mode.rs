@@ -1,14 +1,14 @@
-//! In which mode an interface's frames are steered and shared, and what must not be on in that mode.
+//! The mode in which an interface's frames are steered and shared, and the settings that this mode forbids.
 //!
-//! Looked at once, when an interface is attached. What would corrupt traffic is refused with the command that mends
-//! it. Source: the kernel's Documentation/networking/af_xdp.rst, and net/core/dev.c for generic mode.
+//! Checked once, when an interface is attached. A setting that would corrupt traffic is refused, with the command that
+//! changes it. Source: the kernel's Documentation/networking/af_xdp.rst, and net/core/dev.c for generic mode.
 
 use std::{fmt, io};
 
 use super::sys::{Ethtool, FLAG_LRO, FLAG_RX_VLAN, Request};
 
-/// The largest MTU in bytes at which drivers give a frame to XDP in one piece: a page of 4096, less 256 before the
-/// frame, 320 that the kernel keeps behind it, and the Ethernet header with two tags.
+/// The largest MTU in bytes at which drivers pass a packet to XDP in one buffer: a page of 4096 bytes, less 256 before
+/// the packet, 320 that the kernel keeps behind it, and the Ethernet header with two tags.
 pub const MAX_MTU: u32 = 4096 - 256 - 320 - 22;
 
 /// Where the program runs.
@@ -21,7 +21,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// As the kernel is asked for it (linux/if_link.h: `XDP_FLAGS_DRV_MODE`, `XDP_FLAGS_SKB_MODE`).
+    /// The kernel's flag for it (linux/if_link.h: `XDP_FLAGS_DRV_MODE`, `XDP_FLAGS_SKB_MODE`).
     pub(super) fn flags(self) -> u32 {
         match self {
             Self::Native => 1 << 2,
@@ -39,12 +39,12 @@ impl fmt::Display for Mode {
     }
 }
 
-/// Whether the kernel copies frames between its memory and ours.
+/// Whether the kernel copies frames between its memory and the UMEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CopyMode {
-    /// It does not: the drivers use our frames.
+    /// It does not: drivers use the frames of the UMEM.
     ZeroCopy,
-    /// It does, because this interface has it no other way.
+    /// It does, because this interface has no other mode.
     Copy {
         /// The interface.
         because_of: String,
@@ -60,7 +60,7 @@ impl fmt::Display for CopyMode {
     }
 }
 
-/// Why an interface as it is set up would corrupt what passes through the director.
+/// Why the settings of an interface would corrupt traffic through the director.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}; `{mend}` mends it")]
 pub struct Refusal {
@@ -70,7 +70,7 @@ pub struct Refusal {
     pub mend: String,
 }
 
-/// What an interface is if it is made of others, whose frames do not pass its own queues; as a word.
+/// The kind of an interface that consists of others, whose frames do not pass its own queues.
 pub(super) fn stacked(interface: &str) -> io::Result<Option<&'static str>> {
     Ok(match Request::new(interface)?.driver()?.as_str() {
         "bonding" => Some("bond"),
@@ -80,7 +80,7 @@ pub(super) fn stacked(interface: &str) -> io::Result<Option<&'static str>> {
     })
 }
 
-/// What is set on an interface.
+/// The settings of an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Settings {
     pub(super) mtu: u32,
@@ -100,7 +100,7 @@ impl Settings {
         })
     }
 
-    /// The first thing that forbids to attach in `mode`.
+    /// The first setting that forbids attaching in `mode`.
     pub(super) fn refusal(self, interface: &str, mode: Mode) -> Option<Refusal> {
         let ethtool = |what: &str| format!("ethtool -K {interface} {what} off");
         if self.mtu > MAX_MTU {

@@ -1,6 +1,6 @@
 //! The kernel's socket of one queue of one interface, with its four rings.
 //!
-//! Made and deleted by the control thread; its rings are used by the worker.
+//! The control thread makes and deletes it; the worker uses its rings.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -12,7 +12,7 @@ use libxdp_sys as sys;
 use super::rings::{CompletionRing, FillRing, ReceiveRing, TransmitRing};
 use super::umem::Umem;
 
-/// The rings of one queue of one interface, and the kernel's socket that they belong to.
+/// The rings of one queue of one interface, and their socket.
 pub(super) struct Rings {
     pub(super) transmit: TransmitRing,
     pub(super) receive: ReceiveRing,
@@ -22,15 +22,15 @@ pub(super) struct Rings {
     umem: Arc<Umem>,
 }
 
-// SAFETY: socket and rings are reached through this value only, and libxdp keeps nothing of them for a thread; what sockets
-// of one UMEM share is touched under the UMEM's lock, when one is made or deleted.
+// SAFETY: only this value gives access to the socket and its rings, and libxdp keeps nothing of them for a particular
+// thread. What the sockets of one UMEM share changes only under the lock of the UMEM, when one is made or deleted.
 unsafe impl Send for Rings {}
 
 impl Rings {
     /// Makes a socket of this UMEM and binds it to a queue.
     ///
     /// # Errors
-    /// What the kernel says; EBUSY if the UMEM has a socket of this queue already.
+    /// The error of the kernel; EBUSY if the UMEM already has a socket of this queue.
     pub(super) fn open(
         umem: &Arc<Umem>,
         interface: &str,
@@ -42,7 +42,7 @@ impl Rings {
         let rings = Self { transmit, receive, fill, completion, socket, umem: Arc::clone(umem) };
         match rings.fill.is_set() {
             true => Ok(rings),
-            // libxdp has put it on the rings of the socket that was there before.
+            // libxdp has attached the socket to the rings of the earlier socket of this queue.
             false => Err(io::Error::from_raw_os_error(libc::EBUSY)),
         }
     }
@@ -57,8 +57,8 @@ impl Rings {
 
 impl Drop for Rings {
     fn drop(&mut self) {
-        // SAFETY: `open_socket` of this UMEM made the socket, and this is its only owner. The rings, which the call reads,
-        // are fields and are freed after it.
+        // SAFETY: `open_socket` of this UMEM made the socket, and this is its only owner. The call reads the rings,
+        // which are fields and are freed after it.
         unsafe { self.umem.delete_socket(self.socket) };
     }
 }

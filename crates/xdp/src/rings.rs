@@ -1,9 +1,9 @@
-//! The four rings of an AF_XDP socket: their entries and indices, by the functions that libxdp documents for them.
+//! The four rings of an AF_XDP socket: their entries and indices, through the functions that libxdp documents.
 //!
-//! Used by the worker, once a burst. Entries are read and written where they lie. libxdp masks every index, so none leads
-//! outside its ring, whatever the kernel's side says; whether an address names a frame that was lent is the pool's
-//! question. Cost: a call of libxdp for each entry. Not here: how many entries may be in a ring (`socket.rs`), and where
-//! rings come from (`umem.rs`, `queue.rs`).
+//! The worker uses them for each burst. Entries are read and written in place. libxdp masks every index, so no index
+//! leads outside its ring, whatever the kernel's side contains. The pool checks whether an address names a lent frame.
+//! Cost: one libxdp call for each entry. Not here: the number of entries in a ring (`socket.rs`), and the creation of
+//! rings (`umem.rs`, `queue.rs`).
 
 use std::marker::PhantomData;
 use std::ptr::{NonNull, null_mut};
@@ -14,11 +14,11 @@ use crate::frame::Span;
 
 /// A ring that this process writes, with entries of type `E`: frames for the kernel.
 ///
-/// It stands at a place of its own, because libxdp remembers the pointer.
+/// It stands at its own address on the heap, because libxdp keeps the pointer.
 #[derive(Debug)]
 pub(super) struct Producer<E>(NonNull<sys::xsk_ring_prod>, PhantomData<E>);
 
-/// A ring that the kernel writes: frames that it returns. At a place of its own, as [`Producer`].
+/// A ring that the kernel writes: frames that it returns. On the heap, as [`Producer`].
 #[derive(Debug)]
 pub(super) struct Consumer<E>(NonNull<sys::xsk_ring_cons>, PhantomData<E>);
 
@@ -32,7 +32,7 @@ pub(super) type FillRing = Producer<u64>;
 pub(super) type CompletionRing = Consumer<u64>;
 
 impl<E> Producer<E> {
-    /// One that is no ring yet: libxdp makes it one.
+    /// A ring that libxdp has not initialised yet.
     pub(super) fn unset() -> Self {
         let ring = Box::new(sys::xsk_ring_prod {
             cached_prod: 0,
@@ -52,34 +52,34 @@ impl<E> Producer<E> {
     }
 
     pub(super) fn is_set(&self) -> bool {
-        // SAFETY: `unset` allocated it, it is freed when `self` is dropped, and no call of libxdp is under way.
+        // SAFETY: `unset` allocated it, it is freed when `self` is dropped, and no call of libxdp is in progress.
         let ring = unsafe { (*self.as_ptr()).ring };
         !ring.is_null()
     }
 
-    /// The first of `count` entries that are free; `None`, and none taken, if there are fewer.
+    /// Reserves `count` entries and returns the first of them. `None`, and none is reserved, if fewer are free.
     fn reserve(&mut self, count: u32) -> Option<u32> {
         let mut first = 0;
-        // SAFETY: the ring is set, as those of a socket are; `&mut self` excludes any other access of this process.
+        // SAFETY: the ring is set, as the rings of a socket are; `&mut self` excludes any other access of this process.
         let reserved = unsafe { sys::xsk_ring_prod__reserve(self.as_ptr(), count, &mut first) };
         (reserved == count).then_some(first)
     }
 
-    /// Shows the kernel `count` entries that were reserved and written.
+    /// Passes `count` entries, which were reserved and written, to the kernel.
     fn submit(&mut self, count: u32) {
         // SAFETY: as for `reserve`.
         unsafe { sys::xsk_ring_prod__submit(self.as_ptr(), count) };
     }
 
-    /// How many entries the kernel has not taken yet, of a ring with so many slots.
+    /// The number of entries that the kernel has not taken yet, in a ring with so many slots.
     pub(super) fn waiting(&mut self, slots: u32) -> u32 {
-        // SAFETY: as for `reserve`. Asked for as many as there are slots, libxdp looks at the kernel's index.
+        // SAFETY: as for `reserve`. When asked for as many entries as there are slots, libxdp reads the kernel's index.
         let free = unsafe { sys::xsk_prod_nb_free(self.as_ptr(), slots) };
-        // A kernel that says more are free than there are has taken all.
+        // If the kernel's index says that more are free than exist, all are taken.
         slots.saturating_sub(free)
     }
 
-    /// Whether the kernel wants to be called to go on with this ring.
+    /// Whether the kernel wants a system call to continue with this ring.
     pub(super) fn needs_wakeup(&self) -> bool {
         // SAFETY: as for `reserve`; the flags are only read.
         unsafe { sys::xsk_ring_prod__needs_wakeup(self.as_ptr()) != 0 }
@@ -87,7 +87,8 @@ impl<E> Producer<E> {
 }
 
 impl TransmitRing {
-    /// Gives the kernel packets to send, which the pool has lent for it: all or none. `false`: there is no room for them.
+    /// Passes packets, which the pool has lent, to the kernel for transmission: all or none. Returns `false` if there
+    /// is no room for them.
     pub(super) fn send(&mut self, packets: &[Span]) -> bool {
         let count = packets.len() as u32;
         let Some(first) = self.reserve(count) else { return false };
@@ -95,8 +96,8 @@ impl TransmitRing {
             let entry = sys::xdp_desc { addr: packet.offset as u64, len: packet.len as u32, options: 0 };
             // SAFETY: the ring is set and has entries of this type; the index is masked.
             let slot = unsafe { sys::xsk_ring_prod__tx_desc(self.as_ptr(), first.wrapping_add(number)) };
-            // SAFETY: the slot lies in the ring's mapping, which the socket keeps; it is reserved, so the kernel does not
-            // read it before `submit`.
+            // SAFETY: the slot lies in the mapping of the ring, which the socket keeps. It is reserved, so the kernel
+            // does not read it before `submit`.
             unsafe { slot.write(entry) };
         }
         self.submit(count);
@@ -105,8 +106,8 @@ impl TransmitRing {
 }
 
 impl FillRing {
-    /// Gives the kernel `count` frames to fill, whose addresses `lend` says: all or none. `false`: there is no room for
-    /// them, and `lend` was not called.
+    /// Passes `count` frames for received packets to the kernel, whose addresses `lend` returns: all or none. Returns
+    /// `false`, without calling `lend`, if there is no room for them.
     pub(super) fn lend(&mut self, count: u32, mut lend: impl FnMut() -> usize) -> bool {
         let Some(first) = self.reserve(count) else { return false };
         for number in 0..count {
@@ -141,8 +142,8 @@ impl<E> Consumer<E> {
         self.0.as_ptr()
     }
 
-    /// Calls `read` with the index of each entry that the kernel has written, at most `room`, and gives them back to the
-    /// kernel. Returns how many.
+    /// Calls `read` with the index of each entry that the kernel has written, at most `room`, and returns the entries
+    /// to the kernel. Returns their number.
     fn take(&mut self, room: usize, mut read: impl FnMut(*mut sys::xsk_ring_cons, u32)) -> usize {
         let (room, mut first) = (room as u32, 0);
         // SAFETY: as for `Producer::reserve`.
@@ -157,13 +158,14 @@ impl<E> Consumer<E> {
 }
 
 impl ReceiveRing {
-    /// Takes up to `room` packets that the kernel has received. Returns how many.
+    /// Takes up to `room` packets that the kernel has received. Returns their number.
     pub(super) fn receive(&mut self, room: usize, mut packet: impl FnMut(Span)) -> usize {
         self.take(room, |ring, index| {
             // SAFETY: the ring is set and has entries of this type; the index is masked.
             let slot = unsafe { sys::xsk_ring_cons__rx_desc(ring, index) };
-            // SAFETY: the slot lies in the ring's mapping, which the socket keeps; the kernel has finished it (libxdp
-            // acquires its index) and leaves it alone until it is released. An entry is integers: any bytes are one.
+            // SAFETY: the slot lies in the mapping of the ring, which the socket keeps. The kernel has finished it
+            // (libxdp reads its index with Acquire), and does not touch it before it is released. An entry consists of
+            // integers, so any bytes are valid.
             let entry = unsafe { slot.read() };
             packet(Span { offset: entry.addr as usize, len: entry.len as usize });
         })
@@ -171,7 +173,7 @@ impl ReceiveRing {
 }
 
 impl CompletionRing {
-    /// Takes the addresses of up to `room` packets that the kernel has sent. Returns how many.
+    /// Takes the addresses of up to `room` packets that the kernel has sent. Returns their number.
     pub(super) fn complete(&mut self, room: usize, mut sent: impl FnMut(usize)) -> usize {
         self.take(room, |ring, index| {
             // SAFETY: the ring is set and has entries of this type; the index is masked.
@@ -184,9 +186,9 @@ impl CompletionRing {
 
 impl<E> Drop for Producer<E> {
     fn drop(&mut self) {
-        // SAFETY: the pointer is that of a box which `unset` leaked, and of no other value. libxdp does not remember it: it
-        // is a field of `Rings`, whose `drop` has deleted the socket, or of `Umem`, whose `drop` has deleted the UMEM, or
-        // no socket could be made with it.
+        // SAFETY: the pointer is that of a box which `unset` leaked, and no other value has it. libxdp does not keep it
+        // any more: it is a field of `Rings`, whose `drop` has deleted the socket, or of `Umem`, whose `drop` has
+        // deleted the UMEM, or no socket could be made with it.
         drop(unsafe { Box::from_raw(self.as_ptr()) });
     }
 }
@@ -206,7 +208,7 @@ mod tests {
 
     const SLOTS: u32 = 4;
 
-    /// What the kernel shares of a ring: both indices, flags, and entries of one word each, or of two.
+    /// The memory of a ring that the kernel shares: both indices, flags, and entries of one or two words each.
     #[derive(Default)]
     struct Shared {
         producer: AtomicU32,
@@ -225,7 +227,7 @@ mod tests {
         }
     }
 
-    /// Lays a ring over memory of the test's own, as libxdp lays it over the kernel's.
+    /// A ring over memory of the test, as libxdp makes it over the kernel's.
     fn producer<E>(shared: &'static Shared) -> Producer<E> {
         let ring = Producer::unset();
         let set = sys::xsk_ring_prod {
@@ -261,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_descriptor_says_the_address_and_length_it_was_made_for_and_nothing_else() {
+    fn a_descriptor_has_its_address_and_length_and_nothing_else() {
         let shared = Shared::leaked();
         let mut ring: TransmitRing = producer(shared);
         let packets = [Span { offset: 0, len: 0 }, Span { offset: 0x7f_f0c4, len: 1514 }];
@@ -277,13 +279,13 @@ mod tests {
         let mut ring: FillRing = producer(shared);
         let mut next = 7..;
         assert!(ring.lend(3, || next.next().unwrap()));
-        assert!(!ring.lend(2, || panic!("an address is asked for in vain")));
+        assert!(!ring.lend(2, || panic!("no address is needed")));
         assert_eq!((ring.waiting(SLOTS), shared.producer.load(Relaxed)), (3, 3));
         assert_eq!(shared.entries()[..4], [7, 8, 9, 0]);
     }
 
     #[test]
-    fn an_index_of_the_kernels_that_cannot_be_leads_to_no_more_entries_than_there_is_room_for() {
+    fn an_impossible_index_of_the_kernel_yields_no_more_entries_than_asked_for() {
         let (sent, received) = (Shared::leaked(), Shared::leaked());
         sent.consumer.store(3_000_000_000, Relaxed);
         assert_eq!(producer::<u64>(sent).waiting(SLOTS), 0);
@@ -291,6 +293,6 @@ mod tests {
         received.entries.iter().zip(10..).for_each(|(entry, address)| entry.store(address, Relaxed));
         let mut addresses = Vec::new();
         assert_eq!(consumer::<u64>(received).complete(6, |address| addresses.push(address)), 6);
-        assert_eq!(addresses, [10, 11, 12, 13, 10, 11], "the pool says which of these were lent");
+        assert_eq!(addresses, [10, 11, 12, 13, 10, 11], "the pool knows which of these were lent");
     }
 }

@@ -1,8 +1,8 @@
 //! One AF_XDP socket: the four rings of one queue of one interface.
 //!
-//! Used by the worker, once a burst. What the kernel says in a ring is believed only as far as the pool confirms it;
-//! the rest is counted and left alone. A socket never has more frames in flight than its TX ring has slots, nor more
-//! lent for receiving than its fill ring has, so no ring overflows.
+//! The worker uses it for each burst. An entry of a ring is believed only if the pool confirms it; all others are
+//! counted and ignored. A socket never has more frames in flight than its TX ring has slots, nor more lent for
+//! receiving than its fill ring has slots, so no ring overflows.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::burst::BURST;
 use crate::frame::{Frame, FramePool, Span};
 use xvs_proto::network::LinkId;
 
-/// What the kernel and we counted on a socket since it was opened, and what it holds.
+/// Counters of a socket since it was opened, by the kernel and by the director, and its frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Statistics {
     /// Received, but dropped by the kernel because the RX ring was full.
@@ -35,7 +35,7 @@ pub struct Statistics {
     pub transmit_invalid: u64,
     /// How often the kernel looked for a frame to send and found none.
     pub transmit_ring_empty: u64,
-    /// Descriptors of the kernel's that we refused.
+    /// Descriptors of the kernel that the director refused.
     pub descriptors_refused: u64,
     /// Frames now lent for receiving.
     pub lent_to_receive: u32,
@@ -49,9 +49,9 @@ pub(super) struct Socket {
     pub(super) queue: u32,
     sizes: RingSizes,
     rings: Rings,
-    /// To be put into the TX ring at the next flush.
+    /// Frames for the TX ring at the next flush.
     pending: Vec<Span>,
-    /// Produced and not completed.
+    /// Submitted and not completed.
     in_flight: u32,
     /// Lent for receiving and not received.
     filled: u32,
@@ -59,14 +59,14 @@ pub(super) struct Socket {
     descriptors_refused: u64,
 }
 
-/// Whether sending makes sense.
+/// Whether the link can send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LinkState {
     Up,
-    /// The kernel said so.
+    /// The kernel reported it down.
     Down,
-    /// As `Down`, but somebody wanted to send since: worth asking again.
-    Asked,
+    /// As `Down`, and a frame was to be sent since: the next flush tries again.
+    Retry,
 }
 
 impl Socket {
@@ -80,7 +80,7 @@ impl Socket {
         let failed = |source| SocketError::of(attached, queue, source);
         let rings = Rings::open(umem, attached.interface(), queue, config).map_err(failed)?;
         let sizes = RingSizes { receive: config.rx_size, transmit: config.tx_size };
-        // The library makes it so that programs that are started would keep the queue.
+        // libxdp opens the socket so that child processes would inherit it and keep the queue.
         fcntl_setfd(rings.fd(), FdFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
         Ok(Self {
             link,
@@ -110,15 +110,15 @@ impl Socket {
             Some(frame) => take(*link, frame),
             None => *descriptors_refused += 1,
         });
-        // A kernel that returns more than it was lent was refused above.
+        // A kernel that returns more frames than were lent to it was refused above.
         self.filled = self.filled.saturating_sub(received as u32);
         received
     }
 
-    /// Queues a frame for [`Self::submit`]; it comes back if the link is down or if there is no room.
+    /// Queues a frame for [`Self::submit`]. Returns it if the link is down or the ring is full.
     pub(super) fn queue(&mut self, pool: &mut FramePool, frame: Frame) -> Result<(), Frame> {
         if self.state != LinkState::Up {
-            self.state = LinkState::Asked;
+            self.state = LinkState::Retry;
             return Err(frame);
         }
         if self.in_flight + self.pending.len() as u32 >= self.sizes.transmit {
@@ -132,20 +132,20 @@ impl Socket {
         if self.pending.is_empty() {
             return;
         }
-        // The ring has room: `in_flight` counts at least what is in it, and `queue` keeps the sum below its size. Should the
-        // kernel say otherwise, they wait for the next flush.
+        // The ring has room: `in_flight` counts at least the entries in it, and `queue` keeps the sum below its size.
+        // If the kernel's index says otherwise, the frames wait for the next flush.
         if self.rings.transmit.send(&self.pending) {
             self.in_flight += self.pending.len() as u32;
             self.pending.clear();
         }
     }
 
-    /// Makes the kernel send. In copy mode it takes 32 frames a call, so it is asked as often as that needs.
+    /// Makes the kernel send. In copy mode one call sends 32 frames, so it is repeated as often as needed.
     pub(super) fn kick(&mut self, copy: &CopyMode) {
         if self.state == LinkState::Down && self.pending.is_empty() {
             return;
         }
-        let probing = self.state == LinkState::Asked;
+        let probing = self.state == LinkState::Retry;
         let calls = match copy {
             CopyMode::Copy { .. } => self.unsent().div_ceil(32) + 1,
             CopyMode::ZeroCopy => u32::from(self.rings.transmit.needs_wakeup() && self.unsent() > 0),
@@ -164,12 +164,12 @@ impl Socket {
         }
     }
 
-    /// Whether frames wait for the kernel to take them, on a link that is up.
+    /// Whether frames wait for the kernel on a link that is up.
     pub(super) fn wants_another_kick(&mut self) -> bool {
         self.state == LinkState::Up && self.unsent() > 0
     }
 
-    /// Submitted and not yet taken by the kernel.
+    /// The number of frames that were submitted and that the kernel has not taken yet.
     fn unsent(&mut self) -> u32 {
         self.rings.transmit.waiting(self.sizes.transmit)
     }
@@ -189,9 +189,9 @@ impl Socket {
 
     pub(super) fn refill(&mut self, pool: &mut FramePool) {
         while self.filled + REFILL <= self.sizes.receive && pool.census().home >= REFILL {
-            // The ring has `receive` slots and `filled` counts at least what is in it. Should the kernel say otherwise, they
-            // are lent at another flush.
-            let lend = || pool.lend_empty().expect("as many frames were at home").offset;
+            // The ring has `receive` slots, and `filled` counts at least the entries in it. If the kernel's index says
+            // otherwise, the frames are lent at another flush.
+            let lend = || pool.lend_empty().expect("so many frames are in the pool").offset;
             if !self.rings.fill.lend(REFILL, lend) {
                 break;
             }
@@ -203,7 +203,7 @@ impl Socket {
     }
 
     pub(super) fn statistics(&self) -> Statistics {
-        // A socket whose interface is gone has no statistics; what it counted is lost with it.
+        // A socket whose interface is gone has no statistics; what it counted is lost.
         let kernel = sys::xdp_statistics(self.fd());
         let of = |count: fn(&xdp_statistics) -> u64| kernel.as_ref().map_or(0, count);
         Statistics {
@@ -220,5 +220,5 @@ impl Socket {
     }
 }
 
-/// Frames are lent to fill rings by so many.
+/// The number of frames that are lent to a fill ring at a time.
 const REFILL: u32 = BURST as u32;

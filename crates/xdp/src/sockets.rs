@@ -1,11 +1,11 @@
-//! One worker's AF_XDP sockets: a UMEM of its own, shared by one socket a queue of every attached interface.
+//! One worker's AF_XDP sockets: one for each of its queues of every attached interface, over one UMEM.
 //!
-//! Set up by the control thread, used by the worker, once a burst. Every frame is in the pool's book: lent to a fill
-//! ring or a TX ring, or out in the pipeline's hands; a descriptor that the book contradicts is counted and left
-//! alone. A socket never has more frames in flight than its TX ring has slots, so the rings of one socket cannot
-//! overflow; beyond that a frame is handed back. Nothing allocates after set-up.
+//! The control thread opens them, the worker uses them for each burst. The pool knows the place of every frame: lent to
+//! a fill ring or a TX ring, or in the pipeline. A descriptor that contradicts the pool is counted and ignored. A
+//! socket never has more frames in flight than its TX ring has slots, so the rings of a socket cannot overflow; a frame
+//! beyond that is returned to the caller. Nothing allocates after set-up.
 //!
-//! Cost a burst: one `sendto` for each 32 frames and interface in copy mode, none in zero-copy under load.
+//! Cost for each burst: one `sendto` for each 32 frames and interface in copy mode, none in zero-copy mode under load.
 
 use std::os::fd::BorrowedFd;
 use std::thread;
@@ -28,25 +28,25 @@ use xvs_proto::network::LinkId;
 pub struct Queues<'a> {
     /// The interface.
     pub attached: &'a Attached,
-    /// Its receive queues; the first is also sent by.
+    /// Its receive queues. The first one is also used for sending.
     pub queues: &'a [u32],
 }
 
-/// A worker's sockets and the frames that travel among them.
+/// A worker's sockets and their frames.
 pub struct Sockets {
     sockets: Vec<Socket>,
-    /// By link: its first socket.
+    /// The first socket of each link.
     senders: Vec<usize>,
     pool: FramePool,
     copy: CopyMode,
-    /// Where the next burst begins.
+    /// The socket that comes first in the next burst.
     turn: usize,
 }
 
 impl Sockets {
-    /// Opens one socket for each queue, over one UMEM, and lets the interfaces' programs steer to them. The place of
-    /// an interface in `links` is its [`LinkId`]. Blocks for up to a second if a queue is taken: the kernel frees that of
-    /// a socket closed before only some time afterwards.
+    /// Opens one socket for each queue, over one UMEM, and lets the programs of the interfaces steer to them. The
+    /// position of an interface in `links` is its [`LinkId`]. Blocks for up to a second if a queue is occupied, because
+    /// the kernel frees the queue of a closed socket only some time afterwards.
     ///
     /// # Errors
     /// See [`SocketError`].
@@ -66,7 +66,7 @@ impl Sockets {
             return Self::bind(links, sizes, xdp::XDP_COPY, Some(link.attached));
         }
         match Self::bind(links, sizes, 0, None) {
-            // The first socket got zero-copy, and this one cannot: only copying suits all.
+            // The first socket got zero-copy mode, and this one cannot have it: all of them must copy.
             Err(SocketError::Kernel { interface, source, .. })
                 if matches!(source.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) =>
             {
@@ -85,7 +85,7 @@ impl Sockets {
     ) -> Result<Self, SocketError> {
         for slots in [sizes.receive, sizes.transmit] {
             if !slots.is_power_of_two() || slots < BURST as u32 {
-                let text = format!("a ring of {slots}: it must be a power of two, at least 64");
+                let text = format!("a ring of {slots} slots: it must be a power of two, at least 64");
                 return Err(SocketError::Invalid(text));
             }
         }
@@ -95,7 +95,7 @@ impl Sockets {
         let config = xdp::xsk_socket_config {
             rx_size: sizes.receive,
             tx_size: sizes.transmit,
-            // The program is there already.
+            // The program is loaded already.
             __bindgen_anon_1: xdp::xsk_socket_config__bindgen_ty_1 {
                 libxdp_flags: xdp::XSK_LIBXDP_FLAGS__INHIBIT_PROG_LOAD,
             },
@@ -130,37 +130,37 @@ impl Sockets {
         Ok(Self { sockets, senders, pool, copy, turn: 0 })
     }
 
-    /// The frames' book, for packets that come from or go to elsewhere than the rings.
+    /// The pool, for packets that do not come from the rings or go to them.
     pub fn pool(&mut self) -> &mut FramePool {
         &mut self.pool
     }
 
-    /// How many frames are where.
+    /// The number of frames in each place.
     pub fn census(&self) -> Census {
         self.pool.census()
     }
 
-    /// Whether frames are copied, and which interface is the reason.
+    /// Whether frames are copied, and the interface that is the reason.
     pub fn copy_mode(&self) -> &CopyMode {
         &self.copy
     }
 
-    /// How many links there are.
+    /// The number of links.
     pub fn links(&self) -> usize {
         self.senders.len()
     }
 
-    /// What to poll for packets.
+    /// The descriptors to poll for packets.
     pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.sockets.iter().map(Socket::fd)
     }
 
-    /// What was counted, for each queue.
+    /// The counters of each queue.
     pub fn statistics(&self) -> impl Iterator<Item = (LinkId, u32, Statistics)> + '_ {
         self.sockets.iter().map(|socket| (socket.link, socket.queue, socket.statistics()))
     }
 
-    /// Takes up to `room` packets ([`BURST`] at most) from the sockets in turn, a different one first each time.
+    /// Takes up to `room` packets ([`BURST`] at most) from the sockets in turn, each time beginning with another one.
     pub fn receive(&mut self, room: usize, mut take: impl FnMut(LinkId, Frame)) {
         let mut room = room.min(BURST);
         let count = self.sockets.len();
@@ -174,15 +174,15 @@ impl Sockets {
         }
     }
 
-    /// Queues a frame for the next [`Self::flush`]. It comes back if there is no such link, if the link is down or
-    /// if its ring is full. What was in the ring when the link went down is sent once it is up again.
+    /// Queues a frame for the next [`Self::flush`]. Returns it if there is no such link, if the link is down or if its
+    /// ring is full. Frames that were in the ring when the link went down are sent once it is up again.
     pub fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
         let Some(&sender) = self.senders.get(usize::from(link.0)) else { return Err(frame) };
         self.sockets[sender].queue(&mut self.pool, frame)
     }
 
-    /// Submits what was queued, takes back what was sent, refills. Returns whether the kernel has left something
-    /// unsent that another flush may send.
+    /// Submits queued frames, takes back sent ones, and refills. Returns whether the kernel has left frames unsent that
+    /// another flush may send.
     pub fn flush(&mut self) -> Unsent {
         let mut unsent = Unsent::Nothing;
         for socket in &mut self.sockets {
@@ -201,7 +201,7 @@ impl Sockets {
 /// Whether frames wait for the kernel to send them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unsent {
-    /// All that was submitted to links that are up is on its way.
+    /// All frames that were submitted to links that are up have been sent.
     Nothing,
     /// Some are still in a TX ring.
     Some,

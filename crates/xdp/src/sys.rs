@@ -1,5 +1,5 @@
-//! System calls that neither `rustix` nor libxdp has: requests to an interface by name, the two wake-ups of an
-//! AF_XDP socket whose outcome matters to us, and the groups of who connected to a Unix socket.
+//! System calls without a safe form in `rustix` and libxdp: requests about an interface, the two wake-ups of an AF_XDP
+//! socket, and options of sockets.
 
 use std::collections::BTreeSet;
 use std::ffi::{c_int, c_ulong, c_void};
@@ -10,7 +10,7 @@ use std::{io, ptr};
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
-/// ethtool's commands (linux/ethtool.h).
+/// Commands of ethtool (linux/ethtool.h).
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Ethtool {
     /// A set of [`FLAG_LRO`] and [`FLAG_RX_VLAN`].
@@ -74,7 +74,7 @@ const GET_DRIVER: u32 = 0x03;
 struct EthtoolDriver {
     command: u32,
     driver: [u8; 32],
-    /// Versions, the bus, and sizes of other answers.
+    /// Versions, the bus, and the sizes of other replies.
     rest: [u8; 160],
 }
 
@@ -106,7 +106,7 @@ impl Request {
         self.call(libc::SIOCSIFFLAGS)
     }
 
-    /// One of ethtool's values; 0 if the driver does not know it.
+    /// One of ethtool's values; 0 if the driver does not support it.
     pub(super) fn ethtool(&mut self, command: Ethtool) -> io::Result<u32> {
         let mut value = EthtoolValue { command: command as u32, data: 0 };
         self.body.ifr_ifru.ifru_data = (&raw mut value).cast();
@@ -114,7 +114,7 @@ impl Request {
         Ok(value.data)
     }
 
-    /// The name of the interface's driver; empty if it does not say.
+    /// The name of the interface's driver; empty if unknown.
     pub(super) fn driver(&mut self) -> io::Result<String> {
         let mut info = EthtoolDriver { command: GET_DRIVER, driver: [0; 32], rest: [0; 160] };
         self.body.ifr_ifru.ifru_data = (&raw mut info).cast();
@@ -122,12 +122,13 @@ impl Request {
         Ok(text(&info.driver))
     }
 
-    /// How many receive queues the interface has; 1 if the driver does not say.
+    /// The number of the interface's receive queues; 1 if the driver does not say.
     pub(super) fn receive_queues(&mut self) -> io::Result<u32> {
         self.channels().map(|channels| (channels.rx + channels.combined).max(1))
     }
 
-    /// By which word of `ethtool -L` its number is set, and to how many at most; 0 if the driver does not say.
+    /// The word of `ethtool -L` that sets the number of receive queues, and the most that are possible; 0 if the driver
+    /// does not say.
     pub(super) fn most_receive_queues(&mut self) -> io::Result<(&'static str, u32)> {
         let [rx, _, _, combined] = self.channels()?.max;
         Ok(if combined > 0 { ("combined", combined) } else { ("rx", rx) })
@@ -140,12 +141,12 @@ impl Request {
         Ok(channels)
     }
 
-    /// The features that are on, by the kernel's names for them (`netdev_features_strings`).
+    /// The features that are on, by the kernel's names (`netdev_features_strings`).
     pub(super) fn features(&mut self) -> io::Result<BTreeSet<String>> {
         let mut set = EthtoolSetInfo { command: GET_SET_INFO, reserved: 0, mask: 1 << FEATURES, count: 0 };
         self.body.ifr_ifru.ifru_data = (&raw mut set).cast();
         self.call(libc::SIOCETHTOOL)?;
-        // Both answers are as long as the kernel has features, a constant of it, which it has just told.
+        // Both replies have an entry for each feature of the kernel; `set` has their number.
         let count = set.count as usize;
         let mut names = vec![0_u32; 3 + count * NAME_BYTES / size_of::<u32>()];
         names[..3].copy_from_slice(&[GET_STRINGS, FEATURES, set.count]);
@@ -164,13 +165,14 @@ impl Request {
     }
 
     fn call(&mut self, request: c_ulong) -> io::Result<()> {
-        // SAFETY: `body` is the `ifreq` that all requests of this module take, with a name that ends in a zero byte;
-        // where it points to data, the caller set the pointer to a live value of that request's type just before.
+        // SAFETY: `body` is the `ifreq` of all requests in this module, with a name that ends in a zero byte. Where it
+        // points to data, the caller set the pointer just before to a live value of that request's type.
         check(unsafe { libc::ioctl(self.socket.as_raw_fd(), request as _, &raw mut self.body) }).map(drop)
     }
 }
 
-/// Turns an open `/dev/net/tun` into an interface; `pattern` may hold a `%d` for the first free number. Returns its name.
+/// Turns an open `/dev/net/tun` into an interface. `pattern` may contain `%d` for the first free number. Returns the
+/// name.
 pub(super) fn make_tap(tun: BorrowedFd<'_>, pattern: &str) -> io::Result<String> {
     let mut body = body(pattern)?;
     body.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as i16;
@@ -179,18 +181,18 @@ pub(super) fn make_tap(tun: BorrowedFd<'_>, pattern: &str) -> io::Result<String>
     Ok(body.ifr_name.iter().take_while(|byte| **byte != 0).map(|byte| char::from(*byte as u8)).collect())
 }
 
-/// How the kernel took a call to send.
+/// The result of a call to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kick {
-    /// It sent what it takes at a time.
+    /// The kernel sent as many frames as it sends at a time.
     Sent,
-    /// It has no room or stopped early: ask again.
+    /// It had no room or stopped early: repeat the call.
     Again,
     /// The interface is down or gone.
     Down,
 }
 
-/// Asks the kernel to send what is in a socket's TX ring. In copy mode it takes at most 32 frames a call.
+/// Makes the kernel send what is in a socket's TX ring. In copy mode one call sends at most 32 frames.
 pub(super) fn kick_transmit(socket: BorrowedFd<'_>) -> Kick {
     // SAFETY: no buffer and no address are passed.
     let sent =
@@ -204,15 +206,15 @@ pub(super) fn kick_transmit(socket: BorrowedFd<'_>) -> Kick {
     }
 }
 
-/// Tells the driver that a socket's fill ring has frames again.
+/// Wakes the driver after frames were put into a socket's fill ring.
 pub(super) fn kick_receive(socket: BorrowedFd<'_>) {
     let (fd, none) = (socket.as_raw_fd(), ptr::null_mut::<c_void>());
-    // SAFETY: no buffer and no address are passed. The outcome does not matter: a socket that is not ready is asked
+    // SAFETY: no buffer and no address are passed. The result does not matter: a socket that is not ready is woken
     // again at the next refill.
     let _ = unsafe { libc::recvfrom(fd, none, 0, libc::MSG_DONTWAIT, ptr::null_mut(), ptr::null_mut()) };
 }
 
-/// Whether a bound socket shares its frames with the driver, without copying.
+/// Whether a bound socket shares its frames with the driver without copying.
 pub(super) fn is_zero_copy(socket: impl AsFd) -> io::Result<bool> {
     let mut options: u32 = 0;
     let mut size = size_of::<u32>() as libc::socklen_t;
@@ -222,30 +224,30 @@ pub(super) fn is_zero_copy(socket: impl AsFd) -> io::Result<bool> {
     Ok(options & libxdp_sys::XDP_OPTIONS_ZEROCOPY != 0)
 }
 
-/// What the kernel has counted on a socket. What an older kernel does not count is 0.
+/// The kernel's counters of a socket. Counters that an older kernel does not have are 0.
 pub(super) fn xdp_statistics(socket: BorrowedFd<'_>) -> io::Result<libxdp_sys::xdp_statistics> {
-    // SAFETY: the structure is integers.
+    // SAFETY: the structure consists of integers.
     let mut counts: libxdp_sys::xdp_statistics = unsafe { std::mem::zeroed() };
     let mut size = size_of_val(&counts) as libc::socklen_t;
     let (fd, name) = (socket.as_raw_fd(), libxdp_sys::XDP_STATISTICS as c_int);
-    // SAFETY: `counts` is what the call fills, and `size` its length.
+    // SAFETY: the call fills `counts`, and `size` is its length.
     check(unsafe { libc::getsockopt(fd, libc::SOL_XDP, name, (&raw mut counts).cast(), &mut size) })?;
     Ok(counts)
 }
 
-/// The supplementary groups of the process at the other end of a Unix socket, as they were when it connected.
+/// The supplementary groups of the process at the other end of a Unix socket, at the time of its connection.
 ///
-/// Has nothing to do with packets; it stands here because it is a raw system call. Source: unix(7), `SO_PEERGROUPS`.
+/// It is here because it is a raw system call; it has nothing to do with packets. Source: unix(7), `SO_PEERGROUPS`.
 ///
 /// # Errors
-/// What the kernel says of a socket that has no such peer.
+/// The kernel's error for a socket without such a peer.
 pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     let mut groups = vec![0_u32; 32];
     loop {
         let mut bytes = size_of_val(&groups[..]) as libc::socklen_t;
         let (fd, buffer) = (socket.as_raw_fd(), groups.as_mut_ptr().cast());
-        // SAFETY: `buffer` is the start of `groups`, which is alive and not touched meanwhile, and `bytes` is its
-        // length; the kernel writes no more than that, in words of 32 bits, each of which is a `u32`.
+        // SAFETY: `buffer` is the start of `groups`, which is alive and not used meanwhile, and `bytes` is its length.
+        // The kernel writes no more than that, in words of 32 bits, each of which is a valid `u32`.
         let got = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERGROUPS, buffer, &mut bytes) };
         let count = bytes as usize / size_of::<u32>();
         match check(got) {
@@ -253,7 +255,7 @@ pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
                 groups.truncate(count);
                 return Ok(groups);
             }
-            // It has said how many there are; a process may have 65,536 (NGROUPS_MAX).
+            // `count` is the number of groups; a process may have 65,536 (NGROUPS_MAX).
             Err(error) if error.raw_os_error() == Some(libc::ERANGE) && count > groups.len() => {
                 groups.resize(count, 0);
             }
@@ -262,19 +264,19 @@ pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     }
 }
 
-/// The number of the network namespace that a socket is in; no other has it as long as the machine is up, while the
-/// inodes of namespaces are used again.
+/// The cookie of the network namespace of a socket. It stays unique while the machine is up; inodes of namespaces are
+/// reused.
 ///
 /// Here for the same reason as [`peer_groups`]. Source: Linux, `include/uapi/asm-generic/socket.h`, `SO_NETNS_COOKIE`
 /// (since 5.14).
 ///
 /// # Errors
-/// What the kernel says.
+/// The kernel's error.
 pub fn network_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     let mut cookie: u64 = 0;
     let mut size = size_of::<u64>() as libc::socklen_t;
     let buffer = (&raw mut cookie).cast();
-    // SAFETY: the kernel writes one 64-bit word, which `cookie` is, and `size` says so.
+    // SAFETY: the kernel writes one 64-bit word into `cookie`, and `size` is its length.
     check(unsafe {
         libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, buffer, &mut size)
     })?;
@@ -288,7 +290,7 @@ pub(super) fn index_of(interface: &str) -> io::Result<u32> {
 }
 
 fn body(name: &str) -> io::Result<libc::ifreq> {
-    // SAFETY: an `ifreq` is bytes, integers and pointers that may be null.
+    // SAFETY: an `ifreq` consists of bytes, integers and pointers that may be null.
     let mut body: libc::ifreq = unsafe { std::mem::zeroed() };
     if name.len() >= body.ifr_name.len() || name.contains('\0') {
         return Err(io::Error::from_raw_os_error(libc::ENODEV));
@@ -299,7 +301,7 @@ fn body(name: &str) -> io::Result<libc::ifreq> {
     Ok(body)
 }
 
-/// Characters up to a zero byte.
+/// The characters before the first zero byte.
 fn text(bytes: &[u8]) -> String {
     bytes.iter().take_while(|byte| **byte != 0).map(|byte| char::from(*byte)).collect()
 }

@@ -1,7 +1,7 @@
-//! A worker's packet memory (UMEM): how large it is, and its registration with the kernel.
+//! A worker's packet memory (UMEM): its size and its registration with the kernel.
 //!
-//! Made once for a worker. The kernel locks the memory, so its size meets RLIMIT_MEMLOCK; the limit is raised as far as this
-//! process may. Not here: which frame is where (`frame.rs`).
+//! Made once for each worker. The kernel locks the memory, so RLIMIT_MEMLOCK limits its size; the limit is raised as
+//! far as this process may. Not here: the place of each frame (`frame.rs`).
 
 use std::ffi::CString;
 use std::io;
@@ -16,24 +16,24 @@ use super::rings::{CompletionRing, FillRing, ReceiveRing, TransmitRing};
 use crate::burst::{BURST, HELD};
 use crate::frame::{FrameLayout, FramePool};
 
-/// How many frames each socket of a worker may have lent to the kernel; both are powers of two, at least 64.
+/// The most frames that each socket of a worker may lend to the kernel. Both are powers of two, at least 64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RingSizes {
-    /// Waiting for packets.
+    /// Frames for received packets.
     pub receive: u32,
-    /// Waiting to be sent.
+    /// Frames to be sent.
     pub transmit: u32,
 }
 
 impl Default for RingSizes {
-    /// With two interfaces of 1500 bytes MTU, one worker's UMEM has 7 MiB: less than the 8 MiB that
-    /// `ulimit -l` mostly allows.
+    /// With two interfaces of 1500 bytes MTU, the UMEM of one worker has 7 MiB. This is less than the 8 MiB that
+    /// `ulimit -l` allows on most systems.
     fn default() -> Self {
         Self { receive: 1024, transmit: 512 }
     }
 }
 
-/// Frames for packets of up to `mtu` bytes, and enough of them for all rings of so many queues to be full.
+/// Frames for packets of up to `mtu` bytes, and enough of them to fill all rings of so many queues.
 pub(super) fn layout(mtu: u32, queues: usize, sizes: RingSizes) -> FrameLayout {
     FrameLayout {
         frame_size_bytes: frame_size_bytes(mtu),
@@ -42,8 +42,7 @@ pub(super) fn layout(mtu: u32, queues: usize, sizes: RingSizes) -> FrameLayout {
     }
 }
 
-/// How many bytes of locked memory a worker takes for so many queues of all its interfaces, of which this is the largest
-/// MTU.
+/// The bytes of locked memory for a worker with so many queues over all its interfaces, whose largest MTU is `mtu`.
 pub fn umem_bytes(mtu: u32, queues: usize, sizes: RingSizes) -> u64 {
     bytes(layout(mtu, queues, sizes))
 }
@@ -61,37 +60,38 @@ fn frames(queues: usize, sizes: RingSizes) -> u32 {
     queues as u32 * (sizes.receive + sizes.transmit) + RESERVE
 }
 
-/// Why there is no packet memory.
+/// Why packet memory could not be made.
 #[derive(Debug)]
 pub(super) enum UmemError {
-    /// So many bytes may not be locked.
+    /// The process may not lock so many bytes.
     MemoryLimit(u64),
     /// The kernel refused.
     Kernel(io::Error),
 }
 
-/// Packet memory that is registered with the kernel. Kept by its sockets and by the pool of its frames.
+/// Packet memory that is registered with the kernel. Its sockets and the pool of its frames keep it.
 #[derive(Debug)]
 pub(super) struct Umem {
-    /// What libxdp reads and writes whenever a socket is made or deleted.
+    /// The state that libxdp reads and writes whenever a socket is made or deleted.
     state: Mutex<State>,
-    /// Unmapped after `state`'s UMEM was deleted: see `drop`.
+    /// Unmapped after the UMEM of `state` was deleted: see `drop`.
     area: Area,
 }
 
 #[derive(Debug)]
 struct State {
     umem: NonNull<sys::xsk_umem>,
-    /// The rings that came with the UMEM, until a socket has them: until then libxdp remembers the pointers, and the first
+    /// The rings of the UMEM, until the first socket takes them over: libxdp keeps pointers to them, and the first
     /// socket must be made with the same ones.
     first: Option<(FillRing, CompletionRing)>,
 }
 
-// SAFETY: libxdp keeps nothing of a UMEM for a thread, and all calls with it are made under the lock around this value.
+// SAFETY: libxdp keeps nothing of a UMEM for a particular thread, and all calls with it run under the lock around this
+// value.
 unsafe impl Send for State {}
 
 impl Umem {
-    /// Maps memory and registers it. Returns it with the pool of its frames.
+    /// Maps memory and registers it with the kernel. Returns it with the pool of its frames.
     pub(super) fn create(layout: FrameLayout, sizes: RingSizes) -> Result<(Arc<Self>, FramePool), UmemError> {
         let over_limit = |error: &io::Error| error.raw_os_error() == Some(libc::ENOBUFS);
         let register = || Self::register(layout, sizes);
@@ -106,9 +106,10 @@ impl Umem {
                 })?;
         let umem = Arc::new(umem);
         let (base, owner) = (umem.area.base, Box::new(Arc::clone(&umem)));
-        // SAFETY: the area has as many bytes as this layout, and is unmapped when the last clone of `umem` is dropped, of
-        // which `owner` is one. Only frames of this pool lead to its bytes: nothing else takes `base`, and this function
-        // makes one pool of each area. The kernel accesses what rings name, which is what the pool has lent.
+        // SAFETY: the area has as many bytes as this layout, and is unmapped when the last clone of `umem` is dropped,
+        // of which `owner` is one. Only frames of this pool give access to its bytes: no other code uses `base`, and
+        // this function makes one pool for each area. The kernel accesses only frames that rings name, which the pool
+        // has lent.
         let pool = unsafe { FramePool::over(base, layout, owner) };
         Ok((umem, pool))
     }
@@ -125,8 +126,8 @@ impl Umem {
         };
         let (mut umem, start, size) = (null_mut(), area.base.as_ptr().cast(), area.size_bytes as u64);
         let (fill_ring, completion_ring) = (fill.as_ptr(), completion.as_ptr());
-        // SAFETY: `start` is that of `size` mapped bytes, which stay mapped until after the UMEM is deleted, as do the rings
-        // stay where they are: the fields of this type and its `drop` see to both.
+        // SAFETY: `start` points to `size` mapped bytes. They stay mapped, and the rings stay where they are, until
+        // after the UMEM is deleted: the fields of this type and its `drop` ensure both.
         let result =
             unsafe { sys::xsk_umem__create(&mut umem, start, size, fill_ring, completion_ring, &config) };
         check(result)?;
@@ -134,10 +135,10 @@ impl Umem {
         Ok(Self { state: Mutex::new(State { umem, first: Some((fill, completion)) }), area })
     }
 
-    /// Makes a socket with these rings and binds it. Returns it with its fill and completion rings, which are unset if the
-    /// UMEM has a socket of this queue already.
+    /// Makes a socket with these rings and binds it. Returns it with its fill and completion rings, which are unset if
+    /// the UMEM already has a socket of this queue.
     ///
-    /// The rings must stay until the socket is deleted: [`super::queue::Rings`] sees to it.
+    /// The rings must stay until the socket is deleted; [`super::queue::Rings`] ensures this.
     pub(super) fn open_socket(
         &self,
         interface: &str,
@@ -153,9 +154,9 @@ impl Umem {
         let (mut socket, umem) = (null_mut(), state.umem.as_ptr());
         let [transmit, fill] = [transmit.as_ptr(), fill.as_ptr()];
         let [receive, completion] = [receive.as_ptr(), completion.as_ptr()];
-        // SAFETY: the UMEM is alive and the lock held. While it has rings of its own it gets these same ones, as libxdp
-        // wants it; all rings are allocated, and what libxdp remembers of them outlives the socket (`Rings`). The name
-        // ends with a zero byte, and both it and `config` are only read.
+        // SAFETY: the UMEM is alive and the lock held. While the UMEM has rings, the call gets these same ones, as
+        // libxdp requires. All rings are allocated, and those that libxdp remembers outlive the socket (`Rings`). The
+        // name ends with a zero byte, and both it and `config` are only read.
         let result = unsafe {
             sys::xsk_socket__create_shared(
                 &mut socket,
@@ -169,7 +170,7 @@ impl Umem {
                 config,
             )
         };
-        // If it failed, the UMEM's own rings are still the UMEM's.
+        // If the call failed, the rings still belong to the UMEM.
         check(result)?;
         let socket = NonNull::new(socket).ok_or(io::ErrorKind::OutOfMemory)?;
         let (fill, completion) = state.first.take().unwrap_or(fresh);
@@ -179,10 +180,11 @@ impl Umem {
     /// Closes a socket of this UMEM and unmaps its rings.
     ///
     /// # Safety
-    /// `socket` came from [`Self::open_socket`] of this UMEM, is not used after, and its rings still stand where they were.
+    /// `socket` came from [`Self::open_socket`] of this UMEM and is not used afterwards, and its rings still stand
+    /// where they were.
     pub(super) unsafe fn delete_socket(&self, socket: NonNull<sys::xsk_socket>) {
         let _state = self.state();
-        // SAFETY: as the caller promises; the lock keeps others from the UMEM, which the call changes.
+        // SAFETY: as the caller guarantees; the lock excludes other calls with the UMEM, which this one changes.
         unsafe { sys::xsk_socket__delete(socket.as_ptr()) };
     }
 
@@ -194,20 +196,20 @@ impl Umem {
 impl Drop for Umem {
     fn drop(&mut self) {
         let state = self.state();
-        // SAFETY: every socket keeps an `Arc` of this value until it is deleted, so there is none left. The area and the
-        // rings, which are fields, are still there. The call can fail only for a UMEM that has sockets.
+        // SAFETY: every socket keeps an `Arc` of this value until it is deleted, so no socket is left. The area and the
+        // rings are fields, so they are still there. The call can fail only for a UMEM that has sockets.
         let _ = unsafe { sys::xsk_umem__delete(state.umem.as_ptr()) };
     }
 }
 
-/// Anonymous memory, mapped and touched.
+/// Anonymous memory, mapped and populated.
 #[derive(Debug)]
 struct Area {
     base: NonNull<u8>,
     size_bytes: usize,
 }
 
-// SAFETY: it is an address and a length; what lies there is reached through the pool's frames only.
+// SAFETY: the value is an address and a length; only frames of the pool access the bytes there.
 unsafe impl Send for Area {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for Area {}
@@ -215,7 +217,7 @@ unsafe impl Sync for Area {}
 impl Area {
     fn map(size_bytes: usize) -> io::Result<Self> {
         let access = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: the address is the kernel's choice, so no other mapping is replaced.
+        // SAFETY: the kernel chooses the address, so no other mapping is replaced.
         let start =
             unsafe { mmap_anonymous(null_mut(), size_bytes, access, MapFlags::SHARED | MapFlags::POPULATE) }?;
         let base = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
@@ -225,18 +227,18 @@ impl Area {
 
 impl Drop for Area {
     fn drop(&mut self) {
-        // SAFETY: the range is what `map` got, and nothing leads there any more: the owner's UMEM is deleted, and its pool
-        // keeps the owner alive while a frame is out. It can fail only for a range that is not ours.
+        // SAFETY: `map` got this range, and nothing refers to it any more: the UMEM of the owner is deleted, and the
+        // pool keeps the owner alive while a frame is out. The call can fail only for a range that is not mapped.
         let _ = unsafe { munmap(self.base.as_ptr().cast(), self.size_bytes) };
     }
 }
 
-/// What libxdp returns: 0, or an error number below zero.
+/// The result of a libxdp call: 0, or a negative error number.
 fn check(result: i32) -> io::Result<()> {
     if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) }
 }
 
-/// Lets this process lock as much memory as it wants, or else as it may.
+/// Raises the limit of locked memory to infinity, or else as far as this process may.
 fn lift_memory_limit() -> io::Result<()> {
     let allowed = getrlimit(Resource::Memlock).maximum;
     setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None })
@@ -244,13 +246,13 @@ fn lift_memory_limit() -> io::Result<()> {
     Ok(())
 }
 
-/// Before a received packet; outer headers are pushed into it (linux/bpf.h, XDP_PACKET_HEADROOM).
+/// The headroom of a received packet. Outer headers are written into it (linux/bpf.h, XDP_PACKET_HEADROOM).
 const HEADROOM_BYTES: u32 = 256;
 /// An Ethernet header with two tags.
 const LINK_HEADER_BYTES: u32 = 22;
-/// The smallest frame that the kernel takes (net/xdp/xdp_umem.c, XDP_UMEM_MIN_CHUNK_SIZE), and a page.
+/// The smallest frame that the kernel accepts (net/xdp/xdp_umem.c, XDP_UMEM_MIN_CHUNK_SIZE), and a page.
 const SMALL_FRAME_BYTES: u32 = 2048;
 const LARGE_FRAME_BYTES: u32 = 4096;
-/// Kept for the pipeline: the burst in hand, what it holds back, what the director originates. While it takes no more
-/// than three bursts of it, every fill ring can be refilled, whatever the TX rings hold.
+/// Frames for the pipeline: the burst that it processes, frames that it holds back, frames that the director
+/// originates. While it uses at most three bursts of them, every fill ring can be refilled, whatever the TX rings hold.
 const RESERVE: u32 = 4 * BURST as u32 + HELD as u32;

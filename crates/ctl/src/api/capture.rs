@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use xvs_dataplane::capture::filter::{Fate, Filter};
-use xvs_dataplane::capture::{Capture, MOST, Reader, Record, Way as RecordedWay};
+use xvs_dataplane::capture::{Capture, FrameDirection, MOST, Reader, Record};
 use xvs_dataplane::egress::Egress;
 use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_model::capture::{CaptureRequest, CapturedFrame, CapturedPacket, Direction, LARGEST_FRAME, Missed};
@@ -176,10 +176,10 @@ fn frame(record: &Record, egress: &Egress) -> CapturedFrame {
     CapturedFrame {
         nanoseconds: record.nanoseconds,
         interface: name(egress, record.link),
-        direction: match record.way {
-            RecordedWay::In => Direction::In,
-            RecordedWay::Out => Direction::Out,
-            RecordedWay::Before => Direction::Before,
+        direction: match record.direction {
+            FrameDirection::In => Direction::In,
+            FrameDirection::Out => Direction::Out,
+            FrameDirection::Earlier => Direction::Before,
         },
         length: record.length as u32,
         bytes: record.bytes().to_vec(),

@@ -212,7 +212,7 @@ const FLAGS: [(Flags, &str); 7] = [
     (Flags::NO_OUTPUT, "no-replies"),
     (Flags::ONE_PACKET, "one-packet"),
     (Flags::PROXY, "proxy"),
-    (Flags::TOLD, "told"),
+    (Flags::PROXY_ACKNOWLEDGED, "told"),
     (Flags::TOA, "toa"),
     (Flags::DETACHED, "detached"),
     (Flags::RESET, "reset"),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use xvs_dataplane::burst::flows::Flows;
-use xvs_dataplane::burst::transmit::Outcome;
+use xvs_dataplane::burst::transmit::Transmitter;
 use xvs_dataplane::clock::Clock;
 use xvs_dataplane::conn::{Table, TableConfig, random_secret};
 use xvs_dataplane::counters::WorkerCounters;
@@ -20,8 +20,8 @@ use xvs_dataplane::egress::Unresolved;
 use xvs_dataplane::forward::Identification;
 use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::xdp::XdpPort;
-use xvs_dataplane::slow_path::reassembly::Fragments;
-use xvs_dataplane::slow_path::reassembly::handoff::Exchange;
+use xvs_dataplane::slow_path::reassembly::Reassembly;
+use xvs_dataplane::slow_path::reassembly::handoff::Handoff;
 use xvs_dataplane::steering::Steering;
 use xvs_dataplane::worker::Worker;
 use xvs_health::engine::Engine;
@@ -232,7 +232,7 @@ impl Parts<'_> {
         let (table, control) = (self.table, &mut *self.control);
         // Identifications are seen outside: what keys the table must not be.
         let secret = random_secret().map_err(system("random numbers"))?;
-        let exchange = Arc::new(Exchange::new(ports.len()));
+        let exchange = Arc::new(Handoff::new(ports.len()));
         let mut counters = Vec::new();
         for (number, port) in ports.into_iter().enumerate() {
             let counted = Arc::new(WorkerCounters::default());
@@ -242,10 +242,10 @@ impl Parts<'_> {
             let ids = (ids(0), ids(1));
             let unresolved = self.unresolved;
             let flows = Flows::new(number, seat, counted.clone(), control.total(), unresolved.clone(), ids.0);
-            let fragments = Fragments::new(number, exchange.clone(), *table.secret());
-            let outcome = Outcome::new(counted, unresolved.clone(), ids.1);
+            let fragments = Reassembly::new(number, exchange.clone(), *table.secret());
+            let transmitter = Transmitter::new(counted, unresolved.clone(), ids.1);
             let worker = Worker {
-                pipeline: Pipeline::new(flows, outcome, fragments),
+                pipeline: Pipeline::new(flows, transmitter, fragments),
                 port,
                 snapshot: control.published(),
                 clock: self.clock.clone(),

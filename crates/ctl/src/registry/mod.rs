@@ -17,8 +17,8 @@ use xvs_dataplane::egress::path_mtu::PathMtu;
 use xvs_dataplane::egress::{Path, RouteTo};
 use xvs_dataplane::snapshot;
 use xvs_dataplane::snapshot::{
-    ClientMask, Destination, DestinationId, DestinationLive, Encapsulation, Member, Persistence, Service,
-    ServiceLive, Snapshot, Together,
+    ClientMask, Destination, DestinationId, DestinationLive, Encapsulation, Member, Persistence,
+    PersistenceScope, Service, ServiceLive, Snapshot,
 };
 use xvs_model::command::Command;
 use xvs_model::destination::DestinationOptions;
@@ -261,7 +261,7 @@ impl Registry {
             }
             let Some(service) = build(key, wanted, entry, &self.tuning) else { continue };
             let by_call =
-                service.persistence.is_some_and(|persistence| persistence.together == Together::Call);
+                service.persistence.is_some_and(|persistence| persistence.scope == PersistenceScope::Call);
             if by_call && snapshot.call_ids.is_empty() {
                 snapshot.call_ids = Arc::new(CallIds::new(self.sip_calls, self.workers));
             }
@@ -528,7 +528,8 @@ fn persistence(options: &ServiceOptions) -> Option<Persistence> {
         Netmask::V4(mask) => ClientMask::V4(mask),
         Netmask::V6(bits) => ClientMask::V6(bits),
     };
-    let together = if options.persistence_engine.is_some() { Together::Call } else { Together::Client };
+    let scope =
+        if options.persistence_engine.is_some() { PersistenceScope::Call } else { PersistenceScope::Client };
     let timeout_seconds = options.persistence_timeout_seconds?;
-    Some(Persistence { timeout_seconds, mask, together })
+    Some(Persistence { timeout_seconds, mask, scope })
 }

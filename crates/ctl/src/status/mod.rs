@@ -440,7 +440,7 @@ mod tests {
     fn drops_of_the_innocent_are_warned_of_and_the_first_to_a_new_neighbour_are_not() {
         let shared = daemon("");
         shared.workers()[0].dropped(DropReason::NoNeighbour).add(9);
-        shared.workers()[0].dropped(DropReason::Unasked).add(900);
+        shared.workers()[0].dropped(DropReason::Unsolicited).add(900);
         assert!(warnings(&shared).is_empty());
         shared.workers()[0].dropped(DropReason::NoNeighbour).add(1);
         shared.workers()[0].dropped(DropReason::TableFull).add(1);

@@ -96,7 +96,7 @@ impl Crew {
             let sockets = Sockets::open(&links, self.rings)?;
             let copy_mode = sockets.copy_mode().to_string();
             let port = XdpPort::open(sockets, self.ways.clone()).map_err(system("a worker's port"))?;
-            let (core, sockets) = (core.map(|core| core.id), port.told());
+            let (core, sockets) = (core.map(|core| core.id), port.socket_counters());
             let facts = WorkerFacts { core, copy_mode, queues: share.clone(), sockets };
             ports.push((port, facts));
         }
@@ -186,7 +186,7 @@ impl Crew {
         let (ports, mut facts) = (self.open_ports()?, Vec::new());
         for (hand, (mut port, told)) in self.hands.iter_mut().zip(ports) {
             facts.push(told);
-            port.heed(hand.waker.clone());
+            port.set_waker(hand.waker.clone());
             // Relaxed: the channel orders it before the worker's next look.
             hand.stop.store(false, Ordering::Relaxed);
             if let Some(ports) = &hand.ports {
@@ -226,7 +226,7 @@ fn work(mut worker: Worker<XdpPort>, left: &Sender<()>, next: &Receiver<XdpPort>
     loop {
         worker.run();
         let Worker { pipeline, port, snapshot, clock, stop } = worker;
-        pipeline.outcome.counters().transmit_abandoned.add(port.unsent());
+        pipeline.transmitter.counters().transmit_abandoned.add(port.unsent());
         drop(port);
         let _ = left.send(());
         let Ok(port) = next.recv() else { return };

@@ -1,8 +1,8 @@
-//! What a frame is to the director, before any table is asked.
+//! Classification: the class of a frame by its bytes and its link, before any look-up.
 //!
-//! Runs once per frame, right after it was parsed. What the XDP program steered too broadly goes back to the
-//! kernel here. One thing is edited: an IPv6 fragment header that says nothing is taken out, at the cost of moving what
-//! stands before it. Not here: whether a connection or a service takes the packet.
+//! Runs once for each frame, right after it was parsed. Frames that the XDP program steered without need go back to the
+//! kernel here. One thing is edited: the header of an atomic fragment (IPv6) is removed, at the cost of moving the
+//! bytes before it. Not here: whether a connection or a service takes the packet.
 
 use xvs_proto::LinkId;
 use xvs_proto::ipv6::{FRAGMENT_HEADER_LEN, Ipv6, extension};
@@ -12,20 +12,20 @@ use xvs_xdp::Frame;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
 
-/// What is to be done with a frame.
+/// The class of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// A connection or a service has to be found for it.
+    /// A packet whose connection or service is looked up.
     Flow(Packet),
-    /// It has to wait for the rest of its datagram.
+    /// A fragment, which waits for the others of its datagram.
     Fragment(Packet),
-    /// It is an ICMP error: the connection of the packet in question has to be found.
+    /// An ICMP error about another packet, whose connection is looked up.
     Error(Packet),
-    /// It is decided already.
+    /// A frame whose verdict is known already.
     Decided(Verdict),
 }
 
-/// Decides what can be decided from the frame alone.
+/// Classifies a frame.
 pub fn classify(frame: &mut Frame, link: LinkId, snapshot: &Snapshot) -> Class {
     let packet = match parse(frame.bytes()) {
         Ok(Parsed::Ip(packet)) => packet,
@@ -34,19 +34,20 @@ pub fn classify(frame: &mut Frame, link: LinkId, snapshot: &Snapshot) -> Class {
         Err(malformed) => return Class::Decided(Verdict::Drop(DropReason::Malformed(malformed))),
     };
     if packet.network != ethernet::HEADER_LEN {
-        // A tag that is still there is that of no link here.
+        // A tag that is still there belongs to no VLAN of this machine.
         return Class::Decided(Verdict::PassToKernel);
     }
-    // As IPVS: what the link layer addressed to somebody else is not looked at, and a family without services
-    // passes untouched.
-    let to_us = snapshot.egress.link(link).is_some_and(|link| link.mac == ethernet::dest(frame.bytes()));
-    if to_us && packet.is_followed_error() {
+    // As under IPVS: a frame with another machine's link address is ignored, and a family without services goes to the
+    // kernel untouched.
+    let is_addressed =
+        snapshot.egress.link(link).is_some_and(|link| link.mac == ethernet::dest(frame.bytes()));
+    if is_addressed && packet.is_followed_error() {
         return classify_error(frame, packet, snapshot);
     }
-    let ours = to_us && snapshot.services.any_of(packet.family());
+    let may_serve = is_addressed && snapshot.services.any_of(packet.family());
     let served = [Protocol::TCP, Protocol::UDP, Protocol::SCTP, Protocol::AH, Protocol::ESP];
     match packet.fragment {
-        _ if !ours => Class::Decided(Verdict::PassToKernel),
+        _ if !may_serve => Class::Decided(Verdict::PassToKernel),
         Fragment::Whole if served.contains(&packet.flow.protocol) => {
             Class::Flow(without_fragment_header(frame, packet))
         }
@@ -57,7 +58,7 @@ pub fn classify(frame: &mut Frame, link: LinkId, snapshot: &Snapshot) -> Class {
     }
 }
 
-/// An error of a family without services may be about a tunnel that carries the other family.
+/// Classifies an ICMP error. An error of a family without services may be about a tunnel that carries the other family.
 fn classify_error(frame: &mut Frame, packet: Packet, snapshot: &Snapshot) -> Class {
     match (packet.fragment, packet.family()) {
         _ if ![Family::V4, Family::V6].iter().any(|family| snapshot.services.any_of(*family)) => {
@@ -71,8 +72,8 @@ fn classify_error(frame: &mut Frame, packet: Packet, snapshot: &Snapshot) -> Cla
     }
 }
 
-/// Whether a frame says that it is of a family without services, or of a network that is none here: that passes untouched,
-/// be it as broken as it is.
+/// Whether a malformed frame belongs to a family without services, or to an unknown VLAN. Such a frame goes to the
+/// kernel untouched, however malformed it is.
 fn is_unserved(frame: &[u8], snapshot: &Snapshot) -> bool {
     let Ok(link) = ethernet::parse(frame) else { return false };
     let family = match link.ethertype {
@@ -84,8 +85,9 @@ fn is_unserved(frame: &[u8], snapshot: &Snapshot) -> bool {
     !snapshot.services.any_of(family)
 }
 
-/// Whether a fragment's datagram may hold one of these protocols, by what every fragment of it says alike: behind an IPv6
-/// fragment header there may be destination options, and what they are followed by only the first fragment shows.
+/// Whether the datagram of a fragment may hold one of these protocols, by the fields that all its fragments share.
+/// Behind an IPv6 fragment header there may be destination options, and only the first fragment shows what follows
+/// them.
 fn may_hold(frame: &[u8], packet: &Packet, served: &[Protocol]) -> bool {
     match packet.fragment_header {
         None => served.contains(&packet.flow.protocol),
@@ -93,12 +95,12 @@ fn may_hold(frame: &[u8], packet: &Packet, served: &[Protocol]) -> bool {
     }
 }
 
-/// Takes the fragment header out of a packet that is whole, as the kernel does before IPVS sees it.
+/// Removes the fragment header of a whole packet, as the kernel does before IPVS processes it.
 fn without_fragment_header(frame: &mut Frame, packet: Packet) -> Packet {
     let Some(at) = packet.fragment_header else { return packet };
     let bytes = frame.bytes_mut();
     Ipv6::edit(&mut bytes[packet.network..]).unlink_fragment_header(at - packet.network);
-    // What stands before it moves up.
+    // The bytes before it move up.
     bytes.copy_within(..at, FRAGMENT_HEADER_LEN);
     frame.shrink_front(FRAGMENT_HEADER_LEN);
     Packet {

@@ -1,40 +1,40 @@
-//! The end of a burst: each frame goes where its class and its verdict say, and its sender is told what has to be told.
+//! Dispatch: the last stage of a burst, which carries out each frame's verdict.
 //!
-//! Runs for each frame when the whole burst is decided. Packets of flows go by their verdicts; ICMP errors and fragments
-//! (`slow_path/reassembly/forward.rs`), which are rare, are looked at only here. Not here: sending and counting
-//! (`transmit.rs`).
+//! Runs for each frame after the whole burst is decided. Packets of flows have their verdict by then. ICMP errors and
+//! fragments (`slow_path/reassembly/forward.rs`), which are rare, are processed only here. Not here: sending and
+//! counting (`transmit.rs`).
 
 use xvs_proto::Packet;
 
 use super::context::Context;
 use super::flows::Flows;
-use super::transmit::Outcome;
+use super::transmit::Transmitter;
 use crate::port::{Port, Received};
-use crate::slow_path::bypass;
-use crate::slow_path::icmp_error::{self, Connect, Followed};
-use crate::slow_path::icmp_reply::Offence;
-use crate::slow_path::reassembly::Fragments;
+use crate::slow_path::icmp_error::{self, Connect, ErrorAction};
+use crate::slow_path::icmp_reply::IcmpError;
+use crate::slow_path::no_destination;
+use crate::slow_path::reassembly::Reassembly;
 use crate::verdict::{DropReason, Verdict};
 
-/// What a frame meets.
-pub(crate) struct Ending<'a> {
-    /// The fragments that wait.
-    pub(crate) fragments: &'a mut Fragments,
+/// The stages that dispatch uses.
+pub(crate) struct Dispatch<'a> {
+    /// Fragments of incomplete datagrams.
+    pub(crate) reassembly: &'a mut Reassembly,
     /// The connections.
     pub(crate) flows: &'a mut Flows,
-    /// Where frames go.
-    pub(crate) outcome: &'a mut Outcome,
-    /// What is in force.
+    /// Transmission.
+    pub(crate) transmitter: &'a mut Transmitter,
+    /// The snapshot and the time.
     pub(crate) at: Context<'a>,
 }
 
-impl Ending<'_> {
-    /// Carries out a verdict that the frame alone was enough for: its sender is told nothing.
+impl Dispatch<'_> {
+    /// Carries out a verdict from classification. The sender gets no ICMP error.
     pub(crate) fn decided(&mut self, received: Received, verdict: Verdict, port: &mut impl Port) {
-        self.outcome.carry_out(received, verdict, port);
+        self.transmitter.carry_out(received, verdict, port);
     }
 
-    /// Carries out the verdict on a packet, whose sender is told of a drop.
+    /// Carries out the verdict on a packet. The sender of a dropped one may get an ICMP error.
     pub(crate) fn packet(
         &mut self,
         received: Received,
@@ -43,13 +43,13 @@ impl Ending<'_> {
         verdict: Verdict,
         port: &mut impl Port,
     ) {
-        if let Some(offence) = Offence::of(packet, &received.frame, received.link, verdict) {
-            self.answer(offence, hash, port);
+        if let Some(error) = IcmpError::of(packet, &received.frame, received.link, verdict) {
+            self.reply(error, hash, port);
         }
-        self.outcome.carry_out(received, verdict, port);
+        self.transmitter.carry_out(received, verdict, port);
     }
 
-    /// Follows an ICMP error to whom it concerns.
+    /// Processes an ICMP error about another packet.
     pub(crate) fn error(
         &mut self,
         mut received: Received,
@@ -58,43 +58,43 @@ impl Ending<'_> {
         port: &mut impl Port,
     ) {
         let Received { link, frame } = &mut received;
-        let verdict = match icmp_error::follow(self.flows, frame, *link, packet, connect, self.at) {
-            Followed::Itself(verdict) => verdict,
-            Followed::Instead(relay) => {
-                let offence = relay.offence(frame, *link);
-                if let Some(bytes) = self.outcome.answer(&offence, self.at, port) {
+        let verdict = match icmp_error::process(self.flows, frame, *link, packet, connect, self.at) {
+            ErrorAction::Verdict(verdict) => verdict,
+            ErrorAction::Relay(relay) => {
+                let error = relay.icmp_error(frame, *link);
+                if let Some(bytes) = self.transmitter.send_icmp_error(&error, self.at, port) {
                     icmp_error::count_relay(self.flows, &relay, bytes, self.at);
                 }
                 Verdict::Consumed
             }
         };
-        self.outcome.carry_out(received, verdict, port);
+        self.transmitter.carry_out(received, verdict, port);
     }
 
-    /// Resets the senders of packets whose connections are to be reset.
+    /// Sends resets to the senders of packets whose connections are to be reset.
     pub(crate) fn reset(&mut self, port: &mut impl Port) {
         for reset in self.flows.resets.drain(..) {
-            self.outcome.reset(&reset, self.at.snapshot, port);
+            self.transmitter.reset(&reset, self.at.snapshot, port);
         }
     }
 
-    /// Tells the sender of a packet why it was dropped, if that is due.
-    pub(crate) fn answer(&mut self, offence: Offence<'_>, hash: u64, port: &mut impl Port) {
-        let connection = self.flows.asked(offence.packet, hash);
-        if let Some(offence) = bypass::admit(self.flows, offence, connection)
-            && let Some(bytes) = self.outcome.answer(&offence, self.at, port)
+    /// Sends an ICMP error to the sender of a dropped packet, if one is due.
+    pub(crate) fn reply(&mut self, error: IcmpError<'_>, hash: u64, port: &mut impl Port) {
+        let connection = self.flows.find_request(error.packet, hash);
+        if let Some(error) = no_destination::admit(self.flows, error, connection)
+            && let Some(bytes) = self.transmitter.send_icmp_error(&error, self.at, port)
         {
-            self.flows.count_answer(connection, bytes, self.at.snapshot);
+            self.flows.count_icmp_error(connection, bytes, self.at.snapshot);
         }
     }
 }
 
-/// Drops all that wait for others, for a worker that ends.
-pub(crate) fn abandon(fragments: &mut Fragments, outcome: &mut Outcome, port: &mut impl Port) {
-    while fragments.abandon() {
-        for received in fragments.released().drain(..) {
-            outcome.settle(received, Verdict::Drop(DropReason::FragmentTimeout), port);
+/// Drops all waiting fragments, for a worker that ends.
+pub(crate) fn abandon(reassembly: &mut Reassembly, transmitter: &mut Transmitter, port: &mut impl Port) {
+    while reassembly.abandon() {
+        for received in reassembly.released().drain(..) {
+            transmitter.settle(received, Verdict::Drop(DropReason::FragmentTimeout), port);
         }
     }
-    outcome.counters().held.set(0);
+    transmitter.counters().held.set(0);
 }

@@ -1,4 +1,4 @@
-//! Connections whose time has come.
+//! Expiry of connections.
 //!
 //! Runs before each burst, for the timers that are due. Not here: the timers themselves (`conn/wheel.rs`).
 
@@ -12,7 +12,7 @@ use crate::new_connection::eviction::count_out;
 use crate::snapshot::Snapshot;
 
 impl Flows {
-    /// Ends the connections whose time has come.
+    /// Ends the connections whose deadline has passed.
     pub fn expire(&mut self, snapshot: &Snapshot, now: Millis) -> Timers {
         self.replaced.expire(now);
         let counters = &self.counters;
@@ -20,16 +20,17 @@ impl Flows {
     }
 }
 
-/// Ends a connection whose time has come; a template that controls others then goes on for a minute. What began with it
-/// may be due in the very tick, in any order and on any worker, so it is left alone for one.
+/// Ends a connection whose deadline has passed. A template that controls connections continues for a minute instead.
+/// Connections that began with the template may be due in the same tick, in any order and on any worker, so the
+/// template continues for one more tick first.
 fn expire(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot, counters: &WorkerCounters, now: Millis) {
-    // A packet on another worker may have refreshed it since its timer was looked at: then it stays.
+    // A packet on another worker may have refreshed it since its timer was read: then it stays.
     match table.remove_if(id, |_, expires| expires <= now) {
         Removal::Done(state) => {
             count_out(&table.connection(id), state, snapshot);
             counters.expired.add(1);
         }
-        // Unless a new connection was faster and has set it already.
+        // Unless a new connection has extended the deadline already.
         Removal::Controls if table.connection(id).expires() + TIMER_TICK <= now => {
             table.connection(id).set_timeout_seconds(CONTROLLING_SECONDS);
             let timeout = Duration::from_secs(CONTROLLING_SECONDS.into());
@@ -39,7 +40,7 @@ fn expire(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot, counters: &W
     }
 }
 
-/// How much longer a template lives while it controls connections, each time that its own time is over.
+/// How much longer a template lives while it controls connections, each time that its deadline passes.
 const CONTROLLING_SECONDS: u32 = 60;
 
 #[cfg(test)]
@@ -55,7 +56,7 @@ mod tests {
     use crate::shm::Memory;
 
     #[test]
-    fn what_another_worker_refreshed_while_its_timer_was_looked_at_stays() {
+    fn a_connection_that_another_worker_refreshes_during_its_expiry_stays() {
         let config = TableConfig { capacity: 10, workers: 2, memory: Memory::OnDemand };
         let table = Table::create(config).unwrap();
         let [mut one, mut other] = [0, 1].map(|worker| table.handle(worker).unwrap());

@@ -1,6 +1,7 @@
-//! One worker's connections, with what it keeps beside the table: counters, random numbers, its place in local ports.
+//! One worker's access to the connection table, with its counters, random numbers and other state.
 //!
-//! Used by every stage from the look-up to forwarding. Each stage is a function of a file of its own over this value.
+//! Every stage from the look-up to forwarding uses it. Each stage is a function in its own file with this value as an
+//! argument.
 
 use std::sync::Arc;
 
@@ -14,34 +15,34 @@ use crate::counters::{Stats, WorkerCounters};
 use crate::egress::{Path, Unresolved};
 use crate::forward::{Ends, Identification};
 use crate::new_connection::defence::Defence;
-use crate::new_connection::eviction::Pressure;
-use crate::random::Dice;
+use crate::new_connection::eviction::Eviction;
+use crate::random::Random;
 use crate::slow_path::reset::Reset;
 use crate::snapshot::local_addresses::LocalCursor;
-use crate::snapshot::{Destination, ServiceLive, Snapshot};
+use crate::snapshot::{Destination, DestinationId, ServiceLive, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
-/// One worker's connections.
+/// One worker's connections and its state beside the table.
 pub struct Flows {
     pub(crate) worker: usize,
     pub(crate) table: TableWorker,
     pub(crate) counters: Arc<WorkerCounters>,
-    /// The sums over all services.
+    /// The totals over all services.
     total: Arc<ServiceLive>,
     unresolved: Arc<Unresolved>,
     pub(crate) ids: Identification,
     pub(crate) defence: Defence,
-    pub(crate) pressure: Pressure,
-    pub(crate) dice: Dice,
+    pub(crate) eviction: Eviction,
+    pub(crate) random: Random,
     pub(crate) locals: LocalCursor,
     pub(crate) replaced: Replaced,
-    /// Resets for senders of packets of this burst.
+    /// Resets for the senders of packets of this burst.
     pub(crate) resets: Vec<Reset>,
 }
 
 impl Flows {
-    /// The connections as this worker reaches them. `total` counts over all services; next hops that packets were
-    /// dropped for go to `unresolved`.
+    /// The connections of a worker. `total` counts over all services; next hops without a link address go to
+    /// `unresolved`.
     pub fn new(
         worker: usize,
         table: TableWorker,
@@ -50,13 +51,13 @@ impl Flows {
         unresolved: Arc<Unresolved>,
         ids: Identification,
     ) -> Self {
-        // Real servers see local ports: nothing of what keys the table is in them.
-        let mut dice = Dice::new(ids.seed());
+        // Real servers see local ports, so the random numbers do not derive from the key of the table.
+        let mut random = Random::new(ids.seed());
         Self {
             worker,
-            pressure: Pressure::new(worker, &table),
-            locals: LocalCursor::new(dice.draw() as u32),
-            dice,
+            eviction: Eviction::new(worker, &table),
+            locals: LocalCursor::new(random.next_u64() as u32),
+            random,
             table,
             counters,
             total,
@@ -73,41 +74,46 @@ impl Flows {
         self.worker
     }
 
-    /// The worker's seat at the table.
+    /// The worker's handle of the table.
     pub fn table(&mut self) -> &mut TableWorker {
         &mut self.table
     }
 
-    /// The hash by which a packet's connection is found.
+    /// The hash of a packet's connection key.
     pub fn hash(&self, flow: &FlowKey) -> u64 {
         self.table.hash(flow)
     }
 
-    /// Brings the buckets for a hash into the cache.
+    /// Prefetches the buckets for a hash.
     pub fn prefetch_buckets(&self, hash: u64) {
         self.table.prefetch_buckets(hash);
     }
 
-    /// Brings the entries that these buckets point to into the cache.
+    /// Prefetches the entries that these buckets point to.
     pub fn prefetch_entries(&self, hash: u64) {
         self.table.prefetch_entries(hash);
     }
 
-    /// What is known of the connection that packets of a flow are of.
-    pub fn known(&self, flow: &FlowKey) -> Option<Known> {
+    /// The description of the connection of a flow.
+    pub fn describe(&self, flow: &FlowKey) -> Option<Description> {
         let (id, _) = self.table.find(flow, self.table.hash(flow))?;
         let connection = self.table.connection(id);
-        Some(Known { protocol: connection.protocol(), ends: Ends::of(&connection), mark: connection.mark() })
+        Some(Description {
+            protocol: connection.protocol(),
+            ends: Ends::of(&connection),
+            mark: connection.mark(),
+        })
     }
 
-    /// The connection that a packet is the client's of.
-    pub fn asked(&self, packet: &Packet, hash: u64) -> Option<ConnId> {
+    /// The connection of a client's packet.
+    pub fn find_request(&self, packet: &Packet, hash: u64) -> Option<ConnId> {
         let found = self.table.find(&packet.connection_key(), hash);
         found.filter(|(_, direction)| *direction == Direction::Inbound).map(|(id, _)| id)
     }
 
-    /// Counts an ICMP error to the client of a connection: as IPVS does where such errors pass for replies.
-    pub fn count_answer(&self, connection: Option<ConnId>, bytes: usize, snapshot: &Snapshot) {
+    /// Counts an ICMP error to the client of a connection, as IPVS does for errors of the director that pass its hooks
+    /// like replies.
+    pub fn count_icmp_error(&self, connection: Option<ConnId>, bytes: usize, snapshot: &Snapshot) {
         let Some(id) = connection else { return };
         let connection = self.table.connection(id);
         if !connection.method().masquerades()
@@ -117,41 +123,62 @@ impl Flows {
         }
     }
 
+    /// Counts a new connection of a destination, if the destination is still known.
+    pub(crate) fn count_connection(&self, id: DestinationId, snapshot: &Snapshot) {
+        let counted = snapshot.destinations.find(id);
+        counted.inspect(|destination| self.count(destination, |stats| stats.connections.add(1)));
+    }
+
+    /// Counts a packet to the client of a connection, if the destination is still configured.
+    #[inline]
+    pub(crate) fn count_reply(&self, destination: &Destination, packet: &Packet) {
+        if destination.available {
+            self.count(destination, |stats| stats.count_out(packet.length()));
+        }
+    }
+
+    /// Decrements a template's count of connections, because the connection that was counted is not in the table.
+    pub(crate) fn release_template(&self, template: Option<ConnId>) {
+        template.inspect(|template| self.table.connection(*template).drop_controlled());
+    }
+
     /// Counts at a destination, at its service and over all services.
+    #[inline]
     pub(crate) fn count(&self, destination: &Destination, count: impl Fn(&Stats)) {
         for stats in [&destination.live.stats, &destination.service.stats, &self.total.stats] {
             count(stats.of_worker(self.worker));
         }
     }
 
-    /// Has the next hop resolved whose link address was missing for a packet.
+    /// Requests the resolution of a next hop whose link address was missing for a packet.
+    #[inline]
     pub(crate) fn report_unresolved(&self, verdict: Verdict, path: Path) {
         if let (Verdict::Drop(DropReason::NoNeighbour), Path::NoNeighbour { link, next_hop }) =
             (verdict, path)
         {
-            // Full: others wait to be resolved, and the next packet brings this one again.
+            // If the queue is full, others are being resolved, and the next packet requests this one again.
             let _ = self.unresolved.push((link, next_hop));
         }
     }
 
-    /// When [`Self::expire`] has something to do next; `None`: not before a packet comes.
+    /// When [`Self::expire`] is due next. `None`: not before a packet arrives.
     pub fn next_due(&self) -> Option<Millis> {
         self.table.next_timer().into_iter().chain(self.replaced.next_due()).min()
     }
 
-    /// Ends a burst.
+    /// Marks the quiescent point at the end of a burst.
     pub fn quiescent(&mut self) {
         self.table.quiescent();
     }
 }
 
-/// What tells connections apart for who asks for some of them.
+/// The properties by which connections are selected.
 #[derive(Debug, Clone, Copy)]
-pub struct Known {
-    /// Its protocol.
+pub struct Description {
+    /// The protocol.
     pub protocol: Protocol,
-    /// Its ends.
+    /// The endpoints.
     pub ends: Ends,
-    /// The firewall mark that it began with; 0 is none.
+    /// The firewall mark of the first packet; 0 is none.
     pub mark: u32,
 }

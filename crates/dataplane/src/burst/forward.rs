@@ -1,6 +1,6 @@
-//! Forwarding, with what a worker keeps for it: counters, identifications, next hops that are to be resolved.
+//! Forwarding of a packet, with the worker's counters, identifications and unresolved next hops.
 //!
-//! Runs for each packet whose connection is known. Not here: how a packet is rewritten (`forward/`).
+//! Runs for each packet of a connection. Not here: how a packet is rewritten (`forward/`).
 
 use xvs_proto::Packet;
 use xvs_xdp::Frame;
@@ -12,7 +12,7 @@ use crate::forward::{self, Ends, Outer};
 use crate::snapshot::{Destination, Encapsulation};
 use crate::verdict::Verdict;
 
-/// Sends a client's packet to a destination.
+/// Forwards a client's packet to a destination.
 #[inline]
 pub(crate) fn request(
     flows: &mut Flows,
@@ -28,7 +28,7 @@ pub(crate) fn request(
     verdict
 }
 
-/// Sends a packet to its connection's client.
+/// Forwards a packet to the client of its connection.
 #[inline]
 pub(crate) fn reply(
     flows: &mut Flows,
@@ -42,7 +42,8 @@ pub(crate) fn reply(
     verdict
 }
 
-/// What a tunnel to a destination writes around a packet.
+/// The parameters of the headers that a tunnel to a destination adds.
+#[inline]
 fn outer<'a>(
     flows: &'a mut Flows,
     packet: &Packet,

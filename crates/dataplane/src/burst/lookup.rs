@@ -1,8 +1,8 @@
-//! Look-up: the connection that a packet belongs to, and whether it goes on.
+//! Look-up of a packet's connection, and whether that connection continues.
 //!
-//! Runs once for each packet of a flow. A client's packet may meet a connection that is over, or whose destination was
-//! removed: then the packet may begin a new one in its place. Cost: one line of the index and one of the connection; both
-//! were prefetched.
+//! Runs once for each packet of a flow. A client's packet may belong to a connection that is over, or whose destination
+//! was removed. Then the packet may begin a new connection in its place. Cost: one line of the index and one of the
+//! connection, both prefetched.
 //!
 //! Source: ipvs-behaviour, sections 2.2 and 3.6.
 
@@ -10,42 +10,44 @@ use xvs_proto::{Packet, Protocol};
 
 use super::context::Context;
 use super::flows::Flows;
+use super::framed_packet::FramedPacket;
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::TcpState;
 use crate::conn::{ConnId, Connection, Direction, Flags, Removal};
 use crate::new_connection::service::is_first;
 use crate::snapshot::{Activity, ConnReuse, Snapshot};
 
-/// What a packet meets in the table.
+/// The result of a look-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// It is a client's packet of this connection.
+    /// A client's packet of this connection.
     Request(ConnId),
-    /// It is a packet to the client of this connection.
+    /// A packet of this connection to its client.
     Reply(ConnId),
-    /// It is a client's packet of this connection, whose destination was removed.
+    /// A client's packet of this connection, whose destination was removed.
     NoDestination(ConnId),
-    /// No connection, or one that has ended with it.
+    /// There is no connection, or the packet has just ended it.
     Nothing,
-    /// What clients send is left to the kernel (`backup_only`).
+    /// A client's packet that is left to the kernel (`backup_only`).
     Kernel,
 }
 
-/// Whether a connection goes on with a client's packet.
+/// What happens to a connection on a client's packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {
-    /// It takes the packet.
+    /// It continues.
     Keep,
-    /// It ends, and the packet is treated as if it had met none.
+    /// It ends, and the packet is treated as if there had been none.
     Replace,
-    /// Its destination was removed: the packet is dropped, and the time left is not extended.
+    /// Its destination was removed: the packet is dropped, and the connection's timeout is not extended.
     NoDestination,
 }
 
-/// Finds the connection of a packet, and ends it if the packet is to begin a new one.
+/// Finds the connection of a packet, and ends that connection if the packet is to begin a new one.
 #[inline]
-pub(crate) fn find(flows: &mut Flows, packet: &Packet, hash: u64, at: Context<'_>) -> Found {
-    match flows.table.find(&packet.connection_key(), hash) {
+pub(crate) fn find(flows: &mut Flows, p: &FramedPacket<'_>, at: Context<'_>) -> Found {
+    let packet = p.packet;
+    match flows.table.find(&packet.connection_key(), p.hash) {
         Some((id, Direction::Outbound)) => Found::Reply(id),
         _ if at.snapshot.settings.requests_stay => Found::Kernel,
         Some((id, Direction::Inbound)) => match standing(&flows.table.connection(id), packet, at.snapshot) {
@@ -79,10 +81,10 @@ fn standing(connection: &Connection<'_>, packet: &Packet, snapshot: &Snapshot) -
     }
 }
 
-/// Whether a connection has ended as far as can be seen, so that a first packet begins a new one. One that a template
-/// controls goes on.
+/// Whether a connection has ended as far as the director can see, so that a first packet begins a new one. A connection
+/// that a template controls continues.
 ///
-/// Source: ipvs-behaviour, section 3.6; of CLOSE, the kernel's recording `tcp-nat-server-refuses`, step 9.
+/// Source: ipvs-behaviour, section 3.6; for CLOSE, the kernel's recording `tcp-nat-server-refuses`, step 9.
 fn is_over(connection: &Connection<'_>, reuse: ConnReuse) -> bool {
     if connection.controller().is_some() {
         return false;
@@ -97,7 +99,7 @@ fn is_over(connection: &Connection<'_>, reuse: ConnReuse) -> bool {
     }
 }
 
-/// Takes a connection out of the table before its time. `false` if it controls others and has to stay.
+/// Removes a connection from the table before its timeout. Returns `false` if it controls others and has to stay.
 fn replace(flows: &mut Flows, id: ConnId, at: Context<'_>) -> bool {
     let removal = flows.table.remove(id);
     if let Removal::Done(state) = removal {

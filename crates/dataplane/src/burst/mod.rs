@@ -1,4 +1,4 @@
-//! The stages of every packet: what it is, its connection and that one's state, where it goes.
+//! The stages of every packet: classification, look-up, state, forwarding, dispatch.
 
 pub(crate) mod context;
 mod record;
@@ -13,7 +13,9 @@ pub mod transmit;
 
 mod expiry;
 pub mod flows;
+pub(crate) mod framed_packet;
 mod replaced;
 
 pub use self::context::Context;
+pub(crate) use self::framed_packet::FramedPacket;
 pub use self::record::{Burst, Step};

@@ -1,32 +1,31 @@
-//! The frames of a burst, each with what is known of it.
+//! The frames of a burst, each with the results of the stages so far.
 //!
-//! Each stage is a loop over the burst, so that the memory which the next stage needs is being fetched meanwhile. Nothing
-//! allocates after [`Burst::new`].
+//! Each stage is a loop over the burst, so that the memory for the next stage is fetched meanwhile. Nothing allocates
+//! after [`Burst::new`].
 
-use xvs_proto::LinkId;
-use xvs_proto::Packet;
-use xvs_xdp::{BURST, Frame};
+use xvs_xdp::BURST;
 
 use super::classify::{Class, classify};
 use super::flows::Flows;
+use super::framed_packet::FramedPacket;
 use crate::port::{Port, Received};
-use crate::slow_path::reassembly::Fragments;
+use crate::slow_path::reassembly::Reassembly;
 use crate::snapshot::Snapshot;
 use crate::verdict::Verdict;
 
-/// The frames in hand.
+/// The frames of the present burst.
 pub struct Burst {
     frames: Vec<Received>,
     steps: Vec<Step>,
 }
 
-/// What is known of one frame so far.
+/// The results for one frame so far.
 pub struct Step {
-    /// What it is.
+    /// Its class.
     pub class: Class,
     /// The hash of its connection's key; 0 where the class has none.
     pub hash: u64,
-    /// What becomes of it; [`Verdict::Held`] for what is looked at when the rest of the burst is decided.
+    /// The verdict. It is [`Verdict::Held`] for frames that are processed after the rest of the burst is decided.
     pub verdict: Verdict,
 }
 
@@ -36,20 +35,20 @@ impl Burst {
         Self { frames: Vec::with_capacity(BURST), steps: Vec::with_capacity(BURST) }
     }
 
-    /// Takes in what other workers have handed over, and then what has come to this one's port. Returns how many are
-    /// copies from other workers: they come first.
-    pub fn receive(&mut self, fragments: &mut Fragments, port: &mut impl Port) -> usize {
-        let copies = fragments.receive(&mut self.frames, port);
+    /// Receives frames that other workers have handed over, and then frames from the port. Returns the number of copies
+    /// from other workers, which come first.
+    pub fn receive(&mut self, reassembly: &mut Reassembly, port: &mut impl Port) -> usize {
+        let copies = reassembly.receive(&mut self.frames, port);
         port.receive(&mut self.frames);
         copies
     }
 
-    /// The frames in the order in which they came.
+    /// The frames in the order in which they were received.
     pub fn frames(&self) -> &[Received] {
         &self.frames
     }
 
-    /// What each frame is, and where the table would have its connection.
+    /// Classifies each frame and computes the hash of its connection's key.
     pub fn classify(&mut self, flows: &Flows, snapshot: &Snapshot) {
         self.steps.clear();
         for Received { link, frame } in &mut self.frames {
@@ -63,23 +62,23 @@ impl Burst {
         }
     }
 
-    /// Fetches the buckets of all packets, and then the entries that they point to.
+    /// Prefetches the buckets of all packets, and then the entries that these point to.
     pub fn prefetch(&self, flows: &Flows) {
         let packets = || self.steps.iter().filter(|step| matches!(step.class, Class::Flow(_)));
         packets().for_each(|step| flows.prefetch_buckets(step.hash));
         packets().for_each(|step| flows.prefetch_entries(step.hash));
     }
 
-    /// Has each packet of a flow decided.
-    pub fn decide(&mut self, mut decide: impl FnMut(&mut Frame, LinkId, &Packet, u64) -> Verdict) {
+    /// Runs `decide` for each packet of a flow and stores its verdict.
+    pub(crate) fn decide(&mut self, mut decide: impl FnMut(FramedPacket<'_>) -> Verdict) {
         for (Received { link, frame }, step) in self.frames.iter_mut().zip(&mut self.steps) {
             if let Class::Flow(packet) = &step.class {
-                step.verdict = decide(frame, *link, packet, step.hash);
+                step.verdict = decide(FramedPacket { frame, link: *link, packet, hash: step.hash });
             }
         }
     }
 
-    /// Hands the frames out, in their order.
+    /// Removes the frames, in their order.
     pub fn drain(&mut self) -> impl Iterator<Item = (Received, &Step)> {
         self.frames.drain(..).zip(&self.steps)
     }

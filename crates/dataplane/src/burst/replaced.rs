@@ -1,7 +1,8 @@
 //! Connections that were replaced by new ones and are still counted at their destinations.
 //!
-//! As under IPVS, which has a replaced connection expire by its timer, its destination carries it until the kernel's next
-//! tick: schedulers go by that count meanwhile. Bounded: of more than [`ROOM`] those before are counted out at once.
+//! IPVS lets a replaced connection expire by its timer, so its destination counts it until the kernel's next tick, and
+//! schedulers see this count. The same holds here. Bounded: before more than [`ROOM`] are kept, all are counted out at
+//! once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ pub(crate) struct Replaced {
 }
 
 impl Replaced {
-    /// None yet.
+    /// No connection.
     pub(crate) fn new() -> Self {
         Self { counted: Vec::with_capacity(ROOM), until: Millis(0) }
     }
@@ -33,20 +34,20 @@ impl Replaced {
         self.counted.push((Arc::clone(live), activity));
     }
 
-    /// Counts out those whose tick has come.
+    /// Counts connections out whose tick has come.
     pub(crate) fn expire(&mut self, now: Millis) {
         if now >= self.until {
             self.count_out();
         }
     }
 
-    /// When there is something to count out; `None`: not before another is kept.
+    /// When connections have to be counted out. `None`: not before another one is kept.
     pub(crate) fn next_due(&self) -> Option<Millis> {
         (!self.counted.is_empty()).then_some(self.until)
     }
 
     fn count_out(&mut self) {
-        self.counted.drain(..).for_each(|(live, activity)| live.leave(activity));
+        self.counted.drain(..).for_each(|(live, activity)| live.decrement(activity));
     }
 }
 
@@ -56,7 +57,7 @@ fn next_tick(now: Millis) -> Millis {
     Millis((now.0 / tick + 1) * tick)
 }
 
-/// The step of the kernel's clock.
+/// The period of the kernel's timers.
 const TICK: Duration = Duration::from_millis(10);
-/// How many replaced connections a worker remembers.
+/// The most replaced connections that a worker keeps.
 const ROOM: usize = 256;

@@ -1,7 +1,7 @@
-//! A connection's next state, deadline and place among its destination's counts.
+//! The next state and deadline of a connection, and its destination's count of active connections.
 //!
-//! Runs once for each packet of a connection. The state is moved by compare-and-swap, so each move between the counts
-//! is made by one worker only. Not here: the states themselves (`conn/tcp.rs`, `conn/sctp.rs`).
+//! Runs once for each packet of a connection. The state changes by compare-and-swap, so exactly one worker makes each
+//! change of the counts. Not here: the states themselves (`conn/tcp.rs`, `conn/sctp.rs`).
 
 use xvs_proto::{Packet, Protocol};
 
@@ -12,8 +12,10 @@ use crate::conn::tcp::{self, Judgement, TcpState};
 use crate::conn::{ConnId, Connection, Direction, Flags, Seen};
 use crate::snapshot::{Activity, DestinationLive};
 
-/// Moves a connection's state and deadline as a packet demands, and its place among its destination's counts: the
-/// state alone says which of the two it is in, so each move is made by the one worker whose transition it was.
+/// Advances the state and deadline of a connection on a packet, and moves the connection between active and inactive in
+/// its destination's counts. The state alone determines which of the two it is, so the worker that made the transition
+/// moves it.
+#[inline]
 pub(crate) fn advance(
     flows: &mut Flows,
     id: ConnId,
@@ -55,16 +57,17 @@ pub(crate) fn advance(
     }
     let (from, to) = (Activity::of(protocol, before), Activity::of(protocol, after));
     if let Some(live) = live.filter(|_| from != to) {
-        live.turn(to);
+        live.move_to(to);
     }
 }
 
-/// Which way a packet goes, as far as the director sees both ways; a reply says that it does.
+/// The direction of a packet, as far as the director sees both. A reply shows that it does.
+#[inline]
 fn seen(connection: &Connection<'_>, direction: Direction) -> Seen {
     let unseen = connection.flags().contains(Flags::NO_OUTPUT);
     match direction {
         Direction::Outbound => {
-            // Most connections that pass here have no such flag; then nothing is written.
+            // Most connections do not have the flag here; then nothing is written.
             if unseen {
                 let _ = connection.clear_flags(Flags::NO_OUTPUT);
             }

@@ -1,7 +1,6 @@
-//! The end of a packet's way: its frame goes where the verdict says and is counted, and its sender is told what
-//! has to be told.
+//! Transmission: carries out the verdict on a frame and counts it, and sends packets that the director originates.
 //!
-//! Runs once per frame. The last word on a verdict is spoken here: a frame that its link or the kernel refuses
+//! Runs once for each frame. A frame that its link or the kernel refuses becomes a drop here.
 //! becomes a drop.
 
 use std::sync::Arc;
@@ -15,42 +14,42 @@ use crate::counters::WorkerCounters;
 use crate::egress::Unresolved;
 use crate::forward::Identification;
 use crate::port::{Port, Received};
-use crate::slow_path::fragmentation::Cut;
-use crate::slow_path::icmp_reply::{Offence, RateLimit};
+use crate::slow_path::fragmentation::Fragmentation;
+use crate::slow_path::icmp_reply::{IcmpError, RateLimit};
 use crate::slow_path::reset::Reset;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
 
-/// How many pieces a packet is cut into at most: more than the largest has by links that take 576 bytes.
-const MAX_PIECES: usize = 128;
+/// The most fragments of a packet: more than the largest packet has on links with an MTU of 576 bytes.
+const MAX_FRAGMENTS: usize = 128;
 
-/// Hands out frames and counts what became of them.
-pub struct Outcome {
+/// Transmission of one worker's frames, with its counters.
+pub struct Transmitter {
     counters: Arc<WorkerCounters>,
     limit: RateLimit,
     unresolved: Arc<Unresolved>,
     ids: Identification,
     verdicts: Vec<Verdict>,
-    /// Those of the packet in hand.
-    pieces: Vec<Frame>,
+    /// Fragments of the packet that is being sent.
+    fragments: Vec<Frame>,
 }
 
-impl Outcome {
-    /// Counts into `counters`, of which the caller's thread is the one writer.
+impl Transmitter {
+    /// Transmission that counts in `counters`, whose only writer is the caller's thread.
     pub fn new(counters: Arc<WorkerCounters>, unresolved: Arc<Unresolved>, ids: Identification) -> Self {
-        let (verdicts, pieces) = (Vec::with_capacity(BURST), Vec::with_capacity(MAX_PIECES));
-        Self { unresolved, counters, limit: RateLimit::default(), ids, verdicts, pieces }
+        let (verdicts, fragments) = (Vec::with_capacity(BURST), Vec::with_capacity(MAX_FRAGMENTS));
+        Self { unresolved, counters, limit: RateLimit::default(), ids, verdicts, fragments }
     }
 
-    /// Forgets the last burst's verdicts. Another follows: frames that were received, and copies of what other workers
-    /// received.
+    /// Begins a burst with so many received frames and so many copies from other workers. The verdicts of the last
+    /// burst are discarded.
     pub fn begin(&mut self, received: usize, copies: usize) {
         self.verdicts.clear();
         self.counters.received.add(received as u64);
         self.counters.originated.add(copies as u64);
     }
 
-    /// Where it counts.
+    /// The counters of frames.
     pub fn counters(&self) -> &WorkerCounters {
         &self.counters
     }
@@ -60,16 +59,21 @@ impl Outcome {
         &self.verdicts
     }
 
-    /// Tells the sender of a dropped packet why, if that is due. Returns the bytes of the ICMP error that it was sent.
-    pub fn answer(&mut self, offence: &Offence<'_>, at: Context<'_>, port: &mut impl Port) -> Option<usize> {
+    /// Sends an ICMP error about a dropped packet, if the rate limit allows it. Returns the bytes of the message.
+    pub fn send_icmp_error(
+        &mut self,
+        error: &IcmpError<'_>,
+        at: Context<'_>,
+        port: &mut impl Port,
+    ) -> Option<usize> {
         let rate = at.snapshot.settings.icmp_msgs_per_sec;
-        let allowed = !offence.is_limited() || self.limit.allows(at.now, rate);
-        let answer =
-            if allowed { offence.answer(at.snapshot, port, &mut self.ids, &self.unresolved) } else { None };
-        self.originate(answer, port)
+        let allowed = !error.is_limited() || self.limit.allows(at.now, rate);
+        let made =
+            if allowed { error.emit(at.snapshot, port, &mut self.ids, &self.unresolved) } else { None };
+        self.originate(made, port)
     }
 
-    /// Sends a reset to an end of a connection.
+    /// Sends a reset to one end of a connection.
     pub fn reset(&mut self, reset: &Reset, snapshot: &Snapshot, port: &mut impl Port) {
         let made = reset.emit(snapshot, port, &self.unresolved);
         if self.originate(made, port).is_some() {
@@ -77,7 +81,7 @@ impl Outcome {
         }
     }
 
-    /// Sends what the director has made itself, if it could be made. Returns the bytes of the packet.
+    /// Sends a packet that the director has made, if it could be made. Returns its bytes.
     fn originate(&mut self, made: Option<(LinkId, Frame)>, port: &mut impl Port) -> Option<usize> {
         let Some((link, frame)) = made else {
             self.counters.answers_withheld.add(1);
@@ -88,19 +92,19 @@ impl Outcome {
         self.send(link, frame, port).then_some(bytes)
     }
 
-    /// Carries out the verdict on a frame of the burst.
+    /// Carries out the verdict on a frame of the burst and records it.
     pub fn carry_out(&mut self, received: Received, verdict: Verdict, port: &mut impl Port) {
         let verdict = self.settle(received, verdict, port);
-        self.tell(verdict, port);
+        self.record(verdict, port);
     }
 
-    /// Notes the verdict on a frame of the burst that was disposed of elsewhere.
-    pub fn tell(&mut self, verdict: Verdict, port: &mut impl Port) {
+    /// Records the verdict on a frame of the burst that was already disposed of.
+    pub fn record(&mut self, verdict: Verdict, port: &mut impl Port) {
         self.verdicts.push(verdict);
         port.settled(verdict);
     }
 
-    /// Sends a packet in fragments of at most `limit` bytes, each in a frame of its own: all or none.
+    /// Sends a packet in fragments of at most `limit` bytes, each in its own frame: all or none.
     pub fn send_copies(
         &mut self,
         packet: &[u8],
@@ -108,43 +112,51 @@ impl Outcome {
         limit: usize,
         port: &mut impl Port,
     ) -> Verdict {
-        let cut = Cut::of(packet, limit, &mut self.ids);
-        if !cut.is_some_and(|cut| self.copy_pieces(cut, packet, 0, port)) {
+        let plan = Fragmentation::of(packet, limit, &mut self.ids);
+        if !plan.is_some_and(|plan| self.copy_fragments(plan, packet, 0, port)) {
             return Verdict::Drop(DropReason::NeedsFragmenting);
         }
-        self.send_pieces(link, port);
+        self.send_all(link, port);
         Verdict::Transmit(link)
     }
 
-    /// Sends a frame's packet in fragments of at most `mtu` bytes: all or none, and then the frame comes back.
-    fn send_cut(
+    /// Sends the packet of a frame in fragments of at most `mtu` bytes: all, or none and the frame is returned.
+    fn send_fragmented(
         &mut self,
         mut frame: Frame,
         link: LinkId,
         mtu: u32,
         port: &mut impl Port,
     ) -> Result<Verdict, Frame> {
-        let Some(cut) = Cut::of(frame.bytes(), mtu as usize, &mut self.ids) else { return Err(frame) };
-        if !self.copy_pieces(cut, frame.bytes(), 1, port) {
+        let Some(plan) = Fragmentation::of(frame.bytes(), mtu as usize, &mut self.ids) else {
+            return Err(frame);
+        };
+        if !self.copy_fragments(plan, frame.bytes(), 1, port) {
             return Err(frame);
         }
-        if !cut.keep_first(&mut frame) {
-            self.pieces.drain(..).for_each(|piece| port.recycle(piece));
+        if !plan.keep_first(&mut frame) {
+            self.fragments.drain(..).for_each(|fragment| port.recycle(fragment));
             return Err(frame);
         }
         self.send(link, frame, port);
-        self.send_pieces(link, port);
+        self.send_all(link, port);
         Ok(Verdict::Transmit(link))
     }
 
-    /// Copies the pieces of a packet from one on: all or none.
-    fn copy_pieces(&mut self, cut: Cut, packet: &[u8], from: usize, port: &mut impl Port) -> bool {
-        let count = cut.count();
+    /// Copies the fragments of a packet, beginning with this one: all or none.
+    fn copy_fragments(
+        &mut self,
+        plan: Fragmentation,
+        packet: &[u8],
+        from: usize,
+        port: &mut impl Port,
+    ) -> bool {
+        let count = plan.count();
         for number in from..count {
-            match cut.copy(packet, number, port) {
-                Some(piece) if self.pieces.len() < MAX_PIECES => self.pieces.push(piece),
+            match plan.copy(packet, number, port) {
+                Some(fragment) if self.fragments.len() < MAX_FRAGMENTS => self.fragments.push(fragment),
                 other => {
-                    self.pieces.drain(..).chain(other).for_each(|piece| port.recycle(piece));
+                    self.fragments.drain(..).chain(other).for_each(|fragment| port.recycle(fragment));
                     return false;
                 }
             }
@@ -152,28 +164,28 @@ impl Outcome {
         true
     }
 
-    fn send_pieces(&mut self, link: LinkId, port: &mut impl Port) {
-        self.counters.originated.add(self.pieces.len() as u64);
-        let mut pieces = std::mem::take(&mut self.pieces);
-        for piece in pieces.drain(..) {
-            self.send(link, piece, port);
+    fn send_all(&mut self, link: LinkId, port: &mut impl Port) {
+        self.counters.originated.add(self.fragments.len() as u64);
+        let mut fragments = std::mem::take(&mut self.fragments);
+        for fragment in fragments.drain(..) {
+            self.send(link, fragment, port);
         }
-        self.pieces = pieces;
+        self.fragments = fragments;
     }
 
-    /// Sends a frame and counts it; whether its link took it.
+    /// Sends a frame and counts it. Returns whether the link accepted it.
     fn send(&mut self, link: LinkId, frame: Frame, port: &mut impl Port) -> bool {
         let sent = port.transmit(link, frame).map_err(|frame| port.recycle(frame)).is_ok();
         self.count(if sent { Verdict::Transmit(link) } else { Verdict::Drop(DropReason::TransmitRefused) });
         sent
     }
 
-    /// Carries out the verdict on a frame and counts it; what it has come to in the end.
+    /// Carries out the verdict on a frame and counts it. Returns the final verdict.
     pub fn settle(&mut self, received: Received, verdict: Verdict, port: &mut impl Port) -> Verdict {
         let Received { link, frame } = received;
         let done = match verdict {
-            Verdict::Fragment { link, mtu } => match self.send_cut(frame, link, mtu, port) {
-                // Its pieces are counted already.
+            Verdict::Fragment { link, mtu } => match self.send_fragmented(frame, link, mtu, port) {
+                // Its fragments are counted already.
                 Ok(verdict) => return verdict,
                 Err(frame) => Err((frame, DropReason::NeedsFragmenting)),
             },

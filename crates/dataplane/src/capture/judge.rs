@@ -11,7 +11,7 @@ use xvs_proto::{Endpoint, FlowKey, Fragment, Packet, Parsed, icmp, parse, quoted
 use xvs_sched::ServiceKey;
 
 use super::filter::{Filter, Judged};
-use crate::burst::flows::{Flows, Known};
+use crate::burst::flows::{Description, Flows};
 use crate::snapshot::Snapshot;
 
 /// A packet that came in, as filters look at it.
@@ -20,7 +20,7 @@ pub(super) struct Subject {
     packet: Option<Packet>,
     /// The flow by which its connection is found.
     flow: Option<FlowKey>,
-    known: Option<Known>,
+    connection: Option<Description>,
 }
 
 impl Subject {
@@ -31,8 +31,8 @@ impl Subject {
             Ok(Parsed::Other) | Err(_) => None,
         };
         let flow = packet.map(|packet| flow(frame, &packet));
-        let known = flow.zip(flows).and_then(|(flow, flows)| flows.known(&flow));
-        Self { packet, flow, known }
+        let connection = flow.zip(flows).and_then(|(flow, flows)| flows.describe(&flow));
+        Self { packet, flow, connection }
     }
 }
 
@@ -59,12 +59,12 @@ impl Filter {
         if !self.asks_for_ends() {
             return Judged::Wanted;
         }
-        let Some(Subject { packet: Some(packet), flow: Some(flow), known }) = subject else {
+        let Some(Subject { packet: Some(packet), flow: Some(flow), connection }) = subject else {
             return Judged::Unwanted;
         };
-        let of_service = match (self.service, known) {
+        let of_service = match (self.service, connection) {
             (None, _) => true,
-            (Some(key), Some(known)) => is_of(known, key),
+            (Some(key), Some(connection)) => is_of(connection, key),
             (Some(key), None) => {
                 let mark = snapshot.marks.of(link, packet);
                 snapshot
@@ -74,9 +74,9 @@ impl Filter {
             }
         };
         let own = [packet.flow.source, packet.flow.dest, flow.source, flow.dest];
-        match known {
+        match connection {
             _ if !of_service => Judged::Unwanted,
-            Some(known) if self.takes(own.into_iter().chain(ends(known))) => Judged::Wanted,
+            Some(connection) if self.takes(own.into_iter().chain(ends(connection))) => Judged::Wanted,
             None if self.takes(own.into_iter()) => Judged::Wanted,
             None if packet.has_ports() && packet.fragment == Fragment::Whole => Judged::Perhaps(*flow),
             _ => Judged::Unwanted,
@@ -85,9 +85,9 @@ impl Filter {
 
     /// Whether a packet whose connection is known by now is wanted after all.
     pub(super) fn takes_begun(&self, flow: &FlowKey, flows: &Flows) -> bool {
-        flows
-            .known(flow)
-            .is_some_and(|known| self.takes([flow.source, flow.dest].into_iter().chain(ends(&known))))
+        flows.describe(flow).is_some_and(|connection| {
+            self.takes([flow.source, flow.dest].into_iter().chain(ends(&connection)))
+        })
     }
 
     fn takes(&self, mut ends: impl Iterator<Item = Endpoint> + Clone) -> bool {
@@ -96,18 +96,20 @@ impl Filter {
     }
 }
 
-fn ends(known: &Known) -> impl Iterator<Item = Endpoint> + Clone {
-    let ends = known.ends;
+fn ends(connection: &Description) -> impl Iterator<Item = Endpoint> + Clone {
+    let ends = connection.ends;
     [ends.client, ends.virtual_endpoint, ends.dest].into_iter().chain(ends.local)
 }
 
 /// Whether a connection is of this service.
-fn is_of(known: &Known, key: ServiceKey) -> bool {
-    let at = known.ends.virtual_endpoint;
+fn is_of(connection: &Description, key: ServiceKey) -> bool {
+    let at = connection.ends.virtual_endpoint;
     match key {
         ServiceKey::Address { protocol, endpoint } => {
-            known.protocol == protocol && at.addr == endpoint.addr && [0, at.port].contains(&endpoint.port)
+            connection.protocol == protocol
+                && at.addr == endpoint.addr
+                && [0, at.port].contains(&endpoint.port)
         }
-        ServiceKey::Mark { mark, family } => known.mark == mark && at.family() == family,
+        ServiceKey::Mark { mark, family } => connection.mark == mark && at.family() == family,
     }
 }

@@ -52,13 +52,13 @@ pub(super) struct Seen {
 
 /// Which way a frame went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub enum FrameDirection {
     /// It came in.
     In,
     /// It went out.
     Out,
     /// It had come in before: a fragment that waited, or one that another worker took in.
-    Before,
+    Earlier,
 }
 
 /// A copy of a frame.
@@ -72,7 +72,7 @@ pub struct Record {
     /// The link that it came in or went out by.
     pub link: LinkId,
     /// Which of the two.
-    pub way: Way,
+    pub direction: FrameDirection,
     /// What became of the packet that came in.
     pub verdict: Verdict,
     /// Bytes of the frame.
@@ -87,8 +87,9 @@ impl Record {
         &self.bytes[..self.kept]
     }
 
-    pub(super) fn copy(&mut self, nanoseconds: u64, link: LinkId, way: Way, frame: &[u8]) {
-        (self.nanoseconds, self.link, self.way, self.length) = (nanoseconds, link, way, frame.len());
+    pub(super) fn copy(&mut self, nanoseconds: u64, link: LinkId, direction: FrameDirection, frame: &[u8]) {
+        (self.nanoseconds, self.link, self.direction, self.length) =
+            (nanoseconds, link, direction, frame.len());
         self.kept = frame.len().min(self.bytes.len());
         self.bytes[..self.kept].copy_from_slice(&frame[..self.kept]);
     }
@@ -123,7 +124,7 @@ impl Lane {
             packet: 0,
             nanoseconds: 0,
             link: LinkId(0),
-            way: Way::In,
+            direction: FrameDirection::In,
             verdict: Verdict::Held,
             length: 0,
             kept: 0,
@@ -147,7 +148,7 @@ impl Lane {
     }
 
     /// Has a copy told, as one of the packet that was begun last.
-    pub(super) fn tell(&mut self, mut record: Record, verdict: Verdict) {
+    pub(super) fn push(&mut self, mut record: Record, verdict: Verdict) {
         (record.packet, record.verdict) = (self.packets, verdict);
         self.ready.push(record);
     }

@@ -12,4 +12,4 @@ mod judge;
 mod lane;
 pub mod watched;
 
-pub use self::lane::{Capture, Captures, MOST, Reader, Record, Way};
+pub use self::lane::{Capture, Captures, FrameDirection, MOST, Reader, Record};

@@ -13,7 +13,7 @@ use xvs_xdp::{BURST, Census, Frame};
 
 use super::filter::Judged;
 use super::judge::Subject;
-use super::lane::{Capture, Lane, MOST, Seen, Way};
+use super::lane::{Capture, FrameDirection, Lane, MOST, Seen};
 use crate::burst::flows::Flows;
 use crate::port::tagged::Tagged;
 use crate::port::{Port, Received, Woken};
@@ -79,13 +79,13 @@ impl<'a, P: Port> Watched<'a, P> {
     }
 
     /// Whether a frame is the one of the burst that is settled next.
-    fn is_in_hand(&self, frame: &Frame) -> bool {
+    fn is_current(&self, frame: &Frame) -> bool {
         self.settled < self.frames && self.numbers[self.settled] == frame.number()
     }
 
     /// Shows a frame that came in before this burst's turn came to it, and goes now.
     fn show_before(&mut self, link: LinkId, frame: &Frame, verdict: Verdict) {
-        if self.is_in_hand(frame) {
+        if self.is_current(frame) {
             return;
         }
         let subject = Subject::of(frame.bytes(), None);
@@ -96,8 +96,8 @@ impl<'a, P: Port> Watched<'a, P> {
                 && capture.filter.judge(link, Some(&subject), self.snapshot) == Judged::Wanted;
             match if wanted { lane.take() } else { None } {
                 Some(mut record) => {
-                    record.copy(self.nanoseconds, link, Way::Before, frame.bytes());
-                    lane.tell(record, verdict);
+                    record.copy(self.nanoseconds, link, FrameDirection::Earlier, frame.bytes());
+                    lane.push(record, verdict);
                 }
                 None => capture.count_missed(self.worker, link, u64::from(wanted)),
             }
@@ -106,7 +106,7 @@ impl<'a, P: Port> Watched<'a, P> {
             let from = theirs.map_or(0, |place| place + 1);
             while lane.left.len() > from {
                 let (_, record) = lane.left.remove(from);
-                if wanted { lane.tell(record, verdict) } else { lane.free.push(record) }
+                if wanted { lane.push(record, verdict) } else { lane.free.push(record) }
             }
         }
     }
@@ -135,7 +135,7 @@ impl Watching<'_> {
         }
         match lane.take() {
             Some(mut record) => {
-                record.copy(nanoseconds, link, Way::Out, frame);
+                record.copy(nanoseconds, link, FrameDirection::Out, frame);
                 lane.left.push((place, record));
                 Copied::Yes
             }
@@ -157,9 +157,9 @@ impl<P: Port> Watch for Watched<'_, P> {
                 let mut seen = Seen { judged, record: None, lost: 0, link: *link, verdict: Verdict::Held };
                 if judged != Judged::Unwanted {
                     seen.record = lane.take();
-                    let way = if place < copies { Way::Before } else { Way::In };
+                    let direction = if place < copies { FrameDirection::Earlier } else { FrameDirection::In };
                     match &mut seen.record {
-                        Some(record) => record.copy(self.nanoseconds, *link, way, frame.bytes()),
+                        Some(record) => record.copy(self.nanoseconds, *link, direction, frame.bytes()),
                         None => seen.lost += 1,
                     }
                 }
@@ -186,7 +186,7 @@ impl<P: Port> Watch for Watched<'_, P> {
                 }
                 let its_own = std::iter::from_fn(|| next.next_if(|(of, _)| *of == place));
                 for record in seen.record.into_iter().chain(its_own.map(|(_, record)| record)) {
-                    if wanted { lane.tell(record, seen.verdict) } else { lane.free.push(record) }
+                    if wanted { lane.push(record, seen.verdict) } else { lane.free.push(record) }
                 }
             }
             next.for_each(|(_, record)| lane.free.push(record));
@@ -203,7 +203,7 @@ impl<P: Port> Port for Watched<'_, P> {
     }
 
     fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
-        let (place, originated) = (self.settled, !self.is_in_hand(&frame));
+        let (place, originated) = (self.settled, !self.is_current(&frame));
         let mut copied = [Copied::No; MOST];
         for (watch, copied) in self.watches.iter_mut().zip(&mut copied) {
             let Some(watch) = watch else { continue };

@@ -214,7 +214,7 @@ impl Buckets {
     }
 
     /// The entries that stand where a key with this hash could; none while so many slots there are empty.
-    pub(super) fn crowd(&self, hash: u64, needed: usize) -> impl Iterator<Item = u32> + use<> {
+    pub(super) fn occupants_if_full(&self, hash: u64, needed: usize) -> impl Iterator<Item = u32> + use<> {
         let slots = self.slots(self.place(hash));
         let full = slots.iter().filter(|&&word| word == 0).count() < needed;
         slots.into_iter().filter(move |word| full && word & FINAL != 0).map(|word| word as u32)

@@ -4,10 +4,10 @@
 //! A slot is written by the worker that makes a template, before anybody can find it, and read by whoever finds the
 //! template by the endpoints that it shares with others. Each worker takes slots from a part of its own, going round:
 //! one is free when the template that it was written for is there no more. If all that are looked at are in use, one
-//! is taken from a template that gives way. So nobody gives a slot back, nobody waits, and nothing is allocated after
+//! is taken from a template that is evicted. So nobody gives a slot back, nobody waits, and nothing is allocated after
 //! the start. Who still holds a template that has been removed or detached may read another's Call-ID here: then he
 //! also sees that it is of no use any more. Cost: of a comparison, five cache lines at most; of a new template, a look
-//! at up to 64 slots. Not here: how a message is read (`xvs-proto`, `sip.rs`), which template gives way (`pressure.rs`).
+//! at up to 64 slots. Not here: how a message is read (`xvs-proto`, `sip.rs`), which template gives way (`eviction.rs`).
 
 use std::hash::BuildHasher;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -17,15 +17,15 @@ use hashbrown::DefaultHashBuilder;
 use xvs_proto::sip::CALL_ID_MAX;
 
 use super::connection::Connection;
+use super::handle::TableWorker;
 use super::id::ConnId;
-use super::seat::TableWorker;
 
 /// All slots.
 #[derive(Default)]
 pub struct CallIds {
     slots: Box<[Slot]>,
     /// Where each worker looks next; it is the one writer.
-    hands: Box<[AtomicUsize]>,
+    next: Box<[AtomicUsize]>,
     hasher: DefaultHashBuilder,
 }
 
@@ -44,13 +44,13 @@ impl CallIds {
         let each = slots / workers.max(1);
         Self {
             slots: (0..each * workers).map(|_| Slot::default()).collect(),
-            hands: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
+            next: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
             hasher: DefaultHashBuilder::default(),
         }
     }
 
     /// Room for a few, with the same hash; none is in it.
-    pub(crate) fn apart(&self) -> Self {
+    pub(crate) fn separate_copy(&self) -> Self {
         Self { hasher: self.hasher.clone(), ..Self::new(LOOKED_AT, 1) }
     }
 
@@ -65,25 +65,24 @@ impl CallIds {
     }
 
     /// Writes a Call-ID into a slot of this worker's: what its template is to carry as its mark. If all that are looked
-    /// at are in use, asks `give_way` of one template after the other until one has made its slot free; `None` if none
+    /// at are in use, asks `evict` of one template after the other until one has made its slot free; `None` if none
     /// does.
     pub(crate) fn write(
         &self,
         worker: usize,
         call_id: &[u8],
         table: &mut TableWorker,
-        mut give_way: impl FnMut(&mut TableWorker, ConnId) -> bool,
+        mut evict: impl FnMut(&mut TableWorker, ConnId) -> bool,
     ) -> Option<u32> {
-        let each = self.slots.len().checked_div(self.hands.len()).filter(|&each| each > 0)?;
-        let hand = self.hands.get(worker)?;
-        let first = hand.load(Relaxed);
+        let each = self.slots.len().checked_div(self.next.len()).filter(|&each| each > 0)?;
+        let next = self.next.get(worker)?;
+        let first = next.load(Relaxed);
         let mut looked_at = (0..LOOKED_AT.min(each)).map(|ahead| worker * each + (first + ahead) % each);
         let number =
             looked_at.clone().find(|&number| self.slots[number].owner(table).is_none()).or_else(|| {
-                looked_at
-                    .find(|&number| self.slots[number].owner(table).is_some_and(|id| give_way(table, id)))
+                looked_at.find(|&number| self.slots[number].owner(table).is_some_and(|id| evict(table, id)))
             });
-        hand.store(number.map_or(first + LOOKED_AT, |number| number + 1) % each, Relaxed);
+        next.store(number.map_or(first + LOOKED_AT, |number| number + 1) % each, Relaxed);
         let slot = &self.slots[number?];
         // Release: who reads any of it sees that the template before was detached, if it was. That who finds the new
         // template sees all of it is the doing of its insertion.
@@ -169,7 +168,7 @@ mod tests {
     use crate::conn::table::{Table, TableConfig};
     use crate::shm::Memory;
 
-    fn seat() -> TableWorker {
+    fn handle() -> TableWorker {
         let config = TableConfig { capacity: 1000, workers: 1, memory: Memory::OnDemand };
         Table::create(config).unwrap().handle(0).unwrap()
     }
@@ -199,7 +198,7 @@ mod tests {
 
     #[test]
     fn call_ids_of_every_length_are_told_apart_and_read_back() {
-        let (mut table, call_ids) = (seat(), CallIds::new(255, 1));
+        let (mut table, call_ids) = (handle(), CallIds::new(255, 1));
         for length in 1..=255_u16 {
             let call_id: Vec<u8> = (0..length).map(|at| (at ^ length) as u8).collect();
             let id = template(&mut table, &call_ids, &call_id, length).unwrap();
@@ -212,7 +211,7 @@ mod tests {
 
     #[test]
     fn when_all_slots_are_in_use_there_is_no_room_until_a_template_has_ended() {
-        let (mut table, call_ids) = (seat(), CallIds::new(10, 1));
+        let (mut table, call_ids) = (handle(), CallIds::new(10, 1));
         let ids: Vec<_> = (0..10)
             .map(|call| template(&mut table, &call_ids, &[b'a' + call], call.into()).unwrap())
             .collect();
@@ -225,7 +224,7 @@ mod tests {
 
     #[test]
     fn when_all_slots_are_in_use_that_of_a_template_that_gives_way_is_taken_and_its_call_id_is_gone() {
-        let (mut table, call_ids) = (seat(), CallIds::new(10, 1));
+        let (mut table, call_ids) = (handle(), CallIds::new(10, 1));
         let ids: Vec<_> = (0..10)
             .map(|call| template(&mut table, &call_ids, &[b'a' + call], call.into()).unwrap())
             .collect();
@@ -238,7 +237,7 @@ mod tests {
     #[test]
     fn before_there_is_such_a_service_there_is_room_for_nothing() {
         let call_ids = CallIds::default();
-        assert_eq!(call_ids.write(0, b"a", &mut seat(), |_, _| true), None);
+        assert_eq!(call_ids.write(0, b"a", &mut handle(), |_, _| true), None);
         assert!(!call_ids.is(0, b"a") && !call_ids.is(1, b"a"));
     }
 }

@@ -52,6 +52,7 @@ impl Connection<'_> {
     }
 
     /// Whether it leads to where its client wanted to go (`cache_bypass`): no destination has the address that it names.
+    #[inline]
     pub fn is_bypass(&self) -> bool {
         self.dest().addr.is_unspecified()
     }
@@ -62,6 +63,7 @@ impl Connection<'_> {
     }
 
     /// How packets reach the real server.
+    #[inline]
     pub fn method(&self) -> ForwardingMethod {
         self.record.method()
     }
@@ -93,6 +95,7 @@ impl Connection<'_> {
     }
 
     /// Number of the destination's live object.
+    #[inline]
     pub fn dest_ref(&self) -> u32 {
         self.record.entry.dest.load(Ordering::Relaxed)
     }
@@ -118,6 +121,7 @@ impl Connection<'_> {
     }
 
     /// Flags now.
+    #[inline]
     pub fn flags(&self) -> Flags {
         Flags(self.record.entry.flags.load(Ordering::Relaxed))
     }

@@ -9,9 +9,9 @@ use xvs_proto::FlowKey;
 use super::call_ids::CallIds;
 use super::connection::Connection;
 use super::flags::Flags;
+use super::handle::TableWorker;
 use super::id::ConnId;
 use super::insertion::{Inserted, NewConnection};
-use super::seat::TableWorker;
 use crate::shm::atomic::Ordering;
 
 /// A connection or template as it was.

@@ -28,8 +28,8 @@ impl Flags {
     /// Lives for one packet only; a template: what it controls does.
     pub const ONE_PACKET: Self = Self(0x2000);
     /// The destination has acknowledged the PROXY header. No bit of sync messages.
-    pub const TOLD: Self = Self(0x4000);
-    /// A template that nobody finds any more ([`TableWorker::detach`](crate::conn::seat::TableWorker::detach)). No bit of sync messages.
+    pub const PROXY_ACKNOWLEDGED: Self = Self(0x4000);
+    /// A template that nobody finds any more ([`TableWorker::detach`](crate::conn::handle::TableWorker::detach)). No bit of sync messages.
     pub const DETACHED: Self = Self(0x8000);
 
     /// Whether all of `flags` are set.

@@ -98,6 +98,6 @@ pub enum Removal {
     Controls,
     /// Another caller removes it, or another worker is at this moment inserting it.
     NotOurs,
-    /// It is not, or not any more, what was to be removed ([`TableWorker::remove_if`](crate::conn::seat::TableWorker::remove_if)).
+    /// It is not, or not any more, what was to be removed ([`TableWorker::remove_if`](crate::conn::handle::TableWorker::remove_if)).
     Lasts,
 }

@@ -18,8 +18,8 @@ mod quiescence;
 mod slab;
 mod wheel;
 
+mod handle;
 mod reader;
-mod seat;
 
 mod call_ids;
 mod template;
@@ -35,11 +35,11 @@ pub use self::connection::Connection;
 pub use self::copy::Copied;
 pub use self::direction::{Direction, Seen};
 pub use self::flags::Flags;
+pub use self::handle::{TableWorker, Timers};
 pub use self::id::ConnId;
 pub use self::insertion::{Inserted, NewConnection, Removal};
 pub(crate) use self::lookup::Sought;
 pub use self::reader::TableReader;
-pub use self::seat::{TableWorker, Timers};
 pub use self::table::{Epoch, Table, TableConfig, TableCounts, random_secret};
 pub use self::template::ASSURED;
 pub use self::wheel::TIMER_TICK;

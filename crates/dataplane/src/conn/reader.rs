@@ -1,8 +1,8 @@
-//! Seats at the table for threads that are no workers: listings and sweeps.
+//! Handles at the table for threads that are no workers: listings and sweeps.
 //!
 //! A [`TableReader`] walks the entries by index, in slices, and may remove some. It holds no one up but those who wait
 //! for entries that are removed while a slice lasts; between walks it is parked. Cost: a line for each entry ever used.
-//! Not here: what it has in common with workers (`seat.rs`).
+//! Not here: what it has in common with workers (`handle.rs`).
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,28 +10,28 @@ use std::sync::Arc;
 use super::call_ids::CallIds;
 use super::connection::Connection;
 use super::copy::Copied;
+use super::handle::TableHandle;
 use super::id::ConnId;
 use super::insertion::Removal;
 use super::lookup::Sought;
-use super::seat::Seat;
 use super::table::Table;
 use crate::clock::Millis;
 
-/// A seat for listings and sweeps. It is parked except during a walk.
+/// A handle for listings and sweeps. It is parked except during a walk.
 #[derive(Debug)]
 pub struct TableReader {
-    seat: Seat,
+    handle: TableHandle,
 }
 
 impl TableReader {
-    pub(super) fn new(mut seat: Seat) -> Self {
-        seat.park();
-        Self { seat }
+    pub(super) fn new(mut handle: TableHandle) -> Self {
+        handle.park();
+        Self { handle }
     }
 
     /// The table.
     pub fn table(&self) -> &Table {
-        &self.seat.table
+        &self.handle.table
     }
 
     /// Calls `view` for each connection whose index is in `range`, in the order of indices. One that is there all
@@ -43,7 +43,7 @@ impl TableReader {
 
     /// As [`for_each`](Self::for_each), for a walk that removes some of them.
     pub fn visit(&mut self, range: Range<u32>, visit: impl FnMut(&mut Self, ConnId)) {
-        let end = range.end.min(self.seat.table.extent());
+        let end = range.end.min(self.handle.table.extent());
         self.visit_each(range.start..end, visit);
     }
 
@@ -53,10 +53,10 @@ impl TableReader {
         places: impl Iterator<Item = u32>,
         mut visit: impl FnMut(&mut Self, ConnId),
     ) {
-        self.seat.unpark();
+        self.handle.unpark();
         let walk = Parked(self);
         for index in places {
-            if walk.0.seat.table.slab.entry(index).life().is_live() {
+            if walk.0.handle.table.slab.entry(index).life().is_live() {
                 visit(walk.0, ConnId(index));
             }
         }
@@ -64,44 +64,44 @@ impl TableReader {
 
     /// A copy of what a look-up finds, with what controls it. Costs what the look-up costs.
     pub(crate) fn copy(&mut self, sought: &Sought, call_ids: &CallIds) -> Option<Copied> {
-        self.seat.unpark();
+        self.handle.unpark();
         let walk = Parked(self);
-        let seat = &walk.0.seat;
-        let hash = sought.flow().hash(&seat.table.secret);
+        let handle = &walk.0.handle;
+        let hash = sought.flow().hash(&handle.table.secret);
         let id = match sought {
-            Sought::Connection(flow) => seat.find(flow, hash)?.0,
-            Sought::Template(flow) => seat.find_template(flow, hash)?,
+            Sought::Connection(flow) => handle.find(flow, hash)?.0,
+            Sought::Template(flow) => handle.find_template(flow, hash)?,
         };
-        Some(Copied::of(&seat.connection(id), call_ids, &|id| seat.connection(id)))
+        Some(Copied::of(&handle.connection(id), call_ids, &|id| handle.connection(id)))
     }
 
     /// A view of a connection; during a walk.
     pub fn connection(&self, id: ConnId) -> Connection<'_> {
-        self.seat.connection(id)
+        self.handle.connection(id)
     }
 
     /// Takes a connection out of the table; during a walk.
     pub fn remove(&mut self, id: ConnId) -> Removal {
-        self.seat.remove(id)
+        self.handle.remove(id)
     }
 
-    /// As [`crate::conn::seat::TableWorker::remove_if`]; during a walk.
+    /// As [`crate::conn::handle::TableWorker::remove_if`]; during a walk.
     pub fn remove_if(&mut self, id: ConnId, test: impl Fn(u8, Millis) -> bool) -> Removal {
-        self.seat.remove_if(id, test)
+        self.handle.remove_if(id, test)
     }
 
     /// Entries that this reader has removed and that are not free yet: the next walk frees them.
     pub fn in_limbo(&self) -> u32 {
-        self.seat.state.stock.in_limbo()
+        self.handle.state.stock.in_limbo()
     }
 }
 
 impl Table {
-    /// A seat for a thread that lists or sweeps, parked; `None` if all are taken. There are two: one for listings, one
+    /// A handle for a thread that lists or sweeps, parked; `None` if all are taken. There are two: one for listings, one
     /// for sweeps.
     pub fn reader(self: &Arc<Self>) -> Option<TableReader> {
-        let mut seats = self.config.workers..self.vacant.len();
-        seats.find_map(|seat| Seat::sit_down(self, seat)).map(TableReader::new)
+        let mut handles = self.config.workers..self.free_handles.len();
+        handles.find_map(|handle| TableHandle::acquire(self, handle)).map(TableReader::new)
     }
 }
 
@@ -110,7 +110,7 @@ struct Parked<'a>(&'a mut TableReader);
 
 impl Drop for Parked<'_> {
     fn drop(&mut self) {
-        self.0.seat.quiescent(u32::MAX);
-        self.0.seat.park();
+        self.0.handle.quiescent(u32::MAX);
+        self.0.handle.park();
     }
 }

@@ -1,9 +1,9 @@
 //! Entries that are not in use: where a new connection gets one, and where a removed one waits.
 //!
-//! Each seat at the table has a [`Stock`]: a chain of free entries, and two chains in limbo, which are reused when
-//! every seat has passed a quiescent point after they were closed. Chains run through the entries themselves, so
+//! Each handle at the table has a [`Stock`]: a chain of free entries, and two chains in limbo, which are reused when
+//! every handle has passed a quiescent point after they were closed. Chains run through the entries themselves, so
 //! nothing is allocated and nothing overflows. Surplus goes to the [`Slab`]'s free list in batches, from which other
-//! seats take; memory that was never used is touched only when no removed entry is to be had. Taking and retiring
+//! handles take; memory that was never used is touched only when no removed entry is to be had. Taking and retiring
 //! cost a few instructions; the free list costs one compare-and-swap per [`BATCH`] entries.
 
 use std::mem;
@@ -18,8 +18,8 @@ use crate::shm::{Cells, prefetch};
 /// How many entries travel together between a stock and the free list. Models move them one by one.
 pub(super) const BATCH: u32 = if cfg!(loom) { 1 } else { 64 };
 
-/// How many entries may lie in one seat's stock, unused, while another seat finds none. As many are a worker's reserve
-/// when the table is full: see [`crate::conn::seat::TableWorker::is_short`].
+/// How many entries may lie in one handle's stock, unused, while another handle finds none. As many are a worker's reserve
+/// when the table is full: see [`crate::conn::handle::TableWorker::is_short`].
 pub(super) const STRANDED_MAX: u32 = 3 * BATCH;
 
 /// All entries, and the free list.
@@ -48,7 +48,7 @@ impl Slab {
         self.header[0].extent.load(Ordering::Relaxed)
     }
 
-    /// Whether a seat that has no entry gets none here.
+    /// Whether a handle that has no entry gets none here.
     pub(super) fn is_exhausted(&self) -> bool {
         // Relaxed: an answer of a moment ago does as well. The line of `extent` is one that every worker reads anyway
         // and hardly anyone writes, so the list's is looked at only when the table has been full once.
@@ -94,7 +94,7 @@ impl Slab {
             if first == 0 {
                 return None;
             }
-            // Another seat may have taken the batch and reused the entry, so this may read anything; then the
+            // Another handle may have taken the batch and reused the entry, so this may read anything; then the
             // count of changes above the index differs and the exchange fails.
             let next = self.entry(first - 1).client.load(Ordering::Relaxed);
             let new = (old & !INDEX).wrapping_add(ONE_CHANGE) | next & INDEX;
@@ -106,7 +106,7 @@ impl Slab {
     }
 }
 
-/// The unused entries of one seat.
+/// The unused entries of one handle.
 #[derive(Debug, Default)]
 pub(super) struct Stock {
     /// May be reused. Its tail is not kept.
@@ -140,7 +140,7 @@ impl Stock {
         self.open.push(slab, index);
     }
 
-    /// Closes what was retired, if the last closing is done with. To be called before the seat's quiescent point, so
+    /// Closes what was retired, if the last closing is done with. To be called before the handle's quiescent point, so
     /// that this one counts.
     pub(super) fn close(&mut self, quiescence: &Quiescence) {
         if self.closed.len == 0 && self.open.len > 0 {

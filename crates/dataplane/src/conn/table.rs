@@ -79,15 +79,15 @@ pub struct Table {
     pub(super) buckets: Buckets,
     pub(super) slab: Slab,
     pub(super) quiescence: Quiescence,
-    pub(super) counts: Box<[CachePadded<SeatCounts>]>,
-    /// What a seat keeps while nobody sits in it: the workers' first, then the readers'. Locked only to sit down
+    pub(super) counts: Box<[CachePadded<HandleCounts>]>,
+    /// What a handle keeps while nobody sits in it: the workers' first, then the readers'. Locked only to sit down
     /// and to get up.
-    pub(super) vacant: Box<[Mutex<Option<SeatState>>]>,
+    pub(super) free_handles: Box<[Mutex<Option<HandleState>>]>,
 }
 
 /// One writer: who sits there. Statistics, so they order nothing.
 #[derive(Debug, Default)]
-pub(super) struct SeatCounts {
+pub(super) struct HandleCounts {
     pub(super) inserted: Statistic,
     pub(super) removed: Statistic,
     pub(super) full: Statistic,
@@ -95,7 +95,7 @@ pub(super) struct SeatCounts {
 
 /// What outlasts whoever sits there.
 #[derive(Debug, Default)]
-pub(super) struct SeatState {
+pub(super) struct HandleState {
     pub(super) stock: Stock,
     pub(super) wheel: Wheel,
 }
@@ -112,7 +112,7 @@ impl Table {
 
     /// As [`Self::create`], with the secret of another table: for one in which everything is found as there.
     pub(crate) fn keyed(config: TableConfig, secret: HashSecret) -> io::Result<Arc<Self>> {
-        let seats = config.workers + READERS;
+        let handles = config.workers + READERS;
         let entries = config.entries();
         if config.capacity == 0 || entries > ENTRIES_MAX {
             let text =
@@ -130,18 +130,18 @@ impl Table {
             extensions: extensions.cells(0, entries),
         };
         write_header(&slab.header[0], buckets, entries, &secret);
-        let vacant = (0..seats).map(|seat| {
-            let timed = if seat < config.workers { entries } else { 0 };
-            Mutex::new(Some(SeatState { stock: Stock::default(), wheel: Wheel::new(timed) }))
+        let free_handles = (0..handles).map(|handle| {
+            let timed = if handle < config.workers { entries } else { 0 };
+            Mutex::new(Some(HandleState { stock: Stock::default(), wheel: Wheel::new(timed) }))
         });
         Ok(Arc::new(Self {
             config,
             secret,
             buckets: Buckets::new(mapping.cells(HEADER_BYTES, buckets)),
             slab,
-            quiescence: Quiescence::new(seats),
-            counts: (0..seats).map(|_| CachePadded::default()).collect(),
-            vacant: vacant.collect(),
+            quiescence: Quiescence::new(handles),
+            counts: (0..handles).map(|_| CachePadded::default()).collect(),
+            free_handles: free_handles.collect(),
             mapping,
         }))
     }
@@ -159,11 +159,12 @@ impl Table {
 
     /// Counts since the start.
     pub fn counts(&self) -> TableCounts {
-        let sum =
-            |of: fn(&SeatCounts) -> &Statistic| self.counts.iter().map(|seat| of(seat).load(Relaxed)).sum();
+        let sum = |of: fn(&HandleCounts) -> &Statistic| {
+            self.counts.iter().map(|handle| of(handle).load(Relaxed)).sum()
+        };
         // Removals first, so that hardly one is counted whose insertion is not.
-        let removed = sum(|seat| &seat.removed);
-        TableCounts { inserted: sum(|seat| &seat.inserted), removed, full: sum(|seat| &seat.full) }
+        let removed = sum(|handle| &handle.removed);
+        TableCounts { inserted: sum(|handle| &handle.inserted), removed, full: sum(|handle| &handle.full) }
     }
 
     /// The size that was asked for.
@@ -236,7 +237,7 @@ pub fn random_secret() -> io::Result<HashSecret> {
     Ok(HashSecret([0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03, 0x2545_f491_4f6c_dd1d]))
 }
 
-/// Seats of threads that are not workers.
+/// Handles of threads that are not workers.
 const READERS: usize = 2;
 /// An index plus one fits 31 bits.
 const ENTRIES_MAX: usize = i32::MAX as usize - 1;

@@ -9,8 +9,8 @@
 use super::connection::Connection;
 use super::entry::Life;
 use super::flags::Flags;
+use super::handle::TableWorker;
 use super::id::ConnId;
-use super::seat::TableWorker;
 use crate::shm::atomic::Ordering;
 
 impl TableWorker {
@@ -21,13 +21,13 @@ impl TableWorker {
         debug_assert!(connection.is_template());
         // The flag first: who finds the template meanwhile knows that it is on its way out.
         let _ = connection.set_flags(Flags::DETACHED);
-        let table = &self.seat.table;
+        let table = &self.handle.table;
         table.buckets.unlink(table.slab.record(id.0).client_hash(&table.secret), id.index());
     }
 
     /// Marks a template as one whose client is known to be there ([`ASSURED`]). Its deadline stays.
     pub fn assure(&self, id: ConnId) {
-        let entry = self.seat.table.entry(id);
+        let entry = self.handle.table.entry(id);
         let mut life = entry.life();
         while life.is_live() && life.state() & ASSURED == 0 {
             let assured = life.with(life.state() | ASSURED, life.deadline());
@@ -67,7 +67,7 @@ mod tests {
     use crate::conn::table::{Table, TableConfig};
     use crate::shm::Memory;
 
-    fn seats() -> [TableWorker; 2] {
+    fn handles() -> [TableWorker; 2] {
         let config = TableConfig { capacity: 100, workers: 2, memory: Memory::OnDemand };
         let table = Table::create(config).unwrap();
         [0, 1].map(|worker| table.handle(worker).unwrap())
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_detached_template_is_found_no_more_and_makes_way_while_it_controls_what_it_controls() {
-        let [mut one, two] = seats();
+        let [mut one, two] = handles();
         let old = insert(&mut one, &template());
         assert!(one.connection(old).add_controlled());
         let controlled = NewConnection { flags: Flags::NONE, controller: Some(old), ..template() };
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_template_that_is_assured_keeps_its_deadline() {
-        let [mut one, _] = seats();
+        let [mut one, _] = handles();
         let id = insert(&mut one, &template());
         one.assure(id);
         assert_eq!((one.connection(id).state(), one.connection(id).expires()), (ASSURED, Millis(60_000)));

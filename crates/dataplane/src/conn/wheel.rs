@@ -6,7 +6,7 @@
 //! nothing is allocated after the start, nothing overflows, and linking an entry anew takes its old link out. A list
 //! holds links of one tick, so a node need not say which. Nodes are touched when first used. Linking and taking cost
 //! a few instructions; an empty tick costs one. When time goes back, what was linked keeps its tick, and what is linked
-//! meanwhile is due at the latest when time has caught up. Not here: whether a link still counts (`seat.rs`).
+//! meanwhile is due at the latest when time has caught up. Not here: whether a link still counts (`handle.rs`).
 
 use std::time::Duration;
 

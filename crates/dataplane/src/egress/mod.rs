@@ -116,9 +116,9 @@ impl Egress {
             Some(target) => match &target.action {
                 Action::Local | Action::Broadcast => RouteTo::Local,
                 Action::Unreachable => RouteTo::Unreachable,
-                Action::Send(ways) => {
-                    let way = ways.pick(flow_hash);
-                    RouteTo::Via { link: way.link, next_hop: way.via.unwrap_or(dest) }
+                Action::Send(hops) => {
+                    let hop = hops.pick(flow_hash);
+                    RouteTo::Via { link: hop.link, next_hop: hop.via.unwrap_or(dest) }
                 }
             },
         }
@@ -196,7 +196,7 @@ impl Egress {
             elsewhere.flat_map(|(_, info)| &info.addresses).filter(|(addr, _)| !addr.is_loopback());
         match dest {
             IpAddr::V4(_) => {
-                let gateway = target.and_then(|target| target.gateway_by(link));
+                let gateway = target.and_then(|target| target.gateway_on(link));
                 let of_family = || on_link.iter().filter(|(addr, _)| addr.is_ipv4());
                 let beside =
                     |&&(addr, len): &&(IpAddr, u8)| gateway.is_some_and(|gw| common(addr, gw) >= len);

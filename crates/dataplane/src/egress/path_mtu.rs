@@ -26,7 +26,7 @@ impl PathMtu {
     }
 
     /// A copy that learns by itself.
-    pub(crate) fn apart(&self) -> Self {
+    pub(crate) fn separate_copy(&self) -> Self {
         Self { word: AtomicU64::new(self.word.load(Ordering::Relaxed)) }
     }
 

@@ -36,22 +36,22 @@ pub(super) enum Action {
     Local,
     Broadcast,
     Unreachable,
-    Send(Ways),
+    Send(NextHops),
 }
 
 /// One or more next hops; never none.
 #[derive(Debug)]
-pub(super) struct Ways {
-    ways: Vec<Way>,
+pub(super) struct NextHops {
+    hops: Vec<NextHop>,
     total: u64,
 }
 
 #[derive(Debug)]
-pub(super) struct Way {
+pub(super) struct NextHop {
     pub(super) link: LinkId,
     pub(super) via: Option<IpAddr>,
     /// Sum of the weights up to and with this one.
-    upto: u64,
+    weight_up_to: u64,
 }
 
 impl Routes {
@@ -134,9 +134,9 @@ impl Trie {
 
 impl Target {
     /// The gateway of the first way by `link`, if that has one.
-    pub(super) fn gateway_by(&self, link: LinkId) -> Option<IpAddr> {
+    pub(super) fn gateway_on(&self, link: LinkId) -> Option<IpAddr> {
         match &self.action {
-            Action::Send(ways) => ways.ways.iter().find(|way| way.link == link)?.via,
+            Action::Send(hops) => hops.hops.iter().find(|hop| hop.link == link)?.via,
             _ => None,
         }
     }
@@ -144,31 +144,31 @@ impl Target {
 
 impl Action {
     fn of(action: &RouteAction, by_ifindex: &HashMap<u32, LinkId>) -> Option<Self> {
-        let hops = match action {
+        let nexthops = match action {
             RouteAction::Local => return Some(Self::Local),
             RouteAction::Broadcast => return Some(Self::Broadcast),
             RouteAction::Unreachable => return Some(Self::Unreachable),
-            RouteAction::Unicast(hops) => hops,
+            RouteAction::Unicast(nexthops) => nexthops,
         };
-        let (mut ways, mut total) = (Vec::with_capacity(hops.len()), 0);
-        for hop in hops {
+        let (mut hops, mut total) = (Vec::with_capacity(nexthops.len()), 0);
+        for hop in nexthops {
             let Some(&link) = by_ifindex.get(&hop.ifindex) else { continue };
             total += u64::from(hop.weight.max(1));
-            ways.push(Way { link, via: hop.via, upto: total });
+            hops.push(NextHop { link, via: hop.via, weight_up_to: total });
         }
-        (!ways.is_empty()).then_some(Self::Send(Ways { ways, total }))
+        (!hops.is_empty()).then_some(Self::Send(NextHops { hops, total }))
     }
 }
 
-impl Ways {
+impl NextHops {
     /// One of them, by the high half of a flow's hash.
-    pub(super) fn pick(&self, flow_hash: u64) -> &Way {
-        if let [only] = self.ways.as_slice() {
+    pub(super) fn pick(&self, flow_hash: u64) -> &NextHop {
+        if let [only] = self.hops.as_slice() {
             return only;
         }
         let point = ((u128::from(flow_hash >> 32) * u128::from(self.total)) >> 32) as u64;
         // `point` is below `total`, the last one's sum.
-        &self.ways[self.ways.partition_point(|way| way.upto <= point)]
+        &self.hops[self.hops.partition_point(|hop| hop.weight_up_to <= point)]
     }
 }
 

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use xvs_proto::Prefix;
 
 use super::*;
-use xvs_proto::network::{Hop, Neighbour, Route, RouteAction, Table};
+use xvs_proto::network::{Neighbour, NextHop, Route, RouteAction, Table};
 
 const WAN: LinkId = LinkId(0);
 const LAN: LinkId = LinkId(1);
@@ -63,7 +63,7 @@ fn the_lowest_metric_wins_and_by_a_link_that_is_not_ours_nothing_goes_elsewhere(
         preferred_source: None,
         mtu: None,
     };
-    let by = |ifindex| RouteAction::Unicast(vec![Hop { ifindex, via: None, weight: 1 }]);
+    let by = |ifindex| RouteAction::Unicast(vec![NextHop { ifindex, via: None, weight: 1 }]);
     network.routes.extend([route(30, RouteAction::Unreachable), route(20, by(1)), route(10, by(2))]);
     assert_eq!(Egress::build(&network).route(ip("10.3.0.1"), 0), via(LAN, "10.3.0.1"));
     network.links.pop();
@@ -76,8 +76,8 @@ fn the_lowest_metric_wins_and_by_a_link_that_is_not_ours_nothing_goes_elsewhere(
 fn flows_spread_over_a_multipath_route_by_weight_and_each_keeps_its_way() {
     let mut network = director();
     let hops = vec![
-        Hop { ifindex: 1, via: Some(ip("10.0.0.253")), weight: 3 },
-        Hop { ifindex: 2, via: Some(ip("10.1.0.253")), weight: 1 },
+        NextHop { ifindex: 1, via: Some(ip("10.0.0.253")), weight: 3 },
+        NextHop { ifindex: 2, via: Some(ip("10.1.0.253")), weight: 1 },
     ];
     network.routes.push(Route {
         table: Table::Main,
@@ -194,16 +194,14 @@ fn addr() -> impl Strategy<Value = IpAddr> {
 }
 
 fn route() -> impl Strategy<Value = Route> {
-    let action = prop_oneof![
-        Just(RouteAction::Local),
-        Just(RouteAction::Broadcast),
-        Just(RouteAction::Unreachable),
-        (1u32..4, prop::option::of(addr())).prop_map(|(ifindex, via)| RouteAction::Unicast(vec![Hop {
-            ifindex,
-            via,
-            weight: 1
-        }])),
-    ];
+    let action =
+        prop_oneof![
+            Just(RouteAction::Local),
+            Just(RouteAction::Broadcast),
+            Just(RouteAction::Unreachable),
+            (1u32..4, prop::option::of(addr()))
+                .prop_map(|(ifindex, via)| RouteAction::Unicast(vec![NextHop { ifindex, via, weight: 1 }])),
+        ];
     (any::<bool>(), addr(), 0u8..=128, 0u32..4, action).prop_map(|(local, addr, len, metric, action)| {
         let len = if addr.is_ipv4() { len / 4 } else { len };
         let dest = Prefix::new(addr, len).unwrap();

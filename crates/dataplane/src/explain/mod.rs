@@ -10,9 +10,9 @@
 //! worker draws at random, and what only it remembers. Cost: that of a copy of the configuration, and a table in memory,
 //! for each run; mostly two or three of them. Not here: words (`ctl`, `explain.rs`).
 
-mod passing;
-mod reading;
-mod stage;
+mod dry_run;
+mod pass_reason;
+mod result;
 
 use std::collections::HashSet;
 use std::io;
@@ -27,7 +27,7 @@ use crate::clock::Millis;
 use crate::conn::{Copied, Direction, Sought, TableReader};
 use crate::egress::Path;
 use crate::egress::RouteTo;
-use crate::explain::stage::Stage;
+use crate::explain::dry_run::DryRun;
 use crate::port::memory::Bytes;
 use crate::snapshot::Snapshot;
 use crate::snapshot::marks::Step;
@@ -35,7 +35,7 @@ use crate::verdict::Verdict;
 use xvs_proto::LinkId;
 use xvs_xdp::FrameLayout;
 
-pub use crate::snapshot::copy::{Asked, Candidate};
+pub use crate::snapshot::copy::{Candidate, Decision};
 
 /// The director as it is.
 pub struct Live<'a> {
@@ -72,13 +72,13 @@ pub struct Explanation {
     /// The service that it belongs to, or whose connection it meets.
     pub service: Option<ServiceKey>,
     /// What the scheduler was asked, if it was.
-    pub asked: Option<Asked>,
+    pub decision: Option<Decision>,
     /// The template that says where its connection goes, as it then is.
     pub template: Option<(Origin, Copied)>,
     /// Its connection as it then is.
     pub connection: Option<(Origin, Copied)>,
     /// Where it is sent to, or should be.
-    pub way: Option<Way>,
+    pub route: Option<Route>,
     /// What becomes of it in the end.
     pub verdict: Verdict,
     /// Why the kernel gets it, if it does.
@@ -102,11 +102,11 @@ pub enum Origin {
 
 /// The way to the next machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Way {
+pub struct Route {
     /// To whom: a destination or a client.
     pub to: IpAddr,
     /// By which route.
-    pub route: RouteTo,
+    pub result: RouteTo,
     /// Whether it can be gone.
     pub path: Path,
 }
@@ -165,13 +165,13 @@ pub fn explain(live: &Live<'_>, link: LinkId, frame: &[u8]) -> io::Result<Explan
     let copy = |sought: Sought| live.reader().copy(&sought, &live.snapshot.call_ids);
     let (mut known, mut tried) = (Vec::new(), HashSet::new());
     for _ in 0..RUNS {
-        let mut stage = Stage::run(live, &known, link, frame)?;
-        let missed = stage.missed().into_iter().filter(|sought| tried.insert(*sought));
+        let mut run = DryRun::run(live, &known, link, frame)?;
+        let missed = run.missed().into_iter().filter(|sought| tried.insert(*sought));
         let found: Vec<Copied> = missed.filter_map(copy).collect();
         if found.is_empty() {
-            return Ok(stage.read(live));
+            return Ok(run.into_explanation(live));
         }
         known.extend(found);
     }
-    Ok(Stage::run(live, &known, link, frame)?.read(live))
+    Ok(DryRun::run(live, &known, link, frame)?.into_explanation(live))
 }

@@ -22,6 +22,7 @@ pub struct Ends {
 
 impl Ends {
     /// Those of a connection.
+    #[inline]
     pub fn of(connection: &Connection<'_>) -> Self {
         Self {
             client: connection.client(),

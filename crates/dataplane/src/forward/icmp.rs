@@ -14,7 +14,7 @@ use xvs_xdp::Frame;
 use super::admission::{admit_reply, admit_request, strip};
 use super::ends::Ends;
 use super::nat::{End, set_address};
-use super::next_hop::{finish, way};
+use super::next_hop::{finish, hop};
 use crate::egress::Path;
 use crate::verdict::{DropReason, Verdict};
 
@@ -36,7 +36,7 @@ pub fn request(frame: &mut Frame, packet: &Packet, quote: &Packet, ends: &Ends, 
             false => Verdict::Drop(DropReason::DestinationLocal),
         };
     }
-    let sent = way(path).and_then(|hop| {
+    let sent = hop(path).and_then(|hop| {
         admit_request(frame, packet, hop.mtu, 0)?;
         let outside = (packet.flow.source.addr, ends.dest.addr);
         rewrite(frame, packet, quote, outside, (ends.dest, ends.local.unwrap_or(ends.client)));
@@ -49,7 +49,7 @@ pub fn request(frame: &mut Frame, packet: &Packet, quote: &Packet, ends: &Ends, 
 /// Sends an error about a request, which `quote` holds as the destination saw it, to the client, from the virtual
 /// address.
 pub fn reply(frame: &mut Frame, packet: &Packet, quote: &Packet, ends: &Ends, path: Path) -> Verdict {
-    let sent = way(path).and_then(|hop| {
+    let sent = hop(path).and_then(|hop| {
         admit_reply(frame, packet, hop.mtu)?;
         let outside = (ends.virtual_endpoint.addr, ends.client.addr);
         rewrite(frame, packet, quote, outside, (ends.client, ends.virtual_endpoint));

@@ -22,7 +22,7 @@ use xvs_sched::ForwardingMethod;
 use xvs_xdp::Frame;
 
 use self::admission::{admit_reply, strip};
-use self::next_hop::{finish, way};
+use self::next_hop::{finish, hop};
 use crate::egress::{Egress, Path};
 use crate::verdict::{DropReason, Verdict};
 
@@ -44,7 +44,7 @@ pub fn request(
     if path == Path::Local || ends.method == ForwardingMethod::Local {
         return local::deliver(packet, ends, egress);
     }
-    let sent = way(path).and_then(|hop| match ends.method {
+    let sent = hop(path).and_then(|hop| match ends.method {
         ForwardingMethod::DirectRouting => dr::send(frame, packet, hop).map(|()| hop),
         ForwardingMethod::Nat => nat::send_request(frame, packet, ends, hop).map(|()| hop),
         ForwardingMethod::Tunnel => tunnel::send(frame, packet, ends, hop, outer),
@@ -59,14 +59,14 @@ pub fn request(
 
 /// Sends a client's packet on as it is, by the way to where it was sent.
 pub fn unchanged(frame: &mut Frame, packet: &Packet, path: Path) -> Verdict {
-    let sent = way(path).and_then(|hop| dr::send(frame, packet, hop).map(|()| hop));
+    let sent = hop(path).and_then(|hop| dr::send(frame, packet, hop).map(|()| hop));
     finish(frame, sent)
 }
 
 /// Sends a packet to the connection's client: a masqueraded destination's from the virtual endpoint, another one as it
 /// is, for it comes from there.
 pub fn reply(frame: &mut Frame, packet: &Packet, ends: &Ends, path: Path) -> Verdict {
-    let sent = way(path).and_then(|hop| {
+    let sent = hop(path).and_then(|hop| {
         admit_reply(frame, packet, hop.mtu)?;
         match ends.method {
             ForwardingMethod::Nat => nat::rewrite_reply(frame, packet, ends),

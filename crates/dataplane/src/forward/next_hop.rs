@@ -6,7 +6,7 @@ use xvs_xdp::Frame;
 use crate::egress::{Hop, Path};
 use crate::verdict::{DropReason, Verdict};
 
-pub(super) fn way(path: Path) -> Result<Hop, DropReason> {
+pub(super) fn hop(path: Path) -> Result<Hop, DropReason> {
     match path {
         Path::To(hop) => Ok(hop),
         Path::NoNeighbour { .. } => Err(DropReason::NoNeighbour),

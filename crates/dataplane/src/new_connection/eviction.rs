@@ -1,6 +1,6 @@
 //! Which connections give way, and how a full table makes room.
 //!
-//! Runs for each new connection; while the table has room that is one comparison. Under pressure it looks at a
+//! Runs for each new connection; while the table has room that is one comparison. Under eviction it looks at a
 //! bounded number of entries, by a hand of the worker's own that goes round the slab, and ends those that have expired
 //! or are embryonic: TCP and SCTP whose handshake was begun and never finished, UDP with no more than one datagram
 //! from the client. Such a UDP client is as unproven as a SYN's, and where replies pass the director the price is at
@@ -24,15 +24,15 @@ use crate::snapshot::{Activity, Snapshot};
 
 /// A worker's hand, which goes round the slab.
 #[derive(Debug)]
-pub(crate) struct Pressure {
-    hand: u32,
+pub(crate) struct Eviction {
+    next: u32,
 }
 
-impl Pressure {
+impl Eviction {
     /// Workers begin apart, so that they do not look at the same entries.
     pub(crate) fn new(worker: usize, table: &TableWorker) -> Self {
         let config = table.table().config();
-        Self { hand: (config.capacity / config.workers.max(1) * worker) as u32 }
+        Self { next: (config.capacity / config.workers.max(1) * worker) as u32 }
     }
 
     /// Enters a connection; when there is no room, in the place of one that is worth less.
@@ -43,10 +43,10 @@ impl Pressure {
         counters: &WorkerCounters,
         at: Context<'_>,
     ) -> Inserted {
-        self.relieve(table, counters, at);
+        self.make_room(table, counters, at);
         let mut inserted = table.insert(new);
         for _ in 0..TRIES {
-            if inserted != Inserted::Full || !relieve_buckets(table, new, counters, at) {
+            if inserted != Inserted::Full || !make_room_in_buckets(table, new, counters, at) {
                 break;
             }
             inserted = table.insert(new);
@@ -56,28 +56,28 @@ impl Pressure {
 
     /// Before an insertion: if the table is as good as full, ends connections that give way. Two, if they are found,
     /// so that a reserve that was used up comes back.
-    fn relieve(&mut self, table: &mut TableWorker, counters: &WorkerCounters, at: Context<'_>) {
+    fn make_room(&mut self, table: &mut TableWorker, counters: &WorkerCounters, at: Context<'_>) {
         let mut evicted = 0;
-        for _ in 0..LOOKED_AT {
+        for _ in 0..ENTRIES_PER_INSERTION {
             if evicted == EVICTED_MAX || !table.is_short() {
                 return;
             }
-            self.hand = if self.hand < table.table().extent() { self.hand } else { 0 };
-            evicted += u32::from(evict(table, ConnId(self.hand), counters, at));
-            self.hand += 1;
+            self.next = if self.next < table.table().extent() { self.next } else { 0 };
+            evicted += u32::from(evict(table, ConnId(self.next), counters, at));
+            self.next += 1;
         }
     }
 }
 
 /// After an insertion that failed: if the buckets of one of its keys are full, ends a connection there that gives way.
 /// `true` if that is worth another try; the other key may need the same.
-fn relieve_buckets(
+fn make_room_in_buckets(
     table: &mut TableWorker,
     new: &NewConnection,
     counters: &WorkerCounters,
     at: Context<'_>,
 ) -> bool {
-    table.crowd(new).any(|id| evict(table, id, counters, at))
+    table.bucket_occupants(new).any(|id| evict(table, id, counters, at))
 }
 
 /// Ends a connection if it gives way, and its template with it if that is of no use to anybody else.
@@ -106,7 +106,7 @@ fn evict(table: &mut TableWorker, id: ConnId, counters: &WorkerCounters, at: Con
 
 /// Ends the template of a call whose client nobody has answered, so that its Call-ID's slot comes free; one that
 /// controls connections is found no more. `false` if it stays.
-pub(crate) fn forget_call(
+pub(crate) fn evict_call(
     table: &mut TableWorker,
     template: ConnId,
     snapshot: &Snapshot,
@@ -155,12 +155,16 @@ pub fn is_known(connection: &Connection<'_>, snapshot: &Snapshot) -> bool {
 pub fn count_out(connection: &Connection<'_>, state: u8, snapshot: &Snapshot) {
     if let Some(live) = snapshot.destinations.of(connection).map(|destination| &destination.live) {
         let template = connection.is_template();
-        live.leave(if template { Activity::Template } else { Activity::of(connection.protocol(), state) });
+        live.decrement(if template {
+            Activity::Template
+        } else {
+            Activity::of(connection.protocol(), state)
+        });
     }
 }
 
 /// How many entries are looked at for one new connection: four kilobytes, read in order.
-const LOOKED_AT: u32 = 64;
+const ENTRIES_PER_INSERTION: u32 = 64;
 /// How often room is made: for each of two keys that find their buckets full, and once more if they have one in common.
 const TRIES: usize = 3;
 /// How many may be ended for one.

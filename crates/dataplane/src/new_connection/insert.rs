@@ -9,6 +9,7 @@ use std::time::Duration;
 use xvs_proto::{FlowKey, Packet, Protocol};
 use xvs_sched::{ClientAddress, ForwardingMethod};
 
+use super::one_packet;
 use super::schedule::Chosen;
 use super::service::Marked;
 use crate::burst::context::Context;
@@ -26,7 +27,7 @@ pub(crate) enum Begun {
     OnePacket(Ends, DestinationId),
 }
 
-/// Enters the connection that a packet begins; one of single packets is only counted.
+/// Enters the connection that a packet begins; one of a single packet is only counted.
 pub(crate) fn enter(
     flows: &mut Flows,
     packet: &Packet,
@@ -37,7 +38,7 @@ pub(crate) fn enter(
     let Chosen { id, dest, method, live, template } = chosen;
     let is_single = marked.service.one_packet && packet.flow.protocol == Protocol::UDP;
     if is_single && method != ForwardingMethod::FullNat {
-        return Ok(single(flows, packet, chosen, at));
+        return Ok(Begun::OnePacket(one_packet::begin(flows, packet, &chosen, at), id));
     }
     let mut new = NewConnection {
         protocol: packet.flow.protocol,
@@ -46,7 +47,11 @@ pub(crate) fn enter(
         dest,
         local: None,
         method,
-        flags: if method.masquerades() { told(packet, method, marked.service) } else { Flags::NO_OUTPUT },
+        flags: if method.masquerades() {
+            client_address_flags(packet, method, marked.service)
+        } else {
+            Flags::NO_OUTPUT
+        },
         state: 0,
         expires: at.now + FIRST_TIMEOUT,
         timeout_seconds: 0,
@@ -55,22 +60,22 @@ pub(crate) fn enter(
         controller: template,
     };
     // Counted before anybody can find it, so that nobody moves a count that is not there.
-    live.enter(Activity::Inactive);
+    live.increment(Activity::Inactive);
     let inserted = match method {
         ForwardingMethod::FullNat => insert_with_local(flows, &mut new, at),
         _ => Ok(insert(flows, &new, at)),
     };
     match inserted {
-        Ok(Inserted::New(_)) => live.bound(),
+        Ok(Inserted::New(_)) => live.check_limit(),
         _ => {
-            live.leave(Activity::Inactive);
-            leave_template(flows, template);
+            live.decrement(Activity::Inactive);
+            flows.release_template(template);
         }
     }
     match inserted.map_err(Verdict::Drop)? {
         Inserted::New(connection) => {
             flows.counters.connections.add(1);
-            count_connection(flows, id, at);
+            flows.count_connection(id, at.snapshot);
             Ok(Begun::Connection(connection))
         }
         Inserted::Existing(connection) => Ok(Begun::Connection(connection)),
@@ -79,29 +84,9 @@ pub(crate) fn enter(
     }
 }
 
-/// Counts a connection of one packet.
-fn single(flows: &mut Flows, packet: &Packet, chosen: Chosen<'_>, at: Context<'_>) -> Begun {
-    let Chosen { id, dest, method, live, template } = chosen;
-    leave_template(flows, template);
-    count_connection(flows, id, at);
-    live.pass();
-    let FlowKey { source: client, dest: virtual_endpoint, .. } = packet.flow;
-    Begun::OnePacket(Ends { client, virtual_endpoint, dest, local: None, method }, id)
-}
-
-/// Has a template count one connection less: the one that was chosen for is not in the table.
-fn leave_template(flows: &Flows, template: Option<ConnId>) {
-    template.inspect(|template| flows.table.connection(*template).drop_controlled());
-}
-
-fn count_connection(flows: &Flows, id: DestinationId, at: Context<'_>) {
-    let counted = at.snapshot.destinations.find(id);
-    counted.inspect(|destination| flows.count(destination, |stats| stats.connections.add(1)));
-}
-
 /// Inserts a connection or template, in a full table in the place of another.
 pub(crate) fn insert(flows: &mut Flows, new: &NewConnection, at: Context<'_>) -> Inserted {
-    flows.pressure.insert(&mut flows.table, new, &flows.counters, at)
+    flows.eviction.insert(&mut flows.table, new, &flows.counters, at)
 }
 
 /// Inserts a connection with a local endpoint that no other has towards its destination.
@@ -113,7 +98,7 @@ fn insert_with_local(
     let mut lost = 0;
     for tried in 0..PORTS_TRIED {
         if tried >= IN_ORDER {
-            flows.locals.jump(flows.dice.draw() as u32);
+            flows.locals.jump(flows.random.next_u64() as u32);
         }
         let local = at.snapshot.locals.next(new.dest.family(), &mut flows.locals);
         let local = local.ok_or(DropReason::NoLocalAddress)?;
@@ -133,7 +118,7 @@ fn insert_with_local(
 }
 
 /// How the connection's destination is told of its client. Only TCP has a first byte, and options.
-fn told(packet: &Packet, method: ForwardingMethod, service: &Service) -> Flags {
+fn client_address_flags(packet: &Packet, method: ForwardingMethod, service: &Service) -> Flags {
     match service.client_address {
         _ if method != ForwardingMethod::FullNat || packet.flow.protocol != Protocol::TCP => Flags::NONE,
         ClientAddress::Hidden => Flags::NONE,

@@ -9,5 +9,6 @@ pub(crate) mod schedule;
 
 pub mod eviction;
 pub(crate) mod insert;
+pub(crate) mod one_packet;
 
 pub(crate) mod bypass;

@@ -20,14 +20,14 @@ use xvs_proto::{Endpoint, FlowKey, Packet, Protocol, sip, udp};
 use xvs_sched::{Request, ServiceKey};
 use xvs_xdp::Frame;
 
-use super::eviction::forget_call;
+use super::eviction::evict_call;
 use super::insert::insert;
 use super::schedule::{Chosen, member};
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::clock::Millis;
 use crate::conn::{ConnId, Flags, Inserted, NewConnection};
-use crate::snapshot::{Activity, Destination, DestinationId, FTP, Persistence, Service, Together};
+use crate::snapshot::{Activity, Destination, DestinationId, FTP, Persistence, PersistenceScope, Service};
 use crate::verdict::{DropReason, Verdict};
 
 /// Where a packet's connection goes, by its client's template or by the scheduler and a new one. The connection is
@@ -41,9 +41,11 @@ pub(crate) fn choose<'s>(
     request: &Request,
     at: Context<'s>,
 ) -> Result<Chosen<'s>, Verdict> {
-    let call_id = match persistence.together {
-        Together::Client => None,
-        Together::Call => Some(call_id(packet, frame.bytes()).ok_or(Verdict::Drop(DropReason::NoCallId))?),
+    let call_id = match persistence.scope {
+        PersistenceScope::Client => None,
+        PersistenceScope::Call => {
+            Some(call_id(packet, frame.bytes()).ok_or(Verdict::Drop(DropReason::NoCallId))?)
+        }
     };
     let client = key(packet, service, persistence);
     let mut templates = Templates { flows, at };
@@ -125,7 +127,7 @@ impl<'s> Templates<'_, 's> {
     /// Has a template count one connection more; `false` if it has ended. Who thinks of ending it closes it for a moment
     /// and may open it again, so while it is live it is asked again; not for ever, because that thread may not be running.
     fn share(&self, id: ConnId) -> bool {
-        for _ in 0..PATIENCE {
+        for _ in 0..SHARE_ATTEMPTS {
             if self.flows.table.connection(id).add_controlled() {
                 return true;
             }
@@ -149,14 +151,14 @@ impl<'s> Templates<'_, 's> {
         if let Some(call_id) = call_id {
             let full = Verdict::Drop(DropReason::CallsFull);
             let Flows { worker, table, counters, .. } = &mut **flows;
-            let give_way = |table: &mut _, id| forget_call(table, id, at.snapshot, counters);
-            new.mark = call_ids.write(*worker, call_id, table, give_way).ok_or(full)?;
+            let evict = |table: &mut _, id| evict_call(table, id, at.snapshot, counters);
+            new.mark = call_ids.write(*worker, call_id, table, evict).ok_or(full)?;
         }
         // Counted before anybody can find it, so that nobody ends a count that is not there.
-        destination.live.enter(Activity::Template);
+        destination.live.increment(Activity::Template);
         let inserted = insert(flows, &new, *at);
         let Inserted::New(id) = inserted else {
-            destination.live.leave(Activity::Template);
+            destination.live.decrement(Activity::Template);
             return match inserted {
                 Inserted::Full | Inserted::LocalTaken => Err(Verdict::Drop(DropReason::TableFull)),
                 Inserted::New(_) | Inserted::Existing(_) => Ok(None),
@@ -243,4 +245,4 @@ fn call_id<'f>(packet: &Packet, frame: &'f [u8]) -> Option<&'f [u8]> {
 /// How many places a call may have among those of its client, of which there are as many as ports.
 const PLACES: u16 = 32;
 /// How often a template is asked that somebody thinks of ending: some microseconds, many times what that takes.
-const PATIENCE: u32 = 100;
+const SHARE_ATTEMPTS: u32 = 100;

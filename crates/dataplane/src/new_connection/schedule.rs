@@ -14,6 +14,7 @@ use crate::snapshot::{DestinationId, DestinationLive, FTP, Member, Service};
 use crate::verdict::{DropReason, Verdict};
 
 /// What was chosen for a new connection.
+#[derive(Clone, Copy)]
 pub(crate) struct Chosen<'s> {
     pub(crate) id: DestinationId,
     /// The endpoint there.
@@ -41,7 +42,7 @@ pub(crate) fn choose<'s>(
 ) -> Result<Chosen<'s>, Verdict> {
     let port = packet.flow.dest.port;
     if matches!(service.key, ServiceKey::Address { endpoint, .. } if endpoint.port != port) {
-        return Err(nobody(packet, service));
+        return Err(no_destination(packet, service));
     }
     let Member { id, endpoint, method, live, .. } = member(packet, service, request)?;
     let port = if endpoint.port == 0 { port } else { endpoint.port };
@@ -58,11 +59,11 @@ pub(crate) fn member<'s>(
     service: &'s Service,
     request: &Request,
 ) -> Result<&'s Member, Verdict> {
-    service.choose(request).ok_or_else(|| nobody(packet, service))
+    service.choose(request).ok_or_else(|| no_destination(packet, service))
 }
 
 /// What becomes of a packet that no destination takes: beside FTP's port it may be somebody else's.
-fn nobody(packet: &Packet, service: &Service) -> Verdict {
+fn no_destination(packet: &Packet, service: &Service) -> Verdict {
     match service.port() {
         FTP if packet.flow.dest.port != FTP => Verdict::PassToKernel,
         _ => Verdict::Drop(DropReason::NoDestination),

@@ -6,7 +6,9 @@ use std::net::IpAddr;
 
 use xvs_proto::LinkId;
 use xvs_proto::{Malformed, Packet, Protocol, is_host, sctp, tcp};
+use xvs_xdp::Frame;
 
+use crate::forward::decrement_ttl;
 use crate::snapshot::{FTP_DATA, Service, Settings, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
@@ -24,13 +26,13 @@ pub(crate) struct Marked<'s> {
 /// # Errors
 /// The verdict on a packet that begins none.
 pub(crate) fn find<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> Result<Marked<'s>, Verdict> {
-    begun(packet, link, snapshot).map_err(|verdict| match is_unasked(packet, snapshot) {
-        true => Verdict::Drop(DropReason::Unasked),
+    match_service(packet, link, snapshot).map_err(|verdict| match is_unsolicited(packet, snapshot) {
+        true => Verdict::Drop(DropReason::Unsolicited),
         false => verdict,
     })
 }
 
-fn begun<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> Result<Marked<'s>, Verdict> {
+fn match_service<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> Result<Marked<'s>, Verdict> {
     // Of what IPVS would have to read there is nothing.
     let empty = packet.flow.protocol == Protocol::SCTP && packet.sctp_event.is_none();
     if !empty && !may_begin(packet, &snapshot.settings) {
@@ -39,11 +41,20 @@ fn begun<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> Result<Ma
     let mark = snapshot.marks.of(link, packet);
     match snapshot.services.for_packet(mark, packet.flow.protocol, packet.flow.dest) {
         Some(_) if empty => Err(Verdict::Drop(DropReason::Malformed(Malformed::SctpNoChunk))),
-        Some(service) if may_ask(packet.flow.source.addr, packet.flow.dest.addr, snapshot) => {
+        Some(service) if is_valid_source(packet.flow.source.addr, packet.flow.dest.addr, snapshot) => {
             Ok(Marked { service, mark })
         }
         _ => Err(Verdict::PassToKernel),
     }
+}
+
+/// The verdict on a packet that begins no connection, which is edited as its sender is to see it.
+pub(crate) fn refuse(frame: &mut Frame, packet: &Packet, verdict: Verdict) -> Verdict {
+    if verdict == Verdict::Drop(DropReason::Unsolicited) {
+        // The kernel's forwarding has taken one off when IPVS tells the sender.
+        decrement_ttl(frame, packet);
+    }
+    verdict
 }
 
 /// Refuses a packet from the port of FTP's data, which begins no connection; IPVS sees so only after `drop_packet`.
@@ -53,7 +64,7 @@ fn begun<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> Result<Ma
 pub(crate) fn refuse_ftp_data(packet: &Packet, snapshot: &Snapshot) -> Result<(), Verdict> {
     match is_ftp_data(packet) {
         false => Ok(()),
-        true if is_unasked(packet, snapshot) => Err(Verdict::Drop(DropReason::Unasked)),
+        true if is_unsolicited(packet, snapshot) => Err(Verdict::Drop(DropReason::Unsolicited)),
         true => Err(Verdict::PassToKernel),
     }
 }
@@ -65,7 +76,7 @@ pub(crate) fn is_ftp_data(packet: &Packet) -> bool {
 
 /// Whether a masqueraded destination speaks to somebody who did not ask, and is to be told so. What it says to the
 /// director itself is between the two of them.
-fn is_unasked(packet: &Packet, snapshot: &Snapshot) -> bool {
+fn is_unsolicited(packet: &Packet, snapshot: &Snapshot) -> bool {
     snapshot.settings.nat_icmp_send
         && !is_reset(packet)
         && snapshot.nat_destinations.contains(&(packet.flow.protocol, packet.flow.source))
@@ -74,7 +85,7 @@ fn is_unasked(packet: &Packet, snapshot: &Snapshot) -> bool {
 
 /// Whether a packet from outside to `dest` may have this source. The kernel refuses such packets before IPVS sees them
 /// (RFC 1812 §5.3.7, RFC 4291 §2.5), and gets these back. Of IPv6 it does not refuse one with an address of its own.
-pub(crate) fn may_ask(source: IpAddr, dest: IpAddr, snapshot: &Snapshot) -> bool {
+pub(crate) fn is_valid_source(source: IpAddr, dest: IpAddr, snapshot: &Snapshot) -> bool {
     is_host(source) && !(source.is_ipv4() && (source == dest || snapshot.egress.is_local(source)))
 }
 

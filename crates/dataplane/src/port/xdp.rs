@@ -14,8 +14,8 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use xvs_proto::LinkId;
 use xvs_xdp::{BURST, Census, Frame, Sockets, Statistics, Unsent};
 
+use super::{KernelDrops, Port, Received, Woken};
 use crate::counters::Counter;
-use crate::port::{KernelDrops, Port, Received, Woken};
 use crate::steering::reinject::Reinjector;
 
 /// How many sockets one worker may have.
@@ -28,7 +28,7 @@ pub struct XdpPort {
     to_kernel: Vec<Arc<Reinjector>>,
     waker: Waker,
     unsent: Unsent,
-    told: Arc<[SocketCounters]>,
+    counters: Arc<[SocketCounters]>,
 }
 
 impl XdpPort {
@@ -43,13 +43,14 @@ impl XdpPort {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let event = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        let told = sockets.statistics().map(|(link, queue, _)| SocketCounters::new(link, queue)).collect();
-        Ok(Self { sockets, to_kernel, waker: Waker(Arc::new(event)), unsent: Unsent::Nothing, told })
+        let counters =
+            sockets.statistics().map(|(link, queue, _)| SocketCounters::new(link, queue)).collect();
+        Ok(Self { sockets, to_kernel, waker: Waker(Arc::new(event)), unsent: Unsent::Nothing, counters })
     }
 
     /// What is known of each socket, for any thread.
-    pub fn told(&self) -> Arc<[SocketCounters]> {
-        self.told.clone()
+    pub fn socket_counters(&self) -> Arc<[SocketCounters]> {
+        self.counters.clone()
     }
 
     /// What ends this port's wait.
@@ -58,7 +59,7 @@ impl XdpPort {
     }
 
     /// Has another port's waker end this one's waits, so that whoever has it need not hear of the new port.
-    pub fn heed(&mut self, waker: Waker) {
+    pub fn set_waker(&mut self, waker: Waker) {
         self.waker = waker;
     }
 
@@ -84,8 +85,8 @@ impl Port for XdpPort {
     }
 
     fn pass_to_kernel(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
-        let Some(way) = self.to_kernel.get(usize::from(link.0)) else { return Err(frame) };
-        match way.inject(frame.bytes()) {
+        let Some(reinjector) = self.to_kernel.get(usize::from(link.0)) else { return Err(frame) };
+        match reinjector.inject(frame.bytes()) {
             Ok(()) => {
                 self.sockets.pool().put(frame);
                 Ok(())
@@ -140,14 +141,17 @@ impl Port for XdpPort {
     }
 
     fn kernel_drops(&self) -> KernelDrops {
-        self.sockets.statistics().zip(&*self.told).fold(KernelDrops::default(), |sum, ((.., queue), told)| {
-            told.tell(&queue);
-            KernelDrops {
-                ring_full: sum.ring_full + queue.receive_ring_full,
-                fill_ring_empty: sum.fill_ring_empty + queue.fill_ring_empty,
-                other: sum.other + queue.receive_dropped,
-            }
-        })
+        self.sockets.statistics().zip(&*self.counters).fold(
+            KernelDrops::default(),
+            |sum, ((.., queue), counters)| {
+                counters.update(&queue);
+                KernelDrops {
+                    ring_full: sum.ring_full + queue.receive_ring_full,
+                    fill_ring_empty: sum.fill_ring_empty + queue.fill_ring_empty,
+                    other: sum.other + queue.receive_dropped,
+                }
+            },
+        )
     }
 }
 
@@ -169,7 +173,7 @@ impl SocketCounters {
     }
 
     /// The socket of an interface that is gone has no counts any more: they stay as they were.
-    fn tell(&self, now: &Statistics) {
+    fn update(&self, now: &Statistics) {
         let counts = [
             now.receive_ring_full,
             now.fill_ring_empty,
@@ -238,7 +242,7 @@ mod tests {
 
     #[test]
     fn what_is_told_of_a_socket_is_what_it_last_said_and_counts_never_go_down() {
-        let told = SocketCounters::new(LinkId(1), 7);
+        let counters = SocketCounters::new(LinkId(1), 7);
         let now = Statistics {
             receive_ring_full: 1,
             fill_ring_empty: 2,
@@ -250,9 +254,9 @@ mod tests {
             lent_to_receive: 8,
             lent_to_transmit: 9,
         };
-        told.tell(&now);
-        assert_eq!(told.statistics(), now);
-        told.tell(&Statistics::default());
-        assert_eq!(told.statistics(), Statistics { lent_to_receive: 0, lent_to_transmit: 0, ..now });
+        counters.update(&now);
+        assert_eq!(counters.statistics(), now);
+        counters.update(&Statistics::default());
+        assert_eq!(counters.statistics(), Statistics { lent_to_receive: 0, lent_to_transmit: 0, ..now });
     }
 }

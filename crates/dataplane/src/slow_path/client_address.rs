@@ -16,8 +16,6 @@
 //!
 //! Not here: the rewriting of addresses and ports, which comes after requests are told and after replies are.
 
-use std::borrow::Cow;
-
 use xvs_proto::checksum::{self, Delta};
 use xvs_proto::ipv4::Ipv4;
 use xvs_proto::ipv6::{self, Ipv6};
@@ -36,27 +34,26 @@ const TOA: u8 = 254;
 /// SACK blocks (RFC 2018 §3).
 const SACK: u8 = 5;
 
-/// Tells the destination of the client by a packet of its, not rewritten yet. Returns what the packet has become, its headers
-/// at the same places of the frame: the same packet for connections whose destination is told nothing.
+/// Tells the destination of the client by a packet of its, not rewritten yet. `Some`: what the packet has become, its headers
+/// at the same places of the frame.
 #[inline]
-pub(crate) fn add<'p>(
+pub(crate) fn add(
     frame: &mut Frame,
-    packet: &'p Packet,
+    packet: &Packet,
     connection: &Connection<'_>,
     destination: &Destination,
     now: Millis,
     counters: &WorkerCounters,
-) -> Cow<'p, Packet> {
-    let told = match lengthens(connection) {
-        true => tell(frame, packet, connection, destination, now, counters),
+) -> Option<Packet> {
+    match lengthens(connection) {
+        true => add_client_address(frame, packet, connection, destination, now, counters),
         false => None,
-    };
-    told.map_or(Cow::Borrowed(packet), Cow::Owned)
+    }
 }
 
 // Apart, so that what every packet runs through is short.
 #[inline(never)]
-fn tell(
+fn add_client_address(
     frame: &mut Frame,
     packet: &Packet,
     connection: &Connection<'_>,
@@ -77,13 +74,13 @@ fn tell(
     let sequence = tcp::number(segment, tcp::field::SEQUENCE.start);
     if packet.tcp_flags.has(tcp::Flags::SYN) {
         connection.set_first_sequence(sequence.wrapping_add(1));
-        let _ = connection.clear_flags(Flags::TOLD);
+        let _ = connection.clear_flags(Flags::PROXY_ACKNOWLEDGED);
         // What comes with the SYN would come before the header.
         return flags.contains(Flags::PROXY).then(|| without_data(frame, packet, header_len, &[]));
     }
     let at_first = sequence == connection.first_sequence();
     let by = proxy::header_len(packet.family()) as u32;
-    match at_first && !flags.contains(Flags::TOLD) {
+    match at_first && !flags.contains(Flags::PROXY_ACKNOWLEDGED) {
         false if flags.contains(Flags::PROXY) => {
             tcp::set_number(segment, tcp::field::SEQUENCE.start, sequence.wrapping_add(by));
             return None;
@@ -118,12 +115,12 @@ pub(crate) fn lengthens(connection: &Connection<'_>) -> bool {
 #[inline]
 pub(crate) fn remove(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>) {
     if connection.flags().contains(Flags::PROXY) {
-        take_back(frame, packet, connection);
+        lower_numbers(frame, packet, connection);
     }
 }
 
 #[inline(never)]
-fn take_back(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>) {
+fn lower_numbers(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>) {
     let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
     let by = proxy::header_len(packet.family()) as u32;
     if packet.tcp_flags.has(tcp::Flags::SYN) {
@@ -135,15 +132,15 @@ fn take_back(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>) {
     let first = connection.first_sequence();
     let number = tcp::number(segment, tcp::field::ACKNOWLEDGEMENT.start);
     let beyond = number.wrapping_sub(first);
-    if (by..1 << 31).contains(&beyond) && !connection.flags().contains(Flags::TOLD) {
-        let _ = connection.set_flags(Flags::TOLD);
+    if (by..1 << 31).contains(&beyond) && !connection.flags().contains(Flags::PROXY_ACKNOWLEDGED) {
+        let _ = connection.set_flags(Flags::PROXY_ACKNOWLEDGED);
     }
-    let taken_back = |number| taken_back(number, connection, by);
-    tcp::set_number(segment, tcp::field::ACKNOWLEDGEMENT.start, taken_back(number));
+    let lowered = |number| lowered(number, connection, by);
+    tcp::set_number(segment, tcp::field::ACKNOWLEDGEMENT.start, lowered(number));
     for (_, blocks) in tcp::options(segment).filter(|(kind, _)| *kind == SACK) {
         for edge in blocks.clone().step_by(4).filter(|edge| edge + 4 <= blocks.end) {
             let number = tcp::number(segment, edge);
-            tcp::set_number(segment, edge, taken_back(number));
+            tcp::set_number(segment, edge, lowered(number));
         }
     }
 }
@@ -157,13 +154,13 @@ pub(crate) fn quoted(frame: &mut Frame, quote: &Packet, connection: &Connection<
     let Some(sequence) = segment.get_mut(tcp::field::SEQUENCE) else { return };
     let number = sequence.iter().fold(0, |number, byte| number << 8 | u32::from(*byte));
     let by = proxy::header_len(quote.family()) as u32;
-    sequence.copy_from_slice(&taken_back(number, connection, by).to_be_bytes());
+    sequence.copy_from_slice(&lowered(number, connection, by).to_be_bytes());
 }
 
 /// A number of the destination's as the client counts, which lacks the header's so many bytes.
-fn taken_back(number: u32, connection: &Connection<'_>, by: u32) -> u32 {
+fn lowered(number: u32, connection: &Connection<'_>, by: u32) -> u32 {
     match number.wrapping_sub(connection.first_sequence()) {
-        _ if connection.flags().contains(Flags::TOLD) => number.wrapping_sub(by),
+        _ if connection.flags().contains(Flags::PROXY_ACKNOWLEDGED) => number.wrapping_sub(by),
         beyond if beyond < 1 << 31 => number.wrapping_sub(beyond.min(by)),
         _ => number,
     }
@@ -195,11 +192,11 @@ fn with_option(
         counters.toa_no_room.add(1);
         return None;
     }
-    let told = insert(frame, packet, packet.transport + tcp::HEADER_LEN, &option[..len])?;
-    let segment = &mut frame.bytes_mut()[told.transport..told.end];
+    let changed = insert(frame, packet, packet.transport + tcp::HEADER_LEN, &option[..len])?;
+    let segment = &mut frame.bytes_mut()[changed.transport..changed.end];
     let offset = tcp::word(segment, tcp::field::DATA_OFFSET);
     tcp::set_word(segment, tcp::field::DATA_OFFSET, offset + ((len as u16 / 4) << 12));
-    Some(told)
+    Some(changed)
 }
 
 /// Puts bytes into a packet, an even number at an even place of its segment, and keeps its checksums; `None` if the frame has no
@@ -212,13 +209,13 @@ fn insert(frame: &mut Frame, packet: &Packet, at: usize, more: &[u8]) -> Option<
     let bytes = frame.bytes_mut();
     bytes.copy_within(len..len + at, 0);
     bytes[at..at + len].copy_from_slice(more);
-    let told = Packet { end: packet.end + len, ..*packet };
-    set_length(frame, &told);
-    let lengths = [packet, &told].map(|packet| (packet.end - packet.transport) as u16);
+    let changed = Packet { end: packet.end + len, ..*packet };
+    set_length(frame, &changed);
+    let lengths = [packet, &changed].map(|packet| (packet.end - packet.transport) as u16);
     let words = more.chunks_exact(2).map(|word| u16::from_be_bytes([word[0], word[1]]));
     let delta = words.fold(Delta::default(), |delta, word| delta.word(0, word)).word(lengths[0], lengths[1]);
-    tcp::update_checksum(&mut frame.bytes_mut()[told.transport..told.end], delta);
-    Some(told)
+    tcp::update_checksum(&mut frame.bytes_mut()[changed.transport..changed.end], delta);
+    Some(changed)
 }
 
 /// Cuts a segment's data, with what goes with them, and puts these in their place.
@@ -227,18 +224,18 @@ pub(crate) fn without_data(frame: &mut Frame, packet: &Packet, header_len: usize
     if instead.is_empty() && data == packet.end {
         return *packet;
     }
-    let told = Packet { end: data + instead.len(), ..*packet };
-    let fits = frame.len() >= told.end || frame.resize(told.end);
+    let changed = Packet { end: data + instead.len(), ..*packet };
+    let fits = frame.len() >= changed.end || frame.resize(changed.end);
     debug_assert!(fits, "a frame has room for a header before its data or behind its end");
-    frame.bytes_mut()[data..told.end].copy_from_slice(instead);
-    set_length(frame, &told);
-    let segment = &mut frame.bytes_mut()[told.transport..told.end];
+    frame.bytes_mut()[data..changed.end].copy_from_slice(instead);
+    set_length(frame, &changed);
+    let segment = &mut frame.bytes_mut()[changed.transport..changed.end];
     segment[tcp::field::FLAGS] &= !(tcp::Flags::FIN.0 | tcp::Flags::PSH.0);
     segment[tcp::field::CHECKSUM].fill(0);
     let (source, dest) = (packet.flow.source.addr, packet.flow.dest.addr);
     let sum = checksum::transport(source, dest, packet.flow.protocol.0, segment);
     segment[tcp::field::CHECKSUM].copy_from_slice(&sum.to_be_bytes());
-    told
+    changed
 }
 
 /// Has the network header say how long the packet is.

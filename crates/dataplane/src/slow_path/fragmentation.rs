@@ -1,9 +1,9 @@
-//! What does not fit the way leaves in pieces: fragments of a packet that is ready to be sent.
+//! What does not fit the way leaves in fragments: fragments of a packet that is ready to be sent.
 //!
 //! Runs for a packet that is larger than its path takes and may be fragmented, and for each datagram that came in
-//! fragments. Headers are copied as RFC 791 §3.2 and RFC 8200 §4.5 say; every piece but the last holds as many bytes
-//! as fit, in units of eight. Cost: one frame and one copy for each piece; a packet in a frame of its port's own
-//! becomes its first piece where it lies.
+//! fragments. Headers are copied as RFC 791 §3.2 and RFC 8200 §4.5 say; every fragment but the last holds as many bytes
+//! as fit, in units of eight. Cost: one frame and one copy for each fragment; a packet in a frame of its port's own
+//! becomes its first fragment where it lies.
 
 use xvs_proto::ethernet;
 use xvs_proto::ipv4::{self, Ipv4};
@@ -16,26 +16,26 @@ use crate::port::Port;
 /// The unit of fragment offsets, in bytes.
 const UNIT: usize = 8;
 
-/// How a packet is cut.
+/// How a packet is cut into fragments.
 #[derive(Debug, Clone, Copy)]
-pub struct Cut {
-    family: Cutting,
-    /// Bytes of the frame that each piece repeats, link header included.
+pub struct Fragmentation {
+    marking: Marking,
+    /// Bytes of the frame that each fragment repeats, link header included.
     header: usize,
-    /// Bytes of the packet that each piece but the last holds.
-    per_piece: usize,
+    /// Bytes of the packet that each fragment but the last holds.
+    per_fragment: usize,
     /// Bytes to be shared out.
     payload: usize,
 }
 
-/// What tells pieces apart.
+/// What tells fragments apart.
 #[derive(Debug, Clone, Copy)]
-enum Cutting {
-    /// There is one piece, the packet as it is.
+enum Marking {
+    /// There is one fragment, the packet as it is.
     Whole,
     /// Flags in the header.
     V4 {
-        /// The flags that each piece keeps.
+        /// The flags that each fragment keeps.
         flags: u16,
         id: u16,
     },
@@ -48,17 +48,22 @@ enum Cutting {
     },
 }
 
-impl Cut {
+impl Fragmentation {
     /// Cuts a frame into packets of at most `limit` bytes, unless it is no longer. `None` if it cannot be cut like that.
     ///
     /// `ids` gives the identification where the packet has none.
     pub fn of(frame: &[u8], limit: usize, ids: &mut Identification) -> Option<Self> {
         let network = ethernet::HEADER_LEN;
         if frame.len() <= network + limit {
-            return Some(Self { family: Cutting::Whole, header: frame.len(), per_piece: UNIT, payload: 0 });
+            return Some(Self {
+                marking: Marking::Whole,
+                header: frame.len(),
+                per_fragment: UNIT,
+                payload: 0,
+            });
         }
         let ethertype = u16::from_be_bytes([*frame.get(12)?, *frame.get(13)?]);
-        let (family, header, extra) = match ethertype {
+        let (marking, header, extra) = match ethertype {
             ethernet::TYPE_IPV4 => {
                 let view = Ipv4::parse(frame.get(network..)?).ok()?;
                 let word = view.flags_and_offset();
@@ -68,27 +73,27 @@ impl Cut {
                 // Only one that was not to be cut may have none (RFC 6864); else 0 is one like others.
                 let has_none = view.id() == 0 && word & ipv4::DONT_FRAGMENT != 0;
                 let id = if has_none { ids.take() } else { view.id() };
-                (Cutting::V4 { flags: word, id }, network + view.header_len(), 0)
+                (Marking::V4 { flags: word, id }, network + view.header_len(), 0)
             }
             ethernet::TYPE_IPV6 => {
                 let (named_at, end) = unfragmentable(frame, network)?;
                 let view = Ipv6::parse(&frame[network..]).ok()?;
                 let id = ids.take_between(view.source().into(), view.dest().into());
-                (Cutting::V6 { named_at, next: *frame.get(named_at)?, id }, end, ipv6::FRAGMENT_HEADER_LEN)
+                (Marking::V6 { named_at, next: *frame.get(named_at)?, id }, end, ipv6::FRAGMENT_HEADER_LEN)
             }
             _ => return None,
         };
         let payload = frame.len().checked_sub(header)?;
-        let per_piece = limit.checked_sub(header - network + extra)? / UNIT * UNIT;
-        (per_piece > 0).then_some(Self { family, header, per_piece, payload })
+        let per_fragment = limit.checked_sub(header - network + extra)? / UNIT * UNIT;
+        (per_fragment > 0).then_some(Self { marking, header, per_fragment, payload })
     }
 
-    /// How many pieces there are.
+    /// How many fragments there are.
     pub fn count(&self) -> usize {
-        self.payload.div_ceil(self.per_piece).max(1)
+        self.payload.div_ceil(self.per_fragment).max(1)
     }
 
-    /// Copies a piece of the packet, counted from 0, into a frame of its own. `None` if no frame is free or it does not
+    /// Copies a fragment of the packet, counted from 0, into a frame of its own. `None` if no frame is free or it does not
     /// fit one.
     pub fn copy(&self, whole: &[u8], number: usize, port: &mut impl Port) -> Option<Frame> {
         let (offset, len) = self.place(number);
@@ -105,7 +110,7 @@ impl Cut {
         Some(frame)
     }
 
-    /// Leaves of a packet its first piece. `false` if its frame has no room for that.
+    /// Leaves of a packet its first fragment. `false` if its frame has no room for that.
     #[must_use]
     pub fn keep_first(&self, frame: &mut Frame) -> bool {
         let (_, len) = self.place(0);
@@ -119,27 +124,27 @@ impl Cut {
         true
     }
 
-    /// Where a piece begins among the bytes that are shared out, and how many of them it holds.
+    /// Where a fragment begins among the bytes that are shared out, and how many of them it holds.
     fn place(&self, number: usize) -> (usize, usize) {
-        let offset = number * self.per_piece;
-        (offset, self.per_piece.min(self.payload - offset))
+        let offset = number * self.per_fragment;
+        (offset, self.per_fragment.min(self.payload - offset))
     }
 
     fn extra(&self) -> usize {
-        match self.family {
-            Cutting::Whole | Cutting::V4 { .. } => 0,
-            Cutting::V6 { .. } => ipv6::FRAGMENT_HEADER_LEN,
+        match self.marking {
+            Marking::Whole | Marking::V4 { .. } => 0,
+            Marking::V6 { .. } => ipv6::FRAGMENT_HEADER_LEN,
         }
     }
 
-    /// Writes into a piece's headers which one it is.
+    /// Writes into a fragment's headers which one it is.
     fn mark(&self, frame: &mut [u8], number: usize) {
         let (offset, len) = self.place(number);
         let more = offset + len < self.payload;
         let network = ethernet::HEADER_LEN;
-        match self.family {
-            Cutting::Whole => {}
-            Cutting::V4 { flags, id } => {
+        match self.marking {
+            Marking::Whole => {}
+            Marking::V4 { flags, id } => {
                 let total_len = (self.header - network + len) as u16;
                 let more = if more { ipv4::MORE_FRAGMENTS } else { 0 };
                 let mut header = Ipv4::edit(&mut frame[network..]);
@@ -149,7 +154,7 @@ impl Cut {
                     header.blank_options_of_first_fragment();
                 }
             }
-            Cutting::V6 { named_at, next, id } => {
+            Marking::V6 { named_at, next, id } => {
                 let payload_len = self.header - network - ipv6::HEADER_LEN + self.extra() + len;
                 let place = network + ipv6::field::PAYLOAD_LEN.start;
                 frame[place..place + 2].copy_from_slice(&(payload_len as u16).to_be_bytes());
@@ -208,46 +213,46 @@ mod tests {
         bytes
     }
 
-    /// All pieces of a packet, the first of them in its own frame or copied as the others.
-    fn pieces(whole: &[u8], limit: usize, in_place: bool) -> Option<Vec<Vec<u8>>> {
+    /// All fragments of a packet, the first of them in its own frame or copied as the others.
+    fn fragments(whole: &[u8], limit: usize, in_place: bool) -> Option<Vec<Vec<u8>>> {
         let mut port = MemoryPort::with_links(1);
-        let cut = Cut::of(whole, limit, &mut Identification::numbered(HashSecret([3, 5, 7]), 0))?;
+        let plan = Fragmentation::of(whole, limit, &mut Identification::numbered(HashSecret([3, 5, 7]), 0))?;
         let mut frame = port.allocate().unwrap();
         assert!(frame.resize(whole.len()));
         frame.bytes_mut().copy_from_slice(whole);
-        let mut pieces = Vec::new();
-        for number in usize::from(in_place)..cut.count() {
-            let piece = cut.copy(frame.bytes(), number, &mut port).expect("frames enough");
-            pieces.push(piece.bytes().to_vec());
-            port.recycle(piece);
+        let mut fragments = Vec::new();
+        for number in usize::from(in_place)..plan.count() {
+            let fragment = plan.copy(frame.bytes(), number, &mut port).expect("frames enough");
+            fragments.push(fragment.bytes().to_vec());
+            port.recycle(fragment);
         }
         if in_place {
-            assert!(cut.keep_first(&mut frame));
-            pieces.insert(0, frame.bytes().to_vec());
+            assert!(plan.keep_first(&mut frame));
+            fragments.insert(0, frame.bytes().to_vec());
         }
         port.recycle(frame);
-        Some(pieces)
+        Some(fragments)
     }
 
     proptest! {
         #[test]
-        fn pieces_fit_and_another_implementation_puts_them_together_again(
+        fn fragments_fit_and_another_implementation_reassembles_them(
             is_v6: bool,
             data in prop::collection::vec(any::<u8>(), 200..1400),
             limit in 60usize..1200,
         ) {
             let whole = packet(is_v6, &data);
             prop_assume!(whole.len() - 14 > limit);
-            let pieces = pieces(&whole, limit, true).unwrap();
-            prop_assert_eq!(&pieces, &self::pieces(&whole, limit, false).unwrap());
+            let fragments = fragments(&whole, limit, true).unwrap();
+            prop_assert_eq!(&fragments, &self::fragments(&whole, limit, false).unwrap());
             let mut pool = IpDefragPool::<(), ()>::new();
             let mut done = None;
-            for (number, piece) in pieces.iter().enumerate() {
-                prop_assert!(piece.len() - 14 <= limit);
+            for (number, fragment) in fragments.iter().enumerate() {
+                prop_assert!(fragment.len() - 14 <= limit);
                 let room = limit - if is_v6 { 48 } else { 20 };
-                let full = piece.len() - 14 + 8 > room / 8 * 8;
-                prop_assert!(full || number + 1 == pieces.len());
-                let sliced = SlicedPacket::from_ethernet(piece).unwrap();
+                let full = fragment.len() - 14 + 8 > room / 8 * 8;
+                prop_assert!(full || number + 1 == fragments.len());
+                let sliced = SlicedPacket::from_ethernet(fragment).unwrap();
                 done = done.or(pool.process_sliced_packet(&sliced, (), ()).unwrap());
             }
             let headers = if is_v6 { 54 } else { 34 };
@@ -256,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn later_pieces_lose_the_options_of_the_first_and_keep_their_identification() {
+    fn later_fragments_lose_the_options_of_the_first_and_keep_the_identification() {
         let mut whole = packet(false, &[0xa5; 100]);
         whole.splice(34..34, [7, 4, 4, 0, 0x83, 3, 4, 0]);
         whole[14] = 0x47;
@@ -267,13 +272,13 @@ mod tests {
         whole[24..26].fill(0);
         let sum = xvs_proto::checksum::Sum::default().bytes(&whole[14..42]).checksum();
         whole[24..26].copy_from_slice(&sum.to_be_bytes());
-        let pieces = pieces(&whole, 80, true).unwrap();
-        assert_eq!(pieces.len(), 3);
-        for (number, piece) in pieces.iter().enumerate() {
-            assert!(Ipv4::parse(&piece[14..]).is_ok(), "its checksum is right");
-            assert_eq!(piece[18..20], [0x12, 0x34]);
+        let fragments = fragments(&whole, 80, true).unwrap();
+        assert_eq!(fragments.len(), 3);
+        for (number, fragment) in fragments.iter().enumerate() {
+            assert!(Ipv4::parse(&fragment[14..]).is_ok(), "its checksum is right");
+            assert_eq!(fragment[18..20], [0x12, 0x34]);
             let first = if number == 0 { [7, 3, 4, 1] } else { [1, 1, 1, 1] };
-            assert_eq!((&piece[34..38], &piece[38..41]), (&first[..], &[0x83, 3, 4][..]));
+            assert_eq!((&fragment[34..38], &fragment[38..41]), (&first[..], &[0x83, 3, 4][..]));
         }
     }
 
@@ -283,13 +288,13 @@ mod tests {
         whole.splice(54..54, [17, 0, 1, 4, 0, 0, 0, 0]);
         whole[20] = 0;
         whole[18..20].copy_from_slice(&116u16.to_be_bytes());
-        for piece in pieces(&whole, 112, false).unwrap() {
-            assert_eq!((piece[20], piece[54], piece[62]), (0, 44, 17));
+        for fragment in fragments(&whole, 112, false).unwrap() {
+            assert_eq!((fragment[20], fragment[54], fragment[62]), (0, 44, 17));
         }
     }
 
     #[test]
-    fn options_for_hosts_on_the_way_stand_before_the_fragment_header_and_those_for_the_last_one_behind_it() {
+    fn options_for_visited_hosts_stand_before_the_fragment_header_and_those_for_the_receiver_behind_it() {
         let header = |next: u8| [next, 0, 1, 4, 0, 0, 0, 0];
         // Options and a routing header (of a type for experiments) for others, then options for the receiver.
         let chain = [header(43), [60, 0, 253, 0, 0, 0, 0, 0], header(17)].concat();
@@ -297,21 +302,21 @@ mod tests {
         whole.splice(54..54, chain.clone());
         whole[20] = 60;
         whole[18..20].copy_from_slice(&132u16.to_be_bytes());
-        let pieces = pieces(&whole, 128, false).unwrap();
-        assert_eq!(pieces.len(), 2);
-        for piece in &pieces {
-            assert_eq!((piece[20], piece[54], piece[62], piece[70]), (60, 43, 44, 60));
+        let fragments = fragments(&whole, 128, false).unwrap();
+        assert_eq!(fragments.len(), 2);
+        for fragment in &fragments {
+            assert_eq!((fragment[20], fragment[54], fragment[62], fragment[70]), (60, 43, 44, 60));
         }
-        assert_eq!(pieces[0][78..86], chain[16..]);
+        assert_eq!(fragments[0][78..86], chain[16..]);
     }
 
     #[test]
-    fn a_way_without_room_for_eight_bytes_and_a_fragment_are_not_cut() {
+    fn a_packet_is_not_fragmented_below_eight_bytes_nor_a_fragment_again() {
         let whole = packet(false, &[0xa5; 100]);
-        assert!(pieces(&whole, 27, true).is_none());
-        assert_eq!(pieces(&whole, 28, true).unwrap().len(), 14);
+        assert!(fragments(&whole, 27, true).is_none());
+        assert_eq!(fragments(&whole, 28, true).unwrap().len(), 14);
         let mut fragment = whole;
         Ipv4::edit(&mut fragment[14..]).set_part(128, ipv4::MORE_FRAGMENTS);
-        assert!(pieces(&fragment, 60, true).is_none());
+        assert!(fragments(&fragment, 60, true).is_none());
     }
 }

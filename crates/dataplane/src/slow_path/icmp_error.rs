@@ -15,8 +15,8 @@ use xvs_proto::{Family, FlowKey, Fragment, Packet, Protocol, ethernet, gre, gue,
 use xvs_sched::ForwardingMethod;
 use xvs_xdp::Frame;
 
-use super::icmp_reply::{Offence, Speaker};
-use super::{bypass, client_address};
+use super::icmp_reply::{ErrorSource, IcmpError};
+use super::{client_address, no_destination};
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::burst::forward as send;
@@ -24,17 +24,17 @@ use crate::conn::{ConnId, Direction};
 use crate::egress::Path;
 use crate::forward::{self, Ends};
 use crate::new_connection::insert::Begun;
-use crate::new_connection::service::{Marked, may_ask};
+use crate::new_connection::service::{Marked, is_valid_source};
 use crate::snapshot::{Destination, Encapsulation, FTP_DATA};
 use crate::verdict::{DropReason, Verdict};
 
 /// What becomes of an ICMP error.
 #[derive(Debug)]
-pub enum Followed {
+pub enum ErrorAction {
     /// It goes on, or does not.
-    Itself(Verdict),
+    Verdict(Verdict),
     /// It goes no further: the client is told in its stead.
-    Instead(Relay),
+    Relay(Relay),
 }
 
 /// An error that a client is to be told of.
@@ -48,12 +48,12 @@ pub struct Relay {
 
 impl Relay {
     /// What the client is told, about a packet in the frame of the error that came in by a link.
-    pub fn offence<'a>(&'a self, frame: &'a Frame, link: LinkId) -> Offence<'a> {
-        Offence { packet: &self.about, frame, link, error: self.error, speaker: Speaker::Receiver }
+    pub fn icmp_error<'a>(&'a self, frame: &'a Frame, link: LinkId) -> IcmpError<'a> {
+        IcmpError { packet: &self.about, frame, link, error: self.error, source: ErrorSource::Receiver }
     }
 }
 
-const PASS: Followed = Followed::Itself(Verdict::PassToKernel);
+const PASS: ErrorAction = ErrorAction::Verdict(Verdict::PassToKernel);
 
 /// An error and the packet that it quotes, by their places in the frame.
 #[derive(Clone, Copy)]
@@ -67,14 +67,14 @@ pub(crate) type Connect =
     for<'s> fn(&mut Flows, &Frame, &Packet, Marked<'s>, Context<'s>) -> Result<Begun, Verdict>;
 
 /// Finds the connection that an ICMP error is about, and edits its frame on its way.
-pub(crate) fn follow(
+pub(crate) fn process(
     flows: &mut Flows,
     frame: &mut Frame,
     link: LinkId,
     packet: &Packet,
     connect: Connect,
     at: Context<'_>,
-) -> Followed {
+) -> ErrorAction {
     let quote = packet.transport + icmp::HEADER_LEN..packet.end;
     let quote = quoted(frame.bytes(), quote, packet.family());
     // A later fragment does not say which connection it is of.
@@ -90,11 +90,11 @@ pub(crate) fn follow(
         _ if at.snapshot.settings.requests_stay => Verdict::PassToKernel,
         Some((id, Direction::Inbound)) => about_reply(flows, frame, error, id, at),
         None => match about_tunnel(flows, frame, error, at) {
-            Some(followed) => return followed,
+            Some(action) => return action,
             None => schedule(flows, frame, link, error, connect, at),
         },
     };
-    Followed::Itself(verdict)
+    ErrorAction::Verdict(verdict)
 }
 
 /// An error about a packet from the virtual endpoint to the client.
@@ -111,7 +111,7 @@ fn about_reply(
         connection.count_in_packet();
     }
     if connection.is_bypass() {
-        return bypass::send(flows, frame, &fragmentable(error.packet), at);
+        return no_destination::send(flows, frame, &fragmentable(error.packet), at);
     }
     // As under IPVS, a removed destination hears of it too.
     match at.snapshot.destinations.of(&connection) {
@@ -191,8 +191,8 @@ fn about_tunnel(
     frame: &Frame,
     Error { packet, quote: outer }: Error<'_>,
     at: Context<'_>,
-) -> Option<Followed> {
-    let (about, encapsulation) = inside(frame.bytes(), outer)?;
+) -> Option<ErrorAction> {
+    let (about, encapsulation) = inner_packet(frame.bytes(), outer)?;
     if !at.snapshot.services.any_of(about.family()) {
         return None;
     }
@@ -204,22 +204,22 @@ fn about_tunnel(
     let destination = at.snapshot.destinations.of(&connection)?;
     let tunnel = destination.tunnel;
     // Who guesses a connection does not know by which of the director's addresses it is sent on.
-    let ours = ends.method == ForwardingMethod::Tunnel
+    let is_tunnel = ends.method == ForwardingMethod::Tunnel
         && ends.dest.addr == outer.flow.dest.addr
         && tunnel.source == Some(outer.flow.source.addr)
         && encapsulation.is(tunnel.encapsulation);
-    if !ours {
+    if !is_tunnel {
         return None;
     }
     if !forward::icmp::is_summed(frame, packet) {
-        return Some(Followed::Itself(Verdict::Drop(DropReason::IcmpChecksum)));
+        return Some(ErrorAction::Verdict(Verdict::Drop(DropReason::IcmpChecksum)));
     }
     let error = match Report::read(frame.bytes(), packet) {
         Report::TooBig { mtu } => {
             destination.path_mtu.learn(mtu, ends.dest.addr, at.now);
             if about.family() == Family::V4 && !about.dont_fragment {
                 // From now on the director fragments for its client.
-                return Some(Followed::Itself(Verdict::Consumed));
+                return Some(ErrorAction::Verdict(Verdict::Consumed));
             }
             let link_mtu = if let Path::To(hop) = destination.path { hop.mtu } else { u32::MAX };
             let path_mtu = destination.path_mtu.at(at.now);
@@ -233,15 +233,15 @@ fn about_tunnel(
         }
         Report::Other { .. } => icmp::Error::HostUnreachable,
     };
-    Some(Followed::Instead(Relay { about, error }))
+    Some(ErrorAction::Relay(Relay { about, error }))
 }
 
 /// Counts an error that was sent to a client in the stead of one about a tunnel: as IPVS does, for what was quoted
 /// and for the message of so many bytes.
 pub(crate) fn count_relay(flows: &Flows, relay: &Relay, bytes: usize, at: Context<'_>) {
-    let connection = flows.asked(&relay.about, flows.table.hash(&relay.about.connection_key()));
+    let connection = flows.find_request(&relay.about, flows.table.hash(&relay.about.connection_key()));
     for bytes in [relay.about.length(), bytes] {
-        flows.count_answer(connection, bytes, at.snapshot);
+        flows.count_icmp_error(connection, bytes, at.snapshot);
     }
 }
 
@@ -259,7 +259,7 @@ fn schedule(
     let request = Packet { flow: error.quote.flow.reversed(), ..*error.quote };
     let FlowKey { source: client, dest, .. } = request.flow;
     let served = request.has_ports() && snapshot.services.any_of(packet.family());
-    let begins = served && client.port != FTP_DATA && may_ask(client.addr, dest.addr, snapshot);
+    let begins = served && client.port != FTP_DATA && is_valid_source(client.addr, dest.addr, snapshot);
     if !begins || !snapshot.settings.schedule_icmp {
         return Verdict::PassToKernel;
     }
@@ -303,13 +303,13 @@ impl Report {
 }
 
 /// What stands before the packet in a tunnel, as a quote shows it.
-enum Shown {
+enum QuotedEncapsulation {
     Ip,
     Gre,
     Gue { port: u16 },
 }
 
-impl Shown {
+impl QuotedEncapsulation {
     fn is(&self, encapsulation: Encapsulation) -> bool {
         match (self, encapsulation) {
             (Self::Ip, Encapsulation::Ip) | (Self::Gre, Encapsulation::Gre(_)) => true,
@@ -320,11 +320,11 @@ impl Shown {
 }
 
 /// The packet inside one that may be a tunnel's, if enough of it was quoted.
-fn inside(frame: &[u8], outer: &Packet) -> Option<(Packet, Shown)> {
+fn inner_packet(frame: &[u8], outer: &Packet) -> Option<(Packet, QuotedEncapsulation)> {
     let behind = &frame[outer.transport..outer.end];
-    let (header_len, family, shown) = match outer.flow.protocol {
-        Protocol::IPIP => (0, Family::V4, Shown::Ip),
-        Protocol::IPV6 => (0, Family::V6, Shown::Ip),
+    let (header_len, family, encapsulation) = match outer.flow.protocol {
+        Protocol::IPIP => (0, Family::V4, QuotedEncapsulation::Ip),
+        Protocol::IPV6 => (0, Family::V6, QuotedEncapsulation::Ip),
         Protocol::GRE => {
             let (ethertype, len) = gre::read(behind)?;
             let family = match ethertype {
@@ -332,7 +332,7 @@ fn inside(frame: &[u8], outer: &Packet) -> Option<(Packet, Shown)> {
                 ethernet::TYPE_IPV6 => Family::V6,
                 _ => return None,
             };
-            (len, family, Shown::Gre)
+            (len, family, QuotedEncapsulation::Gre)
         }
         Protocol::UDP => {
             let family = match gue::read(behind.get(UDP_HEADER_LEN..)?)? {
@@ -340,10 +340,14 @@ fn inside(frame: &[u8], outer: &Packet) -> Option<(Packet, Shown)> {
                 Protocol::IPV6 => Family::V6,
                 _ => return None,
             };
-            (UDP_HEADER_LEN + gue::HEADER_LEN, family, Shown::Gue { port: outer.flow.dest.port })
+            (
+                UDP_HEADER_LEN + gue::HEADER_LEN,
+                family,
+                QuotedEncapsulation::Gue { port: outer.flow.dest.port },
+            )
         }
         _ => return None,
     };
     let packet = quoted(frame, outer.transport + header_len..outer.end, family)?;
-    (packet.fragment != Fragment::Later).then_some((packet, shown))
+    (packet.fragment != Fragment::Later).then_some((packet, encapsulation))
 }

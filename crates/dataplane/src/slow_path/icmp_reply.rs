@@ -49,7 +49,7 @@ impl RateLimit {
 }
 
 /// What an error is about.
-pub struct Offence<'a> {
+pub struct IcmpError<'a> {
     /// The packet as it lies in its frame.
     pub packet: &'a Packet,
     /// The frame.
@@ -59,12 +59,12 @@ pub struct Offence<'a> {
     /// What is wrong with it.
     pub error: icmp::Error,
     /// In whose name its sender is told.
-    pub speaker: Speaker,
+    pub source: ErrorSource,
 }
 
 /// In whose name an error is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Speaker {
+pub enum ErrorSource {
     /// That of the address that the packet was sent to if a service is there, else the director's: a server whose reply
     /// was refused must not hear from the client's address.
     Service,
@@ -74,11 +74,11 @@ pub enum Speaker {
     Director,
 }
 
-impl<'a> Offence<'a> {
+impl<'a> IcmpError<'a> {
     /// What the sender of a packet is to be told of a verdict on it, if anything.
     pub fn of(packet: &'a Packet, frame: &'a Frame, link: LinkId, verdict: Verdict) -> Option<Self> {
         let Verdict::Drop(reason) = verdict else { return None };
-        Some(Self { packet, frame, link, error: reason.answer()?, speaker: Speaker::Service })
+        Some(Self { packet, frame, link, error: reason.icmp_error()?, source: ErrorSource::Service })
     }
 
     /// Whether the rate of errors counts it (kernel `Documentation/networking/ip-sysctl.rst`, `icmp_ratemask`).
@@ -88,7 +88,7 @@ impl<'a> Offence<'a> {
 
     /// Writes the error into a frame of its own. `None` if nobody is to be told, the way back is unknown, or no
     /// frame is free.
-    pub fn answer(
+    pub fn emit(
         &self,
         snapshot: &Snapshot,
         port: &mut impl Port,
@@ -96,11 +96,11 @@ impl<'a> Offence<'a> {
         unresolved: &Unresolved,
     ) -> Option<(LinkId, Frame)> {
         let sender = self.packet.flow.source.addr;
-        if self.packet.is_icmp_error() || !is_host(sender) || self.is_to_many(snapshot) {
+        if self.packet.is_icmp_error() || !is_host(sender) || self.is_multicast_or_broadcast(snapshot) {
             return None;
         }
         let hop = hop_to(sender, snapshot, unresolved)?;
-        let source = self.source(snapshot)?;
+        let source = self.source_address(snapshot)?;
         let offending = &self.frame.bytes()[self.packet.network..self.packet.end];
         let mut frame = port.allocate()?;
         let fits = frame.resize(match source {
@@ -122,16 +122,18 @@ impl<'a> Offence<'a> {
     }
 
     /// Whether the packet was for others too. What the link layer sent to many was passed to the kernel before.
-    fn is_to_many(&self, snapshot: &Snapshot) -> bool {
+    fn is_multicast_or_broadcast(&self, snapshot: &Snapshot) -> bool {
         let dest = self.packet.flow.dest.addr;
         !is_host(dest) || snapshot.egress.is_broadcast(dest)
     }
 
     /// The speaker's address: ours is that on the side that the packet came from.
-    fn source(&self, snapshot: &Snapshot) -> Option<IpAddr> {
-        match self.speaker {
-            Speaker::Receiver => Some(self.packet.flow.dest.addr),
-            Speaker::Service if snapshot.serves(self.link, self.packet) => Some(self.packet.flow.dest.addr),
+    fn source_address(&self, snapshot: &Snapshot) -> Option<IpAddr> {
+        match self.source {
+            ErrorSource::Receiver => Some(self.packet.flow.dest.addr),
+            ErrorSource::Service if snapshot.serves(self.link, self.packet) => {
+                Some(self.packet.flow.dest.addr)
+            }
             _ => snapshot.egress.source_for(self.packet.flow.source.addr, self.link),
         }
     }

@@ -1,10 +1,10 @@
 //! What few packets meet: ICMP errors, fragments, resets, options of TCP.
 
-pub(crate) mod bypass;
 pub(crate) mod client_address;
 pub mod fragmentation;
 pub mod icmp_error;
 pub mod icmp_reply;
 pub mod mss;
+pub(crate) mod no_destination;
 pub mod reassembly;
 pub mod reset;

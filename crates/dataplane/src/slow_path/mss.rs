@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_never_raised_and_one_that_is_not_whole_is_left() {
+    fn the_option_is_never_raised_and_an_incomplete_one_stays() {
         for options in [
             &[2, 4, 0x02, 0x18][..],
             &[],

@@ -10,7 +10,6 @@
 //!
 //! Source: RFC 9293 §3.10.7.1 (numbers of a reset), RFC 5961 §3.2 (which resets an end believes).
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 
 use xvs_proto::LinkId;
@@ -33,20 +32,19 @@ pub struct Reset {
     numbers: tcp::ResetNumbers,
 }
 
-/// Turns a packet of a connection that is to be reset into a reset, and adds one for its sender. Returns what the packet has
-/// become, its headers at the same places of the frame: the same packet where nothing is to be reset.
+/// Turns a packet of a connection that is to be reset into a reset, and adds one for its sender. `Some`: what the packet has
+/// become, its headers at the same places of the frame.
 #[inline]
-pub(crate) fn apply<'p>(
+pub(crate) fn apply(
     resets: &mut Vec<Reset>,
     frame: &mut Frame,
-    packet: &'p Packet,
+    packet: &Packet,
     connection: &Connection<'_>,
-) -> Cow<'p, Packet> {
-    let reset = match connection.flags().contains(Flags::RESET) {
+) -> Option<Packet> {
+    match connection.flags().contains(Flags::RESET) {
         true => reset_both(resets, frame, packet),
         false => None,
-    };
-    reset.map_or(Cow::Borrowed(packet), Cow::Owned)
+    }
 }
 
 // Apart, so that what every packet runs through is short.

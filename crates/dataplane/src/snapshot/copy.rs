@@ -15,7 +15,7 @@ use super::{Destination, Destinations, Member, Service, ServiceLive, Services, S
 
 /// A choice that was made by a copy.
 #[derive(Debug, Clone)]
-pub struct Asked {
+pub struct Decision {
     /// For which service.
     pub service: ServiceKey,
     /// What it went by.
@@ -44,12 +44,12 @@ pub struct Candidate {
 }
 
 impl Snapshot {
-    /// The copy, and where its choices are told.
-    pub(crate) fn apart(&self) -> (Self, Arc<Mutex<Vec<Asked>>>) {
-        let told = Arc::default();
+    /// The copy, and where its choices are decisions.
+    pub(crate) fn separate_copy(&self) -> (Self, Arc<Mutex<Vec<Decision>>>) {
+        let decisions = Arc::default();
         let stats = Arc::new(ServiceLive::new(1));
-        let destinations = self.destinations.apart(&stats);
-        let services = self.services.apart(&destinations, &stats, &told);
+        let destinations = self.destinations.separate_copy(&stats);
+        let services = self.services.separate_copy(&destinations, &stats, &decisions);
         let copy = Self {
             epoch: self.epoch,
             services,
@@ -57,21 +57,21 @@ impl Snapshot {
             egress: self.egress.clone(),
             nat_destinations: self.nat_destinations.clone(),
             marks: self.marks.clone(),
-            call_ids: Arc::new(self.call_ids.apart()),
+            call_ids: Arc::new(self.call_ids.separate_copy()),
             locals: self.locals.clone(),
             // Nothing comes in that anybody should see.
             captures: Arc::default(),
             settings: self.settings,
         };
-        (copy, told)
+        (copy, decisions)
     }
 }
 
 impl Destinations {
-    fn apart(&self, stats: &Arc<ServiceLive>) -> Self {
+    fn separate_copy(&self, stats: &Arc<ServiceLive>) -> Self {
         let one = |destination: &Destination| Destination {
-            live: Arc::new(destination.live.apart()),
-            path_mtu: Arc::new(destination.path_mtu.apart()),
+            live: Arc::new(destination.live.separate_copy()),
+            path_mtu: Arc::new(destination.path_mtu.separate_copy()),
             service: stats.clone(),
             ..destination.clone()
         };
@@ -80,18 +80,21 @@ impl Destinations {
 }
 
 impl Services {
-    fn apart(
+    fn separate_copy(
         &self,
         destinations: &Destinations,
         stats: &Arc<ServiceLive>,
-        told: &Arc<Mutex<Vec<Asked>>>,
+        decisions: &Arc<Mutex<Vec<Decision>>>,
     ) -> Self {
         let mut services = self.clone();
         for service in self.all() {
             services.insert(Arc::new(Service {
                 key: service.key,
-                members: service.members.iter().map(|member| member.apart(destinations)).collect(),
-                scheduler: Box::new(Overheard { service: service.clone(), told: told.clone() }),
+                members: service.members.iter().map(|member| member.separate_copy(destinations)).collect(),
+                scheduler: Box::new(RecordingScheduler {
+                    service: service.clone(),
+                    decisions: decisions.clone(),
+                }),
                 one_packet: service.one_packet,
                 client_address: service.client_address,
                 persistence: service.persistence,
@@ -105,22 +108,22 @@ impl Services {
 
 impl Member {
     /// The member with the live numbers of its copied destination.
-    fn apart(&self, destinations: &Destinations) -> Self {
+    fn separate_copy(&self, destinations: &Destinations) -> Self {
         let live = match destinations.find(self.id) {
             Some(copied) => copied.live.clone(),
-            None => Arc::new(self.live.apart()),
+            None => Arc::new(self.live.separate_copy()),
         };
         Self { live, ..self.clone() }
     }
 }
 
-/// The scheduler of a service, whose choices are told and nowhere remembered.
-struct Overheard {
+/// The scheduler of a service, whose choices are decisions and nowhere remembered.
+struct RecordingScheduler {
     service: Arc<Service>,
-    told: Arc<Mutex<Vec<Asked>>>,
+    decisions: Arc<Mutex<Vec<Decision>>>,
 }
 
-impl Scheduler for Overheard {
+impl Scheduler for RecordingScheduler {
     fn pick(&self, state: State, request: &Request, candidates: &dyn Candidates) -> Choice {
         let choice = self.service.scheduler.pick(state, request, candidates);
         let candidate = |(position, member): (usize, &Member)| Candidate {
@@ -131,13 +134,13 @@ impl Scheduler for Overheard {
             overloaded: candidates.overloaded(position),
             upper_threshold: member.live.upper_threshold(),
         };
-        let asked = Asked {
+        let decision = Decision {
             service: self.service.key,
             account: self.account(state, request, candidates),
             candidates: self.service.members.iter().enumerate().map(candidate).collect(),
             chosen: choice.position,
         };
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).push(asked);
+        self.decisions.lock().unwrap_or_else(PoisonError::into_inner).push(decision);
         choice
     }
 

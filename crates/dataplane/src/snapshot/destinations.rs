@@ -74,17 +74,20 @@ pub struct Destinations {
 
 impl Destinations {
     /// The destination of this number.
+    #[inline]
     pub fn find(&self, id: DestinationId) -> Option<&Destination> {
         let id = id.0 as usize;
         self.pages.get(id / PAGE)?.get(id % PAGE)?.as_ref()
     }
 
     /// The destination of a connection, also one that is no longer configured.
+    #[inline]
     pub fn of(&self, connection: &Connection<'_>) -> Option<&Destination> {
         self.find(DestinationId(connection.dest_ref()))
     }
 
     /// The destination of a connection, if it is still configured.
+    #[inline]
     pub fn available_for(&self, connection: &Connection<'_>) -> Option<&Destination> {
         self.of(connection).filter(|destination| destination.available)
     }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use xvs_sched::Load;
 
-use super::load::{Activity, Occupancy};
+use super::load::{Activity, LiveLoad};
 use crate::counters::SharedStats;
 
 /// Numbers of a service that outlive snapshots.
@@ -22,7 +22,7 @@ impl ServiceLive {
 
 /// Numbers of a destination that outlive snapshots.
 pub struct DestinationLive {
-    occupancy: Occupancy,
+    load: LiveLoad,
     templates: AtomicI32,
     /// Its counters.
     pub stats: SharedStats,
@@ -31,14 +31,14 @@ pub struct DestinationLive {
 impl DestinationLive {
     /// Zeroes for this many workers.
     pub fn new(workers: usize) -> Self {
-        let (occupancy, templates) = Default::default();
-        Self { occupancy, templates, stats: SharedStats::new(workers) }
+        let (load, templates) = Default::default();
+        Self { load, templates, stats: SharedStats::new(workers) }
     }
 
     /// A copy that counts by itself.
-    pub(super) fn apart(&self) -> Self {
+    pub(super) fn separate_copy(&self) -> Self {
         Self {
-            occupancy: self.occupancy.apart(),
+            load: self.load.separate_copy(),
             templates: AtomicI32::new(self.templates.load(Ordering::Relaxed)),
             stats: SharedStats::new(1),
         }
@@ -46,7 +46,7 @@ impl DestinationLive {
 
     /// Its connections now.
     pub fn load(&self) -> Load {
-        let (active, inactive) = self.occupancy.counts();
+        let (active, inactive) = self.load.counts();
         Load { active, inactive }
     }
 
@@ -58,54 +58,54 @@ impl DestinationLive {
     }
 
     /// Counts a connection or template in, before anybody can find it.
-    pub fn enter(&self, activity: Activity) {
+    pub fn increment(&self, activity: Activity) {
         match activity {
             Activity::Template => _ = self.templates.fetch_add(1, Ordering::Relaxed),
-            _ => self.occupancy.enter(activity),
+            _ => self.load.increment(activity),
         }
     }
 
     /// A connection that was counted in is in the table: it may have reached the upper threshold.
-    pub fn bound(&self) {
-        self.occupancy.bound();
+    pub fn check_limit(&self) {
+        self.load.check_limit();
     }
 
     /// Counts a connection or template out; also one that was counted in and did not come about.
-    pub fn leave(&self, activity: Activity) {
+    pub fn decrement(&self, activity: Activity) {
         match activity {
             Activity::Template => _ = self.templates.fetch_sub(1, Ordering::Relaxed),
-            _ => self.occupancy.leave(activity),
+            _ => self.load.decrement(activity),
         }
     }
 
     /// A connection that is counted has become active, or inactive, and was not before.
-    pub fn turn(&self, to: Activity) {
-        self.occupancy.turn(to);
+    pub fn move_to(&self, to: Activity) {
+        self.load.move_to(to);
     }
 
     /// A connection came and went with its one packet. It may leave the destination overloaded.
-    pub fn pass(&self) {
-        if self.occupancy.is_bounded() {
-            self.enter(Activity::Inactive);
-            self.bound();
-            self.leave(Activity::Inactive);
+    pub fn count_one_packet(&self) {
+        if self.load.is_bounded() {
+            self.increment(Activity::Inactive);
+            self.check_limit();
+            self.decrement(Activity::Inactive);
         }
     }
 
     /// Sets the thresholds, in connections, and judges by them at once. An upper one of 0 is none; a lower one of 0 is
     /// three quarters of the upper one.
     pub fn set_thresholds(&self, upper: u32, lower: u32) {
-        self.occupancy.set_bounds(upper, lower);
+        self.load.set_bounds(upper, lower);
     }
 
     /// The upper threshold, in connections; 0: none.
     pub(super) fn upper_threshold(&self) -> u32 {
-        self.occupancy.upper()
+        self.load.upper()
     }
 
     /// Whether it takes no new connections, because it reached its upper threshold and has not come down below its
     /// lower one since. Source: ipvs-behaviour, section 7.
     pub fn is_overloaded(&self) -> bool {
-        self.occupancy.is_overloaded()
+        self.load.is_overloaded()
     }
 }

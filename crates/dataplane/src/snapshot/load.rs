@@ -26,6 +26,7 @@ pub enum Activity {
 
 impl Activity {
     /// That of a connection of this protocol in this state.
+    #[inline]
     pub fn of(protocol: Protocol, state: u8) -> Self {
         match protocol {
             Protocol::TCP if TcpState::of(state).is_active() => Self::Active,
@@ -40,17 +41,17 @@ impl Activity {
 /// Why no answer stays wrong: whoever changes the counts, or the thresholds, adds to the word and then judges. Of two
 /// who do so at once the later addition reads the earlier (AcqRel), so it judges by the thresholds and counts of both.
 /// An answer that was written by thresholds which have changed meanwhile is judged again by whoever wrote it: writing
-/// it after the change's addition, he reads the new thresholds. `tests/loom_occupancy.rs` models it.
+/// it after the change's addition, he reads the new thresholds. `tests/loom_load.rs` models it.
 #[derive(Debug, Default)]
-pub(crate) struct Occupancy {
+pub(crate) struct LiveLoad {
     word: AtomicU64,
     /// The upper threshold and the low mark; see [`Bounds`].
     bounds: AtomicU64,
 }
 
-impl Occupancy {
+impl LiveLoad {
     /// A copy that counts by itself.
-    pub(crate) fn apart(&self) -> Self {
+    pub(crate) fn separate_copy(&self) -> Self {
         let [word, bounds] =
             [&self.word, &self.bounds].map(|word| AtomicU64::new(word.load(Ordering::Relaxed)));
         Self { word, bounds }
@@ -61,24 +62,19 @@ impl Occupancy {
         Bounds::unpack(self.bounds.load(Ordering::Relaxed)).upper
     }
 
-    /// Counts a connection in. It is judged when it is certain to be one, by [`Self::bound`].
-    pub(crate) fn enter(&self, activity: Activity) {
+    /// Counts a connection in. It is judged when it is certain to be one, by [`Self::check_limit`].
+    pub(crate) fn increment(&self, activity: Activity) {
         self.word.fetch_add(CONNECTION.wrapping_add(active(activity)), Ordering::AcqRel);
     }
 
-    /// A connection that was counted in has been bound.
-    pub(crate) fn bound(&self) {
-        self.judge();
-    }
-
     /// Counts a connection out.
-    pub(crate) fn leave(&self, activity: Activity) {
+    pub(crate) fn decrement(&self, activity: Activity) {
         self.word.fetch_sub(CONNECTION.wrapping_add(active(activity)), Ordering::AcqRel);
-        self.judge();
+        self.check_limit();
     }
 
     /// A connection that was counted has become what `to` says and was not before.
-    pub(crate) fn turn(&self, to: Activity) {
+    pub(crate) fn move_to(&self, to: Activity) {
         let by = match to {
             Activity::Active => 1,
             // Templates are counted elsewhere.
@@ -98,7 +94,7 @@ impl Occupancy {
         self.bounds.store(Bounds::of(upper, lower).pack(), Ordering::Relaxed);
         // Orders the store before whatever is added to the word after this.
         self.word.fetch_add(0, Ordering::AcqRel);
-        self.judge();
+        self.check_limit();
     }
 
     /// Whether it takes no new connections.
@@ -115,8 +111,8 @@ impl Occupancy {
         (count(active), count(total - active.max(0)))
     }
 
-    /// Brings the answer in line with the counts.
-    fn judge(&self) {
+    /// Brings the answer in line with the counts and thresholds.
+    pub(crate) fn check_limit(&self) {
         loop {
             let bounds = self.bounds.load(Ordering::Relaxed);
             let word = self.word.load(Ordering::Relaxed);
@@ -279,35 +275,35 @@ mod tests {
     proptest! {
         #[test]
         fn one_after_the_other_binds_ends_and_edits_give_the_answers_of_ipvs(steps in steps()) {
-            let (occupancy, mut model) = (Occupancy::default(), Model::default());
+            let (load, mut model) = (LiveLoad::default(), Model::default());
             for step in steps {
                 match step {
                     Step::Bind(activity) => {
-                        occupancy.enter(activity);
-                        occupancy.bound();
+                        load.increment(activity);
+                        load.check_limit();
                         model.bind(activity);
                     }
                     Step::Fail => {
-                        occupancy.enter(Activity::Inactive);
-                        occupancy.leave(Activity::Inactive);
+                        load.increment(Activity::Inactive);
+                        load.decrement(Activity::Inactive);
                     }
                     Step::End => {
-                        model.end().inspect(|activity| occupancy.leave(*activity));
+                        model.end().inspect(|activity| load.decrement(*activity));
                     }
                     Step::Turn => {
                         if let Some(last) = model.connections.last_mut() {
                             *last = other(*last);
-                            occupancy.turn(*last);
+                            load.move_to(*last);
                         }
                     }
                     Step::Edit(upper, lower) => {
-                        occupancy.set_bounds(upper, lower);
+                        load.set_bounds(upper, lower);
                         model.edit(upper, lower);
                     }
                 }
                 let active = model.connections.iter().filter(|one| **one == Activity::Active).count() as u32;
-                prop_assert_eq!(occupancy.counts(), (active, model.total() - active));
-                prop_assert_eq!(occupancy.is_overloaded(), model.overloaded, "after {:?}", step);
+                prop_assert_eq!(load.counts(), (active, model.total() - active));
+                prop_assert_eq!(load.is_overloaded(), model.overloaded, "after {:?}", step);
             }
         }
 
@@ -317,23 +313,23 @@ mod tests {
             two in steps(),
             edits in prop::collection::vec(bounds(), 1..50),
         ) {
-            let occupancy = Occupancy::default();
+            let load = LiveLoad::default();
             let work = |steps: Vec<Step>| {
                 let mut mine = Vec::new();
                 for step in steps {
                     match step {
                         Step::Bind(activity) => {
-                            occupancy.enter(activity);
-                            occupancy.bound();
+                            load.increment(activity);
+                            load.check_limit();
                             mine.push(activity);
                         }
                         Step::End => {
-                            mine.pop().inspect(|activity| occupancy.leave(*activity));
+                            mine.pop().inspect(|activity| load.decrement(*activity));
                         }
                         Step::Turn => {
                             if let Some(last) = mine.last_mut() {
                                 *last = other(*last);
-                                occupancy.turn(*last);
+                                load.move_to(*last);
                             }
                         }
                         Step::Fail | Step::Edit(..) => {}
@@ -343,46 +339,46 @@ mod tests {
             };
             let left = thread::scope(|scope| {
                 let workers = [one, two].map(|steps| scope.spawn(|| work(steps)));
-                edits.iter().for_each(|(upper, lower)| occupancy.set_bounds(*upper, *lower));
+                edits.iter().for_each(|(upper, lower)| load.set_bounds(*upper, *lower));
                 workers.map(|worker| worker.join().unwrap()).concat()
             });
             let active = left.iter().filter(|one| **one == Activity::Active).count() as u32;
-            prop_assert_eq!(occupancy.counts(), (active, left.len() as u32 - active));
+            prop_assert_eq!(load.counts(), (active, left.len() as u32 - active));
             let (upper, lower) = *edits.last().unwrap();
             if let Some(overloaded) = Bounds::of(upper, lower).verdict(left.len() as i64) {
-                prop_assert_eq!(occupancy.is_overloaded(), overloaded);
+                prop_assert_eq!(load.is_overloaded(), overloaded);
             }
         }
     }
 
     #[test]
     fn a_hundred_connections_are_too_many_until_seventy_four_are_left() {
-        let occupancy = Occupancy::default();
-        occupancy.set_bounds(100, 0);
+        let load = LiveLoad::default();
+        load.set_bounds(100, 0);
         for _ in 0..100 {
-            assert!(!occupancy.is_overloaded());
-            occupancy.enter(Activity::Inactive);
-            occupancy.bound();
+            assert!(!load.is_overloaded());
+            load.increment(Activity::Inactive);
+            load.check_limit();
         }
         for _ in 74..100 {
-            assert!(occupancy.is_overloaded());
-            occupancy.leave(Activity::Inactive);
+            assert!(load.is_overloaded());
+            load.decrement(Activity::Inactive);
         }
-        assert!(!occupancy.is_overloaded());
+        assert!(!load.is_overloaded());
     }
 
     #[test]
     fn a_count_that_is_below_zero_for_a_moment_disturbs_no_other() {
-        let occupancy = Occupancy::default();
-        occupancy.set_bounds(1, 0);
-        occupancy.enter(Activity::Inactive);
-        occupancy.bound();
-        occupancy.turn(Activity::Inactive);
-        assert_eq!(occupancy.counts(), (0, 1));
-        assert!(occupancy.is_overloaded());
-        occupancy.turn(Activity::Active);
-        occupancy.leave(Activity::Inactive);
-        assert_eq!(occupancy.counts(), (0, 0));
-        assert!(!occupancy.is_overloaded());
+        let load = LiveLoad::default();
+        load.set_bounds(1, 0);
+        load.increment(Activity::Inactive);
+        load.check_limit();
+        load.move_to(Activity::Inactive);
+        assert_eq!(load.counts(), (0, 1));
+        assert!(load.is_overloaded());
+        load.move_to(Activity::Active);
+        load.decrement(Activity::Inactive);
+        assert_eq!(load.counts(), (0, 0));
+        assert!(!load.is_overloaded());
     }
 }

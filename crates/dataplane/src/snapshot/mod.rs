@@ -34,7 +34,7 @@ use crate::egress::Egress;
 pub use self::destinations::{Destination, DestinationId, Destinations, Encapsulation, Tunnel};
 pub use self::live::{DestinationLive, ServiceLive};
 pub use self::load::Activity;
-pub use self::persistence::{ClientMask, Persistence, Together};
+pub use self::persistence::{ClientMask, Persistence, PersistenceScope};
 pub(crate) use self::services::{FTP, FTP_DATA};
 pub use self::services::{Member, Service, Services};
 pub use self::settings::{ConnReuse, MssClamp, Settings};

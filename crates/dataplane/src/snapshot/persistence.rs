@@ -10,7 +10,7 @@ pub struct Persistence {
     /// Which clients share a template.
     pub mask: ClientMask,
     /// Whether it is clients that stay, or calls.
-    pub together: Together,
+    pub scope: PersistenceScope,
 }
 
 /// The bits of a client's address that are looked at.
@@ -37,7 +37,7 @@ impl ClientMask {
 
 /// What stays together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Together {
+pub enum PersistenceScope {
     /// All connections of a client.
     Client,
     /// Of a client's, those of one SIP call (`--pe sip`).

@@ -19,7 +19,7 @@ use netlink_packet_route::route::{
     RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use xvs_proto::network::{Hop, Link, Network, Route, RouteAction, Table, Vlan};
+use xvs_proto::network::{Link, Network, NextHop, Route, RouteAction, Table, Vlan};
 use xvs_proto::{MacAddr, Prefix};
 
 use crate::network::netlink::Netlink;
@@ -289,14 +289,14 @@ fn route(message: &RouteMessage) -> Result<Option<Route>, String> {
 }
 
 /// The ways of a unicast route, without those that the kernel has marked dead.
-fn hops(message: &RouteMessage) -> Vec<Hop> {
+fn hops(message: &RouteMessage) -> Vec<NextHop> {
     let (mut ifindex, mut hops) = (None, Vec::new());
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => ifindex = Some(*index),
             RouteAttribute::MultiPath(ways) => {
                 let alive = ways.iter().filter(|way| !way.flags.contains(RouteNextHopFlags::Dead));
-                hops.extend(alive.map(|way| Hop {
+                hops.extend(alive.map(|way| NextHop {
                     ifindex: way.interface_index,
                     via: gateway(&way.attributes),
                     // The wire has the weight less one (rtnetlink(7), rtnh_hops).
@@ -309,7 +309,7 @@ fn hops(message: &RouteMessage) -> Vec<Hop> {
     if let (true, Some(ifindex)) = (hops.is_empty(), ifindex)
         && !message.header.flags.contains(RouteFlags::Dead)
     {
-        hops.push(Hop { ifindex, via: gateway(&message.attributes), weight: 1 });
+        hops.push(NextHop { ifindex, via: gateway(&message.attributes), weight: 1 });
     }
     hops
 }

@@ -1,20 +1,20 @@
-//! The destinations of one service as a scheduler sees them, with what each carries.
+//! The destinations of one service with their loads, as a scheduler sees them.
 //!
-//! Read by schedulers during a choice, and by the account of one. Not here: who may be chosen by which rule.
+//! Schedulers read them for a choice and for its explanation. Not here: the rules of choice.
 
 use crate::destination::Weight;
 
-/// What a destination carries at the moment of a choice.
+/// The load of a destination at the moment of a choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Load {
     /// Connections in an active state.
     pub active: u32,
-    /// All its other connections.
+    /// All other connections.
     pub inactive: u32,
 }
 
 impl Load {
-    /// The overhead that `lc`, `wlc` and their kin compare: an active connection weighs as much as 256 others.
+    /// The overhead that `lc`, `wlc` and similar schedulers compare: one active connection counts as 256 inactive ones.
     pub fn overhead(self) -> i64 {
         (i64::from(self.active) << 8) + i64::from(self.inactive)
     }
@@ -22,21 +22,21 @@ impl Load {
 
 /// The destinations of one service in IPVS's order (the one added last comes first), as a scheduler sees them.
 ///
-/// A position is valid below [`len`](Self::len); the order does not change during a choice, the loads may.
+/// A position is valid below [`len`](Self::len). During a choice the order stays, but loads may change.
 pub trait Candidates {
-    /// How many there are.
+    /// The number of destinations.
     fn len(&self) -> usize;
-    /// Whether there is none.
+    /// Whether there is no destination.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// The weight of one.
+    /// The weight of a destination.
     fn weight(&self, position: usize) -> Weight;
-    /// What one carries.
+    /// The load of a destination.
     fn load(&self, position: usize) -> Load;
-    /// Whether one is above its upper threshold and has not yet come down to its lower one.
+    /// Whether a destination has exceeded its upper threshold and has not fallen to its lower one since.
     fn overloaded(&self, position: usize) -> bool;
-    /// Whether one may take a new connection at all.
+    /// Whether a destination may take a new connection.
     fn usable(&self, position: usize) -> bool {
         !self.weight(position).is_quiescent() && !self.overloaded(position)
     }

@@ -1,11 +1,11 @@
-//! Flags of a scheduler (`-b`).
+//! The flags of a scheduler (`-b`).
 
-/// The flags of a scheduler (`-b`), as `sh` and `mh` have them; others ignore them.
+/// The flags of `sh` and `mh`. Other schedulers ignore them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Flags(pub u8);
 
 impl Flags {
-    /// `sh-fallback`, `mh-fallback`: an unusable destination's clients go to others.
+    /// `sh-fallback`, `mh-fallback`: clients of an unusable destination get another one.
     pub const FALLBACK: Self = Self(1);
     /// `sh-port`, `mh-port`: the source port counts as well.
     pub const PORT: Self = Self(2);

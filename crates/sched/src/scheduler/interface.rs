@@ -1,9 +1,8 @@
-//! What every scheduler answers and remembers: the trait, its arguments and results.
+//! The interface of a scheduler: the trait, its arguments and results.
 //!
-//! A scheduler is built by the control thread whenever its service's destinations change, and asked by the workers
-//! once per new connection. What has to survive a change is of two kinds: a [`State`] of one word, which the caller
-//! keeps and commits by compare-and-swap, and for schedulers that remember clients a [`Memory`], which is handed from
-//! one build to the next.
+//! The control thread builds a scheduler whenever the destinations of its service change. Workers call it once for each
+//! new connection. Two things outlive a change: a [`State`] of one word, which the caller keeps and updates by
+//! compare-and-swap, and a [`Memory`] of schedulers that remember addresses, which one scheduler passes to the next.
 
 use std::sync::Arc;
 
@@ -15,12 +14,12 @@ use crate::account::Account;
 use crate::destination::{Destination, Weight};
 use crate::memory::{Memory, Tuning};
 
-/// What a choice may depend on beside the destinations: the packet that begins the connection, and the moment.
+/// What a choice may depend on beside the destinations: the packet that begins the connection, and the time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request {
-    /// Where the packet comes from.
+    /// The source of the packet.
     pub source: Endpoint,
-    /// Where it goes to.
+    /// The destination of the packet.
     pub dest: Endpoint,
     /// The time, in milliseconds since some moment in the past.
     pub now_millis: u64,
@@ -28,74 +27,75 @@ pub struct Request {
     pub random: u64,
 }
 
-/// What a scheduler remembers from choice to choice; 0 is where each of them begins.
+/// The state of a scheduler between choices; 0 at the beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct State(pub u64);
 
-/// An answer: the chosen position, if any destination may be chosen, and the state after the choice.
+/// The result of a choice: the chosen position, if a destination may be chosen, and the state after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Choice {
-    /// A position in the [`Candidates`], or none.
+    /// A position in the [`Candidates`].
     pub position: Option<usize>,
-    /// The state to remember if the choice is carried out.
+    /// The state to store if the choice is used.
     pub state: State,
 }
 
-/// A change of a service's destinations, as a scheduler's state has to survive it.
+/// A change of a service's destinations, to which the state of its scheduler is adapted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// One was added, before all others.
+    /// A destination was added before all others.
     Added,
-    /// The one at this position has gone; those behind it moved up.
+    /// The destination at this position was removed; those behind it moved up.
     Removed(usize),
-    /// One was given other options where it stands.
+    /// The options of a destination were changed; its position stays.
     Edited,
 }
 
-/// A way of choosing. One value serves one service until its destinations change.
+/// A scheduling method. One value serves one service until the service's destinations change.
 pub trait Scheduler: Send + Sync {
-    /// Chooses a destination. Pure: the same arguments give the same answer, and nothing else changes.
+    /// Chooses a destination. Pure: the same arguments give the same result, and nothing else changes.
     fn pick(&self, state: State, request: &Request, candidates: &dyn Candidates) -> Choice;
 
-    /// [`pick`](Self::pick) for a connection that is really made: who has a [`Memory`] also enters the choice there.
+    /// As [`pick`](Self::pick), for a connection that is really made. A scheduler with a [`Memory`] also enters the
+    /// choice there.
     fn choose(&self, state: State, request: &Request, candidates: &dyn Candidates) -> Choice {
         self.pick(state, request, candidates)
     }
 
-    /// What [`pick`](Self::pick) goes by with the same arguments. Nothing changes either.
+    /// Explains what [`pick`](Self::pick) does with the same arguments. Nothing changes either.
     fn account(&self, state: State, request: &Request, candidates: &dyn Candidates) -> Account;
 
-    /// What the scheduler built after this one for the same service goes on with.
+    /// The memory that the next scheduler of the same service continues with.
     fn memory(&self) -> Option<&Arc<Memory>> {
         None
     }
 }
 
-/// What a scheduler is built from.
+/// The arguments of a scheduler's constructor.
 #[derive(Default)]
 pub struct Setup<'a> {
-    /// The destinations in IPVS's order: that of the [`Candidates`] it will be asked about.
+    /// The destinations in IPVS's order, the order of the [`Candidates`] in later calls.
     pub destinations: &'a [Destination],
     /// The service's flags.
     pub flags: Flags,
-    /// That of the scheduler before, if it had the same name.
+    /// The memory of the previous scheduler of the service, if that had the same name.
     pub memory: Option<Arc<Memory>>,
-    /// Settings that may change while it works.
+    /// Settings that may change while the scheduler works.
     pub tuning: Tuning,
 }
 
-/// A scheduler by the name that operators type.
+/// A scheduler's name and its functions.
 pub(crate) struct Kind {
     pub(crate) name: &'static str,
     pub(crate) build: fn(&Setup<'_>) -> Box<dyn Scheduler>,
-    /// The state to go on with after a change, from the one held before and the weights as they are now.
+    /// The state after a change, from the state before it and the weights after it.
     pub(crate) carry: fn(State, Change, &mut dyn Iterator<Item = Weight>) -> State,
-    /// The most destinations that it can do with.
+    /// The most destinations that the scheduler supports.
     pub(crate) destinations_max: usize,
 }
 
 impl Kind {
-    /// One whose state, if it has any, no change touches.
+    /// A scheduler whose state, if it has any, stays the same in every change.
     pub(crate) const fn new(name: &'static str, build: fn(&Setup<'_>) -> Box<dyn Scheduler>) -> Self {
         Self { name, build, carry: |state, _, _| state, destinations_max: usize::MAX }
     }

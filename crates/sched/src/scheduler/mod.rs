@@ -1,7 +1,7 @@
-//! The schedulers by the names that operators type.
+//! The schedulers by their names.
 //!
-//! Looked up by the control plane when a service is configured or its destinations change. Not here: what a scheduler
-//! is (`interface.rs`), and each scheduler's rule (the file of its name).
+//! The control plane looks a scheduler up when a service is configured or its destinations change. Not here: the
+//! interface of a scheduler (`interface.rs`), and each scheduler's rule (the file of its name).
 
 pub(crate) mod candidates;
 pub(crate) mod flags;
@@ -40,23 +40,23 @@ fn kind(name: &str) -> Option<&'static Kind> {
     SCHEDULERS.iter().find(|kind| kind.name == name)
 }
 
-/// Builds the scheduler of this name; `None` if there is none.
+/// Builds the scheduler of this name. `None` if the name is unknown.
 pub fn build(name: &str, setup: &Setup<'_>) -> Option<Box<dyn Scheduler>> {
     kind(name).map(|kind| (kind.build)(setup))
 }
 
-/// The state with which the scheduler of this name goes on after a change of its service's destinations, from the one
-/// it held before and the weights as they are now, in IPVS's order.
+/// The state of the scheduler of this name after a change of its service's destinations, from the state before it and
+/// the weights after it, in IPVS's order.
 pub fn carry(name: &str, state: State, change: Change, weights: &mut dyn Iterator<Item = Weight>) -> State {
     kind(name).map_or(state, |kind| (kind.carry)(state, change, weights))
 }
 
-/// The most destinations that the scheduler of this name can do with.
+/// The most destinations that the scheduler of this name supports.
 pub fn destinations_max(name: &str) -> usize {
     kind(name).map_or(usize::MAX, |kind| kind.destinations_max)
 }
 
-/// The names that operators may type.
+/// The names of all schedulers.
 pub fn names() -> impl Iterator<Item = &'static str> {
     SCHEDULERS.iter().map(|kind| kind.name)
 }

@@ -1,4 +1,4 @@
-//! Literal candidates for the tests of schedulers.
+//! Literal candidates for tests of schedulers.
 
 use xvs_proto::Endpoint;
 
@@ -41,7 +41,7 @@ impl Candidates for List {
     }
 }
 
-/// Destinations of these weights at 10.0.0.N:80, the last one at 10.0.0.1, as if added in that order.
+/// Destinations of these weights at 10.0.0.N:80; the last one is at 10.0.0.1, as if added in that order.
 pub(crate) fn destinations(weights: &[u32]) -> Vec<Destination> {
     let numbers = (1..=weights.len() as u32).rev();
     let both = numbers.zip(weights).map(|(number, weight)| Destination {
@@ -69,12 +69,12 @@ pub(crate) fn from(source: &str) -> Request {
     }
 }
 
-/// The choice for a client that makes no difference.
+/// The choice for an arbitrary client.
 pub(crate) fn choice(scheduler: &dyn Scheduler, state: State, candidates: &dyn Candidates) -> Choice {
     scheduler.pick(state, &from("192.0.2.1:1024"), candidates)
 }
 
-/// The first `count` choices from the beginning.
+/// The first `count` choices.
 pub(crate) fn picks(scheduler: &dyn Scheduler, candidates: &dyn Candidates, count: usize) -> Vec<usize> {
     let mut state = State::default();
     let mut chosen = Vec::new();
@@ -89,8 +89,8 @@ pub(crate) fn picks(scheduler: &dyn Scheduler, candidates: &dyn Candidates, coun
 #[test]
 fn every_name_builds_its_scheduler_also_without_destinations_and_an_unknown_one_builds_none() {
     for name in names() {
-        let nobody = built(name, &[], Flags(3));
-        assert_eq!(choice(&*nobody, State(0), &List::weights(&[])).position, None, "{name}");
+        let empty = built(name, &[], Flags(3));
+        assert_eq!(choice(&*empty, State(0), &List::weights(&[])).position, None, "{name}");
     }
     assert!(build("fastest", &Setup::default()).is_none());
 }

@@ -1,13 +1,13 @@
-//! Every scheduler once more, as plainly as its description reads (ipvs-behaviour, section 5): lists that are walked,
-//! pointers that are moved, tables that are filled from scratch. Nothing here is shared with the crate's own code.
+//! A plain model of every scheduler, as its description reads (ipvs-behaviour, section 5): lists that are walked,
+//! pointers that are moved, tables that are filled from scratch. It shares nothing with the crate's own code.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-/// A real server by its number: it is at 10.0.0.NUMBER:80.
+/// A real server by its number; its endpoint is 10.0.0.NUMBER:80.
 pub(crate) type Name = u8;
 
-/// A destination of the list, the one added last first.
+/// A destination of the list; the one added last comes first.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Dest {
     pub(crate) name: Name,
@@ -32,7 +32,7 @@ impl Dest {
     }
 }
 
-/// The packet and the moment.
+/// A packet and its time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Packet {
     pub(crate) source: u32,
@@ -42,19 +42,19 @@ pub(crate) struct Packet {
     pub(crate) random: u64,
 }
 
-/// What happened to the list.
+/// A change of the list.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Event {
     Added,
-    /// And who stood before it.
+    /// The removed destination, and the one before it.
     Removed(Name, Option<Name>),
     Edited,
 }
 
 pub(crate) trait Model {
-    /// The list is as it is now.
+    /// The list has changed; it is passed as it is now.
     fn event(&mut self, _: &[Dest], _: Event) {}
-    /// Who takes the connection.
+    /// The destination of the connection.
     fn pick(&mut self, list: &[Dest], packet: &Packet) -> Option<Name>;
 }
 
@@ -81,7 +81,7 @@ pub(crate) fn model(name: &str, flags: u8, lblcr_expiration_seconds: u64) -> Box
     }
 }
 
-/// Where one stands that is in the list.
+/// The place of a destination in the list.
 fn place(list: &[Dest], name: Name) -> usize {
     list.iter().position(|dest| dest.name == name).expect("it is in the list")
 }
@@ -94,7 +94,7 @@ impl Model for Stateless {
     }
 }
 
-/// Who was chosen last.
+/// The last choice.
 struct Rr(Option<Name>);
 
 impl Model for Rr {
@@ -124,7 +124,7 @@ struct Wrr {
 impl Model for Wrr {
     fn event(&mut self, list: &[Dest], _: Event) {
         let weights = || list.iter().map(|dest| i64::from(dest.weight)).filter(|weight| *weight > 0);
-        // The greatest number that divides all.
+        // The greatest number that divides all weights.
         let most = weights().max().unwrap_or(0);
         self.di = (1..=most).rev().find(|d| weights().all(|weight| weight % d == 0)).unwrap_or(1);
         self.mw = most - (self.di - 1);
@@ -231,7 +231,7 @@ fn twos(list: &[Dest], packet: &Packet) -> Option<Name> {
     Some(if second_is_better { second.name } else { first.name })
 }
 
-/// Golden ratio hash of the kernel, the topmost `bits`.
+/// The kernel's golden ratio hash: the topmost `bits`.
 fn hash32(value: u32, bits: u32) -> usize {
     ((u64::from(value) * 0x61c8_8647 % (1 << 32)) >> (32 - bits)) as usize
 }
@@ -297,7 +297,7 @@ const TABLE: usize = 4093;
 const KEY1: u64 = 2_654_435_761;
 const KEY2: u64 = 2_654_446_892;
 
-/// SipHash with one round a word and three at the end (Aumasson, Bernstein 2012), of four bytes.
+/// SipHash with one round for each word and three at the end (Aumasson, Bernstein 2012), of four bytes.
 fn siphash13(k: u64, value: u32) -> u32 {
     let mut v = [
         k ^ 0x736f_6d65_7073_6575,
@@ -336,7 +336,7 @@ impl Model for Mh {
         while (most / g) >> shift >= 64 {
             shift += 1;
         }
-        // Each with its own order of slots, and how far it has come in it.
+        // Each destination with its own order of slots, and its progress in it.
         let mut orders: Vec<(&Dest, usize, usize)> = list
             .iter()
             .map(|dest| {
@@ -436,7 +436,7 @@ impl Model for Lblcr {
         if let Some((set, modified)) = self.sets.get_mut(&packet.dest) {
             own = ratio(set.iter().filter_map(|name| find(list, *name)), Dest::overhead);
             if set.len() > 1 && now > *modified + self.expiration {
-                // Who is gone is lost first; that is ours, the kernel still knows its load.
+                // A removed destination is lost first. The kernel differs: it still knows the load of one.
                 let gone = set.iter().copied().find(|name| find(list, *name).is_none());
                 let mut most: Option<&Dest> = None;
                 for dest in set.iter().filter_map(|name| find(list, *name)).filter(|dest| dest.weight > 0) {

@@ -1,4 +1,4 @@
-//! Programs on interfaces: XDP by link or by netlink, and traffic control.
+//! BPF programs on interfaces: XDP by link or by netlink, and traffic control.
 
 use std::ffi::c_int;
 use std::io;
@@ -10,54 +10,55 @@ use libxdp_sys as sys;
 use super::call::{check, size_to};
 use crate::mode::Mode;
 
-/// Puts an XDP program on an interface until the returned link is closed.
+/// Attaches an XDP program to an interface until the returned link is closed.
 pub fn attach_xdp(program: BorrowedFd<'_>, interface: u32, mode: Mode) -> io::Result<OwnedFd> {
-    // SAFETY: the options are integers, pointers that may be null, and a union of these.
+    // SAFETY: the options consist of integers, pointers that may be null, and a union of these.
     let mut options: sys::bpf_link_create_opts = unsafe { std::mem::zeroed() };
     options.sz = size_to!(sys::bpf_link_create_opts, flags);
     options.flags = mode.flags();
     let (program, interface) = (program.as_raw_fd(), interface as c_int);
-    // SAFETY: `options` says its size and is read during the call only.
+    // SAFETY: `options` has its own size, and is read only during the call.
     let link = unsafe { sys::bpf_link_create(program, interface, sys::bpf_attach_type_BPF_XDP, &options) };
     let link = check(link)?;
-    // SAFETY: the call has just made this descriptor for us.
+    // SAFETY: the call has just made this descriptor, which no other value owns.
     Ok(unsafe { OwnedFd::from_raw_fd(link) })
 }
 
-/// Puts an XDP program on an interface by netlink, where it stays without any process, or takes the one there off.
-/// Without a mode: native if the driver has XDP, else generic.
+/// Attaches an XDP program to an interface by netlink, where it stays without any process, or detaches the program
+/// there. Without a mode: native if the driver supports XDP, else generic.
 pub fn set_xdp(interface: u32, program: Option<BorrowedFd<'_>>, mode: Option<Mode>) -> io::Result<()> {
-    // Instead of a program: kernel `net/core/dev.c`, `dev_change_xdp_fd`.
+    // -1 means no program: kernel `net/core/dev.c`, `dev_change_xdp_fd`.
     let program = program.map_or(-1, |program| program.as_raw_fd());
     let flags = mode.map_or(0, Mode::flags);
-    // SAFETY: no options are given; libbpf passes three integers on to the kernel, which checks them.
+    // SAFETY: no options are given; libbpf passes three integers to the kernel, which checks them.
     check(unsafe { sys::bpf_xdp_attach(interface as c_int, program, flags, ptr::null()) }).map(drop)
 }
 
-/// Takes a program off its interface, also while another process (a child about to start) still holds the link open.
+/// Detaches a program from its interface, even while another process (a child that is being started) still holds the
+/// link open.
 pub fn detach(link: BorrowedFd<'_>) {
-    // SAFETY: the call takes nothing but the descriptor. If the interface is gone it fails, and nothing is attached.
+    // SAFETY: the call takes only the descriptor. It fails if the interface is gone, and then nothing is attached.
     let _ = unsafe { sys::bpf_link_detach(link.as_raw_fd()) };
 }
 
-/// A side of an interface that traffic control sees.
+/// A side of an interface for traffic control.
 #[derive(Debug, Clone, Copy)]
 pub enum Direction {
-    /// What the interface hands to the kernel.
+    /// Packets from the interface to the kernel.
     Ingress,
-    /// What the kernel hands to the interface.
+    /// Packets from the kernel to the interface.
     Egress,
 }
 
-/// Makes an interface ready for [`attach_tc`]. It stays so until the interface goes.
+/// Prepares an interface for [`attach_tc`], until the interface is removed.
 pub fn prepare_tc(interface: u32) -> io::Result<()> {
     let both = sys::bpf_tc_attach_point_BPF_TC_INGRESS | sys::bpf_tc_attach_point_BPF_TC_EGRESS;
     let mut hook = hook(interface, both);
-    // SAFETY: `hook` says its size and is used during the call only.
+    // SAFETY: `hook` has its own size, and is used only during the call.
     check(unsafe { sys::bpf_tc_hook_create(&mut hook) }).map(drop)
 }
 
-/// Puts a traffic control program on one side of an interface. It stays there until the interface goes.
+/// Attaches a traffic control program to one side of an interface, until the interface is removed.
 pub fn attach_tc(program: BorrowedFd<'_>, interface: u32, direction: Direction) -> io::Result<()> {
     let hook = hook(
         interface,
@@ -74,7 +75,7 @@ pub fn attach_tc(program: BorrowedFd<'_>, interface: u32, direction: Direction) 
         handle: 1,
         priority: 1,
     };
-    // SAFETY: both say their size and are used during the call only.
+    // SAFETY: both have their own size, and are used only during the call.
     check(unsafe { sys::bpf_tc_attach(&hook, &mut options) }).map(drop)
 }
 

@@ -1,4 +1,4 @@
-//! What the kernel says of programs and maps, whoever made them.
+//! The kernel's information about programs and maps of any process.
 
 use std::ffi::{c_char, c_int};
 use std::io;
@@ -9,21 +9,21 @@ use libxdp_sys as sys;
 use super::call::check;
 use crate::mode::Mode;
 
-/// The XDP program of an interface, and what XDP its driver has.
+/// The XDP program of an interface, and the XDP features of its driver.
 #[derive(Debug, Clone, Copy)]
 pub struct XdpState {
-    /// The program's id, and where it runs; `None` there: in the device itself.
+    /// The program's id, and its mode; no mode if it runs in the device itself.
     pub program: Option<(u32, Option<Mode>)>,
     /// `enum netdev_xdp_act` (linux/netdev.h).
     pub features: u64,
 }
 
-/// Asks the kernel about an interface.
+/// Reads the XDP state of an interface.
 pub fn query_xdp(interface: u32) -> io::Result<XdpState> {
-    // SAFETY: the options are integers.
+    // SAFETY: the options consist of integers.
     let mut options: sys::bpf_xdp_query_opts = unsafe { std::mem::zeroed() };
     options.sz = size_of::<sys::bpf_xdp_query_opts>();
-    // SAFETY: `options` says its size and is written during the call only.
+    // SAFETY: `options` has its own size, and is written only during the call.
     check(unsafe { sys::bpf_xdp_query(interface as c_int, 0, &mut options) })?;
     let program = match options {
         sys::bpf_xdp_query_opts { drv_prog_id: id @ 1.., .. } => Some((id, Some(Mode::Native))),
@@ -34,40 +34,40 @@ pub fn query_xdp(interface: u32) -> io::Result<XdpState> {
     Ok(XdpState { program, features: options.feature_flags })
 }
 
-/// A program in the kernel, whoever loaded it.
+/// A program in the kernel, of any process.
 #[derive(Debug)]
 pub struct ProgramInfo {
-    /// Its name, as much as the kernel keeps of it.
+    /// Its name, as far as the kernel keeps it.
     pub name: String,
-    /// The ids of its maps; of more than eight the first eight.
+    /// The ids of its maps; only the first eight.
     pub maps: Vec<u32>,
 }
 
-/// Asks the kernel about a program.
+/// Reads the information about a program.
 pub fn program_info(id: u32) -> io::Result<ProgramInfo> {
     // SAFETY: takes and returns integers.
     let fd = check(unsafe { sys::bpf_prog_get_fd_by_id(id) })?;
-    // SAFETY: the call has just made this descriptor for us.
+    // SAFETY: the call has just made this descriptor, which no other value owns.
     let program = unsafe { OwnedFd::from_raw_fd(fd) };
     let mut maps = [0_u32; 8];
-    // SAFETY: the structure is integers and arrays of them.
+    // SAFETY: the structure consists of integers and arrays of them.
     let mut info: sys::bpf_prog_info = unsafe { std::mem::zeroed() };
     info.nr_map_ids = maps.len() as u32;
     info.map_ids = maps.as_mut_ptr() as u64;
     let mut len = size_of::<sys::bpf_prog_info>() as u32;
-    // SAFETY: `info` is `len` bytes long; of buffers it names `maps` alone, with its length, which is ours to write
-    // until the call ends.
+    // SAFETY: `info` is `len` bytes long. The only buffer that it names is `maps`, with its length, which stays
+    // writable until the call ends.
     check(unsafe { sys::bpf_prog_get_info_by_fd(program.as_raw_fd(), &mut info, &mut len) })?;
     Ok(ProgramInfo { name: text(&info.name), maps: maps.into_iter().filter(|&id| id != 0).collect() })
 }
 
-/// A map in the kernel, whoever made it.
+/// A map in the kernel, of any process.
 #[derive(Debug)]
 pub struct KernelMap {
     fd: OwnedFd,
     /// Its name.
     pub name: String,
-    /// How many keys it holds at most.
+    /// The most keys that it holds.
     pub limit: u32,
     key_bytes: u32,
     value_bytes: u32,
@@ -78,18 +78,21 @@ impl KernelMap {
     pub fn open(id: u32) -> io::Result<Self> {
         // SAFETY: takes and returns integers.
         let fd = check(unsafe { sys::bpf_map_get_fd_by_id(id) })?;
-        // SAFETY: the call has just made this descriptor for us.
+        // SAFETY: the call has just made this descriptor, which no other value owns.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        // SAFETY: the structure is integers and arrays of them.
+        // SAFETY: the structure consists of integers and arrays of them.
         let mut info: sys::bpf_map_info = unsafe { std::mem::zeroed() };
         let mut len = size_of::<sys::bpf_map_info>() as u32;
-        // SAFETY: `info` is zero (no buffers for the kernel to fill) and `len` bytes long.
+        // SAFETY: `info` is zero, so it names no buffer, and `len` bytes long.
         check(unsafe { sys::bpf_map_get_info_by_fd(fd.as_raw_fd(), &mut info, &mut len) })?;
         let (key_bytes, value_bytes, limit) = (info.key_size, info.value_size, info.max_entries);
         Ok(Self { fd, name: text(&info.name), limit, key_bytes, value_bytes })
     }
 
-    /// The words at a key of a map whose keys are a `u32` and whose values are so many words. Another layout is an error.
+    /// The words at a key of a map whose keys are `u32` and whose values are so many words.
+    ///
+    /// # Errors
+    /// Another layout, or the kernel's error.
     pub fn words<const N: usize>(&self, key: u32) -> io::Result<[u64; N]> {
         let mut words = [0_u64; N];
         if (self.key_bytes as usize, self.value_bytes as usize) != (size_of::<u32>(), size_of_val(&words)) {
@@ -100,13 +103,13 @@ impl KernelMap {
             return Err(io::Error::other(text));
         }
         let (key, value) = ((&raw const key).cast(), words.as_mut_ptr().cast());
-        // SAFETY: keys have four bytes and values those of `words` (checked above), which the call fills.
+        // SAFETY: keys have four bytes, and values as many as `words` (checked above), which the call fills.
         check(unsafe { sys::bpf_map_lookup_elem(self.fd.as_raw_fd(), key, value) })?;
         Ok(words)
     }
 }
 
-/// A name as the kernel gives it, without its padding.
+/// A name of the kernel, without its padding.
 fn text(padded: &[c_char]) -> String {
     let bytes: Vec<u8> = padded.iter().map(|&byte| byte as u8).take_while(|&byte| byte != 0).collect();
     String::from_utf8_lossy(&bytes).into_owned()

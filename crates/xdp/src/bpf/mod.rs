@@ -1,6 +1,6 @@
-//! libbpf, as far as it is used here, behind safe calls.
+//! Safe calls of libbpf.
 //!
-//! Set-up and control only. libbpf itself reports on stderr why the kernel's verifier refused a program.
+//! For set-up and control only. If the kernel's verifier refuses a program, libbpf prints the reason to stderr.
 
 mod call;
 mod hook;

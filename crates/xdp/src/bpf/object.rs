@@ -1,7 +1,7 @@
 //! Object files: their programs and maps, opened and loaded.
 //!
-//! An [`Object`] owns its programs and maps until it is dropped; what the kernel still uses (an attached program, the maps
-//! it refers to) lives on without it.
+//! An [`Object`] owns its programs and maps until it is dropped. What the kernel still uses (an attached program, its
+//! maps) stays.
 
 use std::ffi::{CStr, c_void};
 use std::io;
@@ -16,7 +16,7 @@ use super::call::{check, size_to};
 /// An object file, opened or loaded.
 pub struct Object(NonNull<sys::bpf_object>);
 
-// SAFETY: libbpf keeps no thread-local state in an object; whoever owns it may use it from any one thread.
+// SAFETY: libbpf keeps nothing of an object for a particular thread; its owner may use it from any one thread.
 unsafe impl Send for Object {}
 
 impl Object {
@@ -27,23 +27,23 @@ impl Object {
         NonNull::new(raw).map(Self).ok_or_else(io::Error::last_os_error)
     }
 
-    /// Leaves a program out of the kernel.
+    /// Excludes a program from loading.
     pub fn leave_out(&mut self, name: &CStr) -> io::Result<()> {
         let program = self.find_program(name)?;
         // SAFETY: `program` belongs to this object.
         check(unsafe { sys::bpf_program__set_autoload(program.as_ptr(), false) }).map(drop)
     }
 
-    /// Takes a map of another object instead of making a new one.
+    /// Uses a map of another object instead of a new one.
     pub fn share(&mut self, name: &CStr, of: &Self) -> io::Result<()> {
-        let theirs = of.map_fd(of.find_map(name)?)?;
-        let ours = self.find_map(name)?;
-        // SAFETY: `ours` belongs to this object, which is not loaded yet (else libbpf refuses); the descriptor is
+        let shared = of.map_fd(of.find_map(name)?)?;
+        let own = self.find_map(name)?;
+        // SAFETY: `own` belongs to this object, which is not loaded yet (libbpf refuses otherwise); the descriptor is
         // duplicated.
-        check(unsafe { sys::bpf_map__reuse_fd(ours.as_ptr(), theirs.as_raw_fd()) }).map(drop)
+        check(unsafe { sys::bpf_map__reuse_fd(own.as_ptr(), shared.as_raw_fd()) }).map(drop)
     }
 
-    /// Sets the constants of the object, all of them at once.
+    /// Sets all constants of the object.
     pub fn set_constants(&mut self, bytes: &[u8]) -> io::Result<()> {
         let map = self.find_map(c".rodata")?;
         // SAFETY: `map` belongs to this object; libbpf copies `bytes` and refuses a length other than the map's.
@@ -51,22 +51,25 @@ impl Object {
             .map(drop)
     }
 
-    /// Makes the maps and hands the programs to the kernel.
+    /// Makes the maps and loads the programs into the kernel.
     pub fn load(&mut self) -> io::Result<()> {
         // SAFETY: the object is open; loading twice is refused by libbpf.
         check(unsafe { sys::bpf_object__load(self.0.as_ptr()) }).map(drop)
     }
 
-    /// A program that was loaded.
+    /// A loaded program.
     pub fn program(&self, name: &CStr) -> io::Result<BorrowedFd<'_>> {
         let program = self.find_program(name)?;
         // SAFETY: `program` belongs to this object.
         let fd = check(unsafe { sys::bpf_program__fd(program.as_ptr()) })?;
-        // SAFETY: the descriptor stays open until the object is closed, which `self`'s borrow prevents.
+        // SAFETY: the descriptor stays open until the object is closed, which the borrow of `self` prevents.
         Ok(unsafe { BorrowedFd::borrow_raw(fd) })
     }
 
-    /// A map whose keys are `K` bytes long and whose values are a `u32`. Another layout is an error.
+    /// A map whose keys are `K` bytes long and whose values are `u32`.
+    ///
+    /// # Errors
+    /// There is no such map, or its layout is another one.
     pub fn map<const K: usize>(&self, name: &CStr) -> io::Result<Map<'_, K>> {
         let map = self.find_map(name)?;
         // SAFETY: `map` belongs to this object.
@@ -84,7 +87,7 @@ impl Object {
     fn map_fd(&self, map: NonNull<sys::bpf_map>) -> io::Result<BorrowedFd<'_>> {
         // SAFETY: `map` belongs to this object.
         let fd = check(unsafe { sys::bpf_map__fd(map.as_ptr()) })?;
-        // SAFETY: the descriptor stays open until the object is closed, which `self`'s borrow prevents.
+        // SAFETY: the descriptor stays open until the object is closed, which the borrow of `self` prevents.
         Ok(unsafe { BorrowedFd::borrow_raw(fd) })
     }
 
@@ -103,7 +106,7 @@ impl Object {
 
 impl Drop for Object {
     fn drop(&mut self) {
-        // SAFETY: this is the only owner, and borrows of its descriptors ended before.
+        // SAFETY: this is the only owner, and all borrows of its descriptors have ended.
         unsafe { sys::bpf_object__close(self.0.as_ptr()) }
     }
 }
@@ -116,20 +119,20 @@ pub struct Map<'object, const K: usize> {
 }
 
 impl<const K: usize> Map<'_, K> {
-    /// How many keys it holds at most.
+    /// The most keys that it holds.
     pub fn limit(&self) -> u32 {
         self.limit
     }
 
-    /// Enters or changes a key.
+    /// Enters or changes the value of a key.
     pub fn set(&self, key: &[u8; K], value: u32) -> io::Result<()> {
         let (key, value) = (key.as_ptr().cast(), (&raw const value).cast::<c_void>());
-        // SAFETY: the map's keys have `K` and its values four bytes (checked by `Object::map`), which the kernel
-        // copies during the call.
+        // SAFETY: the map's keys have `K` bytes and its values four (checked by `Object::map`); the kernel copies both
+        // during the call.
         check(unsafe { sys::bpf_map_update_elem(self.fd.as_raw_fd(), key, value, 0) }).map(drop)
     }
 
-    /// Removes a key; that it was not there is no error.
+    /// Removes a key. A missing key is not an error.
     pub fn unset(&self, key: &[u8; K]) -> io::Result<()> {
         // SAFETY: as for `set`.
         let result = check(unsafe { sys::bpf_map_delete_elem(self.fd.as_raw_fd(), key.as_ptr().cast()) });
@@ -139,10 +142,10 @@ impl<const K: usize> Map<'_, K> {
     }
 }
 
-/// What an XDP program returns for a frame, and the frame as it leaves it.
+/// Runs an XDP program on a frame. Returns its result, and the frame afterwards.
 pub fn test_run(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<(u32, Vec<u8>)> {
     let mut after = vec![0; TEST_FRAME_BYTES];
-    // SAFETY: the options are integers and pointers that may be null.
+    // SAFETY: the options consist of integers and pointers that may be null.
     let mut options: sys::bpf_test_run_opts = unsafe { std::mem::zeroed() };
     options.sz = size_to!(sys::bpf_test_run_opts, repeat);
     options.data_in = frame.as_ptr().cast();
@@ -150,12 +153,12 @@ pub fn test_run(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<(u32, Vec<u
     options.data_out = after.as_mut_ptr().cast();
     options.data_size_out = after.len() as u32;
     options.repeat = 1;
-    // SAFETY: `options` says its size; `frame` is readable for its length and copied; `after` is writable for its
-    // length, and nothing else is written but into `options`.
+    // SAFETY: `options` has its own size; `frame` is readable for its length and copied; `after` is writable for its
+    // length, and the call writes nothing else except `options`.
     check(unsafe { sys::bpf_prog_test_run_opts(program.as_raw_fd(), &mut options) })?;
     after.truncate(options.data_size_out as usize);
     Ok((options.retval, after))
 }
 
-/// More than the kernel runs a program with: a page.
+/// A page: the kernel runs a program with no more.
 const TEST_FRAME_BYTES: usize = 4096;

@@ -6,7 +6,7 @@ use xvs_dataplane::burst::classify::Class;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{Copied, Direction};
 use xvs_dataplane::egress::{Egress, Path, RouteTo};
-use xvs_dataplane::explain::{Asked, Candidate, Caveat, Explanation, Live, Origin, Way};
+use xvs_dataplane::explain::{Candidate, Caveat, Decision, Explanation, Live, Origin, Route};
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_model::explain;
@@ -37,7 +37,7 @@ fn advice(reason: DropReason) -> Option<&'static str> {
             "lots of it: a smaller MSS on the real servers (`ip route change … advmss`)"
         }
         DropReason::NeedsFragmenting => "raise the MTU towards the real servers",
-        DropReason::Unasked => {
+        DropReason::Unsolicited => {
             "the client speaks first; see whether its connection has expired: `xvsadm -Lnc`"
         }
         DropReason::NoCallId => "is it SIP over UDP? Other services do without --pe",
@@ -88,10 +88,10 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>) -> Report {
         met: met.map(|(copied, _)| entry(Origin::Found, copied, now)),
         direction: met.map(|(_, way)| direction(way)),
         template: explanation.template.as_ref().map(entry_of),
-        choice: explanation.asked.as_ref().map(choice),
+        choice: explanation.decision.as_ref().map(choice),
         health: Vec::new(),
         connection: explanation.connection.as_ref().map(entry_of),
-        next_hop: explanation.way.map(|way| next_hop(&way, snapshot)),
+        next_hop: explanation.route.map(|route| next_hop(&route, snapshot)),
         rewrite: packet
             .filter(|_| happens == explain::Verdict::Transmit)
             .and_then(|packet| rewrite(&packet, explanation)),
@@ -148,8 +148,8 @@ fn entry(origin: Origin, copied: &Copied, now: Millis) -> Entry {
     }
 }
 
-fn choice(asked: &Asked) -> Choice {
-    let Asked { service, account, candidates, chosen } = asked;
+fn choice(decision: &Decision) -> Choice {
+    let Decision { service, account, candidates, chosen } = decision;
     let contender = |(position, candidate): (usize, &Candidate)| Contender {
         server: candidate.endpoint,
         method: candidate.method.listed().to_owned(),
@@ -174,17 +174,17 @@ fn choice(asked: &Asked) -> Choice {
     }
 }
 
-fn next_hop(way: &Way, snapshot: &Snapshot) -> NextHop {
+fn next_hop(route: &Route, snapshot: &Snapshot) -> NextHop {
     let egress = &snapshot.egress;
-    let (link, via) = match way.route {
+    let (link, via) = match route.result {
         RouteTo::Via { link, next_hop } => (Some(link), Some(next_hop)),
         RouteTo::Local | RouteTo::Unreachable | RouteTo::NoRoute => (None, None),
     };
-    let hop = match way.path {
+    let hop = match route.path {
         Path::To(hop) => Some(hop),
         Path::NoNeighbour { .. } | Path::Local | Path::NoRoute => None,
     };
-    let problem = match (way.path, way.route) {
+    let problem = match (route.path, route.result) {
         (Path::To(_), _) => None,
         (Path::Local, _) => Some("it is this machine itself"),
         (Path::NoNeighbour { .. }, _) => Some("its link address is not known yet; see `ip neigh`"),
@@ -193,7 +193,7 @@ fn next_hop(way: &Way, snapshot: &Snapshot) -> NextHop {
         (Path::NoRoute, _) => Some("there is no route by an attached interface; see `ip route`"),
     };
     NextHop {
-        to: way.to,
+        to: route.to,
         via,
         interface: link.map(|link| name_of(link, egress)),
         mac: hop.map(|hop| hop.dest_mac.to_string()),
@@ -204,9 +204,10 @@ fn next_hop(way: &Way, snapshot: &Snapshot) -> NextHop {
 
 /// What is different between a packet and what leaves of it.
 fn rewrite(packet: &Packet, explanation: &Explanation) -> Option<Rewrite> {
-    let Explanation { connection, template, asked, sent, .. } = explanation;
+    let Explanation { connection, template, decision, sent, .. } = explanation;
     let Parsed::Ip(out) = parse(&sent.first()?.frame).ok()? else { return None };
-    let chosen = asked.as_ref().and_then(|asked| Some(asked.candidates.get(asked.chosen?)?.method));
+    let chosen =
+        decision.as_ref().and_then(|decision| Some(decision.candidates.get(decision.chosen?)?.method));
     let entry = connection.as_ref().or(template.as_ref());
     let method = entry.map(|(_, copied)| copied.connection.method).or(chosen)?;
     let tunnel = (method == ForwardingMethod::Tunnel && out.flow.dest != packet.flow.dest).then(|| Tunnel {

@@ -1,11 +1,11 @@
 //! Which worker gathers which datagram, and the way of a fragment to that worker.
 //!
-//! Fragments of one datagram may come in at different workers, and only one can tell when the datagram is whole: the
+//! Reassembly of one datagram may come in at different workers, and only one can tell when the datagram is whole: the
 //! first that met any of them. A table of slots, which datagrams fall to by a hash, names it: looking there is one
 //! compare-and-swap. While a worker gathers any datagram of a slot, it gathers all of them, so two that fall to one slot
 //! cost copies and nothing else. A fragment that another worker met is copied through a bounded queue, as frames belong
 //! to their worker; most NICs bring all fragments of a datagram to one queue, so copies are rare. Nothing allocates after
-//! [`Exchange::new`]. Not here: fragments themselves (`fragments.rs`).
+//! [`Handoff::new`]. Not here: fragments themselves (`fragments.rs`).
 
 use crossbeam::queue::ArrayQueue;
 use xvs_proto::LinkId;
@@ -23,38 +23,38 @@ const ONE: u64 = WORKER_BITS + 1;
 const FRAME_BYTES: usize = 4096;
 
 /// What the workers share of fragments.
-pub struct Exchange {
+pub struct Handoff {
     /// Who gathers what falls to each slot, and how many datagrams; 0 is nobody. Whoever finds 0 may write its own number;
     /// then it is the one writer, until it writes 0.
     owners: Box<[AtomicU64]>,
-    inboxes: Box<[ArrayQueue<Box<Parcel>>]>,
-    spare: ArrayQueue<Box<Parcel>>,
+    inboxes: Box<[ArrayQueue<Box<HandedFrame>>]>,
+    spare: ArrayQueue<Box<HandedFrame>>,
 }
 
 /// A frame on its way to another worker.
-pub struct Parcel {
+pub struct HandedFrame {
     link: LinkId,
     len: usize,
     bytes: [u8; FRAME_BYTES],
 }
 
-impl Parcel {
+impl HandedFrame {
     /// The frame and the link that it came in by.
     pub fn frame(&self) -> (LinkId, &[u8]) {
         (self.link, &self.bytes[..self.len])
     }
 }
 
-impl Exchange {
+impl Handoff {
     /// For so many workers, each of which others may send a burst before it looks.
     pub fn new(workers: usize) -> Self {
         // One worker has nobody to send to; a queue has at least one place.
-        let parcels = if workers > 1 { workers * BURST } else { 0 };
-        let spare = ArrayQueue::new(parcels.max(1));
-        for _ in 0..parcels {
-            let parcel = Box::new(Parcel { link: LinkId(0), len: 0, bytes: [0; FRAME_BYTES] });
+        let frames = if workers > 1 { workers * BURST } else { 0 };
+        let spare = ArrayQueue::new(frames.max(1));
+        for _ in 0..frames {
+            let frame = Box::new(HandedFrame { link: LinkId(0), len: 0, bytes: [0; FRAME_BYTES] });
             // There are as many places.
-            let _ = spare.push(parcel);
+            let _ = spare.push(frame);
         }
         Self {
             owners: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
@@ -74,7 +74,7 @@ impl Exchange {
     /// That one may let go of the slot at any time; it asks again when it receives the fragment.
     pub fn claim(&self, tag: u64, worker: usize) -> usize {
         let (slot, own) = (self.slot(tag), worker as u64 + 1);
-        // Relaxed: the word is the whole of what is shared, and a parcel's bytes travel by its queue.
+        // Relaxed: the word is the whole of what is shared, and a frame's bytes travel by its queue.
         match slot.compare_exchange(0, ONE | own, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => worker,
             Err(word) if word & WORKER_BITS == own => {
@@ -99,27 +99,27 @@ impl Exchange {
         if frame.len() > FRAME_BYTES {
             return false;
         }
-        let Some(mut parcel) = self.spare.pop() else { return false };
-        parcel.link = link;
-        parcel.len = frame.len();
-        parcel.bytes[..frame.len()].copy_from_slice(frame);
-        self.inboxes[worker].push(parcel).map_err(|parcel| self.put_back(parcel)).is_ok()
+        let Some(mut handed) = self.spare.pop() else { return false };
+        handed.link = link;
+        handed.len = frame.len();
+        handed.bytes[..frame.len()].copy_from_slice(frame);
+        self.inboxes[worker].push(handed).map_err(|handed| self.put_back(handed)).is_ok()
     }
 
     /// Whether something has come for a worker.
-    pub fn has_parcels(&self, worker: usize) -> bool {
+    pub fn has_frames(&self, worker: usize) -> bool {
         !self.inboxes[worker].is_empty()
     }
 
     /// The next that has come for a worker, to be given back by [`Self::put_back`].
-    pub fn receive(&self, worker: usize) -> Option<Box<Parcel>> {
+    pub fn receive(&self, worker: usize) -> Option<Box<HandedFrame>> {
         self.inboxes[worker].pop()
     }
 
-    /// Takes an empty parcel back.
-    pub fn put_back(&self, parcel: Box<Parcel>) {
-        // There are as many places as parcels.
-        let _ = self.spare.push(parcel);
+    /// Takes an empty frame back.
+    pub fn put_back(&self, frame: Box<HandedFrame>) {
+        // There are as many places as frames.
+        let _ = self.spare.push(frame);
     }
 
     fn slot(&self, tag: u64) -> &AtomicU64 {
@@ -133,38 +133,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_to_meet_a_datagram_gathers_it_until_it_is_released() {
-        let exchange = Exchange::new(3);
+    fn the_first_worker_with_a_fragment_gathers_the_datagram_until_its_release() {
+        let handoff = Handoff::new(3);
         let tag = 0x1234_5678_9abc_def0;
-        assert_eq!([exchange.claim(tag, 2), exchange.claim(tag, 0), exchange.claim(tag, 1)], [2, 2, 2]);
-        exchange.release(tag);
-        assert_eq!(exchange.claim(tag, 0), 0);
+        assert_eq!([handoff.claim(tag, 2), handoff.claim(tag, 0), handoff.claim(tag, 1)], [2, 2, 2]);
+        handoff.release(tag);
+        assert_eq!(handoff.claim(tag, 0), 0);
     }
 
     #[test]
-    fn who_gathers_one_datagram_of_a_slot_gathers_all_of_them_until_the_last_is_released() {
-        let exchange = Exchange::new(2);
+    fn a_worker_gathers_all_datagrams_of_a_slot_until_the_last_is_released() {
+        let handoff = Handoff::new(2);
         let (one, other, third) = (0x1230_0000_0001_0abc, 0x4560_0000_0002_0abc, 0x0abc);
-        assert_eq!([exchange.claim(one, 1), exchange.claim(other, 0), exchange.claim(other, 1)], [1; 3]);
-        exchange.release(one);
-        assert_eq!([exchange.claim(one, 0), exchange.claim(third, 0)], [1; 2], "it has one still");
-        exchange.release(other);
-        assert_eq!(exchange.claim(third, 0), 0);
+        assert_eq!([handoff.claim(one, 1), handoff.claim(other, 0), handoff.claim(other, 1)], [1; 3]);
+        handoff.release(one);
+        assert_eq!([handoff.claim(one, 0), handoff.claim(third, 0)], [1; 2], "it has one still");
+        handoff.release(other);
+        assert_eq!(handoff.claim(third, 0), 0);
     }
 
     #[test]
-    fn a_worker_that_does_not_look_is_sent_a_burst_and_parcels_come_back() {
-        let exchange = Exchange::new(2);
+    fn a_worker_that_does_not_receive_gets_one_burst_and_frames_are_reused() {
+        let handoff = Handoff::new(2);
         for _ in 0..3 {
-            let sent = (0..2 * BURST).filter(|_| exchange.send(1, LinkId(4), &[0xa5; 60])).count();
+            let sent = (0..2 * BURST).filter(|_| handoff.send(1, LinkId(4), &[0xa5; 60])).count();
             assert_eq!(sent, BURST);
-            let received = std::iter::from_fn(|| exchange.receive(1)).inspect(|parcel| {
-                assert_eq!(parcel.frame(), (LinkId(4), &[0xa5; 60][..]));
+            let received = std::iter::from_fn(|| handoff.receive(1)).inspect(|frame| {
+                assert_eq!(frame.frame(), (LinkId(4), &[0xa5; 60][..]));
             });
-            let parcels: Vec<_> = received.collect();
-            assert_eq!(parcels.len(), BURST);
-            parcels.into_iter().for_each(|parcel| exchange.put_back(parcel));
+            let frames: Vec<_> = received.collect();
+            assert_eq!(frames.len(), BURST);
+            frames.into_iter().for_each(|frame| handoff.put_back(frame));
         }
-        assert!(!exchange.send(1, LinkId(0), &[0; FRAME_BYTES + 1]));
+        assert!(!handoff.send(1, LinkId(0), &[0; FRAME_BYTES + 1]));
     }
 }

@@ -1,4 +1,4 @@
-//! Seats at the table: what workers and readers do with it.
+//! Handles at the table: what workers and readers do with it.
 //!
 //! A [`TableWorker`] finds, inserts, removes and times connections within a burst; a reader (`reader.rs`) walks all of
 //! them beside. Each owns the entries that it has removed until nobody can still look at them, and a worker the timer
@@ -24,7 +24,7 @@ use super::id::ConnId;
 use super::insertion::{Inserted, Kind, NewConnection, Removal};
 use super::lookup::Sought;
 use super::slab::STRANDED_MAX;
-use super::table::{SeatCounts, SeatState, Table};
+use super::table::{HandleCounts, HandleState, Table};
 use super::wheel::{Link, Wheel, tick_at_or_after};
 use crate::clock::Millis;
 use crate::shm::atomic::{Ordering, fence};
@@ -40,41 +40,41 @@ pub enum Timers {
     Behind,
 }
 
-/// A worker's seat at the table. It belongs to one thread at a time; what it returns by [`ConnId`] is good until the
+/// A worker's handle at the table. It belongs to one thread at a time; what it returns by [`ConnId`] is good until the
 /// next quiescent point.
 #[derive(Debug)]
 pub struct TableWorker {
-    pub(super) seat: Seat,
+    pub(super) handle: TableHandle,
     /// What was looked for in vain; of a rehearsal only.
     pub(super) missed: Option<RefCell<Vec<Sought>>>,
 }
 
 impl TableWorker {
-    pub(super) fn new(seat: Seat) -> Self {
-        Self { seat, missed: None }
+    pub(super) fn new(handle: TableHandle) -> Self {
+        Self { handle, missed: None }
     }
 
     /// The table.
     pub fn table(&self) -> &Table {
-        &self.seat.table
+        &self.handle.table
     }
 
     #[inline]
     /// The hash of a flow: one of both directions.
     pub fn hash(&self, flow: &FlowKey) -> u64 {
-        flow.hash(&self.seat.table.secret)
+        flow.hash(&self.handle.table.secret)
     }
 
     /// Brings the first line that a look-up by this hash reads into the cache.
     #[inline]
     pub fn prefetch_buckets(&self, hash: u64) {
-        self.seat.table.buckets.prefetch(hash);
+        self.handle.table.buckets.prefetch(hash);
     }
 
     /// Brings the entries that a look-up by this hash compares into the cache; worth it when the buckets are there.
     #[inline]
     pub fn prefetch_entries(&self, hash: u64) {
-        let table = &self.seat.table;
+        let table = &self.handle.table;
         table.buckets.prefetch_entries(hash, |index, wide| {
             let record = table.slab.record(index);
             prefetch(record.entry);
@@ -90,7 +90,7 @@ impl TableWorker {
     /// others. Should a packet be inbound of one connection and outbound of another, either may be found.
     #[inline]
     pub fn find(&self, flow: &FlowKey, hash: u64) -> Option<(ConnId, Direction)> {
-        let found = self.seat.find(flow, hash);
+        let found = self.handle.find(flow, hash);
         if found.is_none() {
             self.miss(Sought::Connection, flow);
         }
@@ -99,7 +99,7 @@ impl TableWorker {
 
     /// The template from this client (its address masked, port 0) to this virtual endpoint.
     pub fn find_template(&self, flow: &FlowKey, hash: u64) -> Option<ConnId> {
-        let found = self.seat.find_template(flow, hash);
+        let found = self.handle.find_template(flow, hash);
         if found.is_none() {
             self.miss(Sought::Template, flow);
         }
@@ -126,20 +126,20 @@ impl TableWorker {
 
     /// Inserts a connection or template, found by all workers from then on, unless it is there.
     pub fn insert(&mut self, new: &NewConnection) -> Inserted {
-        debug_assert!(!self.seat.parked);
+        debug_assert!(!self.handle.parked);
         let request = new.request_flow();
-        let (packed, hash) = (Packed::of(&request), request.hash(&self.seat.table.secret));
-        let seat = &mut self.seat;
-        let table = &*seat.table;
+        let (packed, hash) = (Packed::of(&request), request.hash(&self.handle.table.secret));
+        let handle = &mut self.handle;
+        let table = &*handle.table;
         // Nobody knew of the reply key before: its lines come while the entry is filled.
         let reply = new.reply_flow().map(|flow| flow.hash(&table.secret));
         reply.inspect(|&hash| table.buckets.prefetch_both(hash));
-        let Some(index) = seat.state.stock.take(&table.slab) else {
-            add(&seat.counts().full, 1);
+        let Some(index) = handle.state.stock.take(&table.slab) else {
+            add(&handle.counts().full, 1);
             return Inserted::Full;
         };
         let record = table.slab.record(index);
-        let tick = seat.state.wheel.tick_for(new.expires);
+        let tick = handle.state.wheel.tick_for(new.expires);
         record.fill(new, tick);
         let claim = Claim { index, wide: new.is_wide() };
         // The reply key first: when another worker finds the connection by the client's, it may send a packet to
@@ -163,21 +163,21 @@ impl TableWorker {
         };
         if entered == Entered::Own {
             record.entry.publish();
-            add(&seat.counts().inserted, 1);
-            seat.state.wheel.link(Link { index, tick });
+            add(&handle.counts().inserted, 1);
+            handle.state.wheel.link(Link { index, tick });
             return Inserted::New(ConnId(index));
         }
-        seat.discard(index, reply);
+        handle.discard(index, reply);
         match entered {
             Entered::Existing(index) => {
                 // Who has the reply key may be this very connection. One that is not live yet may still be discarded.
-                let other = self.seat.table.slab.record(index);
+                let other = self.handle.table.slab.record(index);
                 let is_it = || other.is(&packed, new.kind()) && other.entry.life().is_live();
                 let taken = replies != Entered::Own && !is_it();
                 if taken { Inserted::LocalTaken } else { Inserted::Existing(ConnId(index)) }
             }
             _ => {
-                add(&self.seat.counts().full, 1);
+                add(&self.handle.counts().full, 1);
                 Inserted::Full
             }
         }
@@ -185,10 +185,10 @@ impl TableWorker {
 
     /// Takes a connection out of the table.
     pub fn remove(&mut self, id: ConnId) -> Removal {
-        let removal = self.seat.remove(id);
+        let removal = self.handle.remove(id);
         if matches!(removal, Removal::Done(_)) {
             // It would die when due; so it need not wake the worker for that.
-            self.seat.state.wheel.unlink(id.0);
+            self.handle.state.wheel.unlink(id.0);
         }
         removal
     }
@@ -196,9 +196,9 @@ impl TableWorker {
     /// Takes a connection out of the table if `test` approves of its state and deadline, which then are its last: a
     /// packet that moves either at this moment on another worker comes before, and is judged, or too late.
     pub fn remove_if(&mut self, id: ConnId, test: impl Fn(u8, Millis) -> bool) -> Removal {
-        let removal = self.seat.remove_if(id, test);
+        let removal = self.handle.remove_if(id, test);
         if matches!(removal, Removal::Done(_)) {
-            self.seat.state.wheel.unlink(id.0);
+            self.handle.state.wheel.unlink(id.0);
         }
         removal
     }
@@ -209,29 +209,29 @@ impl TableWorker {
     /// A removed entry is free only after every worker's quiescent point, so what a burst evicts serves a later one:
     /// the reserve bridges that. With workers that keep pace, the evictions of a burst are free three bursts later at
     /// the latest: closed at the end of the second at the worst, because one closing is under way at a time, and seen
-    /// by all at the end of the third. So three bursts' worth suffices. Each seat's part of the slab that is more than
+    /// by all at the end of the third. So three bursts' worth suffices. Each handle's part of the slab that is more than
     /// the table's capacity has room for that many, so the reserve costs no capacity. When a worker does not keep
     /// pace, the reserve runs out and insertions are refused until it does.
     pub fn is_short(&self) -> bool {
-        self.seat.table.slab.is_exhausted() && self.seat.state.stock.spare() < STRANDED_MAX
+        self.handle.table.slab.is_exhausted() && self.handle.state.stock.spare() < STRANDED_MAX
     }
 
     /// The connections in whose slots one of the keys of `new` would have to stand; none if there is room for both.
-    pub fn crowd(&self, new: &NewConnection) -> impl Iterator<Item = ConnId> + use<> {
-        let buckets = &self.seat.table.buckets;
+    pub fn bucket_occupants(&self, new: &NewConnection) -> impl Iterator<Item = ConnId> + use<> {
+        let buckets = &self.handle.table.buckets;
         let (request, reply) = (Some(new.request_flow()), new.reply_flow());
         let both = reply.and(request);
-        let crowd = |flow: FlowKey, needed| buckets.crowd(self.hash(&flow), needed);
+        let occupants = |flow: FlowKey, needed| buckets.occupants_if_full(self.hash(&flow), needed);
         // Where there is no room first. Two keys may have one bucket in common: each could take what the other needs.
-        let crowds = [(request, 1), (reply, 1), (both, 2), (reply, 2)];
-        let crowds = crowds.map(|(flow, needed)| flow.map(|flow| crowd(flow, needed)));
-        crowds.into_iter().flatten().flatten().map(ConnId)
+        let keys = [(request, 1), (reply, 1), (both, 2), (reply, 2)];
+        let occupants = keys.map(|(flow, needed)| flow.map(|flow| occupants(flow, needed)));
+        occupants.into_iter().flatten().flatten().map(ConnId)
     }
 
     /// A view of a connection.
     #[inline]
     pub fn connection(&self, id: ConnId) -> Connection<'_> {
-        self.seat.connection(id)
+        self.handle.connection(id)
     }
 
     /// The connection in this place, if there is one; for ids that no look-up of this burst has given.
@@ -263,7 +263,7 @@ impl TableWorker {
     /// earlier one is linked in this worker's. Nothing happens, and `None` is returned, if the connection
     /// has been removed, or is not quite inserted yet: then it can still be discarded.
     pub fn transition(&mut self, id: ConnId, next: impl Fn(u8) -> (u8, Millis)) -> Option<(u8, u8)> {
-        let Seat { table, state: SeatState { wheel, .. }, .. } = &mut self.seat;
+        let TableHandle { table, state: HandleState { wheel, .. }, .. } = &mut self.handle;
         let entry = table.entry(id);
         let mut old = entry.life();
         let (deadline, state) = loop {
@@ -297,9 +297,9 @@ impl TableWorker {
     /// has come. It is expected to remove or to refresh the connection; one that it leaves alone is due again a
     /// tick (1/8 s) later. To be called first in a burst: what is inserted is timed from the last call on.
     pub fn advance_timers(&mut self, now: Millis, mut expired: impl FnMut(&mut Self, ConnId)) -> Timers {
-        debug_assert!(!self.seat.parked);
+        debug_assert!(!self.handle.parked);
         for _ in 0..TIMERS_A_CALL {
-            let Seat { table, state: SeatState { wheel, .. }, .. } = &mut self.seat;
+            let TableHandle { table, state: HandleState { wheel, .. }, .. } = &mut self.handle;
             let Some(link) = wheel.pop(now) else { return Timers::Current };
             if put_back(wheel, table.slab.entry(link.index), link) {
                 expired(self, ConnId(link.index));
@@ -310,64 +310,64 @@ impl TableWorker {
 
     /// When the worker must advance its timers at the latest; `None`: it times nothing.
     pub fn next_timer(&self) -> Option<Millis> {
-        self.seat.state.wheel.next_due()
+        self.handle.state.wheel.next_due()
     }
 
     /// Ends a burst: the worker holds no [`ConnId`] that it will use without [`recall`](Self::recall).
     pub fn quiescent(&mut self) {
-        self.seat.quiescent(BATCHES_A_BURST);
+        self.handle.quiescent(BATCHES_A_BURST);
     }
 
     /// As [`quiescent`](Self::quiescent), and it will not look into the table until it unparks: others may reuse
     /// without it what they remove.
     pub fn park(&mut self) {
-        self.seat.park();
+        self.handle.park();
     }
 
     /// To be called after [`park`](Self::park), before anything else.
     pub fn unpark(&mut self) {
-        self.seat.unpark();
+        self.handle.unpark();
     }
 
     /// Entries that this worker has removed and that are not free yet: a worker that has some should not sleep for
     /// long, or the table is smaller by as many.
     pub fn in_limbo(&self) -> u32 {
-        self.seat.state.stock.in_limbo()
+        self.handle.state.stock.in_limbo()
     }
 }
 
 impl Table {
-    /// The seat of a worker, unparked; `None` if there is no such worker or the seat is taken. Dropping it gives the
-    /// seat back, with the timers and spare entries that belong to it.
+    /// The handle of a worker, unparked; `None` if there is no such worker or the handle is taken. Dropping it gives the
+    /// handle back, with the timers and spare entries that belong to it.
     pub fn handle(self: &Arc<Self>, worker: usize) -> Option<TableWorker> {
         if worker >= self.config.workers {
             return None;
         }
-        let seat = Seat::sit_down(self, worker)?;
-        Some(TableWorker::new(seat))
+        let handle = TableHandle::acquire(self, worker)?;
+        Some(TableWorker::new(handle))
     }
 }
 
 /// What workers and readers have in common.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(super) struct TableHandle {
     pub(super) table: Arc<Table>,
     number: usize,
-    pub(super) state: SeatState,
+    pub(super) state: HandleState,
     parked: bool,
     /// It may go to another thread but not be used by two.
     one_thread: PhantomData<std::cell::Cell<()>>,
 }
 
-impl Seat {
-    /// Takes the seat, unparked, if there is one of this number and nobody sits there.
-    pub(super) fn sit_down(table: &Arc<Table>, number: usize) -> Option<Self> {
-        let state = table.vacant.get(number)?.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+impl TableHandle {
+    /// Takes the handle, unparked, if there is one of this number and nobody sits there.
+    pub(super) fn acquire(table: &Arc<Table>, number: usize) -> Option<Self> {
+        let state = table.free_handles.get(number)?.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         table.quiescence.unpark(number);
         Some(Self { table: Arc::clone(table), number, state, parked: false, one_thread: PhantomData })
     }
 
-    fn counts(&self) -> &SeatCounts {
+    fn counts(&self) -> &HandleCounts {
         &self.table.counts[self.number]
     }
 
@@ -487,11 +487,11 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for TableHandle {
     fn drop(&mut self) {
         self.park();
         let state = std::mem::take(&mut self.state);
-        *self.table.vacant[self.number].lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
+        *self.table.free_handles[self.number].lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
     }
 }
 

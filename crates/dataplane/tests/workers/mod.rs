@@ -1,4 +1,4 @@
-//! Workers on one table, with a port in memory each, a clock moved by hand and services with and without persistence.
+//! Workers on one table, with a port in memory each, a clock moved by worker and services with and without persistence.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use xvs_dataplane::burst::flows::Flows;
-use xvs_dataplane::burst::transmit::Outcome;
+use xvs_dataplane::burst::transmit::Transmitter;
 use xvs_dataplane::capture::filter::Filter;
 use xvs_dataplane::capture::{Capture, Reader};
 use xvs_dataplane::clock::Millis;
@@ -21,11 +21,11 @@ use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::Port as _;
 use xvs_dataplane::port::memory::{Bytes, MemoryPort};
 use xvs_dataplane::shm::Memory;
-use xvs_dataplane::slow_path::reassembly::Fragments;
-use xvs_dataplane::slow_path::reassembly::handoff::Exchange;
+use xvs_dataplane::slow_path::reassembly::Reassembly;
+use xvs_dataplane::slow_path::reassembly::handoff::Handoff;
 use xvs_dataplane::snapshot::{
     Activity, ClientMask, Destination, DestinationId, DestinationLive, Encapsulation, Member, Persistence,
-    Service, ServiceLive, Snapshot, Together, Tunnel,
+    PersistenceScope, Service, ServiceLive, Snapshot, Tunnel,
 };
 use xvs_dataplane::verdict::Verdict;
 use xvs_proto::LinkId;
@@ -159,7 +159,7 @@ impl Flow {
 }
 
 /// One worker.
-pub(crate) struct Hand {
+pub(crate) struct Worker {
     pipeline: Pipeline,
     port: MemoryPort,
     counters: Arc<WorkerCounters>,
@@ -167,7 +167,7 @@ pub(crate) struct Hand {
     now: Millis,
 }
 
-impl Hand {
+impl Worker {
     /// Takes one frame.
     pub(crate) fn packet(&mut self, frame: Vec<u8>) -> Verdict {
         self.burst(&[frame])[0]
@@ -181,8 +181,8 @@ impl Hand {
         assert_eq!(self.pipeline.run(&self.snapshot, &mut self.port, self.now), frames.len());
         self.pipeline.flows.quiescent();
         drop((self.port.take_transmitted(), self.port.take_passed()));
-        assert_eq!((self.port.census().out, self.counters.in_hand()), (0, 0));
-        self.pipeline.outcome.verdicts().to_vec()
+        assert_eq!((self.port.census().out, self.counters.balance()), (0, 0));
+        self.pipeline.transmitter.verdicts().to_vec()
     }
 
     /// Takes frames as they come, also none, and says what left: to the wire, and to the kernel.
@@ -192,7 +192,7 @@ impl Hand {
         }
         self.pipeline.run(&self.snapshot, &mut self.port, self.now);
         self.pipeline.flows.quiescent();
-        assert_eq!(self.counters.in_hand(), 0);
+        assert_eq!(self.counters.balance(), 0);
         assert_eq!(u64::from(self.port.census().out), self.counters.held.value());
         [self.port.take_transmitted(), self.port.take_passed()]
     }
@@ -238,31 +238,32 @@ impl Hand {
 }
 
 /// All workers, and what they share.
-pub(crate) struct Crew {
+pub(crate) struct Workers {
     table: Arc<Table>,
     reader: TableReader,
     snapshot: Arc<Snapshot>,
-    hands: Vec<Hand>,
+    workers: Vec<Worker>,
 }
 
-impl Crew {
-    pub(crate) fn new(capacity: usize, workers: usize) -> Self {
-        let table = Table::create(TableConfig { capacity, workers, memory: Memory::OnDemand });
+impl Workers {
+    pub(crate) fn new(capacity: usize, count: usize) -> Self {
+        let table = Table::create(TableConfig { capacity, workers: count, memory: Memory::OnDemand });
         let table = table.expect("a small table");
-        let snapshot = Arc::new(snapshot(workers));
-        let total = Arc::new(ServiceLive::new(workers));
-        let exchange = Arc::new(Exchange::new(workers));
-        let hand = |number| {
+        let snapshot = Arc::new(snapshot(count));
+        let total = Arc::new(ServiceLive::new(count));
+        let handoff = Arc::new(Handoff::new(count));
+        let worker = |number| {
             let counters = Arc::new(WorkerCounters::default());
-            let seat = table.handle(number).expect("a seat for each worker");
+            let handle = table.handle(number).expect("a handle for each worker");
             let unresolved = Arc::new(Unresolved::new(1));
             let ids = |half| Identification::numbered(*table.secret(), 2 * number + half);
-            let flows = Flows::new(number, seat, counters.clone(), total.clone(), unresolved.clone(), ids(0));
-            Hand {
+            let flows =
+                Flows::new(number, handle, counters.clone(), total.clone(), unresolved.clone(), ids(0));
+            Worker {
                 pipeline: Pipeline::new(
                     flows,
-                    Outcome::new(counters.clone(), unresolved, ids(1)),
-                    Fragments::new(number, exchange.clone(), *table.secret()),
+                    Transmitter::new(counters.clone(), unresolved, ids(1)),
+                    Reassembly::new(number, handoff.clone(), *table.secret()),
                 ),
                 port: MemoryPort::with_links(2),
                 counters,
@@ -270,17 +271,17 @@ impl Crew {
                 now: Millis(0),
             }
         };
-        let hands = (0..workers).map(hand).collect();
-        let reader = table.reader().expect("a seat for a reader");
-        Self { table, reader, snapshot, hands }
+        let workers = (0..count).map(worker).collect();
+        let reader = table.reader().expect("a handle for a reader");
+        Self { table, reader, snapshot, workers }
     }
 
-    pub(crate) fn hand(&mut self, worker: usize) -> &mut Hand {
-        &mut self.hands[worker]
+    pub(crate) fn worker(&mut self, number: usize) -> &mut Worker {
+        &mut self.workers[number]
     }
 
-    pub(crate) fn hands(&mut self) -> &mut [Hand] {
-        &mut self.hands
+    pub(crate) fn workers(&mut self) -> &mut [Worker] {
+        &mut self.workers
     }
 
     pub(crate) fn table(&self) -> &Table {
@@ -290,22 +291,22 @@ impl Crew {
     /// Sets every worker's clock, and has each look at its timers.
     pub(crate) fn set_clock(&mut self, now: u64) {
         self.set_clock_without_timers(now);
-        for hand in &mut self.hands {
-            hand.pipeline.flows.table().unpark();
-            hand.expire();
+        for worker in &mut self.workers {
+            worker.pipeline.flows.table().unpark();
+            worker.expire();
         }
     }
 
     pub(crate) fn set_clock_without_timers(&mut self, now: u64) {
-        self.hands.iter_mut().for_each(|hand| hand.now = Millis(now));
+        self.workers.iter_mut().for_each(|worker| worker.now = Millis(now));
     }
 
     /// From now on all packets are captured.
     pub(crate) fn capture(&mut self) -> Reader {
-        let (capture, reader) = Capture::new(Filter::default(), self.hands.len(), 512, 4096);
+        let (capture, reader) = Capture::new(Filter::default(), self.workers.len(), 512, 4096);
         let snapshot = Snapshot { captures: [capture].into(), ..Snapshot::clone(&self.snapshot) };
         let snapshot = Arc::new(snapshot);
-        self.hands.iter_mut().for_each(|hand| hand.snapshot = snapshot.clone());
+        self.workers.iter_mut().for_each(|worker| worker.snapshot = snapshot.clone());
         reader
     }
 
@@ -326,18 +327,18 @@ impl Crew {
             }
         }
         let snapshot = Arc::new(snapshot);
-        self.hands.iter_mut().for_each(|hand| hand.snapshot = snapshot.clone());
+        self.workers.iter_mut().for_each(|worker| worker.snapshot = snapshot.clone());
     }
 
     /// The sum over the workers.
     pub(crate) fn counter(&self, name: &str) -> u64 {
-        let all = self.hands.iter().flat_map(|hand| hand.counters.all());
+        let all = self.workers.iter().flat_map(|worker| worker.counters.all());
         all.filter(|(of, _)| of == name).map(|(_, value)| value).sum()
     }
 
     /// The state of a flow's connection, if it has one.
     pub(crate) fn state(&mut self, flow: &Flow) -> Option<u8> {
-        let table = self.hands[0].pipeline.flows.table();
+        let table = self.workers[0].pipeline.flows.table();
         let (id, direction) = table.find(&flow.key(), table.hash(&flow.key()))?;
         assert_eq!(direction, Direction::Inbound);
         Some(table.connection(id).state())
@@ -381,9 +382,9 @@ impl Crew {
         [100_000_000, 200_000_000].into_iter().for_each(|now| self.set_clock(now));
         assert_eq!(self.table.live(), 0);
         for destination in self.snapshot.destinations.iter() {
-            destination.live.enter(Activity::Active);
-            destination.live.enter(Activity::Inactive);
-            destination.live.enter(Activity::Template);
+            destination.live.increment(Activity::Active);
+            destination.live.increment(Activity::Inactive);
+            destination.live.increment(Activity::Template);
             let load = destination.live.load();
             assert_eq!((load, destination.live.templates()), (Load { active: 1, inactive: 1 }, 1));
         }
@@ -391,7 +392,7 @@ impl Crew {
 }
 
 /// Random numbers, the same for the same seed: splitmix64 (Steele, Lea, Flood 2014).
-pub(crate) fn dice(seed: u64) -> impl FnMut() -> u64 {
+pub(crate) fn random(seed: u64) -> impl FnMut() -> u64 {
     let mut state = seed;
     move || {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -461,8 +462,9 @@ fn named(key: ServiceKey, seconds: Option<u32>, members: Box<[Member]>, live: Ar
     let setup = Setup { destinations: &destinations, ..Setup::default() };
     let mask = ClientMask::V4(Ipv4Addr::new(255, 255, 255, 0));
     let port = if let ServiceKey::Address { endpoint, .. } = key { endpoint.port } else { 0 };
-    let together = if matches!(port, SIP | SIP_ONE_PACKET) { Together::Call } else { Together::Client };
-    let persistent = |timeout_seconds| Persistence { timeout_seconds, mask, together };
+    let scope =
+        if matches!(port, SIP | SIP_ONE_PACKET) { PersistenceScope::Call } else { PersistenceScope::Client };
+    let persistent = |timeout_seconds| Persistence { timeout_seconds, mask, scope };
     Service {
         key,
         members,

@@ -1,4 +1,4 @@
-//! Models of the exchange: workers that meet fragments of one datagram, and of another that falls to the same slot,
+//! Models of the handoff: workers that meet fragments of one datagram, and of another that falls to the same slot,
 //! interleaved in all ways that loom thinks of with at most so many preemptions. Whatever the order, one worker comes to
 //! have all of a datagram, and the slot is free in the end.
 //!
@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
 use loom::thread;
-use xvs_dataplane::slow_path::reassembly::handoff::Exchange;
+use xvs_dataplane::slow_path::reassembly::handoff::Handoff;
 use xvs_proto::LinkId;
 
 const PREEMPTIONS: usize = 4;
@@ -23,7 +23,7 @@ const ALL: usize = 2;
 /// What a worker does with fragments, as far as it concerns others.
 struct Worker {
     number: usize,
-    exchange: Arc<Exchange>,
+    handoff: Arc<Handoff>,
     /// Datagrams that wait, and how many fragments of each are here.
     held: Vec<(u64, usize)>,
     whole: Vec<u64>,
@@ -32,9 +32,9 @@ struct Worker {
 
 impl Worker {
     /// A worker that has met these.
-    fn new(exchange: &Arc<Exchange>, number: usize, met: &[u64]) -> Self {
+    fn new(handoff: &Arc<Handoff>, number: usize, met: &[u64]) -> Self {
         let (held, whole) = (Vec::new(), Vec::new());
-        let mut this = Self { number, exchange: exchange.clone(), held, whole, sent: 0 };
+        let mut this = Self { number, handoff: handoff.clone(), held, whole, sent: 0 };
         met.iter().for_each(|tag| this.meet(*tag));
         this
     }
@@ -45,24 +45,24 @@ impl Worker {
                 self.held[place].1 += 1;
                 if self.held[place].1 == ALL {
                     self.held.remove(place);
-                    self.exchange.release(tag);
+                    self.handoff.release(tag);
                     self.whole.push(tag);
                 }
             }
-            None => match self.exchange.claim(tag, self.number) {
+            None => match self.handoff.claim(tag, self.number) {
                 gatherer if gatherer == self.number => self.held.push((tag, 1)),
                 gatherer => {
                     self.sent += 1;
-                    assert!(self.exchange.send(gatherer, LinkId(tag as u16), &[0xa5; 60]), "there is room");
+                    assert!(self.handoff.send(gatherer, LinkId(tag as u16), &[0xa5; 60]), "there is room");
                 }
             },
         }
     }
 
     fn look(&mut self) {
-        while let Some(parcel) = self.exchange.receive(self.number) {
-            let (LinkId(tag), _) = parcel.frame();
-            self.exchange.put_back(parcel);
+        while let Some(handed) = self.handoff.receive(self.number) {
+            let (LinkId(tag), _) = handed.frame();
+            self.handoff.put_back(handed);
             self.meet(tag.into());
         }
     }
@@ -78,14 +78,14 @@ impl Worker {
 
 /// Lets each of these workers meet a fragment at once, and then look until nothing is under way: the datagrams that came
 /// together, and how many fragments each worker has sent to others.
-fn after(exchange: &Arc<Exchange>, workers: Vec<(Worker, u64)>) -> (Vec<u64>, Vec<usize>) {
+fn after(handoff: &Arc<Handoff>, workers: Vec<(Worker, u64)>) -> (Vec<u64>, Vec<usize>) {
     let threads: Vec<_> = workers.into_iter().map(|(worker, meets)| worker.run(meets)).collect();
     let mut workers: Vec<_> = threads.into_iter().map(|thread| thread.join().expect("no panic")).collect();
-    while (0..workers.len()).any(|number| exchange.has_parcels(number)) {
+    while (0..workers.len()).any(|number| handoff.has_frames(number)) {
         workers.iter_mut().for_each(Worker::look);
     }
     assert!(workers.iter().all(|worker| worker.held.is_empty()), "one worker has all of each");
-    assert_eq!(exchange.claim(99, 1), 1, "the slot is free");
+    assert_eq!(handoff.claim(99, 1), 1, "the slot is free");
     let sent = workers.iter().map(|worker| worker.sent).collect();
     let mut whole: Vec<_> = workers.into_iter().flat_map(|worker| worker.whole).collect();
     whole.sort_unstable();
@@ -101,9 +101,9 @@ fn explore(model: impl Fn() + Sync + Send + 'static) {
 #[test]
 fn of_two_workers_that_meet_one_datagram_one_comes_to_have_all_of_it() {
     explore(|| {
-        let exchange = Arc::new(Exchange::new(2));
-        let worker = |number| (Worker::new(&exchange, number, &[]), 7);
-        let (whole, sent) = after(&exchange, vec![worker(0), worker(1)]);
+        let handoff = Arc::new(Handoff::new(2));
+        let worker = |number| (Worker::new(&handoff, number, &[]), 7);
+        let (whole, sent) = after(&handoff, vec![worker(0), worker(1)]);
         assert_eq!((whole, sent.iter().sum()), (vec![7], 1));
     });
 }
@@ -112,10 +112,10 @@ fn of_two_workers_that_meet_one_datagram_one_comes_to_have_all_of_it() {
 fn a_datagram_comes_together_though_another_leaves_its_slot_meanwhile() {
     static CASES: [AtomicUsize; 3] = [const { AtomicUsize::new(0) }; 3];
     explore(|| {
-        let exchange = Arc::new(Exchange::new(3));
-        let gatherer = (Worker::new(&exchange, 0, &[5]), 5);
-        let worker = |number| (Worker::new(&exchange, number, &[]), 7);
-        let (whole, sent) = after(&exchange, vec![gatherer, worker(1), worker(2)]);
+        let handoff = Arc::new(Handoff::new(3));
+        let gatherer = (Worker::new(&handoff, 0, &[5]), 5);
+        let worker = |number| (Worker::new(&handoff, number, &[]), 7);
+        let (whole, sent) = after(&handoff, vec![gatherer, worker(1), worker(2)]);
         assert_eq!(whole, [5, 7]);
         // Both send to who gathers the first, or one to the other, or that one sends on what it has no more to do with.
         let case = if sent[0] > 0 { 2 } else { 2 - sent[1] - sent[2] };
@@ -127,9 +127,9 @@ fn a_datagram_comes_together_though_another_leaves_its_slot_meanwhile() {
 #[test]
 fn a_worker_that_gathers_for_the_slot_keeps_it_for_the_second_datagram() {
     explore(|| {
-        let exchange = Arc::new(Exchange::new(2));
-        let both = (Worker::new(&exchange, 0, &[5, 7]), 5);
-        let other = (Worker::new(&exchange, 1, &[]), 7);
-        assert_eq!(after(&exchange, vec![both, other]), (vec![5, 7], vec![0, 1]));
+        let handoff = Arc::new(Handoff::new(2));
+        let both = (Worker::new(&handoff, 0, &[5, 7]), 5);
+        let other = (Worker::new(&handoff, 1, &[]), 7);
+        assert_eq!(after(&handoff, vec![both, other]), (vec![5, 7], vec![0, 1]));
     });
 }

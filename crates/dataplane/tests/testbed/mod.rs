@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Needs root, `ip` and `ethtool`; what fails here fails the test and says which command it was. All is removed when
-//! the [`Cable`] is dropped. Checksum offload is off on every end: a veth passes packets on without their checksums,
+//! the [`Testbed`] is dropped. Checksum offload is off on every end: a veth passes packets on without their checksums,
 //! which a director that forwards them would have to invent. Neighbours are permanent, so that no ARP is needed.
 
 // What tests share may unwrap as tests do; not every test uses all of them.
@@ -48,12 +48,12 @@ pub(crate) enum Host {
     Server,
 }
 
-pub(crate) struct Cable {
+pub(crate) struct Testbed {
     names: [String; 3],
 }
 
-impl Cable {
-    pub(crate) fn lay() -> Self {
+impl Testbed {
+    pub(crate) fn new() -> Self {
         Self::with_queues(1)
     }
 
@@ -62,9 +62,9 @@ impl Cable {
         let queues = format!("numrxqueues {count} numtxqueues {count}");
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = |role| format!("xvs-{}-{number}-{role}", std::process::id());
-        let cable = Self { names: ["client", "director", "server"].map(name) };
-        let [client, director, server] = &cable.names;
-        for name in &cable.names {
+        let testbed = Self { names: ["client", "director", "server"].map(name) };
+        let [client, director, server] = &testbed.names;
+        for name in &testbed.names {
             run(&format!("ip netns add {name}"));
             run(&format!("nsenter --net=/run/netns/{name} ip link set lo up"));
         }
@@ -102,7 +102,7 @@ impl Cable {
                 "nsenter --net=/run/netns/{director} sysctl -qw net.ipv4.conf.{device}.rp_filter=1"
             ));
         }
-        cable
+        testbed
     }
 
     /// Makes veth refuse native mode on the director's first interface (its peer's packets would not fit a page), and
@@ -138,7 +138,7 @@ impl Cable {
     }
 }
 
-impl Drop for Cable {
+impl Drop for Testbed {
     fn drop(&mut self) {
         for name in &self.names {
             let _ = Command::new("ip").args(["netns", "del", name]).status();
@@ -160,8 +160,8 @@ pub(crate) fn open_port(links: &[&Attached]) -> XdpPort {
     let queues: Vec<_> =
         links.iter().zip(&all).map(|(attached, queues)| Queues { attached, queues }).collect();
     let sockets = Sockets::open(&queues, RingSizes::default()).unwrap();
-    let ways = links.iter().map(|attached| Arc::new(Reinjector::open(attached).unwrap())).collect();
-    XdpPort::open(sockets, ways).unwrap()
+    let reinjectors = links.iter().map(|attached| Arc::new(Reinjector::open(attached).unwrap())).collect();
+    XdpPort::open(sockets, reinjectors).unwrap()
 }
 
 /// Attaches the director's two interfaces.

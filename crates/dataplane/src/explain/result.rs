@@ -6,22 +6,22 @@ use std::sync::Arc;
 use xvs_proto::FlowKey;
 use xvs_sched::{Certainty, ServiceKey};
 
-use super::stage::Stage;
-use super::{Caveat, Explanation, Live, Origin, Way, passing};
+use super::dry_run::DryRun;
+use super::{Caveat, Explanation, Live, Origin, Route, pass_reason};
 use crate::burst::classify::Class;
 use crate::conn::{ConnId, Copied, Direction};
 use crate::egress::Path;
 use crate::new_connection::service;
-use crate::snapshot::copy::Asked;
+use crate::snapshot::copy::Decision;
 use crate::snapshot::marks::Step;
 use crate::snapshot::{DestinationId, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
-impl Stage {
+impl DryRun {
     /// Tells it.
-    pub(super) fn read(mut self, live: &Live<'_>) -> Explanation {
+    pub(super) fn into_explanation(mut self, live: &Live<'_>) -> Explanation {
         let snapshot = live.snapshot;
-        let asked = self.asked();
+        let decision = self.decision();
         let lasts = self.lasts();
         let connection = self.connection();
         let template = self.template(connection.as_ref());
@@ -33,17 +33,18 @@ impl Stage {
             _ => (begun_for, mark, marked_by),
         };
         let direction = met.as_ref().filter(|_| lasts).map(|(_, direction)| *direction);
-        let chosen = asked.as_ref().and_then(|asked| Some(asked.candidates[asked.chosen?].endpoint.addr));
+        let chosen =
+            decision.as_ref().and_then(|decision| Some(decision.candidates[decision.chosen?].endpoint.addr));
         let chosen = chosen.or(template.as_ref().map(|(_, template)| template.connection.dest.addr));
-        let way = self.way(connection.as_ref(), chosen, direction.unwrap_or(Direction::Inbound));
+        let route = self.route(connection.as_ref(), chosen, direction.unwrap_or(Direction::Inbound));
         let passes = self.verdict == Verdict::PassToKernel;
-        let here = way.is_some_and(|way| way.path == Path::Local);
+        let here = route.is_some_and(|route| route.path == Path::Local);
         let why_passed = passes.then(|| match here {
             true => "its real server is this machine itself, whose kernel delivers it",
-            false => passing::why(&self, direction, snapshot),
+            false => pass_reason::why(&self, direction, snapshot),
         });
         let made: Vec<_> = connection.iter().chain(&template).collect();
-        let caveats = self.caveats(live, begun_for, asked.as_ref(), &made);
+        let caveats = self.caveats(live, begun_for, decision.as_ref(), &made);
         Explanation {
             link: self.link,
             class: self.class,
@@ -52,13 +53,13 @@ impl Stage {
             mark,
             marked_by,
             service,
-            asked,
+            decision,
             template,
             connection,
-            way,
+            route,
             verdict: self.verdict,
             why_passed,
-            resets: self.pipeline.outcome.counters().resets.value() > 0,
+            resets: self.pipeline.transmitter.counters().resets.value() > 0,
             sent: self.port.take_transmitted(),
             caveats,
         }
@@ -119,15 +120,15 @@ impl Stage {
     }
 
     /// The way to a destination, or to the client of a reply.
-    fn way(
+    fn route(
         &mut self,
         connection: Option<&(Origin, Copied)>,
         chosen: Option<IpAddr>,
         direction: Direction,
-    ) -> Option<Way> {
+    ) -> Option<Route> {
         let (Class::Flow(packet) | Class::Error(packet)) = self.class else { return None };
         let about = self.quote().map_or(packet.flow, |quote| quote.flow);
-        let hash = |stage: &mut Self, flow: &FlowKey| stage.pipeline.flows.hash(flow);
+        let hash = |run: &mut Self, flow: &FlowKey| run.pipeline.flows.hash(flow);
         let (to, hash) = match (direction, connection) {
             (Direction::Outbound, Some((_, copied))) => (copied.connection.client.addr, hash(self, &about)),
             (_, Some((_, copied))) if copied.connection.dest.addr.is_unspecified() => {
@@ -137,14 +138,14 @@ impl Stage {
             (_, None) => (chosen?, 0),
         };
         let egress = &self.snapshot.egress;
-        Some(Way { to, route: egress.route(to, hash), path: Path::find(egress, to, hash) })
+        Some(Route { to, result: egress.route(to, hash), path: Path::find(egress, to, hash) })
     }
 
     fn caveats(
         &self,
         live: &Live<'_>,
         begun_for: Option<ServiceKey>,
-        asked: Option<&Asked>,
+        decision: Option<&Decision>,
         made: &[&(Origin, Copied)],
     ) -> Vec<Caveat> {
         let settings = &live.snapshot.settings;
@@ -160,12 +161,12 @@ impl Stage {
                 false
             }
             // Resets have no limit.
-            Verdict::Drop(reason) if reason.answer().is_none() => false,
-            _ => self.pipeline.outcome.counters().transmitted.value() > 0,
+            Verdict::Drop(reason) if reason.icmp_error().is_none() => false,
+            _ => self.pipeline.transmitter.counters().transmitted.value() > 0,
         };
         let all = [
             (rate > 0 && begun_for.is_some(), Caveat::DropPacket { rate }),
-            (asked.is_some_and(|asked| asked.account.certainty == Certainty::Chance), Caveat::Drawn),
+            (decision.is_some_and(|decision| decision.account.certainty == Certainty::Chance), Caveat::Drawn),
             (made.any(|(_, copied)| copied.connection.local.is_some()), Caveat::LocalPort),
             (makes && is_full(), Caveat::TableFull),
             (matches!(self.class, Class::Fragment(_)), Caveat::Fragment),

@@ -4,7 +4,7 @@
 
 // Shared with tests that need more of it.
 #[allow(dead_code)]
-mod crew;
+mod workers;
 
 use std::collections::VecDeque;
 use std::thread;
@@ -16,7 +16,7 @@ use xvs_dataplane::new_connection::eviction::is_half_open;
 use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_proto::Protocol;
 
-use crew::{ACK, CALLS, Crew, FIN_ACK, Flow, Hand, RST, SERVERS, SIP, SIP_ONE_PACKET, SYN, dice};
+use workers::{ACK, CALLS, FIN_ACK, Flow, RST, SERVERS, SIP, SIP_ONE_PACKET, SYN, Worker, Workers, random};
 
 /// Of three SYNs of a client that gets no answer, when the second and the third are sent after the first.
 const RETRIES: [u64; 2] = [1000, 3000];
@@ -40,21 +40,21 @@ struct Handshake {
 
 /// Sends `syns` SYNs from random clients within a minute, to workers in turn, while 1,000 established connections send
 /// on and 1,000 clients connect. Returns how many of these succeed.
-fn flooded(workers: usize, capacity: usize, syns: usize) -> usize {
-    let mut crew = Crew::new(capacity, workers);
+fn flooded(count: usize, capacity: usize, syns: usize) -> usize {
+    let mut workers = Workers::new(capacity, count);
     let established: Vec<_> = (0..1000).map(|number| Flow::direct(1, number)).collect();
     for flow in &established {
-        assert!(is_sent(crew.hand(0).packet(flow.request(SYN))));
-        assert!(is_sent(crew.hand(0).packet(flow.request(ACK))));
+        assert!(is_sent(workers.worker(0).packet(flow.request(SYN))));
+        assert!(is_sent(workers.worker(0).packet(flow.request(ACK))));
     }
     let bursts = syns.div_ceil(62);
-    let mut dice = dice(1);
+    let mut random = random(1);
     let mut waiting: VecDeque<Handshake> = VecDeque::new();
     let (mut begun, mut connected) = (0, Vec::new());
     for burst in 0..bursts + bursts / 10 {
-        let worker = burst % workers;
+        let worker = burst % count;
         let now = (burst * 60_000 / bursts) as u64;
-        crew.set_clock(now);
+        workers.set_clock(now);
         while begun < 1000 && begun * bursts < burst * 1000 {
             let flow = Flow::direct(2, begun as u32);
             waiting.push_back(Handshake { flow, begun: now, due: now, syns: 0, answered: false });
@@ -66,9 +66,9 @@ fn flooded(workers: usize, capacity: usize, syns: usize) -> usize {
         let real = |handshake: &Handshake| handshake.flow.request(if handshake.answered { ACK } else { SYN });
         frames.extend(due.iter().map(|&at| real(&waiting[at])));
         while frames.len() < 64 && burst < bursts {
-            frames.push(Flow::direct(0, (dice() >> 32) as u32).request(SYN));
+            frames.push(Flow::direct(0, (random() >> 32) as u32).request(SYN));
         }
-        let verdicts = crew.hand(worker).burst(&frames);
+        let verdicts = workers.worker(worker).burst(&frames);
         assert!(is_sent(verdicts[0]), "an established connection lost a packet: {:?}", verdicts[0]);
         for (&at, &verdict) in due.iter().zip(&verdicts[1..]) {
             let handshake = &mut waiting[at];
@@ -91,13 +91,13 @@ fn flooded(workers: usize, capacity: usize, syns: usize) -> usize {
         waiting.retain(|handshake| handshake.due != u64::MAX);
     }
     for flow in &established {
-        assert_eq!(crew.state(flow), Some(TcpState::Established as u8));
+        assert_eq!(workers.state(flow), Some(TcpState::Established as u8));
     }
-    let connected = connected.iter().filter(|flow| crew.state(flow) == Some(TcpState::Established as u8));
+    let connected = connected.iter().filter(|flow| workers.state(flow) == Some(TcpState::Established as u8));
     let connected = connected.count();
-    assert!(crew.counter("evicted") > 0, "the table was never full");
-    assert!(crew.table().live() >= capacity, "the reserve costs no capacity");
-    crew.assert_counts();
+    assert!(workers.counter("evicted") > 0, "the table was never full");
+    assert!(workers.table().live() >= capacity, "the reserve costs no capacity");
+    workers.assert_counts();
     connected
 }
 
@@ -115,108 +115,109 @@ fn a_flood_that_two_workers_receive_lets_clients_in_too() {
 
 #[test]
 fn when_all_are_established_a_new_connection_is_refused_and_counted() {
-    let mut crew = Crew::new(256, 1);
+    let mut workers = Workers::new(256, 1);
     let mut inside = 0;
     let refused = loop {
         let flow = Flow::direct(1, inside);
-        match crew.hand(0).packet(flow.request(SYN)) {
+        match workers.worker(0).packet(flow.request(SYN)) {
             Verdict::Drop(reason) => break reason,
             verdict => assert!(is_sent(verdict)),
         }
-        assert!(is_sent(crew.hand(0).packet(flow.request(ACK))));
+        assert!(is_sent(workers.worker(0).packet(flow.request(ACK))));
         inside += 1;
     };
     assert_eq!(refused, DropReason::TableFull);
     assert!(inside >= 256, "{inside}");
-    assert_eq!((crew.counter("evicted"), crew.counter("drop_table_full")), (0, 1));
+    assert_eq!((workers.counter("evicted"), workers.counter("drop_table_full")), (0, 1));
     for number in 0..inside {
-        assert_eq!(crew.state(&Flow::direct(1, number)), Some(TcpState::Established as u8));
+        assert_eq!(workers.state(&Flow::direct(1, number)), Some(TcpState::Established as u8));
     }
-    crew.assert_counts();
+    workers.assert_counts();
 }
 
 #[test]
 fn an_expired_connection_gives_way_before_its_timer_is_looked_at() {
-    let mut crew = Crew::new(2048, 1);
+    let mut workers = Workers::new(2048, 1);
     let mut inside = 0;
     loop {
         let flow = Flow::direct(1, inside);
-        if !is_sent(crew.hand(0).packet(flow.request(SYN))) {
+        if !is_sent(workers.worker(0).packet(flow.request(SYN))) {
             break;
         }
-        crew.hand(0).packet(flow.request(ACK));
+        workers.worker(0).packet(flow.request(ACK));
         inside += 1;
     }
-    crew.set_clock_without_timers(901_000);
+    workers.set_clock_without_timers(901_000);
     // The first one may find the reserve used up and brings it back.
-    let sent = (0..10).filter(|&number| is_sent(crew.hand(0).packet(Flow::direct(2, number).request(SYN))));
+    let sent =
+        (0..10).filter(|&number| is_sent(workers.worker(0).packet(Flow::direct(2, number).request(SYN))));
     assert!(sent.count() >= 9);
-    assert!((10..=20).contains(&crew.counter("evicted")), "{}", crew.counter("evicted"));
-    crew.assert_counts();
+    assert!((10..=20).contains(&workers.counter("evicted")), "{}", workers.counter("evicted"));
+    workers.assert_counts();
 }
 
 #[test]
 fn of_udp_only_what_has_sent_a_single_datagram_gives_way() {
-    let mut crew = Crew::new(2048, 1);
+    let mut workers = Workers::new(2048, 1);
     for number in 0..1000 {
         let flow = Flow::udp(1, number);
-        assert!(is_sent(crew.hand(0).packet(flow.request(0))));
-        assert!(is_sent(crew.hand(0).packet(flow.request(0))));
+        assert!(is_sent(workers.worker(0).packet(flow.request(0))));
+        assert!(is_sent(workers.worker(0).packet(flow.request(0))));
     }
     for number in 0..5000 {
-        let verdict = crew.hand(0).packet(Flow::udp(2, number).request(0));
+        let verdict = workers.worker(0).packet(Flow::udp(2, number).request(0));
         assert!(is_sent(verdict), "{number}: {verdict:?}");
     }
-    assert!(crew.counter("evicted") > 0);
+    assert!(workers.counter("evicted") > 0);
     for number in 0..1000 {
-        assert!(crew.state(&Flow::udp(1, number)).is_some());
+        assert!(workers.state(&Flow::udp(1, number)).is_some());
     }
-    crew.assert_counts();
+    workers.assert_counts();
 }
 
 #[test]
 fn templates_of_clients_that_nobody_has_seen_give_way_and_those_of_others_stay() {
-    let mut crew = Crew::new(2048, 1);
+    let mut workers = Workers::new(2048, 1);
     for number in 0..200 {
         let flow = Flow::persistent(1, number);
-        assert!(is_sent(crew.hand(0).packet(flow.request(SYN))));
-        assert!(is_sent(crew.hand(0).packet(flow.request(ACK))));
+        assert!(is_sent(workers.worker(0).packet(flow.request(SYN))));
+        assert!(is_sent(workers.worker(0).packet(flow.request(ACK))));
     }
     for number in 0..5000 {
-        let verdict = crew.hand(0).packet(Flow::persistent(2, number << 16).request(SYN));
+        let verdict = workers.worker(0).packet(Flow::persistent(2, number << 16).request(SYN));
         assert!(is_sent(verdict), "{number}: {verdict:?}");
     }
-    assert!(crew.counter("evicted") > 0);
+    assert!(workers.counter("evicted") > 0);
     for number in 0..200 {
-        assert_eq!(crew.state(&Flow::persistent(1, number)), Some(TcpState::Established as u8));
+        assert_eq!(workers.state(&Flow::persistent(1, number)), Some(TcpState::Established as u8));
     }
-    crew.assert_counts();
+    workers.assert_counts();
 }
 
 #[test]
 fn a_half_open_connection_without_a_destination_gives_way_too() {
-    let mut crew = Crew::new(2048, 1);
-    let inside = (0..).take_while(|&number| crew.hand(0).bypass(&Flow::direct(1, number))).count();
+    let mut workers = Workers::new(2048, 1);
+    let inside = (0..).take_while(|&number| workers.worker(0).bypass(&Flow::direct(1, number))).count();
     for number in 0..inside as u32 {
         let flow = Flow::direct(2, number);
-        let verdict = crew.hand(0).packet(flow.request(SYN));
+        let verdict = workers.worker(0).packet(flow.request(SYN));
         // The first ones may find the reserve used up and bring it back.
         assert!(number < 10 || is_sent(verdict), "{number}: {verdict:?}");
-        crew.hand(0).packet(flow.request(ACK));
+        workers.worker(0).packet(flow.request(ACK));
     }
-    assert!(crew.counter("evicted") as usize >= inside - 10);
-    crew.set_clock(60_000);
-    crew.assert_counts();
+    assert!(workers.counter("evicted") as usize >= inside - 10);
+    workers.set_clock(60_000);
+    workers.assert_counts();
 }
 
 /// Sends so many messages of calls that nobody hears of again.
-fn flood_with_calls(crew: &mut Crew, port: u16, calls: u32) {
+fn flood_with_calls(workers: &mut Workers, port: u16, calls: u32) {
     for burst in 0..calls / 64 {
         let frames: Vec<_> = (0..64)
             .map(|frame| burst * 64 + frame)
             .map(|number| Flow::sip(port, 2, number << 8).call(number))
             .collect();
-        for verdict in crew.hand(0).burst(&frames) {
+        for verdict in workers.worker(0).burst(&frames) {
             assert!(is_sent(verdict), "{burst}: {verdict:?}");
         }
     }
@@ -224,76 +225,76 @@ fn flood_with_calls(crew: &mut Crew, port: u16, calls: u32) {
 
 #[test]
 fn a_flood_of_sip_messages_costs_answered_calls_nothing_and_new_ones_get_in() {
-    let mut crew = Crew::new(1 << 18, 1);
+    let mut workers = Workers::new(1 << 18, 1);
     // Servers take turns, so each third call is one that the first server answers.
     let calls: Vec<_> = (0..300).map(|number| Flow::sip(SIP, 1, number << 8)).collect();
     let mut answered = Vec::new();
     for (number, flow) in calls.iter().enumerate() {
-        let sent = crew.hand(0).packet(flow.call(number as u32));
+        let sent = workers.worker(0).packet(flow.call(number as u32));
         assert!(is_sent(sent));
-        if is_sent(crew.hand(0).packet(flow.reply(0))) {
+        if is_sent(workers.worker(0).packet(flow.reply(0))) {
             answered.push((number as u32, *flow));
         }
     }
     assert_eq!(answered.len(), 100);
-    flood_with_calls(&mut crew, SIP, 2 * CALLS as u32);
-    assert!(crew.counter("evicted") > CALLS as u64, "{}", crew.counter("evicted"));
-    crew.assert_counts();
+    flood_with_calls(&mut workers, SIP, 2 * CALLS as u32);
+    assert!(workers.counter("evicted") > CALLS as u64, "{}", workers.counter("evicted"));
+    workers.assert_counts();
     // Another message of the call comes from another port, and reaches the server that answered.
     for (number, flow) in answered {
         let again = flow.with_another_port();
-        assert!(is_sent(crew.hand(0).packet(again.call(number))));
-        assert!(is_sent(crew.hand(0).packet(again.reply(0))), "call {number} has moved");
+        assert!(is_sent(workers.worker(0).packet(again.call(number))));
+        assert!(is_sent(workers.worker(0).packet(again.reply(0))), "call {number} has moved");
     }
-    crew.assert_counts();
-    crew.assert_ends_empty();
+    workers.assert_counts();
+    workers.assert_ends_empty();
 }
 
 #[test]
 fn one_client_has_as_many_calls_as_a_proxy_and_each_is_found_again() {
     const CLIENTS_CALLS: u32 = 32_000;
-    let mut crew = Crew::new(1 << 17, 1);
+    let mut workers = Workers::new(1 << 17, 1);
     let proxy = Flow::sip(SIP_ONE_PACKET, 1, 0);
     for call in 0..CLIENTS_CALLS {
-        let verdict = crew.hand(0).packet(proxy.call(call));
+        let verdict = workers.worker(0).packet(proxy.call(call));
         assert!(is_sent(verdict), "{call}: {verdict:?}");
     }
     for call in 0..CLIENTS_CALLS {
-        assert!(is_sent(crew.hand(0).packet(proxy.call(call))));
+        assert!(is_sent(workers.worker(0).packet(proxy.call(call))));
     }
-    assert_eq!((crew.table().live(), crew.counter("evicted")), (CLIENTS_CALLS as usize, 0));
-    crew.assert_counts();
+    assert_eq!((workers.table().live(), workers.counter("evicted")), (CLIENTS_CALLS as usize, 0));
+    workers.assert_counts();
 }
 
 #[test]
 fn calls_that_are_scheduled_packet_by_packet_make_way_for_newer_ones() {
-    let mut crew = Crew::new(1 << 17, 1);
-    flood_with_calls(&mut crew, SIP_ONE_PACKET, 2 * CALLS as u32);
-    assert_eq!((crew.counter("evicted"), crew.table().live()), (CALLS as u64, CALLS));
-    crew.assert_counts();
-    crew.assert_ends_empty();
+    let mut workers = Workers::new(1 << 17, 1);
+    flood_with_calls(&mut workers, SIP_ONE_PACKET, 2 * CALLS as u32);
+    assert_eq!((workers.counter("evicted"), workers.table().live()), (CALLS as u64, CALLS));
+    workers.assert_counts();
+    workers.assert_ends_empty();
 }
 
 #[test]
 fn in_full_buckets_a_half_open_neighbour_gives_way_and_an_established_one_does_not() {
     // Two buckets of eight slots, so every key may stand in any slot; and many more entries.
-    let mut crew = Crew::new(1, 1);
+    let mut workers = Workers::new(1, 1);
     for number in 0..16 {
-        assert!(is_sent(crew.hand(0).packet(Flow::direct(1, number).request(SYN))));
+        assert!(is_sent(workers.worker(0).packet(Flow::direct(1, number).request(SYN))));
     }
     for number in 0..15 {
-        assert!(is_sent(crew.hand(0).packet(Flow::direct(1, number).request(ACK))));
+        assert!(is_sent(workers.worker(0).packet(Flow::direct(1, number).request(ACK))));
     }
     let late = Flow::direct(2, 0);
-    assert!(is_sent(crew.hand(0).packet(late.request(SYN))));
-    assert_eq!((crew.state(&Flow::direct(1, 15)), crew.counter("evicted")), (None, 1));
-    assert!(is_sent(crew.hand(0).packet(late.request(ACK))));
-    let refused = crew.hand(0).packet(Flow::direct(2, 1).request(SYN));
+    assert!(is_sent(workers.worker(0).packet(late.request(SYN))));
+    assert_eq!((workers.state(&Flow::direct(1, 15)), workers.counter("evicted")), (None, 1));
+    assert!(is_sent(workers.worker(0).packet(late.request(ACK))));
+    let refused = workers.worker(0).packet(Flow::direct(2, 1).request(SYN));
     assert_eq!(refused, Verdict::Drop(DropReason::TableFull));
     for number in 0..15 {
-        assert_eq!(crew.state(&Flow::direct(1, number)), Some(TcpState::Established as u8));
+        assert_eq!(workers.state(&Flow::direct(1, number)), Some(TcpState::Established as u8));
     }
-    crew.assert_counts();
+    workers.assert_counts();
 }
 
 #[test]
@@ -330,17 +331,17 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn take(hand: &mut Hand, step: Step) {
+fn take(worker: &mut Worker, step: Step) {
     match step {
         Step::Packet { flow, reply, flags, .. } => {
             let flow = Flow::any(1, flow);
-            hand.packet(if reply { flow.reply(flags) } else { flow.request(flags) });
+            worker.packet(if reply { flow.reply(flags) } else { flow.request(flags) });
         }
         Step::Flood { frames, seed, .. } => {
-            let mut dice = dice(seed);
+            let mut random = random(seed);
             let frames: Vec<_> =
-                (0..frames).map(|_| Flow::any(0, (dice() >> 32) as u32).request(SYN)).collect();
-            frames.chunks(64).for_each(|burst| drop(hand.burst(burst)));
+                (0..frames).map(|_| Flow::any(0, (random() >> 32) as u32).request(SYN)).collect();
+            frames.chunks(64).for_each(|burst| drop(worker.burst(burst)));
         }
         Step::TakeAway { .. } | Step::Advance { .. } => {}
     }
@@ -353,26 +354,26 @@ proptest! {
     fn after_any_history_of_two_workers_destinations_count_what_the_table_holds(
         steps in prop::collection::vec(step(), 1..120)
     ) {
-        let mut crew = Crew::new(128, 2);
+        let mut workers = Workers::new(128, 2);
         let mut now = 0;
         for step in steps {
             match step {
-                Step::Packet { worker, .. } | Step::Flood { worker, .. } => take(crew.hand(worker), step),
-                Step::TakeAway { gone } => crew.take_away(gone),
+                Step::Packet { worker, .. } | Step::Flood { worker, .. } => take(workers.worker(worker), step),
+                Step::TakeAway { gone } => workers.take_away(gone),
                 Step::Advance { millis, timers: false } => {
                     now += millis;
-                    crew.set_clock_without_timers(now);
+                    workers.set_clock_without_timers(now);
                 }
                 Step::Advance { millis, timers: true } => {
                     now += millis + LEAVING;
-                    crew.set_clock(now);
-                    crew.assert_counts();
+                    workers.set_clock(now);
+                    workers.assert_counts();
                 }
             }
         }
-        crew.set_clock(now + LEAVING);
-        crew.assert_counts();
-        crew.assert_ends_empty();
+        workers.set_clock(now + LEAVING);
+        workers.assert_counts();
+        workers.assert_ends_empty();
     }
 }
 
@@ -380,27 +381,27 @@ proptest! {
 fn two_threads_that_make_end_and_evict_the_same_connections_count_each_once() {
     const ROUNDS: u64 = 6000;
     const STEP: u64 = 50;
-    let mut crew = Crew::new(128, 2);
+    let mut workers = Workers::new(128, 2);
     thread::scope(|scope| {
-        for (number, hand) in crew.hands().iter_mut().enumerate() {
+        for (number, worker) in workers.workers().iter_mut().enumerate() {
             scope.spawn(move || {
-                let mut dice = dice(number as u64 + 7);
+                let mut random = random(number as u64 + 7);
                 for round in 0..ROUNDS {
-                    let word = dice();
+                    let word = random();
                     let flags = [SYN, SYN, ACK, ACK, FIN_ACK, RST][(word >> 8) as usize % 6];
                     let (flow, reply) = ((word >> 16) as u32 % 24, word & 1 == 0);
-                    take(hand, Step::Packet { worker: number, flow, reply, flags });
+                    take(worker, Step::Packet { worker: number, flow, reply, flags });
                     if round.is_multiple_of(40) {
-                        take(hand, Step::Flood { worker: number, frames: 64, seed: word });
+                        take(worker, Step::Flood { worker: number, frames: 64, seed: word });
                     }
-                    hand.advance(Duration::from_millis(STEP));
+                    worker.advance(Duration::from_millis(STEP));
                 }
-                hand.park();
+                worker.park();
             });
         }
     });
-    assert!(crew.counter("evicted") > 0 && crew.counter("expired") > 0);
-    crew.set_clock(ROUNDS * STEP + LEAVING);
-    crew.assert_counts();
-    crew.assert_ends_empty();
+    assert!(workers.counter("evicted") > 0 && workers.counter("expired") > 0);
+    workers.set_clock(ROUNDS * STEP + LEAVING);
+    workers.assert_counts();
+    workers.assert_ends_empty();
 }

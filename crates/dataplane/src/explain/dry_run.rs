@@ -9,7 +9,7 @@ use xvs_proto::{FlowKey, HashSecret, Packet, icmp, quoted};
 use super::{LAYOUT, Live};
 use crate::burst::classify::{Class, classify};
 use crate::burst::flows::Flows;
-use crate::burst::transmit::Outcome;
+use crate::burst::transmit::Transmitter;
 use crate::conn::{ConnId, Copied, Direction, Sought, Table, TableConfig};
 use crate::counters::WorkerCounters;
 use crate::egress::{Egress, Unresolved};
@@ -19,9 +19,9 @@ use crate::port::memory::MemoryPort;
 use crate::port::tagged::Tagged;
 use crate::port::{Port, Received};
 use crate::shm::Memory;
-use crate::slow_path::reassembly::Fragments;
-use crate::slow_path::reassembly::handoff::Exchange;
-use crate::snapshot::copy::Asked;
+use crate::slow_path::reassembly::Reassembly;
+use crate::slow_path::reassembly::handoff::Handoff;
+use crate::snapshot::copy::Decision;
 use crate::snapshot::{ServiceLive, Settings, Snapshot};
 use crate::verdict::Verdict;
 
@@ -29,12 +29,12 @@ use crate::verdict::Verdict;
 const TABLE: TableConfig = TableConfig { capacity: 1024, workers: 1, memory: Memory::OnDemand };
 
 /// What a packet has gone through.
-pub(super) struct Stage {
+pub(super) struct DryRun {
     pub(super) pipeline: Pipeline,
     pub(super) port: MemoryPort,
     pub(super) snapshot: Snapshot,
     pub(super) table: Arc<Table>,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    decisions: Arc<Mutex<Vec<Decision>>>,
     /// What was there before the packet, by place and generation.
     before: Vec<(ConnId, u32)>,
     /// Where the packet came in, less a tag.
@@ -46,32 +46,32 @@ pub(super) struct Stage {
     pub(super) verdict: Verdict,
 }
 
-impl Stage {
+impl DryRun {
     /// Has a frame go through, with these connections there.
     pub(super) fn run(live: &Live<'_>, known: &[Copied], link: LinkId, frame: &[u8]) -> io::Result<Self> {
-        let (snapshot, asked) = live.snapshot.apart();
+        let (snapshot, decisions) = live.snapshot.separate_copy();
         // Whether it is this packet's turn depends on the worker.
         let settings = Settings { drop_packet_rate: 0, ..snapshot.settings };
         let snapshot = Snapshot { settings, ..snapshot };
         let secret = *live.reader().table().secret();
         let table = Table::keyed(TABLE, secret)?;
-        let seat = table.handle(0);
-        let mut seat = seat.ok_or_else(|| io::Error::other("a new table has its seats free"))?;
+        let handle = table.handle(0);
+        let mut handle = handle.ok_or_else(|| io::Error::other("a new table has its handles free"))?;
         for copied in known {
-            copied.enter(&mut seat, &snapshot.call_ids);
+            copied.enter(&mut handle, &snapshot.call_ids);
         }
         let (counters, unresolved) = (Arc::new(WorkerCounters::default()), Arc::new(Unresolved::new(1)));
         // Identifications are shown to who asks: what keys the table must not be in them.
         let ids = |number| Identification::numbered(HashSecret([0; 3]), number);
         let total = Arc::new(ServiceLive::new(1));
-        seat.note_misses();
-        let flows = Flows::new(0, seat, counters.clone(), total, unresolved.clone(), ids(0));
-        let outcome = Outcome::new(counters, unresolved, ids(1));
-        let fragments = Fragments::new(0, Arc::new(Exchange::new(1)), secret);
+        handle.note_misses();
+        let flows = Flows::new(0, handle, counters.clone(), total, unresolved.clone(), ids(0));
+        let transmitter = Transmitter::new(counters, unresolved, ids(1));
+        let fragments = Reassembly::new(0, Arc::new(Handoff::new(1)), secret);
         let mut port = MemoryPort::new(LAYOUT, links(&snapshot.egress));
         let (inner, class, bytes) = look(&mut port, link, frame, &snapshot)?;
-        let mut stage = Self {
-            pipeline: Pipeline::new(flows, outcome, fragments),
+        let mut run = Self {
+            pipeline: Pipeline::new(flows, transmitter, fragments),
             port,
             before: Vec::new(),
             met: None,
@@ -81,14 +81,14 @@ impl Stage {
             verdict: Verdict::Held,
             snapshot,
             table,
-            asked,
+            decisions,
         };
-        stage.before = stage.all().into_iter().map(|(id, generation, _)| (id, generation)).collect();
-        stage.met = stage.meet();
-        inject(&mut stage.port, link, frame)?;
-        stage.pipeline.run(&stage.snapshot, &mut stage.port, live.now);
-        stage.verdict = stage.pipeline.outcome.verdicts().first().copied().unwrap_or(Verdict::Held);
-        Ok(stage)
+        run.before = run.all().into_iter().map(|(id, generation, _)| (id, generation)).collect();
+        run.met = run.meet();
+        inject(&mut run.port, link, frame)?;
+        run.pipeline.run(&run.snapshot, &mut run.port, live.now);
+        run.verdict = run.pipeline.transmitter.verdicts().first().copied().unwrap_or(Verdict::Held);
+        Ok(run)
     }
 
     /// The packet that an ICMP error quotes.
@@ -150,8 +150,8 @@ impl Stage {
     }
 
     /// What the scheduler was asked last.
-    pub(super) fn asked(&self) -> Option<Asked> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner).last().cloned()
+    pub(super) fn decision(&self) -> Option<Decision> {
+        self.decisions.lock().unwrap_or_else(PoisonError::into_inner).last().cloned()
     }
 }
 

@@ -1,34 +1,36 @@
-//! Packets of connections without a destination, on to where they were sent (`cache_bypass`).
+//! Packets of connections that have no destination: it was removed, or there never was one (`cache_bypass`).
 //!
-//! Runs for each client's packet of such a connection. Not here: which packets begin one (`new_connection/bypass.rs`).
+//! Not here: which packets begin a connection without a destination (`new_connection/bypass.rs`).
 
 use xvs_proto::{Family, Packet};
 use xvs_xdp::Frame;
 
-use super::icmp_reply::{Offence, Speaker};
+use super::icmp_reply::{ErrorSource, IcmpError};
+use super::reset;
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
+use crate::burst::framed_packet::FramedPacket;
 use crate::burst::state;
 use crate::conn::{ConnId, Direction};
 use crate::egress::Path;
 use crate::forward;
 use crate::verdict::{DropReason, Verdict};
 
-/// A client's packet of a connection that has no destination, because it never had one or because that was removed.
-pub(crate) fn request(
-    flows: &mut Flows,
-    frame: &mut Frame,
-    packet: &Packet,
-    id: ConnId,
-    at: Context<'_>,
-) -> Verdict {
+/// Drops a client's packet whose connection's destination was removed.
+pub(crate) fn refuse(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId) -> Verdict {
+    reset::apply(&mut flows.resets, p.frame, p.packet, &flows.table.connection(id));
+    Verdict::Drop(DropReason::DestinationUnavailable)
+}
+
+/// Sends a client's packet of such a connection on to where it was sent, if there never was a destination.
+pub(crate) fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) -> Verdict {
     let connection = flows.table.connection(id);
     if !connection.is_bypass() {
         return Verdict::Drop(DropReason::DestinationUnavailable);
     }
     connection.count_in_packet();
-    state::advance(flows, id, packet, Direction::Inbound, None, at);
-    send(flows, frame, packet, at)
+    state::advance(flows, id, p.packet, Direction::Inbound, None, at);
+    send(flows, p.frame, p.packet, at)
 }
 
 /// Sends a packet on as it is, to where it was sent.
@@ -44,13 +46,13 @@ pub(crate) fn send(flows: &Flows, frame: &mut Frame, packet: &Packet, at: Contex
 /// another host, in whose name nobody may speak: in IPv4 nothing is said, in IPv6 the director says it, as the kernel.
 pub(crate) fn admit<'a>(
     flows: &Flows,
-    offence: Offence<'a>,
+    error: IcmpError<'a>,
     connection: Option<ConnId>,
-) -> Option<Offence<'a>> {
+) -> Option<IcmpError<'a>> {
     let is_bypassed = connection.is_some_and(|id| flows.table.connection(id).is_bypass());
-    match offence.packet.family() {
-        _ if !is_bypassed => Some(offence),
+    match error.packet.family() {
+        _ if !is_bypassed => Some(error),
         Family::V4 => None,
-        Family::V6 => Some(Offence { speaker: Speaker::Director, ..offence }),
+        Family::V6 => Some(IcmpError { source: ErrorSource::Director, ..error }),
     }
 }

@@ -4,18 +4,18 @@
 
 use xvs_proto::{Fragment, Packet, Parsed, Protocol, ethernet, parse};
 
-use super::stage::Stage;
+use super::dry_run::DryRun;
 use crate::burst::classify::Class;
 use crate::conn::Direction;
-use crate::new_connection::service::{is_ftp_data, may_ask, may_begin};
+use crate::new_connection::service::{is_ftp_data, is_valid_source, may_begin};
 use crate::snapshot::Snapshot;
 
 /// A sentence about a packet that goes in this direction of a connection, if it meets one.
-pub(super) fn why(stage: &Stage, met: Option<Direction>, snapshot: &Snapshot) -> &'static str {
-    match &stage.class {
-        Class::Decided(_) => untouched(stage, snapshot),
+pub(super) fn why(run: &DryRun, met: Option<Direction>, snapshot: &Snapshot) -> &'static str {
+    match &run.class {
+        Class::Decided(_) => untouched(run, snapshot),
         Class::Fragment(_) => "the datagram is the kernel's",
-        Class::Error(_) => match (stage.quote(), met) {
+        Class::Error(_) => match (run.quote(), met) {
             (None, _) => "it is an ICMP error that does not quote enough to say which connection it is about",
             (_, None) => "it is an ICMP error about no connection of the director's",
             _ if snapshot.settings.requests_stay => BACKUP_ONLY,
@@ -27,7 +27,7 @@ pub(super) fn why(stage: &Stage, met: Option<Direction>, snapshot: &Snapshot) ->
             }
             _ if snapshot.settings.requests_stay => BACKUP_ONLY,
             Some(Direction::Inbound) => "the kernel routes it",
-            None => begins_nothing(stage, packet, snapshot),
+            None => begins_nothing(run, packet, snapshot),
         },
     }
 }
@@ -35,17 +35,17 @@ pub(super) fn why(stage: &Stage, met: Option<Direction>, snapshot: &Snapshot) ->
 const BACKUP_ONLY: &str = "`backup_only` leaves what clients send to the kernel";
 
 /// Of a frame that was not looked into further.
-fn untouched(stage: &Stage, snapshot: &Snapshot) -> &'static str {
-    let packet = match parse(&stage.bytes) {
+fn untouched(run: &DryRun, snapshot: &Snapshot) -> &'static str {
+    let packet = match parse(&run.bytes) {
         Ok(Parsed::Ip(packet)) => packet,
         Ok(Parsed::Other) => return "it is neither IPv4 nor IPv6",
         Err(_) => return "it contradicts itself, and no service is of its family",
     };
-    let link = snapshot.egress.link(stage.link);
+    let link = snapshot.egress.link(run.link);
     if packet.network != ethernet::HEADER_LEN {
         return "its VLAN is none of this machine's";
     }
-    if link.is_none_or(|link| link.mac != ethernet::dest(&stage.bytes)) {
+    if link.is_none_or(|link| link.mac != ethernet::dest(&run.bytes)) {
         return "its link address is not that of the interface: it is another machine's, or everybody's";
     }
     if !snapshot.services.any_of(packet.family()) {
@@ -58,7 +58,7 @@ fn untouched(stage: &Stage, snapshot: &Snapshot) -> &'static str {
 }
 
 /// Of a packet without a connection.
-fn begins_nothing(stage: &Stage, packet: &Packet, snapshot: &Snapshot) -> &'static str {
+fn begins_nothing(run: &DryRun, packet: &Packet, snapshot: &Snapshot) -> &'static str {
     let flow = &packet.flow;
     if !may_begin(packet, &snapshot.settings) {
         return match flow.protocol {
@@ -71,10 +71,10 @@ fn begins_nothing(stage: &Stage, packet: &Packet, snapshot: &Snapshot) -> &'stat
             _ => "it meets no connection, and its protocol begins none",
         };
     }
-    if !snapshot.serves(stage.link, packet) {
+    if !snapshot.serves(run.link, packet) {
         return "no service has its mark, or its protocol, address and port";
     }
-    if !may_ask(flow.source.addr, flow.dest.addr, snapshot) {
+    if !is_valid_source(flow.source.addr, flow.dest.addr, snapshot) {
         return "its source address is nobody's, or this machine's own";
     }
     if is_ftp_data(packet) {

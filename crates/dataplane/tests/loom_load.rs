@@ -2,14 +2,15 @@
 //! in all ways that loom thinks of with at most so many preemptions. Whatever the order, the answer that is left must
 //! be that of the thresholds and connections that are left.
 //!
-//! `RUSTFLAGS="--cfg loom" cargo test -p xvs-dataplane --release --target-dir target/loom --test loom_occupancy`
+//! `RUSTFLAGS="--cfg loom" cargo test -p xvs-dataplane --release --target-dir target/loom --test loom_load`
 
 #![cfg(loom)]
 
 use std::sync::Arc;
 
 use loom::thread;
-use xvs_dataplane::snapshot::{Activity::Inactive, DestinationLive};
+use xvs_dataplane::snapshot::Activity::Inactive;
+use xvs_dataplane::snapshot::DestinationLive;
 
 const PREEMPTIONS: usize = 3;
 
@@ -24,8 +25,8 @@ fn destination(connections: usize, upper: u32, lower: u32) -> Arc<DestinationLiv
 }
 
 fn bind(live: &DestinationLive) {
-    live.enter(Inactive);
-    live.bound();
+    live.increment(Inactive);
+    live.check_limit();
 }
 
 /// Runs these at once, and tells whether the destination is overloaded then.
@@ -63,7 +64,7 @@ fn a_worker_that_judges_by_thresholds_of_a_moment_ago_judges_again() {
     });
     explore(|| {
         let live = destination(4, 4, 4);
-        assert!(overloaded_after(&live, |live| live.leave(Inactive), |live| live.set_thresholds(3, 3)));
+        assert!(overloaded_after(&live, |live| live.decrement(Inactive), |live| live.set_thresholds(3, 3)));
     });
 }
 
@@ -72,7 +73,7 @@ fn of_a_connection_that_ends_and_one_that_is_bound_both_count() {
     explore(|| {
         let live = destination(2, 2, 2);
         let other = live.clone();
-        let third = thread::spawn(move || other.leave(Inactive));
+        let third = thread::spawn(move || other.decrement(Inactive));
         assert!(overloaded_after(&live, bind, |live| live.set_thresholds(2, 1)));
         third.join().expect("no panic");
         assert_eq!(live.load().inactive, 2);

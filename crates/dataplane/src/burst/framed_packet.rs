@@ -1,0 +1,17 @@
+//! A packet with its frame, link and hash.
+
+use xvs_proto::LinkId;
+use xvs_proto::Packet;
+use xvs_xdp::Frame;
+
+/// A packet in its frame.
+pub(crate) struct FramedPacket<'a> {
+    /// The frame.
+    pub(crate) frame: &'a mut Frame,
+    /// The link that it came in by.
+    pub(crate) link: LinkId,
+    /// Its headers as received.
+    pub(crate) packet: &'a Packet,
+    /// The hash of its connection's key.
+    pub(crate) hash: u64,
+}

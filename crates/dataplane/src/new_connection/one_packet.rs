@@ -1,0 +1,38 @@
+//! Connections of one packet (`--ops`): counted, and not remembered.
+
+use xvs_proto::{FlowKey, Packet};
+use xvs_xdp::Frame;
+
+use super::schedule::Chosen;
+use crate::burst::context::Context;
+use crate::burst::flows::Flows;
+use crate::burst::forward;
+use crate::forward::Ends;
+use crate::snapshot::DestinationId;
+use crate::verdict::{DropReason, Verdict};
+
+/// Counts such a connection. Returns its ends.
+pub(crate) fn begin(flows: &mut Flows, packet: &Packet, chosen: &Chosen<'_>, at: Context<'_>) -> Ends {
+    let Chosen { id, dest, method, live, template } = *chosen;
+    flows.release_template(template);
+    flows.count_connection(id, at.snapshot);
+    live.count_one_packet();
+    let FlowKey { source: client, dest: virtual_endpoint, .. } = packet.flow;
+    Ends { client, virtual_endpoint, dest, local: None, method }
+}
+
+/// Sends its packet.
+pub(crate) fn send(
+    flows: &mut Flows,
+    frame: &mut Frame,
+    packet: &Packet,
+    ends: &Ends,
+    id: DestinationId,
+    at: Context<'_>,
+) -> Verdict {
+    let Some(destination) = at.snapshot.destinations.find(id) else {
+        return Verdict::Drop(DropReason::DestinationUnavailable);
+    };
+    flows.count(destination, |stats| stats.count_in(packet.length()));
+    forward::request(flows, frame, packet, ends, destination, at)
+}

@@ -1,0 +1,73 @@
+//! The datagram that its fragments make up, written into one frame.
+
+use xvs_proto::LinkId;
+use xvs_proto::ipv4::{self, Ipv4};
+use xvs_proto::ipv6::{self, Ipv6};
+use xvs_xdp::Frame;
+
+use super::fragment::{Held, LARGEST, Part};
+use crate::verdict::DropReason;
+
+/// Writes a datagram of so many bytes from its parts. Returns where the first came in, and the length of the largest.
+pub(super) fn write<'h>(
+    frame: &mut Frame,
+    parts: impl Iterator<Item = &'h Held> + Clone,
+    bytes: usize,
+) -> Result<(LinkId, usize), DropReason> {
+    let first = parts.clone().find(|held| held.part.offset == 0).ok_or(DropReason::FragmentConflict)?;
+    let Part { at, network, .. } = first.part;
+    let is_v6 = first.key.dest.is_ipv6();
+    let headers = if is_v6 { at - ipv6::FRAGMENT_HEADER_LEN } else { at };
+    let length = headers - network + bytes;
+    // The fragment header that goes is written first, and then over.
+    if length > LARGEST[usize::from(is_v6)] || !frame.resize((headers + bytes).max(at)) {
+        return Err(DropReason::FragmentLength);
+    }
+    let whole = frame.bytes_mut();
+    whole[..at].copy_from_slice(&first.received.frame.bytes()[..at]);
+    let (mut seen, mut largest, mut largest_unfragmentable) = (0, 0, 0);
+    if is_v6 {
+        Ipv6::edit(&mut whole[network..]).unlink_fragment_header(headers - network);
+        let payload_len = (length - ipv6::HEADER_LEN) as u16;
+        whole[network..][ipv6::field::PAYLOAD_LEN].copy_from_slice(&payload_len.to_be_bytes());
+    }
+    for held in parts {
+        whole[headers + held.part.offset..][..held.part.len].copy_from_slice(held.bytes());
+        seen |= 1 << (held.part.tos & ipv4::CONGESTION_EXPERIENCED);
+        largest = largest.max(held.length());
+        if held.part.dont_fragment {
+            largest_unfragmentable = largest_unfragmentable.max(held.length());
+        }
+    }
+    let congestion = congestion(seen)?;
+    if is_v6 {
+        if congestion {
+            // The class lies across the first two bytes.
+            whole[network + 1] |= ipv4::CONGESTION_EXPERIENCED << 4;
+        }
+    } else {
+        let flags = if largest_unfragmentable == largest { ipv4::DONT_FRAGMENT } else { 0 };
+        let mut header = Ipv4::edit(&mut whole[network..]);
+        header.set_part(length as u16, flags);
+        if congestion {
+            header.mark_congestion();
+        }
+    }
+    // A header longer than the data leaves room behind it.
+    let shorter = frame.resize(headers + bytes);
+    debug_assert!(shorter, "it held as much before");
+    Ok((first.received.link, largest))
+}
+
+/// Whether a datagram met congestion, by the set of ECN fields that its fragments had: any of them did.
+///
+/// # Errors
+/// Some were capable of ECN and others not: a sender writes one field into all of them (RFC 3168 §5.3).
+fn congestion(seen: u8) -> Result<bool, DropReason> {
+    const NOT_CAPABLE: u8 = 1;
+    const CONGESTED: u8 = 1 << ipv4::CONGESTION_EXPERIENCED;
+    match seen & NOT_CAPABLE != 0 && seen != NOT_CAPABLE {
+        true => Err(DropReason::FragmentConflict),
+        false => Ok(seen & CONGESTED != 0),
+    }
+}

@@ -1,0 +1,120 @@
+//! A fragment that waits for the others of its datagram.
+
+use std::net::IpAddr;
+use std::ops::Range;
+
+use xvs_proto::flow::HashSecret;
+use xvs_proto::{Endpoint, Family, FlowKey, Packet, Protocol, ipv4, ipv6};
+
+use crate::clock::Millis;
+use crate::port::Received;
+use crate::verdict::DropReason;
+
+/// A fragment that waits.
+pub(super) struct Held {
+    pub(super) received: Received,
+    pub(super) key: Key,
+    pub(super) tag: u64,
+    pub(super) part: Part,
+    pub(super) until: Millis,
+}
+
+/// What fragments of one datagram have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Key {
+    pub(super) source: IpAddr,
+    pub(super) dest: IpAddr,
+    /// None in IPv6, where only the first fragment knows (RFC 8200 §4.5).
+    pub(super) protocol: Protocol,
+    pub(super) id: u32,
+}
+
+/// Which part of its datagram a fragment is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part {
+    /// Where it begins in the datagram, in bytes.
+    pub(super) offset: usize,
+    /// Bytes of the datagram in it.
+    pub(super) len: usize,
+    pub(super) more: bool,
+    /// Where these bytes begin in the frame.
+    pub(super) at: usize,
+    pub(super) network: usize,
+    pub(super) dont_fragment: bool,
+    pub(super) tos: u8,
+}
+
+/// The largest datagram with its header, in bytes, by family: over IPv6 the header is not counted (RFC 8200 §3).
+pub(super) const LARGEST: [usize; 2] = [u16::MAX as usize, u16::MAX as usize + ipv6::HEADER_LEN];
+
+impl Held {
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.received.frame.bytes()[self.part.range()]
+    }
+
+    /// Bytes of its packet.
+    pub(super) fn length(&self) -> usize {
+        self.part.at - self.part.network + self.part.len
+    }
+}
+
+impl Key {
+    pub(super) fn tag(&self, secret: &HashSecret) -> u64 {
+        let source = Endpoint::new(self.source, self.id as u16);
+        let dest = Endpoint::new(self.dest, (self.id >> 16) as u16);
+        FlowKey { protocol: self.protocol, source, dest }.hash(secret)
+    }
+}
+
+impl Part {
+    pub(super) fn end(&self) -> usize {
+        self.offset + self.len
+    }
+
+    pub(super) fn range(&self) -> Range<usize> {
+        self.at..self.at + self.len
+    }
+
+    /// What can be said of a fragment alone. Source: RFC 791 §3.2, RFC 8200 §4.5.
+    pub(super) fn check(&self, family: Family) -> Result<(), DropReason> {
+        let odd = self.len == 0 || self.more && !self.len.is_multiple_of(UNIT);
+        let (is_v6, fragment_header) = match family {
+            Family::V4 => (false, 0),
+            Family::V6 => (true, ipv6::FRAGMENT_HEADER_LEN),
+        };
+        let headers = self.at - self.network - fragment_header;
+        let too_large = headers + self.end() > LARGEST[usize::from(is_v6)];
+        if odd || too_large { Err(DropReason::FragmentLength) } else { Ok(()) }
+    }
+
+    /// Bytes of the datagram that are in both.
+    pub(super) fn shared_with(&self, other: &Self) -> usize {
+        self.end().min(other.end()).saturating_sub(self.offset.max(other.offset))
+    }
+}
+
+/// The unit of fragment offsets, in bytes.
+const UNIT: usize = 8;
+
+/// Reads what a fragment says of itself.
+pub(super) fn read(frame: &[u8], packet: &Packet) -> (Key, Part) {
+    let word = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
+    let (id, protocol, offset, more, at) = match packet.fragment_header {
+        None => {
+            let flags = word(packet.network + ipv4::field::FLAGS_OFFSET.start);
+            let id = u32::from(word(packet.network + ipv4::field::ID.start));
+            let offset = usize::from(flags & ipv4::OFFSET_MASK) * UNIT;
+            (id, packet.flow.protocol, offset, flags & ipv4::MORE_FRAGMENTS != 0, packet.transport)
+        }
+        Some(header) => {
+            let flags = word(header + 2);
+            let id = u32::from(word(header + 4)) << 16 | u32::from(word(header + 6));
+            let offset = usize::from(flags & ipv6::OFFSET_MASK);
+            let at = header + ipv6::FRAGMENT_HEADER_LEN;
+            (id, Protocol(0), offset, flags & ipv6::MORE_FRAGMENTS != 0, at)
+        }
+    };
+    let key = Key { source: packet.flow.source.addr, dest: packet.flow.dest.addr, protocol, id };
+    let Packet { network, end, dont_fragment, tos, .. } = *packet;
+    (key, Part { offset, len: end - at, more, at, network, dont_fragment, tos })
+}
