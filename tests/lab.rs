@@ -216,11 +216,11 @@ fn a_wrong_line_answers_an_error_changes_nothing_and_the_lab_goes_on() {
 #[test]
 fn a_command_that_acts_on_the_machine_itself_is_not_run_from_the_lab() {
     let mut lab = Lab::new();
-    // 1: it failed; 3: the director refused it.
+    // 2: the lab has no such subcommand; 3: the director refused it.
     for (words, exit) in [
-        (json!(["realserver", "up", "--vip", "198.51.100.1"]), 1),
-        (json!(["lab"]), 1),
-        (json!(["completion", "bash"]), 1),
+        (json!(["realserver", "up", "--vip", "198.51.100.1"]), 2),
+        (json!(["lab"]), 2),
+        (json!(["completion", "bash"]), 2),
         (json!(["status"]), 3),
     ] {
         let answer = ask(&mut lab, &json!({ "xvs": words }).to_string());

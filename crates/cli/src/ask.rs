@@ -2,7 +2,8 @@
 
 use std::io::Write;
 
-use clap::{Parser, Subcommand};
+use clap::error::{ContextKind, ErrorKind};
+use clap::{CommandFactory, Parser, Subcommand};
 use xvs_ipvsadm::Output;
 use xvs_model::client::Director;
 
@@ -75,6 +76,14 @@ pub fn output(words: &[String], director: &mut dyn Director) -> Output {
     let failed = |exit, stderr| Output { exit, stdout: String::new(), stderr };
     let line = match Line::try_parse_from(argv) {
         Ok(line) => line,
+        Err(error) if error.kind() == ErrorKind::InvalidSubcommand => {
+            let word = error.get(ContextKind::InvalidSubcommand).map(ToString::to_string).unwrap_or_default();
+            let line = Line::command();
+            let names: Vec<_> = line.get_subcommands().map(clap::Command::get_name).collect();
+            let why =
+                format!("{word}: a director in memory has no such subcommand; it has {}", names.join(", "));
+            return failed(MISUSED, complaint(&why));
+        }
         Err(error) => return failed(MISUSED, error.to_string()),
     };
     let mut out = Vec::new();

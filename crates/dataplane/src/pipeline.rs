@@ -1,8 +1,8 @@
 //! The pipeline: every stage that a packet may pass, in order. No other file knows this order.
 //!
 //! A worker runs it for every burst. It allocates nothing, waits for nothing, and leaves each frame in exactly one
-//! place. [`process`] is the path of one packet from its look-up to its verdict. The functions of `slow_path` that it
-//! calls return at once for packets that they do not concern. Four more slow paths are behind [`Dispatch`], which takes
+//! place. `process` is the path of one packet from its look-up to its verdict. The functions of `slow_path` that it
+//! calls return at once for packets that they do not concern. Four more slow paths are behind `Dispatch`, which takes
 //! the frames of a decided burst one by one: fragments (`reassembly`), received ICMP errors (`icmp_error`), ICMP errors
 //! to the senders of dropped packets (`icmp_reply`), and packets that are larger than the path MTU (`fragmentation`).
 

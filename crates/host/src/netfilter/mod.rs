@@ -5,7 +5,7 @@
 //! come with packets or go with time. Rules are read as the programs print them (`nft`, `iptables-nft-save`,
 //! `iptables-legacy-save` and their likes for IPv6); a program that is not installed has no rules. Runs on a thread of
 //! its own, in the network namespace of the thread that started it. Cost: a few processes at a change, which take at
-//! most a fifth of the time, and one small file a second. Not here: what the rules come to ([`xvs_ctl::firewall_marks`]).
+//! most a fifth of the time, and one small file a second. Not here: the marks that the rules set on packets (`xvs_ctl::firewall_marks`).
 
 use std::sync::Arc;
 use std::thread::JoinHandle;

@@ -9,7 +9,7 @@
 //! Cost: neighbour events are applied as they come; a change of links, addresses or routes re-reads those tables,
 //! because the kernel announces no route that goes with its link. Reading takes at most a fifth of the time:
 //! with long tables, changes are gathered for longer. If the kernel could not keep up telling (`ENOBUFS`),
-//! everything is read anew. Not here: look-ups, which [`Egress`](xvs_dataplane::egress::Egress) does.
+//! everything is read anew. Not here: look-ups (`xvs_dataplane::egress::Egress`).
 
 use std::collections::BTreeMap;
 use std::io;
