@@ -106,7 +106,7 @@ pub enum Test {
 }
 
 impl Test {
-    /// The same, with lists as [`within`] and [`among`] search them.
+    /// The same, with lists as `within` and `among` search them.
     pub fn sorted(self) -> Self {
         match self {
             Self::Source(networks) => Self::Source(merged(networks)),

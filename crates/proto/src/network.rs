@@ -1,7 +1,7 @@
 //! The director's network as the kernel has it: what routes and next hops are computed from.
 //!
 //! Plain values, followed from the kernel by the control plane or built by hand ([`Network::add_link`] and its
-//! siblings: the lab, tests), and turned into the look-up tables of a snapshot by [`super::Egress`]. Nothing
+//! siblings: the lab, tests), and turned into the look-up tables of a snapshot by `xvs_dataplane::egress::Egress`. Nothing
 //! here is looked at per packet.
 
 use std::collections::BTreeSet;
