@@ -3,7 +3,7 @@
 //! Told by the control thread as it carries changes out, so they stand in the order in which they came into force. The
 //! last [`KEPT`] are remembered, and each listener goes through them at its own pace: they are its queue. One that falls
 //! behind by more misses the oldest and is told how many. Telling never waits for a listener. Not here: the log
-//! (`front.rs`), how events look (`cli/events.rs`).
+//! (`api/dispatch.rs`), how events look (`cli/events.rs`).
 
 use std::collections::VecDeque;
 use std::iter;

@@ -37,12 +37,12 @@ const LONGEST_JUDGEMENT: Duration = Duration::from_secs(60);
 
 /// The daemon behind its socket.
 #[derive(Default)]
-pub struct Front {
+pub struct Dispatch {
     daemon: OnceLock<Handle>,
     capturing: Capturing,
 }
 
-impl Front {
+impl Dispatch {
     /// Dispatches to this daemon from now on.
     pub fn open(&self, daemon: Handle) {
         // There is one daemon in a process, so this is the first time.
@@ -55,7 +55,7 @@ impl Front {
     }
 }
 
-impl Handler for Front {
+impl Handler for Dispatch {
     fn handle(&self, request: Request, peer: &Peer) -> Result<Reply, CommandError> {
         let daemon = self.daemon()?;
         match request {

@@ -17,14 +17,14 @@ use xvs_model::request::Verdict;
 use xvs_model::rules::{RuleLine, Wanted};
 
 use crate::control::Control;
-use crate::control::datapath::Plant;
+use crate::control::datapath::Datapath;
 use crate::control::unconfirmed::Unconfirmed;
 use crate::events::applied;
 
 /// After which time the way back is tried again where it could not be taken.
 const RETRY: Duration = Duration::from_secs(1);
 
-impl<P: Plant> Control<P> {
+impl<D: Datapath> Control<D> {
     /// Makes what runs as these rules want it; what differed is the answer.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use std::time::Duration;
 use xvs_dataplane::steering::{SteeringError, SteeringRules};
 
 /// What the control thread acts on beside the snapshot.
-pub trait Plant {
+pub trait Datapath {
     /// Steers what `rules` name, in addition to what is steered already.
     ///
     /// # Errors

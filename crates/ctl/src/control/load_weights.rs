@@ -7,10 +7,10 @@ use xvs_model::load_report::Server;
 use xvs_model::reply::Reply;
 
 use crate::control::Control;
-use crate::control::datapath::Plant;
+use crate::control::datapath::Datapath;
 use crate::registry::load_feedback::Reweighed;
 
-impl<P: Plant> Control<P> {
+impl<D: Datapath> Control<D> {
     /// Moves weights as a real server's load says.
     pub(super) fn report_load(
         &mut self,

@@ -35,7 +35,7 @@ use xvs_model::state::{State, supported};
 use xvs_proto::network::{Link, Network};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
-use crate::control::datapath::Plant;
+use crate::control::datapath::Datapath;
 use crate::events::Events;
 use crate::registry::Registry;
 use crate::steering::{networks, steer};
@@ -56,8 +56,8 @@ pub mod thread;
 mod unconfirmed;
 
 /// The control plane without its thread.
-pub struct Control<P> {
-    plant: P,
+pub struct Control<D> {
+    datapath: D,
     state: State,
     settings: InForce,
     registry: Registry,
@@ -75,14 +75,14 @@ pub struct Control<P> {
     owned: OwnedServices,
 }
 
-impl<P: Plant> Control<P> {
+impl<D: Datapath> Control<D> {
     /// Nothing configured, for this many workers.
-    pub fn new(plant: P, workers: usize, ipvs: Ipvs, feedback: Feedback) -> Self {
+    pub fn new(datapath: D, workers: usize, ipvs: Ipvs, feedback: Feedback) -> Self {
         let (state, settings) = (State::default(), InForce::new(ipvs, feedback));
         let registry = Registry::new(workers);
         settings.tune(&registry.tuning);
         Self {
-            plant,
+            datapath,
             publication: Publication::new(settings.settings(&state)),
             state,
             settings,
@@ -115,13 +115,13 @@ impl<P: Plant> Control<P> {
     }
 
     /// The outside, for who put it in.
-    pub fn plant(&mut self) -> &mut P {
-        &mut self.plant
+    pub fn datapath(&mut self) -> &mut D {
+        &mut self.datapath
     }
 
     /// Ends; what was put in comes out.
-    pub fn into_plant(self) -> P {
-        self.plant
+    pub fn into_datapath(self) -> D {
+        self.datapath
     }
 
     /// What was set.
@@ -276,7 +276,7 @@ impl<P: Plant> Control<P> {
         let keys = self.state.services().map(|(key, _)| *key);
         let items: BTreeSet<_> = keys.flat_map(|key| networks(self.marks.laid_out(), key)).collect();
         let more = steer(items, &[]);
-        let steered = self.plant.widen(&more);
+        let steered = self.datapath.widen(&more);
         let published = self.publish();
         steered.map_err(|error| CommandError::Failed { why: format!("xvs: marked packets: {error}") })?;
         published
@@ -412,7 +412,7 @@ impl<P: Plant> Control<P> {
 
     /// Turns automatic defences on or off.
     fn look_at_memory(&mut self) {
-        let pages = if self.settings.needs_memory() { self.plant.available_pages() } else { None };
+        let pages = if self.settings.needs_memory() { self.datapath.available_pages() } else { None };
         self.settings.observe(pages);
         if self.settings.settings(&self.state) != self.publication.snapshot.settings {
             let _ = self.publish();
@@ -450,7 +450,7 @@ mod tests {
         pub(super) full: BTreeSet<IpAddr>,
     }
 
-    impl Plant for Machine {
+    impl Datapath for Machine {
         fn widen(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
             if rules.services.iter().any(|(_, endpoint)| self.full.contains(&endpoint.addr)) {
                 return Err(SteeringError::Full { what: "services", limit: 0 });
@@ -506,7 +506,7 @@ mod tests {
         let mut control = control();
         let reply = control.handle(&Request::Restore(vec![add([192, 0, 2, 1])]), Millis(0)).unwrap();
         assert_eq!(reply, Reply::Restored(vec![Err(CommandError::ServiceNotDefined(service()))]));
-        assert_eq!(control.plant().steered, SteeringRules::default());
+        assert_eq!(control.datapath().steered, SteeringRules::default());
     }
 
     /// A network in which the director has this address.
@@ -608,11 +608,11 @@ mod tests {
                     _ => Request::Restore(batch.clone()),
                 };
                 let _ = control.handle(&request, Millis(0));
-                let made = (control.plant().steered.clone(), control.plant().resolved.clone());
+                let made = (control.datapath().steered.clone(), control.datapath().resolved.clone());
                 control.steered.review();
                 control.next_hops.forget();
                 control.publish().unwrap();
-                let whole = (control.plant().steered.clone(), control.plant().resolved.clone());
+                let whole = (control.datapath().steered.clone(), control.datapath().resolved.clone());
                 prop_assert_eq!(made, whole, "after {:?}", batch);
             }
         }
@@ -663,12 +663,12 @@ mod tests {
         };
         control.tick(Millis(1000)).unwrap();
         assert_eq!(on(published.load().settings), (false, 0, false));
-        control.plant().available_pages = Some(768);
+        control.datapath().available_pages = Some(768);
         control.tick(Millis(1999)).unwrap();
         assert_eq!(on(published.load().settings), (false, 0, false));
         control.tick(Millis(2000)).unwrap();
         assert_eq!(on(published.load().settings), (true, 4, true));
-        control.plant().available_pages = None;
+        control.datapath().available_pages = None;
         control.tick(Millis(3000)).unwrap();
         assert_eq!(on(published.load().settings), (false, 0, false), "what cannot be told is not shortness");
     }

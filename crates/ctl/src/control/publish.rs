@@ -15,7 +15,7 @@ use xvs_proto::{Endpoint, Family, Protocol};
 
 use super::steered::{Narrowing, Services};
 use crate::control::Control;
-use crate::control::datapath::Plant;
+use crate::control::datapath::Datapath;
 use crate::steering::{Item, networks, of_commands, replies_from, steer};
 
 /// How long a change may take to reach every worker.
@@ -23,7 +23,7 @@ const TAKE_UP: Duration = Duration::from_secs(1);
 /// How long workers are waited for by whom nobody waits, and one that is late already: several bursts.
 pub(super) const GLANCE: Duration = Duration::from_millis(5);
 
-impl<P: Plant> Control<P> {
+impl<D: Datapath> Control<D> {
     /// Has the XDP program steer what these commands would have it steer: before anything is changed, so that a program
     /// that has no room refuses the change as a whole.
     pub(super) fn widen(&mut self, commands: &[Command]) -> Result<(), CommandError> {
@@ -56,7 +56,7 @@ impl<P: Plant> Control<P> {
         }
         let more = steer(items.iter().copied(), &locals);
         self.steered.widen(items);
-        self.plant
+        self.datapath
             .widen(&more)
             .map_err(|error| CommandError::Failed { why: format!("xvs: {error}; nothing was changed") })
     }
@@ -79,7 +79,7 @@ impl<P: Plant> Control<P> {
         if let Some(next_hops) =
             self.next_hops.update(&self.publication.snapshot.egress, self.registry.addresses())
         {
-            self.plant.keep_resolved(next_hops);
+            self.datapath.keep_resolved(next_hops);
         }
         let patience = if self.publication.late().is_none() { TAKE_UP } else { GLANCE };
         self.settle(patience).map_err(|who| {
@@ -94,14 +94,14 @@ impl<P: Plant> Control<P> {
             self.state.locals().iter().filter(|local| self.publication.snapshot.egress.is_local(local.addr));
         let wanted: Vec<_> = here.map(|local| (local.first_port, local.last_port)).collect();
         if wanted != self.reserved {
-            self.plant.reserve_ports(&wanted);
+            self.datapath.reserve_ports(&wanted);
             self.reserved = wanted;
         }
     }
 
     /// Waits for the workers, then does what had to wait for them.
     pub(super) fn settle(&mut self, patience: Duration) -> Result<(), String> {
-        self.plant.await_workers(patience)?;
+        self.datapath.await_workers(patience)?;
         self.publication.taken_up();
         if self.steered.is_due()
             && let Err(error) = self.steer_no_more()
@@ -117,8 +117,8 @@ impl<P: Plant> Control<P> {
         let served = [Family::V4, Family::V6].map(|family| self.publication.snapshot.services.any_of(family));
         let (state, registry, marks) = (&self.state, &mut self.registry, self.marks.laid_out());
         match self.steered.narrow(Services { state, registry, marks, served }) {
-            Narrowing::TakeBack(rules) => self.plant.take_back(&rules),
-            Narrowing::Replace(rules) => self.plant.narrow(&rules),
+            Narrowing::TakeBack(rules) => self.datapath.take_back(&rules),
+            Narrowing::Replace(rules) => self.datapath.narrow(&rules),
         }
     }
 }

@@ -20,10 +20,10 @@ use xvs_model::rules::{Thing, Wanted, thing};
 use xvs_sched::ServiceKey;
 
 use crate::control::Control;
-use crate::control::datapath::Plant;
+use crate::control::datapath::Datapath;
 use crate::control::owned_services::{OwnedServices, WHY};
 
-impl<P: Plant> Control<P> {
+impl<D: Datapath> Control<D> {
     /// From now on these services are wanted so; one without a value goes, with its destinations, if it is owned.
     /// All that follows is one snapshot. It costs a look at the services that are named; with [`ReconcileScope::Everything`] at
     /// all that are owned.
@@ -355,7 +355,7 @@ mod tests {
     fn what_is_refused_is_told_hinders_nothing_else_and_is_tried_again_each_second() {
         let mut control = control();
         control.set_network(&network([192, 0, 2, 9], 25)).unwrap();
-        control.plant().full.insert([192, 0, 2, 101].into());
+        control.datapath().full.insert([192, 0, 2, 101].into());
         let mut unknown = with(&[(5, 1)]);
         if let Some(unknown) = &mut unknown {
             unknown.options.scheduler = "nosuch".to_owned();
@@ -377,11 +377,11 @@ mod tests {
         let why = "health: xvsadm -A -t 192.0.2.102:80 -s nosuch: refused, and tried again each second: no scheduler";
         assert!(control.complaints()[1].starts_with(why), "{:?}", control.complaints());
         assert_eq!(drift(&mut control), [""; 0], "what is refused does not lead back");
-        let (epoch, steered) = (control.epoch(), control.plant().steered.clone());
+        let (epoch, steered) = (control.epoch(), control.datapath().steered.clone());
         control.tick(Millis(0) + SECOND).unwrap();
-        assert_eq!((control.epoch(), &control.plant().steered), (epoch, &steered), "nothing has changed");
+        assert_eq!((control.epoch(), &control.datapath().steered), (epoch, &steered), "nothing has changed");
         assert_eq!(control.complaints().len(), 3);
-        control.plant().full.clear();
+        control.datapath().full.clear();
         control.set_network(&network([192, 0, 2, 9], 24)).unwrap();
         control.tick(Millis(0) + 2 * SECOND).unwrap();
         assert_eq!(servers(&control, 100), Some(vec![(127, 1), (1, 1)]));
@@ -476,7 +476,7 @@ mod tests {
     #[test]
     fn a_late_worker_is_named_the_change_is_made_and_it_is_over_when_the_worker_is_back() {
         let mut control = control();
-        control.plant().late = Some("worker 1".to_owned());
+        control.datapath().late = Some("worker 1".to_owned());
         let add = Command::AddService { key: key(101), options: ServiceOptions::of(Family::V4) };
         let late = CommandError::Late { who: "worker 1".to_owned() };
         assert_eq!(control.handle(&Request::Change(add.clone()), Millis(0)), Err(late.clone()));
@@ -489,7 +489,7 @@ mod tests {
         control.tick(Millis(0) + SECOND).unwrap();
         let complaints = control.complaints();
         assert!(complaints.len() == 1 && complaints[0].starts_with("worker 1 has not"), "{complaints:?}");
-        control.plant().late = None;
+        control.datapath().late = None;
         control.tick(Millis(0) + SECOND).unwrap();
         assert_eq!(control.complaints(), [""; 0]);
     }
@@ -561,7 +561,7 @@ mod tests {
                 let mut plain = crate::control::tests::control();
                 plain.set_network(&network([192, 0, 2, 9], 24)).unwrap();
                 plain.handle(&Request::Restore(commands_of(control.state())), Millis(0)).unwrap();
-                prop_assert_eq!(&control.plant().steered, &plain.plant().steered);
+                prop_assert_eq!(&control.datapath().steered, &plain.datapath().steered);
             }
         }
     }
