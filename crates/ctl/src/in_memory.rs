@@ -71,17 +71,17 @@ pub(crate) struct MemoryDatapath {
 }
 
 impl Datapath for MemoryDatapath {
-    fn widen(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+    fn add_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
         self.rules.add(rules);
         Ok(())
     }
 
-    fn take_back(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+    fn remove_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
         self.rules.subtract(rules);
         Ok(())
     }
 
-    fn narrow(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+    fn set_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
         self.rules.clone_from(rules);
         Ok(())
     }

@@ -60,7 +60,7 @@ impl<D: Datapath> Control<D> {
         if commands.is_empty() {
             return Ok(Reply::Applied(differences));
         }
-        self.widen(&commands)?;
+        self.extend_steering(&commands)?;
         let former = self.state.clone();
         commands.iter().try_for_each(|command| self.change(command, now))?;
         self.unconfirmed = confirm_within_seconds.map(|seconds| {
@@ -115,7 +115,7 @@ impl<D: Datapath> Control<D> {
             unconfirmed.former.put(key, unconfirmed.applied.service(&key).cloned());
         }
         let (mut differences, left) = back(&self.state, &unconfirmed.applied, &unconfirmed.former);
-        if let Err(error) = self.widen(&carried_out(&differences)) {
+        if let Err(error) = self.extend_steering(&carried_out(&differences)) {
             // Nothing has changed. It is tried again, or the way back would be lost.
             self.unconfirmed = Some(Unconfirmed { until: now + RETRY, ..unconfirmed });
             return Err(error);

@@ -12,19 +12,19 @@ pub trait Datapath {
     ///
     /// # Errors
     /// The map that is full, or the kernel's refusal; then what is steered has not changed.
-    fn widen(&mut self, rules: &SteeringRules) -> Result<(), SteeringError>;
+    fn add_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError>;
 
     /// Steers no longer what `rules` name.
     ///
     /// # Errors
-    /// As for [`Self::widen`].
-    fn take_back(&mut self, rules: &SteeringRules) -> Result<(), SteeringError>;
+    /// As for [`Self::add_steering`].
+    fn remove_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError>;
 
     /// Steers what `rules` name and nothing else.
     ///
     /// # Errors
-    /// As for [`Self::widen`].
-    fn narrow(&mut self, rules: &SteeringRules) -> Result<(), SteeringError>;
+    /// As for [`Self::add_steering`].
+    fn set_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError>;
 
     /// Returns when every worker acts on what was published before.
     ///

@@ -3,7 +3,7 @@
 //! Every change (a command, the network, a removed destination that nothing refers to any more) is carried out here,
 //! one at a time: validated, entered in the desired state, turned into a snapshot, published. [`Control`] does it
 //! without a thread or a socket, so that the lab runs the very same code; `control_thread.rs` puts it on a thread.
-//! What the XDP program steers is widened before a snapshot is published and narrowed once every worker has it.
+//! What the XDP program steers is extended before a snapshot is published and narrowed once every worker has it.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ use mark_rules::MarkRules;
 use next_hops::NextHops;
 use owned_services::OwnedServices;
 use publication::Publication;
-use publish::GLANCE;
+use publish::SHORT_WAIT;
 use settings::InForce;
 use steered::Steered;
 use unconfirmed::Unconfirmed;
@@ -38,7 +38,7 @@ use xvs_sched::{ForwardingMethod, ServiceKey};
 use crate::control::datapath::Datapath;
 use crate::events::Events;
 use crate::registry::Registry;
-use crate::steering::{networks, steer};
+use crate::steering::{networks, rules_for};
 
 mod apply;
 pub mod datapath;
@@ -163,12 +163,12 @@ impl<D: Datapath> Control<D> {
         match request {
             Request::Change(command) => {
                 self.admit(&self.state, command)?;
-                self.widen(std::slice::from_ref(command))?;
+                self.extend_steering(std::slice::from_ref(command))?;
                 self.change(command, now)?;
                 self.publish().map(|()| Reply::Done)
             }
             Request::Restore(commands) => {
-                self.widen(commands)?;
+                self.extend_steering(commands)?;
                 let change =
                     |command| self.admit(&self.state, command).and_then(|()| self.change(command, now));
                 let mut results: Vec<_> = commands.iter().map(change).collect();
@@ -275,8 +275,8 @@ impl<D: Datapath> Control<D> {
         self.enter_marks();
         let keys = self.state.services().map(|(key, _)| *key);
         let items: BTreeSet<_> = keys.flat_map(|key| networks(self.marks.laid_out(), key)).collect();
-        let more = steer(items, &[]);
-        let steered = self.datapath.widen(&more);
+        let more = rules_for(items, &[]);
+        let steered = self.datapath.add_steering(&more);
         let published = self.publish();
         steered.map_err(|error| CommandError::Failed { why: format!("xvs: marked packets: {error}") })?;
         published
@@ -294,7 +294,7 @@ impl<D: Datapath> Control<D> {
     /// Enters the mark rules as they are laid out in the snapshot.
     fn enter_marks(&mut self) {
         self.publication.snapshot.marks = Arc::new(self.marks.laid_out().marks.clone());
-        self.steered.review();
+        self.steered.set_all_due();
     }
 
     /// A sentence for each mark rule of the kernel that is not followed.
@@ -386,8 +386,8 @@ impl<D: Datapath> Control<D> {
         if self.schedule.trash(now) {
             // What is steered for connections alone goes when they have ended.
             let marks = self.state.services().any(|(key, _)| matches!(key, ServiceKey::Mark { .. }));
-            if marks || self.steered.has_left() || self.registry.outlives_itself() {
-                self.steered.review();
+            if marks || self.steered.has_deleted_locals() || self.registry.outlives_itself() {
+                self.steered.set_all_due();
             }
             if self.registry.empty_trash(&mut self.publication.snapshot, now) {
                 self.next_hops.forget();
@@ -404,7 +404,7 @@ impl<D: Datapath> Control<D> {
         }
         let unconfirmed = self.expire_unconfirmed(now)?;
         if self.publication.is_held() || self.steered.is_due() {
-            let _ = self.settle(GLANCE);
+            let _ = self.settle(SHORT_WAIT);
         }
         let next = self.schedule.next();
         Ok(unconfirmed.map_or(next, |until| next.min(until)))
@@ -451,7 +451,7 @@ mod tests {
     }
 
     impl Datapath for Machine {
-        fn widen(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+        fn add_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
             if rules.services.iter().any(|(_, endpoint)| self.full.contains(&endpoint.addr)) {
                 return Err(SteeringError::Full { what: "services", limit: 0 });
             }
@@ -459,12 +459,12 @@ mod tests {
             Ok(())
         }
 
-        fn take_back(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+        fn remove_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
             self.steered.subtract(rules);
             Ok(())
         }
 
-        fn narrow(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+        fn set_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
             self.steered = rules.clone();
             Ok(())
         }
@@ -609,7 +609,7 @@ mod tests {
                 };
                 let _ = control.handle(&request, Millis(0));
                 let made = (control.datapath().steered.clone(), control.datapath().resolved.clone());
-                control.steered.review();
+                control.steered.set_all_due();
                 control.next_hops.forget();
                 control.publish().unwrap();
                 let whole = (control.datapath().steered.clone(), control.datapath().resolved.clone());

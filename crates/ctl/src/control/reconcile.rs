@@ -151,11 +151,12 @@ impl<D: Datapath> Control<D> {
                 Err(error) => refused.push((command, error)),
             }
         }
-        let widened = self.widen(&admitted);
+        let extended = self.extend_steering(&admitted);
         let mut done = Vec::new();
         for command in admitted {
             // One that there is no room for is not to hinder the others.
-            let room = if widened.is_ok() { Ok(()) } else { self.widen(slice::from_ref(&command)) };
+            let room =
+                if extended.is_ok() { Ok(()) } else { self.extend_steering(slice::from_ref(&command)) };
             match room.and_then(|()| self.change(&command, now)) {
                 Ok(()) => done.push((format!("{why}: {}", typed(&command)), None)),
                 Err(error) => refused.push((command, error)),

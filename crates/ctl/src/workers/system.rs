@@ -80,15 +80,15 @@ impl SystemDatapath {
 }
 
 impl Datapath for SystemDatapath {
-    fn widen(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+    fn add_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
         self.steering.add(rules)
     }
 
-    fn take_back(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+    fn remove_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
         self.steering.subtract(rules)
     }
 
-    fn narrow(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+    fn set_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
         self.steering.set(rules)
     }
 
