@@ -114,7 +114,7 @@ impl Handler for Dispatch {
                 log(&Request::Reload, &answer, &who);
                 let (shared, changes) = (daemon.shared(), changes(&Request::Reload, &answer));
                 let epoch = shared.published.load().epoch;
-                shared.events.tell_all(Kind::Change, epoch, Some(&who), changes);
+                shared.events.record_all(Kind::Change, epoch, Some(&who), changes);
                 answer
             }
             Request::Change(_)
@@ -195,7 +195,7 @@ fn end_connections(daemon: &Handle, filter: &Filter, how: How, peer: &Peer) -> E
     };
     let who = who(peer);
     tracing::info!("{who}: {what}");
-    shared.events.tell_all(Kind::Change, snapshot.epoch, Some(&who), [(what, None)]);
+    shared.events.record_all(Kind::Change, snapshot.epoch, Some(&who), [(what, None)]);
     done
 }
 

@@ -94,7 +94,7 @@ impl<D: Datapath> Control<D> {
             let differences = self.take_back(over, now)?;
             let published = self.publish();
             let changes = applied("not confirmed in time", &differences);
-            self.events.tell_all(Kind::Change, self.epoch(), None, changes);
+            self.events.record_all(Kind::Change, self.epoch(), None, changes);
             published?;
         }
         Ok(self.unconfirmed_until())

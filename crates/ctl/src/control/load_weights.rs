@@ -41,6 +41,6 @@ impl<D: Datapath> Control<D> {
 
     pub(super) fn tell_weights(&self, moved: &[Reweighed]) {
         let all = moved.iter().map(|moved| (moved.to_string(), None));
-        self.events.tell_all(Kind::Weight, self.epoch(), None, all);
+        self.events.record_all(Kind::Weight, self.epoch(), None, all);
     }
 }

@@ -171,7 +171,7 @@ impl<D: Datapath> Control<D> {
             // Who is late is told as a warning.
             let _ = self.publish();
             done.iter().for_each(|(line, _)| tracing::info!("{line}"));
-            self.events.tell_all(Kind::Change, self.epoch(), None, done);
+            self.events.record_all(Kind::Change, self.epoch(), None, done);
         }
         Reconciled { changed, refused }
     }
@@ -414,7 +414,7 @@ mod tests {
         assert_eq!(servers(&control, 100), Some(vec![(2, 1), (1, 1)]));
         assert_eq!(servers(&control, 101), Some(vec![(3, 1)]));
         assert_eq!(servers(&control, 105), None);
-        let told = events.hear(Duration::ZERO).events;
+        let told = events.receive(Duration::ZERO).events;
         assert_eq!(told.len(), 5);
         assert!(told.iter().all(|event| event.kind == Kind::Change && event.by.is_none()));
         assert_eq!(told[0].what, "put back: xvsadm -A -t 192.0.2.100:80 -s wlc");

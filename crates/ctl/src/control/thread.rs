@@ -128,7 +128,7 @@ impl ControlThread {
                 Ok(Input::Request(request, by, reply)) => {
                     let answer = self.control.handle(&request, self.shared.now());
                     let (epoch, changes) = (self.control.epoch(), changes(&request, &answer));
-                    self.shared.events.tell_all(Kind::Change, epoch, by.as_ref(), changes);
+                    self.shared.events.record_all(Kind::Change, epoch, by.as_ref(), changes);
                     if request.access() == Access::Change {
                         self.warn();
                     }
@@ -201,7 +201,7 @@ impl ControlThread {
                         format!("{} is up", interface.name)
                     }
                 };
-                self.shared.events.tell(Kind::Link, self.control.epoch(), told);
+                self.shared.events.record(Kind::Link, self.control.epoch(), told);
                 interface.state = state;
             }
         }
@@ -232,7 +232,7 @@ impl ControlThread {
         over.iter().for_each(|warning| tracing::info!("over: {warning}"));
         for (kind, all) in [(Kind::Warning, new), (Kind::Over, over)] {
             let all = all.into_iter().map(|warning| (warning.clone(), None));
-            self.shared.events.tell_all(kind, self.control.epoch(), None, all);
+            self.shared.events.record_all(kind, self.control.epoch(), None, all);
         }
         facts.warnings = warnings;
         facts.drift.clone_from(self.control.drift_told());
@@ -266,7 +266,7 @@ impl ControlThread {
             let attached_again = facts.interfaces[place].attached_again + 1;
             let told = workers.interface_facts(place);
             let what = format!("{} is attached again, {} XDP", told.name, told.mode);
-            self.shared.events.tell(Kind::Link, self.control.epoch(), what);
+            self.shared.events.record(Kind::Link, self.control.epoch(), what);
             facts.interfaces[place] = InterfaceStatus { state, attached_again, ..told };
         }
         self.warnings.attaching = match done {
