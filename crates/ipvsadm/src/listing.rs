@@ -19,7 +19,7 @@ use xvs_model::sync_daemon::SyncDaemon;
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
-use crate::ended::Ended;
+use crate::error::LineError;
 use crate::grammar::{Engines, List, Names, Numbers, Order, Table, What};
 use crate::resolver::Resolver;
 use crate::session::{Form, Session};
@@ -27,7 +27,7 @@ use crate::values::flag_names;
 
 impl Session<'_> {
     /// Prints what `-L` asks for.
-    pub(super) fn list(&mut self, list: &List) -> Result<(), Ended> {
+    pub(super) fn list(&mut self, list: &List) -> Result<(), LineError> {
         match list.what {
             What::All => {
                 let rows = self.services(Request::ListServices, list.order)?;
@@ -47,7 +47,7 @@ impl Session<'_> {
                     let line = (t.tcp_seconds, t.tcp_fin_seconds, t.udp_seconds);
                     Ok(writeln!(self.out, "Timeout (tcp tcpfin udp): {} {} {}", line.0, line.1, line.2)?)
                 }
-                other => Err(Ended::listing(&Failure::unexpected(&other))),
+                other => Err(LineError::listing(&Failure::unexpected(&other))),
             },
             What::Daemons => match self.ask(Request::Daemons)? {
                 Reply::Daemons(daemons) if self.form == Form::Json => self.json(&daemons),
@@ -55,16 +55,16 @@ impl Session<'_> {
                     let text: String = daemons.iter().map(daemon_line).collect();
                     Ok(self.out.write_all(text.as_bytes())?)
                 }
-                other => Err(Ended::listing(&Failure::unexpected(&other))),
+                other => Err(LineError::listing(&Failure::unexpected(&other))),
             },
         }
     }
 
     /// Asks for services and puts them in order.
-    pub(super) fn services(&mut self, request: Request, order: Order) -> Result<Vec<ServiceRow>, Ended> {
+    pub(super) fn services(&mut self, request: Request, order: Order) -> Result<Vec<ServiceRow>, LineError> {
         let mut rows = match self.ask(request)? {
             Reply::Services(rows) => rows,
-            other => return Err(Ended::listing(&Failure::unexpected(&other))),
+            other => return Err(LineError::listing(&Failure::unexpected(&other))),
         };
         if order == Order::Sorted {
             for row in &mut rows {
@@ -77,16 +77,16 @@ impl Session<'_> {
         Ok(rows)
     }
 
-    fn ask(&mut self, request: Request) -> Result<Reply, Ended> {
-        self.director.call(request).map_err(|failure| Ended::listing(&failure))
+    fn ask(&mut self, request: Request) -> Result<Reply, LineError> {
+        self.director.call(request).map_err(|failure| LineError::listing(&failure))
     }
 
-    fn json(&mut self, value: &impl serde::Serialize) -> Result<(), Ended> {
+    fn json(&mut self, value: &impl serde::Serialize) -> Result<(), LineError> {
         serde_json::to_writer(&mut *self.out, value).map_err(io::Error::from)?;
         Ok(self.out.write_all(b"\n")?)
     }
 
-    fn table(&mut self, list: &List, rows: &[ServiceRow]) -> Result<(), Ended> {
+    fn table(&mut self, list: &List, rows: &[ServiceRow]) -> Result<(), LineError> {
         if self.form == Form::Json {
             return self.json(&rows);
         }
@@ -103,7 +103,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn connections(&mut self, names: Names, engines: Engines) -> Result<(), Ended> {
+    fn connections(&mut self, names: Names, engines: Engines) -> Result<(), LineError> {
         let (form, out) = (self.form, &mut *self.out);
         let names = Naming { names, resolver: self.resolver };
         let head = match form {
@@ -126,7 +126,7 @@ impl Session<'_> {
                 }
             }
         });
-        listed.map_err(|failure| Ended::listing(&failure))?;
+        listed.map_err(|failure| LineError::listing(&failure))?;
         out.write_all(head.take().unwrap_or_default().as_bytes())?;
         if form == Form::Json {
             out.write_all(b"\n]\n")?;

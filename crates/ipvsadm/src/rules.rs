@@ -21,21 +21,20 @@ use xvs_model::timeouts::Timeouts;
 use xvs_proto::Endpoint;
 use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey};
 
-use crate::ended::{AfterLine, Ended, TRY_HELP};
+use crate::command_line::{destination, destination_rule, service_option, service_rule, typed};
+use crate::error::{LineError, OnRestore, TRY_HELP};
 use crate::grammar::{Names, Order, Parsed};
 use crate::listing::{Naming, compare_endpoints, compare_services, merge_sort};
-use crate::options::{destination, destination_rule, service_option, service_rule};
 use crate::own_lines::{local_address_command, mark_command};
 use crate::resolver::Resolver;
 use crate::session::Session;
 use crate::streams::Messages;
-use crate::typed::typed;
 use crate::{grammar, resolver};
 
 impl Session<'_> {
     /// Prints all services as the commands that make them. Thresholds are not among what they say. What ipvsadm has no
     /// words for stands behind `#xvs `, which `ipvsadm-restore` skips; local addresses come first, mark rules last.
-    pub(super) fn save(&mut self, names: Names) -> Result<(), Ended> {
+    pub(super) fn save(&mut self, names: Names) -> Result<(), LineError> {
         let rows = self.services(Request::ListServices, Order::Sorted)?;
         let names = Naming { names, resolver: self.resolver };
         for local in self.locals()? {
@@ -53,17 +52,17 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn locals(&mut self) -> Result<Vec<LocalAddress>, Ended> {
-        match self.director.call(Request::LocalAddresses).map_err(|failure| Ended::listing(&failure))? {
+    fn locals(&mut self) -> Result<Vec<LocalAddress>, LineError> {
+        match self.director.call(Request::LocalAddresses).map_err(|failure| LineError::listing(&failure))? {
             Reply::LocalAddresses(locals) => Ok(locals),
-            other => Err(Ended::listing(&Failure::unexpected(&other))),
+            other => Err(LineError::listing(&Failure::unexpected(&other))),
         }
     }
 
-    fn marks(&mut self) -> Result<Vec<MarkRule>, Ended> {
-        match self.director.call(Request::Marks).map_err(|failure| Ended::listing(&failure))? {
+    fn marks(&mut self) -> Result<Vec<MarkRule>, LineError> {
+        match self.director.call(Request::Marks).map_err(|failure| LineError::listing(&failure))? {
             Reply::Marks(rules) => Ok(rules),
-            other => Err(Ended::listing(&Failure::unexpected(&other))),
+            other => Err(LineError::listing(&Failure::unexpected(&other))),
         }
     }
 
@@ -93,8 +92,8 @@ impl Session<'_> {
                     steps.push(Step::Change(command));
                     continue;
                 }
-                Err(ended) if ended.restore == AfterLine::Continues => {
-                    steps.push(Step::Told(ended));
+                Err(error) if error.on_restore == OnRestore::Continue => {
+                    steps.push(Step::Error(error));
                     continue;
                 }
                 parsed => parsed,
@@ -104,9 +103,9 @@ impl Session<'_> {
                 return Ok(exit);
             }
             let ends = matches!(parsed, Ok(Parsed::Help | Parsed::Version));
-            if let Err(ended) = parsed.and_then(|parsed| self.execute(&parsed)) {
-                messages.tell(&ended)?;
-                return Ok(ended.exit);
+            if let Err(error) = parsed.and_then(|parsed| self.execute(&parsed)) {
+                messages.print(&error)?;
+                return Ok(error.exit);
             }
             exit = 0;
             if ends {
@@ -127,34 +126,34 @@ impl Session<'_> {
             .iter()
             .filter_map(|step| match step {
                 Step::Change(command) => Some(command.clone()),
-                Step::Told(_) => None,
+                Step::Error(_) => None,
             })
             .collect();
         let mut results = match self.batch(commands) {
             Ok(results) => results.into_iter(),
             Err(failure) => {
-                let ended = Ended::change(&failure);
-                messages.tell(&ended)?;
-                return Ok(ControlFlow::Break(ended.exit));
+                let error = LineError::change(&failure);
+                messages.print(&error)?;
+                return Ok(ControlFlow::Break(error.exit));
             }
         };
         let mut exit = None;
         for step in steps {
-            let ended = match step {
+            let error = match step {
                 Step::Change(command) => match results.next() {
                     // What it asks for is the case, so that rules can be restored where they are in force.
                     Some(Err(CommandError::MarkExists(_))) => None,
                     Some(Err(CommandError::LocalExists(there))) if command == Command::AddLocal(there) => {
                         None
                     }
-                    Some(Err(refused)) => Some(Ended::change(&Failure::Refused(refused))),
+                    Some(Err(refused)) => Some(LineError::change(&Failure::Refused(refused))),
                     _ => None,
                 },
-                Step::Told(ended) => Some(ended),
+                Step::Error(error) => Some(error),
             };
-            exit = Some(ended.as_ref().map_or(0, |ended| ended.exit));
-            if let Some(ended) = ended {
-                messages.tell(&ended)?;
+            exit = Some(error.as_ref().map_or(0, |error| error.exit));
+            if let Some(error) = error {
+                messages.print(&error)?;
             }
         }
         Ok(ControlFlow::Continue(exit))
@@ -173,16 +172,16 @@ impl Session<'_> {
 }
 
 /// Reads a line by its words, one of ours also by what `xvs` takes; `None` if it has none.
-fn parse(text: &str, resolver: &dyn Resolver) -> Option<Result<Parsed, Ended>> {
+fn parse(text: &str, resolver: &dyn Resolver) -> Option<Result<Parsed, LineError>> {
     let words: Vec<&str> =
         text.split([' ', '\t', '\r', '\n']).filter(|word| !word.is_empty() && *word != "ipvsadm").collect();
     Some(match &words[..] {
         [] => return None,
         [_, "mark", words @ ..] if text.starts_with(OURS) => {
-            mark_command(words).map(Parsed::Change).map_err(Ended::usage)
+            mark_command(words).map(Parsed::Change).map_err(LineError::usage)
         }
         [_, "laddr", words @ ..] if text.starts_with(OURS) => {
-            local_address_command(words).map(Parsed::Change).map_err(Ended::usage)
+            local_address_command(words).map(Parsed::Change).map_err(LineError::usage)
         }
         [_, words @ ..] if text.starts_with(OURS) => grammar::parse(words, resolver),
         words => grammar::parse(words, resolver),
@@ -212,8 +211,8 @@ pub fn read_all(text: &str, resolver: &dyn Resolver) -> (Vec<RuleLine>, Vec<Faul
                 let why = "only what changes services can stand here".to_owned();
                 faults.push(Fault { line: number, why });
             }
-            Some(Err(ended)) => {
-                let why = match ended.text.as_str() {
+            Some(Err(error)) => {
+                let why = match error.text.as_str() {
                     // There is nothing to try here.
                     TRY_HELP => "it does not begin with a command of ipvsadm, such as -A or -a",
                     told => told.lines().next().unwrap_or_default(),
@@ -339,5 +338,5 @@ type BatchResults = Vec<Result<(), CommandError>>;
 enum Step {
     Change(Command),
     /// It cannot be read; what is told of it waits for its turn.
-    Told(Ended),
+    Error(LineError),
 }

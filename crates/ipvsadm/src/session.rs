@@ -7,8 +7,9 @@ use xvs_model::command::Command;
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 
-use crate::ended::Ended;
+use crate::error::LineError;
 use crate::grammar::Parsed;
+use crate::manual;
 use crate::resolver::Resolver;
 
 /// The version line of the program that this one stands in for: scripts look for it.
@@ -32,22 +33,22 @@ pub(crate) struct Session<'a> {
 
 impl Session<'_> {
     /// Carries out a line that is not `-R`.
-    pub(crate) fn execute(&mut self, parsed: &Parsed) -> Result<(), Ended> {
+    pub(crate) fn execute(&mut self, parsed: &Parsed) -> Result<(), LineError> {
         match parsed {
             Parsed::Change(command) => self.change(command),
             Parsed::List(list) => self.list(list),
             Parsed::Save(names) => self.save(*names),
-            Parsed::Help => Ok(write!(self.out, "{VERSION}{}", include_str!("help.txt"))?),
+            Parsed::Help => Ok(write!(self.out, "{VERSION}{}", manual::help())?),
             Parsed::Version => Ok(self.out.write_all(VERSION.as_bytes())?),
-            Parsed::Restore => Err(Ended::try_help()),
+            Parsed::Restore => Err(LineError::try_help()),
         }
     }
 
-    pub(crate) fn change(&mut self, command: &Command) -> Result<(), Ended> {
+    pub(crate) fn change(&mut self, command: &Command) -> Result<(), LineError> {
         match self.director.call(Request::Change(command.clone())) {
             Ok(Reply::Done) => Ok(()),
-            Ok(other) => Err(Ended::change(&Failure::unexpected(&other))),
-            Err(failure) => Err(Ended::change(&failure)),
+            Ok(other) => Err(LineError::change(&Failure::unexpected(&other))),
+            Err(failure) => Err(LineError::change(&failure)),
         }
     }
 }
