@@ -16,7 +16,7 @@ use xvs_model::event::{Asked, Begin, Event, Heard, KEPT, Kind, PART, Then, Who, 
 use xvs_model::reply::Reply;
 use xvs_model::request::{Request, Verdict};
 
-use xvs_ipvsadm::{one_line, typed};
+use xvs_ipvsadm::{command_line, escape_control};
 
 /// All events of a daemon.
 #[derive(Debug, Default)]
@@ -147,14 +147,14 @@ pub fn changes<'a>(
     match (request, answer) {
         (Request::Restore(commands), Ok(Reply::Restored(results))) => {
             let refused = results.iter().map(move |result| result.as_ref().err().and_then(refusal));
-            Box::new(commands.iter().map(typed).zip(refused))
+            Box::new(commands.iter().map(command_line).zip(refused))
         }
         (Request::Restore(commands), _) => {
-            Box::new(commands.iter().map(move |command| (typed(command), refused.clone())))
+            Box::new(commands.iter().map(move |command| (command_line(command), refused.clone())))
         }
-        (Request::Change(command), _) => Box::new(iter::once((typed(command), refused))),
+        (Request::Change(command), _) => Box::new(iter::once((command_line(command), refused))),
         (Request::Set { key, value }, _) => {
-            Box::new(iter::once((one_line(&format!("xvs set {key} {value}")), refused)))
+            Box::new(iter::once((escape_control(&format!("xvs set {key} {value}")), refused)))
         }
         (Request::Reload, _) => Box::new(iter::once(("xvs reload".to_owned(), refused))),
         (Request::Apply { .. }, Ok(Reply::Applied(differences))) => applied("xvs apply", differences),
@@ -178,7 +178,7 @@ pub(crate) fn applied(
     why: &str,
     differences: &[Difference],
 ) -> Box<dyn ExactSizeIterator<Item = (String, Option<String>)>> {
-    let line = |command: &Command| (format!("{why}: {}", typed(command)), None);
+    let line = |command: &Command| (format!("{why}: {}", command_line(command)), None);
     Box::new(carried_out(differences).iter().map(line).collect::<Vec<_>>().into_iter())
 }
 

@@ -14,7 +14,7 @@ use crate::resolver::SystemResolver;
 use crate::values::flag_names;
 
 /// A command line that asks for this.
-pub fn typed(command: &Command) -> String {
+pub fn command_line(command: &Command) -> String {
     let resolver = SystemResolver::default();
     let names = Naming { names: Names::Numeric, resolver: &resolver };
     let of = |key: &ServiceKey| match *key {
@@ -44,16 +44,16 @@ pub fn typed(command: &Command) -> String {
         }
         Command::StartDaemon(daemon) => start_daemon(daemon),
         Command::StopDaemon(role) => format!("--stop-daemon {}", role.name()),
-        Command::AddMark(rule) => return one_line(&format!("xvs mark add {rule}")),
-        Command::DeleteMark(rule) => return one_line(&format!("xvs mark delete {rule}")),
+        Command::AddMark(rule) => return escape_control(&format!("xvs mark add {rule}")),
+        Command::DeleteMark(rule) => return escape_control(&format!("xvs mark delete {rule}")),
         Command::AddLocal(local) => return format!("xvs laddr add {local}"),
         Command::DeleteLocal(addr) => return format!("xvs laddr delete {addr}"),
     };
-    one_line(&format!("xvsadm {line}"))
+    escape_control(&format!("xvsadm {line}"))
 }
 
 /// The same text without characters that would move a terminal's cursor or begin another line.
-pub fn one_line(text: &str) -> String {
+pub fn escape_control(text: &str) -> String {
     let visible = |char: char| match char.is_control() {
         true => char.escape_default().to_string(),
         false => char.to_string(),
@@ -157,12 +157,12 @@ pub(crate) fn destination(options: &DestinationOptions) -> String {
 mod tests {
     use crate::command_line::*;
     use crate::grammar::{Parsed, parse};
-    use crate::resolver::Table;
+    use crate::resolver::FixedNames;
 
     /// What a line asks for.
     fn asked(line: &str) -> Command {
         let words: Vec<_> = line.split(' ').collect();
-        match parse(&words, &Table::default()) {
+        match parse(&words, &FixedNames::default()) {
             Ok(Parsed::Change(command)) => command,
             other => panic!("{line}: {other:?}"),
         }
@@ -192,18 +192,18 @@ mod tests {
             "--stop-daemon master",
         ] {
             let command = asked(line);
-            let text = typed(&command);
+            let text = command_line(&command);
             assert_eq!(asked(text.strip_prefix("xvsadm ").unwrap()), command, "{line} became {text}");
         }
         let text = "-a -t 198.51.100.1:80 -r 192.0.2.1:8080 -m -w 5 -x 100 -y 80";
-        assert_eq!(typed(&asked(text)), format!("xvsadm {text}"));
+        assert_eq!(command_line(&asked(text)), format!("xvsadm {text}"));
     }
 
     #[test]
     fn what_a_client_puts_into_a_name_stays_on_its_line() {
         let Command::AddService { key, mut options } = asked("-A -t 198.51.100.1:80 -s rr") else { panic!() };
         options.scheduler += "\n\u{1b}[2J";
-        let text = typed(&Command::AddService { key, options });
+        let text = command_line(&Command::AddService { key, options });
         assert_eq!(text, "xvsadm -A -t 198.51.100.1:80 -s rr\\n\\u{1b}[2J");
     }
 }

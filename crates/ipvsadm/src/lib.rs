@@ -17,7 +17,6 @@ mod listing;
 pub mod manual;
 mod option_matrix;
 mod options;
-mod own_lines;
 mod popt;
 pub mod resolver;
 mod rules;
@@ -28,6 +27,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 mod values;
+mod xvs_lines;
 
 use error::{LineError, OnRestore};
 use grammar::{Names, Parsed};
@@ -35,12 +35,12 @@ use rules::Rules;
 use session::{Form, Session};
 use xvs_model::client::Director;
 
-pub use command_line::{one_line, typed};
+pub use command_line::{command_line, escape_control};
 pub use grammar::real_server;
-pub use own_lines::{LocalAddressChange, MarkChange};
 pub use resolver::{Resolver, SystemResolver};
-pub use rules::{lines, read_all, read_rules, read_wanted, saved};
+pub use rules::{read_rules, read_wanted, rule_lines, saved_rules};
 pub use streams::{Messages, NextStep, Output, Streams};
+pub use xvs_lines::{LocalAddressChange, MarkChange};
 
 /// Runs one command line; `argv[0]` is the program's name. Returns the exit code.
 ///

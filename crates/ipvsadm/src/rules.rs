@@ -21,14 +21,14 @@ use xvs_model::timeouts::Timeouts;
 use xvs_proto::Endpoint;
 use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey};
 
-use crate::command_line::{destination, destination_rule, service_option, service_rule, typed};
+use crate::command_line::{command_line, destination, destination_rule, service_option, service_rule};
 use crate::error::{LineError, OnRestore, TRY_HELP};
 use crate::grammar::{Names, Order, Parsed};
 use crate::listing::{Naming, compare_endpoints, compare_services, merge_sort};
-use crate::own_lines::{local_address_command, mark_command};
 use crate::resolver::Resolver;
 use crate::session::Session;
 use crate::streams::Messages;
+use crate::xvs_lines::{local_address_command, mark_command};
 use crate::{grammar, resolver};
 
 impl Session<'_> {
@@ -198,7 +198,7 @@ pub fn read_rules(text: &str, resolver: &dyn Resolver) -> Result<Vec<RuleLine>, 
 }
 
 /// As [`read_rules`], with every line that is wrong.
-pub fn read_all(text: &str, resolver: &dyn Resolver) -> (Vec<RuleLine>, Vec<Fault>) {
+fn read_all(text: &str, resolver: &dyn Resolver) -> (Vec<RuleLine>, Vec<Fault>) {
     let (mut rules, mut faults) = (Vec::new(), Vec::new());
     for (number, line) in (1..).zip(text.lines()) {
         if is_comment(line) {
@@ -242,8 +242,8 @@ pub fn read_wanted(text: &str, resolver: &dyn Resolver) -> Result<(Vec<Command>,
 }
 
 /// The services of a state as `-S -n` prints them.
-pub fn saved(state: &State) -> Vec<String> {
-    let resolver = resolver::Table::default();
+pub fn saved_rules(state: &State) -> Vec<String> {
+    let resolver = resolver::FixedNames::default();
     let names = Naming { names: Names::Numeric, resolver: &resolver };
     let services = merge_sort(state.services().collect(), &|a, b| compare_services(a.0, b.0));
     let lines = services.into_iter().flat_map(|(key, service)| {
@@ -277,8 +277,8 @@ fn service_lines<'a>(
 }
 
 /// The lines of a rules file that ask for this, as `-S -n` prints those that it prints; thresholds are among what they say.
-pub fn lines(command: &Command) -> Vec<String> {
-    let resolver = resolver::Table::default();
+pub fn rule_lines(command: &Command) -> Vec<String> {
+    let resolver = resolver::FixedNames::default();
     let names = Naming { names: Names::Numeric, resolver: &resolver };
     let service = |option, key, options: &ServiceOptions| {
         let line = format!("{option} {}{}", service_option(key, &names), service_rule(key, options));
@@ -310,7 +310,7 @@ pub fn lines(command: &Command) -> Vec<String> {
         Command::AddMark(rule) => format!("{OURS}mark add {rule}"),
         Command::AddLocal(local) => format!("{OURS}laddr add {local}"),
         // What rules say of others is how they are, not how they change.
-        other => format!("# {}", typed(other)),
+        other => format!("# {}", command_line(other)),
     }]
 }
 

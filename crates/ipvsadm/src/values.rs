@@ -150,7 +150,7 @@ const FLAGS: [(Option<&str>, &str, u8); 7] = [
 
 #[cfg(test)]
 mod tests {
-    use crate::resolver::Table;
+    use crate::resolver::FixedNames;
     use crate::values::*;
 
     #[test]
@@ -182,7 +182,8 @@ mod tests {
 
     #[test]
     fn endpoints_take_ports_and_service_names_and_lose_the_port_of_a_bracketed_ipv4_address() {
-        let names = Table::default().service("http", 80, Protocol::TCP).host("rs.example", [192, 0, 2, 1]);
+        let names =
+            FixedNames::default().service("http", 80, Protocol::TCP).host("rs.example", [192, 0, 2, 1]);
         let read = |text, protocol| endpoint(text, protocol, &names);
         let v4 = |port| Some(Given { addr: [192, 0, 2, 1].into(), port });
         let v6 = |port| Some(Given { addr: "2001:db8::1".parse().unwrap(), port });

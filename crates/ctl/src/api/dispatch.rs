@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use xvs_dataplane::explain::Live;
 use xvs_dataplane::verdict::DropReason;
-use xvs_ipvsadm::{SystemResolver, one_line, read_wanted};
+use xvs_ipvsadm::{SystemResolver, escape_control, read_wanted};
 use xvs_model::capture::{CaptureRequest, CapturedPacket, Missed};
 use xvs_model::command::CommandError;
 use xvs_model::connection::{ConnectionRow, Ended, Filter};
@@ -202,7 +202,7 @@ fn end_connections(daemon: &Handle, filter: &Filter, how: How, peer: &Peer) -> E
 /// The process at the other end. It waits for the reply, so its process number still belongs to it.
 fn who(peer: &Peer) -> Who {
     let name = fs::read(format!("/proc/{}/comm", peer.pid)).unwrap_or_default();
-    let program = one_line(String::from_utf8_lossy(&name).trim_end_matches('\n'));
+    let program = escape_control(String::from_utf8_lossy(&name).trim_end_matches('\n'));
     Who { uid: peer.uid, pid: peer.pid, program }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::{mem, slice};
 
 use xvs_dataplane::clock::Millis;
-use xvs_ipvsadm::typed;
+use xvs_ipvsadm::command_line;
 use xvs_model::command::{Command, CommandError};
 use xvs_model::difference::{Difference, carried_out, differences};
 use xvs_model::event::Kind;
@@ -120,7 +120,7 @@ impl<P: Plant> Control<P> {
                 drift.entry(key).or_default().push(command);
             }
         }
-        self.governing.told = drift.values().flatten().map(typed).collect();
+        self.governing.told = drift.values().flatten().map(command_line).collect();
     }
 
     /// The commands that make these services as they are wanted; where only some things are to be made so, those about
@@ -157,7 +157,7 @@ impl<P: Plant> Control<P> {
             // One that there is no room for is not to hinder the others.
             let room = if widened.is_ok() { Ok(()) } else { self.widen(slice::from_ref(&command)) };
             match room.and_then(|()| self.change(&command, now)) {
-                Ok(()) => done.push((format!("{why}: {}", typed(&command)), None)),
+                Ok(()) => done.push((format!("{why}: {}", command_line(&command)), None)),
                 Err(error) => refused.push((command, error)),
             }
         }
@@ -233,7 +233,7 @@ mod tests {
     }
 
     fn drift(control: &mut Control<Machine>) -> Vec<String> {
-        control.drift().iter().map(typed).collect()
+        control.drift().iter().map(command_line).collect()
     }
 
     fn changed(governed: Result<Governed, CommandError>) -> usize {
@@ -361,7 +361,7 @@ mod tests {
             (key(102), unknown),
         ];
         let governed = control.govern(wanted, Reach::Everything, Millis(0)).unwrap();
-        let refused: Vec<_> = governed.refused.iter().map(|(command, _)| typed(command)).collect();
+        let refused: Vec<_> = governed.refused.iter().map(|(command, _)| command_line(command)).collect();
         let expected = [
             "xvsadm -A -t 192.0.2.102:80 -s nosuch",
             "xvsadm -a -t 192.0.2.100:80 -r 192.0.2.127:80 -g -w 1",
