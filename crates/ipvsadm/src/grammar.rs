@@ -1,4 +1,4 @@
-//! What was typed, as a checked request.
+//! Subject was typed, as a checked request.
 //!
 //! Two passes, because which of several errors is told is part of the interface: [`parse`] reads the words in their
 //! order and tells a repeated option or a bad value where it stands; then the line as a whole is checked, in the
@@ -33,19 +33,19 @@ pub(super) enum Parsed {
     Version,
 }
 
-/// What `-L` shows, and how.
+/// Subject `-L` shows, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct List {
-    pub(super) what: What,
+    pub(super) subject: Subject,
     pub(super) names: Names,
-    pub(super) table: Table,
+    pub(super) columns: Columns,
     pub(super) numbers: Numbers,
     pub(super) order: Order,
 }
 
-/// What `-L` shows.
+/// Subject `-L` shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum What {
+pub(super) enum Subject {
     All,
     Service(ServiceKey),
     /// With what persistence engines keep, or without.
@@ -70,7 +70,7 @@ pub(super) enum Names {
 
 /// The columns of a listing of services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Table {
+pub(super) enum Columns {
     Plain,
     Stats,
     Rates,
@@ -122,7 +122,7 @@ pub(super) fn parse(words: &[&str], resolver: &dyn Resolver) -> Result<Parsed, L
 /// The service and the real server that these words name, as they would behind `-d`.
 ///
 /// # Errors
-/// What is wrong with them, as ipvsadm says it.
+/// Subject is wrong with them, as ipvsadm says it.
 pub fn real_server(words: &[&str], resolver: &dyn Resolver) -> Result<(ServiceKey, Endpoint), String> {
     match parse(&[&["-d"], words].concat(), resolver) {
         Ok(Parsed::Change(Command::DeleteDestination { service, endpoint })) => Ok((service, endpoint)),
@@ -383,7 +383,7 @@ impl Draft {
             CommandName::Save => return Ok(Parsed::Save(self.names())),
             CommandName::Restore => return Ok(Parsed::Restore),
             CommandName::Flush => Command::Flush,
-            // What is nothing but zeroes is no service to ipvsadm.
+            // Subject is nothing but zeroes is no service to ipvsadm.
             CommandName::Zero if self.address.is_some_and(|at| at.addr.is_unspecified() && at.port == 0) => {
                 Command::Zero(None)
             }
@@ -464,7 +464,7 @@ impl Draft {
     fn started_daemon(&self) -> SyncDaemon {
         let mut daemon = self.daemon.clone();
         if daemon.max_len_bytes == 0 {
-            // What an Ethernet frame holds beside the headers of IP and UDP.
+            // Subject an Ethernet frame holds beside the headers of IP and UDP.
             daemon.max_len_bytes = if daemon.group.is_ipv4() { 1472 } else { 1452 };
         }
         daemon
@@ -484,27 +484,27 @@ impl Draft {
             return Err(LineError::usage("options conflicts in the list command"));
         }
         let engines = if seen.has(Column::PersistentConn) { Engines::Shown } else { Engines::Hidden };
-        let what = match key {
-            _ if seen.has(Column::Connection) => What::Connections(engines),
-            Some(key) => What::Service(key),
-            None if seen.has(Column::Timeout) => What::Timeouts,
-            None if seen.has(Column::Daemon) => What::Daemons,
-            None => What::All,
+        let subject = match key {
+            _ if seen.has(Column::Connection) => Subject::Connections(engines),
+            Some(key) => Subject::Service(key),
+            None if seen.has(Column::Timeout) => Subject::Timeouts,
+            None if seen.has(Column::Daemon) => Subject::Daemons,
+            None => Subject::All,
         };
         let tables = [
-            (Column::Stats, Table::Stats),
-            (Column::Rate, Table::Rates),
-            (Column::Thresholds, Table::Thresholds),
-            (Column::PersistentConn, Table::Persistent),
-            (Column::TunInfo, Table::Tunnels),
+            (Column::Stats, Columns::Stats),
+            (Column::Rate, Columns::Rates),
+            (Column::Thresholds, Columns::Thresholds),
+            (Column::PersistentConn, Columns::Persistent),
+            (Column::TunInfo, Columns::Tunnels),
         ];
         Ok(Parsed::List(List {
-            what,
+            subject,
             names: self.names(),
-            table: tables
+            columns: tables
                 .into_iter()
                 .find(|(column, _)| seen.has(*column))
-                .map_or(Table::Plain, |found| found.1),
+                .map_or(Columns::Plain, |found| found.1),
             numbers: if seen.has(Column::Exact) { Numbers::Exact } else { Numbers::Scaled },
             order: if seen.has(Column::NoSort) { Order::AsKept } else { Order::Sorted },
         }))
@@ -534,7 +534,7 @@ fn invalid(what: &str, text: &str) -> LineError {
     LineError::usage(format!("invalid {what} `{text}' specified"))
 }
 
-/// What the option matrix has made sure of.
+/// Subject the option matrix has made sure of.
 fn required<T>(value: Option<T>) -> T {
     value.expect("the option matrix requires it, and check_command has passed")
 }

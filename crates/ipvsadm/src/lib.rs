@@ -32,7 +32,7 @@ mod xvs_lines;
 use error::{LineError, OnRestore};
 use grammar::{Names, Parsed};
 use rules::Rules;
-use session::{Form, Session};
+use session::{Format, Session};
 use xvs_model::client::Director;
 
 pub use command_line::{command_line, escape_control};
@@ -53,8 +53,8 @@ pub fn run(
     resolver: &dyn Resolver,
 ) -> u8 {
     let words: Vec<&str> = argv.iter().skip(1).map(String::as_str).filter(|word| *word != "--json").collect();
-    let form = if words.len() + 1 < argv.len() { Form::Json } else { Form::Text };
-    let mut session = Session { stdin: streams.stdin, out: streams.stdout, director, resolver, form };
+    let format = if words.len() + 1 < argv.len() { Format::Json } else { Format::Text };
+    let mut session = Session { stdin: streams.stdin, out: streams.stdout, director, resolver, format };
     let called = argv.first().map_or("", String::as_str).rsplit('/').next().unwrap_or_default();
     let (parsed, rules) = match called {
         SAVE => (save_script(&words), Rules::Added),

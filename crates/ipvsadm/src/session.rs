@@ -17,7 +17,7 @@ const VERSION: &str = "ipvsadm v1.31 2019/12/24 (compiled with popt and IPVS v1.
 
 /// How listings are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum Format {
     Text,
     Json,
 }
@@ -28,7 +28,7 @@ pub(crate) struct Session<'a> {
     pub out: &'a mut dyn Write,
     pub director: &'a mut dyn Director,
     pub resolver: &'a dyn Resolver,
-    pub form: Form,
+    pub format: Format,
 }
 
 impl Session<'_> {
