@@ -28,7 +28,7 @@ use thiserror::Error;
 use xvs_model::capture::{CaptureRequest, CapturedPacket, Missed};
 use xvs_model::command::CommandError;
 use xvs_model::connection::{ConnectionRow, Filter};
-use xvs_model::event::Asked;
+use xvs_model::event::EventQuery;
 use xvs_model::framing::{
     FrameError, ReplyMessage, RequestMessage, VERSION, decode, read_frame, write_message,
 };
@@ -74,7 +74,7 @@ pub trait Handler: Send + Sync + 'static {
     ///
     /// # Errors
     /// Whatever the client is to be told.
-    fn events(&self, _asked: Asked) -> Result<Listener, CommandError> {
+    fn events(&self, _asked: EventQuery) -> Result<Listener, CommandError> {
         Err(CommandError::Failed { why: "xvs: there are no events here".to_owned() })
     }
 
