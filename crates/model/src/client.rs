@@ -41,7 +41,7 @@ pub trait Director {
         filter: &Filter,
         each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
     ) -> Result<(), Failure> {
-        self.connections(&mut |row| if filter.fits(&row) { each(row) } else { Ok(()) })
+        self.connections(&mut |row| if filter.matches(&row) { each(row) } else { Ok(()) })
     }
 }
 

@@ -67,7 +67,7 @@ pub trait Handler: Send + Sync + 'static {
         filter: &Filter,
         each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
     ) -> Result<(), CommandError> {
-        self.connections(&mut |row| if filter.fits(&row) { each(row) } else { ControlFlow::Continue(()) })
+        self.connections(&mut |row| if filter.matches(&row) { each(row) } else { ControlFlow::Continue(()) })
     }
 
     /// A listener to what changes.
