@@ -3,7 +3,7 @@
 //! One snapshot for all that differs; none if nothing does, or if any of it is refused. Until they are confirmed, the
 //! state before is kept here, whatever becomes of the client. When the time is over, each thing that the rules changed
 //! becomes what it was; but what somebody else has changed meanwhile stays as he left it, so that a health checker
-//! never finds its own doing undone. Governed services are left alone, whatever the rules say of them. Not here: what differs (`plan.rs`).
+//! never finds its own doing undone. Reconciled services are left alone, whatever the rules say of them. Not here: what differs (`plan.rs`).
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ impl<P: Plant> Control<P> {
         let mut wanted = Wanted::of(&lines).map_err(|faults| CommandError::InvalidOperation {
             why: faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
         })?;
-        wanted.leave(&self.state, self.governing.services());
+        wanted.leave(&self.state, self.owned.services());
         let differences = differences(&self.state, &wanted);
         let commands = carried_out(&differences);
         let mut applied = self.state.clone();
@@ -111,7 +111,7 @@ impl<P: Plant> Control<P> {
         mut unconfirmed: Unconfirmed,
         now: Millis,
     ) -> Result<Vec<Difference>, CommandError> {
-        for key in self.governing.services() {
+        for key in self.owned.services() {
             unconfirmed.former.put(key, unconfirmed.applied.service(&key).cloned());
         }
         let (mut differences, left) = back(&self.state, &unconfirmed.applied, &unconfirmed.former);

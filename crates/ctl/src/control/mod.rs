@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use due::Schedule;
 use mark_rules::MarkRules;
 use next_hops::NextHops;
-use owned_services::Governing;
+use owned_services::OwnedServices;
 use publication::Publication;
 use publish::GLANCE;
 use settings::InForce;
@@ -72,7 +72,7 @@ pub struct Control<P> {
     schedule: Schedule,
     events: Arc<Events>,
     unconfirmed: Option<Unconfirmed>,
-    governing: Governing,
+    owned: OwnedServices,
 }
 
 impl<P: Plant> Control<P> {
@@ -95,7 +95,7 @@ impl<P: Plant> Control<P> {
             schedule: Schedule::default(),
             events: Arc::default(),
             unconfirmed: None,
-            governing: Governing::default(),
+            owned: OwnedServices::default(),
         }
     }
 
@@ -186,7 +186,7 @@ impl<P: Plant> Control<P> {
             Request::Confirm(verdict) => self.confirm(*verdict, now),
             Request::Rules => Ok(Reply::Rules {
                 commands: commands_of(&self.state),
-                governed: self.governing.services().collect(),
+                governed: self.owned.services().collect(),
             }),
             Request::ListServices => Ok(Reply::Services(
                 self.state.services().filter_map(|(key, wanted)| self.registry.row(*key, wanted)).collect(),
@@ -255,7 +255,7 @@ impl<P: Plant> Control<P> {
             self.publication.snapshot.locals = Arc::new(LocalAddresses::new(locals));
         }
         self.registry.follow(command, &mut self.publication.snapshot, now);
-        self.governing.note(command);
+        self.owned.note(command);
         if matches!(command, Command::AddMark(_) | Command::DeleteMark(_)) {
             self.marks.lay_out(self.state.marks());
             self.enter_marks();
@@ -302,7 +302,7 @@ impl<P: Plant> Control<P> {
         &self.marks.laid_out().unfollowed
     }
 
-    /// Sentences for the operator: who has not taken up the last change, what of governed services is refused, and what of
+    /// Sentences for the operator: who has not taken up the last change, what of owned services is refused, and what of
     /// them somebody else has changed.
     pub fn complaints(&self) -> Vec<String> {
         let late = self.publication.late().map(|who| {
@@ -310,7 +310,7 @@ impl<P: Plant> Control<P> {
                 "{who} has not taken up a change within a second and may go by what was before; if this stays, restart xvsd"
             )
         });
-        late.into_iter().chain(self.governing.complaints()).collect()
+        late.into_iter().chain(self.owned.complaints()).collect()
     }
 
     /// Refuses the broadcast address of a network that the director is in, as IPVS does; what stands for every machine is
@@ -375,7 +375,7 @@ impl<P: Plant> Control<P> {
     }
 
     /// Does what is due: looks at the counters, through the trash, at the memory left, for load reports
-    /// that stay away, at governed services. Returns when it wants to be called again.
+    /// that stay away, at owned services. Returns when it wants to be called again.
     ///
     /// # Errors
     /// Rules that nobody has confirmed cannot be taken back now. Who is late is told as a warning.

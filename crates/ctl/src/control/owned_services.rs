@@ -10,9 +10,9 @@ use xvs_model::rules::{Thing, thing};
 use xvs_model::state::State;
 use xvs_sched::ServiceKey;
 
-/// What is wanted of governed services, and what is not so.
+/// What is wanted of owned services, and what is not so.
 #[derive(Default)]
-pub(super) struct Governing {
+pub(super) struct OwnedServices {
     /// These services and nothing else.
     pub wanted: State,
     pub refused: BTreeMap<Thing, (Command, CommandError)>,
@@ -25,7 +25,7 @@ pub(super) struct Governing {
     pub repair: Repair,
 }
 
-impl Governing {
+impl OwnedServices {
     /// Takes note of a command that was carried out.
     pub(super) fn note(&mut self, command: &Command) {
         match thing(command).service() {
@@ -37,7 +37,7 @@ impl Governing {
         }
     }
 
-    /// Those that are governed, whether or not they are there.
+    /// Those that are owned, whether or not they are there.
     pub(super) fn services(&self) -> impl Iterator<Item = ServiceKey> {
         self.wanted.services().map(|(key, _)| *key)
     }

@@ -16,7 +16,7 @@ use xvs_host::network::{Latest, View};
 use xvs_model::command::CommandError;
 use xvs_model::difference::state_of;
 use xvs_model::event::{Kind, Requester};
-use xvs_model::reconcile::{Governed, GovernedService, Reach};
+use xvs_model::reconcile::{OwnedService, ReconcileScope, Reconciled};
 use xvs_model::reply::Reply;
 use xvs_model::request::{Access, Request};
 use xvs_model::state::State;
@@ -39,8 +39,12 @@ pub(crate) enum Input {
     Network,
     /// Mark rules wait there.
     Marks,
-    /// What is wanted of governed services.
-    Govern(Vec<(ServiceKey, Option<GovernedService>)>, Reach, Sender<Result<Governed, CommandError>>),
+    /// What is wanted of owned services.
+    Reconcile(
+        Vec<(ServiceKey, Option<OwnedService>)>,
+        ReconcileScope,
+        Sender<Result<Reconciled, CommandError>>,
+    ),
     /// Which captures are to be on.
     Captures(Captures, Sender<Result<(), CommandError>>),
     Stop,
@@ -142,10 +146,10 @@ impl ControlThread {
                         self.marks(found);
                     }
                 }
-                Ok(Input::Govern(wanted, reach, reply)) => {
-                    let governed = self.control.govern(wanted, reach, self.shared.now());
+                Ok(Input::Reconcile(wanted, scope, reply)) => {
+                    let reconciled = self.control.reconcile(wanted, scope, self.shared.now());
                     // Who asked may have gone.
-                    let _ = reply.send(governed);
+                    let _ = reply.send(reconciled);
                 }
                 Ok(Input::Captures(captures, reply)) => {
                     // Who asked may have gone.
@@ -364,16 +368,16 @@ impl Handle {
         self.put(|reply| Input::Captures(captures, reply))
     }
 
-    /// From now on these services are wanted so, as [`Control::govern`] has it; waits until it is made.
+    /// From now on these services are wanted so, as [`Control::reconcile`] has it; waits until it is made.
     ///
     /// # Errors
     /// The daemon is ending.
-    pub fn govern(
+    pub fn reconcile(
         &self,
-        wanted: Vec<(ServiceKey, Option<GovernedService>)>,
-        reach: Reach,
-    ) -> Result<Governed, CommandError> {
-        self.put(|reply| Input::Govern(wanted, reach, reply))
+        wanted: Vec<(ServiceKey, Option<OwnedService>)>,
+        scope: ReconcileScope,
+    ) -> Result<Reconciled, CommandError> {
+        self.put(|reply| Input::Reconcile(wanted, scope, reply))
     }
 
     fn put<T>(
@@ -393,7 +397,7 @@ impl Handle {
         answer.recv_deadline(until).ok()
     }
 
-    /// The state that runs, and which of its services are governed.
+    /// The state that runs, and which of its services are owned.
     ///
     /// # Errors
     /// The control thread does not say for too long, or the daemon is ending.

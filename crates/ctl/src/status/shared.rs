@@ -67,7 +67,7 @@ pub struct Facts {
     pub warnings: Vec<String>,
     /// The file of rules that the daemon began with.
     pub rules: Option<PathBuf>,
-    /// What leads back to what is wanted of governed services, as one would type it.
+    /// What leads back to what is wanted of owned services, as one would type it.
     pub drift: Arc<[String]>,
     /// Until when rules that were applied can be confirmed.
     pub unconfirmed_until: Option<Millis>,
