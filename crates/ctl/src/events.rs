@@ -12,7 +12,9 @@ use std::time::{Duration, SystemTime};
 
 use xvs_model::command::{Command, CommandError};
 use xvs_model::difference::{Difference, carried_out};
-use xvs_model::event::{Asked, Begin, Event, Heard, KEPT, Kind, PART, Then, Who, millis_since_1970};
+use xvs_model::event::{
+    Begin, Event, EventBatch, EventQuery, KEPT, Kind, PART, Requester, Then, millis_since_1970,
+};
 use xvs_model::reply::Reply;
 use xvs_model::request::{Request, Verdict};
 
@@ -53,7 +55,7 @@ impl Events {
         &self,
         kind: Kind,
         epoch: u64,
-        by: Option<&Who>,
+        by: Option<&Requester>,
         all: impl IntoIterator<Item = (String, Option<String>), IntoIter: ExactSizeIterator>,
     ) {
         let all = all.into_iter();
@@ -77,7 +79,7 @@ impl Events {
     ///
     /// # Errors
     /// There are as many as there may be.
-    pub fn listen(self: &Arc<Self>, asked: Asked) -> Result<Listener, CommandError> {
+    pub fn listen(self: &Arc<Self>, asked: EventQuery) -> Result<Listener, CommandError> {
         let mut told = self.told();
         if told.listeners >= LISTENERS {
             let why = format!("xvs: {LISTENERS} listeners are told of events, and no more; end one");
@@ -117,7 +119,7 @@ impl Listener {
     }
 
     /// The next events; none if none come in so long.
-    pub fn hear(&mut self, within: Duration) -> Heard {
+    pub fn hear(&mut self, within: Duration) -> EventBatch {
         let told = self.events.told();
         let nothing = |told: &mut Told| told.last < self.next;
         let waited = self.events.more.wait_timeout_while(told, within, nothing);
@@ -126,7 +128,7 @@ impl Listener {
         let begin = (self.next + missed).saturating_sub(told.first()) as usize;
         let events: Vec<_> = told.kept.iter().skip(begin).take(PART).cloned().collect();
         self.next += missed + events.len() as u64;
-        Heard { missed, events }
+        EventBatch { missed, events }
     }
 }
 
@@ -195,7 +197,7 @@ mod tests {
     }
 
     fn listen(events: &Arc<Events>, from: Begin) -> Listener {
-        events.listen(Asked { from, then: Then::Follow }).unwrap()
+        events.listen(EventQuery { from, then: Then::Follow }).unwrap()
     }
 
     /// All that it hears now, and how many it has missed.
@@ -253,7 +255,7 @@ mod tests {
     #[test]
     fn of_a_large_batch_the_first_are_events_of_their_own_and_the_others_are_counted_in_one() {
         let events = Arc::new(Events::default());
-        let who = Who { uid: 0, pid: 4711, program: "xvsadm".to_owned() };
+        let who = Requester { uid: 0, pid: 4711, program: "xvsadm".to_owned() };
         let all: Vec<_> = (1..=10_000).map(|number| (number.to_string(), None)).collect();
         events.tell_all(Kind::Change, 3, Some(&who), all);
         let told = events.told();
@@ -266,7 +268,7 @@ mod tests {
     fn there_are_so_many_listeners_and_one_that_goes_makes_room() {
         let events = Arc::new(Events::default());
         let mut all: Vec<_> = (0..LISTENERS).map(|_| listen(&events, Begin::Now)).collect();
-        let asked = Asked { from: Begin::Now, then: Then::End };
+        let asked = EventQuery { from: Begin::Now, then: Then::End };
         assert!(events.listen(asked).is_err_and(|error| error.to_string().contains("end one")));
         all.pop();
         assert!(events.listen(asked).is_ok());

@@ -193,7 +193,7 @@ mod tests {
     use crate::control::tests::{Machine, any_change, any_service, control, endpoint, network, options};
     use xvs_ipvsadm::{SystemResolver, read_rules};
     use xvs_model::difference::commands_of;
-    use xvs_model::event::{Asked, Begin, Then};
+    use xvs_model::event::{Begin, EventQuery, Then};
     use xvs_model::reply::Reply;
     use xvs_model::request::{Request, Verdict};
 
@@ -406,7 +406,8 @@ mod tests {
         control.tick(Millis(0) + 2 * SECOND).unwrap();
         assert!(control.complaints()[0].contains("; 5 commands lead back"), "{:?}", control.complaints());
         assert_eq!(control.state().services().count(), 0);
-        let mut events = control.events().listen(Asked { from: Begin::Now, then: Then::Follow }).unwrap();
+        let mut events =
+            control.events().listen(EventQuery { from: Begin::Now, then: Then::Follow }).unwrap();
         control.set_repair(Repair::Always);
         control.tick(Millis(0) + 3 * SECOND).unwrap();
         assert_eq!(control.complaints(), [""; 0]);
