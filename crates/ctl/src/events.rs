@@ -12,11 +12,13 @@ use std::time::{Duration, SystemTime};
 
 use xvs_model::command::{Command, CommandError};
 use xvs_model::difference::{Difference, carried_out};
-use xvs_model::event::{Asked, Begin, Event, Heard, KEPT, Kind, PART, Then, Who, millis_since_1970};
+use xvs_model::event::{
+    Begin, Event, EventBatch, EventQuery, KEPT, Kind, PART, Requester, Then, millis_since_1970,
+};
 use xvs_model::reply::Reply;
 use xvs_model::request::{Request, Verdict};
 
-use xvs_ipvsadm::{one_line, typed};
+use xvs_ipvsadm::{command_line, escape_control};
 
 /// All events of a daemon.
 #[derive(Debug, Default)]
@@ -53,7 +55,7 @@ impl Events {
         &self,
         kind: Kind,
         epoch: u64,
-        by: Option<&Who>,
+        by: Option<&Requester>,
         all: impl IntoIterator<Item = (String, Option<String>), IntoIter: ExactSizeIterator>,
     ) {
         let all = all.into_iter();
@@ -77,7 +79,7 @@ impl Events {
     ///
     /// # Errors
     /// There are as many as there may be.
-    pub fn listen(self: &Arc<Self>, asked: Asked) -> Result<Listener, CommandError> {
+    pub fn listen(self: &Arc<Self>, asked: EventQuery) -> Result<Listener, CommandError> {
         let mut recorded = self.recorded();
         if recorded.listeners >= LISTENERS {
             let why = format!("xvs: {LISTENERS} listeners are told of events, and no more; end one");
@@ -117,7 +119,7 @@ impl Listener {
     }
 
     /// The next events; none if none come in so long.
-    pub fn receive(&mut self, within: Duration) -> Heard {
+    pub fn receive(&mut self, within: Duration) -> EventBatch {
         let recorded = self.events.recorded();
         let nothing = |recorded: &mut Recorded| recorded.last < self.next;
         let waited = self.events.more.wait_timeout_while(recorded, within, nothing);
@@ -126,7 +128,7 @@ impl Listener {
         let begin = (self.next + missed).saturating_sub(recorded.first()) as usize;
         let events: Vec<_> = recorded.kept.iter().skip(begin).take(PART).cloned().collect();
         self.next += missed + events.len() as u64;
-        Heard { missed, events }
+        EventBatch { missed, events }
     }
 }
 
@@ -147,14 +149,14 @@ pub fn changes<'a>(
     match (request, answer) {
         (Request::Restore(commands), Ok(Reply::Restored(results))) => {
             let refused = results.iter().map(move |result| result.as_ref().err().and_then(refusal));
-            Box::new(commands.iter().map(typed).zip(refused))
+            Box::new(commands.iter().map(command_line).zip(refused))
         }
         (Request::Restore(commands), _) => {
-            Box::new(commands.iter().map(move |command| (typed(command), refused.clone())))
+            Box::new(commands.iter().map(move |command| (command_line(command), refused.clone())))
         }
-        (Request::Change(command), _) => Box::new(iter::once((typed(command), refused))),
+        (Request::Change(command), _) => Box::new(iter::once((command_line(command), refused))),
         (Request::Set { key, value }, _) => {
-            Box::new(iter::once((one_line(&format!("xvs set {key} {value}")), refused)))
+            Box::new(iter::once((escape_control(&format!("xvs set {key} {value}")), refused)))
         }
         (Request::Reload, _) => Box::new(iter::once(("xvs reload".to_owned(), refused))),
         (Request::Apply { .. }, Ok(Reply::Applied(differences))) => applied("xvs apply", differences),
@@ -178,7 +180,7 @@ pub(crate) fn applied(
     why: &str,
     differences: &[Difference],
 ) -> Box<dyn ExactSizeIterator<Item = (String, Option<String>)>> {
-    let line = |command: &Command| (format!("{why}: {}", typed(command)), None);
+    let line = |command: &Command| (format!("{why}: {}", command_line(command)), None);
     Box::new(carried_out(differences).iter().map(line).collect::<Vec<_>>().into_iter())
 }
 
@@ -195,7 +197,7 @@ mod tests {
     }
 
     fn listen(events: &Arc<Events>, from: Begin) -> Listener {
-        events.listen(Asked { from, then: Then::Follow }).unwrap()
+        events.listen(EventQuery { from, then: Then::Follow }).unwrap()
     }
 
     /// All that it hears now, and how many it has missed.
@@ -257,7 +259,7 @@ mod tests {
     #[test]
     fn of_a_large_batch_the_first_are_events_of_their_own_and_the_others_are_counted_in_one() {
         let events = Arc::new(Events::default());
-        let who = Who { uid: 0, pid: 4711, program: "xvsadm".to_owned() };
+        let who = Requester { uid: 0, pid: 4711, program: "xvsadm".to_owned() };
         let all: Vec<_> = (1..=10_000).map(|number| (number.to_string(), None)).collect();
         events.record_all(Kind::Change, 3, Some(&who), all);
         let recorded = events.recorded();
@@ -270,7 +272,7 @@ mod tests {
     fn there_are_so_many_listeners_and_one_that_goes_makes_room() {
         let events = Arc::new(Events::default());
         let mut all: Vec<_> = (0..LISTENERS).map(|_| listen(&events, Begin::Now)).collect();
-        let asked = Asked { from: Begin::Now, then: Then::End };
+        let asked = EventQuery { from: Begin::Now, then: Then::End };
         assert!(events.listen(asked).is_err_and(|error| error.to_string().contains("end one")));
         all.pop();
         assert!(events.listen(asked).is_ok());

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use xvs_model::check::Probe;
 use xvs_model::event::millis_since_1970;
-use xvs_model::health::{CheckHealth, CheckState, ErrorSeen};
+use xvs_model::health::{CheckError, CheckHealth, CheckState};
 
 use crate::answer::Answer;
 use crate::course::{Course, first_delay, jittered};
@@ -231,7 +231,7 @@ impl Watched {
         row.took_micros = began.map(|began| now.duration_since(began).as_micros() as u64);
         row.failed += u64::from(matches!(answer, Answer::Unwell(_)));
         if let Answer::Unwell(what) | Answer::Unasked(what) = answer {
-            row.last_error = Some(ErrorSeen { what, at_millis });
+            row.last_error = Some(CheckError { what, at_millis });
         }
         row.state = known.course.state();
         if change.verdict.is_up != was_up {

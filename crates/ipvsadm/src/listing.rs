@@ -19,52 +19,52 @@ use xvs_model::sync_daemon::SyncDaemon;
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
-use crate::ended::Ended;
-use crate::grammar::{Engines, List, Names, Numbers, Order, Table, What};
+use crate::error::LineError;
+use crate::grammar::{Columns, Engines, List, Names, Numbers, Order, Subject};
 use crate::resolver::Resolver;
-use crate::session::{Form, Session};
+use crate::session::{Format, Session};
 use crate::values::flag_names;
 
 impl Session<'_> {
     /// Prints what `-L` asks for.
-    pub(super) fn list(&mut self, list: &List) -> Result<(), Ended> {
-        match list.what {
-            What::All => {
+    pub(super) fn list(&mut self, list: &List) -> Result<(), LineError> {
+        match list.subject {
+            Subject::All => {
                 let rows = self.services(Request::ListServices, list.order)?;
-                if self.form == Form::Text {
+                if self.format == Format::Text {
                     writeln!(self.out, "IP Virtual Server version 1.2.1 (size={TABLE_SIZE})")?;
                 }
                 self.table(list, &rows)
             }
-            What::Service(key) => {
+            Subject::Service(key) => {
                 let rows = self.services(Request::ListService(key), list.order)?;
                 self.table(list, &rows)
             }
-            What::Connections(engines) => self.connections(list.names, engines),
-            What::Timeouts => match self.ask(Request::Timeouts)? {
-                Reply::Timeouts(t) if self.form == Form::Json => self.json(&t),
+            Subject::Connections(engines) => self.connections(list.names, engines),
+            Subject::Timeouts => match self.ask(Request::Timeouts)? {
+                Reply::Timeouts(t) if self.format == Format::Json => self.json(&t),
                 Reply::Timeouts(t) => {
                     let line = (t.tcp_seconds, t.tcp_fin_seconds, t.udp_seconds);
                     Ok(writeln!(self.out, "Timeout (tcp tcpfin udp): {} {} {}", line.0, line.1, line.2)?)
                 }
-                other => Err(Ended::listing(&Failure::unexpected(&other))),
+                other => Err(LineError::listing(&Failure::unexpected(&other))),
             },
-            What::Daemons => match self.ask(Request::Daemons)? {
-                Reply::Daemons(daemons) if self.form == Form::Json => self.json(&daemons),
+            Subject::Daemons => match self.ask(Request::Daemons)? {
+                Reply::Daemons(daemons) if self.format == Format::Json => self.json(&daemons),
                 Reply::Daemons(daemons) => {
                     let text: String = daemons.iter().map(daemon_line).collect();
                     Ok(self.out.write_all(text.as_bytes())?)
                 }
-                other => Err(Ended::listing(&Failure::unexpected(&other))),
+                other => Err(LineError::listing(&Failure::unexpected(&other))),
             },
         }
     }
 
     /// Asks for services and puts them in order.
-    pub(super) fn services(&mut self, request: Request, order: Order) -> Result<Vec<ServiceRow>, Ended> {
+    pub(super) fn services(&mut self, request: Request, order: Order) -> Result<Vec<ServiceRow>, LineError> {
         let mut rows = match self.ask(request)? {
             Reply::Services(rows) => rows,
-            other => return Err(Ended::listing(&Failure::unexpected(&other))),
+            other => return Err(LineError::listing(&Failure::unexpected(&other))),
         };
         if order == Order::Sorted {
             for row in &mut rows {
@@ -77,21 +77,21 @@ impl Session<'_> {
         Ok(rows)
     }
 
-    fn ask(&mut self, request: Request) -> Result<Reply, Ended> {
-        self.director.call(request).map_err(|failure| Ended::listing(&failure))
+    fn ask(&mut self, request: Request) -> Result<Reply, LineError> {
+        self.director.call(request).map_err(|failure| LineError::listing(&failure))
     }
 
-    fn json(&mut self, value: &impl serde::Serialize) -> Result<(), Ended> {
+    fn json(&mut self, value: &impl serde::Serialize) -> Result<(), LineError> {
         serde_json::to_writer(&mut *self.out, value).map_err(io::Error::from)?;
         Ok(self.out.write_all(b"\n")?)
     }
 
-    fn table(&mut self, list: &List, rows: &[ServiceRow]) -> Result<(), Ended> {
-        if self.form == Form::Json {
+    fn table(&mut self, list: &List, rows: &[ServiceRow]) -> Result<(), LineError> {
+        if self.format == Format::Json {
             return self.json(&rows);
         }
         let names = Naming { names: list.names, resolver: self.resolver };
-        self.out.write_all(title(list.table).as_bytes())?;
+        self.out.write_all(title(list.columns).as_bytes())?;
         for row in rows {
             let line = service_line(row, list, &names);
             self.out.write_all(line.as_bytes())?;
@@ -103,12 +103,12 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn connections(&mut self, names: Names, engines: Engines) -> Result<(), Ended> {
-        let (form, out) = (self.form, &mut *self.out);
+    fn connections(&mut self, names: Names, engines: Engines) -> Result<(), LineError> {
+        let (format, out) = (self.format, &mut *self.out);
         let names = Naming { names, resolver: self.resolver };
-        let head = match form {
-            Form::Text => connections_title(engines),
-            Form::Json => "[".to_owned(),
+        let head = match format {
+            Format::Text => connections_title(engines),
+            Format::Json => "[".to_owned(),
         };
         let mut head = Some(head);
         let mut separator = "\n";
@@ -117,18 +117,18 @@ impl Session<'_> {
             if let Some(head) = head.take() {
                 out.write_all(head.as_bytes())?;
             }
-            match form {
-                Form::Text => out.write_all(connection_line(&row, engines, &names).as_bytes()),
-                Form::Json => {
+            match format {
+                Format::Text => out.write_all(connection_line(&row, engines, &names).as_bytes()),
+                Format::Json => {
                     out.write_all(separator.as_bytes())?;
                     separator = ",\n";
                     serde_json::to_writer(&mut *out, &row).map_err(io::Error::from)
                 }
             }
         });
-        listed.map_err(|failure| Ended::listing(&failure))?;
+        listed.map_err(|failure| LineError::listing(&failure))?;
         out.write_all(head.take().unwrap_or_default().as_bytes())?;
-        if form == Form::Json {
+        if format == Format::Json {
             out.write_all(b"\n]\n")?;
         }
         Ok(())
@@ -178,26 +178,26 @@ fn inet_ntop(addr: Ipv6Addr) -> String {
     }
 }
 
-fn title(table: Table) -> String {
-    let (first, second) = match table {
-        Table::Plain => (
+fn title(columns: Columns) -> String {
+    let (first, second) = match columns {
+        Columns::Plain => (
             "Prot LocalAddress:Port Scheduler Flags".to_owned(),
             "           Forward Weight ActiveConn InActConn",
         ),
-        Table::Tunnels => (
+        Columns::Tunnels => (
             "Prot LocalAddress:Port Scheduler Flags".to_owned(),
             "           Forward TunnelInfo    Weight ActiveConn InActConn",
         ),
-        Table::Stats => (numbers_title(["Conns", "InPkts", "OutPkts", "InBytes", "OutBytes"]), ""),
-        Table::Rates => (numbers_title(["CPS", "InPPS", "OutPPS", "InBPS", "OutBPS"]), ""),
-        Table::Thresholds => (
+        Columns::Stats => (numbers_title(["Conns", "InPkts", "OutPkts", "InBytes", "OutBytes"]), ""),
+        Columns::Rates => (numbers_title(["CPS", "InPPS", "OutPPS", "InBPS", "OutBPS"]), ""),
+        Columns::Thresholds => (
             format!(
                 "{LOCAL:<33} {:<10} {:<10} {:<10} {:<10}",
                 "Uthreshold", "Lthreshold", "ActiveConn", "InActConn"
             ),
             "",
         ),
-        Table::Persistent => (
+        Columns::Persistent => (
             format!(
                 "{LOCAL:<33} {:<9} {:<11} {:<10} {:<10}",
                 "Weight", "PersistConn", "ActiveConn", "InActConn"
@@ -223,9 +223,9 @@ fn service_line(row: &ServiceRow, list: &List, names: &Naming<'_>) -> String {
         ServiceKey::Mark { mark, family: Family::V6 } => format!("FWM  {} IPv6", mark as i32),
     };
     let name = cut(name, row.key.family(), 33);
-    match list.table {
-        Table::Stats => format!("{name:<33}{}\n", stats(&row.stats, list.numbers)),
-        Table::Rates => format!("{name:<33}{}\n", rates(&row.rates, list.numbers)),
+    match list.columns {
+        Columns::Stats => format!("{name:<33}{}\n", stats(&row.stats, list.numbers)),
+        Columns::Rates => format!("{name:<33}{}\n", rates(&row.rates, list.numbers)),
         _ => format!("{name} {}\n", service_options(row)),
     }
 }
@@ -265,24 +265,24 @@ fn destination_line(service: &ServiceKey, row: &DestinationRow, list: &List, nam
     let name = format!("  -> {name:<28}");
     let method = row.options.method.listed();
     let (weight, active, inactive) = (row.weight_in_force.0, row.active, row.inactive);
-    let columns = match list.table {
-        Table::Plain => format!(" {method:<7} {weight:<6} {active:<10} {inactive:<10}"),
-        Table::Tunnels => {
+    let columns = match list.columns {
+        Columns::Plain => format!(" {method:<7} {weight:<6} {active:<10} {inactive:<10}"),
+        Columns::Tunnels => {
             let tunnel = tunnel_info(row);
             format!(" {method:<7} {tunnel:<13} {weight:<6} {active:<10} {inactive:<10}")
         }
-        Table::Stats => stats(&row.stats, list.numbers),
-        Table::Rates => {
+        Columns::Stats => stats(&row.stats, list.numbers),
+        Columns::Rates => {
             let Rates { connections, in_packets, out_packets, in_bytes, out_bytes } = row.rates;
             // Of a destination's rates only the bytes are scaled.
             let (into, out) = (large(in_bytes, list.numbers), large(out_bytes, list.numbers));
             format!(" {connections:>8} {in_packets:>8} {out_packets:>8}{into}{out}")
         }
-        Table::Thresholds => {
+        Columns::Thresholds => {
             let (upper, lower) = (row.options.upper_threshold, row.options.lower_threshold);
             format!(" {upper:<10} {lower:<10} {active:<10} {inactive:<10}")
         }
-        Table::Persistent => {
+        Columns::Persistent => {
             let templates = row.persistent;
             format!(" {weight:<9} {templates:<11} {active:<10} {inactive:<10}")
         }
@@ -437,7 +437,7 @@ pub(super) fn merge_sort<T>(mut items: Vec<T>, compare: &impl Fn(&T, &T) -> i64)
 
 const LOCAL: &str = "Prot LocalAddress:Port";
 
-/// What ipvsadm prints as the size of the connection hash; scripts do not read it.
+/// Subject ipvsadm prints as the size of the connection hash; scripts do not read it.
 const TABLE_SIZE: u32 = 4096;
 
 #[cfg(test)]

@@ -131,12 +131,12 @@ fn parse(text: &str) -> Vec<Service> {
 
 /// Names given one by one, the same on every machine: for tests, and for the lab, which has no network.
 #[derive(Debug, Clone, Default)]
-pub struct Table {
+pub struct FixedNames {
     hosts: Vec<(String, IpAddr)>,
     services: Vec<(String, u16, Protocol)>,
 }
 
-impl Table {
+impl FixedNames {
     /// With the services that every machine knows, and no host.
     ///
     /// Source: IANA's registry of service names and port numbers.
@@ -174,7 +174,7 @@ impl Table {
     }
 }
 
-impl Resolver for Table {
+impl Resolver for FixedNames {
     fn host_name(&self, addr: IpAddr) -> Option<String> {
         self.hosts.iter().find(|(_, known)| *known == addr).map(|(name, _)| name.clone())
     }

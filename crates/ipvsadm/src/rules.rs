@@ -21,21 +21,20 @@ use xvs_model::timeouts::Timeouts;
 use xvs_proto::Endpoint;
 use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey};
 
-use crate::ended::{AfterLine, Ended, TRY_HELP};
+use crate::command_line::{command_line, destination, destination_rule, service_option, service_rule};
+use crate::error::{LineError, OnRestore, TRY_HELP};
 use crate::grammar::{Names, Order, Parsed};
 use crate::listing::{Naming, compare_endpoints, compare_services, merge_sort};
-use crate::options::{destination, destination_rule, service_option, service_rule};
-use crate::own_lines::{local_address_command, mark_command};
 use crate::resolver::Resolver;
 use crate::session::Session;
 use crate::streams::Messages;
-use crate::typed::typed;
+use crate::xvs_lines::{local_address_command, mark_command};
 use crate::{grammar, resolver};
 
 impl Session<'_> {
     /// Prints all services as the commands that make them. Thresholds are not among what they say. What ipvsadm has no
     /// words for stands behind `#xvs `, which `ipvsadm-restore` skips; local addresses come first, mark rules last.
-    pub(super) fn save(&mut self, names: Names) -> Result<(), Ended> {
+    pub(super) fn save(&mut self, names: Names) -> Result<(), LineError> {
         let rows = self.services(Request::ListServices, Order::Sorted)?;
         let names = Naming { names, resolver: self.resolver };
         for local in self.locals()? {
@@ -53,17 +52,17 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn locals(&mut self) -> Result<Vec<LocalAddress>, Ended> {
-        match self.director.call(Request::LocalAddresses).map_err(|failure| Ended::listing(&failure))? {
+    fn locals(&mut self) -> Result<Vec<LocalAddress>, LineError> {
+        match self.director.call(Request::LocalAddresses).map_err(|failure| LineError::listing(&failure))? {
             Reply::LocalAddresses(locals) => Ok(locals),
-            other => Err(Ended::listing(&Failure::unexpected(&other))),
+            other => Err(LineError::listing(&Failure::unexpected(&other))),
         }
     }
 
-    fn marks(&mut self) -> Result<Vec<MarkRule>, Ended> {
-        match self.director.call(Request::Marks).map_err(|failure| Ended::listing(&failure))? {
+    fn marks(&mut self) -> Result<Vec<MarkRule>, LineError> {
+        match self.director.call(Request::Marks).map_err(|failure| LineError::listing(&failure))? {
             Reply::Marks(rules) => Ok(rules),
-            other => Err(Ended::listing(&Failure::unexpected(&other))),
+            other => Err(LineError::listing(&Failure::unexpected(&other))),
         }
     }
 
@@ -93,8 +92,8 @@ impl Session<'_> {
                     steps.push(Step::Change(command));
                     continue;
                 }
-                Err(ended) if ended.restore == AfterLine::Continues => {
-                    steps.push(Step::Told(ended));
+                Err(error) if error.on_restore == OnRestore::Continue => {
+                    steps.push(Step::Error(error));
                     continue;
                 }
                 parsed => parsed,
@@ -104,9 +103,9 @@ impl Session<'_> {
                 return Ok(exit);
             }
             let ends = matches!(parsed, Ok(Parsed::Help | Parsed::Version));
-            if let Err(ended) = parsed.and_then(|parsed| self.execute(&parsed)) {
-                messages.tell(&ended)?;
-                return Ok(ended.exit);
+            if let Err(error) = parsed.and_then(|parsed| self.execute(&parsed)) {
+                messages.print(&error)?;
+                return Ok(error.exit);
             }
             exit = 0;
             if ends {
@@ -127,34 +126,34 @@ impl Session<'_> {
             .iter()
             .filter_map(|step| match step {
                 Step::Change(command) => Some(command.clone()),
-                Step::Told(_) => None,
+                Step::Error(_) => None,
             })
             .collect();
         let mut results = match self.batch(commands) {
             Ok(results) => results.into_iter(),
             Err(failure) => {
-                let ended = Ended::change(&failure);
-                messages.tell(&ended)?;
-                return Ok(ControlFlow::Break(ended.exit));
+                let error = LineError::change(&failure);
+                messages.print(&error)?;
+                return Ok(ControlFlow::Break(error.exit));
             }
         };
         let mut exit = None;
         for step in steps {
-            let ended = match step {
+            let error = match step {
                 Step::Change(command) => match results.next() {
                     // What it asks for is the case, so that rules can be restored where they are in force.
                     Some(Err(CommandError::MarkExists(_))) => None,
                     Some(Err(CommandError::LocalExists(there))) if command == Command::AddLocal(there) => {
                         None
                     }
-                    Some(Err(refused)) => Some(Ended::change(&Failure::Refused(refused))),
+                    Some(Err(refused)) => Some(LineError::change(&Failure::Refused(refused))),
                     _ => None,
                 },
-                Step::Told(ended) => Some(ended),
+                Step::Error(error) => Some(error),
             };
-            exit = Some(ended.as_ref().map_or(0, |ended| ended.exit));
-            if let Some(ended) = ended {
-                messages.tell(&ended)?;
+            exit = Some(error.as_ref().map_or(0, |error| error.exit));
+            if let Some(error) = error {
+                messages.print(&error)?;
             }
         }
         Ok(ControlFlow::Continue(exit))
@@ -173,16 +172,16 @@ impl Session<'_> {
 }
 
 /// Reads a line by its words, one of ours also by what `xvs` takes; `None` if it has none.
-fn parse(text: &str, resolver: &dyn Resolver) -> Option<Result<Parsed, Ended>> {
+fn parse(text: &str, resolver: &dyn Resolver) -> Option<Result<Parsed, LineError>> {
     let words: Vec<&str> =
         text.split([' ', '\t', '\r', '\n']).filter(|word| !word.is_empty() && *word != "ipvsadm").collect();
     Some(match &words[..] {
         [] => return None,
         [_, "mark", words @ ..] if text.starts_with(OURS) => {
-            mark_command(words).map(Parsed::Change).map_err(Ended::usage)
+            mark_command(words).map(Parsed::Change).map_err(LineError::usage)
         }
         [_, "laddr", words @ ..] if text.starts_with(OURS) => {
-            local_address_command(words).map(Parsed::Change).map_err(Ended::usage)
+            local_address_command(words).map(Parsed::Change).map_err(LineError::usage)
         }
         [_, words @ ..] if text.starts_with(OURS) => grammar::parse(words, resolver),
         words => grammar::parse(words, resolver),
@@ -199,7 +198,7 @@ pub fn read_rules(text: &str, resolver: &dyn Resolver) -> Result<Vec<RuleLine>, 
 }
 
 /// As [`read_rules`], with every line that is wrong.
-pub fn read_all(text: &str, resolver: &dyn Resolver) -> (Vec<RuleLine>, Vec<Fault>) {
+fn read_all(text: &str, resolver: &dyn Resolver) -> (Vec<RuleLine>, Vec<Fault>) {
     let (mut rules, mut faults) = (Vec::new(), Vec::new());
     for (number, line) in (1..).zip(text.lines()) {
         if is_comment(line) {
@@ -212,8 +211,8 @@ pub fn read_all(text: &str, resolver: &dyn Resolver) -> (Vec<RuleLine>, Vec<Faul
                 let why = "only what changes services can stand here".to_owned();
                 faults.push(Fault { line: number, why });
             }
-            Some(Err(ended)) => {
-                let why = match ended.text.as_str() {
+            Some(Err(error)) => {
+                let why = match error.text.as_str() {
                     // There is nothing to try here.
                     TRY_HELP => "it does not begin with a command of ipvsadm, such as -A or -a",
                     told => told.lines().next().unwrap_or_default(),
@@ -243,8 +242,8 @@ pub fn read_wanted(text: &str, resolver: &dyn Resolver) -> Result<(Vec<Command>,
 }
 
 /// The services of a state as `-S -n` prints them.
-pub fn saved(state: &State) -> Vec<String> {
-    let resolver = resolver::Table::default();
+pub fn saved_rules(state: &State) -> Vec<String> {
+    let resolver = resolver::FixedNames::default();
     let names = Naming { names: Names::Numeric, resolver: &resolver };
     let services = merge_sort(state.services().collect(), &|a, b| compare_services(a.0, b.0));
     let lines = services.into_iter().flat_map(|(key, service)| {
@@ -278,8 +277,8 @@ fn service_lines<'a>(
 }
 
 /// The lines of a rules file that ask for this, as `-S -n` prints those that it prints; thresholds are among what they say.
-pub fn lines(command: &Command) -> Vec<String> {
-    let resolver = resolver::Table::default();
+pub fn rule_lines(command: &Command) -> Vec<String> {
+    let resolver = resolver::FixedNames::default();
     let names = Naming { names: Names::Numeric, resolver: &resolver };
     let service = |option, key, options: &ServiceOptions| {
         let line = format!("{option} {}{}", service_option(key, &names), service_rule(key, options));
@@ -311,7 +310,7 @@ pub fn lines(command: &Command) -> Vec<String> {
         Command::AddMark(rule) => format!("{OURS}mark add {rule}"),
         Command::AddLocal(local) => format!("{OURS}laddr add {local}"),
         // What rules say of others is how they are, not how they change.
-        other => format!("# {}", typed(other)),
+        other => format!("# {}", command_line(other)),
     }]
 }
 
@@ -339,5 +338,5 @@ type BatchResults = Vec<Result<(), CommandError>>;
 enum Step {
     Change(Command),
     /// It cannot be read; what is told of it waits for its turn.
-    Told(Ended),
+    Error(LineError),
 }

@@ -16,7 +16,7 @@ use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
 use crate::output;
-use crate::resolver::Table;
+use crate::resolver::FixedNames;
 use crate::streams::Output;
 
 /// Answers with what it was given and remembers what it was asked.
@@ -60,7 +60,7 @@ impl Director for Script {
 
 fn run(script: &mut Script, line: &str, stdin: &str) -> Output {
     let argv: Vec<String> = format!("xvsadm {line}").split(' ').map(str::to_owned).collect();
-    output(&argv, stdin, script, &Table::default())
+    output(&argv, stdin, script, &FixedNames::default())
 }
 
 fn v4(a: u8, b: u8, c: u8, d: u8, port: u16) -> Endpoint {
@@ -307,7 +307,7 @@ fn a_line_of_a_restore_that_does_not_parse_ends_it_and_what_stood_before_is_done
 fn by_the_names_of_ipvsadms_scripts_it_saves_and_restores_as_they_do() {
     let called = |script: &mut Script, words: &[&str], stdin: &str| {
         let argv: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-        output(&argv, stdin, script, &Table::default())
+        output(&argv, stdin, script, &FixedNames::default())
     };
     let mut script = Script { rows: vec![row()], ..Script::default() };
     let saved = run(&mut script, "-S -n", "");
@@ -375,7 +375,7 @@ fn mark_rules_are_saved_last_behind_what_ipvsadm_skips_and_restored_where_they_a
 
 #[test]
 fn a_rules_file_is_read_as_a_whole_and_its_first_fault_is_told_by_its_line() {
-    let names = Table::default();
+    let names = FixedNames::default();
     let text = "# of the web\n-A -t 192.0.2.1:80 -s rr\n\n#xvs mark add -d 192.0.2.1 --set-mark 1\n";
     let lines: Vec<_> = crate::read_rules(text, &names).unwrap().iter().map(|rule| rule.number).collect();
     assert_eq!(lines, [2, 4]);
@@ -405,7 +405,7 @@ fn a_restore_without_a_daemon_says_so_once_and_ends() {
     for (line, stdin) in
         [("xvsadm -R", "-C\n-C\n-L\n-C\n"), ("xvsadm -L", ""), ("xvsadm -Lc", ""), ("xvsadm -C", "")]
     {
-        let output = output(&argv(line), stdin, &mut Nobody, &Table::default());
+        let output = output(&argv(line), stdin, &mut Nobody, &FixedNames::default());
         assert_eq!(
             output,
             Output { exit: 2, stdout: String::new(), stderr: "nobody listens\n".to_owned() },

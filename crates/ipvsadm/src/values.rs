@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use xvs_model::service::SchedulerFlags;
 use xvs_proto::Protocol;
 
-use crate::ended::Ended;
+use crate::error::LineError;
 use crate::resolver::Resolver;
 
 /// What `strtol` takes for blanks.
@@ -111,14 +111,14 @@ fn c_number(text: &str) -> Option<u32> {
 }
 
 /// Scheduler flags by name, checked against the scheduler they are for.
-pub(super) fn flags(text: &str, scheduler: &str) -> Result<SchedulerFlags, Ended> {
+pub(super) fn flags(text: &str, scheduler: &str) -> Result<SchedulerFlags, LineError> {
     let mut bits = 0;
     for item in text.split(',').filter(|item| !item.is_empty()) {
         let Some((owner, _, bit)) = FLAGS.iter().find(|(_, name, _)| *name == item) else {
-            return Err(Ended::usage(format!("invalid scheduler flag `{item}'")));
+            return Err(LineError::usage(format!("invalid scheduler flag `{item}'")));
         };
         if owner.is_some_and(|owner| owner != scheduler) {
-            return Err(Ended::usage(format!("incompatible scheduler flag `{item}'")));
+            return Err(LineError::usage(format!("incompatible scheduler flag `{item}'")));
         }
         bits |= bit;
     }
@@ -150,7 +150,7 @@ const FLAGS: [(Option<&str>, &str, u8); 7] = [
 
 #[cfg(test)]
 mod tests {
-    use crate::resolver::Table;
+    use crate::resolver::FixedNames;
     use crate::values::*;
 
     #[test]
@@ -182,7 +182,8 @@ mod tests {
 
     #[test]
     fn endpoints_take_ports_and_service_names_and_lose_the_port_of_a_bracketed_ipv4_address() {
-        let names = Table::default().service("http", 80, Protocol::TCP).host("rs.example", [192, 0, 2, 1]);
+        let names =
+            FixedNames::default().service("http", 80, Protocol::TCP).host("rs.example", [192, 0, 2, 1]);
         let read = |text, protocol| endpoint(text, protocol, &names);
         let v4 = |port| Some(Given { addr: [192, 0, 2, 1].into(), port });
         let v6 = |port| Some(Given { addr: "2001:db8::1".parse().unwrap(), port });

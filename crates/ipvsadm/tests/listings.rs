@@ -9,7 +9,7 @@ use std::io;
 
 use xvs_ipvsadm::Output;
 use xvs_ipvsadm::output;
-use xvs_ipvsadm::resolver::Table;
+use xvs_ipvsadm::resolver::FixedNames;
 use xvs_model::client::{Director, Failure};
 use xvs_model::command::CommandError;
 use xvs_model::connection::{ConnectionRow, EngineData};
@@ -188,7 +188,7 @@ fn there() -> There {
 
 fn run(line: &str, there: &mut There) -> Output {
     let argv: Vec<_> = format!("ipvsadm {line}").split(' ').map(str::to_owned).collect();
-    output(&argv, "", there, &Table::default())
+    output(&argv, "", there, &FixedNames::default())
 }
 
 #[test]

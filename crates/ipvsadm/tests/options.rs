@@ -11,14 +11,14 @@ mod listener;
 use std::collections::HashMap;
 
 use xvs_ipvsadm::output;
-use xvs_ipvsadm::resolver::Table;
+use xvs_ipvsadm::resolver::FixedNames;
 
 use listener::Listener;
 
 /// Exit code and standard error as the recording writes them.
 fn said(line: &str) -> String {
     let argv: Vec<_> = format!("ipvsadm {line}").split(' ').map(str::to_owned).collect();
-    let output = output(&argv, "", &mut Listener::default(), &Table::default());
+    let output = output(&argv, "", &mut Listener::default(), &FixedNames::default());
     format!("{} {}", output.exit, output.stderr.trim_end_matches('\n').replace('\n', "\\n"))
 }
 

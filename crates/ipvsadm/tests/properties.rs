@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use xvs_ipvsadm::output;
-use xvs_ipvsadm::resolver::Table;
+use xvs_ipvsadm::resolver::FixedNames;
 use xvs_model::client::{Director, Failure};
 use xvs_model::command::{Command, CommandError};
 use xvs_model::connection::ConnectionRow;
@@ -140,7 +140,7 @@ proptest! {
         for words in &lines {
             let argv: Vec<String> =
                 std::iter::once("xvsadm").chain(words.iter().copied()).map(str::to_owned).collect();
-            let output = output(&argv, &stdin, &mut director, &Table::default());
+            let output = output(&argv, &stdin, &mut director, &FixedNames::default());
             prop_assert!([0, 1, 2, 255].contains(&output.exit), "{words:?}: {output:?}");
             // A restore may go on after a line that it has told of.
             let told = !output.stderr.is_empty();

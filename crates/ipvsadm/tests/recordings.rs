@@ -13,7 +13,7 @@ use std::{fs, io};
 use serde_json::Value;
 use xvs_ipvsadm::Output;
 use xvs_ipvsadm::output;
-use xvs_ipvsadm::resolver::Table;
+use xvs_ipvsadm::resolver::FixedNames;
 use xvs_model::client::{Director, Failure};
 use xvs_model::command::{Command, CommandError};
 use xvs_model::connection::ConnectionRow;
@@ -104,9 +104,10 @@ impl Director for Model {
 }
 
 /// Names of the machine that the recordings were made on.
-fn names(steps: &[Value]) -> Table {
+fn names(steps: &[Value]) -> FixedNames {
     let services = [("ftp", 21), ("ssh", 22), ("domain", 53), ("http", 80), ("https", 443), ("sip", 5060)];
-    let mut table = Table::default().service("domain", 53, Protocol::UDP).service("sip", 5060, Protocol::UDP);
+    let mut table =
+        FixedNames::default().service("domain", 53, Protocol::UDP).service("sip", 5060, Protocol::UDP);
     for (name, port) in services {
         table = table.service(name, port, Protocol::TCP);
     }

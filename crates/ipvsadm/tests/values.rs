@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use listener::Listener;
 use xvs_ipvsadm::output;
-use xvs_ipvsadm::resolver::Table;
+use xvs_ipvsadm::resolver::FixedNames;
 use xvs_model::command::Command;
 use xvs_model::destination::{DestinationOptions, Tunnel, TunnelChecksum};
 use xvs_model::service::{Netmask, ServiceOptions};
@@ -134,7 +134,7 @@ fn with_defaults(change: &str, ours: &str) -> String {
 
 #[test]
 fn odd_values_are_refused_or_understood_as_ipvsadm_does() {
-    let names = Table::well_known().host("localhost", [127, 0, 0, 1]);
+    let names = FixedNames::well_known().host("localhost", [127, 0, 0, 1]);
     let (mut asked, mut faults) = (0, Vec::new());
     for case in include_str!("kernel/values.txt").split("\n$\t").skip(1) {
         let mut lines = case.lines();

@@ -183,7 +183,7 @@ impl<'a> Services<'a> {
     fn fitting(&self, connection: &Connection<'_>, now: Millis, filter: &Filter) -> Option<ConnectionRow> {
         let detail = Some(self.detail(connection));
         let row = ConnectionRow { detail, ..row(connection, &self.snapshot.call_ids, now) };
-        filter.fits(&row).then_some(row)
+        filter.matches(&row).then_some(row)
     }
 
     fn detail(&self, connection: &Connection<'_>) -> ConnectionDetail {

@@ -11,12 +11,12 @@ use std::time::{Duration, SystemTime};
 
 use xvs_dataplane::explain::Live;
 use xvs_dataplane::verdict::DropReason;
-use xvs_ipvsadm::{SystemResolver, one_line, read_wanted};
+use xvs_ipvsadm::{SystemResolver, escape_control, read_wanted};
 use xvs_model::capture::{CaptureRequest, CapturedPacket, Missed};
 use xvs_model::command::CommandError;
 use xvs_model::connection::{ConnectionRow, Ended, Filter};
 use xvs_model::difference::differences;
-use xvs_model::event::{Asked, Kind, Who, millis_since_1970};
+use xvs_model::event::{EventQuery, Kind, Requester, millis_since_1970};
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_model::status::{RulesFound, RulesStatus, StatusReport};
@@ -131,7 +131,7 @@ impl Handler for Dispatch {
         }
     }
 
-    fn events(&self, asked: Asked) -> Result<Listener, CommandError> {
+    fn events(&self, asked: EventQuery) -> Result<Listener, CommandError> {
         self.daemon()?.shared().events.listen(asked)
     }
 
@@ -173,7 +173,7 @@ impl Handler for Dispatch {
 }
 
 /// Logs who changed what, and the result: a line for each command, also of a batch.
-fn log(request: &Request, answer: &Result<Reply, CommandError>, who: &Who) {
+fn log(request: &Request, answer: &Result<Reply, CommandError>, who: &Requester) {
     for (line, refused) in changes(request, answer) {
         match refused {
             None => tracing::info!("{who}: {line}"),
@@ -200,10 +200,10 @@ fn end_connections(daemon: &Handle, filter: &Filter, how: How, peer: &Peer) -> E
 }
 
 /// The process at the other end. It waits for the reply, so its process number still belongs to it.
-fn who(peer: &Peer) -> Who {
+fn who(peer: &Peer) -> Requester {
     let name = fs::read(format!("/proc/{}/comm", peer.pid)).unwrap_or_default();
-    let program = one_line(String::from_utf8_lossy(&name).trim_end_matches('\n'));
-    Who { uid: peer.uid, pid: peer.pid, program }
+    let program = escape_control(String::from_utf8_lossy(&name).trim_end_matches('\n'));
+    Requester { uid: peer.uid, pid: peer.pid, program }
 }
 
 /// The rules file as it is now, compared with what runs.

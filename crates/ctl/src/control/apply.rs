@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use xvs_dataplane::clock::Millis;
-use xvs_ipvsadm::typed;
+use xvs_ipvsadm::command_line;
 use xvs_model::command::{Command, CommandError};
 use xvs_model::difference::{Difference, back, carried_out, differences};
 use xvs_model::event::Kind;
@@ -127,7 +127,7 @@ impl<D: Datapath> Control<D> {
         let mut refused = Vec::new();
         for command in carried_out(&differences) {
             if let Err(error) = self.admit(&self.state, &command).and_then(|()| self.change(&command, now)) {
-                tracing::error!("{}: refused: {error}", typed(&command));
+                tracing::error!("{}: refused: {error}", command_line(&command));
                 refused.push(command);
             }
         }

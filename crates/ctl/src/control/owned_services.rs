@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use xvs_ipvsadm::typed;
+use xvs_ipvsadm::command_line;
 use xvs_model::command::{Command, CommandError};
 use xvs_model::reconcile::Repair;
 use xvs_model::rules::{Thing, thing};
@@ -45,7 +45,7 @@ impl OwnedServices {
     /// Sentences for the operator: what is refused, and what somebody else has changed.
     pub(super) fn complaints(&self) -> impl Iterator<Item = String> {
         let refused = self.refused.values().take(TOLD_ONE_BY_ONE).map(|(command, error)| {
-            format!("{WHY}: {}: refused, and tried again each second: {error}", typed(command))
+            format!("{WHY}: {}: refused, and tried again each second: {error}", command_line(command))
         });
         let more = self.refused.len().saturating_sub(TOLD_ONE_BY_ONE);
         let more = (more > 0).then(|| format!("{WHY}: {more} more commands are refused"));

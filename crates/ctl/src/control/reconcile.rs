@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::{mem, slice};
 
 use xvs_dataplane::clock::Millis;
-use xvs_ipvsadm::typed;
+use xvs_ipvsadm::command_line;
 use xvs_model::command::{Command, CommandError};
 use xvs_model::difference::{Difference, carried_out, differences};
 use xvs_model::event::Kind;
@@ -120,7 +120,7 @@ impl<D: Datapath> Control<D> {
                 drift.entry(key).or_default().push(command);
             }
         }
-        self.owned.told = drift.values().flatten().map(typed).collect();
+        self.owned.told = drift.values().flatten().map(command_line).collect();
     }
 
     /// The commands that make these services as they are wanted; where only some things are to be made so, those about
@@ -158,7 +158,7 @@ impl<D: Datapath> Control<D> {
             let room =
                 if extended.is_ok() { Ok(()) } else { self.extend_steering(slice::from_ref(&command)) };
             match room.and_then(|()| self.change(&command, now)) {
-                Ok(()) => done.push((format!("{why}: {}", typed(&command)), None)),
+                Ok(()) => done.push((format!("{why}: {}", command_line(&command)), None)),
                 Err(error) => refused.push((command, error)),
             }
         }
@@ -194,7 +194,7 @@ mod tests {
     use crate::control::tests::{Machine, any_change, any_service, control, endpoint, network, options};
     use xvs_ipvsadm::{SystemResolver, read_rules};
     use xvs_model::difference::commands_of;
-    use xvs_model::event::{Asked, Begin, Then};
+    use xvs_model::event::{Begin, EventQuery, Then};
     use xvs_model::reply::Reply;
     use xvs_model::request::{Request, Verdict};
 
@@ -234,7 +234,7 @@ mod tests {
     }
 
     fn drift(control: &mut Control<Machine>) -> Vec<String> {
-        control.drift().iter().map(typed).collect()
+        control.drift().iter().map(command_line).collect()
     }
 
     fn changed(reconciled: Result<Reconciled, CommandError>) -> usize {
@@ -367,7 +367,7 @@ mod tests {
             (key(102), unknown),
         ];
         let reconciled = control.reconcile(wanted, ReconcileScope::Everything, Millis(0)).unwrap();
-        let refused: Vec<_> = reconciled.refused.iter().map(|(command, _)| typed(command)).collect();
+        let refused: Vec<_> = reconciled.refused.iter().map(|(command, _)| command_line(command)).collect();
         let expected = [
             "xvsadm -A -t 192.0.2.102:80 -s nosuch",
             "xvsadm -a -t 192.0.2.100:80 -r 192.0.2.127:80 -g -w 1",
@@ -407,7 +407,8 @@ mod tests {
         control.tick(Millis(0) + 2 * SECOND).unwrap();
         assert!(control.complaints()[0].contains("; 5 commands lead back"), "{:?}", control.complaints());
         assert_eq!(control.state().services().count(), 0);
-        let mut events = control.events().listen(Asked { from: Begin::Now, then: Then::Follow }).unwrap();
+        let mut events =
+            control.events().listen(EventQuery { from: Begin::Now, then: Then::Follow }).unwrap();
         control.set_repair(Repair::Always);
         control.tick(Millis(0) + 3 * SECOND).unwrap();
         assert_eq!(control.complaints(), [""; 0]);

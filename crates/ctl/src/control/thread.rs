@@ -15,7 +15,7 @@ use xvs_host::netfilter::Found;
 use xvs_host::network::{Latest, View};
 use xvs_model::command::CommandError;
 use xvs_model::difference::state_of;
-use xvs_model::event::{Kind, Who};
+use xvs_model::event::{Kind, Requester};
 use xvs_model::reconcile::{OwnedService, ReconcileScope, Reconciled};
 use xvs_model::reply::Reply;
 use xvs_model::request::{Access, Request};
@@ -34,7 +34,7 @@ use crate::workers::system::{RETRY_REFUSED, SystemDatapath};
 /// What reaches the control thread.
 pub(crate) enum Input {
     /// With whom it is for, if it is not xvsd's own.
-    Request(Request, Option<Who>, Sender<Result<Reply, CommandError>>),
+    Request(Request, Option<Requester>, Sender<Result<Reply, CommandError>>),
     /// A view of the network waits in [`Latest`].
     Network,
     /// Mark rules wait there.
@@ -353,7 +353,7 @@ impl Handle {
     ///
     /// # Errors
     /// As [`Self::ask`].
-    pub fn ask_for(&self, request: Request, by: Option<Who>) -> Result<Reply, CommandError> {
+    pub fn ask_for(&self, request: Request, by: Option<Requester>) -> Result<Reply, CommandError> {
         let (access, asked) = (request.access(), Instant::now());
         let answer = self.put(|reply| Input::Request(request, by, reply));
         self.shared.waits.count(access, asked.elapsed());

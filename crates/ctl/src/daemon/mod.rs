@@ -29,7 +29,7 @@ use xvs_health::prepare::Prepared;
 use xvs_host::netfilter;
 use xvs_host::network::neighbours::Neighbours;
 use xvs_host::network::{Following, Latest, Slot, follow};
-use xvs_ipvsadm::typed;
+use xvs_ipvsadm::command_line;
 use xvs_model::command::CommandError;
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
@@ -175,7 +175,7 @@ impl Daemon {
         let Reply::Restored(results) = self.handle().ask(Request::Restore(commands))? else { return Ok(()) };
         for (RuleLine { number, command }, result) in rules.iter().zip(&results) {
             if let Some(error) = result.as_ref().err().and_then(CommandError::refusal) {
-                tracing::error!("rules, line {number}: {}: refused: {error}", typed(command));
+                tracing::error!("rules, line {number}: {}: refused: {error}", command_line(command));
             }
         }
         let is_taken =

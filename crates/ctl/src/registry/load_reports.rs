@@ -25,7 +25,7 @@ impl Registry {
         feedback: &Feedback,
         now: Millis,
     ) -> Result<Vec<Reweighed>, CommandError> {
-        let has_it = |entry: &Entry| entry.destinations.iter().any(|known| server.is(known.endpoint));
+        let has_it = |entry: &Entry| entry.destinations.iter().any(|known| server.includes(known.endpoint));
         let having: Vec<_> =
             self.services.iter().filter(|(_, entry)| has_it(entry)).map(|(key, _)| *key).collect();
         let service = *having.first().ok_or(CommandError::UnknownServer(server))?;
@@ -34,7 +34,7 @@ impl Registry {
             return Err(CommandError::NotFollowed { server, service });
         }
         Ok(self.reweigh(following, |_, known| {
-            if server.is(known.endpoint) {
+            if server.includes(known.endpoint) {
                 known.report = Some(weigh(feedback, known.weight, known.report, load_percent, now));
             }
         }))

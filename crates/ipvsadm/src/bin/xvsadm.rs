@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::{env, io};
 
-use xvs_ipvsadm::{Messages, Reader, Streams, SystemResolver};
+use xvs_ipvsadm::{Messages, NextStep, Streams, SystemResolver};
 use xvs_model::client::{Client, Director, Failure, default_socket};
 use xvs_model::connection::ConnectionRow;
 use xvs_model::reply::Reply;
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     let mut director = Daemon { socket: default_socket(), client: None };
     let mut stdout = BufWriter::new(io::stdout().lock());
     let mut stderr = io::stderr();
-    let reader = if stderr.is_terminal() { Reader::Person } else { Reader::Script };
+    let reader = if stderr.is_terminal() { NextStep::Printed } else { NextStep::Omitted };
     let messages = Messages::new(&mut stderr, reader);
     let mut streams = Streams { stdin: &mut io::stdin().lock(), stdout: &mut stdout, messages };
     let exit = xvs_ipvsadm::run(&argv, &mut streams, &mut director, &SystemResolver::default());

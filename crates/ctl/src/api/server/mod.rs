@@ -28,7 +28,7 @@ use thiserror::Error;
 use xvs_model::capture::{CaptureRequest, CapturedPacket, Missed};
 use xvs_model::command::CommandError;
 use xvs_model::connection::{ConnectionRow, Filter};
-use xvs_model::event::Asked;
+use xvs_model::event::EventQuery;
 use xvs_model::framing::{
     FrameError, ReplyMessage, RequestMessage, VERSION, decode, read_frame, write_message,
 };
@@ -67,14 +67,14 @@ pub trait Handler: Send + Sync + 'static {
         filter: &Filter,
         each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
     ) -> Result<(), CommandError> {
-        self.connections(&mut |row| if filter.fits(&row) { each(row) } else { ControlFlow::Continue(()) })
+        self.connections(&mut |row| if filter.matches(&row) { each(row) } else { ControlFlow::Continue(()) })
     }
 
     /// A listener to what changes.
     ///
     /// # Errors
     /// Whatever the client is to be told.
-    fn events(&self, _asked: Asked) -> Result<Listener, CommandError> {
+    fn events(&self, _asked: EventQuery) -> Result<Listener, CommandError> {
         Err(CommandError::Failed { why: "xvs: there are no events here".to_owned() })
     }
 

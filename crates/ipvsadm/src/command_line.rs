@@ -1,22 +1,20 @@
-//! Commands as one would type them, for the log and for `xvs events`.
-//!
-//! All of a command is said, also what `-S` leaves out, with numbers instead of names. Whatever a client may have put into
-//! a name stays on its line: control characters are written as escapes.
+//! Commands as command lines of `xvsadm` and `xvs`: for the log, for `xvs events`, for rules files.
 
 use xvs_model::command::Command;
-use xvs_model::service::ServiceOptions;
+use xvs_model::destination::{DestinationOptions, Tunnel, TunnelChecksum};
+use xvs_model::service::{Netmask, ServiceOptions};
 use xvs_model::sync_daemon::SyncDaemon;
 use xvs_model::timeouts::Timeouts;
-use xvs_proto::Family;
-use xvs_sched::{ClientAddress, ServiceKey};
+use xvs_proto::{Family, Protocol};
+use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey};
 
 use crate::grammar::Names;
-use crate::listing::Naming;
-use crate::options::{destination, service_option, service_rule};
+use crate::listing::{Naming, netmask};
 use crate::resolver::SystemResolver;
+use crate::values::flag_names;
 
 /// A command line that asks for this.
-pub fn typed(command: &Command) -> String {
+pub fn command_line(command: &Command) -> String {
     let resolver = SystemResolver::default();
     let names = Naming { names: Names::Numeric, resolver: &resolver };
     let of = |key: &ServiceKey| match *key {
@@ -46,16 +44,16 @@ pub fn typed(command: &Command) -> String {
         }
         Command::StartDaemon(daemon) => start_daemon(daemon),
         Command::StopDaemon(role) => format!("--stop-daemon {}", role.name()),
-        Command::AddMark(rule) => return one_line(&format!("xvs mark add {rule}")),
-        Command::DeleteMark(rule) => return one_line(&format!("xvs mark delete {rule}")),
+        Command::AddMark(rule) => return escape_control(&format!("xvs mark add {rule}")),
+        Command::DeleteMark(rule) => return escape_control(&format!("xvs mark delete {rule}")),
         Command::AddLocal(local) => return format!("xvs laddr add {local}"),
         Command::DeleteLocal(addr) => return format!("xvs laddr delete {addr}"),
     };
-    one_line(&format!("xvsadm {line}"))
+    escape_control(&format!("xvsadm {line}"))
 }
 
 /// The same text without characters that would move a terminal's cursor or begin another line.
-pub fn one_line(text: &str) -> String {
+pub fn escape_control(text: &str) -> String {
     let visible = |char: char| match char.is_control() {
         true => char.escape_default().to_string(),
         false => char.to_string(),
@@ -80,16 +78,91 @@ fn start_daemon(daemon: &SyncDaemon) -> String {
     )
 }
 
+/// The option that names a service.
+pub(crate) fn service_option(key: &ServiceKey, names: &Naming<'_>) -> String {
+    match *key {
+        ServiceKey::Address { protocol, endpoint } => {
+            let option = match protocol {
+                Protocol::UDP => "-u",
+                Protocol::SCTP => "--sctp-service",
+                _ => "-t",
+            };
+            format!("{option} {}", names.endpoint(endpoint, Some(protocol)))
+        }
+        // Signed, as ipvsadm saves it.
+        ServiceKey::Mark { mark, family: Family::V4 } => format!("-f {}", mark as i32),
+        ServiceKey::Mark { mark, family: Family::V6 } => format!("-f {} -6", mark as i32),
+    }
+}
+
+/// What is said of a service, as far as `-S` says it.
+pub(crate) fn service_rule(key: &ServiceKey, options: &ServiceOptions) -> String {
+    let mut text = format!(" -s {}", options.scheduler);
+    if let Some(seconds) = options.persistence_timeout_seconds {
+        text += &format!(" -p {seconds}");
+        if options.netmask != Netmask::host(key.family()) {
+            text += &format!(" -M {}", netmask(options.netmask));
+        }
+    }
+    if let Some(engine) = &options.persistence_engine {
+        text += &format!(" --pe {engine}");
+    }
+    if options.one_packet {
+        text += " -o";
+    }
+    if options.flags.0 != 0 {
+        text += &format!(" -b {}", flag_names(options.flags, &options.scheduler));
+    }
+    text
+}
+
+/// What is said of a destination, as far as `-S` says it.
+pub(crate) fn destination_rule(options: &DestinationOptions) -> String {
+    let method = match options.method {
+        ForwardingMethod::Nat => "-m",
+        ForwardingMethod::Tunnel => "-i",
+        ForwardingMethod::FullNat => "--fullnat",
+        ForwardingMethod::DirectRouting | ForwardingMethod::Local => "-g",
+    };
+    let mut text = format!(" {method} -w {}", options.weight.0);
+    if options.method == ForwardingMethod::Tunnel {
+        let sums = |checksum| match checksum {
+            TunnelChecksum::Without => "--tun-nocsum",
+            TunnelChecksum::Full => "--tun-csum",
+            TunnelChecksum::Remote => "--tun-remcsum",
+        };
+        text += &match options.tunnel {
+            Tunnel::Ipip => " --tun-type ipip".to_owned(),
+            Tunnel::Gue { port, checksum } => {
+                format!(" --tun-type gue --tun-port {port} {}", sums(checksum))
+            }
+            Tunnel::Gre { checksum } => format!(" --tun-type gre {}", sums(checksum)),
+        };
+    }
+    text
+}
+
+/// All that is said of a destination, thresholds too.
+pub(crate) fn destination(options: &DestinationOptions) -> String {
+    let mut text = destination_rule(options);
+    for (option, threshold) in [("-x", options.upper_threshold), ("-y", options.lower_threshold)] {
+        if threshold > 0 {
+            text += &format!(" {option} {threshold}");
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
+    use crate::command_line::*;
     use crate::grammar::{Parsed, parse};
-    use crate::resolver::Table;
-    use crate::typed::*;
+    use crate::resolver::FixedNames;
 
     /// What a line asks for.
     fn asked(line: &str) -> Command {
         let words: Vec<_> = line.split(' ').collect();
-        match parse(&words, &Table::default()) {
+        match parse(&words, &FixedNames::default()) {
             Ok(Parsed::Change(command)) => command,
             other => panic!("{line}: {other:?}"),
         }
@@ -119,18 +192,18 @@ mod tests {
             "--stop-daemon master",
         ] {
             let command = asked(line);
-            let text = typed(&command);
+            let text = command_line(&command);
             assert_eq!(asked(text.strip_prefix("xvsadm ").unwrap()), command, "{line} became {text}");
         }
         let text = "-a -t 198.51.100.1:80 -r 192.0.2.1:8080 -m -w 5 -x 100 -y 80";
-        assert_eq!(typed(&asked(text)), format!("xvsadm {text}"));
+        assert_eq!(command_line(&asked(text)), format!("xvsadm {text}"));
     }
 
     #[test]
     fn what_a_client_puts_into_a_name_stays_on_its_line() {
         let Command::AddService { key, mut options } = asked("-A -t 198.51.100.1:80 -s rr") else { panic!() };
         options.scheduler += "\n\u{1b}[2J";
-        let text = typed(&Command::AddService { key, options });
+        let text = command_line(&Command::AddService { key, options });
         assert_eq!(text, "xvsadm -A -t 198.51.100.1:80 -s rr\\n\\u{1b}[2J");
     }
 }

@@ -174,7 +174,7 @@ fn ports(text: &str) -> Result<(u16, u16), &'static str> {
 #[cfg(test)]
 mod tests {
 
-    use crate::own_lines::*;
+    use crate::xvs_lines::*;
 
     fn rule() -> MarkRule {
         MarkRule {
