@@ -101,7 +101,7 @@ impl Handler for Dispatch {
                 Ok(Reply::Ended(end_connections(daemon, &filter, How::ByReset, peer)))
             }
             Request::LocalUse => {
-                let asked = daemon.ask(Request::LocalAddresses)?;
+                let asked = daemon.request(Request::LocalAddresses)?;
                 let Reply::LocalAddresses(known) = asked else { return Ok(asked) };
                 let shared = daemon.shared();
                 let exhausted =
@@ -123,11 +123,11 @@ impl Handler for Dispatch {
             | Request::Confirm(_)
             | Request::Set { .. } => {
                 let (asked, who) = (request.clone(), who(peer));
-                let answer = daemon.ask_for(request, Some(who.clone()));
+                let answer = daemon.request_by(request, Some(who.clone()));
                 log(&asked, &answer, &who);
                 answer
             }
-            other => daemon.ask(other),
+            other => daemon.request(other),
         }
     }
 

@@ -35,11 +35,11 @@ impl<D: Datapath> Control<D> {
             return Ok(());
         }
         let published = self.publish();
-        self.tell_weights(moved);
+        self.record_weights(moved);
         published
     }
 
-    pub(super) fn tell_weights(&self, moved: &[Reweighed]) {
+    pub(super) fn record_weights(&self, moved: &[Reweighed]) {
         let all = moved.iter().map(|moved| (moved.to_string(), None));
         self.events.record_all(Kind::Weight, self.epoch(), None, all);
     }

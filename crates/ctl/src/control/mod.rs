@@ -16,7 +16,7 @@ use next_hops::NextHops;
 use owned_services::OwnedServices;
 use publication::Publication;
 use publish::SHORT_WAIT;
-use settings::InForce;
+use settings::ActiveSettings;
 use steered::Steered;
 use unconfirmed::Unconfirmed;
 use xvs_dataplane::capture::Captures;
@@ -59,7 +59,7 @@ mod unconfirmed;
 pub struct Control<D> {
     datapath: D,
     state: State,
-    settings: InForce,
+    settings: ActiveSettings,
     registry: Registry,
     publication: Publication,
     steered: Steered,
@@ -78,7 +78,7 @@ pub struct Control<D> {
 impl<D: Datapath> Control<D> {
     /// Nothing configured, for this many workers.
     pub fn new(datapath: D, workers: usize, ipvs: Ipvs, feedback: Feedback) -> Self {
-        let (state, settings) = (State::default(), InForce::new(ipvs, feedback));
+        let (state, settings) = (State::default(), ActiveSettings::new(ipvs, feedback));
         let registry = Registry::new(workers);
         settings.tune(&registry.tuning);
         Self {
@@ -204,7 +204,7 @@ impl<D: Datapath> Control<D> {
                 self.settings.tune(&self.registry.tuning);
                 let moved = self.registry.review(&self.settings.feedback, now);
                 let published = self.publish();
-                self.tell_weights(&moved);
+                self.record_weights(&moved);
                 published.map(|()| Reply::Done)
             }
             Request::ReportLoad { server, load_percent } => self.report_load(*server, *load_percent, now),
@@ -304,13 +304,13 @@ impl<D: Datapath> Control<D> {
 
     /// Sentences for the operator: who has not taken up the last change, what of owned services is refused, and what of
     /// them somebody else has changed.
-    pub fn complaints(&self) -> Vec<String> {
+    pub fn warnings(&self) -> Vec<String> {
         let late = self.publication.late().map(|who| {
             format!(
                 "{who} has not taken up a change within a second and may go by what was before; if this stays, restart xvsd"
             )
         });
-        late.into_iter().chain(self.owned.complaints()).collect()
+        late.into_iter().chain(self.owned.warnings()).collect()
     }
 
     /// Refuses the broadcast address of a network that the director is in, as IPVS does; what stands for every machine is
@@ -380,7 +380,7 @@ impl<D: Datapath> Control<D> {
     /// # Errors
     /// Rules that nobody has confirmed cannot be taken back now. Who is late is told as a warning.
     pub fn tick(&mut self, now: Millis) -> Result<Millis, CommandError> {
-        while let Some(due) = self.schedule.look(now) {
+        while let Some(due) = self.schedule.estimate(now) {
             self.registry.tick(due);
         }
         if self.schedule.trash(now) {
@@ -395,12 +395,12 @@ impl<D: Datapath> Control<D> {
             }
         }
         if self.schedule.memory(now) {
-            self.look_at_memory();
+            self.update_defences();
         }
         if self.schedule.review(now) {
             let moved = self.registry.review(&self.settings.feedback, now);
             let _ = self.publish_weights(&moved);
-            self.tend(now);
+            self.maintain_owned(now);
         }
         let unconfirmed = self.expire_unconfirmed(now)?;
         if self.publication.is_held() || self.steered.is_due() {
@@ -411,7 +411,7 @@ impl<D: Datapath> Control<D> {
     }
 
     /// Turns automatic defences on or off.
-    fn look_at_memory(&mut self) {
+    fn update_defences(&mut self) {
         let pages = if self.settings.needs_memory() { self.datapath.available_pages() } else { None };
         self.settings.observe(pages);
         if self.settings.settings(&self.state) != self.publication.snapshot.settings {

@@ -28,7 +28,7 @@ pub(crate) fn judge(daemon: &crate::control::thread::Handle, patience: Duration)
     shared.wakers.iter().for_each(|waker| waker.wake());
     let turns = shared.health_thread.get().map(turn);
     let mut stuck = Vec::new();
-    if daemon.ask_until(Request::Timeouts, until).is_none() {
+    if daemon.request_until(Request::Timeouts, until).is_none() {
         stuck.push("the control thread does not answer".to_owned());
     }
     if turns.is_some_and(|turned| turned.recv_deadline(until).is_err()) {

@@ -149,7 +149,7 @@ impl Daemon {
         // are read by other people's programs, which are not waited for without end.
         let _ = first_view.recv();
         let _ = first_rules.recv_timeout(FIRST_RULES);
-        let _ = daemon.handle().ask(Request::Timeouts);
+        let _ = daemon.handle().request(Request::Timeouts);
         Ok(daemon)
     }
 
@@ -172,7 +172,9 @@ impl Daemon {
             return Ok(());
         }
         let commands = rules.iter().map(|rule| rule.command.clone()).collect();
-        let Reply::Restored(results) = self.handle().ask(Request::Restore(commands))? else { return Ok(()) };
+        let Reply::Restored(results) = self.handle().request(Request::Restore(commands))? else {
+            return Ok(());
+        };
         for (RuleLine { number, command }, result) in rules.iter().zip(&results) {
             if let Some(error) = result.as_ref().err().and_then(CommandError::refusal) {
                 tracing::error!("rules, line {number}: {}: refused: {error}", command_line(command));

@@ -331,7 +331,7 @@ mod tests {
             ..sample::report(vec![web, lost])
         };
         let shared = checking_daemon(&control, health);
-        shared.facts_now().drift = ["xvsadm -C".to_owned()].into();
+        shared.facts_mut().drift = ["xvsadm -C".to_owned()].into();
         let text = whole(&shared);
         let told = values(&text);
         let (service, empty) = ("service=\"TCP 198.51.100.1:80\"", "service=\"TCP 198.51.100.2:80\"");

@@ -343,7 +343,7 @@ mod tests {
     #[test]
     fn an_interface_that_is_gone_is_the_first_warning_and_one_in_generic_mode_is_warned_of_with_the_reason() {
         let shared = daemon("");
-        *shared.facts_now() = Facts {
+        *shared.facts_mut() = Facts {
             interfaces: vec![
                 interface("wan", LinkState::Gone, None),
                 interface("lan", LinkState::Up, Some("no such thing")),
@@ -461,7 +461,7 @@ mod tests {
         let queues = vec![vec![0, 1], vec![1]];
         let worker =
             WorkerFacts { core: Some(3), copy_mode: "copy".to_owned(), queues, sockets: Arc::default() };
-        *shared.facts_now() = Facts {
+        *shared.facts_mut() = Facts {
             interfaces: ["wan", "lan"].map(|name| interface(name, LinkState::Up, None)).into(),
             workers: vec![worker],
             ..Facts::default()
