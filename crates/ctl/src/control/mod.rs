@@ -202,7 +202,7 @@ impl<D: Datapath> Control<D> {
             Request::Set { key, value } => {
                 self.settings.set(key, value)?;
                 self.settings.tune(&self.registry.tuning);
-                let moved = self.registry.review(&self.settings.feedback, now);
+                let moved = self.registry.review_reports(&self.settings.feedback, now);
                 let published = self.publish();
                 self.record_weights(&moved);
                 published.map(|()| Reply::Done)
@@ -254,7 +254,7 @@ impl<D: Datapath> Control<D> {
             let locals = self.state.locals().iter().map(|local| (local.addr, local.ports()));
             self.publication.snapshot.locals = Arc::new(LocalAddresses::new(locals));
         }
-        self.registry.follow(command, &mut self.publication.snapshot, now);
+        self.registry.apply(command, &mut self.publication.snapshot, now);
         self.owned.note(command);
         if matches!(command, Command::AddMark(_) | Command::DeleteMark(_)) {
             self.marks.lay_out(self.state.marks());
@@ -381,12 +381,12 @@ impl<D: Datapath> Control<D> {
     /// Rules that nobody has confirmed cannot be taken back now. Who is late is told as a warning.
     pub fn tick(&mut self, now: Millis) -> Result<Millis, CommandError> {
         while let Some(due) = self.schedule.estimate(now) {
-            self.registry.tick(due);
+            self.registry.sample_counters(due);
         }
         if self.schedule.trash(now) {
             // What is steered for connections alone goes when they have ended.
             let marks = self.state.services().any(|(key, _)| matches!(key, ServiceKey::Mark { .. }));
-            if marks || self.steered.has_deleted_locals() || self.registry.outlives_itself() {
+            if marks || self.steered.has_deleted_locals() || self.registry.has_leftover_steering() {
                 self.steered.set_all_due();
             }
             if self.registry.empty_trash(&mut self.publication.snapshot, now) {
@@ -398,7 +398,7 @@ impl<D: Datapath> Control<D> {
             self.update_defences();
         }
         if self.schedule.review(now) {
-            let moved = self.registry.review(&self.settings.feedback, now);
+            let moved = self.registry.review_reports(&self.settings.feedback, now);
             let _ = self.publish_weights(&moved);
             self.maintain_owned(now);
         }
