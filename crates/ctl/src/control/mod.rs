@@ -257,7 +257,7 @@ impl<D: Datapath> Control<D> {
         self.registry.apply(command, &mut self.publication.snapshot, now);
         self.owned.note(command);
         if matches!(command, Command::AddMark(_) | Command::DeleteMark(_)) {
-            self.marks.lay_out(self.state.marks());
+            self.marks.compile(self.state.marks());
             self.enter_marks();
         }
         if let Command::AddDestination { endpoint, .. } = command {
@@ -274,7 +274,7 @@ impl<D: Datapath> Control<D> {
         self.marks.set_tables(tables, self.state.marks());
         self.enter_marks();
         let keys = self.state.services().map(|(key, _)| *key);
-        let items: BTreeSet<_> = keys.flat_map(|key| networks(self.marks.laid_out(), key)).collect();
+        let items: BTreeSet<_> = keys.flat_map(|key| networks(self.marks.compiled(), key)).collect();
         let more = rules_for(items, &[]);
         let steered = self.datapath.add_steering(&more);
         let published = self.publish();
@@ -293,13 +293,13 @@ impl<D: Datapath> Control<D> {
 
     /// Enters the mark rules as they are laid out in the snapshot.
     fn enter_marks(&mut self) {
-        self.publication.snapshot.marks = Arc::new(self.marks.laid_out().marks.clone());
+        self.publication.snapshot.marks = Arc::new(self.marks.compiled().marks.clone());
         self.steered.set_all_due();
     }
 
     /// A sentence for each mark rule of the kernel that is not followed.
     pub fn unfollowed(&self) -> &[String] {
-        &self.marks.laid_out().unfollowed
+        &self.marks.compiled().unfollowed
     }
 
     /// Sentences for the operator: who has not taken up the last change, what of owned services is refused, and what of
