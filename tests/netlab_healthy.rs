@@ -83,8 +83,8 @@ fn systemds_watchdog_is_fed_unless_a_thread_is_held_up_which_healthy_names() {
     fill(full.into());
     // What it says of this, the control thread has no place for.
     succeed(cluster.command(Host::Director, "ip").args(["link", "set", "wan", "down"]));
-    let why = wait::until("something does not move", || complaint(&healthy(&cluster, &[])));
-    assert_eq!(why, "xvs: the control thread does not answer, for 750ms\n");
+    let why = wait::until("a thread makes no progress", || complaint(&healthy(&cluster, &[])));
+    assert_eq!(why, "xvs: the control thread does not answer within 750ms\n");
     told.set_nonblocking(true).expect("a socket");
     let nothing = || told.recv(&mut [0; 64]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
     while !nothing() {}
