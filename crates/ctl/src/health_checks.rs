@@ -123,6 +123,6 @@ impl Environment for Director {
     fn tell(&self, what: Vec<String>) {
         what.iter().for_each(|line| tracing::info!("{line}"));
         let (shared, lines) = (self.0.shared(), what.into_iter().map(|line| (line, None)));
-        shared.events.tell_all(Kind::Health, shared.published.load().epoch, None, lines);
+        shared.events.record_all(Kind::Health, shared.published.load().epoch, None, lines);
     }
 }

@@ -42,7 +42,7 @@ use crate::api::capture::Listener;
 use crate::api::connections::{How, count, end, found, rows};
 use crate::api::{explain, local_addresses};
 use crate::control::Control;
-use crate::control::datapath::Plant;
+use crate::control::datapath::Datapath;
 use crate::sweep::Sweeper;
 
 /// Connections that its table holds.
@@ -52,7 +52,7 @@ const STEP: Duration = Duration::from_millis(100);
 
 /// A director in memory.
 pub struct InMemory {
-    control: Control<Unwired>,
+    control: Control<MemoryDatapath>,
     sweeper: Sweeper,
     counters: Arc<WorkerCounters>,
     reader: Mutex<TableReader>,
@@ -64,24 +64,24 @@ pub struct InMemory {
 
 /// No kernel to steer and no worker to wait for; it keeps what would be steered.
 #[derive(Default)]
-pub(crate) struct Unwired {
+pub(crate) struct MemoryDatapath {
     rules: SteeringRules,
     /// How often workers would have been waited for: once a publication.
     publications: u64,
 }
 
-impl Plant for Unwired {
-    fn widen(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+impl Datapath for MemoryDatapath {
+    fn add_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
         self.rules.add(rules);
         Ok(())
     }
 
-    fn take_back(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+    fn remove_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
         self.rules.subtract(rules);
         Ok(())
     }
 
-    fn narrow(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+    fn set_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
         self.rules.clone_from(rules);
         Ok(())
     }
@@ -110,7 +110,7 @@ impl InMemory {
         let config = TableConfig { capacity: TABLE_SIZE, workers: 1, memory: Memory::OnDemand };
         let table = Table::create(config).expect("a small table always fits");
         let counters = Arc::new(WorkerCounters::default());
-        let control = Control::new(Unwired::default(), 1, ipvs, feedback);
+        let control = Control::new(MemoryDatapath::default(), 1, ipvs, feedback);
         let unresolved = Arc::new(Unresolved::new(1));
         // One script gives the same bytes each time.
         let ids = |number| Identification::numbered(HashSecret([3, 5, 7]), number);
@@ -134,12 +134,12 @@ impl InMemory {
 
     /// What the XDP program would be told to steer now.
     pub fn steering_rules(&mut self) -> &SteeringRules {
-        &self.control.plant().rules
+        &self.control.datapath().rules
     }
 
     /// How many snapshots have been published.
     pub fn publications(&mut self) -> u64 {
-        self.control.plant().publications
+        self.control.datapath().publications
     }
 
     /// The settings in force.

@@ -37,12 +37,12 @@ const LONGEST_JUDGEMENT: Duration = Duration::from_secs(60);
 
 /// The daemon behind its socket.
 #[derive(Default)]
-pub struct Front {
+pub struct Dispatch {
     daemon: OnceLock<Handle>,
     capturing: Capturing,
 }
 
-impl Front {
+impl Dispatch {
     /// Dispatches to this daemon from now on.
     pub fn open(&self, daemon: Handle) {
         // There is one daemon in a process, so this is the first time.
@@ -55,7 +55,7 @@ impl Front {
     }
 }
 
-impl Handler for Front {
+impl Handler for Dispatch {
     fn handle(&self, request: Request, peer: &Peer) -> Result<Reply, CommandError> {
         let daemon = self.daemon()?;
         match request {
@@ -114,7 +114,7 @@ impl Handler for Front {
                 log(&Request::Reload, &answer, &who);
                 let (shared, changes) = (daemon.shared(), changes(&Request::Reload, &answer));
                 let epoch = shared.published.load().epoch;
-                shared.events.tell_all(Kind::Change, epoch, Some(&who), changes);
+                shared.events.record_all(Kind::Change, epoch, Some(&who), changes);
                 answer
             }
             Request::Change(_)
@@ -195,7 +195,7 @@ fn end_connections(daemon: &Handle, filter: &Filter, how: How, peer: &Peer) -> E
     };
     let who = who(peer);
     tracing::info!("{who}: {what}");
-    shared.events.tell_all(Kind::Change, snapshot.epoch, Some(&who), [(what, None)]);
+    shared.events.record_all(Kind::Change, snapshot.epoch, Some(&who), [(what, None)]);
     done
 }
 

@@ -9,7 +9,7 @@ use std::{process, thread};
 use crossbeam::channel::{Receiver, Sender, bounded, select};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use xvs_ctl::api::dispatch::Front;
+use xvs_ctl::api::dispatch::Dispatch;
 use xvs_ctl::api::server::{Server, Settings};
 use xvs_ctl::arguments::{Arguments, parsed};
 use xvs_ctl::config::Config;
@@ -62,9 +62,9 @@ fn run(
     // While one is carried out, another may wait; it stands for all that come meanwhile.
     let (reload, told_to_reload) = bounded(1);
     thread::Builder::new().name("xvs-signals".to_owned()).spawn(move || heed(signals, &stop, &reload))?;
-    let front = Arc::new(Front::default());
+    let dispatch = Arc::new(Dispatch::default());
     let settings = Settings { mode: config.mode()?, ..Settings::of(&config.socket) };
-    let server = Server::start(settings, front.clone())?;
+    let server = Server::start(settings, dispatch.clone())?;
     let listener = config.metrics_address.map(Listener::bind).transpose()?;
     let mut daemon = Daemon::start(config)?;
     let begun = daemon.load(rules).map_err(|error| format!("rules: {error}").into());
@@ -74,7 +74,7 @@ fn run(
         daemon.stop();
         return Err(error);
     }
-    front.open(daemon.handle());
+    dispatch.open(daemon.handle());
     let handle = daemon.handle();
     thread::Builder::new()
         .name("xvs-reload".to_owned())

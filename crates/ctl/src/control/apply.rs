@@ -17,14 +17,14 @@ use xvs_model::request::Verdict;
 use xvs_model::rules::{RuleLine, Wanted};
 
 use crate::control::Control;
-use crate::control::datapath::Plant;
+use crate::control::datapath::Datapath;
 use crate::control::unconfirmed::Unconfirmed;
 use crate::events::applied;
 
 /// After which time the way back is tried again where it could not be taken.
 const RETRY: Duration = Duration::from_secs(1);
 
-impl<P: Plant> Control<P> {
+impl<D: Datapath> Control<D> {
     /// Makes what runs as these rules want it; what differed is the answer.
     ///
     /// # Errors
@@ -60,7 +60,7 @@ impl<P: Plant> Control<P> {
         if commands.is_empty() {
             return Ok(Reply::Applied(differences));
         }
-        self.widen(&commands)?;
+        self.extend_steering(&commands)?;
         let former = self.state.clone();
         commands.iter().try_for_each(|command| self.change(command, now))?;
         self.unconfirmed = confirm_within_seconds.map(|seconds| {
@@ -94,7 +94,7 @@ impl<P: Plant> Control<P> {
             let differences = self.take_back(over, now)?;
             let published = self.publish();
             let changes = applied("not confirmed in time", &differences);
-            self.events.tell_all(Kind::Change, self.epoch(), None, changes);
+            self.events.record_all(Kind::Change, self.epoch(), None, changes);
             published?;
         }
         Ok(self.unconfirmed_until())
@@ -115,7 +115,7 @@ impl<P: Plant> Control<P> {
             unconfirmed.former.put(key, unconfirmed.applied.service(&key).cloned());
         }
         let (mut differences, left) = back(&self.state, &unconfirmed.applied, &unconfirmed.former);
-        if let Err(error) = self.widen(&carried_out(&differences)) {
+        if let Err(error) = self.extend_steering(&carried_out(&differences)) {
             // Nothing has changed. It is tried again, or the way back would be lost.
             self.unconfirmed = Some(Unconfirmed { until: now + RETRY, ..unconfirmed });
             return Err(error);

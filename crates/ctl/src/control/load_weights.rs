@@ -7,10 +7,10 @@ use xvs_model::load_report::Server;
 use xvs_model::reply::Reply;
 
 use crate::control::Control;
-use crate::control::datapath::Plant;
+use crate::control::datapath::Datapath;
 use crate::registry::load_feedback::Reweighed;
 
-impl<P: Plant> Control<P> {
+impl<D: Datapath> Control<D> {
     /// Moves weights as a real server's load says.
     pub(super) fn report_load(
         &mut self,
@@ -41,6 +41,6 @@ impl<P: Plant> Control<P> {
 
     pub(super) fn tell_weights(&self, moved: &[Reweighed]) {
         let all = moved.iter().map(|moved| (moved.to_string(), None));
-        self.events.tell_all(Kind::Weight, self.epoch(), None, all);
+        self.events.record_all(Kind::Weight, self.epoch(), None, all);
     }
 }

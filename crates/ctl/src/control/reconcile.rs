@@ -20,10 +20,10 @@ use xvs_model::rules::{Thing, Wanted, thing};
 use xvs_sched::ServiceKey;
 
 use crate::control::Control;
-use crate::control::datapath::Plant;
+use crate::control::datapath::Datapath;
 use crate::control::owned_services::{OwnedServices, WHY};
 
-impl<P: Plant> Control<P> {
+impl<D: Datapath> Control<D> {
     /// From now on these services are wanted so; one without a value goes, with its destinations, if it is owned.
     /// All that follows is one snapshot. It costs a look at the services that are named; with [`ReconcileScope::Everything`] at
     /// all that are owned.
@@ -151,11 +151,12 @@ impl<P: Plant> Control<P> {
                 Err(error) => refused.push((command, error)),
             }
         }
-        let widened = self.widen(&admitted);
+        let extended = self.extend_steering(&admitted);
         let mut done = Vec::new();
         for command in admitted {
             // One that there is no room for is not to hinder the others.
-            let room = if widened.is_ok() { Ok(()) } else { self.widen(slice::from_ref(&command)) };
+            let room =
+                if extended.is_ok() { Ok(()) } else { self.extend_steering(slice::from_ref(&command)) };
             match room.and_then(|()| self.change(&command, now)) {
                 Ok(()) => done.push((format!("{why}: {}", command_line(&command)), None)),
                 Err(error) => refused.push((command, error)),
@@ -170,7 +171,7 @@ impl<P: Plant> Control<P> {
             // Who is late is told as a warning.
             let _ = self.publish();
             done.iter().for_each(|(line, _)| tracing::info!("{line}"));
-            self.events.tell_all(Kind::Change, self.epoch(), None, done);
+            self.events.record_all(Kind::Change, self.epoch(), None, done);
         }
         Reconciled { changed, refused }
     }
@@ -355,7 +356,7 @@ mod tests {
     fn what_is_refused_is_told_hinders_nothing_else_and_is_tried_again_each_second() {
         let mut control = control();
         control.set_network(&network([192, 0, 2, 9], 25)).unwrap();
-        control.plant().full.insert([192, 0, 2, 101].into());
+        control.datapath().full.insert([192, 0, 2, 101].into());
         let mut unknown = with(&[(5, 1)]);
         if let Some(unknown) = &mut unknown {
             unknown.options.scheduler = "nosuch".to_owned();
@@ -377,11 +378,11 @@ mod tests {
         let why = "health: xvsadm -A -t 192.0.2.102:80 -s nosuch: refused, and tried again each second: no scheduler";
         assert!(control.complaints()[1].starts_with(why), "{:?}", control.complaints());
         assert_eq!(drift(&mut control), [""; 0], "what is refused does not lead back");
-        let (epoch, steered) = (control.epoch(), control.plant().steered.clone());
+        let (epoch, steered) = (control.epoch(), control.datapath().steered.clone());
         control.tick(Millis(0) + SECOND).unwrap();
-        assert_eq!((control.epoch(), &control.plant().steered), (epoch, &steered), "nothing has changed");
+        assert_eq!((control.epoch(), &control.datapath().steered), (epoch, &steered), "nothing has changed");
         assert_eq!(control.complaints().len(), 3);
-        control.plant().full.clear();
+        control.datapath().full.clear();
         control.set_network(&network([192, 0, 2, 9], 24)).unwrap();
         control.tick(Millis(0) + 2 * SECOND).unwrap();
         assert_eq!(servers(&control, 100), Some(vec![(127, 1), (1, 1)]));
@@ -414,7 +415,7 @@ mod tests {
         assert_eq!(servers(&control, 100), Some(vec![(2, 1), (1, 1)]));
         assert_eq!(servers(&control, 101), Some(vec![(3, 1)]));
         assert_eq!(servers(&control, 105), None);
-        let told = events.hear(Duration::ZERO).events;
+        let told = events.receive(Duration::ZERO).events;
         assert_eq!(told.len(), 5);
         assert!(told.iter().all(|event| event.kind == Kind::Change && event.by.is_none()));
         assert_eq!(told[0].what, "put back: xvsadm -A -t 192.0.2.100:80 -s wlc");
@@ -477,7 +478,7 @@ mod tests {
     #[test]
     fn a_late_worker_is_named_the_change_is_made_and_it_is_over_when_the_worker_is_back() {
         let mut control = control();
-        control.plant().late = Some("worker 1".to_owned());
+        control.datapath().late = Some("worker 1".to_owned());
         let add = Command::AddService { key: key(101), options: ServiceOptions::of(Family::V4) };
         let late = CommandError::Late { who: "worker 1".to_owned() };
         assert_eq!(control.handle(&Request::Change(add.clone()), Millis(0)), Err(late.clone()));
@@ -490,7 +491,7 @@ mod tests {
         control.tick(Millis(0) + SECOND).unwrap();
         let complaints = control.complaints();
         assert!(complaints.len() == 1 && complaints[0].starts_with("worker 1 has not"), "{complaints:?}");
-        control.plant().late = None;
+        control.datapath().late = None;
         control.tick(Millis(0) + SECOND).unwrap();
         assert_eq!(control.complaints(), [""; 0]);
     }
@@ -562,7 +563,7 @@ mod tests {
                 let mut plain = crate::control::tests::control();
                 plain.set_network(&network([192, 0, 2, 9], 24)).unwrap();
                 plain.handle(&Request::Restore(commands_of(control.state())), Millis(0)).unwrap();
-                prop_assert_eq!(&control.plant().steered, &plain.plant().steered);
+                prop_assert_eq!(&control.datapath().steered, &plain.datapath().steered);
             }
         }
     }

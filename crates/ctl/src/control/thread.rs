@@ -29,7 +29,7 @@ use crate::control::Control;
 use crate::events::changes;
 use crate::status::shared::Shared;
 use crate::status::shared::link_state;
-use crate::workers::system::{RETRY_REFUSED, Wired};
+use crate::workers::system::{RETRY_REFUSED, SystemDatapath};
 
 /// What reaches the control thread.
 pub(crate) enum Input {
@@ -61,20 +61,20 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The control thread.
 pub(crate) struct ControlThread {
-    control: Control<Wired>,
+    control: Control<SystemDatapath>,
     queue: Receiver<Input>,
     views: Latest,
     rules: Latest<Found>,
     unresolved: Arc<Unresolved>,
-    resolve_again: Instant,
+    resolve_after: Instant,
     /// When it may next be logged that next hops cannot be resolved.
-    complain_again: Instant,
+    warn_after: Instant,
     /// The kernel's indices of the attached interfaces, in the order of their [`LinkId`]s.
     links: Vec<u32>,
     /// The network as last seen.
     view: View,
     /// When an interface that is back may next be attached.
-    attach_again: Instant,
+    attach_after: Instant,
     shared: Arc<Shared>,
     warnings: Warnings,
 }
@@ -95,7 +95,7 @@ impl ControlThread {
     /// `views` and `rules` hold what [`Input::Network`] and [`Input::Marks`] tell of; `links` are the kernel's indices of
     /// the attached interfaces.
     pub(crate) fn new(
-        control: Control<Wired>,
+        control: Control<SystemDatapath>,
         queue: Receiver<Input>,
         (views, rules): (Latest, Latest<Found>),
         unresolved: Arc<Unresolved>,
@@ -103,7 +103,7 @@ impl ControlThread {
         shared: Arc<Shared>,
     ) -> Self {
         let now = Instant::now();
-        let (resolve_again, complain_again, attach_again, view) = (now, now, now, View::default());
+        let (resolve_after, warn_after, attach_after, view) = (now, now, now, View::default());
         let warnings = Warnings::default();
         Self {
             control,
@@ -111,24 +111,24 @@ impl ControlThread {
             views,
             rules,
             unresolved,
-            resolve_again,
-            complain_again,
+            resolve_after,
+            warn_after,
             links,
             view,
-            attach_again,
+            attach_after,
             shared,
             warnings,
         }
     }
 
     /// Until it is told to stop.
-    pub(crate) fn run(mut self) -> Wired {
+    pub(crate) fn run(mut self) -> SystemDatapath {
         loop {
             match self.queue.recv_timeout(UNRESOLVED_INTERVAL) {
                 Ok(Input::Request(request, by, reply)) => {
                     let answer = self.control.handle(&request, self.shared.now());
                     let (epoch, changes) = (self.control.epoch(), changes(&request, &answer));
-                    self.shared.events.tell_all(Kind::Change, epoch, by.as_ref(), changes);
+                    self.shared.events.record_all(Kind::Change, epoch, by.as_ref(), changes);
                     if request.access() == Access::Change {
                         self.warn();
                     }
@@ -155,7 +155,7 @@ impl ControlThread {
                     // Who asked may have gone.
                     let _ = reply.send(self.control.set_captures(captures));
                 }
-                Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return self.control.into_plant(),
+                Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return self.control.into_datapath(),
                 Err(RecvTimeoutError::Timeout) => {}
             }
             let unconfirmed = self.control.unconfirmed_until();
@@ -172,9 +172,9 @@ impl ControlThread {
                 self.warn();
             }
             self.shared.note();
-            self.attach_again();
+            self.reattach();
             self.resolve();
-            self.control.plant().retry_neighbours();
+            self.control.datapath().retry_neighbours();
         }
     }
 
@@ -201,7 +201,7 @@ impl ControlThread {
                         format!("{} is up", interface.name)
                     }
                 };
-                self.shared.events.tell(Kind::Link, self.control.epoch(), told);
+                self.shared.events.record(Kind::Link, self.control.epoch(), told);
                 interface.state = state;
             }
         }
@@ -224,7 +224,7 @@ impl ControlThread {
     fn warn(&mut self) {
         let Warnings { network, netfilter, attaching, control } = &self.warnings;
         let mut warnings = [network, netfilter, attaching, control, self.control.unfollowed()].concat();
-        warnings.extend(self.control.plant().not_reserved().cloned());
+        warnings.extend(self.control.datapath().not_reserved().cloned());
         let mut facts = self.shared.facts_now();
         let new: Vec<_> = warnings.iter().filter(|warning| !facts.warnings.contains(warning)).collect();
         new.iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -232,7 +232,7 @@ impl ControlThread {
         over.iter().for_each(|warning| tracing::info!("over: {warning}"));
         for (kind, all) in [(Kind::Warning, new), (Kind::Over, over)] {
             let all = all.into_iter().map(|warning| (warning.clone(), None));
-            self.shared.events.tell_all(kind, self.control.epoch(), None, all);
+            self.shared.events.record_all(kind, self.control.epoch(), None, all);
         }
         facts.warnings = warnings;
         facts.drift.clone_from(self.control.drift_told());
@@ -240,7 +240,7 @@ impl ControlThread {
     }
 
     /// Attaches interfaces again that were removed and are back, and gives workers sockets that have none.
-    fn attach_again(&mut self) {
+    fn reattach(&mut self) {
         let now = Instant::now();
         let network = &self.view.network;
         let back = |place: &usize| {
@@ -248,25 +248,25 @@ impl ControlThread {
             let name = &self.shared.facts_now().interfaces[*place].name;
             gone && network.link_named(name).is_some_and(|link| link.up)
         };
-        if now < self.attach_again {
+        if now < self.attach_after {
             return;
         }
         let place = (0..self.links.len()).find(back);
-        let (crew, steering) = self.control.plant().crew();
+        let (workers, steering) = self.control.datapath().workers();
         let done = match place {
-            Some(place) => crew.attach_again(place, steering),
-            None if crew.is_paused() => crew.go_on(),
+            Some(place) => workers.reattach(place, steering),
+            None if workers.is_paused() => workers.resume(),
             None => return,
         };
-        let (links, mut facts) = (crew.links(), self.shared.facts_now());
+        let (links, mut facts) = (workers.links(), self.shared.facts_now());
         if let Some(place) = place
             && links != self.links
         {
             let state = facts.interfaces[place].state;
             let attached_again = facts.interfaces[place].attached_again + 1;
-            let told = crew.interface_facts(place);
+            let told = workers.interface_facts(place);
             let what = format!("{} is attached again, {} XDP", told.name, told.mode);
-            self.shared.events.tell(Kind::Link, self.control.epoch(), what);
+            self.shared.events.record(Kind::Link, self.control.epoch(), what);
             facts.interfaces[place] = InterfaceStatus { state, attached_again, ..told };
         }
         self.warnings.attaching = match done {
@@ -275,7 +275,7 @@ impl ControlThread {
                 Vec::new()
             }
             Err(error) => {
-                self.attach_again = now + RETRY_ATTACHING;
+                self.attach_after = now + RETRY_ATTACHING;
                 vec![error.to_string()]
             }
         };
@@ -291,20 +291,20 @@ impl ControlThread {
     /// Has next hops resolved that packets were dropped for; looks for them once in an interval.
     fn resolve(&mut self) {
         let now = Instant::now();
-        if self.unresolved.is_empty() || now < self.resolve_again {
+        if self.unresolved.is_empty() || now < self.resolve_after {
             return;
         }
-        self.resolve_again = now + UNRESOLVED_INTERVAL;
+        self.resolve_after = now + UNRESOLVED_INTERVAL;
         let missing = std::iter::from_fn(|| self.unresolved.pop());
         let egress = self.control.egress();
         let by_index = missing.filter_map(|(link, addr)| Some((egress.link(link)?.ifindex, addr))).collect();
-        let refused = match self.control.plant().neighbours().resolve(&by_index) {
+        let refused = match self.control.datapath().neighbours().resolve(&by_index) {
             Ok(None) => return,
             Ok(Some(refused)) => refused.to_string(),
             Err(error) => format!("next hops cannot be resolved: {error}"),
         };
-        if self.complain_again <= now {
-            self.complain_again = now + RETRY_REFUSED;
+        if self.warn_after <= now {
+            self.warn_after = now + RETRY_REFUSED;
             tracing::warn!("{refused}");
         }
     }

@@ -46,8 +46,8 @@ use crate::health_checks::HealthError;
 use crate::status::history::History;
 use crate::status::shared::{Facts, Shared, Waits};
 use crate::sweep::{Sweeper, Sweeping};
-use crate::workers::Crew;
-use crate::workers::system::Wired;
+use crate::workers::Workers;
+use crate::workers::system::SystemDatapath;
 
 pub mod error;
 pub(crate) mod liveness;
@@ -63,7 +63,7 @@ const FIRST_RULES: Duration = Duration::from_secs(3);
 /// A running daemon.
 pub struct Daemon {
     inputs: Sender<Input>,
-    control: Option<JoinHandle<Wired>>,
+    control: Option<JoinHandle<SystemDatapath>>,
     network: Option<Following>,
     netfilter: Option<netfilter::Following>,
     sweeping: Option<Sweeping>,
@@ -85,30 +85,30 @@ impl Daemon {
         let attached =
             config.interfaces.iter().map(|name| steering.attach(name)).collect::<Result<_, _>>()?;
         let rings = RingSizes { receive: config.receive_ring, transmit: config.transmit_ring };
-        let crew = Crew::new(attached, config.workers, rings)?;
-        let workers = crew.size();
+        let workers = Workers::new(attached, config.workers, rings)?;
+        let worker_count = workers.count();
         let memory = config.conn_table_memory.into();
-        let table = TableConfig { capacity: config.conn_table_size, workers, memory };
+        let table = TableConfig { capacity: config.conn_table_size, workers: worker_count, memory };
         Config::check_table(&table, machine_memory_bytes())?;
         let table = Table::create(table).map_err(system("the connection table"))?;
         let reader = table.reader().expect("a new table has its seats free");
-        let links = crew.links();
+        let links = workers.links();
         let neighbours = Neighbours::open(&links).map_err(system("netlink"))?;
-        let interfaces = (0..links.len()).map(|place| crew.interface_facts(place)).collect();
-        let (ports, workers_told) = crew.open_ports()?.into_iter().unzip();
+        let interfaces = (0..links.len()).map(|place| workers.interface_facts(place)).collect();
+        let (ports, workers_told) = workers.open_ports()?.into_iter().unzip();
         let rules = config.rules.clone();
         let facts = Facts { interfaces, workers: workers_told, rules, ..Facts::default() };
 
         let unresolved = Arc::new(Unresolved::new(64));
-        let plant = Wired::new(crew, steering, neighbours, table.clone());
-        let mut control = Control::new(plant, workers, config.ipvs, config.feedback.clone());
+        let datapath = SystemDatapath::new(workers, steering, neighbours, table.clone());
+        let mut control = Control::new(datapath, worker_count, config.ipvs, config.feedback.clone());
         control.set_sip_calls(config.sip_calls);
         control.set_repair(config.keepalived.repair);
         let (notices, ended) = unbounded();
         let mut parts =
             Parts { table: &table, clock: &clock, unresolved: &unresolved, control: &mut control };
         let counters = parts.start_workers(ports, &notices)?;
-        let wakers = control.plant().crew().0.wakers();
+        let wakers = control.datapath().workers().0.wakers();
         let seat = table.reader().expect("a new table has its seats free");
         let sweeper = Sweeper::new(seat, control.published(), table.secret().0[1]);
         let swept = sweeper.counters();
@@ -202,8 +202,8 @@ impl Daemon {
         drop(self.netfilter.take());
         drop(self.sweeping.take());
         let _ = self.inputs.send(Input::Stop);
-        let wired = self.control.take().map(JoinHandle::join);
-        drop(wired);
+        let datapath = self.control.take().map(JoinHandle::join);
+        drop(datapath);
     }
 }
 
@@ -219,7 +219,7 @@ struct Parts<'a> {
     table: &'a Arc<Table>,
     clock: &'a Arc<Clock>,
     unresolved: &'a Arc<Unresolved>,
-    control: &'a mut Control<Wired>,
+    control: &'a mut Control<SystemDatapath>,
 }
 
 impl Parts<'_> {
@@ -251,7 +251,7 @@ impl Parts<'_> {
                 clock: self.clock.clone(),
                 stop: Arc::default(),
             };
-            control.plant().crew().0.start(worker, notices)?;
+            control.datapath().workers().0.start(worker, notices)?;
         }
         Ok(counters)
     }

@@ -112,7 +112,7 @@ mod tests {
     use xvs_proto::network::Network;
 
     use crate::control::Control;
-    use crate::in_memory::Unwired;
+    use crate::in_memory::MemoryDatapath;
     use crate::metrics::*;
     use crate::status::shared::{Facts, WorkerFacts};
     use xvs_ipvsadm::{SystemResolver, read_rules};
@@ -122,14 +122,14 @@ mod tests {
     use xvs_model::settings::Ipvs;
     use xvs_model::status::{InterfaceStatus, LinkState};
 
-    fn change(control: &mut Control<Unwired>, rules: &str) {
+    fn change(control: &mut Control<MemoryDatapath>, rules: &str) {
         let rules = read_rules(rules, &SystemResolver::default()).unwrap();
         let commands = rules.into_iter().map(|rule| rule.command).collect();
         control.handle(&Request::Restore(commands), Millis(0)).unwrap();
     }
 
     /// A daemon of one worker in generic mode.
-    fn daemon(control: &Control<Unwired>) -> Shared {
+    fn daemon(control: &Control<MemoryDatapath>) -> Shared {
         let interface = InterfaceStatus {
             name: "wan".to_owned(),
             mode: "generic".to_owned(),
@@ -145,7 +145,7 @@ mod tests {
     }
 
     /// The same, with a keepalived.conf.
-    fn checking_daemon(control: &Control<Unwired>, health: HealthReport) -> Shared {
+    fn checking_daemon(control: &Control<MemoryDatapath>, health: HealthReport) -> Shared {
         let shared = daemon(control);
         let _ = shared.health.set(Arc::new(move || health.clone()));
         shared
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn totals_and_gauges_of_services_are_those_of_now_and_what_is_deleted_is_gone() {
-        let mut control = Control::new(Unwired::default(), 1, Ipvs::default(), Feedback::default());
+        let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
         let rules =
             "-A -t 192.0.2.1:80 -s rr\n-a -t 192.0.2.1:80 -r 192.0.2.11:80 -g -w 7\n-A -f 5 -6 -s wlc\n";
         change(&mut control, rules);
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn what_a_worker_counts_and_why_it_is_not_in_the_best_mode_is_told_each_once() {
-        let control = Control::new(Unwired::default(), 1, Ipvs::default(), Feedback::default());
+        let control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
         let shared = daemon(&control);
         let worker = &shared.counters[0];
         worker.dropped(DropReason::TransmitRefused).add(4);
@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn destinations_have_the_names_and_labels_of_node_exporter_and_totals_outlive_services() {
-        let mut control = Control::new(Unwired::default(), 1, Ipvs::default(), Feedback::default());
+        let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
         let rules = "-A -t 192.0.2.1:80 -s rr\n-a -t 192.0.2.1:80 -r 192.0.2.11:8080 -m -w 7\n\
                      -A -u [2001:db8::1]:53 -s rr\n-a -u [2001:db8::1]:53 -r [2001:db8::b]:53 -g -w 0\n\
                      -A -f 171 -s rr\n-a -f 171 -r 192.0.2.12:0 -i -w 2\n\
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_service_has_so_many_destinations_told_those_that_it_has_had_the_longest_and_counts_the_others() {
-        let mut control = Control::new(Unwired::default(), 1, Ipvs::default(), Feedback::default());
+        let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
         let mut network = Network::default();
         network.add_link("lan", MacAddr([2; 6]), &[([192, 0, 2, 254].into(), 24)], 1500).unwrap();
         let mut rules = "-A -t 192.0.2.1:80 -s rr\n-A -t 192.0.2.1:81 -s rr\n".to_owned();
@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn what_is_known_of_health_is_told_of_the_file_and_each_virtual_server_real_server_and_check() {
-        let control = Control::new(Unwired::default(), 1, Ipvs::default(), Feedback::default());
+        let control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
         let servers = [
             sample::real_server("192.0.2.11", CheckState::Up),
             sample::real_server("192.0.2.12", CheckState::Rising { successes: 1, rise: 2 }),
@@ -381,7 +381,7 @@ mod tests {
 
     #[test]
     fn a_page_of_many_pieces_has_each_name_once_with_all_its_lines_together() {
-        let mut control = Control::new(Unwired::default(), 1, Ipvs::default(), Feedback::default());
+        let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
         let rules: String = (1..500)
             .map(|port| format!("-A -t 192.0.2.1:{port} -s rr\n-a -t 192.0.2.1:{port} -r 192.0.2.11 -g\n"))
             .collect();

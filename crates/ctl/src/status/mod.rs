@@ -300,7 +300,7 @@ mod tests {
     use xvs_dataplane::verdict::DropReason;
 
     use crate::control::Control;
-    use crate::in_memory::Unwired;
+    use crate::in_memory::MemoryDatapath;
     use crate::status::*;
     use xvs_ipvsadm::{SystemResolver, read_rules};
     use xvs_model::health::{CheckState, Counts, sample};
@@ -311,7 +311,7 @@ mod tests {
 
     /// A daemon with these rules and no interface, so that no route leads anywhere.
     fn daemon(rules: &str) -> Shared {
-        let mut control = Control::new(Unwired::default(), 1, Ipvs::default(), Feedback::default());
+        let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
         let rules = read_rules(rules, &SystemResolver::default()).unwrap();
         let commands = rules.into_iter().map(|rule| rule.command).collect();
         control.handle(&Request::Restore(commands), Millis(0)).unwrap();

@@ -53,7 +53,7 @@ impl Client {
                 Room::None => continue,
                 Room::Gone => return Ok(()),
             }
-            let heard = listener.hear(patience);
+            let heard = listener.receive(patience);
             match (heard.is_empty(), listener.follows()) {
                 (true, true) => {}
                 (true, false) => return self.send(Ok(Reply::Events(heard)), Part::Last),
