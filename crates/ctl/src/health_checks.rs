@@ -110,14 +110,14 @@ impl Environment for Director {
     }
 
     fn timeouts(&self) -> Result<Timeouts, CommandError> {
-        match self.0.ask(Request::Timeouts)? {
+        match self.0.request(Request::Timeouts)? {
             Reply::Timeouts(timeouts) => Ok(timeouts),
             other => unreachable!("asked for timeouts, it says {other:?}"),
         }
     }
 
     fn change(&self, command: Command) -> Result<(), CommandError> {
-        self.0.ask(Request::Change(command)).map(|_| ())
+        self.0.request(Request::Change(command)).map(|_| ())
     }
 
     fn tell(&self, what: Vec<String>) {

@@ -39,7 +39,7 @@ use xvs_proto::network::{Network, Route, RouteAction};
 use xvs_proto::{HashSecret, LinkId, Prefix, network};
 
 use crate::api::capture::Listener;
-use crate::api::connections::{How, count, end, found, rows};
+use crate::api::connections::{EndMode, count, end, found, rows};
 use crate::api::{explain, local_addresses};
 use crate::control::Control;
 use crate::control::datapath::Datapath;
@@ -122,11 +122,11 @@ impl InMemory {
             unresolved.clone(),
             ids(0),
         );
-        let outcome = Transmitter::new(counters.clone(), unresolved, ids(1));
+        let transmitter = Transmitter::new(counters.clone(), unresolved, ids(1));
         let fragments = Reassembly::new(0, Arc::new(Handoff::new(1)), *table.secret());
-        let pipeline = Pipeline::new(flows, outcome, fragments);
-        let seat = || table.reader().expect("a seat for listings and one for sweeps");
-        let (reader, sweeper) = (Mutex::new(seat()), Sweeper::new(seat(), control.published(), 0));
+        let pipeline = Pipeline::new(flows, transmitter, fragments);
+        let reader = || table.reader().expect("a seat for listings and one for sweeps");
+        let (reader, sweeper) = (Mutex::new(reader()), Sweeper::new(reader(), control.published(), 0));
         let (network, now) = (loopback(), Millis(0));
         let port = MemoryPort::with_links(0);
         Self { control, sweeper, counters, reader, network, now, port, pipeline }
@@ -223,13 +223,13 @@ impl InMemory {
     }
 
     /// Frames that came in or were made and have not left: none, between two lines.
-    pub fn in_hand(&self) -> i64 {
+    pub fn unaccounted_frames(&self) -> i64 {
         self.pipeline.transmitter.counters().balance()
     }
 
     /// Frames that are neither at home nor in the hands of those who wait for the rest of their datagram: none, between
     /// two lines.
-    pub fn astray(&self) -> i64 {
+    pub fn frames_missing(&self) -> i64 {
         i64::from(self.port.census().out) - self.pipeline.transmitter.counters().held.value() as i64
     }
 
@@ -258,9 +258,9 @@ impl InMemory {
         self.counters.all().chain(swept).filter(|(_, value)| *value != 0).collect()
     }
 
-    fn end(&self, filter: &Filter, how: How) -> Ended {
+    fn end(&self, filter: &Filter, mode: EndMode) -> Ended {
         let snapshot = self.control.published().load_full();
-        end(&self.reader, &snapshot, self.now, filter, how, &self.sweeper.counters().drained)
+        end(&self.reader, &snapshot, self.now, filter, mode, &self.sweeper.counters().drained)
     }
 }
 
@@ -285,8 +285,8 @@ impl Director for InMemory {
                 let live = Live { snapshot: &snapshot, reader, now: self.now };
                 explain::answer(&question, &live).map(|report| Reply::Explained(Box::new(report)))
             }
-            Request::EndConnections(filter) => Ok(Reply::Ended(self.end(&filter, How::Silently))),
-            Request::ResetConnections(filter) => Ok(Reply::Ended(self.end(&filter, How::ByReset))),
+            Request::EndConnections(filter) => Ok(Reply::Ended(self.end(&filter, EndMode::Silent))),
+            Request::ResetConnections(filter) => Ok(Reply::Ended(self.end(&filter, EndMode::Reset))),
             Request::LocalUse => {
                 let exhausted = self.counters.dropped(DropReason::NoLocalPort).value();
                 let report = local_addresses::report(self.control.state().locals(), &self.reader, exhausted);
@@ -299,7 +299,7 @@ impl Director for InMemory {
 
     fn connections(&mut self, each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure> {
         let call_ids = self.control.published().load().call_ids.clone();
-        hand_over(each, |each| rows(&self.reader, &call_ids, self.now, each))
+        print_rows(each, |each| rows(&self.reader, &call_ids, self.now, each))
     }
 
     fn find(
@@ -308,12 +308,12 @@ impl Director for InMemory {
         each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
     ) -> Result<(), Failure> {
         let snapshot = self.control.published().load_full();
-        hand_over(each, |each| found(&self.reader, &snapshot, self.now, filter, each))
+        print_rows(each, |each| found(&self.reader, &snapshot, self.now, filter, each))
     }
 }
 
 /// Hands over the rows of a walk until that fails.
-fn hand_over(
+fn print_rows(
     each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
     walk: impl FnOnce(&mut dyn FnMut(ConnectionRow) -> ControlFlow<()>),
 ) -> Result<(), Failure> {

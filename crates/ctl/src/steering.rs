@@ -12,7 +12,7 @@ use xvs_model::local_address::LocalAddress;
 use xvs_proto::{Endpoint, Family, Prefix, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
-use crate::firewall_marks::LaidOut;
+use crate::firewall_marks::CompiledMarks;
 
 /// One thing that is steered on account of services. Port 0 is any port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -130,9 +130,9 @@ pub(crate) fn of_destination(
 }
 
 /// What is steered for the mark of a service; nothing for one that is known by its endpoint.
-pub(crate) fn networks(laid_out: &LaidOut, key: ServiceKey) -> impl Iterator<Item = Item> {
+pub(crate) fn networks(compiled: &CompiledMarks, key: ServiceKey) -> impl Iterator<Item = Item> {
     let reached = match key {
-        ServiceKey::Mark { mark, family } => laid_out.reach(mark, family),
+        ServiceKey::Mark { mark, family } => compiled.networks_of(mark, family),
         ServiceKey::Address { .. } => BTreeSet::new(),
     };
     reached.into_iter().map(Item::Network)

@@ -8,7 +8,7 @@ use xvs_model::reply::Reply;
 
 use crate::control::Control;
 use crate::control::datapath::Datapath;
-use crate::registry::load_feedback::Reweighed;
+use crate::registry::load_feedback::WeightChange;
 
 impl<D: Datapath> Control<D> {
     /// Moves weights as a real server's load says.
@@ -30,16 +30,16 @@ impl<D: Datapath> Control<D> {
     }
 
     /// Has weights that load reports have moved come into force.
-    pub(super) fn publish_weights(&mut self, moved: &[Reweighed]) -> Result<(), CommandError> {
+    pub(super) fn publish_weights(&mut self, moved: &[WeightChange]) -> Result<(), CommandError> {
         if moved.is_empty() {
             return Ok(());
         }
         let published = self.publish();
-        self.tell_weights(moved);
+        self.record_weights(moved);
         published
     }
 
-    pub(super) fn tell_weights(&self, moved: &[Reweighed]) {
+    pub(super) fn record_weights(&self, moved: &[WeightChange]) {
         let all = moved.iter().map(|moved| (moved.to_string(), None));
         self.events.record_all(Kind::Weight, self.epoch(), None, all);
     }

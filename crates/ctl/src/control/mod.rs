@@ -16,7 +16,7 @@ use next_hops::NextHops;
 use owned_services::OwnedServices;
 use publication::Publication;
 use publish::SHORT_WAIT;
-use settings::InForce;
+use settings::ActiveSettings;
 use steered::Steered;
 use unconfirmed::Unconfirmed;
 use xvs_dataplane::capture::Captures;
@@ -59,7 +59,7 @@ mod unconfirmed;
 pub struct Control<D> {
     datapath: D,
     state: State,
-    settings: InForce,
+    settings: ActiveSettings,
     registry: Registry,
     publication: Publication,
     steered: Steered,
@@ -78,7 +78,7 @@ pub struct Control<D> {
 impl<D: Datapath> Control<D> {
     /// Nothing configured, for this many workers.
     pub fn new(datapath: D, workers: usize, ipvs: Ipvs, feedback: Feedback) -> Self {
-        let (state, settings) = (State::default(), InForce::new(ipvs, feedback));
+        let (state, settings) = (State::default(), ActiveSettings::new(ipvs, feedback));
         let registry = Registry::new(workers);
         settings.tune(&registry.tuning);
         Self {
@@ -202,9 +202,9 @@ impl<D: Datapath> Control<D> {
             Request::Set { key, value } => {
                 self.settings.set(key, value)?;
                 self.settings.tune(&self.registry.tuning);
-                let moved = self.registry.review(&self.settings.feedback, now);
+                let moved = self.registry.review_reports(&self.settings.feedback, now);
                 let published = self.publish();
-                self.tell_weights(&moved);
+                self.record_weights(&moved);
                 published.map(|()| Reply::Done)
             }
             Request::ReportLoad { server, load_percent } => self.report_load(*server, *load_percent, now),
@@ -254,10 +254,10 @@ impl<D: Datapath> Control<D> {
             let locals = self.state.locals().iter().map(|local| (local.addr, local.ports()));
             self.publication.snapshot.locals = Arc::new(LocalAddresses::new(locals));
         }
-        self.registry.follow(command, &mut self.publication.snapshot, now);
+        self.registry.apply(command, &mut self.publication.snapshot, now);
         self.owned.note(command);
         if matches!(command, Command::AddMark(_) | Command::DeleteMark(_)) {
-            self.marks.lay_out(self.state.marks());
+            self.marks.compile(self.state.marks());
             self.enter_marks();
         }
         if let Command::AddDestination { endpoint, .. } = command {
@@ -274,7 +274,7 @@ impl<D: Datapath> Control<D> {
         self.marks.set_tables(tables, self.state.marks());
         self.enter_marks();
         let keys = self.state.services().map(|(key, _)| *key);
-        let items: BTreeSet<_> = keys.flat_map(|key| networks(self.marks.laid_out(), key)).collect();
+        let items: BTreeSet<_> = keys.flat_map(|key| networks(self.marks.compiled(), key)).collect();
         let more = rules_for(items, &[]);
         let steered = self.datapath.add_steering(&more);
         let published = self.publish();
@@ -293,24 +293,24 @@ impl<D: Datapath> Control<D> {
 
     /// Enters the mark rules as they are laid out in the snapshot.
     fn enter_marks(&mut self) {
-        self.publication.snapshot.marks = Arc::new(self.marks.laid_out().marks.clone());
+        self.publication.snapshot.marks = Arc::new(self.marks.compiled().marks.clone());
         self.steered.set_all_due();
     }
 
     /// A sentence for each mark rule of the kernel that is not followed.
     pub fn unfollowed(&self) -> &[String] {
-        &self.marks.laid_out().unfollowed
+        &self.marks.compiled().unfollowed
     }
 
     /// Sentences for the operator: who has not taken up the last change, what of owned services is refused, and what of
     /// them somebody else has changed.
-    pub fn complaints(&self) -> Vec<String> {
+    pub fn warnings(&self) -> Vec<String> {
         let late = self.publication.late().map(|who| {
             format!(
                 "{who} has not taken up a change within a second and may go by what was before; if this stays, restart xvsd"
             )
         });
-        late.into_iter().chain(self.owned.complaints()).collect()
+        late.into_iter().chain(self.owned.warnings()).collect()
     }
 
     /// Refuses the broadcast address of a network that the director is in, as IPVS does; what stands for every machine is
@@ -380,13 +380,13 @@ impl<D: Datapath> Control<D> {
     /// # Errors
     /// Rules that nobody has confirmed cannot be taken back now. Who is late is told as a warning.
     pub fn tick(&mut self, now: Millis) -> Result<Millis, CommandError> {
-        while let Some(due) = self.schedule.look(now) {
-            self.registry.tick(due);
+        while let Some(due) = self.schedule.estimate(now) {
+            self.registry.sample_counters(due);
         }
         if self.schedule.trash(now) {
             // What is steered for connections alone goes when they have ended.
             let marks = self.state.services().any(|(key, _)| matches!(key, ServiceKey::Mark { .. }));
-            if marks || self.steered.has_deleted_locals() || self.registry.outlives_itself() {
+            if marks || self.steered.has_deleted_locals() || self.registry.has_leftover_steering() {
                 self.steered.set_all_due();
             }
             if self.registry.empty_trash(&mut self.publication.snapshot, now) {
@@ -395,12 +395,12 @@ impl<D: Datapath> Control<D> {
             }
         }
         if self.schedule.memory(now) {
-            self.look_at_memory();
+            self.update_defences();
         }
         if self.schedule.review(now) {
-            let moved = self.registry.review(&self.settings.feedback, now);
+            let moved = self.registry.review_reports(&self.settings.feedback, now);
             let _ = self.publish_weights(&moved);
-            self.tend(now);
+            self.maintain_owned(now);
         }
         let unconfirmed = self.expire_unconfirmed(now)?;
         if self.publication.is_held() || self.steered.is_due() {
@@ -411,7 +411,7 @@ impl<D: Datapath> Control<D> {
     }
 
     /// Turns automatic defences on or off.
-    fn look_at_memory(&mut self) {
+    fn update_defences(&mut self) {
         let pages = if self.settings.needs_memory() { self.datapath.available_pages() } else { None };
         self.settings.observe(pages);
         if self.settings.settings(&self.state) != self.publication.snapshot.settings {

@@ -38,18 +38,18 @@ impl<D: Datapath> Control<D> {
                     self.steered.set_all_due();
                 }
                 Command::AddMark(rule) => rules.push(rule.clone()),
-                Command::AddService { key, .. } => items.extend(networks(self.marks.laid_out(), *key)),
+                Command::AddService { key, .. } => items.extend(networks(self.marks.compiled(), *key)),
                 _ => {}
             }
         }
         if rules.len() > self.state.marks().len() {
-            let laid_out = self.marks.with(&rules);
+            let compiled = self.marks.with(&rules);
             let added = commands.iter().filter_map(|command| match command {
                 Command::AddService { key, .. } => Some(*key),
                 _ => None,
             });
             let keys = self.state.services().map(|(key, _)| *key).chain(added);
-            items.extend(keys.flat_map(|key| networks(&laid_out, key)));
+            items.extend(keys.flat_map(|key| networks(&compiled, key)));
         }
         if items.is_empty() {
             return Ok(());
@@ -115,7 +115,7 @@ impl<D: Datapath> Control<D> {
     /// Narrows what is steered to what should be: for the services that have changed, or for all.
     fn reduce_steering(&mut self) -> Result<(), SteeringError> {
         let served = [Family::V4, Family::V6].map(|family| self.publication.snapshot.services.any_of(family));
-        let (state, registry, marks) = (&self.state, &mut self.registry, self.marks.laid_out());
+        let (state, registry, marks) = (&self.state, &mut self.registry, self.marks.compiled());
         match self.steered.update(Services { state, registry, marks, served }) {
             SteeringUpdate::Remove(rules) => self.datapath.remove_steering(&rules),
             SteeringUpdate::Replace(rules) => self.datapath.set_steering(&rules),

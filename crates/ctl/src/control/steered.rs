@@ -13,7 +13,7 @@ use xvs_proto::{Family, Prefix};
 use xvs_sched::ServiceKey;
 
 use super::due::Due;
-use crate::firewall_marks::LaidOut;
+use crate::firewall_marks::CompiledMarks;
 use crate::registry::Registry;
 use crate::steering::{Item, SteeredItems, networks, rules_for};
 
@@ -46,7 +46,7 @@ pub(super) enum SteeringUpdate {
 pub(super) struct Services<'a> {
     pub(super) state: &'a State,
     pub(super) registry: &'a mut Registry,
-    pub(super) marks: &'a LaidOut,
+    pub(super) marks: &'a CompiledMarks,
     /// Whether there are services of IPv4 and of IPv6.
     pub(super) served: [bool; 2],
 }
