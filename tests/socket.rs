@@ -191,7 +191,7 @@ fn follow(folder: &Folder, from: Begin) -> UnixStream {
 fn a_listener_that_does_not_read_delays_nobody_and_is_told_how_much_it_has_missed() {
     let folder = Folder::new("events");
     let (_server, handler) = serve(&folder, Recorder::default(), |_| {});
-    let tell = |count: u64| (0..count).for_each(|_| handler.events.tell(Kind::Link, 1, "x".repeat(500)));
+    let tell = |count: u64| (0..count).for_each(|_| handler.events.record(Kind::Link, 1, "x".repeat(500)));
     tell(1);
     let mut stream = follow(&folder, Begin::Last(1));
     // It listens from here on; ten times what is remembered is far more than a socket holds.
@@ -218,7 +218,7 @@ fn a_listener_that_does_not_read_delays_nobody_and_is_told_how_much_it_has_misse
 fn events_that_are_not_followed_end_with_the_last_and_a_listener_that_goes_makes_room() {
     let folder = Folder::new("listeners");
     let (_server, handler) = serve(&folder, Recorder::default(), |_| {});
-    (0..100).for_each(|_| handler.events.tell(Kind::Link, 1, "wan is down".to_owned()));
+    (0..100).for_each(|_| handler.events.record(Kind::Link, 1, "wan is down".to_owned()));
     let mut numbers = Vec::new();
     let asked = EventQuery { from: Begin::Last(70), then: Then::End };
     let listen = |each: &mut dyn FnMut(u64)| {

@@ -110,19 +110,19 @@ impl Environment for Director {
     }
 
     fn timeouts(&self) -> Result<Timeouts, CommandError> {
-        match self.0.ask(Request::Timeouts)? {
+        match self.0.request(Request::Timeouts)? {
             Reply::Timeouts(timeouts) => Ok(timeouts),
             other => unreachable!("asked for timeouts, it says {other:?}"),
         }
     }
 
     fn change(&self, command: Command) -> Result<(), CommandError> {
-        self.0.ask(Request::Change(command)).map(|_| ())
+        self.0.request(Request::Change(command)).map(|_| ())
     }
 
     fn tell(&self, what: Vec<String>) {
         what.iter().for_each(|line| tracing::info!("{line}"));
         let (shared, lines) = (self.0.shared(), what.into_iter().map(|line| (line, None)));
-        shared.events.tell_all(Kind::Health, shared.published.load().epoch, None, lines);
+        shared.events.record_all(Kind::Health, shared.published.load().epoch, None, lines);
     }
 }

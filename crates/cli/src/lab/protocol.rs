@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use xvs_ctl::in_memory::InMemory;
 use xvs_dataplane::verdict::Verdict;
-use xvs_ipvsadm::resolver::Table as Names;
+use xvs_ipvsadm::resolver::FixedNames as Names;
 use xvs_model::client::{Director, Failure};
 use xvs_model::explain::Question;
 use xvs_model::hexadecimal;

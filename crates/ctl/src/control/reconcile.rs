@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::{mem, slice};
 
 use xvs_dataplane::clock::Millis;
-use xvs_ipvsadm::typed;
+use xvs_ipvsadm::command_line;
 use xvs_model::command::{Command, CommandError};
 use xvs_model::difference::{Difference, carried_out, differences};
 use xvs_model::event::Kind;
@@ -20,10 +20,10 @@ use xvs_model::rules::{Thing, Wanted, thing};
 use xvs_sched::ServiceKey;
 
 use crate::control::Control;
-use crate::control::datapath::Plant;
-use crate::control::owned_services::{OwnedServices, WHY};
+use crate::control::datapath::Datapath;
+use crate::control::owned_services::{ORIGIN, OwnedServices};
 
-impl<P: Plant> Control<P> {
+impl<D: Datapath> Control<D> {
     /// From now on these services are wanted so; one without a value goes, with its destinations, if it is owned.
     /// All that follows is one snapshot. It costs a look at the services that are named; with [`ReconcileScope::Everything`] at
     /// all that are owned.
@@ -59,8 +59,8 @@ impl<P: Plant> Control<P> {
             }
         };
         owned.dirty.extend(&named);
-        let commands = self.lead(&named, things.as_ref());
-        Ok(self.carry_out(WHY, commands, now))
+        let commands = self.commands_for(&named, things.as_ref());
+        Ok(self.carry_out(ORIGIN, commands, now))
     }
 
     /// What becomes of owned services that somebody else has changed.
@@ -71,41 +71,41 @@ impl<P: Plant> Control<P> {
     /// The commands that lead from what runs to what is wanted of owned services, but for those that are refused.
     /// Costs a look at the services that were changed since it was last asked or told.
     pub fn drift(&mut self) -> Vec<Command> {
-        self.look_for_drift();
+        self.update_drift();
         self.owned.drift.values().flatten().cloned().collect()
     }
 
     /// The same as one would type them, as of the last second.
-    pub(crate) fn drift_told(&self) -> &Arc<[String]> {
-        &self.owned.told
+    pub(crate) fn drift_lines(&self) -> &Arc<[String]> {
+        &self.owned.drift_lines
     }
 
     /// Tries again what was refused, looks for what somebody else has changed, and puts it back if that is wanted.
-    pub(super) fn tend(&mut self, now: Millis) {
+    pub(super) fn maintain_owned(&mut self, now: Millis) {
         let refused: BTreeSet<_> = mem::take(&mut self.owned.refused).into_keys().collect();
         if !refused.is_empty() {
             let of: BTreeSet<_> = refused.iter().filter_map(|thing| thing.service()).collect();
             // What is not refused any more may be drift.
             self.owned.dirty.extend(&of);
-            let commands = self.lead(&of, Some(&refused));
-            self.carry_out(WHY, commands, now);
+            let commands = self.commands_for(&of, Some(&refused));
+            self.carry_out(ORIGIN, commands, now);
         }
-        self.look_for_drift();
+        self.update_drift();
         if self.owned.repair == Repair::Always && !self.owned.drift.is_empty() {
             let commands = self.owned.drift.values().flatten().cloned().collect();
             self.carry_out("put back", commands, now);
-            self.look_for_drift();
+            self.update_drift();
         }
     }
 
-    fn look_for_drift(&mut self) {
+    fn update_drift(&mut self) {
         let dirty = mem::take(&mut self.owned.dirty);
         if dirty.is_empty() {
             return;
         }
         let owned: BTreeSet<_> =
             dirty.iter().copied().filter(|key| self.owned.wanted.service(key).is_some()).collect();
-        let mut commands = self.lead(&owned, None);
+        let mut commands = self.commands_for(&owned, None);
         let OwnedServices { refused, drift, .. } = &mut self.owned;
         commands.retain(|command| {
             let thing = thing(command);
@@ -120,12 +120,16 @@ impl<P: Plant> Control<P> {
                 drift.entry(key).or_default().push(command);
             }
         }
-        self.owned.told = drift.values().flatten().map(typed).collect();
+        self.owned.drift_lines = drift.values().flatten().map(command_line).collect();
     }
 
     /// The commands that make these services as they are wanted; where only some things are to be made so, those about
     /// them. A service that comes back comes whole, and one that is gone, and is not to come back, gets no destination.
-    fn lead(&self, services: &BTreeSet<ServiceKey>, things: Option<&BTreeSet<Thing>>) -> Vec<Command> {
+    fn commands_for(
+        &self,
+        services: &BTreeSet<ServiceKey>,
+        things: Option<&BTreeSet<Thing>>,
+    ) -> Vec<Command> {
         let running = self.state.only(services);
         let wanted = self.owned.wanted.only(services);
         let is_meant = |thing: &Thing| things.is_none_or(|things| things.contains(thing));
@@ -140,7 +144,7 @@ impl<P: Plant> Control<P> {
     }
 
     /// Carries these out in one snapshot, as far as they are admitted; events and the log tell of them, and why.
-    fn carry_out(&mut self, why: &str, commands: Vec<Command>, now: Millis) -> Reconciled {
+    fn carry_out(&mut self, origin: &str, commands: Vec<Command>, now: Millis) -> Reconciled {
         let of: BTreeSet<_> = commands.iter().filter_map(|command| thing(command).service()).collect();
         // Tried on a copy first, so that what is refused is not steered.
         let mut trial = self.state.only(&of);
@@ -151,13 +155,14 @@ impl<P: Plant> Control<P> {
                 Err(error) => refused.push((command, error)),
             }
         }
-        let widened = self.widen(&admitted);
+        let extended = self.extend_steering(&admitted);
         let mut done = Vec::new();
         for command in admitted {
             // One that there is no room for is not to hinder the others.
-            let room = if widened.is_ok() { Ok(()) } else { self.widen(slice::from_ref(&command)) };
+            let room =
+                if extended.is_ok() { Ok(()) } else { self.extend_steering(slice::from_ref(&command)) };
             match room.and_then(|()| self.change(&command, now)) {
-                Ok(()) => done.push((format!("{why}: {}", typed(&command)), None)),
+                Ok(()) => done.push((format!("{origin}: {}", command_line(&command)), None)),
                 Err(error) => refused.push((command, error)),
             }
         }
@@ -170,7 +175,7 @@ impl<P: Plant> Control<P> {
             // Who is late is told as a warning.
             let _ = self.publish();
             done.iter().for_each(|(line, _)| tracing::info!("{line}"));
-            self.events.tell_all(Kind::Change, self.epoch(), None, done);
+            self.events.record_all(Kind::Change, self.epoch(), None, done);
         }
         Reconciled { changed, refused }
     }
@@ -233,7 +238,7 @@ mod tests {
     }
 
     fn drift(control: &mut Control<Machine>) -> Vec<String> {
-        control.drift().iter().map(typed).collect()
+        control.drift().iter().map(command_line).collect()
     }
 
     fn changed(reconciled: Result<Reconciled, CommandError>) -> usize {
@@ -355,7 +360,7 @@ mod tests {
     fn what_is_refused_is_told_hinders_nothing_else_and_is_tried_again_each_second() {
         let mut control = control();
         control.set_network(&network([192, 0, 2, 9], 25)).unwrap();
-        control.plant().full.insert([192, 0, 2, 101].into());
+        control.datapath().full.insert([192, 0, 2, 101].into());
         let mut unknown = with(&[(5, 1)]);
         if let Some(unknown) = &mut unknown {
             unknown.options.scheduler = "nosuch".to_owned();
@@ -366,29 +371,29 @@ mod tests {
             (key(102), unknown),
         ];
         let reconciled = control.reconcile(wanted, ReconcileScope::Everything, Millis(0)).unwrap();
-        let refused: Vec<_> = reconciled.refused.iter().map(|(command, _)| typed(command)).collect();
+        let refused: Vec<_> = reconciled.refused.iter().map(|(command, _)| command_line(command)).collect();
         let expected = [
             "xvsadm -A -t 192.0.2.102:80 -s nosuch",
             "xvsadm -a -t 192.0.2.100:80 -r 192.0.2.127:80 -g -w 1",
             "xvsadm -A -t 192.0.2.101:80 -s wlc",
         ];
         assert_eq!((reconciled.changed, &refused[..]), (2, &expected.map(str::to_owned)[..]));
-        assert_eq!(control.complaints().len(), 3);
+        assert_eq!(control.warnings().len(), 3);
         let why = "health: xvsadm -A -t 192.0.2.102:80 -s nosuch: refused, and tried again each second: no scheduler";
-        assert!(control.complaints()[1].starts_with(why), "{:?}", control.complaints());
+        assert!(control.warnings()[1].starts_with(why), "{:?}", control.warnings());
         assert_eq!(drift(&mut control), [""; 0], "what is refused does not lead back");
-        let (epoch, steered) = (control.epoch(), control.plant().steered.clone());
+        let (epoch, steered) = (control.epoch(), control.datapath().steered.clone());
         control.tick(Millis(0) + SECOND).unwrap();
-        assert_eq!((control.epoch(), &control.plant().steered), (epoch, &steered), "nothing has changed");
-        assert_eq!(control.complaints().len(), 3);
-        control.plant().full.clear();
+        assert_eq!((control.epoch(), &control.datapath().steered), (epoch, &steered), "nothing has changed");
+        assert_eq!(control.warnings().len(), 3);
+        control.datapath().full.clear();
         control.set_network(&network([192, 0, 2, 9], 24)).unwrap();
         control.tick(Millis(0) + 2 * SECOND).unwrap();
         assert_eq!(servers(&control, 100), Some(vec![(127, 1), (1, 1)]));
         assert_eq!(servers(&control, 101), Some(vec![(3, 1), (2, 1)]));
-        assert_eq!(control.complaints().len(), 1);
+        assert_eq!(control.warnings().len(), 1);
         control.reconcile(vec![(key(102), None)], ReconcileScope::Changes, Millis(0)).unwrap();
-        assert_eq!(control.complaints(), [""; 0]);
+        assert_eq!(control.warnings(), [""; 0]);
     }
 
     #[test]
@@ -400,21 +405,21 @@ mod tests {
         control.tick(Millis(0) + SECOND).unwrap();
         let back = "xvsadm -e -t 192.0.2.100:80 -r 192.0.2.1:80 -g -w 1";
         let complaint = "health: somebody has changed its services; 1 command leads back, see `xvs health`";
-        assert_eq!(control.complaints(), [complaint]);
-        assert_eq!(control.drift_told()[..], [back.to_owned()]);
+        assert_eq!(control.warnings(), [complaint]);
+        assert_eq!(control.drift_lines()[..], [back.to_owned()]);
         by_hand(&mut control, "-C\n");
         control.tick(Millis(0) + 2 * SECOND).unwrap();
-        assert!(control.complaints()[0].contains("; 5 commands lead back"), "{:?}", control.complaints());
+        assert!(control.warnings()[0].contains("; 5 commands lead back"), "{:?}", control.warnings());
         assert_eq!(control.state().services().count(), 0);
         let mut events =
             control.events().listen(EventQuery { from: Begin::Now, then: Then::Follow }).unwrap();
         control.set_repair(Repair::Always);
         control.tick(Millis(0) + 3 * SECOND).unwrap();
-        assert_eq!(control.complaints(), [""; 0]);
+        assert_eq!(control.warnings(), [""; 0]);
         assert_eq!(servers(&control, 100), Some(vec![(2, 1), (1, 1)]));
         assert_eq!(servers(&control, 101), Some(vec![(3, 1)]));
         assert_eq!(servers(&control, 105), None);
-        let told = events.hear(Duration::ZERO).events;
+        let told = events.receive(Duration::ZERO).events;
         assert_eq!(told.len(), 5);
         assert!(told.iter().all(|event| event.kind == Kind::Change && event.by.is_none()));
         assert_eq!(told[0].what, "put back: xvsadm -A -t 192.0.2.100:80 -s wlc");
@@ -477,7 +482,7 @@ mod tests {
     #[test]
     fn a_late_worker_is_named_the_change_is_made_and_it_is_over_when_the_worker_is_back() {
         let mut control = control();
-        control.plant().late = Some("worker 1".to_owned());
+        control.datapath().late = Some("worker 1".to_owned());
         let add = Command::AddService { key: key(101), options: ServiceOptions::of(Family::V4) };
         let late = CommandError::Late { who: "worker 1".to_owned() };
         assert_eq!(control.handle(&Request::Change(add.clone()), Millis(0)), Err(late.clone()));
@@ -488,11 +493,11 @@ mod tests {
         let wanted = vec![(key(100), with(&[(1, 1)]))];
         assert_eq!(changed(control.reconcile(wanted, ReconcileScope::Changes, Millis(0))), 2);
         control.tick(Millis(0) + SECOND).unwrap();
-        let complaints = control.complaints();
+        let complaints = control.warnings();
         assert!(complaints.len() == 1 && complaints[0].starts_with("worker 1 has not"), "{complaints:?}");
-        control.plant().late = None;
+        control.datapath().late = None;
         control.tick(Millis(0) + SECOND).unwrap();
-        assert_eq!(control.complaints(), [""; 0]);
+        assert_eq!(control.warnings(), [""; 0]);
     }
 
     /// What may be wanted of a service.
@@ -562,7 +567,7 @@ mod tests {
                 let mut plain = crate::control::tests::control();
                 plain.set_network(&network([192, 0, 2, 9], 24)).unwrap();
                 plain.handle(&Request::Restore(commands_of(control.state())), Millis(0)).unwrap();
-                prop_assert_eq!(&control.plant().steered, &plain.plant().steered);
+                prop_assert_eq!(&control.datapath().steered, &plain.datapath().steered);
             }
         }
     }
