@@ -24,7 +24,7 @@ use crate::keepalived_conf::read_usable;
 use xvs_health::engine;
 use xvs_health::engine::Engine;
 use xvs_health::prepare::Prepared;
-use xvs_health::{Outside, Wanted};
+use xvs_health::{DesiredServices, Environment};
 
 /// Why health checks do not start.
 #[derive(Debug, Error)]
@@ -95,8 +95,8 @@ impl Reloading {
 /// The director as the checks see it.
 struct Director(Handle);
 
-impl Outside for Director {
-    fn is_here(&self, virtual_server: &VirtualServer) -> bool {
+impl Environment for Director {
+    fn owns_address_of(&self, virtual_server: &VirtualServer) -> bool {
         let snapshot = self.0.shared().published.load();
         let is_here = |key: &ServiceKey| match key {
             ServiceKey::Address { endpoint, .. } => snapshot.egress.is_local(endpoint.addr),
@@ -105,7 +105,7 @@ impl Outside for Director {
         virtual_server.services.iter().any(|(key, _)| is_here(key))
     }
 
-    fn govern(&self, wanted: Wanted, reach: Reach) -> Result<Governed, CommandError> {
+    fn reconcile(&self, wanted: DesiredServices, reach: Reach) -> Result<Governed, CommandError> {
         self.0.govern(wanted, reach)
     }
 
@@ -116,13 +116,13 @@ impl Outside for Director {
         }
     }
 
-    fn change(&self, command: Command) -> Result<(), CommandError> {
+    fn execute(&self, command: Command) -> Result<(), CommandError> {
         self.0.ask(Request::Change(command)).map(|_| ())
     }
 
-    fn tell(&self, what: Vec<String>) {
-        what.iter().for_each(|line| tracing::info!("{line}"));
-        let (shared, lines) = (self.0.shared(), what.into_iter().map(|line| (line, None)));
+    fn emit(&self, lines: Vec<String>) {
+        lines.iter().for_each(|line| tracing::info!("{line}"));
+        let (shared, lines) = (self.0.shared(), lines.into_iter().map(|line| (line, None)));
         shared.events.tell_all(Kind::Health, shared.published.load().epoch, None, lines);
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use xvs_model::health::{HealthReport, RealServerHealth, SorryServerHealth, VirtualServerHealth, Weights};
 
-use crate::environment::Wanted;
+use crate::environment::DesiredServices;
 use crate::pool::Pool;
 use crate::runner::Running;
 
@@ -84,7 +84,7 @@ impl Watching {
     }
 
     /// What the services of these virtual servers are to be.
-    pub(super) fn tables(&self, groups: &BTreeSet<usize>) -> Wanted {
+    pub(super) fn tables(&self, groups: &BTreeSet<usize>) -> DesiredServices {
         let tables = groups.iter().flat_map(|number| self.groups[*number].pool.table());
         tables.map(|(key, service)| (key, Some(service))).collect()
     }

@@ -1,4 +1,4 @@
-//! What checks ask and change: the director and the network, or those of a test.
+//! The environment of the checks: the director, the network and this machine, or their stand-ins in a test.
 
 use std::future::Future;
 
@@ -12,37 +12,39 @@ use xvs_sched::ServiceKey;
 use crate::answer::Answer;
 use crate::place::Place;
 
-/// What services are to be, by their key; `None`: the service goes.
-pub type Wanted = Vec<(ServiceKey, Option<GovernedService>)>;
+/// The services that the checks want, by key; `None`: the service is removed.
+pub type DesiredServices = Vec<(ServiceKey, Option<GovernedService>)>;
 
-/// What checks ask, and what they have changed: the director and the network, or a test's.
-pub trait Outside: Send + Sync + 'static {
-    /// What comes of the check at this place, by then; `url` is the number of the object that it asks for.
-    fn ask(&self, place: Place, url: usize, deadline: Instant) -> impl Future<Output = Answer> + Send {
+/// What the checks need from outside this crate: probes over the network, and the director's control thread.
+pub trait Environment: Send + Sync + 'static {
+    /// Runs one probe of a check, at most until `deadline`.
+    ///
+    /// `url` is the index of the URL that an HTTP check requests; 0 for all others.
+    fn probe(&self, place: Place, url: usize, deadline: Instant) -> impl Future<Output = Answer> + Send {
         crate::probe::ask(place, url, deadline)
     }
 
-    /// Whether an address of this virtual server's services is this machine's now.
-    fn is_here(&self, virtual_server: &VirtualServer) -> bool;
+    /// Whether this machine has an address of one of the virtual server's services now (`ha_suspend`).
+    fn owns_address_of(&self, virtual_server: &VirtualServer) -> bool;
 
-    /// Has services be so; waits until they are.
+    /// Changes the services of the director to `wanted`. Blocks until the change is in force.
     ///
     /// # Errors
-    /// Nothing has changed.
-    fn govern(&self, wanted: Wanted, reach: Reach) -> Result<Governed, CommandError>;
+    /// The control thread refused or did not answer; nothing has changed.
+    fn reconcile(&self, wanted: DesiredServices, reach: Reach) -> Result<Governed, CommandError>;
 
-    /// The timeouts in force.
+    /// The connection timeouts in force. Blocks until the control thread has answered.
     ///
     /// # Errors
-    /// Nobody says.
+    /// The control thread did not answer.
     fn timeouts(&self) -> Result<Timeouts, CommandError>;
 
-    /// Carries out a command.
+    /// Executes a command. Blocks until it is in force.
     ///
     /// # Errors
-    /// It was refused.
-    fn change(&self, command: Command) -> Result<(), CommandError>;
+    /// The command was refused.
+    fn execute(&self, command: Command) -> Result<(), CommandError>;
 
-    /// Tells events and the log what has come at once.
-    fn tell(&self, what: Vec<String>);
+    /// Writes these lines to the event stream and to the log, as one group.
+    fn emit(&self, lines: Vec<String>);
 }

@@ -26,7 +26,7 @@ use xvs_sched::{ServiceKey, Weight};
 use crate::board::{Board, Group, Server};
 use crate::command::Turn;
 use crate::course::Course;
-use crate::environment::Outside;
+use crate::environment::Environment;
 use crate::file::Files;
 use crate::notify::Notifier;
 use crate::place::Place;
@@ -60,7 +60,7 @@ pub(super) struct Manager<O> {
     again: Instant,
 }
 
-impl<O: Outside> Manager<O> {
+impl<O: Environment> Manager<O> {
     /// Without a file.
     pub(super) fn new(
         board: Arc<Board>,
@@ -126,7 +126,7 @@ impl<O: Outside> Manager<O> {
         let mut wanted = self.board.lock().tables(&self.unsettled);
         wanted.extend(self.gone.iter().map(|key| (*key, None)));
         let (runner, reach) = (self.runner.clone(), self.reach);
-        let done = spawn_blocking(move || runner.outside.govern(wanted, reach))
+        let done = spawn_blocking(move || runner.environment.reconcile(wanted, reach))
             .await
             .unwrap_or_else(|_| Err(fault()));
         match &done {
@@ -158,7 +158,7 @@ impl<O: Outside> Manager<O> {
                 None => notice.to_string(),
             });
         }
-        self.runner.outside.tell(lines);
+        self.runner.environment.emit(lines);
     }
 
     /// Makes a file hold that was read; says what has changed.
@@ -174,11 +174,11 @@ impl<O: Outside> Manager<O> {
         let flush = read.globals.lvs_flush && self.board.lock().reads == 0;
         let (runner, said, mut timeouts) = (self.runner.clone(), read.timeouts, self.timeouts);
         let change = move || {
-            let outside = &runner.outside;
-            let wanted = timeouts.follow(said, outside.timeouts()?);
+            let environment = &runner.environment;
+            let wanted = timeouts.follow(said, environment.timeouts()?);
             let set = (wanted != Timeouts::UNSET).then_some(Command::SetTimeouts(wanted));
             let mut commands = flush.then_some(Command::Flush).into_iter().chain(set);
-            commands.try_for_each(|command| outside.change(command))?;
+            commands.try_for_each(|command| environment.execute(command))?;
             Ok(timeouts)
         };
         let changed = spawn_blocking(change).await.unwrap_or_else(|_| Err(fault()));

@@ -19,7 +19,7 @@ use xvs_model::virtual_server::{Configuration, VirtualServer};
 use crate::answer::Answer;
 use crate::blocking::apart;
 use crate::board::Board;
-use crate::environment::{Outside, Wanted};
+use crate::environment::{DesiredServices, Environment};
 use crate::manager::{Manager, Message};
 use crate::place::Place;
 use crate::prepare::Prepared;
@@ -49,7 +49,7 @@ struct World {
     is_here: AtomicBool,
     is_stuck: AtomicBool,
     timeouts: Mutex<Timeouts>,
-    governed: Mutex<Vec<Wanted>>,
+    governed: Mutex<Vec<DesiredServices>>,
     told: Mutex<Vec<(String, Instant)>>,
 }
 
@@ -91,8 +91,8 @@ impl Drop for Asking<'_> {
     }
 }
 
-impl Outside for Arc<World> {
-    async fn ask(&self, place: Place, _: usize, deadline: Instant) -> Answer {
+impl Environment for Arc<World> {
+    async fn probe(&self, place: Place, _: usize, deadline: Instant) -> Answer {
         let server = place.server().endpoint.addr.to_string();
         self.asked.lock().unwrap().push((server.clone(), Instant::now()));
         let now = self.asking.fetch_add(1, Ordering::Relaxed) + 1;
@@ -118,11 +118,11 @@ impl Outside for Arc<World> {
         }
     }
 
-    fn is_here(&self, _: &VirtualServer) -> bool {
+    fn owns_address_of(&self, _: &VirtualServer) -> bool {
         self.is_here.load(Ordering::Relaxed)
     }
 
-    fn govern(&self, wanted: Wanted, _: Reach) -> Result<Governed, CommandError> {
+    fn reconcile(&self, wanted: DesiredServices, _: Reach) -> Result<Governed, CommandError> {
         if self.is_stuck.load(Ordering::Relaxed) {
             return Err(CommandError::Failed { why: "stuck".to_owned() });
         }
@@ -134,15 +134,15 @@ impl Outside for Arc<World> {
         Ok(*self.timeouts.lock().unwrap())
     }
 
-    fn change(&self, command: Command) -> Result<(), CommandError> {
+    fn execute(&self, command: Command) -> Result<(), CommandError> {
         if let Command::SetTimeouts(wanted) = command {
             self.timeouts.lock().unwrap().update(wanted);
         }
         Ok(())
     }
 
-    fn tell(&self, what: Vec<String>) {
-        self.told.lock().unwrap().extend(what.into_iter().map(|line| (line, Instant::now())));
+    fn emit(&self, lines: Vec<String>) {
+        self.told.lock().unwrap().extend(lines.into_iter().map(|line| (line, Instant::now())));
     }
 }
 
@@ -169,7 +169,7 @@ impl Health {
         let board = Arc::new(Board::default());
         let (changed, changes) = unbounded_channel();
         let (manager, messages) = unbounded_channel();
-        let runner = Runner { outside: world.clone(), permits: Semaphore::new(at_once), changed };
+        let runner = Runner { environment: world.clone(), permits: Semaphore::new(at_once), changed };
         tokio::spawn(Manager::new(board.clone(), Arc::new(runner), changes, messages).run());
         let health = Self { world, board, manager };
         health.take_over(text).await.unwrap();
