@@ -32,7 +32,7 @@ use xvs_model::check::{Probe, Script};
 use xvs_model::fault::{Fault, Place, Severity};
 use xvs_model::virtual_server::{Configuration, Globals};
 
-use crate::blocking::apart;
+use crate::blocking::run_blocking;
 
 /// Of those who share one, one runs at a time.
 #[derive(Debug, Clone, Default)]
@@ -130,7 +130,7 @@ impl Program {
     /// From its start until it is reaped; `tells` is closed when nobody waits any longer.
     async fn course(self, _turn: OwnedMutexGuard<()>, mut tells: oneshot::Sender<Outcome>) {
         let is_started = self.turn.is_started.clone();
-        let started = apart(move || self.start()).await;
+        let started = run_blocking(move || self.start()).await;
         let outcome = match started {
             Ok(Ok(mut process)) => {
                 is_started.store(true, Ordering::Relaxed);

@@ -19,7 +19,7 @@ use tokio::time::sleep;
 use xvs_model::check::{FileWeight, Init, TrackFile};
 
 use crate::answer::Answer;
-use crate::blocking::apart;
+use crate::blocking::run_blocking;
 
 /// The files that are watched, each for as long as a check watches it. Kept when the configuration is read again: what
 /// `init_file` says is done once.
@@ -97,12 +97,12 @@ async fn look_again(path: PathBuf, init: Option<Init>, tells: Weak<watch::Sender
     let path = Arc::new(path);
     if let Some(init) = init {
         let path = Arc::clone(&path);
-        let _ = apart(move || begin(&path, init)).await;
+        let _ = run_blocking(move || begin(&path, init)).await;
     }
     let mut was_empty = true;
     loop {
         let looked = Arc::clone(&path);
-        let looked = apart(move || look(&looked)).await;
+        let looked = run_blocking(move || look(&looked)).await;
         let Some(tells) = tells.upgrade() else { return };
         let looked = looked.unwrap_or_else(|error| Err(io::Error::other(error)));
         let is_empty = matches!(looked, Ok(None));

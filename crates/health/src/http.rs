@@ -25,7 +25,7 @@ use tokio_rustls::rustls::ClientConfig;
 use xvs_model::check::{Http, Target, Url};
 
 use crate::answer::Answer;
-use crate::blocking::apart;
+use crate::blocking::run_blocking;
 use crate::pattern::Search;
 use crate::prepare::{PreparedHttp, PreparedUrl};
 use crate::{socket, tls};
@@ -167,7 +167,7 @@ async fn look(search: &Search, body: Vec<u8>, bounds: &Bounds) -> Result<(), Str
             drop(turn);
             judged
         };
-        apart(looking).await.unwrap_or_else(|error| Err(error.to_string()))
+        run_blocking(looking).await.unwrap_or_else(|error| Err(error.to_string()))
     };
     let what = format!("answered, and the body not looked through for `{}`", search.pattern.text);
     bounds.within(&what, looked).await

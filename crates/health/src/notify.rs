@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use xvs_model::check::Script;
 use xvs_model::virtual_server::Globals;
 
-use crate::blocking::apart;
+use crate::blocking::run_blocking;
 use crate::command::{Outcome, Program, Turn};
 use crate::fifo::Fifo;
 
@@ -139,7 +139,7 @@ async fn fifos(globals: Globals) -> Vec<Fifo> {
             fifos.filter_map(|fifo| Fifo::open(fifo, &globals).map_err(|why| tracing::error!("{why}")).ok());
         opened.collect()
     };
-    let opened = timeout(OPENING_TIME, apart(open)).await;
+    let opened = timeout(OPENING_TIME, run_blocking(open)).await;
     if opened.is_err() {
         tracing::error!("FIFOs are not told: they do not open within {OPENING_TIME:?}");
     }
@@ -160,7 +160,7 @@ const RUNNING_MAX: usize = 32;
 
 #[cfg(test)]
 mod tests {
-    use crate::blocking::HANGING_MAX;
+    use crate::blocking::BLOCKING_MAX;
     use crate::command::testing::{Folder, in_time, runs, until};
     use crate::notify::*;
     use xvs_model::virtual_server::Fifo as Wanted;
@@ -244,14 +244,14 @@ mod tests {
         let folder = Folder::new();
         let (end, ended) = crossbeam::channel::bounded::<()>(0);
         let began = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-        for _ in 0..HANGING_MAX {
+        for _ in 0..BLOCKING_MAX {
             let (ended, began) = (ended.clone(), began.clone());
             tokio::spawn(async move {
                 began.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                apart(move || ended.recv().is_err()).await
+                run_blocking(move || ended.recv().is_err()).await
             });
         }
-        until(|| began.load(std::sync::atomic::Ordering::Relaxed) == HANGING_MAX).await;
+        until(|| began.load(std::sync::atomic::Ordering::Relaxed) == BLOCKING_MAX).await;
         let path = folder.path("a").display().to_string();
         let globals =
             Globals { notify_fifo: Some(Wanted { path, ..Wanted::default() }), ..Globals::default() };

@@ -276,7 +276,7 @@ impl Pool {
         let before = self.virtual_server.real_servers[server].checks.iter().enumerate();
         #[allow(
             clippy::mutable_key_type,
-            reason = "what makes a handshake never changes, and is told apart by its words"
+            reason = "what makes a handshake never changes, and is told run_blocking by its words"
         )]
         let mut known: HashMap<Probe, Vec<usize>> = HashMap::new();
         for (index, check) in before.rev() {

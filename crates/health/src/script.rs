@@ -31,7 +31,7 @@ pub(super) async fn ask(program: &Program, weighing: Weighing, weight: u32, dead
 mod tests {
     use std::time::Duration;
 
-    use crate::blocking::{HANGING_MAX, apart};
+    use crate::blocking::{BLOCKING_MAX, run_blocking};
     use crate::command::Turn;
     use crate::command::testing::{Folder, in_time, until, written};
     use crate::script::*;
@@ -94,10 +94,10 @@ mod tests {
     #[tokio::test]
     async fn one_that_is_not_even_started_in_time_says_nothing_of_the_server() {
         let (end, ended) = crossbeam::channel::bounded::<()>(0);
-        let hanging: Vec<_> = (0..HANGING_MAX)
+        let hanging: Vec<_> = (0..BLOCKING_MAX)
             .map(|_| {
                 let ended = ended.clone();
-                tokio::spawn(apart(move || ended.recv().is_err()))
+                tokio::spawn(run_blocking(move || ended.recv().is_err()))
             })
             .collect();
         tokio::task::yield_now().await;

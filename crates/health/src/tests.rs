@@ -17,7 +17,7 @@ use xvs_model::timeouts::Timeouts;
 use xvs_model::virtual_server::{Configuration, VirtualServer};
 
 use crate::answer::Answer;
-use crate::blocking::apart;
+use crate::blocking::run_blocking;
 use crate::board::Board;
 use crate::environment::{DesiredServices, Environment};
 use crate::manager::{Manager, Message};
@@ -244,8 +244,8 @@ async fn thousands_of_checks_do_not_ask_at_once_and_each_keeps_its_interval() {
         let asked = health.world.asked(server);
         assert!((5..=7).contains(&asked.len()), "{server}: {}", asked.len());
         for pair in asked.windows(2) {
-            let apart = pair[1] - pair[0];
-            assert!(apart >= seconds(9.5) && apart <= seconds(10.51), "{apart:?}");
+            let run_blocking = pair[1] - pair[0];
+            assert!(run_blocking >= seconds(9.5) && run_blocking <= seconds(10.51), "{run_blocking:?}");
         }
     }
     assert!(health.world.told.lock().unwrap().iter().all(|(what, _)| what.ends_with("quorum")));
@@ -542,7 +542,7 @@ async fn however_much_hangs_the_control_thread_can_be_told() {
         let (ended, began) = (ended.clone(), began.clone());
         tokio::spawn(async move {
             began.fetch_add(1, Ordering::Relaxed);
-            apart(move || ended.recv().is_err()).await
+            run_blocking(move || ended.recv().is_err()).await
         });
     }
     while began.load(Ordering::Relaxed) < 600 {
