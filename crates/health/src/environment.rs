@@ -10,7 +10,7 @@ use xvs_model::virtual_server::VirtualServer;
 use xvs_sched::ServiceKey;
 
 use crate::answer::Answer;
-use crate::place::Place;
+use crate::check_ref::CheckRef;
 
 /// The services that the checks want, by key; `None`: the service is removed.
 pub type DesiredServices = Vec<(ServiceKey, Option<GovernedService>)>;
@@ -20,8 +20,8 @@ pub trait Environment: Send + Sync + 'static {
     /// Runs one probe of a check, at most until `deadline`.
     ///
     /// `url` is the index of the URL that an HTTP check requests; 0 for all others.
-    fn probe(&self, place: Place, url: usize, deadline: Instant) -> impl Future<Output = Answer> + Send {
-        crate::probe::ask(place, url, deadline)
+    fn probe(&self, check: CheckRef, url: usize, deadline: Instant) -> impl Future<Output = Answer> + Send {
+        crate::probe::ask(check, url, deadline)
     }
 
     /// Whether this machine has an address of one of the virtual server's services now (`ha_suspend`).

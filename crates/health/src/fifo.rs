@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use xvs_model::virtual_server::{Fifo as FifoSettings, Globals};
 
-use crate::command::{Program, Turn, account};
+use crate::command::{Program, RunLock, account};
 
 /// A FIFO that is open.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ impl Fifo {
             let mut script = script.clone();
             script.text = format!("{} '{path}'", script.text);
             script.argv.push(path);
-            let program = Program::new(&script, globals, Turn::default());
+            let program = Program::new(&script, globals, RunLock::default());
             opened.reader = Some((program.clone(), tokio::spawn(read(program, script.text))));
         }
         Ok(opened)

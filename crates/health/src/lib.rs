@@ -7,11 +7,11 @@
 
 mod answer;
 mod blocking;
+mod check_ref;
 mod environment;
-mod place;
 pub use answer::Answer;
+pub use check_ref::CheckRef;
 pub use environment::{DesiredServices, Environment};
-pub use place::Place;
 mod board;
 mod command;
 pub mod course;

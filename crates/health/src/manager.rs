@@ -24,12 +24,12 @@ use xvs_model::virtual_server::{Configuration, Globals, VirtualServer};
 use xvs_sched::{ServiceKey, Weight};
 
 use crate::board::{Board, Group, Server};
-use crate::command::Turn;
+use crate::check_ref::CheckRef;
+use crate::command::RunLock;
 use crate::course::Course;
 use crate::environment::Environment;
 use crate::file::Files;
 use crate::notify::Notifier;
-use crate::place::Place;
 use crate::pool::{Beginning, Notice, Origin, Pool, Reloaded, Standing, Verdict};
 use crate::prepare::{Prepared, PreparedCheck};
 use crate::runner::{Runner, Watched};
@@ -100,8 +100,8 @@ impl<O: Environment> Manager<O> {
     async fn hear(&mut self, first: Arc<Watched>) {
         let (mut next, mut heard) = (Some(first), BTreeMap::<_, Vec<_>>::new());
         while let Some(watched) = next {
-            let (place, verdict) = watched.heard();
-            heard.entry(place.pool).or_default().push((place, verdict));
+            let (check, verdict) = watched.heard();
+            heard.entry(check.virtual_server_index).or_default().push((check, verdict));
             next = self.changed.try_recv().ok();
         }
         let (board, mut told) = (self.board.clone(), Vec::new());
@@ -109,7 +109,7 @@ impl<O: Environment> Manager<O> {
             let mut watching = board.lock();
             let Some(group) = watching.groups.get_mut(number) else { continue };
             // One that is gone may still have been heard.
-            heard.retain(|(place, _)| Arc::ptr_eq(group.pool.virtual_server(), &place.virtual_server));
+            heard.retain(|(check, _)| Arc::ptr_eq(group.pool.virtual_server(), &check.virtual_server));
             if group.take(&heard, &mut told) {
                 self.unsettled.insert(number);
             }
@@ -274,9 +274,9 @@ impl<O: Environment> Manager<O> {
         let (reloaded, mut running) = match old {
             Some(Group { pool, since_millis, servers }) => {
                 since.insert((None, pool.is_well()), since_millis);
-                for (place, server) in servers.iter().enumerate() {
-                    let endpoint = pool.virtual_server().real_servers[place].endpoint;
-                    since.insert((Some(endpoint), pool.is_up(place)), server.since_millis);
+                for (index, server) in servers.iter().enumerate() {
+                    let endpoint = pool.virtual_server().real_servers[index].endpoint;
+                    since.insert((Some(endpoint), pool.is_up(index)), server.since_millis);
                 }
                 let running: Vec<Vec<_>> =
                     servers.into_iter().map(|server| server.checks.into_iter().map(Some).collect()).collect();
@@ -285,32 +285,37 @@ impl<O: Environment> Manager<O> {
             None => (begun(virtual_server.clone(), beginning), Vec::new()),
         };
         let Reloaded { pool, notices, origins } = reloaded;
-        let mut check = |server: usize, (check, origin): (usize, Origin)| {
-            let (virtual_server, globals) = (virtual_server.clone(), globals.clone());
-            let turn = Turn::default();
-            let prepared = prepared[server][check].clone();
-            let place = Place { virtual_server, pool: number, server, check, prepared, globals, turn };
+        let mut start = |server_index: usize, (check_index, origin): (usize, Origin)| {
+            let check = CheckRef {
+                virtual_server: virtual_server.clone(),
+                virtual_server_index: number,
+                server_index,
+                check_index,
+                prepared: prepared[server_index][check_index].clone(),
+                globals: globals.clone(),
+                run_lock: RunLock::default(),
+            };
             let kept = match origin {
                 Origin::Kept { server, check } => running[server][check].take(),
                 Origin::New(_) => None,
             };
             count.count(kept.is_some());
             if let Some(kept) = kept {
-                kept.watched.adopt(place);
+                kept.watched.adopt(check);
                 return kept;
             }
             let counts_as = match origin {
                 Origin::New(counts_as) => counts_as,
-                Origin::Kept { .. } => Standing::at_first(&place.check().timing),
+                Origin::Kept { .. } => Standing::at_first(&check.config().timing),
             };
-            let course = Course::new(place.check(), counts_as);
-            self.runner.begin(place, course, &mut self.files)
+            let course = Course::new(check.config(), counts_as);
+            self.runner.begin(check, course, &mut self.files)
         };
         let mut servers = Vec::new();
         for (server, origins) in origins.into_iter().enumerate() {
             let endpoint = virtual_server.real_servers[server].endpoint;
             let since_millis = since.get(&(Some(endpoint), pool.is_up(server))).copied().unwrap_or(now);
-            let checks = origins.into_iter().enumerate().map(|origin| check(server, origin)).collect();
+            let checks = origins.into_iter().enumerate().map(|origin| start(server, origin)).collect();
             servers.push(Server { since_millis, checks });
         }
         count.gone += running.iter().flatten().flatten().count();
@@ -330,15 +335,15 @@ impl<O: Environment> Manager<O> {
 
 impl Group {
     /// Takes what checks have come to, and adds who is told why; whether anything was otherwise before.
-    fn take(&mut self, heard: &[(Place, Verdict)], told: &mut Vec<(Option<String>, Notice)>) -> bool {
-        let before: Vec<_> = heard.iter().map(|(place, _)| self.standing(place.server)).collect();
-        let verdicts = heard.iter().map(|(place, verdict)| (place.server, place.check, *verdict));
+    fn take(&mut self, heard: &[(CheckRef, Verdict)], told: &mut Vec<(Option<String>, Notice)>) -> bool {
+        let before: Vec<_> = heard.iter().map(|(check, _)| self.standing(check.server_index)).collect();
+        let verdicts = heard.iter().map(|(check, verdict)| (check.server_index, check.check_index, *verdict));
         let notices = self.pool.take(verdicts);
         told.extend(notices.into_iter().map(|notice| (self.reason(&notice), notice)));
         heard
             .iter()
             .zip(before)
-            .fold(false, |changes, ((place, _), before)| self.note(place.server, before) || changes)
+            .fold(false, |changes, ((check, _), before)| self.note(check.server_index, before) || changes)
     }
 
     /// Whether a real server is up and whether there is a quorum, and the server's weight in the table.

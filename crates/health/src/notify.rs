@@ -17,7 +17,7 @@ use xvs_model::check::Script;
 use xvs_model::virtual_server::Globals;
 
 use crate::blocking::run_blocking;
-use crate::command::{Outcome, Program, Turn};
+use crate::command::{Outcome, Program, RunLock};
 use crate::fifo::Fifo;
 
 /// Everybody who is told. On the runtime.
@@ -35,7 +35,7 @@ pub(super) struct Notifier {
 /// The scripts of one virtual server.
 #[derive(Debug, Default)]
 struct Queue {
-    turn: Turn,
+    run_lock: RunLock,
     waiting: Mutex<Waiting>,
 }
 
@@ -86,7 +86,7 @@ impl Notifier {
     pub(super) fn run(&mut self, virtual_server: &str, script: &Script, what: String) {
         while self.workers.try_join_next().is_some() {}
         let queue = self.queues.entry(virtual_server.to_owned()).or_default();
-        let program = Program::new(script, &self.globals, queue.turn.clone());
+        let program = Program::new(script, &self.globals, queue.run_lock.clone());
         let mut waiting = queue.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.scripts.push_back((program, what));
         if waiting.scripts.len() > WAITING_MAX {

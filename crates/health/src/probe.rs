@@ -4,23 +4,23 @@ use tokio::time::Instant;
 use xvs_model::check::Probe;
 
 use crate::answer::Answer;
+use crate::check_ref::CheckRef;
 use crate::command::Program;
-use crate::place::Place;
 use crate::{dns, http, icmp, script, smtp, tcp, udp};
 
-/// The answer to the check at a place, by then; `url` is the number of the object that is requested.
-pub(super) async fn ask(place: Place, url: usize, deadline: Instant) -> Answer {
-    match &place.check().probe {
+/// The answer to the check at a check, by then; `url` is the number of the object that is requested.
+pub(super) async fn ask(check: CheckRef, url: usize, deadline: Instant) -> Answer {
+    match &check.config().probe {
         Probe::Tcp(target) => tcp::ask(target, deadline).await,
         Probe::Udp(target, udp) => udp::ask(target, udp, deadline).await,
         Probe::Dns(target, dns) => dns::ask(target, dns, deadline).await,
         Probe::Smtp(target, name) => smtp::ask(target, name, deadline).await,
         Probe::Ping(target) => icmp::ask(target, deadline).await,
         Probe::Script(script, weighing) => {
-            let program = Program::new(script, &place.globals, place.turn.clone());
-            script::ask(&program, *weighing, place.server().options.weight.0, deadline).await
+            let program = Program::new(script, &check.globals, check.run_lock.clone());
+            script::ask(&program, *weighing, check.real_server().options.weight.0, deadline).await
         }
-        Probe::Http(target, http) => match &place.prepared {
+        Probe::Http(target, http) => match &check.prepared {
             Some(prepared) => http::ask(target, http, prepared, url, deadline).await,
             None => unreachable!("an HTTP check is prepared when its configuration is"),
         },

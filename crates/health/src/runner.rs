@@ -6,7 +6,7 @@
 //! Cost: a timer and a few hundred bytes while it waits. Not here: what answers mean for a check (`course.rs`) and for
 //! its server (`pool.rs`).
 
-use crate::place::Place;
+use crate::check_ref::CheckRef;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -54,12 +54,12 @@ impl<T> Drop for Ended<T> {
 
 impl<O: Environment> Runner<O> {
     /// Begins a check; to be called on the runtime.
-    pub(super) fn begin(self: &Arc<Self>, place: Place, course: Course, files: &mut Files) -> Running {
-        let file = match &place.check().probe {
+    pub(super) fn begin(self: &Arc<Self>, check: CheckRef, course: Course, files: &mut Files) -> Running {
+        let file = match &check.config().probe {
             Probe::File(file) => Some(files.watch(file)),
             _ => None,
         };
-        let watched = Arc::new(Watched::new(place, course));
+        let watched = Arc::new(Watched::new(check, course));
         let (this, known) = (self.clone(), watched.clone());
         let task = match file {
             Some(file) => tokio::spawn(this.follow(known, file)),
@@ -88,16 +88,16 @@ impl<O: Environment> Runner<O> {
     async fn run(self: Arc<Self>, watched: Arc<Watched>) {
         loop {
             watched.wait().await;
-            let place = watched.place();
-            if place.virtual_server.ha_suspend && !self.environment.owns_address_of(&place.virtual_server) {
+            let check = watched.check();
+            if check.virtual_server.ha_suspend && !self.environment.owns_address_of(&check.virtual_server) {
                 watched.rest();
                 continue;
             }
             // It is never closed.
             let Ok(permit) = self.permits.acquire().await else { return };
-            let (place, step) = watched.turn();
+            let (check, step) = watched.turn();
             let began = Instant::now();
-            let answer = self.clone().ask(place, step, began).await;
+            let answer = self.clone().ask(check, step, began).await;
             drop(permit);
             self.tell(&watched, answer, Some(began));
         }
@@ -105,9 +105,9 @@ impl<O: Environment> Runner<O> {
 
     /// Asks in a task of its own, so that a fault of a probe ends no check. What is not well long after the deadline was
     /// not seen in time by a daemon that was stopped, or has no processor: the server may have answered.
-    async fn ask(self: Arc<Self>, place: Place, step: usize, began: Instant) -> Answer {
-        let deadline = began + place.check().timing.timeout;
-        let asking = tokio::spawn(async move { self.environment.probe(place, step, deadline).await });
+    async fn ask(self: Arc<Self>, check: CheckRef, step: usize, began: Instant) -> Answer {
+        let deadline = began + check.config().timing.timeout;
+        let asking = tokio::spawn(async move { self.environment.probe(check, step, deadline).await });
         let mut asking = Ended(asking);
         let fault = |_| Answer::Unasked("a fault of xvsd; its log tells more".to_owned());
         let answer = (&mut asking.0).await.unwrap_or_else(fault);
@@ -128,7 +128,7 @@ pub(super) struct Watched {
 }
 
 struct Known {
-    place: Place,
+    check: CheckRef,
     course: Course,
     row: CheckHealth,
     /// When it is asked next.
@@ -138,14 +138,14 @@ struct Known {
 }
 
 impl Watched {
-    fn new(place: Place, course: Course) -> Self {
-        let timing = &place.check().timing;
+    fn new(check: CheckRef, course: Course) -> Self {
+        let timing = &check.config().timing;
         // A server that was down before it was edited waits for it.
         let is_waited_for = !course.verdict().is_up && !timing.begins_down;
         let random = if is_waited_for { 0.0 } else { fastrand::f64() };
         let due = Instant::now() + first_delay(timing, random);
         let row = CheckHealth {
-            probe: place.check().probe.to_string(),
+            probe: check.config().probe.to_string(),
             state: course.state(),
             since_millis: millis_since_1970(SystemTime::now()),
             last_error: None,
@@ -154,7 +154,7 @@ impl Watched {
             failed: 0,
             took_micros: None,
         };
-        Self { known: Mutex::new(Known { place, course, row, due, told: false }), moved: Notify::new() }
+        Self { known: Mutex::new(Known { check, course, row, due, told: false }), moved: Notify::new() }
     }
 
     /// A panic elsewhere leaves it whole.
@@ -168,30 +168,30 @@ impl Watched {
     }
 
     /// Where it stands.
-    pub(super) fn place(&self) -> Place {
-        self.known().place.clone()
+    pub(super) fn check(&self) -> CheckRef {
+        self.known().check.clone()
     }
 
     /// Where it stands and what its answers have come to. A change after this is told anew.
-    pub(super) fn heard(&self) -> (Place, Verdict) {
+    pub(super) fn heard(&self) -> (CheckRef, Verdict) {
         let mut known = self.known();
         known.told = false;
-        (known.place.clone(), known.course.verdict())
+        (known.check.clone(), known.course.verdict())
     }
 
     /// Goes on as another check that asks the same.
-    pub(super) fn adopt(&self, place: Place) {
+    pub(super) fn adopt(&self, check: CheckRef) {
         let mut known = self.known();
-        let timing = place.check().timing;
-        known.course = known.course.clone().adopt(place.check());
-        known.row.probe = place.check().probe.to_string();
+        let timing = check.config().timing;
+        known.course = known.course.clone().adopt(check.config());
+        known.row.probe = check.config().probe.to_string();
         // What is asked for more often now is not waited for as long as before; nor is all of it asked for at once.
         let latest = Instant::now() + timing.interval;
         if known.row.next_millis.is_some() && latest < known.due {
             known.next(Instant::now() + timing.interval.mul_f64(fastrand::f64()));
             self.moved.notify_one();
         }
-        known.place = Place { turn: known.place.turn.clone(), ..place };
+        known.check = CheckRef { run_lock: known.check.run_lock.clone(), ..check };
     }
 
     /// Until it is to be asked.
@@ -213,10 +213,10 @@ impl Watched {
     }
 
     /// Its turn has come.
-    fn turn(&self) -> (Place, usize) {
+    fn turn(&self) -> (CheckRef, usize) {
         let mut known = self.known();
         known.row.next_millis = None;
-        (known.place.clone(), known.course.url())
+        (known.check.clone(), known.course.url())
     }
 
     /// Takes the answer to what was asked since `began`; whether there is something to tell that was not told yet.
@@ -237,7 +237,7 @@ impl Watched {
         if change.verdict.is_up != was_up {
             row.since_millis = at_millis;
         }
-        let from = match known.place.check().probe {
+        let from = match known.check.config().probe {
             // A script runs from start to start.
             Probe::Script(..) => began.unwrap_or(now),
             _ => now,

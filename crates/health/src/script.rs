@@ -32,14 +32,14 @@ mod tests {
     use std::time::Duration;
 
     use crate::blocking::{BLOCKING_MAX, run_blocking};
-    use crate::command::Turn;
+    use crate::command::RunLock;
     use crate::command::testing::{Folder, in_time, until, written};
     use crate::script::*;
     use xvs_model::check::Script;
     use xvs_model::virtual_server::Globals;
 
     fn program(script: &Script) -> Program {
-        Program::new(script, &Globals::default(), Turn::default())
+        Program::new(script, &Globals::default(), RunLock::default())
     }
 
     async fn answer(weighing: Weighing, text: &str) -> Answer {

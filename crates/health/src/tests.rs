@@ -19,9 +19,9 @@ use xvs_model::virtual_server::{Configuration, VirtualServer};
 use crate::answer::Answer;
 use crate::blocking::run_blocking;
 use crate::board::Board;
+use crate::check_ref::CheckRef;
 use crate::environment::{DesiredServices, Environment};
 use crate::manager::{Manager, Message};
-use crate::place::Place;
 use crate::prepare::Prepared;
 use crate::runner::Runner;
 
@@ -92,8 +92,8 @@ impl Drop for Asking<'_> {
 }
 
 impl Environment for Arc<World> {
-    async fn probe(&self, place: Place, _: usize, deadline: Instant) -> Answer {
-        let server = place.server().endpoint.addr.to_string();
+    async fn probe(&self, check: CheckRef, _: usize, deadline: Instant) -> Answer {
+        let server = check.real_server().endpoint.addr.to_string();
         self.asked.lock().unwrap().push((server.clone(), Instant::now()));
         let now = self.asking.fetch_add(1, Ordering::Relaxed) + 1;
         let _asking = Asking(&self.asking);
