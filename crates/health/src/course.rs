@@ -9,8 +9,8 @@ use std::time::Duration;
 use xvs_model::check::{Check, Probe, Timing};
 use xvs_model::health::CheckState;
 
-use crate::answer::Answer;
 use crate::pool::{Standing, Verdict};
+use crate::probe_result::ProbeResult;
 
 /// Where a check stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,19 +75,19 @@ impl Course {
     }
 
     /// Takes an answer.
-    pub fn take(&mut self, answer: &Answer) -> Change {
+    pub fn take(&mut self, answer: &ProbeResult) -> Change {
         let before = self.verdict;
         let mut is_first_failure = false;
         let delay = match answer {
-            Answer::Well(weight_change) => {
+            ProbeResult::Passed(weight_change) => {
                 self.pass(*weight_change);
                 self.timing.interval
             }
-            Answer::Unwell(_) => {
+            ProbeResult::Failed(_) => {
                 is_first_failure = !std::mem::replace(&mut self.has_failed, true);
                 self.fail()
             }
-            Answer::Unasked(_) => self.timing.interval,
+            ProbeResult::NotRun(_) => self.timing.interval,
         };
         let is_news = self.verdict != before || is_first_failure;
         Change { is_news, verdict: self.verdict, delay }
@@ -213,11 +213,11 @@ mod tests {
         }
     }
 
-    fn answered(answer: char) -> Answer {
+    fn answered(answer: char) -> ProbeResult {
         match answer {
-            '+' => Answer::Well(0),
-            '-' => Answer::Unwell("refused".to_owned()),
-            _ => Answer::Unasked("no socket".to_owned()),
+            '+' => ProbeResult::Passed(0),
+            '-' => ProbeResult::Failed("refused".to_owned()),
+            _ => ProbeResult::NotRun("no socket".to_owned()),
         }
     }
 
@@ -315,13 +315,13 @@ mod tests {
             (change.is_news, change.verdict.is_up, change.verdict.weight_change)
         };
         let unwell = || answered('-');
-        assert_eq!(told(Answer::Well(0)), (false, true, 0));
-        assert_eq!(told(Answer::Well(5)), (true, true, 5));
-        assert_eq!(told(Answer::Well(5)), (false, true, 5));
+        assert_eq!(told(ProbeResult::Passed(0)), (false, true, 0));
+        assert_eq!(told(ProbeResult::Passed(5)), (true, true, 5));
+        assert_eq!(told(ProbeResult::Passed(5)), (false, true, 5));
         assert_eq!(told(unwell()), (true, true, 5), "the first failure ever");
         assert_eq!(told(unwell()), (true, false, 0));
-        assert_eq!(told(Answer::Well(5)), (false, false, 0));
-        assert_eq!(told(Answer::Well(6)), (true, true, 6));
+        assert_eq!(told(ProbeResult::Passed(5)), (false, false, 0));
+        assert_eq!(told(ProbeResult::Passed(6)), (true, true, 6));
         assert_eq!(told(unwell()), (false, true, 6));
     }
 

@@ -9,8 +9,8 @@ use xvs_model::timeouts::Timeouts;
 use xvs_model::virtual_server::VirtualServer;
 use xvs_sched::ServiceKey;
 
-use crate::answer::Answer;
 use crate::check_ref::CheckRef;
+use crate::probe_result::ProbeResult;
 
 /// The services that the checks want, by key; `None`: the service is removed.
 pub type DesiredServices = Vec<(ServiceKey, Option<GovernedService>)>;
@@ -20,7 +20,12 @@ pub trait Environment: Send + Sync + 'static {
     /// Runs one probe of a check, at most until `deadline`.
     ///
     /// `url` is the index of the URL that an HTTP check requests; 0 for all others.
-    fn probe(&self, check: CheckRef, url: usize, deadline: Instant) -> impl Future<Output = Answer> + Send {
+    fn probe(
+        &self,
+        check: CheckRef,
+        url: usize,
+        deadline: Instant,
+    ) -> impl Future<Output = ProbeResult> + Send {
         crate::probe::ask(check, url, deadline)
     }
 

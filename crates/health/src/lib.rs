@@ -5,13 +5,13 @@
 //! then hold goes to the control thread as a whole. Not here: what a file says (`keepalived/`), and what becomes of
 //! packets.
 
-mod answer;
 mod blocking;
 mod check_ref;
 mod environment;
-pub use answer::Answer;
+mod probe_result;
 pub use check_ref::CheckRef;
 pub use environment::{DesiredServices, Environment};
+pub use probe_result::ProbeResult;
 mod board;
 mod command;
 pub mod course;

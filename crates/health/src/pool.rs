@@ -434,9 +434,9 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    use crate::answer::Answer;
     use crate::course::Course;
     use crate::pool::*;
+    use crate::probe_result::ProbeResult;
     use crate::tests::configuration;
 
     /// The first virtual server of a file.
@@ -511,16 +511,16 @@ mod tests {
         assert_eq!((lines(&told), servers(&pool)), (vec!["VS DOWN".to_owned()], "1=0 99=1".to_owned()));
         let check = &file.real_servers[0].checks[0];
         let mut course = Course::new(check, Standing::at_first(&check.timing));
-        let failed = || Answer::Unwell("exit code 1".to_owned());
+        let failed = || ProbeResult::Failed("exit code 1".to_owned());
         // Exit codes 0, 7, 1, 3: by weight 2 the last adds -1, by which the quorum of 2 is lost.
         for (answer, want, said) in [
-            (Answer::Well(0), "1=2 99=0", &["RS 1 UP", "VS UP"][..]),
-            (Answer::Well(7 - 2 - 2), "1=5 99=0", &[]),
+            (ProbeResult::Passed(0), "1=2 99=0", &["RS 1 UP", "VS UP"][..]),
+            (ProbeResult::Passed(7 - 2 - 2), "1=5 99=0", &[]),
             (failed(), "1=0 99=1", &["RS 1 DOWN", "VS DOWN"]),
-            (Answer::Well(0), "1=2 99=0", &["RS 1 UP", "VS UP"]),
-            (Answer::Well(3 - 2 - 2), "1=0 99=1", &["VS DOWN"]),
-            (Answer::Well(2 - 2 - 2), "1=0 99=1", &[]),
-            (Answer::Well(0), "1=2 99=0", &["VS UP"]),
+            (ProbeResult::Passed(0), "1=2 99=0", &["RS 1 UP", "VS UP"]),
+            (ProbeResult::Passed(3 - 2 - 2), "1=0 99=1", &["VS DOWN"]),
+            (ProbeResult::Passed(2 - 2 - 2), "1=0 99=1", &[]),
+            (ProbeResult::Passed(0), "1=2 99=0", &["VS UP"]),
         ] {
             let change = course.take(&answer);
             assert_eq!(lines(&pool.take([(0, 0, change.verdict)])), said, "{answer:?}");

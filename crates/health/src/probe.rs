@@ -3,13 +3,13 @@
 use tokio::time::Instant;
 use xvs_model::check::Probe;
 
-use crate::answer::Answer;
 use crate::check_ref::CheckRef;
 use crate::command::Program;
+use crate::probe_result::ProbeResult;
 use crate::{dns, http, icmp, script, smtp, tcp, udp};
 
 /// The answer to the check at a check, by then; `url` is the number of the object that is requested.
-pub(super) async fn ask(check: CheckRef, url: usize, deadline: Instant) -> Answer {
+pub(super) async fn ask(check: CheckRef, url: usize, deadline: Instant) -> ProbeResult {
     match &check.config().probe {
         Probe::Tcp(target) => tcp::ask(target, deadline).await,
         Probe::Udp(target, udp) => udp::ask(target, udp, deadline).await,

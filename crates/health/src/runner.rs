@@ -18,12 +18,12 @@ use xvs_model::check::Probe;
 use xvs_model::event::millis_since_1970;
 use xvs_model::health::{CheckHealth, CheckState, ErrorSeen};
 
-use crate::answer::Answer;
 use crate::course::{Course, first_delay, jittered};
 use crate::environment::Environment;
 use crate::file;
 use crate::file::Files;
 use crate::pool::Verdict;
+use crate::probe_result::ProbeResult;
 
 /// What all checks share.
 pub(super) struct Runner<O> {
@@ -78,7 +78,7 @@ impl<O: Environment> Runner<O> {
     }
 
     /// Takes an answer to what was asked since `began`, and tells of it if that is news.
-    fn tell(&self, watched: &Arc<Watched>, answer: Answer, began: Option<Instant>) {
+    fn tell(&self, watched: &Arc<Watched>, answer: ProbeResult, began: Option<Instant>) {
         if watched.take(answer, began) {
             // Nobody hears it when the daemon ends.
             let _ = self.changed.send(watched.clone());
@@ -105,15 +105,15 @@ impl<O: Environment> Runner<O> {
 
     /// Asks in a task of its own, so that a fault of a probe ends no check. What is not well long after the deadline was
     /// not seen in time by a daemon that was stopped, or has no processor: the server may have answered.
-    async fn ask(self: Arc<Self>, check: CheckRef, step: usize, began: Instant) -> Answer {
+    async fn ask(self: Arc<Self>, check: CheckRef, step: usize, began: Instant) -> ProbeResult {
         let deadline = began + check.config().timing.timeout;
         let asking = tokio::spawn(async move { self.environment.probe(check, step, deadline).await });
         let mut asking = Ended(asking);
-        let fault = |_| Answer::Unasked("a fault of xvsd; its log tells more".to_owned());
+        let fault = |_| ProbeResult::NotRun("a fault of xvsd; its log tells more".to_owned());
         let answer = (&mut asking.0).await.unwrap_or_else(fault);
         match answer {
-            Answer::Unwell(what) if Instant::now() > deadline + LATE => {
-                Answer::Unasked(format!("{what}; but xvsd itself was late, by more than a second"))
+            ProbeResult::Failed(what) if Instant::now() > deadline + LATE => {
+                ProbeResult::NotRun(format!("{what}; but xvsd itself was late, by more than a second"))
             }
             answer => answer,
         }
@@ -220,7 +220,7 @@ impl Watched {
     }
 
     /// Takes the answer to what was asked since `began`; whether there is something to tell that was not told yet.
-    fn take(&self, answer: Answer, began: Option<Instant>) -> bool {
+    fn take(&self, answer: ProbeResult, began: Option<Instant>) -> bool {
         let (now, at_millis) = (Instant::now(), millis_since_1970(SystemTime::now()));
         let mut known = self.known();
         let known = &mut *known;
@@ -229,8 +229,8 @@ impl Watched {
         let row = &mut known.row;
         row.asked += 1;
         row.took_micros = began.map(|began| now.duration_since(began).as_micros() as u64);
-        row.failed += u64::from(matches!(answer, Answer::Unwell(_)));
-        if let Answer::Unwell(what) | Answer::Unasked(what) = answer {
+        row.failed += u64::from(matches!(answer, ProbeResult::Failed(_)));
+        if let ProbeResult::Failed(what) | ProbeResult::NotRun(what) = answer {
             row.last_error = Some(ErrorSeen { what, at_millis });
         }
         row.state = known.course.state();

@@ -8,22 +8,27 @@
 use tokio::time::Instant;
 use xvs_model::check::Weighing;
 
-use crate::answer::Answer;
 use crate::command::{Outcome, Program};
+use crate::probe_result::ProbeResult;
 
 /// Runs a script. `weight` is that of the real server as it is configured.
 ///
 /// A script that is not there, may not be executed or is not secure is a failure, so that a slip is seen.
-pub(super) async fn ask(program: &Program, weighing: Weighing, weight: u32, deadline: Instant) -> Answer {
+pub(super) async fn ask(
+    program: &Program,
+    weighing: Weighing,
+    weight: u32,
+    deadline: Instant,
+) -> ProbeResult {
     let outcome = program.run(deadline).await;
     match (weighing, &outcome) {
-        (_, Outcome::Exit(0)) => Answer::Well(0),
+        (_, Outcome::Exit(0)) => ProbeResult::Passed(0),
         // What a shell says of a command that it cannot run is no weight.
         (Weighing::Dynamic, Outcome::Exit(code @ 2..=255)) if ![126, 127].contains(code) => {
-            Answer::Well(i64::from(*code) - 2 - i64::from(weight))
+            ProbeResult::Passed(i64::from(*code) - 2 - i64::from(weight))
         }
-        (_, Outcome::NotStarted(why)) => Answer::Unasked(why.clone()),
-        _ => Answer::Unwell(outcome.to_string()),
+        (_, Outcome::NotStarted(why)) => ProbeResult::NotRun(why.clone()),
+        _ => ProbeResult::Failed(outcome.to_string()),
     }
 }
 
@@ -42,18 +47,18 @@ mod tests {
         Program::new(script, &Globals::default(), RunLock::default())
     }
 
-    async fn answer(weighing: Weighing, text: &str) -> Answer {
+    async fn answer(weighing: Weighing, text: &str) -> ProbeResult {
         let folder = Folder::new();
         ask(&program(&folder.script(text)), weighing, 10, in_time()).await
     }
 
-    fn unwell(why: &str) -> Answer {
-        Answer::Unwell(why.to_owned())
+    fn unwell(why: &str) -> ProbeResult {
+        ProbeResult::Failed(why.to_owned())
     }
 
     #[tokio::test]
     async fn exit_code_0_is_well_and_any_other_is_not() {
-        assert_eq!(answer(Weighing::Plain, "exit 0").await, Answer::Well(0));
+        assert_eq!(answer(Weighing::Plain, "exit 0").await, ProbeResult::Passed(0));
         for code in [1, 2, 7, 255] {
             let want = unwell(&format!("exit code {code}"));
             assert_eq!(answer(Weighing::Plain, &format!("exit {code}")).await, want);
@@ -64,11 +69,11 @@ mod tests {
     #[tokio::test]
     async fn dynamic_codes_are_the_weight_and_2_and_what_they_add_is_told() {
         let dynamic = async |text: &str| answer(Weighing::Dynamic, text).await;
-        assert_eq!(dynamic("exit 0").await, Answer::Well(0));
+        assert_eq!(dynamic("exit 0").await, ProbeResult::Passed(0));
         assert_eq!(dynamic("exit 1").await, unwell("exit code 1"));
-        assert_eq!(dynamic("exit 2").await, Answer::Well(-10));
-        assert_eq!(dynamic("exit 7").await, Answer::Well(-5));
-        assert_eq!(dynamic("exit 255").await, Answer::Well(243));
+        assert_eq!(dynamic("exit 2").await, ProbeResult::Passed(-10));
+        assert_eq!(dynamic("exit 7").await, ProbeResult::Passed(-5));
+        assert_eq!(dynamic("exit 255").await, ProbeResult::Passed(243));
         assert_eq!(dynamic("kill -KILL $$").await, unwell("ended by signal 9"));
     }
 
@@ -106,14 +111,16 @@ mod tests {
         for _ in ["the first", "one that comes while that is not started yet"] {
             let soon = Instant::now() + Duration::from_millis(20);
             let answer = ask(&program, Weighing::Plain, 1, soon).await;
-            assert!(matches!(&answer, Answer::Unasked(why) if why.starts_with("it could not be started")));
+            assert!(
+                matches!(&answer, ProbeResult::NotRun(why) if why.starts_with("it could not be started"))
+            );
         }
         drop(end);
         for one in hanging {
             assert!(one.await.unwrap().unwrap());
         }
         program.gone().await;
-        assert_eq!(ask(&program, Weighing::Plain, 1, in_time()).await, Answer::Well(0));
+        assert_eq!(ask(&program, Weighing::Plain, 1, in_time()).await, ProbeResult::Passed(0));
     }
 
     #[tokio::test(start_paused = true)]

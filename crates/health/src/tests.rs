@@ -16,13 +16,13 @@ use xvs_model::reconcile::{Governed, Reach};
 use xvs_model::timeouts::Timeouts;
 use xvs_model::virtual_server::{Configuration, VirtualServer};
 
-use crate::answer::Answer;
 use crate::blocking::run_blocking;
 use crate::board::Board;
 use crate::check_ref::CheckRef;
 use crate::environment::{DesiredServices, Environment};
 use crate::manager::{Manager, Message};
 use crate::prepare::Prepared;
+use crate::probe_result::ProbeResult;
 use crate::runner::Runner;
 
 /// What a server does when it is asked.
@@ -92,7 +92,7 @@ impl Drop for Asking<'_> {
 }
 
 impl Environment for Arc<World> {
-    async fn probe(&self, check: CheckRef, _: usize, deadline: Instant) -> Answer {
+    async fn probe(&self, check: CheckRef, _: usize, deadline: Instant) -> ProbeResult {
         let server = check.real_server().endpoint.addr.to_string();
         self.asked.lock().unwrap().push((server.clone(), Instant::now()));
         let now = self.asking.fetch_add(1, Ordering::Relaxed) + 1;
@@ -100,19 +100,19 @@ impl Environment for Arc<World> {
         self.most_asking.fetch_max(now, Ordering::Relaxed);
         let what = self.servers.lock().unwrap().get(&server).copied();
         match what.unwrap_or(Server::Well) {
-            Server::Well => Answer::Well(0),
-            Server::Refuses => Answer::Unwell("connection refused".to_owned()),
+            Server::Well => ProbeResult::Passed(0),
+            Server::Refuses => ProbeResult::Failed("connection refused".to_owned()),
             Server::Hangs => {
                 sleep_until(deadline).await;
-                Answer::Unwell("no answer".to_owned())
+                ProbeResult::Failed("no answer".to_owned())
             }
             Server::Late(time) => {
                 sleep_until(deadline + time).await;
-                Answer::Unwell("no answer".to_owned())
+                ProbeResult::Failed("no answer".to_owned())
             }
             Server::Slow(time) => {
                 sleep(time).await;
-                Answer::Well(0)
+                ProbeResult::Passed(0)
             }
             Server::Panics => panic!("a fault of this test"),
         }
