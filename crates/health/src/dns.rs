@@ -15,7 +15,7 @@ use crate::probe_result::ProbeResult;
 use crate::socket;
 
 /// Asks the target once, until the deadline at most.
-pub(super) async fn ask(target: &Target, dns: &Dns, deadline: Instant) -> ProbeResult {
+pub(super) async fn probe(target: &Target, dns: &Dns, deadline: Instant) -> ProbeResult {
     let peer = target.endpoint;
     let within = socket::within(deadline);
     let id = fastrand::u16(..);
@@ -132,7 +132,7 @@ mod tests {
             }
             server
         });
-        let answer = ask(&target, &dns("A", "example.com"), soon()).await;
+        let answer = probe(&target, &dns("A", "example.com"), soon()).await;
         server.await.unwrap();
         answer
     }
@@ -194,7 +194,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silence_is_not_well_by_the_deadline() {
         let server = Server::bind("127.0.0.1:0").unwrap();
-        let answer = ask(&target(server.local_addr().unwrap()), &dns("SOA", ""), soon()).await;
+        let answer = probe(&target(server.local_addr().unwrap()), &dns("SOA", ""), soon()).await;
         assert_eq!(answer, ProbeResult::Failed("no answer within 5s".to_owned()));
     }
 
@@ -202,8 +202,8 @@ mod tests {
     async fn a_closed_port_is_not_well_and_an_address_that_is_not_here_says_nothing() {
         let closed = target(Server::bind("[::1]:0").unwrap().local_addr().unwrap());
         let why = format!("connection refused by {}", closed.endpoint);
-        assert_eq!(ask(&closed, &dns("SOA", ""), soon()).await, ProbeResult::Failed(why));
+        assert_eq!(probe(&closed, &dns("SOA", ""), soon()).await, ProbeResult::Failed(why));
         let unasked = Target { source: Some("2001:db8::7".parse().unwrap()), ..closed };
-        assert!(matches!(ask(&unasked, &dns("SOA", ""), soon()).await, ProbeResult::NotRun(_)));
+        assert!(matches!(probe(&unasked, &dns("SOA", ""), soon()).await, ProbeResult::NotRun(_)));
     }
 }

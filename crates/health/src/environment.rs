@@ -26,7 +26,7 @@ pub trait Environment: Send + Sync + 'static {
         url: usize,
         deadline: Instant,
     ) -> impl Future<Output = ProbeResult> + Send {
-        crate::probe::ask(check, url, deadline)
+        crate::probe::run(check, url, deadline)
     }
 
     /// Whether this machine has an address of one of the virtual server's services now (`ha_suspend`).

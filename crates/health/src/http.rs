@@ -31,7 +31,7 @@ use crate::probe_result::ProbeResult;
 use crate::{socket, tls};
 
 /// Asks for the object of this number.
-pub(super) async fn ask(
+pub(super) async fn probe(
     target: &Target,
     http: &Http,
     prepared: &PreparedHttp,
@@ -530,11 +530,11 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(60);
         // Any thread may ask.
         let asking: Pin<Box<dyn Future<Output = ProbeResult> + Send>> =
-            Box::pin(ask(&target, &http, &prepared, 0, deadline));
+            Box::pin(probe(&target, &http, &prepared, 0, deadline));
         let (answer, served) = tokio::join!(asking, served);
         assert_eq!(answer, ProbeResult::Passed(0));
         drop(served);
         drop(listener);
-        assert!(matches!(ask(&target, &http, &prepared, 0, deadline).await, ProbeResult::Failed(_)));
+        assert!(matches!(probe(&target, &http, &prepared, 0, deadline).await, ProbeResult::Failed(_)));
     }
 }

@@ -14,7 +14,7 @@ use crate::probe_result::ProbeResult;
 /// Runs a script. `weight` is that of the real server as it is configured.
 ///
 /// A script that is not there, may not be executed or is not secure is a failure, so that a slip is seen.
-pub(super) async fn ask(
+pub(super) async fn probe(
     program: &Program,
     weighing: Weighing,
     weight: u32,
@@ -49,7 +49,7 @@ mod tests {
 
     async fn answer(weighing: Weighing, text: &str) -> ProbeResult {
         let folder = Folder::new();
-        ask(&program(&folder.script(text)), weighing, 10, in_time()).await
+        probe(&program(&folder.script(text)), weighing, 10, in_time()).await
     }
 
     fn unwell(why: &str) -> ProbeResult {
@@ -84,7 +84,7 @@ mod tests {
             unwell("exit code 126: it may not be executed")
         );
         let missing = program(&written("/nonexistent/check.sh"));
-        let answer = ask(&missing, Weighing::Dynamic, 1, in_time()).await;
+        let answer = probe(&missing, Weighing::Dynamic, 1, in_time()).await;
         assert_eq!(answer, unwell("exit code 127: there is no such command"));
     }
 
@@ -92,7 +92,7 @@ mod tests {
     async fn a_script_that_cannot_be_used_is_a_failing_check() {
         let mut script = written("/bin/true");
         script.user = Some("nosuchuser".to_owned());
-        let answer = ask(&program(&script), Weighing::Plain, 1, in_time()).await;
+        let answer = probe(&program(&script), Weighing::Plain, 1, in_time()).await;
         assert_eq!(answer, unwell("there is no user `nosuchuser`"));
     }
 
@@ -110,7 +110,7 @@ mod tests {
         let program = program(&folder.script("exit 0"));
         for _ in ["the first", "one that comes while that is not started yet"] {
             let soon = Instant::now() + Duration::from_millis(20);
-            let answer = ask(&program, Weighing::Plain, 1, soon).await;
+            let answer = probe(&program, Weighing::Plain, 1, soon).await;
             assert!(
                 matches!(&answer, ProbeResult::NotRun(why) if why.starts_with("it could not be started"))
             );
@@ -120,7 +120,7 @@ mod tests {
             assert!(one.await.unwrap().unwrap());
         }
         program.gone().await;
-        assert_eq!(ask(&program, Weighing::Plain, 1, in_time()).await, ProbeResult::Passed(0));
+        assert_eq!(probe(&program, Weighing::Plain, 1, in_time()).await, ProbeResult::Passed(0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -132,7 +132,7 @@ mod tests {
         for began in ["\n", "\n\n"] {
             let asked = tokio::spawn({
                 let program = program.clone();
-                async move { ask(&program, Weighing::Plain, 1, in_time()).await }
+                async move { probe(&program, Weighing::Plain, 1, in_time()).await }
             });
             until(|| folder.read("began") == began).await;
             assert_eq!(asked.await.unwrap(), unwell("it did not end in time and is ended"));

@@ -13,7 +13,7 @@ use crate::probe_result::ProbeResult;
 use crate::socket;
 
 /// Asks the target once, until the deadline at most; it is greeted with `name`.
-pub(super) async fn ask(target: &Target, name: &str, deadline: Instant) -> ProbeResult {
+pub(super) async fn probe(target: &Target, name: &str, deadline: Instant) -> ProbeResult {
     match converse(target, name, deadline).await {
         Ok(()) => ProbeResult::Passed(0),
         Err(answer) => answer,
@@ -96,7 +96,7 @@ mod tests {
 
     async fn answered(lines: &[&str]) -> ProbeResult {
         let (target, _) = server(lines).await;
-        let answer = ask(&target, "lb.example", soon()).await;
+        let answer = probe(&target, "lb.example", soon()).await;
         match answer {
             ProbeResult::Failed(why) => {
                 ProbeResult::Failed(why.replace(&target.endpoint.to_string(), "the server"))
@@ -109,7 +109,7 @@ mod tests {
     async fn a_server_that_greets_takes_a_greeting_and_says_goodbye_is_well() {
         let lines = ["220 mx.example ESMTP\r\n", "250 hello\r\n", "anything at all\n"];
         let (target, heard) = server(&lines).await;
-        assert_eq!(ask(&target, "lb.example", soon()).await, ProbeResult::Passed(0));
+        assert_eq!(probe(&target, "lb.example", soon()).await, ProbeResult::Passed(0));
         assert_eq!(heard.await.unwrap(), "HELO lb.example\r\nQUIT\r\n");
     }
 
@@ -152,7 +152,7 @@ mod tests {
             stream.set_zero_linger().unwrap();
         });
         let why = format!("greeted, and no answer to HELO: connection reset by {}", target.endpoint);
-        assert_eq!(ask(&target, "lb.example", soon()).await, ProbeResult::Failed(why));
+        assert_eq!(probe(&target, "lb.example", soon()).await, ProbeResult::Failed(why));
         server.await.unwrap();
     }
 
@@ -165,7 +165,7 @@ mod tests {
             while stream.write_all(&[b'2'; 65_536]).await.is_ok() {}
         });
         let why = "connected, and no greeting: a line of more than 1024 bytes".to_owned();
-        assert_eq!(ask(&target, "lb.example", soon()).await, ProbeResult::Failed(why));
+        assert_eq!(probe(&target, "lb.example", soon()).await, ProbeResult::Failed(why));
     }
 
     #[tokio::test(start_paused = true)]
@@ -179,6 +179,6 @@ mod tests {
             }
         });
         let why = "connected, and no greeting within 5s".to_owned();
-        assert_eq!(ask(&target, "lb.example", soon()).await, ProbeResult::Failed(why));
+        assert_eq!(probe(&target, "lb.example", soon()).await, ProbeResult::Failed(why));
     }
 }

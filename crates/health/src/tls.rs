@@ -170,7 +170,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (target, http, prepared) = probe(words, ssl, listener.local_addr().unwrap());
         let deadline = Instant::now() + Duration::from_secs(60);
-        let asked = http::ask(&target, &http, &prepared, 0, deadline);
+        let asked = http::probe(&target, &http, &prepared, 0, deadline);
         tokio::join!(asked, serve(&listener, certificate, clients))
     }
 
@@ -269,11 +269,11 @@ mod tests {
             stream
         };
         let deadline = Instant::now() + Duration::from_secs(60);
-        let (answer, _) = tokio::join!(http::ask(&target, &http, &prepared, 0, deadline), served);
+        let (answer, _) = tokio::join!(http::probe(&target, &http, &prepared, 0, deadline), served);
         let why = "the TLS handshake: received corrupt message of type InvalidContentType";
         assert_eq!(answer, ProbeResult::Failed(why.to_owned()));
         let deadline = Instant::now() + Duration::from_millis(500);
-        let answer = http::ask(&target, &http, &prepared, 0, deadline).await;
+        let answer = http::probe(&target, &http, &prepared, 0, deadline).await;
         let why = "connected, and no TLS handshake within 500ms";
         assert_eq!(answer, ProbeResult::Failed(why.to_owned()));
     }

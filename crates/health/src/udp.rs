@@ -15,7 +15,7 @@ use crate::probe_result::ProbeResult;
 use crate::socket;
 
 /// Asks the target once, until the deadline at most.
-pub(super) async fn ask(target: &Target, udp: &Udp, deadline: Instant) -> ProbeResult {
+pub(super) async fn probe(target: &Target, udp: &Udp, deadline: Instant) -> ProbeResult {
     let within = socket::within(deadline);
     let socket = match socket::open(target, Type::DGRAM, None) {
         Ok(socket) => socket,
@@ -103,7 +103,7 @@ mod tests {
                 server
             }
         });
-        let answer = ask(&target, udp, soon()).await;
+        let answer = probe(&target, udp, soon()).await;
         server.await.unwrap();
         answer
     }
@@ -112,13 +112,13 @@ mod tests {
     async fn silence_is_well_where_no_answer_is_wanted_and_is_not_where_one_is() {
         let (server, target) = server("127.0.0.1:0");
         let any = Udp { payload: Some(b"\x01\x02".to_vec()), reply: None };
-        assert_eq!(ask(&target, &any, soon()).await, ProbeResult::Passed(0));
+        assert_eq!(probe(&target, &any, soon()).await, ProbeResult::Passed(0));
         let mut datagram = [0xa5; 64];
         assert_eq!(server.recv(&mut datagram).unwrap(), 2);
         assert_eq!(datagram[..3], [1, 2, 0xa5]);
         let wanting = Udp { payload: None, reply: reply(&[], 0..=255) };
         let why = "no answer within 5s".to_owned();
-        assert_eq!(ask(&target, &wanting, soon()).await, ProbeResult::Failed(why));
+        assert_eq!(probe(&target, &wanting, soon()).await, ProbeResult::Failed(why));
         assert_eq!(server.recv(&mut datagram).unwrap(), 32);
     }
 
@@ -128,7 +128,7 @@ mod tests {
             let (_, target) = server(addr);
             let why = format!("connection refused by {}", target.endpoint);
             let any = Udp { payload: None, reply: None };
-            assert_eq!(ask(&target, &any, soon()).await, ProbeResult::Failed(why));
+            assert_eq!(probe(&target, &any, soon()).await, ProbeResult::Failed(why));
         }
     }
 
@@ -150,7 +150,7 @@ mod tests {
             server
         });
         let why = format!("host unreachable: {}", target.endpoint);
-        let answer = ask(&target, &Udp { payload: None, reply: None }, soon()).await;
+        let answer = probe(&target, &Udp { payload: None, reply: None }, soon()).await;
         assert_eq!(answer, ProbeResult::Failed(why));
         router.await.unwrap();
     }
@@ -181,7 +181,7 @@ mod tests {
         let target = Target { source: Some(own.ip()), source_port: Some(own.port()), ..endpoint };
         let asked = tokio::spawn(async move {
             let wanting = Udp { payload: None, reply: reply(&[], 0..=255) };
-            ask(&target, &wanting, soon()).await
+            probe(&target, &wanting, soon()).await
         });
         tokio::task::yield_now().await;
         UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"me", own).unwrap();
@@ -192,7 +192,7 @@ mod tests {
     async fn an_address_that_is_not_here_counts_against_the_server() {
         let (_server, target) = server("127.0.0.1:0");
         let target = Target { source: Some("192.0.2.7".parse().unwrap()), ..target };
-        let answer = ask(&target, &Udp { payload: None, reply: None }, soon()).await;
+        let answer = probe(&target, &Udp { payload: None, reply: None }, soon()).await;
         let why =
             format!("{} could not be asked: Cannot assign requested address (os error 99)", target.endpoint);
         assert_eq!(answer, ProbeResult::Failed(why));
