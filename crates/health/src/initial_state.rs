@@ -13,7 +13,7 @@ use xvs_model::virtual_server::Configuration;
 use crate::pool::{Beginning, Pool, Present};
 
 /// The state before any check has run, and what a director refuses of it: one fault for each place.
-pub fn outcome(configuration: &Configuration) -> (State, Vec<Fault>) {
+pub fn initial_state(configuration: &Configuration) -> (State, Vec<Fault>) {
     let mut state = State::default();
     if let Some(timeouts) = configuration.timeouts() {
         state.apply(&timeouts).expect("timeouts were read within their bounds");
