@@ -1,7 +1,7 @@
 //! All that is watched, where its manager writes and reports are read.
 //!
 //! The manager is the one writer. Who asks for a report delays it for as long as it takes to copy how servers stand; what is
-//! shown of them is put into words after that. Not here: what follows from an answer (`manager.rs`, `pool.rs`).
+//! shown of them is put into words after that. Not here: what follows from an answer (`manager.rs`, `virtual_server.rs`).
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -10,8 +10,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use xvs_model::health::{HealthReport, RealServerHealth, SorryServerHealth, VirtualServerHealth, Weights};
 
 use crate::environment::DesiredServices;
-use crate::pool::Pool;
 use crate::runner::Running;
+use crate::virtual_server::VirtualServerState;
 
 /// All that is watched.
 #[derive(Default)]
@@ -36,7 +36,7 @@ pub(super) struct Watching {
 /// A virtual server.
 #[derive(Clone)]
 pub(super) struct Group {
-    pub(super) pool: Pool,
+    pub(super) state: VirtualServerState,
     /// Since when it has its quorum or has not, in milliseconds since 1970.
     pub(super) since_millis: u64,
     pub(super) servers: Vec<Server>,
@@ -84,8 +84,8 @@ impl Watching {
     }
 
     /// What the services of these virtual servers are to be.
-    pub(super) fn tables(&self, groups: &BTreeSet<usize>) -> DesiredServices {
-        let tables = groups.iter().flat_map(|number| self.groups[*number].pool.table());
+    pub(super) fn desired_services(&self, groups: &BTreeSet<usize>) -> DesiredServices {
+        let tables = groups.iter().flat_map(|number| self.groups[*number].state.desired_services());
         tables.map(|(key, service)| (key, Some(service))).collect()
     }
 }
@@ -95,15 +95,15 @@ const FAULTS_TOLD: usize = 5;
 
 impl Group {
     fn report(&self) -> VirtualServerHealth {
-        let file = self.pool.virtual_server();
+        let file = self.state.virtual_server();
         let servers = file.real_servers.iter().zip(&self.servers).enumerate();
         let real_servers = servers.map(|(number, (server, seen))| RealServerHealth {
             endpoint: server.endpoint.to_string(),
-            is_up: self.pool.is_up(number),
+            is_up: self.state.is_up(number),
             since_millis: seen.since_millis,
             weights: Weights {
                 operator: server.options.weight.0,
-                health: self.pool.weight(number).map(|weight| weight.0),
+                health: self.state.weight(number).map(|weight| weight.0),
                 feedback: None,
                 in_force: None,
             },
@@ -112,14 +112,14 @@ impl Group {
         VirtualServerHealth {
             name: file.name.clone(),
             services: file.services.iter().map(|(key, _)| key.to_string()).collect(),
-            is_well: self.pool.is_well(),
+            is_well: self.state.has_quorum(),
             since_millis: self.since_millis,
-            live_weight: self.pool.live_weight(),
+            live_weight: self.state.live_weight(),
             quorum: file.quorum,
             hysteresis: file.hysteresis,
             sorry_server: file.sorry_server.as_ref().map(|sorry| SorryServerHealth {
                 endpoint: sorry.endpoint.to_string(),
-                serves: self.pool.is_sorry(),
+                serves: self.state.uses_sorry_server(),
             }),
             real_servers: real_servers.collect(),
         }

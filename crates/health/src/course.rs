@@ -2,22 +2,22 @@
 //!
 //! Told of each answer; pure, without a clock. Of a check that was not asked yet the first failure counts at once, later
 //! ones when there are enough of them in a row, as passes do. Source: keepalived's behaviour as it is written down
-//! (sections 4.2, 4.3 and 4.6). Not here: asking, and what follows for the server (`pool.rs`).
+//! (sections 4.2, 4.3 and 4.6). Not here: asking, and what follows for the server (`virtual_server.rs`).
 
 use std::time::Duration;
 
 use xvs_model::check::{Check, Probe, Timing};
 use xvs_model::health::CheckState;
 
-use crate::pool::{Standing, Verdict};
 use crate::probe_result::ProbeResult;
+use crate::virtual_server::{CheckResult, Status};
 
 /// Where a check stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Course {
     timing: Timing,
     urls: Urls,
-    verdict: Verdict,
+    result: CheckResult,
     /// Whether any answer has told something of the server.
     has_run: bool,
     has_failed: bool,
@@ -43,21 +43,21 @@ struct Urls {
 /// What an answer has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change {
-    /// Whether the [pool](crate::pool::Pool) has to be told.
+    /// Whether the [virtual server](crate::virtual_server::VirtualServerState) has to be told.
     pub is_news: bool,
     /// What the check has come to.
-    pub verdict: Verdict,
+    pub result: CheckResult,
     /// How long it is until it asks again, before [`jittered`].
     pub delay: Duration,
 }
 
 impl Course {
     /// A check that was not asked yet.
-    pub fn new(check: &Check, counts_as: Standing) -> Self {
+    pub fn new(check: &Check, counts_as: Status) -> Self {
         Self {
             timing: check.timing,
             urls: Urls::of(check),
-            verdict: counts_as.into(),
+            result: counts_as.into(),
             has_run: false,
             has_failed: false,
             against: 0,
@@ -76,7 +76,7 @@ impl Course {
 
     /// Takes an answer.
     pub fn take(&mut self, answer: &ProbeResult) -> Change {
-        let before = self.verdict;
+        let before = self.result;
         let mut is_first_failure = false;
         let delay = match answer {
             ProbeResult::Passed(weight_change) => {
@@ -89,13 +89,13 @@ impl Course {
             }
             ProbeResult::NotRun(_) => self.timing.interval,
         };
-        let is_news = self.verdict != before || is_first_failure;
-        Change { is_news, verdict: self.verdict, delay }
+        let is_news = self.result != before || is_first_failure;
+        Change { is_news, result: self.result, delay }
     }
 
     /// What it has come to.
-    pub fn verdict(&self) -> Verdict {
-        self.verdict
+    pub fn result(&self) -> CheckResult {
+        self.result
     }
 
     /// Which of its objects is asked for next; 0 for all that is not HTTP.
@@ -106,7 +106,7 @@ impl Course {
     /// The same as it is shown.
     pub fn state(&self) -> CheckState {
         let Timing { fall, rise, .. } = self.timing;
-        match (self.has_run, self.verdict.is_up, self.against) {
+        match (self.has_run, self.result.is_up, self.against) {
             (false, true, _) => CheckState::AssumedUp,
             (false, false, _) => CheckState::AssumedDown,
             (true, true, 0) => CheckState::Up,
@@ -122,26 +122,26 @@ impl Course {
         let counts = self.urls.each_counts || (is_last && !self.is_alone);
         self.url = if is_last || self.is_alone { 0 } else { self.url + 1 };
         self.is_alone = false;
-        if !self.verdict.is_up {
+        if !self.result.is_up {
             self.against += u32::from(counts);
             if self.against < self.timing.rise {
                 return;
             }
         }
         self.against = 0;
-        self.verdict = Verdict { is_up: true, weight_change };
+        self.result = CheckResult { is_up: true, weight_change };
     }
 
     /// Takes a failure; says how long it is until it asks again.
     fn fail(&mut self) -> Duration {
         let fall = if self.has_run { self.timing.fall } else { 1 };
         self.has_run = true;
-        if self.verdict.is_up {
+        if self.result.is_up {
             self.against += 1;
             if self.against < fall {
                 return self.timing.retry_interval;
             }
-            self.verdict = Verdict { is_up: false, weight_change: 0 };
+            self.result = CheckResult { is_up: false, weight_change: 0 };
         }
         self.against = 0;
         self.is_alone = self.urls.count > 1;
@@ -199,7 +199,7 @@ mod tests {
     }
 
     fn begun(check: &Check) -> Course {
-        Course::new(check, Standing::at_first(&check.timing))
+        Course::new(check, Status::at_first(&check.timing))
     }
 
     /// Each answer (`+` well, `-` not, `?` not asked) with the state after it and the seconds to the next.
@@ -209,7 +209,7 @@ mod tests {
             let change = course.take(&answered(*answer));
             let seen = (course.state(), change.delay);
             assert_eq!(seen, (*state, Duration::from_secs(*seconds)), "step {step}");
-            assert_eq!(change.verdict, course.verdict(), "step {step}");
+            assert_eq!(change.result, course.result(), "step {step}");
         }
     }
 
@@ -284,7 +284,7 @@ mod tests {
             let each = answers.chars().map(|answer| {
                 let url = course.url();
                 course.take(&answered(answer));
-                (url, course.verdict().is_up)
+                (url, course.result().is_up)
             });
             each.collect()
         };
@@ -312,7 +312,7 @@ mod tests {
         let mut course = begun(&tcp("rise 2"));
         let mut told = |answer| {
             let change = course.take(&answer);
-            (change.is_news, change.verdict.is_up, change.verdict.weight_change)
+            (change.is_news, change.result.is_up, change.result.weight_change)
         };
         let unwell = || answered('-');
         assert_eq!(told(ProbeResult::Passed(0)), (false, true, 0));
@@ -350,7 +350,7 @@ mod tests {
         let read = configuration(text);
         let mut course = begun(&read.virtual_servers[0].real_servers[0].checks[0]);
         for (answer, is_up) in [('+', true), ('-', false), ('+', true), ('-', false)] {
-            assert_eq!(course.take(&answered(answer)).verdict.is_up, is_up);
+            assert_eq!(course.take(&answered(answer)).result.is_up, is_up);
         }
     }
 
@@ -382,7 +382,7 @@ mod tests {
             for answer in answers {
                 let change = course.take(&answered(answer));
                 if answer == '?' {
-                    prop_assert_eq!(change.verdict.is_up, is_up);
+                    prop_assert_eq!(change.result.is_up, is_up);
                     continue;
                 }
                 let is_first = told.is_empty();
@@ -394,7 +394,7 @@ mod tests {
                 if row >= needed as usize {
                     is_up = !is_up;
                 }
-                prop_assert_eq!(change.verdict.is_up, is_up);
+                prop_assert_eq!(change.result.is_up, is_up);
             }
         }
     }

@@ -25,7 +25,6 @@ pub mod initial_state;
 mod manager;
 mod notify;
 mod pattern;
-pub mod pool;
 pub mod prepare;
 mod probe;
 mod runner;
@@ -36,6 +35,7 @@ mod tcp;
 mod tls;
 mod tls_config;
 mod udp;
+pub mod virtual_server;
 
 #[cfg(test)]
 mod tests;

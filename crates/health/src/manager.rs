@@ -3,7 +3,7 @@
 //! One task for all checks. Changes that wait are taken together, and given to the control thread as one, in their order
 //! and one at a time; who is to be told is told after that. What the control thread could not take is given to it again
 //! until it has it. Cost of a change: a look at the servers of its virtual server; of a file: at all of them once. Not
-//! here: what a change means (`pool.rs`), and asking (`runner.rs`).
+//! here: what a change means (`virtual_server.rs`), and asking (`runner.rs`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -30,9 +30,11 @@ use crate::course::Course;
 use crate::environment::Environment;
 use crate::file::Files;
 use crate::notify::Notifier;
-use crate::pool::{Beginning, Notice, Origin, Pool, Reloaded, Standing, Verdict};
 use crate::prepare::{Prepared, PreparedCheck};
 use crate::runner::{Runner, Watched};
+use crate::virtual_server::{
+    CheckResult, InitialNotices, Notice, Origin, Reloaded, Status, VirtualServerState,
+};
 
 /// What the manager is asked.
 pub(super) enum Message {
@@ -100,8 +102,8 @@ impl<O: Environment> Manager<O> {
     async fn hear(&mut self, first: Arc<Watched>) {
         let (mut next, mut heard) = (Some(first), BTreeMap::<_, Vec<_>>::new());
         while let Some(watched) = next {
-            let (check, verdict) = watched.heard();
-            heard.entry(check.virtual_server_index).or_default().push((check, verdict));
+            let (check, result) = watched.heard();
+            heard.entry(check.virtual_server_index).or_default().push((check, result));
             next = self.changed.try_recv().ok();
         }
         let (board, mut told) = (self.board.clone(), Vec::new());
@@ -109,7 +111,7 @@ impl<O: Environment> Manager<O> {
             let mut watching = board.lock();
             let Some(group) = watching.groups.get_mut(number) else { continue };
             // One that is gone may still have been heard.
-            heard.retain(|(check, _)| Arc::ptr_eq(group.pool.virtual_server(), &check.virtual_server));
+            heard.retain(|(check, _)| Arc::ptr_eq(group.state.virtual_server(), &check.virtual_server));
             if group.take(&heard, &mut told) {
                 self.unsettled.insert(number);
             }
@@ -123,7 +125,7 @@ impl<O: Environment> Manager<O> {
 
     /// Gives the control thread what it was not given yet.
     async fn settle(&mut self) -> Result<Governed, CommandError> {
-        let mut wanted = self.board.lock().tables(&self.unsettled);
+        let mut wanted = self.board.lock().desired_services(&self.unsettled);
         wanted.extend(self.gone.iter().map(|key| (*key, None)));
         let (runner, reach) = (self.runner.clone(), self.reach);
         let done = spawn_blocking(move || runner.environment.reconcile(wanted, reach))
@@ -221,11 +223,11 @@ impl<O: Environment> Manager<O> {
         let mut exchanged = Exchanged::default();
         let keys = |server: &VirtualServer| server.services.iter().map(|(key, _)| *key).collect::<Vec<_>>();
         let named: HashSet<_> = read.virtual_servers.iter().flat_map(keys).collect();
-        let old = before.iter().flat_map(|group| keys(group.pool.virtual_server()));
+        let old = before.iter().flat_map(|group| keys(group.state.virtual_server()));
         self.gone.extend(old);
         self.gone.retain(|key| !named.contains(key));
         let identified =
-            |(number, group): (usize, Group)| (group.pool.virtual_server().identity(), (number, group));
+            |(number, group): (usize, Group)| (group.state.virtual_server().identity(), (number, group));
         let mut before: HashMap<_, _> = before.into_iter().enumerate().map(identified).collect();
         let globals = Arc::new(read.globals);
         let mut notices = Vec::new();
@@ -243,9 +245,9 @@ impl<O: Environment> Manager<O> {
         gone.sort_by_key(|(number, _)| *number);
         exchanged.virtual_servers.gone = gone.len();
         let mut told: Vec<_> = Vec::new();
-        for (_, Group { pool, servers, .. }) in gone {
+        for (_, Group { state, servers, .. }) in gone {
             exchanged.checks.gone += servers.iter().map(|server| server.checks.len()).sum::<usize>();
-            told.extend(pool.remove());
+            told.extend(state.remove());
         }
         told.extend(notices);
         self.unsettled = (0..watching.groups.len()).collect();
@@ -266,25 +268,25 @@ impl<O: Environment> Manager<O> {
         count: &mut Count,
     ) -> (Group, Vec<Notice>) {
         let now = millis_since_1970(SystemTime::now());
-        let beginning = match globals.rs_init_notifies {
-            true => Beginning::Told,
-            false => Beginning::Silent,
+        let initial_notices = match globals.rs_init_notifies {
+            true => InitialNotices::Sent,
+            false => InitialNotices::Omitted,
         };
         let mut since = HashMap::new();
         let (reloaded, mut running) = match old {
-            Some(Group { pool, since_millis, servers }) => {
-                since.insert((None, pool.is_well()), since_millis);
+            Some(Group { state, since_millis, servers }) => {
+                since.insert((None, state.has_quorum()), since_millis);
                 for (index, server) in servers.iter().enumerate() {
-                    let endpoint = pool.virtual_server().real_servers[index].endpoint;
-                    since.insert((Some(endpoint), pool.is_up(index)), server.since_millis);
+                    let endpoint = state.virtual_server().real_servers[index].endpoint;
+                    since.insert((Some(endpoint), state.is_up(index)), server.since_millis);
                 }
                 let running: Vec<Vec<_>> =
                     servers.into_iter().map(|server| server.checks.into_iter().map(Some).collect()).collect();
-                (pool.reload(virtual_server.clone(), beginning), running)
+                (state.reload(virtual_server.clone(), initial_notices), running)
             }
-            None => (begun(virtual_server.clone(), beginning), Vec::new()),
+            None => (begun(virtual_server.clone(), initial_notices), Vec::new()),
         };
-        let Reloaded { pool, notices, origins } = reloaded;
+        let Reloaded { state, notices, origins } = reloaded;
         let mut start = |server_index: usize, (check_index, origin): (usize, Origin)| {
             let check = CheckRef {
                 virtual_server: virtual_server.clone(),
@@ -306,7 +308,7 @@ impl<O: Environment> Manager<O> {
             }
             let counts_as = match origin {
                 Origin::New(counts_as) => counts_as,
-                Origin::Kept { .. } => Standing::at_first(&check.config().timing),
+                Origin::Kept { .. } => Status::at_first(&check.config().timing),
             };
             let course = Course::new(check.config(), counts_as);
             self.runner.begin(check, course, &mut self.files)
@@ -314,18 +316,18 @@ impl<O: Environment> Manager<O> {
         let mut servers = Vec::new();
         for (server, origins) in origins.into_iter().enumerate() {
             let endpoint = virtual_server.real_servers[server].endpoint;
-            let since_millis = since.get(&(Some(endpoint), pool.is_up(server))).copied().unwrap_or(now);
+            let since_millis = since.get(&(Some(endpoint), state.is_up(server))).copied().unwrap_or(now);
             let checks = origins.into_iter().enumerate().map(|origin| start(server, origin)).collect();
             servers.push(Server { since_millis, checks });
         }
         count.gone += running.iter().flatten().flatten().count();
-        let since_millis = since.get(&(None, pool.is_well())).copied().unwrap_or(now);
-        (Group { pool, since_millis, servers }, notices)
+        let since_millis = since.get(&(None, state.has_quorum())).copied().unwrap_or(now);
+        (Group { state, since_millis, servers }, notices)
     }
 
     async fn stop(mut self) {
         let groups = mem::take(&mut self.board.lock().groups);
-        let notices: Vec<_> = groups.into_iter().flat_map(|group| group.pool.end()).collect();
+        let notices: Vec<_> = groups.into_iter().flat_map(|group| group.state.stop()).collect();
         self.tell(notices.into_iter().map(|notice| (None, notice)));
         if let Some(notifier) = self.notifier {
             notifier.finish(Instant::now() + END_TIME).await;
@@ -335,10 +337,10 @@ impl<O: Environment> Manager<O> {
 
 impl Group {
     /// Takes what checks have come to, and adds who is told why; whether anything was otherwise before.
-    fn take(&mut self, heard: &[(CheckRef, Verdict)], told: &mut Vec<(Option<String>, Notice)>) -> bool {
-        let before: Vec<_> = heard.iter().map(|(check, _)| self.standing(check.server_index)).collect();
-        let verdicts = heard.iter().map(|(check, verdict)| (check.server_index, check.check_index, *verdict));
-        let notices = self.pool.take(verdicts);
+    fn take(&mut self, heard: &[(CheckRef, CheckResult)], told: &mut Vec<(Option<String>, Notice)>) -> bool {
+        let before: Vec<_> = heard.iter().map(|(check, _)| self.server_state(check.server_index)).collect();
+        let results = heard.iter().map(|(check, result)| (check.server_index, check.check_index, *result));
+        let notices = self.state.apply(results);
         told.extend(notices.into_iter().map(|notice| (self.reason(&notice), notice)));
         heard
             .iter()
@@ -347,13 +349,13 @@ impl Group {
     }
 
     /// Whether a real server is up and whether there is a quorum, and the server's weight in the table.
-    fn standing(&self, server: usize) -> (bool, bool, Option<Weight>) {
-        (self.pool.is_up(server), self.pool.is_well(), self.pool.weight(server))
+    fn server_state(&self, server: usize) -> (bool, bool, Option<Weight>) {
+        (self.state.is_up(server), self.state.has_quorum(), self.state.weight(server))
     }
 
     /// Takes down since when a real server and all of them are as they are; whether anything was otherwise before.
     fn note(&mut self, server: usize, before: (bool, bool, Option<Weight>)) -> bool {
-        let now = self.standing(server);
+        let now = self.server_state(server);
         let at_millis = millis_since_1970(SystemTime::now());
         if now.0 != before.0 {
             self.servers[server].since_millis = at_millis;
@@ -366,7 +368,7 @@ impl Group {
 
     /// Why a real server is down.
     fn reason(&self, notice: &Notice) -> Option<String> {
-        let server = &self.servers[notice.server.filter(|_| notice.standing == Standing::Down)?];
+        let server = &self.servers[notice.server.filter(|_| notice.status == Status::Down)?];
         let mut rows = server.checks.iter().map(|running| running.watched.row());
         let failed = rows.find(|row| row.state == CheckState::Down)?;
         Some(format!("{}: {}", failed.probe, failed.last_error?.what))
@@ -400,12 +402,12 @@ impl FileTimeouts {
 }
 
 /// A virtual server that is new.
-fn begun(virtual_server: Arc<VirtualServer>, beginning: Beginning) -> Reloaded {
-    let new = |check: &Check| Origin::New(Standing::at_first(&check.timing));
+fn begun(virtual_server: Arc<VirtualServer>, initial_notices: InitialNotices) -> Reloaded {
+    let new = |check: &Check| Origin::New(Status::at_first(&check.timing));
     let servers = virtual_server.real_servers.iter();
     let origins = servers.map(|server| server.checks.iter().map(new).collect()).collect();
-    let (pool, notices) = Pool::begin(virtual_server, beginning);
-    Reloaded { pool, notices, origins }
+    let (state, notices) = VirtualServerState::start(virtual_server, initial_notices);
+    Reloaded { state, notices, origins }
 }
 
 /// What could have been done ran into a fault.

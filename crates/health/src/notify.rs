@@ -4,7 +4,7 @@
 //! the one before has ended; so the last one that runs is told of the last change. Those of different virtual servers run
 //! side by side. Nothing waits without a bound: a script is ended after [`SCRIPT_TIME`], of more than [`WAITING_MAX`] that
 //! wait for a virtual server the oldest is left out with a message, and at most [`RUNNING_MAX`] run at once. Cost: that of a
-//! process a script. Not here: what is told, and to whom (`pool.rs`).
+//! process a script. Not here: what is told, and to whom (`virtual_server.rs`).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -4,7 +4,7 @@
 //! their time to answer begins with it. A change is told once, however often it happens before it is heard. What a
 //! check is may be replaced while it runs: it keeps its course and its phase. One that panics was not able to ask.
 //! Cost: a timer and a few hundred bytes while it waits. Not here: what answers mean for a check (`course.rs`) and for
-//! its server (`pool.rs`).
+//! its server (`virtual_server.rs`).
 
 use crate::check_ref::CheckRef;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,8 +22,8 @@ use crate::course::{Course, first_delay, jittered};
 use crate::environment::Environment;
 use crate::file;
 use crate::file::Files;
-use crate::pool::Verdict;
 use crate::probe_result::ProbeResult;
+use crate::virtual_server::CheckResult;
 
 /// What all checks share.
 pub(super) struct Runner<O> {
@@ -141,7 +141,7 @@ impl Watched {
     fn new(check: CheckRef, course: Course) -> Self {
         let timing = &check.config().timing;
         // A server that was down before it was edited waits for it.
-        let is_waited_for = !course.verdict().is_up && !timing.begins_down;
+        let is_waited_for = !course.result().is_up && !timing.begins_down;
         let random = if is_waited_for { 0.0 } else { fastrand::f64() };
         let due = Instant::now() + first_delay(timing, random);
         let row = CheckHealth {
@@ -173,10 +173,10 @@ impl Watched {
     }
 
     /// Where it stands and what its answers have come to. A change after this is told anew.
-    pub(super) fn heard(&self) -> (CheckRef, Verdict) {
+    pub(super) fn heard(&self) -> (CheckRef, CheckResult) {
         let mut known = self.known();
         known.told = false;
-        (known.check.clone(), known.course.verdict())
+        (known.check.clone(), known.course.result())
     }
 
     /// Goes on as another check that asks the same.
@@ -208,7 +208,7 @@ impl Watched {
     /// It rests, and looks again soon.
     fn rest(&self) {
         let mut known = self.known();
-        known.row.state = CheckState::Suspended { is_up: known.course.verdict().is_up };
+        known.row.state = CheckState::Suspended { is_up: known.course.result().is_up };
         known.next(Instant::now() + REST);
     }
 
@@ -224,7 +224,7 @@ impl Watched {
         let (now, at_millis) = (Instant::now(), millis_since_1970(SystemTime::now()));
         let mut known = self.known();
         let known = &mut *known;
-        let was_up = known.course.verdict().is_up;
+        let was_up = known.course.result().is_up;
         let change = known.course.take(&answer);
         let row = &mut known.row;
         row.asked += 1;
@@ -234,7 +234,7 @@ impl Watched {
             row.last_error = Some(ErrorSeen { what, at_millis });
         }
         row.state = known.course.state();
-        if change.verdict.is_up != was_up {
+        if change.result.is_up != was_up {
             row.since_millis = at_millis;
         }
         let from = match known.check.config().probe {
