@@ -16,11 +16,11 @@ use tokio::sync::{Semaphore, oneshot};
 use xvs_model::command::CommandError;
 use xvs_model::health::HealthReport;
 
-use crate::board::Board;
 use crate::command::{DESCRIPTORS, faults};
 use crate::environment::Environment;
 use crate::manager::{Manager, Message};
 use crate::prepare::Prepared;
+use crate::results::SharedResults;
 use crate::runner::Runner;
 
 /// Health checks at work; dropped, they end.
@@ -32,7 +32,7 @@ pub struct Engine {
 /// What gives the checks something to do, from any thread.
 #[derive(Clone)]
 pub struct Handle {
-    board: Arc<Board>,
+    results: Arc<SharedResults>,
     manager: UnboundedSender<Message>,
     runtime: runtime::Handle,
 }
@@ -50,11 +50,11 @@ impl Engine {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let (changed, changes) = unbounded_channel();
         let (manager, messages) = unbounded_channel();
-        let board = Arc::new(Board::default());
-        board.lock().file = file;
+        let results = Arc::new(SharedResults::default());
+        results.lock().file = file;
         let runner = Runner { environment, permits: Semaphore::new(at_once()), changed };
-        let task = Manager::new(board.clone(), Arc::new(runner), changes, messages).run();
-        let handle = Handle { board, manager, runtime: runtime.handle().clone() };
+        let task = Manager::new(results.clone(), Arc::new(runner), changes, messages).run();
+        let handle = Handle { results, manager, runtime: runtime.handle().clone() };
         let thread = spawn(Box::new(move || {
             runtime.block_on(task);
             // A search for a pattern may not have come to its end.
@@ -96,17 +96,17 @@ impl Handle {
 
     /// Notes in the report that the file was read and cannot be used.
     pub fn refuse(&self, why: &str) {
-        self.board.lock().refuse(why);
+        self.results.lock().refuse(why);
     }
 
     /// Whether there are virtual servers.
     pub fn has_virtual_servers(&self) -> bool {
-        !self.board.lock().groups.is_empty()
+        !self.results.lock().virtual_servers.is_empty()
     }
 
     /// All but what the control thread and workers know: drift, and the weights by which packets are scheduled.
     pub fn report(&self) -> HealthReport {
-        self.board.report()
+        self.results.report()
     }
 
     /// The runtime of the checks.

@@ -23,14 +23,14 @@ use xvs_model::timeouts::Timeouts;
 use xvs_model::virtual_server::{Configuration, Globals, VirtualServer};
 use xvs_sched::{ServiceKey, Weight};
 
-use crate::board::{Board, Group, Server};
 use crate::check_ref::CheckRef;
+use crate::check_state::CheckStateMachine;
 use crate::command::RunLock;
-use crate::course::Course;
 use crate::environment::Environment;
 use crate::file::Files;
 use crate::notify::Notifier;
 use crate::prepare::{Prepared, PreparedCheck};
+use crate::results::{RealServerResults, SharedResults, VirtualServerResults};
 use crate::runner::{Runner, Watched};
 use crate::virtual_server::{
     CheckResult, InitialNotices, Notice, Origin, Reloaded, Status, VirtualServerState,
@@ -46,7 +46,7 @@ pub(super) enum Message {
 
 /// The manager.
 pub(super) struct Manager<O> {
-    board: Arc<Board>,
+    results: Arc<SharedResults>,
     runner: Arc<Runner<O>>,
     changed: UnboundedReceiver<Arc<Watched>>,
     messages: UnboundedReceiver<Message>,
@@ -65,7 +65,7 @@ pub(super) struct Manager<O> {
 impl<O: Environment> Manager<O> {
     /// Without a file.
     pub(super) fn new(
-        board: Arc<Board>,
+        results: Arc<SharedResults>,
         runner: Arc<Runner<O>>,
         changed: UnboundedReceiver<Arc<Watched>>,
         messages: UnboundedReceiver<Message>,
@@ -73,7 +73,7 @@ impl<O: Environment> Manager<O> {
         let (unsettled, gone) = (BTreeSet::new(), Vec::new());
         let (reach, files, again) = (Reach::Changes, Files::default(), Instant::now());
         let (timeouts, notifier) = (FileTimeouts { said: Timeouts::UNSET, before: Timeouts::UNSET }, None);
-        Self { board, runner, changed, messages, unsettled, gone, reach, files, timeouts, notifier, again }
+        Self { results, runner, changed, messages, unsettled, gone, reach, files, timeouts, notifier, again }
     }
 
     /// Until it is told to stop.
@@ -106,10 +106,10 @@ impl<O: Environment> Manager<O> {
             heard.entry(check.virtual_server_index).or_default().push((check, result));
             next = self.changed.try_recv().ok();
         }
-        let (board, mut told) = (self.board.clone(), Vec::new());
+        let (results, mut told) = (self.results.clone(), Vec::new());
         for (number, mut heard) in heard {
-            let mut watching = board.lock();
-            let Some(group) = watching.groups.get_mut(number) else { continue };
+            let mut results = results.lock();
+            let Some(group) = results.virtual_servers.get_mut(number) else { continue };
             // One that is gone may still have been heard.
             heard.retain(|(check, _)| Arc::ptr_eq(group.state.virtual_server(), &check.virtual_server));
             if group.take(&heard, &mut told) {
@@ -125,7 +125,7 @@ impl<O: Environment> Manager<O> {
 
     /// Gives the control thread what it was not given yet.
     async fn settle(&mut self) -> Result<Governed, CommandError> {
-        let mut wanted = self.board.lock().desired_services(&self.unsettled);
+        let mut wanted = self.results.lock().desired_services(&self.unsettled);
         wanted.extend(self.gone.iter().map(|key| (*key, None)));
         let (runner, reach) = (self.runner.clone(), self.reach);
         let done = spawn_blocking(move || runner.environment.reconcile(wanted, reach))
@@ -173,7 +173,7 @@ impl<O: Environment> Manager<O> {
             0 => {}
             more => tracing::warn!("and {more} more faults, see `xvs check --keepalived`"),
         }
-        let flush = read.globals.lvs_flush && self.board.lock().reads == 0;
+        let flush = read.globals.lvs_flush && self.results.lock().reads == 0;
         let (runner, said, mut timeouts) = (self.runner.clone(), read.timeouts, self.timeouts);
         let change = move || {
             let environment = &runner.environment;
@@ -213,21 +213,22 @@ impl<O: Environment> Manager<O> {
         read: Configuration,
         prepared: Vec<Vec<Vec<PreparedCheck>>>,
     ) -> (Exchanged, Vec<Notice>) {
-        let board = self.board.clone();
-        let mut watching = board.lock();
-        watching.refused = None;
-        watching.reads += 1;
-        watching.read_at_millis = millis_since_1970(SystemTime::now());
-        watching.faults = read.faults.iter().map(ToString::to_string).collect();
-        let before = mem::take(&mut watching.groups);
+        let results = self.results.clone();
+        let mut results = results.lock();
+        results.refused = None;
+        results.reads += 1;
+        results.read_at_millis = millis_since_1970(SystemTime::now());
+        results.faults = read.faults.iter().map(ToString::to_string).collect();
+        let before = mem::take(&mut results.virtual_servers);
         let mut exchanged = Exchanged::default();
         let keys = |server: &VirtualServer| server.services.iter().map(|(key, _)| *key).collect::<Vec<_>>();
         let named: HashSet<_> = read.virtual_servers.iter().flat_map(keys).collect();
         let old = before.iter().flat_map(|group| keys(group.state.virtual_server()));
         self.gone.extend(old);
         self.gone.retain(|key| !named.contains(key));
-        let identified =
-            |(number, group): (usize, Group)| (group.state.virtual_server().identity(), (number, group));
+        let identified = |(number, group): (usize, VirtualServerResults)| {
+            (group.state.virtual_server().identity(), (number, group))
+        };
         let mut before: HashMap<_, _> = before.into_iter().enumerate().map(identified).collect();
         let globals = Arc::new(read.globals);
         let mut notices = Vec::new();
@@ -238,19 +239,19 @@ impl<O: Environment> Manager<O> {
             exchanged.virtual_servers.count(old.is_some());
             let new = (number, virtual_server, &prepared[..], &globals);
             let (group, told) = self.group(new, old, &mut exchanged.checks);
-            watching.groups.push(group);
+            results.virtual_servers.push(group);
             notices.extend(told);
         }
         let mut gone: Vec<_> = before.into_values().collect();
         gone.sort_by_key(|(number, _)| *number);
         exchanged.virtual_servers.gone = gone.len();
         let mut told: Vec<_> = Vec::new();
-        for (_, Group { state, servers, .. }) in gone {
+        for (_, VirtualServerResults { state, servers, .. }) in gone {
             exchanged.checks.gone += servers.iter().map(|server| server.checks.len()).sum::<usize>();
             told.extend(state.remove());
         }
         told.extend(notices);
-        self.unsettled = (0..watching.groups.len()).collect();
+        self.unsettled = (0..results.virtual_servers.len()).collect();
         self.reach = Reach::Everything;
         (exchanged, told)
     }
@@ -264,9 +265,9 @@ impl<O: Environment> Manager<O> {
             &[Vec<PreparedCheck>],
             &Arc<Globals>,
         ),
-        old: Option<Group>,
+        old: Option<VirtualServerResults>,
         count: &mut Count,
-    ) -> (Group, Vec<Notice>) {
+    ) -> (VirtualServerResults, Vec<Notice>) {
         let now = millis_since_1970(SystemTime::now());
         let initial_notices = match globals.rs_init_notifies {
             true => InitialNotices::Sent,
@@ -274,7 +275,7 @@ impl<O: Environment> Manager<O> {
         };
         let mut since = HashMap::new();
         let (reloaded, mut running) = match old {
-            Some(Group { state, since_millis, servers }) => {
+            Some(VirtualServerResults { state, since_millis, servers }) => {
                 since.insert((None, state.has_quorum()), since_millis);
                 for (index, server) in servers.iter().enumerate() {
                     let endpoint = state.virtual_server().real_servers[index].endpoint;
@@ -310,23 +311,23 @@ impl<O: Environment> Manager<O> {
                 Origin::New(counts_as) => counts_as,
                 Origin::Kept { .. } => Status::at_first(&check.config().timing),
             };
-            let course = Course::new(check.config(), counts_as);
-            self.runner.begin(check, course, &mut self.files)
+            let machine = CheckStateMachine::new(check.config(), counts_as);
+            self.runner.begin(check, machine, &mut self.files)
         };
         let mut servers = Vec::new();
         for (server, origins) in origins.into_iter().enumerate() {
             let endpoint = virtual_server.real_servers[server].endpoint;
             let since_millis = since.get(&(Some(endpoint), state.is_up(server))).copied().unwrap_or(now);
             let checks = origins.into_iter().enumerate().map(|origin| start(server, origin)).collect();
-            servers.push(Server { since_millis, checks });
+            servers.push(RealServerResults { since_millis, checks });
         }
         count.gone += running.iter().flatten().flatten().count();
         let since_millis = since.get(&(None, state.has_quorum())).copied().unwrap_or(now);
-        (Group { state, since_millis, servers }, notices)
+        (VirtualServerResults { state, since_millis, servers }, notices)
     }
 
     async fn stop(mut self) {
-        let groups = mem::take(&mut self.board.lock().groups);
+        let groups = mem::take(&mut self.results.lock().virtual_servers);
         let notices: Vec<_> = groups.into_iter().flat_map(|group| group.state.stop()).collect();
         self.tell(notices.into_iter().map(|notice| (None, notice)));
         if let Some(notifier) = self.notifier {
@@ -335,7 +336,7 @@ impl<O: Environment> Manager<O> {
     }
 }
 
-impl Group {
+impl VirtualServerResults {
     /// Takes what checks have come to, and adds who is told why; whether anything was otherwise before.
     fn take(&mut self, heard: &[(CheckRef, CheckResult)], told: &mut Vec<(Option<String>, Notice)>) -> bool {
         let before: Vec<_> = heard.iter().map(|(check, _)| self.server_state(check.server_index)).collect();

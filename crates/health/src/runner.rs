@@ -2,8 +2,8 @@
 //!
 //! A task for each check, on the runtime of health. At most so many ask at once; the others wait for their turn, and
 //! their time to answer begins with it. A change is told once, however often it happens before it is heard. What a
-//! check is may be replaced while it runs: it keeps its course and its phase. One that panics was not able to ask.
-//! Cost: a timer and a few hundred bytes while it waits. Not here: what answers mean for a check (`course.rs`) and for
+//! check is may be replaced while it runs: it keeps its machine and its phase. One that panics was not able to ask.
+//! Cost: a timer and a few hundred bytes while it waits. Not here: what answers mean for a check (`check_state.rs`) and for
 //! its server (`virtual_server.rs`).
 
 use crate::check_ref::CheckRef;
@@ -18,7 +18,7 @@ use xvs_model::check::Probe;
 use xvs_model::event::millis_since_1970;
 use xvs_model::health::{CheckHealth, CheckState, ErrorSeen};
 
-use crate::course::{Course, first_delay, jittered};
+use crate::check_state::{CheckStateMachine, first_delay, jittered};
 use crate::environment::Environment;
 use crate::file;
 use crate::file::Files;
@@ -54,12 +54,17 @@ impl<T> Drop for Ended<T> {
 
 impl<O: Environment> Runner<O> {
     /// Begins a check; to be called on the runtime.
-    pub(super) fn begin(self: &Arc<Self>, check: CheckRef, course: Course, files: &mut Files) -> Running {
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        check: CheckRef,
+        machine: CheckStateMachine,
+        files: &mut Files,
+    ) -> Running {
         let file = match &check.config().probe {
             Probe::File(file) => Some(files.watch(file)),
             _ => None,
         };
-        let watched = Arc::new(Watched::new(check, course));
+        let watched = Arc::new(Watched::new(check, machine));
         let (this, known) = (self.clone(), watched.clone());
         let task = match file {
             Some(file) => tokio::spawn(this.follow(known, file)),
@@ -129,7 +134,7 @@ pub(super) struct Watched {
 
 struct Known {
     check: CheckRef,
-    course: Course,
+    machine: CheckStateMachine,
     row: CheckHealth,
     /// When it is asked next.
     due: Instant,
@@ -138,15 +143,15 @@ struct Known {
 }
 
 impl Watched {
-    fn new(check: CheckRef, course: Course) -> Self {
+    fn new(check: CheckRef, machine: CheckStateMachine) -> Self {
         let timing = &check.config().timing;
         // A server that was down before it was edited waits for it.
-        let is_waited_for = !course.result().is_up && !timing.begins_down;
+        let is_waited_for = !machine.result().is_up && !timing.begins_down;
         let random = if is_waited_for { 0.0 } else { fastrand::f64() };
         let due = Instant::now() + first_delay(timing, random);
         let row = CheckHealth {
             probe: check.config().probe.to_string(),
-            state: course.state(),
+            state: machine.state(),
             since_millis: millis_since_1970(SystemTime::now()),
             last_error: None,
             next_millis: Some(millis_at(due)),
@@ -154,7 +159,7 @@ impl Watched {
             failed: 0,
             took_micros: None,
         };
-        Self { known: Mutex::new(Known { check, course, row, due, told: false }), moved: Notify::new() }
+        Self { known: Mutex::new(Known { check, machine, row, due, told: false }), moved: Notify::new() }
     }
 
     /// A panic elsewhere leaves it whole.
@@ -176,14 +181,14 @@ impl Watched {
     pub(super) fn heard(&self) -> (CheckRef, CheckResult) {
         let mut known = self.known();
         known.told = false;
-        (known.check.clone(), known.course.result())
+        (known.check.clone(), known.machine.result())
     }
 
     /// Goes on as another check that asks the same.
     pub(super) fn adopt(&self, check: CheckRef) {
         let mut known = self.known();
         let timing = check.config().timing;
-        known.course = known.course.clone().adopt(check.config());
+        known.machine = known.machine.clone().reconfigure(check.config());
         known.row.probe = check.config().probe.to_string();
         // What is asked for more often now is not waited for as long as before; nor is all of it asked for at once.
         let latest = Instant::now() + timing.interval;
@@ -208,7 +213,7 @@ impl Watched {
     /// It rests, and looks again soon.
     fn rest(&self) {
         let mut known = self.known();
-        known.row.state = CheckState::Suspended { is_up: known.course.result().is_up };
+        known.row.state = CheckState::Suspended { is_up: known.machine.result().is_up };
         known.next(Instant::now() + REST);
     }
 
@@ -216,7 +221,7 @@ impl Watched {
     fn turn(&self) -> (CheckRef, usize) {
         let mut known = self.known();
         known.row.next_millis = None;
-        (known.check.clone(), known.course.url())
+        (known.check.clone(), known.machine.url())
     }
 
     /// Takes the answer to what was asked since `began`; whether there is something to tell that was not told yet.
@@ -224,8 +229,8 @@ impl Watched {
         let (now, at_millis) = (Instant::now(), millis_since_1970(SystemTime::now()));
         let mut known = self.known();
         let known = &mut *known;
-        let was_up = known.course.result().is_up;
-        let change = known.course.take(&answer);
+        let was_up = known.machine.result().is_up;
+        let change = known.machine.apply(&answer);
         let row = &mut known.row;
         row.asked += 1;
         row.took_micros = began.map(|began| now.duration_since(began).as_micros() as u64);
@@ -233,7 +238,7 @@ impl Watched {
         if let ProbeResult::Failed(what) | ProbeResult::NotRun(what) = answer {
             row.last_error = Some(ErrorSeen { what, at_millis });
         }
-        row.state = known.course.state();
+        row.state = known.machine.state();
         if change.result.is_up != was_up {
             row.since_millis = at_millis;
         }
@@ -243,7 +248,7 @@ impl Watched {
             _ => now,
         };
         known.next((from + jittered(change.delay, fastrand::f64())).max(now));
-        change.is_news && !std::mem::replace(&mut known.told, true)
+        change.must_report && !std::mem::replace(&mut known.told, true)
     }
 }
 

@@ -17,12 +17,12 @@ use xvs_model::timeouts::Timeouts;
 use xvs_model::virtual_server::{Configuration, VirtualServer};
 
 use crate::blocking::run_blocking;
-use crate::board::Board;
 use crate::check_ref::CheckRef;
 use crate::environment::{DesiredServices, Environment};
 use crate::manager::{Manager, Message};
 use crate::prepare::Prepared;
 use crate::probe_result::ProbeResult;
+use crate::results::SharedResults;
 use crate::runner::Runner;
 
 /// What a server does when it is asked.
@@ -149,7 +149,7 @@ impl Environment for Arc<World> {
 /// Health of a file, at work.
 struct Health {
     world: Arc<World>,
-    board: Arc<Board>,
+    results: Arc<SharedResults>,
     manager: UnboundedSender<Message>,
 }
 
@@ -166,12 +166,12 @@ impl Health {
             governed: Mutex::default(),
             told: Mutex::default(),
         });
-        let board = Arc::new(Board::default());
+        let results = Arc::new(SharedResults::default());
         let (changed, changes) = unbounded_channel();
         let (manager, messages) = unbounded_channel();
         let runner = Runner { environment: world.clone(), permits: Semaphore::new(at_once), changed };
-        tokio::spawn(Manager::new(board.clone(), Arc::new(runner), changes, messages).run());
-        let health = Self { world, board, manager };
+        tokio::spawn(Manager::new(results.clone(), Arc::new(runner), changes, messages).run());
+        let health = Self { world, results, manager };
         health.take_over(text).await.unwrap();
         health
     }
@@ -183,7 +183,7 @@ impl Health {
     }
 
     fn report(&self) -> HealthReport {
-        self.board.report()
+        self.results.report()
     }
 
     /// The one check of the first real server.

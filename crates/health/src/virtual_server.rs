@@ -435,7 +435,7 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    use crate::course::Course;
+    use crate::check_state::CheckStateMachine;
     use crate::probe_result::ProbeResult;
     use crate::tests::configuration;
     use crate::virtual_server::*;
@@ -511,7 +511,7 @@ mod tests {
         let (mut state, notices) = VirtualServerState::start(Arc::clone(&file), InitialNotices::Omitted);
         assert_eq!((lines(&notices), servers(&state)), (vec!["VS DOWN".to_owned()], "1=0 99=1".to_owned()));
         let check = &file.real_servers[0].checks[0];
-        let mut course = Course::new(check, Status::at_first(&check.timing));
+        let mut machine = CheckStateMachine::new(check, Status::at_first(&check.timing));
         let failed = || ProbeResult::Failed("exit code 1".to_owned());
         // Exit codes 0, 7, 1, 3. At weight 2 the last one adds -1, so the quorum of 2 is lost.
         for (answer, want, said) in [
@@ -523,7 +523,7 @@ mod tests {
             (ProbeResult::Passed(2 - 2 - 2), "1=0 99=1", &[]),
             (ProbeResult::Passed(0), "1=2 99=0", &["VS UP"]),
         ] {
-            let change = course.take(&answer);
+            let change = machine.apply(&answer);
             assert_eq!(lines(&state.apply([(0, 0, change.result)])), said, "{answer:?}");
             assert_eq!(servers(&state), want, "{answer:?}");
         }

@@ -15,11 +15,11 @@ use crate::virtual_server::VirtualServerState;
 
 /// All that is watched.
 #[derive(Default)]
-pub(super) struct Board(Mutex<Watching>);
+pub(super) struct SharedResults(Mutex<Results>);
 
 /// The same for who has the lock.
 #[derive(Default)]
-pub(super) struct Watching {
+pub(super) struct Results {
     /// The file, and what became of reading it; times in milliseconds since 1970.
     pub(super) file: PathBuf,
     pub(super) read_at_millis: u64,
@@ -30,53 +30,53 @@ pub(super) struct Watching {
     /// What is left out or assumed of it.
     pub(super) faults: Vec<String>,
     /// The virtual servers, in its order.
-    pub(super) groups: Vec<Group>,
+    pub(super) virtual_servers: Vec<VirtualServerResults>,
 }
 
 /// A virtual server.
 #[derive(Clone)]
-pub(super) struct Group {
+pub(super) struct VirtualServerResults {
     pub(super) state: VirtualServerState,
     /// Since when it has its quorum or has not, in milliseconds since 1970.
     pub(super) since_millis: u64,
-    pub(super) servers: Vec<Server>,
+    pub(super) servers: Vec<RealServerResults>,
 }
 
 /// A real server.
 #[derive(Clone)]
-pub(super) struct Server {
+pub(super) struct RealServerResults {
     /// Since when it is up or down, in milliseconds since 1970.
     pub(super) since_millis: u64,
     pub(super) checks: Vec<Running>,
 }
 
-impl Board {
+impl SharedResults {
     /// A panic elsewhere leaves it whole.
-    pub(super) fn lock(&self) -> MutexGuard<'_, Watching> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Results> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All of it, but for what the control thread and workers know: drift, and the weights by which packets are scheduled.
     pub(super) fn report(&self) -> HealthReport {
-        let watching = self.lock();
-        let groups = watching.groups.clone();
+        let results = self.lock();
+        let groups = results.virtual_servers.clone();
         let report = HealthReport {
-            file: watching.file.display().to_string(),
-            read_at_millis: watching.read_at_millis,
-            refused: watching.refused.clone(),
-            reads: watching.reads,
-            refusals: watching.refusals,
-            faults: watching.faults.len(),
-            first_faults: watching.faults.iter().take(FAULTS_TOLD).cloned().collect(),
+            file: results.file.display().to_string(),
+            read_at_millis: results.read_at_millis,
+            refused: results.refused.clone(),
+            reads: results.reads,
+            refusals: results.refusals,
+            faults: results.faults.len(),
+            first_faults: results.faults.iter().take(FAULTS_TOLD).cloned().collect(),
             drift: Vec::new(),
             virtual_servers: Vec::new(),
         };
-        drop(watching);
-        HealthReport { virtual_servers: groups.iter().map(Group::report).collect(), ..report }
+        drop(results);
+        HealthReport { virtual_servers: groups.iter().map(VirtualServerResults::report).collect(), ..report }
     }
 }
 
-impl Watching {
+impl Results {
     /// It was read, and is not to be used.
     pub(super) fn refuse(&mut self, why: &str) {
         self.refusals += 1;
@@ -85,7 +85,7 @@ impl Watching {
 
     /// What the services of these virtual servers are to be.
     pub(super) fn desired_services(&self, groups: &BTreeSet<usize>) -> DesiredServices {
-        let tables = groups.iter().flat_map(|number| self.groups[*number].state.desired_services());
+        let tables = groups.iter().flat_map(|number| self.virtual_servers[*number].state.desired_services());
         tables.map(|(key, service)| (key, Some(service))).collect()
     }
 }
@@ -93,7 +93,7 @@ impl Watching {
 /// So many of a file's faults are told one by one.
 const FAULTS_TOLD: usize = 5;
 
-impl Group {
+impl VirtualServerResults {
     fn report(&self) -> VirtualServerHealth {
         let file = self.state.virtual_server();
         let servers = file.real_servers.iter().zip(&self.servers).enumerate();
