@@ -210,7 +210,7 @@ impl Program {
     }
 
     /// Waits until it runs no more.
-    pub(super) async fn gone(&self) {
+    pub(super) async fn wait_until_ended(&self) {
         drop(self.run_lock.lock.lock().await);
     }
 
@@ -602,7 +602,7 @@ mod tests {
         until(|| folder.read("child") == "1\n" && folder.read("leader").ends_with('\n')).await;
         assert_eq!(hanging.await.unwrap(), Outcome::Late);
         // Whoever runs next waits until it is gone.
-        program.gone().await;
+        program.wait_until_ended().await;
         let leader = folder.read("leader");
         assert!(!Path::new(&format!("/proc/{}", leader.trim())).exists());
         until(|| !runs(&folder.read("pid"))).await;
@@ -620,7 +620,7 @@ mod tests {
         until(|| folder.read("leader").ends_with('\n')).await;
         asker.abort();
         until(|| folder.read("tidy") == "1\n" && !runs(&folder.read("leader"))).await;
-        program.gone().await;
+        program.wait_until_ended().await;
     }
 
     #[test]

@@ -119,7 +119,7 @@ mod tests {
         for one in hanging {
             assert!(one.await.unwrap().unwrap());
         }
-        program.gone().await;
+        program.wait_until_ended().await;
         assert_eq!(probe(&program, Weighing::Plain, 1, in_time()).await, ProbeResult::Passed(0));
     }
 
