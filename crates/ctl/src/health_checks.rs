@@ -10,7 +10,7 @@ use crossbeam::channel::Sender;
 use thiserror::Error;
 use xvs_model::command::{Command, CommandError};
 use xvs_model::event::Kind;
-use xvs_model::reconcile::{Governed, Reach};
+use xvs_model::reconcile::{ReconcileScope, Reconciled};
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_model::timeouts::Timeouts;
@@ -105,24 +105,24 @@ impl Environment for Director {
         virtual_server.services.iter().any(|(key, _)| is_here(key))
     }
 
-    fn reconcile(&self, wanted: DesiredServices, reach: Reach) -> Result<Governed, CommandError> {
-        self.0.govern(wanted, reach)
+    fn reconcile(&self, wanted: DesiredServices, scope: ReconcileScope) -> Result<Reconciled, CommandError> {
+        self.0.reconcile(wanted, scope)
     }
 
     fn timeouts(&self) -> Result<Timeouts, CommandError> {
-        match self.0.ask(Request::Timeouts)? {
+        match self.0.request(Request::Timeouts)? {
             Reply::Timeouts(timeouts) => Ok(timeouts),
             other => unreachable!("asked for timeouts, it says {other:?}"),
         }
     }
 
     fn execute(&self, command: Command) -> Result<(), CommandError> {
-        self.0.ask(Request::Change(command)).map(|_| ())
+        self.0.request(Request::Change(command)).map(|_| ())
     }
 
     fn emit(&self, lines: Vec<String>) {
         lines.iter().for_each(|line| tracing::info!("{line}"));
         let (shared, lines) = (self.0.shared(), lines.into_iter().map(|line| (line, None)));
-        shared.events.tell_all(Kind::Health, shared.published.load().epoch, None, lines);
+        shared.events.record_all(Kind::Health, shared.published.load().epoch, None, lines);
     }
 }

@@ -4,7 +4,7 @@ use std::future::Future;
 
 use tokio::time::Instant;
 use xvs_model::command::{Command, CommandError};
-use xvs_model::reconcile::{Governed, GovernedService, Reach};
+use xvs_model::reconcile::{OwnedService, ReconcileScope, Reconciled};
 use xvs_model::timeouts::Timeouts;
 use xvs_model::virtual_server::VirtualServer;
 use xvs_sched::ServiceKey;
@@ -13,7 +13,7 @@ use crate::check_ref::CheckRef;
 use crate::probe_result::ProbeResult;
 
 /// The services that the checks want, by key; `None`: the service is removed.
-pub type DesiredServices = Vec<(ServiceKey, Option<GovernedService>)>;
+pub type DesiredServices = Vec<(ServiceKey, Option<OwnedService>)>;
 
 /// What the checks need from outside this crate: probes over the network, and the director's control thread.
 pub trait Environment: Send + Sync + 'static {
@@ -36,7 +36,7 @@ pub trait Environment: Send + Sync + 'static {
     ///
     /// # Errors
     /// The control thread refused or did not answer; nothing has changed.
-    fn reconcile(&self, wanted: DesiredServices, reach: Reach) -> Result<Governed, CommandError>;
+    fn reconcile(&self, wanted: DesiredServices, scope: ReconcileScope) -> Result<Reconciled, CommandError>;
 
     /// The connection timeouts in force. Blocks until the control thread has answered.
     ///

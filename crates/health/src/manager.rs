@@ -18,7 +18,7 @@ use xvs_model::check::Check;
 use xvs_model::command::{Command, CommandError};
 use xvs_model::event::millis_since_1970;
 use xvs_model::health::CheckState;
-use xvs_model::reconcile::{Governed, Reach};
+use xvs_model::reconcile::{ReconcileScope, Reconciled};
 use xvs_model::timeouts::Timeouts;
 use xvs_model::virtual_server::{Configuration, Globals, VirtualServer};
 use xvs_sched::{ServiceKey, Weight};
@@ -54,7 +54,7 @@ pub(super) struct Manager<E> {
     pending: BTreeSet<usize>,
     /// Services that the control thread must still remove.
     removed: Vec<ServiceKey>,
-    reach: Reach,
+    scope: ReconcileScope,
     files: Files,
     timeouts: FileTimeouts,
     /// `None` before the first configuration.
@@ -78,7 +78,7 @@ impl<E: Environment> Manager<E> {
             messages,
             pending: BTreeSet::new(),
             removed: Vec::new(),
-            reach: Reach::Changes,
+            scope: ReconcileScope::Changes,
             files: Files::default(),
             timeouts: FileTimeouts { configured: Timeouts::UNSET, before: Timeouts::UNSET },
             notifier: None,
@@ -135,18 +135,18 @@ impl<E: Environment> Manager<E> {
     }
 
     /// Sends the pending services to the control thread.
-    async fn send_pending(&mut self) -> Result<Governed, CommandError> {
+    async fn send_pending(&mut self) -> Result<Reconciled, CommandError> {
         let mut wanted = self.results.lock().desired_services(&self.pending);
         wanted.extend(self.removed.iter().map(|key| (*key, None)));
-        let (runner, reach) = (self.runner.clone(), self.reach);
-        let done = spawn_blocking(move || runner.environment.reconcile(wanted, reach))
+        let (runner, scope) = (self.runner.clone(), self.scope);
+        let done = spawn_blocking(move || runner.environment.reconcile(wanted, scope))
             .await
             .unwrap_or_else(|_| Err(internal_error()));
         match &done {
             Ok(_) => {
                 self.pending.clear();
                 self.removed.clear();
-                self.reach = Reach::Changes;
+                self.scope = ReconcileScope::Changes;
             }
             Err(error) => {
                 tracing::error!("health: {error}; the change is tried again");
@@ -206,7 +206,7 @@ impl<E: Environment> Manager<E> {
         let done = changed.and(self.send_pending().await);
         self.files.forget_unwatched();
         self.notify(notices.into_iter().map(|notice| (None, notice)));
-        let Governed { changed, refused } = done?;
+        let Reconciled { changed, refused } = done?;
         let refused = match refused.len() {
             0 => String::new(),
             number => format!(", {number} refused: `xvs status` shows why"),
@@ -259,7 +259,7 @@ impl<E: Environment> Manager<E> {
         }
         notices.extend(later_notices);
         self.pending = (0..results.virtual_servers.len()).collect();
-        self.reach = Reach::Everything;
+        self.scope = ReconcileScope::Everything;
         (summary, notices)
     }
 

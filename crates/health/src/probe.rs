@@ -16,9 +16,9 @@ pub(super) async fn run(check: CheckRef, url: usize, deadline: Instant) -> Probe
         Probe::Dns(target, dns) => dns::probe(target, dns, deadline).await,
         Probe::Smtp(target, name) => smtp::probe(target, name, deadline).await,
         Probe::Ping(target) => icmp::probe(target, deadline).await,
-        Probe::Script(script, weighing) => {
+        Probe::Script(script, meaning) => {
             let program = Program::new(script, &check.globals, check.run_lock.clone());
-            script::probe(&program, *weighing, check.real_server().options.weight.0, deadline).await
+            script::probe(&program, *meaning, check.real_server().options.weight.0, deadline).await
         }
         Probe::Http(target, http) => match &check.prepared {
             Some(prepared) => http::probe(target, http, prepared, url, deadline).await,

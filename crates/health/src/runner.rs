@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use xvs_model::check::Probe;
 use xvs_model::event::millis_since_1970;
-use xvs_model::health::{CheckHealth, CheckState, ErrorSeen};
+use xvs_model::health::{CheckError, CheckHealth, CheckState};
 
 use crate::check_ref::CheckRef;
 use crate::check_state::{CheckStateMachine, first_delay, jittered};
@@ -236,7 +236,7 @@ impl CheckRecord {
         row.took_micros = began.map(|began| now.duration_since(began).as_micros() as u64);
         row.failed += u64::from(matches!(result, ProbeResult::Failed(_)));
         if let ProbeResult::Failed(what) | ProbeResult::NotRun(what) = result {
-            row.last_error = Some(ErrorSeen { what, at_millis });
+            row.last_error = Some(CheckError { what, at_millis });
         }
         row.state = data.machine.state();
         if change.result.is_up != was_up {

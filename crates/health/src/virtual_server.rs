@@ -14,7 +14,7 @@ use std::sync::Arc;
 use xvs_model::check::{Check, Probe, Script, Timing};
 use xvs_model::destination::DestinationOptions;
 use xvs_model::fault::Place;
-use xvs_model::reconcile::GovernedService;
+use xvs_model::reconcile::OwnedService;
 use xvs_model::virtual_server::VirtualServer;
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
@@ -196,13 +196,13 @@ impl VirtualServerState {
     }
 
     /// The services that the virtual server wants now, in the order of the file.
-    pub fn desired_services(&self) -> Vec<(ServiceKey, GovernedService)> {
+    pub fn desired_services(&self) -> Vec<(ServiceKey, OwnedService)> {
         let services = self.virtual_server.services.iter();
         let desired = services.map(|(key, options)| {
             let mut seen = HashSet::new();
             let all = self.destinations(*key).into_iter().map(|one| (one.endpoint, one.options));
             let destinations = all.filter(|(endpoint, _)| seen.insert(*endpoint)).collect();
-            (*key, GovernedService { options: options.clone(), destinations })
+            (*key, OwnedService { options: options.clone(), destinations })
         });
         desired.collect()
     }
