@@ -13,12 +13,13 @@ use crate::listing::{Naming, netmask};
 use crate::resolver::SystemResolver;
 use crate::values::flag_names;
 
-/// A command line that asks for this.
+/// The command line that requests a change, with every option, also those that `-S` omits, and with numbers instead of
+/// names. It has no control characters, whatever a client put into a name.
 pub fn command_line(command: &Command) -> String {
     let resolver = SystemResolver::default();
     let names = Naming { names: Names::Numeric, resolver: &resolver };
     let of = |key: &ServiceKey| match *key {
-        // Not as `-S` has it, whose negative marks nobody reads.
+        // Unsigned: `-S` prints marks as signed numbers, and ipvsadm refuses negative ones.
         ServiceKey::Mark { mark, family } => {
             format!("-f {mark}{}", if family == Family::V6 { " -6" } else { "" })
         }
@@ -52,7 +53,7 @@ pub fn command_line(command: &Command) -> String {
     escape_control(&format!("xvsadm {line}"))
 }
 
-/// The same text without characters that would move a terminal's cursor or begin another line.
+/// The text with its control characters as escapes, so that it stays on one line of a terminal or a log.
 pub fn escape_control(text: &str) -> String {
     let visible = |char: char| match char.is_control() {
         true => char.escape_default().to_string(),
@@ -62,11 +63,11 @@ pub fn escape_control(text: &str) -> String {
 }
 
 fn service(key: &ServiceKey, options: &ServiceOptions) -> String {
-    let told = match options.client_address {
+    let client_address = match options.client_address {
         ClientAddress::Hidden => String::new(),
         other => format!(" --client-address {}", other.name()),
     };
-    service_rule(key, options) + &told
+    service_rule(key, options) + &client_address
 }
 
 fn start_daemon(daemon: &SyncDaemon) -> String {
@@ -78,7 +79,7 @@ fn start_daemon(daemon: &SyncDaemon) -> String {
     )
 }
 
-/// The option that names a service.
+/// The option that identifies a service.
 pub(crate) fn service_option(key: &ServiceKey, names: &Naming<'_>) -> String {
     match *key {
         ServiceKey::Address { protocol, endpoint } => {
@@ -89,13 +90,13 @@ pub(crate) fn service_option(key: &ServiceKey, names: &Naming<'_>) -> String {
             };
             format!("{option} {}", names.endpoint(endpoint, Some(protocol)))
         }
-        // Signed, as ipvsadm saves it.
+        // ipvsadm saves marks as signed numbers.
         ServiceKey::Mark { mark, family: Family::V4 } => format!("-f {}", mark as i32),
         ServiceKey::Mark { mark, family: Family::V6 } => format!("-f {} -6", mark as i32),
     }
 }
 
-/// What is said of a service, as far as `-S` says it.
+/// The options of a service that `-S` prints.
 pub(crate) fn service_rule(key: &ServiceKey, options: &ServiceOptions) -> String {
     let mut text = format!(" -s {}", options.scheduler);
     if let Some(seconds) = options.persistence_timeout_seconds {
@@ -116,7 +117,7 @@ pub(crate) fn service_rule(key: &ServiceKey, options: &ServiceOptions) -> String
     text
 }
 
-/// What is said of a destination, as far as `-S` says it.
+/// The options of a destination that `-S` prints.
 pub(crate) fn destination_rule(options: &DestinationOptions) -> String {
     let method = match options.method {
         ForwardingMethod::Nat => "-m",
@@ -142,7 +143,7 @@ pub(crate) fn destination_rule(options: &DestinationOptions) -> String {
     text
 }
 
-/// All that is said of a destination, thresholds too.
+/// All options of a destination, with its thresholds.
 pub(crate) fn destination(options: &DestinationOptions) -> String {
     let mut text = destination_rule(options);
     for (option, threshold) in [("-x", options.upper_threshold), ("-y", options.lower_threshold)] {
@@ -159,8 +160,8 @@ mod tests {
     use crate::grammar::{Parsed, parse};
     use crate::resolver::FixedNames;
 
-    /// What a line asks for.
-    fn asked(line: &str) -> Command {
+    /// The change that a line requests.
+    fn parsed(line: &str) -> Command {
         let words: Vec<_> = line.split(' ').collect();
         match parse(&words, &FixedNames::default()) {
             Ok(Parsed::Change(command)) => command,
@@ -169,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn every_command_of_ipvsadm_is_typed_as_a_line_that_asks_for_the_same() {
+    fn the_command_line_of_every_command_of_ipvsadm_requests_the_same_change() {
         for line in [
             "-A -t 198.51.100.1:80 -s wlc",
             "-A -u [2001:db8::1]:53 -s rr -o",
@@ -191,17 +192,19 @@ mod tests {
             "--start-daemon backup --mcast-interface eth0 --syncid 5 --mcast-group ff02::81 --mcast-ttl 3",
             "--stop-daemon master",
         ] {
-            let command = asked(line);
+            let command = parsed(line);
             let text = command_line(&command);
-            assert_eq!(asked(text.strip_prefix("xvsadm ").unwrap()), command, "{line} became {text}");
+            assert_eq!(parsed(text.strip_prefix("xvsadm ").unwrap()), command, "{line} became {text}");
         }
         let text = "-a -t 198.51.100.1:80 -r 192.0.2.1:8080 -m -w 5 -x 100 -y 80";
-        assert_eq!(command_line(&asked(text)), format!("xvsadm {text}"));
+        assert_eq!(command_line(&parsed(text)), format!("xvsadm {text}"));
     }
 
     #[test]
-    fn what_a_client_puts_into_a_name_stays_on_its_line() {
-        let Command::AddService { key, mut options } = asked("-A -t 198.51.100.1:80 -s rr") else { panic!() };
+    fn control_characters_in_a_name_are_escaped() {
+        let Command::AddService { key, mut options } = parsed("-A -t 198.51.100.1:80 -s rr") else {
+            panic!()
+        };
         options.scheduler += "\n\u{1b}[2J";
         let text = command_line(&Command::AddService { key, options });
         assert_eq!(text, "xvsadm -A -t 198.51.100.1:80 -s rr\\n\\u{1b}[2J");

@@ -1,8 +1,8 @@
-//! Subject was typed, as a checked request.
+//! Parses a command line into a checked request.
 //!
-//! Two passes, because which of several errors is told is part of the interface: [`parse`] reads the words in their
-//! order and tells a repeated option or a bad value where it stands; then the line as a whole is checked, in the
-//! order of [`Draft::finish`]. Nothing is asked of the director here.
+//! There are two passes, because ipvsadm reports one of several errors and xvs has to report the same one. [`parse`]
+//! reads the words in their order and reports a repeated option or a bad argument at its place. [`Draft::finish`] then
+//! checks the line as a whole, in the order of ipvsadm's checks. Not here: calls to the director (`session.rs`).
 
 use std::net::IpAddr;
 
@@ -22,7 +22,7 @@ use crate::resolver::Resolver;
 use crate::values;
 use crate::values::{Given, number};
 
-/// A line that may be carried out.
+/// A valid line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Parsed {
     Change(Command),
@@ -33,7 +33,7 @@ pub(super) enum Parsed {
     Version,
 }
 
-/// Subject `-L` shows, and how.
+/// What `-L` lists, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct List {
     pub(super) subject: Subject,
@@ -43,25 +43,24 @@ pub(super) struct List {
     pub(super) order: Order,
 }
 
-/// Subject `-L` shows.
+/// What `-L` lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Subject {
     All,
     Service(ServiceKey),
-    /// With what persistence engines keep, or without.
     Connections(Engines),
     Timeouts,
     Daemons,
 }
 
-/// Whether listings of connections have columns of persistence engines.
+/// Whether a listing of connections has the columns of persistence engines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Engines {
     Shown,
     Hidden,
 }
 
-/// Whether addresses and ports are printed by name.
+/// Whether names of hosts and services are printed instead of addresses and ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Names {
     LookedUp,
@@ -82,7 +81,7 @@ pub(super) enum Columns {
 /// How large numbers are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Numbers {
-    /// In thousands, millions, …, with a letter.
+    /// With K, M, G or T, once they exceed their column.
     Scaled,
     Exact,
 }
@@ -94,13 +93,13 @@ pub(super) enum Order {
     AsKept,
 }
 
-/// Reads and checks one line without the program's name.
+/// Parses and checks one line, which starts behind the program's name.
 pub(super) fn parse(words: &[&str], resolver: &dyn Resolver) -> Result<Parsed, LineError> {
     if words.is_empty() {
         return Draft::new(CommandName::List).finish(&[]);
     }
     let mut words = Words::new(words);
-    // Whatever is wrong with the command itself, the answer is the same.
+    // Every error in the first word has the same message.
     let (first, argument) = words.next().ok().flatten().ok_or_else(LineError::try_help)?;
     let mut draft = match (first.option, argument) {
         (OptionName::Help, _) => return Ok(Parsed::Help),
@@ -119,10 +118,10 @@ pub(super) fn parse(words: &[&str], resolver: &dyn Resolver) -> Result<Parsed, L
     draft.finish(&words.extra)
 }
 
-/// The service and the real server that these words name, as they would behind `-d`.
+/// The service and the real server that these words name; they are the options of `-d`.
 ///
 /// # Errors
-/// Subject is wrong with them, as ipvsadm says it.
+/// The first line of ipvsadm's message.
 pub fn real_server(words: &[&str], resolver: &dyn Resolver) -> Result<(ServiceKey, Endpoint), String> {
     match parse(&[&["-d"], words].concat(), resolver) {
         Ok(Parsed::Change(Command::DeleteDestination { service, endpoint })) => Ok((service, endpoint)),
@@ -131,11 +130,11 @@ pub fn real_server(words: &[&str], resolver: &dyn Resolver) -> Result<(ServiceKe
     }
 }
 
-/// A line as far as it has been read.
+/// A line of which some options have been read.
 struct Draft {
     command: CommandName,
     seen: Seen,
-    /// The service, from its address or its mark.
+    /// The service's address, if it has one; else `mark` identifies it.
     address: Option<Endpoint>,
     mark: Option<u32>,
     family: Family,
@@ -190,7 +189,7 @@ impl Draft {
         Ok(draft)
     }
 
-    /// Takes one option.
+    /// Reads one option.
     fn option(
         &mut self,
         entry: &OptionEntry,
@@ -261,7 +260,7 @@ impl Draft {
         Ok(())
     }
 
-    /// A family forgets what `-M` said before it.
+    /// Sets the family of the service. As in ipvsadm, this overwrites an earlier `-M`.
     fn take_family(&mut self, family: Family) {
         self.family = family;
         self.service.netmask = Netmask::host(family);
@@ -271,7 +270,7 @@ impl Draft {
         let Some(Given { addr, port }) = values::endpoint(text, self.protocol, resolver) else {
             return Err(LineError::usage("illegal real server address[:port] specified"));
         };
-        // Without a port of its own it takes that of the service, if that stands before it.
+        // The default is the service's port, but only if the service stands before the real server in the line.
         let port = port.or(self.address.map(|service| service.port)).unwrap_or(0);
         self.server = Some(Endpoint { addr, port });
         Ok(())
@@ -309,7 +308,7 @@ impl Draft {
         Ok(())
     }
 
-    /// Ours, so it has no column in the option matrix.
+    /// An option of xvs alone, which is checked here because the option matrix does not have it.
     fn client_address(&self, text: &str) -> Result<ClientAddress, LineError> {
         if !matches!(self.command, CommandName::AddService | CommandName::EditService) {
             return Err(LineError::usage("--client-address is for -A and -E"));
@@ -366,7 +365,7 @@ impl Draft {
         Ok(())
     }
 
-    /// Checks the line as a whole; the order of the checks decides which fault is told.
+    /// Checks the line as a whole. The order of the checks decides which of several errors is reported.
     fn finish(mut self, extra: &[&str]) -> Result<Parsed, LineError> {
         let (timeouts, extra) =
             if self.command == CommandName::Set { timeouts(extra)? } else { (Timeouts::default(), extra) };
@@ -383,7 +382,7 @@ impl Draft {
             CommandName::Save => return Ok(Parsed::Save(self.names())),
             CommandName::Restore => return Ok(Parsed::Restore),
             CommandName::Flush => Command::Flush,
-            // Subject is nothing but zeroes is no service to ipvsadm.
+            // To ipvsadm, a service at address 0 and port 0 is no service.
             CommandName::Zero if self.address.is_some_and(|at| at.addr.is_unspecified() && at.port == 0) => {
                 Command::Zero(None)
             }
@@ -446,7 +445,7 @@ impl Draft {
 
     fn destination(&self) -> (Endpoint, DestinationOptions) {
         let mut endpoint = required(self.server);
-        // Direct routing and tunnels leave the port as it is: a destination can only have the service's own.
+        // Direct routing and tunnels do not change ports, so the destination's port is the service's.
         if !self.destination.method.masquerades()
             && let Some(service) = self.address
         {
@@ -464,7 +463,7 @@ impl Draft {
     fn started_daemon(&self) -> SyncDaemon {
         let mut daemon = self.daemon.clone();
         if daemon.max_len_bytes == 0 {
-            // Subject an Ethernet frame holds beside the headers of IP and UDP.
+            // The MTU of Ethernet, 1500 bytes, without the headers of IP and UDP.
             daemon.max_len_bytes = if daemon.group.is_ipv4() { 1472 } else { 1452 };
         }
         daemon
@@ -476,10 +475,10 @@ impl Draft {
 
     fn list(&self, key: Option<ServiceKey>) -> Result<Parsed, LineError> {
         let seen = self.seen;
-        let numbers_asked = seen.any(&[Column::Stats, Column::Rate, Column::Thresholds]);
-        let no_table = seen.any(&[Column::Timeout, Column::Daemon]);
-        if (numbers_asked && (no_table || seen.has(Column::Connection)))
-            || (no_table && seen.has(Column::PersistentConn))
+        let needs_services = seen.any(&[Column::Stats, Column::Rate, Column::Thresholds]);
+        let has_no_services = seen.any(&[Column::Timeout, Column::Daemon]);
+        if (needs_services && (has_no_services || seen.has(Column::Connection)))
+            || (has_no_services && seen.has(Column::PersistentConn))
         {
             return Err(LineError::usage("options conflicts in the list command"));
         }
@@ -491,7 +490,7 @@ impl Draft {
             None if seen.has(Column::Daemon) => Subject::Daemons,
             None => Subject::All,
         };
-        let tables = [
+        let columns = [
             (Column::Stats, Columns::Stats),
             (Column::Rate, Columns::Rates),
             (Column::Thresholds, Columns::Thresholds),
@@ -501,7 +500,7 @@ impl Draft {
         Ok(Parsed::List(List {
             subject,
             names: self.names(),
-            columns: tables
+            columns: columns
                 .into_iter()
                 .find(|(column, _)| seen.has(*column))
                 .map_or(Columns::Plain, |found| found.1),
@@ -511,7 +510,7 @@ impl Draft {
     }
 }
 
-/// The three timeouts of `--set`, and the words after them.
+/// The three timeouts of `--set`, and the words behind them.
 fn timeouts<'a, 'b>(extra: &'b [&'a str]) -> Result<(Timeouts, &'b [&'a str]), LineError> {
     let Some(([tcp, tcp_fin, udp], rest)) = extra.split_first_chunk() else {
         return Err(LineError::usage("--set option requires 3 timeout values"));
@@ -534,18 +533,19 @@ fn invalid(what: &str, text: &str) -> LineError {
     LineError::usage(format!("invalid {what} `{text}' specified"))
 }
 
-/// Subject the option matrix has made sure of.
+/// The value of an option that the option matrix requires.
 fn required<T>(value: Option<T>) -> T {
     value.expect("the option matrix requires it, and check_command has passed")
 }
 
-/// Names of schedulers and interfaces are cut at what the kernel's fields hold, those of engines one later.
+/// Longest names, in characters: longer ones are cut as ipvsadm cuts them. The kernel's fields for schedulers and
+/// interfaces hold 15 and a zero byte; ipvsadm's for engines holds one more.
 const NAME_LEN: usize = 15;
 const ENGINE_LEN: usize = NAME_LEN + 1;
 
 const DEFAULT_PERSISTENCE_SECONDS: u32 = 360;
 
-/// The first is what is meant if none is named.
+/// The types of `--tun-type`; the first is the default.
 pub(super) const TUNNEL_TYPES: [&str; 3] = ["ipip", "gue", "gre"];
 
 const TUNNEL_OPTIONS: &[Column] =

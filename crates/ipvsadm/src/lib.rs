@@ -1,12 +1,12 @@
 //! `ipvsadm`'s command line, output and exit codes, to the byte.
 //!
-//! One call of [`run`] is one run of the program. `popt.rs` splits a line into the options of the table in `options.rs`.
-//! `values.rs` parses their arguments. `grammar.rs` checks the line and makes a request of it. `listing.rs` prints
-//! tables, `rules.rs` saves and restores. The [`Director`] and the [`Resolver`] are traits, so that the same code
-//! serves the daemon's socket and the lab.
+//! One call of [`run`] is one run of the program. `popt.rs` splits a line into the options of the table in
+//! `options.rs`. `values.rs` parses their arguments. `grammar.rs` checks the line and makes a request of it.
+//! `listing.rs` prints tables, `rules.rs` saves and restores. The [`Director`] and the [`Resolver`] are traits, so that
+//! the same code serves the daemon's socket and the lab.
 //!
-//! `--json`, at any position of a line, is an option of xvs alone: it prints listings as JSON. Called by the name of one
-//! of ipvsadm's scripts, `ipvsadm-save` or `ipvsadm-restore`, the program does what the script does.
+//! `--json`, at any position of a line, is an option of xvs alone: it prints listings as JSON. Called by the name of
+//! one of ipvsadm's scripts, `ipvsadm-save` or `ipvsadm-restore`, the program does what the script does.
 //!
 //! Source: the behaviour of ipvsadm 1.31 as recorded in `tests/conformance`.
 
@@ -44,8 +44,8 @@ pub use xvs_lines::{LocalAddressChange, MarkChange};
 
 /// Runs one command line; `argv[0]` is the program's name. Returns the exit code.
 ///
-/// 0: done. 1: a listing failed. 2: the command line is wrong, or there is no daemon to ask. 255: the director
-/// refused, or popt cannot read the line.
+/// 0: done. 1: a listing failed. 2: the command line is wrong, or no daemon was reached. 255: the director refused the
+/// command, or popt the line.
 pub fn run(
     argv: &[String],
     streams: &mut Streams<'_>,
@@ -58,7 +58,7 @@ pub fn run(
     let called = argv.first().map_or("", String::as_str).rsplit('/').next().unwrap_or_default();
     let (parsed, rules) = match called {
         SAVE => (save_script(&words), Rules::Added),
-        // As the script, which looks at no word.
+        // The script ignores its arguments.
         RESTORE => (Ok(Parsed::Restore), Rules::All),
         _ => (grammar::parse(&words, resolver), Rules::Added),
     };
@@ -73,17 +73,17 @@ pub fn run(
         },
         Err(error) => error,
     };
-    // Nobody is left to tell if standard error is closed.
+    // Without standard error there is no place to report this failure.
     let _ = streams.messages.print(&error);
     error.exit
 }
 
-/// What `ipvsadm-save` is asked for: `-n` is all that it knows, and words that are no options are nothing to it.
+/// The arguments of `ipvsadm-save`. It has the option `-n` alone and ignores words that are no options.
 fn save_script(words: &[&str]) -> Result<Parsed, LineError> {
     let options = || words.iter().filter(|word| word.starts_with('-'));
     if options().any(|option| *option != "-n") {
         let text = format!(
-            "{SAVE}: prints the services as commands for {RESTORE}; with -n without asking for names\n"
+            "{SAVE}: prints the services as commands for {RESTORE}; -n prints addresses instead of names\n"
         );
         return Err(LineError::new(text, 1, OnRestore::Stop));
     }
@@ -95,7 +95,7 @@ fn save_script(words: &[&str]) -> Result<Parsed, LineError> {
 const SAVE: &str = "ipvsadm-save";
 const RESTORE: &str = "ipvsadm-restore";
 
-/// Runs one command line and keeps what it prints, as a script sees it.
+/// Runs one command line without a terminal and returns its output.
 pub fn output(argv: &[String], stdin: &str, director: &mut dyn Director, resolver: &dyn Resolver) -> Output {
     let (mut stdin, mut stdout, mut stderr) = (stdin.as_bytes(), Vec::new(), Vec::new());
     let messages = Messages::new(&mut stderr, NextStep::Omitted);

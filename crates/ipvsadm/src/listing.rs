@@ -1,7 +1,7 @@
-//! Every listing, byte for byte.
+//! Listings (`-L`), byte for byte as ipvsadm prints them, and as JSON.
 //!
-//! Services and destinations are sorted as ipvsadm sorts them unless `--nosort` says otherwise; connections never,
-//! and they are printed as they arrive, so that no listing of them is ever in memory as a whole.
+//! Services and destinations are sorted in ipvsadm's order, unless `--nosort` is given. Connections are not sorted:
+//! each is printed when it arrives, so that memory does not grow with their number.
 //!
 //! Source: the formats of ipvsadm 1.31, `tests/conformance/list-*` and `cli-*`.
 
@@ -26,7 +26,7 @@ use crate::session::{Format, Session};
 use crate::values::flag_names;
 
 impl Session<'_> {
-    /// Prints what `-L` asks for.
+    /// Prints the listing of a `-L`.
     pub(super) fn list(&mut self, list: &List) -> Result<(), LineError> {
         match list.subject {
             Subject::All => {
@@ -60,7 +60,7 @@ impl Session<'_> {
         }
     }
 
-    /// Asks for services and puts them in order.
+    /// Requests services and sorts them.
     pub(super) fn services(&mut self, request: Request, order: Order) -> Result<Vec<ServiceRow>, LineError> {
         let mut rows = match self.ask(request)? {
             Reply::Services(rows) => rows,
@@ -113,7 +113,7 @@ impl Session<'_> {
         let mut head = Some(head);
         let mut separator = "\n";
         let listed = self.director.connections(&mut |row| {
-            // Only now is it known that there is a listing at all.
+            // The title waits for the first row: a refused listing prints none.
             if let Some(head) = head.take() {
                 out.write_all(head.as_bytes())?;
             }
@@ -142,7 +142,7 @@ pub(super) struct Naming<'a> {
 }
 
 impl Naming<'_> {
-    /// An endpoint; `protocol` is whose ports have names, `None` if they stay numbers.
+    /// An endpoint. The port's name is looked up for `protocol`; for `None` the port is printed as a number.
     pub(super) fn endpoint(&self, endpoint: Endpoint, protocol: Option<Protocol>) -> String {
         let looked_up = self.names == Names::LookedUp;
         let host = looked_up.then(|| self.resolver.host_name(endpoint.addr)).flatten();
@@ -159,7 +159,7 @@ impl Naming<'_> {
         }
     }
 
-    /// A destination of this service: those of a mark have ports without a protocol.
+    /// A destination of this service. A service of a firewall mark has no protocol, so its ports are numbers.
     pub(super) fn destination(&self, service: &ServiceKey, endpoint: Endpoint) -> String {
         match service {
             ServiceKey::Address { protocol, .. } => self.endpoint(endpoint, Some(*protocol)),
@@ -168,7 +168,7 @@ impl Naming<'_> {
     }
 }
 
-/// As the C library writes it: the last two groups of an IPv4-compatible address are dotted too.
+/// An address as inet_ntop(3) prints it: the last 32 bits of an IPv4-compatible address are dotted decimal.
 fn inet_ntop(addr: Ipv6Addr) -> String {
     match addr.segments() {
         [0, 0, 0, 0, 0, 0, high, low] if high != 0 => {
@@ -218,7 +218,7 @@ fn service_line(row: &ServiceRow, list: &List, names: &Naming<'_>) -> String {
         ServiceKey::Address { protocol, endpoint } => {
             format!("{protocol:<4} {}", names.endpoint(endpoint, Some(protocol)))
         }
-        // Printed signed, as ipvsadm does.
+        // ipvsadm prints marks as signed numbers.
         ServiceKey::Mark { mark, family: Family::V4 } => format!("FWM  {}", mark as i32),
         ServiceKey::Mark { mark, family: Family::V6 } => format!("FWM  {} IPv6", mark as i32),
     };
@@ -230,7 +230,7 @@ fn service_line(row: &ServiceRow, list: &List, names: &Naming<'_>) -> String {
     }
 }
 
-/// The scheduler and what else a service's line says.
+/// The scheduler and the options on a service's line.
 fn service_options(row: &ServiceRow) -> String {
     let options = &row.options;
     let mut text = options.scheduler.clone();
@@ -252,7 +252,7 @@ fn service_options(row: &ServiceRow) -> String {
     text
 }
 
-/// A netmask as it is typed.
+/// A netmask as the argument of `-M`.
 pub(super) fn netmask(mask: Netmask) -> String {
     match mask {
         Netmask::V4(mask) => mask.to_string(),
@@ -274,7 +274,7 @@ fn destination_line(service: &ServiceKey, row: &DestinationRow, list: &List, nam
         Columns::Stats => stats(&row.stats, list.numbers),
         Columns::Rates => {
             let Rates { connections, in_packets, out_packets, in_bytes, out_bytes } = row.rates;
-            // Of a destination's rates only the bytes are scaled.
+            // ipvsadm scales only the byte rates of a destination.
             let (into, out) = (large(in_bytes, list.numbers), large(out_bytes, list.numbers));
             format!(" {connections:>8} {in_packets:>8} {out_packets:>8}{into}{out}")
         }
@@ -307,7 +307,7 @@ fn tunnel_info(row: &DestinationRow) -> String {
     text.chars().take(15).collect()
 }
 
-/// A name cut to its column; those of IPv6 services push the columns aside instead.
+/// A name cut to the width of its column. Names of IPv6 services are not cut and shift the columns behind them.
 fn cut(name: String, family: Family, width: usize) -> String {
     match family {
         Family::V4 => name.chars().take(width).collect(),
@@ -327,7 +327,7 @@ fn rates(rates: &Rates, numbers: Numbers) -> String {
         .concat()
 }
 
-/// A number in nine columns, cut down to thousands and so on where it would not fit.
+/// A number, right-aligned in nine columns, scaled by a power of 1000 from 100,000,000 on.
 fn large(number: u64, numbers: Numbers) -> String {
     if numbers == Numbers::Exact || number < 100_000_000 {
         return format!(" {number:>8}");
@@ -374,7 +374,7 @@ fn daemon_line(daemon: &SyncDaemon) -> String {
     )
 }
 
-/// Who comes first: below 0 the first, above 0 the second.
+/// The order of two services: negative if `a` comes first, positive if `b` does.
 pub(super) fn compare_services(a: &ServiceKey, b: &ServiceKey) -> i64 {
     let parts = |key: &ServiceKey| match *key {
         ServiceKey::Address { protocol, endpoint } => (0, endpoint.family(), protocol.0, Some(endpoint)),
@@ -393,6 +393,7 @@ pub(super) fn compare_services(a: &ServiceKey, b: &ServiceKey) -> i64 {
     })
 }
 
+/// The order of two endpoints, as [`compare_services`].
 pub(super) fn compare_endpoints(a: Endpoint, b: Endpoint) -> i64 {
     let words = |addr: IpAddr| match addr {
         IpAddr::V4(addr) => [u32::from(addr), 0, 0, 0],
@@ -408,14 +409,14 @@ pub(super) fn compare_endpoints(a: Endpoint, b: Endpoint) -> i64 {
         .unwrap_or(i64::from(a.port) - i64::from(b.port))
 }
 
-/// The difference as a 32-bit signed number: addresses more than half the space apart compare the wrong way
-/// round, and with them the order is not transitive. Scripts have come to rely on the order that results.
+/// The difference as a signed 32-bit number, as ipvsadm computes it. For numbers more than 2^31 apart its sign is
+/// wrong, so the order is not transitive. Scripts rely on the resulting order.
 fn signed_difference(a: u32, b: u32) -> i64 {
     i64::from(a.wrapping_sub(b) as i32)
 }
 
-/// The C library's merge sort: with an order that is not transitive the result depends on the algorithm, and the
-/// standard library's sort may panic.
+/// Merge sort as in the C library's qsort(3). With an order that is not transitive the result depends on the
+/// algorithm, and the sort of Rust's standard library may panic.
 pub(super) fn merge_sort<T>(mut items: Vec<T>, compare: &impl Fn(&T, &T) -> i64) -> Vec<T> {
     if items.len() < 2 {
         return items;
@@ -437,7 +438,7 @@ pub(super) fn merge_sort<T>(mut items: Vec<T>, compare: &impl Fn(&T, &T) -> i64)
 
 const LOCAL: &str = "Prot LocalAddress:Port";
 
-/// Subject ipvsadm prints as the size of the connection hash; scripts do not read it.
+/// The size of the connection table in the first line of a listing, the default of IPVS; scripts do not read it.
 const TABLE_SIZE: u32 = 4096;
 
 #[cfg(test)]
@@ -445,7 +446,7 @@ mod tests {
     use crate::listing::*;
 
     #[test]
-    fn large_numbers_keep_their_column_and_exact_ones_their_digits() {
+    fn large_numbers_are_scaled_to_their_column_and_exact_ones_keep_every_digit() {
         for (number, scaled, exact) in [
             (123, "      123", "      123"),
             (99_999_999, " 99999999", " 99999999"),
@@ -472,7 +473,7 @@ mod tests {
         assert_eq!(
             sorted(&["2001:db8::1", "::1", "fd00:2::12"]),
             ["fd00:2::12", "::1", "2001:db8::1"],
-            "word by word, each signed"
+            "each 32-bit word is compared by itself"
         );
     }
 

@@ -1,4 +1,4 @@
-//! A run with the director that it asks.
+//! Runs a parsed line on a director.
 
 use std::io::{BufRead, Write};
 
@@ -12,7 +12,7 @@ use crate::grammar::Parsed;
 use crate::manual;
 use crate::resolver::Resolver;
 
-/// The version line of the program that this one stands in for: scripts look for it.
+/// The version line of ipvsadm 1.31; scripts check it.
 const VERSION: &str = "ipvsadm v1.31 2019/12/24 (compiled with popt and IPVS v1.2.1)\n";
 
 /// How listings are printed.
@@ -22,7 +22,7 @@ pub(crate) enum Format {
     Json,
 }
 
-/// One run: where it reads, prints and asks.
+/// The streams, director and resolver of one run.
 pub(crate) struct Session<'a> {
     pub stdin: &'a mut dyn BufRead,
     pub out: &'a mut dyn Write,
@@ -32,7 +32,7 @@ pub(crate) struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// Carries out a line that is not `-R`.
+    /// Runs a line other than `-R`.
     pub(crate) fn execute(&mut self, parsed: &Parsed) -> Result<(), LineError> {
         match parsed {
             Parsed::Change(command) => self.change(command),

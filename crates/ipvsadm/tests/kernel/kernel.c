@@ -1,7 +1,7 @@
 /*
- * A kernel for ipvsadm to talk to on a machine without IPVS: put before libnl by LD_PRELOAD. It takes every change, which
- * it tells in words on file descriptor 3 if that is open, and has what the file says that IPVS_STATE names, nothing if
- * there is none. Used by scripts/record-ipvsadm alone.
+ * A substitute for the kernel's IPVS, loaded into ipvsadm by LD_PRELOAD in front of libnl; it needs no IPVS. It accepts
+ * every change and prints it as a line on file descriptor 3, if that is open. Its state is in the file named by the
+ * environment variable IPVS_STATE; without one it is empty. Used by scripts/record-ipvsadm alone.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -15,7 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* As libnl declares them; its headers need not be installed. */
+/* Declared as in libnl, so that its headers need not be installed. */
 struct nl_sock;
 struct nl_msg;
 typedef int (*receiver)(struct nl_msg *, void *);
@@ -33,8 +33,8 @@ int nla_nest_end(struct nl_msg *, struct nlattr *);
 static FILE *(*real_fopen)(const char *, const char *);
 static receiver receive;
 static void *receiver_data;
-static int asked;
-/* The service that was asked for; no address and no mark for all. */
+static int command;
+/* The requested service; without an address and a mark, all services. */
 static struct {
 	unsigned char addr[16];
 	uint16_t port;
@@ -48,7 +48,7 @@ static void put_u16(struct nl_msg *to, int type, uint16_t value) { nla_put(to, t
 static void put_u32(struct nl_msg *to, int type, uint32_t value) { nla_put(to, type, sizeof(value), &value); }
 static void put_text(struct nl_msg *to, int type, const char *text) { nla_put(to, type, strlen(text) + 1, text); }
 
-/* The address in the first of 16 bytes; its family. */
+/* Writes the address into the first of 16 bytes; returns its family. */
 static int address(const char *text, unsigned char *bytes)
 {
 	memset(bytes, 0, 16);
@@ -58,7 +58,7 @@ static int address(const char *text, unsigned char *bytes)
 	return AF_INET6;
 }
 
-/* Ten numbers, of 64 bits each, as the kernel sends them since 4.1. */
+/* Ten numbers of 64 bits each, as sent by kernels since 4.1. */
 static void put_counters(struct nl_msg *to, int type, const char *text)
 {
 	struct nlattr *nest = nla_nest_start(to, type);
@@ -85,8 +85,8 @@ static void deliver(struct nl_msg *message)
 	nlmsg_free(message);
 }
 
-/* One line `service …`; whether it is the one that was asked for. */
-static int service(const char *line, int tell)
+/* Sends one line `service …`; returns whether it is the requested service. */
+static int service(const char *line, int is_wanted)
 {
 	unsigned protocol, port, mark, timeout;
 	char addr[64], scheduler[32], flags[16], mask[64], engine[32];
@@ -103,7 +103,7 @@ static int service(const char *line, int tell)
 	if (wanted.given && (mark != wanted.mark || family != wanted.family ||
 			     (!mark && (memcmp(bytes, wanted.addr, 16) || port != wanted.port))))
 		return 0;
-	if (!tell)
+	if (!is_wanted)
 		return 1;
 	bits.flags = strtoul(flags, NULL, 16);
 	if (inet_pton(AF_INET, mask, mask_bytes) == 1)
@@ -132,7 +132,7 @@ static int service(const char *line, int tell)
 	return 1;
 }
 
-/* One line `dest …`. */
+/* Sends one line `dest …`. */
 static void destination(const char *line)
 {
 	unsigned port, method, upper, lower, active, inactive, persistent, tunnel, tunnel_port, tunnel_flags;
@@ -163,7 +163,7 @@ static void destination(const char *line)
 	deliver(message);
 }
 
-/* One line `daemon …`. */
+/* Sends one line `daemon …`. */
 static void daemon_line(const char *line)
 {
 	unsigned state, id, length, port, ttl;
@@ -187,8 +187,8 @@ static void daemon_line(const char *line)
 	deliver(message);
 }
 
-/* Goes through the state for what was asked. */
-static void tell(void)
+/* Sends the requested part of the state. */
+static void send_state(void)
 {
 	const char *path = getenv("IPVS_STATE");
 	FILE *state = path ? real_fopen(path, "r") : NULL;
@@ -198,13 +198,13 @@ static void tell(void)
 
 	while (state && fgets(line, sizeof(line), state)) {
 		if (!strncmp(line, "service ", 8))
-			ours = service(line, asked == IPVS_CMD_GET_SERVICE);
-		else if (!strncmp(line, "dest ", 5) && ours && asked == IPVS_CMD_GET_DEST)
+			ours = service(line, command == IPVS_CMD_GET_SERVICE);
+		else if (!strncmp(line, "dest ", 5) && ours && command == IPVS_CMD_GET_DEST)
 			destination(line);
-		else if (!strncmp(line, "daemon ", 7) && asked == IPVS_CMD_GET_DAEMON)
+		else if (!strncmp(line, "daemon ", 7) && command == IPVS_CMD_GET_DAEMON)
 			daemon_line(line);
 		else if (sscanf(line, "timeouts %u %u %u", timeouts, timeouts + 1, timeouts + 2) == 3 &&
-			 asked == IPVS_CMD_GET_CONFIG) {
+			 command == IPVS_CMD_GET_CONFIG) {
 			struct nl_msg *message = answer(IPVS_CMD_SET_CONFIG);
 
 			for (int at = 0; at < 3; at++)
@@ -216,7 +216,7 @@ static void tell(void)
 		fclose(state);
 }
 
-/* An attribute among others, or nothing. */
+/* The attribute of this type, or a null pointer. */
 static void *find(char *at, char *end, int type)
 {
 	while (at + sizeof(struct nlattr) <= end) {
@@ -236,26 +236,26 @@ static char *end_of(void *value) { return (char *)value - sizeof(struct nlattr) 
 #define U16(nest, type) (FIND(nest, type) ? *(uint16_t *)FIND(nest, type) : 0)
 #define U32(nest, type) (FIND(nest, type) ? *(uint32_t *)FIND(nest, type) : 0)
 
-static void tell_endpoint(FILE *to, int family, void *addr, int port)
+static void print_endpoint(FILE *to, int family, void *addr, int port)
 {
 	char text[64];
 
 	fprintf(to, " %s %d", inet_ntop(family, addr, text, sizeof(text)), ntohs(port));
 }
 
-/* A change in words. */
-static void tell_change(char *at, char *end)
+/* Prints a change. */
+static void print_change(char *at, char *end)
 {
 	static const char changes[] = { IPVS_CMD_NEW_SERVICE, IPVS_CMD_SET_SERVICE, IPVS_CMD_DEL_SERVICE, IPVS_CMD_NEW_DEST,
 					IPVS_CMD_SET_DEST, IPVS_CMD_DEL_DEST, IPVS_CMD_NEW_DAEMON, IPVS_CMD_DEL_DAEMON,
 					IPVS_CMD_SET_CONFIG, IPVS_CMD_ZERO, IPVS_CMD_FLUSH };
-	FILE *to = memchr(changes, asked, sizeof(changes)) ? fdopen(dup(3), "w") : NULL;
+	FILE *to = memchr(changes, command, sizeof(changes)) ? fdopen(dup(3), "w") : NULL;
 	char *service = find(at, end, IPVS_CMD_ATTR_SERVICE), *dest = find(at, end, IPVS_CMD_ATTR_DEST);
 	char *daemon = find(at, end, IPVS_CMD_ATTR_DAEMON);
 
 	if (!to)
 		return;
-	fprintf(to, "%d", asked);
+	fprintf(to, "%d", command);
 	if (service) {
 		int family = U16(service, IPVS_SVC_ATTR_AF);
 
@@ -263,9 +263,9 @@ static void tell_change(char *at, char *end)
 			fprintf(to, " mark %u %d", U32(service, IPVS_SVC_ATTR_FWMARK), family == AF_INET6 ? 6 : 4);
 		else {
 			fprintf(to, " %d", U16(service, IPVS_SVC_ATTR_PROTOCOL));
-			tell_endpoint(to, family, FIND(service, IPVS_SVC_ATTR_ADDR), U16(service, IPVS_SVC_ATTR_PORT));
+			print_endpoint(to, family, FIND(service, IPVS_SVC_ATTR_ADDR), U16(service, IPVS_SVC_ATTR_PORT));
 		}
-		if (asked == IPVS_CMD_NEW_SERVICE || asked == IPVS_CMD_SET_SERVICE) {
+		if (command == IPVS_CMD_NEW_SERVICE || command == IPVS_CMD_SET_SERVICE) {
 			uint32_t flags = U32(service, IPVS_SVC_ATTR_FLAGS), mask = U32(service, IPVS_SVC_ATTR_NETMASK);
 			char *engine = FIND(service, IPVS_SVC_ATTR_PE_NAME), text[64];
 
@@ -278,21 +278,21 @@ static void tell_change(char *at, char *end)
 		}
 	}
 	if (dest) {
-		tell_endpoint(to, U16(dest, IPVS_DEST_ATTR_ADDR_FAMILY), FIND(dest, IPVS_DEST_ATTR_ADDR),
+		print_endpoint(to, U16(dest, IPVS_DEST_ATTR_ADDR_FAMILY), FIND(dest, IPVS_DEST_ATTR_ADDR),
 			      U16(dest, IPVS_DEST_ATTR_PORT));
-		if (asked != IPVS_CMD_DEL_DEST)
+		if (command != IPVS_CMD_DEL_DEST)
 			fprintf(to, " %u %u %u %u %u %u %u", U32(dest, IPVS_DEST_ATTR_FWD_METHOD),
 				U32(dest, IPVS_DEST_ATTR_WEIGHT), U32(dest, IPVS_DEST_ATTR_U_THRESH),
 				U32(dest, IPVS_DEST_ATTR_L_THRESH), U8(dest, IPVS_DEST_ATTR_TUN_TYPE),
 				ntohs(U16(dest, IPVS_DEST_ATTR_TUN_PORT)), U16(dest, IPVS_DEST_ATTR_TUN_FLAGS));
 	}
-	if (daemon && asked == IPVS_CMD_DEL_DAEMON)
+	if (daemon && command == IPVS_CMD_DEL_DAEMON)
 		fprintf(to, " %u", U32(daemon, IPVS_DAEMON_ATTR_STATE));
-	if (daemon && asked == IPVS_CMD_NEW_DAEMON)
+	if (daemon && command == IPVS_CMD_NEW_DAEMON)
 		fprintf(to, " %u %s %u %u %u %u", U32(daemon, IPVS_DAEMON_ATTR_STATE), (char *)FIND(daemon, IPVS_DAEMON_ATTR_MCAST_IFN),
 			U32(daemon, IPVS_DAEMON_ATTR_SYNC_ID), U16(daemon, IPVS_DAEMON_ATTR_SYNC_MAXLEN),
 			U16(daemon, IPVS_DAEMON_ATTR_MCAST_PORT), U8(daemon, IPVS_DAEMON_ATTR_MCAST_TTL));
-	if (asked == IPVS_CMD_SET_CONFIG)
+	if (command == IPVS_CMD_SET_CONFIG)
 		for (int type = IPVS_CMD_ATTR_TIMEOUT_TCP; type <= IPVS_CMD_ATTR_TIMEOUT_UDP; type++)
 			fprintf(to, " %u", *(uint32_t *)find(at, end, type));
 	fclose(to);
@@ -315,7 +315,7 @@ int nl_send_auto_complete(struct nl_sock *socket, struct nl_msg *message)
 	char *at = (char *)(header + 1) + sizeof(struct genlmsghdr), *end = (char *)header + header->nlmsg_len;
 	char *service;
 
-	asked = ((struct genlmsghdr *)(header + 1))->cmd;
+	command = ((struct genlmsghdr *)(header + 1))->cmd;
 	memset(&wanted, 0, sizeof(wanted));
 	service = find(at, end, IPVS_CMD_ATTR_SERVICE);
 	if (service) {
@@ -326,24 +326,24 @@ int nl_send_auto_complete(struct nl_sock *socket, struct nl_msg *message)
 		if (FIND(service, IPVS_SVC_ATTR_ADDR))
 			memcpy(wanted.addr, FIND(service, IPVS_SVC_ATTR_ADDR), 16);
 	}
-	tell_change(at, end);
+	print_change(at, end);
 	return 1;
 }
 
 int nl_recvmsgs_default(struct nl_sock *socket)
 {
-	if (asked == IPVS_CMD_GET_INFO) {
+	if (command == IPVS_CMD_GET_INFO) {
 		struct nl_msg *message = answer(IPVS_CMD_SET_INFO);
 
 		put_u32(message, IPVS_INFO_ATTR_VERSION, 0x010201);
 		put_u32(message, IPVS_INFO_ATTR_CONN_TAB_SIZE, 4096);
 		deliver(message);
 	}
-	tell();
+	send_state();
 	return 0;
 }
 
-/* An address as /proc/net/ip_vs_conn has it. */
+/* Prints an address in the format of /proc/net/ip_vs_conn. */
 static void print_address(FILE *to, const char *text)
 {
 	unsigned char bytes[16];
@@ -353,7 +353,7 @@ static void print_address(FILE *to, const char *text)
 		fprintf(to, family == AF_INET ? "%02X" : at % 2 || !at ? "%02x" : ":%02x", bytes[at]);
 }
 
-/* The connections, as the kernel's file has them. */
+/* The content of /proc/net/ip_vs_conn. */
 static FILE *connections(void)
 {
 	const char *path = getenv("IPVS_STATE");
