@@ -358,7 +358,7 @@ fn another_implementation_reads_interfaces_directions_times_lengths_and_comments
         "wan|0x00000002|1700000000.123456794|82|50|xvs: an ICMP error of the director's own, because of the packet \
          before"
             .to_owned(),
-        "wan|0x00000001|1700000000.123456795|54|50|xvs: pass: the kernel has it, as if it had come in without xvs"
+        "wan|0x00000001|1700000000.123456795|54|50|xvs: pass: passed to the kernel, as if xvs were absent"
             .to_owned(),
     ];
     assert_eq!(read("fields", &packets, &Missed::new(), Reading::Fields(&fields)), expected);
