@@ -101,7 +101,7 @@ fn mixture(cluster: &mut LabCluster) -> Vec<Told> {
 }
 
 #[test]
-fn every_packet_is_shown_as_it_came_in_and_as_it_went_out_with_its_verdict() {
+fn every_packet_is_captured_as_received_and_as_sent_with_its_verdict() {
     for method in ["-m", "-g", "-i"] {
         let mut cluster = cluster(method);
         let mut listener = listen(&mut cluster, &all());
@@ -113,7 +113,7 @@ fn every_packet_is_shown_as_it_came_in_and_as_it_went_out_with_its_verdict() {
 }
 
 #[test]
-fn a_capture_that_has_ended_shows_nothing_and_another_shows_what_comes_from_then_on() {
+fn an_ended_capture_shows_nothing_and_a_new_one_shows_the_packets_from_its_start_on() {
     let mut cluster = cluster("-m");
     let mut first = listen(&mut cluster, &all());
     // The lab has one at a time.
@@ -134,7 +134,7 @@ fn assert_shown(wanted: &CaptureRequest, method: &str, shown: &[usize]) {
 }
 
 #[test]
-fn packets_are_found_by_every_end_of_their_connection_by_service_interface_and_fate() {
+fn packets_are_found_by_every_endpoint_of_their_connection_by_service_interface_and_verdict() {
     let by_address = |address: &str| CaptureRequest { address: address.parse().ok(), ..all() };
     // The first packet of a connection, too, by the server that is chosen for it.
     assert_shown(&by_address(&server(1).to_string()), "-m", &[0, 1]);
@@ -156,7 +156,7 @@ fn packets_are_found_by_every_end_of_their_connection_by_service_interface_and_f
 }
 
 #[test]
-fn an_interface_or_a_reason_that_there_is_not_is_named_with_those_that_there_are() {
+fn an_unknown_interface_or_reason_is_refused_with_the_list_of_known_ones() {
     let mut cluster = cluster("-m");
     let mut refusal =
         |wanted| cluster.lab().director.capture(&wanted, SLOTS).err().expect("a refusal").to_string();
@@ -180,7 +180,7 @@ fn fragments(port: u16) -> [Vec<u8>; 2] {
 }
 
 #[test]
-fn a_fragment_is_shown_held_and_the_last_of_its_datagram_with_all_that_left() {
+fn a_fragment_is_captured_as_held_and_the_last_one_with_all_frames_sent() {
     let mut cluster = cluster("-m");
     let mut listener = listen(&mut cluster, &all());
     let [first, last] = fragments(80);
@@ -194,7 +194,7 @@ fn a_fragment_is_shown_held_and_the_last_of_its_datagram_with_all_that_left() {
 }
 
 #[test]
-fn a_fragment_that_waited_is_shown_again_when_the_kernel_gets_it_or_it_is_dropped() {
+fn a_held_fragment_is_captured_again_when_it_passes_to_the_kernel_or_is_dropped() {
     let mut cluster = cluster("-m");
     let mut listener = listen(&mut cluster, &all());
     let [first, last] = fragments(53);
@@ -218,7 +218,7 @@ fn a_fragment_that_waited_is_shown_again_when_the_kernel_gets_it_or_it_is_droppe
 }
 
 #[test]
-fn frames_of_a_vlan_are_shown_as_of_its_interface_and_those_of_an_unknown_tag_as_they_came() {
+fn frames_of_a_vlan_belong_to_its_interface_and_those_of_an_unknown_tag_stay_tagged() {
     let tagged = |frame: &[u8], vlan| [&frame[..12], &[0x81, 0x00, 0x00, vlan], &frame[12..]].concat();
     let mut cluster = LabCluster::new();
     cluster.ok(json!({ "link": "wan.5", "vlan": 5, "over": "wan", "addresses": ["10.5.0.1/24"] }));
@@ -239,7 +239,7 @@ fn frames_of_a_vlan_are_shown_as_of_its_interface_and_those_of_an_unknown_tag_as
 }
 
 #[test]
-fn errors_about_a_connection_are_found_as_its_packets_are_and_what_is_told_instead_is_behind_them() {
+fn errors_about_a_connection_match_its_filter_and_the_error_sent_instead_follows_them() {
     for (method, verdict) in [("-m", "transmit"), ("-i", "consumed")] {
         let mut cluster = cluster(method);
         let service = format!("TCP {VIP}:80").parse().ok();
@@ -262,7 +262,7 @@ fn errors_about_a_connection_are_found_as_its_packets_are_and_what_is_told_inste
 }
 
 #[test]
-fn replies_under_full_nat_are_found_by_their_client() {
+fn fullnat_replies_are_found_by_their_client() {
     let mut cluster = LabCluster::new();
     cluster.ask(json!({ "xvs": ["laddr", "add", "203.0.113.1"] }));
     let dest = at(server(1), 80);
@@ -277,7 +277,7 @@ fn replies_under_full_nat_are_found_by_their_client() {
 }
 
 #[test]
-fn a_full_queue_leaves_out_copies_and_counts_them_and_every_packet_passes() {
+fn a_full_queue_misses_copies_counts_them_and_delays_no_packet() {
     let mut cluster = cluster("-m");
     let mut listener = cluster.lab().director.capture(&all(), 3).unwrap_or_else(|error| panic!("{error}"));
     for _ in 0..5 {
@@ -331,7 +331,7 @@ fn read(name: &str, packets: &[CapturedPacket], missed: &Missed, what: Reading<'
 }
 
 #[test]
-fn another_implementation_reads_interfaces_directions_times_lengths_and_comments() {
+fn tshark_reads_interfaces_directions_times_lengths_and_comments() {
     let mut cluster = cluster("-m");
     let mut listener = listen(&mut cluster, &CaptureRequest { snap_bytes: 50, ..all() });
     mixture(&mut cluster);
@@ -365,7 +365,7 @@ fn another_implementation_reads_interfaces_directions_times_lengths_and_comments
 }
 
 #[test]
-fn another_implementation_reads_how_many_frames_each_interface_had_and_how_many_were_missed() {
+fn tshark_reads_the_counts_of_captured_and_missed_frames_of_each_interface() {
     let mut cluster = cluster("-m");
     let mut listener = listen(&mut cluster, &all());
     mixture(&mut cluster);
@@ -429,7 +429,7 @@ fn a_packet_is_a_line_and_a_reason_is_explained_once() {
 }
 
 #[test]
-fn captures_change_nothing_of_what_packets_meet() {
+fn captures_do_not_affect_forwarding() {
     let mut counted = [false, true].map(|watched| {
         let mut cluster = cluster("-m");
         let listener = watched.then(|| listen(&mut cluster, &all()));

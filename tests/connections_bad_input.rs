@@ -53,7 +53,7 @@ fn first(method: &str, sloppy: u32, flags: u8) -> Option<String> {
 }
 
 #[test]
-fn any_segment_with_syn_and_without_rst_begins_a_connection_whatever_else_it_says() {
+fn any_segment_with_syn_and_without_rst_creates_a_connection() {
     for method in ["-m", "-g", "-i"] {
         for sloppy in [0, 1] {
             for flags in [SYN, SYN | FIN, SYN | ACK, SYN | FIN | ACK] {
@@ -68,7 +68,7 @@ fn any_segment_with_syn_and_without_rst_begins_a_connection_whatever_else_it_say
 }
 
 #[test]
-fn a_segment_out_of_nowhere_stays_with_the_kernel_unless_sloppy() {
+fn a_segment_without_connection_and_syn_passes_to_the_kernel_unless_sloppy() {
     for method in ["-m", "-g"] {
         for flags in [ACK, FIN, FIN | ACK, 0] {
             assert_eq!(first(method, 0, flags), None, "{method} {flags:#04x}");
@@ -81,7 +81,7 @@ fn a_segment_out_of_nowhere_stays_with_the_kernel_unless_sloppy() {
 }
 
 #[test]
-fn a_reset_never_begins_a_connection() {
+fn a_reset_never_creates_a_connection() {
     for method in ["-m", "-g"] {
         for sloppy in [0, 1] {
             for flags in [RST, RST | ACK, RST | SYN, RST | SYN | FIN | ACK] {
@@ -102,7 +102,7 @@ fn a_syn_or_a_syn_with_fin_into_an_established_connection_changes_nothing() {
 }
 
 #[test]
-fn an_answer_before_any_question_stays_with_the_kernel_and_does_no_harm() {
+fn a_reply_before_any_request_passes_to_the_kernel_and_creates_nothing() {
     let mut cluster = cluster("-m");
     for sloppy in [0, 1] {
         cluster.set("sloppy_tcp", sloppy);
@@ -117,7 +117,7 @@ fn an_answer_before_any_question_stays_with_the_kernel_and_does_no_harm() {
 }
 
 #[test]
-fn a_server_that_was_not_chosen_cannot_speak_for_the_one_that_was() {
+fn a_reply_of_a_server_that_was_not_chosen_passes_to_the_kernel() {
     let mut cluster = cluster("-m");
     ask(&mut cluster, SYN);
     let stranger = cluster.from_server(&from_server(2, Transport::Tcp(RST)));
@@ -126,7 +126,7 @@ fn a_server_that_was_not_chosen_cannot_speak_for_the_one_that_was() {
 }
 
 #[test]
-fn a_port_used_again_in_time_wait_begins_anew_unless_conn_reuse_mode_is_0() {
+fn a_port_reused_in_time_wait_creates_a_new_connection_unless_conn_reuse_mode_is_0() {
     for (mode, chosen) in [(0, 1), (1, 2)] {
         let mut cluster = cluster("-m");
         cluster.set("conn_reuse_mode", mode);
@@ -154,7 +154,7 @@ fn a_port_used_again_in_time_wait_begins_anew_unless_conn_reuse_mode_is_0() {
 }
 
 #[test]
-fn a_minute_of_nonsense_on_one_port_leaves_one_connection_and_then_none() {
+fn a_minute_of_invalid_segments_on_one_port_leaves_one_connection_and_then_none() {
     let mut cluster = cluster("-m");
     ask(&mut cluster, SYN);
     let bits = |number: u8| {

@@ -149,7 +149,7 @@ fn ten_thousand_lines() -> String {
 }
 
 #[test]
-fn what_was_answered_holds_for_the_next_packet() {
+fn a_change_is_in_force_for_the_next_packet_after_its_reply() {
     let served = Served::new();
     let mut client = served.client();
     assert_eq!(served.first_packet(1, 80).0, "pass");
@@ -168,7 +168,7 @@ fn what_was_answered_holds_for_the_next_packet() {
 }
 
 #[test]
-fn each_command_is_one_snapshot_and_a_refused_one_none() {
+fn each_command_publishes_one_snapshot_and_a_refused_one_none() {
     let served = Served::new();
     let mut client = served.client();
     let before = served.publications();
@@ -191,7 +191,7 @@ fn each_command_is_one_snapshot_and_a_refused_one_none() {
 }
 
 #[test]
-fn a_load_report_is_one_snapshot_if_it_moves_a_weight_and_else_none() {
+fn a_load_report_publishes_a_snapshot_only_if_it_moves_a_weight() {
     let served = Served::new();
     let mut client = served.client();
     done(&mut client, &format!("-A -t {VIP}:80 -s wrr"));
@@ -218,7 +218,7 @@ fn a_load_report_is_one_snapshot_if_it_moves_a_weight_and_else_none() {
 }
 
 #[test]
-fn a_restore_of_ten_thousand_lines_is_one_snapshot_and_saved_again_as_it_was() {
+fn a_restore_of_ten_thousand_lines_publishes_one_snapshot_and_saves_unchanged() {
     let served = Served::new();
     let mut client = served.client();
     let rules = ten_thousand_lines();
@@ -242,7 +242,7 @@ fn a_restore_of_ten_thousand_lines_is_one_snapshot_and_saved_again_as_it_was() {
 }
 
 #[test]
-fn a_refused_line_of_a_restore_is_reported_and_one_that_does_not_parse_ends_it_in_one_snapshot() {
+fn a_restore_reports_refused_lines_ends_at_a_syntax_error_and_publishes_one_snapshot() {
     let served = Served::new();
     let mut client = served.client();
     let before = served.publications();
@@ -259,7 +259,7 @@ fn a_refused_line_of_a_restore_is_reported_and_one_that_does_not_parse_ends_it_i
 }
 
 #[test]
-fn ten_thousand_single_commands_are_each_in_force_when_answered() {
+fn ten_thousand_single_commands_are_each_in_force_at_their_reply() {
     let served = Served::new();
     let mut client = served.client();
     done(&mut client, &format!("-A -t {VIP}:80 -s rr"));
@@ -276,7 +276,7 @@ fn ten_thousand_single_commands_are_each_in_force_when_answered() {
 }
 
 #[test]
-fn a_large_director_takes_single_commands_too() {
+fn a_director_with_many_services_accepts_single_commands() {
     let served = Served::new();
     let mut client = served.client();
     assert_eq!(run(&mut client, "-R", &ten_thousand_lines()).exit, 0);
@@ -288,7 +288,7 @@ fn a_large_director_takes_single_commands_too() {
 }
 
 #[test]
-fn clients_that_change_at_the_same_time_each_have_their_change_whole() {
+fn concurrent_changes_of_clients_are_each_made_as_a_whole() {
     let served = Served::new();
     let before = served.publications();
     std::thread::scope(|scope| {
@@ -310,7 +310,7 @@ fn clients_that_change_at_the_same_time_each_have_their_change_whole() {
 }
 
 #[test]
-fn a_listing_of_many_connections_comes_whole_in_parts() {
+fn a_listing_of_many_connections_arrives_complete_in_parts() {
     let served = Served::new();
     let mut client = served.client();
     done(&mut client, &format!("-A -t {VIP}:80 -s rr"));
@@ -336,7 +336,7 @@ fn xvs(client: &mut Client, words: &[&str]) -> String {
 }
 
 #[test]
-fn connections_are_found_by_what_they_are_like_and_counted_without_being_listed() {
+fn connections_are_found_by_their_properties_and_counted_without_being_listed() {
     let served = Served::new();
     let mut client = served.client();
     xvs(&mut client, &["laddr", "add", &INSIDE.to_string(), "--ports", "5000-5000"]);
@@ -380,7 +380,7 @@ fn connections_are_found_by_what_they_are_like_and_counted_without_being_listed(
 }
 
 #[test]
-fn connections_and_templates_that_are_ended_are_counted_nowhere_and_their_clients_begin_anew() {
+fn ended_connections_and_templates_are_not_counted_and_their_clients_are_scheduled_anew() {
     let served = Served::new();
     let mut client = served.client();
     done(&mut client, &format!("-A -t {VIP}:80 -s rr -p 100"));

@@ -120,7 +120,7 @@ fn every_link_and_every_anchor_exists() {
 }
 
 #[test]
-fn links_are_found_and_judged_as_they_are_shown() {
+fn links_are_found_in_prose_and_checked() {
     let page = "# A page: `one` & two\n\n```\n# [no](heading.md)\n```\n[there](README.md#two-commands) and [not\nthere](no.md)\n";
     let (prose, headings) = prose(page);
     assert_eq!(anchors(&headings), BTreeSet::from(["a-page-one--two".to_owned()]));
@@ -132,7 +132,7 @@ fn links_are_found_and_judged_as_they_are_shown() {
 }
 
 #[test]
-fn pages_are_short_enough_to_be_read() {
+fn pages_have_at_most_their_number_of_lines() {
     for document in documents() {
         let lines = read(&document).lines().count();
         let listed = DOCUMENTS.iter().find(|(name, _)| *name == document);
@@ -143,7 +143,7 @@ fn pages_are_short_enough_to_be_read() {
 }
 
 #[test]
-fn the_readme_leads_to_every_page() {
+fn every_page_is_reachable_from_the_readme() {
     let links = links(&prose(&read("README.md")).0);
     let lost: Vec<_> =
         documents().into_iter().filter(|page| page != "README.md" && !links.contains(page)).collect();

@@ -56,7 +56,7 @@ fn reach(name: &str) -> BTreeSet<&'static str> {
 }
 
 #[test]
-fn crates_use_only_those_that_they_may() {
+fn crates_depend_only_on_permitted_crates() {
     let output = Command::new(env!("CARGO"))
         .current_dir(root())
         .args(["metadata", "--no-deps", "--format-version=1"])
@@ -92,7 +92,7 @@ fn module(file: &Path) -> Option<Vec<String>> {
 }
 
 #[test]
-fn no_file_imports_one_that_imports_it_but_a_module_and_those_below_it() {
+fn no_files_import_each_other_except_a_module_and_its_children() {
     let mut circles = Vec::new();
     for (name, _) in MAY_USE {
         let src = format!("crates/{name}/src");
@@ -108,7 +108,7 @@ fn no_file_imports_one_that_imports_it_but_a_module_and_those_below_it() {
 }
 
 #[test]
-fn unsafe_code_stands_only_where_the_kernel_and_shared_memory_are_touched() {
+fn unsafe_code_is_only_in_xdp_and_shared_memory() {
     for path in files("crates") {
         let text = path.to_string_lossy().into_owned();
         let allowed = text.starts_with("crates/xdp/") || text.starts_with("crates/dataplane/src/shm/");

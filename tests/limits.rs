@@ -157,7 +157,7 @@ fn a_packet_to_a_next_hop_that_has_not_answered_is_dropped_and_the_next_one_is_s
 }
 
 #[test]
-fn connections_end_when_their_time_is_over_and_not_later() {
+fn connections_end_at_their_timeout_and_not_later() {
     let recording = Recording::read("timeout-default");
     let mut director = Director::usual();
     let answer = director.play(&recording, 0..=42);
@@ -170,7 +170,7 @@ fn connections_end_when_their_time_is_over_and_not_later() {
 }
 
 #[test]
-fn connections_whose_time_is_over_do_not_count_for_thresholds() {
+fn expired_connections_do_not_count_for_thresholds() {
     let mut recording = Recording::read("threshold");
     let mut director = Director::usual();
     let answer = director.play(&recording, 0..=41);
@@ -194,7 +194,7 @@ fn connections_whose_time_is_over_do_not_count_for_thresholds() {
 }
 
 #[test]
-fn a_late_reply_of_a_connection_that_gave_way_goes_to_the_directors_kernel() {
+fn a_late_reply_of_an_evicted_connection_goes_to_the_directors_kernel() {
     let recording = Recording::read("tcp-nat-stale-reply");
     let mut director = Director::usual();
     director.play(&recording, 0..=11);
@@ -203,7 +203,7 @@ fn a_late_reply_of_a_connection_that_gave_way_goes_to_the_directors_kernel() {
 }
 
 #[test]
-fn udp_of_a_removed_destination_moves_to_another_unless_told_to_be_dropped() {
+fn udp_of_a_removed_destination_moves_to_another_unless_it_is_set_to_be_dropped() {
     let recording = Recording::read("fwd-nat");
     let dropped = ("drop", Some("destination_unavailable"));
     for (setting, expected) in
@@ -220,7 +220,7 @@ fn udp_of_a_removed_destination_moves_to_another_unless_told_to_be_dropped() {
 }
 
 #[test]
-fn a_syn_takes_the_place_of_a_connection_that_was_reset() {
+fn a_syn_replaces_a_connection_that_was_reset() {
     let recording = Recording::read("tcp-nat-server-refuses");
     let mut director = Director::usual();
     director.play(&recording, 0..=7);
@@ -232,7 +232,7 @@ fn a_syn_takes_the_place_of_a_connection_that_was_reset() {
 }
 
 #[test]
-fn a_syn_into_a_tunnel_promises_no_more_than_the_tunnel_takes_unless_told_not_to() {
+fn the_mss_of_a_syn_into_a_tunnel_is_clamped_unless_clamping_is_off() {
     let recording = Recording::read("fwd-tun-ipip");
     for (setting, segment) in [("off", "0204_05b4"), ("tunnels", "0204_05a0")] {
         let mut director = Director::usual();
@@ -246,7 +246,7 @@ fn a_syn_into_a_tunnel_promises_no_more_than_the_tunnel_takes_unless_told_not_to
 }
 
 #[test]
-fn asked_to_both_ends_of_a_masqueraded_connection_promise_what_the_narrower_way_takes() {
+fn with_clamping_of_all_methods_both_ends_of_a_masqueraded_connection_get_the_mss_of_the_smaller_mtu() {
     let mut director = Director::with_mtu(1400);
     director.ask(json!({ "set": { "mss_clamp": "all" } }));
     let recording = Recording::read("fwd-nat");
@@ -267,7 +267,7 @@ fn asked_to_both_ends_of_a_masqueraded_connection_promise_what_the_narrower_way_
 }
 
 #[test]
-fn the_first_error_that_a_tunnels_path_shrank_says_how_far_and_not_what_was_known_before() {
+fn the_first_error_about_a_smaller_path_mtu_of_a_tunnel_carries_the_new_mtu() {
     for (name, overhead) in [("icmp-tun", 20), ("icmp-tun-gre", 24)] {
         let recording = Recording::read(name);
         let mut director = Director::usual();
@@ -281,7 +281,7 @@ fn the_first_error_that_a_tunnels_path_shrank_says_how_far_and_not_what_was_know
 }
 
 #[test]
-fn what_the_directors_own_stack_answers_is_not_seen() {
+fn replies_of_the_directors_own_stack_do_not_move_a_connections_state() {
     let recording = Recording::read("fwd-local");
     let mut director = Director::usual();
     let own = json!({ "link": "own", "mac": "02:00:00:00:03:01", "addresses": ["10.2.0.77/32"] });
@@ -295,7 +295,7 @@ fn what_the_directors_own_stack_answers_is_not_seen() {
 }
 
 #[test]
-fn a_setting_that_xvs_does_not_have_is_refused_by_its_name() {
+fn an_unknown_setting_is_refused_by_its_name() {
     let mut director = Director::usual();
     for setting in ["snat_reroute", "conntrack"] {
         let answer = director.ask(json!({ "set": { setting: 1 } }));
@@ -305,7 +305,7 @@ fn a_setting_that_xvs_does_not_have_is_refused_by_its_name() {
 }
 
 #[test]
-fn the_size_in_listings_is_that_of_the_kernels_default_whatever_the_table_holds() {
+fn the_size_in_listings_is_the_kernels_default_for_every_table_size() {
     let listing = Director::usual().adm("-L -n");
     let title = "IP Virtual Server version 1.2.1 (size=4096)\n";
     assert!(listing["stdout"].as_str().is_some_and(|text| text.starts_with(title)), "{listing}");
@@ -338,7 +338,7 @@ fn cells(line: &str) -> Vec<&str> {
 }
 
 #[test]
-fn every_test_that_the_documents_name_exists() {
+fn every_test_named_in_the_documents_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let listed = Command::new("git").current_dir(root).args(["ls-files", "*.rs"]).output().expect("git runs");
     let files = String::from_utf8(listed.stdout).expect("names are UTF-8");
@@ -353,7 +353,7 @@ fn every_test_that_the_documents_name_exists() {
 }
 
 #[test]
-fn every_row_of_the_long_page_is_short_and_names_a_test_a_recording_or_why_there_is_none() {
+fn every_row_of_the_long_page_is_short_and_names_a_test_a_recording_or_the_reason_for_none() {
     let text = page("docs/limits-all.md");
     let rows: Vec<_> = text.lines().map(cells).filter(|cells| cells.len() > 1).collect();
     assert!(rows.len() > 250, "the page's form has changed");

@@ -106,7 +106,7 @@ fn prepared(method: Method, workers: Workers) -> Cluster {
 }
 
 /// Four pages by this method: what `xvs capture` shows on each interface is what others saw at the other ends.
-fn shows_what_was_on_the_wire(method: Method, workers: Workers) {
+fn capture_equals_the_wire(method: Method, workers: Workers) {
     let cluster = prepared(method, workers);
     let director = Director::start(&cluster, workers);
     director.add_service(Protocol::Tcp, 80, method);
@@ -148,22 +148,22 @@ fn shows_what_was_on_the_wire(method: Method, workers: Workers) {
 }
 
 #[test]
-fn both_ways_of_nat_are_shown_as_they_were_on_the_wire() {
-    shows_what_was_on_the_wire(Method::Nat, Workers::One);
+fn both_directions_of_nat_are_captured_as_on_the_wire() {
+    capture_equals_the_wire(Method::Nat, Workers::One);
 }
 
 #[test]
-fn both_ways_of_nat_are_shown_as_they_were_on_the_wire_with_two_workers() {
-    shows_what_was_on_the_wire(Method::Nat, Workers::Two);
+fn both_directions_of_nat_are_captured_as_on_the_wire_with_two_workers() {
+    capture_equals_the_wire(Method::Nat, Workers::Two);
 }
 
 #[test]
-fn requests_by_direct_routing_are_shown_as_they_were_on_the_wire() {
-    shows_what_was_on_the_wire(Method::DirectRouting, Workers::One);
+fn requests_by_direct_routing_are_captured_as_on_the_wire() {
+    capture_equals_the_wire(Method::DirectRouting, Workers::One);
 }
 
 #[test]
-fn drops_are_shown_with_their_sentence_and_the_answer_and_a_count_ends_the_capture() {
+fn drops_are_captured_with_their_reason_and_the_reply_and_a_count_ends_the_capture() {
     let cluster = prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
@@ -192,7 +192,7 @@ fn drops_are_shown_with_their_sentence_and_the_answer_and_a_count_ends_the_captu
 }
 
 #[test]
-fn a_pipe_is_read_as_it_comes_and_packets_are_found_by_their_server() {
+fn a_pipe_receives_packets_at_once_and_a_filter_matches_their_server() {
     let cluster = prepared(Method::DirectRouting, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::DirectRouting);
@@ -209,7 +209,7 @@ fn a_pipe_is_read_as_it_comes_and_packets_are_found_by_their_server() {
 }
 
 #[test]
-fn a_full_disk_is_the_clients_error_and_the_director_goes_on() {
+fn a_full_disk_fails_the_client_and_the_director_continues() {
     let cluster = prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
@@ -224,7 +224,7 @@ fn a_full_disk_is_the_clients_error_and_the_director_goes_on() {
 }
 
 #[test]
-fn the_end_of_the_daemon_ends_the_capture_and_leaves_a_file_that_is_whole() {
+fn the_end_of_the_daemon_ends_the_capture_and_leaves_a_complete_file() {
     let cluster = prepared(Method::Nat, Workers::One);
     let mut director = Director::start(&cluster, Workers::One);
     director.adm(&format!("-A -t {}", virtual_endpoint(81)));
@@ -243,7 +243,7 @@ fn the_end_of_the_daemon_ends_the_capture_and_leaves_a_file_that_is_whole() {
 }
 
 #[test]
-fn a_fifth_capture_is_refused_until_one_of_four_has_gone() {
+fn a_fifth_capture_is_refused_until_one_of_four_has_ended() {
     let cluster = prepared(Method::Nat, Workers::One);
     let _director = Director::start(&cluster, Workers::One);
     let mut four: Vec<_> = (0..4).map(|_| Capturing::xvs(&cluster, &["--text"])).collect();

@@ -28,7 +28,7 @@ fn every_server_answers_the_client_at_its_own_address() {
 }
 
 #[test]
-fn sinks_and_echoes_tell_who_got_what() {
+fn sinks_and_echoes_report_the_bytes_and_the_server() {
     let cluster = Cluster::up(Layout { queues: 2, wan: Wan::Macvlan });
     let address = real_server(1);
     let _sink = Sink::start(&cluster, Host::RealServer(1), 9000);

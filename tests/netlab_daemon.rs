@@ -28,7 +28,7 @@ fn ping_arp_and_the_directors_own_tcp_service_work_while_it_runs() {
 }
 
 #[test]
-fn a_client_on_the_director_itself_meets_its_kernel_and_not_the_service() {
+fn a_client_on_the_director_reaches_its_kernel_and_not_the_service() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
@@ -38,7 +38,7 @@ fn a_client_on_the_director_itself_meets_its_kernel_and_not_the_service() {
 }
 
 #[test]
-fn a_killed_daemon_leaves_ping_arp_own_services_and_the_vip_to_the_kernel() {
+fn after_a_daemon_is_killed_the_kernel_serves_ping_arp_its_own_services_and_the_vip() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let _own = Sink::start(&cluster, Host::Director, OWN);
     let mut director = Director::start(&cluster, Workers::One);
@@ -52,7 +52,7 @@ fn a_killed_daemon_leaves_ping_arp_own_services_and_the_vip_to_the_kernel() {
 }
 
 #[test]
-fn sigterm_ends_it_with_success_and_nothing_attached() {
+fn sigterm_ends_the_daemon_with_success_and_detaches_its_programs() {
     let cluster = carries::prepared(Method::Nat, Workers::Two);
     let mut director = Director::start(&cluster, Workers::Two);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
@@ -65,7 +65,7 @@ fn sigterm_ends_it_with_success_and_nothing_attached() {
 }
 
 #[test]
-fn a_hangup_is_answered_in_the_log_and_the_daemon_serves_on() {
+fn sighup_is_logged_and_the_daemon_continues() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let mut director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
@@ -76,7 +76,7 @@ fn a_hangup_is_answered_in_the_log_and_the_daemon_serves_on() {
 }
 
 #[test]
-fn an_interface_that_goes_down_comes_back_or_is_gone_is_logged_and_shown() {
+fn an_interface_that_goes_down_or_up_or_is_removed_is_logged_and_shown() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
@@ -133,7 +133,7 @@ fn deleting_a_service_under_traffic_leaves_another_services_connection_alone() {
 }
 
 #[test]
-fn a_connection_goes_on_when_its_deleted_service_comes_back() {
+fn a_connection_continues_when_its_deleted_service_is_added_again() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
@@ -149,7 +149,7 @@ fn a_connection_goes_on_when_its_deleted_service_comes_back() {
 }
 
 #[test]
-fn a_second_daemon_on_the_socket_is_refused_and_the_first_serves_on() {
+fn a_second_daemon_on_the_socket_is_refused_and_the_first_continues() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
@@ -198,7 +198,7 @@ fn an_interface_without_native_xdp_is_served_by_generic_xdp() {
 }
 
 #[test]
-fn a_restore_goes_on_after_a_line_that_is_refused() {
+fn a_restore_continues_after_a_refused_line() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     let rules = format!(
@@ -213,7 +213,7 @@ fn a_restore_goes_on_after_a_line_that_is_refused() {
 }
 
 #[test]
-fn a_restore_ends_at_a_line_that_does_not_parse_and_what_stood_before_it_stays() {
+fn a_restore_ends_at_a_syntax_error_and_keeps_the_lines_before_it() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     let before = format!("-A -t {VIP}:80 -s rr\n-a -t {VIP}:80 -r {}:80 -m -w 1\n", real_server(1));

@@ -83,7 +83,7 @@ fn broken_and_mended(
 const DR: Host = Host::Director;
 
 #[test]
-fn beside_a_daemon_each_fault_of_the_director_is_found_and_mended_by_the_printed_command() {
+fn with_a_daemon_each_fault_of_the_director_is_found_and_corrected_by_the_printed_command() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
@@ -111,7 +111,7 @@ fn beside_a_daemon_each_fault_of_the_director_is_found_and_mended_by_the_printed
 }
 
 #[test]
-fn a_real_server_that_answers_arp_for_the_virtual_address_is_named_and_quieted_by_the_printed_command() {
+fn a_real_server_that_answers_arp_for_the_virtual_address_is_named_and_corrected_by_the_printed_command() {
     let cluster = Cluster::up(Layout::default());
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::DirectRouting);
@@ -126,7 +126,7 @@ fn a_real_server_that_answers_arp_for_the_virtual_address_is_named_and_quieted_b
 }
 
 #[test]
-fn a_real_server_that_does_not_answer_is_found_and_taken_out_by_the_printed_command() {
+fn a_real_server_without_answer_is_found_and_removed_by_the_printed_command() {
     let cluster = Cluster::up(Layout::default());
     succeed(&mut shell(&cluster, Host::RealServer(2), "ip link set dev lan down"));
     let director = Director::start(&cluster, Workers::One);
@@ -136,7 +136,7 @@ fn a_real_server_that_does_not_answer_is_found_and_taken_out_by_the_printed_comm
 }
 
 #[test]
-fn tunnels_that_take_less_than_clients_send_are_found_and_mended_by_the_printed_command() {
+fn tunnels_too_narrow_for_clients_packets_are_found_and_corrected_by_the_printed_command() {
     let cluster = carries::prepared(Method::Tunnel, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Tunnel);
@@ -154,7 +154,7 @@ fn tunnels_that_take_less_than_clients_send_are_found_and_mended_by_the_printed_
 }
 
 #[test]
-fn without_a_daemon_the_machine_and_the_files_of_one_are_looked_at() {
+fn without_a_daemon_the_machine_and_the_configuration_files_are_checked() {
     let cluster = Cluster::up(Layout::default());
     let rules = cluster.state().join("rules");
     let config = cluster.state().join("xvs.toml");
@@ -194,7 +194,7 @@ fn without_a_daemon_the_machine_and_the_files_of_one_are_looked_at() {
 }
 
 #[test]
-fn a_limit_of_locked_memory_below_the_workers_need_is_found_and_one_above_it_is_well() {
+fn a_limit_of_locked_memory_below_the_workers_need_fails_and_one_above_it_passes() {
     let cluster = Cluster::up(Layout::default());
     let doctor = |kibibytes: u32| {
         let without = "setpriv --inh-caps=-ipc_lock --bounding-set=-ipc_lock";
@@ -212,7 +212,7 @@ fn a_limit_of_locked_memory_below_the_workers_need_is_found_and_one_above_it_is_
 }
 
 #[test]
-fn queues_that_come_after_the_start_are_found_and_taken_away_by_the_printed_command() {
+fn queues_added_after_the_start_are_found_and_removed_by_the_printed_command() {
     let cluster = Cluster::up(Layout { queues: 2, ..Layout::default() });
     // A veth has no native XDP while its other end sends by more queues than it receives by.
     succeed(&mut shell(&cluster, Host::Switch, "ethtool -L dr tx 1"));
@@ -224,7 +224,7 @@ fn queues_that_come_after_the_start_are_found_and_taken_away_by_the_printed_comm
 }
 
 #[test]
-fn in_generic_mode_what_merges_packets_is_found_and_switched_off_by_the_printed_command() {
+fn in_generic_mode_offloads_that_merge_packets_are_found_and_switched_off_by_the_printed_command() {
     let cluster = Cluster::up(Layout::default());
     // Its driver has no XDP.
     succeed(&mut shell(&cluster, DR, "ip link add nic type ifb; ip link set nic up; ethtool -K nic gro off"));
@@ -240,7 +240,7 @@ fn in_generic_mode_what_merges_packets_is_found_and_switched_off_by_the_printed_
 }
 
 #[test]
-fn the_clock_of_another_director_is_compared_and_one_that_does_not_answer_is_warned_of() {
+fn the_clock_of_another_director_is_compared_and_one_without_answer_is_a_warning() {
     let cluster = Cluster::up(Layout::default());
     let diagnosis = Diagnosis::of(&cluster, &["--director", "192.0.2.11", "--director", "192.0.2.99"]);
     let clocks: Vec<_> = diagnosis.findings.iter().filter(|finding| finding["check"] == "clock").collect();
@@ -251,7 +251,7 @@ fn the_clock_of_another_director_is_compared_and_one_that_does_not_answer_is_war
 }
 
 #[test]
-fn people_read_a_line_for_what_is_well_and_the_command_below_what_is_not() {
+fn the_text_has_one_line_for_each_passed_check_and_a_command_below_each_fault() {
     let cluster = Cluster::up(Layout::default());
     let output = complete(&mut shell(&cluster, DR, "xvs doctor --interface wan --vip 203.0.113.9"));
     let said = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -65,7 +65,7 @@ impl Drop for Listener {
 }
 
 #[test]
-fn every_change_is_told_with_who_made_it_as_it_was_typed_and_logged_with_its_result() {
+fn every_change_is_reported_with_its_origin_and_command_line_and_logged_with_its_result() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     let listener = Listener::start(&cluster);
@@ -109,7 +109,7 @@ fn every_change_is_told_with_who_made_it_as_it_was_typed_and_logged_with_its_res
 }
 
 #[test]
-fn links_warnings_and_weights_that_move_are_told_when_they_change_and_when_they_are_over() {
+fn links_warnings_and_moved_weights_are_reported_when_they_begin_and_end() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     let listener = Listener::start(&cluster);

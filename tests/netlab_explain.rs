@@ -53,7 +53,7 @@ fn client_endpoint(cluster: &Cluster) -> SocketAddr {
 }
 
 #[test]
-fn what_is_said_before_a_connection_is_what_it_becomes_and_asking_leaves_no_trace() {
+fn explain_predicts_a_connection_and_changes_nothing() {
     let cluster = carries::prepared(Method::Nat, Workers::Two);
     let director = Director::start(&cluster, Workers::Two);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
@@ -102,7 +102,7 @@ fn what_is_said_before_a_connection_is_what_it_becomes_and_asking_leaves_no_trac
 }
 
 #[test]
-fn asking_while_downloads_run_disturbs_none_of_them() {
+fn explain_during_downloads_disturbs_none_of_them() {
     let cluster = carries::prepared(Method::Nat, Workers::Two);
     let director = Director::start(&cluster, Workers::Two);
     director.add_service(Protocol::Tcp, 80, Method::Nat);

@@ -257,7 +257,7 @@ fn begun_upload(cluster: &Cluster) -> TcpStream {
 }
 
 #[test]
-fn when_keepalived_ends_the_other_director_announces_the_vip_and_serves_it() {
+fn when_keepalived_ends_the_backup_announces_and_serves_the_vip() {
     let cluster = prepared();
     let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, 9000));
     let [(first, keepalived), (second, _kept)] = served(&cluster, "rr");
@@ -282,7 +282,7 @@ fn when_keepalived_ends_the_other_director_announces_the_vip_and_serves_it() {
 }
 
 #[test]
-fn a_director_whose_xvsd_is_stopped_gives_the_vip_away_and_has_it_back_when_that_goes_on() {
+fn a_director_with_a_stopped_xvsd_loses_the_vip_and_regains_it_when_xvsd_continues() {
     let cluster = prepared();
     let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, 9000));
     let [(first, _keepalived), (second, _kept)] = served(&cluster, "mh");
@@ -308,7 +308,7 @@ fn a_director_whose_xvsd_is_stopped_gives_the_vip_away_and_has_it_back_when_that
 }
 
 #[test]
-fn a_director_that_is_cut_off_loses_the_vip_and_has_it_back_when_its_cable_is_mended() {
+fn a_disconnected_director_loses_the_vip_and_regains_it_when_it_is_connected_again() {
     let cluster = prepared();
     let [(first, _keepalived), (second, _kept)] = served(&cluster, "rr");
     ip(&cluster, Host::Switch, "link set dr down");

@@ -100,12 +100,12 @@ fn carries_everything(workers: Workers) {
 }
 
 #[test]
-fn a_server_two_hops_away_without_a_route_to_the_director_serves_by_one_worker() {
+fn a_server_two_hops_away_without_a_route_to_the_director_serves_with_one_worker() {
     carries_everything(Workers::One);
 }
 
 #[test]
-fn a_server_two_hops_away_without_a_route_to_the_director_serves_by_two_workers() {
+fn a_server_two_hops_away_without_a_route_to_the_director_serves_with_two_workers() {
     carries_everything(Workers::Two);
 }
 
@@ -204,17 +204,17 @@ fn nginx_reads_the_clients_address(workers: Workers) {
 }
 
 #[test]
-fn nginx_far_away_logs_the_clients_address_from_the_proxy_header_by_one_worker() {
+fn a_distant_nginx_logs_the_clients_address_from_the_proxy_header_with_one_worker() {
     nginx_reads_the_clients_address(Workers::One);
 }
 
 #[test]
-fn nginx_far_away_logs_the_clients_address_from_the_proxy_header_by_two_workers() {
+fn a_distant_nginx_logs_the_clients_address_from_the_proxy_header_with_two_workers() {
     nginx_reads_the_clients_address(Workers::Two);
 }
 
 #[test]
-fn the_kernel_is_kept_off_local_ports_while_the_daemon_runs_and_told_where_it_cannot() {
+fn local_ports_are_reserved_in_the_kernel_while_the_daemon_runs_and_a_failure_is_logged() {
     let cluster = Cluster::up(Layout::default());
     let sysctl = |set: &str| {
         let mut command = cluster.command(Host::Director, "sysctl");

@@ -58,7 +58,7 @@ fn await_servers(director: &Director<'_>, wanted: &[(u8, u8)]) {
 }
 
 #[test]
-fn who_does_not_answer_is_taken_out_and_who_answers_again_comes_back() {
+fn a_real_server_without_answer_is_removed_and_one_that_answers_again_returns() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let second = Sink::start(&cluster, Host::RealServer(2), LIFE);
     let file = write(&cluster, 1, "");
@@ -86,7 +86,7 @@ fn who_does_not_answer_is_taken_out_and_who_answers_again_comes_back() {
 }
 
 #[test]
-fn a_file_is_read_anew_and_one_with_errors_changes_nothing_and_names_its_lines() {
+fn a_file_is_reloaded_and_one_with_errors_changes_nothing_and_names_its_lines() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let _sinks = [1, 2].map(|number| Sink::start(&cluster, Host::RealServer(number), LIFE));
     let file = write(&cluster, 1, "");
@@ -138,7 +138,7 @@ fn a_file_is_read_anew_and_one_with_errors_changes_nothing_and_names_its_lines()
 }
 
 #[test]
-fn what_is_known_of_health_is_told_whole() {
+fn the_health_report_is_complete() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let _sink = Sink::start(&cluster, Host::RealServer(1), LIFE);
     let file = write(&cluster, 7, "");
@@ -158,7 +158,7 @@ fn what_is_known_of_health_is_told_whole() {
 }
 
 #[test]
-fn scripts_and_the_fifo_are_told_in_order_a_sorry_server_serves_and_the_end_is_told_too() {
+fn scripts_and_the_fifo_are_notified_in_order_a_sorry_server_serves_and_the_end_is_notified() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let _first = Sink::start(&cluster, Host::RealServer(1), LIFE);
     let (told, fifo) = (cluster.state().join("told"), cluster.state().join("fifo"));
@@ -198,7 +198,7 @@ fn scripts_and_the_fifo_are_told_in_order_a_sorry_server_serves_and_the_end_is_t
 }
 
 #[test]
-fn a_file_with_errors_or_none_at_all_keeps_the_daemon_from_starting_before_anything_is_attached() {
+fn a_file_with_errors_or_an_absent_file_prevents_the_start_before_anything_is_attached() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let file = cluster.state().join("keepalived.conf");
     let arguments = ["--interface", "wan", "--keepalived", &file.display().to_string()];
@@ -211,7 +211,7 @@ fn a_file_with_errors_or_none_at_all_keeps_the_daemon_from_starting_before_anyth
 }
 
 #[test]
-fn a_director_that_was_killed_starts_anew_with_nothing_left_over_and_its_checks_go_on() {
+fn a_killed_director_restarts_without_remains_and_its_checks_continue() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let first = Sink::start(&cluster, Host::RealServer(1), LIFE);
     let fifo = cluster.state().join("fifo");
@@ -240,7 +240,7 @@ fn a_director_that_was_killed_starts_anew_with_nothing_left_over_and_its_checks_
 }
 
 #[test]
-fn of_many_signals_to_read_the_file_the_last_one_counts_and_a_file_that_is_gone_changes_nothing() {
+fn of_many_reload_signals_the_last_one_counts_and_an_absent_file_changes_nothing() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let _sinks = [1, 2].map(|number| Sink::start(&cluster, Host::RealServer(number), LIFE));
     let file = write(&cluster, 1, "");
@@ -270,7 +270,7 @@ fn of_many_signals_to_read_the_file_the_last_one_counts_and_a_file_that_is_gone_
 }
 
 #[test]
-fn with_few_descriptors_fewer_checks_ask_at_once_and_none_goes_without() {
+fn with_few_file_descriptors_fewer_checks_run_at_once_and_each_runs() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let on = |host, line: &str| {
         let mut words = line.split_whitespace();

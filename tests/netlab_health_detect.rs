@@ -201,7 +201,7 @@ fn await_listed(director: &Director<'_>, service: u16, wanted: bool) {
 }
 
 /// Fails, is left alone, heals, comes back; prints what that cost.
-fn goes_and_comes(failure: &Failure, director: &Director<'_>, victim: &Victim<'_>) {
+fn fails_and_returns(failure: &Failure, director: &Director<'_>, victim: &Victim<'_>) {
     await_listed(director, failure.service, true);
     let asking = Asking::start(victim.cluster, virtual_endpoint(failure.service), PATIENCE);
     asking.await_one_by("rs1");
@@ -231,7 +231,7 @@ fn goes_and_comes(failure: &Failure, director: &Director<'_>, victim: &Victim<'_
 }
 
 #[test]
-fn whoever_fails_in_whatever_way_is_left_alone_and_comes_back_when_it_is_well() {
+fn a_real_server_is_avoided_after_each_kind_of_failure_and_returns_when_it_works() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let victim = Victim { cluster: &cluster, moody: Moody::start(&cluster, Host::RealServer(1), MOODY) };
     let file = file(&cluster).display().to_string();
@@ -239,6 +239,6 @@ fn whoever_fails_in_whatever_way_is_left_alone_and_comes_back_when_it_is_well() 
     // Else the first failure would meet a check that does not ask yet.
     wait::until("every check has asked", || (!director.xvs("health").contains("assumed")).then_some(()));
     for failure in &FAILURES {
-        goes_and_comes(failure, &director, &victim);
+        fails_and_returns(failure, &director, &victim);
     }
 }

@@ -105,20 +105,20 @@ fn to_the_sorry_server_and_back(lines: &str) -> Vec<ErrorKind> {
 }
 
 #[test]
-fn a_sorry_server_takes_over_and_gives_back_and_somebody_serves_at_every_moment() {
+fn a_sorry_server_takes_over_and_yields_and_the_service_is_never_empty() {
     let failed = to_the_sorry_server_and_back("");
     // What is under way to who is taken out may be lost, as with IPVS; a new connection never meets an empty service.
     assert!(!failed.contains(&ErrorKind::ConnectionRefused), "{failed:?}");
 }
 
 #[test]
-fn a_sorry_server_and_a_real_server_that_are_inhibited_lose_no_request_between_them() {
+fn an_inhibited_sorry_server_and_an_inhibited_real_server_lose_no_request() {
     let failed = to_the_sorry_server_and_back("sorry_server_inhibit\ninhibit_on_failure\n");
     assert_eq!(failed, []);
 }
 
 #[test]
-fn a_file_that_is_read_again_and_again_costs_no_request_and_brings_nobody_back_who_is_down() {
+fn repeated_reloads_cost_no_request_and_return_no_real_server_that_is_down() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let _life = Sink::start(&cluster, FIRST, LIFE);
     let lines = |weight| format!("weight {weight}\n{}{}", living(1, 80), living(2, 80));
@@ -183,7 +183,7 @@ fn connection(cluster: &Cluster) -> TcpStream {
 }
 
 #[test]
-fn connections_of_an_inhibited_real_server_go_on_and_new_ones_go_elsewhere() {
+fn connections_of_an_inhibited_real_server_continue_and_new_ones_go_elsewhere() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let mut half = HalfOut::new(&cluster, "inhibit_on_failure\n");
     await_weight(&half.director, &real_server(1).to_string(), "-w 0");
@@ -192,7 +192,7 @@ fn connections_of_an_inhibited_real_server_go_on_and_new_ones_go_elsewhere() {
 }
 
 #[test]
-fn connections_of_a_real_server_that_is_taken_out_wait_for_it_and_new_ones_go_elsewhere() {
+fn connections_of_a_removed_real_server_wait_for_its_return_and_new_ones_go_elsewhere() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let mut half = HalfOut::new(&cluster, "");
     let first = format!("-r {}:", real_server(1));
@@ -204,7 +204,7 @@ fn connections_of_a_real_server_that_is_taken_out_wait_for_it_and_new_ones_go_el
 }
 
 #[test]
-fn three_failures_in_a_row_take_a_real_server_out_and_two_passes_bring_it_back() {
+fn three_failures_in_a_row_remove_a_real_server_and_two_passes_return_it() {
     use Mood::{Unwell as U, Well as W};
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let moody = Moody::start(&cluster, FIRST, MOODY);
@@ -233,7 +233,7 @@ fn script(folder: &Path, name: &str, lines: &str, arguments: &str) -> String {
 }
 
 #[test]
-fn a_script_says_the_weight_and_scripts_and_the_fifo_are_told_what_follows_with_their_arguments() {
+fn a_script_sets_the_weight_and_scripts_and_the_fifo_receive_their_arguments() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let folder = cluster.state();
     let (told, fifo, code) = (folder.join("told"), folder.join("fifo"), folder.join("code"));
@@ -293,7 +293,7 @@ fn a_script_says_the_weight_and_scripts_and_the_fifo_are_told_what_follows_with_
 }
 
 #[test]
-fn checks_rest_while_the_virtual_address_is_elsewhere_and_go_on_when_it_is_here_again() {
+fn checks_are_suspended_while_the_virtual_address_is_absent_and_resume_when_it_returns() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let life = Sink::start(&cluster, FIRST, LIFE);
     let director = watched(&cluster, "", 80, &("ha_suspend\n".to_owned() + &living(1, 80)));

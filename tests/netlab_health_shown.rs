@@ -45,7 +45,7 @@ fn scrape(cluster: &Cluster) -> Page {
 }
 
 #[test]
-fn a_real_server_whose_check_fails_is_told_by_every_command_and_by_metrics_with_what_was_seen() {
+fn a_failing_check_is_shown_by_every_command_and_by_metrics_with_its_error() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let path = cluster.state().join("keepalived.conf");
     fs::write(&path, file([80, CLOSED])).expect("the cluster's folder takes a new file");

@@ -35,7 +35,7 @@ fn becomes_healthy(cluster: &Cluster) {
 }
 
 #[test]
-fn a_daemon_whose_workers_sleep_is_healthy_and_nothing_is_printed() {
+fn a_daemon_with_sleeping_workers_is_healthy_and_nothing_is_printed() {
     for workers in [Workers::One, Workers::Two] {
         let cluster = Cluster::up(Layout { queues: workers.count(), ..Layout::default() });
         let _director = Director::start(&cluster, workers);
@@ -50,7 +50,7 @@ fn a_daemon_whose_workers_sleep_is_healthy_and_nothing_is_printed() {
 }
 
 #[test]
-fn a_daemon_that_is_stopped_is_not_healthy_until_it_goes_on_and_nobody_waits_for_it() {
+fn a_stopped_daemon_is_unhealthy_until_it_continues_and_the_check_does_not_hang() {
     let cluster = Cluster::up(Layout::default());
     let director = Director::start(&cluster, Workers::One);
     becomes_healthy(&cluster);
@@ -62,7 +62,7 @@ fn a_daemon_that_is_stopped_is_not_healthy_until_it_goes_on_and_nobody_waits_for
 }
 
 #[test]
-fn systemds_watchdog_is_fed_unless_a_thread_is_held_up_which_healthy_names() {
+fn systemds_watchdog_is_notified_unless_a_thread_hangs_and_healthy_names_the_thread() {
     let cluster = Cluster::up(Layout::default());
     let path = cluster.state().join("notify");
     let told = UnixDatagram::bind(&path).expect("the cluster's folder takes a socket");

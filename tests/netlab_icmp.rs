@@ -256,7 +256,7 @@ fn directed_at_every_port<'c>(cluster: &'c Cluster, vip: IpAddr, method: Method)
 }
 
 #[test]
-fn tracepath_sees_the_way_to_a_masqueraded_server_as_the_virtual_addresss() {
+fn tracepath_shows_the_virtual_address_for_every_hop_to_a_masqueraded_server() {
     for (vip, method) in MASQUERADED {
         let cluster = with_a_router_to_servers(method);
         let _director = directed_at_every_port(&cluster, vip, method);
@@ -271,7 +271,7 @@ fn tracepath_sees_the_way_to_a_masqueraded_server_as_the_virtual_addresss() {
 }
 
 #[test]
-fn a_client_hears_of_a_router_that_knows_no_way_to_its_real_server() {
+fn a_client_receives_the_error_of_a_router_without_a_route_to_its_real_server() {
     for (vip, method) in MASQUERADED {
         let cluster = with_a_router_to_servers(method);
         let _director = directed(&cluster, vip, &[UPLOAD], method);
@@ -302,7 +302,7 @@ fn quoted(message: &[u8], family: IpAddr) -> Option<[SocketAddr; 2]> {
 }
 
 #[test]
-fn a_real_server_hears_where_its_reply_has_come_too_far_in_its_own_terms() {
+fn a_real_server_receives_time_exceeded_errors_that_quote_its_own_packet() {
     for (vip, method) in MASQUERADED {
         let cluster = with_a_router_to_clients(method);
         let _director = directed_by(Workers::One, Protocol::Udp, &cluster, vip, &[5300], method);
@@ -350,7 +350,7 @@ fn a_real_server_hears_where_its_reply_has_come_too_far_in_its_own_terms() {
 }
 
 #[test]
-fn a_client_of_a_port_that_its_real_server_does_not_serve_is_refused() {
+fn a_client_receives_the_port_unreachable_error_of_its_real_server() {
     for (vip, method) in MASQUERADED {
         let cluster = carries::prepared(method, Workers::Two);
         let director = directed_by(Workers::Two, Protocol::Udp, &cluster, vip, &[5300], method);

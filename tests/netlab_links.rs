@@ -57,7 +57,7 @@ fn wan_comes_back(cluster: &Cluster, queues: u8, mtu: u32) {
 }
 
 #[test]
-fn an_interface_that_went_down_and_up_serves_again() {
+fn an_interface_serves_again_after_it_went_down_and_up() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let director = serving(&cluster, Workers::One);
     for name in ["lan", "wan"] {
@@ -70,7 +70,7 @@ fn an_interface_that_went_down_and_up_serves_again() {
 }
 
 #[test]
-fn a_real_servers_new_link_address_is_used_once_it_tells_it() {
+fn a_real_servers_new_link_address_is_used_once_it_is_announced() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let _director = serving(&cluster, Workers::One);
     for (host, number) in REAL_SERVERS.into_iter().zip(1..) {
@@ -84,7 +84,7 @@ fn a_real_servers_new_link_address_is_used_once_it_tells_it() {
 }
 
 #[test]
-fn a_smaller_mtu_is_kept_from_the_next_packets_on() {
+fn a_smaller_mtu_applies_from_the_next_packet_on() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, 9000));
     let director = serving(&cluster, Workers::One);
@@ -101,7 +101,7 @@ fn a_smaller_mtu_is_kept_from_the_next_packets_on() {
 }
 
 #[test]
-fn an_interface_that_was_removed_and_is_back_is_attached_again_and_connections_go_on() {
+fn a_removed_interface_is_attached_again_when_it_returns_and_connections_continue() {
     for workers in [Workers::One, Workers::Two] {
         let cluster = carries::prepared(Method::Nat, workers);
         let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, 9000));
@@ -125,7 +125,7 @@ fn an_interface_that_was_removed_and_is_back_is_attached_again_and_connections_g
 }
 
 #[test]
-fn an_interface_that_is_back_and_may_not_be_attached_says_why_and_is_attached_when_that_is_mended() {
+fn a_returned_interface_that_cannot_be_attached_is_reported_and_attached_once_the_cause_is_removed() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let director = serving(&cluster, Workers::One);
     wan_comes_back(&cluster, 1, 4000);
@@ -153,7 +153,7 @@ fn a_service_whose_only_server_is_the_director_reaches_its_own_socket_in_native_
 }
 
 #[test]
-fn bonds_and_bridges_are_refused_with_what_to_attach_instead() {
+fn bonds_and_bridges_are_refused_and_the_error_names_the_interface_to_attach() {
     let cluster = Cluster::up(Layout::default());
     ip(&cluster, Host::Director, "link add br0 type bridge");
     let (status, log) = Director::refusal(&cluster, &["--interface", "wan", "--interface", "br0"]);

@@ -132,7 +132,7 @@ fn rules_of_nftables_are_followed_as_they_are_added_changed_and_flushed() {
 }
 
 #[test]
-fn an_element_of_a_set_whose_time_is_over_and_one_that_packets_added_change_what_is_marked() {
+fn expired_set_elements_and_elements_added_by_packets_change_the_marked_packets() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, 9000));
     let _director = marked(&cluster);
@@ -166,7 +166,7 @@ fn rules_of_xvs_mark_are_in_force_at_once() {
 }
 
 #[test]
-fn rules_that_were_there_before_the_daemon_are_followed_and_one_that_cannot_be_is_told_with_its_text() {
+fn rules_older_than_the_daemon_are_followed_and_an_unsupported_rule_is_logged_with_its_text() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     run(
         &cluster,
@@ -191,7 +191,7 @@ fn rules_that_were_there_before_the_daemon_are_followed_and_one_that_cannot_be_i
 }
 
 #[test]
-fn marked_packets_that_nobody_takes_go_where_they_were_sent_to_when_the_kernel_would_deliver_them_here() {
+fn without_a_real_server_cache_bypass_forwards_marked_packets_that_the_kernel_would_deliver_locally() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let ip = |host, line: &str| succeed(cluster.command(host, "ip").args(line.split(' ')));
     // A server beyond the director, by its own address.

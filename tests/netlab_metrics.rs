@@ -34,7 +34,7 @@ fn json(cluster: &Cluster, name: &str, words: &[&str]) -> Value {
 }
 
 #[test]
-fn a_scrape_under_traffic_has_what_the_counters_and_listings_have_and_forgets_what_is_deleted() {
+fn a_scrape_under_traffic_equals_counters_and_listings_and_omits_deleted_services() {
     let cluster = carries::prepared(Method::Nat, Workers::Two);
     let director = Director::start_with(&cluster, Workers::Two, &["--metrics", ADDRESS]);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
@@ -122,7 +122,7 @@ fn a_scrape_under_traffic_has_what_the_counters_and_listings_have_and_forgets_wh
 }
 
 #[test]
-fn a_busy_metrics_address_is_refused_with_its_name_and_the_next_step() {
+fn a_metrics_address_in_use_is_refused_with_its_name_and_the_next_step() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let _busy = cluster.run(Host::Director, || TcpListener::bind(ADDRESS)).expect("a free port");
     let (status, log) = Director::refusal(&cluster, &["--interface", "wan", "--metrics", ADDRESS]);
@@ -130,7 +130,7 @@ fn a_busy_metrics_address_is_refused_with_its_name_and_the_next_step() {
 }
 
 #[test]
-fn a_daemon_begins_with_the_saved_rules_and_marks_and_logs_the_lines_that_it_refuses() {
+fn a_daemon_starts_with_the_saved_rules_and_marks_and_logs_refused_lines() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let mut director = Director::start(&cluster, Workers::One);
     director.adm("-A -f 1 -s rr");

@@ -95,7 +95,7 @@ fn large_datagrams_by_tunnel_are_answered() {
 }
 
 #[test]
-fn a_download_and_an_upload_through_a_tunnel_arrive_whole_though_icmp_is_blocked() {
+fn a_download_and_an_upload_through_a_tunnel_arrive_whole_while_icmp_is_blocked() {
     let cluster = carries::prepared(Method::Tunnel, Workers::One);
     let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, UPLOAD));
     succeed(cluster.command(Host::Client, "nft").arg(
@@ -127,7 +127,7 @@ fn a_download_and_an_upload_through_a_tunnel_arrive_whole_though_icmp_is_blocked
 }
 
 #[test]
-fn ipv6_uploads_through_tunnels_arrive_whole_by_clamping_alone_where_replies_pass_the_director() {
+fn ipv6_uploads_through_tunnels_arrive_whole_by_clamping_alone_if_replies_pass_the_director() {
     let cluster = carries::prepared(Method::Nat, Workers::Two);
     let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, UPLOAD));
     succeed(cluster.command(Host::Client, "nft").arg(

@@ -146,7 +146,7 @@ fn ports_80_and_443_with_one_mark_of_nftables_are_one_service_for_a_client() {
 }
 
 /// Persistent client connections: a service of port 0.
-fn all_ports_lead_to_one_server(method: Method, workers: Workers) {
+fn all_ports_reach_one_server(method: Method, workers: Workers) {
     let shop = Shop::open(method, workers);
     let director = Director::start(&shop.cluster, workers);
     add(&director, &format!("-t {VIP}:0"), "-p", 0, method.option());
@@ -163,22 +163,22 @@ fn all_ports_lead_to_one_server(method: Method, workers: Workers) {
 }
 
 #[test]
-fn by_a_service_of_port_0_all_ports_lead_a_client_to_one_server_by_direct_routing() {
-    all_ports_lead_to_one_server(Method::DirectRouting, Workers::One);
+fn a_service_of_port_0_sends_all_ports_of_a_client_to_one_server_by_direct_routing() {
+    all_ports_reach_one_server(Method::DirectRouting, Workers::One);
 }
 
 #[test]
-fn by_a_service_of_port_0_all_ports_lead_a_client_to_one_server_by_nat() {
-    all_ports_lead_to_one_server(Method::Nat, Workers::Two);
+fn a_service_of_port_0_sends_all_ports_of_a_client_to_one_server_by_nat() {
+    all_ports_reach_one_server(Method::Nat, Workers::Two);
 }
 
 #[test]
-fn by_a_service_of_port_0_all_ports_lead_a_client_to_one_server_by_tunnel() {
-    all_ports_lead_to_one_server(Method::Tunnel, Workers::One);
+fn a_service_of_port_0_sends_all_ports_of_a_client_to_one_server_by_tunnel() {
+    all_ports_reach_one_server(Method::Tunnel, Workers::One);
 }
 
 #[test]
-fn by_a_service_of_port_0_datagrams_of_a_client_to_any_port_reach_one_server() {
+fn a_service_of_port_0_sends_a_clients_datagrams_to_any_port_to_one_server() {
     let cluster = carries::prepared(Method::DirectRouting, Workers::Two);
     let ports = [5300, 5301, 5302];
     let _echoes =
@@ -193,7 +193,7 @@ fn by_a_service_of_port_0_datagrams_of_a_client_to_any_port_reach_one_server() {
 }
 
 #[test]
-fn by_services_of_a_port_each_a_client_has_a_server_for_each_port() {
+fn with_one_service_per_port_a_client_has_one_server_per_port() {
     let shop = Shop::open(Method::Nat, Workers::One);
     let director = Director::start(&shop.cluster, Workers::One);
     for port in [80, 443] {
@@ -212,7 +212,7 @@ fn by_services_of_a_port_each_a_client_has_a_server_for_each_port() {
 }
 
 #[test]
-fn by_a_netmask_all_clients_of_a_network_have_one_server_for_each_port() {
+fn with_a_netmask_all_clients_of_a_network_have_one_server_per_port() {
     let shop = Shop::open(Method::DirectRouting, Workers::One);
     let director = Director::start(&shop.cluster, Workers::One);
     add(&director, &format!("-t {VIP}:80"), "-p 300 -M 255.255.255.254", 80, "-g");
@@ -231,7 +231,7 @@ fn by_a_netmask_all_clients_of_a_network_have_one_server_for_each_port() {
 }
 
 #[test]
-fn by_a_prefix_all_ipv6_clients_of_a_network_have_one_server() {
+fn with_a_prefix_all_ipv6_clients_of_a_network_have_one_server() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     let service = format!("-t [{VIP6}]:0");

@@ -88,7 +88,7 @@ impl Drop for Prometheus<'_> {
 }
 
 #[test]
-fn a_prometheus_scrapes_a_director_forgets_what_is_deleted_and_raises_an_alert() {
+fn prometheus_scrapes_a_director_drops_deleted_series_and_raises_an_alert() {
     let cluster = carries::prepared(Method::Nat, Workers::Two);
     let director = Director::start_with(&cluster, Workers::Two, &["--metrics", METRICS]);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
@@ -118,7 +118,7 @@ fn a_prometheus_scrapes_a_director_forgets_what_is_deleted_and_raises_an_alert()
 }
 
 #[test]
-fn promtool_has_nothing_to_say_against_names_help_and_units_of_the_page() {
+fn promtool_accepts_names_help_and_units_of_the_page() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let file = cluster.state().join("keepalived.conf");
     let server = format!("real_server {} 80 {{\nTCP_CHECK {{\n}}\n}}", real_server(1));
@@ -149,7 +149,7 @@ fn promtool_has_nothing_to_say_against_names_help_and_units_of_the_page() {
 }
 
 #[test]
-fn the_alerts_are_well_formed_fire_when_they_should_and_do_not_when_all_is_well() {
+fn the_alerts_are_well_formed_and_fire_for_faults_alone() {
     let promtool =
         |words: &[&str]| succeed(Command::new(unpacked("promtool")).current_dir(root()).args(words));
     let said = promtool(&["check", "rules", "--lint-fatal", "docs/alerts.yml"]);

@@ -32,7 +32,7 @@ fn status(director: &Director<'_>) -> (Option<u64>, bool) {
 }
 
 #[test]
-fn rules_that_nobody_confirms_are_taken_back_and_a_download_goes_on_throughout() {
+fn unconfirmed_rules_are_reverted_and_a_download_continues_throughout() {
     let cluster = carries::prepared(Method::Nat, Workers::Two);
     let (first, second) = (cluster.state().join("first.rules"), cluster.state().join("second.rules"));
     fs::write(&first, "").expect("the cluster's folder takes a new file");
@@ -102,7 +102,7 @@ fn ended(drain: Child) -> (String, Option<i32>) {
 }
 
 #[test]
-fn a_real_server_is_drained_while_its_connection_lasts_and_what_is_left_at_the_end_is_dropped() {
+fn a_real_server_is_drained_while_its_connection_lasts_and_remaining_connections_are_dropped_at_the_end() {
     let cluster = carries::prepared(Method::Nat, Workers::Two);
     let director = Director::start(&cluster, Workers::Two);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
@@ -180,11 +180,11 @@ fn a_download_is_reset(method: Method) {
 }
 
 #[test]
-fn a_download_that_is_left_at_the_end_is_reset_at_both_ends_by_nat() {
+fn a_download_that_outlasts_the_drain_is_reset_at_both_ends_by_nat() {
     a_download_is_reset(Method::Nat);
 }
 
 #[test]
-fn a_download_that_is_left_at_the_end_is_reset_at_both_ends_by_direct_routing() {
+fn a_download_that_outlasts_the_drain_is_reset_at_both_ends_by_direct_routing() {
     a_download_is_reset(Method::DirectRouting);
 }

@@ -87,7 +87,7 @@ fn served(cluster: &Cluster) -> Director<'_> {
 }
 
 #[test]
-fn services_and_rates_are_shown_at_80_by_24_and_keys_sort_filter_and_quit() {
+fn services_and_rates_fit_80_by_24_and_keys_sort_filter_and_quit() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let director = served(&cluster);
     let terminal = Terminal::start(&cluster);
@@ -132,7 +132,7 @@ fn services_and_rates_are_shown_at_80_by_24_and_keys_sort_filter_and_quit() {
 }
 
 #[test]
-fn a_signal_ends_it_and_the_terminal_is_as_it_was() {
+fn a_signal_ends_top_and_restores_the_terminal() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let _director = served(&cluster);
     let terminal = Terminal::start(&cluster);
@@ -147,7 +147,7 @@ fn a_signal_ends_it_and_the_terminal_is_as_it_was() {
 }
 
 #[test]
-fn a_daemon_that_ends_is_told_of_and_one_that_begins_is_shown_again() {
+fn the_end_of_the_daemon_is_reported_and_a_new_daemon_is_shown() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let mut director = served(&cluster);
     let terminal = Terminal::start(&cluster);
@@ -161,7 +161,7 @@ fn a_daemon_that_ends_is_told_of_and_one_that_begins_is_shown_again() {
 }
 
 #[test]
-fn without_a_terminal_it_names_the_next_step_and_one_frame_can_be_printed() {
+fn without_a_terminal_top_names_the_next_step_and_can_print_one_frame() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let director = served(&cluster);
     let refused = complete(cluster.command(Host::Director, program("xvs")).arg("top"));

@@ -46,7 +46,7 @@ fn is_unreachable(cluster: &Cluster) -> bool {
 const DR: Host = Host::Director;
 
 #[test]
-fn scripts_for_direct_routing_start_serve_say_their_status_and_stop() {
+fn scripts_for_direct_routing_start_serve_report_their_status_and_stop() {
     let cluster = Cluster::up(Layout::default());
     let _director = Director::start(&cluster, Workers::One);
     for server in REAL_SERVERS {
@@ -135,7 +135,7 @@ fn scripts_for_tunnels_serve_and_stop() {
 }
 
 #[test]
-fn the_example_keepalived_conf_has_no_fault_and_keepalived_leaves_out_the_words_of_xvs_alone() {
+fn the_example_keepalived_conf_has_no_fault_and_keepalived_ignores_only_the_keywords_of_xvs() {
     let cluster = Cluster::up(Layout::default());
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/keepalived.conf");
     let mut check = cluster.command(DR, program("xvs"));

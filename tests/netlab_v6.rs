@@ -68,7 +68,7 @@ fn downloads_and_uploads_arrive_whole() {
 }
 
 #[test]
-fn direct_routing_works_where_the_director_is_the_real_servers_router_and_replies_are_counted() {
+fn direct_routing_works_with_the_director_as_the_real_servers_router_and_replies_are_counted() {
     let cluster = cluster(Method::DirectRouting);
     for server in REAL_SERVERS {
         succeed(cluster.command(server, "ip").args("-6 rule del from 2001:db8:1::/64 lookup 100".split(' ')));

@@ -92,7 +92,7 @@ fn pings(netns: &Netns, dest: &str) -> bool {
 }
 
 #[test]
-fn a_virtual_address_by_direct_routing_is_served_and_unseen_by_arp() {
+fn a_virtual_address_by_direct_routing_is_served_and_hidden_from_arp() {
     let (director, server) = pair();
     let vip = "10.0.0.100";
     server.ip("addr add 10.0.0.100/32 dev lo");
@@ -123,7 +123,7 @@ fn a_virtual_address_by_direct_routing_is_served_and_unseen_by_arp() {
 }
 
 #[test]
-fn a_virtual_address_of_ipv6_is_served_and_its_neighbours_are_never_told() {
+fn an_ipv6_virtual_address_is_served_and_never_advertised_to_neighbours() {
     let (director, server) = pair();
     director.ip("addr add 2001:db8::1/64 dev wan nodad");
     server.ip("addr add 2001:db8::2/64 dev eth nodad");
@@ -159,7 +159,7 @@ fn a_virtual_address_of_ipv6_is_served_and_its_neighbours_are_never_told() {
 }
 
 #[test]
-fn settings_stay_until_the_last_virtual_address_goes_and_what_others_changed_stays_for_ever() {
+fn settings_stay_until_the_last_virtual_address_is_removed_and_changes_by_others_are_kept() {
     let (_director, server) = pair();
     server.ip("link set lo down");
     let before = state(&server);
@@ -233,24 +233,24 @@ fn send_raw(director: &Netns, server: IpAddr, protocol: u8, payload: &[u8]) {
 }
 
 #[test]
-fn every_tunnel_over_and_around_both_families_is_taken_off_and_counted_and_others_stay_with_the_kernel() {
+fn every_tunnel_of_both_families_is_decapsulated_and_counted_and_other_packets_stay_with_the_kernel() {
     let (director, server) = pair();
-    takes_every_tunnel(&director, &server, "eth", "native");
+    assert_every_tunnel_is_decapsulated(&director, &server, "eth", "native");
 }
 
 #[test]
-fn without_native_xdp_every_tunnel_is_taken_off_too() {
+fn without_native_xdp_every_tunnel_is_decapsulated() {
     let (director, server) = pair();
     server.ip("addr flush dev eth");
     server.ip("link add mac0 link eth type macvlan mode bridge");
     server.ip("link set mac0 up");
     server.ip("addr add 10.0.0.2/24 dev mac0");
     server.ip("route add default via 10.0.0.1");
-    takes_every_tunnel(&director, &server, "mac0", "generic");
+    assert_every_tunnel_is_decapsulated(&director, &server, "mac0", "generic");
 }
 
 /// Sends one packet of every tunnel around each family to the server's interface `dev`.
-fn takes_every_tunnel(director: &Netns, server: &Netns, dev: &str, mode: &str) {
+fn assert_every_tunnel_is_decapsulated(director: &Netns, server: &Netns, dev: &str, mode: &str) {
     director.ip("addr add 2001:db8:2::1/64 dev wan nodad");
     server.ip(&format!("addr add 2001:db8:2::2/64 dev {dev} nodad"));
     let own_addr = Ipv4Addr::new(10, 0, 0, 2);
@@ -394,7 +394,7 @@ fn another_xdp_program_is_neither_replaced_nor_removed() {
 }
 
 #[test]
-fn beside_another_xdp_program_the_kernels_tunl0_decapsulates_and_has_the_address() {
+fn with_another_xdp_program_the_kernels_tunl0_decapsulates_and_has_the_address() {
     let (_director, server) = pair();
     occupy(&server);
     // Not a tunnel, but it has the name by which the kernel's is found.
@@ -436,7 +436,7 @@ fn an_interface_without_native_xdp_decapsulates_in_generic_mode_and_status_says_
 }
 
 #[test]
-fn what_cannot_be_done_says_why_and_leaves_everything_as_it_was() {
+fn an_impossible_request_is_refused_with_the_reason_and_changes_nothing() {
     let (_director, server) = pair();
     server.ip("addr add 10.0.0.7/24 dev eth");
     let before = state(&server);
@@ -470,7 +470,7 @@ fn what_cannot_be_done_says_why_and_leaves_everything_as_it_was() {
 }
 
 #[test]
-fn an_address_that_the_wire_has_too_is_refused_and_shown_when_it_comes_later() {
+fn an_address_of_another_machine_is_refused_and_a_later_conflict_is_shown() {
     let (_director, server) = pair();
     let vip = "198.51.100.1";
     let said = format!("{vip} is an address of eth, where it would answer ARP");
@@ -490,7 +490,7 @@ fn an_address_that_the_wire_has_too_is_refused_and_shown_when_it_comes_later() {
 }
 
 #[test]
-fn commands_at_the_same_time_wait_for_each_other() {
+fn concurrent_commands_wait_for_each_other() {
     let (_director, server) = pair();
     let before = state(&server);
     for action in ["up", "down"] {

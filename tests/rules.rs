@@ -142,7 +142,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_runs_becomes_whatever_is_wanted_by_one_snapshot_and_back(one in script(), other in script()) {
+    fn any_state_becomes_any_other_in_one_snapshot_and_reverts(one in script(), other in script()) {
         let (mut cluster, mut model) = (director(&one), director(&other));
         let before = (rules(&mut cluster), cluster.lab().director.publications());
         let wanted = rules(&mut model);
@@ -162,7 +162,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_saved_is_restored_as_it_was_but_for_thresholds_and_applied_where_it_runs_it_changes_nothing(
+    fn saved_rules_restore_the_state_without_thresholds_and_applying_them_to_their_own_state_changes_nothing(
         script in script(),
     ) {
         let (mut cluster, mut other) = (director(&script), LabCluster::new());
@@ -197,7 +197,7 @@ fn three(scheduler: &str) -> String {
 }
 
 #[test]
-fn what_is_unchanged_keeps_its_connections_counters_and_turn() {
+fn unchanged_objects_keep_their_connections_counters_and_scheduler_state() {
     let (mut cluster, mut other) = (director(&[]), director(&[]));
     for cluster in [&mut cluster, &mut other] {
         apply(cluster, read(&three("rr")).0, None);
@@ -218,7 +218,7 @@ fn what_is_unchanged_keeps_its_connections_counters_and_turn() {
 }
 
 #[test]
-fn rules_of_which_one_is_refused_change_nothing() {
+fn rules_change_nothing_if_one_is_refused() {
     let mut cluster = director(&[]);
     apply(&mut cluster, read(&three("rr")).0, None);
     let (before, publications) = (rules(&mut cluster), cluster.lab().director.publications());
@@ -233,7 +233,7 @@ fn rules_of_which_one_is_refused_change_nothing() {
 }
 
 #[test]
-fn what_is_confirmed_stays_and_what_is_not_goes_when_its_time_is_over() {
+fn confirmed_rules_stay_and_unconfirmed_rules_are_reverted_at_their_time() {
     let mut cluster = director(&[]);
     apply(&mut cluster, read(&three("rr")).0, None);
     let first = rules(&mut cluster);
@@ -261,7 +261,7 @@ fn what_is_confirmed_stays_and_what_is_not_goes_when_its_time_is_over() {
 }
 
 #[test]
-fn what_somebody_else_changed_meanwhile_stays_when_rules_are_taken_back() {
+fn a_revert_keeps_changes_that_others_made_in_between() {
     let mut cluster = director(&[]);
     apply(&mut cluster, read(&three("rr")).0, None);
     let dest = |number, weight| format!("-t {VIP}:80 -r {}:80 -m -w {weight}", server(number));
@@ -289,7 +289,7 @@ fn what_somebody_else_changed_meanwhile_stays_when_rules_are_taken_back() {
 }
 
 #[test]
-fn real_servers_are_not_put_back_into_a_service_that_somebody_has_deleted_or_made_anew() {
+fn a_revert_adds_no_real_server_to_a_service_that_was_deleted_or_created_anew() {
     let other = format!("-A -t {VIP}:80 -s rr\n-a -t {VIP}:80 -r {}:80 -m\n", server(4));
     for (meanwhile, stays) in
         [(vec!["-D"], String::new()), (vec!["-D", "-A"], format!("-A -t {VIP}:80 -s wlc\n"))]
@@ -307,7 +307,7 @@ fn real_servers_are_not_put_back_into_a_service_that_somebody_has_deleted_or_mad
 }
 
 #[test]
-fn timeouts_are_left_alone_by_rules_that_do_not_set_them() {
+fn rules_without_timeouts_leave_the_timeouts_unchanged() {
     let mut cluster = director(&["--set 500 60 70".to_owned()]);
     apply(&mut cluster, read(&three("rr")).0, None);
     assert_eq!(cluster.adm("-L --timeout"), "Timeout (tcp tcpfin udp): 500 60 70\n");

@@ -43,7 +43,7 @@ fn shell(command: &str, socket: &Path) -> (Option<i32>, String, String) {
 }
 
 #[test]
-fn an_unknown_scheduler_is_told_in_ipvsadms_bytes_and_on_a_terminal_with_those_there_are() {
+fn an_unknown_scheduler_is_reported_in_ipvsadms_bytes_and_on_a_terminal_with_the_known_ones() {
     let folder = env::temp_dir().join(format!("xvsadm-{}", process::id()));
     fs::create_dir_all(&folder).unwrap();
     let socket = folder.join("xvsd.sock");

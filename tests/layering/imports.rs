@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn siblings_that_import_each_other_are_a_circle_however_they_say_it() {
+    fn siblings_that_import_each_other_are_a_circle_in_every_notation() {
         for (one, other) in [
             ("use crate::b::B;", "use crate::a::A;"),
             ("use super::b::{self, B};", "fn f() { crate::a::g(); }"),
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_module_and_those_below_it_may_import_each_other() {
+    fn a_module_and_its_children_may_import_each_other() {
         let files = [
             ("p", "mod c; use c::C; struct P;"),
             ("p::c", "mod d; use super::P; use d::D;"),

@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn udp_from_the_peer_to_a_multicast_group_is_a_synchronization_message_and_nothing_else_is() {
+    fn only_udp_from_the_peer_to_a_multicast_group_is_a_synchronization_message() {
         let udp = |from: &str, dest: [u8; 4]| {
             let mut frame = Vec::new();
             let packet = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 3, 0, 2], dest, 1);

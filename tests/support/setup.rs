@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_that_the_lab_can_carry_out_become_its_requests() {
+    fn supported_commands_become_requests_of_the_lab() {
         let own_link =
             |addr: &str, name: &str| json!({ "link": name, "mac": "02:00:00:00:02:01", "addresses": [addr] });
         let rows = [
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hosts_file_that_is_mounted_names_its_hosts() {
+    fn a_mounted_hosts_file_defines_its_names() {
         let script = "printf '10.1.0.100 web.example\\nfd00:2::11 six.example\\n' >/tmp/hosts; \
                       mount --bind /tmp/hosts /etc/hosts; echo $?";
         let name = |addr: &str, name: &str| Action::NameHost(addr.parse().expect(addr), name.to_owned());
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_script_with_a_command_that_the_lab_cannot_carry_out_is_refused_whole() {
+    fn a_script_with_an_unsupported_command_is_refused_as_a_whole() {
         let rows = [
             ("ip link set rs0 up; reboot", "reboot"),
             ("ip link set rs0 mtu 1400", "ip link set rs0 mtu 1400"),

@@ -22,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ready_counts_only_as_a_word_of_its_own() {
+    fn ready_counts_only_as_a_separate_word() {
         assert!(says_ready("INFO xvsd: Ready, 2 workers"));
         assert!(!says_ready("the socket is already in use"));
     }
