@@ -270,7 +270,7 @@ impl TunnelEnd {
             let replies = UdpSocket::bind((VIP, ECHO)).expect("it has the VIP");
             listening.send(()).expect("`start` waits for this");
             let mut packet = vec![0; 65536];
-            // Relaxed: the flag stands for nothing but itself.
+            // Relaxed: the flag publishes no other data.
             while flag.load(Ordering::Relaxed) {
                 let Ok((count, _)) = recv(&tunnel, &mut packet[..], RecvFlags::empty()) else { continue };
                 answer(&replies, &name, &packet[..count]);

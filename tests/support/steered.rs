@@ -1,7 +1,7 @@
-//! The XDP program beside a lab, told at every change what the lab's director serves.
+//! The XDP program with the steering rules of a lab's director.
 //!
-//! For tests that ask where a frame would have gone: to the director or to the kernel. Needs the right to load a BPF
-//! program, and no interface.
+//! For tests of where a frame goes, to the director or to the kernel. Needs the right to load a BPF program, and no
+//! interface.
 
 use xvs_cli::lab::Lab;
 use xvs_dataplane::steering::{Steering, SteeringRules, Verdict};
@@ -24,7 +24,7 @@ impl Steered {
         Self { program, told: SteeringRules::default() }
     }
 
-    /// Where the program sends a frame that comes to this lab now.
+    /// The program's verdict on a frame, with the lab's current rules.
     ///
     /// # Panics
     /// If the kernel refuses the rules or the frame.
@@ -38,7 +38,7 @@ impl Steered {
     }
 }
 
-/// Whether a drop is one of a frame that contradicts itself: the kernel drops it as well.
+/// Whether a drop reason is that of a malformed frame, which the kernel drops as well.
 pub fn unreadable(reason: &str) -> bool {
     DropReason::all().any(|known| matches!(known, DropReason::Malformed(_)) && known.name() == reason)
 }
