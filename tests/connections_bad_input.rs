@@ -1,18 +1,18 @@
-//! Packets that come at the wrong time: first packets that should not be first, answers before questions, ports used
-//! again too early. Each is handled as the kernel's IPVS does (ipvs-behaviour, sections 2 to 4), through the lab.
+//! Packets at the wrong time, in the lab: segments that cannot begin a connection, replies before requests, ports reused
+//! too early. Each is handled as by the kernel's IPVS.
 //!
-//! Not here: packets that contradict themselves, and the whole table of states.
+//! Not here: malformed packets, and the whole table of states.
 
 use xvs::frames::{ACK, FIN, RST, SYN};
 use xvs::lab_cluster::{CLIENT, VIP, at, server};
 use xvs::{Datagram, LabCluster, Transport};
 
-/// Of a client's packet.
+/// A client's packet.
 fn from_client(transport: Transport) -> Datagram {
     Datagram::new(transport, at(CLIENT, 4000), at(VIP, 80))
 }
 
-/// Of a packet from the server of this number to that client.
+/// A packet from the server of this number to that client.
 fn from_server(number: u8, transport: Transport) -> Datagram {
     Datagram::new(transport, at(server(number), 80), at(CLIENT, 4000))
 }
@@ -27,7 +27,7 @@ fn answer(cluster: &mut LabCluster, flags: u8) -> String {
     cluster.from_server(&from_server(1, Transport::Tcp(flags))).verdict
 }
 
-/// A TCP and a UDP service with two servers, the first of them to be asked first.
+/// A TCP and a UDP service with two servers; the first server gets the first connection.
 fn cluster(method: &str) -> LabCluster {
     let mut cluster = LabCluster::new();
     for protocol in ["-t", "-u"] {
@@ -39,7 +39,7 @@ fn cluster(method: &str) -> LabCluster {
     cluster
 }
 
-/// Sends a first segment to a new service and says what it makes: nothing, or a connection in a state.
+/// Sends a first segment to a new service; returns the state of the connection that it creates, if any.
 fn first(method: &str, sloppy: u32, flags: u8) -> Option<String> {
     let mut cluster = cluster(method);
     cluster.set("sloppy_tcp", sloppy);
@@ -136,7 +136,7 @@ fn a_port_reused_in_time_wait_creates_a_new_connection_unless_conn_reuse_mode_is
         ask(&mut cluster, FIN | ACK);
         answer(&mut cluster, FIN | ACK);
         assert_eq!(cluster.only_connection().1, "TIME_WAIT");
-        // What comes late for the old connection does not end its wait.
+        // A late segment of the old connection does not end TIME_WAIT.
         assert_eq!(ask(&mut cluster, ACK), "transmit");
         assert_eq!(cluster.only_connection().1, "TIME_WAIT");
 
@@ -147,7 +147,7 @@ fn a_port_reused_in_time_wait_creates_a_new_connection_unless_conn_reuse_mode_is
             "conn_reuse_mode {mode}: {rows:?}"
         );
         assert_eq!(cluster.only_connection(), ("01:00".to_owned(), "SYN_RECV".to_owned()));
-        // The old one leaves the count by the next tick.
+        // The old connection is no longer counted after the next tick.
         cluster.advance(0.1);
         assert_eq!(cluster.total_load(), (1, 0));
     }

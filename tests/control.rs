@@ -1,7 +1,7 @@
-//! From a command over the socket to the next packet: a server of the control socket before a director in the lab.
+//! From a command over the socket to the next packet: the control socket's server with a director in the lab.
 //!
-//! What a client was answered holds for the next frame; a batch is one snapshot however long, a single command one
-//! each, a refused one none. Not here: the socket's bounds and hostile clients (`ctl/src/server.rs`), the daemon
+//! A change is in force for the first frame after its reply; a batch of any length is one snapshot, a single command one
+//! each, a refused one none. Not here: the socket's limits and hostile clients (`socket.rs`), the daemon
 //! (`netlab_daemon.rs`).
 
 use std::fmt::Write;
@@ -23,7 +23,7 @@ use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_proto::Endpoint;
 
-/// Answers the socket's clients from a director in the lab.
+/// Handler of the socket's requests, with a director in the lab.
 struct Desk(Mutex<LabCluster>);
 
 impl Desk {
@@ -31,7 +31,7 @@ impl Desk {
         self.0.lock().expect("no client's thread has panicked")
     }
 
-    /// Hands over the rows of a listing.
+    /// Passes the rows of a listing to the client.
     fn rows(
         &self,
         list: impl FnOnce(
@@ -89,7 +89,7 @@ struct Served {
 impl Served {
     fn new() -> Self {
         static MADE: AtomicUsize = AtomicUsize::new(0);
-        // Relaxed: only the numbers' being different matters.
+        // Relaxed: the numbers only have to differ.
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("xvs-control-{}-{number}", std::process::id()));
         let socket = folder.join("xvsd.sock");
@@ -106,7 +106,7 @@ impl Served {
         self.desk.cluster().lab().director.publications()
     }
 
-    /// The verdict on a client's first packet to the virtual address, and the link address it leaves to.
+    /// The verdict on a client's first packet to the virtual address, and the destination link address of the sent frame.
     fn first_packet(&self, client_port: u16, port: u16) -> (String, Option<[u8; 6]>) {
         let first = Datagram::new(Transport::Tcp(SYN), at(CLIENT, client_port), at(VIP, port));
         let judged = self.desk.cluster().from_client(&first);
@@ -117,7 +117,7 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        // Only the lock beside the socket is left of it; in the way of nobody if it stays.
+        // Only the socket's lock file is left; it does no harm if it stays.
         let _ = self.socket.parent().map(std::fs::remove_dir_all);
     }
 }
@@ -234,7 +234,7 @@ fn a_restore_of_ten_thousand_lines_publishes_one_snapshot_and_saves_unchanged() 
         lines
     };
     assert_eq!(sorted(&saved), sorted(&rules));
-    // The one added last is chosen first, and nobody has answered for it.
+    // The destination added last is chosen first, and its link address is not resolved.
     assert_eq!(served.first_packet(1, 1100).0, "drop no_neighbour");
     let before = served.publications();
     assert_eq!(run(&mut client, "-R", &format!("-C\n{saved}")).exit, 0);
@@ -326,7 +326,7 @@ fn a_listing_of_many_connections_arrives_complete_in_parts() {
     assert_eq!(clients.len(), 4999);
 }
 
-/// Runs `xvs` with these words, which must succeed, and returns what it printed.
+/// Runs `xvs` with these arguments, which must succeed, and returns its output.
 #[track_caller]
 fn xvs(client: &mut Client, words: &[&str]) -> String {
     let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
@@ -374,7 +374,7 @@ fn connections_are_found_by_their_properties_and_counted_without_being_listed() 
     let templates = xvs(&mut client, &["connections", "--templates"]);
     assert!(templates.ends_with(" Route, controls 2\n"), "{templates}");
     assert_eq!(xvs(&mut client, &["connections", "--state", "CLOSE"]), "no connection matches\n");
-    // Once its real server is removed, a connection still belongs to the service that it came by.
+    // After the removal of its real server, a connection still belongs to its service.
     done(&mut client, &format!("-d -t {VIP}:0 -r {}:0", server(2)));
     assert_eq!(xvs(&mut client, &["connections", "--service", &every_port, "--count"]), "2\n");
 }

@@ -1,7 +1,7 @@
 //! Checks of the documents: links, lengths of pages, complete tables.
 //!
 //! Names that operators look up (settings, keys of xvs.toml, drop reasons, metrics, subcommands) are read from the code,
-//! so a new one without a row fails here. Not here: whether a page is true; `limits.rs` has the tests of limits.
+//! so a new name without a row fails here. Not here: the truth of a page; `limits.rs` has the tests of limits.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -75,7 +75,7 @@ fn links(prose: &str) -> Vec<String> {
     targets.map(|(target, _)| target.trim().to_owned()).collect()
 }
 
-/// Why a link of a document is broken; `None` if its target exists or is a web page.
+/// The fault of a link of a document; `None` if its target exists or is a web page.
 fn broken(document: &str, link: &str) -> Option<String> {
     if link.starts_with("http://") || link.starts_with("https://") {
         return None;
@@ -98,7 +98,7 @@ fn names(text: &str) -> BTreeSet<&str> {
     text.split(|char: char| !char.is_ascii_alphanumeric() && char != '_').collect()
 }
 
-/// The names that a page does not have in code.
+/// The wanted names that a page does not have in its code spans.
 fn missing(page: &str, wanted: impl IntoIterator<Item = String>) -> Vec<String> {
     let text = read(page);
     let code: String = text.split('`').skip(1).step_by(2).flat_map(|code| [code, " "]).collect();
@@ -152,7 +152,7 @@ fn every_page_is_reachable_from_the_readme() {
     assert!(lost.is_empty(), "{lost:?}");
 }
 
-/// What the lab answers.
+/// The lab's answer.
 fn ask(request: &Value) -> Value {
     serde_json::from_str(&Lab::new().answer(&request.to_string())).expect("the lab answers JSON")
 }

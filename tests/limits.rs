@@ -1,9 +1,9 @@
-//! Tests of the limits in `docs/limits.md` and `docs/limits-all.md` that no other test shows.
+//! Tests of the limits in `docs/limits.md` and `docs/limits-all.md` that have no other test.
 //!
-//! Frames and commands are those of the recordings, played step by step through the lab, so that each test can name
-//! the step at which the kernel did something else. A difference that goes away takes its test and its row with it.
+//! Frames and commands are those of the recordings, replayed step by step in the lab, so each test can name the step at
+//! which the kernel behaved differently. When a difference is removed, its test and its row are removed too.
 //! The tests and recordings that the pages name must exist.
-//! Not here: behaviour that is the same (`conformance.rs`), and limits that a crate's own tests show.
+//! Not here: equal behaviour (`conformance.rs`), and limits that a crate's own tests show.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 use xvs_cli::lab::Lab;
 
-/// The director of the recordings, on both sides of it.
+/// The director's link addresses on both sides in the recordings.
 const OUTSIDE: &str = "10.1.0.1/24";
 const VIP: &str = "10.1.0.100/32";
 const SERVERS: [u8; 2] = [11, 12];
@@ -34,7 +34,7 @@ impl Recording {
         out.iter().filter_map(|frame| Some((frame["port"].as_str()?, frame["hex"].as_str()?))).collect()
     }
 
-    /// What was printed at a step.
+    /// The output of a step's command.
     fn printed(&self, step: usize) -> &str {
         self.0[step]["stdout"].as_str().expect("a command's step")
     }
@@ -47,7 +47,7 @@ struct Director {
 }
 
 impl Director {
-    /// Outside it has these addresses; inside, packets up to `mtu` bytes pass.
+    /// A director with these addresses on the client side, and this MTU in bytes on the server side.
     fn new(outside: &[&str], mtu: u32) -> Self {
         let mut director = Self { lab: Lab::new(), now: 0.0 };
         director.ask(json!({ "link": "cl0", "mac": "02:00:00:00:01:01", "addresses": outside }));
@@ -59,7 +59,7 @@ impl Director {
         director
     }
 
-    /// As in the recordings: with the virtual address and two real servers that have answered.
+    /// The director of the recordings: with the virtual address and two real servers whose link addresses are resolved.
     fn usual() -> Self {
         Self::with_mtu(1500)
     }
@@ -79,7 +79,7 @@ impl Director {
         self.ask(json!({ "neighbor": addr, "mac": mac, "link": "rs0" }));
     }
 
-    /// Carries out these steps at their times; the answer to the last.
+    /// Replays these steps at their times; returns the answer to the last one.
     fn play(&mut self, recording: &Recording, steps: impl IntoIterator<Item = usize>) -> Value {
         let mut answer = Value::Null;
         for step in steps {
@@ -177,7 +177,7 @@ fn expired_connections_do_not_count_for_thresholds() {
     assert!(recording.printed(41).contains("3          2 "), "two connections a second late");
     assert!(answer["stdout"].as_str().expect("text").contains("3          0 "), "{answer}");
 
-    // Two seconds earlier, before their time, all is the same.
+    // Two seconds earlier, before their timeout, both are equal.
     for step in recording.0.iter_mut().skip(40) {
         step["t"] = json!(step["t"].as_f64().expect("a time") - 2.0);
     }
@@ -323,14 +323,14 @@ fn unsorted_services_are_listed_by_protocol_address_and_port() {
     assert_eq!(lines.collect::<Vec<_>>(), expected);
 }
 
-/// The pages of limits, each of whose rows names what shows it.
+/// The pages of limits, whose rows each name the test or recording that shows the limit.
 const PAGES: [&str; 2] = ["docs/limits.md", "docs/limits-all.md"];
 
 fn page(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).expect("a page")
 }
 
-/// The cells of a table's row; none of another line, or of the line below a table's head.
+/// The cells of a table's row; empty for another line, and for the line below a table's head.
 fn cells(line: &str) -> Vec<&str> {
     let row = line.strip_prefix('|').and_then(|line| line.strip_suffix('|'));
     let row = row.filter(|row| !row.starts_with("---"));
@@ -345,7 +345,7 @@ fn every_test_named_in_the_documents_exists() {
     let sources: String = files.lines().filter_map(|file| fs::read_to_string(root.join(file)).ok()).collect();
     let documents: String = PAGES.map(page).concat();
     let words = documents.split(|char: char| !char.is_ascii_alphanumeric() && char != '_');
-    // Sentences have more words than the names of settings and reasons.
+    // Test names have more words than settings and reasons.
     let tests: Vec<_> = words.filter(|word| word.matches('_').count() > 4).collect();
     assert!(tests.len() > 250, "the documents' form has changed: {tests:?}");
     let missing: Vec<_> = tests.iter().filter(|test| !sources.contains(&format!("fn {test}("))).collect();

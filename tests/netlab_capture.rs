@@ -1,7 +1,6 @@
-//! `xvs capture` beside tcpdump: what the daemon shows of real connections is what was on the wire.
+//! `xvs capture` compared with tcpdump: the captured frames of real connections are those on the wire.
 //!
-//! Each test has a cluster of its own. Needs root, tcpdump and tshark. Not here: what is said of each kind of packet
-//! (`capture.rs`).
+//! Each test has a cluster of its own. Needs root, tcpdump and tshark. Not here: every kind of packet (`capture.rs`).
 
 #![allow(clippy::unwrap_used, reason = "the helpers of these tests are tests too")]
 
@@ -15,14 +14,14 @@ use xvs::cluster::{VIP, complete, real_server, succeed, virtual_endpoint};
 use xvs::director::{Protocol, program};
 use xvs::{Cluster, Director, Host, Method, Workers, carries, clients, wait};
 
-/// A program that captures until it is told to end.
+/// A running capture program.
 struct Capturing {
     process: Child,
     stderr: BufReader<std::process::ChildStderr>,
 }
 
 impl Capturing {
-    /// Starts it and waits until a line on stderr says this.
+    /// Starts it and waits until a line on stderr contains `ready`.
     fn start(mut command: Command, ready: &str) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = command.spawn().unwrap();
@@ -50,9 +49,9 @@ impl Capturing {
         Self::start(command, "listening on")
     }
 
-    /// Tells it to end, and returns what it printed, the rest of stderr included.
+    /// Ends it, and returns its output, the rest of stderr included.
     fn stop(mut self) -> Output {
-        // One that had its count has ended by itself.
+        // With a count, it may have ended by itself.
         let _ = kill_process(Pid::from_child(&self.process), Signal::INT);
         self.end()
     }
@@ -73,7 +72,7 @@ impl Drop for Capturing {
     }
 }
 
-/// The bytes of a file's frames, as text, sorted.
+/// The bytes of a file's frames, in hexadecimal digits, sorted.
 fn frames(file: &Path) -> Vec<String> {
     let dump = succeed(Command::new("tcpdump").args(["-n", "-t", "-xx", "-r"]).arg(file));
     let mut frames: Vec<String> = Vec::new();
@@ -87,7 +86,7 @@ fn frames(file: &Path) -> Vec<String> {
     frames
 }
 
-/// Those of a capture that tshark takes, in a file of their own.
+/// A file with the frames of a capture that match a filter of tshark.
 fn only(file: &Path, filter: &str) -> PathBuf {
     let part = file.with_extension("part");
     succeed(Command::new("tshark").args(["-n", "-r"]).arg(file).args(["-Y", filter, "-w"]).arg(&part));
@@ -105,7 +104,7 @@ fn prepared(method: Method, workers: Workers) -> Cluster {
     carries::prepared(method, workers)
 }
 
-/// Four pages by this method: what `xvs capture` shows on each interface is what others saw at the other ends.
+/// Four pages with this method: `xvs capture` shows on each interface the frames that tcpdump has at the other end.
 fn capture_equals_the_wire(method: Method, workers: Workers) {
     let cluster = prepared(method, workers);
     let director = Director::start(&cluster, workers);
@@ -120,7 +119,7 @@ fn capture_equals_the_wire(method: Method, workers: Workers) {
         Capturing::xvs(&cluster, &["-w", ours.to_str().unwrap(), "--service", &format!("TCP {VIP}:80")]);
     let pages = clients::pages(&cluster, &format!("http://{VIP}/"), 4);
     assert!(clients::take_turns(&pages), "{pages:?}");
-    // The ends of connections may still be under way.
+    // The last segments of connections may still be in transit.
     let (mut before, mut quiet) = ([0; 2], 0);
     wait::until("nothing more comes for some looks", || {
         let now = [&outside, &inside].map(|path| fs::metadata(path).unwrap().len());
@@ -140,7 +139,7 @@ fn capture_equals_the_wire(method: Method, workers: Workers) {
     let directions = fields(&ours, "tcp", &["frame.packet_flags_direction", "frame.comment"]);
     let of = |said: &str| directions.iter().filter(|line| line.starts_with(said)).count();
     let (came, left) = (of("0x00000001|xvs: transmit"), of("0x00000002|xvs: transmit"));
-    // A neighbour may have to be asked for first.
+    // A neighbour may have to be resolved first.
     let waited = of("0x00000001|xvs: drop no_neighbour: ");
     assert_eq!((came, came + left + waited), (left, directions.len()), "{directions:?}");
     let times = fields(&ours, "tcp", &["frame.time_epoch"]);
@@ -182,8 +181,8 @@ fn drops_are_captured_with_their_reason_and_the_reply_and_a_count_ends_the_captu
     assert_eq!(shown.len(), 2, "{shown:?}");
     assert!(shown[0].starts_with("xvs: drop no_destination: the service has no real server"), "{shown:?}");
     assert!(shown[0].ends_with("|81|") && shown[1].ends_with("|81|3"), "{shown:?}");
-    let told = lines.end();
-    let line = String::from_utf8_lossy(&told.stdout).into_owned();
+    let output = lines.end();
+    let line = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
         line.contains(&format!("> {VIP}:81 TCP S ")) && line.ends_with("-> wan 198.51.100.10\n"),
         "{line}"
@@ -236,7 +235,7 @@ fn the_end_of_the_daemon_ends_the_capture_and_leaves_a_complete_file() {
     let ended = xvs.end();
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert!(ended.status.code() == Some(4) && said.contains("xvsd closed the connection"), "{said}");
-    // The client may have asked twice.
+    // The client may have sent its SYN twice.
     let mut interfaces = fields(&file, "tcp.dstport == 81 && !icmp", &["frame.interface_name"]);
     interfaces.dedup();
     assert_eq!(interfaces, ["wan"]);
@@ -254,7 +253,7 @@ fn a_fifth_capture_is_refused_until_one_of_four_has_ended() {
     let refused = fifth();
     assert_eq!(refused.status.code(), Some(3));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("4 captures are on already"));
-    // Killed, it says no goodbye.
+    // A killed client sends no message.
     drop(four.pop());
     wait::until("its place is free", || fifth().status.success().then_some(()));
     assert!(four.pop().unwrap().stop().status.success());

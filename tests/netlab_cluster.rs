@@ -1,7 +1,7 @@
-//! The cluster that the other namespace tests stand on, without the daemon.
+//! The cluster of the other namespace tests, without the daemon.
 //!
-//! When one of these fails, the fault is the machine's or netlab's and no other result means anything.
-//! Needs root. Not here: anything of xvs.
+//! If one of these tests fails, the fault is in the machine or in netlab, and the other results are meaningless.
+//! Needs root. Not here: xvs itself.
 
 use std::io::Read;
 use std::net::SocketAddrV4;

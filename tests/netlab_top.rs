@@ -1,6 +1,6 @@
-//! `xvs top` in a real terminal of 80 columns and 24 lines, beside a running daemon: tmux has the terminal.
+//! `xvs top` in a real terminal of 80 columns and 24 lines, provided by tmux, with a running daemon.
 //!
-//! Each test has a cluster of its own. Needs root. Not here: every key and column (`crates/ctl/src/cli/top/`).
+//! Each test has a cluster of its own. Needs root. Not here: every key and column (`crates/cli/src/top/`).
 
 use std::fs;
 use std::process::Command;
@@ -10,7 +10,7 @@ use xvs::cluster::{VIP, complete, real_server, succeed};
 use xvs::director::{Protocol, program};
 use xvs::{Cluster, Director, Host, Method, Workers, carries, clients, wait};
 
-/// A terminal on the director in which `xvs top` runs, and then a shell tells how it ended.
+/// A terminal on the director in which `xvs top` runs; afterwards a shell prints its exit code.
 struct Terminal<'a> {
     cluster: &'a Cluster,
 }
@@ -37,31 +37,31 @@ impl<'a> Terminal<'a> {
         succeed(self.tmux(&["send-keys"]).args(keys));
     }
 
-    /// What is on the screen.
+    /// The lines of the screen.
     fn lines(&self) -> Vec<String> {
         let text = succeed(&mut self.tmux(&["capture-pane", "-p"]));
         text.lines().map(str::to_owned).collect()
     }
 
-    /// Waits until the screen is like this, and returns it.
+    /// Waits until `found` is true of the screen, and returns the screen.
     #[track_caller]
     fn until(&self, what: &str, found: impl Fn(&[String]) -> bool) -> Vec<String> {
         wait::until(what, || Some(self.lines()).filter(|lines| found(lines)))
     }
 
-    /// What tmux knows of it, by its own name for it.
+    /// A variable of tmux about the terminal.
     fn knows(&self, name: &str) -> String {
         succeed(&mut self.tmux(&["display-message", "-p", &format!("#{{{name}}}")])).trim().to_owned()
     }
 
-    /// Waits until `xvs top` has ended so, and the terminal is as it was before.
+    /// Waits until `xvs top` has ended with this exit code, and asserts that the terminal is restored.
     #[track_caller]
     fn ended(&self, with: &str) {
-        let told = self.until("its end", |lines| lines.iter().any(|line| line.starts_with("ended ")));
-        assert!(told.contains(&format!("ended {with}")), "{told:#?}");
-        let settings = told.join(" ");
+        let screen = self.until("its end", |lines| lines.iter().any(|line| line.starts_with("ended ")));
+        assert!(screen.contains(&format!("ended {with}")), "{screen:#?}");
+        let settings = screen.join(" ");
         for setting in ["icanon", "echo", "isig", "opost"] {
-            assert!(settings.split([' ', ';']).any(|word| word == setting), "{setting}: {told:#?}");
+            assert!(settings.split([' ', ';']).any(|word| word == setting), "{setting}: {screen:#?}");
         }
         assert_eq!((self.knows("alternate_on"), self.knows("cursor_flag")), ("0".to_owned(), "1".to_owned()));
     }
@@ -73,7 +73,7 @@ impl Drop for Terminal<'_> {
     }
 }
 
-/// The row of this service or real server, as words.
+/// The words of the row of this service or real server.
 fn row(lines: &[String], name: &str) -> Option<Vec<String>> {
     let line = lines.iter().find(|line| line.contains(name))?;
     Some(line.split_whitespace().map(str::to_owned).collect())

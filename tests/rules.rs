@@ -1,8 +1,8 @@
-//! Rules as a whole: whatever runs becomes whatever a file says, as one snapshot that touches nothing else; and what
-//! nobody confirms in time is taken back.
+//! Rules as a whole: the running state becomes that of a file in one snapshot, without touching unchanged objects;
+//! changes that are not confirmed in time are reverted.
 //!
 //! States are made by random lines of `ipvsadm` and `xvs` on directors in the lab. Not here: the socket and a client
-//! that dies (`netlab_rules.rs`), how differences are printed and faults told (`crates/ctl`, `cli/plan.rs`, `plan.rs`).
+//! that dies (`netlab_rules.rs`), the output of differences and faults (`crates/cli/src/plan.rs`).
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -18,7 +18,7 @@ use xvs_model::request::{Request, Verdict};
 use xvs_model::rules::Wanted;
 use xvs_model::state::State;
 
-/// A line of a script: words of `ipvsadm`, or behind `xvs` of that.
+/// A line of a script: arguments of `ipvsadm`, or `xvs` with its arguments.
 fn line() -> impl Strategy<Value = String> {
     let services = [
         format!("-t {VIP}:80"),
@@ -94,7 +94,7 @@ fn call(cluster: &mut LabCluster, request: Request) -> Result<Reply, CommandErro
     })
 }
 
-/// What makes the state that runs.
+/// The commands that create the running state.
 fn rules(cluster: &mut LabCluster) -> Vec<Command> {
     match call(cluster, Request::Rules) {
         Ok(Reply::Rules { commands, .. }) => commands,
@@ -110,7 +110,7 @@ fn read(text: &str) -> (Vec<Command>, Wanted) {
     read_wanted(text, &SystemResolver::default()).unwrap_or_else(|faults| panic!("{text}\n{faults:?}"))
 }
 
-/// How many differences were applied.
+/// Applies rules; returns the number of differences.
 fn apply(cluster: &mut LabCluster, rules: Vec<Command>, confirm_within_seconds: Option<u32>) -> usize {
     match call(cluster, Request::Apply { rules, confirm_within_seconds }) {
         Ok(Reply::Applied(differences)) => differences.len(),
@@ -131,7 +131,7 @@ fn without_thresholds(rules: Vec<Command>) -> Vec<String> {
         .filter(|rule| !matches!(rule, Command::SetTimeouts(_)))
         .flat_map(|rule| xvs_ipvsadm::lines(&rule))
         .collect();
-    // Of these the order is part of what they say.
+    // The order of these rules is significant.
     let marks: Vec<_> = lines.extract_if(.., |line| line.starts_with("#xvs mark")).collect();
     lines.sort();
     lines.extend(marks);
@@ -150,7 +150,7 @@ proptest! {
         prop_assert_eq!(cluster.lab().director.publications(), before.1 + u64::from(differing > 0));
         prop_assert_eq!(without_thresholds(rules(&mut cluster)), without_thresholds(wanted.clone()));
         prop_assert_eq!(differences(&state(&mut cluster), &text_of(&wanted)), []);
-        // Again, it is nothing to do.
+        // Applied again, the same rules change nothing.
         if differing == 0 {
             prop_assert_eq!(apply(&mut cluster, wanted, None), 0);
         } else {
@@ -177,7 +177,7 @@ proptest! {
     }
 }
 
-/// What these commands want, once they have been printed and read.
+/// The wanted state of commands that were printed and parsed again.
 fn text_of(commands: &[Command]) -> Wanted {
     read(&commands.iter().flat_map(xvs_ipvsadm::lines).map(|line| line + "\n").collect::<String>()).1
 }
@@ -209,7 +209,7 @@ fn unchanged_objects_keep_their_connections_counters_and_scheduler_state() {
     assert_eq!(cluster.connections(), other.connections());
     assert_eq!(cluster.stats()[..4], other.stats()[..4]);
     assert_eq!(served_by(&mut cluster, 1002), served_by(&mut other, 1002));
-    // An edit keeps the destination: its connection goes on.
+    // An edit keeps the destination: its connection continues.
     let heavier = three("rr").replace("203.0.113.13:80 -m -w 1", "203.0.113.13:80 -m -w 7");
     assert_eq!(apply(&mut cluster, read(&heavier).0, None), 3);
     let ack = Datagram::new(Transport::Tcp(ACK), at(CLIENT, 1000), at(VIP, 80));
@@ -271,7 +271,7 @@ fn a_revert_keeps_changes_that_others_made_in_between() {
         dest(2, 5)
     );
     assert_eq!(apply(&mut cluster, read(&file).0, Some(60)), 7);
-    // A health checker, and a colleague.
+    // Changes by a health check, and by another operator.
     cluster.adm(&format!("-e {}", dest(1, 0)));
     cluster.adm(&format!("-a -t {VIP}:81 -r {}:81 -m", server(4)));
     assert_eq!(cluster.ask(json!({ "xvs": ["laddr", "add", INSIDE] }))["exit"], 0);

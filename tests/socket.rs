@@ -1,4 +1,4 @@
-//! The control socket's two ends against each other, and the server against clients that break its bounds.
+//! The control socket's client and server together, and the server with clients that violate its limits.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of these tests are tests too")]
 
@@ -29,7 +29,7 @@ use xvs_model::request::Request;
 use xvs_model::timeouts::Timeouts;
 use xvs_proto::{Endpoint, Protocol};
 
-/// A folder of its own for each test, removed with it.
+/// A folder for each test, removed when it is dropped.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -52,7 +52,7 @@ impl Drop for Folder {
     }
 }
 
-/// Says yes, remembers what it was asked, has so many connections, and a packet whenever somebody captures.
+/// Handler that accepts and records every request, lists `connections` connections, and has one packet for each capture.
 #[derive(Default)]
 struct Recorder {
     captures_ended: Mutex<u32>,
@@ -134,7 +134,7 @@ fn raw_reply(stream: &mut UnixStream) -> ReplyMessage {
     decode(&read_frame(stream, 1 << 20).unwrap().unwrap()).unwrap()
 }
 
-/// Whether the other end has closed: nothing more to read, in either of the two ways a socket says so.
+/// Whether the other end has closed: end of file, or a connection reset.
 fn closed(stream: &mut UnixStream) -> bool {
     match stream.read(&mut [0]) {
         Ok(count) => count == 0,
@@ -194,7 +194,7 @@ fn a_listener_that_does_not_read_delays_no_other_and_receives_the_number_of_miss
     let tell = |count: u64| (0..count).for_each(|_| handler.events.tell(Kind::Link, 1, "x".repeat(500)));
     tell(1);
     let mut stream = follow(&folder, Begin::Last(1));
-    // It listens from here on; ten times what is remembered is far more than a socket holds.
+    // The listener is registered now; ten times the number of kept events is far more than a socket's buffers hold.
     let mut next = raw_reply(&mut stream);
     tell(10 * KEPT as u64);
     let (mut last, mut missed) = (0, 0);
@@ -276,7 +276,7 @@ fn a_request_above_the_size_limit_is_refused() {
     let (_server, handler) =
         serve(&folder, Recorder::default(), |settings| settings.request_limit_bytes = 1000);
     let mut client = Client::connect(&folder.socket()).unwrap();
-    // More than the socket's buffers hold, so that the refusal comes while it still writes.
+    // More than the socket's buffers hold, so the refusal arrives while the client still writes.
     let refused = client.call(Request::Restore(vec![Command::Flush; 1 << 20]));
     assert!(
         matches!(refused, Err(Failure::Refused(CommandError::TooLong { limit: 1000, .. }))),
@@ -296,14 +296,14 @@ fn a_stuck_client_delays_no_other() {
     let mut half = UnixStream::connect(folder.socket()).unwrap();
     half.write_all(&10_u32.to_be_bytes()).unwrap();
     half.write_all(b"{").unwrap();
-    // Asks for megabytes and takes none.
+    // Requests megabytes and reads nothing.
     let mut deaf = UnixStream::connect(folder.socket()).unwrap();
     write_message(&mut deaf, &RequestMessage { version: VERSION, request: Request::ListConnections })
         .unwrap();
     Client::connect(&folder.socket()).unwrap().call(Request::Timeouts).unwrap();
     assert!(closed(&mut silent));
     assert!(closed(&mut half));
-    // Hangs up although nothing was ever taken.
+    // The server closes the connection although the client has read nothing.
     poll(&mut [PollFd::new(&deaf, PollFlags::HUP)], None).unwrap();
 }
 
@@ -359,12 +359,12 @@ fn a_stale_socket_is_replaced_and_a_file_in_its_place_is_not() {
     assert_eq!(fs::read_to_string(folder.socket()).unwrap(), "precious");
 }
 
-/// Runs `xvsadm` as user 65534 with these groups, which only root can do.
+/// Runs `xvsadm` as user 65534 with these groups; `None` without root.
 fn as_nobody(folder: &Folder, groups: &str, arguments: &[&str]) -> Option<(i32, String)> {
     run_as_nobody(&program("xvsadm"), folder, groups, arguments)
 }
 
-/// The same with another program.
+/// The same for any program.
 fn run_as_nobody(built: &Path, folder: &Folder, groups: &str, arguments: &[&str]) -> Option<(i32, String)> {
     if !is_root() {
         eprintln!("skipped: running a program as another user needs root");

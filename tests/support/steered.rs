@@ -10,7 +10,7 @@ use xvs_dataplane::verdict::DropReason;
 /// The loaded program.
 pub struct Steered {
     program: Steering,
-    told: SteeringRules,
+    rules_loaded: SteeringRules,
 }
 
 impl Steered {
@@ -21,7 +21,7 @@ impl Steered {
     #[expect(clippy::new_without_default, reason = "loading a program is no default")]
     pub fn new() -> Self {
         let program = Steering::load().expect("CAP_BPF and CAP_NET_ADMIN: run the tests as root");
-        Self { program, told: SteeringRules::default() }
+        Self { program, rules_loaded: SteeringRules::default() }
     }
 
     /// The program's verdict on a frame, with the lab's current rules.
@@ -30,9 +30,9 @@ impl Steered {
     /// If the kernel refuses the rules or the frame.
     pub fn verdict(&mut self, lab: &mut Lab, frame: &[u8]) -> Verdict {
         let rules = lab.director.steering_rules();
-        if self.told != *rules {
+        if self.rules_loaded != *rules {
             self.program.update(rules).expect("the maps have room");
-            self.told.clone_from(rules);
+            self.rules_loaded.clone_from(rules);
         }
         self.program.test_run(frame).expect("the kernel runs the program")
     }
