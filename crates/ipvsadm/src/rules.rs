@@ -1,8 +1,8 @@
 //! Rules files: saved by `-S`, restored by `-R`, read by `xvsd` at its start.
 //!
-//! `-R` collects consecutive changes and sends them as one batch, which becomes one snapshot. Messages and exit code are
-//! those of ipvsadm, which runs each line by itself: after a line that the director or popt refuses, it continues with
-//! the next; any other wrong line ends the restore.
+//! `-R` collects consecutive changes and sends them as one batch, which becomes one snapshot. Messages and exit code
+//! are those of ipvsadm, which runs each line by itself: after a line that the director or popt refuses, it continues
+//! with the next; any other wrong line ends the restore.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -32,9 +32,9 @@ use crate::xvs_lines::{local_address_command, mark_command};
 use crate::{grammar, resolver};
 
 impl Session<'_> {
-    /// Prints all services as the commands that add them, without thresholds, as ipvsadm does. Settings that ipvsadm does
-    /// not have are in lines that begin with `#xvs `, which `ipvsadm-restore` skips: local addresses first, mark rules
-    /// last.
+    /// Prints all services as the commands that add them, without thresholds, as ipvsadm does. Settings that ipvsadm
+    /// does not have are in lines that begin with `#xvs `, which `ipvsadm-restore` skips: local addresses first, mark
+    /// rules last.
     pub(super) fn save(&mut self, names: Names) -> Result<(), LineError> {
         let rows = self.services(Request::ListServices, Order::Sorted)?;
         let names = Naming { names, resolver: self.resolver };
@@ -115,8 +115,8 @@ impl Session<'_> {
         }
     }
 
-    /// Sends the changes that were read so far and prints the errors in the order of their lines. Continues with the exit
-    /// code of the last line, if there was a line; breaks with an exit code if the director cannot be reached.
+    /// Sends the changes that were read so far and prints the errors in the order of their lines. Continues with the
+    /// exit code of the last line, if there was a line; breaks with an exit code if the director cannot be reached.
     fn run_steps(
         &mut self,
         steps: &mut Vec<Step>,
