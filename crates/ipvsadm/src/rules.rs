@@ -14,7 +14,7 @@ use xvs_model::firewall_mark::MarkRule;
 use xvs_model::local_address::LocalAddress;
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
-use xvs_model::rules::{Fault, RuleLine, Wanted};
+use xvs_model::rules::{DesiredRules, Fault, RuleLine};
 use xvs_model::service::ServiceOptions;
 use xvs_model::state::State;
 use xvs_model::timeouts::Timeouts;
@@ -232,9 +232,9 @@ fn read_all(text: &str, resolver: &dyn Resolver) -> (Vec<RuleLine>, Vec<Fault>) 
 ///
 /// # Errors
 /// Every line that cannot be parsed, or that cannot be applied after the lines before it, in the order of lines.
-pub fn read_wanted(text: &str, resolver: &dyn Resolver) -> Result<(Vec<Command>, Wanted), Vec<Fault>> {
+pub fn read_wanted(text: &str, resolver: &dyn Resolver) -> Result<(Vec<Command>, DesiredRules), Vec<Fault>> {
     let (lines, mut faults) = read_all(text, resolver);
-    match Wanted::of(&lines) {
+    match DesiredRules::of(&lines) {
         Ok(wanted) if faults.is_empty() => Ok((lines.into_iter().map(|line| line.command).collect(), wanted)),
         Ok(_) => Err(faults),
         Err(more) => {

@@ -11,7 +11,7 @@ fn faults(text: &str) -> Vec<String> {
     read.unwrap_err().iter().map(ToString::to_string).collect()
 }
 
-fn wanted(text: &str) -> Wanted {
+fn wanted(text: &str) -> DesiredRules {
     read_wanted(text, &SystemResolver::default()).unwrap().1
 }
 
@@ -83,10 +83,10 @@ fn equal_mark_rules_at_the_front_stay_and_the_others_are_added_behind() {
         (&[1, 2], &[2], 1),
     ] {
         let (mut state, text) = (state_of(&rules(running)).unwrap(), rules(new));
-        let wanted = Wanted::from(state_of(&text).unwrap());
+        let wanted = DesiredRules::from(state_of(&text).unwrap());
         let differences = differences(&state, &wanted);
         assert_eq!(differences.len(), changes, "{running:?} to {new:?}");
-        for command in carried_out(&differences) {
+        for command in commands_for(&differences) {
             state.apply(&command).unwrap();
         }
         assert_eq!(state, *wanted.state());

@@ -15,7 +15,7 @@ use xvs_sched::{ForwardingMethod, ServiceKey};
 use crate::command::{Command, CommandError};
 use crate::destination::{DestinationOptions, Tunnel};
 use crate::firewall_mark::MarkRule;
-use crate::rules::{Thing, Wanted, thing};
+use crate::rules::{DesiredRules, Object, object_of};
 use crate::service::{Netmask, ServiceOptions};
 use crate::state::State;
 
@@ -48,8 +48,8 @@ pub struct Difference {
 
 impl Difference {
     /// The object.
-    pub fn thing(&self) -> Thing {
-        self.before.as_ref().or(self.after.as_ref()).map_or(Thing::Other, thing)
+    pub fn object(&self) -> Object {
+        self.before.as_ref().or(self.after.as_ref()).map_or(Object::Other, object_of)
     }
 
     /// The commands that remove the difference.
@@ -69,19 +69,19 @@ impl Difference {
 
 /// The differences between the running and the wanted state: local addresses first, then each service with its
 /// destinations, then mark rules and timeouts.
-pub fn differences(running: &State, wanted: &Wanted) -> Vec<Difference> {
+pub fn differences(running: &State, wanted: &DesiredRules) -> Vec<Difference> {
     let (before, after) = (rules(running), rules(&wanted.state));
-    let (old, mut new) = (by_thing(&before), by_thing(&after));
+    let (old, mut new) = (by_object(&before), by_object(&after));
     let mut all = Vec::new();
     for rule in before {
-        match new.remove(&thing(&rule)) {
+        match new.remove(&object_of(&rule)) {
             Some(same) if same == rule => {}
             changed => all.push(Difference { after: changed.map(edit), before: Some(rule) }),
         }
     }
-    let added = after.into_iter().filter(|rule| !old.contains_key(&thing(rule)));
+    let added = after.into_iter().filter(|rule| !old.contains_key(&object_of(rule)));
     all.extend(added.map(|rule| Difference { before: None, after: Some(rule) }));
-    all.sort_by_key(|difference| difference.thing().service());
+    all.sort_by_key(|difference| difference.object().service());
     all.extend(marks(running.marks(), wanted.state.marks()));
     let mut timeouts = running.timeouts();
     timeouts.update(wanted.timeouts);
@@ -94,7 +94,7 @@ pub fn differences(running: &State, wanted: &Wanted) -> Vec<Difference> {
 }
 
 /// The commands that remove these differences, ordered so that none is refused because another one is still to come.
-pub fn carried_out(differences: &[Difference]) -> Vec<Command> {
+pub fn commands_for(differences: &[Difference]) -> Vec<Command> {
     let mut commands: Vec<_> = differences.iter().flat_map(Difference::commands).collect();
     commands.sort_by_key(|command| match command {
         Command::DeleteDestination { .. } | Command::DeleteLocal(_) | Command::DeleteMark(_) => 0,
@@ -107,36 +107,36 @@ pub fn carried_out(differences: &[Difference]) -> Vec<Command> {
 
 /// The differences from `applied` to `former` of objects that `running` still has as in `applied`, and the number of
 /// those that have changed since.
-pub fn back(running: &State, applied: &State, former: &State) -> (Vec<Difference>, usize) {
-    let wanted = Wanted { state: former.clone(), timeouts: former.timeouts() };
+pub fn reversal(running: &State, applied: &State, former: &State) -> (Vec<Difference>, usize) {
+    let wanted = DesiredRules { state: former.clone(), timeouts: former.timeouts() };
     let mut differences = differences(applied, &wanted);
     let all = differences.len();
-    let [now, then] = [running, applied].map(|state| by_thing(&rules(state)));
+    let [now, then] = [running, applied].map(|state| by_object(&rules(state)));
     let destinations = |state: &State, key: ServiceKey| {
         let found = state.service(&key).into_iter().flat_map(|service| &service.destinations);
         found.map(|dest| (dest.endpoint, dest.options.clone())).collect::<BTreeMap<_, _>>()
     };
-    differences.retain(|difference| match difference.thing() {
-        Thing::Marks => running.marks() == applied.marks(),
-        Thing::Timeouts => running.timeouts() == applied.timeouts(),
+    differences.retain(|difference| match difference.object() {
+        Object::Marks => running.marks() == applied.marks(),
+        Object::Timeouts => running.timeouts() == applied.timeouts(),
         // Its deletion would also delete destinations that were added since.
-        Thing::Service(key)
+        Object::Service(key)
             if difference.after.is_none() && destinations(running, key) != destinations(applied, key) =>
         {
             false
         }
         // Its service was changed or deleted since.
-        Thing::Destination(key, _) if now.get(&Thing::Service(key)) != then.get(&Thing::Service(key)) => {
+        Object::Destination(key, _) if now.get(&Object::Service(key)) != then.get(&Object::Service(key)) => {
             false
         }
-        thing => now.get(&thing) == then.get(&thing),
+        object => now.get(&object) == then.get(&object),
     });
     let left = all - differences.len();
     (differences, left)
 }
 
-fn by_thing(rules: &[Command]) -> HashMap<Thing, Command> {
-    rules.iter().map(|rule| (thing(rule), rule.clone())).collect()
+fn by_object(rules: &[Command]) -> HashMap<Object, Command> {
+    rules.iter().map(|rule| (object_of(rule), rule.clone())).collect()
 }
 
 /// Commands that add the local addresses, services and destinations of a state. Options without effect have their

@@ -13,7 +13,7 @@ use crate::timeouts::Timeouts;
 
 /// The state that rules want.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Wanted {
+pub struct DesiredRules {
     pub(crate) state: State,
     /// The timeouts that the rules set; 0: not set.
     pub(crate) timeouts: Timeouts,
@@ -34,14 +34,14 @@ impl fmt::Display for Fault {
     }
 }
 
-impl From<State> for Wanted {
+impl From<State> for DesiredRules {
     /// This state, with the timeouts left as they are.
     fn from(state: State) -> Self {
         Self { state, timeouts: Timeouts::UNSET }
     }
 }
 
-impl Wanted {
+impl DesiredRules {
     /// The state that these lines want.
     ///
     /// # Errors
@@ -50,9 +50,9 @@ impl Wanted {
         let mut wanted = Self { timeouts: Timeouts::UNSET, ..Self::default() };
         let mut faults = Vec::new();
         for (place, RuleLine { number, command }) in lines.iter().enumerate() {
-            if let Err(error) = wanted.take(command) {
+            if let Err(error) = wanted.apply(command) {
                 let first = lines[..place].iter().rfind(|line| adds_the_same(&line.command, command));
-                let why = match (twice(&error), first) {
+                let why = match (duplicate_of(&error), first) {
                     (Some(what), Some(first)) => format!("line {} adds {what} already", first.number),
                     _ => error.to_string(),
                 };
@@ -68,13 +68,13 @@ impl Wanted {
     }
 
     /// Wants these services as they run, so that they have no difference: rules do not apply to them.
-    pub fn leave(&mut self, running: &State, services: impl IntoIterator<Item = ServiceKey>) {
+    pub fn keep_running(&mut self, running: &State, services: impl IntoIterator<Item = ServiceKey>) {
         for key in services {
-            self.state.put(key, running.service(&key).cloned());
+            self.state.set_service(key, running.service(&key).cloned());
         }
     }
 
-    fn take(&mut self, command: &Command) -> Result<(), CommandError> {
+    fn apply(&mut self, command: &Command) -> Result<(), CommandError> {
         if matches!(command, Command::Zero(_)) {
             let why = "rules do not zero counters; `xvsadm -Z` does".to_owned();
             return Err(CommandError::InvalidOperation { why });
@@ -99,11 +99,14 @@ fn adds_the_same(line: &Command, other: &Command) -> bool {
                 | Command::AddMark(_)
         )
     };
-    adds(line) && adds(other) && thing(line) == thing(other) && (thing(line) != Thing::Marks || line == other)
+    adds(line)
+        && adds(other)
+        && object_of(line) == object_of(other)
+        && (object_of(line) != Object::Marks || line == other)
 }
 
 /// The object that a line adds for the second time.
-fn twice(error: &CommandError) -> Option<String> {
+fn duplicate_of(error: &CommandError) -> Option<String> {
     Some(match error {
         CommandError::ServiceExists(key) => format!("virtual service {key}"),
         CommandError::DestinationExists { service, endpoint } => {
@@ -126,7 +129,7 @@ pub struct RuleLine {
 
 /// The object that a rule configures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Thing {
+pub enum Object {
     /// A local address.
     Local(IpAddr),
     /// A service.
@@ -141,7 +144,7 @@ pub enum Thing {
     Other,
 }
 
-impl Thing {
+impl Object {
     /// The service itself, or the service of a destination.
     pub fn service(self) -> Option<ServiceKey> {
         match self {
@@ -152,18 +155,18 @@ impl Thing {
 }
 
 /// The object that a command configures.
-pub fn thing(command: &Command) -> Thing {
+pub fn object_of(command: &Command) -> Object {
     match command {
-        Command::AddLocal(local) => Thing::Local(local.addr),
-        Command::DeleteLocal(addr) => Thing::Local(*addr),
+        Command::AddLocal(local) => Object::Local(local.addr),
+        Command::DeleteLocal(addr) => Object::Local(*addr),
         Command::AddService { key, .. } | Command::EditService { key, .. } | Command::DeleteService(key) => {
-            Thing::Service(*key)
+            Object::Service(*key)
         }
         Command::AddDestination { service, endpoint, .. }
         | Command::EditDestination { service, endpoint, .. }
-        | Command::DeleteDestination { service, endpoint } => Thing::Destination(*service, *endpoint),
-        Command::AddMark(_) | Command::DeleteMark(_) => Thing::Marks,
-        Command::SetTimeouts(_) => Thing::Timeouts,
-        Command::Flush | Command::Zero(_) | Command::StartDaemon(_) | Command::StopDaemon(_) => Thing::Other,
+        | Command::DeleteDestination { service, endpoint } => Object::Destination(*service, *endpoint),
+        Command::AddMark(_) | Command::DeleteMark(_) => Object::Marks,
+        Command::SetTimeouts(_) => Object::Timeouts,
+        Command::Flush | Command::Zero(_) | Command::StartDaemon(_) | Command::StopDaemon(_) => Object::Other,
     }
 }

@@ -201,13 +201,13 @@ impl State {
     }
 
     /// A state with these services alone, and with the daemons, which commands about services depend on.
-    pub fn only<'a>(&self, keys: impl IntoIterator<Item = &'a ServiceKey>) -> Self {
+    pub fn restricted_to<'a>(&self, keys: impl IntoIterator<Item = &'a ServiceKey>) -> Self {
         let found = keys.into_iter().filter_map(|key| Some((*key, self.services.get(key)?.clone())));
         Self { services: found.collect(), daemons: self.daemons.clone(), ..Self::default() }
     }
 
     /// Sets or, with `None`, removes a service, without validation.
-    pub fn put(&mut self, key: ServiceKey, service: Option<Arc<Service>>) {
+    pub fn set_service(&mut self, key: ServiceKey, service: Option<Arc<Service>>) {
         self.services.remove(&key);
         self.services.extend(service.map(|service| (key, service)));
     }
