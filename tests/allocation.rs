@@ -1,8 +1,8 @@
-//! What a worker asks of the allocator for packets, connections and their end: nothing.
+//! A worker allocates no memory for packets, connections and their end.
 //!
 //! The worker is the data plane's own, on this thread; its port is that of the benches, which allocates nothing
-//! either, so that any count is the pipeline's. Packets have passed before the count begins: what a thread sets up
-//! once in its life is no cost of a burst. Not here: the port of the wire.
+//! either, so that any count is the pipeline's. Packets pass before the count begins: what a thread sets up
+//! once is no cost of a burst. Not here: the port over AF_XDP.
 
 // What the benches and this test share; neither uses all of it.
 #[allow(dead_code)]
@@ -40,7 +40,7 @@ fn worker_after(flows: u32, way: impl Into<Way>) -> Worker<Loop> {
     worker
 }
 
-/// Lets the worker run until nothing comes any more: how often it allocated, and how many packets it has sent in all.
+/// Runs the worker until it receives nothing more. Returns how often it allocated, and how many packets it has sent in all.
 fn run(mut worker: Worker<Loop>, side: Side, packets: u64) -> (u64, u64) {
     worker.port.offer(side, Order::Turns, FLOWS, packets);
     let allocations = measure(|| worker.run());
@@ -76,7 +76,7 @@ fn report(frame: &mut Frame) {
     reply[22..24].copy_from_slice(&request[20..22]);
     let error = icmp::Error::HostUnreachable;
     assert!(frame.resize(ethernet::HEADER_LEN + error.length(reply.len())));
-    // To the sender of the reply, from somebody on its way.
+    // To the sender of the reply, from a router on its path.
     let router = std::net::Ipv4Addr::new(203, 0, 113, 9);
     error.emit(&mut frame.bytes_mut()[ethernet::HEADER_LEN..], router, &reply, 7);
 }

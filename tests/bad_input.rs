@@ -55,7 +55,7 @@ fn xvs(lab: &mut Lab, words: &[&str]) -> (i64, String) {
 }
 
 #[test]
-fn an_address_is_read_as_ipvsadm_reads_it_and_what_is_none_is_refused() {
+fn addresses_are_read_as_by_ipvsadm_and_other_text_is_refused() {
     let mut lab = Lab::new();
     let illegal = "illegal virtual server address[:port] specified\n";
     let long = "x".repeat(300);
@@ -108,7 +108,7 @@ fn names_and_numbers_of_any_length_are_refused_as_ipvsadm_refuses_them() {
 }
 
 #[test]
-fn what_xvs_takes_can_always_be_saved_and_restored_and_the_rest_is_refused_with_the_next_step() {
+fn accepted_input_can_be_saved_and_restored_and_other_input_is_refused_with_the_next_step() {
     let mut lab = Lab::new();
     for name in [
         "x".repeat(300).as_str(),
@@ -192,7 +192,7 @@ fn a_file_of_rules_is_refused_by_its_line_before_anything_is_touched() {
             said.chars().take(300).collect::<String>()
         );
     }
-    // Nothing is wrong with these, so that it comes to the interface, which is not there.
+    // These are right, so xvsd gets as far as the interface, which does not exist.
     for content in [&b"-A -t 192.0.2.1:80\r\n \t\r\n"[..], b"# caf\xe9\n-A -t 192.0.2.1:80\n", b""] {
         let (exit, said) = begin(content);
         assert!(exit == Some(1) && said.contains("no interface no-such-nic"), "{exit:?} {said}");
@@ -202,7 +202,7 @@ fn a_file_of_rules_is_refused_by_its_line_before_anything_is_touched() {
 }
 
 #[test]
-fn a_line_that_stands_twice_is_told_at_its_place_and_the_rest_is_restored() {
+fn a_repeated_rule_is_reported_with_its_line_and_the_rest_is_restored() {
     let mut lab = Lab::new();
     let rules = "-A -t 192.0.2.1:80\n-A -t 192.0.2.1:80\n-a -t 192.0.2.1:80 -r 192.0.2.2 -m\n\
                  -a -t 192.0.2.1:80 -r 192.0.2.2 -m\n-A -u 192.0.2.1:53\n";
@@ -235,7 +235,7 @@ fn serve(socket: &Path, answer: String) {
     });
 }
 
-/// Each program asks the daemon of a socket for something: words, and the exit code of one that refuses, and of none.
+/// A command line of each program, its exit code when the daemon refuses, and when no daemon listens.
 const ASKING: [(&[&str], i32, i32); 5] = [
     (&["xvs", "status"], 3, 4),
     (&["xvs", "set", "drop_packet", "1"], 3, 4),
@@ -245,7 +245,7 @@ const ASKING: [(&[&str], i32, i32); 5] = [
 ];
 
 #[test]
-fn a_daemon_of_another_release_is_named_with_both_versions_each_in_its_place_and_the_next_step() {
+fn a_daemon_of_another_protocol_version_is_refused_with_both_versions_and_the_next_step() {
     let folder = Folder::new("bad-version");
     let refusal = |ours| json!({ "Err": { "wrong_version": { "ours": ours, "theirs": VERSION } } });
     let answer = |ours| json!({ "version": ours, "answer": refusal(ours), "more": false });
@@ -268,7 +268,7 @@ fn a_daemon_of_another_release_is_named_with_both_versions_each_in_its_place_and
 }
 
 #[test]
-fn what_is_no_answer_and_a_connection_that_ends_are_told_with_the_socket() {
+fn an_unreadable_reply_and_a_closed_connection_are_reported_with_the_sockets_path() {
     let folder = Folder::new("bad-answer");
     let shape = format!("{{\"version\":{VERSION}}}");
     for (name, answer) in [("web", "HTTP/1.0 400 Bad Request"), ("closed", ""), ("shape", &shape)] {
@@ -286,7 +286,7 @@ fn what_is_no_answer_and_a_connection_that_ends_are_told_with_the_socket() {
 }
 
 #[test]
-fn a_full_disk_is_told_and_a_reader_that_went_away_is_not() {
+fn a_full_disk_is_reported_and_a_closed_pipe_is_silent() {
     for words in [
         "xvs completion bash",
         "xvs doctor --interface lo",
@@ -314,7 +314,7 @@ fn a_full_disk_is_told_and_a_reader_that_went_away_is_not() {
 }
 
 #[test]
-fn a_line_of_the_lab_in_another_encoding_is_answered_and_the_lab_goes_on() {
+fn a_line_that_is_not_utf8_gets_an_error_and_the_lab_goes_on() {
     let folder = Folder::new("bad-lab");
     let lines = folder.file("lines", b"\xff\xfe\n{\"counters\":true}\n{\"nosuch\":1}\n");
     let input = fs::File::open(lines).expect("it was written");

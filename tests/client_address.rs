@@ -1,4 +1,4 @@
-//! How servers behind FULLNAT learn who their client is: what arrives at the server, and what the client gets to see.
+//! How servers behind FULLNAT learn their client's address: what arrives at the server and at the client.
 //!
 //! Segments are played through the lab, some of them lost, as two ends of a connection would send them. Not here: a real
 //! server that reads the header (`netlab_fullnat.rs`).
@@ -197,25 +197,25 @@ fn the_header_goes_with_the_handshakes_end_and_again_until_it_is_acknowledged() 
 }
 
 #[test]
-fn a_client_that_gives_up_right_after_the_handshake_resets_the_server_that_has_the_header_too() {
+fn a_client_that_resets_right_after_the_handshake_resets_the_server_that_has_the_header_too() {
     for ends in [ends(false), ends(true)] {
         let (mut play, header) = (Play::new(ends, "proxy"), header(ends));
         let (first, reply) = (1000, 9000);
         play.begin(first, reply);
         play.request(&Segment { ack: Some(reply), sequence: first, ..Segment::default() });
-        // The server has acknowledged nothing yet, and believes a reset only at the byte that it expects next.
+        // The server has acknowledged nothing yet, and accepts a reset only with the sequence number that it expects next.
         let reset = Segment { rst: true, ack: Some(reply), sequence: first, ..Segment::default() };
         assert_eq!(play.request(&reset).sequence, first + header.len() as u32);
     }
 }
 
 #[test]
-fn where_a_router_finds_the_header_too_much_for_a_segment_it_goes_alone() {
+fn where_the_header_makes_a_segment_exceed_the_path_mtu_it_is_sent_alone() {
     for ends in [ends(false), ends(true)] {
         let (mut play, header) = (Play::new(ends, "proxy"), header(ends));
         let (first, reply) = (1000, 9000);
         play.begin(first, reply);
-        // As large as the way takes: the handshake's end is lost, and with it the first header.
+        // As large as the path MTU: the handshake's end is lost, and with it the first header.
         let network = if ends.vip.is_ipv4() { 20 } else { 40 };
         let data = vec![0x5a; 1300 - network - 20];
         let full = Segment { ack: Some(reply), sequence: first, data, ..Segment::default() };
@@ -242,7 +242,7 @@ fn where_a_router_finds_the_header_too_much_for_a_segment_it_goes_alone() {
 }
 
 #[test]
-fn what_the_server_has_out_of_order_is_told_by_the_clients_numbers() {
+fn selective_acknowledgements_of_the_server_are_shifted_to_the_clients_sequence_numbers() {
     let ends = ends(false);
     let mut play = Play::new(ends, "proxy");
     let (first, reply, by) = (u32::MAX - 100, 9000, 28u32);
@@ -341,7 +341,7 @@ fn where_the_option_has_no_room_it_is_left_out_and_counted() {
 }
 
 #[test]
-fn how_clients_are_told_of_is_saved_and_restored() {
+fn the_form_of_the_client_address_is_saved_and_restored() {
     let mut play = Play::new(ends(false), "proxy");
     let saved = play.cluster.adm("-S -n");
     let line = format!("#xvs -E -t {VIP}:80 -s rr --client-address proxy\n");
@@ -360,7 +360,7 @@ proptest! {
     /// A client that sends what was not acknowledged, a server that keeps what comes in its turn; either direction loses
     /// segments.
     #[test]
-    fn whatever_is_lost_the_server_reads_the_header_and_then_what_the_client_wrote(
+    fn whatever_is_lost_the_server_reads_the_header_and_then_the_clients_bytes(
         v6: bool,
         first: u32,
         sizes in prop::collection::vec(0usize..300, 1..12),

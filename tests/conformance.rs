@@ -99,7 +99,7 @@ impl Player {
         compare::output(&argv, step, &answer)
     }
 
-    /// Carries a shell command out as far as the lab can, and compares what it prints.
+    /// Runs a shell command as far as the lab can, and compares its output.
     fn setup(&mut self, step: &Value) -> Result<(), String> {
         let argv = strings(&step["argv"]);
         let (mut exit, mut stdout, mut stderr) = (json!(0), String::new(), String::new());
@@ -182,7 +182,7 @@ fn is_carried_out(step: &Value) -> bool {
 }
 
 /// Plays a recording to its end. A step that differs does not end it: time and frames come from the recording, so the
-/// steps that follow can still be the same, and their number tells how far xvs is from the kernel.
+/// steps that follow can still be the same, and their number shows how far xvs is from the kernel.
 fn play(path: &Path) -> Played {
     let text = fs::read_to_string(path).expect("a recording is readable");
     let recording: Value = serde_json::from_str(&text).expect("recordings are JSON");

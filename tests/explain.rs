@@ -1,7 +1,7 @@
-//! `xvs explain` in the lab: what it says for each scheduler, method and reason, and what it refuses.
+//! `xvs explain` in the lab: its answer for each scheduler, method and reason, and what it refuses.
 //!
-//! What is said is compared with what the configuration must lead to, and with what then happens. Not here: that it is
-//! always so, and that nothing changes by asking (`explain_agrees.rs`).
+//! The answer is compared with the result that the configuration requires, and with what then happens to the packet. Not here: that it is
+//! always so, and that explaining changes nothing (`explain_agrees.rs`).
 
 use serde_json::{Value, json};
 use xvs::frames::{ACK, Complaint, SYN, ethernet, hex};
@@ -74,7 +74,7 @@ fn loaded(options: &str) -> LabCluster {
 }
 
 #[test]
-fn each_scheduler_says_by_what_numbers_it_chooses_and_then_chooses_so() {
+fn each_scheduler_shows_the_numbers_it_chooses_by_and_then_chooses_so() {
     let cases: &[(&str, &str, &[Expected])] = &[
         (
             "lc",
@@ -154,7 +154,7 @@ fn each_scheduler_says_by_what_numbers_it_chooses_and_then_chooses_so() {
     }
 }
 
-/// The very packet comes; it goes where it was said to go.
+/// Injects the explained packet; it leaves as explained.
 #[track_caller]
 fn goes_to_the_chosen(cluster: &mut LabCluster, report: &Value) {
     let chosen = standings(report).into_iter().find(|(_, standing, _)| standing == "chosen").expect("one");
@@ -163,7 +163,7 @@ fn goes_to_the_chosen(cluster: &mut LabCluster, report: &Value) {
 }
 
 #[test]
-fn schedulers_that_take_turns_or_hash_say_whose_turn_and_which_bucket_it_is() {
+fn schedulers_with_turns_or_hashes_show_the_next_turn_and_the_bucket() {
     let mut cluster = loaded("rr");
     let report = syn(&mut cluster, 80);
     // Its place was kept with the destination chosen last, which now stands last.
@@ -193,7 +193,7 @@ fn schedulers_that_take_turns_or_hash_say_whose_turn_and_which_bucket_it_is() {
 }
 
 #[test]
-fn who_is_remembered_for_an_address_is_said_and_asking_remembers_nobody() {
+fn the_server_cached_for_an_address_is_shown_and_explain_caches_none() {
     for scheduler in ["lblc", "lblcr"] {
         let mut cluster = loaded(scheduler);
         let remembered = |report: &Value| {
@@ -211,7 +211,7 @@ fn who_is_remembered_for_an_address_is_said_and_asking_remembers_nobody() {
 }
 
 #[test]
-fn quiescent_and_overloaded_servers_are_told_apart_and_if_all_are_the_client_is_told() {
+fn quiescent_and_overloaded_servers_are_distinguished_and_if_all_are_the_client_gets_an_error() {
     let mut cluster = LabCluster::new();
     cluster.configure(&[
         &format!("-A -t {VIP}:80 -s rr"),
@@ -237,7 +237,7 @@ fn quiescent_and_overloaded_servers_are_told_apart_and_if_all_are_the_client_is_
 }
 
 #[test]
-fn each_method_says_what_it_changes_and_where_the_packet_leaves() {
+fn each_method_shows_its_changes_and_the_interface_the_packet_leaves_by() {
     let methods: &[(&str, &str, Value)] = &[
         ("-m", "Masq", json!({ "to": at(server(1), 8080), "pieces": 1, "ttl": 63 })),
         ("-g", "Route", json!({ "pieces": 1, "ttl": 63 })),
@@ -301,7 +301,7 @@ fn a_connection_is_shown_as_it_is_for_packets_of_either_direction() {
 }
 
 #[test]
-fn persistence_says_which_template_decides_or_is_made() {
+fn explain_names_the_persistence_template_that_decides_or_is_made() {
     let mut cluster = LabCluster::new();
     cluster.configure(&[
         &format!("-A -t {VIP}:80 -s rr -p 300 -M 255.255.255.0"),
@@ -333,7 +333,7 @@ fn persistence_says_which_template_decides_or_is_made() {
 }
 
 #[test]
-fn a_mark_is_said_with_its_rule() {
+fn a_mark_is_shown_with_the_rule_that_set_it() {
     let mut cluster = LabCluster::new();
     for port in ["80", "443"] {
         let rule = ["mark", "add", "-d", &VIP.to_string(), "-p", "tcp", "--dport", port, "--set-mark", "7"];
@@ -349,7 +349,7 @@ fn a_mark_is_said_with_its_rule() {
 }
 
 #[test]
-fn drops_have_their_reason_with_what_to_do_and_what_is_passed_says_why() {
+fn drops_show_their_reason_and_the_next_step_and_passed_packets_their_reason() {
     let mut cluster = LabCluster::with_mtu(1400);
     for (port, dest, method) in [
         (80, at(server(1), 80), "-m"),
@@ -404,7 +404,7 @@ fn drops_have_their_reason_with_what_to_do_and_what_is_passed_says_why() {
 }
 
 #[test]
-fn a_packet_for_the_director_itself_is_said_to_be_the_kernels() {
+fn a_packet_for_the_director_itself_is_shown_as_passed_to_the_kernel() {
     let mut cluster = LabCluster::new();
     cluster
         .configure(&[&format!("-A -t {INSIDE}:80 -s rr"), &format!("-a -t {INSIDE}:80 -r {INSIDE}:80 -g")]);
@@ -431,7 +431,7 @@ fn an_icmp_error_is_followed_to_the_connection_that_it_is_about() {
 }
 
 #[test]
-fn a_capture_does_not_see_what_is_only_explained() {
+fn an_explained_packet_is_not_captured() {
     let mut cluster = loaded("rr");
     let everything = CaptureRequest::everything(4096);
     let mut listener = cluster.lab().director.capture(&everything, 64).expect("a capture");

@@ -1,8 +1,8 @@
-//! What `xvs explain` says is what then happens, and asking changes nothing.
+//! A packet gets the result that `xvs explain` announced, and explaining changes nothing.
 //!
-//! Two directors in the lab get the same commands, frames and time; one of them is asked about each frame before it
-//! comes. What it says must be what becomes of the frame, and both must be equal after. Not here: what the answers look
-//! like (`explain.rs`).
+//! Two directors in the lab get the same commands, frames and time; one of them explains each frame before it arrives.
+//! The frame must get the explained result, and both directors must be equal afterwards. Not here: the text of
+//! explanations (`explain.rs`).
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -21,7 +21,7 @@ const SCHEDULERS: [&str; 15] =
 const PROTOCOLS: [&str; 3] = ["-t", "-u", "--sctp-service"];
 const PORTS: [u16; 4] = [21, 80, 81, 0];
 
-/// A director that is asked, and its twin that is not.
+/// A director that explains each frame first, and its twin that does not.
 struct Twins {
     asked: LabCluster,
     other: LabCluster,
@@ -42,7 +42,7 @@ impl Twins {
         twins
     }
 
-    /// Asks both, who must answer alike.
+    /// Sends a line to both; their answers must be equal.
     fn both(&mut self, request: Value) -> Value {
         let answer = self.asked.ask(request.clone());
         assert_eq!(
@@ -53,7 +53,7 @@ impl Twins {
         answer
     }
 
-    /// A frame comes to both, one of which is asked about it before. What was said.
+    /// Injects a frame into both after one has explained it. Returns the explanation.
     fn come(&mut self, link: &str, frame: &[u8]) -> Value {
         let frame = hex(frame);
         let report = self.asked.ask(json!({ "explain": { "in": link, "frame": frame } }));
@@ -162,7 +162,7 @@ fn set(random: &mut Random) -> Value {
     json!({ "set": { key: value } })
 }
 
-/// A frame, and the link that it comes in by.
+/// A frame, and the link that receives it.
 fn frame(random: &mut Random) -> (&'static str, Vec<u8>) {
     let v6 = random.below(3) == 0;
     let pick = |v4: std::net::Ipv4Addr, other: std::net::Ipv6Addr| -> IpAddr {
@@ -237,7 +237,7 @@ fn error(random: &mut Random, datagram: &Datagram, from: [u8; 6], to: [u8; 6]) -
     ethernet(from, to, kind, &packet)
 }
 
-/// An answer without what hangs on the secret of a table, which twins do not share: the port that GUE comes from.
+/// An answer without GUE's source port, which depends on a table's hash secret and so differs between the twins.
 fn without_ports(mut answer: Value) -> Value {
     for sent in answer.get_mut("tx").and_then(Value::as_array_mut).into_iter().flatten() {
         let mut bytes = unhex(sent["frame"].as_str().expect("hex"));
@@ -253,7 +253,7 @@ fn without_ports(mut answer: Value) -> Value {
     answer
 }
 
-/// What nobody can foretell of a frame: identifications that the director gives.
+/// Removes the identifications that the director chooses, which cannot be predicted.
 fn without_ids(frame: &Value) -> Value {
     let mut bytes = unhex(frame["frame"].as_str().expect("hex"));
     match bytes[12..14] {
@@ -401,7 +401,7 @@ fn play(seed: u64, frames: u64, tally: &mut Tally) {
 }
 
 #[test]
-fn ten_thousand_random_packets_become_what_was_said_and_a_twin_that_was_not_asked_is_equal() {
+fn ten_thousand_random_packets_become_what_explain_said_and_explain_leaves_no_trace() {
     let mut tally = Tally::new();
     (1..=20).for_each(|seed| play(seed, 500, &mut tally));
     // The packets are such that all of it happens.
@@ -438,7 +438,7 @@ fn ten_thousand_random_packets_become_what_was_said_and_a_twin_that_was_not_aske
 }
 
 #[test]
-fn recorded_frames_changed_at_random_become_what_was_said_whatever_is_served() {
+fn recorded_frames_changed_at_random_become_what_explain_said_for_every_configuration() {
     let (mut seeds, mut random) = (fuzz::recorded(), Random(7));
     let [asked, other] = [(); 2].map(|()| LabCluster::around(seeds.lab()));
     let mut twins = Twins { asked, other };

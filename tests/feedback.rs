@@ -1,4 +1,4 @@
-//! Weights that follow load reports, through the lab: from `xvs feedback` to who gets the next connection.
+//! Weights that follow load reports, through the lab: from `xvs feedback` to the server of the next connection.
 //!
 //! Not here: the formula and its bounds (`ctl/src/feedback.rs`); the same over the socket (`control.rs`).
 
@@ -93,7 +93,7 @@ fn the_operators_weight_is_what_is_saved_and_both_are_shown() {
 }
 
 #[test]
-fn a_report_that_stays_away_returns_the_operators_weight() {
+fn without_further_reports_the_operators_weight_returns() {
     let mut cluster = following("wrr", [2, 2]);
     cluster.set("feedback.timeout_seconds", 10);
     report(&mut cluster, server(1), "0");
@@ -156,7 +156,7 @@ fn a_report_reaches_the_services_that_follow_and_ports_only_where_one_is_named()
 }
 
 #[test]
-fn what_cannot_be_is_refused_with_object_reason_and_next_step_and_changes_nothing() {
+fn a_wrong_report_is_refused_with_object_reason_and_next_step_and_changes_nothing() {
     let mut cluster = cluster("wrr", [3, 3]);
     let (rs1, unknown) = (server(1).to_string(), server(9).to_string());
     let (exit, told) = xvs(&mut cluster, &["feedback", &rs1, "10"]);

@@ -98,7 +98,7 @@ fn connections_go_on_when_their_local_address_is_deleted_and_are_steered_until_t
 }
 
 #[test]
-fn local_addresses_are_steered_while_a_server_is_reached_by_fullnat() {
+fn local_addresses_are_steered_while_a_service_has_a_fullnat_server() {
     let mut cluster = LabCluster::new();
     laddr(&mut cluster, &format!("add {INSIDE} --ports 5000-5999"));
     assert!(cluster.lab().director.steering_rules().translated.is_empty());
@@ -126,7 +126,7 @@ fn listings_name_the_method_and_the_local_end_and_count_both_directions() {
 }
 
 #[test]
-fn what_is_saved_is_restored_and_ipvsadm_skips_what_it_has_no_words_for() {
+fn saved_rules_are_restored_and_ipvsadm_skips_the_lines_of_xvs() {
     let mut cluster = cluster(1, "5000-6000");
     cluster.adm(&format!("-e -u {VIP}:80 -r {}:80 -m -w 3", server(1)));
     laddr(&mut cluster, &format!("add {INSIDE6}"));
@@ -173,7 +173,7 @@ fn a_saved_local_address_is_restored_where_it_is_and_refused_where_it_has_other_
 }
 
 #[test]
-fn what_cannot_be_a_local_address_is_refused_with_a_reason() {
+fn an_address_that_cannot_be_a_local_address_is_refused_with_a_reason() {
     let mut cluster = LabCluster::new();
     laddr(&mut cluster, &format!("add {INSIDE}"));
     for (line, exit, reason) in [

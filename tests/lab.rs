@@ -75,7 +75,7 @@ fn run(words: &[&str], input: &str) -> (String, Option<i32>) {
     let mut stdin = child.stdin.take().expect("it was piped");
     let input = input.to_owned();
     let writing = std::thread::spawn(move || {
-        // A program that ends early shows by what it printed.
+        // A program that ends early is seen by its output.
         let _ = stdin.write_all(input.as_bytes());
     });
     let output = child.wait_with_output().expect("xvs ends");

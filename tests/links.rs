@@ -1,4 +1,4 @@
-//! Packets that are delivered here, packets by VLANs, and packets that nobody may send: played through the lab.
+//! Local delivery, VLANs, and packets with invalid addresses, played through the lab.
 //!
 //! Not here: interfaces that come and go (`netlab_links.rs`), and tags by themselves (`port/tagged.rs`).
 
@@ -33,7 +33,7 @@ fn tagged(frame: &[u8], vlan: u8) -> Vec<u8> {
 }
 
 #[test]
-fn a_destination_that_is_the_director_gets_packets_as_they_came_whatever_their_time_to_live() {
+fn a_destination_on_the_director_gets_packets_unchanged_whatever_their_ttl() {
     for method in ["-g", "-i"] {
         for here in [INSIDE, VIP, Ipv4Addr::LOCALHOST] {
             let mut cluster = with_local_vip();
@@ -62,7 +62,7 @@ fn ipv6_is_delivered_here_as_well() {
 }
 
 #[test]
-fn what_would_be_delivered_here_to_an_address_that_is_not_here_is_dropped() {
+fn a_direct_routing_destination_on_the_director_needs_the_virtual_address_there() {
     let mut cluster = LabCluster::new();
     cluster.adm(&format!("-A -t {VIP}:80 -s rr"));
     cluster.adm(&format!("-a -t {VIP}:80 -r {INSIDE}:80 -g"));
@@ -83,7 +83,7 @@ fn an_address_that_becomes_the_directors_under_a_connection_is_delivered_to_from
     cluster.ok(json!({ "link": "taken-over", "mac": "02:00:00:00:08:01", "addresses": address }));
     let ack = Datagram { transport: Transport::Tcp(ACK), ..syn(1000) };
     assert_eq!(cluster.from_client(&ack).verdict, "pass");
-    // NAT would have to rewrite it, and nobody would translate the answer back.
+    // NAT would have to rewrite it, and nothing would translate the reply back.
     assert_eq!(cluster.from_client(&question).verdict, "drop destination_local");
 }
 
@@ -115,7 +115,7 @@ fn framed(from: Mac, to: Mac, packet: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn ah_and_esp_go_with_the_connection_between_the_ports_500_and_are_counted_there() {
+fn ah_and_esp_follow_the_connection_of_udp_port_500_and_are_counted_there() {
     for (method, to) in [("-g", VIP), ("-m", server(1))] {
         let mut cluster = LabCluster::new();
         cluster.adm(&format!("-A -u {VIP}:500 -s rr"));
@@ -145,7 +145,7 @@ fn ah_and_esp_go_with_the_connection_between_the_ports_500_and_are_counted_there
 }
 
 #[test]
-fn ah_and_esp_behind_fullnat_are_refused_unless_their_answers_would_find_the_connection() {
+fn ah_and_esp_under_fullnat_are_refused_unless_their_replies_would_find_the_connection() {
     for (port, finds) in [(5000, false), (500, true)] {
         let mut cluster = LabCluster::new();
         let local = ["laddr", "add", &INSIDE.to_string(), "--ports", &format!("{port}-{port}")];
@@ -182,7 +182,7 @@ fn ah_and_esp_to_an_address_without_a_service_of_udp_500_stay_with_the_kernel() 
     }
 }
 
-/// Clients come by VLAN 5 of `wan` and servers are on VLAN 7 of `lan`, for as many of the two as are asked for.
+/// Clients on VLAN 5 of `wan`, servers on VLAN 7 of `lan`, each side tagged if its argument says so.
 fn with_vlans(clients: bool, servers: bool) -> LabCluster {
     let mut cluster = LabCluster::new();
     if clients {
@@ -201,7 +201,7 @@ fn with_vlans(clients: bool, servers: bool) -> LabCluster {
 }
 
 #[test]
-fn tags_are_removed_added_and_changed_as_the_two_sides_have_them_and_replies_get_theirs_back() {
+fn vlan_tags_are_removed_added_or_changed_between_the_two_sides_and_restored_in_replies() {
     for (clients, servers) in [(true, false), (false, true), (true, true)] {
         let mut cluster = with_vlans(clients, servers);
         let client_mac: Mac = if clients { [2, 0, 0, 0, 5, 2] } else { GATEWAY_MAC };
@@ -224,7 +224,7 @@ fn tags_are_removed_added_and_changed_as_the_two_sides_have_them_and_replies_get
 }
 
 #[test]
-fn one_interface_may_be_both_sides_by_two_tags() {
+fn one_interface_may_be_both_sides_with_two_vlan_tags() {
     let mut cluster = LabCluster::new();
     cluster.ok(json!({ "link": "wan.5", "vlan": 5, "over": "wan", "addresses": ["10.5.0.1/24"] }));
     cluster.ok(json!({ "link": "wan.7", "vlan": 7, "over": "wan", "addresses": ["10.7.0.1/24"] }));
@@ -250,7 +250,7 @@ fn an_error_about_a_tagged_packet_goes_back_tagged() {
 }
 
 #[test]
-fn a_tag_that_no_link_has_stays_with_the_kernel_and_the_lab_says_what_a_vlan_needs() {
+fn a_vlan_without_a_link_stays_with_the_kernel_and_the_lab_says_what_a_vlan_needs() {
     let mut cluster = with_vlans(true, true);
     for (link, vlan) in [("wan", 6), ("wan", 7), ("lan", 5)] {
         let mac = if link == "wan" { WAN_MAC } else { LAN_MAC };
@@ -285,7 +285,7 @@ fn both_sides_may_be_one_untagged_interface() {
 }
 
 #[test]
-fn what_the_link_layer_addressed_to_others_stays_with_the_kernel() {
+fn frames_for_another_mac_address_stay_with_the_kernel() {
     let mut cluster = with_vlans(true, false);
     for mac in [[0xff; 6], [1, 0, 0x5e, 0, 0, 1], GATEWAY_MAC] {
         let frame = syn(1000).frame(GATEWAY_MAC, mac);
@@ -296,7 +296,7 @@ fn what_the_link_layer_addressed_to_others_stays_with_the_kernel() {
 }
 
 #[test]
-fn nobody_may_send_from_a_group_an_unspecified_or_loopback_address_our_own_or_the_one_it_sends_to() {
+fn multicast_unspecified_loopback_own_and_equal_source_addresses_are_refused() {
     for mut cluster in [LabCluster::new(), with_local_vip()] {
         cluster.adm(&format!("-A -u {VIP}:53 -s rr"));
         cluster.adm(&format!("-a -u {VIP}:53 -r {}:53 -m", server(1)));

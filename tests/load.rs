@@ -1,4 +1,4 @@
-//! What a worker tells of its own load, with a clock that its port moves.
+//! A worker's counters of its own load, with a clock that its port moves.
 //!
 //! The worker is the data plane's own, on this thread, over the port of the benches. Not here: what is made of it
 //! (`crates/ctl/src/metrics.rs`), a worker on the wire (`tests/netlab_metrics.rs`).
@@ -18,7 +18,7 @@ use xvs_sched::ForwardingMethod::DirectRouting;
 use rig::{Order, Side};
 
 #[test]
-fn bursts_are_busy_time_and_counted_by_their_size_and_sleep_is_neither() {
+fn bursts_count_as_busy_time_and_by_size_and_sleep_counts_as_neither() {
     let mut worker = rig::worker(DirectRouting, 1024, Memory::OnDemand);
     worker.port.offer(Side::Requests, Order::Turns, 10, 64 + 64 + 2);
     let passes = |clock: &Arc<Clock>, time| {
@@ -32,7 +32,7 @@ fn bursts_are_busy_time_and_counted_by_their_size_and_sleep_is_neither() {
     let counters = worker.pipeline.transmitter.counters();
     assert_eq!(counters.busy_ns.value(), 3 * 3_000_000);
     assert_eq!((counters.bursts.counts(), counters.bursts.sum.value()), ([0, 1, 0, 0, 0, 0, 2], 130));
-    // Before it slept, and once more when it was told to end.
+    // Before it slept, and once more before it ended.
     assert_eq!(counters.empty_polls.value(), 2);
     assert_eq!((counters.received.value(), counters.balance()), (130, 0));
 }

@@ -96,7 +96,7 @@ fn the_page_of_xvsadm_has_every_option_of_its_help_and_the_exit_codes() {
 }
 
 #[test]
-fn a_page_that_cannot_be_written_is_told_by_its_name() {
+fn a_page_that_cannot_be_written_is_named() {
     let output = complete(Command::new(program("xvs")).args(["manual", "/nowhere/man8"]));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1));

@@ -97,7 +97,7 @@ fn under_nat_a_marks_service_maps_every_port_to_its_real_servers_or_keeps_it_if_
 }
 
 #[test]
-fn a_client_that_no_real_server_of_a_mark_takes_is_told_from_the_address_it_spoke_to() {
+fn a_client_refused_by_a_marks_service_gets_the_error_from_the_address_it_sent_to() {
     let mut cluster = LabCluster::new();
     cluster.configure(&["-A -f 1 -s rr"]);
     mark(&mut cluster, &format!("-d {OTHER} --set-mark 1"));
@@ -111,7 +111,7 @@ fn a_client_that_no_real_server_of_a_mark_takes_is_told_from_the_address_it_spok
 }
 
 #[test]
-fn nobody_is_told_of_a_packet_that_was_sent_to_many() {
+fn a_multicast_packet_causes_no_icmp_error() {
     let mut cluster = LabCluster::new();
     cluster.configure(&["-A -f 1 -s rr", "-A -f 1 -6 -s rr"]);
     mark(&mut cluster, "-p udp --dport 99 --set-mark 1");

@@ -23,7 +23,7 @@ fn ip(text: &str) -> IpAddr {
     text.parse().expect("a literal address")
 }
 
-/// Makes a link that is up and has a carrier, though nobody is at its far end.
+/// Makes a link that is up and has a carrier, though its far end is unused.
 fn link(netns: &Netns, dev: &str) {
     netns.veth(dev, netns, &format!("{dev}-far"));
 }
@@ -52,7 +52,7 @@ fn mac_of(network: &Network, addr: &str) -> Option<String> {
 }
 
 #[test]
-fn links_addresses_and_routes_are_followed_from_their_coming_to_their_going() {
+fn links_addresses_and_routes_are_followed_until_they_are_removed() {
     let netns = Netns::new("follow");
     netns.run(|| {
         let mut follower = NetworkFollower::open().unwrap();
@@ -105,7 +105,7 @@ fn links_addresses_and_routes_are_followed_from_their_coming_to_their_going() {
 }
 
 #[test]
-fn routes_of_ipv6_are_followed_with_their_gateways_ways_sources_and_sizes() {
+fn ipv6_routes_are_followed_with_gateways_next_hops_sources_and_mtus() {
     let netns = Netns::new("follow6");
     netns.run(|| {
         let mut follower = NetworkFollower::open().unwrap();
@@ -144,7 +144,7 @@ fn routes_of_ipv6_are_followed_with_their_gateways_ways_sources_and_sizes() {
 }
 
 #[test]
-fn a_neighbours_new_link_address_is_a_change_and_its_staleness_is_none() {
+fn a_neighbours_new_link_address_is_a_change_and_a_stale_state_is_not() {
     let netns = Netns::new("neigh");
     netns.run(|| {
         link(&netns, "wan");
@@ -193,7 +193,7 @@ fn policy_rules_and_routes_that_are_not_followed_are_named() {
 }
 
 #[test]
-fn events_that_were_lost_are_made_up_for_by_reading_everything() {
+fn after_lost_netlink_events_everything_is_read_again() {
     const MANY: usize = 60_000;
     let netns = Netns::new("enobufs");
     netns.run(|| {
@@ -201,7 +201,7 @@ fn events_that_were_lost_are_made_up_for_by_reading_everything() {
         let mut follower = NetworkFollower::open().unwrap();
         let mut batch = netns.command("ip").args(["-b", "-"]).stdin(Stdio::piped()).spawn().unwrap();
         let mut input = batch.stdin.take().unwrap();
-        // Nobody reads meanwhile, so the socket's room runs out.
+        // Nothing reads meanwhile, so the socket's buffer overflows.
         for n in 0..MANY {
             writeln!(input, "route add 10.{}.{}.0/24 dev wan", n >> 8, n & 255).unwrap();
         }
@@ -215,7 +215,7 @@ fn events_that_were_lost_are_made_up_for_by_reading_everything() {
 }
 
 #[test]
-fn a_follower_on_its_own_thread_reports_first_what_is_and_ends_when_dropped() {
+fn a_follower_thread_reports_the_present_state_first_and_ends_when_dropped() {
     let netns = Netns::new("thread");
     netns.run(|| {
         let (sender, receiver) = mpsc::channel();
@@ -289,7 +289,7 @@ fn managed_neighbours_are_resolved_without_traffic_and_go_when_no_longer_wanted(
 }
 
 #[test]
-fn what_a_killed_director_left_on_its_interfaces_is_taken_over_and_goes_with_the_next() {
+fn managed_neighbours_of_a_killed_director_are_taken_over_and_removed_by_the_next() {
     let netns = Netns::new("left");
     for (dev, network) in [("lan", "10.1.0.1/24"), ("other", "10.2.0.1/24")] {
         link(&netns, dev);

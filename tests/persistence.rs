@@ -1,4 +1,4 @@
-//! Persistence through the lab: which connections follow which, for how long, and what is listed of it.
+//! Persistence through the lab: which connections share a template, for how long, and how templates are listed.
 //!
 //! Each test reads as what a client, an operator and the clock do one after the other. Not here: counts under random
 //! histories (`properties.rs`, and `crates/dataplane/tests/pressure.rs` for several workers); the recordings of the
@@ -37,7 +37,7 @@ fn packet(transport: Transport, client: (Ipv4Addr, u16), port: u16) -> Datagram 
     Datagram::new(transport, at(client.0, client.1), at(VIP, port))
 }
 
-/// A client's SYN from a port of its own to a port of the virtual address; who got it.
+/// Sends a client's SYN from a new port to a port of the virtual address. Returns its server.
 #[track_caller]
 fn connect(cluster: &mut LabCluster, client: (Ipv4Addr, u16), port: u16) -> u8 {
     served(&cluster.from_client(&packet(Transport::Tcp(SYN), client, port)))
@@ -97,7 +97,7 @@ fn per_client_port_80_and_443_and_all_others_reach_one_server_by_one_template() 
     assert_eq!(connect(&mut cluster, (NEIGHBOUR, 1000), 443), 2);
     assert_eq!(counted(&mut cluster, at(server(3), 0)), "1 4 0");
     assert_eq!(templates(&mut cluster)[0], format!("01:00 NONE {CLIENT}:0 {VIP}:0 {}:0", server(3)));
-    // The port that was asked for is the port at the server, and a reply comes back from it.
+    // The destination port is the port at the server, and the reply comes from it.
     let reply = Datagram::new(Transport::Tcp(SYN | ACK), at(server(3), 443), at(CLIENT, 1000));
     assert_eq!(cluster.from_server(&reply).verdict, "transmit");
 }
@@ -113,7 +113,7 @@ fn a_service_of_the_very_port_comes_before_one_of_every_port() {
 }
 
 #[test]
-fn the_netmask_says_which_clients_are_one_also_with_holes() {
+fn the_netmask_groups_clients_also_with_holes() {
     let mut cluster = cluster(&[&format!("-t {VIP}:80 -s rr -p 60 -M 255.255.255.0")], "-g", 80);
     assert_eq!(connect(&mut cluster, (CLIENT, 1), 80), connect(&mut cluster, (NEIGHBOUR, 1), 80));
     assert_eq!(templates(&mut cluster), [format!("01:00 NONE 192.0.2.0:0 {VIP}:80 {}:80", server(3))]);
@@ -164,7 +164,7 @@ fn a_template_ends_with_the_connection_that_it_was_made_for_if_both_last_as_long
 }
 
 #[test]
-fn a_template_that_controls_goes_on_in_steps_of_a_minute_and_stays_with_that_minute() {
+fn a_template_that_controls_connections_is_prolonged_by_a_minute_at_a_time() {
     let mut cluster = cluster(&[&format!("-u {VIP}:53 -s rr -p 10")], "-g", 53);
     cluster.configure(&["--set 0 0 280"]);
     assert_eq!(datagram(&mut cluster, (CLIENT, 1000), 53), 3);
@@ -185,7 +185,7 @@ fn a_template_that_controls_goes_on_in_steps_of_a_minute_and_stays_with_that_min
 }
 
 #[test]
-fn an_edit_changes_templates_made_after_it_and_without_persistence_they_are_of_no_use() {
+fn an_edit_changes_later_templates_and_without_persistence_templates_are_not_used() {
     let mut cluster = cluster(&[&format!("-t {VIP}:80 -s rr -p 60")], "-g", 80);
     assert_eq!(connect(&mut cluster, (CLIENT, 1000), 80), 3);
     cluster.adm(&format!("-E -t {VIP}:80 -s rr -p 600"));
@@ -234,7 +234,7 @@ fn a_quiescent_server_keeps_its_clients_unless_the_setting_says_otherwise() {
 }
 
 #[test]
-fn a_template_is_assured_once_its_client_has_connected_or_been_answered() {
+fn a_template_is_assured_once_its_client_has_connected_or_got_a_reply() {
     let services = [format!("-t {VIP}:80 -s rr -p 60"), format!("-u {VIP}:53 -s rr -p 60")];
     let mut cluster = cluster(&services.each_ref().map(String::as_str), "-m", 53);
     connect(&mut cluster, (CLIENT, 1000), 80);

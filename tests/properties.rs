@@ -25,9 +25,9 @@ use xvs_dataplane::steering::Verdict;
 enum Step {
     /// A command line of ipvsadm.
     Command(String),
-    /// A packet, with what is done to its frame.
+    /// A packet, and the change to its frame.
     Packet { inbound: bool, datagram: Datagram, harm: Harm },
-    /// An ICMP error about the answer to a packet, or about the packet in a tunnel, with what is done to its frame.
+    /// An ICMP error about the reply to a packet, or about the packet in a tunnel, and the change to its frame.
     Report { inbound: bool, about: Vec<u8>, what: (u8, u8, u16), harm: Harm },
     /// Bytes.
     Noise(Vec<u8>),
@@ -352,7 +352,7 @@ fn check_v4(frame: &[u8], whole: bool) -> Result<(), TestCaseError> {
             prop_assert_eq!(Ok(header_of.checksum), sum);
         }
         Some(TransportSlice::Icmpv4(icmp)) => {
-            // Over all bytes: of those that a type leaves unused, its parsed form knows nothing.
+            // Over all bytes: the parsed form omits those that a type leaves unused.
             let sum = checksum::Sum16BitWords::new().add_slice(icmp.slice());
             prop_assert_eq!(sum.ones_complement(), 0, "{:x?}", frame);
         }
@@ -445,7 +445,7 @@ fn check_counts(cluster: &mut LabCluster) -> Result<(), TestCaseError> {
         let active = mine.iter().copied().filter(active).count();
         let want = (active.to_string(), (mine.len() - active).to_string());
         prop_assert_eq!((words[4].to_owned(), words[5].to_owned()), want, "{}\n{:#?}", listing, rows);
-        // Templates that nobody finds any more do not say which port at the server was theirs.
+        // Templates that are no longer found do not have their port at the server.
         let detached = rows.iter().filter(|row| {
             let server = (address(row[5]), row[5].ends_with(":65535"));
             !any_port && row[0] == service.0 && server == (address(words[1]), true)
@@ -461,7 +461,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_mixture_of_frames_commands_and_time_keeps_its_books(
+    fn counters_balance_after_any_mixture_of_frames_commands_and_time(
         steps in prop::collection::vec(step(), 1..80),
     ) {
         let mut steered = Steered::new();
@@ -492,7 +492,7 @@ proptest! {
                 Step::Report { inbound, about, what, harm } => {
                     let (link, frame) = reported(*inbound, about, *what);
                     let judged = inject(&mut cluster, &mut steered, link, &harmed(frame, harm))?;
-                    // By other methods than NAT one that came spoilt leaves so.
+                    // Methods other than NAT leave a wrong checksum wrong.
                     if matches!(harm, Harm::None | Harm::Padded(_)) {
                         check_sent(&judged, true)?;
                     }
@@ -506,7 +506,7 @@ proptest! {
                     cluster.wait(f64::from(*tenths) / 10.0);
                 }
             }
-            // A connection that gave way to a new one is counted until the next tick, as under IPVS.
+            // A replaced connection is counted until the next tick, as under IPVS.
             cluster.wait(0.1);
             check_counts(&mut cluster)?;
         }
@@ -514,11 +514,11 @@ proptest! {
 }
 
 #[test]
-fn recorded_frames_changed_at_random_are_all_accounted_for_whatever_is_served() {
+fn recorded_frames_changed_at_random_are_all_accounted_for_in_every_configuration() {
     let plan = Plan { seed: 1, frames: 50_000, at_most: Duration::MAX };
     let (done, counters) = fuzz::run(plan);
     assert!(done >= plan.frames);
-    // The changes are mild enough that much of it is served, in every way that it can leave.
+    // The changes are mild enough that many frames are served, by every forwarding method.
     for counter in ["tx_packets", "passed_to_kernel", "connections", "originated", "drop_ttl_expired"] {
         assert!(counters[counter].as_u64() > Some(50), "{counter}: {counters:#}");
     }

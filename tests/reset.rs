@@ -1,7 +1,7 @@
-//! Connections that an operator has had reset: what both ends get at the next packet, to the byte.
+//! Connections that an operator resets: the resets to both ends at the next packet, to the byte.
 //!
-//! Frames are written by `etherparse`, those that come in and those that must leave. Not here: how the mark is set by
-//! `xvs drain`, and real ends that believe it (`netlab_rules.rs`).
+//! `etherparse` writes the frames that come in and those that must leave. Not here: how `xvs drain` sets the mark, and
+//! sockets that accept the reset (`netlab_rules.rs`).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -238,7 +238,7 @@ fn a_packet_of_the_clients_goes_on_as_a_reset_and_the_client_gets_one() {
         assert!(said["why"].as_str().is_some_and(|why| why.contains("is reset")), "{said}");
         assert_eq!((&said["rewrite"]["pieces"], &said["caveats"]), (&json!(1), &json!([])));
         assert_eq!((play.state(), play.cluster.total_load()), ("CLOSE".to_owned(), (0, 1)), "{what}");
-        // Whoever has not heard is told again; what has no data, options or ACK is no other.
+        // An end whose reset was lost gets another one, also for a packet without data, options or ACK.
         let bare = Segment { options: false, data: Vec::new(), ack: None, ..question.clone() };
         let fin = Segment { fin: true, ..question.clone() };
         for segment in [bare, fin] {
@@ -268,7 +268,7 @@ fn a_packet_of_the_servers_goes_on_as_a_reset_and_the_server_gets_one() {
 }
 
 #[test]
-fn a_reset_is_answered_by_none_and_a_wrong_checksum_makes_no_right_one() {
+fn a_reset_gets_no_reset_and_a_wrong_checksum_stays_wrong() {
     for mut play in marked() {
         let mut wrong = play.question().frame((GATEWAY_MAC, WAN_MAC));
         let last = wrong.len() - 1;
@@ -310,7 +310,7 @@ fn the_client_of_a_server_that_was_removed_meanwhile_is_reset_though_its_packet_
 }
 
 #[test]
-fn numbers_that_a_proxy_header_has_shifted_are_each_ends_own() {
+fn sequence_numbers_shifted_by_a_proxy_header_are_right_for_each_end() {
     let mut play = Play::new("--fullnat", false);
     let (vip, server) = (play.vip, play.server);
     play.cluster.adm(&format!("-D -t {vip}"));
@@ -338,7 +338,7 @@ fn numbers_that_a_proxy_header_has_shifted_are_each_ends_own() {
 }
 
 #[test]
-fn what_is_no_tcp_ends_at_once_and_is_counted_so() {
+fn connections_other_than_tcp_end_at_once_and_are_counted() {
     let mut play = Play::new("-m", false);
     let (vip, server) = (play.vip, play.server);
     play.cluster.adm(&format!("-A -u {vip} -s rr"));

@@ -1,9 +1,9 @@
-//! What `xvsadm -S` saves, `xvsadm -R` restores: any state, by numbers and by names.
+//! `xvsadm -R` restores what `xvsadm -S` saves: any state, by numbers and by names.
 //!
-//! Random commands make a state in the lab; what it saves is given to a lab that has none. Then both list the same, but
-//! for what rules of ipvsadm's form do not say: thresholds, in which order a service's real servers were added, a netmask
-//! without persistence, and flag 3 of `sh` and `mh`. Marks from 2^31 on are saved as ipvsadm saves them, which nothing
-//! can read.
+//! Random commands make a state in the lab; an empty lab restores it. Then both list the same, except for what rules in
+//! ipvsadm's form do not contain: thresholds, in which order a service's real servers were added, a netmask
+//! without persistence, and flag 3 of `sh` and `mh`. Marks from 2^31 on are saved as by ipvsadm, in a form that cannot
+//! be read.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -119,7 +119,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn what_is_saved_is_restored_whatever_it_is_and_saved_again_the_same(
+    fn any_saved_rules_are_restored_and_saved_again_the_same(
         commands in vec(command(), 1..40),
         extras in vec(extra(), 0..4),
     ) {

@@ -129,7 +129,7 @@ fn without_thresholds(rules: Vec<Command>) -> Vec<String> {
             rule
         })
         .filter(|rule| !matches!(rule, Command::SetTimeouts(_)))
-        .flat_map(|rule| xvs_ipvsadm::lines(&rule))
+        .flat_map(|rule| xvs_ipvsadm::rule_lines(&rule))
         .collect();
     // Of these the order is part of what they say.
     let marks: Vec<_> = lines.extract_if(.., |line| line.starts_with("#xvs mark")).collect();
@@ -179,7 +179,7 @@ proptest! {
 
 /// What these commands want, once they have been printed and read.
 fn text_of(commands: &[Command]) -> Wanted {
-    read(&commands.iter().flat_map(xvs_ipvsadm::lines).map(|line| line + "\n").collect::<String>()).1
+    read(&commands.iter().flat_map(xvs_ipvsadm::rule_lines).map(|line| line + "\n").collect::<String>()).1
 }
 
 /// The server that a client's first packet goes to.

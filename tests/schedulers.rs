@@ -8,7 +8,7 @@ use xvs::frames::{ACK, SYN};
 use xvs::lab_cluster::{CLIENT, VIP, at, server, server_mac};
 use xvs::{Datagram, LabCluster, Transport};
 
-/// A service with this scheduler and three servers of weight 1; the third comes first.
+/// A service with this scheduler and three servers of weight 1; the third is the first in order.
 fn cluster(scheduler: &str) -> LabCluster {
     let mut cluster = LabCluster::new();
     cluster.configure(&[&format!("-A -t {VIP}:80 -s {scheduler}")]);
@@ -45,7 +45,7 @@ fn a_service_without_a_scheduler_takes_no_connection_and_takes_some_once_it_has_
 }
 
 #[test]
-fn rr_goes_on_where_it_was_after_an_edit_and_begins_anew_after_another_scheduler() {
+fn rr_continues_at_its_position_after_an_edit_and_begins_anew_after_another_scheduler() {
     let mut cluster = cluster("rr");
     assert_eq!(connect(&mut cluster, 1000), Some(3));
     cluster.configure(&[&format!("-E -t {VIP}:80 -s rr")]);
@@ -84,7 +84,7 @@ fn under_mh_a_drained_server_keeps_its_clients_share_until_it_is_added_anew_with
 }
 
 #[test]
-fn what_lblc_remembers_survives_edits_and_goes_with_the_scheduler() {
+fn entries_of_lblc_survive_edits_and_go_with_the_scheduler() {
     let mut cluster = cluster("lblc");
     assert_eq!(connect(&mut cluster, 1000), Some(3));
     // By loads alone the others would come first.
@@ -98,11 +98,11 @@ fn what_lblc_remembers_survives_edits_and_goes_with_the_scheduler() {
 }
 
 #[test]
-fn lblc_forgets_within_half_an_hour_after_the_expiration_that_is_set() {
+fn entries_of_lblc_go_within_half_an_hour_after_the_expiration() {
     let mut cluster = cluster("lblc");
     cluster.set("lblc_expiration", 100);
     assert_eq!(connect(&mut cluster, 1000), Some(3));
-    // The connection is over: who is chosen anew is the first in order.
+    // The connection has ended: the new choice is the first in order.
     cluster.advance(1600.0);
     add(&mut cluster, 4, 1);
     assert_eq!(connect(&mut cluster, 1001), Some(3), "remembered");

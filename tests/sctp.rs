@@ -13,7 +13,7 @@ use xvs::{Datagram, Judged, LabCluster, Transport};
 const CLIENT_PORT: u16 = 1000;
 const PORT: u16 = 3868;
 
-/// States in the order of the table's columns, with what is listed: name, time left after a packet.
+/// States in the order of the table's columns, each with its listed name and the time left after a packet.
 const STATES: [(&str, &str, &str); 14] = [
     ("NO", "NONE", "00:02"),
     ("I1", "INIT1", "00:04"),
@@ -107,8 +107,8 @@ fn reached(tables: &[(Sender, &Table)]) -> BTreeMap<usize, Vec<(Sender, u8)>> {
     paths
 }
 
-/// Every packet in a column, with the column after it. Of an association that nobody has begun, the client speaks
-/// first, and not by ABORT.
+/// Every packet in a column, with the column after it. In the column without an association, the client sends
+/// first, and no ABORT.
 fn steps(tables: &[(Sender, &Table)], column: usize) -> Vec<(Sender, u8, usize)> {
     let all = tables.iter().flat_map(|(sender, table)| {
         EVENTS.iter().zip(table.iter()).map(move |(kind, row)| {
@@ -138,7 +138,7 @@ fn send(cluster: &mut LabCluster, from: Sender, kind: u8) -> Judged {
     }
 }
 
-/// A service with the first `servers` servers, the first of them to be asked first; `dest` is their port and method.
+/// A service with the first `servers` servers, the first of them scheduled first; `dest` is their port and method.
 fn cluster(servers: u8, dest: &str) -> LabCluster {
     let mut cluster = LabCluster::new();
     cluster.adm(&format!("-A --sctp-service {VIP}:{PORT} -s rr"));
@@ -266,7 +266,7 @@ fn an_association_ends_at_its_second_and_leaves_the_count() {
 }
 
 #[test]
-fn a_server_that_speaks_unasked_is_told_so_unless_it_aborts() {
+fn an_unsolicited_packet_of_a_server_gets_an_icmp_error_unless_it_is_an_abort() {
     let mut cluster = cluster(1, "3868 -m");
     cluster.set("nat_icmp_send", 1);
     assert_eq!(send(&mut cluster, Server, ABORT).verdict, "pass");

@@ -22,7 +22,7 @@ use xvs_model::capture::{CaptureRequest, CapturedPacket, Missed};
 use xvs_model::client::{Client, Failure};
 use xvs_model::command::{Command, CommandError};
 use xvs_model::connection::ConnectionRow;
-use xvs_model::event::{Asked, Begin, KEPT, Kind, Then};
+use xvs_model::event::{Begin, EventQuery, KEPT, Kind, Then};
 use xvs_model::framing::{ReplyMessage, RequestMessage, VERSION, decode, read_frame, write_message};
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
@@ -85,7 +85,7 @@ impl Handler for Recorder {
         Ok(())
     }
 
-    fn events(&self, asked: Asked) -> Result<Listener, CommandError> {
+    fn events(&self, asked: EventQuery) -> Result<Listener, CommandError> {
         self.events.listen(asked)
     }
 
@@ -182,7 +182,7 @@ fn connections_come_in_their_order_and_in_bounded_parts() {
 
 fn follow(folder: &Folder, from: Begin) -> UnixStream {
     let mut stream = UnixStream::connect(folder.socket()).unwrap();
-    let request = Request::Events(Asked { from, then: Then::Follow });
+    let request = Request::Events(EventQuery { from, then: Then::Follow });
     write_message(&mut stream, &RequestMessage { version: VERSION, request }).unwrap();
     stream
 }
@@ -191,7 +191,7 @@ fn follow(folder: &Folder, from: Begin) -> UnixStream {
 fn a_listener_that_does_not_read_delays_nobody_and_is_told_how_much_it_has_missed() {
     let folder = Folder::new("events");
     let (_server, handler) = serve(&folder, Recorder::default(), |_| {});
-    let tell = |count: u64| (0..count).for_each(|_| handler.events.tell(Kind::Link, 1, "x".repeat(500)));
+    let tell = |count: u64| (0..count).for_each(|_| handler.events.record(Kind::Link, 1, "x".repeat(500)));
     tell(1);
     let mut stream = follow(&folder, Begin::Last(1));
     // It listens from here on; ten times what is remembered is far more than a socket holds.
@@ -218,9 +218,9 @@ fn a_listener_that_does_not_read_delays_nobody_and_is_told_how_much_it_has_misse
 fn events_that_are_not_followed_end_with_the_last_and_a_listener_that_goes_makes_room() {
     let folder = Folder::new("listeners");
     let (_server, handler) = serve(&folder, Recorder::default(), |_| {});
-    (0..100).for_each(|_| handler.events.tell(Kind::Link, 1, "wan is down".to_owned()));
+    (0..100).for_each(|_| handler.events.record(Kind::Link, 1, "wan is down".to_owned()));
     let mut numbers = Vec::new();
-    let asked = Asked { from: Begin::Last(70), then: Then::End };
+    let asked = EventQuery { from: Begin::Last(70), then: Then::End };
     let listen = |each: &mut dyn FnMut(u64)| {
         Client::connect(&folder.socket()).unwrap().events(asked, &mut |heard| {
             heard.events.iter().for_each(|event| each(event.number));

@@ -1,9 +1,9 @@
-//! What the director would not leave to the kernel, the XDP program must give it.
+//! The XDP program redirects to xvsd every packet that xvsd would not pass to the kernel.
 //!
-//! Plays every recording's frames, and a few of our own, through the lab; before each, the program is told what the
-//! lab's control thread would tell it, and asked by `BPF_PROG_TEST_RUN`. Steering too much costs a detour, steering
+//! Plays every recording's frames, and a few of our own, through the lab. Before each, the program's maps get the state of
+//! the lab's control thread, and `BPF_PROG_TEST_RUN` runs it on the frame. Steering too much costs a detour, steering
 //! too little loses packets. Needs the right to load a BPF program, and no interface. Not here: what the program
-//! does to frames that are nobody's (`xdp/program.rs`).
+//! does to frames of no service (`xdp/program.rs`).
 
 use std::fs;
 use std::net::IpAddr;
@@ -92,7 +92,7 @@ fn play(path: &Path, steered: &mut Steered) -> (usize, Vec<String>) {
 }
 
 #[test]
-fn every_recorded_frame_that_the_director_keeps_is_steered_to_it() {
+fn every_recorded_frame_that_the_director_processes_is_steered_to_it() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance");
     let mut steered = Steered::new();
     let (mut frames, mut wrong) = (0, Vec::new());
@@ -146,7 +146,7 @@ fn replies_of_a_live_connection_are_steered_whatever_becomes_of_its_destination(
     ] {
         let mut cluster = connected();
         for command in commands {
-            // A server that is reached directly takes the service's port, so one of these names nothing.
+            // A direct-routing server has the service's port, so one of these matches nothing.
             cluster.ask(json!({ "adm": command.split(' ').collect::<Vec<_>>() }));
         }
         let lab = cluster.lab();
@@ -158,7 +158,7 @@ fn replies_of_a_live_connection_are_steered_whatever_becomes_of_its_destination(
 }
 
 #[test]
-fn marked_connections_are_steered_both_ways_also_when_their_rule_or_service_is_gone_and_nobody_else_is() {
+fn live_marked_connections_and_no_others_stay_steered_after_their_rule_or_service_is_gone() {
     let mut steered = Steered::new();
     let mark = |action| json!({ "xvs": ["mark", action, "-d", format!("{VIP}/32"), "--set-mark", "7"] });
     let delete = mark("delete");
@@ -186,7 +186,7 @@ fn marked_connections_are_steered_both_ways_also_when_their_rule_or_service_is_g
 }
 
 #[test]
-fn replies_of_a_marks_service_over_ipv6_are_steered_from_its_servers_and_from_what_is_marked() {
+fn ipv6_replies_of_a_marks_service_are_steered_from_its_servers_and_from_marked_addresses() {
     let mut steered = Steered::new();
     for (method, from) in [("-m", at(server6(1), 8443)), ("-g", at(VIP6, 443))] {
         let mut cluster = LabCluster::new();
@@ -203,7 +203,7 @@ fn replies_of_a_marks_service_over_ipv6_are_steered_from_its_servers_and_from_wh
 }
 
 #[test]
-fn a_batch_that_brings_a_marks_rule_and_its_service_steers_what_is_marked() {
+fn a_batch_that_adds_a_mark_rule_and_its_service_steers_the_marked_packets() {
     let mut steered = Steered::new();
     for rule in ["-d 198.51.100.0/24", "-p tcp", "-s 203.0.113.0/24 -p tcp --dport 80"] {
         let mut cluster = LabCluster::new();
@@ -244,7 +244,7 @@ fn a_destination_of_the_same_port_that_turns_to_direct_routing_still_has_its_rep
 }
 
 #[test]
-fn what_a_virtual_endpoint_says_itself_is_steered_in_ipv6_alone_while_its_connections_live() {
+fn packets_from_a_virtual_endpoint_are_steered_in_ipv6_alone_while_its_connections_live() {
     let mut steered = Steered::new();
     let mut cluster = LabCluster::new();
     let mut said = |cluster: &mut LabCluster, from: IpAddr, to: IpAddr| {

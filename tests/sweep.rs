@@ -113,7 +113,7 @@ fn frame(protocol: u8, client: u8, flags: u8) -> String {
 }
 
 #[test]
-fn drop_entry_ends_half_open_connections_and_spares_those_that_speak() {
+fn drop_entry_ends_half_open_connections_and_spares_active_ones() {
     let mut director = Director::new();
     (0..20).for_each(|client| director.connect(client));
     (20..60).for_each(|client| director.send(TCP, client, SYN));
@@ -131,7 +131,7 @@ fn drop_entry_ends_half_open_connections_and_spares_those_that_speak() {
 }
 
 #[test]
-fn drop_entry_ends_what_has_been_quiet_for_a_minute_unless_it_had_much_to_say() {
+fn drop_entry_ends_connections_idle_for_a_minute_unless_they_carried_many_packets() {
     let mut director = Director::new();
     director.set("drop_entry", 3);
     (0..30).for_each(|client| director.send(UDP, client, 0));
@@ -180,7 +180,7 @@ fn drop_entry_ends_half_open_connections_without_a_destination_too() {
 }
 
 #[test]
-fn connections_of_a_removed_server_end_within_half_a_second_if_asked_and_only_they() {
+fn connections_of_a_removed_server_end_within_half_a_second_if_set_and_no_others() {
     let mut director = Director::new();
     (0..50).for_each(|client| director.connect(client));
     (0..50).for_each(|client| director.send(UDP, client, 0));

@@ -1,4 +1,4 @@
-//! Thresholds (`-x`, `-y`) by a clock moved by hand: who still gets connections, and when again.
+//! Thresholds (`-x`, `-y`) with a clock moved by hand: which servers get connections, and when again.
 //!
 //! Not here: the rules at every count (`crates/dataplane/src/occupancy.rs`).
 
@@ -21,7 +21,7 @@ fn key(service: &str) -> String {
     service.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
-/// What becomes of a client's packet from this port.
+/// Injects a client's packet from this port. Returns its verdict.
 fn verdict(cluster: &mut LabCluster, port: u16, transport: Transport) -> String {
     cluster.from_client(&Datagram::new(transport, at(CLIENT, port), at(VIP, 80))).verdict
 }
@@ -59,7 +59,7 @@ fn a_server_takes_as_many_as_its_upper_threshold_and_again_below_three_quarters_
 }
 
 #[test]
-fn an_edit_is_judged_at_once_and_between_the_thresholds_nothing_changes() {
+fn an_edited_threshold_applies_at_once_and_between_the_thresholds_nothing_changes() {
     let mut cluster = cluster(&format!("-t {VIP}:80 -s wlc"), "");
     assert_eq!(taken(&mut cluster, 1000..1006), 6);
     edit(&mut cluster, "-x 6");
@@ -104,7 +104,7 @@ fn of_two_servers_the_one_that_has_room_takes_all() {
 }
 
 #[test]
-fn a_connection_of_one_packet_counts_while_it_passes() {
+fn a_one_packet_connection_counts_while_its_packet_passes() {
     // One of one is too many while it passes, and none are below one.
     let mut alone = cluster(&format!("-u {VIP}:80 -s rr -o"), "-x 1");
     let datagrams = |cluster: &mut LabCluster| {

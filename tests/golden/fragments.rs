@@ -1,4 +1,4 @@
-//! Datagrams that come in fragments: in what they leave, and what their sender is told.
+//! Fragmented datagrams: the fragments that leave, and the ICMP errors to their sender.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -27,7 +27,7 @@ fn request6(bytes: usize) -> Datagram {
     Datagram::new(Transport::Udp, at(CLIENT6, 4000), at(VIP6, 80)).carrying(bytes)
 }
 
-/// The frames of a UDP datagram's fragments, each with so many bytes of it; the last has what is left.
+/// The frames of a UDP datagram's fragments, each with the given number of bytes; the last has the rest.
 fn fragments(packet: &Datagram, each: usize) -> Vec<Vec<u8>> {
     let whole = packet.frame(GATEWAY_MAC, WAN_MAC);
     let headers = if packet.dest.is_ipv4() { 34 } else { 54 };
@@ -54,7 +54,7 @@ fn fragments(packet: &Datagram, each: usize) -> Vec<Vec<u8>> {
     parts.enumerate().map(fragment).collect()
 }
 
-/// What became of the last fragment, and so of the datagram.
+/// The verdict on the last fragment, and so on the datagram.
 fn sent(cluster: &mut LabCluster, packet: &Datagram, each: usize) -> Judged {
     let judged = fragments(packet, each).iter().map(|frame| cluster.inject("wan", frame)).last();
     judged.expect("a fragment")

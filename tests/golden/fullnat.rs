@@ -9,7 +9,7 @@ use xvs::{Datagram, LabCluster, Transport};
 
 use super::{BEGUN, FORWARDED, assert_judged, assert_passed, to_client, to_server};
 
-/// The only local port, so that it is known which one is taken.
+/// The only local port, so that the one in use is known.
 const PORT: u16 = 5000;
 
 struct Ends {
@@ -114,7 +114,7 @@ fn what_does_not_answer_a_connection_is_left_to_the_kernel() {
     cluster.from_client(&first(&ends, Transport::Tcp(SYN), 0));
     assert_passed(&cluster.from_server(&reply(81, PORT)));
     assert_passed(&cluster.from_server(&reply(80, PORT + 1)));
-    // What a masqueraded server would send is nobody's: the server does not know the client.
+    // The packet of a NAT server's reply belongs to no connection: a FULLNAT server does not know the client.
     let to_the_client = Datagram::new(Transport::Tcp(SYN | ACK), at(server(1), 80), at(CLIENT, 4000));
     assert_passed(&cluster.from_server(&to_the_client));
 }

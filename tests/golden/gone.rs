@@ -1,4 +1,4 @@
-//! What becomes of connections whose destination or service is removed, and comes back.
+//! Connections whose destination or service is removed and added again.
 
 use xvs::frames::{ACK, SYN};
 use xvs::lab_cluster::{CLIENT, VIP, at, server};

@@ -1,4 +1,4 @@
-//! What becomes of ICMP errors about connections, to the byte: who hears of them, as what, and who does not.
+//! ICMP errors about connections, to the byte: who receives them, in which form, and which are dropped.
 //!
 //! Errors and expected errors are written by `etherparse` around quotes; in a quote, which is a cut packet, the test
 //! itself changes an address and a port.
@@ -155,7 +155,7 @@ fn seen(net: Net, transport: Transport) -> (Datagram, Datagram) {
     (packet(vip, client), packet(client, at(net.server, 8080)))
 }
 
-/// How much of a packet may be quoted: the ports, the least that RFC 792 asks for, an odd number, much.
+/// Quoted lengths of a packet: its ports, the minimum of RFC 792, an odd number, a large number.
 fn cuts(packet: &Datagram) -> [usize; 4] {
     let header = if packet.dest.is_ipv4() { 20 } else { 40 };
     [header + 4, header + 8, header + 99, 548]
@@ -285,7 +285,7 @@ fn mixes() -> impl Iterator<Item = (Net, Net)> {
     nets().into_iter().flat_map(|inner| nets().into_iter().map(move |outer| (inner, outer)))
 }
 
-/// A cluster with a connection by a tunnel, and a large packet of it on its way, from its outer header on.
+/// A cluster with a connection by a tunnel, and a large packet of it as it leaves, from its outer header on.
 fn tunnelled(inner: Net, outer: Net, options: &str) -> (LabCluster, Datagram, Vec<u8>) {
     let mut cluster = LabCluster::new();
     cluster.adm(&format!("-A -u {} -s rr", at(inner.vip, 80)));
@@ -298,7 +298,7 @@ fn tunnelled(inner: Net, outer: Net, options: &str) -> (LabCluster, Datagram, Ve
     (cluster, packet, sent[14..].to_vec())
 }
 
-/// What a client is told about its packet as it travelled inside, of which so many bytes were quoted.
+/// The ICMP error to a client about its packet inside the tunnel, with this many bytes quoted.
 fn told(
     inner: Net,
     packet: &Datagram,
@@ -488,7 +488,7 @@ fn an_error_about_no_connection_or_of_another_kind_or_cut_before_the_ports_is_th
             // About an error, and about a request as the client sent it.
             about(net.too_big(1280), &error(net.too_big(1280), net.vip, net.client, 64, &reply[..99]));
             about(net.too_big(1280), &Datagram { dest: at(net.vip, 80), ..request.clone() }.packet()[..99]);
-            // To somebody else than the client whose packet it quotes.
+            // To another address than that of the client whose packet it quotes.
             let came = error(net.too_big(1280), net.router, net.inside, 64, &request.packet()[..99]);
             assert_passed(&from_router(&mut cluster, "lan", &came));
         }

@@ -1,4 +1,4 @@
-//! What becomes of IPv6 packets, to the byte: what is theirs alone, and what is as in IPv4.
+//! IPv6 packets, to the byte: what differs from IPv4, and what is the same.
 //!
 //! Not here: tunnels.
 
@@ -53,13 +53,13 @@ fn extended(mut frame: Vec<u8>, first: u8, extensions: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The client is told by the virtual address.
+/// The ICMP error to the client comes from the virtual address.
 fn told(complaint: Complaint6, about: &Datagram) -> (&'static str, Vec<u8>) {
     let message = complaint.about(&about.packet(), VIP6);
     ("wan", ethernet(WAN_MAC, GATEWAY_MAC, EtherType::IPV6, &message))
 }
 
-/// The server is told by the director's address on its side.
+/// The ICMP error to the server comes from the director's address on that side.
 fn told_server(complaint: Complaint6, about: &Datagram) -> (&'static str, Vec<u8>) {
     let message = complaint.about(&about.packet(), INSIDE6);
     ("lan", ethernet(LAN_MAC, server_mac(1), EtherType::IPV6, &message))

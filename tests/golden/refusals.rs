@@ -1,4 +1,4 @@
-//! What cannot be forwarded: dropped with a reason, and the sender told where the kernel tells it.
+//! Packets that cannot be forwarded: dropped with a reason, with an ICMP error where the kernel sends one.
 
 use std::net::Ipv4Addr;
 
@@ -32,14 +32,14 @@ fn request(transport: Transport) -> Datagram {
     Datagram { tos: 0x29, ..Datagram::new(transport, at(CLIENT, 4000), at(VIP, 80)) }
 }
 
-/// The client is told by the virtual address.
+/// The ICMP error to the client comes from the virtual address.
 fn told(judged: &Judged, complaint: Complaint, about: &Datagram) -> (&'static str, Vec<u8>) {
     let id = judged.sent.first().map_or(0, |(_, frame)| id(frame));
     let message = complaint.about(&about.packet(), VIP, id);
     ("wan", ethernet(WAN_MAC, GATEWAY_MAC, EtherType::IPV4, &message))
 }
 
-/// The server is told by the director's address on its side.
+/// The ICMP error to the server comes from the director's address on that side.
 fn told_server(judged: &Judged, complaint: Complaint, about: &Datagram) -> (&'static str, Vec<u8>) {
     let id = judged.sent.first().map_or(0, |(_, frame)| id(frame));
     let message = complaint.about(&about.packet(), INSIDE, id);
@@ -410,7 +410,7 @@ fn in_a_full_table_who_asked_once_gives_way_and_who_asked_again_stays() {
     for _ in 0..2 {
         assert_eq!(cluster.from_client(&known).verdict, "transmit");
     }
-    // More than the table holds; the lab itself is asked, because counters need no look each time.
+    // More than the table holds; frames go to the lab directly, because not every answer is checked.
     for number in 2..70_000 {
         let frame = hex(&first(number).frame(GATEWAY_MAC, WAN_MAC));
         cluster.lab().answer(&format!(r#"{{"inject":"wan","frame":"{frame}"}}"#));
@@ -421,7 +421,7 @@ fn in_a_full_table_who_asked_once_gives_way_and_who_asked_again_stays() {
     assert_eq!(count("passed_to_kernel"), 2);
     assert_eq!(count("connections") + count("drop_table_full") + 2, 69_999);
     assert!(count("evicted") > 3000, "{}", count("evicted"));
-    // The table's places are found by a hash whose secret is drawn anew, so a few may be refused.
+    // The table's hash secret is random, so a few may be refused.
     assert!(count("drop_table_full") < 100, "{}", count("drop_table_full"));
     let judged = cluster.from_client(&known);
     assert_eq!(judged.verdict, "transmit");

@@ -10,7 +10,7 @@ use xvs::{Datagram, Judged, LabCluster, Transport};
 
 use super::{BEGUN, FORWARDED, assert_judged};
 
-/// A tunnel: its options, and the bytes that it puts before a packet.
+/// A tunnel: its options, and the length of its outer headers in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Ip,

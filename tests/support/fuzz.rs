@@ -56,11 +56,11 @@ fn one_burst(lab: &mut Lab, burst: &[(&'static str, Vec<u8>)], random: &mut Rand
         let frames = burst.iter().filter(|(link, _)| *link == side).map(|(_, frame)| frame.as_slice());
         lab.director.burst(side, frames).expect("the link is there, and a frame holds what a seed is");
         assert_eq!(
-            lab.director.in_hand(),
+            lab.director.unaccounted_frames(),
             0,
             "received + originated = transmitted + passed + consumed + dropped"
         );
-        assert_eq!(lab.director.astray(), 0, "every frame is in its place");
+        assert_eq!(lab.director.frames_missing(), 0, "every frame is in its place");
     }
     match random.below(400) {
         0..10 => command(lab, random),

@@ -12,7 +12,7 @@ use xvs_dataplane::conn::sctp::SctpState;
 use xvs_dataplane::conn::tcp::TcpState;
 use xvs_dataplane::conn::udp;
 use xvs_model::client::{Director, Failure};
-use xvs_model::connection::{ConnectionRow, Ends, Filter, Kind};
+use xvs_model::connection::{ConnectionRow, EndpointRange, Filter, Kind};
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_sched::ServiceKey;
@@ -24,13 +24,13 @@ use crate::exit::{DONE, Done};
 pub(super) struct Arguments {
     /// Of these clients; an IPv6 port needs brackets, as in `[2001:db8::1]:80`
     #[arg(long, value_name = "ADDRESS[/LEN][:PORT]")]
-    client: Option<Ends>,
+    client: Option<EndpointRange>,
     /// Of this service, as listings name it: "TCP 198.51.100.100:80", "FWM 7"
     #[arg(long, value_name = "SERVICE")]
     service: Option<ServiceKey>,
     /// To these real servers
     #[arg(long, value_name = "ADDRESS[/LEN][:PORT]")]
-    dest: Option<Ends>,
+    dest: Option<EndpointRange>,
     /// In one of these states
     #[arg(long, value_name = "STATE,…", value_delimiter = ',', value_parser = state)]
     state: Vec<String>,

@@ -269,7 +269,7 @@ impl Drain<'_> {
             self.out,
             "its weight was {}; to restore it:\n  {}",
             former.weight.0,
-            xvs_ipvsadm::typed(&back)
+            xvs_ipvsadm::command_line(&back)
         )
     }
 

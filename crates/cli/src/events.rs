@@ -8,7 +8,7 @@ use clap::Args;
 use humantime::{format_rfc3339_millis, parse_duration};
 use serde::Serialize;
 use xvs_model::client::{Client, default_socket};
-use xvs_model::event::{Asked, Begin, Event, Heard, KEPT, Then, millis_since_1970};
+use xvs_model::event::{Begin, Event, EventBatch, EventQuery, KEPT, Then, millis_since_1970};
 
 use crate::exit::{DONE, Done};
 
@@ -33,7 +33,7 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
-    fn asked(&self) -> Asked {
+    fn asked(&self) -> EventQuery {
         let from = match (self.last, self.since) {
             (Some(count), _) => Begin::Last(count),
             (None, Some(ago)) => {
@@ -43,7 +43,7 @@ impl Arguments {
             (None, None) if self.no_follow => Begin::Last(KEPT),
             (None, None) => Begin::Now,
         };
-        Asked { from, then: if self.no_follow { Then::End } else { Then::Follow } }
+        EventQuery { from, then: if self.no_follow { Then::End } else { Then::Follow } }
     }
 }
 
@@ -67,7 +67,7 @@ const TEXT: Form = Form {
 const JSON: Form = Form { event: object, missed: |missed| Ok(serde_json::to_string(&Missed { missed })?) };
 
 /// Prints at once, so that a reader at the other end of a pipe sees each event when it happens.
-fn show(heard: &Heard, form: &Form, out: &mut dyn Write) -> io::Result<()> {
+fn show(heard: &EventBatch, form: &Form, out: &mut dyn Write) -> io::Result<()> {
     if heard.missed > 0 {
         writeln!(out, "{}", (form.missed)(heard.missed)?)?;
     }
@@ -116,14 +116,14 @@ fn object(event: &Event) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use crate::events::*;
-    use xvs_model::event::{Kind, Who};
+    use xvs_model::event::{Kind, Requester};
 
     fn event() -> Event {
         Event {
             number: 7,
             at_millis: 1_795_188_192_123,
             epoch: 12,
-            by: Some(Who { uid: 1000, pid: 4711, program: "xvsadm".to_owned() }),
+            by: Some(Requester { uid: 1000, pid: 4711, program: "xvsadm".to_owned() }),
             kind: Kind::Change,
             what: "xvsadm -C".to_owned(),
             refused: None,
@@ -145,7 +145,7 @@ mod tests {
     fn what_was_missed_is_told_where_it_is_missing() {
         for (form, expected) in [(TEXT, "… 3 events are missing here"), (JSON, "{\"missed\":3}\n{")] {
             let mut out = Vec::new();
-            show(&Heard { missed: 3, events: vec![event()] }, &form, &mut out).unwrap();
+            show(&EventBatch { missed: 3, events: vec![event()] }, &form, &mut out).unwrap();
             let text = String::from_utf8(out).unwrap();
             assert!(text.starts_with(expected) && text.lines().count() == 2, "{text}");
         }

@@ -249,7 +249,7 @@ mod tests {
     use crate::{Cli, Command};
     use xvs_model::connection::ConnectionRow;
     use xvs_model::health::sample::{NOW, check, real_server, report, seconds_ago, virtual_server as sample};
-    use xvs_model::health::{CheckState, ErrorSeen};
+    use xvs_model::health::{CheckError, CheckState};
 
     const DOWN: CheckState = CheckState::Down;
     const UP: CheckState = CheckState::Up;
@@ -413,7 +413,7 @@ TCP 198.51.100.100:80  no quorum  1 h 0 min  weight 0, quorum 1
         let path = format!("HTTP [2001:db8::1]:8080 /{}", "a".repeat(30));
         let mut long = check(&path, CheckState::Failing { failures: 10, fall: 20 }, seconds_ago(86_400 * 20));
         let what = "word ".repeat(30).trim_end().to_owned();
-        long.last_error = Some(ErrorSeen { what, at_millis: seconds_ago(5) });
+        long.last_error = Some(CheckError { what, at_millis: seconds_ago(5) });
         server.checks.push(long);
         server.checks.push(check("HTTP 192.0.2.12:8080 /health?from=xvs", UP, NOW));
         let text = rows(vec![sample("198.51.100.100", vec![server])]);

@@ -13,7 +13,7 @@ use clap::Args;
 use serde::Serialize;
 use xvs_health::outcome::outcome;
 use xvs_health::prepare::Prepared;
-use xvs_ipvsadm::{lines, saved};
+use xvs_ipvsadm::{rule_lines, saved_rules};
 use xvs_keepalived::{host, read};
 use xvs_model::check::{Check, Probe, Timing};
 use xvs_model::fault::{Fault, Severity};
@@ -60,7 +60,7 @@ pub(super) fn run(file: &Path, options: &Options, form: Form, out: &mut dyn Writ
     let printed = Printed {
         file,
         is_refused: faults.iter().any(|fault| fault.severity >= worst),
-        rules: set_timeouts(&configuration).into_iter().chain(saved(&state)).collect(),
+        rules: set_timeouts(&configuration).into_iter().chain(saved_rules(&state)).collect(),
         servers: &configuration.virtual_servers,
         faults,
     };
@@ -244,7 +244,7 @@ fn columns(server: String, check: &Check) -> [String; 7] {
 }
 
 fn set_timeouts(configuration: &Configuration) -> Vec<String> {
-    configuration.timeouts().iter().flat_map(lines).collect()
+    configuration.timeouts().iter().flat_map(rule_lines).collect()
 }
 
 fn counted((number, what): (usize, &str)) -> String {

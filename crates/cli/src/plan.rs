@@ -100,7 +100,7 @@ fn kind_of(difference: &Difference) -> &'static str {
 }
 
 fn lines(command: &Option<Command>) -> Vec<String> {
-    command.as_ref().map(xvs_ipvsadm::lines).unwrap_or_default()
+    command.as_ref().map(xvs_ipvsadm::rule_lines).unwrap_or_default()
 }
 
 #[cfg(test)]

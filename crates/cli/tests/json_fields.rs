@@ -20,7 +20,7 @@ use xvs_model::capture::Missed;
 use xvs_model::client::Client;
 use xvs_model::connection::ConnectionRow;
 use xvs_model::difference::commands_of;
-use xvs_model::event::Heard;
+use xvs_model::event::EventBatch;
 use xvs_model::framing::{ReplyMessage, RequestMessage, VERSION, decode, read_frame, write_message};
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
@@ -229,7 +229,7 @@ fn replies(request: &Request) -> Vec<Reply> {
         }
         Request::CountConnections(_) => Reply::Count(2),
         Request::Counters => Reply::Counters(sample::counters()),
-        Request::Events(_) => Reply::Events(Heard { missed: 1, events: vec![sample::event()] }),
+        Request::Events(_) => Reply::Events(EventBatch { missed: 1, events: vec![sample::event()] }),
         Request::Explain(_) => Reply::Explained(sample::explained().into()),
         Request::Capture(_) => {
             let parts = [vec![], vec![sample::captured()]].map(Reply::Captured);

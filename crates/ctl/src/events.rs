@@ -3,7 +3,7 @@
 //! Told by the control thread as it carries changes out, so they stand in the order in which they came into force. The
 //! last [`KEPT`] are remembered, and each listener goes through them at its own pace: they are its queue. One that falls
 //! behind by more misses the oldest and is told how many. Telling never waits for a listener. Not here: the log
-//! (`front.rs`), how events look (`cli/events.rs`).
+//! (`api/dispatch.rs`), how events look (`cli/events.rs`).
 
 use std::collections::VecDeque;
 use std::iter;
@@ -12,21 +12,23 @@ use std::time::{Duration, SystemTime};
 
 use xvs_model::command::{Command, CommandError};
 use xvs_model::difference::{Difference, carried_out};
-use xvs_model::event::{Asked, Begin, Event, Heard, KEPT, Kind, PART, Then, Who, millis_since_1970};
+use xvs_model::event::{
+    Begin, Event, EventBatch, EventQuery, KEPT, Kind, PART, Requester, Then, millis_since_1970,
+};
 use xvs_model::reply::Reply;
 use xvs_model::request::{Request, Verdict};
 
-use xvs_ipvsadm::{one_line, typed};
+use xvs_ipvsadm::{command_line, escape_control};
 
 /// All events of a daemon.
 #[derive(Debug, Default)]
 pub struct Events {
-    told: Mutex<Told>,
+    recorded: Mutex<Recorded>,
     more: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Told {
+struct Recorded {
     /// The last ones; their numbers are without a gap.
     kept: VecDeque<Event>,
     /// The number of the last one; 0 if there was none.
@@ -34,7 +36,7 @@ struct Told {
     listeners: usize,
 }
 
-impl Told {
+impl Recorded {
     /// The number of the first that is kept, or of the next one.
     fn first(&self) -> u64 {
         self.last + 1 - self.kept.len() as u64
@@ -43,33 +45,33 @@ impl Told {
 
 impl Events {
     /// Tells one.
-    pub fn tell(&self, kind: Kind, epoch: u64, what: String) {
-        self.tell_all(kind, epoch, None, [(what, None)]);
+    pub fn record(&self, kind: Kind, epoch: u64, what: String) {
+        self.record_all(kind, epoch, None, [(what, None)]);
     }
 
     /// Tells some that came at once, each with why it was refused if it was; of more than [`AT_ONCE`] the first, and how
     /// many there were.
-    pub fn tell_all(
+    pub fn record_all(
         &self,
         kind: Kind,
         epoch: u64,
-        by: Option<&Who>,
+        by: Option<&Requester>,
         all: impl IntoIterator<Item = (String, Option<String>), IntoIter: ExactSizeIterator>,
     ) {
         let all = all.into_iter();
         let left = all.len().saturating_sub(AT_ONCE);
         let left = (left > 0).then(|| (format!("… and {left} more at once; the log has each"), None));
         let at_millis = millis_since_1970(SystemTime::now());
-        let mut told = self.told();
+        let mut recorded = self.recorded();
         for (what, refused) in all.take(AT_ONCE).chain(left) {
-            told.last += 1;
-            let (number, by) = (told.last, by.cloned());
-            told.kept.push_back(Event { number, at_millis, epoch, by, kind, what, refused });
-            if told.kept.len() > KEPT {
-                told.kept.pop_front();
+            recorded.last += 1;
+            let (number, by) = (recorded.last, by.cloned());
+            recorded.kept.push_back(Event { number, at_millis, epoch, by, kind, what, refused });
+            if recorded.kept.len() > KEPT {
+                recorded.kept.pop_front();
             }
         }
-        drop(told);
+        drop(recorded);
         self.more.notify_all();
     }
 
@@ -77,27 +79,27 @@ impl Events {
     ///
     /// # Errors
     /// There are as many as there may be.
-    pub fn listen(self: &Arc<Self>, asked: Asked) -> Result<Listener, CommandError> {
-        let mut told = self.told();
-        if told.listeners >= LISTENERS {
+    pub fn listen(self: &Arc<Self>, asked: EventQuery) -> Result<Listener, CommandError> {
+        let mut recorded = self.recorded();
+        if recorded.listeners >= LISTENERS {
             let why = format!("xvs: {LISTENERS} listeners are told of events, and no more; end one");
             return Err(CommandError::Failed { why });
         }
-        told.listeners += 1;
+        recorded.listeners += 1;
         let next = match asked.from {
-            Begin::Now => told.last + 1,
-            Begin::Last(count) => told.first().max((told.last + 1).saturating_sub(count as u64)),
+            Begin::Now => recorded.last + 1,
+            Begin::Last(count) => recorded.first().max((recorded.last + 1).saturating_sub(count as u64)),
             Begin::Since(millis) => {
-                let since = told.kept.iter().find(|event| event.at_millis >= millis);
-                since.map_or(told.last + 1, |event| event.number)
+                let since = recorded.kept.iter().find(|event| event.at_millis >= millis);
+                since.map_or(recorded.last + 1, |event| event.number)
             }
         };
         Ok(Listener { events: self.clone(), next, then: asked.then })
     }
 
     /// A panic elsewhere leaves it whole.
-    fn told(&self) -> MutexGuard<'_, Told> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    fn recorded(&self) -> MutexGuard<'_, Recorded> {
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -117,22 +119,22 @@ impl Listener {
     }
 
     /// The next events; none if none come in so long.
-    pub fn hear(&mut self, within: Duration) -> Heard {
-        let told = self.events.told();
-        let nothing = |told: &mut Told| told.last < self.next;
-        let waited = self.events.more.wait_timeout_while(told, within, nothing);
-        let (told, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let missed = told.first().saturating_sub(self.next);
-        let begin = (self.next + missed).saturating_sub(told.first()) as usize;
-        let events: Vec<_> = told.kept.iter().skip(begin).take(PART).cloned().collect();
+    pub fn receive(&mut self, within: Duration) -> EventBatch {
+        let recorded = self.events.recorded();
+        let nothing = |recorded: &mut Recorded| recorded.last < self.next;
+        let waited = self.events.more.wait_timeout_while(recorded, within, nothing);
+        let (recorded, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let missed = recorded.first().saturating_sub(self.next);
+        let begin = (self.next + missed).saturating_sub(recorded.first()) as usize;
+        let events: Vec<_> = recorded.kept.iter().skip(begin).take(PART).cloned().collect();
         self.next += missed + events.len() as u64;
-        Heard { missed, events }
+        EventBatch { missed, events }
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.events.told().listeners -= 1;
+        self.events.recorded().listeners -= 1;
     }
 }
 
@@ -147,14 +149,14 @@ pub fn changes<'a>(
     match (request, answer) {
         (Request::Restore(commands), Ok(Reply::Restored(results))) => {
             let refused = results.iter().map(move |result| result.as_ref().err().and_then(refusal));
-            Box::new(commands.iter().map(typed).zip(refused))
+            Box::new(commands.iter().map(command_line).zip(refused))
         }
         (Request::Restore(commands), _) => {
-            Box::new(commands.iter().map(move |command| (typed(command), refused.clone())))
+            Box::new(commands.iter().map(move |command| (command_line(command), refused.clone())))
         }
-        (Request::Change(command), _) => Box::new(iter::once((typed(command), refused))),
+        (Request::Change(command), _) => Box::new(iter::once((command_line(command), refused))),
         (Request::Set { key, value }, _) => {
-            Box::new(iter::once((one_line(&format!("xvs set {key} {value}")), refused)))
+            Box::new(iter::once((escape_control(&format!("xvs set {key} {value}")), refused)))
         }
         (Request::Reload, _) => Box::new(iter::once(("xvs reload".to_owned(), refused))),
         (Request::Apply { .. }, Ok(Reply::Applied(differences))) => applied("xvs apply", differences),
@@ -178,7 +180,7 @@ pub(crate) fn applied(
     why: &str,
     differences: &[Difference],
 ) -> Box<dyn ExactSizeIterator<Item = (String, Option<String>)>> {
-    let line = |command: &Command| (format!("{why}: {}", typed(command)), None);
+    let line = |command: &Command| (format!("{why}: {}", command_line(command)), None);
     Box::new(carried_out(differences).iter().map(line).collect::<Vec<_>>().into_iter())
 }
 
@@ -190,19 +192,19 @@ pub const AT_ONCE: usize = 256;
 mod tests {
     use super::*;
 
-    fn tell(events: &Events, numbers: impl Iterator<Item = u64>) {
-        numbers.for_each(|number| events.tell(Kind::Link, 7, number.to_string()));
+    fn record(events: &Events, numbers: impl Iterator<Item = u64>) {
+        numbers.for_each(|number| events.record(Kind::Link, 7, number.to_string()));
     }
 
     fn listen(events: &Arc<Events>, from: Begin) -> Listener {
-        events.listen(Asked { from, then: Then::Follow }).unwrap()
+        events.listen(EventQuery { from, then: Then::Follow }).unwrap()
     }
 
     /// All that it hears now, and how many it has missed.
-    fn heard(listener: &mut Listener) -> (u64, Vec<u64>) {
+    fn received(listener: &mut Listener) -> (u64, Vec<u64>) {
         let (mut missed, mut numbers) = (0, Vec::new());
         loop {
-            let heard = listener.hear(Duration::ZERO);
+            let heard = listener.receive(Duration::ZERO);
             if heard.is_empty() {
                 return (missed, numbers);
             }
@@ -219,25 +221,25 @@ mod tests {
     fn a_listener_hears_every_event_once_in_order_from_where_it_asked() {
         let events = Arc::new(Events::default());
         let mut from_now = listen(&events, Begin::Now);
-        tell(&events, 1..=200);
+        record(&events, 1..=200);
         let mut last = listen(&events, Begin::Last(3));
-        assert_eq!(heard(&mut from_now), (0, (1..=200).collect()));
-        assert_eq!(heard(&mut last), (0, vec![198, 199, 200]));
-        assert_eq!(heard(&mut listen(&events, Begin::Last(5000))).1.len(), 200);
-        assert_eq!(heard(&mut listen(&events, Begin::Now)), (0, vec![]));
-        tell(&events, 201..=201);
-        assert_eq!((heard(&mut from_now), heard(&mut last)), ((0, vec![201]), (0, vec![201])));
+        assert_eq!(received(&mut from_now), (0, (1..=200).collect()));
+        assert_eq!(received(&mut last), (0, vec![198, 199, 200]));
+        assert_eq!(received(&mut listen(&events, Begin::Last(5000))).1.len(), 200);
+        assert_eq!(received(&mut listen(&events, Begin::Now)), (0, vec![]));
+        record(&events, 201..=201);
+        assert_eq!((received(&mut from_now), received(&mut last)), ((0, vec![201]), (0, vec![201])));
     }
 
     #[test]
     fn events_since_a_time_begin_with_the_first_that_is_not_older() {
         let events = Arc::new(Events::default());
-        tell(&events, 1..=3);
-        for (event, at_millis) in events.told().kept.iter_mut().zip([10, 20, 30]) {
+        record(&events, 1..=3);
+        for (event, at_millis) in events.recorded().kept.iter_mut().zip([10, 20, 30]) {
             event.at_millis = at_millis;
         }
         for (since, expected) in [(5, vec![1, 2, 3]), (20, vec![2, 3]), (21, vec![3]), (31, vec![])] {
-            assert_eq!(heard(&mut listen(&events, Begin::Since(since))), (0, expected), "{since}");
+            assert_eq!(received(&mut listen(&events, Begin::Since(since))), (0, expected), "{since}");
         }
     }
 
@@ -245,28 +247,32 @@ mod tests {
     fn a_listener_that_falls_behind_misses_the_oldest_and_is_told_how_many() {
         let events = Arc::new(Events::default());
         let mut slow = listen(&events, Begin::Now);
-        tell(&events, 1..=KEPT as u64 + 10);
-        assert_eq!(heard(&mut slow), (10, (11..=KEPT as u64 + 10).collect()));
-        assert_eq!(heard(&mut listen(&events, Begin::Last(9999))).0, 0, "who comes later has missed nothing");
+        record(&events, 1..=KEPT as u64 + 10);
+        assert_eq!(received(&mut slow), (10, (11..=KEPT as u64 + 10).collect()));
+        assert_eq!(
+            received(&mut listen(&events, Begin::Last(9999))).0,
+            0,
+            "who comes later has missed nothing"
+        );
     }
 
     #[test]
     fn of_a_large_batch_the_first_are_events_of_their_own_and_the_others_are_counted_in_one() {
         let events = Arc::new(Events::default());
-        let who = Who { uid: 0, pid: 4711, program: "xvsadm".to_owned() };
+        let who = Requester { uid: 0, pid: 4711, program: "xvsadm".to_owned() };
         let all: Vec<_> = (1..=10_000).map(|number| (number.to_string(), None)).collect();
-        events.tell_all(Kind::Change, 3, Some(&who), all);
-        let told = events.told();
-        assert_eq!(told.last, AT_ONCE as u64 + 1);
-        assert_eq!(told.kept[AT_ONCE].what, "… and 9744 more at once; the log has each");
-        assert!(told.kept.iter().all(|event| event.by.as_ref() == Some(&who) && event.epoch == 3));
+        events.record_all(Kind::Change, 3, Some(&who), all);
+        let recorded = events.recorded();
+        assert_eq!(recorded.last, AT_ONCE as u64 + 1);
+        assert_eq!(recorded.kept[AT_ONCE].what, "… and 9744 more at once; the log has each");
+        assert!(recorded.kept.iter().all(|event| event.by.as_ref() == Some(&who) && event.epoch == 3));
     }
 
     #[test]
     fn there_are_so_many_listeners_and_one_that_goes_makes_room() {
         let events = Arc::new(Events::default());
         let mut all: Vec<_> = (0..LISTENERS).map(|_| listen(&events, Begin::Now)).collect();
-        let asked = Asked { from: Begin::Now, then: Then::End };
+        let asked = EventQuery { from: Begin::Now, then: Then::End };
         assert!(events.listen(asked).is_err_and(|error| error.to_string().contains("end one")));
         all.pop();
         assert!(events.listen(asked).is_ok());
@@ -277,8 +283,8 @@ mod tests {
         let events = Arc::new(Events::default());
         let mut listener = listen(&events, Begin::Now);
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| listener.hear(Duration::from_secs(60)));
-            tell(&events, 1..=1);
+            let waiting = scope.spawn(|| listener.receive(Duration::from_secs(60)));
+            record(&events, 1..=1);
             assert_eq!(waiting.join().unwrap().events.len(), 1);
         });
     }

@@ -10,7 +10,7 @@ use crossbeam::channel::Sender;
 use thiserror::Error;
 use xvs_model::command::{Command, CommandError};
 use xvs_model::event::Kind;
-use xvs_model::reconcile::{Governed, Reach};
+use xvs_model::reconcile::{ReconcileScope, Reconciled};
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_model::timeouts::Timeouts;
@@ -24,7 +24,7 @@ use crate::keepalived_conf::read_usable;
 use xvs_health::engine;
 use xvs_health::engine::Engine;
 use xvs_health::prepare::Prepared;
-use xvs_health::{Outside, Wanted};
+use xvs_health::{Environment, Wanted};
 
 /// Why health checks do not start.
 #[derive(Debug, Error)]
@@ -95,7 +95,7 @@ impl Reloading {
 /// The director as the checks see it.
 struct Director(Handle);
 
-impl Outside for Director {
+impl Environment for Director {
     fn is_here(&self, virtual_server: &VirtualServer) -> bool {
         let snapshot = self.0.shared().published.load();
         let is_here = |key: &ServiceKey| match key {
@@ -105,24 +105,24 @@ impl Outside for Director {
         virtual_server.services.iter().any(|(key, _)| is_here(key))
     }
 
-    fn govern(&self, wanted: Wanted, reach: Reach) -> Result<Governed, CommandError> {
-        self.0.govern(wanted, reach)
+    fn reconcile(&self, wanted: Wanted, scope: ReconcileScope) -> Result<Reconciled, CommandError> {
+        self.0.reconcile(wanted, scope)
     }
 
     fn timeouts(&self) -> Result<Timeouts, CommandError> {
-        match self.0.ask(Request::Timeouts)? {
+        match self.0.request(Request::Timeouts)? {
             Reply::Timeouts(timeouts) => Ok(timeouts),
             other => unreachable!("asked for timeouts, it says {other:?}"),
         }
     }
 
     fn change(&self, command: Command) -> Result<(), CommandError> {
-        self.0.ask(Request::Change(command)).map(|_| ())
+        self.0.request(Request::Change(command)).map(|_| ())
     }
 
     fn tell(&self, what: Vec<String>) {
         what.iter().for_each(|line| tracing::info!("{line}"));
         let (shared, lines) = (self.0.shared(), what.into_iter().map(|line| (line, None)));
-        shared.events.tell_all(Kind::Health, shared.published.load().epoch, None, lines);
+        shared.events.record_all(Kind::Health, shared.published.load().epoch, None, lines);
     }
 }

@@ -39,10 +39,10 @@ use xvs_proto::network::{Network, Route, RouteAction};
 use xvs_proto::{HashSecret, LinkId, Prefix, network};
 
 use crate::api::capture::Listener;
-use crate::api::connections::{How, count, end, found, rows};
+use crate::api::connections::{EndMode, count, end, found, rows};
 use crate::api::{explain, local_addresses};
 use crate::control::Control;
-use crate::control::datapath::Plant;
+use crate::control::datapath::Datapath;
 use crate::sweep::Sweeper;
 
 /// Connections that its table holds.
@@ -52,7 +52,7 @@ const STEP: Duration = Duration::from_millis(100);
 
 /// A director in memory.
 pub struct InMemory {
-    control: Control<Unwired>,
+    control: Control<MemoryDatapath>,
     sweeper: Sweeper,
     counters: Arc<WorkerCounters>,
     reader: Mutex<TableReader>,
@@ -64,24 +64,24 @@ pub struct InMemory {
 
 /// No kernel to steer and no worker to wait for; it keeps what would be steered.
 #[derive(Default)]
-pub(crate) struct Unwired {
+pub(crate) struct MemoryDatapath {
     rules: SteeringRules,
     /// How often workers would have been waited for: once a publication.
     publications: u64,
 }
 
-impl Plant for Unwired {
-    fn widen(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+impl Datapath for MemoryDatapath {
+    fn add_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
         self.rules.add(rules);
         Ok(())
     }
 
-    fn take_back(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+    fn remove_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
         self.rules.subtract(rules);
         Ok(())
     }
 
-    fn narrow(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+    fn set_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
         self.rules.clone_from(rules);
         Ok(())
     }
@@ -110,7 +110,7 @@ impl InMemory {
         let config = TableConfig { capacity: TABLE_SIZE, workers: 1, memory: Memory::OnDemand };
         let table = Table::create(config).expect("a small table always fits");
         let counters = Arc::new(WorkerCounters::default());
-        let control = Control::new(Unwired::default(), 1, ipvs, feedback);
+        let control = Control::new(MemoryDatapath::default(), 1, ipvs, feedback);
         let unresolved = Arc::new(Unresolved::new(1));
         // One script gives the same bytes each time.
         let ids = |number| Identification::numbered(HashSecret([3, 5, 7]), number);
@@ -122,11 +122,11 @@ impl InMemory {
             unresolved.clone(),
             ids(0),
         );
-        let outcome = Transmitter::new(counters.clone(), unresolved, ids(1));
+        let transmitter = Transmitter::new(counters.clone(), unresolved, ids(1));
         let fragments = Reassembly::new(0, Arc::new(Handoff::new(1)), *table.secret());
-        let pipeline = Pipeline::new(flows, outcome, fragments);
-        let seat = || table.reader().expect("a seat for listings and one for sweeps");
-        let (reader, sweeper) = (Mutex::new(seat()), Sweeper::new(seat(), control.published(), 0));
+        let pipeline = Pipeline::new(flows, transmitter, fragments);
+        let reader = || table.reader().expect("a seat for listings and one for sweeps");
+        let (reader, sweeper) = (Mutex::new(reader()), Sweeper::new(reader(), control.published(), 0));
         let (network, now) = (loopback(), Millis(0));
         let port = MemoryPort::with_links(0);
         Self { control, sweeper, counters, reader, network, now, port, pipeline }
@@ -134,12 +134,12 @@ impl InMemory {
 
     /// What the XDP program would be told to steer now.
     pub fn steering_rules(&mut self) -> &SteeringRules {
-        &self.control.plant().rules
+        &self.control.datapath().rules
     }
 
     /// How many snapshots have been published.
     pub fn publications(&mut self) -> u64 {
-        self.control.plant().publications
+        self.control.datapath().publications
     }
 
     /// The settings in force.
@@ -223,13 +223,13 @@ impl InMemory {
     }
 
     /// Frames that came in or were made and have not left: none, between two lines.
-    pub fn in_hand(&self) -> i64 {
+    pub fn unaccounted_frames(&self) -> i64 {
         self.pipeline.transmitter.counters().balance()
     }
 
     /// Frames that are neither at home nor in the hands of those who wait for the rest of their datagram: none, between
     /// two lines.
-    pub fn astray(&self) -> i64 {
+    pub fn frames_missing(&self) -> i64 {
         i64::from(self.port.census().out) - self.pipeline.transmitter.counters().held.value() as i64
     }
 
@@ -258,9 +258,9 @@ impl InMemory {
         self.counters.all().chain(swept).filter(|(_, value)| *value != 0).collect()
     }
 
-    fn end(&self, filter: &Filter, how: How) -> Ended {
+    fn end(&self, filter: &Filter, mode: EndMode) -> Ended {
         let snapshot = self.control.published().load_full();
-        end(&self.reader, &snapshot, self.now, filter, how, &self.sweeper.counters().drained)
+        end(&self.reader, &snapshot, self.now, filter, mode, &self.sweeper.counters().drained)
     }
 }
 
@@ -285,8 +285,8 @@ impl Director for InMemory {
                 let live = Live { snapshot: &snapshot, reader, now: self.now };
                 explain::answer(&question, &live).map(|report| Reply::Explained(Box::new(report)))
             }
-            Request::EndConnections(filter) => Ok(Reply::Ended(self.end(&filter, How::Silently))),
-            Request::ResetConnections(filter) => Ok(Reply::Ended(self.end(&filter, How::ByReset))),
+            Request::EndConnections(filter) => Ok(Reply::Ended(self.end(&filter, EndMode::Silent))),
+            Request::ResetConnections(filter) => Ok(Reply::Ended(self.end(&filter, EndMode::Reset))),
             Request::LocalUse => {
                 let exhausted = self.counters.dropped(DropReason::NoLocalPort).value();
                 let report = local_addresses::report(self.control.state().locals(), &self.reader, exhausted);
@@ -299,7 +299,7 @@ impl Director for InMemory {
 
     fn connections(&mut self, each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure> {
         let call_ids = self.control.published().load().call_ids.clone();
-        hand_over(each, |each| rows(&self.reader, &call_ids, self.now, each))
+        print_rows(each, |each| rows(&self.reader, &call_ids, self.now, each))
     }
 
     fn find(
@@ -308,12 +308,12 @@ impl Director for InMemory {
         each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
     ) -> Result<(), Failure> {
         let snapshot = self.control.published().load_full();
-        hand_over(each, |each| found(&self.reader, &snapshot, self.now, filter, each))
+        print_rows(each, |each| found(&self.reader, &snapshot, self.now, filter, each))
     }
 }
 
 /// Hands over the rows of a walk until that fails.
-fn hand_over(
+fn print_rows(
     each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
     walk: impl FnOnce(&mut dyn FnMut(ConnectionRow) -> ControlFlow<()>),
 ) -> Result<(), Failure> {

@@ -12,7 +12,7 @@ use xvs_model::local_address::LocalAddress;
 use xvs_proto::{Endpoint, Family, Prefix, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
-use crate::firewall_marks::LaidOut;
+use crate::firewall_marks::CompiledMarks;
 
 /// One thing that is steered on account of services. Port 0 is any port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,57 +31,57 @@ pub(crate) enum Item {
 
 /// What is steered for each service.
 #[derive(Debug, Default)]
-pub(crate) struct Accounts {
-    of: BTreeMap<ServiceKey, BTreeSet<Item>>,
+pub(crate) struct SteeredItems {
+    by_service: BTreeMap<ServiceKey, BTreeSet<Item>>,
     /// How many services each item is steered for; never 0.
-    holders: BTreeMap<Item, usize>,
+    service_counts: BTreeMap<Item, usize>,
 }
 
-impl Accounts {
+impl SteeredItems {
     /// From now on these are steered for a service. Returns those that are not any more; another service may have them.
     pub(crate) fn set(&mut self, key: ServiceKey, items: BTreeSet<Item>) -> Vec<Item> {
-        let before = self.of.remove(&key).unwrap_or_default();
+        let before = self.by_service.remove(&key).unwrap_or_default();
         for item in items.difference(&before) {
-            *self.holders.entry(*item).or_default() += 1;
+            *self.service_counts.entry(*item).or_default() += 1;
         }
         let gone: Vec<_> = before.difference(&items).copied().collect();
         for item in &gone {
-            let holders = self.holders.get_mut(item).expect("what is steered for a service is counted");
-            *holders -= 1;
-            if *holders == 0 {
-                self.holders.remove(item);
+            let count = self.service_counts.get_mut(item).expect("what is steered for a service is counted");
+            *count -= 1;
+            if *count == 0 {
+                self.service_counts.remove(item);
             }
         }
         if !items.is_empty() {
-            self.of.insert(key, items);
+            self.by_service.insert(key, items);
         }
         gone
     }
 
     /// Whether an item is steered for any service.
-    pub(crate) fn hold(&self, item: &Item) -> bool {
-        self.holders.contains_key(item)
+    pub(crate) fn contains(&self, item: &Item) -> bool {
+        self.service_counts.contains_key(item)
     }
 
     /// All that is steered for any service.
-    pub(crate) fn items(&self) -> impl Iterator<Item = Item> {
-        self.holders.keys().copied()
+    pub(crate) fn all(&self) -> impl Iterator<Item = Item> {
+        self.service_counts.keys().copied()
     }
 
     /// The services for which anything is steered.
     pub(crate) fn keys(&self) -> impl Iterator<Item = ServiceKey> {
-        self.of.keys().copied()
+        self.by_service.keys().copied()
     }
 
     /// The networks that are steered for the mark of a service.
     pub(crate) fn networks(&self, key: ServiceKey) -> impl Iterator<Item = Item> {
-        let items = self.of.get(&key).into_iter().flatten().copied();
+        let items = self.by_service.get(&key).into_iter().flatten().copied();
         items.filter(|item| matches!(item, Item::Network(_)))
     }
 }
 
 /// Rules that steer these; `locals` are the local addresses of FULLNAT.
-pub(crate) fn steer(items: impl IntoIterator<Item = Item>, locals: &[LocalAddress]) -> SteeringRules {
+pub(crate) fn rules_for(items: impl IntoIterator<Item = Item>, locals: &[LocalAddress]) -> SteeringRules {
     let mut rules = SteeringRules::default();
     for item in items {
         match item {
@@ -130,9 +130,9 @@ pub(crate) fn of_destination(
 }
 
 /// What is steered for the mark of a service; nothing for one that is known by its endpoint.
-pub(crate) fn networks(laid_out: &LaidOut, key: ServiceKey) -> impl Iterator<Item = Item> {
+pub(crate) fn networks(compiled: &CompiledMarks, key: ServiceKey) -> impl Iterator<Item = Item> {
     let reached = match key {
-        ServiceKey::Mark { mark, family } => laid_out.reach(mark, family),
+        ServiceKey::Mark { mark, family } => compiled.networks_of(mark, family),
         ServiceKey::Address { .. } => BTreeSet::new(),
     };
     reached.into_iter().map(Item::Network)

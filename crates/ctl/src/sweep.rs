@@ -51,7 +51,7 @@ pub struct Sweeper {
     reader: TableReader,
     published: Arc<ArcSwap<Snapshot>>,
     counters: Arc<SweepCounters>,
-    dice: Random,
+    random: Random,
     countdowns: Countdowns,
     next_worthless: Millis,
     next_orphans: Millis,
@@ -67,7 +67,7 @@ impl Sweeper {
             reader,
             published,
             counters: Arc::default(),
-            dice: Random::new(seed),
+            random: Random::new(seed),
             countdowns: Countdowns::default(),
             next_worthless: Millis(0) + WORTHLESS_INTERVAL,
             next_orphans: Millis(0),
@@ -104,14 +104,14 @@ impl Sweeper {
 
     /// `drop_entry`. Source: ipvs-behaviour, section 3.7.
     fn end_worthless(&mut self, now: Millis) {
-        let Self { reader, published, counters, dice, countdowns, .. } = self;
+        let Self { reader, published, counters, random, countdowns, .. } = self;
         let extent = reader.table().extent();
         let mut left = extent.div_ceil(WORTHLESS_SHARE);
         while left > 0 {
             let slice = left.min(SLICE);
             left -= slice;
             let snapshot = published.load_full();
-            let places = (0..slice).map(|_| dice.below(extent));
+            let places = (0..slice).map(|_| random.below(extent));
             reader.visit_each(places, |reader, id| {
                 let connection = reader.connection(id);
                 let seen = (connection.state(), connection.expires());
@@ -214,10 +214,10 @@ impl Countdowns {
             _ => return false,
         };
         let quiet = timeout.saturating_sub(now.until(expires));
-        quiet >= QUIET && self.is_turn(connection.in_packets())
+        quiet >= QUIET && self.is_due(connection.in_packets())
     }
 
-    fn is_turn(&mut self, packets: u32) -> bool {
+    fn is_due(&mut self, packets: u32) -> bool {
         let Some(passed) = packets.checked_sub(1).and_then(|at| self.0.get_mut(at as usize)) else {
             return false;
         };
@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn of_quiet_connections_with_so_many_packets_each_so_manieth_is_worthless() {
         let mut countdowns = Countdowns::default();
-        let mut ended = |packets| (0..840).filter(|_| countdowns.is_turn(packets)).count();
+        let mut ended = |packets| (0..840).filter(|_| countdowns.is_due(packets)).count();
         assert_eq!([0, 1, 2, 3, 8, 9].map(&mut ended), [0, 840, 420, 280, 105, 0]);
     }
 }

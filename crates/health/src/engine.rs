@@ -18,7 +18,7 @@ use xvs_model::health::HealthReport;
 
 use crate::board::Board;
 use crate::command::{DESCRIPTORS, faults};
-use crate::environment::Outside;
+use crate::environment::Environment;
 use crate::manager::{Manager, Message};
 use crate::prepare::Prepared;
 use crate::runner::Runner;
@@ -44,7 +44,7 @@ impl Engine {
     /// The system has no room for a runtime or a thread.
     pub fn start(
         file: PathBuf,
-        outside: impl Outside,
+        environment: impl Environment,
         spawn: impl FnOnce(Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>>,
     ) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -52,7 +52,7 @@ impl Engine {
         let (manager, messages) = unbounded_channel();
         let board = Arc::new(Board::default());
         board.lock().file = file;
-        let runner = Runner { outside, permits: Semaphore::new(at_once()), changed };
+        let runner = Runner { environment, permits: Semaphore::new(at_once()), changed };
         let task = Manager::new(board.clone(), Arc::new(runner), changes, messages).run();
         let handle = Handle { board, manager, runtime: runtime.handle().clone() };
         let thread = spawn(Box::new(move || {

@@ -4,7 +4,7 @@ use std::future::Future;
 
 use tokio::time::Instant;
 use xvs_model::command::{Command, CommandError};
-use xvs_model::reconcile::{Governed, GovernedService, Reach};
+use xvs_model::reconcile::{OwnedService, ReconcileScope, Reconciled};
 use xvs_model::timeouts::Timeouts;
 use xvs_model::virtual_server::VirtualServer;
 use xvs_sched::ServiceKey;
@@ -13,10 +13,10 @@ use crate::answer::Answer;
 use crate::place::Place;
 
 /// What services are to be, by their key; `None`: the service goes.
-pub type Wanted = Vec<(ServiceKey, Option<GovernedService>)>;
+pub type Wanted = Vec<(ServiceKey, Option<OwnedService>)>;
 
 /// What checks ask, and what they have changed: the director and the network, or a test's.
-pub trait Outside: Send + Sync + 'static {
+pub trait Environment: Send + Sync + 'static {
     /// What comes of the check at this place, by then; `url` is the number of the object that it asks for.
     fn ask(&self, place: Place, url: usize, deadline: Instant) -> impl Future<Output = Answer> + Send {
         crate::probe::ask(place, url, deadline)
@@ -29,7 +29,7 @@ pub trait Outside: Send + Sync + 'static {
     ///
     /// # Errors
     /// Nothing has changed.
-    fn govern(&self, wanted: Wanted, reach: Reach) -> Result<Governed, CommandError>;
+    fn reconcile(&self, wanted: Wanted, scope: ReconcileScope) -> Result<Reconciled, CommandError>;
 
     /// The timeouts in force.
     ///

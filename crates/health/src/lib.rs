@@ -10,7 +10,7 @@ mod blocking;
 mod environment;
 mod place;
 pub use answer::Answer;
-pub use environment::{Outside, Wanted};
+pub use environment::{Environment, Wanted};
 pub use place::Place;
 mod board;
 mod command;

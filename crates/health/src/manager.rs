@@ -18,7 +18,7 @@ use xvs_model::check::Check;
 use xvs_model::command::{Command, CommandError};
 use xvs_model::event::millis_since_1970;
 use xvs_model::health::CheckState;
-use xvs_model::reconcile::{Governed, Reach};
+use xvs_model::reconcile::{ReconcileScope, Reconciled};
 use xvs_model::timeouts::Timeouts;
 use xvs_model::virtual_server::{Configuration, Globals, VirtualServer};
 use xvs_sched::{ServiceKey, Weight};
@@ -26,7 +26,7 @@ use xvs_sched::{ServiceKey, Weight};
 use crate::board::{Board, Group, Server};
 use crate::command::Turn;
 use crate::course::Course;
-use crate::environment::Outside;
+use crate::environment::Environment;
 use crate::file::Files;
 use crate::notify::Notifier;
 use crate::place::Place;
@@ -51,7 +51,7 @@ pub(super) struct Manager<O> {
     /// What the control thread is still to be given: virtual servers, by their number, and services that go.
     unsettled: BTreeSet<usize>,
     gone: Vec<ServiceKey>,
-    reach: Reach,
+    scope: ReconcileScope,
     files: Files,
     timeouts: FileTimeouts,
     /// Who is told, from the first file on.
@@ -60,7 +60,7 @@ pub(super) struct Manager<O> {
     again: Instant,
 }
 
-impl<O: Outside> Manager<O> {
+impl<O: Environment> Manager<O> {
     /// Without a file.
     pub(super) fn new(
         board: Arc<Board>,
@@ -69,9 +69,9 @@ impl<O: Outside> Manager<O> {
         messages: UnboundedReceiver<Message>,
     ) -> Self {
         let (unsettled, gone) = (BTreeSet::new(), Vec::new());
-        let (reach, files, again) = (Reach::Changes, Files::default(), Instant::now());
+        let (scope, files, again) = (ReconcileScope::Changes, Files::default(), Instant::now());
         let (timeouts, notifier) = (FileTimeouts { said: Timeouts::UNSET, before: Timeouts::UNSET }, None);
-        Self { board, runner, changed, messages, unsettled, gone, reach, files, timeouts, notifier, again }
+        Self { board, runner, changed, messages, unsettled, gone, scope, files, timeouts, notifier, again }
     }
 
     /// Until it is told to stop.
@@ -122,18 +122,18 @@ impl<O: Outside> Manager<O> {
     }
 
     /// Gives the control thread what it was not given yet.
-    async fn settle(&mut self) -> Result<Governed, CommandError> {
+    async fn settle(&mut self) -> Result<Reconciled, CommandError> {
         let mut wanted = self.board.lock().tables(&self.unsettled);
         wanted.extend(self.gone.iter().map(|key| (*key, None)));
-        let (runner, reach) = (self.runner.clone(), self.reach);
-        let done = spawn_blocking(move || runner.outside.govern(wanted, reach))
+        let (runner, scope) = (self.runner.clone(), self.scope);
+        let done = spawn_blocking(move || runner.environment.reconcile(wanted, scope))
             .await
             .unwrap_or_else(|_| Err(fault()));
         match &done {
             Ok(_) => {
                 self.unsettled.clear();
                 self.gone.clear();
-                self.reach = Reach::Changes;
+                self.scope = ReconcileScope::Changes;
             }
             Err(error) => {
                 tracing::error!("health: {error}; it is tried again");
@@ -158,7 +158,7 @@ impl<O: Outside> Manager<O> {
                 None => notice.to_string(),
             });
         }
-        self.runner.outside.tell(lines);
+        self.runner.environment.tell(lines);
     }
 
     /// Makes a file hold that was read; says what has changed.
@@ -174,11 +174,11 @@ impl<O: Outside> Manager<O> {
         let flush = read.globals.lvs_flush && self.board.lock().reads == 0;
         let (runner, said, mut timeouts) = (self.runner.clone(), read.timeouts, self.timeouts);
         let change = move || {
-            let outside = &runner.outside;
-            let wanted = timeouts.follow(said, outside.timeouts()?);
+            let environment = &runner.environment;
+            let wanted = timeouts.follow(said, environment.timeouts()?);
             let set = (wanted != Timeouts::UNSET).then_some(Command::SetTimeouts(wanted));
             let mut commands = flush.then_some(Command::Flush).into_iter().chain(set);
-            commands.try_for_each(|command| outside.change(command))?;
+            commands.try_for_each(|command| environment.change(command))?;
             Ok(timeouts)
         };
         let changed = spawn_blocking(change).await.unwrap_or_else(|_| Err(fault()));
@@ -196,7 +196,7 @@ impl<O: Outside> Manager<O> {
         let done = changed.and(self.settle().await);
         self.files.forget_unwatched();
         self.tell(notices.into_iter().map(|notice| (None, notice)));
-        let Governed { changed, refused } = done?;
+        let Reconciled { changed, refused } = done?;
         let refused = match refused.len() {
             0 => String::new(),
             number => format!(", {number} refused: `xvs status` shows why"),
@@ -249,7 +249,7 @@ impl<O: Outside> Manager<O> {
         }
         told.extend(notices);
         self.unsettled = (0..watching.groups.len()).collect();
-        self.reach = Reach::Everything;
+        self.scope = ReconcileScope::Everything;
         (exchanged, told)
     }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use xvs_model::check::{Check, Probe, Script, Timing};
 use xvs_model::destination::DestinationOptions;
 use xvs_model::fault::Place;
-use xvs_model::reconcile::GovernedService;
+use xvs_model::reconcile::OwnedService;
 use xvs_model::virtual_server::VirtualServer;
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
@@ -194,15 +194,15 @@ impl Pool {
     }
 
     /// Its services with what each is to have now, in the file's order.
-    pub fn table(&self) -> Vec<(ServiceKey, GovernedService)> {
+    pub fn table(&self) -> Vec<(ServiceKey, OwnedService)> {
         let services = self.virtual_server.services.iter();
-        let governed = services.map(|(key, options)| {
+        let owned = services.map(|(key, options)| {
             let mut known = HashSet::new();
             let present = self.present(*key).into_iter().map(|one| (one.endpoint, one.options));
             let destinations = present.filter(|(endpoint, _)| known.insert(*endpoint)).collect();
-            (*key, GovernedService { options: options.clone(), destinations })
+            (*key, OwnedService { options: options.clone(), destinations })
         });
-        governed.collect()
+        owned.collect()
     }
 
     /// What the file says of it.

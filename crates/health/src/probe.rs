@@ -16,9 +16,9 @@ pub(super) async fn ask(place: Place, url: usize, deadline: Instant) -> Answer {
         Probe::Dns(target, dns) => dns::ask(target, dns, deadline).await,
         Probe::Smtp(target, name) => smtp::ask(target, name, deadline).await,
         Probe::Ping(target) => icmp::ask(target, deadline).await,
-        Probe::Script(script, weighing) => {
+        Probe::Script(script, meaning) => {
             let program = Program::new(script, &place.globals, place.turn.clone());
-            script::ask(&program, *weighing, place.server().options.weight.0, deadline).await
+            script::ask(&program, *meaning, place.server().options.weight.0, deadline).await
         }
         Probe::Http(target, http) => match &place.prepared {
             Some(prepared) => http::ask(target, http, prepared, url, deadline).await,

@@ -16,11 +16,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use xvs_model::check::Probe;
 use xvs_model::event::millis_since_1970;
-use xvs_model::health::{CheckHealth, CheckState, ErrorSeen};
+use xvs_model::health::{CheckError, CheckHealth, CheckState};
 
 use crate::answer::Answer;
 use crate::course::{Course, first_delay, jittered};
-use crate::environment::Outside;
+use crate::environment::Environment;
 use crate::file;
 use crate::file::Files;
 use crate::pool::Verdict;
@@ -28,7 +28,7 @@ use crate::pool::Verdict;
 /// What all checks share.
 pub(super) struct Runner<O> {
     /// Whom they ask.
-    pub(super) outside: O,
+    pub(super) environment: O,
     /// As many as may ask at once.
     pub(super) permits: Semaphore,
     /// Where changes are told.
@@ -52,7 +52,7 @@ impl<T> Drop for Ended<T> {
     }
 }
 
-impl<O: Outside> Runner<O> {
+impl<O: Environment> Runner<O> {
     /// Begins a check; to be called on the runtime.
     pub(super) fn begin(self: &Arc<Self>, place: Place, course: Course, files: &mut Files) -> Running {
         let file = match &place.check().probe {
@@ -89,7 +89,7 @@ impl<O: Outside> Runner<O> {
         loop {
             watched.wait().await;
             let place = watched.place();
-            if place.virtual_server.ha_suspend && !self.outside.is_here(&place.virtual_server) {
+            if place.virtual_server.ha_suspend && !self.environment.is_here(&place.virtual_server) {
                 watched.rest();
                 continue;
             }
@@ -107,7 +107,7 @@ impl<O: Outside> Runner<O> {
     /// not seen in time by a daemon that was stopped, or has no processor: the server may have answered.
     async fn ask(self: Arc<Self>, place: Place, step: usize, began: Instant) -> Answer {
         let deadline = began + place.check().timing.timeout;
-        let asking = tokio::spawn(async move { self.outside.ask(place, step, deadline).await });
+        let asking = tokio::spawn(async move { self.environment.ask(place, step, deadline).await });
         let mut asking = Ended(asking);
         let fault = |_| Answer::Unasked("a fault of xvsd; its log tells more".to_owned());
         let answer = (&mut asking.0).await.unwrap_or_else(fault);
@@ -231,7 +231,7 @@ impl Watched {
         row.took_micros = began.map(|began| now.duration_since(began).as_micros() as u64);
         row.failed += u64::from(matches!(answer, Answer::Unwell(_)));
         if let Answer::Unwell(what) | Answer::Unasked(what) = answer {
-            row.last_error = Some(ErrorSeen { what, at_millis });
+            row.last_error = Some(CheckError { what, at_millis });
         }
         row.state = known.course.state();
         if change.verdict.is_up != was_up {

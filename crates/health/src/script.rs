@@ -6,7 +6,7 @@
 //! running it (`command.rs`).
 
 use tokio::time::Instant;
-use xvs_model::check::Weighing;
+use xvs_model::check::ExitCodeMeaning;
 
 use crate::answer::Answer;
 use crate::command::{Outcome, Program};
@@ -14,12 +14,17 @@ use crate::command::{Outcome, Program};
 /// Runs a script. `weight` is that of the real server as it is configured.
 ///
 /// A script that is not there, may not be executed or is not secure is a failure, so that a slip is seen.
-pub(super) async fn ask(program: &Program, weighing: Weighing, weight: u32, deadline: Instant) -> Answer {
+pub(super) async fn ask(
+    program: &Program,
+    meaning: ExitCodeMeaning,
+    weight: u32,
+    deadline: Instant,
+) -> Answer {
     let outcome = program.run(deadline).await;
-    match (weighing, &outcome) {
+    match (meaning, &outcome) {
         (_, Outcome::Exit(0)) => Answer::Well(0),
         // What a shell says of a command that it cannot run is no weight.
-        (Weighing::Dynamic, Outcome::Exit(code @ 2..=255)) if ![126, 127].contains(code) => {
+        (ExitCodeMeaning::Dynamic, Outcome::Exit(code @ 2..=255)) if ![126, 127].contains(code) => {
             Answer::Well(i64::from(*code) - 2 - i64::from(weight))
         }
         (_, Outcome::NotStarted(why)) => Answer::Unasked(why.clone()),
@@ -42,9 +47,9 @@ mod tests {
         Program::new(script, &Globals::default(), Turn::default())
     }
 
-    async fn answer(weighing: Weighing, text: &str) -> Answer {
+    async fn answer(meaning: ExitCodeMeaning, text: &str) -> Answer {
         let folder = Folder::new();
-        ask(&program(&folder.script(text)), weighing, 10, in_time()).await
+        ask(&program(&folder.script(text)), meaning, 10, in_time()).await
     }
 
     fn unwell(why: &str) -> Answer {
@@ -53,17 +58,17 @@ mod tests {
 
     #[tokio::test]
     async fn exit_code_0_is_well_and_any_other_is_not() {
-        assert_eq!(answer(Weighing::Plain, "exit 0").await, Answer::Well(0));
+        assert_eq!(answer(ExitCodeMeaning::Plain, "exit 0").await, Answer::Well(0));
         for code in [1, 2, 7, 255] {
             let want = unwell(&format!("exit code {code}"));
-            assert_eq!(answer(Weighing::Plain, &format!("exit {code}")).await, want);
+            assert_eq!(answer(ExitCodeMeaning::Plain, &format!("exit {code}")).await, want);
         }
-        assert_eq!(answer(Weighing::Plain, "kill -TERM $$").await, unwell("ended by signal 15"));
+        assert_eq!(answer(ExitCodeMeaning::Plain, "kill -TERM $$").await, unwell("ended by signal 15"));
     }
 
     #[tokio::test]
     async fn dynamic_codes_are_the_weight_and_2_and_what_they_add_is_told() {
-        let dynamic = async |text: &str| answer(Weighing::Dynamic, text).await;
+        let dynamic = async |text: &str| answer(ExitCodeMeaning::Dynamic, text).await;
         assert_eq!(dynamic("exit 0").await, Answer::Well(0));
         assert_eq!(dynamic("exit 1").await, unwell("exit code 1"));
         assert_eq!(dynamic("exit 2").await, Answer::Well(-10));
@@ -75,11 +80,11 @@ mod tests {
     #[tokio::test]
     async fn what_a_shell_says_of_a_command_that_it_cannot_run_is_a_failure_and_no_weight() {
         assert_eq!(
-            answer(Weighing::Dynamic, "exit 126").await,
+            answer(ExitCodeMeaning::Dynamic, "exit 126").await,
             unwell("exit code 126: it may not be executed")
         );
         let missing = program(&written("/nonexistent/check.sh"));
-        let answer = ask(&missing, Weighing::Dynamic, 1, in_time()).await;
+        let answer = ask(&missing, ExitCodeMeaning::Dynamic, 1, in_time()).await;
         assert_eq!(answer, unwell("exit code 127: there is no such command"));
     }
 
@@ -87,7 +92,7 @@ mod tests {
     async fn a_script_that_cannot_be_used_is_a_failing_check() {
         let mut script = written("/bin/true");
         script.user = Some("nosuchuser".to_owned());
-        let answer = ask(&program(&script), Weighing::Plain, 1, in_time()).await;
+        let answer = ask(&program(&script), ExitCodeMeaning::Plain, 1, in_time()).await;
         assert_eq!(answer, unwell("there is no user `nosuchuser`"));
     }
 
@@ -105,7 +110,7 @@ mod tests {
         let program = program(&folder.script("exit 0"));
         for _ in ["the first", "one that comes while that is not started yet"] {
             let soon = Instant::now() + Duration::from_millis(20);
-            let answer = ask(&program, Weighing::Plain, 1, soon).await;
+            let answer = ask(&program, ExitCodeMeaning::Plain, 1, soon).await;
             assert!(matches!(&answer, Answer::Unasked(why) if why.starts_with("it could not be started")));
         }
         drop(end);
@@ -113,7 +118,7 @@ mod tests {
             assert!(one.await.unwrap().unwrap());
         }
         program.gone().await;
-        assert_eq!(ask(&program, Weighing::Plain, 1, in_time()).await, Answer::Well(0));
+        assert_eq!(ask(&program, ExitCodeMeaning::Plain, 1, in_time()).await, Answer::Well(0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -125,7 +130,7 @@ mod tests {
         for began in ["\n", "\n\n"] {
             let asked = tokio::spawn({
                 let program = program.clone();
-                async move { ask(&program, Weighing::Plain, 1, in_time()).await }
+                async move { ask(&program, ExitCodeMeaning::Plain, 1, in_time()).await }
             });
             until(|| folder.read("began") == began).await;
             assert_eq!(asked.await.unwrap(), unwell("it did not end in time and is ended"));

@@ -12,14 +12,14 @@ use tokio::time::{Instant, sleep, sleep_until};
 use xvs_keepalived::read;
 use xvs_model::command::{Command, CommandError};
 use xvs_model::health::{CheckHealth, CheckState, HealthReport};
-use xvs_model::reconcile::{Governed, Reach};
+use xvs_model::reconcile::{ReconcileScope, Reconciled};
 use xvs_model::timeouts::Timeouts;
 use xvs_model::virtual_server::{Configuration, VirtualServer};
 
 use crate::answer::Answer;
 use crate::blocking::apart;
 use crate::board::Board;
-use crate::environment::{Outside, Wanted};
+use crate::environment::{Environment, Wanted};
 use crate::manager::{Manager, Message};
 use crate::place::Place;
 use crate::prepare::Prepared;
@@ -49,7 +49,7 @@ struct World {
     is_here: AtomicBool,
     is_stuck: AtomicBool,
     timeouts: Mutex<Timeouts>,
-    governed: Mutex<Vec<Wanted>>,
+    reconciled: Mutex<Vec<Wanted>>,
     told: Mutex<Vec<(String, Instant)>>,
 }
 
@@ -74,8 +74,8 @@ impl World {
 
     /// The weights of the one service as it was last wanted.
     fn weights(&self) -> Vec<(String, u32)> {
-        let governed = self.governed.lock().unwrap();
-        let (_, service) = governed.last().unwrap().last().unwrap();
+        let reconciled = self.reconciled.lock().unwrap();
+        let (_, service) = reconciled.last().unwrap().last().unwrap();
         let one = |(at, options): &(xvs_proto::Endpoint, xvs_model::destination::DestinationOptions)| {
             (at.addr.to_string(), options.weight.0)
         };
@@ -91,7 +91,7 @@ impl Drop for Asking<'_> {
     }
 }
 
-impl Outside for Arc<World> {
+impl Environment for Arc<World> {
     async fn ask(&self, place: Place, _: usize, deadline: Instant) -> Answer {
         let server = place.server().endpoint.addr.to_string();
         self.asked.lock().unwrap().push((server.clone(), Instant::now()));
@@ -122,12 +122,12 @@ impl Outside for Arc<World> {
         self.is_here.load(Ordering::Relaxed)
     }
 
-    fn govern(&self, wanted: Wanted, _: Reach) -> Result<Governed, CommandError> {
+    fn reconcile(&self, wanted: Wanted, _: ReconcileScope) -> Result<Reconciled, CommandError> {
         if self.is_stuck.load(Ordering::Relaxed) {
             return Err(CommandError::Failed { why: "stuck".to_owned() });
         }
-        self.governed.lock().unwrap().push(wanted);
-        Ok(Governed::default())
+        self.reconciled.lock().unwrap().push(wanted);
+        Ok(Reconciled::default())
     }
 
     fn timeouts(&self) -> Result<Timeouts, CommandError> {
@@ -163,13 +163,13 @@ impl Health {
             is_here: AtomicBool::new(true),
             is_stuck: AtomicBool::new(false),
             timeouts: Mutex::default(),
-            governed: Mutex::default(),
+            reconciled: Mutex::default(),
             told: Mutex::default(),
         });
         let board = Arc::new(Board::default());
         let (changed, changes) = unbounded_channel();
         let (manager, messages) = unbounded_channel();
-        let runner = Runner { outside: world.clone(), permits: Semaphore::new(at_once), changed };
+        let runner = Runner { environment: world.clone(), permits: Semaphore::new(at_once), changed };
         tokio::spawn(Manager::new(board.clone(), Arc::new(runner), changes, messages).run());
         let health = Self { world, board, manager };
         health.take_over(text).await.unwrap();
@@ -249,7 +249,7 @@ async fn thousands_of_checks_do_not_ask_at_once_and_each_keeps_its_interval() {
         }
     }
     assert!(health.world.told.lock().unwrap().iter().all(|(what, _)| what.ends_with("quorum")));
-    assert_eq!(health.world.governed.lock().unwrap().len(), 1, "what is well changes nothing");
+    assert_eq!(health.world.reconciled.lock().unwrap().len(), 1, "what is well changes nothing");
 }
 
 #[tokio::test(start_paused = true)]
@@ -330,7 +330,7 @@ async fn many_that_fail_at_once_are_taken_out_by_a_few_changes() {
     servers.iter().for_each(|server| health.world.set(server, Server::Refuses));
     sleep(seconds(2.0)).await;
     assert_eq!(health.world.weights(), []);
-    let changes = health.world.governed.lock().unwrap().len();
+    let changes = health.world.reconciled.lock().unwrap().len();
     assert!(changes <= 5, "{changes}");
     let told = health.world.told.lock().unwrap();
     assert_eq!(told.iter().filter(|(what, _)| what.contains(" is down: ")).count(), 200);
@@ -342,7 +342,7 @@ async fn what_could_not_be_changed_is_changed_when_it_can_be() {
     health.world.set(RS1, Server::Refuses);
     health.world.is_stuck.store(true, Ordering::Relaxed);
     sleep(seconds(60.0)).await;
-    assert_eq!(health.world.governed.lock().unwrap().len(), 1);
+    assert_eq!(health.world.reconciled.lock().unwrap().len(), 1);
     health.world.is_stuck.store(false, Ordering::Relaxed);
     sleep(seconds(1.5)).await;
     assert_eq!(health.world.weights(), [(RS2.to_owned(), 1)]);
@@ -459,8 +459,8 @@ async fn a_real_server_of_two_virtual_servers_is_up_or_down_in_each_by_the_check
     let report = health.report();
     let up = report.virtual_servers.iter().map(|server| server.real_servers[0].is_up);
     assert_eq!(up.collect::<Vec<_>>(), [false, true]);
-    let governed = health.world.governed.lock().unwrap();
-    let [(key, Some(service))] = &governed.last().unwrap()[..] else { panic!("{governed:?}") };
+    let reconciled = health.world.reconciled.lock().unwrap();
+    let [(key, Some(service))] = &reconciled.last().unwrap()[..] else { panic!("{reconciled:?}") };
     assert_eq!((key.to_string().as_str(), service.destinations.len()), ("TCP 192.0.2.1:80", 0));
 }
 
@@ -481,7 +481,7 @@ async fn a_check_that_is_gone_asks_no_more_not_even_to_the_end_of_what_it_was_as
     let answer = health.take_over("").await.unwrap();
     assert!(answer.starts_with("virtual servers: 0 (0 new, 1 gone), checks: 0 (0 new, 1 gone)"), "{answer}");
     assert!(
-        health.world.governed.lock().unwrap().last().unwrap().iter().all(|(_, service)| service.is_none())
+        health.world.reconciled.lock().unwrap().last().unwrap().iter().all(|(_, service)| service.is_none())
     );
 }
 

@@ -68,7 +68,7 @@ fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, Refusal<'_>> {
         .with_safe_default_protocol_versions()
         .expect("ring has what TLS 1.2 and 1.3 need");
     let builder = match tls.trust {
-        Trust::Anyone => {
+        Trust::AnyCertificate => {
             builder.dangerous().with_custom_certificate_verifier(Arc::new(TakesAnyone(provider)))
         }
         Trust::Authorities => builder.with_root_certificates(roots(tls)?),

@@ -1,8 +1,8 @@
-//! What was typed, as a checked request.
+//! Parses a command line into a checked request.
 //!
-//! Two passes, because which of several errors is told is part of the interface: [`parse`] reads the words in their
-//! order and tells a repeated option or a bad value where it stands; then the line as a whole is checked, in the
-//! order of [`Draft::finish`]. Nothing is asked of the director here.
+//! There are two passes, because ipvsadm reports one of several errors and xvs has to report the same one. [`parse`]
+//! reads the words in their order and reports a repeated option or a bad argument at its place. [`Draft::finish`] then
+//! checks the line as a whole, in the order of ipvsadm's checks. Not here: calls to the director (`session.rs`).
 
 use std::net::IpAddr;
 
@@ -14,14 +14,15 @@ use xvs_model::timeouts::Timeouts;
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey, Weight};
 
-use crate::ended::Ended;
+use crate::error::LineError;
+use crate::option_matrix::{Column, CommandName, Seen, check_command, check_tunnel};
+use crate::options::{OptionEntry, OptionName};
+use crate::popt::Words;
 use crate::resolver::Resolver;
-use crate::table::{Column, CommandName, Seen, check_command, check_tunnel};
 use crate::values;
 use crate::values::{Given, number};
-use crate::words::{Word, Words};
 
-/// A line that may be carried out.
+/// A valid line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Parsed {
     Change(Command),
@@ -32,35 +33,34 @@ pub(super) enum Parsed {
     Version,
 }
 
-/// What `-L` shows, and how.
+/// What `-L` lists, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct List {
-    pub(super) what: What,
+    pub(super) subject: Subject,
     pub(super) names: Names,
-    pub(super) table: Table,
+    pub(super) columns: Columns,
     pub(super) numbers: Numbers,
     pub(super) order: Order,
 }
 
-/// What `-L` shows.
+/// What `-L` lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum What {
+pub(super) enum Subject {
     All,
     Service(ServiceKey),
-    /// With what persistence engines keep, or without.
     Connections(Engines),
     Timeouts,
     Daemons,
 }
 
-/// Whether listings of connections have columns of persistence engines.
+/// Whether a listing of connections has the columns of persistence engines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Engines {
     Shown,
     Hidden,
 }
 
-/// Whether addresses and ports are printed by name.
+/// Whether names of hosts and services are printed instead of addresses and ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Names {
     LookedUp,
@@ -69,7 +69,7 @@ pub(super) enum Names {
 
 /// The columns of a listing of services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Table {
+pub(super) enum Columns {
     Plain,
     Stats,
     Rates,
@@ -81,7 +81,7 @@ pub(super) enum Table {
 /// How large numbers are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Numbers {
-    /// In thousands, millions, …, with a letter.
+    /// With K, M, G or T, once they exceed their column.
     Scaled,
     Exact,
 }
@@ -93,48 +93,48 @@ pub(super) enum Order {
     AsKept,
 }
 
-/// Reads and checks one line without the program's name.
-pub(super) fn parse(words: &[&str], resolver: &dyn Resolver) -> Result<Parsed, Ended> {
+/// Parses and checks one line, which starts behind the program's name.
+pub(super) fn parse(words: &[&str], resolver: &dyn Resolver) -> Result<Parsed, LineError> {
     if words.is_empty() {
         return Draft::new(CommandName::List).finish(&[]);
     }
     let mut words = Words::new(words);
-    // Whatever is wrong with the command itself, the answer is the same.
-    let first = words.next().ok().flatten().ok_or_else(Ended::try_help)?;
-    let mut draft = match first {
-        (Word::Help, _) => return Ok(Parsed::Help),
-        (Word::Version, _) => return Ok(Parsed::Version),
-        (Word::Command(command), role) => Draft::of_command(command, role)?,
-        _ => return Err(Ended::try_help()),
+    // Every error in the first word has the same message.
+    let (first, argument) = words.next().ok().flatten().ok_or_else(LineError::try_help)?;
+    let mut draft = match (first.option, argument) {
+        (OptionName::Help, _) => return Ok(Parsed::Help),
+        (OptionName::Version, _) => return Ok(Parsed::Version),
+        (OptionName::Command(command), role) => Draft::of_command(command, role)?,
+        _ => return Err(LineError::try_help()),
     };
-    while let Some((word, value)) = words.next()? {
-        match word {
-            Word::Command(_) | Word::Help | Word::Version => {
-                return Err(Ended::usage(format!("invalid option `{}'", words.last())));
+    while let Some((entry, argument)) = words.next()? {
+        match entry.option {
+            OptionName::Command(_) | OptionName::Help | OptionName::Version => {
+                return Err(LineError::usage(format!("invalid option `{}'", words.last())));
             }
-            word => draft.option(word, value, resolver)?,
+            _ => draft.option(entry, argument, resolver)?,
         }
     }
     draft.finish(&words.extra)
 }
 
-/// The service and the real server that these words name, as they would behind `-d`.
+/// The service and the real server that these words name; they are the options of `-d`.
 ///
 /// # Errors
-/// What is wrong with them, as ipvsadm says it.
+/// The first line of ipvsadm's message.
 pub fn real_server(words: &[&str], resolver: &dyn Resolver) -> Result<(ServiceKey, Endpoint), String> {
     match parse(&[&["-d"], words].concat(), resolver) {
         Ok(Parsed::Change(Command::DeleteDestination { service, endpoint })) => Ok((service, endpoint)),
         Ok(_) => Err("they name no real server".to_owned()),
-        Err(ended) => Err(ended.text.lines().next().unwrap_or_default().to_owned()),
+        Err(error) => Err(error.text.lines().next().unwrap_or_default().to_owned()),
     }
 }
 
-/// A line as far as it has been read.
+/// A line of which some options have been read.
 struct Draft {
     command: CommandName,
     seen: Seen,
-    /// The service, from its address or its mark.
+    /// The service's address, if it has one; else `mark` identifies it.
     address: Option<Endpoint>,
     mark: Option<u32>,
     family: Family,
@@ -177,7 +177,7 @@ impl Draft {
         }
     }
 
-    fn of_command(command: CommandName, value: Option<&str>) -> Result<Self, Ended> {
+    fn of_command(command: CommandName, value: Option<&str>) -> Result<Self, LineError> {
         let mut draft = Self::new(command);
         let illegal = match command {
             CommandName::StartDaemon => "illegal start-daemon parameter specified",
@@ -185,54 +185,61 @@ impl Draft {
             _ => return Ok(draft),
         };
         let role = [SyncRole::Master, SyncRole::Backup].into_iter().find(|role| Some(role.name()) == value);
-        draft.daemon.role = role.ok_or_else(|| Ended::usage(illegal))?;
+        draft.daemon.role = role.ok_or_else(|| LineError::usage(illegal))?;
         Ok(draft)
     }
 
-    /// Takes one option.
-    fn option(&mut self, word: Word, value: Option<&str>, resolver: &dyn Resolver) -> Result<(), Ended> {
-        if let Some(column) = column(word) {
+    /// Reads one option.
+    fn option(
+        &mut self,
+        entry: &OptionEntry,
+        argument: Option<&str>,
+        resolver: &dyn Resolver,
+    ) -> Result<(), LineError> {
+        if let Some(column) = entry.column {
             self.seen.add(column)?;
         }
-        let text = value.unwrap_or_default();
-        match word {
-            Word::Tcp => self.virtual_address(Protocol::TCP, text, resolver),
-            Word::Udp => self.virtual_address(Protocol::UDP, text, resolver),
-            Word::Sctp => self.virtual_address(Protocol::SCTP, text, resolver),
-            Word::Mark => {
+        let text = argument.unwrap_or_default();
+        let option = entry.option;
+        match option {
+            OptionName::Address(protocol) => self.virtual_address(protocol, text, resolver),
+            OptionName::Mark => {
                 let mark = number(text, 1..=u32::MAX);
                 self.mark = Some(mark.ok_or_else(|| invalid("fwmark value", text))?);
                 self.protocol = Some(Protocol::TCP);
                 Ok(())
             }
-            Word::V6 if self.mark.is_none() => Err(Ended::usage("-6 used before -f\n")),
-            Word::V6 => {
+            OptionName::V6 if self.mark.is_none() => Err(LineError::usage("-6 used before -f\n")),
+            OptionName::V6 => {
                 self.take_family(Family::V6);
                 Ok(())
             }
-            Word::RealServer => self.real_server(text, resolver),
-            Word::Scheduler
-            | Word::Engine
-            | Word::Persistent
-            | Word::Netmask
-            | Word::Flags
-            | Word::OnePacket
-            | Word::ClientAddress => self.service_option(word, value, resolver),
-            Word::Method(method) => {
+            OptionName::RealServer => self.real_server(text, resolver),
+            OptionName::Scheduler
+            | OptionName::Engine
+            | OptionName::Persistent
+            | OptionName::Netmask
+            | OptionName::Flags
+            | OptionName::OnePacket
+            | OptionName::ClientAddress => self.service_option(option, argument, resolver),
+            OptionName::Method(method) => {
                 self.destination.method = method;
                 Ok(())
             }
-            Word::TunnelType
-            | Word::TunnelPort
-            | Word::Checksum(_)
-            | Word::Weight
-            | Word::Upper
-            | Word::Lower => self.destination_option(word, text),
-            Word::SyncId | Word::MaxLen | Word::Interface | Word::Group | Word::Port | Word::Ttl => {
-                self.daemon_option(word, text)
-            }
-            // That they were seen is all they say; commands never come here.
-            _ => Ok(()),
+            OptionName::TunnelType
+            | OptionName::TunnelPort
+            | OptionName::Checksum(_)
+            | OptionName::Weight
+            | OptionName::Upper
+            | OptionName::Lower => self.destination_option(option, text),
+            OptionName::SyncId
+            | OptionName::MaxLen
+            | OptionName::Interface
+            | OptionName::Group
+            | OptionName::Port
+            | OptionName::Ttl => self.daemon_option(option, text),
+            // `list` reads the columns; `parse` has taken the others.
+            OptionName::Listing | OptionName::Command(_) | OptionName::Help | OptionName::Version => Ok(()),
         }
     }
 
@@ -241,9 +248,9 @@ impl Draft {
         protocol: Protocol,
         text: &str,
         resolver: &dyn Resolver,
-    ) -> Result<(), Ended> {
+    ) -> Result<(), LineError> {
         let Some(given) = values::endpoint(text, Some(protocol), resolver) else {
-            return Err(Ended::usage("illegal virtual server address[:port] specified"));
+            return Err(LineError::usage("illegal virtual server address[:port] specified"));
         };
         self.protocol = Some(protocol);
         self.address = Some(Endpoint { addr: given.addr, port: given.port.unwrap_or(0) });
@@ -253,17 +260,17 @@ impl Draft {
         Ok(())
     }
 
-    /// A family forgets what `-M` said before it.
+    /// Sets the family of the service. As in ipvsadm, this overwrites an earlier `-M`.
     fn take_family(&mut self, family: Family) {
         self.family = family;
         self.service.netmask = Netmask::host(family);
     }
 
-    fn real_server(&mut self, text: &str, resolver: &dyn Resolver) -> Result<(), Ended> {
+    fn real_server(&mut self, text: &str, resolver: &dyn Resolver) -> Result<(), LineError> {
         let Some(Given { addr, port }) = values::endpoint(text, self.protocol, resolver) else {
-            return Err(Ended::usage("illegal real server address[:port] specified"));
+            return Err(LineError::usage("illegal real server address[:port] specified"));
         };
-        // Without a port of its own it takes that of the service, if that stands before it.
+        // The default is the service's port, but only if the service stands before the real server in the line.
         let port = port.or(self.address.map(|service| service.port)).unwrap_or(0);
         self.server = Some(Endpoint { addr, port });
         Ok(())
@@ -271,99 +278,99 @@ impl Draft {
 
     fn service_option(
         &mut self,
-        word: Word,
-        value: Option<&str>,
+        option: OptionName,
+        argument: Option<&str>,
         resolver: &dyn Resolver,
-    ) -> Result<(), Ended> {
-        let text = value.unwrap_or_default();
-        match word {
-            Word::Scheduler => {
+    ) -> Result<(), LineError> {
+        let text = argument.unwrap_or_default();
+        match option {
+            OptionName::Scheduler => {
                 let name = if text.is_empty() { DEFAULT_SCHEDULER } else { text };
                 self.service.scheduler = name.chars().take(NAME_LEN).collect();
             }
-            Word::Engine => {
+            OptionName::Engine => {
                 let name: String = text.chars().take(ENGINE_LEN).collect();
                 self.service.persistence_engine = Some(name).filter(|name| !name.is_empty());
             }
-            Word::Persistent => {
-                let seconds = match value {
+            OptionName::Persistent => {
+                let seconds = match argument {
                     Some(text) => number(text, 1..=Timeouts::MAX_SECONDS),
                     None => Some(DEFAULT_PERSISTENCE_SECONDS),
                 };
                 let seconds = seconds.ok_or_else(|| invalid("timeout value", text))?;
                 self.service.persistence_timeout_seconds = Some(seconds);
             }
-            Word::Netmask => self.service.netmask = self.netmask(text, resolver)?,
-            Word::Flags => self.flags = text.to_owned(),
-            Word::ClientAddress => self.service.client_address = self.client_address(text)?,
+            OptionName::Netmask => self.service.netmask = self.netmask(text, resolver)?,
+            OptionName::Flags => self.flags = text.to_owned(),
+            OptionName::ClientAddress => self.service.client_address = self.client_address(text)?,
             _ => self.service.one_packet = true,
         }
         Ok(())
     }
 
-    /// Ours, so it has no column in the option matrix.
-    fn client_address(&self, text: &str) -> Result<ClientAddress, Ended> {
+    /// An option of xvs alone, which is checked here because the option matrix does not have it.
+    fn client_address(&self, text: &str) -> Result<ClientAddress, LineError> {
         if !matches!(self.command, CommandName::AddService | CommandName::EditService) {
-            return Err(Ended::usage("--client-address is for -A and -E"));
+            return Err(LineError::usage("--client-address is for -A and -E"));
         }
         let all = [ClientAddress::Hidden, ClientAddress::Proxy, ClientAddress::Toa];
         let found = all.into_iter().find(|known| known.name() == text);
-        found.ok_or_else(|| Ended::usage("--client-address takes hidden, proxy or toa"))
+        found.ok_or_else(|| LineError::usage("--client-address takes hidden, proxy or toa"))
     }
 
-    fn netmask(&self, text: &str, resolver: &dyn Resolver) -> Result<Netmask, Ended> {
+    fn netmask(&self, text: &str, resolver: &dyn Resolver) -> Result<Netmask, LineError> {
         match self.family {
             Family::V4 => values::ipv4(text, resolver)
                 .map(Netmask::V4)
-                .ok_or_else(|| Ended::usage("illegal virtual server persistent mask specified")),
+                .ok_or_else(|| LineError::usage("illegal virtual server persistent mask specified")),
             Family::V6 => values::leading_number(text, 1..=128)
                 .map(|bits| Netmask::V6(bits as u8))
-                .ok_or_else(|| Ended::usage("illegal ipv6 netmask specified")),
+                .ok_or_else(|| LineError::usage("illegal ipv6 netmask specified")),
         }
     }
 
-    fn destination_option(&mut self, word: Word, text: &str) -> Result<(), Ended> {
+    fn destination_option(&mut self, option: OptionName, text: &str) -> Result<(), LineError> {
         let up_to_max = |name| ranged(text, 0..=Weight::MAX.0, name);
-        match word {
-            Word::Weight => self.destination.weight = Weight(up_to_max("weight")?),
-            Word::Upper => self.destination.upper_threshold = up_to_max("u_threshold")?,
-            Word::Lower => self.destination.lower_threshold = up_to_max("l_threshold")?,
-            Word::TunnelType => {
+        match option {
+            OptionName::Weight => self.destination.weight = Weight(up_to_max("weight")?),
+            OptionName::Upper => self.destination.upper_threshold = up_to_max("u_threshold")?,
+            OptionName::Lower => self.destination.lower_threshold = up_to_max("l_threshold")?,
+            OptionName::TunnelType => {
                 let known = TUNNEL_TYPES.into_iter().find(|known| *known == text);
-                self.tunnel_type = known.ok_or_else(|| Ended::usage("illegal tunnel type specified"))?;
+                self.tunnel_type = known.ok_or_else(|| LineError::usage("illegal tunnel type specified"))?;
             }
-            Word::TunnelPort => self.tunnel_port = ranged(text, 1..=0xffff, "tunnel port")? as u16,
-            Word::Checksum(checksum) => self.tunnel_checksum = checksum,
+            OptionName::TunnelPort => self.tunnel_port = ranged(text, 1..=0xffff, "tunnel port")? as u16,
+            OptionName::Checksum(checksum) => self.tunnel_checksum = checksum,
             _ => {}
         }
         Ok(())
     }
 
-    fn daemon_option(&mut self, word: Word, text: &str) -> Result<(), Ended> {
-        match word {
-            Word::Interface if text.is_empty() => {}
-            Word::Interface => self.daemon.interface = text.chars().take(NAME_LEN).collect(),
-            Word::SyncId => self.daemon.sync_id = ranged(text, 0..=0xff, "syncid")? as u8,
-            Word::MaxLen => self.daemon.max_len_bytes = ranged(text, 1..=65507, "sync-maxlen")? as u16,
-            Word::Port => self.daemon.port = ranged(text, 1..=0xffff, "mcast-port")? as u16,
-            Word::Ttl => self.daemon.ttl = ranged(text, 1..=0xff, "mcast-ttl")? as u8,
-            Word::Group => {
+    fn daemon_option(&mut self, option: OptionName, text: &str) -> Result<(), LineError> {
+        match option {
+            OptionName::Interface if text.is_empty() => {}
+            OptionName::Interface => self.daemon.interface = text.chars().take(NAME_LEN).collect(),
+            OptionName::SyncId => self.daemon.sync_id = ranged(text, 0..=0xff, "syncid")? as u8,
+            OptionName::MaxLen => self.daemon.max_len_bytes = ranged(text, 1..=65507, "sync-maxlen")? as u16,
+            OptionName::Port => self.daemon.port = ranged(text, 1..=0xffff, "mcast-port")? as u16,
+            OptionName::Ttl => self.daemon.ttl = ranged(text, 1..=0xff, "mcast-ttl")? as u8,
+            OptionName::Group => {
                 let family = if text.contains(':') { "IPv6" } else { "IPv4" };
                 let group: Option<IpAddr> = text.parse().ok().filter(IpAddr::is_multicast);
-                self.daemon.group =
-                    group.ok_or_else(|| Ended::usage(format!("invalid {family} mcast-group `{text}'")))?;
+                self.daemon.group = group
+                    .ok_or_else(|| LineError::usage(format!("invalid {family} mcast-group `{text}'")))?;
             }
             _ => {}
         }
         Ok(())
     }
 
-    /// Checks the line as a whole; the order of the checks decides which fault is told.
-    fn finish(mut self, extra: &[&str]) -> Result<Parsed, Ended> {
+    /// Checks the line as a whole. The order of the checks decides which of several errors is reported.
+    fn finish(mut self, extra: &[&str]) -> Result<Parsed, LineError> {
         let (timeouts, extra) =
             if self.command == CommandName::Set { timeouts(extra)? } else { (Timeouts::default(), extra) };
         if let Some(word) = extra.first() {
-            return Err(Ended::usage(format!("unexpected argument {word}")));
+            return Err(LineError::usage(format!("unexpected argument {word}")));
         }
         self.service.flags = values::flags(&self.flags, &self.service.scheduler)?;
         check_command(self.command, self.seen)?;
@@ -375,7 +382,7 @@ impl Draft {
             CommandName::Save => return Ok(Parsed::Save(self.names())),
             CommandName::Restore => return Ok(Parsed::Restore),
             CommandName::Flush => Command::Flush,
-            // What is nothing but zeroes is no service to ipvsadm.
+            // To ipvsadm, a service at address 0 and port 0 is no service.
             CommandName::Zero if self.address.is_some_and(|at| at.addr.is_unspecified() && at.port == 0) => {
                 Command::Zero(None)
             }
@@ -400,30 +407,30 @@ impl Draft {
         }))
     }
 
-    fn check_service(&self) -> Result<(), Ended> {
+    fn check_service(&self) -> Result<(), LineError> {
         if !matches!(self.command, CommandName::AddService | CommandName::EditService) {
             return Ok(());
         }
         let every_port = self.address.is_some_and(|address| address.port == 0);
         if every_port && self.service.persistence_timeout_seconds.is_none() {
-            return Err(Ended::usage("Zero port specified for non-persistent service"));
+            return Err(LineError::usage("Zero port specified for non-persistent service"));
         }
         if self.service.one_packet && self.mark.is_none() && self.protocol != Some(Protocol::UDP) {
-            return Err(Ended::usage("One-Packet Scheduling is only for UDP virtual services"));
+            return Err(LineError::usage("One-Packet Scheduling is only for UDP virtual services"));
         }
         Ok(())
     }
 
-    fn check_destination(&self) -> Result<(), Ended> {
+    fn check_destination(&self) -> Result<(), LineError> {
         if !matches!(self.command, CommandName::AddServer | CommandName::EditServer) {
             return Ok(());
         }
         let tunnel = self.destination.method == ForwardingMethod::Tunnel;
         if !tunnel && self.server.is_some_and(|server| server.family() != self.family) {
-            return Err(Ended::usage("Different address family is allowed only for tunneling servers"));
+            return Err(LineError::usage("Different address family is allowed only for tunneling servers"));
         }
         if !tunnel && self.seen.any(TUNNEL_OPTIONS) {
-            return Err(Ended::usage("Tunnel options conflict with forward method"));
+            return Err(LineError::usage("Tunnel options conflict with forward method"));
         }
         if tunnel { check_tunnel(self.tunnel_type, self.seen) } else { Ok(()) }
     }
@@ -438,7 +445,7 @@ impl Draft {
 
     fn destination(&self) -> (Endpoint, DestinationOptions) {
         let mut endpoint = required(self.server);
-        // Direct routing and tunnels leave the port as it is: a destination can only have the service's own.
+        // Direct routing and tunnels do not change ports, so the destination's port is the service's.
         if !self.destination.method.masquerades()
             && let Some(service) = self.address
         {
@@ -456,7 +463,7 @@ impl Draft {
     fn started_daemon(&self) -> SyncDaemon {
         let mut daemon = self.daemon.clone();
         if daemon.max_len_bytes == 0 {
-            // What an Ethernet frame holds beside the headers of IP and UDP.
+            // The MTU of Ethernet, 1500 bytes, without the headers of IP and UDP.
             daemon.max_len_bytes = if daemon.group.is_ipv4() { 1472 } else { 1452 };
         }
         daemon
@@ -466,91 +473,47 @@ impl Draft {
         if self.seen.has(Column::Numeric) { Names::Numeric } else { Names::LookedUp }
     }
 
-    fn list(&self, key: Option<ServiceKey>) -> Result<Parsed, Ended> {
+    fn list(&self, key: Option<ServiceKey>) -> Result<Parsed, LineError> {
         let seen = self.seen;
-        let numbers_asked = seen.any(&[Column::Stats, Column::Rate, Column::Thresholds]);
-        let no_table = seen.any(&[Column::Timeout, Column::Daemon]);
-        if (numbers_asked && (no_table || seen.has(Column::Connection)))
-            || (no_table && seen.has(Column::PersistentConn))
+        let needs_services = seen.any(&[Column::Stats, Column::Rate, Column::Thresholds]);
+        let has_no_services = seen.any(&[Column::Timeout, Column::Daemon]);
+        if (needs_services && (has_no_services || seen.has(Column::Connection)))
+            || (has_no_services && seen.has(Column::PersistentConn))
         {
-            return Err(Ended::usage("options conflicts in the list command"));
+            return Err(LineError::usage("options conflicts in the list command"));
         }
         let engines = if seen.has(Column::PersistentConn) { Engines::Shown } else { Engines::Hidden };
-        let what = match key {
-            _ if seen.has(Column::Connection) => What::Connections(engines),
-            Some(key) => What::Service(key),
-            None if seen.has(Column::Timeout) => What::Timeouts,
-            None if seen.has(Column::Daemon) => What::Daemons,
-            None => What::All,
+        let subject = match key {
+            _ if seen.has(Column::Connection) => Subject::Connections(engines),
+            Some(key) => Subject::Service(key),
+            None if seen.has(Column::Timeout) => Subject::Timeouts,
+            None if seen.has(Column::Daemon) => Subject::Daemons,
+            None => Subject::All,
         };
-        let tables = [
-            (Column::Stats, Table::Stats),
-            (Column::Rate, Table::Rates),
-            (Column::Thresholds, Table::Thresholds),
-            (Column::PersistentConn, Table::Persistent),
-            (Column::TunInfo, Table::Tunnels),
+        let columns = [
+            (Column::Stats, Columns::Stats),
+            (Column::Rate, Columns::Rates),
+            (Column::Thresholds, Columns::Thresholds),
+            (Column::PersistentConn, Columns::Persistent),
+            (Column::TunInfo, Columns::Tunnels),
         ];
         Ok(Parsed::List(List {
-            what,
+            subject,
             names: self.names(),
-            table: tables
+            columns: columns
                 .into_iter()
                 .find(|(column, _)| seen.has(*column))
-                .map_or(Table::Plain, |found| found.1),
+                .map_or(Columns::Plain, |found| found.1),
             numbers: if seen.has(Column::Exact) { Numbers::Exact } else { Numbers::Scaled },
             order: if seen.has(Column::NoSort) { Order::AsKept } else { Order::Sorted },
         }))
     }
 }
 
-/// Under which column of the option matrix an option stands; a command and `--sort` have none, and `-6` belongs to
-/// the service.
-pub(super) fn column(word: Word) -> Option<Column> {
-    Some(match word {
-        Word::Tcp | Word::Udp | Word::Sctp | Word::Mark => Column::Service,
-        Word::Scheduler => Column::Scheduler,
-        Word::Engine => Column::Engine,
-        Word::Persistent => Column::Persistent,
-        Word::Netmask => Column::Netmask,
-        Word::Flags => Column::Flags,
-        Word::OnePacket => Column::OnePacket,
-        Word::RealServer => Column::RealServer,
-        Word::Method(_) => Column::Method,
-        Word::TunnelType => Column::TunnelType,
-        Word::TunnelPort => Column::TunnelPort,
-        Word::Checksum(TunnelChecksum::Without) => Column::NoChecksum,
-        Word::Checksum(TunnelChecksum::Full) => Column::Checksum,
-        Word::Checksum(TunnelChecksum::Remote) => Column::RemoteChecksum,
-        Word::Weight => Column::Weight,
-        Word::Upper => Column::Upper,
-        Word::Lower => Column::Lower,
-        Word::Connection => Column::Connection,
-        Word::Timeout => Column::Timeout,
-        Word::Daemon => Column::Daemon,
-        Word::Stats => Column::Stats,
-        Word::Rate => Column::Rate,
-        Word::Thresholds => Column::Thresholds,
-        Word::PersistentConn => Column::PersistentConn,
-        Word::TunInfo => Column::TunInfo,
-        Word::Exact => Column::Exact,
-        Word::NoSort => Column::NoSort,
-        Word::Numeric => Column::Numeric,
-        Word::SyncId => Column::SyncId,
-        Word::MaxLen => Column::MaxLen,
-        Word::Interface => Column::Interface,
-        Word::Group => Column::Group,
-        Word::Port => Column::Port,
-        Word::Ttl => Column::Ttl,
-        Word::Command(_) | Word::Help | Word::Version | Word::V6 | Word::Sort | Word::ClientAddress => {
-            return None;
-        }
-    })
-}
-
-/// The three timeouts of `--set`, and the words after them.
-fn timeouts<'a, 'b>(extra: &'b [&'a str]) -> Result<(Timeouts, &'b [&'a str]), Ended> {
+/// The three timeouts of `--set`, and the words behind them.
+fn timeouts<'a, 'b>(extra: &'b [&'a str]) -> Result<(Timeouts, &'b [&'a str]), LineError> {
     let Some(([tcp, tcp_fin, udp], rest)) = extra.split_first_chunk() else {
-        return Err(Ended::usage("--set option requires 3 timeout values"));
+        return Err(LineError::usage("--set option requires 3 timeout values"));
     };
     let seconds =
         |text| number(text, 0..=Timeouts::MAX_SECONDS).ok_or_else(|| invalid("timeout value", text));
@@ -562,27 +525,28 @@ fn timeouts<'a, 'b>(extra: &'b [&'a str]) -> Result<(Timeouts, &'b [&'a str]), E
     Ok((timeouts, rest))
 }
 
-fn ranged(text: &str, range: std::ops::RangeInclusive<u32>, name: &str) -> Result<u32, Ended> {
-    number(text, range).ok_or_else(|| Ended::usage(format!("illegal {name} specified")))
+fn ranged(text: &str, range: std::ops::RangeInclusive<u32>, name: &str) -> Result<u32, LineError> {
+    number(text, range).ok_or_else(|| LineError::usage(format!("illegal {name} specified")))
 }
 
-fn invalid(what: &str, text: &str) -> Ended {
-    Ended::usage(format!("invalid {what} `{text}' specified"))
+fn invalid(what: &str, text: &str) -> LineError {
+    LineError::usage(format!("invalid {what} `{text}' specified"))
 }
 
-/// What the option matrix has made sure of.
+/// The value of an option that the option matrix requires.
 fn required<T>(value: Option<T>) -> T {
     value.expect("the option matrix requires it, and check_command has passed")
 }
 
-/// Names of schedulers and interfaces are cut at what the kernel's fields hold, those of engines one later.
+/// Longest names, in characters: longer ones are cut as ipvsadm cuts them. The kernel's fields for schedulers and
+/// interfaces hold 15 and a zero byte; ipvsadm's for engines holds one more.
 const NAME_LEN: usize = 15;
 const ENGINE_LEN: usize = NAME_LEN + 1;
 
 const DEFAULT_PERSISTENCE_SECONDS: u32 = 360;
 
-/// The first is what is meant if none is named.
-const TUNNEL_TYPES: [&str; 3] = ["ipip", "gue", "gre"];
+/// The types of `--tun-type`; the first is the default.
+pub(super) const TUNNEL_TYPES: [&str; 3] = ["ipip", "gue", "gre"];
 
 const TUNNEL_OPTIONS: &[Column] =
     &[Column::TunnelType, Column::TunnelPort, Column::NoChecksum, Column::Checksum, Column::RemoteChecksum];

@@ -1,7 +1,7 @@
-//! Every listing, byte for byte.
+//! Listings (`-L`), byte for byte as ipvsadm prints them, and as JSON.
 //!
-//! Services and destinations are sorted as ipvsadm sorts them unless `--nosort` says otherwise; connections never,
-//! and they are printed as they arrive, so that no listing of them is ever in memory as a whole.
+//! Services and destinations are sorted in ipvsadm's order, unless `--nosort` is given. Connections are not sorted:
+//! each is printed when it arrives, so that memory does not grow with their number.
 //!
 //! Source: the formats of ipvsadm 1.31, `tests/conformance/list-*` and `cli-*`.
 
@@ -19,52 +19,52 @@ use xvs_model::sync_daemon::SyncDaemon;
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
-use crate::ended::Ended;
-use crate::grammar::{Engines, List, Names, Numbers, Order, Table, What};
+use crate::error::LineError;
+use crate::grammar::{Columns, Engines, List, Names, Numbers, Order, Subject};
 use crate::resolver::Resolver;
-use crate::session::{Form, Session};
+use crate::session::{Format, Session};
 use crate::values::flag_names;
 
 impl Session<'_> {
-    /// Prints what `-L` asks for.
-    pub(super) fn list(&mut self, list: &List) -> Result<(), Ended> {
-        match list.what {
-            What::All => {
+    /// Prints the listing of a `-L`.
+    pub(super) fn list(&mut self, list: &List) -> Result<(), LineError> {
+        match list.subject {
+            Subject::All => {
                 let rows = self.services(Request::ListServices, list.order)?;
-                if self.form == Form::Text {
+                if self.format == Format::Text {
                     writeln!(self.out, "IP Virtual Server version 1.2.1 (size={TABLE_SIZE})")?;
                 }
                 self.table(list, &rows)
             }
-            What::Service(key) => {
+            Subject::Service(key) => {
                 let rows = self.services(Request::ListService(key), list.order)?;
                 self.table(list, &rows)
             }
-            What::Connections(engines) => self.connections(list.names, engines),
-            What::Timeouts => match self.ask(Request::Timeouts)? {
-                Reply::Timeouts(t) if self.form == Form::Json => self.json(&t),
+            Subject::Connections(engines) => self.connections(list.names, engines),
+            Subject::Timeouts => match self.ask(Request::Timeouts)? {
+                Reply::Timeouts(t) if self.format == Format::Json => self.json(&t),
                 Reply::Timeouts(t) => {
                     let line = (t.tcp_seconds, t.tcp_fin_seconds, t.udp_seconds);
                     Ok(writeln!(self.out, "Timeout (tcp tcpfin udp): {} {} {}", line.0, line.1, line.2)?)
                 }
-                other => Err(Ended::listing(&Failure::unexpected(&other))),
+                other => Err(LineError::listing(&Failure::unexpected(&other))),
             },
-            What::Daemons => match self.ask(Request::Daemons)? {
-                Reply::Daemons(daemons) if self.form == Form::Json => self.json(&daemons),
+            Subject::Daemons => match self.ask(Request::Daemons)? {
+                Reply::Daemons(daemons) if self.format == Format::Json => self.json(&daemons),
                 Reply::Daemons(daemons) => {
                     let text: String = daemons.iter().map(daemon_line).collect();
                     Ok(self.out.write_all(text.as_bytes())?)
                 }
-                other => Err(Ended::listing(&Failure::unexpected(&other))),
+                other => Err(LineError::listing(&Failure::unexpected(&other))),
             },
         }
     }
 
-    /// Asks for services and puts them in order.
-    pub(super) fn services(&mut self, request: Request, order: Order) -> Result<Vec<ServiceRow>, Ended> {
+    /// Requests services and sorts them.
+    pub(super) fn services(&mut self, request: Request, order: Order) -> Result<Vec<ServiceRow>, LineError> {
         let mut rows = match self.ask(request)? {
             Reply::Services(rows) => rows,
-            other => return Err(Ended::listing(&Failure::unexpected(&other))),
+            other => return Err(LineError::listing(&Failure::unexpected(&other))),
         };
         if order == Order::Sorted {
             for row in &mut rows {
@@ -77,21 +77,21 @@ impl Session<'_> {
         Ok(rows)
     }
 
-    fn ask(&mut self, request: Request) -> Result<Reply, Ended> {
-        self.director.call(request).map_err(|failure| Ended::listing(&failure))
+    fn ask(&mut self, request: Request) -> Result<Reply, LineError> {
+        self.director.call(request).map_err(|failure| LineError::listing(&failure))
     }
 
-    fn json(&mut self, value: &impl serde::Serialize) -> Result<(), Ended> {
+    fn json(&mut self, value: &impl serde::Serialize) -> Result<(), LineError> {
         serde_json::to_writer(&mut *self.out, value).map_err(io::Error::from)?;
         Ok(self.out.write_all(b"\n")?)
     }
 
-    fn table(&mut self, list: &List, rows: &[ServiceRow]) -> Result<(), Ended> {
-        if self.form == Form::Json {
+    fn table(&mut self, list: &List, rows: &[ServiceRow]) -> Result<(), LineError> {
+        if self.format == Format::Json {
             return self.json(&rows);
         }
         let names = Naming { names: list.names, resolver: self.resolver };
-        self.out.write_all(title(list.table).as_bytes())?;
+        self.out.write_all(title(list.columns).as_bytes())?;
         for row in rows {
             let line = service_line(row, list, &names);
             self.out.write_all(line.as_bytes())?;
@@ -103,32 +103,32 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn connections(&mut self, names: Names, engines: Engines) -> Result<(), Ended> {
-        let (form, out) = (self.form, &mut *self.out);
+    fn connections(&mut self, names: Names, engines: Engines) -> Result<(), LineError> {
+        let (format, out) = (self.format, &mut *self.out);
         let names = Naming { names, resolver: self.resolver };
-        let head = match form {
-            Form::Text => connections_title(engines),
-            Form::Json => "[".to_owned(),
+        let head = match format {
+            Format::Text => connections_title(engines),
+            Format::Json => "[".to_owned(),
         };
         let mut head = Some(head);
         let mut separator = "\n";
         let listed = self.director.connections(&mut |row| {
-            // Only now is it known that there is a listing at all.
+            // The title waits for the first row: a refused listing prints none.
             if let Some(head) = head.take() {
                 out.write_all(head.as_bytes())?;
             }
-            match form {
-                Form::Text => out.write_all(connection_line(&row, engines, &names).as_bytes()),
-                Form::Json => {
+            match format {
+                Format::Text => out.write_all(connection_line(&row, engines, &names).as_bytes()),
+                Format::Json => {
                     out.write_all(separator.as_bytes())?;
                     separator = ",\n";
                     serde_json::to_writer(&mut *out, &row).map_err(io::Error::from)
                 }
             }
         });
-        listed.map_err(|failure| Ended::listing(&failure))?;
+        listed.map_err(|failure| LineError::listing(&failure))?;
         out.write_all(head.take().unwrap_or_default().as_bytes())?;
-        if form == Form::Json {
+        if format == Format::Json {
             out.write_all(b"\n]\n")?;
         }
         Ok(())
@@ -142,7 +142,7 @@ pub(super) struct Naming<'a> {
 }
 
 impl Naming<'_> {
-    /// An endpoint; `protocol` is whose ports have names, `None` if they stay numbers.
+    /// An endpoint. The port's name is looked up for `protocol`; for `None` the port is printed as a number.
     pub(super) fn endpoint(&self, endpoint: Endpoint, protocol: Option<Protocol>) -> String {
         let looked_up = self.names == Names::LookedUp;
         let host = looked_up.then(|| self.resolver.host_name(endpoint.addr)).flatten();
@@ -159,7 +159,7 @@ impl Naming<'_> {
         }
     }
 
-    /// A destination of this service: those of a mark have ports without a protocol.
+    /// A destination of this service. A service of a firewall mark has no protocol, so its ports are numbers.
     pub(super) fn destination(&self, service: &ServiceKey, endpoint: Endpoint) -> String {
         match service {
             ServiceKey::Address { protocol, .. } => self.endpoint(endpoint, Some(*protocol)),
@@ -168,7 +168,7 @@ impl Naming<'_> {
     }
 }
 
-/// As the C library writes it: the last two groups of an IPv4-compatible address are dotted too.
+/// An address as inet_ntop(3) prints it: the last 32 bits of an IPv4-compatible address are dotted decimal.
 fn inet_ntop(addr: Ipv6Addr) -> String {
     match addr.segments() {
         [0, 0, 0, 0, 0, 0, high, low] if high != 0 => {
@@ -178,26 +178,26 @@ fn inet_ntop(addr: Ipv6Addr) -> String {
     }
 }
 
-fn title(table: Table) -> String {
-    let (first, second) = match table {
-        Table::Plain => (
+fn title(columns: Columns) -> String {
+    let (first, second) = match columns {
+        Columns::Plain => (
             "Prot LocalAddress:Port Scheduler Flags".to_owned(),
             "           Forward Weight ActiveConn InActConn",
         ),
-        Table::Tunnels => (
+        Columns::Tunnels => (
             "Prot LocalAddress:Port Scheduler Flags".to_owned(),
             "           Forward TunnelInfo    Weight ActiveConn InActConn",
         ),
-        Table::Stats => (numbers_title(["Conns", "InPkts", "OutPkts", "InBytes", "OutBytes"]), ""),
-        Table::Rates => (numbers_title(["CPS", "InPPS", "OutPPS", "InBPS", "OutBPS"]), ""),
-        Table::Thresholds => (
+        Columns::Stats => (numbers_title(["Conns", "InPkts", "OutPkts", "InBytes", "OutBytes"]), ""),
+        Columns::Rates => (numbers_title(["CPS", "InPPS", "OutPPS", "InBPS", "OutBPS"]), ""),
+        Columns::Thresholds => (
             format!(
                 "{LOCAL:<33} {:<10} {:<10} {:<10} {:<10}",
                 "Uthreshold", "Lthreshold", "ActiveConn", "InActConn"
             ),
             "",
         ),
-        Table::Persistent => (
+        Columns::Persistent => (
             format!(
                 "{LOCAL:<33} {:<9} {:<11} {:<10} {:<10}",
                 "Weight", "PersistConn", "ActiveConn", "InActConn"
@@ -218,19 +218,19 @@ fn service_line(row: &ServiceRow, list: &List, names: &Naming<'_>) -> String {
         ServiceKey::Address { protocol, endpoint } => {
             format!("{protocol:<4} {}", names.endpoint(endpoint, Some(protocol)))
         }
-        // Printed signed, as ipvsadm does.
+        // ipvsadm prints marks as signed numbers.
         ServiceKey::Mark { mark, family: Family::V4 } => format!("FWM  {}", mark as i32),
         ServiceKey::Mark { mark, family: Family::V6 } => format!("FWM  {} IPv6", mark as i32),
     };
     let name = cut(name, row.key.family(), 33);
-    match list.table {
-        Table::Stats => format!("{name:<33}{}\n", stats(&row.stats, list.numbers)),
-        Table::Rates => format!("{name:<33}{}\n", rates(&row.rates, list.numbers)),
+    match list.columns {
+        Columns::Stats => format!("{name:<33}{}\n", stats(&row.stats, list.numbers)),
+        Columns::Rates => format!("{name:<33}{}\n", rates(&row.rates, list.numbers)),
         _ => format!("{name} {}\n", service_options(row)),
     }
 }
 
-/// The scheduler and what else a service's line says.
+/// The scheduler and the options on a service's line.
 fn service_options(row: &ServiceRow) -> String {
     let options = &row.options;
     let mut text = options.scheduler.clone();
@@ -252,7 +252,7 @@ fn service_options(row: &ServiceRow) -> String {
     text
 }
 
-/// A netmask as it is typed.
+/// A netmask as the argument of `-M`.
 pub(super) fn netmask(mask: Netmask) -> String {
     match mask {
         Netmask::V4(mask) => mask.to_string(),
@@ -265,24 +265,24 @@ fn destination_line(service: &ServiceKey, row: &DestinationRow, list: &List, nam
     let name = format!("  -> {name:<28}");
     let method = row.options.method.listed();
     let (weight, active, inactive) = (row.weight_in_force.0, row.active, row.inactive);
-    let columns = match list.table {
-        Table::Plain => format!(" {method:<7} {weight:<6} {active:<10} {inactive:<10}"),
-        Table::Tunnels => {
+    let columns = match list.columns {
+        Columns::Plain => format!(" {method:<7} {weight:<6} {active:<10} {inactive:<10}"),
+        Columns::Tunnels => {
             let tunnel = tunnel_info(row);
             format!(" {method:<7} {tunnel:<13} {weight:<6} {active:<10} {inactive:<10}")
         }
-        Table::Stats => stats(&row.stats, list.numbers),
-        Table::Rates => {
+        Columns::Stats => stats(&row.stats, list.numbers),
+        Columns::Rates => {
             let Rates { connections, in_packets, out_packets, in_bytes, out_bytes } = row.rates;
-            // Of a destination's rates only the bytes are scaled.
+            // ipvsadm scales only the byte rates of a destination.
             let (into, out) = (large(in_bytes, list.numbers), large(out_bytes, list.numbers));
             format!(" {connections:>8} {in_packets:>8} {out_packets:>8}{into}{out}")
         }
-        Table::Thresholds => {
+        Columns::Thresholds => {
             let (upper, lower) = (row.options.upper_threshold, row.options.lower_threshold);
             format!(" {upper:<10} {lower:<10} {active:<10} {inactive:<10}")
         }
-        Table::Persistent => {
+        Columns::Persistent => {
             let templates = row.persistent;
             format!(" {weight:<9} {templates:<11} {active:<10} {inactive:<10}")
         }
@@ -307,7 +307,7 @@ fn tunnel_info(row: &DestinationRow) -> String {
     text.chars().take(15).collect()
 }
 
-/// A name cut to its column; those of IPv6 services push the columns aside instead.
+/// A name cut to the width of its column. Names of IPv6 services are not cut and shift the columns behind them.
 fn cut(name: String, family: Family, width: usize) -> String {
     match family {
         Family::V4 => name.chars().take(width).collect(),
@@ -327,7 +327,7 @@ fn rates(rates: &Rates, numbers: Numbers) -> String {
         .concat()
 }
 
-/// A number in nine columns, cut down to thousands and so on where it would not fit.
+/// A number, right-aligned in nine columns, scaled by a power of 1000 from 100,000,000 on.
 fn large(number: u64, numbers: Numbers) -> String {
     if numbers == Numbers::Exact || number < 100_000_000 {
         return format!(" {number:>8}");
@@ -374,7 +374,7 @@ fn daemon_line(daemon: &SyncDaemon) -> String {
     )
 }
 
-/// Who comes first: below 0 the first, above 0 the second.
+/// The order of two services: negative if `a` comes first, positive if `b` does.
 pub(super) fn compare_services(a: &ServiceKey, b: &ServiceKey) -> i64 {
     let parts = |key: &ServiceKey| match *key {
         ServiceKey::Address { protocol, endpoint } => (0, endpoint.family(), protocol.0, Some(endpoint)),
@@ -393,6 +393,7 @@ pub(super) fn compare_services(a: &ServiceKey, b: &ServiceKey) -> i64 {
     })
 }
 
+/// The order of two endpoints, as [`compare_services`].
 pub(super) fn compare_endpoints(a: Endpoint, b: Endpoint) -> i64 {
     let words = |addr: IpAddr| match addr {
         IpAddr::V4(addr) => [u32::from(addr), 0, 0, 0],
@@ -408,14 +409,14 @@ pub(super) fn compare_endpoints(a: Endpoint, b: Endpoint) -> i64 {
         .unwrap_or(i64::from(a.port) - i64::from(b.port))
 }
 
-/// The difference as a 32-bit signed number: addresses more than half the space apart compare the wrong way
-/// round, and with them the order is not transitive. Scripts have come to rely on the order that results.
+/// The difference as a signed 32-bit number, as ipvsadm computes it. For numbers more than 2^31 apart its sign is
+/// wrong, so the order is not transitive. Scripts rely on the resulting order.
 fn signed_difference(a: u32, b: u32) -> i64 {
     i64::from(a.wrapping_sub(b) as i32)
 }
 
-/// The C library's merge sort: with an order that is not transitive the result depends on the algorithm, and the
-/// standard library's sort may panic.
+/// Merge sort as in the C library's qsort(3). With an order that is not transitive the result depends on the
+/// algorithm, and the sort of Rust's standard library may panic.
 pub(super) fn merge_sort<T>(mut items: Vec<T>, compare: &impl Fn(&T, &T) -> i64) -> Vec<T> {
     if items.len() < 2 {
         return items;
@@ -437,7 +438,7 @@ pub(super) fn merge_sort<T>(mut items: Vec<T>, compare: &impl Fn(&T, &T) -> i64)
 
 const LOCAL: &str = "Prot LocalAddress:Port";
 
-/// What ipvsadm prints as the size of the connection hash; scripts do not read it.
+/// The size of the connection table in the first line of a listing, the default of IPVS; scripts do not read it.
 const TABLE_SIZE: u32 = 4096;
 
 #[cfg(test)]
@@ -445,7 +446,7 @@ mod tests {
     use crate::listing::*;
 
     #[test]
-    fn large_numbers_keep_their_column_and_exact_ones_their_digits() {
+    fn large_numbers_are_scaled_to_their_column_and_exact_ones_keep_every_digit() {
         for (number, scaled, exact) in [
             (123, "      123", "      123"),
             (99_999_999, " 99999999", " 99999999"),
@@ -472,7 +473,7 @@ mod tests {
         assert_eq!(
             sorted(&["2001:db8::1", "::1", "fd00:2::12"]),
             ["fd00:2::12", "::1", "2001:db8::1"],
-            "word by word, each signed"
+            "each 32-bit word is compared by itself"
         );
     }
 

@@ -1,224 +1,107 @@
-//! The option table as clap has it, for manual pages and completion; lines are never parsed by it.
-//!
-//! Every option stands here by what it asks for, so that none can be without a description, and which command takes it
-//! is read from the option matrix.
+//! `-h`, manual page and completion of `xvsadm`: the option table as a clap command. Lines are parsed by `popt.rs`.
 
+use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, Command};
-use xvs_model::destination::TunnelChecksum;
-use xvs_sched::{ClientAddress, ForwardingMethod, scheduler};
+use xvs_model::sync_daemon::SyncRole;
+use xvs_sched::{ClientAddress, scheduler};
 
-use crate::grammar::column;
-use crate::table::{Column, CommandName, Stance, stance};
-use crate::words::{LONG, OPTIONS, Takes, Word};
+use crate::grammar::TUNNEL_TYPES;
+use crate::option_matrix::{Column, CommandName, Requirement, requirement};
+use crate::options::{self, Argument, LISTINGS, OptionEntry, OptionName, SECTIONS};
 
-/// `xvsadm`, as clap describes a program.
+/// `xvsadm` as a clap command.
 pub fn command() -> Command {
     let mut command = Command::new("xvsadm")
         .version(env!("CARGO_PKG_VERSION"))
-        .about("configure the virtual services of xvs, as ipvsadm does those of the kernel")
+        .about("Configure the virtual services of xvs with the command line of ipvsadm")
         .long_about(ABOUT)
-        .after_help(EXIT_CODES)
+        .after_help(AFTER_HELP)
         .override_usage(synopsis())
         .disable_help_flag(true)
         .disable_version_flag(true);
-    for (short, long, takes, word) in OPTIONS {
-        // Another letter for an option that is there.
-        let known = command.get_arguments().any(|known| known.get_id() == long);
-        command = match known {
-            true => command.mut_arg(*long, |known| known.visible_short_alias(*short)),
-            false => command.arg(argument(*short, long, *takes, &about(*word))),
-        };
+    for (heading, entries) in SECTIONS {
+        command = command.next_help_heading(heading).args(entries.iter().map(argument));
     }
-    command.arg(argument(LONG, "json", Takes::Nothing, &About::new(LISTING, "", "Print JSON; at any place")))
+    let json = Arg::new("json").long("json").action(ArgAction::SetTrue).help_heading(LISTINGS);
+    command.arg(json.help("Print JSON; may stand anywhere in the line; xvs only"))
 }
 
-fn argument(short: char, long: &'static str, takes: Takes, about: &About) -> Arg {
-    let arg = Arg::new(long).long(long).help(about.help).help_heading(about.heading).value_name(about.value);
-    let arg = if short == LONG { arg } else { arg.short(short) };
-    match takes {
-        Takes::Nothing => arg.action(ArgAction::SetTrue),
-        Takes::Value => arg.value_parser(about.known.clone()),
-        Takes::MaybeValue => arg.num_args(0..=1),
-    }
+/// The text that `-h` prints behind the version.
+pub(crate) fn help() -> String {
+    let indented = synopsis().replace('\n', "\n       ");
+    command().override_usage(indented).render_help().to_string()
 }
 
-/// What is said of an option.
-struct About {
-    heading: &'static str,
-    value: &'static str,
-    help: &'static str,
-    /// The values there are, if they can be counted.
-    known: clap::builder::ValueParser,
-}
-
-impl About {
-    fn new(heading: &'static str, value: &'static str, help: &'static str) -> Self {
-        Self { heading, value, help, known: clap::value_parser!(String) }
+fn argument(entry: &OptionEntry) -> Arg {
+    let mut letters = entry.letters.chars();
+    let mut arg = Arg::new(entry.name).long(entry.name).help(entry.help);
+    if let Some(letter) = letters.next() {
+        arg = arg.short(letter).visible_short_aliases(letters.collect::<Vec<_>>());
     }
-
-    fn one_of(self, known: impl IntoIterator<Item = &'static str>) -> Self {
-        Self { known: clap::builder::PossibleValuesParser::new(known).into(), ..self }
+    match (entry.argument, values(entry.option)) {
+        (Argument::Absent, _) => arg.action(ArgAction::SetTrue),
+        (Argument::Optional(name), _) => arg.value_name(name).num_args(0..=1),
+        (Argument::Required(name), None) => arg.value_name(name),
+        (Argument::Required(name), Some(values)) => {
+            arg.value_name(name).value_parser(PossibleValuesParser::new(values))
+        }
     }
 }
 
-const COMMANDS: &str = "Commands";
-const SERVICE: &str = "Services";
-const SERVER: &str = "Real servers";
-const LISTING: &str = "Listings";
-const DAEMON: &str = "Synchronization daemons";
-
-fn about(word: Word) -> About {
-    let service = |value, help| About::new(SERVICE, value, help);
-    let server = |value, help| About::new(SERVER, value, help);
-    let listing = |help| About::new(LISTING, "", help);
-    let daemon = |value, help| About::new(DAEMON, value, help);
-    match word {
-        Word::Command(command) => about_command(command),
-        Word::Help => About::new(COMMANDS, "", "Print a summary"),
-        Word::Version => About::new(COMMANDS, "", "Print the version of ipvsadm that this stands in for"),
-        Word::Tcp => {
-            service("ADDRESS[:PORT]", "TCP to this virtual address; IPv6 with a port as [ADDRESS]:PORT")
+/// All values that an option takes, if they can be listed.
+fn values(option: OptionName) -> Option<Vec<&'static str>> {
+    Some(match option {
+        OptionName::Command(CommandName::StartDaemon | CommandName::StopDaemon) => {
+            [SyncRole::Master, SyncRole::Backup].map(SyncRole::name).to_vec()
         }
-        Word::Udp => service("ADDRESS[:PORT]", "UDP to this virtual address"),
-        Word::Sctp => service("ADDRESS[:PORT]", "SCTP to this virtual address"),
-        Word::Mark => service("MARK", "Packets with this firewall mark, 1 to 4294967295"),
-        Word::V6 => service("", "The mark is one of IPv6 packets; stands behind -f"),
-        Word::Scheduler => {
-            service("SCHEDULER", "Who gets a new connection; wlc if not said").one_of(scheduler::names())
-        }
-        Word::Engine => service("ENGINE", "Persistence by what packets contain").one_of(["sip"]),
-        Word::Persistent => {
-            service("SECONDS", "How long a client stays with its real server; 360 if not said")
-        }
-        Word::Netmask => {
-            service("NETMASK", "Which clients are one: as 255.255.255.0, of IPv6 as a number of bits")
-        }
-        Word::Flags => service(
-            "FLAGS",
-            "Separated by commas: sh-fallback, sh-port, mh-fallback, mh-port, flag-1, flag-2, flag-3",
-        ),
-        Word::OnePacket => service("", "Schedule each UDP datagram for itself"),
-        Word::ClientAddress => {
-            let known =
-                [ClientAddress::Hidden, ClientAddress::Proxy, ClientAddress::Toa].map(ClientAddress::name);
-            service(
-                "HOW",
-                "How real servers by --fullnat learn who the client is; ipvsadm has no such option",
-            )
-            .one_of(known)
-        }
-        Word::RealServer => {
-            server("ADDRESS[:PORT]", "The real server; its port is that of the service if not said")
-        }
-        Word::Method(ForwardingMethod::DirectRouting | ForwardingMethod::Local) => {
-            server("", "Direct routing: only the link address is changed; this if no method is said")
-        }
-        Word::Method(ForwardingMethod::Tunnel) => server("", "Tunnel: the packet travels inside another"),
-        Word::Method(ForwardingMethod::Nat) => {
-            server("", "Masquerading (NAT): rewritten to the real server, whose replies come back here")
-        }
-        Word::Method(ForwardingMethod::FullNat) => {
-            server("", "As -m, and from an address of `xvs laddr`; ipvsadm has no such option")
-        }
-        Word::TunnelType => {
-            server("TYPE", "The kind of the tunnel; ipip if not said").one_of(["ipip", "gue", "gre"])
-        }
-        Word::TunnelPort => server("PORT", "The UDP port of a tunnel by gue"),
-        Word::Checksum(TunnelChecksum::Without) => server("", "Tunnels by gue and gre have no checksum"),
-        Word::Checksum(TunnelChecksum::Full) => server("", "Tunnels by gue and gre have a checksum"),
-        Word::Checksum(TunnelChecksum::Remote) => server("", "Tunnels by gue have a remote checksum"),
-        Word::Weight => server("WEIGHT", "Its share of new connections; 1 if not said, none with 0"),
-        Word::Upper => server("N", "With so many connections it takes no more; 0: no bound"),
-        Word::Lower => server("N", "Below so many it takes new ones again; three quarters of -x if 0"),
-        Word::Connection => listing("Show connections and templates"),
-        Word::Timeout => listing("Show the timeouts that --set sets"),
-        Word::Daemon => listing("Show the synchronization daemons"),
-        Word::Stats => listing("Show totals"),
-        Word::Rate => listing("Show rates a second"),
-        Word::Thresholds => listing("Show -x and -y"),
-        Word::PersistentConn => listing("Show counts of templates; with -c, what persistence engines keep"),
-        Word::TunInfo => listing("Show the kind of tunnels"),
-        Word::Exact => listing("Show numbers in full, without K, M, G"),
-        Word::NoSort => listing("Show services and real servers as they are kept"),
-        Word::Sort => listing("Show them in order, as without it"),
-        Word::Numeric => listing("Show numbers for hosts and ports, without asking DNS"),
-        Word::SyncId => daemon("ID", "0 to 255; 0 if not said"),
-        Word::MaxLen => daemon("BYTES", "The longest message"),
-        Word::Interface => daemon("NAME", "The interface for messages; eth0 if not said"),
-        Word::Group => daemon("ADDRESS", "The multicast group; 224.0.0.81 if not said"),
-        Word::Port => daemon("PORT", "The UDP port; 8848 if not said"),
-        Word::Ttl => daemon("TTL", "The time to live of messages; 1 if not said"),
-    }
+        OptionName::Scheduler => scheduler::names().collect(),
+        OptionName::Engine => vec!["sip"],
+        OptionName::ClientAddress => [ClientAddress::Hidden, ClientAddress::Proxy, ClientAddress::Toa]
+            .map(ClientAddress::name)
+            .to_vec(),
+        OptionName::TunnelType => TUNNEL_TYPES.to_vec(),
+        _ => return None,
+    })
 }
 
-fn about_command(command: CommandName) -> About {
-    use CommandName as C;
-    let (value, help) = match command {
-        C::AddService => ("", "Add a virtual service"),
-        C::EditService => ("", "Give a service other options; what is not said gets its default"),
-        C::DeleteService => ("", "Delete a service and its real servers"),
-        C::Flush => ("", "Delete all services"),
-        C::List => ("", "Show all services, or one; this without a command"),
-        C::AddServer => ("", "Add a real server to a service"),
-        C::EditServer => ("", "Give a real server other options; what is not said gets its default"),
-        C::DeleteServer => ("", "Delete a real server of a service"),
-        C::Set => {
-            ("", "Set the timeouts of TCP, of TCP after a FIN, and of UDP, in seconds; 0 leaves one as it is")
-        }
-        C::StartDaemon => ("ROLE", "Start a synchronization daemon; xvs has none yet and says so"),
-        C::StopDaemon => ("ROLE", "Stop a synchronization daemon"),
-        C::Restore => ("", "Run the commands of standard input, as -S prints them"),
-        C::Save => ("", "Print all services as commands; thresholds and timeouts are not among them"),
-        C::Zero => ("", "Zero the counters of a service, or of all"),
-    };
-    let about = About::new(COMMANDS, value, help);
-    if value.is_empty() { about } else { about.one_of(["master", "backup"]) }
-}
-
-/// A line for each command, with what it wants and takes, and two for the placeholders in them.
+/// A line for each command with the options that it takes, and two that explain the placeholders.
 fn synopsis() -> String {
-    let mut forms = Vec::new();
-    let mut told = Vec::new();
-    for (short, long, takes, word) in OPTIONS {
-        if let Word::Command(command) = *word
-            && !told.contains(&command)
-        {
-            told.push(command);
-            forms.push(form(command, &spelled(*short, long, *takes, *word)));
-        }
-    }
-    forms.push(
+    let commands = options::all().filter_map(|entry| match entry.option {
+        OptionName::Command(command) => Some(usage(command, entry)),
+        _ => None,
+    });
+    let mut lines: Vec<_> = commands.collect();
+    lines.push(
         "SERVICE is -t ADDRESS[:PORT], -u ADDRESS[:PORT], --sctp-service ADDRESS[:PORT] or -f MARK [-6]"
             .to_owned(),
     );
-    forms.push("METHOD is -g, -m, -i or --fullnat".to_owned());
-    forms.join("\n")
+    lines.push("METHOD is -g, -m, -i or --fullnat".to_owned());
+    lines.join("\n")
 }
 
-/// What is typed for a command, with all that it takes.
-fn form(command: CommandName, spelling: &str) -> String {
-    let mut line = format!("xvsadm {spelling}");
+/// The line of a command in the synopsis.
+fn usage(command: CommandName, entry: &OptionEntry) -> String {
+    let mut line = format!("xvsadm {}", spelled(entry));
     let mut seen: Vec<Column> = Vec::new();
-    for (short, long, takes, word) in OPTIONS {
-        let shown = match *word {
-            Word::Tcp | Word::Udp | Word::Sctp | Word::Mark => "SERVICE".to_owned(),
-            Word::Method(_) => "METHOD".to_owned(),
-            word => spelled(*short, long, *takes, word),
-        };
-        let ours = *word == Word::ClientAddress
-            && matches!(command, CommandName::AddService | CommandName::EditService);
-        let stance = match column(*word) {
+    let edits = matches!(command, CommandName::AddService | CommandName::EditService);
+    for entry in options::all() {
+        let requirement = match entry.column {
             Some(column) if !seen.contains(&column) => {
                 seen.push(column);
-                stance(command, column)
+                requirement(command, column)
             }
-            None if ours => Stance::Taken,
-            _ => Stance::Illegal,
+            None if edits && entry.option == OptionName::ClientAddress => Requirement::Allowed,
+            _ => Requirement::Illegal,
         };
-        match stance {
-            Stance::Required => line += &format!(" {shown}"),
-            Stance::Taken => line += &format!(" [{shown}]"),
-            Stance::Illegal => {}
+        let text = match entry.column {
+            Some(Column::Service) => "SERVICE".to_owned(),
+            Some(Column::Method) => "METHOD".to_owned(),
+            _ => spelled(entry),
+        };
+        match requirement {
+            Requirement::Required => line += &format!(" {text}"),
+            Requirement::Allowed => line += &format!(" [{text}]"),
+            Requirement::Illegal => {}
         }
     }
     if command == CommandName::Set {
@@ -227,34 +110,37 @@ fn form(command: CommandName, spelling: &str) -> String {
     line
 }
 
-fn spelled(short: char, long: &str, takes: Takes, word: Word) -> String {
-    let name = if short == LONG { format!("--{long}") } else { format!("-{short}") };
-    match takes {
-        Takes::Nothing => name,
-        Takes::Value => format!("{name} {}", about(word).value),
-        Takes::MaybeValue => format!("{name} [{}]", about(word).value),
+/// The shortest name of an option with its argument.
+fn spelled(entry: &OptionEntry) -> String {
+    let name =
+        entry.letters.chars().next().map_or(format!("--{}", entry.name), |letter| format!("-{letter}"));
+    match entry.argument {
+        Argument::Absent => name,
+        Argument::Required(argument) => format!("{name} {argument}"),
+        Argument::Optional(argument) => format!("{name} [{argument}]"),
     }
 }
 
 const ABOUT: &str = "\
-Takes the command line of ipvsadm 1.31, prints what it prints, and exits as it does; also when called by the name ipvsadm. \
-It asks xvsd, not the kernel. What ipvsadm has no words for is xvs(8)'s.
+Accepts the command line of ipvsadm 1.31, prints what ipvsadm prints, and exits with its codes, also when it is called \
+ipvsadm. It configures xvsd instead of the kernel. Settings that ipvsadm does not have are in xvs(8).";
 
-The environment variable XVS_SOCKET names the socket of xvsd; it is /run/xvs/xvsd.sock if that is not set.";
+const AFTER_HELP: &str = "\
+Environment:
+  XVS_SOCKET  the socket of xvsd; default /run/xvs/xvsd.sock
 
-const EXIT_CODES: &str = "\
 Exit codes:
   0    done
   1    a listing failed
-  2    the command line is wrong, or no xvsd could be asked
-  255  refused, or the command line cannot be read";
+  2    the command line is wrong, or no xvsd could be reached
+  255  the director refused the command, or the command line cannot be split into options";
 
 #[cfg(test)]
 mod tests {
     use crate::manual::*;
     use crate::{SystemResolver, grammar};
 
-    /// A line of each command that is complete, and refused for nothing.
+    /// A valid line of each command.
     fn complete(command: CommandName) -> &'static [&'static str] {
         use CommandName as C;
         match command {
@@ -275,15 +161,15 @@ mod tests {
         }
     }
 
-    fn value(word: Word) -> &'static str {
-        match word {
-            Word::Tcp | Word::Udp | Word::Sctp | Word::RealServer => "192.0.2.1:80",
-            Word::Scheduler => "rr",
-            Word::Netmask => "255.255.255.0",
-            Word::Flags => "flag-1",
-            Word::ClientAddress => "proxy",
-            Word::TunnelType => "gue",
-            Word::Group => "224.0.0.82",
+    fn value(entry: &OptionEntry) -> &'static str {
+        match entry.option {
+            OptionName::Address(_) | OptionName::RealServer => "192.0.2.1:80",
+            OptionName::Scheduler => "rr",
+            OptionName::Netmask => "255.255.255.0",
+            OptionName::Flags => "flag-1",
+            OptionName::ClientAddress => "proxy",
+            OptionName::TunnelType => "gue",
+            OptionName::Group => "224.0.0.82",
             _ => "1",
         }
     }
@@ -291,38 +177,45 @@ mod tests {
     #[test]
     fn each_line_of_the_synopsis_names_the_options_that_its_command_takes_and_no_others() {
         let synopsis = synopsis();
-        let forms: Vec<_> = synopsis.lines().map(|line| line.to_owned() + " ").collect();
-        for (short, long, takes, word) in OPTIONS {
-            let Word::Command(command) = *word else { continue };
-            let spelling = spelled(if *short == 'l' { 'L' } else { *short }, long, *takes, *word);
-            let form = forms.iter().find(|form| form.starts_with(&format!("xvsadm {spelling} ")));
-            let form = form.unwrap_or_else(|| panic!("{spelling}: {synopsis}"));
-            for (_, long, takes, other) in OPTIONS {
-                let known = [Word::V6, Word::Sort, Word::Help, Word::Version];
-                if matches!(other, Word::Command(_)) || known.contains(other) {
+        let lines: Vec<_> = synopsis.lines().map(|line| line.to_owned() + " ").collect();
+        for entry in options::all() {
+            let OptionName::Command(command) = entry.option else { continue };
+            let usage = lines.iter().find(|line| line.starts_with(&format!("xvsadm {} ", spelled(entry))));
+            let usage = usage.unwrap_or_else(|| panic!("{}: {synopsis}", entry.name));
+            for other in options::all() {
+                let in_no_line = ["ipv6", "sort", "help", "version"];
+                if matches!(other.option, OptionName::Command(_)) || in_no_line.contains(&other.name) {
                     continue;
                 }
-                let option = format!("--{long}");
+                let option = format!("--{}", other.name);
                 let mut line = complete(command).to_vec();
                 line.push(&option);
-                if *takes != Takes::Nothing {
-                    line.push(value(*other));
+                if other.argument != Argument::Absent {
+                    line.push(value(other));
                 }
-                let said = grammar::parse(&line, &SystemResolver::default()).err().map(|ended| ended.text);
-                let refused = said
+                let message = grammar::parse(&line, &SystemResolver::default()).err().map(|error| error.text);
+                let refused = message
                     .as_ref()
-                    .is_some_and(|said| said.starts_with("Illegal '") || said.contains("is for -A"));
-                let shown = match other {
-                    Word::Tcp | Word::Udp | Word::Sctp | Word::Mark => form.contains("SERVICE"),
-                    Word::Method(_) => form.contains("METHOD"),
-                    other => OPTIONS.iter().find(|(.., word)| word == other).is_some_and(
-                        |(short, long, takes, word)| {
-                            let spelled = spelled(*short, long, *takes, *word);
-                            form.contains(&format!("[{spelled}] ")) || form.contains(&format!(" {spelled} "))
-                        },
-                    ),
+                    .is_some_and(|text| text.starts_with("Illegal '") || text.contains("is for -A"));
+                let spelled = spelled(other);
+                let shown = match other.column {
+                    Some(Column::Service) => usage.contains("SERVICE"),
+                    Some(Column::Method) => usage.contains("METHOD"),
+                    _ => usage.contains(&format!("[{spelled}] ")) || usage.contains(&format!(" {spelled} ")),
                 };
-                assert_eq!(shown, !refused, "{line:?}: {said:?}: {form}");
+                assert_eq!(shown, !refused, "{line:?}: {message:?}: {usage}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_help_text_names_every_option() {
+        let help = help();
+        let words: Vec<_> = help.split(|c: char| !(c.is_alphanumeric() || c == '-')).collect();
+        for entry in options::all() {
+            let letters = entry.letters.chars().map(|letter| format!("-{letter}"));
+            for name in letters.chain([format!("--{}", entry.name)]) {
+                assert!(words.contains(&name.as_str()), "{name}: {help}");
             }
         }
     }

@@ -1,7 +1,8 @@
-//! Names of hosts and of ports, both ways.
+//! Look-ups of host names and service names, in both directions.
 //!
-//! Asked while a command line is read and, without `-n`, for every address that is printed, once for each. The system's
-//! resolver blocks for as long as its name servers take; who gives no answer for some seconds is not asked again.
+//! A command line with names needs them, and a listing without `-n` needs one for each address; each address is looked up
+//! once. The system's resolver blocks until a name server replies. After one look-up that takes longer than
+//! [`LOOK_UP_LIMIT`], no further name server is queried.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -12,52 +13,52 @@ use std::{fs, thread};
 
 use xvs_proto::Protocol;
 
-/// Who knows names.
+/// A source of names.
 pub trait Resolver {
-    /// The name of a host.
+    /// The name of the host that has this address.
     fn host_name(&self, addr: IpAddr) -> Option<String>;
     /// The first IPv4 address of a host.
     fn address(&self, name: &str) -> Option<Ipv4Addr>;
     /// The name of a protocol's port.
     fn port_name(&self, port: u16, protocol: Protocol) -> Option<String>;
-    /// The port of a service's name.
+    /// The port that has this name.
     fn port(&self, name: &str, protocol: Protocol) -> Option<u16>;
 }
 
-/// The names that this system knows: the C library's resolver, and `/etc/services`.
+/// The names of this system: from the C library's resolver and from `/etc/services`.
 #[derive(Debug, Default)]
 pub struct SystemResolver {
     services: std::cell::OnceCell<Vec<Service>>,
-    asking: Asking,
-    /// Those that were asked for.
+    look_ups: LookUps,
+    /// Host names that were looked up.
     names: RefCell<HashMap<IpAddr, Option<String>>>,
 }
 
-/// Asks what may not answer, but not for ever.
+/// Runs look-ups with a time limit.
 #[derive(Debug, Default)]
-struct Asking {
-    /// Whether a question went without an answer: then nobody is asked again.
+struct LookUps {
+    /// Whether one exceeded its limit; then no more are run.
     given_up: Cell<bool>,
 }
 
-/// How long an answer may take: the C library asks a second time after 5 seconds.
-const PATIENCE: Duration = Duration::from_secs(6);
+/// The time limit of a look-up. The C library repeats its query after 5 seconds (resolv.conf(5), `timeout`).
+const LOOK_UP_LIMIT: Duration = Duration::from_secs(6);
 
-impl Asking {
-    fn ask<T: Send + 'static>(
+impl LookUps {
+    fn run<T: Send + 'static>(
         &self,
-        patience: Duration,
-        question: impl FnOnce() -> Option<T> + Send + 'static,
+        limit: Duration,
+        look_up: impl FnOnce() -> Option<T> + Send + 'static,
     ) -> Option<T> {
         if self.given_up.get() {
             return None;
         }
-        let (tell, told) = mpsc::channel();
-        // Without an answer the thread stays, and ends with the program.
-        let asked = thread::Builder::new().spawn(move || tell.send(question()));
-        let answer = asked.ok().and_then(|_| told.recv_timeout(patience).ok());
-        self.given_up.set(answer.is_none());
-        answer.flatten()
+        let (sender, receiver) = mpsc::channel();
+        // The thread of a look-up without a reply remains until the program ends.
+        let thread = thread::Builder::new().spawn(move || sender.send(look_up()));
+        let result = thread.ok().and_then(|_| receiver.recv_timeout(limit).ok());
+        self.given_up.set(result.is_none());
+        result.flatten()
     }
 }
 
@@ -72,7 +73,7 @@ struct Service {
 
 impl SystemResolver {
     fn services(&self) -> &[Service] {
-        // A system without the file has numbers only, as with getservbyport.
+        // Without the file, ports have no names, as with getservbyport(3).
         self.services.get_or_init(|| parse(&fs::read_to_string("/etc/services").unwrap_or_default()))
     }
 }
@@ -84,14 +85,14 @@ impl Resolver for SystemResolver {
         }
         let look_up =
             move || dns_lookup::lookup_addr(&addr).ok().filter(|name| name.parse::<IpAddr>().is_err());
-        let name = self.asking.ask(PATIENCE, look_up);
+        let name = self.look_ups.run(LOOK_UP_LIMIT, look_up);
         self.names.borrow_mut().insert(addr, name.clone());
         name
     }
 
     fn address(&self, name: &str) -> Option<Ipv4Addr> {
         let name = name.to_owned();
-        self.asking.ask(PATIENCE, move || {
+        self.look_ups.run(LOOK_UP_LIMIT, move || {
             (name, 0).to_socket_addrs().ok()?.find_map(|found| match found.ip() {
                 IpAddr::V4(addr) => Some(addr),
                 IpAddr::V6(_) => None,
@@ -110,7 +111,7 @@ impl Resolver for SystemResolver {
     }
 }
 
-/// Lines of `NAME PORT/PROTOCOL ALIAS… # comment`; others are skipped (services(5)).
+/// The services in lines of `NAME PORT/PROTOCOL ALIAS… # comment`; other lines are skipped (services(5)).
 fn parse(text: &str) -> Vec<Service> {
     let line = |line: &str| {
         let line = line.split('#').next().unwrap_or_default();
@@ -129,15 +130,15 @@ fn parse(text: &str) -> Vec<Service> {
     text.lines().filter_map(line).collect()
 }
 
-/// Names given one by one, the same on every machine: for tests, and for the lab, which has no network.
+/// A fixed list of names, the same on every machine: for tests, and for the lab, which has no network.
 #[derive(Debug, Clone, Default)]
-pub struct Table {
+pub struct FixedNames {
     hosts: Vec<(String, IpAddr)>,
     services: Vec<(String, u16, Protocol)>,
 }
 
-impl Table {
-    /// With the services that every machine knows, and no host.
+impl FixedNames {
+    /// Well-known services, and no hosts.
     ///
     /// Source: IANA's registry of service names and port numbers.
     pub fn well_known() -> Self {
@@ -159,14 +160,14 @@ impl Table {
         services.into_iter().fold(Self::default(), |table, (name, port, of)| table.service(name, port, of))
     }
 
-    /// With this host in addition.
+    /// Adds a host.
     #[must_use]
     pub fn host(mut self, name: &str, addr: impl Into<IpAddr>) -> Self {
         self.hosts.push((name.to_owned(), addr.into()));
         self
     }
 
-    /// With this name of a port in addition.
+    /// Adds a service.
     #[must_use]
     pub fn service(mut self, name: &str, port: u16, protocol: Protocol) -> Self {
         self.services.push((name.to_owned(), port, protocol));
@@ -174,7 +175,7 @@ impl Table {
     }
 }
 
-impl Resolver for Table {
+impl Resolver for FixedNames {
     fn host_name(&self, addr: IpAddr) -> Option<String> {
         self.hosts.iter().find(|(_, known)| *known == addr).map(|(name, _)| name.clone())
     }
@@ -213,14 +214,15 @@ mod tests {
         assert_eq!(resolver.port_name(53, Protocol::TCP), None);
         assert_eq!(resolver.port_name(53, Protocol::UDP).as_deref(), Some("domain"));
     }
+
     #[test]
-    fn a_name_server_that_does_not_answer_is_waited_for_once_and_one_that_knows_nothing_is_asked_again() {
-        let asking = Asking::default();
-        assert_eq!(asking.ask(PATIENCE, || None::<u8>), None);
-        assert_eq!(asking.ask(PATIENCE, || Some(1)), Some(1));
-        let (never, silence) = mpsc::channel::<u8>();
-        assert_eq!(asking.ask(Duration::ZERO, move || silence.recv().ok()), None);
-        assert_eq!(asking.ask(PATIENCE, || Some(2)), None, "nobody is asked");
-        drop(never);
+    fn look_ups_continue_after_an_unknown_name_and_stop_after_one_without_a_reply() {
+        let look_ups = LookUps::default();
+        assert_eq!(look_ups.run(LOOK_UP_LIMIT, || None::<u8>), None);
+        assert_eq!(look_ups.run(LOOK_UP_LIMIT, || Some(1)), Some(1));
+        let (sender, no_reply) = mpsc::channel::<u8>();
+        assert_eq!(look_ups.run(Duration::ZERO, move || no_reply.recv().ok()), None);
+        assert_eq!(look_ups.run(LOOK_UP_LIMIT, || Some(2)), None, "no further look-up is run");
+        drop(sender);
     }
 }

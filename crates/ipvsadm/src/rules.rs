@@ -1,8 +1,8 @@
-//! Rules saved as commands (`-S`), run from a file (`-R`), and read for a daemon to begin with.
+//! Rules files: saved by `-S`, restored by `-R`, read by `xvsd` at its start.
 //!
-//! `-R` reads the whole input first where it can: consecutive changes travel as one batch, so that they become one
-//! snapshot. What is printed and how it exits is as if each line had been run for itself: a line that the director
-//! refuses, or that popt cannot read, is told and the rest goes on; any other faulty line ends it.
+//! `-R` collects consecutive changes and sends them as one batch, which becomes one snapshot. Messages and exit code are
+//! those of ipvsadm, which runs each line by itself: after a line that the director or popt refuses, it continues with
+//! the next; any other wrong line ends the restore.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -21,25 +21,25 @@ use xvs_model::timeouts::Timeouts;
 use xvs_proto::Endpoint;
 use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey};
 
-use crate::ended::{AfterLine, Ended, TRY_HELP};
+use crate::command_line::{command_line, destination, destination_rule, service_option, service_rule};
+use crate::error::{LineError, OnRestore, TRY_HELP};
 use crate::grammar::{Names, Order, Parsed};
 use crate::listing::{Naming, compare_endpoints, compare_services, merge_sort};
-use crate::options::{destination, destination_rule, service_option, service_rule};
-use crate::own_lines::{local_address_command, mark_command};
 use crate::resolver::Resolver;
 use crate::session::Session;
 use crate::streams::Messages;
-use crate::typed::typed;
+use crate::xvs_lines::{local_address_command, mark_command};
 use crate::{grammar, resolver};
 
 impl Session<'_> {
-    /// Prints all services as the commands that make them. Thresholds are not among what they say. What ipvsadm has no
-    /// words for stands behind `#xvs `, which `ipvsadm-restore` skips; local addresses come first, mark rules last.
-    pub(super) fn save(&mut self, names: Names) -> Result<(), Ended> {
+    /// Prints all services as the commands that add them, without thresholds, as ipvsadm does. Settings that ipvsadm does
+    /// not have are in lines that begin with `#xvs `, which `ipvsadm-restore` skips: local addresses first, mark rules
+    /// last.
+    pub(super) fn save(&mut self, names: Names) -> Result<(), LineError> {
         let rows = self.services(Request::ListServices, Order::Sorted)?;
         let names = Naming { names, resolver: self.resolver };
         for local in self.locals()? {
-            writeln!(self.out, "{OURS}laddr add {local}")?;
+            writeln!(self.out, "{XVS_LINE}laddr add {local}")?;
         }
         for row in &rows {
             let destinations = row.destinations.iter().map(|dest| (dest.endpoint, &dest.options));
@@ -48,26 +48,26 @@ impl Session<'_> {
             }
         }
         for rule in self.marks()? {
-            writeln!(self.out, "{OURS}mark add {rule}")?;
+            writeln!(self.out, "{XVS_LINE}mark add {rule}")?;
         }
         Ok(())
     }
 
-    fn locals(&mut self) -> Result<Vec<LocalAddress>, Ended> {
-        match self.director.call(Request::LocalAddresses).map_err(|failure| Ended::listing(&failure))? {
+    fn locals(&mut self) -> Result<Vec<LocalAddress>, LineError> {
+        match self.director.call(Request::LocalAddresses).map_err(|failure| LineError::listing(&failure))? {
             Reply::LocalAddresses(locals) => Ok(locals),
-            other => Err(Ended::listing(&Failure::unexpected(&other))),
+            other => Err(LineError::listing(&Failure::unexpected(&other))),
         }
     }
 
-    fn marks(&mut self) -> Result<Vec<MarkRule>, Ended> {
-        match self.director.call(Request::Marks).map_err(|failure| Ended::listing(&failure))? {
+    fn marks(&mut self) -> Result<Vec<MarkRule>, LineError> {
+        match self.director.call(Request::Marks).map_err(|failure| LineError::listing(&failure))? {
             Reply::Marks(rules) => Ok(rules),
-            other => Err(Ended::listing(&Failure::unexpected(&other))),
+            other => Err(LineError::listing(&Failure::unexpected(&other))),
         }
     }
 
-    /// Runs the lines of standard input; returns the exit code, that of the last line run.
+    /// Runs the lines of standard input; returns the exit code of the last line that was run.
     pub(super) fn restore(&mut self, rules: Rules, messages: &mut Messages<'_>) -> io::Result<u8> {
         let mut steps = match rules {
             Rules::Added => Vec::new(),
@@ -93,20 +93,20 @@ impl Session<'_> {
                     steps.push(Step::Change(command));
                     continue;
                 }
-                Err(ended) if ended.restore == AfterLine::Continues => {
-                    steps.push(Step::Told(ended));
+                Err(error) if error.on_restore == OnRestore::Continue => {
+                    steps.push(Step::Error(error));
                     continue;
                 }
                 parsed => parsed,
             };
-            // A listing has to see what the lines before it did, and an error to be told after theirs.
+            // A listing has to show the changes of the lines before it, and errors are printed in the order of lines.
             if let ControlFlow::Break(exit) = self.run_steps(&mut steps, messages)? {
                 return Ok(exit);
             }
             let ends = matches!(parsed, Ok(Parsed::Help | Parsed::Version));
-            if let Err(ended) = parsed.and_then(|parsed| self.execute(&parsed)) {
-                messages.tell(&ended)?;
-                return Ok(ended.exit);
+            if let Err(error) = parsed.and_then(|parsed| self.execute(&parsed)) {
+                messages.print(&error)?;
+                return Ok(error.exit);
             }
             exit = 0;
             if ends {
@@ -115,8 +115,8 @@ impl Session<'_> {
         }
     }
 
-    /// Carries out what has been read so far and tells what went wrong, line by line. Goes on with the exit code of
-    /// the last line, if there was one; breaks with one if there is nobody to carry out anything.
+    /// Sends the changes that were read so far and prints the errors in the order of their lines. Continues with the exit
+    /// code of the last line, if there was a line; breaks with an exit code if the director cannot be reached.
     fn run_steps(
         &mut self,
         steps: &mut Vec<Step>,
@@ -127,34 +127,36 @@ impl Session<'_> {
             .iter()
             .filter_map(|step| match step {
                 Step::Change(command) => Some(command.clone()),
-                Step::Told(_) => None,
+                Step::Error(_) => None,
             })
             .collect();
         let mut results = match self.batch(commands) {
             Ok(results) => results.into_iter(),
             Err(failure) => {
-                let ended = Ended::change(&failure);
-                messages.tell(&ended)?;
-                return Ok(ControlFlow::Break(ended.exit));
+                let error = LineError::change(&failure);
+                messages.print(&error)?;
+                return Ok(ControlFlow::Break(error.exit));
             }
         };
         let mut exit = None;
         for step in steps {
-            let ended = match step {
+            let error = match step {
                 Step::Change(command) => match results.next() {
-                    // What it asks for is the case, so that rules can be restored where they are in force.
+                    // No error: rules can be restored where they are in force already.
                     Some(Err(CommandError::MarkExists(_))) => None,
-                    Some(Err(CommandError::LocalExists(there))) if command == Command::AddLocal(there) => {
+                    Some(Err(CommandError::LocalExists(present)))
+                        if command == Command::AddLocal(present) =>
+                    {
                         None
                     }
-                    Some(Err(refused)) => Some(Ended::change(&Failure::Refused(refused))),
+                    Some(Err(refused)) => Some(LineError::change(&Failure::Refused(refused))),
                     _ => None,
                 },
-                Step::Told(ended) => Some(ended),
+                Step::Error(error) => Some(error),
             };
-            exit = Some(ended.as_ref().map_or(0, |ended| ended.exit));
-            if let Some(ended) = ended {
-                messages.tell(&ended)?;
+            exit = Some(error.as_ref().map_or(0, |error| error.exit));
+            if let Some(error) = error {
+                messages.print(&error)?;
             }
         }
         Ok(ControlFlow::Continue(exit))
@@ -164,42 +166,43 @@ impl Session<'_> {
         if commands.is_empty() {
             return Ok(Vec::new());
         }
-        let asked = commands.len();
+        let requested = commands.len();
         match self.director.call(Request::Restore(commands))? {
-            Reply::Restored(results) if results.len() == asked => Ok(results),
+            Reply::Restored(results) if results.len() == requested => Ok(results),
             other => Err(Failure::unexpected(&other)),
         }
     }
 }
 
-/// Reads a line by its words, one of ours also by what `xvs` takes; `None` if it has none.
-fn parse(text: &str, resolver: &dyn Resolver) -> Option<Result<Parsed, Ended>> {
+/// Parses a line of a rules file; `None` if it is empty. Behind `#xvs ` it may be a line of `xvs mark` or `xvs laddr`.
+fn parse(text: &str, resolver: &dyn Resolver) -> Option<Result<Parsed, LineError>> {
     let words: Vec<&str> =
         text.split([' ', '\t', '\r', '\n']).filter(|word| !word.is_empty() && *word != "ipvsadm").collect();
     Some(match &words[..] {
         [] => return None,
-        [_, "mark", words @ ..] if text.starts_with(OURS) => {
-            mark_command(words).map(Parsed::Change).map_err(Ended::usage)
+        [_, "mark", words @ ..] if text.starts_with(XVS_LINE) => {
+            mark_command(words).map(Parsed::Change).map_err(LineError::usage)
         }
-        [_, "laddr", words @ ..] if text.starts_with(OURS) => {
-            local_address_command(words).map(Parsed::Change).map_err(Ended::usage)
+        [_, "laddr", words @ ..] if text.starts_with(XVS_LINE) => {
+            local_address_command(words).map(Parsed::Change).map_err(LineError::usage)
         }
-        [_, words @ ..] if text.starts_with(OURS) => grammar::parse(words, resolver),
+        [_, words @ ..] if text.starts_with(XVS_LINE) => grammar::parse(words, resolver),
         words => grammar::parse(words, resolver),
     })
 }
 
-/// Reads the whole of a rules file, as `-S` prints it, without carrying it out; comments other than ours are skipped.
+/// The changes in the text of a rules file, as printed by `-S`. Comments are skipped, lines that begin with `#xvs ` are
+/// not.
 ///
 /// # Errors
-/// The first line that does not parse or that changes nothing, by its number.
+/// The first line that cannot be parsed or is not a change, with its number.
 pub fn read_rules(text: &str, resolver: &dyn Resolver) -> Result<Vec<RuleLine>, String> {
     let (rules, faults) = read_all(text, resolver);
     faults.first().map_or(Ok(rules), |fault| Err(fault.to_string()))
 }
 
-/// As [`read_rules`], with every line that is wrong.
-pub fn read_all(text: &str, resolver: &dyn Resolver) -> (Vec<RuleLine>, Vec<Fault>) {
+/// As [`read_rules`], with every wrong line.
+fn read_all(text: &str, resolver: &dyn Resolver) -> (Vec<RuleLine>, Vec<Fault>) {
     let (mut rules, mut faults) = (Vec::new(), Vec::new());
     for (number, line) in (1..).zip(text.lines()) {
         if is_comment(line) {
@@ -212,11 +215,11 @@ pub fn read_all(text: &str, resolver: &dyn Resolver) -> (Vec<RuleLine>, Vec<Faul
                 let why = "only what changes services can stand here".to_owned();
                 faults.push(Fault { line: number, why });
             }
-            Some(Err(ended)) => {
-                let why = match ended.text.as_str() {
-                    // There is nothing to try here.
+            Some(Err(error)) => {
+                let why = match error.text.as_str() {
+                    // The advice to try `-h` does not help in a file.
                     TRY_HELP => "it does not begin with a command of ipvsadm, such as -A or -a",
-                    told => told.lines().next().unwrap_or_default(),
+                    text => text.lines().next().unwrap_or_default(),
                 };
                 faults.push(Fault { line: number, why: why.to_owned() });
             }
@@ -225,10 +228,10 @@ pub fn read_all(text: &str, resolver: &dyn Resolver) -> (Vec<RuleLine>, Vec<Faul
     (rules, faults)
 }
 
-/// The commands of a rules file's text, and what they want.
+/// The changes in the text of a rules file, and the state that they result in.
 ///
 /// # Errors
-/// Every line that cannot be read, or not be carried out after those before it, in their order.
+/// Every line that cannot be parsed, or that cannot be applied after the lines before it, in the order of lines.
 pub fn read_wanted(text: &str, resolver: &dyn Resolver) -> Result<(Vec<Command>, Wanted), Vec<Fault>> {
     let (lines, mut faults) = read_all(text, resolver);
     match Wanted::of(&lines) {
@@ -242,9 +245,9 @@ pub fn read_wanted(text: &str, resolver: &dyn Resolver) -> Result<(Vec<Command>,
     }
 }
 
-/// The services of a state as `-S -n` prints them.
-pub fn saved(state: &State) -> Vec<String> {
-    let resolver = resolver::Table::default();
+/// The services of a state, as lines of `-S -n`.
+pub fn saved_rules(state: &State) -> Vec<String> {
+    let resolver = resolver::FixedNames::default();
     let names = Naming { names: Names::Numeric, resolver: &resolver };
     let services = merge_sort(state.services().collect(), &|a, b| compare_services(a.0, b.0));
     let lines = services.into_iter().flat_map(|(key, service)| {
@@ -255,7 +258,7 @@ pub fn saved(state: &State) -> Vec<String> {
     lines.collect()
 }
 
-/// A service with its destinations, in this order.
+/// The lines of a service and its destinations, in the given order.
 fn service_lines<'a>(
     key: &ServiceKey,
     options: &ServiceOptions,
@@ -265,33 +268,33 @@ fn service_lines<'a>(
     let service = service_option(key, names);
     let rule = service_rule(key, options);
     let mut lines = vec![format!("-A {service}{rule}")];
-    let told = options.client_address;
-    if told != ClientAddress::Hidden {
-        lines.push(format!("{OURS}-E {service}{rule} --client-address {}", told.name()));
+    let client_address = options.client_address;
+    if client_address != ClientAddress::Hidden {
+        lines.push(format!("{XVS_LINE}-E {service}{rule} --client-address {}", client_address.name()));
     }
     lines.extend(destinations.map(|(endpoint, options)| {
         let server = names.destination(key, endpoint);
-        let ours = if options.method == ForwardingMethod::FullNat { OURS } else { "" };
-        format!("{ours}-a {service} -r {server}{}", destination_rule(options))
+        let prefix = if options.method == ForwardingMethod::FullNat { XVS_LINE } else { "" };
+        format!("{prefix}-a {service} -r {server}{}", destination_rule(options))
     }));
     lines
 }
 
-/// The lines of a rules file that ask for this, as `-S -n` prints those that it prints; thresholds are among what they say.
-pub fn lines(command: &Command) -> Vec<String> {
-    let resolver = resolver::Table::default();
+/// The lines of a rules file for a command, as printed by `-S -n` but with thresholds.
+pub fn rule_lines(command: &Command) -> Vec<String> {
+    let resolver = resolver::FixedNames::default();
     let names = Naming { names: Names::Numeric, resolver: &resolver };
     let service = |option, key, options: &ServiceOptions| {
         let line = format!("{option} {}{}", service_option(key, &names), service_rule(key, options));
         match options.client_address {
             ClientAddress::Hidden => line,
-            told => format!("{OURS}{line} --client-address {}", told.name()),
+            shown => format!("{XVS_LINE}{line} --client-address {}", shown.name()),
         }
     };
     let dest = |option, key, endpoint, options: &DestinationOptions| {
-        let ours = if options.method == ForwardingMethod::FullNat { OURS } else { "" };
+        let prefix = if options.method == ForwardingMethod::FullNat { XVS_LINE } else { "" };
         let (key, server) = (service_option(key, &names), names.destination(key, endpoint));
-        format!("{ours}{option} {key} -r {server}{}", destination(options))
+        format!("{prefix}{option} {key} -r {server}{}", destination(options))
     };
     vec![match command {
         Command::AddService { key, options } => {
@@ -308,36 +311,36 @@ pub fn lines(command: &Command) -> Vec<String> {
         Command::SetTimeouts(Timeouts { tcp_seconds, tcp_fin_seconds, udp_seconds }) => {
             format!("--set {tcp_seconds} {tcp_fin_seconds} {udp_seconds}")
         }
-        Command::AddMark(rule) => format!("{OURS}mark add {rule}"),
-        Command::AddLocal(local) => format!("{OURS}laddr add {local}"),
-        // What rules say of others is how they are, not how they change.
-        other => format!("# {}", typed(other)),
+        Command::AddMark(rule) => format!("{XVS_LINE}mark add {rule}"),
+        Command::AddLocal(local) => format!("{XVS_LINE}laddr add {local}"),
+        // Other commands do not describe a state; a comment shows them.
+        other => format!("# {}", command_line(other)),
     }]
 }
 
-/// What the lines of a restore are.
+/// How a restore treats the present services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rules {
-    /// Commands beside what there is (`-R`).
+    /// `-R`: the lines change them; comments are errors.
     Added,
-    /// In the place of all services, with comments among them (`ipvsadm-restore`).
+    /// `ipvsadm-restore`: they are deleted first; comments are skipped.
     All,
 }
 
-/// Whether a line says nothing to xvs either.
+/// Whether a line is a comment for xvs, too.
 fn is_comment(line: &str) -> bool {
-    line.starts_with('#') && !line.starts_with(OURS)
+    line.starts_with('#') && !line.starts_with(XVS_LINE)
 }
 
-/// How a line begins that is for xvs only.
-const OURS: &str = "#xvs ";
+/// The beginning of lines that ipvsadm skips and xvs reads.
+const XVS_LINE: &str = "#xvs ";
 
-/// For each command of a batch whether it was carried out.
+/// The result of each command of a batch.
 type BatchResults = Vec<Result<(), CommandError>>;
 
-/// A line of `-R` that has been read and not yet answered.
+/// A line of `-R` that has been read and not been run.
 enum Step {
     Change(Command),
-    /// It cannot be read; what is told of it waits for its turn.
-    Told(Ended),
+    /// The line is wrong. Its message is printed after those of the lines before it.
+    Error(LineError),
 }

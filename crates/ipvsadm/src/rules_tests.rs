@@ -1,4 +1,4 @@
-//! Rules files as a whole: their faults, what they want, and how that differs from what runs.
+//! Tests of whole rules files: their faults, the state they describe, its differences from the running state.
 
 use xvs_model::command::Command;
 use xvs_model::difference::*;
@@ -16,7 +16,7 @@ fn wanted(text: &str) -> Wanted {
 }
 
 #[test]
-fn every_fault_of_a_file_is_told_by_its_line_and_what_stands_twice_with_both() {
+fn every_fault_of_a_file_is_reported_with_its_line_and_a_duplicate_with_both_lines() {
     let text = "\
 -A -t 192.0.2.1:80 -s rr
 -a -t 192.0.2.1:80 -r 192.0.2.11:80 -m
@@ -38,7 +38,7 @@ fn every_fault_of_a_file_is_told_by_its_line_and_what_stands_twice_with_both() {
 --start-daemon backup --mcast-interface eth0
 add a service
 ";
-    let told = faults(text);
+    let found = faults(text);
     let expected = [
         "line 4: virtual service TCP 192.0.2.1:80 stands in line 1 already",
         "line 5: virtual service TCP 192.0.2.1:80 stands in line 4 already",
@@ -51,13 +51,13 @@ add a service
         "line 16: only what changes services can stand here",
         "line 17: invalid: rules do not zero counters; `xvsadm -Z` does",
     ];
-    assert_eq!(told[..10], expected);
-    assert!(told[10].starts_with("line 18: ") && told[10].contains("not supported"), "{}", told[10]);
-    assert_eq!(told[11..], ["line 19: it does not begin with a command of ipvsadm, such as -A or -a"]);
+    assert_eq!(found[..10], expected);
+    assert!(found[10].starts_with("line 18: ") && found[10].contains("not supported"), "{}", found[10]);
+    assert_eq!(found[11..], ["line 19: it does not begin with a command of ipvsadm, such as -A or -a"]);
 }
 
 #[test]
-fn what_a_file_says_at_last_is_what_it_wants() {
+fn later_lines_of_a_file_override_earlier_ones() {
     let text = "-A -t 192.0.2.1:81\n-C\n-A -t 192.0.2.1:80 -s rr\n-E -t 192.0.2.1:80 -s wrr\n--set 0 0 5\n";
     let other = "--set 0 0 5\n-A -t 192.0.2.1:80 -s wrr\n";
     assert_eq!(wanted(text), wanted(other));
@@ -65,7 +65,7 @@ fn what_a_file_says_at_last_is_what_it_wants() {
 }
 
 #[test]
-fn mark_rules_that_stand_in_front_stay_and_others_are_added_behind() {
+fn equal_mark_rules_at_the_front_stay_and_the_others_are_added_behind() {
     let rules = |numbers: &[u32]| -> Vec<Command> {
         let line = |number: &u32| format!("#xvs mark add --set-mark {number}\n");
         wanted(&numbers.iter().map(line).collect::<String>())

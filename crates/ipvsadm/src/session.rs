@@ -1,4 +1,4 @@
-//! A run with the director that it asks.
+//! Runs a parsed line on a director.
 
 use std::io::{BufRead, Write};
 
@@ -7,47 +7,48 @@ use xvs_model::command::Command;
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 
-use crate::ended::Ended;
+use crate::error::LineError;
 use crate::grammar::Parsed;
+use crate::manual;
 use crate::resolver::Resolver;
 
-/// The version line of the program that this one stands in for: scripts look for it.
+/// The version line of ipvsadm 1.31; scripts check it.
 const VERSION: &str = "ipvsadm v1.31 2019/12/24 (compiled with popt and IPVS v1.2.1)\n";
 
 /// How listings are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum Format {
     Text,
     Json,
 }
 
-/// One run: where it reads, prints and asks.
+/// The streams, director and resolver of one run.
 pub(crate) struct Session<'a> {
     pub stdin: &'a mut dyn BufRead,
     pub out: &'a mut dyn Write,
     pub director: &'a mut dyn Director,
     pub resolver: &'a dyn Resolver,
-    pub form: Form,
+    pub format: Format,
 }
 
 impl Session<'_> {
-    /// Carries out a line that is not `-R`.
-    pub(crate) fn execute(&mut self, parsed: &Parsed) -> Result<(), Ended> {
+    /// Runs a line other than `-R`.
+    pub(crate) fn execute(&mut self, parsed: &Parsed) -> Result<(), LineError> {
         match parsed {
             Parsed::Change(command) => self.change(command),
             Parsed::List(list) => self.list(list),
             Parsed::Save(names) => self.save(*names),
-            Parsed::Help => Ok(write!(self.out, "{VERSION}{}", include_str!("help.txt"))?),
+            Parsed::Help => Ok(write!(self.out, "{VERSION}{}", manual::help())?),
             Parsed::Version => Ok(self.out.write_all(VERSION.as_bytes())?),
-            Parsed::Restore => Err(Ended::try_help()),
+            Parsed::Restore => Err(LineError::try_help()),
         }
     }
 
-    pub(crate) fn change(&mut self, command: &Command) -> Result<(), Ended> {
+    pub(crate) fn change(&mut self, command: &Command) -> Result<(), LineError> {
         match self.director.call(Request::Change(command.clone())) {
             Ok(Reply::Done) => Ok(()),
-            Ok(other) => Err(Ended::change(&Failure::unexpected(&other))),
-            Err(failure) => Err(Ended::change(&failure)),
+            Ok(other) => Err(LineError::change(&Failure::unexpected(&other))),
+            Err(failure) => Err(LineError::change(&failure)),
         }
     }
 }

@@ -1,57 +1,57 @@
-//! Where a run reads and prints.
+//! Input and output streams of a run.
 
 use std::io;
 use std::io::{BufRead, Write};
 
-use crate::ended::Ended;
+use crate::error::LineError;
 
-/// Where a run reads and prints.
+/// Input and output streams of a run.
 pub struct Streams<'a> {
     /// Read by `-R` only.
     pub stdin: &'a mut dyn BufRead,
     /// Listings.
     pub stdout: &'a mut dyn Write,
-    /// What went wrong.
+    /// Error messages.
     pub messages: Messages<'a>,
 }
 
-/// Standard error, and who reads it.
+/// The stream of error messages.
 pub struct Messages<'a> {
     to: &'a mut dyn Write,
-    reader: Reader,
+    next_step: NextStep,
 }
 
-/// Who reads messages.
+/// Whether a line of advice follows a message of ipvsadm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reader {
-    /// It knows ipvsadm's messages and gets their very bytes.
-    Script,
-    /// Who also wants to know what to do next.
-    Person,
+pub enum NextStep {
+    /// For scripts: the messages of ipvsadm, to the byte.
+    Omitted,
+    /// For terminals.
+    Printed,
 }
 
 impl<'a> Messages<'a> {
-    /// Messages to this stream, read there by a script or a person.
-    pub fn new(to: &'a mut dyn Write, reader: Reader) -> Self {
-        Self { to, reader }
+    /// Writes messages to this stream, with or without advice.
+    pub fn new(to: &'a mut dyn Write, next_step: NextStep) -> Self {
+        Self { to, next_step }
     }
 
-    pub(crate) fn tell(&mut self, ended: &Ended) -> io::Result<()> {
-        self.to.write_all(ended.text.as_bytes())?;
-        match (&ended.next_step, self.reader) {
-            (Some(next_step), Reader::Person) => writeln!(self.to, "{next_step}"),
+    pub(crate) fn print(&mut self, error: &LineError) -> io::Result<()> {
+        self.to.write_all(error.text.as_bytes())?;
+        match (&error.next_step, self.next_step) {
+            (Some(next_step), NextStep::Printed) => writeln!(self.to, "{next_step}"),
             _ => Ok(()),
         }
     }
 }
 
-/// All that a run printed.
+/// The result of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
     /// The exit code.
     pub exit: u8,
     /// Listings.
     pub stdout: String,
-    /// Messages.
+    /// Error messages.
     pub stderr: String,
 }

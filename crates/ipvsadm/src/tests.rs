@@ -1,4 +1,4 @@
-//! What the recordings cannot show: live numbers, local destinations, JSON, batches, refusals of our own.
+//! Tests of what the recordings do not cover: live numbers, local destinations, JSON, batches, refusals of xvs alone.
 
 use std::io;
 
@@ -16,17 +16,17 @@ use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
 use crate::output;
-use crate::resolver::Table;
+use crate::resolver::FixedNames;
 use crate::streams::Output;
 
-/// Answers with what it was given and remembers what it was asked.
+/// A director that replies with the given rows and records the requests.
 #[derive(Default)]
 struct Script {
-    asked: Vec<Request>,
+    requests: Vec<Request>,
     rows: Vec<ServiceRow>,
     marks: Vec<MarkRule>,
     connections: Vec<ConnectionRow>,
-    /// Which changes are refused, by their number, and why.
+    /// Refused changes, by their number, with the error.
     refused: Vec<(usize, CommandError)>,
     changes: usize,
 }
@@ -41,7 +41,7 @@ impl Script {
 
 impl Director for Script {
     fn call(&mut self, request: Request) -> Result<Reply, Failure> {
-        self.asked.push(request.clone());
+        self.requests.push(request.clone());
         Ok(match request {
             Request::Change(_) => self.change().map(|()| Reply::Done)?,
             Request::Restore(commands) => Reply::Restored(commands.iter().map(|_| self.change()).collect()),
@@ -60,7 +60,7 @@ impl Director for Script {
 
 fn run(script: &mut Script, line: &str, stdin: &str) -> Output {
     let argv: Vec<String> = format!("xvsadm {line}").split(' ').map(str::to_owned).collect();
-    output(&argv, stdin, script, &Table::default())
+    output(&argv, stdin, script, &FixedNames::default())
 }
 
 fn v4(a: u8, b: u8, c: u8, d: u8, port: u16) -> Endpoint {
@@ -81,7 +81,7 @@ fn rates() -> Rates {
     Rates { connections: 12, in_packets: 3400, out_packets: 0, in_bytes: 999_999_999, out_bytes: 1234 }
 }
 
-/// The service of the captured listings of ipvsadm 1.31.
+/// The service in the recorded listings of ipvsadm 1.31.
 fn row() -> ServiceRow {
     let dest = |last, method, weight| DestinationRow {
         endpoint: v4(10, 0, 0, last, 80),
@@ -120,7 +120,7 @@ fn listed(options: &str) -> String {
 }
 
 #[test]
-fn live_numbers_and_local_destinations_are_listed_as_captured() {
+fn live_numbers_and_local_destinations_are_listed_as_recorded() {
     assert_eq!(
         listed(""),
         "Prot LocalAddress:Port Scheduler Flags\n\
@@ -152,7 +152,7 @@ fn live_numbers_and_local_destinations_are_listed_as_captured() {
 }
 
 #[test]
-fn counters_and_rates_are_scaled_as_captured() {
+fn counters_and_rates_are_scaled_as_recorded() {
     assert_eq!(
         listed(" --stats").lines().nth(2),
         Some("TCP  192.168.100.200:80                123 99999999  100000K    1234M     123G")
@@ -233,7 +233,7 @@ fn connections() -> Vec<ConnectionRow> {
 }
 
 #[test]
-fn connections_are_listed_as_captured() {
+fn connections_are_listed_as_recorded() {
     let mut script = Script { connections: connections(), ..Script::default() };
     assert_eq!(
         run(&mut script, "-Lnc", "").stdout,
@@ -261,7 +261,7 @@ fn connections_are_listed_as_captured() {
 }
 
 #[test]
-fn json_listings_read_back_as_the_rows_they_were_made_of() {
+fn json_listings_are_parsed_back_to_their_rows() {
     let mut script = Script { rows: vec![row()], connections: connections(), ..Script::default() };
     let mut expected = row();
     expected.destinations.reverse();
@@ -271,7 +271,7 @@ fn json_listings_read_back_as_the_rows_they_were_made_of() {
     }
     let rows: Vec<ConnectionRow> = serde_json::from_str(&run(&mut script, "-Lc --json", "").stdout).unwrap();
     assert_eq!(rows, connections());
-    // An empty listing is one too.
+    // An empty listing is valid JSON, too.
     assert_eq!(run(&mut script, "-Lc --json", "").stdout, "[\n]\n");
     let timeouts: Timeouts =
         serde_json::from_str(&run(&mut script, "-L --timeout --json", "").stdout).unwrap();
@@ -279,75 +279,77 @@ fn json_listings_read_back_as_the_rows_they_were_made_of() {
 }
 
 #[test]
-fn consecutive_changes_of_a_restore_are_one_batch_and_their_faults_are_told_in_the_order_of_lines() {
+fn consecutive_changes_of_a_restore_are_one_batch_and_errors_are_printed_in_the_order_of_lines() {
     let key = |port| ServiceKey::tcp(v4(192, 0, 2, 1, port));
     let refused = vec![(2, CommandError::ServiceExists(key(2))), (3, CommandError::NoSuchService(key(3)))];
     let mut script = Script { refused, ..Script::default() };
     let input = "-C\n-A -t 192.0.2.1:2\n-A -Q\n-D -t 192.0.2.1:3\n-A -t 192.0.2.1:4\n";
     let output = run(&mut script, "-R", input);
-    let told = "Service already exists\n-Q: unknown option\nNo such service\n";
-    assert_eq!(output, Output { exit: 0, stdout: String::new(), stderr: told.to_owned() });
-    let [Request::Restore(batch)] = script.asked.as_slice() else { panic!("{:?}", script.asked) };
+    let message = "Service already exists\n-Q: unknown option\nNo such service\n";
+    assert_eq!(output, Output { exit: 0, stdout: String::new(), stderr: message.to_owned() });
+    let [Request::Restore(batch)] = script.requests.as_slice() else { panic!("{:?}", script.requests) };
     assert_eq!(batch.len(), 4);
     assert_eq!((&batch[0], &batch[2]), (&Command::Flush, &Command::DeleteService(key(3))));
 }
 
 #[test]
-fn a_line_of_a_restore_that_does_not_parse_ends_it_and_what_stood_before_is_done() {
+fn a_wrong_line_ends_a_restore_after_the_lines_before_it_were_run() {
     let refused = vec![(1, CommandError::OutOfRange { what: String::new() })];
     let mut script = Script { refused, ..Script::default() };
     let output = run(&mut script, "-R", "-C\n-A -w 3\n-A -t 192.0.2.1:4\n");
-    let told = "Numerical result out of range\n\
+    let message = "Numerical result out of range\n\
                 You need to supply the 'service-address' option for the 'add-service' command\n";
-    assert_eq!(output.stderr, told);
+    assert_eq!(output.stderr, message);
     assert_eq!((output.exit, script.changes), (2, 1));
 }
 
 #[test]
-fn by_the_names_of_ipvsadms_scripts_it_saves_and_restores_as_they_do() {
-    let called = |script: &mut Script, words: &[&str], stdin: &str| {
+fn called_by_the_names_of_ipvsadms_scripts_it_saves_and_restores_as_they_do() {
+    let run_as = |script: &mut Script, words: &[&str], stdin: &str| {
         let argv: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-        output(&argv, stdin, script, &Table::default())
+        output(&argv, stdin, script, &FixedNames::default())
     };
     let mut script = Script { rows: vec![row()], ..Script::default() };
     let saved = run(&mut script, "-S -n", "");
-    // Words that are no options are nothing to it.
+    // Words that are no options are ignored.
     for words in
         [&["ipvsadm-save", "-n"][..], &["/sbin/ipvsadm-save", "-n", "-n"], &["ipvsadm-save", "all", "-n"]]
     {
-        assert_eq!(called(&mut script, words, ""), saved, "{words:?}");
+        assert_eq!(run_as(&mut script, words, ""), saved, "{words:?}");
     }
-    assert_eq!(called(&mut script, &["ipvsadm-save"], ""), run(&mut script, "-S", ""));
+    assert_eq!(run_as(&mut script, &["ipvsadm-save"], ""), run(&mut script, "-S", ""));
     for option in ["-h", "--numeric", "-x"] {
-        let told = called(&mut script, &["ipvsadm-save", option], "");
-        assert_eq!((told.exit, told.stdout.as_str()), (1, ""), "{option}");
-        assert!(told.stderr.starts_with("ipvsadm-save: "), "{told:?}");
+        let message = run_as(&mut script, &["ipvsadm-save", option], "");
+        assert_eq!((message.exit, message.stdout.as_str()), (1, ""), "{option}");
+        assert!(message.stderr.starts_with("ipvsadm-save: "), "{message:?}");
     }
 
     let rules =
         "# services of the shop\n-A -t 192.0.2.1:80\n\n#xvs laddr add 192.0.2.9\n-D -t 192.0.2.2:80\n";
     let mut script = Script::default();
-    let restored = called(&mut script, &["/usr/sbin/ipvsadm-restore", "--whatever"], rules);
+    let restored = run_as(&mut script, &["/usr/sbin/ipvsadm-restore", "--whatever"], rules);
     assert_eq!((restored.exit, restored.stderr.as_str()), (0, ""));
-    let [Request::Restore(commands)] = &script.asked[..] else { panic!("one snapshot: {:?}", script.asked) };
+    let [Request::Restore(commands)] = &script.requests[..] else {
+        panic!("one snapshot: {:?}", script.requests)
+    };
     assert!(matches!(
         commands[..],
         [Command::Flush, Command::AddService { .. }, Command::AddLocal(_), Command::DeleteService(_)]
     ));
-    // The services are gone, whatever is wrong with the first line; the exit code is that of the last.
+    // The services are deleted even if the first line is wrong; the exit code is that of the last line.
     let mut script = Script::default();
-    let faulty = called(&mut script, &["ipvsadm-restore"], "-A -t nonsense\n-A -t 192.0.2.1:80\n");
+    let faulty = run_as(&mut script, &["ipvsadm-restore"], "-A -t nonsense\n-A -t 192.0.2.1:80\n");
     assert_eq!(faulty.exit, 2);
-    assert_eq!(script.asked, [Request::Restore(vec![Command::Flush])]);
+    assert_eq!(script.requests, [Request::Restore(vec![Command::Flush])]);
     let mut script = Script::default();
-    assert_eq!(called(&mut script, &["ipvsadm-restore"], "").exit, 0);
-    assert_eq!(script.asked, [Request::Restore(vec![Command::Flush])]);
-    // `-R` of ipvsadm has no comments.
+    assert_eq!(run_as(&mut script, &["ipvsadm-restore"], "").exit, 0);
+    assert_eq!(script.requests, [Request::Restore(vec![Command::Flush])]);
+    // ipvsadm's `-R` refuses comments.
     assert_eq!(run(&mut Script::default(), "-R", rules).exit, 255);
 }
 
 #[test]
-fn mark_rules_are_saved_last_behind_what_ipvsadm_skips_and_restored_where_they_are_in_force() {
+fn mark_rules_are_saved_last_in_lines_that_ipvsadm_skips_and_restored_even_where_they_are_in_force() {
     let marks = vec![MarkRule {
         dest: Some("192.0.2.100".parse().unwrap()),
         source: None,
@@ -359,14 +361,14 @@ fn mark_rules_are_saved_last_behind_what_ipvsadm_skips_and_restored_where_they_a
     }];
     let mut script = Script { marks: marks.clone(), rows: vec![row()], ..Script::default() };
     let saved = run(&mut script, "-Sn", "").stdout;
-    let ours = "#xvs mark add -d 192.0.2.100/32 -p tcp --dports 80,443 --set-mark 1";
-    assert_eq!((saved.lines().last(), saved.matches('#').count()), (Some(ours), 1));
+    let xvs_line = "#xvs mark add -d 192.0.2.100/32 -p tcp --dports 80,443 --set-mark 1";
+    assert_eq!((saved.lines().last(), saved.matches('#').count()), (Some(xvs_line), 1));
 
     let exists = CommandError::MarkExists(marks[0].to_string());
     let mut script = Script { refused: vec![(2, exists)], ..Script::default() };
-    let output = run(&mut script, "-R", &format!("-A -f 1\n{ours}\n"));
+    let output = run(&mut script, "-R", &format!("-A -f 1\n{xvs_line}\n"));
     assert_eq!((output.exit, output.stderr.as_str()), (0, ""));
-    let [Request::Restore(batch)] = script.asked.as_slice() else { panic!("{:?}", script.asked) };
+    let [Request::Restore(batch)] = script.requests.as_slice() else { panic!("{:?}", script.requests) };
     assert_eq!(batch[1], Command::AddMark(marks[0].clone()));
     for wrong in ["#xvs mark list", "#xvs mark add"] {
         assert_eq!(run(&mut script, "-R", wrong).exit, 2, "{wrong}");
@@ -374,8 +376,8 @@ fn mark_rules_are_saved_last_behind_what_ipvsadm_skips_and_restored_where_they_a
 }
 
 #[test]
-fn a_rules_file_is_read_as_a_whole_and_its_first_fault_is_told_by_its_line() {
-    let names = Table::default();
+fn a_rules_file_is_read_as_a_whole_and_its_first_fault_is_reported_with_its_line() {
+    let names = FixedNames::default();
     let text = "# of the web\n-A -t 192.0.2.1:80 -s rr\n\n#xvs mark add -d 192.0.2.1 --set-mark 1\n";
     let lines: Vec<_> = crate::read_rules(text, &names).unwrap().iter().map(|rule| rule.number).collect();
     assert_eq!(lines, [2, 4]);
@@ -391,31 +393,31 @@ fn a_rules_file_is_read_as_a_whole_and_its_first_fault_is_told_by_its_line() {
 }
 
 #[test]
-fn a_restore_without_a_daemon_says_so_once_and_ends() {
-    struct Nobody;
-    impl Director for Nobody {
+fn without_a_daemon_one_message_is_printed_and_the_run_ends() {
+    struct NoDaemon;
+    impl Director for NoDaemon {
         fn call(&mut self, _: Request) -> Result<Reply, Failure> {
-            Err(Failure::Transport("nobody listens".to_owned()))
+            Err(Failure::Transport("no daemon".to_owned()))
         }
         fn connections(&mut self, _: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure> {
-            Err(Failure::Transport("nobody listens".to_owned()))
+            Err(Failure::Transport("no daemon".to_owned()))
         }
     }
     let argv = |line: &str| -> Vec<String> { line.split(' ').map(str::to_owned).collect() };
     for (line, stdin) in
         [("xvsadm -R", "-C\n-C\n-L\n-C\n"), ("xvsadm -L", ""), ("xvsadm -Lc", ""), ("xvsadm -C", "")]
     {
-        let output = output(&argv(line), stdin, &mut Nobody, &Table::default());
+        let output = output(&argv(line), stdin, &mut NoDaemon, &FixedNames::default());
         assert_eq!(
             output,
-            Output { exit: 2, stdout: String::new(), stderr: "nobody listens\n".to_owned() },
+            Output { exit: 2, stdout: String::new(), stderr: "no daemon\n".to_owned() },
             "{line}"
         );
     }
 }
 
 #[test]
-fn what_xvs_does_not_support_is_told_in_its_own_words_with_255() {
+fn a_refusal_of_xvs_alone_prints_its_own_sentence_with_exit_code_255() {
     let refused = vec![
         (
             1,
@@ -435,9 +437,10 @@ fn what_xvs_does_not_support_is_told_in_its_own_words_with_255() {
     ];
     let mut script = Script { refused, ..Script::default() };
     let output = run(&mut script, "-A -f 7", "");
-    let told = "xvs: FWM 7: firewall marks are not supported yet; add a service for each address and port\n";
-    assert_eq!((output.exit, output.stderr.as_str()), (255, told));
+    let message =
+        "xvs: FWM 7: firewall marks are not supported yet; add a service for each address and port\n";
+    assert_eq!((output.exit, output.stderr.as_str()), (255, message));
     let output = run(&mut script, "-A -t 192.0.2.1:80 -s lc", "");
-    let told = "Scheduler or persistence engine not found\n";
-    assert_eq!((output.exit, output.stderr.as_str()), (255, told));
+    let message = "Scheduler or persistence engine not found\n";
+    assert_eq!((output.exit, output.stderr.as_str()), (255, message));
 }

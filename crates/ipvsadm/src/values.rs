@@ -1,6 +1,6 @@
-//! Single values of a command line: numbers, addresses with ports, masks, scheduler flags.
+//! Arguments of options: numbers, addresses with ports, masks, scheduler flags.
 //!
-//! They are read as the C library's `strtol`, `inet_aton` and `inet_pton` read them, because scripts rely on it:
+//! They are parsed as the C library's `strtol`, `inet_aton` and `inet_pton` parse them, because scripts rely on it:
 //! `-M 24` is 0.0.0.24, and 10.1.100 is 10.1.0.100.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,13 +9,13 @@ use std::ops::RangeInclusive;
 use xvs_model::service::SchedulerFlags;
 use xvs_proto::Protocol;
 
-use crate::ended::Ended;
+use crate::error::LineError;
 use crate::resolver::Resolver;
 
-/// What `strtol` takes for blanks.
+/// The characters that `strtol` skips before a number.
 const BLANKS: [char; 6] = [' ', '\t', '\n', '\x0b', '\x0c', '\r'];
 
-/// A decimal number as `atoi` reads it, whatever follows it, if it is in range.
+/// A decimal number as `atoi` parses it, if it is in range; characters behind it are ignored.
 pub(super) fn leading_number(text: &str, range: RangeInclusive<u32>) -> Option<u32> {
     let text = text.trim_start_matches(BLANKS);
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
@@ -23,7 +23,7 @@ pub(super) fn leading_number(text: &str, range: RangeInclusive<u32>) -> Option<u
     number(&text[..text.len() - rest.len()], range)
 }
 
-/// A decimal number as `strtol` reads it, if nothing follows it and it is in range.
+/// A decimal number as `strtol` parses it, if it is in range and no character follows it.
 pub(super) fn number(text: &str, range: RangeInclusive<u32>) -> Option<u32> {
     let unsigned = text.trim_start_matches(BLANKS);
     let (digits, negative) = match unsigned.strip_prefix('-') {
@@ -37,16 +37,16 @@ pub(super) fn number(text: &str, range: RangeInclusive<u32>) -> Option<u32> {
     (range.contains(&value) && !(negative && value != 0)).then_some(value)
 }
 
-/// An address with the port that was given, if any.
+/// An address, and a port if one was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Given {
     pub(super) addr: IpAddr,
     pub(super) port: Option<u16>,
 }
 
-/// An address or host name with an optional port or service name; `None` if it is not one.
+/// An address or host name with an optional port or service name; `None` if the text is no such thing.
 ///
-/// `protocol` is the one to look service names up in; while it is unknown they mean nothing.
+/// Service names are looked up for `protocol`; without a protocol they are refused.
 pub(super) fn endpoint(text: &str, protocol: Option<Protocol>, resolver: &dyn Resolver) -> Option<Given> {
     if text.bytes().all(|digit| digit.is_ascii_digit()) {
         return None;
@@ -57,7 +57,7 @@ pub(super) fn endpoint(text: &str, protocol: Option<Protocol>, resolver: &dyn Re
         if let Ok(addr) = host.parse::<Ipv6Addr>() {
             return Some(Given { addr: addr.into(), port: Some(port) });
         }
-        // ipvsadm forgets the port behind an IPv4 address in brackets.
+        // ipvsadm ignores the port behind an IPv4 address in brackets.
         return Some(Given { addr: ipv4(host, resolver)?.into(), port: None });
     }
     if let Ok(addr) = text.parse::<Ipv6Addr>() {
@@ -76,12 +76,13 @@ fn port(text: &str, protocol: Option<Protocol>, resolver: &dyn Resolver) -> Opti
         .or_else(|| resolver.port(text, protocol?))
 }
 
-/// An IPv4 address or the name of a host that has one.
+/// An IPv4 address, or that of a host name.
 pub(super) fn ipv4(text: &str, resolver: &dyn Resolver) -> Option<Ipv4Addr> {
     inet_aton(text).or_else(|| resolver.address(text))
 }
 
-/// An IPv4 address in one to four parts, the last of which fills what is left; each decimal, octal or hexadecimal.
+/// An IPv4 address as inet_aton(3) parses it: one to four numbers, decimal, octal or hexadecimal, of which the last
+/// has the remaining bytes.
 fn inet_aton(text: &str) -> Option<Ipv4Addr> {
     let address = text.split(|c: char| c.is_ascii_whitespace()).next()?;
     let parts: Vec<u32> = address.split('.').map(c_number).collect::<Option<_>>()?;
@@ -97,7 +98,7 @@ fn inet_aton(text: &str) -> Option<Ipv4Addr> {
     Some(Ipv4Addr::from(high | last))
 }
 
-/// A number as C writes it: `0x` hexadecimal, `0` octal, else decimal.
+/// A number in C notation: `0x` hexadecimal, `0` octal, else decimal.
 fn c_number(text: &str) -> Option<u32> {
     let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(digits) => (digits, 16),
@@ -110,22 +111,22 @@ fn c_number(text: &str) -> Option<u32> {
     u32::from_str_radix(digits, radix).ok()
 }
 
-/// Scheduler flags by name, checked against the scheduler they are for.
-pub(super) fn flags(text: &str, scheduler: &str) -> Result<SchedulerFlags, Ended> {
+/// The scheduler flags of these names. A flag of another scheduler is an error.
+pub(super) fn flags(text: &str, scheduler: &str) -> Result<SchedulerFlags, LineError> {
     let mut bits = 0;
     for item in text.split(',').filter(|item| !item.is_empty()) {
         let Some((owner, _, bit)) = FLAGS.iter().find(|(_, name, _)| *name == item) else {
-            return Err(Ended::usage(format!("invalid scheduler flag `{item}'")));
+            return Err(LineError::usage(format!("invalid scheduler flag `{item}'")));
         };
         if owner.is_some_and(|owner| owner != scheduler) {
-            return Err(Ended::usage(format!("incompatible scheduler flag `{item}'")));
+            return Err(LineError::usage(format!("incompatible scheduler flag `{item}'")));
         }
         bits |= bit;
     }
     Ok(SchedulerFlags(bits))
 }
 
-/// The names under which a scheduler's flags are listed. One that has names of its own hides unnamed flags.
+/// The names of a scheduler's flags in listings. If a scheduler has named flags, its unnamed ones are not listed.
 pub(super) fn flag_names(flags: SchedulerFlags, scheduler: &str) -> String {
     let named = FLAGS.iter().any(|(owner, ..)| *owner == Some(scheduler));
     let owner = named.then_some(scheduler);
@@ -137,7 +138,7 @@ pub(super) fn flag_names(flags: SchedulerFlags, scheduler: &str) -> String {
     names.join(",")
 }
 
-/// Whose flag (`None`: any scheduler's), its name, its bit.
+/// Each flag's scheduler (`None`: every scheduler), name and bit.
 const FLAGS: [(Option<&str>, &str, u8); 7] = [
     (Some("sh"), "sh-fallback", 1),
     (Some("sh"), "sh-port", 2),
@@ -150,11 +151,11 @@ const FLAGS: [(Option<&str>, &str, u8); 7] = [
 
 #[cfg(test)]
 mod tests {
-    use crate::resolver::Table;
+    use crate::resolver::FixedNames;
     use crate::values::*;
 
     #[test]
-    fn numbers_are_read_as_strtol_reads_them_and_nothing_may_follow() {
+    fn numbers_are_parsed_as_strtol_parses_them_and_nothing_may_follow() {
         for (text, value) in [(" 5", 5), ("+5", 5), ("05", 5), ("0", 0), ("-0", 0), ("\t7", 7)] {
             assert_eq!(number(text, 0..=10), Some(value), "{text:?}");
         }
@@ -164,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_read_as_inet_aton_reads_them() {
+    fn addresses_are_parsed_as_inet_aton_parses_them() {
         for (text, address) in [
             ("192.0.2.1", [192, 0, 2, 1]),
             ("192.0.513", [192, 0, 2, 1]),
@@ -181,8 +182,9 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_take_ports_and_service_names_and_lose_the_port_of_a_bracketed_ipv4_address() {
-        let names = Table::default().service("http", 80, Protocol::TCP).host("rs.example", [192, 0, 2, 1]);
+    fn endpoints_have_ports_or_service_names_and_the_port_of_a_bracketed_ipv4_address_is_ignored() {
+        let names =
+            FixedNames::default().service("http", 80, Protocol::TCP).host("rs.example", [192, 0, 2, 1]);
         let read = |text, protocol| endpoint(text, protocol, &names);
         let v4 = |port| Some(Given { addr: [192, 0, 2, 1].into(), port });
         let v6 = |port| Some(Given { addr: "2001:db8::1".parse().unwrap(), port });

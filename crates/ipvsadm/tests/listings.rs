@@ -1,7 +1,7 @@
-//! Every form of every listing, as ipvsadm itself prints it.
+//! Compares every form of every listing with the recorded output of ipvsadm.
 //!
-//! `ipvsadm/state.txt` says what there is, `ipvsadm/listings.txt` what ipvsadm 1.31 prints of it;
-//! `scripts/record-ipvsadm` makes the latter. The same listings as JSON are read back and must be what there is.
+//! `kernel/state.txt` is the state of an IPVS, `kernel/listings.txt` the output of ipvsadm 1.31 for it, recorded by
+//! `scripts/record-ipvsadm`. The same listings as JSON are parsed and compared with the state.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of these tests are tests too")]
 
@@ -9,7 +9,7 @@ use std::io;
 
 use xvs_ipvsadm::Output;
 use xvs_ipvsadm::output;
-use xvs_ipvsadm::resolver::Table;
+use xvs_ipvsadm::resolver::FixedNames;
 use xvs_model::client::{Director, Failure};
 use xvs_model::command::CommandError;
 use xvs_model::connection::{ConnectionRow, EngineData};
@@ -23,16 +23,16 @@ use xvs_model::timeouts::Timeouts;
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey, Weight};
 
-/// What `state.txt` says.
+/// The state in `kernel/state.txt`.
 #[derive(Default)]
-struct There {
+struct Recorded {
     services: Vec<ServiceRow>,
     connections: Vec<ConnectionRow>,
     daemons: Vec<SyncDaemon>,
     timeouts: Timeouts,
 }
 
-impl Director for There {
+impl Director for Recorded {
     fn call(&mut self, request: Request) -> Result<Reply, Failure> {
         Ok(match request {
             Request::ListServices => Reply::Services(self.services.clone()),
@@ -44,7 +44,7 @@ impl Director for There {
             Request::Daemons => Reply::Daemons(self.daemons.clone()),
             Request::Marks => Reply::Marks(Vec::new()),
             Request::LocalAddresses => Reply::LocalAddresses(Vec::new()),
-            other => panic!("listings do not ask {other:?}"),
+            other => panic!("a listing does not send {other:?}"),
         })
     }
 
@@ -53,7 +53,7 @@ impl Director for There {
     }
 }
 
-/// The words of a line, one by one.
+/// The words of a line of `state.txt`.
 struct Fields<'a>(std::str::SplitWhitespace<'a>);
 
 impl<'a> Fields<'a> {
@@ -167,33 +167,33 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn there() -> There {
-    let mut there = There::default();
+fn state() -> Recorded {
+    let mut state = Recorded::default();
     for line in include_str!("kernel/state.txt").lines() {
         let mut fields = Fields(line.split_whitespace());
         match fields.text() {
-            "service" => there.services.push(fields.service()),
-            "dest" => there.services.last_mut().unwrap().destinations.push(fields.destination()),
-            "connection" => there.connections.push(fields.connection()),
-            "daemon" => there.daemons.push(fields.daemon()),
+            "service" => state.services.push(fields.service()),
+            "dest" => state.services.last_mut().unwrap().destinations.push(fields.destination()),
+            "connection" => state.connections.push(fields.connection()),
+            "daemon" => state.daemons.push(fields.daemon()),
             "timeouts" => {
                 let (tcp_seconds, tcp_fin_seconds) = (fields.number(), fields.number());
-                there.timeouts = Timeouts { tcp_seconds, tcp_fin_seconds, udp_seconds: fields.number() };
+                state.timeouts = Timeouts { tcp_seconds, tcp_fin_seconds, udp_seconds: fields.number() };
             }
             _ => {}
         }
     }
-    there
+    state
 }
 
-fn run(line: &str, there: &mut There) -> Output {
+fn run(line: &str, state: &mut Recorded) -> Output {
     let argv: Vec<_> = format!("ipvsadm {line}").split(' ').map(str::to_owned).collect();
-    output(&argv, "", there, &Table::default())
+    output(&argv, "", state, &FixedNames::default())
 }
 
 #[test]
 fn every_listing_in_every_form_is_what_ipvsadm_prints_to_the_byte() {
-    let mut there = there();
+    let mut state = state();
     let recording = include_str!("kernel/listings.txt");
     let mut listings = recording.split("\n$ ");
     let head = listings.next().unwrap();
@@ -201,7 +201,7 @@ fn every_listing_in_every_form_is_what_ipvsadm_prints_to_the_byte() {
     let mut compared = 0;
     for listing in listings {
         let (line, printed) = listing.split_once('\n').unwrap();
-        let output = run(line, &mut there);
+        let output = run(line, &mut state);
         assert_eq!((output.exit, output.stderr.as_str()), (0, ""), "{line}");
         assert_eq!(output.stdout.trim_end_matches('\n'), printed.trim_end_matches('\n'), "{line}");
         compared += 1;
@@ -210,21 +210,21 @@ fn every_listing_in_every_form_is_what_ipvsadm_prints_to_the_byte() {
 }
 
 #[test]
-fn as_json_every_listing_says_all_there_is_whatever_its_form() {
-    let mut there = there();
-    let listed = |line: &str, there: &mut There| {
-        let output = run(line, there);
+fn every_listing_as_json_has_the_whole_state_whatever_its_columns() {
+    let mut state = state();
+    let listed = |line: &str, state: &mut Recorded| {
+        let output = run(line, state);
         assert_eq!((output.exit, output.stderr.as_str()), (0, ""), "{line}");
         output.stdout
     };
     for form in ["", " --stats", " --rate --exact", " --thresholds", " --persistent-conn", " --tun-info"] {
-        let rows = listed(&format!("-L -n --nosort --json{form}"), &mut there);
-        assert_eq!(serde_json::from_str::<Vec<ServiceRow>>(&rows).unwrap(), there.services, "{form}");
+        let rows = listed(&format!("-L -n --nosort --json{form}"), &mut state);
+        assert_eq!(serde_json::from_str::<Vec<ServiceRow>>(&rows).unwrap(), state.services, "{form}");
     }
-    let connections = listed("-L -n -c --json", &mut there);
-    assert_eq!(serde_json::from_str::<Vec<ConnectionRow>>(&connections).unwrap(), there.connections);
-    let daemons = listed("-L --daemon --json", &mut there);
-    assert_eq!(serde_json::from_str::<Vec<SyncDaemon>>(&daemons).unwrap(), there.daemons);
-    let timeouts = listed("-L --timeout --json", &mut there);
-    assert_eq!(serde_json::from_str::<Timeouts>(&timeouts).unwrap(), there.timeouts);
+    let connections = listed("-L -n -c --json", &mut state);
+    assert_eq!(serde_json::from_str::<Vec<ConnectionRow>>(&connections).unwrap(), state.connections);
+    let daemons = listed("-L --daemon --json", &mut state);
+    assert_eq!(serde_json::from_str::<Vec<SyncDaemon>>(&daemons).unwrap(), state.daemons);
+    let timeouts = listed("-L --timeout --json", &mut state);
+    assert_eq!(serde_json::from_str::<Timeouts>(&timeouts).unwrap(), state.timeouts);
 }

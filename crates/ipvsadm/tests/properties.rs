@@ -1,4 +1,4 @@
-//! Whatever is typed or sent: an answer with a known exit code, and never a panic.
+//! Random command lines and messages: every line ends with a known exit code, no message causes a panic.
 
 use std::io;
 
@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use xvs_ipvsadm::output;
-use xvs_ipvsadm::resolver::Table;
+use xvs_ipvsadm::resolver::FixedNames;
 use xvs_model::client::{Director, Failure};
 use xvs_model::command::{Command, CommandError};
 use xvs_model::connection::ConnectionRow;
@@ -30,7 +30,7 @@ impl Changes {
 
 impl Director for Changes {
     fn call(&mut self, request: Request) -> Result<Reply, Failure> {
-        // Everything that is asked must survive its journey.
+        // Every request must be the same after serialization.
         let text = serde_json::to_string(&request).map_err(|error| Failure::Transport(error.to_string()))?;
         assert_eq!(serde_json::from_str::<Request>(&text).ok().as_ref(), Some(&request));
         Ok(match request {
@@ -140,11 +140,11 @@ proptest! {
         for words in &lines {
             let argv: Vec<String> =
                 std::iter::once("xvsadm").chain(words.iter().copied()).map(str::to_owned).collect();
-            let output = output(&argv, &stdin, &mut director, &Table::default());
+            let output = output(&argv, &stdin, &mut director, &FixedNames::default());
             prop_assert!([0, 1, 2, 255].contains(&output.exit), "{words:?}: {output:?}");
-            // A restore may go on after a line that it has told of.
-            let told = !output.stderr.is_empty();
-            prop_assert!(told || output.exit == 0, "{words:?}: {output:?}");
+            // Not the reverse: a restore may continue after a line whose error it has printed.
+            let has_message = !output.stderr.is_empty();
+            prop_assert!(has_message || output.exit == 0, "{words:?}: {output:?}");
         }
     }
 

@@ -1,8 +1,8 @@
-//! Plays every command line of the kernel's recordings against `adm` and the desired state alone.
+//! Plays the command lines of the conformance recordings on a director that has the desired state alone.
 //!
-//! Exit code, standard output and standard error must be those of ipvsadm. There is no data plane here: frames and
-//! waits are skipped, and listings of live numbers after the first frame are out of scope. What differs on purpose is
-//! listed in [`DIFFERENT`].
+//! Exit code, standard output and standard error must be those of ipvsadm. There is no data plane: frames and waits
+//! are skipped, and so are listings after the first frame, which have live numbers. [`DIFFERENT`] lists the intended
+//! differences.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of these tests are tests too")]
 
@@ -13,7 +13,7 @@ use std::{fs, io};
 use serde_json::Value;
 use xvs_ipvsadm::Output;
 use xvs_ipvsadm::output;
-use xvs_ipvsadm::resolver::Table;
+use xvs_ipvsadm::resolver::FixedNames;
 use xvs_model::client::{Director, Failure};
 use xvs_model::command::{Command, CommandError};
 use xvs_model::connection::ConnectionRow;
@@ -26,7 +26,7 @@ use xvs_model::state::State;
 use xvs_proto::Protocol;
 use xvs_sched::ServiceKey;
 
-/// Begins of command lines whose standard output differs on purpose, and why.
+/// Prefixes of command lines whose standard output is meant to differ, and why.
 const DIFFERENT: [(&str, &str); 2] =
     [("-h", "the help text is our own"), ("--help", "the help text is our own")];
 
@@ -51,7 +51,7 @@ impl Model {
     }
 }
 
-/// A service as it is wanted, all live numbers 0.
+/// A service of the desired state with all live numbers 0.
 fn idle(key: ServiceKey, service: &Service) -> ServiceRow {
     let dest = |dest: &Destination| DestinationRow {
         endpoint: dest.endpoint,
@@ -94,7 +94,7 @@ impl Director for Model {
             Request::Marks => Reply::Marks(self.state.marks().to_vec()),
             Request::Daemons => Reply::Daemons(self.state.daemons().to_vec()),
             Request::LocalAddresses => Reply::LocalAddresses(self.state.locals().to_vec()),
-            other => panic!("ipvsadm's commands do not ask {other:?}"),
+            other => panic!("ipvsadm's commands do not send {other:?}"),
         })
     }
 
@@ -103,10 +103,11 @@ impl Director for Model {
     }
 }
 
-/// Names of the machine that the recordings were made on.
-fn names(steps: &[Value]) -> Table {
+/// The names that the machine of the recordings knew.
+fn names(steps: &[Value]) -> FixedNames {
     let services = [("ftp", 21), ("ssh", 22), ("domain", 53), ("http", 80), ("https", 443), ("sip", 5060)];
-    let mut table = Table::default().service("domain", 53, Protocol::UDP).service("sip", 5060, Protocol::UDP);
+    let mut table =
+        FixedNames::default().service("domain", 53, Protocol::UDP).service("sip", 5060, Protocol::UDP);
     for (name, port) in services {
         table = table.service(name, port, Protocol::TCP);
     }
@@ -120,7 +121,7 @@ fn names(steps: &[Value]) -> Table {
     table
 }
 
-/// A listing without what the recordings leave open: the table's size and the order of services.
+/// A listing without the table's size and with its services sorted: both differ between recordings of one state.
 fn comparable(text: &str) -> String {
     let mut sections: Vec<String> = Vec::new();
     let mut section = String::new();

@@ -1,7 +1,7 @@
-//! What `xvsadm` makes of odd values, as ipvsadm itself does.
+//! Compares the parsing of unusual arguments with that of ipvsadm.
 //!
-//! `ipvsadm/values.txt` holds, for some thousand command lines, exit code, standard error and the change that is asked for; it
-//! says how it is read, and `scripts/record-ipvsadm` makes it.
+//! `kernel/values.txt` has exit code, standard error and the requested change of some thousand command lines; its
+//! comments describe its lines. `scripts/record-ipvsadm` recorded it.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of these tests are tests too")]
 
@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use listener::Listener;
 use xvs_ipvsadm::output;
-use xvs_ipvsadm::resolver::Table;
+use xvs_ipvsadm::resolver::FixedNames;
 use xvs_model::command::Command;
 use xvs_model::destination::{DestinationOptions, Tunnel, TunnelChecksum};
 use xvs_model::service::{Netmask, ServiceOptions};
@@ -21,8 +21,8 @@ use xvs_model::timeouts::Timeouts;
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
-/// A change as kernel.c tells it: the number of the kernel's command, then what it is about.
-fn told(command: &Command) -> String {
+/// A change as `kernel.c` prints it: the number of the kernel's command, then its arguments.
+fn recorded(command: &Command) -> String {
     match command {
         Command::AddService { key, options } => format!("1{}{}", service(key), service_options(key, options)),
         Command::EditService { key, options } => {
@@ -53,7 +53,7 @@ fn told(command: &Command) -> String {
         }
         Command::Zero(key) => format!("16{}", key.as_ref().map(service).unwrap_or_default()),
         Command::Flush => "17".to_owned(),
-        other => panic!("no line asks for {other:?}"),
+        other => panic!("no line requests {other:?}"),
     }
 }
 
@@ -64,7 +64,7 @@ fn role(role: SyncRole) -> u8 {
     }
 }
 
-/// As the C library writes addresses: the last two groups of an IPv4-compatible one are dotted.
+/// An address as inet_ntop(3) prints it: the last 32 bits of an IPv4-compatible address are dotted decimal.
 fn endpoint(Endpoint { addr, port }: Endpoint) -> String {
     match addr {
         IpAddr::V6(v6) if v6.segments()[..6] == [0; 6] && v6.segments()[6] != 0 => {
@@ -120,7 +120,7 @@ fn destination_options(options: &DestinationOptions) -> String {
     format!(" {method} {} {upper_threshold} {lower_threshold} {kind} {port} {sums}", weight.0)
 }
 
-/// What the kernel makes of a daemon whose size, port and hops are left to it.
+/// A recorded change; where ipvsadm leaves length, port or TTL of a daemon to the kernel, with the kernel's default.
 fn with_defaults(change: &str, ours: &str) -> String {
     let defaults = ["1472", "1452", "8848", "1"];
     if !change.starts_with("9 ") {
@@ -133,9 +133,9 @@ fn with_defaults(change: &str, ours: &str) -> String {
 }
 
 #[test]
-fn odd_values_are_refused_or_understood_as_ipvsadm_does() {
-    let names = Table::well_known().host("localhost", [127, 0, 0, 1]);
-    let (mut asked, mut faults) = (0, Vec::new());
+fn unusual_arguments_are_refused_or_parsed_as_ipvsadm_does() {
+    let names = FixedNames::well_known().host("localhost", [127, 0, 0, 1]);
+    let (mut compared, mut faults) = (0, Vec::new());
     for case in include_str!("kernel/values.txt").split("\n$\t").skip(1) {
         let mut lines = case.lines();
         let words: Vec<_> = lines.next().unwrap().split('\t').collect();
@@ -145,15 +145,15 @@ fn odd_values_are_refused_or_understood_as_ipvsadm_does() {
             std::iter::once("ipvsadm").chain(words.iter().copied()).map(str::to_owned).collect();
         let mut listener = Listener::default();
         let output = output(&argv, "", &mut listener, &names);
-        asked += 1;
-        let heard = listener.heard.as_ref().map(told).unwrap_or_default();
-        let theirs = (exit.to_owned(), with_defaults(change, &heard), stderr);
-        let ours = (output.exit.to_string(), heard, output.stderr);
+        compared += 1;
+        let requested = listener.requested.as_ref().map(recorded).unwrap_or_default();
+        let theirs = (exit.to_owned(), with_defaults(change, &requested), stderr);
+        let ours = (output.exit.to_string(), requested, output.stderr);
         if ours != theirs {
             faults.push(format!("{words:?}\n  xvsadm:  {ours:?}\n  ipvsadm: {theirs:?}"));
         }
     }
-    println!("{asked} command lines");
-    assert!(asked > 3_000, "{asked} command lines");
-    assert!(faults.is_empty(), "{} of {asked}:\n{}", faults.len(), faults.join("\n"));
+    println!("{compared} command lines");
+    assert!(compared > 3_000, "{compared} command lines");
+    assert!(faults.is_empty(), "{} of {compared}:\n{}", faults.len(), faults.join("\n"));
 }

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use xvs_model::check::{
-    Check, Dns, FileWeight, Http, Probe, Reply, Script, Target, TrackFile, Trust, Udp, Weighing,
+    Check, Dns, ExitCodeMeaning, FileWeight, Http, Probe, Reply, Script, Target, TrackFile, Trust, Udp,
 };
 
 use crate::blocks::Block;
@@ -93,7 +93,7 @@ enum Kind {
     Script {
         script: Option<Script>,
         timeout: Option<Duration>,
-        weighing: Weighing,
+        meaning: ExitCodeMeaning,
         user: Option<Vec<String>>,
     },
     File {
@@ -114,7 +114,7 @@ impl Reader {
             "SMTP_CHECK" => Kind::Smtp("smtpchecker.keepalived.org".to_owned()),
             "UDP_CHECK" => Kind::Udp { payload: None, pattern: None, least: 0, most: 255 },
             "MISC_CHECK" => {
-                Kind::Script { script: None, timeout: None, weighing: Weighing::Plain, user: None }
+                Kind::Script { script: None, timeout: None, meaning: ExitCodeMeaning::Plain, user: None }
             }
             "FILE_CHECK" => Kind::File { name: None, weight: None },
             _ => return None,
@@ -268,14 +268,14 @@ impl Kind {
                 }
                 true
             }
-            Self::Script { script, timeout, weighing, user } => {
+            Self::Script { script, timeout, meaning, user } => {
                 match block.keyword() {
                     "misc_path" => set(script, faults.command(block)),
                     "misc_timeout" => {
                         let seconds = faults.number(block, 0..=u64::from(u32::MAX));
                         *timeout = seconds.filter(|seconds| *seconds > 0).map(Duration::from_secs);
                     }
-                    "misc_dynamic" => *weighing = Weighing::Dynamic,
+                    "misc_dynamic" => *meaning = ExitCodeMeaning::Dynamic,
                     "user" => set(user, faults.argument(block).map(|_| block.arguments().to_vec())),
                     _ => return false,
                 }
@@ -330,11 +330,11 @@ impl Kind {
                 let reply = pattern.map(|pattern| Reply { pattern, length: least..=most });
                 Probe::Udp(target?, Udp { payload, reply })
             }
-            Self::Script { script, weighing, user, .. } => {
+            Self::Script { script, meaning, user, .. } => {
                 let Some(mut script) = script else { return incomplete("misc_path") };
                 let mut user = user.unwrap_or_default().into_iter();
                 (script.user, script.group) = (user.next(), user.next());
-                Probe::Script(script, weighing)
+                Probe::Script(script, meaning)
             }
             Self::File { name, weight } => {
                 let Some(name) = name else { return incomplete("track_file") };

@@ -50,7 +50,7 @@ pub(super) fn take(http: &mut Http, tls: &mut TlsWords, block: &Block, faults: &
         // keepalived has no such word and takes any certificate.
         "tls_verify" => match faults.switch(block) {
             Some(true) => tls.trust = Trust::Authorities,
-            Some(false) => tls.trust = Trust::Anyone,
+            Some(false) => tls.trust = Trust::AnyCertificate,
             None => {}
         },
         // How a connection is closed does not change what is asked.

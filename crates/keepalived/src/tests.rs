@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use xvs_health::outcome::outcome;
 use xvs_health::prepare::Prepared;
-use xvs_ipvsadm::saved;
+use xvs_ipvsadm::saved_rules;
 use xvs_model::check::{Check, Pattern, Probe, Script, Udp};
 use xvs_model::command::Command;
 use xvs_model::fault::{Fault, Severity};
@@ -40,7 +40,7 @@ fn assert_comes_to(name: &str) -> Configuration {
     let expected = |what: &str| text.lines().filter_map(|line| line.strip_prefix(what)).collect::<Vec<_>>();
     let configuration = configuration(&text);
     let (state, refused) = outcome(&configuration);
-    let rules: BTreeSet<_> = saved(&state).into_iter().collect();
+    let rules: BTreeSet<_> = saved_rules(&state).into_iter().collect();
     assert_eq!(rules, expected("# rule ").into_iter().map(str::to_owned).collect());
     let faults = configuration.faults.iter().chain(&refused);
     let told = faults.map(|Fault { place, severity, text }| format!("{}: {severity:?}: {text}", place.line));

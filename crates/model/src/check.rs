@@ -38,7 +38,7 @@ pub enum Probe {
     /// An ICMP echo.
     Ping(Target),
     /// A command by its exit code.
-    Script(Script, Weighing),
+    Script(Script, ExitCodeMeaning),
     /// The number that a file begins with.
     File(TrackFile),
 }
@@ -55,8 +55,8 @@ impl Probe {
                 Self::Http(target, Http { tls, host: http.host, urls: urls.collect(), ..Http::default() })
             }
             Self::Udp(target, _) => Self::Udp(target, Udp { payload: None, reply: None }),
-            Self::Script(script, weighing) => {
-                Self::Script(Script { user: None, group: None, ..script }, weighing)
+            Self::Script(script, meaning) => {
+                Self::Script(Script { user: None, group: None, ..script }, meaning)
             }
             whole => whole,
         }
@@ -134,7 +134,7 @@ pub struct Tls {
 pub enum Trust {
     /// Any certificate.
     #[default]
-    Anyone,
+    AnyCertificate,
     /// Those that an authority has signed, valid now and for the name.
     Authorities,
 }
@@ -194,7 +194,7 @@ pub struct Reply {
 
 /// Whether a script's exit code is a weight too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Weighing {
+pub enum ExitCodeMeaning {
     /// 0 is well, anything else is not.
     Plain,
     /// 0 is well, 1 is not, others are the weight and 2.

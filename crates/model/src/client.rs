@@ -13,7 +13,7 @@ use thiserror::Error;
 use crate::capture::{CaptureRequest, CapturedPacket, Missed};
 use crate::command::CommandError;
 use crate::connection::{ConnectionRow, Filter};
-use crate::event::{Asked, Heard};
+use crate::event::{EventBatch, EventQuery};
 use crate::framing::{FrameError, ReplyMessage, RequestMessage, VERSION, decode, read_frame, write_message};
 use crate::reply::Reply;
 use crate::request::Request;
@@ -41,7 +41,7 @@ pub trait Director {
         filter: &Filter,
         each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
     ) -> Result<(), Failure> {
-        self.connections(&mut |row| if filter.fits(&row) { each(row) } else { Ok(()) })
+        self.connections(&mut |row| if filter.matches(&row) { each(row) } else { Ok(()) })
     }
 }
 
@@ -103,8 +103,8 @@ impl Client {
     /// As [`Director::connections`].
     pub fn events(
         &mut self,
-        asked: Asked,
-        each: &mut dyn FnMut(Heard) -> io::Result<()>,
+        asked: EventQuery,
+        each: &mut dyn FnMut(EventBatch) -> io::Result<()>,
     ) -> Result<(), Failure> {
         self.send(Request::Events(asked))?;
         loop {

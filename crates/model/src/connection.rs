@@ -18,9 +18,9 @@ pub struct Filter {
     /// Connections, or templates.
     pub kind: Kind,
     /// Where the client is.
-    pub client: Option<Ends>,
+    pub client: Option<EndpointRange>,
     /// Where the real server is.
-    pub dest: Option<Ends>,
+    pub dest: Option<EndpointRange>,
     /// The service that it belongs to.
     pub service: Option<ServiceKey>,
     /// The destination that it is counted at, as its service has it.
@@ -62,10 +62,10 @@ impl fmt::Display for Filter {
 
 impl Filter {
     /// Whether a row matches; a row without detail never does.
-    pub fn fits(&self, row: &ConnectionRow) -> bool {
+    pub fn matches(&self, row: &ConnectionRow) -> bool {
         let Some(detail) = &row.detail else { return false };
         let kind = if detail.template { Kind::Templates } else { Kind::Connections };
-        let within = |wanted: &Option<Ends>, end| wanted.is_none_or(|wanted| wanted.contains(end));
+        let within = |wanted: &Option<EndpointRange>, end| wanted.is_none_or(|wanted| wanted.contains(end));
         kind == self.kind
             && within(&self.client, row.client)
             && within(&self.dest, row.dest)
@@ -78,12 +78,12 @@ impl Filter {
 /// The endpoints of a network, at every port or at one: `192.0.2.0/24`, `192.0.2.1:80`, `[2001:db8::/32]:80`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Ends {
+pub struct EndpointRange {
     network: Prefix,
     port: Option<u16>,
 }
 
-impl Ends {
+impl EndpointRange {
     /// This one endpoint.
     pub fn one(endpoint: Endpoint) -> Self {
         Self { network: Prefix::host(endpoint.addr), port: Some(endpoint.port) }
@@ -94,7 +94,7 @@ impl Ends {
     }
 }
 
-impl fmt::Display for Ends {
+impl fmt::Display for EndpointRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.network, self.port) {
             (network, None) => write!(f, "{network}"),
@@ -106,9 +106,9 @@ impl fmt::Display for Ends {
 
 /// A text that does not name endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NoEnds;
+pub struct EndpointRangeError;
 
-impl fmt::Display for NoEnds {
+impl fmt::Display for EndpointRangeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
             "it takes ADDRESS, ADDRESS/LEN, ADDRESS:PORT or ADDRESS/LEN:PORT, of IPv6 [ADDRESS/LEN]:PORT",
@@ -116,40 +116,40 @@ impl fmt::Display for NoEnds {
     }
 }
 
-impl std::error::Error for NoEnds {}
+impl std::error::Error for EndpointRangeError {}
 
-impl FromStr for Ends {
-    type Err = NoEnds;
+impl FromStr for EndpointRange {
+    type Err = EndpointRangeError;
 
-    fn from_str(text: &str) -> Result<Self, NoEnds> {
+    fn from_str(text: &str) -> Result<Self, EndpointRangeError> {
         if let Ok(network) = text.parse() {
             return Ok(Self { network, port: None });
         }
         if let Ok(socket) = text.parse::<SocketAddr>() {
             return Ok(Self::one(Endpoint::new(socket.ip(), socket.port())));
         }
-        let (network, port) = text.rsplit_once(':').ok_or(NoEnds)?;
+        let (network, port) = text.rsplit_once(':').ok_or(EndpointRangeError)?;
         let bare = network.strip_prefix('[').and_then(|network| network.strip_suffix(']'));
-        let network: Prefix = bare.unwrap_or(network).parse().map_err(|_| NoEnds)?;
+        let network: Prefix = bare.unwrap_or(network).parse().map_err(|_| EndpointRangeError)?;
         // Without brackets the port of an IPv6 network could be its last group.
         if bare.is_some() != network.addr().is_ipv6() {
-            return Err(NoEnds);
+            return Err(EndpointRangeError);
         }
-        Ok(Self { network, port: Some(port.parse().map_err(|_| NoEnds)?) })
+        Ok(Self { network, port: Some(port.parse().map_err(|_| EndpointRangeError)?) })
     }
 }
 
-impl TryFrom<String> for Ends {
-    type Error = NoEnds;
+impl TryFrom<String> for EndpointRange {
+    type Error = EndpointRangeError;
 
-    fn try_from(text: String) -> Result<Self, NoEnds> {
+    fn try_from(text: String) -> Result<Self, EndpointRangeError> {
         text.parse()
     }
 }
 
-impl From<Ends> for String {
-    fn from(ends: Ends) -> Self {
-        ends.to_string()
+impl From<EndpointRange> for String {
+    fn from(range: EndpointRange) -> Self {
+        range.to_string()
     }
 }
 
@@ -222,7 +222,7 @@ mod tests {
 
     use super::*;
 
-    fn ends(text: &str) -> Ends {
+    fn range(text: &str) -> EndpointRange {
         text.parse().unwrap()
     }
 
@@ -238,13 +238,13 @@ mod tests {
             ("[2001:db8::1]:80", "[2001:db8::1/128]:80"),
             ("[2001:db8::/32]:80", "[2001:db8::/32]:80"),
         ] {
-            assert_eq!(ends(text).to_string(), printed);
-            assert_eq!(ends(printed), ends(text));
+            assert_eq!(range(text).to_string(), printed);
+            assert_eq!(range(printed), range(text));
         }
         for text in
             ["", "x", ":80", "192.0.2.1:", "192.0.2.1:http", "192.0.2.1/33", "[192.0.2.0/24]:80", "[::1]"]
         {
-            assert_eq!(text.parse::<Ends>(), Err(NoEnds), "{text}");
+            assert_eq!(text.parse::<EndpointRange>(), Err(EndpointRangeError), "{text}");
         }
     }
 
@@ -273,28 +273,28 @@ mod tests {
         };
         let all = Filter {
             kind: Kind::Connections,
-            client: Some(ends("192.0.2.0/28")),
-            dest: Some(ends("192.0.2.11:8080")),
+            client: Some(range("192.0.2.0/28")),
+            dest: Some(range("192.0.2.11:8080")),
             service: Some(service),
             server: Some(end(11, 8080)),
             states: vec!["CLOSE".to_owned(), "ESTABLISHED".to_owned()],
         };
-        assert!(Filter::default().fits(&row) && all.fits(&row));
+        assert!(Filter::default().matches(&row) && all.matches(&row));
         let told = "connections of TCP 192.0.2.100:80, real server 192.0.2.11:8080, from 192.0.2.0/28, \
                     to 192.0.2.11/32:8080, in CLOSE or ESTABLISHED";
         assert_eq!(all.to_string(), told);
         let another = Some(ServiceKey::udp(end(100, 80)));
         for wrong in [
             Filter { kind: Kind::Templates, ..all.clone() },
-            Filter { client: Some(ends("192.0.2.16/28")), ..all.clone() },
-            Filter { client: Some(ends("192.0.2.7:4097")), ..all.clone() },
-            Filter { dest: Some(ends("192.0.2.11:80")), ..all.clone() },
+            Filter { client: Some(range("192.0.2.16/28")), ..all.clone() },
+            Filter { client: Some(range("192.0.2.7:4097")), ..all.clone() },
+            Filter { dest: Some(range("192.0.2.11:80")), ..all.clone() },
             Filter { service: another, ..all.clone() },
             Filter { server: Some(end(11, 80)), ..all.clone() },
             Filter { states: vec!["CLOSE".to_owned()], ..all.clone() },
         ] {
-            assert!(!wrong.fits(&row), "{wrong:?}");
+            assert!(!wrong.matches(&row), "{wrong:?}");
         }
-        assert!(!Filter::default().fits(&ConnectionRow { detail: None, ..row }));
+        assert!(!Filter::default().matches(&ConnectionRow { detail: None, ..row }));
     }
 }

@@ -15,7 +15,7 @@ pub struct Event {
     /// The configuration that was in force then: the number of its snapshot.
     pub epoch: u64,
     /// The process that requested it; `None`: xvsd itself.
-    pub by: Option<Who>,
+    pub by: Option<Requester>,
     /// What it concerns.
     pub kind: Kind,
     /// A command as one would type it, or a sentence.
@@ -26,7 +26,7 @@ pub struct Event {
 
 /// A process that requested a change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Who {
+pub struct Requester {
     /// Its user.
     pub uid: u32,
     /// Its number.
@@ -35,7 +35,7 @@ pub struct Who {
     pub program: String,
 }
 
-impl fmt::Display for Who {
+impl fmt::Display for Requester {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "uid {}, {} (process {})", self.uid, self.program, self.pid)
     }
@@ -75,7 +75,7 @@ impl Kind {
 
 /// The events that a listener requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Asked {
+pub struct EventQuery {
     /// Where it begins.
     pub from: Begin,
     /// Whether it continues after the remembered events.
@@ -106,14 +106,14 @@ pub enum Then {
 
 /// Some events in their order.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Heard {
+pub struct EventBatch {
     /// How many before these the listener has missed, because it was too slow.
     pub missed: u64,
     /// At most [`PART`].
     pub events: Vec<Event>,
 }
 
-impl Heard {
+impl EventBatch {
     /// Whether there is neither an event nor a gap.
     pub fn is_empty(&self) -> bool {
         self.missed == 0 && self.events.is_empty()

@@ -333,7 +333,7 @@ impl Report {
     pub fn add_health(&mut self, health: &HealthReport, now_millis: u64) {
         let service = self.choice.as_ref().map(|choice| &choice.service).or(self.service.as_ref());
         let server = service.and_then(|service| health.of_service(service));
-        self.health = server.map(|server| server.troubles(now_millis)).unwrap_or_default();
+        self.health = server.map(|server| server.problems(now_millis)).unwrap_or_default();
         if self.choice.is_none() {
             let dest = self.connection.as_ref().map(|connection| format!("{} ", connection.dest));
             self.health.retain(|sentence| dest.as_ref().is_some_and(|dest| sentence.starts_with(dest)));

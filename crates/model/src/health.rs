@@ -106,7 +106,7 @@ pub struct CheckHealth {
     /// Since when it is up or down.
     pub since_millis: u64,
     /// The last failure; `None`: none yet.
-    pub last_error: Option<ErrorSeen>,
+    pub last_error: Option<CheckError>,
     /// When it runs next; `None`: it runs now, or it watches a file.
     pub next_millis: Option<u64>,
     /// How often it ran.
@@ -119,7 +119,7 @@ pub struct CheckHealth {
 
 /// A failure and its time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ErrorSeen {
+pub struct CheckError {
     /// In words.
     pub what: String,
     /// When.
@@ -205,7 +205,7 @@ impl VirtualServerHealth {
     }
 
     /// A sentence for each real server that is down, with duration and reason, and for a sorry server that serves.
-    pub fn troubles(&self, now_millis: u64) -> Vec<String> {
+    pub fn problems(&self, now_millis: u64) -> Vec<String> {
         let down = self.real_servers.iter().filter(|server| !server.is_up);
         let down = down.map(|server| {
             let why = server.why_down().map(|why| format!(": {why}")).unwrap_or_default();
@@ -301,9 +301,9 @@ mod tests {
             "192.0.2.13 has been down for 12 s",
             "192.0.2.99:80 serves, for there is no quorum",
         ];
-        assert_eq!(server.troubles(NOW), told[..2]);
+        assert_eq!(server.problems(NOW), told[..2]);
         server.sorry_server = Some(SorryServerHealth { endpoint: "192.0.2.99:80".to_owned(), serves: true });
-        assert_eq!(server.troubles(NOW), told);
+        assert_eq!(server.problems(NOW), told);
     }
 
     #[test]
@@ -380,7 +380,7 @@ pub mod sample {
     pub fn check(probe: &str, state: CheckState, since_millis: u64) -> CheckHealth {
         let is_well = matches!(state, CheckState::Up | CheckState::AssumedUp | CheckState::AssumedDown);
         let what = "connection refused by 192.0.2.12:80".to_owned();
-        let last_error = (!is_well).then(|| ErrorSeen { what, at_millis: seconds_ago(2) });
+        let last_error = (!is_well).then(|| CheckError { what, at_millis: seconds_ago(2) });
         CheckHealth {
             probe: probe.to_owned(),
             state,

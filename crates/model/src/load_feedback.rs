@@ -15,7 +15,7 @@ use crate::command::CommandError;
 #[serde(deny_unknown_fields, default)]
 pub struct Feedback {
     /// Which services follow load reports. Default: none.
-    pub services: Followed,
+    pub services: FollowingServices,
     /// The load at which a weight stays as it is, in percent: below it grows, above it shrinks. Default: 95.
     pub target_percent: Within<1, 100>,
     /// How far one report moves a weight at most, about. Default: 5.
@@ -31,7 +31,7 @@ pub struct Feedback {
 impl Default for Feedback {
     fn default() -> Self {
         Self {
-            services: Followed::These(BTreeSet::new()),
+            services: FollowingServices::Listed(BTreeSet::new()),
             target_percent: Within(95),
             step: Within(5),
             lowest_percent: Within(10),
@@ -53,7 +53,9 @@ impl Feedback {
             range,
         };
         match key {
-            "services" => self.services = value.parse().map_err(|NotServices| bad(SERVICES.to_owned()))?,
+            "services" => {
+                self.services = value.parse().map_err(|ServiceListError| bad(SERVICES.to_owned()))?
+            }
             "target_percent" => self.target_percent = value.parse().map_err(bad)?,
             "step" => self.step = value.parse().map_err(bad)?,
             "lowest_percent" => self.lowest_percent = value.parse().map_err(bad)?,
@@ -75,8 +77,8 @@ impl Feedback {
     /// Whether a service follows load reports.
     pub fn follows(&self, service: &ServiceKey) -> bool {
         match &self.services {
-            Followed::All => true,
-            Followed::These(keys) => keys.contains(service),
+            FollowingServices::All => true,
+            FollowingServices::Listed(keys) => keys.contains(service),
         }
     }
 }
@@ -113,39 +115,42 @@ impl<const LOW: u32, const HIGH: u32> FromStr for Within<LOW, HIGH> {
 /// Which services follow load reports: `all`, or a list of them as `xvsadm -Ln` names them.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub enum Followed {
+pub enum FollowingServices {
     /// Every one, also those to come.
     All,
     /// These, whether they are configured now or not.
-    These(BTreeSet<ServiceKey>),
+    Listed(BTreeSet<ServiceKey>),
 }
 
 /// A text that names no services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NotServices;
+pub struct ServiceListError;
 
-impl fmt::Display for NotServices {
+impl fmt::Display for ServiceListError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "it takes {SERVICES}")
     }
 }
 
-impl FromStr for Followed {
-    type Err = NotServices;
+impl FromStr for FollowingServices {
+    type Err = ServiceListError;
 
-    fn from_str(text: &str) -> Result<Self, NotServices> {
+    fn from_str(text: &str) -> Result<Self, ServiceListError> {
         if text.trim() == "all" {
             return Ok(Self::All);
         }
         let names = text.split(',').filter(|name| !name.trim().is_empty());
-        names.map(|name| name.parse().map_err(|_| NotServices)).collect::<Result<_, _>>().map(Self::These)
+        names
+            .map(|name| name.parse().map_err(|_| ServiceListError))
+            .collect::<Result<_, _>>()
+            .map(Self::Listed)
     }
 }
 
-impl TryFrom<String> for Followed {
-    type Error = NotServices;
+impl TryFrom<String> for FollowingServices {
+    type Error = ServiceListError;
 
-    fn try_from(text: String) -> Result<Self, NotServices> {
+    fn try_from(text: String) -> Result<Self, ServiceListError> {
         text.parse()
     }
 }

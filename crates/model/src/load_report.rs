@@ -17,7 +17,7 @@ pub struct Server {
 
 impl Server {
     /// Whether it includes a destination.
-    pub fn is(self, endpoint: Endpoint) -> bool {
+    pub fn includes(self, endpoint: Endpoint) -> bool {
         self.addr == endpoint.addr && self.port.is_none_or(|port| port == endpoint.port)
     }
 }
@@ -33,32 +33,32 @@ impl fmt::Display for Server {
 
 /// A text that names no real server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NotAServer;
+pub struct ServerParseError;
 
-impl fmt::Display for NotAServer {
+impl fmt::Display for ServerParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a real server is an address, or ADDRESS:PORT, like 192.0.2.11 or [2001:db8::1]:80")
     }
 }
 
-impl std::error::Error for NotAServer {}
+impl std::error::Error for ServerParseError {}
 
 impl FromStr for Server {
-    type Err = NotAServer;
+    type Err = ServerParseError;
 
-    fn from_str(text: &str) -> Result<Self, NotAServer> {
+    fn from_str(text: &str) -> Result<Self, ServerParseError> {
         if let Ok(addr) = text.parse() {
             return Ok(Self { addr, port: None });
         }
-        let socket: SocketAddr = text.parse().map_err(|_| NotAServer)?;
+        let socket: SocketAddr = text.parse().map_err(|_| ServerParseError)?;
         Ok(Self { addr: socket.ip(), port: Some(socket.port()) })
     }
 }
 
 impl TryFrom<String> for Server {
-    type Error = NotAServer;
+    type Error = ServerParseError;
 
-    fn try_from(text: String) -> Result<Self, NotAServer> {
+    fn try_from(text: String) -> Result<Self, ServerParseError> {
         text.parse()
     }
 }
@@ -78,12 +78,14 @@ mod tests {
     fn a_server_is_an_address_or_one_port_of_it() {
         let at = |port| Endpoint::new([192, 0, 2, 11], port);
         let (any, one): (Server, Server) = ("192.0.2.11".parse().unwrap(), "192.0.2.11:80".parse().unwrap());
-        assert!(any.is(at(80)) && any.is(at(81)) && one.is(at(80)) && !one.is(at(81)));
+        assert!(
+            any.includes(at(80)) && any.includes(at(81)) && one.includes(at(80)) && !one.includes(at(81))
+        );
         for text in ["192.0.2.11", "192.0.2.11:80", "2001:db8::1", "[2001:db8::1]:80"] {
             assert_eq!(text.parse::<Server>().unwrap().to_string(), text);
         }
         for text in ["", "web1", "192.0.2.11:", "192.0.2.11:99999", "192.0.2"] {
-            assert_eq!(text.parse::<Server>(), Err(NotAServer), "{text}");
+            assert_eq!(text.parse::<Server>(), Err(ServerParseError), "{text}");
         }
     }
 }

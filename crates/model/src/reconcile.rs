@@ -9,7 +9,7 @@ use crate::service::{Service, ServiceOptions};
 
 /// A service as it is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GovernedService {
+pub struct OwnedService {
     /// How it treats its connections.
     pub options: ServiceOptions,
     /// Its destinations, in the order in which they are added; no endpoint twice.
@@ -18,16 +18,16 @@ pub struct GovernedService {
 
 /// How much is made as it is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reach {
+pub enum ReconcileScope {
     /// What is wanted otherwise than before. What somebody else has changed beside that stays as it is.
     Changes,
-    /// Every governed service, named now or before.
+    /// Every owned service, named now or before.
     Everything,
 }
 
 /// What was made of what is wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Governed {
+pub struct Reconciled {
     /// Commands that were carried out.
     pub changed: usize,
     /// Those that were not, each with the reason; they are tried again each second for as long as they are wanted. What
@@ -35,7 +35,7 @@ pub struct Governed {
     pub refused: Vec<(Command, CommandError)>,
 }
 
-/// What becomes of governed services that somebody else has changed. Written as `true`, always, or `false`.
+/// What becomes of owned services that somebody else has changed. Written as `true`, always, or `false`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(from = "bool")]
 pub enum Repair {
@@ -52,8 +52,8 @@ impl From<bool> for Repair {
     }
 }
 
-impl From<GovernedService> for Service {
-    fn from(wanted: GovernedService) -> Self {
+impl From<OwnedService> for Service {
+    fn from(wanted: OwnedService) -> Self {
         // The one added last comes first.
         let added = wanted.destinations.into_iter().rev();
         let destinations = added.map(|(endpoint, options)| Destination { endpoint, options }).collect();

@@ -10,7 +10,7 @@ use crate::command::{Command, CommandError};
 use crate::connection::{ConnectionRow, Ended};
 use crate::daemon_facts::DaemonFacts;
 use crate::difference::Difference;
-use crate::event::Heard;
+use crate::event::EventBatch;
 use crate::explain::Report;
 use crate::firewall_mark::MarkRule;
 use crate::health::HealthReport;
@@ -62,7 +62,7 @@ pub enum Reply {
     /// All services, in no particular order.
     Traffic(Box<Traffic>),
     /// Some events.
-    Events(Heard),
+    Events(EventBatch),
     /// What would happen to a packet.
     Explained(Box<Report>),
     /// Captured packets.

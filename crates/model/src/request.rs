@@ -6,7 +6,7 @@ use xvs_sched::ServiceKey;
 use crate::capture::CaptureRequest;
 use crate::command::Command;
 use crate::connection::Filter;
-use crate::event::Asked;
+use crate::event::EventQuery;
 use crate::explain::Question;
 use crate::load_report::Server;
 
@@ -87,7 +87,7 @@ pub enum Request {
     /// Totals of every service and destination; answered by `Reply::Traffic`.
     Traffic,
     /// Events, remembered and new ones; answered by `Reply::Events` in parts.
-    Events(Asked),
+    Events(EventQuery),
     /// What would happen to a packet; answered by `Reply::Explained`.
     Explain(Question),
     /// Packets as they are forwarded, until the client sends another byte or closes the connection; answered by

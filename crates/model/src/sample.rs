@@ -17,7 +17,7 @@ use crate::command::Command;
 use crate::connection::{ConnectionDetail, ConnectionRow, EngineData};
 use crate::destination::{DestinationOptions, Tunnel, TunnelChecksum};
 use crate::difference::Difference;
-use crate::event::{Event, Kind, Who};
+use crate::event::{Event, Kind, Requester};
 use crate::explain;
 use crate::firewall_mark::MarkRule;
 use crate::health::sample::{real_server, report, virtual_server};
@@ -205,7 +205,7 @@ pub fn event() -> Event {
         number: 7,
         at_millis: 1_795_188_192_123,
         epoch: 12,
-        by: Some(Who { uid: 1000, pid: 4711, program: "xvsadm".to_owned() }),
+        by: Some(Requester { uid: 1000, pid: 4711, program: "xvsadm".to_owned() }),
         kind: Kind::Change,
         what: "xvsadm -C".to_owned(),
         refused: Some("permission denied".to_owned()),

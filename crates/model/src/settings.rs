@@ -189,7 +189,7 @@ impl Default for Ipvs {
 
 impl Ipvs {
     /// The defaults without what the kernel's IPVS does not do to a packet.
-    pub fn of_the_kernel() -> Self {
+    pub fn kernel_defaults() -> Self {
         Self { mss_clamp: MssClamp::Off, udp_nodest_reschedule: Switch(false), ..Self::default() }
     }
 

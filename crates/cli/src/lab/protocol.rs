@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use xvs_ctl::in_memory::InMemory;
 use xvs_dataplane::verdict::Verdict;
-use xvs_ipvsadm::resolver::Table as Names;
+use xvs_ipvsadm::resolver::FixedNames as Names;
 use xvs_model::client::{Director, Failure};
 use xvs_model::explain::Question;
 use xvs_model::hexadecimal;
@@ -114,7 +114,7 @@ impl Lab {
     /// # Panics
     /// If the machine has no memory for the table.
     pub fn new() -> Self {
-        Self::with(Ipvs::of_the_kernel(), Feedback::default())
+        Self::with(Ipvs::kernel_defaults(), Feedback::default())
     }
 
     /// As [`Self::new`], with these settings.
@@ -266,7 +266,7 @@ mod tests {
         let mut lab = Lab::new();
         let answer = lab.answer(r#"{"set":{"am_droprate":7,"drop_entry":9}}"#);
         assert_eq!(answer, r#"{"error":"drop_entry cannot be \"9\"; it takes 0 to 3"}"#);
-        assert_eq!(lab.director.settings().0, Ipvs::of_the_kernel());
+        assert_eq!(lab.director.settings().0, Ipvs::kernel_defaults());
         assert_eq!(lab.answer(r#"{"set":{"am_droprate":7,"drop_entry":"3"}}"#), r#"{"ok":true}"#);
         assert_eq!(lab.director.settings().0.am_droprate, 7);
     }

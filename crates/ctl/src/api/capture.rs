@@ -22,9 +22,9 @@ use crate::control::thread::Handle;
 const SLOTS: usize = 1024;
 /// The captures that are on.
 #[derive(Default)]
-pub(crate) struct Capturing(Mutex<Vec<Arc<Capture>>>);
+pub(crate) struct ActiveCaptures(Mutex<Vec<Arc<Capture>>>);
 
-impl Capturing {
+impl ActiveCaptures {
     /// Each change of the list is one call, so a panic leaves it whole.
     fn list(&self) -> MutexGuard<'_, Vec<Arc<Capture>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -44,15 +44,19 @@ impl Capturing {
         let shared = daemon.shared();
         let egress = || shared.published.load().egress.clone();
         let mut listener = Listener::new(wanted, shared.workers().len(), SLOTS, &egress())?;
-        let on = self.begin(listener.capture(), daemon)?;
+        let active = self.begin(listener.capture(), daemon)?;
         while each(listener.packets(&egress())).is_continue() {}
-        on.end();
+        active.end();
         // What was copied until then; nobody is left to break.
         let _ = each(listener.packets(&egress()));
         Ok(listener.missed(&egress()))
     }
 
-    fn begin<'a>(&'a self, capture: Arc<Capture>, daemon: &'a Handle) -> Result<On<'a>, CommandError> {
+    fn begin<'a>(
+        &'a self,
+        capture: Arc<Capture>,
+        daemon: &'a Handle,
+    ) -> Result<ActiveCapture<'a>, CommandError> {
         let mut list = self.list();
         if list.len() >= MOST {
             let why = format!("{MOST} captures are on already, which is as many as there may be; end one");
@@ -61,19 +65,19 @@ impl Capturing {
         list.push(capture.clone());
         let published = daemon.capture(list.as_slice().into());
         drop(list);
-        let on = On { capture, all: self, daemon };
-        published.map(|()| on)
+        let active = ActiveCapture { capture, all: self, daemon };
+        published.map(|()| active)
     }
 }
 
 /// A capture that is on; dropping it takes it out.
-struct On<'a> {
+struct ActiveCapture<'a> {
     capture: Arc<Capture>,
-    all: &'a Capturing,
+    all: &'a ActiveCaptures,
     daemon: &'a Handle,
 }
 
-impl On<'_> {
+impl ActiveCapture<'_> {
     /// From then on no worker copies for it.
     fn end(&self) {
         let mut list = self.all.list();
@@ -86,7 +90,7 @@ impl On<'_> {
     }
 }
 
-impl Drop for On<'_> {
+impl Drop for ActiveCapture<'_> {
     fn drop(&mut self) {
         self.end();
     }

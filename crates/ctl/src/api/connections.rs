@@ -39,16 +39,16 @@ pub fn found(
     each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
 ) {
     let services = Services::of(snapshot);
-    collect(reader, |connection| services.fitting(connection, now, filter), each);
+    collect(reader, |connection| services.matching_row(connection, now, filter), each);
 }
 
 /// How connections end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum How {
+pub enum EndMode {
     /// At once, and nobody is told.
-    Silently,
+    Silent,
     /// TCP at its next packet, by which both ends are reset; others silently.
-    ByReset,
+    Reset,
 }
 
 /// Ends those that fit and are counted at a destination of `snapshot`; a template only if it controls none. What is no
@@ -58,7 +58,7 @@ pub fn end(
     snapshot: &Snapshot,
     now: Millis,
     filter: &Filter,
-    how: How,
+    mode: EndMode,
     counter: &Counter,
 ) -> Ended {
     let services = Services::of(snapshot);
@@ -71,11 +71,11 @@ pub fn end(
         }
         reader.visit(next..next + SLICE, |reader, id| {
             let connection = reader.connection(id);
-            if !is_known(&connection, snapshot) || services.fitting(&connection, now, filter).is_none() {
+            if !is_known(&connection, snapshot) || services.matching_row(&connection, now, filter).is_none() {
                 return;
             }
             let is_tcp = connection.protocol() == Protocol::TCP && !connection.is_template();
-            if how == How::ByReset && is_tcp {
+            if mode == EndMode::Reset && is_tcp {
                 // One that has just ended keeps its entry until this walk is over: then nobody looks at it any more.
                 let _ = connection.set_flags(Flags::RESET);
                 sum.marked += 1;
@@ -142,7 +142,7 @@ const SLICE: u32 = 1024;
 fn row(connection: &Connection<'_>, call_ids: &CallIds, now: Millis) -> ConnectionRow {
     let left: Duration = now.until(connection.expires());
     let state = match connection.is_template() {
-        true => template_state(connection.state()),
+        true => template_state_name(connection.state()),
         false => state_name(connection.protocol(), connection.state()),
     };
     let shown = |endpoint: Endpoint| match connection.is_detached() {
@@ -180,10 +180,15 @@ impl<'a> Services<'a> {
     }
 
     /// A connection's row with its detail, if it fits.
-    fn fitting(&self, connection: &Connection<'_>, now: Millis, filter: &Filter) -> Option<ConnectionRow> {
+    fn matching_row(
+        &self,
+        connection: &Connection<'_>,
+        now: Millis,
+        filter: &Filter,
+    ) -> Option<ConnectionRow> {
         let detail = Some(self.detail(connection));
         let row = ConnectionRow { detail, ..row(connection, &self.snapshot.call_ids, now) };
-        filter.fits(&row).then_some(row)
+        filter.matches(&row).then_some(row)
     }
 
     fn detail(&self, connection: &Connection<'_>) -> ConnectionDetail {
@@ -228,7 +233,7 @@ pub(crate) fn state_name(protocol: Protocol, state: u8) -> &'static str {
 }
 
 /// The name of a template's state, as IPVS prints it.
-pub(crate) fn template_state(state: u8) -> &'static str {
+pub(crate) fn template_state_name(state: u8) -> &'static str {
     if state & ASSURED == 0 { "NONE" } else { "ASSURED" }
 }
 

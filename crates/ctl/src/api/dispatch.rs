@@ -11,18 +11,18 @@ use std::time::{Duration, SystemTime};
 
 use xvs_dataplane::explain::Live;
 use xvs_dataplane::verdict::DropReason;
-use xvs_ipvsadm::{SystemResolver, one_line, read_wanted};
+use xvs_ipvsadm::{SystemResolver, escape_control, read_wanted};
 use xvs_model::capture::{CaptureRequest, CapturedPacket, Missed};
 use xvs_model::command::CommandError;
 use xvs_model::connection::{ConnectionRow, Ended, Filter};
 use xvs_model::difference::differences;
-use xvs_model::event::{Asked, Kind, Who, millis_since_1970};
+use xvs_model::event::{EventQuery, Kind, Requester, millis_since_1970};
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_model::status::{RulesFound, RulesStatus, StatusReport};
 
-use crate::api::capture::Capturing;
-use crate::api::connections::{How, count, end, found, rows};
+use crate::api::capture::ActiveCaptures;
+use crate::api::connections::{EndMode, count, end, found, rows};
 use crate::api::server::{Handler, Peer};
 use crate::api::{explain, local_addresses};
 use crate::control::thread::Handle;
@@ -33,16 +33,16 @@ use crate::status::daemon_facts::daemon_facts;
 use crate::status::traffic::traffic;
 
 /// The longest time that a client may give the workers and the control thread to show progress.
-const LONGEST_JUDGEMENT: Duration = Duration::from_secs(60);
+const LIVENESS_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
 /// The daemon behind its socket.
 #[derive(Default)]
-pub struct Front {
+pub struct Dispatch {
     daemon: OnceLock<Handle>,
-    capturing: Capturing,
+    captures: ActiveCaptures,
 }
 
-impl Front {
+impl Dispatch {
     /// Dispatches to this daemon from now on.
     pub fn open(&self, daemon: Handle) {
         // There is one daemon in a process, so this is the first time.
@@ -55,20 +55,20 @@ impl Front {
     }
 }
 
-impl Handler for Front {
+impl Handler for Dispatch {
     fn handle(&self, request: Request, peer: &Peer) -> Result<Reply, CommandError> {
         let daemon = self.daemon()?;
         match request {
             Request::Status => {
                 let health = daemon.shared().health();
                 let report = status::report(daemon.shared(), health.as_ref());
-                let rules = daemon.shared().facts().rules.map(|file| drift(&file, daemon));
+                let rules = daemon.shared().facts().rules.map(|file| rules_status(&file, daemon));
                 Ok(Reply::Status(Box::new(StatusReport { rules, ..report })))
             }
             Request::Health => Ok(Reply::Health(daemon.shared().health())),
             Request::Healthy { within_millis } => {
-                let patience = Duration::from_millis(within_millis.into()).min(LONGEST_JUDGEMENT);
-                liveness::judge(daemon, patience).map_err(|why| CommandError::Failed { why })?;
+                let patience = Duration::from_millis(within_millis.into()).min(LIVENESS_TIMEOUT_MAX);
+                liveness::check(daemon, patience).map_err(|why| CommandError::Failed { why })?;
                 Ok(Reply::Done)
             }
             Request::Traffic => Ok(Reply::Traffic(Box::new(traffic(daemon.shared())))),
@@ -95,26 +95,26 @@ impl Handler for Front {
                 Ok(Reply::Examined(daemon_facts(shared, warnings)))
             }
             Request::EndConnections(filter) => {
-                Ok(Reply::Ended(end_connections(daemon, &filter, How::Silently, peer)))
+                Ok(Reply::Ended(end_connections(daemon, &filter, EndMode::Silent, peer)))
             }
             Request::ResetConnections(filter) => {
-                Ok(Reply::Ended(end_connections(daemon, &filter, How::ByReset, peer)))
+                Ok(Reply::Ended(end_connections(daemon, &filter, EndMode::Reset, peer)))
             }
             Request::LocalUse => {
-                let asked = daemon.ask(Request::LocalAddresses)?;
-                let Reply::LocalAddresses(known) = asked else { return Ok(asked) };
+                let reply = daemon.request(Request::LocalAddresses)?;
+                let Reply::LocalAddresses(known) = reply else { return Ok(reply) };
                 let shared = daemon.shared();
                 let exhausted =
                     shared.workers().iter().map(|counters| counters.dropped(DropReason::NoLocalPort).value());
                 Ok(Reply::LocalUse(local_addresses::report(&known, shared.reader(), exhausted.sum())))
             }
             Request::Reload => {
-                let (done, who) = (daemon.reload(), who(peer));
+                let (done, requester) = (daemon.reload(), requester(peer));
                 let answer = done.map(Reply::Reloaded);
-                log(&Request::Reload, &answer, &who);
+                log(&Request::Reload, &answer, &requester);
                 let (shared, changes) = (daemon.shared(), changes(&Request::Reload, &answer));
                 let epoch = shared.published.load().epoch;
-                shared.events.tell_all(Kind::Change, epoch, Some(&who), changes);
+                shared.events.record_all(Kind::Change, epoch, Some(&requester), changes);
                 answer
             }
             Request::Change(_)
@@ -122,16 +122,16 @@ impl Handler for Front {
             | Request::Apply { .. }
             | Request::Confirm(_)
             | Request::Set { .. } => {
-                let (asked, who) = (request.clone(), who(peer));
-                let answer = daemon.ask_for(request, Some(who.clone()));
-                log(&asked, &answer, &who);
+                let (asked, requester) = (request.clone(), requester(peer));
+                let answer = daemon.request_by(request, Some(requester.clone()));
+                log(&asked, &answer, &requester);
                 answer
             }
-            other => daemon.ask(other),
+            other => daemon.request(other),
         }
     }
 
-    fn events(&self, asked: Asked) -> Result<Listener, CommandError> {
+    fn events(&self, asked: EventQuery) -> Result<Listener, CommandError> {
         self.daemon()?.shared().events.listen(asked)
     }
 
@@ -163,7 +163,7 @@ impl Handler for Front {
         let daemon = self.daemon()?;
         // Packets hold the data of clients and servers, so the log has who captured them.
         tracing::info!("uid {}: capture of packets begins", peer.uid);
-        let ended = self.capturing.run(wanted, daemon, each);
+        let ended = self.captures.run(wanted, daemon, each);
         match &ended {
             Ok(_) => tracing::info!("uid {}: capture of packets has ended", peer.uid),
             Err(error) => tracing::info!("uid {}: capture of packets: refused: {error}", peer.uid),
@@ -173,49 +173,49 @@ impl Handler for Front {
 }
 
 /// Logs who changed what, and the result: a line for each command, also of a batch.
-fn log(request: &Request, answer: &Result<Reply, CommandError>, who: &Who) {
+fn log(request: &Request, answer: &Result<Reply, CommandError>, requester: &Requester) {
     for (line, refused) in changes(request, answer) {
         match refused {
-            None => tracing::info!("{who}: {line}"),
-            Some(error) => tracing::info!("{who}: {line}: refused: {error}"),
+            None => tracing::info!("{requester}: {line}"),
+            Some(error) => tracing::info!("{requester}: {line}: refused: {error}"),
         }
     }
 }
 
 /// Ends connections, and logs who requested it.
-fn end_connections(daemon: &Handle, filter: &Filter, how: How, peer: &Peer) -> Ended {
+fn end_connections(daemon: &Handle, filter: &Filter, mode: EndMode, peer: &Peer) -> Ended {
     let shared = daemon.shared();
     let snapshot = shared.published.load_full();
-    let done = end(shared.reader(), &snapshot, shared.now(), filter, how, &shared.swept.drained);
+    let done = end(shared.reader(), &snapshot, shared.now(), filter, mode, &shared.swept.drained);
     shared.free_ended();
     let Ended { ended, marked } = done;
-    let what = match how {
-        How::Silently => format!("ended {ended} {filter}"),
-        How::ByReset => format!("has {marked} reset at their next packet and ended {ended} {filter}"),
+    let what = match mode {
+        EndMode::Silent => format!("ended {ended} {filter}"),
+        EndMode::Reset => format!("has {marked} reset at their next packet and ended {ended} {filter}"),
     };
-    let who = who(peer);
-    tracing::info!("{who}: {what}");
-    shared.events.tell_all(Kind::Change, snapshot.epoch, Some(&who), [(what, None)]);
+    let requester = requester(peer);
+    tracing::info!("{requester}: {what}");
+    shared.events.record_all(Kind::Change, snapshot.epoch, Some(&requester), [(what, None)]);
     done
 }
 
 /// The process at the other end. It waits for the reply, so its process number still belongs to it.
-fn who(peer: &Peer) -> Who {
+fn requester(peer: &Peer) -> Requester {
     let name = fs::read(format!("/proc/{}/comm", peer.pid)).unwrap_or_default();
-    let program = one_line(String::from_utf8_lossy(&name).trim_end_matches('\n'));
-    Who { uid: peer.uid, pid: peer.pid, program }
+    let program = escape_control(String::from_utf8_lossy(&name).trim_end_matches('\n'));
+    Requester { uid: peer.uid, pid: peer.pid, program }
 }
 
 /// The rules file as it is now, compared with what runs.
-fn drift(file: &Path, daemon: &Handle) -> RulesStatus {
+fn rules_status(file: &Path, daemon: &Handle) -> RulesStatus {
     let found = match fs::read_to_string(file) {
-        Ok(text) => compared(&text, daemon),
+        Ok(text) => compare_rules(&text, daemon),
         Err(unreadable) => RulesFound::Error(unreadable.to_string()),
     };
     RulesStatus { file: file.display().to_string(), found }
 }
 
-fn compared(rules: &str, daemon: &Handle) -> RulesFound {
+fn compare_rules(rules: &str, daemon: &Handle) -> RulesFound {
     let mut wanted = match read_wanted(rules, &SystemResolver::default()) {
         Ok((_, wanted)) => wanted,
         Err(faults) => return RulesFound::Faults(faults.len() as u64),

@@ -8,22 +8,22 @@ use crate::api::peer::Peer;
 
 /// Denied changes, of which a user can ask any number.
 #[derive(Debug, Default)]
-pub(crate) struct Denials {
+pub(crate) struct RefusedChanges {
     /// When the next may be told.
     quiet_until: Option<Instant>,
     /// How many have not been.
-    untold: u64,
+    unlogged: u64,
 }
 
-impl Denials {
-    /// The line for the log, at most one in [`DENIAL_INTERVAL`].
+impl RefusedChanges {
+    /// The line for the log, at most one in [`LOG_INTERVAL`].
     pub(crate) fn line(&mut self, peer: &Peer, what: &str, now: Instant) -> Option<String> {
         if self.quiet_until.is_some_and(|until| now < until) {
-            self.untold += 1;
+            self.unlogged += 1;
             return None;
         }
-        self.quiet_until = Some(now + DENIAL_INTERVAL);
-        let others = match std::mem::take(&mut self.untold) {
+        self.quiet_until = Some(now + LOG_INTERVAL);
+        let others = match std::mem::take(&mut self.unlogged) {
             0 => String::new(),
             others => format!("; {others} more requests were denied since the last line"),
         };
@@ -33,7 +33,7 @@ impl Denials {
 }
 
 /// Between two lines about denied changes.
-const DENIAL_INTERVAL: Duration = Duration::from_secs(10);
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
@@ -42,15 +42,17 @@ mod tests {
 
     #[test]
     fn denied_changes_are_told_by_user_and_process_and_a_flood_of_them_by_its_number() {
-        let (mut denials, begin) = (Denials::default(), Instant::now());
+        let (mut refused_changes, begin) = (RefusedChanges::default(), Instant::now());
         let peer = Peer { pid: 4711, uid: 1000, access: Access::Read };
-        let first = denials.line(&peer, "xvsadm -C", begin).unwrap();
+        let first = refused_changes.line(&peer, "xvsadm -C", begin).unwrap();
         assert!(
             first.starts_with("uid 1000 (process 4711) ") && first.ends_with("«xvsadm -C», which was denied"),
             "{first}"
         );
-        assert!((0..90).all(|_| denials.line(&peer, "xvsadm -C", begin + DENIAL_INTERVAL / 2).is_none()));
-        let next = denials.line(&peer, "xvsadm -C", begin + DENIAL_INTERVAL).unwrap();
+        assert!(
+            (0..90).all(|_| refused_changes.line(&peer, "xvsadm -C", begin + LOG_INTERVAL / 2).is_none())
+        );
+        let next = refused_changes.line(&peer, "xvsadm -C", begin + LOG_INTERVAL).unwrap();
         assert!(next.contains("90 more"), "{next}");
     }
 }

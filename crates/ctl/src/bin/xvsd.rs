@@ -9,7 +9,7 @@ use std::{process, thread};
 use crossbeam::channel::{Receiver, Sender, bounded, select};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use xvs_ctl::api::dispatch::Front;
+use xvs_ctl::api::dispatch::Dispatch;
 use xvs_ctl::api::server::{Server, Settings};
 use xvs_ctl::arguments::{Arguments, parsed};
 use xvs_ctl::config::Config;
@@ -58,30 +58,33 @@ fn run(
         .init();
     // Before anything is touched, so that a signal during the start still ends in order.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-    let (stop, told_to_stop) = bounded(1);
+    let (stop, stop_signal) = bounded(1);
     // While one is carried out, another may wait; it stands for all that come meanwhile.
-    let (reload, told_to_reload) = bounded(1);
-    thread::Builder::new().name("xvs-signals".to_owned()).spawn(move || heed(signals, &stop, &reload))?;
-    let front = Arc::new(Front::default());
+    let (reload, reload_signal) = bounded(1);
+    thread::Builder::new()
+        .name("xvs-signals".to_owned())
+        .spawn(move || forward_signals(signals, &stop, &reload))?;
+    let dispatch = Arc::new(Dispatch::default());
     let settings = Settings { mode: config.mode()?, ..Settings::of(&config.socket) };
-    let server = Server::start(settings, front.clone())?;
+    let server = Server::start(settings, dispatch.clone())?;
     let listener = config.metrics_address.map(Listener::bind).transpose()?;
     let mut daemon = Daemon::start(config)?;
-    let begun = daemon.load(rules).map_err(|error| format!("rules: {error}").into());
-    let begun =
-        begun.and_then(|()| daemon.watch(&config.keepalived, keepalived).map_err(Box::<dyn Error>::from));
-    if let Err(error) = begun {
+    let started = daemon.load_rules(rules).map_err(|error| format!("rules: {error}").into());
+    let started = started.and_then(|()| {
+        daemon.start_health_checks(&config.keepalived, keepalived).map_err(Box::<dyn Error>::from)
+    });
+    if let Err(error) = started {
         daemon.stop();
         return Err(error);
     }
-    front.open(daemon.handle());
+    dispatch.open(daemon.handle());
     let handle = daemon.handle();
     thread::Builder::new()
         .name("xvs-reload".to_owned())
-        .spawn(move || reload_at(&told_to_reload, &handle))?;
+        .spawn(move || reload_on_signal(&reload_signal, &handle))?;
     let handle = daemon.handle();
-    let told = config.metrics_destinations;
-    let serve = |listener: Listener| listener.serve(move || metrics::page(handle.shared(), told));
+    let destinations = config.metrics_destinations;
+    let serve = |listener: Listener| listener.serve(move || metrics::page(handle.shared(), destinations));
     let exporter = listener.map(serve).transpose()?;
     tracing::info!("ready: {} on {}", config.interfaces.join(", "), config.socket.display());
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
@@ -89,7 +92,7 @@ fn run(
     }
     let watchdog = Watchdog::start(daemon.handle())?;
     let code = select! {
-        recv(told_to_stop) -> signal => {
+        recv(stop_signal) -> signal => {
             tracing::info!("signal {}: stopping", signal.unwrap_or_default());
             ExitCode::SUCCESS
         }
@@ -107,7 +110,7 @@ fn run(
 }
 
 /// Passes signals on; at the second one to end nobody wants to wait any more.
-fn heed(mut signals: Signals, stop: &Sender<i32>, reload: &Sender<()>) {
+fn forward_signals(mut signals: Signals, stop: &Sender<i32>, reload: &Sender<()>) {
     let mut stopping = false;
     for signal in signals.forever() {
         match signal {
@@ -127,10 +130,10 @@ fn heed(mut signals: Signals, stop: &Sender<i32>, reload: &Sender<()>) {
 }
 
 /// Has the keepalived.conf read anew at each SIGHUP; of xvs.toml nothing is.
-fn reload_at(told: &Receiver<()>, daemon: &Handle) {
-    for () in told {
+fn reload_on_signal(signals: &Receiver<()>, daemon: &Handle) {
+    for () in signals {
         match daemon.reload() {
-            Ok(told) => tracing::info!("SIGHUP: {told}"),
+            Ok(changes) => tracing::info!("SIGHUP: {changes}"),
             Err(error) => tracing::error!("SIGHUP: {error}"),
         }
     }

@@ -3,12 +3,12 @@
 //! One snapshot for all that differs; none if nothing does, or if any of it is refused. Until they are confirmed, the
 //! state before is kept here, whatever becomes of the client. When the time is over, each thing that the rules changed
 //! becomes what it was; but what somebody else has changed meanwhile stays as he left it, so that a health checker
-//! never finds its own doing undone. Governed services are left alone, whatever the rules say of them. Not here: what differs (`plan.rs`).
+//! never finds its own doing undone. Reconciled services are left alone, whatever the rules say of them. Not here: what differs (`plan.rs`).
 
 use std::time::Duration;
 
 use xvs_dataplane::clock::Millis;
-use xvs_ipvsadm::typed;
+use xvs_ipvsadm::command_line;
 use xvs_model::command::{Command, CommandError};
 use xvs_model::difference::{Difference, back, carried_out, differences};
 use xvs_model::event::Kind;
@@ -17,14 +17,14 @@ use xvs_model::request::Verdict;
 use xvs_model::rules::{RuleLine, Wanted};
 
 use crate::control::Control;
-use crate::control::datapath::Plant;
+use crate::control::datapath::Datapath;
 use crate::control::unconfirmed::Unconfirmed;
 use crate::events::applied;
 
 /// After which time the way back is tried again where it could not be taken.
 const RETRY: Duration = Duration::from_secs(1);
 
-impl<P: Plant> Control<P> {
+impl<D: Datapath> Control<D> {
     /// Makes what runs as these rules want it; what differed is the answer.
     ///
     /// # Errors
@@ -49,7 +49,7 @@ impl<P: Plant> Control<P> {
         let mut wanted = Wanted::of(&lines).map_err(|faults| CommandError::InvalidOperation {
             why: faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
         })?;
-        wanted.leave(&self.state, self.governing.services());
+        wanted.leave(&self.state, self.owned.services());
         let differences = differences(&self.state, &wanted);
         let commands = carried_out(&differences);
         let mut applied = self.state.clone();
@@ -60,7 +60,7 @@ impl<P: Plant> Control<P> {
         if commands.is_empty() {
             return Ok(Reply::Applied(differences));
         }
-        self.widen(&commands)?;
+        self.extend_steering(&commands)?;
         let former = self.state.clone();
         commands.iter().try_for_each(|command| self.change(command, now))?;
         self.unconfirmed = confirm_within_seconds.map(|seconds| {
@@ -94,7 +94,7 @@ impl<P: Plant> Control<P> {
             let differences = self.take_back(over, now)?;
             let published = self.publish();
             let changes = applied("not confirmed in time", &differences);
-            self.events.tell_all(Kind::Change, self.epoch(), None, changes);
+            self.events.record_all(Kind::Change, self.epoch(), None, changes);
             published?;
         }
         Ok(self.unconfirmed_until())
@@ -111,11 +111,11 @@ impl<P: Plant> Control<P> {
         mut unconfirmed: Unconfirmed,
         now: Millis,
     ) -> Result<Vec<Difference>, CommandError> {
-        for key in self.governing.services() {
+        for key in self.owned.services() {
             unconfirmed.former.put(key, unconfirmed.applied.service(&key).cloned());
         }
         let (mut differences, left) = back(&self.state, &unconfirmed.applied, &unconfirmed.former);
-        if let Err(error) = self.widen(&carried_out(&differences)) {
+        if let Err(error) = self.extend_steering(&carried_out(&differences)) {
             // Nothing has changed. It is tried again, or the way back would be lost.
             self.unconfirmed = Some(Unconfirmed { until: now + RETRY, ..unconfirmed });
             return Err(error);
@@ -127,7 +127,7 @@ impl<P: Plant> Control<P> {
         let mut refused = Vec::new();
         for command in carried_out(&differences) {
             if let Err(error) = self.admit(&self.state, &command).and_then(|()| self.change(&command, now)) {
-                tracing::error!("{}: refused: {error}", typed(&command));
+                tracing::error!("{}: refused: {error}", command_line(&command));
                 refused.push(command);
             }
         }

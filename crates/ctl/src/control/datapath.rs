@@ -7,24 +7,24 @@ use std::time::Duration;
 use xvs_dataplane::steering::{SteeringError, SteeringRules};
 
 /// What the control thread acts on beside the snapshot.
-pub trait Plant {
+pub trait Datapath {
     /// Steers what `rules` name, in addition to what is steered already.
     ///
     /// # Errors
     /// The map that is full, or the kernel's refusal; then what is steered has not changed.
-    fn widen(&mut self, rules: &SteeringRules) -> Result<(), SteeringError>;
+    fn add_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError>;
 
     /// Steers no longer what `rules` name.
     ///
     /// # Errors
-    /// As for [`Self::widen`].
-    fn take_back(&mut self, rules: &SteeringRules) -> Result<(), SteeringError>;
+    /// As for [`Self::add_steering`].
+    fn remove_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError>;
 
     /// Steers what `rules` name and nothing else.
     ///
     /// # Errors
-    /// As for [`Self::widen`].
-    fn narrow(&mut self, rules: &SteeringRules) -> Result<(), SteeringError>;
+    /// As for [`Self::add_steering`].
+    fn set_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError>;
 
     /// Returns when every worker acts on what was published before.
     ///

@@ -33,7 +33,7 @@ impl<T: Ord> Due<T> {
 
 /// When the next of what is done at intervals is due.
 pub(super) struct Schedule {
-    look: Millis,
+    estimate: Millis,
     trash: Millis,
     memory: Millis,
     review: Millis,
@@ -49,7 +49,7 @@ const REVIEW_INTERVAL: Duration = Duration::from_secs(1);
 impl Default for Schedule {
     fn default() -> Self {
         Self {
-            look: Millis(0) + estimator::INTERVAL,
+            estimate: Millis(0) + estimator::INTERVAL,
             trash: Millis(0) + TRASH_INTERVAL,
             memory: Millis(0) + MEMORY_INTERVAL,
             review: Millis(0) + REVIEW_INTERVAL,
@@ -59,10 +59,10 @@ impl Default for Schedule {
 
 impl Schedule {
     /// The next look at the counters that is due; none is left out.
-    pub(super) fn look(&mut self, now: Millis) -> Option<Millis> {
-        let due = self.look;
+    pub(super) fn estimate(&mut self, now: Millis) -> Option<Millis> {
+        let due = self.estimate;
         (due <= now).then(|| {
-            self.look = due + estimator::INTERVAL;
+            self.estimate = due + estimator::INTERVAL;
             due
         })
     }
@@ -84,7 +84,7 @@ impl Schedule {
 
     /// When the first of them is due.
     pub(super) fn next(&self) -> Millis {
-        self.look.min(self.trash).min(self.memory).min(self.review)
+        self.estimate.min(self.trash).min(self.memory).min(self.review)
     }
 }
 

@@ -7,10 +7,10 @@ use xvs_model::load_report::Server;
 use xvs_model::reply::Reply;
 
 use crate::control::Control;
-use crate::control::datapath::Plant;
-use crate::registry::load_feedback::Reweighed;
+use crate::control::datapath::Datapath;
+use crate::registry::load_feedback::WeightChange;
 
-impl<P: Plant> Control<P> {
+impl<D: Datapath> Control<D> {
     /// Moves weights as a real server's load says.
     pub(super) fn report_load(
         &mut self,
@@ -30,17 +30,17 @@ impl<P: Plant> Control<P> {
     }
 
     /// Has weights that load reports have moved come into force.
-    pub(super) fn publish_weights(&mut self, moved: &[Reweighed]) -> Result<(), CommandError> {
+    pub(super) fn publish_weights(&mut self, moved: &[WeightChange]) -> Result<(), CommandError> {
         if moved.is_empty() {
             return Ok(());
         }
         let published = self.publish();
-        self.tell_weights(moved);
+        self.record_weights(moved);
         published
     }
 
-    pub(super) fn tell_weights(&self, moved: &[Reweighed]) {
+    pub(super) fn record_weights(&self, moved: &[WeightChange]) {
         let all = moved.iter().map(|moved| (moved.to_string(), None));
-        self.events.tell_all(Kind::Weight, self.epoch(), None, all);
+        self.events.record_all(Kind::Weight, self.epoch(), None, all);
     }
 }

@@ -3,7 +3,7 @@
 use xvs_model::firewall_mark::MarkRule;
 use xvs_proto::network::Link;
 
-use crate::firewall_marks::{LaidOut, lay_out};
+use crate::firewall_marks::{CompiledMarks, compile};
 use xvs_host::netfilter::chain::Table;
 
 /// The mark rules of all sources.
@@ -13,14 +13,14 @@ pub(super) struct MarkRules {
     tables: Vec<Table>,
     /// The interfaces that packets of services use.
     links: Vec<Link>,
-    laid_out: LaidOut,
+    compiled: CompiledMarks,
 }
 
 impl MarkRules {
     /// Replaces the kernel's rules; `own` are those of `xvs mark`.
     pub(super) fn set_tables(&mut self, tables: Vec<Table>, own: &[MarkRule]) {
         self.tables = tables;
-        self.lay_out(own);
+        self.compile(own);
     }
 
     /// Replaces the interfaces; whether they differ from those before.
@@ -28,24 +28,24 @@ impl MarkRules {
         let differ = self.links != links;
         if differ {
             self.links = links.to_vec();
-            self.lay_out(own);
+            self.compile(own);
         }
         differ
     }
 
     /// Lays them out with other rules of `xvs mark`.
-    pub(super) fn lay_out(&mut self, own: &[MarkRule]) {
-        self.laid_out = self.with(own);
+    pub(super) fn compile(&mut self, own: &[MarkRule]) {
+        self.compiled = self.with(own);
     }
 
     /// What they would be with other rules of `xvs mark`.
-    pub(super) fn with(&self, own: &[MarkRule]) -> LaidOut {
-        lay_out(&self.tables, own, &self.links)
+    pub(super) fn with(&self, own: &[MarkRule]) -> CompiledMarks {
+        compile(&self.tables, own, &self.links)
     }
 
     /// The rules as they are laid out.
-    pub(super) fn laid_out(&self) -> &LaidOut {
-        &self.laid_out
+    pub(super) fn compiled(&self) -> &CompiledMarks {
+        &self.compiled
     }
 
     /// The interfaces that packets of services use.

@@ -3,7 +3,7 @@
 //! Every change (a command, the network, a removed destination that nothing refers to any more) is carried out here,
 //! one at a time: validated, entered in the desired state, turned into a snapshot, published. [`Control`] does it
 //! without a thread or a socket, so that the lab runs the very same code; `control_thread.rs` puts it on a thread.
-//! What the XDP program steers is widened before a snapshot is published and narrowed once every worker has it.
+//! What the XDP program steers is extended before a snapshot is published and narrowed once every worker has it.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -13,10 +13,10 @@ use arc_swap::ArcSwap;
 use due::Schedule;
 use mark_rules::MarkRules;
 use next_hops::NextHops;
-use owned_services::Governing;
+use owned_services::OwnedServices;
 use publication::Publication;
-use publish::GLANCE;
-use settings::InForce;
+use publish::SHORT_WAIT;
+use settings::ActiveSettings;
 use steered::Steered;
 use unconfirmed::Unconfirmed;
 use xvs_dataplane::capture::Captures;
@@ -35,10 +35,10 @@ use xvs_model::state::{State, supported};
 use xvs_proto::network::{Link, Network};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
-use crate::control::datapath::Plant;
+use crate::control::datapath::Datapath;
 use crate::events::Events;
 use crate::registry::Registry;
-use crate::steering::{networks, steer};
+use crate::steering::{networks, rules_for};
 
 mod apply;
 pub mod datapath;
@@ -56,10 +56,10 @@ pub mod thread;
 mod unconfirmed;
 
 /// The control plane without its thread.
-pub struct Control<P> {
-    plant: P,
+pub struct Control<D> {
+    datapath: D,
     state: State,
-    settings: InForce,
+    settings: ActiveSettings,
     registry: Registry,
     publication: Publication,
     steered: Steered,
@@ -72,17 +72,17 @@ pub struct Control<P> {
     schedule: Schedule,
     events: Arc<Events>,
     unconfirmed: Option<Unconfirmed>,
-    governing: Governing,
+    owned: OwnedServices,
 }
 
-impl<P: Plant> Control<P> {
+impl<D: Datapath> Control<D> {
     /// Nothing configured, for this many workers.
-    pub fn new(plant: P, workers: usize, ipvs: Ipvs, feedback: Feedback) -> Self {
-        let (state, settings) = (State::default(), InForce::new(ipvs, feedback));
+    pub fn new(datapath: D, workers: usize, ipvs: Ipvs, feedback: Feedback) -> Self {
+        let (state, settings) = (State::default(), ActiveSettings::new(ipvs, feedback));
         let registry = Registry::new(workers);
         settings.tune(&registry.tuning);
         Self {
-            plant,
+            datapath,
             publication: Publication::new(settings.settings(&state)),
             state,
             settings,
@@ -95,7 +95,7 @@ impl<P: Plant> Control<P> {
             schedule: Schedule::default(),
             events: Arc::default(),
             unconfirmed: None,
-            governing: Governing::default(),
+            owned: OwnedServices::default(),
         }
     }
 
@@ -115,13 +115,13 @@ impl<P: Plant> Control<P> {
     }
 
     /// The outside, for who put it in.
-    pub fn plant(&mut self) -> &mut P {
-        &mut self.plant
+    pub fn datapath(&mut self) -> &mut D {
+        &mut self.datapath
     }
 
     /// Ends; what was put in comes out.
-    pub fn into_plant(self) -> P {
-        self.plant
+    pub fn into_datapath(self) -> D {
+        self.datapath
     }
 
     /// What was set.
@@ -163,12 +163,12 @@ impl<P: Plant> Control<P> {
         match request {
             Request::Change(command) => {
                 self.admit(&self.state, command)?;
-                self.widen(std::slice::from_ref(command))?;
+                self.extend_steering(std::slice::from_ref(command))?;
                 self.change(command, now)?;
                 self.publish().map(|()| Reply::Done)
             }
             Request::Restore(commands) => {
-                self.widen(commands)?;
+                self.extend_steering(commands)?;
                 let change =
                     |command| self.admit(&self.state, command).and_then(|()| self.change(command, now));
                 let mut results: Vec<_> = commands.iter().map(change).collect();
@@ -186,7 +186,7 @@ impl<P: Plant> Control<P> {
             Request::Confirm(verdict) => self.confirm(*verdict, now),
             Request::Rules => Ok(Reply::Rules {
                 commands: commands_of(&self.state),
-                governed: self.governing.services().collect(),
+                governed: self.owned.services().collect(),
             }),
             Request::ListServices => Ok(Reply::Services(
                 self.state.services().filter_map(|(key, wanted)| self.registry.row(*key, wanted)).collect(),
@@ -202,9 +202,9 @@ impl<P: Plant> Control<P> {
             Request::Set { key, value } => {
                 self.settings.set(key, value)?;
                 self.settings.tune(&self.registry.tuning);
-                let moved = self.registry.review(&self.settings.feedback, now);
+                let moved = self.registry.review_reports(&self.settings.feedback, now);
                 let published = self.publish();
-                self.tell_weights(&moved);
+                self.record_weights(&moved);
                 published.map(|()| Reply::Done)
             }
             Request::ReportLoad { server, load_percent } => self.report_load(*server, *load_percent, now),
@@ -254,10 +254,10 @@ impl<P: Plant> Control<P> {
             let locals = self.state.locals().iter().map(|local| (local.addr, local.ports()));
             self.publication.snapshot.locals = Arc::new(LocalAddresses::new(locals));
         }
-        self.registry.follow(command, &mut self.publication.snapshot, now);
-        self.governing.note(command);
+        self.registry.apply(command, &mut self.publication.snapshot, now);
+        self.owned.note(command);
         if matches!(command, Command::AddMark(_) | Command::DeleteMark(_)) {
-            self.marks.lay_out(self.state.marks());
+            self.marks.compile(self.state.marks());
             self.enter_marks();
         }
         if let Command::AddDestination { endpoint, .. } = command {
@@ -274,9 +274,9 @@ impl<P: Plant> Control<P> {
         self.marks.set_tables(tables, self.state.marks());
         self.enter_marks();
         let keys = self.state.services().map(|(key, _)| *key);
-        let items: BTreeSet<_> = keys.flat_map(|key| networks(self.marks.laid_out(), key)).collect();
-        let more = steer(items, &[]);
-        let steered = self.plant.widen(&more);
+        let items: BTreeSet<_> = keys.flat_map(|key| networks(self.marks.compiled(), key)).collect();
+        let more = rules_for(items, &[]);
+        let steered = self.datapath.add_steering(&more);
         let published = self.publish();
         steered.map_err(|error| CommandError::Failed { why: format!("xvs: marked packets: {error}") })?;
         published
@@ -293,24 +293,24 @@ impl<P: Plant> Control<P> {
 
     /// Enters the mark rules as they are laid out in the snapshot.
     fn enter_marks(&mut self) {
-        self.publication.snapshot.marks = Arc::new(self.marks.laid_out().marks.clone());
-        self.steered.review();
+        self.publication.snapshot.marks = Arc::new(self.marks.compiled().marks.clone());
+        self.steered.set_all_due();
     }
 
     /// A sentence for each mark rule of the kernel that is not followed.
     pub fn unfollowed(&self) -> &[String] {
-        &self.marks.laid_out().unfollowed
+        &self.marks.compiled().unfollowed
     }
 
-    /// Sentences for the operator: who has not taken up the last change, what of governed services is refused, and what of
+    /// Sentences for the operator: who has not taken up the last change, what of owned services is refused, and what of
     /// them somebody else has changed.
-    pub fn complaints(&self) -> Vec<String> {
+    pub fn warnings(&self) -> Vec<String> {
         let late = self.publication.late().map(|who| {
             format!(
                 "{who} has not taken up a change within a second and may go by what was before; if this stays, restart xvsd"
             )
         });
-        late.into_iter().chain(self.governing.complaints()).collect()
+        late.into_iter().chain(self.owned.warnings()).collect()
     }
 
     /// Refuses the broadcast address of a network that the director is in, as IPVS does; what stands for every machine is
@@ -375,19 +375,19 @@ impl<P: Plant> Control<P> {
     }
 
     /// Does what is due: looks at the counters, through the trash, at the memory left, for load reports
-    /// that stay away, at governed services. Returns when it wants to be called again.
+    /// that stay away, at owned services. Returns when it wants to be called again.
     ///
     /// # Errors
     /// Rules that nobody has confirmed cannot be taken back now. Who is late is told as a warning.
     pub fn tick(&mut self, now: Millis) -> Result<Millis, CommandError> {
-        while let Some(due) = self.schedule.look(now) {
-            self.registry.tick(due);
+        while let Some(due) = self.schedule.estimate(now) {
+            self.registry.sample_counters(due);
         }
         if self.schedule.trash(now) {
             // What is steered for connections alone goes when they have ended.
             let marks = self.state.services().any(|(key, _)| matches!(key, ServiceKey::Mark { .. }));
-            if marks || self.steered.has_left() || self.registry.outlives_itself() {
-                self.steered.review();
+            if marks || self.steered.has_deleted_locals() || self.registry.has_leftover_steering() {
+                self.steered.set_all_due();
             }
             if self.registry.empty_trash(&mut self.publication.snapshot, now) {
                 self.next_hops.forget();
@@ -395,24 +395,24 @@ impl<P: Plant> Control<P> {
             }
         }
         if self.schedule.memory(now) {
-            self.look_at_memory();
+            self.update_defences();
         }
         if self.schedule.review(now) {
-            let moved = self.registry.review(&self.settings.feedback, now);
+            let moved = self.registry.review_reports(&self.settings.feedback, now);
             let _ = self.publish_weights(&moved);
-            self.tend(now);
+            self.maintain_owned(now);
         }
         let unconfirmed = self.expire_unconfirmed(now)?;
         if self.publication.is_held() || self.steered.is_due() {
-            let _ = self.settle(GLANCE);
+            let _ = self.settle(SHORT_WAIT);
         }
         let next = self.schedule.next();
         Ok(unconfirmed.map_or(next, |until| next.min(until)))
     }
 
     /// Turns automatic defences on or off.
-    fn look_at_memory(&mut self) {
-        let pages = if self.settings.needs_memory() { self.plant.available_pages() } else { None };
+    fn update_defences(&mut self) {
+        let pages = if self.settings.needs_memory() { self.datapath.available_pages() } else { None };
         self.settings.observe(pages);
         if self.settings.settings(&self.state) != self.publication.snapshot.settings {
             let _ = self.publish();
@@ -450,8 +450,8 @@ mod tests {
         pub(super) full: BTreeSet<IpAddr>,
     }
 
-    impl Plant for Machine {
-        fn widen(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+    impl Datapath for Machine {
+        fn add_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
             if rules.services.iter().any(|(_, endpoint)| self.full.contains(&endpoint.addr)) {
                 return Err(SteeringError::Full { what: "services", limit: 0 });
             }
@@ -459,12 +459,12 @@ mod tests {
             Ok(())
         }
 
-        fn take_back(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+        fn remove_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
             self.steered.subtract(rules);
             Ok(())
         }
 
-        fn narrow(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+        fn set_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
             self.steered = rules.clone();
             Ok(())
         }
@@ -506,7 +506,7 @@ mod tests {
         let mut control = control();
         let reply = control.handle(&Request::Restore(vec![add([192, 0, 2, 1])]), Millis(0)).unwrap();
         assert_eq!(reply, Reply::Restored(vec![Err(CommandError::ServiceNotDefined(service()))]));
-        assert_eq!(control.plant().steered, SteeringRules::default());
+        assert_eq!(control.datapath().steered, SteeringRules::default());
     }
 
     /// A network in which the director has this address.
@@ -608,11 +608,11 @@ mod tests {
                     _ => Request::Restore(batch.clone()),
                 };
                 let _ = control.handle(&request, Millis(0));
-                let made = (control.plant().steered.clone(), control.plant().resolved.clone());
-                control.steered.review();
+                let made = (control.datapath().steered.clone(), control.datapath().resolved.clone());
+                control.steered.set_all_due();
                 control.next_hops.forget();
                 control.publish().unwrap();
-                let whole = (control.plant().steered.clone(), control.plant().resolved.clone());
+                let whole = (control.datapath().steered.clone(), control.datapath().resolved.clone());
                 prop_assert_eq!(made, whole, "after {:?}", batch);
             }
         }
@@ -663,12 +663,12 @@ mod tests {
         };
         control.tick(Millis(1000)).unwrap();
         assert_eq!(on(published.load().settings), (false, 0, false));
-        control.plant().available_pages = Some(768);
+        control.datapath().available_pages = Some(768);
         control.tick(Millis(1999)).unwrap();
         assert_eq!(on(published.load().settings), (false, 0, false));
         control.tick(Millis(2000)).unwrap();
         assert_eq!(on(published.load().settings), (true, 4, true));
-        control.plant().available_pages = None;
+        control.datapath().available_pages = None;
         control.tick(Millis(3000)).unwrap();
         assert_eq!(on(published.load().settings), (false, 0, false), "what cannot be told is not shortness");
     }

@@ -42,7 +42,7 @@ impl Publication {
     }
 
     /// Every worker acts on the published snapshot.
-    pub(super) fn taken_up(&mut self) {
+    pub(super) fn all_current(&mut self) {
         self.held.clear();
         self.late = None;
     }

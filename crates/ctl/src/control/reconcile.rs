@@ -11,102 +11,102 @@ use std::sync::Arc;
 use std::{mem, slice};
 
 use xvs_dataplane::clock::Millis;
-use xvs_ipvsadm::typed;
+use xvs_ipvsadm::command_line;
 use xvs_model::command::{Command, CommandError};
 use xvs_model::difference::{Difference, carried_out, differences};
 use xvs_model::event::Kind;
-use xvs_model::reconcile::{Governed, GovernedService, Reach, Repair};
+use xvs_model::reconcile::{OwnedService, ReconcileScope, Reconciled, Repair};
 use xvs_model::rules::{Thing, Wanted, thing};
 use xvs_sched::ServiceKey;
 
 use crate::control::Control;
-use crate::control::datapath::Plant;
-use crate::control::owned_services::{Governing, WHY};
+use crate::control::datapath::Datapath;
+use crate::control::owned_services::{ORIGIN, OwnedServices};
 
-impl<P: Plant> Control<P> {
-    /// From now on these services are wanted so; one without a value goes, with its destinations, if it is governed.
-    /// All that follows is one snapshot. It costs a look at the services that are named; with [`Reach::Everything`] at
-    /// all that are governed.
+impl<D: Datapath> Control<D> {
+    /// From now on these services are wanted so; one without a value goes, with its destinations, if it is owned.
+    /// All that follows is one snapshot. It costs a look at the services that are named; with [`ReconcileScope::Everything`] at
+    /// all that are owned.
     ///
     /// # Errors
     /// None that there is now: what is refused is in the answer, and who is late is told as a warning.
-    pub fn govern(
+    pub fn reconcile(
         &mut self,
-        wanted: Vec<(ServiceKey, Option<GovernedService>)>,
-        reach: Reach,
+        wanted: Vec<(ServiceKey, Option<OwnedService>)>,
+        scope: ReconcileScope,
         now: Millis,
-    ) -> Result<Governed, CommandError> {
-        let governing = &mut self.governing;
+    ) -> Result<Reconciled, CommandError> {
+        let owned = &mut self.owned;
         let mut named: BTreeSet<_> = wanted.iter().map(|(key, _)| *key).collect();
-        let before = governing.wanted.only(&named);
+        let before = owned.wanted.only(&named);
         for (key, service) in wanted {
-            governing.wanted.put(key, service.map(|service| Arc::new(service.into())));
+            owned.wanted.put(key, service.map(|service| Arc::new(service.into())));
         }
         // Nobody else's service goes.
-        named.retain(|key| [&before, &governing.wanted].iter().any(|state| state.service(key).is_some()));
-        let things = match reach {
-            Reach::Everything => {
-                named.extend(governing.services());
-                governing.refused.clear();
+        named.retain(|key| [&before, &owned.wanted].iter().any(|state| state.service(key).is_some()));
+        let things = match scope {
+            ReconcileScope::Everything => {
+                named.extend(owned.services());
+                owned.refused.clear();
                 None
             }
-            Reach::Changes => {
-                let after = Wanted::from(governing.wanted.only(&named));
+            ReconcileScope::Changes => {
+                let after = Wanted::from(owned.wanted.only(&named));
                 let things: BTreeSet<_> =
                     differences(&before, &after).iter().map(Difference::thing).collect();
-                governing.refused.retain(|thing, _| !things.contains(thing));
+                owned.refused.retain(|thing, _| !things.contains(thing));
                 Some(things)
             }
         };
-        governing.dirty.extend(&named);
-        let commands = self.lead(&named, things.as_ref());
-        Ok(self.carry_out(WHY, commands, now))
+        owned.dirty.extend(&named);
+        let commands = self.commands_for(&named, things.as_ref());
+        Ok(self.carry_out(ORIGIN, commands, now))
     }
 
-    /// What becomes of governed services that somebody else has changed.
+    /// What becomes of owned services that somebody else has changed.
     pub fn set_repair(&mut self, repair: Repair) {
-        self.governing.repair = repair;
+        self.owned.repair = repair;
     }
 
-    /// The commands that lead from what runs to what is wanted of governed services, but for those that are refused.
+    /// The commands that lead from what runs to what is wanted of owned services, but for those that are refused.
     /// Costs a look at the services that were changed since it was last asked or told.
     pub fn drift(&mut self) -> Vec<Command> {
-        self.look_for_drift();
-        self.governing.drift.values().flatten().cloned().collect()
+        self.update_drift();
+        self.owned.drift.values().flatten().cloned().collect()
     }
 
     /// The same as one would type them, as of the last second.
-    pub(crate) fn drift_told(&self) -> &Arc<[String]> {
-        &self.governing.told
+    pub(crate) fn drift_lines(&self) -> &Arc<[String]> {
+        &self.owned.drift_lines
     }
 
     /// Tries again what was refused, looks for what somebody else has changed, and puts it back if that is wanted.
-    pub(super) fn tend(&mut self, now: Millis) {
-        let refused: BTreeSet<_> = mem::take(&mut self.governing.refused).into_keys().collect();
+    pub(super) fn maintain_owned(&mut self, now: Millis) {
+        let refused: BTreeSet<_> = mem::take(&mut self.owned.refused).into_keys().collect();
         if !refused.is_empty() {
             let of: BTreeSet<_> = refused.iter().filter_map(|thing| thing.service()).collect();
             // What is not refused any more may be drift.
-            self.governing.dirty.extend(&of);
-            let commands = self.lead(&of, Some(&refused));
-            self.carry_out(WHY, commands, now);
+            self.owned.dirty.extend(&of);
+            let commands = self.commands_for(&of, Some(&refused));
+            self.carry_out(ORIGIN, commands, now);
         }
-        self.look_for_drift();
-        if self.governing.repair == Repair::Always && !self.governing.drift.is_empty() {
-            let commands = self.governing.drift.values().flatten().cloned().collect();
+        self.update_drift();
+        if self.owned.repair == Repair::Always && !self.owned.drift.is_empty() {
+            let commands = self.owned.drift.values().flatten().cloned().collect();
             self.carry_out("put back", commands, now);
-            self.look_for_drift();
+            self.update_drift();
         }
     }
 
-    fn look_for_drift(&mut self) {
-        let dirty = mem::take(&mut self.governing.dirty);
+    fn update_drift(&mut self) {
+        let dirty = mem::take(&mut self.owned.dirty);
         if dirty.is_empty() {
             return;
         }
-        let governed: BTreeSet<_> =
-            dirty.iter().copied().filter(|key| self.governing.wanted.service(key).is_some()).collect();
-        let mut commands = self.lead(&governed, None);
-        let Governing { refused, drift, .. } = &mut self.governing;
+        let owned: BTreeSet<_> =
+            dirty.iter().copied().filter(|key| self.owned.wanted.service(key).is_some()).collect();
+        let mut commands = self.commands_for(&owned, None);
+        let OwnedServices { refused, drift, .. } = &mut self.owned;
         commands.retain(|command| {
             let thing = thing(command);
             // What a service that is refused would have waits with it.
@@ -120,14 +120,18 @@ impl<P: Plant> Control<P> {
                 drift.entry(key).or_default().push(command);
             }
         }
-        self.governing.told = drift.values().flatten().map(typed).collect();
+        self.owned.drift_lines = drift.values().flatten().map(command_line).collect();
     }
 
     /// The commands that make these services as they are wanted; where only some things are to be made so, those about
     /// them. A service that comes back comes whole, and one that is gone, and is not to come back, gets no destination.
-    fn lead(&self, services: &BTreeSet<ServiceKey>, things: Option<&BTreeSet<Thing>>) -> Vec<Command> {
+    fn commands_for(
+        &self,
+        services: &BTreeSet<ServiceKey>,
+        things: Option<&BTreeSet<Thing>>,
+    ) -> Vec<Command> {
         let running = self.state.only(services);
-        let wanted = self.governing.wanted.only(services);
+        let wanted = self.owned.wanted.only(services);
         let is_meant = |thing: &Thing| things.is_none_or(|things| things.contains(thing));
         let mut differences = differences(&running, &Wanted::from(wanted.clone()));
         differences.retain(|difference| match difference.thing() {
@@ -140,7 +144,7 @@ impl<P: Plant> Control<P> {
     }
 
     /// Carries these out in one snapshot, as far as they are admitted; events and the log tell of them, and why.
-    fn carry_out(&mut self, why: &str, commands: Vec<Command>, now: Millis) -> Governed {
+    fn carry_out(&mut self, origin: &str, commands: Vec<Command>, now: Millis) -> Reconciled {
         let of: BTreeSet<_> = commands.iter().filter_map(|command| thing(command).service()).collect();
         // Tried on a copy first, so that what is refused is not steered.
         let mut trial = self.state.only(&of);
@@ -151,28 +155,29 @@ impl<P: Plant> Control<P> {
                 Err(error) => refused.push((command, error)),
             }
         }
-        let widened = self.widen(&admitted);
+        let extended = self.extend_steering(&admitted);
         let mut done = Vec::new();
         for command in admitted {
             // One that there is no room for is not to hinder the others.
-            let room = if widened.is_ok() { Ok(()) } else { self.widen(slice::from_ref(&command)) };
+            let room =
+                if extended.is_ok() { Ok(()) } else { self.extend_steering(slice::from_ref(&command)) };
             match room.and_then(|()| self.change(&command, now)) {
-                Ok(()) => done.push((format!("{why}: {}", typed(&command)), None)),
+                Ok(()) => done.push((format!("{origin}: {}", command_line(&command)), None)),
                 Err(error) => refused.push((command, error)),
             }
         }
         // They come with their service, when that is taken.
         refused.retain(|(_, error)| !matches!(error, CommandError::ServiceNotDefined(_)));
         let again = refused.iter().map(|refused| (thing(&refused.0), refused.clone()));
-        self.governing.refused.extend(again);
+        self.owned.refused.extend(again);
         let changed = done.len();
         if changed > 0 {
             // Who is late is told as a warning.
             let _ = self.publish();
             done.iter().for_each(|(line, _)| tracing::info!("{line}"));
-            self.events.tell_all(Kind::Change, self.epoch(), None, done);
+            self.events.record_all(Kind::Change, self.epoch(), None, done);
         }
-        Governed { changed, refused }
+        Reconciled { changed, refused }
     }
 }
 
@@ -193,7 +198,7 @@ mod tests {
     use crate::control::tests::{Machine, any_change, any_service, control, endpoint, network, options};
     use xvs_ipvsadm::{SystemResolver, read_rules};
     use xvs_model::difference::commands_of;
-    use xvs_model::event::{Asked, Begin, Then};
+    use xvs_model::event::{Begin, EventQuery, Then};
     use xvs_model::reply::Reply;
     use xvs_model::request::{Request, Verdict};
 
@@ -204,13 +209,13 @@ mod tests {
     }
 
     /// A service with these real servers, last byte and weight.
-    fn with(servers: &[(u8, u32)]) -> Option<GovernedService> {
+    fn with(servers: &[(u8, u32)]) -> Option<OwnedService> {
         let server = |(last, weight): &(u8, u32)| {
             let options = DestinationOptions { weight: Weight(*weight), ..DestinationOptions::default() };
             (Endpoint::new([192, 0, 2, *last], 80), options)
         };
         let destinations = servers.iter().map(server).collect();
-        Some(GovernedService { options: ServiceOptions::of(Family::V4), destinations })
+        Some(OwnedService { options: ServiceOptions::of(Family::V4), destinations })
     }
 
     fn by_hand(control: &mut Control<Machine>, rules: &str) {
@@ -233,13 +238,13 @@ mod tests {
     }
 
     fn drift(control: &mut Control<Machine>) -> Vec<String> {
-        control.drift().iter().map(typed).collect()
+        control.drift().iter().map(command_line).collect()
     }
 
-    fn changed(governed: Result<Governed, CommandError>) -> usize {
-        let governed = governed.unwrap();
-        assert_eq!(governed.refused, []);
-        governed.changed
+    fn changed(reconciled: Result<Reconciled, CommandError>) -> usize {
+        let reconciled = reconciled.unwrap();
+        assert_eq!(reconciled.refused, []);
+        reconciled.changed
     }
 
     #[test]
@@ -247,13 +252,13 @@ mod tests {
         let mut control = control();
         let epoch = control.epoch();
         let wanted = vec![(key(100), with(&[(1, 1), (2, 2)])), (key(101), with(&[(3, 1)]))];
-        assert_eq!(changed(control.govern(wanted, Reach::Changes, Millis(0))), 5);
+        assert_eq!(changed(control.reconcile(wanted, ReconcileScope::Changes, Millis(0))), 5);
         assert_eq!(control.epoch(), epoch + 1);
         assert_eq!(servers(&control, 100), Some(vec![(2, 2), (1, 1)]));
         let sorry = vec![(key(100), with(&[(9, 1)]))];
-        assert_eq!(changed(control.govern(sorry.clone(), Reach::Changes, Millis(0))), 3);
+        assert_eq!(changed(control.reconcile(sorry.clone(), ReconcileScope::Changes, Millis(0))), 3);
         assert_eq!((control.epoch(), servers(&control, 100)), (epoch + 2, Some(vec![(9, 1)])));
-        assert_eq!(changed(control.govern(sorry, Reach::Everything, Millis(0))), 0);
+        assert_eq!(changed(control.reconcile(sorry, ReconcileScope::Everything, Millis(0))), 0);
         assert_eq!(control.epoch(), epoch + 2, "what is so already is not published");
     }
 
@@ -261,7 +266,7 @@ mod tests {
     fn servers_that_stay_or_come_back_keep_their_connections_and_counters() {
         let mut control = control();
         let mut lives = |servers: &[(u8, u32)]| {
-            control.govern(vec![(key(100), with(servers))], Reach::Changes, Millis(0)).unwrap();
+            control.reconcile(vec![(key(100), with(servers))], ReconcileScope::Changes, Millis(0)).unwrap();
             let snapshot = control.published().load_full();
             let service = snapshot.services.iter().find(|service| service.key == key(100)).unwrap();
             let live = |last: &u8| {
@@ -281,10 +286,10 @@ mod tests {
     #[test]
     fn what_somebody_else_has_changed_stays_until_something_else_is_wanted_of_it() {
         let mut control = control();
-        let want = |control: &mut Control<Machine>, servers: &[(u8, u32)], reach| {
-            changed(control.govern(vec![(key(100), with(servers))], reach, Millis(0)))
+        let want = |control: &mut Control<Machine>, servers: &[(u8, u32)], scope| {
+            changed(control.reconcile(vec![(key(100), with(servers))], scope, Millis(0)))
         };
-        want(&mut control, &[(1, 1), (2, 1), (3, 1)], Reach::Changes);
+        want(&mut control, &[(1, 1), (2, 1), (3, 1)], ReconcileScope::Changes);
         by_hand(
             &mut control,
             "-e -t 192.0.2.100:80 -r 192.0.2.1 -w 0
@@ -292,31 +297,33 @@ mod tests {
 -a -t 192.0.2.100:80 -r 192.0.2.8
 ",
         );
-        assert_eq!(want(&mut control, &[(1, 1), (2, 1)], Reach::Changes), 1);
+        assert_eq!(want(&mut control, &[(1, 1), (2, 1)], ReconcileScope::Changes), 1);
         assert_eq!(servers(&control, 100), Some(vec![(8, 1), (1, 0)]));
-        assert_eq!(want(&mut control, &[(1, 5), (2, 5)], Reach::Changes), 2);
+        assert_eq!(want(&mut control, &[(1, 5), (2, 5)], ReconcileScope::Changes), 2);
         assert_eq!(servers(&control, 100), Some(vec![(2, 5), (8, 1), (1, 5)]));
         assert_eq!(
-            want(&mut control, &[(1, 5)], Reach::Changes)
-                + want(&mut control, &[(1, 5), (8, 7)], Reach::Changes),
+            want(&mut control, &[(1, 5)], ReconcileScope::Changes)
+                + want(&mut control, &[(1, 5), (8, 7)], ReconcileScope::Changes),
             2,
             "what is there already is edited"
         );
         assert_eq!(servers(&control, 100), Some(vec![(8, 7), (1, 5)]));
         by_hand(&mut control, "-d -t 192.0.2.100:80 -r 192.0.2.8\n");
-        assert_eq!(want(&mut control, &[(1, 5)], Reach::Changes), 0, "what is to go has gone");
+        assert_eq!(want(&mut control, &[(1, 5)], ReconcileScope::Changes), 0, "what is to go has gone");
         by_hand(&mut control, "-E -t 192.0.2.100:80 -s sh\n-e -t 192.0.2.100:80 -r 192.0.2.1 -w 3\n");
-        assert_eq!(want(&mut control, &[(1, 5)], Reach::Everything), 2);
+        assert_eq!(want(&mut control, &[(1, 5)], ReconcileScope::Everything), 2);
         assert_eq!(drift(&mut control), [""; 0]);
     }
 
     #[test]
     fn a_service_that_somebody_has_deleted_comes_back_whole_or_not_at_all() {
         let mut control = control();
-        control.govern(vec![(key(100), with(&[(1, 1), (2, 1)]))], Reach::Changes, Millis(0)).unwrap();
+        control
+            .reconcile(vec![(key(100), with(&[(1, 1), (2, 1)]))], ReconcileScope::Changes, Millis(0))
+            .unwrap();
         by_hand(&mut control, "-D -t 192.0.2.100:80\n");
         let one_down = vec![(key(100), with(&[(2, 1)]))];
-        assert_eq!(changed(control.govern(one_down, Reach::Changes, Millis(0))), 0);
+        assert_eq!(changed(control.reconcile(one_down, ReconcileScope::Changes, Millis(0))), 0);
         let back =
             ["xvsadm -A -t 192.0.2.100:80 -s wlc", "xvsadm -a -t 192.0.2.100:80 -r 192.0.2.2:80 -g -w 1"];
         assert_eq!(drift(&mut control), back);
@@ -324,22 +331,25 @@ mod tests {
         if let Some(other) = &mut other {
             other.options.scheduler = "rr".to_owned();
         }
-        assert_eq!(changed(control.govern(vec![(key(100), other)], Reach::Changes, Millis(0))), 3);
+        assert_eq!(
+            changed(control.reconcile(vec![(key(100), other)], ReconcileScope::Changes, Millis(0))),
+            3
+        );
         assert_eq!(servers(&control, 100), Some(vec![(3, 1), (2, 1)]));
     }
 
     #[test]
-    fn a_service_that_is_not_governed_is_not_touched_and_one_that_goes_takes_all_its_servers() {
+    fn a_service_that_is_not_owned_is_not_touched_and_one_that_goes_takes_all_its_servers() {
         let mut control = control();
         by_hand(&mut control, "-A -t 192.0.2.101:80\n-a -t 192.0.2.101:80 -r 192.0.2.7\n");
-        control.govern(vec![(key(100), with(&[(1, 1)]))], Reach::Everything, Millis(0)).unwrap();
+        control.reconcile(vec![(key(100), with(&[(1, 1)]))], ReconcileScope::Everything, Millis(0)).unwrap();
         by_hand(&mut control, "-a -t 192.0.2.100:80 -r 192.0.2.8\n");
         let gone = vec![(key(100), None), (key(101), None), (key(102), None)];
-        assert_eq!(changed(control.govern(gone.clone(), Reach::Changes, Millis(0))), 1);
+        assert_eq!(changed(control.reconcile(gone.clone(), ReconcileScope::Changes, Millis(0))), 1);
         assert_eq!((servers(&control, 100), servers(&control, 101)), (None, Some(vec![(7, 1)])));
         by_hand(&mut control, "-A -t 192.0.2.100:80\n");
         assert_eq!(
-            changed(control.govern(gone, Reach::Everything, Millis(0))),
+            changed(control.reconcile(gone, ReconcileScope::Everything, Millis(0))),
             0,
             "it is somebody else's now"
         );
@@ -350,7 +360,7 @@ mod tests {
     fn what_is_refused_is_told_hinders_nothing_else_and_is_tried_again_each_second() {
         let mut control = control();
         control.set_network(&network([192, 0, 2, 9], 25)).unwrap();
-        control.plant().full.insert([192, 0, 2, 101].into());
+        control.datapath().full.insert([192, 0, 2, 101].into());
         let mut unknown = with(&[(5, 1)]);
         if let Some(unknown) = &mut unknown {
             unknown.options.scheduler = "nosuch".to_owned();
@@ -360,67 +370,68 @@ mod tests {
             (key(101), with(&[(2, 1), (3, 1)])),
             (key(102), unknown),
         ];
-        let governed = control.govern(wanted, Reach::Everything, Millis(0)).unwrap();
-        let refused: Vec<_> = governed.refused.iter().map(|(command, _)| typed(command)).collect();
+        let reconciled = control.reconcile(wanted, ReconcileScope::Everything, Millis(0)).unwrap();
+        let refused: Vec<_> = reconciled.refused.iter().map(|(command, _)| command_line(command)).collect();
         let expected = [
             "xvsadm -A -t 192.0.2.102:80 -s nosuch",
             "xvsadm -a -t 192.0.2.100:80 -r 192.0.2.127:80 -g -w 1",
             "xvsadm -A -t 192.0.2.101:80 -s wlc",
         ];
-        assert_eq!((governed.changed, &refused[..]), (2, &expected.map(str::to_owned)[..]));
-        assert_eq!(control.complaints().len(), 3);
+        assert_eq!((reconciled.changed, &refused[..]), (2, &expected.map(str::to_owned)[..]));
+        assert_eq!(control.warnings().len(), 3);
         let why = "health: xvsadm -A -t 192.0.2.102:80 -s nosuch: refused, and tried again each second: no scheduler";
-        assert!(control.complaints()[1].starts_with(why), "{:?}", control.complaints());
+        assert!(control.warnings()[1].starts_with(why), "{:?}", control.warnings());
         assert_eq!(drift(&mut control), [""; 0], "what is refused does not lead back");
-        let (epoch, steered) = (control.epoch(), control.plant().steered.clone());
+        let (epoch, steered) = (control.epoch(), control.datapath().steered.clone());
         control.tick(Millis(0) + SECOND).unwrap();
-        assert_eq!((control.epoch(), &control.plant().steered), (epoch, &steered), "nothing has changed");
-        assert_eq!(control.complaints().len(), 3);
-        control.plant().full.clear();
+        assert_eq!((control.epoch(), &control.datapath().steered), (epoch, &steered), "nothing has changed");
+        assert_eq!(control.warnings().len(), 3);
+        control.datapath().full.clear();
         control.set_network(&network([192, 0, 2, 9], 24)).unwrap();
         control.tick(Millis(0) + 2 * SECOND).unwrap();
         assert_eq!(servers(&control, 100), Some(vec![(127, 1), (1, 1)]));
         assert_eq!(servers(&control, 101), Some(vec![(3, 1), (2, 1)]));
-        assert_eq!(control.complaints().len(), 1);
-        control.govern(vec![(key(102), None)], Reach::Changes, Millis(0)).unwrap();
-        assert_eq!(control.complaints(), [""; 0]);
+        assert_eq!(control.warnings().len(), 1);
+        control.reconcile(vec![(key(102), None)], ReconcileScope::Changes, Millis(0)).unwrap();
+        assert_eq!(control.warnings(), [""; 0]);
     }
 
     #[test]
     fn drift_is_told_and_by_repair_put_back_within_a_second() {
         let mut control = control();
         let wanted = vec![(key(100), with(&[(1, 1), (2, 1)])), (key(101), with(&[(3, 1)]))];
-        control.govern(wanted, Reach::Changes, Millis(0)).unwrap();
+        control.reconcile(wanted, ReconcileScope::Changes, Millis(0)).unwrap();
         by_hand(&mut control, "-e -t 192.0.2.100:80 -r 192.0.2.1 -w 0\n-A -t 192.0.2.105:80\n");
         control.tick(Millis(0) + SECOND).unwrap();
         let back = "xvsadm -e -t 192.0.2.100:80 -r 192.0.2.1:80 -g -w 1";
         let complaint = "health: somebody has changed its services; 1 command leads back, see `xvs health`";
-        assert_eq!(control.complaints(), [complaint]);
-        assert_eq!(control.drift_told()[..], [back.to_owned()]);
+        assert_eq!(control.warnings(), [complaint]);
+        assert_eq!(control.drift_lines()[..], [back.to_owned()]);
         by_hand(&mut control, "-C\n");
         control.tick(Millis(0) + 2 * SECOND).unwrap();
-        assert!(control.complaints()[0].contains("; 5 commands lead back"), "{:?}", control.complaints());
+        assert!(control.warnings()[0].contains("; 5 commands lead back"), "{:?}", control.warnings());
         assert_eq!(control.state().services().count(), 0);
-        let mut events = control.events().listen(Asked { from: Begin::Now, then: Then::Follow }).unwrap();
+        let mut events =
+            control.events().listen(EventQuery { from: Begin::Now, then: Then::Follow }).unwrap();
         control.set_repair(Repair::Always);
         control.tick(Millis(0) + 3 * SECOND).unwrap();
-        assert_eq!(control.complaints(), [""; 0]);
+        assert_eq!(control.warnings(), [""; 0]);
         assert_eq!(servers(&control, 100), Some(vec![(2, 1), (1, 1)]));
         assert_eq!(servers(&control, 101), Some(vec![(3, 1)]));
         assert_eq!(servers(&control, 105), None);
-        let told = events.hear(Duration::ZERO).events;
+        let told = events.receive(Duration::ZERO).events;
         assert_eq!(told.len(), 5);
         assert!(told.iter().all(|event| event.kind == Kind::Change && event.by.is_none()));
         assert_eq!(told[0].what, "put back: xvsadm -A -t 192.0.2.100:80 -s wlc");
     }
 
     #[test]
-    fn rules_leave_governed_services_alone_also_when_they_are_taken_back() {
+    fn rules_leave_owned_services_alone_also_when_they_are_taken_back() {
         for verdict in [Some(Verdict::TakeBack), None] {
             let mut control = control();
             by_hand(&mut control, "-A -t 192.0.2.102:80\n");
             let before = [(1, 1), (2, 1)];
-            control.govern(vec![(key(100), with(&before))], Reach::Changes, Millis(0)).unwrap();
+            control.reconcile(vec![(key(100), with(&before))], ReconcileScope::Changes, Millis(0)).unwrap();
             let rules = "-A -t 192.0.2.100:80 -s sh\n-A -t 192.0.2.101:80\n";
             let rules = read_rules(rules, &SystemResolver::default()).unwrap();
             let rules = rules.into_iter().map(|rule| rule.command).collect();
@@ -430,10 +441,10 @@ mod tests {
             };
             assert_eq!(differences.len(), 2, "{differences:?}");
             assert_eq!(servers(&control, 100), Some(vec![(2, 1), (1, 1)]));
-            // One fails; what the rules have added and deleted is governed by now.
+            // One fails; what the rules have added and deleted is owned by now.
             let wanted = [(100, [(2, 1)]), (101, [(3, 1)]), (102, [(4, 1)])];
             let wanted = wanted.map(|(last, servers)| (key(last), with(&servers))).to_vec();
-            control.govern(wanted, Reach::Changes, Millis(0)).unwrap();
+            control.reconcile(wanted, ReconcileScope::Changes, Millis(0)).unwrap();
             match verdict {
                 Some(verdict) => _ = control.handle(&Request::Confirm(verdict), Millis(0)).unwrap(),
                 None => _ = control.tick(Millis(0) + 11 * SECOND).unwrap(),
@@ -445,7 +456,7 @@ mod tests {
     #[test]
     fn a_load_report_outlives_an_edit_that_keeps_the_weight() {
         let mut control = control();
-        control.govern(vec![(key(100), with(&[(1, 100)]))], Reach::Changes, Millis(0)).unwrap();
+        control.reconcile(vec![(key(100), with(&[(1, 100)]))], ReconcileScope::Changes, Millis(0)).unwrap();
         let set = Request::Set { key: "feedback.services".to_owned(), value: "all".to_owned() };
         control.handle(&set, Millis(0)).unwrap();
         let report = Request::ReportLoad { server: "192.0.2.1:80".parse().unwrap(), load_percent: 100.0 };
@@ -462,16 +473,16 @@ mod tests {
         if let Some(nat) = &mut nat {
             nat.destinations[0].1.upper_threshold = 50;
         }
-        assert_eq!(changed(control.govern(vec![(key(100), nat)], Reach::Changes, Millis(0))), 1);
+        assert_eq!(changed(control.reconcile(vec![(key(100), nat)], ReconcileScope::Changes, Millis(0))), 1);
         assert_eq!(in_force(&mut control), moved);
-        control.govern(vec![(key(100), with(&[(1, 99)]))], Reach::Changes, Millis(0)).unwrap();
+        control.reconcile(vec![(key(100), with(&[(1, 99)]))], ReconcileScope::Changes, Millis(0)).unwrap();
         assert_eq!(in_force(&mut control), Weight(99));
     }
 
     #[test]
     fn a_late_worker_is_named_the_change_is_made_and_it_is_over_when_the_worker_is_back() {
         let mut control = control();
-        control.plant().late = Some("worker 1".to_owned());
+        control.datapath().late = Some("worker 1".to_owned());
         let add = Command::AddService { key: key(101), options: ServiceOptions::of(Family::V4) };
         let late = CommandError::Late { who: "worker 1".to_owned() };
         assert_eq!(control.handle(&Request::Change(add.clone()), Millis(0)), Err(late.clone()));
@@ -480,13 +491,13 @@ mod tests {
         let expected = Reply::Restored(vec![Ok(()), Err(late), Err(exists)]);
         assert_eq!(control.handle(&batch, Millis(0)), Ok(expected));
         let wanted = vec![(key(100), with(&[(1, 1)]))];
-        assert_eq!(changed(control.govern(wanted, Reach::Changes, Millis(0))), 2);
+        assert_eq!(changed(control.reconcile(wanted, ReconcileScope::Changes, Millis(0))), 2);
         control.tick(Millis(0) + SECOND).unwrap();
-        let complaints = control.complaints();
+        let complaints = control.warnings();
         assert!(complaints.len() == 1 && complaints[0].starts_with("worker 1 has not"), "{complaints:?}");
-        control.plant().late = None;
+        control.datapath().late = None;
         control.tick(Millis(0) + SECOND).unwrap();
-        assert_eq!(control.complaints(), [""; 0]);
+        assert_eq!(control.warnings(), [""; 0]);
     }
 
     /// What may be wanted of a service.
@@ -504,36 +515,36 @@ mod tests {
         ) {
             let mut control = control();
             control.set_network(&network([192, 0, 2, 9], 24)).unwrap();
-            let mut governed: BTreeMap<ServiceKey, GovernedService> = BTreeMap::new();
+            let mut owned: BTreeMap<ServiceKey, OwnedService> = BTreeMap::new();
             let count = steps.len();
             for (step, (wanted, everything, by_hand)) in steps.into_iter().enumerate() {
                 let _ = control.handle(&Request::Restore(by_hand), Millis(0));
                 let before = control.state().clone();
-                let were: BTreeSet<_> = governed.keys().copied().collect();
+                let were: BTreeSet<_> = owned.keys().copied().collect();
                 let all = wanted.into_iter().map(|(key, destinations)| {
                     let options = ServiceOptions::of(key.family());
-                    (key, destinations.map(|destinations| GovernedService { options, destinations }))
+                    (key, destinations.map(|destinations| OwnedService { options, destinations }))
                 });
                 let all: Vec<_> = all.collect();
                 for (key, service) in &all {
                     match service {
-                        Some(service) => _ = governed.insert(*key, service.clone()),
-                        None => _ = governed.remove(key),
+                        Some(service) => _ = owned.insert(*key, service.clone()),
+                        None => _ = owned.remove(key),
                     }
                 }
                 let everything = everything || step + 1 == count;
-                let reach = if everything { Reach::Everything } else { Reach::Changes };
-                control.govern(all, reach, Millis(0)).unwrap();
+                let scope = if everything { ReconcileScope::Everything } else { ReconcileScope::Changes };
+                control.reconcile(all, scope, Millis(0)).unwrap();
                 for (key, _) in before.services().chain(control.state().services()) {
-                    if !were.contains(key) && !governed.contains_key(key) {
+                    if !were.contains(key) && !owned.contains_key(key) {
                         prop_assert_eq!(before.service(key), control.state().service(key));
                     }
                 }
                 if everything {
                     prop_assert_eq!(control.drift(), vec![]);
-                    for (key, wanted) in &governed {
+                    for (key, wanted) in &owned {
                         let running = control.state().service(key).map(|service| (**service).clone());
-                        let refused = &control.governing.refused;
+                        let refused = &control.owned.refused;
                         prop_assert!(running.is_some() || refused.contains_key(&Thing::Service(*key)));
                         for (endpoint, options) in &wanted.destinations {
                             let there = running.as_ref().and_then(|service| service.destination(*endpoint));
@@ -548,7 +559,7 @@ mod tests {
                 // Nothing that others change goes unseen.
                 for at in [step, step + 1].map(|seconds| Millis(0) + seconds as u32 * SECOND) {
                     let seen = control.drift();
-                    control.governing.dirty.extend(governed.keys());
+                    control.owned.dirty.extend(owned.keys());
                     prop_assert_eq!(seen, control.drift());
                     control.tick(at).unwrap();
                 }
@@ -556,7 +567,7 @@ mod tests {
                 let mut plain = crate::control::tests::control();
                 plain.set_network(&network([192, 0, 2, 9], 24)).unwrap();
                 plain.handle(&Request::Restore(commands_of(control.state())), Millis(0)).unwrap();
-                prop_assert_eq!(&control.plant().steered, &plain.plant().steered);
+                prop_assert_eq!(&control.datapath().steered, &plain.datapath().steered);
             }
         }
     }
@@ -570,7 +581,8 @@ mod tests {
             wanted.destinations[0].0.port = 8080;
             wanted.destinations[0].1.method = ForwardingMethod::Nat;
         }
-        let governed = control.govern(vec![(key(100), wanted)], Reach::Changes, Millis(0)).unwrap();
-        assert!(matches!(governed.refused[..], [(_, CommandError::NotSupported { .. })]));
+        let reconciled =
+            control.reconcile(vec![(key(100), wanted)], ReconcileScope::Changes, Millis(0)).unwrap();
+        assert!(matches!(reconciled.refused[..], [(_, CommandError::NotSupported { .. })]));
     }
 }

@@ -16,7 +16,7 @@ use xvs_model::sync_daemon::SyncRole;
 use xvs_sched::scheduler::Tuning;
 
 /// The settings as they were set, and how much memory is left.
-pub(super) struct InForce {
+pub(super) struct ActiveSettings {
     /// The settings of IPVS.
     pub(super) ipvs: Ipvs,
     /// How weights follow load reports.
@@ -24,7 +24,7 @@ pub(super) struct InForce {
     memory: Memory,
 }
 
-impl InForce {
+impl ActiveSettings {
     /// With plenty of memory.
     pub(super) fn new(ipvs: Ipvs, feedback: Feedback) -> Self {
         Self { ipvs, feedback, memory: Memory::Plenty }

@@ -13,31 +13,31 @@ use xvs_proto::{Family, Prefix};
 use xvs_sched::ServiceKey;
 
 use super::due::Due;
-use crate::firewall_marks::LaidOut;
+use crate::firewall_marks::CompiledMarks;
 use crate::registry::Registry;
-use crate::steering::{Accounts, Item, networks, steer};
+use crate::steering::{Item, SteeredItems, networks, rules_for};
 
 /// The packets that are steered.
 #[derive(Default)]
 pub(super) struct Steered {
     /// What is steered for each service, but for those that `due` names.
-    accounts: Accounts,
+    items: SteeredItems,
     /// Services for which something else may have to be steered since the last change.
     due: Due<ServiceKey>,
     /// What is steered for commands before they are carried out.
-    widened: BTreeSet<Item>,
+    added: BTreeSet<Item>,
     /// Whether there were services of IPv4 and of IPv6 when the program was last told.
     served: [bool; 2],
     /// Local addresses that were deleted, and that connections may still have.
-    left: Vec<LocalAddress>,
+    deleted_locals: Vec<LocalAddress>,
     /// Addresses of this machine.
     local: BTreeSet<IpAddr>,
 }
 
 /// How what is steered is narrowed.
-pub(super) enum Narrowing {
+pub(super) enum SteeringUpdate {
     /// These are steered no more.
-    TakeBack(SteeringRules),
+    Remove(SteeringRules),
     /// These are steered and nothing else.
     Replace(SteeringRules),
 }
@@ -46,7 +46,7 @@ pub(super) enum Narrowing {
 pub(super) struct Services<'a> {
     pub(super) state: &'a State,
     pub(super) registry: &'a mut Registry,
-    pub(super) marks: &'a LaidOut,
+    pub(super) marks: &'a CompiledMarks,
     /// Whether there are services of IPv4 and of IPv6.
     pub(super) served: [bool; 2],
 }
@@ -61,11 +61,11 @@ impl Steered {
             | Command::EditDestination { service: key, .. }
             | Command::DeleteDestination { service: key, .. } => self.due.add(*key),
             Command::DeleteLocal(addr) => {
-                self.left.extend(before.locals().iter().filter(|local| local.addr == *addr));
-                self.review();
+                self.deleted_locals.extend(before.locals().iter().filter(|local| local.addr == *addr));
+                self.set_all_due();
             }
             Command::Flush | Command::AddMark(_) | Command::DeleteMark(_) | Command::AddLocal(_) => {
-                self.review()
+                self.set_all_due()
             }
             Command::EditService { .. }
             | Command::Zero(_)
@@ -76,53 +76,57 @@ impl Steered {
     }
 
     /// Everything has to be worked out again.
-    pub(super) fn review(&mut self) {
+    pub(super) fn set_all_due(&mut self) {
         self.due = Due::Everything;
     }
 
     /// Takes over the addresses of this machine.
     pub(super) fn set_network(&mut self, network: &Network) {
         self.local = local(network);
-        self.review();
+        self.set_all_due();
     }
 
     /// Whether something may be steered for a local address that was deleted.
-    pub(super) fn has_left(&self) -> bool {
-        !self.left.is_empty()
+    pub(super) fn has_deleted_locals(&self) -> bool {
+        !self.deleted_locals.is_empty()
     }
 
     /// These are steered from now on, beside what is steered already.
-    pub(super) fn widen(&mut self, mut items: BTreeSet<Item>) {
-        self.widened.append(&mut items);
+    pub(super) fn add(&mut self, mut items: BTreeSet<Item>) {
+        self.added.append(&mut items);
     }
 
     /// Whether other packets may be steered than should be.
     pub(super) fn is_due(&self) -> bool {
-        !(self.due.is_empty() && self.widened.is_empty())
+        !(self.due.is_empty() && self.added.is_empty())
     }
 
     /// What narrows the program to what should be steered: for the services that have changed, or for all.
-    pub(super) fn narrow(&mut self, mut services: Services<'_>) -> Narrowing {
+    pub(super) fn update(&mut self, mut services: Services<'_>) -> SteeringUpdate {
         let same = mem::replace(&mut self.served, services.served) == services.served;
-        let mut gone = mem::take(&mut self.widened);
+        let mut gone = mem::take(&mut self.added);
         match mem::take(&mut self.due) {
             Due::These(keys) if same => {
-                gone.extend(keys.into_iter().flat_map(|key| self.account(key, &mut services)));
-                let gone = gone.into_iter().filter(|item| !self.accounts.hold(item));
-                Narrowing::TakeBack(steer(gone, &[services.state.locals(), &self.left].concat()))
+                gone.extend(keys.into_iter().flat_map(|key| self.update_service(key, &mut services)));
+                let gone = gone.into_iter().filter(|item| !self.items.contains(item));
+                SteeringUpdate::Remove(rules_for(
+                    gone,
+                    &[services.state.locals(), &self.deleted_locals].concat(),
+                ))
             }
-            _ => Narrowing::Replace(self.all(&mut services)),
+            _ => SteeringUpdate::Replace(self.all(&mut services)),
         }
     }
 
     /// All that is to be steered.
     fn all(&mut self, services: &mut Services<'_>) -> SteeringRules {
-        let keys: BTreeSet<_> = services.registry.service_keys().chain(self.accounts.keys()).collect();
-        keys.into_iter().for_each(|key| _ = self.account(key, services));
+        let keys: BTreeSet<_> = services.registry.service_keys().chain(self.items.keys()).collect();
+        keys.into_iter().for_each(|key| _ = self.update_service(key, services));
         if !services.registry.has_full_nat_connections() {
-            self.left.clear();
+            self.deleted_locals.clear();
         }
-        let mut rules = steer(self.accounts.items(), &[services.state.locals(), &self.left].concat());
+        let mut rules =
+            rules_for(self.items.all(), &[services.state.locals(), &self.deleted_locals].concat());
         rules.local_addresses.clone_from(&self.local);
         // A family without services passes untouched.
         let served = |family: Family| self.served[family as usize];
@@ -134,7 +138,7 @@ impl Steered {
     }
 
     /// Works out what is steered for a service. Returns what is not any more.
-    fn account(&mut self, key: ServiceKey, services: &mut Services<'_>) -> Vec<Item> {
+    fn update_service(&mut self, key: ServiceKey, services: &mut Services<'_>) -> Vec<Item> {
         let mut items = services.registry.steered(key);
         let lives_on = services.registry.has_connections(key);
         if lives_on || services.state.service(&key).is_some() {
@@ -142,9 +146,9 @@ impl Steered {
         }
         if lives_on {
             // Connections that the rules of its mark began before go on.
-            items.extend(self.accounts.networks(key));
+            items.extend(self.items.networks(key));
         }
-        self.accounts.set(key, items)
+        self.items.set(key, items)
     }
 }
 

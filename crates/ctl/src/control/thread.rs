@@ -15,8 +15,8 @@ use xvs_host::netfilter::Found;
 use xvs_host::network::{Latest, View};
 use xvs_model::command::CommandError;
 use xvs_model::difference::state_of;
-use xvs_model::event::{Kind, Who};
-use xvs_model::reconcile::{Governed, GovernedService, Reach};
+use xvs_model::event::{Kind, Requester};
+use xvs_model::reconcile::{OwnedService, ReconcileScope, Reconciled};
 use xvs_model::reply::Reply;
 use xvs_model::request::{Access, Request};
 use xvs_model::state::State;
@@ -29,18 +29,22 @@ use crate::control::Control;
 use crate::events::changes;
 use crate::status::shared::Shared;
 use crate::status::shared::link_state;
-use crate::workers::system::{RETRY_REFUSED, Wired};
+use crate::workers::system::{RETRY_REFUSED, SystemDatapath};
 
 /// What reaches the control thread.
 pub(crate) enum Input {
     /// With whom it is for, if it is not xvsd's own.
-    Request(Request, Option<Who>, Sender<Result<Reply, CommandError>>),
+    Request(Request, Option<Requester>, Sender<Result<Reply, CommandError>>),
     /// A view of the network waits in [`Latest`].
     Network,
     /// Mark rules wait there.
     Marks,
-    /// What is wanted of governed services.
-    Govern(Vec<(ServiceKey, Option<GovernedService>)>, Reach, Sender<Result<Governed, CommandError>>),
+    /// What is wanted of owned services.
+    Reconcile(
+        Vec<(ServiceKey, Option<OwnedService>)>,
+        ReconcileScope,
+        Sender<Result<Reconciled, CommandError>>,
+    ),
     /// Which captures are to be on.
     Captures(Captures, Sender<Result<(), CommandError>>),
     Stop,
@@ -53,24 +57,24 @@ const UNRESOLVED_INTERVAL: Duration = Duration::from_millis(100);
 const RETRY_ATTACHING: Duration = Duration::from_secs(1);
 
 /// How long a status waits for what runs.
-const PATIENCE: Duration = Duration::from_secs(2);
+const RULES_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The control thread.
 pub(crate) struct ControlThread {
-    control: Control<Wired>,
+    control: Control<SystemDatapath>,
     queue: Receiver<Input>,
-    views: Latest,
-    rules: Latest<Found>,
+    network_views: Latest,
+    mark_rules: Latest<Found>,
     unresolved: Arc<Unresolved>,
-    resolve_again: Instant,
+    resolve_after: Instant,
     /// When it may next be logged that next hops cannot be resolved.
-    complain_again: Instant,
+    warn_after: Instant,
     /// The kernel's indices of the attached interfaces, in the order of their [`LinkId`]s.
     links: Vec<u32>,
     /// The network as last seen.
     view: View,
     /// When an interface that is back may next be attached.
-    attach_again: Instant,
+    attach_after: Instant,
     shared: Arc<Shared>,
     warnings: Warnings,
 }
@@ -88,70 +92,70 @@ struct Warnings {
 }
 
 impl ControlThread {
-    /// `views` and `rules` hold what [`Input::Network`] and [`Input::Marks`] tell of; `links` are the kernel's indices of
+    /// `network_views` and `mark_rules` hold what [`Input::Network`] and [`Input::Marks`] tell of; `links` are the kernel's indices of
     /// the attached interfaces.
     pub(crate) fn new(
-        control: Control<Wired>,
+        control: Control<SystemDatapath>,
         queue: Receiver<Input>,
-        (views, rules): (Latest, Latest<Found>),
+        (network_views, mark_rules): (Latest, Latest<Found>),
         unresolved: Arc<Unresolved>,
         links: Vec<u32>,
         shared: Arc<Shared>,
     ) -> Self {
         let now = Instant::now();
-        let (resolve_again, complain_again, attach_again, view) = (now, now, now, View::default());
+        let (resolve_after, warn_after, attach_after, view) = (now, now, now, View::default());
         let warnings = Warnings::default();
         Self {
             control,
             queue,
-            views,
-            rules,
+            network_views,
+            mark_rules,
             unresolved,
-            resolve_again,
-            complain_again,
+            resolve_after,
+            warn_after,
             links,
             view,
-            attach_again,
+            attach_after,
             shared,
             warnings,
         }
     }
 
     /// Until it is told to stop.
-    pub(crate) fn run(mut self) -> Wired {
+    pub(crate) fn run(mut self) -> SystemDatapath {
         loop {
             match self.queue.recv_timeout(UNRESOLVED_INTERVAL) {
-                Ok(Input::Request(request, by, reply)) => {
+                Ok(Input::Request(request, requester, reply)) => {
                     let answer = self.control.handle(&request, self.shared.now());
                     let (epoch, changes) = (self.control.epoch(), changes(&request, &answer));
-                    self.shared.events.tell_all(Kind::Change, epoch, by.as_ref(), changes);
+                    self.shared.events.record_all(Kind::Change, epoch, requester.as_ref(), changes);
                     if request.access() == Access::Change {
-                        self.warn();
+                        self.update_warnings();
                     }
                     // Who asked may have gone.
                     let _ = reply.send(answer);
                 }
                 Ok(Input::Network) => {
-                    if let Some(view) = self.views.take() {
+                    if let Some(view) = self.network_views.take() {
                         self.view = view;
-                        self.network();
+                        self.update_network();
                     }
                 }
                 Ok(Input::Marks) => {
-                    if let Some(found) = self.rules.take() {
-                        self.marks(found);
+                    if let Some(found) = self.mark_rules.take() {
+                        self.update_mark_rules(found);
                     }
                 }
-                Ok(Input::Govern(wanted, reach, reply)) => {
-                    let governed = self.control.govern(wanted, reach, self.shared.now());
+                Ok(Input::Reconcile(wanted, scope, reply)) => {
+                    let reconciled = self.control.reconcile(wanted, scope, self.shared.now());
                     // Who asked may have gone.
-                    let _ = reply.send(governed);
+                    let _ = reply.send(reconciled);
                 }
                 Ok(Input::Captures(captures, reply)) => {
                     // Who asked may have gone.
                     let _ = reply.send(self.control.set_captures(captures));
                 }
-                Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return self.control.into_plant(),
+                Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return self.control.into_datapath(),
                 Err(RecvTimeoutError::Timeout) => {}
             }
             let unconfirmed = self.control.unconfirmed_until();
@@ -160,21 +164,21 @@ impl ControlThread {
             {
                 tracing::error!("{refusal}");
             }
-            let complaints = self.control.complaints();
-            let is_told = self.warnings.control == complaints
-                && Arc::ptr_eq(&self.shared.facts_now().drift, self.control.drift_told());
-            if self.control.unconfirmed_until() != unconfirmed || !is_told {
-                self.warnings.control = complaints;
-                self.warn();
+            let warnings = self.control.warnings();
+            let is_current = self.warnings.control == warnings
+                && Arc::ptr_eq(&self.shared.facts_mut().drift, self.control.drift_lines());
+            if self.control.unconfirmed_until() != unconfirmed || !is_current {
+                self.warnings.control = warnings;
+                self.update_warnings();
             }
-            self.shared.note();
-            self.attach_again();
-            self.resolve();
-            self.control.plant().retry_neighbours();
+            self.shared.sample_history();
+            self.reattach();
+            self.resolve_next_hops();
+            self.control.datapath().retry_neighbours();
         }
     }
 
-    fn network(&mut self) {
+    fn update_network(&mut self) {
         let view = &self.view;
         self.control.set_devices(&view.network.links);
         let network = attached_only(&view.network, &self.links);
@@ -183,11 +187,11 @@ impl ControlThread {
         {
             tracing::error!("a change of the network: {refusal}");
         }
-        let mut facts = self.shared.facts_now();
+        let mut facts = self.shared.facts_mut();
         for (interface, ifindex) in facts.interfaces.iter_mut().zip(&self.links) {
             let state = link_state(&view.network, *ifindex);
             if state != interface.state {
-                let told = match state.complaint(&interface.name) {
+                let event = match state.complaint(&interface.name) {
                     Some(complaint) => {
                         tracing::warn!("{complaint}");
                         complaint
@@ -197,73 +201,73 @@ impl ControlThread {
                         format!("{} is up", interface.name)
                     }
                 };
-                self.shared.events.tell(Kind::Link, self.control.epoch(), told);
+                self.shared.events.record(Kind::Link, self.control.epoch(), event);
                 interface.state = state;
             }
         }
         drop(facts);
         self.warnings.network.clone_from(&view.warnings);
-        self.warn();
+        self.update_warnings();
     }
 
-    fn marks(&mut self, found: Found) {
+    fn update_mark_rules(&mut self, found: Found) {
         if let Err(error) = self.control.set_tables(found.tables)
             && let Some(refusal) = error.refusal()
         {
             tracing::error!("a change of the kernel's mark rules: {refusal}");
         }
         self.warnings.netfilter = found.warnings;
-        self.warn();
+        self.update_warnings();
     }
 
     /// Tells what the operator should see to and what waits to be confirmed, and logs what is new of it.
-    fn warn(&mut self) {
+    fn update_warnings(&mut self) {
         let Warnings { network, netfilter, attaching, control } = &self.warnings;
         let mut warnings = [network, netfilter, attaching, control, self.control.unfollowed()].concat();
-        warnings.extend(self.control.plant().not_reserved().cloned());
-        let mut facts = self.shared.facts_now();
+        warnings.extend(self.control.datapath().not_reserved().cloned());
+        let mut facts = self.shared.facts_mut();
         let new: Vec<_> = warnings.iter().filter(|warning| !facts.warnings.contains(warning)).collect();
         new.iter().for_each(|warning| tracing::warn!("{warning}"));
-        let over: Vec<_> = facts.warnings.iter().filter(|warning| !warnings.contains(warning)).collect();
-        over.iter().for_each(|warning| tracing::info!("over: {warning}"));
-        for (kind, all) in [(Kind::Warning, new), (Kind::Over, over)] {
+        let ended: Vec<_> = facts.warnings.iter().filter(|warning| !warnings.contains(warning)).collect();
+        ended.iter().for_each(|warning| tracing::info!("over: {warning}"));
+        for (kind, all) in [(Kind::Warning, new), (Kind::Over, ended)] {
             let all = all.into_iter().map(|warning| (warning.clone(), None));
-            self.shared.events.tell_all(kind, self.control.epoch(), None, all);
+            self.shared.events.record_all(kind, self.control.epoch(), None, all);
         }
         facts.warnings = warnings;
-        facts.drift.clone_from(self.control.drift_told());
+        facts.drift.clone_from(self.control.drift_lines());
         facts.unconfirmed_until = self.control.unconfirmed_until();
     }
 
     /// Attaches interfaces again that were removed and are back, and gives workers sockets that have none.
-    fn attach_again(&mut self) {
+    fn reattach(&mut self) {
         let now = Instant::now();
         let network = &self.view.network;
         let back = |place: &usize| {
             let gone = link_state(network, self.links[*place]) == LinkState::Gone;
-            let name = &self.shared.facts_now().interfaces[*place].name;
+            let name = &self.shared.facts_mut().interfaces[*place].name;
             gone && network.link_named(name).is_some_and(|link| link.up)
         };
-        if now < self.attach_again {
+        if now < self.attach_after {
             return;
         }
         let place = (0..self.links.len()).find(back);
-        let (crew, steering) = self.control.plant().crew();
+        let (workers, steering) = self.control.datapath().workers();
         let done = match place {
-            Some(place) => crew.attach_again(place, steering),
-            None if crew.is_paused() => crew.go_on(),
+            Some(place) => workers.reattach(place, steering),
+            None if workers.is_paused() => workers.resume(),
             None => return,
         };
-        let (links, mut facts) = (crew.links(), self.shared.facts_now());
+        let (links, mut facts) = (workers.links(), self.shared.facts_mut());
         if let Some(place) = place
             && links != self.links
         {
             let state = facts.interfaces[place].state;
             let attached_again = facts.interfaces[place].attached_again + 1;
-            let told = crew.interface_facts(place);
-            let what = format!("{} is attached again, {} XDP", told.name, told.mode);
-            self.shared.events.tell(Kind::Link, self.control.epoch(), what);
-            facts.interfaces[place] = InterfaceStatus { state, attached_again, ..told };
+            let attached = workers.interface_facts(place);
+            let event = format!("{} is attached again, {} XDP", attached.name, attached.mode);
+            self.shared.events.record(Kind::Link, self.control.epoch(), event);
+            facts.interfaces[place] = InterfaceStatus { state, attached_again, ..attached };
         }
         self.warnings.attaching = match done {
             Ok(workers) => {
@@ -271,36 +275,36 @@ impl ControlThread {
                 Vec::new()
             }
             Err(error) => {
-                self.attach_again = now + RETRY_ATTACHING;
+                self.attach_after = now + RETRY_ATTACHING;
                 vec![error.to_string()]
             }
         };
         drop(facts);
         if links != self.links {
             self.links = links;
-            self.network();
+            self.update_network();
         } else {
-            self.warn();
+            self.update_warnings();
         }
     }
 
     /// Has next hops resolved that packets were dropped for; looks for them once in an interval.
-    fn resolve(&mut self) {
+    fn resolve_next_hops(&mut self) {
         let now = Instant::now();
-        if self.unresolved.is_empty() || now < self.resolve_again {
+        if self.unresolved.is_empty() || now < self.resolve_after {
             return;
         }
-        self.resolve_again = now + UNRESOLVED_INTERVAL;
+        self.resolve_after = now + UNRESOLVED_INTERVAL;
         let missing = std::iter::from_fn(|| self.unresolved.pop());
         let egress = self.control.egress();
         let by_index = missing.filter_map(|(link, addr)| Some((egress.link(link)?.ifindex, addr))).collect();
-        let refused = match self.control.plant().neighbours().resolve(&by_index) {
+        let refused = match self.control.datapath().neighbours().resolve(&by_index) {
             Ok(None) => return,
             Ok(Some(refused)) => refused.to_string(),
             Err(error) => format!("next hops cannot be resolved: {error}"),
         };
-        if self.complain_again <= now {
-            self.complain_again = now + RETRY_REFUSED;
+        if self.warn_after <= now {
+            self.warn_after = now + RETRY_REFUSED;
             tracing::warn!("{refused}");
         }
     }
@@ -341,17 +345,17 @@ impl Handle {
     ///
     /// # Errors
     /// What the control thread says; or that the daemon is ending.
-    pub fn ask(&self, request: Request) -> Result<Reply, CommandError> {
-        self.ask_for(request, None)
+    pub fn request(&self, request: Request) -> Result<Reply, CommandError> {
+        self.request_by(request, None)
     }
 
     /// The same for somebody, of whom events tell if it is a change.
     ///
     /// # Errors
-    /// As [`Self::ask`].
-    pub fn ask_for(&self, request: Request, by: Option<Who>) -> Result<Reply, CommandError> {
+    /// As [`Self::request`].
+    pub fn request_by(&self, request: Request, requester: Option<Requester>) -> Result<Reply, CommandError> {
         let (access, asked) = (request.access(), Instant::now());
-        let answer = self.put(|reply| Input::Request(request, by, reply));
+        let answer = self.send(|reply| Input::Request(request, requester, reply));
         self.shared.waits.count(access, asked.elapsed());
         answer
     }
@@ -359,24 +363,24 @@ impl Handle {
     /// Has these captures be on and no others, and waits until it is so.
     ///
     /// # Errors
-    /// As [`Self::ask`].
+    /// As [`Self::request`].
     pub(crate) fn capture(&self, captures: Captures) -> Result<(), CommandError> {
-        self.put(|reply| Input::Captures(captures, reply))
+        self.send(|reply| Input::Captures(captures, reply))
     }
 
-    /// From now on these services are wanted so, as [`Control::govern`] has it; waits until it is made.
+    /// From now on these services are wanted so, as [`Control::reconcile`] has it; waits until it is made.
     ///
     /// # Errors
     /// The daemon is ending.
-    pub fn govern(
+    pub fn reconcile(
         &self,
-        wanted: Vec<(ServiceKey, Option<GovernedService>)>,
-        reach: Reach,
-    ) -> Result<Governed, CommandError> {
-        self.put(|reply| Input::Govern(wanted, reach, reply))
+        wanted: Vec<(ServiceKey, Option<OwnedService>)>,
+        scope: ReconcileScope,
+    ) -> Result<Reconciled, CommandError> {
+        self.send(|reply| Input::Reconcile(wanted, scope, reply))
     }
 
-    fn put<T>(
+    fn send<T>(
         &self,
         input: impl FnOnce(Sender<Result<T, CommandError>>) -> Input,
     ) -> Result<T, CommandError> {
@@ -387,18 +391,22 @@ impl Handle {
     }
 
     /// Asks the control thread, and waits for its answer until then; nothing if there is none.
-    pub(crate) fn ask_until(&self, request: Request, until: Instant) -> Option<Result<Reply, CommandError>> {
+    pub(crate) fn request_until(
+        &self,
+        request: Request,
+        until: Instant,
+    ) -> Option<Result<Reply, CommandError>> {
         let (reply, answer) = bounded(1);
         self.inputs.send_deadline(Input::Request(request, None, reply), until).ok()?;
         answer.recv_deadline(until).ok()
     }
 
-    /// The state that runs, and which of its services are governed.
+    /// The state that runs, and which of its services are owned.
     ///
     /// # Errors
     /// The control thread does not say for too long, or the daemon is ending.
     pub fn rules(&self) -> Result<(State, Vec<ServiceKey>), CommandError> {
-        match self.ask_until(Request::Rules, Instant::now() + PATIENCE) {
+        match self.request_until(Request::Rules, Instant::now() + RULES_TIMEOUT) {
             Some(Ok(Reply::Rules { commands, governed })) => Ok((state_of(&commands)?, governed)),
             _ => Err(CommandError::Failed { why: "the control thread is busy".to_owned() }),
         }

@@ -29,7 +29,7 @@ use xvs_health::prepare::Prepared;
 use xvs_host::netfilter;
 use xvs_host::network::neighbours::Neighbours;
 use xvs_host::network::{Following, Latest, Slot, follow};
-use xvs_ipvsadm::typed;
+use xvs_ipvsadm::command_line;
 use xvs_model::command::CommandError;
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
@@ -46,8 +46,8 @@ use crate::health_checks::HealthError;
 use crate::status::history::History;
 use crate::status::shared::{Facts, Shared, Waits};
 use crate::sweep::{Sweeper, Sweeping};
-use crate::workers::Crew;
-use crate::workers::system::Wired;
+use crate::workers::Workers;
+use crate::workers::system::SystemDatapath;
 
 pub mod error;
 pub(crate) mod liveness;
@@ -63,7 +63,7 @@ const FIRST_RULES: Duration = Duration::from_secs(3);
 /// A running daemon.
 pub struct Daemon {
     inputs: Sender<Input>,
-    control: Option<JoinHandle<Wired>>,
+    control: Option<JoinHandle<SystemDatapath>>,
     network: Option<Following>,
     netfilter: Option<netfilter::Following>,
     sweeping: Option<Sweeping>,
@@ -85,34 +85,34 @@ impl Daemon {
         let attached =
             config.interfaces.iter().map(|name| steering.attach(name)).collect::<Result<_, _>>()?;
         let rings = RingSizes { receive: config.receive_ring, transmit: config.transmit_ring };
-        let crew = Crew::new(attached, config.workers, rings)?;
-        let workers = crew.size();
+        let workers = Workers::new(attached, config.workers, rings)?;
+        let worker_count = workers.count();
         let memory = config.conn_table_memory.into();
-        let table = TableConfig { capacity: config.conn_table_size, workers, memory };
+        let table = TableConfig { capacity: config.conn_table_size, workers: worker_count, memory };
         Config::check_table(&table, machine_memory_bytes())?;
         let table = Table::create(table).map_err(system("the connection table"))?;
         let reader = table.reader().expect("a new table has its seats free");
-        let links = crew.links();
+        let links = workers.links();
         let neighbours = Neighbours::open(&links).map_err(system("netlink"))?;
-        let interfaces = (0..links.len()).map(|place| crew.interface_facts(place)).collect();
-        let (ports, workers_told) = crew.open_ports()?.into_iter().unzip();
+        let interfaces = (0..links.len()).map(|place| workers.interface_facts(place)).collect();
+        let (ports, worker_facts) = workers.open_ports()?.into_iter().unzip();
         let rules = config.rules.clone();
-        let facts = Facts { interfaces, workers: workers_told, rules, ..Facts::default() };
+        let facts = Facts { interfaces, workers: worker_facts, rules, ..Facts::default() };
 
         let unresolved = Arc::new(Unresolved::new(64));
-        let plant = Wired::new(crew, steering, neighbours, table.clone());
-        let mut control = Control::new(plant, workers, config.ipvs, config.feedback.clone());
+        let datapath = SystemDatapath::new(workers, steering, neighbours, table.clone());
+        let mut control = Control::new(datapath, worker_count, config.ipvs, config.feedback.clone());
         control.set_sip_calls(config.sip_calls);
         control.set_repair(config.keepalived.repair);
         let (notices, ended) = unbounded();
         let mut parts =
-            Parts { table: &table, clock: &clock, unresolved: &unresolved, control: &mut control };
+            WorkerParts { table: &table, clock: &clock, unresolved: &unresolved, control: &mut control };
         let counters = parts.start_workers(ports, &notices)?;
-        let wakers = control.plant().crew().0.wakers();
-        let seat = table.reader().expect("a new table has its seats free");
-        let sweeper = Sweeper::new(seat, control.published(), table.secret().0[1]);
+        let wakers = control.datapath().workers().0.wakers();
+        let sweep_reader = table.reader().expect("a new table has its seats free");
+        let sweeper = Sweeper::new(sweep_reader, control.published(), table.secret().0[1]);
         let swept = sweeper.counters();
-        let sweeping = Some(Sweeping::start(sweeper, clock.clone()).map_err(a_thread())?);
+        let sweeping = Some(Sweeping::start(sweeper, clock.clone()).map_err(no_thread())?);
         let (reader, published, facts) = (Mutex::new(reader), control.published(), Mutex::new(facts));
         let (total, waits) = (control.total(), Waits::default());
         let (history, events) = (History::default(), control.events());
@@ -137,10 +137,12 @@ impl Daemon {
         let (latest, rules) = (Latest::default(), Latest::default());
         let views = (latest.clone(), rules.clone());
         let thread = ControlThread::new(control, queue, views, unresolved, links, shared.clone());
-        let control = threads::spawn("xvs-control", &notices, move || thread.run()).map_err(a_thread())?;
-        let (report, first_view) = hand_over("xvs-network", latest, || Input::Network, &inputs, &notices);
+        let control = threads::spawn("xvs-control", &notices, move || thread.run()).map_err(no_thread())?;
+        let (report, first_view) =
+            follower_callback("xvs-network", latest, || Input::Network, &inputs, &notices);
         let network = follow(report).map_err(system("following the kernel's network"))?;
-        let (report, first_rules) = hand_over("xvs-netfilter", rules, || Input::Marks, &inputs, &notices);
+        let (report, first_rules) =
+            follower_callback("xvs-netfilter", rules, || Input::Marks, &inputs, &notices);
         let netfilter = netfilter::follow(report).map_err(system("following netfilter's mark rules"))?;
         let (control, network, netfilter) = (Some(control), Some(network), Some(netfilter));
         let health = None;
@@ -149,7 +151,7 @@ impl Daemon {
         // are read by other people's programs, which are not waited for without end.
         let _ = first_view.recv();
         let _ = first_rules.recv_timeout(FIRST_RULES);
-        let _ = daemon.handle().ask(Request::Timeouts);
+        let _ = daemon.handle().request(Request::Timeouts);
         Ok(daemon)
     }
 
@@ -167,21 +169,23 @@ impl Daemon {
     ///
     /// # Errors
     /// What concerns all of them.
-    pub fn load(&self, rules: Vec<RuleLine>) -> Result<(), CommandError> {
+    pub fn load_rules(&self, rules: Vec<RuleLine>) -> Result<(), CommandError> {
         if rules.is_empty() {
             return Ok(());
         }
         let commands = rules.iter().map(|rule| rule.command.clone()).collect();
-        let Reply::Restored(results) = self.handle().ask(Request::Restore(commands))? else { return Ok(()) };
+        let Reply::Restored(results) = self.handle().request(Request::Restore(commands))? else {
+            return Ok(());
+        };
         for (RuleLine { number, command }, result) in rules.iter().zip(&results) {
             if let Some(error) = result.as_ref().err().and_then(CommandError::refusal) {
-                tracing::error!("rules, line {number}: {}: refused: {error}", typed(command));
+                tracing::error!("rules, line {number}: {}: refused: {error}", command_line(command));
             }
         }
-        let is_taken =
+        let is_in_force =
             |result: &&Result<_, CommandError>| !matches!(result, Err(error) if error.refusal().is_some());
-        let taken = results.iter().filter(is_taken).count();
-        tracing::info!("rules: {taken} of {} lines are in force", rules.len());
+        let in_force = results.iter().filter(is_in_force).count();
+        tracing::info!("rules: {in_force} of {} lines are in force", rules.len());
         Ok(())
     }
 
@@ -189,7 +193,11 @@ impl Daemon {
     ///
     /// # Errors
     /// Why the checks cannot start.
-    pub fn watch(&mut self, keepalived: &Keepalived, read: Option<Prepared>) -> Result<(), HealthError> {
+    pub fn start_health_checks(
+        &mut self,
+        keepalived: &Keepalived,
+        read: Option<Prepared>,
+    ) -> Result<(), HealthError> {
         let Some(read) = read else { return Ok(()) };
         self.health = Some(health_checks::start(keepalived, read, &self.handle(), &self.notices)?);
         Ok(())
@@ -202,8 +210,8 @@ impl Daemon {
         drop(self.netfilter.take());
         drop(self.sweeping.take());
         let _ = self.inputs.send(Input::Stop);
-        let wired = self.control.take().map(JoinHandle::join);
-        drop(wired);
+        let datapath = self.control.take().map(JoinHandle::join);
+        drop(datapath);
     }
 }
 
@@ -215,14 +223,14 @@ fn machine_memory_bytes() -> u64 {
 }
 
 /// What every worker is made with.
-struct Parts<'a> {
+struct WorkerParts<'a> {
     table: &'a Arc<Table>,
     clock: &'a Arc<Clock>,
     unresolved: &'a Arc<Unresolved>,
-    control: &'a mut Control<Wired>,
+    control: &'a mut Control<SystemDatapath>,
 }
 
-impl Parts<'_> {
+impl WorkerParts<'_> {
     /// A worker for each port, running, and what each counts.
     fn start_workers(
         &mut self,
@@ -232,17 +240,18 @@ impl Parts<'_> {
         let (table, control) = (self.table, &mut *self.control);
         // Identifications are seen outside: what keys the table must not be.
         let secret = random_secret().map_err(system("random numbers"))?;
-        let exchange = Arc::new(Handoff::new(ports.len()));
+        let handoff = Arc::new(Handoff::new(ports.len()));
         let mut counters = Vec::new();
         for (number, port) in ports.into_iter().enumerate() {
             let counted = Arc::new(WorkerCounters::default());
             counters.push(counted.clone());
-            let seat = table.handle(number).expect("each worker has its seat");
+            let handle = table.handle(number).expect("each worker has its seat");
             let ids = |half| Identification::numbered(secret, 2 * number + half);
             let ids = (ids(0), ids(1));
             let unresolved = self.unresolved;
-            let flows = Flows::new(number, seat, counted.clone(), control.total(), unresolved.clone(), ids.0);
-            let fragments = Reassembly::new(number, exchange.clone(), *table.secret());
+            let flows =
+                Flows::new(number, handle, counted.clone(), control.total(), unresolved.clone(), ids.0);
+            let fragments = Reassembly::new(number, handoff.clone(), *table.secret());
             let transmitter = Transmitter::new(counted, unresolved.clone(), ids.1);
             let worker = Worker {
                 pipeline: Pipeline::new(flows, transmitter, fragments),
@@ -251,7 +260,7 @@ impl Parts<'_> {
                 clock: self.clock.clone(),
                 stop: Arc::default(),
             };
-            control.plant().crew().0.start(worker, notices)?;
+            control.datapath().workers().0.start(worker, notices)?;
         }
         Ok(counters)
     }
@@ -259,7 +268,7 @@ impl Parts<'_> {
 
 /// What puts a follower's views into `latest` and tells the control thread so by `input`, to be called on the thread of
 /// this name. The receiver gets one message, for the first view.
-fn hand_over<T: Send + 'static>(
+fn follower_callback<T: Send + 'static>(
     thread: &str,
     latest: Latest<T>,
     input: fn() -> Input,
@@ -281,6 +290,6 @@ fn hand_over<T: Send + 'static>(
     (report, first)
 }
 
-fn a_thread() -> impl FnOnce(io::Error) -> DaemonError {
+fn no_thread() -> impl FnOnce(io::Error) -> DaemonError {
     system("a thread")
 }

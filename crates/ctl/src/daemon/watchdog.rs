@@ -28,7 +28,7 @@ impl Watchdog {
             return Ok(None);
         };
         let (end, ended) = bounded(0);
-        let judge = move |patience| liveness::judge(&daemon, patience);
+        let check = move |patience| liveness::check(&daemon, patience);
         let feed = || {
             if let Err(error) = sd_notify::notify(&[NotifyState::Watchdog]) {
                 tracing::warn!("systemd's watchdog was not fed: {error}");
@@ -36,7 +36,7 @@ impl Watchdog {
         };
         thread::Builder::new()
             .name("xvs-watchdog".to_owned())
-            .spawn(move || keep_fed(time / 2, &ended, judge, feed))?;
+            .spawn(move || keep_fed(time / 2, &ended, check, feed))?;
         Ok(Some(Self { _end: end }))
     }
 }
@@ -45,11 +45,11 @@ impl Watchdog {
 fn keep_fed(
     interval: Duration,
     ended: &Receiver<()>,
-    mut judge: impl FnMut(Duration) -> Result<(), String>,
+    mut check: impl FnMut(Duration) -> Result<(), String>,
     mut feed: impl FnMut(),
 ) {
     loop {
-        let wait = match judge(interval / 2) {
+        let wait = match check(interval / 2) {
             Ok(()) => {
                 feed();
                 interval
@@ -75,7 +75,7 @@ mod tests {
         let mut end = Some(end);
         let mut judgements = [true, false, false, true, false].into_iter();
         let mut fed = 0;
-        let judge = |_| match judgements.next() {
+        let check = |_| match judgements.next() {
             Some(true) => Ok(()),
             Some(false) => Err("worker 0 does not move".to_owned()),
             None => {
@@ -83,7 +83,7 @@ mod tests {
                 Err("it ends".to_owned())
             }
         };
-        keep_fed(Duration::from_millis(1), &ended, judge, || fed += 1);
+        keep_fed(Duration::from_millis(1), &ended, check, || fed += 1);
         assert_eq!(fed, 2);
     }
 }

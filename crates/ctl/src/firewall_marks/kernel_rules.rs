@@ -12,7 +12,7 @@ use xvs_proto::network::Network;
 use xvs_proto::{Endpoint, FlowKey};
 
 use crate::firewall_marks::testing::packet;
-use crate::firewall_marks::{LaidOut, lay_out};
+use crate::firewall_marks::{CompiledMarks, compile};
 use xvs_host::netfilter::*;
 
 const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
@@ -21,12 +21,12 @@ const CLIENT: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
 const ETH0: u16 = 0;
 const LAN0: u16 = 1;
 
-fn laid_out(tables: &[Table]) -> LaidOut {
+fn compiled(tables: &[Table]) -> CompiledMarks {
     let mut network = Network::default();
     for name in ["eth0", "lan0"] {
         network.add_link(name, "02:00:00:00:00:01".parse().unwrap(), &[], 1500).unwrap();
     }
-    lay_out(tables, &[], &network.links)
+    compile(tables, &[], &network.links)
 }
 
 /// A packet from port 1500 of the client, by a link.
@@ -36,19 +36,19 @@ fn to(protocol: Protocol, dest: impl Into<IpAddr>, port: u16, link: u16) -> Case
     Case(protocol, dest.into(), port, link)
 }
 
-fn mark(laid_out: &LaidOut, Case(protocol, dest, port, link): Case) -> u32 {
+fn mark(compiled: &CompiledMarks, Case(protocol, dest, port, link): Case) -> u32 {
     let source = match dest {
         IpAddr::V4(_) => Endpoint::new(CLIENT, 1500),
         IpAddr::V6(_) => Endpoint::new([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0xc], 1500),
     };
     let packet = packet(FlowKey { protocol, source, dest: Endpoint::new(dest, port) });
-    laid_out.marks.of(LinkId(link), &packet)
+    compiled.marks.of(LinkId(link), &packet)
 }
 
 #[test]
 fn rules_of_iptables_nft_mark_as_they_say_and_those_that_cannot_be_followed_are_told_with_the_reason() {
     let table = save::read(include_str!("printed/iptables-nft-save.txt"), Family::V4, &save::MANGLE).unwrap();
-    let laid_out = laid_out(&[table]);
+    let compiled = compiled(&[table]);
     for (case, expected) in [
         (to(Protocol::TCP, VIP, 80, ETH0), 10),
         (to(Protocol::TCP, VIP, 443, ETH0), 1),
@@ -66,7 +66,7 @@ fn rules_of_iptables_nft_mark_as_they_say_and_those_that_cannot_be_followed_are_
         (to(Protocol::SCTP, OTHER, 9, ETH0), 5),
     ] {
         let what = format!("{} {}:{} by {}", case.0, case.1, case.2, case.3);
-        assert_eq!(mark(&laid_out, case), expected, "{what}");
+        assert_eq!(mark(&compiled, case), expected, "{what}");
     }
     let told = [
         ("-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j MARK --set-xmark 0x63/0xffffffff", "--tcp-flags"),
@@ -77,8 +77,8 @@ fn rules_of_iptables_nft_mark_as_they_say_and_those_that_cannot_be_followed_are_
         ),
         ("-s 203.0.113.66/32 -j DROP", "before netfilter"),
     ];
-    assert_eq!(laid_out.unfollowed.len(), told.len(), "{:#?}", laid_out.unfollowed);
-    for (sentence, (rule, why)) in laid_out.unfollowed.iter().zip(told) {
+    assert_eq!(compiled.unfollowed.len(), told.len(), "{:#?}", compiled.unfollowed);
+    for (sentence, (rule, why)) in compiled.unfollowed.iter().zip(told) {
         let begins = format!("mark rule «iptables -t mangle -A PREROUTING {rule}» is not followed: ");
         assert!(sentence.starts_with(&begins) && sentence.contains(why), "{sentence}");
     }
@@ -89,22 +89,22 @@ fn rules_of_iptables_legacy_and_ip6tables_are_read_alike() {
     let four =
         save::read(include_str!("printed/iptables-legacy-save.txt"), Family::V4, &save::MANGLE).unwrap();
     let six = save::read(include_str!("printed/ip6tables-nft-save.txt"), Family::V6, &save::MANGLE).unwrap();
-    let laid_out = laid_out(&[four, six]);
+    let compiled = compiled(&[four, six]);
     let vip6: IpAddr = "2001:db8::1".parse().unwrap();
-    assert_eq!(mark(&laid_out, to(Protocol::TCP, VIP, 80, ETH0)), 10);
-    assert_eq!(mark(&laid_out, to(Protocol::TCP, VIP, 443, ETH0)), 1);
-    assert_eq!(mark(&laid_out, to(Protocol::TCP, vip6, 80, ETH0)), 10);
-    assert_eq!(mark(&laid_out, to(Protocol::TCP, vip6, 81, ETH0)), 0);
-    assert_eq!(laid_out.unfollowed, Vec::<String>::new());
+    assert_eq!(mark(&compiled, to(Protocol::TCP, VIP, 80, ETH0)), 10);
+    assert_eq!(mark(&compiled, to(Protocol::TCP, VIP, 443, ETH0)), 1);
+    assert_eq!(mark(&compiled, to(Protocol::TCP, vip6, 80, ETH0)), 10);
+    assert_eq!(mark(&compiled, to(Protocol::TCP, vip6, 81, ETH0)), 0);
+    assert_eq!(compiled.unfollowed, Vec::<String>::new());
 }
 
 #[test]
 fn every_table_of_iptables_that_ipvs_comes_behind_may_mark() {
     let text = include_str!("printed/iptables-legacy-save-tables.txt");
     let tables: Vec<_> = save::TABLES.iter().filter_map(|kind| save::read(text, Family::V4, kind)).collect();
-    let laid_out = laid_out(&tables);
-    assert_eq!(laid_out.unfollowed, Vec::<String>::new());
-    let marks = [80, 81, 82, 83].map(|port| mark(&laid_out, to(Protocol::TCP, VIP, port, ETH0)));
+    let compiled = compiled(&tables);
+    assert_eq!(compiled.unfollowed, Vec::<String>::new());
+    let marks = [80, 81, 82, 83].map(|port| mark(&compiled, to(Protocol::TCP, VIP, port, ETH0)));
     assert_eq!(marks, [0x11, 2, 3, 0x10]);
 }
 
@@ -115,10 +115,10 @@ fn a_dormant_table_marks_nothing_and_a_chain_at_ingress_that_marks_is_told() {
         include_str!("printed/nft-elsewhere.txt"),
     )
     .unwrap();
-    let laid_out = laid_out(&ruleset.tables(&[]));
-    assert_eq!(mark(&laid_out, to(Protocol::TCP, VIP, 80, ETH0)), 0);
-    let told = |chain| format!("chain «{chain}» marks packets and is not followed: it stands at ingress");
-    assert_eq!(laid_out.unfollowed, ["nft inet atin in", "nft netdev dev in"].map(told));
+    let compiled = compiled(&ruleset.tables(&[]));
+    assert_eq!(mark(&compiled, to(Protocol::TCP, VIP, 80, ETH0)), 0);
+    let reported = |chain| format!("chain «{chain}» marks packets and is not followed: it stands at ingress");
+    assert_eq!(compiled.unfollowed, ["nft inet atin in", "nft netdev dev in"].map(reported));
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn rules_of_nftables_mark_as_they_say_with_their_sets_and_maps_and_from_the_righ
     let registered: Vec<_> =
         tables.iter().flat_map(|table| &table.bases).map(|base| base.registered).collect();
     assert_eq!(registered, [Some((4, 2)), Some((4, 3)), Some((3, 1))]);
-    let laid_out = laid_out(&tables);
+    let compiled = compiled(&tables);
     for (case, expected) in [
         (to(Protocol::TCP, VIP, 80, ETH0), 10),
         (to(Protocol::UDP, VIP, 53, ETH0), 4),
@@ -154,7 +154,7 @@ fn rules_of_nftables_mark_as_they_say_with_their_sets_and_maps_and_from_the_righ
         (to(Protocol::SCTP, OTHER, 7, ETH0), 0x100b),
     ] {
         let what = format!("{} {}:{} by {}", case.0, case.1, case.2, case.3);
-        assert_eq!(mark(&laid_out, case), expected, "{what}");
+        assert_eq!(mark(&compiled, case), expected, "{what}");
     }
     let told = [
         "ct state new meta mark set 0x00000009",
@@ -162,8 +162,8 @@ fn rules_of_nftables_mark_as_they_say_with_their_sets_and_maps_and_from_the_righ
         "udp dport 9 meta mark set ct mark",
         "ip daddr . tcp dport { 10.0.0.1 . 80, 10.0.0.2 . 443 } meta mark set 0x00000004",
     ];
-    assert_eq!(laid_out.unfollowed.len(), told.len(), "{:#?}", laid_out.unfollowed);
-    for (sentence, rule) in laid_out.unfollowed.iter().zip(told) {
+    assert_eq!(compiled.unfollowed.len(), told.len(), "{:#?}", compiled.unfollowed);
+    for (sentence, rule) in compiled.unfollowed.iter().zip(told) {
         assert!(
             sentence.starts_with(&format!("mark rule «nft inet lvs pre: {rule}» is not followed: ")),
             "{sentence}"
@@ -172,14 +172,14 @@ fn rules_of_nftables_mark_as_they_say_with_their_sets_and_maps_and_from_the_righ
 }
 
 /// What the rules of an only chain of nftables come to, each a list of statements.
-fn of_rules(rules: &Value) -> LaidOut {
+fn of_rules(rules: &Value) -> CompiledMarks {
     let chain = json!({ "chain": { "family": "ip", "table": "t", "name": "pre", "handle": 1, "type": "filter",
         "hook": "prerouting", "prio": -150, "policy": "accept" } });
     let rule = |expr: &Value| json!({ "rule": { "family": "ip", "table": "t", "chain": "pre", "handle": 2, "expr": expr } });
     let rules = rules.as_array().unwrap().iter().map(rule);
     let objects: Vec<_> = [chain].into_iter().chain(rules).collect();
     let text = json!({ "nftables": objects }).to_string();
-    laid_out(&nft::Ruleset::parse(&text, "").unwrap().tables(&[]))
+    compiled(&nft::Ruleset::parse(&text, "").unwrap().tables(&[]))
 }
 
 /// `meta mark set VALUE`.
@@ -198,7 +198,8 @@ fn behind_a_map_a_rule_goes_on_for_the_keys_that_it_has_and_does_not_decide() {
     let or = json!({ "|": [{ "meta": { "key": "mark" } }, 0x10] });
     let laid = of_rules(&json!([[set_mark(&map), set_mark(&or)]]));
     assert_eq!(laid.unfollowed, Vec::<String>::new());
-    let marks = |laid: &LaidOut| [79, 80, 95].map(|port| mark(laid, to(Protocol::UDP, VIP, port, ETH0)));
+    let marks =
+        |laid: &CompiledMarks| [79, 80, 95].map(|port| mark(laid, to(Protocol::UDP, VIP, port, ETH0)));
     assert_eq!(marks(&laid), [0, 0x11, 0x12]);
 
     // udp dport vmap { 79 : accept, 80 : continue } meta mark set 9
@@ -256,7 +257,7 @@ fn a_long_set_in_many_rules_is_read_as_often_as_there_is_room_for_it() {
     assert!(laid.unfollowed[0].contains("lists more than 262144") && laid.unfollowed[0].len() < 500);
     assert_eq!(mark(&laid, to(Protocol::UDP, VIP, 80, ETH0)), 2, "one without a list is still followed");
     // 10.0.0.0 and what follows are few networks.
-    assert_eq!(laid.reach(1, Family::V4).len(), 7);
+    assert_eq!(laid.networks_of(1, Family::V4).len(), 7);
 }
 
 #[test]
@@ -272,8 +273,8 @@ fn of_iptables_own_matches_and_targets_in_other_tables_only_those_that_mark_are_
     let conntrack = json!({ "xt": { "type": "match", "name": "conntrack" } });
     let target = |name| json!({ "xt": { "type": "target", "name": name } });
     let harmless = json!([[conntrack, { "counter": null }, target("DNAT")], [conntrack, { "accept": null }]]);
-    assert_eq!(laid_out(&table(harmless)), LaidOut::default());
-    let marking = laid_out(&table(json!([[conntrack, target("MARK")]])));
+    assert_eq!(compiled(&table(harmless)), CompiledMarks::default());
+    let marking = compiled(&table(json!([[conntrack, target("MARK")]])));
     assert_eq!(marking.unfollowed.len(), 1);
     assert!(marking.unfollowed[0].ends_with("nft does not tell what the match conntrack asks for"));
 }

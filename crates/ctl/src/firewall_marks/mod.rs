@@ -1,7 +1,7 @@
 //! Mark rules, as chains of rules with names in them, and laid out for the data plane.
 //!
 //! Two sources: [`MarkRule`]s, which `xvs mark` sets, and the kernel's own chains, which [`xvs_host::netfilter`] reads as
-//! [`Table`]s. [`lay_out`] writes them one after the other as steps that only lead forward: a chain that is jumped to is
+//! [`Table`]s. [`compile`] writes them one after the other as steps that only lead forward: a chain that is jumped to is
 //! written in at each jump, so a packet's evaluation needs no stack and ends. Runs on the control thread whenever rules or
 //! links change; cost: what it writes, at most [`STEPS_MAX`] steps, and a bounded number of rules looked at
 //! and of entries in their lists. What cannot be followed is told, never guessed.
@@ -30,17 +30,17 @@ use xvs_proto::{Family, Prefix};
 
 /// What comes of rules.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct LaidOut {
+pub struct CompiledMarks {
     /// For the data plane.
     pub marks: Marks,
     /// A sentence for each rule that is not followed, or may not apply in this order.
     pub unfollowed: Vec<String>,
-    reach: Vec<Reach>,
+    mark_scopes: Vec<MarkScope>,
 }
 
 /// How far a change of the mark reaches.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Reach {
+struct MarkScope {
     change: Change,
     scope: Scope,
 }
@@ -68,19 +68,19 @@ impl Scope {
     }
 }
 
-impl LaidOut {
+impl CompiledMarks {
     /// The networks whose packets may come to carry a mark: those that have to be steered for its service.
-    pub fn reach(&self, mark: u32, family: Family) -> BTreeSet<Prefix> {
+    pub fn networks_of(&self, mark: u32, family: Family) -> BTreeSet<Prefix> {
         let everything = match family {
             Family::V4 => Prefix::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
             Family::V6 => Prefix::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0),
         };
         let mut networks = BTreeSet::new();
-        let may = |reach: &&Reach| {
-            reach.change.may_give(mark) && reach.scope.family.is_none_or(|only| only == family)
+        let may = |one: &&MarkScope| {
+            one.change.may_give(mark) && one.scope.family.is_none_or(|only| only == family)
         };
         let mut seen = BTreeSet::new();
-        for Reach { scope, .. } in self.reach.iter().filter(may) {
+        for MarkScope { scope, .. } in self.mark_scopes.iter().filter(may) {
             match &scope.dest {
                 Some(dest) if !seen.insert(dest.as_ptr()) => {}
                 Some(dest) => networks.extend(dest.iter().filter(|to| Family::of(to.addr()) == family)),
@@ -93,38 +93,38 @@ impl LaidOut {
 
 /// Writes all rules as steps: those of the kernel's tables by priority, then our own, which have the last word. Interfaces
 /// are found among `links`; a packet comes in by no other.
-pub fn lay_out(tables: &[Table], own: &[MarkRule], links: &[Link]) -> LaidOut {
-    let mut writer = Writer { links, ..Writer::default() };
-    let tables: Vec<_> = tables.iter().map(|table| (table, Leads::of(table))).collect();
+pub fn compile(tables: &[Table], own: &[MarkRule], links: &[Link]) -> CompiledMarks {
+    let mut compiler = Compiler { links, ..Compiler::default() };
+    let tables: Vec<_> = tables.iter().map(|table| (table, ChainRoles::of(table))).collect();
     let mut bases = Vec::new();
-    for (table, leads) in &tables {
-        bases.extend(table.bases.iter().map(|base| (*table, leads, base)));
+    for (table, roles) in &tables {
+        bases.extend(table.bases.iter().map(|base| (*table, roles, base)));
     }
-    bases.retain(|(_, leads, base)| leads.marking.contains(base.chain.as_str()));
-    let told = |(.., base): &(_, _, &Base)| {
+    bases.retain(|(_, roles, base)| roles.marking.contains(base.chain.as_str()));
+    let reported = |(.., base): &(_, _, &Base)| {
         let why = base.obstacle.as_ref();
         why.map(|why| format!("chain «{}» marks packets and is not followed: {why}", base.text))
     };
-    writer.unfollowed.extend(bases.iter().filter_map(told));
+    compiler.unfollowed.extend(bases.iter().filter_map(reported));
     bases.retain(|(.., base)| base.obstacle.is_none());
     bases.sort_by_key(|(.., base)| (base.priority, Reverse(base.registered)));
     for pair in bases.windows(2) {
-        writer.unfollowed.extend(unordered(pair[0].2, pair[1].2));
+        compiler.unfollowed.extend(ambiguous_order(pair[0].2, pair[1].2));
     }
-    for (table, leads, base) in bases {
-        writer.base((table, leads), base);
+    for (table, roles, base) in bases {
+        compiler.base((table, roles), base);
     }
     let own: Vec<_> = own.iter().map(own_rule).collect();
-    let end = writer.label();
+    let end = compiler.label();
     let none = Table::default();
-    let ways = Ways { after: end, end, depth: 0 };
-    writer.rules((&none, &Leads::of(&none)), &own, &Scope::default(), ways);
-    writer.place(end);
-    writer.finish()
+    let exits = Exits { on_return: end, on_accept: end, depth: 0 };
+    compiler.rules((&none, &ChainRoles::of(&none)), &own, &Scope::default(), exits);
+    compiler.place(end);
+    compiler.finish()
 }
 
 /// A sentence about two chains that mark, if nobody knows that the kernel goes through them in this order.
-fn unordered(first: &Base, second: &Base) -> Option<String> {
+fn ambiguous_order(first: &Base, second: &Base) -> Option<String> {
     let meet = first.family.is_none() || second.family.is_none() || first.family == second.family;
     let known = first.priority != second.priority || first.registered.and(second.registered).is_some();
     (meet && !known).then(|| {
@@ -137,23 +137,23 @@ fn unordered(first: &Base, second: &Base) -> Option<String> {
 }
 
 /// What each chain leads to, found once for all of a table.
-struct Leads<'t> {
+struct ChainRoles<'t> {
     /// Chains that change marks, or that lead to such. A base that is none of them is none of ours.
     marking: BTreeSet<&'t str>,
     /// Chains that it makes a difference to a packet's mark to go through.
-    mattering: BTreeSet<&'t str>,
+    relevant: BTreeSet<&'t str>,
 }
 
-impl<'t> Leads<'t> {
+impl<'t> ChainRoles<'t> {
     fn of(table: &'t Table) -> Self {
         let marks = |action: &Action| matches!(action, Action::Set(_) | Action::Unknown);
         let matters = |action: &Action| marks(action) || matches!(action, Action::Accept | Action::Drop);
-        Self { marking: leading_to(table, marks), mattering: leading_to(table, matters) }
+        Self { marking: chains_with(table, marks), relevant: chains_with(table, matters) }
     }
 }
 
 /// The chains that have a rule that does such a thing, and those that lead to one. Cost: one look at each rule.
-fn leading_to(table: &Table, is_wanted: impl Fn(&Action) -> bool) -> BTreeSet<&str> {
+fn chains_with(table: &Table, is_wanted: impl Fn(&Action) -> bool) -> BTreeSet<&str> {
     let (mut callers, mut to_do): (BTreeMap<&str, Vec<&str>>, Vec<&str>) = Default::default();
     for (name, rules) in &table.chains {
         for rule in rules {
@@ -179,79 +179,79 @@ struct Label(usize);
 
 /// Where the ways out of a chain lead.
 #[derive(Debug, Clone, Copy)]
-struct Ways {
+struct Exits {
     /// Its end, and every return.
-    after: Label,
+    on_return: Label,
     /// What accepts the packet.
-    end: Label,
+    on_accept: Label,
     /// How many chains led here.
     depth: usize,
 }
 
 #[derive(Default)]
-struct Writer<'a> {
+struct Compiler<'a> {
     links: &'a [Link],
     /// Their skips lead to labels until [`Self::finish`].
     steps: Vec<Step>,
     places: Vec<usize>,
-    reach: Vec<Reach>,
+    mark_scopes: Vec<MarkScope>,
     unfollowed: Vec<String>,
     /// The same, to find one among them.
-    told: BTreeSet<String>,
+    reported: BTreeSet<String>,
     /// How many rules were looked at.
-    looks: usize,
+    rules_visited: usize,
     /// How many networks, ports and the like their lists hold.
     entries: usize,
     is_cut_off: bool,
 }
 
 /// A table, and what its chains lead to.
-type Called<'a> = (&'a Table, &'a Leads<'a>);
+type TableContext<'a> = (&'a Table, &'a ChainRoles<'a>);
 
-impl Writer<'_> {
-    fn base(&mut self, table: Called<'_>, base: &Base) {
+impl Compiler<'_> {
+    fn base(&mut self, table: TableContext<'_>, base: &Base) {
         let end = self.label();
         if let Some(family) = base.family {
             let other = Condition { test: Test::Family(family), expected: Expected::No };
             self.skip(vec![other], end);
         }
         let scope = Scope { family: base.family, dest: None };
-        self.chain(table, &base.chain, &scope, Ways { after: end, end, depth: 0 });
+        self.chain(table, &base.chain, &scope, Exits { on_return: end, on_accept: end, depth: 0 });
         self.place(end);
     }
 
-    fn chain(&mut self, table: Called<'_>, chain: &str, scope: &Scope, ways: Ways) {
+    fn chain(&mut self, table: TableContext<'_>, chain: &str, scope: &Scope, exits: Exits) {
         if let Some(rules) = table.0.chains.get(chain) {
-            self.rules(table, rules, scope, ways);
+            self.rules(table, rules, scope, exits);
         }
     }
 
-    fn rules(&mut self, table: Called<'_>, rules: &[Rule], scope: &Scope, ways: Ways) {
+    fn rules(&mut self, table: TableContext<'_>, rules: &[Rule], scope: &Scope, exits: Exits) {
         for rule in rules {
-            self.looks += 1;
+            self.rules_visited += 1;
             let is_idle = match &rule.action {
                 Action::Nothing => true,
-                Action::Call(to) => !table.1.mattering.contains(to.as_str()),
+                Action::Call(to) => !table.1.relevant.contains(to.as_str()),
                 _ => false,
             };
-            if is_idle && self.looks <= LOOKS_MAX {
+            if is_idle && self.rules_visited <= VISITS_MAX {
                 continue;
             }
             if self.is_full(rule) {
                 return;
             }
-            if let Some(why) = self.obstacle(rule, ways) {
-                self.tell(rule, &why);
+            if let Some(why) = self.obstacle(rule, exits) {
+                self.report(rule, &why);
                 continue;
             }
             let conditions = self.conditions(&rule.criteria);
             match &rule.action {
                 Action::Set(change) => {
-                    self.reach.push(Reach { change: *change, scope: scope.within(&rule.criteria) });
+                    self.mark_scopes.push(MarkScope { change: *change, scope: scope.within(&rule.criteria) });
                     self.steps.push(Step { conditions, action: marks::Action::Set(*change) });
                 }
-                Action::Accept => self.skip(conditions, ways.end),
-                Action::Return => self.skip(conditions, ways.after),
+                Action::Accept => self.skip(conditions, exits.on_accept),
+                Action::Return => self.skip(conditions, exits.on_return),
                 Action::Call(to) | Action::Goto(to) => {
                     let scope = scope.within(&rule.criteria);
                     let (into, next) = (self.label(), self.label());
@@ -259,8 +259,13 @@ impl Writer<'_> {
                     self.skip(Vec::new(), next);
                     self.place(into);
                     let returns = matches!(rule.action, Action::Call(_));
-                    let after = if returns { next } else { ways.after };
-                    self.chain(table, to, &scope, Ways { after, depth: ways.depth + 1, ..ways });
+                    let after = if returns { next } else { exits.on_return };
+                    self.chain(
+                        table,
+                        to,
+                        &scope,
+                        Exits { on_return: after, depth: exits.depth + 1, ..exits },
+                    );
                     if !returns {
                         self.skip(Vec::new(), after);
                     }
@@ -278,8 +283,8 @@ impl Writer<'_> {
             () if self.steps.len() >= STEPS_MAX => {
                 format!("the rules before it fill the {STEPS_MAX} that are evaluated")
             }
-            () if self.looks > LOOKS_MAX => {
-                format!("with each chain written out where it is called, {LOOKS_MAX} rules stand before it")
+            () if self.rules_visited > VISITS_MAX => {
+                format!("with each chain written out where it is called, {VISITS_MAX} rules stand before it")
             }
             () => return false,
         };
@@ -289,8 +294,8 @@ impl Writer<'_> {
         true
     }
 
-    fn obstacle(&mut self, rule: &Rule, ways: Ways) -> Option<String> {
-        if ways.depth >= DEPTH_MAX {
+    fn obstacle(&mut self, rule: &Rule, exits: Exits) -> Option<String> {
+        if exits.depth >= DEPTH_MAX {
             return Some(format!("it stands behind {DEPTH_MAX} jumps"));
         }
         if rule.obstacle.is_some() {
@@ -308,9 +313,9 @@ impl Writer<'_> {
         None
     }
 
-    fn tell(&mut self, rule: &Rule, why: &str) {
+    fn report(&mut self, rule: &Rule, why: &str) {
         let sentence = format!("mark rule «{}» is not followed: {why}", rule.text);
-        if self.told.insert(sentence.clone()) {
+        if self.reported.insert(sentence.clone()) {
             self.unfollowed.push(sentence);
         }
     }
@@ -339,7 +344,7 @@ impl Writer<'_> {
         self.steps.push(Step { conditions, action: marks::Action::SkipTo(to.0) });
     }
 
-    fn finish(mut self) -> LaidOut {
+    fn finish(mut self) -> CompiledMarks {
         for step in &mut self.steps {
             if let marks::Action::SkipTo(to) = &mut step.action {
                 *to = self.places[*to];
@@ -350,7 +355,11 @@ impl Writer<'_> {
             self.unfollowed.truncate(SENTENCES_MAX);
             self.unfollowed.push(format!("{more} more mark rules are not followed"));
         }
-        LaidOut { marks: Marks::new(self.steps), unfollowed: self.unfollowed, reach: self.reach }
+        CompiledMarks {
+            marks: Marks::new(self.steps),
+            unfollowed: self.unfollowed,
+            mark_scopes: self.mark_scopes,
+        }
     }
 }
 
@@ -365,7 +374,7 @@ fn is_named(interface: &str, name: &str) -> bool {
 /// How many steps are written; each may be looked at once for each new connection.
 pub const STEPS_MAX: usize = 4096;
 /// How many rules are looked at in writing them, counted again wherever their chain is called.
-const LOOKS_MAX: usize = 1 << 18;
+const VISITS_MAX: usize = 1 << 18;
 /// How many rules that are not followed are told each for itself.
 const SENTENCES_MAX: usize = 100;
 /// How deep chains may call each other; nftables takes 16.
@@ -468,7 +477,7 @@ mod tests {
     }
 
     fn mark(tables: &[Table], port: u16) -> u32 {
-        lay_out(tables, &[], &links()).marks.of(LinkId(0), &packet(port))
+        compile(tables, &[], &links()).marks.of(LinkId(0), &packet(port))
     }
 
     #[test]
@@ -514,11 +523,11 @@ mod tests {
             Rule { text: "one too many".to_owned(), ..rule(long, set(3)) },
             rule(vip, set(4)),
         ];
-        let laid_out = lay_out(&[table(0, &[("pre", &pre), ("sub", &called)])], &[], &[]);
-        assert_eq!(laid_out.unfollowed.len(), 1);
-        assert!(laid_out.unfollowed[0].contains("one too many") && laid_out.unfollowed[0].contains("262144"));
-        assert_eq!(laid_out.reach(1, Family::V4).len(), 60_000);
-        assert_eq!(laid_out.marks.of(LinkId(0), &packet(80)), 4, "one without a list is still followed");
+        let compiled = compile(&[table(0, &[("pre", &pre), ("sub", &called)])], &[], &[]);
+        assert_eq!(compiled.unfollowed.len(), 1);
+        assert!(compiled.unfollowed[0].contains("one too many") && compiled.unfollowed[0].contains("262144"));
+        assert_eq!(compiled.networks_of(1, Family::V4).len(), 60_000);
+        assert_eq!(compiled.marks.of(LinkId(0), &packet(80)), 4, "one without a list is still followed");
     }
 
     #[test]
@@ -530,15 +539,15 @@ mod tests {
         };
         let (older, newer) = (registered(Some((3, 9)), 1), registered(Some((4, 1)), 2));
         for tables in [[older.clone(), newer.clone()], [newer, older.clone()]] {
-            let laid_out = lay_out(&tables, &[], &links());
-            assert_eq!(laid_out.marks.of(LinkId(0), &packet(80)), 1);
-            assert_eq!(laid_out.unfollowed, Vec::<String>::new());
+            let compiled = compile(&tables, &[], &links());
+            assert_eq!(compiled.marks.of(LinkId(0), &packet(80)), 1);
+            assert_eq!(compiled.unfollowed, Vec::<String>::new());
         }
         let unknown = [older.clone(), registered(None, 2)];
-        assert_eq!(lay_out(&unknown, &[], &links()).unfollowed.len(), 1);
+        assert_eq!(compile(&unknown, &[], &links()).unfollowed.len(), 1);
         let mut six = registered(None, 2);
         six.bases[0].family = Some(Family::V6);
-        assert_eq!(lay_out(&[older, six], &[], &links()).unfollowed, Vec::<String>::new());
+        assert_eq!(compile(&[older, six], &[], &links()).unfollowed, Vec::<String>::new());
     }
 
     #[test]
@@ -546,9 +555,9 @@ mod tests {
         let mut six = table(0, &[("pre", &[rule(vec![], set(1))])]);
         six.bases[0].family = Some(Family::V6);
         assert_eq!(mark(&[six.clone()], 80), 0);
-        let laid_out = lay_out(&[six], &[], &[]);
-        assert!(laid_out.reach(1, Family::V4).is_empty());
-        assert_eq!(laid_out.reach(1, Family::V6), ["::/0".parse().unwrap()].into());
+        let compiled = compile(&[six], &[], &[]);
+        assert!(compiled.networks_of(1, Family::V4).is_empty());
+        assert_eq!(compiled.networks_of(1, Family::V6), ["::/0".parse().unwrap()].into());
     }
 
     #[test]
@@ -565,8 +574,8 @@ mod tests {
             ),
             table(1, &[("pre", &[blocked(Action::Drop)])]),
         ];
-        let laid_out = lay_out(&tables, &[], &links());
-        assert_eq!(laid_out.unfollowed, ["mark rule «a rule» is not followed: because"]);
+        let compiled = compile(&tables, &[], &links());
+        assert_eq!(compiled.unfollowed, ["mark rule «a rule» is not followed: because"]);
         assert_eq!(mark(&tables, 80), 1);
     }
 
@@ -577,10 +586,10 @@ mod tests {
         let mut table = table(0, &[("pre", &[call(0)])]);
         table.chains.extend(doubling);
         table.chains.insert("40".to_owned(), vec![rule(vec![], set(1))]);
-        let laid_out = lay_out(&[table], &[], &links());
-        assert_eq!(laid_out.marks.of(LinkId(0), &packet(80)), 1);
-        assert!(laid_out.unfollowed[0].contains("4096"), "{:?}", laid_out.unfollowed);
-        assert_eq!(laid_out.unfollowed.len(), 1);
+        let compiled = compile(&[table], &[], &links());
+        assert_eq!(compiled.marks.of(LinkId(0), &packet(80)), 1);
+        assert!(compiled.unfollowed[0].contains("4096"), "{:?}", compiled.unfollowed);
+        assert_eq!(compiled.unfollowed.len(), 1);
     }
 
     #[test]
@@ -588,9 +597,9 @@ mod tests {
         let mut rules = vec![rule(vec![], set(1)); STEPS_MAX - 1];
         // The first step is that of the table's family.
         rules.push(rule(vec![], Action::Nothing));
-        assert_eq!(lay_out(&[table(0, &[("pre", &rules)])], &[], &[]).unfollowed, Vec::<String>::new());
+        assert_eq!(compile(&[table(0, &[("pre", &rules)])], &[], &[]).unfollowed, Vec::<String>::new());
         rules.push(rule(vec![], set(2)));
-        assert_eq!(lay_out(&[table(0, &[("pre", &rules)])], &[], &[]).unfollowed.len(), 1);
+        assert_eq!(compile(&[table(0, &[("pre", &rules)])], &[], &[]).unfollowed.len(), 1);
     }
 
     #[test]
@@ -606,9 +615,9 @@ mod tests {
         assert_eq!([mark(&tables, 80), mark(&tables, 81)], [1, 0]);
         let obstacle = Some("because".to_owned());
         let blocked = Rule { obstacle, ..rule(vec![], Action::Drop) };
-        let laid_out = lay_out(&[harmless(blocked)], &[], &links());
-        assert!(laid_out.unfollowed[0].contains("and what comes behind it"), "{:?}", laid_out.unfollowed);
-        assert!(laid_out.unfollowed[1].contains("because"), "{:?}", laid_out.unfollowed);
+        let compiled = compile(&[harmless(blocked)], &[], &links());
+        assert!(compiled.unfollowed[0].contains("and what comes behind it"), "{:?}", compiled.unfollowed);
+        assert!(compiled.unfollowed[1].contains("because"), "{:?}", compiled.unfollowed);
     }
 
     #[test]
@@ -620,10 +629,10 @@ mod tests {
             ..rule(vec![], set(1))
         };
         let sub: Vec<_> = (0..10_000).map(blocked).collect();
-        let laid_out = lay_out(&[table(0, &[("pre", &vec![call; 1000]), ("sub", &sub)])], &[], &links());
-        assert_eq!(laid_out.unfollowed.len(), 101);
-        assert!(laid_out.unfollowed[0].contains("stand before it"), "{}", laid_out.unfollowed[0]);
-        assert_eq!(laid_out.unfollowed[100], "9901 more mark rules are not followed");
+        let compiled = compile(&[table(0, &[("pre", &vec![call; 1000]), ("sub", &sub)])], &[], &links());
+        assert_eq!(compiled.unfollowed.len(), 101);
+        assert!(compiled.unfollowed[0].contains("stand before it"), "{}", compiled.unfollowed[0]);
+        assert_eq!(compiled.unfollowed[100], "9901 more mark rules are not followed");
     }
 
     #[test]
@@ -638,7 +647,7 @@ mod tests {
                 mark: 5,
                 mask: u32::MAX,
             };
-            let marks = lay_out(&[], &[rule], &links()).marks;
+            let marks = compile(&[], &[rule], &links()).marks;
             assert_eq!([0, 1, 2].map(|link| marks.of(LinkId(link), &packet(80))), marked, "{name}");
         }
     }
@@ -663,14 +672,14 @@ mod tests {
                 ("sub", &[rule(to_port(80), set(1)), rule(to("198.51.100.7"), set(2))]),
             ],
         )];
-        let laid_out = lay_out(&tables, &[], &links());
-        let reach = |mark| laid_out.reach(mark, Family::V4);
+        let compiled = compile(&tables, &[], &links());
+        let reach = |mark| compiled.networks_of(mark, Family::V4);
         let nets = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<BTreeSet<_>>();
         assert_eq!(reach(1), nets(&["198.51.100.0/24"]));
         assert_eq!(reach(2), nets(&["192.0.2.1/32", "198.51.100.7/32"]));
         assert_eq!(reach(0x14), nets(&["0.0.0.0/0"]));
         assert_eq!(reach(3), nets(&[]));
-        assert_eq!(laid_out.reach(1, Family::V6), nets(&[]));
+        assert_eq!(compiled.networks_of(1, Family::V6), nets(&[]));
     }
 
     /// What a chain does to a packet, as iptables(8) says it: not laid out, but gone through.
@@ -745,13 +754,13 @@ mod tests {
             let chains = rules.into_iter().enumerate().map(|(number, rules)| (number.to_string(), rules)).collect();
             let base = base("0", 0, None);
             let table = Table { bases: vec![base], chains };
-            let laid_out = lay_out(std::slice::from_ref(&table), &[], &[]);
+            let compiled = compile(std::slice::from_ref(&table), &[], &[]);
             for port in 0..6 {
                 let mut walk = Walk { table: &table, port, mark: 0 };
                 walk.chain("0");
-                prop_assert_eq!(laid_out.marks.of(LinkId(0), &packet(port)), walk.mark, "port {}", port);
+                prop_assert_eq!(compiled.marks.of(LinkId(0), &packet(port)), walk.mark, "port {}", port);
                 if walk.mark != 0 {
-                    prop_assert!(!laid_out.reach(walk.mark, Family::V4).is_empty(), "mark {} is steered", walk.mark);
+                    prop_assert!(!compiled.networks_of(walk.mark, Family::V4).is_empty(), "mark {} is steered", walk.mark);
                 }
             }
         }

@@ -183,10 +183,10 @@ fn sockets(text: &mut Text, facts: &Facts) {
     }
 }
 
-type Told<T> = (&'static str, Kind, &'static str, fn(&T) -> u64);
+type MetricRow<T> = (&'static str, Kind, &'static str, fn(&T) -> u64);
 
 /// What each worker has one line of.
-const WORKER: [Told<WorkerCounters>; 15] = [
+const WORKER: [MetricRow<WorkerCounters>; 15] = [
     ("xvs_worker_received_packets_total", Kind::Counter, "Frames received by AF_XDP.", |worker| {
         worker.received.value()
     }),
@@ -252,7 +252,7 @@ const WORKER: [Told<WorkerCounters>; 15] = [
 ];
 
 /// What each AF_XDP socket has one line of.
-const SOCKET: [Told<Statistics>; 9] = [
+const SOCKET: [MetricRow<Statistics>; 9] = [
     (
         "xvs_socket_receive_ring_full_packets_total",
         Kind::Counter,

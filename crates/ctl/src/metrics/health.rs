@@ -80,7 +80,7 @@ impl Family<Of> {
     }
 
     /// Writes the lines of one of the virtual servers.
-    pub(super) fn tell(&self, text: &mut Text, server: &VirtualServerHealth, share: Share) {
+    pub(super) fn write(&self, text: &mut Text, server: &VirtualServerHealth, share: Share) {
         let service = server.services.first().unwrap_or(&server.name);
         if let Of::Service(value) = self.of {
             value(server)
@@ -89,8 +89,8 @@ impl Family<Of> {
             return;
         }
         // In the file's order, the first ones.
-        let told = server.real_servers.len() - share.left_out(&server.real_servers);
-        for real in &server.real_servers[..told] {
+        let shown = server.real_servers.len() - share.left_out(&server.real_servers);
+        for real in &server.real_servers[..shown] {
             let labels: [(_, &dyn Display); 2] = [("service", service), ("destination", &real.endpoint)];
             if let Of::Destination(value) = self.of {
                 text.sample(self.name, &labels, value(real));

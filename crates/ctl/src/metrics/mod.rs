@@ -61,7 +61,7 @@ impl Iterator for Page {
 
     fn next(&mut self) -> Option<String> {
         let mut text = std::mem::take(&mut self.text);
-        while text.len() < PIECE_BYTES && self.tell(&mut text) {}
+        while text.len() < PIECE_BYTES && self.write(&mut text) {}
         (text.len() > 0).then(|| text.into())
     }
 }
@@ -69,15 +69,15 @@ impl Iterator for Page {
 impl Page {
     /// Writes the next lines; whether there are some. All lines of one name must stand together, so there is a walk over
     /// all services for each.
-    fn tell(&mut self, text: &mut Text) -> bool {
-        let is_told = match FAMILIES.get(self.family) {
+    fn write(&mut self, text: &mut Text) -> bool {
+        let is_written = match FAMILIES.get(self.family) {
             Some(family) => {
                 if self.item == 0 {
                     family.begin(text);
                 }
                 self.services.get(self.item).map(|key| {
                     let service = self.snapshot.services.find(key).expect("the snapshot does not change");
-                    family.tell(text, &self.snapshot, service, self.share);
+                    family.write(text, &self.snapshot, service, self.share);
                 })
             }
             None => {
@@ -86,10 +86,10 @@ impl Page {
                 if self.item == 0 {
                     family.begin(text);
                 }
-                health.virtual_servers.get(self.item).map(|server| family.tell(text, server, self.share))
+                health.virtual_servers.get(self.item).map(|server| family.write(text, server, self.share))
             }
         };
-        match is_told {
+        match is_written {
             Some(()) => self.item += 1,
             None => (self.family, self.item) = (self.family + 1, 0),
         }
@@ -112,7 +112,7 @@ mod tests {
     use xvs_proto::network::Network;
 
     use crate::control::Control;
-    use crate::in_memory::Unwired;
+    use crate::in_memory::MemoryDatapath;
     use crate::metrics::*;
     use crate::status::shared::{Facts, WorkerFacts};
     use xvs_ipvsadm::{SystemResolver, read_rules};
@@ -122,14 +122,14 @@ mod tests {
     use xvs_model::settings::Ipvs;
     use xvs_model::status::{InterfaceStatus, LinkState};
 
-    fn change(control: &mut Control<Unwired>, rules: &str) {
+    fn change(control: &mut Control<MemoryDatapath>, rules: &str) {
         let rules = read_rules(rules, &SystemResolver::default()).unwrap();
         let commands = rules.into_iter().map(|rule| rule.command).collect();
         control.handle(&Request::Restore(commands), Millis(0)).unwrap();
     }
 
     /// A daemon of one worker in generic mode.
-    fn daemon(control: &Control<Unwired>) -> Shared {
+    fn daemon(control: &Control<MemoryDatapath>) -> Shared {
         let interface = InterfaceStatus {
             name: "wan".to_owned(),
             mode: "generic".to_owned(),
@@ -145,7 +145,7 @@ mod tests {
     }
 
     /// The same, with a keepalived.conf.
-    fn checking_daemon(control: &Control<Unwired>, health: HealthReport) -> Shared {
+    fn checking_daemon(control: &Control<MemoryDatapath>, health: HealthReport) -> Shared {
         let shared = daemon(control);
         let _ = shared.health.set(Arc::new(move || health.clone()));
         shared
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn totals_and_gauges_of_services_are_those_of_now_and_what_is_deleted_is_gone() {
-        let mut control = Control::new(Unwired::default(), 1, Ipvs::default(), Feedback::default());
+        let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
         let rules =
             "-A -t 192.0.2.1:80 -s rr\n-a -t 192.0.2.1:80 -r 192.0.2.11:80 -g -w 7\n-A -f 5 -6 -s wlc\n";
         change(&mut control, rules);
@@ -174,7 +174,7 @@ mod tests {
             service.members.iter().for_each(|member| member.live.stats.of_worker(0).count_in(60));
         }
         let text = whole(&shared);
-        let told = values(&text);
+        let metrics = values(&text);
         let destination = "{service=\"TCP 192.0.2.1:80\",destination=\"192.0.2.11:80\"}";
         for (name, value) in [
             ("xvs_service_connections_total{service=\"TCP 192.0.2.1:80\"}".to_owned(), "3"),
@@ -187,7 +187,7 @@ mod tests {
             ("xvs_snapshot_epoch".to_owned(), "1"),
             ("xvs_table_size_connections".to_owned(), "1024"),
         ] {
-            assert_eq!(told.get(name.as_str()), Some(&value), "{name} in\n{text}");
+            assert_eq!(metrics.get(name.as_str()), Some(&value), "{name} in\n{text}");
         }
         change(&mut control, "-D -t 192.0.2.1:80\n");
         let text = whole(&shared);
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn what_a_worker_counts_and_why_it_is_not_in_the_best_mode_is_told_each_once() {
-        let control = Control::new(Unwired::default(), 1, Ipvs::default(), Feedback::default());
+        let control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
         let shared = daemon(&control);
         let worker = &shared.counters[0];
         worker.dropped(DropReason::TransmitRefused).add(4);
@@ -206,7 +206,7 @@ mod tests {
         worker.unaccounted.set(6);
         shared.waits.count(Access::Change, Duration::from_micros(200));
         let text = whole(&shared);
-        let told = values(&text);
+        let metrics = values(&text);
         let why = "why_not_native=\"the driver said \\\"no\\\"\\nand C:\\\\\"";
         for (name, value) in [
             (format!("xvs_interface_info{{interface=\"wan\",mode=\"generic\",{why}}}"), "1"),
@@ -225,18 +225,18 @@ mod tests {
             ("xvs_command_duration_seconds_sum{kind=\"change\"}".to_owned(), "0.0002"),
             ("xvs_command_duration_seconds_count{kind=\"read\"}".to_owned(), "0"),
         ] {
-            assert_eq!(told.get(name.as_str()), Some(&value), "{name} in\n{text}");
+            assert_eq!(metrics.get(name.as_str()), Some(&value), "{name} in\n{text}");
         }
         // As many values as xvs counters has, so that none is forgotten here when one comes.
         let others = ["info", "busy", "empty", "unaccounted", "burst"];
-        let counters = told.keys().filter_map(|key| key.strip_prefix("xvs_worker_"));
+        let counters = metrics.keys().filter_map(|key| key.strip_prefix("xvs_worker_"));
         let counters = counters.filter(|key| !others.iter().any(|other| key.starts_with(other)));
         assert_eq!(counters.count(), worker.all().count());
     }
 
     #[test]
     fn destinations_have_the_names_and_labels_of_node_exporter_and_totals_outlive_services() {
-        let mut control = Control::new(Unwired::default(), 1, Ipvs::default(), Feedback::default());
+        let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
         let rules = "-A -t 192.0.2.1:80 -s rr\n-a -t 192.0.2.1:80 -r 192.0.2.11:8080 -m -w 7\n\
                      -A -u [2001:db8::1]:53 -s rr\n-a -u [2001:db8::1]:53 -r [2001:db8::b]:53 -g -w 0\n\
                      -A -f 171 -s rr\n-a -f 171 -r 192.0.2.12:0 -i -w 2\n\
@@ -245,8 +245,8 @@ mod tests {
         let shared = daemon(&control);
         shared.total.stats.of_worker(0).count_in(60);
         let text = whole(&shared);
-        let told = values(&text);
-        let backends: Vec<_> = told
+        let metrics = values(&text);
+        let backends: Vec<_> = metrics
             .iter()
             .filter_map(|(key, value)| Some((key.strip_prefix("node_ipvs_backend_weight")?, *value)))
             .collect();
@@ -265,17 +265,17 @@ mod tests {
         assert_eq!(backends, expected.each_ref().map(|(labels, weight)| (labels.as_str(), *weight)));
         change(&mut control, "-C\n");
         let text = whole(&shared);
-        let told = values(&text);
+        let metrics = values(&text);
         assert!(!text.contains("192.0.2."), "{text}");
         assert_eq!(
-            ["node_ipvs_incoming_packets_total", "node_ipvs_incoming_bytes_total"].map(|name| told[name]),
+            ["node_ipvs_incoming_packets_total", "node_ipvs_incoming_bytes_total"].map(|name| metrics[name]),
             ["1", "60"]
         );
     }
 
     #[test]
     fn a_service_has_so_many_destinations_told_those_that_it_has_had_the_longest_and_counts_the_others() {
-        let mut control = Control::new(Unwired::default(), 1, Ipvs::default(), Feedback::default());
+        let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
         let mut network = Network::default();
         network.add_link("lan", MacAddr([2; 6]), &[([192, 0, 2, 254].into(), 24)], 1500).unwrap();
         let mut rules = "-A -t 192.0.2.1:80 -s rr\n-A -t 192.0.2.1:81 -s rr\n".to_owned();
@@ -289,14 +289,15 @@ mod tests {
         change(&mut control, &rules);
         let shared = daemon(&control);
         let text: String = page(&shared, 2).collect();
-        let told = values(&text);
-        let weights: Vec<_> = told.keys().filter(|key| key.starts_with("xvs_destination_weight{")).collect();
+        let metrics = values(&text);
+        let weights: Vec<_> =
+            metrics.keys().filter(|key| key.starts_with("xvs_destination_weight{")).collect();
         let labels = |host| format!("{{service=\"TCP 192.0.2.1:80\",destination=\"192.0.2.{host}:80\"}}");
         assert_eq!(
             weights,
             [11, 12].map(|host| format!("xvs_destination_weight{}", labels(host))).each_ref()
         );
-        assert_eq!(told.keys().filter(|key| key.starts_with("node_ipvs_backend_weight{")).count(), 2);
+        assert_eq!(metrics.keys().filter(|key| key.starts_with("node_ipvs_backend_weight{")).count(), 2);
         for (name, value) in [
             ("xvs_destinations_left_out", "3"),
             ("xvs_service_destinations{service=\"TCP 192.0.2.1:80\"}", "5"),
@@ -305,7 +306,7 @@ mod tests {
             ("xvs_service_destinations{service=\"TCP 192.0.2.1:81\"}", "0"),
             ("xvs_service_usable_destinations{service=\"TCP 192.0.2.1:81\"}", "0"),
         ] {
-            assert_eq!(told.get(name), Some(&value), "{name} in\n{text}");
+            assert_eq!(metrics.get(name), Some(&value), "{name} in\n{text}");
         }
         let text: String = page(&shared, 0).collect();
         assert!(!text.contains("192.0.2.11") && text.contains("xvs_destinations_left_out 5\n"), "{text}");
@@ -313,7 +314,7 @@ mod tests {
 
     #[test]
     fn what_is_known_of_health_is_told_of_the_file_and_each_virtual_server_real_server_and_check() {
-        let control = Control::new(Unwired::default(), 1, Ipvs::default(), Feedback::default());
+        let control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
         let servers = [
             sample::real_server("192.0.2.11", CheckState::Up),
             sample::real_server("192.0.2.12", CheckState::Rising { successes: 1, rise: 2 }),
@@ -331,9 +332,9 @@ mod tests {
             ..sample::report(vec![web, lost])
         };
         let shared = checking_daemon(&control, health);
-        shared.facts_now().drift = ["xvsadm -C".to_owned()].into();
+        shared.facts_mut().drift = ["xvsadm -C".to_owned()].into();
         let text = whole(&shared);
-        let told = values(&text);
+        let metrics = values(&text);
         let (service, empty) = ("service=\"TCP 198.51.100.1:80\"", "service=\"TCP 198.51.100.2:80\"");
         let check = |host, number, probe: &str| {
             format!("{{{service},destination=\"192.0.2.{host}:80\",check=\"{number}\"{probe}}}")
@@ -362,7 +363,7 @@ mod tests {
             (format!("check_failed_total{}", check(12, 1, "")), "1"),
             (format!("check_duration_seconds{}", check(11, 1, "")), "0.0015"),
         ] {
-            assert_eq!(told.get(format!("xvs_health_{name}").as_str()), Some(&value), "{name} in\n{text}");
+            assert_eq!(metrics.get(format!("xvs_health_{name}").as_str()), Some(&value), "{name} in\n{text}");
         }
         for absent in [
             "service_sorry_server_serves{service=\"TCP 198.51.100.1:80\"}",
@@ -381,7 +382,7 @@ mod tests {
 
     #[test]
     fn a_page_of_many_pieces_has_each_name_once_with_all_its_lines_together() {
-        let mut control = Control::new(Unwired::default(), 1, Ipvs::default(), Feedback::default());
+        let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
         let rules: String = (1..500)
             .map(|port| format!("-A -t 192.0.2.1:{port} -s rr\n-a -t 192.0.2.1:{port} -r 192.0.2.11 -g\n"))
             .collect();
@@ -404,10 +405,10 @@ mod tests {
                 names.push(name);
             }
         }
-        let told = names.len();
+        let count = names.len();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), told);
+        assert_eq!(names.len(), count);
         assert_eq!(
             values(&text).keys().filter(|key| key.starts_with("node_ipvs_backend_weight{")).count(),
             499

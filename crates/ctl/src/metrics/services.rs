@@ -20,7 +20,7 @@ pub(super) struct Share(pub(super) usize);
 
 impl Share {
     /// Those of this service, without the ones added last, so that who is told stays told.
-    fn told(self, service: &Service) -> &[Member] {
+    fn shown(self, service: &Service) -> &[Member] {
         // The one added last comes first.
         &service.members[self.left_out(&service.members)..]
     }
@@ -47,23 +47,23 @@ impl Family<Of> {
     }
 
     /// Writes the lines of one of the services.
-    pub(super) fn tell(&self, text: &mut Text, snapshot: &Snapshot, service: &Service, share: Share) {
+    pub(super) fn write(&self, text: &mut Text, snapshot: &Snapshot, service: &Service, share: Share) {
         let key = service.key;
         match self.of {
             Of::Service(value) => text.sample(self.name, &[("service", &key)], value(service, snapshot)),
             Of::Destination(value) => {
                 let key = key.to_string();
-                for member in share.told(service) {
+                for member in share.shown(service) {
                     let labels: [(_, &dyn Display); 2] =
                         [("service", &key), ("destination", &member.endpoint)];
                     text.sample(self.name, &labels, value(member));
                 }
             }
             Of::Backend(value) => {
-                let twin = twin(key).and_then(|key| snapshot.services.find(&key));
-                for member in share.told(service) {
+                let other_family = other_family_key(key).and_then(|key| snapshot.services.find(&key));
+                for member in share.shown(service) {
                     let same = |other: &&Member| other.endpoint == member.endpoint;
-                    let other = twin.and_then(|twin| share.told(twin).iter().find(same));
+                    let other = other_family.and_then(|service| share.shown(service).iter().find(same));
                     if other.is_none() || key.family() == AddressFamily::V4 {
                         let sum = value(member) + other.map_or(0, value);
                         backend(self.name, text, key, member, sum);
@@ -76,7 +76,7 @@ impl Family<Of> {
 
 /// The service of the same mark and the other family, which has the same labels for node_exporter: where a tunnel leads
 /// both to one destination, their numbers are one line there.
-fn twin(key: ServiceKey) -> Option<ServiceKey> {
+fn other_family_key(key: ServiceKey) -> Option<ServiceKey> {
     match key {
         ServiceKey::Address { .. } => None,
         ServiceKey::Mark { mark, family: AddressFamily::V4 } => {

@@ -16,7 +16,7 @@ use xvs_sched::{ServiceKey, Weight};
 
 /// A weight in force that load reports have moved, or their staying away.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Reweighed {
+pub struct WeightChange {
     /// Whose.
     pub service: ServiceKey,
     /// Of which destination.
@@ -29,7 +29,7 @@ pub struct Reweighed {
     pub load_percent: Option<f64>,
 }
 
-impl fmt::Display for Reweighed {
+impl fmt::Display for WeightChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { service, endpoint, from, to, load_percent } = self;
         write!(f, "weight of {endpoint} in {service} from {} to {}", from.0, to.0)?;
@@ -62,7 +62,7 @@ impl Report {
 ///
 /// Source: Zhang Wensong, «LVS集群的负载调度» (IBM developerWorks China, 2002), dynamic feedback:
 /// w' = w + A · ∛(0.95 − load), at most SCALE times the weight that the operator gave; A is 5, SCALE is 10.
-pub(crate) fn weigh(
+pub(crate) fn apply_load(
     feedback: &Feedback,
     own: Weight,
     before: Option<Report>,
@@ -76,7 +76,7 @@ pub(crate) fn weigh(
 }
 
 /// A report as it is to be regarded now; `None`: not any more.
-pub(crate) fn review(feedback: &Feedback, own: Weight, report: Report, now: Millis) -> Option<Report> {
+pub(crate) fn refresh(feedback: &Feedback, own: Weight, report: Report, now: Millis) -> Option<Report> {
     let lasts = report.at.until(now) < Duration::from_secs(feedback.timeout_seconds.value().into());
     lasts.then(|| Report { weight: bounded(feedback, own, report.weight), ..report })
 }
@@ -95,12 +95,12 @@ mod tests {
     /// The weights in force after these loads, one after the other.
     fn weights(feedback: &Feedback, own: Weight, loads: &[f64]) -> Vec<u32> {
         let mut report = None;
-        let mut weigh = |load| {
-            let next = weigh(feedback, own, report, load, Millis(0));
+        let mut apply_load = |load| {
+            let next = apply_load(feedback, own, report, load, Millis(0));
             report = Some(next);
             next.weight().0
         };
-        loads.iter().map(|load| weigh(*load)).collect()
+        loads.iter().map(|load| apply_load(*load)).collect()
     }
 
     #[test]
@@ -126,10 +126,10 @@ mod tests {
     #[test]
     fn a_report_lasts_for_its_time_and_narrower_bounds_hold_at_once() {
         let mut feedback = Feedback::default();
-        let report = weigh(&feedback, OWN, None, 0.0, Millis(1000));
-        assert_eq!(review(&feedback, OWN, report, Millis(60_999)), Some(report));
-        assert_eq!(review(&feedback, OWN, report, Millis(61_000)), None);
+        let report = apply_load(&feedback, OWN, None, 0.0, Millis(1000));
+        assert_eq!(refresh(&feedback, OWN, report, Millis(60_999)), Some(report));
+        assert_eq!(refresh(&feedback, OWN, report, Millis(61_000)), None);
         feedback.set("highest_percent", "120").unwrap();
-        assert_eq!(review(&feedback, OWN, report, Millis(1000)).unwrap().weight(), Weight(12));
+        assert_eq!(refresh(&feedback, OWN, report, Millis(1000)).unwrap().weight(), Weight(12));
     }
 }

@@ -9,8 +9,8 @@ use xvs_model::load_report::Server;
 use xvs_sched::ServiceKey;
 use xvs_sched::scheduler::Change;
 
-use crate::registry::load_feedback::{Reweighed, review, weigh};
-use crate::registry::{Entry, Known, Registry};
+use crate::registry::load_feedback::{WeightChange, apply_load, refresh};
+use crate::registry::{DestinationEntry, Registry, ServiceEntry};
 
 impl Registry {
     /// Takes in a real server's load, 0 to 100. Returns the weights in force that have changed, with which services
@@ -24,50 +24,51 @@ impl Registry {
         load_percent: f64,
         feedback: &Feedback,
         now: Millis,
-    ) -> Result<Vec<Reweighed>, CommandError> {
-        let has_it = |entry: &Entry| entry.destinations.iter().any(|known| server.is(known.endpoint));
-        let having: Vec<_> =
-            self.services.iter().filter(|(_, entry)| has_it(entry)).map(|(key, _)| *key).collect();
-        let service = *having.first().ok_or(CommandError::UnknownServer(server))?;
-        let following: Vec<_> = having.into_iter().filter(|key| feedback.follows(key)).collect();
+    ) -> Result<Vec<WeightChange>, CommandError> {
+        let has_server =
+            |entry: &ServiceEntry| entry.destinations.iter().any(|dest| server.includes(dest.endpoint));
+        let holders: Vec<_> =
+            self.services.iter().filter(|(_, entry)| has_server(entry)).map(|(key, _)| *key).collect();
+        let service = *holders.first().ok_or(CommandError::UnknownServer(server))?;
+        let following: Vec<_> = holders.into_iter().filter(|key| feedback.follows(key)).collect();
         if following.is_empty() {
             return Err(CommandError::NotFollowed { server, service });
         }
-        Ok(self.reweigh(following, |_, known| {
-            if server.is(known.endpoint) {
-                known.report = Some(weigh(feedback, known.weight, known.report, load_percent, now));
+        Ok(self.change_weights(following, |_, dest| {
+            if server.includes(dest.endpoint) {
+                dest.report = Some(apply_load(feedback, dest.weight, dest.report, load_percent, now));
             }
         }))
     }
 
     /// Forgets reports that are too old or not followed any more, and keeps weights within bounds that have changed.
     /// Returns the weights in force that have changed, as [`Self::report_load`].
-    pub fn review(&mut self, feedback: &Feedback, now: Millis) -> Vec<Reweighed> {
-        let reported = |entry: &Entry| entry.destinations.iter().any(|known| known.report.is_some());
+    pub fn review_reports(&mut self, feedback: &Feedback, now: Millis) -> Vec<WeightChange> {
+        let reported = |entry: &ServiceEntry| entry.destinations.iter().any(|dest| dest.report.is_some());
         let keys: Vec<_> =
             self.services.iter().filter(|(_, entry)| reported(entry)).map(|(key, _)| *key).collect();
-        self.reweigh(keys, |key, known| {
-            let followed = known.report.filter(|_| feedback.follows(&key));
-            known.report = followed.and_then(|report| review(feedback, known.weight, report, now));
+        self.change_weights(keys, |key, dest| {
+            let followed = dest.report.filter(|_| feedback.follows(&key));
+            dest.report = followed.and_then(|report| refresh(feedback, dest.weight, report, now));
         })
     }
 
-    fn reweigh(
+    fn change_weights(
         &mut self,
         services: Vec<ServiceKey>,
-        change: impl Fn(ServiceKey, &mut Known),
-    ) -> Vec<Reweighed> {
+        change: impl Fn(ServiceKey, &mut DestinationEntry),
+    ) -> Vec<WeightChange> {
         let mut all = Vec::new();
         for service in services {
             let Some(entry) = self.services.get_mut(&service) else { continue };
             let before = all.len();
-            for known in &mut entry.destinations {
-                let from = known.weight_in_force();
-                change(service, known);
+            for dest in &mut entry.destinations {
+                let from = dest.weight_in_force();
+                change(service, dest);
                 let (to, load_percent) =
-                    (known.weight_in_force(), known.report.map(|report| report.load_percent));
+                    (dest.weight_in_force(), dest.report.map(|report| report.load_percent));
                 if to != from {
-                    all.push(Reweighed { service, endpoint: known.endpoint, from, to, load_percent });
+                    all.push(WeightChange { service, endpoint: dest.endpoint, from, to, load_percent });
                 }
             }
             if all.len() > before
@@ -82,14 +83,14 @@ impl Registry {
     /// The destinations of services that follow load reports.
     pub fn feedback_rows(&self, feedback: &Feedback, now: Millis) -> Vec<FeedbackRow> {
         let followed = self.services.iter().filter(|(key, _)| feedback.follows(key));
-        let all = followed.flat_map(|(key, entry)| entry.destinations.iter().map(move |known| (key, known)));
-        all.map(|(key, known)| FeedbackRow {
+        let all = followed.flat_map(|(key, entry)| entry.destinations.iter().map(move |dest| (key, dest)));
+        all.map(|(key, dest)| FeedbackRow {
             service: key.to_string(),
-            server: known.endpoint,
-            own_weight: known.weight,
-            weight_in_force: known.weight_in_force(),
-            load_percent: known.report.map(|report| report.load_percent),
-            age_seconds: known.report.map(|report| report.at.until(now).as_secs()),
+            server: dest.endpoint,
+            own_weight: dest.weight,
+            weight_in_force: dest.weight_in_force(),
+            load_percent: dest.report.map(|report| report.load_percent),
+            age_seconds: dest.report.map(|report| report.at.until(now).as_secs()),
         })
         .collect()
     }

@@ -49,12 +49,12 @@ pub struct Registry {
     workers: usize,
     /// How many Call-IDs there is room for, once there is a service with `--pe sip`.
     pub sip_calls: usize,
-    services: BTreeMap<ServiceKey, Entry>,
+    services: BTreeMap<ServiceKey, ServiceEntry>,
     trash: BTreeMap<(ServiceKey, Endpoint), Trashed>,
-    unused: Vec<DestinationId>,
+    free_ids: Vec<DestinationId>,
     /// Services that have changed since the last [`Self::build`].
     unbuilt: BTreeSet<ServiceKey>,
-    next: u32,
+    next_id: u32,
     /// What is known of the way to an address, for as long as there is a destination.
     path_mtus: HashMap<IpAddr, Weak<PathMtu>>,
     /// Settings that schedulers look up while they work.
@@ -64,17 +64,17 @@ pub struct Registry {
     total_estimator: Estimator,
 }
 
-struct Entry {
+struct ServiceEntry {
     live: Arc<ServiceLive>,
     estimator: Estimator,
     scheduler: String,
     place: Arc<AtomicU64>,
     /// What its scheduler knows of clients; the next one of the same name goes on with it.
     memory: Option<Arc<Memory>>,
-    destinations: Vec<Known>,
+    destinations: Vec<DestinationEntry>,
 }
 
-struct Known {
+struct DestinationEntry {
     endpoint: Endpoint,
     method: ForwardingMethod,
     /// Those of its connections: they keep theirs when an edit changes it.
@@ -92,7 +92,7 @@ struct Known {
     estimator: Estimator,
 }
 
-impl Known {
+impl DestinationEntry {
     fn set_options(&mut self, options: &DestinationOptions) {
         self.method = options.method;
         self.methods.insert(options.method);
@@ -123,7 +123,7 @@ impl Known {
     }
 
     /// Forgets methods that no connection has any more. No worker may go by what was before the last edit.
-    fn tidy(&mut self) {
+    fn forget_unused_methods(&mut self) {
         if !self.has_connections() {
             self.methods.retain(|method| *method == self.method);
         }
@@ -136,7 +136,7 @@ impl Known {
 }
 
 struct Trashed {
-    known: Known,
+    dest: DestinationEntry,
     service: Arc<ServiceLive>,
     since: Millis,
 }
@@ -149,9 +149,9 @@ impl Registry {
             sip_calls: SIP_CALLS,
             services: BTreeMap::new(),
             trash: BTreeMap::new(),
-            unused: Vec::new(),
+            free_ids: Vec::new(),
             unbuilt: BTreeSet::new(),
-            next: 0,
+            next_id: 0,
             path_mtus: HashMap::new(),
             tuning: Tuning::default(),
             total: Arc::new(ServiceLive::new(workers)),
@@ -161,7 +161,7 @@ impl Registry {
 
     /// Takes in a command that the desired state has carried out. Services that change reach the snapshot with
     /// [`Self::build`], so that a batch costs one building of each.
-    pub fn follow(&mut self, command: &Command, snapshot: &mut Snapshot, now: Millis) {
+    pub fn apply(&mut self, command: &Command, snapshot: &mut Snapshot, now: Millis) {
         match command {
             Command::AddService { key, options } => self.add_service(*key, &options.scheduler),
             Command::EditService { key, options } => self.edit_service(*key, &options.scheduler),
@@ -172,26 +172,25 @@ impl Registry {
             }
             Command::AddDestination { service, endpoint, options } => {
                 let Some(mut entry) = self.services.remove(service) else { return };
-                let mut known = self.adopt(*service, *endpoint, &entry.live);
-                known.last_weight = Weight(0);
-                known.set_options(options);
-                entry.destinations.insert(0, known);
+                let mut dest = self.restore_or_create(*service, *endpoint, &entry.live);
+                dest.last_weight = Weight(0);
+                dest.set_options(options);
+                entry.destinations.insert(0, dest);
                 self.changed(*service, entry, Change::Added);
             }
             Command::EditDestination { service, endpoint, options } => {
                 let Some(mut entry) = self.services.remove(service) else { return };
-                if let Some(known) = entry.destinations.iter_mut().find(|known| known.endpoint == *endpoint) {
-                    known.set_options(options);
+                if let Some(dest) = entry.destinations.iter_mut().find(|dest| dest.endpoint == *endpoint) {
+                    dest.set_options(options);
                 }
                 self.changed(*service, entry, Change::Edited);
             }
             Command::DeleteDestination { service, endpoint } => {
                 let Some(mut entry) = self.services.remove(service) else { return };
-                if let Some(position) =
-                    entry.destinations.iter().position(|known| known.endpoint == *endpoint)
+                if let Some(position) = entry.destinations.iter().position(|dest| dest.endpoint == *endpoint)
                 {
-                    let known = entry.destinations.remove(position);
-                    self.discard(*service, known, &entry.live, snapshot, now);
+                    let dest = entry.destinations.remove(position);
+                    self.move_to_trash(*service, dest, &entry.live, snapshot, now);
                     self.changed(*service, entry, Change::Removed(position));
                 }
             }
@@ -207,7 +206,7 @@ impl Registry {
     }
 
     fn add_service(&mut self, key: ServiceKey, scheduler: &str) {
-        let entry = Entry {
+        let entry = ServiceEntry {
             live: Arc::new(ServiceLive::new(self.workers)),
             estimator: Estimator::default(),
             scheduler: scheduler.to_owned(),
@@ -235,15 +234,15 @@ impl Registry {
         let Some(entry) = self.services.remove(&key) else { return };
         self.unbuilt.remove(&key);
         snapshot.services.remove(&key);
-        for known in entry.destinations {
-            self.discard(key, known, &entry.live, snapshot, now);
+        for dest in entry.destinations {
+            self.move_to_trash(key, dest, &entry.live, snapshot, now);
         }
     }
 
     /// Puts a service back whose destinations have changed; its scheduler's state survives as it says.
-    fn changed(&mut self, key: ServiceKey, mut entry: Entry, change: Change) {
+    fn changed(&mut self, key: ServiceKey, mut entry: ServiceEntry, change: Change) {
         let before = Place(entry.place.load(Ordering::Relaxed));
-        let mut weights = entry.destinations.iter().map(Known::weight_in_force);
+        let mut weights = entry.destinations.iter().map(DestinationEntry::weight_in_force);
         let after = scheduler::carry(&entry.scheduler, before, change, &mut weights);
         entry.place = Arc::new(AtomicU64::new(after.0));
         self.services.insert(key, entry);
@@ -256,8 +255,8 @@ impl Registry {
             let Some((entry, wanted)) = self.services.get_mut(&key).zip(state.service(&key)) else {
                 continue;
             };
-            for known in &entry.destinations {
-                snapshot.destinations.set(known.id, Some(available(known, &entry.live, snapshot)));
+            for dest in &entry.destinations {
+                snapshot.destinations.set(dest.id, Some(destination(dest, &entry.live, snapshot)));
             }
             let Some(service) = build(key, wanted, entry, &self.tuning) else { continue };
             let by_call =
@@ -270,18 +269,23 @@ impl Registry {
     }
 
     /// The live object of a destination that is added: out of the trash, or new.
-    fn adopt(&mut self, key: ServiceKey, endpoint: Endpoint, service: &Arc<ServiceLive>) -> Known {
-        if let Some(Trashed { mut known, service: before, .. }) = self.trash.remove(&(key, endpoint)) {
+    fn restore_or_create(
+        &mut self,
+        key: ServiceKey,
+        endpoint: Endpoint,
+        service: &Arc<ServiceLive>,
+    ) -> DestinationEntry {
+        if let Some(Trashed { mut dest, service: before, .. }) = self.trash.remove(&(key, endpoint)) {
             if !Arc::ptr_eq(&before, service) {
-                known.estimator = Estimator::from(known.live.stats.sum());
+                dest.estimator = Estimator::from(dest.live.stats.sum());
             }
-            return known;
+            return dest;
         }
-        let id = self.unused.pop().unwrap_or_else(|| {
-            self.next += 1;
-            DestinationId(self.next - 1)
+        let id = self.free_ids.pop().unwrap_or_else(|| {
+            self.next_id += 1;
+            DestinationId(self.next_id - 1)
         });
-        Known {
+        DestinationEntry {
             endpoint,
             method: ForwardingMethod::DirectRouting,
             methods: BTreeSet::new(),
@@ -298,40 +302,40 @@ impl Registry {
 
     /// What is known of the way to an address: the same for all destinations there.
     fn path_mtu(&mut self, addr: IpAddr) -> Arc<PathMtu> {
-        let known = self.path_mtus.entry(addr).or_default();
-        known.upgrade().unwrap_or_else(|| {
+        let kept = self.path_mtus.entry(addr).or_default();
+        kept.upgrade().unwrap_or_else(|| {
             let new = Arc::default();
-            *known = Arc::downgrade(&new);
+            *kept = Arc::downgrade(&new);
             new
         })
     }
 
-    fn discard(
+    fn move_to_trash(
         &mut self,
         key: ServiceKey,
-        mut known: Known,
+        mut dest: DestinationEntry,
         service: &Arc<ServiceLive>,
         snapshot: &mut Snapshot,
         now: Millis,
     ) {
-        known.report = None;
-        let gone = Destination { available: false, ..available(&known, service, snapshot) };
-        snapshot.destinations.set(known.id, Some(gone));
-        let trashed = Trashed { known, service: service.clone(), since: now };
-        self.trash.insert((key, trashed.known.endpoint), trashed);
+        dest.report = None;
+        let gone = Destination { available: false, ..destination(&dest, service, snapshot) };
+        snapshot.destinations.set(dest.id, Some(gone));
+        let trashed = Trashed { dest, service: service.clone(), since: now };
+        self.trash.insert((key, trashed.dest.endpoint), trashed);
     }
 
     /// Forgets removed destinations that nothing refers to any more. Returns whether there were removed ones.
     pub fn empty_trash(&mut self, snapshot: &mut Snapshot, now: Millis) -> bool {
         let any = !self.trash.is_empty();
         self.trash.retain(|_, trashed| {
-            if trashed.known.has_connections() || trashed.known.live.templates() > 0 {
+            if trashed.dest.has_connections() || trashed.dest.live.templates() > 0 {
                 trashed.since = now;
             }
             let keep = trashed.since.until(now) < TRASH_TIME;
             if !keep {
-                snapshot.destinations.set(trashed.known.id, None);
-                self.unused.push(trashed.known.id);
+                snapshot.destinations.set(trashed.dest.id, None);
+                self.free_ids.push(trashed.dest.id);
             }
             keep
         });
@@ -342,22 +346,22 @@ impl Registry {
     /// Works out every destination's path anew. Returns whether any changed.
     pub fn reroute(&self, snapshot: &mut Snapshot) -> bool {
         let mut changed = false;
-        for known in self.known() {
-            let Some(destination) = snapshot.destinations.find(known.id) else { continue };
-            let path = Path::find(&snapshot.egress, known.endpoint.addr, 0);
-            let tunnel = tunnel(known, snapshot);
+        for dest in self.destinations() {
+            let Some(destination) = snapshot.destinations.find(dest.id) else { continue };
+            let path = Path::find(&snapshot.egress, dest.endpoint.addr, 0);
+            let tunnel = tunnel(dest, snapshot);
             if (destination.path, destination.tunnel) != (path, tunnel) {
                 let rerouted = Destination { path, tunnel, ..destination.clone() };
-                snapshot.destinations.set(known.id, Some(rerouted));
+                snapshot.destinations.set(dest.id, Some(rerouted));
                 changed = true;
             }
         }
         changed
     }
 
-    fn known(&self) -> impl Iterator<Item = &Known> {
+    fn destinations(&self) -> impl Iterator<Item = &DestinationEntry> {
         let live = self.services.values().flat_map(|entry| &entry.destinations);
-        live.chain(self.trash.values().map(|trashed| &trashed.known))
+        live.chain(self.trash.values().map(|trashed| &trashed.dest))
     }
 
     /// What is steered for a service as it is, and for the connections of what it was. To be asked when every worker acts
@@ -366,28 +370,27 @@ impl Registry {
         let entry = self.services.get_mut(&key);
         let configured = entry.is_some();
         let destinations = entry.into_iter().flat_map(|entry| &mut entry.destinations);
-        let gone = self.trash.range_mut(all_of(key)).map(|(_, trashed)| &mut trashed.known);
-        let gone = gone.filter(|known| known.has_connections());
+        let gone = self.trash.range_mut(trash_range(key)).map(|(_, trashed)| &mut trashed.dest);
+        let gone = gone.filter(|dest| dest.has_connections());
         let mut items = BTreeSet::new();
         let mut lingers = false;
-        for known in destinations.chain(gone.inspect(|_| lingers = true)) {
-            known.tidy();
-            items
-                .extend(known.methods.iter().flat_map(|method| of_destination(key, known.endpoint, *method)));
+        for dest in destinations.chain(gone.inspect(|_| lingers = true)) {
+            dest.forget_unused_methods();
+            items.extend(dest.methods.iter().flat_map(|method| of_destination(key, dest.endpoint, *method)));
         }
         items.extend((configured || lingers).then(|| of_service(key)).into_iter().flatten());
         items
     }
 
     /// Whether something may be steered for connections alone: of what was deleted, or was another method's.
-    pub fn outlives_itself(&self) -> bool {
-        !self.trash.is_empty() || self.known().any(|known| known.methods.len() > 1)
+    pub fn has_leftover_steering(&self) -> bool {
+        !self.trash.is_empty() || self.destinations().any(|dest| dest.methods.len() > 1)
     }
 
     /// Whether there may be FULLNAT connections.
     pub fn has_full_nat_connections(&self) -> bool {
-        self.known()
-            .any(|known| known.methods.contains(&ForwardingMethod::FullNat) && known.has_connections())
+        self.destinations()
+            .any(|dest| dest.methods.contains(&ForwardingMethod::FullNat) && dest.has_connections())
     }
 
     /// Every service, and those gone that may have connections.
@@ -398,23 +401,23 @@ impl Registry {
     /// Whether a service, or one that it was before, has connections.
     pub fn has_connections(&self, key: ServiceKey) -> bool {
         let live = self.services.get(&key).into_iter().flat_map(|entry| &entry.destinations);
-        let gone = self.trash.range(all_of(key)).map(|(_, trashed)| &trashed.known);
-        live.chain(gone).any(Known::has_connections)
+        let gone = self.trash.range(trash_range(key)).map(|(_, trashed)| &trashed.dest);
+        live.chain(gone).any(DestinationEntry::has_connections)
     }
 
     /// The addresses that destinations are reached at.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.known().map(|known| known.endpoint.addr)
+        self.destinations().map(|dest| dest.endpoint.addr)
     }
 
     /// Takes a look at every counter, and at what schedulers remember.
-    pub fn tick(&mut self, now: Millis) {
+    pub fn sample_counters(&mut self, now: Millis) {
         self.total_estimator.tick(self.total.stats.sum());
         for entry in self.services.values_mut() {
             entry.memory.iter().for_each(|memory| memory.tend(now.0));
             entry.estimator.tick(entry.live.stats.sum());
-            for known in &mut entry.destinations {
-                known.estimator.tick(known.live.stats.sum());
+            for dest in &mut entry.destinations {
+                dest.estimator.tick(dest.live.stats.sum());
             }
         }
     }
@@ -426,24 +429,24 @@ impl Registry {
         }
         for (_, entry) in self.services.iter_mut().filter(|(of, _)| key.is_none_or(|key| key == **of)) {
             entry.estimator.zero();
-            entry.destinations.iter_mut().for_each(|known| known.estimator.zero());
+            entry.destinations.iter_mut().for_each(|dest| dest.estimator.zero());
         }
     }
 
     /// A service as listings show it.
     pub fn row(&self, key: ServiceKey, wanted: &xvs_model::service::Service) -> Option<ServiceRow> {
         let entry = self.services.get(&key)?;
-        let destinations = entry.destinations.iter().zip(&wanted.destinations).map(|(known, destination)| {
-            let load = known.live.load();
+        let destinations = entry.destinations.iter().zip(&wanted.destinations).map(|(dest, destination)| {
+            let load = dest.live.load();
             DestinationRow {
-                endpoint: known.endpoint,
+                endpoint: dest.endpoint,
                 options: destination.options.clone(),
-                weight_in_force: known.weight_in_force(),
+                weight_in_force: dest.weight_in_force(),
                 active: load.active,
                 inactive: load.inactive,
-                persistent: known.live.templates(),
-                stats: known.estimator.stats(),
-                rates: known.estimator.rates(),
+                persistent: dest.live.templates(),
+                stats: dest.estimator.stats(),
+                rates: dest.estimator.rates(),
             }
         });
         Some(ServiceRow {
@@ -457,32 +460,32 @@ impl Registry {
 }
 
 /// Everything of a service in the trash.
-fn all_of(key: ServiceKey) -> RangeInclusive<(ServiceKey, Endpoint)> {
+fn trash_range(key: ServiceKey) -> RangeInclusive<(ServiceKey, Endpoint)> {
     let first = Endpoint { addr: Ipv4Addr::UNSPECIFIED.into(), port: 0 };
     let last = Endpoint { addr: Ipv6Addr::from_bits(u128::MAX).into(), port: u16::MAX };
     (key, first)..=(key, last)
 }
 
 /// What tunnels to a destination look like.
-fn tunnel(known: &Known, snapshot: &Snapshot) -> snapshot::Tunnel {
+fn tunnel(dest: &DestinationEntry, snapshot: &Snapshot) -> snapshot::Tunnel {
     let egress = &snapshot.egress;
-    let source = match egress.route(known.endpoint.addr, 0) {
-        RouteTo::Via { link, .. } => egress.source_for(known.endpoint.addr, link),
+    let source = match egress.route(dest.endpoint.addr, 0) {
+        RouteTo::Via { link, .. } => egress.source_for(dest.endpoint.addr, link),
         _ => None,
     };
-    snapshot::Tunnel { source, encapsulation: known.encapsulation }
+    snapshot::Tunnel { source, encapsulation: dest.encapsulation }
 }
 
-fn available(known: &Known, service: &Arc<ServiceLive>, snapshot: &Snapshot) -> Destination {
+fn destination(dest: &DestinationEntry, service: &Arc<ServiceLive>, snapshot: &Snapshot) -> Destination {
     Destination {
         available: true,
-        endpoint: known.endpoint,
-        method: known.method,
-        weight: known.weight_in_force(),
-        path: Path::find(&snapshot.egress, known.endpoint.addr, 0),
-        path_mtu: known.path_mtu.clone(),
-        tunnel: tunnel(known, snapshot),
-        live: known.live.clone(),
+        endpoint: dest.endpoint,
+        method: dest.method,
+        weight: dest.weight_in_force(),
+        path: Path::find(&snapshot.egress, dest.endpoint.addr, 0),
+        path_mtu: dest.path_mtu.clone(),
+        tunnel: tunnel(dest, snapshot),
+        live: dest.live.clone(),
         service: service.clone(),
     }
 }
@@ -491,10 +494,10 @@ fn available(known: &Known, service: &Arc<ServiceLive>, snapshot: &Snapshot) -> 
 fn build(
     key: ServiceKey,
     wanted: &xvs_model::service::Service,
-    entry: &mut Entry,
+    entry: &mut ServiceEntry,
     tuning: &Tuning,
 ) -> Option<Service> {
-    let listed: Vec<_> = entry.destinations.iter().map(Known::listed).collect();
+    let listed: Vec<_> = entry.destinations.iter().map(DestinationEntry::listed).collect();
     let setup = Setup {
         destinations: &listed,
         flags: Flags(wanted.options.flags.0),
@@ -503,13 +506,13 @@ fn build(
     };
     let scheduler = scheduler::build(&entry.scheduler, &setup)?;
     entry.memory = scheduler.memory().cloned();
-    let members = entry.destinations.iter().map(|known| Member {
-        id: known.id,
-        endpoint: known.endpoint,
-        method: known.method,
-        weight: known.weight_in_force(),
-        own_weight: known.weight,
-        live: known.live.clone(),
+    let members = entry.destinations.iter().map(|dest| Member {
+        id: dest.id,
+        endpoint: dest.endpoint,
+        method: dest.method,
+        weight: dest.weight_in_force(),
+        own_weight: dest.weight,
+        live: dest.live.clone(),
     });
     Some(Service {
         key,

@@ -54,13 +54,13 @@ mod tests {
     use xvs_model::settings::Ipvs;
 
     use crate::control::Control;
-    use crate::in_memory::Unwired;
+    use crate::in_memory::MemoryDatapath;
     use crate::status::health::*;
     use xvs_ipvsadm::{SystemResolver, read_rules};
 
     /// What workers act on with these rules.
     fn snapshot(rules: &str) -> std::sync::Arc<Snapshot> {
-        let mut control = Control::new(Unwired::default(), 1, Ipvs::default(), Feedback::default());
+        let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
         let rules = read_rules(rules, &SystemResolver::default()).unwrap();
         let commands = rules.into_iter().map(|rule| rule.command).collect();
         control.handle(&Request::Restore(commands), Millis(0)).unwrap();

@@ -87,7 +87,7 @@ impl Default for History {
 
 impl History {
     /// Keeps what `take` says if a sample is due.
-    pub fn note(&self, now: Millis, take: impl FnOnce() -> Sample) {
+    pub fn record(&self, now: Millis, take: impl FnOnce() -> Sample) {
         let mut samples = self.samples();
         if samples.back().is_some_and(|last| last.at.until(now) < INTERVAL) {
             return;
@@ -117,7 +117,7 @@ mod tests {
 
     fn noted(history: &History, seconds: u64, drops: u64) {
         let at = Millis(seconds * 1000);
-        history.note(at, || Sample { at, drops: vec![drops], busy_ns: vec![seconds * 250_000_000] });
+        history.record(at, || Sample { at, drops: vec![drops], busy_ns: vec![seconds * 250_000_000] });
     }
 
     #[test]

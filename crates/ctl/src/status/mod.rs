@@ -26,7 +26,7 @@ use crate::status::history::{INTERVAL, Sample, WINDOW, drop_reasons};
 use crate::status::shared::{Facts, Shared, WorkerFacts};
 
 /// The readings that a report is made of.
-struct Look<'a> {
+struct Readings<'a> {
     facts: Facts,
     now: Millis,
     snapshot: Arc<Snapshot>,
@@ -37,31 +37,31 @@ struct Look<'a> {
     /// Packets dropped since, by reason.
     recent: Vec<u64>,
     /// Services without a usable destination, and why.
-    useless: Vec<(String, &'static str)>,
+    unusable: Vec<(String, &'static str)>,
     health: Option<&'a HealthReport>,
     live: usize,
     size: usize,
 }
 
-impl<'a> Look<'a> {
-    fn at(shared: &Shared, health: Option<&'a HealthReport>) -> Self {
+impl<'a> Readings<'a> {
+    fn take(shared: &Shared, health: Option<&'a HealthReport>) -> Self {
         let (facts, now, snapshot) = (shared.facts(), shared.now(), shared.published.load_full());
         let sample = Sample::take(shared.workers(), now);
         let minute = shared.history.before(now, WINDOW);
         let busy_percent = sample.busy_percent_since(&shared.history.before(now, INTERVAL));
         let recent = sample.drops_since(&minute);
-        let mut useless: Vec<_> =
-            snapshot.services.iter().filter_map(|service| uselessness(service, &snapshot)).collect();
-        useless.sort();
+        let mut unusable: Vec<_> =
+            snapshot.services.iter().filter_map(|service| why_unusable(service, &snapshot)).collect();
+        unusable.sort();
         let (live, size) = (shared.table().live(), shared.table().config().capacity);
-        Self { facts, now, snapshot, sample, minute, busy_percent, recent, useless, health, live, size }
+        Self { facts, now, snapshot, sample, minute, busy_percent, recent, unusable, health, live, size }
     }
 
     fn warnings(&self) -> Vec<String> {
         let mut warnings: Vec<_> = self.facts.interfaces.iter().filter_map(interface_warning).collect();
         warnings.extend(self.health.and_then(refused_warning));
         warnings.extend(quorum_warnings(self.health));
-        warnings.extend(service_warnings(&self.useless, self.health));
+        warnings.extend(service_warnings(&self.unusable, self.health));
         warnings.extend(table_warning(self.live, self.size));
         warnings.extend(self.busy_percent.iter().enumerate().filter_map(busy_warning));
         warnings.extend(drop_reasons().zip(&self.recent).filter_map(drop_warning));
@@ -72,9 +72,10 @@ impl<'a> Look<'a> {
 
 /// The whole report but for the rules file; `health` is that of [`Shared::health`].
 pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
-    let look = Look::at(shared, health);
-    let warnings = look.warnings();
-    let Look { facts, now, snapshot, sample, minute, busy_percent, recent, useless, live, size, .. } = look;
+    let readings = Readings::take(shared, health);
+    let warnings = readings.warnings();
+    let Readings { facts, now, snapshot, sample, minute, busy_percent, recent, unusable, live, size, .. } =
+        readings;
     let (services, destinations) = snapshot.configured();
     StatusReport {
         state: if warnings.is_empty() { Level::Ok } else { Level::Warning },
@@ -83,7 +84,7 @@ pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
         uptime_seconds: Duration::from_millis(now.0).as_secs(),
         epoch: snapshot.epoch,
         services: services as u64,
-        services_without_destination: useless.len() as u64,
+        services_without_destination: unusable.len() as u64,
         destinations: destinations as u64,
         health: health.map(HealthReport::counts),
         workers: workers(shared, &facts, &busy_percent),
@@ -103,7 +104,7 @@ pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
 
 /// The warnings of the [`report`] alone.
 pub fn warnings(shared: &Shared, health: Option<&HealthReport>) -> Vec<String> {
-    Look::at(shared, health).warnings()
+    Readings::take(shared, health).warnings()
 }
 
 fn workers(shared: &Shared, facts: &Facts, busy_percent: &[Option<f64>]) -> Vec<WorkerStatus> {
@@ -147,23 +148,23 @@ fn interface_warning(interface: &InterfaceStatus) -> Option<String> {
 }
 
 /// A service without a destination that can take a connection, and why there is none.
-fn uselessness(service: &Service, snapshot: &Snapshot) -> Option<(String, &'static str)> {
-    let hindrances: Vec<_> = service.members.iter().map(|member| hindrance(member, snapshot)).collect();
-    let mut hindrances = hindrances.into_iter().collect::<Option<Vec<_>>>()?;
-    hindrances.sort_unstable();
-    let why = match (hindrances.first(), hindrances.last()) {
+fn why_unusable(service: &Service, snapshot: &Snapshot) -> Option<(String, &'static str)> {
+    let obstacles: Vec<_> = service.members.iter().map(|member| obstacle(member, snapshot)).collect();
+    let mut obstacles = obstacles.into_iter().collect::<Option<Vec<_>>>()?;
+    obstacles.sort_unstable();
+    let why = match (obstacles.first(), obstacles.last()) {
         (None, _) => "has no real server; `xvsadm -a` adds one",
         (first, last) if first != last => {
             "has no real server that can take a connection: each is at weight 0, overloaded or not reachable; see `xvsadm -Ln --thresholds`, `ip neigh`"
         }
-        (Some(Hindrance::Quiescent), _) => {
+        (Some(Obstacle::Quiescent), _) => {
             "has only real servers of weight 0; `xvsadm -e … -w 1` gives one a weight"
         }
-        (Some(Hindrance::Overloaded), _) => {
+        (Some(Obstacle::Overloaded), _) => {
             "has only overloaded real servers; see `xvsadm -Ln --thresholds`, raise -x or add one"
         }
-        (Some(Hindrance::NoRoute), _) => "has only real servers without a route; see `ip route`",
-        (Some(Hindrance::NoNeighbour), _) => {
+        (Some(Obstacle::NoRoute), _) => "has only real servers without a route; see `ip route`",
+        (Some(Obstacle::NoNeighbour), _) => {
             "has only real servers whose next hop does not answer; see `ip neigh`, and whether they run"
         }
     };
@@ -172,7 +173,7 @@ fn uselessness(service: &Service, snapshot: &Snapshot) -> Option<(String, &'stat
 
 /// Why a destination takes no new connections, or is not reachable.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Hindrance {
+enum Obstacle {
     Quiescent,
     Overloaded,
     NoRoute,
@@ -181,19 +182,19 @@ enum Hindrance {
 
 /// Whether a destination takes new connections and is reachable.
 pub(crate) fn is_usable(member: &Member, snapshot: &Snapshot) -> bool {
-    hindrance(member, snapshot).is_none()
+    obstacle(member, snapshot).is_none()
 }
 
-fn hindrance(member: &Member, snapshot: &Snapshot) -> Option<Hindrance> {
+fn obstacle(member: &Member, snapshot: &Snapshot) -> Option<Obstacle> {
     if member.weight.is_quiescent() {
-        return Some(Hindrance::Quiescent);
+        return Some(Obstacle::Quiescent);
     }
     if member.live.is_overloaded() {
-        return Some(Hindrance::Overloaded);
+        return Some(Obstacle::Overloaded);
     }
     match snapshot.destinations.find(member.id)?.path {
-        Path::NoRoute => Some(Hindrance::NoRoute),
-        Path::NoNeighbour { .. } => Some(Hindrance::NoNeighbour),
+        Path::NoRoute => Some(Obstacle::NoRoute),
+        Path::NoNeighbour { .. } => Some(Obstacle::NoNeighbour),
         Path::To(_) | Path::Local => None,
     }
 }
@@ -232,9 +233,9 @@ fn without_quorum(health: Option<&HealthReport>) -> impl Iterator<Item = &Virtua
 
 /// The warnings about services without a usable destination. A service of a virtual server without quorum is left
 /// out: the virtual server has a warning.
-fn service_warnings(useless: &[(String, &'static str)], health: Option<&HealthReport>) -> Vec<String> {
+fn service_warnings(unusable: &[(String, &'static str)], health: Option<&HealthReport>) -> Vec<String> {
     let lost: HashSet<_> = without_quorum(health).flat_map(|server| &server.services).collect();
-    let others: Vec<_> = useless.iter().filter(|(service, _)| !lost.contains(service)).collect();
+    let others: Vec<_> = unusable.iter().filter(|(service, _)| !lost.contains(service)).collect();
     let more = "services have no real server that can take a connection; see `xvsadm -Ln`";
     the_first(others.iter().map(|(service, why)| format!("{service} {why}")), more)
 }
@@ -262,14 +263,14 @@ fn busy_warning((worker, busy_percent): (usize, &Option<f64>)) -> Option<String>
 
 /// The warning about recent drops of packets that should have been forwarded.
 fn drop_warning(((reason, what), packets): ((&'static str, &'static str), &u64)) -> Option<String> {
-    let (_, at_least) = MATTERS.iter().find(|(name, _)| *name == reason)?;
+    let (_, at_least) = WARNED_DROPS.iter().find(|(name, _)| *name == reason)?;
     (packets >= at_least)
         .then(|| format!("{packets} packets were dropped as {reason} in the last minute: {what}"))
 }
 
 /// Reasons by which the director or its network loses well-formed packets, each with the number of packets in a minute
 /// from which there is a warning. The first packets to a new neighbour are always lost.
-const MATTERS: [(&str, u64); 17] = [
+const WARNED_DROPS: [(&str, u64); 17] = [
     ("no_destination", 1),
     ("destination_local", 1),
     ("no_route", 1),
@@ -300,7 +301,7 @@ mod tests {
     use xvs_dataplane::verdict::DropReason;
 
     use crate::control::Control;
-    use crate::in_memory::Unwired;
+    use crate::in_memory::MemoryDatapath;
     use crate::status::*;
     use xvs_ipvsadm::{SystemResolver, read_rules};
     use xvs_model::health::{CheckState, Counts, sample};
@@ -311,7 +312,7 @@ mod tests {
 
     /// A daemon with these rules and no interface, so that no route leads anywhere.
     fn daemon(rules: &str) -> Shared {
-        let mut control = Control::new(Unwired::default(), 1, Ipvs::default(), Feedback::default());
+        let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
         let rules = read_rules(rules, &SystemResolver::default()).unwrap();
         let commands = rules.into_iter().map(|rule| rule.command).collect();
         control.handle(&Request::Restore(commands), Millis(0)).unwrap();
@@ -343,7 +344,7 @@ mod tests {
     #[test]
     fn an_interface_that_is_gone_is_the_first_warning_and_one_in_generic_mode_is_warned_of_with_the_reason() {
         let shared = daemon("");
-        *shared.facts_now() = Facts {
+        *shared.facts_mut() = Facts {
             interfaces: vec![
                 interface("wan", LinkState::Gone, None),
                 interface("lan", LinkState::Up, Some("no such thing")),
@@ -452,7 +453,10 @@ mod tests {
         let report = report(&shared, None);
         assert_eq!(report.recent_drops.reasons.len(), 3);
         let known: Vec<_> = drop_reasons().map(|(name, _)| name).collect();
-        assert!(MATTERS.iter().all(|(name, _)| known.contains(name)), "a reason that is spelt otherwise");
+        assert!(
+            WARNED_DROPS.iter().all(|(name, _)| known.contains(name)),
+            "a reason that is spelt otherwise"
+        );
     }
 
     #[test]
@@ -461,7 +465,7 @@ mod tests {
         let queues = vec![vec![0, 1], vec![1]];
         let worker =
             WorkerFacts { core: Some(3), copy_mode: "copy".to_owned(), queues, sockets: Arc::default() };
-        *shared.facts_now() = Facts {
+        *shared.facts_mut() = Facts {
             interfaces: ["wan", "lan"].map(|name| interface(name, LinkState::Up, None)).into(),
             workers: vec![worker],
             ..Facts::default()

@@ -67,7 +67,7 @@ pub struct Facts {
     pub warnings: Vec<String>,
     /// The file of rules that the daemon began with.
     pub rules: Option<PathBuf>,
-    /// What leads back to what is wanted of governed services, as one would type it.
+    /// What leads back to what is wanted of owned services, as one would type it.
     pub drift: Arc<[String]>,
     /// Until when rules that were applied can be confirmed.
     pub unconfirmed_until: Option<Millis>,
@@ -133,9 +133,9 @@ impl Shared {
     }
 
     /// Remembers what the counters say, if that is due.
-    pub(crate) fn note(&self) {
+    pub(crate) fn sample_history(&self) {
         let now = self.now();
-        self.history.note(now, || Sample::take(&self.counters, now));
+        self.history.record(now, || Sample::take(&self.counters, now));
     }
 
     /// Waits until what the reader has ended is free for others, but not long: a later walk frees the rest.
@@ -155,16 +155,16 @@ impl Shared {
     pub fn health(&self) -> Option<HealthReport> {
         let mut report = self.health.get()?();
         health::weigh(&mut report, &self.published.load());
-        Some(HealthReport { drift: self.facts_now().drift.to_vec(), ..report })
+        Some(HealthReport { drift: self.facts_mut().drift.to_vec(), ..report })
     }
 
     /// How the daemon stands.
     pub fn facts(&self) -> Facts {
-        self.facts_now().clone()
+        self.facts_mut().clone()
     }
 
     /// The same, for the control thread, which is the one writer. A panic elsewhere leaves it whole.
-    pub(crate) fn facts_now(&self) -> MutexGuard<'_, Facts> {
+    pub(crate) fn facts_mut(&self) -> MutexGuard<'_, Facts> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -32,29 +32,29 @@ use xvs_model::status::LinkState;
 pub(crate) type Shares = Vec<Vec<Vec<u32>>>;
 
 /// The workers and their interfaces.
-pub(crate) struct Crew {
+pub(crate) struct Workers {
     attached: Vec<Attached>,
     /// The ways back to the kernel, in the interfaces' order.
-    ways: Vec<Arc<Reinjector>>,
+    reinjectors: Vec<Arc<Reinjector>>,
     rings: RingSizes,
     shares: Shares,
-    hands: Vec<Hand>,
+    threads: Vec<WorkerThread>,
     /// Whether the workers are without sockets.
     paused: bool,
 }
 
 /// One worker's thread, and how to interrupt it.
-struct Hand {
+struct WorkerThread {
     stop: Arc<AtomicBool>,
     waker: Waker,
     /// Says that the worker has closed its sockets.
-    left: Receiver<()>,
+    closed: Receiver<()>,
     /// What it goes on with; dropped, it ends.
     ports: Option<Sender<XdpPort>>,
-    thread: Option<JoinHandle<()>>,
+    handle: Option<JoinHandle<()>>,
 }
 
-impl Crew {
+impl Workers {
     /// No worker yet, on these interfaces.
     ///
     /// # Errors
@@ -65,18 +65,18 @@ impl Crew {
         rings: RingSizes,
     ) -> Result<Self, DaemonError> {
         let shares = shares(&attached, workers)?;
-        let ways = attached.iter().map(way).collect::<Result<_, _>>()?;
-        Ok(Self { attached, ways, rings, shares, hands: Vec::new(), paused: false })
+        let reinjectors = attached.iter().map(open_reinjector).collect::<Result<_, _>>()?;
+        Ok(Self { attached, reinjectors, rings, shares, threads: Vec::new(), paused: false })
     }
 
     /// How many workers there are to be.
-    pub(crate) fn size(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.shares.len()
     }
 
     /// What ends each worker's sleep, for as long as it lives.
     pub(crate) fn wakers(&self) -> Vec<Waker> {
-        self.hands.iter().map(|hand| hand.waker.clone()).collect()
+        self.threads.iter().map(|thread| thread.waker.clone()).collect()
     }
 
     /// The kernel's indices of the interfaces, in order.
@@ -95,7 +95,7 @@ impl Crew {
             let links: Vec<_> = links.map(|(attached, queues)| Queues { attached, queues }).collect();
             let sockets = Sockets::open(&links, self.rings)?;
             let copy_mode = sockets.copy_mode().to_string();
-            let port = XdpPort::open(sockets, self.ways.clone()).map_err(system("a worker's port"))?;
+            let port = XdpPort::open(sockets, self.reinjectors.clone()).map_err(system("a worker's port"))?;
             let (core, sockets) = (core.map(|core| core.id), port.socket_counters());
             let facts = WorkerFacts { core, copy_mode, queues: share.clone(), sockets };
             ports.push((port, facts));
@@ -112,18 +112,18 @@ impl Crew {
         worker: Worker<XdpPort>,
         notices: &Sender<String>,
     ) -> Result<(), DaemonError> {
-        let number = self.hands.len();
+        let number = self.threads.len();
         let core = placement::cores(self.shares.len()).get(number).copied().flatten();
         let (stop, waker) = (worker.stop.clone(), worker.port.waker());
-        let (says, left) = bounded(1);
+        let (closed_tx, closed) = bounded(1);
         let (ports, next) = bounded(1);
         let run = move || {
             pin(number, core);
-            work(worker, &says, &next);
+            work(worker, &closed_tx, &next);
         };
         let thread = threads::spawn(&format!("xvs-worker-{number}"), notices, run);
-        let thread = Some(thread.map_err(system("a thread"))?);
-        self.hands.push(Hand { stop, waker, left, ports: Some(ports), thread });
+        let handle = Some(thread.map_err(system("a thread"))?);
+        self.threads.push(WorkerThread { stop, waker, closed, ports: Some(ports), handle });
         Ok(())
     }
 
@@ -138,27 +138,27 @@ impl Crew {
     /// # Errors
     /// That the interface cannot be attached: then nothing has changed. Or that sockets cannot be opened: then the
     /// workers wait until the next call succeeds, and packets are the kernel's.
-    pub(crate) fn attach_again(
+    pub(crate) fn reattach(
         &mut self,
         place: usize,
         steering: &Steering,
     ) -> Result<Vec<WorkerFacts>, DaemonError> {
         let attached = steering.attach(self.attached[place].interface())?;
-        let way = way(&attached)?;
+        let reinjector = open_reinjector(&attached)?;
         // The new one goes where the old one was, and comes back if the queues cannot be shared out.
         let old = std::mem::replace(&mut self.attached[place], attached);
-        match shares(&self.attached, Some(self.hands.len())) {
+        match shares(&self.attached, Some(self.threads.len())) {
             Ok(shares) => self.shares = shares,
             Err(error) => {
                 self.attached[place] = old;
                 return Err(error);
             }
         }
-        self.ways[place] = way;
+        self.reinjectors[place] = reinjector;
         if !self.paused {
             self.pause();
         }
-        self.go_on()
+        self.resume()
     }
 
     /// Whether the workers wait for sockets.
@@ -168,28 +168,28 @@ impl Crew {
 
     /// Has every worker leave its sockets.
     fn pause(&mut self) {
-        for hand in &self.hands {
-            hand.interrupt();
+        for thread in &self.threads {
+            thread.interrupt();
         }
-        for hand in &self.hands {
+        for thread in &self.threads {
             // One that has ended by a fault says nothing, and the daemon is about to end.
-            let _ = hand.left.recv();
+            let _ = thread.closed.recv();
         }
         self.paused = true;
     }
 
-    /// Opens new sockets for the workers that [`Self::attach_again`] could not give any.
+    /// Opens new sockets for the workers that [`Self::reattach`] could not give any.
     ///
     /// # Errors
-    /// As [`Self::attach_again`].
-    pub(crate) fn go_on(&mut self) -> Result<Vec<WorkerFacts>, DaemonError> {
+    /// As [`Self::reattach`].
+    pub(crate) fn resume(&mut self) -> Result<Vec<WorkerFacts>, DaemonError> {
         let (ports, mut facts) = (self.open_ports()?, Vec::new());
-        for (hand, (mut port, told)) in self.hands.iter_mut().zip(ports) {
+        for (thread, (mut port, told)) in self.threads.iter_mut().zip(ports) {
             facts.push(told);
-            port.set_waker(hand.waker.clone());
+            port.set_waker(thread.waker.clone());
             // Relaxed: the channel orders it before the worker's next look.
-            hand.stop.store(false, Ordering::Relaxed);
-            if let Some(ports) = &hand.ports {
+            thread.stop.store(false, Ordering::Relaxed);
+            if let Some(ports) = &thread.ports {
                 let _ = ports.send(port);
             }
         }
@@ -198,7 +198,7 @@ impl Crew {
     }
 }
 
-impl Hand {
+impl WorkerThread {
     fn interrupt(&self) {
         // Relaxed: it is seen after the call at the latest.
         self.stop.store(true, Ordering::Relaxed);
@@ -206,14 +206,14 @@ impl Hand {
     }
 }
 
-impl Drop for Crew {
+impl Drop for Workers {
     fn drop(&mut self) {
         self.attached.clear();
-        for hand in &mut self.hands {
-            hand.ports = None;
-            hand.interrupt();
+        for thread in &mut self.threads {
+            thread.ports = None;
+            thread.interrupt();
         }
-        for thread in self.hands.iter_mut().filter_map(|hand| hand.thread.take()) {
+        for thread in self.threads.iter_mut().filter_map(|thread| thread.handle.take()) {
             if thread.join().is_err() {
                 tracing::error!("a worker had panicked");
             }
@@ -222,13 +222,13 @@ impl Drop for Crew {
 }
 
 /// A worker's life: it runs, leaves its sockets when told to, and goes on with the next.
-fn work(mut worker: Worker<XdpPort>, left: &Sender<()>, next: &Receiver<XdpPort>) {
+fn work(mut worker: Worker<XdpPort>, closed: &Sender<()>, next: &Receiver<XdpPort>) {
     loop {
         worker.run();
         let Worker { pipeline, port, snapshot, clock, stop } = worker;
         pipeline.transmitter.counters().transmit_abandoned.add(port.unsent());
         drop(port);
-        let _ = left.send(());
+        let _ = closed.send(());
         let Ok(port) = next.recv() else { return };
         worker = Worker { pipeline, port, snapshot, clock, stop };
     }
@@ -248,9 +248,9 @@ fn shares(attached: &[Attached], workers: Option<usize>) -> Result<Shares, Daemo
     Ok(placement::shares(&queues, workers, cores_available())?)
 }
 
-fn way(attached: &Attached) -> Result<Arc<Reinjector>, DaemonError> {
-    let way = Reinjector::open(attached).map(Arc::new);
-    way.map_err(system("the TAP by which packets go back to the kernel"))
+fn open_reinjector(attached: &Attached) -> Result<Arc<Reinjector>, DaemonError> {
+    let reinjector = Reinjector::open(attached).map(Arc::new);
+    reinjector.map_err(system("the TAP by which packets go back to the kernel"))
 }
 
 fn interface_facts(attached: &Attached) -> InterfaceStatus {

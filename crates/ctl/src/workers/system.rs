@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use xvs_dataplane::conn::Table;
 use xvs_dataplane::steering::{Steering, SteeringError, SteeringRules};
 
-use crate::control::datapath::Plant;
-use crate::workers::Crew;
+use crate::control::datapath::Datapath;
+use crate::workers::Workers;
 use xvs_host::memory::available_pages;
 use xvs_host::network::neighbours::Neighbours;
 use xvs_host::reserved_ports::ReservedPorts;
@@ -24,8 +24,8 @@ pub(crate) const RETRY_REFUSED: Duration = Duration::from_secs(30);
 
 /// The control thread's hold on the machine. Fields are dropped in this order: the interfaces are the kernel's again
 /// before anything else goes.
-pub(crate) struct Wired {
-    crew: Crew,
+pub(crate) struct SystemDatapath {
+    workers: Workers,
     steering: Steering,
     neighbours: Neighbours,
     /// Those that are to be kept resolved.
@@ -38,10 +38,15 @@ pub(crate) struct Wired {
     not_reserved: Option<String>,
 }
 
-impl Wired {
-    pub(crate) fn new(crew: Crew, steering: Steering, neighbours: Neighbours, table: Arc<Table>) -> Self {
+impl SystemDatapath {
+    pub(crate) fn new(
+        workers: Workers,
+        steering: Steering,
+        neighbours: Neighbours,
+        table: Arc<Table>,
+    ) -> Self {
         Self {
-            crew,
+            workers,
             steering,
             neighbours,
             wanted: BTreeSet::new(),
@@ -53,8 +58,8 @@ impl Wired {
     }
 
     /// The workers and their interfaces, and what is steered to them.
-    pub(crate) fn crew(&mut self) -> (&mut Crew, &Steering) {
-        (&mut self.crew, &self.steering)
+    pub(crate) fn workers(&mut self) -> (&mut Workers, &Steering) {
+        (&mut self.workers, &self.steering)
     }
 
     /// The kernel's neighbours.
@@ -74,16 +79,16 @@ impl Wired {
     }
 }
 
-impl Plant for Wired {
-    fn widen(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+impl Datapath for SystemDatapath {
+    fn add_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
         self.steering.add(rules)
     }
 
-    fn take_back(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+    fn remove_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
         self.steering.subtract(rules)
     }
 
-    fn narrow(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+    fn set_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
         self.steering.set(rules)
     }
 
@@ -113,7 +118,7 @@ impl Plant for Wired {
     }
 }
 
-impl Wired {
+impl SystemDatapath {
     /// Has the wanted neighbours kept resolved. A refusal is told when it begins and when it ends.
     fn manage_neighbours(&mut self) {
         let refused = match self.neighbours.manage(&self.wanted) {

@@ -1,13 +1,13 @@
 //! `xvsadm`: ipvsadm's command line for xvs, also under the name `ipvsadm`.
 //!
-//! Finds the daemon, hands the line to [`crate`], exits with its code. `XVS_SOCKET` names the daemon's socket.
+//! Runs the command line on the daemon whose socket `XVS_SOCKET` names.
 
 use std::io::{BufWriter, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::{env, io};
 
-use xvs_ipvsadm::{Messages, Reader, Streams, SystemResolver};
+use xvs_ipvsadm::{Messages, NextStep, Streams, SystemResolver};
 use xvs_model::client::{Client, Director, Failure, default_socket};
 use xvs_model::connection::ConnectionRow;
 use xvs_model::reply::Reply;
@@ -18,8 +18,8 @@ fn main() -> ExitCode {
     let mut director = Daemon { socket: default_socket(), client: None };
     let mut stdout = BufWriter::new(io::stdout().lock());
     let mut stderr = io::stderr();
-    let reader = if stderr.is_terminal() { Reader::Person } else { Reader::Script };
-    let messages = Messages::new(&mut stderr, reader);
+    let next_step = if stderr.is_terminal() { NextStep::Printed } else { NextStep::Omitted };
+    let messages = Messages::new(&mut stderr, next_step);
     let mut streams = Streams { stdin: &mut io::stdin().lock(), stdout: &mut stdout, messages };
     let exit = xvs_ipvsadm::run(&argv, &mut streams, &mut director, &SystemResolver::default());
     match stdout.flush() {
@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The daemon, connected to when there is something to ask: a wrong command line is told without one.
+/// The daemon. The first call connects to it, so that a wrong command line is reported without a daemon.
 struct Daemon {
     socket: PathBuf,
     client: Option<Client>,

@@ -1,7 +1,7 @@
 /*
- * A kernel for ipvsadm to talk to on a machine without IPVS: put before libnl by LD_PRELOAD. It takes every change, which
- * it tells in words on file descriptor 3 if that is open, and has what the file says that IPVS_STATE names, nothing if
- * there is none. Used by scripts/record-ipvsadm alone.
+ * A substitute for the kernel's IPVS, loaded into ipvsadm by LD_PRELOAD in front of libnl; it needs no IPVS. It accepts
+ * every change and prints it as a line on file descriptor 3, if that is open. Its state is in the file named by the
+ * environment variable IPVS_STATE; without one it is empty. Used by scripts/record-ipvsadm alone.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -15,7 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* As libnl declares them; its headers need not be installed. */
+/* Declared as in libnl, so that its headers need not be installed. */
 struct nl_sock;
 struct nl_msg;
 typedef int (*receiver)(struct nl_msg *, void *);
@@ -34,7 +34,7 @@ static FILE *(*real_fopen)(const char *, const char *);
 static receiver receive;
 static void *receiver_data;
 static int asked;
-/* The service that was asked for; no address and no mark for all. */
+/* The requested service; without an address and a mark, all services. */
 static struct {
 	unsigned char addr[16];
 	uint16_t port;
@@ -48,7 +48,7 @@ static void put_u16(struct nl_msg *to, int type, uint16_t value) { nla_put(to, t
 static void put_u32(struct nl_msg *to, int type, uint32_t value) { nla_put(to, type, sizeof(value), &value); }
 static void put_text(struct nl_msg *to, int type, const char *text) { nla_put(to, type, strlen(text) + 1, text); }
 
-/* The address in the first of 16 bytes; its family. */
+/* Writes the address into the first of 16 bytes; returns its family. */
 static int address(const char *text, unsigned char *bytes)
 {
 	memset(bytes, 0, 16);
@@ -58,7 +58,7 @@ static int address(const char *text, unsigned char *bytes)
 	return AF_INET6;
 }
 
-/* Ten numbers, of 64 bits each, as the kernel sends them since 4.1. */
+/* Ten numbers of 64 bits each, as sent by kernels since 4.1. */
 static void put_counters(struct nl_msg *to, int type, const char *text)
 {
 	struct nlattr *nest = nla_nest_start(to, type);
@@ -85,7 +85,7 @@ static void deliver(struct nl_msg *message)
 	nlmsg_free(message);
 }
 
-/* One line `service …`; whether it is the one that was asked for. */
+/* Sends one line `service …`; returns whether it is the requested service. */
 static int service(const char *line, int tell)
 {
 	unsigned protocol, port, mark, timeout;
@@ -132,7 +132,7 @@ static int service(const char *line, int tell)
 	return 1;
 }
 
-/* One line `dest …`. */
+/* Sends one line `dest …`. */
 static void destination(const char *line)
 {
 	unsigned port, method, upper, lower, active, inactive, persistent, tunnel, tunnel_port, tunnel_flags;
@@ -163,7 +163,7 @@ static void destination(const char *line)
 	deliver(message);
 }
 
-/* One line `daemon …`. */
+/* Sends one line `daemon …`. */
 static void daemon_line(const char *line)
 {
 	unsigned state, id, length, port, ttl;
@@ -187,7 +187,7 @@ static void daemon_line(const char *line)
 	deliver(message);
 }
 
-/* Goes through the state for what was asked. */
+/* Sends the requested part of the state. */
 static void tell(void)
 {
 	const char *path = getenv("IPVS_STATE");
@@ -216,7 +216,7 @@ static void tell(void)
 		fclose(state);
 }
 
-/* An attribute among others, or nothing. */
+/* The attribute of this type, or a null pointer. */
 static void *find(char *at, char *end, int type)
 {
 	while (at + sizeof(struct nlattr) <= end) {
@@ -243,7 +243,7 @@ static void tell_endpoint(FILE *to, int family, void *addr, int port)
 	fprintf(to, " %s %d", inet_ntop(family, addr, text, sizeof(text)), ntohs(port));
 }
 
-/* A change in words. */
+/* Prints a change. */
 static void tell_change(char *at, char *end)
 {
 	static const char changes[] = { IPVS_CMD_NEW_SERVICE, IPVS_CMD_SET_SERVICE, IPVS_CMD_DEL_SERVICE, IPVS_CMD_NEW_DEST,
@@ -343,7 +343,7 @@ int nl_recvmsgs_default(struct nl_sock *socket)
 	return 0;
 }
 
-/* An address as /proc/net/ip_vs_conn has it. */
+/* Prints an address in the format of /proc/net/ip_vs_conn. */
 static void print_address(FILE *to, const char *text)
 {
 	unsigned char bytes[16];
@@ -353,7 +353,7 @@ static void print_address(FILE *to, const char *text)
 		fprintf(to, family == AF_INET ? "%02X" : at % 2 || !at ? "%02x" : ":%02x", bytes[at]);
 }
 
-/* The connections, as the kernel's file has them. */
+/* The content of /proc/net/ip_vs_conn. */
 static FILE *connections(void)
 {
 	const char *path = getenv("IPVS_STATE");

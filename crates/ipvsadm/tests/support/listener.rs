@@ -1,4 +1,4 @@
-//! Whoever is asked in tests of `xvsadm`'s words: agrees to everything and has nothing to list.
+//! A director for tests of command lines: accepts every change and lists nothing.
 
 use std::io;
 
@@ -9,11 +9,11 @@ use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_model::timeouts::Timeouts;
 
-/// Takes every change, and keeps the last one.
+/// Accepts every change and keeps the last one.
 #[derive(Default)]
 pub(crate) struct Listener {
-    /// What was asked for.
-    pub(crate) heard: Option<Command>,
+    /// The last change.
+    pub(crate) requested: Option<Command>,
 }
 
 impl Director for Listener {
@@ -25,7 +25,7 @@ impl Director for Listener {
             Request::Marks => Reply::Marks(Vec::new()),
             Request::LocalAddresses => Reply::LocalAddresses(Vec::new()),
             Request::Change(command) => {
-                self.heard = Some(command);
+                self.requested = Some(command);
                 Reply::Done
             }
             _ => Reply::Done,

@@ -19,7 +19,7 @@ fn by_source(source: IpAddr, egress: &Egress) -> Result<(LinkId, &LinkInfo), Com
         RouteTo::Local | RouteTo::Unreachable | RouteTo::NoRoute => None,
     };
     link.ok_or_else(|| {
-        wrong(&format!("{source} is reached by no attached interface; say by which the packet comes in"))
+        invalid(&format!("{source} is reached by no attached interface; say by which the packet comes in"))
     })
 }
 
@@ -60,12 +60,12 @@ fn segment(proto: Proto, flags: tcp::Flags, from: Endpoint, to: Endpoint, length
 
 /// The packet around a segment.
 fn packet(proto: Proto, from: IpAddr, to: IpAddr, ttl: u8, segment: &[u8]) -> Result<Vec<u8>, CommandError> {
-    let payload_len = u16::try_from(segment.len()).map_err(|_| wrong("the packet is too long"))?;
+    let payload_len = u16::try_from(segment.len()).map_err(|_| invalid("the packet is too long"))?;
     let protocol = number(proto);
     let mut header = match (from, to) {
         (IpAddr::V4(source), IpAddr::V4(dest)) => {
             if payload_len > u16::MAX - ipv4::HEADER_LEN as u16 {
-                return Err(wrong("the packet is too long"));
+                return Err(invalid("the packet is too long"));
             }
             let mut header = vec![0; ipv4::HEADER_LEN];
             let (tos, id, dont_fragment) = (0, 0, true);
@@ -80,7 +80,7 @@ fn packet(proto: Proto, from: IpAddr, to: IpAddr, ttl: u8, segment: &[u8]) -> Re
                 .emit(&mut header);
             header
         }
-        _ => return Err(wrong(&format!("{from} and {to} are of different families"))),
+        _ => return Err(invalid(&format!("{from} and {to} are of different families"))),
     };
     header.extend(segment);
     Ok(header)
@@ -93,7 +93,7 @@ fn flags(text: &str) -> Result<tcp::Flags, CommandError> {
         let known = FLAGS.iter().find(|(name, _)| name.eq_ignore_ascii_case(word));
         bits |= known
             .ok_or_else(|| {
-                wrong(&format!("{word} is no flag of TCP; those are syn, ack, fin, rst, psh and none"))
+                invalid(&format!("{word} is no flag of TCP; those are syn, ack, fin, rst, psh and none"))
             })?
             .1
             .0;
@@ -110,12 +110,12 @@ pub(super) const FLAGS: [(&str, tcp::Flags); 5] = [
     ("psh", tcp::Flags::PSH),
 ];
 
-fn wrong(why: &str) -> CommandError {
+fn invalid(why: &str) -> CommandError {
     CommandError::InvalidOperation { why: format!("xvs explain: {why}") }
 }
 
 /// Whom a packet is from whose sender's link address is not known.
-const NOBODY: MacAddr = MacAddr([0; 6]);
+const UNKNOWN_MAC: MacAddr = MacAddr([0; 6]);
 /// The first chunk of an association (RFC 9260 §3.3.2): tag 1, a window, one stream each way.
 const INIT: [u8; 20] = [1, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1];
 
@@ -129,19 +129,19 @@ pub(super) fn frame(question: &Question, egress: &Egress) -> Result<(LinkId, Vec
         (Some(_), ..)
             if described.contains(&true) || question.flags.is_some() || question.length.is_some() =>
         {
-            return Err(wrong("a frame says its protocol, endpoints and flags itself; leave them out"));
+            return Err(invalid("a frame says its protocol, endpoints and flags itself; leave them out"));
         }
-        (Some(hex), ..) => given(question, hex, egress)?,
+        (Some(hex), ..) => given_frame(question, hex, egress)?,
         (None, Some(proto), Some(from), Some(to)) => described_frame(question, proto, from, to, egress)?,
-        _ => return Err(wrong("a protocol, from and to are needed, or a frame")),
+        _ => return Err(invalid("a protocol, from and to are needed, or a frame")),
     };
     if frame.len() > FRAME_BYTES {
-        return Err(wrong(&format!("a frame of {} bytes; {FRAME_BYTES} are possible", frame.len())));
+        return Err(invalid(&format!("a frame of {} bytes; {FRAME_BYTES} are possible", frame.len())));
     }
     // Frames of a VLAN come in tagged, by the interface below.
     let Some((below, vlan)) = egress.tag(link) else { return Ok((link, frame)) };
     if frame.len() < ethernet::HEADER_LEN {
-        return Err(wrong("a frame of a VLAN has an Ethernet header"));
+        return Err(invalid("a frame of a VLAN has an Ethernet header"));
     }
     frame.splice(0..0, [0; ethernet::TAG_LEN]);
     ethernet::push_tag(&mut frame, vlan);
@@ -149,16 +149,16 @@ pub(super) fn frame(question: &Question, egress: &Egress) -> Result<(LinkId, Vec
 }
 
 /// A frame as it was given.
-fn given(question: &Question, hex: &str, egress: &Egress) -> Result<(LinkId, Vec<u8>), CommandError> {
+fn given_frame(question: &Question, hex: &str, egress: &Egress) -> Result<(LinkId, Vec<u8>), CommandError> {
     let frame =
-        hexadecimal::decode(hex).ok_or_else(|| wrong("a frame is an even number of hexadecimal digits"))?;
-    let link = match named(question, egress)? {
+        hexadecimal::decode(hex).ok_or_else(|| invalid("a frame is an even number of hexadecimal digits"))?;
+    let link = match named_interface(question, egress)? {
         Some((link, _)) => link,
         None => {
             let to = ethernet::parse(&frame).ok().map(|_| ethernet::dest(&frame));
             let found = egress.links().find(|(_, info)| Some(info.mac) == to);
             found.map(|(link, _)| link).ok_or_else(|| {
-                wrong("no interface has the frame's destination address; say by which it comes in")
+                invalid("no interface has the frame's destination address; say by which it comes in")
             })?
         }
     };
@@ -174,10 +174,10 @@ fn described_frame(
     egress: &Egress,
 ) -> Result<(LinkId, Vec<u8>), CommandError> {
     if question.flags.is_some() && proto != Proto::Tcp {
-        return Err(wrong("only TCP has flags"));
+        return Err(invalid("only TCP has flags"));
     }
     let flags = flags(question.flags.as_deref().unwrap_or("syn"))?;
-    let (link, info) = match named(question, egress)? {
+    let (link, info) = match named_interface(question, egress)? {
         Some(named) => named,
         None => by_source(from.addr, egress)?,
     };
@@ -189,20 +189,21 @@ fn described_frame(
     let packet = packet(proto, from.addr, to.addr, question.ttl.unwrap_or(64), &segment)?;
     let mut frame = vec![0; ethernet::HEADER_LEN];
     let ethertype = if from.addr.is_ipv4() { ethernet::TYPE_IPV4 } else { ethernet::TYPE_IPV6 };
-    ethernet::emit(&mut frame, neighbour.unwrap_or(NOBODY), info.mac, ethertype);
+    ethernet::emit(&mut frame, neighbour.unwrap_or(UNKNOWN_MAC), info.mac, ethertype);
     frame.extend(packet);
     Ok((link, frame))
 }
 
 /// The interface that was named.
-fn named<'e>(
+fn named_interface<'e>(
     question: &Question,
     egress: &'e Egress,
 ) -> Result<Option<(LinkId, &'e LinkInfo)>, CommandError> {
     let Some(name) = &question.interface else { return Ok(None) };
     let found = egress.links().find(|(_, info)| info.name == *name);
     let known: Vec<_> = egress.links().map(|(_, info)| info.name.as_str()).collect();
-    let unknown = || wrong(&format!("no interface {name} is attached; those that are: {}", known.join(", ")));
+    let unknown =
+        || invalid(&format!("no interface {name} is attached; those that are: {}", known.join(", ")));
     found.map(Some).ok_or_else(unknown)
 }
 

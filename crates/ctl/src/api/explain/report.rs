@@ -16,7 +16,7 @@ use xvs_model::explain::{
 use xvs_proto::{Endpoint, LinkId, Packet, Parsed, Protocol, ethernet, parse};
 use xvs_sched::ForwardingMethod;
 
-use crate::api::connections::{detached, state_name, template_state};
+use crate::api::connections::{detached, state_name, template_state_name};
 use crate::api::explain::interface::name_of;
 use crate::api::explain::question::FLAGS;
 use crate::api::explain::rule;
@@ -126,7 +126,7 @@ fn summary(packet: &Packet) -> Summary {
 fn entry(origin: Origin, copied: &Copied, now: Millis) -> Entry {
     let connection = &copied.connection;
     let (port, state) = match copied.is_template() {
-        true => (0, template_state(connection.state)),
+        true => (0, template_state_name(connection.state)),
         false => (connection.client.port, state_name(connection.protocol, connection.state)),
     };
     let shown = |endpoint| if copied.is_detached() { detached(endpoint) } else { endpoint };

@@ -11,7 +11,7 @@ use xvs_proto::mark::{Condition, Expected, Test};
 use crate::api::explain::interface::name_of;
 
 /// How many entries of a list are told.
-const TOLD: usize = 3;
+const NAMED_ENTRIES: usize = 3;
 
 /// For whom a rule is, and what it does.
 pub(super) fn in_words(step: &Step, egress: &Egress) -> String {
@@ -56,9 +56,9 @@ fn ports(ranges: &[RangeInclusive<u16>]) -> String {
 }
 
 fn list(entries: &[impl Display]) -> String {
-    let mut told: Vec<_> = entries.iter().take(TOLD).map(ToString::to_string).collect();
-    if entries.len() > TOLD {
-        told.push(format!("{} others", entries.len() - TOLD));
+    let mut named: Vec<_> = entries.iter().take(NAMED_ENTRIES).map(ToString::to_string).collect();
+    if entries.len() > NAMED_ENTRIES {
+        named.push(format!("{} others", entries.len() - NAMED_ENTRIES));
     }
-    told.join(" or ")
+    named.join(" or ")
 }

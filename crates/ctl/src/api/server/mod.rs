@@ -28,7 +28,7 @@ use thiserror::Error;
 use xvs_model::capture::{CaptureRequest, CapturedPacket, Missed};
 use xvs_model::command::CommandError;
 use xvs_model::connection::{ConnectionRow, Filter};
-use xvs_model::event::Asked;
+use xvs_model::event::EventQuery;
 use xvs_model::framing::{
     FrameError, ReplyMessage, RequestMessage, VERSION, decode, read_frame, write_message,
 };
@@ -36,7 +36,7 @@ use xvs_model::reply::Reply;
 use xvs_model::request::{Access, Request};
 
 use crate::api::peer::Rules;
-use crate::api::refused_changes::Denials;
+use crate::api::refused_changes::RefusedChanges;
 use crate::events::{Listener, changes};
 use xvs_host::lock_file;
 use xvs_host::lock_file::{Held, Lock, Tried};
@@ -67,14 +67,14 @@ pub trait Handler: Send + Sync + 'static {
         filter: &Filter,
         each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
     ) -> Result<(), CommandError> {
-        self.connections(&mut |row| if filter.fits(&row) { each(row) } else { ControlFlow::Continue(()) })
+        self.connections(&mut |row| if filter.matches(&row) { each(row) } else { ControlFlow::Continue(()) })
     }
 
     /// A listener to what changes.
     ///
     /// # Errors
     /// Whatever the client is to be told.
-    fn events(&self, _asked: Asked) -> Result<Listener, CommandError> {
+    fn events(&self, _asked: EventQuery) -> Result<Listener, CommandError> {
         Err(CommandError::Failed { why: "xvs: there are no events here".to_owned() })
     }
 
@@ -179,7 +179,7 @@ struct Shared {
     rules: Rules,
     /// The clients being served, by a number that is never used twice.
     clients: Mutex<Clients>,
-    denials: Mutex<Denials>,
+    refused_changes: Mutex<RefusedChanges>,
 }
 
 #[derive(Debug, Default)]
@@ -240,8 +240,12 @@ impl Server {
             chown(&path, None, group).map_err(|error| failed("chown", &path)(error.into()))?;
         }
         fs::set_permissions(&path, Permissions::from_mode(settings.mode)).map_err(failed("chmod", &path))?;
-        let shared =
-            Arc::new(Shared { settings, rules, clients: Mutex::default(), denials: Mutex::default() });
+        let shared = Arc::new(Shared {
+            settings,
+            rules,
+            clients: Mutex::default(),
+            refused_changes: Mutex::default(),
+        });
         let accepting = {
             let (listener, shared) = (Arc::clone(&listener), Arc::clone(&shared));
             thread::Builder::new()
@@ -388,7 +392,8 @@ impl Client {
             Err(refused) => return self.send(Err(refused), Part::Last),
         };
         if request.access() > peer.access {
-            let mut denials = self.shared.denials.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut refused_changes =
+                self.shared.refused_changes.lock().unwrap_or_else(PoisonError::into_inner);
             let denied = Err(CommandError::PermissionDenied);
             let what = changes(&request, &denied).next().map(|(line, _)| line);
             let what = what.unwrap_or_else(|| {
@@ -399,10 +404,10 @@ impl Client {
                 }
                 .to_owned()
             });
-            if let Some(line) = denials.line(peer, &what, Instant::now()) {
+            if let Some(line) = refused_changes.line(peer, &what, Instant::now()) {
                 tracing::warn!("{line}");
             }
-            drop(denials);
+            drop(refused_changes);
             return self.send(Err(CommandError::PermissionDenied), Part::Last);
         }
         match request {
@@ -457,11 +462,11 @@ struct Incoming<'a> {
 
 impl Read for Incoming<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = match self.until {
+        let remaining = match self.until {
             None => self.first,
-            Some(until) => left(until)?,
+            Some(until) => remaining(until)?,
         };
-        self.stream.set_read_timeout(Some(left))?;
+        self.stream.set_read_timeout(Some(remaining))?;
         let count = (&mut &*self.stream).read(buffer)?;
         self.until.get_or_insert_with(|| Instant::now() + self.rest);
         Ok(count)
@@ -476,7 +481,7 @@ struct Outgoing<'a> {
 
 impl Write for Outgoing<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.stream.set_write_timeout(Some(left(self.until)?))?;
+        self.stream.set_write_timeout(Some(remaining(self.until)?))?;
         (&mut &*self.stream).write(bytes)
     }
 
@@ -486,9 +491,9 @@ impl Write for Outgoing<'_> {
 }
 
 /// The time until then; never zero, which a socket takes for «no bound».
-fn left(until: Instant) -> io::Result<Duration> {
+fn remaining(until: Instant) -> io::Result<Duration> {
     match until.checked_duration_since(Instant::now()) {
-        Some(left) if !left.is_zero() => Ok(left),
+        Some(remaining) if !remaining.is_zero() => Ok(remaining),
         _ => Err(io::ErrorKind::TimedOut.into()),
     }
 }

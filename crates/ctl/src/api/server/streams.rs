@@ -46,18 +46,18 @@ impl Client {
     /// Tells of events until the client goes, or until there are no more if he does not follow them. One that reads
     /// slowly is waited for: what it misses meanwhile is its own loss.
     pub(super) fn stream_events(&self, mut listener: Listener) -> io::Result<()> {
-        let patience = if listener.follows() { EVENT_PATIENCE } else { Duration::ZERO };
+        let timeout = if listener.follows() { EVENT_TIMEOUT } else { Duration::ZERO };
         loop {
-            match room(&self.stream, EVENT_PATIENCE)? {
-                Room::Some => {}
-                Room::None => continue,
-                Room::Gone => return Ok(()),
+            match wait_writable(&self.stream, EVENT_TIMEOUT)? {
+                Writable::Yes => {}
+                Writable::NotYet => continue,
+                Writable::Gone => return Ok(()),
             }
-            let heard = listener.hear(patience);
-            match (heard.is_empty(), listener.follows()) {
+            let batch = listener.receive(timeout);
+            match (batch.is_empty(), listener.follows()) {
                 (true, true) => {}
-                (true, false) => return self.send(Ok(Reply::Events(heard)), Part::Last),
-                (false, _) => self.send(Ok(Reply::Events(heard)), Part::MoreFollow)?,
+                (true, false) => return self.send(Ok(Reply::Events(batch)), Part::Last),
+                (false, _) => self.send(Ok(Reply::Events(batch)), Part::MoreFollow)?,
             }
         }
     }
@@ -83,28 +83,28 @@ impl Client {
 }
 
 /// Whether a message can be sent without waiting for the other end.
-enum Room {
-    Some,
-    None,
+enum Writable {
+    Yes,
+    NotYet,
     /// There is no other end any more.
     Gone,
 }
 
 /// Waits so long for room.
-fn room(stream: &UnixStream, within: Duration) -> io::Result<Room> {
+fn wait_writable(stream: &UnixStream, within: Duration) -> io::Result<Writable> {
     let within = Timespec::try_from(within).map_err(io::Error::other)?;
     let mut looked = [PollFd::new(stream, PollFlags::OUT | PollFlags::RDHUP)];
     match poll(&mut looked, Some(&within)) {
-        Err(Errno::INTR) => return Ok(Room::None),
+        Err(Errno::INTR) => return Ok(Writable::NotYet),
         done => done?,
     };
     let found = looked[0].revents();
     Ok(if found.intersects(PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR) {
-        Room::Gone
+        Writable::Gone
     } else if found.contains(PollFlags::OUT) {
-        Room::Some
+        Writable::Yes
     } else {
-        Room::None
+        Writable::NotYet
     })
 }
 
@@ -120,7 +120,7 @@ fn is_readable(stream: &UnixStream, within: Duration) -> bool {
 const PART_ROWS: usize = 512;
 
 /// Between two looks whether a listener to events is still there.
-const EVENT_PATIENCE: Duration = Duration::from_secs(1);
+const EVENT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a capture without packets waits before it looks again.
 const CAPTURE_PAUSE: Duration = Duration::from_millis(5);

@@ -1,6 +1,6 @@
-//! Lines of a rules file that begin with `#xvs `: mark rules and local addresses, for which ipvsadm has no words.
+//! Lines of a rules file that begin with `#xvs `: mark rules and local addresses, which ipvsadm does not have.
 //!
-//! The words of such a line are those of `xvs mark` and `xvs laddr`, which take their arguments from here.
+//! Such a line has the arguments of `xvs mark` or `xvs laddr`; both programs use the types of this file.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -14,9 +14,9 @@ use xvs_proto::{Family, Prefix, Protocol};
 /// A change of the mark rules.
 #[derive(Debug, Subcommand)]
 pub enum MarkChange {
-    /// Mark packets: add a rule behind the others; of those that fit a packet the last one wins
+    /// Add a rule behind the others; of the rules that match a packet, the last one sets its mark
     Add(Rule),
-    /// Delete the rule that says the same
+    /// Delete the rule that has the same options
     Delete(Rule),
 }
 
@@ -32,16 +32,16 @@ pub struct Rule {
     /// Packets of this protocol: tcp, udp or sctp
     #[arg(short, long, value_name = "PROTO", value_parser = protocol)]
     protocol: Option<Protocol>,
-    /// Packets to this port, or to one of these
+    /// Packets to this port, or to this range of ports
     #[arg(long, value_name = "P[:Q]", value_parser = port_range, requires = "protocol", conflicts_with = "dports")]
     dport: Option<RangeInclusive<u16>>,
-    /// Packets to one of these ports
+    /// Packets to one of these ports or ranges
     #[arg(long, value_name = "P,Q,R:S", value_delimiter = ',', value_parser = port_range, requires = "protocol")]
     dports: Vec<RangeInclusive<u16>>,
-    /// Packets that come in by this interface; a name that ends in + is the beginning of one
+    /// Packets received on this interface; a name that ends in + matches all names with this prefix
     #[arg(short, long, value_name = "IFACE")]
     interface: Option<String>,
-    /// The mark; with a mask, only these of its bits are changed
+    /// The mark; with a mask, only the bits of the mask are changed
     #[arg(long, value_name = "N[/MASK]", value_parser = mark)]
     set_mark: (u32, u32),
 }
@@ -51,7 +51,9 @@ impl Rule {
         if let (Some(dest), Some(source)) = (self.dest, self.source)
             && Family::of(dest.addr()) != Family::of(source.addr())
         {
-            return Err(format!("mark: no packet goes from {source} to {dest}; name networks of one family"));
+            return Err(format!(
+                "mark: {source} and {dest} are of two address families, so no packet matches; name networks of one"
+            ));
         }
         let (mark, mask) = self.set_mark;
         Ok(MarkRule {
@@ -82,17 +84,17 @@ impl MarkChange {
 /// A change of the local addresses.
 #[derive(Debug, Subcommand)]
 pub enum LocalAddressChange {
-    /// Let connections of FULLNAT come from this address
+    /// Use this address as source of FULLNAT connections
     Add {
         /// An address of this machine, or one that is routed to it
         address: IpAddr,
-        /// From these ports; each can be taken once towards each real server
+        /// Source ports; each serves one connection to each real server
         #[arg(long, value_name = "LOW-HIGH", value_parser = ports, default_value = "1024-32767")]
         ports: (u16, u16),
     },
-    /// Let no new connections come from this address; those that there are go on
+    /// Use this address for no new connections; existing connections continue
     Delete {
-        /// As it was added
+        /// The address, as it was added
         address: IpAddr,
     },
 }
@@ -109,18 +111,18 @@ impl LocalAddressChange {
     }
 }
 
-/// The change that a line asks for by its words behind `mark`.
+/// The change that a line requests by its words behind `mark`.
 ///
 /// # Errors
-/// What is wrong with them.
+/// clap's message, or a sentence for the operator.
 pub(crate) fn mark_command(words: &[&str]) -> Result<Command, String> {
     parse::<MarkChange>("mark", words)?.command()
 }
 
-/// The change that a line asks for by its words behind `laddr`.
+/// The change that a line requests by its words behind `laddr`.
 ///
 /// # Errors
-/// What is wrong with them.
+/// clap's message, or a sentence for the operator.
 pub(crate) fn local_address_command(words: &[&str]) -> Result<Command, String> {
     Ok(parse::<LocalAddressChange>("laddr", words)?.command())
 }
@@ -139,13 +141,13 @@ fn protocol(text: &str) -> Result<Protocol, String> {
         "tcp" | "6" => Ok(Protocol::TCP),
         "udp" | "17" => Ok(Protocol::UDP),
         "sctp" | "132" => Ok(Protocol::SCTP),
-        _ => Err("virtual services are of tcp, udp or sctp".to_owned()),
+        _ => Err("the protocol of a virtual service is tcp, udp or sctp".to_owned()),
     }
 }
 
 /// `80` or `8000:8010`.
 fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
-    let wrong = || "a port is a number to 65535, a range is FIRST:LAST".to_owned();
+    let wrong = || "a port is a number up to 65535, a range is FIRST:LAST".to_owned();
     let (first, last) = text.split_once(':').unwrap_or((text, text));
     let (first, last) = (first.parse().map_err(|_| wrong())?, last.parse().map_err(|_| wrong())?);
     if first <= last { Ok(first..=last) } else { Err(wrong()) }
@@ -159,7 +161,7 @@ fn mark(text: &str) -> Result<(u32, u32), String> {
     };
     let (value, mask) = text.split_once('/').map_or((text, None), |(value, mask)| (value, Some(mask)));
     let both = number(value).zip(mask.map_or(Some(u32::MAX), number));
-    both.ok_or_else(|| "a mark is a number to 4294967295, decimal or 0x…; a mask is another one".to_owned())
+    both.ok_or_else(|| "a mark is a number up to 4294967295, decimal or 0x…, and so is a mask".to_owned())
 }
 
 /// `1024-32767`.
@@ -168,13 +170,12 @@ fn ports(text: &str) -> Result<(u16, u16), &'static str> {
         let (first, last) = text.split_once('-')?;
         Some((first.parse().ok()?, last.parse().ok()?))
     };
-    read().ok_or("ports are two numbers to 65535: LOW-HIGH")
+    read().ok_or("ports are two numbers up to 65535: LOW-HIGH")
 }
 
 #[cfg(test)]
 mod tests {
-
-    use crate::own_lines::*;
+    use crate::xvs_lines::*;
 
     fn rule() -> MarkRule {
         MarkRule {
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_masks_and_ports_are_read_as_iptables_reads_them_and_what_is_none_is_refused() {
+    fn marks_masks_and_ports_are_parsed_as_iptables_parses_them_and_others_are_refused() {
         assert_eq!(mark("10"), Ok((10, u32::MAX)));
         assert_eq!(mark("0x1/0xff"), Ok((1, 255)));
         assert_eq!(port_range("8000:8010"), Ok(8000..=8010));
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_prints_the_options_that_say_it() {
+    fn a_rule_is_printed_as_its_options() {
         assert_eq!(
             rule().to_string(),
             "-d 192.0.2.100/32 -p tcp --dports 80,8000:8010 -i eth0 --set-mark 1/0xff"
@@ -210,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_rule_prints_is_read_back_from_a_file() {
+    fn a_printed_rule_is_parsed_back_from_a_file() {
         let ipv6 = MarkRule {
             dest: None,
             source: Some("2001:db8::/32".parse().unwrap()),
@@ -231,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_local_address_prints_is_read_back_and_ports_have_a_default() {
+    fn a_printed_local_address_is_parsed_back_and_ports_have_a_default() {
         let local = LocalAddress { addr: [192, 0, 2, 1].into(), first_port: 5000, last_port: 6000 };
         let text = format!("add {local}");
         let words: Vec<_> = text.split(' ').collect();

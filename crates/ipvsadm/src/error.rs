@@ -1,83 +1,83 @@
-//! The end of a run: its message and its exit code.
+//! A command line that failed: its message and its exit code.
 
 use std::io;
 
 use xvs_model::client::Failure;
 use xvs_model::command::CommandError;
 
-/// Why a line did not do what it says, and what follows from it.
+/// Why a command line failed.
 #[derive(Debug)]
-pub(crate) struct Ended {
-    /// For standard error.
+pub(crate) struct LineError {
+    /// The message on standard error, with its line ends.
     pub text: String,
-    /// A line for people that ipvsadm does not print.
+    /// Advice that ipvsadm does not print; see [`crate::NextStep`].
     pub next_step: Option<String>,
     pub exit: u8,
-    /// What `-R` does after such a line.
-    pub restore: AfterLine,
+    /// Whether `-R` reads on after this line.
+    pub on_restore: OnRestore,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum AfterLine {
-    Continues,
-    Ends,
+pub(crate) enum OnRestore {
+    Continue,
+    Stop,
 }
 
-impl Ended {
-    pub(crate) fn new(text: String, exit: u8, restore: AfterLine) -> Self {
-        Self { text, next_step: None, exit, restore }
+impl LineError {
+    pub(crate) fn new(text: String, exit: u8, on_restore: OnRestore) -> Self {
+        Self { text, next_step: None, exit, on_restore }
     }
 
-    /// A command line that is wrong.
+    /// A wrong command line: exit code 2.
     pub(crate) fn usage(text: impl Into<String>) -> Self {
-        Self::new(text.into() + "\n", 2, AfterLine::Ends)
+        Self::new(text.into() + "\n", 2, OnRestore::Stop)
     }
 
-    /// A word that popt cannot read.
+    /// A word that popt refuses: exit code 255.
     pub(crate) fn popt(word: &str, what: &str) -> Self {
-        Self::new(format!("{word}: {what}\n"), 255, AfterLine::Continues)
+        Self::new(format!("{word}: {what}\n"), 255, OnRestore::Continue)
     }
 
-    /// A line without a command.
+    /// A line without a command: exit code 255.
     pub(crate) fn try_help() -> Self {
-        Self::new(TRY_HELP.to_owned(), 255, AfterLine::Ends)
+        Self::new(TRY_HELP.to_owned(), 255, OnRestore::Stop)
     }
 
-    /// A change that was refused, or that could not be asked for.
+    /// A failed change: exit code 255 if the director refused it, 2 if no director was reached.
     pub(crate) fn change(failure: &Failure) -> Self {
         match failure {
             Failure::Refused(error) => Self {
                 next_step: next_step(error),
-                ..Self::new(refusal(error) + "\n", 255, AfterLine::Continues)
+                ..Self::new(refusal(error) + "\n", 255, OnRestore::Continue)
             },
-            Failure::Transport(_) => Self::new(format!("{failure}\n"), 2, AfterLine::Ends),
+            Failure::Transport(_) => Self::new(format!("{failure}\n"), 2, OnRestore::Stop),
             Failure::Printing(error) => Self::output(error),
         }
     }
 
-    /// A listing that failed.
+    /// A failed listing: exit code 1, or 2 if no director was reached.
     pub(crate) fn listing(failure: &Failure) -> Self {
         let exit = if matches!(failure, Failure::Transport(_)) { 2 } else { 1 };
-        Self { exit, restore: AfterLine::Ends, ..Self::change(failure) }
+        Self { exit, on_restore: OnRestore::Stop, ..Self::change(failure) }
     }
 
-    /// Standard output failed. A reader that went away, as `head` does, is no fault.
+    /// Standard output failed. A closed pipe, as behind `head`, prints no message.
     pub(crate) fn output(error: &io::Error) -> Self {
         let text = match error.kind() {
             io::ErrorKind::BrokenPipe => String::new(),
             _ => format!("standard output: {error}\n"),
         };
-        Self::new(text, 1, AfterLine::Ends)
+        Self::new(text, 1, OnRestore::Stop)
     }
 }
 
-impl From<io::Error> for Ended {
+impl From<io::Error> for LineError {
     fn from(error: io::Error) -> Self {
         Self::output(&error)
     }
 }
 
-/// What `ipvsadm` prints when the kernel refuses.
+/// The message of `ipvsadm` for a refusal by the kernel; for refusals that only xvs has, its own sentence.
 pub(crate) fn refusal(error: &CommandError) -> String {
     let text = match error {
         CommandError::ServiceExists(_) => "Service already exists",
@@ -115,7 +115,7 @@ pub(crate) fn refusal(error: &CommandError) -> String {
     text.to_owned()
 }
 
-/// What to do after a refusal whose text, being `ipvsadm`'s, does not say.
+/// Advice for a refusal whose text is `ipvsadm`'s and has none.
 pub(crate) fn next_step(error: &CommandError) -> Option<String> {
     match error {
         CommandError::SchedulerNotFound { known, .. } if !known.is_empty() => {
@@ -125,5 +125,5 @@ pub(crate) fn next_step(error: &CommandError) -> Option<String> {
     }
 }
 
-/// What `ipvsadm` says to a line that it finds no command in.
+/// The message of `ipvsadm` for a line without a command.
 pub(crate) const TRY_HELP: &str = "Try `ipvsadm -h' or 'ipvsadm --help' for more information.\n";

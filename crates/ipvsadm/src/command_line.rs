@@ -1,0 +1,212 @@
+//! Commands as command lines of `xvsadm` and `xvs`: for the log, for `xvs events`, for rules files.
+
+use xvs_model::command::Command;
+use xvs_model::destination::{DestinationOptions, Tunnel, TunnelChecksum};
+use xvs_model::service::{Netmask, ServiceOptions};
+use xvs_model::sync_daemon::SyncDaemon;
+use xvs_model::timeouts::Timeouts;
+use xvs_proto::{Family, Protocol};
+use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey};
+
+use crate::grammar::Names;
+use crate::listing::{Naming, netmask};
+use crate::resolver::SystemResolver;
+use crate::values::flag_names;
+
+/// The command line that requests a change, with every option, also those that `-S` omits, and with numbers instead of
+/// names. It has no control characters, whatever a client put into a name.
+pub fn command_line(command: &Command) -> String {
+    let resolver = SystemResolver::default();
+    let names = Naming { names: Names::Numeric, resolver: &resolver };
+    let of = |key: &ServiceKey| match *key {
+        // Unsigned: `-S` prints marks as signed numbers, and ipvsadm refuses negative ones.
+        ServiceKey::Mark { mark, family } => {
+            format!("-f {mark}{}", if family == Family::V6 { " -6" } else { "" })
+        }
+        ServiceKey::Address { .. } => service_option(key, &names),
+    };
+    let server = |key: &ServiceKey, endpoint| format!("{} -r {}", of(key), names.destination(key, endpoint));
+    let line = match command {
+        Command::AddService { key, options } => format!("-A {}{}", of(key), service(key, options)),
+        Command::EditService { key, options } => format!("-E {}{}", of(key), service(key, options)),
+        Command::DeleteService(key) => format!("-D {}", of(key)),
+        Command::AddDestination { service, endpoint, options } => {
+            format!("-a {}{}", server(service, *endpoint), destination(options))
+        }
+        Command::EditDestination { service, endpoint, options } => {
+            format!("-e {}{}", server(service, *endpoint), destination(options))
+        }
+        Command::DeleteDestination { service, endpoint } => format!("-d {}", server(service, *endpoint)),
+        Command::Flush => "-C".to_owned(),
+        Command::Zero(Some(key)) => format!("-Z {}", of(key)),
+        Command::Zero(None) => "-Z".to_owned(),
+        Command::SetTimeouts(Timeouts { tcp_seconds, tcp_fin_seconds, udp_seconds }) => {
+            format!("--set {tcp_seconds} {tcp_fin_seconds} {udp_seconds}")
+        }
+        Command::StartDaemon(daemon) => start_daemon(daemon),
+        Command::StopDaemon(role) => format!("--stop-daemon {}", role.name()),
+        Command::AddMark(rule) => return escape_control(&format!("xvs mark add {rule}")),
+        Command::DeleteMark(rule) => return escape_control(&format!("xvs mark delete {rule}")),
+        Command::AddLocal(local) => return format!("xvs laddr add {local}"),
+        Command::DeleteLocal(addr) => return format!("xvs laddr delete {addr}"),
+    };
+    escape_control(&format!("xvsadm {line}"))
+}
+
+/// The text with its control characters as escapes, so that it stays on one line of a terminal or a log.
+pub fn escape_control(text: &str) -> String {
+    let visible = |char: char| match char.is_control() {
+        true => char.escape_default().to_string(),
+        false => char.to_string(),
+    };
+    text.chars().map(visible).collect()
+}
+
+fn service(key: &ServiceKey, options: &ServiceOptions) -> String {
+    let client_address = match options.client_address {
+        ClientAddress::Hidden => String::new(),
+        other => format!(" --client-address {}", other.name()),
+    };
+    service_rule(key, options) + &client_address
+}
+
+fn start_daemon(daemon: &SyncDaemon) -> String {
+    let SyncDaemon { role, interface, sync_id, max_len_bytes, group, port, ttl } = daemon;
+    format!(
+        "--start-daemon {} --mcast-interface {interface} --syncid {sync_id} --sync-maxlen {max_len_bytes} \
+         --mcast-group {group} --mcast-port {port} --mcast-ttl {ttl}",
+        role.name()
+    )
+}
+
+/// The option that identifies a service.
+pub(crate) fn service_option(key: &ServiceKey, names: &Naming<'_>) -> String {
+    match *key {
+        ServiceKey::Address { protocol, endpoint } => {
+            let option = match protocol {
+                Protocol::UDP => "-u",
+                Protocol::SCTP => "--sctp-service",
+                _ => "-t",
+            };
+            format!("{option} {}", names.endpoint(endpoint, Some(protocol)))
+        }
+        // ipvsadm saves marks as signed numbers.
+        ServiceKey::Mark { mark, family: Family::V4 } => format!("-f {}", mark as i32),
+        ServiceKey::Mark { mark, family: Family::V6 } => format!("-f {} -6", mark as i32),
+    }
+}
+
+/// The options of a service that `-S` prints.
+pub(crate) fn service_rule(key: &ServiceKey, options: &ServiceOptions) -> String {
+    let mut text = format!(" -s {}", options.scheduler);
+    if let Some(seconds) = options.persistence_timeout_seconds {
+        text += &format!(" -p {seconds}");
+        if options.netmask != Netmask::host(key.family()) {
+            text += &format!(" -M {}", netmask(options.netmask));
+        }
+    }
+    if let Some(engine) = &options.persistence_engine {
+        text += &format!(" --pe {engine}");
+    }
+    if options.one_packet {
+        text += " -o";
+    }
+    if options.flags.0 != 0 {
+        text += &format!(" -b {}", flag_names(options.flags, &options.scheduler));
+    }
+    text
+}
+
+/// The options of a destination that `-S` prints.
+pub(crate) fn destination_rule(options: &DestinationOptions) -> String {
+    let method = match options.method {
+        ForwardingMethod::Nat => "-m",
+        ForwardingMethod::Tunnel => "-i",
+        ForwardingMethod::FullNat => "--fullnat",
+        ForwardingMethod::DirectRouting | ForwardingMethod::Local => "-g",
+    };
+    let mut text = format!(" {method} -w {}", options.weight.0);
+    if options.method == ForwardingMethod::Tunnel {
+        let sums = |checksum| match checksum {
+            TunnelChecksum::Without => "--tun-nocsum",
+            TunnelChecksum::Full => "--tun-csum",
+            TunnelChecksum::Remote => "--tun-remcsum",
+        };
+        text += &match options.tunnel {
+            Tunnel::Ipip => " --tun-type ipip".to_owned(),
+            Tunnel::Gue { port, checksum } => {
+                format!(" --tun-type gue --tun-port {port} {}", sums(checksum))
+            }
+            Tunnel::Gre { checksum } => format!(" --tun-type gre {}", sums(checksum)),
+        };
+    }
+    text
+}
+
+/// All options of a destination, with its thresholds.
+pub(crate) fn destination(options: &DestinationOptions) -> String {
+    let mut text = destination_rule(options);
+    for (option, threshold) in [("-x", options.upper_threshold), ("-y", options.lower_threshold)] {
+        if threshold > 0 {
+            text += &format!(" {option} {threshold}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::command_line::*;
+    use crate::grammar::{Parsed, parse};
+    use crate::resolver::FixedNames;
+
+    /// The change that a line requests.
+    fn parsed(line: &str) -> Command {
+        let words: Vec<_> = line.split(' ').collect();
+        match parse(&words, &FixedNames::default()) {
+            Ok(Parsed::Change(command)) => command,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_of_every_command_of_ipvsadm_requests_the_same_change() {
+        for line in [
+            "-A -t 198.51.100.1:80 -s wlc",
+            "-A -u [2001:db8::1]:53 -s rr -o",
+            "-A --sctp-service 198.51.100.1:80 -s sh -b sh-port",
+            "-A -f 7 -6 -s mh -p 300 -M 64",
+            "-A -t 198.51.100.1:80 -s wrr -p 60 -M 255.255.255.0",
+            "-A -u 198.51.100.1:5060 -s rr -p 60 --pe sip",
+            "-E -t 198.51.100.1:80 -s rr --client-address proxy",
+            "-D -f 3000000000",
+            "-a -t 198.51.100.1:80 -r 192.0.2.1:8080 -m -w 5 -x 100 -y 80",
+            "-a -t 198.51.100.1:80 -r 192.0.2.1:80 --fullnat -w 1",
+            "-e -f 1 -r 192.0.2.1:0 -i -w 0 --tun-type gue --tun-port 6080 --tun-csum",
+            "-e -f 1 -r 192.0.2.1:0 -i -w 0 --tun-type gre --tun-nocsum",
+            "-d -t [2001:db8::1]:80 -r [2001:db8::2]:80",
+            "-C",
+            "-Z",
+            "-Z -u 198.51.100.1:53",
+            "--set 900 120 300",
+            "--start-daemon backup --mcast-interface eth0 --syncid 5 --mcast-group ff02::81 --mcast-ttl 3",
+            "--stop-daemon master",
+        ] {
+            let command = parsed(line);
+            let text = command_line(&command);
+            assert_eq!(parsed(text.strip_prefix("xvsadm ").unwrap()), command, "{line} became {text}");
+        }
+        let text = "-a -t 198.51.100.1:80 -r 192.0.2.1:8080 -m -w 5 -x 100 -y 80";
+        assert_eq!(command_line(&parsed(text)), format!("xvsadm {text}"));
+    }
+
+    #[test]
+    fn control_characters_in_a_name_are_escaped() {
+        let Command::AddService { key, mut options } = parsed("-A -t 198.51.100.1:80 -s rr") else {
+            panic!()
+        };
+        options.scheduler += "\n\u{1b}[2J";
+        let text = command_line(&Command::AddService { key, options });
+        assert_eq!(text, "xvsadm -A -t 198.51.100.1:80 -s rr\\n\\u{1b}[2J");
+    }
+}
